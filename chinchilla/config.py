@@ -1,0 +1,337 @@
+"""Every knob, with its unit. Plain dataclasses; the comment behind a field is its help text.
+
+Hydra fills these from `configs/` and the command line; `cli.py` turns them into objects once, and
+nothing below it sees a DictConfig. Standard library only. Not frozen, no Literal, no tuples:
+OmegaConf 2.3 could not merge them. A field without default must be given.
+"""
+
+from dataclasses import dataclass, field
+
+from chinchilla.errors import InputError
+
+
+def _positive(key: str, value: float) -> None:
+    if not value > 0:
+        raise InputError(f"{key}={value} must be above 0.")
+
+
+def _choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{key}={value!r}: choose one of {', '.join(choices)}.")
+
+
+@dataclass(kw_only=True)
+class CorpusConfig:
+    """Documents to read: the embedded text, files, or a hub data set."""
+
+    name: str = "custom"  # for people; recorded in the manifest
+    format: str = "text"  # embedded, text, jsonl, parquet, hub
+    paths: list[str] = field(default_factory=list)  # files or folders (text, jsonl, parquet)
+    column: str = "text"  # field that holds the document (jsonl, parquet, hub)
+    hub_name: str = ""  # data set on the hub, such as allenai/c4
+    hub_config: str = ""  # its configuration, such as en
+    hub_split: str = "train"  # its split
+    max_documents: int = 0  # stop after so many; 0 = all
+
+    def __post_init__(self) -> None:
+        _choice("corpus.format", self.format, ("embedded", "text", "jsonl", "parquet", "hub"))
+        if self.format == "hub" and not self.hub_name:
+            raise InputError("corpus.format=hub needs corpus.hub_name, such as allenai/c4.")
+        if self.format in ("text", "jsonl", "parquet") and not self.paths:
+            raise InputError(
+                f"corpus.format={self.format} needs corpus.paths=[FILE_OR_FOLDER, ...]."
+            )
+
+
+@dataclass(kw_only=True)
+class TokenizerConfig:
+    """SentencePiece, lossless: identity normalisation, byte fallback."""
+
+    vocab_size: int = 32_000  # pieces; the paper uses 32,000
+    algorithm: str = "bpe"  # bpe or unigram
+    train_mb: float = 100.0  # MB of text the tokenizer is trained on, drawn evenly over documents
+    model: str = ""  # an existing SentencePiece .model to use instead of training one
+
+    def __post_init__(self) -> None:
+        _choice("tokenizer.algorithm", self.algorithm, ("bpe", "unigram"))
+        _positive("tokenizer.train_mb", self.train_mb)
+        if self.vocab_size < 260:
+            raise InputError(
+                f"tokenizer.vocab_size={self.vocab_size} is below 260: 256 byte pieces and the control pieces come first."
+            )
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """One shape, in Table A9's names. `model=44m` ... `model=16b` choose a row of the table."""
+
+    d_model: int = 512  # width of the residual stream
+    ffw_size: int = 0  # width of the feed-forward layer; 0 = 4 * d_model
+    kv_size: int = 64  # width of one attention head
+    n_heads: int = 0  # attention heads; 0 = d_model / kv_size
+    n_layers: int = 8  # transformer blocks
+    vocab_size: int = 0  # 0 = the tokenizer's
+    seq_len: int = 2_048  # tokens a row predicts
+    positions: str = "rope"  # rope, or relative (Transformer-XL, as the paper)
+
+
+@dataclass(kw_only=True)
+class RecipeConfig:
+    """How to train, whatever the size; `train` and `sweep` share it. All of it enters run_id."""
+
+    peak_lr: float = 2e-4  # learning rate after warm-up, at d_model = lr_base_width
+    lr_base_width: int = 512  # width that peak_lr is stated for
+    lr_width_exponent: float = (
+        0.0  # peak = peak_lr * (lr_base_width / d_model)^exponent; 0 = constant
+    )
+    final_lr_ratio: float = 0.1  # end of the cosine / peak (section 3: decay by 10x)
+    cosine_cycle: float = 1.0  # length of the cosine / length of the run; above 1 shows figure A1
+    warmup_steps: int = 1_500  # linear warm-up, optimizer steps, at most
+    warmup_fraction: float = 0.05  # ... and at most this share of the run
+    batch_tokens: int = 524_288  # tokens per optimizer step, over all devices
+    weight_decay: float = 0.1  # decoupled, on matrices only
+    beta1: float = 0.9  # AdamW
+    beta2: float = 0.95  # AdamW
+    adam_eps: float = 1e-8  # AdamW
+    grad_clip: float = 1.0  # global norm; 0 = no clipping
+    precision: str = "auto"  # bf16 (fp32 master weights), fp32; auto = bf16 where there is a GPU
+    seed: int = 0  # initial weights and token order
+
+    def __post_init__(self) -> None:
+        for key in ("peak_lr", "cosine_cycle", "batch_tokens", "lr_base_width", "adam_eps"):
+            _positive(f"recipe.{key}", getattr(self, key))
+        _choice("recipe.precision", self.precision, ("auto", "bf16", "fp32"))
+        if not 0 < self.final_lr_ratio <= 1:
+            raise InputError(f"recipe.final_lr_ratio={self.final_lr_ratio} is not in (0, 1].")
+        if not 0 <= self.warmup_fraction < 1:
+            raise InputError(f"recipe.warmup_fraction={self.warmup_fraction} is not in [0, 1).")
+        if self.cosine_cycle < 1:
+            raise InputError(
+                f"recipe.cosine_cycle={self.cosine_cycle} is below 1: the cosine would end before the run does."
+            )
+        for key in ("beta1", "beta2"):
+            if not 0 <= getattr(self, key) < 1:
+                raise InputError(f"recipe.{key}={getattr(self, key)} is not in [0, 1).")
+        for key in ("warmup_steps", "weight_decay", "grad_clip"):
+            if getattr(self, key) < 0:
+                raise InputError(f"recipe.{key}={getattr(self, key)} must not be negative.")
+
+
+@dataclass(kw_only=True)
+class GridConfig:
+    """Which runs make a sweep: isoFLOP profiles (approach 2) and fixed sizes at several horizons (1)."""
+
+    name: str = "custom"  # names the sweep
+    budgets: list[float] = field(default_factory=list)  # FLOPs of each isoFLOP profile
+    models: list[str] = field(default_factory=list)  # candidates: Table A9 names, or WIDTHxLAYERS
+    kv_size: int = 64  # head width of WIDTHxLAYERS shapes
+    seq_len: int = 2_048  # tokens a row predicts
+    vocab_size: int = 0  # 0 = the tokenizer's; needed when planning without data
+    positions: str = "rope"  # rope, or relative (Transformer-XL, as the paper)
+    flop_convention: str = "with_head"  # with_head, paper, appendix_f, six_nd
+    sizes_per_budget: int = 0  # take so many candidates nearest the expected optimum; 0 = all
+    expected_coefficient: float = (
+        0.14488  # expected N_opt = coefficient * C^exponent; the default is
+    )
+    expected_exponent: float = 0.4899  # the line through the paper's Table A3, approach 2
+    min_sizes: int = 5  # fewer sizes at a budget are refused
+    min_side: int = 2  # fewer sizes on a side of the expected optimum are refused
+    min_steps: int = 100  # a run with fewer optimizer steps is refused
+    horizon_models: list[str] = field(default_factory=list)  # sizes trained at several horizons
+    horizon_tokens_per_param: list[float] = field(default_factory=list)  # D/N of those runs
+
+    def __post_init__(self) -> None:
+        for budget in self.budgets:
+            _positive("grid.budgets", budget)
+        for ratio in self.horizon_tokens_per_param:
+            _positive("grid.horizon_tokens_per_param", ratio)
+        if not self.models or not self.budgets:
+            raise InputError(
+                "the grid has no models or no budgets. Choose one with grid=NAME, or give both."
+            )
+
+
+@dataclass(kw_only=True)
+class ClusterConfig:
+    """Where runs are trained, and what that costs."""
+
+    kind: str = "local"  # debug (in this process), local (processes here, one per GPU), slurm
+    n_workers: int = 0  # local: processes, 0 = one per GPU or half the cores; slurm: array size
+    threads_per_worker: int = 0  # CPU threads of one worker; 0 = cores / workers
+    peak_flops: float = 989e12  # of one device, FLOP/s, dense bf16 (H100 SXM data sheet)
+    mfu: float = 0.4  # expected model FLOPs utilisation, for estimates only
+    memory_gb: float = 80.0  # of one device, 1e9 bytes
+    price_per_device_hour: float = 2.5  # in your currency
+    partition: str = ""  # slurm
+    account: str = ""  # slurm
+    qos: str = ""  # slurm
+    constraint: str = ""  # slurm
+    timeout_min: int = 240  # slurm: time limit of one worker, minutes
+    cpus_per_task: int = 8  # slurm
+    gpus_per_node: int = 1  # slurm: GPUs of one worker
+    mem_gb: int = 64  # slurm: host memory of one worker
+    setup: list[str] = field(default_factory=list)  # slurm: shell lines run before Python starts
+
+    def __post_init__(self) -> None:
+        _choice("cluster.kind", self.kind, ("debug", "local", "slurm"))
+        for key in ("peak_flops", "mfu", "memory_gb", "timeout_min"):
+            _positive(f"cluster.{key}", getattr(self, key))
+
+
+@dataclass(kw_only=True)
+class RuntimeConfig:
+    """How a run is executed; none of it may change its losses, so none of it enters run_id."""
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    micro_batch_tokens: int = 0  # tokens per forward pass; 0 = the whole batch if it fits
+    checkpoint_minutes: float = 10.0  # time between checkpoints
+    log_every_steps: int = 10  # optimizer steps between metrics lines
+    held_out_tokens: int = 65_536  # tokens of the held-out set that every run is scored on
+    held_out_evals: int = 24  # held-out evaluations along a run, geometrically spaced; at least 1
+    wandb: str = "disabled"  # disabled, offline, online: mirror metrics to Weights & Biases
+    wandb_project: str = "chinchilla"  # project there
+
+    def __post_init__(self) -> None:
+        _choice("runtime.wandb", self.wandb, ("disabled", "offline", "online"))
+        for key in ("checkpoint_minutes", "log_every_steps", "held_out_tokens", "held_out_evals"):
+            _positive(f"runtime.{key}", getattr(self, key))
+
+
+@dataclass(kw_only=True)
+class DataCommand:
+    """`chinchilla data`: documents -> tokenizer -> token shards."""
+
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data_dir: str = "data"  # folder for tokenizer, shards and manifest
+    held_out_fraction: float = 0.02  # share of documents held out, chosen by hash of their text
+    shard_tokens: int = 100_000_000  # tokens per shard file
+    n_workers: int = 0  # tokenising processes; 0 = one per core
+    format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        _positive("shard_tokens", self.shard_tokens)
+        if not 0 < self.held_out_fraction < 1:
+            raise InputError(f"held_out_fraction={self.held_out_fraction} is not in (0, 1).")
+
+
+@dataclass(kw_only=True)
+class TrainCommand:
+    """`chinchilla train`: one model to its budget."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    data_dir: str = "data"  # folder that `chinchilla data` wrote
+    out_dir: str = "runs/single"  # folder that receives cells/<run_id>
+    budget_flops: float = 0.0  # training FLOPs to spend; give this or tokens
+    tokens: float = 0.0  # training tokens; give this or budget_flops
+    flop_convention: str = "with_head"  # with_head, paper, appendix_f, six_nd
+    epochs: float = 1.0  # passes over the data a run may make
+    format: str = "text"  # text or json
+
+
+@dataclass(kw_only=True)
+class PlanCommand:
+    """`chinchilla plan`: a grid of runs, its cost, its refusals; nothing is trained."""
+
+    grid: GridConfig = field(default_factory=GridConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    data_dir: str = ""  # token folder; empty = plan without data (grid.vocab_size decides)
+    out: str = "plan.jsonl"  # file to write; empty = only print
+    epochs: float = 1.0  # passes over the data a run may make
+    format: str = "text"  # text or json
+
+
+@dataclass(kw_only=True)
+class SweepCommand:
+    """`chinchilla sweep`: plan a grid, show its cost, train what is missing."""
+
+    grid: GridConfig = field(default_factory=GridConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    data_dir: str = "data"  # folder that `chinchilla data` wrote
+    sweep_dir: str = ""  # folder of the sweep; empty = runs/<grid.name>
+    epochs: float = 1.0  # passes over the data a run may make
+    dry_run: bool = False  # show cells and cost, launch nothing
+    format: str = "text"  # text or json
+
+
+@dataclass(kw_only=True)
+class StatusCommand:
+    """`chinchilla status`: what a sweep has done."""
+
+    sweep_dir: str  # folder of the sweep
+    format: str = "text"  # text or json
+
+
+@dataclass(kw_only=True)
+class FitCommand:
+    """`chinchilla fit`: the three approaches on a sweep or on a CSV."""
+
+    sweep_dir: str = ""  # folder of a sweep; give this or observations
+    observations: str = ""  # CSV with run_id, budget_flops, C, N, D, L; give this or sweep_dir
+    out_dir: str = ""  # where fits go; empty = <sweep_dir>/fits
+    approaches: list[str] = field(
+        default_factory=lambda: ["envelope", "isoflop", "parametric"]
+    )  # 1, 2, 3
+    loss: str = "train"  # which loss of a sweep: train (smoothed final) or heldout
+    n_bootstrap: int = 400  # resamples of runs for the intervals
+    seed: int = 0  # of the bootstrap
+    huber_delta: float = 1e-3  # approach 3, on log-loss (section 3.3)
+    smooth_steps: float = 10.0  # approach 1: Gaussian window over a training curve, in points
+    envelope_points: int = 1_500  # approach 1: log-spaced FLOP values
+    flop_convention: str = "unknown"  # of a CSV's C column, for the record
+    params_convention: str = "unknown"  # of a CSV's N column, for the record
+    format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        if bool(self.sweep_dir) == bool(self.observations):
+            raise InputError(
+                "give one of sweep_dir=FOLDER (a sweep) or observations=FILE.csv (a table of runs)."
+            )
+        if self.observations and not self.out_dir:
+            raise InputError("out_dir is missing: fits of a CSV need a folder, out_dir=FOLDER.")
+        _choice("loss", self.loss, ("train", "heldout"))
+        for approach in self.approaches:
+            _choice("approaches", approach, ("envelope", "isoflop", "parametric"))
+        for key in ("huber_delta", "smooth_steps", "envelope_points"):
+            _positive(key, getattr(self, key))
+
+
+@dataclass(kw_only=True)
+class PredictCommand:
+    """`chinchilla predict`: N_opt, D_opt and loss at a budget, from fits or published laws."""
+
+    budget_flops: list[float]  # FLOPs, one or several
+    fits: str = ""  # folder that `chinchilla fit` wrote; empty = only the published laws
+    format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        for budget in self.budget_flops:
+            _positive("budget_flops", budget)
+
+
+@dataclass(kw_only=True)
+class ReportCommand:
+    """`chinchilla report`: one HTML page and its figures."""
+
+    sweep_dir: str = ""  # folder of a sweep
+    fits: str = ""  # folder that `chinchilla fit` wrote; empty = <sweep_dir>/fits
+    out_dir: str = ""  # empty = <sweep_dir>/report, or <fits>/report
+
+    def __post_init__(self) -> None:
+        if not self.sweep_dir and not self.fits:
+            raise InputError("give sweep_dir=FOLDER (a sweep) or fits=FOLDER (fits of a CSV).")
+
+
+@dataclass(kw_only=True)
+class FlopsCommand:
+    """`chinchilla flops`: N and training FLOPs per token of a shape, by every convention."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tokens: float = 0.0  # training tokens; above 0 also prints C
+    format: str = "text"  # text or json

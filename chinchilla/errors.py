@@ -1,0 +1,17 @@
+"""The two ways a command says no; `cli.py` turns each into one line and an exit code."""
+
+
+class InputError(ValueError):
+    """What a person gave cannot be used: says what was given, why not, what to do (exit 2)."""
+
+
+class Refusal(ValueError):
+    """Well-formed input that cannot identify what was asked: a plan, a fit (exit 3)."""
+
+
+class FitError(Refusal):
+    """One approach cannot answer from these observations; the others may."""
+
+
+class DataError(InputError):
+    """A corpus, tokenizer or token file that cannot be read as what it claims to be."""

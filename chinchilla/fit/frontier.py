@@ -1,0 +1,117 @@
+"""The compute-optimal frontier: what every approach ends in, and its file frontier.json.
+
+N_opt(C) = coefficient * C^exponent and likewise D_opt, with intervals from a bootstrap over runs.
+NumPy only: this module must import without torch.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chinchilla.files import read_json, write_json
+from chinchilla.records import checked
+
+FRONTIER_SCHEMA = 1
+APPROACHES = ("envelope", "isoflop", "parametric")  # approaches 1, 2, 3 of section 3
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """y = coefficient * C^exponent; p10 and p90 bound the exponent (bootstrap over runs).
+
+    `samples` are the bootstrap's (ln coefficient, exponent) pairs: bands at any C come from them.
+    """
+
+    coefficient: float
+    exponent: float
+    p10: float | None = None  # None when no interval could be had (too few resamples fitted)
+    p90: float | None = None
+    samples: list[list[float]] = field(default_factory=list)
+
+    def __call__(self, C: np.ndarray | float) -> np.ndarray:
+        """Value at FLOPs C, same shape as C."""
+        return self.coefficient * np.asarray(C, float) ** self.exponent
+
+    def band(
+        self, C: np.ndarray | float, low: float = 10, high: float = 90
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Percentiles of the bootstrap's predictions at C; NaN without samples."""
+        C = np.asarray(C, float)
+        if not self.samples:
+            return np.full_like(C, np.nan), np.full_like(C, np.nan)
+        s = np.asarray(self.samples)
+        y = np.exp(s[:, 0] + s[:, 1] * np.log(C)[..., None])  # (..., n_samples)
+        return np.percentile(y, low, axis=-1), np.percentile(y, high, axis=-1)
+
+
+@dataclass(frozen=True)
+class OptimalPoint:
+    """One point of the frontier: the best size found (or modelled) at FLOPs C."""
+
+    C: float
+    N: float
+    D: float
+    L: float  # nats per token
+    budget_flops: float | None = None  # the isoFLOP budget it belongs to
+
+
+@dataclass(frozen=True)
+class LossLaw:
+    """L(N, D) = E + A / N^alpha + B / D^beta, nats per token (section 3.3)."""
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+    intervals: dict[str, list[float]] = field(default_factory=dict)  # name -> [p10, p90]
+
+    def __call__(self, N: np.ndarray | float, D: np.ndarray | float) -> np.ndarray:
+        """Loss at N parameters and D tokens, broadcast."""
+        N, D = np.asarray(N, float), np.asarray(D, float)
+        return self.E + self.A / N**self.alpha + self.B / D**self.beta
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """What one approach says about one set of observations."""
+
+    approach: str  # envelope, isoflop, parametric
+    N_opt: PowerLaw
+    D_opt: PowerLaw
+    points: list[OptimalPoint]
+    n_runs: int
+    conventions: dict[str, str]  # flop_convention, params_convention, loss_kind
+    settings: dict[str, Any]  # every choice that decided the numbers, with the interval's method
+    law: LossLaw | None = None  # approach 3 only
+    details: dict[str, Any] = field(
+        default_factory=dict
+    )  # per budget parabolas, fit certificate, ...
+    refusals: list[str] = field(
+        default_factory=list
+    )  # parts of the data that could not be used, and why
+    warnings: list[str] = field(default_factory=list)
+    schema: int = FRONTIER_SCHEMA
+
+    def save(self, path: Path) -> None:
+        write_json(path, dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, path: Path) -> "Frontier":
+        """Read frontier.json.
+
+        Raises:
+            InputError: missing, not a frontier, another schema.
+        """
+        value = dict(checked(read_json(path, "frontier"), cls, FRONTIER_SCHEMA, str(path)))
+        for name in ("N_opt", "D_opt"):
+            value[name] = PowerLaw(**checked(value[name], PowerLaw, None, str(path)))
+        value["points"] = [
+            OptimalPoint(**checked(p, OptimalPoint, None, str(path))) for p in value["points"]
+        ]
+        if value["law"] is not None:
+            value["law"] = LossLaw(**checked(value["law"], LossLaw, None, str(path)))
+        return cls(**value)

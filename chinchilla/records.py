@@ -1,0 +1,213 @@
+"""The records that flow from stage to stage, and their files.
+
+    RunSpec (plan.jsonl, spec.json) -> RunResult (result.json, curve.npz)
+    -> Observations (observations.csv, `observations.py`) -> Frontier (frontier.json, `fit`)
+
+Each is a frozen dataclass with a `schema` number that owns its JSON. Floor 0: NumPy only.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chinchilla.errors import InputError
+from chinchilla.files import atomic_write, read_json, write_json
+from chinchilla.shapes import ModelShape, flops_per_token, n_params
+
+SPEC_SCHEMA = 1
+RESULT_SCHEMA = 1
+
+
+def count_label(x: float) -> str:
+    """A count in two or three digits with k, m, b, t: 41.5m, 1.3b."""
+    for unit, size in (("t", 1e12), ("b", 1e9), ("m", 1e6), ("k", 1e3)):
+        if x >= 0.9995 * size:
+            return f"{x / size:.3g}{unit}"
+    return f"{x:.3g}"
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Everything that decides a run's losses, and nothing else: same spec, same `run_id`."""
+
+    sweep: str  # name of the sweep; not part of the identity
+    budget_flops: float | None  # C asked for, kept as given; None for a horizon run of approach 1
+    flop_convention: str
+    model: ModelShape
+    data_id: str  # hash of the token manifest
+    batch_tokens: int  # tokens per optimizer step, over all devices
+    steps: int
+    cosine_steps: int  # length of the cosine; equal to `steps` when matched
+    warmup_steps: int
+    peak_lr: float
+    final_lr_ratio: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    adam_eps: float
+    grad_clip: float  # global norm; 0 for none
+    precision: str  # bf16 (fp32 master weights) or fp32
+    seed: int  # initial weights and token order
+    schema: int = SPEC_SCHEMA
+
+    @property
+    def N(self) -> int:
+        """Parameters, embedding included (`shapes.n_params`)."""
+        return n_params(self.model)
+
+    @property
+    def D(self) -> int:
+        """Training tokens: steps * batch_tokens."""
+        return self.steps * self.batch_tokens
+
+    @property
+    def C(self) -> float:
+        """Achieved training FLOPs under `flop_convention`."""
+        return flops_per_token(self.model, self.flop_convention) * self.D
+
+    @property
+    def run_id(self) -> str:
+        """Readable head plus hash of the spec, such as c6e18-n42m-s0-2dd5d8."""
+        identity = {k: v for k, v in self.to_dict().items() if k != "sweep"}
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:6]
+        head = (
+            f"d{count_label(self.D)}"
+            if self.budget_flops is None
+            else f"c{self.budget_flops:.3g}".replace("+", "")
+        )
+        return f"{head}-n{count_label(self.N)}-s{self.seed}-{digest}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any], where: str) -> "RunSpec":
+        value = checked(value, cls, SPEC_SCHEMA, where)
+        return cls(
+            **{**value, "model": ModelShape(**checked(value["model"], ModelShape, None, where))}
+        )
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What became of one spec. Losses are nats per token; times are UTC, ISO 8601."""
+
+    spec: RunSpec
+    status: str  # finished, diverged, failed
+    reason: str  # why, when not finished
+    final_loss: float | None  # mean training loss over the last `final_loss_steps` steps
+    final_loss_se: float | None  # its standard error
+    final_loss_steps: int
+    held_out_loss: dict[str, float]  # held-out set -> mean over its tokens, at the last step
+    held_out_tokens: dict[str, int]
+    bits_per_byte: dict[str, float]  # held-out loss / ln 2 * tokens / bytes
+    n_params: int  # counted on the built model
+    n_params_non_embedding: int
+    steps_done: int
+    flops_spent: float  # C of the steps done, under the spec's convention
+    wall_seconds: float  # training only, over all attempts
+    tokens_per_second: float
+    mfu: float | None  # model FLOPs utilisation against the device's stated peak; None if unknown
+    peak_memory_bytes: int
+    device: str
+    versions: dict[str, str]
+    git: str  # commit, "+dirty" when the tree had changes, "" outside a checkout
+    started_utc: str
+    finished_utc: str
+    attempts: int = 1
+    schema: int = RESULT_SCHEMA
+
+    def save(self, cell: Path) -> None:
+        write_json(cell / "result.json", dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, cell: Path) -> "RunResult":
+        path = cell / "result.json"
+        value = checked(read_json(path, "run result"), cls, RESULT_SCHEMA, str(path))
+        return cls(**{**value, "spec": RunSpec.from_dict(value["spec"], str(path))})
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One run's training: the loss of every step, and held-out losses at some steps.
+
+    Arrays: step (n,) and loss (n,) with loss[i] measured before update step[i]; held_out_step
+    (m,) updates done, held_out_loss (m,).
+    """
+
+    step: np.ndarray
+    loss: np.ndarray
+    held_out_step: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    held_out_loss: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def save(self, cell: Path) -> None:
+        with atomic_write(cell / "curve.npz", "wb") as f:
+            np.savez_compressed(f, **dataclasses.asdict(self))
+
+    @classmethod
+    def load(cls, cell: Path) -> "Curve":
+        try:
+            with np.load(cell / "curve.npz", allow_pickle=False) as z:
+                return cls(**{k: z[k] for k in ("step", "loss", "held_out_step", "held_out_loss")})
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(
+                f"training curve {cell / 'curve.npz'} cannot be read ({error})."
+            ) from None
+
+
+def checked(value: Any, cls: type, schema: int | None, where: str) -> dict[str, Any]:
+    """`value` if it is a record of `cls`: an object, of this schema, with exactly its fields.
+
+    Raises:
+        InputError: saying in which file what differs.
+    """
+    if not isinstance(value, dict):
+        raise InputError(f"{where}: not a {cls.__name__} (a JSON object was expected).")
+    if schema is not None and value.get("schema") != schema:
+        raise InputError(
+            f"{where}: {cls.__name__} of schema {value.get('schema')!r}; this version reads schema {schema}. "
+            "Use the version of chinchilla that wrote it, or a new folder."
+        )
+    fields = {f.name for f in dataclasses.fields(cls)}
+    required = {
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    if (missing := required - set(value)) or set(value) - fields:
+        differs = sorted(missing) + sorted(set(value) - fields)
+        raise InputError(f"{where}: not a {cls.__name__}: {', '.join(differs)} missing or unknown.")
+    return value
+
+
+def save_plan(specs: list[RunSpec], path: Path) -> None:
+    """Write plan.jsonl: one spec a line."""
+    with atomic_write(path) as f:
+        f.writelines(json.dumps(s.to_dict(), allow_nan=False) + "\n" for s in specs)
+
+
+def load_plan(path: Path) -> list[RunSpec]:
+    """Read plan.jsonl.
+
+    Raises:
+        InputError: missing, not JSON lines, another schema.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"plan {path} cannot be read ({error}). Give a folder that `chinchilla sweep` made."
+        ) from None
+    specs = []
+    for i, line in enumerate(lines, 1):
+        try:
+            value = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} line {i} is not JSON ({error}).") from None
+        specs.append(RunSpec.from_dict(value, f"{path} line {i}"))
+    return specs
