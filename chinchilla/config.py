@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from chinchilla.errors import InputError
 
 
+APPROACHES = ("envelope", "isoflop", "parametric")  # approaches 1, 2, 3 of section 3
+
+
 def _positive(key: str, value: float) -> None:
     if not value > 0:
         raise InputError(f"{key}={value} must be above 0.")
@@ -201,7 +204,7 @@ class RuntimeConfig:
 class DataCommand:
     """`chinchilla data`: documents -> tokenizer -> token shards."""
 
-    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    corpus: CorpusConfig
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data_dir: str = "data"  # folder for tokenizer, shards and manifest
     held_out_fraction: float = 0.02  # share of documents held out, chosen by hash of their text
@@ -236,7 +239,7 @@ class TrainCommand:
 class PlanCommand:
     """`chinchilla plan`: a grid of runs, its cost, its refusals; nothing is trained."""
 
-    grid: GridConfig = field(default_factory=GridConfig)
+    grid: GridConfig
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     data_dir: str = ""  # token folder; empty = plan without data (grid.vocab_size decides)
@@ -249,7 +252,7 @@ class PlanCommand:
 class SweepCommand:
     """`chinchilla sweep`: plan a grid, show its cost, train what is missing."""
 
-    grid: GridConfig = field(default_factory=GridConfig)
+    grid: GridConfig
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
@@ -275,9 +278,7 @@ class FitCommand:
     sweep_dir: str = ""  # folder of a sweep; give this or observations
     observations: str = ""  # CSV with run_id, budget_flops, C, N, D, L; give this or sweep_dir
     out_dir: str = ""  # where fits go; empty = <sweep_dir>/fits
-    approaches: list[str] = field(
-        default_factory=lambda: ["envelope", "isoflop", "parametric"]
-    )  # 1, 2, 3
+    approaches: list[str] = field(default_factory=lambda: list(APPROACHES))  # numbers 1, 2, 3
     loss: str = "train"  # which loss of a sweep: train (smoothed final) or heldout
     n_bootstrap: int = 400  # resamples of runs for the intervals
     seed: int = 0  # of the bootstrap
@@ -297,7 +298,7 @@ class FitCommand:
             raise InputError("out_dir is missing: fits of a CSV need a folder, out_dir=FOLDER.")
         _choice("loss", self.loss, ("train", "heldout"))
         for approach in self.approaches:
-            _choice("approaches", approach, ("envelope", "isoflop", "parametric"))
+            _choice("approaches", approach, APPROACHES)
         for key in ("huber_delta", "smooth_steps", "envelope_points"):
             _positive(key, getattr(self, key))
 

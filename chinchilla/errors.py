@@ -1,5 +1,8 @@
 """The two ways a command says no; `cli.py` turns each into one line and an exit code."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """What a person gave cannot be used: says what was given, why not, what to do (exit 2)."""
@@ -15,3 +18,9 @@ class FitError(Refusal):
 
 class DataError(InputError):
     """A corpus, tokenizer or token file that cannot be read as what it claims to be."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """ " Did you mean X?" for the known word closest to `word`, or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {close[0]}?" if close else ""

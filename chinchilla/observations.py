@@ -65,11 +65,9 @@ class Observations:
     def is_final(self) -> np.ndarray:
         """(n,) bool: the row with the most tokens of its run."""
         order = np.lexsort((self.D, self.run_id))
-        last = (
-            np.append(self.run_id[order][1:] != self.run_id[order][:-1], True) if len(self) else []
-        )
+        runs = self.run_id[order]
         final = np.zeros(len(self), bool)
-        final[order] = last
+        final[order] = np.append(runs[1:] != runs[:-1], True)[: len(self)]
         return final
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from chinchilla import paper
-from chinchilla.errors import InputError
+from chinchilla.errors import InputError, nearest
 
 POSITIONS = ("rope", "relative")
 
@@ -141,7 +141,10 @@ def _a9_names() -> dict[str, paper.A9Row]:
 
 def named_shapes() -> dict[str, ModelShape]:
     """The `model` group: Table A9 by size, and Table 4's two; 32k vocabulary, 2048 tokens."""
-    rows = {name: tuple(row[1:]) for name, row in _a9_names().items()}
+    rows: dict[str, tuple[int, int, int, int, int]] = {
+        name: (r.d_model, r.ffw_size, r.kv_size, r.n_heads, r.n_layers)
+        for name, r in _a9_names().items()
+    }
     rows |= {"chinchilla_70b": paper.CHINCHILLA_70B, "gopher_280b": paper.GOPHER_280B}
     return {
         name: ModelShape(*row, paper.VOCAB_SIZE, paper.SEQ_LEN, "relative")
@@ -155,29 +158,33 @@ def shape_named(
     """A shape by its name: one of Table A9's ("44m"), or "DxL" in the table's proportions.
 
     "24x3" is d_model 24 with 3 layers, ffw_size 4*d_model as in every row of Table A9, and
-    d_model/kv_size heads.
+    d_model // kv_size heads (at least one) that share the width evenly.
 
     Raises:
-        InputError: neither a known name nor DxL, or kv_size does not divide D.
+        InputError: neither a known name nor DxL, or D cannot be split into even heads.
     """
     known = named_shapes()
     if name in known:
         return replace(known[name], vocab_size=vocab_size, seq_len=seq_len, positions=positions)
     width, x, depth = name.partition("x")
-    if not (x and width.isdigit() and depth.isdigit()):
+    if not (x and width.isdigit() and depth.isdigit() and int(width) and int(depth)):
+        hint = nearest(name, known)
         raise InputError(
-            f"model {name!r} is neither a row of Table A9 (44m, 57m, ... 16b) nor WIDTHxLAYERS such as 32x3."
+            f"model {name!r} is neither a row of Table A9 (44m, 57m, ... 16b) nor WIDTHxLAYERS "
+            f"such as 32x3.{hint}"
         )
     d_model = int(width)
-    if d_model == 0 or d_model % kv_size:
+    n_heads = max(1, d_model // kv_size)
+    if d_model % (2 * n_heads):
         raise InputError(
-            f"model {name!r}: width {d_model} is not a multiple of kv_size={kv_size}. Change one of them."
+            f"model {name!r}: width {d_model} does not split into {n_heads} heads of even size "
+            f"near kv_size={kv_size}. Change one of them."
         )
     return ModelShape(
         d_model,
         4 * d_model,
-        kv_size,
-        d_model // kv_size,
+        d_model // n_heads,
+        n_heads,
         int(depth),
         vocab_size,
         seq_len,

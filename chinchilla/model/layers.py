@@ -1,0 +1,136 @@
+"""Parts of a block: linear maps with fp32 weights, rotary and Transformer-XL attention, FFN.
+
+Weights are fp32 whatever the compute dtype; each use casts them to the activations' dtype, so the
+same source trains in fp32 on a CPU and in bf16 on a GPU with fp32 master weights (section 4.1).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chinchilla.shapes import ModelShape
+
+NORM_EPS = 1e-6
+
+
+class Linear(nn.Module):
+    """y = x W^T (+ b) in x's dtype; weight (n_out, n_in) and bias (n_out,) stay fp32."""
+
+    def __init__(self, n_in: int, n_out: int, bias: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(n_out, n_in))
+        self.bias = nn.Parameter(torch.zeros(n_out)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square normalisation with a gain, no bias (Gopher's choice)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.gain.shape, self.gain.to(x.dtype), NORM_EPS)
+
+
+def rope_angles(seq_len: int, kv_size: int, device: torch.device | None = None) -> Tensor:
+    """cos and sin of rotary positions (Su et al. 2021), stacked: (2, seq_len, kv_size / 2)."""
+    rates = 10_000 ** (-torch.arange(0, kv_size, 2, device=device).float() / kv_size)
+    angles = torch.outer(torch.arange(seq_len, device=device).float(), rates)
+    return torch.stack((angles.cos(), angles.sin()))
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn the halves of each head by its position's angles; x is (B, n_heads, T, kv_size)."""
+    cos, sin = angles[:, : x.shape[-2]].to(x.dtype)
+    left, right = x.chunk(2, dim=-1)
+    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
+
+
+def sinusoid(seq_len: int, width: int, device: torch.device | None = None) -> Tensor:
+    """Transformer-XL's encoding of distances seq_len-1 ... 0: (seq_len, width)."""
+    rates = 10_000 ** (-torch.arange(0, width, 2, device=device).float() / width)
+    angles = torch.outer(torch.arange(seq_len - 1, -1, -1, device=device).float(), rates)
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)[:, :width]
+
+
+def relative_shift(x: Tensor) -> Tensor:
+    """Turn scores by distance into scores by key: (..., T, T) to (..., T, T).
+
+    Column k of the input scores distance T-1-k. Column j of the output scores distance i-j for
+    query i; entries with j > i are meaningless and must be masked (Dai et al. 2019, appendix B).
+    """
+    *batch, T, _ = x.shape
+    return F.pad(x, (1, 0)).reshape(*batch, T + 1, T)[..., 1:, :]
+
+
+class Attention(nn.Module):
+    """Causal self-attention over n_heads heads of kv_size; positions rotary or relative."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        d, q = shape.d_model, shape.inner
+        self.n_heads, self.kv_size = shape.n_heads, shape.kv_size
+        self.query = Linear(d, q)
+        self.key = Linear(d, q)
+        self.value = Linear(d, q)
+        self.out = Linear(q, d, bias=True)
+        self.relative = shape.positions == "relative"
+        if self.relative:
+            self.distance = Linear(d, q)
+            self.u = nn.Parameter(torch.zeros(q))  # added to the query for content scores
+            self.v = nn.Parameter(torch.zeros(q))  # added to the query for distance scores
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.n_heads, self.kv_size)).transpose(-3, -2)
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        """x (B, T, d_model); positions: rope_angles or sinusoid. Gives (B, T, d_model)."""
+        T = x.shape[-2]
+        q, k, v = self.query(x), self._heads(self.key(x)), self._heads(self.value(x))
+        if self.relative:
+            r = self._heads(self.distance(positions[-T:].to(x.dtype)))  # (n_heads, T, kv_size)
+            by_distance = self._heads(q + self.v.to(x.dtype)) @ r.transpose(-1, -2)
+            future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
+            bias = relative_shift(by_distance).masked_fill(future, -torch.inf)
+            content = self._heads(q + self.u.to(x.dtype))  # (B, n_heads, T, kv_size)
+            y = F.scaled_dot_product_attention(
+                content, k, v, attn_mask=bias / math.sqrt(self.kv_size)
+            )
+        else:
+            q = rotate(self._heads(q), positions)  # (B, n_heads, T, kv_size)
+            y = F.scaled_dot_product_attention(q, rotate(k, positions), v, is_causal=True)
+        return self.out(y.transpose(-3, -2).flatten(-2))
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with biases around a GELU of width ffw_size."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.up = Linear(shape.d_model, shape.ffw_size, bias=True)
+        self.down = Linear(shape.ffw_size, shape.d_model, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + FFN(norm(x))."""
+
+    def __init__(self, shape: ModelShape) -> None:
+        super().__init__()
+        self.attention_norm = RMSNorm(shape.d_model)
+        self.attention = Attention(shape)
+        self.ffw_norm = RMSNorm(shape.d_model)
+        self.ffw = FeedForward(shape)
+
+    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), positions)
+        return x + self.ffw(self.ffw_norm(x))

@@ -1,0 +1,73 @@
+"""The decoder-only transformer of the scaling runs.
+
+Pre-RMSNorm, GELU feed-forward, tied embedding, causal attention. With relative positions the
+number of parameters equals Table A9's N for every row (tests/paper counts them on the meta
+device); with rotary positions it equals `shapes.n_params` all the same.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from chinchilla.model.layers import Block, Linear, RMSNorm, rope_angles, sinusoid
+from chinchilla.shapes import ModelShape
+
+EMBEDDING_STD = 0.02
+
+
+class Transformer(nn.Module):
+    """Tokens in, logits out.
+
+    Args:
+        shape: widths, vocabulary, sequence length, kind of positions.
+        dtype: of the activations; weights are fp32.
+    """
+
+    def __init__(self, shape: ModelShape, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.shape, self.dtype = shape, dtype
+        self.embedding = nn.Parameter(torch.empty(shape.vocab_size, shape.d_model))
+        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.n_layers))
+        self.norm = RMSNorm(shape.d_model)
+        self.output_bias = nn.Parameter(torch.zeros(shape.vocab_size))
+        self.register_buffer("positions", self._positions(), persistent=False)
+
+    def _positions(self) -> Tensor:
+        if self.shape.positions == "relative":
+            return sinusoid(self.shape.seq_len, self.shape.d_model)
+        return rope_angles(self.shape.seq_len, self.shape.kv_size)
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> "Transformer":
+        """Fill every weight from `seed`, the same on every device: drawn on the CPU in fp32.
+
+        Matrices are normal with standard deviation 1/sqrt(n_in); those that write into the
+        residual stream are divided by sqrt(2 * n_layers) (GPT-2). Gains 1, biases 0.
+        """
+        generator = torch.Generator().manual_seed(seed)
+        self.embedding.copy_(_normal(self.embedding.shape, EMBEDDING_STD, generator))
+        for name, module in self.named_modules():
+            if isinstance(module, Linear):
+                std = module.weight.shape[1] ** -0.5
+                if name.endswith((".out", ".down")):
+                    std /= (2 * self.shape.n_layers) ** 0.5
+                module.weight.copy_(_normal(module.weight.shape, std, generator))
+        return self
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """tokens (B, T) of any integer type, T <= seq_len; logits (B, T, vocab_size)."""
+        x = F.embedding(tokens, self.embedding).to(self.dtype)  # (B, T, d_model)
+        for block in self.blocks:
+            x = block(x, self.positions)
+        x = self.norm(x)
+        return F.linear(x, self.embedding.to(x.dtype), self.output_bias.to(x.dtype))
+
+
+def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy of each target, nats: logits (B, T, V), targets (B, T), gives (B, T) fp32."""
+    flat = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    return flat.view(targets.shape)
+
+
+def _normal(size: torch.Size, std: float, generator: torch.Generator) -> Tensor:
+    return torch.empty(size).normal_(0.0, std, generator=generator)

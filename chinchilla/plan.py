@@ -1,0 +1,255 @@
+"""Budget -> RunSpec; grid -> list of RunSpec; what it costs; what cannot be identified.
+
+Section 3 of Hoffmann et al. (2022): for each budget several sizes with D = C / FLOPs per token
+and a cosine matched to D (approach 2), and some sizes at several horizons (approach 1). Derived
+numbers (steps, warm-up, learning rate) are computed here and nowhere else. Floor 0.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from chinchilla.config import ClusterConfig, GridConfig, ModelConfig, RecipeConfig
+from chinchilla.errors import DataError, InputError, Refusal
+from chinchilla.records import RunSpec, count_label
+from chinchilla.shapes import ModelShape, flops_per_token, n_params, shape_named
+
+OPTIMIZER_BYTES = 16  # per parameter: fp32 weight, gradient, two Adam moments
+
+
+def build_shape(model: ModelConfig, vocab_size: int) -> ModelShape:
+    """The shape a ModelConfig means; zeros are filled in (ffw 4*d_model, d_model/kv_size heads).
+
+    Args:
+        model: from the command line.
+        vocab_size: the tokenizer's, used when the config leaves it open.
+
+    Raises:
+        InputError: heads do not divide the width, or no vocabulary size is known.
+    """
+    if model.kv_size < 1 or (model.n_heads == 0 and model.d_model % model.kv_size):
+        raise InputError(
+            f"model.d_model={model.d_model} is not a multiple of model.kv_size={model.kv_size}. "
+            "Change one, or give model.n_heads."
+        )
+    vocab_size = model.vocab_size or vocab_size
+    if not vocab_size:
+        raise InputError("model.vocab_size is not known: give it, or a data_dir with a tokenizer.")
+    return ModelShape(
+        d_model=model.d_model,
+        ffw_size=model.ffw_size or 4 * model.d_model,
+        kv_size=model.kv_size,
+        n_heads=model.n_heads or model.d_model // model.kv_size,
+        n_layers=model.n_layers,
+        vocab_size=vocab_size,
+        seq_len=model.seq_len,
+        positions=model.positions,
+    )
+
+
+def plan_run(
+    shape: ModelShape,
+    recipe: RecipeConfig,
+    *,
+    flop_convention: str,
+    data_id: str,
+    precision: str,
+    budget_flops: float | None = None,
+    tokens: float | None = None,
+    sweep: str = "",
+    min_steps: int = 1,
+) -> RunSpec:
+    """Solve one run's steps from its budget, and everything that follows from them.
+
+    Args:
+        shape: the model.
+        recipe: learning rate, batch, schedule.
+        flop_convention: key of shapes.FLOP_CONVENTIONS by which the budget is spent.
+        data_id: the token manifest's hash.
+        precision: bf16 or fp32 (already resolved, never auto).
+        budget_flops: training FLOPs to spend; steps round to the nearest whole number.
+        tokens: D instead of a budget.
+        sweep: name of the sweep.
+        min_steps: fewer steps are refused.
+
+    Raises:
+        InputError: batch not a multiple of seq_len, or both/neither of budget and tokens.
+        Refusal: too few steps.
+    """
+    if (budget_flops is None) == (tokens is None):
+        raise InputError("give one of budget_flops (training FLOPs) or tokens (training tokens).")
+    if recipe.batch_tokens % shape.seq_len:
+        raise InputError(
+            f"recipe.batch_tokens={recipe.batch_tokens} is not a multiple of seq_len={shape.seq_len}. "
+            f"The nearest is {max(1, round(recipe.batch_tokens / shape.seq_len)) * shape.seq_len}."
+        )
+    per_token = flops_per_token(shape, flop_convention)
+    D = tokens if tokens is not None else (budget_flops or 0.0) / per_token
+    steps = round(D / recipe.batch_tokens)
+    if steps < max(1, min_steps):
+        asked = f"budget {budget_flops:.3g} FLOPs" if budget_flops else f"{D:.3g} tokens"
+        raise Refusal(
+            f"{asked} gives N={count_label(n_params(shape))} only {D:.3g} tokens = "
+            f"{D / recipe.batch_tokens:.1f} steps of {recipe.batch_tokens} tokens; at least "
+            f"{max(1, min_steps)} are needed. Lower recipe.batch_tokens, raise the budget, or take a smaller model."
+        )
+    lr_scale = (recipe.lr_base_width / shape.d_model) ** recipe.lr_width_exponent
+    return RunSpec(
+        sweep=sweep,
+        budget_flops=budget_flops,
+        flop_convention=flop_convention,
+        model=shape,
+        data_id=data_id,
+        batch_tokens=recipe.batch_tokens,
+        steps=steps,
+        cosine_steps=round(recipe.cosine_cycle * steps),
+        warmup_steps=min(recipe.warmup_steps, math.ceil(recipe.warmup_fraction * steps)),
+        peak_lr=recipe.peak_lr * lr_scale,
+        final_lr_ratio=recipe.final_lr_ratio,
+        weight_decay=recipe.weight_decay,
+        beta1=recipe.beta1,
+        beta2=recipe.beta2,
+        adam_eps=recipe.adam_eps,
+        grad_clip=recipe.grad_clip,
+        precision=precision,
+        seed=recipe.seed,
+    )
+
+
+def plan_grid(
+    grid: GridConfig, recipe: RecipeConfig, *, vocab_size: int, data_id: str, precision: str
+) -> list[RunSpec]:
+    """Expand a grid into its runs: isoFLOP profiles, then horizon runs, no spec twice.
+
+    Raises:
+        InputError: unknown model names, or no vocabulary size.
+        Refusal: naming the budget whose minimum could not be identified, and what to change.
+    """
+    vocab = grid.vocab_size or vocab_size
+    if not vocab:
+        raise InputError(
+            "grid.vocab_size is not known: give it, or data_dir=FOLDER of `chinchilla data`."
+        )
+
+    def shape(name: str) -> ModelShape:
+        return shape_named(name, vocab, grid.seq_len, grid.kv_size, grid.positions)
+
+    def run(s: ModelShape, budget: float | None, tokens: float | None, min_steps: int) -> RunSpec:
+        return plan_run(
+            s, recipe, flop_convention=grid.flop_convention, data_id=data_id, precision=precision,
+            budget_flops=budget, tokens=tokens, sweep=grid.name, min_steps=min_steps,
+        )  # fmt: skip
+
+    candidates = sorted({shape(name) for name in grid.models}, key=n_params)
+    specs = []
+    for budget in sorted(set(grid.budgets)):
+        expected = grid.expected_coefficient * budget**grid.expected_exponent
+        sizes = _around(candidates, expected, grid.sizes_per_budget)
+        _check_profile(sizes, budget, expected, grid)
+        specs += [run(s, budget, None, grid.min_steps) for s in sizes]
+    for name in grid.horizon_models:
+        s = shape(name)
+        specs += [
+            run(s, None, ratio * n_params(s), grid.min_steps)
+            for ratio in grid.horizon_tokens_per_param
+        ]
+    return list({spec.run_id: spec for spec in specs}.values())
+
+
+def _around(candidates: Sequence[ModelShape], expected: float, n: int) -> list[ModelShape]:
+    """The n candidates nearest the expected optimum in ln N, as many on either side as exist."""
+    if not n or n >= len(candidates):
+        return list(candidates)
+    below = [s for s in candidates if n_params(s) < expected]
+    above = [s for s in candidates if n_params(s) >= expected]
+    take_above = min(len(above), max(n - len(below), n // 2))
+    take_below = min(len(below), n - take_above)
+    return below[len(below) - take_below :] + above[:take_above]
+
+
+def _check_profile(
+    sizes: Sequence[ModelShape], budget: float, expected: float, grid: GridConfig
+) -> None:
+    """Refuse a budget whose parabola could not have its bottom inside the sizes tried."""
+    where = f"grid {grid.name!r}, budget {budget:.3g} FLOPs"
+    if len(sizes) < grid.min_sizes:
+        raise Refusal(
+            f"{where}: {len(sizes)} sizes, at least {grid.min_sizes} are needed for a parabola with "
+            "anything left to judge it by. Add sizes to grid.models."
+        )
+    N = [n_params(s) for s in sizes]
+    below, above = sum(n < expected for n in N), sum(n >= expected for n in N)
+    if min(below, above) < grid.min_side:
+        side, word = (below, "smaller") if below < above else (above, "larger")
+        raise Refusal(
+            f"{where}: the optimum is expected at N={count_label(expected)} (grid.expected_*), and only "
+            f"{side} of the sizes {count_label(min(N))}..{count_label(max(N))} are {word}; "
+            f"{grid.min_side} are needed on each side. Add {word} models to grid.models, or drop this budget."
+        )
+
+
+def check_tokens(specs: Sequence[RunSpec], available: int, epochs: float) -> None:
+    """Refuse a plan whose longest run would read more tokens than `epochs` passes hold.
+
+    Args:
+        specs: the plan.
+        available: training tokens in the manifest.
+        epochs: passes allowed.
+
+    Raises:
+        DataError: naming the run, its tokens, and the two ways out.
+    """
+    longest = max(specs, key=lambda s: s.D)
+    allowed = epochs * available
+    if longest.D > allowed:
+        raise DataError(
+            f"run {longest.run_id} needs {longest.D:.4g} tokens = {longest.D / available:.2f} epochs of the "
+            f"{available:.4g} tokens that exist; epochs={epochs:g} allows {allowed:.4g}. Add text, "
+            f"drop small models from the largest budgets, or allow repeats with epochs={math.ceil(longest.D / available)}."
+        )
+
+
+def peak_memory_bytes(spec: RunSpec, micro_batch_tokens: int = 0) -> float:
+    """Estimated peak memory of one device holding the whole model, bytes.
+
+    Weights, gradients and Adam's moments in fp32 (16 bytes a parameter), a compute copy of the
+    weights in bf16, activations kept for the backward pass (about 16 d_model + 2 ffw_size +
+    4 inner values a token and layer), and logits with their gradient in fp32.
+    """
+    s = spec.model
+    width = 2 if spec.precision == "bf16" else 4
+    tokens = min(micro_batch_tokens or spec.batch_tokens, spec.batch_tokens)
+    activations = tokens * s.n_layers * (16 * s.d_model + 2 * s.ffw_size + 4 * s.inner) * width
+    if s.positions == "relative":  # the scores by distance are materialised
+        activations += tokens * s.n_layers * 3 * s.n_heads * s.seq_len * width
+    logits = tokens * s.vocab_size * (8 + width)
+    copy = 2 * spec.N if spec.precision == "bf16" else 0
+    return float(OPTIMIZER_BYTES * spec.N + copy + activations + logits)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a plan is expected to take, at the MFU and price its cluster states."""
+
+    flops: float  # training FLOPs of all runs, by the plan's convention
+    device_hours: float
+    price: float
+    seconds: float  # wall time with `workers` devices busy, at least the longest run's
+    workers: int
+    longest_run_seconds: float
+
+
+def plan_cost(specs: Sequence[RunSpec], cluster: ClusterConfig, workers: int) -> Cost:
+    """Expected cost of the given runs: FLOPs / (peak * MFU), one device a run."""
+    speed = cluster.peak_flops * cluster.mfu  # FLOP/s
+    flops = sum(s.C for s in specs)
+    longest = max((s.C for s in specs), default=0.0) / speed
+    hours = flops / speed / 3600
+    return Cost(
+        flops=flops,
+        device_hours=hours,
+        price=hours * cluster.price_per_device_hour,
+        seconds=max(flops / speed / max(1, workers), longest),
+        workers=workers,
+        longest_run_seconds=longest,
+    )

@@ -1,0 +1,108 @@
+"""Checkpoints that are whole or absent.
+
+    checkpoints/step-00000120/weights.safetensors optimizer.safetensors state.json MANIFEST.json
+
+Written into a temporary folder, every file fsynced, the folder renamed into place; MANIFEST.json
+holds the SHA-256 of each file. Loading walks back to the newest that verifies. No pickle.
+"""
+
+import os
+import shutil
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from chinchilla.errors import InputError
+from chinchilla.files import fsync_dir, read_json, sha256_file, write_json
+from chinchilla.records import RunSpec
+
+SCHEMA = 1
+KEEP = 2  # checkpoints kept per run: the newest and the one before it
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a run needs to go on as if it had never stopped."""
+
+    step: int  # updates done
+    weights: dict[str, torch.Tensor]
+    optimizer: dict[str, torch.Tensor]  # exp_avg.<name>, exp_avg_sq.<name>, step.<name>, losses
+    progress: dict[str, Any]  # plain JSON: wall seconds, held-out evaluations so far
+
+
+def save_checkpoint(folder: Path, spec: RunSpec, checkpoint: Checkpoint) -> Path:
+    """Write one checkpoint under `folder` and drop all but the newest two.
+
+    Raises:
+        OSError: the disk is full or gone; older checkpoints are untouched.
+    """
+    final = folder / f"step-{checkpoint.step:08d}"
+    temporary = folder / f".tmp-{uuid.uuid4().hex[:8]}"
+    temporary.mkdir(parents=True)
+    try:
+        save_file(checkpoint.weights, temporary / "weights.safetensors")
+        save_file(checkpoint.optimizer, temporary / "optimizer.safetensors")
+        state = {
+            "schema": SCHEMA,
+            "run_id": spec.run_id,
+            "spec": spec.to_dict(),
+            "step": checkpoint.step,
+        }
+        write_json(temporary / "state.json", state | {"progress": checkpoint.progress})
+        files = sorted(p for p in temporary.iterdir())
+        for path in files:
+            _fsync(path)
+        write_json(temporary / "MANIFEST.json", {p.name: sha256_file(p) for p in files})
+        if final.exists():  # the same step was saved by an earlier attempt
+            shutil.rmtree(final)
+        os.rename(temporary, final)
+        fsync_dir(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    for old in _newest_first(folder)[KEEP:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def load_checkpoint(folder: Path, spec: RunSpec) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that verifies, and one line for each that did not.
+
+    Raises:
+        InputError: a checkpoint that verifies belongs to another spec.
+    """
+    complaints = []
+    for path in _newest_first(folder):
+        try:
+            manifest = read_json(path / "MANIFEST.json", "checkpoint manifest")
+            for name, digest in manifest.items():
+                if sha256_file(path / name) != digest:
+                    raise InputError(f"{name} does not match its SHA-256")
+            state = read_json(path / "state.json", "checkpoint state")
+            weights = load_file(path / "weights.safetensors")
+            optimizer = load_file(path / "optimizer.safetensors")
+        except (InputError, OSError, AttributeError, SafetensorError) as error:
+            complaints.append(
+                f"checkpoint {path} is damaged ({error}); falling back to the one before it."
+            )
+            continue
+        if state.get("schema") != SCHEMA or state["run_id"] != spec.run_id:
+            raise InputError(
+                f"checkpoint {path} belongs to run {state.get('run_id')}, not {spec.run_id}. "
+                "Resume under the spec that wrote it, or use another folder."
+            )
+        return Checkpoint(state["step"], weights, optimizer, state["progress"]), complaints
+    return None, complaints
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(folder.glob("step-*"), reverse=True) if folder.is_dir() else []
+
+
+def _fsync(path: Path) -> None:
+    with open(path, "rb") as f:
+        os.fsync(f.fileno())

@@ -1,0 +1,99 @@
+"""The machine a run trains on: device, compute dtype, peak speed, memory, versions."""
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import torch
+
+from chinchilla.errors import InputError
+
+# Dense bf16 FLOP/s by data sheet, matched against the device's name in this order.
+PEAK_FLOPS = (
+    ("H200", 989e12), ("H100 PCIe", 756e12), ("H100 NVL", 835e12), ("H100", 989e12),
+    ("B200", 2250e12), ("A100", 312e12), ("L40S", 362e12), ("A10G", 70e12), ("A10", 125e12),
+    ("L4", 121e12), ("RTX 4090", 165e12), ("RTX 3090", 71e12),
+)  # fmt: skip
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; auto is the first GPU, or the CPU.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(
+            f"runtime.device={name!r} is not a device: auto, cpu, cuda or cuda:1."
+        ) from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(
+            f"runtime.device={name}: this machine shows {torch.cuda.device_count()} CUDA devices. Use runtime.device=cpu."
+        )
+    return device
+
+
+def device_name(device: torch.device) -> str:
+    """What a person calls it: the GPU's product name, or the CPU's with its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU {_cpu_model()}, {torch.get_num_threads()} threads"
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Data-sheet dense bf16 FLOP/s, None where it is not known (CPUs)."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for key, peak in PEAK_FLOPS if key in name), None)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held so far: allocated on the GPU, or resident in this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def versions() -> dict[str, str]:
+    """Versions that a result depends on."""
+    found = {"python": platform.python_version(), "chinchilla": metadata.version("chinchilla-lab")}
+    found |= {name: metadata.version(name) for name in ("torch", "numpy", "sentencepiece")}
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found
+
+
+def git_commit() -> str:
+    """Commit of this source tree, with +dirty when it was changed; empty outside a checkout."""
+    here = Path(__file__).resolve().parents[2]
+    if not (here / ".git").exists():
+        return ""
+    ask = ["git", "-C", os.fspath(here)]
+    try:
+        head = subprocess.run(
+            [*ask, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10
+        )
+        dirty = subprocess.run(
+            [*ask, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return head.stdout.strip() + ("+dirty" if dirty.stdout.strip() else "")
+
+
+def _cpu_model() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
