@@ -1,0 +1,61 @@
+"""Fits: Observations in, a Frontier out, by the paper's three approaches. NumPy only, no torch."""
+
+from collections.abc import Callable
+
+from chinchilla.config import FitCommand
+from chinchilla.errors import FitError
+from chinchilla.fit.envelope import fit_envelope
+from chinchilla.fit.frontier import Frontier, LossLaw, OptimalPoint, PowerLaw
+from chinchilla.fit.isoflop import fit_isoflop
+from chinchilla.fit.parametric import fit_parametric
+from chinchilla.observations import Observations
+
+FITS: dict[str, Callable[..., Frontier]] = {
+    "envelope": fit_envelope,
+    "isoflop": fit_isoflop,
+    "parametric": fit_parametric,
+}
+
+__all__ = [
+    "FITS",
+    "Frontier",
+    "LossLaw",
+    "OptimalPoint",
+    "PowerLaw",
+    "fit_all",
+    "fit_envelope",
+    "fit_isoflop",
+    "fit_parametric",
+]
+
+
+def fit_all(
+    finals: Observations, curves: Observations | None, command: FitCommand
+) -> tuple[dict[str, Frontier], dict[str, str]]:
+    """Every approach that `command` asks for.
+
+    Args:
+        finals: final losses; may hold curve rows, of which approaches 2 and 3 use the last points.
+        curves: points along the runs for approach 1; None = whatever curves `finals` holds.
+        command: approaches and their settings.
+
+    Returns:
+        The frontiers, and for the approaches that cannot answer the reason, both by approach.
+    """
+    own: dict[str, dict[str, float]] = {
+        "envelope": {
+            "smooth_steps": command.smooth_steps,
+            "envelope_points": command.envelope_points,
+        },
+        "isoflop": {},
+        "parametric": {"huber_delta": command.huber_delta},
+    }
+    fits, refusals = {}, {}
+    for approach in command.approaches:
+        obs = curves if approach == "envelope" and curves is not None else finals
+        settings = {**own[approach], "n_bootstrap": command.n_bootstrap, "seed": command.seed}
+        try:
+            fits[approach] = FITS[approach](obs, **settings)
+        except FitError as error:
+            refusals[approach] = str(error)
+    return fits, refusals

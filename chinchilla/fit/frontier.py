@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.config import APPROACHES as APPROACHES
 from chinchilla.files import read_json, write_json
+from chinchilla.observations import Observations
 from chinchilla.records import checked
 
 FRONTIER_SCHEMA = 1
-APPROACHES = ("envelope", "isoflop", "parametric")  # approaches 1, 2, 3 of section 3
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,28 @@ class PowerLaw:
         s = np.asarray(self.samples)
         y = np.exp(s[:, 0] + s[:, 1] * np.log(C)[..., None])  # (..., n_samples)
         return np.percentile(y, low, axis=-1), np.percentile(y, high, axis=-1)
+
+
+def conventions(obs: Observations) -> dict[str, str]:
+    """How these observations count FLOPs and parameters, and which loss they hold."""
+    return {
+        "flop_convention": obs.flop_convention,
+        "params_convention": obs.params_convention,
+        "loss_kind": obs.loss_kind,
+    }
+
+
+def line(C: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Least-squares straight line in log-log, as (ln coefficient, exponent) of y = k * C^e.
+
+    Args:
+        C: (n,) FLOPs, at least two distinct values.
+        y: (n,) parameters or tokens.
+    """
+    x, z = np.log(C), np.log(y)
+    dx = x - x.mean()
+    exponent = float(dx @ (z - z.mean()) / (dx @ dx))
+    return float(z.mean() - exponent * x.mean()), exponent
 
 
 @dataclass(frozen=True)
