@@ -1,0 +1,164 @@
+"""Launch a sweep: write its plan, then let workers train what is missing.
+
+cluster.kind says where workers run: in this process (debug), as processes of this machine (local),
+as a job array (slurm). Launching again does only what is missing, tries failed runs again,
+and adds new specs to the plan. Nothing is ever dropped from a plan.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from chinchilla.config import RuntimeConfig, SweepCommand
+from chinchilla.errors import InputError
+from chinchilla.files import writable_dir
+from chinchilla.records import RunResult, RunSpec, load_plan, save_plan
+from chinchilla.sweep import pool
+from chinchilla.sweep.cells import cell_of, missing_specs, save_runtime
+from chinchilla.sweep.claims import Claim, take
+from chinchilla.sweep.progress import SweepProgress
+from chinchilla.sweep.status import SweepStatus, summary_line, sweep_status
+from chinchilla.sweep.stopping import stop_on_signals
+from chinchilla.sweep.worker import Train, limit_threads, run_worker, worker_name
+
+EXIT_OK, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75
+LAUNCH_WAIT_SECONDS = 60.0  # for another launcher of the same sweep to finish writing
+
+
+def launch(
+    command: SweepCommand,
+    specs: list[RunSpec],
+    sweep_dir: Path,
+    data_dir: Path,
+    *,
+    train: Train | None = None,
+    program: tuple[str, ...] = pool.WORKER,
+) -> int:
+    """Train what is missing of a sweep.
+
+    Args:
+        command: cluster, runtime and output format.
+        specs: the runs asked for; joined to those the folder's plan has.
+        sweep_dir: the sweep's folder, made if needed.
+        data_dir: token folder.
+        train: debug only: stands in for `chinchilla.train.train_run`.
+        program: local only: command that starts a worker.
+
+    Returns:
+        Exit code: 0 every run is over and none failed (or, on Slurm, jobs were submitted), 1 some
+        failed, 75 some are left because this launcher was stopped or others train them.
+
+    Raises:
+        InputError: the folder holds another sweep or another version's files, or no Slurm here.
+    """
+    sweep_dir, data_dir = sweep_dir.resolve(), data_dir.resolve()
+    prepare(sweep_dir, specs, command.runtime)
+    missing = missing_specs(sweep_dir)
+    kind = command.cluster.kind
+    if missing and kind == "slurm":
+        from chinchilla.sweep.slurm import submit
+
+        said = submit(command.cluster, sweep_dir, data_dir, len(missing))
+        print(json.dumps(said.to_dict()) if command.format == "json" else said.text())
+        return EXIT_OK
+    words: list[str] = []
+    if missing:
+        # With format=json standard output carries one JSON document and nothing else.
+        out = sys.stderr if command.format == "json" else sys.stdout
+        with stop_on_signals() as stop, SweepProgress(sweep_dir, out):
+            if kind == "debug":
+                limit_threads(command.cluster.threads_per_worker)
+                summary = run_worker(
+                    sweep_dir, data_dir, command.runtime, worker_name(), train, stop=stop
+                )
+                if summary.needs_restart:
+                    words.append("the GPU cannot be used any more by this process: launch again")
+            else:
+                shape = pool.pool_shape(command.cluster, command.runtime, len(missing))
+                with pool.start(sweep_dir, data_dir, shape, program) as workers:
+                    workers.wait(stop)
+                words = workers.last_words()
+    status = sweep_status(sweep_dir)
+    _say(command, status, words, sweep_dir)
+    if status.counts["failed"] or words:
+        return EXIT_FAILED
+    return EXIT_OK if status.done == len(status.rows) else EXIT_AGAIN
+
+
+def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig) -> None:
+    """Write the plan and runtime.json, and make failed runs trainable again.
+
+    Launchers of one sweep take turns here by claiming sweep_dir/launch, as workers claim cells.
+
+    Raises:
+        InputError: the folder holds another sweep, or files of another schema.
+    """
+    writable_dir(sweep_dir, "sweep_dir")
+    turn = _turn(sweep_dir / "launch")
+    try:
+        plan = sweep_dir / "plan.jsonl"
+        planned = load_plan(plan) if plan.exists() else []
+        other = {s.sweep for s in planned} - {s.sweep for s in specs}
+        if specs and other:
+            raise InputError(
+                f"sweep_dir={sweep_dir} holds sweep {', '.join(sorted(other))}, not "
+                f"{specs[0].sweep}. Give each sweep its own folder."
+            )
+        have = {s.run_id for s in planned}
+        new = list({s.run_id: s for s in specs if s.run_id not in have}.values())
+        if new or not plan.exists():
+            save_plan(planned + new, plan)
+        save_runtime(runtime, sweep_dir)
+        for spec in planned:
+            _retry_if_failed(cell_of(sweep_dir, spec))
+    finally:
+        turn.release()
+
+
+def _turn(folder: Path) -> Claim:
+    deadline = time.monotonic() + LAUNCH_WAIT_SECONDS
+    while (turn := take(folder, worker_name())) is None:
+        if time.monotonic() > deadline:
+            raise InputError(
+                f"another launcher has been preparing this sweep for a minute ({folder}). "
+                "Try again when it is through."
+            )
+        time.sleep(0.1)
+    return turn
+
+
+def _retry_if_failed(cell: Path) -> None:
+    """Put a failed run's result and attempts aside, under a claim so that nobody else writes."""
+    if not (cell / "result.json").exists() or RunResult.load(cell).status != "failed":
+        return
+    claim = take(cell, worker_name())
+    if claim is None:
+        return
+    try:
+        if RunResult.load(cell).status == "failed":
+            k = 1
+            while (cell / f"result-failed-{k}.json").exists():
+                k += 1
+            if (cell / "attempts").exists():
+                os.rename(cell / "attempts", cell / f"attempts-failed-{k}")
+            os.rename(cell / "result.json", cell / f"result-failed-{k}.json")
+    finally:
+        claim.release()
+
+
+def _say(command: SweepCommand, status: SweepStatus, words: list[str], sweep_dir: Path) -> None:
+    for line in words:
+        print(line, file=sys.stderr)
+    if command.format == "json":
+        print(json.dumps(status.to_dict()))
+        return
+    print(summary_line(status))
+    for row in status.rows:
+        if row.state in ("diverged", "failed"):
+            print(f"  {row.state} {row.run_id}: {row.reason}")
+    if status.counts["failed"]:
+        print(f"  tracebacks: {sweep_dir}/cells/<run>/error.txt; launch again to retry them")
+    if status.done < len(status.rows):
+        print("  the rest is waiting or with other workers; the same command goes on from here")

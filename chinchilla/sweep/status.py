@@ -1,0 +1,213 @@
+"""What a sweep has done and how long it still takes, from its files alone.
+
+A cell is finished, diverged or failed (its result.json), running (a live claim) or waiting. No
+scheduler is asked: a status works from any machine that sees the folder, and never blocks.
+"""
+
+import dataclasses
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chinchilla.files import read_json
+from chinchilla.records import RunResult, RunSpec, load_plan
+from chinchilla.sweep.cells import MAX_ATTEMPTS, cell_of, n_errors, read_progress
+from chinchilla.sweep.claims import file_system_now, look
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+STATES = ("finished", "running", "waiting", "diverged", "failed")
+DONE = ("finished", "diverged", "failed")
+
+
+@dataclass(frozen=True)
+class CellRow:
+    """One run of the sweep as it stands."""
+
+    run_id: str
+    state: str  # one of STATES
+    step: int
+    steps: int
+    loss: float | None  # final when finished, else the last one reported; nats per token
+    tokens_per_second: float | None
+    eta_seconds: float | None  # of a running cell
+    reason: str  # why it diverged or failed, or what its last attempt met
+    worker: str
+    flops: float  # C of the whole run
+    flops_done: float
+    flops_per_second: float | None  # achieved, over the run (finished) or lately (running)
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """A sweep as it stands; `counts` has every state."""
+
+    sweep: str
+    counts: dict[str, int]
+    rows: list[CellRow]
+    flops_done: float  # of runs that are over, all of theirs: nothing is left to do there
+    flops_total: float
+    n_workers: int  # live claims
+    seconds_left: float | None  # None when nobody works or no rate is known yet
+
+    @property
+    def done(self) -> int:
+        """Runs that are over, whatever became of them."""
+        return sum(self.counts[state] for state in DONE)
+
+    @property
+    def fraction(self) -> float:
+        """Share of the sweep's FLOPs that is behind us."""
+        return self.flops_done / self.flops_total if self.flops_total else 1.0
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "done": self.done, "fraction": self.fraction}
+
+
+def sweep_status(sweep_dir: Path, known: dict[str, CellRow] | None = None) -> SweepStatus:
+    """Read a sweep's folder.
+
+    Args:
+        sweep_dir: folder that `chinchilla sweep` made.
+        known: rows of runs that were over at an earlier call; used and added to, so that asking
+            every second costs little. Leave it out where failed runs may have been retried since.
+
+    Returns:
+        The status.
+
+    Raises:
+        InputError: no plan there, or files of another schema.
+    """
+    specs = load_plan(sweep_dir / "plan.jsonl")
+    known = {} if known is None else known
+    cells = sweep_dir / "cells"
+    now = file_system_now(cells) if cells.is_dir() else 0.0
+    rows = []
+    for spec in specs:
+        row = known.get(spec.run_id) or _row(spec, cell_of(sweep_dir, spec), now)
+        if row.state in DONE:
+            known[spec.run_id] = row
+        rows.append(row)
+    counted = Counter(row.state for row in rows)
+    return SweepStatus(
+        sweep=specs[0].sweep if specs else sweep_dir.name,
+        counts={state: counted[state] for state in STATES},
+        rows=rows,
+        flops_done=sum(row.flops if row.state in DONE else row.flops_done for row in rows),
+        flops_total=sum(row.flops for row in rows),
+        n_workers=counted["running"],
+        seconds_left=_seconds_left(rows),
+    )
+
+
+def _row(spec: RunSpec, cell: Path, now: float) -> CellRow:
+    if (cell / "result.json").exists():
+        return _row_of_result(spec, RunResult.load(cell))
+    progress = read_progress(cell)
+    step = min(int(progress.get("step") or 0), spec.steps)
+    standing = look(cell, now)
+    running = standing.state in ("held", "silent")
+    rate = progress.get("tokens_per_second") if running else None
+    errors = n_errors(cell)
+    return CellRow(
+        run_id=spec.run_id,
+        state="running" if running else "waiting",
+        step=step,
+        steps=spec.steps,
+        loss=progress.get("loss"),
+        tokens_per_second=rate,
+        eta_seconds=(spec.steps - step) * spec.batch_tokens / rate if rate else None,
+        reason=_last_error(cell, errors) if errors else "",
+        worker=standing.record.worker if running and standing.record else "",
+        flops=spec.C,
+        flops_done=spec.C * step / spec.steps,
+        flops_per_second=rate * spec.C / spec.D if rate else None,
+    )
+
+
+def _row_of_result(spec: RunSpec, result: RunResult) -> CellRow:
+    seconds = result.wall_seconds
+    return CellRow(
+        run_id=spec.run_id,
+        state=result.status,
+        step=result.steps_done,
+        steps=spec.steps,
+        loss=result.final_loss,
+        tokens_per_second=result.tokens_per_second or None,
+        eta_seconds=None,
+        reason=result.reason,
+        worker="",
+        flops=spec.C,
+        flops_done=result.flops_spent,
+        flops_per_second=result.flops_spent / seconds if seconds > 0 else None,
+    )
+
+
+def _last_error(cell: Path, n: int) -> str:
+    value = read_json(cell / "attempts" / f"{n}.json", "attempt")
+    return f"attempt {n} of {MAX_ATTEMPTS}: {value.get('reason', '')}"
+
+
+def _seconds_left(rows: list[CellRow]) -> float | None:
+    """What is left at the mean measured FLOP/s of a worker; the longest running run is a floor."""
+    running = [row for row in rows if row.state == "running"]
+    if all(row.state in DONE for row in rows):
+        return 0.0
+    measured = [row for row in rows if row.flops_per_second and row.flops_done]
+    seconds = sum(row.flops_done / (row.flops_per_second or 1) for row in measured)
+    if not running or not seconds:
+        return None
+    rate = sum(row.flops_done for row in measured) / seconds
+    left = sum(row.flops - row.flops_done for row in rows if row.state not in DONE)
+    longest = max((row.flops - row.flops_done) / (row.flops_per_second or rate) for row in running)
+    return max(longest, left / (rate * len(running)))
+
+
+def duration(seconds: float | None) -> str:
+    """1:32, 2:05:10, 3d 04:00, or ? when unknown."""
+    if seconds is None:
+        return "?"
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24}d {hours % 24:02d}:{m:02d}"
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
+def summary_line(status: SweepStatus) -> str:
+    """One line: 12/28 cells, 43% of FLOPs, 1:32 left; then what went wrong, if anything."""
+    line = f"{status.done}/{len(status.rows)} cells, {status.fraction:.0%} of FLOPs"
+    if status.done < len(status.rows):
+        left = status.seconds_left
+        line += f", {duration(left)} left" if left is not None else ", time left unknown"
+        line += f", {status.n_workers} running"
+    wrong = [f"{status.counts[s]} {s}" for s in ("diverged", "failed") if status.counts[s]]
+    return ", ".join([line, *wrong])
+
+
+def render_status(status: SweepStatus) -> "Group":
+    """The status for a terminal: a table of cells and the summary under it."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"sweep {status.sweep}", title_justify="left")
+    table.add_column("run", no_wrap=True)
+    table.add_column("state")
+    for name in ("step", "loss", "tokens/s", "left"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("note", overflow="fold")
+    style = {"finished": "green", "running": "cyan", "diverged": "yellow", "failed": "red"}
+    for row in status.rows:
+        table.add_row(
+            row.run_id,
+            Text(row.state, style=style.get(row.state, "")),
+            f"{row.step}/{row.steps}",
+            "" if row.loss is None else f"{row.loss:.4f}",
+            "" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
+            duration(row.eta_seconds) if row.state == "running" else "",
+            Text(row.reason or row.worker),
+        )
+    return Group(table, Text(summary_line(status)))

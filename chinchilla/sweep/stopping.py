@@ -1,0 +1,52 @@
+"""Asking a run to stop: signals raise a flag, the training loop looks at it between steps."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+
+
+class Stop:
+    """Whether a stop was asked for, and by which signal. Not an Event: a handler must not lock."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.signal = 0
+
+    def __bool__(self) -> bool:
+        return self.requested
+
+
+@contextmanager
+def stop_on_signals(stop: Stop | None = None) -> Iterator[Stop]:
+    """Turn Ctrl-C, TERM, HUP and USR2 (Slurm's warning) into a flag; a second Ctrl-C interrupts.
+
+    `stop` is the flag to raise, by default a new one.
+    Outside the main thread, where Python takes no signals, the flag just stays down.
+    """
+    stop = Stop() if stop is None else stop  # a lowered flag is falsy
+    owner = os.getpid()
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a forked helper: USR2 reaches it too, and is not its business
+            if signum != signal.SIGUSR2:
+                signal.signal(signum, signal.SIG_DFL)
+                os.kill(os.getpid(), signum)
+            return
+        if stop.requested and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.requested, stop.signal = True, signum
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {s: signal.signal(s, handle) for s in STOP_SIGNALS}
+    try:
+        yield stop
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)

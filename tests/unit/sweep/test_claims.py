@@ -1,0 +1,160 @@
+import dataclasses
+import json
+import os
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from chinchilla.errors import InputError
+from chinchilla.sweep import claims
+from chinchilla.sweep.claims import create_once, file_system_now, latest, look, take
+
+
+def pretend_elsewhere(cell: Path, silent_seconds: float) -> None:
+    """Make the latest claim look like one of another machine, silent for so long."""
+    record = latest(cell)
+    path = cell / f"claim-{record.fence}.json"
+    path.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(record, processes="mars"))))
+    then = file_system_now(cell) - silent_seconds
+    for file in (path, cell / "heartbeat"):
+        if file.exists():
+            os.utime(file, (then, then))
+
+
+@pytest.fixture(autouse=True)
+def _slow_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 3600.0)  # tests set the times of heartbeats
+
+
+def test_one_of_many_gets_the_cell(tmp_path: Path):
+    won = []
+    barrier = threading.Barrier(8)
+
+    def race(i: int) -> None:
+        barrier.wait()
+        if (claim := take(tmp_path / "cell", f"w{i}")) is not None:
+            won.append(claim)
+
+    threads = [threading.Thread(target=race, args=(i,)) for i in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert len(won) == 1
+    assert take(tmp_path / "cell", "late") is None
+
+
+def test_one_of_many_takers_gets_a_dead_workers_cell(tmp_path: Path):
+    cell = tmp_path / "cell"
+    assert take(cell, "dead")
+    pretend_elsewhere(cell, silent_seconds=100)
+    won = []
+    barrier = threading.Barrier(8)
+
+    def race(i: int) -> None:
+        barrier.wait()
+        if (claim := take(cell, f"w{i}")) is not None:
+            won.append(claim)
+
+    threads = [threading.Thread(target=race, args=(i,)) for i in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert [c.record.fence for c in won] == [2]
+    assert won[0].previous.worker == "dead"
+
+
+@pytest.mark.parametrize(("silent", "state"), [(1, "held"), (30, "silent"), (61, "dead")])
+def test_silence_decides_about_other_machines(tmp_path: Path, silent: float, state: str):
+    take(tmp_path, "far")
+    pretend_elsewhere(tmp_path, silent)
+    assert look(tmp_path, file_system_now(tmp_path)).state == state
+
+
+def test_the_process_table_decides_here_and_at_once(tmp_path: Path):
+    claim = take(tmp_path, "here")
+    os.utime(tmp_path / "claim-1.json", (0, 0))  # as after a night's sleep of a laptop
+    assert look(tmp_path, file_system_now(tmp_path)).state == "held"
+    child = subprocess.Popen(["true"])
+    child.wait()
+    for changed in ({"pid": child.pid}, {"pid_start": "1"}):  # gone; or its number used again
+        record = dataclasses.replace(claim.record, **changed)
+        (tmp_path / "claim-1.json").write_text(json.dumps(dataclasses.asdict(record)))
+        assert look(tmp_path, file_system_now(tmp_path)).state == "dead"
+
+
+def test_a_zombie_is_dead():
+    child = subprocess.Popen(["true"])
+    time.sleep(0.2)
+    assert claims.process_start(child.pid) is None
+    child.wait()
+    assert claims.process_start(os.getpid())
+
+
+def test_released_is_free_and_the_fence_goes_on(tmp_path: Path):
+    first = take(tmp_path, "a")
+    first.release()
+    second = take(tmp_path, "b")
+    assert second.record.fence == 2
+    assert second.previous.released
+    first.release()  # again, late: does not free the new holder's cell
+    assert take(tmp_path, "c") is None
+
+
+def test_a_late_original_cannot_commit(tmp_path: Path):
+    late = take(tmp_path, "late")
+    pretend_elsewhere(tmp_path, silent_seconds=100)
+    successor = take(tmp_path, "new")
+    assert not late.still_mine()
+    assert not late.commit()
+    assert successor.commit()
+
+
+def test_commit_wins_against_a_taker_that_has_already_looked(tmp_path: Path):
+    holder = take(tmp_path, "holder")
+    record = dataclasses.replace(holder.record, fence=2, worker="taker")
+    assert holder.commit()  # between the taker's look and its step
+    assert not claims._create(tmp_path, record)
+    assert holder.still_mine()
+
+
+def test_the_heartbeat_beats_and_notices_the_loss(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.05)
+    claim = take(tmp_path, "a")
+    os.utime(tmp_path / "heartbeat", (0, 0))
+    time.sleep(0.3)
+    assert (tmp_path / "heartbeat").stat().st_mtime > 0
+    record = dataclasses.replace(claim.record, fence=2, worker="b")
+    assert claims._create(tmp_path, record)
+    time.sleep(0.3)
+    assert claim.lost
+    claim.release()
+    assert not latest(tmp_path).released  # b's
+
+
+def test_a_lost_nfs_reply_counts_as_success(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    link = os.link
+
+    def link_and_lose_the_reply(a: Path, b: Path) -> None:
+        link(a, b)
+        raise FileExistsError
+
+    monkeypatch.setattr(os, "link", link_and_lose_the_reply)
+    assert create_once(tmp_path / "x", "mine")
+    monkeypatch.setattr(os, "link", link)
+    assert not create_once(tmp_path / "x", "yours")
+    assert (tmp_path / "x").read_text() == "mine"
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_file_system_without_links_is_said_so(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    def no_links(a: Path, b: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with pytest.raises(InputError, match="no hard links"):
+        take(tmp_path, "w")

@@ -1,0 +1,179 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sweep_fakes import (
+    DIES,
+    DIVERGES,
+    RAISES,
+    SLOW,
+    fake_train,
+    make_result,
+    make_specs,
+    make_sweep,
+    n_starts,
+    start_worker,
+    wait_until,
+)
+
+from chinchilla.config import RuntimeConfig
+from chinchilla.errors import InputError
+from chinchilla.records import RunResult
+from chinchilla.sweep.cells import cell_of, load_runtime, read_progress
+from chinchilla.sweep.claims import latest, look, take
+from chinchilla.sweep.worker import run_worker
+
+RUNTIME = RuntimeConfig(device="cpu")
+
+
+def work(sweep_dir: Path, train=fake_train, worker: str = "w"):
+    return run_worker(sweep_dir, sweep_dir, RUNTIME, worker, train)
+
+
+def test_the_longest_run_goes_first(tmp_path: Path):
+    specs = make_specs(3)
+    summary = work(make_sweep(tmp_path, specs))
+    assert summary.finished == [s.run_id for s in reversed(specs)]
+
+
+def test_two_processes_share_a_plan_and_do_nothing_twice(tmp_path: Path):
+    specs = make_specs(14)
+    make_sweep(tmp_path, specs)
+    workers = [start_worker(tmp_path, f"w{i}") for i in range(2)]
+    assert [w.wait(60) for w in workers] == [0, 0]
+    pids = set()
+    for spec in specs:
+        cell = cell_of(tmp_path, spec)
+        assert RunResult.load(cell).status == "finished"
+        assert n_starts(cell) == 1
+        pids.add((cell / "starts.txt").read_text())
+    assert len(pids) == 2, "one of the workers did nothing"
+
+
+def test_a_killed_workers_run_is_taken_over_and_finished(tmp_path: Path):
+    [spec] = make_specs(1, SLOW)
+    cell = cell_of(make_sweep(tmp_path, [spec]), spec)
+    victim = start_worker(tmp_path, "victim")
+    wait_until(lambda: read_progress(cell).get("step", 0) >= 1)
+    victim.kill()
+    victim.wait()
+
+    def quick(*args, **kwargs):
+        return make_result(spec, attempts=kwargs["attempts"])
+
+    assert work(tmp_path, quick, "heir").finished == [spec.run_id]
+    assert RunResult.load(cell).attempts == 2
+    assert not (cell / "attempts").exists()  # it had made progress: nobody's error
+
+
+def test_a_run_that_kills_its_workers_without_progress_is_given_up(tmp_path: Path):
+    [spec] = make_specs(1, DIES)
+    cell = cell_of(make_sweep(tmp_path, [spec]), spec)
+    for i in range(6):
+        if start_worker(tmp_path, f"w{i}").wait(30) == 0:
+            break
+    assert RunResult.load(cell).status == "failed"
+    assert "died without a word" in RunResult.load(cell).reason
+    assert n_starts(cell) <= 5
+
+
+def test_a_late_original_does_not_write_its_result(tmp_path: Path):
+    [spec] = make_specs(1)
+    cell = cell_of(make_sweep(tmp_path, [spec]), spec)
+
+    def late(*args, **kwargs):
+        path = cell / "claim-1.json"  # while this trains, somebody finds it dead ...
+        path.write_text(path.read_text().replace(f'"pid": {os.getpid()}', '"pid": 999999999'))
+        heir = take(cell, "heir")
+        assert heir.commit()  # ... trains, and writes the result
+        make_result(spec, final_loss=2.5).save(cell)
+        return make_result(spec, final_loss=9.9)
+
+    summary = work(tmp_path, late)
+    assert summary.finished == []
+    assert RunResult.load(cell).final_loss == 2.5
+
+
+def test_an_error_is_tried_three_times_and_then_a_result(tmp_path: Path):
+    bad, good = make_specs(1, RAISES) + make_specs(1)
+    summary = work(make_sweep(tmp_path, [bad, good]))
+    cell = cell_of(tmp_path, bad)
+    result = RunResult.load(cell)
+    assert (summary.failed, summary.finished) == ([bad.run_id], [good.run_id])
+    assert (result.status, result.reason) == ("failed", "RuntimeError: the disk said no")
+    assert result.attempts == summary.errors == n_starts(cell) == 3
+    assert "fake_train" in (cell / "error.txt").read_text()
+    attempt = json.loads((cell / "attempts" / "2.json").read_text())
+    assert attempt["worker"] == "w"
+    assert "the disk said no" in attempt["traceback"]
+    assert latest(cell).released
+
+
+def test_an_error_once_is_nothing(tmp_path: Path):
+    [spec] = make_specs(1)
+    calls = []
+
+    def flaky(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 1:
+            raise OSError("file server away")
+        return fake_train(*args, **kwargs)
+
+    assert work(make_sweep(tmp_path, [spec]), flaky).finished == [spec.run_id]
+
+
+def test_diverged_is_a_result(tmp_path: Path):
+    [spec] = make_specs(1, DIVERGES)
+    assert work(make_sweep(tmp_path, [spec])).diverged == [spec.run_id]
+    assert n_starts(cell_of(tmp_path, spec)) == 1
+
+
+def test_term_stops_at_a_step_and_releases(tmp_path: Path):
+    [spec] = make_specs(1, SLOW)
+    cell = cell_of(make_sweep(tmp_path, [spec]), spec)
+    worker = start_worker(tmp_path, "w")
+    wait_until(lambda: read_progress(cell))
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 75
+    assert look(cell, 0.0).state == "free"
+    assert latest(cell).released
+    assert not (cell / "result.json").exists()
+
+
+def test_a_broken_gpu_asks_for_a_new_process(tmp_path: Path):
+    def broken(*args, **kwargs):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    summary = work(make_sweep(tmp_path, make_specs(3)), broken)
+    assert (summary.errors, summary.needs_restart, summary.failed) == (1, True, [])
+
+
+def test_specs_added_while_it_works_are_trained_too(tmp_path: Path):
+    first, second = make_specs(2)
+    make_sweep(tmp_path, [first])
+
+    def and_add(spec, *args, **kwargs):
+        make_sweep(tmp_path, [first, second])
+        return make_result(spec)
+
+    assert work(tmp_path, and_add).finished == [first.run_id, second.run_id]
+
+
+def test_runtime_comes_back_as_it_went(tmp_path: Path):
+    make_sweep(tmp_path, make_specs(1))
+    assert load_runtime(tmp_path) == RUNTIME
+    (tmp_path / "runtime.json").write_text('{"schema": 99}')
+    with pytest.raises(InputError, match="schema"):
+        load_runtime(tmp_path)
+
+
+def test_importing_the_sweep_leaves_torch_out():
+    code = (
+        "import sys, chinchilla.sweep.launch, chinchilla.sweep.slurm;"
+        "sys.exit(bool({'torch', 'submitit', 'hydra', 'wandb', 'rich'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
