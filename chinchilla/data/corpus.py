@@ -1,0 +1,194 @@
+"""Documents out of a corpus, one at a time: embedded text, files, or a hub data set.
+
+JSON lines are read here, line by line: `datasets` fixes a schema from the first block of a file and
+stops at a field that first appears later. Parquet and hub data sets come through `datasets` in
+streaming mode. No format holds more than one document, or one row group, in memory.
+"""
+
+import gzip
+import json
+import lzma
+from collections.abc import Iterator
+from importlib import resources
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any
+
+from chinchilla.config import CorpusConfig
+from chinchilla.errors import DataError
+
+SUFFIXES = {
+    "text": (".txt",),
+    "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.xz", ".json", ".json.gz", ".json.xz"),
+    "parquet": (".parquet",),
+}
+
+
+def read_documents(corpus: CorpusConfig) -> Iterator[str]:
+    """The documents of a corpus in a fixed order: files by name, rows as they stand.
+
+    Raises:
+        DataError: a path, file, column or data set that cannot be read; says which and why.
+    """
+    documents = islice(_READERS[corpus.format](corpus), corpus.max_documents or None)
+    count = 0
+    for count, text in enumerate(documents, 1):  # noqa: B007
+        yield text
+    if count == 0:
+        raise DataError(f"corpus {corpus.name!r} has no documents.")
+
+
+def corpus_files(corpus: CorpusConfig) -> list[Path]:
+    """The files a corpus is read from, folders expanded and sorted; none for the hub.
+
+    Raises:
+        DataError: a path that does not exist, or a folder without files of the format.
+    """
+    if corpus.format == "hub":
+        return []
+    if corpus.format == "embedded":
+        return [Path(str(resources.files("chinchilla.data") / "embedded" / "sotu.jsonl.xz"))]
+    suffixes, files = SUFFIXES[corpus.format], []
+    for given in corpus.paths:
+        path = Path(given).expanduser()
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.name.endswith(suffixes) and p.is_file())
+            if not found:
+                raise DataError(f"folder {path} has no files named *{', *'.join(suffixes)}.")
+            files += found
+        elif not path.exists():
+            raise DataError(f"corpus.paths: {path} does not exist.")
+        elif path.stat().st_size == 0:
+            raise DataError(f"{path} is empty.")
+        else:
+            files.append(path)
+    return files
+
+
+def _read_text(corpus: CorpusConfig) -> Iterator[str]:
+    """One document per file, newlines untouched."""
+    for path in corpus_files(corpus):
+        try:
+            data = path.read_bytes()
+            text = data.decode("utf-8")
+        except OSError as error:
+            raise DataError(f"{path} cannot be read ({error.strerror}).") from None
+        except UnicodeDecodeError as error:
+            raise _not_utf8(path, error.start, data[error.start]) from None
+        if "\0" in text:
+            raise DataError(
+                f"{path} has a NUL byte at offset {data.index(0)}: it is not a text file."
+            )
+        yield text
+
+
+def _read_jsonl(corpus: CorpusConfig) -> Iterator[str]:
+    """One document per line, in a named field; gzip and xz by suffix."""
+    column = "text" if corpus.format == "embedded" else corpus.column
+    for path in corpus_files(corpus):
+        number, offset = 0, 0
+        try:
+            with _open(path) as file:
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        yield _field(json.loads(line.decode("utf-8")), column, path, number)
+                    offset += len(line)
+        except UnicodeDecodeError as error:
+            at, byte = offset + error.start, error.object[error.start]
+            raise _not_utf8(path, at, byte, f"line {number}, ") from None
+        except (json.JSONDecodeError, RecursionError) as error:
+            nul = line[:4096].count(b"\0") > 0
+            why = "NUL bytes: a binary file?" if nul else str(error)
+            raise DataError(f"{path} line {number} is not JSON ({why}).") from None
+        except (OSError, EOFError, lzma.LZMAError) as error:
+            raise DataError(f"{path} cannot be read after line {number} ({error}).") from None
+
+
+def _open(path: Path) -> IO[bytes]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.suffix == ".xz":
+        return lzma.open(path, "rb")
+    return open(path, "rb")
+
+
+def _field(record: Any, column: str, path: Path, number: int) -> str:
+    """The text of one JSON line; null counts as empty."""
+    where = f"{path} line {number}"
+    if not isinstance(record, dict):
+        raise DataError(f"{where} is a JSON {type(record).__name__}, not an object with fields.")
+    if column not in record:
+        raise DataError(_no_column(where, column, list(record)))
+    return _text(record[column], where, column)
+
+
+def _text(value: Any, where: str, column: str) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"{where}: field {column!r} holds {type(value).__name__}, not text.")
+    return value
+
+
+def _read_parquet(corpus: CorpusConfig) -> Iterator[str]:
+    """One document per row, file by file; only the text column is read."""
+    for path in corpus_files(corpus):
+        where = {"path": "parquet", "data_files": [str(path)], "split": "train"}
+        yield from _stream(where, corpus.column, str(path))
+
+
+def _read_hub(corpus: CorpusConfig) -> Iterator[str]:
+    """One document per row of a hub data set, streamed."""
+    where = {
+        "path": corpus.hub_name,
+        "name": corpus.hub_config or None,
+        "split": corpus.hub_split,
+    }
+    yield from _stream(where, corpus.column, f"hub data set {corpus.hub_name}")
+
+
+def _stream(source: dict[str, Any], column: str, name: str) -> Iterator[str]:
+    """Rows of a streamed data set; `name` is how errors call it."""
+    import datasets
+
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors come back as ours
+    row = 0
+    try:
+        rows = datasets.load_dataset(**source, streaming=True)
+        columns = rows.column_names or []
+        if columns and column not in columns:
+            raise DataError(_no_column(name, column, columns))
+        if source["path"] == "parquet":
+            rows = datasets.load_dataset(**source, streaming=True, columns=[column])
+        for row, record in enumerate(rows, 1):
+            if column not in record:
+                raise DataError(_no_column(f"{name} row {row}", column, list(record)))
+            yield _text(record[column], f"{name} row {row}", column)
+    except DataError:
+        raise
+    except Exception as error:  # datasets raises from pyarrow, fsspec, httpx, its own, and others
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        hint = ""
+        if isinstance(error, ConnectionError):
+            hint = " Without network, use corpus=sotu or files (corpus=text, jsonl, parquet)."
+        raise DataError(f"{name} cannot be read after row {row}: {reason}.{hint}") from None
+
+
+def _not_utf8(path: Path, offset: int, byte: int, where: str = "") -> DataError:
+    return DataError(
+        f"{path} is not UTF-8: {where}byte 0x{byte:02x} at offset {offset}. "
+        "Convert it, for example: iconv -f LATIN1 -t UTF-8."
+    )
+
+
+def _no_column(where: str, column: str, found: list[str]) -> str:
+    return f"{where} has no column {column!r}. Found: {', '.join(found)}. Set corpus.column."
+
+
+_READERS = {
+    "embedded": _read_jsonl,
+    "text": _read_text,
+    "jsonl": _read_jsonl,
+    "parquet": _read_parquet,
+    "hub": _read_hub,
+}

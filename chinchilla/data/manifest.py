@@ -1,0 +1,142 @@
+"""`manifest.json`: what a token folder holds. Written last, so a folder that has one is complete.
+
+`data_id` names the token stream itself: it follows from the tokenizer and from the tokens of both
+splits, and not from paths, times, the number of workers or the size of the shards.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chinchilla.errors import DataError
+from chinchilla.files import read_json, write_json
+
+MANIFEST = "manifest.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of tokens: little-endian integers without a header."""
+
+    file: str  # name inside the token folder
+    tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Split:
+    """`train` or `heldout`: documents one after the other, each closed by the eos token."""
+
+    documents: int
+    tokens: int  # eos tokens included
+    bytes: int  # of the text in UTF-8, eos not counted
+    sha256: str  # of the token stream over all shards
+    shards: list[Shard]
+
+
+@dataclass(frozen=True)
+class TokenizerInfo:
+    """The tokenizer that made the tokens."""
+
+    file: str  # SentencePiece model inside the token folder
+    sha256: str
+    vocab_size: int  # pieces
+    algorithm: str  # bpe, unigram, or given (a model the person brought)
+    eos_id: int  # closes every document
+    lossless: bool  # decode(encode(text)) == text on a probe of difficult text
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A prepared token folder."""
+
+    corpus: dict[str, Any]  # name, format and hub fields, for people
+    tokenizer: TokenizerInfo
+    dtype: str  # uint16 or uint32
+    splits: dict[str, Split]  # train, heldout
+    dropped: dict[str, int]  # documents left out: duplicate, empty, not_unicode
+    settings: dict[str, Any]  # what was asked, with the source files' fingerprints
+    schema: int = SCHEMA
+    already_prepared: bool = field(default=False, compare=False)  # not saved
+
+    @property
+    def data_id(self) -> str:
+        """16 hexadecimal digits that name the token stream."""
+        content = {
+            "schema": self.schema,
+            "dtype": self.dtype,
+            "tokenizer": [
+                self.tokenizer.sha256,
+                self.tokenizer.vocab_size,
+                self.tokenizer.eos_id,
+            ],
+            "splits": {
+                name: [split.documents, split.tokens, split.bytes, split.sha256]
+                for name, split in sorted(self.splits.items())
+            },
+        }
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    def save(self, data_dir: Path) -> None:
+        """Write the folder's manifest.json in one step."""
+        record = dataclasses.asdict(self)
+        del record["already_prepared"]
+        write_json(data_dir / MANIFEST, {"data_id": self.data_id, **record})
+
+    @staticmethod
+    def load(data_dir: Path) -> "Manifest":
+        """Read a folder's manifest.json.
+
+        Raises:
+            InputError: no manifest there; DataError: not one of ours, or changed by hand.
+        """
+        path = data_dir / MANIFEST
+        record = read_json(path, "data_dir")
+        try:
+            if record["schema"] != SCHEMA:
+                raise DataError(
+                    f"{path} has schema {record['schema']}, this version reads {SCHEMA}. "
+                    "Prepare the data again in another data_dir."
+                )
+            stated_id = record.pop("data_id")
+            splits = {
+                name: Split(**{**split, "shards": [Shard(**s) for s in split["shards"]]})
+                for name, split in record.pop("splits").items()
+            }
+            tokenizer = TokenizerInfo(**record.pop("tokenizer"))
+            manifest = Manifest(tokenizer=tokenizer, splits=splits, **record)
+            missing = {"train", "heldout"} - set(splits)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{path} is not a token manifest ({error}). Prepare the data again."
+            ) from None
+        if missing or manifest.data_id != stated_id:
+            raise DataError(f"{path} was changed after it was written. Prepare the data again.")
+        return manifest
+
+    def check_sizes(self, data_dir: Path) -> None:
+        """Prove that every file is there with the size it was written with.
+
+        Raises:
+            DataError: naming the first file that is not.
+        """
+        width = 2 if self.dtype == "uint16" else 4
+        for split in self.splits.values():
+            for shard in split.shards:
+                path, expected = data_dir / shard.file, shard.tokens * width
+                size = path.stat().st_size if path.is_file() else None
+                if size != expected:
+                    found = "is missing" if size is None else f"has {size} bytes"
+                    raise DataError(
+                        f"shard {path} {found}; the manifest states {expected} bytes. "
+                        "Prepare the data again (chinchilla data)."
+                    )
+        if not (data_dir / self.tokenizer.file).is_file():
+            raise DataError(
+                f"tokenizer {data_dir / self.tokenizer.file} is missing. "
+                "Prepare the data again (chinchilla data)."
+            )
