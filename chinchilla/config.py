@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 from chinchilla.errors import InputError
 
-
 APPROACHES = ("envelope", "isoflop", "parametric")  # approaches 1, 2, 3 of section 3
 
 
@@ -132,7 +131,8 @@ class GridConfig:
     vocab_size: int = 0  # 0 = the tokenizer's; needed when planning without data
     positions: str = "rope"  # rope, or relative (Transformer-XL, as the paper)
     flop_convention: str = "with_head"  # with_head, paper, appendix_f, six_nd
-    sizes_per_budget: int = 0  # take so many candidates nearest the expected optimum; 0 = all
+    sizes_per_budget: int = 0  # so many candidates, log-spaced around the expected optimum; 0 = all
+    span: float = 4.0  # ... from expected / span to expected * span
     expected_coefficient: float = (
         0.14488  # expected N_opt = coefficient * C^exponent; the default is
     )
@@ -146,6 +146,10 @@ class GridConfig:
     def __post_init__(self) -> None:
         for budget in self.budgets:
             _positive("grid.budgets", budget)
+        if self.span <= 1:
+            raise InputError(
+                f"grid.span={self.span} must be above 1: sizes lie in expected/span..expected*span."
+            )
         for ratio in self.horizon_tokens_per_param:
             _positive("grid.horizon_tokens_per_param", ratio)
         if not self.models or not self.budgets:

@@ -144,7 +144,7 @@ def plan_grid(
     specs = []
     for budget in sorted(set(grid.budgets)):
         expected = grid.expected_coefficient * budget**grid.expected_exponent
-        sizes = _around(candidates, expected, grid.sizes_per_budget)
+        sizes = _around(candidates, expected, grid.sizes_per_budget, grid.span)
         _check_profile(sizes, budget, expected, grid)
         specs += [run(s, budget, None, grid.min_steps) for s in sizes]
     for name in grid.horizon_models:
@@ -156,15 +156,20 @@ def plan_grid(
     return list({spec.run_id: spec for spec in specs}.values())
 
 
-def _around(candidates: Sequence[ModelShape], expected: float, n: int) -> list[ModelShape]:
-    """The n candidates nearest the expected optimum in ln N, as many on either side as exist."""
+def _around(
+    candidates: Sequence[ModelShape], expected: float, n: int, span: float
+) -> list[ModelShape]:
+    """The candidates nearest to n sizes log-spaced from expected/span to expected*span."""
     if not n or n >= len(candidates):
         return list(candidates)
-    below = [s for s in candidates if n_params(s) < expected]
-    above = [s for s in candidates if n_params(s) >= expected]
-    take_above = min(len(above), max(n - len(below), n // 2))
-    take_below = min(len(below), n - take_above)
-    return below[len(below) - take_below :] + above[:take_above]
+    free, taken = list(candidates), []
+    steps = range(1 - n, n, 2)  # centre outwards, so that the middle gets the closest sizes
+    for k in sorted(steps, key=abs):
+        target = expected * span ** (k / max(1, n - 1))
+        best = min(free, key=lambda s: abs(math.log(n_params(s) / target)))
+        free.remove(best)
+        taken.append(best)
+    return sorted(taken, key=n_params)
 
 
 def _check_profile(

@@ -1,0 +1,263 @@
+"""`chinchilla COMMAND key=value ...`: argv -> Hydra -> dataclass -> function.
+
+Hydra composes `configs/<command>.yaml` with the overrides; the result becomes a plain dataclass
+here, once, and nothing below sees a DictConfig. Exit codes: 0 ok, 1 a run failed, 2 bad input (one
+line says what was given, why it cannot be, what to do), 3 refused, 75 requeue. Help needs neither
+Hydra nor torch.
+"""
+
+import dataclasses
+import inspect
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from chinchilla import __version__, config
+from chinchilla.errors import InputError, Refusal, nearest
+
+COMMANDS: dict[str, type] = {
+    "data": config.DataCommand,
+    "plan": config.PlanCommand,
+    "sweep": config.SweepCommand,
+    "train": config.TrainCommand,
+    "status": config.StatusCommand,
+    "fit": config.FitCommand,
+    "predict": config.PredictCommand,
+    "report": config.ReportCommand,
+    "flops": config.FlopsCommand,
+}
+GROUPS = ("corpus", "model", "recipe", "grid", "cluster", "runtime", "experiment")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; gives the exit code and never a traceback for people's mistakes."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not args or args[0] in ("-h", "--help", "help"):
+            print(usage())
+            return 0
+        if args[0] in ("-V", "--version"):
+            print(f"chinchilla {__version__}")
+            return 0
+        command, rest = args[0], args[1:]
+        if command not in COMMANDS:
+            raise InputError(
+                f"there is no command {command!r}.{nearest(command, COMMANDS)} "
+                f"Commands: {', '.join(COMMANDS)}."
+            )
+        if "-h" in rest or "--help" in rest:
+            print(command_help(command))
+            return 0
+        return _run(command, rest)
+    except InputError as error:
+        print(f"chinchilla: {error}", file=sys.stderr)
+        return 2
+    except Refusal as error:
+        print(f"chinchilla: refused: {error}", file=sys.stderr)
+        return 3
+    except OSError as error:
+        print(
+            f"chinchilla: {error.strerror or error}: {error.filename or ''}".rstrip(": "),
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("chinchilla: interrupted; run the same command again to go on.", file=sys.stderr)
+        return 130
+
+
+def _run(command: str, rest: list[str]) -> int:
+    show = "--cfg" in rest
+    if show:  # as Hydra's own --cfg: print what the command would be told, and stop
+        rest = [word for word in rest if word not in ("--cfg", "job")]
+    told, text = compose(command, rest, to_object=not show)
+    if show:
+        print(text, end="")
+        return 0
+    from chinchilla import commands
+
+    function: Callable[[Any], int] = getattr(commands, command)
+    return function(told)
+
+
+def config_dir() -> Path:
+    """The folder of YAML files: beside the package in a checkout, inside it in a wheel."""
+    inside = Path(__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
+
+
+def compose(command: str, overrides: Sequence[str], to_object: bool = True) -> tuple[Any, str]:
+    """What `command` is told: its dataclass (None unless `to_object`) and the YAML it came from.
+
+    Args:
+        command: a key of COMMANDS.
+        overrides: key=value words, and optionally --config-dir FOLDER with more named choices.
+        to_object: whether to build the dataclass, which checks every value.
+
+    Raises:
+        InputError: unknown key or choice (with the nearest that exists), wrong type, missing value.
+    """
+    words, extra = _split_config_dir(overrides)
+    words = [_checked_word(command, word, extra) for word in words]
+
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    _register_schemas()
+    if extra:
+        words.append(f"hydra.searchpath=[file://{extra}]")
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+            composed = hydra_compose(command, overrides=words)
+        text = OmegaConf.to_yaml(composed)
+        return (OmegaConf.to_object(composed) if to_object else None), text
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_one_line(error, command)) from None
+
+
+def _register_schemas() -> None:
+    from hydra.core.config_store import ConfigStore
+
+    from chinchilla.shapes import named_shapes
+
+    store = ConfigStore.instance()
+    for name, schema in COMMANDS.items():
+        store.store(name=f"{name}_schema", node=schema)
+    for name, shape in named_shapes().items():
+        store.store(group="model", name=name, node=dataclasses.asdict(shape))
+
+
+def choices(group: str, extra: Path | None = None) -> list[str]:
+    """Names that `group=NAME` accepts."""
+    from chinchilla.shapes import named_shapes
+
+    folders = [config_dir() / group, *([extra / group] if extra else [])]
+    found = [path.stem for folder in folders for path in sorted(folder.glob("*.yaml"))]
+    return found + (list(named_shapes()) if group == "model" else [])
+
+
+def _split_config_dir(words: Sequence[str]) -> tuple[list[str], Path | None]:
+    words = list(words)
+    if "--config-dir" not in words:
+        return words, None
+    i = words.index("--config-dir")
+    folder = Path(words[i + 1]).resolve() if i + 1 < len(words) else None
+    if folder is None or not folder.is_dir():
+        raise InputError("--config-dir needs a folder that exists, with one sub-folder per group.")
+    return words[:i] + words[i + 2 :], folder
+
+
+def _checked_word(command: str, word: str, extra: Path | None) -> str:
+    """The override as Hydra takes it, once its key is known to exist."""
+    key, equals, value = word.partition("=")
+    key = key.lstrip("+~")
+    known = {field.key: field for field in _fields(COMMANDS[command])}
+    groups = [g for g in GROUPS if g in get_type_hints(COMMANDS[command])] + ["experiment"]
+    if not equals:
+        raise InputError(f"{word!r} is not key=value.{nearest(word, [*known, *groups])}")
+    if key in groups:
+        if value not in ("null", "") and value not in choices(key, extra):
+            available = choices(key, extra)
+            short = available if len(available) < 12 else [*available[:5], "...", *available[-3:]]
+            raise InputError(
+                f"{key}={value}: there is no such {key}.{nearest(value, available)} "
+                f"Choices: {', '.join(short) or 'none'}."
+            )
+        return f"{word}" if key != "experiment" else f"+experiment={value}"
+    if key not in known:
+        raise InputError(
+            f"{command} has no key {key!r}.{nearest(key, [*known, *groups])} "
+            f"`chinchilla {command} --help` lists them."
+        )
+    if known[key].type.startswith("list") and value and not value.startswith("["):
+        return f"{key}=[{value}]"
+    return word
+
+
+def _one_line(error: Exception, command: str) -> str:
+    """Hydra's and OmegaConf's messages as one line in our words."""
+    from omegaconf.errors import MissingMandatoryValue
+
+    message = str(error)
+    full_key = re.search(r"full_key: (\S+)", message)
+    first = message.strip().splitlines()[0].rstrip(".")
+    if isinstance(error, MissingMandatoryValue) or "Missing mandatory value" in message:
+        key = full_key.group(1) if full_key else first.rpartition(": ")[2]
+        return f"{key} is missing: give {key}=VALUE. `chinchilla {command} --help` lists the keys."
+    if full_key:
+        return f"{full_key.group(1)}: {first}."
+    return f"{first}."
+
+
+def usage() -> str:
+    """The text of `chinchilla --help`."""
+    lines = ["usage: chinchilla COMMAND [key=value ...]", ""]
+    for name, schema in COMMANDS.items():
+        does = (inspect.getdoc(schema) or "").partition(": ")[2].splitlines()[0]
+        lines.append(f"  {name:<9} {does[0].upper()}{does[1:]}")
+    lines += [
+        "",
+        "chinchilla COMMAND --help lists what a command can be told; --cfg prints what it was told.",
+        "Exit codes: 0 ok, 1 a run failed, 2 bad input, 3 refused, 75 requeue.",
+    ]
+    return "\n".join(lines)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Field:
+    key: str
+    type: str
+    default: str
+    help: str
+
+
+def _fields(schema: type, prefix: str = "") -> list[_Field]:
+    """Every key of a command with type, default and the comment that stands behind it."""
+    comments = dict(
+        re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(schema), re.MULTILINE)
+    )
+    hints = get_type_hints(schema)
+    found: list[_Field] = []
+    for field in dataclasses.fields(schema):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+            found += _fields(hint, f"{prefix}{field.name}.")
+            continue
+        if field.default is not dataclasses.MISSING:
+            default = (
+                f"{field.default:_}"
+                if isinstance(field.default, int) and field.default > 9999
+                else str(field.default)
+            )
+        elif field.default_factory is not dataclasses.MISSING:
+            default = f"[{','.join(map(str, field.default_factory()))}]"
+        else:
+            default = "REQUIRED"
+        type_name = hint.__name__ if not hasattr(hint, "__args__") else str(hint)
+        found.append(_Field(prefix + field.name, type_name, default, comments.get(field.name, "")))
+    return found
+
+
+def command_help(command: str) -> str:
+    """The text of `chinchilla COMMAND --help`."""
+    schema = COMMANDS[command]
+    fields = _fields(schema)
+    groups = [g for g in GROUPS if g in get_type_hints(schema) and choices(g)]
+    lines = [f"usage: chinchilla {command} [key=value ...]", "", inspect.getdoc(schema) or "", ""]
+    width = max(len(f.key) for f in fields)
+    lines += [f"  {f.key:<{width}}  {f.help} [{f.default or chr(39) * 2}]" for f in fields]
+    if groups:
+        lines += ["", "Named choices (YAML files in configs/, or --config-dir FOLDER of your own):"]
+        lines += [f"  {g}=  {' '.join(choices(g))}" for g in groups]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

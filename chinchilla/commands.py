@@ -1,0 +1,418 @@
+"""What each command does: one function a command, from its dataclass to an exit code.
+
+Heavy imports stay inside the functions: planning and fitting never load torch.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from chinchilla import config
+from chinchilla.errors import InputError
+from chinchilla.files import read_json, writable_dir, write_json
+from chinchilla.records import Curve, RunResult, RunSpec, count_label, load_plan, save_plan
+
+
+def data(command: config.DataCommand) -> int:
+    """Prepare a corpus and say what came of it."""
+    from chinchilla.data.prepare import prepare
+    from chinchilla.sweep.progress import stage_progress
+
+    folder = writable_dir(Path(command.data_dir), "data_dir")
+    with stage_progress() as report:
+        manifest = prepare(command, report if command.format == "text" else None)
+    if command.format == "json":
+        return _json(
+            {"data_dir": str(folder), "data_id": manifest.data_id, **dataclasses.asdict(manifest)}
+        )
+    train, held = manifest.splits["train"], manifest.splits["heldout"]
+    print(
+        f"{folder}: data_id {manifest.data_id}, {train.tokens:,} training tokens in {train.documents:,} documents, "
+        f"{held.tokens:,} held out in {held.documents:,}; {manifest.tokenizer.vocab_size:,} pieces, "
+        f"{train.bytes / train.tokens:.3f} bytes a token."
+    )
+    return 0
+
+
+def plan(command: config.PlanCommand) -> int:
+    """Expand a grid, show it with its cost, write plan.jsonl."""
+    specs = _planned(command)
+    if command.out:
+        out = Path(command.out)
+        writable_dir(out.parent, "out")
+        save_plan(specs, out)
+    if command.format == "json":
+        from chinchilla.plan import plan_cost
+
+        cost = plan_cost(specs, command.cluster, command.cluster.n_workers or 1)
+        return _json(
+            {"runs": [s.to_dict() | _derived(s) for s in specs], "cost": dataclasses.asdict(cost)}
+        )
+    show_plan(specs, command.cluster, command.recipe)
+    if command.out:
+        print(f"wrote {command.out}: {len(specs)} runs.")
+    return 0
+
+
+def sweep(command: config.SweepCommand) -> int:
+    """Plan, show the cost, then train every cell that has no result yet."""
+    from chinchilla.sweep.launch import launch
+
+    specs = _planned(command)
+    sweep_dir = Path(command.sweep_dir or f"runs/{command.grid.name}")
+    if command.dry_run and command.format == "json":
+        return _json([s.to_dict() | _derived(s) for s in specs])
+    if command.format == "text":
+        show_plan(specs, command.cluster, command.recipe)
+    if command.dry_run:
+        print("dry_run=true: nothing was launched.")
+        return 0
+    writable_dir(sweep_dir, "sweep_dir")
+    return launch(command, specs, sweep_dir, Path(command.data_dir))
+
+
+def train(command: config.TrainCommand) -> int:
+    """Train one model in this process; a finished run is not trained again."""
+    from chinchilla.data.tokens import TokenData
+    from chinchilla.plan import build_shape, check_tokens, plan_run
+    from chinchilla.sweep.launch import launch
+
+    tokens = TokenData.open(command.data_dir)
+    spec = plan_run(
+        build_shape(command.model, tokens.vocab_size),
+        command.recipe,
+        flop_convention=command.flop_convention,
+        data_id=tokens.data_id,
+        precision=_precision(command.recipe, command.cluster, command.runtime.device),
+        budget_flops=command.budget_flops or None,
+        tokens=command.tokens or None,
+        sweep=Path(command.out_dir).name,
+    )
+    check_tokens([spec], tokens.n_train_tokens, command.epochs)
+    out_dir = writable_dir(Path(command.out_dir), "out_dir")
+    code = launch(command, [spec], out_dir, Path(command.data_dir))
+    cell = out_dir / "cells" / spec.run_id
+    if code == 0 and (cell / "result.json").exists():
+        result = RunResult.load(cell)
+        if command.format == "json":
+            return _json(dataclasses.asdict(result))
+        held = ", ".join(f"{k} {v:.4f}" for k, v in result.held_out_loss.items())
+        loss = (
+            f"final loss {result.final_loss:.4f} ± {result.final_loss_se:.4f} nats/token"
+            if result.final_loss
+            else result.reason
+        )
+        print(
+            f"{spec.run_id}: {result.status}, {loss}; {held or 'no held-out loss'}. {cell / 'result.json'}"
+        )
+    return code
+
+
+def status(command: config.StatusCommand) -> int:
+    """Show what a sweep has done; exit 1 when cells failed."""
+    from chinchilla.sweep.status import render_status, sweep_status
+
+    load_plan(Path(command.sweep_dir) / "plan.jsonl")  # says clearly when there is no sweep
+    found = sweep_status(Path(command.sweep_dir))
+    if command.format == "json":
+        return _json(found.to_dict())
+    _console().print(render_status(found))
+    return 0
+
+
+def fit(command: config.FitCommand) -> int:
+    """Fit the approaches, write each frontier, print Table 2 beside ours."""
+    from chinchilla.fit import fit_all
+    from chinchilla.observations import Observations
+    from chinchilla.report.tables import table2_text
+
+    curves = None
+    if command.sweep_dir:
+        results, curve_of = sweep_results(Path(command.sweep_dir))
+        finals = Observations.from_results(results, command.loss)
+        done = [r for r in results if r.status == "finished"]
+        curves = Observations.from_curves(
+            done, [curve_of[r.spec.run_id] for r in done], command.loss
+        )
+        out_dir = Path(command.out_dir or Path(command.sweep_dir) / "fits")
+    else:
+        finals = Observations.from_csv(
+            Path(command.observations),
+            flop_convention=command.flop_convention,
+            params_convention=command.params_convention,
+        )
+        out_dir = Path(command.out_dir)
+    writable_dir(out_dir, "out_dir")
+    fits, refusals = fit_all(finals, curves, command)
+    finals.save(out_dir / "observations.csv")
+    for approach, frontier in fits.items():
+        (out_dir / approach).mkdir(exist_ok=True)
+        frontier.save(out_dir / approach / "frontier.json")
+    for approach in refusals:  # an earlier fit of other observations must not stand beside this one
+        (out_dir / approach / "frontier.json").unlink(missing_ok=True)
+    record = {"schema": 1, "command": dataclasses.asdict(command), "refusals": refusals}
+    write_json(out_dir / "fit.json", record)
+    if command.format == "json":
+        _json({"fits": {k: dataclasses.asdict(v) for k, v in fits.items()}, "refusals": refusals})
+    else:
+        print(table2_text(fits, refusals))
+        print(f"wrote {out_dir}")
+    return 0 if fits else 3
+
+
+def predict(command: config.PredictCommand) -> int:
+    """N_opt, D_opt and loss at each budget, by our fits and by the published laws."""
+    from chinchilla.fit.predict import predictions
+
+    fits = load_fits(Path(command.fits))[0] if command.fits else {}
+    rows = predictions(command.budget_flops, fits)
+    if command.format == "json":
+        return _json([dataclasses.asdict(row) for row in rows])
+    table = Table(title="compute-optimal allocation", title_justify="left")
+    for name in (
+        "C [FLOPs]",
+        "by",
+        "N_opt",
+        "10-90%",
+        "D_opt [tokens]",
+        "10-90%",
+        "D/N",
+        "loss [nats/token]",
+    ):
+        table.add_column(name, justify="left" if name == "by" else "right", no_wrap=name != "by")
+    for row in rows:
+        loss = "" if row.L is None else f"{row.L:.4f}"
+        table.add_row(
+            f"{row.C:.3g}", row.by, count_label(row.N), _between(row.N_p10, row.N_p90), count_label(row.D),
+            _between(row.D_p10, row.D_p90), f"{row.D / row.N:.1f}", loss,
+        )  # fmt: skip
+    _console().print(table)
+    return 0
+
+
+def report(command: config.ReportCommand) -> int:
+    """Write report.html with its figures and name it."""
+    from chinchilla.observations import Observations
+    from chinchilla.report.page import write_report
+
+    fits_dir = Path(command.fits or Path(command.sweep_dir) / "fits")
+    base = Path(command.sweep_dir) if command.sweep_dir else fits_dir
+    frontiers, refusals, told = load_fits(fits_dir)
+    out_dir = writable_dir(Path(command.out_dir or base / "report"), "out_dir")
+    results: list[RunResult] = []
+    curve_of: dict[str, Curve] = {}
+    curve_obs = None
+    if command.sweep_dir:
+        results, curve_of = sweep_results(Path(command.sweep_dir))
+        done = [r for r in results if r.status == "finished"]
+        loss = str(told.get("loss", "train"))
+        if done:
+            curve_obs = Observations.from_curves(
+                done, [curve_of[r.spec.run_id] for r in done], loss
+            )
+    page = write_report(
+        out_dir,
+        title=base.resolve().name,
+        results=results,
+        curves=curve_of,
+        curve_obs=curve_obs,
+        finals=Observations.from_csv(fits_dir / "observations.csv"),
+        frontiers=frontiers,
+        refusals=refusals,
+        meta={"fit settings": told},
+    )
+    print(f"wrote {page}")
+    return 0
+
+
+def flops(command: config.FlopsCommand) -> int:
+    """N and training FLOPs of a shape, by every convention."""
+    from chinchilla.paper import VOCAB_SIZE
+    from chinchilla.plan import build_shape
+    from chinchilla.shapes import (
+        FLOP_CONVENTIONS,
+        flops_per_token,
+        n_params,
+        n_params_non_embedding,
+    )
+
+    shape = build_shape(command.model, VOCAB_SIZE)
+    per_token = {name: flops_per_token(shape, name) for name in FLOP_CONVENTIONS}
+    N = n_params(shape)
+    if command.format == "json":
+        return _json({
+            "model": dataclasses.asdict(shape), "n_params": N,
+            "n_params_non_embedding": n_params_non_embedding(shape),
+            "training_flops_per_token": per_token,
+            "training_flops": {k: v * command.tokens for k, v in per_token.items()} if command.tokens else None,
+        })  # fmt: skip
+    print(
+        f"N = {N:,} parameters, {n_params_non_embedding(shape):,} without the tied embedding ({shape.positions} positions)"
+    )
+    table = Table()
+    for name in (
+        "convention",
+        "training FLOPs a token",
+        "over 6N",
+        *(["C [FLOPs]"] if command.tokens else []),
+    ):
+        table.add_column(name, justify="left" if name == "convention" else "right")
+    for name, value in per_token.items():
+        total = [f"{value * command.tokens:.4g}"] if command.tokens else []
+        table.add_row(name, f"{value:.6g}", f"{value / (6 * N):.4f}", *total)
+    _console().print(table)
+    return 0
+
+
+def show_plan(
+    specs: list[RunSpec], cluster: config.ClusterConfig, recipe: config.RecipeConfig
+) -> None:
+    """Print a plan run by run, then what it will cost and by which assumptions."""
+    from chinchilla.plan import peak_memory_bytes, plan_cost
+
+    table = Table(
+        title=f"{specs[0].sweep}: {len(specs)} runs, C counted as {specs[0].flop_convention}",
+        title_justify="left",
+    )
+    for name in (
+        "budget",
+        "N",
+        "D [tokens]",
+        "D/N",
+        "steps",
+        "peak lr",
+        "C [FLOPs]",
+        "memory",
+        "device-hours",
+    ):
+        table.add_column(name, justify="right", no_wrap=True)
+    speed = cluster.peak_flops * cluster.mfu
+    too_big = []
+    for i, s in enumerate(specs):
+        memory = peak_memory_bytes(s, s.model.seq_len)
+        if memory > cluster.memory_gb * 1e9:
+            too_big.append(s)
+        last = i + 1 == len(specs) or specs[i + 1].budget_flops != s.budget_flops
+        table.add_row(
+            "horizon" if s.budget_flops is None else f"{s.budget_flops:.3g}", count_label(s.N), count_label(s.D),
+            f"{s.D / s.N:.1f}", f"{s.steps:,}", f"{s.peak_lr:.2e}", f"{s.C:.4g}", f"{memory / 1e9:.3g} GB",
+            f"{s.C / speed / 3600:.3g}", end_section=last,
+        )  # fmt: skip
+    _console().print(table)
+    workers = cluster.n_workers or (1 if cluster.kind == "debug" else os.cpu_count() or 1)
+    cost = plan_cost(specs, cluster, workers)
+    print(
+        f"cost: {cost.flops:.3g} FLOPs = {cost.device_hours:.4g} device-hours at {cluster.peak_flops:.3g} FLOP/s x "
+        f"{cluster.mfu:.0%} MFU, {cost.price:,.2f} at {cluster.price_per_device_hour:g} an hour; about "
+        f"{_duration(cost.seconds)} on {workers} workers, longest run {_duration(cost.longest_run_seconds)}."
+    )
+    if too_big:
+        print(
+            f"note: {len(too_big)} runs need more than {cluster.memory_gb:g} GB on one device "
+            f"(largest N={count_label(max(s.N for s in too_big))}), even with one row a pass (fp32 weights, gradients and Adam state)."
+        )
+
+
+def sweep_results(sweep_dir: Path) -> tuple[list[RunResult], dict[str, Curve]]:
+    """Results and training curves of a sweep's cells, in the plan's order.
+
+    Raises:
+        InputError: no plan, or files of another schema.
+    """
+    results, curves = [], {}
+    for spec in load_plan(sweep_dir / "plan.jsonl"):
+        cell = sweep_dir / "cells" / spec.run_id
+        if (cell / "result.json").exists():
+            result = RunResult.load(cell)
+            results.append(result)
+            if result.status != "failed":
+                curves[spec.run_id] = Curve.load(cell)
+    return results, curves
+
+
+def load_fits(folder: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
+    """Frontiers by approach, refusals by approach, and the fit command they came from.
+
+    Raises:
+        InputError: not a folder that `chinchilla fit` wrote.
+    """
+    from chinchilla.fit.frontier import Frontier
+
+    record = read_json(folder / "fit.json", "fits (run `chinchilla fit` first)")
+    if not isinstance(record, dict) or record.get("schema") != 1:
+        raise InputError(
+            f"{folder / 'fit.json'} was not written by this version's `chinchilla fit`."
+        )
+    found = {
+        approach: Frontier.load(folder / approach / "frontier.json")
+        for approach in config.APPROACHES
+        if (folder / approach / "frontier.json").exists()
+    }
+    return found, record["refusals"], record["command"]
+
+
+def _planned(command: config.PlanCommand | config.SweepCommand) -> list[RunSpec]:
+    """The grid's specs, checked against the tokens that exist."""
+    from chinchilla.plan import check_tokens, plan_grid
+
+    precision = _precision(command.recipe, command.cluster, "auto")
+    if not command.data_dir:
+        return plan_grid(
+            command.grid, command.recipe, vocab_size=0, data_id="none", precision=precision
+        )
+    from chinchilla.data.tokens import TokenData
+
+    tokens = TokenData.open(command.data_dir)
+    if command.grid.vocab_size and command.grid.vocab_size < tokens.vocab_size:
+        raise InputError(
+            f"grid.vocab_size={command.grid.vocab_size} is below the tokenizer's {tokens.vocab_size} pieces. "
+            "Leave it 0 to take the tokenizer's."
+        )
+    specs = plan_grid(
+        command.grid,
+        command.recipe,
+        vocab_size=tokens.vocab_size,
+        data_id=tokens.data_id,
+        precision=precision,
+    )
+    check_tokens(specs, tokens.n_train_tokens, command.epochs)
+    return specs
+
+
+def _precision(recipe: config.RecipeConfig, cluster: config.ClusterConfig, device: str) -> str:
+    """bf16 where a GPU will train, fp32 on a CPU, unless the recipe says which."""
+    if recipe.precision != "auto":
+        return recipe.precision
+    here = Path("/dev/nvidia0").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    on_gpu = device != "cpu" and ((cluster.kind == "slurm" and cluster.gpus_per_node > 0) or here)
+    return "bf16" if on_gpu else "fp32"
+
+
+def _derived(s: RunSpec) -> dict[str, Any]:
+    return {"run_id": s.run_id, "N": s.N, "D": s.D, "C": s.C}
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{count_label(low)}-{count_label(high)}"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} seconds"
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+
+
+def _json(value: Any) -> int:
+    print(json.dumps(value, indent=1, default=str))
+    return 0
