@@ -1,0 +1,177 @@
+"""What the page says besides its tables and figures: answer, facts, warnings, conventions.
+
+Records in, plain text out; the template escapes it. Standard library and NumPy.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from chinchilla.fit.frontier import APPROACHES, Frontier, PowerLaw
+from chinchilla.observations import Observations
+from chinchilla.records import RunResult
+from chinchilla.report.tables import LABELS, PAPER_ROWS, Cell, Table, count, flops
+
+HEADLINE_ORDER = ("isoflop", "parametric", "envelope")  # the most direct evidence first
+
+FLOP_TEXT = {
+    "with_head": "layers and output logits, forward plus backward, Appendix F; "
+    "the embedding look-up is not counted",
+    "paper": "Appendix F without embedding and logit terms, as Table A4 and the paper's budgets",
+    "appendix_f": "Appendix F's text taken literally, embedding and logits included",
+    "six_nd": "C = 6 N D",
+}
+PARAMS_TEXT = {"total": "every trained parameter, the tied embedding counted once"}
+LOSS_TEXT = {
+    "train": "training loss, mean over the last steps of a run",
+    "heldout": "held-out loss after the last step, mean over the held-out sets",
+}
+
+
+def headline(frontiers: Mapping[str, Frontier], refusals: Mapping[str, str]) -> str:
+    """The answer in one sentence with its interval, from the most direct approach that has one."""
+    chosen = next((a for a in HEADLINE_ORDER if a in frontiers), None)
+    if chosen is None:
+        refused = f" {len(refusals)} of {len(APPROACHES)} approaches refused." if refusals else ""
+        return f"These runs do not identify how a budget should be split.{refused}"
+    f = frontiers[chosen]
+    C = [p.C for p in f.points]
+    where = "" if not C else f" From {flops(min(C))} to {flops(max(C))} training FLOPs,"
+    answer = (
+        f"{where} N_opt grows as C^{_short(f.N_opt)} and D_opt as C^{_short(f.D_opt)}: ten times the "
+        f"compute wants {10**f.N_opt.exponent:.1f} times the parameters and "
+        f"{10**f.D_opt.exponent:.1f} times the tokens."
+    )
+    return answer.strip()[0].upper() + answer.strip()[1:]
+
+
+def _short(law: PowerLaw) -> str:
+    if law.p10 is None or law.p90 is None:
+        return f"{law.exponent:.2f} (no interval)"
+    return f"{law.exponent:.2f} [{law.p10:.2f}, {law.p90:.2f}]"
+
+
+def agreement(frontiers: Mapping[str, Frontier]) -> str:
+    """Which approach the headline quotes, what the others say, and whether the paper's a fits."""
+    chosen = next((a for a in HEADLINE_ORDER if a in frontiers), None)
+    if chosen is None:
+        return ""
+    law, published = frontiers[chosen].N_opt, PAPER_ROWS[chosen].a
+    text = f"Approach {LABELS[chosen]}; brackets hold the middle 80% of bootstrap fits."
+    if law.p10 is not None and law.p90 is not None:
+        where = "inside" if law.p10 <= published <= law.p90 else "outside"
+        text += f" The paper's exponent of N_opt by this approach, {published:.2f}, lies {where} that interval."
+    others = [f"{_short(f.N_opt)} ({LABELS[a]})" for a, f in frontiers.items() if a != chosen]
+    if others:
+        text += f" The other {'approaches say' if len(others) > 1 else 'approach says'} "
+        text += " and ".join(others) + "."
+    return text
+
+
+def facts(results: Sequence[RunResult], finals: Observations | None) -> list[tuple[str, str]]:
+    """A strip of what was run: (label, value)."""
+    facts = []
+    if results:
+        states = Counter(r.status for r in results)
+        facts.append(("runs", ", ".join(f"{n} {state}" for state, n in states.most_common())))
+    elif finals is not None:
+        facts.append(("runs", str(len(finals))))
+    if finals is not None and len(finals):
+        budgets = np.unique(finals.budget_flops[~np.isnan(finals.budget_flops)])
+        facts.append(("budgets", str(len(budgets)) if len(budgets) else "none named"))
+        for label, x, show in (
+            ("N, parameters", finals.N, count),
+            ("D, tokens", finals.D, count),
+            ("C, FLOPs", finals.C, flops),
+        ):
+            facts.append((label, f"{show(float(x.min()))} to {show(float(x.max()))}"))
+    if results:
+        facts.append(("FLOPs spent in all", flops(sum(r.flops_spent for r in results) or 1.0)))
+        facts.append(("training time", f"{sum(r.wall_seconds for r in results) / 3600:.3g} h"))
+    return facts
+
+
+def notes(results: Sequence[RunResult], frontiers: Mapping[str, Frontier]) -> list[tuple[str, str]]:
+    """Warnings of the fits, parts of the data they could not use, runs that did not finish."""
+    notes = [(LABELS[a], text) for a, f in frontiers.items() for text in f.warnings]
+    notes += [(LABELS[a], f"not used: {text}") for a, f in frontiers.items() for text in f.refusals]
+    lost = [r for r in results if r.status != "finished"]
+    if lost:
+        text = f"{len(lost)} of {len(results)} did not finish and are in no fit: "
+        notes.append(("Runs", text + ", ".join(f"{r.spec.run_id} ({r.status})" for r in lost)))
+    return notes
+
+
+def conventions(
+    results: Sequence[RunResult], finals: Observations | None, frontiers: Mapping[str, Frontier]
+) -> list[tuple[str, str]]:
+    """How N, D, C and L were counted, in words."""
+    if finals is not None:
+        said = {
+            "flop_convention": finals.flop_convention,
+            "params_convention": finals.params_convention,
+            "loss_kind": finals.loss_kind,
+        }
+    else:
+        said = next((f.conventions for f in frontiers.values()), {})
+    C, N, L = (
+        _explained(said.get(key, "unknown"), texts)
+        for key, texts in (
+            ("flop_convention", FLOP_TEXT),
+            ("params_convention", PARAMS_TEXT),
+            ("loss_kind", LOSS_TEXT),
+        )
+    )
+    window = sorted({r.final_loss_steps for r in results if r.status == "finished"})
+    if said.get("loss_kind") == "train" and window:
+        steps = f"{window[0]}" if len(window) == 1 else f"{window[0]} to {window[-1]}"
+        L += f"; window of {steps} steps"
+    return [
+        ("N, parameters", N),
+        ("D, tokens", "optimizer steps times tokens per batch, repeats included"),
+        ("C, training FLOPs", C),
+        ("L, nats per token", L),
+    ]
+
+
+def _explained(name: str, texts: Mapping[str, str]) -> str:
+    if name == "unknown":
+        return "not stated with the data"
+    return f"{name}: {texts[name]}" if name in texts else name
+
+
+def settings(frontiers: Mapping[str, Frontier]) -> Table:
+    """Every choice that decided the numbers: a row per setting, a column per approach."""
+    flat = {a: dict(_flatten(f.settings)) for a, f in frontiers.items()}
+    keys = list(dict.fromkeys(key for settings in flat.values() for key in settings))
+    rows = [[Cell(key), *(Cell(flat[a].get(key, "–")) for a in frontiers)] for key in keys]
+    return Table(["Setting", *(LABELS[a] for a in frontiers)], rows)
+
+
+def environment(results: Sequence[RunResult], meta: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the caller says of itself, then what the runs say: devices, versions, commits."""
+    rows = _flatten(meta)
+    seen: dict[str, Counter[str]] = {}
+    for r in results:
+        facts = {"device": r.device, "git": r.git, **r.versions}
+        for key, value in facts.items():
+            seen.setdefault(f"runs: {key}", Counter())[value or "unknown"] += 1
+    for key, values in seen.items():
+        one = len(values) == 1
+        text = ", ".join(v if one else f"{v} ({n} runs)" for v, n in sorted(values.items()))
+        rows.append((key, text))
+    return rows
+
+
+def _flatten(value: Mapping[str, Any], head: str = "") -> list[tuple[str, str]]:
+    rows = []
+    for key, x in value.items():
+        if isinstance(x, Mapping):
+            rows += _flatten(x, f"{head}{key}.")
+        elif isinstance(x, list | tuple):
+            rows.append((f"{head}{key}", ", ".join(map(str, x))))
+        else:
+            rows.append((f"{head}{key}", str(x)))
+    return rows

@@ -1,0 +1,275 @@
+"""The report's tables as plain rows: Table 2 beside ours, predictions, frontier points, runs.
+
+Reads frontiers, observations and run results; gives `Table`s that `page` turns into HTML and
+`table2_text` into lines for a terminal. Standard library and NumPy: `chinchilla fit` prints from
+here without importing matplotlib or torch.
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from chinchilla import paper
+from chinchilla.fit.frontier import APPROACHES, Frontier, PowerLaw
+from chinchilla.fit.loss_law import named_law, six_nd_frontier
+from chinchilla.observations import Observations
+from chinchilla.records import RunResult, count_label
+
+PAPER_ROWS = {row.approach: row for row in paper.TABLE_2}
+LABELS = {approach: PAPER_ROWS[approach].label for approach in APPROACHES}
+SHORT_LABELS = {"envelope": "1 envelope", "isoflop": "2 isoflop", "parametric": "3 parametric"}
+MAX_ROWS = 12  # of a list that would otherwise be as long as the envelope's 1500 points
+
+
+class Cell(NamedTuple):
+    """What a reader sees, the number to sort by, and a mark: ours, extrapolated, a run's state."""
+
+    text: str
+    value: float | None = None
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Column heads and rows of equal length."""
+
+    columns: list[str]
+    rows: list[list[Cell]]
+
+    @property
+    def numeric(self) -> list[bool]:
+        """Per column, whether its cells are numbers (they align right)."""
+        return [
+            any(row[i].value is not None for row in self.rows) for i in range(len(self.columns))
+        ]
+
+
+def count(x: float) -> str:
+    """A count as the paper prints it: 41.2k, 2.86B, 1.4T."""
+    return count_label(x).translate(str.maketrans("mbt", "MBT"))
+
+
+def flops(x: float) -> str:
+    """FLOPs as they are typed on the command line: 1e18, 2.13e18."""
+    head, exponent = f"{x:.2e}".split("e")
+    return f"{head.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def exponent(law: PowerLaw) -> str:
+    """An exponent with its 80% interval: 0.487 [0.462, 0.534]."""
+    if law.p10 is None or law.p90 is None:
+        return f"{law.exponent:.3f} (no interval)"
+    return f"{law.exponent:.3f} [{law.p10:.3f}, {law.p90:.3f}]"
+
+
+def _published(value: float, p10: float | None, p90: float | None) -> str:
+    return f"{value:.2f}" if p10 is None else f"{value:.2f} [{p10:.3f}, {p90:.3f}]"
+
+
+def published_lines() -> dict[str, PowerLaw]:
+    """The paper's N_opt by each approach; its D_opt is C / (6 N_opt) in all three.
+
+    Approach 1 is the line through Table 3, approach 2 the one through Table A3, approach 3 the
+    closed form of equation 4 with the unrounded constants of section D.2.
+    """
+    (log_coefficient, a), _, _ = six_nd_frontier(named_law("hoffmann"))
+    return {
+        "envelope": PowerLaw(*paper.N_OPT_TABLE_3),
+        "isoflop": PowerLaw(*paper.N_OPT_TABLE_A3_ISOFLOP),
+        "parametric": PowerLaw(float(np.exp(log_coefficient)), a),
+    }
+
+
+def table2(frontiers: Mapping[str, Frontier], refusals: Mapping[str, str]) -> Table:
+    """Table 2's exponents, ours beside the paper's; refused and absent approaches are said so."""
+    rows = []
+    for approach, published in PAPER_ROWS.items():
+        ours = frontiers.get(approach)
+        if ours is not None:
+            a, b = (Cell(exponent(law), law.exponent, "ours") for law in (ours.N_opt, ours.D_opt))
+        else:
+            a = b = Cell(_absent(approach, refusals), None, "muted")
+        rows.append(
+            [
+                Cell(published.label),
+                a,
+                Cell(_published(published.a, published.a_p10, published.a_p90), published.a),
+                b,
+                Cell(_published(published.b, published.b_p10, published.b_p90), published.b),
+                Cell(str(ours.n_runs), ours.n_runs) if ours else Cell("–", None, "muted"),
+            ]
+        )
+    return Table(["Approach", "a, ours", "a, paper", "b, ours", "b, paper", "Runs"], rows)
+
+
+def _absent(approach: str, refusals: Mapping[str, str]) -> str:
+    if approach in refusals:
+        return "refused"
+    return "not fitted" if approach in APPROACHES else "–"
+
+
+def table2_text(
+    frontiers: Mapping[str, Frontier], refusals: Mapping[str, str], width: int = 80
+) -> str:
+    """Table 2 beside ours for a terminal, then why an approach was refused.
+
+    Args:
+        frontiers: approach -> what it found.
+        refusals: approach -> why it cannot answer.
+        width: columns of the terminal; the table itself needs 64.
+    """
+    rows = [("", "", "a  (N_opt ~ C^a)", "b  (D_opt ~ C^b)")]
+    for row in table2(frontiers, refusals).rows:
+        approach = next(p.approach for p in paper.TABLE_2 if p.label == row[0].text)
+        label = SHORT_LABELS.get(approach, row[0].text)
+        if approach in APPROACHES:
+            rows.append((label, "ours", row[1].text, row[3].text))
+            rows.append(("", "paper", row[2].text, row[4].text))
+        else:
+            rows.append(("Kaplan 2020", "", row[2].text, row[4].text))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    lines = [
+        "  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    lines.insert(1, "-" * max(map(len, lines)))
+    if any(f.N_opt.p10 is not None for f in frontiers.values()):
+        lines.append("Brackets: 10th and 90th percentile; ours from a bootstrap over runs.")
+    for approach, reason in refusals.items():
+        said = f"{SHORT_LABELS.get(approach, approach)} refused: {reason}"
+        lines += textwrap.wrap(said, max(width, 40), subsequent_indent="  ")
+    return "\n".join(lines)
+
+
+def tried_budgets(finals: Observations | None, frontiers: Mapping[str, Frontier]) -> list[float]:
+    """The isoFLOP budgets of the runs; without any, the ends and middle of the FLOPs covered."""
+    named = finals.budget_flops if finals is not None else np.zeros(0)
+    budgets = sorted({float(c) for c in named[~np.isnan(named)]})
+    if not budgets:
+        C = [p.C for f in frontiers.values() for p in f.points]
+        if not C and finals is not None:
+            C = list(finals.C)
+        budgets = [float(c) for c in np.geomspace(min(C), max(C), 3)] if C else []
+    return _thinned(budgets)
+
+
+def _thinned(items: Sequence) -> list:
+    """At most MAX_ROWS of a sequence, evenly spaced, both ends kept."""
+    if len(items) <= MAX_ROWS:
+        return list(items)
+    return [items[i] for i in np.linspace(0, len(items) - 1, MAX_ROWS).round().astype(int)]
+
+
+def predictions(frontiers: Mapping[str, Frontier], budgets: Sequence[float]) -> Table:
+    """N_opt and D_opt at each budget and one decade beyond the last, with 80% intervals."""
+    asked = [*budgets, 10 * max(budgets)] if budgets else []
+    rows = []
+    for C in asked:
+        for approach, f in frontiers.items():
+            N, D = float(f.N_opt(C)), float(f.D_opt(C))
+            covered = [p.C for p in f.points] or list(budgets)
+            outside = not 0.95 * min(covered) <= C <= 1.05 * max(covered)
+            rows.append(
+                [
+                    Cell(flops(C), C),
+                    Cell(LABELS.get(approach, approach)),
+                    Cell(_with_band(f.N_opt, C), N),
+                    Cell(_with_band(f.D_opt, C), D),
+                    Cell(f"{D / N:.3g}", D / N),
+                    Cell(f"{f.law(N, D):.3f}", float(f.law(N, D))) if f.law else Cell("–"),
+                    Cell("extrapolated", None, "extrapolated") if outside else Cell("covered"),
+                ]
+            )
+    columns = ["C, FLOPs", "Approach", "N_opt", "D_opt, tokens", "D/N", "L, nats/token", "Range"]
+    return Table(columns, rows)
+
+
+def _with_band(law: PowerLaw, C: float) -> str:
+    low, high = (float(x) for x in law.band(C))
+    tail = "" if np.isnan(low) else f" [{count(low)}, {count(high)}]"
+    return count(float(law(C))) + tail
+
+
+def frontier_points(frontiers: Mapping[str, Frontier]) -> Table:
+    """The points each line was fitted through; of a long envelope, twelve evenly spaced."""
+    rows = [
+        [
+            Cell(LABELS.get(approach, approach)),
+            Cell(flops(p.budget_flops), p.budget_flops) if p.budget_flops else Cell("–"),
+            Cell(flops(p.C), p.C),
+            Cell(count(p.N), p.N),
+            Cell(count(p.D), p.D),
+            Cell(f"{p.D / p.N:.3g}", p.D / p.N),
+            Cell(f"{p.L:.4f}", p.L),
+        ]
+        for approach, f in frontiers.items()
+        for p in _thinned(sorted(f.points, key=lambda p: p.C))
+    ]
+    columns = ["Approach", "Budget, FLOPs", "C, FLOPs", "N", "D, tokens", "D/N", "L, nats/token"]
+    return Table(columns, rows)
+
+
+def runs(results: Sequence[RunResult], finals: Observations | None) -> Table:
+    """Every run with its state; of a CSV alone, its rows."""
+    if results:
+        columns = ["Run", "Budget, FLOPs", "N", "D, tokens", "D/N", "C, FLOPs", "Steps", "Peak LR"]
+        columns += ["Training loss ± SE", "Held-out loss", "Bits/byte", "State"]
+        return Table(columns, [_result_row(r) for r in results])
+    rows = []
+    for i in range(len(finals) if finals is not None else 0):
+        o = finals
+        assert o is not None
+        known = not np.isnan(o.budget_flops[i])
+        N, D = float(o.N[i]), float(o.D[i])
+        rows.append(
+            [
+                Cell(str(o.run_id[i]), None, "id"),
+                Cell(flops(o.budget_flops[i]), float(o.budget_flops[i])) if known else Cell("–"),
+                *_sizes(N, D, float(o.C[i])),
+                Cell(f"{o.L[i]:.4f}", float(o.L[i])),
+            ]
+        )
+    columns = ["Run", "Budget, FLOPs", "N", "D, tokens", "D/N", "C, FLOPs", "Loss, nats/token"]
+    return Table(columns, rows)
+
+
+def _sizes(N: float, D: float, C: float) -> list[Cell]:
+    return [Cell(count(N), N), Cell(count(D), D), Cell(f"{D / N:.3g}", D / N), Cell(flops(C), C)]
+
+
+def _result_row(r: RunResult) -> list[Cell]:
+    spec, finished = r.spec, r.status == "finished"
+    steps = f"{r.steps_done}" if r.steps_done == spec.steps else f"{r.steps_done} of {spec.steps}"
+    return [
+        Cell(spec.run_id, None, "id"),
+        Cell(flops(spec.budget_flops), spec.budget_flops) if spec.budget_flops else Cell("–"),
+        *_sizes(
+            spec.N, r.steps_done * spec.batch_tokens if not finished else spec.D, r.flops_spent
+        ),
+        Cell(steps, r.steps_done),
+        Cell(f"{spec.peak_lr:.3g}", spec.peak_lr),
+        _loss(r.final_loss, r.final_loss_se),
+        _by_set(r.held_out_loss),
+        _by_set(r.bits_per_byte),
+        Cell(r.status + (f": {r.reason}" if r.reason else ""), None, f"state {r.status}"),
+    ]
+
+
+def _loss(mean: float | None, se: float | None) -> Cell:
+    if mean is None:
+        return Cell("–")
+    return Cell(f"{mean:.4f}" + (f" ± {se:.4f}" if se is not None else ""), mean)
+
+
+def _by_set(values: Mapping[str, float]) -> Cell:
+    """One held-out set: its number; several: each with its name, sorted by their mean."""
+    if not values:
+        return Cell("–")
+    if len(values) == 1:
+        text = f"{next(iter(values.values())):.4f}"
+    else:
+        text = ", ".join(f"{name} {x:.4f}" for name, x in values.items())
+    return Cell(text, float(np.mean(list(values.values()))))

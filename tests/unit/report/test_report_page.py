@@ -1,0 +1,152 @@
+"""The page a person opens: whole, escaped, fetching nothing, the same bytes each time."""
+
+import base64
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from chinchilla.fit import Frontier
+from chinchilla.report.page import maths, write_report
+
+SECTIONS = ("exponents", "figures", "predictions", "warnings", "runs", "settings", "environment")
+FIGURES = ("training_curves", "isoflop_valleys", "optimal_sizes", "loss_surface")
+
+
+class Reader(HTMLParser):
+    """What a browser would see: text, ids, resources, and whether tags are balanced."""
+
+    VOID = ("meta", "link", "img", "br")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.ids, self.resources, self.tags, self.open = "", [], [], [], []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list) -> None:
+        self.tags.append(tag)
+        self.ids += [v for k, v in attrs if k == "id"]
+        self.resources += [v for k, v in attrs if k in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] not in (["style"], ["script"]):
+            self.text += data
+
+
+@pytest.fixture(scope="module")
+def report(world, tmp_path_factory) -> Path:
+    return write_report(tmp_path_factory.mktemp("report"), **world.report_inputs())
+
+
+def test_page_holds_every_section_and_fetches_nothing(report: Path):
+    page = Reader(report.read_text(encoding="utf-8"))
+    assert set(SECTIONS) <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert all(r.startswith(("data:", "#")) for r in page.resources), page.resources
+    assert {r[1:] for r in page.resources if r.startswith("#")} <= set(page.ids)
+    assert page.tags.count("img") == len(FIGURES)
+
+
+def test_page_answers_first_and_with_an_interval(world, report: Path):
+    law = world.frontiers["isoflop"].N_opt
+    text = Reader(report.read_text(encoding="utf-8")).text.replace("\u00a0", " ")
+    answer = f"Nopt grows as C{law.exponent:.2f} [{law.p10:.2f}, {law.p90:.2f}]"
+    assert answer in text
+    assert text.index(answer) < text.index("Exponents beside Table 2")
+
+
+def test_page_shows_states_reasons_and_refused_budgets(world, report: Path):
+    text = Reader(report.read_text(encoding="utf-8")).text
+    assert "21 finished, 1 diverged" in text
+    assert "diverged: loss is NaN at step 133" in text
+    assert world.frontiers["isoflop"].refusals
+    for frontier in world.frontiers.values():
+        for said in (*frontier.refusals, *frontier.warnings):
+            assert said in text
+
+
+def test_predictions_mark_what_lies_beyond_the_runs(report: Path):
+    html = report.read_text(encoding="utf-8")
+    rows = re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)
+    beyond = [r for r in rows if ">3e15<" in r]
+    assert len(beyond) == 3
+    assert all("extrapolated" in r for r in beyond)
+    assert any(">1e13<" in r and "covered" in r for r in rows)
+
+
+def test_figures_are_png_and_svg_and_the_same_bytes_again(world, report: Path, tmp_path: Path):
+    again = write_report(tmp_path, **world.report_inputs())
+    for name in FIGURES:
+        for suffix, magic in (("png", b"\x89PNG"), ("svg", b"<?xml")):
+            first = (report.parent / "figures" / f"{name}.{suffix}").read_bytes()
+            assert first.startswith(magic)
+            assert first == (again.parent / "figures" / f"{name}.{suffix}").read_bytes()
+    assert again.read_bytes() == report.read_bytes()
+    svg = (again.parent / "figures" / "isoflop_valleys.svg").read_bytes()
+    assert base64.b64encode(svg) in again.read_bytes()
+
+
+def test_fits_of_a_csv_make_a_page_without_runs_or_curves(world, tmp_path: Path):
+    inputs = world.report_inputs() | {"results": [], "curves": {}, "curve_obs": None, "meta": {}}
+    (tmp_path / "figures").mkdir()
+    (tmp_path / "figures" / "training_curves.png").write_bytes(b"of an earlier report")
+    page = Reader(write_report(tmp_path, **inputs).read_text(encoding="utf-8"))
+    assert set(SECTIONS) <= set(page.ids)
+    assert str(world.finals.run_id[0]) in page.text
+    left = {p.name for p in (tmp_path / "figures").iterdir()}
+    assert left == {f"{name}.{s}" for name in FIGURES[1:] for s in ("png", "svg")}
+
+
+def test_a_refused_approach_is_named_with_its_reason(world, tmp_path: Path):
+    kept = {a: f for a, f in world.frontiers.items() if a != "isoflop"}
+    reason = "approach 2 needs two budgets with a bottom and has 1 of 4."
+    inputs = world.report_inputs() | {"frontiers": kept, "refusals": {"isoflop": reason}}
+    text = Reader(write_report(tmp_path, **inputs).read_text(encoding="utf-8")).text
+    assert reason in text
+    assert "Refused · 2. IsoFLOP profiles" in text
+
+
+def test_when_everything_refused_the_page_says_so(world, tmp_path: Path):
+    refusals = dict.fromkeys(("envelope", "isoflop", "parametric"), "too few runs.")
+    inputs = world.report_inputs() | {"frontiers": {}, "refusals": refusals, "curve_obs": None}
+    inputs |= {"curves": {}, "results": [], "finals": None}
+    text = Reader(write_report(tmp_path, **inputs).read_text(encoding="utf-8")).text
+    assert "do not identify how a budget should be split. 3 of 3 approaches refused." in text
+    assert text.count("too few runs.") == 3
+
+
+def test_hostile_names_stay_text(world, tmp_path: Path):
+    evil = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+    inputs = world.report_inputs() | {
+        "title": evil,
+        "refusals": {"isoflop": evil},
+        "meta": {evil: evil},
+        "results": [],
+        "curves": {},
+        "curve_obs": None,
+    }
+    page = Reader(write_report(tmp_path, **inputs).read_text(encoding="utf-8"))
+    assert evil in page.text
+    assert page.tags.count("script") == 1  # our own
+    assert page.tags.count("img") == len(FIGURES) - 1
+    assert maths("C^<b>") == "C^&lt;b&gt;"
+
+
+def test_bare_frontiers_without_details_still_make_figures(world, tmp_path: Path):
+    """Fits written by an older version, or by hand, may lack any key of `details`."""
+
+    def bare(f: Frontier) -> Frontier:
+        value = {**f.__dict__, "details": {}, "settings": {}, "conventions": {}}
+        return Frontier(**value)
+
+    inputs = world.report_inputs()
+    inputs["frontiers"] = {a: bare(f) for a, f in world.frontiers.items()}
+    write_report(tmp_path, **inputs)
+    assert {p.stem for p in (tmp_path / "figures").glob("*.svg")} == set(FIGURES)

@@ -1,0 +1,86 @@
+"""Tables: what the terminal prints, and numbers as a reader expects them."""
+
+import subprocess
+import sys
+
+import pytest
+
+from chinchilla.fit import Frontier, OptimalPoint, PowerLaw
+from chinchilla.report.tables import count, flops, predictions, published_lines, runs, table2_text
+
+
+def frontier(approach: str, p10: float | None = 0.45, p90: float | None = 0.53) -> Frontier:
+    """N_opt = 0.1 C^0.49 between 1e18 and 1e20, tokens by C = 6ND."""
+    N_opt = PowerLaw(0.1, 0.49, p10, p90)
+    D_opt = PowerLaw(1 / 0.6, 0.51, None if p10 is None else 0.47, None if p90 is None else 0.55)
+    points = [OptimalPoint(C, float(N_opt(C)), float(D_opt(C)), 3.0) for C in (1e18, 1e19, 1e20)]
+    return Frontier(approach, N_opt, D_opt, points, 27, {}, {})
+
+
+def test_terminal_table_sets_ours_over_the_papers_and_says_why_not():
+    text = table2_text({"isoflop": frontier("isoflop")}, {"parametric": "N and D rise together."})
+    lines = text.splitlines()
+    ours = next(i for i, line in enumerate(lines) if line.startswith("2 isoflop"))
+    row = "2 isoflop ours 0.490 [0.450, 0.530] 0.510 [0.470, 0.550]"
+    assert " ".join(lines[ours].split()) == row
+    assert " ".join(lines[ours + 1].split()) == "paper 0.49 [0.462, 0.534] 0.51 [0.483, 0.529]"
+    assert lines[ours].index("0.490") == lines[ours + 1].index("0.49")
+    assert next(line for line in lines if "1 envelope" in line).split()[-2:] == ["not", "fitted"]
+    assert "3 parametric refused: N and D rise together." in lines
+    assert max(map(len, lines)) <= 80
+
+
+def test_terminal_table_wraps_long_reasons():
+    text = table2_text({}, {"isoflop": "no budget has a bottom. " * 12}, width=70)
+    assert max(map(len, text.splitlines())) <= 70
+
+
+def test_missing_interval_is_said_not_invented():
+    assert "0.490 (no interval)" in table2_text({"isoflop": frontier("isoflop", None, None)}, {})
+
+
+def test_predictions_cover_the_budgets_and_one_decade_beyond():
+    table = predictions({"isoflop": frontier("isoflop")}, [1e18, 1e20])
+    assert [row[0].text for row in table.rows] == ["1e18", "1e20", "1e21"]
+    assert [row[-1].text for row in table.rows] == ["covered", "covered", "extrapolated"]
+    C, N, D = (table.rows[0][i].value for i in (0, 2, 3))
+    assert 6 * N * D == pytest.approx(C)
+
+
+def test_published_lines_give_the_papers_own_projections():
+    """67B by Table 3 and 63B by Table A3 at the Gopher budget; 40.4B by equation 4."""
+    lines = {approach: float(law(5.76e23)) / 1e9 for approach, law in published_lines().items()}
+    assert lines["envelope"] == pytest.approx(67, rel=0.02)
+    assert lines["isoflop"] == pytest.approx(63.4, rel=0.01)
+    assert lines["parametric"] == pytest.approx(40.36, rel=0.001)
+
+
+def test_run_table_sorts_by_numbers_and_shows_the_reason(world):
+    table = runs(world.results, world.finals)
+    assert len(table.rows) == len(world.results)
+    last = dict(zip(table.columns, table.rows[-1], strict=True))
+    assert last["State"].text == "diverged: loss is NaN at step 133"
+    assert last["Steps"].text == "133 of 400"
+    assert last["Training loss ± SE"].value is None
+    first = dict(zip(table.columns, table.rows[0], strict=True))
+    assert first["Training loss ± SE"].text.endswith(" ± 0.0040")
+    assert first["D/N"].value == first["D, tokens"].value / first["N"].value
+
+
+def test_numbers_read_as_they_are_typed():
+    assert [flops(x) for x in (1e18, 3e19, 2.134e18, 9.999e17)] == [
+        "1e18",
+        "3e19",
+        "2.13e18",
+        "1e18",
+    ]
+    assert [count(x) for x in (41_200, 2.86e9, 1.4e12, 512)] == ["41.2k", "2.86B", "1.4T", "512"]
+
+
+def test_tables_import_neither_torch_nor_matplotlib():
+    code = (
+        "import sys, chinchilla.report.tables; "
+        "print([m for m in ('torch', 'matplotlib', 'jinja2', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
