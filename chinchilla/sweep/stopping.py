@@ -44,7 +44,12 @@ def stop_on_signals(stop: Stop | None = None) -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {s: signal.signal(s, handle) for s in STOP_SIGNALS}
+    # Ignored on purpose stays so: HUP under nohup, INT in a script's background. USR2 does not: it
+    # is ignored only until there is somebody to handle it.
+    taken = [
+        s for s in STOP_SIGNALS if s == signal.SIGUSR2 or signal.getsignal(s) != signal.SIG_IGN
+    ]
+    before = {s: signal.signal(s, handle) for s in taken}
     try:
         yield stop
     finally:

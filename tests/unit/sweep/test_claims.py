@@ -3,10 +3,10 @@ import json
 import os
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from sweep_fakes import wait_until
 
 from chinchilla.errors import InputError
 from chinchilla.sweep import claims
@@ -89,8 +89,7 @@ def test_the_process_table_decides_here_and_at_once(tmp_path: Path):
 
 def test_a_zombie_is_dead():
     child = subprocess.Popen(["true"])
-    time.sleep(0.2)
-    assert claims.process_start(child.pid) is None
+    wait_until(lambda: claims.process_start(child.pid) is None)
     child.wait()
     assert claims.process_start(os.getpid())
 
@@ -124,14 +123,14 @@ def test_commit_wins_against_a_taker_that_has_already_looked(tmp_path: Path):
 
 def test_the_heartbeat_beats_and_notices_the_loss(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.05)
+    heartbeat = tmp_path / "heartbeat"
     claim = take(tmp_path, "a")
-    os.utime(tmp_path / "heartbeat", (0, 0))
-    time.sleep(0.3)
-    assert (tmp_path / "heartbeat").stat().st_mtime > 0
+    wait_until(heartbeat.exists)
+    os.utime(heartbeat, (0, 0))
+    wait_until(lambda: heartbeat.stat().st_mtime > 0)
     record = dataclasses.replace(claim.record, fence=2, worker="b")
     assert claims._create(tmp_path, record)
-    time.sleep(0.3)
-    assert claim.lost
+    wait_until(lambda: claim.lost)
     claim.release()
     assert not latest(tmp_path).released  # b's
 

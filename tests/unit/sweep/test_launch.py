@@ -1,0 +1,201 @@
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sweep_fakes import (
+    DIVERGES,
+    PROGRAM,
+    RAISES,
+    SLOW,
+    command,
+    fake_train,
+    make_result,
+    make_specs,
+    make_sweep,
+    n_starts,
+    wait_until,
+)
+
+from chinchilla.config import RuntimeConfig
+from chinchilla.errors import InputError
+from chinchilla.records import RunResult, load_plan
+from chinchilla.sweep import pool
+from chinchilla.sweep.cells import cell_of, read_progress
+from chinchilla.sweep.claims import latest
+from chinchilla.sweep.launch import launch
+from chinchilla.sweep.progress import SweepProgress
+
+
+def debug(specs, sweep_dir: Path, train=fake_train, **more) -> int:
+    return launch(command(**more), specs, sweep_dir, sweep_dir, train=train)
+
+
+def test_debug_trains_everything_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    specs = make_specs(2)
+    assert debug(specs, tmp_path / "sweep") == 0
+    out = capsys.readouterr().out
+    assert f"finished {specs[0].run_id}  loss 3.0000" in out
+    assert "2/2 cells, 100% of FLOPs" in out
+    assert "\x1b" not in out
+
+
+def test_launching_again_does_only_what_is_missing(tmp_path: Path):
+    specs = make_specs(4)
+    assert debug(specs[:2], tmp_path) == 0
+    assert debug(specs[1:], tmp_path) == 0
+    assert load_plan(tmp_path / "plan.jsonl") == specs  # nothing dropped, nothing twice
+    assert [n_starts(cell_of(tmp_path, s)) for s in specs] == [1, 1, 1, 1]
+
+
+def test_failed_runs_are_tried_again_and_diverged_ones_are_not(tmp_path: Path, capsys):
+    bad, nan = make_specs(1, RAISES) + make_specs(1, DIVERGES)
+    assert debug([bad, nan], tmp_path) == 1
+    assert "disk said no" in capsys.readouterr().out
+    assert debug([bad, nan], tmp_path, lambda spec, *a, **k: make_result(spec)) == 0
+    cell = cell_of(tmp_path, bad)
+    assert RunResult.load(cell).status == "finished"
+    assert json.loads((cell / "result-failed-1.json").read_text())["status"] == "failed"
+    assert (cell / "attempts-failed-1" / "3.json").exists()
+    assert RunResult.load(cell_of(tmp_path, nan)).status == "diverged"
+    assert n_starts(cell_of(tmp_path, nan)) == 1
+
+
+def test_another_sweeps_folder_is_refused(tmp_path: Path):
+    make_sweep(tmp_path, make_specs(1))
+    with pytest.raises(InputError, match="holds sweep toy"):
+        debug(make_specs(1, sweep="other"), tmp_path)
+
+
+@pytest.mark.parametrize("file", ["plan.jsonl", "result.json"])
+def test_another_versions_folder_is_refused(tmp_path: Path, file: str):
+    [spec] = make_specs(1)
+    debug([spec], tmp_path)
+    path = tmp_path / file if file == "plan.jsonl" else cell_of(tmp_path, spec) / file
+    text = path.read_text().replace('"schema": 1', '"schema": 99')
+    path.write_text(text)
+    with pytest.raises(InputError, match="schema"):
+        debug([spec], tmp_path)
+    assert path.read_text() == text
+
+
+def test_json_is_one_document_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    asked = command()
+    asked.format = "json"
+    assert launch(asked, make_specs(1), tmp_path, tmp_path, train=fake_train) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["finished"] == 1
+
+
+def test_local_workers_share_the_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    specs = make_specs(5) + make_specs(1, DIVERGES)
+    asked = command(kind="local", n_workers=2)
+    assert launch(asked, specs, tmp_path, tmp_path, program=PROGRAM) == 0
+    out = capsys.readouterr().out
+    assert "6/6 cells, 100% of FLOPs, 1 diverged" in out
+    assert "loss is not finite" in out
+    assert [n_starts(cell_of(tmp_path, s)) for s in specs] == [1] * 6
+    assert len(list((tmp_path / "workers").glob("*.log"))) == 2
+
+
+def test_a_worker_that_cannot_start_is_reported(tmp_path: Path, capsys):
+    asked = command(kind="local", n_workers=1)
+    broken = (sys.executable, "-c", "raise SystemExit('no such library')")
+    assert launch(asked, make_specs(1), tmp_path, tmp_path, program=broken) == 1
+    assert "no such library" in capsys.readouterr().err
+
+
+LAUNCH = """
+import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])
+from sweep_fakes import PROGRAM, SLOW, command, make_specs
+from chinchilla.sweep.launch import launch
+sweep = Path(sys.argv[1])
+sys.exit(launch(command(kind="local", n_workers=2), make_specs(2, SLOW), sweep, sweep, program=PROGRAM))
+"""
+
+
+def start_launcher(sweep_dir: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-c", LAUNCH, str(sweep_dir), str(Path(__file__).parent)],
+        stdout=subprocess.PIPE,
+    )
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_the_workers_of_a_stopped_launcher_stop_too(tmp_path: Path, signum: int):
+    cells = [cell_of(tmp_path, s) for s in make_specs(2, SLOW)]
+    launcher = start_launcher(tmp_path)
+    wait_until(lambda: all(read_progress(cell) for cell in cells))
+    pids = [latest(cell).pid for cell in cells]
+    launcher.send_signal(signum)
+    out = launcher.communicate(timeout=30)[0].decode()
+    wait_until(lambda: not any(alive(pid) for pid in pids))
+    assert all(latest(cell).released for cell in cells)
+    if signum != signal.SIGKILL:
+        assert launcher.returncode == 75
+        assert "0/2 cells" in out
+        assert "the same command goes on from here" in out
+
+
+def test_two_launchers_at_once_do_nothing_twice(tmp_path: Path):
+    code = LAUNCH.replace("make_specs(2, SLOW)", "make_specs(10)")
+    launchers = [
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)])
+        for _ in range(2)
+    ]
+    assert {p.wait(60) for p in launchers} <= {0, 75}  # 75: the other one still trains the last
+    cells = [cell_of(tmp_path, s) for s in make_specs(10)]
+    assert [n_starts(cell) for cell in cells] == [1] * 10
+
+
+def test_the_pool_fits_the_machine(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    cpu = RuntimeConfig(device="cpu")
+    assert pool.pool_shape(command().cluster, cpu, 28) == pool.PoolShape(8, 1)
+    assert pool.pool_shape(command().cluster, cpu, 3) == pool.PoolShape(3, 2)
+    assert pool.pool_shape(command(n_workers=2).cluster, cpu, 28) == pool.PoolShape(2, 4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    auto = RuntimeConfig(device="auto")
+    assert pool.pool_shape(command().cluster, auto, 28) == pool.PoolShape(2, 4, ("2", "5"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert pool.pool_shape(command().cluster, auto, 28) == pool.PoolShape(8, 1)
+
+
+def test_a_terminal_gets_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("chinchilla.sweep.progress.LOOK_SECONDS", 0.05)
+    specs = make_specs(2)
+    out = Terminal()
+    make_sweep(tmp_path, specs)
+    with SweepProgress(tmp_path, out):
+        debug(specs, tmp_path)
+        time.sleep(0.1)
+    assert "\x1b" in out.getvalue()
+    assert f"finished {specs[1].run_id}" in out.getvalue()
+
+
+def test_lines_come_while_a_sweep_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("chinchilla.sweep.progress.LINE_SECONDS", 0.1)
+    monkeypatch.setattr("chinchilla.sweep.progress.LOOK_SECONDS", 0.05)
+    out = io.StringIO()
+    make_sweep(tmp_path, make_specs(4))
+    with SweepProgress(tmp_path, out):
+        debug(make_specs(4), tmp_path)
+    assert "cells, " in out.getvalue()
+    assert out.getvalue().count("finished ") == 4

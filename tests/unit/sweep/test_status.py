@@ -1,0 +1,85 @@
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from sweep_fakes import make_result, make_specs, make_sweep
+
+from chinchilla.errors import InputError
+from chinchilla.sweep.cells import cell_of
+from chinchilla.sweep.claims import take
+from chinchilla.sweep.status import duration, render_status, summary_line, sweep_status
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Six equal runs: finished, diverged, failed, running at half, stopped at half, untouched."""
+    from dataclasses import replace
+
+    [one] = make_specs(1)
+    specs = [replace(one, seed=i) for i in range(6)]
+    make_sweep(tmp_path, specs)
+    cells = [cell_of(tmp_path, s) for s in specs]
+    for cell in cells:
+        cell.mkdir(parents=True)
+    make_result(specs[0], flops_spent=one.C, wall_seconds=10.0).save(cells[0])
+    make_result(specs[1], "diverged", "loss is not finite").save(cells[1])
+    make_result(specs[2], "failed", "RuntimeError: no", wall_seconds=0.0).save(cells[2])
+    take(cells[3], "busy")
+    take(cells[4], "gone").release()
+    rate = one.D / 10.0
+    half = {"step": 10, "steps": 20, "loss": 4.0, "utc": "", "tokens_per_second": rate}
+    for cell in (cells[3], cells[4]):
+        (cell / "progress.json").write_text(json.dumps(half))
+    (cells[4] / "attempts").mkdir()
+    (cells[4] / "attempts" / "1.json").write_text('{"reason": "OSError: away"}')
+    make_result(specs[1], "diverged", "loss is not finite", wall_seconds=10.0).save(cells[1])
+    return tmp_path
+
+
+def test_counts_and_time_left(mixed: Path):
+    status = sweep_status(mixed)
+    assert status.counts == {"finished": 1, "running": 1, "waiting": 2, "diverged": 1, "failed": 1}
+    assert (status.done, status.n_workers) == (3, 1)
+    assert status.fraction == pytest.approx(4 / 6)  # 3 over, 2 halves
+    # 2 runs' worth are left for one worker that takes 10 s for each.
+    assert status.seconds_left == pytest.approx(20.0)
+    running, stopped = status.rows[3], status.rows[4]
+    assert (running.state, running.eta_seconds, running.worker) == ("running", 5.0, "busy")
+    assert (stopped.state, stopped.reason) == ("waiting", "attempt 1 of 3: OSError: away")
+
+
+def test_the_line_and_the_table(mixed: Path):
+    status = sweep_status(mixed)
+    line = "3/6 cells, 67% of FLOPs, 0:20 left, 1 running, 1 diverged, 1 failed"
+    assert summary_line(status) == line
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render_status(status))
+    text = console.export_text()
+    assert line in text
+    assert "RuntimeError: no" in text
+
+
+def test_it_is_json(mixed: Path):
+    value = json.loads(json.dumps(sweep_status(mixed).to_dict(), allow_nan=False))
+    assert value["counts"]["failed"] == 1
+    assert value["rows"][3]["step"] == 10
+
+
+def test_nobody_working_means_no_time(tmp_path: Path):
+    status = sweep_status(make_sweep(tmp_path, make_specs(2)))
+    assert status.seconds_left is None
+    assert "time left unknown" in summary_line(status)
+
+
+def test_a_folder_without_plan_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="plan"):
+        sweep_status(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "?"), (0, "0:00"), (92, "1:32"), (7510, "2:05:10"), (273_600, "3d 04:00")],
+)
+def test_durations(seconds: float | None, text: str):
+    assert duration(seconds) == text
