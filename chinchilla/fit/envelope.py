@@ -12,7 +12,8 @@ censored, shown but not fitted.
 
 With a decaying learning rate a loss in mid-run is pessimistic, so the envelope should touch curves
 near their ends only: `tail_share` says how far it does (paper, footnote 4: all of it in the last
-15%). Without curves an endpoint envelope stands in: the runs that no cheaper run beats.
+15%). Without curves an endpoint envelope stands in: the best final loss among runs of about equal C
+(bins of a factor 1.25), where no cheaper bin has a better one.
 NumPy only: this module must import without torch.
 """
 
@@ -30,6 +31,7 @@ MIN_SIZES = 3  # distinct sizes on the uncensored envelope
 TAIL = 0.85  # a point is in its run's tail after this share of the run's FLOPs
 MIN_TAIL_SHARE = 0.85  # warn below this share of envelope points in tails
 MAX_WINDOW_SHARE = 0.05  # a smoothing window is never longer than this share of its curve
+ENDPOINT_BIN = 1.25  # runs within this factor of C compete in the endpoint envelope
 MAX_POINTS = 200  # envelope points kept for the figure
 
 
@@ -90,12 +92,10 @@ def fit_envelope(
     window = 0.0 if endpoints_only or obs.loss_kind == "heldout" else smooth_steps
     refusals: list[str] = []
     if endpoints_only:
-        order = np.argsort(obs.C, kind="stable")
-        runs = obs.where(order)
         n_runs = len(obs)
 
         def envelope_of(keep: np.ndarray) -> _Envelope:
-            return _pareto(runs, keep)
+            return _endpoint_envelope(obs, keep)
 
     else:
         curves, refusals = _read_curves(obs, window, envelope_points)
@@ -186,9 +186,10 @@ def smooth(L: np.ndarray, window: float) -> np.ndarray:
 def _read_curves(obs: Observations, window: float, n_points: int) -> tuple[_Curves, list[str]]:
     """Smooth every curve and read it at common values of C."""
     runs, refusals = [], []
-    for run_id in np.unique(obs.run_id):
-        run = obs.where(np.flatnonzero(obs.run_id == run_id))
-        run = run.where(np.argsort(run.D, kind="stable"))
+    order = np.lexsort((obs.D, obs.run_id))
+    starts = np.flatnonzero(obs.run_id[order][1:] != obs.run_id[order][:-1]) + 1
+    for rows in np.split(order, starts):
+        run, run_id = obs.where(rows), obs.run_id[rows[0]]
         if len(run) < 2:
             refusals.append(f"run {run_id}: one point is no curve.")
         elif len(np.unique(run.N)) > 1 or np.any(np.diff(run.C) <= 0):
@@ -248,10 +249,14 @@ def _lowest(curves: _Curves, keep: np.ndarray) -> _Envelope:
     )
 
 
-def _pareto(runs: Observations, keep: np.ndarray) -> _Envelope:
-    """Runs (sorted by C) that no cheaper run beats: the endpoint envelope."""
-    L = runs.L[keep]
-    on = keep[L < np.append(np.inf, np.minimum.accumulate(L)[:-1])]
+def _endpoint_envelope(runs: Observations, keep: np.ndarray) -> _Envelope:
+    """The best run in each bin of C, where no cheaper bin has a better one."""
+    bins = np.floor(np.log(runs.C / runs.C.min()) / np.log(ENDPOINT_BIN) + 0.5)[keep]
+    order = np.lexsort((runs.L[keep], bins))
+    first = np.append(True, np.diff(bins[order]) > 0)
+    best = keep[order][first]
+    L = runs.L[best]
+    on = best[L < np.append(np.inf, np.minimum.accumulate(L)[:-1])]
     N = runs.N[on]
     edge = (runs.N[keep].min(), runs.N[keep].max())
     return _Envelope(runs.C[on], on, N, runs.D[on], runs.L[on], np.isin(N, edge))

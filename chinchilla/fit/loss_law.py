@@ -107,7 +107,7 @@ def numeric_frontier(
     Raises:
         FitError: FLOPs per token do not rise with N, so no trade-off exists to solve.
     """
-    x = np.linspace(np.log(1.0), np.log(1e16), 8_000)
+    x = np.linspace(np.log(1.0), np.log(1e16), 2_000)
     log_c, slope = cost.log_and_slope(x)
     log_C = (
         log_c

@@ -13,10 +13,11 @@ import numpy as np
 
 from chinchilla.fit.frontier import LossLaw
 
-GRID = np.geomspace(0.05, 1.6, 9)  # alpha and beta of the starts
-WIDTHS = (30.0, 10.0, 3.0, 1.0)  # Huber widths on the way, in units of the final one
+GRID = np.geomspace(0.06, 1.5, 7)  # alpha and beta of the starts
+WIDTHS = (10.0, 3.0, 1.0)  # Huber widths on the way, in units of the final one
 TOLERANCE = 1e-13  # stop when a Newton step promises less than this share of the objective
 MAX_STEPS = 300  # per Huber width
+LENGTHS = (0.4, 0.15, 0.05, 0.01, 1e-3, 1e-5)  # of a step that gains too little
 MAX_MOVE = np.array([2.0, 2.0, 2.0, 0.5, 0.5])  # longest step in each parameter
 
 
@@ -38,6 +39,11 @@ class Problem:
     v: np.ndarray  # (n,)
     y: np.ndarray  # (n,)
     centre: tuple[float, float]  # means of ln N and ln D
+
+    @property
+    def lowest_e(self) -> float:
+        """e where E is a hundred-thousandth of the smallest loss: zero, for every purpose."""
+        return float(self.y.min() + np.log(1e-5))
 
     @classmethod
     def of(cls, N: np.ndarray, D: np.ndarray, L: np.ndarray) -> "Problem":
@@ -165,35 +171,58 @@ class Problem:
     def _newton(
         self, theta: np.ndarray, w: np.ndarray, delta: float, tolerance: float
     ) -> Solutions:
-        """Damped Newton on |Hessian|; a start leaves the batch when it has converged."""
+        """Newton steps along |Hessian|, shortened where they gain too little; a start leaves the
+        batch when it has converged."""
         theta = theta.copy()
-        k = len(theta)
-        f, predicted = np.full(k, np.inf), np.full(k, np.inf)
-        done = np.zeros(k, bool)
-        damping = np.full(k, 1e-3)
-        live = np.arange(k)
+        f, predicted = np.full(len(theta), np.inf), np.full(len(theta), np.inf)
+        done = np.zeros(len(theta), bool)
+        live = np.arange(len(theta))
         for _ in range(MAX_STEPS):
             f[live], g, H = self._derivatives(theta[live], w[live], delta)
+            held = (theta[live, 2] <= self.lowest_e) & (g[:, 2] > 0)  # E is zero: leave it there
+            g[held, 2] = H[held, 2, :] = H[held, :, 2] = 0
+            H[held, 2, 2] = np.abs(H[held]).max((-1, -2))
             values, V = np.linalg.eigh(H)
             top = np.abs(values).max(-1, keepdims=True) + 1e-300
-            size = np.maximum(np.abs(values), 1e-12 * top)
             along = np.einsum("kij,ki->kj", V, g)
-            predicted[live] = (along**2 / size).sum(-1) / 2
+            scaled = along / np.maximum(np.abs(values), 1e-12 * top)
+            predicted[live] = (along * scaled).sum(-1) / 2
             # Residuals of 1e-14 are rounding: an exact fit has no relative decrease to wait for.
             floor = tolerance * f[live] + 1e-28 * w[live].sum(-1)
             stop = (predicted[live] <= floor) & (values[:, 0] >= -1e-6 * top[:, 0])
             done[live[stop]] = True
-            go = ~stop
-            live, along, size, V, top = live[go], along[go], size[go], V[go], top[go]
+            live, V, scaled = live[~stop], V[~stop], scaled[~stop]
             if not len(live):
                 break
-            step = -np.einsum("kij,kj->ki", V, along / (size + damping[live, None] * top))
+            step = -np.einsum("kij,kj->ki", V, scaled)
             step /= np.maximum(1, (np.abs(step) / MAX_MOVE).max(-1, keepdims=True))
-            trial = theta[live] + step
-            better = self._objective(trial, w[live], delta) <= f[live]
-            theta[live[better]] = trial[better]
-            damping[live] = np.where(
-                better, damping[live] / 10, np.maximum(damping[live], 1e-12) * 8
+            theta[live], moved = self._line_search(
+                theta[live], f[live], step, predicted[live], w[live], delta
             )
-            live = live[damping[live] < 1e12]  # else: no descent left above rounding
+            live = live[moved]  # else: no descent left above rounding
         return Solutions(theta, f, predicted, done)
+
+    def _line_search(
+        self,
+        theta: np.ndarray,
+        f: np.ndarray,
+        step: np.ndarray,
+        predicted: np.ndarray,
+        w: np.ndarray,
+        delta: float,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The whole step where it gains a tenth of what it promised, else the best of LENGTHS."""
+
+        def reach(rows: np.ndarray, length: float) -> tuple[np.ndarray, np.ndarray]:
+            trial = theta[rows] + length * step[rows]
+            trial[:, 2] = np.maximum(trial[:, 2], self.lowest_e)
+            return trial, self._objective(trial, w[rows], delta)
+
+        best, f_best = reach(np.arange(len(theta)), 1.0)
+        rows = np.flatnonzero(f_best > f - 0.1 * predicted)
+        for length in LENGTHS if len(rows) else ():
+            trial, f_trial = reach(rows, length)
+            lower = f_trial < f_best[rows]
+            best[rows[lower]], f_best[rows[lower]] = trial[lower], f_trial[lower]
+        moved = f_best <= f
+        return np.where(moved[:, None], best, theta), moved

@@ -201,6 +201,11 @@ def _check_design(N: np.ndarray, D: np.ndarray) -> None:
             raise FitError(
                 f"approach 3 needs three different {name} to see a curve; these runs have {n}."
             )
+    if (ratios := D / N).max() < 1.05 * ratios.min():
+        raise FitError(
+            f"approach 3 cannot tell N from D: every run has {np.median(ratios):.3g} tokens per "
+            "parameter. Train some sizes at several."
+        )
 
 
 def _n_basins(f: np.ndarray) -> int:

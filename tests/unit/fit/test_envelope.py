@@ -1,0 +1,145 @@
+"""Approach 1: envelopes of curves whose answer is known, and their honest edges."""
+
+import numpy as np
+import pytest
+
+from chinchilla.errors import FitError
+from chinchilla.fit.envelope import fit_envelope, smooth
+from chinchilla.fit.loss_law import six_nd_frontier
+
+
+@pytest.fixture
+def curves(law, observe):
+    """Sizes, each trained to every horizon within a factor 8 of its best C; 60 points a run.
+
+    Horizons are common values of C, so that at each the runs of all sizes end together. `penalty`
+    makes a loss in mid-run worse than the law's by up to that share, as a decaying learning rate
+    does; 0 puts every point of every curve on the law.
+    """
+
+    def build(penalty, *, n_sizes=33, largest=5e9, horizon_factor=1.19, noise=0.0, **conventions):
+        (log_k, a), _, _ = six_nd_frontier(law)
+        sizes = np.geomspace(5e7, largest, n_sizes)
+        best_C = (sizes / np.exp(log_k)) ** (1 / a)
+        horizons = np.exp(
+            np.arange(np.log(best_C[0] / 8), np.log(best_C[-1] * 8), np.log(horizon_factor))
+        )
+        size, C_end = (x.ravel() for x in np.meshgrid(np.arange(n_sizes), horizons, indexing="ij"))
+        near = np.abs(np.log(C_end / best_C[size])) <= np.log(8)
+        N, C_end = sizes[size[near]], C_end[near]
+        done = np.geomspace(0.02, 1, 60)
+        D = C_end[:, None] / (6 * N[:, None]) * done  # (n_runs, 60)
+        L = law(N[:, None], D) * (1 + penalty * (1 - done))
+        L *= np.exp(noise * np.random.default_rng(0).normal(size=L.shape))
+        run_id = np.repeat([f"run{i:03d}" for i in range(len(N))], 60)
+        return observe(np.repeat(N, 60), D.ravel(), L.ravel(), run_id=run_id, **conventions)
+
+    return build
+
+
+def test_curves_on_the_law_give_its_frontier(curves, law):
+    """Every point on the law: the envelope is the best size at each C, a staircase in N."""
+    fit = fit_envelope(curves(0.0, loss_kind="heldout"), n_bootstrap=0)
+    (log_k, a), (_, b), _ = six_nd_frontier(law)
+    assert fit.N_opt.exponent == pytest.approx(a, abs=2e-3)
+    assert fit.D_opt.exponent == pytest.approx(b, abs=2e-3)
+    assert fit.N_opt(1e20) == pytest.approx(np.exp(log_k) * 1e20**a, rel=0.01)
+    assert fit.N_opt.exponent + fit.D_opt.exponent == pytest.approx(1, abs=1e-3)
+
+
+def test_pessimistic_mid_runs_leave_the_envelope_at_run_ends(curves, law):
+    fit = fit_envelope(curves(0.3, loss_kind="heldout"), n_bootstrap=0)
+    (_, a), _, _ = six_nd_frontier(law)
+    assert fit.N_opt.exponent == pytest.approx(a, abs=2e-3)
+    assert fit.details["tail_share"] > 0.9
+    assert not any("in mid-run" in w for w in fit.warnings)
+
+
+def test_few_horizons_are_told_by_the_tail_share(curves):
+    fit = fit_envelope(curves(0.02, horizon_factor=2.0, loss_kind="heldout"), n_bootstrap=0)
+    assert fit.details["tail_share"] < 0.85
+    assert any("Add horizons between" in w for w in fit.warnings)
+
+
+def test_C_where_the_best_size_is_at_an_edge_is_shown_but_not_fitted(curves):
+    fit = fit_envelope(curves(0.0, loss_kind="heldout"), n_bootstrap=0)
+    envelope = fit.details["envelope"]
+    N, censored = np.array(envelope["N"]), np.array(envelope["censored"])
+    assert 0 < censored.mean() < 0.6
+    assert np.all(censored[N == N.min()])
+    assert {p.N for p in fit.points} == set(N[~censored])
+    assert any("was not fitted: a better size may lie outside" in w for w in fit.warnings)
+    assert len({len(envelope[k]) for k in ("C", "N", "D", "L", "censored")}) == 1
+
+
+def test_points_hold_the_tokens_seen_at_that_C(curves, law):
+    fit = fit_envelope(curves(0.0, loss_kind="heldout"), n_bootstrap=0)
+    for p in fit.points:
+        assert 6 * p.N * p.D == pytest.approx(p.C, rel=1e-9)
+        assert p.L == pytest.approx(float(law(p.N, p.D)), rel=1e-3)
+
+
+def test_training_losses_are_smoothed_and_held_out_losses_are_not(curves):
+    train = fit_envelope(curves(0.0, loss_kind="train", n_sizes=9), n_bootstrap=0)
+    held_out = fit_envelope(curves(0.0, loss_kind="heldout", n_sizes=9), n_bootstrap=0)
+    assert train.settings["smooth_steps"] == 10
+    assert held_out.settings["smooth_steps"] == 0
+
+
+def test_smoothing_keeps_constants_shortens_noise_and_leaves_short_curves_alone():
+    assert smooth(np.full(400, 3.0), 10) == pytest.approx(np.full(400, 3.0))
+    noise = np.random.default_rng(0).normal(size=4000)
+    assert smooth(noise, 10).std() < 0.4 * noise.std()
+    line = np.arange(400.0)
+    assert smooth(line, 10)[5:-5] == pytest.approx(line[5:-5])
+    short = np.random.default_rng(0).normal(size=30)
+    assert smooth(short, 10) is short
+
+
+def test_the_interval_covers_and_resamples_whole_runs(curves, law):
+    obs = curves(0.0, n_sizes=17, noise=0.001, loss_kind="heldout")
+    fit = fit_envelope(obs, n_bootstrap=200)
+    (_, a), _, _ = six_nd_frontier(law)
+    assert fit.N_opt.p10 - 0.01 < a < fit.N_opt.p90 + 0.01
+    assert fit.N_opt.p10 < fit.N_opt.exponent < fit.N_opt.p90
+    assert fit.n_runs == len(np.unique(obs.run_id))
+    assert "resamples of runs" in fit.settings["interval"]
+
+
+def test_run_ends_alone_are_a_weaker_envelope_and_say_so(isoflop_runs, law):
+    fit = fit_envelope(isoflop_runs(np.geomspace(6e18, 3e21, 9)), n_bootstrap=0)
+    assert fit.settings["endpoints_only"] is True
+    assert "weaker" in fit.warnings[0]
+    assert fit.N_opt.exponent == pytest.approx(law.beta / (law.alpha + law.beta), abs=1e-9)
+    assert "tail_share" not in fit.details
+
+
+def test_two_sizes_are_refused(curves):
+    with pytest.raises(FitError, match=r"needs 3 model sizes and these runs have 2"):
+        fit_envelope(curves(0.0, n_sizes=2))
+
+
+def test_an_envelope_on_the_edges_is_refused(curves):
+    """Three sizes: only the middle one can be uncensored."""
+    with pytest.raises(FitError, match=r"3 sizes on the envelope and finds 1.*Add sizes on both"):
+        fit_envelope(curves(0.0, n_sizes=3, largest=1e8))
+
+
+def test_curves_that_never_meet_are_refused(observe, law):
+    N = np.repeat([1e8, 1e9, 1e10], 10)
+    D = 20 * N * np.tile(np.linspace(0.5, 1, 10), 3)
+    obs = observe(N, D, law(N, D), run_id=np.repeat(["a", "b", "c"], 10))
+    with pytest.raises(FitError, match=r"at no C do 3 sizes have a curve.*overlapping FLOPs"):
+        fit_envelope(obs)
+
+
+def test_a_run_with_one_point_or_backward_flops_is_left_out_by_name(curves):
+    obs = curves(0.0, n_sizes=9, loss_kind="heldout")
+    lone = np.flatnonzero(obs.run_id == "run000")[:-1]
+    obs.C[np.flatnonzero(obs.run_id == "run001")[30]] *= 10
+    fit = fit_envelope(obs.where(np.setdiff1d(np.arange(len(obs)), lone)), n_bootstrap=0)
+    assert fit.refusals == [
+        "run run000: one point is no curve.",
+        "run run001: N changes along the curve, or C does not rise with D.",
+    ]
+    assert fit.n_runs == len(np.unique(obs.run_id)) - 2

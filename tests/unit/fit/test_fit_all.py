@@ -1,0 +1,75 @@
+"""The door to the fits: which observations each approach gets, and what is written."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from chinchilla.config import FitCommand
+from chinchilla.fit import FITS, Frontier, fit_all
+from chinchilla.fit.frontier import line
+
+
+@pytest.fixture
+def command(tmp_path):
+    return FitCommand(observations="runs.csv", out_dir=str(tmp_path), n_bootstrap=20)
+
+
+def test_three_approaches_agree_on_runs_drawn_from_one_law(isoflop_runs, law, command):
+    fits, refusals = fit_all(isoflop_runs(np.geomspace(6e18, 3e21, 9)), None, command)
+    assert list(fits) == ["envelope", "isoflop", "parametric"]
+    assert refusals == {}
+    for fit in fits.values():
+        assert fit.N_opt.exponent == pytest.approx(law.beta / (law.alpha + law.beta), abs=0.02)
+        assert fit.conventions.keys() == {"flop_convention", "params_convention", "loss_kind"}
+        assert "bootstrap resamples of runs" in fit.settings["interval"]
+        assert fit.n_runs == 81
+
+
+def test_an_approach_that_cannot_answer_does_not_stop_the_others(scattered_runs, command):
+    fits, refusals = fit_all(scattered_runs(), None, command)
+    assert "parametric" in fits
+    assert refusals.keys() == {"isoflop"}
+    assert "no run names one" in refusals["isoflop"]
+
+
+def test_curves_go_to_the_envelope_and_their_ends_to_the_others(scattered_runs, observe, command):
+    ends = scattered_runs()
+    D = np.concatenate([0.5 * ends.D, ends.D])
+    N, L = np.tile(ends.N, 2), np.concatenate([1.3 * ends.L, ends.L])
+    curves = observe(N, D, L, run_id=np.tile(ends.run_id, 2))
+    mixed, _ = fit_all(curves, None, command)
+    apart, _ = fit_all(ends, curves, command)
+    assert mixed["parametric"].law.alpha == pytest.approx(apart["parametric"].law.alpha)
+    assert mixed["parametric"].n_runs == len(ends)
+    assert mixed.get("envelope") == apart.get("envelope")
+
+
+def test_only_the_approaches_asked_for_are_fitted(scattered_runs, command):
+    command.approaches = ["parametric"]
+    fits, refusals = fit_all(scattered_runs(), None, command)
+    assert list(fits) == ["parametric"]
+    assert not refusals
+
+
+def test_every_frontier_survives_its_file(isoflop_runs, command, tmp_path):
+    fits, _ = fit_all(isoflop_runs([1e19, 1e20, 1e21], noise=1e-3), None, command)
+    for approach in FITS:
+        fits[approach].save(tmp_path / "frontier.json")
+        assert Frontier.load(tmp_path / "frontier.json") == fits[approach]
+
+
+def test_a_line_in_log_log_gives_the_power_law_back():
+    C = np.array([1e18, 3e20, 1e24])
+    log_k, exponent = line(C, 0.1 * C**0.5)
+    assert (np.exp(log_k), exponent) == pytest.approx((0.1, 0.5), rel=1e-12)
+
+
+def test_fits_import_without_torch_hydra_or_matplotlib():
+    code = (
+        "import sys, chinchilla.fit; "
+        "print([m for m in ('torch', 'hydra', 'omegaconf', 'matplotlib', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
