@@ -30,7 +30,7 @@ from chinchilla.report.style import (
     power_of_ten,
     sequential,
 )
-from chinchilla.report.tables import LABELS, count, published_lines
+from chinchilla.report.tables import LABELS, published_lines
 from chinchilla.shapes import flops_per_token
 
 N_LABEL = "N, parameters"
@@ -66,6 +66,7 @@ def training_curves(
         ax.plot(C, L, color=colors(norm(run.N[0])), linewidth=1.0, alpha=0.85)
         shown_C.append(C)
         shown_L.append(L)
+    _draw_envelope(ax, envelope)
     label = "did not finish"
     for r in results:
         curve = (curves or {}).get(r.spec.run_id)
@@ -75,14 +76,13 @@ def training_curves(
         C, L = _binned(per_step * (curve.step + 1), curve.loss)
         ax.plot(C, L, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), label=label)
         label = "_" + label
-    _draw_envelope(ax, envelope)
     low, high = padded(np.concatenate(shown_L), 0.05)
     ax.set(xlim=padded(np.concatenate(shown_C), 0.03), ylim=(low, high))
     ax.set(xlabel=C_LABEL, ylabel=L_LABEL)
     log_scale(ax, "x", power_of_ten)
     log_scale(ax, "y", plain)
     _size_bar(figure, ax, norm, colors)
-    legend_below(figure, ax, 3)
+    legend_below(figure, ax, 3, markerscale=2)
     return figure
 
 
@@ -109,17 +109,17 @@ def _draw_envelope(ax: Axes, envelope: Frontier | None) -> None:
         C = np.array([p.C for p in envelope.points])
         L = np.array([p.L for p in envelope.points])
         censored = np.zeros(len(C), bool)
-    if censored.any():
-        label = "lowest loss, but at an edge of what was tried: not in the fit"
-        ax.plot(C[censored], L[censored], ".", color="#9ca3af", markersize=3, label=label)
     label = "lowest loss at each C (approach 1's envelope)"
     ax.plot(C[~censored], L[~censored], ".", color="black", markersize=3.5, label=label)
+    if censored.any():
+        label = "the same at an edge of the sizes tried: not in the fit"
+        ax.plot(C[censored], L[censored], ".", color="#9ca3af", markersize=3.5, label=label)
 
 
 def _size_bar(figure: Figure, ax: Axes, norm: LogNorm, colors: Colormap) -> None:
     bar = figure.colorbar(ScalarMappable(norm, colors), ax=ax, pad=0.01, aspect=35)
     bar.ax.set_ylabel(N_LABEL)
-    log_scale(bar.ax, "y", count)
+    log_scale(bar.ax, "y")
     bar.outline.set_visible(False)
 
 

@@ -55,7 +55,8 @@ def write_report(
         results: every run of the sweep in any state; empty for the fits of a CSV.
         curves: run_id -> training curve; used for the runs that did not finish.
         curve_obs: all points along the runs, as approach 1 read them; None without curves.
-        finals: one row per run, as approaches 2 and 3 read them.
+        finals: one row per run, as approaches 2 and 3 read them; if it holds points along runs
+            (a CSV of curves), they stand in for `curve_obs`.
         frontiers: approach -> frontier, for those that could be fitted.
         refusals: approach -> why it could not.
         meta: environment and provenance, shown as a table; nested mappings are flattened.
@@ -64,6 +65,8 @@ def write_report(
         The path of report.html.
     """
     out_dir.mkdir(parents=True, exist_ok=True)
+    if finals is not None and finals.has_curves:
+        curve_obs, finals = curve_obs or finals, finals.finals()
     frontiers = {a: frontiers[a] for a in APPROACHES if a in frontiers}
     budgets = tables.tried_budgets(finals, frontiers)
     environment = Environment(

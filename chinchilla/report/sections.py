@@ -95,12 +95,15 @@ def facts(results: Sequence[RunResult], finals: Observations | None) -> list[tup
 
 def notes(results: Sequence[RunResult], frontiers: Mapping[str, Frontier]) -> list[tuple[str, str]]:
     """Warnings of the fits, parts of the data they could not use, runs that did not finish."""
-    notes = [(LABELS[a], text) for a, f in frontiers.items() for text in f.warnings]
-    notes += [(LABELS[a], f"not used: {text}") for a, f in frontiers.items() for text in f.refusals]
+    notes = []
+    for approach, f in frontiers.items():
+        said = [*f.warnings, *(f"not used: {text}" for text in f.refusals)]
+        notes += [(LABELS[approach], text[:1].upper() + text[1:]) for text in said]
     lost = [r for r in results if r.status != "finished"]
     if lost:
         text = f"{len(lost)} of {len(results)} did not finish and are in no fit: "
-        notes.append(("Runs", text + ", ".join(f"{r.spec.run_id} ({r.status})" for r in lost)))
+        text += ", ".join(f"{r.spec.run_id} ({r.status})" for r in lost[:8])
+        notes.append(("Runs", text + (f" and {len(lost) - 8} more." if len(lost) > 8 else ".")))
     return notes
 
 

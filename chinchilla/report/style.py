@@ -23,7 +23,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from chinchilla.files import atomic_write
-from chinchilla.report.tables import count
+from chinchilla.records import count_label
 
 COLORS = {"envelope": "#009E73", "isoflop": "#0072B2", "parametric": "#D55E00"}
 MARKERS = {"envelope": "^", "isoflop": "o", "parametric": "s"}
@@ -82,6 +82,11 @@ def power_of_ten(x: float) -> str:
     return f"${power}$" if head == "1" else f"${head}{{\\times}}{power}$"
 
 
+def short_count(x: float) -> str:
+    """A round count on an axis: 30k, 1M, 3B."""
+    return count_label(x).translate(str.maketrans("mbt", "MBT"))
+
+
 def plain(x: float) -> str:
     return f"{x:.4g}"
 
@@ -97,7 +102,7 @@ def log_ticks(low: float, high: float, at_most: int = 7) -> list[float]:
     return [t for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
 
 
-def log_scale(ax: Axes, which: str, label: Callable[[float], str] = count) -> None:
+def log_scale(ax: Axes, which: str, label: Callable[[float], str] = short_count) -> None:
     """Make an axis logarithmic, with `log_ticks` for limits set before."""
     axis: Axis = ax.xaxis if which == "x" else ax.yaxis
     (ax.set_xscale if which == "x" else ax.set_yscale)("log")
@@ -122,11 +127,13 @@ def new_figure(height: float, n_panels: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(1, n_panels, squeeze=False)[0])
 
 
-def legend_below(figure: Figure, ax: Axes, n_columns: int) -> None:
+def legend_below(figure: Figure, ax: Axes, n_columns: int, markerscale: float = 1) -> None:
     """One legend under the panels, where it covers no data; each label once."""
     handles, labels = ax.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside lower center", ncols=n_columns)
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=n_columns, markerscale=markerscale
+        )
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> bytes:
@@ -137,6 +144,8 @@ def save_figure(figure: Figure, folder: Path, name: str) -> bytes:
     """
     drawn = {}
     with house_style():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # keep the layout just found: finding it again is slow
         for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=suffix, dpi=150, metadata=metadata)

@@ -16,7 +16,7 @@ from chinchilla import paper
 from chinchilla.fit.frontier import APPROACHES, Frontier, PowerLaw
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.observations import Observations
-from chinchilla.records import RunResult, count_label
+from chinchilla.records import RunResult
 
 PAPER_ROWS = {row.approach: row for row in paper.TABLE_2}
 LABELS = {approach: PAPER_ROWS[approach].label for approach in APPROACHES}
@@ -48,8 +48,16 @@ class Table:
 
 
 def count(x: float) -> str:
-    """A count as the paper prints it: 41.2k, 2.86B, 1.4T."""
-    return count_label(x).translate(str.maketrans("mbt", "MBT"))
+    """A count in three digits with the paper's letters: 41.2k, 2.86B, 23.0M, 1.40T."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if x >= 0.9995 * size:
+            return f"{x / size:#.3g}".rstrip(".") + unit
+    return f"{x:.3g}"
+
+
+def ratio(x: float) -> str:
+    """Tokens per parameter: 0.52, 18.4, 4,812."""
+    return f"{x:,.0f}" if x >= 99.95 else f"{x:.3g}"
 
 
 def flops(x: float) -> str:
@@ -178,7 +186,7 @@ def predictions(frontiers: Mapping[str, Frontier], budgets: Sequence[float]) -> 
                     Cell(LABELS.get(approach, approach)),
                     Cell(_with_band(f.N_opt, C), N),
                     Cell(_with_band(f.D_opt, C), D),
-                    Cell(f"{D / N:.3g}", D / N),
+                    Cell(ratio(D / N), D / N),
                     Cell(f"{f.law(N, D):.3f}", float(f.law(N, D))) if f.law else Cell("–"),
                     Cell("extrapolated", None, "extrapolated") if outside else Cell("covered"),
                 ]
@@ -202,7 +210,7 @@ def frontier_points(frontiers: Mapping[str, Frontier]) -> Table:
             Cell(flops(p.C), p.C),
             Cell(count(p.N), p.N),
             Cell(count(p.D), p.D),
-            Cell(f"{p.D / p.N:.3g}", p.D / p.N),
+            Cell(ratio(p.D / p.N), p.D / p.N),
             Cell(f"{p.L:.4f}", p.L),
         ]
         for approach, f in frontiers.items()
@@ -215,8 +223,8 @@ def frontier_points(frontiers: Mapping[str, Frontier]) -> Table:
 def runs(results: Sequence[RunResult], finals: Observations | None) -> Table:
     """Every run with its state; of a CSV alone, its rows."""
     if results:
-        columns = ["Run", "Budget, FLOPs", "N", "D, tokens", "D/N", "C, FLOPs", "Steps", "Peak LR"]
-        columns += ["Training loss ± SE", "Held-out loss", "Bits/byte", "State"]
+        columns = ["Run", "State", "Budget, FLOPs", "N", "D, tokens", "D/N", "C, FLOPs", "Steps"]
+        columns += ["Peak LR", "Training loss ± SE", "Held-out loss", "Bits/byte"]
         return Table(columns, [_result_row(r) for r in results])
     rows = []
     for i in range(len(finals) if finals is not None else 0):
@@ -237,14 +245,16 @@ def runs(results: Sequence[RunResult], finals: Observations | None) -> Table:
 
 
 def _sizes(N: float, D: float, C: float) -> list[Cell]:
-    return [Cell(count(N), N), Cell(count(D), D), Cell(f"{D / N:.3g}", D / N), Cell(flops(C), C)]
+    return [Cell(count(N), N), Cell(count(D), D), Cell(ratio(D / N), D / N), Cell(flops(C), C)]
 
 
 def _result_row(r: RunResult) -> list[Cell]:
     spec, finished = r.spec, r.status == "finished"
     steps = f"{r.steps_done}" if r.steps_done == spec.steps else f"{r.steps_done} of {spec.steps}"
+    reason = textwrap.shorten(r.reason, 160, placeholder=" …")
     return [
         Cell(spec.run_id, None, "id"),
+        Cell(r.status + (f": {reason}" if reason else ""), None, f"state {r.status}"),
         Cell(flops(spec.budget_flops), spec.budget_flops) if spec.budget_flops else Cell("–"),
         *_sizes(
             spec.N, r.steps_done * spec.batch_tokens if not finished else spec.D, r.flops_spent
@@ -254,7 +264,6 @@ def _result_row(r: RunResult) -> list[Cell]:
         _loss(r.final_loss, r.final_loss_se),
         _by_set(r.held_out_loss),
         _by_set(r.bits_per_byte),
-        Cell(r.status + (f": {r.reason}" if r.reason else ""), None, f"state {r.status}"),
     ]
 
 

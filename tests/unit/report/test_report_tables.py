@@ -6,7 +6,15 @@ import sys
 import pytest
 
 from chinchilla.fit import Frontier, OptimalPoint, PowerLaw
-from chinchilla.report.tables import count, flops, predictions, published_lines, runs, table2_text
+from chinchilla.report.tables import (
+    count,
+    flops,
+    predictions,
+    published_lines,
+    ratio,
+    runs,
+    table2_text,
+)
 
 
 def frontier(approach: str, p10: float | None = 0.45, p90: float | None = 0.53) -> Frontier:
@@ -74,7 +82,8 @@ def test_numbers_read_as_they_are_typed():
         "2.13e18",
         "1e18",
     ]
-    assert [count(x) for x in (41_200, 2.86e9, 1.4e12, 512)] == ["41.2k", "2.86B", "1.4T", "512"]
+    assert [count(x) for x in (41_200, 2.86e9, 1.4e12, 512)] == ["41.2k", "2.86B", "1.40T", "512"]
+    assert [ratio(x) for x in (0.5234, 18.42, 4812.0)] == ["0.523", "18.4", "4,812"]
 
 
 def test_tables_import_neither_torch_nor_matplotlib():
