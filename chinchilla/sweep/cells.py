@@ -12,6 +12,7 @@ import math
 import os
 import time
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,15 @@ def cell_of(sweep_dir: Path, spec: RunSpec) -> Path:
     return sweep_dir / "cells" / spec.run_id
 
 
-def missing_specs(sweep_dir: Path) -> list[RunSpec]:
-    """Planned runs without a result, longest first so that the sweep's tail is short."""
+def planned_specs(sweep_dir: Path, only: Collection[str] | None = None) -> list[RunSpec]:
+    """The plan's runs; with `only`, those of these run ids."""
     specs = load_plan(sweep_dir / "plan.jsonl")
+    return [s for s in specs if only is None or s.run_id in only]
+
+
+def missing_specs(sweep_dir: Path, only: Collection[str] | None = None) -> list[RunSpec]:
+    """Planned runs without a result, longest first so that the sweep's tail is short."""
+    specs = planned_specs(sweep_dir, only)
     missing = [s for s in specs if not (cell_of(sweep_dir, s) / "result.json").exists()]
     return sorted(missing, key=lambda s: (-s.C, s.run_id))
 

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from chinchilla.config import RuntimeConfig, SweepCommand
+from chinchilla.config import RuntimeConfig, SweepCommand, TrainCommand
 from chinchilla.errors import InputError
 from chinchilla.files import writable_dir
 from chinchilla.records import RunResult, RunSpec, load_plan, save_plan
@@ -28,7 +28,7 @@ LAUNCH_WAIT_SECONDS = 60.0  # for another launcher of the same sweep to finish w
 
 
 def launch(
-    command: SweepCommand,
+    command: SweepCommand | TrainCommand,
     specs: list[RunSpec],
     sweep_dir: Path,
     data_dir: Path,
@@ -39,7 +39,8 @@ def launch(
     """Train what is missing of a sweep.
 
     Args:
-        command: cluster, runtime and output format.
+        command: cluster, runtime and output format. A `train` command keeps to its own runs where
+            others wait in the same folder, and prints its own JSON.
         specs: the runs asked for; joined to those the folder's plan has.
         sweep_dir: the sweep's folder, made if needed.
         data_dir: token folder.
@@ -55,7 +56,9 @@ def launch(
     """
     sweep_dir, data_dir = sweep_dir.resolve(), data_dir.resolve()
     prepare(sweep_dir, specs, command.runtime)
-    missing = missing_specs(sweep_dir)
+    # A plan may hold more than was asked for now: a sweep trains all of it, `train` only its own.
+    only = {s.run_id for s in specs} if isinstance(command, TrainCommand) else None
+    missing = missing_specs(sweep_dir, only)
     kind = command.cluster.kind
     if missing and kind == "slurm":
         from chinchilla.sweep.slurm import submit
@@ -67,11 +70,17 @@ def launch(
     if missing:
         # With format=json standard output carries one JSON document and nothing else.
         out = sys.stderr if command.format == "json" else sys.stdout
-        with stop_on_signals() as stop, SweepProgress(sweep_dir, out):
+        with stop_on_signals() as stop, SweepProgress(sweep_dir, out, only):
             if kind == "debug":
                 limit_threads(command.cluster.threads_per_worker)
                 summary = run_worker(
-                    sweep_dir, data_dir, command.runtime, worker_name(), train, stop=stop
+                    sweep_dir,
+                    data_dir,
+                    command.runtime,
+                    worker_name(),
+                    train,
+                    only=only,
+                    stop=stop,
                 )
                 if summary.needs_restart:
                     words.append("the GPU cannot be used any more by this process: launch again")
@@ -80,7 +89,7 @@ def launch(
                 with pool.start(sweep_dir, data_dir, shape, program) as workers:
                     workers.wait(stop)
                 words = workers.last_words()
-    status = sweep_status(sweep_dir)
+    status = sweep_status(sweep_dir, only=only)
     _say(command, status, words, sweep_dir)
     if status.counts["failed"] or words:
         return EXIT_FAILED
@@ -111,7 +120,7 @@ def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig) -> No
         if new or not plan.exists():
             save_plan(planned + new, plan)
         save_runtime(runtime, sweep_dir)
-        for spec in planned:
+        for spec in specs or planned:
             _retry_if_failed(cell_of(sweep_dir, spec))
     finally:
         turn.release()
@@ -148,11 +157,14 @@ def _retry_if_failed(cell: Path) -> None:
         claim.release()
 
 
-def _say(command: SweepCommand, status: SweepStatus, words: list[str], sweep_dir: Path) -> None:
+def _say(
+    command: SweepCommand | TrainCommand, status: SweepStatus, words: list[str], sweep_dir: Path
+) -> None:
     for line in words:
         print(line, file=sys.stderr)
     if command.format == "json":
-        print(json.dumps(status.to_dict()))
+        if isinstance(command, SweepCommand):
+            print(json.dumps(status.to_dict()))
         return
     print(summary_line(status))
     for row in status.rows:

@@ -1,4 +1,4 @@
-"""The live view of a sweep while this process waits for it, or trains it itself.
+"""The live view of a sweep while this process waits for it or trains it, and of long stages.
 
 A thread reads the sweep's files once a second. On a terminal: one bar in FLOPs for the sweep, one
 per running cell, a line for each that ends. Elsewhere: that line, and a summary every 10 seconds,
@@ -9,6 +9,7 @@ import contextlib
 import sys
 import threading
 import time
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -23,7 +24,7 @@ from chinchilla.sweep.status import (
 )
 
 if TYPE_CHECKING:
-    from rich.progress import TaskID
+    from rich.progress import Progress, TaskID
 
 LOOK_SECONDS = 1.0
 LINE_SECONDS = 10.0
@@ -34,6 +35,53 @@ def end_line(row: CellRow) -> str:
     if row.state == "finished":
         return f"finished {row.run_id}  loss {row.loss:.4f}  {row.tokens_per_second or 0:,.0f} tokens/s"
     return f"{row.state} {row.run_id}  {row.reason}"
+
+
+def _bars(out: TextIO) -> "Progress":
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TextColumn("{task.fields[note]}", markup=False),
+        console=Console(file=out),
+    )
+
+
+@contextlib.contextmanager
+def stage_progress(out: TextIO | None = None) -> Iterator[Callable[[str, float, float], None]]:
+    """Show the stages of one long command.
+
+    Args:
+        out: where to; default: standard error.
+
+    Yields:
+        A function of (stage, done, total); a total of 0 is not known. A bar per stage on a
+        terminal; elsewhere a line when a stage begins and every 10 seconds.
+    """
+    out = sys.stderr if out is None else out
+    if not out.isatty():
+        last: dict[str, float] = {}  # stage -> when it last had its line
+
+        def line(stage: str, done: float, total: float) -> None:
+            if time.monotonic() - last.get(stage, -LINE_SECONDS) >= LINE_SECONDS:
+                share = f" {done / total:.0%}" if total else ""
+                print(f"{stage}{share}", file=out, flush=True)
+                last[stage] = time.monotonic()
+
+        yield line
+        return
+    with _bars(out) as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def bar(stage: str, done: float, total: float) -> None:
+            if stage not in tasks:
+                tasks[stage] = progress.add_task(stage, total=None, note="")
+            progress.update(tasks[stage], completed=done, total=total or None)
+
+        yield bar
 
 
 class _Plain:
@@ -59,16 +107,7 @@ class _Bars:
     """Bars for a terminal."""
 
     def __init__(self, out: TextIO) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn
-
-        self.progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("{task.fields[note]}", markup=False),
-            console=Console(file=out),
-        )
+        self.progress = _bars(out)
         self.sweep = self.progress.add_task("sweep", total=None, note="")
         self.cells: dict[str, TaskID] = {}
         self.progress.start()
@@ -105,10 +144,14 @@ class SweepProgress:
     Args:
         sweep_dir: folder of the sweep, with its plan.
         out: where to show it; default: standard output as it is now.
+        only: run ids to keep to; default: the whole plan.
     """
 
-    def __init__(self, sweep_dir: Path, out: TextIO | None = None) -> None:
+    def __init__(
+        self, sweep_dir: Path, out: TextIO | None = None, only: Collection[str] | None = None
+    ) -> None:
         self.sweep_dir = sweep_dir
+        self.only = only
         self.out = sys.stdout if out is None else out
         self.known: dict[str, CellRow] = {}
         self.over: set[str] = set()  # runs that were over before, or have had their line
@@ -116,7 +159,7 @@ class SweepProgress:
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
 
     def __enter__(self) -> "SweepProgress":
-        before = sweep_status(self.sweep_dir, self.known)
+        before = sweep_status(self.sweep_dir, self.known, self.only)
         self.over = {row.run_id for row in before.rows if row.state in DONE}
         self.view: _Plain | _Bars = _Bars(self.out) if self.out.isatty() else _Plain(self.out)
         self._thread.start()
@@ -139,7 +182,7 @@ class SweepProgress:
 
     def _look(self) -> None:
         with contextlib.suppress(OSError, ValueError):  # a look may fail; the training must not
-            status = sweep_status(self.sweep_dir, self.known)
+            status = sweep_status(self.sweep_dir, self.known, self.only)
             for row in status.rows:
                 if row.state in DONE and row.run_id not in self.over:
                     self.over.add(row.run_id)

@@ -6,13 +6,14 @@ scheduler is asked: a status works from any machine that sees the folder, and ne
 
 import dataclasses
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chinchilla.files import read_json
-from chinchilla.records import RunResult, RunSpec, load_plan
-from chinchilla.sweep.cells import MAX_ATTEMPTS, cell_of, n_errors, read_progress
+from chinchilla.records import RunResult, RunSpec
+from chinchilla.sweep.cells import MAX_ATTEMPTS, cell_of, n_errors, planned_specs, read_progress
 from chinchilla.sweep.claims import file_system_now, look
 
 if TYPE_CHECKING:
@@ -66,13 +67,18 @@ class SweepStatus:
         return {**dataclasses.asdict(self), "done": self.done, "fraction": self.fraction}
 
 
-def sweep_status(sweep_dir: Path, known: dict[str, CellRow] | None = None) -> SweepStatus:
+def sweep_status(
+    sweep_dir: Path,
+    known: dict[str, CellRow] | None = None,
+    only: Collection[str] | None = None,
+) -> SweepStatus:
     """Read a sweep's folder.
 
     Args:
         sweep_dir: folder that `chinchilla sweep` made.
         known: rows of runs that were over at an earlier call; used and added to, so that asking
             every second costs little. Leave it out where failed runs may have been retried since.
+        only: run ids to keep to; default: the whole plan.
 
     Returns:
         The status.
@@ -80,7 +86,7 @@ def sweep_status(sweep_dir: Path, known: dict[str, CellRow] | None = None) -> Sw
     Raises:
         InputError: no plan there, or files of another schema.
     """
-    specs = load_plan(sweep_dir / "plan.jsonl")
+    specs = planned_specs(sweep_dir, only)
     known = {} if known is None else known
     cells = sweep_dir / "cells"
     now = file_system_now(cells) if cells.is_dir() else 0.0
@@ -104,7 +110,7 @@ def sweep_status(sweep_dir: Path, known: dict[str, CellRow] | None = None) -> Sw
 
 def _row(spec: RunSpec, cell: Path, now: float) -> CellRow:
     if (cell / "result.json").exists():
-        return _row_of_result(spec, RunResult.load(cell))
+        return _row_of_result(spec, RunResult.load(cell), read_progress(cell))
     progress = read_progress(cell)
     step = min(int(progress.get("step") or 0), spec.steps)
     standing = look(cell, now)
@@ -127,8 +133,9 @@ def _row(spec: RunSpec, cell: Path, now: float) -> CellRow:
     )
 
 
-def _row_of_result(spec: RunSpec, result: RunResult) -> CellRow:
-    seconds = result.wall_seconds
+def _row_of_result(spec: RunSpec, result: RunResult, progress: dict[str, Any]) -> CellRow:
+    # The progress file's rate counts evaluations and checkpoints too, as the time left must.
+    rate = progress.get("tokens_per_second") or result.tokens_per_second
     return CellRow(
         run_id=spec.run_id,
         state=result.status,
@@ -141,7 +148,7 @@ def _row_of_result(spec: RunSpec, result: RunResult) -> CellRow:
         worker="",
         flops=spec.C,
         flops_done=result.flops_spent,
-        flops_per_second=result.flops_spent / seconds if seconds > 0 else None,
+        flops_per_second=rate * spec.C / spec.D if rate else None,
     )
 
 

@@ -16,7 +16,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,6 +64,7 @@ def run_worker(
     worker: str,
     train: Train | None = None,
     *,
+    only: Collection[str] | None = None,
     stop: Stop | None = None,
     stale_seconds: float = STALE_SECONDS,
 ) -> WorkerSummary:
@@ -75,6 +76,7 @@ def run_worker(
         runtime: how to execute; not part of any run's identity.
         worker: this worker's name in claims.
         train: stands in for `chinchilla.train.train_run`.
+        only: run ids to keep to; default: the whole plan.
         stop: flag that ends the worker at the next step; default: one that signals raise.
         stale_seconds: silence after which another machine's worker counts as dead.
 
@@ -84,11 +86,18 @@ def run_worker(
     if stop is None:
         with stop_on_signals() as stop:
             return run_worker(
-                sweep_dir, data_dir, runtime, worker, train, stop=stop, stale_seconds=stale_seconds
+                sweep_dir,
+                data_dir,
+                runtime,
+                worker,
+                train,
+                only=only,
+                stop=stop,
+                stale_seconds=stale_seconds,
             )
     summary = WorkerSummary(worker)
     while not stop and not summary.needs_restart:
-        claimed, wait = _claim_next(sweep_dir, worker, stale_seconds)
+        claimed, wait = _claim_next(sweep_dir, worker, only, stale_seconds)
         if claimed is not None:
             spec, claim = claimed
             try:
@@ -104,13 +113,13 @@ def run_worker(
 
 
 def _claim_next(
-    sweep_dir: Path, worker: str, stale_seconds: float
+    sweep_dir: Path, worker: str, only: Collection[str] | None, stale_seconds: float
 ) -> tuple[tuple[RunSpec, Claim] | None, bool]:
     """Claim the longest run that failed least; else whether a holder is silent and worth a wait."""
     cells = sweep_dir / "cells"
     cells.mkdir(exist_ok=True)
     now = file_system_now(cells)
-    specs = missing_specs(sweep_dir)
+    specs = missing_specs(sweep_dir, only)
     specs.sort(key=lambda s: n_errors(cell_of(sweep_dir, s)))  # stable: longest first stays
     silent = False
     for spec in specs:

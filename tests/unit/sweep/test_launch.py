@@ -22,14 +22,19 @@ from sweep_fakes import (
     wait_until,
 )
 
-from chinchilla.config import RuntimeConfig
+from chinchilla.config import RuntimeConfig, TrainCommand
 from chinchilla.errors import InputError
 from chinchilla.records import RunResult, load_plan
 from chinchilla.sweep import pool
 from chinchilla.sweep.cells import cell_of, read_progress
 from chinchilla.sweep.claims import latest
 from chinchilla.sweep.launch import launch
-from chinchilla.sweep.progress import SweepProgress
+from chinchilla.sweep.progress import SweepProgress, stage_progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 def debug(specs, sweep_dir: Path, train=fake_train, **more) -> int:
@@ -89,6 +94,34 @@ def test_json_is_one_document_on_stdout(tmp_path: Path, capsys: pytest.CaptureFi
     asked.format = "json"
     assert launch(asked, make_specs(1), tmp_path, tmp_path, train=fake_train) == 0
     assert json.loads(capsys.readouterr().out)["counts"]["finished"] == 1
+
+
+def test_train_keeps_to_its_own_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    first, second, third = make_specs(3)
+    bad = make_specs(1, RAISES)[0]
+    assert debug([first, bad], tmp_path) == 1
+    make_sweep(tmp_path, [first, bad, second])
+    capsys.readouterr()
+    asked = TrainCommand(cluster=command().cluster, format="json")
+    assert launch(asked, [third], tmp_path, tmp_path, train=fake_train) == 0
+    assert capsys.readouterr().out == ""  # the command prints the result
+    assert not cell_of(tmp_path, second).exists()
+    assert RunResult.load(cell_of(tmp_path, bad)).status == "failed"
+    assert len(load_plan(tmp_path / "plan.jsonl")) == 4
+
+
+def test_stages_get_lines_and_bars(monkeypatch: pytest.MonkeyPatch):
+    out = io.StringIO()
+    with stage_progress(out) as report:
+        report("read", 5, 0)
+        for done in range(11):
+            report("tokenise", done, 10)
+    assert out.getvalue() == "read\ntokenise 0%\n"
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    with stage_progress(terminal) as report:
+        report("tokenise", 10, 10)
+    assert "100%" in terminal.getvalue()
 
 
 def test_local_workers_share_the_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -174,10 +207,6 @@ def test_the_pool_fits_the_machine(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_a_terminal_gets_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("chinchilla.sweep.progress.LOOK_SECONDS", 0.05)
     specs = make_specs(2)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,17 +15,16 @@ from chinchilla.sweep.status import duration, render_status, summary_line, sweep
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
     """Six equal runs: finished, diverged, failed, running at half, stopped at half, untouched."""
-    from dataclasses import replace
-
     [one] = make_specs(1)
     specs = [replace(one, seed=i) for i in range(6)]
     make_sweep(tmp_path, specs)
     cells = [cell_of(tmp_path, s) for s in specs]
     for cell in cells:
         cell.mkdir(parents=True)
-    make_result(specs[0], flops_spent=one.C, wall_seconds=10.0).save(cells[0])
-    make_result(specs[1], "diverged", "loss is not finite").save(cells[1])
-    make_result(specs[2], "failed", "RuntimeError: no", wall_seconds=0.0).save(cells[2])
+    make_result(specs[0], tokens_per_second=one.D / 10.0).save(cells[0])
+    nan = make_result(specs[1], "diverged", "loss is not finite", tokens_per_second=one.D / 10.0)
+    nan.save(cells[1])
+    make_result(specs[2], "failed", "RuntimeError: no", tokens_per_second=0.0).save(cells[2])
     take(cells[3], "busy")
     take(cells[4], "gone").release()
     rate = one.D / 10.0
@@ -33,7 +33,6 @@ def mixed(tmp_path: Path) -> Path:
         (cell / "progress.json").write_text(json.dumps(half))
     (cells[4] / "attempts").mkdir()
     (cells[4] / "attempts" / "1.json").write_text('{"reason": "OSError: away"}')
-    make_result(specs[1], "diverged", "loss is not finite", wall_seconds=10.0).save(cells[1])
     return tmp_path
 
 
