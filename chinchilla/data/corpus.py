@@ -96,10 +96,11 @@ def _read_jsonl(corpus: CorpusConfig) -> Iterator[str]:
         except UnicodeDecodeError as error:
             at, byte = offset + error.start, error.object[error.start]
             raise _not_utf8(path, at, byte, f"line {number}, ") from None
-        except (json.JSONDecodeError, RecursionError) as error:
-            nul = line[:4096].count(b"\0") > 0
-            why = "NUL bytes: a binary file?" if nul else str(error)
-            raise DataError(f"{path} line {number} is not JSON ({why}).") from None
+        except DataError:
+            raise
+        except (ValueError, RecursionError) as error:
+            why = "it has NUL bytes: a binary file?" if b"\0" in line else str(error)
+            raise DataError(f"{path} line {number} is not one JSON object ({why}).") from None
         except (OSError, EOFError, lzma.LZMAError) as error:
             raise DataError(f"{path} cannot be read after line {number} ({error}).") from None
 

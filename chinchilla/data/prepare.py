@@ -28,6 +28,7 @@ from chinchilla.files import atomic_write, fsync_dir, sha256_file, writable_dir
 
 TOKENIZER_FILE = "tokenizer.model"
 WORK = ".work"
+BYTES_PER_WORKER = 4 << 20  # less text than this does not pay for another process
 
 Progress = Callable[[str, float, float], None]  # stage, done, total (0 = not known)
 
@@ -57,12 +58,14 @@ def prepare(command: DataCommand, progress: Progress | None = None) -> Manifest:
         work = data_dir / WORK
         _clear(data_dir)
         work.mkdir()
-        manifest = _build(command, work, progress)
-        for file in [manifest.tokenizer.file, *_shard_files(manifest)]:
-            os.replace(work / file, data_dir / file)
-        fsync_dir(data_dir)
-        manifest.save(data_dir)
-        shutil.rmtree(work)
+        try:
+            manifest = _build(command, work, progress)
+            for file in [manifest.tokenizer.file, *_shard_files(manifest)]:
+                os.replace(work / file, data_dir / file)
+            fsync_dir(data_dir)
+            manifest.save(data_dir)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
     return manifest
 
 
@@ -85,7 +88,9 @@ def _build(command: DataCommand, work: Path, progress: Progress) -> Manifest:
         writers = {s: ShardWriter(work, s, command.shard_tokens) for s in ("train", "heldout")}
         documents = ((_split(key, command.held_out_fraction), text) for key, text in spool)
         done = 0
-        n_workers = min(command.n_workers or os.cpu_count() or 1, spool.bytes // (4 << 20) + 1)
+        n_workers = min(
+            command.n_workers or os.cpu_count() or 1, spool.bytes // BYTES_PER_WORKER + 1
+        )
         for batch, tokens in encode_batches(in_batches(documents), tokenizer, dtype, n_workers):
             writers[batch.split].add(tokens, len(batch.texts), batch.bytes)
             done += batch.bytes

@@ -3,7 +3,7 @@
 Section 4.1 of the paper trains on SentencePiece with 32,000 pieces and without NFKC. Identity
 normalisation, byte fallback and kept spaces make it lossless but for one character: SentencePiece
 writes a space as U+2581, so that a U+2581 in the text would come back as a space. `encode` gives
-that character as its three byte pieces instead. NumPy-free, torch-free.
+that character as its three byte pieces instead.
 """
 
 import hashlib
@@ -66,10 +66,14 @@ class Tokenizer:
             DataError: missing, not a SentencePiece model, or without an end-of-text piece.
         """
         try:
-            tokenizer = cls(path.read_bytes())
+            model = path.read_bytes()
         except OSError as error:
             raise DataError(f"tokenizer {path} cannot be read ({error.strerror}).") from None
-        except RuntimeError:
+        if not model:
+            raise DataError(f"tokenizer {path} is empty.")
+        try:
+            tokenizer = cls(model)
+        except (RuntimeError, IndexError):
             raise DataError(f"tokenizer {path} is not a SentencePiece model.") from None
         if tokenizer.eos_id < 0 or tokenizer.vocab_size <= tokenizer.eos_id:
             raise DataError(

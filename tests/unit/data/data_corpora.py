@@ -1,0 +1,37 @@
+"""Small corpora for the tests of chinchilla.data."""
+
+import json
+import random
+from pathlib import Path
+
+from chinchilla.config import CorpusConfig, DataCommand, TokenizerConfig
+
+WORDS = (  # noqa: SIM905 (a list is longer to read)
+    "the of and union state congress people law year peace war commerce treasury whereas honor "
+    "duties revenue foreign powers harbors public lands treaty militia improvement citizens "
+    "judgment bank measures subject present attention session territory department object"
+).split()
+
+
+def documents(n: int = 60, seed: int = 0) -> list[str]:
+    """Distinct made-up documents of a few hundred bytes."""
+    draw = random.Random(seed)
+    return [
+        f"Document {i}.\n\n" + " ".join(draw.choices(WORDS, k=draw.randrange(40, 120)))
+        for i in range(n)
+    ]
+
+
+def write_jsonl(path: Path, texts: list[str]) -> Path:
+    path.write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), encoding="utf-8")
+    return path
+
+
+def command(data_dir: Path, *paths: Path, **settings: object) -> DataCommand:
+    """`chinchilla data` on JSON lines, with small settings."""
+    return DataCommand(
+        corpus=CorpusConfig(format="jsonl", paths=[str(p) for p in paths]),
+        tokenizer=TokenizerConfig(vocab_size=300),
+        data_dir=str(data_dir),
+        **{"held_out_fraction": 0.2, "shard_tokens": 1_000, **settings},
+    )

@@ -1,0 +1,165 @@
+"""Reading documents: every format gives them, everything malformed gives one clear line."""
+
+import gzip
+import json
+import lzma
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from chinchilla.config import CorpusConfig
+from chinchilla.data.corpus import read_documents
+from chinchilla.errors import DataError
+
+ROWS = b'{"text": "a\\r\\n b "}\n{"text": "\xc3\xa9", "extra": {"late": [1]}}\n'
+
+
+def read(path: Path, kind: str, **settings: object) -> list[str]:
+    return list(read_documents(CorpusConfig(format=kind, paths=[str(path)], **settings)))
+
+
+def test_embedded_text_is_what_its_readme_states():
+    texts = list(read_documents(CorpusConfig(format="embedded")))
+    assert len(texts) == 249
+    assert sum(len(t.encode()) for t in texts) == 12_185_751
+    assert texts[0].startswith("Fellow-Citizens of the Senate")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "pack"), [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress)]
+)
+def test_json_lines_plain_and_compressed(tmp_path, suffix, pack):
+    """A field that first appears on a later line is no obstacle."""
+    path = tmp_path / f"a.jsonl{suffix}"
+    path.write_bytes(pack(ROWS))
+    assert read(path, "jsonl") == ["a\r\n b ", "é"]
+    assert read(tmp_path, "jsonl", max_documents=1) == ["a\r\n b "]
+
+
+def test_text_folder_is_read_by_name_with_newlines_untouched(tmp_path):
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "b.txt").write_bytes(b"two\r\n")
+    (tmp_path / "deeper" / "c.txt").write_bytes(b"three")
+    (tmp_path / "a.txt").write_bytes(b"\tone\n")
+    (tmp_path / "notes.md").write_bytes(b"not read")
+    assert read(tmp_path, "text") == ["\tone\n", "two\r\n", "three"]
+
+
+def test_parquet_reads_the_named_column(tmp_path):
+    table = pa.table({"n": [1, 2, 3], "body": ["a", None, " b\n"]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    assert read(tmp_path, "parquet", column="body") == ["a", "", " b\n"]
+
+
+MALFORMED = {
+    "missing": ("text", "x.txt", None, "x.txt does not exist"),
+    "empty": ("text", "x.txt", b"", "x.txt is empty"),
+    "latin1": ("text", "x.txt", b"abc\xe9d", "x.txt is not UTF-8: byte 0xe9 at offset 3"),
+    "utf16": ("text", "x.txt", "hi".encode("utf-16"), "byte 0xff at offset 0"),
+    "nul": ("text", "x.txt", b"ab\0cd", "NUL byte at offset 2"),
+    "jsonl missing": ("jsonl", "x.jsonl", None, "x.jsonl does not exist"),
+    "jsonl empty": ("jsonl", "x.jsonl", b"", "x.jsonl is empty"),
+    "jsonl blank": ("jsonl", "x.jsonl", b"\n\n", "no documents"),
+    "jsonl column": ("jsonl", "x.jsonl", b'{"body": "a", "id": 1}\n', "Found: body, id"),
+    "jsonl broken": ("jsonl", "x.jsonl", b'{"text": "a"}\n{"text": \n', "line 2 is not one JSON"),
+    "jsonl array": ("jsonl", "x.jsonl", b'[{"text": "a"}]\n', "line 1 is a JSON list"),
+    "jsonl number": ("jsonl", "x.jsonl", b'{"text": 3}\n', "field 'text' holds int"),
+    "jsonl latin1": ("jsonl", "x.jsonl", b'{"text": "a"}\n{"text": "\xe9"}\n', "offset 24"),
+    "jsonl binary": ("jsonl", "x.jsonl", b"\0\1\2\3" * 99, "NUL bytes: a binary file?"),
+    "jsonl deep": ("jsonl", "x.jsonl", b"[" * 200_000, "not one JSON object"),
+    "jsonl digits": ("jsonl", "x.jsonl", b"1" * 9_999, "not one JSON object"),
+    "gzip cut": ("jsonl", "x.jsonl.gz", gzip.compress(ROWS * 999)[:60], "cannot be read after"),
+    "not gzip": ("jsonl", "x.jsonl.gz", ROWS, "cannot be read after line 0"),
+    "not xz": ("jsonl", "x.jsonl.xz", ROWS, "cannot be read after line 0"),
+    "parquet missing": ("parquet", "x.parquet", None, "x.parquet does not exist"),
+    "not parquet": ("parquet", "x.parquet", b"text" * 99, "x.parquet cannot be read"),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_file_gives_one_clear_line(tmp_path, case):
+    kind, name, content, expected = MALFORMED[case]
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / name, kind)
+    message = str(caught.value)
+    assert expected in message
+    assert "\n" not in message
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize("kind", ["text", "jsonl", "parquet"])
+def test_folder_without_files_of_the_format(tmp_path, kind):
+    (tmp_path / "readme.md").write_text("hello")
+    with pytest.raises(DataError, match="has no files named"):
+        read(tmp_path, kind)
+
+
+def test_parquet_without_the_column_lists_those_it_has(tmp_path):
+    pq.write_table(pa.table({"body": ["a"], "id": [1]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"no column 'text'. Found: body, id. Set corpus.column"):
+        read(tmp_path, "parquet")
+
+
+@pytest.mark.parametrize("table", [{"text": [1, 2]}, {"text": [b"a"]}, {"text": [["a"]]}])
+def test_parquet_column_that_is_not_text(tmp_path, table):
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"row 1: field 'text' holds (int|bytes|list), not text"):
+        read(tmp_path, "parquet")
+
+
+def test_hub_without_network_says_what_works_instead(monkeypatch):
+    import datasets
+
+    def offline(*_: object, **__: object) -> None:
+        raise ConnectionError("Couldn't reach 'allenai/c4' on the Hub\n(timed out)")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(DataError, match=r"hub data set allenai/c4 cannot be read.*use corpus=sotu"):
+        list(read_documents(CorpusConfig(format="hub", hub_name="allenai/c4")))
+
+
+def test_hub_rows_are_streamed(monkeypatch):
+    """Only as many rows are asked for as are used."""
+    import datasets
+
+    asked: list[int] = []
+
+    class Rows:
+        column_names = None  # some hub data sets do not state theirs
+
+        def __iter__(self):
+            for i in range(10**9):
+                asked.append(i)
+                yield {"text": f"row {i}"}
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Rows())
+    corpus = CorpusConfig(format="hub", hub_name="x/y", max_documents=3)
+    assert list(read_documents(corpus)) == ["row 0", "row 1", "row 2"]
+    assert len(asked) <= 4
+
+
+def test_every_corpus_yaml_holds_fields_of_the_config():
+    import yaml
+
+    folder = Path(__file__).parents[3] / "configs" / "corpus"
+    for path in sorted(folder.glob("*.yaml")):
+        fields = yaml.safe_load(path.read_text())
+        if fields.get("paths") == []:
+            fields["paths"] = ["given.by.user"]
+        CorpusConfig(**fields)
+        assert path.read_text().startswith("# "), f"{path.name} does not say what it is"
+
+
+def test_importing_the_data_package_leaves_torch_out():
+    import subprocess
+
+    modules = ["corpus", "spool", "tokenizer", "encode", "shards", "prepare", "manifest", "tokens"]
+    code = "".join(f"import chinchilla.data.{m}\n" for m in modules)
+    code += "import sys, json\nprint(json.dumps(sorted({'torch', 'datasets'} & set(sys.modules))))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(out.stdout) == []
