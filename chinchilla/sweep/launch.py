@@ -24,7 +24,7 @@ from chinchilla.sweep.stopping import stop_on_signals
 from chinchilla.sweep.worker import Train, limit_threads, run_worker, worker_name
 
 EXIT_OK, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75
-LAUNCH_WAIT_SECONDS = 60.0  # for another launcher of the same sweep to finish writing
+LAUNCH_WAIT_SECONDS = 90.0  # for another launcher of the same sweep to finish writing
 
 
 def launch(
@@ -131,7 +131,7 @@ def _turn(folder: Path) -> Claim:
     while (turn := take(folder, worker_name())) is None:
         if time.monotonic() > deadline:
             raise InputError(
-                f"another launcher has been preparing this sweep for a minute ({folder}). "
+                f"another launcher has been preparing this sweep for long ({folder}). "
                 "Try again when it is through."
             )
         time.sleep(0.1)

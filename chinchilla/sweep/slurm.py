@@ -26,7 +26,7 @@ from chinchilla.records import load_plan
 from chinchilla.sweep import pool
 from chinchilla.sweep.cells import missing_specs
 from chinchilla.sweep.claims import utc_now
-from chinchilla.sweep.stopping import stop_on_signals
+from chinchilla.sweep.stopping import Stop, stop_on_signals
 
 WARNING_SECONDS = 180  # USR2 so long before the time limit: a step, an evaluation, a checkpoint
 
@@ -71,8 +71,8 @@ class SlurmTask:
             codes = workers.wait(stop)
             for line in workers.last_words():
                 print(line, file=sys.stderr, flush=True)
-            if stop.signal == signal.SIGUSR2 and missing_specs(self.sweep_dir):
-                requeue()
+            if signal.SIGUSR2 in stop.seen and missing_specs(self.sweep_dir):
+                requeue(stop)
         if any(code not in (0, 75) for code in codes):
             raise RuntimeError(
                 f"workers ended with exit codes {codes}; see {self.sweep_dir}/workers"
@@ -80,8 +80,8 @@ class SlurmTask:
         return codes
 
 
-def requeue() -> None:
-    """Put this job back in the queue and wait for the end that Slurm then makes."""
+def requeue(stop: Stop) -> None:
+    """Put this job back in the queue, and leave when Slurm says so (TERM)."""
     job = os.environ["SLURM_JOB_ID"]
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         # Not SLURM_JOB_ID: for the last element that is the array's own number, so all elements.
@@ -89,7 +89,9 @@ def requeue() -> None:
     done = subprocess.run(["scontrol", "requeue", job], timeout=60, check=False)
     # The requeue's own TERM may end scontrol before it can say that it worked.
     if done.returncode in (0, -signal.SIGTERM):
-        time.sleep(120)
+        deadline = time.monotonic() + 120
+        while signal.SIGTERM not in stop.seen and time.monotonic() < deadline:
+            time.sleep(0.5)
     sys.exit(75)  # SystemExit: submitit writes no result over the pickle of the job's next start
 
 
@@ -158,7 +160,10 @@ def submit(cluster: ClusterConfig, sweep_dir: Path, data_dir: Path, n_missing: i
     try:
         with executor.batch():
             jobs = [executor.submit(task) for _ in range(n_jobs)]
-    except submitit.core.utils.FailedJobError as error:
+    except (
+        submitit.core.utils.FailedJobError,
+        submitit.core.utils.FailedSubmissionError,
+    ) as error:
         raise InputError(f"sbatch refused the sweep's jobs: {error}") from None
     ids = [str(job.job_id) for job in jobs]
     write_json(folder / "submission.json", {**record, "job_ids": ids})

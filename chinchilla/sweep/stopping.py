@@ -11,11 +11,11 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
 class Stop:
-    """Whether a stop was asked for, and by which signal. Not an Event: a handler must not lock."""
+    """Whether a stop was asked for, and by which signals. Not an Event: a handler must not lock."""
 
     def __init__(self) -> None:
         self.requested = False
-        self.signal = 0
+        self.seen: set[int] = set()
 
     def __bool__(self) -> bool:
         return self.requested
@@ -39,7 +39,8 @@ def stop_on_signals(stop: Stop | None = None) -> Iterator[Stop]:
             return
         if stop.requested and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        stop.requested, stop.signal = True, signum
+        stop.requested = True
+        stop.seen.add(signum)
 
     if threading.current_thread() is not threading.main_thread():
         yield stop

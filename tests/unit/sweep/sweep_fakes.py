@@ -14,7 +14,14 @@ from chinchilla.records import RunResult, RunSpec, save_plan
 from chinchilla.shapes import ModelShape
 from chinchilla.sweep.cells import save_runtime
 
-FINE, DIVERGES, RAISES, SLOW, DIES = 0, 1000, 2000, 3000, 4000  # seeds from here on behave so
+FINE, DIVERGES, RAISES, SLOW, DIES, BREAKS = (
+    0,
+    1000,
+    2000,
+    3000,
+    4000,
+    5000,
+)  # seeds from here on behave so
 
 
 def make_specs(n: int, first_seed: int = FINE, sweep: str = "toy") -> list[RunSpec]:
@@ -107,6 +114,8 @@ def fake_train(
             return None
         if kind == RAISES and step == 3:
             raise RuntimeError("the disk said no\nand more")
+        if kind == BREAKS and n_starts(cell) == 1:
+            raise RuntimeError("CUDA error: device-side assert triggered")
         if kind == DIES and step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(1.0 if kind == SLOW else 0.003)

@@ -15,6 +15,7 @@ from chinchilla.sweep import slurm
 from chinchilla.sweep.cells import cell_of, read_progress
 from chinchilla.sweep.claims import latest
 from chinchilla.sweep.launch import launch
+from chinchilla.sweep.stopping import Stop
 
 pytest.importorskip("submitit")
 
@@ -92,6 +93,12 @@ def test_no_slurm_here_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         launch(on_slurm(), make_specs(1), tmp_path / "sweep", tmp_path)
 
 
+def test_a_refusal_by_sbatch_is_said(tmp_path: Path, scripts: Path):
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho invalid partition >&2; exit 1\n")
+    with pytest.raises(InputError, match="invalid partition"):
+        launch(on_slurm(), make_specs(2), tmp_path / "sweep", tmp_path)
+
+
 def test_the_number_of_jobs_must_be_given(tmp_path: Path, scripts: Path):
     asked = on_slurm()
     asked.cluster.n_workers = 0
@@ -101,22 +108,26 @@ def test_the_number_of_jobs_must_be_given(tmp_path: Path, scripts: Path):
 
 @pytest.mark.parametrize("code", [0, -signal.SIGTERM, 1])
 def test_a_job_requeues_its_own_element_only(monkeypatch: pytest.MonkeyPatch, code: int):
-    calls, naps = [], []
+    calls, naps, stop = [], [], Stop()
 
     def run(command, **kwargs):
         calls.append(command)
         return subprocess.CompletedProcess(command, code)
 
+    def nap_until_told(seconds: float) -> None:
+        naps.append(seconds)
+        stop.seen.add(signal.SIGTERM)
+
     monkeypatch.setattr(slurm.subprocess, "run", run)
-    monkeypatch.setattr(slurm.time, "sleep", naps.append)
+    monkeypatch.setattr(slurm.time, "sleep", nap_until_told)
     monkeypatch.setenv("SLURM_JOB_ID", "41")  # the last element's own number is the array's
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "41")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
     with pytest.raises(SystemExit) as left:
-        slurm.requeue()
+        slurm.requeue(stop)
     assert left.value.code == 75
     assert calls == [["scontrol", "requeue", "41_2"]]
-    assert bool(naps) == (code != 1)
+    assert len(naps) == (code != 1)
 
 
 def test_a_warned_job_stops_its_workers_and_requeues(tmp_path, monkeypatch: pytest.MonkeyPatch):
@@ -124,7 +135,7 @@ def test_a_warned_job_stops_its_workers_and_requeues(tmp_path, monkeypatch: pyte
     make_sweep(tmp_path, specs)
     cells = [cell_of(tmp_path, s) for s in specs]
     requeued = []
-    monkeypatch.setattr(slurm, "requeue", lambda: requeued.append(1))
+    monkeypatch.setattr(slurm, "requeue", lambda stop: requeued.append(1))
     real = slurm.pool.start
     monkeypatch.setattr(slurm.pool, "start", lambda *a: real(*a, program=PROGRAM))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -3,10 +3,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from sweep_fakes import (
+    BREAKS,
     DIES,
     DIVERGES,
     RAISES,
@@ -23,8 +26,9 @@ from sweep_fakes import (
 from chinchilla.config import RuntimeConfig
 from chinchilla.errors import InputError
 from chinchilla.records import RunResult
+from chinchilla.sweep import claims
 from chinchilla.sweep.cells import cell_of, load_runtime, read_progress
-from chinchilla.sweep.claims import latest, look, take
+from chinchilla.sweep.claims import ClaimRecord, latest, look, take
 from chinchilla.sweep.worker import run_worker
 
 RUNTIME = RuntimeConfig(device="cpu")
@@ -150,6 +154,52 @@ def test_a_broken_gpu_asks_for_a_new_process(tmp_path: Path):
 
     summary = work(make_sweep(tmp_path, make_specs(3)), broken)
     assert (summary.errors, summary.needs_restart, summary.failed) == (1, True, [])
+
+
+def test_a_worker_process_starts_afresh_after_it_broke_its_gpu(tmp_path: Path):
+    [spec] = make_specs(1, BREAKS)
+    make_sweep(tmp_path, [spec])
+    assert start_worker(tmp_path, "w").wait(30) == 0
+    assert RunResult.load(cell_of(tmp_path, spec)).status == "finished"
+    assert n_starts(cell_of(tmp_path, spec)) == 2
+
+
+def test_who_lost_the_cell_leaves_without_a_word(tmp_path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.02)
+    [spec] = make_specs(1)
+    cell = cell_of(make_sweep(tmp_path, [spec]), spec)
+
+    def slow(*args, should_stop, **kwargs):
+        claims._create(cell, replace(latest(cell), fence=2, worker="heir"))
+        while not should_stop():
+            time.sleep(0.01)
+        raise AssertionError("asked to stop, and so to save, in somebody else's cell")
+
+    summary = work(tmp_path, slow)
+    assert (summary.errors, summary.finished, summary.stopped) == (0, [], False)
+    assert latest(cell).worker == "heir"
+    assert not (cell / "attempts").exists()
+
+
+def test_a_worker_waits_for_a_silent_node_and_takes_its_run(tmp_path: Path):
+    """As after a node failure: the job starts elsewhere before its old claim is stale."""
+    [spec] = make_specs(1)
+    cell = cell_of(make_sweep(tmp_path, [spec]), spec)
+    cell.mkdir(parents=True)
+    (cell / "progress.json").write_text('{"step": 7}')
+    record = ClaimRecord(1, "gone", "mars", "mars", 1, "", "", step=0)
+    (cell / "claim-1.json").write_text(json.dumps(asdict(record)))
+    then = claims.file_system_now(cell) - 0.6
+    os.utime(cell / "claim-1.json", (then, then))
+    summary = run_worker(tmp_path, tmp_path, RUNTIME, "w", fake_train, stale_seconds=1.0)
+    assert summary.finished == [spec.run_id]
+
+
+def test_a_worker_does_not_wait_for_a_busy_one(tmp_path: Path):
+    [spec] = make_specs(1)
+    claim = take(cell_of(make_sweep(tmp_path, [spec]), spec), "busy")
+    assert work(tmp_path).finished == []
+    claim.release()
 
 
 def test_specs_added_while_it_works_are_trained_too(tmp_path: Path):
