@@ -6,9 +6,10 @@ the size N that reached it and the tokens D seen by then. Straight lines in log-
 
 Stated here because the paper does not: the Gaussian's window is cut at +-window/2 with sigma =
 window/4 and renormalised at the ends of a curve; curves are linear in ln C between their points; C
-runs over the values at which at least three sizes have a curve. Where the envelope sits on the
-smallest or largest size that has a curve at that C, a better size may lie outside: that C is
-censored, shown but not fitted.
+runs over the values at which at least three sizes have a curve, from the C of the cheapest run
+upwards (below it every loss is from mid-run, and a few such points far to the left would turn the
+line). Where the envelope sits on the smallest or largest size that has a curve at that C, a better
+size may lie outside: that C is censored, shown but not fitted.
 
 With a decaying learning rate a loss in mid-run is pessimistic, so the envelope should touch curves
 near their ends only: `tail_share` says how far it does (paper, footnote 4: all of it in the last
@@ -215,7 +216,7 @@ def _read_curves(obs: Observations, window: float, n_points: int) -> tuple[_Curv
 
 
 def _shared_span(sizes: np.ndarray, spans: np.ndarray) -> tuple[float, float]:
-    """First and last C at which at least MIN_SIZES sizes have a curve."""
+    """First and last C at which MIN_SIZES sizes have a curve and some run has ended."""
     edges = np.unique(spans)
     live = [
         len(np.unique(sizes[(spans[:, 0] <= c) & (spans[:, 1] >= c)])) >= MIN_SIZES for c in edges
@@ -225,7 +226,13 @@ def _shared_span(sizes: np.ndarray, spans: np.ndarray) -> tuple[float, float]:
             f"approach 1: at no C do {MIN_SIZES} sizes have a curve, so none can be seen to be "
             "better than both its neighbours. Train neighbouring sizes over overlapping FLOPs."
         )
-    return float(edges[live].min()), float(edges[live].max())
+    low, high = max(edges[live].min(), spans[:, 1].min()), edges[live].max()
+    if low >= high:
+        raise FitError(
+            f"approach 1: no run has ended where {MIN_SIZES} sizes have a curve. Train neighbouring "
+            "sizes over overlapping FLOPs."
+        )
+    return float(low), float(high)
 
 
 def _lowest(curves: _Curves, keep: np.ndarray) -> _Envelope:

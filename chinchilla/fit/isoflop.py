@@ -84,7 +84,7 @@ def fit_isoflop(obs: Observations, *, n_bootstrap: int = 400, seed: int = 0) -> 
         N_opt=N_opt,
         D_opt=D_opt,
         points=points,
-        n_runs=len(obs),
+        n_runs=sum(len(p["N"]) for p in used),
         conventions=conventions(obs),
         settings={
             "profile": "parabola in ln N through final losses, least squares",

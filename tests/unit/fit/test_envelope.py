@@ -61,6 +61,19 @@ def test_few_horizons_are_told_by_the_tail_share(curves):
     assert any("Add horizons between" in w for w in fit.warnings)
 
 
+def test_the_start_of_training_does_not_turn_the_line(curves, law):
+    """A smoothed steep start lets odd sizes win at tiny C; nothing below the first run end counts."""
+    obs = curves(0.0, loss_kind="heldout")
+    rng = np.random.default_rng(0)
+    first_end = obs.finals().C.min()
+    early = obs.C < 0.5 * first_end
+    obs.L[early] *= np.exp(0.05 * rng.normal(size=int(early.sum())))
+    fit = fit_envelope(obs, n_bootstrap=0)
+    (_, a), _, _ = six_nd_frontier(law)
+    assert min(fit.details["envelope"]["C"]) >= first_end * (1 - 1e-12)
+    assert fit.N_opt.exponent == pytest.approx(a, abs=2e-3)
+
+
 def test_C_where_the_best_size_is_at_an_edge_is_shown_but_not_fitted(curves):
     fit = fit_envelope(curves(0.0, loss_kind="heldout"), n_bootstrap=0)
     envelope = fit.details["envelope"]
