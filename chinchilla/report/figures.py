@@ -13,7 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LogNorm
 from matplotlib.figure import Figure
 
-from chinchilla.fit.frontier import Frontier
+from chinchilla.fit.frontier import APPROACHES, Frontier
 from chinchilla.observations import Observations
 from chinchilla.records import Curve, RunResult
 from chinchilla.report.style import (
@@ -35,6 +35,7 @@ from chinchilla.shapes import flops_per_token
 
 N_LABEL = "N, parameters"
 D_LABEL = "D, tokens"
+LINES = {"parametric": 3.4, "envelope": 2.4, "isoflop": 1.5}  # widths, bottom to top: none hides
 C_LABEL = "C, training FLOPs"
 L_LABEL = "loss, nats/token"
 
@@ -70,10 +71,15 @@ def training_curves(
     label = "did not finish"
     for r in results:
         curve = (curves or {}).get(r.spec.run_id)
-        if r.status == "finished" or curve is None or len(curve.loss) == 0:
+        if r.status == "finished" or curve is None:
             continue
         per_step = flops_per_token(r.spec.model, r.spec.flop_convention) * r.spec.batch_tokens
-        C, L = _binned(per_step * (curve.step + 1), curve.loss)
+        if points.loss_kind == "heldout":
+            C, L = _binned(per_step * curve.held_out_step, curve.held_out_loss)
+        else:
+            C, L = _binned(per_step * (curve.step + 1), curve.loss)
+        if len(C) == 0:
+            continue
         ax.plot(C, L, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), label=label)
         label = "_" + label
     low, high = padded(np.concatenate(shown_L), 0.05)
@@ -88,7 +94,7 @@ def training_curves(
 
 def _binned(x: np.ndarray, y: np.ndarray, n: int = 240) -> tuple[np.ndarray, np.ndarray]:
     """Means of y in n log-spaced bins of x: less noise, and a file a browser can open."""
-    finite = np.isfinite(x) & np.isfinite(y) & (y > 0)
+    finite = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
     x, y = x[finite], y[finite]
     if len(x) <= n:
         return x, y
@@ -142,6 +148,7 @@ def isoflop_valleys(
     figure, (ax,) = new_figure(5.6)
     colors = sequential()
     shades = [colors(x) for x in np.linspace(0, 1, len(budgets))]
+    size = 6 if sum(len(b["N"]) for b in budgets) <= 80 else 4
     bottoms = []
     for b, color in zip(budgets, shades, strict=True):
         N, L = np.asarray(b["N"], float), np.asarray(b["L"], float)
@@ -151,7 +158,7 @@ def isoflop_valleys(
         if len(errors) == len(N) and any(errors):
             ax.errorbar(N, L, errors, fmt="none", ecolor=color, elinewidth=1, capsize=2)
         fill = "white" if refused else color
-        ax.plot(N, L, "o", color=color, markerfacecolor=fill, markersize=6, label=label)
+        ax.plot(N, L, "o", color=color, markerfacecolor=fill, markersize=size, label=label)
         grid = np.geomspace(N.min() / 1.15, N.max() * 1.15, 200)
         curve = _parabola(b, grid)
         if curve is not None:
@@ -206,15 +213,21 @@ def optimal_sizes(frontiers: Mapping[str, Frontier]) -> Figure | None:
     grid = np.geomspace(low / 2, high * 10, 200)
     for ax, quantity in zip(panels, ("N", "D"), strict=True):
         shown = []
-        for approach, f in frontiers.items():
+        for approach in APPROACHES:
+            f = frontiers.get(approach)
+            if f is None or not f.points:
+                ax.plot([], [], " ", label=f"{LABELS[approach]}, ours: no answer")
+                continue
             color, law = COLORS[approach], f.N_opt if quantity == "N" else f.D_opt
+            width, zorder = LINES[approach], 2.1 + 0.1 * list(LINES).index(approach)
             C, y = np.array([(p.C, getattr(p, quantity)) for p in f.points]).T
             inside = np.geomspace(C.min(), C.max(), 20)
             ax.fill_between(grid, *law.band(grid), color=color, alpha=0.15, linewidth=0)
-            ax.plot(grid, law(grid), color=color, linewidth=0.9)
+            ax.plot(grid, law(grid), color=color, linewidth=0.9, zorder=zorder)
             ax.plot(
-                inside, law(inside), color=color, linewidth=2.2, label=f"{LABELS[approach]}, ours"
-            )
+                inside, law(inside), color=color, linewidth=width, zorder=zorder,
+                label=f"{LABELS[approach]}, ours",
+            )  # fmt: skip
             shown.append(law(grid))
             if approach != "parametric":  # its points are computed from the law, not measured
                 thin = slice(None, None, max(1, len(C) // 40))

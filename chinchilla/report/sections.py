@@ -3,12 +3,15 @@
 Records in, plain text out; the template escapes it. Standard library and NumPy.
 """
 
+import platform
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from importlib import metadata
 from typing import Any
 
 import numpy as np
 
+from chinchilla import __version__
 from chinchilla.fit.frontier import APPROACHES, Frontier, PowerLaw
 from chinchilla.observations import Observations
 from chinchilla.records import RunResult
@@ -88,9 +91,17 @@ def facts(results: Sequence[RunResult], finals: Observations | None) -> list[tup
         ):
             facts.append((label, f"{show(float(x.min()))} to {show(float(x.max()))}"))
     if results:
-        facts.append(("FLOPs spent in all", flops(sum(r.flops_spent for r in results) or 1.0)))
-        facts.append(("training time", f"{sum(r.wall_seconds for r in results) / 3600:.3g} h"))
+        facts.append(("FLOPs spent in all", flops(sum(r.flops_spent for r in results))))
+        facts.append(("training time", _duration(sum(r.wall_seconds for r in results))))
     return facts
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the unit a person would use: 42 s, 11 min, 5.2 h, 3.1 days."""
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} s"
 
 
 def notes(results: Sequence[RunResult], frontiers: Mapping[str, Frontier]) -> list[tuple[str, str]]:
@@ -156,6 +167,7 @@ def settings(frontiers: Mapping[str, Frontier]) -> Table:
 def environment(results: Sequence[RunResult], meta: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the caller says of itself, then what the runs say: devices, versions, commits."""
     rows = _flatten(meta)
+    rows.append(("report: versions", _versions()))
     seen: dict[str, Counter[str]] = {}
     for r in results:
         facts = {"device": r.device, "git": r.git, **r.versions}
@@ -166,6 +178,11 @@ def environment(results: Sequence[RunResult], meta: Mapping[str, Any]) -> list[t
         text = ", ".join(v if one else f"{v} ({n} runs)" for v, n in sorted(values.items()))
         rows.append((key, text))
     return rows
+
+
+def _versions() -> str:
+    ours = f"chinchilla {__version__}, Python {platform.python_version()}, NumPy {np.__version__}"
+    return f"{ours}, matplotlib {metadata.version('matplotlib')}"
 
 
 def _flatten(value: Mapping[str, Any], head: str = "") -> list[tuple[str, str]]:

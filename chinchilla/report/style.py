@@ -114,7 +114,8 @@ def log_scale(ax: Axes, which: str, label: Callable[[float], str] = short_count)
 
 
 def padded(values: np.ndarray, share: float = 0.06) -> tuple[float, float]:
-    """Log limits around positive values with a margin on both sides."""
+    """Log limits around the finite values, all positive, with a margin on both sides."""
+    values = np.asarray(values)[np.isfinite(values)]
     low, high = float(np.min(values)), float(np.max(values))
     margin = max((high / low) ** share, 1.05)
     return low / margin, high * margin

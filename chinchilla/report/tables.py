@@ -62,6 +62,8 @@ def ratio(x: float) -> str:
 
 def flops(x: float) -> str:
     """FLOPs as they are typed on the command line: 1e18, 2.13e18."""
+    if x == 0:
+        return "0"
     head, exponent = f"{x:.2e}".split("e")
     return f"{head.rstrip('0').rstrip('.')}e{int(exponent)}"
 
@@ -206,11 +208,9 @@ def frontier_points(frontiers: Mapping[str, Frontier]) -> Table:
     rows = [
         [
             Cell(LABELS.get(approach, approach)),
-            Cell(flops(p.budget_flops), p.budget_flops) if p.budget_flops else Cell("–"),
+            _budget(p.budget_flops),
             Cell(flops(p.C), p.C),
-            Cell(count(p.N), p.N),
-            Cell(count(p.D), p.D),
-            Cell(ratio(p.D / p.N), p.D / p.N),
+            *_sizes(p.N, p.D),
             Cell(f"{p.L:.4f}", p.L),
         ]
         for approach, f in frontiers.items()
@@ -223,47 +223,49 @@ def frontier_points(frontiers: Mapping[str, Frontier]) -> Table:
 def runs(results: Sequence[RunResult], finals: Observations | None) -> Table:
     """Every run with its state; of a CSV alone, its rows."""
     if results:
-        columns = ["Run", "State", "Budget, FLOPs", "N", "D, tokens", "D/N", "C, FLOPs", "Steps"]
-        columns += ["Peak LR", "Training loss ± SE", "Held-out loss", "Bits/byte"]
+        columns = ["Run", "State", "Budget, FLOPs", "N", "D, tokens", "D/N", "Training loss ± SE"]
+        columns += ["Held-out loss", "Bits/byte", "C, FLOPs", "Steps", "Peak LR"]
         return Table(columns, [_result_row(r) for r in results])
-    rows = []
-    for i in range(len(finals) if finals is not None else 0):
-        o = finals
-        assert o is not None
-        known = not np.isnan(o.budget_flops[i])
-        N, D = float(o.N[i]), float(o.D[i])
-        rows.append(
-            [
-                Cell(str(o.run_id[i]), None, "id"),
-                Cell(flops(o.budget_flops[i]), float(o.budget_flops[i])) if known else Cell("–"),
-                *_sizes(N, D, float(o.C[i])),
-                Cell(f"{o.L[i]:.4f}", float(o.L[i])),
-            ]
-        )
-    columns = ["Run", "Budget, FLOPs", "N", "D, tokens", "D/N", "C, FLOPs", "Loss, nats/token"]
+    columns = ["Run", "Budget, FLOPs", "N", "D, tokens", "D/N", "Loss, nats/token", "C, FLOPs"]
+    if finals is None:
+        return Table(columns, [])
+    names = ("run_id", "budget_flops", "N", "D", "L", "C")
+    rows = [
+        [
+            Cell(str(run_id), None, "id"),
+            _budget(None if np.isnan(budget) else float(budget)),
+            *_sizes(float(N), float(D)),
+            Cell(f"{L:.4f}", float(L)),
+            Cell(flops(C), float(C)),
+        ]
+        for run_id, budget, N, D, L, C in zip(*(getattr(finals, n) for n in names), strict=True)
+    ]
     return Table(columns, rows)
 
 
-def _sizes(N: float, D: float, C: float) -> list[Cell]:
-    return [Cell(count(N), N), Cell(count(D), D), Cell(ratio(D / N), D / N), Cell(flops(C), C)]
+def _budget(x: float | None) -> Cell:
+    return Cell("–") if x is None else Cell(flops(x), x)
+
+
+def _sizes(N: float, D: float) -> list[Cell]:
+    return [Cell(count(N), N), Cell(count(D), D), Cell(ratio(D / N), D / N)]
 
 
 def _result_row(r: RunResult) -> list[Cell]:
-    spec, finished = r.spec, r.status == "finished"
+    spec = r.spec
     steps = f"{r.steps_done}" if r.steps_done == spec.steps else f"{r.steps_done} of {spec.steps}"
     reason = textwrap.shorten(r.reason, 160, placeholder=" …")
     return [
         Cell(spec.run_id, None, "id"),
         Cell(r.status + (f": {reason}" if reason else ""), None, f"state {r.status}"),
-        Cell(flops(spec.budget_flops), spec.budget_flops) if spec.budget_flops else Cell("–"),
-        *_sizes(
-            spec.N, r.steps_done * spec.batch_tokens if not finished else spec.D, r.flops_spent
-        ),
-        Cell(steps, r.steps_done),
-        Cell(f"{spec.peak_lr:.3g}", spec.peak_lr),
+        _budget(spec.budget_flops),
+        *_sizes(spec.N, r.steps_done * spec.batch_tokens),
         _loss(r.final_loss, r.final_loss_se),
         _by_set(r.held_out_loss),
         _by_set(r.bits_per_byte),
+        Cell(flops(r.flops_spent), r.flops_spent),
+        Cell(steps, r.steps_done),
+        Cell(f"{spec.peak_lr:.3g}", spec.peak_lr),
     ]
 
 

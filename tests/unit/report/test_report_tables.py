@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -73,6 +74,13 @@ def test_run_table_sorts_by_numbers_and_shows_the_reason(world):
     first = dict(zip(table.columns, table.rows[0], strict=True))
     assert first["Training loss ± SE"].text.endswith(" ± 0.0040")
     assert first["D/N"].value == first["D, tokens"].value / first["N"].value
+
+
+def test_a_run_that_never_took_a_step_is_a_row_too(world):
+    result = replace(world.results[-1], status="failed", steps_done=0, flops_spent=0.0)
+    row = [cell.text for cell in runs([result], None).rows[0]]
+    assert row[4:6] == ["0", "0"]
+    assert "0 of 400" in row
 
 
 def test_numbers_read_as_they_are_typed():
