@@ -51,18 +51,25 @@ def corpus_files(corpus: CorpusConfig) -> list[Path]:
     suffixes, files = SUFFIXES[corpus.format], []
     for given in corpus.paths:
         path = Path(given).expanduser()
-        if path.is_dir():
-            found = sorted(p for p in path.rglob("*") if p.name.endswith(suffixes) and p.is_file())
-            if not found:
-                raise DataError(f"folder {path} has no files named *{', *'.join(suffixes)}.")
-            files += found
-        elif not path.exists():
-            raise DataError(f"corpus.paths: {path} does not exist.")
-        elif path.stat().st_size == 0:
-            raise DataError(f"{path} is empty.")
-        else:
-            files.append(path)
+        try:
+            files += _files_at(path, suffixes)
+        except OSError as error:
+            raise DataError(f"corpus.paths: {path} cannot be read ({error.strerror}).") from None
     return files
+
+
+def _files_at(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
+    """The file itself, or the folder's files of the format by name."""
+    if not path.is_dir():
+        if not path.exists():
+            raise DataError(f"corpus.paths: {path} does not exist.")
+        if path.stat().st_size == 0:
+            raise DataError(f"{path} is empty.")
+        return [path]
+    found = sorted(p for p in path.rglob("*") if p.name.endswith(suffixes) and p.is_file())
+    if not found:
+        raise DataError(f"folder {path} has no files named *{', *'.join(suffixes)}.")
+    return found
 
 
 def _read_text(corpus: CorpusConfig) -> Iterator[str]:

@@ -6,15 +6,18 @@ changes a byte.
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from chinchilla.data.tokenizer import Tokenizer
+from chinchilla.errors import InputError
 
 BATCH_BYTES = 1 << 20  # of text handed to a worker at once, or one document if that is longer
 IN_FLIGHT = 3  # batches per worker waiting or done
@@ -54,6 +57,9 @@ def encode_batches(
 
     Yields:
         (batch, (tokens,) array of dtype), in the order of `batches`.
+
+    Raises:
+        InputError: a worker was killed.
     """
     if n_workers == 1:
         for batch in batches:
@@ -71,6 +77,11 @@ def encode_batches(
                 yield done, np.frombuffer(future.result(), dtype)
         for done, future in pending:
             yield done, np.frombuffer(future.result(), dtype)
+    except BrokenProcessPool:
+        raise InputError(
+            f"one of {n_workers} tokenising processes died, most likely for lack of memory. "
+            "Use fewer with n_workers=, or cut very long documents."
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -87,6 +98,7 @@ _worker: tuple[Tokenizer, str] | None = None
 
 def _start_worker(model: bytes, dtype: str) -> None:
     global _worker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     _worker = (Tokenizer(model), dtype)
     # Without this, workers of a killed process would wait for work for ever.
     threading.Thread(target=_die_with_parent, name="parent-watch", daemon=True).start()

@@ -100,7 +100,7 @@ class Manifest:
             if record["schema"] != SCHEMA:
                 raise DataError(
                     f"{path} has schema {record['schema']}, this version reads {SCHEMA}. "
-                    "Prepare the data again in another data_dir."
+                    "Prepare the data in another data_dir."
                 )
             stated_id = record.pop("data_id")
             splits = {
@@ -112,10 +112,12 @@ class Manifest:
             missing = {"train", "heldout"} - set(splits)
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"{path} is not a token manifest ({error}). Prepare the data again."
+                f"{path} is not a token manifest ({error}). Prepare the data in another data_dir."
             ) from None
         if missing or manifest.data_id != stated_id:
-            raise DataError(f"{path} was changed after it was written. Prepare the data again.")
+            raise DataError(
+                f"{path} was changed after it was written. Prepare the data in another data_dir."
+            )
         return manifest
 
     def check_sizes(self, data_dir: Path) -> None:

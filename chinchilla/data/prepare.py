@@ -242,9 +242,12 @@ def _shard_files(manifest: Manifest) -> list[str]:
 
 
 def _clear(data_dir: Path) -> None:
-    """Remove what an unfinished or damaged preparation left; nothing that is not ours."""
+    """Remove what an unfinished or damaged preparation left; nothing that is not ours.
+
+    A tokenizer stays: it may be the person's, given as tokenizer.model.
+    """
     (data_dir / MANIFEST).unlink(missing_ok=True)
-    for pattern in ("train-?????.bin", "heldout-?????.bin", TOKENIZER_FILE):
+    for pattern in ("train-?????.bin", "heldout-?????.bin"):
         for path in data_dir.glob(pattern):
             path.unlink()
     shutil.rmtree(data_dir / WORK, ignore_errors=True)

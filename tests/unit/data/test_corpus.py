@@ -99,6 +99,11 @@ def test_folder_without_files_of_the_format(tmp_path, kind):
         read(tmp_path, kind)
 
 
+def test_path_that_the_system_refuses():
+    with pytest.raises(DataError, match=r"cannot be read \(File name too long\)"):
+        read(Path("x" * 5_000), "text")
+
+
 def test_parquet_without_the_column_lists_those_it_has(tmp_path):
     pq.write_table(pa.table({"body": ["a"], "id": [1]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"no column 'text'. Found: body, id. Set corpus.column"):

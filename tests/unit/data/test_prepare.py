@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -213,6 +214,20 @@ def test_killed_preparation_leaves_no_workers_behind(tmp_path):
     assert alive() == []
 
 
+def test_worker_killed_for_memory_is_one_line(tmp_path, monkeypatch):
+    path = write_jsonl(tmp_path / "a.jsonl", documents())
+    monkeypatch.setattr(prepare_module, "BYTES_PER_WORKER", 1)
+    monkeypatch.setattr("chinchilla.data.encode.BATCH_BYTES", 500)
+
+    def kill_workers(stage: str, done: float, total: float) -> None:
+        for child in multiprocessing.active_children() if stage == "tokenise" else ():
+            child.kill()
+
+    with pytest.raises(InputError, match=r"tokenising processes died.*n_workers="):
+        prepare(command(tmp_path / "d", path, n_workers=2), kill_workers)
+    assert not (tmp_path / "d" / "manifest.json").exists()
+
+
 def test_two_at_once_in_one_folder(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", documents())
 
@@ -260,6 +275,17 @@ def test_existing_tokenizer_is_used_as_it_is(tmp_path, token_dir):
     what.data_dir = str(tmp_path / "e")
     with pytest.raises(DataError, match=r"absent.model cannot be read"):
         prepare(what)
+
+
+def test_existing_tokenizer_may_lie_in_data_dir(tmp_path, token_dir):
+    path = write_jsonl(tmp_path / "a.jsonl", documents())
+    (tmp_path / "d").mkdir()
+    own = tmp_path / "d" / "tokenizer.model"
+    shutil.copy(token_dir / "tokenizer.model", own)
+    what = command(tmp_path / "d", path)
+    what.tokenizer = TokenizerConfig(model=str(own))
+    assert prepare(what).data_id == Manifest.load(token_dir).data_id
+    assert prepare(what).already_prepared
 
 
 def test_more_than_65536_pieces_need_uint32(tmp_path, monkeypatch):
