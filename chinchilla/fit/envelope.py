@@ -56,6 +56,12 @@ class _Envelope:
     L: np.ndarray  # (m,)
     censored: np.ndarray  # (m,) bool: on the smallest or largest size there
 
+    @property
+    def thinned(self) -> np.ndarray:
+        """Indices of at most MAX_POINTS points, evenly spread: what a figure needs."""
+        last = len(self.C) - 1
+        return np.unique(np.linspace(0, last, MAX_POINTS).round().astype(int))
+
 
 def fit_envelope(
     obs: Observations,
@@ -115,37 +121,10 @@ def fit_envelope(
         except FitError:
             continue
     N_opt, D_opt, bootstrap_counts, warnings = bootstrap.power_laws(N_line, D_line, samples)
-    used = ~everything.censored
-    details: dict[str, Any] = {
-        "censored_share": float(everything.censored.mean()),
-        "sizes_on_envelope": len(np.unique(everything.N[used])),
-        "C_range": [float(everything.C[used].min()), float(everything.C[used].max())],
-        "bootstrap": bootstrap_counts,
-    }
-    if endpoints_only:
-        warnings.append(
-            "an envelope of run ends, not of training curves: weaker than the paper's approach 1. "
-            "Give the curves (one row per point, sharing a run_id) for the real one."
-        )
-    else:
-        tail = everything.C[used] >= TAIL * curves.C_end[everything.run[used]]
-        details["tail_share"] = float(tail.mean())
-        if details["tail_share"] < MIN_TAIL_SHARE:
-            warnings.append(
-                f"only {details['tail_share']:.0%} of the envelope lies in the last "
-                f"{1 - TAIL:.0%} of a run (the paper: all): in mid-run the learning rate is still "
-                "high and the loss pessimistic. Add horizons between the ones trained."
-            )
-    if details["censored_share"] > 0:
-        warnings.append(
-            f"{details['censored_share']:.0%} of the envelope sits on the smallest or largest size "
-            "that has a curve at that C and was not fitted: a better size may lie outside."
-        )
-    thin = np.unique(np.linspace(0, len(everything.C) - 1, MAX_POINTS).round().astype(int))
-    details["envelope"] = {
-        name: getattr(everything, name)[thin].tolist() for name in ("C", "N", "D", "L", "censored")
-    }
-    kept = thin[used[thin]]
+    C_end = None if endpoints_only else curves.C_end
+    details, more_warnings = _describe(everything, C_end)
+    used = np.flatnonzero(~everything.censored[everything.thinned])
+    kept = everything.thinned[used]
     rows = zip(*(getattr(everything, name)[kept] for name in ("C", "N", "D", "L")), strict=True)
     return Frontier(
         approach="envelope",
@@ -163,10 +142,45 @@ def fit_envelope(
             "seed": seed,
             "interval": bootstrap.method(n_bootstrap, seed, "envelope taken anew over each"),
         },
-        details=details,
+        details={**details, "bootstrap": bootstrap_counts},
         refusals=refusals,
-        warnings=warnings,
+        warnings=warnings + more_warnings,
     )
+
+
+def _describe(envelope: _Envelope, C_end: np.ndarray | None) -> tuple[dict[str, Any], list[str]]:
+    """Details and warnings of an envelope; `C_end` is each run's last C, None without curves."""
+    used = ~envelope.censored
+    details: dict[str, Any] = {
+        "censored_share": float(envelope.censored.mean()),
+        "sizes_on_envelope": len(np.unique(envelope.N[used])),
+        "C_range": [float(envelope.C[used].min()), float(envelope.C[used].max())],
+        "envelope": {
+            name: getattr(envelope, name)[envelope.thinned].tolist()
+            for name in ("C", "N", "D", "L", "censored")
+        },
+    }
+    warnings = []
+    if C_end is None:
+        warnings.append(
+            "an envelope of run ends, not of training curves: weaker than the paper's approach 1. "
+            "Give the curves (one row per point, sharing a run_id) for the real one."
+        )
+    else:
+        tail = envelope.C[used] >= TAIL * C_end[envelope.run[used]]
+        details["tail_share"] = float(tail.mean())
+        if details["tail_share"] < MIN_TAIL_SHARE:
+            warnings.append(
+                f"only {details['tail_share']:.0%} of the envelope lies in the last "
+                f"{1 - TAIL:.0%} of a run (the paper: all): in mid-run the learning rate is still "
+                "high and the loss pessimistic. Add horizons between the ones trained."
+            )
+    if details["censored_share"] > 0:
+        warnings.append(
+            f"{details['censored_share']:.0%} of the envelope sits on the smallest or largest size "
+            "that has a curve at that C and was not fitted: a better size may lie outside."
+        )
+    return details, warnings
 
 
 def smooth(L: np.ndarray, window: float) -> np.ndarray:
