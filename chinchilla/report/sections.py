@@ -138,13 +138,14 @@ def conventions(
             ("loss_kind", LOSS_TEXT),
         )
     )
+    D = "optimizer steps times tokens per batch, repeats included" if results else "as given"
     window = sorted({r.final_loss_steps for r in results if r.status == "finished"})
     if said.get("loss_kind") == "train" and window:
         steps = f"{window[0]}" if len(window) == 1 else f"{window[0]} to {window[-1]}"
         L += f"; window of {steps} steps"
     return [
         ("N, parameters", N),
-        ("D, tokens", "optimizer steps times tokens per batch, repeats included"),
+        ("D, tokens", D),
         ("C, training FLOPs", C),
         ("L, nats per token", L),
     ]
@@ -160,7 +161,9 @@ def settings(frontiers: Mapping[str, Frontier]) -> Table:
     """Every choice that decided the numbers: a row per setting, a column per approach."""
     flat = {a: dict(_flatten(f.settings)) for a, f in frontiers.items()}
     keys = list(dict.fromkeys(key for settings in flat.values() for key in settings))
-    rows = [[Cell(key), *(Cell(flat[a].get(key, "–")) for a in frontiers)] for key in keys]
+    rows = [
+        [Cell(key), *(Cell(flat[a].get(key, "–"), None, "text") for a in frontiers)] for key in keys
+    ]
     return Table(["Setting", *(LABELS[a] for a in frontiers)], rows)
 
 

@@ -56,8 +56,8 @@ def count(x: float) -> str:
 
 
 def ratio(x: float) -> str:
-    """Tokens per parameter: 0.52, 18.4, 4,812."""
-    return f"{x:,.0f}" if x >= 99.95 else f"{x:.3g}"
+    """Tokens per parameter: 0.523, 17.0, 4,812."""
+    return f"{x:,.0f}" if x >= 99.95 or x == 0 else f"{x:#.3g}"
 
 
 def flops(x: float) -> str:
