@@ -5,7 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from chinchilla.report.figures import isoflop_valleys, optimal_sizes, training_curves
+from chinchilla.report.figures import (
+    isoflop_valleys,
+    loss_surface,
+    optimal_sizes,
+    training_curves,
+)
 from chinchilla.report.style import log_ticks, power_of_ten
 
 
@@ -51,6 +56,16 @@ def test_every_approach_and_the_papers_lines_are_in_the_legend(world):
     texts = legend_texts(optimal_sizes(world.frontiers))
     assert sum("ours" in t for t in texts) == 3
     assert sum("paper" in t for t in texts) == 3
+
+
+def test_frontiers_without_details_still_make_figures(world):
+    """Fits written by hand or by another version may lack any key of `details`."""
+    bare = {a: replace(f, details={}, settings={}) for a, f in world.frontiers.items()}
+    envelope = labelled(training_curves(world.curve_obs, bare["envelope"]).axes[0])
+    assert "lowest loss at each C (approach 1's envelope)" in envelope
+    assert len(labelled(isoflop_valleys(bare["isoflop"], world.finals).axes[0])) == 4
+    assert loss_surface(bare["parametric"], world.finals) is not None
+    assert legend_texts(optimal_sizes(bare)) == legend_texts(optimal_sizes(world.frontiers))
 
 
 def test_nothing_to_draw_gives_no_figure(world):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from chinchilla.fit import Frontier
 from chinchilla.report.page import maths, write_report
 
 SECTIONS = ("exponents", "figures", "predictions", "warnings", "runs", "settings", "environment")
@@ -149,16 +148,3 @@ def test_hostile_names_stay_text(world, tmp_path: Path):
     assert page.tags.count("script") == 1  # our own
     assert "img" not in page.tags  # there is nothing to draw
     assert maths("C^<b>") == "C^&lt;b&gt;"
-
-
-def test_bare_frontiers_without_details_still_make_figures(world, tmp_path: Path):
-    """Fits written by an older version, or by hand, may lack any key of `details`."""
-
-    def bare(f: Frontier) -> Frontier:
-        value = {**f.__dict__, "details": {}, "settings": {}, "conventions": {}}
-        return Frontier(**value)
-
-    inputs = world.report_inputs()
-    inputs["frontiers"] = {a: bare(f) for a, f in world.frontiers.items()}
-    write_report(tmp_path, **inputs)
-    assert {p.stem for p in (tmp_path / "figures").glob("*.svg")} == set(FIGURES)
