@@ -194,7 +194,7 @@ class RuntimeConfig:
     checkpoint_minutes: float = 10.0  # time between checkpoints
     log_every_steps: int = 10  # optimizer steps between metrics lines
     held_out_tokens: int = 65_536  # tokens of the held-out set that every run is scored on
-    held_out_evals: int = 24  # held-out evaluations along a run, geometrically spaced; at least 1
+    held_out_evals: int = 24  # held-out evaluations, geometric over the last 8x of a run and at its end
     wandb: str = "disabled"  # disabled, offline, online: mirror metrics to Weights & Biases
     wandb_project: str = "chinchilla"  # project there
 

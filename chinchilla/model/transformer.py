@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from chinchilla.model.layers import Block, Linear, RMSNorm, rope_angles, sinusoid
 from chinchilla.shapes import ModelShape
 
-EMBEDDING_STD = 0.02
-
 
 class Transformer(nn.Module):
     """Tokens in, logits out.
@@ -42,10 +40,12 @@ class Transformer(nn.Module):
         """Fill every weight from `seed`, the same on every device: drawn on the CPU in fp32.
 
         Matrices are normal with standard deviation 1/sqrt(n_in); those that write into the
-        residual stream are divided by sqrt(2 * n_layers) (GPT-2). Gains 1, biases 0.
+        residual stream are divided by sqrt(2 * n_layers) (GPT-2). The tied embedding has
+        1/sqrt(d_model), so that logits start with unit variance at every width: a fixed 0.02
+        costs a 24-wide model 0.7 nats at 1e11 FLOPs. Gains 1, biases 0.
         """
         generator = torch.Generator().manual_seed(seed)
-        self.embedding.copy_(_normal(self.embedding.shape, EMBEDDING_STD, generator))
+        self.embedding.copy_(_normal(self.embedding.shape, self.shape.d_model**-0.5, generator))
         for name, module in self.named_modules():
             if isinstance(module, Linear):
                 std = module.weight.shape[1] ** -0.5

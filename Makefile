@@ -1,0 +1,51 @@
+# Everything runs inside .venv with the exact versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PINS := $(VENV)/.pins-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow test-gpu check format lock wheel clean
+
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(PINS) ## .venv with the package and its tools, at the pinned versions
+
+$(PINS): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"make: {sys.executable} is Python {v[0]}.{v[1]}; 3.11, 3.12 or 3.13 is needed. Name one: make PYTHON=python3.12 ...")'
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: install ## data -> plan -> sweep -> fit -> report on the text that ships: about 5 minutes on 2 cores
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/reproduce_small.sh
+
+test: install ## the quick tests, under 4 minutes
+	$(BIN)/python -m pytest -m 'not slow and not gpu and not slurm'
+
+test-slow: install ## the tests that take minutes
+	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+test-gpu: install ## the tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu
+
+check: install ## ruff format, ruff, mypy
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: install ## rewrite the source as ruff formats it
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: ## write constraints.txt anew from pyproject.toml
+	bash scripts/lock.sh $(PYTHON)
+
+wheel: install ## dist/*.whl
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist
+
+clean: ## remove what was made here; runs/ and data/ stay
+	rm -rf $(VENV) dist build .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Resolves pyproject.toml in an empty environment and writes constraints.txt.
+# usage: scripts/lock.sh [PYTHON]      torch stays where TORCH says, so that CPU and CUDA users share one line
+set -euo pipefail
+cd "$(dirname "$0")/.."
+python=${1:-python3}
+torch=${TORCH:-2.13.0}
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+"$python" -m venv "$folder/venv"
+"$folder/venv/bin/pip" install --quiet "torch==$torch" '.[dev]'
+{
+    echo "# Exact versions of every package, direct and indirect. Written by 'make lock'; do not edit."
+    echo "# torch==$torch gives the CUDA build where the default index does, the CPU build where only that is found."
+    "$folder/venv/bin/pip" freeze --exclude chinchilla-lab | sed -E 's/\+[a-z0-9.]+$//' | sort -f
+} >"$folder/constraints.txt"
+if grep -nE '==[0-9.]+(a|b|rc|\.dev)[0-9]+' "$folder/constraints.txt"; then
+    echo "lock: the pre-releases above would be installed; tighten pyproject.toml." >&2
+    exit 1
+fi
+mv "$folder/constraints.txt" constraints.txt
+wc -l constraints.txt
