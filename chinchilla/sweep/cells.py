@@ -137,12 +137,12 @@ def record_error(spec: RunSpec, claim: Claim, error: Exception) -> RunResult | N
     if n < MAX_ATTEMPTS or not claim.commit():
         return None
     write_text(cell / "error.txt", text)
-    result = _failed_result(spec, claim, n, first_line(error))
+    result = _failed_result(spec, claim, first_line(error))
     result.save(cell)
     return result
 
 
-def _failed_result(spec: RunSpec, claim: Claim, attempts: int, reason: str) -> RunResult:
+def _failed_result(spec: RunSpec, claim: Claim, reason: str) -> RunResult:
     step = min(int(read_progress(claim.cell).get("step", 0)), spec.steps)
     return RunResult(
         spec=spec,
@@ -167,5 +167,5 @@ def _failed_result(spec: RunSpec, claim: Claim, attempts: int, reason: str) -> R
         git="",
         started_utc=claim.record.claimed_utc,
         finished_utc=utc_now(),
-        attempts=attempts,
+        attempts=claim.record.starts,
     )

@@ -43,6 +43,7 @@ class ClaimRecord:
     pid_start: str  # tells a process from a later one with its number
     claimed_utc: str
     step: int  # the cell's progress when it was claimed
+    starts: int  # how many claims so far were made to train
     released: bool = False
 
 
@@ -238,6 +239,7 @@ def take(
     worker: str,
     *,
     step: int = 0,
+    to_train: bool = True,
     now: float | None = None,
     stale_seconds: float = STALE_SECONDS,
 ) -> Claim | None:
@@ -247,6 +249,7 @@ def take(
         cell: folder of the run.
         worker: name of the claimant, for people.
         step: progress so far, kept in the claim: a dead holder's successor sees if it moved.
+        to_train: counts as a start; False for a launcher that only tidies.
         now: the file system's clock, if the caller has just asked it.
         stale_seconds: silence that counts as death.
 
@@ -257,8 +260,9 @@ def take(
     standing = look(cell, file_system_now(cell) if now is None else now, stale_seconds)
     if not standing.takeable:
         return None
+    before = standing.record
     record = ClaimRecord(
-        fence=(standing.record.fence if standing.record else 0) + 1,
+        fence=(before.fence if before else 0) + 1,
         worker=worker,
         host=socket.gethostname(),
         processes=_process_table(),
@@ -266,5 +270,6 @@ def take(
         pid_start=process_start(os.getpid()) or "",
         claimed_utc=utc_now(),
         step=step,
+        starts=(before.starts if before else 0) + to_train,
     )
-    return Claim(cell, record, standing.record) if _create(cell, record) else None
+    return Claim(cell, record, before) if _create(cell, record) else None

@@ -128,7 +128,7 @@ def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig) -> No
 
 def _turn(folder: Path) -> Claim:
     deadline = time.monotonic() + LAUNCH_WAIT_SECONDS
-    while (turn := take(folder, worker_name())) is None:
+    while (turn := take(folder, worker_name(), to_train=False)) is None:
         if time.monotonic() > deadline:
             raise InputError(
                 f"another launcher has been preparing this sweep for long ({folder}). "
@@ -142,7 +142,7 @@ def _retry_if_failed(cell: Path) -> None:
     """Put a failed run's result and attempts aside, under a claim so that nobody else writes."""
     if not (cell / "result.json").exists() or RunResult.load(cell).status != "failed":
         return
-    claim = take(cell, worker_name())
+    claim = take(cell, worker_name(), to_train=False)
     if claim is None:
         return
     try:

@@ -173,7 +173,7 @@ def _train_claimed(
             cell,
             data_dir,
             runtime,
-            attempts=claim.record.fence,
+            attempts=claim.record.starts,
             on_progress=ProgressFile(cell, spec),
             should_stop=should_stop,
             still_mine=claim.still_mine,

@@ -62,9 +62,14 @@ def test_failed_runs_are_tried_again_and_diverged_ones_are_not(tmp_path: Path, c
     bad, nan = make_specs(1, RAISES) + make_specs(1, DIVERGES)
     assert debug([bad, nan], tmp_path) == 1
     assert "disk said no" in capsys.readouterr().out
-    assert debug([bad, nan], tmp_path, lambda spec, *a, **k: make_result(spec)) == 0
+
+    def fixed(spec, *args, attempts: int, **kwargs):
+        return make_result(spec, attempts=attempts)
+
+    assert debug([bad, nan], tmp_path, fixed) == 0
     cell = cell_of(tmp_path, bad)
-    assert RunResult.load(cell).status == "finished"
+    result = RunResult.load(cell)
+    assert (result.status, result.attempts) == ("finished", 4)  # starts; tidying is not one
     assert json.loads((cell / "result-failed-1.json").read_text())["status"] == "failed"
     assert (cell / "attempts-failed-1" / "3.json").exists()
     assert RunResult.load(cell_of(tmp_path, nan)).status == "diverged"

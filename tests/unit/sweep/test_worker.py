@@ -187,7 +187,7 @@ def test_a_worker_waits_for_a_silent_node_and_takes_its_run(tmp_path: Path):
     cell = cell_of(make_sweep(tmp_path, [spec]), spec)
     cell.mkdir(parents=True)
     (cell / "progress.json").write_text('{"step": 7}')
-    record = ClaimRecord(1, "gone", "mars", "mars", 1, "", "", step=0)
+    record = ClaimRecord(1, "gone", "mars", "mars", 1, "", "", step=0, starts=1)
     (cell / "claim-1.json").write_text(json.dumps(asdict(record)))
     then = claims.file_system_now(cell) - 0.6
     os.utime(cell / "claim-1.json", (then, then))
