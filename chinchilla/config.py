@@ -33,6 +33,7 @@ class CorpusConfig:
     hub_name: str = ""  # data set on the hub, such as allenai/c4
     hub_config: str = ""  # its configuration, such as en
     hub_split: str = "train"  # its split
+    hub_revision: str = ""  # commit or tag of the data set; empty = the newest, whatever that is
     max_documents: int = 0  # stop after so many; 0 = all
 
     def __post_init__(self) -> None:
@@ -163,7 +164,7 @@ class ClusterConfig:
     """Where runs are trained, and what that costs."""
 
     kind: str = "local"  # debug (in this process), local (processes here, one per GPU), slurm
-    n_workers: int = 0  # local: processes, 0 = one per GPU or half the cores; slurm: array size
+    n_workers: int = 0  # local: processes, 0 = one per GPU, or per core; slurm: size of the job array
     threads_per_worker: int = 0  # CPU threads of one worker; 0 = cores / workers
     peak_flops: float = 989e12  # of one device, FLOP/s, dense bf16 (H100 SXM data sheet)
     mfu: float = 0.4  # expected model FLOPs utilisation, for estimates only
@@ -174,9 +175,9 @@ class ClusterConfig:
     qos: str = ""  # slurm
     constraint: str = ""  # slurm
     timeout_min: int = 240  # slurm: time limit of one worker, minutes
-    cpus_per_task: int = 8  # slurm
-    gpus_per_node: int = 1  # slurm: GPUs of one worker
-    mem_gb: int = 64  # slurm: host memory of one worker
+    cpus_per_task: int = 8  # slurm: cores of one worker
+    gpus_per_node: int = 1  # slurm: GPUs of one job; each is served by a worker of its own
+    mem_gb: int = 64  # slurm: host memory of one job
     setup: list[str] = field(default_factory=list)  # slurm: shell lines run before Python starts
 
     def __post_init__(self) -> None:

@@ -64,7 +64,8 @@ def train_run(
     try:
         while run.step < spec.steps and not run.diverged:
             if should_stop and should_stop():
-                run.save()
+                if run.step:
+                    run.save()
                 return None
             run.update()
             if run.at_log_point():
