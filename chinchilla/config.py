@@ -29,6 +29,9 @@ class CorpusConfig:
     name: str = "custom"  # for people; recorded in the manifest
     format: str = "text"  # embedded, text, jsonl, parquet, hub
     paths: list[str] = field(default_factory=list)  # files or folders (text, jsonl, parquet)
+    separator: str = (
+        ""  # text: a line equal to this parts documents; blank = a blank line; empty = none
+    )
     column: str = "text"  # field that holds the document (jsonl, parquet, hub)
     hub_name: str = ""  # data set on the hub, such as allenai/c4
     hub_config: str = ""  # its configuration, such as en
@@ -164,7 +167,9 @@ class ClusterConfig:
     """Where runs are trained, and what that costs."""
 
     kind: str = "local"  # debug (in this process), local (processes here, one per GPU), slurm
-    n_workers: int = 0  # local: processes, 0 = one per GPU, or per core; slurm: size of the job array
+    n_workers: int = (
+        0  # local: processes, 0 = one per GPU, or per core; slurm: size of the job array
+    )
     threads_per_worker: int = 0  # CPU threads of one worker; 0 = cores / workers
     peak_flops: float = 989e12  # of one device, FLOP/s, dense bf16 (H100 SXM data sheet)
     mfu: float = 0.4  # expected model FLOPs utilisation, for estimates only
@@ -195,7 +200,9 @@ class RuntimeConfig:
     checkpoint_minutes: float = 10.0  # time between checkpoints
     log_every_steps: int = 10  # optimizer steps between metrics lines
     held_out_tokens: int = 65_536  # tokens of the held-out set that every run is scored on
-    held_out_evals: int = 24  # held-out evaluations, geometric over the last 8x of a run and at its end
+    held_out_evals: int = (
+        24  # held-out evaluations, geometric over the last 8x of a run and at its end
+    )
     wandb: str = "disabled"  # disabled, offline, online: mirror metrics to Weights & Biases
     wandb_project: str = "chinchilla"  # project there
 

@@ -73,20 +73,41 @@ def _files_at(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
 
 
 def _read_text(corpus: CorpusConfig) -> Iterator[str]:
-    """One document per file, newlines untouched."""
+    """One document per file, or per part between separator lines; newlines untouched."""
+    parting = {"": None, "blank": ""}.get(corpus.separator, corpus.separator)
     for path in corpus_files(corpus):
-        try:
-            data = path.read_bytes()
-            text = data.decode("utf-8")
-        except OSError as error:
-            raise DataError(f"{path} cannot be read ({error.strerror}).") from None
-        except UnicodeDecodeError as error:
-            raise _not_utf8(path, error.start, data[error.start]) from None
-        if "\0" in text:
-            raise DataError(
-                f"{path} has a NUL byte at offset {data.index(0)}: it is not a text file."
-            )
+        part: list[str] = []
+        for line in _text_lines(path):
+            if parting is not None and line.strip() == parting:
+                yield from _document(part)
+                part = []
+            else:
+                part.append(line)
+        yield from _document(part)
+
+
+def _document(lines: list[str]) -> Iterator[str]:
+    text = "".join(lines)
+    if text.strip():
         yield text
+
+
+def _text_lines(path: Path) -> Iterator[str]:
+    """Lines of a UTF-8 file, each with its own ending."""
+    offset = 0
+    try:
+        with open(path, "rb") as file:
+            for line in file:
+                text = line.decode("utf-8")
+                if "\0" in text:
+                    at = offset + line.index(0)
+                    raise DataError(f"{path} has a NUL byte at offset {at}: it is not a text file.")
+                yield text
+                offset += len(line)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from None
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, offset + error.start, error.object[error.start]) from None
 
 
 def _read_jsonl(corpus: CorpusConfig) -> Iterator[str]:
@@ -151,6 +172,7 @@ def _read_hub(corpus: CorpusConfig) -> Iterator[str]:
         "path": corpus.hub_name,
         "name": corpus.hub_config or None,
         "split": corpus.hub_split,
+        "revision": corpus.hub_revision or None,
     }
     yield from _stream(where, corpus.column, f"hub data set {corpus.hub_name}")
 

@@ -288,8 +288,8 @@ def _lines(envelope: _Envelope) -> tuple[tuple[float, float], tuple[float, float
     N, C = envelope.N[used], envelope.C[used]
     if (n := len(np.unique(N))) < MIN_SIZES:
         raise FitError(
-            f"approach 1 needs {MIN_SIZES} sizes on the envelope and finds {n}: "
-            f"{envelope.censored.mean():.0%} of it sits on the smallest or largest size that has a "
-            "curve there. Add sizes on both sides, or train the ones there are for longer."
+            f"approach 1 needs {MIN_SIZES} sizes on the envelope and finds {n}; "
+            f"{envelope.censored.mean():.0%} of it was left out for sitting on the smallest or largest "
+            "size there. Add sizes on both sides, or train the ones there are for longer."
         )
     return line(C, N), line(C, envelope.D[used])

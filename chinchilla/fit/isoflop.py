@@ -59,8 +59,7 @@ def fit_isoflop(obs: Observations, *, n_bootstrap: int = 400, seed: int = 0) -> 
     if len(used) < 2:
         raise FitError(
             f"approach 2 needs two budgets with a bottom and has {len(used)} of {len(profiles)}. "
-            + " ".join(refusals)
-            + (" Add a second budget." if len(profiles) < 2 else "")
+            + " ".join(refusals + ["Add a second budget."] * (len(profiles) < 2))
         )
     C, N, D = (np.array([p["bottom"][k] for p in used]) for k in ("C", "N", "D"))
     samples = _resample(obs, budgets, used, n_bootstrap, seed)

@@ -22,6 +22,7 @@ from chinchilla.observations import Observations
 
 MAX_EXPONENT = 3.0  # alpha or beta above this: the term is a wall at the smallest N or D
 MIN_SHARE = 1e-4  # E below this share of the smallest loss counts as zero
+MIN_C_RANGE = 1.5  # the largest C over the smallest
 MAX_CONDITION = 1e6  # of the column-scaled Jacobian; 33 on the published points
 
 
@@ -118,6 +119,11 @@ def fit_parametric(
         FitError: see `fit_loss_law`.
     """
     obs = obs.finals()
+    if obs.C.max() < MIN_C_RANGE * obs.C.min():
+        raise FitError(
+            f"approach 3 needs runs of different cost: all spent {obs.C.min():.3g} to "
+            f"{obs.C.max():.3g} FLOPs, which says nothing about growth. Add a second budget."
+        )
     law, certificate = fit_loss_law(obs.N, obs.D, obs.L, huber_delta=huber_delta)
     frame = LawFrontier.of(obs)
     thetas, laws = _resample(obs, law, huber_delta, n_bootstrap, seed)

@@ -168,3 +168,18 @@ def test_importing_the_data_package_leaves_torch_out():
     code += "import sys, json\nprint(json.dumps(sorted({'torch', 'datasets'} & set(sys.modules))))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(out.stdout) == []
+
+
+@pytest.mark.parametrize(
+    ("separator", "documents"),
+    [
+        ("", ["one\ntwo\n\nthree\n<|end|>\nfour"]),
+        ("blank", ["one\ntwo\n", "three\n<|end|>\nfour"]),
+        ("<|end|>", ["one\ntwo\n\nthree\n", "four"]),
+    ],
+)
+def test_separator_parts_one_file_into_documents(tmp_path, separator, documents):
+    path = tmp_path / "input.txt"
+    path.write_text("one\ntwo\n\nthree\n<|end|>\nfour")
+    corpus = CorpusConfig(format="text", paths=[str(path)], separator=separator)
+    assert list(read_documents(corpus)) == documents
