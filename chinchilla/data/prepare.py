@@ -150,7 +150,7 @@ def _check_split(spool: Spool, fraction: float) -> None:
     if spool.lowest == spool.highest:
         raise DataError(
             "the corpus is one document, and the held-out split needs one of its own. "
-            "Cut the text into several documents (text: one file each)."
+            "Cut the text into several files, or part one with corpus.separator=blank."
         )
     if spool.lowest >= fraction or spool.highest < fraction:
         empty = "held-out" if spool.lowest >= fraction else "training"
