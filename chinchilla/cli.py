@@ -28,6 +28,7 @@ COMMANDS: dict[str, type] = {
     "report": config.ReportCommand,
     "flops": config.FlopsCommand,
 }
+WIDTHS = ("d_model", "ffw_size", "kv_size", "n_heads", "n_layers")
 GROUPS = ("corpus", "model", "recipe", "grid", "cluster", "runtime", "experiment")
 
 
@@ -131,7 +132,8 @@ def _register_schemas() -> None:
     for name, schema in COMMANDS.items():
         store.store(name=f"{name}_schema", node=schema)
     for name, shape in named_shapes().items():
-        store.store(group="model", name=name, node=dataclasses.asdict(shape))
+        widths = {key: getattr(shape, key) for key in WIDTHS}  # vocabulary: the tokenizer's
+        store.store(group="model", name=name, node=widths)
 
 
 def choices(group: str, extra: Path | None = None) -> list[str]:

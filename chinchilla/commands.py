@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,7 @@ def flops(command: config.FlopsCommand) -> int:
     from chinchilla.plan import build_shape
     from chinchilla.shapes import (
         FLOP_CONVENTIONS,
+        POSITIONS,
         flops_per_token,
         n_params,
         n_params_non_embedding,
@@ -252,10 +254,16 @@ def flops(command: config.FlopsCommand) -> int:
             "training_flops_per_token": per_token,
             "training_flops": {k: v * command.tokens for k, v in per_token.items()} if command.tokens else None,
         })  # fmt: skip
-    print(
-        f"N = {N:,} parameters, {n_params_non_embedding(shape):,} without the tied embedding ({shape.positions} positions)"
+    for positions in POSITIONS:
+        s = dataclasses.replace(shape, positions=positions)
+        print(
+            f"N = {n_params(s):,} parameters with {positions} positions, "
+            f"{n_params_non_embedding(s):,} without the tied embedding; {s.vocab_size:,} pieces"
+        )
+    table = Table(
+        title=f"training FLOPs, {shape.positions} positions, {shape.seq_len:,} tokens a row",
+        title_justify="left",
     )
-    table = Table()
     for name in (
         "convention",
         "training FLOPs a token",
@@ -389,7 +397,11 @@ def _precision(recipe: config.RecipeConfig, cluster: config.ClusterConfig, devic
     """bf16 where a GPU will train, fp32 on a CPU, unless the recipe says which."""
     if recipe.precision != "auto":
         return recipe.precision
-    here = Path("/dev/nvidia0").exists() and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+    here = (
+        Path("/dev/nvidia0").exists()
+        and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
+        and not metadata.version("torch").endswith("+cpu")
+    )
     on_gpu = device != "cpu" and ((cluster.kind == "slurm" and cluster.gpus_per_node > 0) or here)
     return "bf16" if on_gpu else "fp32"
 

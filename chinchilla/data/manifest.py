@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chinchilla.errors import DataError
+from chinchilla.errors import DataError, InputError
 from chinchilla.files import read_json, write_json
 
 MANIFEST = "manifest.json"
@@ -95,6 +95,11 @@ class Manifest:
             InputError: no manifest there; DataError: not one of ours, or changed by hand.
         """
         path = data_dir / MANIFEST
+        if not path.exists():
+            raise InputError(
+                f"data_dir={data_dir} holds no prepared tokens (no {MANIFEST}). "
+                f"Make them first: chinchilla data corpus=sotu data_dir={data_dir}"
+            )
         record = read_json(path, "data_dir")
         try:
             if record["schema"] != SCHEMA:

@@ -23,6 +23,7 @@ from chinchilla.records import RunSpec
 
 SCHEMA = 1
 KEEP = 2  # checkpoints kept per run: the newest and the one before it
+WEIGHTS, OPTIMIZER, STATE = "weights.safetensors", "optimizer.safetensors", "state.json"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Checkpoint:
 
 
 def save_checkpoint(folder: Path, spec: RunSpec, checkpoint: Checkpoint) -> Path:
-    """Write one checkpoint under `folder` and drop all but the newest two.
+    """Write one checkpoint under `folder`; keep it and the one before it.
+
+    Those of later steps go too: they were found damaged, or this run would have begun there.
 
     Raises:
         OSError: the disk is full or gone; older checkpoints are untouched.
@@ -45,15 +48,15 @@ def save_checkpoint(folder: Path, spec: RunSpec, checkpoint: Checkpoint) -> Path
     temporary = folder / f".tmp-{uuid.uuid4().hex[:8]}"
     temporary.mkdir(parents=True)
     try:
-        save_file(checkpoint.weights, temporary / "weights.safetensors")
-        save_file(checkpoint.optimizer, temporary / "optimizer.safetensors")
+        save_file(checkpoint.weights, temporary / WEIGHTS)
+        save_file(checkpoint.optimizer, temporary / OPTIMIZER)
         state = {
             "schema": SCHEMA,
             "run_id": spec.run_id,
             "spec": spec.to_dict(),
             "step": checkpoint.step,
         }
-        write_json(temporary / "state.json", state | {"progress": checkpoint.progress})
+        write_json(temporary / STATE, state | {"progress": checkpoint.progress})
         files = sorted(p for p in temporary.iterdir())
         for path in files:
             _fsync(path)
@@ -64,28 +67,36 @@ def save_checkpoint(folder: Path, spec: RunSpec, checkpoint: Checkpoint) -> Path
         fsync_dir(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    for old in _newest_first(folder)[KEEP:]:
-        shutil.rmtree(old, ignore_errors=True)
+    found = _newest_first(folder)
+    kept = [path for path in found if path.name <= final.name][:KEEP]
+    for path in set(found) - set(kept):
+        shutil.rmtree(path, ignore_errors=True)
     return final
 
 
 def load_checkpoint(folder: Path, spec: RunSpec) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that verifies, and one line for each that did not.
 
+    What saves that were killed left behind is removed.
+
     Raises:
         InputError: a checkpoint that verifies belongs to another spec.
     """
+    for left in folder.glob(".tmp-*"):
+        shutil.rmtree(left, ignore_errors=True)
     complaints = []
     for path in _newest_first(folder):
         try:
             manifest = read_json(path / "MANIFEST.json", "checkpoint manifest")
+            if not isinstance(manifest, dict) or set(manifest) != {WEIGHTS, OPTIMIZER, STATE}:
+                raise InputError("its manifest does not list the three files")
             for name, digest in manifest.items():
                 if sha256_file(path / name) != digest:
                     raise InputError(f"{name} does not match its SHA-256")
-            state = read_json(path / "state.json", "checkpoint state")
-            weights = load_file(path / "weights.safetensors")
-            optimizer = load_file(path / "optimizer.safetensors")
-        except (InputError, OSError, AttributeError, SafetensorError) as error:
+            state = read_json(path / STATE, "checkpoint state")
+            weights = load_file(path / WEIGHTS)
+            optimizer = load_file(path / OPTIMIZER)
+        except (InputError, OSError, SafetensorError) as error:
             complaints.append(
                 f"checkpoint {path} is damaged ({error}); falling back to the one before it."
             )

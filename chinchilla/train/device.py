@@ -31,9 +31,11 @@ def pick_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("not a device that training was tried on")
     except RuntimeError:
         raise InputError(
-            f"runtime.device={name!r} is not a device: auto, cpu, cuda or cuda:1."
+            f"runtime.device={name!r} is not a device that trains: auto, cpu, cuda or cuda:1."
         ) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(

@@ -24,7 +24,5 @@ def held_out_loss(model: Transformer, rows: np.ndarray, rows_per_pass: int) -> f
 
 
 def evaluation_steps(steps: int, n: int) -> list[int]:
-    """Updates after which to evaluate: n, geometrically spaced over the last 8x, ending at steps."""
-    return sorted(
-        {max(1, round(s)) for s in np.geomspace(max(1.0, steps / 8), steps, max(1, n))} | {steps}
-    )
+    """Updates after which to evaluate: at most n, geometric over the last 8x, ending at steps."""
+    return sorted({round(s) for s in np.geomspace(steps, max(1.0, steps / 8), n)})

@@ -4,6 +4,7 @@ A run is a pure function of its spec and data: batches follow from (seed, step),
 from the step, and a resumed run goes through the same bits on a CPU as one that never stopped.
 """
 
+import math
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -29,6 +30,8 @@ from chinchilla.train.optimizer import build_optimizer
 from chinchilla.train.schedule import learning_rate
 
 MEMORY_SHARE = 0.85  # of a GPU's free memory that the automatic micro-batch may plan for
+DIVERGED_NATS = 1.0  # above guessing evenly ...
+DIVERGED_STEPS = 10  # ... on average over so many steps after the warm-up: the run has diverged
 
 
 def train_run(
@@ -64,7 +67,7 @@ def train_run(
     try:
         while run.step < spec.steps and not run.diverged:
             if should_stop and should_stop():
-                if run.step:
+                if run.step > run.saved and (still_mine is None or still_mine()):
                     run.save()
                 return None
             run.update()
@@ -93,6 +96,11 @@ class _Run:
                 f"run {spec.run_id} was planned on data {spec.data_id}, but {data_dir} holds {self.data.data_id}. "
                 "Give the data_dir it was planned on, or plan again."
             )
+        if self.data.vocab_size > spec.model.vocab_size:
+            raise InputError(
+                f"model.vocab_size={spec.model.vocab_size} is below the {self.data.vocab_size} pieces of {data_dir}. "
+                "Leave it 0 to take the tokenizer's."
+            )
         _claim_folder(cell, spec)
         self.device = devices.pick_device(runtime.device)
         self.model = Transformer(spec.model, devices.DTYPES[spec.precision]).init_weights(spec.seed)
@@ -104,6 +112,7 @@ class _Run:
         self.evaluate_at = set(evaluation_steps(spec.steps, runtime.held_out_evals))
         self.losses = torch.zeros(spec.steps, device=self.device)  # stays on the device until asked
         self.step = 0  # updates done
+        self.saved = 0  # updates done at the last checkpoint
         self.logged = 0  # updates done at the last log point
         self.evaluations: list[list[float]] = []  # [updates done, held-out loss]
         self.train_seconds = 0.0
@@ -133,12 +142,17 @@ class _Run:
         self.step += 1
         if self.step in self.evaluate_at:
             self._lap()
-            self.evaluations.append([self.step, self._held_out_loss()])
+            held_out = self._held_out_loss()
+            if np.isfinite(held_out):
+                self.evaluations.append([self.step, held_out])
+            else:  # this update broke the weights; no later loss can be finite
+                self.diverged = f"held-out loss is not finite after step {self.step}"
             self.clock = time.perf_counter()  # evaluation is not training time
 
     def at_log_point(self) -> bool:
         """Whether the losses since the last log point are to be looked at."""
-        return self.step % self.runtime.log_every_steps == 0 or self.step == self.spec.steps
+        at_end = self.step == self.spec.steps or bool(self.diverged)
+        return at_end or self.step % self.runtime.log_every_steps == 0
 
     def log(self) -> float:
         """Write one metrics line; notice divergence. Gives the mean loss of the last few steps."""
@@ -157,13 +171,28 @@ class _Run:
             line["held_out_loss"] = self.evaluations[-1][1]
         self.logbook.write(**line)
         self.logged = self.step
-        ceiling = float(np.log(self.spec.model.vocab_size)) + 1.0
-        if not np.isfinite(loss):
-            bad = int(torch.isfinite(window).logical_not().nonzero()[0])
-            self.diverged = f"loss is not finite at step {self.step - len(window) + bad + 1}"
-        elif self.step > self.spec.warmup_steps and loss > ceiling:
-            self.diverged = f"loss {loss:.2f} at step {self.step} is over 1 nat above guessing evenly (ln V = {ceiling - 1:.2f})"
+        self.diverged = self.diverged or self._divergence(len(window))
         return loss
+
+    def _divergence(self, n_new: int) -> str:
+        """Why the last n_new steps mean divergence, or nothing; how often one looks changes nothing."""
+        begin = max(0, self.step - n_new - DIVERGED_STEPS + 1)
+        losses = self.losses[begin : self.step].double().cpu().numpy()
+        bad = np.flatnonzero(~np.isfinite(losses))
+        if len(bad):
+            return f"loss is not finite at step {begin + bad[0] + 1}"
+        if len(losses) < DIVERGED_STEPS:
+            return ""
+        means = np.convolve(losses, np.full(DIVERGED_STEPS, 1 / DIVERGED_STEPS), "valid")
+        last = begin + DIVERGED_STEPS + np.arange(len(means))  # updates done at each mean's end
+        even = float(np.log(self.spec.model.vocab_size))
+        high = np.flatnonzero((means > even + DIVERGED_NATS) & (last > self.spec.warmup_steps))
+        if not len(high):
+            return ""
+        return (
+            f"loss {means[high[0]]:.2f} over the {DIVERGED_STEPS} steps to step {last[high[0]]} is more than "
+            f"{DIVERGED_NATS:g} nat above guessing evenly (ln V = {even:.2f})"
+        )
 
     def checkpoint_due(self) -> bool:
         """Whether the last checkpoint is old enough, or the run has just ended."""
@@ -186,6 +215,7 @@ class _Run:
         save_checkpoint(
             self.cell / "checkpoints", self.spec, Checkpoint(self.step, weights, state, progress)
         )
+        self.saved = self.step
         self.clock = self.saved_at = time.perf_counter()
 
     def finish(self, attempts: int) -> RunResult:
@@ -216,7 +246,8 @@ class _Run:
             held_out_loss=held_out,
             held_out_tokens={"heldout": self.held_out.shape[0] * spec.model.seq_len},
             bits_per_byte={
-                k: v / np.log(2) / self.data.bytes_per_token("heldout") for k, v in held_out.items()
+                k: v / math.log(2) / self.data.bytes_per_token("heldout")
+                for k, v in held_out.items()
             },
             n_params=n_params,
             n_params_non_embedding=n_params - n_embedding,
@@ -248,12 +279,15 @@ class _Run:
                 key: found.optimizer[f"{key}.{name}"].to(self.device)
                 for key in ("step", "exp_avg", "exp_avg_sq")
             }
-        self.step = self.logged = found.step
+        self.step = self.saved = found.step
+        self.logged = found.step - found.step % self.runtime.log_every_steps
         self.losses[: found.step] = found.optimizer["losses"].to(self.device)
         self.evaluations = found.progress["evaluations"]
         self.train_seconds = found.progress["train_seconds"]
 
     def _lap(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # updates under way are training time
         now = time.perf_counter()
         self.train_seconds += now - self.clock
         self.clock = now

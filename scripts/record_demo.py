@@ -1,0 +1,68 @@
+"""Keep what a demo run measured: numbers with machine, date and commit, and the README's figures.
+
+    python scripts/record_demo.py runs/demo [DOCS_DIR]
+
+Writes DOCS_DIR/results/demo.json and demo_observations.csv, and DOCS_DIR/figures/demo_*.png.
+"""
+
+import datetime
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from chinchilla.commands import load_fits, sweep_results
+from chinchilla.files import write_json
+from chinchilla.train.device import git_commit
+
+
+def main(sweep_dir: Path, docs: Path) -> None:
+    results, _ = sweep_results(sweep_dir)
+    fits, refusals, told = load_fits(sweep_dir / "fits")
+    finished = [r for r in results if r.status == "finished"]
+    spent = sum(r.flops_spent for r in finished)
+    record = {
+        "machine": f"{results[0].device}, {os.cpu_count()} cores",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": git_commit(),
+        "versions": results[0].versions,
+        "runs": {
+            status: sum(r.status == status for r in results)
+            for status in ("finished", "diverged", "failed")
+        },
+        "training_seconds_over_all_runs": round(sum(r.wall_seconds for r in results), 1),
+        "training_flops": spent,
+        "flops_per_second_of_one_worker": spent / sum(r.wall_seconds for r in finished),
+        "loss": told["loss"],
+        "exponents": {
+            name: {
+                "a": [f.N_opt.exponent, f.N_opt.p10, f.N_opt.p90],
+                "b": [f.D_opt.exponent, f.D_opt.p10, f.D_opt.p90],
+                "n_runs": f.n_runs,
+                "interval": f.settings.get("interval"),
+                "warnings": f.warnings,
+                "refusals": f.refusals,
+            }
+            for name, f in fits.items()
+        },
+        "isoflop_bottoms": [
+            {"budget_flops": p.budget_flops, "N_opt": p.N, "D_opt": p.D, "loss": p.L}
+            for p in (fits["isoflop"].points if "isoflop" in fits else [])
+        ],
+        "refused_approaches": refusals,
+    }
+    for folder in ("results", "figures"):
+        (docs / folder).mkdir(parents=True, exist_ok=True)
+    write_json(docs / "results" / "demo.json", record)
+    shutil.copyfile(
+        sweep_dir / "fits" / "observations.csv", docs / "results" / "demo_observations.csv"
+    )
+    for figure in ("isoflop_valleys", "optimal_sizes"):
+        source = sweep_dir / "report" / "figures" / f"{figure}.png"
+        shutil.copyfile(source, docs / "figures" / f"demo_{figure}.png")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) not in (2, 3):
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) == 3 else "docs"))
