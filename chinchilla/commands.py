@@ -297,7 +297,7 @@ def show_plan(
         "peak lr",
         "C [FLOPs]",
         "memory",
-        "device-hours",
+        "time",
     ):
         table.add_column(name, justify="right", no_wrap=True)
     speed = cluster.peak_flops * cluster.mfu
@@ -309,14 +309,14 @@ def show_plan(
         last = i + 1 == len(specs) or specs[i + 1].budget_flops != s.budget_flops
         table.add_row(
             "horizon" if s.budget_flops is None else f"{s.budget_flops:.3g}", count_label(s.N), count_label(s.D),
-            f"{s.D / s.N:.1f}", f"{s.steps:,}", f"{s.peak_lr:.2e}", f"{s.C:.4g}", f"{memory / 1e9:.3g} GB",
-            f"{s.C / speed / 3600:.3g}", end_section=last,
+            f"{s.D / s.N:.1f}", f"{s.steps:,}", f"{s.peak_lr:.2e}", f"{s.C:.4g}", _bytes(memory),
+            _duration(s.C / speed), end_section=last,
         )  # fmt: skip
     _console().print(table)
     workers = cluster.n_workers or (1 if cluster.kind == "debug" else os.cpu_count() or 1)
     cost = plan_cost(specs, cluster, workers)
     print(
-        f"cost: {cost.flops:.3g} FLOPs = {cost.device_hours:.4g} device-hours at {cluster.peak_flops:.3g} FLOP/s x "
+        f"cost: {cost.flops:.3g} FLOPs = {cost.device_hours:.3g} device-hours at {cluster.peak_flops:.3g} FLOP/s x "
         f"{cluster.mfu:.0%} MFU, {cost.price:,.2f} at {cluster.price_per_device_hour:g} an hour; about "
         f"{_duration(cost.seconds)} on {workers} workers, longest run {_duration(cost.longest_run_seconds)}."
     )
@@ -419,6 +419,11 @@ def _duration(seconds: float) -> str:
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"
     return f"{seconds:.0f} seconds"
+
+
+def _bytes(n: float) -> str:
+    unit, size = next((u for u in (("TB", 1e12), ("GB", 1e9)) if n >= u[1]), ("MB", 1e6))
+    return f"{n / size:.3g} {unit}"
 
 
 def _console() -> Console:

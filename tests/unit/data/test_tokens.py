@@ -129,7 +129,7 @@ def test_bytes_per_token_turns_nats_into_bits_per_byte(data):
 
 
 def test_folder_without_tokens(tmp_path):
-    with pytest.raises(InputError, match=r"manifest.json does not exist"):
+    with pytest.raises(InputError, match=r"holds no prepared tokens"):
         TokenData.open(tmp_path)
 
 
