@@ -8,6 +8,7 @@ Hydra nor torch.
 
 import dataclasses
 import inspect
+import math
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -118,9 +119,24 @@ def compose(command: str, overrides: Sequence[str], to_object: bool = True) -> t
         with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
             composed = hydra_compose(command, overrides=words)
         text = OmegaConf.to_yaml(composed)
-        return (OmegaConf.to_object(composed) if to_object else None), text
+        told: Any = OmegaConf.to_object(composed) if to_object else None
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_one_line(error, command)) from None
+    if told is not None:
+        _check_finite(dataclasses.asdict(told))
+    return told, text
+
+
+def _check_finite(value: Any, key: str = "") -> None:
+    """Refuse infinity and NaN wherever they stand: no knob means anything there."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _check_finite(inner, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for inner in value:
+            _check_finite(inner, key)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{key}={value} is not a finite number.")
 
 
 def _register_schemas() -> None:
@@ -163,9 +179,10 @@ def _checked_word(command: str, word: str, extra: Path | None) -> str:
     known = {field.key: field for field in _fields(COMMANDS[command])}
     groups = [g for g in GROUPS if g in get_type_hints(COMMANDS[command])] + ["experiment"]
     if not equals:
-        raise InputError(f"{word!r} is not key=value.{nearest(word, [*known, *groups])}")
+        hint = f" Write {word}=VALUE." if word in (*known, *groups) else ""
+        raise InputError(f"{word!r} is not key=value.{hint or nearest(word, [*known, *groups])}")
     if key in groups:
-        if value not in ("null", "") and value not in choices(key, extra):
+        if value not in choices(key, extra):
             available = choices(key, extra)
             short = available if len(available) < 12 else [*available[:5], "...", *available[-3:]]
             raise InputError(
@@ -180,6 +197,9 @@ def _checked_word(command: str, word: str, extra: Path | None) -> str:
         )
     if known[key].type.startswith("list") and value and not value.startswith("["):
         return f"{key}=[{value}]"
+    if known[key].type == "str" and re.search(r"[^\w./:@%+ -]", value) and value[0] not in "'\"$":
+        quoted = re.sub(r"(\\*)'", r"\1\1\\'", value)  # so that a path may hold = or brackets
+        return f"{key}='{quoted}'"
     return word
 
 
@@ -188,6 +208,12 @@ def _one_line(error: Exception, command: str) -> str:
     from omegaconf.errors import MissingMandatoryValue
 
     message = str(error)
+    if told := re.match(r"Error merging override (.*)", message.partition("\n")[0]):
+        why = str(error.__cause__ or "").partition("\n")[0].rstrip(".")
+        return f"{told.group(1).rstrip('.')}: {why or 'cannot be used'}."
+    if override := getattr(error, "override", None):
+        why = message.partition("\n")[0].rstrip(".")
+        return f"{override} cannot be read as key=value ({why}). Put the value in quotes."
     full_key = re.search(r"full_key: (\S+)", message)
     first = message.strip().splitlines()[0].rstrip(".")
     if isinstance(error, MissingMandatoryValue) or "Missing mandatory value" in message:
@@ -222,9 +248,10 @@ class _Field:
 
 def _fields(schema: type, prefix: str = "") -> list[_Field]:
     """Every key of a command with type, default and the comment that stands behind it."""
-    comments = dict(
-        re.findall(r"^    (\w+): .*?  # (.*)$", inspect.getsource(schema), re.MULTILINE)
+    knob = (
+        r"^    (\w+): (?:[^#\n]*\($\n)?.*?  # (.*)$"  # a long comment wraps the value in brackets
     )
+    comments = dict(re.findall(knob, inspect.getsource(schema), re.MULTILINE))
     hints = get_type_hints(schema)
     found: list[_Field] = []
     for field in dataclasses.fields(schema):
