@@ -4,6 +4,7 @@ One file per fact: written to a temporary name beside its place, fsynced, rename
 fsynced, so that after a power cut there is either the old file or the new one.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -28,6 +29,8 @@ def fsync_dir(path: Path) -> None:
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """Open a file that takes `path`'s place only when the block ends without an error."""
+    if path.is_dir():  # said before the work is done, and by its own name
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with open(

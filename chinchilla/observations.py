@@ -106,7 +106,8 @@ class Observations:
 
         Raises:
             InputError: naming file, line and column: missing column, not a number, NaN, not
-                positive, the same run_id twice at the same D, the same C, N, D, L twice.
+                positive, the same run_id twice at the same D, the same C, N, D, L twice, more
+                values than columns (a thousands separator would shift the numbers).
         """
         try:
             with open(path, newline="", encoding="utf-8-sig") as f:
@@ -118,13 +119,19 @@ class Observations:
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"observations={path} cannot be read ({error}).") from None
         reader = csv.DictReader(line for _, line in numbered)
-        header = [name.strip() for name in reader.fieldnames or []]
-        reader.fieldnames = header
+        try:
+            header = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = header
+            table = list(reader)
+        except csv.Error as error:
+            raise InputError(f"{path} is not a CSV ({error}).") from None
         if missing := [c for c in COLUMNS if c not in header]:
             raise InputError(
                 f"{path}: no column {', '.join(missing)} (found {', '.join(header) or 'none'}). "
                 f"A CSV of runs has the columns {','.join(COLUMNS)}; budget_flops may be empty."
             )
+        if twice := [c for c in COLUMNS if header.count(c) > 1]:
+            raise InputError(f"{path}: the column {', '.join(twice)} occurs twice. Rename one.")
         rows: dict[str, list] = {c: [] for c in COLUMNS}
         said = {
             "flop_convention": flop_convention,
@@ -132,11 +139,17 @@ class Observations:
             "loss_kind": loss_kind,
         }
         seen: dict[tuple, int] = {}
-        for (line_no, _), row in zip(numbered[1:], reader, strict=False):
+        for (line_no, _), row in zip(numbered[1:], table, strict=False):
             where = f"{path} line {line_no}"
             run_id = (row["run_id"] or "").strip()
-            if not run_id:
-                raise InputError(f"{where}: run_id is empty.")
+            if not run_id or run_id.startswith("#"):
+                wrong = f"starts with #, which marks a comment: {run_id}" if run_id else "is empty"
+                raise InputError(f"{where}: run_id {wrong}.")
+            if any(value.strip() for value in row.get(None, ())):
+                raise InputError(
+                    f"{where}: more values than the {len(header)} columns of the header. "
+                    "Write numbers without thousands separators."
+                )
             rows["run_id"].append(run_id)
             for column in COLUMNS[1:]:
                 rows[column].append(_number(row[column], column, where))

@@ -140,6 +140,10 @@ def plan_grid(
             budget_flops=budget, tokens=tokens, sweep=grid.name, min_steps=min_steps,
         )  # fmt: skip
 
+    if grid.expected_coefficient <= 0:
+        raise InputError(
+            f"grid.expected_coefficient={grid.expected_coefficient} must be above 0: it scales a model size."
+        )
     candidates = sorted({shape(name) for name in grid.models}, key=n_params)
     specs = []
     for budget in sorted(set(grid.budgets)):

@@ -9,6 +9,8 @@ Each is a frozen dataclass with a `schema` number that owns its JSON. Floor 0: N
 import dataclasses
 import hashlib
 import json
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,7 +156,7 @@ class Curve:
         try:
             with np.load(cell / "curve.npz", allow_pickle=False) as z:
                 return cls(**{k: z[k] for k in ("step", "loss", "held_out_step", "held_out_loss")})
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
             raise InputError(
                 f"training curve {cell / 'curve.npz'} cannot be read ({error})."
             ) from None
