@@ -6,18 +6,17 @@ Heavy imports stay inside the functions: planning and fitting never load torch.
 import dataclasses
 import json
 import os
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from chinchilla import config
 from chinchilla.errors import InputError
 from chinchilla.files import read_json, writable_dir, write_json
-from chinchilla.records import Curve, RunResult, RunSpec, count_label, load_plan, save_plan
+from chinchilla.records import Curve, RunResult, RunSpec, load_plan, save_plan
+from chinchilla.show import console, show_plan, show_predictions
 
 
 def data(command: config.DataCommand) -> int:
@@ -55,7 +54,7 @@ def plan(command: config.PlanCommand) -> int:
         return _json(
             {"runs": [s.to_dict() | _derived(s) for s in specs], "cost": dataclasses.asdict(cost)}
         )
-    show_plan(specs, command.cluster, command.recipe)
+    show_plan(specs, command.cluster)
     if command.out:
         print(f"wrote {command.out}: {len(specs)} runs.")
     return 0
@@ -70,7 +69,7 @@ def sweep(command: config.SweepCommand) -> int:
     if command.dry_run and command.format == "json":
         return _json([s.to_dict() | _derived(s) for s in specs])
     if command.format == "text":
-        show_plan(specs, command.cluster, command.recipe)
+        show_plan(specs, command.cluster)
     if command.dry_run:
         print("dry_run=true: nothing was launched.")
         return 0
@@ -123,7 +122,7 @@ def status(command: config.StatusCommand) -> int:
     found = sweep_status(Path(command.sweep_dir))
     if command.format == "json":
         return _json(found.to_dict())
-    _console().print(render_status(found))
+    console().print(render_status(found))
     return 0
 
 
@@ -175,25 +174,7 @@ def predict(command: config.PredictCommand) -> int:
     rows = predictions(command.budget_flops, fits)
     if command.format == "json":
         return _json([dataclasses.asdict(row) for row in rows])
-    table = Table(title="compute-optimal allocation", title_justify="left")
-    for name in (
-        "C [FLOPs]",
-        "by",
-        "N_opt",
-        "10-90%",
-        "D_opt [tokens]",
-        "10-90%",
-        "D/N",
-        "loss [nats/token]",
-    ):
-        table.add_column(name, justify="left" if name == "by" else "right", no_wrap=name != "by")
-    for row in rows:
-        loss = "" if row.L is None else f"{row.L:.4f}"
-        table.add_row(
-            f"{row.C:.3g}", row.by, count_label(row.N), _between(row.N_p10, row.N_p90), count_label(row.D),
-            _between(row.D_p10, row.D_p90), f"{row.D / row.N:.1f}", loss,
-        )  # fmt: skip
-    _console().print(table)
+    show_predictions(rows)
     return 0
 
 
@@ -268,63 +249,14 @@ def flops(command: config.FlopsCommand) -> int:
         "convention",
         "training FLOPs a token",
         "over 6N",
-        *(["C [FLOPs]"] if command.tokens else []),
+        *(["C, FLOPs"] if command.tokens else []),
     ):
         table.add_column(name, justify="left" if name == "convention" else "right")
     for name, value in per_token.items():
         total = [f"{value * command.tokens:.4g}"] if command.tokens else []
         table.add_row(name, f"{value:.6g}", f"{value / (6 * N):.4f}", *total)
-    _console().print(table)
+    console().print(table)
     return 0
-
-
-def show_plan(
-    specs: list[RunSpec], cluster: config.ClusterConfig, recipe: config.RecipeConfig
-) -> None:
-    """Print a plan run by run, then what it will cost and by which assumptions."""
-    from chinchilla.plan import peak_memory_bytes, plan_cost
-
-    table = Table(
-        title=f"{specs[0].sweep}: {len(specs)} runs, C counted as {specs[0].flop_convention}",
-        title_justify="left",
-    )
-    for name in (
-        "budget",
-        "N",
-        "D [tokens]",
-        "D/N",
-        "steps",
-        "peak lr",
-        "C [FLOPs]",
-        "memory",
-        "time",
-    ):
-        table.add_column(name, justify="right", no_wrap=True)
-    speed = cluster.peak_flops * cluster.mfu
-    too_big = []
-    for i, s in enumerate(specs):
-        memory = peak_memory_bytes(s, s.model.seq_len)
-        if memory > cluster.memory_gb * 1e9:
-            too_big.append(s)
-        last = i + 1 == len(specs) or specs[i + 1].budget_flops != s.budget_flops
-        table.add_row(
-            "horizon" if s.budget_flops is None else f"{s.budget_flops:.3g}", count_label(s.N), count_label(s.D),
-            f"{s.D / s.N:.1f}", f"{s.steps:,}", f"{s.peak_lr:.2e}", f"{s.C:.4g}", _bytes(memory),
-            _duration(s.C / speed), end_section=last,
-        )  # fmt: skip
-    _console().print(table)
-    workers = cluster.n_workers or (1 if cluster.kind == "debug" else os.cpu_count() or 1)
-    cost = plan_cost(specs, cluster, workers)
-    print(
-        f"cost: {cost.flops:.3g} FLOPs = {cost.device_hours:.3g} device-hours at {cluster.peak_flops:.3g} FLOP/s x "
-        f"{cluster.mfu:.0%} MFU, {cost.price:,.2f} at {cluster.price_per_device_hour:g} an hour; about "
-        f"{_duration(cost.seconds)} on {workers} workers, longest run {_duration(cost.longest_run_seconds)}."
-    )
-    if too_big:
-        print(
-            f"note: {len(too_big)} runs need more than {cluster.memory_gb:g} GB on one device "
-            f"(largest N={count_label(max(s.N for s in too_big))}), even with one row a pass (fp32 weights, gradients and Adam state)."
-        )
 
 
 def sweep_results(sweep_dir: Path) -> tuple[list[RunResult], dict[str, Curve]]:
@@ -408,26 +340,6 @@ def _precision(recipe: config.RecipeConfig, cluster: config.ClusterConfig, devic
 
 def _derived(s: RunSpec) -> dict[str, Any]:
     return {"run_id": s.run_id, "N": s.N, "D": s.D, "C": s.C}
-
-
-def _between(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{count_label(low)}-{count_label(high)}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
-
-
-def _bytes(n: float) -> str:
-    unit, size = next((u for u in (("TB", 1e12), ("GB", 1e9)) if n >= u[1]), ("MB", 1e6))
-    return f"{n / size:.3g} {unit}"
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
 def _json(value: Any) -> int:
