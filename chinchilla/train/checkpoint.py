@@ -75,7 +75,7 @@ def save_checkpoint(folder: Path, spec: RunSpec, checkpoint: Checkpoint) -> Path
 
 
 def load_checkpoint(folder: Path, spec: RunSpec) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that verifies, and one line for each that did not.
+    """The newest checkpoint that verifies (None: start anew), and a line for each that did not.
 
     What saves that were killed left behind is removed.
 
@@ -97,9 +97,7 @@ def load_checkpoint(folder: Path, spec: RunSpec) -> tuple[Checkpoint | None, lis
             weights = load_file(path / WEIGHTS)
             optimizer = load_file(path / OPTIMIZER)
         except (InputError, OSError, SafetensorError) as error:
-            complaints.append(
-                f"checkpoint {path} is damaged ({error}); falling back to the one before it."
-            )
+            complaints.append(f"checkpoint {path} is damaged ({error}); trying the one before it.")
             continue
         if state.get("schema") != SCHEMA or state["run_id"] != spec.run_id:
             raise InputError(
@@ -107,6 +105,8 @@ def load_checkpoint(folder: Path, spec: RunSpec) -> tuple[Checkpoint | None, lis
                 "Resume under the spec that wrote it, or use another folder."
             )
         return Checkpoint(state["step"], weights, optimizer, state["progress"]), complaints
+    if complaints:
+        complaints.append(f"no checkpoint in {folder} can be used: the run starts anew.")
     return None, complaints
 
 

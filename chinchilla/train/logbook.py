@@ -6,8 +6,8 @@ is missing, lines are dropped from the mirror and training goes on with the same
 
 import json
 import queue
+import sys
 import threading
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Logbook:
         with atomic_write(self.path) as f:  # forget what came after the checkpoint we resume from
             f.writelines(json.dumps(line) + "\n" for line in kept)
         self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
-        self._mirror = WandbMirror(spec, runtime) if runtime.wandb != "disabled" else None
+        self._mirror = WandbMirror(cell, spec, runtime) if runtime.wandb != "disabled" else None
 
     def _lines(self) -> list[dict[str, Any]]:
         lines = []
@@ -53,9 +53,9 @@ class Logbook:
 class WandbMirror:
     """Feeds Weights & Biases from a thread; never blocks and never raises."""
 
-    def __init__(self, spec: RunSpec, runtime: RuntimeConfig) -> None:
+    def __init__(self, cell: Path, spec: RunSpec, runtime: RuntimeConfig) -> None:
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(maxsize=10_000)
-        self._thread = threading.Thread(target=self._feed, args=(spec, runtime), daemon=True)
+        self._thread = threading.Thread(target=self._feed, args=(cell, spec, runtime), daemon=True)
         self._thread.start()
 
     def offer(self, values: dict[str, Any]) -> None:
@@ -67,18 +67,19 @@ class WandbMirror:
             self._queue.put_nowait(None)
         self._thread.join(patience_seconds)
 
-    def _feed(self, spec: RunSpec, runtime: RuntimeConfig) -> None:
+    def _feed(self, cell: Path, spec: RunSpec, runtime: RuntimeConfig) -> None:
         try:
             import wandb
 
             mode: Any = runtime.wandb
 
             run = wandb.init(
-                project=runtime.wandb_project, mode=mode, id=spec.run_id, name=spec.run_id,
+                project=runtime.wandb_project, mode=mode, dir=str(cell), id=spec.run_id, name=spec.run_id,
                 group=spec.sweep, config=spec.to_dict(), resume="allow", reinit="create_new",
             )  # fmt: skip
             while (values := self._queue.get()) is not None:
                 run.log(values, step=values["step"])
             run.finish()
         except Exception as error:
-            warnings.warn(f"Weights & Biases mirror stopped: {error}", stacklevel=2)
+            said = f"{type(error).__name__}: {error}".partition("\n")[0]
+            print(f"warning: the Weights & Biases mirror stopped: {said}", file=sys.stderr)
