@@ -1,0 +1,257 @@
+import functools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chinchilla.model import Transformer, token_losses
+from chinchilla.model.layers import (
+    Attention,
+    relative_shift,
+    rope_angles,
+    rotate,
+    sinusoid,
+)
+from chinchilla.paper import TABLE_A9
+from chinchilla.shapes import ModelShape, n_params, named_shapes, shape_named
+
+POSITIONS = ("rope", "relative")
+torch.set_num_threads(1)
+
+
+def small(positions: str, d_model: int = 32, n_layers: int = 2) -> ModelShape:
+    return ModelShape(d_model, 4 * d_model, 8, d_model // 8, n_layers, 64, 24, positions)
+
+
+def built(
+    positions: str = "rope", dtype: torch.dtype = torch.float32, seed: int = 0
+) -> Transformer:
+    return Transformer(small(positions), dtype).init_weights(seed)
+
+
+def random_tokens(rows: int, length: int, vocab_size: int = 64, seed: int = 0) -> Tensor:
+    return torch.randint(vocab_size, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+@functools.cache  # two tests count the same shapes
+def on_meta(shape: ModelShape) -> int:
+    with torch.device("meta"):
+        return sum(p.numel() for p in Transformer(shape).parameters())
+
+
+# Size
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_every_named_model_has_the_parameters_that_shapes_counts(positions: str):
+    for name in named_shapes():
+        shape = shape_named(name, 32_000, 2_048, 64, positions)
+        assert on_meta(shape) == n_params(shape), name
+
+
+def test_models_with_relative_positions_have_table_a9s_sizes():
+    for row in TABLE_A9:
+        shape = ModelShape(
+            row.d_model, row.ffw_size, row.kv_size, row.n_heads, row.n_layers, 32_000, 2_048, "relative"
+        )  # fmt: skip
+        assert round(on_meta(shape) / 1e6) == row.params_M
+
+
+def test_heads_need_not_fill_the_width():
+    """Six rows of Table A9 have n_heads * kv_size != d_model."""
+    shape = ModelShape(24, 96, 8, 2, 1, 64, 16, "relative")
+    model = Transformer(shape).init_weights(0)
+    assert sum(p.numel() for p in model.parameters()) == n_params(shape)
+    assert model(random_tokens(1, 16)).shape == (1, 16, 64)
+
+
+# Causality
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("place", [1, 11, 23])
+def test_a_token_changes_no_earlier_logit(positions: str, place: int):
+    model = built(positions)
+    tokens = random_tokens(2, 24)
+    other = tokens.clone()
+    other[:, place] = (other[:, place] + 1) % 64
+    with torch.no_grad():
+        before, after = model(tokens), model(other)
+    assert torch.equal(before[:, :place], after[:, :place])
+    assert not torch.equal(before[:, place:], after[:, place:])
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_a_shorter_row_gives_the_beginning_of_a_longer_ones_logits(positions: str):
+    model, tokens = built(positions), random_tokens(2, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(model(tokens[:, :9]), model(tokens)[:, :9], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_order_of_earlier_tokens_matters(positions: str):
+    """One attention layer without positions would see a bag of tokens."""
+    model = Transformer(small(positions, n_layers=1)).init_weights(0)
+    tokens = random_tokens(1, 24)
+    swapped = tokens.clone()
+    swapped[0, :20] = tokens[0, :20].flip(0)
+    with torch.no_grad():
+        assert (model(tokens)[0, -1] - model(swapped)[0, -1]).abs().max() > 1e-3
+
+
+# Positions
+
+
+def test_relative_shift_puts_distances_under_their_keys():
+    """Column k scores distance T-1-k, so key j of query i must get column T-1-(i-j)."""
+    for T in (1, 2, 5, 8):
+        x = torch.arange(3 * T * T).view(3, T, T)
+        shifted = relative_shift(x)
+        for i in range(T):
+            for j in range(i + 1):
+                assert torch.equal(shifted[:, i, j], x[:, i, T - 1 - (i - j)])
+
+
+def transformer_xl_attention(layer: Attention, x: Tensor) -> Tensor:
+    """Dai et al. (2019), section 3.3, one score at a time: (a) + (b) + (c) + (d)."""
+    B, T, d = x.shape
+    H, K = layer.n_heads, layer.kv_size
+    y = torch.zeros(B, T, H * K, dtype=x.dtype)
+    q, k, v = (F.linear(x, m.weight.to(x.dtype)) for m in (layer.query, layer.key, layer.value))
+    u, w = layer.u.to(x.dtype), layer.v.to(x.dtype)
+    W_R = layer.distance.weight.to(x.dtype)
+    for b in range(B):
+        for h in range(H):
+            head = slice(h * K, (h + 1) * K)
+            for i in range(T):
+                scores = []
+                for j in range(i + 1):
+                    angles = (i - j) / 10_000 ** (torch.arange(0, d, 2, dtype=x.dtype) / d)
+                    R = torch.cat((angles.sin(), angles.cos()))  # (d,), of distance i-j
+                    r = (W_R @ R)[head]
+                    scores.append(
+                        (q[b, i, head] @ k[b, j, head] + q[b, i, head] @ r)
+                        + (u[head] @ k[b, j, head] + w[head] @ r)
+                    )
+                share = (torch.stack(scores) / math.sqrt(K)).softmax(0)
+                y[b, i, head] = share @ v[b, : i + 1, head]
+    return F.linear(y, layer.out.weight.to(x.dtype), layer.out.bias.to(x.dtype))
+
+
+def test_relative_attention_is_transformer_xls_formula():
+    torch.manual_seed(0)
+    shape = ModelShape(16, 64, 4, 3, 1, 64, 12, "relative")
+    layer = Attention(shape)
+    for p in layer.parameters():  # u, v and biases too, which start at zero
+        torch.nn.init.normal_(p, std=0.4)
+    x = torch.randn(2, 9, 16)  # shorter than seq_len: the farthest distances go unused
+    with torch.no_grad():
+        got = layer(x, sinusoid(shape.seq_len, shape.d_model))
+        expected = transformer_xl_attention(layer, x.double())
+    assert expected.abs().max() > 0.5
+    torch.testing.assert_close(got.double(), expected, atol=3e-6, rtol=3e-6)
+
+
+def test_sinusoid_counts_distances_down_to_zero():
+    table = sinusoid(7, 6)
+    assert torch.equal(table[-1], torch.tensor([0.0, 0, 0, 1, 1, 1]))
+    assert table[0, 0] == pytest.approx(math.sin(6), abs=1e-6)
+
+
+def test_rotary_scores_depend_only_on_distance():
+    torch.manual_seed(0)
+    angles = rope_angles(64, 16)
+    q, k = (torch.randn(16).expand(1, 1, 64, 16) for _ in range(2))
+    scores = (rotate(q, angles) @ rotate(k, angles).transpose(-1, -2))[0, 0]  # (64, 64)
+    for distance in (0, 1, 17, 63):
+        along = scores.diagonal(-distance)
+        torch.testing.assert_close(along, along[:1].expand_as(along), atol=2e-5, rtol=0)
+    assert scores[40].std() > 0.1  # and do depend on it
+
+
+def test_rotation_keeps_lengths():
+    x = torch.randn(2, 3, 64, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(rotate(x, rope_angles(64, 16)).norm(dim=-1), x.norm(dim=-1))
+
+
+# Start of training
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("d_model", [16, 64, 256])
+def test_training_starts_near_guessing_evenly_at_every_width(d_model: int, positions: str):
+    """Unit-variance logits cost ln V + 1/2: the log of the mean of exp(normal)."""
+    shape = ModelShape(d_model, 4 * d_model, 8, d_model // 8, 4, 2_000, 32, positions)
+    model = Transformer(shape).init_weights(1)
+    tokens = random_tokens(8, 33, 2_000)
+    with torch.no_grad():
+        logits = model(tokens[:, :-1])
+        loss = token_losses(logits, tokens[:, 1:]).mean().item()
+    assert logits.std().item() == pytest.approx(1.0, abs=0.1)
+    assert loss == pytest.approx(math.log(2_000) + 0.5, abs=0.2)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_weights_are_the_seeds(positions: str):
+    one, same, other = built(positions, seed=3), built(positions, seed=3), built(positions, seed=4)
+    for (name, a), b, c in zip(
+        one.named_parameters(), same.parameters(), other.parameters(), strict=True
+    ):
+        assert torch.equal(a, b)
+        if a.dim() > 1:
+            assert not torch.equal(a, c), name
+
+
+def test_weights_do_not_depend_on_torchs_global_seed():
+    torch.manual_seed(1)
+    one = built()
+    torch.manual_seed(2)
+    assert torch.equal(one.embedding, built().embedding)
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_weight_gets_a_finite_fp32_gradient(positions: str, dtype: torch.dtype):
+    model, tokens = built(positions, dtype), random_tokens(4, 25)
+    token_losses(model(tokens[:, :-1]), tokens[:, 1:]).mean().backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None, name
+        assert p.dtype == p.grad.dtype == torch.float32, name
+        assert torch.isfinite(p.grad).all(), name
+        assert p.grad.any(), name
+
+
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_bf16_activations_lose_little(positions: str):
+    """bf16 keeps 8 bits: a mean over 1,200 tokens agrees to a few thousandths of a nat."""
+    tokens = random_tokens(50, 25)
+    losses = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        with torch.no_grad():
+            logits = built(positions, dtype)(tokens[:, :-1])
+        assert logits.dtype == dtype
+        losses[dtype] = token_losses(logits, tokens[:, 1:])
+        assert losses[dtype].dtype == torch.float32
+    full, half = losses[torch.float32], losses[torch.bfloat16]
+    assert half.mean().item() == pytest.approx(full.mean().item(), abs=3e-3)
+    assert (full - half).abs().max() > 0
+
+
+def test_token_losses_are_minus_log_probabilities():
+    logits = torch.randn(3, 5, 11, generator=torch.Generator().manual_seed(0)) * 5
+    targets = random_tokens(3, 5, 11)
+    losses = token_losses(logits, targets)
+    for b in range(3):
+        for t in range(5):
+            p = logits[b, t].double().exp()
+            assert losses[b, t].item() == pytest.approx(
+                -math.log(p[targets[b, t]] / p.sum()), abs=2e-6
+            )
+
+
+def test_token_losses_survive_huge_logits():
+    logits = torch.tensor([[[1e4, 0.0, -1e4]]])
+    assert token_losses(logits, torch.tensor([[0]])).item() == 0
+    assert token_losses(logits, torch.tensor([[2]])).item() == 2e4

@@ -1,0 +1,254 @@
+import errno
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from train_world import make_spec
+
+from chinchilla.errors import InputError
+from chinchilla.files import sha256_file
+from chinchilla.train import checkpoint
+from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+
+SPEC = make_spec()
+FILES = ("MANIFEST.json", "optimizer.safetensors", "state.json", "weights.safetensors")
+
+
+def made(step: int) -> Checkpoint:
+    draw = torch.Generator().manual_seed(step)
+    weights = {"a.weight": torch.randn(5, 3, generator=draw), "b": torch.tensor([1e-30, -0.0])}
+    optimizer = {"exp_avg.b": torch.randn(2, generator=draw), "step.b": torch.tensor(float(step))}
+    return Checkpoint(step, weights, optimizer, {"train_seconds": 1.5, "evaluations": [[3, 0.1]]})
+
+
+def saved(folder: Path, *steps: int) -> list[Path]:
+    return [save_checkpoint(folder, SPEC, made(step)) for step in steps]
+
+
+def assert_is(got: Checkpoint | None, step: int) -> None:
+    expected = made(step)
+    assert got is not None
+    assert (got.step, got.progress) == (step, expected.progress)
+    for one, two in ((got.weights, expected.weights), (got.optimizer, expected.optimizer)):
+        assert list(one) == list(two)
+        for name in one:
+            assert one[name].dtype == two[name].dtype
+            assert one[name].numpy().tobytes() == two[name].numpy().tobytes(), name
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_what_was_saved_comes_back_bit_for_bit(tmp_path: Path):
+    [path] = saved(tmp_path, 7)
+    assert path.name == "step-00000007"
+    got, complaints = load_checkpoint(tmp_path, SPEC)
+    assert_is(got, 7)
+    assert complaints == []
+
+
+def test_no_folder_is_no_checkpoint(tmp_path: Path):
+    assert load_checkpoint(tmp_path / "none", SPEC) == (None, [])
+
+
+def test_the_newest_two_are_kept(tmp_path: Path):
+    saved(tmp_path, 9, 10, 99, 100_000_000)  # more digits than the name is padded to
+    assert names(tmp_path) == ["step-00000099", "step-100000000"]
+    assert_is(load_checkpoint(tmp_path, SPEC)[0], 100_000_000)
+
+
+def test_saving_the_same_step_again_replaces_it(tmp_path: Path):
+    saved(tmp_path, 5, 5)
+    assert names(tmp_path) == ["step-00000005"]
+    assert_is(load_checkpoint(tmp_path, SPEC)[0], 5)
+
+
+def test_nothing_on_disk_is_a_pickle(tmp_path: Path):
+    [path] = saved(tmp_path, 1)
+    assert names(path) == sorted(FILES)
+    for file in FILES:
+        start = (path / file).read_bytes()[:9]
+        # safetensors: length of a JSON header, then the header
+        assert start[:1] == b"{" or start[8:9] == b"{", file
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1  # the last number of a tensor; the closing brace of JSON
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", [flip, truncate, empty, Path.unlink])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, file: str, damage):
+    _, newest = saved(tmp_path, 10, 20)
+    damage(newest / file)
+    got, [line] = load_checkpoint(tmp_path, SPEC)
+    assert_is(got, 10)
+    assert str(newest) in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("manifest", ["{}", "[]", "null", '{"state.json": 3}'])
+def test_a_manifest_that_vouches_for_nothing_is_damage(tmp_path: Path, manifest: str):
+    _, newest = saved(tmp_path, 10, 20)
+    (newest / "MANIFEST.json").write_text(manifest)
+    got, [line] = load_checkpoint(tmp_path, SPEC)
+    assert_is(got, 10)
+    assert str(newest) in line
+
+
+def test_when_none_can_be_read_the_run_starts_anew_and_says_so(tmp_path: Path):
+    for path in saved(tmp_path, 10, 20):
+        flip(path / "weights.safetensors")
+    got, lines = load_checkpoint(tmp_path, SPEC)
+    assert got is None
+    assert len(lines) == 3
+    assert "starts anew" in lines[-1]
+
+
+def test_damaged_checkpoints_do_not_take_the_place_of_good_ones(tmp_path: Path):
+    """After a fall-back to 10, saving 12 and 14 must leave 12 and 14, not 14 and the damaged 20."""
+    flip(saved(tmp_path, 10, 20)[1] / "weights.safetensors")
+    saved(tmp_path, 12, 14)
+    assert names(tmp_path) == ["step-00000012", "step-00000014"]
+
+
+def test_a_checkpoint_of_another_spec_is_refused_by_name(tmp_path: Path):
+    saved(tmp_path, 10)
+    other = replace(SPEC, seed=1)
+    with pytest.raises(InputError, match=rf"belongs to run {SPEC.run_id}, not {other.run_id}"):
+        load_checkpoint(tmp_path, other)
+
+
+def test_the_sweeps_name_is_not_the_runs_identity(tmp_path: Path):
+    saved(tmp_path, 10)
+    assert_is(load_checkpoint(tmp_path, replace(SPEC, sweep="other"))[0], 10)
+
+
+def test_a_half_written_checkpoint_of_a_killed_save_is_never_read_and_goes(tmp_path: Path):
+    [path] = saved(tmp_path, 10)
+    shutil.copytree(path, tmp_path / ".tmp-1234abcd")
+    got, complaints = load_checkpoint(tmp_path, SPEC)
+    assert_is(got, 10)
+    assert complaints == []
+    assert names(tmp_path) == ["step-00000010"]
+
+
+def no_space(*args: object, **kwargs: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def failing_after(real, n: int):
+    """`real` for n calls, then the disk is full."""
+    calls = 0
+
+    def call(*args, **kwargs):
+        nonlocal calls
+        calls += 1
+        return real(*args, **kwargs) if calls <= n else no_space()
+
+    return call
+
+
+# Each call of each kind that one save makes: 2 tensor files; the run id, state and manifest as JSON;
+# fsync of 2 JSON files as they are written and of their folder, of 3 files again, of the parent.
+FAULTS = [
+    *((checkpoint, "save_file", n) for n in range(2)),
+    *((checkpoint, "write_json", n) for n in range(2)),
+    *((json, "dumps", n) for n in range(3)),
+    *((os, "fsync", n) for n in range(8)),
+    *((os, "replace", n) for n in range(2)),
+    (os, "rename", 0),
+    (checkpoint, "fsync_dir", 0),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "n"), FAULTS, ids=[f"{m.__name__}.{f}-{n}" for m, f, n in FAULTS]
+)
+def test_a_full_disk_leaves_the_older_checkpoint_and_no_half_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module, name: str, n: int
+):
+    saved(tmp_path, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, failing_after(getattr(module, name), n))
+        with pytest.raises(OSError, match="No space left"):
+            saved(tmp_path, 20)
+    assert not list(tmp_path.glob(".tmp-*"))
+    got, complaints = load_checkpoint(tmp_path, SPEC)
+    assert complaints == []
+    assert got is not None
+    assert_is(got, got.step)
+    # Only the very last fsync comes after the rename: the new one is there then, and whole.
+    late = name == "fsync_dir" or (name, n) == ("fsync", 7)
+    assert got.step == (20 if late else 10)
+    saved(tmp_path, 20)
+    assert_is(load_checkpoint(tmp_path, SPEC)[0], 20)
+
+
+def test_a_save_makes_the_number_of_calls_that_faults_are_injected_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The list above would go stale in silence otherwise."""
+    count: dict[str, int] = {}
+    for module, name, _ in FAULTS:
+        if name in count:
+            continue
+        count[name], real = 0, getattr(module, name)
+
+        def call(*args, _name=name, _real=real, **kwargs):
+            count[_name] += 1
+            return _real(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, call)
+    saved(tmp_path, 10)
+    told = {name: 1 + max(n for _, f, n in FAULTS if f == name) for name in count}
+    assert count == told
+
+
+def test_a_tensor_file_that_was_cut_but_listed_as_such_is_damage(tmp_path: Path):
+    """The manifest agrees with the bytes, the bytes are not safetensors."""
+    _, newest = saved(tmp_path, 10, 20)
+    truncate(newest / "weights.safetensors")
+    manifest = json.loads((newest / "MANIFEST.json").read_text())
+    manifest["weights.safetensors"] = sha256_file(newest / "weights.safetensors")
+    (newest / "MANIFEST.json").write_text(json.dumps(manifest))
+    got, [line] = load_checkpoint(tmp_path, SPEC)
+    assert_is(got, 10)
+    assert str(newest) in line
+
+
+def test_loading_a_checkpoint_runs_no_code(tmp_path: Path):
+    """A pickle in a tensor file's place is damage, even when the manifest vouches for it."""
+    [path] = saved(tmp_path, 10)
+    torch.save({"a": torch.zeros(1)}, path / "weights.safetensors")
+    manifest = json.loads((path / "MANIFEST.json").read_text())
+    manifest["weights.safetensors"] = sha256_file(path / "weights.safetensors")
+    (path / "MANIFEST.json").write_text(json.dumps(manifest))
+    got, lines = load_checkpoint(tmp_path, SPEC)
+    assert got is None
+    assert "damaged" in lines[0]
+
+
+def test_other_files_in_the_folder_are_left_alone(tmp_path: Path):
+    (tmp_path / "notes.txt").write_text("mine")
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    saved(tmp_path, 1, 2, 3)
+    assert names(tmp_path) == [
+        "notes.txt", "other.safetensors", "step-00000002", "step-00000003",
+    ]  # fmt: skip

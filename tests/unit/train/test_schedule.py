@@ -1,0 +1,78 @@
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from train_world import make_spec
+
+from chinchilla.train.schedule import learning_rate
+
+SPEC = replace(
+    make_spec(), steps=100, cosine_steps=100, warmup_steps=10, peak_lr=3e-3, final_lr_ratio=0.1
+)
+
+
+def test_warm_up_is_a_line_that_ends_at_the_peak():
+    rates = [learning_rate(SPEC, step) for step in range(10)]
+    assert rates == pytest.approx([3e-4 * (i + 1) for i in range(10)], rel=1e-12)
+
+
+def test_without_warm_up_the_first_rate_is_almost_the_peak():
+    rate = learning_rate(replace(SPEC, warmup_steps=0), 0)
+    assert 0.999 * SPEC.peak_lr < rate < SPEC.peak_lr
+
+
+def test_a_matched_cosine_ends_at_the_final_ratio():
+    assert learning_rate(SPEC, 99) == pytest.approx(0.1 * SPEC.peak_lr, rel=1e-12)
+
+
+def test_half_way_the_cosine_is_half_way_down():
+    assert learning_rate(SPEC, 54) == pytest.approx(0.55 * SPEC.peak_lr, rel=1e-12)
+
+
+def test_a_longer_cosine_leaves_the_run_before_the_rate_is_down():
+    """Figure A1: 1.5x leaves the rate at cos(pi * 90/140) of the way."""
+    rate = learning_rate(replace(SPEC, cosine_steps=150), 99)
+    expected = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 90 / 140))
+    assert rate == pytest.approx(expected * SPEC.peak_lr, rel=1e-12)
+    assert rate > 3 * learning_rate(SPEC, 99)
+
+
+schedules = st.builds(
+    lambda steps, warm, cycle, ratio: replace(
+        SPEC,
+        steps=steps,
+        warmup_steps=int(warm * steps),
+        cosine_steps=round(cycle * steps),
+        final_lr_ratio=ratio,
+    ),
+    st.integers(1, 400),
+    st.floats(0, 1),
+    st.floats(1, 5),
+    st.floats(0.001, 1),
+)
+
+
+@given(schedules)
+def test_rates_stay_between_zero_and_the_peak(spec):
+    rates = [learning_rate(spec, step) for step in range(spec.steps)]
+    assert 0 < min(rates)
+    assert max(rates) <= spec.peak_lr * (1 + 1e-12)
+
+
+@given(schedules)
+def test_rates_do_not_jump(spec):
+    """No step is longer than the steepest of line and cosine."""
+    rates = [learning_rate(spec, step) for step in range(spec.steps)]
+    line = 1 / max(1, spec.warmup_steps)
+    cosine = math.pi / 2 / max(1, spec.cosine_steps - spec.warmup_steps)
+    steepest = max(line, cosine) * spec.peak_lr * (1 + 1e-9)
+    assert all(abs(a - b) <= steepest for a, b in itertools.pairwise(rates))
+
+
+@given(schedules)
+def test_rates_only_fall_after_the_warm_up(spec):
+    rates = [learning_rate(spec, step) for step in range(spec.warmup_steps, spec.steps)]
+    assert all(a >= b for a, b in itertools.pairwise(rates))
