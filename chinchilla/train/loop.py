@@ -186,7 +186,9 @@ class _Run:
         means = np.convolve(losses, np.full(DIVERGED_STEPS, 1 / DIVERGED_STEPS), "valid")
         last = begin + DIVERGED_STEPS + np.arange(len(means))  # updates done at each mean's end
         even = float(np.log(self.spec.model.vocab_size))
-        high = np.flatnonzero((means > even + DIVERGED_NATS) & (last > self.spec.warmup_steps))
+        high = np.flatnonzero(
+            (means > even + DIVERGED_NATS) & (last - DIVERGED_STEPS >= self.spec.warmup_steps)
+        )
         if not len(high):
             return ""
         return (
