@@ -7,7 +7,7 @@ numbers (steps, warm-up, learning rate) are computed here and nowhere else. Floo
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chinchilla.config import ClusterConfig, GridConfig, ModelConfig, RecipeConfig
 from chinchilla.errors import DataError, InputError, Refusal
@@ -151,12 +151,14 @@ def plan_grid(
         sizes = _around(candidates, expected, grid.sizes_per_budget, grid.span)
         _check_profile(sizes, budget, expected, grid)
         specs += [run(s, budget, None, grid.min_steps) for s in sizes]
+    trained = {replace(spec, budget_flops=None).run_id for spec in specs}
     for name in grid.horizon_models:
         s = shape(name)
-        specs += [
+        horizons = [
             run(s, None, ratio * n_params(s), grid.min_steps)
             for ratio in grid.horizon_tokens_per_param
         ]
+        specs += [h for h in horizons if h.run_id not in trained]  # a profile has that very run
     return list({spec.run_id: spec for spec in specs}.values())
 
 
