@@ -7,6 +7,7 @@ Hydra nor torch.
 """
 
 import dataclasses
+import functools
 import inspect
 import math
 import re
@@ -139,7 +140,9 @@ def _check_finite(value: Any, key: str = "") -> None:
         raise InputError(f"{key}={value} is not a finite number.")
 
 
+@functools.cache
 def _register_schemas() -> None:
+    """Put the dataclasses and the model names into Hydra's store, once a process."""
     from hydra.core.config_store import ConfigStore
 
     from chinchilla.shapes import named_shapes
