@@ -1,0 +1,107 @@
+"""What the README tells people to type is accepted as typed."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from chinchilla.cli import COMMANDS, compose
+from chinchilla.plan import plan_grid
+
+README = Path(__file__).parents[2] / "README.md"
+PLACEHOLDER = re.compile(r"<[^>]*>|\.\.\.|\$|\b[A-Z_]{3,}\b")  # <...>, a shell variable, FOLDER
+
+
+def code_blocks(text: str) -> list[list[str]]:
+    """Fenced blocks and blocks indented by four spaces, their lines without the indent."""
+    blocks: list[list[str]] = []
+    fenced, last_was_code = False, False
+    for line in text.splitlines():
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+            if fenced:
+                blocks.append([])
+        elif fenced:
+            blocks[-1].append(line)
+        elif line.startswith("    "):
+            if not last_was_code:
+                blocks.append([])
+            blocks[-1].append(line[4:])
+        last_was_code = not fenced and line.startswith("    ")
+    return blocks
+
+
+def commands_in(block: list[str]) -> list[list[str]]:
+    """Words behind `chinchilla` on each command line that has no placeholder."""
+    found = []
+    for line in "\n".join(block).replace("\\\n", " ").splitlines():
+        parts = re.split(r"&&|\||;", line.strip().removeprefix("$ "))
+        typed = [part for part in parts if part.strip().startswith("chinchilla ")]
+        found += [shlex.split(p, comments=True)[1:] for p in typed if not PLACEHOLDER.search(p)]
+    return found
+
+
+BLOCKS = code_blocks(README.read_text(encoding="utf-8"))
+COMMAND_LINES = [words for block in BLOCKS for words in commands_in(block) if "--help" not in words]
+FILES = {
+    block[0].removeprefix("#").strip(): "\n".join(block) + "\n"
+    for block in BLOCKS
+    if re.fullmatch(r"# \S+\.yaml", block[0].strip())
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the YAML files that the README shows, where a reader would put them."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_readme_shows_how_to_use_most_commands():
+    assert len(COMMAND_LINES) >= 5, "no commands were found: has the README's form changed?"
+    assert {"data", "sweep", "fit"} <= {words[0] for words in COMMAND_LINES}
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("words", COMMAND_LINES, ids=" ".join)
+def test_a_command_of_the_readme_is_accepted(words: list[str]):
+    told, _ = compose(words[0], words[1:])
+    assert isinstance(told, COMMANDS[words[0]])
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    "words", [words for words in COMMAND_LINES if words[0] in ("plan", "sweep")], ids=" ".join
+)
+def test_a_plan_or_sweep_of_the_readme_is_not_refused(words: list[str]):
+    """On the demo's data with 512 pieces, on others with 32,000."""
+    told, _ = compose(words[0], words[1:])
+    pieces = 512 if told.grid.name == "demo" else 32_000
+    specs = plan_grid(told.grid, told.recipe, vocab_size=pieces, data_id="none", precision="bf16")
+    assert len(specs) >= 5 * len(told.grid.budgets)
+
+
+def test_commands_are_found_in_fences_and_indents_and_placeholders_are_skipped():
+    """Or a changed README would quietly go unread."""
+    text = """
+```bash
+$ chinchilla plan grid=paper  # its cost
+chinchilla fit observations=x.csv \\
+  out_dir=fits && chinchilla report fits=fits
+chinchilla status sweep_dir=<yours>
+```
+
+    chinchilla predict budget_flops=1e21
+
+Not code: chinchilla plan grid=none
+"""
+    assert [words for block in code_blocks(text) for words in commands_in(block)] == [
+        ["plan", "grid=paper"],
+        ["fit", "observations=x.csv", "out_dir=fits"],
+        ["report", "fits=fits"],
+        ["predict", "budget_flops=1e21"],
+    ]
