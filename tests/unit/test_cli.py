@@ -1,0 +1,557 @@
+"""What a person types, and what they get: an answer, or one line that says what to do."""
+
+import json
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from chinchilla import cli, paper
+from chinchilla.config import GridConfig, ModelConfig, RecipeConfig
+from chinchilla.fit.loss_law import named_law, six_nd_frontier
+from chinchilla.plan import build_shape, plan_grid
+from chinchilla.records import Curve, RunResult, load_plan, save_plan
+from chinchilla.shapes import named_shapes
+
+MODELS = cli.choices("model")
+
+
+@dataclass(frozen=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def say(capsys, monkeypatch, tmp_path):
+    """say("plan grid=paper") -> exit code, stdout, stderr; in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(words: str | list[str]) -> Said:
+        capsys.readouterr()
+        code = cli.main(words.split() if isinstance(words, str) else words)
+        return Said(code, *capsys.readouterr())
+
+    return run
+
+
+def one_line(said: Said, code: int, *parts: str) -> None:
+    """The failure is said in exactly one line, which holds every part."""
+    assert said.code == code
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("chinchilla: ")
+    assert said.err.endswith("\n")
+    assert "Traceback" not in said.err + said.out
+    for part in parts:
+        assert part in said.err
+
+
+# ------------------------------------------------------------------ help
+
+
+@pytest.mark.parametrize("words", ["", "--help", "-h", "help"])
+def test_usage_lists_every_command_and_exit_code(say, words):
+    said = say(words)
+    assert said.code == 0
+    for command in cli.COMMANDS:
+        assert f"\n  {command} " in said.out
+    for code in ("0 ok", "1 a run failed", "2 bad input", "3 refused", "75 requeue"):
+        assert code in said.out
+
+
+@pytest.mark.parametrize("words", ["--version", "-V"])
+def test_version(say, words):
+    assert say(words).out.split()[0] == "chinchilla"
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_of_a_command_explains_every_key_it_takes(say, command):
+    said = say(f"{command} --help")
+    assert said.code == 0
+    explained = {line.split()[0] for line in said.out.splitlines() if line.startswith("  ")}
+    composed = cli.compose(command, [], to_object=False)[1]
+    from omegaconf import OmegaConf
+
+    for key in leaves(OmegaConf.to_container(OmegaConf.create(composed))):
+        assert key in explained
+
+
+def leaves(value: dict, prefix: str = "") -> list[str]:
+    found = []
+    for name, inner in value.items():
+        key = f"{prefix}{name}"
+        found += leaves(inner, f"{key}.") if isinstance(inner, dict) else [key]
+    return found
+
+
+def test_help_of_a_command_lists_the_named_choices(say):
+    out = say("plan --help").out
+    assert "grid=  demo paper" in out
+    assert "cluster=  debug local slurm" in out
+    assert "chinchilla_70b" in say("train --help").out
+
+
+# ------------------------------------------------------------------ what is mistyped
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("fitt", ["no command 'fitt'", "Did you mean fit?", "Commands: data, plan"]),
+        ("zzz", ["no command 'zzz'. Commands"]),
+        ("plan gird.span=2", ["plan has no key 'gird.span'", "Did you mean grid.span?", "--help"]),
+        ("plan sweep_dir=x", ["plan has no key 'sweep_dir'"]),
+        ("plan =3", ["plan has no key ''"]),
+        ("plan +grid.foo=3", ["plan has no key 'grid.foo'"]),
+        ("plan hydra.run.dir=x", ["plan has no key 'hydra.run.dir'"]),
+        ("plan grid.spam", ["'grid.spam' is not key=value", "Did you mean grid.span?"]),
+        ("plan grid", ["'grid' is not key=value", "Write grid=VALUE"]),
+        ("plan --multirun", ["'--multirun' is not key=value"]),
+        ("plan grid=papper", ["no such grid", "Did you mean paper?", "Choices: demo, paper"]),
+        ("train model=44mm", ["no such model", "Did you mean 44m?", "gopher_280b"]),
+        ("flops model=null", ["model=null: there is no such model"]),
+        ("flops model=", ["model=: there is no such model"]),
+        ("flops experiment=x", ["no such experiment", "Choices: none"]),
+        ("plan grid.span=wide", ["grid.span=wide", "'wide'", "could not be converted to Float"]),
+        ("plan grid.sizes_per_budget=2.5", ["grid.sizes_per_budget=2.5", "to Integer"]),
+        ("plan recipe.seed=", ["recipe.seed=", "to Integer"]),
+        ("plan grid.name=null", ["grid.name=null", "not Optional"]),
+        ("flops ~model.d_model=512", ["~model.d_model=512"]),
+        ("predict budget_flops=a", ["budget_flops=[a]", "could not be converted to Float"]),
+        ("flops model.d_model=[1", ["model.d_model=[1 cannot be read as key=value"]),
+        ("data corpus=text corpus.paths=[a=b]", ["cannot be read as key=value", "quotes"]),
+        ("predict", ["budget_flops is missing: give budget_flops=VALUE", "predict --help"]),
+        ("status", ["sweep_dir is missing"]),
+        ("fit", ["sweep_dir=FOLDER", "observations=FILE.csv"]),
+        ("report", ["sweep_dir=FOLDER", "fits=FOLDER"]),
+        ("fit observations=x.csv", ["out_dir is missing"]),
+        ("data corpus=text", ["corpus.paths=[FILE_OR_FOLDER, ...]"]),
+        ("flops --config-dir", ["--config-dir needs a folder"]),
+        ("flops --config-dir nowhere", ["--config-dir needs a folder"]),
+    ],
+)  # fmt: skip
+def test_what_is_mistyped_is_said_with_the_way_out(say, words, parts):
+    one_line(say(words), 2, *parts)
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("predict budget_flops=-1", ["budget_flops=-1.0 must be above 0"]),
+        ("predict budget_flops=inf", ["budget_flops=inf"]),
+        ("plan grid.budgets=[1e20,inf]", ["grid.budgets=inf"]),
+        ("plan recipe.peak_lr=inf", ["recipe.peak_lr=inf"]),
+        ("plan recipe.weight_decay=nan", ["recipe.weight_decay=nan"]),
+        ("plan recipe.batch_tokens=1000", ["not a multiple of seq_len=2048", "nearest is 2048"]),
+        ("plan grid.models=[45m]", ["'45m' is neither a row of Table A9"]),
+        ("plan grid.flop_convention=6nd", ["choose one of with_head, paper"]),
+        ("plan grid.expected_coefficient=-1", ["grid.expected_coefficient=-1.0 must be above 0"]),
+        ("plan grid=demo recipe=demo", ["grid.vocab_size is not known", "data_dir=FOLDER"]),
+        ("flops model.positions=alibi", ["model.positions='alibi'"]),
+        ("flops model.n_layers=0", ["model.n_layers=0 is not a positive whole number"]),
+        ("plan data_dir=nowhere", ["data_dir", "nowhere"]),
+        ("sweep data_dir=nowhere", ["data_dir", "nowhere"]),
+        ("train data_dir=nowhere", ["data_dir", "nowhere"]),
+        ("status sweep_dir=nowhere", ["nowhere", "chinchilla sweep"]),
+        ("fit sweep_dir=nowhere", ["nowhere", "chinchilla sweep"]),
+        ("report sweep_dir=nowhere", ["nowhere", "chinchilla fit"]),
+        ("predict budget_flops=1e20 fits=nowhere", ["nowhere", "chinchilla fit"]),
+        ("fit observations=nowhere.csv out_dir=o", ["nowhere.csv", "No such file"]),
+        ("fit observations=x=(1).csv out_dir=o", ["observations=x=(1).csv", "No such file"]),
+        ("fit observations=it's.csv out_dir=o", ["observations=it's.csv"]),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_said_by_its_key(say, words, parts):
+    one_line(say(words), 2, *parts)
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("plan grid.budgets=[1e13]", ["1e+13 FLOPs", "optimum is expected", "Add smaller models"]),
+        (
+            "plan grid.budgets=[1e20] recipe.batch_tokens=268435456",
+            ["budget 1e+20 FLOPs", "steps of 268435456 tokens", "at least 100 are needed"],
+        ),
+        (  # the smallest model and nothing that judges it: only the step is too large
+            "plan grid=demo recipe=paper grid.vocab_size=256 recipe.batch_tokens=1073741824"
+            " grid.min_steps=1 grid.min_side=0",
+            ["at least 1 are needed", "Lower recipe.batch_tokens"],
+        ),
+        ("plan grid.models=[44m,57m,74m]", ["3 sizes, at least 5 are needed"]),
+    ],
+)
+def test_plans_that_cannot_answer_are_refused(say, words, parts):
+    said = say(words)
+    one_line(said, 3, "refused: ", *parts)
+    assert said.out == ""
+
+
+# ------------------------------------------------------------------ configs
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_has_a_yaml_that_composes(command):
+    """As far as it goes without the values that only a person can give."""
+    given = {"status": ["sweep_dir=s"], "fit": ["sweep_dir=s"], "report": ["sweep_dir=s"],
+             "predict": ["budget_flops=1e20"]}  # fmt: skip
+    told, _ = cli.compose(command, given.get(command, []))
+    assert type(told) is cli.COMMANDS[command]
+
+
+def test_every_yaml_belongs_to_a_command_or_a_group():
+    names = {
+        str(p.relative_to(cli.config_dir()).with_suffix(""))
+        for p in cli.config_dir().rglob("*.yaml")
+    }
+    groups = {f"{g}/{name}" for g in cli.GROUPS if g != "model" for name in cli.choices(g)}
+    assert names == set(cli.COMMANDS) | groups
+
+
+NEEDED = {"text": ["corpus.paths=[a.txt]"], "jsonl": ["corpus.paths=[a.jsonl]"],
+          "parquet": ["corpus.paths=[a.parquet]"]}  # fmt: skip
+
+
+def together(command: str) -> list[list[str]]:
+    """Words that between them choose every name of every group of a command, a name a group."""
+    groups = {g: cli.choices(g) for g in cli.GROUPS if g in cli.COMMANDS[command].__annotations__}
+    groups = {g: names for g, names in groups.items() if g != "model" and names}
+    n = max(map(len, groups.values()), default=0)
+    return [[f"{g}={names[i % len(names)]}" for g, names in groups.items()] for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [(command, words) for command in cli.COMMANDS for words in together(command)],
+)
+def test_every_named_choice_composes_with_every_command_that_has_its_group(command, words):
+    chosen = dict(word.split("=") for word in words)
+    told, _ = cli.compose(command, [*words, *NEEDED.get(chosen.get("corpus"), [])])
+    for group, name in chosen.items():
+        if hasattr(getattr(told, group), "name"):
+            assert getattr(told, group).name == name
+
+
+def test_there_are_fifty_two_models():
+    assert len(MODELS) == len(set(MODELS)) == 52
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_name_fills_the_models_knobs_with_its_shape(name):
+    from hydra.core.config_store import ConfigStore
+    from omegaconf import OmegaConf
+
+    cli._register_schemas()
+    chosen = ConfigStore.instance().load(f"model/{name}.yaml").node
+    model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), chosen))
+    model.positions = "relative"
+    assert build_shape(model, paper.VOCAB_SIZE) == named_shapes()[name]
+
+
+@pytest.mark.parametrize("command", ["train", "flops"])
+@pytest.mark.parametrize("name", ["57m", "2.30b", "gopher_280b"])
+def test_a_model_name_composes(command, name):
+    model = cli.compose(command, [f"model={name}", "model.seq_len=128"])[0].model
+    assert (model.d_model, model.seq_len) == (named_shapes()[name].d_model, 128)
+
+
+def test_names_that_yaml_would_read_as_numbers_stay_names():
+    assert cli.compose("data", ["corpus=wikipedia"])[0].corpus.hub_config == "20231101.en"
+
+
+@pytest.mark.parametrize("words", ["flops --cfg", "flops --cfg job"])
+def test_cfg_prints_what_the_command_would_be_told(say, words):
+    said = say(f"{words} model=57m tokens=5")
+    assert said.code == 0
+    assert "d_model: 576" in said.out
+    assert "tokens: 5" in said.out
+
+
+def test_cfg_shows_missing_values_as_missing(say):
+    assert "budget_flops: ???" in say("predict --cfg").out
+
+
+def test_a_list_may_be_given_bare(say):
+    rows = json.loads(say("predict budget_flops=1e20,1e21 format=json").out)
+    assert {row["C"] for row in rows} == {1e20, 1e21}
+
+
+def test_choices_of_ones_own_come_from_a_folder(say, tmp_path):
+    (tmp_path / "mine" / "recipe").mkdir(parents=True)
+    (tmp_path / "mine" / "recipe" / "hot.yaml").write_text("peak_lr: 0.5\n")
+    said = say("plan --config-dir mine recipe=hot --cfg")
+    assert "peak_lr: 0.5" in said.out
+    one_line(say("plan recipe=hot --cfg"), 2, "no such recipe")
+
+
+def test_one_command_after_another_in_one_process(say):
+    assert say("flops model=57m --cfg").code == 0
+    one_line(say("plan grid.span=wide"), 2)
+    assert "d_model: 512" in say("flops --cfg").out
+
+
+# ------------------------------------------------------------------ flops and plan
+
+
+def test_flops_of_chinchilla(say):
+    said = say("flops model=chinchilla_70b model.positions=relative tokens=1.4e12 format=json")
+    told = json.loads(said.out)
+    assert told["n_params"] == 70_061_956_352
+    assert told["training_flops"]["six_nd"] == pytest.approx(5.885e23, rel=1e-4)
+    assert set(told["training_flops_per_token"]) == {"paper", "with_head", "appendix_f", "six_nd"}
+
+
+def test_flops_as_text_names_every_convention(say):
+    said = say("flops model.positions=relative")
+    assert "43,720,448" in said.out
+    for name in ("paper", "with_head", "appendix_f", "six_nd"):
+        assert name in said.out
+    assert "0.9638" in said.out  # Appendix F over 6N, as the paper counts it
+
+
+def test_the_papers_grid_is_planned_written_and_priced(say, tmp_path):
+    said = say("plan grid=paper")
+    assert said.code == 0
+    assert said.err == ""
+    specs = load_plan(tmp_path / "plan.jsonl")
+    assert len(specs) == 81
+    assert {s.budget_flops for s in specs} == set(paper.ISOFLOP_BUDGETS)
+    assert "81 runs" in said.out
+    assert "device-hours" in said.out
+
+
+def test_a_plan_as_json_holds_the_runs_and_their_cost(say, tmp_path):
+    said = say("plan grid=paper out=sub/p.jsonl format=json")
+    told = json.loads(said.out)
+    specs = load_plan(tmp_path / "sub" / "p.jsonl")
+    assert [run["run_id"] for run in told["runs"]] == [s.run_id for s in specs]
+    assert told["cost"]["flops"] == pytest.approx(sum(s.C for s in specs))
+
+
+def test_a_plan_may_be_only_looked_at(say, tmp_path):
+    assert say("plan out=").code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------ a CSV of runs, to the report
+
+FIT = "fit observations=runs.csv out_dir=fits n_bootstrap=20 flop_convention=six_nd"
+LAW = named_law("hoffmann")
+
+
+@pytest.fixture
+def law_csv(tmp_path):
+    """The nine budgets with nine sizes each, losses by the published law, C = 6ND."""
+    (log_k, a), _, _ = six_nd_frontier(LAW)
+    lines = ["run_id,budget_flops,C,N,D,L"]
+    for C in paper.ISOFLOP_BUDGETS:
+        for i, factor in enumerate(np.geomspace(1 / 4, 4, 9)):
+            N = float(np.exp(log_k) * C**a * factor)
+            D = C / (6 * N)
+            lines.append(f"c{C:.0e}-{i},{C!r},{C!r},{N!r},{D!r},{float(LAW(N, D))!r}")
+    (tmp_path / "runs.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "runs.csv"
+
+
+def test_runs_drawn_from_a_law_give_it_back(say, law_csv, tmp_path):
+    said = say(f"{FIT} format=json")
+    assert (said.code, said.err) == (0, "")
+    told = json.loads(said.out)
+    assert set(told["fits"]) == {"envelope", "isoflop", "parametric"}
+    assert told["refusals"] == {}
+    exponents = {name: f["N_opt"]["exponent"] for name, f in told["fits"].items()}
+    assert exponents["parametric"] == pytest.approx(0.45653, abs=1e-5)
+    # A parabola's bottom is exact only for alpha = beta; the same offset at all budgets.
+    assert exponents["isoflop"] == pytest.approx(0.45653, abs=1e-3)
+    law = told["fits"]["parametric"]["law"]
+    for name in ("E", "A", "B", "alpha", "beta"):
+        assert law[name] == pytest.approx(getattr(LAW, name), rel=1e-4)
+    for name in told["fits"]:
+        assert (tmp_path / "fits" / name / "frontier.json").exists()
+    assert (tmp_path / "fits" / "observations.csv").exists()
+
+
+def test_a_fit_is_predicted_from_and_reported(say, law_csv, tmp_path):
+    said = say(FIT)
+    assert said.code == 0
+    assert "wrote" in said.out
+    rows = json.loads(say("predict budget_flops=5.76e23 fits=fits format=json").out)
+    by = {row["by"]: row for row in rows}
+    assert by["this data, parametric"]["N"] == pytest.approx(40.36e9, rel=1e-3)
+    assert by["this data, parametric"]["D"] == pytest.approx(2.379e12, rel=1e-3)
+    assert by["law hoffmann"]["N"] == pytest.approx(40.36e9, rel=2e-4)
+    assert say("predict budget_flops=5.76e23 fits=fits").out.count("this data") == 3
+    said = say("report fits=fits")
+    assert (said.code, said.err) == (0, "")
+    page = (tmp_path / "fits" / "report" / "report.html").read_text()
+    assert "<svg" in page or "data:image" in page
+
+
+def test_predictions_without_fits_are_the_published_ones(say):
+    rows = json.loads(say("predict budget_flops=5.76e23 format=json").out)
+    N = {row["by"]: row["N"] for row in rows}
+    assert not any("this data" in by for by in N)
+    assert N["law besiroglu"] == pytest.approx(72.25e9, rel=2e-4)
+    assert N["paper, approach 2 (Table A3)"] == pytest.approx(63.4e9, rel=2e-3)
+    assert "law muennighoff" in say("predict budget_flops=5.76e23").out
+
+
+def test_an_approach_that_cannot_answer_leaves_no_older_answer_beside_the_others(
+    say, law_csv, tmp_path
+):
+    say(FIT)
+    lines = law_csv.read_text().splitlines()
+    law_csv.write_text(
+        "\n".join([lines[0], *(f"{i},,{x.split(',', 2)[2]}" for i, x in enumerate(lines[1:]))])
+    )
+    told = json.loads(say(f"{FIT} approaches=isoflop,parametric format=json").out)
+    assert set(told["fits"]) == {"parametric"}
+    assert set(told["refusals"]) == {"isoflop"}
+    assert not (tmp_path / "fits" / "isoflop" / "frontier.json").exists()
+
+
+def test_a_fit_without_any_answer_exits_3_with_the_reasons(say, tmp_path):
+    (tmp_path / "runs.csv").write_text(
+        "run_id,budget_flops,C,N,D,L\na,,1e18,1e8,1e9,3.1\nb,,2e18,1e8,2e9,3\n"
+    )
+    said = say(FIT)
+    assert said.code == 3
+    assert "Traceback" not in said.out + said.err
+    said = say(f"{FIT} format=json")
+    assert said.code == 3
+    told = json.loads(said.out)
+    assert told["fits"] == {}
+    assert set(told["refusals"]) == {"envelope", "isoflop", "parametric"}
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("", ["found none", "run_id,budget_flops,C,N,D,L"]),
+        ("run_id,C,N,D,L\na,1,2,3,4\n", ["no column budget_flops"]),
+        ("run_id,budget_flops,C,N,D,L\n", ["no runs, only a header"]),
+        ("run_id,budget_flops,C,N,D,L\na,,1,2,3,nan\n", ["line 2: L=nan"]),
+        ("run_id,budget_flops,C,N,D,L\na,,1,2,x,3\n", ["line 2: D='x' is not a number"]),
+        ("run_id,budget_flops,C,N,D,L\na,,1,2,3,4\na,,1,2,3,4\n", ["line 3: the same run as line 2"]),
+        ("a\nb,\x00\x01\n", ["no column"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_csv_is_said_in_one_line(say, tmp_path, text, parts):
+    (tmp_path / "runs.csv").write_text(text)
+    one_line(say(FIT), 2, "runs.csv", *parts)
+    assert not (tmp_path / "fits").exists()
+
+
+# ------------------------------------------------------------------ places
+
+
+@pytest.mark.parametrize(
+    ("words", "key"),
+    [
+        (FIT.replace("out_dir=fits", "out_dir=runs.csv/fits"), "out_dir=runs.csv/fits"),
+        ("plan out=runs.csv/plan.jsonl", "out=runs.csv"),
+        ("data data_dir=runs.csv/data", "data_dir=runs.csv/data"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_said_by_its_key(say, law_csv, words, key):
+    one_line(say(words), 2, key, "not a folder that can be written to")
+
+
+def test_a_folder_given_as_a_file_is_said(say, tmp_path):
+    one_line(say(["plan", f"out={tmp_path}"]), 2, str(tmp_path), "Is a directory")
+
+
+def test_paths_may_hold_spaces_equals_and_brackets(say, law_csv, tmp_path):
+    odd = tmp_path / "a b=c (1)"
+    odd.mkdir()
+    law_csv.rename(odd / "r.csv")
+    said = say(["fit", f"observations={odd}/r.csv", f"out_dir={odd}/fits", "n_bootstrap=0",
+                "approaches=parametric"])  # fmt: skip
+    assert (said.code, said.err) == (0, "")
+    assert (odd / "fits" / "parametric" / "frontier.json").exists()
+
+
+# ------------------------------------------------------------------ a sweep's folder
+
+
+@pytest.fixture
+def sweep_dir(tmp_path):
+    """A planned sweep of five tiny runs, all finished, losses by the law."""
+    grid = GridConfig(
+        name="tiny", budgets=[2e11], models=["16x2", "24x2", "32x2", "48x2", "64x3"], kv_size=16,
+        seq_len=128, vocab_size=512, min_side=0,
+    )  # fmt: skip
+    recipe = RecipeConfig(batch_tokens=1024)
+    specs = plan_grid(grid, recipe, vocab_size=0, data_id="d", precision="fp32")
+    folder = tmp_path / "sweep"
+    folder.mkdir()
+    save_plan(specs, folder / "plan.jsonl")
+    for spec in specs:
+        cell = folder / "cells" / spec.run_id
+        cell.mkdir(parents=True)
+        final = float(LAW(spec.N, spec.D))
+        RunResult(
+            spec=spec, status="finished", reason="", final_loss=final, final_loss_se=0.01,
+            final_loss_steps=10, held_out_loss={"heldout": final + 0.1},
+            held_out_tokens={"heldout": 1000}, bits_per_byte={"heldout": 1.0}, n_params=spec.N,
+            n_params_non_embedding=1, steps_done=spec.steps, flops_spent=spec.C, wall_seconds=1.0,
+            tokens_per_second=1.0, mfu=None, peak_memory_bytes=1, device="cpu", versions={},
+            git="", started_utc="2026-01-01T00:00:00Z", finished_utc="2026-01-01T00:00:01Z",
+        ).save(cell)  # fmt: skip
+        loss = final + 3.0 / np.sqrt(np.arange(1, spec.steps + 1))
+        Curve(np.arange(spec.steps), loss).save(cell)
+    return folder
+
+
+def test_a_sweep_is_fitted_where_it_lies(say, sweep_dir):
+    said = say("fit sweep_dir=sweep n_bootstrap=5 format=json")
+    told = json.loads(said.out)
+    assert set(told["fits"]) | set(told["refusals"]) == {"envelope", "isoflop", "parametric"}
+    assert said.code == (0 if told["fits"] else 3)
+    header, *rows = (sweep_dir / "fits" / "observations.csv").read_text().splitlines()
+    assert header.startswith("run_id,budget_flops,C,N,D,L")
+    assert len(rows) == 5
+
+
+def test_status_as_json_counts_the_finished(say, sweep_dir):
+    said = say("status sweep_dir=sweep format=json")
+    assert said.code == 0
+    assert '"finished"' in said.out
+    json.loads(said.out)
+
+
+@pytest.mark.parametrize("command", ["status", "fit"])
+def test_a_sweep_planned_by_another_version_is_said(say, sweep_dir, command):
+    specs = load_plan(sweep_dir / "plan.jsonl")
+    save_plan([replace(s, schema=2) for s in specs], sweep_dir / "plan.jsonl")
+    one_line(
+        say(f"{command} sweep_dir=sweep"), 2, "plan.jsonl line 1", "schema 2", "reads schema 1"
+    )
+
+
+def test_results_of_another_version_are_said(say, sweep_dir):
+    spec = load_plan(sweep_dir / "plan.jsonl")[0]
+    cell = sweep_dir / "cells" / spec.run_id
+    replace(RunResult.load(cell), schema=2).save(cell)
+    one_line(say("fit sweep_dir=sweep"), 2, "result.json", "schema 2")
+
+
+def test_a_damaged_curve_is_said(say, sweep_dir):
+    spec = load_plan(sweep_dir / "plan.jsonl")[0]
+    (sweep_dir / "cells" / spec.run_id / "curve.npz").write_bytes(b"PK\x03\x04")
+    one_line(say("fit sweep_dir=sweep"), 2, "training curve", "curve.npz")
+
+
+def test_a_sweep_without_finished_runs_is_said(say, sweep_dir):
+    for result in sweep_dir.glob("cells/*/result.json"):
+        result.unlink()
+    one_line(say("fit sweep_dir=sweep"), 2, "no run has finished yet", "chinchilla status")
+
+
+def test_fits_of_another_version_are_said(say, law_csv, tmp_path):
+    say(FIT)
+    record = json.loads((tmp_path / "fits" / "fit.json").read_text())
+    (tmp_path / "fits" / "fit.json").write_text(json.dumps({**record, "schema": 2}))
+    for words in ("predict budget_flops=1e20 fits=fits", "report fits=fits"):
+        one_line(say(words), 2, "fit.json")
