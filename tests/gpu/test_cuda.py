@@ -1,0 +1,164 @@
+"""Training on a CUDA device: bf16, resuming, memory, speed, a local cluster of one GPU."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from chinchilla.cli import main
+from chinchilla.config import RecipeConfig, RuntimeConfig
+from chinchilla.data.tokens import TokenData
+from chinchilla.model import Transformer
+from chinchilla.plan import peak_memory_bytes, plan_run
+from chinchilla.records import Curve, RunResult, RunSpec, load_plan
+from chinchilla.shapes import ModelShape
+from chinchilla.train import loop, train_run
+from chinchilla.train.checkpoint import load_checkpoint
+from chinchilla.train.device import PEAK_FLOPS, peak_flops
+
+pytestmark = pytest.mark.gpu
+RUNTIME = RuntimeConfig(device="cuda", held_out_tokens=4096, held_out_evals=3)
+
+
+def make_spec(
+    data_dir: Path,
+    steps: int = 60,
+    shape: tuple[int, int, int] = (128, 4, 128),
+    rows: int = 16,
+    precision: str = "bf16",
+    positions: str = "rope",
+) -> RunSpec:
+    """A run of `rows` rows; shape is d_model, n_layers, seq_len."""
+    data = TokenData.open(data_dir)
+    d_model, n_layers, seq_len = shape
+    batch_tokens = rows * seq_len
+    return plan_run(
+        ModelShape(
+            d_model, 4 * d_model, 64, d_model // 64, n_layers, data.vocab_size, seq_len, positions
+        ),
+        RecipeConfig(peak_lr=3e-3, batch_tokens=batch_tokens, warmup_fraction=0.1),
+        flop_convention="with_head",
+        data_id=data.data_id,
+        precision=precision,
+        tokens=steps * batch_tokens,
+    )
+
+
+@pytest.mark.parametrize("positions", ["rope", "relative"])
+def test_a_bf16_run_learns_and_keeps_fp32_weights(data_dir: Path, tmp_path: Path, positions: str):
+    spec = make_spec(data_dir, positions=positions)
+    result = train_run(spec, tmp_path, data_dir, RUNTIME)
+    loss = Curve.load(tmp_path).loss
+    assert result.status == "finished"
+    assert loss[0] == pytest.approx(math.log(512) + 0.5, abs=0.4)
+    assert result.final_loss < loss[0] - 1.5
+    checkpoint, _ = load_checkpoint(tmp_path / "checkpoints", spec)
+    state = [*checkpoint.weights.values(), *checkpoint.optimizer.values()]
+    assert {t.dtype for t in state} == {torch.float32}
+
+
+def test_the_gpu_in_fp32_agrees_with_the_cpu(data_dir: Path, tmp_path: Path):
+    """Same weights and batches; fp32 rounding grows over 10 updates to under 5e-3 nats."""
+    spec = make_spec(data_dir, steps=10, shape=(64, 2, 64), rows=4, precision="fp32")
+    losses = []
+    for device in ("cpu", "cuda"):
+        train_run(spec, tmp_path / device, data_dir, replace(RUNTIME, device=device))
+        losses.append(Curve.load(tmp_path / device).loss)
+    assert losses[1][0] == pytest.approx(losses[0][0], abs=1e-4)
+    np.testing.assert_allclose(losses[1], losses[0], atol=5e-3)
+
+
+def test_a_stopped_run_goes_on_close_to_one_that_did_not(data_dir: Path, tmp_path: Path):
+    """Atomic additions on a GPU are not ordered, so close and not equal: 0.02 nats in bf16."""
+    spec = make_spec(data_dir, steps=40)
+    whole = train_run(spec, tmp_path / "whole", data_dir, RUNTIME)
+    asked = iter(range(1000))
+    stop = {"should_stop": lambda: next(asked) >= 20}
+    assert train_run(spec, tmp_path / "cell", data_dir, RUNTIME, **stop) is None
+    result = train_run(spec, tmp_path / "cell", data_dir, RUNTIME)
+    one, two = Curve.load(tmp_path / "whole"), Curve.load(tmp_path / "cell")
+    np.testing.assert_allclose(two.loss, one.loss, atol=0.02)
+    assert result.held_out_loss["heldout"] == pytest.approx(
+        whole.held_out_loss["heldout"], abs=0.02
+    )
+
+
+def test_the_result_names_the_gpu_its_speed_and_its_memory(data_dir: Path, tmp_path: Path):
+    result = train_run(make_spec(data_dir, steps=20), tmp_path, data_dir, RUNTIME)
+    name = torch.cuda.get_device_name()
+    assert result.device == name
+    assert 0 < result.peak_memory_bytes < torch.cuda.get_device_properties(0).total_memory
+    assert result.versions["cuda"] == torch.version.cuda
+    if any(key in name for key, _ in PEAK_FLOPS):
+        assert 0 < result.mfu < 1
+    else:
+        assert peak_flops(torch.device("cuda")) is None
+        assert result.mfu is None
+
+
+def test_a_batch_that_does_not_fit_is_cut_until_it_does(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """As on a GPU whose free memory is what four of sixteen rows are estimated to need."""
+    spec = make_spec(data_dir, steps=2)
+    room = peak_memory_bytes(spec, 4 * 128) / loop.MEMORY_SHARE + 1
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (room, room))
+    seen = []
+
+    class Spy(Transformer):
+        def forward(self, tokens):
+            if torch.is_grad_enabled():
+                seen.append(len(tokens))
+            return super().forward(tokens)
+
+    monkeypatch.setattr(loop, "Transformer", Spy)
+    train_run(spec, tmp_path, data_dir, RUNTIME)
+    assert seen == [4] * 8
+
+
+def test_a_batch_that_fits_is_not_cut(data_dir: Path, tmp_path: Path):
+    run = loop._Run(make_spec(data_dir), tmp_path, data_dir, RUNTIME)
+    run.logbook.close()
+    assert run.micro_rows == run.rows == 16
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp32"])
+@pytest.mark.parametrize(
+    ("shape", "rows", "positions"),
+    [((512, 8, 512), 16, "rope"), ((512, 8, 512), 16, "relative"), ((1024, 4, 256), 4, "rope")],
+)
+def test_memory_is_estimated_within_a_factor_of_two(
+    data_dir: Path, tmp_path: Path, shape, rows: int, positions: str, precision: str
+):
+    """Of what is allocated at most; and never so low that MEMORY_SHARE would not cover it."""
+    spec = make_spec(
+        data_dir, steps=3, shape=shape, rows=rows, positions=positions, precision=precision
+    )
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    train_run(spec, tmp_path, data_dir, replace(RUNTIME, micro_batch_tokens=spec.batch_tokens))
+    used = torch.cuda.max_memory_allocated() - before
+    estimate = peak_memory_bytes(spec, spec.batch_tokens)
+    assert used * loop.MEMORY_SHARE < estimate < 2 * used
+
+
+def test_a_local_cluster_trains_on_the_gpu(data_dir: Path, tmp_path: Path):
+    code = main([
+        "sweep", "grid=demo", "grid.budgets=[2e11]", "grid.models=[64x1,64x2,64x3,128x1,128x2]",
+        "grid.sizes_per_budget=0", "grid.kv_size=64", "grid.seq_len=64", "grid.min_steps=10",
+        "grid.expected_coefficient=0.36", "grid.expected_exponent=0.5", "grid.horizon_models=[]",
+        "grid.horizon_tokens_per_param=[]", "recipe=demo", "recipe.batch_tokens=2048",
+        "recipe.precision=bf16", "cluster=local", "cluster.n_workers=1", "runtime.device=cuda",
+        "epochs=10", f"data_dir={data_dir}", f"sweep_dir={tmp_path / 'sweep'}",
+    ])  # fmt: skip
+    assert code == 0
+    specs = load_plan(tmp_path / "sweep" / "plan.jsonl")
+    assert len(specs) == 5
+    for spec in specs:
+        result = RunResult.load(tmp_path / "sweep" / "cells" / spec.run_id)
+        assert result.status == "finished"
+        assert result.device == torch.cuda.get_device_name()
