@@ -69,7 +69,9 @@ def sweep(command: config.SweepCommand) -> int:
     if command.dry_run and command.format == "json":
         return _json([s.to_dict() | _derived(s) for s in specs])
     if command.format == "text":
-        show_plan(specs, command.cluster)
+        cells = {s.run_id: sweep_dir / "cells" / s.run_id for s in specs}
+        done = [run_id for run_id, cell in cells.items() if (cell / "result.json").exists()]
+        show_plan(specs, command.cluster, done)
     if command.dry_run:
         print("dry_run=true: nothing was launched.")
         return 0

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -13,8 +13,18 @@ from chinchilla.plan import peak_memory_bytes, plan_cost
 from chinchilla.records import RunSpec, count_label
 
 
-def show_plan(specs: Sequence[RunSpec], cluster: ClusterConfig) -> None:
-    """Print a plan run by run, then what it will cost and by which assumptions."""
+def show_plan(specs: Sequence[RunSpec], cluster: ClusterConfig, done: Collection[str] = ()) -> None:
+    """Print a plan run by run, then what is left of it will cost, and by which assumptions.
+
+    Args:
+        specs: the whole plan.
+        cluster: speed, price and memory of a device.
+        done: run_ids that have their result.
+    """
+    left = [s for s in specs if s.run_id not in done]
+    if not left:
+        print(f"{specs[0].sweep}: all {len(specs)} runs have their results.")
+        return
     table = Table(
         title=f"{specs[0].sweep}: {len(specs)} runs, C counted as {specs[0].flop_convention}",
         title_justify="left",
@@ -45,11 +55,12 @@ def show_plan(specs: Sequence[RunSpec], cluster: ClusterConfig) -> None:
         )  # fmt: skip
     console().print(table)
     workers = cluster.n_workers or (1 if cluster.kind == "debug" else os.cpu_count() or 1)
-    cost = plan_cost(specs, cluster, workers)
+    cost = plan_cost(left, cluster, workers)
     hourly = cluster.price_per_device_hour
+    share = f"{len(left)} of {len(specs)} runs are left; their " if done else ""
     price = f", {cost.price:,.2f} at {hourly:g} an hour" if hourly else ""
     print(
-        f"cost: {cost.flops:.3g} FLOPs = {cost.device_hours:.3g} device-hours at "
+        f"{share}cost: {cost.flops:.3g} FLOPs = {cost.device_hours:.3g} device-hours at "
         f"{cluster.peak_flops:.3g} FLOP/s x {cluster.mfu:.0%} MFU{price}; about "
         f"{_duration(cost.seconds)} on {workers} workers, longest run {_duration(cost.longest_run_seconds)}."
     )
