@@ -85,6 +85,8 @@ def train(command: config.TrainCommand) -> int:
     from chinchilla.plan import build_shape, check_tokens, plan_run
     from chinchilla.sweep.launch import launch
 
+    if bool(command.budget_flops) == bool(command.tokens):
+        raise InputError("give one of budget_flops (training FLOPs) or tokens (training tokens).")
     tokens = TokenData.open(command.data_dir)
     spec = plan_run(
         build_shape(command.model, tokens.vocab_size),
@@ -286,7 +288,9 @@ def load_fits(folder: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, A
     """
     from chinchilla.fit.frontier import Frontier
 
-    record = read_json(folder / "fit.json", "fits (run `chinchilla fit` first)")
+    if not (folder / "fit.json").exists():
+        raise InputError(f"{folder} holds no fits (no fit.json). Make them with `chinchilla fit`.")
+    record = read_json(folder / "fit.json", "fits")
     if not isinstance(record, dict) or record.get("schema") != 1:
         raise InputError(
             f"{folder / 'fit.json'} was not written by this version's `chinchilla fit`."

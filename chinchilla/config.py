@@ -17,6 +17,15 @@ def _positive(key: str, value: float) -> None:
         raise InputError(f"{key}={value} must be above 0.")
 
 
+def _not_negative(key: str, value: float) -> None:
+    if not value >= 0:
+        raise InputError(f"{key}={value} must not be negative.")
+
+
+def _format(value: str) -> None:
+    _choice("format", value, ("text", "json"))
+
+
 def _choice(key: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise InputError(f"{key}={value!r}: choose one of {', '.join(choices)}.")
@@ -118,9 +127,8 @@ class RecipeConfig:
         for key in ("beta1", "beta2"):
             if not 0 <= getattr(self, key) < 1:
                 raise InputError(f"recipe.{key}={getattr(self, key)} is not in [0, 1).")
-        for key in ("warmup_steps", "weight_decay", "grad_clip"):
-            if getattr(self, key) < 0:
-                raise InputError(f"recipe.{key}={getattr(self, key)} must not be negative.")
+        for key in ("warmup_steps", "weight_decay", "grad_clip", "seed"):
+            _not_negative(f"recipe.{key}", getattr(self, key))
 
 
 @dataclass(kw_only=True)
@@ -137,10 +145,8 @@ class GridConfig:
     flop_convention: str = "with_head"  # with_head, paper, appendix_f, six_nd
     sizes_per_budget: int = 0  # so many candidates, log-spaced around the expected optimum; 0 = all
     span: float = 4.0  # ... from expected / span to expected * span
-    expected_coefficient: float = (
-        0.14488  # expected N_opt = coefficient * C^exponent; the default is
-    )
-    expected_exponent: float = 0.4899  # the line through the paper's Table A3, approach 2
+    expected_coefficient: float = 0.14488  # expected N_opt = coefficient * C^exponent (Table A3)
+    expected_exponent: float = 0.4899  # by approach 2 of the paper (Table A3)
     min_sizes: int = 5  # fewer sizes at a budget are refused
     min_side: int = 2  # fewer sizes on a side of the expected optimum are refused
     min_steps: int = 100  # a run with fewer optimizer steps is refused
@@ -150,7 +156,9 @@ class GridConfig:
     def __post_init__(self) -> None:
         for budget in self.budgets:
             _positive("grid.budgets", budget)
-        if self.span <= 1:
+        for key in ("sizes_per_budget", "vocab_size", "min_sizes", "min_side", "min_steps"):
+            _not_negative(f"grid.{key}", getattr(self, key))
+        if not self.span > 1:
             raise InputError(
                 f"grid.span={self.span} must be above 1: sizes lie in expected/span..expected*span."
             )
@@ -167,9 +175,7 @@ class ClusterConfig:
     """Where runs are trained, and what that costs."""
 
     kind: str = "local"  # debug (in this process), local (processes here, one per GPU), slurm
-    n_workers: int = (
-        0  # local: processes, 0 = one per GPU, or per core; slurm: size of the job array
-    )
+    n_workers: int = 0  # processes, 0 = one per GPU or core; on slurm the size of the job array
     threads_per_worker: int = 0  # CPU threads of one worker; 0 = cores / workers
     peak_flops: float = 989e12  # of one device, FLOP/s, dense bf16 (H100 SXM data sheet)
     mfu: float = 0.4  # expected model FLOPs utilisation, for estimates only
@@ -189,6 +195,8 @@ class ClusterConfig:
         _choice("cluster.kind", self.kind, ("debug", "local", "slurm"))
         for key in ("peak_flops", "mfu", "memory_gb", "timeout_min"):
             _positive(f"cluster.{key}", getattr(self, key))
+        for key in ("n_workers", "threads_per_worker", "gpus_per_node", "price_per_device_hour"):
+            _not_negative(f"cluster.{key}", getattr(self, key))
 
 
 @dataclass(kw_only=True)
@@ -200,9 +208,7 @@ class RuntimeConfig:
     checkpoint_minutes: float = 10.0  # time between checkpoints
     log_every_steps: int = 10  # optimizer steps between metrics lines
     held_out_tokens: int = 65_536  # tokens of the held-out set that every run is scored on
-    held_out_evals: int = (
-        24  # held-out evaluations, geometric over the last 8x of a run and at its end
-    )
+    held_out_evals: int = 24  # held-out evaluations, geometric over the last 8x of a run
     wandb: str = "disabled"  # disabled, offline, online: mirror metrics to Weights & Biases
     wandb_project: str = "chinchilla"  # project there
 
@@ -225,6 +231,8 @@ class DataCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
+        _format(self.format)
+        _not_negative("n_workers", self.n_workers)
         _positive("shard_tokens", self.shard_tokens)
         if not 0 < self.held_out_fraction < 1:
             raise InputError(f"held_out_fraction={self.held_out_fraction} is not in (0, 1).")
@@ -246,6 +254,12 @@ class TrainCommand:
     epochs: float = 1.0  # passes over the data a run may make
     format: str = "text"  # text or json
 
+    def __post_init__(self) -> None:
+        _format(self.format)
+        for key in ("budget_flops", "tokens"):
+            _not_negative(key, getattr(self, key))
+        _positive("epochs", self.epochs)
+
 
 @dataclass(kw_only=True)
 class PlanCommand:
@@ -258,6 +272,10 @@ class PlanCommand:
     out: str = "plan.jsonl"  # file to write; empty = only print
     epochs: float = 1.0  # passes over the data a run may make
     format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        _format(self.format)
+        _positive("epochs", self.epochs)
 
 
 @dataclass(kw_only=True)
@@ -274,6 +292,10 @@ class SweepCommand:
     dry_run: bool = False  # show cells and cost, launch nothing
     format: str = "text"  # text or json
 
+    def __post_init__(self) -> None:
+        _format(self.format)
+        _positive("epochs", self.epochs)
+
 
 @dataclass(kw_only=True)
 class StatusCommand:
@@ -281,6 +303,9 @@ class StatusCommand:
 
     sweep_dir: str  # folder of the sweep
     format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        _format(self.format)
 
 
 @dataclass(kw_only=True)
@@ -302,6 +327,10 @@ class FitCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
+        _format(self.format)
+        _not_negative("n_bootstrap", self.n_bootstrap)
+        if not self.approaches:
+            raise InputError(f"approaches=[] names none. Choose from {', '.join(APPROACHES)}.")
         if bool(self.sweep_dir) == bool(self.observations):
             raise InputError(
                 "give one of sweep_dir=FOLDER (a sweep) or observations=FILE.csv (a table of runs)."
@@ -324,6 +353,9 @@ class PredictCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
+        _format(self.format)
+        if not self.budget_flops:
+            raise InputError("budget_flops=[] names no budget. Give FLOPs: budget_flops=1e21.")
         for budget in self.budget_flops:
             _positive("budget_flops", budget)
 
@@ -348,3 +380,7 @@ class FlopsCommand:
     model: ModelConfig = field(default_factory=ModelConfig)
     tokens: float = 0.0  # training tokens; above 0 also prints C
     format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        _format(self.format)
+        _not_negative("tokens", self.tokens)

@@ -179,6 +179,13 @@ class Observations:
         """
         _check_loss(loss)
         done = [r for r in results if r.status == "finished"]
+        scored = {tuple(r.held_out_tokens.items()) for r in done}
+        if loss == "heldout" and len(scored) > 1:
+            raise InputError(
+                "these runs were scored on different held-out tokens "
+                f"({', '.join(sorted(str(dict(s)) for s in scored))}): their losses do not compare. "
+                "Fit with loss=train, or train them again with one runtime.held_out_tokens."
+            )
         return _rows(
             [
                 (r, float(r.spec.D), r.final_loss if loss == "train" else _mean(r.held_out_loss))

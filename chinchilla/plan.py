@@ -83,6 +83,7 @@ def plan_run(
             f"recipe.batch_tokens={recipe.batch_tokens} is not a multiple of seq_len={shape.seq_len}. "
             f"The nearest is {max(1, round(recipe.batch_tokens / shape.seq_len)) * shape.seq_len}."
         )
+    budget_flops = None if budget_flops is None else float(budget_flops)
     per_token = flops_per_token(shape, flop_convention)
     D = tokens if tokens is not None else (budget_flops or 0.0) / per_token
     steps = round(D / recipe.batch_tokens)

@@ -152,7 +152,7 @@ def test_what_is_mistyped_is_said_with_the_way_out(say, words, parts):
         ("flops model.n_layers=0", ["model.n_layers=0 is not a positive whole number"]),
         ("plan data_dir=nowhere", ["data_dir", "nowhere"]),
         ("sweep data_dir=nowhere", ["data_dir", "nowhere"]),
-        ("train data_dir=nowhere", ["data_dir", "nowhere"]),
+        ("train data_dir=nowhere tokens=1e6", ["data_dir", "nowhere"]),
         ("status sweep_dir=nowhere", ["nowhere", "chinchilla sweep"]),
         ("fit sweep_dir=nowhere", ["nowhere", "chinchilla sweep"]),
         ("report sweep_dir=nowhere", ["nowhere", "chinchilla fit"]),

@@ -353,3 +353,11 @@ def test_rows_of_a_sweep_survive_their_file(tmp_path):
     obs = obs.where(obs.run_id == obs.run_id[0])
     obs.save(tmp_path / "o.csv")
     same(Observations.from_csv(tmp_path / "o.csv"), obs)
+
+
+def test_runs_scored_on_different_held_out_tokens_are_not_compared():
+    few = make_result(held_out_tokens={"heldout": 16_384})
+    many = make_result(seed=1, held_out_tokens={"heldout": 65_536})
+    with pytest.raises(InputError, match="different held-out tokens"):
+        Observations.from_results([few, many], "heldout")
+    assert len(Observations.from_results([few, many], "train")) == 2
