@@ -30,6 +30,12 @@ def main(sweep_dir: Path, docs: Path) -> None:
             status: sum(r.status == status for r in results)
             for status in ("finished", "diverged", "failed")
         },
+        "sweep_wall_seconds": round(
+            (
+                max(map(_time, (r.finished_utc for r in results)))
+                - min(map(_time, (r.started_utc for r in results)))
+            ).total_seconds()
+        ),
         "training_seconds_over_all_runs": round(sum(r.wall_seconds for r in results), 1),
         "training_flops": spent,
         "flops_per_second_of_one_worker": spent / sum(r.wall_seconds for r in finished),
@@ -60,6 +66,10 @@ def main(sweep_dir: Path, docs: Path) -> None:
     for figure in ("isoflop_valleys", "optimal_sizes"):
         source = sweep_dir / "report" / "figures" / f"{figure}.png"
         shutil.copyfile(source, docs / "figures" / f"demo_{figure}.png")
+
+
+def _time(utc: str) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(utc)
 
 
 if __name__ == "__main__":
