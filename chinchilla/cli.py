@@ -105,6 +105,7 @@ def compose(command: str, overrides: Sequence[str], to_object: bool = True) -> t
     words, extra = _split_config_dir(overrides)
     words = [_checked_word(command, word, extra) for word in words]
 
+    import yaml
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -123,6 +124,8 @@ def compose(command: str, overrides: Sequence[str], to_object: bool = True) -> t
         told: Any = OmegaConf.to_object(composed) if to_object else None
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_one_line(error, command)) from None
+    except yaml.YAMLError as error:
+        raise InputError(f"a named choice is not YAML: {' '.join(str(error).split())}.") from None
     if told is not None:
         _check_finite(dataclasses.asdict(told))
     return told, text
@@ -164,8 +167,13 @@ def choices(group: str, extra: Path | None = None) -> list[str]:
     return found + (list(named_shapes()) if group == "model" else [])
 
 
+def _flag_and_value(word: str) -> list[str]:
+    """--config-dir=FOLDER as two words."""
+    return word.split("=", 1) if word.startswith("--config-dir=") else [word]
+
+
 def _split_config_dir(words: Sequence[str]) -> tuple[list[str], Path | None]:
-    words = list(words)
+    words = [part for word in words for part in _flag_and_value(word)]
     if "--config-dir" not in words:
         return words, None
     i = words.index("--config-dir")
@@ -200,7 +208,11 @@ def _checked_word(command: str, word: str, extra: Path | None) -> str:
         )
     if known[key].type.startswith("list") and value and not value.startswith("["):
         return f"{key}=[{value}]"
-    if known[key].type == "str" and re.search(r"[^\w./:@%+ -]", value) and value[0] not in "'\"$":
+    if (
+        known[key].type == "str"
+        and re.search(r"[^\w./:@%+ -]", value, re.ASCII)
+        and value[0] not in "'\"$"
+    ):
         quoted = re.sub(r"(\\*)'", r"\1\1\\'", value)  # so that a path may hold = or brackets
         return f"{key}='{quoted}'"
     return word

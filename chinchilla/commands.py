@@ -8,7 +8,7 @@ import json
 import os
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
@@ -17,6 +17,12 @@ from chinchilla.errors import InputError
 from chinchilla.files import read_json, writable_dir, write_json
 from chinchilla.records import Curve, RunResult, RunSpec, load_plan, save_plan
 from chinchilla.show import console, show_plan, show_predictions
+
+if TYPE_CHECKING:
+    from chinchilla.data.tokens import TokenData
+
+
+VERIFY_BYTES = 4e9  # token folders up to this size are hashed before a sweep, at about 1 GB/s
 
 
 def data(command: config.DataCommand) -> int:
@@ -46,6 +52,11 @@ def plan(command: config.PlanCommand) -> int:
     if command.out:
         out = Path(command.out)
         writable_dir(out.parent, "out")
+        if out.is_file() and {s.sweep for s in load_plan(out)} - {command.grid.name}:
+            raise InputError(
+                f"out={out} holds the plan of another grid, which would be lost. Give out=FILE, or "
+                "out= to print only."
+            )
         save_plan(specs, out)
     if command.format == "json":
         from chinchilla.plan import plan_cost
@@ -62,6 +73,7 @@ def plan(command: config.PlanCommand) -> int:
 
 def sweep(command: config.SweepCommand) -> int:
     """Plan, show the cost, then train every cell that has no result yet."""
+    from chinchilla.plan import check_comparable, check_same_recipe
     from chinchilla.sweep.launch import launch
 
     specs = _planned(command)
@@ -76,18 +88,21 @@ def sweep(command: config.SweepCommand) -> int:
         print("dry_run=true: nothing was launched.")
         return 0
     writable_dir(sweep_dir, "sweep_dir")
+    if (sweep_dir / "plan.jsonl").exists():
+        planned = load_plan(sweep_dir / "plan.jsonl")
+        check_comparable([*planned, *specs])
+        check_same_recipe(planned, specs)
     return launch(command, specs, sweep_dir, Path(command.data_dir))
 
 
 def train(command: config.TrainCommand) -> int:
     """Train one model in this process; a finished run is not trained again."""
-    from chinchilla.data.tokens import TokenData
     from chinchilla.plan import build_shape, check_tokens, plan_run
     from chinchilla.sweep.launch import launch
 
     if bool(command.budget_flops) == bool(command.tokens):
         raise InputError("give one of budget_flops (training FLOPs) or tokens (training tokens).")
-    tokens = TokenData.open(command.data_dir)
+    tokens = _open_tokens(command.data_dir)
     spec = plan_run(
         build_shape(command.model, tokens.vocab_size),
         command.recipe,
@@ -98,7 +113,7 @@ def train(command: config.TrainCommand) -> int:
         tokens=command.tokens or None,
         sweep=Path(command.out_dir).name,
     )
-    check_tokens([spec], tokens.n_train_tokens, command.epochs)
+    check_tokens([spec], tokens.epoch_tokens(spec.model.seq_len), command.epochs)
     out_dir = writable_dir(Path(command.out_dir), "out_dir")
     code = launch(command, [spec], out_dir, Path(command.data_dir))
     cell = out_dir / "cells" / spec.run_id
@@ -107,11 +122,10 @@ def train(command: config.TrainCommand) -> int:
         if command.format == "json":
             return _json(dataclasses.asdict(result))
         held = ", ".join(f"{k} {v:.4f}" for k, v in result.held_out_loss.items())
-        loss = (
-            f"final loss {result.final_loss:.4f} ± {result.final_loss_se:.4f} nats/token"
-            if result.final_loss
-            else result.reason
-        )
+        loss = result.reason
+        if result.final_loss is not None:
+            se = "" if result.final_loss_se is None else f" ± {result.final_loss_se:.4f}"
+            loss = f"final loss {result.final_loss:.4f}{se} nats/token"
         print(
             f"{spec.run_id}: {result.status}, {loss}; {held or 'no held-out loss'}. {cell / 'result.json'}"
         )
@@ -119,7 +133,7 @@ def train(command: config.TrainCommand) -> int:
 
 
 def status(command: config.StatusCommand) -> int:
-    """Show what a sweep has done; exit 1 when cells failed."""
+    """Show what a sweep has done."""
     from chinchilla.sweep.status import render_status, sweep_status
 
     load_plan(Path(command.sweep_dir) / "plan.jsonl")  # says clearly when there is no sweep
@@ -151,6 +165,8 @@ def fit(command: config.FitCommand) -> int:
             flop_convention=command.flop_convention,
             params_convention=command.params_convention,
         )
+        if finals.loss_kind == "unknown" and command.loss == "heldout":
+            finals = dataclasses.replace(finals, loss_kind="heldout")
         out_dir = Path(command.out_dir)
     writable_dir(out_dir, "out_dir")
     fits, refusals = fit_all(finals, curves, command)
@@ -166,6 +182,9 @@ def fit(command: config.FitCommand) -> int:
         _json({"fits": {k: dataclasses.asdict(v) for k, v in fits.items()}, "refusals": refusals})
     else:
         print(table2_text(fits, refusals))
+        for approach, frontier in fits.items():
+            for line in [*frontier.warnings, *frontier.refusals]:
+                print(f"note, {approach}: {line}")
         print(f"wrote {out_dir}")
     return 0 if fits else 3
 
@@ -173,9 +192,13 @@ def fit(command: config.FitCommand) -> int:
 def predict(command: config.PredictCommand) -> int:
     """N_opt, D_opt and loss at each budget, by our fits and by the published laws."""
     from chinchilla.fit.predict import predictions
+    from chinchilla.observations import Observations
 
-    fits = load_fits(Path(command.fits))[0] if command.fits else {}
-    rows = predictions(command.budget_flops, fits)
+    fits, obs = {}, None
+    if command.fits:
+        fits = load_fits(Path(command.fits))[0]
+        obs = Observations.from_csv(Path(command.fits) / "observations.csv")
+    rows = predictions(command.budget_flops, fits, obs)
     if command.format == "json":
         return _json([dataclasses.asdict(row) for row in rows])
     show_predictions(rows)
@@ -307,14 +330,13 @@ def _planned(command: config.PlanCommand | config.SweepCommand) -> list[RunSpec]
     """The grid's specs, checked against the tokens that exist."""
     from chinchilla.plan import check_tokens, plan_grid
 
-    precision = _precision(command.recipe, command.cluster, "auto")
+    device = command.runtime.device if isinstance(command, config.SweepCommand) else "auto"
+    precision = _precision(command.recipe, command.cluster, device)
     if not command.data_dir:
         return plan_grid(
             command.grid, command.recipe, vocab_size=0, data_id="none", precision=precision
         )
-    from chinchilla.data.tokens import TokenData
-
-    tokens = TokenData.open(command.data_dir)
+    tokens = _open_tokens(command.data_dir)
     if command.grid.vocab_size and command.grid.vocab_size < tokens.vocab_size:
         raise InputError(
             f"grid.vocab_size={command.grid.vocab_size} is below the tokenizer's {tokens.vocab_size} pieces. "
@@ -327,8 +349,16 @@ def _planned(command: config.PlanCommand | config.SweepCommand) -> list[RunSpec]
         data_id=tokens.data_id,
         precision=precision,
     )
-    check_tokens(specs, tokens.n_train_tokens, command.epochs)
+    check_tokens(specs, tokens.epoch_tokens(command.grid.seq_len), command.epochs)
     return specs
+
+
+def _open_tokens(data_dir: str) -> "TokenData":
+    """The token folder, its shards checked against their hashes where that takes seconds."""
+    from chinchilla.data.tokens import TokenData
+
+    size = sum(path.stat().st_size for path in Path(data_dir).glob("*.bin"))
+    return TokenData.open(data_dir, verify=size < VERIFY_BYTES)
 
 
 def _precision(recipe: config.RecipeConfig, cluster: config.ClusterConfig, device: str) -> str:

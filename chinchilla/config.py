@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from chinchilla.errors import InputError
 
+FLOP_CONVENTION_NAMES = ("with_head", "paper", "appendix_f", "six_nd")  # shapes.FLOP_CONVENTIONS
 APPROACHES = ("envelope", "isoflop", "parametric")  # approaches 1, 2, 3 of section 3
 
 
@@ -156,6 +157,12 @@ class GridConfig:
     def __post_init__(self) -> None:
         for budget in self.budgets:
             _positive("grid.budgets", budget)
+        _positive("grid.kv_size", self.kv_size)
+        _choice("grid.flop_convention", self.flop_convention, FLOP_CONVENTION_NAMES)
+        if bool(self.horizon_models) != bool(self.horizon_tokens_per_param):
+            raise InputError(
+                "grid.horizon_models and grid.horizon_tokens_per_param make runs only together: give both."
+            )
         for key in ("sizes_per_budget", "vocab_size", "min_sizes", "min_side", "min_steps"):
             _not_negative(f"grid.{key}", getattr(self, key))
         if not self.span > 1:
@@ -214,6 +221,7 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         _choice("runtime.wandb", self.wandb, ("disabled", "offline", "online"))
+        _not_negative("runtime.micro_batch_tokens", self.micro_batch_tokens)
         for key in ("checkpoint_minutes", "log_every_steps", "held_out_tokens", "held_out_evals"):
             _positive(f"runtime.{key}", getattr(self, key))
 
@@ -315,7 +323,7 @@ class FitCommand:
     sweep_dir: str = ""  # folder of a sweep; give this or observations
     observations: str = ""  # CSV with run_id, budget_flops, C, N, D, L; give this or sweep_dir
     out_dir: str = ""  # where fits go; empty = <sweep_dir>/fits
-    approaches: list[str] = field(default_factory=lambda: list(APPROACHES))  # numbers 1, 2, 3
+    approaches: list[str] = field(default_factory=lambda: list(APPROACHES))  # the paper's 1, 2, 3
     loss: str = "train"  # which loss of a sweep: train (smoothed final) or heldout
     n_bootstrap: int = 400  # resamples of runs for the intervals
     seed: int = 0  # of the bootstrap
@@ -331,6 +339,8 @@ class FitCommand:
         _not_negative("n_bootstrap", self.n_bootstrap)
         if not self.approaches:
             raise InputError(f"approaches=[] names none. Choose from {', '.join(APPROACHES)}.")
+        _not_negative("seed", self.seed)
+        _choice("flop_convention", self.flop_convention, ("unknown", *FLOP_CONVENTION_NAMES))
         if bool(self.sweep_dir) == bool(self.observations):
             raise InputError(
                 "give one of sweep_dir=FOLDER (a sweep) or observations=FILE.csv (a table of runs)."

@@ -16,6 +16,7 @@ import numpy as np
 
 from chinchilla.errors import InputError
 from chinchilla.files import write_text
+from chinchilla.plan import check_comparable
 from chinchilla.records import Curve, RunResult
 from chinchilla.shapes import flops_per_token
 
@@ -138,6 +139,7 @@ class Observations:
             "params_convention": params_convention,
             "loss_kind": loss_kind,
         }
+        unsaid = [name for name, value in said.items() if value == "unknown"]
         seen: dict[tuple, int] = {}
         for (line_no, _), row in zip(numbered[1:], table, strict=False):
             where = f"{path} line {line_no}"
@@ -160,9 +162,14 @@ class Observations:
                         "Counting one run twice would narrow every interval: remove one."
                     )
                 seen[key] = line_no
-            for name in said:
-                if row.get(name) and said[name] == "unknown":
-                    said[name] = str(row[name]).strip()
+            for name in unsaid:
+                stated = (row.get(name) or "").strip() or said[name]
+                if said[name] not in ("unknown", stated):
+                    raise InputError(
+                        f"{where}: {name}={stated}, but {said[name]} before: rows counted in two "
+                        "ways do not compare. Fit them apart."
+                    )
+                said[name] = stated
         if not rows["run_id"]:
             raise InputError(f"{path}: no runs, only a header.")
         numbers = {c: np.array(rows[c], float) for c in COLUMNS[1:]}
@@ -219,11 +226,8 @@ class Observations:
 
 
 def _rows(points: Sequence[tuple[RunResult, float, float | None]], loss: str) -> Observations:
+    check_comparable([r.spec for r, _, _ in points])
     conventions = {r.spec.flop_convention for r, _, _ in points}
-    if len(conventions) > 1:
-        raise InputError(
-            f"the runs count FLOPs by different conventions ({', '.join(sorted(conventions))})."
-        )
     if not points:
         raise InputError("no run has finished yet: nothing to fit. See `chinchilla status`.")
     specs = [r.spec for r, _, _ in points]

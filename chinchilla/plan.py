@@ -200,6 +200,45 @@ def _check_profile(
         )
 
 
+def check_comparable(specs: Sequence[RunSpec]) -> None:
+    """Refuse runs whose losses do not belong in one fit.
+
+    Raises:
+        InputError: naming what differs: data, FLOP convention, precision, vocabulary, row length.
+    """
+    told: dict[str, set[object]] = {
+        "data_id": {s.data_id for s in specs},
+        "flop_convention": {s.flop_convention for s in specs},
+        "precision": {s.precision for s in specs},
+        "vocab_size": {s.model.vocab_size for s in specs},
+        "seq_len": {s.model.seq_len for s in specs},
+    }
+    for name, values in told.items():
+        if len(values) > 1:
+            raise InputError(
+                f"runs with different {name} ({', '.join(sorted(map(str, values)))}) do not belong "
+                "in one sweep: their losses do not compare. Give each its own sweep_dir."
+            )
+
+
+def check_same_recipe(planned: Sequence[RunSpec], new: Sequence[RunSpec]) -> None:
+    """Refuse to add runs to a sweep that has the same ones by another recipe.
+
+    Raises:
+        InputError: naming a run and what its two recipes say.
+    """
+    known = {(s.budget_flops, s.model, s.seed, s.budget_flops or s.D): s for s in planned}
+    for s in new:
+        old = known.get((s.budget_flops, s.model, s.seed, s.budget_flops or s.D), s)
+        if old.run_id != s.run_id:
+            a, b = old.to_dict(), s.to_dict()
+            differs = ", ".join(f"{k} {a[k]} -> {b[k]}" for k in a if a[k] != b[k] and k != "sweep")
+            raise InputError(
+                f"the sweep's folder has run {old.run_id} by another recipe ({differs}): a fit would mix "
+                "the two. Give the new recipe its own sweep_dir."
+            )
+
+
 def check_tokens(specs: Sequence[RunSpec], available: int, epochs: float) -> None:
     """Refuse a plan whose longest run would read more tokens than `epochs` passes hold.
 

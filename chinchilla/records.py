@@ -130,8 +130,14 @@ class RunResult:
     @classmethod
     def load(cls, cell: Path) -> "RunResult":
         path = cell / "result.json"
-        value = checked(read_json(path, "run result"), cls, RESULT_SCHEMA, str(path))
-        return cls(**{**value, "spec": RunSpec.from_dict(value["spec"], str(path))})
+        try:
+            value = checked(read_json(path, "run result"), cls, RESULT_SCHEMA, str(path))
+            return cls(**{**value, "spec": RunSpec.from_dict(value["spec"], str(path))})
+        except InputError as error:
+            raise InputError(
+                f"{error} If it is damaged, delete it and launch the sweep again: the run goes on "
+                "from its checkpoint."
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -156,9 +162,10 @@ class Curve:
         try:
             with np.load(cell / "curve.npz", allow_pickle=False) as z:
                 return cls(**{k: z[k] for k in ("step", "loss", "held_out_step", "held_out_loss")})
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
             raise InputError(
-                f"training curve {cell / 'curve.npz'} cannot be read ({error})."
+                f"training curve {cell / 'curve.npz'} is missing or damaged. Delete result.json "
+                "beside it and launch the sweep again: the run goes on from its checkpoint."
             ) from None
 
 
@@ -205,11 +212,12 @@ def load_plan(path: Path) -> list[RunSpec]:
         raise InputError(
             f"plan {path} cannot be read ({error}). Give a folder that `chinchilla sweep` made."
         ) from None
-    specs = []
+    specs: dict[str, RunSpec] = {}  # a run counts once, however often its line stands there
     for i, line in enumerate(lines, 1):
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{path} line {i} is not JSON ({error}).") from None
-        specs.append(RunSpec.from_dict(value, f"{path} line {i}"))
-    return specs
+        spec = RunSpec.from_dict(value, f"{path} line {i}")
+        specs[spec.run_id] = spec
+    return list(specs.values())

@@ -86,9 +86,10 @@ def show_predictions(rows: Sequence[Prediction]) -> None:
     ):
         table.add_column(name, justify="left" if name == "by" else "right", no_wrap=name != "by")
     for row in rows:
+        by = row.by if row.beyond is None else f"{row.by} ({row.beyond:.3g}x beyond)"
         loss = "" if row.L is None else f"{row.L:.4f}"
         table.add_row(
-            f"{row.C:.3g}", row.by, count_label(row.N), _between(row.N_p10, row.N_p90), count_label(row.D),
+            f"{row.C:.3g}", by, count_label(row.N), _between(row.N_p10, row.N_p90), count_label(row.D),
             _between(row.D_p10, row.D_p90), f"{row.D / row.N:.1f}", loss,
         )  # fmt: skip
     console().print(table)

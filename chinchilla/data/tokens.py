@@ -76,6 +76,10 @@ class TokenData:
         """Rows of seq_len predicted tokens that one epoch has."""
         return max(0, self.manifest.splits[split].tokens - 1) // seq_len
 
+    def epoch_tokens(self, seq_len: int) -> int:
+        """Training tokens that one pass predicts in rows of seq_len: whole rows only."""
+        return self.n_rows(seq_len) * seq_len
+
     def check_enough(self, tokens_needed: float, seq_len: int, epochs: float = 1.0) -> None:
         """Prove that a run fits into the passes it may make over the data.
 
@@ -121,7 +125,13 @@ class TokenData:
         for epoch in np.unique(epochs):
             chosen = epochs == epoch
             index[chosen] = permute(places[chosen], n_rows, f"{seed}/{epoch}")
-        return self._rows("train", index, seq_len)
+        batch = self._rows("train", index, seq_len)
+        if batch.max() >= self.vocab_size:
+            raise DataError(
+                f"{self.data_dir} holds token {batch.max()}, but its tokenizer has {self.vocab_size} "
+                "pieces: a shard is damaged. Prepare the data again in another data_dir."
+            )
+        return batch
 
     def held_out(self, n_tokens: int, seq_len: int) -> np.ndarray:
         """The held-out rows every run is scored on: spread evenly, the same for everybody.

@@ -82,9 +82,18 @@ class FlopsPerToken:
 
 
 def is_six_nd(obs: Observations) -> bool:
-    """Whether C is 6*N*D on every row (within 1e-6), or is said to be."""
-    ratio = obs.C / (6 * obs.N * obs.D)
-    return obs.flop_convention == "six_nd" or bool(np.all(np.abs(ratio - 1) < 1e-6))
+    """Whether C is 6*N*D on every row (within 1e-6; 1% where it is said to be).
+
+    Raises:
+        InputError: C is said to be 6*N*D and is not.
+    """
+    off = float(np.abs(obs.C / (6 * obs.N * obs.D) - 1).max())
+    if obs.flop_convention == "six_nd" and off > 0.01:
+        raise InputError(
+            f"flop_convention=six_nd, but C is up to {off:.0%} off 6*N*D. Say how C was counted, or "
+            "leave flop_convention out."
+        )
+    return obs.flop_convention == "six_nd" or off < 1e-6
 
 
 def numeric_frontier(

@@ -157,10 +157,10 @@ def fit_parametric(
     }
     if frame.cost is not None:
         details["flops_per_token_max_error"] = frame.cost.max_error
-        if frame.cost.max_error > 0.02:
+        if (spread := _cost_spread(obs)) > 1e-3:
             warnings.append(
                 f"FLOPs per token are not one function of N: C/D is up to "
-                f"{frame.cost.max_error:.0%} off a smooth curve (different sequence lengths?)."
+                f"{spread:.1%} apart at one size (different sequence lengths, or C counted in two ways?)."
             )
     return Frontier(
         approach="parametric",
@@ -251,3 +251,10 @@ def _intervals(rows: np.ndarray) -> dict[str, list[float]]:
     low_high = np.percentile(rows, bootstrap.PERCENTILES, axis=0).T
     names = ("E", "A", "B", "alpha", "beta")
     return {name: [float(x) for x in pair] for name, pair in zip(names, low_high, strict=True)}
+
+
+def _cost_spread(obs: Observations) -> float:
+    """Largest relative difference in FLOPs per token between runs of one size."""
+    cost = obs.C / obs.D
+    sizes = [cost[obs.N == n] for n in np.unique(obs.N)]
+    return max(float(c.max() / c.min()) - 1 for c in sizes)

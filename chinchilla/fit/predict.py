@@ -6,8 +6,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from chinchilla import paper
-from chinchilla.fit.frontier import Frontier, PowerLaw
-from chinchilla.fit.loss_law import named_law, six_nd_frontier
+from chinchilla.fit.frontier import Frontier
+from chinchilla.fit.loss_law import (
+    FlopsPerToken,
+    is_six_nd,
+    named_law,
+    numeric_frontier,
+    six_nd_frontier,
+)
+from chinchilla.observations import Observations
 
 
 @dataclass(frozen=True)
@@ -23,19 +30,29 @@ class Prediction:
     N_p90: float | None = None
     D_p10: float | None = None
     D_p90: float | None = None
+    beyond: float | None = None  # C over the largest C fitted, when that is above 1
 
 
-def predictions(budgets: Sequence[float], fits: Mapping[str, Frontier]) -> list[Prediction]:
+def predictions(
+    budgets: Sequence[float], fits: Mapping[str, Frontier], obs: Observations | None = None
+) -> list[Prediction]:
     """N_opt and D_opt at each budget: our approaches first, then the paper's lines and laws.
+
+    Every answer costs what was asked. Approaches 1 and 2 give N by their line, and D is what C
+    buys at that size; approach 3 is solved at C itself. FLOPs per token at a size are read from
+    the fitted runs, continued smoothly where C lies outside them.
 
     Args:
         budgets: training FLOPs. A fit counts C as its own conventions say; published laws take
             C = 6*N*D.
         fits: frontiers by approach.
+        obs: the runs they were fitted to; None takes C = 6*N*D.
     """
+    cost = None if obs is None or is_six_nd(obs) else FlopsPerToken.from_observations(obs)
+    largest = None if obs is None else float(obs.C.max())
     rows = []
     for C in budgets:
-        rows += [_from_fit(C, name, f) for name, f in fits.items()]
+        rows += [_from_fit(C, name, f, cost, largest) for name, f in fits.items()]
         lines = {
             "paper, approach 1 (Table 3)": paper.N_OPT_TABLE_3,
             "paper, approach 2 (Table A3)": paper.N_OPT_TABLE_A3_ISOFLOP,
@@ -47,12 +64,26 @@ def predictions(budgets: Sequence[float], fits: Mapping[str, Frontier]) -> list[
     return rows
 
 
-def _from_fit(C: float, approach: str, frontier: Frontier) -> Prediction:
-    N, D = float(frontier.N_opt(C)), float(frontier.D_opt(C))
-    N_low, N_high = _band(frontier.N_opt, C)
-    D_low, D_high = _band(frontier.D_opt, C)
+def _from_fit(
+    C: float, approach: str, frontier: Frontier, cost: FlopsPerToken | None, largest: float | None
+) -> Prediction:
+    def tokens(N: float) -> float:
+        per_token = 6 * N if cost is None else np.exp(cost.log_and_slope(np.log(N))[0])
+        return float(C / per_token)
+
+    N = float(frontier.N_opt(C))
+    if frontier.law is not None and cost is not None:
+        N = float(numeric_frontier(frontier.law, cost, np.array([C]))[0][0])
+    D = tokens(N)
+    low, high = (float(x) for x in frontier.N_opt.band(C))
+    known = not np.isnan(low)
     L = None if frontier.law is None else float(frontier.law(N, D))
-    return Prediction(C, f"this data, {approach}", N, D, L, N_low, N_high, D_low, D_high)
+    beyond = C / largest if largest and C > 1.01 * largest else None
+    return Prediction(
+        C, f"this data, {approach}", N, D, L,
+        N_p10=low if known else None, N_p90=high if known else None,
+        D_p10=tokens(high) if known else None, D_p90=tokens(low) if known else None, beyond=beyond,
+    )  # fmt: skip
 
 
 def _from_law(C: float, name: str) -> Prediction:
@@ -60,8 +91,3 @@ def _from_law(C: float, name: str) -> Prediction:
     (log_k, a), (log_m, b), _ = six_nd_frontier(law)
     N, D = float(np.exp(log_k) * C**a), float(np.exp(log_m) * C**b)
     return Prediction(C, f"law {name}", N, D, float(law(N, D)))
-
-
-def _band(line: PowerLaw, C: float) -> tuple[float | None, float | None]:
-    low, high = (float(x) for x in line.band(C))
-    return (None, None) if np.isnan(low) else (low, high)

@@ -129,7 +129,7 @@ def _draw(
             "Training curves and the envelope",
             figures.training_curves(curve_obs, envelope, results, curves),
             "One line per run, coloured by model size; long runs are shown as means in bins. Black "
-            "dots: the lowest loss any run had reached after C FLOPs. Look for larger models taking "
+            "dots: the lowest loss at C FLOPs among the runs that lasted so long. Look for larger models taking "
             "over from smaller ones as C grows, and for black dots near the ends of runs: earlier, the "
             "learning rate is still high and the loss pessimistic."
             + _tail_text(envelope)
@@ -140,8 +140,8 @@ def _draw(
             "isoflop_valleys",
             "IsoFLOP valleys",
             figures.isoflop_valleys(isoflop, finals, errors),
-            "Each colour is one budget spent on models of different size; bars are standard errors "
-            "of the final loss. A budget answers only if its points turn up on both sides of the "
+            "Each colour is one budget spent on models of different size; bars, where there are any, "
+            "are standard errors of the final training loss. A budget answers only if its points turn up on both sides of the "
             "star, the bottom of a parabola in ln N. Hollow points and a dashed line: the budget "
             "was refused and no line goes through it. After figure 3 of the paper, left.",
             "Final loss against parameters, one parabola for each compute budget.",

@@ -173,4 +173,4 @@ def _say(
     if status.counts["failed"]:
         print(f"  tracebacks: {sweep_dir}/cells/<run>/error.txt; launch again to retry them")
     if status.done < len(status.rows):
-        print("  the rest is waiting or with other workers; the same command goes on from here")
+        print("  the rest is not over yet; the same command goes on from here")

@@ -39,7 +39,7 @@ class Checkpoint:
 def save_checkpoint(folder: Path, spec: RunSpec, checkpoint: Checkpoint) -> Path:
     """Write one checkpoint under `folder`; keep it and the one before it.
 
-    Those of later steps go too: they were found damaged, or this run would have begun there.
+    Those of later steps stay: they are damaged, or belong to whoever took this run over.
 
     Raises:
         OSError: the disk is full or gone; older checkpoints are untouched.
@@ -67,9 +67,8 @@ def save_checkpoint(folder: Path, spec: RunSpec, checkpoint: Checkpoint) -> Path
         fsync_dir(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    found = _newest_first(folder)
-    kept = [path for path in found if path.name <= final.name][:KEEP]
-    for path in set(found) - set(kept):
+    earlier = [path for path in _newest_first(folder) if path.name <= final.name]
+    for path in earlier[KEEP:]:  # later ones stay: they may be a successor's
         shutil.rmtree(path, ignore_errors=True)
     return final
 

@@ -59,6 +59,22 @@ def peak_flops(device: torch.device) -> float | None:
     return next((peak for key, peak in PEAK_FLOPS if key in name), None)
 
 
+def memory_room(device: torch.device) -> float:
+    """Bytes the automatic micro-batch may plan for: 85% of a GPU's free memory, or half the host's.
+
+    The host's whole memory counts, not what is free: a run's bits must not depend on its neighbours.
+    """
+    if device.type == "cuda":
+        return 0.85 * torch.cuda.mem_get_info(device)[0]
+    return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Start counting a run's own peak; a CPU's is that of the process and cannot be reset."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> int:
     """Most bytes held so far: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":

@@ -29,7 +29,9 @@ from chinchilla.train.logbook import Logbook
 from chinchilla.train.optimizer import build_optimizer
 from chinchilla.train.schedule import learning_rate
 
-MEMORY_SHARE = 0.85  # of a GPU's free memory that the automatic micro-batch may plan for
+# The final loss is the mean over this last share of a run. The same share for every run: a fixed
+# number of steps would lag further behind the end of short runs and tilt the exponents.
+FINAL_SHARE = 0.02
 DIVERGED_NATS = 1.0  # above guessing evenly ...
 DIVERGED_STEPS = 10  # ... on average over so many steps after the warm-up: the run has diverged
 
@@ -105,6 +107,7 @@ class _Run:
         self.device = devices.pick_device(runtime.device)
         self.model = Transformer(spec.model, devices.DTYPES[spec.precision]).init_weights(spec.seed)
         self.model.to(self.device)
+        devices.reset_peak_memory(self.device)
         self.optimizer = build_optimizer(self.model, spec)
         self.rows = spec.batch_tokens // spec.model.seq_len
         self.micro_rows = self._micro_rows()
@@ -227,7 +230,7 @@ class _Run:
         evals = np.array(self.evaluations, float).reshape(-1, 2)
         curve = Curve(np.arange(done), losses, evals[:, 0], evals[:, 1])
         curve.save(self.cell)
-        window = min(done, max(10, round(0.02 * done)))
+        window = max(1, round(FINAL_SHARE * done))
         tail = losses[-window:]
         finished = not self.diverged
         speed = done * spec.batch_tokens / max(1e-9, self.train_seconds)
@@ -302,10 +305,9 @@ class _Run:
         if self.runtime.micro_batch_tokens:
             return max(1, min(self.rows, self.runtime.micro_batch_tokens // seq_len))
         rows = self.rows
-        if self.device.type == "cuda":
-            free, _ = torch.cuda.mem_get_info(self.device)
-            while rows > 1 and peak_memory_bytes(self.spec, rows * seq_len) > MEMORY_SHARE * free:
-                rows = (rows + 1) // 2
+        room = devices.memory_room(self.device)
+        while rows > 1 and peak_memory_bytes(self.spec, rows * seq_len) > room:
+            rows = (rows + 1) // 2
         return rows
 
 

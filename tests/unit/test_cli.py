@@ -554,3 +554,28 @@ def test_fits_of_another_version_are_said(say, law_csv, tmp_path):
     (tmp_path / "fits" / "fit.json").write_text(json.dumps({**record, "schema": 2}))
     for words in ("predict budget_flops=1e20 fits=fits", "report fits=fits"):
         one_line(say(words), 2, "fit.json")
+
+
+def test_a_plan_does_not_overwrite_that_of_another_grid(tmp_path):
+    out = tmp_path / "plan.jsonl"
+    demo = ["plan", "grid=demo", "grid.vocab_size=512", "recipe=demo", f"out={out}"]
+    assert cli.main(demo) == 0
+    assert cli.main(demo) == 0  # the same grid again is no loss
+    before = out.read_text()
+    assert cli.main(["plan", "grid=paper", f"out={out}"]) == 2
+    assert out.read_text() == before
+
+
+def test_a_choice_that_is_not_yaml_is_one_line(capsys, tmp_path):
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid" / "bad.yaml").write_text("name: x\nbudgets: [1e17\n")
+    assert cli.main(["plan", f"--config-dir={tmp_path}", "grid=bad"]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("chinchilla: a named choice is not YAML")
+    assert err.count("\n") == 1
+
+
+def test_paths_may_have_letters_of_any_alphabet(tmp_path):
+    out = tmp_path / "r\u00e9p \u65e5" / "plan.jsonl"
+    assert cli.main(["plan", "grid=demo", "grid.vocab_size=512", "recipe=demo", f"out={out}"]) == 0
+    assert out.exists()

@@ -115,6 +115,12 @@ def test_conventions_come_from_the_file_unless_the_caller_says_them(csv):
     assert csv(text, params_convention="without embedding").params_convention == "without embedding"
 
 
+def test_rows_counted_in_two_ways_are_not_read_as_one(csv):
+    text = "run_id,budget_flops,C,N,D,L,flop_convention\na,,6e18,1e9,1e9,3,six_nd\nb,,6e18,2e9,1e9,2,paper\n"
+    with pytest.raises(InputError, match="line 3: flop_convention=paper, but six_nd before"):
+        csv(text)
+
+
 @pytest.mark.parametrize("missing", COLUMNS)
 def test_a_missing_column_is_named_beside_those_found(csv, missing):
     kept = [c for c in COLUMNS if c != missing]
@@ -315,7 +321,7 @@ def test_a_horizon_run_belongs_to_no_budget():
 
 def test_runs_that_count_flops_differently_do_not_mix():
     other = with_spec(make_result(), flop_convention="six_nd")
-    with pytest.raises(InputError, match=r"different conventions \(six_nd, with_head\)"):
+    with pytest.raises(InputError, match=r"different flop_convention \(six_nd, with_head\)"):
         Observations.from_results([make_result(), other], "train")
 
 

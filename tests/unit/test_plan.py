@@ -11,6 +11,8 @@ from chinchilla.config import ClusterConfig, GridConfig, ModelConfig, RecipeConf
 from chinchilla.errors import DataError, InputError, Refusal
 from chinchilla.plan import (
     build_shape,
+    check_comparable,
+    check_same_recipe,
     check_tokens,
     peak_memory_bytes,
     plan_cost,
@@ -353,3 +355,19 @@ def test_cost_is_flops_over_achieved_speed():
 def test_nothing_left_to_do_costs_nothing():
     cost = plan_cost([], ClusterConfig(), workers=4)
     assert (cost.flops, cost.price, cost.seconds) == (0, 0, 0)
+
+
+def test_runs_that_do_not_compare_are_kept_apart():
+    one = one_run()
+    check_comparable([one, one_run(budget_flops=1e19)])
+    differing = {"data_id": "else", "precision": "fp32", "flop_convention": "six_nd"}
+    for name, value in differing.items():
+        with pytest.raises(InputError, match=f"different {name}"):
+            check_comparable([one, replace(one, **{name: value})])
+
+
+def test_a_sweep_has_one_recipe():
+    one = one_run()
+    check_same_recipe([one], [one, one_run(budget_flops=1e19), replace(one, seed=1)])
+    with pytest.raises(InputError, match=r"another recipe \(peak_lr .* -> 0.5\)"):
+        check_same_recipe([one], [replace(one, peak_lr=0.5)])

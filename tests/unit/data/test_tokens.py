@@ -161,3 +161,14 @@ def test_manifest_and_shards_of_two_preparations(tmp_path, token_dir):
         TokenData.open(tmp_path / "d", verify=True)
     manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
     assert manifest["data_id"] == TokenData.open(tmp_path / "d").data_id
+
+
+def test_a_shard_with_tokens_the_tokenizer_has_not_is_named_as_damage(token_dir, tmp_path):
+    folder = tmp_path / "tokens"
+    shutil.copytree(token_dir, folder)
+    for shard in folder.glob("train-*.bin"):
+        shard.write_bytes(b"\xff" * shard.stat().st_size)
+    with pytest.raises(DataError, match="a shard is damaged"):
+        TokenData.open(folder).batch(0, 0, 4, SEQ)
+    with pytest.raises(DataError, match="bin"):
+        TokenData.open(folder, verify=True)

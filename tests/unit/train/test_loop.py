@@ -405,9 +405,9 @@ def test_auto_is_a_device_that_is_there():
 def test_the_final_loss_is_the_mean_over_its_window(whole):
     result, cell = whole
     tail = Curve.load(cell).loss[-result.final_loss_steps :]
-    assert result.final_loss_steps == len(tail) == 10  # 2% of the run, at least 10 steps
+    assert result.final_loss_steps == len(tail) == 1  # 2% of 24 steps, at least one
     assert result.final_loss == pytest.approx(tail.mean(), rel=1e-12)
-    assert result.final_loss_se == pytest.approx(tail.std(ddof=1) / math.sqrt(10), rel=1e-12)
+    assert result.final_loss_se is None  # one step has no spread
 
 
 def test_the_result_counts_parameters_tokens_and_flops(whole, spec: RunSpec):
