@@ -74,6 +74,7 @@ def plan(command: config.PlanCommand) -> int:
 def sweep(command: config.SweepCommand) -> int:
     """Plan, show the cost, then train every cell that has no result yet."""
     from chinchilla.plan import check_comparable, check_same_recipe
+    from chinchilla.sweep.cells import is_damaged
     from chinchilla.sweep.launch import launch
 
     specs = _planned(command)
@@ -82,7 +83,11 @@ def sweep(command: config.SweepCommand) -> int:
         return _json([s.to_dict() | _derived(s) for s in specs])
     if command.format == "text":
         cells = {s.run_id: sweep_dir / "cells" / s.run_id for s in specs}
-        done = [run_id for run_id, cell in cells.items() if (cell / "result.json").exists()]
+        done = [
+            run_id
+            for run_id, cell in cells.items()
+            if (cell / "result.json").exists() and not is_damaged(cell)
+        ]
         show_plan(specs, command.cluster, done)
     if command.dry_run:
         print("dry_run=true: nothing was launched.")

@@ -135,8 +135,8 @@ class RunResult:
             return cls(**{**value, "spec": RunSpec.from_dict(value["spec"], str(path))})
         except InputError as error:
             raise InputError(
-                f"{error} If it is damaged, delete it and launch the sweep again: the run goes on "
-                "from its checkpoint."
+                f"{error} If it is damaged, launch the sweep again: the run goes on from its "
+                "checkpoint."
             ) from None
 
 

@@ -55,6 +55,17 @@ def cell_of(sweep_dir: Path, spec: RunSpec) -> Path:
     return sweep_dir / "cells" / spec.run_id
 
 
+def is_damaged(cell: Path) -> bool:
+    """Whether result.json is there and is no JSON: a file system's accident, not another version."""
+    try:
+        json.loads((cell / "result.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError):
+        return True
+    return False
+
+
 def planned_specs(sweep_dir: Path, only: Collection[str] | None = None) -> list[RunSpec]:
     """The plan's runs; with `only`, those of these run ids."""
     specs = load_plan(sweep_dir / "plan.jsonl")

@@ -16,7 +16,7 @@ from chinchilla.errors import InputError
 from chinchilla.files import writable_dir
 from chinchilla.records import RunResult, RunSpec, load_plan, save_plan
 from chinchilla.sweep import pool
-from chinchilla.sweep.cells import cell_of, missing_specs, save_runtime
+from chinchilla.sweep.cells import cell_of, is_damaged, missing_specs, save_runtime
 from chinchilla.sweep.claims import Claim, take
 from chinchilla.sweep.progress import SweepProgress
 from chinchilla.sweep.status import SweepStatus, summary_line, sweep_status
@@ -138,15 +138,21 @@ def _turn(folder: Path) -> Claim:
     return turn
 
 
+def _is_to_retry(cell: Path) -> bool:
+    if not (cell / "result.json").exists():
+        return False
+    return is_damaged(cell) or RunResult.load(cell).status == "failed"
+
+
 def _retry_if_failed(cell: Path) -> None:
-    """Put a failed run's result and attempts aside, under a claim so that nobody else writes."""
-    if not (cell / "result.json").exists() or RunResult.load(cell).status != "failed":
+    """Put a failed or damaged result and its attempts aside, under a claim so that nobody else writes."""
+    if not _is_to_retry(cell):
         return
     claim = take(cell, worker_name(), to_train=False)
     if claim is None:
         return
     try:
-        if RunResult.load(cell).status == "failed":
+        if _is_to_retry(cell):
             k = 1
             while (cell / f"result-failed-{k}.json").exists():
                 k += 1

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from chinchilla.files import read_json
 from chinchilla.records import RunResult, RunSpec
-from chinchilla.sweep.cells import MAX_ATTEMPTS, cell_of, n_errors, planned_specs, read_progress
+from chinchilla.sweep.cells import (
+    MAX_ATTEMPTS,
+    cell_of,
+    is_damaged,
+    n_errors,
+    planned_specs,
+    read_progress,
+)
 from chinchilla.sweep.claims import file_system_now, look
 
 if TYPE_CHECKING:
@@ -109,7 +116,8 @@ def sweep_status(
 
 
 def _row(spec: RunSpec, cell: Path, now: float) -> CellRow:
-    if (cell / "result.json").exists():
+    damaged = is_damaged(cell)
+    if (cell / "result.json").exists() and not damaged:
         return _row_of_result(spec, RunResult.load(cell), read_progress(cell))
     progress = read_progress(cell)
     step = min(int(progress.get("step") or 0), spec.steps)
@@ -125,7 +133,11 @@ def _row(spec: RunSpec, cell: Path, now: float) -> CellRow:
         loss=progress.get("loss"),
         tokens_per_second=rate,
         eta_seconds=(spec.steps - step) * spec.batch_tokens / rate if rate else None,
-        reason=_last_error(cell, errors) if errors else "",
+        reason="result.json is damaged: launch the sweep again"
+        if damaged
+        else _last_error(cell, errors)
+        if errors
+        else "",
         worker=standing.record.worker if running and standing.record else "",
         flops=spec.C,
         flops_done=spec.C * step / spec.steps,

@@ -233,3 +233,14 @@ def test_lines_come_while_a_sweep_runs(tmp_path: Path, monkeypatch: pytest.Monke
         debug(make_specs(4), tmp_path)
     assert "cells, " in out.getvalue()
     assert out.getvalue().count("finished ") == 4
+
+
+def test_a_damaged_result_is_put_aside_and_the_run_trained_again(tmp_path: Path):
+    [spec] = make_specs(1)
+    debug([spec], tmp_path)
+    cell = cell_of(tmp_path, spec)
+    whole = RunResult.load(cell)
+    (cell / "result.json").write_text('{"schema": 1, "spe')
+    assert debug([spec], tmp_path) == 0
+    assert RunResult.load(cell).final_loss == whole.final_loss
+    assert (cell / "result-failed-1.json").read_text() == '{"schema": 1, "spe'

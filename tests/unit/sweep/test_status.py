@@ -82,3 +82,16 @@ def test_a_folder_without_plan_is_refused(tmp_path: Path):
 )
 def test_durations(seconds: float | None, text: str):
     assert duration(seconds) == text
+
+
+def test_a_damaged_result_is_one_row_not_the_end_of_status(mixed: Path):
+    [cell] = [c for c in (mixed / "cells").iterdir() if '"finished"' in _text(c / "result.json")]
+    (cell / "result.json").write_text('{"schema": 1, "spec": {')
+    rows = {row.run_id: row for row in sweep_status(mixed).rows}
+    assert rows[cell.name].state == "waiting"
+    assert "damaged" in rows[cell.name].reason
+    assert len(rows) == 6
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
