@@ -8,8 +8,8 @@ OmegaConf 2.3 could not merge them. A field without default must be given.
 from dataclasses import dataclass, field
 
 from chinchilla.errors import InputError
+from chinchilla.shapes import FLOP_CONVENTIONS
 
-FLOP_CONVENTION_NAMES = ("with_head", "paper", "appendix_f", "six_nd")  # shapes.FLOP_CONVENTIONS
 APPROACHES = ("envelope", "isoflop", "parametric")  # approaches 1, 2, 3 of section 3
 
 
@@ -158,7 +158,7 @@ class GridConfig:
         for budget in self.budgets:
             _positive("grid.budgets", budget)
         _positive("grid.kv_size", self.kv_size)
-        _choice("grid.flop_convention", self.flop_convention, FLOP_CONVENTION_NAMES)
+        _choice("grid.flop_convention", self.flop_convention, tuple(FLOP_CONVENTIONS))
         if bool(self.horizon_models) != bool(self.horizon_tokens_per_param):
             raise InputError(
                 "grid.horizon_models and grid.horizon_tokens_per_param make runs only together: give both."
@@ -340,7 +340,7 @@ class FitCommand:
         if not self.approaches:
             raise InputError(f"approaches=[] names none. Choose from {', '.join(APPROACHES)}.")
         _not_negative("seed", self.seed)
-        _choice("flop_convention", self.flop_convention, ("unknown", *FLOP_CONVENTION_NAMES))
+        _choice("flop_convention", self.flop_convention, ("unknown", *FLOP_CONVENTIONS))
         if bool(self.sweep_dir) == bool(self.observations):
             raise InputError(
                 "give one of sweep_dir=FOLDER (a sweep) or observations=FILE.csv (a table of runs)."

@@ -162,10 +162,12 @@ class Curve:
         try:
             with np.load(cell / "curve.npz", allow_pickle=False) as z:
                 return cls(**{k: z[k] for k in ("step", "loss", "held_out_step", "held_out_loss")})
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            what = "missing" if isinstance(error, FileNotFoundError) else "damaged"
+            lacks = f", {error.args[0]}" if isinstance(error, KeyError) else ""
             raise InputError(
-                f"training curve {cell / 'curve.npz'} is missing or damaged. Delete result.json "
-                "beside it and launch the sweep again: the run goes on from its checkpoint."
+                f"training curve {cell / 'curve.npz'} is {what}{lacks}. Delete result.json beside it "
+                "and launch the sweep again: the run goes on from its checkpoint."
             ) from None
 
 

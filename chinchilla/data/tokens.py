@@ -77,33 +77,17 @@ class TokenData:
         return max(0, self.manifest.splits[split].tokens - 1) // seq_len
 
     def epoch_tokens(self, seq_len: int) -> int:
-        """Training tokens that one pass predicts in rows of seq_len: whole rows only."""
-        return self.n_rows(seq_len) * seq_len
-
-    def check_enough(self, tokens_needed: float, seq_len: int, epochs: float = 1.0) -> None:
-        """Prove that a run fits into the passes it may make over the data.
-
-        Args:
-            tokens_needed: tokens the run trains on.
-            seq_len: tokens a row predicts.
-            epochs: passes over the data allowed.
+        """Training tokens that one pass predicts in rows of seq_len: whole rows only.
 
         Raises:
-            DataError: says what there is, what is needed, and the `epochs` that would allow it.
+            DataError: not even one row.
         """
-        one_epoch = self.n_rows(seq_len) * seq_len
-        if one_epoch == 0:
-            raise DataError(
-                f"{self.data_dir} has {self.n_train_tokens} training tokens, fewer than one row "
-                f"of seq_len+1={seq_len + 1}. Prepare more text, or choose a smaller seq_len."
-            )
-        if tokens_needed > epochs * one_epoch:
-            enough = math.ceil(tokens_needed / one_epoch * 100) / 100
-            raise DataError(
-                f"the run needs {tokens_needed:.4g} training tokens; {self.data_dir} has "
-                f"{one_epoch:.4g} and epochs={epochs:g}. Prepare more text, or allow the "
-                f"repetition with epochs={enough:g}."
-            )
+        if n_rows := self.n_rows(seq_len):
+            return n_rows * seq_len
+        raise DataError(
+            f"{self.data_dir} has {self.n_train_tokens} training tokens, fewer than one row of "
+            f"seq_len+1={seq_len + 1}. Prepare more text, or choose a smaller seq_len."
+        )
 
     def batch(self, seed: int, step: int, rows: int, seq_len: int) -> np.ndarray:
         """Training rows [step*rows, (step+1)*rows) of the endless stream of this seed.
@@ -117,9 +101,7 @@ class TokenData:
         Returns:
             (rows, seq_len + 1) int64 tokens: inputs [:, :-1], targets [:, 1:].
         """
-        n_rows = self.n_rows(seq_len)
-        if n_rows == 0:
-            self.check_enough(seq_len, seq_len)
+        n_rows = self.epoch_tokens(seq_len) // seq_len
         epochs, places = np.divmod(step * rows + np.arange(rows, dtype=np.int64), n_rows)
         index = np.empty(rows, np.int64)
         for epoch in np.unique(epochs):

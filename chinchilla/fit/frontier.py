@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.config import APPROACHES as APPROACHES
 from chinchilla.files import read_json, write_json
 from chinchilla.observations import Observations
 from chinchilla.records import checked

@@ -96,8 +96,7 @@ def fit_isoflop(obs: Observations, *, n_bootstrap: int = 400, seed: int = 0) -> 
                 n_bootstrap,
                 seed,
                 "drawn within each budget; a budget without a bottom in a resample is left out of "
-                "it, and a resample counts when over half of the budgets remain; too wide (about "
-                "twofold) below some nine sizes a budget",
+                "it, and a resample counts when over half of the budgets remain; conservative with few sizes a budget",
             ),
         },
         details={

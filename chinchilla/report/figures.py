@@ -13,7 +13,8 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LogNorm
 from matplotlib.figure import Figure
 
-from chinchilla.fit.frontier import APPROACHES, Frontier
+from chinchilla.config import APPROACHES
+from chinchilla.fit.frontier import Frontier
 from chinchilla.observations import Observations
 from chinchilla.records import Curve, RunResult
 from chinchilla.report.style import (

@@ -15,8 +15,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
+from chinchilla.config import APPROACHES
 from chinchilla.files import write_text
-from chinchilla.fit.frontier import APPROACHES, Frontier
+from chinchilla.fit.frontier import Frontier
 from chinchilla.observations import LOSSES, Observations
 from chinchilla.records import Curve, RunResult
 from chinchilla.report import figures, sections, tables

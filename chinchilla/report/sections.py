@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from chinchilla import __version__
-from chinchilla.fit.frontier import APPROACHES, Frontier, PowerLaw
+from chinchilla.config import APPROACHES
+from chinchilla.fit.frontier import Frontier, PowerLaw
 from chinchilla.observations import Observations
 from chinchilla.records import RunResult
 from chinchilla.report.tables import LABELS, PAPER_ROWS, Cell, Table, count, flops

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from chinchilla import paper
-from chinchilla.fit.frontier import APPROACHES, Frontier, PowerLaw
+from chinchilla.config import APPROACHES
+from chinchilla.fit.frontier import Frontier, PowerLaw
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.observations import Observations
 from chinchilla.records import RunResult

@@ -273,9 +273,7 @@ def test_a_damaged_curve_is_said_in_one_line(tmp_path, damage):
     Curve(np.arange(1000), rng.random(1000)).save(tmp_path)
     path = tmp_path / "curve.npz"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(
-        InputError, match=r"^training curve .*curve.npz is missing or damaged\. .+\.$"
-    ):
+    with pytest.raises(InputError, match=r"^training curve .*curve.npz is damaged\. .+\.$"):
         Curve.load(tmp_path)
 
 
@@ -283,11 +281,11 @@ def test_a_missing_curve_and_missing_arrays_are_said(tmp_path):
     with pytest.raises(InputError, match=r"training curve .* is missing"):
         Curve.load(tmp_path)
     np.savez(tmp_path / "curve.npz", step=np.arange(3), loss=np.ones(3))
-    with pytest.raises(InputError, match="missing or damaged"):
+    with pytest.raises(InputError, match="held_out_step"):
         Curve.load(tmp_path)
 
 
 def test_a_curve_never_runs_pickled_code(tmp_path):
     np.savez(tmp_path / "curve.npz", step=np.array([{}], dtype=object))
-    with pytest.raises(InputError, match="missing or damaged"):
+    with pytest.raises(InputError, match="is damaged"):
         Curve.load(tmp_path)

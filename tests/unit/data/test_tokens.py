@@ -104,18 +104,14 @@ def test_held_out_rows_are_spread_and_fixed(data, token_dir):
     assert data.held_out(1, SEQ).shape == (1, SEQ + 1)
 
 
-def test_check_enough_names_the_epochs_to_allow(data):
-    have = data.n_rows(SEQ) * SEQ
-    data.check_enough(have, SEQ)
-    with pytest.raises(DataError, match=r"needs .* training tokens; .* epochs=2.5\.") as caught:
-        data.check_enough(2.5 * have, SEQ)
-    data.check_enough(2.5 * have, SEQ, epochs=float(str(caught.value).split("epochs=")[-1][:-1]))
-    data.check_enough(7.777 * have, SEQ, epochs=7.78)
+def test_an_epoch_is_whole_rows_only(data):
+    assert data.epoch_tokens(SEQ) == data.n_rows(SEQ) * SEQ
+    assert data.n_train_tokens - SEQ <= data.epoch_tokens(SEQ) < data.n_train_tokens
 
 
 def test_rows_longer_than_the_data_are_refused(data):
     with pytest.raises(DataError, match="fewer than one row of seq_len"):
-        data.check_enough(1, 10**6)
+        data.epoch_tokens(10**6)
     with pytest.raises(DataError, match="fewer than one row of seq_len"):
         data.batch(0, 0, 1, 10**6)
     with pytest.raises(DataError, match="held_out_fraction"):
