@@ -12,7 +12,7 @@ import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -81,8 +81,7 @@ def _run(command: str, rest: list[str]) -> int:
         return 0
     from chinchilla import commands
 
-    function: Callable[[Any], int] = getattr(commands, command)
-    return function(told)
+    return commands.function(command)(told)
 
 
 def config_dir() -> Path:

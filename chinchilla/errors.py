@@ -13,7 +13,14 @@ class Refusal(ValueError):
 
 
 class FitError(Refusal):
-    """One approach cannot answer from these observations; the others may."""
+    """One approach cannot answer from these observations; the others may.
+
+    `kind` is one word for programs: unidentified, opens_downward, vertex_outside, ...
+    """
+
+    def __init__(self, message: str, kind: str = "unidentified") -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class DataError(InputError):

@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,7 +57,17 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by `value` as JSON in one step; NaN and infinity are refused."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+    write_text(path, pretty_json(value) + "\n")
+
+
+def pretty_json(value: Any) -> str:
+    """JSON for eyes and diffs: a key a line, a list of plain values on one line."""
+    text = json.dumps(value, indent=1, allow_nan=False)
+    return re.sub(r"\[\n\s+((?:[^\[\]{}\"\s]+,\n\s+)*[^\[\]{}\"\s]+)\n\s+\]", _on_one_line, text)
+
+
+def _on_one_line(match: re.Match[str]) -> str:
+    return "[" + re.sub(r",\n\s+", ", ", match.group(1)) + "]"
 
 
 def read_json(path: Path, what: str) -> Any:

@@ -11,14 +11,16 @@ import shutil
 import sys
 from pathlib import Path
 
-from chinchilla.commands import load_fits, sweep_results
+from chinchilla.commands.shared import sweep_results
 from chinchilla.files import write_json
+from chinchilla.fit.fits import Fits
 from chinchilla.train.device import git_commit
 
 
 def main(sweep_dir: Path, docs: Path) -> None:
     results, _ = sweep_results(sweep_dir)
-    fits, refusals, told = load_fits(sweep_dir / "fits")
+    found = Fits.load(sweep_dir / "fits")
+    fits, refusals, told = found.fitted, found.refused, found.command
     finished = [r for r in results if r.status == "finished"]
     spent = sum(r.flops_spent for r in finished)
     record = {
@@ -55,7 +57,7 @@ def main(sweep_dir: Path, docs: Path) -> None:
             {"budget_flops": p.budget_flops, "N_opt": p.N, "D_opt": p.D, "loss": p.L}
             for p in (fits["isoflop"].points if "isoflop" in fits else [])
         ],
-        "refused_approaches": refusals,
+        "refused_approaches": {a: r.reason for a, r in refusals.items()},
     }
     for folder in ("results", "figures"):
         (docs / folder).mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,12 @@
 """Fits: Observations in, a Frontier out, by the paper's three approaches. NumPy only, no torch."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 from chinchilla.config import FitCommand
 from chinchilla.errors import FitError
 from chinchilla.fit.envelope import fit_envelope
+from chinchilla.fit.fits import Fits, Refused
 from chinchilla.fit.frontier import Frontier, LossLaw, OptimalPoint, PowerLaw
 from chinchilla.fit.isoflop import fit_isoflop
 from chinchilla.fit.parametric import fit_parametric
@@ -18,10 +20,12 @@ FITS: dict[str, Callable[..., Frontier]] = {
 
 __all__ = [
     "FITS",
+    "Fits",
     "Frontier",
     "LossLaw",
     "OptimalPoint",
     "PowerLaw",
+    "Refused",
     "fit_all",
     "fit_envelope",
     "fit_isoflop",
@@ -29,9 +33,7 @@ __all__ = [
 ]
 
 
-def fit_all(
-    finals: Observations, curves: Observations | None, command: FitCommand
-) -> tuple[dict[str, Frontier], dict[str, str]]:
+def fit_all(finals: Observations, curves: Observations | None, command: FitCommand) -> Fits:
     """Every approach that `command` asks for.
 
     Args:
@@ -40,7 +42,7 @@ def fit_all(
         command: approaches and their settings.
 
     Returns:
-        The frontiers, and for the approaches that cannot answer the reason, both by approach.
+        The frontiers, and for the approaches that cannot answer the reason.
     """
     own: dict[str, dict[str, float]] = {
         "envelope": {
@@ -50,12 +52,12 @@ def fit_all(
         "isoflop": {},
         "parametric": {"huber_delta": command.huber_delta},
     }
-    fits, refusals = {}, {}
+    fitted, refused = {}, {}
     for approach in command.approaches:
         obs = curves if approach == "envelope" and curves is not None else finals
         settings = {**own[approach], "n_bootstrap": command.n_bootstrap, "seed": command.seed}
         try:
-            fits[approach] = FITS[approach](obs, **settings)
+            fitted[approach] = FITS[approach](obs, **settings)
         except FitError as error:
-            refusals[approach] = str(error)
-    return fits, refusals
+            refused[approach] = Refused(str(error), error.kind)
+    return Fits.of(fitted, refused, finals.finals(), asdict(command))

@@ -69,13 +69,12 @@ def power_laws(
         )
     laws = []
     for (log_k, exponent), pairs in ((N_line, fitted[:, :2]), (D_line, fitted[:, 2:])):
-        p10, p90 = (
-            (float(p) for p in np.percentile(pairs[:, 1], PERCENTILES))
-            if len(pairs)
-            else (None, None)
-        )
-        stored = [[float(f"{x:.7g}") for x in pair] for pair in pairs]
-        laws.append(PowerLaw(float(np.exp(log_k)), exponent, p10, p90, stored))
+        if not len(pairs):
+            laws.append(PowerLaw(float(np.exp(log_k)), exponent))
+            continue
+        low95, p10, p90, high95 = map(float, np.percentile(pairs[:, 1], (2.5, 10, 90, 97.5)))
+        stored = [[float(f"{x:.7g}") for x in row] for row in pairs.T]
+        laws.append(PowerLaw(float(np.exp(log_k)), exponent, p10, p90, [low95, high95], stored))
     return laws[0], laws[1], counts, warnings
 
 

@@ -1,34 +1,33 @@
-"""The compute-optimal frontier: what every approach ends in, and its file frontier.json.
+"""The compute-optimal frontier: what every approach ends in.
 
 N_opt(C) = coefficient * C^exponent and likewise D_opt, with intervals from a bootstrap over runs.
+`Fits` (fits.py) holds the frontiers of one `chinchilla fit` and owns their file, frontier.json.
 NumPy only: this module must import without torch.
 """
 
 import dataclasses
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from chinchilla.files import read_json, write_json
 from chinchilla.observations import Observations
 from chinchilla.records import checked
-
-FRONTIER_SCHEMA = 1
 
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """y = coefficient * C^exponent; p10 and p90 bound the exponent (bootstrap over runs).
+    """y = coefficient * C^exponent; p10, p90 and ci95 bound the exponent (bootstrap over runs).
 
-    `samples` are the bootstrap's (ln coefficient, exponent) pairs: bands at any C come from them.
+    `samples` are the bootstrap's ln coefficients and exponents, two rows of equal length: bands at
+    any C come from them.
     """
 
     coefficient: float
     exponent: float
     p10: float | None = None  # None when no interval could be had (too few resamples fitted)
     p90: float | None = None
+    ci95: list[float] | None = None  # [2.5th, 97.5th percentile]
     samples: list[list[float]] = field(default_factory=list)
 
     def __call__(self, C: np.ndarray | float) -> np.ndarray:
@@ -42,8 +41,8 @@ class PowerLaw:
         C = np.asarray(C, float)
         if not self.samples:
             return np.full_like(C, np.nan), np.full_like(C, np.nan)
-        s = np.asarray(self.samples)
-        y = np.exp(s[:, 0] + s[:, 1] * np.log(C)[..., None])  # (..., n_samples)
+        log_k, exponent = np.asarray(self.samples)
+        y = np.exp(log_k + exponent * np.log(C)[..., None])  # (..., n_samples)
         return np.percentile(y, low, axis=-1), np.percentile(y, high, axis=-1)
 
 
@@ -109,31 +108,32 @@ class Frontier:
     conventions: dict[str, str]  # flop_convention, params_convention, loss_kind
     settings: dict[str, Any]  # every choice that decided the numbers, with the interval's method
     law: LossLaw | None = None  # approach 3 only
-    details: dict[str, Any] = field(
-        default_factory=dict
-    )  # per budget parabolas, fit certificate, ...
+    certificate: dict[str, Any] | None = None  # approach 3: the proof of convergence
+    intervals: list[dict[str, Any]] = field(
+        default_factory=list
+    )  # other ways to the same interval, side by side (intervals.py)
+    details: dict[str, Any] = field(default_factory=dict)  # per budget parabolas, the envelope, ...
     refusals: list[str] = field(
         default_factory=list
     )  # parts of the data that could not be used, and why
     warnings: list[str] = field(default_factory=list)
-    schema: int = FRONTIER_SCHEMA
 
-    def save(self, path: Path) -> None:
-        write_json(path, dataclasses.asdict(self))
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
 
     @classmethod
-    def load(cls, path: Path) -> "Frontier":
-        """Read frontier.json.
+    def from_dict(cls, value: dict[str, Any], where: str) -> "Frontier":
+        """The inverse of `to_dict`; `where` names the file in errors.
 
         Raises:
-            InputError: missing, not a frontier, another schema.
+            InputError: fields missing, unknown, or of another kind.
         """
-        value = dict(checked(read_json(path, "frontier"), cls, FRONTIER_SCHEMA, str(path)))
+        value = dict(checked(value, cls, None, where))
         for name in ("N_opt", "D_opt"):
-            value[name] = PowerLaw(**checked(value[name], PowerLaw, None, str(path)))
+            value[name] = PowerLaw(**checked(value[name], PowerLaw, None, where))
         value["points"] = [
-            OptimalPoint(**checked(p, OptimalPoint, None, str(path))) for p in value["points"]
+            OptimalPoint(**checked(p, OptimalPoint, None, where)) for p in value["points"]
         ]
         if value["law"] is not None:
-            value["law"] = LossLaw(**checked(value["law"], LossLaw, None, str(path)))
+            value["law"] = LossLaw(**checked(value["law"], LossLaw, None, where))
         return cls(**value)

@@ -9,6 +9,7 @@ the exponent from .514 to .634 on the published points (Besiroglu et al. 2024). 
 NumPy only: this module must import without torch.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -96,6 +97,68 @@ def fit_loss_law(
     return law, certificate
 
 
+@dataclass(frozen=True)
+class Laws:
+    """k laws fitted to k weightings of the same runs; rows that did not converge hold NaN."""
+
+    theta: np.ndarray  # (k, 5) E, A, B, alpha, beta
+    objective: np.ndarray  # (k,)
+    converged: np.ndarray  # (k,) bool: certified, and no exponent at a bound
+
+    def law(self, i: int) -> LossLaw:
+        """The i-th."""
+        E, A, B, alpha, beta = map(float, self.theta[i])
+        return LossLaw(E, A, B, alpha, beta)
+
+    @property
+    def a(self) -> np.ndarray:
+        """(k,) exponent of N_opt under C = 6*N*D."""
+        return self.theta[:, 4] / (self.theta[:, 3] + self.theta[:, 4])
+
+
+def refit_loss_law(
+    N: np.ndarray,
+    D: np.ndarray,
+    L: np.ndarray,
+    weights: np.ndarray,
+    near: LossLaw,
+    huber_delta: float = 1e-3,
+) -> Laws:
+    """Many fits of one set of runs at once: resamples, runs left out, windows.
+
+    Args:
+        N: (n,) parameters.
+        D: (n,) tokens.
+        L: (n,) final loss, nats per token.
+        weights: (k, n) how often each run counts in each fit; 0 leaves it out.
+        near: the law of all runs, where each fit starts beside a start of its own.
+        huber_delta: where the Huber loss turns linear, in log-loss.
+    """
+    problem = Problem.of(N, D, L)
+    warm = problem.theta(near)
+    k = len(weights)
+    theta, f = np.full((k, 5), np.nan), np.full(k, np.nan)
+    converged = np.zeros(k, bool)
+    for chunk in np.array_split(np.arange(k), 1 + k * len(N) // 20_000):
+        w = weights[chunk]
+        if not len(chunk):
+            continue
+        first = problem.starts(w, n_best=1)[:, 0]
+        both = np.concatenate([first, np.broadcast_to(warm, first.shape)])
+        end = problem.solve(both, np.concatenate([w, w]), huber_delta)
+        values = np.where(end.converged, end.f, np.inf).reshape(2, -1)
+        half = values.argmin(axis=0)
+        at = half * len(chunk) + np.arange(len(chunk))
+        lowest = end.f[at] <= end.f.reshape(2, -1).min(axis=0) + 1e-12
+        for j, i in zip(at, chunk, strict=True):
+            one = problem.law(end.theta[j])
+            inside = not any(not h.startswith("E=") for h in bound_hits(one, L))
+            if end.converged[j] and lowest[j - half[i - chunk[0]] * len(chunk)] and inside:
+                theta[i] = one.E, one.A, one.B, one.alpha, one.beta
+                f[i], converged[i] = end.f[j], True
+    return Laws(theta, f, converged)
+
+
 def fit_parametric(
     obs: Observations,
     *,
@@ -126,24 +189,24 @@ def fit_parametric(
         )
     law, certificate = fit_loss_law(obs.N, obs.D, obs.L, huber_delta=huber_delta)
     frame = LawFrontier.of(obs)
-    thetas, laws = _resample(obs, law, huber_delta, n_bootstrap, seed)
+    counts = bootstrap.draw_counts(len(obs), n_bootstrap, seed)
+    laws = refit_loss_law(obs.N, obs.D, obs.L, counts, law, huber_delta)
     samples = np.full((n_bootstrap, 4), np.nan)
-    for i, one in enumerate(laws):
-        if one is not None:
-            try:
-                samples[i] = np.ravel(frame.lines(one))
-            except FitError:
-                continue
+    for i in np.flatnonzero(laws.converged):
+        try:
+            N_line, D_line = frame.lines(laws.law(int(i)))
+            samples[i] = *N_line, *D_line
+        except FitError:
+            continue
     N_line, D_line = frame.lines(law)
-    N_opt, D_opt, counts, warnings = bootstrap.power_laws(N_line, D_line, samples)
+    N_opt, D_opt, fitted, warnings = bootstrap.power_laws(N_line, D_line, samples)
     if N_opt.samples:
-        kept = thetas[np.isfinite(samples).all(axis=1)]
+        kept = laws.theta[np.isfinite(samples).all(axis=1)]
         law = LossLaw(law.E, law.A, law.B, law.alpha, law.beta, _intervals(kept))
     if certificate["bound_hits"]:
         warnings.append(f"at a bound: {'; '.join(certificate['bound_hits'])}.")
     (log_kN, a), (log_kD, b), G = six_nd_frontier(law)
     details: dict[str, Any] = {
-        "certificate": certificate,
         "six_nd": {
             "G": G,
             "a": a,
@@ -153,7 +216,7 @@ def fit_parametric(
         },
         "corr_lnN_lnD": float(np.corrcoef(np.log(obs.N), np.log(obs.D))[0, 1]),
         "tokens_per_parameter": [float((obs.D / obs.N).min()), float((obs.D / obs.N).max())],
-        "bootstrap": counts,
+        "bootstrap": fitted,
     }
     if frame.cost is not None:
         details["flops_per_token_max_error"] = frame.cost.max_error
@@ -180,6 +243,7 @@ def fit_parametric(
             "interval": bootstrap.method(n_bootstrap, seed, "law refitted to each"),
         },
         law=law,
+        certificate=certificate,
         details=details,
         warnings=warnings,
     )
@@ -218,33 +282,6 @@ def _n_basins(f: np.ndarray) -> int:
     """Distinct minima among objectives, told apart beyond 1e-6 relative."""
     f = np.sort(f)
     return 1 + int((np.diff(f) > 1e-6 * f[:-1] + 1e-20).sum())
-
-
-def _resample(
-    obs: Observations, law: LossLaw, huber_delta: float, n_bootstrap: int, seed: int
-) -> tuple[np.ndarray, list[LossLaw | None]]:
-    """The law of each resample, or None; from the best grid start and from the full optimum."""
-    problem = Problem.of(obs.N, obs.D, obs.L)
-    counts = bootstrap.draw_counts(len(obs), n_bootstrap, seed)
-    warm = problem.theta(law)
-    laws: list[LossLaw | None] = []
-    rows = np.full((n_bootstrap, 5), np.nan)
-    for chunk in np.array_split(np.arange(n_bootstrap), 1 + n_bootstrap * len(obs) // 20_000):
-        w = counts[chunk]  # (k, n)
-        if not len(chunk):
-            continue
-        first = problem.starts(w, n_best=1)[:, 0]
-        both = np.concatenate([first, np.broadcast_to(warm, first.shape)])
-        end = problem.solve(both, np.concatenate([w, w]), huber_delta)
-        f = np.where(end.converged, end.f, np.inf).reshape(2, -1)
-        for j, i in enumerate(chunk):
-            half = int(np.argmin(f[:, j]))
-            one = problem.law(end.theta[half * len(chunk) + j])
-            hits = [h for h in bound_hits(one, obs.L) if not h.startswith("E=")]
-            lowest = np.isfinite(f[half, j]) and f[half, j] <= end.f[j :: len(chunk)].min() + 1e-12
-            laws.append(one if lowest and not hits else None)
-            rows[i] = one.E, one.A, one.B, one.alpha, one.beta
-    return rows, laws
 
 
 def _intervals(rows: np.ndarray) -> dict[str, list[float]]:

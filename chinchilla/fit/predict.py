@@ -1,20 +1,19 @@
 """N_opt, D_opt and loss at a budget, by fitted frontiers and by published laws."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from chinchilla import paper
+from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier
 from chinchilla.fit.loss_law import (
     FlopsPerToken,
-    is_six_nd,
     named_law,
     numeric_frontier,
     six_nd_frontier,
 )
-from chinchilla.observations import Observations
 
 
 @dataclass(frozen=True)
@@ -33,9 +32,7 @@ class Prediction:
     beyond: float | None = None  # C over the largest C fitted, when that is above 1
 
 
-def predictions(
-    budgets: Sequence[float], fits: Mapping[str, Frontier], obs: Observations | None = None
-) -> list[Prediction]:
+def predictions(budgets: Sequence[float], fits: Fits | None = None) -> list[Prediction]:
     """N_opt and D_opt at each budget: our approaches first, then the paper's lines and laws.
 
     Every answer costs what was asked. Approaches 1 and 2 give N by their line, and D is what C
@@ -45,14 +42,13 @@ def predictions(
     Args:
         budgets: training FLOPs. A fit counts C as its own conventions say; published laws take
             C = 6*N*D.
-        fits: frontiers by approach.
-        obs: the runs they were fitted to; None takes C = 6*N*D.
+        fits: what was fitted; None for the published answers alone.
     """
-    cost = None if obs is None or is_six_nd(obs) else FlopsPerToken.from_observations(obs)
-    largest = None if obs is None else float(obs.C.max())
     rows = []
     for C in budgets:
-        rows += [_from_fit(C, name, f, cost, largest) for name, f in fits.items()]
+        if fits is not None:
+            largest = float(fits.data["C"][1])
+            rows += [_from_fit(C, name, f, fits.cost, largest) for name, f in fits.fitted.items()]
         lines = {
             "paper, approach 1 (Table 3)": paper.N_OPT_TABLE_3,
             "paper, approach 2 (Table A3)": paper.N_OPT_TABLE_A3_ISOFLOP,

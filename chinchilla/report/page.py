@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from chinchilla.config import APPROACHES
 from chinchilla.files import write_text
+from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier
 from chinchilla.observations import LOSSES, Observations
 from chinchilla.records import Curve, RunResult
@@ -44,8 +45,7 @@ def write_report(
     curves: Mapping[str, Curve],
     curve_obs: Observations | None,
     finals: Observations | None,
-    frontiers: Mapping[str, Frontier],
-    refusals: Mapping[str, str],
+    fits: Fits,
     meta: Mapping[str, Any],
 ) -> Path:
     """Write report.html and figures/*.png, *.svg into `out_dir`.
@@ -58,8 +58,7 @@ def write_report(
         curve_obs: all points along the runs, as approach 1 read them; None without curves.
         finals: one row per run, as approaches 2 and 3 read them; if it holds points along runs
             (a CSV of curves), they stand in for `curve_obs`.
-        frontiers: approach -> frontier, for those that could be fitted.
-        refusals: approach -> why it could not.
+        fits: what `chinchilla fit` found.
         meta: environment and provenance, shown as a table; nested mappings are flattened.
 
     Returns:
@@ -68,7 +67,8 @@ def write_report(
     out_dir.mkdir(parents=True, exist_ok=True)
     if finals is not None and finals.has_curves:
         curve_obs, finals = curve_obs or finals, finals.finals()
-    frontiers = {a: frontiers[a] for a in APPROACHES if a in frontiers}
+    frontiers = {a: fits.fitted[a] for a in APPROACHES if a in fits.fitted}
+    refusals = {a: r.reason for a, r in fits.refused.items()}
     budgets = tables.tried_budgets(finals, frontiers)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

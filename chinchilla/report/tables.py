@@ -14,6 +14,7 @@ import numpy as np
 
 from chinchilla import paper
 from chinchilla.config import APPROACHES
+from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier, PowerLaw
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.observations import Observations
@@ -122,16 +123,14 @@ def _absent(approach: str, refusals: Mapping[str, str]) -> str:
     return "not fitted" if approach in APPROACHES else "–"
 
 
-def table2_text(
-    frontiers: Mapping[str, Frontier], refusals: Mapping[str, str], width: int = 80
-) -> str:
+def table2_text(fits: Fits, width: int = 80) -> str:
     """Table 2 beside ours for a terminal, then why an approach was refused.
 
     Args:
-        frontiers: approach -> what it found.
-        refusals: approach -> why it cannot answer.
+        fits: what `chinchilla fit` found.
         width: columns of the terminal; the table itself needs 64.
     """
+    frontiers, refusals = fits.fitted, {a: r.reason for a, r in fits.refused.items()}
     rows = [("", "", "a  (N_opt ~ C^a)", "b  (D_opt ~ C^b)")]
     for row in table2(frontiers, refusals).rows:
         approach = next(p.approach for p in paper.TABLE_2 if p.label == row[0].text)

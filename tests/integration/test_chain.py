@@ -137,14 +137,14 @@ def test_fit_report_and_predict_follow(
     assert sorted(table.L) == sorted(r.final_loss for r in found)
     assert sorted(table.N) == sorted(r.n_params for r in found)
     assert sorted(table.C) == pytest.approx(sorted(r.flops_spent for r in found), rel=1e-12)
-    assert (fits / "parametric" / "frontier.json").exists()
+    assert (fits / "frontier.json").exists()
 
     assert main(["report", f"sweep_dir={sweep_dir}", f"fits={fits}", f"out_dir={page}"]) == 0
     html = (page / "report.html").read_text(encoding="utf-8")
     assert all(r.spec.run_id in html for r in found)
 
     capsys.readouterr()
-    assert main(["predict", "budget_flops=[2e9,1e10]", f"fits={fits}", "format=json"]) == 0
+    assert main(["predict", "budget_flops=[2e9,1e10]", f"frontier={fits}", "format=json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     ours = [row for row in rows if "parametric" in row["by"] and "this" in row["by"]]
     assert [row["C"] for row in ours] == [2e9, 1e10]

@@ -133,4 +133,4 @@ def test_approach_3_on_flops_other_than_6nd():
     assert fit.n_runs == 30
     assert fit.details["flops_per_token_max_error"] < 0.01
     assert fit.N_opt.exponent != fit.details["six_nd"]["a"]
-    assert fit.details["certificate"]["n_agreeing"] > 10
+    assert fit.certificate["n_agreeing"] > 10

@@ -156,7 +156,7 @@ def test_what_is_mistyped_is_said_with_the_way_out(say, words, parts):
         ("status sweep_dir=nowhere", ["nowhere", "chinchilla sweep"]),
         ("fit sweep_dir=nowhere", ["nowhere", "chinchilla sweep"]),
         ("report sweep_dir=nowhere", ["nowhere", "chinchilla fit"]),
-        ("predict budget_flops=1e20 fits=nowhere", ["nowhere", "chinchilla fit"]),
+        ("predict budget_flops=1e20 frontier=nowhere", ["nowhere", "chinchilla fit"]),
         ("fit observations=nowhere.csv out_dir=o", ["nowhere.csv", "No such file"]),
         ("fit observations=x=(1).csv out_dir=o", ["observations=x=(1).csv", "No such file"]),
         ("fit observations=it's.csv out_dir=o", ["observations=it's.csv"]),
@@ -357,18 +357,17 @@ def law_csv(tmp_path):
 def test_runs_drawn_from_a_law_give_it_back(say, law_csv, tmp_path):
     said = say(f"{FIT} format=json")
     assert (said.code, said.err) == (0, "")
-    told = json.loads(said.out)
-    assert set(told["fits"]) == {"envelope", "isoflop", "parametric"}
-    assert told["refusals"] == {}
-    exponents = {name: f["N_opt"]["exponent"] for name, f in told["fits"].items()}
+    told = json.loads(said.out)["approaches"]
+    assert set(told) == {"envelope", "isoflop", "parametric"}
+    assert {f["status"] for f in told.values()} == {"fitted"}
+    exponents = {name: f["N_opt"]["exponent"] for name, f in told.items()}
     assert exponents["parametric"] == pytest.approx(0.45653, abs=1e-5)
     # A parabola's bottom is exact only for alpha = beta; the same offset at all budgets.
     assert exponents["isoflop"] == pytest.approx(0.45653, abs=1e-3)
-    law = told["fits"]["parametric"]["law"]
+    law = told["parametric"]["law"]
     for name in ("E", "A", "B", "alpha", "beta"):
         assert law[name] == pytest.approx(getattr(LAW, name), rel=1e-4)
-    for name in told["fits"]:
-        assert (tmp_path / "fits" / name / "frontier.json").exists()
+    assert (tmp_path / "fits" / "frontier.json").read_text() == said.out
     assert (tmp_path / "fits" / "observations.csv").exists()
 
 
@@ -376,12 +375,12 @@ def test_a_fit_is_predicted_from_and_reported(say, law_csv, tmp_path):
     said = say(FIT)
     assert said.code == 0
     assert "wrote" in said.out
-    rows = json.loads(say("predict budget_flops=5.76e23 fits=fits format=json").out)
+    rows = json.loads(say("predict budget_flops=5.76e23 frontier=fits format=json").out)
     by = {row["by"]: row for row in rows}
     assert by["this data, parametric"]["N"] == pytest.approx(40.36e9, rel=1e-3)
     assert by["this data, parametric"]["D"] == pytest.approx(2.379e12, rel=1e-3)
     assert by["law hoffmann"]["N"] == pytest.approx(40.36e9, rel=2e-4)
-    assert say("predict budget_flops=5.76e23 fits=fits").out.count("this data") == 3
+    assert say("predict budget_flops=5.76e23 frontier=fits").out.count("this data") == 3
     said = say("report fits=fits")
     assert (said.code, said.err) == (0, "")
     page = (tmp_path / "fits" / "report" / "report.html").read_text()
@@ -406,23 +405,25 @@ def test_an_approach_that_cannot_answer_leaves_no_older_answer_beside_the_others
         "\n".join([lines[0], *(f"{i},,{x.split(',', 2)[2]}" for i, x in enumerate(lines[1:]))])
     )
     told = json.loads(say(f"{FIT} approaches=isoflop,parametric format=json").out)
-    assert set(told["fits"]) == {"parametric"}
-    assert set(told["refusals"]) == {"isoflop"}
-    assert not (tmp_path / "fits" / "isoflop" / "frontier.json").exists()
+    assert {name: f["status"] for name, f in told["approaches"].items()} == {
+        "isoflop": "refused",
+        "parametric": "fitted",
+    }
+    assert "no run names one" in told["approaches"]["isoflop"]["reason"]
 
 
 def test_a_fit_without_any_answer_exits_3_with_the_reasons(say, tmp_path):
     (tmp_path / "runs.csv").write_text(
-        "run_id,budget_flops,C,N,D,L\na,,1e18,1e8,1e9,3.1\nb,,2e18,1e8,2e9,3\n"
+        "run_id,budget_flops,C,N,D,L\na,,6e17,1e8,1e9,3.1\nb,,1.2e18,1e8,2e9,3\n"
     )
     said = say(FIT)
     assert said.code == 3
     assert "Traceback" not in said.out + said.err
     said = say(f"{FIT} format=json")
     assert said.code == 3
-    told = json.loads(said.out)
-    assert told["fits"] == {}
-    assert set(told["refusals"]) == {"envelope", "isoflop", "parametric"}
+    told = json.loads(said.out)["approaches"]
+    assert set(told) == {"envelope", "isoflop", "parametric"}
+    assert {f["status"] for f in told.values()} == {"refused"}
 
 
 @pytest.mark.parametrize(
@@ -469,7 +470,7 @@ def test_paths_may_hold_spaces_equals_and_brackets(say, law_csv, tmp_path):
     said = say(["fit", f"observations={odd}/r.csv", f"out_dir={odd}/fits", "n_bootstrap=0",
                 "approaches=parametric"])  # fmt: skip
     assert (said.code, said.err) == (0, "")
-    assert (odd / "fits" / "parametric" / "frontier.json").exists()
+    assert (odd / "fits" / "frontier.json").exists()
 
 
 # ------------------------------------------------------------------ a sweep's folder
@@ -506,9 +507,9 @@ def sweep_dir(tmp_path):
 
 def test_a_sweep_is_fitted_where_it_lies(say, sweep_dir):
     said = say("fit sweep_dir=sweep n_bootstrap=5 format=json")
-    told = json.loads(said.out)
-    assert set(told["fits"]) | set(told["refusals"]) == {"envelope", "isoflop", "parametric"}
-    assert said.code == (0 if told["fits"] else 3)
+    told = json.loads(said.out)["approaches"]
+    assert set(told) == {"envelope", "isoflop", "parametric"}
+    assert said.code == (0 if any(f["status"] == "fitted" for f in told.values()) else 3)
     header, *rows = (sweep_dir / "fits" / "observations.csv").read_text().splitlines()
     assert header.startswith("run_id,budget_flops,C,N,D,L")
     assert len(rows) == 5
@@ -550,10 +551,10 @@ def test_a_sweep_without_finished_runs_is_said(say, sweep_dir):
 
 def test_fits_of_another_version_are_said(say, law_csv, tmp_path):
     say(FIT)
-    record = json.loads((tmp_path / "fits" / "fit.json").read_text())
-    (tmp_path / "fits" / "fit.json").write_text(json.dumps({**record, "schema": 2}))
-    for words in ("predict budget_flops=1e20 fits=fits", "report fits=fits"):
-        one_line(say(words), 2, "fit.json")
+    record = json.loads((tmp_path / "fits" / "frontier.json").read_text())
+    (tmp_path / "fits" / "frontier.json").write_text(json.dumps({**record, "schema": 1}))
+    for words in ("predict budget_flops=1e20 frontier=fits", "report fits=fits"):
+        one_line(say(words), 2, "frontier.json")
 
 
 def test_a_plan_does_not_overwrite_that_of_another_grid(tmp_path):

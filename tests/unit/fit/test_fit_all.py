@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from chinchilla.config import FitCommand
-from chinchilla.fit import FITS, Frontier, fit_all
+from chinchilla.fit import Fits, fit_all
 from chinchilla.fit.frontier import line
 
 
@@ -17,10 +17,10 @@ def command(tmp_path):
 
 
 def test_three_approaches_agree_on_runs_drawn_from_one_law(isoflop_runs, law, command):
-    fits, refusals = fit_all(isoflop_runs(np.geomspace(6e18, 3e21, 9)), None, command)
-    assert list(fits) == ["envelope", "isoflop", "parametric"]
-    assert refusals == {}
-    for fit in fits.values():
+    fits = fit_all(isoflop_runs(np.geomspace(6e18, 3e21, 9)), None, command)
+    assert list(fits.fitted) == ["envelope", "isoflop", "parametric"]
+    assert fits.refused == {}
+    for fit in fits.fitted.values():
         assert fit.N_opt.exponent == pytest.approx(law.beta / (law.alpha + law.beta), abs=0.02)
         assert fit.conventions.keys() == {"flop_convention", "params_convention", "loss_kind"}
         assert "bootstrap resamples of runs" in fit.settings["interval"]
@@ -28,10 +28,10 @@ def test_three_approaches_agree_on_runs_drawn_from_one_law(isoflop_runs, law, co
 
 
 def test_an_approach_that_cannot_answer_does_not_stop_the_others(scattered_runs, command):
-    fits, refusals = fit_all(scattered_runs(), None, command)
-    assert "parametric" in fits
-    assert refusals.keys() == {"isoflop"}
-    assert "no run names one" in refusals["isoflop"]
+    fits = fit_all(scattered_runs(), None, command)
+    assert "parametric" in fits.fitted
+    assert fits.refused.keys() == {"isoflop"}
+    assert "no run names one" in fits.refused["isoflop"].reason
 
 
 def test_curves_go_to_the_envelope_and_their_ends_to_the_others(scattered_runs, observe, command):
@@ -39,8 +39,8 @@ def test_curves_go_to_the_envelope_and_their_ends_to_the_others(scattered_runs, 
     D = np.concatenate([0.5 * ends.D, ends.D])
     N, L = np.tile(ends.N, 2), np.concatenate([1.3 * ends.L, ends.L])
     curves = observe(N, D, L, run_id=np.tile(ends.run_id, 2))
-    mixed, _ = fit_all(curves, None, command)
-    apart, _ = fit_all(ends, curves, command)
+    mixed = fit_all(curves, None, command).fitted
+    apart = fit_all(ends, curves, command).fitted
     assert mixed["parametric"].law.alpha == pytest.approx(apart["parametric"].law.alpha)
     assert mixed["parametric"].n_runs == len(ends)
     assert mixed.get("envelope") == apart.get("envelope")
@@ -48,16 +48,16 @@ def test_curves_go_to_the_envelope_and_their_ends_to_the_others(scattered_runs, 
 
 def test_only_the_approaches_asked_for_are_fitted(scattered_runs, command):
     command.approaches = ["parametric"]
-    fits, refusals = fit_all(scattered_runs(), None, command)
-    assert list(fits) == ["parametric"]
-    assert not refusals
+    fits = fit_all(scattered_runs(), None, command)
+    assert list(fits.fitted) == ["parametric"]
+    assert not fits.refused
 
 
-def test_every_frontier_survives_its_file(isoflop_runs, command, tmp_path):
-    fits, _ = fit_all(isoflop_runs([1e19, 1e20, 1e21], noise=1e-3), None, command)
-    for approach in FITS:
-        fits[approach].save(tmp_path / "frontier.json")
-        assert Frontier.load(tmp_path / "frontier.json") == fits[approach]
+def test_fits_and_refusals_survive_their_file(isoflop_runs, scattered_runs, command, tmp_path):
+    for obs in (isoflop_runs([1e19, 1e20, 1e21], noise=1e-3), scattered_runs()):
+        fits = fit_all(obs, None, command)
+        fits.save(tmp_path / "frontier.json")
+        assert Fits.load(tmp_path) == fits
 
 
 def test_a_line_in_log_log_gives_the_power_law_back():

@@ -93,7 +93,7 @@ def test_the_interval_covers_the_truth_and_is_drawn_within_budgets(isoflop_runs,
     fit = fit_isoflop(isoflop_runs(ISOFLOP_BUDGETS, noise=0.002), n_bootstrap=400)
     assert fit.N_opt.p10 < law.beta / (law.alpha + law.beta) < fit.N_opt.p90
     assert "within each budget" in fit.settings["interval"]
-    assert len(fit.N_opt.samples) == 400
+    assert len(fit.N_opt.samples[0]) == 400
 
 
 def test_weights_equal_repeated_rows():

@@ -77,7 +77,7 @@ def test_the_interval_covers_the_law_it_was_drawn_from(scattered_runs, law):
     assert fit.N_opt.p10 < law.beta / (law.alpha + law.beta) < fit.N_opt.p90
     low, high = fit.law.intervals["alpha"]
     assert low < law.alpha < high
-    assert len(fit.N_opt.samples) == fit.details["bootstrap"]["n_fitted"]
+    assert len(fit.N_opt.samples[0]) == fit.details["bootstrap"]["n_fitted"]
     again = fit_parametric(scattered_runs(noise=0.003, seed=1), n_bootstrap=100, seed=3)
     assert again == fit
 

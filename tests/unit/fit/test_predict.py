@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from chinchilla.fit import LossLaw, fit_isoflop, fit_parametric
+from chinchilla.fit import Fits, Frontier, LossLaw, fit_isoflop, fit_parametric
 from chinchilla.fit.predict import predictions
 from chinchilla.observations import Observations
 from chinchilla.shapes import ModelShape, flops_per_token, n_params, shape_named
@@ -27,19 +27,21 @@ def sweep() -> Observations:
     return Observations(ids, budgets, C, N, D, L, flop_convention="with_head")
 
 
+def together(obs: Observations, *frontiers: Frontier) -> Fits:
+    return Fits.of({f.approach: f for f in frontiers}, {}, obs)
+
+
 def shape_params(shape: ModelShape) -> float:
     return float(n_params(shape))
 
 
 def test_the_answer_costs_the_budget_at_the_size_it_names():
     obs = sweep()
-    fits = {
-        f.approach: f for f in (fit_isoflop(obs, n_bootstrap=0), fit_parametric(obs, n_bootstrap=0))
-    }
+    fits = together(obs, fit_isoflop(obs, n_bootstrap=0), fit_parametric(obs, n_bootstrap=0))
     per_token = {shape_params(s): flops_per_token(s, "with_head") for s in SHAPES}
     sizes = np.log(sorted(per_token))
     costs = np.log([per_token[n] for n in sorted(per_token)])
-    for row in predictions([1e14], fits, obs)[:2]:
+    for row in predictions([1e14], fits)[:2]:
         cost = row.D * np.exp(np.interp(np.log(row.N), sizes, costs))
         assert cost == pytest.approx(1e14, rel=0.03)  # c(N) is a smooth curve through seven shapes
         assert row.beyond is None
@@ -47,8 +49,8 @@ def test_the_answer_costs_the_budget_at_the_size_it_names():
 
 def test_approach_3_gives_the_best_size_that_the_budget_buys():
     obs = sweep()
-    fit = fit_parametric(obs, n_bootstrap=0)
-    (row,) = predictions([1e14], {"parametric": fit}, obs)[:1]
+    fits = together(obs, fit_parametric(obs, n_bootstrap=0))
+    (row,) = predictions([1e14], fits)[:1]
     better = [float(LAW(shape_params(s), 1e14 / flops_per_token(s, "with_head"))) for s in SHAPES]
     assert row.L is not None
     assert row.L <= min(better) * 1.001
@@ -56,6 +58,6 @@ def test_approach_3_gives_the_best_size_that_the_budget_buys():
 
 def test_a_budget_beyond_the_runs_says_how_far():
     obs = sweep()
-    fits = {"isoflop": fit_isoflop(obs, n_bootstrap=0)}
-    row = predictions([3e16], fits, obs)[0]
+    fits = together(obs, fit_isoflop(obs, n_bootstrap=0))
+    row = predictions([3e16], fits)[0]
     assert row.beyond == pytest.approx(100, rel=0.01)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from chinchilla.config import FitCommand
-from chinchilla.fit import Frontier, LossLaw, fit_all
+from chinchilla.fit import Fits, Frontier, LossLaw, fit_all
 from chinchilla.observations import Observations
 from chinchilla.records import Curve, RunResult, RunSpec
 from chinchilla.shapes import flops_per_token, shape_named
@@ -25,8 +25,15 @@ class World:
     curves: dict[str, Curve]
     curve_obs: Observations
     finals: Observations
-    frontiers: dict[str, Frontier]
-    refusals: dict[str, str]
+    fits: Fits
+
+    @property
+    def frontiers(self) -> dict[str, Frontier]:
+        return self.fits.fitted
+
+    @property
+    def refusals(self) -> dict[str, str]:
+        return {a: r.reason for a, r in self.fits.refused.items()}
 
     def report_inputs(self) -> dict:
         return {
@@ -35,8 +42,7 @@ class World:
             "curves": self.curves,
             "curve_obs": self.curve_obs,
             "finals": self.finals,
-            "frontiers": self.frontiers,
-            "refusals": self.refusals,
+            "fits": self.fits,
             "meta": {"chinchilla": "0.1.0", "command": "chinchilla report sweep_dir=runs/small"},
         }
 
@@ -101,8 +107,8 @@ def make_world() -> Callable[..., World]:
         finals = Observations.from_results(results, "train")
         curve_obs = Observations.from_curves(results, list(curves.values()), "train")
         command = FitCommand(sweep_dir="runs/small", n_bootstrap=n_bootstrap, envelope_points=200)
-        frontiers, refusals = fit_all(finals, curve_obs, command)
-        return World(results, curves, curve_obs, finals, frontiers, refusals)
+        fits = fit_all(finals, curve_obs, command)
+        return World(results, curves, curve_obs, finals, fits)
 
     return build
 

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from chinchilla.fit import Fits, Frontier, Refused
 from chinchilla.report.page import maths, write_report
 
 SECTIONS = ("exponents", "figures", "predictions", "warnings", "runs", "settings", "environment")
 FIGURES = ("training_curves", "isoflop_valleys", "optimal_sizes", "loss_surface")
+
+
+def found(fitted: dict[str, Frontier], reasons: dict[str, str]) -> Fits:
+    return Fits(fitted, {a: Refused(reason) for a, reason in reasons.items()}, {})
 
 
 class Reader(HTMLParser):
@@ -107,7 +112,7 @@ def test_fits_of_a_csv_make_a_page_without_runs_or_curves(world, tmp_path: Path)
 def test_a_refused_approach_is_named_with_its_reason(world, tmp_path: Path):
     kept = {"parametric": world.frontiers["parametric"]}
     reason = "approach 2 needs two budgets with a bottom and has 1 of 4."
-    inputs = world.report_inputs() | {"frontiers": kept, "refusals": {"isoflop": reason}}
+    inputs = world.report_inputs() | {"fits": found(kept, {"isoflop": reason})}
     inputs |= {"curves": {}, "curve_obs": None}
     text = Reader(write_report(tmp_path, **inputs).read_text(encoding="utf-8")).text
     assert reason in text
@@ -116,7 +121,7 @@ def test_a_refused_approach_is_named_with_its_reason(world, tmp_path: Path):
 
 def test_a_csv_of_curves_draws_them(world, tmp_path: Path):
     inputs = world.report_inputs() | {"results": [], "curves": {}, "curve_obs": None}
-    inputs |= {"finals": world.curve_obs, "frontiers": {}}
+    inputs |= {"finals": world.curve_obs, "fits": found({}, {})}
     page = Reader(write_report(tmp_path, **inputs).read_text(encoding="utf-8"))
     assert "training_curves" in page.ids
     assert page.text.count(str(world.finals.run_id[0])) == 1
@@ -124,7 +129,7 @@ def test_a_csv_of_curves_draws_them(world, tmp_path: Path):
 
 def test_when_everything_refused_the_page_says_so(world, tmp_path: Path):
     refusals = dict.fromkeys(("envelope", "isoflop", "parametric"), "too few runs.")
-    inputs = world.report_inputs() | {"frontiers": {}, "refusals": refusals, "curve_obs": None}
+    inputs = world.report_inputs() | {"fits": found({}, refusals), "curve_obs": None}
     inputs |= {"curves": {}, "results": [], "finals": None}
     text = Reader(write_report(tmp_path, **inputs).read_text(encoding="utf-8")).text
     assert "do not identify how a budget should be split. 3 of 3 approaches refused." in text
@@ -135,13 +140,12 @@ def test_hostile_names_stay_text(world, tmp_path: Path):
     evil = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
     inputs = world.report_inputs() | {
         "title": evil,
-        "refusals": {"isoflop": evil},
+        "fits": found({}, {"isoflop": evil}),
         "meta": {evil: evil},
         "results": [replace(world.results[-1], reason=evil, device=evil)],
         "curves": {},
         "curve_obs": None,
         "finals": None,
-        "frontiers": {},
     }
     page = Reader(write_report(tmp_path, **inputs).read_text(encoding="utf-8"))
     assert evil in page.text

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from chinchilla.fit import Frontier, OptimalPoint, PowerLaw
+from chinchilla.fit import Fits, Frontier, OptimalPoint, PowerLaw, Refused
 from chinchilla.report.tables import (
     count,
     flops,
@@ -27,7 +27,13 @@ def frontier(approach: str, p10: float | None = 0.45, p90: float | None = 0.53) 
 
 
 def test_terminal_table_sets_ours_over_the_papers_and_says_why_not():
-    text = table2_text({"isoflop": frontier("isoflop")}, {"parametric": "N and D rise together."})
+    text = table2_text(
+        Fits(
+            {"isoflop": frontier("isoflop")},
+            {"parametric": Refused("N and D rise together.")},
+            {},
+        )
+    )
     lines = text.splitlines()
     ours = next(i for i, line in enumerate(lines) if line.startswith("2 isoflop"))
     row = "2 isoflop ours 0.490 [0.450, 0.530] 0.510 [0.470, 0.550]"
@@ -40,12 +46,16 @@ def test_terminal_table_sets_ours_over_the_papers_and_says_why_not():
 
 
 def test_terminal_table_wraps_long_reasons():
-    text = table2_text({}, {"isoflop": "no budget has a bottom. " * 12}, width=70)
+    text = table2_text(
+        Fits({}, {"isoflop": Refused("no budget has a bottom. " * 12)}, {}), width=70
+    )
     assert max(map(len, text.splitlines())) <= 70
 
 
 def test_missing_interval_is_said_not_invented():
-    assert "0.490 (no interval)" in table2_text({"isoflop": frontier("isoflop", None, None)}, {})
+    assert "0.490 (no interval)" in table2_text(
+        Fits({"isoflop": frontier("isoflop", None, None)}, {}, {})
+    )
 
 
 def test_predictions_cover_the_budgets_and_one_decade_beyond():

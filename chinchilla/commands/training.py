@@ -1,10 +1,6 @@
-"""What each command does: one function a command, from its dataclass to an exit code.
-
-Heavy imports stay inside the functions: planning and fitting never load torch.
-"""
+"""The commands up to a trained sweep: data, plan, sweep, train, status, flops."""
 
 import dataclasses
-import json
 import os
 from importlib import metadata
 from pathlib import Path
@@ -13,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from chinchilla import config
+from chinchilla.commands.shared import print_json
 from chinchilla.errors import InputError
-from chinchilla.files import read_json, writable_dir, write_json
-from chinchilla.records import Curve, RunResult, RunSpec, load_plan, save_plan
-from chinchilla.show import console, show_plan, show_predictions
+from chinchilla.files import writable_dir
+from chinchilla.records import RunResult, RunSpec, load_plan, save_plan
+from chinchilla.show import console, show_plan
 
 if TYPE_CHECKING:
     from chinchilla.data.tokens import TokenData
@@ -34,7 +31,7 @@ def data(command: config.DataCommand) -> int:
     with stage_progress() as report:
         manifest = prepare(command, report if command.format == "text" else None)
     if command.format == "json":
-        return _json(
+        return print_json(
             {"data_dir": str(folder), "data_id": manifest.data_id, **dataclasses.asdict(manifest)}
         )
     train, held = manifest.splits["train"], manifest.splits["heldout"]
@@ -62,7 +59,7 @@ def plan(command: config.PlanCommand) -> int:
         from chinchilla.plan import plan_cost
 
         cost = plan_cost(specs, command.cluster, command.cluster.n_workers or 1)
-        return _json(
+        return print_json(
             {"runs": [s.to_dict() | _derived(s) for s in specs], "cost": dataclasses.asdict(cost)}
         )
     show_plan(specs, command.cluster)
@@ -80,7 +77,7 @@ def sweep(command: config.SweepCommand) -> int:
     specs = _planned(command)
     sweep_dir = Path(command.sweep_dir or f"runs/{command.grid.name}")
     if command.dry_run and command.format == "json":
-        return _json([s.to_dict() | _derived(s) for s in specs])
+        return print_json([s.to_dict() | _derived(s) for s in specs])
     if command.format == "text":
         cells = {s.run_id: sweep_dir / "cells" / s.run_id for s in specs}
         done = [
@@ -125,7 +122,7 @@ def train(command: config.TrainCommand) -> int:
     if code == 0 and (cell / "result.json").exists():
         result = RunResult.load(cell)
         if command.format == "json":
-            return _json(dataclasses.asdict(result))
+            return print_json(dataclasses.asdict(result))
         held = ", ".join(f"{k} {v:.4f}" for k, v in result.held_out_loss.items())
         loss = result.reason
         if result.final_loss is not None:
@@ -144,104 +141,8 @@ def status(command: config.StatusCommand) -> int:
     load_plan(Path(command.sweep_dir) / "plan.jsonl")  # says clearly when there is no sweep
     found = sweep_status(Path(command.sweep_dir))
     if command.format == "json":
-        return _json(found.to_dict())
+        return print_json(found.to_dict())
     console().print(render_status(found))
-    return 0
-
-
-def fit(command: config.FitCommand) -> int:
-    """Fit the approaches, write each frontier, print Table 2 beside ours."""
-    from chinchilla.fit import fit_all
-    from chinchilla.observations import Observations
-    from chinchilla.report.tables import table2_text
-
-    curves = None
-    if command.sweep_dir:
-        results, curve_of = sweep_results(Path(command.sweep_dir))
-        finals = Observations.from_results(results, command.loss)
-        done = [r for r in results if r.status == "finished"]
-        curves = Observations.from_curves(
-            done, [curve_of[r.spec.run_id] for r in done], command.loss
-        )
-        out_dir = Path(command.out_dir or Path(command.sweep_dir) / "fits")
-    else:
-        finals = Observations.from_csv(
-            Path(command.observations),
-            flop_convention=command.flop_convention,
-            params_convention=command.params_convention,
-        )
-        if finals.loss_kind == "unknown" and command.loss == "heldout":
-            finals = dataclasses.replace(finals, loss_kind="heldout")
-        out_dir = Path(command.out_dir)
-    writable_dir(out_dir, "out_dir")
-    fits, refusals = fit_all(finals, curves, command)
-    finals.save(out_dir / "observations.csv")
-    for approach, frontier in fits.items():
-        (out_dir / approach).mkdir(exist_ok=True)
-        frontier.save(out_dir / approach / "frontier.json")
-    for approach in refusals:  # an earlier fit of other observations must not stand beside this one
-        (out_dir / approach / "frontier.json").unlink(missing_ok=True)
-    record = {"schema": 1, "command": dataclasses.asdict(command), "refusals": refusals}
-    write_json(out_dir / "fit.json", record)
-    if command.format == "json":
-        _json({"fits": {k: dataclasses.asdict(v) for k, v in fits.items()}, "refusals": refusals})
-    else:
-        print(table2_text(fits, refusals))
-        for approach, frontier in fits.items():
-            for line in [*frontier.warnings, *frontier.refusals]:
-                print(f"note, {approach}: {line}")
-        print(f"wrote {out_dir}")
-    return 0 if fits else 3
-
-
-def predict(command: config.PredictCommand) -> int:
-    """N_opt, D_opt and loss at each budget, by our fits and by the published laws."""
-    from chinchilla.fit.predict import predictions
-    from chinchilla.observations import Observations
-
-    fits, obs = {}, None
-    if command.fits:
-        fits = load_fits(Path(command.fits))[0]
-        obs = Observations.from_csv(Path(command.fits) / "observations.csv")
-    rows = predictions(command.budget_flops, fits, obs)
-    if command.format == "json":
-        return _json([dataclasses.asdict(row) for row in rows])
-    show_predictions(rows)
-    return 0
-
-
-def report(command: config.ReportCommand) -> int:
-    """Write report.html with its figures and name it."""
-    from chinchilla.observations import Observations
-    from chinchilla.report.page import write_report
-
-    fits_dir = Path(command.fits or Path(command.sweep_dir) / "fits")
-    base = Path(command.sweep_dir) if command.sweep_dir else fits_dir
-    frontiers, refusals, told = load_fits(fits_dir)
-    out_dir = writable_dir(Path(command.out_dir or base / "report"), "out_dir")
-    results: list[RunResult] = []
-    curve_of: dict[str, Curve] = {}
-    curve_obs = None
-    if command.sweep_dir:
-        results, curve_of = sweep_results(Path(command.sweep_dir))
-        done = [r for r in results if r.status == "finished"]
-        loss = str(told.get("loss", "train"))
-        if done:
-            curve_obs = Observations.from_curves(
-                done, [curve_of[r.spec.run_id] for r in done], loss
-            )
-    page = write_report(
-        out_dir,
-        title=base.resolve().name,
-        results=results,
-        curves=curve_of,
-        curve_obs=curve_obs,
-        finals=Observations.from_csv(fits_dir / "observations.csv"),
-        frontiers=frontiers,
-        refusals=refusals,
-        meta={"fit settings": told},
-    )
-    print(f"wrote {page}")
     return 0
 
 
@@ -261,7 +162,7 @@ def flops(command: config.FlopsCommand) -> int:
     per_token = {name: flops_per_token(shape, name) for name in FLOP_CONVENTIONS}
     N = n_params(shape)
     if command.format == "json":
-        return _json({
+        return print_json({
             "model": dataclasses.asdict(shape), "n_params": N,
             "n_params_non_embedding": n_params_non_embedding(shape),
             "training_flops_per_token": per_token,
@@ -289,46 +190,6 @@ def flops(command: config.FlopsCommand) -> int:
         table.add_row(name, f"{value:.6g}", f"{value / (6 * N):.4f}", *total)
     console().print(table)
     return 0
-
-
-def sweep_results(sweep_dir: Path) -> tuple[list[RunResult], dict[str, Curve]]:
-    """Results and training curves of a sweep's cells, in the plan's order.
-
-    Raises:
-        InputError: no plan, or files of another schema.
-    """
-    results, curves = [], {}
-    for spec in load_plan(sweep_dir / "plan.jsonl"):
-        cell = sweep_dir / "cells" / spec.run_id
-        if (cell / "result.json").exists():
-            result = RunResult.load(cell)
-            results.append(result)
-            if result.status != "failed":
-                curves[spec.run_id] = Curve.load(cell)
-    return results, curves
-
-
-def load_fits(folder: Path) -> tuple[dict[str, Any], dict[str, str], dict[str, Any]]:
-    """Frontiers by approach, refusals by approach, and the fit command they came from.
-
-    Raises:
-        InputError: not a folder that `chinchilla fit` wrote.
-    """
-    from chinchilla.fit.frontier import Frontier
-
-    if not (folder / "fit.json").exists():
-        raise InputError(f"{folder} holds no fits (no fit.json). Make them with `chinchilla fit`.")
-    record = read_json(folder / "fit.json", "fits")
-    if not isinstance(record, dict) or record.get("schema") != 1:
-        raise InputError(
-            f"{folder / 'fit.json'} was not written by this version's `chinchilla fit`."
-        )
-    found = {
-        approach: Frontier.load(folder / approach / "frontier.json")
-        for approach in config.APPROACHES
-        if (folder / approach / "frontier.json").exists()
-    }
-    return found, record["refusals"], record["command"]
 
 
 def _planned(command: config.PlanCommand | config.SweepCommand) -> list[RunSpec]:
@@ -381,8 +242,3 @@ def _precision(recipe: config.RecipeConfig, cluster: config.ClusterConfig, devic
 
 def _derived(s: RunSpec) -> dict[str, Any]:
     return {"run_id": s.run_id, "N": s.N, "D": s.D, "C": s.C}
-
-
-def _json(value: Any) -> int:
-    print(json.dumps(value, indent=1, default=str))
-    return 0

@@ -1,0 +1,95 @@
+"""The commands after a trained sweep: fit, predict, report."""
+
+import dataclasses
+from pathlib import Path
+
+from chinchilla import config
+from chinchilla.commands.shared import print_json, sweep_results
+from chinchilla.files import writable_dir
+from chinchilla.fit.fits import Fits
+from chinchilla.observations import Observations
+from chinchilla.records import Curve, RunResult
+from chinchilla.show import show_predictions
+
+
+def fit(command: config.FitCommand) -> int:
+    """Fit the approaches, write each frontier, print Table 2 beside ours."""
+    from chinchilla.fit import fit_all
+    from chinchilla.report.tables import table2_text
+
+    curves = None
+    if command.sweep_dir:
+        results, curve_of = sweep_results(Path(command.sweep_dir))
+        finals = Observations.from_results(results, command.loss)
+        done = [r for r in results if r.status == "finished"]
+        curves = Observations.from_curves(
+            done, [curve_of[r.spec.run_id] for r in done], command.loss
+        )
+        out_dir = Path(command.out_dir or Path(command.sweep_dir) / "fits")
+    else:
+        finals = Observations.from_csv(
+            Path(command.observations),
+            flop_convention=command.flop_convention,
+            params_convention=command.params_convention,
+        )
+        if finals.loss_kind == "unknown" and command.loss == "heldout":
+            finals = dataclasses.replace(finals, loss_kind="heldout")
+        out_dir = Path(command.out_dir)
+    writable_dir(out_dir, "out_dir")
+    fits = fit_all(finals, curves, command)
+    finals.save(out_dir / "observations.csv")
+    fits.save(out_dir / "frontier.json")
+    if command.format == "json":
+        print((out_dir / "frontier.json").read_text(encoding="utf-8"), end="")
+    else:
+        print(table2_text(fits))
+        for approach, frontier in fits.fitted.items():
+            for line in [*frontier.warnings, *frontier.refusals]:
+                print(f"note, {approach}: {line}")
+        print(f"wrote {out_dir / 'frontier.json'}")
+    return 0 if fits.fitted else 3
+
+
+def predict(command: config.PredictCommand) -> int:
+    """N_opt, D_opt and loss at each budget, by our fits and by the published laws."""
+    from chinchilla.fit.predict import predictions
+
+    fits = Fits.load(Path(command.frontier)) if command.frontier else None
+    rows = predictions(command.budget_flops, fits)
+    if command.format == "json":
+        return print_json([dataclasses.asdict(row) for row in rows])
+    show_predictions(rows)
+    return 0
+
+
+def report(command: config.ReportCommand) -> int:
+    """Write report.html with its figures and name it."""
+    from chinchilla.report.page import write_report
+
+    fits_dir = Path(command.fits or Path(command.sweep_dir) / "fits")
+    base = Path(command.sweep_dir) if command.sweep_dir else fits_dir
+    fits = Fits.load(fits_dir)
+    out_dir = writable_dir(Path(command.out_dir or base / "report"), "out_dir")
+    results: list[RunResult] = []
+    curve_of: dict[str, Curve] = {}
+    curve_obs = None
+    if command.sweep_dir:
+        results, curve_of = sweep_results(Path(command.sweep_dir))
+        done = [r for r in results if r.status == "finished"]
+        loss = str(fits.command.get("loss", "train"))
+        if done:
+            curve_obs = Observations.from_curves(
+                done, [curve_of[r.spec.run_id] for r in done], loss
+            )
+    page = write_report(
+        out_dir,
+        title=base.resolve().name,
+        results=results,
+        curves=curve_of,
+        curve_obs=curve_obs,
+        finals=Observations.from_csv(fits_dir / "observations.csv"),
+        fits=fits,
+        meta={"fit settings": fits.command},
+    )
+    print(f"wrote {page}")
+    return 0

@@ -1,0 +1,29 @@
+"""What several commands need: a sweep's results, JSON on standard output."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from chinchilla.records import Curve, RunResult, load_plan
+
+
+def sweep_results(sweep_dir: Path) -> tuple[list[RunResult], dict[str, Curve]]:
+    """Results and training curves of a sweep's cells, in the plan's order.
+
+    Raises:
+        InputError: no plan, or files of another schema.
+    """
+    results, curves = [], {}
+    for spec in load_plan(sweep_dir / "plan.jsonl"):
+        cell = sweep_dir / "cells" / spec.run_id
+        if (cell / "result.json").exists():
+            result = RunResult.load(cell)
+            results.append(result)
+            if result.status != "failed":
+                curves[spec.run_id] = Curve.load(cell)
+    return results, curves
+
+
+def print_json(value: Any) -> int:
+    print(json.dumps(value, indent=1, default=str))
+    return 0

@@ -1,0 +1,50 @@
+"""Every knob, with its unit. Plain dataclasses; the comment behind a field is its help text.
+
+Hydra fills these from `configs/` and the command line; `cli.py` turns them into objects once, and
+nothing below it sees a DictConfig. Standard library only. Not frozen, no Literal, no tuples:
+OmegaConf 2.3 could not merge them. A field without default must be given.
+"""
+
+from chinchilla.config.fitting import (
+    APPROACHES,
+    FitCommand,
+    PredictCommand,
+    ReportCommand,
+)
+from chinchilla.config.groups import (
+    ClusterConfig,
+    CorpusConfig,
+    GridConfig,
+    ModelConfig,
+    RecipeConfig,
+    RuntimeConfig,
+    TokenizerConfig,
+)
+from chinchilla.config.training import (
+    DataCommand,
+    FlopsCommand,
+    PlanCommand,
+    StatusCommand,
+    SweepCommand,
+    TrainCommand,
+)
+
+__all__ = [
+    "APPROACHES",
+    "ClusterConfig",
+    "CorpusConfig",
+    "DataCommand",
+    "FitCommand",
+    "FlopsCommand",
+    "GridConfig",
+    "ModelConfig",
+    "PlanCommand",
+    "PredictCommand",
+    "RecipeConfig",
+    "ReportCommand",
+    "RuntimeConfig",
+    "StatusCommand",
+    "SweepCommand",
+    "TokenizerConfig",
+    "TrainCommand",
+]

@@ -1,0 +1,78 @@
+"""What the commands after a trained sweep can be told."""
+
+from dataclasses import dataclass, field
+
+from chinchilla.config.checks import check_format, choice, not_negative, positive
+from chinchilla.errors import InputError
+from chinchilla.shapes import FLOP_CONVENTIONS
+
+APPROACHES = ("envelope", "isoflop", "parametric")  # approaches 1, 2, 3 of section 3
+
+
+@dataclass(kw_only=True)
+class FitCommand:
+    """`chinchilla fit`: the three approaches on a sweep or on a CSV."""
+
+    sweep_dir: str = ""  # folder of a sweep; give this or observations
+    observations: str = ""  # CSV with run_id, budget_flops, C, N, D, L; give this or sweep_dir
+    out_dir: str = ""  # where fits go; empty = <sweep_dir>/fits
+    approaches: list[str] = field(default_factory=lambda: list(APPROACHES))  # the paper's 1, 2, 3
+    loss: str = "train"  # which loss of a sweep: train (smoothed final) or heldout
+    n_bootstrap: int = 400  # resamples of runs for the intervals
+    seed: int = 0  # of the bootstrap
+    huber_delta: float = 1e-3  # approach 3, on log-loss (section 3.3)
+    smooth_steps: float = 10.0  # approach 1: Gaussian window over a training curve, in points
+    envelope_points: int = 1_500  # approach 1: log-spaced FLOP values
+    flop_convention: str = "unknown"  # of a CSV's C column, for the record
+    params_convention: str = "unknown"  # of a CSV's N column, for the record
+    format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+        not_negative("n_bootstrap", self.n_bootstrap)
+        if not self.approaches:
+            raise InputError(f"approaches=[] names none. Choose from {', '.join(APPROACHES)}.")
+        not_negative("seed", self.seed)
+        choice("flop_convention", self.flop_convention, ("unknown", *FLOP_CONVENTIONS))
+        if bool(self.sweep_dir) == bool(self.observations):
+            raise InputError(
+                "give one of sweep_dir=FOLDER (a sweep) or observations=FILE.csv (a table of runs)."
+            )
+        if self.observations and not self.out_dir:
+            raise InputError("out_dir is missing: fits of a CSV need a folder, out_dir=FOLDER.")
+        choice("loss", self.loss, ("train", "heldout"))
+        for approach in self.approaches:
+            choice("approaches", approach, APPROACHES)
+        for key in ("huber_delta", "smooth_steps", "envelope_points"):
+            positive(key, getattr(self, key))
+
+
+@dataclass(kw_only=True)
+class PredictCommand:
+    """`chinchilla predict`: N_opt, D_opt and loss at a budget, from fits or published laws."""
+
+    budget_flops: list[float]  # FLOPs, one or several
+    frontier: str = (
+        ""  # frontier.json of `chinchilla fit`, or its folder; empty = published laws only
+    )
+    format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+        if not self.budget_flops:
+            raise InputError("budget_flops=[] names no budget. Give FLOPs: budget_flops=1e21.")
+        for budget in self.budget_flops:
+            positive("budget_flops", budget)
+
+
+@dataclass(kw_only=True)
+class ReportCommand:
+    """`chinchilla report`: one HTML page and its figures."""
+
+    sweep_dir: str = ""  # folder of a sweep
+    fits: str = ""  # folder that `chinchilla fit` wrote; empty = <sweep_dir>/fits
+    out_dir: str = ""  # empty = <sweep_dir>/report, or <fits>/report
+
+    def __post_init__(self) -> None:
+        if not self.sweep_dir and not self.fits:
+            raise InputError("give sweep_dir=FOLDER (a sweep) or fits=FOLDER (fits of a CSV).")

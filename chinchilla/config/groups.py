@@ -1,0 +1,201 @@
+"""Knobs that several commands share: corpus, tokenizer, model, recipe, grid, cluster, runtime."""
+
+from dataclasses import dataclass, field
+
+from chinchilla.config.checks import choice, not_negative, positive
+from chinchilla.errors import InputError
+from chinchilla.shapes import FLOP_CONVENTIONS
+
+
+@dataclass(kw_only=True)
+class CorpusConfig:
+    """Documents to read: the embedded text, files, or a hub data set."""
+
+    name: str = "custom"  # for people; recorded in the manifest
+    format: str = "text"  # embedded, text, jsonl, parquet, hub
+    paths: list[str] = field(default_factory=list)  # files or folders (text, jsonl, parquet)
+    separator: str = (
+        ""  # text: a line equal to this parts documents; blank = a blank line; empty = none
+    )
+    column: str = "text"  # field that holds the document (jsonl, parquet, hub)
+    hub_name: str = ""  # data set on the hub, such as allenai/c4
+    hub_config: str = ""  # its configuration, such as en
+    hub_split: str = "train"  # its split
+    hub_revision: str = ""  # commit or tag of the data set; empty = the newest, whatever that is
+    max_documents: int = 0  # stop after so many; 0 = all
+
+    def __post_init__(self) -> None:
+        choice("corpus.format", self.format, ("embedded", "text", "jsonl", "parquet", "hub"))
+        if self.format == "hub" and not self.hub_name:
+            raise InputError("corpus.format=hub needs corpus.hub_name, such as allenai/c4.")
+        if self.format in ("text", "jsonl", "parquet") and not self.paths:
+            raise InputError(
+                f"corpus.format={self.format} needs corpus.paths=[FILE_OR_FOLDER, ...]."
+            )
+
+
+@dataclass(kw_only=True)
+class TokenizerConfig:
+    """SentencePiece, lossless: identity normalisation, byte fallback."""
+
+    vocab_size: int = 32_000  # pieces; the paper uses 32,000
+    algorithm: str = "bpe"  # bpe or unigram
+    train_mb: float = 100.0  # MB of text the tokenizer is trained on, drawn evenly over documents
+    model: str = ""  # an existing SentencePiece .model to use instead of training one
+
+    def __post_init__(self) -> None:
+        choice("tokenizer.algorithm", self.algorithm, ("bpe", "unigram"))
+        positive("tokenizer.train_mb", self.train_mb)
+        if self.vocab_size < 260:
+            raise InputError(
+                f"tokenizer.vocab_size={self.vocab_size} is below 260: 256 byte pieces and the control pieces come first."
+            )
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """One shape, in Table A9's names. `model=44m` ... `model=16b` choose a row of the table."""
+
+    d_model: int = 512  # width of the residual stream
+    ffw_size: int = 0  # width of the feed-forward layer; 0 = 4 * d_model
+    kv_size: int = 64  # width of one attention head
+    n_heads: int = 0  # attention heads; 0 = d_model / kv_size
+    n_layers: int = 8  # transformer blocks
+    vocab_size: int = 0  # 0 = the tokenizer's
+    seq_len: int = 2_048  # tokens a row predicts
+    positions: str = "rope"  # rope, or relative (Transformer-XL, as the paper)
+
+
+@dataclass(kw_only=True)
+class RecipeConfig:
+    """How to train, whatever the size; `train` and `sweep` share it. All of it enters run_id."""
+
+    peak_lr: float = 2e-4  # learning rate after warm-up, at d_model = lr_base_width
+    lr_base_width: int = 512  # width that peak_lr is stated for
+    lr_width_exponent: float = (
+        0.0  # peak = peak_lr * (lr_base_width / d_model)^exponent; 0 = constant
+    )
+    final_lr_ratio: float = 0.1  # end of the cosine / peak (section 3: decay by 10x)
+    cosine_cycle: float = 1.0  # length of the cosine / length of the run; above 1 shows figure A1
+    warmup_steps: int = 1_500  # linear warm-up, optimizer steps, at most
+    warmup_fraction: float = 0.05  # ... and at most this share of the run
+    batch_tokens: int = 524_288  # tokens per optimizer step, over all devices
+    weight_decay: float = 0.1  # decoupled, on matrices only
+    beta1: float = 0.9  # AdamW
+    beta2: float = 0.95  # AdamW
+    adam_eps: float = 1e-8  # AdamW
+    grad_clip: float = 1.0  # global norm; 0 = no clipping
+    precision: str = "auto"  # bf16 (fp32 master weights), fp32; auto = bf16 where there is a GPU
+    seed: int = 0  # initial weights and token order
+
+    def __post_init__(self) -> None:
+        for key in ("peak_lr", "cosine_cycle", "batch_tokens", "lr_base_width", "adam_eps"):
+            positive(f"recipe.{key}", getattr(self, key))
+        choice("recipe.precision", self.precision, ("auto", "bf16", "fp32"))
+        if not 0 < self.final_lr_ratio <= 1:
+            raise InputError(f"recipe.final_lr_ratio={self.final_lr_ratio} is not in (0, 1].")
+        if not 0 <= self.warmup_fraction < 1:
+            raise InputError(f"recipe.warmup_fraction={self.warmup_fraction} is not in [0, 1).")
+        if self.cosine_cycle < 1:
+            raise InputError(
+                f"recipe.cosine_cycle={self.cosine_cycle} is below 1: the cosine would end before the run does."
+            )
+        for key in ("beta1", "beta2"):
+            if not 0 <= getattr(self, key) < 1:
+                raise InputError(f"recipe.{key}={getattr(self, key)} is not in [0, 1).")
+        for key in ("warmup_steps", "weight_decay", "grad_clip", "seed"):
+            not_negative(f"recipe.{key}", getattr(self, key))
+
+
+@dataclass(kw_only=True)
+class GridConfig:
+    """Which runs make a sweep: isoFLOP profiles (approach 2) and fixed sizes at several horizons (1)."""
+
+    name: str = "custom"  # names the sweep
+    budgets: list[float] = field(default_factory=list)  # FLOPs of each isoFLOP profile
+    models: list[str] = field(default_factory=list)  # candidates: Table A9 names, or WIDTHxLAYERS
+    kv_size: int = 64  # head width of WIDTHxLAYERS shapes
+    seq_len: int = 2_048  # tokens a row predicts
+    vocab_size: int = 0  # 0 = the tokenizer's; needed when planning without data
+    positions: str = "rope"  # rope, or relative (Transformer-XL, as the paper)
+    flop_convention: str = "with_head"  # with_head, paper, appendix_f, six_nd
+    sizes_per_budget: int = 0  # so many candidates, log-spaced around the expected optimum; 0 = all
+    span: float = 4.0  # ... from expected / span to expected * span
+    expected_coefficient: float = 0.14488  # expected N_opt = coefficient * C^exponent (Table A3)
+    expected_exponent: float = 0.4899  # by approach 2 of the paper (Table A3)
+    min_sizes: int = 5  # fewer sizes at a budget are refused
+    min_side: int = 2  # fewer sizes on a side of the expected optimum are refused
+    min_steps: int = 100  # a run with fewer optimizer steps is refused
+    horizon_models: list[str] = field(default_factory=list)  # sizes trained at several horizons
+    horizon_tokens_per_param: list[float] = field(default_factory=list)  # D/N of those runs
+
+    def __post_init__(self) -> None:
+        for budget in self.budgets:
+            positive("grid.budgets", budget)
+        positive("grid.kv_size", self.kv_size)
+        choice("grid.flop_convention", self.flop_convention, tuple(FLOP_CONVENTIONS))
+        if bool(self.horizon_models) != bool(self.horizon_tokens_per_param):
+            raise InputError(
+                "grid.horizon_models and grid.horizon_tokens_per_param make runs only together: give both."
+            )
+        for key in ("sizes_per_budget", "vocab_size", "min_sizes", "min_side", "min_steps"):
+            not_negative(f"grid.{key}", getattr(self, key))
+        if not self.span > 1:
+            raise InputError(
+                f"grid.span={self.span} must be above 1: sizes lie in expected/span..expected*span."
+            )
+        for ratio in self.horizon_tokens_per_param:
+            positive("grid.horizon_tokens_per_param", ratio)
+        if not self.models or not self.budgets:
+            raise InputError(
+                "the grid has no models or no budgets. Choose one with grid=NAME, or give both."
+            )
+
+
+@dataclass(kw_only=True)
+class ClusterConfig:
+    """Where runs are trained, and what that costs."""
+
+    kind: str = "local"  # debug (in this process), local (processes here, one per GPU), slurm
+    n_workers: int = 0  # processes, 0 = one per GPU or core; on slurm the size of the job array
+    threads_per_worker: int = 0  # CPU threads of one worker; 0 = cores / workers
+    peak_flops: float = 989e12  # of one device, FLOP/s, dense bf16 (H100 SXM data sheet)
+    mfu: float = 0.4  # expected model FLOPs utilisation, for estimates only
+    memory_gb: float = 80.0  # of one device, 1e9 bytes
+    price_per_device_hour: float = 2.5  # in your currency
+    partition: str = ""  # slurm
+    account: str = ""  # slurm
+    qos: str = ""  # slurm
+    constraint: str = ""  # slurm
+    timeout_min: int = 240  # slurm: time limit of one worker, minutes
+    cpus_per_task: int = 8  # slurm: cores of one worker
+    gpus_per_node: int = 1  # slurm: GPUs of one job; each is served by a worker of its own
+    mem_gb: int = 64  # slurm: host memory of one job
+    setup: list[str] = field(default_factory=list)  # slurm: shell lines run before Python starts
+
+    def __post_init__(self) -> None:
+        choice("cluster.kind", self.kind, ("debug", "local", "slurm"))
+        for key in ("peak_flops", "mfu", "memory_gb", "timeout_min"):
+            positive(f"cluster.{key}", getattr(self, key))
+        for key in ("n_workers", "threads_per_worker", "gpus_per_node", "price_per_device_hour"):
+            not_negative(f"cluster.{key}", getattr(self, key))
+
+
+@dataclass(kw_only=True)
+class RuntimeConfig:
+    """How a run is executed; none of it may change its losses, so none of it enters run_id."""
+
+    device: str = "auto"  # auto, cpu, cuda, cuda:1
+    micro_batch_tokens: int = 0  # tokens per forward pass; 0 = the whole batch if it fits
+    checkpoint_minutes: float = 10.0  # time between checkpoints
+    log_every_steps: int = 10  # optimizer steps between metrics lines
+    held_out_tokens: int = 65_536  # tokens of the held-out set that every run is scored on
+    held_out_evals: int = 24  # held-out evaluations, geometric over the last 8x of a run
+    wandb: str = "disabled"  # disabled, offline, online: mirror metrics to Weights & Biases
+    wandb_project: str = "chinchilla"  # project there
+
+    def __post_init__(self) -> None:
+        choice("runtime.wandb", self.wandb, ("disabled", "offline", "online"))
+        not_negative("runtime.micro_batch_tokens", self.micro_batch_tokens)
+        for key in ("checkpoint_minutes", "log_every_steps", "held_out_tokens", "held_out_evals"):
+            positive(f"runtime.{key}", getattr(self, key))

@@ -1,0 +1,118 @@
+"""What the commands up to a trained sweep can be told."""
+
+from dataclasses import dataclass, field
+
+from chinchilla.config.checks import check_format, not_negative, positive
+from chinchilla.config.groups import (
+    ClusterConfig,
+    CorpusConfig,
+    GridConfig,
+    ModelConfig,
+    RecipeConfig,
+    RuntimeConfig,
+    TokenizerConfig,
+)
+from chinchilla.errors import InputError
+
+
+@dataclass(kw_only=True)
+class DataCommand:
+    """`chinchilla data`: documents -> tokenizer -> token shards."""
+
+    corpus: CorpusConfig
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data_dir: str = "data"  # folder for tokenizer, shards and manifest
+    held_out_fraction: float = 0.02  # share of documents held out, chosen by hash of their text
+    shard_tokens: int = 100_000_000  # tokens per shard file
+    n_workers: int = 0  # tokenising processes; 0 = one per core
+    format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+        not_negative("n_workers", self.n_workers)
+        positive("shard_tokens", self.shard_tokens)
+        if not 0 < self.held_out_fraction < 1:
+            raise InputError(f"held_out_fraction={self.held_out_fraction} is not in (0, 1).")
+
+
+@dataclass(kw_only=True)
+class TrainCommand:
+    """`chinchilla train`: one model to its budget."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    data_dir: str = "data"  # folder that `chinchilla data` wrote
+    out_dir: str = "runs/single"  # folder that receives cells/<run_id>
+    budget_flops: float = 0.0  # training FLOPs to spend; give this or tokens
+    tokens: float = 0.0  # training tokens; give this or budget_flops
+    flop_convention: str = "with_head"  # with_head, paper, appendix_f, six_nd
+    epochs: float = 1.0  # passes over the data a run may make
+    format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+        for key in ("budget_flops", "tokens"):
+            not_negative(key, getattr(self, key))
+        positive("epochs", self.epochs)
+
+
+@dataclass(kw_only=True)
+class PlanCommand:
+    """`chinchilla plan`: a grid of runs, its cost, its refusals; nothing is trained."""
+
+    grid: GridConfig
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    data_dir: str = ""  # token folder; empty = plan without data (grid.vocab_size decides)
+    out: str = "plan.jsonl"  # file to write; empty = only print
+    epochs: float = 1.0  # passes over the data a run may make
+    format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+        positive("epochs", self.epochs)
+
+
+@dataclass(kw_only=True)
+class SweepCommand:
+    """`chinchilla sweep`: plan a grid, show its cost, train what is missing."""
+
+    grid: GridConfig
+    recipe: RecipeConfig = field(default_factory=RecipeConfig)
+    runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    data_dir: str = "data"  # folder that `chinchilla data` wrote
+    sweep_dir: str = ""  # folder of the sweep; empty = runs/<grid.name>
+    epochs: float = 1.0  # passes over the data a run may make
+    dry_run: bool = False  # show cells and cost, launch nothing
+    format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+        positive("epochs", self.epochs)
+
+
+@dataclass(kw_only=True)
+class StatusCommand:
+    """`chinchilla status`: what a sweep has done."""
+
+    sweep_dir: str  # folder of the sweep
+    format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+
+
+@dataclass(kw_only=True)
+class FlopsCommand:
+    """`chinchilla flops`: N and training FLOPs per token of a shape, by every convention."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tokens: float = 0.0  # training tokens; above 0 also prints C
+    format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+        not_negative("tokens", self.tokens)
