@@ -10,9 +10,52 @@ NumPy only.
 import numpy as np
 
 from chinchilla.fit.frontier import PowerLaw
+from chinchilla.observations import Observations
 
+RESAMPLINGS = {  # what is drawn, for people
+    "pairs": "bootstrap resamples of runs with replacement",
+    "by_size": "bootstrap resamples of whole model sizes with replacement",
+    "by_budget": "bootstrap resamples of whole budgets with replacement",
+    "stratified": "bootstrap resamples of runs with replacement within each budget",
+    "subsample": "subsamples of 80% of the runs without replacement (the paper's way: too narrow)",
+}
+SUBSAMPLE = 0.8  # share of the runs (Table 2)
+C_BIN = 10**0.25  # runs that no budget names are grouped by C, a factor 1.78 a group
 PERCENTILES = (10, 90)  # an 80% interval, as Table 2
 MIN_SUCCESS = 0.5  # share of resamples that must fit before an interval is stated
+
+
+def draw(resampling: str, obs: Observations, n_resamples: int, seed: int) -> np.ndarray:
+    """How often each run occurs in each resample, drawn in the way named.
+
+    Args:
+        resampling: a key of RESAMPLINGS.
+        obs: (n,) final losses. Runs without a budget are grouped with those of about their C.
+        n_resamples: resamples wanted.
+        seed: of the generator.
+
+    Returns:
+        (n_resamples, n) weights.
+    """
+    n = len(obs)
+    if resampling == "subsample":
+        order = np.random.default_rng(seed).permuted(
+            np.tile(np.arange(n), (n_resamples, 1)), axis=1
+        )
+        return (order < round(SUBSAMPLE * n)).astype(float)
+    if resampling == "pairs":
+        return draw_counts(n, n_resamples, seed)
+    if resampling == "stratified":
+        return draw_counts(n, n_resamples, seed, strata=budget_groups(obs))
+    groups = obs.N if resampling == "by_size" else budget_groups(obs)
+    _, index = np.unique(groups, return_inverse=True)
+    return draw_counts(int(index.max()) + 1, n_resamples, seed)[:, index]
+
+
+def budget_groups(obs: Observations) -> np.ndarray:
+    """(n,) the budget of each run; of a run without one, minus the index of its C_BIN."""
+    bins = np.floor(np.log(obs.C) / np.log(C_BIN))
+    return np.where(np.isnan(obs.budget_flops), -bins, obs.budget_flops)
 
 
 def draw_counts(
@@ -78,11 +121,10 @@ def power_laws(
     return laws[0], laws[1], counts, warnings
 
 
-def method(n_resamples: int, seed: int, how: str) -> str:
+def method(n_resamples: int, seed: int, how: str, resampling: str = "pairs") -> str:
     """The sentence that says where an interval comes from, for Frontier.settings."""
     if n_resamples == 0:
         return "none (n_bootstrap=0)"
     return (
-        f"10th to 90th percentile over {n_resamples} bootstrap resamples of runs with "
-        f"replacement, {how} (seed {seed})"
+        f"10th to 90th percentile over {n_resamples} {RESAMPLINGS[resampling]}, {how} (seed {seed})"
     )

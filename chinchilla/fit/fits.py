@@ -33,8 +33,8 @@ class Refused:
 class Fits:
     """Frontiers and refusals by approach, and what they stand on.
 
-    `data` says what the runs cover: n_runs, and [smallest, largest] of C, N, D and
-    tokens_per_param. `cost` is their FLOPs per token as a function of N; None where C = 6*N*D.
+    `data` says what the runs cover: n_runs, [smallest, largest] of C, N, D and tokens_per_param,
+    and notes of what was derived or left out. `cost` is their FLOPs per token as a function of N; None where C = 6*N*D.
     """
 
     fitted: dict[str, Frontier]
@@ -55,6 +55,7 @@ class Fits:
         columns = {"C": obs.C, "N": obs.N, "D": obs.D, "tokens_per_param": obs.D / obs.N}
         data: dict[str, Any] = {"n_runs": len(obs)}
         data |= {name: [float(x.min()), float(x.max())] for name, x in columns.items()}
+        data["notes"] = list(obs.notes)
         cost = None if is_six_nd(obs) else FlopsPerToken.from_observations(obs)
         return cls(dict(fitted), dict(refused), data, cost, dict(command or {}))
 
@@ -104,5 +105,6 @@ class Fits:
         cost = value["flops_per_token"]
         if cost is not None:
             cost = checked(cost, FlopsPerToken, None, where)
-            cost = FlopsPerToken(**{**cost, "ratio": tuple(cost["ratio"])})
+            lists = {k: tuple(v) for k, v in cost.items() if isinstance(v, list)}
+            cost = FlopsPerToken(**{**cost, **lists})
         return cls(fitted, refused, value["data"], cost, value["command"])

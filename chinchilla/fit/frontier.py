@@ -50,7 +50,7 @@ def conventions(obs: Observations) -> dict[str, str]:
     """How these observations count FLOPs and parameters, and which loss they hold."""
     return {
         "flop_convention": obs.flop_convention,
-        "params_convention": obs.params_convention,
+        "n_convention": obs.n_convention,
         "loss_kind": obs.loss_kind,
     }
 
@@ -97,6 +97,20 @@ class LossLaw:
 
 
 @dataclass(frozen=True)
+class Interval:
+    """One way to an interval, of one quantity: how much the method decides is seen side by side."""
+
+    method: str
+    of: str  # a, the exponent of N_opt; or N_opt, parameters at C
+    estimate: float
+    se: float | None  # of a; of ln N_opt. None where the method has none
+    p10: float | None
+    p90: float | None
+    ci95: list[float] | None
+    C: float | None = None  # FLOPs at which N_opt is meant
+
+
+@dataclass(frozen=True)
 class Frontier:
     """What one approach says about one set of observations."""
 
@@ -105,13 +119,11 @@ class Frontier:
     D_opt: PowerLaw
     points: list[OptimalPoint]
     n_runs: int
-    conventions: dict[str, str]  # flop_convention, params_convention, loss_kind
+    conventions: dict[str, str]  # flop_convention, n_convention, loss_kind
     settings: dict[str, Any]  # every choice that decided the numbers, with the interval's method
     law: LossLaw | None = None  # approach 3 only
     certificate: dict[str, Any] | None = None  # approach 3: the proof of convergence
-    intervals: list[dict[str, Any]] = field(
-        default_factory=list
-    )  # other ways to the same interval, side by side (intervals.py)
+    intervals: list[Interval] = field(default_factory=list)  # ways to an interval, side by side
     details: dict[str, Any] = field(default_factory=dict)  # per budget parabolas, the envelope, ...
     refusals: list[str] = field(
         default_factory=list
@@ -133,6 +145,9 @@ class Frontier:
             value[name] = PowerLaw(**checked(value[name], PowerLaw, None, where))
         value["points"] = [
             OptimalPoint(**checked(p, OptimalPoint, None, where)) for p in value["points"]
+        ]
+        value["intervals"] = [
+            Interval(**checked(i, Interval, None, where)) for i in value.get("intervals", [])
         ]
         if value["law"] is not None:
             value["law"] = LossLaw(**checked(value["law"], LossLaw, None, where))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from chinchilla.errors import FitError, InputError
-from chinchilla.fit.frontier import LossLaw, OptimalPoint, line
+from chinchilla.fit.frontier import LossLaw, OptimalPoint
 from chinchilla.observations import Observations
 from chinchilla.paper import LOSS_LAWS
 
@@ -44,41 +44,91 @@ def six_nd_frontier(law: LossLaw) -> tuple[tuple[float, float], tuple[float, flo
     return N_line, D_line, float(np.exp(log_G))
 
 
+SAME_SIZE = 1e-3  # sizes closer than this share of N are one size
+
+
 @dataclass(frozen=True)
 class FlopsPerToken:
-    """Training FLOPs per token as a smooth function of N, learned from runs' own C/D.
+    """Training FLOPs per token c(N), learned from runs' own C/D.
 
-    ln(C/D) = ln N + a parabola in ln N inside the sizes seen, and its tangents outside. Attention
-    and the output head make it differ from ln(6N); both fade slowly and smoothly with size.
+    Exact at the sizes seen (the mean, where runs of one size differ), a monotone cubic of
+    ln(c/N) in ln N between them (Fritsch and Carlson 1980), the trend's tangent outside. The trend
+    is a parabola through all sizes: neighbouring shapes of Table A9 differ by up to 2% in c for
+    their depth alone and a larger one may even be cheaper, so that the best size must follow the
+    trend of c, not its jumps.
     """
 
-    ratio: tuple[float, ...]  # of ln(C/(D*N)) in x - centre, lowest power first
-    centre: float  # of x = ln N
-    low: float  # smallest and largest ln N seen
-    high: float
-    max_error: float  # largest |ln(C/D) - fit| over the runs
+    log_N: tuple[float, ...]  # ln of the distinct sizes, rising
+    log_ratio: tuple[float, ...]  # ln(C/(D*N)) there; ln 6 where C = 6*N*D
+    trend: tuple[float, ...]  # of log_ratio in ln N - centre, lowest power first
+    centre: float  # mean of log_N
+    max_error: float  # largest |ln(C/D) - ln c(N)| over the runs: how far runs of one size differ
 
     @classmethod
     def from_observations(cls, obs: Observations) -> "FlopsPerToken":
-        """Least squares over the runs; the degree follows the number of distinct sizes, at most 2."""
-        x = np.log(obs.N)
-        y = np.log(obs.C / (obs.D * obs.N))
-        centre = float(x.mean())
-        degree = min(2, len(np.unique(obs.N)) - 1)
-        ratio = np.polynomial.polynomial.polyfit(x - centre, y, degree)
-        error = np.abs(np.polynomial.polynomial.polyval(x - centre, ratio) - y).max()
-        return cls(tuple(map(float, ratio)), centre, float(x.min()), float(x.max()), float(error))
+        """c(N) of these runs; the trend's degree follows the number of sizes, at most 2."""
+        order = np.argsort(obs.N, kind="stable")
+        x = np.log(obs.N[order])
+        y = np.log(obs.C / obs.D)[order] - x
+        size = np.append(0, np.cumsum(np.diff(x) > SAME_SIZE))  # (n,) index of each run's size
+        runs = np.bincount(size)
+        log_N, log_ratio = np.bincount(size, x) / runs, np.bincount(size, y) / runs
+        centre = float(log_N.mean())
+        trend = np.polynomial.polynomial.polyfit(log_N - centre, log_ratio, min(2, len(runs) - 1))
+        error = float(np.abs(y - log_ratio[size]).max())
+        return cls(
+            tuple(log_N.tolist()), tuple(log_ratio.tolist()), tuple(trend.tolist()), centre, error
+        )
 
     def log_and_slope(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """ln(FLOPs per token) and d ln(FLOPs per token) / d ln N at x = ln N, same shape."""
-        inside = np.clip(x, self.low, self.high)
-        value = np.polynomial.polynomial.polyval(inside - self.centre, self.ratio)
-        if len(self.ratio) == 1:
-            slope = np.zeros_like(inside)
-        else:
-            derivative = np.polynomial.polynomial.polyder(self.ratio)
-            slope = np.polynomial.polynomial.polyval(inside - self.centre, derivative)
+        """ln c and d ln c / d ln N at x = ln N, same shape: what a token costs at a size."""
+        x = np.asarray(x, float)
+        nodes, y = np.array(self.log_N), np.array(self.log_ratio)
+        inside = np.clip(x, nodes[0], nodes[-1])
+        value, slope = monotone_cubic(nodes, y, inside)
+        _, end_slope = self.trend_and_slope(inside)
+        slope = np.where(x == inside, slope, end_slope - 1)
         return x + value + slope * (x - inside), 1 + slope
+
+    def trend_and_slope(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same of the trend alone: what decides the best size."""
+        x = np.asarray(x, float)
+        inside = np.clip(x, self.log_N[0], self.log_N[-1])
+        polynomial = np.polynomial.Polynomial(self.trend)
+        value, slope = polynomial(inside - self.centre), polynomial.deriv()(inside - self.centre)
+        return x + value + slope * (x - inside), 1 + slope
+
+
+def monotone_cubic(
+    nodes: np.ndarray, y: np.ndarray, x: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A smooth curve through points that never overshoots them (Fritsch and Carlson 1980).
+
+    Slopes at the nodes are weighted harmonic means of the secants beside them, zero where these
+    differ in sign; at the two ends the secant itself.
+
+    Args:
+        nodes: (k,) rising abscissae.
+        y: (k,) values there.
+        x: any shape, within the nodes.
+
+    Returns:
+        Value and derivative at x, same shape.
+    """
+    if len(nodes) == 1:
+        return np.full_like(x, y[0]), np.zeros_like(x)
+    h, secant = np.diff(nodes), np.diff(y) / np.diff(nodes)
+    slope = np.concatenate([secant[:1], np.zeros(len(nodes) - 2), secant[-1:]])
+    turns = secant[:-1] * secant[1:] <= 0
+    left, right = np.where(turns, 1, secant[:-1]), np.where(turns, 1, secant[1:])
+    w_left, w_right = h[:-1] + 2 * h[1:], 2 * h[:-1] + h[1:]
+    harmonic = (w_left + w_right) / (w_left / left + w_right / right)
+    slope[1:-1] = np.where(turns, 0, harmonic)
+    i = np.clip(np.searchsorted(nodes, x, side="right") - 1, 0, len(h) - 1)
+    t, h, rise = (x - nodes[i]) / h[i], h[i], y[i + 1] - y[i]
+    m0, m1 = slope[i] * h, slope[i + 1] * h  # slopes per unit of t
+    c2, c3 = 3 * rise - 2 * m0 - m1, m0 + m1 - 2 * rise
+    return y[i] + t * (m0 + t * (c2 + t * c3)), (m0 + t * (2 * c2 + 3 * t * c3)) / h
 
 
 def is_six_nd(obs: Observations) -> bool:
@@ -96,14 +146,44 @@ def is_six_nd(obs: Observations) -> bool:
     return obs.flop_convention == "six_nd" or off < 1e-6
 
 
-def numeric_frontier(
-    law: LossLaw, cost: FlopsPerToken, C: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """N_opt and D_opt where a token costs c(N) FLOPs instead of 6N.
+def log_N_opt(laws: np.ndarray, cost: FlopsPerToken | None, C: np.ndarray) -> np.ndarray:
+    """ln N_opt of many laws at many FLOPs.
 
     At the best size, d/dlnN of A/N^alpha + B/(C/c(N))^beta is zero, which gives
     D_opt(N)^beta = (beta*B)/(alpha*A) * N^alpha * dlnc/dlnN and so C(N) = c(N)*D_opt(N) explicitly.
     C(N) rises, so it is inverted by interpolation on a fine grid of N: no search, no local minimum.
+    c is its trend over sizes where N_opt is decided (`FlopsPerToken`).
+
+    Args:
+        laws: (k, 5) E, A, B, alpha, beta.
+        cost: FLOPs per token; None: C = 6*N*D, where this is equation 4.
+        C: (n,) FLOPs.
+
+    Returns:
+        (k, n); NaN for a law whose C(N) does not rise, so that no trade-off exists to solve.
+    """
+    _, A, B, alpha, beta = np.asarray(laws, float).T[..., None]  # each (k, 1)
+    log_C = np.log(np.asarray(C, float))
+    ratio = np.log(beta * B / (alpha * A))
+    if cost is None:
+        return (beta * (log_C - np.log(6)) - ratio) / (alpha + beta)
+    x = np.linspace(np.log(1.0), np.log(1e16), 2_000)
+    log_c, slope = cost.trend_and_slope(x)
+    log_slope = np.log(np.maximum(slope, 1e-12))
+    found = np.full((len(alpha), len(log_C)), np.nan)
+    if slope.min() <= 0:
+        return found
+    for row in np.flatnonzero(np.isfinite(ratio[:, 0])):
+        at = log_c + (ratio[row] + alpha[row] * x + log_slope) / beta[row]
+        if np.all(np.diff(at) > 0):
+            found[row] = np.interp(log_C, at, x)
+    return found
+
+
+def numeric_frontier(
+    law: LossLaw, cost: FlopsPerToken, C: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """N_opt and D_opt where a token costs c(N) FLOPs instead of 6N (see `log_N_opt`).
 
     Args:
         law: the loss.
@@ -116,29 +196,22 @@ def numeric_frontier(
     Raises:
         FitError: FLOPs per token do not rise with N, so no trade-off exists to solve.
     """
-    x = np.linspace(np.log(1.0), np.log(1e16), 2_000)
-    log_c, slope = cost.log_and_slope(x)
-    log_C = (
-        log_c
-        + (
-            np.log(law.beta * law.B / (law.alpha * law.A))
-            + law.alpha * x
-            + np.log(np.maximum(slope, 1e-12))
-        )
-        / law.beta
-    )
-    if slope.min() <= 0 or np.any(np.diff(log_C) <= 0):
+    best = log_N_opt(_row(law), cost, C)[0]
+    if np.isnan(best).any():
         raise FitError(
             "FLOPs per token, read as C/D of the runs, do not rise steadily with N. Check columns "
             "C, N and D, or give C = 6*N*D with flop_convention=six_nd."
         )
-    best = np.interp(np.log(C), log_C, x)
     return np.exp(best), C / np.exp(cost.log_and_slope(best)[0])
+
+
+def _row(law: LossLaw) -> np.ndarray:
+    return np.array([[law.E, law.A, law.B, law.alpha, law.beta]])
 
 
 @dataclass(frozen=True)
 class LawFrontier:
-    """How one set of observations turns a law into lines: their C range and their FLOP count."""
+    """How one set of observations turns laws into lines: their C range and their FLOP count."""
 
     C: np.ndarray  # (n,) log-spaced over the C of the runs
     cost: FlopsPerToken | None  # None: C = 6*N*D
@@ -150,19 +223,32 @@ class LawFrontier:
         return cls(np.geomspace(obs.C.min(), obs.C.max(), n_points), cost)
 
     def lines(self, law: LossLaw) -> tuple[tuple[float, float], tuple[float, float]]:
-        """(ln coefficient, exponent) of N_opt and D_opt: exact, or a line over the range of C."""
-        if self.cost is None:
-            return six_nd_frontier(law)[:2]
-        N, D = numeric_frontier(law, self.cost, self.C)
-        return line(self.C, N), line(self.C, D)
+        """(ln coefficient, exponent) of N_opt and D_opt: exact, or a line over the range of C.
+
+        Raises:
+            FitError: FLOPs per token do not rise with N.
+        """
+        if self.cost is not None:
+            numeric_frontier(law, self.cost, self.C[:1])
+        log_k, a, log_m, b = map(float, self.all_lines(_row(law))[0])
+        return (log_k, a), (log_m, b)
+
+    def all_lines(self, laws: np.ndarray) -> np.ndarray:
+        """(k, 4) lines of N_opt and D_opt of (k, 5) laws; NaN where a law has none."""
+        x = np.log(self.C)
+        dx = x - x.mean()
+        log_N = log_N_opt(laws, self.cost, self.C)  # (k, n)
+        per_token = np.log(6) + log_N if self.cost is None else self.cost.log_and_slope(log_N)[0]
+        lines = []
+        for y in (log_N, x - per_token):
+            slope = y @ dx / (dx @ dx)
+            lines += [y.mean(axis=1) - slope * x.mean(), slope]
+        return np.stack(lines, axis=1)
 
     def points(self, law: LossLaw) -> list[OptimalPoint]:
         """The optimum at each C of the frame."""
-        if self.cost is None:
-            (log_k, a), _, _ = six_nd_frontier(law)
-            N = np.exp(log_k + a * np.log(self.C))
-            D = self.C / (6 * N)
-        else:
-            N, D = numeric_frontier(law, self.cost, self.C)
+        log_N = log_N_opt(_row(law), self.cost, self.C)[0]
+        per_token = np.log(6) + log_N if self.cost is None else self.cost.log_and_slope(log_N)[0]
+        N, D = np.exp(log_N), self.C / np.exp(per_token)
         rows = zip(self.C, N, D, law(N, D), strict=True)
         return [OptimalPoint(*map(float, row)) for row in rows]

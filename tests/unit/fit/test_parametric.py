@@ -107,7 +107,7 @@ def test_losses_that_do_not_depend_on_tokens_are_refused(observe):
 
 def test_an_unfinished_minimisation_is_an_error_not_a_result(scattered_runs, monkeypatch):
     monkeypatch.setattr(newton, "MAX_STEPS", 1)
-    with pytest.raises(FitError, match=r"did not converge: 0 of 49 starts did"):
+    with pytest.raises(FitError, match=r"did not converge: 0 of 81 starts did"):
         fit_parametric(scattered_runs(noise=0.01))
 
 
