@@ -188,3 +188,39 @@ LOSS_LAWS = {
         "Muennighoff et al. 2023, arXiv 2305.16264 (C4, alpha tied to beta)",
     ),
 }  # fmt: skip
+
+# Training FLOPs (6*N*D) of the smallest and largest run that each law was fitted to: Figure 4's
+# points, and for Muennighoff et al. the four isoFLOP profiles on C4 of Figure A2.
+LAW_C_RANGE = {
+    "hoffmann": (1.4e18, 1.3e22),
+    "hoffmann_rounded": (1.4e18, 1.3e22),
+    "besiroglu": (1.4e18, 1.3e22),
+    "muennighoff": (1e19, 1e21),
+}
+
+# Kaplan et al. (2020) as section D.4 reads it: 4.68B parameters at 1e21 FLOPs; Table 2's exponent.
+N_OPT_KAPLAN = (4.68e9 / 1e21**0.73, 0.73)
+
+# Muennighoff et al. (2023), arXiv 2305.16264, appendix A: R_D* and R_N* of repeated tokens and
+# excess parameters, for the law `muennighoff`.
+REPEATS_MUENNIGHOFF = (15.387756, 5.309743)
+
+
+class OverTrainingConstants(NamedTuple):
+    """L = E + (a*M^eta + b*M^-eta) * C^-eta, M = D/N, C = 6*N*D; Err = eps - k*exp(-gamma*L)."""
+
+    E: float
+    a: float
+    b: float
+    eta: float
+    eps: float  # downstream: mean error over the 17 tasks that beat chance early
+    k: float
+    gamma: float
+
+
+# Gadre et al. (2024), arXiv 2403.08540: loss on C4's validation set, by training set.
+OVER_TRAINING = {
+    "c4": OverTrainingConstants(1.508, 141.3, 189.5, 0.1212, 0.850, 2.079, 0.756),
+    "redpajama": OverTrainingConstants(1.837, 212.2, 366.7, 0.1364, 0.857, 2.206, 0.715),
+    "refinedweb": OverTrainingConstants(1.734, 157.1, 246.2, 0.1272, 0.865, 2.215, 0.707),
+}

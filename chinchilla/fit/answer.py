@@ -1,0 +1,181 @@
+"""One record of what a law says to do with a budget: what `chinchilla predict` prints or writes.
+
+Gathers `decide`, `overtraining` and `repeated` for each budget, and for a target loss. Plain numbers
+in nested dicts, ready for JSON; `show.py` prints the same record. NumPy only.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from chinchilla.config import ClusterConfig
+from chinchilla.errors import Refusal
+from chinchilla.fit import decide, overtraining, repeated
+from chinchilla.fit.fits import Fits
+from chinchilla.fit.frontier import LossLaw
+from chinchilla.fit.loss_law import FlopsPerToken, named_law
+from chinchilla.fit.resampled import FEWEST, LEVELS, ResampledLaws
+from chinchilla.shapes import FLOP_CONVENTIONS, ModelShape, named_shapes, shape_named
+
+DEFAULT_LAW = "besiroglu"
+REPEATS_LAW = "muennighoff"  # the law that the published worth of repeats belongs to
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What decisions stand on: a law, where it comes from, and how FLOPs are counted."""
+
+    law: LossLaw
+    name: str
+    cost: FlopsPerToken | None = None  # None: C = 6*N*D
+    flop_convention: str = "six_nd"  # of shapes
+    resampled: ResampledLaws | None = None
+
+    @classmethod
+    def of(
+        cls,
+        fits: Fits | None,
+        resampled: ResampledLaws | None,
+        law: str = "",
+        flop_convention: str = "",
+        repeats: bool = False,
+    ) -> "Ground | None":
+        """The published law named, else approach 3 of the fits, else a default.
+
+        None where fits have no approach 3 and no law is named.
+
+        Args:
+            fits: what was fitted, if anything.
+            resampled: approach 3's resamples.
+            law: a key of paper.LOSS_LAWS, or empty.
+            flop_convention: how shapes count FLOPs; empty = as the fitted runs, else six_nd.
+            repeats: whether repeated data is asked for, which has a published law of its own.
+        """
+        if not law and fits is not None:
+            fitted = fits.fitted.get("parametric")
+            if fitted is None or fitted.law is None:
+                return None
+            own = fitted.conventions.get("flop_convention", "unknown")
+            counted = flop_convention or (own if own in FLOP_CONVENTIONS else "six_nd")
+            return cls(fitted.law, "the fitted approach 3", fits.cost, counted, resampled)
+        name = law or (REPEATS_LAW if repeats else DEFAULT_LAW)
+        return cls(named_law(name), f"law {name}", None, flop_convention or "six_nd")
+
+
+def shapes_on_offer(
+    names: Sequence[str], vocab_size: int, seq_len: int, kv_size: int, positions: str
+) -> dict[str, ModelShape]:
+    """Shapes by name: those named, or all of Table A9 with Chinchilla and Gopher."""
+    return {
+        name: shape_named(name, vocab_size, seq_len, kv_size, positions)
+        for name in names or named_shapes()
+    }
+
+
+def for_budget(
+    ground: Ground,
+    C: float,
+    shapes: Mapping[str, ModelShape],
+    cluster: ClusterConfig,
+    inference_tokens: float = 0.0,
+) -> dict[str, Any]:
+    """What C FLOPs are best spent on and what departures cost, on one law."""
+    law, cost = ground.law, ground.cost
+    best = decide.allocate(law, C, cost)
+    built = decide.snap(law, C, shapes, ground.flop_convention)
+    answer: dict[str, Any] = {
+        "C": C,
+        "N": best.N,
+        "D": best.D,
+        "L": best.L,
+        "N_within_1_percent": list(decide.sizes_within(law, C, 0.01, cost)),
+        "misallocation": [asdict(row) for row in decide.misallocation(law, C, cost=cost)],
+        "best_shape": built[0].name,
+        "shapes": [asdict(row) for row in decide.neighbours(built)],
+        "overtraining": [asdict(row) for row in overtraining.overtrain(law, C, cost=cost)],
+        "bill": asdict(decide.bill(C, cluster)),
+    }
+    if inference_tokens:
+        answer["inference"] = asdict(decide.serve(law, best.L, inference_tokens, cost))
+    return answer
+
+
+def for_target(
+    ground: Ground, L: float, cluster: ClusterConfig, inference_tokens: float = 0.0
+) -> dict[str, Any]:
+    """The cheapest way to loss L, with intervals where the law was resampled.
+
+    Raises:
+        Refusal: L is at or below the law's E.
+    """
+    best = decide.cheapest(ground.law, L, ground.cost)
+    answer: dict[str, Any] = {"L": L, **asdict(best), "bill": asdict(decide.bill(best.C, cluster))}
+    if ground.resampled is not None:
+        found = ground.resampled.cheapest(L, ground.cost)
+        answer["resamples"] = len(ground.resampled.theta)
+        answer["resamples_that_reach_it"] = len(found)
+        never = np.full(answer["resamples"] - len(found), np.inf)
+        for name in ("C", "N", "D"):
+            reached = np.array([getattr(one, name) for one in found])
+            answer[f"{name}_interval"] = _bounds(np.concatenate([reached, never]))
+    if inference_tokens:
+        served = decide.serve(ground.law, L, inference_tokens, ground.cost)
+        answer["inference"] = asdict(served)
+    return answer
+
+
+def _bounds(values: np.ndarray) -> dict[str, Any] | None:
+    """Percentiles where some values may be infinite; an infinite bound is None."""
+    if len(values) < FEWEST:
+        return None
+    found = np.quantile(values, np.array(LEVELS) / 100, method="inverted_cdf")
+    low, p10, p90, high = (float(x) if np.isfinite(x) else None for x in found)
+    return {"p10": p10, "p90": p90, "ci95": [low, high]}
+
+
+def for_unique_tokens(
+    ground: Ground,
+    budgets: Sequence[float],
+    unique_tokens: float,
+    runs: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """The best N, D and epochs at each budget when only `unique_tokens` exist. C = 6*N*D.
+
+    Args:
+        ground: the single-epoch law.
+        budgets: training FLOPs.
+        unique_tokens: tokens that exist.
+        runs: columns N, D, L and unique_tokens of runs that repeat data; None = the published worth
+            of repeats.
+    """
+    certificate = None
+    law, source = repeated.named_repeats(ground.law), "published (C4)"
+    if runs is not None:
+        law, certificate = repeated.fit_repeated(
+            runs["N"], runs["D"], runs["unique_tokens"], runs["L"], ground.law
+        )
+        source = f"fitted to {certificate['n_runs']} runs"
+    return {
+        "unique_tokens": unique_tokens,
+        "R_D": law.R_D,
+        "R_N": law.R_N,
+        "source": source,
+        "certificate": certificate,
+        "budgets": [asdict(repeated.allocate_repeated(law, C, unique_tokens)) for C in budgets],
+    }
+
+
+def ground_needed(ground: Ground | None, key: str) -> Ground:
+    """`ground`, or why what was asked with `key` cannot be answered.
+
+    Raises:
+        Refusal: there is no law.
+    """
+    if ground is None:
+        raise Refusal(
+            f"{key} needs a loss law, and approach 3 was not fitted here. Fit it, or give law=NAME "
+            "of a published one."
+        )
+    return ground

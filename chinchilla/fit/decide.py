@@ -1,0 +1,286 @@
+"""What a loss law says about a decision: how to split a budget, and what each departure costs.
+
+A law L(N, D) and a count of training FLOPs per token (`cost`; None is C = 6*N*D) answer: the best
+N and D for C FLOPs, the cheapest C for a loss, the extra compute of a size that is off, the best
+shape that can be built, the size that is cheapest to train and serve, and the bill. Everything is
+solved on the law itself, so each answer is as good as the law at that place. NumPy only: this
+module must import without torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from chinchilla.config import ClusterConfig
+from chinchilla.errors import Refusal
+from chinchilla.fit.frontier import LossLaw
+from chinchilla.fit.loss_law import FlopsPerToken, numeric_frontier, six_nd_frontier
+from chinchilla.observations import Observations
+from chinchilla.shapes import ModelShape, flops_per_token, n_params
+
+FACTORS = (1 / 4, 1 / 2, 1 / 1.5, 1.1, 1.5, 2.0, 4.0)  # of N_opt, for the price of a wrong size
+LOG_N = np.linspace(np.log(1.0), np.log(1e16), 4_000)  # sizes that any answer may have
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """N parameters trained on D tokens: C training FLOPs, loss L in nats per token."""
+
+    C: float
+    N: float
+    D: float
+    L: float
+
+
+@dataclass(frozen=True)
+class Misallocation:
+    """N off by a factor: what the optimum's loss then costs, and what the budget then reaches."""
+
+    factor: float  # N / N_opt
+    N: float
+    wasted: float  # C / C'' - 1: C'' reaches the same loss with the best size
+    excess: float | None  # C' / C - 1 to reach the same loss; None: no number of tokens reaches it
+    extra_loss: float  # nats per token, at the same C
+
+
+@dataclass(frozen=True)
+class Buildable:
+    """A shape with the tokens that the budget buys, and what it loses against the optimum."""
+
+    name: str
+    N: float
+    D: float
+    L: float
+    extra_loss: float  # nats per token above the best size that need not be buildable
+    excess: float | None  # C' / C - 1 to reach that loss; None: this size never does
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The size that is cheapest to train and then to serve, at one loss."""
+
+    inference_tokens: float
+    trained_only: Allocation  # cheapest in training alone
+    best: Allocation
+    total_flops: float  # training + 2*N per served token, of `best`
+    saving: float  # share of the total saved against `trained_only`
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What FLOPs cost at the speed, price and power that were stated; None where none was."""
+
+    flops: float
+    device_hours: float
+    price: float | None
+    energy_kwh: float | None
+    co2_kg: float | None
+
+
+def flops_at(N: float | np.ndarray, cost: FlopsPerToken | None) -> np.ndarray:
+    """Training FLOPs per token at N parameters: 6*N, or the trend of the runs' own count over N.
+
+    The trend, because neighbouring shapes differ by a percent or two for their depth alone, which
+    is no property of a size.
+    """
+    N = np.asarray(N, float)
+    return 6 * N if cost is None else np.exp(cost.trend_and_slope(np.log(N))[0])
+
+
+def allocate(law: LossLaw, C: float, cost: FlopsPerToken | None = None) -> Allocation:
+    """The N and D that make the lowest loss with C training FLOPs."""
+    if cost is None:
+        (log_k, a), _, _ = six_nd_frontier(law)
+        N = float(np.exp(log_k + a * np.log(C)))
+    else:
+        N = float(numeric_frontier(law, cost, np.array([C]))[0][0])
+    return spent(law, C, N, cost)
+
+
+def spent(law: LossLaw, C: float, N: float, cost: FlopsPerToken | None = None) -> Allocation:
+    """N parameters and the tokens that C FLOPs buy at that size."""
+    D = float(C / flops_at(N, cost))
+    return Allocation(float(C), float(N), D, float(law(N, D)))
+
+
+def tokens_for(law: LossLaw, N: float | np.ndarray, L: float) -> np.ndarray:
+    """D at which N parameters reach loss L; infinite where no D does. Shape of N."""
+    left = L - law.E - law.A / np.asarray(N, float) ** law.alpha
+    with np.errstate(over="ignore"):
+        return np.where(left > 0, (law.B / np.maximum(left, 1e-300)) ** (1 / law.beta), np.inf)
+
+
+def misallocation(
+    law: LossLaw,
+    C: float,
+    factors: Sequence[float] = FACTORS,
+    cost: FlopsPerToken | None = None,
+) -> list[Misallocation]:
+    """What it costs to train another size than the best one, exactly on the law.
+
+    Two prices of N = factor * N_opt(C). `wasted`: the loss it reaches with C needs only C'' at the
+    best size, C / C'' - 1. `excess`: to reach L_opt(C) at this size it needs C', C' / C - 1. Both
+    are about (alpha+beta)/2 * (ln factor)^2 under C = 6*N*D.
+    """
+    best = allocate(law, C, cost)
+    rows = []
+    for factor in factors:
+        same_C = spent(law, C, factor * best.N, cost)
+        wasted = C / cheapest(law, same_C.L, cost).C - 1
+        excess = _excess(law, same_C.N, best, cost)
+        rows.append(Misallocation(factor, same_C.N, wasted, excess, same_C.L - best.L))
+    return rows
+
+
+def sizes_within(
+    law: LossLaw, C: float, excess: float = 0.01, cost: FlopsPerToken | None = None
+) -> tuple[float, float]:
+    """Smallest and largest N that reach L_opt(C) with at most `excess` more compute.
+
+    About N_opt * exp(-+ sqrt(2 * excess / (alpha+beta))).
+    """
+    best = allocate(law, C, cost)
+    ends = []
+    for far in (best.N / 1e4, best.N * 1e4):
+        near = best.N
+        for _ in range(60):  # bisection in ln N between the optimum and a size that is too far
+            middle = float(np.sqrt(near * far))
+            found = _excess(law, middle, best, cost)
+            near, far = (middle, far) if found is not None and found <= excess else (near, middle)
+        ends.append(near)
+    return ends[0], ends[1]
+
+
+def _excess(law: LossLaw, N: float, best: Allocation, cost: FlopsPerToken | None) -> float | None:
+    D = float(tokens_for(law, N, best.L))
+    return None if np.isinf(D) else float(D * flops_at(N, cost) / best.C - 1)
+
+
+def cheapest(law: LossLaw, L: float, cost: FlopsPerToken | None = None) -> Allocation:
+    """The least training compute that reaches loss L, with its N and D.
+
+    Raises:
+        Refusal: L is at or below E, which no N and D reach, or only beyond 1e16 parameters.
+    """
+    if L <= law.E:
+        raise Refusal(
+            f"target_loss={L:g} is not above E={law.E:.4g} nats per token, the loss of this law at "
+            "infinite N and D. Give a target above it."
+        )
+    x, log_D, _ = optimal_path(law, cost)
+    reached = law(np.exp(x), np.exp(log_D))
+    if not reached[-1] < L < reached[0]:
+        raise Refusal(
+            f"target_loss={L:g}: this law reaches it only outside of 1 to 1e16 parameters "
+            f"(E={law.E:.4g}). Give another target."
+        )
+    N = float(np.exp(np.interp(-np.log(L - law.E), -np.log(reached - law.E), x)))
+    D = float(tokens_for(law, N, L))
+    return Allocation(float(D * flops_at(N, cost)), N, D, L)
+
+
+def optimal_path(
+    law: LossLaw, cost: FlopsPerToken | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """ln N, ln D_opt and ln C along the frontier, by size: explicit, no search.
+
+    At the optimum alpha*A*N^-alpha = (dlnc/dlnN) * beta*B*D^-beta, c the FLOPs per token.
+    """
+    if cost is None:
+        log_c, slope = LOG_N + np.log(6), np.ones_like(LOG_N)
+    else:
+        log_c, slope = cost.trend_and_slope(LOG_N)
+    ratio = np.log(law.beta * law.B / (law.alpha * law.A))
+    log_D = (ratio + law.alpha * LOG_N + np.log(np.maximum(slope, 1e-12))) / law.beta
+    return LOG_N, log_D, log_c + log_D
+
+
+def snap(
+    law: LossLaw, C: float, shapes: Mapping[str, ModelShape], flop_convention: str
+) -> list[Buildable]:
+    """Each shape with D re-optimised for the budget, best first.
+
+    D is C over that shape's own FLOPs per token. The optimum it is compared with counts FLOPs as a
+    smooth curve through these shapes (exactly 6*N*D for six_nd), so a shape whose FLOPs per token
+    lie below the curve can come out slightly ahead of it.
+
+    Args:
+        law: the loss.
+        C: training FLOPs.
+        shapes: name -> shape, at least one.
+        flop_convention: a key of shapes.FLOP_CONVENTIONS.
+    """
+    N = np.array([float(n_params(s)) for s in shapes.values()])
+    per_token = np.array([flops_per_token(s, flop_convention) for s in shapes.values()])
+    cost = None if flop_convention == "six_nd" else _curve_through(N, per_token)
+    best = allocate(law, C, cost)
+    rows = []
+    for name, n, c in zip(shapes, N, per_token, strict=True):
+        L, D = float(law(n, C / c)), float(tokens_for(law, n, best.L))
+        excess = None if np.isinf(D) else float(D * c / C - 1)
+        rows.append(Buildable(name, float(n), float(C / c), L, L - best.L, excess))
+    return sorted(rows, key=lambda row: row.L)
+
+
+def _curve_through(N: np.ndarray, per_token: np.ndarray) -> FlopsPerToken:
+    """FLOPs per token over sizes, from shapes instead of runs."""
+    one = np.ones_like(N)
+    names = np.arange(len(N)).astype(str)
+    return FlopsPerToken.from_observations(
+        Observations(names, np.full_like(N, np.nan), per_token, N, one, one)
+    )
+
+
+def neighbours(rows: Sequence[Buildable], n: int = 5) -> list[Buildable]:
+    """The best shape and the nearest sizes around it, smallest first."""
+    by_size = sorted(rows, key=lambda row: row.N)
+    at = by_size.index(rows[0])
+    first = max(0, min(at - n // 2, len(by_size) - n))
+    return by_size[first : first + n]
+
+
+def serve(
+    law: LossLaw, L: float, inference_tokens: float, cost: FlopsPerToken | None = None
+) -> Serving:
+    """Least training plus inference compute at loss L (Sardana et al. 2024, arXiv 2401.00448).
+
+    Minimises c(N)*D + 2*N*inference_tokens over N with D the tokens that reach L; with c = 6*N the
+    optimum has alpha*A*N^-alpha = (1 + inference_tokens/(3*D)) * beta*B*D^-beta. A served token is
+    counted 2*N: attention and batch-size effects are not.
+
+    Raises:
+        Refusal: L is at or below E.
+    """
+    trained_only = cheapest(law, L, cost)
+
+    def total(N: np.ndarray) -> np.ndarray:
+        return flops_at(N, cost) * tokens_for(law, N, L) + 2 * N * inference_tokens
+
+    N = trained_only.N * np.geomspace(1e-6, 1, 4_000)
+    for _ in range(6):  # ever finer around the least: the total is smooth, with one minimum
+        at = int(np.argmin(total(N)))
+        N = np.geomspace(N[max(at - 1, 0)], N[min(at + 1, len(N) - 1)], 200)
+    best_N = float(N[np.argmin(total(N))])
+    D = float(tokens_for(law, best_N, L))
+    best = Allocation(float(D * flops_at(best_N, cost)), best_N, D, L)
+    before = trained_only.C + 2 * trained_only.N * inference_tokens
+    after = best.C + 2 * best.N * inference_tokens
+    return Serving(inference_tokens, trained_only, best, after, 1 - after / before)
+
+
+def bill(flops: float, cluster: ClusterConfig) -> Bill:
+    """Device-hours, money, energy and CO2 of `flops`, at the rates `cluster` states.
+
+    Energy is device_watts * pue over the device-hours; a rate of 0 means not stated.
+    """
+    hours = flops / (cluster.peak_flops * cluster.mfu) / 3600
+    price, grams = cluster.price_per_device_hour, cluster.co2_grams_per_kwh
+    kwh = hours * cluster.device_watts * cluster.pue / 1000 if cluster.device_watts else None
+    return Bill(
+        flops,
+        hours,
+        hours * price if price else None,
+        kwh,
+        kwh * grams / 1000 if kwh is not None and grams else None,
+    )
