@@ -53,9 +53,9 @@ class FlopsPerToken:
 
     Exact at the sizes seen (the mean, where runs of one size differ), a monotone cubic of
     ln(c/N) in ln N between them (Fritsch and Carlson 1980), the trend's tangent outside. The trend
-    is a parabola through all sizes: neighbouring shapes of Table A9 differ by up to 2% in c for
-    their depth alone and a larger one may even be cheaper, so that the best size must follow the
-    trend of c, not its jumps.
+    is a parabola through all sizes: neighbouring shapes of Table A9 differ by some per cent in c
+    for their depth alone, and a larger one may even be cheaper, so the best size has to follow the
+    trend of c and not its jumps.
     """
 
     log_N: tuple[float, ...]  # ln of the distinct sizes, rising
