@@ -1,27 +1,36 @@
 """Observations: one row per loss measured, the waist between training and fitting.
 
-Training writes into it (`from_results`, `from_curves`), every fit reads from it, and a CSV of
-someone else's runs enters at the same place (`from_csv`). Columns are float64 throughout: 6*N*D
-overflows int64 silently. Floor 0: NumPy only.
+Training writes into it (`from_results`, `from_curves`), every fit reads from it, and someone else's
+runs enter at the same place: a CSV (`from_csv`), a frame (`from_frame`), arrays (`of`). Columns are
+float64 throughout: 6*N*D overflows int64 silently. docs/observations.md describes the CSV. Floor 0:
+NumPy only.
 """
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from chinchilla.config.fitting import LOSSES
 from chinchilla.errors import InputError
 from chinchilla.files import write_text
 from chinchilla.plan import check_comparable
-from chinchilla.records import Curve, RunResult
+from chinchilla.records import Curve, RunResult, count_label
 from chinchilla.shapes import flops_per_token
-
-COLUMNS = ("run_id", "budget_flops", "C", "N", "D", "L")
-LOSSES = ("train", "heldout")
+from chinchilla.tables_in import (
+    COLUMNS,
+    CONVENTIONS,
+    Table,
+    conventions_of,
+    quantities,
+    read_csv,
+    read_frame,
+)
+from chinchilla.units import unit_slip, unusual_factor
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,9 @@ class Observations:
     D: np.ndarray
     L: np.ndarray
     flop_convention: str = "unknown"  # how C was counted: a key of shapes.FLOP_CONVENTIONS
-    params_convention: str = "unknown"  # how N was counted: total, or as the CSV's owner says
+    n_convention: str = "unknown"  # how N was counted: total, non_embedding
     loss_kind: str = "unknown"  # train, heldout
+    notes: tuple[str, ...] = ()  # what was derived or left out on the way in, for the record
 
     def __post_init__(self) -> None:
         for name in ("N", "D", "C", "L"):
@@ -57,6 +67,28 @@ class Observations:
 
     def __len__(self) -> int:
         return len(self.run_id)
+
+    def __str__(self) -> str:
+        """A few lines for people: how many runs, what they cover, how they are counted."""
+        if not len(self):
+            return "no runs"
+        finals = self.finals()
+        budgets = np.unique(finals.budget_flops[np.isfinite(finals.budget_flops)])
+        named = f"{len(budgets)} isoFLOP budgets" if len(budgets) else "no isoFLOP budget named"
+        points = f" in {len(self)} points" if self.has_curves else ""
+
+        def span(values: np.ndarray, form: Any) -> str:
+            return f"{form(values.min())} to {form(values.max())}"
+
+        lines = [
+            f"{len(finals)} runs{points}, {named}",
+            f"  C {span(finals.C, '{:.3g}'.format)} FLOPs ({self.flop_convention})",
+            f"  N {span(finals.N, count_label)} parameters ({self.n_convention})",
+            f"  D {span(finals.D, count_label)} tokens, "
+            f"D/N {span(finals.D / finals.N, '{:.3g}'.format)}",
+            f"  L {span(finals.L, '{:.3f}'.format)} nats per token ({self.loss_kind})",
+        ]
+        return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
     def where(self, keep: np.ndarray) -> "Observations":
         """The rows selected by a boolean mask or an index array; rows may repeat (bootstrap)."""
@@ -80,101 +112,190 @@ class Observations:
         """One row per run: its last point."""
         return self.where(self.is_final)
 
+    def check_distinct(self, table: str = "", row: Callable[[int], str] = "row {}".format) -> None:
+        """Refuse a run that is counted twice: it would narrow every interval.
+
+        Twice is the same run_id at the same D, or the same C, N, D and L under any name.
+
+        Args:
+            table: what errors call the table.
+            row: what errors call its i-th row.
+
+        Raises:
+            InputError: naming both rows.
+        """
+        for names in (("run_id", "D"), ("C", "N", "D", "L")):
+            columns = [getattr(self, name) for name in names]
+            order = np.lexsort(columns)
+            same = np.logical_and.reduce([x[order][1:] == x[order][:-1] for x in columns])
+            if same.any():
+                k = int(np.argmin(np.where(same, order[1:], len(self))))
+                first, second = int(order[k]), int(order[k + 1])
+                what = ", ".join(f"{n}={x[second]}" for n, x in zip(names, columns, strict=True))
+                raise InputError(
+                    f"{f'{table} {row(second)}'.strip()}: the same run as {row(first)} ({what}). "
+                    "Counting one run twice would narrow every interval: remove one."
+                )
+
+    def within(self, tokens_per_param: Sequence[float]) -> "Observations":
+        """The runs whose D/N lies between two values at their end, and a note of how many do not.
+
+        Args:
+            tokens_per_param: the smallest and the largest D/N to keep.
+
+        Raises:
+            InputError: no run does.
+        """
+        low, high = tokens_per_param
+        ends = self.finals()
+        ratio = ends.D / ends.N
+        inside = (low <= ratio) & (ratio <= high)
+        if not inside.any():
+            raise InputError(
+                f"tokens_per_param=[{low:g},{high:g}] leaves no run: these have {ratio.min():.3g} "
+                f"to {ratio.max():.3g} tokens per parameter."
+            )
+        note = (
+            f"{np.count_nonzero(~inside)} of {len(ends)} runs left out: tokens per parameter outside "
+            f"[{low:g}, {high:g}]."
+        )
+        kept = self.where(np.isin(self.run_id, ends.run_id[inside]))
+        return replace(kept, notes=(*self.notes, note))
+
+    def completed_by(self, curves: "Observations") -> "Observations":
+        """These runs, and the last points of curves whose run has no row here.
+
+        Raises:
+            InputError: a run has another N there, or the two are counted in different ways.
+        """
+        said: dict[str, Any] = {}
+        for name in CONVENTIONS:
+            ours, theirs = getattr(self, name), getattr(curves, name)
+            if "unknown" not in (ours, theirs) and ours != theirs:
+                raise InputError(
+                    f"observations and curves were counted in two ways: {name}={ours} and {theirs}."
+                )
+            said[name] = theirs if ours == "unknown" else ours
+        N = dict(zip(self.run_id.tolist(), self.N.tolist(), strict=True))
+        ends = curves.finals()
+        for run_id, n in zip(ends.run_id.tolist(), ends.N.tolist(), strict=True):
+            if N.get(run_id, n) != n:
+                raise InputError(
+                    f"run {run_id}: N={N[run_id]:.10g} in observations and {n:.10g} in curves. Are "
+                    "these two runs of one name?"
+                )
+        new = ends.where(~np.isin(ends.run_id, self.run_id))
+        if not len(new):
+            return replace(self, **said)
+        note = (
+            f"{len(new)} runs are known by their curve alone: its last point stands for the final "
+            "loss, unsmoothed."
+        )
+        both = {n: np.concatenate([getattr(self, n), getattr(new, n)]) for n in COLUMNS}
+        return replace(self, **both, **said, notes=(*self.notes, note))
+
     def save(self, path: Path) -> None:
-        """Write the CSV that `from_csv` reads; floats keep every digit."""
+        """Write the CSV that `from_csv` reads: floats keep every digit, notes become comments."""
         out = io.StringIO()
+        out.writelines(f"# {note}\n" for note in self.notes)
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow((*COLUMNS, "flop_convention", "params_convention", "loss_kind"))
-        tail = (self.flop_convention, self.params_convention, self.loss_kind)
+        writer.writerow((*COLUMNS, *CONVENTIONS))
+        tail = tuple(getattr(self, name) for name in CONVENTIONS)
         for row in zip(*(getattr(self, name) for name in COLUMNS), strict=True):
-            numbers = ["" if np.isnan(x) else repr(float(x)) for x in row[1:]]
-            writer.writerow((row[0], *numbers, *tail))
+            values = ["" if np.isnan(x) else repr(float(x)) for x in row[1:]]
+            writer.writerow((row[0], *values, *tail))
         write_text(path, out.getvalue())
 
     @classmethod
-    def from_csv(
-        cls,
-        path: Path,
-        *,
-        flop_convention: str = "unknown",
-        params_convention: str = "unknown",
-        loss_kind: str = "unknown",
-    ) -> "Observations":
-        """Read a CSV with columns run_id, budget_flops (may be empty), C, N, D, L; others ignored.
+    def from_csv(cls, path: Path, *, key: str = "observations", **said: str) -> "Observations":
+        """Read a CSV of runs: C, N, D, L, and where there are any run_id and budget_flops.
 
-        Lines starting with # are comments. The conventions are read from columns of those names
-        when the file has them (files written by `save`).
+        Comma, tab or semicolon; aliases of columns as in `tables_in.ALIASES`; other columns and
+        lines starting with # are ignored. Without run_id every row is a run. The conventions are
+        read from columns of those names (files written by `save`) unless said here; of C, N and D
+        one may be missing where flop_convention is six_nd.
+
+        Args:
+            path: the file.
+            key: what the person gave it as, for errors.
+            **said: flop_convention, n_convention, loss_kind.
 
         Raises:
             InputError: naming file, line and column: missing column, not a number, NaN, not
-                positive, the same run_id twice at the same D, the same C, N, D, L twice, more
-                values than columns (a thousands separator would shift the numbers).
+                positive, a row too long or too short, a run given twice, units that cannot be.
         """
+        return cls._from_table(read_csv(Path(path), key), said)
+
+    @classmethod
+    def from_frame(cls, frame: Any, **said: str) -> "Observations":
+        """The same of anything with named columns: a pandas or polars frame, a dict of arrays.
+
+        Args:
+            frame: columns C, N, D, L, and where there are any run_id and budget_flops, or aliases.
+            **said: flop_convention, n_convention, loss_kind.
+
+        Raises:
+            InputError: as `from_csv`, naming the row counted from 0.
+        """
+        return cls._from_table(read_frame(frame), said)
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        N: Any,
+        D: Any,
+        L: Any,
+        C: Any = None,
+        budget_flops: Any = None,
+        run_id: Any = None,
+        **said: str,
+    ) -> "Observations":
+        """The same of arrays; a single value counts for every row.
+
+        Args:
+            N: (n,) parameters.
+            D: (n,) tokens.
+            L: (n,) losses, nats per token.
+            C: (n,) training FLOPs; None = 6*N*D.
+            budget_flops: (n,) the isoFLOP budget of each run, NaN for none; None = none.
+            run_id: (n,) names; rows of one name are points along one curve; None = each its own.
+            **said: flop_convention, n_convention, loss_kind.
+
+        Raises:
+            InputError: as `from_csv`.
+        """
+        given = {"N": N, "D": D, "L": L, "C": C, "budget_flops": budget_flops, "run_id": run_id}
+        given = {name: np.asarray(x) for name, x in given.items() if x is not None}
         try:
-            with open(path, newline="", encoding="utf-8-sig") as f:
-                numbered = [
-                    (i, line)
-                    for i, line in enumerate(f, 1)
-                    if line.strip() and not line.startswith("#")
-                ]
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"observations={path} cannot be read ({error}).") from None
-        reader = csv.DictReader(line for _, line in numbered)
-        try:
-            header = [name.strip() for name in reader.fieldnames or []]
-            reader.fieldnames = header
-            table = list(reader)
-        except csv.Error as error:
-            raise InputError(f"{path} is not a CSV ({error}).") from None
-        if missing := [c for c in COLUMNS if c not in header]:
-            raise InputError(
-                f"{path}: no column {', '.join(missing)} (found {', '.join(header) or 'none'}). "
-                f"A CSV of runs has the columns {','.join(COLUMNS)}; budget_flops may be empty."
-            )
-        if twice := [c for c in COLUMNS if header.count(c) > 1]:
-            raise InputError(f"{path}: the column {', '.join(twice)} occurs twice. Rename one.")
-        rows: dict[str, list] = {c: [] for c in COLUMNS}
-        said = {
-            "flop_convention": flop_convention,
-            "params_convention": params_convention,
-            "loss_kind": loss_kind,
-        }
-        unsaid = [name for name, value in said.items() if value == "unknown"]
-        seen: dict[tuple, int] = {}
-        for (line_no, _), row in zip(numbered[1:], table, strict=False):
-            where = f"{path} line {line_no}"
-            run_id = (row["run_id"] or "").strip()
-            if not run_id or run_id.startswith("#"):
-                wrong = f"starts with #, which marks a comment: {run_id}" if run_id else "is empty"
-                raise InputError(f"{where}: run_id {wrong}.")
-            if any(value.strip() for value in row.get(None, ())):
-                raise InputError(
-                    f"{where}: more values than the {len(header)} columns of the header. "
-                    "Write numbers without thousands separators."
-                )
-            rows["run_id"].append(run_id)
-            for column in COLUMNS[1:]:
-                rows[column].append(_number(row[column], column, where))
-            for key in ((run_id, rows["D"][-1]), tuple(rows[c][-1] for c in ("C", "N", "D", "L"))):
-                if key in seen:
-                    raise InputError(
-                        f"{where}: the same run as line {seen[key]} ({', '.join(map(str, key))}). "
-                        "Counting one run twice would narrow every interval: remove one."
-                    )
-                seen[key] = line_no
-            for name in unsaid:
-                stated = (row.get(name) or "").strip() or said[name]
-                if said[name] not in ("unknown", stated):
-                    raise InputError(
-                        f"{where}: {name}={stated}, but {said[name]} before: rows counted in two "
-                        "ways do not compare. Fit them apart."
-                    )
-                said[name] = stated
-        if not rows["run_id"]:
-            raise InputError(f"{path}: no runs, only a header.")
-        numbers = {c: np.array(rows[c], float) for c in COLUMNS[1:]}
-        columns: dict[str, Any] = {**numbers, **said}
-        return cls(np.array(rows["run_id"], dtype=str), **columns)
+            columns = np.broadcast_arrays(*map(np.atleast_1d, given.values()))
+        except ValueError:
+            told = ", ".join(f"{name} {x.shape}" for name, x in given.items())
+            raise InputError(f"columns must be of equal length; these are {told}.") from None
+        if C is None:
+            said = {"flop_convention": "six_nd", **said}
+        return cls.from_frame(dict(zip(given, columns, strict=True)), **said)
+
+    @classmethod
+    def _from_table(cls, table: Table, said: dict[str, str]) -> "Observations":
+        """Observations of what a person brought, once all of it is believable."""
+        conventions = conventions_of(table, said)
+        columns, notes = quantities(table, conventions["flop_convention"])
+        names = [f"run{i:04d}" for i in range(len(table))]
+        if "run_id" in table.columns:
+            names = [str(name).strip() for name in table.columns["run_id"]]
+        for i, name in enumerate(names):
+            if not name or name.startswith("#"):
+                wrong = f"starts with #, which marks a comment: {name}" if name else "is empty"
+                raise InputError(f"{table.at(i)}: run_id {wrong}.")
+        obs = cls(np.array(names, dtype=str), **columns, **conventions)
+        obs.check_distinct(table.name, table.row)
+        ends = obs.finals()
+        if slip := unit_slip(ends.C, ends.N, ends.D, ends.L):
+            raise InputError(f"{table.name}: {slip}")
+        if odd := unusual_factor(ends.C, ends.N, ends.D):
+            notes.append(odd)
+        return replace(obs, notes=tuple(notes))
 
     @classmethod
     def from_results(cls, results: Sequence[RunResult], loss: str) -> "Observations":
@@ -243,7 +364,7 @@ def _rows(points: Sequence[tuple[RunResult, float, float | None]], loss: str) ->
         D=D,
         L=np.array([np.nan if L is None else L for _, _, L in points], float),
         flop_convention=conventions.pop(),
-        params_convention="total",
+        n_convention="total",
         loss_kind=loss,
     )
 
@@ -257,18 +378,3 @@ def _mean(held_out: dict[str, float]) -> float:
 def _check_loss(loss: str) -> None:
     if loss not in LOSSES:
         raise InputError(f"loss={loss!r}: choose one of {', '.join(LOSSES)}.")
-
-
-def _number(text: str | None, column: str, where: str) -> float:
-    text = (text or "").strip()
-    if not text and column == "budget_flops":
-        return float("nan")
-    try:
-        value = float(text)
-    except ValueError:
-        raise InputError(f"{where}: {column}={text!r} is not a number.") from None
-    if column == "budget_flops" and np.isnan(value):
-        return value
-    if not np.isfinite(value) or value <= 0:
-        raise InputError(f"{where}: {column}={text} is not a positive finite number.")
-    return value

@@ -3,8 +3,11 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
+
 from chinchilla import config
 from chinchilla.commands.shared import print_json, sweep_results
+from chinchilla.errors import InputError
 from chinchilla.files import writable_dir
 from chinchilla.fit.fits import Fits
 from chinchilla.observations import Observations
@@ -17,24 +20,8 @@ def fit(command: config.FitCommand) -> int:
     from chinchilla.fit import fit_all
     from chinchilla.report.tables import table2_text
 
-    curves = None
-    if command.sweep_dir:
-        results, curve_of = sweep_results(Path(command.sweep_dir))
-        finals = Observations.from_results(results, command.loss)
-        done = [r for r in results if r.status == "finished"]
-        curves = Observations.from_curves(
-            done, [curve_of[r.spec.run_id] for r in done], command.loss
-        )
-        out_dir = Path(command.out_dir or Path(command.sweep_dir) / "fits")
-    else:
-        finals = Observations.from_csv(
-            Path(command.observations),
-            flop_convention=command.flop_convention,
-            params_convention=command.params_convention,
-        )
-        if finals.loss_kind == "unknown" and command.loss == "heldout":
-            finals = dataclasses.replace(finals, loss_kind="heldout")
-        out_dir = Path(command.out_dir)
+    finals, curves = _runs(command)
+    out_dir = Path(command.out_dir or Path(command.sweep_dir) / "fits")
     writable_dir(out_dir, "out_dir")
     fits = fit_all(finals, curves, command)
     finals.save(out_dir / "observations.csv")
@@ -43,11 +30,57 @@ def fit(command: config.FitCommand) -> int:
         print((out_dir / "frontier.json").read_text(encoding="utf-8"), end="")
     else:
         print(table2_text(fits))
+        for note in finals.notes:
+            print(f"note: {note}")
         for approach, frontier in fits.fitted.items():
             for line in [*frontier.warnings, *frontier.refusals]:
                 print(f"note, {approach}: {line}")
         print(f"wrote {out_dir / 'frontier.json'}")
     return 0 if fits.fitted else 3
+
+
+def _runs(command: config.FitCommand) -> tuple[Observations, Observations | None]:
+    """Final losses and, where there are any, curves: of a sweep, or of CSVs."""
+    curves = None
+    if command.sweep_dir:
+        results, curve_of = sweep_results(Path(command.sweep_dir))
+        finals = Observations.from_results(results, command.loss)
+        done = [r for r in results if r.status == "finished"]
+        curves = Observations.from_curves(
+            done, [curve_of[r.spec.run_id] for r in done], command.loss
+        )
+    else:
+        finals, curves = _runs_of_csv(command)
+    if command.tokens_per_param:
+        finals = finals.within(command.tokens_per_param)
+        curves = None if curves is None else curves.within(command.tokens_per_param)
+    return finals, curves
+
+
+def _runs_of_csv(command: config.FitCommand) -> tuple[Observations, Observations | None]:
+    """The table of observations, with the ends of curves whose run it does not hold."""
+
+    def read(key: str) -> Observations:
+        obs = Observations.from_csv(
+            Path(getattr(command, key)),
+            key=key,
+            flop_convention=command.flop_convention,
+            n_convention=command.n_convention,
+        )
+        if obs.loss_kind == "unknown" and command.loss == "heldout":
+            obs = dataclasses.replace(obs, loss_kind="heldout")
+        return obs
+
+    if not command.curves:
+        return read("observations"), None
+    curves = read("curves")
+    if not curves.has_curves:
+        raise InputError(
+            f"curves={command.curves}: no two rows share a run_id, so there is no curve. Give final "
+            "losses as observations=FILE.csv."
+        )
+    none = curves.where(np.zeros(len(curves), bool))
+    return (read("observations") if command.observations else none).completed_by(curves), curves
 
 
 def predict(command: config.PredictCommand) -> int:

@@ -7,6 +7,8 @@ from chinchilla.errors import InputError
 from chinchilla.shapes import FLOP_CONVENTIONS
 
 APPROACHES = ("envelope", "isoflop", "parametric")  # approaches 1, 2, 3 of section 3
+N_CONVENTIONS = ("unknown", "total", "non_embedding")  # how N is counted
+LOSSES = ("train", "heldout")
 
 
 @dataclass(kw_only=True)
@@ -15,6 +17,7 @@ class FitCommand:
 
     sweep_dir: str = ""  # folder of a sweep; give this or observations
     observations: str = ""  # CSV with run_id, budget_flops, C, N, D, L; give this or sweep_dir
+    curves: str = ""  # CSV of points along runs (rows share a run_id), for approach 1
     out_dir: str = ""  # where fits go; empty = <sweep_dir>/fits
     approaches: list[str] = field(default_factory=lambda: list(APPROACHES))  # the paper's 1, 2, 3
     loss: str = "train"  # which loss of a sweep: train (smoothed final) or heldout
@@ -23,8 +26,9 @@ class FitCommand:
     huber_delta: float = 1e-3  # approach 3, on log-loss (section 3.3)
     smooth_steps: float = 10.0  # approach 1: Gaussian window over a training curve, in points
     envelope_points: int = 1_500  # approach 1: log-spaced FLOP values
-    flop_convention: str = "unknown"  # of a CSV's C column, for the record
-    params_convention: str = "unknown"  # of a CSV's N column, for the record
+    tokens_per_param: list[float] = field(default_factory=list)  # keep runs with D/N in [lo,hi]
+    flop_convention: str = "unknown"  # how a CSV counts C: with_head, paper, appendix_f, six_nd
+    n_convention: str = "unknown"  # how a CSV counts N: total, non_embedding
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
@@ -34,13 +38,21 @@ class FitCommand:
             raise InputError(f"approaches=[] names none. Choose from {', '.join(APPROACHES)}.")
         not_negative("seed", self.seed)
         choice("flop_convention", self.flop_convention, ("unknown", *FLOP_CONVENTIONS))
-        if bool(self.sweep_dir) == bool(self.observations):
+        choice("n_convention", self.n_convention, N_CONVENTIONS)
+        if bool(self.sweep_dir) == bool(self.observations or self.curves):
             raise InputError(
-                "give one of sweep_dir=FOLDER (a sweep) or observations=FILE.csv (a table of runs)."
+                "give one of sweep_dir=FOLDER (a sweep) or observations=FILE.csv (a table of runs; "
+                "curves=FILE.csv beside it or alone)."
             )
-        if self.observations and not self.out_dir:
+        if not self.sweep_dir and not self.out_dir:
             raise InputError("out_dir is missing: fits of a CSV need a folder, out_dir=FOLDER.")
-        choice("loss", self.loss, ("train", "heldout"))
+        window = self.tokens_per_param
+        if window and not (len(window) == 2 and 0 < window[0] < window[1]):
+            raise InputError(
+                f"tokens_per_param={window}: give the smallest and the largest D/N to keep, such as "
+                "[2,200]."
+            )
+        choice("loss", self.loss, LOSSES)
         for approach in self.approaches:
             choice("approaches", approach, APPROACHES)
         for key in ("huber_delta", "smooth_steps", "envelope_points"):

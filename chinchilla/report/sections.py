@@ -27,7 +27,10 @@ FLOP_TEXT = {
     "appendix_f": "Appendix F's text taken literally, embedding and logits included",
     "six_nd": "C = 6 N D",
 }
-PARAMS_TEXT = {"total": "every trained parameter, the tied embedding counted once"}
+PARAMS_TEXT = {
+    "total": "every trained parameter, the tied embedding counted once",
+    "non_embedding": "parameters without the embedding",
+}
 LOSS_TEXT = {
     "train": "training loss, mean over the last steps of a run",
     "heldout": "held-out loss after the last step, mean over the held-out sets",
@@ -126,7 +129,7 @@ def conventions(
     if finals is not None:
         said = {
             "flop_convention": finals.flop_convention,
-            "params_convention": finals.params_convention,
+            "n_convention": finals.n_convention,
             "loss_kind": finals.loss_kind,
         }
     else:
@@ -135,7 +138,7 @@ def conventions(
         _explained(said.get(key, "unknown"), texts)
         for key, texts in (
             ("flop_convention", FLOP_TEXT),
-            ("params_convention", PARAMS_TEXT),
+            ("n_convention", PARAMS_TEXT),
             ("loss_kind", LOSS_TEXT),
         )
     )

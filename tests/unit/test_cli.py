@@ -430,12 +430,12 @@ def test_a_fit_without_any_answer_exits_3_with_the_reasons(say, tmp_path):
     ("text", "parts"),
     [
         ("", ["found none", "run_id,budget_flops,C,N,D,L"]),
-        ("run_id,C,N,D,L\na,1,2,3,4\n", ["no column budget_flops"]),
+        ("run_id,C,N,D\na,1,2,3\n", ["no column L (found run_id, C, N, D)"]),
         ("run_id,budget_flops,C,N,D,L\n", ["no runs, only a header"]),
         ("run_id,budget_flops,C,N,D,L\na,,1,2,3,nan\n", ["line 2: L=nan"]),
         ("run_id,budget_flops,C,N,D,L\na,,1,2,x,3\n", ["line 2: D='x' is not a number"]),
         ("run_id,budget_flops,C,N,D,L\na,,1,2,3,4\na,,1,2,3,4\n", ["line 3: the same run as line 2"]),
-        ("a\nb,\x00\x01\n", ["no column"]),
+        ("a\nb,\x00\x01\n", ["holds NUL bytes"]),
     ],
 )  # fmt: skip
 def test_a_wrong_csv_is_said_in_one_line(say, tmp_path, text, parts):

@@ -1,5 +1,6 @@
 """The waist between training and fitting: what enters it is right, or is refused by line."""
 
+import csv
 from dataclasses import replace
 
 import numpy as np
@@ -8,24 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chinchilla.errors import InputError
-from chinchilla.observations import COLUMNS, Observations
+from chinchilla.observations import Observations
 from chinchilla.records import Curve, RunResult, RunSpec
 from chinchilla.shapes import ModelShape
-
-HEADER = "run_id,budget_flops,C,N,D,L\n"
-GOOD = HEADER + "a,1e18,1e18,1e8,1.7e9,3.5\nb,,2e18,2e8,1.7e9,3.2\n"
-
-
-@pytest.fixture
-def csv(tmp_path):
-    """csv(text) -> Observations read from a file with that text or those bytes."""
-
-    def read(text: str | bytes, **conventions) -> Observations:
-        path = tmp_path / "runs.csv"
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return Observations.from_csv(path, **conventions)
-
-    return read
+from chinchilla.tables_in import ALIASES, COLUMNS, CONVENTIONS
 
 
 def observations(run_id, D=None, **columns) -> Observations:
@@ -38,188 +25,81 @@ def observations(run_id, D=None, **columns) -> Observations:
 def same(a: Observations, b: Observations) -> None:
     for name in COLUMNS:
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
-    for name in ("flop_convention", "params_convention", "loss_kind"):
+    for name in CONVENTIONS:
         assert getattr(a, name) == getattr(b, name)
 
 
-# ------------------------------------------------------------------ the CSV
+# ------------------------------------------------------------------ the file
 
-positive = st.floats(min_value=1e-300, max_value=1e300, allow_subnormal=False)
 run_ids = st.from_regex(r"[A-Za-z0-9_.,;'\"é -]{1,12}", fullmatch=True).filter(
     lambda s: s == s.strip()
 )
-
-
-@settings(
+ROWS = st.lists(  # run_id, budget, N, tokens per parameter, C / (6*N*D), L
+    st.tuples(
+        run_ids,
+        st.none() | st.floats(1e10, 1e26),
+        st.floats(1e4, 1e12),
+        st.floats(0.1, 1e3),
+        st.floats(0.5, 2),
+        st.floats(0.5, 12),
+    ),
+    min_size=1,
+    max_size=6,
+    unique_by=(lambda r: (r[0], r[2] * r[3]), lambda r: r[2:]),
+)
+IN_TMP = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
-@given(
-    rows=st.lists(
-        st.tuples(run_ids, st.none() | positive, positive, positive, positive, positive),
-        min_size=1, max_size=6, unique_by=(lambda r: (r[0], r[4]), lambda r: r[2:]),
-    )
-)  # fmt: skip
-def test_every_digit_survives_the_file(tmp_path, rows):
-    run_id, budget, *numbers = zip(*rows, strict=True)
-    told = Observations(
+
+
+def drawn(rows) -> Observations:
+    run_id, budget, N, ratio, factor, L = zip(*rows, strict=True)
+    N, ratio, factor, L = (np.array(x, float) for x in (N, ratio, factor, L))
+    return Observations(
         np.array(run_id),
         np.array([np.nan if b is None else b for b in budget], float),
-        *(np.array(x, float) for x in numbers),
+        C=6 * N * (ratio * N) * factor,
+        N=N,
+        D=ratio * N,
+        L=L,
         flop_convention="paper",
-        params_convention="total",
+        n_convention="total",
         loss_kind="train",
     )
+
+
+@IN_TMP
+@given(rows=ROWS)
+def test_every_digit_survives_the_file(tmp_path, rows):
+    told = drawn(rows)
     told.save(tmp_path / "o.csv")
     same(Observations.from_csv(tmp_path / "o.csv"), told)
 
 
-def test_a_plain_csv_is_read(csv):
-    obs = csv(GOOD)
-    assert list(obs.run_id) == ["a", "b"]
-    assert obs.C.tolist() == [1e18, 2e18]
-    assert obs.budget_flops[0] == 1e18
-    assert np.isnan(obs.budget_flops[1])
-    assert obs.flop_convention == "unknown"
+@IN_TMP
+@given(rows=ROWS, seed=st.integers(0, 2**32 - 1))
+def test_columns_may_stand_in_any_order_under_any_known_name(tmp_path, rows, seed):
+    told = drawn(rows)
+    told.save(tmp_path / "o.csv")
+    with open(tmp_path / "o.csv", newline="") as f:
+        header, *lines = csv.reader(f)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(header))
+    names = {name: [name] for name in header}
+    for alias, name in ALIASES.items():
+        names[name] += [alias, alias.upper(), alias.title()]
+    with open(tmp_path / "other.csv", "w", newline="") as f:
+        writer = csv.writer(f, delimiter=str(rng.choice([",", ";", "\t"])))
+        writer.writerow([rng.choice(names[header[i]]) for i in order])
+        writer.writerows([[line[i] for i in order] for line in lines])
+    same(Observations.from_csv(tmp_path / "other.csv"), told)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "\ufeff" + GOOD,
-        GOOD.replace("\n", "\r\n"),
-        "# measured in spring\n\n" + GOOD.replace("b,", "# one more remark\n\nb,"),
-        GOOD.replace("run_id,budget_flops", " run_id , budget_flops "),
-        GOOD.replace("a,1e18,", " a , 1e18 , "),
-        GOOD.removesuffix("\n"),
-        GOOD.replace("b,,", "b,nan,"),
-        GOOD.replace("L\n", "L,\n").replace("3.5\n", "3.5,\n"),
-    ],
-    ids=["BOM", "CRLF", "comments", "spaces in header", "spaces", "no last newline", "nan budget",
-         "trailing comma"],
-)  # fmt: skip
-def test_spelling_does_not_matter(csv, text):
-    same(csv(text), csv(GOOD))
-
-
-def test_columns_in_any_order_with_others_among_them(csv):
-    shuffled = (
-        "L,note,D,N,C,run_id,budget_flops\n3.5,x,1.7e9,1e8,1e18,a,1e18\n3.2,,1.7e9,2e8,2e18,b,\n"
-    )
-    same(csv(shuffled), csv(GOOD))
-
-
-def test_conventions_come_from_the_file_unless_the_caller_says_them(csv):
-    text = "run_id,budget_flops,C,N,D,L,flop_convention\na,,6e18,1e9,1e9,3,six_nd\n"
-    assert csv(text).flop_convention == "six_nd"
-    assert csv(text, flop_convention="paper").flop_convention == "paper"
-    assert csv(text, params_convention="without embedding").params_convention == "without embedding"
-
-
-def test_rows_counted_in_two_ways_are_not_read_as_one(csv):
-    text = "run_id,budget_flops,C,N,D,L,flop_convention\na,,6e18,1e9,1e9,3,six_nd\nb,,6e18,2e9,1e9,2,paper\n"
-    with pytest.raises(InputError, match="line 3: flop_convention=paper, but six_nd before"):
-        csv(text)
-
-
-@pytest.mark.parametrize("missing", COLUMNS)
-def test_a_missing_column_is_named_beside_those_found(csv, missing):
-    kept = [c for c in COLUMNS if c != missing]
-    with pytest.raises(InputError, match=rf"no column {missing} \(found {', '.join(kept)}\)"):
-        csv(",".join(kept) + "\na,1,2,3,4\n")
-
-
-@pytest.mark.parametrize("column", ["C", "N", "D", "L"])
-@pytest.mark.parametrize(
-    ("value", "why"),
-    [("nan", "not a positive finite"), ("-1", "not a positive finite"), ("0", "not a positive"),
-     ("inf", "not a positive finite"), ("1e400", "not a positive finite"), ("", "is not a number"),
-     ("7B", "is not a number"), ("0x10", "is not a number")],
-)  # fmt: skip
-def test_a_bad_number_is_named_by_line_and_column(csv, column, value, why):
-    row = {"run_id": "c", "budget_flops": "", "C": "3e18", "N": "1e9", "D": "5e8", "L": "3"}
-    row[column] = value
-    with pytest.raises(InputError, match=rf"runs.csv line 4: {column}=.*{why}"):
-        csv(GOOD + ",".join(row[c] for c in COLUMNS) + "\n")
-
-
-@pytest.mark.parametrize("value", ["0", "-1e18", "inf", "big"])
-def test_a_budget_may_be_empty_but_not_wrong(csv, value):
-    with pytest.raises(InputError, match=rf"line 2: budget_flops='?{value}'? is not a"):
-        csv(GOOD.replace("a,1e18,", f"a,{value},"))
-
-
-def test_lines_are_counted_as_an_editor_counts_them(csv):
-    with pytest.raises(InputError, match=r"line 6: L=x|line 6: L='x'"):
-        csv("# remark\n\n" + HEADER + "# remark\n\nb,,2e18,2e8,1.7e9,x\n")
-
-
-def test_a_row_cut_short_is_refused(csv):
-    with pytest.raises(InputError, match="line 4: D='' is not a number"):
-        csv(GOOD + "c,,3e18,1e9\n")
-
-
-def test_a_thousands_separator_shifts_no_numbers(csv):
-    """1,700,000,000 would be read as D=1 and L=700."""
-    with pytest.raises(InputError, match=r"line 4: more values than the 6 columns"):
-        csv(GOOD + "c,,3e18,1e9,1,700,000,000,3.1\n")
-
-
-def test_a_column_that_occurs_twice_is_refused(csv):
-    with pytest.raises(InputError, match="the column L occurs twice"):
-        csv("run_id,budget_flops,C,N,D,L,L\na,,1,2,3,4,5\n")
-
-
-def test_the_same_run_twice_is_refused_with_both_lines(csv):
-    with pytest.raises(InputError, match=r"line 4: the same run as line 2 .*narrow every interval"):
-        csv(GOOD + "a,1e18,1.1e18,1e8,1.7e9,3.4\n")
-
-
-def test_the_same_numbers_under_another_name_are_refused(csv):
-    with pytest.raises(InputError, match="line 4: the same run as line 2"):
-        csv(GOOD + "copy,,1e18,1e8,1.7e9,3.5\n")
-
-
-def test_points_along_one_run_are_no_duplicates(csv):
-    assert csv(GOOD + "a,1e18,5e17,1e8,8.5e8,3.9\n").has_curves
-
-
-@pytest.mark.parametrize("run_id", ["", "  ", '"#1"'])
-def test_a_run_needs_a_name_that_is_no_comment(csv, run_id):
-    with pytest.raises(InputError, match=r"line 4: run_id (is empty|starts with #)"):
-        csv(GOOD + f"{run_id},,3e18,1e9,5e8,3\n")
-
-
-@pytest.mark.parametrize("text", ["", "\n\n", "# only remarks\n", "\ufeff"])
-def test_an_empty_file_says_what_a_csv_of_runs_has(csv, text):
-    with pytest.raises(InputError, match=r"\(found none\).*run_id,budget_flops,C,N,D,L"):
-        csv(text)
-
-
-def test_a_header_alone_is_no_run(csv):
-    with pytest.raises(InputError, match="no runs, only a header"):
-        csv(HEADER)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [GOOD.encode("utf-16"), b"run_id\xff", b"\x00\x01\x02"],
-    ids=["UTF-16", "Latin-1", "binary"],
-)
-def test_what_is_not_utf8_text_is_refused(csv, content):
-    with pytest.raises(InputError, match=r"runs.csv(: no column| cannot be read)"):
-        csv(content)
-
-
-def test_a_field_without_end_is_refused(csv):
-    with pytest.raises(InputError, match=r"is not a CSV .*field larger"):
-        csv(GOOD + '"' + "x" * 200_000)
-
-
-def test_a_missing_file_and_a_folder_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"observations=.*none.csv cannot be read .*No such file"):
-        Observations.from_csv(tmp_path / "none.csv")
-    with pytest.raises(InputError, match=r"cannot be read .*directory"):
-        Observations.from_csv(tmp_path)
+def test_what_was_left_out_is_written_above_the_rows(tmp_path):
+    obs = replace(observations(["a"], D=[1e9]), notes=("one run left out.",))
+    obs.save(tmp_path / "o.csv")
+    assert (tmp_path / "o.csv").read_text().startswith("# one run left out.\nrun_id,")
+    same(Observations.from_csv(tmp_path / "o.csv"), obs)
 
 
 # ------------------------------------------------------------------ rows and runs
@@ -258,6 +138,148 @@ def test_where_takes_masks_and_repeated_rows_and_keeps_the_conventions():
     assert drawn.flop_convention == "paper"
 
 
+# ------------------------------------------------------------------ a run counts once
+
+
+def test_the_same_run_twice_is_refused_wherever_the_rows_come_from():
+    obs = observations(["a", "b", "c"])
+    obs.check_distinct()
+    with pytest.raises(
+        InputError, match=r"row 2: the same run as row 0 .*run_id=a.*every interval"
+    ):
+        obs.where(np.array([0, 1, 0])).check_distinct()
+
+
+def test_the_same_numbers_under_another_name_are_the_same_run():
+    twice = observations(["a", "b"], D=[5, 5], L=np.array([3.0, 3.0]))
+    with pytest.raises(InputError, match=r"row 1: the same run as row 0 \(C=.*L=3.0\)"):
+        twice.check_distinct()
+
+
+def test_seeds_and_points_of_a_curve_are_no_copies():
+    observations(["a", "a", "b"], D=[1, 2, 2]).check_distinct()
+    observations(["seed0", "seed1"], D=[5, 5], L=np.array([3.0, 3.01])).check_distinct()
+
+
+# ------------------------------------------------------------------ windows and curves
+
+
+def test_a_window_of_tokens_per_param_keeps_whole_runs_and_says_how_many_it_left_out():
+    obs = observations(["a", "a", "b", "c"], D=[1e8, 2e9, 1e8, 3e10])
+    kept = obs.within([2, 200])
+    assert list(kept.run_id) == ["a", "a"]  # the early point of a run that ends inside stays
+    assert kept.notes == ("2 of 3 runs left out: tokens per parameter outside [2, 200].",)
+    assert obs.within([1, 300]).notes[0].startswith("0 of 3 runs")
+
+
+def test_a_window_without_runs_says_where_they_are():
+    with pytest.raises(
+        InputError, match=r"tokens_per_param=\[1e\+06,1e\+07\] leaves no run.* 1 to 3"
+    ):
+        observations(["a", "b"], D=[1e8, 3e8]).within([1e6, 1e7])
+
+
+def test_a_curve_stands_in_only_for_runs_without_a_row():
+    finals = observations(["a"], D=[2e9], L=np.array([3.0]))
+    curves = observations(["a", "a", "b", "b"], D=[1e9, 2e9, 1e9, 4e9])
+    both = finals.completed_by(curves)
+    assert list(both.run_id) == ["a", "b"]
+    assert both.L.tolist() == [3.0, curves.L[3]]  # a's own row, b's last point
+    assert both.notes == (
+        "1 runs are known by their curve alone: its last point stands for the final loss, unsmoothed.",
+    )
+    assert len(both.completed_by(curves)) == 2
+
+
+def test_curves_of_other_runs_or_other_counts_are_not_joined():
+    finals = observations(["a"], D=[2e9])
+    with pytest.raises(
+        InputError, match="run a: N=100000000 in observations and 200000000 in curves"
+    ):
+        finals.completed_by(observations(["a", "a"], D=[1e9, 2e9], N=np.full(2, 2e8)))
+    paper, six = (replace(finals, flop_convention=name) for name in ("paper", "six_nd"))
+    with pytest.raises(InputError, match="two ways: flop_convention=paper and six_nd"):
+        paper.completed_by(six)
+    assert finals.completed_by(six).flop_convention == "six_nd"
+
+
+# ------------------------------------------------------------------ arrays and frames
+
+
+def test_arrays_without_C_cost_6ND_and_say_so():
+    obs = Observations.of(N=[10**8, 10**9], D=[2 * 10**9, 10**10], L=[3.4, 2.9])
+    assert obs.C.tolist() == [1.2e18, 6e19]  # as integers, 6*N*D of a larger pair would overflow
+    assert list(obs.run_id) == ["run0000", "run0001"]
+    assert np.isnan(obs.budget_flops).all()
+    assert obs.flop_convention == "six_nd"
+    assert obs.notes == ("C = 6*N*D on every row: the table gives no C.",)
+
+
+def test_one_value_counts_for_every_row():
+    obs = Observations.of(N=[1e8, 2e8], D=1e9, L=[3.4, 3.2], C=[6e17, 1.2e18], budget_flops=1e18)
+    assert obs.budget_flops.tolist() == [1e18, 1e18]
+    assert obs.D.tolist() == [1e9, 1e9]
+    assert (obs.flop_convention, obs.notes) == ("unknown", ())
+
+
+def test_arrays_of_unequal_length_are_refused():
+    with pytest.raises(InputError, match=r"equal length; these are N \(2,\), D \(3,\)"):
+        Observations.of(N=[1e8, 2e8], D=[1e9, 2e9, 3e9], L=3.0)
+    with pytest.raises(InputError, match=r"equal length; these are .*N \(2,\).*D \(3,\)"):
+        Observations.from_frame({"N": [1e8, 2e8], "D": [1e9] * 3, "L": [3, 3], "C": [1, 1]})
+
+
+class Frame:
+    """What pandas and polars have in common: .columns, and columns by name."""
+
+    def __init__(self, **columns):
+        self.data = columns
+        self.columns = list(columns)
+
+    def __getitem__(self, name):
+        return self.data[name]
+
+
+@pytest.mark.parametrize("make", [Frame, dict], ids=["columns", "mapping"])
+def test_a_frame_is_read_by_the_names_a_csv_may_have(make):
+    frame = make(
+        Loss=[3.4, 3.2],
+        Parameters=np.array([10**8, 2 * 10**8]),
+        tokens=["2e9", "2e9"],  # as a frame of text holds them
+        compute=[1.2e18, 2.4e18],
+        lr=[1e-3, 1e-3],
+    )
+    obs = Observations.from_frame(frame, n_convention="total")
+    assert (obs.N.tolist(), obs.D.tolist()) == ([1e8, 2e8], [2e9, 2e9])
+    assert obs.N.dtype == np.float64
+    assert obs.n_convention == "total"
+
+
+def test_a_frame_says_row_and_column_of_what_is_wrong():
+    good = {"C": [6e17, 1.2e18], "N": [1e8, 2e8], "D": [1e9, 1e9], "L": [3.4, 3.2]}
+    for column, value, why in (
+        ("L", np.nan, "L=nan is not a positive finite number"),
+        ("N", -1, "N=-1.0 is not a positive"),
+        ("D", "1B", r"D='1B' is not a number. Write 1e9"),
+        ("C", None, "C='' is not a number"),
+    ):
+        frame = {**good, column: [good[column][0], value]}
+        with pytest.raises(InputError, match=f"the frame row 1: {why}"):
+            Observations.from_frame(frame)
+    with pytest.raises(InputError, match="a list has no named columns"):
+        Observations.from_frame([1, 2])
+    with pytest.raises(InputError, match="flops_convention: say one of flop_convention"):
+        Observations.from_frame(good, flops_convention="six_nd")
+
+
+def test_observations_print_what_they_cover():
+    text = str(observations(["a", "a", "b"], D=[1e9, 2e9, 4e10]))
+    assert "2 runs in 3 points, no isoFLOP budget named" in text
+    assert "N 100m to 100m parameters (unknown)" in text
+    assert "D 2b to 40b tokens, D/N 20 to 400" in text
+    assert "nats per token" in text
+
+
 # ------------------------------------------------------------------ from runs
 
 
@@ -293,7 +315,7 @@ def test_a_finished_run_becomes_a_row_with_its_achieved_flops():
     assert obs.budget_flops[0] == 1e12  # as asked for, not as achieved
     assert obs.C[0] != obs.budget_flops[0]
     assert (obs.L[0], obs.loss_kind) == (3.0, "train")
-    assert (obs.flop_convention, obs.params_convention) == ("with_head", "total")
+    assert (obs.flop_convention, obs.n_convention) == ("with_head", "total")
 
 
 def test_held_out_loss_is_the_mean_over_the_sets():

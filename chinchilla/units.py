@@ -1,0 +1,79 @@
+"""Units that people mix up: N in millions, tokens in billions, FLOPs in PFLOP/s-days, perplexity.
+
+C = 6*N*D holds within a factor of two for every usual way of counting, so a factor of a hundred is a
+slip of units and not a convention. Floor 0.
+"""
+
+import itertools
+
+import numpy as np
+
+MAX_FACTOR = 100.0  # of 6*N*D/C, either way: beyond it units are wrong
+USUAL_FACTOR = 2.0  # beyond it the conventions of N and C deserve a look
+MAX_LOSS = 20.0  # nats per token: a uniform guess over a million tokens scores 13.8
+LEAST_N = 5e3  # parameters; a median below is a count in thousands or more
+TOKENS_PER_PARAM = (1e-3, 1e6)  # the median of D/N lies inside
+
+SLIPS = {  # column -> factor and the name of the unit
+    "N": {1e3: "thousands", 1e6: "millions", 1e9: "billions", 1e12: "trillions"},
+    "D": {1e3: "thousands", 1e6: "millions", 1e9: "billions", 1e12: "trillions"},
+    "C": {
+        1e9: "GFLOPs", 1e12: "TFLOPs", 1e15: "PFLOPs", 1e18: "EFLOPs", 1e21: "ZFLOPs",
+        8.64e19: "PFLOP/s-days",
+    },
+}  # fmt: skip
+
+
+def unit_slip(C: np.ndarray, N: np.ndarray, D: np.ndarray, L: np.ndarray) -> str:
+    """What is wrong with the units of final losses, in a sentence; "" when nothing is.
+
+    Args:
+        C: (n,) training FLOPs.
+        N: (n,) parameters.
+        D: (n,) tokens.
+        L: (n,) nats per token.
+    """
+    factor = float(np.median(6 * N * (D / C)))
+    ratio = float(np.median(D / N))
+    cure = "Give parameters, tokens and FLOPs as whole counts, such as 70e9."
+    if not 1 / MAX_FACTOR <= factor <= MAX_FACTOR:
+        cause = _cause(float(np.median(N)), float(np.median(D)), factor)
+        return f"6*N*D/C is {factor:.2g} in the median: {cause}. {cure}"
+    if np.median(N) < LEAST_N:
+        return f"N={np.median(N):.3g} in the median: N looks like millions or billions. {cure}"
+    if not TOKENS_PER_PARAM[0] <= ratio <= TOKENS_PER_PARAM[1]:
+        column = "D" if ratio < 1 else "N"
+        return f"D/N is {ratio:.2g} in the median: {column} looks like millions or billions. {cure}"
+    if L.max() > MAX_LOSS:
+        return (
+            f"L={L.max():.4g} is no loss in nats per token: it looks like perplexity. Give "
+            "ln(perplexity), or bits per token times ln 2; leave out runs that diverged."
+        )
+    return ""
+
+
+def unusual_factor(C: np.ndarray, N: np.ndarray, D: np.ndarray) -> str:
+    """A note when C is far from 6*N*D though its unit may be right; "" otherwise."""
+    factor = float(np.median(6 * N * (D / C)))
+    if 1 / USUAL_FACTOR <= factor <= USUAL_FACTOR:
+        return ""
+    return (
+        f"6*N*D/C is {factor:.2g} in the median: C, N and D are counted in ways that differ by more "
+        "than the usual conventions do. Check them."
+    )
+
+
+def _cause(N: float, D: float, factor: float) -> str:
+    """The fewest slips that would bring 6*N*D/C back to about one; the more plausible first."""
+    found = []
+    choices = ({1.0: "", **SLIPS["N"]}, {1.0: "", **SLIPS["D"]}, {1.0: "", **SLIPS["C"]})
+    for by in itertools.product(*choices):
+        if not 1 / 3 <= factor * by[0] * by[1] / by[2] <= 3:
+            continue
+        units = [c[f] for c, f in zip(choices, by, strict=True)]
+        slips = [
+            f"{name} looks like {unit}" for name, unit in zip("NDC", units, strict=True) if unit
+        ]
+        odd = (N * by[0] < LEAST_N) + (not 1e-2 <= D * by[1] / (N * by[0]) <= 1e5)
+        found.append((odd, len(slips), " and ".join(slips)))
+    return min(found)[2] if found else "the unit of C, N or D is wrong"
