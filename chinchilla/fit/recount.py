@@ -1,0 +1,213 @@
+"""The exponent under every way to count N and C: same runs, same losses, another answer.
+
+N with and without the embedding; C as recorded, 6ND, 6 N_nonemb D (Kaplan et al. 2020) and the
+conventions of `shapes.py`. Where shapes are known (a sweep's specs) every count is exact. For a CSV
+whose sizes are all within 2% of a row of Table A9, the rows' shapes stand in (vocabulary 32,000,
+2048 tokens). Else only non-embedding N can be had, by the relation that Pearce and Song (2024,
+arXiv 2406.12907) fitted to Table A9, N_total = n + 47491 n^(1/3): an approximation.
+
+Approach 3 is refitted where N changes; C changes only what a law's frontier costs. Approach 2 keeps
+its groups of runs, which under another count did not spend equal FLOPs: so every run is first moved
+along D to its group's mean C, its loss shifted by what the law says (`isoflop_levelled`, in all rows
+alike; it differs from frontier.json's exponent where budgets were not met exactly). NumPy only.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from chinchilla.errors import FitError
+from chinchilla.fit.case import Case, Finding, judged
+from chinchilla.fit.frontier import LossLaw
+from chinchilla.fit.isoflop import fit_isoflop
+from chinchilla.fit.loss_fit import fit_loss_law
+from chinchilla.fit.loss_law import LawFrontier
+from chinchilla.observations import Observations
+from chinchilla.shapes import (
+    FLOP_CONVENTIONS,
+    ModelShape,
+    flops_per_token,
+    n_params,
+    n_params_non_embedding,
+    named_shapes,
+)
+
+PEARCE_SONG = 47_491.0  # Pearce and Song (2024), section 4: vocabulary 32,000, Table A9's shapes
+KAPLAN_SIZES = (768.0, 1.5e9)  # non-embedding parameters of Kaplan et al. (2020)
+A9_WITHIN = 0.02
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Parameters in both ways, and FLOPs per token by convention, of each run."""
+
+    N_total: np.ndarray  # (n,)
+    N_non_embedding: np.ndarray  # (n,)
+    per_token: Mapping[str, np.ndarray]  # convention -> (n,)
+    source: str
+
+
+def total_from_non_embedding(n: np.ndarray) -> np.ndarray:
+    """Pearce and Song's relation, same shape."""
+    return n + PEARCE_SONG * np.cbrt(n)
+
+
+def non_embedding_from_total(N: np.ndarray) -> np.ndarray:
+    """Its inverse, by interpolation on a fine logarithmic grid; same shape."""
+    n = np.geomspace(1e-3, 1e16, 20_000)
+    return np.exp(np.interp(np.log(N), np.log(total_from_non_embedding(n)), np.log(n)))
+
+
+def count_runs(case: Case) -> Counts:
+    """What can be counted of these runs, by the best source there is.
+
+    Raises:
+        FitError: it is not said how N was counted, and no shapes are known.
+    """
+    obs = case.obs
+    shapes = [case.shapes.get(str(run_id)) for run_id in obs.run_id]
+    known = [s for s in shapes if s is not None]
+    if len(known) == len(obs):
+        return _exact(known, "the sweep's own shapes")
+    said = obs.n_convention
+    if said.startswith("non"):
+        n = obs.N
+        return _approximate(total_from_non_embedding(n), n)
+    if said not in ("unknown", "total"):
+        raise FitError(f"N was counted as {said!r}: neither total nor non-embedding.", "unknown_N")
+    rows = [s for name, s in named_shapes().items() if not name.endswith(("70b", "280b"))]
+    log_N = np.log([n_params(s) for s in rows])
+    nearest = np.abs(np.log(obs.N)[:, None] - log_N).argmin(axis=1)
+    if np.abs(np.log(obs.N) - log_N[nearest]).max() < A9_WITHIN:
+        counts = _exact([rows[i] for i in nearest], "shapes of Table A9, found by N within 2%")
+        without = obs.N - (counts.N_total - counts.N_non_embedding)
+        per_token = {**counts.per_token, **_six(obs.N, without)}
+        return replace(counts, N_total=obs.N, N_non_embedding=without, per_token=per_token)
+    return _approximate(obs.N, non_embedding_from_total(obs.N))
+
+
+def _exact(shapes: list[ModelShape], source: str) -> Counts:
+    total = np.array([n_params(s) for s in shapes], float)
+    without = np.array([n_params_non_embedding(s) for s in shapes], float)
+    per_token = {
+        name: np.array([flops_per_token(s, name) for s in shapes], float)
+        for name in FLOP_CONVENTIONS
+        if name != "six_nd"
+    }
+    return Counts(total, without, _six(total, without) | per_token, source)
+
+
+def _approximate(total: np.ndarray, without: np.ndarray) -> Counts:
+    source = "Pearce and Song's relation N_total = n + 47491 n^(1/3), an approximation"
+    return Counts(total, without, _six(total, without), source)
+
+
+def _six(total: np.ndarray, without: np.ndarray) -> dict[str, np.ndarray]:
+    return {"six_nd": 6 * total, "six_n_non_embedding_d": 6 * without}
+
+
+def local_exponent(law: LossLaw, n_low: float, n_high: float) -> float:
+    """Kaplan's exponent as a law in total N would show it (Pearce and Song 2024).
+
+    At each non-embedding size n the law's best D under C = 6*n*D follows from its first-order
+    condition, D^beta = beta B N^alpha / (alpha A s) with s = dlnN/dlnn; the exponent is the mean of
+    dlnn/dlnC over log-spaced n.
+
+    Args:
+        law: in total parameters.
+        n_low: smallest non-embedding size.
+        n_high: largest.
+    """
+    x = np.linspace(np.log(n_low), np.log(n_high), 2_001)
+    cube = PEARCE_SONG * np.exp(x / 3)
+    N = np.exp(x) + cube
+    s = (np.exp(x) + cube / 3) / N
+    # ds/dlnn = (n + cube/9)/N - s^2
+    log_s_slope = ((np.exp(x) + cube / 9) / N - s**2) / s
+    log_C_slope = 1 + (law.alpha * s - log_s_slope) / law.beta
+    return float(np.mean(1 / log_C_slope))
+
+
+def recount(case: Case) -> Finding:
+    """a by approach 3, and by approach 2 where budgets exist, under each count of N and of C."""
+    counts = count_runs(case)
+    obs = case.obs
+    recorded_N = "non_embedding" if obs.n_convention.startswith("non") else "total"
+    sizes = {"total": counts.N_total, "non_embedding": counts.N_non_embedding}
+    per_token = {"as_recorded": obs.C / obs.D, **counts.per_token}
+    rows: list[dict[str, Any]] = []
+    for N_name, N in sizes.items():
+        if N.min() <= 0:
+            continue
+        if N_name == recorded_N:
+            law = case.law
+        else:
+            law = fit_loss_law(N, obs.D, obs.L, None, **case.loss_settings)[0]
+        for C_name, cost in per_token.items():
+            if C_name != "as_recorded" and np.allclose(cost * obs.D, obs.C, rtol=1e-6):
+                continue  # it is how C was recorded: not a second row
+            other = replace(obs, N=N, C=cost * obs.D, flop_convention="unknown")
+            rows.append({"N": N_name, "C": C_name, **_exponents(case, other, law)})
+    known = [r for r in rows if r["parametric"] is not None]
+    if not known:
+        raise FitError("approach 3 has no frontier under any count of N and C.", "no_frontier")
+    low, high = (f(known, key=lambda r: r["parametric"]) for f in (min, max))
+    spread = high["parametric"] - low["parametric"]
+    kaplan = None if recorded_N == "non_embedding" else local_exponent(case.law, *KAPLAN_SIZES)
+    se = case.se_a[0]
+    says = (
+        f"approach 3 gives a = {low['parametric']:.3f} ({_count(low)}) to "
+        f"{high['parametric']:.3f} ({_count(high)}) from the same runs; its standard error is "
+        f"{se:.3f}. Counts: {counts.source}."
+    )
+    if kaplan is not None:
+        says += (
+            f" Over Kaplan's sizes (768 to 1.5e9 without embedding) this law's exponent would read "
+            f"{kaplan:.2f}."
+        )
+    return judged(
+        spread > 1.28 * se,
+        says,
+        "The count decides more than the noise: name the count of N and of C beside every exponent, "
+        "and compare only exponents counted alike.",
+        {
+            "recorded": {"N": obs.n_convention, "C": obs.flop_convention},
+            "source": counts.source,
+            "exact": counts.source.startswith("the sweep"),
+            "rows": rows,
+            "kaplan_local_exponent": kaplan,
+        },
+    )
+
+
+def _count(row: dict[str, Any]) -> str:
+    return f"N {row['N'].replace('_', '-')}, C {row['C']}"
+
+
+def _exponents(case: Case, obs: Observations, law: LossLaw) -> dict[str, Any]:
+    """a of one count by approaches 3 and 2, with the reason where there is none."""
+    found: dict[str, Any] = {"parametric": None, "isoflop_levelled": None, "why_not": []}
+    try:
+        found["parametric"] = LawFrontier.of(obs).lines(law)[0][1]
+    except FitError as error:
+        found["why_not"].append(f"approach 3: {error}")
+    if len(case.named_budgets()) >= 2:
+        try:
+            levelled = fit_isoflop(_levelled(obs, law), n_bootstrap=0)
+            found["isoflop_levelled"] = levelled.N_opt.exponent
+        except FitError as error:
+            found["why_not"].append(f"approach 2: {error}")
+    return found
+
+
+def _levelled(obs: Observations, law: LossLaw) -> Observations:
+    """Each budget's runs moved along D to their mean C, their losses shifted by the law."""
+    C = obs.C.copy()
+    for budget in np.unique(obs.budget_flops[np.isfinite(obs.budget_flops)]):
+        rows = obs.budget_flops == budget
+        C[rows] = np.exp(np.log(obs.C[rows]).mean())
+    D = obs.D * C / obs.C
+    L = obs.L + law(obs.N, D) - law(obs.N, obs.D)
+    return replace(obs, C=C, D=D, L=L)

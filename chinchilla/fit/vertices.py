@@ -1,0 +1,81 @@
+"""IsoFLOP vertices in resamples of the runs, as measured and as approach 3's law would give them.
+
+Approach 2's procedure (`isoflop.py`) applied three ways to the budgets that it used: to the
+measured losses, to the law's losses at the very same N and D, and to both again in resamples drawn
+within each budget. Curvature and the test of approach 2 against approach 3 read from here.
+NumPy only: this module must import without torch.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from chinchilla.errors import FitError
+from chinchilla.fit import bootstrap
+from chinchilla.fit.case import Case
+from chinchilla.fit.frontier import LossLaw
+from chinchilla.fit.isoflop import parabolas
+
+
+@dataclass(frozen=True)
+class Vertices:
+    """Bottoms of m budgets' parabolas; (k, m) arrays are resamples, NaN where one has no bottom."""
+
+    budgets: np.ndarray  # (m,) FLOPs
+    log_C: np.ndarray  # (m,) achieved at the bottom
+    log_N: np.ndarray  # (m,) measured
+    log_N_law: np.ndarray | None  # (m,) of the law's losses; None without a law
+    log_C_samples: np.ndarray  # (k, m)
+    log_N_samples: np.ndarray  # (k, m)
+    log_N_law_samples: np.ndarray | None  # (k, m)
+
+
+def vertices(case: Case) -> Vertices:
+    """The bottoms that approach 2 used.
+
+    Raises:
+        FitError: approach 2 was not fitted.
+    """
+    frontier = case.fits.fitted.get("isoflop")
+    if frontier is None:
+        refused = case.fits.refused.get("isoflop")
+        why = f" ({refused.reason})" if refused else ""
+        raise FitError(f"approach 2 was not fitted{why}.", "no_isoflop")
+    law: LossLaw | None = None
+    if "parametric" in case.fits.fitted:
+        law = case.law
+    obs = case.obs
+    used = np.array(sorted(p.budget_flops for p in frontier.points if p.budget_flops is not None))
+    groups = np.nan_to_num(case.budgets, nan=0.0)
+    counts = bootstrap.draw_counts(len(obs), case.n_bootstrap, case.seed, strata=groups)
+    shape = (1 + case.n_bootstrap, len(used))
+    log_C, log_N, log_N_law = (np.full(shape, np.nan) for _ in range(3))
+    for j, budget in enumerate(used):
+        rows = np.isclose(case.budgets, budget, rtol=1e-5)
+        x, w = np.log(obs.N[rows]), np.vstack([np.ones(int(rows.sum())), counts[:, rows]])
+        columns = np.stack([obs.L[rows], np.log(obs.C[rows])], axis=1)
+        log_N[:, j], log_C[:, j] = _bottoms(x, columns, w)
+        if law is not None:
+            columns[:, 0] = law(obs.N[rows], obs.D[rows])
+            log_N_law[:, j] = _bottoms(x, columns, w)[0]
+    return Vertices(
+        budgets=used,
+        log_C=log_C[0],
+        log_N=log_N[0],
+        log_N_law=None if law is None else log_N_law[0],
+        log_C_samples=log_C[1:],
+        log_N_samples=log_N[1:],
+        log_N_law_samples=None if law is None else log_N_law[1:],
+    )
+
+
+def _bottoms(x: np.ndarray, columns: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ln N and the second column at the bottom of each weighting's parabola; NaN without one."""
+    centre = x.mean()
+    fit = parabolas(x - centre, columns, w)  # (k, 3, 2)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = -fit[:, 1, 0] / (2 * fit[:, 2, 0])
+    good = (fit[:, 2, 0] > 0) & (x.min() < z + centre) & (z + centre < x.max())
+    z = np.where(good, z, np.nan)
+    second = (z[:, None] ** np.arange(3) * fit[:, :, 1]).sum(axis=1)
+    return z + centre, second

@@ -1,0 +1,196 @@
+"""Diagnostics of the 240 and 245 points of Figure 4 against numbers found by another program.
+
+The measurements are not part of this repository. CHINCHILLA_PUBLIC_DATA names their folder
+(default: shared/data beside the checkout); tests that need a missing file skip.
+"""
+
+import csv
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chinchilla.config import FitCommand
+from chinchilla.fit import fit_all
+from chinchilla.fit.agreement import approach_2_against_3, residuals
+from chinchilla.fit.case import Case
+from chinchilla.fit.curvature import largest_compute, quadratic, thirds
+from chinchilla.fit.diagnostics import ITEMS, diagnose
+from chinchilla.fit.extrapolation import extrapolation_in_C, score
+from chinchilla.fit.identifiability import condition_numbers, identifiability
+from chinchilla.fit.influence import (
+    drop_path,
+    leave_one_budget_out,
+    leave_one_out,
+    leave_one_size_out,
+)
+from chinchilla.fit.loss_law import named_law
+from chinchilla.fit.recount import recount
+from chinchilla.observations import Observations
+
+BESIDE = Path(__file__).parents[2].parent / "shared" / "data"
+
+
+def figure_4(without_outliers: bool) -> Observations:
+    """The points read from the paper's Figure 4; C = 6*N*D."""
+    path = Path(os.environ.get("CHINCHILLA_PUBLIC_DATA", BESIDE)) / "hoffmann_fig4.csv"
+    if not path.exists():
+        pytest.skip(f"{path} is not here; set CHINCHILLA_PUBLIC_DATA to the folder of {path.name}")
+    obs = Observations.from_csv(path, flop_convention="six_nd")
+    with open(path, newline="") as f:
+        outlier = np.array([row["epoch_outlier"] == "True" for row in csv.DictReader(f)])
+    return obs.where(~outlier) if without_outliers else obs
+
+
+def case_of(obs: Observations) -> Case:
+    command = FitCommand(observations="points.csv", out_dir="fits", n_bootstrap=200)
+    return Case(obs, fit_all(obs, None, command), 5.76e23, n_bootstrap=200)
+
+
+@pytest.fixture(scope="module")
+def all_245() -> Case:
+    return case_of(figure_4(without_outliers=False))
+
+
+@pytest.fixture(scope="module")
+def all_240() -> Case:
+    """Without the five highest losses, as Besiroglu et al. (2024) fit them."""
+    return case_of(figure_4(without_outliers=True))
+
+
+def test_condition_numbers_in_both_conventions(all_240):
+    """2003 raw and 62 centred with columns as they are; 220 raw with scaled columns."""
+    obs = all_240.obs
+    found = condition_numbers(all_240.law, obs.N, obs.D)
+    assert found["raw"] == pytest.approx(2003, abs=0.5)
+    assert found["centred"] == pytest.approx(62, abs=0.5)
+    assert found["raw_scaled"] == pytest.approx(220, abs=0.5)
+    assert found["centred_scaled"] == pytest.approx(33.0, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "n", "raw_scaled"), [(5, 80, 171, 396), (15, 27, 37, 2010)]
+)
+def test_condition_numbers_in_windows_of_tokens_per_parameter(all_240, low, high, n, raw_scaled):
+    """At the law of all 240 points, Jacobian rows of the window only."""
+    ratio = all_240.obs.D / all_240.obs.N
+    inside = all_240.obs.where((low < ratio) & (ratio < high))
+    assert len(inside) == n
+    found = condition_numbers(all_240.law, inside.N, inside.D)
+    assert found["raw_scaled"] == pytest.approx(raw_scaled, abs=0.5)
+
+
+def test_the_sizes_of_table_a9_are_counted(all_245):
+    """43 of the 50; N was read from a figure, so no two runs have quite the same."""
+    item = identifiability(all_245)
+    assert item.verdict == "ok"
+    assert item.values["n_sizes"] == 43
+    assert item.values["n_budgets"] == 9
+
+
+def test_the_drop_path_over_the_highest_losses(all_245):
+    """beta .453, .367, .327, .267 without the 0, 5, 20, 60 HIGHEST LOSSES (not residuals)."""
+    item = drop_path(all_245)
+    beta = {r["k"]: r["beta"] for r in item.values["highest_loss"]}
+    assert [beta[k] for k in (0, 5, 20, 60)] == pytest.approx(
+        [0.453, 0.367, 0.327, 0.267], abs=6e-4
+    )
+    by_residual = {r["k"]: r["beta"] for r in item.values["largest_residual"]}
+    assert by_residual[60] > 0.4
+    assert item.verdict == "caution"
+
+
+def test_without_the_budget_1e19(all_240):
+    """a .480 and beta .326."""
+    item = leave_one_budget_out(all_240)
+    row = next(r for r in item.values["all"] if r["budget_flops"] == 1e19)
+    assert row["a"] == pytest.approx(0.480, abs=5e-4)
+    assert row["beta"] == pytest.approx(0.326, abs=5e-4)
+    assert item.verdict == "caution"
+    assert "the budget 1e+19" in item.do
+
+
+def test_the_jackknife_and_sizes(all_240):
+    """Jackknife standard error of a .0247, from 240 refits; no run and no size is decisive."""
+    runs = leave_one_out(all_240)
+    assert runs.values["n_fitted"] == 240
+    assert runs.values["jackknife_se_of_a"] == pytest.approx(0.0247, abs=1e-4)
+    assert runs.verdict == "ok"
+    sizes = leave_one_size_out(all_240)
+    assert len(sizes.values["all"]) == 43
+    assert sizes.verdict == "ok"
+
+
+def test_the_exponent_falls_with_the_largest_compute(all_240):
+    """a .659 up to 3e19, .599, .571, .555, .532 up to 1e21."""
+    item = largest_compute(all_240)
+    a = {r["C_max"]: r["a"] for r in item.values["cuts"]}
+    found = [a[c] for c in (3e19, 1e20, 3e20, 6e20, 1e21)]
+    assert found == pytest.approx([0.659, 0.599, 0.571, 0.555, 0.532], abs=6e-4)
+    assert item.verdict == "caution"
+    assert item.do.startswith("a falls")
+
+
+def test_held_out_errors_beside_the_paper_s_own_law(all_240):
+    """MAE of ln L above each cut: .85, .88, 1.06, .98, .94%; Hoffmann's law on the same runs .49 to
+    .51%; in-sample .37 to .44%."""
+    rows = {r["C_max"]: r for r in extrapolation_in_C(all_240).values["windows"]}
+    cuts = (3e19, 1e20, 3e20, 6e20, 1e21)
+    held_out = [rows[c]["held_out"]["mae"] for c in cuts]
+    assert held_out == pytest.approx([0.0085, 0.0088, 0.0106, 0.0098, 0.0094], abs=5e-5)
+    in_sample = [rows[c]["in_sample"]["mae"] for c in cuts]
+    assert (min(in_sample), max(in_sample)) == pytest.approx((0.0037, 0.0044), abs=5e-5)
+    paper = []
+    values, keep = all_240.cuts()
+    for c in cuts:
+        above = all_240.obs.where(~keep[np.flatnonzero(values == c)[0]])
+        assert len(above) == rows[c]["held_out"]["n"]
+        paper.append(score(named_law("hoffmann"), above)["mae"])
+    assert (min(paper), max(paper)) == pytest.approx((0.0049, 0.0051), abs=5e-5)
+
+
+def test_the_frontier_bends_as_the_paper_saw(all_240):
+    """Appendix E: slopes fall with scale. Published without numbers; the sign is the oracle."""
+    parts = thirds(all_240).values
+    for approach in ("isoflop", "parametric"):
+        first, _, last = (r["a"] for r in parts[approach])
+        assert first > last + 0.2
+    low, high = quadratic(all_240).values["ci95"]
+    assert low < high < 0
+
+
+def test_residuals_have_the_known_spread_and_tails(all_240):
+    """sd .0075, kurtosis 16.7, 83.8% in the linear zone."""
+    values = residuals(all_240).values
+    assert values["sd"] == pytest.approx(0.0075, abs=5e-5)
+    assert values["kurtosis"] == pytest.approx(16.7, abs=0.05)
+    assert values["share_in_linear_zone"] == pytest.approx(0.838, abs=5e-4)
+
+
+def test_approach_2_on_the_law_s_losses_is_nearer_to_approach_2(all_240, all_245):
+    """With the five outliers the law misses the profiles' trend by several deviations."""
+    assert approach_2_against_3(all_240).verdict == "ok"
+    with_outliers = approach_2_against_3(all_245)
+    assert with_outliers.verdict == "caution"
+    assert with_outliers.values["slope_z"] < -2.5
+
+
+def test_counts_without_the_embedding_raise_the_exponent(all_240):
+    """Pearce and Song (2024): .51 in totals, .78 over Kaplan's sizes without embedding."""
+    values = recount(all_240).values
+    assert "Table A9" in values["source"]
+    a = {(r["N"], r["C"]): r["parametric"] for r in values["rows"]}
+    assert a["total", "as_recorded"] == pytest.approx(0.5139, abs=1e-4)
+    assert a["non_embedding", "six_n_non_embedding_d"] > a["total", "as_recorded"] + 0.03
+    assert len(a) == 10  # two counts of N, five of C: 6ND is how C was recorded
+    assert values["kaplan_local_exponent"] == pytest.approx(0.776, abs=0.01)
+
+
+def test_everything_on_245_points_takes_under_five_cpu_seconds(all_245):
+    start = time.process_time()
+    found = diagnose(all_245.obs, all_245.fits)
+    assert time.process_time() - start < 5
+    assert set(found.items) == set(ITEMS)
+    assert found.count("unavailable") == 0
