@@ -1,16 +1,21 @@
 """Approach 2 of Hoffmann et al. (2022), section 3.2: IsoFLOP profiles.
 
-For each budget C, a parabola in ln N through the final losses; its bottom is N_opt(C). Straight
-lines in log-log through the bottoms give the frontier.
+For each budget C a curve in ln N through the final losses; its bottom is N_opt(C), and D_opt is what C
+buys at that size. Straight lines in log-log through the bottoms give the frontier.
 
-A run never spends its budget to the last FLOP: tokens come in whole steps. The parabola is the same
-weighted sum of the losses at every N, and the C and D that belong to its bottom are that same sum
-of the runs' ln C and ln D. So the points lie at the C achieved, and an error in C common to the
-runs moves C and the loss together; `budget_flops` only groups runs and labels the points.
+The curve is the paper's parabola or the exact shape of a profile under the loss law (`profile.py`).
+A parabola's bottom lies beside the optimum where alpha differs from beta: at +-8 times the N_opt the
+interval of N_opt at ten times the largest C then covers far less than it says
+(docs/results/coverage.json). The exact shape is the default; the parabola stands beside it in
+details["parabola"], with the shift that the exact shape expects of it.
 
-A parabola is not the true shape: where alpha differs from beta its bottom lies beside the optimum,
-by (alpha-beta)/6 * m4/m2 in ln N for sizes centred on it (m_k = mean k-th power of ln N/N_opt), the
-same at every budget: the coefficient is biased, the exponent is not, if the grids are centred.
+A run never spends its budget to the last FLOP: tokens come in whole steps. So the points lie at the C
+achieved; `budget_flops` alone groups runs and labels the points.
+
+Intervals: a bootstrap of pairs within each budget is twice too wide with five to seven sizes (93% of
+nominal 80%), since a resample with three sizes left has a wild bottom. The default keeps the sizes and
+redraws the signs of the residuals, each over sqrt(1 - leverage) (HC2, MacKinnon and White 1985), and
+stretches the spread from normal to Student's t with Satterthwaite's degrees of freedom.
 NumPy only: this module must import without torch.
 """
 
@@ -20,51 +25,95 @@ import numpy as np
 
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
-from chinchilla.fit.frontier import Frontier, OptimalPoint, conventions, line
+from chinchilla.fit.frontier import Frontier, OptimalPoint, PowerLaw, conventions
+from chinchilla.fit.isoflop_checks import akima_line, leave_out, windows
+from chinchilla.fit.loss_fit import fit_loss_law
+from chinchilla.fit.loss_law import FlopsPerToken
+from chinchilla.fit.profile import (
+    MIN_SIDE,
+    MIN_SIZES,
+    ExactShape,
+    Parabola,
+    Profile,
+    bottoms,
+    fit_budget,
+    lines,
+    parabolas,
+    weighted_fits,
+)
 from chinchilla.observations import Observations
 
-MIN_SIZES = 4  # distinct sizes at a budget
-MIN_SIDE = 2  # distinct sizes on each side of the bottom
+__all__ = ["INTERVALS", "PROFILES", "fit_isoflop", "parabolas"]
+
+PROFILES = {
+    "exact": "E + A/N^alpha + B/D^beta through the final losses of each budget, least squares",
+    "parabola": "parabola in ln N through final losses, least squares",
+}
+INTERVALS = {
+    "wild": "resamples that keep every run and redraw the sign of its residual over sqrt(1 - "
+    "leverage), stretched to Student's t",
+    "pairs": "bootstrap resamples of runs with replacement",
+}
 LOOSE_BUDGET = 0.02  # warn when runs of a budget spent more or less than it by this share
 
 
-def fit_isoflop(obs: Observations, *, n_bootstrap: int = 400, seed: int = 0) -> Frontier:
+def fit_isoflop(
+    obs: Observations,
+    *,
+    profile: str = "exact",
+    interval: str = "wild",
+    n_bootstrap: int = 400,
+    seed: int = 0,
+) -> Frontier:
     """Approach 2: the bottom of each IsoFLOP profile, and lines through the bottoms.
 
     Args:
         obs: final losses; of curves only the last points are used. Runs whose budget_flops is NaN
-            are left out.
-        n_bootstrap: resamples of runs, drawn within each budget; 0 for no interval.
+            have no profile, but help to find alpha and beta.
+        profile: "exact", with alpha and beta of approach 3 on the same runs, held fixed; a parabola
+            where approach 3 cannot answer. Or "parabola", as the paper.
+        interval: "wild" or "pairs", see INTERVALS.
+        n_bootstrap: resamples; 0 for no interval.
         seed: of the resampling.
 
     Returns:
-        A Frontier whose details["budgets"] holds each profile: budget_flops, run_ids, N, D, L,
-        coefficients [c0, c1, c2] of L = c0 + c1*ln N + c2*(ln N)^2, N_opt, L_opt, and refused:
-        why it was left out, or None.
+        A Frontier with details: budgets (each profile: budget_flops, run_ids, N, D, L, the parabola's
+        coefficients [c0, c1, c2] in powers of ln N and its vertex, the exact shape as a curve, N_opt,
+        L_opt, refused and kind: why it was left out, or None); parabola (the paper's lines and
+        their shift from the exact shape's); windows; akima; leave_out.
 
     Raises:
-        FitError: no run names a budget, or fewer than two budgets have a bottom.
+        FitError: no run names a budget (no_budget), there is one alone (one_budget), numbers are not
+            finite (nan), or fewer than two budgets have a bottom (the commonest kind of theirs).
     """
     finals = obs.finals()
-    obs = finals.where(np.isfinite(finals.budget_flops))
-    if not len(obs):
-        raise FitError(
-            "approach 2 needs runs that share a budget, and no run names one. Fill the column "
-            "budget_flops, or plan with grid.budgets."
-        )
-    budgets = np.array([float(f"{b:.6g}") for b in obs.budget_flops])  # 1e19 and 0.1e20 are one
-    profiles = [_profile(obs.where(budgets == b), b) for b in np.unique(budgets)]
-    used = [p for p in profiles if p["refused"] is None]
-    refusals = [f"budget {p['budget_flops']:.3g}: {p['refused']}" for p in profiles if p["refused"]]
+    obs = finals.where(~np.isnan(finals.budget_flops))
+    _check(obs)
+    labels = np.array([float(f"{b:.6g}") for b in obs.budget_flops])  # 1e19 and 0.1e20 are one
+    groups = [obs.where(labels == b) for b in np.unique(labels)]
+    cost = FlopsPerToken.from_observations(obs)
+    exponents, warnings = (None, []) if profile == "parabola" else _exponents(finals)
+    plain = [
+        fit_budget(group, b, None, cost) for b, group in zip(np.unique(labels), groups, strict=True)
+    ]
+    profiles = [
+        p if exponents is None else fit_budget(p.obs, p.budget, exponents, cost) for p in plain
+    ]
+    used = [p for p in profiles if not p.refused]
+    refusals = [f"budget {p.budget:.3g}: {p.refused}" for p in profiles if p.refused]
     if len(used) < 2:
+        kinds = [p.kind for p in profiles if p.kind]
         raise FitError(
             f"approach 2 needs two budgets with a bottom and has {len(used)} of {len(profiles)}. "
-            + " ".join(refusals + ["Add a second budget."] * (len(profiles) < 2))
+            + " ".join(refusals + ["Add a second budget."] * (len(profiles) < 2)),
+            "one_budget" if len(profiles) < 2 else max(sorted(set(kinds)), key=kinds.count),
         )
-    C, N, D = (np.array([p["bottom"][k] for p in used]) for k in ("C", "N", "D"))
-    samples = _resample(obs, budgets, used, n_bootstrap, seed)
-    N_opt, D_opt, counts, warnings = bootstrap.power_laws(line(C, N), line(C, D), samples)
-    spread = max(float(np.abs(obs.C / budgets - 1).max()), 0.0)
+    at = bottoms(used)  # (m, 2) ln C and ln N
+    found = lines(at[None], cost)[0]
+    samples = _samples(used, cost, interval, n_bootstrap, seed)
+    N_opt, D_opt, counts, more = bootstrap.power_laws(*_pairs(found), samples)
+    warnings += more
+    spread = float(np.abs(obs.C / labels - 1).max())
     if spread > LOOSE_BUDGET:
         warnings.append(
             f"runs spent up to {spread:.0%} more or less than the budget that labels them: their C "
@@ -72,165 +121,206 @@ def fit_isoflop(obs: Observations, *, n_bootstrap: int = 400, seed: int = 0) -> 
         )
     if len(used) == 2:
         warnings.append("a line through two budgets: nothing shows whether it is straight.")
-    bottoms = [p.pop("bottom") for p in profiles]
+    without = leave_out(used, cost)
+    paper = [p for p in plain if not p.refused]
+    details: dict[str, Any] = {
+        "budgets": [_record(p, q) for p, q in zip(profiles, plain, strict=True)],
+        "parabola": _beside(paper, used, cost, interval, n_bootstrap, seed),
+        "windows": windows(used, exponents, cost),
+        "akima": akima_line(used),
+        "leave_out": without,
+        "bootstrap": counts,
+        "max_budget_deviation": spread,
+        "runs_without_budget": int(len(finals) - len(obs)),
+    }
+    warnings += _influence(without, N_opt)
+    D = at[:, 0] - cost.log_and_slope(at[:, 1])[0]
     points = [
-        OptimalPoint(**bottom, budget_flops=p["budget_flops"])
-        for p, bottom in zip(profiles, bottoms, strict=True)
-        if p["refused"] is None
+        OptimalPoint(float(np.exp(x[0])), float(np.exp(x[1])), float(np.exp(d)), _loss(p), p.budget)
+        for p, x, d in zip(used, at, D, strict=True)
     ]
+    shown = "parabola" if exponents is None else "exact"
     return Frontier(
         approach="isoflop",
         N_opt=N_opt,
         D_opt=D_opt,
         points=points,
-        n_runs=sum(len(p["N"]) for p in used),
+        n_runs=sum(len(p.obs) for p in used),
         conventions=conventions(obs),
         settings={
-            "profile": "parabola in ln N through final losses, least squares",
-            "C_of_a_point": "achieved, by the parabola's own weights",
+            "profile": PROFILES[shown],
+            "exponents": "none"
+            if exponents is None
+            else f"alpha={exponents[0]:.6g}, beta={exponents[1]:.6g}: approach 3 on the same "
+            f"{len(finals)} runs, held fixed",
+            "C_of_a_point": "achieved, by the parabola's own weights"
+            if exponents is None
+            else "achieved, mean of ln C over the budget's runs",
+            "D_of_a_point": "C over FLOPs per token at N_opt, read from the runs' own C/D",
             "min_sizes": MIN_SIZES,
             "min_side": MIN_SIDE,
             "n_bootstrap": n_bootstrap,
             "seed": seed,
-            "interval": bootstrap.method(
-                n_bootstrap,
-                seed,
-                "drawn within each budget; a budget without a bottom in a resample is left out of "
-                "it, and a resample counts when over half of the budgets remain; conservative with few sizes a budget",
-            ),
+            "interval": _method(interval, n_bootstrap, seed),
         },
-        details={
-            "budgets": profiles,
-            "bootstrap": counts,
-            "max_budget_deviation": spread,
-            "runs_without_budget": int(len(finals) - len(obs)),
-        },
+        details=details,
         refusals=refusals,
         warnings=warnings,
     )
 
 
-def parabolas(x: np.ndarray, Y: np.ndarray, w: np.ndarray) -> np.ndarray:
-    """Weighted least-squares parabolas in x, many weightings and several columns at once.
-
-    Args:
-        x: (n,) abscissae; centre them first.
-        Y: (n, m) columns to fit.
-        w: (k, n) weights of each fit.
-
-    Returns:
-        (k, 3, m) coefficients, lowest power first; NaN where under three x have weight.
-    """
-    X = x[:, None] ** np.arange(3)  # (n, 3)
-    sizes, index = np.unique(x, return_inverse=True)
-    seen = (w @ (index[:, None] == np.arange(len(sizes)))) > 0  # (k, n_sizes)
-    enough = seen.sum(-1) >= 3
-    M = np.einsum("kn,ni,nj->kij", w, X, X)
-    M[~enough] = np.eye(3)
-    C = np.linalg.solve(M, np.einsum("kn,ni,nm->kim", w, X, Y))
-    C[~enough] = np.nan
-    return C
-
-
-def _profile(obs: Observations, budget: float) -> dict[str, Any]:
-    """One budget's runs, its parabola and its bottom, or why it has none."""
-    order = np.argsort(obs.N, kind="stable")
-    obs = obs.where(order)
-    profile: dict[str, Any] = {
-        "budget_flops": float(budget),
-        "run_ids": [str(r) for r in obs.run_id],
-        "N": obs.N.tolist(),
-        "D": obs.D.tolist(),
-        "L": obs.L.tolist(),
-        "coefficients": None,
-        "N_opt": None,
-        "L_opt": None,
-        "refused": None,
-        "bottom": None,
-    }
-    sizes = np.unique(obs.N)
-    copies = len(obs) - len(np.unique(np.stack([obs.N, obs.D, obs.L]), axis=1).T)
-    if copies:
-        profile["refused"] = (
-            f"{copies} of {len(obs)} runs repeat another run's N, D and loss exactly. One run "
-            "counted twice would narrow the interval: remove the copies."
+def _check(obs: Observations) -> None:
+    if not len(obs):
+        raise FitError(
+            "approach 2 needs runs that share a budget, and no run names one. Fill the column "
+            "budget_flops, or plan with grid.budgets.",
+            "no_budget",
         )
-        return profile
-    if len(sizes) < MIN_SIZES:
-        profile["refused"] = (
-            f"{len(sizes)} model sizes cannot show a valley. Train at least {MIN_SIZES} sizes "
-            "around the expected optimum."
+    bad = ~np.isfinite(obs.budget_flops) | (obs.budget_flops <= 0)  # the rest obs checks itself
+    if bad.any():
+        i = int(np.argmax(bad))
+        raise FitError(
+            f"run {obs.run_id[i]}: budget_flops={obs.budget_flops[i]} is not a positive finite "
+            "number. Mend it, or leave it empty.",
+            "nan",
         )
-        return profile
-    x = np.log(obs.N)
-    centre = x.mean()
-    fit = parabolas(
-        x - centre,
-        np.stack([obs.L, np.log(obs.C), np.log(obs.D)], axis=1),
-        np.ones((1, len(x))),
-    )[0]  # (3, 3): powers, columns
-    c0, c1, c2 = map(float, fit[:, 0])
-    profile["coefficients"] = [c0 - c1 * centre + c2 * centre**2, c1 - 2 * c2 * centre, c2]
-    if c2 <= 0:
-        profile["refused"] = (
-            "the parabola opens downward: the losses have no valley between "
-            f"N={sizes[0]:.3g} and N={sizes[-1]:.3g}. Widen grid.models on both sides, and look for "
-            "diverged runs."
-        )
-        return profile
-    z = -c1 / (2 * c2)
-    N_opt = float(np.exp(centre + z))
-    at_bottom = z ** np.arange(3) @ fit
-    profile["N_opt"], profile["L_opt"] = N_opt, float(at_bottom[0])
-    side = "larger" if N_opt > np.sqrt(sizes[0] * sizes[-1]) else "smaller"
-    below, above = int((sizes < N_opt).sum()), int((sizes > N_opt).sum())
-    if not sizes[0] < N_opt < sizes[-1]:
-        profile["refused"] = (
-            f"no minimum between N={sizes[0]:.3g} and N={sizes[-1]:.3g}: the loss still falls "
-            f"towards {side} models. Add {side} models to grid.models, or drop this budget."
-        )
-    elif min(below, above) < MIN_SIDE:
-        profile["refused"] = (
-            f"the minimum N={N_opt:.3g} has {below} smaller and {above} larger sizes tried; "
-            f"{MIN_SIDE} on each side are needed. Add {side} models to grid.models."
-        )
-    else:
-        profile["bottom"] = {
-            "C": float(np.exp(at_bottom[1])),
-            "N": N_opt,
-            "D": float(np.exp(at_bottom[2])),
-            "L": float(at_bottom[0]),
-        }
-    return profile
 
 
-def _resample(
-    obs: Observations,
-    budgets: np.ndarray,
-    used: list[dict[str, Any]],
-    n_bootstrap: int,
-    seed: int,
+def _exponents(finals: Observations) -> tuple[tuple[float, float] | None, list[str]]:
+    """alpha and beta of approach 3 on these runs, or why there are none."""
+    try:
+        law, _ = fit_loss_law(finals.N, finals.D, finals.L)
+    except FitError as error:
+        return None, [
+            "parabolas instead of the exact shape, because approach 3 gives no alpha and beta: "
+            f"N_opt is biased where they differ. ({error})"
+        ]
+    return (law.alpha, law.beta), []
+
+
+def _pairs(found: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]:
+    log_k, a, log_m, b = map(float, found)
+    return (log_k, a), (log_m, b)
+
+
+def _loss(profile: Profile) -> float:
+    """Nats per token at a bottom."""
+    assert profile.c is not None
+    return float(profile.shape.losses(profile.c, np.array([profile.x_opt]))[0])
+
+
+def _samples(
+    used: list[Profile], cost: FlopsPerToken, interval: str, n: int, seed: int
 ) -> np.ndarray:
-    """(n_bootstrap, 4) lines of N_opt and D_opt in each resample; NaN where it has none."""
-    counts = bootstrap.draw_counts(len(obs), n_bootstrap, seed, strata=budgets)
-    bottoms = np.full((n_bootstrap, len(used), 3), np.nan)  # ln C, ln N, ln D
-    for k, profile in enumerate(used):
-        rows = budgets == profile["budget_flops"]
-        x = np.log(obs.N[rows])
-        centre = x.mean()
-        columns = np.stack([obs.L[rows], np.log(obs.C[rows]), np.log(obs.D[rows])], axis=1)
-        fit = parabolas(x - centre, columns, counts[:, rows])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            z = -fit[:, 1, 0] / (2 * fit[:, 2, 0])
-        good = (fit[:, 2, 0] > 0) & (x.min() < z + centre) & (z + centre < x.max())
-        powers = z[:, None] ** np.arange(3)
-        at_bottom = np.einsum("kp,kpm->km", powers, fit)
-        found = np.stack([at_bottom[:, 1], z + centre, at_bottom[:, 2]], axis=1)
-        bottoms[good, k] = found[good]
-    samples = np.full((n_bootstrap, 4), np.nan)
-    for i, points in enumerate(bottoms):
-        left = np.exp(points[np.isfinite(points[:, 0])])
-        if len(left) >= 2 and len(left) > len(used) / 2:
-            samples[i, :2] = line(left[:, 0], left[:, 1])
-            samples[i, 2:] = line(left[:, 0], left[:, 2])
-    return samples
+    """(n, 4) lines of the resamples; NaN where one has too few bottoms."""
+    if n == 0:
+        return np.zeros((0, 4))
+    rng = np.random.default_rng(seed)
+    at = np.full((n, len(used), 2), np.nan)
+    for k, p in enumerate(used):
+        assert p.c is not None
+        if interval == "pairs":
+            share = np.full(len(p.obs), 1 / len(p.obs))
+            w = rng.multinomial(len(p.obs), share, n).astype(float)
+            c = weighted_fits(p.columns, p.obs.L[:, None], w, p.obs.N)[..., 0]
+        else:
+            signs = rng.choice([-1.0, 1.0], size=(n, len(p.obs)))
+            c = p.c + (signs * (p.residuals / np.sqrt(1 - p.leverage))) @ p.solver.T
+        at[:, k] = p.points(c)
+    samples = lines(at, cost)
+    if interval == "pairs":
+        return samples
+    freedom = _freedom(used, at[..., 1])
+    stretch = np.sqrt(freedom / rng.chisquare(freedom, size=(n, 1)))
+    middle = lines(bottoms(used)[None], cost)
+    return middle + (samples - middle) * stretch
+
+
+def _freedom(used: list[Profile], x: np.ndarray) -> float:
+    """Satterthwaite's degrees of freedom of the exponent's variance, from resampled bottoms x."""
+    log_C = bottoms(used)[:, 0]
+    own = np.array([len(p.obs) - 3 for p in used], float)
+    variance = (log_C - log_C.mean()) ** 2 * np.array(
+        [np.var(column[np.isfinite(column)]) if np.isfinite(column).any() else 0 for column in x.T]
+    )
+    if variance.sum() == 0:
+        return float(own.sum())
+    return float(max(variance.sum() ** 2 / (variance**2 / own).sum(), own.min()))
+
+
+def _method(interval: str, n: int, seed: int) -> str:
+    if n == 0:
+        return "none (n_bootstrap=0)"
+    return (
+        f"10th to 90th percentile over {n} {INTERVALS[interval]}, drawn within each budget; a budget "
+        "without a bottom in a resample is left out of it, and a resample counts when over half of "
+        f"the budgets remain{'; about twice too wide' if interval == 'pairs' else ''} (seed {seed})"
+    )
+
+
+def _record(p: Profile, plain: Profile) -> dict[str, Any]:
+    """A profile for frontier.json; `plain` is the parabola through the same runs."""
+    record: dict[str, Any] = {
+        "budget_flops": p.budget,
+        "run_ids": [str(r) for r in p.obs.run_id],
+        "N": p.obs.N.tolist(),
+        "D": p.obs.D.tolist(),
+        "L": p.obs.L.tolist(),
+        "coefficients": None,
+        "vertex": None if np.isnan(plain.x_opt) else float(np.exp(plain.x_opt)),
+        "curve": None,
+        "N_opt": float(np.exp(p.x_opt)) if np.isfinite(p.x_opt) else None,
+        "L_opt": _loss(p) if np.isfinite(p.x_opt) else None,
+        "refused": p.refused or None,
+        "kind": p.kind or None,
+    }
+    if plain.c is not None:
+        c0, c1, c2 = map(float, plain.c)
+        m = float(np.log(p.obs.N).mean())
+        record["coefficients"] = [c0 - c1 * m + c2 * m**2, c1 - 2 * c2 * m, c2]
+    if p.c is not None and isinstance(p.shape, ExactShape):
+        x = np.linspace(np.log(p.obs.N[0] / 1.15), np.log(p.obs.N[-1] * 1.15), 80)
+        record["curve"] = {"N": np.exp(x).tolist(), "L": p.shape.losses(p.c, x).tolist()}
+    return record
+
+
+def _beside(
+    paper: list[Profile], used: list[Profile], cost: FlopsPerToken, interval: str, n: int, seed: int
+) -> dict[str, Any] | None:
+    """The plain parabola's answer, and how far the exact shape says its bottoms lie off."""
+    if len(paper) < 2:
+        return None
+    found = lines(bottoms(paper)[None], cost)[0]
+    samples = _samples(paper, cost, interval, n, seed)
+    laws = bootstrap.power_laws(*_pairs(found), samples)[:2]
+    said: dict[str, Any] = {
+        name: {key: getattr(law, key) for key in ("coefficient", "exponent", "p10", "p90", "ci95")}
+        for name, law in zip(("N_opt", "D_opt"), laws, strict=True)
+    }
+    said["budgets"] = [p.budget for p in paper]
+    said["N"] = np.exp(bottoms(paper)[:, 1]).tolist()
+    said["shift"] = None
+    if isinstance(used[0].shape, ExactShape):
+        said["shift"] = {
+            "budgets": [p.budget for p in used],
+            "of_N_opt": [_shift(p) for p in used],  # relative; positive: the parabola says more
+        }
+    return said
+
+
+def _shift(p: Profile) -> float | None:
+    """Relative error of N at the bottom of a parabola through the fitted exact shape."""
+    parabola = Parabola(float(np.log(p.obs.N).mean()))
+    c = np.linalg.pinv(parabola.columns(p.obs)) @ (p.columns @ p.c)
+    x = float(parabola.bottoms(c[None])[0])
+    return None if np.isnan(x) else float(np.expm1(x - p.x_opt))
+
+
+def _influence(without: dict[str, Any], N_opt: PowerLaw) -> list[str]:
+    run, bounds = without["run"], N_opt.ci95
+    if bounds is None or bounds[0] <= run["a_without_it"] <= bounds[1]:
+        return []
+    return [
+        f"one run decides: without {run['most']} a is {run['a_without_it']:.3f} instead of "
+        f"{N_opt.exponent:.3f}, outside the 95% interval. Look at its curve, or repeat it."
+    ]

@@ -1,13 +1,15 @@
 """Approach 2: valleys are found where they are, and refused where they are not."""
 
 import re
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from chinchilla.errors import FitError
+from chinchilla.errors import FitError, InputError
 from chinchilla.fit.isoflop import fit_isoflop, parabolas
+from chinchilla.fit.isoflop_checks import akima
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.paper import ISOFLOP_BUDGETS
 
@@ -15,7 +17,8 @@ from chinchilla.paper import ISOFLOP_BUDGETS
 @pytest.mark.parametrize("half_width", [2.0, 4.0, 16.0])
 def test_exponent_is_exact_and_coefficient_is_off_by_the_known_bias(isoflop_runs, law, half_width):
     """Bottom of the parabola = optimum + (alpha-beta)/6 * m4/m2 in ln N, at every budget."""
-    fit = fit_isoflop(isoflop_runs(ISOFLOP_BUDGETS, half_width=half_width), n_bootstrap=0)
+    runs = isoflop_runs(ISOFLOP_BUDGETS, half_width=half_width)
+    fit = fit_isoflop(runs, profile="parabola", n_bootstrap=0)
     (log_k, a), (_, b), _ = six_nd_frontier(law)
     assert fit.N_opt.exponent == pytest.approx(a, abs=1e-9)
     assert fit.D_opt.exponent == pytest.approx(b, abs=1e-9)
@@ -25,59 +28,191 @@ def test_exponent_is_exact_and_coefficient_is_off_by_the_known_bias(isoflop_runs
     assert shift == pytest.approx(bias, rel=0.03)
 
 
+@pytest.mark.parametrize(
+    ("half_width", "percent"), [(2.0, 0.33), (4.0, 1.32), (8.0, 2.99), (16.0, 5.37)]
+)
+def test_the_exact_shape_has_no_bias_and_says_what_the_parabola_has(
+    isoflop_runs, half_width, percent
+):
+    """Czech et al. (2026), 15 sizes on the printed law: a parabola's N_opt is so many % too large."""
+    law = named_law("hoffmann_rounded")
+    runs = isoflop_runs(ISOFLOP_BUDGETS, n_sizes=15, half_width=half_width, law=law)
+    fit = fit_isoflop(runs, n_bootstrap=0)
+    (log_k, a), _, _ = six_nd_frontier(law)
+    true = np.exp(log_k) * 1e20**a
+    assert fit.N_opt(1e20) == pytest.approx(true, rel=1e-8)
+    assert [p.N for p in fit.points] == pytest.approx(
+        [np.exp(log_k) * p.C**a for p in fit.points], rel=1e-8
+    )
+    paper = fit.details["parabola"]
+    off = 100 * (paper["N_opt"]["coefficient"] * 1e20 ** paper["N_opt"]["exponent"] / true - 1)
+    assert off == pytest.approx(percent, abs=0.006)
+    assert 100 * np.array(paper["shift"]["of_N_opt"]) == pytest.approx(off, rel=1e-5)
+    assert f"alpha={law.alpha:.6g}, beta={law.beta:.6g}" in fit.settings["exponents"]
+
+
+def test_sizes_that_drift_off_centre_bend_the_parabolas_line_alone(law, observe):
+    """Grids that slide from a third to thrice the optimum: the parabola's exponent is off, ours is not."""
+    (log_k, a), _, _ = six_nd_frontier(law)
+    C = np.repeat(ISOFLOP_BUDGETS, 9)
+    drift = np.repeat(np.geomspace(1 / 3, 3, len(ISOFLOP_BUDGETS)), 9)
+    N = np.exp(log_k) * C**a * drift * np.tile(np.geomspace(1 / 8, 8, 9), len(ISOFLOP_BUDGETS))
+    fit = fit_isoflop(observe(N, C / (6 * N), law(N, C / (6 * N)), budget=C), n_bootstrap=0)
+    assert abs(fit.details["parabola"]["N_opt"]["exponent"] - a) > 1e-3
+    assert fit.N_opt.exponent == pytest.approx(a, abs=1e-8)
+    assert fit.N_opt(1e22) == pytest.approx(np.exp(log_k) * 1e22**a, rel=1e-7)
+
+
+def test_without_a_law_parabolas_answer_and_say_so(observe):
+    """Losses that are parabolas in ln N and do not depend on D otherwise: no law, but bottoms."""
+    C = np.repeat([1e19, 1e20], 5)
+    N = 1e9 * (C / 1e19) ** 0.5 * np.tile(np.geomspace(0.25, 4, 5), 2)
+    L = 3 + 0.05 * np.log(N / (1e9 * (C / 1e19) ** 0.5)) ** 2
+    fit = fit_isoflop(observe(N, C / (6 * N), L, budget=C), n_bootstrap=0)
+    assert fit.N_opt.exponent == pytest.approx(0.5, abs=1e-9)
+    assert "approach 3 gives no alpha and beta" in fit.warnings[0]
+    assert fit.settings["exponents"] == "none"
+    assert fit.settings["profile"].startswith("parabola")
+
+
 def test_equal_exponents_leave_no_bias(isoflop_runs):
     law = named_law("muennighoff")
-    fit = fit_isoflop(isoflop_runs([1e19, 1e20, 1e21], law=law), n_bootstrap=0)
+    fit = fit_isoflop(isoflop_runs([1e19, 1e20, 1e21], law=law), profile="parabola", n_bootstrap=0)
     (log_k, a), _, _ = six_nd_frontier(law)
     assert fit.N_opt.exponent == pytest.approx(a, abs=1e-9)
     assert np.log(fit.N_opt.coefficient) == pytest.approx(log_k, abs=1e-8)
 
 
-def test_points_lie_at_the_C_achieved_not_the_C_asked_for(isoflop_runs, law, observe):
+@pytest.mark.parametrize("profile", ["exact", "parabola"])
+def test_points_lie_at_the_C_achieved_not_the_C_asked_for(isoflop_runs, law, observe, profile):
     """Runs that stop 3% short: same frontier, points 3% to the left, budgets as labels."""
     full = isoflop_runs([1e19, 1e20, 1e21])
     D = 0.97 * full.D
     short = observe(full.N, D, law(full.N, D), budget=full.budget_flops)
-    fit = fit_isoflop(short, n_bootstrap=0)
+    fit = fit_isoflop(short, profile=profile, n_bootstrap=0)
     assert [p.budget_flops for p in fit.points] == [1e19, 1e20, 1e21]
     assert [p.C for p in fit.points] == pytest.approx([0.97e19, 0.97e20, 0.97e21], rel=1e-9)
-    whole = fit_isoflop(full, n_bootstrap=0)
+    whole = fit_isoflop(full, profile=profile, n_bootstrap=0)
     assert fit.N_opt(1e20) == pytest.approx(whole.N_opt(1e20), rel=3e-3)
     assert any("spent up to 3%" in w for w in fit.warnings)
 
 
+@pytest.mark.parametrize(("profile", "tolerance"), [("exact", 1e-9), ("parabola", 1e-3)])
 def test_rounding_to_whole_steps_moves_the_exponent_by_less_than_a_thousandth(
-    isoflop_runs, law, observe
+    isoflop_runs, law, observe, profile, tolerance
 ):
     """The largest model of each budget makes about 100 steps, so rounding costs it up to 1%."""
     full = isoflop_runs(ISOFLOP_BUDGETS, half_width=4)
     batch = np.repeat(full.D.reshape(9, 9).min(axis=1) / 100.7, 9)
     D = np.floor(full.D / batch) * batch
-    fit = fit_isoflop(observe(full.N, D, law(full.N, D), budget=full.budget_flops), n_bootstrap=0)
-    assert fit.N_opt.exponent == pytest.approx(law.beta / (law.alpha + law.beta), abs=1e-3)
+    runs = observe(full.N, D, law(full.N, D), budget=full.budget_flops)
+    fit = fit_isoflop(runs, profile=profile, n_bootstrap=0)
+    assert fit.N_opt.exponent == pytest.approx(law.beta / (law.alpha + law.beta), abs=tolerance)
     assert not fit.warnings
 
 
 def test_tokens_follow_the_flops_per_token_of_the_runs(isoflop_runs, law, observe):
+    """C = 6*N^1.1*D: the exact shape finds the optimum of this cost, and D is what C buys there."""
     full = isoflop_runs([1e19, 1e20, 1e21])
-    per_token = 6 * full.N**1.1
-    D = full.budget_flops / per_token
+    D = full.budget_flops / (6 * full.N**1.1)
     obs = observe(full.N, D, law(full.N, D), C=full.budget_flops, budget=full.budget_flops)
-    for point in fit_isoflop(obs, n_bootstrap=0).points:
-        assert point.D == pytest.approx(point.C / (6 * point.N**1.1), rel=1e-9)
+    fit = fit_isoflop(obs, n_bootstrap=0)
+    for p in fit.points:
+        assert p.D == pytest.approx(p.C / (6 * p.N**1.1), rel=1e-9)
+        N = p.N * np.linspace(0.999, 1.001, 3)
+        low, best, high = law(N, p.C / (6 * N**1.1))
+        assert low > best < high
+        assert p.L == pytest.approx(best, rel=1e-9)
+    assert fit.N_opt.exponent + fit.D_opt.exponent < 0.99  # not a + b = 1, as under 6*N*D
 
 
 def test_details_hold_each_parabola_in_powers_of_ln_N(isoflop_runs):
-    fit = fit_isoflop(isoflop_runs([1e19, 1e20]), n_bootstrap=0)
+    fit = fit_isoflop(isoflop_runs([1e19, 1e20]), profile="parabola", n_bootstrap=0)
     for budget, point in zip(fit.details["budgets"], fit.points, strict=True):
         c0, c1, c2 = budget["coefficients"]
         x = np.log(budget["N_opt"])
         assert x == pytest.approx(-c1 / (2 * c2), rel=1e-9)
         assert c0 + c1 * x + c2 * x**2 == pytest.approx(budget["L_opt"], rel=1e-9)
-        assert (budget["N_opt"], budget["L_opt"]) == (point.N, point.L)
+        assert (budget["N_opt"], budget["L_opt"]) == pytest.approx((point.N, point.L), rel=1e-12)
+        assert budget["vertex"] == budget["N_opt"]
         assert len(budget["run_ids"]) == len(budget["N"]) == len(budget["L"]) == 9
         assert budget["refused"] is None
     assert any("two budgets" in w for w in fit.warnings)
+
+
+def test_details_hold_the_exact_shape_as_a_curve_beside_the_parabola(isoflop_runs, law):
+    fit = fit_isoflop(isoflop_runs([1e19, 1e20]), n_bootstrap=0)
+    for budget in fit.details["budgets"]:
+        N = np.array(budget["curve"]["N"])
+        assert budget["curve"]["L"] == pytest.approx(
+            law(N, budget["budget_flops"] / (6 * N)).tolist(), abs=1e-9
+        )
+        assert budget["vertex"] > budget["N_opt"]  # alpha > beta
+
+
+def test_windows_take_the_bias_out_of_a_parabola(isoflop_runs, law):
+    """Sizes within a factor 2 of the bottom: Czech et al.'s .33%, from a grid of +-16 with 5.4%."""
+    runs = isoflop_runs(ISOFLOP_BUDGETS, n_sizes=57, half_width=16)
+    (log_k, _), _, _ = six_nd_frontier(law)
+    windows = fit_isoflop(runs, profile="parabola", n_bootstrap=0).details["windows"]
+    assert [(w["window"], w["width"]) for w in windows] == [
+        *(("nats", x) for x in (0.05, 0.1, 0.15, 0.2, 0.3)),
+        *(("factor", x) for x in (2.0, 4.0, 8.0)),
+    ]
+    off = {(w["window"], w["width"]): np.log(w["coefficient"]) - log_k for w in windows}
+    assert 0.002 < off["factor", 2.0] < 0.005 < off["factor", 4.0] < off["factor", 8.0] < 0.05
+    # Losses below a level reach further on the flat side, so these windows have a bias of their own.
+    assert -0.2 < off["nats", 0.3] < off["nats", 0.15] < off["nats", 0.05] < 0
+    assert all(w["n_budgets"] == 9 for w in windows)
+    assert windows[0]["n_runs"] < windows[4]["n_runs"] < len(runs)
+
+
+def test_akima_is_scipys_and_finds_bottoms_without_a_shape(isoflop_runs, law):
+    interpolate = pytest.importorskip("scipy.interpolate")
+    rng = np.random.default_rng(0)
+    for n in (4, 5, 9, 20):
+        x, y = np.cumsum(rng.uniform(0.1, 1, n)), rng.normal(size=n)
+        y[:4] = y[0]  # a flat piece: weights 0/0
+        at = np.linspace(x[0], x[-1], 101)
+        theirs = interpolate.Akima1DInterpolator(x, y)(at)
+        assert akima(x, y, at) == pytest.approx(theirs, abs=1e-12)
+    found = fit_isoflop(isoflop_runs(ISOFLOP_BUDGETS, n_sizes=15), n_bootstrap=0).details["akima"]
+    (log_k, a), _, _ = six_nd_frontier(law)
+    assert found["n_budgets"] == 9
+    assert found["a"] == pytest.approx(a, abs=1e-3)
+    assert found["coefficient"] * 1e20 ** found["a"] == pytest.approx(
+        np.exp(log_k) * 1e20**a, rel=0.01
+    )
+
+
+def test_leave_out_is_what_refits_without_the_run_or_the_budget_give(isoflop_runs):
+    obs = isoflop_runs([1e19, 1e20, 1e21, 1e22], n_sizes=7, noise=0.002)
+    found = fit_isoflop(obs, profile="parabola", n_bootstrap=0).details["leave_out"]
+
+    def a_without(rows):
+        kept = obs.where(~rows)
+        return fit_isoflop(kept, profile="parabola", n_bootstrap=0).N_opt.exponent
+
+    one = [a_without(np.arange(len(obs)) == i) for i in range(len(obs))]
+    assert found["run"]["a"] == pytest.approx([min(one), max(one)], abs=1e-9)
+    worst = int(
+        np.argmax(
+            np.abs(
+                np.array(one) - fit_isoflop(obs, profile="parabola", n_bootstrap=0).N_opt.exponent
+            )
+        )
+    )
+    assert found["run"]["most"] == obs.run_id[worst]
+    budgets = [a_without(obs.budget_flops == b) for b in (1e19, 1e20, 1e21, 1e22)]
+    assert found["budget"]["a"] == pytest.approx([min(budgets), max(budgets)], abs=1e-9)
+
+
+def test_one_run_that_decides_is_named(isoflop_runs):
+    obs = isoflop_runs(ISOFLOP_BUDGETS, n_sizes=20, noise=2e-4)
+    assert not any("one run decides" in w for w in fit_isoflop(obs).warnings)
+    obs.L[0] *= 1.2  # the smallest model of the smallest budget diverged
+    fit = fit_isoflop(obs, profile="parabola")
+    assert fit.details["leave_out"]["run"]["most"] == obs.run_id[0]
 
 
 def test_runs_without_a_budget_are_left_out(isoflop_runs):
@@ -89,11 +224,38 @@ def test_runs_without_a_budget_are_left_out(isoflop_runs):
     assert fit.details["runs_without_budget"] == 1
 
 
-def test_the_interval_covers_the_truth_and_is_drawn_within_budgets(isoflop_runs, law):
-    fit = fit_isoflop(isoflop_runs(ISOFLOP_BUDGETS, noise=0.002), n_bootstrap=400)
+@pytest.mark.parametrize("interval", ["wild", "pairs"])
+def test_the_interval_covers_the_truth_and_is_drawn_within_budgets(isoflop_runs, law, interval):
+    runs = isoflop_runs(ISOFLOP_BUDGETS, noise=0.002)
+    fit = fit_isoflop(runs, interval=interval, n_bootstrap=400)
     assert fit.N_opt.p10 < law.beta / (law.alpha + law.beta) < fit.N_opt.p90
     assert "within each budget" in fit.settings["interval"]
     assert len(fit.N_opt.samples[0]) == 400
+
+
+def test_eighty_percent_intervals_hold_the_truth_four_times_in_five(isoflop_runs, law):
+    """60 sweeps of five sizes, so 80% +- 5%; pairs cover far more. Fully: scripts/coverage.py."""
+    a = law.beta / (law.alpha + law.beta)
+    held = {"wild": 0, "pairs": 0}
+    for seed in range(60):
+        runs = isoflop_runs(ISOFLOP_BUDGETS, n_sizes=5, noise=0.002, seed=seed)
+        for interval in held:
+            fit = fit_isoflop(
+                runs, profile="parabola", interval=interval, n_bootstrap=100, seed=seed
+            )
+            held[interval] += fit.N_opt.p10 < a < fit.N_opt.p90
+    assert 0.68 * 60 < held["wild"] < 0.92 * 60
+    assert held["pairs"] > 0.9 * 60
+
+
+def test_the_spread_is_the_residuals_and_not_the_sizes(isoflop_runs):
+    """Twice the noise, twice the interval; no noise, no interval."""
+    width = []
+    for noise in (0.0, 5e-4, 1e-3):
+        fit = fit_isoflop(isoflop_runs(ISOFLOP_BUDGETS, noise=noise), n_bootstrap=400)
+        width.append(fit.N_opt.p90 - fit.N_opt.p10)
+    assert width[0] < 1e-9
+    assert width[2] == pytest.approx(2 * width[1], rel=0.05)
 
 
 def test_weights_equal_repeated_rows():
@@ -135,33 +297,93 @@ def copied(N, D, L, keep):
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "kind", "message"),
     [
-        (too_few, "3 model sizes cannot show a valley. Train at least 4"),
-        (upside_down, "opens downward.*Widen grid.models"),
-        (only_large, "no minimum between .* falls towards smaller models. Add smaller models"),
-        (one_side, "1 smaller and 5 larger sizes tried; 2 on each side.*Add smaller models"),
-        (copied, "1 of 9 runs repeat another run's N, D and loss.*remove the copies"),
+        (too_few, "too_few_sizes", "3 model sizes cannot show a valley. Train at least 4"),
+        (upside_down, "opens_downward", "opens downward.*Widen grid.models"),
+        (
+            only_large,
+            "vertex_outside",
+            "no minimum between .* falls towards smaller models. Add smaller models",
+        ),
+        (
+            one_side,
+            "vertex_at_edge",
+            "1 smaller and 5 larger sizes tried; 2 on each side.*Add smaller models",
+        ),
+        (copied, "duplicates", "1 of 9 runs repeat another run's N, D and loss.*remove the copies"),
     ],
 )
-def test_a_budget_that_cannot_answer_is_refused_with_its_reason(isoflop_runs, change, message):
+def test_a_budget_that_cannot_answer_is_refused_with_its_reason(
+    isoflop_runs, change, kind, message
+):
     obs = spoil(isoflop_runs([1e19, 1e20, 1e21]), change)
-    fit = fit_isoflop(obs, n_bootstrap=0)
+    fit = fit_isoflop(obs, profile="parabola", n_bootstrap=0)
     assert len(fit.points) == 2
     assert len(fit.refusals) == 1
     assert fit.refusals[0].startswith("budget 1e+19: ")
     assert re.search(message, fit.refusals[0])
     assert fit.details["budgets"][0]["refused"] in fit.refusals[0]
+    assert [b["kind"] for b in fit.details["budgets"]] == [kind, None, None]
+
+
+@pytest.mark.parametrize("change", [too_few, upside_down, only_large, copied])
+def test_the_exact_shape_refuses_what_a_parabola_refuses(isoflop_runs, change):
+    obs = spoil(isoflop_runs([1e19, 1e20, 1e21, 1e22]), change)
+    fit = fit_isoflop(obs, n_bootstrap=0)
+    assert [b["refused"] is None for b in fit.details["budgets"]] == [False, True, True, True]
 
 
 def test_fewer_than_two_budgets_left_is_an_error_that_names_the_rest(isoflop_runs):
     obs = spoil(isoflop_runs([1e19, 1e20]), upside_down)
-    with pytest.raises(FitError, match=r"has 1 of 2\. budget 1e\+19: the parabola opens downward"):
-        fit_isoflop(obs)
-    with pytest.raises(FitError, match=r"Add a second budget"):
+    with pytest.raises(
+        FitError, match=r"has 1 of 2\. budget 1e\+19: the parabola opens downward"
+    ) as told:
+        fit_isoflop(obs, profile="parabola")
+    assert told.value.kind == "opens_downward"
+    with pytest.raises(FitError, match=r"Add a second budget") as told:
         fit_isoflop(isoflop_runs([1e19]))
+    assert told.value.kind == "one_budget"
 
 
 def test_runs_that_name_no_budget_are_refused(scattered_runs):
-    with pytest.raises(FitError, match=r"no run names one. Fill the column budget_flops"):
+    with pytest.raises(FitError, match=r"no run names one. Fill the column budget_flops") as told:
         fit_isoflop(scattered_runs())
+    assert told.value.kind == "no_budget"
+
+
+@pytest.mark.parametrize("column", ["L", "N", "D", "C"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -1.0])
+def test_numbers_that_went_bad_after_reading_are_refused_by_run(isoflop_runs, column, value):
+    """Observations check on the way in; arrays can still be written to."""
+    obs = isoflop_runs([1e19, 1e20])
+    getattr(obs, column)[3] = value
+    with pytest.raises(InputError, match=rf"run run0003: {column}=.*not a positive finite"):
+        fit_isoflop(obs)
+
+
+@pytest.mark.parametrize("budget", [np.inf, 0.0, -1e19])
+def test_a_budget_that_is_no_number_of_flops_is_refused(isoflop_runs, budget):
+    obs = isoflop_runs([1e19, 1e20])
+    obs.budget_flops[0] = budget
+    with pytest.raises(FitError, match="run run0000: budget_flops") as told:
+        fit_isoflop(obs)
+    assert told.value.kind == "nan"
+
+
+def test_budgets_are_the_ones_asked_for_whatever_was_spent(isoflop_runs, law, observe):
+    """Runs between two budgets in C stay with the budget that names them."""
+    full = isoflop_runs([1e19, 1.2e19, 1e21])
+    D = full.D * np.where(full.budget_flops == 1e19, 1.15, 1)
+    fit = fit_isoflop(observe(full.N, D, law(full.N, D), budget=full.budget_flops), n_bootstrap=0)
+    assert [b["budget_flops"] for b in fit.details["budgets"]] == [1e19, 1.2e19, 1e21]
+    assert [len(b["N"]) for b in fit.details["budgets"]] == [9, 9, 9]
+
+
+def test_a_thousand_resamples_take_less_than_half_a_second(isoflop_runs):
+    """120 runs in nine budgets, as many as Figure 4 of the paper shows."""
+    runs = isoflop_runs(ISOFLOP_BUDGETS, n_sizes=14, noise=0.002)
+    fit_isoflop(runs, n_bootstrap=10)
+    start = time.process_time()
+    fit_isoflop(runs, n_bootstrap=1000)
+    assert time.process_time() - start < 0.5
