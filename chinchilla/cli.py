@@ -25,6 +25,7 @@ COMMANDS: dict[str, type] = {
     "sweep": config.SweepCommand,
     "train": config.TrainCommand,
     "status": config.StatusCommand,
+    "fetch": config.FetchCommand,
     "fit": config.FitCommand,
     "predict": config.PredictCommand,
     "report": config.ReportCommand,

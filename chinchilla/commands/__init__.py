@@ -9,6 +9,7 @@ from typing import Any
 
 HOMES = {  # module of this package -> the commands it holds
     "training": ("data", "plan", "sweep", "train", "status", "flops"),
+    "fetching": ("fetch",),
     "fitting": ("fit", "predict", "report"),
 }
 

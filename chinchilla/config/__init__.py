@@ -5,6 +5,7 @@ nothing below it sees a DictConfig. Standard library only. Not frozen, no Litera
 OmegaConf 2.3 could not merge them. A field without default must be given.
 """
 
+from chinchilla.config.fetching import FetchCommand
 from chinchilla.config.fitting import (
     APPROACHES,
     FitCommand,
@@ -34,6 +35,7 @@ __all__ = [
     "ClusterConfig",
     "CorpusConfig",
     "DataCommand",
+    "FetchCommand",
     "FitCommand",
     "FlopsCommand",
     "GridConfig",
