@@ -9,6 +9,7 @@ deserve; neither ever harms, which the authors' own runs contradict at hundreds 
 alpha and beta come from single-epoch runs. NumPy, and SciPy's minimiser inside the fit.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from chinchilla.fit.parametric import fit_loss_law
 from chinchilla.paper import REPEATS_MUENNIGHOFF
 
 SINGLE_EPOCH = 1.001  # D / U up to here counts as no repeat
+N_GRID = 64  # values of each R where the search starts
 R_RANGE = (0.03, 3e3)  # R_D and R_N searched; at an end the runs do not see the decay
 NEARLY = 0.01  # share of the objective that a worse fit may lose and still be called as good
 
@@ -36,9 +38,7 @@ class RepeatedLaw:
 
     def size_for(self, unique_tokens: float | np.ndarray) -> np.ndarray:
         """U_N: the size for which so many tokens are compute-optimal (under C = 6*N*D)."""
-        _, _, G = six_nd_frontier(self.law)
-        tokens = np.asarray(unique_tokens, float)
-        return G * (G * tokens) ** (self.law.beta / self.law.alpha)
+        return _size_for(self.law, unique_tokens)
 
     def __call__(
         self,
@@ -47,13 +47,30 @@ class RepeatedLaw:
         unique_tokens: np.ndarray | float,
     ) -> np.ndarray:
         """Loss, nats per token, at N parameters and D tokens of which `unique_tokens` differ."""
-        N, D = np.asarray(N, float), np.asarray(D, float)
-        U = np.minimum(unique_tokens, D)
-        U_N = np.minimum(N, self.size_for(U))
-        return self.law(U_N * _worth(N / U_N, self.R_N), U * _worth(D / U, self.R_D))
+        return _loss(self.law, self.R_D, self.R_N, N, D, unique_tokens)
 
 
-def _worth(times: np.ndarray, R: float) -> np.ndarray:
+def _size_for(law: LossLaw, tokens: float | np.ndarray) -> np.ndarray:
+    G = six_nd_frontier(law)[2]
+    return G * (G * np.asarray(tokens, float)) ** (law.beta / law.alpha)
+
+
+def _loss(
+    law: LossLaw,
+    R_D: float | np.ndarray,
+    R_N: float | np.ndarray,
+    N: float | np.ndarray,
+    D: float | np.ndarray,
+    unique_tokens: float | np.ndarray,
+) -> np.ndarray:
+    """The law at one or many R_D and R_N, broadcast against the runs."""
+    N, D = np.asarray(N, float), np.asarray(D, float)
+    U = np.minimum(unique_tokens, D)
+    U_N = np.minimum(N, _size_for(law, U))
+    return law(U_N * _worth(N / U_N, R_N), U * _worth(D / U, R_D))
+
+
+def _worth(times: np.ndarray, R: float | np.ndarray) -> np.ndarray:
     """How many fresh uses `times` uses are worth: 1 + R * (1 - exp(-(times - 1) / R))."""
     return 1 - R * np.expm1(-(times - 1) / R)
 
@@ -153,19 +170,19 @@ def fit_repeated(
         law, _ = fit_loss_law(N[once], D[once], L[once], huber_delta=huber_delta)
     log_L = np.log(L)
 
-    def objective(log_R: np.ndarray) -> float:
-        R_D, R_N = np.exp(log_R)
-        r = np.abs(np.log(RepeatedLaw(law, R_D, R_N)(N, D, U)) - log_L)
-        return float(
-            np.where(r <= huber_delta, r**2 / 2, huber_delta * (r - huber_delta / 2)).sum()
-        )
+    def objective(log_R: np.ndarray) -> np.ndarray:
+        """Of (..., 2) ln R_D and ln R_N."""
+        R = np.exp(log_R)[..., None]
+        r = np.abs(np.log(_loss(law, R[..., 0, :], R[..., 1, :], N, D, U)) - log_L)
+        huber = np.where(r <= huber_delta, r**2 / 2, huber_delta * (r - huber_delta / 2))
+        return huber.sum(-1)
 
-    low, high = np.log(R_RANGE)
-    ends = np.linspace(low, high, 48)
-    surface = np.array([[objective(np.array([x, y])) for y in ends] for x in ends])
+    ends = np.log(np.geomspace(R_RANGE[0], R_RANGE[1], N_GRID))
+    grid = np.stack(np.meshgrid(ends, ends, indexing="ij"), axis=-1)
+    surface = np.stack([objective(row) for row in grid])  # (N_GRID, N_GRID) by R_D and R_N
     padded = np.pad(surface, 1, constant_values=np.inf)
-    around = np.min([padded[i : i + 48, j : j + 48] for i in range(3) for j in range(3)], axis=0)
-    minima = np.argwhere(surface == around)
+    shifts = [padded[i : i + N_GRID, j : j + N_GRID] for i in range(3) for j in range(3)]
+    minima = np.argwhere(surface == np.min(shifts, axis=0))
     starts = [ends[at] for at in sorted(minima, key=lambda at: surface[tuple(at)])[:6]]
     if near is not None:
         starts = [np.log(near)]
@@ -181,14 +198,35 @@ def fit_repeated(
                 "on few unique tokens.",
                 "at_bound",
             )
-    good = np.argwhere(surface <= (1 + NEARLY) * min(best.fun, surface.min()))
+    limit = (1 + NEARLY) * best.fun + 1e-12 * len(N)
+    ranges = [_range(objective, surface, ends, axis, best.x[axis], limit) for axis in (0, 1)]
     certificate = {
         "objective": float(best.fun),
-        "lowest_on_grid": float(surface.min()),
         "n_runs": len(N),
         "n_repeated": int(repeats.sum()),
         "n_minima": len(minima),
-        "R_D_range": [float(np.exp(ends[good[:, 0]].min())), float(np.exp(ends[good[:, 0]].max()))],
-        "R_N_range": [float(np.exp(ends[good[:, 1]].min())), float(np.exp(ends[good[:, 1]].max()))],
+        "R_D_range": ranges[0],
+        "R_N_range": ranges[1],
     }
     return RepeatedLaw(law, R_D, R_N), certificate
+
+
+def _range(
+    objective: Callable[[np.ndarray], np.ndarray],
+    surface: np.ndarray,
+    ends: np.ndarray,
+    axis: int,
+    found: float,
+    limit: float,
+) -> list[float]:
+    """Smallest and largest value of one R whose best other R keeps the objective under `limit`."""
+    other = ends[surface.argmin(axis=1 - axis)]  # (N_GRID,) best other R on the grid
+    width = ends[1] - ends[0]
+    for _ in range(10):  # and by a zoom around it
+        tried = other[:, None] + width * np.linspace(-1, 1, 9)
+        fixed = np.broadcast_to(ends[:, None], tried.shape)
+        values = objective(np.stack([fixed, tried] if axis == 0 else [tried, fixed], axis=-1))
+        other = np.take_along_axis(tried, values.argmin(1)[:, None], axis=1)[:, 0]
+        width /= 4
+    good = np.append(ends[values.min(1) <= limit], found)
+    return [float(np.exp(good.min())), float(np.exp(good.max()))]

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from chinchilla.errors import InputError
 from chinchilla.fit import Fits, Frontier, LossLaw, fit_isoflop, fit_parametric
 from chinchilla.fit.predict import predictions
+from chinchilla.fit.resampled import ResampledLaws, resampled_laws
 from chinchilla.observations import Observations
 from chinchilla.shapes import ModelShape, flops_per_token, n_params, shape_named
 
@@ -61,3 +63,77 @@ def test_a_budget_beyond_the_runs_says_how_far():
     fits = together(obs, fit_isoflop(obs, n_bootstrap=0))
     row = predictions([3e16], fits)[0]
     assert row.beyond == pytest.approx(100, rel=0.01)
+
+
+def test_a_budget_below_the_runs_says_how_far():
+    obs = sweep()
+    fits = together(obs, fit_isoflop(obs, n_bootstrap=0))
+    row = predictions([3e11], fits)[0]
+    assert row.beyond == pytest.approx(0.01, rel=0.01)
+
+
+def test_a_published_law_says_how_far_it_is_carried():
+    rows = {row.by: row for row in predictions([1e20, 5.76e23])[7:]}
+    assert rows["law hoffmann"].beyond == pytest.approx(44.3, rel=1e-3)
+    assert rows["law muennighoff"].beyond == pytest.approx(576, rel=1e-3)
+    assert all(row.beyond is None for row in predictions([1e20]) if row.by.startswith("law"))
+
+
+def test_kaplans_line_stands_beside_the_papers():
+    """Section D.4: 4.68B at 1e21 FLOPs, against 2.86B by approach 1."""
+    rows = {row.by: row for row in predictions([1e21])}
+    assert rows["Kaplan 2020 (section D.4)"].N == pytest.approx(4.68e9, rel=1e-9)
+    assert rows["paper, approach 1 (Table 3)"].N == pytest.approx(2.86e9, rel=1e-2)
+
+
+def test_the_loss_of_every_approach_is_that_of_the_fitted_law_at_its_own_size():
+    obs = sweep()
+    fits = together(obs, fit_isoflop(obs, n_bootstrap=0), fit_parametric(obs, n_bootstrap=0))
+    for row in predictions([1e14], fits, published=False):
+        assert row.L == pytest.approx(float(LAW(row.N, row.D)), rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def noisy() -> tuple[Fits, Observations, ResampledLaws]:
+    """Runs with 0.3% noise under C = 6ND, approach 3 with its resamples."""
+    rng = np.random.default_rng(1)
+    N = np.repeat(np.geomspace(5e7, 2e9, 7), 5)
+    D = N * np.tile([5, 10, 20, 40, 80.0], 7)
+    L = LAW(N, D) * np.exp(0.003 * rng.normal(size=len(N)))
+    ids = np.array([f"r{i}" for i in range(len(N))])
+    obs = Observations(ids, np.full(len(N), np.nan), 6 * N * D, N, D, L, "six_nd")
+    fit = fit_parametric(obs, n_bootstrap=200)
+    return together(obs, fit), obs, resampled_laws(fit, obs)
+
+
+def test_intervals_are_nested_and_hold_the_truth(noisy):
+    fits, _, resampled = noisy
+    (row,) = predictions([1e20], fits, resampled, published=False)
+    for name, truth in (("N", None), ("D", None), ("L", float(LAW(row.N, row.D)))):
+        low, high = getattr(row, f"{name}_ci95")
+        p10, p90 = getattr(row, f"{name}_p10"), getattr(row, f"{name}_p90")
+        assert low < p10 < getattr(row, name) < p90 < high
+        assert truth is None or low < truth < high
+
+
+def test_the_resampled_laws_are_those_of_the_fits_own_intervals(noisy):
+    """Fitted again from the observations, they give the fit's own band of N_opt."""
+    fits, _, resampled = noisy
+    N = [best.N for best in resampled.optima(1e21, None)]
+    band = fits.fitted["parametric"].N_opt.band(1e21)
+    assert np.percentile(N, [10, 90]) == pytest.approx([float(x) for x in band], rel=1e-5)
+
+
+def test_a_new_run_scatters_wider_than_the_law(noisy):
+    _, obs, resampled = noisy
+    law, run = (np.ptp(np.percentile(x, [10, 90])) for x in
+                (resampled.loss(1e9, 2e10), resampled.measured(1e9, 2e10)))  # fmt: skip
+    assert run > 1.5 * law
+    assert np.std(resampled.residuals) == pytest.approx(0.003, rel=0.3)
+    assert len(resampled.residuals) == len(obs)
+
+
+def test_other_observations_than_the_fits_are_refused(noisy):
+    fits, obs, _ = noisy
+    with pytest.raises(InputError, match=r"34 runs, but frontier\.json was fitted to 35"):
+        resampled_laws(fits.fitted["parametric"], obs.where(np.arange(34)))

@@ -1,0 +1,173 @@
+"""Next runs: the gradient is the derivative, the variance is real, and the choice beats chance."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from chinchilla.errors import Refusal
+from chinchilla.fit import fit_parametric
+from chinchilla.fit.decide import allocate
+from chinchilla.fit.design import (
+    candidates,
+    gradient,
+    jacobian,
+    propose,
+    ratio_limits,
+    sizes_of,
+)
+from chinchilla.fit.frontier import LossLaw
+from chinchilla.fit.loss_law import FlopsPerToken, named_law
+from chinchilla.fit.parametric import fit_loss_law, refit_loss_law
+from chinchilla.observations import Observations
+from chinchilla.shapes import flops_per_token, n_params, named_shapes
+
+LAW = named_law("besiroglu")
+C_STAR = 1e22
+NOISE = 0.003
+SHAPES = named_shapes()
+
+
+def runs(N, D, noise=NOISE, seed=0) -> Observations:
+    N, D = np.array(N, float), np.array(D, float)
+    L = LAW(N, D) * np.exp(noise * np.random.default_rng(seed).normal(size=len(N)))
+    ids = np.array([f"r{i}" for i in range(len(N))])
+    return Observations(ids, np.full(len(N), np.nan), 6 * N * D, N, D, L, "six_nd")
+
+
+@pytest.fixture(scope="module")
+def sweep() -> Observations:
+    N = np.repeat(np.geomspace(5e7, 1.5e9, 6), 4)
+    return runs(N, N * np.tile([10, 20, 40, 80], 6))
+
+
+@pytest.fixture(scope="module")
+def fitted(sweep):
+    return fit_parametric(sweep, n_bootstrap=200)
+
+
+def at(theta: np.ndarray) -> LossLaw:
+    """The law at (ln A, ln B, ln E, alpha, beta)."""
+    return LossLaw(*np.exp([theta[2], theta[0], theta[1]]), *theta[3:])
+
+
+def theta_of(law: LossLaw) -> np.ndarray:
+    return np.array([*np.log([law.A, law.B, law.E]), law.alpha, law.beta])
+
+
+def numerical(f, theta: np.ndarray, h: float = 1e-5) -> np.ndarray:
+    return np.array([(f(theta + h * e) - f(theta - h * e)) / (2 * h) for e in np.eye(5)])
+
+
+@pytest.mark.parametrize("name", ["besiroglu", "hoffmann", "muennighoff"])
+def test_the_gradient_of_ln_N_opt_is_its_derivative(name):
+    law = named_law(name)
+    found = numerical(lambda t: np.log(allocate(at(t), C_STAR).N), theta_of(law))
+    assert gradient(law, C_STAR) == pytest.approx(found, rel=1e-6, abs=1e-8)
+
+
+def test_the_gradient_under_another_flop_count():
+    """Attention and the head counted; N_opt is interpolated there, hence four digits."""
+    N = np.array([float(n_params(s)) for s in SHAPES.values()])
+    c = np.array([flops_per_token(s, "with_head") for s in SHAPES.values()])
+    one = np.ones_like(N)
+    cost = FlopsPerToken.from_observations(
+        Observations(np.array(list(SHAPES)), one * np.nan, c, N, one, one)
+    )
+    for C in (1e19, 1e22):
+        found = numerical(lambda t, C=C: np.log(allocate(at(t), C, cost).N), theta_of(LAW), h=1e-4)
+        assert gradient(LAW, C, cost) == pytest.approx(found, rel=1e-3, abs=1e-4)
+
+
+def test_the_jacobian_of_ln_L_is_its_derivative():
+    N, D = np.array([1e8, 1e9, 3e9]), np.array([5e9, 2e10, 3e11])
+    found = numerical(lambda t: np.log(at(t)(N, D)), theta_of(LAW)).T
+    assert jacobian(LAW, N, D) == pytest.approx(found, rel=1e-7, abs=1e-9)
+
+
+def test_the_variance_it_reckons_with_is_that_of_refits(sweep):
+    """Under small normal noise and least squares the spread of ln N_opt is sigma^2 g'(J'J)^-1 g."""
+    N, D, noise = sweep.N, sweep.D, 5e-4
+    rng = np.random.default_rng(3)
+    found = []
+    for _ in range(60):
+        L = LAW(N, D) * np.exp(noise * rng.normal(size=len(N)))
+        law, _ = fit_loss_law(N, D, L, huber_delta=1.0)  # so wide that Huber is least squares
+        found.append(np.log(allocate(law, C_STAR).N))
+    J, g = jacobian(LAW, N, D), gradient(LAW, C_STAR)
+    expected = noise * np.sqrt(g @ np.linalg.solve(J.T @ J, g))
+    assert np.std(found) == pytest.approx(expected, rel=0.25)  # 60 draws: 9% standard error
+
+
+def test_each_run_narrows_the_interval_and_stays_in_its_limits(sweep, fitted):
+    found = propose(fitted, sweep, C_STAR, sizes_of(sweep, None, SHAPES), n_runs=5)
+    low, high = fitted.N_opt.band(C_STAR)
+    assert found.width == pytest.approx(float(high / low))
+    widths = [found.width, *(step.width for step in found.steps)]
+    assert len(found.steps) == 5
+    assert all(b < a for a, b in pairwise(widths))
+    assert found.steps[-1].spent <= 5 * sweep.C.max() * (1 + 1e-12)
+    for step in found.steps:
+        run = step.run
+        assert 5 <= run.D / run.N * (1 + 1e-9)
+        assert run.D / run.N <= 160 * (1 + 1e-9)
+        assert run.C >= sweep.C.min()
+        assert pytest.approx(6 * run.N * run.D, rel=1e-9) == run.C
+
+
+def spread_after(sweep: Observations, extra: list, n_draws: int = 80) -> float:
+    """Standard deviation of ln N_opt(C*) over refits of the sweep with `extra` runs."""
+    N = np.append(sweep.N, [run.N for run in extra])
+    D = np.append(sweep.D, [run.D for run in extra])
+    rng = np.random.default_rng(5)
+    found = []
+    for _ in range(n_draws):
+        L = LAW(N, D) * np.exp(NOISE * rng.normal(size=len(N)))
+        laws = refit_loss_law(N, D, L, np.ones((1, len(N))), LAW)
+        if laws.converged[0]:
+            found.append(np.log(allocate(laws.law(0), C_STAR).N))
+    assert len(found) > 0.9 * n_draws
+    return float(np.std(found))
+
+
+def test_the_proposed_runs_beat_random_ones_of_the_same_cost(sweep, fitted):
+    """Losses drawn, law refitted: the spread of ln N_opt(C*) with four more runs."""
+    spend = 4 * float(sweep.C.max())
+    sizes = sizes_of(sweep, None, SHAPES)
+    found = propose(fitted, sweep, C_STAR, sizes, n_runs=4, spend=spend)
+    pool = candidates(sizes, ratio_limits(sweep), (float(sweep.C.min()), spend / 4))
+    rng = np.random.default_rng(7)
+    chance = [
+        spread_after(sweep, [pool[i] for i in rng.integers(len(pool), size=4)]) for _ in range(3)
+    ]
+    designed = spread_after(sweep, [step.run for step in found.steps])
+    assert designed < 0.9 * min(chance)
+    promised = np.log(found.steps[-1].width) / np.log(found.width)
+    assert designed / spread_after(sweep, []) == pytest.approx(promised, rel=0.25)
+
+
+def test_without_a_bootstrap_the_width_is_reckoned_from_the_residuals(sweep):
+    plain = fit_parametric(sweep, n_bootstrap=0)
+    found = propose(plain, sweep, C_STAR, sizes_of(sweep, None, {}))
+    assert "residuals" in found.source
+    assert 1 < found.steps[-1].width < found.width < 3
+
+
+def test_tokens_per_parameter_stay_near_the_runs_and_inside_two_to_two_hundred():
+    N = np.array([1e8, 1e9])
+    assert ratio_limits(runs(N, N * [10, 40])) == pytest.approx((5, 80))
+    assert ratio_limits(runs(N, N * [0.05, 150])) == pytest.approx((2, 200))
+    assert ratio_limits(runs(N, N * [0.2, 0.5])) == pytest.approx((0.2, 0.5))
+
+
+def test_a_spend_below_any_run_is_refused(sweep, fitted):
+    with pytest.raises(Refusal, match=r"costs between .* and spend=1e\+10"):
+        propose(fitted, sweep, C_STAR, sizes_of(sweep, None, SHAPES), spend=1e10)
+
+
+def test_a_shape_costs_what_the_runs_convention_says(sweep):
+    counted = replace(sweep, flop_convention="with_head")
+    sizes = sizes_of(counted, None, {"44m": SHAPES["44m"]})
+    assert sizes["44m"][1] == pytest.approx(flops_per_token(SHAPES["44m"], "with_head"))
+    assert sizes_of(sweep, None, {"44m": SHAPES["44m"]})["44m"][1] == 6 * n_params(SHAPES["44m"])

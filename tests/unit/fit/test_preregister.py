@@ -1,0 +1,135 @@
+"""Predictions written down: nothing in them changes unseen, and results are held against them."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from chinchilla.errors import InputError
+from chinchilla.fit import fit_parametric
+from chinchilla.fit.fits import Fits
+from chinchilla.fit.frontier import LossLaw
+from chinchilla.fit.predict import predictions
+from chinchilla.fit.preregister import digest, load, record_of, save, score
+from chinchilla.fit.resampled import resampled_laws
+from chinchilla.observations import Observations
+
+LAW = LossLaw(E=1.7, A=400.0, B=1700.0, alpha=0.34, beta=0.36)
+NOISE = 0.004
+
+
+def runs(N, D, seed=0, kind="train", noise=NOISE) -> Observations:
+    N, D = np.array(N, float), np.array(D, float)
+    L = LAW(N, D) * np.exp(noise * np.random.default_rng(seed).normal(size=len(N)))
+    ids = np.array([f"r{i}" for i in range(len(N))])
+    return Observations(ids, np.full(len(N), np.nan), 6 * N * D, N, D, L, "six_nd", loss_kind=kind)
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory) -> dict:
+    N = np.repeat(np.geomspace(5e7, 2e9, 8), 5)
+    obs = runs(N, N * np.tile([5, 10, 20, 40, 80], 8))
+    fit = fit_parametric(obs, n_bootstrap=300)
+    fits = Fits.of({"parametric": fit}, {}, obs)
+    file = tmp_path_factory.mktemp("fits") / "frontier.json"
+    fits.save(file)
+    resampled = resampled_laws(fit, obs)
+    rows = predictions([1e21], fits, resampled)
+    return record_of(rows, fit.law, "approach 3", resampled, None, file, "train", {"n": 1})
+
+
+def test_it_is_dated_in_utc_and_says_what_it_stands_on(record):
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", record["made_utc"])
+    assert re.fullmatch(r"[0-9a-f]{64}", record["frontier_sha256"])
+    assert set(record["versions"]) == {"chinchilla", "python", "numpy"}
+    assert record["predictions"][0]["by"] == "this data, parametric"
+
+
+def test_what_is_read_is_what_was_written(record, tmp_path):
+    path = save(record, None, tmp_path)
+    assert path.name == f"{record['made_utc'][:10]}-{record['sha256'][:8]}.json"
+    assert path.parent == tmp_path / "preregistered"
+    assert load(path) == record
+
+
+def test_a_prediction_is_never_overwritten(record, tmp_path):
+    path = save(record, tmp_path / "mine.json", tmp_path)
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="never overwritten"):
+        save({**record, "law_name": "another"}, path, tmp_path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r["law"].update(E=r["law"]["E"] * 1.01),
+        lambda r: r["predictions"][0].update(N=1e9),
+        lambda r: r.update(made_utc="2020-01-01T00:00:00Z"),
+        lambda r: r["resampled_laws"].pop(),
+        lambda r: r["log_residuals"].append(1.0),
+        lambda r: r.update(note="added later"),
+    ],
+)
+def test_any_change_is_seen(record, tmp_path, change):
+    changed = json.loads(json.dumps(record))
+    change(changed)
+    (tmp_path / "p.json").write_text(json.dumps(changed))
+    with pytest.raises(InputError, match="was changed after it was written"):
+        load(tmp_path / "p.json")
+
+
+def test_layout_is_no_change(record, tmp_path):
+    (tmp_path / "p.json").write_text(json.dumps(record, sort_keys=True))
+    assert digest(load(tmp_path / "p.json")) == record["sha256"]
+
+
+@pytest.mark.parametrize("text", ["{}", "[1]", '{"schema": 9, "sha256": ""}', "{"])
+def test_another_file_is_said(tmp_path, text):
+    (tmp_path / "p.json").write_text(text)
+    with pytest.raises(InputError, match=r"prediction.*p\.json"):
+        load(tmp_path / "p.json")
+
+
+def test_new_runs_of_the_same_world_lie_inside_as_often_as_stated(record):
+    """200 new runs on the law, inside the sizes seen: about 95 % inside their 95 % interval."""
+    rng = np.random.default_rng(9)
+    N = np.exp(rng.uniform(np.log(1e8), np.log(1e9), 200))
+    rows = score(record, runs(N, N * rng.uniform(8, 60, 200), seed=11))
+    share = np.mean([row.inside for row in rows])
+    assert 0.90 <= share <= 0.99
+
+
+def test_a_run_that_went_wrong_lies_outside(record):
+    obs = runs([5e8], [1e10], noise=0.0)
+    worse = Observations(
+        obs.run_id, obs.budget_flops, obs.C, obs.N, obs.D, 1.03 * obs.L, loss_kind="train"
+    )
+    (good,), (bad,) = score(record, obs), score(record, worse)
+    assert good.inside
+    assert bad.inside is False
+    assert bad.percent == pytest.approx(3, abs=0.4)
+    assert bad.difference == pytest.approx(bad.measured - bad.predicted)
+    assert bad.C == pytest.approx(6 * 5e8 * 1e10)
+
+
+def test_how_far_a_run_was_from_the_best_size_is_said(record):
+    best = record["predictions"][0]
+    (row,) = score(record, runs([2 * best["N"]], [best["D"] / 2]))
+    assert row.N_over_best == pytest.approx(2, rel=1e-3)
+
+
+def test_another_loss_does_not_compare(record):
+    with pytest.raises(InputError, match="train loss and the result is a heldout loss"):
+        score(record, runs([5e8], [1e10], kind="heldout"))
+
+
+def test_without_a_law_there_is_no_loss_to_score(record):
+    with pytest.raises(InputError, match="no law, so no loss was predicted"):
+        score({**record, "law": None}, runs([5e8], [1e10]))
+
+
+def test_without_resamples_there_is_no_verdict(record):
+    (row,) = score({**record, "resampled_laws": []}, runs([5e8], [1e10]))
+    assert (row.ci95, row.inside) == (None, None)
