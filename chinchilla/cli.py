@@ -27,10 +27,15 @@ COMMANDS: dict[str, type] = {
     "status": config.StatusCommand,
     "fetch": config.FetchCommand,
     "fit": config.FitCommand,
+    "diagnose": config.DiagnoseCommand,
     "predict": config.PredictCommand,
+    "design": config.DesignCommand,
+    "score": config.ScoreCommand,
+    "reproduce": config.ReproduceCommand,
     "report": config.ReportCommand,
     "flops": config.FlopsCommand,
 }
+POSITIONAL = {"reproduce": "table"}  # the key that a command's first bare word gives
 WIDTHS = ("d_model", "ffw_size", "kv_size", "n_heads", "n_layers")
 GROUPS = ("corpus", "model", "recipe", "grid", "cluster", "runtime", "experiment")
 
@@ -76,6 +81,8 @@ def _run(command: str, rest: list[str]) -> int:
     show = "--cfg" in rest
     if show:  # as Hydra's own --cfg: print what the command would be told, and stop
         rest = [word for word in rest if word not in ("--cfg", "job")]
+    if rest and command in POSITIONAL and re.fullmatch(r"\w+", rest[0]):
+        rest = [f"{POSITIONAL[command]}={rest[0]}", *rest[1:]]
     told, text = compose(command, rest, to_object=not show)
     if show:
         print(text, end="")

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 HOMES = {  # module of this package -> the commands it holds
+    "diagnosing": ("diagnose",),
+    "deciding": ("predict", "design", "score"),
+    "reproducing": ("reproduce",),
     "training": ("data", "plan", "sweep", "train", "status", "flops"),
     "fetching": ("fetch",),
-    "fitting": ("fit", "predict", "report"),
+    "fitting": ("fit", "report"),
 }
 
 

@@ -5,11 +5,12 @@ nothing below it sees a DictConfig. Standard library only. Not frozen, no Litera
 OmegaConf 2.3 could not merge them. A field without default must be given.
 """
 
+from chinchilla.config.deciding import DesignCommand, PredictCommand, ScoreCommand
+from chinchilla.config.diagnosing import DiagnoseCommand
 from chinchilla.config.fetching import FetchCommand
 from chinchilla.config.fitting import (
     APPROACHES,
     FitCommand,
-    PredictCommand,
     ReportCommand,
 )
 from chinchilla.config.groups import (
@@ -21,6 +22,7 @@ from chinchilla.config.groups import (
     RuntimeConfig,
     TokenizerConfig,
 )
+from chinchilla.config.reproducing import ReproduceCommand
 from chinchilla.config.training import (
     DataCommand,
     FlopsCommand,
@@ -35,6 +37,8 @@ __all__ = [
     "ClusterConfig",
     "CorpusConfig",
     "DataCommand",
+    "DesignCommand",
+    "DiagnoseCommand",
     "FetchCommand",
     "FitCommand",
     "FlopsCommand",
@@ -44,7 +48,9 @@ __all__ = [
     "PredictCommand",
     "RecipeConfig",
     "ReportCommand",
+    "ReproduceCommand",
     "RuntimeConfig",
+    "ScoreCommand",
     "StatusCommand",
     "SweepCommand",
     "TokenizerConfig",

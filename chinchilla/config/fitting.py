@@ -2,13 +2,24 @@
 
 from dataclasses import dataclass, field
 
-from chinchilla.config.checks import check_format, choice, not_negative, positive
+from chinchilla.config.checks import (
+    check_format,
+    check_n_bootstrap,
+    choice,
+    not_negative,
+    positive,
+)
 from chinchilla.errors import InputError
 from chinchilla.shapes import FLOP_CONVENTIONS
 
 APPROACHES = ("envelope", "isoflop", "parametric")  # approaches 1, 2, 3 of section 3
 N_CONVENTIONS = ("unknown", "total", "non_embedding")  # how N is counted
 LOSSES = ("train", "heldout")
+OBJECTIVES = ("huber", "lad", "least_squares")  # of approach 3
+ENVELOPE_PARTS = ("all", "tail", "hull")
+ISOFLOP_PROFILES = ("exact", "parabola")
+ISOFLOP_INTERVALS = ("wild", "pairs")
+RESAMPLINGS = ("pairs", "by_size", "by_budget", "stratified", "subsample")
 
 
 @dataclass(kw_only=True)
@@ -21,11 +32,18 @@ class FitCommand:
     out_dir: str = ""  # where fits go; empty = <sweep_dir>/fits
     approaches: list[str] = field(default_factory=lambda: list(APPROACHES))  # the paper's 1, 2, 3
     loss: str = "train"  # which loss of a sweep: train (smoothed final) or heldout
-    n_bootstrap: int = 400  # resamples of runs for the intervals
+    n_bootstrap: int = 1_000  # resamples of runs for the intervals; 0 = no intervals
     seed: int = 0  # of the bootstrap
     huber_delta: float = 1e-3  # approach 3, on log-loss (section 3.3)
+    objective: str = "huber"  # approach 3: huber (the paper's sum), lad, least_squares
+    method: str = "newton"  # approach 3: newton, or paper (L-BFGS from 4500 starts, minutes)
+    resampling: str = "pairs"  # approach 3: pairs, by_size, by_budget, stratified, subsample
+    target_flops: float = 0.0  # where intervals of N_opt are compared; 0 = ten times the largest C
     smooth_steps: float = 10.0  # approach 1: Gaussian window over a training curve, in points
     envelope_points: int = 1_500  # approach 1: log-spaced FLOP values
+    envelope_part: str = "all"  # approach 1: of the curves, all, tail (last 15%) or hull
+    isoflop_profile: str = "exact"  # approach 2: exact (no bias) or parabola (the paper's)
+    isoflop_interval: str = "wild"  # approach 2: wild (covers), or pairs (of runs; too wide)
     tokens_per_param: list[float] = field(default_factory=list)  # keep runs with D/N in [lo,hi]
     flop_convention: str = "unknown"  # how a CSV counts C: with_head, paper, appendix_f, six_nd
     n_convention: str = "unknown"  # how a CSV counts N: total, non_embedding
@@ -33,7 +51,7 @@ class FitCommand:
 
     def __post_init__(self) -> None:
         check_format(self.format)
-        not_negative("n_bootstrap", self.n_bootstrap)
+        check_n_bootstrap(self.n_bootstrap)
         if not self.approaches:
             raise InputError(f"approaches=[] names none. Choose from {', '.join(APPROACHES)}.")
         not_negative("seed", self.seed)
@@ -53,28 +71,19 @@ class FitCommand:
                 "[2,200]."
             )
         choice("loss", self.loss, LOSSES)
+        choice("objective", self.objective, OBJECTIVES)
+        choice("method", self.method, ("newton", "paper"))
+        if self.method == "paper" and self.objective != "huber":
+            raise InputError(f"method=paper minimises huber, not {self.objective}. Leave one out.")
+        choice("envelope_part", self.envelope_part, ENVELOPE_PARTS)
+        choice("isoflop_profile", self.isoflop_profile, ISOFLOP_PROFILES)
+        choice("isoflop_interval", self.isoflop_interval, ISOFLOP_INTERVALS)
+        choice("resampling", self.resampling, RESAMPLINGS)
+        not_negative("target_flops", self.target_flops)
         for approach in self.approaches:
             choice("approaches", approach, APPROACHES)
         for key in ("huber_delta", "smooth_steps", "envelope_points"):
             positive(key, getattr(self, key))
-
-
-@dataclass(kw_only=True)
-class PredictCommand:
-    """`chinchilla predict`: N_opt, D_opt and loss at a budget, from fits or published laws."""
-
-    budget_flops: list[float]  # FLOPs, one or several
-    frontier: str = (
-        ""  # frontier.json of `chinchilla fit`, or its folder; empty = published laws only
-    )
-    format: str = "text"  # text or json
-
-    def __post_init__(self) -> None:
-        check_format(self.format)
-        if not self.budget_flops:
-            raise InputError("budget_flops=[] names no budget. Give FLOPs: budget_flops=1e21.")
-        for budget in self.budget_flops:
-            positive("budget_flops", budget)
 
 
 @dataclass(kw_only=True)

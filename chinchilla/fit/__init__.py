@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
+from typing import Any
 
 from chinchilla.config import FitCommand
 from chinchilla.errors import FitError
@@ -44,13 +45,20 @@ def fit_all(finals: Observations, curves: Observations | None, command: FitComma
     Returns:
         The frontiers, and for the approaches that cannot answer the reason.
     """
-    own: dict[str, dict[str, float]] = {
+    own: dict[str, dict[str, Any]] = {
         "envelope": {
             "smooth_steps": command.smooth_steps,
             "envelope_points": command.envelope_points,
+            "part": command.envelope_part,
         },
-        "isoflop": {},
-        "parametric": {"huber_delta": command.huber_delta},
+        "isoflop": {
+            "profile": command.isoflop_profile,
+            "interval": command.isoflop_interval,
+        },
+        "parametric": {
+            key: getattr(command, key)
+            for key in ("huber_delta", "objective", "method", "resampling", "target_flops")
+        },
     }
     fitted, refused = {}, {}
     for approach in command.approaches:

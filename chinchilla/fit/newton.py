@@ -182,6 +182,11 @@ class Problem:
         z, f, predicted, converged = (np.concatenate(x) for x in zip(*parts, strict=True))
         return Solutions(constraint.lift(z) if constraint else z, f, predicted, converged)
 
+    def promised(self, theta: np.ndarray, w: np.ndarray, objective: Objective) -> float:
+        """Decrease that a Newton step from (5,) theta promises: what certifies a minimum."""
+        _, g, H = _Descent(self, w[None], objective.width, None).derivatives(theta[None], w[None])
+        return float(_newton_step(g, H)[1][0])
+
     def residuals(self, theta: np.ndarray) -> np.ndarray:
         """ln L_hat - ln L, (n,) or (k, n), of (5,) or (k, 5) parameter vectors."""
         a, b, e, alpha, beta = np.asarray(theta).T[..., None]

@@ -14,6 +14,7 @@ from chinchilla.fit.frontier import Frontier, LossLaw, conventions
 from chinchilla.fit.intervals import compare
 from chinchilla.fit.loss_fit import OBJECTIVES, Laws, fit_loss_law, refit_loss_law
 from chinchilla.fit.loss_law import LawFrontier, six_nd_frontier
+from chinchilla.fit.paper_search import fit_by_search
 from chinchilla.observations import Observations
 
 __all__ = ["Laws", "fit_loss_law", "fit_parametric", "refit_loss_law"]
@@ -26,7 +27,8 @@ def fit_parametric(
     *,
     huber_delta: float = 1e-3,
     objective: str = "huber",
-    n_bootstrap: int = 400,
+    method: str = "newton",
+    n_bootstrap: int = 1_000,
     seed: int = 0,
     resampling: str = "pairs",
     target_flops: float = 0.0,
@@ -41,6 +43,8 @@ def fit_parametric(
         obs: final losses; of curves only the last points are used.
         huber_delta: where the Huber loss turns linear, in log-loss.
         objective: huber, lad or least_squares, of log-residuals.
+        method: newton, or paper: L-BFGS from the paper's 4500 starts (huber; minutes). The
+            intervals come from Newton refits either way.
         n_bootstrap: resamples of runs; 0 for no interval.
         seed: of the resampling.
         resampling: what is drawn with replacement: a key of `bootstrap.RESAMPLINGS`.
@@ -56,7 +60,10 @@ def fit_parametric(
             f"{obs.C.max():.3g} FLOPs, which says nothing about growth. Add a second budget."
         )
     how: dict[str, Any] = {"huber_delta": huber_delta, "objective": objective}
-    law, certificate = fit_loss_law(obs.N, obs.D, obs.L, None, **how)
+    if method == "paper":
+        law, certificate = fit_by_search(obs.N, obs.D, obs.L, huber_delta)
+    else:
+        law, certificate = fit_loss_law(obs.N, obs.D, obs.L, None, **how)
     frame = LawFrontier.of(obs)
     counts = bootstrap.draw(resampling, obs, n_bootstrap, seed)
     laws = refit_loss_law(obs.N, obs.D, obs.L, counts, law, **how)
@@ -96,8 +103,11 @@ def fit_parametric(
         n_runs=len(obs),
         conventions=conventions(obs),
         settings={
-            "huber_delta": huber_delta,
+            "huber_delta": huber_delta if objective == "huber" else None,
             "objective": OBJECTIVES[objective],
+            "method": "L-BFGS from the paper's 4500 starts"
+            if method == "paper"
+            else "variable-projection starts, semi-smooth Newton",
             "frontier": "closed form, C = 6*N*D"
             if frame.cost is None
             else "exact optima over the observed C, FLOPs per token from the runs' own C/D; a line",

@@ -130,7 +130,7 @@ def test_fit_report_and_predict_follow(
     sweep_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     fits, page = tmp_path / "fits", tmp_path / "report"
-    words = [f"sweep_dir={sweep_dir}", f"out_dir={fits}", "n_bootstrap=4"]
+    words = [f"sweep_dir={sweep_dir}", f"out_dir={fits}", "n_bootstrap=20"]
     assert main(["fit", *words]) == 0
     table = Observations.from_csv(fits / "observations.csv")
     found = results(sweep_dir)

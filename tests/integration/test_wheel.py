@@ -112,7 +112,7 @@ def test_a_grid_is_planned_without_torch(run, tmp_path: Path):
 
 def test_runs_of_a_csv_are_fitted_reported_and_extrapolated_without_torch(run, tmp_path: Path):
     (tmp_path / "runs.csv").write_text(observations())
-    run("fit", "observations=runs.csv", "out_dir=fits", "n_bootstrap=4")
+    run("fit", "observations=runs.csv", "out_dir=fits", "n_bootstrap=20")
     run("report", "fits=fits")
     assert (tmp_path / "fits" / "report" / "report.html").stat().st_size > 10_000
     rows = json.loads(run("predict", "frontier=fits", "budget_flops=1e20", "format=json"))
