@@ -9,6 +9,8 @@ from chinchilla import config
 from chinchilla.commands.shared import print_json, sweep_results
 from chinchilla.errors import InputError
 from chinchilla.files import writable_dir
+from chinchilla.fit.diagnostics import FILE as DIAGNOSTICS
+from chinchilla.fit.diagnostics import Diagnostics
 from chinchilla.fit.fits import Fits
 from chinchilla.observations import Observations
 from chinchilla.records import Curve, RunResult
@@ -102,6 +104,12 @@ def report(command: config.ReportCommand) -> int:
     fits_dir = Path(command.fits or Path(command.sweep_dir) / "fits")
     base = Path(command.sweep_dir) if command.sweep_dir else fits_dir
     fits = Fits.load(fits_dir)
+    diagnostics = Diagnostics.beside(fits_dir)
+    if diagnostics is None and (fits_dir / DIAGNOSTICS).exists():
+        print(
+            f"note: {fits_dir / DIAGNOSTICS} was made from another frontier.json and is left out. "
+            "Run `chinchilla diagnose` again."
+        )
     out_dir = writable_dir(Path(command.out_dir or base / "report"), "out_dir")
     results: list[RunResult] = []
     curve_of: dict[str, Curve] = {}
@@ -123,6 +131,7 @@ def report(command: config.ReportCommand) -> int:
         finals=Observations.from_csv(fits_dir / "observations.csv"),
         fits=fits,
         meta={"fit settings": fits.command},
+        diagnostics=diagnostics,
     )
     print(f"wrote {page}")
     return 0

@@ -164,8 +164,8 @@ def recount(case: Case) -> Finding:
     )
     if kaplan is not None:
         says += (
-            f" Over Kaplan's sizes (768 to 1.5e9 without embedding) this law's exponent would read "
-            f"{kaplan:.2f}."
+            f" Over Kaplan's sizes (768 to 1.5e9 without the embedding of 32,000 tokens) this law's "
+            f"exponent would read {kaplan:.2f}."
         )
     return judged(
         spread > 1.28 * se,

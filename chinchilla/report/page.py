@@ -17,10 +17,12 @@ from matplotlib.figure import Figure
 
 from chinchilla.config import APPROACHES
 from chinchilla.files import write_text
+from chinchilla.fit.diagnostics import Diagnostics
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier
 from chinchilla.observations import LOSSES, Observations
 from chinchilla.records import Curve, RunResult
+from chinchilla.report import diagnostics as checks
 from chinchilla.report import figures, sections, tables
 from chinchilla.report.style import save_figure
 from chinchilla.report.tables import LABELS
@@ -47,6 +49,7 @@ def write_report(
     finals: Observations | None,
     fits: Fits,
     meta: Mapping[str, Any],
+    diagnostics: Diagnostics | None = None,
 ) -> Path:
     """Write report.html and figures/*.png, *.svg into `out_dir`.
 
@@ -60,6 +63,7 @@ def write_report(
             (a CSV of curves), they stand in for `curve_obs`.
         fits: what `chinchilla fit` found.
         meta: environment and provenance, shown as a table; nested mappings are flattened.
+        diagnostics: what `chinchilla diagnose` found about these very fits.
 
     Returns:
         The path of report.html.
@@ -84,7 +88,10 @@ def write_report(
         agreement=sections.agreement(frontiers),
         facts=sections.facts(results, finals),
         table2=tables.table2(frontiers, refusals),
-        figures=_draw(out_dir / "figures", results, curves, curve_obs, finals, frontiers),
+        figures=_draw(
+            out_dir / "figures", results, curves, curve_obs, finals, frontiers, diagnostics
+        ),
+        diagnostics=checks.section(diagnostics),
         predictions=tables.predictions(frontiers, budgets),
         points=tables.frontier_points(frontiers),
         refusals={LABELS.get(a, a): reason for a, reason in refusals.items()},
@@ -112,6 +119,7 @@ def _draw(
     curve_obs: Observations | None,
     finals: Observations | None,
     frontiers: Mapping[str, Frontier],
+    diagnostics: Diagnostics | None,
 ) -> list[Drawn]:
     folder.mkdir(exist_ok=True)
     if curve_obs is None and curves:
@@ -168,6 +176,7 @@ def _draw(
             "Contours of the fitted loss over tokens and parameters, and its residuals.",
         ),
     ]
+    candidates += checks.figures(diagnostics, frontiers.get("parametric"))
     drawn = []
     for name, title, figure, caption, alt in candidates:
         if figure is None:

@@ -194,7 +194,7 @@ def test_plans_that_cannot_answer_are_refused(say, words, parts):
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_every_command_has_a_yaml_that_composes(command):
     """As far as it goes without the values that only a person can give."""
-    given = {"status": ["sweep_dir=s"], "fit": ["sweep_dir=s"], "report": ["sweep_dir=s"],
+    given = {"diagnose": ["fits=f"], "status": ["sweep_dir=s"], "fit": ["sweep_dir=s"], "report": ["sweep_dir=s"],
              "fetch": ["points=hoffmann", "out=x.csv"],
              "predict": ["budget_flops=1e20"]}  # fmt: skip
     told, _ = cli.compose(command, given.get(command, []))

@@ -1,0 +1,60 @@
+"""The command that questions fits: diagnose."""
+
+import textwrap
+from pathlib import Path
+
+from chinchilla import config
+from chinchilla.files import sha256_file, writable_dir
+from chinchilla.fit.diagnostics import FILE, Diagnostics
+from chinchilla.fit.diagnostics import diagnose as run_diagnostics
+from chinchilla.fit.fits import FILE as FRONTIER
+from chinchilla.fit.fits import Fits
+from chinchilla.observations import Observations
+from chinchilla.records import load_plan
+
+WIDTH = 100  # columns of the text
+
+
+def diagnose(command: config.DiagnoseCommand) -> int:
+    """Question the fits of a folder, write diagnostics.json beside them, print each verdict."""
+    fits_dir = Path(command.fits or Path(command.sweep_dir) / "fits")
+    fits = Fits.load(fits_dir)
+    shapes = {}
+    if command.sweep_dir:
+        specs = load_plan(Path(command.sweep_dir) / "plan.jsonl")
+        shapes = {spec.run_id: spec.model for spec in specs}
+    found = run_diagnostics(
+        Observations.from_csv(fits_dir / "observations.csv"),
+        fits,
+        C_star=command.budget_flops,
+        n_bootstrap=command.n_bootstrap,
+        seed=command.seed,
+        shapes=shapes,
+        frontier_sha256=sha256_file(fits_dir / FRONTIER),
+    )
+    writable_dir(fits_dir, "fits")
+    found.save(fits_dir / FILE)
+    if command.format == "json":
+        print((fits_dir / FILE).read_text(encoding="utf-8"), end="")
+    else:
+        print(text(found))
+        print(f"wrote {fits_dir / FILE}")
+    return 0
+
+
+def text(found: Diagnostics) -> str:
+    """One paragraph an item: verdict, what was found, what to do."""
+    lines = []
+    for name, item in found.items.items():
+        head = f"{item.verdict:<11} {name.replace('_', ' ')}: "
+        lines += textwrap.wrap(head + item.says, WIDTH, subsequent_indent=" " * 12)
+        if item.do:
+            indent = " " * 12
+            lines += textwrap.wrap(
+                f"-> {item.do}", WIDTH, initial_indent=indent, subsequent_indent=indent + "   "
+            )
+    lines.append(
+        f"{found.count('ok')} ok, {found.count('caution')} to be cautious about, "
+        f"{found.count('unavailable')} unavailable with these runs."
+    )
+    return "\n".join(lines)

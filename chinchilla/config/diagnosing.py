@@ -1,0 +1,28 @@
+"""What `chinchilla diagnose` can be told."""
+
+from dataclasses import dataclass
+
+from chinchilla.config.checks import check_format, not_negative
+from chinchilla.errors import InputError
+
+
+@dataclass(kw_only=True)
+class DiagnoseCommand:
+    """`chinchilla diagnose`: what the fitted exponents stand on, and where they would move."""
+
+    fits: str = ""  # folder that `chinchilla fit` wrote; empty = <sweep_dir>/fits
+    sweep_dir: str = ""  # folder of a sweep: its shapes make other counts of N and C exact
+    budget_flops: float = 0.0  # where changes of N_opt are stated; 0 = ten times the largest C
+    n_bootstrap: int = 400  # resamples of runs for the isoFLOP vertices; 0 for no intervals
+    seed: int = 0  # of the resampling
+    format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+        not_negative("budget_flops", self.budget_flops)
+        not_negative("n_bootstrap", self.n_bootstrap)
+        not_negative("seed", self.seed)
+        if not self.fits and not self.sweep_dir:
+            raise InputError(
+                "give fits=FOLDER (of `chinchilla fit`) or sweep_dir=FOLDER (a sweep)."
+            )

@@ -1,0 +1,299 @@
+"""The report's section on diagnostics.json: verdicts, influential runs, counts, and two figures.
+
+`Diagnostics` in; `Table`s and matplotlib Figures out, None where there is nothing to draw. Items
+that were unavailable leave their panel or table out, never an error.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from chinchilla.fit.diagnostics import Diagnostics
+from chinchilla.fit.frontier import Frontier
+from chinchilla.report.figures import C_LABEL, N_LABEL
+from chinchilla.report.style import (
+    COLORS,
+    GREY,
+    house_style,
+    legend_below,
+    log_norm,
+    log_scale,
+    new_figure,
+    padded,
+    power_of_ten,
+    sequential,
+)
+from chinchilla.report.tables import Cell, Table, count, flops
+
+NAMES = {
+    "identifiability": "Identifiability",
+    "leave_one_run_out": "Without one run",
+    "leave_one_budget_out": "Without one budget",
+    "leave_one_size_out": "Without one size",
+    "drop_path": "Without the highest losses",
+    "window_path": "Windows of D/N and of N",
+    "slopes_by_thirds": "Slopes over thirds of C",
+    "quadratic_term": "Bend through the vertices",
+    "largest_compute": "Largest C used",
+    "extrapolation_in_C": "Predicting larger C",
+    "extrapolation_in_N": "Predicting larger N",
+    "approach_2_against_3": "Approach 2 against 3",
+    "residuals": "Residuals",
+    "conventions": "Counting N and C otherwise",
+}
+C_NAMES = {
+    "as_recorded": "as recorded ({})",
+    "six_nd": "6 × total N × D",
+    "six_n_non_embedding_d": "6 × non-embedding N × D",
+}
+OURS = COLORS["parametric"]
+FIGURES = {
+    "exponent_paths": (
+        "Where the exponent comes from",
+        "Approach 3's exponent a of N_opt, refitted: without the k highest losses; within a share "
+        "of the range of tokens per parameter (T) or of N; on the runs up to C only. Line and band: "
+        "all runs with the 80% interval. Bars: one standard deviation of what a true law would "
+        "show. A path that walks out of the band one way is a law that does not hold over the "
+        "whole range; a path that falls with C will fall on.",
+        "The fitted exponent a as runs are left out in order.",
+    ),
+    "influence": (
+        "Which runs carry the answer",
+        "Left: how far leaving out one run moves N_opt beyond the runs, coloured by model size. "
+        "Right: a without each budget, or without each of the sizes that move it most, with one "
+        "standard deviation of what a true law would show; line and band as above.",
+        "Change of the predicted optimum without each run, and of a without each group of runs.",
+    ),
+}
+
+
+def section(found: Diagnostics | None) -> dict[str, Any] | None:
+    """What the template shows; None without diagnostics."""
+    if found is None:
+        return None
+    return {
+        "summary": (
+            f"Of {len(found.items)} questions to these fits {found.count('ok')} are answered well, "
+            f"{found.count('caution')} ask for caution, and {found.count('unavailable')} cannot be "
+            "answered from these runs."
+        ),
+        "verdicts": verdicts(found),
+        "influential": influential(found),
+        "influential_caption": (
+            f"The runs whose absence moves N_opt at {flops(found.C_star)} FLOPs most; changes of a "
+            "and of N_opt when the run is left out."
+        ),
+        "counted": counted(found),
+        "counted_caption": (
+            "The same runs under other counts of N and C. Counts: "
+            f"{_values(found, 'conventions').get('source', '')}. Approach 2 with each budget's runs "
+            "moved to equal C by the law."
+        ),
+    }
+
+
+def figures(
+    found: Diagnostics | None, parametric: Frontier | None
+) -> list[tuple[str, str, Figure | None, str, str]]:
+    """(name, title, figure, caption, alt) of both figures, in the page's order."""
+    interval = None
+    if parametric is not None:
+        law = parametric.N_opt
+        if law.p10 is not None and law.p90 is not None:
+            interval = (law.p10, law.p90)
+    drawn = {
+        "exponent_paths": exponent_paths(found, interval),
+        "influence": influence(found, interval),
+    }
+    return [
+        (name, title, drawn[name], caption, alt) for name, (title, caption, alt) in FIGURES.items()
+    ]
+
+
+def verdicts(found: Diagnostics) -> Table:
+    """Every item: verdict, finding, what to do."""
+    rows = [
+        [
+            Cell(NAMES.get(name, name), None, "text"),
+            Cell(item.verdict, None, f"verdict {item.verdict}"),
+            Cell(item.says, None, "text long"),
+            Cell(item.do or "–", None, "text"),
+        ]
+        for name, item in found.items.items()
+    ]
+    return Table(["Item", "Verdict", "Found", "What to do"], rows)
+
+
+def influential(found: Diagnostics) -> Table:
+    """The runs that move N_opt most."""
+    rows = [
+        [
+            Cell(r["run_id"], None, "id"),
+            Cell(flops(r["C"]), r["C"]),
+            Cell(count(r["N"]), r["N"]),
+            Cell(count(r["D"]), r["D"]),
+            Cell(f"{r['residual']:+.4f}", r["residual"]),
+            Cell(f"{r['a_change']:+.4f}", r["a_change"]),
+            Cell(f"{r['N_opt_change']:+.1%}", r["N_opt_change"]),
+        ]
+        for r in _values(found, "leave_one_run_out").get("top", [])
+        if r["a"] is not None
+    ]
+    columns = ["Run", "C, FLOPs", "N", "D, tokens", "ln L − law", "a", "N_opt"]
+    return Table(columns, rows)
+
+
+def counted(found: Diagnostics) -> Table:
+    """a under each count of N and C, by approaches 2 and 3."""
+    recorded = _values(found, "conventions").get("recorded", {}).get("C", "unknown")
+    rows = [
+        [
+            Cell(r["N"].replace("_", "-")),
+            Cell(C_NAMES.get(r["C"], r["C"]).format(recorded)),
+            *(
+                Cell("–") if r[by] is None else Cell(f"{r[by]:.3f}", r[by])
+                for by in ("parametric", "isoflop_levelled")
+            ),
+        ]
+        for r in _values(found, "conventions").get("rows", [])
+    ]
+    return Table(["N", "C", "a, approach 3", "a, approach 2 at equal C"], rows)
+
+
+def _values(found: Diagnostics, item: str) -> Mapping[str, Any]:
+    return found.items[item].values if item in found.items else {}
+
+
+@house_style()
+def exponent_paths(
+    found: Diagnostics | None, interval: tuple[float, float] | None
+) -> Figure | None:
+    """a as the highest losses leave, in windows, and against the largest C.
+
+    Args:
+        found: diagnostics of these fits.
+        interval: 80% interval of a on all runs.
+    """
+    if found is None or found.a is None:
+        return None
+    drops = _fitted(_values(found, "drop_path").get("highest_loss", []))
+    windows = _fitted(_values(found, "window_path").get("windows", []))
+    cuts = _fitted(_values(found, "largest_compute").get("cuts", []))
+    cuts = [r for r in cuts if 5 * r["n"] >= max(c["n"] for c in cuts)]
+    shown = [p for p in (drops, windows, cuts) if p]
+    if not shown:
+        return None
+    figure, panels = new_figure(4.9, len(shown))
+    for ax, rows in zip(panels, shown, strict=True):
+        _all_runs(ax, found, interval)
+        if rows is drops:
+            _path(ax, np.arange(len(rows)), rows)
+            ax.set_xticks(np.arange(len(rows)), [str(r["k"]) for r in rows])
+            ax.set(xlabel="k, highest losses left out")
+            ax.set_title("Highest losses")
+        elif rows is windows:
+            _path(ax, np.arange(len(rows)), rows, joined=False)
+            words = [f"{'T' if r['of'] != 'N' else 'N'}: {_part(r['part'])}" for r in rows]
+            ax.set_xticks(np.arange(len(rows)), words, rotation=90, fontsize=8)
+            ax.set_title("Windows of T = D/N, of N")
+        else:
+            C = np.array([r["C_max"] for r in rows])
+            _path(ax, C, rows)
+            ax.set(xlim=padded(C, 0.08), xlabel="largest C used, training FLOPs")
+            log_scale(ax, "x", power_of_ten)
+            ax.set_title("Largest C")
+    low, high = _limits([r for rows in shown for r in rows], found, interval)
+    for i, ax in enumerate(panels):
+        ax.set_ylim(low, high)
+        if i:
+            ax.tick_params(labelleft=False)
+        else:
+            ax.set_ylabel("$a$, exponent of $N_{opt}$ (approach 3)")
+    legend_below(figure, panels[0], 3)
+    return figure
+
+
+@house_style()
+def influence(found: Diagnostics | None, interval: tuple[float, float] | None) -> Figure | None:
+    """Change of N_opt without each run, and a without each budget (or size)."""
+    if found is None or found.a is None:
+        return None
+    runs = _values(found, "leave_one_run_out").get("runs", [])
+    runs = [r for r in runs if r["log_N_opt_move"] is not None]
+    groups = _fitted(_values(found, "leave_one_budget_out").get("all", []))
+    by = "budget"
+    if not groups:
+        groups, by = _fitted(_values(found, "leave_one_size_out").get("top", [])), "size"
+    if not runs or not groups:
+        return None
+    figure, (left, right) = new_figure(4.8, 2)
+    C, N, move = (np.array([r[key] for r in runs]) for key in ("C", "N", "log_N_opt_move"))
+    norm, colors = log_norm(N), sequential()
+    left.axhline(0, color=GREY, linewidth=1)
+    dots = left.scatter(
+        C, 100 * np.expm1(move), c=N, norm=norm, cmap=colors, s=30, edgecolors="white",
+        linewidths=0.4, zorder=3,
+    )  # fmt: skip
+    left.set(xlim=padded(C), xlabel=C_LABEL)
+    left.set_ylabel(f"change of $N_{{opt}}$ at {flops(found.C_star)} FLOPs, %")
+    left.set_title("Without one run")
+    log_scale(left, "x", power_of_ten)
+    bar = figure.colorbar(dots, ax=left, pad=0.01, aspect=35)
+    bar.ax.set_ylabel(N_LABEL)
+    log_scale(bar.ax, "y")
+    bar.outline.set_visible(False)
+    _all_runs(right, found, interval)
+    _path(right, np.arange(len(groups)), groups, joined=False)
+    words = [flops(g["budget_flops"]) if by == "budget" else count(g["N"]) for g in groups]
+    right.set_xticks(np.arange(len(groups)), words, rotation=90 if len(words) > 6 else 0)
+    right.set(xlabel="budget left out, FLOPs" if by == "budget" else "size left out, parameters")
+    right.set_ylabel("$a$, exponent of $N_{opt}$ (approach 3)")
+    right.set_ylim(*_limits(groups, found, interval, bars=True))
+    right.set_title(f"Without one {by}")
+    legend_below(figure, right, 3)
+    return figure
+
+
+def _fitted(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [r for r in rows if r["a"] is not None]
+
+
+def _part(words: str) -> str:
+    return words.replace("without the ", "no ").replace("quarter", "¼")
+
+
+def _all_runs(ax: Axes, found: Diagnostics, interval: tuple[float, float] | None) -> None:
+    assert found.a is not None
+    ax.axhline(found.a, color=GREY, linewidth=1.2, label="all runs")
+    if interval is not None:
+        ax.axhspan(*interval, color=OURS, alpha=0.15, linewidth=0, label="80% interval, all runs")
+    ax.grid(visible=False, axis="x")
+
+
+def _path(ax: Axes, x: np.ndarray, rows: Sequence[Mapping[str, Any]], joined: bool = True) -> None:
+    a = np.array([r["a"] for r in rows])
+    sd = np.array([r["expected_sd"] or 0.0 for r in rows])
+    ax.errorbar(
+        x, a, yerr=sd, color=OURS, marker="s", markersize=5, linewidth=1.2 if joined else 0,
+        elinewidth=1.0, capsize=2, markeredgecolor="white", markeredgewidth=0.4, zorder=4,
+        label="refit ± what a true law would show",
+    )  # fmt: skip
+
+
+def _limits(
+    rows: Sequence[Mapping[str, Any]],
+    found: Diagnostics,
+    interval: tuple[float, float] | None,
+    bars: bool = False,
+) -> tuple[float, float]:
+    """Around every refit and the interval, and around the bars if asked; else they may run out."""
+    values = [found.a, *(interval or ()), *(r["a"] for r in rows)]
+    if bars:
+        values += [r["a"] + side * (r["expected_sd"] or 0.0) for r in rows for side in (-1, 1)]
+    known = [v for v in values if v is not None]
+    low, high = min(known), max(known)
+    margin = 0.12 * max(high - low, 0.02)
+    return low - margin, high + margin

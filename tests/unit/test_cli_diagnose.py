@@ -1,0 +1,105 @@
+"""`chinchilla diagnose` as typed: verdicts, a file beside frontier.json, one line for mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+
+from chinchilla import cli
+from chinchilla.fit.diagnostics import ITEMS, Diagnostics
+from chinchilla.fit.loss_law import named_law
+
+HEADER = "run_id,budget_flops,C,N,D,L"
+
+
+@pytest.fixture
+def say(capsys, monkeypatch, tmp_path):
+    """say("diagnose fits=fits") -> exit code, stdout, stderr; in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main(words.split())
+        return (code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def fits(say, tmp_path):
+    """Fits of 28 noisy runs on Hoffmann's law, four budgets of seven sizes."""
+    law, rng = named_law("hoffmann"), np.random.default_rng(0)
+    rows = [HEADER]
+    for C in (6e18, 3e19, 1e20, 6e20):
+        for factor in np.geomspace(1 / 5, 5, 7):
+            N = 0.1 * C**0.4565 * 5 * factor
+            D = C / (6 * N)
+            L = float(law(N, D)) * np.exp(0.003 * rng.normal())
+            rows.append(f"r{len(rows)},{C},{C},{N},{D},{L}")
+    (tmp_path / "runs.csv").write_text("\n".join(rows) + "\n")
+    words = "fit observations=runs.csv out_dir=fits n_bootstrap=40 flop_convention=six_nd"
+    assert say(words)[0] == 0
+    return tmp_path / "fits"
+
+
+def test_every_item_gets_a_verdict_and_a_caution_says_what_to_do(say, fits):
+    code, out, err = say("diagnose fits=fits n_bootstrap=60")
+    assert (code, err) == (0, "")
+    found = Diagnostics.load(fits / "diagnostics.json")
+    assert list(found.items) == list(ITEMS)
+    for name, item in found.items.items():
+        assert f"{item.verdict:<11} {name.replace('_', ' ')}: " in out
+        assert bool(item.do) == (item.verdict == "caution")
+        assert item.says.endswith(".")
+    assert out.count("\n            -> ") == found.count("caution") > 0
+    assert out.endswith("wrote fits/diagnostics.json\n")
+    assert max(map(len, out.splitlines())) <= 100
+
+
+def test_json_is_the_file(say, fits):
+    code, out, _ = say("diagnose fits=fits n_bootstrap=0 budget_flops=5.76e23 format=json")
+    assert code == 0
+    assert out == (fits / "diagnostics.json").read_text()
+    value = json.loads(out)
+    assert value["C_star"] == 5.76e23
+    assert value["items"]["leave_one_run_out"]["values"]["n_fitted"] == 28
+
+
+def test_the_report_shows_diagnostics_of_its_own_fits_only(say, fits):
+    page = fits / "report" / "report.html"
+    assert say("report fits=fits")[0] == 0
+    assert 'id="diagnostics"' not in page.read_text()
+    say("diagnose fits=fits n_bootstrap=0")
+    assert say("report fits=fits")[1] == f"wrote {page.relative_to(fits.parent)}\n"
+    assert 'id="diagnostics"' in page.read_text()
+    say("fit observations=runs.csv out_dir=fits n_bootstrap=30 flop_convention=six_nd")
+    code, out, _ = say("report fits=fits")
+    assert code == 0
+    assert "was made from another frontier.json and is left out" in out
+    assert 'id="diagnostics"' not in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ("diagnose", "give fits=FOLDER (of `chinchilla fit`) or sweep_dir=FOLDER (a sweep)"),
+        ("diagnose fits=nowhere", "nowhere does not exist. Make it with `chinchilla fit`"),
+        ("diagnose sweep_dir=nowhere", "nowhere/fits does not exist"),
+        ("diagnose fits=f budget_flops=-1", "budget_flops=-1.0 must not be negative"),
+        ("diagnose fits=f format=html", "choose one of text, json"),
+    ],
+)
+def test_mistakes_are_one_line(say, words, part):
+    code, out, err = say(words)
+    assert (code, out) == (2, "")
+    assert err.startswith("chinchilla: ")
+    assert err.count("\n") == 1
+    assert part in err
+
+
+def test_runs_changed_after_the_fit_are_refused(say, fits):
+    rows = (fits / "observations.csv").read_text().splitlines()
+    (fits / "observations.csv").write_text("\n".join(rows[:-1]) + "\n")
+    code, _, err = say("diagnose fits=fits")
+    assert code == 2
+    assert "27 runs, but frontier.json was fitted to 28. Run `chinchilla fit` again." in err
