@@ -12,7 +12,7 @@ from typing import Any
 
 from chinchilla.errors import InputError
 from chinchilla.files import read_json, write_json
-from chinchilla.fit.frontier import Frontier
+from chinchilla.fit.frontier import Frontier, called
 from chinchilla.fit.loss_law import FlopsPerToken, is_six_nd
 from chinchilla.observations import Observations
 from chinchilla.records import checked
@@ -34,7 +34,8 @@ class Fits:
     """Frontiers and refusals by approach, and what they stand on.
 
     `data` says what the runs cover: n_runs, [smallest, largest] of C, N, D and tokens_per_param,
-    and notes of what was derived or left out. `cost` is their FLOPs per token as a function of N; None where C = 6*N*D.
+    and notes of what was derived or left out. `cost` is their FLOPs per token as a function of N;
+    None where C = 6*N*D.
     """
 
     fitted: dict[str, Frontier]
@@ -58,6 +59,16 @@ class Fits:
         data["notes"] = list(obs.notes)
         cost = None if is_six_nd(obs) else FlopsPerToken.from_observations(obs)
         return cls(dict(fitted), dict(refused), data, cost, dict(command or {}))
+
+    def __str__(self) -> str:
+        """A few lines an approach, and a line for one that cannot answer."""
+        return "\n".join(
+            [
+                *map(str, self.fitted.values()),
+                *(f"{called(name)} refused: {r.reason}" for name, r in self.refused.items()),
+                *(f"note: {text}" for text in self.data.get("notes", ())),
+            ]
+        )
 
     def save(self, path: Path) -> None:
         """Write frontier.json."""

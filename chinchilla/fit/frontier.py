@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.config.fitting import APPROACHES
 from chinchilla.observations import Observations
 from chinchilla.records import checked
 
@@ -29,6 +30,15 @@ class PowerLaw:
     p90: float | None = None
     ci95: list[float] | None = None  # [2.5th, 97.5th percentile]
     samples: list[list[float]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        text = f"{self.coefficient:.4g} * C^{self.exponent:.3f}"
+        if self.p10 is None or self.p90 is None:
+            return f"{text}, no interval"
+        text += f", exponent {self.p10:.3f} to {self.p90:.3f} (10-90%)"
+        if self.ci95:
+            text += f", {self.ci95[0]:.3f} to {self.ci95[1]:.3f} (95%)"
+        return text
 
     def __call__(self, C: np.ndarray | float) -> np.ndarray:
         """Value at FLOPs C, same shape as C."""
@@ -90,6 +100,14 @@ class LossLaw:
     beta: float
     intervals: dict[str, list[float]] = field(default_factory=dict)  # name -> [p10, p90]
 
+    def __str__(self) -> str:
+        terms = f"{self.A:.4g} / N^{self.alpha:.4f} + {self.B:.4g} / D^{self.beta:.4f}"
+        text = f"L(N, D) = {self.E:.4f} + {terms} nats per token"
+        if self.intervals:
+            bounds = (f"{k} {low:.4g} to {high:.4g}" for k, (low, high) in self.intervals.items())
+            text += f"; 10-90% by bootstrap over runs: {', '.join(bounds)}"
+        return text
+
     def __call__(self, N: np.ndarray | float, D: np.ndarray | float) -> np.ndarray:
         """Loss at N parameters and D tokens, broadcast."""
         N, D = np.asarray(N, float), np.asarray(D, float)
@@ -108,6 +126,12 @@ class Interval:
     p90: float | None
     ci95: list[float] | None
     C: float | None = None  # FLOPs at which N_opt is meant
+
+
+def called(approach: str) -> str:
+    """An approach with its number in the paper: "approach 2 (isoflop)"."""
+    number = f" {APPROACHES.index(approach) + 1}" if approach in APPROACHES else ""
+    return f"approach{number} ({approach})"
 
 
 @dataclass(frozen=True)
@@ -129,6 +153,20 @@ class Frontier:
         default_factory=list
     )  # parts of the data that could not be used, and why
     warnings: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        """A few lines for people: both power laws with their interval and its method, the law."""
+        said = [f"{key.partition('_')[0]} {value}" for key, value in self.conventions.items()]
+        lines = [
+            f"{called(self.approach)}: {self.n_runs} runs; {', '.join(said)}",
+            f"  N_opt = {self.N_opt}",
+            f"  D_opt = {self.D_opt}",
+            f"  interval: {self.settings.get('interval', 'none')}",
+            *([f"  {self.law}"] if self.law else []),
+            *(f"  warning: {text}" for text in self.warnings),
+            *(f"  not used: {text}" for text in self.refusals),
+        ]
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
