@@ -2,13 +2,18 @@
 
 import os
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from chinchilla.config import ClusterConfig
+from chinchilla.fit.decide import bill
+from chinchilla.fit.design import Design
 from chinchilla.fit.predict import Prediction
+from chinchilla.fit.preregister import Score
 from chinchilla.plan import peak_memory_bytes, plan_cost
 from chinchilla.records import RunSpec, count_label
 
@@ -71,28 +76,234 @@ def show_plan(specs: Sequence[RunSpec], cluster: ClusterConfig, done: Collection
         )
 
 
-def show_predictions(rows: Sequence[Prediction]) -> None:
-    """Print N_opt, D_opt and loss by source, one table for all budgets."""
-    table = Table(title="compute-optimal allocation", title_justify="left")
-    for name in (
-        "C, FLOPs",
-        "by",
-        "N_opt",
-        "10-90%",
-        "D_opt, tokens",
-        "10-90%",
-        "D/N",
-        "loss, nats/token",
-    ):
-        table.add_column(name, justify="left" if name == "by" else "right", no_wrap=name != "by")
+def show_answer(
+    rows: Sequence[Prediction], answer: Mapping[str, Any], cluster: ClusterConfig
+) -> None:
+    """Print what `chinchilla predict` found: allocations first, then what departures cost."""
+    law, decisions = answer["law"], {d["C"]: d for d in answer["decisions"]}
+    for C in dict.fromkeys(row.C for row in rows):
+        _show_predictions([row for row in rows if row.C == C])
+        if C in decisions:
+            _show_decision(decisions[C], law, cluster)
+    if law is None:
+        print("No loss law: approach 3 was not fitted. Give law=NAME for what departures cost.")
+    if "target" in answer:
+        _show_target(answer["target"], law, cluster)
+    if "repeated" in answer:
+        _show_repeated(answer["repeated"], law)
+    if "preregistered" in answer:
+        print(f"wrote {answer['preregistered']}: keep it (commit or mail it), then train.")
+
+
+def _show_predictions(rows: Sequence[Prediction]) -> None:
+    """N_opt, D_opt and loss of one budget by source."""
+    spread = any(row.N_p10 is not None for row in rows)
+    bands = ("10-90%",) if spread else ()
+    table = _table(
+        f"C = {rows[0].C:.4g} FLOPs: the best N parameters and D tokens, loss in nats per token",
+        ("by", "N_opt", *bands, "D_opt", *bands, "D/N", "loss", *bands, "C / its runs' C"),
+        left=("by",),
+    )
     for row in rows:
-        by = row.by if row.beyond is None else f"{row.by} ({row.beyond:.3g}x beyond)"
         loss = "" if row.L is None else f"{row.L:.4f}"
-        table.add_row(
-            f"{row.C:.3g}", by, count_label(row.N), _between(row.N_p10, row.N_p90), count_label(row.D),
-            _between(row.D_p10, row.D_p90), f"{row.D / row.N:.1f}", loss,
+        L_band = "" if row.L_p10 is None else f"{row.L_p10:.4f}-{row.L_p90:.4f}"
+        cells = [row.by, count_label(row.N), _between(row.N_p10, row.N_p90), count_label(row.D),
+                 _between(row.D_p10, row.D_p90), f"{row.D / row.N:.1f}", loss, L_band,
+                 "" if row.beyond is None else f"{row.beyond:.3g}"]  # fmt: skip
+        table.add_row(*(cell for i, cell in enumerate(cells) if spread or i not in (2, 4, 7)))
+    _show(table)
+
+
+def _show_decision(
+    decision: Mapping[str, Any], law: Mapping[str, Any], cluster: ClusterConfig
+) -> None:
+    low, high = decision["N_within_1_percent"]
+    print(
+        f"By {law['name']} (C = {law['flops']}): N {count_label(decision['N'])}, D {count_label(decision['D'])}, "
+        f"{decision['D'] / decision['N']:.1f} tokens per parameter, loss {decision['L']:.4f}."
+    )
+    print(f"Cost: {_bill(decision['bill'], cluster)}.")
+    print(f"Sizes from {count_label(low)} to {count_label(high)} cost at most 1% more compute.")
+    wrong = _table(
+        "a wrong size: loss at the same C; compute wasted on that loss; more compute to make it up",
+        ("N / N_opt", "N", "loss", "wasted", "more"),
+    )
+    for row in decision["misallocation"]:
+        wrong.add_row(
+            f"{row['factor']:.3g}", count_label(row["N"]), f"+{row['extra_loss']:.4f}",
+            _percent(row["wasted"]), _percent(row["excess"]),
         )  # fmt: skip
+    _show(wrong)
+    built = _table(
+        f"sizes that can be built, D re-solved for the budget (FLOPs as {law['flop_convention_of_shapes']})",
+        ("shape", "N", "D, tokens", "D/N", "loss, nats/token", "over the optimum", "more C"),
+        left=("shape",),
+    )
+    for row in decision["shapes"]:
+        mark = " (best)" if row["name"] == decision["best_shape"] else ""
+        built.add_row(
+            row["name"] + mark, count_label(row["N"]), count_label(row["D"]), f"{row['D'] / row['N']:.1f}",
+            f"{row['L']:.4f}", f"{row['extra_loss']:+.4f}", _percent(row["excess"]),
+        )  # fmt: skip
+    _show(built)
+    over = _table(
+        "over-training: a smaller model on more tokens, same FLOPs",
+        ("times D/N", "N", "D, tokens", "loss, nats/token", "over the optimum"),
+    )
+    for row in decision["overtraining"]:
+        over.add_row(
+            f"{row['times']:g}", count_label(row["N"]), count_label(row["D"]), f"{row['L']:.4f}",
+            f"+{row['extra_loss']:.4f}",
+        )  # fmt: skip
+    _show(over)
+    if "inference" in decision:
+        _show_inference(decision["inference"])
+
+
+def _show_inference(served: Mapping[str, Any]) -> None:
+    best, plain = served["best"], served["trained_only"]
+    print(
+        f"Serving {count_label(served['inference_tokens'])} tokens at loss {best['L']:.4f} (2 N FLOPs a "
+        f"served token): N {count_label(best['N'])} on {count_label(best['D'])} tokens instead of "
+        f"{count_label(plain['N'])} on {count_label(plain['D'])}; {served['total_flops']:.3g} FLOPs in all, "
+        f"{served['saving']:.1%} less."
+    )
+
+
+def _show_target(target: Mapping[str, Any], law: Mapping[str, Any], cluster: ClusterConfig) -> None:
+    print(
+        f"\nLoss {target['L']:g} nats/token by {law['name']} (E = {law['E']:.4f}): at least "
+        f"{target['C']:.3g} FLOPs, N {count_label(target['N'])}, D {count_label(target['D'])}, "
+        f"{target['D'] / target['N']:.1f} tokens per parameter."
+    )
+    if spread := target.get("C_interval"):
+        p10, p90, low, high = (
+            "never" if x is None else f"{x:.3g}"
+            for x in (spread["p10"], spread["p90"], *spread["ci95"])
+        )
+        print(
+            f"10-90%: {p10} to {p90} FLOPs, 95%: {low} to {high}; {target['resamples_that_reach_it']} of "
+            f"{target['resamples']} resampled laws reach this loss at all."
+        )
+    print(f"Cost: {_bill(target['bill'], cluster)}.")
+    if "inference" in target:
+        _show_inference(target["inference"])
+
+
+def _show_repeated(answer: Mapping[str, Any], law: Mapping[str, Any]) -> None:
+    table = _table(
+        f"{count_label(answer['unique_tokens'])} unique tokens, by {law['name']} with R_D "
+        f"{answer['R_D']:.3g}, R_N {answer['R_N']:.3g} {answer['source']} (C = 6*N*D)",
+        ("C, FLOPs", "N", "D, tokens", "epochs", "loss, nats/token", "one epoch only", "unlimited data"),
+    )  # fmt: skip
+    for row in answer["budgets"]:
+        best = row["best"]
+        table.add_row(
+            f"{best['C']:.3g}", count_label(best["N"]), count_label(best["D"]), f"{row['epochs']:.3g}",
+            f"{best['L']:.4f}", f"{row['single_epoch']['L']:.4f}", f"{row['unlimited_loss']:.4f}",
+        )  # fmt: skip
+    _show(table)
+    if certificate := answer["certificate"]:
+        (d_low, d_high), (n_low, n_high) = certificate["R_D_range"], certificate["R_N_range"]
+        print(
+            f"These runs fit within 1% as well with R_D {d_low:.3g} to {d_high:.3g} and R_N "
+            f"{n_low:.3g} to {n_high:.3g}."
+        )
+
+
+def show_design(design: Design, cluster: ClusterConfig) -> None:
+    """Print the proposed runs in order: what each costs and how far the interval then narrows."""
+    ratios, C = design.limits["tokens_per_param"], design.limits["C"]
+    print(
+        f"N_opt({design.C_star:.3g} FLOPs) = {count_label(design.N_opt)}, known to a factor "
+        f"{design.width:.3g} (90th over 10th percentile, {design.source})."
+    )
+    table = _table(
+        f"next runs, best first, of {design.n_candidates} candidates at {ratios[0]:.3g} to "
+        f"{ratios[1]:.3g} tokens per parameter and {C[0]:.3g} to {C[1]:.3g} FLOPs",
+        ("run", "shape", "N", "D, tokens", "D/N", "C, FLOPs", "device-hours", "factor after"),
+        left=("shape",),
+    )
+    for k, step in enumerate(design.steps, 1):
+        run = step.run
+        table.add_row(
+            str(k), run.shape, count_label(run.N), count_label(run.D), f"{run.D / run.N:.1f}", f"{run.C:.3g}",
+            f"{bill(run.C, cluster).device_hours:.3g}", f"{step.width:.3g}",
+        )  # fmt: skip
+    _show(table)
+    total = asdict(bill(design.steps[-1].spent, cluster))
+    print(
+        f"All together: {_bill(total, cluster)}. The factor assumes the law's form and noise as in the "
+        "runs so far; fit again after each."
+    )
+
+
+def show_scores(record: Mapping[str, Any], rows: Sequence[Score]) -> None:
+    """Print each measured loss beside what was predicted for it."""
+    print(
+        f"prediction of {record['made_utc']}, SHA-256 {record['sha256'][:16]}...: unchanged. "
+        f"By {record['law_name']}; {record['loss_kind']} loss."
+    )
+    table = _table(
+        "measured beside predicted",
+        ("run", "N", "D, tokens", "C, FLOPs", "N/N_opt", "predicted", "95%", "measured", "off by", "verdict"),
+        left=("run", "verdict"),
+    )  # fmt: skip
+    for row in rows:
+        between = "" if row.ci95 is None else f"{row.ci95[0]:.4f}-{row.ci95[1]:.4f}"
+        verdict = {True: "inside", False: "OUTSIDE", None: "no interval"}[row.inside]
+        table.add_row(
+            row.run_id, count_label(row.N), count_label(row.D), f"{row.C:.3g}", f"{row.N_over_best:.2f}",
+            f"{row.predicted:.4f}", between, f"{row.measured:.4f}", f"{row.difference:+.4f} ({row.percent:+.2f}%)", verdict,
+        )  # fmt: skip
+    _show(table)
+    judged = [row.inside for row in rows if row.inside is not None]
+    if judged:
+        print(f"{sum(judged)} of {len(judged)} runs lie inside their 95% interval.")
+
+
+def _bill(cost: Mapping[str, Any], cluster: ClusterConfig) -> str:
+    """FLOPs as device-hours, money, energy and CO2, with the rates they stand on."""
+    text = (
+        f"{_number(cost['device_hours'])} device-hours at {cluster.peak_flops:.3g} FLOP/s x "
+        f"{cluster.mfu:.0%} MFU"
+    )
+    if cost["price"] is not None:
+        text += f", {_number(cost['price'])} at {cluster.price_per_device_hour:g} an hour"
+    if cost["energy_kwh"] is not None:
+        text += f", {_number(cost['energy_kwh'])} kWh at {cluster.device_watts:g} W x PUE {cluster.pue:g}"
+    if cost["co2_kg"] is not None:
+        text += f", {_number(cost['co2_kg'])} kg CO2 at {cluster.co2_grams_per_kwh:g} g/kWh"
+    return text
+
+
+def _number(x: float) -> str:
+    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
+
+
+def _percent(x: float | None) -> str:
+    """A share as a percentage; None is what no amount reaches."""
+    return "never" if x is None else f"{100 * x:+.3g}%"
+
+
+def _show(table: Table) -> None:
+    """A table under its title, which may be wider than the table."""
+    title, table.title = table.title, None
+    print(f"\n{title}")
     console().print(table)
+
+
+def _table(title: str, columns: Sequence[str], left: Sequence[str] = ()) -> Table:
+    """Numbers right, the columns in `left` left and wrapping."""
+    table = Table(title=title, title_justify="left")
+    for name in columns:
+        table.add_column(
+            name,
+            justify="left" if name in left else "right",
+            no_wrap=name not in left,
+            overflow="fold",
+        )
+    return table
 
 
 def _between(low: float | None, high: float | None) -> str:

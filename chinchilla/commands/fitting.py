@@ -1,4 +1,4 @@
-"""The commands after a trained sweep: fit, predict, report."""
+"""The commands on a trained sweep or a table of runs: fit, report."""
 
 import dataclasses
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from chinchilla import config
-from chinchilla.commands.shared import print_json, sweep_results
+from chinchilla.commands.shared import sweep_results
 from chinchilla.errors import InputError
 from chinchilla.files import writable_dir
 from chinchilla.fit.diagnostics import FILE as DIAGNOSTICS
@@ -14,7 +14,6 @@ from chinchilla.fit.diagnostics import Diagnostics
 from chinchilla.fit.fits import Fits
 from chinchilla.observations import Observations
 from chinchilla.records import Curve, RunResult
-from chinchilla.show import show_predictions
 
 
 def fit(command: config.FitCommand) -> int:
@@ -83,18 +82,6 @@ def _runs_of_csv(command: config.FitCommand) -> tuple[Observations, Observations
         )
     none = curves.where(np.zeros(len(curves), bool))
     return (read("observations") if command.observations else none).completed_by(curves), curves
-
-
-def predict(command: config.PredictCommand) -> int:
-    """N_opt, D_opt and loss at each budget, by our fits and by the published laws."""
-    from chinchilla.fit.predict import predictions
-
-    fits = Fits.load(Path(command.frontier)) if command.frontier else None
-    rows = predictions(command.budget_flops, fits)
-    if command.format == "json":
-        return print_json([dataclasses.asdict(row) for row in rows])
-    show_predictions(rows)
-    return 0
 
 
 def report(command: config.ReportCommand) -> int:

@@ -8,7 +8,6 @@ OmegaConf 2.3 could not merge them. A field without default must be given.
 from chinchilla.config.deciding import DesignCommand, PredictCommand, ScoreCommand
 from chinchilla.config.diagnosing import DiagnoseCommand
 from chinchilla.config.fetching import FetchCommand
-from chinchilla.config.diagnosing import DiagnoseCommand
 from chinchilla.config.fitting import (
     APPROACHES,
     FitCommand,
@@ -38,7 +37,6 @@ __all__ = [
     "ClusterConfig",
     "CorpusConfig",
     "DataCommand",
-    "DiagnoseCommand",
     "DesignCommand",
     "DiagnoseCommand",
     "FetchCommand",

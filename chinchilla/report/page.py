@@ -92,7 +92,7 @@ def write_report(
             out_dir / "figures", results, curves, curve_obs, finals, frontiers, diagnostics
         ),
         diagnostics=checks.section(diagnostics),
-        predictions=tables.predictions(frontiers, budgets),
+        predictions=tables.predictions(fits, budgets),
         points=tables.frontier_points(frontiers),
         refusals={LABELS.get(a, a): reason for a, reason in refusals.items()},
         notes=sections.notes(results, frontiers),

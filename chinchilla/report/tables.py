@@ -17,6 +17,7 @@ from chinchilla.config import APPROACHES
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier, PowerLaw
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
+from chinchilla.fit.predict import predictions as predict
 from chinchilla.observations import Observations
 from chinchilla.records import RunResult
 
@@ -173,34 +174,33 @@ def _thinned(items: Sequence) -> list:
     return [items[i] for i in np.linspace(0, len(items) - 1, MAX_ROWS).round().astype(int)]
 
 
-def predictions(frontiers: Mapping[str, Frontier], budgets: Sequence[float]) -> Table:
-    """N_opt and D_opt at each budget and one decade beyond the last, with 80% intervals."""
+def predictions(fits: Fits, budgets: Sequence[float]) -> Table:
+    """N_opt and D_opt at each budget and one decade beyond the last, with 80% intervals.
+
+    The numbers are those of `chinchilla predict`: `fit.predict.predictions`.
+    """
     asked = [*budgets, 10 * max(budgets)] if budgets else []
     rows = []
-    for C in asked:
-        for approach, f in frontiers.items():
-            N, D = float(f.N_opt(C)), float(f.D_opt(C))
-            covered = [p.C for p in f.points] or list(budgets)
-            outside = not 0.95 * min(covered) <= C <= 1.05 * max(covered)
-            rows.append(
-                [
-                    Cell(flops(C), C),
-                    Cell(LABELS.get(approach, approach)),
-                    Cell(_with_band(f.N_opt, C), N),
-                    Cell(_with_band(f.D_opt, C), D),
-                    Cell(ratio(D / N), D / N),
-                    Cell(f"{f.law(N, D):.3f}", float(f.law(N, D))) if f.law else Cell("–"),
-                    Cell("extrapolated", None, "extrapolated") if outside else Cell("covered"),
-                ]
-            )
+    for p in predict(asked, fits, published=False):
+        approach = p.by.removeprefix("this data, ")
+        loss = Cell("–") if p.L is None else Cell(f"{p.L:.3f}", p.L)
+        rows.append(
+            [
+                Cell(flops(p.C), p.C),
+                Cell(LABELS.get(approach, approach)),
+                Cell(_with_band(p.N, p.N_p10, p.N_p90), p.N),
+                Cell(_with_band(p.D, p.D_p10, p.D_p90), p.D),
+                Cell(ratio(p.D / p.N), p.D / p.N),
+                loss,
+                Cell("covered") if p.beyond is None else Cell("extrapolated", None, "extrapolated"),
+            ]
+        )
     columns = ["C, FLOPs", "Approach", "N_opt", "D_opt, tokens", "D/N", "L, nats/token", "Range"]
     return Table(columns, rows)
 
 
-def _with_band(law: PowerLaw, C: float) -> str:
-    low, high = (float(x) for x in law.band(C))
-    tail = "" if np.isnan(low) else f" [{count(low)}, {count(high)}]"
-    return count(float(law(C))) + tail
+def _with_band(x: float, low: float | None, high: float | None) -> str:
+    return count(x) + ("" if low is None or high is None else f" [{count(low)}, {count(high)}]")
 
 
 def frontier_points(frontiers: Mapping[str, Frontier]) -> Table:

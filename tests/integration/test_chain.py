@@ -145,7 +145,7 @@ def test_fit_report_and_predict_follow(
 
     capsys.readouterr()
     assert main(["predict", "budget_flops=[2e9,1e10]", f"frontier={fits}", "format=json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)["predictions"]
     ours = [row for row in rows if "parametric" in row["by"] and "this" in row["by"]]
     assert [row["C"] for row in ours] == [2e9, 1e10]
     assert all(row["N"] > 0 and row["D"] > 0 and row["L"] > 0 for row in ours)

@@ -115,7 +115,8 @@ def test_runs_of_a_csv_are_fitted_reported_and_extrapolated_without_torch(run, t
     run("fit", "observations=runs.csv", "out_dir=fits", "n_bootstrap=20")
     run("report", "fits=fits")
     assert (tmp_path / "fits" / "report" / "report.html").stat().st_size > 10_000
-    rows = json.loads(run("predict", "frontier=fits", "budget_flops=1e20", "format=json"))
+    told = json.loads(run("predict", "frontier=fits", "budget_flops=1e20", "format=json"))
+    rows = told["predictions"]
     [ours] = [row for row in rows if "parametric" in row["by"] and "data" in row["by"]]
     # The least of 406.4/N^.34 + 410.7/D^.28 at 6ND = 1e20; noise-free points give it back.
     G = (0.34 * 406.4 / (0.28 * 410.7)) ** (1 / 0.62)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from chinchilla.fit import Fits, Frontier, OptimalPoint, PowerLaw, Refused
+from chinchilla.fit.predict import predictions as predict
 from chinchilla.report.tables import (
     count,
     flops,
@@ -59,11 +60,21 @@ def test_missing_interval_is_said_not_invented():
 
 
 def test_predictions_cover_the_budgets_and_one_decade_beyond():
-    table = predictions({"isoflop": frontier("isoflop")}, [1e18, 1e20])
+    fits = Fits({"isoflop": frontier("isoflop")}, {}, {"C": [1e18, 1e20]})
+    table = predictions(fits, [1e18, 1e20])
     assert [row[0].text for row in table.rows] == ["1e18", "1e20", "1e21"]
     assert [row[-1].text for row in table.rows] == ["covered", "covered", "extrapolated"]
     C, N, D = (table.rows[0][i].value for i in (0, 2, 3))
     assert 6 * N * D == pytest.approx(C)
+
+
+def test_predictions_are_those_of_the_predict_command(world):
+    """One computation: N, D and the loss of the report are the command's own."""
+    table = predictions(world.fits, [1e14])
+    told = predict([1e14, 1e15], world.fits, published=False)
+    assert len(table.rows) == len(told) == 6
+    for row, p in zip(table.rows, told, strict=True):
+        assert [row[i].value for i in (0, 2, 3, 5)] == [p.C, p.N, p.D, p.L]
 
 
 def test_published_lines_give_the_papers_own_projections():

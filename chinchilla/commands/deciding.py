@@ -1,0 +1,215 @@
+"""The commands that use a fitted frontier: predict, design, score."""
+
+import csv
+import dataclasses
+import io
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from chinchilla import config
+from chinchilla.commands.shared import print_json
+from chinchilla.errors import InputError, Refusal
+from chinchilla.files import writable_dir, write_text
+from chinchilla.fit.answer import (
+    Ground,
+    for_budget,
+    for_target,
+    for_unique_tokens,
+    ground_needed,
+    shapes_on_offer,
+)
+from chinchilla.fit.fits import FILE, Fits
+from chinchilla.fit.resampled import ResampledLaws, beside, resampled_laws
+from chinchilla.observations import Observations
+
+
+def predict(command: config.PredictCommand) -> int:
+    """How to spend each budget, by our fits and by the published laws; optionally written down."""
+    from chinchilla.fit.predict import predictions
+    from chinchilla.show import show_answer
+
+    fits, resampled = _fitted(command.frontier)
+    rows = predictions(command.budget_flops, fits, resampled)
+    repeats = bool(command.unique_tokens)
+    ground = Ground.of(fits, resampled, command.law, command.flop_convention, repeats)
+    answer: dict[str, Any] = {"predictions": [asdict(row) for row in rows]}
+    answer |= _decisions(command, ground)
+    if command.preregister:
+        answer["preregistered"] = str(_preregister(command, fits, ground, rows))
+    if command.format == "json":
+        return print_json(answer)
+    show_answer(rows, answer, command.cluster)
+    return 0
+
+
+def _fitted(frontier: str) -> tuple[Fits | None, ResampledLaws | None]:
+    """The fits, and approach 3's resamples where the observations still stand beside them."""
+    if not frontier:
+        return None, None
+    fits = Fits.load(Path(frontier))
+    parametric = fits.fitted.get("parametric")
+    path = beside(frontier)
+    if parametric is None or not path.exists():
+        return fits, None
+    return fits, resampled_laws(parametric, Observations.from_csv(path))
+
+
+def _decisions(command: config.PredictCommand, ground: Ground | None) -> dict[str, Any]:
+    """What the law says to each question asked, ready for JSON."""
+    if ground is None:
+        for key in ("target_loss", "inference_tokens", "unique_tokens"):
+            if getattr(command, key):
+                ground_needed(ground, key)
+        return {"law": None, "decisions": []}
+    shapes = shapes_on_offer(
+        command.shapes, command.vocab_size, command.seq_len, command.kv_size, command.positions
+    )
+    answer: dict[str, Any] = {
+        "law": {
+            "name": ground.name,
+            **{name: getattr(ground.law, name) for name in ("E", "A", "B", "alpha", "beta")},
+            "flops": "6*N*D" if ground.cost is None else "as the fitted runs, by their own C/D",
+            "flop_convention_of_shapes": ground.flop_convention,
+        },
+        "decisions": [
+            for_budget(ground, C, shapes, command.cluster, command.inference_tokens)
+            for C in command.budget_flops
+        ],
+    }
+    budgets = list(command.budget_flops)
+    if command.target_loss:
+        target = for_target(ground, command.target_loss, command.cluster, command.inference_tokens)
+        answer["target"] = target
+        budgets = budgets or [target["C"]]
+    if command.unique_tokens:
+        runs = _repeated_runs(Path(command.repeated_runs)) if command.repeated_runs else None
+        answer["repeated"] = for_unique_tokens(ground, budgets, command.unique_tokens, runs)
+    return answer
+
+
+def _repeated_runs(path: Path) -> dict[str, Any]:
+    """Columns N, D, L and unique_tokens of a CSV."""
+    import numpy as np
+
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as f:
+            rows = list(csv.DictReader(line for line in f if not line.startswith("#")))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"repeated_runs={path} cannot be read ({error}).") from None
+    columns: dict[str, Any] = {}
+    for name in ("N", "D", "L", "unique_tokens"):
+        try:
+            columns[name] = np.array([float(row[name]) for row in rows])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"repeated_runs={path}: column {name} is missing or not all numbers ({error})."
+            ) from None
+        if not len(rows) or not (np.isfinite(columns[name]) & (columns[name] > 0)).all():
+            raise InputError(f"repeated_runs={path}: {name} must be positive numbers in every row.")
+    return columns
+
+
+def _preregister(
+    command: config.PredictCommand, fits: Fits | None, ground: Ground | None, rows: list
+) -> Path:
+    from chinchilla.fit import preregister
+
+    path = Path(command.frontier)
+    file = (path / FILE if path.is_dir() else path) if command.frontier else None
+    fitted = None if fits is None else fits.fitted.get("parametric")
+    record = preregister.record_of(
+        rows,
+        None if ground is None else ground.law,
+        "" if ground is None else ground.name,
+        None if ground is None else ground.resampled,
+        None if ground is None else ground.cost,
+        file,
+        "unknown" if fitted is None else fitted.conventions.get("loss_kind", "unknown"),
+        asdict(command),
+    )
+    to = Path(command.preregister_file) if command.preregister_file else None
+    folder = Path() if file is None else file.parent
+    return preregister.save(record, to, folder)
+
+
+def design(command: config.DesignCommand) -> int:
+    """Propose the next runs, print what each is worth, write design.csv."""
+    from chinchilla.fit.design import propose, sizes_of
+    from chinchilla.show import show_design
+
+    fits = Fits.load(Path(command.frontier))
+    parametric = fits.fitted.get("parametric")
+    if parametric is None:
+        why = fits.refused["parametric"].reason if "parametric" in fits.refused else "not asked for"
+        raise Refusal(f"design needs approach 3, and it was not fitted here ({why}).")
+    path = beside(command.frontier)
+    if not path.exists():
+        raise InputError(
+            f"{path} does not exist: design needs the runs that frontier.json was fitted to. Run "
+            "`chinchilla fit` again, or give its own folder."
+        )
+    obs = Observations.from_csv(path)
+    shapes = shapes_on_offer(
+        command.shapes, command.vocab_size, command.seq_len, command.kv_size, command.positions
+    )
+    found = propose(
+        parametric,
+        obs,
+        command.budget_flops,
+        sizes_of(obs, fits.cost, shapes),
+        cost=fits.cost,
+        n_runs=command.n_runs,
+        spend=command.spend,
+        ratios=(command.min_ratio, command.max_ratio),
+    )
+    out_dir = writable_dir(Path(command.out_dir or path.parent), "out_dir")
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(("order", "shape", "N", "D", "C", "tokens_per_param", "width_after"))
+    for k, step in enumerate(found.steps, 1):
+        run = step.run
+        writer.writerow((k, run.shape, run.N, run.D, run.C, run.D / run.N, step.width))
+    write_text(out_dir / "design.csv", out.getvalue())
+    if command.format == "json":
+        return print_json({**asdict(found), "file": str(out_dir / "design.csv")})
+    show_design(found, command.cluster)
+    print(f"wrote {out_dir / 'design.csv'}")
+    return 0
+
+
+def score(command: config.ScoreCommand) -> int:
+    """Verify a preregistered prediction and set it beside what was measured."""
+    from chinchilla.fit import preregister
+    from chinchilla.show import show_scores
+
+    record = preregister.load(Path(command.prediction))
+    predicted = record["loss_kind"]
+    loss = command.loss or (predicted if predicted != "unknown" else "train")
+    if command.result:
+        obs = _observation_of(Path(command.result), loss)
+    else:
+        obs = Observations.from_csv(Path(command.observations))
+        if command.loss:
+            obs = dataclasses.replace(obs, loss_kind=command.loss)
+    rows = preregister.score(record, obs)
+    if command.format == "json":
+        about = {key: record[key] for key in ("made_utc", "sha256", "law_name", "loss_kind")}
+        return print_json({**about, "verified": True, "runs": [asdict(row) for row in rows]})
+    show_scores(record, rows)
+    return 0
+
+
+def _observation_of(path: Path, loss: str) -> Observations:
+    """The one run of a result.json, or of the folder that holds it."""
+    from chinchilla.records import RunResult
+
+    cell = path if path.is_dir() else path.parent
+    if not path.is_dir() and path.name != "result.json":
+        raise InputError(f"result={path}: give a run's result.json, or the folder that holds it.")
+    result = RunResult.load(cell)
+    if result.status != "finished":
+        raise InputError(
+            f"result={path}: this run {result.status} ({result.reason}); it has no final loss."
+        )
+    return Observations.from_results([result], loss)

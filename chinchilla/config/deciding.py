@@ -1,0 +1,112 @@
+"""What the commands that use a fitted frontier can be told: predict, design, score."""
+
+from dataclasses import dataclass, field
+
+from chinchilla.config.checks import check_format, choice, not_negative, positive
+from chinchilla.config.groups import ClusterConfig
+from chinchilla.errors import InputError
+from chinchilla.paper import LOSS_LAWS
+from chinchilla.shapes import FLOP_CONVENTIONS, POSITIONS
+
+
+@dataclass(kw_only=True)
+class PredictCommand:
+    """`chinchilla predict`: how to spend a budget: N, D, loss, and what departures cost."""
+
+    budget_flops: list[float] = field(default_factory=list)  # FLOPs, one or several
+    frontier: str = ""  # frontier.json of `chinchilla fit`, or its folder; empty = published laws
+    law: str = ""  # decide by this published law; empty = the fitted approach 3, else besiroglu
+    target_loss: float = 0.0  # nats per token: the cheapest budget that reaches it
+    inference_tokens: float = 0.0  # tokens to be served: the size cheapest to train and serve
+    unique_tokens: float = 0.0  # tokens that exist: the best N, D and epochs when they must repeat
+    repeated_runs: str = ""  # CSV with N, D, L, unique_tokens: fits what repeats are worth
+    shapes: list[str] = field(default_factory=list)  # names, WIDTHxLAYERS; empty = Tables A9, 4
+    vocab_size: int = 32_000  # of shapes
+    seq_len: int = 2_048  # of shapes, tokens
+    kv_size: int = 128  # head width of WIDTHxLAYERS shapes
+    positions: str = "relative"  # of shapes: relative (Table A9's counts) or rope
+    flop_convention: str = ""  # how shapes count FLOPs; empty = as the fitted runs, else six_nd
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)  # rates of the bill
+    preregister: bool = False  # write the answer to a dated, hashed file before the run
+    preregister_file: str = ""  # empty = <frontier's folder>/preregistered/<date>-<hash>.json
+    format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+        if not self.budget_flops and not self.target_loss:
+            raise InputError(
+                "budget_flops is missing: give budget_flops=VALUE in FLOPs, such as 1e21, or "
+                "target_loss=VALUE in nats per token. `chinchilla predict --help` lists the keys."
+            )
+        for budget in self.budget_flops:
+            positive("budget_flops", budget)
+        for key in ("target_loss", "inference_tokens", "unique_tokens"):
+            not_negative(key, getattr(self, key))
+        if self.law:
+            choice("law", self.law, tuple(LOSS_LAWS))
+        choice("positions", self.positions, POSITIONS)
+        if self.flop_convention:
+            choice("flop_convention", self.flop_convention, tuple(FLOP_CONVENTIONS))
+        if self.repeated_runs and not self.unique_tokens:
+            raise InputError(
+                "repeated_runs says what repeats are worth; unique_tokens is missing: how many "
+                "tokens exist. Give unique_tokens=VALUE."
+            )
+        if self.preregister_file and not self.preregister:
+            raise InputError("preregister_file is given without preregister=true. Give both.")
+        if self.preregister and not self.frontier and not self.preregister_file:
+            raise InputError(
+                "preregister=true without a frontier needs a place: preregister_file=FILE.json."
+            )
+
+
+@dataclass(kw_only=True)
+class DesignCommand:
+    """`chinchilla design`: the next runs that narrow N_opt at a larger budget most."""
+
+    frontier: str  # frontier.json of `chinchilla fit`, or its folder, with observations.csv beside
+    budget_flops: float  # C*, FLOPs: the budget whose N_opt should be known better
+    n_runs: int = 4  # runs to propose
+    spend: float = 0.0  # FLOPs of all proposed runs together; 0 = n_runs times the dearest run
+    min_ratio: float = 0.0  # fewest tokens per parameter; 0 = half of the runs' least, at least 2
+    max_ratio: float = 0.0  # most tokens per parameter; 0 = twice the runs' most, at most 200
+    shapes: list[str] = field(default_factory=list)  # beside the runs' own; empty = Table A9
+    vocab_size: int = 32_000  # of shapes
+    seq_len: int = 2_048  # of shapes, tokens
+    kv_size: int = 128  # head width of WIDTHxLAYERS shapes
+    positions: str = "relative"  # of shapes: relative (Table A9's counts) or rope
+    out_dir: str = ""  # where design.csv goes; empty = the folder of the frontier
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)  # rates of the bill
+    format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+        positive("budget_flops", self.budget_flops)
+        positive("n_runs", self.n_runs)
+        for key in ("spend", "min_ratio", "max_ratio"):
+            not_negative(key, getattr(self, key))
+        choice("positions", self.positions, POSITIONS)
+        if self.min_ratio and self.max_ratio and self.min_ratio >= self.max_ratio:
+            raise InputError(
+                f"min_ratio={self.min_ratio:g} must be below max_ratio={self.max_ratio:g}."
+            )
+
+
+@dataclass(kw_only=True)
+class ScoreCommand:
+    """`chinchilla score`: hold a preregistered prediction against what was measured."""
+
+    prediction: str  # file that `chinchilla predict preregister=true` wrote
+    result: str = ""  # result.json of a run, or its folder; give this or observations
+    observations: str = ""  # CSV with run_id, budget_flops, C, N, D, L; give this or result
+    loss: str = ""  # which loss of a result: train or heldout; empty = the predicted one
+    format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+        if bool(self.result) == bool(self.observations):
+            raise InputError(
+                "give one of result=FILE.json (a run) or observations=FILE.csv (a table of runs)."
+            )
+        if self.loss:
+            choice("loss", self.loss, ("train", "heldout"))

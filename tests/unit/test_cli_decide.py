@@ -1,0 +1,276 @@
+"""predict, design and score as typed: questions about a budget, answered or refused in one line."""
+
+import csv
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from chinchilla import cli
+from chinchilla.fit.loss_law import named_law
+from chinchilla.fit.repeated import RepeatedLaw
+
+LAW = named_law("besiroglu")
+
+
+@dataclass(frozen=True)
+class Said:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def say(capsys, monkeypatch, tmp_path):
+    """say("predict budget_flops=1e20") -> exit code, stdout, stderr; in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(words: str) -> Said:
+        capsys.readouterr()
+        code = cli.main(words.split())
+        return Said(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def fits(say, tmp_path):
+    """Approach 3 on 35 runs with .3% noise, in fits/."""
+    rng = np.random.default_rng(2)
+    lines = ["run_id,budget_flops,C,N,D,L"]
+    for i, N in enumerate(np.repeat(np.geomspace(5e7, 2e9, 7), 5).tolist()):
+        D = N * (5, 10, 20, 40, 80)[i % 5]
+        L = float(LAW(N, D) * np.exp(0.003 * rng.normal()))
+        lines.append(f"r{i},,{6 * N * D!r},{N!r},{D!r},{L!r}")
+    (tmp_path / "runs.csv").write_text("\n".join(lines) + "\n")
+    words = "approaches=parametric n_bootstrap=100 loss=train flop_convention=six_nd"
+    assert say(f"fit observations=runs.csv out_dir=fits {words}").code == 0
+    return tmp_path / "fits"
+
+
+def one_line(said: Said, code: int, *parts: str) -> None:
+    assert (said.code, said.err.count("\n")) == (code, 1), said.err
+    assert "Traceback" not in said.err + said.out
+    for part in parts:
+        assert part in said.err
+
+
+# ------------------------------------------------------------------ predict
+
+
+def test_a_person_sees_the_split_the_cost_and_what_departures_cost(say):
+    out = say("predict budget_flops=5.76e23").out
+    first, rest = out.split("By law besiroglu")
+    assert "law hoffmann" in first
+    assert "N 72.2b, D 1.33t, 18.4 tokens per parameter, loss 1.9744" in rest
+    assert "404,449 device-hours at 9.89e+14 FLOP/s x 40% MFU, 1,011,122 at 2.5 an hour" in rest
+    for part in ("+18.6%", "chinchilla_70b (best)", "over-training", "at most 1% more compute"):
+        assert part in rest
+    assert "kWh" not in rest
+    assert max(map(len, out.splitlines())) <= 150
+
+
+def test_the_answer_as_json(say):
+    told = say("predict budget_flops=5.76e23 law=hoffmann format=json").json
+    assert told["law"]["name"] == "law hoffmann"
+    (decision,) = told["decisions"]
+    assert decision["N"] == pytest.approx(40.36e9, rel=2e-4)
+    assert {row["factor"] for row in decision["misallocation"]} >= {0.25, 1.1, 4.0}
+    assert decision["best_shape"] in {row["name"] for row in decision["shapes"]}
+    assert decision["bill"]["energy_kwh"] is None
+
+
+def test_stated_rates_make_a_bill(say):
+    rates = "cluster.device_watts=1000 cluster.pue=1.2 cluster.co2_grams_per_kwh=300"
+    cost = say(f"predict budget_flops=1e21 format=json {rates}").json["decisions"][0]["bill"]
+    hours = 1e21 / (989e12 * 0.4) / 3600
+    assert cost["energy_kwh"] == pytest.approx(hours * 1.2)
+    assert cost["co2_kg"] == pytest.approx(hours * 0.36)
+    assert "kg CO2 at 300 g/kWh" in say(f"predict budget_flops=1e21 {rates}").out
+
+
+def test_a_target_loss_needs_no_budget(say):
+    told = say("predict target_loss=2.2 law=besiroglu format=json").json
+    assert told["predictions"] == []
+    target = told["target"]
+    assert float(LAW(target["N"], target["D"])) == pytest.approx(2.2, rel=1e-9)
+    assert 6 * target["N"] * target["D"] == pytest.approx(target["C"])
+    assert "at least" in say("predict target_loss=2.2").out
+
+
+def test_a_target_below_E_is_refused(say):
+    one_line(say("predict target_loss=1.7 law=besiroglu"), 3, "not above E=1.817")
+
+
+def test_a_fitted_target_has_an_interval(say, fits):
+    target = say("predict target_loss=2.5 frontier=fits format=json").json["target"]
+    spread = target["C_interval"]
+    assert spread["ci95"][0] < spread["p10"] < target["C"] < spread["p90"] < spread["ci95"][1]
+    assert target["resamples_that_reach_it"] == target["resamples"]
+
+
+def test_a_fit_answers_with_intervals_of_its_loss(say, fits):
+    told = say("predict budget_flops=1e21 frontier=fits format=json").json
+    ours = told["predictions"][0]
+    assert ours["by"] == "this data, parametric"
+    assert ours["L_ci95"][0] < ours["L_p10"] < ours["L"] < ours["L_p90"] < ours["L_ci95"][1]
+    assert told["law"]["name"] == "the fitted approach 3"
+    (fits / "observations.csv").unlink()  # frontier.json alone still gives N and D theirs
+    alone = say("predict budget_flops=1e21 frontier=fits format=json").json["predictions"][0]
+    assert alone["N_p10"] == ours["N_p10"]
+    assert alone["L_p10"] is None
+
+
+def test_tokens_to_be_served_make_the_model_smaller(say):
+    words = "predict budget_flops=5.76e23 inference_tokens=1e13"
+    served = say(f"{words} format=json").json["decisions"][0]["inference"]
+    assert served["best"]["N"] < served["trained_only"]["N"]
+    assert served["saving"] > 0
+    assert "Serving 10t tokens" in say(words).out
+
+
+def test_few_unique_tokens_are_repeated(say):
+    told = say("predict budget_flops=5.76e23 unique_tokens=1e11 format=json").json["repeated"]
+    assert told["R_D"] == 15.387756
+    (row,) = told["budgets"]
+    assert row["epochs"] == pytest.approx(19.9, abs=0.05)
+    assert say("predict budget_flops=5.76e23 unique_tokens=1e11").out.count("unique tokens") == 1
+
+
+def test_what_repeats_are_worth_is_fitted_from_runs(say, tmp_path):
+    law = RepeatedLaw(named_law("muennighoff"), 8.0, 3.0)
+    with open(tmp_path / "repeats.csv", "w", newline="") as f:
+        writer = csv.writer(f)
+        writer.writerow(("N", "D", "L", "unique_tokens"))
+        for U in (1e8, 1e9, 1e10):
+            for times in (1, 4, 20, 80):
+                for epochs in (1, 3, 10, 40, 200):
+                    N, D = times * float(law.size_for(U)), epochs * U
+                    writer.writerow((N, D, float(law(N, D, U)), U))
+    words = "predict budget_flops=1e22 unique_tokens=1e10 repeated_runs=repeats.csv"
+    told = say(f"{words} format=json").json["repeated"]
+    assert (told["R_D"], told["R_N"]) == pytest.approx((8, 3), rel=1e-3)
+    assert "These runs fit within 1% as well" in say(words).out
+
+
+def test_shapes_of_ones_own_and_another_flop_count(say):
+    words = "predict budget_flops=1e19 shapes=[512x8,1024x16,2048x24] positions=rope format=json"
+    told = say(f"{words} flop_convention=with_head").json
+    assert [row["name"] for row in told["decisions"][0]["shapes"]] == [
+        "512x8", "1024x16", "2048x24",
+    ]  # fmt: skip
+    assert told["law"]["flop_convention_of_shapes"] == "with_head"
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("predict", ["budget_flops is missing", "target_loss=VALUE"]),
+        ("predict budget_flops=1e20 law=kaplan", ["law='kaplan': choose one of hoffmann"]),
+        ("predict target_loss=-1", ["target_loss=-1"]),
+        ("predict budget_flops=1e20 cluster.pue=0.9", ["cluster.pue=0.9 is below 1"]),
+        ("predict budget_flops=1e20 shapes=[huge]", ["'huge' is neither a row of Table A9"]),
+        ("predict budget_flops=1e20 repeated_runs=x.csv", ["unique_tokens is missing"]),
+        (
+            "predict budget_flops=1e20 unique_tokens=1e9 repeated_runs=x.csv",
+            ["repeated_runs=x.csv cannot be read"],
+        ),
+        ("predict budget_flops=1e20 preregister=true", ["preregister_file=FILE.json"]),
+        ("predict budget_flops=1e20 preregister_file=a.json", ["preregister=true"]),
+        ("design frontier=fits budget_flops=1e20", ["fits", "chinchilla fit"]),
+        ("design frontier=fits budget_flops=0", ["budget_flops=0"]),
+        ("design frontier=f budget_flops=1 min_ratio=9 max_ratio=3", ["min_ratio=9"]),
+        ("score prediction=p.json", ["result=FILE.json", "observations=FILE.csv"]),
+        ("score prediction=p.json result=r", ["p.json does not exist"]),
+    ],
+)
+def test_what_cannot_be_is_said_in_one_line(say, words, parts):
+    one_line(say(words), 2, *parts)
+
+
+def test_without_approach_3_a_law_must_be_named(say, fits):
+    path = fits / "frontier.json"
+    record = json.loads(path.read_text())
+    record["approaches"]["parametric"] = {"status": "refused", "reason": "no.", "kind": "x"}
+    path.write_text(json.dumps(record))
+    assert "No loss law" in say("predict budget_flops=1e20 frontier=fits").out
+    one_line(say("predict budget_flops=1e20 frontier=fits unique_tokens=1e9"), 3, "give law=NAME")
+    assert say("predict budget_flops=1e20 frontier=fits law=hoffmann unique_tokens=1e9").code == 0
+    one_line(say("design frontier=fits budget_flops=1e22"), 3, "design needs approach 3", "(no.)")
+
+
+# ------------------------------------------------------------------ design
+
+
+def test_next_runs_are_shown_and_written(say, fits):
+    said = say("design frontier=fits budget_flops=1e23 n_runs=3 spend=1e21")
+    assert said.code == 0
+    assert "N_opt(1e+23 FLOPs)" in said.out
+    assert "device-hours" in said.out
+    with open(fits / "design.csv", newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert len(rows) == 3
+    assert sum(float(row["C"]) for row in rows) <= 1e21
+    widths = [float(row["width_after"]) for row in rows]
+    assert widths == sorted(widths, reverse=True)
+    told = say("design frontier=fits budget_flops=1e23 n_runs=3 spend=1e21 format=json").json
+    assert [step["run"]["N"] for step in told["steps"]] == [float(row["N"]) for row in rows]
+    assert told["width"] > widths[0]
+
+
+def test_a_design_needs_the_runs_of_the_fit(say, fits):
+    (fits / "observations.csv").unlink()
+    one_line(say("design frontier=fits budget_flops=1e23"), 2, "observations.csv does not exist")
+
+
+# ------------------------------------------------------------------ preregister, score
+
+
+@pytest.fixture
+def prediction(say, fits):
+    said = say("predict budget_flops=1e21 frontier=fits preregister=true format=json")
+    return said.json["preregistered"]
+
+
+def measured(path, L_factor: float) -> None:
+    N, D = 2.5e9, 1e21 / 6 / 2.5e9
+    L = float(LAW(N, D)) * L_factor
+    path.write_text(f"run_id,budget_flops,C,N,D,L\nbig,,{6 * N * D},{N},{D},{L}\n")
+
+
+def test_a_prediction_is_held_against_what_came(say, prediction, tmp_path):
+    measured(tmp_path / "came.csv", 1.0)
+    said = say(f"score prediction={prediction} observations=came.csv")
+    assert said.code == 0
+    assert "unchanged" in said.out
+    assert "1 of 1 runs lie inside their 95% interval" in said.out
+    (run,) = say(f"score prediction={prediction} observations=came.csv format=json").json["runs"]
+    assert run["inside"] is True
+    assert abs(run["percent"]) < 2
+
+
+def test_a_result_far_off_is_a_verdict_not_an_error(say, prediction, tmp_path):
+    measured(tmp_path / "came.csv", 1.1)
+    said = say(f"score prediction={prediction} observations=came.csv")
+    assert said.code == 0
+    assert "OUTSIDE" in said.out
+    assert "0 of 1 runs lie inside" in said.out
+
+
+def test_a_changed_prediction_is_not_scored(say, prediction, tmp_path):
+    measured(tmp_path / "came.csv", 1.0)
+    path = tmp_path / prediction
+    path.write_text(path.read_text().replace('"law_name": "the fitted', '"law_name": "a better'))
+    said = say(f"score prediction={prediction} observations=came.csv")
+    one_line(said, 2, "was changed after it was written")
+
+
+def test_a_prediction_gets_its_own_file_and_keeps_it(say, fits):
+    words = "predict budget_flops=1e21 frontier=fits preregister=true preregister_file=mine.json"
+    assert say(words).code == 0
+    one_line(say(words), 2, "mine.json exists", "never overwritten")
