@@ -1,60 +1,75 @@
 """Approach 1 of Hoffmann et al. (2022), section 3.1: the lower envelope of training curves.
 
 Fixed sizes, each trained to several horizons with a cosine matched to each. Every curve is smoothed
-and read as a function of FLOPs; at 1500 log-spaced C the lowest loss over all runs is taken, with
-the size N that reached it and the tokens D seen by then. Straight lines in log-log through these.
+and read as a function of FLOPs (`curves.py`); at 1500 log-spaced C the lowest loss over all runs is
+taken, with the size N that reached it and the tokens D seen by then. Straight lines in log-log through
+these.
 
-Stated here because the paper does not: the Gaussian's window is cut at +-window/2 with sigma =
-window/4 and renormalised at the ends of a curve; curves are linear in ln C between their points; C
-runs over the values at which at least three sizes have a curve, from the C of the cheapest run
-upwards (below it every loss is from mid-run, and a few such points far to the left would turn the
-line). Where the envelope sits on the smallest or largest size that has a curve at that C, a better
-size may lie outside: that C is censored, shown but not fitted.
+Edges. A smaller size can only be better at smaller C, so that C where no smaller size has been tried
+yet and won, or no larger one later on, are censored: a better size may lie outside. All C below the
+last win of the smallest size and above the first win of the largest are shown but not fitted. (Dropping
+the points by size instead would cut the steps of the envelope on one side and turn the line.)
 
-With a decaying learning rate a loss in mid-run is pessimistic, so the envelope should touch curves
-near their ends only: `tail_share` says how far it does (paper, footnote 4: all of it in the last
-15%). Without curves an endpoint envelope stands in: the best final loss among runs of about equal C
-(bins of a factor 1.25), where no cheaper bin has a better one.
-NumPy only: this module must import without torch.
+Steps. The envelope is a staircase in N, and least squares through m whole steps finds a*(1 - 1/m^2):
+-.03 with six sizes, of which four are inside. At the C where two sizes change places the best size
+lies halfway between them, so the line goes through the middles of the risers, joined by straight
+pieces and weighted evenly in ln C. The plain staircase stands in details["staircase"].
+
+Tails. With a decaying learning rate a loss in mid-run is pessimistic, so the envelope should touch
+curves near their ends only: `tail_share` says how far it does (paper, footnote 4: all of it in the last
+15%). part="tail" lets nothing else in; part="hull" takes the points that the lower convex hull of
+(ln C, ln L) touches, one per run.
+
+What remains, measured in docs/results/coverage.json on curves that end on a known law: a bias of about
+.01 in a that the horizons' spacing makes, more with few sizes; and an interval that is conservative,
+since a bootstrap over runs takes sizes away, which moves the envelope more than noise does.
+
+Without curves an endpoint envelope stands in: the best final loss among runs of about equal C
+(bins of a factor 1.25), where no cheaper bin has a better one. NumPy only: no torch.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
-from chinchilla.fit.frontier import Frontier, OptimalPoint, conventions, line
+from chinchilla.fit.curves import MIN_SIZES, Curves, read_curves, smooth
+from chinchilla.fit.frontier import Frontier, OptimalPoint, PowerLaw, conventions
 from chinchilla.observations import Observations
 
-MIN_SIZES = 3  # distinct sizes on the uncensored envelope
+__all__ = ["PARTS", "fit_envelope", "smooth"]
+
+PARTS = {
+    "all": "whole curves",
+    "tail": "the last 15% of each run's FLOPs",
+    "hull": "where the lower convex hull of (ln C, ln L) touches the curves",
+}
+THROUGH = {
+    "steps": "through the middles of the steps between sizes, evenly in ln C",
+    "runs": "through one point per run, the mean of where the hull touches it",
+    "points": "through the best runs",
+}
 TAIL = 0.85  # a point is in its run's tail after this share of the run's FLOPs
 MIN_TAIL_SHARE = 0.85  # warn below this share of envelope points in tails
-MAX_WINDOW_SHARE = 0.05  # a smoothing window is never longer than this share of its curve
+FEW_SIZES = 8  # under so many on the envelope the steps' width is most of the interval
 ENDPOINT_BIN = 1.25  # runs within this factor of C compete in the endpoint envelope
 MAX_POINTS = 200  # envelope points kept for the figure
 
 
 @dataclass(frozen=True)
-class _Curves:
-    """All runs on one grid of C, so that a resample of runs is a masked minimum."""
-
-    C: np.ndarray  # (g,) FLOPs, rising
-    L: np.ndarray  # (r, g) loss of run r at C; inf where it has none
-    D: np.ndarray  # (r, g) tokens seen there
-    N: np.ndarray  # (r,) parameters
-    C_end: np.ndarray  # (r,) FLOPs of the whole run
-
-
-@dataclass(frozen=True)
 class _Envelope:
+    """Lowest losses, C rising."""
+
     C: np.ndarray  # (m,)
     run: np.ndarray  # (m,) index of the run with the lowest loss
     N: np.ndarray  # (m,)
     D: np.ndarray  # (m,)
     L: np.ndarray  # (m,)
-    censored: np.ndarray  # (m,) bool: on the smallest or largest size there
+    censored: np.ndarray  # (m,) bool: a better size may lie outside those tried
 
     @property
     def thinned(self) -> np.ndarray:
@@ -62,10 +77,15 @@ class _Envelope:
         last = len(self.C) - 1
         return np.unique(np.linspace(0, last, MAX_POINTS).round().astype(int))
 
+    def where(self, keep: np.ndarray) -> "_Envelope":
+        names = ("C", "run", "N", "D", "L", "censored")
+        return _Envelope(*(getattr(self, name)[keep] for name in names))
+
 
 def fit_envelope(
     obs: Observations,
     *,
+    part: str = "all",
     smooth_steps: float = 10.0,
     envelope_points: int = 1_500,
     n_bootstrap: int = 400,
@@ -76,6 +96,7 @@ def fit_envelope(
     Args:
         obs: points along curves; with one point per run, the endpoint envelope is taken, which is
             weaker and labelled so.
+        part: of the curves, which may enter: a key of PARTS.
         smooth_steps: Gaussian window in points of a curve (the paper: 10 steps); at most a
             twentieth of the curve. Held-out losses are not smoothed.
         envelope_points: log-spaced FLOP values.
@@ -84,63 +105,72 @@ def fit_envelope(
 
     Returns:
         A Frontier with details["envelope"] (C, N, D, L, censored; thinned for the figure),
-        details["tail_share"], and the refusals of runs that could not be read as curves.
+        details["tail_share"], details["staircase"] (the lines without the mending of steps), and
+        the refusals of runs that could not be read as curves.
 
     Raises:
-        FitError: fewer than three sizes on the uncensored envelope.
+        FitError: fewer than three sizes on the uncensored envelope (too_few_sizes), or at no C three
+            sizes with a curve (no_overlap).
     """
     sizes = len(np.unique(obs.N))
     if sizes < MIN_SIZES:
         raise FitError(
             f"approach 1 needs {MIN_SIZES} model sizes and these runs have {sizes}. Add sizes with "
-            "grid.horizon_models."
+            "grid.horizon_models.",
+            "too_few_sizes",
         )
     endpoints_only = not obs.has_curves
     window = 0.0 if endpoints_only or obs.loss_kind == "heldout" else smooth_steps
     refusals: list[str] = []
+    C_end: np.ndarray | None = None
+    envelope_of: Callable[[np.ndarray], _Envelope]
     if endpoints_only:
         n_runs = len(obs)
-
-        def envelope_of(keep: np.ndarray) -> _Envelope:
-            return _endpoint_envelope(obs, keep)
-
+        envelope_of = _endpoint_envelopes(obs, part)
     else:
-        curves, refusals = _read_curves(obs, window, envelope_points)
-        n_runs = len(curves.N)
+        curves, refusals = read_curves(obs, window, envelope_points)
+        n_runs, C_end = len(curves.N), curves.C_end
+        entering = curves.L
+        if part == "tail":
+            entering = np.where(curves.C >= TAIL * curves.C_end[:, None], curves.L, np.inf)
+        envelope_of = partial(_lowest, curves, entering, part)
 
-        def envelope_of(keep: np.ndarray) -> _Envelope:
-            return _lowest(curves, keep)
-
+    through = "runs" if part == "hull" else "points" if endpoints_only else "steps"
     everything = envelope_of(np.arange(n_runs))
-    N_line, D_line = _lines(everything)
+    lines = _lines(everything, through)
     counts = bootstrap.draw_counts(n_runs, n_bootstrap, seed)
     samples = np.full((n_bootstrap, 4), np.nan)
     for i, row in enumerate(counts):
         try:
-            samples[i] = np.ravel(_lines(envelope_of(np.flatnonzero(row))))
+            samples[i] = np.ravel(_lines(envelope_of(np.flatnonzero(row)), through))
         except FitError:
             continue
-    N_opt, D_opt, bootstrap_counts, warnings = bootstrap.power_laws(N_line, D_line, samples)
-    C_end = None if endpoints_only else curves.C_end
-    details, more_warnings = _describe(everything, C_end)
-    used = np.flatnonzero(~everything.censored[everything.thinned])
-    kept = everything.thinned[used]
-    rows = zip(*(getattr(everything, name)[kept] for name in ("C", "N", "D", "L")), strict=True)
+    N_opt, D_opt, bootstrap_counts, warnings = bootstrap.power_laws(*lines, samples)
+    details, more_warnings = _describe(everything, C_end, N_opt)
+    kept = everything.where(everything.thinned)
+    kept = kept.where(~kept.censored)
     return Frontier(
         approach="envelope",
         N_opt=N_opt,
         D_opt=D_opt,
-        points=[OptimalPoint(*map(float, row)) for row in rows],
+        points=[
+            OptimalPoint(float(C), float(N), float(D), float(L))
+            for C, N, D, L in zip(kept.C, kept.N, kept.D, kept.L, strict=True)
+        ],
         n_runs=n_runs,
         conventions=conventions(obs),
         settings={
             "endpoints_only": endpoints_only,
+            "part": part,
             "smooth_steps": window,
-            "envelope_points": len(everything.C),
+            "envelope_points": envelope_points if not endpoints_only else len(everything.C),
             "interpolation": "none" if endpoints_only else "linear in ln C",
+            "line": THROUGH[through],
             "n_bootstrap": n_bootstrap,
             "seed": seed,
-            "interval": bootstrap.method(n_bootstrap, seed, "envelope taken anew over each"),
+            "interval": bootstrap.method(
+                n_bootstrap, seed, "envelope taken anew over each; conservative"
+            ),
         },
         details={**details, "bootstrap": bootstrap_counts},
         refusals=refusals,
@@ -148,16 +178,24 @@ def fit_envelope(
     )
 
 
-def _describe(envelope: _Envelope, C_end: np.ndarray | None) -> tuple[dict[str, Any], list[str]]:
+def _describe(
+    envelope: _Envelope, C_end: np.ndarray | None, N_opt: PowerLaw
+) -> tuple[dict[str, Any], list[str]]:
     """Details and warnings of an envelope; `C_end` is each run's last C, None without curves."""
-    used = ~envelope.censored
+    used = envelope.where(~envelope.censored)
+    sizes = len(np.unique(used.N))
+    stairs = [
+        {"coefficient": float(np.exp(log_k)), "exponent": exponent}
+        for log_k, exponent in _lines(envelope, "points")
+    ]
+    shown = envelope.where(envelope.thinned)
     details: dict[str, Any] = {
         "censored_share": float(envelope.censored.mean()),
-        "sizes_on_envelope": len(np.unique(envelope.N[used])),
-        "C_range": [float(envelope.C[used].min()), float(envelope.C[used].max())],
+        "sizes_on_envelope": sizes,
+        "C_range": [float(used.C.min()), float(used.C.max())],
+        "staircase": dict(zip(("N_opt", "D_opt"), stairs, strict=True)),
         "envelope": {
-            name: getattr(envelope, name)[envelope.thinned].tolist()
-            for name in ("C", "N", "D", "L", "censored")
+            name: getattr(shown, name).tolist() for name in ("C", "N", "D", "L", "censored")
         },
     }
     warnings = []
@@ -167,7 +205,7 @@ def _describe(envelope: _Envelope, C_end: np.ndarray | None) -> tuple[dict[str, 
             "Give the curves (one row per point, sharing a run_id) for the real one."
         )
     else:
-        tail = envelope.C[used] >= TAIL * C_end[envelope.run[used]]
+        tail = used.C >= TAIL * C_end[used.run] * (1 - 1e-9)
         details["tail_share"] = float(tail.mean())
         if details["tail_share"] < MIN_TAIL_SHARE:
             warnings.append(
@@ -177,119 +215,133 @@ def _describe(envelope: _Envelope, C_end: np.ndarray | None) -> tuple[dict[str, 
             )
     if details["censored_share"] > 0:
         warnings.append(
-            f"{details['censored_share']:.0%} of the envelope sits on the smallest or largest size "
-            "that has a curve at that C and was not fitted: a better size may lie outside."
+            f"{details['censored_share']:.0%} of the envelope was not fitted: a better size may lie "
+            "outside, below or above the sizes tried there."
+        )
+    if sizes < FEW_SIZES:
+        warnings.append(
+            f"{sizes} sizes on the envelope: its interval says how the answer hangs on single runs "
+            "and is wider than noise alone would make it. Add sizes between."
+        )
+    if N_opt.p10 is not None and not N_opt.p10 <= N_opt.exponent <= (N_opt.p90 or np.inf):
+        warnings.append(
+            f"a={N_opt.exponent:.3f} lies outside its own interval: resamples with fewer runs give "
+            "another envelope. Add runs before using either."
         )
     return details, warnings
 
 
-def smooth(L: np.ndarray, window: float) -> np.ndarray:
-    """Gaussian mean of a curve over `window` points, renormalised at its ends.
-
-    Args:
-        L: (n,) losses, evenly spaced.
-        window: full width in points; sigma is a quarter of it. At most MAX_WINDOW_SHARE of n.
-    """
-    half = int(min(window, MAX_WINDOW_SHARE * len(L)) / 2)
-    if half < 1:
-        return L
-    offsets = np.arange(-half, half + 1)
-    kernel = np.exp(-0.5 * (offsets / (half / 2)) ** 2)
-    return np.convolve(L, kernel, "same") / np.convolve(np.ones_like(L), kernel, "same")
-
-
-def _read_curves(obs: Observations, window: float, n_points: int) -> tuple[_Curves, list[str]]:
-    """Smooth every curve and read it at common values of C."""
-    runs, refusals = [], []
-    order = np.lexsort((obs.D, obs.run_id))
-    starts = np.flatnonzero(obs.run_id[order][1:] != obs.run_id[order][:-1]) + 1
-    for rows in np.split(order, starts):
-        run, run_id = obs.where(rows), obs.run_id[rows[0]]
-        if len(run) < 2:
-            refusals.append(f"run {run_id}: one point is no curve.")
-        elif len(np.unique(run.N)) > 1 or np.any(np.diff(run.C) <= 0):
-            refusals.append(f"run {run_id}: N changes along the curve, or C does not rise with D.")
-        else:
-            runs.append(run)
-    sizes = np.array([run.N[0] for run in runs])
-    if len(np.unique(sizes)) < MIN_SIZES:
-        raise FitError(
-            f"approach 1 needs curves of {MIN_SIZES} sizes and has {len(np.unique(sizes))}. "
-            + " ".join(refusals[:3])
-        )
-    spans = np.array([[run.C[0], run.C[-1]] for run in runs])
-    low, high = _shared_span(sizes, spans)
-    C = np.geomspace(low, high, n_points)
-    L, D = np.full((len(runs), n_points), np.inf), np.ones((len(runs), n_points))
-    for i, run in enumerate(runs):
-        inside = (run.C[0] <= C) & (run.C[-1] >= C)
-        at = np.log(C[inside])
-        L[i, inside] = np.interp(at, np.log(run.C), smooth(run.L, window))
-        D[i, inside] = np.exp(np.interp(at, np.log(run.C), np.log(run.D)))
-    return _Curves(C, L, D, sizes, spans[:, 1]), refusals
-
-
-def _shared_span(sizes: np.ndarray, spans: np.ndarray) -> tuple[float, float]:
-    """First and last C at which MIN_SIZES sizes have a curve and some run has ended."""
-    edges = np.unique(spans)
-    live = [
-        len(np.unique(sizes[(spans[:, 0] <= c) & (spans[:, 1] >= c)])) >= MIN_SIZES for c in edges
-    ]
-    if sum(live) < 2:
-        raise FitError(
-            f"approach 1: at no C do {MIN_SIZES} sizes have a curve, so none can be seen to be "
-            "better than both its neighbours. Train neighbouring sizes over overlapping FLOPs."
-        )
-    low, high = max(edges[live].min(), spans[:, 1].min()), edges[live].max()
-    if low >= high:
-        raise FitError(
-            f"approach 1: no run has ended where {MIN_SIZES} sizes have a curve. Train neighbouring "
-            "sizes over overlapping FLOPs."
-        )
-    return float(low), float(high)
-
-
-def _lowest(curves: _Curves, keep: np.ndarray) -> _Envelope:
-    """The envelope over the runs in `keep`."""
-    order = keep[np.argsort(curves.N[keep], kind="stable")]
-    L = curves.L[order]  # (r, g), sizes rising
-    live = np.isfinite(L)
-    some = live.any(axis=0)
-    best = order[L.argmin(axis=0)][some]
-    smallest = curves.N[order][live.argmax(axis=0)][some]
-    largest = curves.N[order][::-1][live[::-1].argmax(axis=0)][some]
-    N = curves.N[best]
-    at = np.flatnonzero(some)
-    return _Envelope(
-        curves.C[some],
-        best,
-        N,
-        curves.D[best, at],
-        curves.L[best, at],
-        (N == smallest) | (N == largest),
+def _lowest(curves: Curves, entering: np.ndarray, part: str, keep: np.ndarray) -> _Envelope:
+    """The envelope over the runs in `keep`; `entering` (r, g) holds the losses that may be on it."""
+    L = entering[keep]  # (r, g)
+    at = np.flatnonzero(np.isfinite(L).any(axis=0))
+    run = keep[L.argmin(axis=0)[at]]
+    smallest, largest = _tried(curves, keep)
+    lowest = _Envelope(
+        curves.C[at],
+        run,
+        curves.N[run],
+        curves.D[run, at],
+        curves.L[run, at],
+        np.zeros(len(at), bool),
     )
+    return _censor(_hull(lowest) if part == "hull" else lowest, smallest, largest, curves.C)
 
 
-def _endpoint_envelope(runs: Observations, keep: np.ndarray) -> _Envelope:
-    """The best run in each bin of C, where no cheaper bin has a better one."""
-    bins = np.floor(np.log(runs.C / runs.C.min()) / np.log(ENDPOINT_BIN) + 0.5)[keep]
-    order = np.lexsort((runs.L[keep], bins))
-    first = np.append(True, np.diff(bins[order]) > 0)
-    best = keep[order][first]
-    L = runs.L[best]
-    on = best[L < np.append(np.inf, np.minimum.accumulate(L)[:-1])]
-    N = runs.N[on]
-    edge = (runs.N[keep].min(), runs.N[keep].max())
-    return _Envelope(runs.C[on], on, N, runs.D[on], runs.L[on], np.isin(N, edge))
+def _tried(curves: Curves, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(g,) the smallest size with a curve at C or cheaper, the largest at C or dearer."""
+    live, N = np.isfinite(curves.L[keep]), curves.N[keep]
+    some = live.any(axis=1)
+    live, N, last = live[some], N[some], live.shape[1] - 1
+    smallest, largest = np.full(last + 1, np.inf), np.zeros(last + 1)
+    np.minimum.at(smallest, live.argmax(axis=1), N)
+    np.maximum.at(largest, last - live[:, ::-1].argmax(axis=1), N)
+    return np.minimum.accumulate(smallest), np.maximum.accumulate(largest[::-1])[::-1]
 
 
-def _lines(envelope: _Envelope) -> tuple[tuple[float, float], tuple[float, float]]:
+def _censor(
+    lowest: _Envelope, smallest: np.ndarray, largest: np.ndarray, C: np.ndarray
+) -> _Envelope:
+    """Everything up to the last win of the smallest size, and from the first of the largest."""
+    at = np.searchsorted(C, lowest.C)
+    low = np.flatnonzero(lowest.N <= smallest[at])
+    high = np.flatnonzero(lowest.N >= largest[at])
+    i = np.arange(len(at))
+    first = low[-1] + 1 if len(low) else 0
+    last = high[0] if len(high) else len(at)
+    return replace(lowest, censored=(i < first) | (i >= last))
+
+
+def _hull(lowest: _Envelope) -> _Envelope:
+    """The points on the lower convex hull of (ln C, ln L)."""
+    x, y = np.log(lowest.C), np.log(lowest.L)
+    hull: list[int] = []
+    for i in range(len(x)):
+        while len(hull) >= 2:
+            j, k = hull[-2:]
+            if (y[k] - y[j]) * (x[i] - x[j]) < (y[i] - y[j]) * (x[k] - x[j]):
+                break
+            hull.pop()
+        hull.append(i)
+    return lowest.where(np.array(hull))
+
+
+def _endpoint_envelopes(runs: Observations, part: str) -> Callable[[np.ndarray], _Envelope]:
+    """Of the runs kept: the best in each bin of C, where no cheaper bin has a better; or the hull."""
+    if part == "hull":
+        bins = np.round(np.log(runs.C), 6)
+    else:
+        bins = np.floor(np.log(runs.C / runs.C.min()) / np.log(ENDPOINT_BIN) + 0.5)
+    order = np.lexsort((runs.L, bins))
+    kept = np.zeros(len(runs), bool)
+
+    def envelope_of(keep: np.ndarray) -> _Envelope:
+        kept[:] = False
+        kept[keep] = True
+        rows = order[kept[order]]
+        best = rows[np.append(True, bins[rows[1:]] != bins[rows[:-1]])]
+        L = runs.L[best]
+        on = best[L < np.append(np.inf, np.minimum.accumulate(L)[:-1])]
+        N = runs.N[on]
+        censored = (N == runs.N[keep].min()) | (N == runs.N[keep].max())
+        found = _Envelope(runs.C[on], on, N, runs.D[on], runs.L[on], censored)
+        return _hull(found) if part == "hull" else found
+
+    return envelope_of
+
+
+def _lines(envelope: _Envelope, through: str) -> tuple[tuple[float, float], tuple[float, float]]:
+    """(ln coefficient, exponent) of N_opt and D_opt; `through` is a key of THROUGH."""
     used = ~envelope.censored
-    N, C = envelope.N[used], envelope.C[used]
-    if (n := len(np.unique(N))) < MIN_SIZES:
+    N = envelope.N[used]
+    if (n := len(set(N.tolist()))) < MIN_SIZES:
         raise FitError(
             f"approach 1 needs {MIN_SIZES} sizes on the envelope and finds {n}; "
-            f"{envelope.censored.mean():.0%} of it was left out for sitting on the smallest or largest "
-            "size there. Add sizes on both sides, or train the ones there are for longer."
+            f"{envelope.censored.mean():.0%} of it was left out, because a better size may lie "
+            "outside. Add sizes on both sides, or train the ones there are for longer.",
+            "too_few_sizes",
         )
-    return line(C, N), line(C, envelope.D[used])
+    if through == "points":
+        return _fit(np.log(envelope.C[used]), np.log(N), np.log(envelope.D[used]))
+    logs = [np.log(v) for v in (envelope.C, envelope.N, envelope.D)]
+    if through == "runs":
+        _, index = np.unique(envelope.run[used], return_inverse=True)
+        times = np.bincount(index)
+        return _fit(*(np.bincount(index, v[used]) / times for v in logs))
+    i = np.flatnonzero(np.diff(envelope.N) != 0)
+    i = i[~(envelope.censored[i] & envelope.censored[i + 1])]  # risers at or inside the edges
+    x, y, z = ((v[i] + v[i + 1]) / 2 for v in logs)
+    at = np.linspace(x[0], x[-1], len(envelope.C))
+    return _fit(at, np.interp(at, x, y), np.interp(at, x, z))
+
+
+def _fit(
+    x: np.ndarray, y: np.ndarray, z: np.ndarray
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Least-squares lines of y and z over x, each (intercept, slope)."""
+    n = len(x)
+    middle = x.sum() / n
+    dx = x - middle
+    scale = dx @ dx
+    b, c = float(dx @ y / scale), float(dx @ z / scale)
+    return (float(y.sum() / n - b * middle), b), (float(z.sum() / n - c * middle), c)

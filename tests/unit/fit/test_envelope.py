@@ -1,5 +1,7 @@
 """Approach 1: envelopes of curves whose answer is known, and their honest edges."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -156,3 +158,103 @@ def test_a_run_with_one_point_or_backward_flops_is_left_out_by_name(curves):
         "run run001: N changes along the curve, or C does not rise with D.",
     ]
     assert fit.n_runs == len(np.unique(obs.run_id)) - 2
+
+
+@pytest.fixture
+def ladders(law, observe):
+    """Sizes over a factor 100, each trained to four horizons 1:2:4:8 around its best C, 60 points a run.
+
+    A run ends on the law; before, its loss is higher by up to `penalty`.
+    """
+
+    def build(n_sizes, penalty=0.05, noise=0.0, seed=0):
+        (log_k, a), _, _ = six_nd_frontier(law)
+        sizes = np.geomspace(5e7, 5e9, n_sizes)
+        best_C = (sizes / np.exp(log_k)) ** (1 / a)
+        N = np.repeat(sizes, 4)
+        C_end = np.repeat(best_C, 4) * np.tile(2.0 ** np.array([-1.5, -0.5, 0.5, 1.5]), n_sizes)
+        done = np.geomspace(0.02, 1, 60)
+        D = C_end[:, None] / (6 * N[:, None]) * done
+        L = law(N[:, None], D) * (1 + penalty * (1 - done))
+        L *= np.exp(noise * np.random.default_rng(seed).normal(size=(len(N), 1)))
+        run_id = np.repeat([f"run{i:03d}" for i in range(len(N))], 60)
+        return observe(np.repeat(N, 60), D.ravel(), L.ravel(), run_id=run_id, loss_kind="heldout")
+
+    return build
+
+
+def test_few_sizes_make_a_staircase_and_the_line_goes_through_its_risers(ladders, law):
+    """Least squares through m whole steps finds a*(1 - 1/m^2); of six sizes four are inside."""
+    fit = fit_envelope(ladders(6, penalty=0.0), n_bootstrap=0)
+    (_, a), (_, b), _ = six_nd_frontier(law)
+    stairs = fit.details["staircase"]
+    assert fit.details["sizes_on_envelope"] == 4
+    assert stairs["N_opt"]["exponent"] < a * (1 - 1 / 16)
+    assert fit.N_opt.exponent == pytest.approx(a, abs=1e-3)
+    assert fit.D_opt.exponent == pytest.approx(b, abs=1e-3)
+    assert "middles of the steps" in fit.settings["line"]
+    assert any("4 sizes on the envelope" in w for w in fit.warnings)
+
+
+@pytest.mark.parametrize("n_sizes", [6, 9, 16])
+def test_horizons_that_end_do_not_shift_the_line(ladders, law, n_sizes):
+    """A size that lost to a larger one stays beaten after its last run has ended.
+
+    To leave out C where no smaller size has a curve any more would keep the early part of each
+    step only: N_opt 20-60% too large with 6 and 9 sizes.
+    """
+    fit = fit_envelope(ladders(n_sizes), n_bootstrap=0)
+    (log_k, a), _, _ = six_nd_frontier(law)
+    assert fit.N_opt.exponent == pytest.approx(a, abs=0.01)
+    assert fit.N_opt(1e20) == pytest.approx(np.exp(log_k) * 1e20**a, rel=0.1)
+
+
+def test_tails_alone_and_the_hull_touch_curves_near_their_ends(ladders, law):
+    (_, a), _, _ = six_nd_frontier(law)
+    obs = ladders(16, penalty=0.02)
+    whole, tail, hull = (fit_envelope(obs, part=p, n_bootstrap=0) for p in ("all", "tail", "hull"))
+    assert whole.details["tail_share"] < 0.8
+    assert any("in mid-run" in w for w in whole.warnings)
+    assert tail.details["tail_share"] == 1
+    assert not any("in mid-run" in w for w in tail.warnings)
+    assert tail.N_opt.exponent == pytest.approx(a, abs=0.01)
+    assert hull.N_opt.exponent == pytest.approx(a, abs=0.04)
+    C, L = (np.log(hull.details["envelope"][k]) for k in ("C", "L"))
+    assert np.all(np.diff(np.diff(L) / np.diff(C)) > 0)  # convex
+    lowest = np.interp(C, *(np.log(whole.details["envelope"][k]) for k in ("C", "L")))
+    assert np.all(L <= lowest + 1e-3)
+
+
+def test_a_hull_of_run_ends(isoflop_runs, law):
+    fit = fit_envelope(isoflop_runs(np.geomspace(6e18, 3e21, 9)), part="hull", n_bootstrap=0)
+    assert fit.N_opt.exponent == pytest.approx(law.beta / (law.alpha + law.beta), abs=1e-9)
+    assert fit.settings["part"] == "hull"
+
+
+@pytest.mark.parametrize("part", ["all", "tail"])
+def test_the_answer_lies_inside_its_own_interval(ladders, law, part):
+    """Eight ladders with run-to-run noise of .2%; a staircase through fewer runs is no smaller a."""
+    (_, a), _, _ = six_nd_frontier(law)
+    for seed in range(8):
+        fit = fit_envelope(ladders(12, noise=2e-3, seed=seed), part=part, n_bootstrap=100)
+        assert fit.N_opt.p10 < fit.N_opt.exponent < fit.N_opt.p90
+        assert fit.N_opt.ci95[0] < a < fit.N_opt.ci95[1]
+        assert not any("outside its own interval" in w for w in fit.warnings)
+
+
+def test_refusals_are_typed(curves, observe, law):
+    with pytest.raises(FitError) as told:
+        fit_envelope(curves(0.0, n_sizes=2))
+    assert told.value.kind == "too_few_sizes"
+    N = np.repeat([1e8, 1e9, 1e10], 10)
+    D = 20 * N * np.tile(np.linspace(0.5, 1, 10), 3)
+    with pytest.raises(FitError) as told:
+        fit_envelope(observe(N, D, law(N, D), run_id=np.repeat(["a", "b", "c"], 10)))
+    assert told.value.kind == "no_overlap"
+
+
+def test_four_thousand_resamples_of_run_ends_take_a_second(isoflop_runs):
+    runs = isoflop_runs(np.geomspace(6e18, 3e21, 17), n_sizes=14, noise=0.003)
+    start = time.process_time()
+    fit_envelope(runs, n_bootstrap=4000)
+    assert time.process_time() - start < 1.5

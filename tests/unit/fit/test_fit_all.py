@@ -23,7 +23,7 @@ def test_three_approaches_agree_on_runs_drawn_from_one_law(isoflop_runs, law, co
     for fit in fits.fitted.values():
         assert fit.N_opt.exponent == pytest.approx(law.beta / (law.alpha + law.beta), abs=0.02)
         assert fit.conventions.keys() == {"flop_convention", "n_convention", "loss_kind"}
-        assert "bootstrap resamples of runs" in fit.settings["interval"]
+        assert "10th to 90th percentile over 20" in fit.settings["interval"]
         assert fit.n_runs == 81
 
 
