@@ -168,7 +168,8 @@ class Observations:
         Raises:
             InputError: a run has another N there, or the two are counted in different ways.
         """
-        said: dict[str, Any] = {}
+        told = (note for note in curves.notes if note not in self.notes)
+        said: dict[str, Any] = {"notes": (*self.notes, *told)}
         for name in CONVENTIONS:
             ours, theirs = getattr(self, name), getattr(curves, name)
             if "unknown" not in (ours, theirs) and ours != theirs:
@@ -191,8 +192,8 @@ class Observations:
             f"{len(new)} runs are known by their curve alone: its last point stands for the final "
             "loss, unsmoothed."
         )
-        both = {n: np.concatenate([getattr(self, n), getattr(new, n)]) for n in COLUMNS}
-        return replace(self, **both, **said, notes=(*self.notes, note))
+        said |= {n: np.concatenate([getattr(self, n), getattr(new, n)]) for n in COLUMNS}
+        return replace(self, **{**said, "notes": (*said["notes"], note)})
 
     def save(self, path: Path) -> None:
         """Write the CSV that `from_csv` reads: floats keep every digit, notes become comments."""
@@ -279,7 +280,7 @@ class Observations:
     @classmethod
     def _from_table(cls, table: Table, said: dict[str, str]) -> "Observations":
         """Observations of what a person brought, once all of it is believable."""
-        conventions = conventions_of(table, said)
+        conventions: dict[str, Any] = dict(conventions_of(table, said))
         columns, notes = quantities(table, conventions["flop_convention"])
         names = [f"run{i:04d}" for i in range(len(table))]
         if "run_id" in table.columns:
@@ -288,7 +289,7 @@ class Observations:
             if not name or name.startswith("#"):
                 wrong = f"starts with #, which marks a comment: {name}" if name else "is empty"
                 raise InputError(f"{table.at(i)}: run_id {wrong}.")
-        obs = cls(np.array(names, dtype=str), **columns, **conventions)
+        obs = cls(run_id=np.array(names, dtype=str), **columns, **conventions)
         obs.check_distinct(table.name, table.row)
         ends = obs.finals()
         if slip := unit_slip(ends.C, ends.N, ends.D, ends.L):

@@ -188,7 +188,7 @@ def conventions_of(table: Table, said: dict[str, str]) -> dict[str, str]:
     return conventions
 
 
-def quantities(table: Table, flop_convention: str) -> tuple[dict[str, np.ndarray], list[str]]:
+def quantities(table: Table, flop_convention: str) -> tuple[dict[str, Any], list[str]]:
     """The columns of numbers, one of C, N and D computed if need be, and a note of that."""
     missing = [name for name in ("C", "N", "D", "L") if name not in table.columns]
     derived = missing[0] if len(missing) == 1 and missing != ["L"] else ""
@@ -201,7 +201,9 @@ def quantities(table: Table, flop_convention: str) -> tuple[dict[str, np.ndarray
         )
     if not len(table):
         raise InputError(f"{table.name}: no runs, only a header.")
-    found = {name: numbers(table, name) for name in COLUMNS[1:] if name in table.columns}
+    found: dict[str, Any] = {
+        name: numbers(table, name) for name in COLUMNS[1:] if name in table.columns
+    }
     found.setdefault("budget_flops", np.full(len(table), np.nan))
     if not derived:
         return found, []
