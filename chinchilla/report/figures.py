@@ -136,7 +136,7 @@ def isoflop_valleys(
     finals: Observations | None,
     standard_errors: Mapping[str, float] | None = None,
 ) -> Figure | None:
-    """Final loss against N at each budget, its parabola in log N, and the bottom (approach 2).
+    """Final loss against N at each budget, the shape fitted to it, and the bottom (approach 2).
 
     Args:
         frontier: approach 2's frontier; None draws the points alone.
@@ -161,7 +161,7 @@ def isoflop_valleys(
         fill = "white" if refused else color
         ax.plot(N, L, "o", color=color, markerfacecolor=fill, markersize=size, label=label)
         grid = np.geomspace(N.min() / 1.15, N.max() * 1.15, 200)
-        curve = _parabola(b, grid)
+        curve = _valley(b, grid)
         if curve is not None:
             ax.plot(grid, curve, color=color, linewidth=1.4, linestyle="--" if refused else "-")
         if b.get("N_opt") and b.get("L_opt") and not refused:
@@ -193,13 +193,15 @@ def _budgets(frontier: Frontier | None, finals: Observations | None) -> list[dic
     ]
 
 
-def _parabola(budget: Mapping[str, Any], N: np.ndarray) -> np.ndarray | None:
-    """c0 + c1 x + c2 x^2 with x = ln N."""
+def _valley(budget: Mapping[str, Any], N: np.ndarray) -> np.ndarray | None:
+    """The fitted shape: its curve where approach 2 kept one, else c0 + c1 x + c2 x^2, x = ln N."""
+    x, curve = np.log(N), budget.get("curve")
+    if curve:
+        return np.interp(x, np.log(curve["N"]), curve["L"])
     coefficients = budget.get("coefficients")
     if coefficients is None or len(coefficients) != 3:
         return None
     c0, c1, c2 = coefficients
-    x = np.log(N)
     return c0 + c1 * x + c2 * x**2
 
 

@@ -151,9 +151,9 @@ def _draw(
             figures.isoflop_valleys(isoflop, finals, errors),
             "Each colour is one budget spent on models of different size; bars, where there are any, "
             "are standard errors of the final training loss. A budget answers only if its points turn up on both sides of the "
-            "star, the bottom of a parabola in ln N. Hollow points and a dashed line: the budget "
+            "star, the bottom of the shape fitted. Hollow points and a dashed line: the budget "
             "was refused and no line goes through it. After figure 3 of the paper, left.",
-            "Final loss against parameters, one parabola for each compute budget.",
+            "Final loss against parameters, one fitted valley for each compute budget.",
         ),
         (
             "optimal_sizes",

@@ -6,6 +6,7 @@ The measurements are not part of this repository. CHINCHILLA_PUBLIC_DATA names t
 
 import csv
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from chinchilla.fit import Frontier, LossLaw, fit_envelope, fit_isoflop, fit_par
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.fit.parametric import fit_loss_law
 from chinchilla.observations import Observations
-from chinchilla.paper import GOPHER_BUDGET
+from chinchilla.paper import GOPHER_BUDGET, ISOFLOP_BUDGETS, SEQ_LEN, TABLE_A9, VOCAB_SIZE
+from chinchilla.shapes import ModelShape, flops_per_token
 
 BESIDE = Path(__file__).parents[2].parent / "shared" / "data"
 
@@ -160,15 +162,67 @@ def test_ways_to_an_interval_differ_as_measured(resampled):
 
 
 def test_approach_2_on_figure_4(figure_4):
-    """The paper: a = .49 (.462, .534), 63B at the Gopher budget."""
-    fit = fit_isoflop(figure_4, n_bootstrap=200)
+    """The paper: a = .49 (.462, .534), 63B at the Gopher budget, by parabolas."""
+    fit = fit_isoflop(figure_4, profile="parabola", n_bootstrap=200)
     assert fit.N_opt.exponent == pytest.approx(0.4908, abs=1e-3)
     assert fit.N_opt(GOPHER_BUDGET) == pytest.approx(63.0e9, rel=5e-3)
     assert 0.462 < fit.N_opt.p10 < 0.49 < fit.N_opt.p90 < 0.534
     # Of the budget 1e20 only 13 points were read, none below its valley.
     assert [p.budget_flops for p in fit.points if p.budget_flops == 1e20] == []
     assert fit.refusals[0].startswith("budget 1e+20: no minimum between N=6.32e+08")
+    assert [b["kind"] for b in fit.details["budgets"] if b["refused"]] == ["vertex_outside"]
     assert "10% more or less than the budget" in fit.warnings[0]
+
+
+@pytest.fixture
+def figure_4_budgets(figure_4) -> Observations:
+    """C as the paper counts it, of Table A9's shapes; a run belongs to a budget within 2% of it."""
+    with open(public("hoffmann_fig4.csv"), newline="") as f:
+        sizes = [round(float(row["params_a9"]) / 1e6) for row in csv.DictReader(f)]
+    per_token = {
+        row.params_M: flops_per_token(
+            ModelShape(*row[1:], vocab_size=VOCAB_SIZE, seq_len=SEQ_LEN, positions="relative"),
+            "paper",
+        )
+        for row in TABLE_A9
+    }
+    C = np.array([per_token[min(per_token, key=lambda m: abs(m - size))] for size in sizes])
+    C = C * figure_4.D
+    budgets = np.array(ISOFLOP_BUDGETS)
+    nearest = budgets[np.abs(np.log(C[:, None] / budgets)).argmin(axis=1)]
+    budget = np.where(np.abs(C / nearest - 1) < 0.02, nearest, np.nan)
+    return replace(figure_4, C=C, budget_flops=budget, flop_convention="paper")
+
+
+def test_approach_2_hangs_on_the_window(figure_4_budgets):
+    """Parabolas through the 85 points at a budget: a = .488 and 62.0B; within .15 nats .503, 68.3B."""
+    assert np.isfinite(figure_4_budgets.budget_flops).sum() == 85
+    fit = fit_isoflop(figure_4_budgets, profile="parabola", n_bootstrap=0)
+    assert len(fit.points) == 9
+    assert not fit.refusals
+    assert fit.N_opt.exponent == pytest.approx(0.4876, abs=5e-4)
+    assert fit.N_opt(GOPHER_BUDGET) == pytest.approx(62.05e9, rel=2e-3)
+    windows = {(w["window"], w["width"]): w for w in fit.details["windows"]}
+    near = windows["nats", 0.15]
+    assert near["a"] == pytest.approx(0.5034, abs=5e-4)
+    assert near["coefficient"] * GOPHER_BUDGET ** near["a"] == pytest.approx(68.35e9, rel=2e-3)
+    nine = [w["a"] for w in windows.values() if w["n_budgets"] == 9]
+    assert len(nine) >= 5
+    assert 0.487 < min(nine) < max(nine) < 0.513
+    assert 0.487 < fit.details["akima"]["a"] < 0.53
+
+
+def test_the_exact_shape_on_figure_4_has_the_parabola_beside_it(figure_4_240):
+    """Without outliers the two agree within their intervals; parabolas sit up to 5% beside the optimum."""
+    plain = fit_isoflop(figure_4_240, profile="parabola", n_bootstrap=0)
+    exact = fit_isoflop(figure_4_240, n_bootstrap=200)
+    beside = exact.details["parabola"]
+    assert beside["N_opt"]["exponent"] == pytest.approx(plain.N_opt.exponent, abs=1e-12)
+    assert beside["N"] == [p.N for p in plain.points]
+    assert exact.N_opt.ci95[0] < plain.N_opt.exponent < exact.N_opt.ci95[1]
+    assert exact.N_opt.p10 < exact.N_opt.exponent < exact.N_opt.p90
+    assert exact.N_opt.exponent == pytest.approx(0.490, abs=0.005)
+    assert max(np.abs(beside["shift"]["of_N_opt"])) < 0.06
 
 
 def test_approach_1_on_figure_4_knows_that_it_has_only_run_ends(figure_4_240):

@@ -32,7 +32,7 @@ def test_valley_points_are_the_observed_losses_and_refused_budgets_hollow(world)
     assert len(lines["bottom, $N_{opt}$"].get_xdata()) == 3
 
 
-def test_parabola_runs_through_its_bottom(world):
+def test_the_valley_drawn_runs_through_its_bottom(world):
     figure = isoflop_valleys(world.frontiers["isoflop"], world.finals)
     profile = world.frontiers["isoflop"].details["budgets"][0]
     curves = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 200]
