@@ -1,9 +1,10 @@
 """Do approaches 2 and 3 tell one story, and does the law leave anything systematic behind?
 
-Their exponents differ for two reasons that need telling apart: a parabola's bottom is not the
-law's optimum where alpha differs from beta or a grid is off centre (known, and no contradiction);
-or the law does not follow the losses. So approach 2's procedure is applied to the law's own losses
-at the same N and D: what then remains between the two sets of vertices is misfit alone.
+Their exponents differ for two reasons that need telling apart: a parabola's bottom is not the law's
+optimum where alpha differs from beta or a grid is off centre (known, and no contradiction;
+`isoflop.py` corrects it); or the law does not follow the losses. So the parabolas are also put
+through the law's own losses at the same N and D: what then remains between the two sets of vertices
+is misfit alone.
 NumPy only: this module must import without torch.
 """
 
@@ -58,7 +59,7 @@ def approach_2_against_3(case: Case) -> Finding:
     typical = float(np.sqrt(np.nanmean(z**2))) if np.isfinite(z).any() else np.nan
     return judged(
         bool(abs(np.nan_to_num(slope_z)) > LARGE_Z or np.nan_to_num(typical) > LARGE_Z),
-        f"approach 2 gives a = {a2:.3f}, and {a2_law:.3f} when applied to approach 3's losses on "
+        f"approach 2's parabolas give a = {a2:.3f}, and {a2_law:.3f} when applied to approach 3's losses on "
         f"the same runs (approach 3 itself: {case.a:.3f}): {a2_law - case.a:+.3f} is the parabola's "
         f"and the grid's doing, {a2 - a2_law:+.3f} is misfit"
         + (f" ({abs(slope_z):.1f} standard deviations" if np.isfinite(slope_z) else " (no interval")

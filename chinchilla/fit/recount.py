@@ -8,8 +8,9 @@ arXiv 2406.12907) fitted to Table A9, N_total = n + 47491 n^(1/3): an approximat
 
 Approach 3 is refitted where N changes; C changes only what a law's frontier costs. Approach 2 keeps
 its groups of runs, which under another count did not spend equal FLOPs: so every run is first moved
-along D to its group's mean C, its loss shifted by what the law says (`isoflop_levelled`, in all rows
-alike; it differs from frontier.json's exponent where budgets were not met exactly). NumPy only.
+along D to its group's mean C, its loss shifted by what the law says, and read by parabolas, which lean
+on the law no further (`isoflop_levelled`, in all rows alike; it differs from frontier.json's exponent
+where budgets were not met exactly, or other shapes were fitted). NumPy only.
 """
 
 from collections.abc import Mapping
@@ -195,7 +196,7 @@ def _exponents(case: Case, obs: Observations, law: LossLaw) -> dict[str, Any]:
         found["why_not"].append(f"approach 3: {error}")
     if len(case.named_budgets()) >= 2:
         try:
-            levelled = fit_isoflop(_levelled(obs, law), n_bootstrap=0)
+            levelled = fit_isoflop(_levelled(obs, law), profile="parabola", n_bootstrap=0)
             found["isoflop_levelled"] = levelled.N_opt.exponent
         except FitError as error:
             found["why_not"].append(f"approach 2: {error}")

@@ -1,8 +1,8 @@
 """IsoFLOP vertices in resamples of the runs, as measured and as approach 3's law would give them.
 
-Approach 2's procedure (`isoflop.py`) applied three ways to the budgets that it used: to the
-measured losses, to the law's losses at the very same N and D, and to both again in resamples drawn
-within each budget. Curvature and the test of approach 2 against approach 3 read from here.
+The paper's parabolas through the budgets that approach 2 used: through the measured losses, the
+law's losses at the very same N and D, and both again in resamples drawn within each budget. Always
+parabolas, whatever shape approach 2 was fitted with: they lean on no law. Curvature and the test of approach 2 against approach 3 read from here.
 NumPy only: this module must import without torch.
 """
 
@@ -14,7 +14,7 @@ from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.case import Case
 from chinchilla.fit.frontier import LossLaw
-from chinchilla.fit.isoflop import parabolas
+from chinchilla.fit.profile import parabolas
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def vertices(case: Case) -> Vertices:
     """The bottoms that approach 2 used.
 
     Raises:
-        FitError: approach 2 was not fitted.
+        FitError: approach 2 was not fitted, or under two of its budgets have a parabola's bottom.
     """
     frontier = case.fits.fitted.get("isoflop")
     if frontier is None:
@@ -58,6 +58,10 @@ def vertices(case: Case) -> Vertices:
         if law is not None:
             columns[:, 0] = law(obs.N[rows], obs.D[rows])
             log_N_law[:, j] = _bottoms(x, columns, w)[0]
+    seen = np.isfinite(log_N[0])
+    if seen.sum() < 2:
+        raise FitError("under two budgets have a bottom by parabola.", "no_bottom")
+    used, log_C, log_N, log_N_law = used[seen], log_C[:, seen], log_N[:, seen], log_N_law[:, seen]
     return Vertices(
         budgets=used,
         log_C=log_C[0],

@@ -89,8 +89,8 @@ def section(found: Diagnostics | None) -> dict[str, Any] | None:
         "counted": counted(found),
         "counted_caption": (
             "The same runs under other counts of N and C. Counts: "
-            f"{_values(found, 'conventions').get('source', '')}. Approach 2 with each budget's runs "
-            "moved to equal C by the law."
+            f"{_values(found, 'conventions').get('source', '')}. Approach 2 by parabolas, each "
+            "budget's runs moved to equal C by the law."
         ),
     }
 

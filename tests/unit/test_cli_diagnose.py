@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 
 from chinchilla import cli
+from chinchilla.config import GridConfig, RecipeConfig
 from chinchilla.fit.diagnostics import ITEMS, Diagnostics
 from chinchilla.fit.loss_law import named_law
+from chinchilla.observations import Observations
+from chinchilla.plan import plan_grid
+from chinchilla.records import save_plan
 
 HEADER = "run_id,budget_flops,C,N,D,L"
 
@@ -77,6 +81,33 @@ def test_the_report_shows_diagnostics_of_its_own_fits_only(say, fits):
     assert code == 0
     assert "was made from another frontier.json and is left out" in out
     assert 'id="diagnostics"' not in page.read_text()
+
+
+def test_a_sweep_s_shapes_make_other_counts_exact(say, tmp_path):
+    """A plan whose runs were fitted elsewhere and put in the sweep's folder: shapes by run_id."""
+    grid = GridConfig(
+        name="small", budgets=[1e13, 1e14], models=["16x2", "32x2", "48x3", "64x4", "96x4"],
+        kv_size=16, seq_len=128, vocab_size=512, min_side=0,
+    )  # fmt: skip
+    specs = plan_grid(
+        grid, RecipeConfig(batch_tokens=4096), vocab_size=0, data_id="d", precision="fp32"
+    )
+    (tmp_path / "sweep").mkdir()
+    save_plan(specs, tmp_path / "sweep" / "plan.jsonl")
+    law = named_law("hoffmann")
+    columns = {name: np.array([getattr(s, name) for s in specs], float) for name in ("N", "D", "C")}
+    Observations(
+        np.array([s.run_id for s in specs]), np.array([s.budget_flops for s in specs], float),
+        L=law(columns["N"], columns["D"]), flop_convention="with_head", n_convention="total",
+        **columns,
+    ).save(tmp_path / "runs.csv")  # fmt: skip
+    assert say("fit observations=runs.csv out_dir=sweep/fits n_bootstrap=0")[0] == 0
+    assert say("diagnose sweep_dir=sweep n_bootstrap=0")[0] == 0
+    found = Diagnostics.load(tmp_path / "sweep" / "fits" / "diagnostics.json")
+    assert found.items["conventions"].values["source"] == "the sweep's own shapes"
+    assert {r["C"] for r in found.items["conventions"].values["rows"]} == {
+        "as_recorded", "six_nd", "six_n_non_embedding_d", "paper", "appendix_f",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
