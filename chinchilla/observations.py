@@ -202,9 +202,8 @@ class Observations:
         writer = csv.writer(out, lineterminator="\n")
         writer.writerow((*COLUMNS, *CONVENTIONS))
         tail = tuple(getattr(self, name) for name in CONVENTIONS)
-        for row in zip(*(getattr(self, name) for name in COLUMNS), strict=True):
-            values = ["" if np.isnan(x) else repr(float(x)) for x in row[1:]]
-            writer.writerow((row[0], *values, *tail))
+        for run_id, *row in zip(*(getattr(self, name).tolist() for name in COLUMNS), strict=True):
+            writer.writerow((run_id, *("" if x != x else repr(x) for x in row), *tail))
         write_text(path, out.getvalue())
 
     @classmethod

@@ -178,7 +178,8 @@ def conventions_of(table: Table, said: dict[str, str]) -> dict[str, str]:
             values = [str(value).strip() or "unknown" for value in table.columns[name]]
             stated = values[0] if values else stated
             for i, value in enumerate(values):
-                choice(f"{table.at(i)}: {name}", value, KNOWN[name])
+                if value not in KNOWN[name]:
+                    choice(f"{table.at(i)}: {name}", value, KNOWN[name])
                 if value != stated:
                     raise InputError(
                         f"{table.at(i)}: {name}={value}, but {stated} before: rows counted in two "
@@ -222,27 +223,29 @@ def numbers(table: Table, column: str) -> np.ndarray:
         InputError: naming row, column, and what would be a number.
     """
     values = table.columns[column]
-    if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
-        x = values.astype(float)
-        bad = ~(np.isfinite(x) & (x > 0))
-        if column == "budget_flops":
-            bad &= ~np.isnan(x)
-        if not bad.any():
+    may_be_empty = column == "budget_flops"
+    try:  # all at once; the slow way below says what is wrong, and where
+        x = np.array([float("nan" if may_be_empty and str(v) == "" else v) for v in values])
+        good = np.isfinite(x) & (x > 0) | (np.isnan(x) & may_be_empty)
+        if good.all():
             return x
-        values = values[: int(np.argmax(bad)) + 1]  # the text door says what is wrong with it
-    return np.array([_number(v, column, table.at(i)) for i, v in enumerate(values)], float)
+    except (ValueError, TypeError, OverflowError):
+        pass
+    return np.array([_number(v, column, table, i) for i, v in enumerate(values)], float)
 
 
-def _number(value: Any, column: str, where: str) -> float:
+def _number(value: Any, column: str, table: Table, i: int) -> float:
     text = "" if value is None else str(value).strip()
     if column == "budget_flops" and text.lower() in ("", "nan", "na", "none", "null", "<na>"):
         return float("nan")
     try:
         number = float(text)
     except ValueError:
-        raise InputError(f"{where}: {column}={text!r} is not a number.{_hint(text)}") from None
+        raise InputError(
+            f"{table.at(i)}: {column}={text!r} is not a number.{_hint(text)}"
+        ) from None
     if not math.isfinite(number) or number <= 0:
-        raise InputError(f"{where}: {column}={text} is not a positive finite number.")
+        raise InputError(f"{table.at(i)}: {column}={text} is not a positive finite number.")
     return number
 
 

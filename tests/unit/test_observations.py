@@ -262,8 +262,10 @@ def test_a_frame_says_row_and_column_of_what_is_wrong():
         ("N", -1, "N=-1.0 is not a positive"),
         ("D", "1B", r"D='1B' is not a number. Write 1e9"),
         ("C", None, "C='' is not a number"),
+        ("N", 10**400, "N=10+ is not a positive finite"),
+        ("budget_flops", 0, "budget_flops=0 is not a positive finite"),
     ):
-        frame = {**good, column: [good[column][0], value]}
+        frame = {**good, column: [good.get(column, [""])[0], value]}
         with pytest.raises(InputError, match=f"the frame row 1: {why}"):
             Observations.from_frame(frame)
     with pytest.raises(InputError, match="a list has no named columns"):
