@@ -69,7 +69,9 @@ def _decisions(command: config.PredictCommand, ground: Ground | None) -> dict[st
         "law": {
             "name": ground.name,
             **{name: getattr(ground.law, name) for name in ("E", "A", "B", "alpha", "beta")},
-            "flops": "6*N*D" if ground.cost is None else "as the fitted runs, by their own C/D",
+            "flops": "6*N*D"
+            if ground.cost is None
+            else "as the fitted runs count it, by its trend over sizes",
             "flop_convention_of_shapes": ground.flop_convention,
         },
         "decisions": [

@@ -68,7 +68,8 @@ def predictions(
         if published:
             for by, (coefficient, exponent) in PUBLISHED_LINES.items():
                 N = coefficient * C**exponent
-                rows.append(Prediction(C, by, N, C / (6 * N)))
+                own = paper.LAW_C_RANGE["hoffmann"] if by.startswith("paper") else None
+                rows.append(Prediction(C, by, N, C / (6 * N), beyond=_beyond(C, own)))
             rows += [_from_law(C, name) for name in paper.LOSS_LAWS]
     return rows
 

@@ -2,14 +2,18 @@
 
 import csv
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 
 from chinchilla import cli
+from chinchilla.config import RecipeConfig
 from chinchilla.fit.loss_law import named_law
 from chinchilla.fit.repeated import RepeatedLaw
+from chinchilla.plan import plan_run
+from chinchilla.records import RunResult
+from chinchilla.shapes import shape_named
 
 LAW = named_law("besiroglu")
 
@@ -252,6 +256,36 @@ def test_a_prediction_is_held_against_what_came(say, prediction, tmp_path):
     (run,) = say(f"score prediction={prediction} observations=came.csv format=json").json["runs"]
     assert run["inside"] is True
     assert abs(run["percent"]) < 2
+
+
+def test_a_runs_own_result_is_scored(say, prediction, tmp_path):
+    """result.json as training writes it; its N, D and C are those it really had."""
+    shape = shape_named("512x8", 32_000, 2_048, 64, "rope")
+    spec = plan_run(shape, RecipeConfig(), flop_convention="six_nd", data_id="d", precision="fp32",
+                    tokens=2e9)  # fmt: skip
+    L = float(LAW(spec.N, spec.D))
+    result = RunResult(
+        spec=spec, status="finished", reason="", final_loss=L, final_loss_se=0.001,
+        final_loss_steps=50, held_out_loss={"a": L + 1}, held_out_tokens={"a": 1},
+        bits_per_byte={"a": 1.0}, n_params=spec.N, n_params_non_embedding=1, steps_done=spec.steps,
+        flops_spent=spec.C, wall_seconds=1.0, tokens_per_second=1.0, mfu=None, peak_memory_bytes=1,
+        device="cpu", versions={}, git="", started_utc="", finished_utc="",
+    )  # fmt: skip
+    cell = tmp_path / "cell"
+    cell.mkdir()
+    result.save(cell)
+    for given in ("cell", "cell/result.json"):
+        (run,) = say(f"score prediction={prediction} result={given} format=json").json["runs"]
+        assert (run["N"], run["D"], run["C"]) == (spec.N, spec.D, spec.C)
+        assert run["measured"] == L
+        assert run["inside"] is True
+    (held,) = say(f"score prediction={prediction} result=cell loss=heldout format=json").json[
+        "runs"
+    ]
+    assert held["inside"] is False
+    replace(result, status="diverged", reason="NaN", final_loss=None).save(cell)
+    one_line(say(f"score prediction={prediction} result=cell"), 2, "this run diverged (NaN)")
+    one_line(say(f"score prediction={prediction} result=cell/spec.json"), 2, "result.json")
 
 
 def test_a_result_far_off_is_a_verdict_not_an_error(say, prediction, tmp_path):

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from chinchilla.errors import FitError, InputError
-from chinchilla.fit.decide import allocate
-from chinchilla.fit.loss_law import named_law
+from chinchilla.fit.decide import allocate, flops_at
+from chinchilla.fit.loss_law import FlopsPerToken, named_law
 from chinchilla.fit.overtraining import (
     OverTrainingLaw,
     downstream_error,
@@ -17,7 +17,9 @@ from chinchilla.fit.overtraining import (
     named_overtraining,
     overtrain,
 )
+from chinchilla.observations import Observations
 from chinchilla.paper import OVER_TRAINING
+from chinchilla.shapes import flops_per_token, n_params, named_shapes
 
 BESIDE = Path(__file__).parents[3].parent / "shared" / "data"
 TRAINING_SETS = {"c4": "c4_original", "redpajama": "rpj", "refinedweb": "rw_original"}
@@ -90,6 +92,21 @@ def test_over_training_keeps_the_flops_and_has_the_ratio_asked_for(name):
     assert rows[0].extra_loss == pytest.approx(0, abs=1e-12)
     assert rows[1].N == pytest.approx(best.N / 2)
     assert 0 < rows[1].extra_loss < rows[2].extra_loss
+
+
+def test_over_training_under_another_flop_count_costs_the_same_flops():
+    """Attention and the output head counted: the sizes' own FLOPs per token."""
+    shapes = list(named_shapes().values())
+    N = np.array([float(n_params(s)) for s in shapes])
+    c = np.array([flops_per_token(s, "with_head") for s in shapes])
+    one, ids = np.ones_like(N), np.arange(len(N)).astype(str)
+    cost = FlopsPerToken.from_observations(Observations(ids, one * np.nan, c, N, one, one))
+    law = named_law("besiroglu")
+    best = allocate(law, 1e21, cost)
+    for row in overtrain(law, 1e21, (2, 10), cost):
+        assert row.D * float(flops_at(row.N, cost)) == pytest.approx(1e21, rel=1e-5)
+        assert row.D / row.N == pytest.approx(row.times * best.D / best.N, rel=1e-9)
+        assert row.extra_loss > 0
 
 
 def test_with_equal_exponents_over_training_costs_the_same_share_of_the_reducible_loss():
