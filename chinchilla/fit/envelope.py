@@ -274,12 +274,12 @@ def _censor(
 
 def _hull(lowest: _Envelope) -> _Envelope:
     """The points on the lower convex hull of (ln C, ln L)."""
-    x, y = np.log(lowest.C), np.log(lowest.L)
+    x, y = np.log(lowest.C).tolist(), np.log(lowest.L).tolist()  # lists: ten times faster here
     hull: list[int] = []
-    for i in range(len(x)):
+    for i, (x_i, y_i) in enumerate(zip(x, y, strict=True)):
         while len(hull) >= 2:
             j, k = hull[-2:]
-            if (y[k] - y[j]) * (x[i] - x[j]) < (y[i] - y[j]) * (x[k] - x[j]):
+            if (y[k] - y[j]) * (x_i - x[j]) < (y_i - y[j]) * (x[k] - x[j]):
                 break
             hull.pop()
         hull.append(i)

@@ -32,7 +32,9 @@ def windows(
                 keep = p.obs.L <= p.obs.L.min() + width
             else:
                 keep = np.abs(np.log(p.obs.N) - p.x_opt) <= np.log(width) + 1e-9
-            if len(np.unique(p.obs.N[keep])) >= MIN_SIZES:
+            if keep.all():
+                kept.append(p)
+            elif len(np.unique(p.obs.N[keep])) >= MIN_SIZES:
                 kept.append(fit_budget(p.obs.where(keep), p.budget, exponents, cost))
         kept = [p for p in kept if not p.refused]
         answer: dict[str, Any] = {

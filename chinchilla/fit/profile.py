@@ -98,19 +98,24 @@ class ExactShape:
 
     def _terms(self, x: np.ndarray, log_cost: np.ndarray) -> np.ndarray:
         """1, N^-alpha and D^-beta with ln D = ln C - log_cost, scaled to about 1."""
-        q = log_cost - float(self.cost.trend_and_slope(np.array(self.centre))[0])
+        q = log_cost - self._central_cost
         return np.stack(
             [np.ones_like(x), np.exp(-self.alpha * (x - self.centre)), np.exp(self.beta * q)],
             axis=1,
         )
 
     @cached_property
+    def _central_cost(self) -> float:
+        """ln FLOPs per token at the mean ln N."""
+        return float(self.cost.trend_and_slope(np.array(self.centre))[0])
+
+    @cached_property
     def _balance(self) -> tuple[np.ndarray, np.ndarray]:
         """ln N and the ln(alpha*A/(beta*B)) whose optimum it is: a straight line at C = 6*N*D."""
-        x = np.linspace(self.centre - REACH, self.centre + REACH, 2_001)
+        x = np.linspace(self.centre - REACH, self.centre + REACH, 601)
         q, slope = self.cost.trend_and_slope(x)
-        q = q - float(self.cost.trend_and_slope(np.array(self.centre))[0])
-        rising = self.alpha * (x - self.centre) + self.beta * q + np.log(np.maximum(slope, 1e-12))
+        rising = self.alpha * (x - self.centre) + self.beta * (q - self._central_cost)
+        rising += np.log(np.maximum(slope, 1e-12))
         return x, np.maximum.accumulate(rising)
 
 
