@@ -1,0 +1,303 @@
+"""One measurement of bench_fits.py: a program's work on given points, in a process of its own.
+
+    PYTHON scripts/bench_programs.py PROGRAM NAME FOLDER POINTS.json OUT.json
+
+PROGRAM and NAME are those of a task there; FOLDER holds the program. Runs under that program's own
+Python, so it needs nothing of this package but for PROGRAM=ours. CPU seconds, its children's
+included, around the work alone; imports and preparation are told apart.
+"""
+
+import contextlib
+import csv
+import json
+import resource
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from importlib import import_module, metadata
+from pathlib import Path
+from typing import Any
+
+DELTA = 1e-3  # Huber width in log-loss (section 3.3)
+N_RESAMPLES = 4000
+Found = dict[str, Any]
+Work = Callable[[], Found]
+
+
+def ours(folder: Path, points: Found, name: str) -> Work:
+    """This package, from its checkout."""
+    sys.path.insert(0, str(folder))
+    from chinchilla.fit import bootstrap, fit_isoflop, fit_parametric
+    from chinchilla.fit.loss_fit import fit_loss_law, refit_loss_law
+    from chinchilla.fit.paper_search import search
+    from chinchilla.observations import Observations
+
+    obs = Observations.of(**points, flop_convention="six_nd")
+    if name in ("isoflop", "parabola"):
+        import numpy as np
+
+        obs = obs.where(np.isfinite(obs.budget_flops))
+    N, D, L = obs.N, obs.D, obs.L
+
+    def fit() -> Found:
+        law, certificate = fit_loss_law(N, D, L)
+        starts = {"n_starts": certificate["n_starts"], "n_success": certificate["n_converged"]}
+        promised = certificate["predicted_relative_decrease"]
+        return {**asdict(law), **starts, "predicted_relative_decrease": promised}
+
+    def search_paper() -> Found:
+        found = search(N, D, L)
+        return {
+            **asdict(found.law),
+            **_starts(found.said_success, found.iterations),
+            "share_of_starts_at_best": found.share_at_best,
+        }
+
+    def refits() -> Found:
+        counts = bootstrap.draw_counts(len(obs), N_RESAMPLES, 0)
+        laws = refit_loss_law(N, D, L, counts, fit_loss_law(N, D, L)[0])
+        return {"share_certified": float(laws.converged.mean()), **_spread(laws.theta)}
+
+    def intervals() -> Found:
+        fit = fit_parametric(obs, n_bootstrap=N_RESAMPLES, resampling="pairs")
+        assert fit.N_opt.samples
+        return {
+            **_exponents(fit.N_opt.exponent, fit.N_opt.samples[1]),
+            "intervals": sorted({i.method for i in fit.intervals}),
+        }
+
+    def isoflop() -> Found:
+        shape = "parabola" if name == "parabola" else "exact"
+        fit = fit_isoflop(obs, profile=shape, n_bootstrap=1000)
+        assert fit.N_opt.ci95
+        return {"a": fit.N_opt.exponent, "a_ci95": fit.N_opt.ci95, "n_budgets": len(fit.points)}
+
+    chosen = {"fit": fit, "search": search_paper, "refits": refits, "intervals": intervals}
+    return chosen.get(name, isoflop)
+
+
+def epoch(folder: Path, points: Found, name: str) -> Work:
+    """Besiroglu et al. (2024): cells of their notebook, read when they run."""
+    import numpy as np
+    import pandas as pd
+    from autograd import grad
+
+    notebook = json.loads((folder / "data_analysis.ipynb").read_text(encoding="utf-8"))
+    columns = {"Model Size": "N", "Training Tokens": "D", "Training FLOP": "C", "loss": "L"}
+    frame = pd.DataFrame({theirs: points[own] for theirs, own in columns.items()})
+    names = {"training_df": frame, "nr_of_models_excluded": 0, "np": np, "grad": grad}
+    for definitions in ("random_indices = ", "def huber_loss_objective"):
+        exec(cell_with(notebook, definitions), names)
+    marks = {
+        "grid": "product(alpha_vals, beta_vals, e_vals, a_vals, b_vals)",
+        "headline": "init_params = list(true_params) + [0]",
+        "resamples": "in enumerate(random_indices)",
+    }
+    cell = cell_with(notebook, marks[name])
+    drawn = np.array(names["random_indices"])
+
+    def work() -> Found:
+        with recorded_minimize() as ends, np.errstate(over="ignore", invalid="ignore"):
+            exec(cell, names)
+        if name == "resamples":
+            theta = np.array(names["param_list"])
+            A, B, E = np.exp(theta[:, :3].T)
+            laws = np.column_stack([E, A, B, theta[:, 3:]])
+            return {"laws": laws.tolist(), "drawn": drawn.tolist(), **_spread(laws), **_told(ends)}
+        a, b, e, alpha, beta = (names["best_params"] if name == "grid" else names["result"].x)[:5]
+        A, B, E = map(float, np.exp([a, b, e]))
+        return {"E": E, "A": A, "B": B, "alpha": float(alpha), "beta": float(beta), **_told(ends)}
+
+    return work
+
+
+def kyo(folder: Path, points: Found, name: str) -> Work:
+    """kyo-takano/chinchilla; it has this package's import name, so it must come first."""
+    import numpy as np
+
+    sys.path.insert(0, str(folder))
+    chinchilla = import_module("chinchilla")
+    assert Path(str(chinchilla.__file__)).is_relative_to(folder), chinchilla.__file__
+    log_huber = import_module("chinchilla._metrics").log_huber
+    grid: Found = {"E": np.linspace(1, 2, 5)}
+    grid |= {key: np.linspace(1, 10, 5) for key in ("a", "b")}
+    grid |= {key: np.linspace(0.1, 0.7, 5) for key in ("alpha", "beta")}
+    project = tempfile.mkdtemp()
+    with open(Path(project, "df.csv"), "w", newline="") as f:
+        rows = zip(*(points[key] for key in "CNDL"), strict=True)
+        csv.writer(f).writerows([("C", "N", "D", "loss"), *rows])
+    own = {"loss_fn": lambda y, y_hat: log_huber(y, y_hat, DELTA)} if name == "log_huber" else {}
+    model = chinchilla.Chinchilla(project, param_grid=grid, log_level=100, **own)
+    model.visualizer.optim = lambda *args, **kwargs: None  # its figure is no part of the fit
+
+    def work() -> Found:
+        with recorded_minimize() as ends:
+            model.fit(parallel=False)
+        return {**{key: float(x) for key, x in model.params.items()}, **_told(ends)}
+
+    return work
+
+
+def vpnls(folder: Path, points: Found, name: str) -> Work:
+    """Czech et al. (2026); its README divides N by 1e6 and D by 1e9."""
+    import numpy as np
+
+    sys.path.insert(0, str(folder / "src"))
+    api = import_module("vpnls.api")
+    N, D, L = (np.array(points[key]) for key in "NDL")
+    options = {
+        "default": {},
+        "fine": {"loss": api.huber(DELTA), "resolution": 0.001},
+        "scipy": {"loss": api.huber(DELTA), "method": "scipy"},
+    }.get(name, {"loss": api.huber(DELTA), "resolution": 0.01})
+    units = (1.0, 1.0) if name == "default" else (1e6, 1e9)
+    rows = np.random.default_rng(0).integers(0, len(L), (N_RESAMPLES // 80, len(L)))
+
+    def fit(at: Any) -> Any:
+        return api.fit_vpnls(N[at] / units[0], D[at] / units[1], L[at], **options)
+
+    def work() -> Found:
+        if name == "resamples":
+            fits = [fit(at) for at in rows]
+            return {
+                "a_se": float(np.std([x.a for x in fits])),
+                "n_resamples": len(fits),
+                "share_success": float(np.mean([x.status.value == "converged" for x in fits])),
+            }
+        found = fit(slice(None))
+        return {
+            "E": found.E,
+            "A": found.A * units[0] ** found.alpha,
+            "B": found.B * units[1] ** found.beta,
+            "alpha": found.alpha,
+            "beta": found.beta,
+            "status": found.status.value,
+        }
+
+    return work
+
+
+def formll(folder: Path, points: Found, name: str) -> Work:
+    """Porian et al. (2024): their estimator, given one final loss a run."""
+    import numpy as np
+    import pandas as pd
+
+    sys.path.insert(0, str(folder))
+    analysis = import_module("analysis")
+    noise = import_module("configs").RW_SEED_CONFIG
+    C, N, L, budget = (np.array(points[key], float) for key in ("C", "N", "L", "budget_flops"))
+    own = np.isfinite(budget)
+    step_tokens = 2048.0  # one sequence: its steps are then D / 2048
+    rows = [
+        {"loss": pd.Series([loss], index=[c / (6 * n * step_tokens)]), "params": n, "bs": 1}
+        | {"seq_len": 2048, "warmup_tokens": 0, "flops_per_token": 6 * n}
+        for c, n, loss in zip(C[own], N[own], L[own], strict=True)
+    ]
+
+    def work() -> Found:
+        np.random.seed(42)
+        data, optima, *_ = analysis.interp_flop(
+            pd.DataFrame(rows), "loss", flop_vals=np.unique(budget[own]).tolist(),
+            seed_noise=noise, flop_tolerance=0.15,
+        )  # fmt: skip
+        fits = analysis.fit_compute_optimal_power_laws(optima, data, fit_loss=False)
+        samples = [x["n_exponent"] for x in fits["bootstrap_weighted"]]
+        found = _exponents(fits["bs_median_weighted"]["n_exponent"], samples)
+        return {**found, "n_budgets": int(optima.n.notna().sum())}
+
+    return work
+
+
+PROGRAMS = {"ours": ours, "epoch": epoch, "kyo": kyo, "vpnls": vpnls, "formll": formll}
+
+
+def cell_with(notebook: Found, mark: str) -> str:
+    """Source of the first code cell that holds `mark`."""
+    for cell in notebook["cells"]:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and mark in source:
+            return source
+    raise ValueError(f"no code cell holds {mark!r}: another version of the notebook?")
+
+
+@contextlib.contextmanager
+def recorded_minimize() -> Iterator[list[tuple[bool, int]]]:
+    """Whether SciPy said success, and its iterations, for each minimisation inside."""
+    import scipy.optimize
+
+    original, ends = scipy.optimize.minimize, []
+
+    def minimize(*args: Any, **kwargs: Any) -> Any:
+        end = original(*args, **kwargs)
+        ends.append((bool(end.success), int(end.nit)))
+        return end
+
+    scipy.optimize.minimize = minimize
+    try:
+        yield ends
+    finally:
+        scipy.optimize.minimize = original
+
+
+def _told(ends: list[tuple[bool, int]]) -> Found:
+    return _starts([s for s, _ in ends], [n for _, n in ends]) if ends else {}
+
+
+def _starts(success: Any, iterations: Any) -> Found:
+    return {
+        "n_starts": len(success),
+        "n_success": int(sum(success)),
+        "median_iterations": float(statistics.median(map(int, iterations))),
+    }
+
+
+def _exponents(a: float, samples: Any) -> Found:
+    import numpy as np
+
+    low, high = np.percentile(samples, (2.5, 97.5))
+    return {"a": float(a), "a_se": float(np.std(samples)), "a_ci95": [float(low), float(high)]}
+
+
+def _spread(laws: Any) -> Found:
+    a = laws[:, 4] / (laws[:, 3] + laws[:, 4])
+    return {k: v for k, v in _exponents(0, a).items() if k != "a"} | {"n_resamples": len(laws)}
+
+
+def cpu_seconds() -> float:
+    """CPU seconds of this process and of its children that have ended."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def measure(program: str, name: str, folder: Path, points: Found) -> Found:
+    """Prepare, then work until a second or five calls have passed, at least once."""
+    started = cpu_seconds()
+    work = PROGRAMS[program](folder, points, name)
+    spent_before = cpu_seconds() - started
+    calls: list[float] = []
+    while not calls or (sum(calls) < 1 and len(calls) < 5):
+        started = cpu_seconds()
+        found = work()
+        calls.append(cpu_seconds() - started)
+    versions = {
+        package: metadata.version(package)
+        for package in ("numpy", "scipy", "pandas")
+        if package in sys.modules
+    }
+    return {"calls": calls, "import_seconds": spent_before, "found": found, "versions": versions}
+
+
+def main(program: str, name: str, folder: str, points: str, out: str) -> None:
+    warnings.simplefilter("ignore")
+    measured = measure(program, name, Path(folder), json.loads(Path(points).read_text()))
+    Path(out).write_text(json.dumps(measured))
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 6:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
