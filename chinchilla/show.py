@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from chinchilla.config import ClusterConfig
-from chinchilla.fit.decide import bill
-from chinchilla.fit.design import Design
-from chinchilla.fit.predict import Prediction
-from chinchilla.fit.preregister import Score
+from chinchilla.decide.design import Design
+from chinchilla.decide.options import bill
+from chinchilla.decide.predict import Prediction
+from chinchilla.decide.preregister import Score
 from chinchilla.plan import peak_memory_bytes, plan_cost
 from chinchilla.records import RunSpec, count_label
 

@@ -9,9 +9,7 @@ from typing import Any
 
 from chinchilla import config
 from chinchilla.commands.shared import print_json
-from chinchilla.errors import InputError, Refusal
-from chinchilla.files import writable_dir, write_text
-from chinchilla.fit.answer import (
+from chinchilla.decide.answer import (
     Ground,
     for_budget,
     for_target,
@@ -19,14 +17,16 @@ from chinchilla.fit.answer import (
     ground_needed,
     shapes_on_offer,
 )
+from chinchilla.decide.resampled import ResampledLaws, beside, resampled_laws
+from chinchilla.errors import InputError, Refusal
+from chinchilla.files import writable_dir, write_text
 from chinchilla.fit.fits import FILE, Fits
-from chinchilla.fit.resampled import ResampledLaws, beside, resampled_laws
 from chinchilla.observations import Observations
 
 
 def predict(command: config.PredictCommand) -> int:
     """How to spend each budget, by our fits and by the published laws; optionally written down."""
-    from chinchilla.fit.predict import predictions
+    from chinchilla.decide.predict import predictions
     from chinchilla.show import show_answer
 
     fits, resampled = _fitted(command.frontier)
@@ -115,7 +115,7 @@ def _repeated_runs(path: Path) -> dict[str, Any]:
 def _preregister(
     command: config.PredictCommand, fits: Fits | None, ground: Ground | None, rows: list
 ) -> Path:
-    from chinchilla.fit import preregister
+    from chinchilla.decide import preregister
 
     path = Path(command.frontier)
     file = (path / FILE if path.is_dir() else path) if command.frontier else None
@@ -137,7 +137,7 @@ def _preregister(
 
 def design(command: config.DesignCommand) -> int:
     """Propose the next runs, print what each is worth, write design.csv."""
-    from chinchilla.fit.design import propose, sizes_of
+    from chinchilla.decide.design import propose, sizes_of
     from chinchilla.show import show_design
 
     fits = Fits.load(Path(command.frontier))
@@ -182,7 +182,7 @@ def design(command: config.DesignCommand) -> int:
 
 def score(command: config.ScoreCommand) -> int:
     """Verify a preregistered prediction and set it beside what was measured."""
-    from chinchilla.fit import preregister
+    from chinchilla.decide import preregister
     from chinchilla.show import show_scores
 
     record = preregister.load(Path(command.prediction))

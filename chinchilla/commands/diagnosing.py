@@ -4,9 +4,9 @@ import textwrap
 from pathlib import Path
 
 from chinchilla import config
+from chinchilla.diagnose.verdicts import FILE, Diagnostics
+from chinchilla.diagnose.verdicts import diagnose as run_diagnostics
 from chinchilla.files import sha256_file, writable_dir
-from chinchilla.fit.diagnostics import FILE, Diagnostics
-from chinchilla.fit.diagnostics import diagnose as run_diagnostics
 from chinchilla.fit.fits import FILE as FRONTIER
 from chinchilla.fit.fits import Fits
 from chinchilla.observations import Observations

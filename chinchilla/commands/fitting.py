@@ -7,10 +7,10 @@ import numpy as np
 
 from chinchilla import config
 from chinchilla.commands.shared import sweep_results
+from chinchilla.diagnose.verdicts import FILE as DIAGNOSTICS
+from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.errors import InputError
 from chinchilla.files import writable_dir
-from chinchilla.fit.diagnostics import FILE as DIAGNOSTICS
-from chinchilla.fit.diagnostics import Diagnostics
 from chinchilla.fit.fits import Fits
 from chinchilla.observations import Observations
 from chinchilla.records import Curve, RunResult

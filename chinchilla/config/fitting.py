@@ -19,7 +19,7 @@ OBJECTIVES = ("huber", "lad", "least_squares")  # of approach 3
 ENVELOPE_PARTS = ("all", "tail", "hull")
 ISOFLOP_PROFILES = ("exact", "parabola")
 ISOFLOP_INTERVALS = ("wild", "pairs")
-RESAMPLINGS = ("pairs", "by_size", "by_budget", "stratified", "subsample")
+RESAMPLINGS = ("bayesian", "pairs", "by_size", "by_budget", "stratified", "subsample")
 
 
 @dataclass(kw_only=True)
@@ -37,7 +37,9 @@ class FitCommand:
     huber_delta: float = 1e-3  # approach 3, on log-loss (section 3.3)
     objective: str = "huber"  # approach 3: huber (the paper's sum), lad, least_squares
     method: str = "newton"  # approach 3: newton, or paper (L-BFGS from 4500 starts, minutes)
-    resampling: str = "pairs"  # approach 3: pairs, by_size, by_budget, stratified, subsample
+    resampling: str = (
+        "bayesian"  # approach 3: bayesian, pairs, by_size, by_budget, stratified, subsample
+    )
     target_flops: float = 0.0  # where intervals of N_opt are compared; 0 = ten times the largest C
     smooth_steps: float = 10.0  # approach 1: Gaussian window over a training curve, in points
     envelope_points: int = 1_500  # approach 1: log-spaced FLOP values

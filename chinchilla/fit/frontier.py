@@ -1,6 +1,6 @@
 """The compute-optimal frontier: what every approach ends in.
 
-N_opt(C) = coefficient * C^exponent and likewise D_opt, with intervals from a bootstrap over runs.
+N_opt(C) = coefficient * C^exponent and likewise D_opt, with intervals from resampled runs.
 `Fits` (fits.py) holds the frontiers of one `chinchilla fit` and owns their file, frontier.json.
 NumPy only: this module must import without torch.
 """
@@ -18,7 +18,7 @@ from chinchilla.records import checked
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """y = coefficient * C^exponent; p10, p90 and ci95 bound the exponent (bootstrap over runs).
+    """y = coefficient * C^exponent; p10, p90 and ci95 bound the exponent (resampled runs).
 
     `samples` are the bootstrap's ln coefficients and exponents, two rows of equal length: bands at
     any C come from them.
@@ -105,7 +105,7 @@ class LossLaw:
         text = f"L(N, D) = {self.E:.4f} + {terms} nats per token"
         if self.intervals:
             bounds = (f"{k} {low:.4g} to {high:.4g}" for k, (low, high) in self.intervals.items())
-            text += f"; 10-90% by bootstrap over runs: {', '.join(bounds)}"
+            text += f"; 10-90%: {', '.join(bounds)}"
         return text
 
     def __call__(self, N: np.ndarray | float, D: np.ndarray | float) -> np.ndarray:

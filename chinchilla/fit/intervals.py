@@ -20,7 +20,7 @@ from chinchilla.fit.loss_law import LawFrontier, log_N_opt
 from chinchilla.fit.newton import Objective, Problem
 from chinchilla.observations import Observations
 
-COMPARED = {"pairs": 400, "by_size": 400, "by_budget": 400, "stratified": 400, "subsample": 100}
+COMPARED = dict.fromkeys(bootstrap.RESAMPLINGS, 400) | {"subsample": 100}  # refits of each
 MIN_FITTED = 20  # resamples that must fit before percentiles mean anything
 CHI2_80, CHI2_95 = 1.6424, 3.8415  # quantiles of one degree of freedom
 PROFILE_POINTS = 12  # on each side of the optimum

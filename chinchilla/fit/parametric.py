@@ -30,7 +30,7 @@ def fit_parametric(
     method: str = "newton",
     n_bootstrap: int = 1_000,
     seed: int = 0,
-    resampling: str = "pairs",
+    resampling: str = "bayesian",
     target_flops: float = 0.0,
 ) -> Frontier:
     """Approach 3: the loss law of all final losses, and its frontier.
@@ -47,12 +47,13 @@ def fit_parametric(
             intervals come from Newton refits either way.
         n_bootstrap: resamples of runs; 0 for no interval.
         seed: of the resampling.
-        resampling: what is drawn with replacement: a key of `bootstrap.RESAMPLINGS`.
+        resampling: how runs are drawn or weighted: a key of `bootstrap.RESAMPLINGS`.
         target_flops: C at which `Frontier.intervals` compare N_opt; 0 = ten times the largest C.
 
     Raises:
         FitError: see `fit_loss_law`.
     """
+    obs.check_distinct()
     obs = obs.finals()
     if obs.C.max() < MIN_C_RANGE * obs.C.min():
         raise FitError(

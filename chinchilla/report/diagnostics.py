@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from chinchilla.fit.diagnostics import Diagnostics
+from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.fit.frontier import Frontier
 from chinchilla.report.figures import C_LABEL, N_LABEL
 from chinchilla.report.style import (

@@ -16,8 +16,8 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from chinchilla.config import APPROACHES
+from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.files import write_text
-from chinchilla.fit.diagnostics import Diagnostics
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier
 from chinchilla.observations import LOSSES, Observations

@@ -14,10 +14,10 @@ import numpy as np
 
 from chinchilla import paper
 from chinchilla.config import APPROACHES
+from chinchilla.decide.predict import predictions as predict
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier, PowerLaw
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
-from chinchilla.fit.predict import predictions as predict
 from chinchilla.observations import Observations
 from chinchilla.records import RunResult
 

@@ -13,21 +13,21 @@ import numpy as np
 import pytest
 
 from chinchilla.config import FitCommand
-from chinchilla.fit import fit_all
-from chinchilla.fit.agreement import approach_2_against_3, residuals
-from chinchilla.fit.case import Case
-from chinchilla.fit.curvature import largest_compute, quadratic, thirds
-from chinchilla.fit.diagnostics import ITEMS, diagnose
-from chinchilla.fit.extrapolation import extrapolation_in_C, score
-from chinchilla.fit.identifiability import condition_numbers, identifiability
-from chinchilla.fit.influence import (
+from chinchilla.diagnose.agreement import approach_2_against_3, residuals
+from chinchilla.diagnose.case import Case
+from chinchilla.diagnose.curvature import largest_compute, quadratic, thirds
+from chinchilla.diagnose.extrapolation import extrapolation_in_C, score
+from chinchilla.diagnose.identifiability import condition_numbers, identifiability
+from chinchilla.diagnose.influence import (
     drop_path,
     leave_one_budget_out,
     leave_one_out,
     leave_one_size_out,
 )
+from chinchilla.diagnose.recount import recount
+from chinchilla.diagnose.verdicts import ITEMS, diagnose
+from chinchilla.fit import fit_all
 from chinchilla.fit.loss_law import named_law
-from chinchilla.fit.recount import recount
 from chinchilla.observations import Observations
 
 BESIDE = Path(__file__).parents[2].parent / "shared" / "data"

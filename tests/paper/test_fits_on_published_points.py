@@ -126,7 +126,7 @@ def resampled() -> Frontier:
     """4000 resamples of the 240 points, and the other intervals at the Gopher budget."""
     obs = Observations.from_csv(public("hoffmann_fig4.csv"), flop_convention="six_nd")
     obs = obs.where(np.sort(np.argsort(obs.L)[:-5]))
-    return fit_parametric(obs, n_bootstrap=4000, target_flops=GOPHER_BUDGET)
+    return fit_parametric(obs, n_bootstrap=4000, resampling="pairs", target_flops=GOPHER_BUDGET)
 
 
 def test_approach_3_interval_is_the_one_that_besiroglu_found(resampled):

@@ -92,7 +92,7 @@ def test_a_fit_prints_exponents_intervals_their_method_and_the_law(runs):
     assert f"N_opt = {a.coefficient:.4g} * C^{a.exponent:.3f}, exponent {a.p10:.3f} to" in text
     assert f"{a.ci95[0]:.3f} to {a.ci95[1]:.3f} (95%)" in text
     assert f"interval: {fit.settings['interval']}" in text
-    assert "50 bootstrap resamples" in text
+    assert "50 draws of random weights on the runs" in text
     assert f"L(N, D) = {fit.law.E:.4f} + " in text
     assert "alpha 0." in str(fit.law)
     assert len(text.splitlines()) < 12

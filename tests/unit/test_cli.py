@@ -200,6 +200,7 @@ GIVEN = {  # the values that only a person can give
     "predict": ["budget_flops=1e20"],
     "design": ["frontier=f", "budget_flops=1e20"],
     "score": ["prediction=p", "result=r"],
+    "reproduce": ["table=table2", "points=x.csv"],
 }
 
 

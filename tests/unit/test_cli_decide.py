@@ -9,8 +9,8 @@ import pytest
 
 from chinchilla import cli
 from chinchilla.config import RecipeConfig
+from chinchilla.decide.repeated import RepeatedLaw
 from chinchilla.fit.loss_law import named_law
-from chinchilla.fit.repeated import RepeatedLaw
 from chinchilla.plan import plan_run
 from chinchilla.records import RunResult
 from chinchilla.shapes import shape_named

@@ -7,7 +7,7 @@ import pytest
 
 from chinchilla import cli
 from chinchilla.config import GridConfig, RecipeConfig
-from chinchilla.fit.diagnostics import ITEMS, Diagnostics
+from chinchilla.diagnose.verdicts import ITEMS, Diagnostics
 from chinchilla.fit.loss_law import named_law
 from chinchilla.observations import Observations
 from chinchilla.plan import plan_grid

@@ -27,7 +27,7 @@ FLOORS = {
     "errors": 0, "files": 0, "paper": 0, "shapes": 0, "records": 0, "observations": 0,
     "config": 0, "plan": 0, "tables_in": 0, "units": 0, "fetch": 0,
     "data": 1, "model": 1,
-    "train": 2, "fit": 2,
+    "train": 2, "fit": 2, "diagnose": 2, "decide": 2,
     "sweep": 3, "report": 3, "evals": 3,
     "show": 4, "commands": 4, "cli": 4,
 }  # fmt: skip
@@ -84,6 +84,13 @@ def test_train_and_fit_never_meet():
     assert meet == []
 
 
+def test_fits_know_nothing_of_what_is_made_of_them():
+    below = [
+        str(p) for p, own, other in IMPORTS if own == "fit" and other in ("diagnose", "decide")
+    ]
+    assert below == []
+
+
 def test_data_and_model_know_nothing_of_each_other():
     meet = [str(path) for path, own, other in IMPORTS if {own, other} == {"data", "model"}]
     assert meet == []
@@ -95,7 +102,15 @@ def test_the_test_sees_imports_inside_functions():
 
 
 @pytest.mark.parametrize(
-    "module", ["chinchilla.plan", "chinchilla.fit", "chinchilla.observations", "chinchilla.cli"]
+    "module",
+    [
+        "chinchilla.plan",
+        "chinchilla.fit",
+        "chinchilla.observations",
+        "chinchilla.cli",
+        "chinchilla.diagnose.verdicts",
+        "chinchilla.decide.answer",
+    ],
 )
 def test_a_light_module_loads_nothing_heavy(module):
     code = f"import sys, {module}; print(*[m for m in {HEAVY} if m in sys.modules])"

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from chinchilla.fit.case import Finding
-from chinchilla.fit.diagnostics import ITEMS, Diagnostics, diagnose
+from chinchilla.diagnose.case import Finding
+from chinchilla.diagnose.verdicts import ITEMS, Diagnostics, diagnose
 from chinchilla.report.diagnostics import (
     FIGURES,
     NAMES,

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
+from chinchilla.decide.predict import predictions as predict
 from chinchilla.fit import Fits, Frontier, OptimalPoint, PowerLaw, Refused
-from chinchilla.fit.predict import predictions as predict
 from chinchilla.report.tables import (
     count,
     flops,

@@ -7,16 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chinchilla.errors import FitError, InputError
-from chinchilla.fit.decide import allocate, flops_at
-from chinchilla.fit.loss_law import FlopsPerToken, named_law
-from chinchilla.fit.overtraining import (
+from chinchilla.decide.options import allocate, flops_at
+from chinchilla.decide.overtraining import (
     OverTrainingLaw,
     downstream_error,
     fit_overtraining,
     named_overtraining,
     overtrain,
 )
+from chinchilla.errors import FitError, InputError
+from chinchilla.fit.loss_law import FlopsPerToken, named_law
 from chinchilla.observations import Observations
 from chinchilla.paper import OVER_TRAINING
 from chinchilla.shapes import flops_per_token, n_params, named_shapes

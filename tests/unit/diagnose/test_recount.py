@@ -6,17 +6,17 @@ import numpy as np
 import pytest
 
 from chinchilla.config import FitCommand
-from chinchilla.errors import FitError
-from chinchilla.fit import fit_all
-from chinchilla.fit.case import Case
-from chinchilla.fit.loss_law import named_law
-from chinchilla.fit.recount import (
+from chinchilla.diagnose.case import Case
+from chinchilla.diagnose.recount import (
     count_runs,
     local_exponent,
     non_embedding_from_total,
     recount,
     total_from_non_embedding,
 )
+from chinchilla.errors import FitError
+from chinchilla.fit import fit_all
+from chinchilla.fit.loss_law import named_law
 from chinchilla.shapes import (
     flops_per_token,
     n_params,

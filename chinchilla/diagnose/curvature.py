@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.diagnose.case import LARGE_Z, Case, Finding, judged, number
+from chinchilla.diagnose.vertices import vertices
 from chinchilla.errors import FitError
-from chinchilla.fit.case import LARGE_Z, Case, Finding, judged, number
 from chinchilla.fit.frontier import line
-from chinchilla.fit.vertices import vertices
 
 MIN_POINTS = 6  # of a frontier that is cut in thirds
 MIN_VERTICES = 4  # of a curve with three coefficients

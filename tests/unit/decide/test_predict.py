@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from chinchilla.decide.predict import predictions
+from chinchilla.decide.resampled import ResampledLaws, resampled_laws
 from chinchilla.errors import InputError
 from chinchilla.fit import Fits, Frontier, LossLaw, fit_isoflop, fit_parametric
-from chinchilla.fit.predict import predictions
-from chinchilla.fit.resampled import ResampledLaws, resampled_laws
 from chinchilla.observations import Observations
 from chinchilla.shapes import ModelShape, flops_per_token, n_params, shape_named
 

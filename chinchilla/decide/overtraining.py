@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chinchilla.decide.options import Allocation, allocate
 from chinchilla.errors import FitError, InputError
-from chinchilla.fit.decide import Allocation, allocate
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.paper import OVER_TRAINING

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 
 from chinchilla.config import ClusterConfig
+from chinchilla.decide import options, overtraining, repeated
+from chinchilla.decide.resampled import FEWEST, LEVELS, ResampledLaws
 from chinchilla.errors import Refusal
-from chinchilla.fit import decide, overtraining, repeated
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken, named_law
-from chinchilla.fit.resampled import FEWEST, LEVELS, ResampledLaws
 from chinchilla.shapes import FLOP_CONVENTIONS, ModelShape, named_shapes, shape_named
 
 DEFAULT_LAW = "besiroglu"
@@ -83,22 +83,22 @@ def for_budget(
 ) -> dict[str, Any]:
     """What C FLOPs are best spent on and what departures cost, on one law."""
     law, cost = ground.law, ground.cost
-    best = decide.allocate(law, C, cost)
-    built = decide.snap(law, C, shapes, ground.flop_convention)
+    best = options.allocate(law, C, cost)
+    built = options.snap(law, C, shapes, ground.flop_convention)
     answer: dict[str, Any] = {
         "C": C,
         "N": best.N,
         "D": best.D,
         "L": best.L,
-        "N_within_1_percent": list(decide.sizes_within(law, C, 0.01, cost)),
-        "misallocation": [asdict(row) for row in decide.misallocation(law, C, cost=cost)],
+        "N_within_1_percent": list(options.sizes_within(law, C, 0.01, cost)),
+        "misallocation": [asdict(row) for row in options.misallocation(law, C, cost=cost)],
         "best_shape": built[0].name,
-        "shapes": [asdict(row) for row in decide.neighbours(built)],
+        "shapes": [asdict(row) for row in options.neighbours(built)],
         "overtraining": [asdict(row) for row in overtraining.overtrain(law, C, cost=cost)],
-        "bill": asdict(decide.bill(C, cluster)),
+        "bill": asdict(options.bill(C, cluster)),
     }
     if inference_tokens:
-        answer["inference"] = asdict(decide.serve(law, best.L, inference_tokens, cost))
+        answer["inference"] = asdict(options.serve(law, best.L, inference_tokens, cost))
     return answer
 
 
@@ -110,8 +110,8 @@ def for_target(
     Raises:
         Refusal: L is at or below the law's E.
     """
-    best = decide.cheapest(ground.law, L, ground.cost)
-    answer: dict[str, Any] = {"L": L, **asdict(best), "bill": asdict(decide.bill(best.C, cluster))}
+    best = options.cheapest(ground.law, L, ground.cost)
+    answer: dict[str, Any] = {"L": L, **asdict(best), "bill": asdict(options.bill(best.C, cluster))}
     if ground.resampled is not None:
         found = ground.resampled.cheapest(L, ground.cost)
         answer["resamples"] = len(ground.resampled.theta)
@@ -121,7 +121,7 @@ def for_target(
             reached = np.array([getattr(one, name) for one in found])
             answer[f"{name}_interval"] = _bounds(np.concatenate([reached, never]))
     if inference_tokens:
-        served = decide.serve(ground.law, L, inference_tokens, ground.cost)
+        served = options.serve(ground.law, L, inference_tokens, ground.cost)
         answer["inference"] = asdict(served)
     return answer
 

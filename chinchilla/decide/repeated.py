@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.decide.options import Allocation
 from chinchilla.errors import FitError, InputError
-from chinchilla.fit.decide import Allocation
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import six_nd_frontier
 from chinchilla.fit.parametric import fit_loss_law

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chinchilla.diagnose.case import Case
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
-from chinchilla.fit.case import Case
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.profile import parabolas
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chinchilla.decide.repeated import RepeatedLaw, allocate_repeated, fit_repeated, named_repeats
 from chinchilla.errors import FitError, InputError
 from chinchilla.fit.loss_law import named_law
-from chinchilla.fit.repeated import RepeatedLaw, allocate_repeated, fit_repeated, named_repeats
 
 LAW = named_law("muennighoff")
 PUBLISHED = named_repeats(LAW)

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from chinchilla import paper
-from chinchilla.fit.decide import allocate
+from chinchilla.decide.options import allocate
+from chinchilla.decide.resampled import Percentiles, ResampledLaws
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier
 from chinchilla.fit.loss_law import FlopsPerToken, named_law, numeric_frontier
-from chinchilla.fit.resampled import Interval, ResampledLaws
 
 PUBLISHED_LINES = {  # N_opt = coefficient * C^exponent, D = C / (6 N_opt)
     "paper, approach 1 (Table 3)": paper.N_OPT_TABLE_3,
@@ -89,9 +89,9 @@ def _from_fit(C: float, name: str, fits: Fits, resampled: ResampledLaws | None) 
     law = fits.fitted["parametric"].law if "parametric" in fits.fitted else None
     spread = None
     if resampled is not None and frontier.law is not None:
-        spread = Interval.of(np.array([best.L for best in resampled.optima(C, cost)]))
+        spread = Percentiles.of(np.array([best.L for best in resampled.optima(C, cost)]))
     elif resampled is not None:
-        spread = Interval.of(resampled.loss(N, D))
+        spread = Percentiles.of(resampled.loss(N, D))
     return Prediction(
         C,
         f"this data, {name}",

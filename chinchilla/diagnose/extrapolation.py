@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.diagnose.case import Case, Finding, jacobian, judged, number
 from chinchilla.errors import FitError
-from chinchilla.fit.case import Case, Finding, jacobian, judged, number
 from chinchilla.fit.frontier import LossLaw, line
 from chinchilla.observations import Observations
 

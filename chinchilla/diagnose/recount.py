@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.diagnose.case import Case, Finding, judged
 from chinchilla.errors import FitError
-from chinchilla.fit.case import Case, Finding, judged
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.isoflop import fit_isoflop
 from chinchilla.fit.loss_fit import fit_loss_law

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.diagnose.case import LARGE_Z, Case, Finding, Refits, judged, number
 from chinchilla.errors import FitError
-from chinchilla.fit.case import LARGE_Z, Case, Finding, Refits, judged, number
 
 DROPS = (0, 1, 2, 5, 10, 20, 40, 60)
 MOST = 5  # runs listed

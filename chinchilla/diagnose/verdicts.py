@@ -47,13 +47,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chinchilla.diagnose import agreement, curvature, extrapolation, influence, recount
+from chinchilla.diagnose.case import Case, Finding
+from chinchilla.diagnose.identifiability import identifiability
 from chinchilla.errors import FitError, InputError
 from chinchilla.files import read_json, sha256_file, write_json
-from chinchilla.fit import agreement, curvature, extrapolation, influence, recount
-from chinchilla.fit.case import Case, Finding
 from chinchilla.fit.fits import FILE as FRONTIER
 from chinchilla.fit.fits import Fits
-from chinchilla.fit.identifiability import identifiability
 from chinchilla.observations import Observations
 from chinchilla.records import checked
 from chinchilla.shapes import ModelShape

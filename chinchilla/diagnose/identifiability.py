@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.diagnose.case import Case, Finding, jacobian, judged
 from chinchilla.errors import FitError
-from chinchilla.fit.case import Case, Finding, jacobian, judged
 from chinchilla.fit.frontier import LossLaw
 
 MAX_CONDITION = 100.0  # centred and scaled; 33 on the published points, 183 on 15 < D/N < 27

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.diagnose.case import LARGE_Z, Case, Finding, judged, number
+from chinchilla.diagnose.vertices import vertices
 from chinchilla.errors import FitError
-from chinchilla.fit.case import LARGE_Z, Case, Finding, judged, number
-from chinchilla.fit.vertices import vertices
 
 MAX_T = 3.0  # |t| of a trend in the residuals
 

@@ -6,10 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from chinchilla.errors import Refusal
-from chinchilla.fit import fit_parametric
-from chinchilla.fit.decide import allocate
-from chinchilla.fit.design import (
+from chinchilla.decide.design import (
     candidates,
     gradient,
     jacobian,
@@ -17,6 +14,9 @@ from chinchilla.fit.design import (
     ratio_limits,
     sizes_of,
 )
+from chinchilla.decide.options import allocate
+from chinchilla.errors import Refusal
+from chinchilla.fit import fit_parametric
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken, named_law
 from chinchilla.fit.parametric import fit_loss_law, refit_loss_law

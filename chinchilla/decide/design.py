@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chinchilla.decide.options import flops_at
 from chinchilla.errors import FitError, Refusal
-from chinchilla.fit.decide import flops_at
 from chinchilla.fit.frontier import Frontier, LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken, numeric_frontier, six_nd_frontier
 from chinchilla.observations import Observations

@@ -6,17 +6,26 @@ import numpy as np
 import pytest
 
 from chinchilla.config import FitCommand
+from chinchilla.diagnose.agreement import approach_2_against_3, residuals
+from chinchilla.diagnose.case import Case
+from chinchilla.diagnose.curvature import largest_compute, quadratic, slopes
+from chinchilla.diagnose.extrapolation import extrapolation_in_C, extrapolation_in_N, score
+from chinchilla.diagnose.identifiability import (
+    condition_numbers,
+    identifiability,
+    weakest_direction,
+)
+from chinchilla.diagnose.influence import (
+    drop_path,
+    leave_one_budget_out,
+    leave_one_out,
+    window_path,
+)
+from chinchilla.diagnose.verdicts import ITEMS, Diagnostics, diagnose
 from chinchilla.errors import FitError, InputError
 from chinchilla.files import sha256_file
 from chinchilla.fit import Fits, fit_all, fit_parametric
-from chinchilla.fit.agreement import approach_2_against_3, residuals
-from chinchilla.fit.case import Case
-from chinchilla.fit.curvature import largest_compute, quadratic, slopes
-from chinchilla.fit.diagnostics import ITEMS, Diagnostics, diagnose
-from chinchilla.fit.extrapolation import extrapolation_in_C, extrapolation_in_N, score
 from chinchilla.fit.frontier import LossLaw
-from chinchilla.fit.identifiability import condition_numbers, identifiability, weakest_direction
-from chinchilla.fit.influence import drop_path, leave_one_budget_out, leave_one_out, window_path
 from chinchilla.fit.parametric import fit_loss_law
 from chinchilla.observations import Observations
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from chinchilla.config import ClusterConfig
-from chinchilla.errors import Refusal
-from chinchilla.fit.decide import (
+from chinchilla.decide.options import (
     allocate,
     bill,
     cheapest,
@@ -18,6 +17,7 @@ from chinchilla.fit.decide import (
     spent,
     tokens_for,
 )
+from chinchilla.errors import Refusal
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken, named_law
 from chinchilla.observations import Observations

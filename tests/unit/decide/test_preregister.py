@@ -6,13 +6,13 @@ import re
 import numpy as np
 import pytest
 
+from chinchilla.decide.predict import predictions
+from chinchilla.decide.preregister import digest, load, record_of, save, score
+from chinchilla.decide.resampled import resampled_laws
 from chinchilla.errors import InputError
 from chinchilla.fit import fit_parametric
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import LossLaw
-from chinchilla.fit.predict import predictions
-from chinchilla.fit.preregister import digest, load, record_of, save, score
-from chinchilla.fit.resampled import resampled_laws
 from chinchilla.observations import Observations
 
 LAW = LossLaw(E=1.7, A=400.0, B=1700.0, alpha=0.34, beta=0.36)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from chinchilla.decide.options import Allocation, allocate, cheapest
 from chinchilla.errors import InputError, Refusal
 from chinchilla.fit import bootstrap
-from chinchilla.fit.decide import Allocation, allocate, cheapest
 from chinchilla.fit.frontier import Frontier, LossLaw
 from chinchilla.fit.loss_fit import OBJECTIVES, refit_loss_law
 from chinchilla.fit.loss_law import FlopsPerToken
@@ -23,7 +23,7 @@ FEWEST = 20  # resampled laws below which no interval is stated
 
 
 @dataclass(frozen=True)
-class Interval:
+class Percentiles:
     """Percentiles of a bootstrap: 10th and 90th, and the 2.5th and 97.5th."""
 
     p10: float
@@ -31,7 +31,7 @@ class Interval:
     ci95: list[float]
 
     @classmethod
-    def of(cls, values: np.ndarray) -> "Interval | None":
+    def of(cls, values: np.ndarray) -> "Percentiles | None":
         """Of (k,) finite values; None where there are too few."""
         if len(values) < FEWEST:
             return None
@@ -44,7 +44,7 @@ class ResampledLaws:
     """k laws E, A, B, alpha, beta (theta, (k, 5)) and the fit's own log-residuals (n,)."""
 
     theta: np.ndarray
-    residuals: np.ndarray  # ln L - ln L_hat of each run
+    residuals: np.ndarray  # ln L - ln L_hat of each run, widened by sqrt(n/(n-5))
 
     def laws(self) -> list[LossLaw]:
         return [LossLaw(E, A, B, alpha, beta) for E, A, B, alpha, beta in self.theta.tolist()]
@@ -103,7 +103,8 @@ def resampled_laws(frontier: Frontier, obs: Observations) -> ResampledLaws:
     again = refit_loss_law(
         obs.N, obs.D, obs.L, drawn, law, float(settings["huber_delta"]), objective
     )
-    residuals = np.log(obs.L / law(obs.N, obs.D))
+    n = len(obs)  # five of the residuals are spent on the five parameters
+    residuals = np.log(obs.L / law(obs.N, obs.D)) * np.sqrt(n / max(n - 5, 1))
     return ResampledLaws(again.theta[again.converged], residuals)
 
 

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from chinchilla import __version__
+from chinchilla.decide.options import allocate
+from chinchilla.decide.predict import Prediction
+from chinchilla.decide.resampled import Percentiles, ResampledLaws
 from chinchilla.errors import InputError
 from chinchilla.files import pretty_json, read_json, sha256_file
-from chinchilla.fit.decide import allocate
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken
-from chinchilla.fit.predict import Prediction
-from chinchilla.fit.resampled import Interval, ResampledLaws
 from chinchilla.observations import Observations
 
 SCHEMA = 1
@@ -182,7 +182,7 @@ def score(record: Mapping[str, Any], obs: Observations) -> list[Score]:
     rows = []
     for run_id, C, N, D, L in zip(obs.run_id, obs.C, obs.N, obs.D, obs.L, strict=True):
         predicted = float(law(N, D))
-        spread = Interval.of(resampled.measured(N, D)) if len(theta) else None
+        spread = Percentiles.of(resampled.measured(N, D)) if len(theta) else None
         inside = None if spread is None else bool(spread.ci95[0] <= L <= spread.ci95[1])
         rows.append(
             Score(
