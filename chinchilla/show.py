@@ -15,7 +15,8 @@ from chinchilla.decide.options import bill
 from chinchilla.decide.predict import Prediction
 from chinchilla.decide.preregister import Score
 from chinchilla.plan import peak_memory_bytes, plan_cost
-from chinchilla.records import RunSpec, count_label
+from chinchilla.records import RunSpec
+from chinchilla.report.tables import count
 
 
 def show_plan(specs: Sequence[RunSpec], cluster: ClusterConfig, done: Collection[str] = ()) -> None:
@@ -54,7 +55,7 @@ def show_plan(specs: Sequence[RunSpec], cluster: ClusterConfig, done: Collection
             too_big.append(s)
         last = i + 1 == len(specs) or specs[i + 1].budget_flops != s.budget_flops
         table.add_row(
-            "horizon" if s.budget_flops is None else f"{s.budget_flops:.3g}", count_label(s.N), count_label(s.D),
+            "horizon" if s.budget_flops is None else f"{s.budget_flops:.3g}", count(s.N), count(s.D),
             f"{s.D / s.N:.1f}", f"{s.steps:,}", f"{s.peak_lr:.2e}", f"{s.C:.4g}", _bytes(memory),
             _duration(s.C / speed), end_section=last,
         )  # fmt: skip
@@ -72,7 +73,7 @@ def show_plan(specs: Sequence[RunSpec], cluster: ClusterConfig, done: Collection
     if too_big:
         print(
             f"note: {len(too_big)} runs need more than {cluster.memory_gb:g} GB on one device "
-            f"(largest N={count_label(max(s.N for s in too_big))}), even with one row a pass (fp32 weights, gradients and Adam state)."
+            f"(largest N={count(max(s.N for s in too_big))}), even with one row a pass (fp32 weights, gradients and Adam state)."
         )
 
 
@@ -107,7 +108,7 @@ def _show_predictions(rows: Sequence[Prediction]) -> None:
     for row in rows:
         loss = "" if row.L is None else f"{row.L:.4f}"
         L_band = "" if row.L_p10 is None else f"{row.L_p10:.4f}-{row.L_p90:.4f}"
-        cells = [row.by, count_label(row.N), _between(row.N_p10, row.N_p90), count_label(row.D),
+        cells = [row.by, count(row.N), _between(row.N_p10, row.N_p90), count(row.D),
                  _between(row.D_p10, row.D_p90), f"{row.D / row.N:.1f}", loss, L_band,
                  "" if row.beyond is None else f"{row.beyond:.3g}"]  # fmt: skip
         table.add_row(*(cell for i, cell in enumerate(cells) if spread or i not in (2, 4, 7)))
@@ -119,18 +120,18 @@ def _show_decision(
 ) -> None:
     low, high = decision["N_within_1_percent"]
     print(
-        f"By {law['name']} (C = {law['flops']}): N {count_label(decision['N'])}, D {count_label(decision['D'])}, "
+        f"By {law['name']} (C = {law['flops']}): N {count(decision['N'])}, D {count(decision['D'])}, "
         f"{decision['D'] / decision['N']:.1f} tokens per parameter, loss {decision['L']:.4f}."
     )
     print(f"Cost: {_bill(decision['bill'], cluster)}.")
-    print(f"Sizes from {count_label(low)} to {count_label(high)} cost at most 1% more compute.")
+    print(f"Sizes from {count(low)} to {count(high)} cost at most 1% more compute.")
     wrong = _table(
         "a wrong size: loss at the same C; compute wasted on that loss; more compute to make it up",
         ("N / N_opt", "N", "loss", "wasted", "more"),
     )
     for row in decision["misallocation"]:
         wrong.add_row(
-            f"{row['factor']:.3g}", count_label(row["N"]), f"+{row['extra_loss']:.4f}",
+            f"{row['factor']:.3g}", count(row["N"]), f"+{row['extra_loss']:.4f}",
             _percent(row["wasted"]), _percent(row["excess"]),
         )  # fmt: skip
     _show(wrong)
@@ -142,7 +143,7 @@ def _show_decision(
     for row in decision["shapes"]:
         mark = " (best)" if row["name"] == decision["best_shape"] else ""
         built.add_row(
-            row["name"] + mark, count_label(row["N"]), count_label(row["D"]), f"{row['D'] / row['N']:.1f}",
+            row["name"] + mark, count(row["N"]), count(row["D"]), f"{row['D'] / row['N']:.1f}",
             f"{row['L']:.4f}", f"{row['extra_loss']:+.4f}", _percent(row["excess"]),
         )  # fmt: skip
     _show(built)
@@ -152,7 +153,7 @@ def _show_decision(
     )
     for row in decision["overtraining"]:
         over.add_row(
-            f"{row['times']:g}", count_label(row["N"]), count_label(row["D"]), f"{row['L']:.4f}",
+            f"{row['times']:g}", count(row["N"]), count(row["D"]), f"{row['L']:.4f}",
             f"+{row['extra_loss']:.4f}",
         )  # fmt: skip
     _show(over)
@@ -163,9 +164,9 @@ def _show_decision(
 def _show_inference(served: Mapping[str, Any]) -> None:
     best, plain = served["best"], served["trained_only"]
     print(
-        f"Serving {count_label(served['inference_tokens'])} tokens at loss {best['L']:.4f} (2 N FLOPs a "
-        f"served token): N {count_label(best['N'])} on {count_label(best['D'])} tokens instead of "
-        f"{count_label(plain['N'])} on {count_label(plain['D'])}; {served['total_flops']:.3g} FLOPs in all, "
+        f"Serving {count(served['inference_tokens'])} tokens at loss {best['L']:.4f} (2 N FLOPs a "
+        f"served token): N {count(best['N'])} on {count(best['D'])} tokens instead of "
+        f"{count(plain['N'])} on {count(plain['D'])}; {served['total_flops']:.3g} FLOPs in all, "
         f"{served['saving']:.1%} less."
     )
 
@@ -173,7 +174,7 @@ def _show_inference(served: Mapping[str, Any]) -> None:
 def _show_target(target: Mapping[str, Any], law: Mapping[str, Any], cluster: ClusterConfig) -> None:
     print(
         f"\nLoss {target['L']:g} nats/token by {law['name']} (E = {law['E']:.4f}): at least "
-        f"{target['C']:.3g} FLOPs, N {count_label(target['N'])}, D {count_label(target['D'])}, "
+        f"{target['C']:.3g} FLOPs, N {count(target['N'])}, D {count(target['D'])}, "
         f"{target['D'] / target['N']:.1f} tokens per parameter."
     )
     if spread := target.get("C_interval"):
@@ -192,14 +193,14 @@ def _show_target(target: Mapping[str, Any], law: Mapping[str, Any], cluster: Clu
 
 def _show_repeated(answer: Mapping[str, Any], law: Mapping[str, Any]) -> None:
     table = _table(
-        f"{count_label(answer['unique_tokens'])} unique tokens, by {law['name']} with R_D "
+        f"{count(answer['unique_tokens'])} unique tokens, by {law['name']} with R_D "
         f"{answer['R_D']:.3g}, R_N {answer['R_N']:.3g} {answer['source']} (C = 6*N*D)",
         ("C, FLOPs", "N", "D, tokens", "epochs", "loss, nats/token", "one epoch only", "unlimited data"),
     )  # fmt: skip
     for row in answer["budgets"]:
         best = row["best"]
         table.add_row(
-            f"{best['C']:.3g}", count_label(best["N"]), count_label(best["D"]), f"{row['epochs']:.3g}",
+            f"{best['C']:.3g}", count(best["N"]), count(best["D"]), f"{row['epochs']:.3g}",
             f"{best['L']:.4f}", f"{row['single_epoch']['L']:.4f}", f"{row['unlimited_loss']:.4f}",
         )  # fmt: skip
     _show(table)
@@ -215,7 +216,7 @@ def show_design(design: Design, cluster: ClusterConfig) -> None:
     """Print the proposed runs in order: what each costs and how far the interval then narrows."""
     ratios, C = design.limits["tokens_per_param"], design.limits["C"]
     print(
-        f"N_opt({design.C_star:.3g} FLOPs) = {count_label(design.N_opt)}, known to a factor "
+        f"N_opt({design.C_star:.3g} FLOPs) = {count(design.N_opt)}, known to a factor "
         f"{design.width:.3g} (90th over 10th percentile, {design.source})."
     )
     table = _table(
@@ -227,7 +228,7 @@ def show_design(design: Design, cluster: ClusterConfig) -> None:
     for k, step in enumerate(design.steps, 1):
         run = step.run
         table.add_row(
-            str(k), run.shape, count_label(run.N), count_label(run.D), f"{run.D / run.N:.1f}", f"{run.C:.3g}",
+            str(k), run.shape, count(run.N), count(run.D), f"{run.D / run.N:.1f}", f"{run.C:.3g}",
             f"{bill(run.C, cluster).device_hours:.3g}", f"{step.width:.3g}",
         )  # fmt: skip
     _show(table)
@@ -253,7 +254,7 @@ def show_scores(record: Mapping[str, Any], rows: Sequence[Score]) -> None:
         between = "" if row.ci95 is None else f"{row.ci95[0]:.4f}-{row.ci95[1]:.4f}"
         verdict = {True: "inside", False: "OUTSIDE", None: "no interval"}[row.inside]
         table.add_row(
-            row.run_id, count_label(row.N), count_label(row.D), f"{row.C:.3g}", f"{row.N_over_best:.2f}",
+            row.run_id, count(row.N), count(row.D), f"{row.C:.3g}", f"{row.N_over_best:.2f}",
             f"{row.predicted:.4f}", between, f"{row.measured:.4f}", f"{row.difference:+.4f} ({row.percent:+.2f}%)", verdict,
         )  # fmt: skip
     _show(table)
@@ -307,7 +308,7 @@ def _table(title: str, columns: Sequence[str], left: Sequence[str] = ()) -> Tabl
 
 
 def _between(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{count_label(low)}-{count_label(high)}"
+    return "" if low is None or high is None else f"{count(low)}-{count(high)}"
 
 
 def _duration(seconds: float) -> str:

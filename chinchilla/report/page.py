@@ -88,6 +88,7 @@ def write_report(
         agreement=sections.agreement(frontiers),
         facts=sections.facts(results, finals),
         table2=tables.table2(frontiers, refusals),
+        intervals=tables.intervals(frontiers),
         figures=_draw(
             out_dir / "figures", results, curves, curve_obs, finals, frontiers, diagnostics
         ),
@@ -95,7 +96,7 @@ def write_report(
         predictions=tables.predictions(fits, budgets),
         points=tables.frontier_points(frontiers),
         refusals={LABELS.get(a, a): reason for a, reason in refusals.items()},
-        notes=sections.notes(results, frontiers),
+        notes=sections.notes(results, fits),
         runs=tables.runs(results, finals),
         conventions=sections.conventions(results, finals, frontiers),
         settings=sections.settings(frontiers),

@@ -13,6 +13,7 @@ import numpy as np
 
 from chinchilla import __version__
 from chinchilla.config import APPROACHES
+from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier, PowerLaw
 from chinchilla.observations import Observations
 from chinchilla.records import RunResult
@@ -108,10 +109,10 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.2g} s"
 
 
-def notes(results: Sequence[RunResult], frontiers: Mapping[str, Frontier]) -> list[tuple[str, str]]:
-    """Warnings of the fits, parts of the data they could not use, runs that did not finish."""
-    notes = []
-    for approach, f in frontiers.items():
+def notes(results: Sequence[RunResult], fits: Fits) -> list[tuple[str, str]]:
+    """What was done to the data, warnings of the fits, parts they could not use, runs not finished."""
+    notes = [("Data", str(text)) for text in fits.data.get("notes", [])]
+    for approach, f in fits.fitted.items():
         said = [*f.warnings, *(f"not used: {text}" for text in f.refusals)]
         notes += [(LABELS[approach], text[:1].upper() + text[1:]) for text in said]
     lost = [r for r in results if r.status != "finished"]

@@ -147,12 +147,41 @@ def table2_text(fits: Fits, width: int = 80) -> str:
         for row in rows
     ]
     lines.insert(1, "-" * max(map(len, lines)))
-    if any(f.N_opt.p10 is not None for f in frontiers.values()):
-        lines.append("Brackets: 10th and 90th percentile; ours from a bootstrap over runs.")
+    for approach, f in frontiers.items():
+        if f.N_opt.p10 is not None:
+            said = f"[{SHORT_LABELS[approach]}] {f.settings.get('interval', 'interval not stated')}"
+            lines += textwrap.wrap(said, max(width, 40), subsequent_indent="  ")
     for approach, reason in refusals.items():
         said = f"{SHORT_LABELS.get(approach, approach)} refused: {reason}"
         lines += textwrap.wrap(said, max(width, 40), subsequent_indent="  ")
     return "\n".join(lines)
+
+
+def intervals(frontiers: Mapping[str, Frontier]) -> Table:
+    """Every approach's interval of a, and the other ways to it that were compared."""
+    rows = []
+    for approach, f in frontiers.items():
+        label = Cell(LABELS.get(approach, approach))
+        if f.N_opt.p10 is not None:
+            method = Cell(f"used: {f.settings.get('interval', 'not stated')}", None, "text")
+            pairs = ([f.N_opt.p10, f.N_opt.p90], f.N_opt.ci95)
+            rows.append([label, method, *map(_pair, pairs), Cell("–"), Cell("–")])
+        sizes = {i.method: i for i in f.intervals if i.of == "N_opt"}
+        for i in (i for i in f.intervals if i.of == "a"):
+            N = sizes.get(i.method)
+            at = Cell("–") if N is None or N.C is None else Cell(flops(N.C), N.C)
+            both = (
+                Cell("–") if N is None or N.ci95 is None else Cell(" to ".join(map(count, N.ci95)))
+            )
+            rows.append([
+                label, Cell(i.method, None, "text"), _pair([i.p10, i.p90]), _pair(i.ci95), at, both,
+            ])  # fmt: skip
+    return Table(["Approach", "Method", "a, 80%", "a, 95%", "C, FLOPs", "N_opt at C, 95%"], rows)
+
+
+def _pair(bounds: Sequence[float | None] | None) -> Cell:
+    low, high = bounds or (None, None)
+    return Cell("–") if low is None or high is None else Cell(f"{low:.3f} to {high:.3f}", low)
 
 
 def tried_budgets(finals: Observations | None, frontiers: Mapping[str, Frontier]) -> list[float]:

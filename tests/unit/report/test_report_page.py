@@ -78,8 +78,8 @@ def test_page_shows_states_reasons_and_refused_budgets(world, report: Path):
 
 
 def test_predictions_mark_what_lies_beyond_the_runs(report: Path):
-    html = report.read_text(encoding="utf-8")
-    rows = re.findall(r"<tr>(.*?)</tr>", html, re.DOTALL)
+    html = report.read_text(encoding="utf-8").partition('<section id="predictions">')[2]
+    rows = re.findall(r"<tr>(.*?)</tr>", html.partition("</section>")[0], re.DOTALL)
     beyond = [r for r in rows if ">3e15<" in r]
     assert len(beyond) == 3
     assert all("extrapolated" in r for r in beyond)
