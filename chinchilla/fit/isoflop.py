@@ -15,7 +15,8 @@ achieved; `budget_flops` alone groups runs and labels the points.
 Intervals: a bootstrap of pairs within each budget is twice too wide with five to seven sizes (93% of
 nominal 80%), since a resample with three sizes left has a wild bottom. The default keeps the sizes and
 redraws the signs of the residuals, each over sqrt(1 - leverage) (HC2, MacKinnon and White 1985), and
-stretches the spread from normal to Student's t with Satterthwaite's degrees of freedom.
+stretches the spread from normal to Student's t with the degrees of freedom of such a variance (Bell and
+McCaffrey 2002 within a budget, Satterthwaite over budgets).
 NumPy only: this module must import without torch.
 """
 
@@ -239,7 +240,7 @@ def _samples(
 def _freedom(used: list[Profile], x: np.ndarray) -> float:
     """Satterthwaite's degrees of freedom of the exponent's variance, from resampled bottoms x."""
     log_C = bottoms(used)[:, 0]
-    own = np.array([len(p.obs) - 3 for p in used], float)
+    own = np.array([p.freedom for p in used])
     variance = (log_C - log_C.mean()) ** 2 * np.array(
         [np.var(column[np.isfinite(column)]) if np.isfinite(column).any() else 0 for column in x.T]
     )
