@@ -107,14 +107,18 @@ def ladder_sweep(design: str) -> Sweep:
     return build
 
 
-def parametric(obs: Observations, seed: int) -> PowerLaw:
+def parametric(resampling: str) -> Fit:
     """What `fit_parametric` does for N_opt, without the intervals that it compares."""
-    law, _ = fit_loss_law(obs.N, obs.D, obs.L)
-    counts = draw("pairs", obs, N_BOOTSTRAP, seed)
-    laws = refit_loss_law(obs.N, obs.D, obs.L, counts, law)
-    frame = LawFrontier.of(obs)
-    N_line, D_line = frame.lines(law)
-    return power_laws(N_line, D_line, frame.all_lines(laws.theta))[0]
+
+    def fit(obs: Observations, seed: int) -> PowerLaw:
+        law, _ = fit_loss_law(obs.N, obs.D, obs.L)
+        weights = draw(resampling, obs, N_BOOTSTRAP, seed)
+        laws = refit_loss_law(obs.N, obs.D, obs.L, weights, law)
+        frame = LawFrontier.of(obs)
+        N_line, D_line = frame.lines(law)
+        return power_laws(N_line, D_line, frame.all_lines(laws.theta))[0]
+
+    return fit
 
 
 def isoflop(**settings: str) -> Fit:
@@ -139,7 +143,12 @@ STUDIES: list[tuple[str, Fit, dict[str, Sweep]]] = [
         isoflop(profile="parabola", interval="pairs"),
         {d: profile_sweep(d) for d in PROFILES},
     ),
-    ("parametric, pairs (default)", parametric, {d: profile_sweep(d) for d in PROFILES}),
+    (
+        "parametric, bayesian (default)",
+        parametric("bayesian"),
+        {d: profile_sweep(d) for d in PROFILES},
+    ),
+    ("parametric, pairs", parametric("pairs"), {d: profile_sweep(d) for d in PROFILES}),
     ("envelope, all (default)", envelope("all"), {d: ladder_sweep(d) for d in LADDERS}),
     ("envelope, tail", envelope("tail"), {d: ladder_sweep(d) for d in LADDERS}),
     ("envelope, hull", envelope("hull"), {d: ladder_sweep(d) for d in LADDERS}),
