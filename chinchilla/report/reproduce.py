@@ -7,6 +7,7 @@ reason shown by a run. Standard library and NumPy; SciPy for the searches that s
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -98,7 +99,8 @@ def reproduce(
     refusals: dict[str, str] = {}
     jobs: dict[str, tuple[Callable[..., Frontier], Observations]] = {
         "envelope": (fit_envelope, points if curves is None else curves),
-        "isoflop": (fit_isoflop, points),
+        "isoflop": (partial(fit_isoflop, profile="parabola"), points),
+        "isoflop, exact shape": (fit_isoflop, kept),
         "parametric": (fit_parametric, kept),
         "parametric, all points": (fit_parametric, points),
     }
@@ -136,6 +138,9 @@ def _our_row(label: str, f: Frontier, n: int) -> Row:
         data = f"{n} run ends" if f.settings["endpoints_only"] else f"curves of {n} runs"
     else:
         data, note = f"{f.n_runs} of {n} runs", ""
+        if f.approach == "isoflop":
+            exact = f.settings["exponents"] != "none"
+            note = "exact shape" if exact else "parabolas, as the paper"
     return Row(
         label, "ours", data,
         f.N_opt.exponent, _pair(f.N_opt), f.N_opt.ci95,
