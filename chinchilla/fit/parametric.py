@@ -19,6 +19,7 @@ from chinchilla.observations import Observations
 
 __all__ = ["Laws", "fit_loss_law", "fit_parametric", "refit_loss_law"]
 
+OUTLIER = 6.0  # robust standard deviations of log-residuals
 MIN_C_RANGE = 1.5  # the largest C over the smallest
 
 
@@ -76,6 +77,8 @@ def fit_parametric(
         law = LossLaw(law.E, law.A, law.B, law.alpha, law.beta, _intervals(kept))
     if certificate["bound_hits"]:
         warnings.append(f"at a bound: {'; '.join(certificate['bound_hits'])}.")
+    outliers, said = _outliers(obs, law, frame, how)
+    warnings += said
     (log_kN, a), (log_kD, b), G = six_nd_frontier(law)
     details: dict[str, Any] = {
         "six_nd": {
@@ -88,6 +91,7 @@ def fit_parametric(
         "corr_lnN_lnD": float(np.corrcoef(np.log(obs.N), np.log(obs.D))[0, 1]),
         "tokens_per_parameter": [float((obs.D / obs.N).min()), float((obs.D / obs.N).max())],
         "bootstrap": fitted,
+        "outliers": outliers,
     }
     if frame.cost is not None:
         details["flops_per_token_max_error"] = frame.cost.max_error
@@ -123,6 +127,26 @@ def fit_parametric(
         details=details,
         warnings=warnings,
     )
+
+
+def _outliers(
+    obs: Observations, law: LossLaw, frame: LawFrontier, how: dict[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Runs that miss the law by far, and a without them: said, never left out."""
+    r = np.log(obs.L / law(obs.N, obs.D))
+    robust = 1.4826 * float(np.median(np.abs(r - np.median(r))))  # the sd, were r normal
+    far = np.abs(r) > OUTLIER * robust + 1e-9
+    found: dict[str, Any] = {"run_ids": [str(x) for x in obs.run_id[far]], "a_without": None}
+    if not far.any():
+        return found, []
+    without = refit_loss_law(obs.N, obs.D, obs.L, (~far).astype(float)[None], law, **how)
+    names = ", ".join(found["run_ids"][:8]) + (", ..." if far.sum() > 8 else "")
+    text = f"{far.sum()} of {len(obs)} runs miss the law by over {OUTLIER:g} robust standard deviations ({names})"
+    if without.converged[0]:
+        found["a_without"] = float(frame.all_lines(without.theta)[0, 1])
+        a = frame.lines(law)[0][1]
+        text += f"; without them a is {found['a_without']:.3f}, with them {a:.3f}"
+    return found, [f"{text}. Look at their curves before deciding which to believe."]
 
 
 def _intervals(rows: np.ndarray) -> dict[str, list[float]]:

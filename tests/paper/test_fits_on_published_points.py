@@ -86,6 +86,22 @@ def test_approach_3_reaches_the_reference_optimum_of_245_points(figure_4):
     assert law.beta == pytest.approx(0.4530493, abs=1e-6)
 
 
+def test_runs_that_miss_the_law_by_far_are_named_with_what_they_do(figure_4):
+    """Four of the five that Besiroglu et al. (2024) left out, and one more; nothing is left out."""
+    fit = fit_parametric(figure_4, n_bootstrap=0)
+    with open(public("hoffmann_fig4.csv"), newline="") as f:
+        theirs = {row["run_id"] for row in csv.DictReader(f) if row["epoch_outlier"] == "True"}
+    named = set(fit.details["outliers"]["run_ids"])
+    assert len(named & theirs) == 4
+    assert named - theirs == {"fig4_244"}
+    assert fit.n_runs == 245
+    without = figure_4.where(~np.isin(figure_4.run_id, list(named)))
+    law, _ = fit_loss_law(without.N, without.D, without.L)
+    a = law.beta / (law.alpha + law.beta)
+    assert fit.details["outliers"]["a_without"] == pytest.approx(a, abs=1e-5)
+    assert any(f"without them a is {a:.3f}, with them 0.565" in text for text in fit.warnings)
+
+
 def test_least_absolute_deviations_are_besiroglus_published_constants(figure_4_240):
     """Their Huber scale was free and shrank to nothing: 482.01, 2085.43, .3478, .3658 minimise
     sum |r|. At the exact minimum five residuals are zero."""
