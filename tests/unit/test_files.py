@@ -3,6 +3,9 @@
 import errno
 import json
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -10,8 +13,13 @@ from chinchilla import files
 from chinchilla.errors import InputError
 from chinchilla.files import (
     atomic_write,
+    clean_leftovers,
+    create_once,
+    inside,
+    make_dirs,
     read_json,
     sha256_file,
+    temporary_path,
     writable_dir,
     write_json,
     write_text,
@@ -172,3 +180,105 @@ def test_one_line_of_json_file_ends_with_a_newline(tmp_path):
     text = (tmp_path / "x.json").read_text()
     assert text.endswith("]\n")
     assert json.loads(text) == [1]
+
+
+def dead_pid() -> int:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return child.pid
+
+
+def left_by(path, pid: int, table: str = ""):
+    """A temporary name as process `pid` of this or another process table would give it."""
+    name = temporary_path(path).name.replace(f"-{os.getpid()}-", f"-{pid}-")
+    return path.with_name(name.replace(files._table_digest(), table or files._table_digest()))
+
+
+def test_what_a_dead_process_left_goes_and_work_in_progress_stays(tmp_path):
+    dead = left_by(tmp_path / "result.json", dead_pid())
+    dead.write_text("half")
+    folder = left_by(tmp_path / "step-00000010", dead_pid())
+    (folder / "inner").mkdir(parents=True)
+    alive = temporary_path(tmp_path / "result.json")
+    alive.write_text("half")
+    assert set(clean_leftovers(tmp_path)) == {dead.name, folder.name}
+    assert names(alive) == [alive.name]
+
+
+@pytest.mark.parametrize(("age", "stays"), [(0, True), (3500, True), (3700, False)])
+def test_another_machines_leftovers_go_after_an_hour(tmp_path, age, stays):
+    far = left_by(tmp_path / "result.json", dead_pid(), table="0123abcd")
+    far.write_text("half")
+    folder = left_by(tmp_path / "step-00000010", os.getpid(), table="0123abcd")
+    folder.mkdir()
+    (folder / "weights").write_text("a file in it that still grows keeps the folder")
+    then = time.time() - age
+    os.utime(far, (then, then))
+    os.utime(folder, (0, 0))
+    clean_leftovers(tmp_path)
+    assert far.exists() == stays
+    assert (folder / "weights").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["result.json", "x.tmp", ".x.tmp", ".result.json.1234abcd.tmp", ".vimrc.swp", "~$a.tmp"]
+)
+def test_files_of_other_names_are_nobodys_leftovers(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    os.utime(tmp_path / name, (0, 0))
+    assert clean_leftovers(tmp_path) == []
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_leftover_that_is_a_link_goes_without_what_it_leads_to(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("mine")
+    left_by(tmp_path / "step-00000010", dead_pid()).symlink_to(tmp_path / "precious")
+    assert len(clean_leftovers(tmp_path)) == 1
+    assert (tmp_path / "precious" / "file").read_text() == "mine"
+
+
+def test_a_killed_writer_leaves_what_the_next_one_cleans(tmp_path):
+    """The real thing: SIGKILL with the temporary file open."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from chinchilla.files import atomic_write\n"
+        "with atomic_write(Path(sys.argv[1])) as f:\n"
+        "    f.write('half'); f.flush(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    path = tmp_path / "fact.json"
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    [left] = names(path)
+    assert clean_leftovers(tmp_path) == [left]
+    assert names(path) == []
+
+
+def test_what_is_created_once_stays(tmp_path):
+    assert create_once(tmp_path / "x", "first")
+    assert not create_once(tmp_path / "x", "second")
+    assert (tmp_path / "x").read_text() == "first"
+    assert names(tmp_path / "x") == ["x"]
+
+
+def test_folders_are_made_so_that_each_survives_a_power_cut(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "fsync_dir", synced.append)
+    make_dirs(tmp_path / "a" / "b" / "c")
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    make_dirs(tmp_path / "a" / "b")
+    assert len(synced) == 3
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", ".", "", "out/x"])
+def test_a_name_that_leads_out_of_its_folder_is_refused(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "out").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="leads out of its folder"):
+        inside(tmp_path / "folder", name)
+    assert inside(tmp_path / "folder", "a/b") == tmp_path / "folder" / "a" / "b"
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"9" * 5_000])
+def test_json_that_python_gives_up_on_is_said_in_a_line(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_json(tmp_path / "x.json", "thing")
