@@ -18,7 +18,7 @@ from typing import Any
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.errors import InputError
-from chinchilla.files import read_json, write_json, write_text
+from chinchilla.files import read_json, temporary_path, write_json, write_text
 from chinchilla.records import RunResult, RunSpec, load_plan
 from chinchilla.shapes import n_params_non_embedding
 from chinchilla.sweep.claims import Claim, utc_now
@@ -110,7 +110,7 @@ class ProgressFile:
             "utc": utc_now(),
             "tokens_per_second": rate if step > first_step else None,
         }
-        temporary = self.path.with_name(f".progress.{os.getpid()}.tmp")
+        temporary = temporary_path(self.path)
         with contextlib.suppress(OSError):
             temporary.write_text(json.dumps(value), encoding="utf-8")
             os.replace(temporary, self.path)
@@ -145,11 +145,12 @@ def record_error(spec: RunSpec, claim: Claim, error: Exception) -> RunResult | N
         "traceback": text,
     }
     write_json(cell / "attempts" / f"{n}.json", value)
-    if n < MAX_ATTEMPTS or not claim.commit():
+    if n < MAX_ATTEMPTS:
+        return None
+    result = _failed_result(spec, claim, first_line(error))
+    if not claim.publish("result.json", dataclasses.asdict(result)):
         return None
     write_text(cell / "error.txt", text)
-    result = _failed_result(spec, claim, first_line(error))
-    result.save(cell)
     return result
 
 

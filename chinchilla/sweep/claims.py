@@ -5,30 +5,41 @@ cell, and that number is the fence. A number is taken by link(), which succeeds 
 and which NFS decides on the server, so taking over from a dead worker, finishing a run and
 being late are all the same step: whoever gets the next number is right, the other one is told so.
 No number is ever freed. A holder touches `heartbeat`; ages are judged by the file system's clock.
+A claim that cannot be read still holds its number: silence decides, and the next taker puts it aside.
 """
 
 import contextlib
 import dataclasses
-import errno
-import functools
 import json
+import logging
 import os
 import re
 import socket
 import threading
 import time
-import uuid
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from chinchilla.errors import InputError
-from chinchilla.files import read_json
+from chinchilla.files import (
+    clean_leftovers,
+    create_once,
+    make_dirs,
+    pretty_json,
+    process_start,
+    process_table,
+    read_json,
+    temporary_path,
+    write_text,
+)
 from chinchilla.records import checked
 
 BEAT_SECONDS = 5.0  # between two touches of `heartbeat`
 STALE_SECONDS = 60.0  # silence after which a holder on another machine counts as dead
 _CLAIM = re.compile(r"claim-(\d+)\.json")
+log = logging.getLogger("chinchilla.sweep")
 
 
 @dataclass(frozen=True)
@@ -45,6 +56,11 @@ class ClaimRecord:
     step: int  # the cell's progress when it was claimed
     starts: int  # how many claims so far were made to train
     released: bool = False
+
+    @property
+    def damaged(self) -> bool:
+        """Whether the file could not be read: only the fence is known, from its name."""
+        return not self.processes
 
 
 @dataclass(frozen=True)
@@ -64,37 +80,9 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def create_once(path: Path, text: str) -> bool:
-    """Create `path` with `text`, whole; False if it exists already.
-
-    Raises:
-        InputError: the file system has no hard links, which claims are made with.
-    """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        os.link(temporary, path)
-        return True
-    except FileExistsError:
-        # An NFS server whose answer got lost is asked again and finds its own work: two names.
-        return os.stat(temporary).st_nlink == 2
-    except OSError as error:
-        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise InputError(
-                f"{path.parent}: this file system has no hard links, so workers cannot agree who "
-                "trains what. Put the sweep on another one (local disk, NFS, Lustre)."
-            ) from None
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def file_system_now(folder: Path) -> float:
     """The clock that stamps files in `folder`; this machine's own where nothing can be written."""
-    probe = folder / f".clock-{uuid.uuid4().hex[:8]}"
+    probe = temporary_path(folder / "clock")
     try:
         probe.touch()
         return probe.stat().st_mtime
@@ -112,31 +100,8 @@ def _modified(path: Path) -> float:
             return os.fstat(f.fileno()).st_mtime
     except FileNotFoundError:
         return 0.0
-
-
-@functools.cache
-def _process_table() -> str:
-    """Name of the process table this process is in; pids compare only inside one."""
-    parts = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(parts)
-
-
-def process_start(pid: int) -> str | None:
-    """Something that tells process `pid` from others with its number; None if it does not run."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        return ""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return None if fields[0] in "ZX" else fields[19]  # state and start time; a zombie is dead
+    except IsADirectoryError:
+        return path.stat().st_mtime
 
 
 def _claim_path(cell: Path, fence: int) -> Path:
@@ -151,20 +116,38 @@ def latest(cell: Path) -> ClaimRecord | None:
         return None
     if not fences:
         return None
-    path = _claim_path(cell, max(fences))
-    return ClaimRecord(**checked(read_json(path, "claim"), ClaimRecord, None, str(path)))
+    newest, *older = sorted(fences, reverse=True)
+    if (record := _read(cell, newest)) is not None:
+        return record
+    # Nothing is known of the holder but its number. step=-1: whoever follows has got further.
+    before = next((r for fence in older if (r := _read(cell, fence))), None)
+    starts = before.starts + 1 if before else 1
+    return ClaimRecord(newest, "unknown", "", "", 0, "", "", step=-1, starts=starts)
+
+
+def _read(cell: Path, fence: int) -> ClaimRecord | None:
+    """One claim; None if it is no whole record, or another number's."""
+    path = _claim_path(cell, fence)
+    try:
+        value = checked(read_json(path, "claim"), ClaimRecord, None, str(path))
+    except InputError:
+        return None
+    kinds = {"fence": int, "pid": int, "step": int, "starts": int, "released": bool}
+    if any(type(value.get(k, False)) is not kinds.get(k, str) for k in (*value, "released")):
+        return None
+    return ClaimRecord(**value) if value["fence"] == fence and value["processes"] else None
 
 
 def look(cell: Path, now: float, stale_seconds: float = STALE_SECONDS) -> Standing:
     """How `cell` stands at `now` (`file_system_now`).
 
     On this machine the process table answers, at once: alive is held (a laptop may have slept),
-    gone is dead. Elsewhere silence does.
+    gone is dead. Elsewhere, and where the claim cannot be read, silence does.
     """
     record = latest(cell)
     if record is None or record.released:
         return Standing("free", record)
-    if record.processes == _process_table():
+    if record.processes == process_table():
         start = process_start(record.pid)
         same = start is not None and (
             not start or not record.pid_start or start == record.pid_start
@@ -218,6 +201,14 @@ class Claim:
                 self.lost = True
             return not self.lost
 
+    def publish(self, name: str, value: Any) -> bool:
+        """Write the cell's outcome as JSON, once; False: another worker's stands, or is to come.
+
+        Creating it, not replacing: a holder that is held up between the fence and the file must not
+        write over what its successor measured meanwhile.
+        """
+        return self.commit() and create_once(self.cell / name, pretty_json(value) + "\n")
+
     def release(self) -> None:
         """Stop beating and leave the cell to anybody; safe to call twice, and after a loss."""
         self._stop.set()
@@ -225,9 +216,7 @@ class Claim:
         if not self.record.released and self.still_mine():
             self.record = dataclasses.replace(self.record, released=True)
             path = _claim_path(self.cell, self.record.fence)
-            temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-            temporary.write_text(json.dumps(dataclasses.asdict(self.record)), encoding="utf-8")
-            os.replace(temporary, path)
+            write_text(path, json.dumps(dataclasses.asdict(self.record)))
 
 
 def _create(cell: Path, record: ClaimRecord) -> bool:
@@ -256,7 +245,7 @@ def take(
     Returns:
         The claim, or None when another worker holds the cell or was faster.
     """
-    cell.mkdir(parents=True, exist_ok=True)
+    make_dirs(cell)
     standing = look(cell, file_system_now(cell) if now is None else now, stale_seconds)
     if not standing.takeable:
         return None
@@ -265,11 +254,23 @@ def take(
         fence=(before.fence if before else 0) + 1,
         worker=worker,
         host=socket.gethostname(),
-        processes=_process_table(),
+        processes=process_table(),
         pid=os.getpid(),
         pid_start=process_start(os.getpid()) or "",
         claimed_utc=utc_now(),
         step=step,
         starts=(before.starts if before else 0) + to_train,
     )
-    return Claim(cell, record, before) if _create(cell, record) else None
+    if not _create(cell, record):
+        return None
+    clean_leftovers(cell)
+    if before and before.damaged:
+        _put_aside(cell, before.fence)
+    return Claim(cell, record, before)
+
+
+def _put_aside(cell: Path, fence: int) -> None:
+    """Keep a damaged claim under a name that is no claim's; a higher number holds the cell now."""
+    with contextlib.suppress(OSError):
+        os.replace(_claim_path(cell, fence), cell / f"damaged-claim-{fence}.json")
+    log.warning("%s/claim-%d.json was damaged: it is put aside, the run goes on", cell.name, fence)

@@ -11,6 +11,7 @@ imported when the first run starts.
 """
 
 import argparse
+import dataclasses
 import logging
 import os
 import socket
@@ -192,8 +193,7 @@ def _train_claimed(
     if result is None:
         log.info("stopped %s", spec.run_id)
         assert stop or claim.lost, "train_run returned None without having been asked to stop"
-    elif claim.commit():
-        result.save(cell)
+    elif claim.publish("result.json", dataclasses.asdict(result)):
         getattr(summary, result.status).append(spec.run_id)
         log.info("%s %s", result.status, spec.run_id)
     else:

@@ -9,8 +9,9 @@ import pytest
 from sweep_fakes import wait_until
 
 from chinchilla.errors import InputError
+from chinchilla.files import create_once, temporary_path
 from chinchilla.sweep import claims
-from chinchilla.sweep.claims import create_once, file_system_now, latest, look, take
+from chinchilla.sweep.claims import file_system_now, latest, look, take
 
 
 def pretend_elsewhere(cell: Path, silent_seconds: float) -> None:
@@ -157,3 +158,99 @@ def test_a_file_system_without_links_is_said_so(tmp_path, monkeypatch: pytest.Mo
     monkeypatch.setattr(os, "link", no_links)
     with pytest.raises(InputError, match="no hard links"):
         take(tmp_path, "w")
+
+
+# Claims that cannot be read
+
+BROKEN = {
+    "cut short": lambda text: text[: len(text) // 2],
+    "empty": lambda text: "",
+    "not text": lambda text: "\udcff\udcfe",
+    "another record": lambda text: '{"schema": 1}',
+    "a list": lambda text: "[]",
+    "another number": lambda text: text.replace('"fence": 2', '"fence": 3'),
+    "text for a number": lambda text: text.replace('"fence": 2', '"fence": "2"'),
+    "a key misspelt by a bit": lambda text: text.replace('"host"', '"hosu"'),
+    "no process table": lambda text: text.replace(json.loads(text)["processes"], ""),
+    "deep": lambda text: "[" * 100_000,
+}
+
+
+def broken(cell: Path, damage, silent_seconds: float) -> Path:
+    """A cell whose second claim is damaged, and whose holder was heard so long ago."""
+    take(cell, "first").release()
+    assert take(cell, "second").record.fence == 2
+    path = cell / "claim-2.json"
+    text = damage(path.read_text())
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    then = file_system_now(cell) - silent_seconds
+    for file in (path, cell / "heartbeat"):
+        if file.exists():
+            os.utime(file, (then, then))
+    return path
+
+
+@pytest.mark.parametrize("damage", BROKEN.values(), ids=BROKEN)
+def test_a_damaged_claim_stops_nobody_once_its_holder_is_silent(
+    tmp_path: Path, damage, caplog: pytest.LogCaptureFixture
+):
+    path = broken(tmp_path, damage, silent_seconds=100)
+    assert look(tmp_path, file_system_now(tmp_path)).state == "dead"
+    claim = take(tmp_path, "third")
+    assert (claim.record.fence, claim.record.starts) == (3, 3)
+    assert not claim.previous.released
+    assert claim.record.step > claim.previous.step  # not taken for a death without progress
+    assert not path.exists()
+    assert (tmp_path / "damaged-claim-2.json").exists()
+    [line] = caplog.messages
+    assert "claim-2.json was damaged" in line
+    assert claim.commit()
+    assert claim.record.fence == 4
+
+
+@pytest.mark.parametrize("damage", BROKEN.values(), ids=BROKEN)
+def test_a_damaged_claim_still_holds_while_its_holder_beats(tmp_path: Path, damage):
+    broken(tmp_path, damage, silent_seconds=1)
+    assert look(tmp_path, file_system_now(tmp_path)).state == "held"
+    assert take(tmp_path, "third") is None
+
+
+def test_a_folder_or_a_broken_link_in_a_claims_place_is_a_damaged_claim(tmp_path: Path):
+    (tmp_path / "a" / "claim-1.json").mkdir(parents=True)
+    os.utime(tmp_path / "a" / "claim-1.json", (0, 0))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "claim-1.json").symlink_to(tmp_path / "nowhere")
+    for cell in (tmp_path / "a", tmp_path / "b"):
+        assert take(cell, "w").record.fence == 2
+
+
+def test_a_holder_whose_claim_was_damaged_heals_it_when_it_lets_go(tmp_path: Path):
+    claim = take(tmp_path, "a")
+    (tmp_path / "claim-1.json").write_text("")
+    claim.release()
+    assert look(tmp_path, file_system_now(tmp_path)).state == "free"
+
+
+# Outcomes
+
+
+def test_an_outcome_is_written_once_even_by_a_holder_held_up_between_fence_and_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    late = take(tmp_path, "late")
+    assert late.commit()  # ... and here its machine stops for a while
+    pretend_elsewhere(tmp_path, silent_seconds=100)
+    new = take(tmp_path, "new")
+    assert new.publish("result.json", {"by": "new"})
+    monkeypatch.setattr(late, "commit", lambda: True)  # it goes on behind its commit
+    assert not late.publish("result.json", {"by": "late"})
+    assert json.loads((tmp_path / "result.json").read_text()) == {"by": "new"}
+
+
+def test_a_takers_folder_is_cleaned_of_what_a_killed_worker_left(tmp_path: Path):
+    child = subprocess.Popen(["true"])
+    child.wait()
+    name = temporary_path(tmp_path / "result.json").name
+    (tmp_path / name.replace(f"-{os.getpid()}-", f"-{child.pid}-")).write_text("half")
+    take(tmp_path, "w")
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
