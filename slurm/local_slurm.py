@@ -1,0 +1,393 @@
+#!/usr/bin/env python3
+"""A Slurm of several nodes on this one machine, to try a sweep on and to test the launcher with.
+
+    local_slurm.py up [--accounting] [--nodes 4] ...    start it, or what of it has died
+    local_slurm.py run chinchilla sweep ...             run a command that talks to it
+    local_slurm.py status                               processes and nodes
+    local_slurm.py node-kill 2 | node-start 2           a node fails with its jobs | comes back
+    local_slurm.py down                                 stop all of it
+
+Every daemon is a child of no service manager, listens on loopback only and keeps its files in one
+folder (--dir), so this works as root and as anybody. Nodes are named 127.0.0.11, 127.0.0.12, ...:
+names that are addresses of this machine, as programs expect that connect to a node by its name.
+Each node pretends to have GPUs (links to /dev/null): jobs get CUDA_VISIBLE_DEVICES and no device.
+
+Without --accounting there is no slurmdbd: sacct, sacctmgr, QOS and limits per account do not
+exist (`sacct -c` lists finished jobs); queue, arrays, requeue, preemption and node loss do.
+
+Exit status: 0 fine, 1 failed, 2 wrong usage or missing packages; errors are one line.
+"""
+
+import argparse
+import contextlib
+import getpass
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from local_slurm_conf import write_files
+
+PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client", "munged": "munge"}  # fmt: skip
+ACCOUNTING_PACKAGES = {"slurmdbd": "slurmdbd", "mariadbd": "mariadb-server"}
+NODE_MARK = "LOCAL_SLURM_NODE"  # in slurmd's environment; the step managers it starts inherit it
+REPLACED = ("SLURM", "SBATCH", "SRUN", "SALLOC", "SQUEUE", "MUNGE")
+
+
+class Problem(Exception):
+    """What stands between the person and the cluster, in one line."""
+
+
+def start_time(pid: int) -> str | None:
+    """When process `pid` began, in the kernel's ticks; None if it is gone. A pid alone may be reused."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in "ZX" else fields[19]
+
+
+def wait_for(condition: Callable[[], object], seconds: float, step: float = 0.05) -> bool:
+    """Whether `condition` came true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(step)
+    return True
+
+
+def listens(port: int) -> bool:
+    """Whether anybody listens on a port of 127.0.0.1."""
+    with socket.socket() as s:
+        s.settimeout(1)
+        return s.connect_ex(("127.0.0.1", port)) == 0
+
+
+def free_ports(n: int) -> list[int]:
+    """`n` ports in a row that nobody listens on, below those the kernel hands out."""
+    for _ in range(100):
+        first = random.randrange(15000, 30000)
+        if not any(listens(p) for p in range(first, first + n)):
+            return list(range(first, first + n))
+    raise Problem("no free ports on 127.0.0.1")
+
+
+class Cluster:
+    """The cluster whose files are in `folder`: settings.json, conf/, run/, log/, state/, spool/."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+        self.conf = self.folder / "conf" / "slurm.conf"
+        self.settings_file = self.folder / "settings.json"
+
+    @property
+    def settings(self) -> dict:
+        try:
+            return json.loads(self.settings_file.read_text())
+        except FileNotFoundError:
+            raise Problem(f"no cluster in {self.folder}: `up` makes one") from None
+
+    def environment(self) -> dict[str, str]:
+        """Ours without what another Slurm has set, and with the way to this one."""
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(REPLACED)}
+        return {**kept, "SLURM_CONF": str(self.conf)}
+
+    def ask(self, *command: str, seconds: float = 20) -> str:
+        """Output of one of Slurm's commands."""
+        try:
+            done = subprocess.run(
+                command, env=self.environment(), capture_output=True, text=True, timeout=seconds
+            )
+        except subprocess.TimeoutExpired:
+            raise Problem(f"{command[0]}: no answer in {seconds:.0f} s") from None
+        if done.returncode:
+            raise Problem(f"{' '.join(command)}: {' '.join(done.stderr.split())}")
+        return done.stdout
+
+    # Processes: run/<name>.json holds the pid and start time of each that we started.
+
+    def pid(self, name: str) -> int | None:
+        """The process that we started as `name`, if it still runs."""
+        try:
+            known = json.loads((self.folder / "run" / f"{name}.json").read_text())
+        except (OSError, ValueError):
+            return None
+        return known["pid"] if start_time(known["pid"]) == known["start"] else None
+
+    def names(self) -> list[str]:
+        """What we started and did not stop, whether it lives or not."""
+        return sorted(p.stem for p in (self.folder / "run").glob("*.json"))
+
+    def start(self, name: str, command: list, ready: Callable[[], bool], **extra: str) -> None:
+        """Start a daemon unless it runs, and wait until it answers."""
+        if self.pid(name):
+            return
+        log = self.folder / "log" / f"{name}.out"
+        with open(log, "ab") as out:
+            process = subprocess.Popen(
+                [str(word) for word in command],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                cwd=self.folder / "run",
+                env={**self.environment(), **extra},
+                start_new_session=True,
+            )
+        known = {"pid": process.pid, "start": start_time(process.pid)}
+        (self.folder / "run" / f"{name}.json").write_text(json.dumps(known))
+        if not wait_for(lambda: process.poll() is not None or ready(), 60) or (
+            process.poll() is not None
+        ):
+            lines = log.read_text(errors="replace").strip().splitlines()
+            raise Problem(f"{name} did not start: {lines[-1] if lines else 'no output'} ({log})")
+
+    def stop(self, name: str, first: int = signal.SIGTERM) -> None:
+        """End a daemon that we started: politely, then not."""
+        if pid := self.pid(name):
+            for signum, seconds in ((first, 20), (signal.SIGKILL, 5)):
+                if self.pid(name):
+                    os.kill(pid, signum)
+                    wait_for(lambda: not self.pid(name), seconds)
+            if self.pid(name):
+                raise Problem(f"{name} (pid {pid}) does not end")
+        (self.folder / "run" / f"{name}.json").unlink(missing_ok=True)
+
+    def job_processes(self, node: str = "") -> set[int]:
+        """Slurm's step managers, known by the mark their slurmd gave them, and all they started."""
+        mark = f"{NODE_MARK}={self.folder}:{node}".encode()
+        parents, found = {}, set()
+        daemons = {self.pid(name) for name in self.names()}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                parents[int(entry.name)] = int(
+                    (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                )
+                words = (entry / "environ").read_bytes().split(b"\0")
+            except OSError:
+                continue
+            if any(w == mark if node else w.startswith(mark) for w in words):
+                found.add(int(entry.name))
+        found -= daemons
+        while more := {p for p, parent in parents.items() if parent in found} - found - daemons:
+            found |= more
+        return found
+
+    def kill_jobs(self, node: str = "") -> None:
+        """SIGKILL to all that a node, or all nodes, have started."""
+        deadline = time.monotonic() + 10
+        while pids := self.job_processes(node):
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            if time.monotonic() > deadline:
+                raise Problem(f"processes {sorted(pids)} do not end")
+            time.sleep(0.05)
+
+    # Commands.
+
+    def up(self, asked: dict) -> str:
+        """Start the cluster, or those of its daemons that have died."""
+        needed = PACKAGES | (ACCOUNTING_PACKAGES if asked["accounting"] else {})
+        missing = [package for program, package in needed.items() if not shutil.which(program)]
+        if missing:
+            raise Problem(
+                f"not installed here: {', '.join(missing)}. On Debian: apt-get install "
+                f"--no-install-recommends {' '.join(needed.values())}"
+            )
+        began = time.monotonic()
+        if any(self.pid(name) for name in self.names()):
+            now = self.settings
+            other = [f"{k}={now[k]}" for k in asked if now[k] != asked[k]]
+            if other:
+                raise Problem(
+                    f"a cluster with {', '.join(other)} runs in {self.folder}: `down` first"
+                )
+        else:
+            n = asked["nodes"]
+            ports = free_ports(n + 3)
+            now = {
+                **asked,
+                "ctld_port": ports[0],
+                "dbd_port": ports[1],
+                "sql_port": ports[2],
+                "node_ports": ports[3:],
+                "node_names": [f"127.0.0.{11 + i}" for i in range(n)],
+                "first_job": int(time.time()) % 60_000_000 + 1,
+            }
+            if self.folder.exists() and self.folder.stat().st_uid != os.getuid():
+                raise Problem(f"{self.folder} belongs to somebody else: give another --dir")
+            shutil.rmtree(self.folder / "state", ignore_errors=True)  # old jobs are not taken up
+            write_files(self.folder, now)
+            self.settings_file.write_text(json.dumps(now, indent=1) + "\n")
+        self.start_munge()
+        if now["accounting"]:
+            self.start_accounting(now)
+        self.start("slurmctld", ["slurmctld", "-D", "-f", self.conf], lambda: listens(now["ctld_port"]))  # fmt: skip
+        for name in now["node_names"]:
+            self.start_slurmd(name)
+        self.wait_until_ready(now["node_names"])
+        without = (
+            "" if now["accounting"] else "; no accounting: sacct, sacctmgr and QOS do not work"
+        )
+        return (
+            f"up after {time.monotonic() - began:.1f} s in {self.folder}: {now['nodes']} nodes of "
+            f"{now['cpus']} CPUs and {now['gpus']} pretended GPUs{without}"
+        )
+
+    def start_munge(self) -> None:
+        run = self.folder / "run"
+        words = ["munged", "-F", f"--socket={run}/munge.socket", f"--pid-file={run}/munged.service"]
+        words += [f"--key-file={self.folder}/conf/munge.key", f"--seed-file={run}/munged.seed"]
+        words += [f"--log-file={self.folder}/log/munged.log"]
+        probe = ["munge", "-n", "-S", f"{run}/munge.socket"]
+        self.start("munged", words, lambda: not subprocess.run(probe, capture_output=True).returncode)  # fmt: skip
+
+    def start_accounting(self, now: dict) -> None:
+        """MariaDB, slurmdbd over it, and this cluster in its books."""
+        data, at = self.folder / "mariadb", self.folder / "run" / "mariadb.socket"
+        user = f"--user={getpass.getuser()}"
+        if not (data / "mysql").is_dir():
+            words = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", user]
+            words += ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]  # fmt: skip
+            self.ask(*words, seconds=120)
+        sql = ["mariadb", "--no-defaults", f"--socket={at}", "--user=root", "--execute"]
+        words = ["mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={at}", user]
+        words += [f"--port={now['sql_port']}", "--bind-address=127.0.0.1", "--skip-name-resolve"]
+        words += [f"--pid-file={at}.pid", "--innodb-buffer-pool-size=64M", "--innodb-lock-wait-timeout=900"]  # fmt: skip
+        self.start("mariadbd", words, lambda: not subprocess.run([*sql, "select 1"], capture_output=True).returncode)  # fmt: skip
+        self.ask(
+            *sql,
+            "create database if not exists accounting;"
+            "create user if not exists slurm@'127.0.0.1' identified by 'slurm';"
+            "grant all on accounting.* to slurm@'127.0.0.1'",
+        )
+        self.start("slurmdbd", ["slurmdbd", "-D"], lambda: listens(now["dbd_port"]))
+        if "local" not in self.ask("sacctmgr", "-nP", "list", "cluster", "format=cluster"):
+            self.ask("sacctmgr", "-i", "add", "cluster", "local")
+
+    def start_slurmd(self, node: str) -> None:
+        now = self.settings
+        port = now["node_ports"][now["node_names"].index(node)]
+        (self.folder / "spool" / node).mkdir(exist_ok=True)
+        words = ["slurmd", "-D", "-N", node, "-f", self.conf]
+        self.start(f"slurmd.{node}", words, lambda: listens(port), **{NODE_MARK: f"{self.folder}:{node}"})  # fmt: skip
+
+    def wait_until_ready(self, nodes: list[str]) -> None:
+        """Until the controller gives jobs to all of `nodes`."""
+
+        def ready() -> bool:
+            rows = self.ask("sinfo", "-hN", "-p", "main", "-n", ",".join(nodes), "-o", "%T")
+            return all(s in ("idle", "mixed", "allocated", "completing") for s in rows.split())
+
+        if not wait_for(ready, 60, step=0.2):
+            raise Problem(f"nodes are not ready, see {self.folder}/log/slurmctld.log")
+
+    def node(self, word: str) -> str:
+        """A node's name, given as it is or by its number from 1."""
+        names = self.settings["node_names"]
+        name = f"127.0.0.{10 + int(word)}" if word.isdigit() else word
+        if name not in names:
+            raise Problem(f"no node {word}: there are {', '.join(names)}, or 1 to {len(names)}")
+        return name
+
+    def node_kill(self, word: str) -> str:
+        """The node's slurmd and all its jobs die at once, as when the power goes."""
+        node = self.node(word)
+        if not self.pid(f"slurmd.{node}"):
+            raise Problem(f"node {node} is down already")
+        self.stop(f"slurmd.{node}", first=signal.SIGKILL)
+        self.kill_jobs(node)
+        return f"killed {node}; the controller notices within {15 + 15} s"
+
+    def node_start(self, word: str) -> str:
+        node = self.node(word)
+        self.start_slurmd(node)
+        self.wait_until_ready([node])
+        return f"{node} is back"
+
+    def down(self) -> str:
+        """Stop everything; files stay, so that logs can be read."""
+        names = self.names()
+        for name in sorted(names, key=lambda n: not n.startswith("slurmd.")):
+            if name not in ("munged", "mariadbd"):  # the others speak to these while they end
+                self.stop(name)
+        self.kill_jobs()
+        for name in ("mariadbd", "munged"):
+            self.stop(name)
+        return f"down, {len(names)} processes; logs are in {self.folder}/log" if names else "nothing runs"  # fmt: skip
+
+    def status(self) -> tuple[str, bool]:
+        """Text for people, and whether all of it runs."""
+        found = {name: self.pid(name) for name in self.names()}
+        lines = [f"  {name:18} {f'pid {pid}' if pid else 'dead'}" for name, pid in found.items()]
+        if found.get("slurmctld"):
+            rows = self.ask("sinfo", "-hN", "-p", "main", "-o", "%N  %T  CPUs %C (A/I/O/T)  %G")
+            lines += ["nodes:", *(f"  {row}" for row in rows.splitlines())]
+        n = len(self.settings["node_names"]) + (4 if self.settings["accounting"] else 2)
+        up = len(found) == n and all(found.values())
+        head = "up" if up else "down" if not any(found.values()) else "up in part"
+        return "\n".join([f"{head}, SLURM_CONF={self.conf}", *lines]), up
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    place = Path(tempfile.gettempdir()) / f"chinchilla-slurm-{os.getuid()}"
+    parser.add_argument("--dir", type=Path, default=place, help=f"its files; default {place}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", help="start the cluster, or what of it has died")
+    up.add_argument("--accounting", action="store_true", help="slurmdbd and MariaDB too")
+    for name, value, what in (
+        ("nodes", 4, "how many"),
+        ("cpus", 4, "of a node"),
+        ("memory-mb", 8000, "of a node; nothing enforces it"),
+        ("gpus", 2, "of a node, pretended"),
+        ("max-array", 1001, "most elements of a job array"),
+    ):
+        up.add_argument(f"--{name}", type=int, default=value, help=f"{what}; default {value}")
+    commands.add_parser("down", help="stop it")
+    commands.add_parser("status", help="processes and nodes; exit 1 unless all of it runs")
+    for name in ("node-kill", "node-start"):
+        commands.add_parser(name).add_argument("node", help="name, or number from 1")
+    commands.add_parser("run", help="a command that talks to it").add_argument(
+        "words", nargs=argparse.REMAINDER
+    )
+    args = parser.parse_args()
+    os.environ["PATH"] = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+    cluster = Cluster(args.dir)
+    try:
+        if args.command == "up":
+            keys = ("accounting", "nodes", "cpus", "memory_mb", "gpus", "max_array")
+            print(cluster.up({key: getattr(args, key) for key in keys}))
+        elif args.command == "status":
+            text, up_now = cluster.status()
+            print(text)
+            return 0 if up_now else 1
+        elif args.command == "run":
+            if not args.words:
+                parser.error("run: give a command")
+            return subprocess.run(args.words, env=cluster.environment()).returncode
+        elif args.command == "down":
+            print(cluster.down())
+        else:
+            print(getattr(cluster, args.command.replace("-", "_"))(args.node))
+    except Problem as problem:
+        print(f"local_slurm: {problem}", file=sys.stderr)
+        return 2 if "not installed" in str(problem) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

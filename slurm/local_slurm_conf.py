@@ -1,0 +1,130 @@
+"""What the daemons of local_slurm.py read: slurm.conf, gres.conf, slurmdbd.conf and a key.
+
+Every setting that is not there to move files into one folder, or to keep to loopback, makes a test
+quick: jobs are requeued after 5 s, killed 5 s after TERM, and a silent node is down after 15 s.
+"""
+
+import getpass
+import os
+import socket
+from pathlib import Path
+
+SLURM_CONF = """\
+ClusterName=local
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ctld_port}
+SlurmUser={user}
+SlurmdUser={user}
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
+AuthType=auth/munge
+CredType=cred/munge
+# cred_expire is also what a requeued job waits for before it may start again; 5 s is the least.
+AuthInfo=socket={dir}/run/munge.socket,cred_expire=5
+StateSaveLocation={dir}/state
+SlurmdSpoolDir={dir}/spool/%n
+SlurmctldPidFile={dir}/run/slurmctld.service
+SlurmdPidFile={dir}/run/slurmd.%n.service
+SlurmctldLogFile={dir}/log/slurmctld.log
+SlurmdLogFile={dir}/log/slurmd.%n.log
+# No cgroups: processes are found through /proc, nothing is pinned or confined.
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/linux
+SwitchType=switch/none
+MpiDefault=none
+PropagateResourceLimits=NONE
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU_Memory
+SlurmdParameters=config_overrides
+GresTypes=gpu
+MaxArraySize={max_array}
+# Job numbers never repeat, also when the folder is made anew.
+FirstJobId={first_job}
+JobRequeue=1
+KillWait=5
+SlurmdTimeout=15
+ReturnToService=2
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+SlurmctldParameters=preempt_send_user_signal
+SchedulerType=sched/backfill
+SchedulerParameters=batch_sched_delay=0,sched_min_interval=100000,bf_interval=2
+PriorityType=priority/basic
+"""
+WITHOUT_ACCOUNTING = """\
+AccountingStorageType=accounting_storage/none
+JobCompType=jobcomp/filetxt
+JobCompLoc={dir}/log/finished_jobs.txt
+"""
+WITH_ACCOUNTING = """\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={dbd_port}
+AccountingStoragePass={dir}/run/munge.socket
+AccountingStorageTRES=gres/gpu
+AccountingStoreFlags=job_comment
+"""
+PARTITIONS = """\
+PartitionName=main Nodes={nodes} Default=YES DefaultTime=10 DefMemPerCPU=100 PriorityTier=10 PreemptMode=OFF
+PartitionName=scavenge Nodes={nodes} DefaultTime=10 DefMemPerCPU=100 PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
+"""
+SLURMDBD_CONF = """\
+AuthType=auth/munge
+AuthInfo=socket={dir}/run/munge.socket
+CommunicationParameters=NoInAddrAny
+DbdHost={host}
+DbdAddr=127.0.0.1
+DbdPort={dbd_port}
+SlurmUser={user}
+LogFile={dir}/log/slurmdbd.log
+PidFile={dir}/run/slurmdbd.service
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={sql_port}
+StorageUser=slurm
+StoragePass=slurm
+StorageLoc=accounting
+"""
+
+
+def write_files(folder: Path, asked: dict) -> None:
+    """Make the cluster's folder: what the daemons read, and where they write.
+
+    Args:
+        folder: of the cluster.
+        asked: accounting, cpus, memory_mb and gpus of a node, max_array, first_job, ctld_port,
+            dbd_port, sql_port, and node_names with their node_ports.
+    """
+    conf = folder / "conf"
+    for name in ("", "conf", "run", "log", "state", "spool", "gpu"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        # munged refuses a socket that not everybody can reach; the key is what protects it.
+        (folder / name).chmod(0o755)
+    key = conf / "munge.key"
+    if not key.exists():
+        key.touch(mode=0o600)
+        key.write_bytes(os.urandom(128))
+    host = socket.gethostname().split(".")[0]
+    words = {**asked, "dir": folder, "host": host, "user": getpass.getuser()}
+    words["nodes"] = ",".join(asked["node_names"])
+    text = SLURM_CONF + (WITH_ACCOUNTING if asked["accounting"] else WITHOUT_ACCOUNTING)
+    gpus = f" Gres=gpu:{asked['gpus']}" if asked["gpus"] else ""
+    nodes = "".join(
+        f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
+        f"CPUs={asked['cpus']} RealMemory={asked['memory_mb']}{gpus}\n"
+        for name, port in zip(asked["node_names"], asked["node_ports"], strict=True)
+    )
+    text = text.format(**words) + nodes + PARTITIONS.format(**words)
+    (conf / "slurm.conf").write_text(text)
+    lines = ["AutoDetect=off"]
+    for i in range(asked["gpus"]):
+        device = folder / "gpu" / f"gpu{i}"
+        if not device.is_symlink():  # slurmd takes character devices only
+            device.symlink_to("/dev/null")
+        lines.append(f"NodeName={words['nodes']} Name=gpu File={device}")
+    (conf / "gres.conf").write_text("\n".join(lines) + "\n")
+    (conf / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
+    if asked["accounting"]:
+        dbd = conf / "slurmdbd.conf"
+        dbd.touch(mode=0o600)
+        dbd.write_text(SLURMDBD_CONF.format(**words))
