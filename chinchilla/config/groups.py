@@ -170,6 +170,7 @@ class ClusterConfig:
     account: str = ""  # slurm
     qos: str = ""  # slurm
     constraint: str = ""  # slurm
+    max_jobs: int = 0  # slurm: most jobs of yours in the queue at once, as a QOS may limit; 0 = any
     timeout_min: int = 240  # slurm: time limit of one worker, minutes
     cpus_per_task: int = 8  # slurm: cores of one worker
     gpus_per_node: int = 1  # slurm: GPUs of one job; each is served by a worker of its own
@@ -180,9 +181,9 @@ class ClusterConfig:
         choice("cluster.kind", self.kind, ("debug", "local", "slurm"))
         for key in ("peak_flops", "mfu", "memory_gb", "timeout_min"):
             positive(f"cluster.{key}", getattr(self, key))
-        for key in ("n_workers", "threads_per_worker", "gpus_per_node", "price_per_device_hour"):
+        for key in ("n_workers", "max_jobs", "threads_per_worker", "gpus_per_node"):
             not_negative(f"cluster.{key}", getattr(self, key))
-        for key in ("device_watts", "co2_grams_per_kwh"):
+        for key in ("price_per_device_hour", "device_watts", "co2_grams_per_kwh"):
             not_negative(f"cluster.{key}", getattr(self, key))
         if not self.pue >= 1:
             raise InputError(

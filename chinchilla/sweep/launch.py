@@ -5,10 +5,12 @@ as a job array (slurm). Launching again does only what is missing, tries failed 
 and adds new specs to the plan. Nothing is ever dropped from a plan.
 """
 
+import contextlib
 import json
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from chinchilla.config import RuntimeConfig, SweepCommand, TrainCommand
@@ -63,7 +65,9 @@ def launch(
     if missing and kind == "slurm":
         from chinchilla.sweep.slurm import submit
 
-        said = submit(command.cluster, sweep_dir, data_dir, len(missing))
+        with turn(sweep_dir) as claim:
+            n_missing = len(missing_specs(sweep_dir, only))
+            said = submit(command.cluster, sweep_dir, data_dir, n_missing, claim.still_mine)
         print(json.dumps(said.to_dict()) if command.format == "json" else said.text())
         return EXIT_OK
     words: list[str] = []
@@ -99,14 +103,11 @@ def launch(
 def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig) -> None:
     """Write the plan and runtime.json, and make failed runs trainable again.
 
-    Launchers of one sweep take turns here by claiming sweep_dir/launch, as workers claim cells.
-
     Raises:
         InputError: the folder holds another sweep, or files of another schema.
     """
     writable_dir(sweep_dir, "sweep_dir")
-    turn = _turn(sweep_dir / "launch")
-    try:
+    with turn(sweep_dir):
         plan = sweep_dir / "plan.jsonl"
         planned = load_plan(plan) if plan.exists() else []
         other = {s.sweep for s in planned} - {s.sweep for s in specs}
@@ -122,20 +123,28 @@ def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig) -> No
         save_runtime(runtime, sweep_dir)
         for spec in specs or planned:
             _retry_if_failed(cell_of(sweep_dir, spec))
-    finally:
-        turn.release()
 
 
-def _turn(folder: Path) -> Claim:
+@contextlib.contextmanager
+def turn(sweep_dir: Path) -> Iterator[Claim]:
+    """Launchers of one sweep take turns by claiming sweep_dir/launch, as workers claim cells.
+
+    Raises:
+        InputError: another launcher has it and keeps it.
+    """
+    folder = sweep_dir / "launch"
     deadline = time.monotonic() + LAUNCH_WAIT_SECONDS
-    while (turn := take(folder, worker_name(), to_train=False)) is None:
+    while (claim := take(folder, worker_name(), to_train=False)) is None:
         if time.monotonic() > deadline:
             raise InputError(
                 f"another launcher has been preparing this sweep for long ({folder}). "
                 "Try again when it is through."
             )
         time.sleep(0.1)
-    return turn
+    try:
+        yield claim
+    finally:
+        claim.release()
 
 
 def _is_to_retry(cell: Path) -> bool:

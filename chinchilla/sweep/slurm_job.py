@@ -1,0 +1,83 @@
+"""What one Slurm job of a sweep does: a worker per GPU, until nothing can be claimed.
+
+A job that is warned (USR2: time limit, preemption) saves, frees its cells and puts itself back in
+the queue. One that is ended (scancel, an operator's requeue: TERM) saves and leaves the rest to Slurm.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from chinchilla.files import read_json
+from chinchilla.sweep import pool
+from chinchilla.sweep.cells import missing_specs
+from chinchilla.sweep.slurm_queue import clean_environment
+from chinchilla.sweep.stopping import Stop, stop_on_signals
+
+
+@dataclass(frozen=True)
+class SlurmTask:
+    """One array element. `folder` is that of its submission, whose intention.json says the rest."""
+
+    folder: Path
+
+    def __call__(self) -> list[int]:
+        asked = read_json(self.folder / "intention.json", "submission")
+        sweep_dir, n_workers = Path(asked["sweep_dir"]), int(asked["n_workers"])
+        gpus = pool.visible_gpus() if n_workers > 1 else ()
+        devices = tuple(gpus[i % len(gpus)] for i in range(n_workers)) if gpus else ()
+        shape = pool.PoolShape(n_workers, int(asked["threads"]), devices)
+        # These handlers replace submitit's, whose requeueing would run in forked helpers too.
+        with (
+            stop_on_signals() as stop,
+            pool.start(sweep_dir, Path(asked["data_dir"]), shape) as workers,
+        ):
+            codes = workers.wait(stop)
+            for line in workers.last_words():
+                print(line, file=sys.stderr, flush=True)
+            if stop and _is_to_return(stop) and missing_specs(sweep_dir):
+                requeue(stop)
+        if any(code not in (0, 75) for code in codes):
+            raise RuntimeError(f"workers ended with exit codes {codes}; see {sweep_dir}/workers")
+        return codes
+
+
+def job_name() -> str:
+    """This job as Slurm's commands take it, and no other element of its array."""
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        # Not SLURM_JOB_ID: for the last element that is the array's own number, so all elements.
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ["SLURM_JOB_ID"]
+
+
+def _is_to_return(stop: Stop) -> bool:
+    """Whether the job was asked to stop by somebody who means it to go on later."""
+    if signal.SIGUSR2 in stop.seen:
+        return True
+    if signal.SIGTERM not in stop.seen:
+        return False
+    # TERM comes first in a cancellation, a requeue and a preemption's grace time. Only in the last
+    # is the job still running, and it would count as completed if we just left.
+    command = ["squeue", "-h", "-j", job_name(), "-o", "%T"]
+    try:
+        done = subprocess.run(
+            command, env=clean_environment(), capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0 and done.stdout.strip() == "RUNNING"
+
+
+def requeue(stop: Stop) -> None:
+    """Put this job back in the queue, and leave when Slurm says so (TERM)."""
+    done = subprocess.run(["scontrol", "requeue", job_name()], timeout=60, check=False)
+    # The requeue's own TERM may end scontrol before it can say that it worked.
+    if done.returncode in (0, -signal.SIGTERM):
+        deadline = time.monotonic() + 120
+        while signal.SIGTERM not in stop.seen and time.monotonic() < deadline:
+            time.sleep(0.5)
+    sys.exit(75)  # SystemExit: submitit writes no result over the pickle of the job's next start

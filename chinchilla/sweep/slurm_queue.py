@@ -1,0 +1,125 @@
+"""What Slurm says about our jobs: one squeue call for all of them, and its limit on arrays.
+
+A question without an answer raises: that squeue fails must never be read as "nothing is queued".
+"""
+
+import contextlib
+import getpass
+import os
+import pwd
+import re
+import subprocess
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from chinchilla.errors import InputError
+
+ASK_SECONDS = 60.0  # for an answer from the controller
+# What a shell inside a job, or a person's defaults, would impose on ours: partition, tasks, memory.
+_FOREIGN = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SCONTROL_", "SUBMITIT_")
+_KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # where the controller is, and who we are
+# COMPLETING is here: its work has ended. Should Slurm requeue it, one worker more does no harm.
+_OVER = frozenset(
+    [
+        "BOOT_FAIL",
+        "CANCELLED",
+        "COMPLETED",
+        "COMPLETING",
+        "DEADLINE",
+        "FAILED",
+        "NODE_FAIL",
+        "OUT_OF_MEMORY",
+        "PREEMPTED",
+        "REVOKED",
+        "TIMEOUT",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """One job, or one element of an array, as squeue shows it."""
+
+    job_id: str  # the array's number where there is an array
+    user: str
+    state: str  # PENDING, RUNNING, ...
+    reason: str  # why it is pending
+    comment: str
+
+    @property
+    def live(self) -> bool:
+        """Whether it works or will."""
+        return self.state not in _OVER
+
+
+def clean_environment() -> dict[str, str]:
+    """Our environment without what belongs to another job or to somebody's defaults."""
+    return {k: v for k, v in os.environ.items() if k in _KEPT or not k.startswith(_FOREIGN)}
+
+
+@contextlib.contextmanager
+def cleaned_environment() -> Iterator[None]:
+    """The same for code that hands on os.environ by itself."""
+    before = dict(os.environ)
+    kept = clean_environment()
+    for key in before.keys() - kept.keys():
+        del os.environ[key]
+    try:
+        yield
+    finally:
+        os.environ.update({k: v for k, v in before.items() if k not in kept})
+
+
+def queue(users: Collection[str]) -> list[QueuedJob]:
+    """Every job of these users that Slurm still shows, array elements one by one.
+
+    Raises:
+        InputError: squeue failed or did not answer.
+    """
+    # squeue refuses names that are gone, of somebody who has left.
+    names = [user for user in sorted(users) if user == user_name() or _exists(user)]
+    out = _ask("squeue", "-h", "-r", "-u", ",".join(names), "-o", "%F|%u|%T|%r|%k")
+    return [QueuedJob(*line.split("|", 4)) for line in out.splitlines() if line.count("|") >= 4]
+
+
+def max_array_size() -> int:
+    """How many elements an array may have here.
+
+    Raises:
+        InputError: scontrol failed or did not answer.
+    """
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"), re.M)
+    return max(1, int(found[1])) if found else 1001  # Slurm's default
+
+
+def user_name() -> str:
+    """Who we are, as squeue takes it."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without a password file
+        return str(os.getuid())
+
+
+def _exists(user: str) -> bool:
+    try:
+        pwd.getpwnam(user)
+    except KeyError:
+        return False
+    return True
+
+
+def _ask(*command: str) -> str:
+    try:
+        done = subprocess.run(
+            command, env=clean_environment(), capture_output=True, text=True, timeout=ASK_SECONDS
+        )
+        trouble = " ".join(done.stderr.split()) if done.returncode else ""
+    except subprocess.TimeoutExpired:
+        trouble = f"no answer in {ASK_SECONDS:.0f} s"
+    else:
+        if not done.returncode:
+            return done.stdout
+    raise InputError(
+        f"{command[0]} failed ({trouble or 'without a word'}), so it is not known what is queued. "
+        "Nothing was submitted; launch again when Slurm answers."
+    )

@@ -1,0 +1,72 @@
+"""A stand-in for Slurm: sbatch, srun, squeue and scontrol as scripts over a folder."""
+
+import getpass
+import os
+from pathlib import Path
+
+from sweep_fakes import command
+
+from chinchilla.config import SweepCommand
+
+SBATCH = """
+env > {0}/sbatch.env
+[ -e {0}/sbatch_sleeps ] && sleep $(cat {0}/sbatch_sleeps)
+if [ -e {0}/sbatch_fails ]; then
+    cat {0}/sbatch_fails >&2
+    [ -e {0}/queues_all_the_same ] || exit 1
+fi
+n=41
+until mkdir {0}/scripts/$n 2>/dev/null; do n=$((n + 1)); done
+cp "$1" {0}/scripts/$n/script.sh
+comment=$(sed -n 's/^#SBATCH --comment=//p' "$1")
+last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$1")
+for i in $(seq 0 ${{last:-0}}); do
+    echo "$n|{1}|PENDING|Resources|$comment"
+done >> {0}/queue
+[ -e {0}/sbatch_fails ] && exit 1
+echo "Submitted batch job $n"
+"""
+SQUEUE = """
+env > {0}/squeue.env
+[ -e {0}/squeue_fails ] && {{ cat {0}/squeue_fails >&2; exit 1; }}
+cat {0}/queue
+"""
+SCONTROL = """
+[ "$1" = show ] && echo "MaxArraySize            = $(cat {0}/max_array)"
+"""
+
+
+class FakeSlurm:
+    """Files squeue_fails, sbatch_fails, ... in `folder` change what it does."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "scripts").mkdir(parents=True)
+        (folder / "bin").mkdir()
+        (folder / "queue").touch()
+        (folder / "max_array").write_text("1001")
+        for name, text in (
+            ("sbatch", SBATCH),
+            ("squeue", SQUEUE),
+            ("scontrol", SCONTROL),
+            ("srun", ""),
+        ):
+            program = folder / "bin" / name
+            program.write_text("#!/bin/sh" + text.format(folder, getpass.getuser()))
+            program.chmod(0o755)
+        self.path = f"{folder / 'bin'}:{os.environ['PATH']}"
+
+    def scripts(self) -> list[str]:
+        return [p.read_text() for p in sorted(self.folder.glob("scripts/*/script.sh"))]
+
+    def jobs(self) -> list[str]:
+        return (self.folder / "queue").read_text().splitlines()
+
+    def set_jobs(self, rows: list[str]) -> None:
+        (self.folder / "queue").write_text("".join(f"{row}\n" for row in rows))
+
+
+def on_slurm(**more) -> SweepCommand:
+    return command(
+        kind="slurm", n_workers=3, partition="p1", qos="long", timeout_min=90, mem_gb=32, **more
+    )

@@ -1,0 +1,79 @@
+"""What a Slurm job does when it is warned or ended."""
+
+import os
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+from sweep_fakes import PROGRAM, SLOW, make_specs, make_sweep, wait_until
+
+from chinchilla.files import write_json
+from chinchilla.sweep import slurm_job
+from chinchilla.sweep.cells import cell_of, read_progress
+from chinchilla.sweep.claims import latest
+from chinchilla.sweep.stopping import Stop
+
+
+@pytest.mark.parametrize("code", [0, -signal.SIGTERM, 1])
+def test_a_job_requeues_its_own_element_only(monkeypatch: pytest.MonkeyPatch, code: int):
+    calls, naps, stop = [], [], Stop()
+
+    def run(command, **kwargs):
+        calls.append(command)
+        return subprocess.CompletedProcess(command, code)
+
+    def nap_until_told(seconds: float) -> None:
+        naps.append(seconds)
+        stop.seen.add(signal.SIGTERM)
+
+    monkeypatch.setattr(slurm_job.subprocess, "run", run)
+    monkeypatch.setattr(slurm_job.time, "sleep", nap_until_told)
+    monkeypatch.setenv("SLURM_JOB_ID", "41")  # the last element's own number is the array's
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "41")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    with pytest.raises(SystemExit) as left:
+        slurm_job.requeue(stop)
+    assert left.value.code == 75
+    assert calls == [["scontrol", "requeue", "41_2"]]
+    assert len(naps) == (code != 1)
+
+
+@pytest.mark.parametrize(
+    ("signum", "state", "returns"),
+    [
+        (signal.SIGUSR2, "RUNNING", True),
+        (signal.SIGTERM, "RUNNING", True),  # grace time of a preemption that sends no USR2
+        (signal.SIGTERM, "COMPLETING", False),  # scancel, or a requeue that is under way
+        (signal.SIGTERM, "", False),  # squeue fails
+    ],
+)
+def test_a_job_returns_when_it_is_meant_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int, state: str, returns: bool
+):
+    specs = make_specs(2, SLOW)
+    make_sweep(tmp_path, specs)
+    asked = {"sweep_dir": str(tmp_path), "data_dir": str(tmp_path), "n_workers": 2, "threads": 1}
+    write_json(tmp_path / "intention.json", asked)
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text(f'#!/bin/sh\n[ "$3" = 41 ] && echo {state}\n')
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "41")
+    cells = [cell_of(tmp_path, s) for s in specs]
+    requeued = []
+    monkeypatch.setattr(slurm_job, "requeue", lambda stop: requeued.append(1))
+    real = slurm_job.pool.start
+    monkeypatch.setattr(slurm_job.pool, "start", lambda *a: real(*a, program=PROGRAM))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    def warn() -> None:
+        wait_until(lambda: all(read_progress(cell) for cell in cells))
+        os.kill(os.getpid(), signum)
+
+    threading.Thread(target=warn).start()
+    assert slurm_job.SlurmTask(tmp_path)() == [75, 75]
+    assert requeued == [1] * returns
+    assert all(latest(cell).released for cell in cells)
