@@ -16,7 +16,7 @@ The programs are nobody's to ship here, so DIR holds checkouts of them, each wit
     git clone https://github.com/formll/resolving-scaling-law-discrepancies formll
     for name in epoch kyo vpnls formll; do python3 -m venv $name/.venv; done
     epoch/.venv/bin/pip install numpy scipy pandas autograd
-    kyo/.venv/bin/pip install ./kyo && kyo/.venv/bin/pip uninstall -y chinchilla
+    kyo/.venv/bin/pip install ./kyo
     vpnls/.venv/bin/pip install numpy scipy cython 'setuptools>=77'
     (cd vpnls && .venv/bin/python setup.py build_ext --inplace)
     formll/.venv/bin/pip install -r formll/requirements.txt
@@ -272,12 +272,15 @@ def _ended(e: Found) -> str:
     if "n_starts" in e:
         said.append(f"{e['n_success']} of {e['n_starts']} say success")
     for key, words in (
-        ("share_of_starts_at_best", "of starts at the lowest"),
+        ("share_of_starts_at_best", "at the lowest of them"),
         ("share_certified", "certified"),
+        ("share_success", "say converged"),
         ("share_within_1e-6_of_minimum", "within 1e-6 of their minimum"),
     ):
         if key in e:
             said.append(f"{e[key]:.1%} {words}")
+    if "n_budgets" in e:
+        said.append(f"{e['n_budgets']} budgets")
     if "predicted_relative_decrease" in e:
         said.append(f"a Newton step promises {e['predicted_relative_decrease']:.0e}")
     return ", ".join(said)

@@ -17,7 +17,6 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -47,12 +46,12 @@ def ours(folder: Path, points: Found, name: str) -> Work:
         law, certificate = fit_loss_law(N, D, L)
         starts = {"n_starts": certificate["n_starts"], "n_success": certificate["n_converged"]}
         promised = certificate["predicted_relative_decrease"]
-        return {**asdict(law), **starts, "predicted_relative_decrease": promised}
+        return {**_constants(law), **starts, "predicted_relative_decrease": promised}
 
     def search_paper() -> Found:
         found = search(N, D, L)
         return {
-            **asdict(found.law),
+            **_constants(found.law),
             **_starts(found.said_success, found.iterations),
             "share_of_starts_at_best": found.share_at_best,
         }
@@ -85,6 +84,7 @@ def epoch(folder: Path, points: Found, name: str) -> Work:
     import numpy as np
     import pandas as pd
     from autograd import grad
+    from scipy import optimize
 
     notebook = json.loads((folder / "data_analysis.ipynb").read_text(encoding="utf-8"))
     columns = {"Model Size": "N", "Training Tokens": "D", "Training FLOP": "C", "loss": "L"}
@@ -102,12 +102,14 @@ def epoch(folder: Path, points: Found, name: str) -> Work:
 
     def work() -> Found:
         with recorded_minimize() as ends, np.errstate(over="ignore", invalid="ignore"):
+            names["minimize"] = optimize.minimize  # an earlier cell imported the unrecorded one
             exec(cell, names)
         if name == "resamples":
             theta = np.array(names["param_list"])
             A, B, E = np.exp(theta[:, :3].T)
             laws = np.column_stack([E, A, B, theta[:, 3:]])
-            return {"laws": laws.tolist(), "drawn": drawn.tolist(), **_spread(laws), **_told(ends)}
+            told = _starts([s for s, _, _ in ends], [n for _, n, _ in ends])
+            return {"laws": laws.tolist(), "drawn": drawn.tolist(), **_spread(laws), **told}
         a, b, e, alpha, beta = (names["best_params"] if name == "grid" else names["result"].x)[:5]
         A, B, E = map(float, np.exp([a, b, e]))
         return {"E": E, "A": A, "B": B, "alpha": float(alpha), "beta": float(beta), **_told(ends)}
@@ -225,15 +227,15 @@ def cell_with(notebook: Found, mark: str) -> str:
 
 
 @contextlib.contextmanager
-def recorded_minimize() -> Iterator[list[tuple[bool, int]]]:
-    """Whether SciPy said success, and its iterations, for each minimisation inside."""
+def recorded_minimize() -> Iterator[list[tuple[bool, int, float]]]:
+    """Whether SciPy said success, its iterations and the value, for each minimisation inside."""
     import scipy.optimize
 
     original, ends = scipy.optimize.minimize, []
 
     def minimize(*args: Any, **kwargs: Any) -> Any:
         end = original(*args, **kwargs)
-        ends.append((bool(end.success), int(end.nit)))
+        ends.append((bool(end.success), int(end.nit), float(end.fun)))
         return end
 
     scipy.optimize.minimize = minimize
@@ -243,8 +245,18 @@ def recorded_minimize() -> Iterator[list[tuple[bool, int]]]:
         scipy.optimize.minimize = original
 
 
-def _told(ends: list[tuple[bool, int]]) -> Found:
-    return _starts([s for s, _ in ends], [n for _, n in ends]) if ends else {}
+def _constants(law: Any) -> Found:
+    return {key: getattr(law, key) for key in ("E", "A", "B", "alpha", "beta")}
+
+
+def _told(ends: list[tuple[bool, int, float]]) -> Found:
+    """Of searches of one objective: what they say, and how many end at the lowest of them."""
+    if not ends:
+        return {}
+    success, iterations, values = zip(*ends, strict=True)
+    lowest = min(values)  # a value may be a negative log-likelihood
+    at_best = sum(v - lowest <= 1e-6 * abs(lowest) for v in values) / len(values)
+    return {**_starts(success, iterations), "share_of_starts_at_best": at_best}
 
 
 def _starts(success: Any, iterations: Any) -> Found:

@@ -150,8 +150,16 @@ def test_minimisations_are_recorded_and_scipy_is_left_as_it_was():
         optimize.minimize(lambda x: float((x[0] - 3) ** 2), [0.0])
         optimize.minimize(lambda x: float((x[0] - 3) ** 2), [0.0], options={"maxiter": 0})
     assert optimize.minimize is original
-    assert [success for success, _ in ends] == [True, False]
+    assert [success for success, _, _ in ends] == [True, False]
     assert ends[0][1] > 0
+    assert [value for _, _, value in ends] == pytest.approx([0, 9], abs=1e-9)
+    told = bench_programs._told([*ends, ends[1]])
+    assert told == {
+        "n_starts": 3,
+        "n_success": 1,
+        "median_iterations": 0.0,
+        "share_of_starts_at_best": 1 / 3,
+    }
 
 
 def test_work_is_timed_without_its_preparation(monkeypatch):
@@ -186,8 +194,10 @@ def test_epochs_own_exponentials_become_constants(tmp_path, points, monkeypatch)
         "init_params = list(true_params) + [0]\n",
     ]
     sources[1] += "\ntrue_params = [np.log(480.0), np.log(2000.0), np.log(1.8), 0.35, 0.37]"
-    sources[2] += "from types import SimpleNamespace as S\nresult = S(x=np.array(init_params))"
+    sources[1] += "\nfrom scipy.optimize import minimize"
+    sources[2] += "result = minimize(lambda x: 0.0, init_params)"
     notebook = {"cells": [{"cell_type": "code", "source": [s]} for s in sources]}
     tmp_path.joinpath("data_analysis.ipynb").write_text(json.dumps(notebook))
     found = bench_programs.epoch(tmp_path, points, "headline")()
     assert [found[key] for key in ("E", "A", "B", "alpha", "beta")] == pytest.approx(LAW)
+    assert (found["n_starts"], found["n_success"]) == (1, 1)
