@@ -27,6 +27,7 @@ class Curves:
     D: np.ndarray  # (r, g) tokens seen there
     N: np.ndarray  # (r,) parameters
     C_end: np.ndarray  # (r,) FLOPs of the whole run
+    on: np.ndarray  # (r, 2) first and last index of C at which it has a curve; (g, -1) for none
 
 
 def smooth(L: np.ndarray, window: float) -> np.ndarray:
@@ -68,12 +69,15 @@ def read_curves(obs: Observations, window: float, n_points: int) -> tuple[Curves
     low, high = _shared_span(sizes, spans)
     C = np.geomspace(low, high, n_points)
     L, D = np.full((len(runs), n_points), np.inf), np.ones((len(runs), n_points))
+    on = np.tile([n_points, -1], (len(runs), 1))
     for i, run in enumerate(runs):
         inside = (run.C[0] <= C) & (run.C[-1] >= C)
+        if inside.any():
+            on[i] = np.flatnonzero(inside)[[0, -1]]
         at = np.log(C[inside])
         L[i, inside] = np.interp(at, np.log(run.C), smooth(run.L, window))
         D[i, inside] = np.exp(np.interp(at, np.log(run.C), np.log(run.D)))
-    return Curves(C, L, D, sizes, spans[:, 1]), refusals
+    return Curves(C, L, D, sizes, spans[:, 1], on), refusals
 
 
 def _shared_span(sizes: np.ndarray, spans: np.ndarray) -> tuple[float, float]:

@@ -57,6 +57,7 @@ TAIL = 0.85  # a point is in its run's tail after this share of the run's FLOPs
 MIN_TAIL_SHARE = 0.85  # warn below this share of envelope points in tails
 FEW_SIZES = 8  # under so many on the envelope the steps' width is most of the interval
 ENDPOINT_BIN = 1.25  # runs within this factor of C compete in the endpoint envelope
+RANKS = 12  # best runs kept at each C; a resample misses all of them once in 200,000 C
 MAX_POINTS = 200  # envelope points kept for the figure
 
 
@@ -133,7 +134,8 @@ def fit_envelope(
         entering = curves.L
         if part == "tail":
             entering = np.where(curves.C >= TAIL * curves.C_end[:, None], curves.L, np.inf)
-        envelope_of = partial(_lowest, curves, entering, part)
+        ranks = np.argsort(entering, axis=0, kind="stable")[:RANKS]
+        envelope_of = partial(_lowest, curves, entering, ranks, part)
 
     through = "runs" if part == "hull" else "points" if endpoints_only else "steps"
     everything = envelope_of(np.arange(n_runs))
@@ -231,11 +233,22 @@ def _describe(
     return details, warnings
 
 
-def _lowest(curves: Curves, entering: np.ndarray, part: str, keep: np.ndarray) -> _Envelope:
-    """The envelope over the runs in `keep`; `entering` (r, g) holds the losses that may be on it."""
-    L = entering[keep]  # (r, g)
-    at = np.flatnonzero(np.isfinite(L).any(axis=0))
-    run = keep[L.argmin(axis=0)[at]]
+def _lowest(
+    curves: Curves, entering: np.ndarray, ranks: np.ndarray, part: str, keep: np.ndarray
+) -> _Envelope:
+    """The envelope over the runs in `keep`.
+
+    `entering` (r, g) holds the losses that may be on it, `ranks` the best runs at each C: in a
+    resample the first of them that was drawn, and all runs are looked at where none was.
+    """
+    kept = np.zeros(len(curves.N), bool)
+    kept[keep] = True
+    drawn = kept[ranks]  # (RANKS, g)
+    best = np.take_along_axis(ranks, drawn.argmax(axis=0)[None], axis=0)[0]
+    missed = np.flatnonzero(~drawn.any(axis=0))
+    best[missed] = keep[entering[np.ix_(keep, missed)].argmin(axis=0)]
+    at = np.flatnonzero(np.isfinite(entering[best, np.arange(len(best))]))
+    run = best[at]
     smallest, largest = _tried(curves, keep)
     lowest = _Envelope(
         curves.C[at],
@@ -250,12 +263,12 @@ def _lowest(curves: Curves, entering: np.ndarray, part: str, keep: np.ndarray) -
 
 def _tried(curves: Curves, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(g,) the smallest size with a curve at C or cheaper, the largest at C or dearer."""
-    live, N = np.isfinite(curves.L[keep]), curves.N[keep]
-    some = live.any(axis=1)
-    live, N, last = live[some], N[some], live.shape[1] - 1
-    smallest, largest = np.full(last + 1, np.inf), np.zeros(last + 1)
-    np.minimum.at(smallest, live.argmax(axis=1), N)
-    np.maximum.at(largest, last - live[:, ::-1].argmax(axis=1), N)
+    first, last = curves.on[keep].T
+    some = last >= 0
+    N = curves.N[keep][some]
+    smallest, largest = np.full(len(curves.C), np.inf), np.zeros(len(curves.C))
+    np.minimum.at(smallest, first[some], N)
+    np.maximum.at(largest, last[some], N)
     return np.minimum.accumulate(smallest), np.maximum.accumulate(largest[::-1])[::-1]
 
 
