@@ -161,8 +161,17 @@ class Curve:
     def load(cls, cell: Path) -> "Curve":
         try:
             with np.load(cell / "curve.npz", allow_pickle=False) as z:
-                return cls(**{k: z[k] for k in ("step", "loss", "held_out_step", "held_out_loss")})
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+                arrays = {k: z[k] for k in ("step", "loss", "held_out_step", "held_out_loss")}
+            # NumPy gives a member that is no array as its bytes.
+            if any(
+                getattr(a, "ndim", 0) != 1 or a.dtype.kind not in "fiu" for a in arrays.values()
+            ):
+                raise ValueError("not four arrays of numbers")
+            return cls(**arrays)
+        except (
+            OSError, EOFError, ValueError, TypeError, KeyError, MemoryError,
+            zipfile.BadZipFile, zlib.error,
+        ) as error:  # fmt: skip
             what = "missing" if isinstance(error, FileNotFoundError) else "damaged"
             lacks = f", {error.args[0]}" if isinstance(error, KeyError) else ""
             raise InputError(

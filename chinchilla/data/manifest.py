@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.errors import DataError, InputError
-from chinchilla.files import read_json, write_json
+from chinchilla.files import inside, read_json, write_json
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -123,18 +123,23 @@ class Manifest:
             raise DataError(
                 f"{path} was changed after it was written. Prepare the data in another data_dir."
             )
+        if manifest.dtype not in ("uint16", "uint32"):
+            raise DataError(
+                f"{path} states tokens of dtype {manifest.dtype!r}; uint16 and uint32 are read. "
+                "Prepare the data in another data_dir."
+            )
         return manifest
 
     def check_sizes(self, data_dir: Path) -> None:
-        """Prove that every file is there with the size it was written with.
+        """Prove that every file is there, inside the folder, with the size it was written with.
 
         Raises:
-            DataError: naming the first file that is not.
+            DataError: naming the first file that is not; InputError: one that leads out.
         """
         width = 2 if self.dtype == "uint16" else 4
         for split in self.splits.values():
             for shard in split.shards:
-                path, expected = data_dir / shard.file, shard.tokens * width
+                path, expected = inside(data_dir, shard.file), shard.tokens * width
                 size = path.stat().st_size if path.is_file() else None
                 if size != expected:
                     found = "is missing" if size is None else f"has {size} bytes"
@@ -142,7 +147,7 @@ class Manifest:
                         f"shard {path} {found}; the manifest states {expected} bytes. "
                         "Prepare the data again (chinchilla data)."
                     )
-        if not (data_dir / self.tokenizer.file).is_file():
+        if not inside(data_dir, self.tokenizer.file).is_file():
             raise DataError(
                 f"tokenizer {data_dir / self.tokenizer.file} is missing. "
                 "Prepare the data again (chinchilla data)."

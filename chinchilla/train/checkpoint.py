@@ -279,8 +279,11 @@ def _verify(path: Path, from_disk: bool = False) -> None:
             f"{body.get('schema')}); version {__version__} reads schema {SCHEMA}. Resume with the "
             "version that wrote it, or use another folder."
         )
+    stated = body.get("files")
+    if not isinstance(stated, dict) or set(stated) != set(FILES):
+        raise _Damaged(f"{MANIFEST} does not list the three files")
     for name in FILES:
-        if dict(body["files"]).get(name) != sha256_file(path / name):
+        if stated[name] != sha256_file(path / name):
             raise _Damaged(f"{name} does not match its SHA-256")
 
 
