@@ -10,6 +10,7 @@ included, around the work alone; imports and preparation are told apart.
 import contextlib
 import csv
 import json
+import math
 import resource
 import statistics
 import sys
@@ -254,7 +255,7 @@ def _told(ends: list[tuple[bool, int, float]]) -> Found:
     if not ends:
         return {}
     success, iterations, values = zip(*ends, strict=True)
-    lowest = min(values)  # a value may be a negative log-likelihood
+    lowest = min(filter(math.isfinite, values), default=math.nan)  # may be negative
     at_best = sum(v - lowest <= 1e-6 * abs(lowest) for v in values) / len(values)
     return {**_starts(success, iterations), "share_of_starts_at_best": at_best}
 
