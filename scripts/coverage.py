@@ -4,8 +4,8 @@
 
 Draws sweeps from Hoffmann et al.'s law, fits each, and counts how often the 80% and 95% intervals of
 a and of N_opt at ten times the largest C hold the law's own. Writes docs/results/coverage.json (or
-OUT.json) after every study and skips those it already holds from this commit and these settings, so it
-can be stopped. Half an hour on one core.
+OUT.json) after every study, each with its date and commit, and skips those it already holds under these
+settings, so it can be stopped; delete the file to start anew. Half an hour on one core.
 
 Noise is in ln L, one error a run. "even": normal, sd .002. "uneven": sd .0075 over the sweep as on the
 points published by Hoffmann et al. (residuals of approach 3, kurtosis 16.7), larger for small C
@@ -212,13 +212,11 @@ def main(out: Path) -> None:
         "noise_sd_of_ln_L": NOISES,
         "penalty": PENALTY,
     }
-    record: dict[str, Any] = {"commit": git_commit(), "settings": settings}
     kept = read_json(out, "coverage") if out.exists() else {}
-    studies: list[dict[str, Any]] = []
-    if all(kept.get(key) == value for key, value in record.items()):
-        studies = kept["studies"]
-    record["machine"] = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    record["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
+    studies: list[dict[str, Any]] = kept["studies"] if kept.get("settings") == settings else []
+    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    record: dict[str, Any] = {"machine": machine, "settings": settings}
+    made = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "commit": git_commit()}
     done = {(s["approach"], s["design"], s["noise"]) for s in studies}
     print(f"{'':58}     a: 80%   95%     bias    +-    ln N_opt: 80%   95%    bias    +-")
     for approach, fit, sweeps in STUDIES:
@@ -230,7 +228,7 @@ def main(out: Path) -> None:
                     found = study(fit, sweep, noise, N_LADDERS if design in LADDERS else N_SWEEPS)
                     seconds = round(time.process_time() - start, 1)
                     named = dict(zip(("approach", "design", "noise"), key, strict=True))
-                    studies.append({**named, **found, "cpu_seconds": seconds})
+                    studies.append({**named, **found, "cpu_seconds": seconds, **made})
                     out.parent.mkdir(parents=True, exist_ok=True)
                     write_json(out, {**record, "studies": studies})
                 row = next(s for s in studies if (s["approach"], s["design"], s["noise"]) == key)

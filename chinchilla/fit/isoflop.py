@@ -27,7 +27,7 @@ import numpy as np
 
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
-from chinchilla.fit.frontier import Frontier, OptimalPoint, PowerLaw, conventions
+from chinchilla.fit.frontier import Frontier, OptimalPoint, conventions
 from chinchilla.fit.isoflop_checks import akima_line, leave_out, windows
 from chinchilla.fit.loss_fit import fit_loss_law
 from chinchilla.fit.loss_law import FlopsPerToken
@@ -123,7 +123,7 @@ def fit_isoflop(
         )
     if len(used) == 2:
         warnings.append("a line through two budgets: nothing shows whether it is straight.")
-    without = leave_out(used, cost)
+    without = leave_out(used, exponents, cost)
     paper = [p for p in plain if not p.refused]
     details: dict[str, Any] = {
         "budgets": [_record(p, q) for p, q in zip(profiles, plain, strict=True)],
@@ -135,7 +135,7 @@ def fit_isoflop(
         "max_budget_deviation": spread,
         "runs_without_budget": int(len(finals) - len(obs)),
     }
-    warnings += _influence(without, N_opt)
+    warnings += _influence(without["run"], N_opt.exponent)
     D = at[:, 0] - cost.log_and_slope(at[:, 1])[0]
     points = [
         OptimalPoint(float(np.exp(x[0])), float(np.exp(x[1])), float(np.exp(d)), _loss(p), p.budget)
@@ -318,11 +318,11 @@ def _shift(p: Profile) -> float | None:
     return None if np.isnan(x) else float(np.expm1(x - p.x_opt))
 
 
-def _influence(without: dict[str, Any], N_opt: PowerLaw) -> list[str]:
-    run, bounds = without["run"], N_opt.ci95
-    if bounds is None or bounds[0] <= run["a_without_it"] <= bounds[1]:
+def _influence(run: dict[str, Any], a: float) -> list[str]:
+    if run["half_width"] is None or abs(run["a_without_it"] - a) <= run["half_width"]:
         return []
     return [
-        f"one run decides: without {run['most']} a is {run['a_without_it']:.3f} instead of "
-        f"{N_opt.exponent:.3f}, outside the 95% interval. Look at its curve, or repeat it."
+        f"one run decides: without {run['most']} a is {run['a_without_it']:.3f} instead of {a:.3f}, "
+        f"further than the 95% interval of the others reaches ({run['half_width']:.3f} each way). "
+        "Look at its curve, or repeat it."
     ]

@@ -66,11 +66,17 @@ def akima_line(used: list[Profile]) -> dict[str, Any]:
     return said
 
 
-def leave_out(used: list[Profile], cost: FlopsPerToken) -> dict[str, Any]:
-    """a without each run and without each budget: the range, and what moves it most."""
+def leave_out(
+    used: list[Profile], exponents: tuple[float, float] | None, cost: FlopsPerToken
+) -> dict[str, Any]:
+    """a without each run and without each budget: the range, and what moves it most.
+
+    `half_width` is of the 95% interval that a would have without the run that moves it most: a bad run
+    widens the interval of all runs until it covers its own mischief.
+    """
     at = bottoms(used)
     a = float(lines(at[None], cost)[0, 1])
-    names, sets = [], []
+    names, budgets, sets = [], [], []
     for k, p in enumerate(used):
         assert p.c is not None
         c = p.c - (p.solver * (p.residuals / (1 - p.leverage))).T  # (n, 3): exact leave-one-out
@@ -78,13 +84,28 @@ def leave_out(used: list[Profile], cost: FlopsPerToken) -> dict[str, Any]:
         moved[:, k] = p.points(c)
         sets.append(moved)
         names += [str(r) for r in p.obs.run_id]
-    without_run = lines(np.concatenate(sets), cost)[:, 1]
-    said: dict[str, Any] = {"run": _range(without_run, a, names), "budget": None}
+        budgets += [k] * len(p.obs)
+    said: dict[str, Any] = {"run": _range(lines(np.concatenate(sets), cost)[:, 1], a, names)}
+    k = budgets[names.index(said["run"]["most"])]
+    p = used[k]
+    rest = p.obs.where(p.obs.run_id != said["run"]["most"])
+    others = [*used[:k], fit_budget(rest, p.budget, exponents, cost), *used[k + 1 :]]
+    known = not others[k].refused
+    said["run"]["half_width"] = 1.96 * _standard_error(others) if known else None
+    said["budget"] = None
     if len(used) > 2:
         sets = [np.delete(at, k, axis=0)[None] for k in range(len(used))]
         without = np.array([lines(s, cost)[0, 1] for s in sets])
         said["budget"] = _range(without, a, [p.budget for p in used])
     return said
+
+
+def _standard_error(profiles: list[Profile]) -> float:
+    """Of a, from the HC2 variances of the bottoms."""
+    log_C = bottoms(profiles)[:, 0]
+    dx = log_C - log_C.mean()
+    variances = np.array([(p.pull**2 * p.residuals**2 / (1 - p.leverage)).sum() for p in profiles])
+    return float(np.sqrt((dx**2 * variances).sum()) / (dx @ dx))
 
 
 def _range(values: np.ndarray, a: float, names: list[Any]) -> dict[str, Any]:

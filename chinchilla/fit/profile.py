@@ -150,14 +150,18 @@ class Profile:
         return self.obs.L - self.columns @ self.c  # (n,)
 
     @cached_property
-    def freedom(self) -> float:
-        """Degrees of freedom of the bottom's variance by HC2 (Bell and McCaffrey 2002): what equal
-        noise would give a weighted sum of squared residuals, at most n - 3."""
+    def pull(self) -> np.ndarray:
+        """(n,) d ln N at the bottom / d loss of each run."""
         assert self.c is not None
         step = np.diag(1e-4 * np.abs(self.c) + 1e-12)
         rise = self.shape.bottoms(self.c + step) - self.shape.bottoms(self.c - step)
-        pull = (rise / (2 * np.diag(step))) @ self.solver  # (n,) d ln N / d loss
-        weights = pull**2 / (1 - self.leverage)
+        return (rise / (2 * np.diag(step))) @ self.solver
+
+    @cached_property
+    def freedom(self) -> float:
+        """Degrees of freedom of the bottom's variance by HC2 (Bell and McCaffrey 2002): what equal
+        noise would give a weighted sum of squared residuals, at most n - 3."""
+        weights = self.pull**2 / (1 - self.leverage)
         G = weights[:, None] * (np.eye(len(weights)) - self.columns @ self.solver)
         return float(np.trace(G) ** 2 / np.sum(G * G.T))
 
