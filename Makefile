@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PINS := $(VENV)/.pins-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu check format lock wheel clean
+.PHONY: help install demo test test-slow test-gpu test-slurm slurm-up slurm-down slurm-demo check format lock wheel clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +30,18 @@ test-slow: install ## the tests that take minutes
 
 test-gpu: install ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+test-slurm: install ## the tests on a real Slurm, which they start and stop; about 8 minutes
+	$(BIN)/python -m pytest -m slurm
+
+slurm-up: ## a Slurm of four nodes on this machine; needs Debian's packages (slurm/README.md)
+	$(PYTHON) slurm/local_slurm.py up
+
+slurm-down: ## stop it
+	$(PYTHON) slurm/local_slurm.py down
+
+slurm-demo: install slurm-up ## submit the demo's sweep to it
+	@PATH="$(CURDIR)/$(BIN):$$PATH" bash slurm/demo.sh
 
 check: install ## ruff format, ruff, mypy
 	$(BIN)/ruff format --check .
