@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PINS := $(VENV)/.pins-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-gpu test-slurm slurm-up slurm-down slurm-demo check format lock wheel clean
+.PHONY: help install demo test test-slow torture test-gpu test-slurm slurm-up slurm-down slurm-demo check format lock wheel clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -27,6 +27,9 @@ test: install ## the quick tests, under 4 minutes
 
 test-slow: install ## the tests that take minutes
 	$(BIN)/python -m pytest -m 'slow and not gpu'
+
+torture: install ## kill, damage and race everything at full count: 10 minutes; docs/results/torture.json
+	$(BIN)/python tests/torture/run.py
 
 test-gpu: install ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu

@@ -18,7 +18,13 @@ from typing import Any
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.errors import InputError
-from chinchilla.files import read_json, temporary_path, write_json, write_text
+from chinchilla.files import (
+    clean_leftovers,
+    read_json,
+    temporary_path,
+    write_json,
+    write_text,
+)
 from chinchilla.records import RunResult, RunSpec, load_plan
 from chinchilla.shapes import n_params_non_embedding
 from chinchilla.sweep.claims import Claim, utc_now
@@ -53,6 +59,13 @@ def load_runtime(sweep_dir: Path) -> RuntimeConfig:
 def cell_of(sweep_dir: Path, spec: RunSpec) -> Path:
     """The folder of one run."""
     return sweep_dir / "cells" / spec.run_id
+
+
+def clean_sweep(sweep_dir: Path) -> None:
+    """Remove what killed processes left anywhere in a sweep; takers of a cell clean only that one."""
+    cells = sweep_dir / "cells"
+    for folder in (sweep_dir, cells, *(cells.iterdir() if cells.is_dir() else ())):
+        clean_leftovers(folder)
 
 
 def is_damaged(cell: Path) -> bool:

@@ -1,0 +1,104 @@
+"""Every torture at its full count; writes docs/results/torture.json. `make torture`, minutes.
+
+    python tests/torture/run.py [OUT.json]
+
+Exits with 1 if any case went wrong; the file says which.
+"""
+
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+PLACES = [HERE, HERE.parents[1], HERE.parent / "unit" / "train", HERE.parent / "unit" / "sweep"]
+sys.path[:0] = map(str, PLACES)
+os.environ["PYTHONPATH"] = os.pathsep.join(map(str, PLACES))  # for the processes started here
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+CLAIMS = {  # torture -> what it is called, counts
+    "race": ("64 processes claim 200 cells: each is trained once", 64, 200),
+    "writers": ("64 processes publish the result of one cell, 20 cells: one stands", 64, 20),
+    "late": ("a worker's lease expires and it comes back late, or was killed", 30),
+    "killed_workers": ("a worker is SIGKILLed after each of its calls on the disk",),
+    "damaged_claims": ("claim files are damaged; status and the sweep go on", 200),
+}
+
+
+def of_claims(name: str, work: Path, *counts: int) -> dict[str, Any]:
+    """One torture of torture_claims.py, in a process without torch."""
+    command = [sys.executable, str(HERE / "torture_claims.py"), name, str(work), *map(str, counts)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    if run.returncode:
+        return {"asked": 1, "passed": 0, "wrong": [run.stderr[-500:]], "details": {}}
+    return json.loads(run.stdout)
+
+
+def of_runs(work: Path, n_kills: int, n_inside: int, n_damages: int) -> dict[str, Callable]:
+    """The tortures of torture_runs.py, by what they are called."""
+    import torture_runs
+
+    data_dir = torture_runs.make_data(work / "data")
+
+    def kills() -> dict[str, Any]:
+        found = torture_runs.killed_runs(data_dir, fresh(work / "kills"), n_kills, n_inside)
+        return vars(found) | {"passed": found.passed}
+
+    def damages() -> dict[str, Any]:
+        found = torture_runs.damaged_checkpoints(data_dir, fresh(work / "damages"), n_damages)
+        return vars(found) | {"passed": found.passed}
+
+    return {
+        "runs are SIGKILLed, resumed, and end in the same loss and weights": kills,
+        "the newest checkpoint is damaged: detected, fall back, the same loss and weights": damages,
+    }
+
+
+def fresh(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def main(out: Path) -> int:
+    from chinchilla.train.device import device_name, git_commit, versions
+
+    results, began = [], time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        tortures = of_runs(work, n_kills=100, n_inside=49, n_damages=204)
+        for name, (what, *counts) in CLAIMS.items():
+            tortures[what] = lambda name=name, counts=counts: of_claims(name, work / name, *counts)
+        for what, run in tortures.items():
+            start = time.perf_counter()
+            found = run()
+            seconds = round(time.perf_counter() - start, 1)
+            row = {"what": what, "asked": found["asked"], "passed": found["passed"]}
+            results.append(row | {"seconds": seconds, **found["details"], "wrong": found["wrong"]})
+            print(f"{found['passed']}/{found['asked']}  {what}  ({seconds:.0f} s)", flush=True)
+            for line in found["wrong"]:
+                print(f"    {line}", flush=True)
+    import torch
+
+    told = {
+        "made_by": "make torture",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": git_commit(),
+        "machine": f"{os.cpu_count()} cores, {device_name(torch.device('cpu'))}, {platform.system()}",
+        "versions": versions(),
+        "seconds": round(time.perf_counter() - began, 1),
+        "results": results,
+    }
+    out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    return int(any(row["wrong"] for row in results))
+
+
+if __name__ == "__main__":
+    default = HERE.parents[1] / "docs" / "results" / "torture.json"
+    sys.exit(main(Path(sys.argv[1]) if sys.argv[1:] else default))

@@ -1,0 +1,46 @@
+"""A small count of each torture; `make torture` runs the full ones (docs/results/torture.json)."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from run import of_claims
+
+
+def assert_all_passed(found: dict[str, Any], at_least: int) -> None:
+    assert found["wrong"] == []
+    assert found["asked"] == found["passed"] >= at_least
+
+
+@pytest.mark.parametrize(
+    ("name", "counts", "cases"),
+    [
+        ("race", (12, 30), 30),
+        ("writers", (12, 2), 2),
+        ("late", (3,), 3),
+        ("killed_workers", (), 25),
+        ("damaged_claims", (30,), 30),
+    ],
+)
+def test_a_cell_has_one_trainer_and_one_result(
+    tmp_path: Path, name: str, counts: tuple[int, ...], cases: int
+):
+    assert_all_passed(of_claims(name, tmp_path / "work", *counts), cases)
+
+
+@pytest.mark.slow
+def test_killed_runs_end_in_the_same_bits(data_dir: Path, tmp_path: Path):
+    """Eight kills at calls inside a save, four at any moment."""
+    from torture_runs import killed_runs
+
+    found = killed_runs(data_dir, tmp_path, n=12, n_inside=8)
+    assert_all_passed(vars(found) | {"passed": found.passed}, 12)
+
+
+@pytest.mark.slow
+def test_damaged_checkpoints_are_noticed_and_passed_over(data_dir: Path, tmp_path: Path):
+    """Each file flipped, cut and deleted."""
+    from torture_runs import damaged_checkpoints
+
+    found = damaged_checkpoints(data_dir, tmp_path, n=12)
+    assert_all_passed(vars(found) | {"passed": found.passed}, 12)
