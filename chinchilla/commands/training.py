@@ -71,7 +71,7 @@ def plan(command: config.PlanCommand) -> int:
 def sweep(command: config.SweepCommand) -> int:
     """Plan, show the cost, then train every cell that has no result yet."""
     from chinchilla.plan import check_comparable, check_same_recipe
-    from chinchilla.sweep.cells import is_damaged
+    from chinchilla.sweep.cells import clean_sweep, is_damaged
     from chinchilla.sweep.launch import launch
 
     specs = _planned(command)
@@ -90,6 +90,7 @@ def sweep(command: config.SweepCommand) -> int:
         print("dry_run=true: nothing was launched.")
         return 0
     writable_dir(sweep_dir, "sweep_dir")
+    clean_sweep(sweep_dir)
     if (sweep_dir / "plan.jsonl").exists():
         planned = load_plan(sweep_dir / "plan.jsonl")
         check_comparable([*planned, *specs])

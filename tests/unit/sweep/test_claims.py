@@ -11,6 +11,7 @@ from sweep_fakes import wait_until
 from chinchilla.errors import InputError
 from chinchilla.files import create_once, temporary_path
 from chinchilla.sweep import claims
+from chinchilla.sweep.cells import clean_sweep
 from chinchilla.sweep.claims import file_system_now, latest, look, take
 
 
@@ -247,10 +248,26 @@ def test_an_outcome_is_written_once_even_by_a_holder_held_up_between_fence_and_f
     assert json.loads((tmp_path / "result.json").read_text()) == {"by": "new"}
 
 
-def test_a_takers_folder_is_cleaned_of_what_a_killed_worker_left(tmp_path: Path):
+def leave_behind(path: Path) -> None:
+    """The temporary file of a process that died while it wrote `path`."""
     child = subprocess.Popen(["true"])
     child.wait()
-    name = temporary_path(tmp_path / "result.json").name
-    (tmp_path / name.replace(f"-{os.getpid()}-", f"-{child.pid}-")).write_text("half")
+    name = temporary_path(path).name.replace(f"-{os.getpid()}-", f"-{child.pid}-")
+    path.with_name(name).write_text("half")
+
+
+def test_a_takers_folder_is_cleaned_of_what_a_killed_worker_left(tmp_path: Path):
+    leave_behind(tmp_path / "result.json")
     take(tmp_path, "w")
-    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_launch_cleans_cells_that_nobody_will_take_again(tmp_path: Path):
+    cell = tmp_path / "cells" / "a"
+    cell.mkdir(parents=True)
+    (cell / "result.json").write_text("{}")
+    for path in (tmp_path / "plan.jsonl", tmp_path / "cells" / "clock", cell / "result.json"):
+        leave_behind(path)
+    clean_sweep(tmp_path)
+    assert not list(tmp_path.rglob(".*"))
+    assert (cell / "result.json").read_text() == "{}"
