@@ -74,7 +74,7 @@ def is_damaged(cell: Path) -> bool:
         json.loads((cell / "result.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return False
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return True
     return False
 
@@ -96,9 +96,13 @@ def read_progress(cell: Path) -> dict[str, Any]:
     """The cell's progress.json, {} if there is none that can be read."""
     try:
         value = json.loads((cell / "progress.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
-    return value if isinstance(value, dict) else {}
+    numbers = ("step", "steps", "loss", "tokens_per_second")
+    whole = isinstance(value, dict) and all(
+        isinstance(value.get(k) or 0, int | float) for k in numbers
+    )
+    return value if whole else {}
 
 
 class ProgressFile:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chinchilla.errors import InputError
 from chinchilla.files import read_json
 from chinchilla.records import RunResult, RunSpec
 from chinchilla.sweep.cells import (
@@ -165,8 +166,11 @@ def _row_of_result(spec: RunSpec, result: RunResult, progress: dict[str, Any]) -
 
 
 def _last_error(cell: Path, n: int) -> str:
-    value = read_json(cell / "attempts" / f"{n}.json", "attempt")
-    return f"attempt {n} of {MAX_ATTEMPTS}: {value.get('reason', '')}"
+    try:
+        reason = read_json(cell / "attempts" / f"{n}.json", "attempt")["reason"]
+    except (InputError, TypeError, KeyError, IndexError):
+        reason = "its record is damaged"
+    return f"attempt {n} of {MAX_ATTEMPTS}: {reason}"
 
 
 def _seconds_left(rows: list[CellRow]) -> float | None:

@@ -95,3 +95,28 @@ def test_a_damaged_result_is_one_row_not_the_end_of_status(mixed: Path):
 
 def _text(path: Path) -> str:
     return path.read_text() if path.exists() else ""
+
+
+DAMAGED = (
+    "",
+    "[",
+    "[]",
+    "3",
+    '"x"',
+    "{}",
+    '{"reason":',
+    "[" * 100_000,
+    '{"step": "x", "loss": [1]}',
+)
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+@pytest.mark.parametrize("file", ["progress.json", "attempts/1.json", "claim-1.json"])
+def test_small_files_that_are_damaged_do_not_stop_it(mixed: Path, file: str, text: str):
+    for path in list(mixed.glob(f"cells/*/{file}")):
+        path.write_text(text)
+    status = sweep_status(mixed)
+    assert sum(status.counts.values()) == 6
+    assert status.done == 3
+    assert summary_line(status)
+    Console(file=open("/dev/null", "w")).print(render_status(status))  # noqa: SIM115
