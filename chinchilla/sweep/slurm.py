@@ -37,6 +37,9 @@ from chinchilla.sweep.slurm_queue import (
 )
 
 WARNING_SECONDS = 180  # USR2 so long before the time limit: a step, an evaluation, a checkpoint
+WARNING_SHARE = (
+    0.25  # ... and at most this share of it, or short jobs would be warned at their start
+)
 SETTLE_SECONDS = 15.0  # for the job of an sbatch that outlived its launcher to show in the queue
 # Answers of sbatch after which the job may be in the queue all the same.
 _DOUBTFUL = re.compile("timed out|contact|communicat|zero bytes", re.IGNORECASE)
@@ -262,7 +265,7 @@ def _submit_array(
         mem_gb=cluster.mem_gb,
         slurm_comment=comment,
         slurm_array_parallelism=n_jobs,
-        slurm_signal_delay_s=WARNING_SECONDS,
+        slurm_signal_delay_s=min(WARNING_SECONDS, int(WARNING_SHARE * 60 * cluster.timeout_min)),
         slurm_srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cluster.cpus_per_task}"],
         slurm_additional_parameters={"requeue": True},
         slurm_setup=[_take_task(folder), *cluster.setup],

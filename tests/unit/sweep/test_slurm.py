@@ -59,6 +59,13 @@ def test_the_script_says_what_was_asked(tmp_path: Path, fake: FakeSlurm, capsys)
     assert (intention["n_jobs"], intention["n_workers"], intention["threads"]) == (3, 2, 4)
 
 
+def test_a_short_job_is_not_warned_at_its_start(tmp_path: Path, fake: FakeSlurm):
+    asked = on_slurm()
+    asked.cluster.timeout_min = 2
+    launch(asked, make_specs(2), tmp_path / "sweep", tmp_path)
+    assert "--signal=USR2@30" in fake.scripts()[0]
+
+
 def test_never_more_jobs_than_runs_and_none_for_nothing(tmp_path: Path, fake: FakeSlurm, capsys):
     sweep = tmp_path / "sweep"
     [spec] = make_specs(1)
@@ -220,7 +227,7 @@ def test_two_launchers_at_once_submit_each_worker_once(tmp_path: Path, fake: Fak
     assert "submitted no workers" in said
 
 
-@pytest.mark.parametrize("last", [9, 30, 38, 45, 48, 50, 52, 55, 60])
+@pytest.mark.parametrize("last", [30, 45, 50, 55])
 def test_a_launcher_killed_anywhere_leaves_nothing_twice(
     tmp_path: Path, fake: FakeSlurm, last: int
 ):
