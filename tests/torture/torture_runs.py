@@ -240,8 +240,11 @@ def killed_runs(data_dir: Path, work: Path, n: int, n_inside: int, seed: int = 0
             process.join(draw.uniform(0.02, seconds))
             process.kill()
             process.join()
-            if process.exitcode != -signal.SIGKILL:
-                break  # it was through before the kill: nothing is left to interrupt
+            if process.exitcode != -signal.SIGKILL:  # it was through before the kill
+                if landed:
+                    break
+                shutil.rmtree(cell)  # once more: every run here is killed at least once
+                continue
             landed += 1
             folder = cell / "checkpoints"
             torn += folder.is_dir() and any(p.name.startswith(".") for p in folder.iterdir())
