@@ -1,0 +1,157 @@
+"""A sweep on a real Slurm, left alone and disturbed; its losses are those of a local sweep, bit for bit."""
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from slurm_world import N_CELLS, SLURM, WHOLE_NODES, Sweep, queue, slurm, wait_until
+
+pytestmark = pytest.mark.slurm
+
+
+def restarts(job: str) -> int:
+    """How often Slurm has started a job again."""
+    words = slurm("scontrol", "show", "job", job).split()
+    return max(int(w.split("=")[1]) for w in words if w.startswith("Restarts="))
+
+
+def test_slurm_measures_what_this_machine_does(sweep: Sweep, reference: Sweep):
+    """Launched as from a shell inside some other job, whose variables must not reach ours."""
+    began = time.monotonic()
+    foreign = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "9", "SBATCH_PARTITION": "none", "SBATCH_TIMELIMIT": "1"}  # fmt: skip
+    said = sweep.launch_on_slurm("cluster.n_workers=4", **foreign)
+    assert time.monotonic() - began < 30
+    assert (said["n_submitted"], said["n_earlier"]) == (4, 0)
+    assert len(queue()) == 4, "it returned while the jobs run"
+    assert set(queue("%P %l %k")) == {
+        f"main 30:00 chinchilla:tiny:{next(sweep.folder.glob('submitit/*')).name}"
+    }
+    sweep.wait_for_the_end()
+    sweep.assert_measured_as(reference)
+    assert "6/6 cells" in sweep.launch(*SLURM)
+    assert sweep.arrays() == said["job_ids"], "a finished sweep submits nothing"
+
+
+def test_queued_workers_count_and_arrays_fit_the_site(sweep: Sweep):
+    """With the partition down every worker waits; arrays hold five jobs here."""
+    slurm("scontrol", "update", "PartitionName=main", "State=DOWN")
+    try:
+        asked = ("cluster.n_workers=6", "cluster.max_jobs=8")
+        said = sweep.launch_on_slurm(*asked)
+        assert said["n_submitted"] == 6
+        sizes = [queue("%F").count(job) for job in said["job_ids"]]
+        assert sizes == [5, 1]
+        again = sweep.launch_on_slurm(*asked)
+        assert (again["n_submitted"], again["n_earlier"]) == (0, 6)
+        assert again["states"] == {"PENDING (PartitionDown)": 6}
+        other = Sweep(sweep.folder.with_name("other"), Path(sweep.words[-2].split("=")[1]))
+        said = other.launch_on_slurm(*asked)
+        assert (said["n_submitted"], said["n_over_cap"]) == (2, 4)
+        assert len(queue()) == 8
+    finally:
+        slurm("scontrol", "update", "PartitionName=main", "State=UP")
+
+
+def test_two_launchers_at_once(sweep: Sweep, reference: Sweep):
+    launchers = [sweep.start(*SLURM) for _ in range(2)]
+    said = [p.communicate(timeout=120)[0] for p in launchers]
+    assert [p.returncode for p in launchers] == [0, 0], said
+    assert sum("submitted 2 workers" in out for out in said) == 1
+    assert sum("submitted no workers" in out for out in said) == 1
+    sweep.wait_for_the_end()
+    sweep.assert_measured_as(reference)
+
+
+def test_a_launcher_killed_after_sbatch_leaves_working_jobs(
+    sweep: Sweep, reference: Sweep, tmp_path: Path
+):
+    """It dies before it knows the number; the jobs work, and the next launch knows them."""
+    deadly = tmp_path / "bin" / "sbatch"
+    deadly.parent.mkdir()
+    deadly.write_text(f'#!/bin/sh\n{shutil.which("sbatch")} "$@"\nkill -9 $PPID\n')
+    deadly.chmod(0o755)
+    launcher = sweep.start(*SLURM, PATH=f"{deadly.parent}:{os.environ['PATH']}")
+    launcher.communicate(timeout=120)
+    assert launcher.returncode == -9
+    assert sweep.arrays() == []
+    said = sweep.launch_on_slurm()
+    assert (said["n_submitted"], said["n_earlier"], len(said["adopted"])) == (0, 2, 1)
+    sweep.wait_for_the_end()
+    sweep.assert_measured_as(reference)
+
+
+def test_a_node_dies(sweep: Sweep, reference: Sweep):
+    """Its run goes on elsewhere; Slurm starts its job again; launching meanwhile adds nobody."""
+    [job] = sweep.launch_on_slurm(*WHOLE_NODES)["job_ids"]
+    wait_until(lambda: len(sweep.running()) == 2)
+    nodes = dict(row.split() for row in queue("%i %N"))
+    victim = nodes[f"{job}_0"]
+    slurm("node-kill", victim)
+    try:
+        said = sweep.launch_on_slurm(*WHOLE_NODES)
+        assert (said["n_submitted"], said["n_earlier"]) == (0, 2)
+        wait_until(lambda: restarts(f"{job}_0") == 1)
+        sweep.wait_for_the_end()
+    finally:
+        slurm("node-start", victim)
+    sweep.assert_measured_as(reference, n_interrupted=1)
+    assert sweep.arrays() == [job]
+
+
+def test_one_element_is_cancelled_and_only_its_worker_is_replaced(sweep: Sweep, reference: Sweep):
+    [job] = sweep.launch_on_slurm()["job_ids"]
+    wait_until(lambda: len(sweep.running()) == 2)
+    slurm("scancel", f"{job}_1")
+    wait_until(lambda: f"{job}_1" not in queue())
+    before = {p: p.read_bytes() for p in sweep.folder.glob("cells/*/result.json")}
+    said = sweep.launch_on_slurm()
+    assert (said["n_submitted"], said["n_earlier"]) == (1, 1)
+    sweep.wait_for_the_end()
+    sweep.assert_measured_as(reference, n_interrupted=1)
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_all_are_cancelled_and_a_launch_does_what_is_missing(sweep: Sweep, reference: Sweep):
+    [job] = sweep.launch_on_slurm()["job_ids"]
+    wait_until(lambda: sweep.results() and len(sweep.running()) == 2)
+    slurm("scancel", job)
+    sweep.wait_for_the_end()
+    before = {p: p.read_bytes() for p in sweep.folder.glob("cells/*/result.json")}
+    assert 0 < len(before) < N_CELLS
+    said = sweep.launch_on_slurm()
+    assert (said["n_submitted"], said["n_earlier"]) == (2, 0)
+    sweep.wait_for_the_end()
+    sweep.assert_measured_as(reference, n_interrupted=2)
+    assert {p: p.read_bytes() for p in before} == before
+
+
+def test_a_job_that_is_interrupted_returns_by_itself(sweep: Sweep, reference: Sweep):
+    """Warned, requeued, preempted; one worker, so nobody else can finish its runs; one launch."""
+    words = (*WHOLE_NODES, "cluster.n_workers=1", "cluster.partition=scavenge")
+    [job] = sweep.launch_on_slurm(*words)["job_ids"]
+    for n, interrupt in enumerate((warn, requeue, preempt)):
+        before = sum(sweep.running().values())
+        wait_until(lambda before=before: sum(sweep.running().values()) > before)
+        interrupt(job)
+        wait_until(lambda n=n: restarts(job) == n + 1)
+    sweep.wait_for_the_end()
+    sweep.assert_measured_as(reference, n_interrupted=3)
+    assert sweep.arrays() == [job]
+
+
+def warn(job: str) -> None:
+    """As at the time limit. An scancel that is left to itself would signal the next start too."""
+    subprocess.run(["timeout", "1.5", "scancel", "--signal=USR2", job])
+
+
+def requeue(job: str) -> None:
+    slurm("scontrol", "requeue", job)
+
+
+def preempt(job: str) -> None:
+    """A job of a partition that goes first wants the same node."""
+    [node] = queue("%N")
+    slurm("sbatch", "--output=/dev/null", "-w", node, "-c", "4", "--wrap", "sleep 1")
