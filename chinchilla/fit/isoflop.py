@@ -29,7 +29,7 @@ from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.frontier import Frontier, OptimalPoint, conventions
 from chinchilla.fit.isoflop_checks import akima_line, leave_out, windows
-from chinchilla.fit.loss_fit import fit_loss_law
+from chinchilla.fit.loss_fit import fit_loss_law, refit_loss_law
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.profile import (
     MIN_SIDE,
@@ -56,6 +56,7 @@ INTERVALS = {
     "leverage), stretched to Student's t",
     "pairs": "bootstrap resamples of runs with replacement",
 }
+N_REDRAWN = 200  # alpha and beta of re-weighted runs, of which each resample takes one pair
 LOOSE_BUDGET = 0.02  # warn when runs of a budget spent more or less than it by this share
 
 
@@ -72,8 +73,9 @@ def fit_isoflop(
     Args:
         obs: final losses; of curves only the last points are used. Runs whose budget_flops is NaN
             have no profile, but help to find alpha and beta.
-        profile: "exact", with alpha and beta of approach 3 on the same runs, held fixed; a parabola
-            where approach 3 cannot answer. Or "parabola", as the paper.
+        profile: "exact", with alpha and beta of approach 3 on the same runs (each resample takes
+            others that re-weighted runs give); a parabola where approach 3 cannot answer. Or
+            "parabola", as the paper.
         interval: "wild" or "pairs", see INTERVALS.
         n_bootstrap: resamples; 0 for no interval.
         seed: of the resampling.
@@ -112,7 +114,8 @@ def fit_isoflop(
         )
     at = bottoms(used)  # (m, 2) ln C and ln N
     found = lines(at[None], cost)[0]
-    samples = _samples(used, cost, interval, n_bootstrap, seed)
+    redrawn = _redrawn(finals, exponents, n_bootstrap, seed)
+    samples = _samples(used, cost, interval, n_bootstrap, seed, redrawn)
     N_opt, D_opt, counts, more = bootstrap.power_laws(*_pairs(found), samples)
     warnings += more
     spread = float(np.abs(obs.C / labels - 1).max())
@@ -154,7 +157,7 @@ def fit_isoflop(
             "exponents": "none"
             if exponents is None
             else f"alpha={exponents[0]:.6g}, beta={exponents[1]:.6g}: approach 3 on the same "
-            f"{len(finals)} runs, held fixed",
+            f"{len(finals)} runs; in the interval redrawn with those runs re-weighted",
             "C_of_a_point": "achieved, by the parabola's own weights"
             if exponents is None
             else "achieved, mean of ln C over the budget's runs",
@@ -211,10 +214,46 @@ def _loss(profile: Profile) -> float:
     return float(profile.shape.losses(profile.c, np.array([profile.x_opt]))[0])
 
 
+def _redrawn(
+    finals: Observations, exponents: tuple[float, float] | None, n: int, seed: int
+) -> np.ndarray | None:
+    """(k, 2) alpha and beta of approach 3 on re-weighted runs: how well they are known."""
+    if exponents is None or n == 0:
+        return None
+    law, _ = fit_loss_law(finals.N, finals.D, finals.L)
+    w = bootstrap.draw("bayesian", finals, min(n, N_REDRAWN), seed)
+    laws = refit_loss_law(finals.N, finals.D, finals.L, w, law)
+    found = laws.theta[laws.converged, 3:]
+    return found if len(found) else None
+
+
+def _moved(used: list[Profile], exponents: np.ndarray, cost: FlopsPerToken) -> np.ndarray:
+    """(k, m) how far other alpha and beta (k, 2) would move each bottom in ln N, to first order."""
+    shape = used[0].shape
+    assert isinstance(shape, ExactShape)
+    own = np.array([shape.alpha, shape.beta])
+    slopes = np.empty((2, len(used)))
+    for j in range(2):
+        step = 1e-3 * own[j] * np.eye(2)[j]
+        up, down = (
+            [fit_budget(p.obs, p.budget, (float(e[0]), float(e[1])), cost).x_opt for p in used]
+            for e in (own + step, own - step)
+        )
+        slopes[j] = (np.array(up) - np.array(down)) / (2 * step[j])
+    moved: np.ndarray = (exponents - own) @ np.where(np.isfinite(slopes), slopes, 0.0)
+    return moved
+
+
 def _samples(
-    used: list[Profile], cost: FlopsPerToken, interval: str, n: int, seed: int
+    used: list[Profile],
+    cost: FlopsPerToken,
+    interval: str,
+    n: int,
+    seed: int,
+    redrawn: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(n, 4) lines of the resamples; NaN where one has too few bottoms."""
+    """(n, 4) lines of the resamples; NaN where one has too few bottoms. `redrawn` holds alpha and
+    beta (k, 2) that might as well have been found; each resample takes one pair."""
     if n == 0:
         return np.zeros((0, 4))
     rng = np.random.default_rng(seed)
@@ -229,6 +268,8 @@ def _samples(
             signs = rng.choice([-1.0, 1.0], size=(n, len(p.obs)))
             c = p.c + (signs * (p.residuals / np.sqrt(1 - p.leverage))) @ p.solver.T
         at[:, k] = p.points(c)
+    if redrawn is not None:
+        at[..., 1] += _moved(used, redrawn, cost)[rng.integers(len(redrawn), size=n)]
     samples = lines(at, cost)
     if interval == "pairs":
         return samples
