@@ -81,8 +81,6 @@ def _run(command: str, rest: list[str]) -> int:
     show = "--cfg" in rest
     if show:  # as Hydra's own --cfg: print what the command would be told, and stop
         rest = [word for word in rest if word not in ("--cfg", "job")]
-    if rest and command in POSITIONAL and re.fullmatch(r"\w+", rest[0]):
-        rest = [f"{POSITIONAL[command]}={rest[0]}", *rest[1:]]
     told, text = compose(command, rest, to_object=not show)
     if show:
         print(text, end="")
@@ -109,6 +107,8 @@ def compose(command: str, overrides: Sequence[str], to_object: bool = True) -> t
     Raises:
         InputError: unknown key or choice (with the nearest that exists), wrong type, missing value.
     """
+    if overrides and command in POSITIONAL and re.fullmatch(r"\w+", overrides[0]):
+        overrides = [f"{POSITIONAL[command]}={overrides[0]}", *overrides[1:]]
     words, extra = _split_config_dir(overrides)
     words = [_checked_word(command, word, extra) for word in words]
 
