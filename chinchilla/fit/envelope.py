@@ -20,9 +20,12 @@ curves near their ends only: `tail_share` says how far it does (paper, footnote 
 15%). part="tail" lets nothing else in; part="hull" takes the points that the lower convex hull of
 (ln C, ln L) touches, one per run.
 
-What remains, measured in docs/results/coverage.json on curves that end on a known law: a bias of about
-.01 in a that the horizons' spacing makes, more with few sizes; and an interval that is conservative,
-since a bootstrap over runs takes sizes away, which moves the envelope more than noise does.
+What remains, over 200 sweeps of curves that end on a known law (docs/results/coverage.json; 6 to 24 sizes
+over a factor 100 in N, 5 to 160 tokens per parameter): a is off by -.002 to -.013 on average, and the
+interval is conservative, since a bootstrap over runs takes sizes away, which moves an envelope more than
+noise does. The 80% interval held a in 97-100% of sweeps, with 24 sizes and uneven noise in 79.5%; the 95%
+interval in 97.5-100%. Tails alone are worse where those of neighbouring sizes do not overlap: a is off by
++.06 with 12 sizes, because the runs that happen to end near C decide.
 
 Without curves an endpoint envelope stands in: the best final loss among runs of about equal C
 (bins of a factor 1.25), where no cheaper bin has a better one. NumPy only: no torch.
@@ -55,7 +58,7 @@ THROUGH = {
 }
 TAIL = 0.85  # a point is in its run's tail after this share of the run's FLOPs
 MIN_TAIL_SHARE = 0.85  # warn below this share of envelope points in tails
-FEW_SIZES = 8  # under so many on the envelope the steps' width is most of the interval
+FEW_SIZES = 16  # under so many on the envelope the steps' width is most of the interval
 ENDPOINT_BIN = 1.25  # runs within this factor of C compete in the endpoint envelope
 RANKS = 12  # best runs kept at each C; a resample misses all of them once in 200,000 C
 MAX_POINTS = 200  # envelope points kept for the figure
@@ -149,6 +152,19 @@ def fit_envelope(
             continue
     N_opt, D_opt, bootstrap_counts, warnings = bootstrap.power_laws(*lines, samples)
     details, more_warnings = _describe(everything, C_end, N_opt)
+    if part == "tail" and not endpoints_only:
+        at = np.isin(curves.C, everything.C)
+        details["tails_at_C"] = float(np.isfinite(entering[:, at]).sum(axis=0).mean())
+        if details["tails_at_C"] < MIN_SIZES:
+            more_warnings.append(
+                f"on average {details['tails_at_C']:.1f} runs have their last 15% at a C: which run "
+                "happens to end there decides, not the loss. Add horizons, or use envelope_part=all."
+            )
+    if part == "hull":
+        more_warnings.append(
+            "the hull touches few runs, mostly larger ones at small C: its a is too small on curves "
+            "of a known law and its interval does not cover that. For comparison only."
+        )
     kept = everything.where(everything.thinned)
     kept = kept.where(~kept.censored)
     return Frontier(
@@ -223,7 +239,8 @@ def _describe(
     if sizes < FEW_SIZES:
         warnings.append(
             f"{sizes} sizes on the envelope: its interval says how the answer hangs on single runs "
-            "and is wider than noise alone would make it. Add sizes between."
+            "and is wider than noise alone would make it (its 80% hold the truth in 97% and more). Add "
+            "sizes between."
         )
     if N_opt.p10 is not None and not N_opt.p10 <= N_opt.exponent <= (N_opt.p90 or np.inf):
         warnings.append(
