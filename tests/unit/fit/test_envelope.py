@@ -218,7 +218,10 @@ def test_tails_alone_and_the_hull_touch_curves_near_their_ends(ladders, law):
     assert tail.details["tail_share"] == 1
     assert not any("in mid-run" in w for w in tail.warnings)
     assert tail.N_opt.exponent == pytest.approx(a, abs=0.01)
+    assert tail.details["tails_at_C"] < 3
+    assert any("which run happens to end there decides" in w for w in tail.warnings)
     assert hull.N_opt.exponent == pytest.approx(a, abs=0.04)
+    assert any("For comparison only" in w for w in hull.warnings)
     C, L = (np.log(hull.details["envelope"][k]) for k in ("C", "L"))
     assert np.all(np.diff(np.diff(L) / np.diff(C)) > 0)  # convex
     lowest = np.interp(C, *(np.log(whole.details["envelope"][k]) for k in ("C", "L")))
