@@ -9,7 +9,6 @@ from chinchilla.diagnose.verdicts import diagnose as run_diagnostics
 from chinchilla.files import sha256_file, writable_dir
 from chinchilla.fit.fits import FILE as FRONTIER
 from chinchilla.fit.fits import Fits
-from chinchilla.observations import Observations
 from chinchilla.records import load_plan
 
 WIDTH = 100  # columns of the text
@@ -24,7 +23,7 @@ def diagnose(command: config.DiagnoseCommand) -> int:
         specs = load_plan(Path(command.sweep_dir) / "plan.jsonl")
         shapes = {spec.run_id: spec.model for spec in specs}
     found = run_diagnostics(
-        Observations.from_csv(fits_dir / "observations.csv"),
+        fits.runs_beside(fits_dir),
         fits,
         C_star=command.budget_flops,
         n_bootstrap=command.n_bootstrap,

@@ -11,7 +11,7 @@ from chinchilla.diagnose.verdicts import FILE as DIAGNOSTICS
 from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.errors import InputError
 from chinchilla.files import writable_dir
-from chinchilla.fit.fits import Fits
+from chinchilla.fit.fits import RUNS, Fits
 from chinchilla.observations import Observations
 from chinchilla.records import Curve, RunResult
 
@@ -25,7 +25,8 @@ def fit(command: config.FitCommand) -> int:
     out_dir = Path(command.out_dir or Path(command.sweep_dir) / "fits")
     writable_dir(out_dir, "out_dir")
     fits = fit_all(finals, curves, command)
-    finals.save(out_dir / "observations.csv")
+    finals.save(out_dir / RUNS)  # first: frontier.json holds its SHA-256
+    fits = fits.with_runs(out_dir / RUNS)
     fits.save(out_dir / "frontier.json")
     if command.format == "json":
         print((out_dir / "frontier.json").read_text(encoding="utf-8"), end="")
@@ -115,7 +116,7 @@ def report(command: config.ReportCommand) -> int:
         results=results,
         curves=curve_of,
         curve_obs=curve_obs,
-        finals=Observations.from_csv(fits_dir / "observations.csv"),
+        finals=fits.runs_beside(fits_dir),
         fits=fits,
         meta={"fit settings": fits.command},
         diagnostics=diagnostics,

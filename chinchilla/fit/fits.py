@@ -1,6 +1,7 @@
 """What one `chinchilla fit` found, by approach, and its file frontier.json.
 
-The file stands alone: predictions, designs and scores need nothing else. docs/frontier.md describes
+For predictions the file stands alone. What looks at the runs again (design, diagnose, report) reads
+observations.csv beside it, whose SHA-256 the file holds (`Fits.runs_beside`). docs/frontier.md describes
 every field. NumPy only: this module must import without torch.
 """
 
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.errors import InputError
-from chinchilla.files import read_json, write_json
+from chinchilla.files import read_json, sha256_file, write_json
 from chinchilla.fit.frontier import Frontier, called
 from chinchilla.fit.loss_law import FlopsPerToken, is_six_nd
 from chinchilla.observations import Observations
@@ -19,6 +20,7 @@ from chinchilla.records import checked
 
 SCHEMA = 2
 FILE = "frontier.json"
+RUNS = "observations.csv"  # beside it
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,8 @@ class Fits:
     """Frontiers and refusals by approach, and what they stand on.
 
     `data` says what the runs cover: n_runs, [smallest, largest] of C, N, D and tokens_per_param,
-    and notes of what was derived or left out. `cost` is their FLOPs per token as a function of N;
-    None where C = 6*N*D.
+    notes of what was derived or left out, and observations_sha256 once the runs were saved.
+    `cost` is their FLOPs per token as a function of N; None where C = 6*N*D.
     """
 
     fitted: dict[str, Frontier]
@@ -59,6 +61,34 @@ class Fits:
         data["notes"] = list(obs.notes)
         cost = None if is_six_nd(obs) else FlopsPerToken.from_observations(obs)
         return cls(dict(fitted), dict(refused), data, cost, dict(command or {}))
+
+    def with_runs(self, path: Path) -> "Fits":
+        """These fits, tied to the table that their runs were saved as."""
+        return dataclasses.replace(
+            self, data={**self.data, "observations_sha256": sha256_file(path)}
+        )
+
+    def runs_beside(self, frontier: Path) -> Observations:
+        """The runs that were fitted: observations.csv beside frontier.json.
+
+        Args:
+            frontier: frontier.json, or its folder.
+
+        Raises:
+            InputError: missing, or another table than the fits were made from.
+        """
+        path = (frontier if frontier.is_dir() else frontier.parent) / RUNS
+        if not path.exists():
+            raise InputError(
+                f"{path} does not exist, and the runs that {FILE} was fitted to are needed here. "
+                "Run `chinchilla fit` again, or give its own folder."
+            )
+        if self.data.get("observations_sha256", "") not in ("", sha256_file(path)):
+            raise InputError(
+                f"{path} is not the table that the {FILE} beside it was fitted to (another "
+                "SHA-256). Put that one back, or run `chinchilla fit` again."
+            )
+        return Observations.from_csv(path)
 
     def __str__(self) -> str:
         """A few lines an approach, and a line for one that cannot answer."""
@@ -114,8 +144,5 @@ class Fits:
             else:
                 refused[name] = Refused(**checked(record, Refused, None, where))
         cost = value["flops_per_token"]
-        if cost is not None:
-            cost = checked(cost, FlopsPerToken, None, where)
-            lists = {k: tuple(v) for k, v in cost.items() if isinstance(v, list)}
-            cost = FlopsPerToken(**{**cost, **lists})
+        cost = None if cost is None else FlopsPerToken.from_dict(cost, where)
         return cls(fitted, refused, value["data"], cost, value["command"])

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from chinchilla.config.fitting import APPROACHES
+from chinchilla.errors import InputError
 from chinchilla.observations import Observations
 from chinchilla.records import checked
 
@@ -51,9 +52,13 @@ class PowerLaw:
         C = np.asarray(C, float)
         if not self.samples:
             return np.full_like(C, np.nan), np.full_like(C, np.nan)
-        log_k, exponent = np.asarray(self.samples)
-        y = np.exp(log_k + exponent * np.log(C)[..., None])  # (..., n_samples)
+        y = self.all_at(C)
         return np.percentile(y, low, axis=-1), np.percentile(y, high, axis=-1)
+
+    def all_at(self, C: np.ndarray | float) -> np.ndarray:
+        """(..., n_samples) the bootstrap's predictions at C; none without samples."""
+        log_k, exponent = np.asarray(self.samples or [[], []], float)
+        return np.exp(log_k + exponent * np.log(np.asarray(C, float))[..., None])
 
 
 def conventions(obs: Observations) -> dict[str, str]:
@@ -146,6 +151,10 @@ class Frontier:
     conventions: dict[str, str]  # flop_convention, n_convention, loss_kind
     settings: dict[str, Any]  # every choice that decided the numbers, with the interval's method
     law: LossLaw | None = None  # approach 3 only
+    # Approach 3: the resamples' laws, five rows E, A, B, alpha, beta; and ln L - ln L_hat of each
+    # run as it is, not widened for the five parameters.
+    law_samples: list[list[float]] = field(default_factory=list)
+    log_residuals: list[float] = field(default_factory=list)
     certificate: dict[str, Any] | None = None  # approach 3: the proof of convergence
     intervals: list[Interval] = field(default_factory=list)  # ways to an interval, side by side
     details: dict[str, Any] = field(default_factory=dict)  # per budget parabolas, the envelope, ...
@@ -187,6 +196,9 @@ class Frontier:
         value["intervals"] = [
             Interval(**checked(i, Interval, None, where)) for i in value.get("intervals", [])
         ]
+        rows = value.get("law_samples") or []
+        if rows and (len(rows) != 5 or len({len(row) for row in rows}) != 1):
+            raise InputError(f"{where}: law_samples are five rows of equal length.")
         if value["law"] is not None:
             value["law"] = LossLaw(**checked(value["law"], LossLaw, None, where))
         return cls(**value)

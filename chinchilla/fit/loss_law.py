@@ -6,6 +6,7 @@ FLOPs are counted in another way. NumPy only: this module must import without to
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from chinchilla.errors import FitError, InputError
 from chinchilla.fit.frontier import LossLaw, OptimalPoint
 from chinchilla.observations import Observations
 from chinchilla.paper import LOSS_LAWS
+from chinchilla.records import checked
 
 
 def named_law(name: str) -> LossLaw:
@@ -79,6 +81,25 @@ class FlopsPerToken:
         return cls(
             tuple(log_N.tolist()), tuple(log_ratio.tolist()), tuple(trend.tolist()), centre, error
         )
+
+    @classmethod
+    def from_dict(cls, value: Any, where: str) -> "FlopsPerToken":
+        """The inverse of `dataclasses.asdict`, also of one read from JSON.
+
+        Raises:
+            InputError: naming `where`: other fields, or values that are no such curve.
+        """
+        value = checked(value, cls, None, where)
+        try:
+            log_N, log_ratio, trend = (
+                tuple(map(float, value[key])) for key in ("log_N", "log_ratio", "trend")
+            )
+            found = cls(log_N, log_ratio, trend, float(value["centre"]), float(value["max_error"]))
+        except (TypeError, ValueError):
+            raise InputError(f"{where}: flops_per_token holds what is no number.") from None
+        if not found.trend or not 0 < len(found.log_N) == len(found.log_ratio):
+            raise InputError(f"{where}: flops_per_token lacks sizes, or their ratios.")
+        return found
 
     def log_and_slope(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """ln c and d ln c / d ln N at x = ln N, same shape: what a token costs at a size."""

@@ -72,6 +72,7 @@ def fit_parametric(
     samples = frame.all_lines(laws.theta)
     N_line, D_line = frame.lines(law)
     N_opt, D_opt, fitted, warnings = bootstrap.power_laws(N_line, D_line, samples)
+    kept = np.zeros((0, 5))
     if N_opt.samples:
         kept = laws.theta[np.isfinite(samples).all(axis=1)]
         law = LossLaw(law.E, law.A, law.B, law.alpha, law.beta, _intervals(kept))
@@ -122,6 +123,8 @@ def fit_parametric(
             "interval": bootstrap.method(n_bootstrap, seed, "law refitted to each", resampling),
         },
         law=law,
+        law_samples=[_seven_digits(row) for row in kept.T] if len(kept) else [],
+        log_residuals=_seven_digits(np.log(obs.L / law(obs.N, obs.D))),
         certificate=certificate,
         intervals=compare(obs, law, frame, {resampling: laws}, how, target_flops, seed),
         details=details,
@@ -153,6 +156,10 @@ def _intervals(rows: np.ndarray) -> dict[str, list[float]]:
     low_high = np.percentile(rows, bootstrap.PERCENTILES, axis=0).T
     names = ("E", "A", "B", "alpha", "beta")
     return {name: [float(x) for x in pair] for name, pair in zip(names, low_high, strict=True)}
+
+
+def _seven_digits(values: np.ndarray) -> list[float]:
+    return [float(f"{x:.7g}") for x in values]
 
 
 def _cost_spread(obs: Observations) -> float:
