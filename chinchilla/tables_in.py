@@ -69,15 +69,18 @@ class Table:
         return max((len(column) for column in self.columns.values()), default=0)
 
 
-def our_columns(header: Sequence[str], name: str) -> dict[str, int]:
+def our_columns(header: Sequence[str], name: str, extra: Sequence[str] = ()) -> dict[str, int]:
     """Our column -> its place in the header, by name or alias; columns of other names are ignored.
+
+    Columns in `extra` are found by their own name alone, in any case.
 
     Raises:
         InputError: two columns give one of ours.
     """
     found: dict[str, int] = {}
     for i, theirs in enumerate(header):
-        ours = theirs if theirs in COLUMNS else ALIASES.get(theirs.lower())
+        lower = theirs.lower()
+        ours = theirs if theirs in COLUMNS else lower if lower in extra else ALIASES.get(lower)
         if ours is None:
             continue
         if ours in found:
@@ -92,12 +95,13 @@ def our_columns(header: Sequence[str], name: str) -> dict[str, int]:
     return found
 
 
-def read_csv(path: Path, key: str) -> Table:
+def read_csv(path: Path, key: str, extra: Sequence[str] = ()) -> Table:
     """A CSV file: comma, tab or semicolon between values; lines starting with # are comments.
 
     Args:
         path: the file.
         key: what the person gave it as, for errors.
+        extra: columns to read beside ours.
 
     Raises:
         InputError: not a readable text file, not a CSV, a row of another length than the header.
@@ -135,7 +139,7 @@ def read_csv(path: Path, key: str) -> Table:
         raise InputError(
             f"{path} is not a CSV from line {lines[n_read][0]} on ({error}). Is a quote left open?"
         ) from None
-    places, at = our_columns(header, str(path)), list(rows)
+    places, at = our_columns(header, str(path), extra), list(rows)
     columns = {name: [row[i] for row in rows.values()] for name, i in places.items()}
     return Table(str(path), columns, header, lambda i: f"line {at[i]}")
 
