@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from chinchilla.errors import Refusal
 from chinchilla.records import Curve, RunResult, load_plan
 
 
@@ -25,5 +26,16 @@ def sweep_results(sweep_dir: Path) -> tuple[list[RunResult], dict[str, Curve]]:
 
 
 def print_json(value: Any) -> int:
-    print(json.dumps(value, indent=1, default=str))
+    """Print a value as JSON, which has no NaN and no infinity.
+
+    Raises:
+        Refusal: it holds one.
+    """
+    try:
+        print(json.dumps(value, indent=1, default=str, allow_nan=False))
+    except ValueError:
+        raise Refusal(
+            "the answer holds a number that is not finite, which no JSON can. Ask for less extreme "
+            "values."
+        ) from None
     return 0
