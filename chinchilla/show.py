@@ -9,11 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from chinchilla.config import ClusterConfig
+from chinchilla.config import ClusterConfig, RatesConfig
+from chinchilla.decide.answer import FITTED
 from chinchilla.decide.design import Design
 from chinchilla.decide.options import bill
 from chinchilla.decide.predict import Prediction
 from chinchilla.decide.preregister import Score
+from chinchilla.fit.frontier import called
 from chinchilla.plan import peak_memory_bytes, plan_cost
 from chinchilla.records import RunSpec
 from chinchilla.report.tables import count
@@ -77,32 +79,96 @@ def show_plan(specs: Sequence[RunSpec], cluster: ClusterConfig, done: Collection
         )
 
 
+OURS = "this data, "  # how predictions name the fits' own approaches
+METHODS = (
+    "Intervals: approaches 1 and 2 by their resampled lines, their loss with N and D held; "
+    "approach 3 by resampled laws, each solved at this C."
+)
+
+
 def show_answer(
-    rows: Sequence[Prediction], answer: Mapping[str, Any], cluster: ClusterConfig
+    rows: Sequence[Prediction], answer: Mapping[str, Any], rates: RatesConfig, detail: bool = False
 ) -> None:
-    """Print what `chinchilla predict` found: allocations first, then what departures cost."""
+    """Print what `chinchilla predict` found: a line to act on first, then who says what.
+
+    Args:
+        rows: predictions at every budget.
+        answer: the record that is JSON otherwise.
+        rates: what the bill stands on.
+        detail: whether to print the long tables too.
+    """
     law, decisions = answer["law"], {d["C"]: d for d in answer["decisions"]}
     for C in dict.fromkeys(row.C for row in rows):
-        _show_predictions([row for row in rows if row.C == C])
-        if C in decisions:
-            _show_decision(decisions[C], law, cluster)
+        here = [row for row in rows if row.C == C]
+        ours = [row for row in here if row.by.startswith(OURS)]
+        decision = decisions.get(C)
+        _show_lead(C, ours, decision, law)
+        if decision is not None:
+            _show_costs(decision, law, rates)
+        if ours:
+            _show_predictions("by these runs", ours)
+            if any(row.N_p10 is not None for row in ours):
+                print(METHODS)
+        _show_predictions("by published lines and laws (C = 6*N*D)", here[len(ours) :])
+        if decision is not None and detail:
+            _show_departures(decision, law)
+    if rows and law is not None and not detail:
+        print(
+            "detail=true prints what wrong sizes, shapes that can be built and over-training cost."
+        )
     if law is None:
         print("No loss law: approach 3 was not fitted. Give law=NAME for what departures cost.")
     if "target" in answer:
-        _show_target(answer["target"], law, cluster)
+        _show_target(answer["target"], law, rates)
     if "repeated" in answer:
         _show_repeated(answer["repeated"], law)
     if "preregistered" in answer:
         print(f"wrote {answer['preregistered']}: keep it (commit or mail it), then train.")
 
 
-def _show_predictions(rows: Sequence[Prediction]) -> None:
+def _show_lead(
+    C: float,
+    ours: Sequence[Prediction],
+    decision: Mapping[str, Any] | None,
+    law: Mapping[str, Any] | None,
+) -> None:
+    """The line to act on: approach 3 of these runs, else their 2 or 1; and the law, if another."""
+    print()
+    if ours:
+        order = ("parametric", "isoflop", "envelope")
+        row = min(ours, key=lambda row: order.index(row.by.removeprefix(OURS)))
+        N, D = _between(row.N_p10, row.N_p90), _between(row.D_p10, row.D_p90)
+        L = "" if row.L_p10 is None else f"{row.L_p10:.4f}-{row.L_p90:.4f}"
+        brackets = "; 10-90% in brackets" if N else "; no intervals"
+        text = (
+            f"C = {C:.4g} FLOPs, by these runs' {called(row.by.removeprefix(OURS))}: "
+            f"N {count(row.N)}{_brackets(N)}, D {count(row.D)}{_brackets(D)} tokens, "
+            f"{row.D / row.N:.1f} tokens per parameter"
+        )
+        text += "" if row.L is None else f", loss {row.L:.4f}{_brackets(L)}"
+        print(f"{text}{brackets}.")
+        if row.beyond is not None:
+            end = "largest" if row.beyond > 1 else "smallest"
+            print(f"That is {row.beyond:.3g} times the {end} C of these runs: nothing here saw it.")
+    if decision is not None and law is not None and not (ours and law["name"] == FITTED):
+        print(
+            f"C = {C:.4g} FLOPs, by {law['name']} (C = {law['flops']}): N {count(decision['N'])}, "
+            f"D {count(decision['D'])} tokens, {decision['D'] / decision['N']:.1f} tokens per "
+            f"parameter, loss {decision['L']:.4f} nats/token."
+        )
+
+
+def _brackets(text: str) -> str:
+    return f" ({text})" if text else ""
+
+
+def _show_predictions(title: str, rows: Sequence[Prediction]) -> None:
     """N_opt, D_opt and loss of one budget by source."""
     spread = any(row.N_p10 is not None for row in rows)
     bands = ("10-90%",) if spread else ()
     table = _table(
-        f"C = {rows[0].C:.4g} FLOPs: the best N parameters and D tokens, loss in nats per token",
-        ("by", "N_opt", *bands, "D_opt", *bands, "D/N", "loss", *bands, "C / its runs' C"),
+        f"{title}: the best N parameters and D tokens, loss in nats per token",
+        ("by", "N_opt", *bands, "D_opt", *bands, "D/N", "loss", *bands, "C beyond the data, x"),
         left=("by",),
     )
     for row in rows:
@@ -115,31 +181,39 @@ def _show_predictions(rows: Sequence[Prediction]) -> None:
     _show(table)
 
 
-def _show_decision(
-    decision: Mapping[str, Any], law: Mapping[str, Any], cluster: ClusterConfig
-) -> None:
+def _show_costs(decision: Mapping[str, Any], law: Mapping[str, Any], rates: RatesConfig) -> None:
+    """The bill, the sizes that are as good, the shape that can be built, and serving."""
     low, high = decision["N_within_1_percent"]
-    print(
-        f"By {law['name']} (C = {law['flops']}): N {count(decision['N'])}, D {count(decision['D'])}, "
-        f"{decision['D'] / decision['N']:.1f} tokens per parameter, loss {decision['L']:.4f}."
-    )
-    print(f"Cost: {_bill(decision['bill'], cluster)}.")
-    print(f"Sizes from {count(low)} to {count(high)} cost at most 1% more compute.")
+    print(f"Cost: {_bill(decision['bill'], rates)}.")
+    text = f"If {law['name']} is right, sizes from {count(low)} to {count(high)} cost at most 1% more compute"
+    if spread := decision["N_interval"]:
+        text += f"; its resamples put N_opt at {count(spread['p10'])} to {count(spread['p90'])} (10-90%)"
+    print(f"{text}.")
+    print(f"The best shape on offer is {decision['best_shape']}.")
+    if served := decision.get("inference"):
+        _show_inference(served)
+    elif "inference_refused" in decision:
+        print(f"No size for serving: {decision['inference_refused']}")
+
+
+def _show_departures(decision: Mapping[str, Any], law: Mapping[str, Any]) -> None:
+    """The long tables: wrong sizes, shapes, over-training."""
+    right = f"if {law['name']} is right"
     wrong = _table(
-        "a wrong size: loss at the same C; compute wasted on that loss; more compute to make it up",
-        ("N / N_opt", "N", "loss", "wasted", "more"),
+        f"{right}, a wrong size: what C then loses, and what it takes to reach the best size's loss",
+        ("N / N_opt", "N", "extra loss, nats/token", "compute wasted, %", "more compute, %"),
     )
     for row in decision["misallocation"]:
         wrong.add_row(
             f"{row['factor']:.3g}", count(row["N"]), f"+{row['extra_loss']:.4f}",
-            _percent(row["wasted"]), _percent(row["excess"]),
+            _percent(row["wasted"], "unknown"), _percent(row["excess"]),
         )  # fmt: skip
     _show(wrong)
     built = _table(
-        f"sizes that can be built, D re-solved for the budget (FLOPs as {law['flop_convention_of_shapes']})",
-        ("shape", "N", "D, tokens", "D/N", "loss, nats/token", "over the optimum", "more C"),
+        f"{right}, sizes that can be built, D re-solved for the budget (FLOPs as {law['flop_convention_of_shapes']})",
+        ("shape", "N", "D, tokens", "D/N", "loss, nats/token", "extra loss, nats/token", "more compute, %"),
         left=("shape",),
-    )
+    )  # fmt: skip
     for row in decision["shapes"]:
         mark = " (best)" if row["name"] == decision["best_shape"] else ""
         built.add_row(
@@ -148,8 +222,8 @@ def _show_decision(
         )  # fmt: skip
     _show(built)
     over = _table(
-        "over-training: a smaller model on more tokens, same FLOPs",
-        ("times D/N", "N", "D, tokens", "loss, nats/token", "over the optimum"),
+        f"{right}, over-training: a smaller model on more tokens, same FLOPs",
+        ("times D/N", "N", "D, tokens", "loss, nats/token", "extra loss, nats/token"),
     )
     for row in decision["overtraining"]:
         over.add_row(
@@ -157,8 +231,6 @@ def _show_decision(
             f"+{row['extra_loss']:.4f}",
         )  # fmt: skip
     _show(over)
-    if "inference" in decision:
-        _show_inference(decision["inference"])
 
 
 def _show_inference(served: Mapping[str, Any]) -> None:
@@ -171,7 +243,7 @@ def _show_inference(served: Mapping[str, Any]) -> None:
     )
 
 
-def _show_target(target: Mapping[str, Any], law: Mapping[str, Any], cluster: ClusterConfig) -> None:
+def _show_target(target: Mapping[str, Any], law: Mapping[str, Any], rates: RatesConfig) -> None:
     print(
         f"\nLoss {target['L']:g} nats/token by {law['name']} (E = {law['E']:.4f}): at least "
         f"{target['C']:.3g} FLOPs, N {count(target['N'])}, D {count(target['D'])}, "
@@ -186,8 +258,8 @@ def _show_target(target: Mapping[str, Any], law: Mapping[str, Any], cluster: Clu
             f"10-90%: {p10} to {p90} FLOPs, 95%: {low} to {high}; {target['resamples_that_reach_it']} of "
             f"{target['resamples']} resampled laws reach this loss at all."
         )
-    print(f"Cost: {_bill(target['bill'], cluster)}.")
-    if "inference" in target:
+    print(f"Cost: {_bill(target['bill'], rates)}.")
+    if target.get("inference"):
         _show_inference(target["inference"])
 
 
@@ -210,9 +282,15 @@ def _show_repeated(answer: Mapping[str, Any], law: Mapping[str, Any]) -> None:
             f"These runs fit within 1% as well with R_D {d_low:.3g} to {d_high:.3g} and R_N "
             f"{n_low:.3g} to {n_high:.3g}."
         )
+    measured = answer["epochs_measured"]
+    if any(row["epochs"] > measured for row in answer["budgets"]):
+        print(
+            f"note: beyond about {measured:.3g} epochs this law was not measured; there repeats have "
+            "been seen to harm, which it cannot say."
+        )
 
 
-def show_design(design: Design, cluster: ClusterConfig) -> None:
+def show_design(design: Design, rates: RatesConfig) -> None:
     """Print the proposed runs in order: what each costs and how far the interval then narrows."""
     ratios, C = design.limits["tokens_per_param"], design.limits["C"]
     print(
@@ -229,12 +307,12 @@ def show_design(design: Design, cluster: ClusterConfig) -> None:
         run = step.run
         table.add_row(
             str(k), run.shape, count(run.N), count(run.D), f"{run.D / run.N:.1f}", f"{run.C:.3g}",
-            f"{bill(run.C, cluster).device_hours:.3g}", f"{step.width:.3g}",
+            f"{bill(run.C, rates).device_hours:.3g}", f"{step.width:.3g}",
         )  # fmt: skip
     _show(table)
-    total = asdict(bill(design.steps[-1].spent, cluster))
+    total = asdict(bill(design.steps[-1].spent, rates))
     print(
-        f"All together: {_bill(total, cluster)}. The factor assumes the law's form and noise as in the "
+        f"All together: {_bill(total, rates)}. The factor assumes the law's form and noise as in the "
         "runs so far; fit again after each."
     )
 
@@ -263,18 +341,20 @@ def show_scores(record: Mapping[str, Any], rows: Sequence[Score]) -> None:
         print(f"{sum(judged)} of {len(judged)} runs lie inside their 95% interval.")
 
 
-def _bill(cost: Mapping[str, Any], cluster: ClusterConfig) -> str:
+def _bill(cost: Mapping[str, Any], rates: RatesConfig) -> str:
     """FLOPs as device-hours, money, energy and CO2, with the rates they stand on."""
     text = (
-        f"{_number(cost['device_hours'])} device-hours at {cluster.peak_flops:.3g} FLOP/s x "
-        f"{cluster.mfu:.0%} MFU"
+        f"{_number(cost['device_hours'])} device-hours at {rates.peak_flops:.3g} FLOP/s x "
+        f"{rates.mfu:.0%} MFU"
     )
     if cost["price"] is not None:
-        text += f", {_number(cost['price'])} at {cluster.price_per_device_hour:g} an hour"
+        text += f", {_number(cost['price'])} at {rates.price_per_device_hour:g} an hour"
     if cost["energy_kwh"] is not None:
-        text += f", {_number(cost['energy_kwh'])} kWh at {cluster.device_watts:g} W x PUE {cluster.pue:g}"
+        text += (
+            f", {_number(cost['energy_kwh'])} kWh at {rates.device_watts:g} W x PUE {rates.pue:g}"
+        )
     if cost["co2_kg"] is not None:
-        text += f", {_number(cost['co2_kg'])} kg CO2 at {cluster.co2_grams_per_kwh:g} g/kWh"
+        text += f", {_number(cost['co2_kg'])} kg CO2 at {rates.co2_grams_per_kwh:g} g/kWh"
     return text
 
 
@@ -282,9 +362,9 @@ def _number(x: float) -> str:
     return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
 
 
-def _percent(x: float | None) -> str:
-    """A share as a percentage; None is what no amount reaches."""
-    return "never" if x is None else f"{100 * x:+.3g}%"
+def _percent(x: float | None, without: str = "never") -> str:
+    """A share in percent; None is what no amount reaches."""
+    return without if x is None else f"{100 * x:+.3g}"
 
 
 def _show(table: Table) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from chinchilla import config
+from chinchilla import config, tables_in
 from chinchilla.commands.shared import print_json
 from chinchilla.decide.answer import (
     Ground,
@@ -17,7 +17,6 @@ from chinchilla.decide.answer import (
     ground_needed,
     shapes_on_offer,
 )
-from chinchilla.decide.resampled import ResampledLaws, beside, resampled_laws
 from chinchilla.errors import InputError, Refusal
 from chinchilla.files import writable_dir, write_text
 from chinchilla.fit.fits import FILE, Fits
@@ -29,30 +28,18 @@ def predict(command: config.PredictCommand) -> int:
     from chinchilla.decide.predict import predictions
     from chinchilla.show import show_answer
 
-    fits, resampled = _fitted(command.frontier)
-    rows = predictions(command.budget_flops, fits, resampled)
+    fits = Fits.load(Path(command.frontier)) if command.frontier else None
+    rows = predictions(command.budget_flops, fits)
     repeats = bool(command.unique_tokens)
-    ground = Ground.of(fits, resampled, command.law, command.flop_convention, repeats)
+    ground = Ground.of(fits, command.law, command.flop_convention, repeats)
     answer: dict[str, Any] = {"predictions": [asdict(row) for row in rows]}
     answer |= _decisions(command, ground)
     if command.preregister:
-        answer["preregistered"] = str(_preregister(command, fits, ground, rows))
+        answer["preregistered"] = str(_preregister(command, ground, rows))
     if command.format == "json":
         return print_json(answer)
-    show_answer(rows, answer, command.cluster)
+    show_answer(rows, answer, command.rates, command.detail)
     return 0
-
-
-def _fitted(frontier: str) -> tuple[Fits | None, ResampledLaws | None]:
-    """The fits, and approach 3's resamples where the observations still stand beside them."""
-    if not frontier:
-        return None, None
-    fits = Fits.load(Path(frontier))
-    parametric = fits.fitted.get("parametric")
-    path = beside(frontier)
-    if parametric is None or not path.exists():
-        return fits, None
-    return fits, resampled_laws(parametric, Observations.from_csv(path))
 
 
 def _decisions(command: config.PredictCommand, ground: Ground | None) -> dict[str, Any]:
@@ -75,13 +62,13 @@ def _decisions(command: config.PredictCommand, ground: Ground | None) -> dict[st
             "flop_convention_of_shapes": ground.flop_convention,
         },
         "decisions": [
-            for_budget(ground, C, shapes, command.cluster, command.inference_tokens)
+            for_budget(ground, C, shapes, command.rates, command.inference_tokens)
             for C in command.budget_flops
         ],
     }
     budgets = list(command.budget_flops)
     if command.target_loss:
-        target = for_target(ground, command.target_loss, command.cluster, command.inference_tokens)
+        target = for_target(ground, command.target_loss, command.rates, command.inference_tokens)
         answer["target"] = target
         budgets = budgets or [target["C"]]
     if command.unique_tokens:
@@ -91,35 +78,24 @@ def _decisions(command: config.PredictCommand, ground: Ground | None) -> dict[st
 
 
 def _repeated_runs(path: Path) -> dict[str, Any]:
-    """Columns N, D, L and unique_tokens of a CSV."""
-    import numpy as np
-
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as f:
-            rows = list(csv.DictReader(line for line in f if not line.startswith("#")))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"repeated_runs={path} cannot be read ({error}).") from None
-    columns: dict[str, Any] = {}
-    for name in ("N", "D", "L", "unique_tokens"):
-        try:
-            columns[name] = np.array([float(row[name]) for row in rows])
-        except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"repeated_runs={path}: column {name} is missing or not all numbers ({error})."
-            ) from None
-        if not len(rows) or not (np.isfinite(columns[name]) & (columns[name] > 0)).all():
-            raise InputError(f"repeated_runs={path}: {name} must be positive numbers in every row.")
-    return columns
+    """Columns N, D, L and unique_tokens of a CSV, under the names that any table of runs may use."""
+    wanted = ("N", "D", "L", "unique_tokens")
+    table = tables_in.read_csv(path, "repeated_runs", extra=("unique_tokens",))
+    if missing := [name for name in wanted if name not in table.columns]:
+        raise InputError(
+            f"{path}: no column {', '.join(missing)} (found {', '.join(table.found) or 'none'}). "
+            "repeated_runs has the columns N,D,L,unique_tokens."
+        )
+    if not len(table):
+        raise InputError(f"{path}: no runs, only a header.")
+    return {name: tables_in.numbers(table, name) for name in wanted}
 
 
-def _preregister(
-    command: config.PredictCommand, fits: Fits | None, ground: Ground | None, rows: list
-) -> Path:
+def _preregister(command: config.PredictCommand, ground: Ground | None, rows: list) -> Path:
     from chinchilla.decide import preregister
 
     path = Path(command.frontier)
     file = (path / FILE if path.is_dir() else path) if command.frontier else None
-    fitted = None if fits is None else fits.fitted.get("parametric")
     record = preregister.record_of(
         rows,
         None if ground is None else ground.law,
@@ -127,7 +103,7 @@ def _preregister(
         None if ground is None else ground.resampled,
         None if ground is None else ground.cost,
         file,
-        "unknown" if fitted is None else fitted.conventions.get("loss_kind", "unknown"),
+        {} if ground is None else ground.conventions,
         asdict(command),
     )
     to = Path(command.preregister_file) if command.preregister_file else None
@@ -145,13 +121,8 @@ def design(command: config.DesignCommand) -> int:
     if parametric is None:
         why = fits.refused["parametric"].reason if "parametric" in fits.refused else "not asked for"
         raise Refusal(f"design needs approach 3, and it was not fitted here ({why}).")
-    path = beside(command.frontier)
-    if not path.exists():
-        raise InputError(
-            f"{path} does not exist: design needs the runs that frontier.json was fitted to. Run "
-            "`chinchilla fit` again, or give its own folder."
-        )
-    obs = Observations.from_csv(path)
+    path = Path(command.frontier)
+    obs = fits.runs_beside(path)
     shapes = shapes_on_offer(
         command.shapes, command.vocab_size, command.seq_len, command.kv_size, command.positions
     )
@@ -165,7 +136,9 @@ def design(command: config.DesignCommand) -> int:
         spend=command.spend,
         ratios=(command.min_ratio, command.max_ratio),
     )
-    out_dir = writable_dir(Path(command.out_dir or path.parent), "out_dir")
+    out_dir = writable_dir(
+        Path(command.out_dir or (path if path.is_dir() else path.parent)), "out_dir"
+    )
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(("order", "shape", "N", "D", "C", "tokens_per_param", "width_after"))
@@ -175,7 +148,7 @@ def design(command: config.DesignCommand) -> int:
     write_text(out_dir / "design.csv", out.getvalue())
     if command.format == "json":
         return print_json({**asdict(found), "file": str(out_dir / "design.csv")})
-    show_design(found, command.cluster)
+    show_design(found, command.rates)
     print(f"wrote {out_dir / 'design.csv'}")
     return 0
 
@@ -195,10 +168,14 @@ def score(command: config.ScoreCommand) -> int:
         if command.loss:
             obs = dataclasses.replace(obs, loss_kind=command.loss)
     rows = preregister.score(record, obs)
+    unsaid = preregister.unsaid(record, obs)
     if command.format == "json":
         about = {key: record[key] for key in ("made_utc", "sha256", "law_name", "loss_kind")}
-        return print_json({**about, "verified": True, "runs": [asdict(row) for row in rows]})
+        about |= {"verified": True, "not_compared": unsaid}
+        return print_json({**about, "runs": [asdict(row) for row in rows]})
     show_scores(record, rows)
+    if unsaid:
+        print(f"note: {', '.join(unsaid)} not compared: prediction or result does not say.")
     return 0
 
 

@@ -5,7 +5,7 @@ nothing below it sees a DictConfig. Standard library only. Not frozen, no Litera
 OmegaConf 2.3 could not merge them. A field without default must be given.
 """
 
-from chinchilla.config.deciding import DesignCommand, PredictCommand, ScoreCommand
+from chinchilla.config.deciding import DesignCommand, PredictCommand, RatesConfig, ScoreCommand
 from chinchilla.config.diagnosing import DiagnoseCommand
 from chinchilla.config.fetching import FetchCommand
 from chinchilla.config.fitting import (
@@ -46,6 +46,7 @@ __all__ = [
     "ModelConfig",
     "PlanCommand",
     "PredictCommand",
+    "RatesConfig",
     "RecipeConfig",
     "ReportCommand",
     "ReproduceCommand",

@@ -3,10 +3,61 @@
 from dataclasses import dataclass, field
 
 from chinchilla.config.checks import check_format, choice, not_negative, positive
-from chinchilla.config.groups import ClusterConfig
 from chinchilla.errors import InputError
 from chinchilla.paper import LOSS_LAWS
 from chinchilla.shapes import FLOP_CONVENTIONS, POSITIONS
+
+FLOPS_RANGE = (1e3, 1e40)  # a budget outside of it is a slip of the hand
+MOST_TOKENS = 1e30
+MOST_RUNS = 100  # that design proposes at once
+RATIO_RANGE = (1e-3, 1e6)  # tokens per parameter
+
+
+@dataclass(kw_only=True)
+class RatesConfig:
+    """What FLOPs cost: speed, price and power of a device. 0 = not stated, not printed."""
+
+    peak_flops: float = 989e12  # of one device, FLOP/s, dense bf16 (H100 SXM data sheet)
+    mfu: float = 0.4  # expected model FLOPs utilisation, above 0 and at most 1
+    price_per_device_hour: float = 0.0  # in your currency; 0 = unsaid
+    device_watts: float = 0.0  # electric power of one device with its share of the host; 0 = unsaid
+    pue: float = 1.0  # power of the whole site / power of its computers; needs device_watts
+    co2_grams_per_kwh: float = 0.0  # of the site's electricity; needs device_watts; 0 = unsaid
+
+    def __post_init__(self) -> None:
+        positive("rates.peak_flops", self.peak_flops)
+        if not 0 < self.mfu <= 1:
+            raise InputError(
+                f"rates.mfu={self.mfu} is not above 0 and at most 1: it is the share of peak_flops "
+                "that is used, 0.4 for 40%."
+            )
+        for key in ("price_per_device_hour", "device_watts", "co2_grams_per_kwh"):
+            not_negative(f"rates.{key}", getattr(self, key))
+        if not self.pue >= 1:
+            raise InputError(
+                f"rates.pue={self.pue} is below 1: a site uses at least what its computers use."
+            )
+        if not self.device_watts:
+            for key, unsaid in (("pue", 1.0), ("co2_grams_per_kwh", 0.0)):
+                if getattr(self, key) != unsaid:
+                    raise InputError(
+                        f"rates.{key}={getattr(self, key):g} says nothing without the power of a "
+                        "device. Give rates.device_watts too."
+                    )
+
+
+def _within(key: str, value: float, low: float, high: float, unit: str) -> None:
+    if not low <= value <= high:
+        raise InputError(
+            f"{key}={value:g} is outside of {low:g} to {high:g} {unit}: no run is that small or "
+            "large. Check its exponent."
+        )
+
+
+def _check_shapes(command: "PredictCommand | DesignCommand") -> None:
+    for key in ("vocab_size", "seq_len", "kv_size"):
+        positive(key, getattr(command, key))
+    choice("positions", command.positions, POSITIONS)
 
 
 @dataclass(kw_only=True)
@@ -26,10 +77,11 @@ class PredictCommand:
     kv_size: int = 128  # head width of WIDTHxLAYERS shapes
     positions: str = "relative"  # of shapes: relative (Table A9's counts) or rope
     flop_convention: str = ""  # how shapes count FLOPs; empty = as the fitted runs, else six_nd
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)  # rates of the bill
+    rates: RatesConfig = field(default_factory=RatesConfig)
     preregister: bool = False  # write the answer to a dated, hashed file before the run
     preregister_file: str = ""  # empty = <frontier's folder>/preregistered/<date>-<hash>.json
-    format: str = "text"  # text or json
+    detail: bool = False  # print the long tables too: wrong sizes, shapes, over-training
+    format: str = "text"  # text, or json: always everything
 
     def __post_init__(self) -> None:
         check_format(self.format)
@@ -39,12 +91,15 @@ class PredictCommand:
                 "target_loss=VALUE in nats per token. `chinchilla predict --help` lists the keys."
             )
         for budget in self.budget_flops:
-            positive("budget_flops", budget)
+            _within("budget_flops", budget, *FLOPS_RANGE, "FLOPs")
         for key in ("target_loss", "inference_tokens", "unique_tokens"):
             not_negative(key, getattr(self, key))
+        for key in ("inference_tokens", "unique_tokens"):
+            if tokens := getattr(self, key):
+                _within(key, tokens, 1, MOST_TOKENS, "tokens")
         if self.law:
             choice("law", self.law, tuple(LOSS_LAWS))
-        choice("positions", self.positions, POSITIONS)
+        _check_shapes(self)
         if self.flop_convention:
             choice("flop_convention", self.flop_convention, tuple(FLOP_CONVENTIONS))
         if self.repeated_runs and not self.unique_tokens:
@@ -66,7 +121,7 @@ class DesignCommand:
 
     frontier: str  # frontier.json of `chinchilla fit`, or its folder, with observations.csv beside
     budget_flops: float  # C*, FLOPs: the budget whose N_opt should be known better
-    n_runs: int = 4  # runs to propose
+    n_runs: int = 4  # runs to propose, at most 100
     spend: float = 0.0  # FLOPs of all proposed runs together; 0 = n_runs times the dearest run
     min_ratio: float = 0.0  # fewest tokens per parameter; 0 = half of the runs' least, at least 2
     max_ratio: float = 0.0  # most tokens per parameter; 0 = twice the runs' most, at most 200
@@ -76,16 +131,24 @@ class DesignCommand:
     kv_size: int = 128  # head width of WIDTHxLAYERS shapes
     positions: str = "relative"  # of shapes: relative (Table A9's counts) or rope
     out_dir: str = ""  # where design.csv goes; empty = the folder of the frontier
-    cluster: ClusterConfig = field(default_factory=ClusterConfig)  # rates of the bill
+    rates: RatesConfig = field(default_factory=RatesConfig)
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
         check_format(self.format)
-        positive("budget_flops", self.budget_flops)
-        positive("n_runs", self.n_runs)
+        _within("budget_flops", self.budget_flops, *FLOPS_RANGE, "FLOPs")
+        if not 1 <= self.n_runs <= MOST_RUNS:
+            raise InputError(
+                f"n_runs={self.n_runs} is not 1 to {MOST_RUNS}: train some, fit again, and ask again."
+            )
         for key in ("spend", "min_ratio", "max_ratio"):
             not_negative(key, getattr(self, key))
-        choice("positions", self.positions, POSITIONS)
+        if self.spend:
+            _within("spend", self.spend, *FLOPS_RANGE, "FLOPs")
+        for key in ("min_ratio", "max_ratio"):
+            if ratio := getattr(self, key):
+                _within(key, ratio, *RATIO_RANGE, "tokens per parameter")
+        _check_shapes(self)
         if self.min_ratio and self.max_ratio and self.min_ratio >= self.max_ratio:
             raise InputError(
                 f"min_ratio={self.min_ratio:g} must be below max_ratio={self.max_ratio:g}."

@@ -5,21 +5,23 @@ in nested dicts, ready for JSON; `show.py` prints the same record. NumPy only.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from chinchilla.config import ClusterConfig
+from chinchilla.config import RatesConfig
 from chinchilla.decide import options, overtraining, repeated
-from chinchilla.decide.resampled import FEWEST, LEVELS, ResampledLaws
+from chinchilla.decide.resampled import FEWEST, LEVELS, Percentiles, ResampledLaws
 from chinchilla.errors import Refusal
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken, named_law
 from chinchilla.shapes import FLOP_CONVENTIONS, ModelShape, named_shapes, shape_named
 
+FITTED = "the fitted approach 3"  # how the law of the fits is called
 DEFAULT_LAW = "besiroglu"
+REPEATS_MEASURED = 40.0  # epochs up to which the published worth of repeats was measured, about
 REPEATS_LAW = "muennighoff"  # the law that the published worth of repeats belongs to
 
 
@@ -32,12 +34,13 @@ class Ground:
     cost: FlopsPerToken | None = None  # None: C = 6*N*D
     flop_convention: str = "six_nd"  # of shapes
     resampled: ResampledLaws | None = None
+    # flop_convention, n_convention, loss_kind of the fitted runs; a published law says none
+    conventions: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
         cls,
         fits: Fits | None,
-        resampled: ResampledLaws | None,
         law: str = "",
         flop_convention: str = "",
         repeats: bool = False,
@@ -48,7 +51,6 @@ class Ground:
 
         Args:
             fits: what was fitted, if anything.
-            resampled: approach 3's resamples.
             law: a key of paper.LOSS_LAWS, or empty.
             flop_convention: how shapes count FLOPs; empty = as the fitted runs, else six_nd.
             repeats: whether repeated data is asked for, which has a published law of its own.
@@ -59,7 +61,8 @@ class Ground:
                 return None
             own = fitted.conventions.get("flop_convention", "unknown")
             counted = flop_convention or (own if own in FLOP_CONVENTIONS else "six_nd")
-            return cls(fitted.law, "the fitted approach 3", fits.cost, counted, resampled)
+            resampled = ResampledLaws.of(fitted)
+            return cls(fitted.law, FITTED, fits.cost, counted, resampled, fitted.conventions)
         name = law or (REPEATS_LAW if repeats else DEFAULT_LAW)
         return cls(named_law(name), f"law {name}", None, flop_convention or "six_nd")
 
@@ -78,10 +81,14 @@ def for_budget(
     ground: Ground,
     C: float,
     shapes: Mapping[str, ModelShape],
-    cluster: ClusterConfig,
+    rates: RatesConfig,
     inference_tokens: float = 0.0,
 ) -> dict[str, Any]:
-    """What C FLOPs are best spent on and what departures cost, on one law."""
+    """What C FLOPs are best spent on and what departures cost, on one law.
+
+    Raises:
+        Refusal: the law has no optimum at C (`options.allocate`).
+    """
     law, cost = ground.law, ground.cost
     best = options.allocate(law, C, cost)
     built = options.snap(law, C, shapes, ground.flop_convention)
@@ -90,20 +97,32 @@ def for_budget(
         "N": best.N,
         "D": best.D,
         "L": best.L,
+        "N_interval": _size_interval(ground, C),
         "N_within_1_percent": list(options.sizes_within(law, C, 0.01, cost)),
         "misallocation": [asdict(row) for row in options.misallocation(law, C, cost=cost)],
         "best_shape": built[0].name,
         "shapes": [asdict(row) for row in options.neighbours(built)],
         "overtraining": [asdict(row) for row in overtraining.overtrain(law, C, cost=cost)],
-        "bill": asdict(options.bill(C, cluster)),
+        "bill": asdict(options.bill(C, rates)),
     }
     if inference_tokens:
-        answer["inference"] = asdict(options.serve(law, best.L, inference_tokens, cost))
+        try:
+            answer["inference"] = asdict(options.serve(law, best.L, inference_tokens, cost))
+        except Refusal as error:  # the rest of the answer stands
+            answer |= {"inference": None, "inference_refused": str(error)}
     return answer
 
 
+def _size_interval(ground: Ground, C: float) -> dict[str, Any] | None:
+    """Percentiles of the best size at C over the resampled laws."""
+    if ground.resampled is None:
+        return None
+    spread = Percentiles.of(ground.resampled.optima(C, ground.cost)[0])
+    return None if spread is None else asdict(spread)
+
+
 def for_target(
-    ground: Ground, L: float, cluster: ClusterConfig, inference_tokens: float = 0.0
+    ground: Ground, L: float, rates: RatesConfig, inference_tokens: float = 0.0
 ) -> dict[str, Any]:
     """The cheapest way to loss L, with intervals where the law was resampled.
 
@@ -111,7 +130,7 @@ def for_target(
         Refusal: L is at or below the law's E.
     """
     best = options.cheapest(ground.law, L, ground.cost)
-    answer: dict[str, Any] = {"L": L, **asdict(best), "bill": asdict(options.bill(best.C, cluster))}
+    answer: dict[str, Any] = {"L": L, **asdict(best), "bill": asdict(options.bill(best.C, rates))}
     if ground.resampled is not None:
         found = ground.resampled.cheapest(L, ground.cost)
         answer["resamples"] = len(ground.resampled.theta)
@@ -150,18 +169,20 @@ def for_unique_tokens(
         runs: columns N, D, L and unique_tokens of runs that repeat data; None = the published worth
             of repeats.
     """
-    certificate = None
+    certificate, measured = None, REPEATS_MEASURED
     law, source = repeated.named_repeats(ground.law), "published (C4)"
     if runs is not None:
         law, certificate = repeated.fit_repeated(
             runs["N"], runs["D"], runs["unique_tokens"], runs["L"], ground.law
         )
+        measured = certificate["max_epochs"]
         source = f"fitted to {certificate['n_runs']} runs"
     return {
         "unique_tokens": unique_tokens,
         "R_D": law.R_D,
         "R_N": law.R_N,
         "source": source,
+        "epochs_measured": measured,
         "certificate": certificate,
         "budgets": [asdict(repeated.allocate_repeated(law, C, unique_tokens)) for C in budgets],
     }

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chinchilla.decide.options import flops_at
-from chinchilla.errors import FitError, Refusal
+from chinchilla.decide.options import allocate, flops_at
+from chinchilla.decide.resampled import Percentiles, ResampledLaws
+from chinchilla.errors import FitError, InputError, Refusal
 from chinchilla.fit.frontier import Frontier, LossLaw
-from chinchilla.fit.loss_law import FlopsPerToken, numeric_frontier, six_nd_frontier
+from chinchilla.fit.loss_law import FlopsPerToken, six_nd_frontier
 from chinchilla.observations import Observations
 from chinchilla.records import count_label
 from chinchilla.shapes import ModelShape, flops_per_token, n_params
@@ -72,7 +73,7 @@ def gradient(law: LossLaw, C: float, cost: FlopsPerToken | None = None) -> np.nd
         (log_k, a), _, _ = six_nd_frontier(law)
         x, slope, bend = log_k + a * np.log(C), 1.0, 0.0
     else:
-        x = float(np.log(numeric_frontier(law, cost, np.array([C]))[0][0]))
+        x = float(np.log(allocate(law, C, cost).N))
         before, slope, after = map(float, cost.trend_and_slope(x + np.array([-H, 0, H]))[1])
         bend = float(np.log(after / before)) / (2 * H)
     ratio = np.log(law.beta * law.B / (law.alpha * law.A))
@@ -171,6 +172,7 @@ def propose(
 
     Raises:
         FitError: the runs so far do not determine the law.
+        InputError: a ratio that was given lies beyond the other one.
         Refusal: no size and length fits inside the limits.
     """
     law, obs = frontier.law, obs.finals()
@@ -179,6 +181,13 @@ def propose(
     limits = (float(obs.C.min()), spend)
     low, high = ratio_limits(obs)
     ratios = (ratios[0] or low, ratios[1] or high)
+    if ratios[0] >= ratios[1]:
+        given = "min_ratio" if ratios[0] != low else "max_ratio"
+        other = "max_ratio" if given == "min_ratio" else "min_ratio"
+        raise InputError(
+            f"min_ratio={ratios[0]:g} is not below max_ratio={ratios[1]:.4g}, which follows from "
+            f"the runs where it is not given. Give {other} beside {given}."
+        )
     pool = candidates(sizes, ratios, limits)
     if not pool:
         raise Refusal(
@@ -198,16 +207,15 @@ def propose(
     rows = jacobian(law, np.array([c.N for c in pool]), np.array([c.D for c in pool])) / scale
     C = np.array([c.C for c in pool])
     variance = float(g @ np.linalg.solve(information, g))
-    log_width, source = _width_now(frontier, C_star, variance)
+    log_width, source = _width_now(frontier, C_star, cost, variance)
     orders = [_greedy(information, g, rows, C, n_runs, spend, how) for how in _HOW]
     chosen, variances = min(orders, key=lambda order: order[1][-1])
     steps, total = [], 0.0
     for i, after in zip(chosen, variances, strict=True):
         total += pool[i].C
         steps.append(Step(pool[i], float(np.exp(log_width * np.sqrt(after / variance))), total))
-    N_opt = float(frontier.N_opt(C_star))
     return Design(
-        C_star, N_opt, float(np.exp(log_width)), source, steps, len(pool),
+        C_star, allocate(law, C_star, cost).N, float(np.exp(log_width)), source, steps, len(pool),
         {"tokens_per_param": list(ratios), "C": list(limits)},
     )  # fmt: skip
 
@@ -249,10 +257,13 @@ def _greedy(
     return chosen, variances
 
 
-def _width_now(frontier: Frontier, C_star: float, variance: float) -> tuple[float, str]:
-    """ln(90th / 10th percentile) of N_opt(C*) now: the fit's bootstrap, or its residuals."""
-    low, high = (float(x) for x in frontier.N_opt.band(C_star))
-    if not np.isnan(low):
-        return float(np.log(high / low)), "the fit's bootstrap"
+def _width_now(
+    frontier: Frontier, C_star: float, cost: FlopsPerToken | None, variance: float
+) -> tuple[float, str]:
+    """ln(90th / 10th percentile) of N_opt(C*) now: the fit's resampled laws, or its residuals."""
+    resampled = ResampledLaws.of(frontier)
+    spread = None if resampled is None else Percentiles.of(resampled.optima(C_star, cost)[0])
+    if spread is not None:
+        return float(np.log(spread.p90 / spread.p10)), "the fit's bootstrap"
     sigma = float((frontier.certificate or {}).get("rms_log_residual", 0.0))
     return 2 * Z80 * sigma * float(np.sqrt(variance)), "the fit's residuals (it has no bootstrap)"

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chinchilla.config import ClusterConfig
+from chinchilla.config import RatesConfig
 from chinchilla.errors import Refusal
 from chinchilla.fit.frontier import LossLaw
-from chinchilla.fit.loss_law import FlopsPerToken, numeric_frontier, six_nd_frontier
+from chinchilla.fit.loss_law import FlopsPerToken, log_N_opt, numeric_frontier
 from chinchilla.observations import Observations
 from chinchilla.shapes import ModelShape, flops_per_token, n_params
 
@@ -39,7 +39,7 @@ class Misallocation:
 
     factor: float  # N / N_opt
     N: float
-    wasted: float  # C / C'' - 1: C'' reaches the same loss with the best size
+    wasted: float | None  # C / C'' - 1: C'' reaches the same loss with the best size
     excess: float | None  # C' / C - 1 to reach the same loss; None: no number of tokens reaches it
     extra_loss: float  # nats per token, at the same C
 
@@ -89,13 +89,33 @@ def flops_at(N: float | np.ndarray, cost: FlopsPerToken | None) -> np.ndarray:
 
 
 def allocate(law: LossLaw, C: float, cost: FlopsPerToken | None = None) -> Allocation:
-    """The N and D that make the lowest loss with C training FLOPs."""
-    if cost is None:
-        (log_k, a), _, _ = six_nd_frontier(law)
-        N = float(np.exp(log_k + a * np.log(C)))
-    else:
-        N = float(numeric_frontier(law, cost, np.array([C]))[0][0])
+    """The N and D that make the lowest loss with C training FLOPs: what every decision starts from.
+
+    Raises:
+        FitError: FLOPs per token do not rise with N, so no trade-off exists to solve.
+        Refusal: the best size lies outside of 1 to 1e16 parameters, where c(N) is not followed.
+    """
+    if cost is not None:
+        numeric_frontier(law, cost, np.array([C]))  # says why, where there is no trade-off
+    theta = np.array([[law.E, law.A, law.B, law.alpha, law.beta]])
+    N = float(allocate_each(theta, C, cost)[0][0])
+    if not np.isfinite(N):
+        raise Refusal(
+            f"the best size for {C:.3g} FLOPs lies outside of 1 to 1e16 parameters. Ask for a "
+            "budget nearer to the runs."
+        )
     return spent(law, C, N, cost)
+
+
+def allocate_each(
+    theta: np.ndarray, C: float, cost: FlopsPerToken | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """N and D, (k,) each, of (k, 5) laws E, A, B, alpha, beta at C FLOPs; NaN without an optimum."""
+    log_N = log_N_opt(theta, cost, np.array([C]))[:, 0]
+    if cost is not None:  # solved on a grid of sizes: its ends are no optima
+        log_N = np.where((log_N > LOG_N[0]) & (log_N < LOG_N[-1]), log_N, np.nan)
+    N = np.exp(log_N)
+    return N, C / flops_at(N, cost)
 
 
 def spent(law: LossLaw, C: float, N: float, cost: FlopsPerToken | None = None) -> Allocation:
@@ -127,10 +147,18 @@ def misallocation(
     rows = []
     for factor in factors:
         same_C = spent(law, C, factor * best.N, cost)
-        wasted = C / cheapest(law, same_C.L, cost).C - 1
+        wasted = _wasted(law, same_C, cost)
         excess = _excess(law, same_C.N, best, cost)
         rows.append(Misallocation(factor, same_C.N, wasted, excess, same_C.L - best.L))
     return rows
+
+
+def _wasted(law: LossLaw, run: Allocation, cost: FlopsPerToken | None) -> float | None:
+    """C over the least C for the same loss, less one; None where that lies outside all sizes."""
+    try:
+        return run.C / cheapest(law, run.L, cost).C - 1
+    except Refusal:
+        return None
 
 
 def sizes_within(
@@ -165,15 +193,15 @@ def cheapest(law: LossLaw, L: float, cost: FlopsPerToken | None = None) -> Alloc
     """
     if L <= law.E:
         raise Refusal(
-            f"target_loss={L:g} is not above E={law.E:.4g} nats per token, the loss of this law at "
-            "infinite N and D. Give a target above it."
+            f"a loss of {L:.6g} nats per token is not above E={law.E:.4g}, the loss of this law at "
+            "infinite N and D: no run reaches it."
         )
     x, log_D, _ = optimal_path(law, cost)
     reached = law(np.exp(x), np.exp(log_D))
     if not reached[-1] < L < reached[0]:
         raise Refusal(
-            f"target_loss={L:g}: this law reaches it only outside of 1 to 1e16 parameters "
-            f"(E={law.E:.4g}). Give another target."
+            f"a loss of {L:.6g} nats per token is reached by this law only outside of 1 to 1e16 "
+            f"parameters (E={law.E:.4g}): no answer there means anything."
         )
     N = float(np.exp(np.interp(-np.log(L - law.E), -np.log(reached - law.E), x)))
     D = float(tokens_for(law, N, L))
@@ -269,14 +297,14 @@ def serve(
     return Serving(inference_tokens, trained_only, best, after, 1 - after / before)
 
 
-def bill(flops: float, cluster: ClusterConfig) -> Bill:
-    """Device-hours, money, energy and CO2 of `flops`, at the rates `cluster` states.
+def bill(flops: float, rates: RatesConfig) -> Bill:
+    """Device-hours, money, energy and CO2 of `flops`, at the rates `rates` states.
 
     Energy is device_watts * pue over the device-hours; a rate of 0 means not stated.
     """
-    hours = flops / (cluster.peak_flops * cluster.mfu) / 3600
-    price, grams = cluster.price_per_device_hour, cluster.co2_grams_per_kwh
-    kwh = hours * cluster.device_watts * cluster.pue / 1000 if cluster.device_watts else None
+    hours = flops / (rates.peak_flops * rates.mfu) / 3600
+    price, grams = rates.price_per_device_hour, rates.co2_grams_per_kwh
+    kwh = hours * rates.device_watts * rates.pue / 1000 if rates.device_watts else None
     return Bill(
         flops,
         hours,

@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from chinchilla import paper
-from chinchilla.decide.options import allocate
+from chinchilla.decide.options import allocate, flops_at
 from chinchilla.decide.resampled import Percentiles, ResampledLaws
 from chinchilla.fit.fits import Fits
-from chinchilla.fit.frontier import Frontier
-from chinchilla.fit.loss_law import FlopsPerToken, named_law, numeric_frontier
+from chinchilla.fit.loss_law import named_law
 
 PUBLISHED_LINES = {  # N_opt = coefficient * C^exponent, D = C / (6 N_opt)
     "paper, approach 1 (Table 3)": paper.N_OPT_TABLE_3,
@@ -42,25 +39,26 @@ class Prediction:
 
 
 def predictions(
-    budgets: Sequence[float],
-    fits: Fits | None = None,
-    resampled: ResampledLaws | None = None,
-    published: bool = True,
+    budgets: Sequence[float], fits: Fits | None = None, published: bool = True
 ) -> list[Prediction]:
     """N_opt and D_opt at each budget: our approaches first, then the paper's lines and laws.
 
-    Every answer costs what was asked. Approaches 1 and 2 give N by their line, and D is what C
-    buys at that size; approach 3 is solved at C itself. FLOPs per token at a size are read from
-    the fitted runs, continued smoothly where C lies outside them. The loss of approaches 1 and 2
-    is that of approach 3's law at their N and D, where it was fitted.
+    Every answer costs what was asked, FLOPs per token being the trend of the fitted runs' own
+    count over N (`options.flops_at`). Approach 3 is solved at C itself, and so is the law of each
+    resample for its intervals. Approaches 1 and 2 give N by their line, with its resampled lines,
+    and D is what C buys at that size; their loss is that of approach 3's law at their N and D, its
+    interval that of the resampled laws there, N and D held.
 
     Args:
         budgets: training FLOPs. A fit counts C as its own conventions say; published laws take
             C = 6*N*D.
         fits: what was fitted; None for the published answers alone.
-        resampled: approach 3's resampled laws, for intervals of the loss.
         published: whether to add the published answers.
+
+    Raises:
+        Refusal: see `options.allocate`.
     """
+    resampled = None if fits is None else ResampledLaws.of(fits.fitted.get("parametric"))
     rows = []
     for C in budgets:
         if fits is not None:
@@ -76,46 +74,30 @@ def predictions(
 
 def _from_fit(C: float, name: str, fits: Fits, resampled: ResampledLaws | None) -> Prediction:
     frontier, cost = fits.fitted[name], fits.cost
-
-    def tokens(N: float) -> float:
-        return float(C / (6 * N if cost is None else np.exp(cost.log_and_slope(np.log(N))[0])))
-
-    N = _size(C, frontier, cost)
-    D = tokens(N)
-    (p10, p90), (low, high) = (
-        tuple(float(x) for x in frontier.N_opt.band(C, *ends)) for ends in ((10, 90), (2.5, 97.5))
-    )
-    known = not np.isnan(low)
-    law = fits.fitted["parametric"].law if "parametric" in fits.fitted else None
-    spread = None
-    if resampled is not None and frontier.law is not None:
-        spread = Percentiles.of(np.array([best.L for best in resampled.optima(C, cost)]))
-    elif resampled is not None:
-        spread = Percentiles.of(resampled.loss(N, D))
-    return Prediction(
-        C,
-        f"this data, {name}",
-        N,
-        D,
-        None if law is None else float(law(N, D)),
-        N_p10=p10 if known else None,
-        N_p90=p90 if known else None,
-        N_ci95=[low, high] if known else None,
-        D_p10=tokens(p90) if known else None,
-        D_p90=tokens(p10) if known else None,
-        D_ci95=[tokens(high), tokens(low)] if known else None,
-        L_p10=spread.p10 if spread else None,
-        L_p90=spread.p90 if spread else None,
-        L_ci95=spread.ci95 if spread else None,
-        beyond=_beyond(C, fits.data.get("C")),
-    )
-
-
-def _size(C: float, frontier: Frontier, cost: FlopsPerToken | None) -> float:
-    """N_opt at C: solved on the law where there is one, else by the line."""
-    if frontier.law is not None and cost is not None:
-        return float(numeric_frontier(frontier.law, cost, np.array([C]))[0][0])
-    return float(frontier.N_opt(C))
+    three = fits.fitted.get("parametric")
+    law = None if three is None else three.law
+    L_of: Percentiles | None = None
+    if frontier.law is not None:
+        best = allocate(frontier.law, C, cost)
+        N, D = best.N, best.D
+        N_of = D_of = None
+        if resampled is not None:
+            N_of, D_of, L_of = (Percentiles.of(x) for x in resampled.optima(C, cost))
+    else:
+        N = float(frontier.N_opt(C))
+        D = float(C / flops_at(N, cost))
+        lines = frontier.N_opt.all_at(C)
+        N_of, D_of = Percentiles.of(lines), Percentiles.of(C / flops_at(lines, cost))
+        L_of = None if resampled is None else Percentiles.of(resampled.loss(N, D))
+    bounds = {
+        f"{of}_{key}": value
+        for of, spread in (("N", N_of), ("D", D_of), ("L", L_of))
+        if spread is not None
+        for key, value in vars(spread).items()
+    }
+    L = None if law is None else float(law(N, D))
+    beyond = _beyond(C, fits.data.get("C"))
+    return Prediction(C, f"this data, {name}", N, D, L, **bounds, beyond=beyond)
 
 
 def _from_law(C: float, name: str) -> Prediction:

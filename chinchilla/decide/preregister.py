@@ -22,13 +22,14 @@ from chinchilla.decide.options import allocate
 from chinchilla.decide.predict import Prediction
 from chinchilla.decide.resampled import Percentiles, ResampledLaws
 from chinchilla.errors import InputError
-from chinchilla.files import pretty_json, read_json, sha256_file
+from chinchilla.files import create_once, make_dirs, pretty_json, read_json, sha256_file
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.observations import Observations
 
 SCHEMA = 1
 CONSTANTS = ("E", "A", "B", "alpha", "beta")
+CONVENTIONS = ("flop_convention", "n_convention", "loss_kind")
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def record_of(
     resampled: ResampledLaws | None,
     cost: FlopsPerToken | None,
     frontier_file: Path | None,
-    loss_kind: str,
+    conventions: Mapping[str, str],
     told: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The record that is written, with its date and hash.
@@ -74,7 +75,8 @@ def record_of(
         resampled: its resamples, for intervals; None without.
         cost: FLOPs per token of the fitted runs; None is C = 6*N*D.
         frontier_file: frontier.json, whose own hash is kept; None without one.
-        loss_kind: train, heldout or unknown: which loss is meant.
+        conventions: flop_convention, n_convention and loss_kind of the fitted runs; what is not
+            said is unknown.
         told: the command's settings.
     """
     constants = None if law is None else {name: getattr(law, name) for name in CONSTANTS}
@@ -89,7 +91,7 @@ def record_of(
             "numpy": np.__version__,
         },
         "frontier_sha256": None if frontier_file is None else sha256_file(frontier_file),
-        "loss_kind": loss_kind,
+        **{name: conventions.get(name, "unknown") for name in CONVENTIONS},
         "told": dict(told),
         "predictions": [asdict(row) for row in predictions],
         "law_name": law_name,
@@ -117,14 +119,11 @@ def save(record: Mapping[str, Any], path: Path | None, folder: Path) -> Path:
     if path is None:
         name = f"{record['made_utc'][:10]}-{record['sha256'][:8]}.json"
         path = folder / "preregistered" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(path, "x", encoding="utf-8") as f:
-            f.write(pretty_json(record) + "\n")
-    except FileExistsError:
+    make_dirs(path.parent)
+    if not create_once(path, pretty_json(record) + "\n"):
         raise InputError(
             f"preregister_file={path} exists, and a prediction is never overwritten. Name another."
-        ) from None
+        )
     return path
 
 
@@ -149,7 +148,50 @@ def load(path: Path) -> dict[str, Any]:
             f"prediction={path} was changed after it was written: its contents have SHA-256 "
             f"{found[:8]}..., and it says {str(record['sha256'])[:8]}.... Take the copy that was not."
         )
+    if wrong := _wrong_field(record):
+        raise InputError(
+            f"prediction={path}: {wrong} is missing or not what `chinchilla predict "
+            "preregister=true` writes there, though the hash is right. Take the file that it wrote."
+        )
     return record
+
+
+def _wrong_field(record: Mapping[str, Any]) -> str:
+    """The first field that a score reads and cannot use; empty where all is well."""
+    said = ("made_utc", "sha256", "law_name", "loss_kind")
+    if wrong := [name for name in said if not isinstance(record.get(name), str)]:
+        return wrong[0]
+    law = record.get("law", "missing")
+    if law is not None and not (
+        isinstance(law, dict) and set(law) == set(CONSTANTS) and _numbers(list(law.values()))
+    ):
+        return "law"
+    laws = record.get("resampled_laws")
+    if not isinstance(laws, list) or not all(_numbers(x) and len(x) == 5 for x in laws):
+        return "resampled_laws"
+    if not _numbers(record.get("log_residuals")):
+        return "log_residuals"
+    try:
+        _cost_of(record)
+    except (KeyError, InputError):
+        return "flops_per_token"
+    return ""
+
+
+def _numbers(value: Any) -> bool:
+    """Whether this is a list of numbers."""
+    return isinstance(value, list) and all(type(x) in (int, float) for x in value)
+
+
+def _cost_of(record: Mapping[str, Any]) -> FlopsPerToken | None:
+    cost = record["flops_per_token"]
+    return None if cost is None else FlopsPerToken.from_dict(cost, "prediction")
+
+
+def unsaid(record: Mapping[str, Any], obs: Observations) -> list[str]:
+    """The conventions that prediction or result do not state, so that nobody can compare them."""
+    sides = ((name, record.get(name, "unknown"), getattr(obs, name)) for name in CONVENTIONS)
+    return [name for name, *both in sides if "unknown" in both]
 
 
 def score(record: Mapping[str, Any], obs: Observations) -> list[Score]:
@@ -162,21 +204,28 @@ def score(record: Mapping[str, Any], obs: Observations) -> list[Score]:
         obs: the results; of curves only the last points are used.
 
     Raises:
-        InputError: the record has no law, or its loss is another one (train against heldout).
+        InputError: the record has no law, or was made of another loss (train against heldout) or
+            by another count of N or C.
     """
     if record["law"] is None:
         raise InputError(
             "this prediction has N and D but no law, so no loss was predicted. Predict with approach "
             "3 fitted, or with law=NAME."
         )
-    kinds = (record["loss_kind"], obs.loss_kind)
-    if "unknown" not in kinds and kinds[0] != kinds[1]:
+    for name in CONVENTIONS:
+        ours, theirs = record.get(name, "unknown"), getattr(obs, name)
+        if "unknown" in (ours, theirs) or ours == theirs:
+            continue
+        cure = "Score a result that is counted alike."
+        if name == "loss_kind":
+            cure = "Give the other loss of the result, loss=train or loss=heldout."
         raise InputError(
-            f"the prediction is of the {kinds[0]} loss and the result is a {kinds[1]} loss: they do "
-            "not compare. Give the other loss of the result, loss=train or loss=heldout."
+            f"the prediction has {name}={ours} and the result {name}={theirs}: they do not "
+            f"compare. {cure}"
         )
     law = LossLaw(**record["law"])
     theta = np.array(record["resampled_laws"], float).reshape(-1, len(CONSTANTS))
+    cost = _cost_of(record)
     resampled = ResampledLaws(theta, np.array(record["log_residuals"], float))
     obs = obs.finals()
     rows = []
@@ -189,15 +238,7 @@ def score(record: Mapping[str, Any], obs: Observations) -> list[Score]:
                 str(run_id), float(N), float(D), float(C), float(L), predicted,
                 float(L - predicted), float(100 * (L / predicted - 1)),
                 None if spread is None else spread.ci95, inside,
-                float(N / _best_size(record, law, float(C))),
+                float(N / allocate(law, float(C), cost).N),
             )
         )  # fmt: skip
     return rows
-
-
-def _best_size(record: Mapping[str, Any], law: LossLaw, C: float) -> float:
-    cost = record["flops_per_token"]
-    if cost is not None:
-        lists = {k: tuple(v) for k, v in cost.items() if isinstance(v, list)}
-        cost = FlopsPerToken(**{**cost, **lists})
-    return allocate(law, C, cost).N

@@ -149,7 +149,8 @@ def fit_repeated(
         near: start (R_D, R_N) and give the minimum it leads to, instead of the lowest of all.
 
     Returns:
-        The law, and its certificate: objective, n_runs, n_repeated, n_minima (distinct minima on
+        The law, and its certificate: objective, n_runs, n_repeated, max_epochs (the
+        largest D/U), n_minima (distinct minima on
         the grid of starts), R_D_range and R_N_range (within 1% of the objective).
 
     Raises:
@@ -193,8 +194,9 @@ def fit_repeated(
     for name, value in (("R_D", R_D), ("R_N", R_N)):
         if not R_RANGE[0] * 1.05 < value < R_RANGE[1] / 1.05:
             raise FitError(
-                f"{name} runs to {value:.3g}, an end of the range searched: these runs do not show "
-                "how fast repeats lose their worth. Add runs with more epochs, and larger models "
+                f"{name} runs {'above' if value > 1 else 'below'} "
+                f"{R_RANGE[1] if value > 1 else R_RANGE[0]:g}, the end of the range searched: these "
+                "runs do not show how fast repeats lose their worth. Add runs with more epochs, and larger models "
                 "on few unique tokens.",
                 "at_bound",
             )
@@ -204,6 +206,7 @@ def fit_repeated(
         "objective": float(best.fun),
         "n_runs": len(N),
         "n_repeated": int(repeats.sum()),
+        "max_epochs": float((D / U).max()),
         "n_minima": len(minima),
         "R_D_range": ranges[0],
         "R_N_range": ranges[1],

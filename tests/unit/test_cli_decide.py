@@ -68,12 +68,12 @@ def one_line(said: Said, code: int, *parts: str) -> None:
 
 
 def test_a_person_sees_the_split_the_cost_and_what_departures_cost(say):
-    out = say("predict budget_flops=5.76e23").out
-    first, rest = out.split("By law besiroglu")
-    assert "law hoffmann" in first
-    assert "N 72.2b, D 1.33t, 18.4 tokens per parameter, loss 1.9744" in rest
+    out = say("predict budget_flops=5.76e23 rates.price_per_device_hour=2.5 detail=true").out
+    first, rest = out.strip().split("\n", 1)
+    assert "N 72.2B, D 1.33T tokens, 18.4 tokens per parameter, loss 1.9744" in first
+    assert "law hoffmann" in rest
     assert "404,449 device-hours at 9.89e+14 FLOP/s x 40% MFU, 1,011,122 at 2.5 an hour" in rest
-    for part in ("+18.6%", "chinchilla_70b (best)", "over-training", "at most 1% more compute"):
+    for part in ("+18.6", "chinchilla_70b (best)", "over-training", "at most 1% more compute"):
         assert part in rest
     assert "kWh" not in rest
     assert max(map(len, out.splitlines())) <= 150
@@ -90,7 +90,7 @@ def test_the_answer_as_json(say):
 
 
 def test_stated_rates_make_a_bill(say):
-    rates = "cluster.device_watts=1000 cluster.pue=1.2 cluster.co2_grams_per_kwh=300"
+    rates = "rates.device_watts=1000 rates.pue=1.2 rates.co2_grams_per_kwh=300"
     cost = say(f"predict budget_flops=1e21 format=json {rates}").json["decisions"][0]["bill"]
     hours = 1e21 / (989e12 * 0.4) / 3600
     assert cost["energy_kwh"] == pytest.approx(hours * 1.2)
@@ -124,10 +124,48 @@ def test_a_fit_answers_with_intervals_of_its_loss(say, fits):
     assert ours["by"] == "this data, parametric"
     assert ours["L_ci95"][0] < ours["L_p10"] < ours["L"] < ours["L_p90"] < ours["L_ci95"][1]
     assert told["law"]["name"] == "the fitted approach 3"
-    (fits / "observations.csv").unlink()  # frontier.json alone still gives N and D theirs
-    alone = say("predict budget_flops=1e21 frontier=fits format=json").json["predictions"][0]
-    assert alone["N_p10"] == ours["N_p10"]
-    assert alone["L_p10"] is None
+    (fits / "observations.csv").unlink()  # frontier.json stands alone
+    assert say("predict budget_flops=1e21 frontier=fits format=json").json == told
+
+
+@pytest.mark.parametrize("objective", ["lad", "least_squares"])
+def test_a_fit_by_another_objective_answers_too(say, fits, objective):
+    words = f"approaches=parametric n_bootstrap=40 objective={objective}"
+    assert say(f"fit observations=runs.csv out_dir=other {words}").code == 0
+    row = say("predict budget_flops=1e21 frontier=other format=json").json["predictions"][0]
+    assert row["N_p10"] < row["N"] < row["N_p90"]
+    assert row["L_p10"] < row["L"] < row["L_p90"]
+
+
+def test_the_first_line_is_what_to_do_with_these_runs(say, fits):
+    out = say("predict budget_flops=1e21 frontier=fits").out
+    first, rest = out.strip().split("\n", 1)
+    row = say("predict budget_flops=1e21 frontier=fits format=json").json["predictions"][0]
+    assert "by these runs' approach 3 (parametric): N " in first
+    assert f"loss {row['L']:.4f} ({row['L_p10']:.4f}-{row['L_p90']:.4f})" in first
+    assert f"{row['D'] / row['N']:.1f} tokens per parameter" in first
+    assert rest.index("by these runs: ") < rest.index("by published lines and laws")
+    assert "approach 3 by resampled laws" in rest
+    assert "its resamples put N_opt at" in rest
+    assert "wasted" not in rest
+    more = say("predict budget_flops=1e21 frontier=fits detail=true").out
+    assert "if the fitted approach 3 is right, a wrong size" in more
+    assert "compute wasted, %" in more
+
+
+def test_a_law_that_is_named_stands_beside_the_runs_own_answer(say, fits):
+    out = say("predict budget_flops=1e21 frontier=fits law=hoffmann").out
+    first, second = out.strip().splitlines()[:2]
+    assert "by these runs' approach 3" in first
+    assert "by law hoffmann (C = 6*N*D)" in " ".join(out.strip().splitlines()[1:3])
+    assert second
+
+
+def test_help_lists_rates_and_nothing_of_slurm(say):
+    for command in ("predict", "design"):
+        out = say(f"{command} --help").out
+        assert "rates.mfu" in out
+        assert "partition" not in out
 
 
 def test_tokens_to_be_served_make_the_model_smaller(say):
@@ -135,7 +173,7 @@ def test_tokens_to_be_served_make_the_model_smaller(say):
     served = say(f"{words} format=json").json["decisions"][0]["inference"]
     assert served["best"]["N"] < served["trained_only"]["N"]
     assert served["saving"] > 0
-    assert "Serving 10t tokens" in say(words).out
+    assert "Serving 10.0T tokens" in say(words).out
 
 
 def test_few_unique_tokens_are_repeated(say):
@@ -160,6 +198,19 @@ def test_what_repeats_are_worth_is_fitted_from_runs(say, tmp_path):
     told = say(f"{words} format=json").json["repeated"]
     assert (told["R_D"], told["R_N"]) == pytest.approx((8, 3), rel=1e-3)
     assert "These runs fit within 1% as well" in say(words).out
+    named = (tmp_path / "repeats.csv").read_text().replace("N,D,L,", "params,Tokens,loss,", 1)
+    (tmp_path / "repeats.csv").write_text(named)
+    assert say(f"{words} format=json").json["repeated"]["R_D"] == told["R_D"]
+    (tmp_path / "repeats.csv").write_text(named + "1b,1e9,3,1e9\n")
+    one_line(say(words), 2, "repeats.csv line 62", "'1b' is not a number. Write 1e9.")
+    (tmp_path / "repeats.csv").write_text("N,D,L\n1,1,1\n")
+    one_line(say(words), 2, "no column unique_tokens (found N, D, L)")
+
+
+def test_more_epochs_than_were_ever_measured_are_noted(say):
+    words = "predict unique_tokens=1e10 law=muennighoff budget_flops="
+    assert "was not measured" in say(f"{words}1e24").out
+    assert "was not measured" not in say(f"{words}1e21").out
 
 
 def test_shapes_of_ones_own_and_another_flop_count(say):
@@ -176,8 +227,20 @@ def test_shapes_of_ones_own_and_another_flop_count(say):
     [
         ("predict", ["budget_flops is missing", "target_loss=VALUE"]),
         ("predict budget_flops=1e20 law=kaplan", ["law='kaplan': choose one of hoffmann"]),
+        ("predict budget_flops=1", ["budget_flops=1 is outside of 1000 to 1e+40 FLOPs"]),
+        ("predict budget_flops=[1e20,1e41]", ["budget_flops=1e+41 is outside"]),
+        ("predict budget_flops=1e20 kv_size=0", ["kv_size=0 must be above 0"]),
+        ("predict budget_flops=1e20 inference_tokens=1e300", ["inference_tokens=1e+300"]),
+        ("predict budget_flops=1e20 rates.mfu=40", ["rates.mfu=40", "0.4 for 40%"]),
+        ("predict budget_flops=1e20 rates.pue=1.2", ["rates.pue=1.2", "rates.device_watts"]),
+        (
+            "predict budget_flops=1e20 rates.co2_grams_per_kwh=300",
+            ["rates.co2_grams_per_kwh=300", "rates.device_watts"],
+        ),
+        ("design frontier=f budget_flops=1e22 n_runs=101", ["n_runs=101 is not 1 to 100"]),
+        ("design frontier=f budget_flops=1e50", ["budget_flops=1e+50 is outside"]),
         ("predict target_loss=-1", ["target_loss=-1"]),
-        ("predict budget_flops=1e20 cluster.pue=0.9", ["cluster.pue=0.9 is below 1"]),
+        ("predict budget_flops=1e20 rates.pue=0.9", ["rates.pue=0.9 is below 1"]),
         ("predict budget_flops=1e20 shapes=[huge]", ["'huge' is neither a row of Table A9"]),
         ("predict budget_flops=1e20 repeated_runs=x.csv", ["unique_tokens is missing"]),
         (
@@ -188,7 +251,7 @@ def test_shapes_of_ones_own_and_another_flop_count(say):
         ("predict budget_flops=1e20 preregister_file=a.json", ["preregister=true"]),
         ("design frontier=fits budget_flops=1e20", ["fits", "chinchilla fit"]),
         ("design frontier=fits budget_flops=0", ["budget_flops=0"]),
-        ("design frontier=f budget_flops=1 min_ratio=9 max_ratio=3", ["min_ratio=9"]),
+        ("design frontier=f budget_flops=1e9 min_ratio=9 max_ratio=3", ["min_ratio=9"]),
         ("score prediction=p.json", ["result=FILE.json", "observations=FILE.csv"]),
         ("score prediction=p.json result=r", ["p.json does not exist"]),
     ],
@@ -232,6 +295,36 @@ def test_a_design_needs_the_runs_of_the_fit(say, fits):
     one_line(say("design frontier=fits budget_flops=1e23"), 2, "observations.csv does not exist")
 
 
+def test_another_table_beside_the_fits_is_refused(say, fits):
+    table = fits / "observations.csv"
+    table.write_text(table.read_text().replace("r1,", "r01,", 1))
+    for words in ("design frontier=fits budget_flops=1e23", "diagnose fits=fits"):
+        one_line(say(words), 2, "observations.csv is not the table", "another SHA-256")
+    assert say("predict budget_flops=1e23 frontier=fits").code == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "given", "needed"), [("min_ratio=500", 500, "max_ratio"), ("max_ratio=1", 1, "min")]
+)
+def test_one_limit_beyond_the_other_is_said(say, fits, limit, given, needed):
+    said = say(f"design frontier=fits budget_flops=1e23 {limit}")
+    one_line(said, 2, f"={given}", f"Give {needed}")
+
+
+def test_one_limit_alone_is_kept(say, fits):
+    told = say("design frontier=fits budget_flops=1e23 min_ratio=50 format=json").json
+    ratios = [step["run"]["D"] / step["run"]["N"] for step in told["steps"]]
+    assert min(ratios) >= 50 * (1 - 1e-9)
+    assert told["limits"]["tokens_per_param"] == pytest.approx([50, 160])
+
+
+def test_design_and_predict_name_one_size(say, fits):
+    row = say("predict budget_flops=1e23 frontier=fits format=json").json["predictions"][0]
+    design = say("design frontier=fits budget_flops=1e23 format=json").json
+    assert design["N_opt"] == row["N"]
+    assert design["width"] == pytest.approx(row["N_p90"] / row["N_p10"], rel=1e-9)
+
+
 # ------------------------------------------------------------------ preregister, score
 
 
@@ -253,6 +346,7 @@ def test_a_prediction_is_held_against_what_came(say, prediction, tmp_path):
     assert said.code == 0
     assert "unchanged" in said.out
     assert "1 of 1 runs lie inside their 95% interval" in said.out
+    assert "note: flop_convention, n_convention, loss_kind not compared" in said.out
     (run,) = say(f"score prediction={prediction} observations=came.csv format=json").json["runs"]
     assert run["inside"] is True
     assert abs(run["percent"]) < 2

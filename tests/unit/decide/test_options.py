@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from chinchilla.config import ClusterConfig
+from chinchilla.config import RatesConfig
 from chinchilla.decide.options import (
     allocate,
     bill,
@@ -77,6 +77,14 @@ def test_a_size_too_small_to_reach_the_loss_says_never():
     assert row.excess is None
     assert row.wasted > 1
     assert np.isinf(tokens_for(LAW, row.N, allocate(LAW, 1e22).L))
+
+
+def test_a_factor_without_an_answer_spoils_no_other():
+    """At 1e3 FLOPs N_opt is 1.6: a tenth of it is as good as a best size below one parameter."""
+    near, far = misallocation(LAW, 1e3, factors=[1.1, 0.1])
+    assert near.wasted == pytest.approx(0.00325, rel=1e-2)
+    assert far.wasted is None
+    assert far.extra_loss > 0
 
 
 def test_the_sizes_within_one_percent_of_compute():
@@ -174,11 +182,11 @@ def test_serving_nothing_changes_nothing():
 
 def test_the_bill_is_what_its_rates_say():
     """1e15 FLOP/s at half use for an hour: 1.8e18 FLOPs."""
-    cluster = ClusterConfig(
+    rates = RatesConfig(
         peak_flops=1e15, mfu=0.5, price_per_device_hour=3.0, device_watts=1000, pue=1.2,
         co2_grams_per_kwh=400,
     )  # fmt: skip
-    cost = bill(1.8e20, cluster)
+    cost = bill(1.8e20, rates)
     assert cost.device_hours == pytest.approx(100)
     assert cost.price == pytest.approx(300)
     assert cost.energy_kwh == pytest.approx(120)
@@ -186,5 +194,5 @@ def test_the_bill_is_what_its_rates_say():
 
 
 def test_rates_that_were_not_stated_give_no_figures():
-    cost = bill(1e20, ClusterConfig(price_per_device_hour=0.0, co2_grams_per_kwh=400))
+    cost = bill(1e20, RatesConfig())
     assert (cost.price, cost.energy_kwh, cost.co2_kg) == (None, None, None)

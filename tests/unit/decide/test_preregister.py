@@ -2,13 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from chinchilla.decide.predict import predictions
-from chinchilla.decide.preregister import digest, load, record_of, save, score
-from chinchilla.decide.resampled import resampled_laws
+from chinchilla.decide.preregister import digest, load, record_of, save, score, unsaid
+from chinchilla.decide.resampled import ResampledLaws
 from chinchilla.errors import InputError
 from chinchilla.fit import fit_parametric
 from chinchilla.fit.fits import Fits
@@ -34,9 +35,10 @@ def record(tmp_path_factory) -> dict:
     fits = Fits.of({"parametric": fit}, {}, obs)
     file = tmp_path_factory.mktemp("fits") / "frontier.json"
     fits.save(file)
-    resampled = resampled_laws(fit, obs)
-    rows = predictions([1e21], fits, resampled)
-    return record_of(rows, fit.law, "approach 3", resampled, None, file, "train", {"n": 1})
+    resampled = ResampledLaws.of(fit)
+    rows = predictions([1e21], fits)
+    said = fit.conventions
+    return record_of(rows, fit.law, "approach 3", resampled, None, file, said, {"n": 1})
 
 
 def test_it_is_dated_in_utc_and_says_what_it_stands_on(record):
@@ -121,8 +123,55 @@ def test_how_far_a_run_was_from_the_best_size_is_said(record):
 
 
 def test_another_loss_does_not_compare(record):
-    with pytest.raises(InputError, match="train loss and the result is a heldout loss"):
+    with pytest.raises(InputError, match="loss_kind=train and the result loss_kind=heldout"):
         score(record, runs([5e8], [1e10], kind="heldout"))
+
+
+@pytest.mark.parametrize(
+    ("name", "ours", "theirs"),
+    [("flop_convention", "six_nd", "with_head"), ("n_convention", "total", "non_embedding")],
+)
+def test_another_count_does_not_compare(record, name, ours, theirs):
+    result = replace(runs([5e8], [1e10]), **{name: theirs})
+    with pytest.raises(InputError, match=f"{name}={ours} and the result {name}={theirs}"):
+        score({**record, name: ours}, result)
+
+
+def test_what_is_not_said_is_noted_and_does_not_stop_a_score(record):
+    result = replace(runs([5e8], [1e10]), flop_convention="unknown")
+    assert len(score(record, result)) == 1
+    assert unsaid(record, result) == ["flop_convention", "n_convention"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("law", {"E": 1.0}),
+        ("law", [1.0]),
+        ("law", {"E": "1", "A": 1.0, "B": 1.0, "alpha": 1.0, "beta": 1.0}),
+        ("resampled_laws", [[1.0, 2.0]]),
+        ("resampled_laws", None),
+        ("log_residuals", {"a": 1}),
+        ("flops_per_token", {"log_N": []}),
+        ("made_utc", 3),
+        ("loss_kind", None),
+    ],
+)
+def test_a_file_with_a_right_hash_and_wrong_fields_is_said(record, tmp_path, field, value):
+    changed = {**record, field: value}
+    (tmp_path / "p.json").write_text(json.dumps({**changed, "sha256": digest(changed)}))
+    with pytest.raises(InputError, match=rf"p\.json: {field} is missing or not what"):
+        load(tmp_path / "p.json")
+
+
+def test_a_save_that_fails_leaves_nothing(record, tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save(record, tmp_path / "p.json", tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_law_there_is_no_loss_to_score(record):

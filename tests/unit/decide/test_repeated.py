@@ -177,6 +177,13 @@ def test_runs_without_repeats_are_refused():
         fit_repeated(N[once], D[once], U[once], L[once], LAW)
 
 
+def test_repeats_that_lose_nothing_end_at_the_range_that_was_searched():
+    """Losses as if every repeat were fresh: R_D has no end, and the range is what is named."""
+    N, D, U, _ = drawn(15.4, 5.3)
+    with pytest.raises(FitError, match=r"R_[DN] runs above 3000, the end of the range searched"):
+        fit_repeated(N, D, U, LAW(N, D), LAW)
+
+
 def test_no_excess_parameters_no_answer():
     """Sizes never beyond the best for their tokens: R_N has no say, and nothing is made up."""
     N, D, U, L = drawn(15.4, 5.3)
