@@ -32,6 +32,8 @@ from chinchilla.tables_in import (
 )
 from chinchilla.units import unit_slip, unusual_factor
 
+SAME = 1e-9  # relative difference at which two numbers are one
+
 
 @dataclass(frozen=True)
 class Observations:
@@ -104,6 +106,11 @@ class Observations:
         return final
 
     @property
+    def budget_labels(self) -> np.ndarray:
+        """(n,) budget_flops to six digits, so that 1e19 and 0.1e20 + 1 are one; NaN for none."""
+        return np.array([float(f"{b:.6g}") for b in self.budget_flops])
+
+    @property
     def has_curves(self) -> bool:
         """Whether some run has more than one point."""
         return len(np.unique(self.run_id)) < len(self)
@@ -115,7 +122,8 @@ class Observations:
     def check_distinct(self, table: str = "", row: Callable[[int], str] = "row {}".format) -> None:
         """Refuse a run that is counted twice: it would narrow every interval.
 
-        Twice is the same run_id at the same D, or the same C, N, D and L under any name.
+        Twice is the same run_id at the same D, or the same C, N, D and L under any name; numbers
+        within 1e-9 of each other, relative, are the same.
 
         Args:
             table: what errors call the table.
@@ -126,8 +134,12 @@ class Observations:
         """
         for names in (("run_id", "D"), ("C", "N", "D", "L")):
             columns = [getattr(self, name) for name in names]
-            order = np.lexsort(columns)
-            same = np.logical_and.reduce([x[order][1:] == x[order][:-1] for x in columns])
+            ids = [
+                x if name == "run_id" else same_values(x)
+                for name, x in zip(names, columns, strict=True)
+            ]
+            order = np.lexsort(ids)
+            same = np.logical_and.reduce([x[order][1:] == x[order][:-1] for x in ids])
             if same.any():
                 k = int(np.argmin(np.where(same, order[1:], len(self))))
                 first, second = int(order[k]), int(order[k + 1])
@@ -166,8 +178,15 @@ class Observations:
         """These runs, and the last points of curves whose run has no row here.
 
         Raises:
-            InputError: a run has another N there, or the two are counted in different ways.
+            InputError: the two share no run_id, a run has another N there, or they are counted in
+                different ways.
         """
+        if len(self) and not np.isin(self.run_id, curves.run_id).any():
+            raise InputError(
+                f"observations and curves share no run_id ({self.run_id[0]}, ... and "
+                f"{curves.run_id[0]}, ...): one run under two names would count twice. Give each "
+                "run one run_id in both, or give one of the two tables."
+            )
         told = (note for note in curves.notes if note not in self.notes)
         said: dict[str, Any] = {"notes": (*self.notes, *told)}
         for name in CONVENTIONS:
@@ -231,13 +250,17 @@ class Observations:
         """The same of anything with named columns: a pandas or polars frame, a dict of arrays.
 
         Args:
-            frame: columns C, N, D, L, and where there are any run_id and budget_flops, or aliases.
+            frame: columns N, D, L, and where there are any C, run_id and budget_flops, or aliases;
+                without C, C = 6*N*D.
             **said: flop_convention, n_convention, loss_kind.
 
         Raises:
             InputError: as `from_csv`, naming the row counted from 0.
         """
-        return cls._from_table(read_frame(frame), said)
+        table = read_frame(frame)
+        if "C" not in table.columns and "flop_convention" not in table.columns:
+            said = {"flop_convention": "six_nd", **said}
+        return cls._from_table(table, said)
 
     @classmethod
     def of(
@@ -272,8 +295,6 @@ class Observations:
         except ValueError:
             told = ", ".join(f"{name} {x.shape}" for name, x in given.items())
             raise InputError(f"columns must be of equal length; these are {told}.") from None
-        if C is None:
-            said = {"flop_convention": "six_nd", **said}
         return cls.from_frame(dict(zip(given, columns, strict=True)), **said)
 
     @classmethod
@@ -344,6 +365,19 @@ class Observations:
                 if k > 0
             ]
         return _rows(points, loss)
+
+
+def same_values(x: np.ndarray) -> np.ndarray:
+    """(n,) an index that values within SAME of each other share, relative: one number rounded twice.
+
+    Args:
+        x: (n,) positive numbers.
+    """
+    order = np.argsort(x, kind="stable")
+    index = np.empty(len(x), int)
+    steps = np.diff(x[order]) > SAME * x[order][1:]
+    index[order] = np.append(0, np.cumsum(steps))[: len(x)]
+    return index
 
 
 def _rows(points: Sequence[tuple[RunResult, float, float | None]], loss: str) -> Observations:

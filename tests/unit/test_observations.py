@@ -154,6 +154,9 @@ def test_the_same_numbers_under_another_name_are_the_same_run():
     twice = observations(["a", "b"], D=[5, 5], L=np.array([3.0, 3.0]))
     with pytest.raises(InputError, match=r"row 1: the same run as row 0 \(C=.*L=3.0\)"):
         twice.check_distinct()
+    rounded = observations(["a", "b"], D=[2, 2 * (1 + 1e-12)], L=np.array([3.0, 3 * (1 - 1e-12)]))
+    with pytest.raises(InputError, match="row 1: the same run as row 0"):
+        rounded.check_distinct()
 
 
 def test_seeds_and_points_of_a_curve_are_no_copies():
@@ -189,6 +192,12 @@ def test_a_curve_stands_in_only_for_runs_without_a_row():
         "1 runs are known by their curve alone: its last point stands for the final loss, unsmoothed.",
     )
     assert len(both.completed_by(curves)) == 2
+    others = observations(["x", "x"], D=[1e9, 2e9])
+    with pytest.raises(
+        InputError, match=r"share no run_id \(a, ... and x, ...\).*one run_id in both"
+    ):
+        finals.completed_by(others)
+    assert len(finals.where(np.zeros(len(finals), bool)).completed_by(others)) == 1
 
 
 def test_curves_of_other_runs_or_other_counts_are_not_joined():
