@@ -1,18 +1,25 @@
 """Checks that config dataclasses share: one line each for what cannot be."""
 
+from numbers import Integral, Real
+
 from chinchilla.errors import InputError
 
 MIN_BOOTSTRAP = 20  # resamples
 
 
 def positive(key: str, value: float) -> None:
-    if not value > 0:
+    if not (isinstance(value, Real) and value > 0):
         raise InputError(f"{key}={value} must be above 0.")
 
 
 def not_negative(key: str, value: float) -> None:
-    if not value >= 0:
+    if not (isinstance(value, Real) and value >= 0):
         raise InputError(f"{key}={value} must not be negative.")
+
+
+def whole(key: str, value: int) -> None:
+    if not isinstance(value, Integral) or value < 0:
+        raise InputError(f"{key}={value!r} must be a whole number from 0 up.")
 
 
 def check_format(value: str) -> None:
@@ -25,7 +32,7 @@ def choice(key: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def check_n_bootstrap(value: int) -> None:
-    not_negative("n_bootstrap", value)
+    whole("n_bootstrap", value)
     if value and value < MIN_BOOTSTRAP:
         raise InputError(
             f"n_bootstrap={value}: percentiles of so few resamples mean nothing. Give at least "

@@ -1,6 +1,7 @@
 """What the commands after a trained sweep can be told."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from chinchilla.config.checks import (
     check_format,
@@ -8,6 +9,7 @@ from chinchilla.config.checks import (
     choice,
     not_negative,
     positive,
+    whole,
 )
 from chinchilla.errors import InputError
 from chinchilla.shapes import FLOP_CONVENTIONS
@@ -19,7 +21,47 @@ OBJECTIVES = ("huber", "lad", "least_squares")  # of approach 3
 ENVELOPE_PARTS = ("all", "tail", "hull")
 ISOFLOP_PROFILES = ("exact", "parabola")
 ISOFLOP_INTERVALS = ("wild", "pairs")
+METHODS = ("newton", "paper")  # of approach 3
 RESAMPLINGS = ("bayesian", "pairs", "by_size", "by_budget", "stratified", "subsample")
+
+CHOICES = {  # setting of a fit -> what it may be
+    "part": ENVELOPE_PARTS,
+    "profile": ISOFLOP_PROFILES,
+    "interval": ISOFLOP_INTERVALS,
+    "objective": OBJECTIVES,
+    "method": METHODS,
+    "resampling": RESAMPLINGS,
+}
+ABOVE_ZERO = ("huber_delta", "smooth_steps", "envelope_points")
+
+
+def check_settings(prefix: str = "", **settings: Any) -> None:
+    """Refuse settings of a fit that cannot be: the command and the functions share these rules.
+
+    Args:
+        prefix: before the names of settings in errors, such as isoflop_.
+        **settings: by the names that the functions give them.
+
+    Raises:
+        InputError: naming the setting and what it may be.
+    """
+    for name, value in settings.items():
+        key = prefix + name
+        if name in CHOICES:
+            choice(key, value, CHOICES[name])
+        elif name in ABOVE_ZERO:
+            positive(key, value)
+        elif name == "target_flops":
+            not_negative(key, value)
+        elif name == "n_bootstrap":
+            check_n_bootstrap(value)
+        else:
+            assert name == "seed"
+            whole(key, value)
+    if settings.get("method") == "paper" and settings.get("objective", "huber") != "huber":
+        raise InputError(
+            f"method=paper minimises huber, not {settings['objective']}. Leave one out."
+        )
 
 
 @dataclass(kw_only=True)
@@ -40,6 +82,7 @@ class FitCommand:
     resampling: str = (
         "bayesian"  # approach 3: bayesian, pairs, by_size, by_budget, stratified, subsample
     )
+    compare_intervals: bool = True  # approach 3: every way to an interval beside the one taken
     target_flops: float = 0.0  # where intervals of N_opt are compared; 0 = ten times the largest C
     smooth_steps: float = 10.0  # approach 1: Gaussian window over a training curve, in points
     envelope_points: int = 1_500  # approach 1: log-spaced FLOP values
@@ -53,10 +96,8 @@ class FitCommand:
 
     def __post_init__(self) -> None:
         check_format(self.format)
-        check_n_bootstrap(self.n_bootstrap)
         if not self.approaches:
             raise InputError(f"approaches=[] names none. Choose from {', '.join(APPROACHES)}.")
-        not_negative("seed", self.seed)
         choice("flop_convention", self.flop_convention, ("unknown", *FLOP_CONVENTIONS))
         choice("n_convention", self.n_convention, N_CONVENTIONS)
         if bool(self.sweep_dir) == bool(self.observations or self.curves):
@@ -73,19 +114,12 @@ class FitCommand:
                 "[2,200]."
             )
         choice("loss", self.loss, LOSSES)
-        choice("objective", self.objective, OBJECTIVES)
-        choice("method", self.method, ("newton", "paper"))
-        if self.method == "paper" and self.objective != "huber":
-            raise InputError(f"method=paper minimises huber, not {self.objective}. Leave one out.")
-        choice("envelope_part", self.envelope_part, ENVELOPE_PARTS)
-        choice("isoflop_profile", self.isoflop_profile, ISOFLOP_PROFILES)
-        choice("isoflop_interval", self.isoflop_interval, ISOFLOP_INTERVALS)
-        choice("resampling", self.resampling, RESAMPLINGS)
-        not_negative("target_flops", self.target_flops)
+        check_settings("envelope_", part=self.envelope_part)
+        check_settings("isoflop_", profile=self.isoflop_profile, interval=self.isoflop_interval)
+        names = ("n_bootstrap", "seed", "objective", "method", "resampling", "target_flops")
+        check_settings(**{name: getattr(self, name) for name in (*names, *ABOVE_ZERO)})
         for approach in self.approaches:
             choice("approaches", approach, APPROACHES)
-        for key in ("huber_delta", "smooth_steps", "envelope_points"):
-            positive(key, getattr(self, key))
 
 
 @dataclass(kw_only=True)

@@ -54,10 +54,19 @@ def fit_all(finals: Observations, curves: Observations | None, command: FitComma
         "isoflop": {
             "profile": command.isoflop_profile,
             "interval": command.isoflop_interval,
+            "huber_delta": command.huber_delta,
+            "objective": command.objective,
         },
         "parametric": {
             key: getattr(command, key)
-            for key in ("huber_delta", "objective", "method", "resampling", "target_flops")
+            for key in (
+                "huber_delta",
+                "objective",
+                "method",
+                "resampling",
+                "target_flops",
+                "compare_intervals",
+            )
         },
     }
     fitted, refused = {}, {}

@@ -11,6 +11,7 @@ with percentiles of the exponent. NumPy only.
 
 import numpy as np
 
+from chinchilla.errors import InputError
 from chinchilla.fit.frontier import PowerLaw
 from chinchilla.observations import Observations
 
@@ -25,6 +26,8 @@ RESAMPLINGS = {  # what is drawn, for people
 SUBSAMPLE = 0.8  # share of the runs (Table 2)
 C_BIN = 10**0.25  # runs that no budget names are grouped by C, a factor 1.78 a group
 PERCENTILES = (10, 90)  # an 80% interval, as Table 2
+OFF_CENTRE = 0.05  # an estimate in the outer twentieth of its 80% interval, or beyond, is said
+MIN_WIDTH = 1e-4  # of an interval of an exponent, for that to mean anything
 MIN_SUCCESS = 0.5  # share of resamples that must fit before an interval is stated
 
 
@@ -39,6 +42,9 @@ def draw(resampling: str, obs: Observations, n_resamples: int, seed: int) -> np.
 
     Returns:
         (n_resamples, n) weights.
+
+    Raises:
+        InputError: resampling is no key of RESAMPLINGS.
     """
     n = len(obs)
     if resampling == "subsample":
@@ -57,7 +63,15 @@ def draw(resampling: str, obs: Observations, n_resamples: int, seed: int) -> np.
         return draw_counts(n, n_resamples, seed)
     if resampling == "stratified":
         return draw_counts(n, n_resamples, seed, strata=budget_groups(obs))
-    groups = obs.N if resampling == "by_size" else budget_groups(obs)
+    if resampling == "by_size":
+        return _draw_groups(obs.N, n_resamples, seed)
+    if resampling == "by_budget":
+        return _draw_groups(budget_groups(obs), n_resamples, seed)
+    raise InputError(f"resampling={resampling!r}: choose one of {', '.join(RESAMPLINGS)}.")
+
+
+def _draw_groups(groups: np.ndarray, n_resamples: int, seed: int) -> np.ndarray:
+    """How often each run occurs when whole groups are drawn."""
     _, index = np.unique(groups, return_inverse=True)
     return draw_counts(int(index.max()) + 1, n_resamples, seed)[:, index]
 
@@ -65,7 +79,7 @@ def draw(resampling: str, obs: Observations, n_resamples: int, seed: int) -> np.
 def budget_groups(obs: Observations) -> np.ndarray:
     """(n,) the budget of each run; of a run without one, minus the index of its C_BIN."""
     bins = np.floor(np.log(obs.C) / np.log(C_BIN))
-    return np.where(np.isnan(obs.budget_flops), -bins, obs.budget_flops)
+    return np.where(np.isnan(obs.budget_flops), -bins, obs.budget_labels)
 
 
 def draw_counts(
@@ -128,7 +142,21 @@ def power_laws(
         low95, p10, p90, high95 = map(float, np.percentile(pairs[:, 1], (2.5, 10, 90, 97.5)))
         stored = [[float(f"{x:.7g}") for x in row] for row in pairs.T]
         laws.append(PowerLaw(float(np.exp(log_k)), exponent, p10, p90, [low95, high95], stored))
-    return laws[0], laws[1], counts, warnings
+    return laws[0], laws[1], counts, warnings + _off_centre(laws[0])
+
+
+def _off_centre(law: PowerLaw) -> list[str]:
+    """Whether the exponent of N_opt sits at an end of its own interval, or outside of it."""
+    if law.p10 is None or law.p90 is None or (width := law.p90 - law.p10) < MIN_WIDTH:
+        return []
+    if OFF_CENTRE <= (law.exponent - law.p10) / width <= 1 - OFF_CENTRE:
+        return []
+    where = "at an end of" if law.p10 <= law.exponent <= law.p90 else "outside"
+    return [
+        f"a={law.exponent:.3f} lies {where} its own interval, {law.p10:.3f} to {law.p90:.3f}: "
+        "resamples give another answer than all runs do, so few runs decide it. Add runs before "
+        "using either."
+    ]
 
 
 def method(n_resamples: int, seed: int, how: str, resampling: str = "pairs") -> str:

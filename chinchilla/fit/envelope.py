@@ -38,10 +38,12 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.config.fitting import check_settings
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.curves import MIN_SIZES, Curves, read_curves, smooth
-from chinchilla.fit.frontier import Frontier, OptimalPoint, PowerLaw, conventions
+from chinchilla.fit.frontier import Frontier, OptimalPoint, conventions
+from chinchilla.fit.loss_fit import one_ray
 from chinchilla.observations import Observations
 
 __all__ = ["PARTS", "fit_envelope", "smooth"]
@@ -113,14 +115,22 @@ def fit_envelope(
         the refusals of runs that could not be read as curves.
 
     Raises:
-        FitError: fewer than three sizes on the uncensored envelope (too_few_sizes), or at no C three
-            sizes with a curve (no_overlap).
+        FitError: fewer than three sizes on the uncensored envelope (too_few_sizes); at no C three
+            sizes with a curve, or ends of runs of which too few sizes have about the same C
+            (no_overlap); ends of runs with one D/N (one_ray).
+        InputError: a setting that cannot be.
     """
+    check_settings(
+        part=part,
+        smooth_steps=smooth_steps,
+        envelope_points=envelope_points,
+        n_bootstrap=n_bootstrap,
+        seed=seed,
+    )
     sizes = len(np.unique(obs.N))
     if sizes < MIN_SIZES:
         raise FitError(
-            f"approach 1 needs {MIN_SIZES} model sizes and these runs have {sizes}. Add sizes with "
-            "grid.horizon_models.",
+            f"approach 1 needs {MIN_SIZES} model sizes and these runs have {sizes}. Train more.",
             "too_few_sizes",
         )
     endpoints_only = not obs.has_curves
@@ -130,6 +140,7 @@ def fit_envelope(
     envelope_of: Callable[[np.ndarray], _Envelope]
     if endpoints_only:
         n_runs = len(obs)
+        _check_competition(obs)
         envelope_of = _endpoint_envelopes(obs, part)
     else:
         curves, refusals = read_curves(obs, window, envelope_points)
@@ -151,7 +162,7 @@ def fit_envelope(
         except FitError:
             continue
     N_opt, D_opt, bootstrap_counts, warnings = bootstrap.power_laws(*lines, samples)
-    details, more_warnings = _describe(everything, C_end, N_opt)
+    details, more_warnings = _describe(everything, C_end)
     if part == "tail" and not endpoints_only:
         at = np.isin(curves.C, everything.C)
         details["tails_at_C"] = float(np.isfinite(entering[:, at]).sum(axis=0).mean())
@@ -196,9 +207,7 @@ def fit_envelope(
     )
 
 
-def _describe(
-    envelope: _Envelope, C_end: np.ndarray | None, N_opt: PowerLaw
-) -> tuple[dict[str, Any], list[str]]:
+def _describe(envelope: _Envelope, C_end: np.ndarray | None) -> tuple[dict[str, Any], list[str]]:
     """Details and warnings of an envelope; `C_end` is each run's last C, None without curves."""
     used = envelope.where(~envelope.censored)
     sizes = len(np.unique(used.N))
@@ -241,11 +250,6 @@ def _describe(
             f"{sizes} sizes on the envelope: its interval says how the answer hangs on single runs "
             "and is wider than noise alone would make it (its 80% hold the truth in 97% and more). Add "
             "sizes between."
-        )
-    if N_opt.p10 is not None and not N_opt.p10 <= N_opt.exponent <= (N_opt.p90 or np.inf):
-        warnings.append(
-            f"a={N_opt.exponent:.3f} lies outside its own interval: resamples with fewer runs give "
-            "another envelope. Add runs before using either."
         )
     return details, warnings
 
@@ -316,12 +320,32 @@ def _hull(lowest: _Envelope) -> _Envelope:
     return lowest.where(np.array(hull))
 
 
+def _check_competition(runs: Observations) -> None:
+    """Refuse run ends among which hardly a size could lose: a line through them is their plan's.
+
+    On grids of sizes by D/N it lies far from the law's line (tests).
+    """
+    one_ray(runs.N, runs.D, "approach 1 has ends of runs alone, no curves, and")
+    _, index = np.unique(_bins(runs), return_inverse=True)
+    sizes = np.array([len(np.unique(runs.N[index == i])) for i in range(index.max() + 1)])
+    if (n := float(sizes[index].mean())) < MIN_SIZES:
+        raise FitError(
+            f"approach 1 has ends of runs alone, no curves, and a run competes with {n - 1:.1f} other "
+            f"sizes within a factor {ENDPOINT_BIN} of its C on average: the line would be the plan's "
+            f"and not the optimum's. Give the curves, or train {MIN_SIZES} sizes or more at each C.",
+            "no_overlap",
+        )
+
+
+def _bins(runs: Observations) -> np.ndarray:
+    """(n,) number of the bin of C that each run is in."""
+    index: np.ndarray = np.floor(np.log(runs.C / runs.C.min()) / np.log(ENDPOINT_BIN) + 0.5)
+    return index
+
+
 def _endpoint_envelopes(runs: Observations, part: str) -> Callable[[np.ndarray], _Envelope]:
     """Of the runs kept: the best in each bin of C, where no cheaper bin has a better; or the hull."""
-    if part == "hull":
-        bins = np.round(np.log(runs.C), 6)
-    else:
-        bins = np.floor(np.log(runs.C / runs.C.min()) / np.log(ENDPOINT_BIN) + 0.5)
+    bins = np.round(np.log(runs.C), 6) if part == "hull" else _bins(runs)
     order = np.lexsort((runs.L, bins))
     kept = np.zeros(len(runs), bool)
 
@@ -348,7 +372,7 @@ def _lines(envelope: _Envelope, through: str) -> tuple[tuple[float, float], tupl
         raise FitError(
             f"approach 1 needs {MIN_SIZES} sizes on the envelope and finds {n}; "
             f"{envelope.censored.mean():.0%} of it was left out, because a better size may lie "
-            "outside. Add sizes on both sides, or train the ones there are for longer.",
+            "outside. Train sizes on both sides, or the ones there are for longer.",
             "too_few_sizes",
         )
     if through == "points":

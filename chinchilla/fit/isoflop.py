@@ -25,11 +25,12 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.config.fitting import check_settings
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.frontier import Frontier, OptimalPoint, conventions
-from chinchilla.fit.isoflop_checks import akima_line, leave_out, windows
-from chinchilla.fit.loss_fit import fit_loss_law, refit_loss_law
+from chinchilla.fit.isoflop_checks import akima_line, leave_out, unequal_flops, windows
+from chinchilla.fit.loss_fit import fit_loss_law, one_ray, refit_loss_law
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.profile import (
     MIN_SIDE,
@@ -57,7 +58,6 @@ INTERVALS = {
     "pairs": "bootstrap resamples of runs with replacement",
 }
 N_REDRAWN = 200  # alpha and beta of re-weighted runs, of which each resample takes one pair
-LOOSE_BUDGET = 0.02  # warn when runs of a budget spent more or less than it by this share
 
 
 def fit_isoflop(
@@ -65,6 +65,8 @@ def fit_isoflop(
     *,
     profile: str = "exact",
     interval: str = "wild",
+    huber_delta: float = 1e-3,
+    objective: str = "huber",
     n_bootstrap: int = 400,
     seed: int = 0,
 ) -> Frontier:
@@ -77,6 +79,8 @@ def fit_isoflop(
             others that re-weighted runs give); a parabola where approach 3 cannot answer. Or
             "parabola", as the paper.
         interval: "wild" or "pairs", see INTERVALS.
+        huber_delta: of the fit that gives alpha and beta (approach 3).
+        objective: of that fit: huber, lad or least_squares.
         n_bootstrap: resamples; 0 for no interval.
         seed: of the resampling.
 
@@ -87,16 +91,20 @@ def fit_isoflop(
         their shift from the exact shape's); windows; akima; leave_out.
 
     Raises:
-        FitError: no run names a budget (no_budget), there is one alone (one_budget), numbers are not
-            finite (nan), or fewer than two budgets have a bottom (the commonest kind of theirs).
+        FitError: no run names a budget (no_budget), there is one alone (one_budget), all runs have one
+            D/N (one_ray), numbers are not finite (nan), or fewer than two budgets have a bottom (the
+            commonest kind of theirs).
+        InputError: a setting that cannot be.
     """
+    how: dict[str, Any] = {"huber_delta": huber_delta, "objective": objective}
+    check_settings(profile=profile, interval=interval, n_bootstrap=n_bootstrap, seed=seed, **how)
     finals = obs.finals()
     obs = finals.where(~np.isnan(finals.budget_flops))
     _check(obs)
-    labels = np.array([float(f"{b:.6g}") for b in obs.budget_flops])  # 1e19 and 0.1e20 are one
+    labels = obs.budget_labels
     groups = [obs.where(labels == b) for b in np.unique(labels)]
     cost = FlopsPerToken.from_observations(obs)
-    exponents, warnings = (None, []) if profile == "parabola" else _exponents(finals)
+    exponents, warnings = (None, []) if profile == "parabola" else _exponents(finals, how)
     plain = [
         fit_budget(group, b, None, cost) for b, group in zip(np.unique(labels), groups, strict=True)
     ]
@@ -114,16 +122,12 @@ def fit_isoflop(
         )
     at = bottoms(used)  # (m, 2) ln C and ln N
     found = lines(at[None], cost)[0]
-    redrawn = _redrawn(finals, exponents, n_bootstrap, seed)
+    redrawn = _redrawn(finals, exponents, n_bootstrap, seed, how)
     samples = _samples(used, cost, interval, n_bootstrap, seed, redrawn)
     N_opt, D_opt, counts, more = bootstrap.power_laws(*_pairs(found), samples)
     warnings += more
-    spread = float(np.abs(obs.C / labels - 1).max())
-    if spread > LOOSE_BUDGET:
-        warnings.append(
-            f"runs spent up to {spread:.0%} more or less than the budget that labels them: their C "
-            "was counted in another way than the budgets, so no profile is quite at equal FLOPs."
-        )
+    unequal, more = unequal_flops(used, cost)
+    warnings += more
     if len(used) == 2:
         warnings.append("a line through two budgets: nothing shows whether it is straight.")
     without = leave_out(used, exponents, cost)
@@ -135,7 +139,7 @@ def fit_isoflop(
         "akima": akima_line(used),
         "leave_out": without,
         "bootstrap": counts,
-        "max_budget_deviation": spread,
+        "unequal_flops": unequal,
         "runs_without_budget": int(len(finals) - len(obs)),
     }
     warnings += _influence(without["run"], N_opt.exponent)
@@ -156,8 +160,8 @@ def fit_isoflop(
             "profile": PROFILES[shown],
             "exponents": "none"
             if exponents is None
-            else f"alpha={exponents[0]:.6g}, beta={exponents[1]:.6g}: approach 3 on the same "
-            f"{len(finals)} runs; in the interval redrawn with those runs re-weighted",
+            else f"alpha={exponents[0]:.6g}, beta={exponents[1]:.6g}: approach 3 "
+            f"(objective={objective}, huber_delta={huber_delta:g}) on the same {len(finals)} runs; in the interval redrawn with those runs re-weighted",
             "C_of_a_point": "achieved, by the parabola's own weights"
             if exponents is None
             else "achieved, mean of ln C over the budget's runs",
@@ -181,6 +185,7 @@ def _check(obs: Observations) -> None:
             "budget_flops, or plan with grid.budgets.",
             "no_budget",
         )
+    one_ray(obs.N, obs.D, "approach 2")
     bad = ~np.isfinite(obs.budget_flops) | (obs.budget_flops <= 0)  # the rest obs checks itself
     if bad.any():
         i = int(np.argmax(bad))
@@ -191,10 +196,12 @@ def _check(obs: Observations) -> None:
         )
 
 
-def _exponents(finals: Observations) -> tuple[tuple[float, float] | None, list[str]]:
+def _exponents(
+    finals: Observations, how: dict[str, Any]
+) -> tuple[tuple[float, float] | None, list[str]]:
     """alpha and beta of approach 3 on these runs, or why there are none."""
     try:
-        law, _ = fit_loss_law(finals.N, finals.D, finals.L)
+        law, _ = fit_loss_law(finals.N, finals.D, finals.L, None, **how)
     except FitError as error:
         return None, [
             "parabolas instead of the exact shape, because approach 3 gives no alpha and beta: "
@@ -215,14 +222,18 @@ def _loss(profile: Profile) -> float:
 
 
 def _redrawn(
-    finals: Observations, exponents: tuple[float, float] | None, n: int, seed: int
+    finals: Observations,
+    exponents: tuple[float, float] | None,
+    n: int,
+    seed: int,
+    how: dict[str, Any],
 ) -> np.ndarray | None:
     """(k, 2) alpha and beta of approach 3 on re-weighted runs: how well they are known."""
     if exponents is None or n == 0:
         return None
-    law, _ = fit_loss_law(finals.N, finals.D, finals.L)
+    law, _ = fit_loss_law(finals.N, finals.D, finals.L, None, **how)
     w = bootstrap.draw("bayesian", finals, min(n, N_REDRAWN), seed)
-    laws = refit_loss_law(finals.N, finals.D, finals.L, w, law)
+    laws = refit_loss_law(finals.N, finals.D, finals.L, w, law, **how)
     found = laws.theta[laws.converged, 3:]
     return found if len(found) else None
 
@@ -360,7 +371,9 @@ def _shift(p: Profile) -> float | None:
 
 
 def _influence(run: dict[str, Any], a: float) -> list[str]:
-    if run["half_width"] is None or abs(run["a_without_it"] - a) <= run["half_width"]:
+    if run["half_width"] is None:
+        return []
+    if abs(run["a_without_it"] - a) <= max(run["half_width"], bootstrap.MIN_WIDTH):
         return []
     return [
         f"one run decides: without {run['most']} a is {run['a_without_it']:.3f} instead of {a:.3f}, "

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from chinchilla.fit.loss_law import FlopsPerToken
-from chinchilla.fit.profile import MIN_SIZES, Profile, bottoms, fit_budget, lines
+from chinchilla.fit.profile import MIN_SIZES, Parabola, Profile, bottoms, fit_budget, lines
 
 WINDOWS_NATS = (0.05, 0.1, 0.15, 0.2, 0.3)  # above each budget's lowest loss
+MAX_TILT_A, MAX_TILT_N = 0.01, 0.1  # what unequal C may do to a and to N_opt before it is said
 WINDOWS_FACTOR = (2.0, 4.0, 8.0)  # either way of each bottom
 
 
@@ -50,6 +51,34 @@ def windows(
             answer |= {"a": a, "coefficient": float(np.exp(log_k))}
         found.append(answer)
     return found
+
+
+def unequal_flops(used: list[Profile], cost: FlopsPerToken) -> tuple[dict[str, Any], list[str]]:
+    """How far C differs inside the budgets, and what that does to the bottoms; said where it matters.
+
+    A run that spent more ends lower, so that C rising or falling with N tilts a parabola. The losses
+    are levelled to one C by the slope of the bottoms' losses in ln C. The exact shape counts each run
+    at its own D and needs no levelling.
+    """
+    ratio = max(float(p.obs.C.max() / p.obs.C.min()) for p in used)
+    said: dict[str, Any] = {"max_C_ratio": ratio, "of_N_opt": None, "of_a": None}
+    if not isinstance(used[0].shape, Parabola):
+        return said, []
+    at = bottoms(used)
+    lowest = np.array([(p.columns @ p.c).min() for p in used if p.c is not None])
+    slope = float(np.polyfit(at[:, 0], lowest, 1)[0])  # nats per ln C
+    away = [np.log(p.obs.C) - np.log(p.obs.C).mean() for p in used]
+    shift = np.array([p.pull @ (slope * x) for p, x in zip(used, away, strict=True)])
+    moved = at - np.stack([np.zeros(len(used)), shift], axis=1)
+    of_a = float(lines(at[None], cost)[0, 1] - lines(moved[None], cost)[0, 1])
+    said |= {"of_N_opt": np.expm1(shift).tolist(), "of_a": of_a}
+    if abs(of_a) <= MAX_TILT_A and np.abs(said["of_N_opt"]).max() <= MAX_TILT_N:
+        return said, []
+    return said, [
+        f"C differs inside budgets, by a factor of up to {ratio:.2f}: parabolas take that for an "
+        f"effect of N, which moves N_opt by up to {np.abs(said['of_N_opt']).max():.0%} and a by "
+        f"{of_a:+.3f}. Give runs of one budget one C."
+    ]
 
 
 def akima_line(used: list[Profile]) -> dict[str, Any]:

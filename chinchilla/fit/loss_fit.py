@@ -27,6 +27,7 @@ MIN_EXPONENT = 1e-3  # alpha or beta below this: no trade-off
 MAX_EXPONENT = 3.0  # alpha or beta above this: the term is a wall at the smallest N or D
 MIN_SHARE = 1e-4  # E below this share of the smallest loss counts as zero
 LAD_WIDTHS = (1e-3, 3e-4, 1e-4)  # Huber widths that stand in for lad in refits
+MAX_RAY = 1.05  # the largest D/N over the smallest, below which all runs have one
 N_CHECKED = 40  # refits that also start on their own
 MAX_CONDITION = 1e6  # of the column-scaled Jacobian; 33 on the published points
 
@@ -209,6 +210,21 @@ def bound_hits(law: LossLaw, L: np.ndarray) -> list[str]:
     return hits
 
 
+def one_ray(N: np.ndarray, D: np.ndarray, who: str) -> None:
+    """Refuse runs that all have one D/N.
+
+    Raises:
+        FitError: one_ray.
+    """
+    ratios = D / N
+    if ratios.max() < MAX_RAY * ratios.min():
+        raise FitError(
+            f"{who} cannot tell N from D: every run has {np.median(ratios):.3g} tokens per "
+            "parameter. Train some sizes at several.",
+            "one_ray",
+        )
+
+
 def _check_design(N: np.ndarray, D: np.ndarray, L: np.ndarray) -> None:
     if len(N) < 6:
         raise FitError(
@@ -227,12 +243,7 @@ def _check_design(N: np.ndarray, D: np.ndarray, L: np.ndarray) -> None:
                 f"approach 3 needs three different {name} to see a curve; these runs have {n}.",
                 "too_few_levels",
             )
-    if (ratios := D / N).max() < 1.05 * ratios.min():
-        raise FitError(
-            f"approach 3 cannot tell N from D: every run has {np.median(ratios):.3g} tokens per "
-            "parameter. Train some sizes at several.",
-            "one_ray",
-        )
+    one_ray(N, D, "approach 3")
 
 
 def _identified(N: np.ndarray, D: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.config.fitting import check_settings
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.frontier import Frontier, LossLaw, conventions
@@ -33,6 +34,7 @@ def fit_parametric(
     seed: int = 0,
     resampling: str = "bayesian",
     target_flops: float = 0.0,
+    compare_intervals: bool = True,
 ) -> Frontier:
     """Approach 3: the loss law of all final losses, and its frontier.
 
@@ -50,10 +52,21 @@ def fit_parametric(
         seed: of the resampling.
         resampling: how runs are drawn or weighted: a key of `bootstrap.RESAMPLINGS`.
         target_flops: C at which `Frontier.intervals` compare N_opt; 0 = ten times the largest C.
+        compare_intervals: whether to find `Frontier.intervals`; never with n_bootstrap=0.
 
     Raises:
         FitError: see `fit_loss_law`.
+        InputError: a setting that cannot be.
     """
+    check_settings(
+        huber_delta=huber_delta,
+        objective=objective,
+        method=method,
+        resampling=resampling,
+        target_flops=target_flops,
+        n_bootstrap=n_bootstrap,
+        seed=seed,
+    )
     obs.check_distinct()
     obs = obs.finals()
     if obs.C.max() < MIN_C_RANGE * obs.C.min():
@@ -126,7 +139,9 @@ def fit_parametric(
         law_samples=[_seven_digits(row) for row in kept.T] if len(kept) else [],
         log_residuals=_seven_digits(np.log(obs.L / law(obs.N, obs.D))),
         certificate=certificate,
-        intervals=compare(obs, law, frame, {resampling: laws}, how, target_flops, seed),
+        intervals=compare(obs, law, frame, {resampling: laws}, how, target_flops, seed)
+        if compare_intervals
+        else [],
         details=details,
         warnings=warnings,
     )

@@ -20,9 +20,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from chinchilla.fit.loss_law import FlopsPerToken
-from chinchilla.observations import Observations
+from chinchilla.observations import Observations, same_values
 
 MIN_SIZES = 4  # distinct sizes at a budget
+MAX_C_RATIO = 1.3  # of C inside a budget; the paper's points are within 10% either way
+MIN_SPREAD = 1e-6  # of the losses of a budget, relative
+MIN_CURVATURE = 1.0  # standard errors
 MIN_SIDE = 2  # distinct sizes on each side of the bottom
 REACH = 12.0  # how far from the sizes a bottom is looked for, in ln N
 
@@ -180,8 +183,8 @@ class Profile:
 
 
 def fit_profile(obs: Observations, budget: float, shape: Shape) -> Profile:
-    """Least squares of one budget's losses; kinds of refusal: duplicates, too_few_sizes,
-    opens_downward, vertex_outside, vertex_at_edge.
+    """Least squares of one budget's losses; kinds of refusal: duplicates, not_iso_flop,
+    too_few_sizes, constant_loss, opens_downward, vertex_outside, vertex_at_edge, flat.
 
     Args:
         obs: (n,) the budget's final losses, in any order.
@@ -191,7 +194,9 @@ def fit_profile(obs: Observations, budget: float, shape: Shape) -> Profile:
     obs = obs.where(np.argsort(obs.N, kind="stable"))
     sizes = np.unique(obs.N)
     profile = Profile(budget, obs, shape)
-    copies = len(obs) - len(np.unique(np.stack([obs.N, obs.D, obs.L]), axis=1).T)
+    rows = np.stack([same_values(x) for x in (obs.N, obs.D, obs.L)])
+    copies = len(obs) - len(np.unique(rows, axis=1).T)
+    unequal = float(obs.C.max() / obs.C.min())
 
     def no(kind: str, reason: str, **found: Any) -> Profile:
         return Profile(budget, obs, shape, reason, kind, **found)
@@ -199,14 +204,27 @@ def fit_profile(obs: Observations, budget: float, shape: Shape) -> Profile:
     if copies:
         return no(
             "duplicates",
-            f"{copies} of {len(obs)} runs repeat another run's N, D and loss exactly. One run "
-            "counted twice would narrow the interval: remove the copies.",
+            f"{copies} of {len(obs)} runs repeat another run's N, D and loss. One run counted twice "
+            "would narrow the interval: remove the copies.",
+        )
+    if unequal > MAX_C_RATIO:
+        return no(
+            "not_iso_flop",
+            f"its runs spent {obs.C.min():.3g} to {obs.C.max():.3g} FLOPs, a factor {unequal:.2f}: "
+            f"no profile at one budget (at most {MAX_C_RATIO}). Check column C, or name another "
+            "budget_flops for some.",
         )
     if len(sizes) < MIN_SIZES:
         return no(
             "too_few_sizes",
             f"{len(sizes)} model sizes cannot show a valley. Train at least {MIN_SIZES} sizes "
             "around the expected optimum.",
+        )
+    if np.ptp(obs.L) < MIN_SPREAD * obs.L.mean():
+        return no(
+            "constant_loss",
+            f"all {len(obs)} runs end at {obs.L.mean():.6g} nats per token: no valley. Check column "
+            "L.",
         )
     c = profile.solver @ obs.L
     x = float(shape.bottoms(c[None])[0])
@@ -215,8 +233,8 @@ def fit_profile(obs: Observations, budget: float, shape: Shape) -> Profile:
         return no(
             "opens_downward",
             f"the {'parabola' if isinstance(shape, Parabola) else 'profile'} opens downward: the "
-            f"losses have no valley between N={sizes[0]:.3g} and N={sizes[-1]:.3g}. Widen "
-            "grid.models on both sides, and look for diverged runs.",
+            f"losses have no valley between N={sizes[0]:.3g} and N={sizes[-1]:.3g}. Train "
+            "smaller and larger models at this budget, and look for diverged runs.",
             **found,
         )
     side = "larger" if x > np.log(sizes[0] * sizes[-1]) / 2 else "smaller"
@@ -225,17 +243,34 @@ def fit_profile(obs: Observations, budget: float, shape: Shape) -> Profile:
         return no(
             "vertex_outside",
             f"no minimum between N={sizes[0]:.3g} and N={sizes[-1]:.3g}: the loss still falls "
-            f"towards {side} models. Add {side} models to grid.models, or drop this budget.",
+            f"towards {side} models. Train {side} models at this budget, or remove its rows.",
             **found,
         )
     if min(below, above) < MIN_SIDE:
         return no(
             "vertex_at_edge",
             f"the minimum N={np.exp(x):.3g} has {below} smaller and {above} larger sizes tried; "
-            f"{MIN_SIDE} on each side are needed. Add {side} models to grid.models.",
+            f"{MIN_SIDE} on each side are needed. Train {side} models at this budget, or remove its "
+            "rows.",
+            **found,
+        )
+    if (t := _curvature(obs)) < MIN_CURVATURE:
+        return no(
+            "flat",
+            f"the valley is not deeper than the scatter about it: its curvature is {t:.1f} times "
+            "its own standard error. Train sizes further from the optimum, or repeat runs.",
             **found,
         )
     return Profile(budget, obs, shape, **found)
+
+
+def _curvature(obs: Observations) -> float:
+    """The curvature of a parabola through the losses, over its standard error."""
+    X = Parabola(float(np.log(obs.N).mean())).columns(obs)
+    solver = np.linalg.pinv(X)
+    c = solver @ obs.L
+    variance = float(np.sum((obs.L - X @ c) ** 2)) / max(len(obs) - 3, 1)
+    return float(c[2] / np.sqrt(variance * (solver[2] @ solver[2]) + 1e-300))
 
 
 def fit_budget(

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from chinchilla.fit.bootstrap import draw_counts, method, power_laws
+from chinchilla.errors import InputError
+from chinchilla.fit.bootstrap import RESAMPLINGS, draw, draw_counts, method, power_laws
 
 
 def test_every_resample_has_as_many_runs_as_there_are():
@@ -53,3 +54,29 @@ def test_some_failed_resamples_are_counted_in_a_warning():
 def test_the_method_is_said_in_words():
     assert method(0, 0, "x").startswith("none")
     assert "400 bootstrap resamples of runs" in method(400, 7, "drawn within each budget")
+
+
+def test_an_unknown_way_to_resample_names_the_known_ones(scattered_runs):
+    with pytest.raises(
+        InputError, match="resampling='jackknife': choose one of bayesian, pairs, by_"
+    ):
+        draw("jackknife", scattered_runs(), 20, 0)
+
+
+@pytest.mark.parametrize("name", RESAMPLINGS)
+def test_every_way_to_resample_keeps_about_as_many_runs_as_there_are(scattered_runs, name):
+    w = draw(name, scattered_runs(), 200, 0)
+    kept = 0.8 if name == "subsample" else 1.0
+    assert w.sum(axis=1).mean() == pytest.approx(kept * 40, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "where"), [(0.5, ""), (0.419, "outside"), (0.425, "at an end of")]
+)
+def test_an_estimate_at_an_end_of_its_own_interval_is_said(estimate, where):
+    samples = np.tile(np.linspace(0.4, 0.6, 101)[:, None], (1, 4))  # 10% at .42, 90% at .58
+    *_, warnings = power_laws((0.0, estimate), (0.0, 1 - estimate), samples)
+    assert len(warnings) == bool(where)
+    assert all(
+        f"a={estimate:.3f} lies {where} its own interval, 0.420 to 0.580" in w for w in warnings
+    )

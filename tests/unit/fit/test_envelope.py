@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from chinchilla.errors import FitError
+from chinchilla.fit import envelope
 from chinchilla.fit.envelope import fit_envelope, smooth
+from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import six_nd_frontier
 
 
@@ -136,7 +138,7 @@ def test_two_sizes_are_refused(curves):
 
 def test_an_envelope_on_the_edges_is_refused(curves):
     """Three sizes: only the middle one can be uncensored."""
-    with pytest.raises(FitError, match=r"3 sizes on the envelope and finds 1.*Add sizes on both"):
+    with pytest.raises(FitError, match=r"3 sizes on the envelope and finds 1.*Train sizes on both"):
         fit_envelope(curves(0.0, n_sizes=3, largest=1e8))
 
 
@@ -146,6 +148,32 @@ def test_curves_that_never_meet_are_refused(observe, law):
     obs = observe(N, D, law(N, D), run_id=np.repeat(["a", "b", "c"], 10))
     with pytest.raises(FitError, match=r"at no C do 3 sizes have a curve.*overlapping FLOPs"):
         fit_envelope(obs)
+
+
+def test_ends_of_runs_at_one_ratio_are_refused(observe, law):
+    """Any line through them is D = 20*N, whatever the law: a = .500 [.500, .500]."""
+    N = 1e7 * 1.5 ** np.arange(15)
+    with pytest.raises(FitError, match=r"no curves, and cannot tell N from D.*20 tokens") as told:
+        fit_envelope(observe(N, 20 * N, law(N, 20 * N)))
+    assert told.value.kind == "one_ray"
+    D = N * np.where(np.arange(15) % 2, 24, 20)
+    with pytest.raises(FitError, match=r"competes with 0\.0 other sizes.*the plan's") as told:
+        fit_envelope(observe(N, D, law(N, D)))
+    assert told.value.kind == "no_overlap"
+
+
+def test_ends_of_a_grid_follow_the_grid_and_not_the_law_and_are_refused(observe, monkeypatch):
+    """Sizes by tokens per parameter on a law with a = 1/3: its line would be .07 or more off."""
+    law = LossLaw(1.7, 400 * 1e9**0.16, 410 * 2e10**-0.03, 0.5, 0.25)
+    N = np.repeat(np.geomspace(5e7, 5e9, 8), 5)
+    D = N * np.tile([5.0, 10, 20, 40, 80], 8)
+    obs = observe(N, D, law(N, D))
+    with pytest.raises(
+        FitError, match=r"competes with 0\.9 other sizes.*Give the curves, or train"
+    ):
+        fit_envelope(obs)
+    monkeypatch.setattr(envelope, "_check_competition", lambda runs: None)
+    assert abs(fit_envelope(obs, n_bootstrap=0).N_opt.exponent - 1 / 3) > 0.07
 
 
 def test_a_run_with_one_point_or_backward_flops_is_left_out_by_name(curves):

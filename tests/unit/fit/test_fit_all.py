@@ -30,7 +30,8 @@ def test_three_approaches_agree_on_runs_drawn_from_one_law(isoflop_runs, law, co
 def test_an_approach_that_cannot_answer_does_not_stop_the_others(scattered_runs, command):
     fits = fit_all(scattered_runs(), None, command)
     assert "parametric" in fits.fitted
-    assert fits.refused.keys() == {"isoflop"}
+    assert fits.refused.keys() == {"envelope", "isoflop"}
+    assert fits.refused["envelope"].kind == "no_overlap"
     assert "no run names one" in fits.refused["isoflop"].reason
 
 

@@ -115,3 +115,11 @@ def test_a_law_without_irreducible_loss_is_said_to_be_at_a_bound(scattered_runs)
     fit = fit_parametric(scattered_runs(law=LossLaw(1e-9, 40, 40, 0.2, 0.15)), n_bootstrap=0)
     assert any("no irreducible loss" in w for w in fit.warnings)
     assert fit.law.alpha == pytest.approx(0.2, rel=1e-3)
+
+
+def test_intervals_are_compared_only_when_asked(scattered_runs):
+    obs = scattered_runs(noise=0.003)
+    kept = {"n_bootstrap": 50, "compare_intervals": False}
+    assert fit_parametric(obs, **kept).intervals == []
+    assert fit_parametric(obs, n_bootstrap=0).intervals == []
+    assert len(fit_parametric(obs, n_bootstrap=50).intervals) > 8
