@@ -149,7 +149,7 @@ def _show_lead(
         print(f"{text}{brackets}.")
         if row.beyond is not None:
             end = "largest" if row.beyond > 1 else "smallest"
-            print(f"That is {row.beyond:.3g} times the {end} C of these runs: nothing here saw it.")
+            print(f"That is {row.beyond:.3g} times the {end} C of these runs: no run here saw it.")
     if decision is not None and law is not None and not (ours and law["name"] == FITTED):
         print(
             f"C = {C:.4g} FLOPs, by {law['name']} (C = {law['flops']}): N {count(decision['N'])}, "
@@ -174,7 +174,7 @@ def _show_predictions(title: str, rows: Sequence[Prediction]) -> None:
     for row in rows:
         loss = "" if row.L is None else f"{row.L:.4f}"
         L_band = "" if row.L_p10 is None else f"{row.L_p10:.4f}-{row.L_p90:.4f}"
-        cells = [row.by, count(row.N), _between(row.N_p10, row.N_p90), count(row.D),
+        cells = [row.by.removeprefix(OURS), count(row.N), _between(row.N_p10, row.N_p90), count(row.D),
                  _between(row.D_p10, row.D_p90), f"{row.D / row.N:.1f}", loss, L_band,
                  "" if row.beyond is None else f"{row.beyond:.3g}"]  # fmt: skip
         table.add_row(*(cell for i, cell in enumerate(cells) if spread or i not in (2, 4, 7)))

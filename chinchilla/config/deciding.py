@@ -47,6 +47,7 @@ class RatesConfig:
 
 
 def _within(key: str, value: float, low: float, high: float, unit: str) -> None:
+    positive(key, value)
     if not low <= value <= high:
         raise InputError(
             f"{key}={value:g} is outside of {low:g} to {high:g} {unit}: no run is that small or "
