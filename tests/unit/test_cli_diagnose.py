@@ -133,4 +133,4 @@ def test_runs_changed_after_the_fit_are_refused(say, fits):
     (fits / "observations.csv").write_text("\n".join(rows[:-1]) + "\n")
     code, _, err = say("diagnose fits=fits")
     assert code == 2
-    assert "27 runs, but frontier.json was fitted to 28. Run `chinchilla fit` again." in err
+    assert "observations.csv is not the table that the frontier.json beside it" in err

@@ -38,7 +38,9 @@ def written(tmp_path_factory) -> dict:
     lone = obs.where(np.arange(2))
     folder = tmp_path_factory.mktemp("fits")
     command = FitCommand(observations="runs.csv", out_dir=str(folder), n_bootstrap=25)
-    fit_all(obs, lone, command).save(folder / "frontier.json")
+    obs.save(folder / "observations.csv")
+    fits = fit_all(obs, lone, command).with_runs(folder / "observations.csv")
+    fits.save(folder / "frontier.json")
     return json.loads((folder / "frontier.json").read_text())
 
 
