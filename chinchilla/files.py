@@ -194,10 +194,14 @@ def read_json(path: Path, what: str) -> Any:
     """The JSON in `path`; `what` names it in the error a person sees.
 
     Raises:
-        InputError: missing, unreadable, or not JSON.
+        InputError: missing, unreadable, not JSON, or with NaN or infinity in it, which we never write.
     """
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is no number that this file may hold")
+
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
     except FileNotFoundError:
         raise InputError(f"{what}: {path} does not exist.") from None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON

@@ -9,6 +9,9 @@ Each is a frozen dataclass with a `schema` number that owns its JSON. Floor 0: N
 import dataclasses
 import hashlib
 import json
+import math
+import types
+import typing
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -203,6 +206,43 @@ def checked(value: Any, cls: type, schema: int | None, where: str) -> dict[str, 
         differs = sorted(missing) + sorted(set(value) - fields)
         raise InputError(f"{where}: not a {cls.__name__}: {', '.join(differs)} missing or unknown.")
     return value
+
+
+def built(cls: Any, value: Any, where: str) -> Any:
+    """A record of `cls`, and of the records in it, from JSON, every value of the type it should have.
+
+    Args:
+        cls: a dataclass, or any type that its fields are annotated with.
+        value: what JSON gave.
+        where: names file and field in errors.
+
+    Raises:
+        InputError: fields missing or unknown, values of another type, numbers that are not finite.
+    """
+    origin, args = typing.get_origin(cls), typing.get_args(cls)
+    if cls is Any:
+        return value
+    if dataclasses.is_dataclass(cls):
+        hints = typing.get_type_hints(cls)
+        given = checked(value, typing.cast(type, cls), None, where)
+        return typing.cast(Any, cls)(
+            **{name: built(hints[name], x, f"{where}: {name}") for name, x in given.items()}
+        )
+    if origin in (typing.Union, types.UnionType):  # only X | None occurs
+        (inner,) = (arg for arg in args if arg is not type(None))
+        return None if value is None else built(inner, value, where)
+    if origin in (list, tuple) and isinstance(value, list | tuple):
+        return origin(built(args[0], x, where) for x in value)
+    if origin is dict and isinstance(value, dict):
+        return {name: built(args[1], x, f"{where}.{name}") for name, x in value.items()}
+    if cls is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if math.isfinite(value):
+            return value
+    elif origin is None and isinstance(value, cls) and (cls is bool or not isinstance(value, bool)):
+        return value
+    kind = {list: "a list", tuple: "a list", dict: "an object", float: "a finite number",
+            int: "a whole number", str: "text", bool: "true or false"}[origin or cls]  # fmt: skip
+    raise InputError(f"{where} must be {kind}, and is {json.dumps(value)[:40]}.")
 
 
 def save_plan(specs: list[RunSpec], path: Path) -> None:

@@ -11,15 +11,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chinchilla.config.checks import choice
+from chinchilla.config.fitting import APPROACHES
 from chinchilla.errors import InputError
 from chinchilla.files import read_json, sha256_file, write_json
 from chinchilla.fit.frontier import Frontier, called
 from chinchilla.fit.loss_law import FlopsPerToken, is_six_nd
 from chinchilla.observations import Observations
-from chinchilla.records import checked
+from chinchilla.records import built
 
 SCHEMA = 2
 FILE = "frontier.json"
+MAX_EXPONENT = 10.0  # of a power law or of a term of the loss law; what fits find is far below
 RUNS = "observations.csv"  # beside it
 
 
@@ -100,6 +103,8 @@ class Fits:
             ]
         )
 
+    __repr__ = __str__  # a notebook shows it; the record itself fills pages
+
     def save(self, path: Path) -> None:
         """Write frontier.json."""
         approaches: dict[str, Any] = {
@@ -122,7 +127,8 @@ class Fits:
         """Read frontier.json, or the one in a folder.
 
         Raises:
-            InputError: missing, or not written by this version's `chinchilla fit`.
+            InputError: missing, not written by this version's `chinchilla fit`, or edited into what no
+                fit could be, naming the field.
         """
         if path.is_dir():
             path = path / FILE
@@ -136,13 +142,68 @@ class Fits:
         if missing := [name for name in wanted if name not in value]:
             raise InputError(f"{path}: no {', '.join(missing)}. Run `chinchilla fit` again.")
         fitted, refused = {}, {}
-        for name, record in value["approaches"].items():
-            record = dict(record)
-            if record.pop("status", None) == "fitted":
-                record.pop("reason", None)
-                fitted[name] = Frontier.from_dict(record, where)
-            else:
-                refused[name] = Refused(**checked(record, Refused, None, where))
+        records = built(dict[str, dict[str, Any]], value["approaches"], f"{where}: approaches")
+        for name, record in records.items():
+            at, status = f"{where}: {name}", record.pop("status", None)
+            choice(f"{where}: approaches", name, APPROACHES)
+            choice(f"{at}.status", status, ("fitted", "refused"))
+            if status == "refused":
+                refused[name] = built(Refused, record, at)
+                continue
+            record.pop("reason", None)
+            fitted[name] = built(Frontier, record, at)
+            if wrong := _impossible(fitted[name], name):
+                raise InputError(f"{at}: {wrong}. Run `chinchilla fit` again.")
         cost = value["flops_per_token"]
-        cost = None if cost is None else FlopsPerToken.from_dict(cost, where)
-        return cls(fitted, refused, value["data"], cost, value["command"])
+        if cost is not None:
+            built(FlopsPerToken, cost, f"{where}: flops_per_token")
+            cost = FlopsPerToken.from_dict(cost, where)
+        data = built(dict[str, Any], value["data"], f"{where}: data")
+        for name in ("C", "N", "D", "tokens_per_param"):
+            ends = built(list[float], data.get(name), f"{where}: data.{name}")
+            if len(ends) != 2 or not 0 < ends[0] <= ends[1]:
+                raise InputError(
+                    f"{where}: data.{name} must be the smallest and the largest value."
+                )
+        built(int, data.get("n_runs"), f"{where}: data.n_runs")
+        built(list[str], data.get("notes"), f"{where}: data.notes")
+        command = built(dict[str, Any], value["command"], f"{where}: command")
+        return cls(fitted, refused, data, cost, command)
+
+
+def _impossible(f: Frontier, name: str) -> str:
+    """What no fit can have found, in a few words; "" when all of it can be."""
+    laws = [(key, getattr(f, key)) for key in ("N_opt", "D_opt")]
+    shapes = [(f"{key}.samples", law.samples, (0, 2)) for key, law in laws]
+    shapes.append(("law_samples", f.law_samples, (0, 5)))
+    pairs = [(f"{key}.ci95", law.ci95) for key, law in laws]
+    pairs += [("intervals.ci95", i.ci95) for i in f.intervals]
+    positive = [(f"{key}.coefficient", law.coefficient) for key, law in laws]
+    positive += [(f"points.{key}", getattr(p, key)) for p in f.points for key in "CNDL"]
+    small = [(f"{key}.exponent", abs(law.exponent)) for key, law in laws]
+    if f.law:
+        positive += [(f"law.{key}", getattr(f.law, key)) for key in ("A", "B", "alpha", "beta")]
+        small += [(f"law.{key}", getattr(f.law, key)) for key in ("alpha", "beta")]
+        pairs += [(f"law.intervals.{key}", x) for key, x in f.law.intervals.items()]
+    conventions = {"flop_convention", "n_convention", "loss_kind"}
+    wrong = [
+        *(f"{key} is not positive" for key, x in positive if not x > 0),
+        *(f"{key} is above {MAX_EXPONENT:g}" for key, x in small if x > MAX_EXPONENT),
+        *(f"{key} is no pair" for key, x in pairs if x is not None and len(x) != 2),
+        *(
+            f"{key} must be {n[1]} rows of equal length"
+            for key, x, n in shapes
+            if len(x) not in n or len({len(row) for row in x}) > 1
+        ),
+        *(["approach has another name"] if f.approach != name else []),
+        *(["n_runs is not positive"] if f.n_runs < 1 else []),
+        *(["law.E is negative"] if f.law and f.law.E < 0 else []),
+        *(["law is missing"] if name == "parametric" and not f.law else []),
+        *(["conventions lack a name"] if set(f.conventions) != conventions else []),
+        *(
+            ["settings lack the interval"]
+            if not isinstance(f.settings.get("interval"), str)
+            else []
+        ),
+    ]
+    return wrong[0] if wrong else ""

@@ -12,9 +12,7 @@ from typing import Any
 import numpy as np
 
 from chinchilla.config.fitting import APPROACHES
-from chinchilla.errors import InputError
 from chinchilla.observations import Observations
-from chinchilla.records import checked
 
 
 @dataclass(frozen=True)
@@ -177,28 +175,7 @@ class Frontier:
         ]
         return "\n".join(lines)
 
+    __repr__ = __str__  # a notebook shows it; the record itself fills pages
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
-
-    @classmethod
-    def from_dict(cls, value: dict[str, Any], where: str) -> "Frontier":
-        """The inverse of `to_dict`; `where` names the file in errors.
-
-        Raises:
-            InputError: fields missing, unknown, or of another kind.
-        """
-        value = dict(checked(value, cls, None, where))
-        for name in ("N_opt", "D_opt"):
-            value[name] = PowerLaw(**checked(value[name], PowerLaw, None, where))
-        value["points"] = [
-            OptimalPoint(**checked(p, OptimalPoint, None, where)) for p in value["points"]
-        ]
-        value["intervals"] = [
-            Interval(**checked(i, Interval, None, where)) for i in value.get("intervals", [])
-        ]
-        rows = value.get("law_samples") or []
-        if rows and (len(rows) != 5 or len({len(row) for row in rows}) != 1):
-            raise InputError(f"{where}: law_samples are five rows of equal length.")
-        if value["law"] is not None:
-            value["law"] = LossLaw(**checked(value["law"], LossLaw, None, where))
-        return cls(**value)

@@ -1,0 +1,155 @@
+"""frontier.json as people and accidents leave it: read as it was written, or refused in one line."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from chinchilla import cli
+from chinchilla.config import FitCommand
+from chinchilla.errors import InputError
+from chinchilla.fit import Fits, fit_all
+from chinchilla.fit.loss_law import named_law
+from chinchilla.observations import Observations
+
+LAW = ("approaches", "parametric", "law")
+FIT = ("approaches", "parametric")
+N_OPT = (*FIT, "N_opt")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Fits of three budgets of nine sizes, all three approaches, C not quite 6*N*D."""
+    folder = tmp_path_factory.mktemp("fits")
+    C = np.repeat([1e19, 1e20, 1e21], 9)
+    N = 0.6 * (C / 6) ** 0.4565 * np.tile(np.geomspace(1 / 4, 4, 9), 3)
+    D = C / (6.1 * N)
+    noise = np.exp(3e-3 * np.random.default_rng(0).normal(size=len(N)))
+    obs = Observations.of(N=N, D=D, C=C, L=named_law("hoffmann")(N, D) * noise, budget_flops=C)
+    command = FitCommand(observations="x.csv", out_dir="x", n_bootstrap=20, compare_intervals=False)
+    fits = fit_all(obs, None, command)
+    assert not fits.refused
+    obs.save(folder / "observations.csv")
+    fits.save(folder / "frontier.json")
+    return folder
+
+
+@pytest.fixture
+def edited(folder, tmp_path):
+    """edited(path, value) -> a folder whose frontier.json has that value there."""
+    value = json.loads((folder / "frontier.json").read_text())
+
+    def build(path, new):
+        changed = copy.deepcopy(value)
+        at = changed
+        for key in path[:-1]:
+            at = at[key]
+        at[path[-1]] = new
+        (tmp_path / "frontier.json").write_text(json.dumps(changed))
+        (tmp_path / "observations.csv").write_bytes((folder / "observations.csv").read_bytes())
+        return tmp_path
+
+    return build
+
+
+REFUSED = [  # where, the value put there, part of the answer
+    (("schema",), "2", "was not written by this version"),
+    (("approaches",), [], "approaches must be an object, and is []"),
+    (("approaches",), None, "approaches must be an object, and is null"),
+    (FIT, None, "approaches.parametric must be an object"),
+    (FIT, 5, "approaches.parametric must be an object, and is 5"),
+    (("approaches", "foo"), {"status": "refused", "reason": ""}, "approaches='foo': choose one of"),
+    ((*FIT, "status"), "perhaps", "status='perhaps': choose one of fitted, refused"),
+    ((*FIT, "approach"), "isoflop", "approach has another name"),
+    ((*N_OPT, "exponent"), "x", 'N_opt: exponent must be a finite number, and is "x"'),
+    ((*N_OPT, "exponent"), None, "exponent must be a finite number, and is null"),
+    ((*N_OPT, "exponent"), True, "exponent must be a finite number, and is true"),
+    ((*N_OPT, "exponent"), 1e300, "N_opt.exponent is above 10"),
+    ((*N_OPT, "coefficient"), 0, "N_opt.coefficient is not positive"),
+    ((*N_OPT, "samples"), "x", "samples must be a list"),
+    ((*N_OPT, "samples"), [1, 2], "samples must be a list, and is 1"),
+    ((*N_OPT, "samples"), [[1, 2], [3]], "N_opt.samples must be 2 rows of equal length"),
+    ((*N_OPT, "ci95"), [0.4], "N_opt.ci95 is no pair"),
+    ((*N_OPT, "slope"), 0.5, "slope missing or unknown"),
+    (LAW, None, "law is missing"),
+    ((*LAW, "alpha"), "x", "alpha must be a finite number"),
+    ((*LAW, "alpha"), 0, "law.alpha is not positive"),
+    ((*LAW, "alpha"), -1, "law.alpha is not positive"),
+    ((*LAW, "beta"), 1e308, "law.beta is above 10"),
+    ((*LAW, "E"), None, "E must be a finite number"),
+    ((*LAW, "E"), -0.1, "law.E is negative"),
+    ((*LAW, "A"), float("nan"), "NaN is no number that this file may hold"),
+    ((*LAW, "A"), float("inf"), "Infinity is no number that this file may hold"),
+    ((*LAW, "intervals"), {"E": [1.0]}, "law.intervals.E is no pair"),
+    ((*FIT, "law_samples"), [[1.0], [2.0]], "law_samples must be 5 rows of equal length"),
+    ((*FIT, "settings"), None, "settings must be an object"),
+    ((*FIT, "settings"), {}, "settings lack the interval"),
+    ((*FIT, "conventions"), [], "conventions must be an object"),
+    ((*FIT, "conventions"), {}, "conventions lack a name"),
+    ((*FIT, "n_runs"), "x", "n_runs must be a whole number"),
+    ((*FIT, "n_runs"), 0, "n_runs is not positive"),
+    ((*FIT, "points"), None, "points must be a list"),
+    ((*FIT, "points"), [1], "not a OptimalPoint"),
+    ((*FIT, "points"), [{"C": 1e19, "N": 0, "D": 1e9, "L": 3.0}], "points.N is not positive"),
+    ((*FIT, "intervals"), None, "intervals must be a list"),
+    ((*FIT, "warnings"), None, "warnings must be a list"),
+    ((*FIT, "warnings"), [1], "warnings must be text"),
+    ((*FIT, "details"), None, "details must be an object"),
+    (("data",), None, "data must be an object"),
+    (("data",), {}, "data.C must be a list"),
+    (("data", "C"), [1], "data.C must be the smallest and the largest value"),
+    (("data", "C"), "ab", 'data.C must be a list, and is "ab"'),
+    (("data", "notes"), None, "data.notes must be a list"),
+    (("flops_per_token",), {}, "not a FlopsPerToken"),
+    (("flops_per_token",), "x", "not a FlopsPerToken"),
+    (("flops_per_token", "log_ratio"), [1.8], "flops_per_token lacks sizes, or their ratios"),
+    (("command",), None, "command must be an object"),
+    (("command",), [], "command must be an object"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "part"),
+    [pytest.param(*case, id=f"{'.'.join(case[0])}={str(case[1])[:20]}") for case in REFUSED],
+)
+def test_an_edit_that_no_fit_could_have_found_is_refused_in_one_line(edited, path, value, part):
+    with pytest.raises(InputError) as told:
+        Fits.load(edited(path, value))
+    assert part in str(told.value)
+    assert "frontier.json" in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ((*FIT, "settings", "resampling"), "foo"),
+        ((*FIT, "certificate"), None),
+        ((*FIT, "details"), {}),
+        (("approaches", "isoflop", "details"), {}),
+        (("approaches", "isoflop", "details", "budgets"), None),
+        (("approaches", "envelope", "details"), {}),
+        (("schema",), 2.0),
+        (("command",), {}),
+    ],
+)
+def test_an_edit_that_decides_no_number_leaves_answers_as_they_were(
+    edited, folder, capsys, path, value
+):
+    words = ["budget_flops=1e23", "format=json"]
+    assert cli.main(["predict", f"frontier={folder}", *words]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    there = edited(path, value)
+    assert cli.main(["predict", f"frontier={there}", *words]) == 0
+    again = json.loads(capsys.readouterr().out.replace(str(there), str(folder)))
+    assert again == whole
+    if path[-1] == "budgets" or path[:2] == ("approaches", "envelope"):  # seconds each
+        assert cli.main(["report", f"fits={there}"]) == 0
+
+
+def test_a_record_in_a_notebook_is_a_few_lines(folder):
+    fits = Fits.load(folder)
+    assert repr(fits) == str(fits)
+    assert repr(fits.fitted["isoflop"]) == str(fits.fitted["isoflop"])
+    assert len(repr(fits).splitlines()) < 40
