@@ -22,6 +22,7 @@ from chinchilla import (
     fit_parametric,
     named_law,
 )
+from chinchilla.errors import InputError
 from chinchilla.fit import Refused
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -104,6 +105,20 @@ def test_what_a_fit_could_not_use_is_printed_with_it(runs):
     assert text.startswith("approach 2 (isoflop): 36 runs")
     assert "not used: budget 1e+19: 1 model sizes" in text
     assert "no interval" in text
+
+
+def test_without_C_arrays_and_frames_enter_by_one_rule():
+    columns = {"N": [1e8, 2e8], "D": [2e9, 5e9], "L": [3.0, 2.9]}
+    for obs in (Observations.of(**columns), Observations.from_frame(columns)):
+        assert obs.C.tolist() == [1.2e18, 6e18]
+        assert obs.flop_convention == "six_nd"
+        assert obs.notes == ("C = 6*N*D on every row: the table gives no C.",)
+    for enter in (
+        lambda **x: Observations.of(**columns, **x),
+        lambda **x: Observations.from_frame(columns, **x),
+    ):
+        with pytest.raises(InputError, match="no column C"):
+            enter(flop_convention="with_head")
 
 
 def test_fits_print_answers_and_refusals(runs):

@@ -198,14 +198,22 @@ VALLEYS = 0.6 * (BUDGETS / 6) ** 0.4565 * np.tile(np.geomspace(1 / 4, 4, 9), 2)
         (table(np.full(8, 1e9), 1e9 * np.arange(5, 13), 3 - 0.1 * np.arange(8)),
          {"parametric": "needs three different sizes N", "envelope": "these runs have 1"}),
         (table(SIZES, 20 * SIZES * np.tile([0.999, 1.0, 1.001], 8), LAW(SIZES, 20 * SIZES)),
-         {"parametric": "cannot tell N from D"}),
+         {"parametric": "cannot tell N from D", "envelope": "cannot tell N from D"}),
+        (table(VALLEYS, 20 * VALLEYS, LAW(VALLEYS, 20 * VALLEYS), BUDGETS),
+         {"parametric": "cannot tell N from D", "envelope": "cannot tell N from D",
+          "isoflop": "approach 2 cannot tell N from D: every run has 20 tokens per parameter"}),
+        (table(VALLEYS, BUDGETS / 6 / VALLEYS, 3.0, BUDGETS),
+         {"isoflop": "all 9 runs end at 3 nats per token", "parametric": "needs losses that differ"}),
+        (table(VALLEYS, BUDGETS / 6 / VALLEYS**0.9, 3 - 0.1 * np.log(VALLEYS), BUDGETS),
+         {"isoflop": "no profile at one budget (at most 1.3). Check column C"}),
         (table(VALLEYS[:9], 1e19 / 6 / VALLEYS[:9], LAW(VALLEYS[:9], 1e19 / 6 / VALLEYS[:9]), BUDGETS[:9]),
          {"isoflop": "two budgets", "parametric": "different cost", "envelope": "3 sizes"}),
         (table(SIZES, RATIOS * SIZES, 3.0), {"parametric": "approach 3", "envelope": "approach 1"}),
         (table(VALLEYS, BUDGETS / 6 / VALLEYS, 4 - 0.1 * np.log(VALLEYS), BUDGETS),
          {"isoflop": "bottom"}),
     ],
-    ids=["one run", "one size", "one D/N", "one budget", "constant loss", "no valley"],
+    ids=["one run", "one size", "one D/N", "one D/N in budgets", "constant loss in budgets",
+         "budgets of unequal C", "one budget", "constant loss", "no valley"],
 )  # fmt: skip
 def test_a_csv_that_cannot_answer_is_refused_with_the_reason(fit, tmp_path, rows, reasons):
     code, out, err = fit(rows, f"approaches=[{','.join(reasons)}]")
@@ -313,3 +321,21 @@ def test_curves_alone_are_enough(fit, tmp_path, capsys):
     assert cli.main(["fit", *words]) == 0
     assert "25 runs are known by their curve alone" in capsys.readouterr().out
     assert len(read_back(tmp_path)) == 25
+
+
+def test_curves_of_other_runs_than_the_observations_are_refused(fit, tmp_path):
+    (tmp_path / "curves.csv").write_text("\n".join(curves()) + "\n")
+    code, _, err = fit(good(), "curves=curves.csv")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "observations and curves share no run_id (r0, ... and n1.0e+08-5, ...)" in err
+
+
+def test_the_other_intervals_are_left_out_where_nobody_wants_them(fit, tmp_path):
+    D = RATIOS * SIZES
+    rows = table(SIZES, D, LAW(SIZES, D) * (1 + 1e-3 * np.sin(np.arange(24))))
+    words = ("approaches=parametric", "n_bootstrap=20")
+    for word, more in (("compare_intervals=true", True), ("compare_intervals=false", False)):
+        assert fit(rows, *words, word)[0] == 0
+        told = json.loads((tmp_path / "fits" / "frontier.json").read_text())["approaches"]
+        assert bool(told["parametric"]["intervals"]) is more
