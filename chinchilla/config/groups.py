@@ -163,9 +163,6 @@ class ClusterConfig:
     mfu: float = 0.4  # expected model FLOPs utilisation, for estimates only
     memory_gb: float = 80.0  # of one device, 1e9 bytes
     price_per_device_hour: float = 2.5  # in your currency
-    device_watts: float = 0.0  # electric power of one device with its share of the host; 0 = unsaid
-    pue: float = 1.0  # power of the whole site / power of its computers
-    co2_grams_per_kwh: float = 0.0  # of the site's electricity; 0 = unsaid
     partition: str = ""  # slurm
     account: str = ""  # slurm
     qos: str = ""  # slurm
@@ -183,12 +180,7 @@ class ClusterConfig:
             positive(f"cluster.{key}", getattr(self, key))
         for key in ("n_workers", "max_jobs", "threads_per_worker", "gpus_per_node"):
             not_negative(f"cluster.{key}", getattr(self, key))
-        for key in ("price_per_device_hour", "device_watts", "co2_grams_per_kwh"):
-            not_negative(f"cluster.{key}", getattr(self, key))
-        if not self.pue >= 1:
-            raise InputError(
-                f"cluster.pue={self.pue} is below 1: a site uses at least what its computers use."
-            )
+        not_negative("cluster.price_per_device_hour", self.price_per_device_hour)
 
 
 @dataclass(kw_only=True)
