@@ -277,7 +277,7 @@ def _ended(e: Found) -> str:
         ("share_success", "say converged"),
         ("share_within_1e-6_of_minimum", "within 1e-6 of their minimum"),
     ):
-        if key in e:
+        if key in e and e.get("n_starts") != 1:
             said.append(f"{e[key]:.1%} {words}")
     if "n_budgets" in e:
         said.append(f"{e['n_budgets']} budgets")
