@@ -69,6 +69,7 @@ class Reproduced:
     reasons: list[dict[str, Any]]  # what, numbers, sentence
     settings: dict[str, Any]
     refusals: dict[str, str] = field(default_factory=dict)
+    intervals: dict[str, str] = field(default_factory=dict)  # by fit, how they were made
 
 
 def reproduce(
@@ -129,7 +130,8 @@ def reproduce(
     ours = fits.get("parametric") if explain else None
     reasons = why_approach_3_differs(kept, points, ours, full_grid)
     told = settings | {"drop_highest": drop_highest, "full_grid": full_grid}
-    return Reproduced(rows, projections, reasons, told, refusals)
+    methods = {name: str(fit.settings["interval"]) for name, fit in fits.items()}
+    return Reproduced(rows, projections, reasons, told, refusals, methods)
 
 
 def _our_row(label: str, f: Frontier, n: int) -> Row:
@@ -299,9 +301,9 @@ def markdown(found: Reproduced) -> str:
         lines += _aligned(table)
     for name, reason in found.refusals.items():
         lines += ["", f"{name} refused: {reason}"]
-    how = f"Intervals: percentiles of {found.settings['n_bootstrap']} bootstrap fits; the paper's: "
-    how += "80%, over 100 fits to 80% of the data."
-    return "\n".join([*lines, "", how, "", paragraph(found)]) + "\n"
+    lines += ["", "Intervals of the paper: 80%, over 100 fits to 80% of the data. Ours:"]
+    lines += [f"{name}: {how}." for name, how in found.intervals.items()]
+    return "\n".join([*lines, "", paragraph(found)]) + "\n"
 
 
 def _cells(row: Row) -> tuple[str, ...]:

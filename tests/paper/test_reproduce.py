@@ -13,6 +13,7 @@ from chinchilla.fit.paper_search import grid_starts, paths, search
 from chinchilla.observations import Observations
 from chinchilla.paper import GOPHER_BUDGET, ISOFLOP_BUDGETS
 from chinchilla.report.reproduce import markdown, reproduce
+from chinchilla.report.tables import count
 
 BESIDE = Path(__file__).parents[2].parent / "shared" / "data"
 LAW = named_law("hoffmann")
@@ -106,10 +107,19 @@ def test_the_command_writes_what_it_prints(drawn, tmp_path, capsys, monkeypatch)
     assert main(["reproduce", "table2", *words]) == 0
     printed = capsys.readouterr().out
     assert (tmp_path / "out" / "table2.md").read_text() in printed
+    for fit, how in (("isoflop", "keep every run"), ("parametric", "random weights on the runs")):
+        (line,) = [x for x in printed.splitlines() if x.startswith(f"{fit}: ")]
+        assert f"over 20 {'resamples that' if fit == 'isoflop' else 'draws of'} {how}" in line
     record = json.loads((tmp_path / "out" / "table2.json").read_text())
     assert {row["whose"] for row in record["rows"]} == {"ours", "paper"}
     assert main(["reproduce", "table2", *words, "format=json"]) == 0
     assert json.loads(capsys.readouterr().out) == record
+
+
+def test_counts_beyond_a_thousand_trillions_keep_their_digits():
+    assert [count(x) for x in (1.4e12, 999.4e12, 999.9e12, 1.432e15)] == [
+        "1.40T", "999T", "1,000T", "1,430T",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
