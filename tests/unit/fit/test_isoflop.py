@@ -417,7 +417,9 @@ def test_flops_that_rise_with_size_tilt_parabolas_and_it_is_said(isoflop_runs, o
     moved = fit.N_opt.exponent - fit_isoflop(full, profile="parabola", n_bootstrap=0).N_opt.exponent
     said = fit.details["unequal_flops"]
     assert said["max_C_ratio"] == pytest.approx(1.25)
-    assert said["of_a"] == pytest.approx(moved, rel=0.5)  # to first order, one slope for all budgets
+    assert said["of_a"] == pytest.approx(
+        moved, rel=0.5
+    )  # to first order, one slope for all budgets
     assert "C differs inside budgets, by a factor of up to 1.25" in fit.warnings[0]
     exact = fit_isoflop(tilted, n_bootstrap=0)  # counts each run at its own D
     assert exact.N_opt.exponent == pytest.approx(0.4565, abs=1e-3)
