@@ -25,7 +25,8 @@ over a factor 100 in N, 5 to 160 tokens per parameter): a is off by -.002 to -.0
 interval is conservative, since a bootstrap over runs takes sizes away, which moves an envelope more than
 noise does. The 80% interval held a in 97-100% of sweeps, with 24 sizes and uneven noise in 79.5%; the 95%
 interval in 97.5-100%. Tails alone are worse where those of neighbouring sizes do not overlap: a is off by
-+.06 with 12 sizes, because the runs that happen to end near C decide.
++.06 with 12 sizes, because the runs that happen to end near C decide. The hull touches few runs: a is off
+by -.02 to -.07, which its interval does not cover (95% held in 78-100%).
 
 Without curves an endpoint envelope stands in: the best final loss among runs of about equal C
 (bins of a factor 1.25), where no cheaper bin has a better one. NumPy only: no torch.
@@ -173,8 +174,8 @@ def fit_envelope(
             )
     if part == "hull":
         more_warnings.append(
-            "the hull touches few runs, mostly larger ones at small C: its a is too small on curves "
-            "of a known law and its interval does not cover that. For comparison only."
+            "the hull touches few runs: on curves of a known law its a is .02 to .07 too small, which "
+            "its interval does not cover. For comparison only."
         )
     kept = everything.where(everything.thinned)
     kept = kept.where(~kept.censored)
