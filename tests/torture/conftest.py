@@ -15,3 +15,12 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from torture_runs import make_data
 
     return make_data(tmp_path_factory.mktemp("speeches"))
+
+
+@pytest.fixture(autouse=True)
+def _processes_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is started here imports from these folders; nothing started later does."""
+    from run import ENVIRONMENT
+
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)

@@ -20,8 +20,10 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 PLACES = [HERE, HERE.parents[1], HERE.parent / "unit" / "train", HERE.parent / "unit" / "sweep"]
 sys.path[:0] = map(str, PLACES)
-os.environ["PYTHONPATH"] = os.pathsep.join(map(str, PLACES))  # for the processes started here
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+ENVIRONMENT = {  # for the processes started here; tests set it for their own time only
+    "PYTHONPATH": os.pathsep.join(map(str, PLACES)),
+    "OMP_NUM_THREADS": "1",
+}
 
 CLAIMS = {  # torture -> what it is called, counts
     "race": ("64 processes claim 200 cells: each is trained once", 64, 200),
@@ -35,7 +37,9 @@ CLAIMS = {  # torture -> what it is called, counts
 def of_claims(name: str, work: Path, *counts: int) -> dict[str, Any]:
     """One torture of torture_claims.py, in a process without torch."""
     command = [sys.executable, str(HERE / "torture_claims.py"), name, str(work), *map(str, counts)]
-    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **ENVIRONMENT}
+    )
     if run.returncode:
         return {"asked": 1, "passed": 0, "wrong": [run.stderr[-500:]], "details": {}}
     return json.loads(run.stdout)
@@ -100,5 +104,6 @@ def main(out: Path) -> int:
 
 
 if __name__ == "__main__":
+    os.environ.update(ENVIRONMENT)
     default = HERE.parents[1] / "docs" / "results" / "torture.json"
     sys.exit(main(Path(sys.argv[1]) if sys.argv[1:] else default))
