@@ -16,7 +16,7 @@ import torch
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.data.tokens import TokenData
-from chinchilla.errors import InputError
+from chinchilla.errors import DataError, InputError
 from chinchilla.files import make_dirs, read_json, write_json
 from chinchilla.model import Transformer, token_losses
 from chinchilla.plan import peak_memory_bytes
@@ -48,6 +48,7 @@ def train_run(
     runtime: RuntimeConfig,
     *,
     attempts: int = 1,
+    on_start: Callable[[int], None] | None = None,
     on_progress: Callable[[int, float], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     still_mine: Callable[[], bool] | None = None,
@@ -60,6 +61,7 @@ def train_run(
         data_dir: folder of `chinchilla data`; its data_id must be the spec's.
         runtime: device and habits; none of it changes a loss.
         attempts: how often this run was started, for the record.
+        on_start: called with the tokens of a forward pass, before the first update.
         on_progress: called with (updates done, mean loss since the last call) at log points.
         should_stop: asked before every update; when true, a checkpoint is saved and None returned.
         still_mine: asked before a checkpoint or the curve is written; when false, None is returned.
@@ -68,12 +70,15 @@ def train_run(
         The result, finished or diverged, not yet saved; None when stopped.
 
     Raises:
-        InputError: the data is not the spec's, or the folder or its checkpoint belongs to another
-            spec, data set, tokenizer or version.
+        DataError: the data is not the spec's, or is damaged.
+        InputError: the folder or its checkpoint belongs to another spec, data set, tokenizer or
+            version.
         OSError: no room for a checkpoint; says how much is needed. Older ones are untouched.
     """
     run = _Run(spec, cell, data_dir, runtime)
     try:
+        if on_start:
+            on_start(run.micro_rows * spec.model.seq_len)
         while run.step < spec.steps and not run.diverged:
             if should_stop and should_stop():
                 if run.step > run.saved and (still_mine is None or still_mine()):
@@ -110,12 +115,12 @@ class _Run:
                 if trained_with != self.tokenizer
                 else ""
             )
-            raise InputError(
+            raise DataError(
                 f"run {spec.run_id} was planned on data {spec.data_id}, but {data_dir} holds "
                 f"{self.data.data_id}{also}. Give the data_dir it was planned on, or plan again."
             )
         if self.data.vocab_size > spec.model.vocab_size:
-            raise InputError(
+            raise DataError(
                 f"model.vocab_size={spec.model.vocab_size} is below the {self.data.vocab_size} pieces of {data_dir}. "
                 "Leave it 0 to take the tokenizer's."
             )
