@@ -30,12 +30,10 @@ from chinchilla.tables_in import (
     read_csv,
     read_frame,
 )
-from chinchilla.units import unit_slip, unusual_factor
-
-SAME = 1e-9  # relative difference at which two numbers are one
+from chinchilla.units import same_values, unit_slip, unusual_factor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Observations:
     """Losses of runs, in arrays of equal length n.
 
@@ -91,6 +89,9 @@ class Observations:
             f"  L {span(finals.L, '{:.3f}'.format)} nats per token ({self.loss_kind})",
         ]
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
+
+    def __repr__(self) -> str:
+        return f"<Observations: {len(self)} rows, {len(np.unique(self.run_id))} runs>"
 
     def where(self, keep: np.ndarray) -> "Observations":
         """The rows selected by a boolean mask or an index array; rows may repeat (bootstrap)."""
@@ -365,19 +366,6 @@ class Observations:
                 if k > 0
             ]
         return _rows(points, loss)
-
-
-def same_values(x: np.ndarray) -> np.ndarray:
-    """(n,) an index that values within SAME of each other share, relative: one number rounded twice.
-
-    Args:
-        x: (n,) positive numbers.
-    """
-    order = np.argsort(x, kind="stable")
-    index = np.empty(len(x), int)
-    steps = np.diff(x[order]) > SAME * x[order][1:]
-    index[order] = np.append(0, np.cumsum(steps))[: len(x)]
-    return index
 
 
 def _rows(points: Sequence[tuple[RunResult, float, float | None]], loss: str) -> Observations:

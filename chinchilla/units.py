@@ -8,6 +8,7 @@ import itertools
 
 import numpy as np
 
+SAME = 1e-9  # relative difference at which two numbers are one
 MAX_FACTOR = 100.0  # of 6*N*D/C, either way: beyond it units are wrong
 USUAL_FACTOR = 2.0  # beyond it the conventions of N and C deserve a look
 MAX_LOSS = 20.0  # nats per token: a uniform guess over a million tokens scores 13.8
@@ -77,3 +78,16 @@ def _cause(N: float, D: float, factor: float) -> str:
         odd = (N * by[0] < LEAST_N) + (not 1e-2 <= D * by[1] / (N * by[0]) <= 1e5)
         found.append((odd, len(slips), " and ".join(slips)))
     return min(found)[2] if found else "the unit of C, N or D is wrong"
+
+
+def same_values(x: np.ndarray) -> np.ndarray:
+    """(n,) an index that values within SAME of each other share, relative: one number rounded twice.
+
+    Args:
+        x: (n,) positive numbers.
+    """
+    order = np.argsort(x, kind="stable")
+    index = np.empty(len(x), int)
+    steps = np.diff(x[order]) > SAME * x[order][1:]
+    index[order] = np.append(0, np.cumsum(steps))[: len(x)]
+    return index

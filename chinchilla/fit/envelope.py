@@ -33,7 +33,6 @@ Without curves an endpoint envelope stands in: the best final loss among runs of
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -42,9 +41,14 @@ import numpy as np
 from chinchilla.config.fitting import check_settings
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
-from chinchilla.fit.curves import MIN_SIZES, Curves, read_curves, smooth
+from chinchilla.fit.curves import MIN_SIZES, read_curves, smooth
 from chinchilla.fit.frontier import Frontier, OptimalPoint, conventions
-from chinchilla.fit.loss_fit import one_ray
+from chinchilla.fit.lower_envelope import (
+    Envelope,
+    check_competition,
+    endpoint_envelopes,
+    lower_envelope,
+)
 from chinchilla.observations import Observations
 
 __all__ = ["PARTS", "fit_envelope", "smooth"]
@@ -62,31 +66,7 @@ THROUGH = {
 TAIL = 0.85  # a point is in its run's tail after this share of the run's FLOPs
 MIN_TAIL_SHARE = 0.85  # warn below this share of envelope points in tails
 FEW_SIZES = 16  # under so many on the envelope the steps' width is most of the interval
-ENDPOINT_BIN = 1.25  # runs within this factor of C compete in the endpoint envelope
 RANKS = 12  # best runs kept at each C; a resample misses all of them once in 200,000 C
-MAX_POINTS = 200  # envelope points kept for the figure
-
-
-@dataclass(frozen=True)
-class _Envelope:
-    """Lowest losses, C rising."""
-
-    C: np.ndarray  # (m,)
-    run: np.ndarray  # (m,) index of the run with the lowest loss
-    N: np.ndarray  # (m,)
-    D: np.ndarray  # (m,)
-    L: np.ndarray  # (m,)
-    censored: np.ndarray  # (m,) bool: a better size may lie outside those tried
-
-    @property
-    def thinned(self) -> np.ndarray:
-        """Indices of at most MAX_POINTS points, evenly spread: what a figure needs."""
-        last = len(self.C) - 1
-        return np.unique(np.linspace(0, last, MAX_POINTS).round().astype(int))
-
-    def where(self, keep: np.ndarray) -> "_Envelope":
-        names = ("C", "run", "N", "D", "L", "censored")
-        return _Envelope(*(getattr(self, name)[keep] for name in names))
 
 
 def fit_envelope(
@@ -138,11 +118,11 @@ def fit_envelope(
     window = 0.0 if endpoints_only or obs.loss_kind == "heldout" else smooth_steps
     refusals: list[str] = []
     C_end: np.ndarray | None = None
-    envelope_of: Callable[[np.ndarray], _Envelope]
+    envelope_of: Callable[[np.ndarray], Envelope]
     if endpoints_only:
         n_runs = len(obs)
-        _check_competition(obs)
-        envelope_of = _endpoint_envelopes(obs, part)
+        check_competition(obs)
+        envelope_of = endpoint_envelopes(obs, part)
     else:
         curves, refusals = read_curves(obs, window, envelope_points)
         n_runs, C_end = len(curves.N), curves.C_end
@@ -150,7 +130,7 @@ def fit_envelope(
         if part == "tail":
             entering = np.where(curves.C >= TAIL * curves.C_end[:, None], curves.L, np.inf)
         ranks = np.argsort(entering, axis=0, kind="stable")[:RANKS]
-        envelope_of = partial(_lowest, curves, entering, ranks, part)
+        envelope_of = partial(lower_envelope, curves, entering, ranks, part)
 
     through = "runs" if part == "hull" else "points" if endpoints_only else "steps"
     everything = envelope_of(np.arange(n_runs))
@@ -208,7 +188,7 @@ def fit_envelope(
     )
 
 
-def _describe(envelope: _Envelope, C_end: np.ndarray | None) -> tuple[dict[str, Any], list[str]]:
+def _describe(envelope: Envelope, C_end: np.ndarray | None) -> tuple[dict[str, Any], list[str]]:
     """Details and warnings of an envelope; `C_end` is each run's last C, None without curves."""
     used = envelope.where(~envelope.censored)
     sizes = len(np.unique(used.N))
@@ -255,117 +235,7 @@ def _describe(envelope: _Envelope, C_end: np.ndarray | None) -> tuple[dict[str, 
     return details, warnings
 
 
-def _lowest(
-    curves: Curves, entering: np.ndarray, ranks: np.ndarray, part: str, keep: np.ndarray
-) -> _Envelope:
-    """The envelope over the runs in `keep`.
-
-    `entering` (r, g) holds the losses that may be on it, `ranks` the best runs at each C: in a
-    resample the first of them that was drawn, and all runs are looked at where none was.
-    """
-    kept = np.zeros(len(curves.N), bool)
-    kept[keep] = True
-    drawn = kept[ranks]  # (RANKS, g)
-    best = np.take_along_axis(ranks, drawn.argmax(axis=0)[None], axis=0)[0]
-    missed = np.flatnonzero(~drawn.any(axis=0))
-    best[missed] = keep[entering[np.ix_(keep, missed)].argmin(axis=0)]
-    at = np.flatnonzero(np.isfinite(entering[best, np.arange(len(best))]))
-    run = best[at]
-    smallest, largest = _tried(curves, keep)
-    lowest = _Envelope(
-        curves.C[at],
-        run,
-        curves.N[run],
-        curves.D[run, at],
-        curves.L[run, at],
-        np.zeros(len(at), bool),
-    )
-    return _censor(_hull(lowest) if part == "hull" else lowest, smallest, largest, curves.C)
-
-
-def _tried(curves: Curves, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(g,) the smallest size with a curve at C or cheaper, the largest at C or dearer."""
-    first, last = curves.on[keep].T
-    some = last >= 0
-    N = curves.N[keep][some]
-    smallest, largest = np.full(len(curves.C), np.inf), np.zeros(len(curves.C))
-    np.minimum.at(smallest, first[some], N)
-    np.maximum.at(largest, last[some], N)
-    return np.minimum.accumulate(smallest), np.maximum.accumulate(largest[::-1])[::-1]
-
-
-def _censor(
-    lowest: _Envelope, smallest: np.ndarray, largest: np.ndarray, C: np.ndarray
-) -> _Envelope:
-    """Everything up to the last win of the smallest size, and from the first of the largest."""
-    at = np.searchsorted(C, lowest.C)
-    low = np.flatnonzero(lowest.N <= smallest[at])
-    high = np.flatnonzero(lowest.N >= largest[at])
-    i = np.arange(len(at))
-    first = low[-1] + 1 if len(low) else 0
-    last = high[0] if len(high) else len(at)
-    return replace(lowest, censored=(i < first) | (i >= last))
-
-
-def _hull(lowest: _Envelope) -> _Envelope:
-    """The points on the lower convex hull of (ln C, ln L)."""
-    x, y = np.log(lowest.C).tolist(), np.log(lowest.L).tolist()  # lists: ten times faster here
-    hull: list[int] = []
-    for i, (x_i, y_i) in enumerate(zip(x, y, strict=True)):
-        while len(hull) >= 2:
-            j, k = hull[-2:]
-            if (y[k] - y[j]) * (x_i - x[j]) < (y_i - y[j]) * (x[k] - x[j]):
-                break
-            hull.pop()
-        hull.append(i)
-    return lowest.where(np.array(hull))
-
-
-def _check_competition(runs: Observations) -> None:
-    """Refuse run ends among which hardly a size could lose: a line through them is their plan's.
-
-    On grids of sizes by D/N it lies far from the law's line (tests).
-    """
-    one_ray(runs.N, runs.D, "approach 1 has ends of runs alone, no curves, and")
-    _, index = np.unique(_bins(runs), return_inverse=True)
-    sizes = np.array([len(np.unique(runs.N[index == i])) for i in range(index.max() + 1)])
-    if (n := float(sizes[index].mean())) < MIN_SIZES:
-        raise FitError(
-            f"approach 1 has ends of runs alone, no curves, and a run competes with {n - 1:.1f} other "
-            f"sizes within a factor {ENDPOINT_BIN} of its C on average: the line would be the plan's "
-            f"and not the optimum's. Give the curves, or train {MIN_SIZES} sizes or more at each C.",
-            "no_overlap",
-        )
-
-
-def _bins(runs: Observations) -> np.ndarray:
-    """(n,) number of the bin of C that each run is in."""
-    index: np.ndarray = np.floor(np.log(runs.C / runs.C.min()) / np.log(ENDPOINT_BIN) + 0.5)
-    return index
-
-
-def _endpoint_envelopes(runs: Observations, part: str) -> Callable[[np.ndarray], _Envelope]:
-    """Of the runs kept: the best in each bin of C, where no cheaper bin has a better; or the hull."""
-    bins = np.round(np.log(runs.C), 6) if part == "hull" else _bins(runs)
-    order = np.lexsort((runs.L, bins))
-    kept = np.zeros(len(runs), bool)
-
-    def envelope_of(keep: np.ndarray) -> _Envelope:
-        kept[:] = False
-        kept[keep] = True
-        rows = order[kept[order]]
-        best = rows[np.append(True, bins[rows[1:]] != bins[rows[:-1]])]
-        L = runs.L[best]
-        on = best[L < np.append(np.inf, np.minimum.accumulate(L)[:-1])]
-        N = runs.N[on]
-        censored = (N == runs.N[keep].min()) | (N == runs.N[keep].max())
-        found = _Envelope(runs.C[on], on, N, runs.D[on], runs.L[on], censored)
-        return _hull(found) if part == "hull" else found
-
-    return envelope_of
-
-
-def _lines(envelope: _Envelope, through: str) -> tuple[tuple[float, float], tuple[float, float]]:
+def _lines(envelope: Envelope, through: str) -> tuple[tuple[float, float], tuple[float, float]]:
     """(ln coefficient, exponent) of N_opt and D_opt; `through` is a key of THROUGH."""
     used = ~envelope.censored
     N = envelope.N[used]

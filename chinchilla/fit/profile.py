@@ -20,7 +20,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from chinchilla.fit.loss_law import FlopsPerToken
-from chinchilla.observations import Observations, same_values
+from chinchilla.observations import Observations
+from chinchilla.units import same_values
 
 MIN_SIZES = 4  # distinct sizes at a budget
 MAX_C_RATIO = 1.3  # of C inside a budget; the paper's points are within 10% either way

@@ -172,7 +172,7 @@ def test_ends_of_a_grid_follow_the_grid_and_not_the_law_and_are_refused(observe,
         FitError, match=r"competes with 0\.9 other sizes.*Give the curves, or train"
     ):
         fit_envelope(obs)
-    monkeypatch.setattr(envelope, "_check_competition", lambda runs: None)
+    monkeypatch.setattr(envelope, "check_competition", lambda runs: None)
     assert abs(fit_envelope(obs, n_bootstrap=0).N_opt.exponent - 1 / 3) > 0.07
 
 
