@@ -1,9 +1,10 @@
 """Intervals by resampling runs, shared by the three approaches.
 
 A resample draws or weights whole runs (never points of one curve: they are not independent) and
-the approach is applied again. Approach 3 weights them at random (Bayesian bootstrap, Rubin 1981):
-each budget keeps its weight and no run drops out, so that no resample loses the design; drawing
-pairs with replacement covers more than it says on small sweeps (scripts/coverage.py). The paper's
+the approach is applied again. Approach 3 weights them at random (Bayesian bootstrap, Rubin 1981, with
+gamma weights of variance n/(n - 5), five being the law's parameters): each budget keeps its weight
+and no run drops out, so that no resample loses the design; drawing pairs with replacement covers
+more than it says on small sweeps (scripts/coverage.py). The paper's
 subsampling of 80% without replacement understates the spread by about half (Besiroglu et al. 2024).
 In: each resample's (ln coefficient, exponent) of N_opt and D_opt. Out: PowerLaws that carry them,
 with percentiles of the exponent. NumPy only.
@@ -16,13 +17,14 @@ from chinchilla.fit.frontier import PowerLaw
 from chinchilla.observations import Observations
 
 RESAMPLINGS = {  # what is drawn, for people
-    "bayesian": "draws of random weights on the runs of each budget (Bayesian bootstrap)",
+    "bayesian": "draws of random weights on the runs of each budget (Bayesian bootstrap, variance n/(n-5))",
     "pairs": "bootstrap resamples of runs with replacement",
     "by_size": "bootstrap resamples of whole model sizes with replacement",
     "by_budget": "bootstrap resamples of whole budgets with replacement",
     "stratified": "bootstrap resamples of runs with replacement within each budget",
     "subsample": "subsamples of 80% of the runs without replacement (the paper's way: too narrow)",
 }
+N_PARAMETERS = 5  # of the loss law
 SUBSAMPLE = 0.8  # share of the runs (Table 2)
 C_BIN = 10**0.25  # runs that no budget names are grouped by C, a factor 1.78 a group
 PERCENTILES = (10, 90)  # an 80% interval, as Table 2
@@ -53,7 +55,9 @@ def draw(resampling: str, obs: Observations, n_resamples: int, seed: int) -> np.
         )
         return (order < round(SUBSAMPLE * n)).astype(float)
     if resampling == "bayesian":
-        w = np.random.default_rng(seed).exponential(size=(n_resamples, n))
+        # Variance n/(n - 5): residuals of a law with five parameters are that much smaller than errors.
+        shape = max(1 - N_PARAMETERS / n, 0.5)
+        w = np.random.default_rng(seed).gamma(shape, size=(n_resamples, n))
         groups = budget_groups(obs)
         for group in np.unique(groups):
             rows = groups == group
