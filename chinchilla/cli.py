@@ -243,6 +243,8 @@ def _one_line(error: Exception, command: str) -> str:
         return f"{key} is missing: give {key}=VALUE. `chinchilla {command} --help` lists the keys."
     if full_key:
         return f"{full_key.group(1)}: {first}."
+    if first.startswith("Could not override") and error.__cause__:  # inside a list
+        return f"{first}: {str(error.__cause__).partition(chr(10))[0].rstrip('.')}."
     return f"{first}."
 
 

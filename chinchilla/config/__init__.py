@@ -19,6 +19,7 @@ from chinchilla.config.groups import (
     GridConfig,
     ModelConfig,
     RecipeConfig,
+    ResourceConfig,
     RuntimeConfig,
     TokenizerConfig,
 )
@@ -50,6 +51,7 @@ __all__ = [
     "RecipeConfig",
     "ReportCommand",
     "ReproduceCommand",
+    "ResourceConfig",
     "RuntimeConfig",
     "ScoreCommand",
     "StatusCommand",

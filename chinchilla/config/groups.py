@@ -1,5 +1,8 @@
 """Knobs that several commands share: corpus, tokenizer, model, recipe, grid, cluster, runtime."""
 
+import itertools
+import math
+import re
 from dataclasses import dataclass, field
 
 from chinchilla.config.checks import choice, not_negative, positive
@@ -153,6 +156,36 @@ class GridConfig:
 
 
 @dataclass(kw_only=True)
+class ResourceConfig:
+    """Slurm jobs for the models of a sweep up to a size; what is null is the cluster's own."""
+
+    name: str  # names these jobs in what is said about them
+    up_to_params: float = 0.0  # largest N that takes them; 0 = any
+    n_workers: int | None = None  # jobs of this shape
+    nodes: int | None = None  # nodes of one job
+    ranks_per_node: int | None = None  # ranks of a run on each node
+    gpus_per_node: int | None = None  # GPUs of one job on each node
+    cpus_per_task: int | None = None  # cores of one job, or of one rank
+    mem_gb: int | None = None  # host memory on each node
+    timeout_min: int | None = None  # time limit, minutes
+    partition: str | None = None  # slurm partition
+    account: str | None = None  # slurm account
+    qos: str | None = None  # slurm QOS
+    constraint: str | None = None  # node features
+    peak_flops: float | None = None  # of one device, FLOP/s
+    mfu: float | None = None  # expected model FLOPs utilisation
+    memory_gb: float | None = None  # of one device, 1e9 bytes
+    price_per_device_hour: float | None = None  # in your currency
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise InputError(
+                f"cluster.resources: name={self.name!r} must be one word, such as small."
+            )
+        not_negative(f"cluster.resources, {self.name}: up_to_params", self.up_to_params)
+
+
+@dataclass(kw_only=True)
 class ClusterConfig:
     """Where runs are trained, and what that costs."""
 
@@ -169,18 +202,29 @@ class ClusterConfig:
     constraint: str = ""  # slurm
     max_jobs: int = 0  # slurm: most jobs of yours in the queue at once, as a QOS may limit; 0 = any
     timeout_min: int = 240  # slurm: time limit of one worker, minutes
-    cpus_per_task: int = 8  # slurm: cores of one worker
-    gpus_per_node: int = 1  # slurm: GPUs of one job; each is served by a worker of its own
-    mem_gb: int = 64  # slurm: host memory of one job
+    nodes: int = 1  # slurm: nodes of one job
+    ranks_per_node: int = 1  # slurm: ranks of a run on each node; 1 on 1 node = a worker per GPU
+    cpus_per_task: int = 8  # slurm: cores of one job, or of one rank where a job has several
+    gpus_per_node: int = 1  # slurm: GPUs of one job on each node
+    mem_gb: int = 64  # slurm: host memory of one job on each node
     setup: list[str] = field(default_factory=list)  # slurm: shell lines run before Python starts
+    resources: list[ResourceConfig] = field(default_factory=list)  # slurm: jobs by model size
 
     def __post_init__(self) -> None:
         choice("cluster.kind", self.kind, ("debug", "local", "slurm"))
-        for key in ("peak_flops", "mfu", "memory_gb", "timeout_min"):
+        for key in ("peak_flops", "mfu", "memory_gb", "timeout_min", "nodes", "ranks_per_node"):
             positive(f"cluster.{key}", getattr(self, key))
         for key in ("n_workers", "max_jobs", "threads_per_worker", "gpus_per_node"):
             not_negative(f"cluster.{key}", getattr(self, key))
         not_negative("cluster.price_per_device_hour", self.price_per_device_hour)
+        if len(names := [r.name for r in self.resources]) > len(set(names)):
+            raise InputError(f"cluster.resources: names {', '.join(names)} must all differ.")
+        limits = [r.up_to_params or math.inf for r in self.resources]
+        if any(a >= b for a, b in itertools.pairwise(limits)):
+            raise InputError(
+                "cluster.resources must go from small to large: each up_to_params above the one "
+                "before, and only the last may be 0 (any size)."
+            )
 
 
 @dataclass(kw_only=True)

@@ -66,8 +66,8 @@ def launch(
         from chinchilla.sweep.slurm import submit
 
         with turn(sweep_dir) as claim:
-            n_missing = len(missing_specs(sweep_dir, only))
-            said = submit(command.cluster, sweep_dir, data_dir, n_missing, claim.still_mine)
+            left = missing_specs(sweep_dir, only)
+            said = submit(command.cluster, sweep_dir, data_dir, left, claim.still_mine)
         print(json.dumps(said.to_dict()) if command.format == "json" else said.text())
         return EXIT_OK
     words: list[str] = []

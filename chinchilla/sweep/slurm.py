@@ -1,12 +1,8 @@
-"""A sweep on Slurm: arrays of detached workers, submitted by submitit.
+"""A sweep on Slurm: arrays of detached workers, one for each shape of jobs, submitted by submitit.
 
 submitit writes the sbatch script and starts our Python in the job; everything else is ours. Its
 results and pickles are never read: what a sweep has done is in the sweep's folder, also when
-Slurm's accounting is late, wrong or absent.
-
-Each array has a folder, submitit/<token>/, with one file per fact: intention.json before sbatch is
-called, then job.json with Slurm's number for it or refused.json with what Slurm said. The token is
-also the jobs' comment: an array whose launcher died before it knew the number is found by it.
+Slurm's accounting is late, wrong or absent. `submissions` says what has been submitted.
 """
 
 import dataclasses
@@ -18,29 +14,25 @@ import sys
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chinchilla.config import ClusterConfig
 from chinchilla.errors import InputError
-from chinchilla.files import read_json, write_json
-from chinchilla.sweep.claims import file_system_now, utc_now
+from chinchilla.files import write_json
+from chinchilla.records import RunSpec
+from chinchilla.sweep.claims import utc_now
+from chinchilla.sweep.resources import Shape, assign, shapes_of
 from chinchilla.sweep.slurm_job import SlurmTask
-from chinchilla.sweep.slurm_queue import (
-    QueuedJob,
-    cleaned_environment,
-    max_array_size,
-    queue,
-    user_name,
-)
+from chinchilla.sweep.slurm_queue import cleaned_environment, max_array_size, queue, user_name
+from chinchilla.sweep.submissions import SETTLE_SECONDS, find, reconcile, record
 
 WARNING_SECONDS = 180  # USR2 so long before the time limit: a step, an evaluation, a checkpoint
 WARNING_SHARE = (
     0.25  # ... and at most this share of it, or short jobs would be warned at their start
 )
-SETTLE_SECONDS = 15.0  # for the job of an sbatch that outlived its launcher to show in the queue
 # Answers of sbatch after which the job may be in the queue all the same.
 _DOUBTFUL = re.compile("timed out|contact|communicat|zero bytes", re.IGNORECASE)
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol")
@@ -52,9 +44,11 @@ class Submission:
 
     sweep_dir: str
     job_ids: list[str]  # arrays submitted now
-    n_submitted: int  # workers' jobs in them
+    n_submitted: int  # jobs in them
+    shapes: dict[str, int]  # ... by shape, those that got none included
     earlier_job_ids: list[str]  # arrays of this sweep that were in the queue already
     n_earlier: int  # ... and their jobs that work or will
+    n_other_shapes: int  # ... of them, jobs of shapes that the cluster's settings have no more
     adopted: list[str]  # those of them that no launcher had recorded
     states: dict[str, int]  # of the earlier jobs: RUNNING, PENDING (Resources), ...
     n_over_cap: int  # jobs that cluster.max_jobs left no room for
@@ -63,12 +57,21 @@ class Submission:
         return dataclasses.asdict(self)
 
     def text(self) -> str:
-        lines = [f"submitted {_n_workers(self.n_submitted)}{_as_jobs(self.job_ids)}"]
+        by_shape = ", ".join(f"{n} {name}" for name, n in self.shapes.items())
+        lines = [
+            f"submitted {_n_workers(self.n_submitted)}{_as_jobs(self.job_ids)}"
+            + (f": {by_shape}" if len(self.shapes) > 1 else "")
+        ]
         if self.n_earlier:
             states = ", ".join(f"{n} {state}" for state, n in self.states.items())
             lines.append(
                 f"  {_n_workers(self.n_earlier)} had been submitted before"
                 f"{_as_jobs(self.earlier_job_ids)}: {states}"
+            )
+        if self.n_other_shapes:
+            lines.append(
+                f"  {self.n_other_shapes} of them have shapes that cluster.resources has no more; "
+                "they go on (chinchilla cancel ends them)"
             )
         if self.adopted:
             lines.append(f"  found in the queue, not recorded until now: {' '.join(self.adopted)}")
@@ -77,11 +80,11 @@ class Submission:
                 f"  cluster.max_jobs left no room for {self.n_over_cap} more; launch again later"
             )
         if ids := [*self.earlier_job_ids, *self.job_ids]:
+            here = f"sweep_dir={self.sweep_dir}"
             lines += [
-                f"  look:  chinchilla status sweep_dir={self.sweep_dir}   "
-                f"(jobs: squeue -j {','.join(ids)})",
-                f"  logs:  {self.sweep_dir}/submitit and {self.sweep_dir}/workers",
-                f"  stop:  scancel {' '.join(ids)}   (the same sweep command goes on from there)",
+                f"  look:  chinchilla status {here}   (jobs: squeue -j {','.join(ids)})",
+                f"  logs:  chinchilla logs {here}",
+                f"  stop:  chinchilla cancel {here}   (the same sweep command goes on from there)",
             ]
         return "\n".join(lines)
 
@@ -94,54 +97,36 @@ def _as_jobs(ids: list[str]) -> str:
     return f" as job{'' if len(ids) == 1 else 's'} {', '.join(ids)}" if ids else ""
 
 
-@dataclass
-class _Array:
-    """One folder under submitit/, as its files say."""
-
-    folder: Path
-    user: str
-    job_id: str | None
-    refused: bool
-
-    @property
-    def in_doubt(self) -> bool:
-        return self.job_id is None and not self.refused
-
-    def holds(self, job: QueuedJob) -> bool:
-        """Whether `job` is of this array: by its token, or its number where a site drops comments."""
-        if job.comment.startswith("chinchilla:"):
-            return job.comment.endswith(f":{self.folder.name}")
-        return job.job_id == self.job_id
-
-
 def submit(
     cluster: ClusterConfig,
     sweep_dir: Path,
     data_dir: Path,
-    n_missing: int,
+    missing: Sequence[RunSpec],
     still_mine: Callable[[], bool] = lambda: True,
 ) -> Submission:
-    """Bring the sweep's workers in Slurm's queue up to the number asked for, and return at once.
+    """Bring the sweep's jobs in Slurm's queue up to the number asked for, and return at once.
 
     To be called by one launcher of a sweep at a time.
 
     Args:
-        cluster: resources of one job; `n_workers` jobs, never more than `n_missing` runs need,
-            less those that earlier launches left in the queue.
+        cluster: resources of one job, by size of model; `n_workers` jobs of each shape, never more
+            than its missing runs need, less those that earlier launches left in the queue.
         sweep_dir: holds plan.jsonl and runtime.json, on a file system the nodes share.
         data_dir: token folder, shared too.
-        n_missing: runs without a result.
+        missing: runs without a result. The shape of the longest is submitted first.
         still_mine: asked before each sbatch; false when another launcher has taken over.
 
     Raises:
-        InputError: no Slurm on this machine, n_workers not given, a Slurm that does not answer
-            (then nothing is submitted), or that refuses the jobs.
+        InputError: no Slurm on this machine, n_workers not given, a run that no shape takes, a
+            Slurm that does not answer (then nothing is submitted), or that refuses the jobs.
     """
-    if cluster.n_workers < 1:
-        raise InputError(
-            "cluster.n_workers=0: say how many Slurm jobs share the sweep, such as "
-            f"cluster.n_workers={min(8, n_missing)}."
-        )
+    shapes = assign(missing, cluster)
+    for shape, specs in shapes:
+        if shape.cluster.n_workers < 1:
+            raise InputError(
+                "cluster.n_workers=0: say how many Slurm jobs share the sweep, such as "
+                f"cluster.n_workers={min(8, len(specs))}."
+            )
     for name in PROGRAMS:
         if shutil.which(name) is None:
             raise InputError(
@@ -149,86 +134,49 @@ def submit(
                 "or choose cluster=local."
             )
     jobs, arrays, adopted = reconcile(sweep_dir)
-    earlier = [j for j in jobs if j.live and any(a.holds(j) for a in arrays)]
-    per_job = max(1, cluster.gpus_per_node)
-    wanted = max(0, min(cluster.n_workers, -(-n_missing // per_job)) - len(earlier))
-    room = wanted
-    if cluster.max_jobs:
-        mine = sum(j.live and j.user == user_name() for j in jobs)
-        room = max(0, min(wanted, cluster.max_jobs - mine))
+    earlier = [(j, a) for j in jobs if j.live for a in arrays if a.holds(j)]
+    mine = sum(j.live and j.user == user_name() for j in jobs)
     ids: list[str] = []
-    done = 0
-    most = max_array_size() if room > 1 else 1
-    while done < room:
-        n = min(most, room - done)
-        try:
-            ids.append(_submit_array(cluster, sweep_dir, data_dir, n, still_mine))
-        except InputError as error:
-            before = f" {_n_workers(done)} had been submitted{_as_jobs(ids)}." if done else ""
-            raise InputError(f"{error}{before}") from None
-        done += n
+    counts: dict[str, int] = {}  # jobs submitted now, by shape
+    n_over_cap = 0
+    for shape, specs in shapes:
+        have = sum(a.trains(shape.to_dict()) for _, a in earlier)
+        needed = min(shape.cluster.n_workers, -(-len(specs) // shape.workers_per_job))
+        wanted = room = max(0, needed - have)
+        if cluster.max_jobs:
+            room = max(0, min(wanted, cluster.max_jobs - mine - sum(counts.values())))
+        n_over_cap += wanted - room
+        counts[shape.name] = 0
+        most = max_array_size() if room > 1 else 1
+        while counts[shape.name] < room:
+            n = min(most, room - counts[shape.name])
+            try:
+                ids.append(_submit_array(shape, sweep_dir, data_dir, n, still_mine))
+            except InputError as error:
+                done = sum(counts.values())
+                before = f" {_n_workers(done)} had been submitted{_as_jobs(ids)}." if done else ""
+                raise InputError(f"{error}{before}") from None
+            counts[shape.name] += n
+    known = [shape.to_dict() for shape in shapes_of(cluster)]
+    states = Counter(
+        j.state if j.state != "PENDING" else f"PENDING ({j.reason})" for j, _ in earlier
+    )
     return Submission(
         sweep_dir=str(sweep_dir),
         job_ids=ids,
-        n_submitted=done,
-        earlier_job_ids=sorted({j.job_id for j in earlier}),
+        n_submitted=sum(counts.values()),
+        shapes=counts,
+        earlier_job_ids=sorted({j.job_id for j, _ in earlier}),
         n_earlier=len(earlier),
+        n_other_shapes=sum(not any(a.trains(s) for s in known) for _, a in earlier),
         adopted=adopted,
-        states=dict(Counter(j.state if j.state != "PENDING" else f"PENDING ({j.reason})" for j in earlier)),
-        n_over_cap=wanted - room,
-    )  # fmt: skip
-
-
-def reconcile(sweep_dir: Path) -> tuple[list[QueuedJob], list[_Array], list[str]]:
-    """Settle what launchers of this sweep left behind against what Slurm's queue holds.
-
-    An intention without a number gets the number of the jobs that carry its token. A launcher may
-    have been killed while its sbatch lived on, so an intention that is seconds old is waited for.
-
-    Returns:
-        Jobs in the queue of everybody who launched this sweep, its arrays, and the numbers that
-        were recorded only now.
-
-    Raises:
-        InputError: Slurm does not answer: nothing may be concluded.
-    """
-    arrays = [_read_array(p.parent) for p in sorted(sweep_dir.glob("submitit/*/intention.json"))]
-    users = {user_name(), *(a.user for a in arrays)}
-    adopted = []
-    while True:
-        jobs = queue(users)
-        for array in arrays:
-            if array.in_doubt and (found := _find(array.folder.name, jobs)):
-                _record(array.folder, found)
-                array.job_id = found
-                adopted.append(found)
-        doubtful = [a.folder for a in arrays if a.in_doubt]
-        if not any(_age(folder) < SETTLE_SECONDS for folder in doubtful):
-            return jobs, arrays, adopted
-        time.sleep(0.5)
-
-
-def _read_array(folder: Path) -> _Array:
-    intention = read_json(folder / "intention.json", "submission")
-    job = folder / "job.json"
-    job_id = str(read_json(job, "submission")["job_id"]) if job.exists() else None
-    return _Array(folder, str(intention["user"]), job_id, (folder / "refused.json").exists())
-
-
-def _age(folder: Path) -> float:
-    return file_system_now(folder) - (folder / "intention.json").stat().st_mtime
-
-
-def _find(token: str, jobs: list[QueuedJob]) -> str | None:
-    return next((j.job_id for j in jobs if j.comment.endswith(f":{token}")), None)
-
-
-def _record(folder: Path, job_id: str) -> None:
-    write_json(folder / "job.json", {"job_id": job_id, "recorded_utc": utc_now()})
+        states=dict(states),
+        n_over_cap=n_over_cap,
+    )
 
 
 def _submit_array(
-    cluster: ClusterConfig,
+    shape: Shape,
     sweep_dir: Path,
     data_dir: Path,
     n_jobs: int,
@@ -237,13 +185,14 @@ def _submit_array(
     """Intention, sbatch, number."""
     import submitit
 
+    cluster = shape.cluster
     token = uuid.uuid4().hex[:8]
     # Own folder: results of equal job numbers, of an earlier cluster say, would be taken for new.
     folder = sweep_dir / "submitit" / token
     folder.mkdir(parents=True)
     name = re.sub(r"[^\w.-]", "-", sweep_dir.name)
     comment = f"chinchilla:{name}:{token}"
-    per_job = max(1, cluster.gpus_per_node)
+    per_job = shape.workers_per_job
     # Should the launcher die after sbatch, submitit's own pickles are never put in place: jobs that
     # miss theirs take this one, which is the same.
     task = submitit.core.utils.DelayedSubmission(SlurmTask(folder))
@@ -257,10 +206,10 @@ def _submit_array(
         slurm_python="env --ignore-signal=USR2 " + shlex.quote(sys.executable),
     )
     executor.update_parameters(
-        name=f"chinchilla-{name}",
+        name=f"chinchilla-{name}" if shape.name == "all" else f"chinchilla-{name}-{shape.name}",
         timeout_min=cluster.timeout_min,
-        nodes=1,
-        tasks_per_node=1,
+        nodes=cluster.nodes,
+        tasks_per_node=cluster.ranks_per_node,
         cpus_per_task=cluster.cpus_per_task,
         mem_gb=cluster.mem_gb,
         slurm_comment=comment,
@@ -284,6 +233,7 @@ def _submit_array(
         "n_jobs": n_jobs,
         "sweep_dir": str(sweep_dir),
         "data_dir": str(data_dir),
+        "shape": shape.to_dict(),
         "n_workers": per_job,  # of one job
         "threads": cluster.threads_per_worker or max(1, cluster.cpus_per_task // per_job),
     }
@@ -299,7 +249,7 @@ def _submit_array(
         submitit.core.utils.FailedSubmissionError,
     ) as error:
         job_id = _after_failure(folder, str(error))
-    _record(folder, job_id)
+    record(folder, job_id)
     return job_id
 
 
@@ -317,7 +267,7 @@ def _after_failure(folder: Path, said: str) -> str:
         InputError: it is not; or Slurm does not answer, and the next launcher will look.
     """
     deadline = time.monotonic() + (SETTLE_SECONDS if _DOUBTFUL.search(said) else 0.0)
-    while (found := _find(folder.name, queue({user_name()}))) is None:
+    while (found := find(folder.name, queue({user_name()}))) is None:
         if time.monotonic() >= deadline:
             words = " ".join(said.split())
             write_json(folder / "refused.json", {"said": words, "refused_utc": utc_now()})

@@ -15,6 +15,7 @@ from pathlib import Path
 from chinchilla.files import read_json
 from chinchilla.sweep import pool
 from chinchilla.sweep.cells import missing_specs
+from chinchilla.sweep.resources import bounds_words, runs_of_job
 from chinchilla.sweep.slurm_queue import clean_environment
 from chinchilla.sweep.stopping import Stop, stop_on_signals
 
@@ -31,15 +32,17 @@ class SlurmTask:
         gpus = pool.visible_gpus() if n_workers > 1 else ()
         devices = tuple(gpus[i % len(gpus)] for i in range(n_workers)) if gpus else ()
         shape = pool.PoolShape(n_workers, int(asked["threads"]), devices)
+        only = runs_of_job(sweep_dir, asked.get("shape"))
+        program = (*pool.WORKER, *bounds_words(only))
         # These handlers replace submitit's, whose requeueing would run in forked helpers too.
         with (
             stop_on_signals() as stop,
-            pool.start(sweep_dir, Path(asked["data_dir"]), shape) as workers,
+            pool.start(sweep_dir, Path(asked["data_dir"]), shape, program) as workers,
         ):
             codes = workers.wait(stop)
             for line in workers.last_words():
                 print(line, file=sys.stderr, flush=True)
-            if stop and _is_to_return(stop) and missing_specs(sweep_dir):
+            if stop and _is_to_return(stop) and missing_specs(sweep_dir, only):
                 requeue(stop)
         if any(code not in (0, 75) for code in codes):
             raise RuntimeError(f"workers ended with exit codes {codes}; see {sweep_dir}/workers")

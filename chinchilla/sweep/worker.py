@@ -13,6 +13,7 @@ imported when the first run starts.
 import argparse
 import dataclasses
 import logging
+import math
 import os
 import socket
 import sys
@@ -35,6 +36,7 @@ from chinchilla.sweep.cells import (
     record_error,
 )
 from chinchilla.sweep.claims import STALE_SECONDS, Claim, file_system_now, look, take
+from chinchilla.sweep.resources import PlannedWithin
 from chinchilla.sweep.stopping import Stop, stop_on_signals
 
 Train = Callable[..., RunResult | None]  # `chinchilla.train.train_run`, or a test's stand-in
@@ -229,9 +231,14 @@ def main(argv: list[str] | None = None, train: Train | None = None) -> int:
     parser.add_argument("--name", default=worker_name(), help="in claims; default: host and pid")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = torch's choice")
     parser.add_argument("--parent", type=int, default=0, help="stop when this parent is gone")
+    parser.add_argument("--min-params", type=float, default=0, help="keep to runs with more")
+    parser.add_argument("--max-params", type=float, default=math.inf, help="... and not above")
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
     limit_threads(args.threads)
+
+    bounds = (args.min_params, args.max_params)
+    only = PlannedWithin(args.sweep_dir, *bounds) if bounds != (0, math.inf) else None
 
     class StopWithParent(Stop):
         def __bool__(self) -> bool:
@@ -239,7 +246,13 @@ def main(argv: list[str] | None = None, train: Train | None = None) -> int:
 
     with stop_on_signals(StopWithParent()) as stop:
         summary = run_worker(
-            args.sweep_dir, args.data_dir, load_runtime(args.sweep_dir), args.name, train, stop=stop
+            args.sweep_dir,
+            args.data_dir,
+            load_runtime(args.sweep_dir),
+            args.name,
+            train,
+            only=only,
+            stop=stop,
         )
     if summary.needs_restart and not stop:
         sys.stdout.flush()

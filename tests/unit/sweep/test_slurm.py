@@ -11,7 +11,7 @@ from slurm_fakes import FakeSlurm, on_slurm
 from sweep_fakes import make_result, make_specs, make_sweep
 
 from chinchilla.errors import InputError
-from chinchilla.sweep import slurm
+from chinchilla.sweep import slurm, submissions
 from chinchilla.sweep.cells import cell_of
 from chinchilla.sweep.launch import launch
 
@@ -22,7 +22,8 @@ pytest.importorskip("submitit")
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     made = FakeSlurm(tmp_path / "slurm")
     monkeypatch.setenv("PATH", made.path)
-    monkeypatch.setattr(slurm, "SETTLE_SECONDS", 1.0)
+    for module in (slurm, submissions):
+        monkeypatch.setattr(module, "SETTLE_SECONDS", 1.0)
     return made
 
 
@@ -52,7 +53,7 @@ def test_the_script_says_what_was_asked(tmp_path: Path, fake: FakeSlurm, capsys)
     out = capsys.readouterr().out
     assert "submitted 3 workers as job 41" in out
     assert f"chinchilla status sweep_dir={sweep}" in out
-    assert "scancel 41 " in out
+    assert f"chinchilla cancel sweep_dir={sweep}" in out
     [record] = sweep.glob("submitit/*/job.json")
     assert json.loads(record.read_text())["job_id"] == "41"
     intention = json.loads((record.parent / "intention.json").read_text())
@@ -192,7 +193,7 @@ sys.path.insert(0, sys.argv[1])
 import submitit
 from slurm_fakes import on_slurm
 from sweep_fakes import make_specs
-from chinchilla.sweep import slurm
+from chinchilla.sweep import slurm, submissions
 from chinchilla.sweep.launch import launch
 sweep, last = Path(sys.argv[2]), int(sys.argv[3])
 left = last

@@ -66,7 +66,7 @@ def test_a_job_returns_when_it_is_meant_to_go_on(
     requeued = []
     monkeypatch.setattr(slurm_job, "requeue", lambda stop: requeued.append(1))
     real = slurm_job.pool.start
-    monkeypatch.setattr(slurm_job.pool, "start", lambda *a: real(*a, program=PROGRAM))
+    monkeypatch.setattr(slurm_job.pool, "start", lambda *a: real(*a[:3], program=PROGRAM))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
     def warn() -> None:
