@@ -21,6 +21,7 @@ from chinchilla.sweep import pool
 from chinchilla.sweep.cells import cell_of, is_damaged, missing_specs, save_runtime
 from chinchilla.sweep.claims import Claim, take
 from chinchilla.sweep.progress import SweepProgress
+from chinchilla.sweep.snapshot import record_launch
 from chinchilla.sweep.status import SweepStatus, summary_line, sweep_status
 from chinchilla.sweep.stopping import stop_on_signals
 from chinchilla.sweep.worker import Train, limit_threads, run_worker, worker_name
@@ -57,7 +58,8 @@ def launch(
         InputError: the folder holds another sweep or another version's files, or no Slurm here.
     """
     sweep_dir, data_dir = sweep_dir.resolve(), data_dir.resolve()
-    prepare(sweep_dir, specs, command.runtime)
+    if note := prepare(sweep_dir, specs, command.runtime, command.cluster.kind):
+        print(note, file=sys.stderr)
     # A plan may hold more than was asked for now: a sweep trains all of it, `train` only its own.
     only = {s.run_id for s in specs} if isinstance(command, TrainCommand) else None
     missing = missing_specs(sweep_dir, only)
@@ -100,8 +102,11 @@ def launch(
     return EXIT_OK if status.done == len(status.rows) else EXIT_AGAIN
 
 
-def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig) -> None:
+def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig, kind: str) -> str:
     """Write the plan and runtime.json, and make failed runs trainable again.
+
+    Returns:
+        A line to say when the sweep was launched with other code before; else nothing.
 
     Raises:
         InputError: the folder holds another sweep, or files of another schema.
@@ -123,6 +128,7 @@ def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig) -> No
         save_runtime(runtime, sweep_dir)
         for spec in specs or planned:
             _retry_if_failed(cell_of(sweep_dir, spec))
+        return record_launch(sweep_dir, kind)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ from chinchilla.sweep.claims import utc_now
 from chinchilla.sweep.resources import Shape, assign, shapes_of
 from chinchilla.sweep.slurm_job import SlurmTask
 from chinchilla.sweep.slurm_queue import cleaned_environment, max_array_size, queue, user_name
+from chinchilla.sweep.snapshot import code_here
 from chinchilla.sweep.submissions import SETTLE_SECONDS, find, reconcile, record
 
 WARNING_SECONDS = 180  # USR2 so long before the time limit: a step, an evaluation, a checkpoint
@@ -230,6 +231,7 @@ def _submit_array(
         "user": user_name(),
         "host": socket.gethostname(),
         "intended_utc": utc_now(),
+        "code": code_here().to_dict(),
         "n_jobs": n_jobs,
         "sweep_dir": str(sweep_dir),
         "data_dir": str(data_dir),
