@@ -125,6 +125,7 @@ class RunResult:
     started_utc: str
     finished_utc: str
     attempts: int = 1
+    failure: str = ""  # what ended a failed run: oom, data, error, lost
     schema: int = RESULT_SCHEMA
 
     def save(self, cell: Path) -> None:

@@ -1,23 +1,25 @@
 """The small files of a sweep and its cells that workers write and status reads.
 
 runtime.json says how this sweep's workers execute runs; a cell, cells/<run_id>/, holds
-progress.json while a run trains, attempts/<n>.json for each error, and error.txt with the last
-one's traceback once the run has failed.
+progress.json while a run trains, attempts/<n>.json for each that failed, and error.txt with the
+last one's traceback once the run has.
 """
 
 import contextlib
 import dataclasses
+import errno
 import json
 import math
 import os
+import re
 import time
-import traceback
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chinchilla.config import RuntimeConfig
-from chinchilla.errors import InputError
+from chinchilla.errors import DataError, InputError
 from chinchilla.files import (
     clean_leftovers,
     read_json,
@@ -25,12 +27,33 @@ from chinchilla.files import (
     write_json,
     write_text,
 )
-from chinchilla.records import RunResult, RunSpec, load_plan
+from chinchilla.records import RunResult, RunSpec, built, load_plan
 from chinchilla.shapes import n_params_non_embedding
 from chinchilla.sweep.claims import Claim, utc_now
 
 MAX_ATTEMPTS = 3  # errors after which a run counts as failed
+MAX_STALLS = 5  # starts in a row that were cut off before they saved anything: it is lost
 RUNTIME_SCHEMA = 1
+# What CUDA, cuBLAS and the allocator of the CPU say; torch.OutOfMemoryError says the first.
+_OUT_OF_MEMORY = ("out of memory", "cublas_status_alloc_failed", "can't allocate memory")
+_CHECKPOINT = re.compile(r"step-(\d{8,18})")
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """An attempt at a run that failed, attempts/<n>.json. Earlier versions wrote fewer fields."""
+
+    failure: str = (
+        "error"  # oom: retried with half the micro-batch; data, lost: not; error: retried
+    )
+    reason: str = ""
+    fence: int = 0  # the claim that it was made by
+    step: int = 0  # updates done
+    micro_batch_tokens: int = 0  # tokens of its forward passes
+    worker: str = ""
+    host: str = ""
+    utc: str = ""
+    traceback: str = ""
 
 
 def save_runtime(runtime: RuntimeConfig, sweep_dir: Path) -> None:
@@ -98,11 +121,22 @@ def read_progress(cell: Path) -> dict[str, Any]:
         value = json.loads((cell / "progress.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
-    numbers = ("step", "steps", "loss", "tokens_per_second")
-    whole = isinstance(value, dict) and all(
-        isinstance(value.get(k) or 0, int | float) for k in numbers
-    )
+    numbers = ("step", "steps", "loss", "tokens_per_second", "micro_batch_tokens")
+    whole = isinstance(value, dict) and all(_is_number(value.get(k) or 0) for k in numbers)
     return value if whole else {}
+
+
+def _is_number(x: Any) -> bool:
+    return type(x) in (int, float) and abs(x) < 1e18  # not NaN, not infinite
+
+
+def saved_step(cell: Path) -> int:
+    """What a start would go on from: the step of the newest checkpoint, by its name; 0 for none."""
+    try:
+        names = os.listdir(cell / "checkpoints")
+    except OSError:
+        return 0
+    return max((int(m[1]) for name in names if (m := _CHECKPOINT.fullmatch(name))), default=0)
 
 
 class ProgressFile:
@@ -112,7 +146,13 @@ class ProgressFile:
         self.path = cell / "progress.json"
         self.spec = spec
         self.first: tuple[int, float] | None = None  # step and time of the first call
+        self.micro_batch_tokens = 0
         self.written = -math.inf
+
+    def start(self, micro_batch_tokens: int) -> None:
+        """Say what the forward passes are as long as, before the first: it may end the process."""
+        self.micro_batch_tokens = micro_batch_tokens
+        self._write({**read_progress(self.path.parent), "micro_batch_tokens": micro_batch_tokens})
 
     def __call__(self, step: int, loss: float) -> None:
         now = time.monotonic()
@@ -126,19 +166,23 @@ class ProgressFile:
             "loss": loss if math.isfinite(loss) else None,
             "utc": utc_now(),
             "tokens_per_second": rate if step > first_step else None,
+            "micro_batch_tokens": self.micro_batch_tokens,
         }
+        self._write(value)
+        self.written = now
+
+    def _write(self, value: dict[str, Any]) -> None:
         temporary = temporary_path(self.path)
         with contextlib.suppress(OSError):
             temporary.write_text(json.dumps(value), encoding="utf-8")
             os.replace(temporary, self.path)
-        self.written = now
 
 
 def n_errors(cell: Path) -> int:
-    """How many attempts at this cell ended in an error."""
+    """How many attempts at this cell failed."""
     try:
         return sum(name.endswith(".json") for name in os.listdir(cell / "attempts"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0
 
 
@@ -148,31 +192,95 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def record_error(spec: RunSpec, claim: Claim, error: Exception) -> RunResult | None:
-    """Keep an attempt's error; the last one allowed becomes the run's result, which is given."""
-    cell, n = claim.cell, n_errors(claim.cell) + 1
-    text = "".join(traceback.format_exception(error))
+def failure_kind(error: Exception) -> str:
+    """What an error in a run means for its next attempt: oom, data, or error.
+
+    Told by name and words, so that this module needs no torch.
+    """
+    words = str(error).lower()
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or any(said in words for said in _OUT_OF_MEMORY)
+    ):
+        return "oom"
+    return "data" if isinstance(error, DataError) else "error"
+
+
+def read_attempts(cell: Path) -> list[Attempt]:
+    """The cell's attempts, first to last; one that cannot be read counts as an error."""
+    return [_read_attempt(cell / "attempts" / f"{n}.json") for n in range(1, n_errors(cell) + 1)]
+
+
+def _read_attempt(path: Path) -> Attempt:
+    try:
+        attempt: Attempt = built(Attempt, read_json(path, "attempt"), str(path))
+    except InputError:
+        return Attempt("error", "its record is damaged")
+    return attempt
+
+
+def micro_batch_after(attempts: Sequence[Attempt], seq_len: int) -> int:
+    """Tokens of a forward pass after the attempts that ran out of memory; 0 if none did.
+
+    Half the rows of the last one's: no loss changes by more than rounding, and no run_id at all.
+    """
+    used = [a.micro_batch_tokens for a in attempts if a.failure == "oom"]
+    return max(1, min(used) // seq_len // 2) * seq_len if used else 0
+
+
+def _is_hopeless(attempts: Sequence[Attempt], seq_len: int) -> bool:
+    """Whether another attempt after these would be wasted."""
+    last = attempts[-1]
+    if last.failure == "oom":
+        return last.micro_batch_tokens <= seq_len
+    return (
+        last.failure in ("data", "lost")
+        or sum(a.failure == "error" for a in attempts) >= MAX_ATTEMPTS
+    )
+
+
+def record_attempt(
+    spec: RunSpec, claim: Claim, failure: str, reason: str, text: str, runtime: RuntimeConfig
+) -> RunResult | None:
+    """Keep how an attempt failed; where no other can help, that is the run's result, and given.
+
+    Args:
+        spec: the run.
+        claim: by which it is held.
+        failure: oom, data, error or lost.
+        reason: one line.
+        text: all there is to say, such as a traceback.
+        runtime: what the attempt was told.
+    """
+    cell, progress = claim.cell, read_progress(claim.cell)
+    told = min(runtime.micro_batch_tokens or spec.batch_tokens, spec.batch_tokens)
+    attempt = Attempt(
+        failure,
+        reason,
+        fence=claim.record.fence,
+        step=int(progress.get("step") or 0),
+        micro_batch_tokens=min(int(progress.get("micro_batch_tokens") or told), told),
+        worker=claim.record.worker,
+        host=claim.record.host,
+        utc=utc_now(),
+        traceback=text,
+    )
+    attempts = [*read_attempts(cell), attempt]
     (cell / "attempts").mkdir(exist_ok=True)
-    value = {
-        "worker": claim.record.worker,
-        "host": claim.record.host,
-        "utc": utc_now(),
-        "step": read_progress(cell).get("step", 0),
-        "reason": first_line(error),
-        "traceback": text,
-    }
-    write_json(cell / "attempts" / f"{n}.json", value)
-    if n < MAX_ATTEMPTS:
+    write_json(cell / "attempts" / f"{len(attempts)}.json", dataclasses.asdict(attempt))
+    if not _is_hopeless(attempts, spec.model.seq_len):
         return None
-    result = _failed_result(spec, claim, first_line(error))
+    result = _failed_result(spec, claim, failure, reason)
     if not claim.publish("result.json", dataclasses.asdict(result)):
         return None
     write_text(cell / "error.txt", text)
     return result
 
 
-def _failed_result(spec: RunSpec, claim: Claim, reason: str) -> RunResult:
-    step = min(int(read_progress(claim.cell).get("step", 0)), spec.steps)
+def _failed_result(spec: RunSpec, claim: Claim, failure: str, reason: str) -> RunResult:
+    step = min(int(read_progress(claim.cell).get("step") or 0), spec.steps)
     return RunResult(
         spec=spec,
         status="failed",
@@ -197,4 +305,5 @@ def _failed_result(spec: RunSpec, claim: Claim, reason: str) -> RunResult:
         started_utc=claim.record.claimed_utc,
         finished_utc=utc_now(),
         attempts=claim.record.starts,
+        failure=failure,
     )

@@ -53,14 +53,19 @@ class ClaimRecord:
     pid: int
     pid_start: str  # tells a process from a later one with its number
     claimed_utc: str
-    step: int  # the cell's progress when it was claimed
+    step: int  # what a start would go on from when it was claimed: the newest checkpoint's step
     starts: int  # how many claims so far were made to train
     released: bool = False
+    stalls: int = 0  # claims in a row before this one that were cut off without moving that step
+    oom_kills: int = -1  # processes that this machine had killed for want of memory; -1 = not known
 
     @property
     def damaged(self) -> bool:
         """Whether the file could not be read: only the fence is known, from its name."""
         return not self.processes
+
+
+_TYPES = {f.name: f.type for f in dataclasses.fields(ClaimRecord)}
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,15 @@ def file_system_now(folder: Path) -> float:
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
+
+
+def oom_kills() -> int:
+    """How many processes this machine has killed for want of memory since it started; -1: unknown."""
+    try:
+        lines = Path("/proc/vmstat").read_text().splitlines()
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), -1)
+    except (OSError, ValueError, IndexError):
+        return -1
 
 
 def _modified(path: Path) -> float:
@@ -132,10 +146,10 @@ def _read(cell: Path, fence: int) -> ClaimRecord | None:
         value = checked(read_json(path, "claim"), ClaimRecord, None, str(path))
     except InputError:
         return None
-    kinds = {"fence": int, "pid": int, "step": int, "starts": int, "released": bool}
-    if any(type(value.get(k, False)) is not kinds.get(k, str) for k in (*value, "released")):
+    if any(type(x) is not _TYPES[name] for name, x in value.items()):
         return None
-    return ClaimRecord(**value) if value["fence"] == fence and value["processes"] else None
+    whole = value["fence"] == fence and value["processes"] and 0 < value["pid"] < 2**31
+    return ClaimRecord(**value) if whole else None
 
 
 def look(cell: Path, now: float, stale_seconds: float = STALE_SECONDS) -> Standing:
@@ -228,6 +242,7 @@ def take(
     worker: str,
     *,
     step: int = 0,
+    stalls: int = 0,
     to_train: bool = True,
     now: float | None = None,
     stale_seconds: float = STALE_SECONDS,
@@ -237,7 +252,8 @@ def take(
     Args:
         cell: folder of the run.
         worker: name of the claimant, for people.
-        step: progress so far, kept in the claim: a dead holder's successor sees if it moved.
+        step: what a start would go on from, kept in the claim: a successor sees if it moved.
+        stalls: how many claims in a row before this one did not move it.
         to_train: counts as a start; False for a launcher that only tidies.
         now: the file system's clock, if the caller has just asked it.
         stale_seconds: silence that counts as death.
@@ -260,6 +276,8 @@ def take(
         claimed_utc=utc_now(),
         step=step,
         starts=(before.starts if before else 0) + to_train,
+        stalls=stalls,
+        oom_kills=oom_kills(),
     )
     if not _create(cell, record):
         return None

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chinchilla.config import ClusterConfig, RuntimeConfig
-from chinchilla.sweep.stopping import Stop
+from chinchilla.sweep.stopping import Stop, warnings_held
 from chinchilla.sweep.worker import worker_name
 
 WORKER = (sys.executable, "-m", "chinchilla.sweep.worker")
@@ -97,7 +97,11 @@ class Pool:
 
 @contextlib.contextmanager
 def start(
-    sweep_dir: Path, data_dir: Path, shape: PoolShape, program: tuple[str, ...] = WORKER
+    sweep_dir: Path,
+    data_dir: Path,
+    shape: PoolShape,
+    program: tuple[str, ...] = WORKER,
+    deadline: float = 0.0,
 ) -> Iterator[Pool]:
     """Start the workers; whatever still runs when the block ends is ended.
 
@@ -106,6 +110,7 @@ def start(
         data_dir: token folder.
         shape: how many, and what each may use.
         program: command that a worker is started by.
+        deadline: when the workers will be told to stop, UNIX seconds; 0 = as Slurm says, or never.
 
     Yields:
         The pool, to wait for.
@@ -120,8 +125,9 @@ def start(
                 environment["CUDA_VISIBLE_DEVICES"] = shape.devices[i]
             command = [*program, str(sweep_dir), str(data_dir), "--name", name]
             command += ["--threads", str(shape.threads), "--parent", str(os.getpid())]
+            command += [f"--deadline={deadline}"] if deadline else []
             log = sweep_dir / "workers" / f"{name}.log"
-            with open(log, "ab") as f:
+            with open(log, "ab") as f, warnings_held():
                 process = subprocess.Popen(
                     command,
                     env=environment,

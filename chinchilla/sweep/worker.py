@@ -12,12 +12,14 @@ imported when the first run starts.
 
 import argparse
 import dataclasses
+import gc
 import logging
 import math
 import os
 import socket
 import sys
 import time
+import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,19 +27,24 @@ from pathlib import Path
 from chinchilla.config import RuntimeConfig
 from chinchilla.records import RunResult, RunSpec
 from chinchilla.sweep.cells import (
-    MAX_ATTEMPTS,
+    MAX_STALLS,
     ProgressFile,
     cell_of,
+    failure_kind,
     first_line,
     load_runtime,
+    micro_batch_after,
     missing_specs,
     n_errors,
+    read_attempts,
     read_progress,
-    record_error,
+    record_attempt,
+    saved_step,
 )
-from chinchilla.sweep.claims import STALE_SECONDS, Claim, file_system_now, look, take
+from chinchilla.sweep.choosing import JobTime, Pace, in_order, job_time
+from chinchilla.sweep.claims import STALE_SECONDS, Claim, ClaimRecord, file_system_now, look, take
 from chinchilla.sweep.resources import PlannedWithin
-from chinchilla.sweep.stopping import Stop, stop_on_signals
+from chinchilla.sweep.stopping import Stop, stop_on_signals, warnings_held
 
 Train = Callable[..., RunResult | None]  # `chinchilla.train.train_run`, or a test's stand-in
 log = logging.getLogger("chinchilla.sweep")
@@ -55,8 +62,9 @@ class WorkerSummary:
     finished: list[str] = field(default_factory=list)
     diverged: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    errors: int = 0  # attempts that ended in an exception
+    errors: int = 0  # attempts that failed
     stopped: bool = False  # asked to
+    out_of_time: bool = False  # runs are left that did not fit into the job's time
     needs_restart: bool = False  # the accelerator's context is broken; a new process can go on
 
 
@@ -70,6 +78,7 @@ def run_worker(
     only: Collection[str] | None = None,
     stop: Stop | None = None,
     stale_seconds: float = STALE_SECONDS,
+    time_of_job: JobTime | None = None,
 ) -> WorkerSummary:
     """Train the sweep's unfinished runs, one after the other, until none can be claimed.
 
@@ -82,6 +91,7 @@ def run_worker(
         only: run ids to keep to; default: the whole plan.
         stop: flag that ends the worker at the next step; default: one that signals raise.
         stale_seconds: silence after which another machine's worker counts as dead.
+        time_of_job: what this worker has; runs that do not fit into it are left (`choosing`).
 
     Returns:
         What became of the runs this worker touched. Errors in a run are in its cell, not raised.
@@ -97,16 +107,19 @@ def run_worker(
                 only=only,
                 stop=stop,
                 stale_seconds=stale_seconds,
+                time_of_job=time_of_job,
             )
     summary = WorkerSummary(worker)
+    this = _Worker(sweep_dir, data_dir, runtime, train, only, stop, stale_seconds, time_of_job)
     while not stop and not summary.needs_restart:
-        claimed, wait = _claim_next(sweep_dir, worker, only, stale_seconds)
+        claimed, wait = this.claim_next(summary)
         if claimed is not None:
             spec, claim = claimed
             try:
-                _train_claimed(spec, claim, data_dir, runtime, train, stop, summary)
+                this.train_claimed(spec, claim, summary)
             finally:
                 claim.release()
+            _free_memory()
         elif wait:  # somebody's node may just have died; perhaps it was this very job's
             time.sleep(min(5.0, stale_seconds / 4))
         else:
@@ -115,91 +128,178 @@ def run_worker(
     return summary
 
 
-def _claim_next(
-    sweep_dir: Path, worker: str, only: Collection[str] | None, stale_seconds: float
-) -> tuple[tuple[RunSpec, Claim] | None, bool]:
-    """Claim the longest run that failed least; else whether a holder is silent and worth a wait."""
-    cells = sweep_dir / "cells"
-    cells.mkdir(exist_ok=True)
-    now = file_system_now(cells)
-    specs = missing_specs(sweep_dir, only)
-    specs.sort(key=lambda s: n_errors(cell_of(sweep_dir, s)))  # stable: longest first stays
-    silent = False
-    for spec in specs:
-        cell = cell_of(sweep_dir, spec)
-        standing = look(cell, now, stale_seconds)
-        if not standing.takeable:
-            silent = silent or standing.state == "silent"
-            continue
-        step = read_progress(cell).get("step", 0)
-        claim = take(cell, worker, step=step, now=now, stale_seconds=stale_seconds)
-        if claim is None:
-            continue
-        if (cell / "result.json").exists():  # finished between the look and the claim
-            claim.release()
-            continue
-        return (spec, claim), False
-    return None, silent
+@dataclass
+class _Worker:
+    """What a worker was told, and what it has learnt on the way."""
+
+    sweep_dir: Path
+    data_dir: Path
+    runtime: RuntimeConfig
+    train: Train | None
+    only: Collection[str] | None
+    stop: Stop
+    stale_seconds: float
+    time_of_job: JobTime | None
+    width: int | None = None  # d_model of the last run
+    pace: Pace = field(default_factory=Pace)
+
+    def claim_next(self, summary: WorkerSummary) -> tuple[tuple[RunSpec, Claim] | None, bool]:
+        """Claim the next run (`choosing`); else whether a holder is silent and worth a wait."""
+        cells = self.sweep_dir / "cells"
+        cells.mkdir(exist_ok=True)
+        now = file_system_now(cells)
+        missing = missing_specs(self.sweep_dir, self.only)
+        silent = summary.out_of_time = False
+        for spec in in_order(missing, self.width, lambda s: n_errors(cell_of(self.sweep_dir, s))):
+            cell = cell_of(self.sweep_dir, spec)
+            standing = look(cell, now, self.stale_seconds)
+            if not standing.takeable:
+                silent = silent or standing.state == "silent"
+                continue
+            step = saved_step(cell)
+            if not self._fits(spec, cell, step):
+                summary.out_of_time = True
+                continue
+            stalls = _stalls(cell, standing.record, step)
+            claim = take(
+                cell,
+                summary.worker,
+                step=step,
+                stalls=stalls,
+                now=now,
+                stale_seconds=self.stale_seconds,
+            )
+            if claim is None:
+                continue
+            if (cell / "result.json").exists():  # finished between the look and the claim
+                claim.release()
+                continue
+            return (spec, claim), False
+        return None, silent
+
+    def _fits(self, spec: RunSpec, cell: Path, step: int) -> bool:
+        if self.time_of_job is None:
+            return True
+        own = read_progress(cell).get("tokens_per_second")
+        return self.time_of_job.fits(self.pace.seconds(spec, step, own))
+
+    def train_claimed(self, spec: RunSpec, claim: Claim, summary: WorkerSummary) -> None:
+        """One attempt at one run; leaves a result, an attempt's record, or a checkpoint."""
+        cell = claim.cell
+
+        def should_stop() -> bool:
+            if claim.lost:
+                raise Lost
+            return bool(self.stop)
+
+        log.info("claimed %s (claim %d)", spec.run_id, claim.record.fence)
+        runtime = self._runtime(spec, cell)
+        if death := _death(claim):
+            if _failed(spec, claim, *death, "", runtime, summary):
+                return
+            runtime = self._runtime(spec, cell)
+        progress = ProgressFile(cell, spec)
+        try:
+            if self.train is None:
+                from chinchilla.train import train_run
+
+                self.train = train_run
+            self.width = spec.model.d_model
+            start, step = time.monotonic(), saved_step(cell)
+            result = self.train(
+                spec,
+                cell,
+                self.data_dir,
+                runtime,
+                attempts=claim.record.starts,
+                on_start=progress.start,
+                on_progress=progress,
+                should_stop=should_stop,
+                still_mine=claim.still_mine,
+            )
+        except Lost:
+            log.warning("%s was taken over by another worker", spec.run_id)
+            return
+        except Exception as error:
+            said = "".join(traceback.format_exception(error))
+            _failed(spec, claim, failure_kind(error), first_line(error), said, runtime, summary)
+            summary.needs_restart = _breaks_the_device(error)
+            return
+        if result is None:
+            log.info("stopped %s", spec.run_id)
+            assert self.stop or claim.lost, "train_run returned None without being asked to stop"
+            return
+        self.pace.note(spec, result.steps_done - step, time.monotonic() - start)
+        if claim.publish("result.json", dataclasses.asdict(result)):
+            getattr(summary, result.status).append(spec.run_id)
+            log.info("%s %s", result.status, spec.run_id)
+        else:
+            log.warning("%s was taken over by another worker; this result is dropped", spec.run_id)
+
+    def _runtime(self, spec: RunSpec, cell: Path) -> RuntimeConfig:
+        """What was asked for, with a smaller micro-batch where memory ran out before."""
+        most = micro_batch_after(read_attempts(cell), spec.model.seq_len)
+        told = self.runtime.micro_batch_tokens
+        return dataclasses.replace(self.runtime, micro_batch_tokens=min(most or told, told or most))
 
 
-def _train_claimed(
+def _stalls(cell: Path, before: ClaimRecord | None, step: int) -> int:
+    """How many claims in a row, `before` the last, were cut off without a new checkpoint.
+
+    One that ended in an error is not counted: errors have a budget of their own.
+    """
+    if before is None or step > before.step:
+        return 0
+    attempts = read_attempts(cell)
+    was_error = bool(attempts) and attempts[-1].fence == before.fence
+    return before.stalls + (not was_error)
+
+
+def _death(claim: Claim) -> tuple[str, str] | None:
+    """Kind and reason where the claims before this one say that it should not just be tried again."""
+    before, record = claim.previous, claim.record
+    if before is None:
+        return None
+    where = f"worker {before.worker} on {before.host}"
+    same_machine = before.processes == record.processes
+    if not before.released and same_machine and record.oom_kills > before.oom_kills >= 0:
+        return "oom", f"{where} was killed for want of memory (the kernel's out-of-memory killer)."
+    if record.stalls < MAX_STALLS:
+        return None
+    how = "was stopped" if before.released else "died without a word"
+    return "lost", (
+        f"cut off {record.stalls} times in a row at step {record.step} before anything new was "
+        f"saved; the last time {where} {how} (killed, out of memory, preempted, or its node went "
+        "down). Lower runtime.checkpoint_minutes, or give more memory or time; launch again."
+    )
+
+
+def _failed(
     spec: RunSpec,
     claim: Claim,
-    data_dir: Path,
+    failure: str,
+    reason: str,
+    text: str,
     runtime: RuntimeConfig,
-    train: Train | None,
-    stop: Stop,
     summary: WorkerSummary,
-) -> None:
-    """One attempt at one run; leaves a result, an attempt's record, or a checkpoint."""
-    cell = claim.cell
+) -> bool:
+    """Record a failed attempt; whether the run is given up with it, or is another worker's."""
+    log.warning("%s: %s: %s", spec.run_id, failure, reason)
+    summary.errors += 1
+    if not claim.still_mine():
+        return True
+    if record_attempt(spec, claim, failure, reason, text or reason, runtime) is None:
+        return claim.lost
+    log.warning("%s is given up", spec.run_id)
+    summary.failed.append(spec.run_id)
+    return True
 
-    def should_stop() -> bool:
-        if claim.lost:
-            raise Lost
-        return bool(stop)
 
-    log.info("claimed %s (claim %d)", spec.run_id, claim.record.fence)
-    try:
-        before = claim.previous
-        if before and not before.released and claim.record.step <= before.step:
-            raise RuntimeError(
-                f"worker {before.worker} on {before.host} died without a word and without progress "
-                f"(killed, out of memory, or its node went down) at step {claim.record.step}."
-            )
-        if train is None:
-            from chinchilla.train import train_run
-
-            train = train_run
-        result = train(
-            spec,
-            cell,
-            data_dir,
-            runtime,
-            attempts=claim.record.starts,
-            on_progress=ProgressFile(cell, spec),
-            should_stop=should_stop,
-            still_mine=claim.still_mine,
-        )
-    except Lost:
-        log.warning("%s was taken over by another worker", spec.run_id)
-        return
-    except Exception as error:
-        summary.errors += 1
-        log.warning("%s: %s", spec.run_id, first_line(error))
-        if claim.still_mine() and record_error(spec, claim, error):
-            log.warning("%s failed %d times and is given up", spec.run_id, MAX_ATTEMPTS)
-            summary.failed.append(spec.run_id)
-        summary.needs_restart = _breaks_the_device(error)
-        return
-    if result is None:
-        log.info("stopped %s", spec.run_id)
-        assert stop or claim.lost, "train_run returned None without having been asked to stop"
-    elif claim.publish("result.json", dataclasses.asdict(result)):
-        getattr(summary, result.status).append(spec.run_id)
-        log.info("%s %s", result.status, spec.run_id)
-    else:
-        log.warning("%s was taken over by another worker; this result is dropped", spec.run_id)
+def _free_memory() -> None:
+    """Give a run's memory back: the next one's micro-batch is chosen by what is free."""
+    if "torch" in sys.modules:
+        gc.collect()
+        sys.modules["torch"].cuda.empty_cache()
 
 
 def _breaks_the_device(error: Exception) -> bool:
@@ -224,7 +324,7 @@ def worker_name(i: int = 0) -> str:
 
 
 def main(argv: list[str] | None = None, train: Train | None = None) -> int:
-    """Run one worker as a process; 0 when nothing was left to claim, 75 when it was stopped."""
+    """Run one worker as a process; 0: nothing was left to claim, 75: stopped, or out of time."""
     parser = argparse.ArgumentParser(prog="python -m chinchilla.sweep.worker")
     parser.add_argument("sweep_dir", type=Path)
     parser.add_argument("data_dir", type=Path)
@@ -233,6 +333,7 @@ def main(argv: list[str] | None = None, train: Train | None = None) -> int:
     parser.add_argument("--parent", type=int, default=0, help="stop when this parent is gone")
     parser.add_argument("--min-params", type=float, default=0, help="keep to runs with more")
     parser.add_argument("--max-params", type=float, default=math.inf, help="... and not above")
+    parser.add_argument("--deadline", type=float, default=0, help="UNIX time of the job's end")
     args = parser.parse_args(argv)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
     limit_threads(args.threads)
@@ -253,11 +354,13 @@ def main(argv: list[str] | None = None, train: Train | None = None) -> int:
             train,
             only=only,
             stop=stop,
+            time_of_job=job_time(args.deadline),
         )
-    if summary.needs_restart and not stop:
-        sys.stdout.flush()
-        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    return 75 if stop else 0
+        with warnings_held():  # the new program's, from here on
+            if summary.needs_restart and not stop:
+                sys.stdout.flush()
+                os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    return 75 if stop or summary.out_of_time else 0
 
 
 if __name__ == "__main__":

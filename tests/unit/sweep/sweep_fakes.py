@@ -101,6 +101,7 @@ def fake_train(
     runtime: RuntimeConfig,
     *,
     attempts: int = 1,
+    on_start: Callable[[int], None],
     on_progress: Callable[[int, float], None],
     should_stop: Callable[[], bool],
     still_mine: Callable[[], bool],
@@ -108,6 +109,7 @@ def fake_train(
     """Keeps train_run's contract; notes each call in starts.txt (one process at a time writes)."""
     with open(cell / "starts.txt", "a") as f:
         f.write(f"{os.getpid()}\n")
+    on_start(runtime.micro_batch_tokens or spec.batch_tokens)
     kind = spec.seed // 1000 * 1000
     for step in range(1, spec.steps + 1):
         if should_stop():
@@ -132,8 +134,8 @@ def n_starts(cell: Path) -> int:
 PROGRAM = (sys.executable, str(Path(__file__).resolve()))  # a worker process with fake training
 
 
-def start_worker(sweep_dir: Path, name: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([*PROGRAM, str(sweep_dir), str(sweep_dir), "--name", name])
+def start_worker(sweep_dir: Path, name: str, *words: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*PROGRAM, str(sweep_dir), str(sweep_dir), "--name", name, *words])
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 20) -> Any:

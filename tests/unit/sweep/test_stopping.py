@@ -4,10 +4,10 @@ import threading
 
 import pytest
 
-from chinchilla.sweep.stopping import stop_on_signals
+from chinchilla.sweep.stopping import WARNINGS, stop_on_signals, warning_seconds, warnings_held
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *WARNINGS])
 def test_a_signal_raises_the_flag_and_handlers_come_back(signum: int):
     before = signal.getsignal(signum)
     with stop_on_signals() as stop:
@@ -47,7 +47,9 @@ def test_other_threads_get_a_flag_that_stays_down():
     assert seen == [False]
 
 
-@pytest.mark.parametrize(("signum", "ended_by"), [(signal.SIGUSR2, 0), (signal.SIGTERM, 15)])
+@pytest.mark.parametrize(
+    ("signum", "ended_by"), [(signal.SIGUSR1, 0), (signal.SIGUSR2, 0), (signal.SIGTERM, 15)]
+)
 def test_a_forked_helper_has_no_part_in_stopping(signum: int, ended_by: int):
     with stop_on_signals() as stop:
         pid = os.fork()
@@ -56,3 +58,20 @@ def test_a_forked_helper_has_no_part_in_stopping(signum: int, ended_by: int):
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == ended_by
         assert not stop
+
+
+@pytest.mark.parametrize("signum", WARNINGS)
+def test_a_warning_is_held_back_and_not_lost(signum: int):
+    with stop_on_signals() as outer:
+        with warnings_held():
+            os.kill(os.getpid(), signum)
+            assert not outer
+            with stop_on_signals() as stop:  # as the new program does, once it is there
+                assert stop.seen == {signum}
+        assert not outer
+        os.kill(os.getpid(), signum)
+        assert outer
+
+
+def test_a_job_is_warned_three_minutes_before_its_end_and_a_short_one_by_its_quarter():
+    assert [warning_seconds(60 * m) for m in (2, 10, 240)] == [30, 150, 180]

@@ -1,0 +1,410 @@
+"""How a run ends when it does not finish: out of memory, bad data, errors, and being cut off."""
+
+import json
+import os
+import signal
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from sweep_fakes import (
+    DIES,
+    RAISES,
+    command,
+    fake_train,
+    make_result,
+    make_specs,
+    make_sweep,
+    n_starts,
+    start_worker,
+    wait_until,
+)
+
+from chinchilla.config import RuntimeConfig
+from chinchilla.errors import DataError, InputError
+from chinchilla.records import RunResult
+from chinchilla.sweep import claims, worker
+from chinchilla.sweep.cells import (
+    MAX_STALLS,
+    Attempt,
+    cell_of,
+    failure_kind,
+    micro_batch_after,
+    read_attempts,
+)
+from chinchilla.sweep.choosing import JobTime
+from chinchilla.sweep.claims import latest, take
+from chinchilla.sweep.launch import launch
+from chinchilla.sweep.worker import run_worker
+
+RUNTIME = RuntimeConfig(device="cpu")
+ROW = make_specs(1)[0].model.seq_len  # 16 rows a batch
+
+
+def work(sweep_dir: Path, train=fake_train, runtime=RUNTIME, **told):
+    return run_worker(sweep_dir, sweep_dir, runtime, "w", train, **told)
+
+
+def raising(error: Exception):
+    def train(*args, **kwargs):
+        raise error
+
+    return train
+
+
+@pytest.fixture
+def spec():
+    return make_specs(1)[0]
+
+
+@pytest.fixture
+def cell(tmp_path: Path, spec) -> Path:
+    return cell_of(make_sweep(tmp_path, [spec]), spec)
+
+
+# Kinds
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), "oom"),
+        (OutOfMemoryError("no words"), "oom"),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"), "oom"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), "oom"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"), "oom"),
+        (OSError(12, "Cannot allocate memory"), "oom"),
+        (DataError("shard x has other contents"), "data"),
+        (InputError("runtime.device=cuda:1: this machine shows 0"), "error"),
+        (OSError(5, "Input/output error"), "error"),
+        (RuntimeError("CUDA error: device-side assert triggered"), "error"),
+    ],
+)
+def test_an_error_tells_what_kind_it_is(error: Exception, kind: str):
+    assert failure_kind(error) == kind
+
+
+def test_torchs_own_words_are_known():
+    torch = pytest.importorskip("torch")
+    assert torch.OutOfMemoryError.__name__ == "OutOfMemoryError"
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert failure_kind(caught.value) == "oom"
+
+
+def test_three_errors_are_a_failed_run_of_kind_error(tmp_path: Path):
+    [bad] = make_specs(1, RAISES)
+    work(make_sweep(tmp_path, [bad]))
+    cell = cell_of(tmp_path, bad)
+    result = RunResult.load(cell)
+    assert (result.status, result.failure) == ("failed", "error")
+    assert [a.failure for a in read_attempts(cell)] == ["error"] * 3
+    assert {a.micro_batch_tokens for a in read_attempts(cell)} == {bad.batch_tokens}
+
+
+def test_data_that_cannot_be_read_is_not_tried_again(tmp_path: Path, spec, cell: Path):
+    summary = work(tmp_path, raising(DataError("shard x has other contents")))
+    result = RunResult.load(cell)
+    assert (result.failure, result.attempts, summary.errors) == ("data", 1, 1)
+    assert result.reason == "DataError: shard x has other contents"
+    assert summary.failed == [spec.run_id]
+
+
+def test_a_finished_run_has_no_kind_of_failure(tmp_path: Path, cell: Path):
+    work(tmp_path)
+    assert RunResult.load(cell).failure == ""
+
+
+def test_a_result_written_before_there_were_kinds_is_read(tmp_path: Path, spec):
+    value = asdict(make_result(spec, "failed", "it broke"))
+    del value["failure"]
+    (tmp_path / "result.json").write_text(json.dumps(value))
+    assert RunResult.load(tmp_path).failure == ""
+
+
+# Out of memory
+
+
+def needs(rows: int, used: list[int]):
+    """Training that fits with so many rows in a forward pass, and not with more."""
+
+    def train(spec, cell, data_dir, runtime, *, on_start, **kwargs):
+        tokens = runtime.micro_batch_tokens or spec.batch_tokens
+        used.append(tokens // ROW)
+        on_start(tokens)
+        if used[-1] > rows:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return make_result(spec, attempts=kwargs["attempts"])
+
+    return train
+
+
+def test_running_out_of_memory_halves_the_micro_batch(tmp_path: Path, spec, cell: Path):
+    used: list[int] = []
+    summary = work(tmp_path, needs(2, used))
+    assert used == [16, 8, 4, 2]
+    result = RunResult.load(cell)
+    assert (result.status, result.spec.run_id, result.attempts) == ("finished", spec.run_id, 4)
+    assert [(a.failure, a.micro_batch_tokens // ROW) for a in read_attempts(cell)] == [
+        ("oom", 16), ("oom", 8), ("oom", 4),
+    ]  # fmt: skip
+    assert summary.errors == 3
+
+
+def test_what_was_used_counts_not_what_was_asked_for(tmp_path: Path, cell: Path):
+    """micro_batch_tokens=0: the run chose 6 rows by its memory."""
+    used: list[int] = []
+    inner = needs(3, used)
+
+    def train(spec, cell, data_dir, runtime, **kwargs):
+        own = replace(runtime, micro_batch_tokens=runtime.micro_batch_tokens or 6 * ROW)
+        return inner(spec, cell, data_dir, own, **kwargs)
+
+    work(tmp_path, train)
+    assert used == [6, 3]
+
+
+def test_a_run_for_which_one_row_is_too_much_fails_as_oom(tmp_path: Path, cell: Path):
+    used: list[int] = []
+    summary = work(tmp_path, needs(0, used), replace(RUNTIME, micro_batch_tokens=4 * ROW))
+    assert used == [4, 2, 1]
+    result = RunResult.load(cell)
+    assert (result.status, result.failure, len(summary.failed)) == ("failed", "oom", 1)
+
+
+def test_running_out_of_memory_before_the_first_forward_pass_comes_to_an_end(
+    tmp_path: Path, cell: Path
+):
+    """The model alone does not fit: nobody said what a forward pass would have been."""
+    summary = work(tmp_path, raising(MemoryError()))
+    assert RunResult.load(cell).failure == "oom"
+    assert summary.errors == 5  # 16, 8, 4, 2, 1 rows
+
+
+def test_another_runs_trouble_leaves_the_micro_batch_alone(tmp_path: Path):
+    specs = make_specs(2)
+    make_sweep(tmp_path, specs)
+    used: list[int] = []
+    fits, tight = needs(16, used), needs(8, used)
+
+    def train(spec, *args, **kwargs):
+        return (tight if spec is specs[0] or spec == specs[0] else fits)(spec, *args, **kwargs)
+
+    assert len(work(tmp_path, train).finished) == 2
+    assert sorted(used) == [8, 16, 16]
+
+
+def test_errors_and_memory_have_budgets_of_their_own(tmp_path: Path, cell: Path):
+    calls: list[int] = []
+    tight = needs(1, [])
+
+    def train(*args, **kwargs):
+        calls.append(1)
+        if len(calls) in (2, 4):
+            raise OSError("file server away")
+        return tight(*args, **kwargs)
+
+    assert len(work(tmp_path, train).finished) == 1
+    kinds = [a.failure for a in read_attempts(cell)]
+    assert kinds == ["oom", "error", "oom", "error", "oom", "oom"]
+
+
+def test_half_of_an_odd_number_of_rows_is_a_whole_number_of_rows():
+    used = [Attempt("oom", micro_batch_tokens=5 * ROW), Attempt("error", micro_batch_tokens=ROW)]
+    assert micro_batch_after(used, ROW) == 2 * ROW
+    assert micro_batch_after(used[1:], ROW) == 0
+    assert micro_batch_after([Attempt("oom", micro_batch_tokens=ROW)], ROW) == ROW
+
+
+def test_a_worker_killed_by_the_kernel_for_want_of_memory_is_an_oom(
+    tmp_path: Path, spec, cell: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(claims, "oom_kills", lambda: 7)
+    assert take(cell, "victim")
+    (cell / "progress.json").write_text(json.dumps({"step": 3, "micro_batch_tokens": 8 * ROW}))
+    pretend_dead(cell)
+    monkeypatch.setattr(claims, "oom_kills", lambda: 8)
+    used: list[int] = []
+    assert work(tmp_path, needs(16, used)).finished == [spec.run_id]
+    assert used == [4]
+    [attempt] = read_attempts(cell)
+    assert (attempt.failure, attempt.micro_batch_tokens) == ("oom", 8 * ROW)
+    assert "worker victim" in attempt.reason
+    assert "out-of-memory killer" in attempt.reason
+
+
+def test_this_kernel_counts_what_it_kills():
+    assert claims.oom_kills() >= 0
+
+
+# Being cut off
+
+
+def pretend_dead(cell: Path) -> None:
+    """The latest claim's process is gone without a word."""
+    record = latest(cell)
+    path = cell / f"claim-{record.fence}.json"
+    path.write_text(json.dumps(asdict(replace(record, pid=2**31 - 1, pid_start="1"))))
+
+
+def cut_off(cell: Path, released: bool, times: int, saves: bool = False) -> None:
+    """A worker claims the cell as workers do and is stopped or killed, again and again."""
+    for i in range(times):
+        step = worker.saved_step(cell)
+        stalls = worker._stalls(cell, latest(cell), step)
+        claim = take(cell, f"w{i}", step=step, stalls=stalls)
+        if saves:
+            (cell / "checkpoints" / f"step-{step + 1:08d}").mkdir(parents=True)
+        if released:
+            claim.release()
+        else:
+            claim._stop.set()
+            claim._thread.join()
+            pretend_dead(cell)
+
+
+@pytest.mark.parametrize(
+    ("released", "how"), [(True, "was stopped"), (False, "died without a word")]
+)
+def test_a_run_that_is_cut_off_without_progress_is_lost(
+    tmp_path: Path, cell: Path, released: bool, how: str
+):
+    cut_off(cell, released, MAX_STALLS)
+    summary = work(tmp_path)
+    result = RunResult.load(cell)
+    assert (result.status, result.failure, len(summary.failed)) == ("failed", "lost", 1)
+    assert f"cut off {MAX_STALLS} times in a row at step 0" in result.reason
+    assert how in result.reason
+    assert not (cell / "starts.txt").exists()
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_a_run_that_is_cut_off_less_often_goes_on(tmp_path: Path, spec, cell: Path, released: bool):
+    cut_off(cell, released, MAX_STALLS - 1)
+    assert work(tmp_path).finished == [spec.run_id]
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_a_run_that_saves_something_each_time_may_be_cut_off_for_ever(
+    tmp_path: Path, spec, cell: Path, released: bool
+):
+    cut_off(cell, released, 4 * MAX_STALLS, saves=True)
+    assert latest(cell).step == 4 * MAX_STALLS - 1
+    assert work(tmp_path).finished == [spec.run_id]
+
+
+def test_progress_once_starts_the_count_anew(tmp_path: Path, spec, cell: Path):
+    cut_off(cell, False, MAX_STALLS - 1)
+    cut_off(cell, False, 1, saves=True)
+    cut_off(cell, False, MAX_STALLS - 1)
+    assert work(tmp_path).finished == [spec.run_id]
+
+
+def test_an_error_is_no_preemption(tmp_path: Path, spec, cell: Path):
+    """Two errors between deaths: the deaths alone count."""
+    cut_off(cell, False, MAX_STALLS - 1)
+    calls: list[int] = []
+
+    def flaky(*args, **kwargs):
+        calls.append(1)
+        if len(calls) < 3:
+            raise OSError("file server away")
+        return make_result(spec)
+
+    assert work(tmp_path, flaky).finished == [spec.run_id]
+    assert latest(cell).stalls == MAX_STALLS - 1
+
+
+def test_a_run_that_kills_its_workers_is_lost_after_five(tmp_path: Path):
+    [spec] = make_specs(1, DIES)
+    cell = cell_of(make_sweep(tmp_path, [spec]), spec)
+    codes = [start_worker(tmp_path, f"w{i}").wait(30) for i in range(MAX_STALLS + 1)]
+    assert codes == [-signal.SIGKILL] * MAX_STALLS + [0]
+    assert n_starts(cell) == MAX_STALLS
+    assert RunResult.load(cell).failure == "lost"
+
+
+def test_launching_again_gives_a_lost_run_all_its_tries(tmp_path: Path, spec, cell: Path):
+    cut_off(cell, False, MAX_STALLS)
+    assert work(tmp_path).failed == [spec.run_id]
+    assert launch(command(), [spec], tmp_path, tmp_path, train=fake_train) == 0
+    assert RunResult.load(cell).status == "finished"
+
+
+# Time
+
+
+def test_a_worker_goes_when_nothing_fits_into_its_time(tmp_path: Path):
+    """Measured on the longest run, at 0.1 s a step: then 0.5 s are left, and only short ones fit."""
+    specs = [replace(s, steps=n) for s, n in zip(make_specs(4), (10, 8, 4, 30), strict=True)]
+    make_sweep(tmp_path, specs)
+    done: list[str] = []
+
+    def train(spec, *args, **kwargs):
+        time.sleep(0.01 * spec.steps)
+        done.append(spec.run_id)
+        return make_result(spec)
+
+    now = time.time()
+    job = JobTime(now - 0.5, now + 0.36)
+    summary = work(tmp_path, train, time_of_job=job)
+    assert done[0] == specs[3].run_id  # the longest, of unknown length
+    assert specs[2].run_id in done or summary.out_of_time
+    assert summary.out_of_time
+    assert not (cell_of(tmp_path, specs[0]) / "claim-1.json").exists()
+
+
+def test_a_worker_that_runs_out_of_time_asks_to_be_started_again(tmp_path: Path):
+    specs = make_specs(2)
+    make_sweep(tmp_path, specs)
+    process = start_worker(tmp_path, "w", f"--deadline={time.time() - 1}")
+    assert process.wait(30) == 75
+    assert not list(tmp_path.glob("cells/*/claim-1.json"))
+
+
+def test_a_worker_with_time_for_everything_does_everything(tmp_path: Path):
+    make_sweep(tmp_path, make_specs(2))
+    assert start_worker(tmp_path, "w", f"--deadline={time.time() + 3600}").wait(30) == 0
+
+
+def test_a_warning_that_comes_before_python_is_ready_stops_the_worker_and_kills_nobody(
+    tmp_path: Path,
+):
+    """As Slurm sends it to every process of a job: also to workers that are just being loaded."""
+    from chinchilla.sweep.stopping import warnings_held
+
+    make_sweep(tmp_path, make_specs(1))
+    with warnings_held():
+        process = start_worker(tmp_path, "w")
+        os.kill(process.pid, signal.SIGUSR2)  # at once: before the interpreter has begun
+    assert process.wait(30) == 75
+    assert not list(tmp_path.glob("cells/*/result.json"))
+
+
+def test_without_holding_it_back_the_same_warning_kills():
+    """Otherwise the test above would prove nothing."""
+    import subprocess
+    import sys
+
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(20)"])
+    os.kill(process.pid, signal.SIGUSR2)
+    assert process.wait(30) == -signal.SIGUSR2
+
+
+def test_a_pool_holds_warnings_back_while_its_workers_start(tmp_path: Path):
+    from sweep_fakes import PROGRAM
+
+    from chinchilla.sweep import pool
+    from chinchilla.sweep.stopping import Stop
+
+    make_sweep(tmp_path, make_specs(2))
+    with pool.start(tmp_path, tmp_path, pool.PoolShape(2, 1), PROGRAM) as workers:
+        for process in workers.processes:
+            os.kill(process.pid, signal.SIGUSR2)
+        assert workers.wait(Stop()) == [75, 75]
+    wait_until(lambda: not list(tmp_path.glob("cells/*/heartbeat")))
