@@ -151,6 +151,7 @@ def test_fit_report_and_predict_follow(
     assert all(row["N"] > 0 and row["D"] > 0 and row["L"] > 0 for row in ours)
 
 
+@pytest.mark.slow
 def test_two_processes_measure_the_same_bits_as_one(
     data_dir: Path, sweep_dir: Path, tmp_path: Path
 ):

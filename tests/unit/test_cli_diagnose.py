@@ -69,6 +69,7 @@ def test_json_is_the_file(say, fits):
     assert value["items"]["leave_one_run_out"]["values"]["n_fitted"] == 28
 
 
+@pytest.mark.slow
 def test_the_report_shows_diagnostics_of_its_own_fits_only(say, fits):
     page = fits / "report" / "report.html"
     assert say("report fits=fits")[0] == 0

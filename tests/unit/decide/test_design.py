@@ -132,6 +132,7 @@ def spread_after(sweep: Observations, extra: list, n_draws: int = 80) -> float:
     return float(np.std(found))
 
 
+@pytest.mark.slow
 def test_the_proposed_runs_beat_random_ones_of_the_same_cost(sweep, fitted):
     """Losses drawn, law refitted: the spread of ln N_opt(C*) with four more runs."""
     spend = 4 * float(sweep.C.max())

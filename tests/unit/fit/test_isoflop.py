@@ -234,6 +234,7 @@ def test_the_interval_covers_the_truth_and_is_drawn_within_budgets(isoflop_runs,
     assert len(fit.N_opt.samples[0]) == 400
 
 
+@pytest.mark.slow
 def test_eighty_percent_intervals_hold_the_truth_four_times_in_five(isoflop_runs, law):
     """60 sweeps of five sizes, so 80% +- 5%; pairs cover far more. Fully: scripts/coverage.py."""
     a = law.beta / (law.alpha + law.beta)

@@ -31,6 +31,7 @@ def test_every_item_has_a_name_for_people():
     assert list(NAMES) == list(ITEMS)
 
 
+@pytest.mark.slow
 def test_the_page_shows_verdicts_tables_and_figures(world, found, tmp_path):
     page = write_report(tmp_path, **world.report_inputs(), diagnostics=found)
     html = page.read_text(encoding="utf-8")
