@@ -92,7 +92,7 @@ def fit_isoflop(
 
     Raises:
         FitError: no run names a budget (no_budget), there is one alone (one_budget), all runs have one
-            D/N (one_ray), numbers are not finite (nan), or fewer than two budgets have a bottom (the
+            D/N (one_ray), losses at the bottoms rise with C (loss_rises), numbers are not finite (nan), or fewer than two budgets have a bottom (the
             commonest kind of theirs).
         InputError: a setting that cannot be.
     """
@@ -121,6 +121,7 @@ def fit_isoflop(
             "one_budget" if len(profiles) < 2 else max(sorted(set(kinds)), key=kinds.count),
         )
     at = bottoms(used)  # (m, 2) ln C and ln N
+    _check_falling(used)
     found = lines(at[None], cost)[0]
     redrawn = _redrawn(finals, exponents, n_bootstrap, seed, how)
     samples = _samples(used, cost, interval, n_bootstrap, seed, redrawn)
@@ -194,6 +195,21 @@ def _check(obs: Observations) -> None:
             "number. Mend it, or leave it empty.",
             "nan",
         )
+
+
+def _check_falling(used: list[Profile]) -> None:
+    """Refuse budgets of which the larger end with the higher loss: more compute cannot harm."""
+    at, losses = bottoms(used)[:, 0], np.array([_loss(p) for p in used])
+    if float((at - at.mean()) @ losses) < 0:
+        return
+    first, last = int(at.argmin()), int(at.argmax())
+    raise FitError(
+        f"approach 2: the lowest losses rise with C, from {losses[first]:.4g} nats per token at "
+        f"{used[first].budget:.3g} FLOPs to {losses[last]:.4g} at {used[last].budget:.3g}. More "
+        "compute cannot make the best model worse: are losses and budgets in the right rows, and of "
+        "one data set?",
+        "loss_rises",
+    )
 
 
 def _exponents(

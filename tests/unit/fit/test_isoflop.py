@@ -472,3 +472,13 @@ def test_a_setting_that_cannot_be_is_said_in_one_line(isoflop_runs, fit, setting
     with pytest.raises(InputError, match=re.escape(message)) as told:
         fit(isoflop_runs([1e19, 1e20]), **setting)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize("profile", ["exact", "parabola"])
+def test_losses_that_rise_with_compute_are_refused(isoflop_runs, profile):
+    """Budgets put in the wrong rows: each profile has its bottom, but more compute does harm."""
+    runs = isoflop_runs([1e19, 1e20, 1e21])
+    wrong = replace(runs, L=runs.L * np.repeat([1.0, 1.3, 1.6], len(runs) // 3))
+    with pytest.raises(FitError, match="lowest losses rise with C") as told:
+        fit_isoflop(wrong, profile=profile)
+    assert told.value.kind == "loss_rises"
