@@ -6,10 +6,10 @@ its kernels are compiled and its memory is laid out for it. Nearly as long is C 
 left, so what a worker puts off is at most 1.25 times as long as what it takes instead.
 
 Time. A worker whose job ends takes no run that it would have to leave half-way and that a whole job
-could finish: it skips it for a shorter one that fits, and goes when none does. A run longer than a
-whole job would fit nowhere and must not starve: it is started whatever is left, and goes on from its
-checkpoint in the next job; only the last tenth of a job is too little for that. A run of unknown
-length is taken.
+could finish: it skips it for a shorter one that fits, and goes when none does. No run starves: one that
+takes (nearly) a whole job or longer is started whatever is left and goes on from its checkpoint in
+the next job, only the last tenth of a job being too little for that; and what a worker takes first is
+never skipped, nor is a run of unknown length.
 """
 
 import math
@@ -23,7 +23,7 @@ from chinchilla.shapes import flops_per_token
 from chinchilla.sweep.stopping import warning_seconds
 
 NEARLY = 0.8  # C over that of the longest run left, above which a worker may keep to its width
-LEAST_SHARE = 0.1  # of a job's time, that a run longer than the job is worth starting in
+LEAST_SHARE = 0.1  # of a job's time: enough to begin a run that takes the rest of it or longer
 
 
 def in_order(
@@ -70,7 +70,7 @@ class JobTime:
         if left <= 0 or needed is None or needed <= left:
             return left > 0
         whole = self.end - self.start
-        return needed > whole and left >= LEAST_SHARE * whole
+        return needed > (1 - LEAST_SHARE) * whole and left >= LEAST_SHARE * whole
 
 
 def job_time(deadline: float = 0.0) -> JobTime | None:

@@ -28,12 +28,9 @@ from chinchilla.sweep.resources import Shape, assign, shapes_of
 from chinchilla.sweep.slurm_job import SlurmTask
 from chinchilla.sweep.slurm_queue import cleaned_environment, max_array_size, queue, user_name
 from chinchilla.sweep.snapshot import code_here
+from chinchilla.sweep.stopping import warning_seconds
 from chinchilla.sweep.submissions import SETTLE_SECONDS, find, reconcile, record
 
-WARNING_SECONDS = 180  # USR2 so long before the time limit: a step, an evaluation, a checkpoint
-WARNING_SHARE = (
-    0.25  # ... and at most this share of it, or short jobs would be warned at their start
-)
 # Answers of sbatch after which the job may be in the queue all the same.
 _DOUBTFUL = re.compile("timed out|contact|communicat|zero bytes", re.IGNORECASE)
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol")
@@ -215,7 +212,7 @@ def _submit_array(
         mem_gb=cluster.mem_gb,
         slurm_comment=comment,
         slurm_array_parallelism=n_jobs,
-        slurm_signal_delay_s=min(WARNING_SECONDS, int(WARNING_SHARE * 60 * cluster.timeout_min)),
+        slurm_signal_delay_s=warning_seconds(60 * cluster.timeout_min),
         slurm_srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cluster.cpus_per_task}"],
         slurm_additional_parameters={"requeue": True},
         slurm_setup=[_take_task(folder), *cluster.setup],
@@ -237,6 +234,7 @@ def _submit_array(
         "data_dir": str(data_dir),
         "shape": shape.to_dict(),
         "n_workers": per_job,  # of one job
+        "timeout_min": cluster.timeout_min,
         "threads": cluster.threads_per_worker or max(1, cluster.cpus_per_task // per_job),
     }
     write_json(folder / "intention.json", intention)

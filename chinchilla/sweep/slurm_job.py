@@ -1,7 +1,7 @@
 """What one Slurm job of a sweep does: a worker per GPU, until nothing can be claimed.
 
 A job that is warned (USR2: time limit, preemption) saves, frees its cells and puts itself back in
-the queue. One that is ended (scancel, an operator's requeue: TERM) saves and leaves the rest to Slurm.
+the queue; so does one whose workers found no run short enough for the time it has left. One that is ended (scancel, an operator's requeue: TERM) saves and leaves the rest to Slurm.
 """
 
 import os
@@ -17,7 +17,7 @@ from chinchilla.sweep import pool
 from chinchilla.sweep.cells import missing_specs
 from chinchilla.sweep.resources import bounds_words, runs_of_job
 from chinchilla.sweep.slurm_queue import clean_environment
-from chinchilla.sweep.stopping import Stop, stop_on_signals
+from chinchilla.sweep.stopping import WARNINGS, Stop, stop_on_signals, warning_seconds
 
 
 @dataclass(frozen=True)
@@ -35,18 +35,28 @@ class SlurmTask:
         only = runs_of_job(sweep_dir, asked.get("shape"))
         program = (*pool.WORKER, *bounds_words(only))
         # These handlers replace submitit's, whose requeueing would run in forked helpers too.
+        deadline = _deadline(float(asked.get("timeout_min", 0)))
         with (
             stop_on_signals() as stop,
-            pool.start(sweep_dir, Path(asked["data_dir"]), shape, program) as workers,
+            pool.start(sweep_dir, Path(asked["data_dir"]), shape, program, deadline) as workers,
         ):
             codes = workers.wait(stop)
             for line in workers.last_words():
                 print(line, file=sys.stderr, flush=True)
-            if stop and _is_to_return(stop) and missing_specs(sweep_dir, only):
+            # 75 from a worker that nobody stopped: what is left did not fit into this job's time.
+            returns = _is_to_return(stop) if stop else 75 in codes
+            if returns and missing_specs(sweep_dir, only):
                 requeue(stop)
         if any(code not in (0, 75) for code in codes):
             raise RuntimeError(f"workers ended with exit codes {codes}; see {sweep_dir}/workers")
         return codes
+
+
+def _deadline(timeout_min: float) -> float:
+    """When this job will be warned, UNIX seconds; 0 where Slurm tells the workers itself, or nobody."""
+    if "SLURM_JOB_END_TIME" in os.environ or not timeout_min:
+        return 0.0
+    return time.time() + 60 * timeout_min - warning_seconds(60 * timeout_min)
 
 
 def job_name() -> str:
@@ -59,7 +69,7 @@ def job_name() -> str:
 
 def _is_to_return(stop: Stop) -> bool:
     """Whether the job was asked to stop by somebody who means it to go on later."""
-    if signal.SIGUSR2 in stop.seen:
+    if stop.seen & set(WARNINGS):
         return True
     if signal.SIGTERM not in stop.seen:
         return False

@@ -180,6 +180,8 @@ class _Worker:
     def _fits(self, spec: RunSpec, cell: Path, step: int) -> bool:
         if self.time_of_job is None:
             return True
+        if self.width is None:  # a fresh job has the most time that there will ever be
+            return self.time_of_job.fits(None)
         own = read_progress(cell).get("tokens_per_second")
         return self.time_of_job.fits(self.pace.seconds(spec, step, own))
 

@@ -82,14 +82,16 @@ def test_what_fits_is_started_and_what_a_whole_job_could_finish_waits_for_one():
     job = JobTime(start=0, end=1000)
     assert job.fits(400, now=600)
     assert not job.fits(401, now=600)
-    assert not job.fits(1000, now=1)
-    assert job.fits(1000, now=0)
+    assert not job.fits(900, now=101)
+    assert job.fits(900, now=100)
 
 
-def test_a_run_longer_than_a_job_is_started_but_not_in_the_last_tenth():
+@pytest.mark.parametrize("needed", [901, 999, 5000])
+def test_a_run_that_no_job_could_hold_is_started_but_not_in_the_last_tenth(needed: float):
+    """What takes nearly a whole job counts: a job's first seconds pass before anything starts."""
     job = JobTime(start=0, end=1000)
-    assert job.fits(5000, now=1000 * (1 - LEAST_SHARE))
-    assert not job.fits(5000, now=901)
+    assert job.fits(needed, now=1000 * (1 - LEAST_SHARE))
+    assert not job.fits(needed, now=901)
 
 
 def test_a_run_of_unknown_length_is_taken_while_there_is_time():
@@ -103,7 +105,7 @@ def test_no_run_starves():
     """Whatever the lengths: jobs that keep coming finish everything, also what no job could hold."""
     left = {name: float(seconds) for name, seconds in enumerate([5000, 1000, 999, 700, 400, 30])}
     for _ in range(60):
-        job, now = JobTime(0, 1000), 0.0
+        job, now = JobTime(0, 1000), 5.0  # it takes a while to start
         while any(job.fits(seconds, now) for seconds in left.values()):
             name = next(n for n, seconds in left.items() if job.fits(seconds, now))
             spent = min(left[name], 1000 - now)

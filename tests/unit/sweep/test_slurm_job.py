@@ -77,3 +77,22 @@ def test_a_job_returns_when_it_is_meant_to_go_on(
     assert slurm_job.SlurmTask(tmp_path)() == [75, 75]
     assert requeued == [1] * returns
     assert all(latest(cell).released for cell in cells)
+
+
+@pytest.mark.parametrize(("timeout_min", "codes"), [(1e-6, [75, 75]), (600.0, [0, 0])])
+def test_a_job_whose_time_is_too_short_for_what_is_left_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout_min: float, codes: list[int]
+):
+    make_sweep(tmp_path, make_specs(2))
+    asked = {"sweep_dir": str(tmp_path), "data_dir": str(tmp_path), "n_workers": 2, "threads": 1}
+    write_json(tmp_path / "intention.json", asked | {"timeout_min": timeout_min})
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    requeued = []
+    monkeypatch.setattr(slurm_job, "requeue", lambda stop: requeued.append(1))
+    real = slurm_job.pool.start
+    monkeypatch.setattr(
+        slurm_job.pool, "start", lambda *a: real(*a[:3], program=PROGRAM, deadline=a[4])
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert slurm_job.SlurmTask(tmp_path)() == codes
+    assert requeued == [1] * (codes == [75, 75])

@@ -24,7 +24,7 @@ from sweep_fakes import (
 from chinchilla.config import RuntimeConfig
 from chinchilla.errors import DataError, InputError
 from chinchilla.records import RunResult
-from chinchilla.sweep import claims, worker
+from chinchilla.sweep import choosing, claims, worker
 from chinchilla.sweep.cells import (
     MAX_STALLS,
     Attempt,
@@ -339,24 +339,45 @@ def test_launching_again_gives_a_lost_run_all_its_tries(tmp_path: Path, spec, ce
 # Time
 
 
-def test_a_worker_goes_when_nothing_fits_into_its_time(tmp_path: Path):
-    """Measured on the longest run, at 0.1 s a step: then 0.5 s are left, and only short ones fit."""
-    specs = [replace(s, steps=n) for s, n in zip(make_specs(4), (10, 8, 4, 30), strict=True)]
+def test_a_worker_skips_what_does_not_fit_and_goes_when_nothing_does(tmp_path: Path):
+    """The longest run takes 9 s of the job's 12: of those that are left, only one fits into 3 s."""
+    specs = [
+        replace(s, steps=n, seed=n) for s, n in zip(make_specs(4), (90, 80, 25, 40), strict=True)
+    ]
     make_sweep(tmp_path, specs)
-    done: list[str] = []
+    clock = Clock(1_000_000.0)
 
     def train(spec, *args, **kwargs):
-        time.sleep(0.01 * spec.steps)
-        done.append(spec.run_id)
+        clock.now += 0.1 * spec.steps
         return make_result(spec)
 
-    now = time.time()
-    job = JobTime(now - 0.5, now + 0.36)
-    summary = work(tmp_path, train, time_of_job=job)
-    assert done[0] == specs[3].run_id  # the longest, of unknown length
-    assert specs[2].run_id in done or summary.out_of_time
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(choosing, "time", clock)
+        patch.setattr(worker, "time", clock)
+        summary = work(tmp_path, train, time_of_job=JobTime(clock.now, clock.now + 12))
+    assert summary.finished == [specs[0].run_id, specs[2].run_id]
     assert summary.out_of_time
-    assert not (cell_of(tmp_path, specs[0]) / "claim-1.json").exists()
+    assert not (cell_of(tmp_path, specs[1]) / "claim-1.json").exists()
+
+
+class Clock:
+    """Stands in for the module `time`."""
+
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def time(self) -> float:
+        return self.now
+
+    monotonic = time
+
+
+def test_a_workers_first_run_is_never_skipped(tmp_path: Path, spec, cell: Path):
+    """However slow it was elsewhere: a fresh job has the most time there will ever be."""
+    cell.mkdir(parents=True)
+    (cell / "progress.json").write_text('{"step": 1, "tokens_per_second": 1e-3}')
+    now = time.time()
+    assert work(tmp_path, time_of_job=JobTime(now - 3, now + 6)).finished == [spec.run_id]
 
 
 def test_a_worker_that_runs_out_of_time_asks_to_be_started_again(tmp_path: Path):
