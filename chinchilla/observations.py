@@ -8,6 +8,7 @@ NumPy only.
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -324,7 +325,7 @@ class Observations:
         """One row per finished run: its smoothed final training loss, or its held-out loss.
 
         Args:
-            results: any states; only finished runs become rows.
+            results: any states; only finished runs become rows, a note counts the others.
             loss: "train" or "heldout".
         """
         _check_loss(loss)
@@ -336,13 +337,19 @@ class Observations:
                 f"({', '.join(sorted(str(dict(s)) for s in scored))}): their losses do not compare. "
                 "Fit with loss=train, or train them again with one runtime.held_out_tokens."
             )
-        return _rows(
+        rows = _rows(
             [
                 (r, float(r.spec.D), r.final_loss if loss == "train" else _mean(r.held_out_loss))
                 for r in done
             ],
             loss,
         )
+        out = Counter(r.status for r in results if r.status != "finished")
+        if not out:
+            return rows
+        told = ", ".join(f"{n} {status}" for status, n in sorted(out.items()))
+        note = f"{out.total()} of {len(results)} runs left out, which did not finish: {told}."
+        return replace(rows, notes=(*rows.notes, note))
 
     @classmethod
     def from_curves(

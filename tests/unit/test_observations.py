@@ -338,6 +338,8 @@ def test_runs_that_did_not_finish_are_dropped(status):
     lost = make_result(seed=1, status=status, final_loss=None, reason="loss is NaN")
     obs = Observations.from_results([make_result(), lost], "train")
     assert list(obs.run_id) == [make_result().spec.run_id]
+    assert obs.notes == (f"1 of 2 runs left out, which did not finish: 1 {status}.",)
+    assert Observations.from_results([make_result()], "train").notes == ()
     curves = Observations.from_curves([make_result(), lost], [CURVE, CURVE], "train")
     assert set(curves.run_id) == {make_result().spec.run_id}
 

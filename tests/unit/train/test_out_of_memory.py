@@ -1,0 +1,91 @@
+"""A run that runs out of memory is tried again with half the micro-batch, and ends as it would have."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from train_world import EVERY_UPDATE, ROWS, SEQ_LEN, make_runtime, make_spec
+
+from chinchilla.model import Transformer
+from chinchilla.records import Curve, RunResult, save_plan
+from chinchilla.sweep.cells import cell_of, read_attempts
+from chinchilla.sweep.worker import run_worker
+from chinchilla.train import loop, train_run
+
+# fp32 sums in another order: 2^-24 relative at each update, grown by 24 updates of a large step.
+ROUNDING = 1e-4  # nats
+
+
+class Tight(Transformer):
+    """Has room for so many rows in a forward pass that is trained on, and for no more."""
+
+    rows = ROWS
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled() and len(tokens) > self.rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().forward(tokens)
+
+
+@pytest.mark.parametrize("micro_batches", [1, 2, 4])
+def test_micro_batches_are_neutral(data_dir: Path, tmp_path: Path, micro_batches: int):
+    spec = make_spec(data_dir)
+    whole = train_run(spec, tmp_path / "whole", data_dir, make_runtime())
+    runtime = make_runtime(micro_batch_tokens=ROWS * SEQ_LEN // micro_batches)
+    result = train_run(spec, tmp_path / "split", data_dir, runtime)
+    assert result.spec.run_id == whole.spec.run_id
+    curves = [Curve.load(tmp_path / name).loss for name in ("whole", "split")]
+    np.testing.assert_allclose(*curves, atol=0 if micro_batches == 1 else ROUNDING, rtol=0)
+    assert result.final_loss == pytest.approx(whole.final_loss, abs=ROUNDING)
+
+
+@pytest.mark.parametrize("room", [2, 1])
+def test_a_run_goes_on_with_half_the_micro_batch(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+):
+    spec = make_spec(data_dir)
+    whole = train_run(spec, tmp_path / "whole", data_dir, make_runtime())
+    save_plan([spec], tmp_path / "plan.jsonl")
+    monkeypatch.setattr(loop, "Transformer", Tight)
+    monkeypatch.setattr(Tight, "rows", room)
+    summary = run_worker(tmp_path, data_dir, make_runtime(), "w")
+    assert summary.finished == [spec.run_id]
+    cell = cell_of(tmp_path, spec)
+    used = [a.micro_batch_tokens // SEQ_LEN for a in read_attempts(cell) if a.failure == "oom"]
+    assert used == [4, 2][: len(used)]
+    assert len(used) == {2: 1, 1: 2}[room]
+    result = RunResult.load(cell)
+    assert result.spec.run_id == whole.spec.run_id
+    curves = [Curve.load(folder).loss for folder in (tmp_path / "whole", cell)]
+    np.testing.assert_allclose(*curves, atol=ROUNDING, rtol=0)
+
+
+def test_memory_that_runs_out_half_way_costs_only_what_came_after_the_checkpoint(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    spec = make_spec(data_dir)
+    whole = train_run(spec, tmp_path / "whole", data_dir, make_runtime())
+    save_plan([spec], tmp_path / "plan.jsonl")
+    passes = []
+
+    class Fills(Tight):
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            passes.append(len(tokens))
+            self.rows = ROWS if len(passes) < 11 else 2
+            return super().forward(tokens)
+
+    monkeypatch.setattr(loop, "Transformer", Fills)
+    runtime = make_runtime(checkpoint_minutes=EVERY_UPDATE, held_out_evals=1)
+    assert run_worker(tmp_path, data_dir, runtime, "w").finished == [spec.run_id]
+    cell = cell_of(tmp_path, spec)
+    [attempt] = read_attempts(cell)
+    assert passes.count(2) > passes.count(ROWS) == 11
+    assert attempt.failure == "oom"
+    losses = Curve.load(cell).loss
+    before = Curve.load(tmp_path / "whole").loss
+    np.testing.assert_array_equal(losses[:10], before[:10])
+    np.testing.assert_allclose(losses, before, atol=ROUNDING, rtol=0)
+    assert RunResult.load(cell).attempts == 2
+    assert replace(RunResult.load(cell).spec, sweep="") == replace(whole.spec, sweep="")
