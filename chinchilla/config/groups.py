@@ -239,8 +239,11 @@ class RuntimeConfig:
     held_out_evals: int = 24  # held-out evaluations, geometric over the last 8x of a run
     wandb: str = "disabled"  # disabled, offline, online: mirror metrics to Weights & Biases
     wandb_project: str = "chinchilla"  # project there
+    activation_checkpointing: bool = False  # recompute blocks for the backward pass, to save memory
+    shard_ranks: int = 0  # ranks of a run that hold one copy of its weights together; 0 = all
 
     def __post_init__(self) -> None:
+        not_negative("runtime.shard_ranks", self.shard_ranks)
         choice("runtime.wandb", self.wandb, ("disabled", "offline", "online"))
         not_negative("runtime.micro_batch_tokens", self.micro_batch_tokens)
         for key in ("checkpoint_minutes", "log_every_steps", "held_out_tokens", "held_out_evals"):

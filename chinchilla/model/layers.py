@@ -9,6 +9,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from chinchilla.shapes import ModelShape
 
@@ -122,15 +123,27 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + FFN(norm(x))."""
+    """x + attention(norm(x)), then x + FFN(norm(x)).
 
-    def __init__(self, shape: ModelShape) -> None:
+    With `recompute` only the input is kept for the backward pass, which runs the block again.
+    """
+
+    def __init__(self, shape: ModelShape, recompute: bool = False) -> None:
         super().__init__()
+        self.recompute = recompute
         self.attention_norm = RMSNorm(shape.d_model)
         self.attention = Attention(shape)
         self.ffw_norm = RMSNorm(shape.d_model)
         self.ffw = FeedForward(shape)
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            y: Tensor = checkpoint(
+                self._forward, x, positions, use_reentrant=False, preserve_rng_state=False
+            )
+            return y
+        return self._forward(x, positions)
+
+    def _forward(self, x: Tensor, positions: Tensor) -> Tensor:
         x = x + self.attention(self.attention_norm(x), positions)
         return x + self.ffw(self.ffw_norm(x))

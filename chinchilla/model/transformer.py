@@ -5,11 +5,13 @@ number of parameters equals Table A9's N for every row (tests/paper counts them 
 device); with rotary positions it equals `shapes.n_params` all the same.
 """
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from chinchilla.model.layers import Block, Linear, RMSNorm, rope_angles, sinusoid
+from chinchilla.model.layers import Block, RMSNorm, rope_angles, sinusoid
 from chinchilla.shapes import ModelShape
 
 
@@ -19,25 +21,30 @@ class Transformer(nn.Module):
     Args:
         shape: widths, vocabulary, sequence length, kind of positions.
         dtype: of the activations; weights are fp32.
+        recompute: keep only each block's input for the backward pass, and run the block again there
+            (activation checkpointing): less memory, a third more FLOPs.
     """
 
-    def __init__(self, shape: ModelShape, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, shape: ModelShape, dtype: torch.dtype = torch.float32, recompute: bool = False
+    ) -> None:
         super().__init__()
         self.shape, self.dtype = shape, dtype
         self.embedding = nn.Parameter(torch.empty(shape.vocab_size, shape.d_model))
-        self.blocks = nn.ModuleList(Block(shape) for _ in range(shape.n_layers))
+        self.blocks = nn.ModuleList(Block(shape, recompute) for _ in range(shape.n_layers))
         self.norm = RMSNorm(shape.d_model)
         self.output_bias = nn.Parameter(torch.zeros(shape.vocab_size))
-        self.register_buffer("positions", self._positions(), persistent=False)
+        self.positions: Tensor
+        self.register_buffer("positions", self.position_table(), persistent=False)
 
-    def _positions(self) -> Tensor:
+    def position_table(self) -> Tensor:
+        """What the blocks are given: angles of rotary positions, or encodings of distances."""
         if self.shape.positions == "relative":
             return sinusoid(self.shape.seq_len, self.shape.d_model)
         return rope_angles(self.shape.seq_len, self.shape.kv_size)
 
-    @torch.no_grad()
-    def init_weights(self, seed: int) -> "Transformer":
-        """Fill every weight from `seed`, the same on every device: drawn on the CPU in fp32.
+    def initial_weights(self, seed: int) -> Iterator[tuple[str, Tensor]]:
+        """Name and initial value of every parameter, drawn on the CPU in fp32 one after the other.
 
         Matrices are normal with standard deviation 1/sqrt(n_in); those that write into the
         residual stream are divided by sqrt(2 * n_layers) (GPT-2). The tied embedding has
@@ -45,13 +52,22 @@ class Transformer(nn.Module):
         biases 0.
         """
         generator = torch.Generator().manual_seed(seed)
-        self.embedding.copy_(_normal(self.embedding.shape, self.shape.d_model**-0.5, generator))
-        for name, module in self.named_modules():
-            if isinstance(module, Linear):
-                std = module.weight.shape[1] ** -0.5
-                if name.endswith((".out", ".down")):
+        for name, p in self.named_parameters():
+            if p.dim() < 2:
+                value = torch.ones(p.shape) if name.endswith(".gain") else torch.zeros(p.shape)
+            else:
+                std = p.shape[1] ** -0.5  # of the embedding, too: (vocab_size, d_model)
+                if name.endswith((".out.weight", ".down.weight")):
                     std /= (2 * self.shape.n_layers) ** 0.5
-                module.weight.copy_(_normal(module.weight.shape, std, generator))
+                value = torch.empty(p.shape).normal_(0.0, std, generator=generator)
+            yield name, value
+
+    @torch.no_grad()
+    def init_weights(self, seed: int) -> "Transformer":
+        """Fill every weight from `seed`, the same on every device."""
+        parameters = dict(self.named_parameters())
+        for name, value in self.initial_weights(seed):
+            parameters[name].copy_(value)
         return self
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -67,7 +83,3 @@ def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of each target, nats: logits (B, T, V), targets (B, T), gives (B, T) fp32."""
     flat = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
     return flat.view(targets.shape)
-
-
-def _normal(size: torch.Size, std: float, generator: torch.Generator) -> Tensor:
-    return torch.empty(size).normal_(0.0, std, generator=generator)

@@ -5,6 +5,10 @@
 Written into a temporary folder, every file fsynced, the folder renamed into place; MANIFEST.json
 holds the SHA-256 of each file and of itself. A new checkpoint is read back before an older one
 goes. Loading walks back to the newest that verifies; one that does not is put aside. No pickle.
+
+Ranks that hold a shard each write it (`shards`), and rank 0 commits once all have. Every rank calls
+`save_checkpoint` and `load_checkpoint`; what goes wrong on one goes wrong on all, and all load the
+same. Any number of ranks reads what any other number wrote.
 """
 
 import contextlib
@@ -21,7 +25,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from chinchilla import __version__
 from chinchilla.errors import InputError
@@ -37,10 +41,14 @@ from chinchilla.files import (
     write_text,
 )
 from chinchilla.records import RunSpec
+from chinchilla.train.ranks import ALONE, Ranks
+from chinchilla.train.shards import OPTIMIZER, WEIGHTS, of_shard, read_rows, shard_files
 
 SCHEMA = 2
+SHARDED = 3  # schema of those in shards, which versions that know of none must not call damaged
 KEEP = 2  # checkpoints kept per run: the newest and the one before it
-WEIGHTS, OPTIMIZER, STATE = FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
+STATE = "state.json"
+FILES = (WEIGHTS, OPTIMIZER, STATE)  # of a checkpoint in one shard
 MANIFEST = "MANIFEST.json"
 ASIDE = "damaged-"  # before the name of a checkpoint that did not verify
 _STEP = re.compile(r"step-(\d{8,})")
@@ -52,7 +60,7 @@ class Checkpoint:
     """What a run needs to go on as if it had never stopped."""
 
     step: int  # updates done
-    weights: dict[str, torch.Tensor]
+    weights: dict[str, torch.Tensor]  # this rank's rows of each
     optimizer: dict[str, torch.Tensor]  # exp_avg.<name>, exp_avg_sq.<name>, step.<name>, losses
     progress: dict[str, Any]  # plain JSON: wall seconds, held-out evaluations so far
 
@@ -68,7 +76,11 @@ class _Damaged(Exception):
 
 
 def save_checkpoint(
-    folder: Path, spec: RunSpec, checkpoint: Checkpoint, tokenizer: str = ""
+    folder: Path,
+    spec: RunSpec,
+    checkpoint: Checkpoint,
+    tokenizer: str = "",
+    ranks: Ranks = ALONE,
 ) -> Path:
     """Write one checkpoint under `folder`; once it reads back, keep it and the one before it.
 
@@ -78,8 +90,9 @@ def save_checkpoint(
     Args:
         folder: the run's checkpoints; made if needed.
         spec: whose state it is.
-        checkpoint: the state.
+        checkpoint: the state; each rank gives the rows it holds.
         tokenizer: SHA-256 of the tokenizer that made the data.
+        ranks: those that save together.
 
     Returns:
         Where it is.
@@ -90,23 +103,29 @@ def save_checkpoint(
         InputError: another run's checkpoint stands in its place.
     """
     final = folder / f"step-{checkpoint.step:08d}"
-    make_dirs(folder)
-    if not _is_there(final, spec, tokenizer):
-        _write(final, spec, checkpoint, tokenizer)
-        try:
-            _verify(final, from_disk=True)
-        except _Damaged as error:
-            _put_aside(final)
-            why = f"a checkpoint does not read back as it was written ({error})"
-            raise OSError(errno.EIO, why, str(final)) from None
-    earlier = [path for path in _newest_first(folder) if _step(path) <= checkpoint.step]
-    for path in (*earlier[KEEP:], *folder.glob(f"{ASIDE}*")):
-        _discard(path)
+    there = False
+    with ranks.together():
+        if ranks.rank == 0:
+            make_dirs(folder)
+            there = _is_there(final, spec, tokenizer)
+    if not any(ranks.agree(there)):
+        _write(final, spec, checkpoint, tokenizer, ranks)
+        with ranks.together():
+            try:
+                _verify(final, ranks, from_disk=True)
+            except _Damaged as error:
+                _put_aside(final)
+                why = f"a checkpoint does not read back as it was written ({error})"
+                raise OSError(errno.EIO, why, str(final)) from None
+    if ranks.rank == 0:
+        earlier = [path for path in _newest_first(folder) if _step(path) <= checkpoint.step]
+        for path in (*earlier[KEEP:], *folder.glob(f"{ASIDE}*")):
+            _discard(path)
     return final
 
 
 def load_checkpoint(
-    folder: Path, spec: RunSpec, tokenizer: str = ""
+    folder: Path, spec: RunSpec, tokenizer: str = "", ranks: Ranks = ALONE
 ) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that verifies (None: start anew), and a line for each that did not.
 
@@ -117,30 +136,50 @@ def load_checkpoint(
         folder: the run's checkpoints.
         spec: the run.
         tokenizer: SHA-256 of the tokenizer that made the data; "" = whichever.
+        ranks: those that load together; each gets its rows.
 
     Raises:
         InputError: the newest that verifies belongs to another spec, data set, tokenizer or version;
             says which.
     """
-    clean_leftovers(folder)
-    complaints = []
-    for path in _newest_first(folder):
-        try:
-            _verify(path)
-            state = _read_state(path)
-            weights, optimizer = load_file(path / WEIGHTS), load_file(path / OPTIMIZER)
-        except (_Damaged, SafetensorError) as error:
-            complaints.append(f"checkpoint {path} is damaged ({error}); trying the one before it.")
-            _put_aside(path)
-            continue
-        except OSError as error:  # a file server's trouble says nothing about what it holds
-            complaints.append(f"checkpoint {path} cannot be read ({error}); trying an older one.")
-            continue
-        _refuse_another(path, state, spec, tokenizer)
-        return Checkpoint(state["step"], weights, optimizer, state["progress"]), complaints
+    if ranks.rank == 0:
+        clean_leftovers(folder)
+    complaints: list[str] = []
+    for name in ranks.broadcast([path.name for path in _newest_first(folder)]):
+        path = folder / name
+        found, damaged, unreadable = None, "", ""
+        with ranks.together():
+            try:
+                found = _load(path, spec, tokenizer, ranks)
+            except (_Damaged, SafetensorError) as error:
+                damaged = str(error)
+            except OSError as error:  # a file server's trouble says nothing about what it holds
+                unreadable = str(error)
+        said = [(d, u) for d, u in ranks.gather([damaged, unreadable]) if d or u]
+        if found and not said:
+            return found, complaints
+        if why := next((d for d, _ in said if d), ""):
+            complaints.append(f"checkpoint {path} is damaged ({why}); trying the one before it.")
+            if ranks.rank == 0:
+                _put_aside(path)
+        else:
+            complaints.append(
+                f"checkpoint {path} cannot be read ({said[0][1]}); trying an older one."
+            )
     if complaints:
         complaints.append(f"no checkpoint in {folder} can be used: the run starts anew.")
     return None, complaints
+
+
+def _load(path: Path, spec: RunSpec, tokenizer: str, ranks: Ranks) -> Checkpoint:
+    n_shards = _verify(path, ranks)
+    state = _read_state(path)
+    weights, optimizer = (
+        read_rows([path / of_shard(name, i, n_shards) for i in range(n_shards)], ranks)
+        for name in (WEIGHTS, OPTIMIZER)
+    )
+    _refuse_another(path, state, spec, tokenizer)
+    return Checkpoint(state["step"], weights, optimizer, state["progress"])
 
 
 def recorded_tokenizer(folder: Path) -> str:
@@ -159,7 +198,7 @@ def _is_there(final: Path, spec: RunSpec, tokenizer: str) -> bool:
     if not os.path.lexists(final):
         return False
     try:
-        _verify(final)
+        _verify(final, ALONE)
         _refuse_another(final, _read_state(final), spec, tokenizer)
     except _Damaged:
         _put_aside(final)
@@ -167,38 +206,54 @@ def _is_there(final: Path, spec: RunSpec, tokenizer: str) -> bool:
     return True
 
 
-def _write(final: Path, spec: RunSpec, checkpoint: Checkpoint, tokenizer: str) -> None:
-    temporary = temporary_path(final)
-    with _full_disk_explained(final, checkpoint.n_bytes):
-        try:
-            temporary.mkdir()
-            state = {
-                "run_id": spec.run_id,
-                "spec": spec.to_dict(),
-                "tokenizer": tokenizer,
-                "step": checkpoint.step,
-                "progress": checkpoint.progress,
-            }
-            write_json(temporary / STATE, state)
-            for name, tensors in ((WEIGHTS, checkpoint.weights), (OPTIMIZER, checkpoint.optimizer)):
-                save_file(tensors, temporary / name)
+def _write(
+    final: Path, spec: RunSpec, checkpoint: Checkpoint, tokenizer: str, ranks: Ranks
+) -> None:
+    temporary = Path(ranks.broadcast(str(temporary_path(final))))
+    needed = sum(ranks.gather(checkpoint.n_bytes if ranks.writes else 0))
+    try:
+        with ranks.together(), _full_disk_explained(final, needed):
+            if ranks.rank == 0:
+                temporary.mkdir()
+                state = {
+                    "run_id": spec.run_id,
+                    "spec": spec.to_dict(),
+                    "tokenizer": tokenizer,
+                    "step": checkpoint.step,
+                    "progress": checkpoint.progress,
+                }
+                write_json(temporary / STATE, state)
+        digests = {}
+        with ranks.together(), _full_disk_explained(final, needed, begun=True):
+            both = ((WEIGHTS, checkpoint.weights), (OPTIMIZER, checkpoint.optimizer))
+            for name, tensors in both if ranks.writes else ():
+                path = temporary / of_shard(name, ranks.shard, ranks.shards)
+                save_file(tensors, path)
                 # safetensors makes files for their owner alone; the umask decides, as for others.
-                shutil.copymode(temporary / STATE, temporary / name)
-                _fsync(temporary / name)
-            digests = {name: sha256_file(temporary / name) for name in FILES}
-            body = {"schema": SCHEMA, "version": __version__, "files": digests}
-            write_text(temporary / MANIFEST, _manifest_text(body))  # fsyncs the folder, too
-            os.rename(temporary, final)
-            fsync_dir(final.parent)
-        finally:
+                shutil.copymode(temporary / STATE, path)
+                _fsync(path)
+                digests[path.name] = sha256_file(path)
+        for more in ranks.gather(digests):
+            digests |= more
+        with ranks.together(), _full_disk_explained(final, needed, begun=True):
+            if ranks.rank == 0:
+                digests[STATE] = sha256_file(temporary / STATE)
+                schema = SCHEMA if ranks.shards == 1 else SHARDED
+                files = {name: digests[name] for name in (*shard_files(ranks.shards), STATE)}
+                body = {"schema": schema, "version": __version__, "files": files}
+                write_text(temporary / MANIFEST, _manifest_text(body))  # fsyncs the folder, too
+                os.rename(temporary, final)
+                fsync_dir(final.parent)
+    finally:
+        if ranks.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _full_disk_explained(path: Path, needed: int) -> Iterator[None]:
+def _full_disk_explained(path: Path, needed: int, begun: bool = False) -> Iterator[None]:
     """Refuse to begin without room; say what was needed where a write fails for want of it."""
     try:
-        if shutil.disk_usage(path.parent).free < needed:
+        if not begun and shutil.disk_usage(path.parent).free < needed:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield
     except (OSError, SafetensorError) as error:
@@ -247,24 +302,21 @@ def _put_aside(path: Path) -> None:
 # Reading
 
 
-def _verify(path: Path, from_disk: bool = False) -> None:
-    """Read every byte and compare it with the manifest.
+def _verify(path: Path, ranks: Ranks, from_disk: bool = False) -> int:
+    """Read every byte and compare it with the manifest; each rank its part of the files.
 
     Args:
         path: the checkpoint.
+        ranks: those that share the reading.
         from_disk: ask the disk for what has just been written, not the memory of it.
+
+    Returns:
+        In how many shards it is.
 
     Raises:
         _Damaged: saying what differs; InputError: whole, but another version's.
     """
-    for name in (MANIFEST, *FILES):
-        if path.is_symlink() or (path / name).is_symlink():
-            raise _Damaged(f"{name} is a symbolic link")
-        if not (path / name).is_file():
-            raise _Damaged(f"{name} is missing")
-        if from_disk and hasattr(os, "posix_fadvise"):
-            with open(path / name, "rb") as f:
-                os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    _plain_file(path, MANIFEST)
     try:
         text = (path / MANIFEST).read_bytes().decode()
         body = dict(json.loads(text))
@@ -273,18 +325,33 @@ def _verify(path: Path, from_disk: bool = False) -> None:
     body.pop("sha256", None)
     if _manifest_text(body) != text:
         raise _Damaged(f"{MANIFEST} does not match its SHA-256")
-    if body.get("schema") != SCHEMA:
+    if body.get("schema") not in (SCHEMA, SHARDED):
         raise InputError(
             f"checkpoint {path} was written by version {body.get('version')} (schema "
-            f"{body.get('schema')}); version {__version__} reads schema {SCHEMA}. Resume with the "
-            "version that wrote it, or use another folder."
+            f"{body.get('schema')}); version {__version__} reads schema {SCHEMA} and {SHARDED}. "
+            "Resume with the version that wrote it, or use another folder."
         )
     stated = body.get("files")
-    if not isinstance(stated, dict) or set(stated) != set(FILES):
-        raise _Damaged(f"{MANIFEST} does not list the three files")
-    for name in FILES:
+    n_shards = len(stated) // 2 if isinstance(stated, dict) else 1
+    files = (*shard_files(n_shards), STATE)
+    if not isinstance(stated, dict) or set(stated) != set(files):
+        raise _Damaged(f"{MANIFEST} does not list the three files, or those of every shard")
+    for name in files:
+        _plain_file(path, name)
+    for name in files[ranks.rank :: ranks.world]:
+        if from_disk and hasattr(os, "posix_fadvise"):
+            with open(path / name, "rb") as f:
+                os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         if stated[name] != sha256_file(path / name):
             raise _Damaged(f"{name} does not match its SHA-256")
+    return n_shards
+
+
+def _plain_file(path: Path, name: str) -> None:
+    if path.is_symlink() or (path / name).is_symlink():
+        raise _Damaged(f"{name} is a symbolic link")
+    if not (path / name).is_file():
+        raise _Damaged(f"{name} is missing")
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -4,22 +4,32 @@ import numpy as np
 import torch
 
 from chinchilla.model import Transformer, token_losses
+from chinchilla.train.ranks import ALONE, Ranks
 
 
 @torch.no_grad()
-def held_out_loss(model: Transformer, rows: np.ndarray, rows_per_pass: int) -> float:
+def held_out_loss(
+    model: Transformer, rows: np.ndarray, rows_per_pass: int, ranks: Ranks = ALONE
+) -> float:
     """Mean loss over all targets of `rows`, nats per token.
 
     Args:
         model: on its device.
-        rows: (n_rows, seq_len + 1) token ids.
-        rows_per_pass: rows in one forward pass; summed in float64, so it does not matter.
+        rows: (n_rows, seq_len + 1) token ids, the same on all ranks.
+        rows_per_pass: rows in one forward pass of a rank; summed in float64, so it does not matter.
+        ranks: those that share the work.
     """
     device = model.embedding.device
     total = 0.0
-    for start in range(0, len(rows), rows_per_pass):
-        tokens = torch.from_numpy(rows[start : start + rows_per_pass].astype(np.int64)).to(device)
-        total += float(token_losses(model(tokens[:, :-1]), tokens[:, 1:]).double().sum())
+    for start in range(0, len(rows), rows_per_pass * ranks.world):
+        begin = start + ranks.rank * rows_per_pass
+        mine = rows[begin : begin + rows_per_pass]
+        # All ranks of a sharded model have to go through it; one without rows takes any, for nothing.
+        tokens = torch.from_numpy((mine if len(mine) else rows[:1]).astype(np.int64)).to(device)
+        losses = token_losses(model(tokens[:, :-1]), tokens[:, 1:])
+        if len(mine):
+            total += float(losses.double().sum())
+    total = float(ranks.total(torch.tensor(total, dtype=torch.float64)))
     return total / (rows.shape[0] * (rows.shape[1] - 1))
 
 

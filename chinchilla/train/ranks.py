@@ -1,0 +1,364 @@
+"""What a training process knows of the processes that train the same run with it.
+
+A rank is one process with one device. torchrun or srun starts them together; `join` finds the
+others. Control goes over gloo and a small key-value store, never through a GPU, and as JSON, never
+as a pickle. One process alone has no peers: every method then is the identity, and
+torch.distributed is not even imported.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import torch
+
+from chinchilla.errors import InputError
+
+JOIN_SECONDS = 300.0  # for all ranks of a worker to find each other
+ANSWER_SECONDS = 600.0  # for a rank to take part in what all do together, before it counts as dead
+REPORT_SECONDS = 5.0  # for ranks to say why they left, once one has
+CLOSE_SECONDS = 20.0  # for rank 0 to write down why, and for the others to hear that it has
+FIRST_PORT, N_PORTS = 20_000, 12_000  # below the ports that systems give to outgoing connections
+
+
+class PeerError(RuntimeError):
+    """Another rank failed, ended or did not answer."""
+
+
+class Ranks:
+    """This process among `world` that train one run.
+
+    Args:
+        rank: number among all, from 0; rank 0 alone claims, logs and commits.
+        world: how many there are.
+        device: where this one computes; None: as runtime.device says.
+        shards: ranks that hold one copy of the weights together (FSDP); with fewer than `world`
+            there are several copies (HSDP).
+        store: torch's key-value store that all reach.
+        hosts: where each rank is, for people.
+    """
+
+    def __init__(
+        self,
+        rank: int = 0,
+        world: int = 1,
+        device: torch.device | None = None,
+        shards: int = 1,
+        store: Any = None,
+        hosts: tuple[str, ...] = (),
+    ) -> None:
+        self.rank, self.world, self.device = rank, world, device
+        self.shards, self.shard = shards, rank % shards
+        self.hosts = hosts
+        self.mesh: Any = None  # of devices: (shards,), or (copies, shards)
+        self.broken = False  # an error that not all ranks met at the same point: nothing works now
+        self._store = store
+        self._agreed: Exception | None = None
+        self._n = 0  # exchanges so far; the same on all ranks
+
+    @property
+    def writes(self) -> bool:
+        """Whether this rank saves its shard: those of the first copy do."""
+        return self.rank < self.shards
+
+    def rows(self, n: int) -> slice:
+        """The rows of a tensor with n rows that this rank holds; torch.chunk's way to cut."""
+        size = -(-n // self.shards)
+        begin = min(n, self.shard * size)
+        return slice(begin, min(n, begin + size))
+
+    # What all do at the same point
+
+    def agree(self, *wishes: bool) -> tuple[bool, ...]:
+        """Each wish, if any rank has it."""
+        if self.world == 1:
+            return wishes
+        return tuple(bool(x) for x in self._reduced(torch.tensor(wishes, dtype=torch.uint8), "MAX"))
+
+    def least(self, n: int) -> int:
+        """The smallest n of all ranks."""
+        return n if self.world == 1 else int(self._reduced(torch.tensor(n), "MIN"))
+
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, in float64 on the CPU: exact for a few float32 of like size."""
+        values = values.double().cpu()
+        return values if self.world == 1 else self._reduced(values, "SUM")
+
+    def _reduced(self, values: torch.Tensor, op: str) -> torch.Tensor:
+        import torch.distributed as dist
+
+        dist.all_reduce(values, op=getattr(dist.ReduceOp, op))
+        return values
+
+    def broadcast(self, value: Any = None, patience: float | None = ANSWER_SECONDS) -> Any:
+        """Rank 0's value, anything JSON holds; `patience` None waits as long as all live."""
+        if self.world == 1:
+            return value
+        self._n += 1
+        if self.rank == 0:
+            self._set(f"{self._n}/0", value)
+            return value
+        return self._get(f"{self._n}/0", 0, patience)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, anything JSON holds, in the order of ranks."""
+        if self.world == 1:
+            return [value]
+        self._n += 1
+        self._set(f"{self._n}/{self.rank}", value)
+        return [self._get(f"{self._n}/{i}", i, ANSWER_SECONDS) for i in range(self.world)]
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """A block that succeeds or fails on all ranks alike.
+
+        Raises:
+            PeerError: here it went well, elsewhere not. Where it failed, its own error rises.
+        """
+        if self.world == 1:
+            yield
+            return
+        mine: Exception | None = None
+        try:
+            yield
+        except Exception as error:
+            mine = error
+        said = self.gather(_in_words(mine) if mine else None)
+        if first := next((self._of(i, text) for i, text in enumerate(said) if text), None):
+            self._agreed = mine or PeerError(first)
+            raise self._agreed
+
+    # The store
+
+    def _set(self, key: str, value: Any) -> None:
+        with _store_errors():
+            self._store.set(key, json.dumps(value))
+
+    def _has(self, key: str) -> bool:
+        with _store_errors():
+            return bool(self._store.check([key]))
+
+    def _get(self, key: str, rank: int, patience: float | None) -> Any:
+        """Asked for again and again: a wait inside the store would be deaf to signals."""
+        began, nap = time.monotonic(), 0.0005
+        while not self._has(key):
+            if not self.broken and self._has("left"):
+                raise PeerError("another rank has left")
+            if patience is not None and time.monotonic() - began > patience:
+                raise PeerError(self._of(rank, f"no answer within {patience:g} s"))
+            time.sleep(nap)
+            nap = min(0.1, 1.5 * nap)
+        with _store_errors():
+            return json.loads(self._store.get(key))
+
+    def _of(self, rank: int, text: str) -> str:
+        where = f" on {self.hosts[rank]}" if self.hosts else ""
+        return f"rank {rank} of {self.world}{where}: {text}"
+
+    # Leaving
+
+    def failure(self, error: Exception) -> Exception:
+        """What to raise for `error`: itself where it is the cause, else what another rank met.
+
+        Unless all met it together, the ranks are out of step for good: this one leaves, so that
+        those who wait for it do not wait for ever, and the group is `broken`.
+        """
+        if self.world == 1 or error is self._agreed or self.broken:
+            return error
+        import torch.distributed as dist
+
+        self.broken = True
+        with contextlib.suppress(PeerError):
+            self._set(f"left/{self.rank}", [_in_words(error), _is_of_peers(error)])
+            self._set("left", True)
+        # Closes the connections, which is how the others learn of it on CPUs.
+        with contextlib.suppress(Exception):
+            dist.destroy_process_group()
+        if not _is_of_peers(error):
+            return error
+        return PeerError(self._cause(_in_words(error)))
+
+    def _cause(self, seen: str) -> str:
+        """Who made the others leave; a rank that was killed says nothing, so silence is an answer."""
+        deadline = time.monotonic() + REPORT_SECONDS
+        try:
+            while True:
+                silent = [i for i in range(self.world) if not self._has(f"left/{i}")]
+                for i in range(self.world):
+                    if i not in silent:
+                        text, of_peers = self._get(f"left/{i}", i, 0.0)
+                        if not of_peers:
+                            return self._of(i, text)
+                if not silent or time.monotonic() > deadline:
+                    break
+                time.sleep(0.05)
+        except PeerError as error:
+            return f"{error}; {seen}"
+        if silent:
+            return "; ".join(self._of(i, "ended, or does not answer") for i in silent)
+        return seen
+
+    def close(self) -> None:
+        """Leave, rank 0 last: the others wait until it has written down what there is to write."""
+        if self.world == 1:
+            return
+        if self.broken:
+            going = [i for i in range(1, self.world) if self._left(i)]
+        else:
+            import torch.distributed as dist
+
+            dist.destroy_process_group()
+            going = list(range(1, self.world))
+        self.broken = True
+        with contextlib.suppress(PeerError):
+            if self.rank:
+                self._get("closed", 0, CLOSE_SECONDS)
+                self._set(f"gone/{self.rank}", True)
+            else:
+                self._set("closed", True)
+                for i in going:  # the store may live in this process
+                    self._get(f"gone/{i}", i, CLOSE_SECONDS)
+
+    def _left(self, rank: int) -> bool:
+        with contextlib.suppress(PeerError):
+            return self._has(f"left/{rank}")
+        return False
+
+
+ALONE = Ranks()
+
+
+def join(device: str, shard_ranks: int = 0, seconds: float = JOIN_SECONDS) -> Ranks:
+    """Meet the processes that torchrun, or Slurm's srun, started beside this one.
+
+    Args:
+        device: runtime.device. cpu, or auto and cuda for the GPU of this rank's place on its node.
+        shard_ranks: ranks that hold one copy of the weights; 0 = all.
+        seconds: how long to wait for the others.
+
+    Raises:
+        InputError: a device or a number of shards that cannot be.
+        PeerError: not all came in time; says who is missing, or which address does not answer.
+    """
+    settings = dict(os.environ)
+    if "RANK" not in settings and "SLURM_PROCID" in settings:
+        settings |= slurm_settings(settings)
+    rank, world = int(settings.get("RANK", 0)), int(settings.get("WORLD_SIZE", 1))
+    local_rank = int(settings.get("LOCAL_RANK", 0))
+    if world == 1:
+        return Ranks()
+    shards = shard_ranks or world
+    if world % shards:
+        raise InputError(
+            f"runtime.shard_ranks={shard_ranks} does not divide the {world} ranks of a worker. "
+            "Choose a divisor, or 0 for all."
+        )
+    where = _device(device, local_rank)
+    address = f"{settings['MASTER_ADDR']}:{settings['MASTER_PORT']}"
+    import torch.distributed as dist
+
+    wait = timedelta(seconds=seconds)
+    try:
+        store = dist.PrefixStore("chinchilla", _open_store(settings, rank, world, wait))
+        ranks = Ranks(rank, world, where, shards, store)
+        ranks._set(f"host/{rank}", settings.get("SLURMD_NODENAME") or socket.gethostname())
+        end = time.monotonic() + seconds
+        ranks.hosts = tuple(
+            ranks._get(f"host/{i}", i, max(0.0, end - time.monotonic())) for i in range(world)
+        )
+        dist.init_process_group(
+            "gloo" if where.type == "cpu" else "cpu:gloo,cuda:nccl",
+            store=dist.PrefixStore("group", store),
+            rank=rank,
+            world_size=world,
+            timeout=timedelta(seconds=ANSWER_SECONDS),
+        )
+    except (PeerError, RuntimeError) as error:
+        raise PeerError(
+            f"rank {rank} of {world} did not meet the others at {address} within {seconds:g} s: "
+            f"{_in_words(error)}"
+        ) from None
+    from torch.distributed.device_mesh import init_device_mesh
+
+    shape = (shards,) if shards == world else (world // shards, shards)
+    names = ("shard",) if shards == world else ("copy", "shard")
+    ranks.mesh = init_device_mesh(where.type, shape, mesh_dim_names=names)
+    return ranks
+
+
+def slurm_settings(environment: dict[str, str]) -> dict[str, str]:
+    """torchrun's variables from those that srun sets; the port follows from the job and its start."""
+    job, start = int(environment["SLURM_JOB_ID"]), int(environment.get("SLURM_RESTART_COUNT", 0))
+    host = "127.0.0.1"
+    if int(environment.get("SLURM_JOB_NUM_NODES", 1)) > 1:
+        command = ["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        if done.returncode or not done.stdout.strip():
+            raise PeerError(
+                f"scontrol does not say which nodes this job has: {done.stderr.strip()}"
+            )
+        host = done.stdout.split()[0]
+    return {
+        "RANK": environment["SLURM_PROCID"],
+        "WORLD_SIZE": environment["SLURM_NTASKS"],
+        "LOCAL_RANK": environment["SLURM_LOCALID"],
+        "MASTER_ADDR": host,
+        # Another port for each start: one that was killed may still hold its own.
+        "MASTER_PORT": str(FIRST_PORT + (13 * job + start) % N_PORTS),
+    }
+
+
+def _device(name: str, local_rank: int) -> torch.device:
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(
+            f"runtime.device={name}: with several ranks each takes the GPU of its place on its node. "
+            "Give auto, cuda or cpu."
+        )
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    n = torch.cuda.device_count()
+    if n == 0:
+        raise InputError(
+            "runtime.device=cuda: this machine shows no CUDA device. Use runtime.device=cpu."
+        )
+    device = torch.device("cuda", local_rank % n)  # a site may show each task its own GPU only
+    torch.cuda.set_device(device)
+    return device
+
+
+def _open_store(settings: dict[str, str], rank: int, world: int, wait: timedelta) -> Any:
+    import torch.distributed as dist
+
+    if settings.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun holds it
+        return next(dist.rendezvous("env://", timeout=wait))[0]
+    host, port = settings["MASTER_ADDR"], int(settings["MASTER_PORT"])
+    return dist.TCPStore(host, port, world, rank == 0, wait, wait_for_workers=False)
+
+
+@contextlib.contextmanager
+def _store_errors() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise PeerError(f"rank 0 is gone ({_in_words(error)})") from None
+
+
+def _in_words(error: Exception) -> str:
+    """Kind and first line of an error, without the C++ stack that torch appends."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def _is_of_peers(error: Exception) -> bool:
+    """Whether an error tells of other processes, and not of this one."""
+    told = str(error)
+    return isinstance(error, PeerError) or (
+        isinstance(error, RuntimeError)
+        and (type(error).__name__.startswith("Dist") or "gloo" in told or "NCCL" in told)
+    )
