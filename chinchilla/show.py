@@ -21,13 +21,19 @@ from chinchilla.records import RunSpec
 from chinchilla.report.tables import count
 
 
-def show_plan(specs: Sequence[RunSpec], cluster: ClusterConfig, done: Collection[str] = ()) -> None:
+def show_plan(
+    specs: Sequence[RunSpec],
+    cluster: ClusterConfig,
+    done: Collection[str] = (),
+    cost_line: bool = True,
+) -> None:
     """Print a plan run by run, then what is left of it will cost, and by which assumptions.
 
     Args:
         specs: the whole plan.
         cluster: speed, price and memory of a device.
         done: run_ids that have their result.
+        cost_line: whether to print the cost; a sweep has an estimate of its own.
     """
     left = [s for s in specs if s.run_id not in done]
     if not left:
@@ -62,21 +68,27 @@ def show_plan(specs: Sequence[RunSpec], cluster: ClusterConfig, done: Collection
             _duration(s.C / speed), end_section=last,
         )  # fmt: skip
     console().print(table)
+    if cost_line:
+        _show_cost(left, len(specs), cluster)
+    if too_big:
+        print(
+            f"note: {len(too_big)} runs need more than {cluster.memory_gb:g} GB on one device "
+            f"(largest N={count(max(s.N for s in too_big))}), even with one row a pass (fp32 weights, gradients and Adam state)."
+        )
+
+
+def _show_cost(left: Sequence[RunSpec], n: int, cluster: ClusterConfig) -> None:
+    """What `left` of a plan's `n` runs cost, and by which assumptions."""
     workers = cluster.n_workers or (1 if cluster.kind == "debug" else os.cpu_count() or 1)
     cost = plan_cost(left, cluster, workers)
     hourly = cluster.price_per_device_hour
-    share = f"{len(left)} of {len(specs)} runs are left; their " if done else ""
+    share = f"{len(left)} of {n} runs are left; their " if len(left) < n else ""
     price = f", {cost.price:,.2f} at {hourly:g} an hour" if hourly else ""
     print(
         f"{share}cost: {cost.flops:.3g} FLOPs = {cost.device_hours:.3g} device-hours at "
         f"{cluster.peak_flops:.3g} FLOP/s x {cluster.mfu:.0%} MFU{price}; about "
         f"{_duration(cost.seconds)} on {workers} workers, longest run {_duration(cost.longest_run_seconds)}."
     )
-    if too_big:
-        print(
-            f"note: {len(too_big)} runs need more than {cluster.memory_gb:g} GB on one device "
-            f"(largest N={count(max(s.N for s in too_big))}), even with one row a pass (fp32 weights, gradients and Adam state)."
-        )
 
 
 OURS = "this data, "  # how predictions name the fits' own approaches

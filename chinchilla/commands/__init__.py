@@ -11,7 +11,8 @@ HOMES = {  # module of this package -> the commands it holds
     "diagnosing": ("diagnose",),
     "deciding": ("predict", "design", "score"),
     "reproducing": ("reproduce",),
-    "training": ("data", "plan", "sweep", "train", "status", "flops"),
+    "training": ("data", "plan", "train", "flops"),
+    "sweeping": ("sweep", "status", "logs", "retry", "cancel"),
     "fetching": ("fetch",),
     "fitting": ("fit", "report"),
 }

@@ -1,4 +1,4 @@
-"""The commands up to a trained sweep: data, plan, sweep, train, status, flops."""
+"""The commands around one run or a plan: data, plan, train, flops."""
 
 import dataclasses
 import os
@@ -45,7 +45,7 @@ def data(command: config.DataCommand) -> int:
 
 def plan(command: config.PlanCommand) -> int:
     """Expand a grid, show it with its cost, write plan.jsonl."""
-    specs = _planned(command)
+    specs = planned(command)
     if command.out:
         out = Path(command.out)
         writable_dir(out.parent, "out")
@@ -60,42 +60,12 @@ def plan(command: config.PlanCommand) -> int:
 
         cost = plan_cost(specs, command.cluster, command.cluster.n_workers or 1)
         return print_json(
-            {"runs": [s.to_dict() | _derived(s) for s in specs], "cost": dataclasses.asdict(cost)}
+            {"runs": [s.to_dict() | derived(s) for s in specs], "cost": dataclasses.asdict(cost)}
         )
     show_plan(specs, command.cluster)
     if command.out:
         print(f"wrote {command.out}: {len(specs)} runs.")
     return 0
-
-
-def sweep(command: config.SweepCommand) -> int:
-    """Plan, show the cost, then train every cell that has no result yet."""
-    from chinchilla.plan import check_comparable, check_same_recipe
-    from chinchilla.sweep.cells import clean_sweep, is_damaged
-    from chinchilla.sweep.launch import launch
-
-    specs = _planned(command)
-    sweep_dir = Path(command.sweep_dir or f"runs/{command.grid.name}")
-    if command.dry_run and command.format == "json":
-        return print_json([s.to_dict() | _derived(s) for s in specs])
-    if command.format == "text":
-        cells = {s.run_id: sweep_dir / "cells" / s.run_id for s in specs}
-        done = [
-            run_id
-            for run_id, cell in cells.items()
-            if (cell / "result.json").exists() and not is_damaged(cell)
-        ]
-        show_plan(specs, command.cluster, done)
-    if command.dry_run:
-        print("dry_run=true: nothing was launched.")
-        return 0
-    writable_dir(sweep_dir, "sweep_dir")
-    clean_sweep(sweep_dir)
-    if (sweep_dir / "plan.jsonl").exists():
-        planned = load_plan(sweep_dir / "plan.jsonl")
-        check_comparable([*planned, *specs])
-        check_same_recipe(planned, specs)
-    return launch(command, specs, sweep_dir, Path(command.data_dir))
 
 
 def train(command: config.TrainCommand) -> int:
@@ -133,18 +103,6 @@ def train(command: config.TrainCommand) -> int:
             f"{spec.run_id}: {result.status}, {loss}; {held or 'no held-out loss'}. {cell / 'result.json'}"
         )
     return code
-
-
-def status(command: config.StatusCommand) -> int:
-    """Show what a sweep has done."""
-    from chinchilla.sweep.status import render_status, sweep_status
-
-    load_plan(Path(command.sweep_dir) / "plan.jsonl")  # says clearly when there is no sweep
-    found = sweep_status(Path(command.sweep_dir))
-    if command.format == "json":
-        return print_json(found.to_dict())
-    console().print(render_status(found))
-    return 0
 
 
 def flops(command: config.FlopsCommand) -> int:
@@ -193,7 +151,7 @@ def flops(command: config.FlopsCommand) -> int:
     return 0
 
 
-def _planned(command: config.PlanCommand | config.SweepCommand) -> list[RunSpec]:
+def planned(command: config.PlanCommand | config.SweepCommand) -> list[RunSpec]:
     """The grid's specs, checked against the tokens that exist."""
     from chinchilla.plan import check_tokens, plan_grid
 
@@ -241,5 +199,6 @@ def _precision(recipe: config.RecipeConfig, cluster: config.ClusterConfig, devic
     return "bf16" if on_gpu else "fp32"
 
 
-def _derived(s: RunSpec) -> dict[str, Any]:
+def derived(s: RunSpec) -> dict[str, Any]:
+    """What a spec does not say itself, for JSON."""
     return {"run_id": s.run_id, "N": s.N, "D": s.D, "C": s.C}

@@ -24,17 +24,18 @@ from chinchilla.config.groups import (
     TokenizerConfig,
 )
 from chinchilla.config.reproducing import ReproduceCommand
+from chinchilla.config.sweeping import CancelCommand, LogsCommand, RetryCommand, StatusCommand
 from chinchilla.config.training import (
     DataCommand,
     FlopsCommand,
     PlanCommand,
-    StatusCommand,
     SweepCommand,
     TrainCommand,
 )
 
 __all__ = [
     "APPROACHES",
+    "CancelCommand",
     "ClusterConfig",
     "CorpusConfig",
     "DataCommand",
@@ -44,6 +45,7 @@ __all__ = [
     "FitCommand",
     "FlopsCommand",
     "GridConfig",
+    "LogsCommand",
     "ModelConfig",
     "PlanCommand",
     "PredictCommand",
@@ -52,6 +54,7 @@ __all__ = [
     "ReportCommand",
     "ReproduceCommand",
     "ResourceConfig",
+    "RetryCommand",
     "RuntimeConfig",
     "ScoreCommand",
     "StatusCommand",

@@ -87,22 +87,14 @@ class SweepCommand:
     sweep_dir: str = ""  # folder of the sweep; empty = runs/<grid.name>
     epochs: float = 1.0  # passes over the data a run may make
     dry_run: bool = False  # show cells and cost, launch nothing
+    max_gpu_hours: float = 0.0  # more device-hours expected are refused; 0 = no limit
+    yes: bool = False  # launch above max_gpu_hours, too
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
         check_format(self.format)
         positive("epochs", self.epochs)
-
-
-@dataclass(kw_only=True)
-class StatusCommand:
-    """`chinchilla status`: what a sweep has done."""
-
-    sweep_dir: str  # folder of the sweep
-    format: str = "text"  # text or json
-
-    def __post_init__(self) -> None:
-        check_format(self.format)
+        not_negative("max_gpu_hours", self.max_gpu_hours)
 
 
 @dataclass(kw_only=True)

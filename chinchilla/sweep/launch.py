@@ -7,7 +7,6 @@ and adds new specs to the plan. Nothing is ever dropped from a plan.
 
 import contextlib
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -16,11 +15,12 @@ from pathlib import Path
 from chinchilla.config import RuntimeConfig, SweepCommand, TrainCommand
 from chinchilla.errors import InputError
 from chinchilla.files import writable_dir
-from chinchilla.records import RunResult, RunSpec, load_plan, save_plan
+from chinchilla.records import RunSpec, load_plan, save_plan
 from chinchilla.sweep import pool
-from chinchilla.sweep.cells import cell_of, is_damaged, missing_specs, save_runtime
+from chinchilla.sweep.cells import cell_of, missing_specs, save_runtime
 from chinchilla.sweep.claims import Claim, take
 from chinchilla.sweep.progress import SweepProgress
+from chinchilla.sweep.retry import put_aside
 from chinchilla.sweep.snapshot import record_launch
 from chinchilla.sweep.status import SweepStatus, summary_line, sweep_status
 from chinchilla.sweep.stopping import stop_on_signals
@@ -127,7 +127,7 @@ def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig, kind:
             save_plan(planned + new, plan)
         save_runtime(runtime, sweep_dir)
         for spec in specs or planned:
-            _retry_if_failed(cell_of(sweep_dir, spec))
+            put_aside(cell_of(sweep_dir, spec))
         return record_launch(sweep_dir, kind)
 
 
@@ -149,31 +149,6 @@ def turn(sweep_dir: Path) -> Iterator[Claim]:
         time.sleep(0.1)
     try:
         yield claim
-    finally:
-        claim.release()
-
-
-def _is_to_retry(cell: Path) -> bool:
-    if not (cell / "result.json").exists():
-        return False
-    return is_damaged(cell) or RunResult.load(cell).status == "failed"
-
-
-def _retry_if_failed(cell: Path) -> None:
-    """Put a failed or damaged result and its attempts aside, under a claim so that nobody else writes."""
-    if not _is_to_retry(cell):
-        return
-    claim = take(cell, worker_name(), to_train=False)
-    if claim is None:
-        return
-    try:
-        if _is_to_retry(cell):
-            k = 1
-            while (cell / f"result-failed-{k}.json").exists():
-                k += 1
-            if (cell / "attempts").exists():
-                os.rename(cell / "attempts", cell / f"attempts-failed-{k}")
-            os.rename(cell / "result.json", cell / f"result-failed-{k}.json")
     finally:
         claim.release()
 

@@ -70,15 +70,19 @@ def cleaned_environment() -> Iterator[None]:
         os.environ.update({k: v for k, v in before.items() if k not in kept})
 
 
-def queue(users: Collection[str]) -> list[QueuedJob]:
+def queue(users: Collection[str], seconds: float = ASK_SECONDS) -> list[QueuedJob]:
     """Every job of these users that Slurm still shows, array elements one by one.
+
+    Args:
+        users: whose jobs.
+        seconds: to wait for an answer.
 
     Raises:
         InputError: squeue failed or did not answer.
     """
     # squeue refuses names that are gone, of somebody who has left.
     names = [user for user in sorted(users) if user == user_name() or _exists(user)]
-    out = _ask("squeue", "-h", "-r", "-u", ",".join(names), "-o", "%F|%u|%T|%r|%k")
+    out = ask("squeue", "-h", "-r", "-u", ",".join(names), "-o", "%F|%u|%T|%r|%k", seconds=seconds)
     return [QueuedJob(*line.split("|", 4)) for line in out.splitlines() if line.count("|") >= 4]
 
 
@@ -88,7 +92,7 @@ def max_array_size() -> int:
     Raises:
         InputError: scontrol failed or did not answer.
     """
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", _ask("scontrol", "show", "config"), re.M)
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", ask("scontrol", "show", "config"), re.M)
     return max(1, int(found[1])) if found else 1001  # Slurm's default
 
 
@@ -108,18 +112,32 @@ def _exists(user: str) -> bool:
     return True
 
 
-def _ask(*command: str) -> str:
+UNKNOWN = (
+    "so it is not known what is queued. Nothing was submitted; launch again when Slurm answers."
+)
+
+
+def ask(*command: str, seconds: float = ASK_SECONDS, so: str = UNKNOWN) -> str:
+    """What one of Slurm's commands prints.
+
+    Args:
+        command: its words.
+        seconds: to wait for an answer.
+        so: what a failure means, for the error.
+
+    Raises:
+        InputError: it is not here, failed, or did not answer.
+    """
     try:
         done = subprocess.run(
-            command, env=clean_environment(), capture_output=True, text=True, timeout=ASK_SECONDS
+            command, env=clean_environment(), capture_output=True, text=True, timeout=seconds
         )
         trouble = " ".join(done.stderr.split()) if done.returncode else ""
     except subprocess.TimeoutExpired:
-        trouble = f"no answer in {ASK_SECONDS:.0f} s"
+        trouble = f"no answer in {seconds:.0f} s"
+    except OSError as error:
+        trouble = error.strerror or str(error)
     else:
         if not done.returncode:
             return done.stdout
-    raise InputError(
-        f"{command[0]} failed ({trouble or 'without a word'}), so it is not known what is queued. "
-        "Nothing was submitted; launch again when Slurm answers."
-    )
+    raise InputError(f"{command[0]} failed ({trouble or 'without a word'}), {so}")

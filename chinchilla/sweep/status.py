@@ -1,12 +1,13 @@
 """What a sweep has done and how long it still takes, from its files alone.
 
 A cell is finished, diverged or failed (its result.json), running (a live claim) or waiting. No
-scheduler is asked: a status works from any machine that sees the folder, and never blocks.
+scheduler is asked: a status works from any machine that sees the folder, and never blocks. What
+Slurm's queue holds (`submissions.in_queue`) is shown beside it and changes nothing.
 """
 
 import dataclasses
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,8 @@ from chinchilla.sweep.cells import (
     read_progress,
 )
 from chinchilla.sweep.claims import file_system_now, look
+from chinchilla.sweep.snapshot import launched_codes
+from chinchilla.sweep.submissions import InQueue
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -60,6 +63,7 @@ class SweepStatus:
     flops_total: float
     n_workers: int  # live claims
     seconds_left: float | None  # None when nobody works or no rate is known yet
+    codes: list[str]  # labels of the codes it was launched with, the last one last
 
     @property
     def done(self) -> int:
@@ -113,6 +117,7 @@ def sweep_status(
         flops_total=sum(row.flops for row in rows),
         n_workers=counted["running"],
         seconds_left=_seconds_left(rows),
+        codes=launched_codes(sweep_dir),
     )
 
 
@@ -210,8 +215,25 @@ def summary_line(status: SweepStatus) -> str:
     return ", ".join([line, *wrong])
 
 
-def render_status(status: SweepStatus) -> "Group":
-    """The status for a terminal: a table of cells and the summary under it."""
+SHOWN_FIRST = ("running", "failed", "diverged", "waiting", "finished")  # where not all are shown
+
+
+def rows_to_show(rows: Sequence[CellRow], most: int) -> list[CellRow]:
+    """At most `most` rows (0 = all), in the plan's order: those that say most about the sweep."""
+    if not most or len(rows) <= most:
+        return list(rows)
+    order = sorted(range(len(rows)), key=lambda i: (SHOWN_FIRST.index(rows[i].state), i))
+    return [rows[i] for i in sorted(order[:most])]
+
+
+def render_status(status: SweepStatus, queue: InQueue | None = None, most: int = 0) -> "Group":
+    """The status for a terminal: a table of cells, and the summary under it.
+
+    Args:
+        status: of the sweep.
+        queue: what Slurm's queue holds of it, if it is one on Slurm.
+        most: rows of the table; 0 = all.
+    """
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text
@@ -223,7 +245,8 @@ def render_status(status: SweepStatus) -> "Group":
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("note", overflow="fold")
     style = {"finished": "green", "running": "cyan", "diverged": "yellow", "failed": "red"}
-    for row in status.rows:
+    shown = rows_to_show(status.rows, most)
+    for row in shown:
         table.add_row(
             row.run_id,
             Text(row.state, style=style.get(row.state, "")),
@@ -233,4 +256,11 @@ def render_status(status: SweepStatus) -> "Group":
             duration(row.eta_seconds) if row.state == "running" else "",
             Text(row.reason or row.worker),
         )
-    return Group(table, Text(summary_line(status)))
+    lines = [summary_line(status)]
+    if len(shown) < len(status.rows):
+        lines.insert(0, f"{len(shown)} of {len(status.rows)} runs shown; rows=0 shows all")
+    if queue is not None:
+        lines.append(queue.line)
+    if len(status.codes) > 1:
+        lines.append(f"launched with different code: {', '.join(status.codes)} (the last)")
+    return Group(table, *map(Text, lines))

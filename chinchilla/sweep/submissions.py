@@ -6,6 +6,7 @@ also the jobs' comment: an array whose launcher died before it knew the number i
 """
 
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from typing import Any
 from chinchilla.errors import InputError
 from chinchilla.files import read_json, write_json
 from chinchilla.sweep.claims import file_system_now, utc_now
-from chinchilla.sweep.slurm_queue import QueuedJob, queue, user_name
+from chinchilla.sweep.slurm_queue import ASK_SECONDS, QueuedJob, queue, user_name
 
+LOOK_SECONDS = 20.0  # that a status waits for squeue
 SETTLE_SECONDS = 15.0  # for the job of an sbatch that outlived its launcher to show in the queue
 
 
@@ -54,13 +56,53 @@ def submitted(sweep_dir: Path) -> list[Submitted]:
     return [_read(path.parent) for path in paths]
 
 
-def jobs_of(arrays: list[Submitted]) -> list[QueuedJob]:
+def jobs_of(arrays: list[Submitted], seconds: float = ASK_SECONDS) -> list[QueuedJob]:
     """Every job in the queue of the people who submitted these.
 
     Raises:
         InputError: Slurm does not answer.
     """
-    return queue({user_name(), *(a.user for a in arrays)})
+    return queue({user_name(), *(a.user for a in arrays)}, seconds)
+
+
+@dataclass(frozen=True)
+class InQueue:
+    """A sweep's jobs in Slurm's queue, as one squeue call showed them."""
+
+    unknown: str  # why nothing is known; "" when Slurm answered
+    jobs: list[dict[str, Any]]  # shape, state, reason, job_id and n, how many jobs are so
+
+    @property
+    def line(self) -> str:
+        """One line for people."""
+        if self.unknown:
+            return f"queue unknown: {self.unknown}"
+        told = []
+        for job in self.jobs:
+            shape = "" if job["shape"] in ("", "all") else f"{job['shape']} "
+            why = f" ({job['reason']})" if job["state"] == "PENDING" else ""
+            told.append(f"{job['n']} {shape}{job['state']}{why}")
+        return f"jobs in the queue: {', '.join(told) or 'none'}"
+
+
+def in_queue(sweep_dir: Path) -> InQueue | None:
+    """What Slurm's queue holds of a sweep; None when nothing was ever submitted. Decides nothing."""
+    try:
+        arrays = submitted(sweep_dir)
+        if not arrays:
+            return None
+        jobs = jobs_of(arrays, LOOK_SECONDS)
+    except InputError as error:
+        return InQueue(str(error).partition(", so ")[0], [])
+    counts = Counter(
+        (str(a.shape.get("name", "")), j.state, j.reason, j.job_id)
+        for j in jobs
+        for a in arrays
+        if j.live and a.holds(j)
+    )
+    keys = ("shape", "state", "reason", "job_id")
+    rows = [{**dict(zip(keys, key, strict=True)), "n": n} for key, n in counts.items()]
+    return InQueue("", rows)
 
 
 def reconcile(sweep_dir: Path) -> tuple[list[QueuedJob], list[Submitted], list[str]]:

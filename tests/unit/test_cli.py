@@ -194,6 +194,9 @@ def test_plans_that_cannot_answer_are_refused(say, words, parts):
 GIVEN = {  # the values that only a person can give
     "diagnose": ["fits=f"],
     "status": ["sweep_dir=s"],
+    "logs": ["sweep_dir=s"],
+    "retry": ["sweep_dir=s"],
+    "cancel": ["sweep_dir=s"],
     "fit": ["sweep_dir=s"],
     "report": ["sweep_dir=s"],
     "fetch": ["points=hoffmann", "out=x.csv"],

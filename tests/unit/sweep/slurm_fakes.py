@@ -36,6 +36,15 @@ SCONTROL = """
 """
 
 
+SCANCEL = """
+echo "$@" >> {0}/cancelled
+for id in "$@"; do
+    grep -v "^$id|" {0}/queue > {0}/rest
+    mv {0}/rest {0}/queue
+done
+"""
+
+
 class FakeSlurm:
     """Files squeue_fails, sbatch_fails, ... in `folder` change what it does."""
 
@@ -49,6 +58,7 @@ class FakeSlurm:
             ("sbatch", SBATCH),
             ("squeue", SQUEUE),
             ("scontrol", SCONTROL),
+            ("scancel", SCANCEL),
             ("srun", ""),
         ):
             program = folder / "bin" / name
@@ -58,6 +68,11 @@ class FakeSlurm:
 
     def scripts(self) -> list[str]:
         return [p.read_text() for p in sorted(self.folder.glob("scripts/*/script.sh"))]
+
+    def cancelled(self) -> list[str]:
+        """Words that scancel was called with, a line a call."""
+        path = self.folder / "cancelled"
+        return path.read_text().splitlines() if path.exists() else []
 
     def jobs(self) -> list[str]:
         return (self.folder / "queue").read_text().splitlines()

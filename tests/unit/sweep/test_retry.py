@@ -1,0 +1,117 @@
+"""`chinchilla retry`: runs that failed are trainable again, and nothing they left is lost."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from sweep_fakes import DIVERGES, RAISES, command, fake_train, make_result, make_specs
+
+from chinchilla.cli import main
+from chinchilla.records import RunResult
+from chinchilla.sweep import retry as module
+from chinchilla.sweep.cells import cell_of, missing_specs
+from chinchilla.sweep.launch import launch
+from chinchilla.sweep.retry import put_aside
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """A finished, a failed and a diverged run."""
+    launch(command(), SPECS, tmp_path, tmp_path, train=fake_train)
+    cell = cell_of(tmp_path, NAN)
+    (cell / "checkpoints" / "step-00000010").mkdir(parents=True)
+    (cell / "metrics.jsonl").write_text('{"step": 1}\n')
+    return tmp_path
+
+
+[FINE], [BAD], [NAN] = make_specs(1), make_specs(1, RAISES), make_specs(1, DIVERGES)
+SPECS = [FINE, BAD, NAN]
+
+
+def say(capsys: pytest.CaptureFixture[str], sweep: Path, *words: str) -> tuple[int, str]:
+    capsys.readouterr()
+    code = main(["retry", f"sweep_dir={sweep}", *words])
+    said = capsys.readouterr()
+    return code, said.out + said.err
+
+
+def test_failed_runs_are_trainable_again_and_what_they_left_is_kept(sweep: Path, capsys):
+    cell = cell_of(sweep, BAD)
+    before = {n: (cell / n).read_bytes() for n in ("result.json", "error.txt", "attempts/1.json")}
+    code, out = say(capsys, sweep)
+    assert code == 0
+    assert "1 run will be trained again; 1 diverged stay as they are" in out
+    assert BAD.run_id in out
+    assert "launches them" in out
+    assert missing_specs(sweep) == [BAD]
+    kept = ("result-failed-1.json", "error-failed-1.txt", "attempts-failed-1/1.json")
+    assert [(cell / n).read_bytes() for n in kept] == list(before.values())
+    launch(command(), SPECS, sweep, sweep, train=lambda s, *a, attempts, **k: make_result(s))
+    assert RunResult.load(cell).status == "finished"
+    assert say(capsys, sweep)[1].startswith("no runs will be trained again")
+
+
+def test_a_diverged_run_starts_anew_when_it_is_asked_for(sweep: Path, capsys):
+    cell = cell_of(sweep, NAN)
+    code, out = say(capsys, sweep, f"runs=[{NAN.run_id}]")
+    assert code == 2
+    assert "diverged=true" in out
+    assert (cell / "result.json").exists()
+    code, out = say(capsys, sweep, f"runs=[{NAN.run_id}]", "diverged=true", "format=json")
+    assert code == 0
+    assert json.loads(out) == {"again": [NAN.run_id], "busy": [], "kept_diverged": []}
+    names = {p.name for p in cell.iterdir()}
+    assert {"result-diverged-1.json", "checkpoints-diverged-1", "metrics-diverged-1.jsonl"} < names
+    assert not names & {"checkpoints", "metrics.jsonl", "result.json"}
+    assert (cell / "checkpoints-diverged-1" / "step-00000010").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("runs", "parts"),
+    [
+        (FINE.run_id, ["is finished, not failed"]),
+        ("zzz", ["no run begins so"]),
+        ("c1e12", ["3 runs begin so"]),
+        (FINE.run_id + "x", ["no run begins so", "Did you mean"]),
+    ],
+)
+def test_what_cannot_be_retried_is_said(sweep: Path, capsys, runs: str, parts: list[str]):
+    code, out = say(capsys, sweep, f"runs=[{BAD.run_id},{runs}]")
+    assert code == 2
+    assert out.count("\n") == 1
+    assert all(part in out for part in parts), out
+    assert missing_specs(sweep) == [], "one wrong name, and nothing is touched"
+
+
+def test_a_run_may_be_named_by_its_beginning(sweep: Path, capsys):
+    code, out = say(capsys, sweep, f"runs=[{BAD.run_id[:-2]}]")
+    assert (code, BAD.run_id in out) == (0, True)
+
+
+def test_a_death_on_the_way_loses_nothing(sweep: Path, monkeypatch: pytest.MonkeyPatch):
+    """However many moves were made: the run is over or waiting, and the next call ends it."""
+    cell, real = cell_of(sweep, NAN), os.rename
+    moves = 0
+    for last in range(1, 4):
+        left = last
+
+        def die(a: Path, b: Path) -> None:
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise KeyboardInterrupt
+            real(a, b)
+
+        monkeypatch.setattr(module.os, "rename", die)
+        try:
+            put_aside(cell, ("diverged",))
+        except KeyboardInterrupt:
+            assert (cell / "result.json").exists()
+            moves += 1
+        monkeypatch.setattr(module.os, "rename", real)
+    assert moves >= 1
+    put_aside(cell, ("diverged",))
+    names = {p.name for p in cell.iterdir()}
+    assert {"result-diverged-1.json", "checkpoints-diverged-1", "metrics-diverged-1.jsonl"} < names
+    assert "result.json" not in names
