@@ -268,7 +268,7 @@ def load_plan(path: Path) -> list[RunSpec]:
     for i, line in enumerate(lines, 1):
         try:
             value = json.loads(line)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{path} line {i} is not JSON ({error}).") from None
         spec = RunSpec.from_dict(value, f"{path} line {i}")
         specs[spec.run_id] = spec

@@ -69,6 +69,11 @@ class Table:
         return max((len(column) for column in self.columns.values()), default=0)
 
 
+def shortened(text: str, most: int = 300) -> str:
+    """`text` for an error, which is one line however much a file holds."""
+    return text if len(text) <= most else f"{text[:most]} ..."
+
+
 def our_columns(header: Sequence[str], name: str, extra: Sequence[str] = ()) -> dict[str, int]:
     """Our column -> its place in the header, by name or alias; columns of other names are ignored.
 
@@ -200,7 +205,7 @@ def quantities(table: Table, flop_convention: str) -> tuple[dict[str, Any], list
     if missing and not (derived and flop_convention == "six_nd"):
         cure = f" With flop_convention=six_nd, {derived} is computed." if derived else ""
         raise InputError(
-            f"{table.name}: no column {', '.join(missing)} (found {', '.join(table.found) or 'none'}). "
+            f"{table.name}: no column {', '.join(missing)} (found {shortened(', '.join(table.found)) or 'none'}). "
             f"A CSV of runs has the columns {','.join(COLUMNS)}; run_id and budget_flops may be "
             f"missing.{cure}"
         )

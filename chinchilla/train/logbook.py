@@ -33,9 +33,9 @@ class Logbook:
             for text in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     lines.append(json.loads(text))
-                except json.JSONDecodeError:
+                except (ValueError, RecursionError):
                     break  # a line cut short by a kill: everything before it stands
-        return [line for line in lines if isinstance(line, dict) and "step" in line]
+        return [x for x in lines if isinstance(x, dict) and type(x.get("step")) is int]
 
     def write(self, **values: Any) -> None:
         """One line; `step` is the number of updates done."""

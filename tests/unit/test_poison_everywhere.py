@@ -1,0 +1,267 @@
+"""Every payload in every place: none is executed, each is refused by the name of its file.
+
+Places that only advise (progress, attempts, claims, measured lines) are passed over instead, as what
+is there may also be an accident. tests/unit/test_poison.py tells the single stories.
+"""
+
+import io
+import json
+import os
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_poison import CANARY, SPEC, Evil, make_data, npy, npz, pickled
+
+from chinchilla.config import FitCommand, RuntimeConfig
+from chinchilla.data.tokens import TokenData
+from chinchilla.diagnose.verdicts import Diagnostics
+from chinchilla.errors import InputError
+from chinchilla.files import read_json
+from chinchilla.fit.fits import Fits
+from chinchilla.observations import Observations
+from chinchilla.records import Curve, RunResult, RunSpec, load_plan
+from chinchilla.sweep.cells import load_runtime, read_attempts, read_progress
+from chinchilla.sweep.claims import latest, take
+
+
+def archive(names: list[str]) -> Callable[[Path], bytes]:
+    """A zip whose members would land elsewhere if it were unpacked."""
+
+    def make(folder: Path) -> bytes:
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as z:
+            for name in names:
+                z.writestr(name.format(canary=folder / CANARY), b"x")
+        return out.getvalue()
+
+    return make
+
+
+def tar_with_a_link(folder: Path) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        link = tarfile.TarInfo("state.json")
+        link.type, link.linkname = tarfile.SYMTYPE, str(folder / CANARY)
+        tar.addfile(link)
+    return out.getvalue()
+
+
+def torch_like(folder: Path) -> bytes:
+    """What torch.save writes: a zip with data.pkl."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as z:
+        z.writestr("archive/data.pkl", pickled(folder))
+        z.writestr("archive/version", b"3\n")
+    return out.getvalue()
+
+
+def npz_of_objects(folder: Path) -> bytes:
+    path = folder / "objects.npz"
+    evil = npy(np.array([Evil(folder)], dtype=object))
+    npz(path, {f"{k}.npy": evil for k in ("step", "loss", "held_out_step", "held_out_loss")})
+    return path.read_bytes()
+
+
+def safetensors(header: bytes, size: int | None = None) -> bytes:
+    return (len(header) if size is None else size).to_bytes(8, "little") + header + bytes(16)
+
+
+def text(words: str) -> Callable[[Path], bytes]:
+    return lambda folder: words.replace("CANARY", str(folder / CANARY)).encode()
+
+
+PAYLOADS: dict[str, Callable[[Path], bytes]] = {
+    "pickle": pickled,
+    "pickle in ASCII": lambda f: pickle.dumps(Evil(f), protocol=0),
+    "torch.save": torch_like,
+    "npy of objects": lambda f: npy(np.array([Evil(f)], dtype=object)),
+    "npz of objects": npz_of_objects,
+    "zip-slip": archive(["../../{canary}", "{canary}", "..\\executed"]),
+    "tar with a link": tar_with_a_link,
+    "yaml tag": text("!!python/object/apply:os.system ['touch CANARY']"),
+    "yaml bomb": text("a: &a [x,x]\nb: &b [*a,*a]\nc: &c [*b,*b]\nd: [*c,*c]\n"),
+    "_target_": text('{"_target_": "os.system", "command": "touch CANARY"}'),
+    "py/reduce": text('{"py/reduce": [{"py/function": "os.system"}, ["touch CANARY"]]}'),
+    "__class__": text('{"__class__": "subprocess.Popen", "args": ["touch", "CANARY"]}'),
+    "interpolation": text('{"schema": "${os.system:touch CANARY}"}'),
+    "python": text("__import__('os').system('touch CANARY')"),
+    "shell": text("$(touch CANARY) `touch CANARY`; touch CANARY\n"),
+    "formula": text("=cmd|'/C touch CANARY'!A0,=1+1\n"),
+    "xml entities": text('<!DOCTYPE a [<!ENTITY b SYSTEM "file:///etc/passwd">]><a>&b;</a>'),
+    "deep JSON": lambda f: b"[" * 200_000,
+    "deep object": lambda f: b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
+    "wide JSON": lambda f: b"[" + b"0," * 500_000 + b"0]",
+    "huge int": lambda f: b'{"schema": 1' + b"0" * 6_000 + b"}",
+    "huge key": lambda f: b'{"' + b"k" * 1_000_000 + b'": 1}',
+    "NaN": text('{"schema": NaN, "step": Infinity, "steps": -Infinity}'),
+    "infinite by size": text('{"schema": 1e999, "step": 1e999}'),
+    "surrogate": text('{"schema": "\\ud800", "step": "\\udfff"}'),
+    "NUL bytes": lambda f: bytes(4096),
+    "not UTF-8": lambda f: b"\xff\xfe{\x00}\x00",
+    "safetensors, header of 2^63": lambda f: safetensors(b"{}", 1 << 63),
+    "safetensors, objects": lambda f: safetensors(
+        b'{"a": {"dtype": "O", "shape": [1], "data_offsets": [0, 8]}}'
+    ),
+    "safetensors, outside": lambda f: safetensors(
+        b'{"a": {"dtype": "F32", "shape": [99999999999], "data_offsets": [0, 399999999996]}}'
+    ),
+    "safetensors, metadata": lambda f: safetensors(b'{"__metadata__": {"_target_": "os.system"}}'),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_canary(tmp_path: Path):
+    yield
+    assert not list(tmp_path.rglob(CANARY))
+
+
+def test_there_are_enough_payloads():
+    assert len(PAYLOADS) >= 15
+
+
+# Places that must refuse: file name, reader of its folder
+
+
+def frontier(folder: Path) -> object:
+    return Fits.load(folder / "frontier.json")
+
+
+def observations(folder: Path) -> object:
+    return Observations.from_csv(folder / "runs.csv")
+
+
+def diagnostics(folder: Path) -> object:
+    return Diagnostics.load(folder / "diagnostics.json")
+
+
+REFUSING: dict[str, Callable[[Path], object]] = {
+    "plan.jsonl": lambda folder: load_plan(folder / "plan.jsonl"),
+    "runtime.json": load_runtime,
+    "result.json": RunResult.load,
+    "curve.npz": Curve.load,
+    "spec.json": lambda folder: RunSpec.from_dict(
+        read_json(folder / "spec.json", "run spec"), str(folder / "spec.json")
+    ),
+    "manifest.json": TokenData.open,
+    "frontier.json": frontier,
+    "diagnostics.json": diagnostics,
+    "runs.csv": observations,
+}
+
+
+@pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
+@pytest.mark.parametrize("file", REFUSING)
+def test_a_file_that_decides_is_refused_by_name(tmp_path: Path, file: str, payload):
+    folder = tmp_path / "world"
+    folder.mkdir()
+    if file == "manifest.json":
+        make_data(folder)
+    (folder / file).write_bytes(payload(tmp_path))
+    with pytest.raises(InputError) as refused:
+        REFUSING[file](folder)
+    said = str(refused.value)
+    assert file in said
+    assert len(said) < 1500
+
+
+@pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
+@pytest.mark.parametrize("file", ["train-00000.bin", "heldout-00000.bin", "tokenizer.model"])
+def test_a_file_of_tokens_is_refused_by_name(tmp_path: Path, file: str, payload):
+    """Before a sweep by the shards' hashes; a tokenizer by what SentencePiece makes of it."""
+    from chinchilla.data.tokenizer import Tokenizer
+
+    make_data(tmp_path / "data")
+    (tmp_path / "data" / file).write_bytes(payload(tmp_path))
+    with pytest.raises(InputError, match=file):
+        if file == "tokenizer.model":
+            Tokenizer.load(tmp_path / "data" / file)
+        TokenData.open(tmp_path / "data", verify=True)
+
+
+@pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
+def test_a_checkpoint_is_passed_over_by_name(tmp_path: Path, payload):
+    """In each file, vouched for by a manifest that was made for it."""
+    import torch
+
+    from chinchilla.files import sha256_file
+    from chinchilla.train import checkpoint
+
+    made = checkpoint.Checkpoint(
+        5, {"a": torch.zeros(2)}, {"b": torch.zeros(2)}, {"train_seconds": 0.0, "evaluations": []}
+    )
+    for file in (*checkpoint.FILES, checkpoint.MANIFEST):
+        folder = tmp_path / file
+        path = checkpoint.save_checkpoint(folder, SPEC, made)
+        (path / file).write_bytes(payload(tmp_path))
+        if file != checkpoint.MANIFEST:
+            digests = {name: sha256_file(path / name) for name in checkpoint.FILES}
+            body = {"schema": checkpoint.SCHEMA, "files": digests}
+            (path / checkpoint.MANIFEST).write_text(checkpoint._manifest_text(body))
+        got, lines = checkpoint.load_checkpoint(folder, SPEC)
+        assert got is None
+        assert str(path) in lines[0]
+
+
+# Places that are passed over
+
+
+@pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
+def test_what_only_advises_is_passed_over(tmp_path: Path, payload, caplog):
+    cell = tmp_path / "cell"
+    (cell / "attempts").mkdir(parents=True)
+    for file in ("claim-1.json", "heartbeat", "progress.json", "attempts/1.json"):
+        (cell / file).write_bytes(payload(tmp_path))
+        os.utime(cell / file, (0, 0))
+    assert not {"step", "steps", "loss", "tokens_per_second"} & set(read_progress(cell))
+    [attempt] = read_attempts(cell)
+    assert (attempt.failure, attempt.reason) == ("error", "its record is damaged")
+    held = latest(cell)
+    assert held is not None
+    assert held.damaged
+    claim = take(cell, "w")
+    assert claim is not None
+    claim.release()
+    assert "claim-1.json was damaged" in caplog.text
+
+
+@pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
+def test_measured_lines_are_passed_over(tmp_path: Path, payload):
+    from chinchilla.train.logbook import Logbook
+
+    first = json.dumps({"step": 5, "loss": 1.0})
+    (tmp_path / "metrics.jsonl").write_bytes(first.encode() + b"\n" + payload(tmp_path))
+    book = Logbook(tmp_path, SPEC, RuntimeConfig(device="cpu"), 10)
+    book.write(step=15, loss=0.5)
+    book.close()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [5, 15]
+
+
+# Links and folders in a file's place
+
+
+@pytest.mark.parametrize("file", REFUSING)
+@pytest.mark.parametrize("kind", ["a folder", "a dangling link", "a link to itself"])
+def test_what_is_no_file_is_refused_by_name(tmp_path: Path, file: str, kind: str):
+    folder = tmp_path / "world"
+    folder.mkdir()
+    if file == "manifest.json":
+        make_data(folder)
+        (folder / file).unlink()
+    if kind == "a folder":
+        (folder / file).mkdir()
+    else:
+        (folder / file).symlink_to(folder / (file if kind == "a link to itself" else "nowhere"))
+    with pytest.raises(InputError) as refused:
+        REFUSING[file](folder)
+    assert file in str(refused.value)
+
+
+def test_fit_commands_are_made_of_plain_values():
+    """What reaches the commands are dataclasses of plain values: nothing in them can be called."""
+    assert not any(callable(value) for value in vars(FitCommand(sweep_dir="x")).values())
