@@ -26,7 +26,7 @@ from chinchilla.observations import Observations
 def predict(command: config.PredictCommand) -> int:
     """How to spend each budget, by our fits and by the published laws; optionally written down."""
     from chinchilla.decide.predict import predictions
-    from chinchilla.show import show_answer
+    from chinchilla.show_answer import show_answer
 
     fits = Fits.load(Path(command.frontier)) if command.frontier else None
     rows = predictions(command.budget_flops, fits)
@@ -114,7 +114,7 @@ def _preregister(command: config.PredictCommand, ground: Ground | None, rows: li
 def design(command: config.DesignCommand) -> int:
     """Propose the next runs, print what each is worth, write design.csv."""
     from chinchilla.decide.design import propose, sizes_of
-    from chinchilla.show import show_design
+    from chinchilla.show_answer import show_design
 
     fits = Fits.load(Path(command.frontier))
     parametric = fits.fitted.get("parametric")
@@ -156,7 +156,7 @@ def design(command: config.DesignCommand) -> int:
 def score(command: config.ScoreCommand) -> int:
     """Verify a preregistered prediction and set it beside what was measured."""
     from chinchilla.decide import preregister
-    from chinchilla.show import show_scores
+    from chinchilla.show_answer import show_scores
 
     record = preregister.load(Path(command.prediction))
     predicted = record["loss_kind"]

@@ -29,7 +29,7 @@ FLOORS = {
     "data": 1, "model": 1,
     "train": 2, "fit": 2, "diagnose": 2, "decide": 2,
     "sweep": 3, "report": 3, "evals": 3,
-    "show": 4, "commands": 4, "cli": 4,
+    "show": 4, "show_answer": 4, "commands": 4, "cli": 4,
 }  # fmt: skip
 
 

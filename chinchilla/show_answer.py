@@ -1,0 +1,276 @@
+"""Predictions, proposed runs and scores as lines and tables for a terminal."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from chinchilla.config import RatesConfig
+from chinchilla.decide.answer import FITTED
+from chinchilla.decide.design import Design
+from chinchilla.decide.options import bill
+from chinchilla.decide.predict import Prediction
+from chinchilla.decide.preregister import Score
+from chinchilla.fit.frontier import called
+from chinchilla.report.tables import count
+from chinchilla.show import between, bill_text, new_table, percent, print_table
+
+OURS = "this data, "  # how predictions name the fits' own approaches
+METHODS = (
+    "Intervals: approaches 1 and 2 by their resampled lines, their loss with N and D held; "
+    "approach 3 by resampled laws, each solved at this C."
+)
+
+
+def show_answer(
+    rows: Sequence[Prediction], answer: Mapping[str, Any], rates: RatesConfig, detail: bool = False
+) -> None:
+    """Print what `chinchilla predict` found: a line to act on first, then who says what.
+
+    Args:
+        rows: predictions at every budget.
+        answer: the record that is JSON otherwise.
+        rates: what the bill stands on.
+        detail: whether to print the long tables too.
+    """
+    law, decisions = answer["law"], {d["C"]: d for d in answer["decisions"]}
+    for C in dict.fromkeys(row.C for row in rows):
+        here = [row for row in rows if row.C == C]
+        ours = [row for row in here if row.by.startswith(OURS)]
+        decision = decisions.get(C)
+        _show_lead(C, ours, decision, law)
+        if decision is not None:
+            _show_costs(decision, law, rates)
+        if ours:
+            _show_predictions("by these runs", ours)
+            if any(row.N_p10 is not None for row in ours):
+                print(METHODS)
+        _show_predictions("by published lines and laws (C = 6*N*D)", here[len(ours) :])
+        if decision is not None and detail:
+            _show_departures(decision, law)
+    if rows and law is not None and not detail:
+        print(
+            "detail=true prints what wrong sizes, shapes that can be built and over-training cost."
+        )
+    if law is None:
+        print("No loss law: approach 3 was not fitted. Give law=NAME for what departures cost.")
+    if "target" in answer:
+        _show_target(answer["target"], law, rates)
+    if "repeated" in answer:
+        _show_repeated(answer["repeated"], law)
+    if "preregistered" in answer:
+        print(f"wrote {answer['preregistered']}: keep it (commit or mail it), then train.")
+
+
+def _show_lead(
+    C: float,
+    ours: Sequence[Prediction],
+    decision: Mapping[str, Any] | None,
+    law: Mapping[str, Any] | None,
+) -> None:
+    """The line to act on: approach 3 of these runs, else their 2 or 1; and the law, if another."""
+    print()
+    if ours:
+        order = ("parametric", "isoflop", "envelope")
+        row = min(ours, key=lambda row: order.index(row.by.removeprefix(OURS)))
+        N, D = between(row.N_p10, row.N_p90), between(row.D_p10, row.D_p90)
+        L = "" if row.L_p10 is None else f"{row.L_p10:.4f}-{row.L_p90:.4f}"
+        brackets = "; 10-90% in brackets" if N else "; no intervals"
+        text = (
+            f"C = {C:.4g} FLOPs, by these runs' {called(row.by.removeprefix(OURS))}: "
+            f"N {count(row.N)}{_brackets(N)}, D {count(row.D)}{_brackets(D)} tokens, "
+            f"{row.D / row.N:.1f} tokens per parameter"
+        )
+        text += "" if row.L is None else f", loss {row.L:.4f}{_brackets(L)}"
+        print(f"{text}{brackets}.")
+        if row.beyond is not None:
+            end = "largest" if row.beyond > 1 else "smallest"
+            print(f"That is {row.beyond:.3g} times the {end} C of these runs: no run here saw it.")
+    if decision is not None and law is not None and not (ours and law["name"] == FITTED):
+        print(
+            f"C = {C:.4g} FLOPs, by {law['name']} (C = {law['flops']}): N {count(decision['N'])}, "
+            f"D {count(decision['D'])} tokens, {decision['D'] / decision['N']:.1f} tokens per "
+            f"parameter, loss {decision['L']:.4f} nats/token."
+        )
+
+
+def _brackets(text: str) -> str:
+    return f" ({text})" if text else ""
+
+
+def _show_predictions(title: str, rows: Sequence[Prediction]) -> None:
+    """N_opt, D_opt and loss of one budget by source."""
+    spread = any(row.N_p10 is not None for row in rows)
+    bands = ("10-90%",) if spread else ()
+    table = new_table(
+        f"{title}: the best N parameters and D tokens, loss in nats per token",
+        ("by", "N_opt", *bands, "D_opt", *bands, "D/N", "loss", *bands, "C beyond the data, x"),
+        left=("by",),
+    )
+    for row in rows:
+        loss = "" if row.L is None else f"{row.L:.4f}"
+        L_band = "" if row.L_p10 is None else f"{row.L_p10:.4f}-{row.L_p90:.4f}"
+        cells = [row.by.removeprefix(OURS), count(row.N), between(row.N_p10, row.N_p90), count(row.D),
+                 between(row.D_p10, row.D_p90), f"{row.D / row.N:.1f}", loss, L_band,
+                 "" if row.beyond is None else f"{row.beyond:.3g}"]  # fmt: skip
+        table.add_row(*(cell for i, cell in enumerate(cells) if spread or i not in (2, 4, 7)))
+    print_table(table)
+
+
+def _show_costs(decision: Mapping[str, Any], law: Mapping[str, Any], rates: RatesConfig) -> None:
+    """The bill, the sizes that are as good, the shape that can be built, and serving."""
+    low, high = decision["N_within_1_percent"]
+    print(f"Cost: {bill_text(decision['bill'], rates)}.")
+    text = f"If {law['name']} is right, sizes from {count(low)} to {count(high)} cost at most 1% more compute"
+    if spread := decision["N_interval"]:
+        text += f"; its resamples put N_opt at {count(spread['p10'])} to {count(spread['p90'])} (10-90%)"
+    print(f"{text}.")
+    print(f"The best shape on offer is {decision['best_shape']}.")
+    if served := decision.get("inference"):
+        _show_inference(served)
+    elif "inference_refused" in decision:
+        print(f"No size for serving: {decision['inference_refused']}")
+
+
+def _show_departures(decision: Mapping[str, Any], law: Mapping[str, Any]) -> None:
+    """The long tables: wrong sizes, shapes, over-training."""
+    right = f"if {law['name']} is right"
+    wrong = new_table(
+        f"{right}, a wrong size: what C then loses, and what it takes to reach the best size's loss",
+        ("N / N_opt", "N", "extra loss, nats/token", "compute wasted, %", "more compute, %"),
+    )
+    for row in decision["misallocation"]:
+        wrong.add_row(
+            f"{row['factor']:.3g}", count(row["N"]), f"+{row['extra_loss']:.4f}",
+            percent(row["wasted"], "unknown"), percent(row["excess"]),
+        )  # fmt: skip
+    print_table(wrong)
+    built = new_table(
+        f"{right}, sizes that can be built, D re-solved for the budget (FLOPs as {law['flop_convention_of_shapes']})",
+        ("shape", "N", "D, tokens", "D/N", "loss, nats/token", "extra loss, nats/token", "more compute, %"),
+        left=("shape",),
+    )  # fmt: skip
+    for row in decision["shapes"]:
+        mark = " (best)" if row["name"] == decision["best_shape"] else ""
+        built.add_row(
+            row["name"] + mark, count(row["N"]), count(row["D"]), f"{row['D'] / row['N']:.1f}",
+            f"{row['L']:.4f}", f"{row['extra_loss']:+.4f}", percent(row["excess"]),
+        )  # fmt: skip
+    print_table(built)
+    over = new_table(
+        f"{right}, over-training: a smaller model on more tokens, same FLOPs",
+        ("times D/N", "N", "D, tokens", "loss, nats/token", "extra loss, nats/token"),
+    )
+    for row in decision["overtraining"]:
+        over.add_row(
+            f"{row['times']:g}", count(row["N"]), count(row["D"]), f"{row['L']:.4f}",
+            f"+{row['extra_loss']:.4f}",
+        )  # fmt: skip
+    print_table(over)
+
+
+def _show_inference(served: Mapping[str, Any]) -> None:
+    best, plain = served["best"], served["trained_only"]
+    print(
+        f"Serving {count(served['inference_tokens'])} tokens at loss {best['L']:.4f} (2 N FLOPs a "
+        f"served token): N {count(best['N'])} on {count(best['D'])} tokens instead of "
+        f"{count(plain['N'])} on {count(plain['D'])}; {served['total_flops']:.3g} FLOPs in all, "
+        f"{served['saving']:.1%} less."
+    )
+
+
+def _show_target(target: Mapping[str, Any], law: Mapping[str, Any], rates: RatesConfig) -> None:
+    print(
+        f"\nLoss {target['L']:g} nats/token by {law['name']} (E = {law['E']:.4f}): at least "
+        f"{target['C']:.3g} FLOPs, N {count(target['N'])}, D {count(target['D'])}, "
+        f"{target['D'] / target['N']:.1f} tokens per parameter."
+    )
+    if spread := target.get("C_interval"):
+        p10, p90, low, high = (
+            "never" if x is None else f"{x:.3g}"
+            for x in (spread["p10"], spread["p90"], *spread["ci95"])
+        )
+        print(
+            f"10-90%: {p10} to {p90} FLOPs, 95%: {low} to {high}; {target['resamples_that_reach_it']} of "
+            f"{target['resamples']} resampled laws reach this loss at all."
+        )
+    print(f"Cost: {bill_text(target['bill'], rates)}.")
+    if target.get("inference"):
+        _show_inference(target["inference"])
+
+
+def _show_repeated(answer: Mapping[str, Any], law: Mapping[str, Any]) -> None:
+    table = new_table(
+        f"{count(answer['unique_tokens'])} unique tokens, by {law['name']} with R_D "
+        f"{answer['R_D']:.3g}, R_N {answer['R_N']:.3g} {answer['source']} (C = 6*N*D)",
+        ("C, FLOPs", "N", "D, tokens", "epochs", "loss, nats/token", "one epoch only", "unlimited data"),
+    )  # fmt: skip
+    for row in answer["budgets"]:
+        best = row["best"]
+        table.add_row(
+            f"{best['C']:.3g}", count(best["N"]), count(best["D"]), f"{row['epochs']:.3g}",
+            f"{best['L']:.4f}", f"{row['single_epoch']['L']:.4f}", f"{row['unlimited_loss']:.4f}",
+        )  # fmt: skip
+    print_table(table)
+    if certificate := answer["certificate"]:
+        (d_low, d_high), (n_low, n_high) = certificate["R_D_range"], certificate["R_N_range"]
+        print(
+            f"These runs fit within 1% as well with R_D {d_low:.3g} to {d_high:.3g} and R_N "
+            f"{n_low:.3g} to {n_high:.3g}."
+        )
+    measured = answer["epochs_measured"]
+    if any(row["epochs"] > measured for row in answer["budgets"]):
+        print(
+            f"note: beyond about {measured:.3g} epochs this law was not measured; there repeats have "
+            "been seen to harm, which it cannot say."
+        )
+
+
+def show_design(design: Design, rates: RatesConfig) -> None:
+    """Print the proposed runs in order: what each costs and how far the interval then narrows."""
+    ratios, C = design.limits["tokens_per_param"], design.limits["C"]
+    print(
+        f"N_opt({design.C_star:.3g} FLOPs) = {count(design.N_opt)}, known to a factor "
+        f"{design.width:.3g} (90th over 10th percentile, {design.source})."
+    )
+    table = new_table(
+        f"next runs, best first, of {design.n_candidates} candidates at {ratios[0]:.3g} to "
+        f"{ratios[1]:.3g} tokens per parameter and {C[0]:.3g} to {C[1]:.3g} FLOPs",
+        ("run", "shape", "N", "D, tokens", "D/N", "C, FLOPs", "device-hours", "factor after"),
+        left=("shape",),
+    )
+    for k, step in enumerate(design.steps, 1):
+        run = step.run
+        table.add_row(
+            str(k), run.shape, count(run.N), count(run.D), f"{run.D / run.N:.1f}", f"{run.C:.3g}",
+            f"{bill(run.C, rates).device_hours:.3g}", f"{step.width:.3g}",
+        )  # fmt: skip
+    print_table(table)
+    total = asdict(bill(design.steps[-1].spent, rates))
+    print(
+        f"All together: {bill_text(total, rates)}. The factor assumes the law's form and noise as in the "
+        "runs so far; fit again after each."
+    )
+
+
+def show_scores(record: Mapping[str, Any], rows: Sequence[Score]) -> None:
+    """Print each measured loss beside what was predicted for it."""
+    print(
+        f"prediction of {record['made_utc']}, SHA-256 {record['sha256'][:16]}...: unchanged. "
+        f"By {record['law_name']}; {record['loss_kind']} loss."
+    )
+    table = new_table(
+        "measured beside predicted",
+        ("run", "N", "D, tokens", "C, FLOPs", "N/N_opt", "predicted", "95%", "measured", "off by", "verdict"),
+        left=("run", "verdict"),
+    )  # fmt: skip
+    for row in rows:
+        spread = "" if row.ci95 is None else f"{row.ci95[0]:.4f}-{row.ci95[1]:.4f}"
+        verdict = {True: "inside", False: "OUTSIDE", None: "no interval"}[row.inside]
+        table.add_row(
+            row.run_id, count(row.N), count(row.D), f"{row.C:.3g}", f"{row.N_over_best:.2f}",
+            f"{row.predicted:.4f}", spread, f"{row.measured:.4f}", f"{row.difference:+.4f} ({row.percent:+.2f}%)", verdict,
+        )  # fmt: skip
+    print_table(table)
+    judged = [row.inside for row in rows if row.inside is not None]
+    if judged:
+        print(f"{sum(judged)} of {len(judged)} runs lie inside their 95% interval.")
