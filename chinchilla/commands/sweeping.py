@@ -112,7 +112,7 @@ def status(command: config.StatusCommand) -> int:
     from chinchilla.sweep.submissions import in_queue
     from chinchilla.sweep.watch import watch
 
-    sweep_dir = _sweep_dir(command.sweep_dir)
+    sweep_dir = Path(command.sweep_dir)
     if command.watch:
         terminal = console() if sys.stdout.isatty() else None
         watch(

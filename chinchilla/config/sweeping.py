@@ -12,7 +12,7 @@ class StatusCommand:
     sweep_dir: str  # folder of the sweep
     watch: bool = False  # look again and again until the sweep is over
     interval_seconds: float = 10.0  # between two looks of watch=true
-    rows: int = 200  # most runs in the table, running and failed ones first; 0 = all
+    rows: int = 100  # most runs in the table, running and failed ones first; 0 = all
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:

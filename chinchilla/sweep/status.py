@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from chinchilla.errors import InputError
 from chinchilla.files import read_json
-from chinchilla.records import RunResult, RunSpec
+from chinchilla.records import RESULT_SCHEMA, RunResult, RunSpec
 from chinchilla.sweep.cells import (
     MAX_ATTEMPTS,
     cell_of,
@@ -50,6 +50,7 @@ class CellRow:
     flops: float  # C of the whole run
     flops_done: float
     flops_per_second: float | None  # achieved, over the run (finished) or lately (running)
+    failure: str = ""  # of a failed run, the kind: oom, data, error, lost
 
 
 @dataclass(frozen=True)
@@ -122,10 +123,13 @@ def sweep_status(
 
 
 def _row(spec: RunSpec, cell: Path, now: float) -> CellRow:
-    damaged = is_damaged(cell)
-    if (cell / "result.json").exists() and not damaged:
-        return _row_of_result(spec, RunResult.load(cell), read_progress(cell))
-    progress = read_progress(cell)
+    progress, damaged = read_progress(cell), False
+    if (cell / "result.json").exists():
+        try:
+            return _row_of_result(spec, _ended(cell), progress)
+        except InputError:
+            if not (damaged := is_damaged(cell)):
+                raise
     step = min(int(progress.get("step") or 0), spec.steps)
     standing = look(cell, now)
     running = standing.state in ("held", "silent")
@@ -151,22 +155,52 @@ def _row(spec: RunSpec, cell: Path, now: float) -> CellRow:
     )
 
 
-def _row_of_result(spec: RunSpec, result: RunResult, progress: dict[str, Any]) -> CellRow:
+def _ended(cell: Path) -> dict[str, Any]:
+    """The values of result.json, once those that a row shows are of their types.
+
+    Reading the whole record, as `RunResult.load` does, would double the time of a large sweep's
+    status; it is asked where something is odd, and says what.
+
+    Raises:
+        InputError: no JSON, another version's, or not of these types.
+    """
+    path = cell / "result.json"
+    value = read_json(path, "run result")
+    if (
+        isinstance(value, dict)
+        and value.get("schema") == RESULT_SCHEMA
+        and value.get("status") in DONE
+        and all(type(value.get(k)) in (int, float) for k in ("steps_done", "flops_spent"))
+        and all(
+            type(value.get(k, "")) in (int, float, type(None))
+            for k in ("final_loss", "tokens_per_second")
+        )
+        and isinstance(value.get("reason"), str)
+        and isinstance(value.get("failure", ""), str)
+        and isinstance(value.get("spec"), dict)
+    ):
+        return value
+    RunResult.load(cell)
+    raise InputError(f"{path}: holds values of other types than a run result has.")
+
+
+def _row_of_result(spec: RunSpec, result: dict[str, Any], progress: dict[str, Any]) -> CellRow:
     # The progress file's rate counts evaluations and checkpoints too, as the time left must.
-    rate = progress.get("tokens_per_second") or result.tokens_per_second
+    rate = progress.get("tokens_per_second") or result["tokens_per_second"]
     return CellRow(
         run_id=spec.run_id,
-        state=result.status,
-        step=result.steps_done,
+        state=result["status"],
+        step=result["steps_done"],
         steps=spec.steps,
-        loss=result.final_loss,
-        tokens_per_second=result.tokens_per_second or None,
+        loss=result["final_loss"],
+        tokens_per_second=result["tokens_per_second"] or None,
         eta_seconds=None,
-        reason=result.reason,
+        reason=result["reason"],
         worker="",
         flops=spec.C,
-        flops_done=result.flops_spent,
+        flops_done=result["flops_spent"],
         flops_per_second=rate * spec.C / spec.D if rate else None,
+        failure=result.get("failure", ""),
     )
 
 
