@@ -7,6 +7,7 @@ Each is a frozen dataclass with a `schema` number that owns its JSON. Floor 0: N
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
@@ -22,8 +23,10 @@ import numpy as np
 
 from chinchilla.errors import InputError
 from chinchilla.files import atomic_write, read_json, write_json
-from chinchilla.shapes import ModelShape, flops_per_token, n_params
+from chinchilla.shapes import FLOP_CONVENTIONS, ModelShape, flops_per_token, n_params
 
+PRECISIONS = ("bf16", "fp32")
+STATES = ("finished", "diverged", "failed")
 SPEC_SCHEMA = 1
 RESULT_SCHEMA = 1
 
@@ -60,6 +63,17 @@ class RunSpec:
     seed: int  # initial weights and token order
     schema: int = SPEC_SCHEMA
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "cosine_steps", "batch_tokens"):
+            if not 1 <= getattr(self, name) < 2**62:
+                raise InputError(f"{name}={getattr(self, name)} is not a positive whole number.")
+        if self.budget_flops is not None and not 0 < self.budget_flops < math.inf:
+            raise InputError(f"budget_flops={self.budget_flops} is not a positive number.")
+        for name, known in (("flop_convention", FLOP_CONVENTIONS), ("precision", PRECISIONS)):
+            if getattr(self, name) not in known:
+                told = f"{name}={getattr(self, name)!r}"
+                raise InputError(f"{told}: choose one of {', '.join(known)}.")
+
     @property
     def N(self) -> int:
         """Parameters, embedding included (`shapes.n_params`)."""
@@ -75,7 +89,7 @@ class RunSpec:
         """Achieved training FLOPs under `flop_convention`."""
         return flops_per_token(self.model, self.flop_convention) * self.D
 
-    @property
+    @functools.cached_property  # a status asks each of thousands of runs several times
     def run_id(self) -> str:
         """Readable head plus hash of the spec, such as c6e18-n42m-s0-2dd5d8."""
         identity = {k: v for k, v in self.to_dict().items() if k != "sweep"}
@@ -88,14 +102,14 @@ class RunSpec:
         return f"{head}-n{count_label(self.N)}-s{self.seed}-{digest}"
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        value = {name: getattr(self, name) for name in _fields(RunSpec)[0]}
+        shape = {name: getattr(self.model, name) for name in _fields(ModelShape)[0]}
+        return {**value, "model": shape}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any], where: str) -> "RunSpec":
-        value = checked(value, cls, SPEC_SCHEMA, where)
-        return cls(
-            **{**value, "model": ModelShape(**checked(value["model"], ModelShape, None, where))}
-        )
+        spec: RunSpec = built(cls, checked(value, cls, SPEC_SCHEMA, where), where)
+        return spec
 
 
 @dataclass(frozen=True)
@@ -128,6 +142,10 @@ class RunResult:
     failure: str = ""  # what ended a failed run: oom, data, error, lost
     schema: int = RESULT_SCHEMA
 
+    def __post_init__(self) -> None:
+        if self.status not in STATES:
+            raise InputError(f"status={self.status!r} is none of {', '.join(STATES)}.")
+
     def save(self, cell: Path) -> None:
         write_json(cell / "result.json", dataclasses.asdict(self))
 
@@ -136,7 +154,9 @@ class RunResult:
         path = cell / "result.json"
         try:
             value = checked(read_json(path, "run result"), cls, RESULT_SCHEMA, str(path))
-            return cls(**{**value, "spec": RunSpec.from_dict(value["spec"], str(path))})
+            checked(value["spec"], RunSpec, SPEC_SCHEMA, str(path))
+            result: RunResult = built(cls, value, str(path))
+            return result
         except InputError as error:
             raise InputError(
                 f"{error} If it is damaged, launch the sweep again: the run goes on from its "
@@ -197,16 +217,23 @@ def checked(value: Any, cls: type, schema: int | None, where: str) -> dict[str, 
             f"{where}: {cls.__name__} of schema {value.get('schema')!r}; this version reads schema {schema}. "
             "Use the version of chinchilla that wrote it, or a new folder."
         )
-    fields = {f.name for f in dataclasses.fields(cls)}
-    required = {
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    if (missing := required - set(value)) or set(value) - fields:
-        differs = sorted(missing) + sorted(set(value) - fields)
+    known, required = _fields(cls)
+    if (missing := required - value.keys()) or value.keys() - known.keys():
+        differs = sorted(missing) + sorted(value.keys() - known.keys())
         raise InputError(f"{where}: not a {cls.__name__}: {', '.join(differs)} missing or unknown.")
     return value
+
+
+@functools.cache
+def _fields(cls: type) -> tuple[dict[str, None], frozenset[str]]:
+    """Names of a dataclass's fields in their order, and those without a default."""
+    fields = dataclasses.fields(cls)
+    required = (
+        f.name
+        for f in fields
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    )
+    return {f.name: None for f in fields}, frozenset(required)
 
 
 def built(cls: Any, value: Any, where: str) -> Any:
@@ -220,15 +247,19 @@ def built(cls: Any, value: Any, where: str) -> Any:
     Raises:
         InputError: fields missing or unknown, values of another type, numbers that are not finite.
     """
-    origin, args = typing.get_origin(cls), typing.get_args(cls)
+    origin, args = _parts(cls)
     if cls is Any:
         return value
     if dataclasses.is_dataclass(cls):
-        hints = typing.get_type_hints(cls)
-        given = checked(value, typing.cast(type, cls), None, where)
-        return typing.cast(Any, cls)(
-            **{name: built(hints[name], x, f"{where}: {name}") for name, x in given.items()}
-        )
+        given, hints = checked(value, typing.cast(type, cls), None, where), _hints(cls)
+        values = {
+            name: x if _fits(hints[name], x) else built(hints[name], x, f"{where}: {name}")
+            for name, x in given.items()
+        }
+        try:
+            return typing.cast(Any, cls)(**values)
+        except InputError as error:  # of the record itself, which does not know where it stands
+            raise InputError(f"{where}: {error}") from None
     if origin in (typing.Union, types.UnionType):  # only X | None occurs
         (inner,) = (arg for arg in args if arg is not type(None))
         return None if value is None else built(inner, value, where)
@@ -236,14 +267,30 @@ def built(cls: Any, value: Any, where: str) -> Any:
         return origin(built(args[0], x, where) for x in value)
     if origin is dict and isinstance(value, dict):
         return {name: built(args[1], x, f"{where}.{name}") for name, x in value.items()}
-    if cls is float and isinstance(value, int | float) and not isinstance(value, bool):
-        if math.isfinite(value):
-            return value
-    elif origin is None and isinstance(value, cls) and (cls is bool or not isinstance(value, bool)):
+    if origin is None and _fits(cls, value):
+        return value
+    if cls is float and type(value) is int and abs(value) < 10**300:
         return value
     kind = {list: "a list", tuple: "a list", dict: "an object", float: "a finite number",
             int: "a whole number", str: "text", bool: "true or false"}[origin or cls]  # fmt: skip
     raise InputError(f"{where} must be {kind}, and is {json.dumps(value)[:40]}.")
+
+
+_hints = functools.cache(typing.get_type_hints)
+
+
+@functools.cache
+def _parts(cls: Any) -> tuple[Any, tuple[Any, ...]]:
+    return typing.get_origin(cls), typing.get_args(cls)
+
+
+def _fits(cls: Any, value: Any) -> bool:
+    """Whether `value` is of a plain type `cls` as it stands; numbers must be within bounds."""
+    if type(value) is not cls:
+        return False
+    if cls is float:
+        return math.isfinite(value)
+    return cls in (str, bool) or (cls is int and abs(value) < 10**40)
 
 
 def save_plan(specs: list[RunSpec], path: Path) -> None:

@@ -218,7 +218,9 @@ def test_missing_and_unknown_fields_are_named(spec):
 def test_fields_of_the_shape_are_checked_as_well(spec):
     value = spec.to_dict()
     del value["model"]["d_model"]
-    with pytest.raises(InputError, match="here: not a ModelShape: d_model missing or unknown"):
+    with pytest.raises(
+        InputError, match="here: model: not a ModelShape: d_model missing or unknown"
+    ):
         RunSpec.from_dict(value, "here")
 
 
@@ -226,7 +228,7 @@ def test_fields_of_the_shape_are_checked_as_well(spec):
 def test_what_is_no_object_is_no_spec(spec, value):
     with pytest.raises(InputError, match="here: not a RunSpec"):
         RunSpec.from_dict(value, "here")
-    with pytest.raises(InputError, match="here: not a ModelShape"):
+    with pytest.raises(InputError, match="here: model: not a ModelShape"):
         RunSpec.from_dict({**spec.to_dict(), "model": value}, "here")
 
 
