@@ -116,7 +116,7 @@ def parametric(resampling: str) -> Fit:
         laws = refit_loss_law(obs.N, obs.D, obs.L, weights, law)
         frame = LawFrontier.of(obs)
         N_line, D_line = frame.lines(law)
-        return power_laws(N_line, D_line, frame.all_lines(laws.theta))[0]
+        return power_laws(N_line, D_line, frame.all_lines(laws.theta), 10 * float(obs.C.max()))[0]
 
     return fit
 

@@ -15,6 +15,7 @@ import numpy as np
 from chinchilla.diagnose.case import LARGE_Z, Case, Finding, judged, number
 from chinchilla.diagnose.vertices import vertices
 from chinchilla.errors import FitError
+from chinchilla.fit.parametric import MISFIT, robust_sd
 
 MAX_T = 3.0  # |t| of a trend in the residuals
 
@@ -123,14 +124,22 @@ def residuals(case: Case) -> Finding:
         for kind in ("slope", "bend")
     )
     what = {"slope": "lean", "bend": "bend"}[kind]
+    do = (
+        f"The law's form leaves a {'slope' if kind == 'slope' else 'curve'} in {name}: look at "
+        "figure 4's residuals, and fit a narrower range."
+    )
+    if wide := robust_sd(r) > MISFIT:
+        do = (
+            f"Runs of one law miss it by less than {MISFIT:.0%}: look whether these are of one data "
+            "set, tokenizer, recipe and loss, and fit each by itself."
+        )
     return judged(
-        t > MAX_T,
+        t > MAX_T or wide,
         f"ln L misses by sd {values['sd']:.4f}, median {values['median_absolute']:.4f} "
         f"({low:.4f} in the lowest third of C, {high:.4f} in the highest); kurtosis "
         f"{values['kurtosis']:.1f} (3 is normal); {values['share_in_linear_zone']:.0%} lie beyond "
         f"{delta:g}, where a Huber loss is linear; they {what} most with {name} (t = {t:.1f}).",
-        f"The law's form leaves a {'slope' if kind == 'slope' else 'curve'} in {name}: look at "
-        "figure 4's residuals, and fit a narrower range.",
+        do,
         values,
     )
 

@@ -19,6 +19,7 @@ from chinchilla.observations import Observations
 MIN_ABOVE = 5  # runs to predict
 MIN_C_RANGE = 1.5  # largest C over smallest, for a power law in C
 WORSE = 1.5  # times the error that a true law would show: above it the law does not extrapolate,
+MAX_MISS = 0.03  # of the loss: no interval of a larger model allows for more
 FEW_ABOVE = 2.0  # plus this over the root of the runs predicted: a mean of few varies
 N_QUANTILES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of distinct sizes
 
@@ -102,7 +103,9 @@ def _roll_out(case: Case, axis: str, cuts: np.ndarray, keep: np.ndarray, unit: s
         f"{max(r['held_out']['mae'] for r in rows):.2%}."
     )
     return judged(
-        beaten or (ratio > allowed * last["expected_ratio"] and not noise),
+        beaten
+        or last["held_out"]["mae"] > MAX_MISS
+        or (ratio > allowed * last["expected_ratio"] and not noise),
         says,
         "Expect errors of this size beyond the runs, not the interval's: keep extrapolations short, "
         "and hold a few large runs back to check them.",

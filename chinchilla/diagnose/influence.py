@@ -154,10 +154,16 @@ def drop_path(case: Case) -> Finding:
                 (abs(z), f"{k}: {a:.3f}") for k, z, a in zip(ks, parts.z, parts.a, strict=True)
             ]
             moved = [pair for pair in found if np.isfinite(pair[0])]
-            path = ", ".join(f"{k}: {a:.3f}" for k, a in zip(ks, parts.a, strict=True))
+            lost = [k for k, a in zip(ks, parts.a, strict=True) if not np.isfinite(a)]
+            path = ", ".join(
+                f"{k}: {a:.3f}" if np.isfinite(a) else f"{k}: no fit"
+                for k, a in zip(ks, parts.a, strict=True)
+            )
+    if not moved:
+        raise FitError(f"a with the k highest losses left out: {path}.", "too_few_runs")
     worst = max(moved)
     return judged(
-        worst[0] > LARGE_Z,
+        worst[0] > LARGE_Z or bool(lost),
         f"a with the k highest losses left out: {path}; at most {_times(worst[0])} "
         f"(k = {worst[1].partition(':')[0]}).",
         "The smallest-compute runs pull the exponent: the form does not hold over the whole range. "

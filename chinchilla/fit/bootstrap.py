@@ -12,7 +12,7 @@ with percentiles of the exponent. NumPy only.
 
 import numpy as np
 
-from chinchilla.errors import InputError
+from chinchilla.errors import FitError, InputError
 from chinchilla.fit.frontier import PowerLaw
 from chinchilla.observations import Observations
 
@@ -111,7 +111,7 @@ def draw_counts(
 
 
 def power_laws(
-    N_line: tuple[float, float], D_line: tuple[float, float], samples: np.ndarray
+    N_line: tuple[float, float], D_line: tuple[float, float], samples: np.ndarray, C: float
 ) -> tuple[PowerLaw, PowerLaw, dict[str, int], list[str]]:
     """N_opt and D_opt with their intervals.
 
@@ -119,11 +119,22 @@ def power_laws(
         N_line: (ln coefficient, exponent) of N_opt on all runs.
         D_line: the same of D_opt.
         samples: (n_resamples, 4) the two lines of each resample; NaN where it could not be fitted.
+        C: FLOPs at which N_opt is held against its own interval, as a is.
+
+    Raises:
+        FitError: N_opt or D_opt falls as C grows (falls).
 
     Returns:
         N_opt, D_opt, {n_resamples, n_fitted} and warnings. Without samples, or with under half of
         them fitted, the laws carry no interval.
     """
+    for name, (_, exponent) in (("N_opt", N_line), ("D_opt", D_line)):
+        if exponent <= 0:
+            raise FitError(
+                f"{name} falls as C grows (exponent {exponent:.3f}): noise or a stray run decides. Look "
+                "at the runs, or widen the range of C.",
+                "falls",
+            )
     fitted = samples[np.isfinite(samples).all(axis=1)]
     counts = {"n_resamples": len(samples), "n_fitted": len(fitted)}
     warnings = []
@@ -146,21 +157,29 @@ def power_laws(
         low95, p10, p90, high95 = map(float, np.percentile(pairs[:, 1], (2.5, 10, 90, 97.5)))
         stored = [[float(f"{x:.7g}") for x in row] for row in pairs.T]
         laws.append(PowerLaw(float(np.exp(log_k)), exponent, p10, p90, [low95, high95], stored))
-    return laws[0], laws[1], counts, warnings + _off_centre(laws[0])
+    return laws[0], laws[1], counts, warnings + _off_centre(laws[0], C)
 
 
-def _off_centre(law: PowerLaw) -> list[str]:
-    """Whether the exponent of N_opt sits at an end of its own interval, or outside of it."""
-    if law.p10 is None or law.p90 is None or (width := law.p90 - law.p10) < MIN_WIDTH:
+def _off_centre(law: PowerLaw, C: float) -> list[str]:
+    """Whether a, or N_opt at C, sits at an end of its own interval, or outside of it."""
+    if law.p10 is None or law.p90 is None:
         return []
-    if OFF_CENTRE <= (law.exponent - law.p10) / width <= 1 - OFF_CENTRE:
-        return []
-    where = "at an end of" if law.p10 <= law.exponent <= law.p90 else "outside"
-    return [
-        f"a={law.exponent:.3f} lies {where} its own interval, {law.p10:.3f} to {law.p90:.3f}: "
-        "resamples give another answer than all runs do, so few runs decide it. Add runs before "
-        "using either."
-    ]
+    low, high = (float(np.log(x)) for x in law.band(C))
+    said = []
+    for name, x, ends in (
+        (f"a={law.exponent:.3f}", law.exponent, (law.p10, law.p90)),
+        (f"N_opt({C:.3g})={float(law(C)):.3g}", float(np.log(law(C))), (low, high)),
+    ):
+        width = ends[1] - ends[0]
+        if width < MIN_WIDTH or OFF_CENTRE <= (x - ends[0]) / width <= 1 - OFF_CENTRE:
+            continue
+        where = "at an end of" if ends[0] <= x <= ends[1] else "outside"
+        of = ends if name.startswith("a=") else tuple(np.exp(ends))
+        said.append(
+            f"{name} lies {where} its own interval, {of[0]:.3g} to {of[1]:.3g}: resamples give "
+            "another answer than all runs do, so few runs decide it. Add runs before using either."
+        )
+    return said[:1]
 
 
 def method(n_resamples: int, seed: int, how: str, resampling: str = "pairs") -> str:

@@ -142,7 +142,9 @@ def fit_envelope(
             samples[i] = np.ravel(_lines(envelope_of(np.flatnonzero(row)), through))
         except FitError:
             continue
-    N_opt, D_opt, bootstrap_counts, warnings = bootstrap.power_laws(*lines, samples)
+    N_opt, D_opt, bootstrap_counts, warnings = bootstrap.power_laws(
+        *lines, samples, 10 * float(obs.C.max())
+    )
     details, more_warnings = _describe(everything, C_end)
     if part == "tail" and not endpoints_only:
         at = np.isin(curves.C, everything.C)
@@ -240,10 +242,12 @@ def _lines(envelope: Envelope, through: str) -> tuple[tuple[float, float], tuple
     used = ~envelope.censored
     N = envelope.N[used]
     if (n := len(set(N.tolist()))) < MIN_SIZES:
+        share = envelope.censored.mean()
+        left_out = f"; {share:.0%} of it was left out, because a better size may lie outside"
         raise FitError(
-            f"approach 1 needs {MIN_SIZES} sizes on the envelope and finds {n}; "
-            f"{envelope.censored.mean():.0%} of it was left out, because a better size may lie "
-            "outside. Train sizes on both sides, or the ones there are for longer.",
+            f"approach 1 needs {MIN_SIZES} sizes on the envelope and finds "
+            f"{n}{left_out if share else ''}. Train sizes on both sides, or the ones there are for "
+            "longer.",
             "too_few_sizes",
         )
     if through == "points":

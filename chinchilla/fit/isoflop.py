@@ -125,7 +125,8 @@ def fit_isoflop(
     found = lines(at[None], cost)[0]
     redrawn = _redrawn(finals, exponents, n_bootstrap, seed, how)
     samples = _samples(used, cost, interval, n_bootstrap, seed, redrawn)
-    N_opt, D_opt, counts, more = bootstrap.power_laws(*_pairs(found), samples)
+    C_far = 10 * float(obs.C.max())
+    N_opt, D_opt, counts, more = bootstrap.power_laws(*_pairs(found), samples, C_far)
     warnings += more
     unequal, more = unequal_flops(used, cost)
     warnings += more
@@ -362,7 +363,11 @@ def _beside(
         return None
     found = lines(bottoms(paper)[None], cost)[0]
     samples = _samples(paper, cost, interval, n, seed)
-    laws = bootstrap.power_laws(*_pairs(found), samples)[:2]
+    C_far = 10 * paper[-1].budget
+    try:
+        laws = bootstrap.power_laws(*_pairs(found), samples, C_far)[:2]
+    except FitError:
+        return None
     said: dict[str, Any] = {
         name: {key: getattr(law, key) for key in ("coefficient", "exponent", "p10", "p90", "ci95")}
         for name, law in zip(("N_opt", "D_opt"), laws, strict=True)

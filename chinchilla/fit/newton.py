@@ -103,7 +103,8 @@ class Problem:
     def laws(self, theta: np.ndarray) -> np.ndarray:
         """(k, 5) E, A, B, alpha, beta of (k, 5) parameter vectors."""
         a, b, e, alpha, beta = theta.T
-        A, B = np.exp(a + alpha * self.centre[0]), np.exp(b + beta * self.centre[1])
+        with np.errstate(over="ignore"):  # of a resample that ran away: infinite, so not counted
+            A, B = np.exp(a + alpha * self.centre[0]), np.exp(b + beta * self.centre[1])
         return np.stack([np.exp(e), A, B, alpha, beta], axis=1)
 
     def theta(self, law: LossLaw) -> np.ndarray:

@@ -21,6 +21,8 @@ from chinchilla.observations import Observations
 __all__ = ["Laws", "fit_loss_law", "fit_parametric", "refit_loss_law"]
 
 OUTLIER = 6.0  # robust standard deviations of log-residuals
+MISFIT = 0.03  # robust sd of log-residuals beyond which the runs are hardly one law's
+SAME_A = 2e-3  # a moved by less is not moved
 MIN_C_RANGE = 1.5  # the largest C over the smallest
 
 
@@ -74,6 +76,7 @@ def fit_parametric(
             f"approach 3 needs runs of different cost: all spent {obs.C.min():.3g} to "
             f"{obs.C.max():.3g} FLOPs, which says nothing about growth. Add a second budget."
         )
+    _check_falling(obs)
     how: dict[str, Any] = {"huber_delta": huber_delta, "objective": objective}
     if method == "paper":
         law, certificate = fit_by_search(obs.N, obs.D, obs.L, huber_delta)
@@ -84,7 +87,9 @@ def fit_parametric(
     laws = refit_loss_law(obs.N, obs.D, obs.L, counts, law, **how)
     samples = frame.all_lines(laws.theta)
     N_line, D_line = frame.lines(law)
-    N_opt, D_opt, fitted, warnings = bootstrap.power_laws(N_line, D_line, samples)
+    N_opt, D_opt, fitted, warnings = bootstrap.power_laws(
+        N_line, D_line, samples, 10 * float(obs.C.max())
+    )
     kept = np.zeros((0, 5))
     if N_opt.samples:
         kept = laws.theta[np.isfinite(samples).all(axis=1)]
@@ -152,19 +157,45 @@ def _outliers(
 ) -> tuple[dict[str, Any], list[str]]:
     """Runs that miss the law by far, and a without them: said, never left out."""
     r = np.log(obs.L / law(obs.N, obs.D))
-    robust = 1.4826 * float(np.median(np.abs(r - np.median(r))))  # the sd, were r normal
+    robust = robust_sd(r)
     far = np.abs(r) > OUTLIER * robust + 1e-9
     found: dict[str, Any] = {"run_ids": [str(x) for x in obs.run_id[far]], "a_without": None}
+    said = []
+    if robust > MISFIT:
+        said.append(
+            f"the law misses these runs by {robust:.0%} (robust sd of ln L), where runs of one data set "
+            "and recipe miss by 1% or less: are they of one data set, tokenizer, recipe and loss?"
+        )
     if not far.any():
-        return found, []
+        return found, said
     without = refit_loss_law(obs.N, obs.D, obs.L, (~far).astype(float)[None], law, **how)
     names = ", ".join(found["run_ids"][:8]) + (", ..." if far.sum() > 8 else "")
     text = f"{far.sum()} of {len(obs)} runs miss the law by over {OUTLIER:g} robust standard deviations ({names})"
     if without.converged[0]:
         found["a_without"] = float(frame.all_lines(without.theta)[0, 1])
         a = frame.lines(law)[0][1]
+        if abs(found["a_without"] - a) < SAME_A:
+            return found, [*said, f"{text}; a is {a:.3f} with and without them."]
         text += f"; without them a is {found['a_without']:.3f}, with them {a:.3f}"
-    return found, [f"{text}. Look at their curves before deciding which to believe."]
+    return found, [*said, f"{text}. Look at their curves before deciding which to believe."]
+
+
+def robust_sd(r: np.ndarray) -> float:
+    """Standard deviation by the median absolute deviation: what it is where r is normal."""
+    return 1.4826 * float(np.median(np.abs(r - np.median(r))))
+
+
+def _check_falling(obs: Observations) -> None:
+    """Refuse runs of which the dear half holds no better loss than the cheap half."""
+    dear = obs.C >= np.sqrt(obs.C.min() * obs.C.max())
+    cheapest, dearest = float(obs.L[~dear].min()), float(obs.L[dear].min())
+    if dearest >= cheapest and np.ptp(obs.L) > 0:  # one loss for all is refused by its name
+        raise FitError(
+            f"approach 3: more compute does not lower the loss: the best of the dearer runs has "
+            f"{dearest:.4g} nats per token, the best of the cheaper {cheapest:.4g}. Are losses and C "
+            "in the right rows, and of one data set?",
+            "loss_rises",
+        )
 
 
 def _intervals(rows: np.ndarray) -> dict[str, list[float]]:

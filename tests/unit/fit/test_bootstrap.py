@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from chinchilla.errors import InputError
+from chinchilla.errors import FitError, InputError
 from chinchilla.fit.bootstrap import RESAMPLINGS, draw, draw_counts, method, power_laws
 
 
@@ -24,7 +24,7 @@ def test_strata_keep_their_number_of_runs():
 def test_percentiles_are_those_of_the_exponents():
     exponents = np.linspace(0.4, 0.6, 101)
     samples = np.stack([np.zeros(101), exponents, np.zeros(101), 1 - exponents], axis=1)
-    N_opt, D_opt, counts, warnings = power_laws((0.0, 0.5), (0.0, 0.5), samples)
+    N_opt, D_opt, counts, warnings = power_laws((0.0, 0.5), (0.0, 0.5), samples, 1e20)
     assert (N_opt.p10, N_opt.p90) == pytest.approx((0.42, 0.58))
     assert (D_opt.p10, D_opt.p90) == pytest.approx((0.42, 0.58))
     assert counts == {"n_resamples": 101, "n_fitted": 101}
@@ -37,7 +37,7 @@ def test_percentiles_are_those_of_the_exponents():
 def test_no_interval_when_most_resamples_fail():
     samples = np.full((100, 4), np.nan)
     samples[:49] = 0.5
-    N_opt, D_opt, counts, warnings = power_laws((0.0, 0.5), (0.0, 0.5), samples)
+    N_opt, D_opt, counts, warnings = power_laws((0.0, 0.5), (0.0, 0.5), samples, 1e20)
     assert N_opt.p10 is None
     assert D_opt.samples == []
     assert counts["n_fitted"] == 49
@@ -47,7 +47,7 @@ def test_no_interval_when_most_resamples_fail():
 def test_some_failed_resamples_are_counted_in_a_warning():
     samples = np.full((100, 4), 0.5)
     samples[:20] = np.nan
-    *_, warnings = power_laws((0.0, 0.5), (0.0, 0.5), samples)
+    *_, warnings = power_laws((0.0, 0.5), (0.0, 0.5), samples, 1e20)
     assert "leaves out 20 of 100" in warnings[0]
 
 
@@ -75,8 +75,25 @@ def test_every_way_to_resample_keeps_about_as_many_runs_as_there_are(scattered_r
 )
 def test_an_estimate_at_an_end_of_its_own_interval_is_said(estimate, where):
     samples = np.tile(np.linspace(0.4, 0.6, 101)[:, None], (1, 4))  # 10% at .42, 90% at .58
-    *_, warnings = power_laws((0.0, estimate), (0.0, 1 - estimate), samples)
+    *_, warnings = power_laws((0.5, estimate), (0.5, 1 - estimate), samples, 1e20)
     assert len(warnings) == bool(where)
     assert all(
-        f"a={estimate:.3f} lies {where} its own interval, 0.420 to 0.580" in w for w in warnings
+        f"a={estimate:.3f} lies {where} its own interval, 0.42 to 0.58" in w for w in warnings
     )
+
+
+def test_a_size_outside_of_its_own_interval_is_said_though_a_is_not():
+    """Exponents agree, coefficients do not: two clouds of runs in one table."""
+    samples = np.tile(np.linspace(0.4, 0.6, 101)[:, None], (1, 4))
+    samples[:, 0] = 46.05 * (0.5 - samples[:, 1]) + 1  # all lines meet at e^(24.0) at 1e20
+    samples[:, 0] += np.linspace(-0.1, 0.1, 101)
+    *_, warnings = power_laws((0.0, 0.5), (0.0, 0.5), samples, 1e20)
+    assert len(warnings) == 1
+    assert "N_opt(1e+20)=1e+10 lies outside its own interval" in warnings[0]
+
+
+def test_sizes_or_tokens_that_fall_with_compute_are_no_answer():
+    for N, D, name in ((-0.2, 1.2, "N_opt"), (1.1, -0.1, "D_opt")):
+        with pytest.raises(FitError, match=f"{name} falls as C grows") as told:
+            power_laws((0.0, N), (0.0, D), np.zeros((0, 4)), 1e20)
+        assert told.value.kind == "falls"
