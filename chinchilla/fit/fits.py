@@ -154,6 +154,8 @@ class Fits:
             fitted[name] = built(Frontier, record, at)
             if wrong := _impossible(fitted[name], name):
                 raise InputError(f"{at}: {wrong}. Run `chinchilla fit` again.")
+        if not records:
+            raise InputError(f"{where}: approaches is empty. Run `chinchilla fit` again.")
         cost = value["flops_per_token"]
         if cost is not None:
             built(FlopsPerToken, cost, f"{where}: flops_per_token")
@@ -195,6 +197,13 @@ def _impossible(f: Frontier, name: str) -> str:
             for key, x, n in shapes
             if len(x) not in n or len({len(row) for row in x}) > 1
         ),
+        *(f"{key} falls" for key, x in pairs if x is not None and len(x) == 2 and x[0] > x[1]),
+        *(
+            f"{key}.p10 is above p90"
+            for key, law in laws
+            if law.p10 is not None and law.p90 is not None and law.p10 > law.p90
+        ),
+        *(["law is not certified (certificate.converged)"] if f.law and not _certified(f) else []),
         *(["approach has another name"] if f.approach != name else []),
         *(["n_runs is not positive"] if f.n_runs < 1 else []),
         *(["law.E is negative"] if f.law and f.law.E < 0 else []),
@@ -206,4 +215,21 @@ def _impossible(f: Frontier, name: str) -> str:
             else []
         ),
     ]
+    if not wrong and f.law and not _agree(f):
+        return "law and N_opt contradict each other"
     return wrong[0] if wrong else ""
+
+
+def _certified(f: Frontier) -> bool:
+    return bool(f.certificate) and f.certificate.get("converged") is True
+
+
+def _agree(f: Frontier) -> bool:
+    """Whether approach 3's points have its law's losses, and lie near its lines."""
+    assert f.law is not None
+    for p in f.points:
+        if not abs(float(f.law(p.N, p.D)) / p.L - 1) < 1e-6:
+            return False
+        if not max(float(f.N_opt(p.C)) / p.N, p.N / float(f.N_opt(p.C))) < 2:
+            return False
+    return True

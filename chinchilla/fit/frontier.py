@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from chinchilla.config.fitting import APPROACHES
+from chinchilla.errors import InputError
 from chinchilla.observations import Observations
 
 
@@ -40,7 +41,13 @@ class PowerLaw:
         return text
 
     def __call__(self, C: np.ndarray | float) -> np.ndarray:
-        """Value at FLOPs C, same shape as C."""
+        """Value at FLOPs C, same shape as C.
+
+        Raises:
+            InputError: C is not positive.
+        """
+        if not np.all(np.asarray(C, float) > 0):
+            raise InputError(f"C={C} FLOPs must be above 0.")
         return self.coefficient * np.asarray(C, float) ** self.exponent
 
     def band(
