@@ -75,6 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    except MemoryError as error:
+        why = str(error).partition("\n")[0] or "no more to be had"
+        print(
+            f"chinchilla: out of memory ({why}). Ask for less, or use a larger machine.",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("chinchilla: interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
@@ -114,6 +121,9 @@ def compose(command: str, overrides: Sequence[str], to_object: bool = True) -> t
         overrides = [f"{POSITIONAL[command]}={overrides[0]}", *overrides[1:]]
     words, extra = _split_config_dir(overrides)
     words = [_checked_word(command, word, extra) for word in words]
+    keys = [word.partition("=")[0] for word in words]
+    if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+        raise InputError(f"{twice[0]} is given {keys.count(twice[0])} times. Give it once.")
 
     import yaml
     from hydra import compose as hydra_compose

@@ -31,7 +31,7 @@ from chinchilla.tables_in import (
     read_csv,
     read_frame,
 )
-from chinchilla.units import same_values, unit_slip, unusual_factor
+from chinchilla.units import budget_slip, same_values, unit_slip, unusual_factor
 
 
 @dataclass(frozen=True, repr=False)
@@ -292,11 +292,10 @@ class Observations:
         """
         given = {"N": N, "D": D, "L": L, "C": C, "budget_flops": budget_flops, "run_id": run_id}
         given = {name: np.asarray(x) for name, x in given.items() if x is not None}
-        try:
-            columns = np.broadcast_arrays(*map(np.atleast_1d, given.values()))
-        except ValueError:
+        if len({x.shape for x in given.values() if x.ndim}) > 1:
             told = ", ".join(f"{name} {x.shape}" for name, x in given.items())
-            raise InputError(f"columns must be of equal length; these are {told}.") from None
+            raise InputError(f"arrays must be of equal length; these are {told}.")
+        columns = np.broadcast_arrays(*map(np.atleast_1d, given.values()))
         return cls.from_frame(dict(zip(given, columns, strict=True)), **said)
 
     @classmethod
@@ -315,6 +314,8 @@ class Observations:
         obs.check_distinct(table.name, table.row)
         ends = obs.finals()
         if slip := unit_slip(ends.C, ends.N, ends.D, ends.L):
+            raise InputError(f"{table.name}: {slip}")
+        if slip := budget_slip(ends.C, ends.budget_flops):
             raise InputError(f"{table.name}: {slip}")
         if odd := unusual_factor(ends.C, ends.N, ends.D):
             notes.append(odd)

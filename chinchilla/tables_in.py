@@ -280,6 +280,8 @@ def _check_length(row: list[str], n_columns: int, where: str) -> None:
 
 def _text(path: Path, key: str) -> str:
     try:
+        if path.is_char_device():  # /dev/zero never ends
+            raise InputError(f"{key}={path} is a device, not a file.")
         raw = path.read_bytes()
     except OSError as error:
         raise InputError(f"{key}={path} cannot be read ({error.strerror}).") from None

@@ -53,6 +53,23 @@ def unit_slip(C: np.ndarray, N: np.ndarray, D: np.ndarray, L: np.ndarray) -> str
     return ""
 
 
+def budget_slip(C: np.ndarray, budget_flops: np.ndarray) -> str:
+    """What is wrong with the unit of the budgets asked for; "" when nothing is, or none is named.
+
+    Args:
+        C: (n,) training FLOPs spent.
+        budget_flops: (n,) FLOPs asked for, NaN where a run belongs to no budget.
+    """
+    named = np.isfinite(budget_flops) & (budget_flops > 0)
+    factor = float(np.median(C[named] / budget_flops[named])) if named.any() else 1.0
+    if 1 / MAX_FACTOR <= factor <= MAX_FACTOR:
+        return ""
+    return (
+        f"C is {factor:.3g} times budget_flops in the median: a budget is the C that was asked for, "
+        "in FLOPs. Give it so, such as 6e18, or leave it empty."
+    )
+
+
 def unusual_factor(C: np.ndarray, N: np.ndarray, D: np.ndarray) -> str:
     """A note when C is far from 6*N*D though its unit may be right; "" otherwise."""
     factor = float(np.median(6 * N * (D / C)))

@@ -5,6 +5,7 @@ from numbers import Integral, Real
 from chinchilla.errors import InputError
 
 MIN_BOOTSTRAP = 20  # resamples
+MAX_BOOTSTRAP = 100_000  # of more, percentiles do not move and memory runs out
 
 
 def positive(key: str, value: float) -> None:
@@ -37,4 +38,9 @@ def check_n_bootstrap(value: int) -> None:
         raise InputError(
             f"n_bootstrap={value}: percentiles of so few resamples mean nothing. Give at least "
             f"{MIN_BOOTSTRAP}, or 0 for no intervals."
+        )
+    if value > MAX_BOOTSTRAP:
+        raise InputError(
+            f"n_bootstrap={value}: so many resamples need more memory than they tell. Give at most "
+            f"{MAX_BOOTSTRAP:,}."
         )

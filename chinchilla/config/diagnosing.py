@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from chinchilla.config.checks import check_format, not_negative
+from chinchilla.config.checks import check_format, check_n_bootstrap, not_negative, whole
 from chinchilla.errors import InputError
 
 
@@ -20,8 +20,8 @@ class DiagnoseCommand:
     def __post_init__(self) -> None:
         check_format(self.format)
         not_negative("budget_flops", self.budget_flops)
-        not_negative("n_bootstrap", self.n_bootstrap)
-        not_negative("seed", self.seed)
+        check_n_bootstrap(self.n_bootstrap)
+        whole("seed", self.seed)
         if not self.fits and not self.sweep_dir:
             raise InputError(
                 "give fits=FOLDER (of `chinchilla fit`) or sweep_dir=FOLDER (a sweep)."

@@ -120,6 +120,8 @@ class FitCommand:
         check_settings(**{name: getattr(self, name) for name in (*names, *ABOVE_ZERO)})
         for approach in self.approaches:
             choice("approaches", approach, APPROACHES)
+        if len(set(self.approaches)) < len(self.approaches):
+            raise InputError(f"approaches=[{','.join(self.approaches)}] names one twice.")
 
 
 @dataclass(kw_only=True)

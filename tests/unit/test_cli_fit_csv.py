@@ -34,7 +34,9 @@ def fit(tmp_path, monkeypatch, capsys):
             raw = content if isinstance(content, bytes) else ("\n".join(content) + "\n").encode()
             (tmp_path / "runs.csv").write_bytes(raw)
         capsys.readouterr()
-        words = ["observations=runs.csv", "out_dir=fits", "n_bootstrap=0", *words]
+        if not any(word.startswith("n_bootstrap=") for word in words):
+            words = ("n_bootstrap=0", *words)
+        words = ["observations=runs.csv", "out_dir=fits", *words]
         code = cli.main(["fit", *words])
         return code, *capsys.readouterr()
 
@@ -339,3 +341,31 @@ def test_the_other_intervals_are_left_out_where_nobody_wants_them(fit, tmp_path)
         assert fit(rows, *words, word)[0] == 0
         told = json.loads((tmp_path / "fits" / "frontier.json").read_text())["approaches"]
         assert bool(told["parametric"]["intervals"]) is more
+
+
+def test_a_word_given_twice_or_resamples_beyond_memory_are_refused(fit):
+    rows = table(SIZES, RATIOS * SIZES, LAW(SIZES, RATIOS * SIZES))
+    for words, said in (
+        (["out_dir=other"], "out_dir is given 2 times"),
+        (["approaches=[isoflop,isoflop]"], "names one twice"),
+        (["n_bootstrap=1000000000"], "n_bootstrap=1000000000: so many resamples"),
+    ):
+        code, out, err = fit(rows, *words)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert said in err
+
+
+def test_runs_of_two_data_sets_in_one_table_are_doubted(fit):
+    """Two laws 0.6 nats apart: the fit goes on, and says what the residuals say."""
+    D = RATIOS * SIZES
+    L = LAW(SIZES, D) + 0.6 * (np.arange(24) % 2)
+    code, out, _ = fit(table(SIZES, D, L), "approaches=[parametric]")
+    assert "are they of one data set" in out or code == 3
+
+
+def test_losses_that_rise_with_compute_are_refused(fit):
+    D = RATIOS * SIZES
+    rise = (6 * SIZES * D / 1e18) ** 0.2
+    code, out, _ = fit(table(SIZES, D, LAW(SIZES, D) * rise), "approaches=[parametric]")
+    assert code == 3
+    assert "more compute does not lower the loss" in out

@@ -34,10 +34,10 @@ def same(a: Observations, b: Observations) -> None:
 run_ids = st.from_regex(r"[A-Za-z0-9_.,;'\"é -]{1,12}", fullmatch=True).filter(
     lambda s: s == s.strip()
 )
-ROWS = st.lists(  # run_id, budget, N, tokens per parameter, C / (6*N*D), L
+ROWS = st.lists(  # run_id, budget / C, N, tokens per parameter, C / (6*N*D), L
     st.tuples(
         run_ids,
-        st.none() | st.floats(1e10, 1e26),
+        st.none() | st.floats(0.5, 2),
         st.floats(1e4, 1e12),
         st.floats(0.1, 1e3),
         st.floats(0.5, 2),
@@ -55,10 +55,11 @@ IN_TMP = settings(
 def drawn(rows) -> Observations:
     run_id, budget, N, ratio, factor, L = zip(*rows, strict=True)
     N, ratio, factor, L = (np.array(x, float) for x in (N, ratio, factor, L))
+    C = 6 * N * (ratio * N) * factor
     return Observations(
         np.array(run_id),
-        np.array([np.nan if b is None else b for b in budget], float),
-        C=6 * N * (ratio * N) * factor,
+        C * np.array([np.nan if b is None else b for b in budget], float),
+        C=C,
         N=N,
         D=ratio * N,
         L=L,
@@ -392,6 +393,7 @@ def test_rows_of_a_sweep_survive_their_file(tmp_path):
     obs = Observations.from_curves([make_result(), make_result(seed=1)], [CURVE, CURVE], "train")
     # Two seeds with one curve would be the same numbers twice, which a CSV may not hold.
     obs = obs.where(obs.run_id == obs.run_id[0])
+    obs = replace(obs, budget_flops=np.full(len(obs), obs.C.max()))
     obs.save(tmp_path / "o.csv")
     same(Observations.from_csv(tmp_path / "o.csv"), obs)
 
@@ -402,3 +404,14 @@ def test_runs_scored_on_different_held_out_tokens_are_not_compared():
     with pytest.raises(InputError, match="different held-out tokens"):
         Observations.from_results([few, many], "heldout")
     assert len(Observations.from_results([few, many], "train")) == 2
+
+
+def test_a_budget_in_another_unit_is_told_from_C():
+    N = np.geomspace(1e8, 1e9, 6)
+    with pytest.raises(InputError, match=r"C is 1e\+18 times budget_flops in the median"):
+        Observations.of(N=N, D=20 * N, L=3 - 0.1 * np.arange(6), budget_flops=6 * 20 * N**2 / 1e18)
+
+
+def test_arrays_of_unequal_length_are_not_stretched():
+    with pytest.raises(InputError, match="arrays must be of equal length"):
+        Observations.of(N=[1e8, 2e8], D=[1e9], L=[3.0, 2.9])
