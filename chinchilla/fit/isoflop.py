@@ -17,7 +17,7 @@ Intervals: a bootstrap of pairs within each budget is too wide with five to nine
 default keeps the sizes and redraws the signs of the residuals, each over sqrt(1 - leverage) (HC2,
 MacKinnon and White 1985), and stretches the spread from normal to Student's t with the degrees of freedom
 of such a variance (Bell and McCaffrey 2002 within a budget, Satterthwaite over budgets): 93.5-97% and
-78-83.5%. It takes noise as equal within a budget; where the outermost sizes are noisier it is too narrow.
+78.5-83.5%. It takes noise as equal within a budget; where the outermost sizes are noisier it is too narrow.
 NumPy only: this module must import without torch.
 """
 
