@@ -244,6 +244,15 @@ def test_the_exact_shape_on_figure_4_has_the_parabola_beside_it(figure_4_240):
     assert max(np.abs(beside["shift"]["of_N_opt"])) < 0.06
 
 
+def test_the_far_ends_of_the_profiles_decide_the_exact_shape_on_all_245_points(figure_4):
+    fit = fit_isoflop(figure_4, n_bootstrap=0)
+    assert fit.N_opt.exponent == pytest.approx(0.4801, abs=5e-5)
+    assert fit.N_opt(GOPHER_BUDGET) == pytest.approx(57.34e9, rel=1e-3)
+    near = [w for w in fit.details["windows"] if w["window"] == "nats" and w["width"] >= 0.1]
+    assert len(near) == 4
+    assert all(0.4985 < w["a"] < 0.5006 for w in near)
+
+
 def test_approach_1_on_figure_4_knows_that_it_has_only_run_ends(figure_4_240):
     """The paper, on curves: a = .50 (.488, .502)."""
     fit = fit_envelope(figure_4_240, n_bootstrap=100)
