@@ -8,13 +8,13 @@ from chinchilla.config import RatesConfig
 from chinchilla.decide.answer import FITTED
 from chinchilla.decide.design import Design
 from chinchilla.decide.options import bill
-from chinchilla.decide.predict import Prediction
+from chinchilla.decide.predict import OURS, Prediction
 from chinchilla.decide.preregister import Score
 from chinchilla.fit.frontier import called
 from chinchilla.report.tables import count
 from chinchilla.show import between, bill_text, new_table, percent, print_table
 
-OURS = "this data, "  # how predictions name the fits' own approaches
+NEAR = 0.05  # more compute than this, and a shape is not near the best size
 METHODS = (
     "Intervals: approaches 1 and 2 by their resampled lines, their loss with N and D held; "
     "approach 3 by resampled laws, each solved at this C."
@@ -22,22 +22,30 @@ METHODS = (
 
 
 def show_answer(
-    rows: Sequence[Prediction], answer: Mapping[str, Any], rates: RatesConfig, detail: bool = False
+    rows: Sequence[Prediction],
+    leads: Mapping[float, Prediction | None],
+    answer: Mapping[str, Any],
+    rates: RatesConfig,
+    detail: bool = False,
 ) -> None:
     """Print what `chinchilla predict` found: a line to act on first, then who says what.
 
     Args:
         rows: predictions at every budget.
+        leads: whose answer comes first at each budget; None: nobody's.
         answer: the record that is JSON otherwise.
         rates: what the bill stands on.
         detail: whether to print the long tables too.
     """
     law, decisions = answer["law"], {d["C"]: d for d in answer["decisions"]}
+    general = [x for x in answer["warnings"] if x["C"] is None]  # said once
     for C in dict.fromkeys(row.C for row in rows):
         here = [row for row in rows if row.C == C]
-        ours = [row for row in here if row.by.startswith(OURS)]
+        ours = [row for row in here if row.ours]
         decision = decisions.get(C)
-        _show_lead(C, ours, decision, law)
+        _show_lead(C, ours, leads.get(C), decision, law)
+        _show_warnings([x for x in answer["warnings"] if x["C"] == C] + general)
+        general = []
         if decision is not None:
             _show_costs(decision, law, rates)
         if ours:
@@ -55,36 +63,41 @@ def show_answer(
         print("No loss law: approach 3 was not fitted. Give law=NAME for what departures cost.")
     if "target" in answer:
         _show_target(answer["target"], law, rates)
+        at = answer["target"]["C"]
+        _show_warnings([x for x in answer["warnings"] if x["C"] == at] + general)
     if "repeated" in answer:
         _show_repeated(answer["repeated"], law)
     if "preregistered" in answer:
         print(f"wrote {answer['preregistered']}: keep it (commit or mail it), then train.")
 
 
+def _show_warnings(warnings: Sequence[Mapping[str, Any]]) -> None:
+    for one in warnings:
+        print(f"{'note' if one['kind'] == 'note' else 'warning'}: {one['text']}")
+
+
 def _show_lead(
     C: float,
     ours: Sequence[Prediction],
+    lead: Prediction | None,
     decision: Mapping[str, Any] | None,
     law: Mapping[str, Any] | None,
 ) -> None:
-    """The line to act on: approach 3 of these runs, else their 2 or 1; and the law, if another."""
+    """The line to act on, by the approach of these runs that leads; and by the law, if another."""
     print()
-    if ours:
-        order = ("parametric", "isoflop", "envelope")
-        row = min(ours, key=lambda row: order.index(row.by.removeprefix(OURS)))
-        N, D = between(row.N_p10, row.N_p90), between(row.D_p10, row.D_p90)
-        L = "" if row.L_p10 is None else f"{row.L_p10:.4f}-{row.L_p90:.4f}"
+    if lead is not None:
+        N, D = between(lead.N_p10, lead.N_p90), between(lead.D_p10, lead.D_p90)
+        L = "" if lead.L_p10 is None else f"{lead.L_p10:.4f}-{lead.L_p90:.4f}"
         brackets = "; 10-90% in brackets" if N else "; no intervals"
         text = (
-            f"C = {C:.4g} FLOPs, by these runs' {called(row.by.removeprefix(OURS))}: "
-            f"N {count(row.N)}{_brackets(N)}, D {count(row.D)}{_brackets(D)} tokens, "
-            f"{row.D / row.N:.1f} tokens per parameter"
+            f"C = {C:.4g} FLOPs, by these runs' {called(lead.by.removeprefix(OURS))}: "
+            f"N {count(lead.N)}{_brackets(N)}, D {count(lead.D)}{_brackets(D)} tokens, "
+            f"{lead.D / lead.N:.1f} tokens per parameter"
         )
-        text += "" if row.L is None else f", loss {row.L:.4f}{_brackets(L)}"
+        text += "" if lead.L is None else f", loss {lead.L:.4f}{_brackets(L)}"
         print(f"{text}{brackets}.")
-        if row.beyond is not None:
-            end = "largest" if row.beyond > 1 else "smallest"
-            print(f"That is {row.beyond:.3g} times the {end} C of these runs: no run here saw it.")
+    elif ours:
+        print(f"C = {C:.4g} FLOPs: no approach of these runs has an answer to act on.")
     if decision is not None and law is not None and not (ours and law["name"] == FITTED):
         print(
             f"C = {C:.4g} FLOPs, by {law['name']} (C = {law['flops']}): N {count(decision['N'])}, "
@@ -124,11 +137,35 @@ def _show_costs(decision: Mapping[str, Any], law: Mapping[str, Any], rates: Rate
     if spread := decision["N_interval"]:
         text += f"; its resamples put N_opt at {count(spread['p10'])} to {count(spread['p90'])} (10-90%)"
     print(f"{text}.")
-    print(f"The best shape on offer is {decision['best_shape']}.")
+    _show_best_shape(decision, law)
     if served := decision.get("inference"):
         _show_inference(served)
     elif "inference_refused" in decision:
         print(f"No size for serving: {decision['inference_refused']}")
+
+
+def _show_best_shape(decision: Mapping[str, Any], law: Mapping[str, Any]) -> None:
+    """The shape that can be built, what the budget trains it on, and what it costs."""
+    best = next(row for row in decision["shapes"] if row["name"] == decision["best_shape"])
+    more, D = best["excess"], count(best["D"])
+    if more is None:
+        text = (
+            f"No shape on offer reaches the best size's loss: {best['name']}, on {D} tokens, stays "
+            f"{best['extra_loss']:.3g} nats/token above it"
+        )
+    elif more > NEAR:
+        text = (
+            f"No shape on offer is within {NEAR:.0%} of the compute: the best, {best['name']} on {D} "
+            f"tokens, needs {100 * more:.3g}% more for the best size's loss"
+        )
+    else:
+        text = (
+            f"The best shape on offer is {best['name']}, on {D} tokens: "
+            f"{'under 0.1' if abs(more) < 1e-3 else f'{100 * more:.3g}'}% more compute for the best size's loss"
+        )
+    if law["n_convention_of_runs"] == "unknown":
+        text += " (all its parameters counted: the runs do not say how they count N)"
+    print(f"{text}.")
 
 
 def _show_departures(decision: Mapping[str, Any], law: Mapping[str, Any]) -> None:
@@ -191,7 +228,8 @@ def _show_target(target: Mapping[str, Any], law: Mapping[str, Any], rates: Rates
         )
         print(
             f"10-90%: {p10} to {p90} FLOPs, 95%: {low} to {high}; {target['resamples_that_reach_it']} of "
-            f"{target['resamples']} resampled laws reach this loss at all."
+            f"{target['resamples']} resampled laws reach this loss at all. Of the fit: "
+            f"{target['interval']}."
         )
     print(f"Cost: {bill_text(target['bill'], rates)}.")
     if target.get("inference"):
@@ -245,6 +283,11 @@ def show_design(design: Design, rates: RatesConfig) -> None:
             f"{bill(run.C, rates).device_hours:.3g}", f"{step.width:.3g}",
         )  # fmt: skip
     print_table(table)
+    places = [(step.run.shape, step.run.D) for step in design.steps]
+    if len(set(places)) < len(places):
+        print("A run that stands here twice is meant with another seed, not twice the same.")
+    if design.n_convention == "unknown":
+        print("Shapes count all their parameters: the runs do not say how they count N.")
     total = asdict(bill(design.steps[-1].spent, rates))
     print(
         f"All together: {bill_text(total, rates)}. The factor assumes the law's form and noise as in the "

@@ -25,20 +25,26 @@ from chinchilla.observations import Observations
 
 def predict(command: config.PredictCommand) -> int:
     """How to spend each budget, by our fits and by the published laws; optionally written down."""
+    from chinchilla.decide import caveats
     from chinchilla.decide.predict import predictions
     from chinchilla.show_answer import show_answer
 
     fits = Fits.load(Path(command.frontier)) if command.frontier else None
+    if not command.law:
+        caveats.refuse_if_nothing_fitted(fits, command.frontier)
     rows = predictions(command.budget_flops, fits)
     repeats = bool(command.unique_tokens)
     ground = Ground.of(fits, command.law, command.flop_convention, repeats)
     answer: dict[str, Any] = {"predictions": [asdict(row) for row in rows]}
     answer |= _decisions(command, ground)
+    leads, said = caveats.gather(fits, rows, answer)
+    answer["leads"] = [{"C": C, "by": None if row is None else row.by} for C, row in leads.items()]
+    answer["warnings"] = [asdict(caveat) for caveat in said]
     if command.preregister:
         answer["preregistered"] = str(_preregister(command, ground, rows))
     if command.format == "json":
         return print_json(answer)
-    show_answer(rows, answer, command.rates, command.detail)
+    show_answer(rows, leads, answer, command.rates, command.detail)
     return 0
 
 
@@ -59,7 +65,10 @@ def _decisions(command: config.PredictCommand, ground: Ground | None) -> dict[st
             "flops": "6*N*D"
             if ground.cost is None
             else "as the fitted runs count it, by its trend over sizes",
-            "flop_convention_of_shapes": ground.flop_convention,
+            "flop_convention_of_shapes": ground.flop_convention
+            or ("six_nd" if ground.cost is None else "the fitted runs"),
+            "n_convention_of_shapes": ground.n_convention,
+            "n_convention_of_runs": ground.conventions.get("n_convention"),
         },
         "decisions": [
             for_budget(ground, C, shapes, command.rates, command.inference_tokens)

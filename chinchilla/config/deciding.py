@@ -77,7 +77,7 @@ class PredictCommand:
     seq_len: int = 2_048  # of shapes, tokens
     kv_size: int = 128  # head width of WIDTHxLAYERS shapes
     positions: str = "relative"  # of shapes: relative (Table A9's counts) or rope
-    flop_convention: str = ""  # how shapes count FLOPs; empty = as the fitted runs, else six_nd
+    flop_convention: str = ""  # how shapes count FLOPs; empty = as the law's runs do (else 6*N*D)
     rates: RatesConfig = field(default_factory=RatesConfig)
     preregister: bool = False  # write the answer to a dated, hashed file before the run
     preregister_file: str = ""  # empty = <frontier's folder>/preregistered/<date>-<hash>.json

@@ -17,7 +17,7 @@ from chinchilla.errors import Refusal
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken, named_law
-from chinchilla.shapes import FLOP_CONVENTIONS, ModelShape, named_shapes, shape_named
+from chinchilla.shapes import ModelShape, named_shapes, shape_named
 
 FITTED = "the fitted approach 3"  # how the law of the fits is called
 DEFAULT_LAW = "besiroglu"
@@ -32,10 +32,11 @@ class Ground:
     law: LossLaw
     name: str
     cost: FlopsPerToken | None = None  # None: C = 6*N*D
-    flop_convention: str = "six_nd"  # of shapes
+    flop_convention: str = ""  # how shapes count FLOPs; empty = by `cost`, as the runs do
     resampled: ResampledLaws | None = None
     # flop_convention, n_convention, loss_kind of the fitted runs; a published law says none
     conventions: Mapping[str, str] = field(default_factory=dict)
+    interval: str = ""  # how the fit resampled, in words
 
     @classmethod
     def of(
@@ -52,19 +53,34 @@ class Ground:
         Args:
             fits: what was fitted, if anything.
             law: a key of paper.LOSS_LAWS, or empty.
-            flop_convention: how shapes count FLOPs; empty = as the fitted runs, else six_nd.
+            flop_convention: how shapes count FLOPs; empty = as the law's runs do.
             repeats: whether repeated data is asked for, which has a published law of its own.
         """
         if not law and fits is not None:
             fitted = fits.fitted.get("parametric")
             if fitted is None or fitted.law is None:
                 return None
-            own = fitted.conventions.get("flop_convention", "unknown")
-            counted = flop_convention or (own if own in FLOP_CONVENTIONS else "six_nd")
-            resampled = ResampledLaws.of(fitted)
-            return cls(fitted.law, FITTED, fits.cost, counted, resampled, fitted.conventions)
+            return cls(
+                fitted.law, FITTED, fits.cost, flop_convention, ResampledLaws.of(fitted),
+                fitted.conventions, fitted.settings["interval"],
+            )  # fmt: skip
         name = law or (REPEATS_LAW if repeats else DEFAULT_LAW)
-        return cls(named_law(name), f"law {name}", None, flop_convention or "six_nd")
+        return cls(named_law(name), f"law {name}", None, flop_convention)
+
+    @property
+    def n_convention(self) -> str:
+        """How shapes count N: as the law's runs do, else every parameter."""
+        own = self.conventions.get("n_convention", "unknown")
+        return "total" if own == "unknown" else own
+
+    def built(self, C: float, shapes: Mapping[str, ModelShape]) -> list[options.Buildable]:
+        """Shapes with D solved again for C FLOPs, the least extra compute first."""
+        how = self.flop_convention
+        sizes = options.count_shapes(shapes, self.cost, self.n_convention, how)
+        cost = self.cost
+        if how:
+            cost = None if how == "six_nd" else options.curve_through(sizes)
+        return options.snap(self.law, C, sizes, cost)
 
 
 def shapes_on_offer(
@@ -91,7 +107,7 @@ def for_budget(
     """
     law, cost = ground.law, ground.cost
     best = options.allocate(law, C, cost)
-    built = options.snap(law, C, shapes, ground.flop_convention)
+    built = ground.built(C, shapes)
     answer: dict[str, Any] = {
         "C": C,
         "N": best.N,
@@ -133,6 +149,7 @@ def for_target(
     answer: dict[str, Any] = {"L": L, **asdict(best), "bill": asdict(options.bill(best.C, rates))}
     if ground.resampled is not None:
         found = ground.resampled.cheapest(L, ground.cost)
+        answer["interval"] = ground.interval
         answer["resamples"] = len(ground.resampled.theta)
         answer["resamples_that_reach_it"] = len(found)
         never = np.full(answer["resamples"] - len(found), np.inf)

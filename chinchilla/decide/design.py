@@ -13,19 +13,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chinchilla.decide.options import allocate, flops_at
+from chinchilla.decide.options import allocate, count_shapes, flops_at
 from chinchilla.decide.resampled import Percentiles, ResampledLaws
 from chinchilla.errors import FitError, InputError, Refusal
 from chinchilla.fit.frontier import Frontier, LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken, six_nd_frontier
 from chinchilla.observations import Observations
 from chinchilla.records import count_label
-from chinchilla.shapes import ModelShape, flops_per_token, n_params
+from chinchilla.shapes import ModelShape
 
 N_RATIOS = 25  # tokens per parameter tried for a size, log-spaced between the limits
 WIDER = 2.0  # how far outside the tokens per parameter seen a run may go
 RATIOS = (2.0, 200.0)  # ... and where that ends in any case
 CHEAPER = 0.02  # share of the variance gained that may be given up for a cheaper run
+WIDEST = 100.0  # factor to which N_opt(C*) must be known: beyond, the law's slopes say nothing
 H = 1e-4  # step in ln N of the numerical bend of c(N)
 Z80 = 1.2815515655446004  # 90th percentile of the normal: half of an 80% interval over sigma
 
@@ -60,6 +61,7 @@ class Design:
     steps: list[Step]
     n_candidates: int
     limits: dict[str, list[float]]  # tokens per parameter and C that candidates keep to
+    n_convention: str  # how N is counted, shapes too; unknown: all their parameters
 
 
 def gradient(law: LossLaw, C: float, cost: FlopsPerToken | None = None) -> np.ndarray:
@@ -117,20 +119,15 @@ def candidates(
 def sizes_of(
     obs: Observations, cost: FlopsPerToken | None, shapes: Mapping[str, ModelShape]
 ) -> dict[str, tuple[float, float]]:
-    """Sizes that can be built: those of the runs, then `shapes` under the runs' own FLOP count.
+    """Sizes that can be built: those of the runs, then `shapes`; name -> (N, FLOPs per token).
 
-    Without a known FLOP convention a shape costs what the runs' FLOPs per token say of its N.
+    N is counted as the runs count it, and a token costs what the trend of their FLOPs says of N.
     """
-    sizes = {
+    own = {
         f"n{count_label(N)}": (float(N), float(flops_at(N, cost)))
         for N in np.unique(obs.finals().N)
     }
-    for name, shape in shapes.items():
-        N = float(n_params(shape))
-        known = obs.flop_convention not in ("unknown", "six_nd")
-        per_token = flops_per_token(shape, obs.flop_convention) if known else flops_at(N, cost)
-        sizes[name] = (N, float(per_token))
-    return sizes
+    return own | count_shapes(shapes, cost, obs.n_convention)
 
 
 def ratio_limits(obs: Observations) -> tuple[float, float]:
@@ -158,7 +155,8 @@ def propose(
 
     Three greedy orders are tried and the one that ends narrowest is kept: each run may cost an
     equal share of what is left; each may take all that is left; each gains most per FLOP. Of
-    candidates within 2% of the best gain the cheapest is taken. A run may be proposed twice.
+    candidates within 2% of the best gain the cheapest is taken. A run that is proposed twice is meant
+    with another seed.
 
     Args:
         frontier: approach 3 on `obs`.
@@ -173,7 +171,8 @@ def propose(
     Raises:
         FitError: the runs so far do not determine the law.
         InputError: a ratio that was given lies beyond the other one.
-        Refusal: no size and length fits inside the limits.
+        Refusal: no size and length fits inside the limits, or N_opt(C_star) is known to no better than
+            a factor of WIDEST.
     """
     law, obs = frontier.law, obs.finals()
     assert law is not None
@@ -208,6 +207,12 @@ def propose(
     C = np.array([c.C for c in pool])
     variance = float(g @ np.linalg.solve(information, g))
     log_width, source = _width_now(frontier, C_star, cost, variance)
+    if not log_width <= np.log(WIDEST):
+        raise Refusal(
+            f"N_opt({C_star:.3g} FLOPs) is known only to a factor of {np.exp(log_width):.3g} (90th over "
+            f"10th percentile, {source}), over {WIDEST:g}: the law is too loose there to choose runs "
+            "by. Give a budget_flops nearer to the runs, or train a grid of sizes first."
+        )
     orders = [_greedy(information, g, rows, C, n_runs, spend, how) for how in _HOW]
     chosen, variances = min(orders, key=lambda order: order[1][-1])
     steps, total = [], 0.0
@@ -216,7 +221,7 @@ def propose(
         steps.append(Step(pool[i], float(np.exp(log_width * np.sqrt(after / variance))), total))
     return Design(
         C_star, allocate(law, C_star, cost).N, float(np.exp(log_width)), source, steps, len(pool),
-        {"tokens_per_param": list(ratios), "C": list(limits)},
+        {"tokens_per_param": list(ratios), "C": list(limits)}, obs.n_convention,
     )  # fmt: skip
 
 

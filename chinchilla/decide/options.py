@@ -17,7 +17,7 @@ from chinchilla.errors import Refusal
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken, log_N_opt, numeric_frontier
 from chinchilla.observations import Observations
-from chinchilla.shapes import ModelShape, flops_per_token, n_params
+from chinchilla.shapes import ModelShape, flops_per_token, n_params, n_params_non_embedding
 
 FACTORS = (1 / 4, 1 / 2, 1 / 1.5, 1.1, 1.5, 2.0, 4.0)  # of N_opt, for the price of a wrong size
 LOG_N = np.linspace(np.log(1.0), np.log(1e16), 4_000)  # sizes that any answer may have
@@ -224,39 +224,62 @@ def optimal_path(
     return LOG_N, log_D, log_c + log_D
 
 
-def snap(
-    law: LossLaw, C: float, shapes: Mapping[str, ModelShape], flop_convention: str
-) -> list[Buildable]:
-    """Each shape with D re-optimised for the budget, best first.
+def count_shapes(
+    shapes: Mapping[str, ModelShape],
+    cost: FlopsPerToken | None,
+    n_convention: str = "total",
+    flop_convention: str = "",
+) -> dict[str, tuple[float, float]]:
+    """name -> (N, training FLOPs per token) of shapes, counted as the runs behind a law are.
 
-    D is C over that shape's own FLOPs per token. The optimum it is compared with counts FLOPs as a
-    smooth curve through these shapes (exactly 6*N*D for six_nd), so a shape whose FLOPs per token
-    lie below the curve can come out slightly ahead of it.
+    Args:
+        shapes: name -> shape.
+        cost: FLOPs per token of the runs; None is 6*N.
+        n_convention: non_embedding leaves the embedding out of N; else all parameters count.
+        flop_convention: a key of shapes.FLOP_CONVENTIONS to count by instead of `cost`, or empty.
+    """
+    counted = n_params_non_embedding if n_convention == "non_embedding" else n_params
+    found = {}
+    for name, shape in shapes.items():
+        N = float(counted(shape))
+        own = flop_convention not in ("", "six_nd")
+        c = flops_per_token(shape, flop_convention) if own else flops_at(N, cost)
+        found[name] = (N, 6 * N if flop_convention == "six_nd" else float(c))
+    return found
+
+
+def snap(
+    law: LossLaw,
+    C: float,
+    sizes: Mapping[str, tuple[float, float]],
+    cost: FlopsPerToken | None = None,
+) -> list[Buildable]:
+    """Each size with D re-optimised for the budget, the least extra compute first.
+
+    Sizes that never reach the optimum's loss come last, by their loss. Where a shape's own FLOPs per
+    token lie below `cost` (`curve_through` other shapes) it can come out slightly ahead of the optimum.
 
     Args:
         law: the loss.
         C: training FLOPs.
-        shapes: name -> shape, at least one.
-        flop_convention: a key of shapes.FLOP_CONVENTIONS.
+        sizes: name -> (N, training FLOPs per token), at least one (`count_shapes`).
+        cost: FLOPs per token of the optimum they are compared with; None is C = 6*N*D.
     """
-    N = np.array([float(n_params(s)) for s in shapes.values()])
-    per_token = np.array([flops_per_token(s, flop_convention) for s in shapes.values()])
-    cost = None if flop_convention == "six_nd" else _curve_through(N, per_token)
     best = allocate(law, C, cost)
     rows = []
-    for name, n, c in zip(shapes, N, per_token, strict=True):
-        L, D = float(law(n, C / c)), float(tokens_for(law, n, best.L))
+    for name, (N, c) in sizes.items():
+        L, D = float(law(N, C / c)), float(tokens_for(law, N, best.L))
         excess = None if np.isinf(D) else float(D * c / C - 1)
-        rows.append(Buildable(name, float(n), float(C / c), L, L - best.L, excess))
-    return sorted(rows, key=lambda row: row.L)
+        rows.append(Buildable(name, N, float(C / c), L, L - best.L, excess))
+    return sorted(rows, key=lambda row: (np.inf if row.excess is None else row.excess, row.L))
 
 
-def _curve_through(N: np.ndarray, per_token: np.ndarray) -> FlopsPerToken:
-    """FLOPs per token over sizes, from shapes instead of runs."""
+def curve_through(sizes: Mapping[str, tuple[float, float]]) -> FlopsPerToken:
+    """FLOPs per token over N, from shapes (`count_shapes`) instead of runs."""
+    N, per_token = np.array(list(sizes.values())).T
     one = np.ones_like(N)
-    names = np.arange(len(N)).astype(str)
     return FlopsPerToken.from_observations(
-        Observations(names, np.full_like(N, np.nan), per_token, N, one, one)
+        Observations(np.array(list(sizes)), np.full_like(N, np.nan), per_token, N, one, one)
     )
 
 

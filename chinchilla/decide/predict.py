@@ -10,10 +10,11 @@ from chinchilla.fit.fits import Fits
 from chinchilla.fit.loss_law import named_law
 
 PUBLISHED_LINES = {  # N_opt = coefficient * C^exponent, D = C / (6 N_opt)
-    "paper, approach 1 (Table 3)": paper.N_OPT_TABLE_3,
-    "paper, approach 2 (Table A3)": paper.N_OPT_TABLE_A3_ISOFLOP,
+    "paper, approach 1 (line through Table 3)": paper.N_OPT_TABLE_3,
+    "paper, approach 2 (line through Table A3)": paper.N_OPT_TABLE_A3_ISOFLOP,
     "Kaplan 2020 (section D.4)": paper.N_OPT_KAPLAN,
 }
+OURS = "this data, "  # how predictions name the fits' own approaches
 EDGE = 1.01  # C this much beyond the runs still counts as covered
 
 
@@ -36,6 +37,11 @@ class Prediction:
     L_p90: float | None = None
     L_ci95: list[float] | None = None
     beyond: float | None = None  # C over the largest (or smallest) C fitted, when outside of them
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is an answer of the fits, not a published one."""
+        return self.by.startswith(OURS)
 
 
 def predictions(
@@ -67,7 +73,7 @@ def predictions(
             for by, (coefficient, exponent) in PUBLISHED_LINES.items():
                 N = coefficient * C**exponent
                 own = paper.LAW_C_RANGE["hoffmann"] if by.startswith("paper") else None
-                rows.append(Prediction(C, by, N, C / (6 * N), beyond=_beyond(C, own)))
+                rows.append(Prediction(C, by, N, C / (6 * N), beyond=beyond(C, own)))
             rows += [_from_law(C, name) for name in paper.LOSS_LAWS]
     return rows
 
@@ -96,18 +102,18 @@ def _from_fit(C: float, name: str, fits: Fits, resampled: ResampledLaws | None) 
         for key, value in vars(spread).items()
     }
     L = None if law is None else float(law(N, D))
-    beyond = _beyond(C, fits.data.get("C"))
-    return Prediction(C, f"this data, {name}", N, D, L, **bounds, beyond=beyond)
+    outside = beyond(C, fits.data.get("C"))
+    return Prediction(C, f"{OURS}{name}", N, D, L, **bounds, beyond=outside)
 
 
 def _from_law(C: float, name: str) -> Prediction:
     best = allocate(named_law(name), C)
     return Prediction(
-        C, f"law {name}", best.N, best.D, best.L, beyond=_beyond(C, paper.LAW_C_RANGE.get(name))
+        C, f"law {name}", best.N, best.D, best.L, beyond=beyond(C, paper.LAW_C_RANGE.get(name))
     )
 
 
-def _beyond(C: float, covered: Sequence[float] | None) -> float | None:
+def beyond(C: float, covered: Sequence[float] | None) -> float | None:
     """How far C lies outside of what was fitted, as a factor; None inside."""
     if covered is None:
         return None

@@ -263,12 +263,72 @@ def test_what_cannot_be_is_said_in_one_line(say, words, parts):
 def test_without_approach_3_a_law_must_be_named(say, fits):
     path = fits / "frontier.json"
     record = json.loads(path.read_text())
-    record["approaches"]["parametric"] = {"status": "refused", "reason": "no.", "kind": "x"}
+    line = record["approaches"]["parametric"] | {
+        "approach": "envelope",
+        "law": None,
+        "law_samples": [],
+    }
+    refused = {"status": "refused", "reason": "no.", "kind": "x"}
+    record["approaches"] = {"envelope": line | {"certificate": None}, "parametric": refused}
     path.write_text(json.dumps(record))
-    assert "No loss law" in say("predict budget_flops=1e20 frontier=fits").out
+    out = say("predict budget_flops=1e20 frontier=fits").out
+    assert "by these runs' approach 1 (envelope): N " in out
+    assert "warning: approach 3 (parametric) was refused (x): no." in out
+    assert "No loss law" in out
     one_line(say("predict budget_flops=1e20 frontier=fits unique_tokens=1e9"), 3, "give law=NAME")
     assert say("predict budget_flops=1e20 frontier=fits law=hoffmann unique_tokens=1e9").code == 0
     one_line(say("design frontier=fits budget_flops=1e22"), 3, "design needs approach 3", "(no.)")
+
+
+def test_a_fit_that_was_refused_has_no_answer(say, fits):
+    path = fits / "frontier.json"
+    record = json.loads(path.read_text())
+    record["approaches"]["parametric"] = {"status": "refused", "reason": "no.", "kind": "x"}
+    path.write_text(json.dumps(record))
+    for words in ("", " format=json", " target_loss=2.5"):
+        said = say(f"predict budget_flops=1e20 frontier=fits{words}")
+        one_line(said, 3, "every approach was refused", "approach 3 (parametric), x: no)")
+        assert said.out == ""
+    said = say("predict budget_flops=1e20 frontier=fits law=hoffmann")
+    assert said.code == 0
+    assert "warning: approach 3 (parametric) was refused (x): no." in said.out
+
+
+def test_what_the_reader_should_know_stands_under_the_lead(say, fits):
+    words = "predict budget_flops=[1e20,1e24] frontier=fits inference_tokens=1e15"
+    told = say(f"{words} format=json").json
+    assert told["leads"] == [{"C": C, "by": "this data, parametric"} for C in (1e20, 1e24)]
+    found = {(one["kind"], one["C"]) for one in told["warnings"]}
+    assert {("beyond_C", 1e24), ("beyond_ratio", 1e20)} <= found
+    assert ("beyond_C", 1e20) not in found
+    out = say(words).out
+    for one in told["warnings"]:
+        assert out.count(f": {one['text']}\n") == 1
+    lead, warning = out.index("C = 1e+24 FLOPs, by these runs'"), out.index("warning: this answer")
+    assert lead < warning < out.index("Cost:", lead)
+
+
+def test_the_best_shape_comes_with_its_cost(say, fits):
+    words = "predict budget_flops=1e21 frontier=fits"
+    rows = say(f"{words} format=json").json["decisions"][0]["shapes"]
+    best = min(rows, key=lambda row: row["excess"])
+    out = say(words).out
+    assert f"The best shape on offer is {best['name']}, on {best['D'] / 1e9:.1f}B tokens: " in out
+    assert "more compute for the best size's loss (all its parameters counted" in out
+    assert (
+        "No shape on offer is within 5% of the compute: the best, 1.3b"
+        in say(f"{words} shapes=[1.3b,48x2]").out
+    )
+    assert (
+        "No shape on offer reaches the best size's loss: 48x2" in say(f"{words} shapes=[48x2]").out
+    )
+
+
+def test_a_target_loss_names_how_its_interval_was_made(say, fits):
+    out = say("predict target_loss=1.9 frontier=fits").out
+    assert "Of the fit: 10th to 90th percentile over 100 draws of random weights" in out
+    assert "warning: loss 1.9 lies at " in out
+    assert "times the largest C of these runs: none of them saw it." in out
 
 
 # ------------------------------------------------------------------ design
@@ -288,6 +348,11 @@ def test_next_runs_are_shown_and_written(say, fits):
     told = say("design frontier=fits budget_flops=1e23 n_runs=3 spend=1e21 format=json").json
     assert [step["run"]["N"] for step in told["steps"]] == [float(row["N"]) for row in rows]
     assert told["width"] > widths[0]
+
+
+def test_a_run_proposed_twice_is_meant_with_another_seed(say, fits):
+    said = say("design frontier=fits budget_flops=1e23 n_runs=20 shapes=[44m]").out
+    assert "A run that stands here twice is meant with another seed" in said
 
 
 def test_a_design_needs_the_runs_of_the_fit(say, fits):

@@ -21,7 +21,12 @@ from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken, named_law
 from chinchilla.fit.parametric import fit_loss_law, refit_loss_law
 from chinchilla.observations import Observations
-from chinchilla.shapes import flops_per_token, n_params, named_shapes
+from chinchilla.shapes import (
+    flops_per_token,
+    n_params,
+    n_params_non_embedding,
+    named_shapes,
+)
 
 LAW = named_law("besiroglu")
 C_STAR = 1e22
@@ -168,8 +173,24 @@ def test_a_spend_below_any_run_is_refused(sweep, fitted):
         propose(fitted, sweep, C_STAR, sizes_of(sweep, None, SHAPES), spend=1e10)
 
 
-def test_a_shape_costs_what_the_runs_convention_says(sweep):
-    counted = replace(sweep, flop_convention="with_head")
-    sizes = sizes_of(counted, None, {"44m": SHAPES["44m"]})
-    assert sizes["44m"][1] == pytest.approx(flops_per_token(SHAPES["44m"], "with_head"))
-    assert sizes_of(sweep, None, {"44m": SHAPES["44m"]})["44m"][1] == 6 * n_params(SHAPES["44m"])
+def test_a_shape_is_counted_as_the_runs_are(sweep):
+    """N by the table's own count; FLOPs by the trend of the runs, whatever convention they claim."""
+    shape = SHAPES["44m"]
+    for said, N in (
+        ("total", n_params(shape)),
+        ("non_embedding", n_params_non_embedding(shape)),
+        ("unknown", n_params(shape)),
+    ):
+        obs = replace(sweep, flop_convention="paper", n_convention=said)
+        assert sizes_of(obs, None, {"44m": shape})["44m"] == (N, 6 * N)
+
+
+def test_a_law_that_knows_nothing_there_proposes_nothing(sweep, fitted):
+    """Resampled laws spread over four decades of N_opt(C*)."""
+    laws = np.array(fitted.law_samples)
+    laws[1] *= np.geomspace(1e-2, 1e2, laws.shape[1])
+    loose = replace(fitted, law_samples=laws.tolist())
+    with pytest.raises(
+        Refusal, match=r"known only to a factor of .* over 100: the law is too loose"
+    ):
+        propose(loose, sweep, C_STAR, sizes_of(sweep, None, SHAPES))

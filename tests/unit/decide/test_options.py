@@ -8,6 +8,8 @@ from chinchilla.decide.options import (
     allocate,
     bill,
     cheapest,
+    count_shapes,
+    curve_through,
     misallocation,
     neighbours,
     optimal_path,
@@ -22,7 +24,12 @@ from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken, named_law
 from chinchilla.observations import Observations
 from chinchilla.paper import GOPHER_BUDGET
-from chinchilla.shapes import flops_per_token, n_params, named_shapes
+from chinchilla.shapes import (
+    flops_per_token,
+    n_params,
+    n_params_non_embedding,
+    named_shapes,
+)
 
 LAW = named_law("besiroglu")
 SARDANA = LossLaw(1.69, 406.4, 410.7, 0.336, 0.283)
@@ -130,25 +137,47 @@ def test_the_path_meets_the_first_order_condition():
 
 @pytest.mark.parametrize("convention", ["six_nd", "paper", "with_head"])
 def test_a_buildable_shape_spends_the_budget_and_the_best_is_near_the_optimum(convention):
-    rows = snap(LAW, 1e20, SHAPES, convention)
+    sizes = count_shapes(SHAPES, None, flop_convention=convention)
+    rows = snap(LAW, 1e20, sizes, curve_through(sizes))
     assert len(rows) == 52
     for row in rows:
         C = row.D * flops_per_token(SHAPES[row.name], convention)
         assert pytest.approx(1e20, rel=1e-12) == C
         assert float(LAW(row.N, row.D)) == pytest.approx(row.L, rel=1e-12)
-    assert rows[0].L == min(row.L for row in rows)
     assert 0.7 < rows[0].N / allocate(LAW, 1e20).N < 1.4
     assert abs(rows[0].extra_loss) < 3e-3  # the curve of FLOPs over N is smooth, shapes are not
 
 
-def test_under_six_nd_no_shape_beats_the_optimum():
-    rows = snap(LAW, 1e21, SHAPES, "six_nd")
+def test_shapes_stand_in_the_order_of_the_compute_they_cost():
+    """At 1.2e23 16b loses less than 70b with the same C, but needs more C for the same loss."""
+    rows = snap(LAW, 1.2e23, count_shapes(SHAPES, None))
+    costs = [np.inf if row.excess is None else row.excess for row in rows]
+    assert costs == sorted(costs)
+    assert rows[0].name == "chinchilla_70b"
+    assert min(rows, key=lambda row: row.L).name == "16b"
+
+
+@pytest.mark.parametrize("counted", ["six_nd", "with_head"])
+def test_no_shape_counted_as_the_runs_beats_the_optimum(counted, with_head):
+    cost = None if counted == "six_nd" else with_head
+    rows = snap(LAW, 1e21, count_shapes(SHAPES, cost), cost)
     assert all(row.extra_loss >= 0 for row in rows)
     assert all(row.excess is None or row.excess >= 0 for row in rows)
 
 
+def test_shapes_count_N_as_it_is_said():
+    for said, counted in (
+        ("non_embedding", n_params_non_embedding),
+        ("total", n_params),
+        ("unknown", n_params),
+    ):
+        found = count_shapes(SHAPES, None, said)
+        for name, shape in SHAPES.items():
+            assert found[name] == (counted(shape), 6 * counted(shape))
+
+
 def test_neighbours_are_sizes_around_the_best_smallest_first():
-    rows = snap(LAW, 1e20, SHAPES, "six_nd")
+    rows = snap(LAW, 1e20, count_shapes(SHAPES, None))
     near = neighbours(rows)
     assert len(near) == 5
     assert rows[0] in near
