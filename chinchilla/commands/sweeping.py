@@ -29,7 +29,9 @@ def sweep(command: config.SweepCommand) -> int:
 
     specs = planned(command)
     sweep_dir = Path(command.sweep_dir or f"runs/{command.grid.name}")
-    left = _left(sweep_dir, specs)
+    plan = sweep_dir / "plan.jsonl"
+    there = load_plan(plan) if plan.exists() else []
+    left = _left(sweep_dir, [*there, *specs])
     cost = estimate(left, command.cluster, command.runtime, os.cpu_count() or 1)
     if command.dry_run and command.format == "json":
         runs = [s.to_dict() | derived(s) for s in specs]
@@ -50,21 +52,18 @@ def sweep(command: config.SweepCommand) -> int:
         return 0
     writable_dir(sweep_dir, "sweep_dir")
     clean_sweep(sweep_dir)
-    if (sweep_dir / "plan.jsonl").exists():
-        there = load_plan(sweep_dir / "plan.jsonl")
+    if there:
         check_comparable([*there, *specs])
         check_same_recipe(there, specs)
     return launch(command, specs, sweep_dir, Path(command.data_dir))
 
 
 def _left(sweep_dir: Path, specs: list[RunSpec]) -> list[RunSpec]:
-    """Runs that a launch would train, of these and of those that the sweep's plan has already."""
+    """Of these runs those that a launch would train, each once."""
     from chinchilla.sweep.cells import cell_of
     from chinchilla.sweep.retry import state_of
 
-    plan = sweep_dir / "plan.jsonl"
-    there = load_plan(plan) if plan.exists() else []
-    runs = {s.run_id: s for s in (*there, *specs)}.values()
+    runs = {s.run_id: s for s in specs}.values()
     return [s for s in runs if state_of(cell_of(sweep_dir, s)) not in ("finished", "diverged")]
 
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chinchilla.errors import InputError, nearest
-from chinchilla.records import RunResult, RunSpec
+from chinchilla.files import read_json
+from chinchilla.records import RESULT_SCHEMA, RunResult, RunSpec
 from chinchilla.sweep.cells import cell_of, is_damaged, planned_specs
 from chinchilla.sweep.claims import take
 from chinchilla.sweep.worker import worker_name
 
+STATES = ("finished", "diverged", "failed")
 # A diverged run starts anew: its checkpoints lead to the same end, or hold it already.
 STARTS_ANEW = ("checkpoints", "metrics.jsonl", "curve.npz")
 
@@ -88,9 +90,20 @@ def retry(sweep_dir: Path, runs: Sequence[str] = (), diverged: bool = False) -> 
 
 
 def state_of(cell: Path) -> str:
-    """finished, diverged, failed or damaged, as result.json says; "" if there is none."""
-    if not (cell / "result.json").exists():
+    """finished, diverged, failed or damaged, as result.json says; "" if there is none.
+
+    Raises:
+        InputError: it is another version's.
+    """
+    path = cell / "result.json"
+    if not path.exists():
         return ""
+    try:
+        value = read_json(path, "run result")
+        if value["schema"] == RESULT_SCHEMA and value["status"] in STATES:
+            return str(value["status"])
+    except (InputError, TypeError, KeyError):
+        pass
     return "damaged" if is_damaged(cell) else RunResult.load(cell).status
 
 

