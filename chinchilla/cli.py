@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from chinchilla import __version__, config
-from chinchilla.errors import InputError, Refusal, nearest
+from chinchilla.errors import InputError, Refusal, nearest, one_line
 
 COMMANDS: dict[str, type] = {
     "data": config.DataCommand,
@@ -64,10 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         return _run(command, rest)
     except InputError as error:
-        print(f"chinchilla: {error}", file=sys.stderr)
+        print(f"chinchilla: {one_line(error)}", file=sys.stderr)
         return 2
     except Refusal as error:
-        print(f"chinchilla: refused: {error}", file=sys.stderr)
+        print(f"chinchilla: refused: {one_line(error)}", file=sys.stderr)
         return 3
     except OSError as error:
         print(
@@ -144,7 +144,7 @@ def compose(command: str, overrides: Sequence[str], to_object: bool = True) -> t
         told: Any = OmegaConf.to_object(composed) if to_object else None
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_one_line(error, command)) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"a named choice is not YAML: {' '.join(str(error).split())}.") from None
     if told is not None:
         _check_finite(dataclasses.asdict(told))
@@ -283,7 +283,8 @@ class _Field:
     help: str
 
 
-def _fields(schema: type, prefix: str = "") -> list[_Field]:
+@functools.cache
+def _fields(schema: type, prefix: str = "") -> tuple[_Field, ...]:
     """Every key of a command with type, default and the comment that stands behind it."""
     knob = (
         r"^    (\w+): (?:[^#\n]*\($\n)?.*?  # (.*)$"  # a long comment wraps the value in brackets
@@ -308,7 +309,7 @@ def _fields(schema: type, prefix: str = "") -> list[_Field]:
             default = "REQUIRED"
         type_name = hint.__name__ if not hasattr(hint, "__args__") else str(hint)
         found.append(_Field(prefix + field.name, type_name, default, comments.get(field.name, "")))
-    return found
+    return tuple(found)
 
 
 def command_help(command: str) -> str:

@@ -1,6 +1,7 @@
 """The two ways a command says no; `cli.py` turns each into one line and an exit code."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -31,3 +32,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """ " Did you mean X?" for the known word closest to `word`, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f" Did you mean {close[0]}?" if close else ""
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, as one line without control characters, however much a file held."""
+    said = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]+", " ", str(error))
+    return said if len(said) <= 3000 else f"{said[:3000]} ..."

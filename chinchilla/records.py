@@ -191,7 +191,11 @@ class Curve:
                 getattr(a, "ndim", 0) != 1 or a.dtype.kind not in "fiu" for a in arrays.values()
             ):
                 raise ValueError("not four arrays of numbers")
-            return cls(**arrays)
+            curve = cls(**arrays)
+            pairs = ((curve.step, curve.loss), (curve.held_out_step, curve.held_out_loss))
+            if any(len(x) != len(y) or (x < 0).any() or (np.diff(x) <= 0).any() for x, y in pairs):
+                raise ValueError("not losses at steps that rise from 0")
+            return curve
         except (
             OSError, EOFError, ValueError, TypeError, KeyError, MemoryError,
             zipfile.BadZipFile, zlib.error,

@@ -13,6 +13,7 @@ from typing import Any
 
 from chinchilla.errors import DataError, InputError
 from chinchilla.files import inside, read_json, write_json
+from chinchilla.records import built
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
@@ -101,28 +102,21 @@ class Manifest:
                 f"Make them first: chinchilla data corpus=sotu data_dir={data_dir}"
             )
         record = read_json(path, "data_dir")
-        try:
-            if record["schema"] != SCHEMA:
-                raise DataError(
-                    f"{path} has schema {record['schema']}, this version reads {SCHEMA}. "
-                    "Prepare the data in another data_dir."
-                )
-            stated_id = record.pop("data_id")
-            splits = {
-                name: Split(**{**split, "shards": [Shard(**s) for s in split["shards"]]})
-                for name, split in record.pop("splits").items()
-            }
-            tokenizer = TokenizerInfo(**record.pop("tokenizer"))
-            manifest = Manifest(tokenizer=tokenizer, splits=splits, **record)
-            missing = {"train", "heldout"} - set(splits)
-        except (KeyError, TypeError, AttributeError) as error:
+        again = "Prepare the data in another data_dir."
+        if isinstance(record, dict) and record.get("schema", SCHEMA) != SCHEMA:
             raise DataError(
-                f"{path} is not a token manifest ({error}). Prepare the data in another data_dir."
-            ) from None
-        if missing or manifest.data_id != stated_id:
-            raise DataError(
-                f"{path} was changed after it was written. Prepare the data in another data_dir."
+                f"{path} has schema {record['schema']}, this version reads {SCHEMA}. {again}"
             )
+        try:
+            stated_id = record.pop("data_id")
+            manifest: Manifest = built(Manifest, record, str(path))
+        except (KeyError, AttributeError, TypeError, InputError) as error:
+            raise DataError(f"{path} is not a token manifest ({error}). {again}") from None
+        if not {"train", "heldout"} <= set(manifest.splits) or manifest.data_id != stated_id:
+            raise DataError(f"{path} was changed after it was written. {again}")
+        for name, split in manifest.splits.items():
+            if split.bytes < 1 or split.tokens != sum(shard.tokens for shard in split.shards):
+                raise DataError(f"{path}: the counts of {name} do not agree. {again}")
         if manifest.dtype not in ("uint16", "uint32"):
             raise DataError(
                 f"{path} states tokens of dtype {manifest.dtype!r}; uint16 and uint32 are read. "

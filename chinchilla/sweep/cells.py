@@ -67,16 +67,17 @@ def load_runtime(sweep_dir: Path) -> RuntimeConfig:
     """Read runtime.json.
 
     Raises:
-        InputError: missing, or written by another version.
+        InputError: missing, written by another version, or with a value that no setting has.
     """
     path = sweep_dir / "runtime.json"
     value = read_json(path, "runtime settings")
     if not isinstance(value, dict) or value.pop("schema", None) != RUNTIME_SCHEMA:
         raise InputError(f"{path}: not runtime settings of schema {RUNTIME_SCHEMA}. Launch again.")
     try:
-        return RuntimeConfig(**value)
-    except TypeError as error:
-        raise InputError(f"{path}: {error}. Launch again with this version.") from None
+        runtime: RuntimeConfig = built(RuntimeConfig, value, str(path))
+    except InputError as error:
+        raise InputError(f"{error} Launch again with this version.") from None
+    return runtime
 
 
 def cell_of(sweep_dir: Path, spec: RunSpec) -> Path:

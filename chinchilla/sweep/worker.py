@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chinchilla.config import RuntimeConfig
+from chinchilla.errors import InputError, one_line
 from chinchilla.records import RunResult, RunSpec
 from chinchilla.sweep.cells import (
     MAX_STALLS,
@@ -326,7 +327,20 @@ def worker_name(i: int = 0) -> str:
 
 
 def main(argv: list[str] | None = None, train: Train | None = None) -> int:
-    """Run one worker as a process; 0: nothing was left to claim, 75: stopped, or out of time."""
+    """Run one worker as a process.
+
+    Returns:
+        0: nothing was left to claim; 75: stopped, or out of time; 2: the sweep's files cannot be
+        used, said in a line.
+    """
+    try:
+        return _main(argv, train)
+    except InputError as error:
+        print(f"chinchilla: {one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def _main(argv: list[str] | None, train: Train | None) -> int:
     parser = argparse.ArgumentParser(prog="python -m chinchilla.sweep.worker")
     parser.add_argument("sweep_dir", type=Path)
     parser.add_argument("data_dir", type=Path)

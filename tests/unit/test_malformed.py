@@ -1,0 +1,600 @@
+"""Malformed input through the command line: exit code 2 (3 for a refusal), one line, no traceback.
+
+Config words, tables of runs, plans, results, curves, token manifests, frontiers, predictions, and the
+files that launchers and workers leave; by hand here, and at random (hypothesis) at the end.
+"""
+
+import copy
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from test_poison import SPEC, make_data
+
+from chinchilla.cli import main
+from chinchilla.config import RuntimeConfig
+from chinchilla.data.tokens import TokenData
+from chinchilla.errors import InputError, one_line
+from chinchilla.observations import Observations
+from chinchilla.records import Curve, RunResult, RunSpec, load_plan, save_plan
+from chinchilla.sweep.cells import load_runtime, read_attempts, read_progress, save_runtime
+from chinchilla.sweep.claims import latest, look
+from chinchilla.sweep.status import sweep_status
+from chinchilla.sweep.worker import main as worker_main
+
+SPECS = [replace(SPEC, seed=seed) for seed in (0, 1)]
+RESULT = RunResult(
+    spec=SPEC, status="finished", reason="", final_loss=3.0, final_loss_se=0.01, final_loss_steps=1,
+    held_out_loss={"heldout": 3.1}, held_out_tokens={"heldout": 64}, bits_per_byte={}, n_params=SPEC.N,
+    n_params_non_embedding=1, steps_done=20, flops_spent=SPEC.C, wall_seconds=1.0,
+    tokens_per_second=1.0, mfu=None, peak_memory_bytes=0, device="", versions={}, git="",
+    started_utc="", finished_utc="",
+)  # fmt: skip
+CSV = "run_id,budget_flops,C,N,D,L\na,6e18,6e18,1e8,1e10,3.0\nb,6e18,6e18,2e8,5e9,3.1\n"
+CLAIM = {
+    "fence": 1, "worker": "w", "host": "mars", "processes": "mars", "pid": 7, "pid_start": "1",
+    "claimed_utc": "", "step": 0, "starts": 1, "released": False, "stalls": 0, "oom_kills": -1,
+}  # fmt: skip
+ATTEMPT = {"failure": "error", "reason": "it broke", "step": 3, "traceback": "...", "fence": 1}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """A sweep of two finished runs, a token folder, a table of runs: all as it should be."""
+    sweep_dir = tmp_path / "sweep"
+    for spec in SPECS:
+        cell = sweep_dir / "cells" / spec.run_id
+        cell.mkdir(parents=True)
+        replace(RESULT, spec=spec, final_loss=3.0 + 0.1 * spec.seed).save(cell)
+        Curve(np.arange(20), np.linspace(5, 3, 20), np.array([20]), np.array([3.1])).save(cell)
+    save_plan(SPECS, sweep_dir / "plan.jsonl")
+    save_runtime(RuntimeConfig(device="cpu"), sweep_dir)
+    make_data(tmp_path / "data")
+    (tmp_path / "runs.csv").write_text(CSV)
+    return tmp_path
+
+
+def only_line(capsys: pytest.CaptureFixture[str], code: int) -> str:
+    """The only line on standard error."""
+    out, err = capsys.readouterr()
+    assert code in (2, 3), (code, out, err)
+    assert "Traceback" not in out + err
+    [line] = err.splitlines()
+    assert line.startswith("chinchilla: ")
+    assert len(line) < 3100
+    return line
+
+
+def edited(path: Path, *keys: str | int, to: Any = None, drop: bool = False) -> None:
+    """Change one value of a JSON file."""
+    value = json.loads(path.read_text())
+    inner = value
+    for key in keys[:-1]:
+        inner = inner[key]
+    if drop:
+        del inner[keys[-1]]
+    else:
+        inner[keys[-1]] = to
+    path.write_text(json.dumps(value))
+
+
+def test_the_world_is_as_it_should_be(world: Path, capsys):
+    """Otherwise everything below would fail for another reason."""
+    assert main(["status", f"sweep_dir={world / 'sweep'}"]) == 0
+    assert main(["plan", "grid=demo", f"data_dir={world / 'data'}", "out="]) in (0, 2)
+    assert "leads out" not in capsys.readouterr().err
+    assert main(["fit", f"sweep_dir={world / 'sweep'}", "n_bootstrap=0"]) == 3  # two runs
+    assert worker_main([str(world / "sweep"), str(world / "data")]) == 0
+
+
+# Config words
+
+CONFIG = {
+    "an unknown command": ["swep"],
+    "an unknown key": ["plan", "grid=demo", "out=", "recipe.lr=1"],
+    "an unknown choice": ["plan", "grid=nowhere", "out="],
+    "an unknown group": ["plan", "gird=demo", "out="],
+    "no value": ["plan", "grid"],
+    "an empty key": ["plan", "=3"],
+    "a quote left open": ["plan", "grid.name='x"],
+    "a bracket left open": ["plan", "grid=demo", "grid.budgets=[1e12"],
+    "text for a number": ["plan", "grid=demo", "out=", "recipe.peak_lr=fast"],
+    "a fraction for a count": ["plan", "grid=demo", "out=", "recipe.seed=1.5"],
+    "a list for a number": ["plan", "grid=demo", "out=", "recipe.peak_lr=[1,2]"],
+    "a number for a list": ["plan", "grid=demo", "out=", "grid.budgets=3"],
+    "text in a list of numbers": ["plan", "grid=demo", "out=", "grid.budgets=[1e12,many]"],
+    "null for a number": ["plan", "grid=demo", "out=", "recipe.peak_lr=null"],
+    "null for a group": ["plan", "grid=demo", "out=", "recipe=null"],
+    "NaN": ["plan", "grid=demo", "out=", "recipe.peak_lr=nan"],
+    "infinity": ["plan", "grid=demo", "out=", "grid.budgets=[inf]"],
+    "a number beyond all": ["plan", "grid=demo", "out=", "grid.budgets=[1e999]"],
+    "a negative rate": ["plan", "grid=demo", "out=", "recipe.peak_lr=-1"],
+    "a batch of nothing": ["plan", "grid=demo", "out=", "recipe.batch_tokens=0"],
+    "a batch that is no rows": ["plan", "grid=demo", "out=", "recipe.batch_tokens=1001"],
+    "a model that is none": ["plan", "grid=demo", "out=", "grid.models=[64x]"],
+    "a model of no layers": ["plan", "grid=demo", "out=", "grid.models=[64x0,64x1,64x2,64x3,64x4]"],
+    "no models": ["plan", "grid=demo", "out=", "grid.models=[]"],
+    "a FLOP convention that is none": ["plan", "grid=demo", "out=", "grid.flop_convention=guess"],
+    "positions that are none": ["plan", "grid=demo", "out=", "grid.positions=absolute"],
+    "a device that is none": ["sweep", "grid=demo", "runtime.device=tpu", "data_dir=nowhere"],
+    "a cluster that is none": ["sweep", "grid=demo", "cluster.kind=cloud"],
+    "a mirror that is none": ["sweep", "grid=demo", "runtime.wandb=maybe"],
+    "time that runs backwards": ["sweep", "grid=demo", "runtime.checkpoint_minutes=-1"],
+    "a format that is none": ["status", "sweep_dir=x", "format=xml"],
+    "no sweep": ["status", "sweep_dir=nowhere"],
+    "no folder given": ["status"],
+    "an interpolation": ["plan", "grid=demo", "out=", "grid.name=${nothing.there}"],
+    "an addition": ["plan", "grid=demo", "+new.key=3"],
+    "a deletion": ["plan", "grid=demo", "~grid"],
+    "a control character": ["plan", "grid=demo", "grid.name=a\x00b\nc", "recipe.peak_lr=-1"],
+    "a folder for a config": ["plan", "--config-dir", "/nowhere/at/all", "grid=demo"],
+    "no data": ["sweep", "grid=demo", "data_dir=nowhere"],
+    "two budgets": ["train", "budget_flops=1e12", "tokens=1e6"],
+    "no corpus": ["data", "corpus.format=jsonl", "corpus.paths=[/nowhere]", "data_dir=out"],
+}
+
+
+@pytest.mark.parametrize("words", CONFIG.values(), ids=CONFIG)
+def test_config(tmp_path: Path, capsys, monkeypatch, words: list[str]):
+    monkeypatch.chdir(tmp_path)
+    only_line(capsys, main(words))
+
+
+NAMED_CHOICES = {
+    "no YAML": "budgets: [1e12\nmodels: }",
+    "a list": "- 1\n- 2\n",
+    "one word": "budgets",
+    "a number": "42",
+    "text for a number": "budgets: many",
+    "an unknown key": "budgts: [1e12]",
+    "a tab": "budgets:\n\t- 1e12",
+    "a key twice": "span: 2\nspan: 3\nbudgets: x",
+    "a reference to itself": "name: ${grid.name}",
+    "not UTF-8": b"name: \xff\xfe",
+    "NUL bytes": bytes(64),
+}
+
+
+@pytest.mark.parametrize("text", NAMED_CHOICES.values(), ids=NAMED_CHOICES)
+def test_named_choices(tmp_path: Path, capsys, text: str | bytes):
+    (tmp_path / "grid").mkdir()
+    data = text if isinstance(text, bytes) else text.encode()
+    (tmp_path / "grid" / "bad.yaml").write_bytes(data)
+    only_line(capsys, main(["plan", "--config-dir", str(tmp_path), "grid=bad", "out="]))
+
+
+# Tables of runs
+
+TABLES = {
+    "empty": b"",
+    "a header only": b"C,N,D,L\n",
+    "no header": b"6e18,1e8,1e10,3.0\n",
+    "a column missing": b"C,N,D\n6e18,1e8,1e10\n",
+    "a column twice": b"C,N,D,L,L\n6e18,1e8,1e10,3,3\n",
+    "text for a loss": b"C,N,D,L\n6e18,1e8,1e10,low\n",
+    "no loss": b"C,N,D,L\n6e18,1e8,1e10,\n",
+    "NaN": b"C,N,D,L\n6e18,1e8,1e10,nan\n",
+    "infinity": b"C,N,D,L\n6e18,inf,1e10,3\n",
+    "a negative loss": b"C,N,D,L\n6e18,1e8,1e10,-3\n",
+    "no tokens": b"C,N,D,L\n6e18,1e8,0,3\n",
+    "a row too long": b"C,N,D,L\n6e18,1e8,1e10,3,4\n",
+    "a row too short": b"C,N,D,L\n6e18,1e8\n",
+    "a quote left open": b'C,N,D,L\n6e18,1e8,1e10,"3\n',
+    "one run twice": b"run_id,C,N,D,L\na,6e18,1e8,1e10,3\na,6e18,1e8,1e10,3\n",
+    "a run without a name": b"run_id,C,N,D,L\n,6e18,1e8,1e10,3\n",
+    "billions for parameters": b"C,N,D,L\n6e18,0.1,10,3\n",
+    "a decimal comma": b"C;N;D;L\n6e18;1e8;1e10;3,1\n",
+    "UTF-16": "C,N,D,L\n".encode("utf-16"),
+    "binary": bytes(range(256)),
+    "JSON": b'{"C": 6e18}',
+    "a budget that is none": b"budget_flops,C,N,D,L\nmany,6e18,1e8,1e10,3\n",
+}
+
+
+@pytest.mark.parametrize("data", TABLES.values(), ids=TABLES)
+def test_tables_of_runs(tmp_path: Path, capsys, data: bytes):
+    path = tmp_path / "runs.csv"
+    path.write_bytes(data)
+    words = ["fit", f"observations={path}", f"out_dir={tmp_path / 'out'}", "n_bootstrap=0"]
+    assert "runs.csv" in only_line(capsys, main(words))
+
+
+# Plans
+
+PLANS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "another schema": lambda s: s | {"schema": 99},
+    "no schema": lambda s: {k: v for k, v in s.items() if k != "schema"},
+    "a field missing": lambda s: {k: v for k, v in s.items() if k != "steps"},
+    "a field too many": lambda s: s | {"stepz": 3},
+    "a list": lambda s: [s],
+    "a number": lambda s: 3,
+    "null": lambda s: None,
+    "text for steps": lambda s: s | {"steps": "20"},
+    "half a step": lambda s: s | {"steps": 20.5},
+    "no steps": lambda s: s | {"steps": 0},
+    "a step less than none": lambda s: s | {"steps": -1},
+    "steps beyond all": lambda s: s | {"steps": 10**30},
+    "true for a count": lambda s: s | {"batch_tokens": True},
+    "a negative budget": lambda s: s | {"budget_flops": -1.0},
+    "a convention that is none": lambda s: s | {"flop_convention": "guess"},
+    "a precision that is none": lambda s: s | {"precision": "fp8"},
+    "no model": lambda s: s | {"model": None},
+    "a list for a model": lambda s: s | {"model": [1, 2]},
+    "a model of no width": lambda s: s | {"model": s["model"] | {"d_model": 0}},
+    "a model of odd heads": lambda s: s | {"model": s["model"] | {"kv_size": 7}},
+    "positions that are none": lambda s: s | {"model": s["model"] | {"positions": "none"}},
+    "a number for a name": lambda s: s | {"sweep": 3},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", PLANS.values(), ids=PLANS)
+def test_plans(world: Path, capsys, change):
+    path = world / "sweep" / "plan.jsonl"
+    first, second = path.read_text().splitlines()
+    path.write_text(f"{first}\n{json.dumps(change(json.loads(second)))}\n")
+    for command in ("status", "fit"):
+        code = main([command, f"sweep_dir={world / 'sweep'}"])
+        assert "plan.jsonl line 2" in only_line(capsys, code)
+    assert "plan.jsonl line 2" in only_line(
+        capsys, worker_main([str(world / "sweep"), str(world / "data")])
+    )
+
+
+@pytest.mark.parametrize("text", ["{", "[]x", '{"a": 1} {"b": 2}', "\x00", "NaN", "\ufeff{}"])
+def test_plans_that_are_no_json(world: Path, capsys, text: str):
+    path = world / "sweep" / "plan.jsonl"
+    path.write_text(path.read_text() + text + "\n")
+    assert "plan.jsonl line 3" in only_line(
+        capsys, main(["status", f"sweep_dir={world / 'sweep'}"])
+    )
+
+
+# Results, curves and runtime settings
+
+RESULTS: dict[str, dict[str, Any]] = {
+    "text for a loss": {"final_loss": "low"},
+    "a list for a loss": {"final_loss": [3.0]},
+    "no loss": {"final_loss": None},
+    "a negative loss": {"final_loss": -3.0},
+    "a status that is none": {"status": "done"},
+    "a number for a status": {"status": 1},
+    "a list for held-out losses": {"held_out_loss": [3.1]},
+    "text for a held-out loss": {"held_out_loss": {"heldout": "low"}},
+    "half a step": {"steps_done": 1.5},
+    "null for a speed": {"tokens_per_second": None},
+    "another schema": {"schema": 99},
+    "no spec": {"spec": None},
+    "text for a spec": {"spec": "c1e12"},
+    "a spec of another schema": {"spec": SPEC.to_dict() | {"schema": 2}},
+    "a spec of no steps": {"spec": SPEC.to_dict() | {"steps": 0}},
+    "a field too many": {"extra": 1},
+    "a number for a kind of failure": {"failure": 3},
+}
+
+
+@pytest.mark.parametrize("change", RESULTS.values(), ids=RESULTS)
+def test_results(world: Path, capsys, change: dict[str, Any]):
+    path = world / "sweep" / "cells" / SPEC.run_id / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    line = only_line(capsys, main(["fit", f"sweep_dir={world / 'sweep'}", "n_bootstrap=0"]))
+    assert "result.json" in line or SPEC.run_id in line
+
+
+CURVES: dict[str, dict[str, Any]] = {
+    "text": {"loss": np.array(["a"] * 20)},
+    "two columns": {"loss": np.zeros((20, 2))},
+    "complex numbers": {"loss": np.zeros(20, complex)},
+    "of unequal length": {"loss": np.zeros(19)},
+    "held out of unequal length": {"held_out_loss": np.zeros(2)},
+    "a loss that is not finite": {"loss": np.full(20, np.nan)},
+    "a step before the first": {"step": np.arange(20) - 5},
+}
+
+
+@pytest.mark.parametrize("change", CURVES.values(), ids=CURVES)
+def test_curves(world: Path, capsys, change: dict[str, Any]):
+    cell = world / "sweep" / "cells" / SPEC.run_id
+    arrays = dataclasses.asdict(Curve.load(cell)) | change
+    np.savez(cell / "curve.npz", **arrays)
+    line = only_line(capsys, main(["fit", f"sweep_dir={world / 'sweep'}", "n_bootstrap=0"]))
+    assert "curve.npz" in line or SPEC.run_id in line
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"schema": 2}, {"device": 3}, {"micro_batch_tokens": "many"}, {"micro_batch_tokens": -1},
+        {"checkpoint_minutes": 0}, {"checkpoint_minutes": None}, {"wandb": "maybe"}, {"new": 1},
+        {"log_every_steps": 2.5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_runtime_settings(world: Path, capsys, change: dict[str, Any]):
+    path = world / "sweep" / "runtime.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    code = worker_main([str(world / "sweep"), str(world / "data")])
+    assert "runtime.json" in only_line(capsys, code)
+
+
+# Token manifests, with a data_id that agrees with what was changed
+
+MANIFESTS: dict[str, tuple[tuple[str, ...], Any]] = {
+    "another schema": (("schema",), 99),
+    "a list for splits": (("splits",), []),
+    "no held-out split": (("splits",), {"train": None}),
+    "no shards": (("splits", "train", "shards"), None),
+    "text for tokens": (("splits", "train", "tokens"), "many"),
+    "tokens that the shards do not have": (("splits", "train", "tokens"), 10**9),
+    "a negative count": (("splits", "train", "tokens"), -1),
+    "half a token": (("splits", "train", "tokens"), 4096.5),
+    "bytes of nothing": (("splits", "heldout", "bytes"), 0),
+    "a number for a shard's name": (("splits", "train", "shards", 0, "file"), 3),  # type: ignore
+    "text for a shard's tokens": (("splits", "train", "shards", 0, "tokens"), "4096"),  # type: ignore
+    "an absent shard": (("splits", "train", "shards", 0, "file"), "none.bin"),  # type: ignore
+    "null for a tokenizer": (("tokenizer",), None),
+    "a number for a tokenizer's file": (("tokenizer", "file"), 3),
+    "text for a vocabulary": (("tokenizer", "vocab_size"), "300"),
+    "no vocabulary": (("tokenizer", "vocab_size"), 0),
+    "a dtype that is none": (("dtype",), "uint7"),
+    "a list for a dtype": (("dtype",), ["uint16"]),
+}
+
+
+@pytest.mark.parametrize("rehash", [False, True], ids=["as it is", "with a data_id that agrees"])
+@pytest.mark.parametrize(("keys", "value"), MANIFESTS.values(), ids=MANIFESTS)
+def test_token_manifests(world: Path, capsys, keys, value, rehash: bool):
+    path = world / "data" / "manifest.json"
+    edited(path, *keys, to=value)
+    if rehash:
+        agree(path)
+    words = ["plan", "grid=demo", f"data_dir={world / 'data'}", "out="]
+    line = only_line(capsys, main(words))
+    assert str(world / "data") in line
+
+
+def agree(path: Path) -> None:
+    """Give a changed manifest the data_id that goes with it, as far as one can be computed."""
+    from chinchilla.data.manifest import Manifest, Shard, Split, TokenizerInfo
+
+    record = json.loads(path.read_text())
+    try:
+        value = copy.deepcopy(record)
+        del value["data_id"]
+        splits = {
+            name: Split(**{**split, "shards": [Shard(**s) for s in split["shards"]]})
+            for name, split in value.pop("splits").items()
+        }
+        tokenizer = TokenizerInfo(**value.pop("tokenizer"))
+        record["data_id"] = Manifest(tokenizer=tokenizer, splits=splits, **value).data_id
+    except (TypeError, AttributeError, KeyError):
+        return
+    path.write_text(json.dumps(record))
+
+
+# Frontiers and predictions
+
+JSONS = [
+    "[]",
+    "{}",
+    "3",
+    "null",
+    '"text"',
+    "{",
+    '{"schema": 1}',
+    '{"schema": "1", "approaches": 1}',
+]
+
+
+@pytest.mark.parametrize("text", JSONS)
+def test_frontiers(tmp_path: Path, capsys, text: str):
+    (tmp_path / "frontier.json").write_text(text)
+    words = ["predict", "budget_flops=1e20", f"frontier={tmp_path}"]
+    assert "frontier.json" in only_line(capsys, main(words))
+
+
+@pytest.mark.parametrize("text", JSONS)
+def test_predictions(world: Path, capsys, text: str):
+    (world / "p.json").write_text(text)
+    cell = world / "sweep" / "cells" / SPEC.run_id
+    words = ["score", f"prediction={world / 'p.json'}", f"result={cell}"]
+    assert "p.json" in only_line(capsys, main(words))
+
+
+# What workers leave: a damaged file of these stops nobody
+
+LEDGER = {
+    "claim-1.json": [
+        CLAIM | {"pid": -1}, CLAIM | {"pid": 0}, CLAIM | {"pid": 10**30}, CLAIM | {"pid": "7"},
+        CLAIM | {"fence": 2}, CLAIM | {"step": None}, CLAIM | {"starts": 1.5}, CLAIM | {"new": 1},
+        CLAIM | {"released": "no"}, CLAIM | {"stalls": True}, {}, [], 3, None, "text",
+    ],
+    "progress.json": [
+        {"step": "3"}, {"step": 10**400}, {"step": -5}, {"step": True}, {"loss": "low"},
+        {"tokens_per_second": [1]}, {"micro_batch_tokens": "x"}, {"steps": {}}, [], 3, None, "text",
+    ],
+    "attempts/1.json": [
+        ATTEMPT | {"reason": 3}, ATTEMPT | {"failure": None}, ATTEMPT | {"fence": "1"},
+        ATTEMPT | {"micro_batch_tokens": 1e9}, ATTEMPT | {"new": 1}, [], 3, None, "text",
+    ],
+}  # fmt: skip
+LEDGER_CASES = [(file, value) for file, values in LEDGER.items() for value in values]
+
+
+@pytest.mark.parametrize(("file", "value"), LEDGER_CASES, ids=lambda x: str(x)[:40])
+def test_what_workers_leave(world: Path, capsys, file: str, value: Any):
+    cell = world / "sweep" / "cells" / SPEC.run_id
+    (cell / "result.json").unlink()
+    (cell / "attempts").mkdir()
+    (cell / file).write_text(json.dumps(value))
+    assert main(["status", f"sweep_dir={world / 'sweep'}", "format=json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    [row] = [r for r in json.loads(out)["rows"] if r["run_id"] == SPEC.run_id]
+    assert row["state"] in ("waiting", "running")
+
+
+@pytest.mark.parametrize("file", ["claim-1.json", "progress.json", "attempts", "attempts/1.json"])
+def test_what_workers_leave_may_be_no_file_at_all(world: Path, capsys, file: str):
+    cell = world / "sweep" / "cells" / SPEC.run_id
+    (cell / "result.json").unlink()
+    if file == "attempts":
+        (cell / file).write_text("")
+    else:
+        (cell / file).mkdir(parents=True)
+    assert main(["status", f"sweep_dir={world / 'sweep'}"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+# At random
+
+WILD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+    | st.sampled_from([10**400, -(10**30), "", "NaN", 1e308, -0.0]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)  # fmt: skip
+QUICK = settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+def mutated(draw: st.DrawFn, value: Any) -> Any:
+    """`value` with one thing in it changed, added or gone."""
+    value = copy.deepcopy(value)
+    inner = value
+    while True:
+        keys = list(inner) if isinstance(inner, dict) else list(range(len(inner)))
+        if not keys:
+            return draw(WILD)
+        key = draw(st.sampled_from(keys))
+        if isinstance(inner[key], dict | list) and draw(st.booleans()):
+            inner = inner[key]
+            continue
+        what = draw(st.sampled_from(["change", "drop", "add"]))
+        if what == "change" or isinstance(inner, list):
+            inner[key] = draw(WILD)
+        elif what == "drop":
+            del inner[key]
+        else:
+            inner[draw(st.text(max_size=6))] = draw(WILD)
+        return value
+
+
+@st.composite
+def spoilt(draw: st.DrawFn, value: Any) -> bytes:
+    """A JSON file that one change, a cut or a flipped bit has spoilt."""
+    text = json.dumps(mutated(draw, value)).encode()
+    if draw(st.integers(0, 4)) == 0:
+        text = text[: draw(st.integers(0, len(text)))]
+    if text and draw(st.integers(0, 4)) == 0:
+        i = draw(st.integers(0, len(text) - 1))
+        text = text[:i] + bytes([text[i] ^ 1 << draw(st.integers(0, 7))]) + text[i + 1 :]
+    return text
+
+
+def reads_or_refuses(read: Callable[[], Any], *names: str) -> None:
+    """Nothing but an InputError that says where may come out."""
+    said = ""
+    try:
+        read()
+    except InputError as error:
+        said = one_line(error)
+    assert not said or any(name in said for name in names), said
+    assert "\n" not in said
+
+
+@QUICK
+@given(data=spoilt(SPEC.to_dict()))
+def test_any_plan(tmp_path: Path, data: bytes):
+    (tmp_path / "plan.jsonl").write_bytes(data)
+
+    def read() -> None:
+        for spec in load_plan(tmp_path / "plan.jsonl"):
+            assert spec.C > 0
+            assert spec.run_id
+
+    reads_or_refuses(read, "plan.jsonl")
+
+
+@QUICK
+@given(data=spoilt(dataclasses.asdict(RESULT)))
+def test_any_result(tmp_path: Path, data: bytes):
+    (tmp_path / "result.json").write_bytes(data)
+
+    def read() -> None:
+        result = RunResult.load(tmp_path)
+        for loss in ("train", "heldout"):
+            if result.status == "finished":
+                Observations.from_results([result], loss)
+
+    reads_or_refuses(
+        read, "result.json", SPEC.run_id.partition("-")[0], "runs were scored", "loss="
+    )
+
+
+@QUICK
+@given(data=spoilt({"schema": 1, **dataclasses.asdict(RuntimeConfig())}))
+def test_any_runtime_settings(tmp_path: Path, data: bytes):
+    (tmp_path / "runtime.json").write_bytes(data)
+    reads_or_refuses(lambda: load_runtime(tmp_path), "runtime.json")
+
+
+@QUICK
+@given(claim=spoilt(CLAIM), progress=spoilt({"step": 3, "loss": 2.0}), attempt=spoilt(ATTEMPT))
+def test_any_ledger(tmp_path: Path, claim: bytes, progress: bytes, attempt: bytes):
+    cell = tmp_path / "cells" / SPEC.run_id
+    (cell / "attempts").mkdir(parents=True, exist_ok=True)
+    save_plan([SPEC], tmp_path / "plan.jsonl")
+    (cell / "claim-1.json").write_bytes(claim)
+    (cell / "progress.json").write_bytes(progress)
+    (cell / "attempts" / "1.json").write_bytes(attempt)
+    assert latest(cell) is not None
+    assert look(cell, 0.0).state in ("free", "held", "silent", "dead")
+    assert isinstance(read_progress(cell), dict)
+    assert len(read_attempts(cell)) == 1
+    assert sweep_status(tmp_path).counts["finished"] == 0
+
+
+@QUICK
+@given(data=st.data())
+def test_any_manifest(tmp_path: Path, data: st.DataObject):
+    path = tmp_path / "data" / "manifest.json"
+    if not path.parent.exists():
+        make_data(path.parent)
+        (tmp_path / "whole.json").write_text(path.read_text())
+    path.write_bytes(data.draw(spoilt(json.loads((tmp_path / "whole.json").read_text()))))
+    if data.draw(st.booleans()):
+        try:
+            agree(path)
+        except Exception:
+            return  # no data_id can be computed, so none agrees
+
+    def read() -> None:
+        TokenData.open(tmp_path / "data").epoch_tokens(16)
+
+    reads_or_refuses(read, str(tmp_path))
+
+
+@QUICK
+@given(
+    data=st.binary(max_size=200)
+    | st.text(max_size=200).map(lambda t: t.encode("utf-8", "surrogatepass"))
+)
+def test_any_table(tmp_path: Path, data: bytes):
+    path = tmp_path / "runs.csv"
+    path.write_bytes(b"C,N,D,L\n" + data)
+    reads_or_refuses(lambda: Observations.from_csv(path), "runs.csv")
+
+
+def test_a_spec_is_what_its_file_says():
+    """The checks above refuse; this one makes sure that they do not refuse everything."""
+    assert RunSpec.from_dict(json.loads(json.dumps(SPEC.to_dict())), "here") == SPEC
