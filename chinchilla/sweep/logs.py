@@ -78,7 +78,8 @@ def run_logs(sweep_dir: Path, spec: RunSpec, n_lines: int) -> Logs:
     [row] = sweep_status(sweep_dir, only={spec.run_id}).rows
     claims = list(_claims(cell))
     excerpts = []
-    workers = list(dict.fromkeys(str(c["worker"]) for c in claims if c.get("worker")))
+    named = dict.fromkeys(str(c["worker"]) for c in claims if c.get("worker"))
+    workers = [name for name in named if "/" not in name and "\0" not in name]  # files in workers/
     for worker in workers:
         path = sweep_dir / "workers" / f"{worker}.log"
         if lines := _about(_tail(path), spec.run_id)[-n_lines:]:

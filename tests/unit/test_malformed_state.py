@@ -1,0 +1,127 @@
+"""Malformed files of launchers and checkpoints, and names in them that lead elsewhere."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_malformed import CLAIM, SPECS, only_line
+from test_poison import SPEC, pickled
+from test_poison_everywhere import PAYLOADS
+
+from chinchilla.cli import main
+from chinchilla.errors import InputError
+from chinchilla.records import save_plan
+
+INTENTION = {"user": "somebody", "n_jobs": 1, "shape": None}
+
+
+@pytest.fixture
+def sweep_dir(tmp_path: Path) -> Path:
+    folder = tmp_path / "sweep"
+    (folder / "submitit" / "0123abcd").mkdir(parents=True)
+    (folder / "cells" / SPEC.run_id).mkdir(parents=True)
+    save_plan(SPECS, folder / "plan.jsonl")
+    return folder
+
+
+# What launchers leave
+
+
+@pytest.mark.parametrize("file", ["intention.json", "job.json"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", "3", "null", '"text"', '{"shape": 3}', "NaN"]
+)
+def test_a_submission_that_cannot_be_read(sweep_dir: Path, capsys, file: str, text: str):
+    """Nothing is cancelled, nothing submitted: it is not known what is in the queue."""
+    folder = sweep_dir / "submitit" / "0123abcd"
+    (folder / "intention.json").write_text(json.dumps(INTENTION))
+    (folder / file).write_text(text)
+    assert "0123abcd" in only_line(capsys, main(["cancel", f"sweep_dir={sweep_dir}"]))
+    assert main(["status", f"sweep_dir={sweep_dir}"]) == 0
+    out, err = capsys.readouterr()
+    assert "queue unknown" in out
+    assert err == ""
+
+
+@pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
+def test_poison_in_a_submission(sweep_dir: Path, tmp_path: Path, payload):
+    from chinchilla.sweep.submissions import submitted
+
+    (sweep_dir / "submitit" / "0123abcd" / "intention.json").write_bytes(payload(tmp_path))
+    with pytest.raises(InputError, match="0123abcd"):
+        submitted(sweep_dir)
+    assert not list(tmp_path.rglob("executed"))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "3", '{"label": 3}', "\x00", '{"label": "a"'])
+def test_a_record_of_launches_that_cannot_be_read_stops_nobody(sweep_dir: Path, capsys, text: str):
+    (sweep_dir / "launches.jsonl").write_text(text + "\n")
+    assert main(["status", f"sweep_dir={sweep_dir}"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["../../secret", "/etc/secret", "a/../../../secret", "\x00"])
+def test_a_worker_whose_name_leads_elsewhere_shows_nothing_from_there(
+    sweep_dir: Path, tmp_path: Path, capsys, name: str
+):
+    (tmp_path / "secret.log").write_text(f"the secret of {SPEC.run_id}\n")
+    (sweep_dir / "workers").mkdir()
+    claim = sweep_dir / "cells" / SPEC.run_id / "claim-1.json"
+    claim.write_text(json.dumps(CLAIM | {"worker": name}))
+    assert main(["logs", f"sweep_dir={sweep_dir}", f"run={SPEC.run_id}"]) == 0
+    out, err = capsys.readouterr()
+    assert "the secret" not in out
+    assert err == ""
+
+
+# Checkpoints, vouched for by a manifest that was made for what is in them
+
+STATES: dict[str, dict[str, Any]] = {
+    "no step": {"step": None},
+    "another step": {"step": 6},
+    "text for a step": {"step": "5"},
+    "another run's name": {"run_id": "c1-n1-s0-000000"},
+    "no spec": {"spec": None},
+    "a list for a spec": {"spec": []},
+    "a spec of no steps": {"spec": SPEC.to_dict() | {"steps": 0}},
+    "a spec of another schema": {"spec": SPEC.to_dict() | {"schema": 9}},
+    "a number for a tokenizer": {"tokenizer": 3},
+    "no progress": {"progress": None},
+    "text for seconds": {"progress": {"train_seconds": "long", "evaluations": []}},
+    "evaluations that are no pairs": {"progress": {"train_seconds": 0, "evaluations": [1]}},
+    "evaluations of text": {"progress": {"train_seconds": 0, "evaluations": [["a", "b"]]}},
+    "evaluations of three": {"progress": {"train_seconds": 0, "evaluations": [[1, 2, 3]]}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", STATES.values(), ids=STATES)
+def test_a_state_that_cannot_be_is_passed_over_in_one_line(tmp_path: Path, change: dict[str, Any]):
+    import torch
+
+    from chinchilla.files import sha256_file
+    from chinchilla.train import checkpoint
+
+    progress = {"train_seconds": 0.0, "evaluations": []}
+    made = checkpoint.Checkpoint(5, {"a": torch.zeros(2)}, {"b": torch.zeros(2)}, progress)
+    path = checkpoint.save_checkpoint(tmp_path, SPEC, made)
+    state = json.loads((path / checkpoint.STATE).read_text()) | change
+    (path / checkpoint.STATE).write_text(json.dumps(state))
+    body = json.loads((path / checkpoint.MANIFEST).read_text())
+    del body["sha256"]
+    body["files"][checkpoint.STATE] = sha256_file(path / checkpoint.STATE)
+    (path / checkpoint.MANIFEST).write_text(checkpoint._manifest_text(body))
+    got, lines = checkpoint.load_checkpoint(tmp_path, SPEC)
+    assert got is None
+    assert f"{path} is damaged ({checkpoint.STATE}" in lines[0]
+    assert "\n" not in lines[0]
+
+
+def test_a_pickle_for_what_a_job_was_asked(sweep_dir: Path, tmp_path: Path):
+    from chinchilla.sweep.slurm_job import SlurmTask
+
+    folder = sweep_dir / "submitit" / "0123abcd"
+    (folder / "intention.json").write_bytes(pickled(tmp_path))
+    with pytest.raises(InputError, match=r"intention\.json cannot be read"):
+        SlurmTask(folder)()
+    assert not list(tmp_path.rglob("executed"))
