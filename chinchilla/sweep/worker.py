@@ -67,6 +67,7 @@ class WorkerSummary:
     stopped: bool = False  # asked to
     out_of_time: bool = False  # runs are left that did not fit into the job's time
     needs_restart: bool = False  # the accelerator's context is broken; a new process can go on
+    bad_data: bool = False  # it cannot read the sweep's tokens, which its next run would need too
 
 
 def run_worker(
@@ -112,7 +113,7 @@ def run_worker(
             )
     summary = WorkerSummary(worker)
     this = _Worker(sweep_dir, data_dir, runtime, train, only, stop, stale_seconds, time_of_job)
-    while not stop and not summary.needs_restart:
+    while not (stop or summary.needs_restart or summary.bad_data):
         claimed, wait = this.claim_next(summary)
         if claimed is not None:
             spec, claim = claimed
@@ -227,6 +228,8 @@ class _Worker:
             said = "".join(traceback.format_exception(error))
             _failed(spec, claim, failure_kind(error), first_line(error), said, runtime, summary)
             summary.needs_restart = _breaks_the_device(error)
+            # A node with a bad copy of the data must not fail one run after the other.
+            summary.bad_data = failure_kind(error) == "data"
             return
         if result is None:
             log.info("stopped %s", spec.run_id)
@@ -330,8 +333,8 @@ def main(argv: list[str] | None = None, train: Train | None = None) -> int:
     """Run one worker as a process.
 
     Returns:
-        0: nothing was left to claim; 75: stopped, or out of time; 2: the sweep's files cannot be
-        used, said in a line.
+        0: nothing was left to claim; 75: stopped, or out of time; 1: the tokens cannot be read
+        here; 2: the sweep's files cannot be used, said in a line.
     """
     try:
         return _main(argv, train)
@@ -376,6 +379,8 @@ def _main(argv: list[str] | None, train: Train | None) -> int:
             if summary.needs_restart and not stop:
                 sys.stdout.flush()
                 os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    if summary.bad_data:
+        return 1
     return 75 if stop or summary.out_of_time else 0
 
 

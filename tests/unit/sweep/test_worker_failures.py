@@ -115,6 +115,15 @@ def test_data_that_cannot_be_read_is_not_tried_again(tmp_path: Path, spec, cell:
     assert summary.failed == [spec.run_id]
 
 
+def test_a_worker_that_cannot_read_the_data_spoils_one_run_and_goes(tmp_path: Path):
+    """As on a node with a bad copy of it: the other runs are left to workers elsewhere."""
+    specs = make_specs(3)
+    make_sweep(tmp_path, specs)
+    summary = work(tmp_path, raising(DataError("shard x is missing")))
+    assert (len(summary.failed), summary.bad_data) == (1, True)
+    assert len(work(tmp_path).finished) == 2
+
+
 def test_a_finished_run_has_no_kind_of_failure(tmp_path: Path, cell: Path):
     work(tmp_path)
     assert RunResult.load(cell).failure == ""
