@@ -28,6 +28,7 @@ COMMANDS: dict[str, type] = {
     "logs": config.LogsCommand,
     "retry": config.RetryCommand,
     "cancel": config.CancelCommand,
+    "sync": config.SyncCommand,
     "fetch": config.FetchCommand,
     "fit": config.FitCommand,
     "diagnose": config.DiagnoseCommand,

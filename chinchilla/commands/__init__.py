@@ -13,6 +13,7 @@ HOMES = {  # module of this package -> the commands it holds
     "reproducing": ("reproduce",),
     "training": ("data", "plan", "train", "flops"),
     "sweeping": ("sweep", "status", "logs", "retry", "cancel"),
+    "tracking": ("sync",),
     "fetching": ("fetch",),
     "fitting": ("fit", "report"),
 }

@@ -25,6 +25,7 @@ from chinchilla.config.groups import (
 )
 from chinchilla.config.reproducing import ReproduceCommand
 from chinchilla.config.sweeping import CancelCommand, LogsCommand, RetryCommand, StatusCommand
+from chinchilla.config.tracking import SyncCommand
 from chinchilla.config.training import (
     DataCommand,
     FlopsCommand,
@@ -59,6 +60,7 @@ __all__ = [
     "ScoreCommand",
     "StatusCommand",
     "SweepCommand",
+    "SyncCommand",
     "TokenizerConfig",
     "TrainCommand",
 ]

@@ -239,6 +239,7 @@ class RuntimeConfig:
     held_out_evals: int = 24  # held-out evaluations, geometric over the last 8x of a run
     wandb: str = "disabled"  # disabled, offline, online: mirror metrics to Weights & Biases
     wandb_project: str = "chinchilla"  # project there
+    tensorboard: bool = False  # event files in <cell>/tensorboard; needs the package tensorboard
     activation_checkpointing: bool = False  # recompute blocks for the backward pass, to save memory
     shard_ranks: int = 0  # ranks of a run that hold one copy of its weights together; 0 = all
 

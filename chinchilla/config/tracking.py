@@ -1,0 +1,23 @@
+"""What `chinchilla sync` can be told."""
+
+from dataclasses import dataclass, field
+
+from chinchilla.config.checks import check_format, choice
+
+
+@dataclass(kw_only=True)
+class SyncCommand:
+    """`chinchilla sync`: bring a sweep's metrics into a tracker, as often as you like."""
+
+    sweep_dir: str  # folder of the sweep
+    to: str = "wandb"  # wandb or tensorboard
+    wandb: str = "online"  # online, or offline (files that `wandb sync` uploads later)
+    wandb_project: str = "chinchilla"  # project there
+    runs: list[str] = field(default_factory=list)  # run ids or beginnings; empty = all
+    again: bool = False  # from the first step, whatever was brought before
+    format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+        choice("to", self.to, ("wandb", "tensorboard"))
+        choice("wandb", self.wandb, ("online", "offline"))
