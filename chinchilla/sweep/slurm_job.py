@@ -2,22 +2,29 @@
 
 A job that is warned (USR2: time limit, preemption) saves, frees its cells and puts itself back in
 the queue; so does one whose workers found no run short enough for the time it has left. One that is ended (scancel, an operator's requeue: TERM) saves and leaves the rest to Slurm.
+
+A job whose shape has several ranks is one worker: Slurm starts this in a task for each rank
+(`ranked`). Rank 0 speaks for the job: it alone requeues, and its exit code counts.
 """
 
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from chinchilla.files import read_json
 from chinchilla.sweep import pool
-from chinchilla.sweep.cells import missing_specs
+from chinchilla.sweep.cells import load_runtime, missing_specs
 from chinchilla.sweep.resources import bounds_words, runs_of_job
 from chinchilla.sweep.slurm_queue import clean_environment
 from chinchilla.sweep.stopping import WARNINGS, Stop, stop_on_signals, warning_seconds
+from chinchilla.sweep.worker import limit_threads
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,8 @@ class SlurmTask:
 
     def __call__(self) -> list[int]:
         asked = read_json(self.folder / "intention.json", "submission")
+        if n_ranks(asked.get("shape")) > 1:
+            return [_one_rank(asked)]
         sweep_dir, n_workers = Path(asked["sweep_dir"]), int(asked["n_workers"])
         gpus = pool.visible_gpus() if n_workers > 1 else ()
         devices = tuple(gpus[i % len(gpus)] for i in range(n_workers)) if gpus else ()
@@ -50,6 +59,38 @@ class SlurmTask:
         if any(code not in (0, 75) for code in codes):
             raise RuntimeError(f"workers ended with exit codes {codes}; see {sweep_dir}/workers")
         return codes
+
+
+def n_ranks(shape: Mapping[str, Any] | None) -> int:
+    """Ranks of a job, by the `shape` of its intention.json."""
+    return int(shape.get("nodes", 1)) * int(shape.get("ranks_per_node", 1)) if shape else 1
+
+
+def _one_rank(asked: Mapping[str, Any]) -> int:
+    """This task's part of a worker of many ranks; gives the worker's exit code, on rank 0 only."""
+    from chinchilla.sweep import ranked  # torch: not needed by jobs that only start workers
+
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
+    limit_threads(int(asked["threads"]))
+    sweep_dir, data_dir = Path(asked["sweep_dir"]), Path(asked["data_dir"])
+    only = runs_of_job(sweep_dir, asked["shape"])
+    deadline = _deadline(float(asked.get("timeout_min", 0)))
+    with stop_on_signals() as stop:
+        runtime = load_runtime(sweep_dir)
+        settings = ranked.slurm_settings(os.environ)
+        ranks = ranked.join(runtime.device, runtime.shard_ranks, settings=settings)
+        code = ranked.work(ranks, sweep_dir, data_dir, stop, only=only, deadline=deadline)
+        if ranks.rank:
+            # 0 whatever happened: srun would kill rank 0 for a bad exit, before it has written down
+            # why and put the job back. (SystemExit: no result for submitit.)
+            sys.exit(0)
+        # Out of time, warned, or a rank failed: that used up one of a run's attempts, so it ends.
+        returns = _is_to_return(stop) if stop else code != 0
+        if returns and missing_specs(sweep_dir, only):
+            requeue(stop)
+    if code not in (0, 75):
+        raise RuntimeError("a rank failed; see its run's attempts/ and the logs of all tasks")
+    return code
 
 
 def _deadline(timeout_min: float) -> float:

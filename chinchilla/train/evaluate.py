@@ -1,5 +1,7 @@
 """Held-out loss: every run of a sweep scored on the same tokens, so that their noise cancels."""
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -29,6 +31,9 @@ def held_out_loss(
         losses = token_losses(model(tokens[:, :-1]), tokens[:, 1:])
         if len(mine):
             total += float(losses.double().sum())
+    reshard: Any = getattr(model, "reshard", None)
+    if reshard:  # as a backward pass would: until then `parameters` are those of all ranks
+        reshard()
     total = float(ranks.total(torch.tensor(total, dtype=torch.float64)))
     return total / (rows.shape[0] * (rows.shape[1] - 1))
 

@@ -12,7 +12,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -23,7 +23,7 @@ from chinchilla.errors import InputError
 JOIN_SECONDS = 300.0  # for all ranks of a worker to find each other
 ANSWER_SECONDS = 600.0  # for a rank to take part in what all do together, before it counts as dead
 REPORT_SECONDS = 5.0  # for ranks to say why they left, once one has
-CLOSE_SECONDS = 20.0  # for rank 0 to write down why, and for the others to hear that it has
+CLOSE_SECONDS = 20.0  # for those who leave to hear what rank 0's store has to say
 FIRST_PORT, N_PORTS = 20_000, 12_000  # below the ports that systems give to outgoing connections
 
 
@@ -60,7 +60,7 @@ class Ranks:
         self.broken = False  # an error that not all ranks met at the same point: nothing works now
         self._store = store
         self._agreed: Exception | None = None
-        self._n = 0  # exchanges so far; the same on all ranks
+        self._n_orders = 0  # so far
 
     @property
     def writes(self) -> bool:
@@ -96,23 +96,39 @@ class Ranks:
         dist.all_reduce(values, op=getattr(dist.ReduceOp, op))
         return values
 
-    def broadcast(self, value: Any = None, patience: float | None = ANSWER_SECONDS) -> Any:
-        """Rank 0's value, anything JSON holds; `patience` None waits as long as all live."""
-        if self.world == 1:
-            return value
-        self._n += 1
-        if self.rank == 0:
-            self._set(f"{self._n}/0", value)
-            return value
-        return self._get(f"{self._n}/0", 0, patience)
+    def broadcast(self, value: Any = None) -> Any:
+        """Rank 0's value, anything JSON holds."""
+        return value if self.world == 1 else self.gather(value if self.rank == 0 else None)[0]
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, anything JSON holds, in the order of ranks."""
         if self.world == 1:
             return [value]
-        self._n += 1
-        self._set(f"{self._n}/{self.rank}", value)
-        return [self._get(f"{self._n}/{i}", i, ANSWER_SECONDS) for i in range(self.world)]
+        import torch.distributed as dist
+
+        mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
+        dist.all_gather(sizes, torch.tensor([len(mine)]))
+        longest = max(int(n) for n in sizes)
+        texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
+        dist.all_gather(texts, torch.nn.functional.pad(mine, (0, longest - len(mine))))
+        return [
+            json.loads(text[: int(n)].numpy().tobytes())
+            for text, n in zip(texts, sizes, strict=True)
+        ]
+
+    def order(self, value: Any = None) -> Any:
+        """Rank 0's next order; the others wait for it as long as rank 0 lives.
+
+        Over the store, because a wait for work may be longer than any collective should take.
+        """
+        if self.world == 1:
+            return value
+        self._n_orders += 1
+        if self.rank == 0:
+            self._set(f"order/{self._n_orders}", value)
+            return value
+        return self._get(f"order/{self._n_orders}", 0, None)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:
@@ -166,20 +182,16 @@ class Ranks:
     def failure(self, error: Exception) -> Exception:
         """What to raise for `error`: itself where it is the cause, else what another rank met.
 
-        Unless all met it together, the ranks are out of step for good: this one leaves, so that
-        those who wait for it do not wait for ever, and the group is `broken`.
+        Unless all met it together, the ranks are out of step for good and the group is `broken`: this
+        process must end soon. Its connections close with it, which is how those that wait for it learn
+        of it; it has left word for them.
         """
         if self.world == 1 or error is self._agreed or self.broken:
             return error
-        import torch.distributed as dist
-
         self.broken = True
         with contextlib.suppress(PeerError):
             self._set(f"left/{self.rank}", [_in_words(error), _is_of_peers(error)])
             self._set("left", True)
-        # Closes the connections, which is how the others learn of it on CPUs.
-        with contextlib.suppress(Exception):
-            dist.destroy_process_group()
         if not _is_of_peers(error):
             return error
         return PeerError(self._cause(_in_words(error)))
@@ -205,50 +217,47 @@ class Ranks:
         return seen
 
     def close(self) -> None:
-        """Leave, rank 0 last: the others wait until it has written down what there is to write."""
+        """Leave; where the store lives in rank 0's process, it does so last."""
         if self.world == 1:
             return
-        if self.broken:
-            going = [i for i in range(1, self.world) if self._left(i)]
-        else:
+        if not self.broken:
             import torch.distributed as dist
 
             dist.destroy_process_group()
-            going = list(range(1, self.world))
-        self.broken = True
+            waits_for = list(range(1, self.world))
+        self.broken, broken = True, self.broken
         with contextlib.suppress(PeerError):
             if self.rank:
-                self._get("closed", 0, CLOSE_SECONDS)
                 self._set(f"gone/{self.rank}", True)
-            else:
-                self._set("closed", True)
-                for i in going:  # the store may live in this process
-                    self._get(f"gone/{i}", i, CLOSE_SECONDS)
-
-    def _left(self, rank: int) -> bool:
-        with contextlib.suppress(PeerError):
-            return self._has(f"left/{rank}")
-        return False
+                return
+            if broken:
+                waits_for = [i for i in range(1, self.world) if self._has(f"left/{i}")]
+            for i in waits_for:
+                self._get(f"gone/{i}", i, CLOSE_SECONDS)
 
 
 ALONE = Ranks()
 
 
-def join(device: str, shard_ranks: int = 0, seconds: float = JOIN_SECONDS) -> Ranks:
+def join(
+    device: str,
+    shard_ranks: int = 0,
+    seconds: float = JOIN_SECONDS,
+    settings: Mapping[str, str] = os.environ,
+) -> Ranks:
     """Meet the processes that torchrun, or Slurm's srun, started beside this one.
 
     Args:
         device: runtime.device. cpu, or auto and cuda for the GPU of this rank's place on its node.
         shard_ranks: ranks that hold one copy of the weights; 0 = all.
         seconds: how long to wait for the others.
+        settings: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, as torchrun sets them;
+            in a Slurm job `slurm_settings(os.environ)`.
 
     Raises:
         InputError: a device or a number of shards that cannot be.
         PeerError: not all came in time; says who is missing, or which address does not answer.
     """
-    settings = dict(os.environ)
-    if "RANK" not in settings and "SLURM_PROCID" in settings:
-        settings |= slurm_settings(settings)
     rank, world = int(settings.get("RANK", 0)), int(settings.get("WORLD_SIZE", 1))
     local_rank = int(settings.get("LOCAL_RANK", 0))
     if world == 1:
@@ -267,7 +276,7 @@ def join(device: str, shard_ranks: int = 0, seconds: float = JOIN_SECONDS) -> Ra
     try:
         store = dist.PrefixStore("chinchilla", _open_store(settings, rank, world, wait))
         ranks = Ranks(rank, world, where, shards, store)
-        ranks._set(f"host/{rank}", settings.get("SLURMD_NODENAME") or socket.gethostname())
+        ranks._set(f"host/{rank}", os.environ.get("SLURMD_NODENAME") or socket.gethostname())
         end = time.monotonic() + seconds
         ranks.hosts = tuple(
             ranks._get(f"host/{i}", i, max(0.0, end - time.monotonic())) for i in range(world)
@@ -292,7 +301,7 @@ def join(device: str, shard_ranks: int = 0, seconds: float = JOIN_SECONDS) -> Ra
     return ranks
 
 
-def slurm_settings(environment: dict[str, str]) -> dict[str, str]:
+def slurm_settings(environment: Mapping[str, str]) -> dict[str, str]:
     """torchrun's variables from those that srun sets; the port follows from the job and its start."""
     job, start = int(environment["SLURM_JOB_ID"]), int(environment.get("SLURM_RESTART_COUNT", 0))
     host = "127.0.0.1"
@@ -332,7 +341,7 @@ def _device(name: str, local_rank: int) -> torch.device:
     return device
 
 
-def _open_store(settings: dict[str, str], rank: int, world: int, wait: timedelta) -> Any:
+def _open_store(settings: Mapping[str, str], rank: int, world: int, wait: timedelta) -> Any:
     import torch.distributed as dist
 
     if settings.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun holds it
