@@ -13,13 +13,12 @@ import numpy as np
 
 from chinchilla import __version__
 from chinchilla.config import APPROACHES
+from chinchilla.decide.caveats import ORDER
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier, PowerLaw
 from chinchilla.observations import Observations
 from chinchilla.records import RunResult
 from chinchilla.report.tables import LABELS, PAPER_ROWS, Cell, Table, count, flops
-
-HEADLINE_ORDER = ("isoflop", "parametric", "envelope")  # the most direct evidence first
 
 FLOP_TEXT = {
     "with_head": "layers and output logits, forward plus backward, Appendix F; "
@@ -39,8 +38,8 @@ LOSS_TEXT = {
 
 
 def headline(frontiers: Mapping[str, Frontier], refusals: Mapping[str, str]) -> str:
-    """The answer in one sentence with its interval, from the most direct approach that has one."""
-    chosen = next((a for a in HEADLINE_ORDER if a in frontiers), None)
+    """The answer in one sentence with its interval, from the approach that leads in predictions too."""
+    chosen = next((a for a in ORDER if a in frontiers), None)
     if chosen is None:
         refused = f" {len(refusals)} of {len(APPROACHES)} approaches refused." if refusals else ""
         return f"These runs do not identify how a budget should be split.{refused}"
@@ -63,7 +62,7 @@ def _short(law: PowerLaw) -> str:
 
 def agreement(frontiers: Mapping[str, Frontier]) -> str:
     """Which approach the headline quotes, what the others say, and whether the paper's a fits."""
-    chosen = next((a for a in HEADLINE_ORDER if a in frontiers), None)
+    chosen = next((a for a in ORDER if a in frontiers), None)
     if chosen is None:
         return ""
     law, published = frontiers[chosen].N_opt, PAPER_ROWS[chosen].a
