@@ -255,7 +255,8 @@ def built(cls: Any, value: Any, where: str) -> Any:
     if cls is Any:
         return value
     if dataclasses.is_dataclass(cls):
-        given, hints = checked(value, typing.cast(type, cls), None, where), _hints(typing.cast(Any, cls))
+        given = checked(value, typing.cast(type, cls), None, where)
+        hints = _hints(typing.cast(Any, cls))
         values = {
             name: x if _fits(hints[name], x) else built(hints[name], x, f"{where}: {name}")
             for name, x in given.items()

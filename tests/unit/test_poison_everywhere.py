@@ -177,6 +177,7 @@ def test_a_file_of_tokens_is_refused_by_name(tmp_path: Path, file: str, payload)
 
     make_data(tmp_path / "data")
     (tmp_path / "data" / file).write_bytes(payload(tmp_path))
+
     def read() -> None:
         if file == "tokenizer.model":
             Tokenizer.load(tmp_path / "data" / file)

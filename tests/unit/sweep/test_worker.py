@@ -1,6 +1,5 @@
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -29,6 +28,7 @@ from chinchilla.records import RunResult
 from chinchilla.sweep import claims
 from chinchilla.sweep.cells import cell_of, load_runtime, read_progress
 from chinchilla.sweep.claims import ClaimRecord, latest, look, take
+from chinchilla.sweep.stopping import STOP_SIGNALS
 from chinchilla.sweep.worker import run_worker
 
 RUNTIME = RuntimeConfig(device="cpu")
@@ -136,12 +136,13 @@ def test_diverged_is_a_result(tmp_path: Path):
     assert n_starts(cell_of(tmp_path, spec)) == 1
 
 
-def test_term_stops_at_a_step_and_releases(tmp_path: Path):
+@pytest.mark.parametrize("signum", STOP_SIGNALS, ids=lambda s: s.name)
+def test_a_signal_stops_at_a_step_and_releases(tmp_path: Path, signum: int):
     [spec] = make_specs(1, SLOW)
     cell = cell_of(make_sweep(tmp_path, [spec]), spec)
     worker = start_worker(tmp_path, "w")
     wait_until(lambda: read_progress(cell))
-    worker.send_signal(signal.SIGTERM)
+    worker.send_signal(signum)
     assert worker.wait(20) == 75
     assert look(cell, 0.0).state == "free"
     assert latest(cell).released
