@@ -221,7 +221,7 @@ def _impossible(f: Frontier, name: str) -> str:
 
 
 def _certified(f: Frontier) -> bool:
-    return bool(f.certificate) and f.certificate.get("converged") is True
+    return f.certificate is not None and f.certificate.get("converged") is True
 
 
 def _agree(f: Frontier) -> bool:
