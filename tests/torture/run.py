@@ -38,11 +38,24 @@ CLAIMS = {  # torture -> what it is called, counts
     "killed_workers": ("a worker is SIGKILLed after each of its calls on the disk",),
     "damaged_claims": ("claim files are damaged; status and the sweep go on", 200),
 }
+LAUNCHERS = 30
+OF_LAUNCHERS = (
+    "a launcher of a Slurm sweep is SIGKILLed at a random point: each job is submitted once"
+)
 
 
 def of_claims(name: str, work: Path, *counts: int) -> dict[str, Any]:
     """One torture of torture_claims.py, in a process without torch."""
-    command = [sys.executable, str(HERE / "torture_claims.py"), name, str(work), *map(str, counts)]
+    return _apart("torture_claims.py", name, str(work), *map(str, counts))
+
+
+def of_launchers(work: Path, n: int) -> dict[str, Any]:
+    """torture_launch.py, in a process of its own."""
+    return _apart("torture_launch.py", str(work), str(n))
+
+
+def _apart(program: str, *words: str) -> dict[str, Any]:
+    command = [sys.executable, str(HERE / program), *words]
     run = subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, **ENVIRONMENT}
     )
@@ -86,6 +99,7 @@ def main(out: Path) -> int:
         tortures = of_runs(work, n_kills=100, n_inside=49, n_damages=204)
         for name, (what, *counts) in CLAIMS.items():
             tortures[what] = lambda name=name, counts=counts: of_claims(name, work / name, *counts)
+        tortures[OF_LAUNCHERS] = lambda: of_launchers(work / "launchers", LAUNCHERS)
         for what, run in tortures.items():
             start = time.perf_counter()
             found = run()

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from run import of_claims
+from run import of_claims, of_launchers
 
 
 def assert_all_passed(found: dict[str, Any], at_least: int) -> None:
@@ -26,6 +26,12 @@ def test_a_cell_has_one_trainer_and_one_result(
     tmp_path: Path, name: str, counts: tuple[int, ...], cases: int
 ):
     assert_all_passed(of_claims(name, tmp_path / "work", *counts), cases)
+
+
+@pytest.mark.slow
+def test_a_launcher_killed_anywhere_submits_each_job_once(tmp_path: Path):
+    pytest.importorskip("submitit")
+    assert_all_passed(of_launchers(tmp_path / "work", 4), 4)
 
 
 @pytest.mark.slow
