@@ -80,7 +80,8 @@ class Sweep:
 
     def launch_on_slurm(self, *more: str, **environment: str) -> dict[str, Any]:
         """What the command said: job_ids, n_submitted, n_earlier, ..."""
-        out = self.launch(*SLURM, *more, "format=json", **environment)
+        words = {word.split("=")[0]: word for word in (*SLURM, *more)}  # a word is given once
+        out = self.launch(*words.values(), "format=json", **environment)
         return json.loads(out.splitlines()[-1])
 
     def results(self) -> list[RunResult]:
@@ -92,7 +93,7 @@ class Sweep:
         found = {}
         for path in self.folder.glob("cells/*/progress.json"):
             if not (path.parent / "result.json").exists():
-                found[path.parent.name] = json.loads(path.read_text())["step"]
+                found[path.parent.name] = json.loads(path.read_text()).get("step", 0)
         return {run_id: step for run_id, step in found.items() if step > 0}
 
     def arrays(self) -> list[str]:

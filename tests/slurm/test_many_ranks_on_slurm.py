@@ -1,0 +1,144 @@
+"""A run on two nodes with two ranks each, under a real Slurm: finishes, and comes back by itself.
+
+Against four processes of this machine, every bit: which node a rank is on changes no sum.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from slurm_world import LOCAL, Sweep, queue, slurm, wait_until
+
+from chinchilla.records import Curve, RunResult
+
+pytestmark = pytest.mark.slurm
+
+TWO_BY_TWO = [
+    "cluster.n_workers=1", "cluster.gpus_per_node=0", "cluster.nodes=2", "cluster.ranks_per_node=2",
+]  # fmt: skip
+
+
+N_RUNS = 1
+
+
+def restarts(job: str) -> int:
+    words = slurm("scontrol", "show", "job", job).split()
+    return max(int(w.split("=")[1]) for w in words if w.startswith("Restarts="))
+
+
+def small(folder: Path, data_dir: Path) -> Sweep:
+    """One cell only: four ranks are slow on two cores."""
+    made = Sweep(folder / "tiny", data_dir)
+    instead = {"grid.budgets": "grid.budgets=[2e9]", "grid.models": "grid.models=[12x1]"}
+    made.words = [instead.get(word.split("=")[0], word) for word in made.words]
+    return made
+
+
+@pytest.fixture
+def sweep(data_dir: Path, tmp_path: Path) -> Sweep:
+    return small(tmp_path, data_dir)
+
+
+@pytest.fixture(scope="module")
+def alone(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """The sweep as single processes of this machine measure it."""
+    made = small(tmp_path_factory.mktemp("alone"), data_dir)
+    made.launch(*LOCAL)
+    return made
+
+
+@pytest.fixture(scope="module")
+def four_here(alone: Sweep, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    """... and as four of its processes do together, started as torchrun starts them, undisturbed."""
+    made = small(tmp_path_factory.mktemp("four"), data_dir)
+    made.folder.mkdir()
+    for name in ("plan.jsonl", "runtime.json"):
+        shutil.copy(alone.folder / name, made.folder / name)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, "-m", "chinchilla.sweep.ranked", "--threads", "1"]
+    processes = [
+        subprocess.Popen(
+            [*command, str(made.folder), str(data_dir)],
+            env={
+                **os.environ, "RANK": str(i), "WORLD_SIZE": "4", "LOCAL_RANK": str(i),
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            },
+        )
+        for i in range(4)
+    ]  # fmt: skip
+    assert [p.wait(200) for p in processes] == [0] * 4
+    assert_same(made, made)
+    return made
+
+
+def assert_same(sweep: Sweep, reference: Sweep, n_interrupted: int = 0) -> None:
+    """The run is over and has the reference's bits, and at most so many were started anew."""
+    found = sweep.results()
+    assert len(found) == N_RUNS, sweep.logs()
+    assert sum(r.attempts for r in found) <= N_RUNS + n_interrupted
+    for result in found:
+        there, here = (s.folder / "cells" / result.spec.run_id for s in (reference, sweep))
+        other = RunResult.load(there)
+        assert result.status == "finished"
+        assert result.final_loss == other.final_loss
+        assert result.held_out_loss == other.held_out_loss
+        assert Curve.load(here).loss.tobytes() == Curve.load(there).loss.tobytes()
+
+
+def test_two_nodes_of_two_ranks_measure_what_four_processes_do(
+    sweep: Sweep, four_here: Sweep, alone: Sweep
+):
+    """And what one process does, but for the order of fp32 sums over hundreds of updates."""
+    [job] = sweep.launch_on_slurm(*TWO_BY_TWO)["job_ids"]
+    wait_until(sweep.running, 100)
+    assert queue("%D %C") == ["2 4"], "one job, two nodes, a core for each rank"
+    sweep.wait_for_the_end()
+    assert_same(sweep, four_here)
+    assert {r.device[:7] for r in sweep.results()} == {"4 x CPU"}
+    assert slurm("scontrol", "show", "job", job).count("JobState=COMPLETED") == 1
+    for result in sweep.results():
+        other = RunResult.load(alone.folder / "cells" / result.spec.run_id)
+        assert result.final_loss == pytest.approx(other.final_loss, abs=2e-3)
+
+
+def test_ranks_that_are_interrupted_return_by_themselves(sweep: Sweep, four_here: Sweep):
+    """Warned, so that rank 0 requeues its job, once; requeued by an operator; then left alone."""
+    [job] = sweep.launch_on_slurm(*TWO_BY_TWO)["job_ids"]
+    warn = ["timeout", "1.5", "scancel", "--signal=USR2", job]
+    for n, interrupt in enumerate((warn, ["scontrol", "requeue", job])):
+        before = sum(sweep.running().values())
+        wait_until(lambda before=before: sum(sweep.running().values()) > before, 100)
+        subprocess.run(interrupt)
+        wait_until(lambda n=n: restarts(job) == n + 1, 60)
+    sweep.wait_for_the_end()
+    assert restarts(job) == 2, "no rank but one asked for it"
+    assert_same(sweep, four_here, n_interrupted=2)
+
+
+def test_a_rank_that_is_killed_ends_the_job_and_a_launch_goes_on(sweep: Sweep, four_here: Sweep):
+    [job] = sweep.launch_on_slurm(*TWO_BY_TWO)["job_ids"]
+    wait_until(sweep.running, 100)
+    [pid] = [p.name for p in Path("/proc").iterdir() if is_rank(p, job, "3")]
+    os.kill(int(pid), signal.SIGKILL)
+    wait_until(lambda: job not in {i.split("_")[0] for i in queue()}, 60)
+    assert len(sweep.results()) < N_RUNS
+    sweep.launch_on_slurm(*TWO_BY_TWO)
+    sweep.wait_for_the_end()
+    assert_same(sweep, four_here, n_interrupted=1)
+
+
+def is_rank(process: Path, job: str, rank: str) -> bool:
+    try:
+        words = (process / "environ").read_bytes().split(b"\0")
+        name = (process / "cmdline").read_bytes()
+    except OSError:
+        return False
+    wanted = {f"SLURM_JOB_ID={job}".encode(), f"SLURM_PROCID={rank}".encode()}
+    return wanted <= set(words) and b"submitit.core._submit" in name and b"srun" not in name
