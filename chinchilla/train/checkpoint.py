@@ -18,10 +18,11 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -51,6 +52,7 @@ STATE = "state.json"
 FILES = (WEIGHTS, OPTIMIZER, STATE)  # of a checkpoint in one shard
 MANIFEST = "MANIFEST.json"
 ASIDE = "damaged-"  # before the name of a checkpoint that did not verify
+T = TypeVar("T")
 _STEP = re.compile(r"step-(\d{8,})")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -147,32 +149,42 @@ def load_checkpoint(
     complaints: list[str] = []
     for name in ranks.broadcast([path.name for path in _newest_first(folder)]):
         path = folder / name
-        found, damaged, unreadable = None, "", ""
-        with ranks.together():
-            try:
-                found = _load(path, spec, tokenizer, ranks)
-            except (_Damaged, SafetensorError) as error:
-                damaged = str(error)
-            except OSError as error:  # a file server's trouble says nothing about what it holds
-                unreadable = str(error)
-        said = [(d, u) for d, u in ranks.gather([damaged, unreadable]) if d or u]
-        if found and not said:
+        found = None
+        # Every file is known to be whole before any rank reads a number.
+        n_shards, damaged, why = _tried(ranks, partial(_verify, path, ranks))
+        if n_shards and not why:
+            load = partial(_load, path, n_shards, spec, tokenizer, ranks)
+            found, damaged, why = _tried(ranks, load)
+        if found and not why:
             return found, complaints
-        if why := next((d for d, _ in said if d), ""):
+        if damaged:
             complaints.append(f"checkpoint {path} is damaged ({why}); trying the one before it.")
             if ranks.rank == 0:
                 _put_aside(path)
         else:
-            complaints.append(
-                f"checkpoint {path} cannot be read ({said[0][1]}); trying an older one."
-            )
+            complaints.append(f"checkpoint {path} cannot be read ({why}); trying an older one.")
     if complaints:
         complaints.append(f"no checkpoint in {folder} can be used: the run starts anew.")
     return None, complaints
 
 
-def _load(path: Path, spec: RunSpec, tokenizer: str, ranks: Ranks) -> Checkpoint:
-    n_shards = _verify(path, ranks)
+def _tried(ranks: Ranks, work: Callable[[], T]) -> tuple[T | None, bool, str]:
+    """What `work` gives here; whether it met damage on any rank, and what any rank could not read."""
+    value, damaged, unreadable = None, "", ""
+    with ranks.together():
+        try:
+            value = work()
+        except (_Damaged, SafetensorError) as error:
+            damaged = str(error)
+        except OSError as error:  # a file server's trouble says nothing about what it holds
+            unreadable = str(error)
+    said = ranks.gather([damaged, unreadable])
+    if why := next((d for d, _ in said if d), ""):
+        return value, True, why
+    return value, False, next((u for _, u in said if u), "")
+
+
+def _load(path: Path, n_shards: int, spec: RunSpec, tokenizer: str, ranks: Ranks) -> Checkpoint:
     state = _read_state(path)
     weights, optimizer = (
         read_rows([path / of_shard(name, i, n_shards) for i in range(n_shards)], ranks)
