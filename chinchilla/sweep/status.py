@@ -6,6 +6,7 @@ Slurm's queue holds (`submissions.in_queue`) is shown beside it and changes noth
 """
 
 import dataclasses
+import json
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,6 @@ from chinchilla.files import read_json
 from chinchilla.records import RESULT_SCHEMA, RunResult, RunSpec
 from chinchilla.sweep.cells import (
     MAX_ATTEMPTS,
-    cell_of,
     is_damaged,
     n_errors,
     planned_specs,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 STATES = ("finished", "running", "waiting", "diverged", "failed")
 DONE = ("finished", "diverged", "failed")
+PACED = 1000  # runs whose progress.json is read for their pace once they are over, more or less
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class CellRow:
     worker: str
     flops: float  # C of the whole run
     flops_done: float
-    flops_per_second: float | None  # achieved, over the run (finished) or lately (running)
+    flops_per_second: float | None  # achieved, over the run (finished; some of many) or lately
     failure: str = ""  # of a failed run, the kind: oom, data, error, lost
 
 
@@ -104,8 +105,9 @@ def sweep_status(
     cells = sweep_dir / "cells"
     now = file_system_now(cells) if cells.is_dir() else 0.0
     rows = []
-    for spec in specs:
-        row = known.get(spec.run_id) or _row(spec, cell_of(sweep_dir, spec), now)
+    stride = -(-len(specs) // PACED) or 1
+    for i, spec in enumerate(specs):
+        row = known.get(spec.run_id) or _row(spec, cells / spec.run_id, now, i % stride == 0)
         if row.state in DONE:
             known[spec.run_id] = row
         rows.append(row)
@@ -122,14 +124,16 @@ def sweep_status(
     )
 
 
-def _row(spec: RunSpec, cell: Path, now: float) -> CellRow:
-    progress, damaged = read_progress(cell), False
-    if (cell / "result.json").exists():
-        try:
-            return _row_of_result(spec, _ended(cell), progress)
-        except InputError:
-            if not (damaged := is_damaged(cell)):
-                raise
+def _row(spec: RunSpec, cell: Path, now: float, measured: bool = True) -> CellRow:
+    """A run as it stands; `measured`: whether a run that is over is one to learn the pace from."""
+    damaged = False
+    try:
+        if (result := _ended(cell)) is not None:
+            return _row_of_result(spec, result, read_progress(cell) if measured else None)
+    except InputError:
+        if not (damaged := is_damaged(cell)):
+            raise
+    progress = read_progress(cell)
     step = min(int(progress.get("step") or 0), spec.steps)
     standing = look(cell, now)
     running = standing.state in ("held", "silent")
@@ -155,8 +159,8 @@ def _row(spec: RunSpec, cell: Path, now: float) -> CellRow:
     )
 
 
-def _ended(cell: Path) -> dict[str, Any]:
-    """The values of result.json, once those that a row shows are of their types.
+def _ended(cell: Path) -> dict[str, Any] | None:
+    """The values of result.json, if there is one, once those that a row shows are of their types.
 
     Reading the whole record, as `RunResult.load` does, would double the time of a large sweep's
     status; it is asked where something is odd, and says what.
@@ -164,15 +168,20 @@ def _ended(cell: Path) -> dict[str, Any]:
     Raises:
         InputError: no JSON, another version's, or not of these types.
     """
-    path = cell / "result.json"
-    value = read_json(path, "run result")
+    try:
+        with open(f"{cell}/result.json", "rb") as f:
+            value = json.loads(f.read())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError):
+        value = None
     if (
         isinstance(value, dict)
         and value.get("schema") == RESULT_SCHEMA
         and value.get("status") in DONE
-        and all(type(value.get(k)) in (int, float) for k in ("steps_done", "flops_spent"))
+        and all(_is_number(value.get(k)) for k in ("steps_done", "flops_spent"))
         and all(
-            type(value.get(k, "")) in (int, float, type(None))
+            value.get(k, "") is None or _is_number(value.get(k))
             for k in ("final_loss", "tokens_per_second")
         )
         and isinstance(value.get("reason"), str)
@@ -181,12 +190,21 @@ def _ended(cell: Path) -> dict[str, Any]:
     ):
         return value
     RunResult.load(cell)
-    raise InputError(f"{path}: holds values of other types than a run result has.")
+    raise InputError(f"{cell}/result.json: holds values of other types than a run result has.")
 
 
-def _row_of_result(spec: RunSpec, result: dict[str, Any], progress: dict[str, Any]) -> CellRow:
-    # The progress file's rate counts evaluations and checkpoints too, as the time left must.
-    rate = progress.get("tokens_per_second") or result["tokens_per_second"]
+def _is_number(x: Any) -> bool:
+    return type(x) in (int, float) and abs(x) < 1e300  # NaN is not
+
+
+def _row_of_result(
+    spec: RunSpec, result: dict[str, Any], progress: dict[str, Any] | None
+) -> CellRow:
+    # The progress file's rate counts evaluations and checkpoints too, as the time left must; of a
+    # large sweep's runs some stand for all.
+    rate = None
+    if progress is not None:
+        rate = progress.get("tokens_per_second") or result["tokens_per_second"]
     return CellRow(
         run_id=spec.run_id,
         state=result["status"],
