@@ -95,7 +95,7 @@ def assert_same(sweep: Sweep, reference: Sweep, n_interrupted: int = 0) -> None:
 def test_two_nodes_of_two_ranks_measure_what_four_processes_do(
     sweep: Sweep, four_here: Sweep, alone: Sweep
 ):
-    """And what one process does, but for the order of fp32 sums over hundreds of updates."""
+    """And what one process does, but for the order of fp32 sums: 1e-6 nats over its 121 updates."""
     [job] = sweep.launch_on_slurm(*TWO_BY_TWO)["job_ids"]
     wait_until(sweep.running, 100)
     assert queue("%D %C") == ["2 4"], "one job, two nodes, a core for each rank"
@@ -105,7 +105,7 @@ def test_two_nodes_of_two_ranks_measure_what_four_processes_do(
     assert slurm("scontrol", "show", "job", job).count("JobState=COMPLETED") == 1
     for result in sweep.results():
         other = RunResult.load(alone.folder / "cells" / result.spec.run_id)
-        assert result.final_loss == pytest.approx(other.final_loss, abs=2e-3)
+        assert result.final_loss == pytest.approx(other.final_loss, abs=1e-4)
 
 
 def test_ranks_that_are_interrupted_return_by_themselves(sweep: Sweep, four_here: Sweep):
