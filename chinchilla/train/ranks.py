@@ -22,8 +22,8 @@ from chinchilla.errors import InputError
 
 JOIN_SECONDS = 300.0  # for all ranks of a worker to find each other
 ANSWER_SECONDS = 600.0  # for a rank to take part in what all do together, before it counts as dead
-REPORT_SECONDS = 5.0  # for ranks to say why they left, once one has
-CLOSE_SECONDS = 20.0  # for those who leave to hear what rank 0's store has to say
+REPORT_SECONDS = 5.0  # for ranks to say why they left, once one has, and to hear why
+CLOSE_SECONDS = 20.0  # for all to leave, at the good end
 FIRST_PORT, N_PORTS = 20_000, 12_000  # below the ports that systems give to outgoing connections
 
 
@@ -217,23 +217,23 @@ class Ranks:
         return seen
 
     def close(self) -> None:
-        """Leave; where the store lives in rank 0's process, it does so last."""
+        """Leave; rank 0 last, where the store may live that tells the others why."""
         if self.world == 1:
             return
+        patience = REPORT_SECONDS if self.broken else CLOSE_SECONDS
         if not self.broken:
             import torch.distributed as dist
 
             dist.destroy_process_group()
-            waits_for = list(range(1, self.world))
-        self.broken, broken = True, self.broken
-        with contextlib.suppress(PeerError):
-            if self.rank:
+        self.broken = True
+        if self.rank:
+            with contextlib.suppress(PeerError):
                 self._set(f"gone/{self.rank}", True)
-                return
-            if broken:
-                waits_for = [i for i in range(1, self.world) if self._has(f"left/{i}")]
-            for i in waits_for:
-                self._get(f"gone/{i}", i, CLOSE_SECONDS)
+            return
+        end = time.monotonic() + patience
+        for i in range(1, self.world):
+            with contextlib.suppress(PeerError):  # one that was killed says nothing
+                self._get(f"gone/{i}", i, max(0.0, end - time.monotonic()))
 
 
 ALONE = Ranks()
