@@ -290,7 +290,8 @@ def _fields(schema: type, prefix: str = "") -> tuple[_Field, ...]:
     knob = (
         r"^    (\w+): (?:[^#\n]*\($\n)?.*?  # (.*)$"  # a long comment wraps the value in brackets
     )
-    comments = dict(re.findall(knob, inspect.getsource(schema), re.MULTILINE))
+    written = [inspect.getsource(c) for c in schema.__mro__ if dataclasses.is_dataclass(c)]
+    comments = dict(re.findall(knob, "".join(written[::-1]), re.MULTILINE))
     hints = get_type_hints(schema)
     found: list[_Field] = []
     for field in dataclasses.fields(schema):

@@ -239,13 +239,16 @@ def check_same_recipe(planned: Sequence[RunSpec], new: Sequence[RunSpec]) -> Non
             )
 
 
-def check_tokens(specs: Sequence[RunSpec], available: int, epochs: float) -> None:
+def check_tokens(
+    specs: Sequence[RunSpec], available: int, epochs: float, what: str = "tokens that exist"
+) -> None:
     """Refuse a plan whose longest run would read more tokens than `epochs` passes hold.
 
     Args:
         specs: the plan.
-        available: training tokens in the manifest.
+        available: training tokens that a run may read before anything repeats.
         epochs: passes allowed.
+        what: names the available tokens.
 
     Raises:
         DataError: naming the run, its tokens, and the two ways out.
@@ -255,7 +258,7 @@ def check_tokens(specs: Sequence[RunSpec], available: int, epochs: float) -> Non
     if longest.D > allowed:
         raise DataError(
             f"run {longest.run_id} needs {longest.D:.4g} tokens = {longest.D / available:.2f} epochs of the "
-            f"{available:.4g} tokens that exist; epochs={epochs:g} allows {allowed:.4g}. Add text, "
+            f"{available:.4g} {what}; epochs={epochs:g} allows {allowed:.4g}. Add text, "
             f"drop small models from the largest budgets, or allow repeats with epochs={math.ceil(longest.D / available)}."
         )
 

@@ -140,6 +140,8 @@ class RunResult:
     finished_utc: str
     attempts: int = 1
     failure: str = ""  # what ended a failed run: oom, data, error, lost
+    unique_tokens: int | None = None  # of the tokens read, those that differ; None if not recorded
+    epochs: dict[str, float] = field(default_factory=dict)  # source -> passes over its tokens
     schema: int = RESULT_SCHEMA
 
     def __post_init__(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from chinchilla import config
+from chinchilla.commands.preparing import use_record
 from chinchilla.commands.shared import print_json
 from chinchilla.commands.training import derived, planned
 from chinchilla.errors import Refusal
@@ -27,7 +28,7 @@ def sweep(command: config.SweepCommand) -> int:
     from chinchilla.sweep.estimate import check_gpu_hours, estimate
     from chinchilla.sweep.launch import launch
 
-    specs = planned(command)
+    specs, use = planned(command)
     sweep_dir = Path(command.sweep_dir or f"runs/{command.grid.name}")
     plan = sweep_dir / "plan.jsonl"
     there = load_plan(plan) if plan.exists() else []
@@ -35,7 +36,14 @@ def sweep(command: config.SweepCommand) -> int:
     cost = estimate(left, command.cluster, command.runtime, os.cpu_count() or 1)
     if command.dry_run and command.format == "json":
         runs = [s.to_dict() | derived(s) for s in specs]
-        return print_json({"runs": runs, "n_left": len(left), "estimate": cost.to_dict()})
+        return print_json(
+            {
+                "runs": runs,
+                "n_left": len(left),
+                "estimate": cost.to_dict(),
+                "sources": use_record(use),
+            }
+        )
     if command.format == "text":
         done = {s.run_id for s in specs} - {s.run_id for s in left}
         show_plan(specs, command.cluster, done, cost_line=False)

@@ -1,4 +1,4 @@
-"""The commands around one run or a plan: data, plan, train, flops."""
+"""The commands around one run or a plan: plan, train, flops."""
 
 import dataclasses
 import os
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from chinchilla import config
+from chinchilla.commands.preparing import longest_use, show_use, use_record
 from chinchilla.commands.shared import print_json
 from chinchilla.errors import InputError
 from chinchilla.files import writable_dir
@@ -16,36 +17,15 @@ from chinchilla.records import RunResult, RunSpec, load_plan, save_plan
 from chinchilla.show import console, show_plan
 
 if TYPE_CHECKING:
-    from chinchilla.data.tokens import TokenData
+    from chinchilla.data.tokens import SourceUse, TokenData
 
 
 VERIFY_BYTES = 4e9  # token folders up to this size are hashed before a sweep, at about 1 GB/s
 
 
-def data(command: config.DataCommand) -> int:
-    """Prepare a corpus and say what came of it."""
-    from chinchilla.data.prepare import prepare
-    from chinchilla.sweep.progress import stage_progress
-
-    folder = writable_dir(Path(command.data_dir), "data_dir")
-    with stage_progress() as report:
-        manifest = prepare(command, report if command.format == "text" else None)
-    if command.format == "json":
-        return print_json(
-            {"data_dir": str(folder), "data_id": manifest.data_id, **dataclasses.asdict(manifest)}
-        )
-    train, held = manifest.splits["train"], manifest.splits["heldout"]
-    print(
-        f"{folder}: data_id {manifest.data_id}, {train.tokens:,} training tokens in {train.documents:,} documents, "
-        f"{held.tokens:,} held out in {held.documents:,}; {manifest.tokenizer.vocab_size:,} pieces, "
-        f"{train.bytes / train.tokens:.3f} bytes a token."
-    )
-    return 0
-
-
 def plan(command: config.PlanCommand) -> int:
     """Expand a grid, show it with its cost, write plan.jsonl."""
-    specs = planned(command)
+    specs, use = planned(command)
     if command.out:
         out = Path(command.out)
         writable_dir(out.parent, "out")
@@ -60,7 +40,11 @@ def plan(command: config.PlanCommand) -> int:
 
         cost = plan_cost(specs, command.cluster, command.cluster.n_workers or 1)
         return print_json(
-            {"runs": [s.to_dict() | derived(s) for s in specs], "cost": dataclasses.asdict(cost)}
+            {
+                "runs": [s.to_dict() | derived(s) for s in specs],
+                "cost": dataclasses.asdict(cost),
+                "sources": use_record(use),
+            }
         )
     show_plan(specs, command.cluster)
     if command.out:
@@ -70,7 +54,7 @@ def plan(command: config.PlanCommand) -> int:
 
 def train(command: config.TrainCommand) -> int:
     """Train one model in this process; a finished run is not trained again."""
-    from chinchilla.plan import build_shape, check_tokens, plan_run
+    from chinchilla.plan import build_shape, plan_run
     from chinchilla.sweep.launch import launch
 
     if bool(command.budget_flops) == bool(command.tokens):
@@ -86,7 +70,7 @@ def train(command: config.TrainCommand) -> int:
         tokens=command.tokens or None,
         sweep=Path(command.out_dir).name,
     )
-    check_tokens([spec], tokens.epoch_tokens(spec.model.seq_len), command.epochs)
+    _checked_use(command, [spec], tokens)
     out_dir = writable_dir(Path(command.out_dir), "out_dir")
     code = launch(command, [spec], out_dir, Path(command.data_dir))
     cell = out_dir / "cells" / spec.run_id
@@ -151,16 +135,18 @@ def flops(command: config.FlopsCommand) -> int:
     return 0
 
 
-def planned(command: config.PlanCommand | config.SweepCommand) -> list[RunSpec]:
-    """The grid's specs, checked against the tokens that exist."""
-    from chinchilla.plan import check_tokens, plan_grid
+def planned(
+    command: config.PlanCommand | config.SweepCommand,
+) -> "tuple[list[RunSpec], list[SourceUse]]":
+    """The grid's specs, and what the longest takes from each source; tokens that exist, checked."""
+    from chinchilla.plan import plan_grid
 
     device = command.runtime.device if isinstance(command, config.SweepCommand) else "auto"
     precision = _precision(command.recipe, command.cluster, device)
     if not command.data_dir:
         return plan_grid(
             command.grid, command.recipe, vocab_size=0, data_id="none", precision=precision
-        )
+        ), []
     tokens = _open_tokens(command.data_dir)
     if command.grid.vocab_size and command.grid.vocab_size < tokens.vocab_size:
         raise InputError(
@@ -174,8 +160,27 @@ def planned(command: config.PlanCommand | config.SweepCommand) -> list[RunSpec]:
         data_id=tokens.data_id,
         precision=precision,
     )
-    check_tokens(specs, tokens.epoch_tokens(command.grid.seq_len), command.epochs)
-    return specs
+    return specs, _checked_use(command, specs, tokens)
+
+
+def _checked_use(
+    command: config.PlanCommand | config.SweepCommand | config.TrainCommand,
+    specs: list[RunSpec],
+    tokens: "TokenData",
+) -> "list[SourceUse]":
+    """What the longest run takes from each source, shown before anything is refused or spent."""
+    from chinchilla.plan import check_tokens
+
+    seq_len = specs[0].model.seq_len
+    available = tokens.epoch_tokens(seq_len)
+    use = longest_use(specs, tokens)
+    if command.format == "text":
+        show_use(use, command.epochs)
+    what = "tokens that exist"
+    if len(use) > 1:
+        what = f"tokens that there are before source {tokens.scarcest(seq_len)!r} repeats"
+    check_tokens(specs, available, command.epochs, what)
+    return use
 
 
 def _open_tokens(data_dir: str) -> "TokenData":

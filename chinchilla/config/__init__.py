@@ -5,6 +5,7 @@ nothing below it sees a DictConfig. Standard library only. Not frozen, no Litera
 OmegaConf 2.3 could not merge them. A field without default must be given.
 """
 
+from chinchilla.config.data import CorpusConfig, DataCommand, SourceConfig, TokenizerConfig
 from chinchilla.config.deciding import DesignCommand, PredictCommand, RatesConfig, ScoreCommand
 from chinchilla.config.diagnosing import DiagnoseCommand
 from chinchilla.config.fetching import FetchCommand
@@ -15,19 +16,16 @@ from chinchilla.config.fitting import (
 )
 from chinchilla.config.groups import (
     ClusterConfig,
-    CorpusConfig,
     GridConfig,
     ModelConfig,
     RecipeConfig,
     ResourceConfig,
     RuntimeConfig,
-    TokenizerConfig,
 )
 from chinchilla.config.reproducing import ReproduceCommand
 from chinchilla.config.sweeping import CancelCommand, LogsCommand, RetryCommand, StatusCommand
 from chinchilla.config.tracking import SyncCommand
 from chinchilla.config.training import (
-    DataCommand,
     FlopsCommand,
     PlanCommand,
     SweepCommand,
@@ -58,6 +56,7 @@ __all__ = [
     "RetryCommand",
     "RuntimeConfig",
     "ScoreCommand",
+    "SourceConfig",
     "StatusCommand",
     "SweepCommand",
     "SyncCommand",

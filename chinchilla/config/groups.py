@@ -1,4 +1,4 @@
-"""Knobs that several commands share: corpus, tokenizer, model, recipe, grid, cluster, runtime."""
+"""Knobs that several commands share: model, recipe, grid, cluster, runtime."""
 
 import itertools
 import math
@@ -8,51 +8,6 @@ from dataclasses import dataclass, field
 from chinchilla.config.checks import choice, not_negative, positive
 from chinchilla.errors import InputError
 from chinchilla.shapes import FLOP_CONVENTIONS
-
-
-@dataclass(kw_only=True)
-class CorpusConfig:
-    """Documents to read: the embedded text, files, or a hub data set."""
-
-    name: str = "custom"  # for people; recorded in the manifest
-    format: str = "text"  # embedded, text, jsonl, parquet, hub
-    paths: list[str] = field(default_factory=list)  # files or folders (text, jsonl, parquet)
-    separator: str = (
-        ""  # text: a line equal to this parts documents; blank = a blank line; empty = none
-    )
-    column: str = "text"  # field that holds the document (jsonl, parquet, hub)
-    hub_name: str = ""  # data set on the hub, such as allenai/c4
-    hub_config: str = ""  # its configuration, such as en
-    hub_split: str = "train"  # its split
-    hub_revision: str = ""  # commit or tag of the data set; empty = the newest, whatever that is
-    max_documents: int = 0  # stop after so many; 0 = all
-
-    def __post_init__(self) -> None:
-        choice("corpus.format", self.format, ("embedded", "text", "jsonl", "parquet", "hub"))
-        if self.format == "hub" and not self.hub_name:
-            raise InputError("corpus.format=hub needs corpus.hub_name, such as allenai/c4.")
-        if self.format in ("text", "jsonl", "parquet") and not self.paths:
-            raise InputError(
-                f"corpus.format={self.format} needs corpus.paths=[FILE_OR_FOLDER, ...]."
-            )
-
-
-@dataclass(kw_only=True)
-class TokenizerConfig:
-    """SentencePiece, lossless: identity normalisation, byte fallback."""
-
-    vocab_size: int = 32_000  # pieces; the paper uses 32,000
-    algorithm: str = "bpe"  # bpe or unigram
-    train_mb: float = 100.0  # MB of text the tokenizer is trained on, drawn evenly over documents
-    model: str = ""  # an existing SentencePiece .model to use instead of training one
-
-    def __post_init__(self) -> None:
-        choice("tokenizer.algorithm", self.algorithm, ("bpe", "unigram"))
-        positive("tokenizer.train_mb", self.train_mb)
-        if self.vocab_size < 260:
-            raise InputError(
-                f"tokenizer.vocab_size={self.vocab_size} is below 260: 256 byte pieces and the control pieces come first."
-            )
 
 
 @dataclass(kw_only=True)

@@ -5,34 +5,11 @@ from dataclasses import dataclass, field
 from chinchilla.config.checks import check_format, not_negative, positive
 from chinchilla.config.groups import (
     ClusterConfig,
-    CorpusConfig,
     GridConfig,
     ModelConfig,
     RecipeConfig,
     RuntimeConfig,
-    TokenizerConfig,
 )
-from chinchilla.errors import InputError
-
-
-@dataclass(kw_only=True)
-class DataCommand:
-    """`chinchilla data`: documents -> tokenizer -> token shards."""
-
-    corpus: CorpusConfig
-    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    data_dir: str = "data"  # folder for tokenizer, shards and manifest
-    held_out_fraction: float = 0.02  # share of documents held out, chosen by hash of their text
-    shard_tokens: int = 100_000_000  # tokens per shard file
-    n_workers: int = 0  # tokenising processes; 0 = one per core
-    format: str = "text"  # text or json
-
-    def __post_init__(self) -> None:
-        check_format(self.format)
-        not_negative("n_workers", self.n_workers)
-        positive("shard_tokens", self.shard_tokens)
-        if not 0 < self.held_out_fraction < 1:
-            raise InputError(f"held_out_fraction={self.held_out_fraction} is not in (0, 1).")
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
-from chinchilla.config import CorpusConfig
+from chinchilla.config import SourceConfig
 from chinchilla.errors import DataError
 
 SUFFIXES = {
@@ -24,7 +24,7 @@ SUFFIXES = {
 }
 
 
-def read_documents(corpus: CorpusConfig) -> Iterator[str]:
+def read_documents(corpus: SourceConfig) -> Iterator[str]:
     """The documents of a corpus in a fixed order: files by name, rows as they stand.
 
     Raises:
@@ -38,7 +38,7 @@ def read_documents(corpus: CorpusConfig) -> Iterator[str]:
         raise DataError(f"corpus {corpus.name!r} has no documents.")
 
 
-def corpus_files(corpus: CorpusConfig) -> list[Path]:
+def corpus_files(corpus: SourceConfig) -> list[Path]:
     """The files a corpus is read from, folders expanded and sorted; none for the hub.
 
     Raises:
@@ -72,7 +72,7 @@ def _files_at(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     return found
 
 
-def _read_text(corpus: CorpusConfig) -> Iterator[str]:
+def _read_text(corpus: SourceConfig) -> Iterator[str]:
     """One document per file, or per part between separator lines; newlines untouched."""
     parting = {"": None, "blank": ""}.get(corpus.separator, corpus.separator)
     for path in corpus_files(corpus):
@@ -110,7 +110,7 @@ def _text_lines(path: Path) -> Iterator[str]:
         raise _not_utf8(path, offset + error.start, error.object[error.start]) from None
 
 
-def _read_jsonl(corpus: CorpusConfig) -> Iterator[str]:
+def _read_jsonl(corpus: SourceConfig) -> Iterator[str]:
     """One document per line, in a named field; gzip and xz by suffix."""
     column = "text" if corpus.format == "embedded" else corpus.column
     for path in corpus_files(corpus):
@@ -159,14 +159,14 @@ def _text(value: Any, where: str, column: str) -> str:
     return value
 
 
-def _read_parquet(corpus: CorpusConfig) -> Iterator[str]:
+def _read_parquet(corpus: SourceConfig) -> Iterator[str]:
     """One document per row, file by file; only the text column is read."""
     for path in corpus_files(corpus):
         where = {"path": "parquet", "data_files": [str(path)], "split": "train"}
         yield from _stream(where, corpus.column, str(path))
 
 
-def _read_hub(corpus: CorpusConfig) -> Iterator[str]:
+def _read_hub(corpus: SourceConfig) -> Iterator[str]:
     """One document per row of a hub data set, streamed."""
     where = {
         "path": corpus.hub_name,

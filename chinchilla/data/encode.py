@@ -25,22 +25,23 @@ IN_FLIGHT = 3  # batches per worker waiting or done
 
 @dataclass
 class Batch:
-    """Documents of one split on their way to a worker."""
+    """Documents of one source's split on their way to a worker."""
 
+    source: int
     split: str  # train or heldout
     texts: list[bytes] = field(default_factory=list)
     bytes: int = 0
 
 
-def in_batches(documents: Iterable[tuple[str, bytes]]) -> Iterator[Batch]:
-    """(split, text) into batches of about BATCH_BYTES, each split's documents in order."""
-    open_batches: dict[str, Batch] = {}
-    for split, text in documents:
-        batch = open_batches.setdefault(split, Batch(split))
+def in_batches(documents: Iterable[tuple[int, str, bytes]]) -> Iterator[Batch]:
+    """(source, split, text) into batches of about BATCH_BYTES, those of one kind in order."""
+    open_batches: dict[tuple[int, str], Batch] = {}
+    for source, split, text in documents:
+        batch = open_batches.setdefault((source, split), Batch(source, split))
         batch.texts.append(text)
         batch.bytes += len(text)
         if batch.bytes >= BATCH_BYTES:
-            yield open_batches.pop(split)
+            yield open_batches.pop((source, split))
     yield from open_batches.values()
 
 

@@ -17,6 +17,8 @@ from chinchilla.records import built
 
 MANIFEST = "manifest.json"
 SCHEMA = 1
+SPLITS = ("train", "heldout")
+MAX_ROWS = 1_000_000  # of a source in one period of the mixture
 
 
 @dataclass(frozen=True)
@@ -30,13 +32,35 @@ class Shard:
 
 @dataclass(frozen=True)
 class Split:
-    """`train` or `heldout`: documents one after the other, each closed by the eos token."""
+    """`train` or `heldout`: documents one after the other, source after source, each closed by eos."""
 
     documents: int
     tokens: int  # eos tokens included
     bytes: int  # of the text in UTF-8, eos not counted
-    sha256: str  # of the token stream over all shards
+    sha256: str  # of the token stream over all shards; of several sources', over their hashes
     shards: list[Shard]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one source has in a split."""
+
+    documents: int
+    tokens: int  # eos tokens included
+    bytes: int  # of the text in UTF-8, eos not counted
+
+
+@dataclass(frozen=True)
+class Source:
+    """One source of a corpus: a run of documents in every split, sources in the order of names."""
+
+    name: str
+    licence: str  # as given; empty = not stated
+    rows: int  # of the mixture's rows, of so many as all sources have together
+    documents: int  # as they came in
+    bytes: int  # of the text as it came in, where it is text
+    dropped: dict[str, int]  # documents left out, by reason
+    splits: dict[str, Part]  # train, heldout
 
 
 @dataclass(frozen=True)
@@ -61,6 +85,7 @@ class Manifest:
     splits: dict[str, Split]  # train, heldout
     dropped: dict[str, int]  # documents left out: duplicate, empty, not_unicode
     settings: dict[str, Any]  # what was asked, with the source files' fingerprints
+    sources: list[Source] = field(default_factory=list)  # none in folders of version 0.1.0
     schema: int = SCHEMA
     already_prepared: bool = field(default=False, compare=False)  # not saved
 
@@ -80,6 +105,11 @@ class Manifest:
                 for name, split in sorted(self.splits.items())
             },
         }
+        if len(self.sources) > 1:
+            content["sources"] = [
+                [source.name, source.rows, *(source.splits[name].tokens for name in SPLITS)]
+                for source in self.sources
+            ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     def save(self, data_dir: Path) -> None:
@@ -112,11 +142,20 @@ class Manifest:
             manifest: Manifest = built(Manifest, record, str(path))
         except (KeyError, AttributeError, TypeError, InputError) as error:
             raise DataError(f"{path} is not a token manifest ({error}). {again}") from None
-        if not {"train", "heldout"} <= set(manifest.splits) or manifest.data_id != stated_id:
+        held = [set(manifest.splits), *(set(source.splits) for source in manifest.sources)]
+        if any(set(SPLITS) - names for names in held) or manifest.data_id != stated_id:
             raise DataError(f"{path} was changed after it was written. {again}")
         for name, split in manifest.splits.items():
             if split.bytes < 1 or split.tokens != sum(shard.tokens for shard in split.shards):
                 raise DataError(f"{path}: the counts of {name} do not agree. {again}")
+            parts = [source.splits[name] for source in manifest.sources if name in SPLITS]
+            if parts and split.tokens != sum(part.tokens for part in parts):
+                raise DataError(f"{path}: the counts of {name} by source do not agree. {again}")
+        if any(
+            not 0 < source.rows <= MAX_ROWS or min(p.tokens for p in source.splits.values()) < 1
+            for source in manifest.sources
+        ):
+            raise DataError(f"{path} states a source without rows or tokens. {again}")
         if manifest.dtype not in ("uint16", "uint32"):
             raise DataError(
                 f"{path} states tokens of dtype {manifest.dtype!r}; uint16 and uint32 are read. "

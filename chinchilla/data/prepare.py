@@ -9,19 +9,23 @@ how often it was killed. (With corpus.max_documents the order decides which docu
 import dataclasses
 import errno
 import fcntl
+import hashlib
 import os
+import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from chinchilla.config import DataCommand, TokenizerConfig
+from chinchilla.config import CorpusConfig, DataCommand, SourceConfig
 from chinchilla.data.corpus import corpus_files, read_documents
 from chinchilla.data.encode import encode_batches, in_batches
-from chinchilla.data.manifest import MANIFEST, Manifest, TokenizerInfo
+from chinchilla.data.manifest import MANIFEST, SPLITS, Manifest, Part, Source, Split, TokenizerInfo
+from chinchilla.data.mixture import whole_parts
 from chinchilla.data.shards import ShardWriter
-from chinchilla.data.spool import Spool, split_position
+from chinchilla.data.spool import Intake, Spool, split_position
 from chinchilla.data.tokenizer import Tokenizer, train_tokenizer
 from chinchilla.errors import DataError, InputError
 from chinchilla.files import atomic_write, fsync_dir, sha256_file, writable_dir
@@ -71,35 +75,56 @@ def prepare(command: DataCommand, progress: Progress | None = None) -> Manifest:
 
 def _build(command: DataCommand, work: Path, progress: Progress) -> Manifest:
     """All files but the manifest, in `work`."""
-    sources = [_fingerprint(path) for path in _source_files(command)]
-    with Spool(work / "documents") as spool:
-        for text in read_documents(command.corpus):
-            spool.add(text)
-            progress("read", spool.bytes, 0.0)
-        _check_split(spool, command.held_out_fraction)
+    sources = command.corpus.each()
+    files = [_fingerprint(name, path) for name, path in _source_files(command)]
+    rows = whole_parts([source.weight for source in sources])
+    with Spool(work / "documents", len(sources)) as spool:
+        for number, source in enumerate(sources):
+            for text in read_documents(source):
+                spool.add(text, number)
+                progress("read", spool.bytes, 0.0)
+            _check_split(source, spool.intake[number], command.held_out_fraction)
 
         progress("tokenizer", 0, 1)
-        tokenizer = _tokenizer(command.tokenizer, spool, command.held_out_fraction)
+        tokenizer = _tokenizer(command, spool, rows)
         with atomic_write(work / TOKENIZER_FILE, "wb") as file:
             file.write(tokenizer.model)
         progress("tokenizer", 1, 1)
 
         dtype = "uint16" if tokenizer.vocab_size <= 65_536 else "uint32"
-        writers = {s: ShardWriter(work, s, command.shard_tokens) for s in ("train", "heldout")}
-        documents = ((_split(key, command.held_out_fraction), text) for key, text in spool)
+        names = [f"-{source.name}" if len(sources) > 1 else "" for source in sources]
+        writers = {
+            (number, split): ShardWriter(work, f"{split}{name}", command.shard_tokens)
+            for number, name in enumerate(names)
+            for split in SPLITS
+        }
+        documents = (
+            (number, _split(key, command.held_out_fraction), text) for number, key, text in spool
+        )
         done = 0
         n_workers = min(
             command.n_workers or os.cpu_count() or 1, spool.bytes // BYTES_PER_WORKER + 1
         )
         for batch, tokens in encode_batches(in_batches(documents), tokenizer, dtype, n_workers):
-            writers[batch.split].add(tokens, len(batch.texts), batch.bytes)
+            writers[batch.source, batch.split].add(tokens, len(batch.texts), batch.bytes)
             done += batch.bytes
             progress("tokenise", done, spool.bytes)
-        splits = {name: writer.close() for name, writer in writers.items()}
-        dropped = dict(spool.dropped)
-    corpus = {k: v for k, v in dataclasses.asdict(command.corpus).items() if k != "paths"}
+        written = {which: writer.close() for which, writer in writers.items()}
+        intake = spool.intake
+    by_source = [
+        Source(
+            name=source.name,
+            licence=source.licence,
+            rows=rows[number],
+            documents=intake[number].read,
+            bytes=intake[number].read_bytes,
+            dropped=dict(intake[number].dropped),
+            splits={split: _part(source, split, written[number, split]) for split in SPLITS},
+        )
+        for number, source in enumerate(sources)
+    ]
     return Manifest(
-        corpus=corpus,
+        corpus=_corpus(command.corpus),
         tokenizer=TokenizerInfo(
             file=TOKENIZER_FILE,
             sha256=tokenizer.sha256,
@@ -109,33 +134,69 @@ def _build(command: DataCommand, work: Path, progress: Progress) -> Manifest:
             lossless=tokenizer.lossless,
         ),
         dtype=dtype,
-        splits=splits,
-        dropped=dropped,
-        settings={**_settings(command), "sources": sources},
+        splits={
+            split: _together([written[number, split] for number in range(len(sources))])
+            for split in SPLITS
+        },
+        dropped=dict(sum((x.dropped for x in intake), start=_no_drops(intake))),
+        settings={**_settings(command), "sources": files},
+        sources=by_source,
     )
 
 
-def _tokenizer(config: TokenizerConfig, spool: Spool, fraction: float) -> Tokenizer:
+def _no_drops(intake: list[Intake]) -> Counter[str]:
+    """Zero for every reason; adding counters alone would lose those."""
+    none: Counter[str] = Counter()
+    none.update({reason: 0 for each in intake for reason in each.dropped})
+    return none
+
+
+def _part(source: SourceConfig, split: str, written: Split) -> Part:
+    """A source's share of a split; none of them may be empty."""
+    if written.tokens == 0:
+        raise DataError(
+            f"source {source.name!r} has no {split} documents that are not in the sources before it. "
+            "Leave it out, or give it more text."
+        )
+    return Part(written.documents, written.tokens, written.bytes)
+
+
+def _together(splits: list[Split]) -> Split:
+    """One split out of its sources', one after the other."""
+    if len(splits) == 1:
+        return splits[0]
+    hashes = "".join(split.sha256 for split in splits)
+    return Split(
+        documents=sum(split.documents for split in splits),
+        tokens=sum(split.tokens for split in splits),
+        bytes=sum(split.bytes for split in splits),
+        sha256=hashlib.sha256(hashes.encode()).hexdigest(),
+        shards=[shard for split in splits for shard in split.shards],
+    )
+
+
+def _tokenizer(command: DataCommand, spool: Spool, rows: list[int]) -> Tokenizer:
+    config = command.tokenizer
     if config.model:
         return Tokenizer.load(Path(config.model).expanduser())
-    return train_tokenizer(
-        _sample(spool, fraction, config.train_mb), config.vocab_size, config.algorithm
-    )
+    sample = _sample(spool, command.held_out_fraction, config.train_mb, rows)
+    return train_tokenizer(sample, config.vocab_size, config.algorithm)
 
 
-def _sample(spool: Spool, fraction: float, train_mb: float) -> Iterator[str]:
+def _sample(spool: Spool, fraction: float, train_mb: float, rows: list[int]) -> Iterator[str]:
     """Training documents in key order, which is a fixed shuffle, until train_mb are full.
 
-    No document gives more than 1/64 of the sample, so that a few long ones do not fill it.
+    Each source fills its share. No document gives more than 1/64 of that, so that a few long ones
+    do not fill it.
     """
-    left = int(train_mb * 1e6)
-    longest = max(10_000, left // 64)
-    for key, text in spool:
-        if left <= 0:
+    left = [int(train_mb * 1e6 * part / sum(rows)) for part in rows]
+    longest = [max(10_000, n // 64) for n in left]
+    for source, key, text in spool:
+        if max(left) <= 0:
             return
-        if _split(key, fraction) == "train":
-            part = text[: min(longest, left)]
-            left -= len(part)
+        if left[source] > 0 and _split(key, fraction) == "train":
+            part = text[: min(longest[source], left[source])]
+            left[source] -= len(part)
             yield part.decode("utf-8", errors="ignore")  # a character may be cut at the end
 
 
@@ -143,22 +204,23 @@ def _split(key: bytes, fraction: float) -> str:
     return "heldout" if split_position(key) < fraction else "train"
 
 
-def _check_split(spool: Spool, fraction: float) -> None:
-    """Both splits need a document."""
-    if spool.documents == 0:
-        raise DataError(f"the corpus has no text: dropped {dict(spool.dropped)}.")
-    if spool.lowest == spool.highest:
+def _check_split(source: SourceConfig, intake: Intake, fraction: float) -> None:
+    """Both splits need a document of every source."""
+    what = "the corpus" if isinstance(source, CorpusConfig) else f"source {source.name!r}"
+    if intake.documents == 0:
+        raise DataError(f"{what} has no text: dropped {dict(intake.dropped)}.")
+    if intake.lowest == intake.highest:
         raise DataError(
-            "the corpus is one document, and the held-out split needs one of its own. "
+            f"{what} is one document, and the held-out split needs one of its own. "
             "Cut the text into several files, or part one with corpus.separator=blank."
         )
-    if spool.lowest >= fraction or spool.highest < fraction:
-        empty = "held-out" if spool.lowest >= fraction else "training"
+    if intake.lowest >= fraction or intake.highest < fraction:
+        empty = "held-out" if intake.lowest >= fraction else "training"
         # A little above the lowest position, and so below the next unless they are very close.
-        enough = min(spool.lowest * 1.001 + 1e-4, (spool.lowest + spool.highest) / 2)
+        enough = min(intake.lowest * 1.001 + 1e-4, (intake.lowest + intake.highest) / 2)
         raise DataError(
-            f"held_out_fraction={fraction:g} leaves the {empty} split of these "
-            f"{spool.documents} documents empty. Use held_out_fraction={enough:.6g}, "
+            f"held_out_fraction={fraction:g} leaves the {empty} split of the "
+            f"{intake.documents} documents of {what} empty. Use held_out_fraction={enough:.6g}, "
             "or more and shorter documents."
         )
 
@@ -166,7 +228,12 @@ def _check_split(spool: Spool, fraction: float) -> None:
 def _settings(command: DataCommand) -> dict[str, Any]:
     """What decides the bytes of the folder; the corpus' name and the workers do not."""
     corpus = dataclasses.asdict(command.corpus)
-    del corpus["name"], corpus["paths"]
+    for key in ("name", "paths", "licence", "weight"):
+        del corpus[key]
+    corpus["sources"] = {
+        source.name: {k: v for k, v in dataclasses.asdict(source).items() if k not in _NOT_BYTES}
+        for source in command.corpus.sources
+    }
     return {
         "corpus": corpus,
         "tokenizer": dataclasses.asdict(command.tokenizer),
@@ -175,18 +242,35 @@ def _settings(command: DataCommand) -> dict[str, Any]:
     }
 
 
-def _source_files(command: DataCommand) -> list[Path]:
-    files = corpus_files(command.corpus)
+_NOT_BYTES = ("name", "paths", "licence")
+
+
+def _corpus(corpus: CorpusConfig) -> dict[str, Any]:
+    """What the manifest says of where the documents come from."""
+    told = dataclasses.asdict(corpus)
+    for source in (told, *told["sources"]):
+        del source["paths"]
+    return told if corpus.sources else {k: v for k, v in told.items() if k != "sources"}
+
+
+def _source_files(command: DataCommand) -> list[tuple[str, Path]]:
+    """Each file that decides the folder's bytes, with its source's name if there are several."""
+    files = [
+        (source.name if command.corpus.sources else "", path)
+        for source in command.corpus.each()
+        for path in corpus_files(source)
+    ]
     if command.tokenizer.model:
-        files.append(Path(command.tokenizer.model).expanduser())
+        files.append(("", Path(command.tokenizer.model).expanduser()))
     return files
 
 
-def _fingerprint(path: Path) -> dict[str, Any]:
+def _fingerprint(name: str, path: Path) -> dict[str, Any]:
     try:
-        return {"file": str(path), **_stat(path), "sha256": sha256_file(path)}
+        found = {"file": str(path), **_stat(path), "sha256": sha256_file(path)}
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from None
+    return {"source": name, **found} if name else found
 
 
 def _stat(path: Path) -> dict[str, int]:
@@ -198,7 +282,7 @@ def _already_prepared(command: DataCommand, data_dir: Path) -> Manifest | None:
     """The manifest there, if it has these settings; None if its shards are damaged."""
     manifest = Manifest.load(data_dir)
     before = {k: v for k, v in manifest.settings.items() if k != "sources"}
-    changed = _differences(before, _settings(command))
+    changed = _differences(before, _settings(command), _settings(_DEFAULTS))
     if not changed:
         changed = _changed_files(manifest.settings["sources"], _source_files(command))
     if changed:
@@ -213,23 +297,32 @@ def _already_prepared(command: DataCommand, data_dir: Path) -> Manifest | None:
     return dataclasses.replace(manifest, already_prepared=True)
 
 
-def _differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    """`key=value, now value` of each setting that differs."""
+_DEFAULTS = DataCommand(corpus=CorpusConfig(format="embedded"))
+
+
+def _differences(
+    before: dict[str, Any], now: dict[str, Any], default: dict[str, Any], prefix: str = ""
+) -> list[str]:
+    """`key=value, now value` of each setting that differs; one that is newer had its default."""
     found: list[str] = []
     for key in sorted(before.keys() | now.keys()):
-        old, new = before.get(key), now.get(key)
+        usual = default.get(key)
+        old, new = before.get(key, usual), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            found += _differences(old, new, f"{prefix}{key}.")
+            inner = usual if isinstance(usual, dict) else {}
+            found += _differences(old, new, inner, f"{prefix}{key}.")
         elif old != new:
             found.append(f"{prefix}{key}={old}, now {new}")
     return found
 
 
-def _changed_files(before: list[dict[str, Any]], now: list[Path]) -> list[str]:
+def _changed_files(before: list[dict[str, Any]], now: list[tuple[str, Path]]) -> list[str]:
     """Source files with other contents; a file that was only copied or touched is the same."""
     if len(before) != len(now):
         return [f"{len(before)} source files, now {len(now)}"]
-    for old, path in zip(before, now, strict=True):
+    for old, (name, path) in zip(before, now, strict=True):
+        if old.get("source", "") != name:
+            return [f"{path} was of source {old.get('source')!r}, now of {name!r}"]
         stat = _stat(path)
         touched = (old["size"], old["mtime_ns"]) != (stat["size"], stat["mtime_ns"])
         if touched and (old["size"] != stat["size"] or old["sha256"] != sha256_file(path)):
@@ -247,8 +340,8 @@ def _clear(data_dir: Path) -> None:
     A tokenizer stays: it may be the person's, given as tokenizer.model.
     """
     (data_dir / MANIFEST).unlink(missing_ok=True)
-    for pattern in ("train-?????.bin", "heldout-?????.bin"):
-        for path in data_dir.glob(pattern):
+    for path in data_dir.glob("*.bin"):
+        if re.fullmatch(r"(train|heldout)(-[\w.-]+)?-\d{5,}\.bin", path.name):
             path.unlink()
     shutil.rmtree(data_dir / WORK, ignore_errors=True)
 

@@ -11,10 +11,10 @@ from chinchilla.data.manifest import Shard, Split
 
 
 class ShardWriter:
-    """Tokens of one split into files of at most `shard_tokens`."""
+    """Tokens of one source's split into files of at most `shard_tokens`, named `prefix`-00000.bin."""
 
-    def __init__(self, folder: Path, split: str, shard_tokens: int) -> None:
-        self.folder, self.split, self.shard_tokens = folder, split, shard_tokens
+    def __init__(self, folder: Path, prefix: str, shard_tokens: int) -> None:
+        self.folder, self.prefix, self.shard_tokens = folder, prefix, shard_tokens
         self.shards: list[Shard] = []
         self.documents = self.tokens = self.bytes = 0
         self.stream = hashlib.sha256()
@@ -27,7 +27,7 @@ class ShardWriter:
         self.bytes += n_bytes
         while len(tokens):
             if self.file is None:
-                self.name = f"{self.split}-{len(self.shards):05d}.bin"
+                self.name = f"{self.prefix}-{len(self.shards):05d}.bin"
                 self.file = open(self.folder / self.name, "wb")  # noqa: SIM115 (open across calls)
                 self.digest, self.room = hashlib.sha256(), self.shard_tokens
             part, tokens = tokens[: self.room], tokens[self.room :]

@@ -2,20 +2,22 @@
 
 Each document is keyed by the SHA-256 of its text and put into one of 128 files by the first bits of
 the key. Read back file by file, each sorted, the documents come in key order: a fixed shuffle that
-is the same whatever order they arrived in. Equal documents meet, so duplicates drop out exactly.
-Disk: the size of the text. Memory: one file, 1/128 of the text.
+is the same whatever order they arrived in. Equal documents meet, so duplicates drop out exactly; of
+those in several sources the first source keeps its own. Disk: the size of the text. Memory: one
+file, 1/128 of the text.
 """
 
 import hashlib
 import struct
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
 N_BUCKETS = 128  # open files while writing; macOS allows 256 by default
 _KEY_BYTES = 32
-_LENGTH = struct.Struct("<Q")
+_HEAD = struct.Struct("<HQ")  # source, bytes of text
 
 
 def document_key(text: bytes) -> bytes:
@@ -28,57 +30,83 @@ def split_position(key: bytes) -> float:
     return int.from_bytes(key[-8:], "big") / 2**64
 
 
+@dataclass
+class Intake:
+    """What one source gave.
+
+    Attributes:
+        read, read_bytes: documents as they came in, and the bytes of those that are text.
+        documents: kept so far, duplicates included.
+        dropped: documents left out, by reason; duplicates are counted when read back.
+        lowest, highest: extreme split positions seen.
+    """
+
+    read: int = 0
+    read_bytes: int = 0
+    documents: int = 0
+    dropped: Counter[str] = field(
+        default_factory=lambda: Counter(duplicate=0, empty=0, not_unicode=0)
+    )
+    lowest: float = 1.0
+    highest: float = 0.0
+
+
 class Spool:
     """Documents waiting to be tokenised, in `folder`.
 
     Attributes:
-        documents, bytes: kept so far, duplicates included.
-        dropped: documents left out, by reason: empty, not_unicode; duplicate once read back.
-        lowest, highest: extreme split positions seen.
+        intake: what each source gave, by its number.
+        bytes: of all documents kept, duplicates included.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, n_sources: int = 1) -> None:
         folder.mkdir()
         self._files = [(folder / f"{i:03d}").open("w+b") for i in range(N_BUCKETS)]
-        self.documents = self.bytes = 0
-        self.dropped: Counter[str] = Counter(duplicate=0, empty=0, not_unicode=0)
-        self.lowest, self.highest = 1.0, 0.0
+        self.intake = [Intake() for _ in range(n_sources)]
+        self.bytes = 0
 
-    def add(self, text: str) -> None:
+    def add(self, text: str, source: int = 0) -> None:
         """Keep one document; empty ones and lone surrogates are counted and left out."""
+        intake = self.intake[source]
+        intake.read += 1
         try:
             data = text.encode("utf-8")
         except UnicodeEncodeError:
-            self.dropped["not_unicode"] += 1
+            intake.dropped["not_unicode"] += 1
             return
+        intake.read_bytes += len(data)
         if not data:
-            self.dropped["empty"] += 1
+            intake.dropped["empty"] += 1
             return
         key = document_key(data)
-        self._files[key[0] * N_BUCKETS // 256].write(key + _LENGTH.pack(len(data)) + data)
-        self.documents += 1
+        head = _HEAD.pack(source, len(data))
+        self._files[key[0] * N_BUCKETS // 256].write(key + head + data)
+        intake.documents += 1
         self.bytes += len(data)
         position = split_position(key)
-        self.lowest = min(self.lowest, position)
-        self.highest = max(self.highest, position)
+        intake.lowest = min(intake.lowest, position)
+        intake.highest = max(intake.highest, position)
 
-    def __iter__(self) -> Iterator[tuple[bytes, bytes]]:
-        """(key, text) of each distinct document in key order; counts duplicates anew."""
-        self.dropped["duplicate"] = 0
+    def __iter__(self) -> Iterator[tuple[int, bytes, bytes]]:
+        """(source, key, text) of each distinct document in key order; counts duplicates anew."""
+        for intake in self.intake:
+            intake.dropped["duplicate"] = 0
+            intake.dropped.pop("in_other_source", None)
         for file in self._files:
             file.seek(0)
             records = []
             while key := file.read(_KEY_BYTES):
-                (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
-                records.append((key, file.read(length)))
+                source, length = _HEAD.unpack(file.read(_HEAD.size))
+                records.append((key, source, file.read(length)))
             records.sort()
-            last = b""
-            for key, text in records:
-                if key == last:
-                    self.dropped["duplicate"] += 1
+            last, owner = b"", -1
+            for key, source, text in records:
+                if key != last:
+                    yield source, key, text
+                    last, owner = key, source
                 else:
-                    yield key, text
-                last = key
+                    reason = "duplicate" if source == owner else "in_other_source"
+                    self.intake[source].dropped[reason] += 1
 
     def __enter__(self) -> "Spool":
         return self

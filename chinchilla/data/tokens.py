@@ -1,22 +1,48 @@
 """Token shards to batches, each batch a pure function of (seed, step).
 
-The training tokens are cut into rows of seq_len + 1 at stride seq_len (a row's last token is the
-next row's first). Each epoch reads every row once, in an order drawn for (seed, epoch) by a keyed
-permutation that needs no memory. So a run with D tokens reads the first D tokens of one stream,
-whatever its batch size or number of devices, and resuming needs only the step.
+The training tokens of each source are cut into rows of seq_len + 1 at stride seq_len (a row's last
+token is the next row's first). Which source gives row k of the stream follows from the shares asked
+for (`mixture.py`). Each epoch of a source reads every row of it once, in an order drawn for
+(seed, epoch, source) by a keyed permutation that needs no memory. So a run with D tokens reads the
+first D tokens of one stream, whatever its batch size or number of devices, and resuming needs only
+the step.
 """
 
 import hashlib
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from chinchilla.data.manifest import Manifest
+from chinchilla.data.manifest import Manifest, Part, Source
+from chinchilla.data.mixture import RowOrder
 from chinchilla.errors import DataError
 from chinchilla.files import sha256_file
 
 _ROUNDS = 6
+
+
+@dataclass(frozen=True)
+class SourceUse:
+    """What a run takes from one source, as Table A1 counts it."""
+
+    name: str
+    share: float  # of the training tokens
+    documents: int
+    bytes: int  # of text
+    tokens: int  # predicted by one pass in whole rows
+    drawn: int  # tokens that the run reads
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the source."""
+        return self.drawn / self.tokens
+
+    @property
+    def unique(self) -> int:
+        """Tokens read at least once."""
+        return min(self.drawn, self.tokens)
 
 
 class TokenData:
@@ -27,6 +53,8 @@ class TokenData:
         data_id: names the token stream.
         vocab_size: pieces of the tokenizer; every token is below it.
         n_train_tokens: tokens of the training split, eos included.
+        sources: what the tokens come from, by name; one where the manifest names none.
+        order: which source gives which row.
     """
 
     def __init__(self, data_dir: Path, manifest: Manifest) -> None:
@@ -35,6 +63,8 @@ class TokenData:
         self.data_id = manifest.data_id
         self.vocab_size = manifest.tokenizer.vocab_size
         self.n_train_tokens = manifest.splits["train"].tokens
+        self.sources = manifest.sources or [_only_source(manifest)]
+        self.order = RowOrder([source.rows for source in self.sources])
         dtype = np.dtype(manifest.dtype).newbyteorder("<")
         self._shards = {
             name: [np.memmap(data_dir / s.file, dtype, "r") for s in split.shards]
@@ -43,6 +73,10 @@ class TokenData:
         self._starts = {
             name: np.cumsum([0] + [s.tokens for s in split.shards])
             for name, split in manifest.splits.items()
+        }
+        self._begins = {  # of each source in the split
+            name: np.cumsum([0] + [source.splits[name].tokens for source in self.sources])
+            for name in manifest.splits
         }
 
     @classmethod
@@ -69,25 +103,66 @@ class TokenData:
         return cls(data_dir, manifest)
 
     def bytes_per_token(self, split: str = "heldout") -> float:
-        """UTF-8 bytes of text per token; bits per byte = nats per token / this / ln 2."""
-        return self.manifest.splits[split].bytes / self.manifest.splits[split].tokens
+        """UTF-8 bytes of text per token, sources in their shares.
+
+        Bits per byte = nats per token / this / ln 2.
+        """
+        each = [s.rows * s.splits[split].bytes / s.splits[split].tokens for s in self.sources]
+        return sum(each) / self.order.period
 
     def n_rows(self, seq_len: int, split: str = "train") -> int:
-        """Rows of seq_len predicted tokens that one epoch has."""
-        return max(0, self.manifest.splits[split].tokens - 1) // seq_len
+        """Rows of seq_len predicted tokens that the sources have, each row once."""
+        return int(self._source_rows(seq_len, split).sum())
+
+    def _source_rows(self, seq_len: int, split: str) -> np.ndarray:
+        """(sources,) rows that each source has, at least one."""
+        rows = np.maximum(np.diff(self._begins[split]) - 1, 0) // seq_len
+        if rows.all():
+            return rows
+        source = self.sources[int(np.argmin(rows))]
+        whose = f" of source {source.name!r}" if len(self.sources) > 1 else ""
+        kind, remedy = "training", "more text"
+        if split == "heldout":
+            kind, remedy = "held-out", "the data with a larger held_out_fraction"
+        raise DataError(
+            f"{self.data_dir} has {source.splits[split].tokens} {kind} tokens{whose}, fewer than one "
+            f"row of seq_len+1={seq_len + 1}. Prepare {remedy}, or choose a smaller seq_len."
+        )
 
     def epoch_tokens(self, seq_len: int) -> int:
-        """Training tokens that one pass predicts in rows of seq_len: whole rows only.
+        """Training tokens, in whole rows of seq_len, that a run may read before a source repeats.
 
         Raises:
-            DataError: not even one row.
+            DataError: a source without even one row.
         """
-        if n_rows := self.n_rows(seq_len):
-            return n_rows * seq_len
-        raise DataError(
-            f"{self.data_dir} has {self.n_train_tokens} training tokens, fewer than one row of "
-            f"seq_len+1={seq_len + 1}. Prepare more text, or choose a smaller seq_len."
-        )
+        rows = self._source_rows(seq_len, "train")
+        return int((rows * self.order.period // self.order.parts).min()) * seq_len
+
+    def scarcest(self, seq_len: int) -> str:
+        """Name of the source that is first to repeat."""
+        rows = self._source_rows(seq_len, "train")
+        return self.sources[int(np.argmin(rows / self.order.parts))].name
+
+    def use(self, D: int, seq_len: int) -> list[SourceUse]:
+        """What a run of D tokens takes from each source.
+
+        Args:
+            D: training tokens, whole rows.
+            seq_len: tokens a row predicts.
+        """
+        drawn = self.order.counts(D // seq_len)
+        available = self._source_rows(seq_len, "train")
+        return [
+            SourceUse(
+                name=source.name,
+                share=source.rows / self.order.period,
+                documents=source.splits["train"].documents,
+                bytes=source.splits["train"].bytes,
+                tokens=int(available[i]) * seq_len,
+                drawn=int(drawn[i]) * seq_len,
+            )
+            for i, source in enumerate(self.sources)
+        ]
 
     def batch(self, seed: int, step: int, rows: int, seq_len: int) -> np.ndarray:
         """Training rows [step*rows, (step+1)*rows) of the endless stream of this seed.
@@ -101,13 +176,17 @@ class TokenData:
         Returns:
             (rows, seq_len + 1) int64 tokens: inputs [:, :-1], targets [:, 1:].
         """
-        n_rows = self.epoch_tokens(seq_len) // seq_len
-        epochs, places = np.divmod(step * rows + np.arange(rows, dtype=np.int64), n_rows)
-        index = np.empty(rows, np.int64)
-        for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            index[chosen] = permute(places[chosen], n_rows, f"{seed}/{epoch}")
-        batch = self._rows("train", index, seq_len)
+        available = self._source_rows(seq_len, "train")
+        sources, turns = self.order.locate(step * rows + np.arange(rows, dtype=np.int64))
+        epochs, places = np.divmod(turns, available[sources])
+        begins = self._begins["train"][sources]
+        for source, epoch in set(zip(sources.tolist(), epochs.tolist(), strict=True)):
+            chosen = (sources == source) & (epochs == epoch)
+            key = f"{seed}/{epoch}"
+            if len(self.sources) > 1:
+                key += f"/{self.sources[source].name}"
+            begins[chosen] += permute(places[chosen], int(available[source]), key) * seq_len
+        batch = self._rows("train", begins, seq_len)
         if batch.max() >= self.vocab_size:
             raise DataError(
                 f"{self.data_dir} holds token {batch.max()}, but its tokenizer has {self.vocab_size} "
@@ -118,6 +197,9 @@ class TokenData:
     def held_out(self, n_tokens: int, seq_len: int) -> np.ndarray:
         """The held-out rows every run is scored on: spread evenly, the same for everybody.
 
+        Sources come in their shares. One that has too few rows for its share gives them more than
+        once, so that the mean over all rows is the mixture's; the most plentiful never repeats.
+
         Args:
             n_tokens: tokens to score, rounded down to rows; all there are, if there are fewer.
             seq_len: tokens a row predicts.
@@ -126,23 +208,23 @@ class TokenData:
             (rows, seq_len + 1) int64 tokens, rows >= 1.
 
         Raises:
-            DataError: the held-out split is shorter than one row.
+            DataError: the held-out split of a source is shorter than one row.
         """
-        available = self.n_rows(seq_len, "heldout")
-        if available == 0:
-            raise DataError(
-                f"{self.data_dir} has {self.manifest.splits['heldout'].tokens} held-out tokens, "
-                f"fewer than one row of seq_len+1={seq_len + 1}. Prepare the data with a larger "
-                "held_out_fraction, or choose a smaller seq_len."
-            )
-        rows = min(available, max(1, n_tokens // seq_len))
-        return self._rows("heldout", np.arange(rows) * available // rows, seq_len)
+        available = self._source_rows(seq_len, "heldout")
+        most = int((available * self.order.period // self.order.parts).max())
+        each = self.order.counts(min(most, max(1, n_tokens // seq_len)))
+        begins = [
+            begin + np.arange(n) * has // n * seq_len
+            for begin, n, has in zip(self._begins["heldout"], each, available, strict=False)
+            if n
+        ]
+        return self._rows("heldout", np.concatenate(begins), seq_len)
 
-    def _rows(self, split: str, index: np.ndarray, seq_len: int) -> np.ndarray:
-        """Rows by number; a row may run over the end of a shard."""
-        out = np.empty((len(index), seq_len + 1), np.int64)
+    def _rows(self, split: str, begins: np.ndarray, seq_len: int) -> np.ndarray:
+        """Rows by the place of their first token; a row may run over the end of a shard."""
+        out = np.empty((len(begins), seq_len + 1), np.int64)
         starts, shards = self._starts[split], self._shards[split]
-        for row, begin in zip(out, index * seq_len, strict=True):
+        for row, begin in zip(out, begins, strict=True):
             filled = 0
             shard = int(np.searchsorted(starts, begin, side="right")) - 1
             while filled <= seq_len:
@@ -152,6 +234,16 @@ class TokenData:
                 filled += len(part)
                 shard += 1
         return out
+
+
+def _only_source(manifest: Manifest) -> Source:
+    """The whole folder as one source, for manifests that name none."""
+    parts = {
+        name: Part(split.documents, split.tokens, split.bytes)
+        for name, split in manifest.splits.items()
+    }
+    name = str(manifest.corpus.get("name", "corpus"))
+    return Source(name, "", 1, 0, 0, manifest.dropped, parts)
 
 
 def permute(places: np.ndarray, n: int, key: str) -> np.ndarray:

@@ -44,6 +44,7 @@ def summarize(
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     n_params = sum(sizes.values())
     name = devices.device_name(device)
+    use = data.use(done * spec.batch_tokens, spec.model.seq_len)
     return RunResult(
         spec=spec,
         status="finished" if finished else "diverged",
@@ -72,4 +73,6 @@ def summarize(
         started_utc=started.isoformat(timespec="seconds"),
         finished_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         attempts=attempts,
+        unique_tokens=sum(source.unique for source in use),
+        epochs={source.name: source.epochs for source in use},
     )

@@ -245,7 +245,7 @@ def test_two_at_once_in_one_folder(tmp_path):
         (["only one"], "the corpus is one document"),
         (["same", "same", "same"], "the corpus is one document"),
         (["", ""], "the corpus has no text: dropped"),
-        (documents(3), "leaves the held-out split of these 3 documents empty"),
+        (documents(3), "leaves the held-out split of the 3 documents of the corpus empty"),
     ],
 )
 def test_corpus_that_cannot_be_split(tmp_path, texts, message):

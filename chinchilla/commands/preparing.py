@@ -1,0 +1,87 @@
+"""The commands around text: data; and what a plan says of the sources it would read."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chinchilla import config
+from chinchilla.commands.shared import print_json
+from chinchilla.files import writable_dir
+from chinchilla.records import RunSpec
+from chinchilla.report.tables import count
+from chinchilla.show import console, new_table, print_table
+
+if TYPE_CHECKING:
+    from chinchilla.data.manifest import Manifest
+    from chinchilla.data.tokens import SourceUse, TokenData
+
+
+def data(command: config.DataCommand) -> int:
+    """Prepare a corpus and say what came of it."""
+    from chinchilla.data.prepare import prepare
+    from chinchilla.sweep.progress import stage_progress
+
+    folder = writable_dir(Path(command.data_dir), "data_dir")
+    with stage_progress() as report:
+        manifest = prepare(command, report if command.format == "text" else None)
+    if command.format == "json":
+        return print_json(
+            {"data_dir": str(folder), "data_id": manifest.data_id, **dataclasses.asdict(manifest)}
+        )
+    if len(manifest.sources) > 1:
+        _show_sources(manifest)
+    train, held = manifest.splits["train"], manifest.splits["heldout"]
+    print(
+        f"{folder}: data_id {manifest.data_id}, {train.tokens:,} training tokens in {train.documents:,} documents, "
+        f"{held.tokens:,} held out in {held.documents:,}; {manifest.tokenizer.vocab_size:,} pieces, "
+        f"{train.bytes / train.tokens:.3f} bytes a token."
+    )
+    return 0
+
+
+def _show_sources(manifest: "Manifest") -> None:
+    """A line for each source of a mixture."""
+    table = new_table(
+        "sources",
+        ["source", "share", "documents", "dropped", "bytes", "tokens", "held out", "licence"],
+        left=("source", "licence"),
+    )
+    rows = sum(source.rows for source in manifest.sources)
+    for source in manifest.sources:
+        train = source.splits["train"]
+        table.add_row(
+            source.name, f"{source.rows / rows:.2%}", f"{source.documents:,}",
+            f"{sum(source.dropped.values()):,}", f"{train.bytes:,}", f"{train.tokens:,}",
+            f"{source.splits['heldout'].tokens:,}", source.licence or "not stated",
+        )  # fmt: skip
+    console().print(table)
+
+
+def longest_use(specs: Sequence[RunSpec], tokens: "TokenData") -> "list[SourceUse]":
+    """What the run with the most tokens takes from each source."""
+    longest = max(specs, key=lambda spec: spec.D)
+    return tokens.use(longest.D, longest.model.seq_len)
+
+
+def use_record(use: "Sequence[SourceUse]") -> list[dict[str, Any]]:
+    """Sources for JSON."""
+    return [dataclasses.asdict(source) | {"epochs": source.epochs} for source in use]
+
+
+def show_use(use: "Sequence[SourceUse]", epochs: float) -> None:
+    """The sources of a plan as Table A1 gives those of MassiveText, one line each."""
+    drawn = sum(source.drawn for source in use)
+    table = new_table(
+        f"what the longest run reads, {count(drawn)} tokens; epochs={epochs:g} allows no more of a source",
+        ["source", "text", "documents", "share", "tokens", "epochs"],
+        left=("source",),
+    )
+    for source in use:
+        over = " !" if source.epochs > epochs else ""
+        table.add_row(
+            source.name,
+            f"{source.bytes / 1e9:.3g} GB" if source.bytes >= 1e9 else f"{source.bytes / 1e6:.3g} MB",
+            f"{source.documents:,}", f"{source.share:.2%}", count(source.tokens), f"{source.epochs:.3g}{over}",
+        )  # fmt: skip
+    print_table(table)

@@ -1,0 +1,110 @@
+"""What `chinchilla data` can be told: sources, filters, tokenizer, packs."""
+
+import re
+from dataclasses import dataclass, field
+
+from chinchilla.config.checks import check_format, choice, not_negative, positive, whole
+from chinchilla.errors import InputError
+
+FORMATS = ("embedded", "text", "jsonl", "parquet", "hub")
+
+
+@dataclass(kw_only=True)
+class SourceConfig:
+    """Documents of one kind: the embedded text, files, or a hub data set."""
+
+    name: str = "custom"  # for people and files; recorded in the manifest
+    format: str = "text"  # embedded, text, jsonl, parquet, hub
+    paths: list[str] = field(default_factory=list)  # files or folders (text, jsonl, parquet)
+    separator: str = (
+        ""  # text: a line equal to this parts documents; blank = a blank line; empty = none
+    )
+    column: str = "text"  # field that holds the document (jsonl, parquet, hub)
+    hub_name: str = ""  # data set on the hub, such as allenai/c4
+    hub_config: str = ""  # its configuration, such as en
+    hub_split: str = "train"  # its split
+    hub_revision: str = ""  # commit or tag of the data set; empty = the newest, whatever that is
+    max_documents: int = 0  # stop after so many; 0 = all
+    weight: float = 1.0  # share of the training rows, relative to the other sources' weights
+    licence: str = ""  # as its publisher states it; for the data card
+
+    def __post_init__(self) -> None:
+        self.check(f"corpus.sources, {self.name}: ")
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise InputError(
+                f"corpus.sources: name={self.name!r} must be one word, such as books: files are named by it."
+            )
+
+    def check(self, key: str) -> None:
+        """Refuse what cannot be read; `key` begins the names of knobs."""
+        choice(f"{key}format", self.format, FORMATS)
+        if self.format == "hub" and not self.hub_name:
+            raise InputError(f"{key}format=hub needs {key}hub_name, such as allenai/c4.")
+        if self.format in ("text", "jsonl", "parquet") and not self.paths:
+            raise InputError(f"{key}format={self.format} needs {key}paths=[FILE_OR_FOLDER, ...].")
+        positive(f"{key}weight", self.weight)
+        whole(f"{key}max_documents", self.max_documents)
+
+
+@dataclass(kw_only=True)
+class CorpusConfig(SourceConfig):
+    """What training reads: one source, or several in fixed shares of tokens."""
+
+    sources: list[SourceConfig] = field(default_factory=list)  # several, each with a weight
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            self.check("corpus.")
+            return
+        if self.paths or self.hub_name:
+            raise InputError(
+                "corpus.sources and a source of its own (corpus.paths, corpus.hub_name) are given: "
+                "put everything into corpus.sources."
+            )
+        names = [source.name for source in self.sources]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise InputError(
+                f"corpus.sources: two are called {twice[0]!r}. Give each its own name."
+            )
+
+    def each(self) -> list[SourceConfig]:
+        """The sources by name, whatever order they were given in; a single one is the corpus."""
+        return sorted(self.sources, key=lambda source: source.name) or [self]
+
+
+@dataclass(kw_only=True)
+class TokenizerConfig:
+    """SentencePiece, lossless: identity normalisation, byte fallback."""
+
+    vocab_size: int = 32_000  # pieces; the paper uses 32,000
+    algorithm: str = "bpe"  # bpe or unigram
+    train_mb: float = 100.0  # MB of text the tokenizer is trained on, drawn evenly over documents
+    model: str = ""  # an existing SentencePiece .model to use instead of training one
+
+    def __post_init__(self) -> None:
+        choice("tokenizer.algorithm", self.algorithm, ("bpe", "unigram"))
+        positive("tokenizer.train_mb", self.train_mb)
+        if self.vocab_size < 260:
+            raise InputError(
+                f"tokenizer.vocab_size={self.vocab_size} is below 260: 256 byte pieces and the control pieces come first."
+            )
+
+
+@dataclass(kw_only=True)
+class DataCommand:
+    """`chinchilla data`: documents -> tokenizer -> token shards."""
+
+    corpus: CorpusConfig
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data_dir: str = "data"  # folder for tokenizer, shards and manifest
+    held_out_fraction: float = 0.02  # share of documents held out, chosen by hash of their text
+    shard_tokens: int = 100_000_000  # tokens per shard file
+    n_workers: int = 0  # tokenising processes; 0 = one per core
+    format: str = "text"  # text or json
+
+    def __post_init__(self) -> None:
+        check_format(self.format)
+        not_negative("n_workers", self.n_workers)
+        positive("shard_tokens", self.shard_tokens)
+        if not 0 < self.held_out_fraction < 1:
+            raise InputError(f"held_out_fraction={self.held_out_fraction} is not in (0, 1).")

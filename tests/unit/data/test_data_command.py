@@ -1,0 +1,104 @@
+"""`chinchilla data` and what plans say of its sources, as a person sees them."""
+
+import json
+
+import pytest
+import yaml
+from data_corpora import documents, write_jsonl
+
+from chinchilla.cli import main
+
+WORDS = ["grid=demo", "recipe=demo", "out="]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A corpus of two sources in a YAML file of the person's own, prepared."""
+    folder = tmp_path_factory.mktemp("world")
+    for seed, name in enumerate(("common", "rare")):
+        write_jsonl(folder / f"{name}.jsonl", documents(60 if name == "common" else 12, seed))
+    (folder / "corpus").mkdir()
+    (folder / "corpus" / "mine.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "name": "mine",
+                "sources": [
+                    {
+                        "name": name,
+                        "weight": weight,
+                        "format": "jsonl",
+                        "paths": [str(folder / f"{name}.jsonl")],
+                        "licence": "CC0",
+                    }
+                    for name, weight in (("rare", 1), ("common", 3))
+                ],
+            }
+        )
+    )
+    assert main(words(folder)) == 0
+    return folder
+
+
+def words(folder):
+    return [
+        "data", "--config-dir", str(folder), "corpus=mine", "tokenizer.vocab_size=300",
+        "held_out_fraction=0.3", f"data_dir={folder / 'data'}",
+    ]  # fmt: skip
+
+
+def test_a_mixture_is_shown_source_by_source(world, capsys):
+    assert main(words(world)) == 0
+    out = capsys.readouterr().out
+    common, rare = (
+        next(line for line in out.splitlines() if f"│ {n} " in line) for n in ("common", "rare")
+    )
+    assert "75.00%" in common
+    assert "CC0" in common
+    assert "25.00%" in rare
+
+
+def test_a_plan_shows_epochs_by_source_and_refuses_the_scarce_one(world, capsys):
+    given = ["plan", *WORDS, f"data_dir={world / 'data'}"]
+    assert main(given) == 2
+    said = capsys.readouterr()
+    rare = next(line for line in said.out.splitlines() if "│ rare " in line)
+    assert rare.rstrip(" │").endswith("!")
+    assert "before source 'rare' repeats; epochs=1 allows" in said.err
+    assert said.err.count("\n") == 1
+    enough = said.err.split("allow repeats with ")[1].split(".")[0]
+    assert main([*given, enough]) == 0
+    assert main([*given, enough, "format=json"]) == 0
+
+
+def test_a_plan_in_json_has_the_epochs_of_each_source(world, capsys):
+    given = ["plan", *WORDS, f"data_dir={world / 'data'}", "epochs=1e9", "format=json"]
+    assert main(given) == 0
+    plan = json.loads(capsys.readouterr().out)
+    longest = max(run["D"] for run in plan["runs"])
+    common, rare = plan["sources"]
+    assert (common["name"], rare["name"]) == ("common", "rare")
+    assert common["drawn"] + rare["drawn"] == longest
+    assert rare["epochs"] == pytest.approx(longest / 4 / rare["tokens"], rel=1e-3)
+
+
+def test_a_dry_run_shows_them_too(world, capsys):
+    given = ["sweep", "grid=demo", "recipe=demo", f"data_dir={world / 'data'}", "epochs=1e9"]
+    assert main([*given, "dry_run=true", f"sweep_dir={world / 'sweep'}"]) == 0
+    assert "epochs=1e+09 allows no more of a source" in capsys.readouterr().out
+    assert main([*given, "dry_run=true", f"sweep_dir={world / 'sweep'}", "format=json"]) == 0
+    assert [s["name"] for s in json.loads(capsys.readouterr().out)["sources"]] == ["common", "rare"]
+
+
+def test_a_run_records_what_it_repeated(world, capsys):
+    assert main([
+        "train", "model.d_model=16", "model.kv_size=8", "model.n_layers=1", "model.seq_len=32",
+        "recipe=demo", "recipe.batch_tokens=8192", "recipe.precision=fp32", "tokens=32768",
+        "epochs=20", "cluster=debug", "runtime.held_out_tokens=256", "format=json",
+        f"data_dir={world / 'data'}", f"out_dir={world / 'single'}",
+    ]) == 0  # fmt: skip
+    [path] = (world / "single").glob("cells/*/result.json")
+    result = json.loads(path.read_text())
+    assert result["epochs"]["rare"] > 1.2
+    read = {"rare": 0.25 * 32_768, "common": 0.75 * 32_768}
+    unique = sum(n / max(1, result["epochs"][name]) for name, n in read.items())
+    assert result["unique_tokens"] == pytest.approx(unique)
