@@ -39,7 +39,7 @@ COMMANDS: dict[str, type] = {
     "report": config.ReportCommand,
     "flops": config.FlopsCommand,
 }
-POSITIONAL = {"reproduce": "table"}  # the key that a command's first bare word gives
+POSITIONAL = {"reproduce": "table", "data": "action"}  # the key that a command's first bare word gives
 WIDTHS = ("d_model", "ffw_size", "kv_size", "n_heads", "n_layers")
 GROUPS = ("corpus", "model", "recipe", "grid", "cluster", "runtime", "experiment")
 

@@ -18,6 +18,44 @@ if TYPE_CHECKING:
 
 
 def data(command: config.DataCommand) -> int:
+    """Carry out the action asked for."""
+    return ACTIONS[command.action](command)
+
+
+def _tokenizer(command: config.DataCommand) -> int:
+    """Train or load a tokenizer and say what it does to each source."""
+    from chinchilla.data.prepare import TOKENIZER_FILE, make_tokenizer
+    from chinchilla.sweep.progress import stage_progress
+
+    with stage_progress() as report:
+        made, found = make_tokenizer(command, report if command.format == "text" else None)
+    path = command.tokenizer.model or str(Path(command.data_dir) / TOKENIZER_FILE)
+    if command.format == "json":
+        return print_json({
+            "model": path, "sha256": made.sha256, "vocab_size": made.vocab_size,
+            "lossless": made.lossless,
+            "sources": [
+                dataclasses.asdict(m) | {"bytes_per_token": m.bytes_per_token, "fertility": m.fertility}
+                for m in found
+            ],
+        })  # fmt: skip
+    table = new_table(
+        "on held-out documents",
+        ["source", "documents", "bytes", "bytes a token", "tokens a word", "not given back", "changed by NFKC"],
+        left=("source",),
+    )  # fmt: skip
+    for m in found:
+        table.add_row(
+            m.source, f"{m.documents:,}", f"{m.bytes:,}", f"{m.bytes_per_token:.3f}",
+            f"{m.fertility:.3f}", f"{m.changed:,}", f"{m.nfkc_changed:,}",
+        )  # fmt: skip
+    print_table(table)
+    kept = "gives every text back" if made.lossless else "does NOT give every text back"
+    print(f"{path}: {made.vocab_size:,} pieces, {kept}; sha256 {made.sha256[:12]}.")
+    return 0
+
+
+def _prepare(command: config.DataCommand) -> int:
     """Prepare a corpus and say what came of it."""
     from chinchilla.data.prepare import prepare
     from chinchilla.sweep.progress import stage_progress
@@ -85,3 +123,6 @@ def show_use(use: "Sequence[SourceUse]", epochs: float) -> None:
             f"{source.documents:,}", f"{source.share:.2%}", count(source.tokens), f"{source.epochs:.3g}{over}",
         )  # fmt: skip
     print_table(table)
+
+
+ACTIONS = {"prepare": _prepare, "tokenizer": _tokenizer}

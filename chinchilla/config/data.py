@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from chinchilla.config.checks import check_format, choice, not_negative, positive, whole
 from chinchilla.errors import InputError
 
+ACTIONS = ("prepare", "tokenizer")
 FORMATS = ("embedded", "text", "jsonl", "parquet", "hub")
 
 
@@ -74,14 +75,17 @@ class CorpusConfig(SourceConfig):
 
 @dataclass(kw_only=True)
 class TokenizerConfig:
-    """SentencePiece, lossless: identity normalisation, byte fallback."""
+    """SentencePiece with byte fallback; lossless unless normalised."""
 
     vocab_size: int = 32_000  # pieces; the paper uses 32,000
     algorithm: str = "bpe"  # bpe or unigram
     train_mb: float = 100.0  # MB of text the tokenizer is trained on, drawn evenly over documents
     model: str = ""  # an existing SentencePiece .model to use instead of training one
+    split_digits: bool = False  # each digit a piece of its own
+    normalization: str = "identity"  # identity, or nfkc, which loses what it changes (section 4.1)
 
     def __post_init__(self) -> None:
+        choice("tokenizer.normalization", self.normalization, ("identity", "nfkc"))
         choice("tokenizer.algorithm", self.algorithm, ("bpe", "unigram"))
         positive("tokenizer.train_mb", self.train_mb)
         if self.vocab_size < 260:
@@ -92,9 +96,14 @@ class TokenizerConfig:
 
 @dataclass(kw_only=True)
 class DataCommand:
-    """`chinchilla data`: documents -> tokenizer -> token shards."""
+    """`chinchilla data`: documents -> tokenizer -> token shards.
+
+    chinchilla data [prepare] corpus=...      documents to tokens, manifest and data card
+    chinchilla data tokenizer corpus=...      train a tokenizer alone, or measure one
+    """
 
     corpus: CorpusConfig
+    action: str = "prepare"  # prepare, tokenizer
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data_dir: str = "data"  # folder for tokenizer, shards and manifest
     held_out_fraction: float = 0.02  # share of documents held out, chosen by hash of their text
@@ -104,6 +113,7 @@ class DataCommand:
 
     def __post_init__(self) -> None:
         check_format(self.format)
+        choice("action", self.action, ACTIONS)
         not_negative("n_workers", self.n_workers)
         positive("shard_tokens", self.shard_tokens)
         if not 0 < self.held_out_fraction < 1:

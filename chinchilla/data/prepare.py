@@ -17,18 +17,26 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from chinchilla.config import CorpusConfig, DataCommand, SourceConfig
-from chinchilla.data.corpus import corpus_files, read_documents
+from chinchilla.data.corpus import read_documents
 from chinchilla.data.encode import encode_batches, in_batches
 from chinchilla.data.manifest import MANIFEST, SPLITS, Manifest, Part, Source, Split, TokenizerInfo
+from chinchilla.data.measure import SourceMeasure, measure
 from chinchilla.data.mixture import whole_parts
+from chinchilla.data.settings import (
+    changed_files,
+    corpus_record,
+    differences,
+    fingerprint,
+    settings_of,
+    source_files,
+)
 from chinchilla.data.shards import ShardWriter
 from chinchilla.data.spool import Intake, Spool, split_position
 from chinchilla.data.tokenizer import Tokenizer, train_tokenizer
 from chinchilla.errors import DataError, InputError
-from chinchilla.files import atomic_write, fsync_dir, sha256_file, writable_dir
+from chinchilla.files import atomic_write, fsync_dir, writable_dir
 
 TOKENIZER_FILE = "tokenizer.model"
 WORK = ".work"
@@ -76,20 +84,13 @@ def prepare(command: DataCommand, progress: Progress | None = None) -> Manifest:
 def _build(command: DataCommand, work: Path, progress: Progress) -> Manifest:
     """All files but the manifest, in `work`."""
     sources = command.corpus.each()
-    files = [_fingerprint(name, path) for name, path in _source_files(command)]
+    files = [fingerprint(name, path) for name, path in source_files(command)]
     rows = whole_parts([source.weight for source in sources])
     with Spool(work / "documents", len(sources)) as spool:
-        for number, source in enumerate(sources):
-            for text in read_documents(source):
-                spool.add(text, number)
-                progress("read", spool.bytes, 0.0)
-            _check_split(source, spool.intake[number], command.held_out_fraction)
-
-        progress("tokenizer", 0, 1)
-        tokenizer = _tokenizer(command, spool, rows)
+        _read(command, spool, progress)
+        tokenizer = _tokenizer(command, spool, progress)
         with atomic_write(work / TOKENIZER_FILE, "wb") as file:
             file.write(tokenizer.model)
-        progress("tokenizer", 1, 1)
 
         dtype = "uint16" if tokenizer.vocab_size <= 65_536 else "uint32"
         names = [f"-{source.name}" if len(sources) > 1 else "" for source in sources]
@@ -124,7 +125,7 @@ def _build(command: DataCommand, work: Path, progress: Progress) -> Manifest:
         for number, source in enumerate(sources)
     ]
     return Manifest(
-        corpus=_corpus(command.corpus),
+        corpus=corpus_record(command.corpus),
         tokenizer=TokenizerInfo(
             file=TOKENIZER_FILE,
             sha256=tokenizer.sha256,
@@ -139,9 +140,57 @@ def _build(command: DataCommand, work: Path, progress: Progress) -> Manifest:
             for split in SPLITS
         },
         dropped=dict(sum((x.dropped for x in intake), start=_no_drops(intake))),
-        settings={**_settings(command), "sources": files},
+        settings={**settings_of(command), "sources": files},
         sources=by_source,
     )
+
+
+def make_tokenizer(
+    command: DataCommand, progress: Progress | None = None
+) -> tuple[Tokenizer, list[SourceMeasure]]:
+    """Train the tokenizer that `prepare` would, or load the one given, and measure it by source.
+
+    A model trained here is left in data_dir as tokenizer.model; one that was given stays where it is.
+
+    Raises:
+        DataError: a corpus or tokenizer that cannot be used.
+        InputError: data_dir not writable, in use, or with prepared data.
+    """
+    data_dir = writable_dir(Path(command.data_dir).expanduser(), "data_dir")
+    progress = progress or (lambda stage, done, total: None)
+    sources, fraction = command.corpus.each(), command.held_out_fraction
+    with _locked(data_dir), _disk_errors(data_dir):
+        if (data_dir / MANIFEST).exists() and not command.tokenizer.model:
+            raise InputError(
+                f"data_dir={data_dir} holds data prepared with a tokenizer of its own. Choose another "
+                f"data_dir, or measure that one: tokenizer.model={data_dir / TOKENIZER_FILE}."
+            )
+        work = data_dir / WORK
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        try:
+            with Spool(work / "documents", len(sources)) as spool:
+                _read(command, spool, progress)
+                tokenizer = _tokenizer(command, spool, progress)
+                progress("measure", 0, 1)
+                held_out = ((n, text) for n, key, text in spool if _split(key, fraction) != "train")
+                found = measure(tokenizer, held_out, [source.name for source in sources])
+                progress("measure", 1, 1)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+        if not command.tokenizer.model:
+            with atomic_write(data_dir / TOKENIZER_FILE, "wb") as file:
+                file.write(tokenizer.model)
+    return tokenizer, found
+
+
+def _read(command: DataCommand, spool: Spool, progress: Progress) -> None:
+    """All documents of all sources."""
+    for number, source in enumerate(command.corpus.each()):
+        for text in read_documents(source):
+            spool.add(text, number)
+            progress("read", spool.bytes, 0.0)
+        _check_split(source, spool.intake[number], command.held_out_fraction)
 
 
 def _no_drops(intake: list[Intake]) -> Counter[str]:
@@ -175,12 +224,19 @@ def _together(splits: list[Split]) -> Split:
     )
 
 
-def _tokenizer(command: DataCommand, spool: Spool, rows: list[int]) -> Tokenizer:
+def _tokenizer(command: DataCommand, spool: Spool, progress: Progress) -> Tokenizer:
+    """The tokenizer given, or one trained on the sources in their shares."""
     config = command.tokenizer
     if config.model:
         return Tokenizer.load(Path(config.model).expanduser())
+    progress("tokenizer", 0, 1)
+    rows = whole_parts([source.weight for source in command.corpus.each()])
     sample = _sample(spool, command.held_out_fraction, config.train_mb, rows)
-    return train_tokenizer(sample, config.vocab_size, config.algorithm)
+    tokenizer = train_tokenizer(
+        sample, config.vocab_size, config.algorithm, config.split_digits, config.normalization
+    )
+    progress("tokenizer", 1, 1)
+    return tokenizer
 
 
 def _sample(spool: Spool, fraction: float, train_mb: float, rows: list[int]) -> Iterator[str]:
@@ -225,66 +281,13 @@ def _check_split(source: SourceConfig, intake: Intake, fraction: float) -> None:
         )
 
 
-def _settings(command: DataCommand) -> dict[str, Any]:
-    """What decides the bytes of the folder; the corpus' name and the workers do not."""
-    corpus = dataclasses.asdict(command.corpus)
-    for key in ("name", "paths", "licence", "weight"):
-        del corpus[key]
-    corpus["sources"] = {
-        source.name: {k: v for k, v in dataclasses.asdict(source).items() if k not in _NOT_BYTES}
-        for source in command.corpus.sources
-    }
-    return {
-        "corpus": corpus,
-        "tokenizer": dataclasses.asdict(command.tokenizer),
-        "held_out_fraction": command.held_out_fraction,
-        "shard_tokens": command.shard_tokens,
-    }
-
-
-_NOT_BYTES = ("name", "paths", "licence")
-
-
-def _corpus(corpus: CorpusConfig) -> dict[str, Any]:
-    """What the manifest says of where the documents come from."""
-    told = dataclasses.asdict(corpus)
-    for source in (told, *told["sources"]):
-        del source["paths"]
-    return told if corpus.sources else {k: v for k, v in told.items() if k != "sources"}
-
-
-def _source_files(command: DataCommand) -> list[tuple[str, Path]]:
-    """Each file that decides the folder's bytes, with its source's name if there are several."""
-    files = [
-        (source.name if command.corpus.sources else "", path)
-        for source in command.corpus.each()
-        for path in corpus_files(source)
-    ]
-    if command.tokenizer.model:
-        files.append(("", Path(command.tokenizer.model).expanduser()))
-    return files
-
-
-def _fingerprint(name: str, path: Path) -> dict[str, Any]:
-    try:
-        found = {"file": str(path), **_stat(path), "sha256": sha256_file(path)}
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from None
-    return {"source": name, **found} if name else found
-
-
-def _stat(path: Path) -> dict[str, int]:
-    stat = path.stat()
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-
-
 def _already_prepared(command: DataCommand, data_dir: Path) -> Manifest | None:
     """The manifest there, if it has these settings; None if its shards are damaged."""
     manifest = Manifest.load(data_dir)
     before = {k: v for k, v in manifest.settings.items() if k != "sources"}
-    changed = _differences(before, _settings(command), _settings(_DEFAULTS))
+    changed = differences(before, settings_of(command))
     if not changed:
-        changed = _changed_files(manifest.settings["sources"], _source_files(command))
+        changed = changed_files(manifest.settings["sources"], source_files(command))
     if changed:
         raise InputError(
             f"data_dir={data_dir} holds data prepared with other settings "
@@ -295,39 +298,6 @@ def _already_prepared(command: DataCommand, data_dir: Path) -> Manifest | None:
     except DataError:
         return None
     return dataclasses.replace(manifest, already_prepared=True)
-
-
-_DEFAULTS = DataCommand(corpus=CorpusConfig(format="embedded"))
-
-
-def _differences(
-    before: dict[str, Any], now: dict[str, Any], default: dict[str, Any], prefix: str = ""
-) -> list[str]:
-    """`key=value, now value` of each setting that differs; one that is newer had its default."""
-    found: list[str] = []
-    for key in sorted(before.keys() | now.keys()):
-        usual = default.get(key)
-        old, new = before.get(key, usual), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            inner = usual if isinstance(usual, dict) else {}
-            found += _differences(old, new, inner, f"{prefix}{key}.")
-        elif old != new:
-            found.append(f"{prefix}{key}={old}, now {new}")
-    return found
-
-
-def _changed_files(before: list[dict[str, Any]], now: list[tuple[str, Path]]) -> list[str]:
-    """Source files with other contents; a file that was only copied or touched is the same."""
-    if len(before) != len(now):
-        return [f"{len(before)} source files, now {len(now)}"]
-    for old, (name, path) in zip(before, now, strict=True):
-        if old.get("source", "") != name:
-            return [f"{path} was of source {old.get('source')!r}, now of {name!r}"]
-        stat = _stat(path)
-        touched = (old["size"], old["mtime_ns"]) != (stat["size"], stat["mtime_ns"])
-        if touched and (old["size"] != stat["size"] or old["sha256"] != sha256_file(path)):
-            return [f"{path} has other contents now"]
-    return []
 
 
 def _shard_files(manifest: Manifest) -> list[str]:

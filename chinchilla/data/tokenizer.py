@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
@@ -105,8 +106,14 @@ class Tokenizer:
         return self.decode(self.encode(_PROBE)) == _PROBE
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, algorithm: str = "bpe") -> Tokenizer:
-    """Train a lossless tokenizer; the same texts in the same order give the same model.
+def train_tokenizer(
+    texts: Iterable[str],
+    vocab_size: int,
+    algorithm: str = "bpe",
+    split_digits: bool = False,
+    normalization: str = "identity",
+) -> Tokenizer:
+    """Train a tokenizer; the same texts in the same order give the same model.
 
     Single-threaded. Holds the texts in memory, so give a sample (bpe: 12 MB/s here, unigram 1).
 
@@ -114,18 +121,22 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, algorithm: str = "bpe
         texts: sample of documents.
         vocab_size: pieces, of which 259 are unknown, eos, newline and the 256 bytes.
         algorithm: bpe or unigram.
+        split_digits: each digit a piece of its own.
+        normalization: identity, or nfkc: then text that NFKC changes does not come back.
 
     Raises:
         DataError: the text supports fewer pieces, or its alphabet needs more.
     """
     out = io.BytesIO()
+    # Only what was asked for: the model file records every option it is given.
+    more: dict[str, Any] = {"split_digits": True} if split_digits else {}
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=_training_lines(texts),
             model_writer=out,
             vocab_size=vocab_size,
             model_type=algorithm,
-            normalization_rule_name="identity",
+            normalization_rule_name=normalization,
             byte_fallback=True,
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
@@ -137,6 +148,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, algorithm: str = "bpe
             pad_id=-1,
             num_threads=1,
             minloglevel=2,  # errors only; they come back as exceptions
+            **more,
         )
     except RuntimeError as error:
         raise DataError(_explain(str(error), vocab_size)) from None

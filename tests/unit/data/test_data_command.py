@@ -102,3 +102,39 @@ def test_a_run_records_what_it_repeated(world, capsys):
     read = {"rare": 0.25 * 32_768, "common": 0.75 * 32_768}
     unique = sum(n / max(1, result["epochs"][name]) for name, n in read.items())
     assert result["unique_tokens"] == pytest.approx(unique)
+
+
+def test_prepare_is_what_data_does_and_can_be_said(world, capsys):
+    assert main(["data", "prepare", *words(world)[1:]]) == 0
+    assert "data_id" in capsys.readouterr().out
+    assert main(["data", "prepair", *words(world)[1:]]) == 2
+    assert "choose one of prepare, tokenizer" in capsys.readouterr().err
+
+
+def test_a_tokenizer_alone_is_the_one_that_prepare_would_train(world, tmp_path, capsys):
+    given = [w for w in words(world)[1:] if not w.startswith("data_dir")]
+    assert main(["data", "tokenizer", *given, f"data_dir={tmp_path / 't'}", "format=json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    prepared = json.loads((world / "data" / "manifest.json").read_text())
+    assert found["sha256"] == prepared["tokenizer"]["sha256"]
+    assert [s["source"] for s in found["sources"]] == ["common", "rare"]
+    held_out = [s["splits"]["heldout"] for s in prepared["sources"]]
+    for measured, part in zip(found["sources"], held_out, strict=True):
+        assert measured["bytes"] == part["bytes"]
+        assert measured["tokens"] == part["tokens"] - part["documents"]
+    assert sorted(p.name for p in (tmp_path / "t").iterdir()) == [".lock", "tokenizer.model"]
+
+
+def test_a_given_tokenizer_is_measured_and_left_alone(world, tmp_path, capsys):
+    model = world / "data" / "tokenizer.model"
+    given = [*words(world)[1:], f"tokenizer.model={model}"]
+    before = model.stat().st_mtime_ns
+    assert main(["data", "tokenizer", *given]) == 0
+    out = capsys.readouterr().out
+    assert "gives every text back" in out
+    assert model.stat().st_mtime_ns == before
+
+
+def test_the_tokenizer_of_prepared_data_is_not_written_over(world, capsys):
+    assert main(["data", "tokenizer", *words(world)[1:]]) == 2
+    assert "holds data prepared with a tokenizer of its own" in capsys.readouterr().err

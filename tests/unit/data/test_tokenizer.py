@@ -8,6 +8,7 @@ from data_corpora import documents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chinchilla.data.measure import measure
 from chinchilla.data.tokenizer import Tokenizer, segments, train_tokenizer
 from chinchilla.errors import DataError
 
@@ -25,12 +26,27 @@ DIFFICULT = [
     "▅ ⁇ \ufffd",  # its signs for unknown and malformed
     "<s></s><unk><pad><0x0A> [eos]",
     "العربية 中文 हिन्दी",
+    "\u202ereversed\u202c \u200b\u200d\u2060 \u061c",  # marks that are not seen
+    "Z\u0351\u036b\u0343a\u0348\u033bl\u0347g\u0324o",  # marks on marks
+    "\ufffe \uffff \U000fdd00 \ue000",  # no characters, and private ones
+    "ﷺ ㎒ ⅷ ㈱ ﬀﬁﬂ ² ₂ ½ H₂O x²+y²≠z² ℵ₀",  # what NFKC writes out
+    "\u1680\u2000\u2003\u202f\u205f\u3000",  # other spaces
+    "\n" * 300 + " " * 300 + "\0" * 300,
+    "𝐇𝐞𝐥𝐥𝐨 𝔀𝓸𝓻𝓵𝓭 \U000e0041\U000e007f 🏳️‍🌈 🇫🇷",
+    "%s %d {0} ${x} $(x) \\x41 \\u2581 &#9601; <0xE2><0x96><0x81>",
+    "1234567890" * 50,
 ]
 
 
 @cache
 def tokenizer(algorithm: str) -> Tokenizer:
     return train_tokenizer(documents(), 330, algorithm)
+
+
+@cache
+def with_numbers(split_digits: bool) -> Tokenizer:
+    texts = [f"{d} 1789 1789 1789 2026 2026" for d in documents()]
+    return train_tokenizer(texts, 400, split_digits=split_digits)
 
 
 @pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
@@ -115,3 +131,37 @@ def test_model_file_that_is_none(tmp_path):
     (tmp_path / "bad.model").write_bytes(b"")
     with pytest.raises(DataError, match="is empty"):
         Tokenizer.load(tmp_path / "bad.model")
+
+
+def test_digits_are_split_when_asked_for():
+    assert len(with_numbers(False).encode("1789")) < 4
+    assert len(with_numbers(True).encode("1789")) >= 4
+    for text in DIFFICULT:
+        assert with_numbers(True).decode(with_numbers(True).encode(text)) == text
+
+
+def test_nfkc_loses_what_it_changes_and_says_so():
+    t = train_tokenizer(documents(), 330, normalization="nfkc")
+    assert not t.lossless
+    assert tokenizer("bpe").lossless
+    assert t.decode(t.encode("x² ½ ﬁ")) == "x2 1⁄2 fi"
+
+
+def test_measured_by_source():
+    """Counts are those of the texts; what NFKC would change is counted beside what is lost."""
+    texts = [(0, "peace treaty 1789"), (0, "x² ½"), (1, "war")]
+    for normalization, lost in (("identity", 0), ("nfkc", 1)):
+        t = train_tokenizer(documents(), 330, normalization=normalization)
+        first, second = measure(t, [(n, x.encode()) for n, x in texts], ["a", "b"])
+        assert (first.source, first.documents, first.bytes, first.words) == ("a", 2, 23, 5)
+        assert first.tokens == sum(len(t.encode(x)) for n, x in texts if n == 0)
+        assert (first.changed, first.nfkc_changed) == (lost, 1)
+        assert (second.changed, second.nfkc_changed) == (0, 0)
+        assert second.bytes_per_token == 3 / len(t.encode("war"))
+        assert second.fertility == len(t.encode("war"))
+
+
+def test_measuring_stops_when_every_source_has_given_enough(monkeypatch):
+    monkeypatch.setattr("chinchilla.data.measure.MEASURED_BYTES", 10)
+    endless = ((i % 2, b"peace") for i in range(10**9))
+    assert [m.documents for m in measure(tokenizer("bpe"), endless, ["a", "b"])] == [2, 2]
