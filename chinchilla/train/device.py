@@ -18,6 +18,7 @@ PEAK_FLOPS = (
     ("B200", 2250e12), ("A100", 312e12), ("L40S", 362e12), ("A10G", 70e12), ("A10", 125e12),
     ("L4", 121e12), ("RTX 4090", 165e12), ("RTX 3090", 71e12),
 )  # fmt: skip
+MEMORY_SHARE = 0.85  # of a GPU's free memory that the automatic micro-batch may plan for
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -60,12 +61,12 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def memory_room(device: torch.device) -> float:
-    """Bytes the automatic micro-batch may plan for: 85% of a GPU's free memory, or half the host's.
+    """Bytes the automatic micro-batch may plan for: MEMORY_SHARE of a GPU's, or half the host's.
 
     The host's whole memory counts, not what is free: a run's bits must not depend on its neighbours.
     """
     if device.type == "cuda":
-        return 0.85 * torch.cuda.mem_get_info(device)[0]
+        return MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
     return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

@@ -17,7 +17,7 @@ from chinchilla.records import Curve, RunResult, RunSpec, load_plan
 from chinchilla.shapes import ModelShape
 from chinchilla.train import loop, train_run
 from chinchilla.train.checkpoint import load_checkpoint
-from chinchilla.train.device import PEAK_FLOPS, peak_flops
+from chinchilla.train.device import MEMORY_SHARE, PEAK_FLOPS, peak_flops
 
 pytestmark = pytest.mark.gpu
 RUNTIME = RuntimeConfig(device="cuda", held_out_tokens=4096, held_out_evals=3)
@@ -104,7 +104,7 @@ def test_a_batch_that_does_not_fit_is_cut_until_it_does(
 ):
     """As on a GPU whose free memory is what four of sixteen rows are estimated to need."""
     spec = make_spec(data_dir, steps=2)
-    room = peak_memory_bytes(spec, 4 * 128) / loop.MEMORY_SHARE + 1
+    room = peak_memory_bytes(spec, 4 * 128) / MEMORY_SHARE + 1
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (room, room))
     seen = []
 
@@ -143,7 +143,7 @@ def test_memory_is_estimated_within_a_factor_of_two(
     train_run(spec, tmp_path, data_dir, replace(RUNTIME, micro_batch_tokens=spec.batch_tokens))
     used = torch.cuda.max_memory_allocated() - before
     estimate = peak_memory_bytes(spec, spec.batch_tokens)
-    assert used * loop.MEMORY_SHARE < estimate < 2 * used
+    assert used * MEMORY_SHARE < estimate < 2 * used
 
 
 def test_a_local_cluster_trains_on_the_gpu(data_dir: Path, tmp_path: Path):
