@@ -55,6 +55,37 @@ def _tokenizer(command: config.DataCommand) -> int:
     return 0
 
 
+def _overlap(command: config.DataCommand) -> int:
+    """Look for evaluations in the training text, and enter what was found into the data card."""
+    from chinchilla.data.card import CARD, write_card
+    from chinchilla.data.manifest import Manifest
+    from chinchilla.data.overlap import overlap, save_overlap
+    from chinchilla.sweep.progress import stage_progress
+
+    folder = Path(command.data_dir)
+    manifest = Manifest.load(folder)
+    found = []
+    with stage_progress() as report:
+        for given in command.against:
+            items, summary = overlap(
+                folder, Path(given).expanduser(), command.ngram, command.column,
+                report if command.format == "text" else None,
+            )  # fmt: skip
+            save_overlap(folder, Path(given), items, summary)
+            found.append(summary)
+    write_card(folder, manifest)
+    if command.format == "json":
+        return print_json({"data_dir": str(folder), "data_id": manifest.data_id, "overlap": found})
+    for s in found:
+        print(
+            f"{s['file']}: of {s['items']:,} items {s['any']:,} share {s['ngram']} words in a row with the "
+            f"training text, {s['half']:,} at least half of theirs, {s['all']:,} all; {s['too_short']:,} "
+            "are shorter."
+        )
+    print(f"item by item in {folder}/overlap-*.json; entered into {folder / CARD}.")
+    return 0
+
+
 def _prepare(command: config.DataCommand) -> int:
     """Prepare a corpus and say what came of it."""
     from chinchilla.data.prepare import prepare
@@ -125,4 +156,4 @@ def show_use(use: "Sequence[SourceUse]", epochs: float) -> None:
     print_table(table)
 
 
-ACTIONS = {"prepare": _prepare, "tokenizer": _tokenizer}
+ACTIONS = {"prepare": _prepare, "tokenizer": _tokenizer, "overlap": _overlap}

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from chinchilla.config.checks import check_format, choice, not_negative, positive, whole
 from chinchilla.errors import InputError
 
-ACTIONS = ("prepare", "tokenizer")
+ACTIONS = ("prepare", "tokenizer", "overlap")
 FORMATS = ("embedded", "text", "jsonl", "parquet", "hub")
 
 
@@ -100,10 +100,14 @@ class DataCommand:
 
     chinchilla data [prepare] corpus=...      documents to tokens, manifest and data card
     chinchilla data tokenizer corpus=...      train a tokenizer alone, or measure one
+    chinchilla data overlap against=FILES     n-grams of evaluations in the training text
     """
 
     corpus: CorpusConfig
-    action: str = "prepare"  # prepare, tokenizer
+    action: str = "prepare"  # prepare, tokenizer, overlap
+    against: list[str] = field(default_factory=list)  # overlap: evaluation files, an item a line
+    ngram: int = 13  # overlap: words in a row
+    column: str = "text"  # overlap: field of the evaluation files that holds an item's text
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data_dir: str = "data"  # folder for tokenizer, shards and manifest
     held_out_fraction: float = 0.02  # share of documents held out, chosen by hash of their text
@@ -114,6 +118,12 @@ class DataCommand:
     def __post_init__(self) -> None:
         check_format(self.format)
         choice("action", self.action, ACTIONS)
+        positive("ngram", self.ngram)
+        if self.action == "overlap" and not self.against:
+            raise InputError(
+                "against is missing: give against=[FILE, ...], evaluations as .jsonl (column=text), "
+                ".parquet, or plain text, to look for in the training text of data_dir."
+            )
         not_negative("n_workers", self.n_workers)
         positive("shard_tokens", self.shard_tokens)
         if not 0 < self.held_out_fraction < 1:

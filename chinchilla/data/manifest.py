@@ -112,6 +112,19 @@ class Manifest:
             ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
+    def all_sources(self) -> list[Source]:
+        """The sources; of a folder whose manifest names none, the whole of it as one."""
+        if self.sources:
+            return self.sources
+        parts = {
+            name: Part(split.documents, split.tokens, split.bytes)
+            for name, split in self.splits.items()
+        }
+        documents = sum(self.dropped.values()) + sum(part.documents for part in parts.values())
+        n_bytes = sum(part.bytes for part in parts.values())
+        name = str(self.corpus.get("name", "corpus"))
+        return [Source(name, "", 1, documents, n_bytes, self.dropped, parts)]
+
     def save(self, data_dir: Path) -> None:
         """Write the folder's manifest.json in one step."""
         record = dataclasses.asdict(self)

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from chinchilla.config import CorpusConfig, DataCommand, SourceConfig
+from chinchilla.data.card import CARD, CARD_JSON, OVERLAPS, write_card
 from chinchilla.data.corpus import read_documents
 from chinchilla.data.encode import encode_batches, in_batches
 from chinchilla.data.manifest import MANIFEST, SPLITS, Manifest, Part, Source, Split, TokenizerInfo
@@ -66,6 +67,8 @@ def prepare(command: DataCommand, progress: Progress | None = None) -> Manifest:
         if (data_dir / MANIFEST).exists():
             manifest = _already_prepared(command, data_dir)
             if manifest:
+                if not ((data_dir / CARD).exists() and (data_dir / CARD_JSON).exists()):
+                    write_card(data_dir, manifest)
                 return manifest
         work = data_dir / WORK
         _clear(data_dir)
@@ -75,6 +78,7 @@ def prepare(command: DataCommand, progress: Progress | None = None) -> Manifest:
             for file in [manifest.tokenizer.file, *_shard_files(manifest)]:
                 os.replace(work / file, data_dir / file)
             fsync_dir(data_dir)
+            write_card(data_dir, manifest)
             manifest.save(data_dir)
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -309,7 +313,10 @@ def _clear(data_dir: Path) -> None:
 
     A tokenizer stays: it may be the person's, given as tokenizer.model.
     """
-    (data_dir / MANIFEST).unlink(missing_ok=True)
+    for name in (MANIFEST, CARD, CARD_JSON):
+        (data_dir / name).unlink(missing_ok=True)
+    for path in data_dir.glob(OVERLAPS):  # of other tokens
+        path.unlink()
     for path in data_dir.glob("*.bin"):
         if re.fullmatch(r"(train|heldout)(-[\w.-]+)?-\d{5,}\.bin", path.name):
             path.unlink()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from chinchilla.data.manifest import Manifest, Part, Source
+from chinchilla.data.manifest import Manifest
 from chinchilla.data.mixture import RowOrder
 from chinchilla.errors import DataError
 from chinchilla.files import sha256_file
@@ -63,7 +63,7 @@ class TokenData:
         self.data_id = manifest.data_id
         self.vocab_size = manifest.tokenizer.vocab_size
         self.n_train_tokens = manifest.splits["train"].tokens
-        self.sources = manifest.sources or [_only_source(manifest)]
+        self.sources = manifest.all_sources()
         self.order = RowOrder([source.rows for source in self.sources])
         dtype = np.dtype(manifest.dtype).newbyteorder("<")
         self._shards = {
@@ -220,6 +220,14 @@ class TokenData:
         ]
         return self._rows("heldout", np.concatenate(begins), seq_len)
 
+    def tokens(self, split: str, begin: int, end: int) -> np.ndarray:
+        """Tokens [begin, end) of a split, as they stand in its shards."""
+        starts, parts = self._starts[split], []
+        for start, shard in zip(starts, self._shards[split], strict=False):
+            if begin < start + len(shard) and end > start:
+                parts.append(shard[max(0, begin - start) : max(0, end - start)])
+        return np.concatenate(parts) if parts else np.zeros(0, np.uint16)
+
     def _rows(self, split: str, begins: np.ndarray, seq_len: int) -> np.ndarray:
         """Rows by the place of their first token; a row may run over the end of a shard."""
         out = np.empty((len(begins), seq_len + 1), np.int64)
@@ -234,16 +242,6 @@ class TokenData:
                 filled += len(part)
                 shard += 1
         return out
-
-
-def _only_source(manifest: Manifest) -> Source:
-    """The whole folder as one source, for manifests that name none."""
-    parts = {
-        name: Part(split.documents, split.tokens, split.bytes)
-        for name, split in manifest.splits.items()
-    }
-    name = str(manifest.corpus.get("name", "corpus"))
-    return Source(name, "", 1, 0, 0, manifest.dropped, parts)
 
 
 def permute(places: np.ndarray, n: int, key: str) -> np.ndarray:

@@ -1,0 +1,181 @@
+"""How much of an evaluation stands in the training text: n-grams of words, hashed, streamed.
+
+The paper leaves train/test leakage open (section 6); this is the check of GPT-3 (Brown et al. 2020,
+appendix C): words in lower case without punctuation, 13 in a row. The evaluation's n-grams are held
+as sorted 64-bit hashes; training documents are decoded from the shards and go past once, so memory
+follows from the evaluation alone. Two different n-grams share a hash with a chance of about
+evaluation n-grams x training words / 2^64.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from chinchilla.config import SourceConfig
+from chinchilla.data.corpus import SUFFIXES, read_documents
+from chinchilla.data.manifest import Manifest
+from chinchilla.data.tokenizer import Tokenizer
+from chinchilla.data.tokens import TokenData
+from chinchilla.errors import DataError
+from chinchilla.files import sha256_file, write_json
+
+SCHEMA = 1
+_WORD = re.compile(r"\w+")
+_STEP = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
+_KNOWN_WORDS = 1_000_000  # hashes of words kept at once
+_BLOCK = 1 << 22  # tokens looked at together when documents are cut apart
+
+Progress = Callable[[str, float, float], None]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item of an evaluation: a line of JSON, or a file of text."""
+
+    item: int  # from 1, as they stand in the file
+    ngrams: int  # distinct; 0 when the item is shorter than one
+    found: int  # of them in the training text
+    sources: dict[str, int]  # source -> how many of them are in it
+
+
+class WordHashes:
+    """Words to 64-bit hashes, remembered."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] = {}
+
+    def __call__(self, text: str) -> np.ndarray:
+        """(words,) uint64 of the words of a text in lower case."""
+        words = _WORD.findall(text.lower())
+        if len(self._known) > _KNOWN_WORDS:
+            self._known.clear()
+        known = self._known
+        for word in set(words).difference(known):
+            digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+            known[word] = int.from_bytes(digest, "little")
+        return np.array([known[word] for word in words], np.uint64)
+
+
+def ngram_hashes(words: np.ndarray, n: int) -> np.ndarray:
+    """Hash of every n words in a row: (words - n + 1,) uint64, or none.
+
+    Args:
+        words: (words,) uint64.
+        n: words in a row.
+    """
+    if len(words) < n:
+        return np.zeros(0, np.uint64)
+    total = np.zeros(len(words) - n + 1, np.uint64)
+    for i in range(n):  # a polynomial in _STEP, modulo 2^64
+        total = total * _STEP + words[i : len(words) - n + 1 + i]
+    return total
+
+
+def documents_of(data: TokenData, tokenizer: Tokenizer, source: int) -> Iterator[str]:
+    """The training documents of one source, decoded from its shards."""
+    begin = sum(each.splits["train"].tokens for each in data.sources[:source])
+    end = begin + data.sources[source].splits["train"].tokens
+    pieces: list[np.ndarray] = []
+    while begin < end:
+        block = data.tokens("train", begin, min(end, begin + _BLOCK))
+        begin += len(block)
+        start = 0
+        for stop in np.flatnonzero(block == tokenizer.eos_id):
+            pieces.append(block[start:stop])
+            yield tokenizer.decode(np.concatenate(pieces).tolist())
+            pieces, start = [], int(stop) + 1
+        pieces.append(block[start:])
+
+
+def overlap(
+    data_dir: Path, file: Path, n: int, column: str, progress: Progress | None = None
+) -> tuple[list[Item], dict[str, Any]]:
+    """Look for every n-gram of an evaluation file in the training split of a token folder.
+
+    Args:
+        data_dir: token folder.
+        file: .jsonl (also .gz, .xz): an item a line, its text in `column`; .parquet: an item a row;
+            else one item, the file's text.
+        n: words in a row.
+        column: field that holds the text.
+        progress: called with (`overlap`, tokens done, tokens there are).
+
+    Returns:
+        Items in the order of the file, and a summary for the data card.
+
+    Raises:
+        DataError: a file that cannot be read, or no item as long as n words.
+    """
+    data = TokenData.open(data_dir)
+    tokenizer = Tokenizer.load(data_dir / data.manifest.tokenizer.file)
+    hashes = WordHashes()
+    items = [np.unique(ngram_hashes(hashes(text), n)) for text in _texts(file, column)]
+    wanted = np.unique(np.concatenate(items))
+    if not len(wanted):
+        raise DataError(f"{file} has no item of {n} words. Give a smaller ngram=.")
+    found = np.zeros((len(data.sources), len(wanted)), bool)
+    done = 0
+    for number in range(len(data.sources)):
+        for text in documents_of(data, tokenizer, number):
+            mine = ngram_hashes(hashes(text), n)
+            place = np.minimum(np.searchsorted(wanted, mine), len(wanted) - 1)
+            found[number, place[wanted[place] == mine]] = True
+            done += len(text.encode("utf-8", "surrogatepass"))
+            if progress:
+                progress("overlap", done, data.manifest.splits["train"].bytes)
+    return _summary(file, n, items, wanted, found, data.manifest)
+
+
+def _texts(file: Path, column: str) -> Iterable[str]:
+    kinds = [kind for kind, ends in SUFFIXES.items() if file.name.endswith(ends)]
+    return read_documents(
+        SourceConfig(
+            name="against", format=(kinds or ["text"])[0], paths=[str(file)], column=column
+        )
+    )
+
+
+def _summary(
+    file: Path, n: int, grams: list[np.ndarray], wanted: np.ndarray, found: np.ndarray, m: Manifest
+) -> tuple[list[Item], dict[str, Any]]:
+    names = [source.name for source in m.all_sources()]
+    items = []
+    for number, mine in enumerate(grams, 1):
+        hits = found[:, np.searchsorted(wanted, mine)]  # (sources, ngrams of the item)
+        each = {name: int(k) for name, k in zip(names, hits.sum(axis=1), strict=True) if k}
+        items.append(Item(number, len(mine), int(hits.any(axis=0).sum()), each))
+    judged = [item for item in items if item.ngrams]
+    shares = np.array([item.found / item.ngrams for item in judged])
+    return items, {
+        "schema": SCHEMA,
+        "file": file.name,
+        "sha256": sha256_file(file),
+        "data_id": m.data_id,
+        "ngram": n,
+        "items": len(items),
+        "too_short": len(items) - len(judged),
+        "any": int((shares > 0).sum()),
+        "half": int((shares >= 0.5).sum()),
+        "all": int((shares == 1).sum()),
+        "ngrams": len(wanted),
+        "ngrams_found": int(found.any(axis=0).sum()),
+        "sources": {name: int(k) for name, k in zip(names, found.sum(axis=1), strict=True)},
+    }
+
+
+def save_overlap(data_dir: Path, file: Path, items: list[Item], summary: dict[str, Any]) -> Path:
+    """Write overlap-NAME.json into the token folder: the summary with every item.
+
+    Returns:
+        The file written; the same evaluation again takes its place.
+    """
+    name = re.sub(r"[^\w.-]", "_", file.name)
+    path = data_dir / f"overlap-{name}.json"
+    per_item = [[i.item, i.ngrams, i.found] for i in items]
+    write_json(path, {**summary, "columns": ["item", "ngrams", "found"], "per_item": per_item})
+    return path

@@ -1,0 +1,110 @@
+"""Evaluation items that stand in the training text are found, and only those."""
+
+import json
+
+import numpy as np
+import pytest
+from data_corpora import command, documents, write_jsonl
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chinchilla.cli import main
+from chinchilla.data.overlap import WordHashes, documents_of, ngram_hashes, overlap
+from chinchilla.data.prepare import prepare
+from chinchilla.data.tokenizer import Tokenizer
+from chinchilla.data.tokens import TokenData
+from chinchilla.errors import DataError
+
+SECRET = (
+    "the quick brown fox jumps over the lazy dog while seven wizards brew strong black tea tonight"
+)
+FRESH = "nobody ever wrote this sentence about purple submarines gliding under frozen lakes of liquid helium"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    texts = [*documents(60), *(f"{d}\n{SECRET}" for d in documents(20, seed=7))]
+    prepare(command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", texts)))
+    return tmp_path / "d"
+
+
+def test_items_in_the_training_text_are_found_and_no_others(folder, tmp_path):
+    """Case and punctuation do not hide an item; a shared tail shows as a share."""
+    half = " ".join(SECRET.split()[:14]) + " but then it went " + FRESH
+    loud = SECRET.upper().replace(" ", ", ") + "!"
+    evaluation = write_jsonl(tmp_path / "eval.jsonl", [SECRET, FRESH, loud, half, "too short"])
+    items, summary = overlap(folder, evaluation, 13, "text")
+    assert [(i.ngrams, i.found) for i in items] == [(5, 5), (3, 0), (5, 5), (21, 2), (0, 0)]
+    assert (summary["items"], summary["too_short"]) == (5, 1)
+    assert (summary["any"], summary["half"], summary["all"]) == (3, 2, 2)
+
+
+def test_held_out_text_is_no_training_text(folder, tmp_path):
+    data = TokenData.open(folder)
+    tokenizer = Tokenizer.load(folder / "tokenizer.model")
+    trained = set(documents_of(data, tokenizer, 0))
+    held_out = [d for d in documents(60) if d not in trained]
+    assert 0 < len(held_out) < 60
+    items, _ = overlap(folder, write_jsonl(tmp_path / "e.jsonl", held_out), 13, "text")
+    assert sum(i.found for i in items) == 0
+    items, _ = overlap(folder, write_jsonl(tmp_path / "f.jsonl", sorted(trained)), 13, "text")
+    assert all(i.found == i.ngrams for i in items)
+
+
+def test_documents_come_back_whole_however_they_are_cut(folder, monkeypatch):
+    data, tokenizer = TokenData.open(folder), Tokenizer.load(folder / "tokenizer.model")
+    whole = list(documents_of(data, tokenizer, 0))
+    monkeypatch.setattr("chinchilla.data.overlap._BLOCK", 97)
+    assert list(documents_of(data, tokenizer, 0)) == whole
+    assert len(whole) == data.manifest.splits["train"].documents
+
+
+def test_no_ngram_runs_over_the_end_of_a_document(tmp_path):
+    words = SECRET.split()
+    texts = [*documents(30), " ".join(words[:8]), " ".join(words[8:])]
+    prepare(
+        command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", texts), held_out_fraction=0.05)
+    )
+    evaluation = write_jsonl(tmp_path / "e.jsonl", [SECRET])
+    [item], _ = overlap(tmp_path / "d", evaluation, 9, "text")
+    assert item.found <= 1  # nine words lie in the second part alone
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.sampled_from("abcd"), max_size=40), st.integers(1, 6))
+def test_equal_ngrams_and_only_those_have_equal_hashes(words, n):
+    hashes = ngram_hashes(WordHashes()(" ".join(words)), n)
+    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    assert len(hashes) == len(grams)
+    assert len(np.unique(hashes)) == len(set(grams))
+
+
+def test_the_command_enters_it_into_the_data_card(folder, tmp_path, capsys):
+    evaluation = write_jsonl(tmp_path / "my|eval.jsonl", [SECRET, FRESH])
+    assert "Not measured" in (folder / "data_card.md").read_text()
+    assert main(["data", "overlap", f"data_dir={folder}", f"against=['{evaluation}']"]) == 0
+    assert "of 2 items 1 share 13 words" in capsys.readouterr().out
+    card = json.loads((folder / "data_card.json").read_text())
+    assert card["overlap"][0]["any"] == 1
+    assert r"| my\|eval.jsonl | 13 | 2 | 0 | 1 |" in (folder / "data_card.md").read_text()
+    told = json.loads((folder / "overlap-my_eval.jsonl.json").read_text())
+    assert told["per_item"] == [[1, 5, 5], [2, 3, 0]]
+
+
+def test_overlap_without_files_or_with_bad_ones(folder, tmp_path, capsys):
+    assert main(["data", "overlap", f"data_dir={folder}"]) == 2
+    assert "against is missing" in capsys.readouterr().err
+    assert main(["data", "overlap", f"data_dir={folder}", f"against={tmp_path / 'no.jsonl'}"]) == 2
+    assert "no.jsonl does not exist" in capsys.readouterr().err
+    with pytest.raises(DataError, match="has no item of 13 words"):
+        overlap(folder, write_jsonl(tmp_path / "e.jsonl", ["short"]), 13, "text")
+    with pytest.raises(DataError, match="no column 'question'"):
+        overlap(folder, write_jsonl(tmp_path / "e.jsonl", [SECRET]), 13, "question")
+
+
+def test_an_overlap_file_of_other_tokens_is_refused(folder, capsys):
+    (folder / "overlap-x.json").write_text('{"data_id": "0"}')
+    (folder / "data_card.md").unlink()
+    told = command(folder, folder.parent / "a.jsonl")
+    with pytest.raises(DataError, match=r"overlap-x.json is no overlap with the data beside it"):
+        prepare(told)
