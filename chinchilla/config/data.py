@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from chinchilla.config.checks import check_format, choice, not_negative, positive, whole
 from chinchilla.errors import InputError
 
-ACTIONS = ("prepare", "tokenizer", "overlap")
+ACTIONS = ("prepare", "tokenizer", "overlap", "pack", "unpack")
 FORMATS = ("embedded", "text", "jsonl", "parquet", "hub")
 
 
@@ -28,6 +28,8 @@ class SourceConfig:
     max_documents: int = 0  # stop after so many; 0 = all
     weight: float = 1.0  # share of the training rows, relative to the other sources' weights
     licence: str = ""  # as its publisher states it; for the data card
+    gopher: bool = False  # drop documents by the rules of Rae et al. 2021; made for English pages
+    dedup_paragraphs: int = 0  # drop paragraphs of so many bytes that stood before; 0 = none
 
     def __post_init__(self) -> None:
         self.check(f"corpus.sources, {self.name}: ")
@@ -44,7 +46,8 @@ class SourceConfig:
         if self.format in ("text", "jsonl", "parquet") and not self.paths:
             raise InputError(f"{key}format={self.format} needs {key}paths=[FILE_OR_FOLDER, ...].")
         positive(f"{key}weight", self.weight)
-        whole(f"{key}max_documents", self.max_documents)
+        for name in ("max_documents", "dedup_paragraphs"):
+            whole(f"{key}{name}", getattr(self, name))
 
 
 @dataclass(kw_only=True)
@@ -101,10 +104,11 @@ class DataCommand:
     chinchilla data [prepare] corpus=...      documents to tokens, manifest and data card
     chinchilla data tokenizer corpus=...      train a tokenizer alone, or measure one
     chinchilla data overlap against=FILES     n-grams of evaluations in the training text
+    chinchilla data pack pack_dir=...         the token folder under xz; unpack makes it again
     """
 
     corpus: CorpusConfig
-    action: str = "prepare"  # prepare, tokenizer, overlap
+    action: str = "prepare"  # prepare, tokenizer, overlap, pack, unpack
     against: list[str] = field(default_factory=list)  # overlap: evaluation files, an item a line
     ngram: int = 13  # overlap: words in a row
     column: str = "text"  # overlap: field of the evaluation files that holds an item's text
@@ -112,7 +116,8 @@ class DataCommand:
     data_dir: str = "data"  # folder for tokenizer, shards and manifest
     held_out_fraction: float = 0.02  # share of documents held out, chosen by hash of their text
     shard_tokens: int = 100_000_000  # tokens per shard file
-    n_workers: int = 0  # tokenising processes; 0 = one per core
+    n_workers: int = 0  # tokenising processes, or threads that pack; 0 = one per core
+    pack_dir: str = ""  # pack, unpack: folder of the pack
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
@@ -126,5 +131,7 @@ class DataCommand:
             )
         not_negative("n_workers", self.n_workers)
         positive("shard_tokens", self.shard_tokens)
+        if self.action in ("pack", "unpack") and not self.pack_dir:
+            raise InputError("pack_dir is missing: give pack_dir=FOLDER, where the pack is to be.")
         if not 0 < self.held_out_fraction < 1:
             raise InputError(f"held_out_fraction={self.held_out_fraction} is not in (0, 1).")

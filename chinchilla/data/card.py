@@ -18,8 +18,12 @@ WHY = {
     "duplicate": "the same text again",
     "in_other_source": "the same text in a source before it",
     "empty": "no text",
+    "only_repeats": "every paragraph of it stood before",
     "not_unicode": "lone surrogates, which UTF-8 cannot hold",
 }
+
+
+_RULE = "a rule of Rae et al. 2021, A.1"
 
 
 def write_card(data_dir: Path, manifest: Manifest) -> None:
@@ -62,6 +66,8 @@ def card_record(data_dir: Path, manifest: Manifest) -> dict[str, Any]:
                 "documents_in": source.documents,
                 "bytes_in": source.bytes,
                 "dropped": source.dropped,
+                "paragraphs_dropped": source.paragraphs,
+                "paragraph_bytes_dropped": source.paragraph_bytes,
                 **{
                     name: {
                         "documents": source.splits[name].documents,
@@ -144,10 +150,16 @@ def card_text(card: dict[str, Any]) -> str:
 
 def _dropped(sources: list[dict[str, Any]]) -> list[str]:
     rows = [
-        f"| {_cell(s['name'])} | {reason} | {n:,} | {WHY.get(reason, '')} |"
+        f"| {_cell(s['name'])} | {reason} | {n:,} | {WHY.get(reason, _RULE if reason.startswith('gopher') else '')} |"
         for s in sources
         for reason, n in sorted(s["dropped"].items())
         if n
+    ]
+    rows += [
+        f"| {_cell(s['name'])} | paragraphs | {s['paragraphs_dropped']:,} paragraphs | "
+        f"{s['paragraph_bytes_dropped']:,} bytes that stood before |"
+        for s in sources
+        if s["paragraphs_dropped"]
     ]
     return (
         ["| source | reason | documents | |", "|---|---|--:|---|", *rows] if rows else ["Nothing."]

@@ -61,6 +61,8 @@ class Source:
     bytes: int  # of the text as it came in, where it is text
     dropped: dict[str, int]  # documents left out, by reason
     splits: dict[str, Part]  # train, heldout
+    paragraphs: int = 0  # left out of documents because they stood before
+    paragraph_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from chinchilla.config import CorpusConfig, DataCommand, SourceConfig
 from chinchilla.data.card import CARD, CARD_JSON, OVERLAPS, write_card
 from chinchilla.data.corpus import read_documents
 from chinchilla.data.encode import encode_batches, in_batches
+from chinchilla.data.filters import gopher_rule
 from chinchilla.data.manifest import MANIFEST, SPLITS, Manifest, Part, Source, Split, TokenizerInfo
 from chinchilla.data.measure import SourceMeasure, measure
 from chinchilla.data.mixture import whole_parts
@@ -124,6 +125,8 @@ def _build(command: DataCommand, work: Path, progress: Progress) -> Manifest:
             documents=intake[number].read,
             bytes=intake[number].read_bytes,
             dropped=dict(intake[number].dropped),
+            paragraphs=intake[number].paragraphs,
+            paragraph_bytes=intake[number].paragraph_bytes,
             splits={split: _part(source, split, written[number, split]) for split in SPLITS},
         )
         for number, source in enumerate(sources)
@@ -190,11 +193,13 @@ def make_tokenizer(
 
 def _read(command: DataCommand, spool: Spool, progress: Progress) -> None:
     """All documents of all sources."""
-    for number, source in enumerate(command.corpus.each()):
+    sources = command.corpus.each()
+    for number, source in enumerate(sources):
         for text in read_documents(source):
-            spool.add(text, number)
+            spool.add(text, number, gopher_rule(text) if source.gopher else "")
             progress("read", spool.bytes, 0.0)
         _check_split(source, spool.intake[number], command.held_out_fraction)
+    spool.drop_paragraphs([source.dedup_paragraphs for source in sources])
 
 
 def _no_drops(intake: list[Intake]) -> Counter[str]:
@@ -208,8 +213,8 @@ def _part(source: SourceConfig, split: str, written: Split) -> Part:
     """A source's share of a split; none of them may be empty."""
     if written.tokens == 0:
         raise DataError(
-            f"source {source.name!r} has no {split} documents that are not in the sources before it. "
-            "Leave it out, or give it more text."
+            f"source {source.name!r} has no {split} documents that are not in the sources before it"
+            " (or in paragraphs that stood before). Leave it out, or give it more text."
         )
     return Part(written.documents, written.tokens, written.bytes)
 

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
+from chinchilla.data.paragraphs import Document, Repeats
+
 N_BUCKETS = 128  # open files while writing; macOS allows 256 by default
 _KEY_BYTES = 32
 _HEAD = struct.Struct("<HQ")  # source, bytes of text
@@ -39,6 +41,7 @@ class Intake:
         documents: kept so far, duplicates included.
         dropped: documents left out, by reason; duplicates are counted when read back.
         lowest, highest: extreme split positions seen.
+        paragraphs, paragraph_bytes: left out of documents because they stood before.
     """
 
     read: int = 0
@@ -49,6 +52,8 @@ class Intake:
     )
     lowest: float = 1.0
     highest: float = 0.0
+    paragraphs: int = 0
+    paragraph_bytes: int = 0
 
 
 class Spool:
@@ -64,9 +69,10 @@ class Spool:
         self._files = [(folder / f"{i:03d}").open("w+b") for i in range(N_BUCKETS)]
         self.intake = [Intake() for _ in range(n_sources)]
         self.bytes = 0
+        self._repeats: Repeats | None = None
 
-    def add(self, text: str, source: int = 0) -> None:
-        """Keep one document; empty ones and lone surrogates are counted and left out."""
+    def add(self, text: str, source: int = 0, broken_rule: str = "") -> None:
+        """Keep one document; empty ones, lone surrogates and breakers of rules are only counted."""
         intake = self.intake[source]
         intake.read += 1
         try:
@@ -78,6 +84,9 @@ class Spool:
         if not data:
             intake.dropped["empty"] += 1
             return
+        if broken_rule:
+            intake.dropped[broken_rule] += 1
+            return
         key = document_key(data)
         head = _HEAD.pack(source, len(data))
         self._files[key[0] * N_BUCKETS // 256].write(key + head + data)
@@ -87,8 +96,30 @@ class Spool:
         intake.lowest = min(intake.lowest, position)
         intake.highest = max(intake.highest, position)
 
-    def __iter__(self) -> Iterator[tuple[int, bytes, bytes]]:
-        """(source, key, text) of each distinct document in key order; counts duplicates anew."""
+    def drop_paragraphs(self, shortest: list[int]) -> None:
+        """From now on, leave out paragraphs of so many bytes that stood before; 0 = none, by source."""
+        if any(shortest):
+            self._repeats = Repeats(self._distinct(), shortest)
+
+    def __iter__(self) -> Iterator[Document]:
+        """(source, key, text) of each distinct document in key order; counts drops anew.
+
+        The key is that of the document as it came in, whatever was left out of it.
+        """
+        if self._repeats is None:
+            yield from self._distinct()
+            return
+        for intake in self.intake:
+            intake.dropped["only_repeats"] = 0
+        for source, key, text in self._repeats.leave_out(self._distinct()):
+            if text:
+                yield source, key, text
+            else:
+                self.intake[source].dropped["only_repeats"] += 1
+        for intake, removed in zip(self.intake, self._repeats.removed, strict=True):
+            intake.paragraphs, intake.paragraph_bytes = removed
+
+    def _distinct(self) -> Iterator[Document]:
         for intake in self.intake:
             intake.dropped["duplicate"] = 0
             intake.dropped.pop("in_other_source", None)

@@ -4,7 +4,11 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
+
 from chinchilla.config import CorpusConfig, DataCommand, TokenizerConfig
+from chinchilla.data.manifest import Manifest
+from chinchilla.data.tokenizer import Tokenizer
 
 WORDS = (  # noqa: SIM905 (a list is longer to read)
     "the of and union state congress people law year peace war commerce treasury whereas honor "
@@ -35,3 +39,14 @@ def command(data_dir: Path, *paths: Path, **settings: object) -> DataCommand:
         data_dir=str(data_dir),
         **{"held_out_fraction": 0.2, "shard_tokens": 1_000, **settings},
     )
+
+
+def decoded(data_dir: Path, split: str) -> list[str]:
+    """The documents of a split, read back from its shards."""
+    manifest = Manifest.load(data_dir)
+    tokenizer = Tokenizer.load(data_dir / "tokenizer.model")
+    shards = [data_dir / s.file for s in manifest.splits[split].shards]
+    tokens = np.concatenate([np.fromfile(s, manifest.dtype) for s in shards])
+    assert tokens[-1] == tokenizer.eos_id
+    ends = np.flatnonzero(tokens == tokenizer.eos_id)
+    return [tokenizer.decode(d.tolist()) for d in np.split(tokens, ends + 1)[:-1]]

@@ -12,9 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from data_corpora import command, documents, write_jsonl
+from data_corpora import command, decoded, documents, write_jsonl
 
 from chinchilla.config import CorpusConfig, DataCommand, TokenizerConfig
 from chinchilla.data import prepare as prepare_module
@@ -28,17 +27,6 @@ def files(data_dir: Path) -> dict[str, str]:
     """SHA-256 of every shard and of the tokenizer."""
     found = [*data_dir.glob("*.bin"), data_dir / "tokenizer.model"]
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
-
-
-def decoded(data_dir: Path, split: str) -> list[str]:
-    """The documents of a split, read back from its shards."""
-    manifest = Manifest.load(data_dir)
-    tokenizer = Tokenizer.load(data_dir / "tokenizer.model")
-    shards = [data_dir / s.file for s in manifest.splits[split].shards]
-    tokens = np.concatenate([np.fromfile(s, manifest.dtype) for s in shards])
-    assert tokens[-1] == tokenizer.eos_id
-    ends = np.flatnonzero(tokens == tokenizer.eos_id)
-    return [tokenizer.decode(d.tolist()) for d in np.split(tokens, ends + 1)[:-1]]
 
 
 def test_every_document_is_in_one_split_and_comes_back_unchanged(tmp_path):

@@ -1,0 +1,225 @@
+"""Token folders as small as they go, for machines without a network: uint16 tokens under xz.
+
+A pack holds every shard in parts of PART_BYTES, each compressed on its own, so that packing and
+unpacking go on where they were stopped; `pack.json`, written last, has the hash of every part. Nothing
+is unpacked that does not match: part by part against the pack, shard by shard against the manifest.
+"""
+
+import hashlib
+import lzma
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from chinchilla.data.card import write_card
+from chinchilla.data.manifest import MANIFEST, Manifest
+from chinchilla.errors import DataError, InputError
+from chinchilla.files import (
+    atomic_write,
+    clean_leftovers,
+    fsync_dir,
+    inside,
+    read_json,
+    sha256_file,
+    writable_dir,
+    write_json,
+)
+from chinchilla.records import built
+
+PACK = "pack.json"
+SCHEMA = 1
+PART_BYTES = 16 << 20  # of a shard in one part; xz needs about ten times that in memory
+UNPACK_BYTES = 64 << 20  # of memory that one part may ask for when it is unpacked
+
+Progress = Callable[[str, float, float], None]
+
+
+@dataclass(frozen=True)
+class PackedPart:
+    """One compressed part of a file."""
+
+    file: str  # name inside the pack
+    size: int  # bytes, compressed
+    sha256: str  # of those
+    raw: int  # bytes, uncompressed
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """One file of a token folder."""
+
+    file: str  # name inside the token folder
+    sha256: str  # of its bytes
+    parts: list[PackedPart]
+
+
+@dataclass(frozen=True)
+class Pack:
+    """What a pack holds."""
+
+    data_id: str
+    tokens: int
+    files: list[PackedFile]
+    schema: int = SCHEMA
+
+    @property
+    def size(self) -> int:
+        """Compressed bytes."""
+        return sum(part.size for file in self.files for part in file.parts)
+
+
+def pack(data_dir: Path, pack_dir: Path, n_workers: int, progress: Progress | None = None) -> Pack:
+    """Compress a token folder into `pack_dir`; parts that are there already are checked and kept.
+
+    Raises:
+        InputError: no token folder, or pack_dir holds another pack; DataError: damaged tokens.
+    """
+    manifest = Manifest.load(data_dir)
+    manifest.check_sizes(data_dir)
+    pack_dir = writable_dir(pack_dir, "pack_dir")
+    if (pack_dir / PACK).exists() and (other := load_pack(pack_dir)).data_id != manifest.data_id:
+        raise InputError(
+            f"pack_dir={pack_dir} holds data {other.data_id}, not {manifest.data_id}. "
+            "Choose another pack_dir."
+        )
+    clean_leftovers(pack_dir)
+    names = {manifest.tokenizer.file: manifest.tokenizer.sha256, **_shard_hashes(manifest)}
+    total = sum((data_dir / name).stat().st_size for name in names)
+    done, files = 0, []
+    with ThreadPoolExecutor(n_workers or os.cpu_count() or 1) as pool:  # xz lets go of the GIL
+        for name, sha256 in names.items():
+            if sha256_file(data_dir / name) != sha256:
+                raise DataError(
+                    f"{data_dir / name} has other contents than the manifest states. "
+                    "Prepare the data again (chinchilla data)."
+                )
+            size = (data_dir / name).stat().st_size
+            jobs = [
+                pool.submit(_pack_part, data_dir / name, begin, pack_dir / f"{name}.{k:04d}.xz")
+                for k, begin in enumerate(range(0, size, PART_BYTES))
+            ]
+            parts = []
+            for job in jobs:
+                parts.append(job.result())
+                done += parts[-1].raw
+                if progress:
+                    progress("pack", done, total)
+            files.append(PackedFile(name, sha256, parts))
+    shutil.copyfile(data_dir / MANIFEST, pack_dir / MANIFEST)
+    made = Pack(manifest.data_id, sum(s.tokens for s in manifest.splits.values()), files)
+    write_json(pack_dir / PACK, asdict(made))
+    return made
+
+
+def _pack_part(source: Path, begin: int, target: Path) -> PackedPart:
+    """Compress one part, unless `target` holds it already."""
+    with open(source, "rb") as file:
+        file.seek(begin)
+        raw = file.read(PART_BYTES)
+    packed = target.read_bytes() if target.exists() else b""
+    if not packed or _decompressed(packed, len(raw)) != raw:
+        packed = lzma.compress(raw, lzma.FORMAT_XZ, filters=[_xz(len(raw))])
+        with atomic_write(target, "wb") as out:
+            out.write(packed)
+    return PackedPart(target.name, len(packed), hashlib.sha256(packed).hexdigest(), len(raw))
+
+
+def _xz(size: int) -> dict[str, int]:
+    """The strongest xz whose dictionary is the part; lp and pb tell it that tokens are two bytes."""
+    return {
+        "id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME,
+        "dict_size": max(4096, size), "lc": 3, "lp": 1, "pb": 1,
+    }  # fmt: skip
+
+
+def load_pack(pack_dir: Path) -> Pack:
+    """Read a pack's pack.json.
+
+    Raises:
+        InputError: none there, or damaged.
+    """
+    path = pack_dir / PACK
+    if not path.exists():
+        raise InputError(
+            f"pack_dir={pack_dir} holds no finished pack (no {PACK}). "
+            "Make one: chinchilla data pack data_dir=... pack_dir=..."
+        )
+    found: Pack = built(Pack, read_json(path, "pack"), str(path))
+    if found.schema != SCHEMA:
+        raise InputError(f"{path} has schema {found.schema}, this version reads {SCHEMA}.")
+    return found
+
+
+def unpack(pack_dir: Path, data_dir: Path, progress: Progress | None = None) -> Manifest:
+    """Make the token folder again, byte for byte; files that are there already are kept.
+
+    Raises:
+        InputError: no pack, or data_dir holds other data; DataError: a part that does not match.
+    """
+    found = load_pack(pack_dir)
+    manifest = Manifest.load(pack_dir)
+    data_dir = writable_dir(data_dir, "data_dir")
+    wanted = {manifest.tokenizer.file: manifest.tokenizer.sha256, **_shard_hashes(manifest)}
+    if found.data_id != manifest.data_id or wanted != {f.file: f.sha256 for f in found.files}:
+        raise DataError(f"{pack_dir / PACK} and the {MANIFEST} beside it are of different data.")
+    if (data_dir / MANIFEST).exists() and (
+        other := Manifest.load(data_dir).data_id
+    ) != found.data_id:
+        raise InputError(
+            f"data_dir={data_dir} holds data {other}, not {found.data_id}. Choose another data_dir."
+        )
+    clean_leftovers(data_dir)
+    total, done = sum(part.raw for file in found.files for part in file.parts), 0
+    for file in found.files:
+        target = inside(data_dir, file.file)
+        if target.parent != data_dir or not re.fullmatch(r"[\w.-]+\.(bin|model)", file.file):
+            raise DataError(f"{pack_dir / PACK}: {file.file!r} is no name of a shard or tokenizer.")
+        if not (target.is_file() and sha256_file(target) == file.sha256):
+            digest = hashlib.sha256()
+            with atomic_write(target, "wb") as out:
+                for raw in _raw_parts(pack_dir, file):
+                    digest.update(raw)
+                    out.write(raw)
+                if digest.hexdigest() != file.sha256:
+                    raise DataError(f"{pack_dir}: {file.file} unpacks to other bytes than packed.")
+        done += sum(part.raw for part in file.parts)
+        if progress:
+            progress("unpack", done, total)
+    fsync_dir(data_dir)
+    write_card(data_dir, manifest)
+    with atomic_write(data_dir / MANIFEST, "wb") as out:
+        out.write((pack_dir / MANIFEST).read_bytes())
+    return manifest
+
+
+def _raw_parts(pack_dir: Path, file: PackedFile) -> Iterator[bytes]:
+    for part in file.parts:
+        path = inside(pack_dir, part.file)
+        packed = path.read_bytes() if path.is_file() else b""
+        if hashlib.sha256(packed).hexdigest() != part.sha256:
+            what = "is damaged" if packed else "is missing"
+            raise DataError(f"{path} {what}. Copy the pack again, or pack again.")
+        raw = _decompressed(packed, part.raw)
+        if raw is None:
+            raise DataError(f"{path} does not hold the {part.raw} bytes that {PACK} states.")
+        yield raw
+
+
+def _decompressed(packed: bytes, size: int) -> bytes | None:
+    """Exactly `size` bytes out of xz, or None; never more than that in memory."""
+    if not 0 <= size <= PART_BYTES:
+        return None
+    decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=UNPACK_BYTES)
+    try:
+        raw = decompressor.decompress(packed, max_length=size + 1)
+    except lzma.LZMAError:
+        return None
+    return raw if len(raw) == size and decompressor.eof else None
+
+
+def _shard_hashes(manifest: Manifest) -> dict[str, str]:
+    return {s.file: s.sha256 for split in manifest.splits.values() for s in split.shards}
