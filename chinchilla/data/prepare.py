@@ -38,7 +38,7 @@ from chinchilla.data.shards import ShardWriter
 from chinchilla.data.spool import Intake, Spool, split_position
 from chinchilla.data.tokenizer import Tokenizer, train_tokenizer
 from chinchilla.errors import DataError, InputError
-from chinchilla.files import atomic_write, fsync_dir, writable_dir
+from chinchilla.files import atomic_write, clean_leftovers, fsync_dir, writable_dir
 
 TOKENIZER_FILE = "tokenizer.model"
 WORK = ".work"
@@ -65,6 +65,8 @@ def prepare(command: DataCommand, progress: Progress | None = None) -> Manifest:
     data_dir = writable_dir(Path(command.data_dir).expanduser(), "data_dir")
     progress = progress or (lambda stage, done, total: None)
     with _locked(data_dir), _disk_errors(data_dir):
+        clean_leftovers(data_dir)  # of one that was killed, however late
+        shutil.rmtree(data_dir / WORK, ignore_errors=True)
         if (data_dir / MANIFEST).exists():
             manifest = _already_prepared(command, data_dir)
             if manifest:
@@ -172,6 +174,7 @@ def make_tokenizer(
                 f"data_dir={data_dir} holds data prepared with a tokenizer of its own. Choose another "
                 f"data_dir, or measure that one: tokenizer.model={data_dir / TOKENIZER_FILE}."
             )
+        clean_leftovers(data_dir)
         work = data_dir / WORK
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
@@ -325,7 +328,6 @@ def _clear(data_dir: Path) -> None:
     for path in data_dir.glob("*.bin"):
         if re.fullmatch(r"(train|heldout)(-[\w.-]+)?-\d{5,}\.bin", path.name):
             path.unlink()
-    shutil.rmtree(data_dir / WORK, ignore_errors=True)
 
 
 @contextmanager
