@@ -22,6 +22,7 @@ SUFFIXES = {
     "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.xz", ".json", ".json.gz", ".json.xz"),
     "parquet": (".parquet",),
 }
+MAX_DOCUMENT = 1 << 28  # bytes of one line or document
 
 
 def read_documents(corpus: SourceConfig) -> Iterator[str]:
@@ -63,6 +64,8 @@ def _files_at(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     if not path.is_dir():
         if not path.exists():
             raise DataError(f"corpus.paths: {path} does not exist.")
+        if not path.is_file():
+            raise DataError(f"corpus.paths: {path} is no regular file; copy the text into one.")
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty.")
         return [path]
@@ -77,12 +80,16 @@ def _read_text(corpus: SourceConfig) -> Iterator[str]:
     parting = {"": None, "blank": ""}.get(corpus.separator, corpus.separator)
     for path in corpus_files(corpus):
         part: list[str] = []
+        size = 0
         for line in _text_lines(path):
+            size += len(line)
             if parting is not None and line.strip() == parting:
                 yield from _document(part)
-                part = []
+                part, size = [], 0
             else:
                 part.append(line)
+            if size > MAX_DOCUMENT:
+                raise _too_long(path, "set corpus.separator")
         yield from _document(part)
 
 
@@ -97,7 +104,7 @@ def _text_lines(path: Path) -> Iterator[str]:
     offset = 0
     try:
         with open(path, "rb") as file:
-            for line in file:
+            for line in _lines(file, path):
                 text = line.decode("utf-8")
                 if "\0" in text:
                     at = offset + line.index(0)
@@ -117,7 +124,7 @@ def _read_jsonl(corpus: SourceConfig) -> Iterator[str]:
         number, offset = 0, 0
         try:
             with _open(path) as file:
-                for number, line in enumerate(file, 1):
+                for number, line in enumerate(_lines(file, path), 1):
                     if line.strip():
                         yield _field(json.loads(line.decode("utf-8")), column, path, number)
                     offset += len(line)
@@ -131,6 +138,21 @@ def _read_jsonl(corpus: SourceConfig) -> Iterator[str]:
             raise DataError(f"{path} line {number} is not one JSON object ({why}).") from None
         except (OSError, EOFError, lzma.LZMAError) as error:
             raise DataError(f"{path} cannot be read after line {number} ({error}).") from None
+
+
+def _lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    """Lines with their endings, none longer than a document may be."""
+    while line := file.readline(MAX_DOCUMENT + 1):
+        if len(line) > MAX_DOCUMENT:
+            raise _too_long(path, "cut its lines")
+        yield line
+
+
+def _too_long(path: Path, remedy: str) -> DataError:
+    return DataError(
+        f"{path} has a document of over {MAX_DOCUMENT / 1e6:,.0f} MB, which would have to be held in "
+        f"memory whole: {remedy}, or make it several files."
+    )
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -162,8 +184,21 @@ def _text(value: Any, where: str, column: str) -> str:
 def _read_parquet(corpus: SourceConfig) -> Iterator[str]:
     """One document per row, file by file; only the text column is read."""
     for path in corpus_files(corpus):
+        if not _has_rows(path):  # `datasets` stops at a file without any
+            continue
         where = {"path": "parquet", "data_files": [str(path)], "split": "train"}
         yield from _stream(where, corpus.column, str(path))
+
+
+def _has_rows(path: Path) -> bool:
+    """Whether a parquet file has rows; true of one that cannot be read, which then says why."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.read_metadata(path).num_rows > 0
+    except (OSError, pyarrow.ArrowException):
+        return True
 
 
 def _read_hub(corpus: SourceConfig) -> Iterator[str]:

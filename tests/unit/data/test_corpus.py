@@ -3,6 +3,7 @@
 import gzip
 import json
 import lzma
+import os
 import sys
 from pathlib import Path
 
@@ -74,6 +75,36 @@ MALFORMED = {
     "gzip cut": ("jsonl", "x.jsonl.gz", gzip.compress(ROWS * 999)[:60], "cannot be read after"),
     "not gzip": ("jsonl", "x.jsonl.gz", ROWS, "cannot be read after line 0"),
     "not xz": ("jsonl", "x.jsonl.xz", ROWS, "cannot be read after line 0"),
+    "jsonl null byte in text": ("jsonl", "x.jsonl", b'{"text": "a\0b"}\n', "NUL bytes"),
+    "jsonl list": ("jsonl", "x.jsonl", b'{"text": ["a"]}\n', "field 'text' holds list"),
+    "jsonl object": ("jsonl", "x.jsonl", b'{"text": {"a": 1}}\n', "field 'text' holds dict"),
+    "jsonl NaN": ("jsonl", "x.jsonl", b'{"text": NaN}\n', "field 'text' holds float"),
+    "jsonl BOM": ("jsonl", "x.jsonl", b'\xef\xbb\xbf{"text": "a"}\n', "line 1 is not one JSON"),
+    "jsonl two": ("jsonl", "x.jsonl", b'{"text": "a"} {"text": "b"}\n', "line 1 is not one JSON"),
+    "jsonl pretty": ("jsonl", "x.jsonl", b'{\n "text": "a"\n}\n', "line 1 is not one JSON"),
+    "jsonl cut": ("jsonl", "x.jsonl", b'{"text": "a"}\n{"text": "b', "line 2 is not one JSON"),
+    "jsonl cut character": ("jsonl", "x.jsonl", b'{"text": "\xe4\xb8"}', "line 1, byte 0x"),
+    "utf16 json": ("jsonl", "x.jsonl", '{"text": "a"}'.encode("utf-16"), "byte 0xff at offset 0"),
+    "overlong UTF-8": ("text", "x.txt", b"a\xc0\xafb", "byte 0xc0 at offset 1"),
+    "surrogate in UTF-8": ("text", "x.txt", b"a\xed\xa0\x80", "byte 0xed at offset 1"),
+    "cut character": ("text", "x.txt", b"one\ntwo\xe4\xb8", "byte 0xe4 at offset 7"),
+    "gzip as text": ("text", "x.txt", gzip.compress(ROWS), "x.txt is not UTF-8: byte 0x8b"),
+    "zip as gzip": ("jsonl", "x.jsonl.gz", b"PK\3\4" + bytes(99), "cannot be read after line 0"),
+    "gzip of latin1": ("jsonl", "x.jsonl.gz", gzip.compress(b'{"text": "\xe9"}'), "is not UTF-8"),
+    "gzip of nothing": ("jsonl", "x.jsonl.gz", gzip.compress(b""), "has no documents"),
+    "gzip, flipped": (
+        "jsonl",
+        "x.jsonl.gz",
+        gzip.compress(ROWS)[:-6] + b"\1" * 6,
+        "cannot be read",
+    ),
+    "gzip, then more": (
+        "jsonl",
+        "x.jsonl.gz",
+        gzip.compress(ROWS) + b"more",
+        "cannot be read after",
+    ),
+    "xz cut": ("jsonl", "x.jsonl.xz", lzma.compress(ROWS * 999)[:-9], "cannot be read after"),
     "parquet missing": ("parquet", "x.parquet", None, "x.parquet does not exist"),
     "not parquet": ("parquet", "x.parquet", b"text" * 99, "x.parquet cannot be read"),
 }
@@ -97,6 +128,65 @@ def test_folder_without_files_of_the_format(tmp_path, kind):
     (tmp_path / "readme.md").write_text("hello")
     with pytest.raises(DataError, match="has no files named"):
         read(tmp_path, kind)
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz"])
+def test_a_line_that_does_not_fit_into_memory_is_refused(tmp_path, monkeypatch, name):
+    """A file without newlines is not read whole first; compressed, it would be still longer."""
+    monkeypatch.setattr("chinchilla.data.corpus.MAX_DOCUMENT", 10_000)
+    line = b"a" * 50_000
+    (tmp_path / name).write_bytes(gzip.compress(line) if name.endswith(".gz") else line)
+    with pytest.raises(DataError, match="has a document of over"):
+        read(tmp_path / name, "text" if name == "a.txt" else "jsonl")
+
+
+def test_a_document_of_many_lines_that_does_not_fit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("chinchilla.data.corpus.MAX_DOCUMENT", 10_000)
+    (tmp_path / "a.txt").write_text("a line\n" * 5_000)
+    with pytest.raises(DataError, match=r"over 0 MB.*set corpus.separator"):
+        read(tmp_path / "a.txt", "text")
+    (tmp_path / "a.txt").write_text("a line\n\n" * 5_000)
+    assert len(read(tmp_path / "a.txt", "text", separator="blank")) == 5_000
+
+
+def test_links_that_lead_in_circles(tmp_path):
+    """A folder linked into itself is read once; a link to itself is no file."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "a.txt").write_text("one")
+    (tmp_path / "d" / "again").symlink_to(tmp_path / "d")
+    (tmp_path / "d" / "b.txt").symlink_to(tmp_path / "d" / "b.txt")
+    assert read(tmp_path / "d", "text") == ["one"]
+    with pytest.raises(DataError, match="does not exist"):
+        read(tmp_path / "d" / "b.txt", "text")
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    """It would wait for ever, and could not be read a second time for its hash."""
+    os.mkfifo(tmp_path / "a.txt")
+    with pytest.raises(DataError, match="is no regular file"):
+        read(tmp_path / "a.txt", "text")
+    with pytest.raises(DataError, match="has no files named"):
+        read(tmp_path, "text")
+
+
+def test_a_file_named_twice_gives_its_documents_twice(tmp_path):
+    """They drop out as duplicates when they are prepared, and are counted there."""
+    (tmp_path / "a.txt").write_text("one")
+    corpus = CorpusConfig(format="text", paths=[str(tmp_path), str(tmp_path / "a.txt")])
+    assert list(read_documents(corpus)) == ["one", "one"]
+
+
+def test_parquet_cut_short_and_without_rows(tmp_path):
+    pq.write_table(pa.table({"text": ["a" * 1_000]}), tmp_path / "a.parquet")
+    whole = (tmp_path / "a.parquet").read_bytes()
+    (tmp_path / "a.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"a.parquet cannot be read"):
+        read(tmp_path, "parquet")
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="has no documents"):
+        read(tmp_path, "parquet")
+    pq.write_table(pa.table({"text": ["one"]}), tmp_path / "b.parquet")
+    assert read(tmp_path, "parquet") == ["one"]  # an empty file among others is no obstacle
 
 
 def test_path_that_the_system_refuses():
@@ -164,6 +254,16 @@ def test_importing_the_data_package_leaves_torch_out():
     import subprocess
 
     modules = ["corpus", "spool", "tokenizer", "encode", "shards", "prepare", "manifest", "tokens"]
+    modules += [
+        "card",
+        "filters",
+        "measure",
+        "mixture",
+        "overlap",
+        "pack",
+        "paragraphs",
+        "settings",
+    ]
     code = "".join(f"import chinchilla.data.{m}\n" for m in modules)
     code += "import sys, json\nprint(json.dumps(sorted({'torch', 'datasets'} & set(sys.modules))))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
