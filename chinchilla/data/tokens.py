@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 
 from chinchilla.data.manifest import Manifest
 from chinchilla.data.mixture import RowOrder
 from chinchilla.errors import DataError
 from chinchilla.files import sha256_file
 
+BLOCK_ROWS = 4_096  # of the stream, whose places are drawn together
 _ROUNDS = 6
 
 
@@ -65,9 +67,11 @@ class TokenData:
         self.n_train_tokens = manifest.splits["train"].tokens
         self.sources = manifest.all_sources()
         self.order = RowOrder([source.rows for source in self.sources])
+        self._views: dict[tuple[str, int, int], np.ndarray] = {}
+        self._blocks: dict[tuple[int, int, int], np.ndarray] = {}
         dtype = np.dtype(manifest.dtype).newbyteorder("<")
         self._shards = {
-            name: [np.memmap(data_dir / s.file, dtype, "r") for s in split.shards]
+            name: [np.asarray(np.memmap(data_dir / s.file, dtype, "r")) for s in split.shards]
             for name, split in manifest.splits.items()
         }
         self._starts = {
@@ -176,23 +180,40 @@ class TokenData:
         Returns:
             (rows, seq_len + 1) int64 tokens: inputs [:, :-1], targets [:, 1:].
         """
-        available = self._source_rows(seq_len, "train")
-        sources, turns = self.order.locate(step * rows + np.arange(rows, dtype=np.int64))
-        epochs, places = np.divmod(turns, available[sources])
-        begins = self._begins["train"][sources]
-        for source, epoch in set(zip(sources.tolist(), epochs.tolist(), strict=True)):
-            chosen = (sources == source) & (epochs == epoch)
-            key = f"{seed}/{epoch}"
-            if len(self.sources) > 1:
-                key += f"/{self.sources[source].name}"
-            begins[chosen] += permute(places[chosen], int(available[source]), key) * seq_len
-        batch = self._rows("train", begins, seq_len)
+        first = step * rows
+        blocks = range(first // BLOCK_ROWS, (first + rows - 1) // BLOCK_ROWS + 1)
+        begins = np.concatenate([self._block(seed, seq_len, block) for block in blocks])
+        start = first - blocks[0] * BLOCK_ROWS
+        batch = self._rows("train", begins[start : start + rows], seq_len)
         if batch.max() >= self.vocab_size:
             raise DataError(
                 f"{self.data_dir} holds token {batch.max()}, but its tokenizer has {self.vocab_size} "
                 "pieces: a shard is damaged. Prepare the data again in another data_dir."
             )
         return batch
+
+    def _block(self, seed: int, seq_len: int, block: int) -> np.ndarray:
+        """(BLOCK_ROWS,) first tokens of the stream's rows from block * BLOCK_ROWS on.
+
+        Drawn together and kept for the next batches: for 32 rows alone the drawing would take
+        longer than the reading.
+        """
+        key = (seed, seq_len, block)
+        if key not in self._blocks:
+            available = self._source_rows(seq_len, "train")
+            numbers = block * BLOCK_ROWS + np.arange(BLOCK_ROWS, dtype=np.int64)
+            sources, turns = self.order.locate(numbers)
+            epochs, places = np.divmod(turns, available[sources])
+            begins = self._begins["train"][sources]
+            for source, epoch in set(zip(sources.tolist(), epochs.tolist(), strict=True)):
+                chosen = (sources == source) & (epochs == epoch)
+                name = f"/{self.sources[source].name}" if len(self.sources) > 1 else ""
+                drawn = permute(places[chosen], int(available[source]), f"{seed}/{epoch}{name}")
+                begins[chosen] += drawn * seq_len
+            while len(self._blocks) >= 4:
+                del self._blocks[next(iter(self._blocks))]
+            self._blocks[key] = begins
+        return self._blocks[key]
 
     def held_out(self, n_tokens: int, seq_len: int) -> np.ndarray:
         """The held-out rows every run is scored on: spread evenly, the same for everybody.
@@ -220,6 +241,13 @@ class TokenData:
         ]
         return self._rows("heldout", np.concatenate(begins), seq_len)
 
+    def _windows(self, split: str, shard: int, seq_len: int) -> np.ndarray:
+        """(tokens - seq_len, seq_len + 1) every row that a shard could give, as a view of it."""
+        key = (split, shard, seq_len)
+        if key not in self._views:
+            self._views[key] = sliding_window_view(self._shards[split][shard], seq_len + 1)
+        return self._views[key]
+
     def tokens(self, split: str, begin: int, end: int) -> np.ndarray:
         """Tokens [begin, end) of a split, as they stand in its shards."""
         starts, parts = self._starts[split], []
@@ -232,15 +260,15 @@ class TokenData:
         """Rows by the place of their first token; a row may run over the end of a shard."""
         out = np.empty((len(begins), seq_len + 1), np.int64)
         starts, shards = self._starts[split], self._shards[split]
-        for row, begin in zip(out, begins, strict=True):
-            filled = 0
-            shard = int(np.searchsorted(starts, begin, side="right")) - 1
-            while filled <= seq_len:
-                offset = begin + filled - starts[shard]
-                part = shards[shard][offset : offset + seq_len + 1 - filled]
-                row[filled : filled + len(part)] = part
-                filled += len(part)
-                shard += 1
+        homes = np.searchsorted(starts, begins, side="right") - 1
+        offsets = begins - starts[homes]
+        for home in set(homes.tolist()):
+            mine = np.flatnonzero(homes == home)
+            inside = mine[offsets[mine] + seq_len < len(shards[home])]
+            if len(inside):
+                out[inside] = self._windows(split, home, seq_len)[offsets[inside]]
+            for row in mine[offsets[mine] + seq_len >= len(shards[home])]:
+                out[row] = self.tokens(split, begins[row], begins[row] + seq_len + 1)
         return out
 
 
