@@ -10,6 +10,7 @@ import numpy as np
 
 SAME = 1e-9  # relative difference at which two numbers are one
 MAX_FACTOR = 100.0  # of 6*N*D/C, either way: beyond it units are wrong
+MAX_BUDGET_SPREAD = 10.0  # between runs, of C over the budget asked for
 USUAL_FACTOR = 2.0  # beyond it the conventions of N and C deserve a look
 MAX_LOSS = 20.0  # nats per token: a uniform guess over a million tokens scores 13.8
 LEAST_N = 5e3  # parameters; a median below is a count in thousands or more
@@ -61,7 +62,15 @@ def budget_slip(C: np.ndarray, budget_flops: np.ndarray) -> str:
         budget_flops: (n,) FLOPs asked for, NaN where a run belongs to no budget.
     """
     named = np.isfinite(budget_flops) & (budget_flops > 0)
-    factor = float(np.median(C[named] / budget_flops[named])) if named.any() else 1.0
+    if not named.any():
+        return ""
+    spent = C[named] / budget_flops[named]
+    if spent.max() > MAX_BUDGET_SPREAD * spent.min():
+        return (
+            f"one run spent {spent.min():.3g} times its budget_flops and another {spent.max():.3g} times: "
+            "are budgets in the right rows? A budget is the C that was asked for, in FLOPs."
+        )
+    factor = float(np.median(spent))
     if 1 / MAX_FACTOR <= factor <= MAX_FACTOR:
         return ""
     return (
@@ -74,7 +83,10 @@ def unusual_factor(C: np.ndarray, N: np.ndarray, D: np.ndarray) -> str:
     """A note when C is far from 6*N*D though its unit may be right; "" otherwise."""
     factor = float(np.median(6 * N * (D / C)))
     if 1 / USUAL_FACTOR <= factor <= USUAL_FACTOR:
-        return ""
+        ratio = float(np.median(D / N))
+        if ratio >= 1:
+            return ""
+        return f"{ratio:.2g} tokens per parameter in the median: are N and D in the right columns?"
     return (
         f"6*N*D/C is {factor:.2g} in the median: C, N and D are counted in ways that differ by more "
         "than the usual conventions do. Check them."

@@ -42,6 +42,7 @@ from chinchilla.config.fitting import check_settings
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.curves import MIN_SIZES, read_curves, smooth
+from chinchilla.fit.doubts import check_signal
 from chinchilla.fit.frontier import Frontier, OptimalPoint, conventions
 from chinchilla.fit.lower_envelope import (
     Envelope,
@@ -121,6 +122,7 @@ def fit_envelope(
     envelope_of: Callable[[np.ndarray], Envelope]
     if endpoints_only:
         n_runs = len(obs)
+        check_signal(obs, "approach 1")
         check_competition(obs)
         envelope_of = endpoint_envelopes(obs, part)
     else:

@@ -28,6 +28,7 @@ import numpy as np
 from chinchilla.config.fitting import check_settings
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
+from chinchilla.fit.doubts import check_signal
 from chinchilla.fit.frontier import Frontier, OptimalPoint, conventions
 from chinchilla.fit.isoflop_checks import akima_line, leave_out, unequal_flops, windows
 from chinchilla.fit.loss_fit import fit_loss_law, one_ray, refit_loss_law
@@ -101,6 +102,7 @@ def fit_isoflop(
     finals = obs.finals()
     obs = finals.where(~np.isnan(finals.budget_flops))
     _check(obs)
+    check_signal(obs, "approach 2")
     labels = obs.budget_labels
     groups = [obs.where(labels == b) for b in np.unique(labels)]
     cost = FlopsPerToken.from_observations(obs)

@@ -11,6 +11,7 @@ import numpy as np
 from chinchilla.config.fitting import check_settings
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
+from chinchilla.fit.doubts import MISFIT, check_falling, check_signal, robust_sd
 from chinchilla.fit.frontier import Frontier, LossLaw, conventions
 from chinchilla.fit.intervals import compare
 from chinchilla.fit.loss_fit import OBJECTIVES, Laws, fit_loss_law, refit_loss_law
@@ -21,7 +22,7 @@ from chinchilla.observations import Observations
 __all__ = ["Laws", "fit_loss_law", "fit_parametric", "refit_loss_law"]
 
 OUTLIER = 6.0  # robust standard deviations of log-residuals
-MISFIT = 0.03  # robust sd of log-residuals beyond which the runs are hardly one law's
+MANY = 0.1  # share of outliers beyond which they are a second population
 SAME_A = 2e-3  # a moved by less is not moved
 MIN_C_RANGE = 1.5  # the largest C over the smallest
 
@@ -76,7 +77,8 @@ def fit_parametric(
             f"approach 3 needs runs of different cost: all spent {obs.C.min():.3g} to "
             f"{obs.C.max():.3g} FLOPs, which says nothing about growth. Add a second budget."
         )
-    _check_falling(obs)
+    check_falling(obs, "approach 3")
+    check_signal(obs, "approach 3")
     how: dict[str, Any] = {"huber_delta": huber_delta, "objective": objective}
     if method == "paper":
         law, certificate = fit_by_search(obs.N, obs.D, obs.L, huber_delta)
@@ -163,7 +165,7 @@ def _outliers(
     said = []
     if robust > MISFIT:
         said.append(
-            f"the law misses these runs by {robust:.0%} (robust sd of ln L), where runs of one data set "
+            f"the law misses these runs by {robust:.1%} (robust sd of ln L), where runs of one data set "
             "and recipe miss by 1% or less: are they of one data set, tokenizer, recipe and loss?"
         )
     if not far.any():
@@ -171,31 +173,18 @@ def _outliers(
     without = refit_loss_law(obs.N, obs.D, obs.L, (~far).astype(float)[None], law, **how)
     names = ", ".join(found["run_ids"][:8]) + (", ..." if far.sum() > 8 else "")
     text = f"{far.sum()} of {len(obs)} runs miss the law by over {OUTLIER:g} robust standard deviations ({names})"
+    a = frame.lines(law)[0][1]
     if without.converged[0]:
         found["a_without"] = float(frame.all_lines(without.theta)[0, 1])
-        a = frame.lines(law)[0][1]
-        if abs(found["a_without"] - a) < SAME_A:
-            return found, [*said, f"{text}; a is {a:.3f} with and without them."]
+        if abs(found["a_without"] - a) < SAME_A and far.mean() < MANY:
+            return found, said  # in the file, for who looks; it changes nothing
         text += f"; without them a is {found['a_without']:.3f}, with them {a:.3f}"
-    return found, [*said, f"{text}. Look at their curves before deciding which to believe."]
-
-
-def robust_sd(r: np.ndarray) -> float:
-    """Standard deviation by the median absolute deviation: what it is where r is normal."""
-    return 1.4826 * float(np.median(np.abs(r - np.median(r))))
-
-
-def _check_falling(obs: Observations) -> None:
-    """Refuse runs of which the dear half holds no better loss than the cheap half."""
-    dear = obs.C >= np.sqrt(obs.C.min() * obs.C.max())
-    cheapest, dearest = float(obs.L[~dear].min()), float(obs.L[dear].min())
-    if dearest >= cheapest and np.ptp(obs.L) > 0:  # one loss for all is refused by its name
-        raise FitError(
-            f"approach 3: more compute does not lower the loss: the best of the dearer runs has "
-            f"{dearest:.4g} nats per token, the best of the cheaper {cheapest:.4g}. Are losses and C "
-            "in the right rows, and of one data set?",
-            "loss_rises",
+    do = "Look at their curves before deciding which to believe."
+    if far.mean() >= MANY:
+        do = (
+            "So many are a second population: are these runs of one data set, tokenizer and recipe?"
         )
+    return found, [*said, f"{text}. {do}"]
 
 
 def _intervals(rows: np.ndarray) -> dict[str, list[float]]:

@@ -195,6 +195,7 @@ GIVEN = {  # the values that only a person can give
     "diagnose": ["fits=f"],
     "status": ["sweep_dir=s"],
     "logs": ["sweep_dir=s"],
+    "sync": ["sweep_dir=s"],
     "retry": ["sweep_dir=s"],
     "cancel": ["sweep_dir=s"],
     "fit": ["sweep_dir=s"],

@@ -201,7 +201,7 @@ VALLEYS = 0.6 * (BUDGETS / 6) ** 0.4565 * np.tile(np.geomspace(1 / 4, 4, 9), 2)
          {"parametric": "needs three different sizes N", "envelope": "these runs have 1"}),
         (table(SIZES, 20 * SIZES * np.tile([0.999, 1.0, 1.001], 8), LAW(SIZES, 20 * SIZES)),
          {"parametric": "cannot tell N from D", "envelope": "cannot tell N from D"}),
-        (table(VALLEYS, 20 * VALLEYS, LAW(VALLEYS, 20 * VALLEYS), BUDGETS),
+        (table(VALLEYS, 20 * VALLEYS, LAW(VALLEYS, 20 * VALLEYS), 120 * VALLEYS**2),
          {"parametric": "cannot tell N from D", "envelope": "cannot tell N from D",
           "isoflop": "approach 2 cannot tell N from D: every run has 20 tokens per parameter"}),
         (table(VALLEYS, BUDGETS / 6 / VALLEYS, 3.0, BUDGETS),
@@ -369,3 +369,14 @@ def test_losses_that_rise_with_compute_are_refused(fit):
     code, out, _ = fit(table(SIZES, D, LAW(SIZES, D) * rise), "approaches=[parametric]")
     assert code == 3
     assert "more compute does not lower the loss" in out
+
+
+def test_budgets_in_the_wrong_rows_and_swapped_columns_are_said(fit):
+    D = BUDGETS / 6 / VALLEYS
+    code, _, err = fit(table(VALLEYS, D, LAW(VALLEYS, D), BUDGETS[::-1]))
+    assert code == 2
+    assert "are budgets in the right rows?" in err
+    _, out, _ = fit(
+        table(RATIOS * SIZES, SIZES, LAW(SIZES, RATIOS * SIZES)), "approaches=parametric"
+    )
+    assert "are N and D in the right columns?" in out
