@@ -15,7 +15,7 @@ import numpy as np
 from chinchilla.diagnose.case import LARGE_Z, Case, Finding, judged, number
 from chinchilla.diagnose.vertices import vertices
 from chinchilla.errors import FitError
-from chinchilla.fit.parametric import MISFIT, robust_sd
+from chinchilla.fit.doubts import MISFIT, robust_sd
 
 MAX_T = 3.0  # |t| of a trend in the residuals
 

@@ -11,6 +11,7 @@ call a move large by z, not by eye. NumPy only: this module must import without 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,11 @@ class Finding:
     do: str = ""
     kind: str = ""
     values: dict[str, Any] = field(default_factory=dict)
+
+
+def large(n: int) -> float:
+    """LARGE_Z for the largest of n moves: chance finds a larger one among many."""
+    return max(LARGE_Z, NormalDist().inv_cdf(1 - 0.0062 / n))  # 2.5 for one
 
 
 def judged(caution: bool, says: str, do: str, values: dict[str, Any]) -> Finding:

@@ -20,6 +20,7 @@ MIN_ABOVE = 5  # runs to predict
 MIN_C_RANGE = 1.5  # largest C over smallest, for a power law in C
 WORSE = 1.5  # times the error that a true law would show: above it the law does not extrapolate,
 MAX_MISS = 0.03  # of the loss: no interval of a larger model allows for more
+MAX_MISS_ANYWHERE = 0.05  # the same from any window, however small
 FEW_ABOVE = 2.0  # plus this over the root of the runs predicted: a mean of few varies
 N_QUANTILES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of distinct sizes
 
@@ -105,6 +106,7 @@ def _roll_out(case: Case, axis: str, cuts: np.ndarray, keep: np.ndarray, unit: s
     return judged(
         beaten
         or last["held_out"]["mae"] > MAX_MISS
+        or max(r["held_out"]["mae"] for r in rows) > MAX_MISS_ANYWHERE
         or (ratio > allowed * last["expected_ratio"] and not noise),
         says,
         "Expect errors of this size beyond the runs, not the interval's: keep extrapolations short, "

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.diagnose.case import LARGE_Z, Case, Finding, Refits, judged, number
+from chinchilla.diagnose.case import Case, Finding, Refits, judged, large, number
 from chinchilla.errors import FitError
 
 DROPS = (0, 1, 2, 5, 10, 20, 40, 60)
@@ -119,9 +119,9 @@ def _leave_group_out(
     if lost:
         says += f"; without {lost} of them there is no fit"
     order = np.argsort(-np.abs(np.nan_to_num(parts.z)), kind="stable")[:MOST]
-    large = (np.abs(parts.z) > LARGE_Z) & (np.abs(parts.move) > OUTSIDE * case.se_a[0])
+    odd = (np.abs(parts.z) > large(len(rows))) & (np.abs(parts.move) > OUTSIDE * case.se_a[0])
     return judged(
-        bool(large.any() or lost),
+        bool(odd.any() or lost),
         says + ".",
         f"The answer hangs on {names[farthest]}: check those runs, add runs beside them, and quote a "
         "with and without.",
@@ -163,7 +163,7 @@ def drop_path(case: Case) -> Finding:
         raise FitError(f"a with the k highest losses left out: {path}.", "too_few_runs")
     worst = max(moved)
     return judged(
-        worst[0] > LARGE_Z or bool(lost),
+        worst[0] > large(len(moved)) or bool(lost),
         f"a with the k highest losses left out: {path}; at most {_times(worst[0])} "
         f"(k = {worst[1].partition(':')[0]}).",
         "The smallest-compute runs pull the exponent: the form does not hold over the whole range. "
@@ -205,7 +205,7 @@ def window_path(case: Case) -> Finding:
         f"({_times(worst['z'])})"
     )
     return judged(
-        abs(worst["z"]) > LARGE_Z,
+        abs(worst["z"]) > large(len(fitted)),
         says + (f"; {lost} windows hold no fit." if lost else "."),
         "One law does not hold over this range: fit the window that you mean to use, and say so.",
         {"windows": rows},

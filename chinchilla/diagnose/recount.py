@@ -169,7 +169,7 @@ def recount(case: Case) -> Finding:
             f"exponent would read {kaplan:.2f}."
         )
     return judged(
-        spread > 1.28 * se,
+        spread > 1.28 * se and "unknown" in (obs.n_convention, obs.flop_convention),
         says,
         "The count decides more than the noise: name the count of N and of C beside every exponent, "
         "and compare only exponents counted alike.",
