@@ -92,7 +92,7 @@ def _show_lead(
         text = (
             f"C = {C:.4g} FLOPs, by these runs' {called(lead.by.removeprefix(OURS))}: "
             f"N {count(lead.N)}{_brackets(N)}, D {count(lead.D)}{_brackets(D)} tokens, "
-            f"{lead.D / lead.N:.1f} tokens per parameter"
+            f"{_ratio(lead.D / lead.N)} tokens per parameter"
         )
         text += "" if lead.L is None else f", loss {lead.L:.4f}{_brackets(L)}"
         print(f"{text}{brackets}.")
@@ -101,9 +101,13 @@ def _show_lead(
     if decision is not None and law is not None and not (ours and law["name"] == FITTED):
         print(
             f"C = {C:.4g} FLOPs, by {law['name']} (C = {law['flops']}): N {count(decision['N'])}, "
-            f"D {count(decision['D'])} tokens, {decision['D'] / decision['N']:.1f} tokens per "
+            f"D {count(decision['D'])} tokens, {_ratio(decision['D'] / decision['N'])} tokens per "
             f"parameter, loss {decision['L']:.4f} nats/token."
         )
+
+
+def _ratio(x: float) -> str:
+    return f"{x:,.0f}" if x >= 1000 else f"{x:.1f}" if x >= 1 else f"{x:.2g}"
 
 
 def _brackets(text: str) -> str:
@@ -219,7 +223,7 @@ def _show_target(target: Mapping[str, Any], law: Mapping[str, Any], rates: Rates
     print(
         f"\nLoss {target['L']:g} nats/token by {law['name']} (E = {law['E']:.4f}): at least "
         f"{target['C']:.3g} FLOPs, N {count(target['N'])}, D {count(target['D'])}, "
-        f"{target['D'] / target['N']:.1f} tokens per parameter."
+        f"{_ratio(target['D'] / target['N'])} tokens per parameter."
     )
     if spread := target.get("C_interval"):
         p10, p90, low, high = (

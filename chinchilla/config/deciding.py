@@ -77,7 +77,7 @@ class PredictCommand:
     seq_len: int = 2_048  # of shapes, tokens
     kv_size: int = 128  # head width of WIDTHxLAYERS shapes
     positions: str = "relative"  # of shapes: relative (Table A9's counts) or rope
-    flop_convention: str = ""  # how shapes count FLOPs; empty = as the law's runs do (else 6*N*D)
+    flop_convention: str = ""  # with law=: how shapes count FLOPs; empty = 6*N*D
     rates: RatesConfig = field(default_factory=RatesConfig)
     preregister: bool = False  # write the answer to a dated, hashed file before the run
     preregister_file: str = ""  # empty = <frontier's folder>/preregistered/<date>-<hash>.json
@@ -103,6 +103,11 @@ class PredictCommand:
         _check_shapes(self)
         if self.flop_convention:
             choice("flop_convention", self.flop_convention, tuple(FLOP_CONVENTIONS))
+            if self.frontier and not self.law:
+                raise InputError(
+                    "flop_convention says how shapes count beside law=NAME; with a frontier they count "
+                    "as its runs do. Leave it out."
+                )
         if self.repeated_runs and not self.unique_tokens:
             raise InputError(
                 "repeated_runs says what repeats are worth; unique_tokens is missing: how many "

@@ -51,6 +51,7 @@ def gather(
             leads[C], why = _leading(ours, fits)
             said += why
             if (row := leads[C]) is not None:
+                said += [] if _outside_own_interval(row) else _loss_outside(row)
                 said += _beyond_C(C, row.beyond, "this answer", "these runs")
                 said += _beyond_ratio(C, {"N": row.N, "D": row.D}, fits, "this answer")
             said += _contradictions(ours)
@@ -116,6 +117,19 @@ def _outside_own_interval(row: Prediction) -> str:
     return f"N_opt {_count(row.N)} lies outside of its own 10-90% interval, {_interval(row)}"
 
 
+def _loss_outside(row: Prediction) -> list[Caveat]:
+    """Whether the loss lies outside of its own interval: few runs decide the law there."""
+    if row.L is None or row.L_p10 is None or row.L_p90 is None:
+        return []
+    if row.L_p10 / SLACK <= row.L <= row.L_p90 * SLACK:
+        return []
+    text = (
+        f"its loss {row.L:.4f} lies outside of its own 10-90% interval, {row.L_p10:.4f} to "
+        f"{row.L_p90:.4f}: resamples of these runs give another law than all of them do."
+    )
+    return [Caveat("outside_own_interval", text, row.C)]
+
+
 def _interval(row: Prediction) -> str:
     assert row.N_p10 is not None
     assert row.N_p90 is not None
@@ -139,7 +153,7 @@ def _contradictions(ours: Mapping[str, Prediction]) -> list[Caveat]:
     ]
     said = []
     for (one, a, a_low, a_high), (two, b, b_low, b_high) in combinations(known, 2):
-        if a_low <= b_high and b_low <= a_high:
+        if a_low <= b_high * SLACK and b_low <= a_high * SLACK:
             continue
         text = (
             f"{one} says N {_count(a.N)} ({_interval(a)}), {two} "

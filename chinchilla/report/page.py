@@ -86,6 +86,7 @@ def write_report(
         title=title,
         headline=sections.headline(frontiers, refusals),
         agreement=sections.agreement(frontiers),
+        doubts=sections.doubts(fits, diagnostics),
         facts=sections.facts(results, finals),
         table2=tables.table2(frontiers, refusals),
         intervals=tables.intervals(frontiers),

@@ -303,7 +303,8 @@ def markdown(found: Reproduced) -> str:
         lines += ["", f"{name} refused: {reason}"]
     lines += ["", "Intervals of the paper: 80%, over 100 fits to 80% of the data. Ours:"]
     lines += [f"{name}: {how}." for name, how in found.intervals.items()]
-    return "\n".join([*lines, "", paragraph(found)]) + "\n"
+    why = paragraph(found)
+    return "\n".join([*lines, *(["", why] if why else [])]) + "\n"
 
 
 def _cells(row: Row) -> tuple[str, ...]:

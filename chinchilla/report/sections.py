@@ -13,7 +13,9 @@ import numpy as np
 
 from chinchilla import __version__
 from chinchilla.config import APPROACHES
-from chinchilla.decide.caveats import ORDER
+from chinchilla.decide.caveats import ORDER, gather
+from chinchilla.decide.predict import predictions
+from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier, PowerLaw
 from chinchilla.observations import Observations
@@ -75,6 +77,20 @@ def agreement(frontiers: Mapping[str, Frontier]) -> str:
         text += f" The other {'approaches say' if len(others) > 1 else 'approach says'} "
         text += " and ".join(others) + "."
     return text
+
+
+def doubts(fits: Fits, diagnostics: Diagnostics | None) -> list[str]:
+    """What to know before acting on the headline: what a prediction at ten times the C would say."""
+    found: list[str] = []
+    if fits.fitted:
+        C = 10 * fits.data["C"][1]
+        _, said = gather(
+            fits, predictions([C], fits, published=False), {"law": None, "decisions": []}
+        )
+        found = [one.text for one in said if one.kind not in ("beyond_C", "note")]
+    if diagnostics is not None and (n := diagnostics.count("caution")):
+        found.append(f"{n} of {len(diagnostics.items)} diagnostics ask for caution: see below.")
+    return found
 
 
 def facts(results: Sequence[RunResult], finals: Observations | None) -> list[tuple[str, str]]:

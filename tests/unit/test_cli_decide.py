@@ -467,3 +467,9 @@ def test_a_prediction_gets_its_own_file_and_keeps_it(say, fits):
     words = "predict budget_flops=1e21 frontier=fits preregister=true preregister_file=mine.json"
     assert say(words).code == 0
     one_line(say(words), 2, "mine.json exists", "never overwritten")
+
+
+def test_shapes_of_fitted_runs_are_counted_as_the_runs_are(say, fits):
+    said = say(f"predict frontier={fits} budget_flops=1e21 flop_convention=with_head")
+    assert said.code == 2
+    assert "flop_convention says how shapes count beside law=NAME" in said.err

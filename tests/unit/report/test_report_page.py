@@ -16,7 +16,9 @@ FIGURES = ("training_curves", "isoflop_valleys", "optimal_sizes", "loss_surface"
 
 
 def found(fitted: dict[str, Frontier], reasons: dict[str, str]) -> Fits:
-    return Fits(fitted, {a: Refused(reason) for a, reason in reasons.items()}, {})
+    data = {name: [1e8, 1e14] for name in ("C", "N", "D", "tokens_per_param")}
+    refused = {a: Refused(reason) for a, reason in reasons.items()}
+    return Fits(fitted, refused, {"n_runs": 21, "notes": [], **data})
 
 
 class Reader(HTMLParser):
@@ -152,3 +154,13 @@ def test_hostile_names_stay_text(world, tmp_path: Path):
     assert page.tags.count("script") == 1  # our own
     assert "img" not in page.tags  # there is nothing to draw
     assert maths("C^<b>") == "C^&lt;b&gt;"
+
+
+def test_doubts_stand_under_the_headline(world, tmp_path: Path):
+    """Before the figures, and as the terminal says them."""
+    law = world.frontiers["parametric"]
+    inputs = world.report_inputs() | {
+        "fits": found({"parametric": replace(law, warnings=["so few runs."])}, {})
+    }
+    text = write_report(tmp_path, **inputs).read_text(encoding="utf-8")
+    assert text.index('class="answer"') < text.index("so few runs.") < text.index('id="exponents"')
