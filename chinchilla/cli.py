@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import math
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -39,7 +40,10 @@ COMMANDS: dict[str, type] = {
     "report": config.ReportCommand,
     "flops": config.FlopsCommand,
 }
-POSITIONAL = {"reproduce": "table", "data": "action"}  # the key that a command's first bare word gives
+POSITIONAL = {
+    "reproduce": "table",
+    "data": "action",
+}  # the key that a command's first bare word gives
 WIDTHS = ("d_model", "ffw_size", "kv_size", "n_heads", "n_layers")
 GROUPS = ("corpus", "model", "recipe", "grid", "cluster", "runtime", "experiment")
 
@@ -70,6 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Refusal as error:
         print(f"chinchilla: refused: {one_line(error)}", file=sys.stderr)
         return 3
+    except BrokenPipeError:  # whoever read along has seen enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (what is left to flush goes there)
+        return 0
     except OSError as error:
         print(
             f"chinchilla: {error.strerror or error}: {error.filename or ''}".rstrip(": "),
