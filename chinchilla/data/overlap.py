@@ -1,10 +1,10 @@
 """How much of an evaluation stands in the training text: n-grams of words, hashed, streamed.
 
-The paper warns of train/test leakage (section 4.2.1) and measures none; this is the check of GPT-3 (Brown et al. 2020,
-appendix C): words in lower case without punctuation, 13 in a row. The evaluation's n-grams are held
-as sorted 64-bit hashes; training documents are decoded from the shards and go past once, so memory
-follows from the evaluation alone. Two different n-grams share a hash with a chance of about
-evaluation n-grams x training words / 2^64.
+The paper warns of train/test leakage (section 4.2.1) and measures none. This is the check of GPT-3
+(Brown et al. 2020, appendix C): words in lower case without punctuation, 13 in a row. The
+evaluation's n-grams are held as sorted 64-bit hashes; training documents are decoded from the shards
+and go past once, so memory follows from the evaluation alone. Two different n-grams share a hash with
+a chance of about evaluation n-grams x training words / 2^64.
 """
 
 import hashlib
