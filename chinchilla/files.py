@@ -182,12 +182,19 @@ def write_json(path: Path, value: Any) -> None:
 
 def pretty_json(value: Any) -> str:
     """JSON for eyes and diffs: a key a line, a list of plain values on one line."""
-    text = json.dumps(value, indent=1, allow_nan=False)
-    return re.sub(r"\[\n\s+((?:[^\[\]{}\"\s]+,\n\s+)*[^\[\]{}\"\s]+)\n\s+\]", _on_one_line, text)
+    return _pretty(value, "\n")
 
 
-def _on_one_line(match: re.Match[str]) -> str:
-    return "[" + re.sub(r",\n\s+", ", ", match.group(1)) + "]"
+def _pretty(value: Any, newline: str) -> str:
+    inner = newline + " "
+    if isinstance(value, dict) and value:
+        rows = (f"{inner}{json.dumps(str(k))}: {_pretty(x, inner)}" for k, x in value.items())
+        return "{" + ",".join(rows) + newline + "}"
+    if isinstance(value, list | tuple) and any(
+        isinstance(x, dict | list | tuple | str) for x in value
+    ):
+        return "[" + ",".join(inner + _pretty(x, inner) for x in value) + newline + "]"
+    return json.dumps(value, allow_nan=False)  # all of a long list at once: in C
 
 
 def read_json(path: Path, what: str) -> Any:

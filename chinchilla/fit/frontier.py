@@ -185,4 +185,14 @@ class Frontier:
     __repr__ = __str__  # a notebook shows it; the record itself fills pages
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """For JSON: records as objects, lists as they are, not copied."""
+        value: dict[str, Any] = _plain(self)
+        return value
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
+        return [_plain(x) for x in value]
+    return value
