@@ -7,6 +7,7 @@ splits, and not from paths, times, the number of workers or the size of the shar
 import dataclasses
 import hashlib
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,15 +139,18 @@ class Manifest:
         """Read a folder's manifest.json.
 
         Raises:
-            InputError: no manifest there; DataError: not one of ours, or changed by hand.
+            DataError: no manifest there that can be read, not one of ours, or changed by hand.
         """
         path = data_dir / MANIFEST
-        if not path.exists():
-            raise InputError(
+        if not os.path.exists(path):  # Path.exists raises where the folder may not be entered
+            raise DataError(
                 f"data_dir={data_dir} holds no prepared tokens (no {MANIFEST}). "
                 f"Make them first: chinchilla data corpus=sotu data_dir={data_dir}"
             )
-        record = read_json(path, "data_dir")
+        try:
+            record = read_json(path, "data_dir")
+        except InputError as error:
+            raise DataError(str(error)) from None
         again = "Prepare the data in another data_dir."
         if isinstance(record, dict) and record.get("schema", SCHEMA) != SCHEMA:
             raise DataError(

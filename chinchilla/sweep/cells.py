@@ -27,15 +27,26 @@ from chinchilla.files import (
     write_json,
     write_text,
 )
-from chinchilla.records import RunResult, RunSpec, built, load_plan
+from chinchilla.records import (
+    RESULT_SCHEMA,
+    SPEC_SCHEMA,
+    RunResult,
+    RunSpec,
+    built,
+    load_plan,
+)
 from chinchilla.shapes import n_params_non_embedding
 from chinchilla.sweep.claims import Claim, utc_now
 
-MAX_ATTEMPTS = 3  # errors after which a run counts as failed
+MAX_ATTEMPTS = (
+    3  # errors, or workers that could not read the data, after which a run counts as failed
+)
 MAX_STALLS = 5  # starts in a row that were cut off before they saved anything: it is lost
 RUNTIME_SCHEMA = 1
 # What CUDA, cuBLAS and the allocator of the CPU say; torch.OutOfMemoryError says the first.
 _OUT_OF_MEMORY = ("out of memory", "cublas_status_alloc_failed", "can't allocate memory")
+# A disk or a quota that is full, or a disk that the kernel has stopped writing to.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 _CHECKPOINT = re.compile(r"step-(\d{8,18})")
 
 
@@ -44,7 +55,7 @@ class Attempt:
     """An attempt at a run that failed, attempts/<n>.json. Earlier versions wrote fewer fields."""
 
     failure: str = (
-        "error"  # oom: retried with half the micro-batch; data, lost: not; error: retried
+        "error"  # oom: retried with half the micro-batch; data, error: retried; lost: not
     )
     reason: str = ""
     fence: int = 0  # the claim that it was made by
@@ -93,12 +104,20 @@ def clean_sweep(sweep_dir: Path) -> None:
 
 
 def is_damaged(cell: Path) -> bool:
-    """Whether result.json is there and is no JSON: a file system's accident, not another version."""
+    """Whether result.json is there and no run result: an accident, not another version's file."""
     try:
-        json.loads((cell / "result.json").read_text(encoding="utf-8"))
+        value = json.loads((cell / "result.json").read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            return True
+        spec = value.get("spec")
+        schemas = value.get("schema"), spec.get("schema") if isinstance(spec, dict) else None
+        if schemas != (ours := (RESULT_SCHEMA, SPEC_SCHEMA)):
+            pairs = zip(schemas, ours, strict=True)
+            return not any(type(found) is int and found != own for found, own in pairs)
+        built(RunResult, value, "result.json")
     except FileNotFoundError:
         return False
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError, RecursionError):  # InputError is a ValueError
         return True
     return False
 
@@ -194,19 +213,29 @@ def first_line(error: Exception) -> str:
 
 
 def failure_kind(error: Exception) -> str:
-    """What an error in a run means for its next attempt: oom, data, or error.
+    """What an error in a run means for its next attempt: oom, data, error; or, not of its doing:
 
-    Told by name and words, so that this module needs no torch.
+    disk: there is no room to write; peer: another rank died or does not answer. One that another
+    rank reported is of the kind it has there. Told by name and words, so that this module needs no
+    torch.
     """
-    words = str(error).lower()
+    reported = getattr(error, "reported", None)  # by another rank: PeerError
+    if reported == "":
+        return "peer"
+    words = (reported or str(error)).lower()
+    name = reported.partition(":")[0] if reported else type(error).__name__
+    told = re.match(r"\w+: \[errno (\d+)\]", words) if reported else None
+    number = int(told[1]) if told else getattr(error, "errno", None)
     if (
         isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or getattr(error, "errno", None) == errno.ENOMEM
+        or name in ("MemoryError", "OutOfMemoryError")
+        or number == errno.ENOMEM
         or any(said in words for said in _OUT_OF_MEMORY)
     ):
         return "oom"
-    return "data" if isinstance(error, DataError) else "error"
+    if number in _NO_ROOM or any(os.strerror(n).lower() in words for n in _NO_ROOM):
+        return "disk"
+    return "data" if isinstance(error, DataError) or name == "DataError" else "error"
 
 
 def read_attempts(cell: Path) -> list[Attempt]:
@@ -236,10 +265,8 @@ def _is_hopeless(attempts: Sequence[Attempt], seq_len: int) -> bool:
     last = attempts[-1]
     if last.failure == "oom":
         return last.micro_batch_tokens <= seq_len
-    return (
-        last.failure in ("data", "lost")
-        or sum(a.failure == "error" for a in attempts) >= MAX_ATTEMPTS
-    )
+    n_alike = sum(a.failure == last.failure for a in attempts)
+    return last.failure == "lost" or n_alike >= MAX_ATTEMPTS
 
 
 def record_attempt(

@@ -58,6 +58,8 @@ class ClaimRecord:
     released: bool = False
     stalls: int = 0  # claims in a row before this one that were cut off without moving that step
     oom_kills: int = -1  # processes that this machine had killed for want of memory; -1 = not known
+    ended: str = ""  # why it was released, where neither the run nor a stop was the reason
+    excused: bool = False  # that does not count as having been cut off
 
     @property
     def damaged(self) -> bool:
@@ -223,12 +225,14 @@ class Claim:
         """
         return self.commit() and create_once(self.cell / name, pretty_json(value) + "\n")
 
-    def release(self) -> None:
+    def release(self, ended: str = "", excused: bool = False) -> None:
         """Stop beating and leave the cell to anybody; safe to call twice, and after a loss."""
         self._stop.set()
         self._thread.join()
         if not self.record.released and self.still_mine():
-            self.record = dataclasses.replace(self.record, released=True)
+            self.record = dataclasses.replace(
+                self.record, released=True, ended=ended, excused=excused
+            )
             path = _claim_path(self.cell, self.record.fence)
             write_text(path, json.dumps(dataclasses.asdict(self.record)))
 

@@ -52,7 +52,7 @@ def launch(
 
     Returns:
         Exit code: 0 every run is over and none failed (or, on Slurm, jobs were submitted), 1 some
-        failed, 75 some are left because this launcher was stopped or others train them.
+        failed, or are left because workers ended badly, 75 some are left because this launcher was stopped or others train them.
 
     Raises:
         InputError: the folder holds another sweep or another version's files, or no Slurm here.
@@ -88,6 +88,8 @@ def launch(
                     only=only,
                     stop=stop,
                 )
+                if summary.unfit:
+                    words.append(summary.unfit)
                 if summary.needs_restart:
                     words.append("the GPU cannot be used any more by this process: launch again")
             else:
@@ -97,9 +99,11 @@ def launch(
                 words = workers.last_words()
     status = sweep_status(sweep_dir, only=only)
     _say(command, status, words, sweep_dir)
-    if status.counts["failed"] or words:
+    if status.counts["failed"]:
         return EXIT_FAILED
-    return EXIT_OK if status.done == len(status.rows) else EXIT_AGAIN
+    if status.done == len(status.rows):  # whatever became of a worker, others did its work
+        return EXIT_OK
+    return EXIT_FAILED if words else EXIT_AGAIN
 
 
 def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig, kind: str) -> str:

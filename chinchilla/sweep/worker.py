@@ -16,6 +16,7 @@ import gc
 import logging
 import math
 import os
+import shutil
 import socket
 import sys
 import time
@@ -25,7 +26,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chinchilla.config import RuntimeConfig
-from chinchilla.errors import InputError, one_line
+from chinchilla.errors import DataError, InputError, one_line
+from chinchilla.files import writable_dir
 from chinchilla.records import RunResult, RunSpec
 from chinchilla.sweep.cells import (
     MAX_STALLS,
@@ -67,7 +69,9 @@ class WorkerSummary:
     stopped: bool = False  # asked to
     out_of_time: bool = False  # runs are left that did not fit into the job's time
     needs_restart: bool = False  # the accelerator's context is broken; a new process can go on
-    bad_data: bool = False  # it cannot read the sweep's tokens, which its next run would need too
+    unfit: str = (
+        ""  # why no run can be trained here: the tokens cannot be read, or the disk is full
+    )
 
 
 def run_worker(
@@ -113,21 +117,42 @@ def run_worker(
             )
     summary = WorkerSummary(worker)
     this = _Worker(sweep_dir, data_dir, runtime, train, only, stop, stale_seconds, time_of_job)
-    while not (stop or summary.needs_restart or summary.bad_data):
-        claimed, wait = this.claim_next(summary)
-        if claimed is not None:
-            spec, claim = claimed
-            try:
-                this.train_claimed(spec, claim, summary)
-            finally:
-                claim.release()
-            _free_memory()
-        elif wait:  # somebody's node may just have died; perhaps it was this very job's
-            time.sleep(min(5.0, stale_seconds / 4))
-        else:
-            break
+    try:
+        if train is None:
+            check_data(sweep_dir, data_dir, only)
+        while not (stop or summary.needs_restart or summary.unfit) and this.go_on(summary):
+            pass
+    except DataError as error:
+        summary.unfit = one_line(error)
+    except OSError as error:
+        if failure_kind(error) != "disk":
+            raise
+        summary.unfit = _no_room(error, sweep_dir)
     summary.stopped = bool(stop)
     return summary
+
+
+def check_data(sweep_dir: Path, data_dir: Path, only: Collection[str] | None = None) -> None:
+    """Prove, before anything is claimed, that this machine sees the tokens of the missing runs.
+
+    Raises:
+        DataError: it cannot open them, or they are others.
+    """
+    from chinchilla.data.tokens import TokenData
+
+    if not (planned := {s.data_id for s in missing_specs(sweep_dir, only)}):
+        return
+    try:
+        found = TokenData.open(data_dir).data_id
+    except DataError:
+        raise
+    except (OSError, ValueError) as error:
+        raise DataError(f"data_dir={data_dir} cannot be opened here ({error}).") from None
+    if found not in planned:
+        raise DataError(
+            f"the sweep's runs were planned on data {', '.join(sorted(planned))}, but {data_dir} "
+            f"holds {found}. Give the data_dir they were planned on."
+        )
 
 
 @dataclass
@@ -144,6 +169,20 @@ class _Worker:
     time_of_job: JobTime | None
     width: int | None = None  # d_model of the last run
     pace: Pace = field(default_factory=Pace)
+
+    def go_on(self, summary: WorkerSummary) -> bool:
+        """Claim and train one run, or wait a little; False when nothing is left to claim."""
+        claimed, wait = self.claim_next(summary)
+        if claimed is not None:
+            spec, claim = claimed
+            try:
+                self.train_claimed(spec, claim, summary)
+            finally:
+                claim.release()
+            _free_memory()
+        elif wait:  # somebody's node may just have died; perhaps it was this very job's
+            time.sleep(min(5.0, self.stale_seconds / 4))
+        return claimed is not None or wait
 
     def claim_next(self, summary: WorkerSummary) -> tuple[tuple[RunSpec, Claim] | None, bool]:
         """Claim the next run (`choosing`); else whether a holder is silent and worth a wait."""
@@ -225,11 +264,17 @@ class _Worker:
             log.warning("%s was taken over by another worker", spec.run_id)
             return
         except Exception as error:
+            kind, reason = failure_kind(error), first_line(error)
+            # What says that no run can be trained here must not be tried on one after the other.
+            if kind in ("data", "disk"):
+                summary.unfit = _no_room(error, cell) if kind == "disk" else one_line(error)
+            if kind in ("disk", "peer"):  # not the run's doing: its attempts are left to it
+                log.warning("%s: %s: %s", spec.run_id, kind, reason)
+                claim.release(reason, excused=kind == "disk")
+                return
             said = "".join(traceback.format_exception(error))
-            _failed(spec, claim, failure_kind(error), first_line(error), said, runtime, summary)
+            _failed(spec, claim, kind, reason, said, runtime, summary)
             summary.needs_restart = _breaks_the_device(error)
-            # A node with a bad copy of the data must not fail one run after the other.
-            summary.bad_data = failure_kind(error) == "data"
             return
         if result is None:
             log.info("stopped %s", spec.run_id)
@@ -252,13 +297,14 @@ class _Worker:
 def _stalls(cell: Path, before: ClaimRecord | None, step: int) -> int:
     """How many claims in a row, `before` the last, were cut off without a new checkpoint.
 
-    One that ended in an error is not counted: errors have a budget of their own.
+    One that ended in an error is not counted: errors have a budget of their own. Nor is one that
+    ended for want of room on the disk.
     """
     if before is None or step > before.step:
         return 0
     attempts = read_attempts(cell)
     was_error = bool(attempts) and attempts[-1].fence == before.fence
-    return before.stalls + (not was_error)
+    return before.stalls + (not was_error and not before.excused)
 
 
 def _death(claim: Claim) -> tuple[str, str] | None:
@@ -273,6 +319,7 @@ def _death(claim: Claim) -> tuple[str, str] | None:
     if record.stalls < MAX_STALLS:
         return None
     how = "was stopped" if before.released else "died without a word"
+    how = f"ended ({before.ended})" if before.ended else how
     return "lost", (
         f"cut off {record.stalls} times in a row at step {record.step} before anything new was "
         f"saved; the last time {where} {how} (killed, out of memory, preempted, or its node went "
@@ -299,6 +346,17 @@ def _failed(
     log.warning("%s is given up", spec.run_id)
     summary.failed.append(spec.run_id)
     return True
+
+
+def _no_room(error: Exception, near: Path) -> str:
+    """What to say of a disk that takes no more, with the bytes free where it was met."""
+    path = Path(getattr(error, "filename", None) or near)
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    return (
+        f"no room to write at {path}: {free:,} bytes free ({one_line(error)}). Nothing is lost: "
+        "make room, then launch again."
+    )
 
 
 def _free_memory() -> None:
@@ -333,8 +391,9 @@ def main(argv: list[str] | None = None, train: Train | None = None) -> int:
     """Run one worker as a process.
 
     Returns:
-        0: nothing was left to claim; 75: stopped, or out of time; 1: the tokens cannot be read
-        here; 2: the sweep's files cannot be used, said in a line.
+        0: nothing was left to claim; 75: stopped, or out of time; 1: no run can be trained here
+        (the tokens cannot be read, the disk is full); 2: the sweep's files cannot be used or its
+        folder not be written to. 1 and 2 with a line that says why.
     """
     try:
         return _main(argv, train)
@@ -364,11 +423,13 @@ def _main(argv: list[str] | None, train: Train | None) -> int:
         def __bool__(self) -> bool:
             return self.requested or (args.parent > 0 and os.getppid() != args.parent)
 
+    runtime = load_runtime(args.sweep_dir)
+    writable_dir(args.sweep_dir / "cells", "sweep_dir")
     with stop_on_signals(StopWithParent()) as stop:
         summary = run_worker(
             args.sweep_dir,
             args.data_dir,
-            load_runtime(args.sweep_dir),
+            runtime,
             args.name,
             train,
             only=only,
@@ -379,7 +440,9 @@ def _main(argv: list[str] | None, train: Train | None) -> int:
             if summary.needs_restart and not stop:
                 sys.stdout.flush()
                 os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    if summary.bad_data:
+    if summary.unfit:
+        sys.stdout.flush()  # the line comes last in a log of both
+        print(f"chinchilla: {summary.unfit}", file=sys.stderr)
         return 1
     return 75 if stop or summary.out_of_time else 0
 

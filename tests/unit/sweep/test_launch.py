@@ -147,6 +147,25 @@ def test_a_worker_that_cannot_start_is_reported(tmp_path: Path, capsys):
     assert "no such library" in capsys.readouterr().err
 
 
+def test_a_killed_worker_whose_work_others_did_is_said_and_forgiven(tmp_path: Path, capsys):
+    """One of two workers ends with code 9; the other one finishes every run."""
+    asked = command(kind="local", n_workers=2)
+    half = (sys.executable, str(tmp_path / "half.py"))
+    (tmp_path / "half.py").write_text(HALF)
+    assert launch(asked, make_specs(2), tmp_path / "s", tmp_path, program=half) == 0
+    assert "ended with code 9" in capsys.readouterr().err
+
+
+HALF = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+name = sys.argv[sys.argv.index("--name") + 1]
+if name.endswith("-1"):
+    sys.exit(9)
+from sweep_fakes import fake_train
+from chinchilla.sweep.worker import main
+sys.exit(main(train=fake_train))
+"""
+
 LAUNCH = """
 import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])
 from sweep_fakes import PROGRAM, SLOW, command, make_specs

@@ -1,5 +1,6 @@
 """How a run ends when it does not finish: out of memory, bad data, errors, and being cut off."""
 
+import errno
 import json
 import os
 import signal
@@ -22,10 +23,12 @@ from sweep_fakes import (
 )
 
 from chinchilla.config import RuntimeConfig
+from chinchilla.data.manifest import Manifest
 from chinchilla.errors import DataError, InputError
 from chinchilla.records import RunResult
 from chinchilla.sweep import choosing, claims, worker
 from chinchilla.sweep.cells import (
+    MAX_ATTEMPTS,
     MAX_STALLS,
     Attempt,
     cell_of,
@@ -70,6 +73,14 @@ class OutOfMemoryError(RuntimeError):
     """Named as torch's."""
 
 
+class PeerError(RuntimeError):
+    """As train.ranks has it: `reported` is what another rank says itself; empty: it is gone."""
+
+    def __init__(self, message: str, reported: str = "") -> None:
+        super().__init__(message)
+        self.reported = reported
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
@@ -83,6 +94,14 @@ class OutOfMemoryError(RuntimeError):
         (InputError("runtime.device=cuda:1: this machine shows 0"), "error"),
         (OSError(5, "Input/output error"), "error"),
         (RuntimeError("CUDA error: device-side assert triggered"), "error"),
+        (OSError(28, "a checkpoint needs 9 bytes"), "disk"),
+        (RuntimeError("write failed: No space left on device"), "disk"),
+        (PeerError("rank 1 of 2: ended, or does not answer"), "peer"),
+        (PeerError("rank 1 of 2: x", "RuntimeError: x"), "error"),
+        (PeerError("rank 1 of 2: x", "MemoryError"), "oom"),
+        (PeerError("rank 1 of 2: x", "OutOfMemoryError: CUDA out of memory"), "oom"),
+        (PeerError("rank 1 of 2: x", "DataError: shard x is missing"), "data"),
+        (PeerError("rank 1 of 2: x", "OSError: [Errno 28] a checkpoint needs 9 bytes"), "disk"),
     ],
 )
 def test_an_error_tells_what_kind_it_is(error: Exception, kind: str):
@@ -107,21 +126,142 @@ def test_three_errors_are_a_failed_run_of_kind_error(tmp_path: Path):
     assert {a.micro_batch_tokens for a in read_attempts(cell)} == {bad.batch_tokens}
 
 
-def test_data_that_cannot_be_read_is_not_tried_again(tmp_path: Path, spec, cell: Path):
-    summary = work(tmp_path, raising(DataError("shard x has other contents")))
+def test_three_workers_that_cannot_read_the_data_give_a_run_up(tmp_path: Path, spec, cell: Path):
+    bad = raising(DataError("shard x has other contents"))
+    for n in range(1, MAX_ATTEMPTS + 1):
+        summary = work(tmp_path, bad)
+        assert (summary.errors, summary.unfit) == (1, "shard x has other contents")
+        assert [a.failure for a in read_attempts(cell)] == ["data"] * n
+        assert bool(summary.failed) == (n == MAX_ATTEMPTS)
     result = RunResult.load(cell)
-    assert (result.failure, result.attempts, summary.errors) == ("data", 1, 1)
+    assert (result.failure, result.attempts) == ("data", MAX_ATTEMPTS)
     assert result.reason == "DataError: shard x has other contents"
-    assert summary.failed == [spec.run_id]
 
 
-def test_a_worker_that_cannot_read_the_data_spoils_one_run_and_goes(tmp_path: Path):
-    """As on a node with a bad copy of it: the other runs are left to workers elsewhere."""
+def test_a_worker_that_cannot_read_the_data_gives_no_run_up_and_goes(tmp_path: Path):
+    """As on a node with a bad copy of it: the runs are left to workers elsewhere."""
     specs = make_specs(3)
     make_sweep(tmp_path, specs)
     summary = work(tmp_path, raising(DataError("shard x is missing")))
-    assert (len(summary.failed), summary.bad_data) == (1, True)
-    assert len(work(tmp_path).finished) == 2
+    assert (summary.errors, summary.failed) == (1, [])
+    assert len(work(tmp_path).finished) == 3
+
+
+@pytest.mark.parametrize("text", [None, "junk", "{}"])
+def test_a_node_that_cannot_see_the_data_claims_nothing(tmp_path: Path, capsys, text: str | None):
+    """Training is the real one here: whether a token folder can be opened is its business."""
+    make_sweep(tmp_path / "sweep", make_specs(3))
+    (tmp_path / "data").mkdir()
+    if text is not None:
+        (tmp_path / "data" / "manifest.json").write_text(text)
+    assert worker.main([str(tmp_path / "sweep"), str(tmp_path / "data"), "--name=w"]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert str(tmp_path / "data") in said
+    assert not list((tmp_path / "sweep" / "cells").glob("*"))
+
+
+def test_data_that_goes_away_later_is_of_kind_data(tmp_path: Path):
+    with pytest.raises(DataError, match="holds no prepared tokens") as gone:
+        Manifest.load(tmp_path)
+    assert failure_kind(gone.value) == "data"
+    (tmp_path / "manifest.json").write_text("junk")
+    with pytest.raises(DataError, match="cannot be read"):
+        Manifest.load(tmp_path)
+
+
+# No room
+
+
+NO_ROOM = [errno.ENOSPC, errno.EDQUOT, errno.EROFS]
+
+
+@pytest.mark.parametrize("number", NO_ROOM)
+def test_a_full_disk_stops_the_worker_and_costs_no_run_anything(tmp_path: Path, number: int):
+    specs = make_specs(3)
+    cells = [cell_of(make_sweep(tmp_path, specs), s) for s in specs]
+    calls: list[int] = []
+
+    def train(spec, cell, *args, **kwargs):
+        calls.append(1)
+        raise OSError(number, os.strerror(number), str(cell / "checkpoints" / "step-00000001"))
+
+    for _ in range(2 * MAX_STALLS):
+        summary = work(tmp_path, train)
+        assert summary.errors == 0
+        assert "checkpoints/step-00000001: " in summary.unfit
+        assert " bytes free" in summary.unfit
+    assert len(calls) == 2 * MAX_STALLS
+    assert [read_attempts(cell) for cell in cells] == [[], [], []]
+    assert len(work(tmp_path).finished) == 3
+
+
+def test_a_disk_too_full_for_a_claim_or_a_release_says_so_too(
+    tmp_path: Path, spec, cell: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    def full(path: Path, *args) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(claims, "write_text", full)  # a release
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(claims, "create_once", full)
+        assert worker.main([str(tmp_path), str(tmp_path), "--name=w"], fake_train) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "claim-1.json" in said
+    error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert worker.main([str(tmp_path), str(tmp_path), "--name=w"], raising(error)) == 1
+    assert read_attempts(cell) == []
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_folder_that_cannot_be_written_to_is_said_in_a_line(
+    tmp_path: Path, spec, cell: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    def refuse(path: Path, *args, **kwargs) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert worker.main([str(tmp_path), str(tmp_path), "--name=w"], fake_train) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "Read-only file system" in said
+
+
+# Other ranks
+
+
+def test_a_rank_that_is_gone_is_no_attempt_but_a_way_to_be_cut_off(
+    tmp_path: Path, spec, cell: Path
+):
+    gone = PeerError("rank 1 of 2 on n2: ended, or does not answer")
+    for _ in range(MAX_STALLS):
+        work(tmp_path, once(raising(gone)))
+    assert read_attempts(cell) == []
+    assert latest(cell).stalls == MAX_STALLS - 1
+    work(tmp_path)
+    result = RunResult.load(cell)
+    assert result.failure == "lost"
+    assert "rank 1 of 2 on n2" in result.reason
+
+
+def test_a_rank_may_be_lost_for_ever_while_something_is_saved(tmp_path: Path, spec, cell: Path):
+    for step in range(4 * MAX_STALLS):
+        (cell / "checkpoints" / f"step-{step + 1:08d}").mkdir(parents=True)
+        work(tmp_path, once(raising(PeerError("rank 1 of 2: ended"))))
+    assert work(tmp_path).finished == [spec.run_id]
+
+
+def once(train):
+    """Training after which nothing more can be done by this worker, as when ranks are broken."""
+
+    def stop_after(*args, **kwargs):
+        try:
+            return train(*args, **kwargs)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return stop_after
 
 
 def test_a_finished_run_has_no_kind_of_failure(tmp_path: Path, cell: Path):
