@@ -6,13 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chinchilla.errors import InputError, nearest
-from chinchilla.files import read_json
-from chinchilla.records import RESULT_SCHEMA, RunResult, RunSpec
+from chinchilla.records import RunResult, RunSpec
 from chinchilla.sweep.cells import cell_of, is_damaged, planned_specs
 from chinchilla.sweep.claims import take
 from chinchilla.sweep.worker import worker_name
 
-STATES = ("finished", "diverged", "failed")
 # A diverged run starts anew: its checkpoints lead to the same end, or hold it already.
 STARTS_ANEW = ("checkpoints", "metrics.jsonl", "curve.npz")
 
@@ -99,12 +97,13 @@ def state_of(cell: Path) -> str:
     if not path.exists():
         return ""
     try:
-        value = read_json(path, "run result")
-        if value["schema"] == RESULT_SCHEMA and value["status"] in STATES:
-            return str(value["status"])
-    except (InputError, TypeError, KeyError):
-        pass
-    return "damaged" if is_damaged(cell) else RunResult.load(cell).status
+        return RunResult.load(cell).status
+    except InputError:
+        if is_damaged(cell):
+            return "damaged"
+        if not path.exists():  # somebody has put it aside just now
+            return ""
+        raise
 
 
 def put_aside(cell: Path, statuses: Collection[str] = ("failed",)) -> bool:

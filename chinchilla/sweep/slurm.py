@@ -5,7 +5,9 @@ results and pickles are never read: what a sweep has done is in the sweep's fold
 Slurm's accounting is late, wrong or absent. `submissions` says what has been submitted.
 """
 
+import contextlib
 import dataclasses
+import io
 import re
 import shlex
 import shutil
@@ -32,7 +34,7 @@ from chinchilla.sweep.stopping import warning_seconds
 from chinchilla.sweep.submissions import SETTLE_SECONDS, find, reconcile, record
 
 # Answers of sbatch after which the job may be in the queue all the same.
-_DOUBTFUL = re.compile("timed out|contact|communicat|zero bytes", re.IGNORECASE)
+_DOUBTFUL = re.compile("timed out|contact|communicat|zero bytes|unknown reason", re.IGNORECASE)
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol")
 
 
@@ -241,7 +243,12 @@ def _submit_array(
     if not still_mine():
         raise InputError("another launcher of this sweep has taken over; nothing was submitted.")
     try:
-        with cleaned_environment(), executor.batch():
+        # submitit prints what sbatch said; the error below says it once.
+        with (
+            cleaned_environment(),
+            contextlib.redirect_stderr(io.StringIO()),
+            executor.batch(),
+        ):
             jobs = [executor.submit(SlurmTask(folder)) for _ in range(n_jobs)]
         job_id = str(jobs[0].job_id).split("_")[0]
     except (

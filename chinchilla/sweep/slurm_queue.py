@@ -83,7 +83,7 @@ def queue(users: Collection[str], seconds: float = ASK_SECONDS) -> list[QueuedJo
     # squeue refuses names that are gone, of somebody who has left.
     names = [user for user in sorted(users) if user == user_name() or _exists(user)]
     out = ask("squeue", "-h", "-r", "-u", ",".join(names), "-o", "%F|%u|%T|%r|%k", seconds=seconds)
-    return [QueuedJob(*line.split("|", 4)) for line in out.splitlines() if line.count("|") >= 4]
+    return [QueuedJob(*line.split("|", 4)) for line in out.split("\n") if line.count("|") >= 4]
 
 
 def max_array_size() -> int:
@@ -130,7 +130,12 @@ def ask(*command: str, seconds: float = ASK_SECONDS, so: str = UNKNOWN) -> str:
     """
     try:
         done = subprocess.run(
-            command, env=clean_environment(), capture_output=True, text=True, timeout=seconds
+            command,
+            env=clean_environment(),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",  # anybody's job may have a comment in another encoding
+            timeout=seconds,
         )
         trouble = " ".join(done.stderr.split()) if done.returncode else ""
     except subprocess.TimeoutExpired:

@@ -7,6 +7,7 @@ Slurm's queue holds (`submissions.in_queue`) is shown beside it and changes noth
 
 import dataclasses
 import json
+import sys
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
 
 STATES = ("finished", "running", "waiting", "diverged", "failed")
 DONE = ("finished", "diverged", "failed")
+_REQUIRED = frozenset(
+    f.name
+    for f in dataclasses.fields(RunResult)
+    if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+)
 PACED = 1000  # runs whose progress.json is read for their pace once they are over, more or less
 
 
@@ -177,6 +183,7 @@ def _ended(cell: Path) -> dict[str, Any] | None:
         value = None
     if (
         isinstance(value, dict)
+        and value.keys() >= _REQUIRED
         and value.get("schema") == RESULT_SCHEMA
         and value.get("status") in DONE
         and all(_is_number(value.get(k)) for k in ("steps_done", "flops_spent"))
@@ -189,12 +196,12 @@ def _ended(cell: Path) -> dict[str, Any] | None:
         and isinstance(value.get("spec"), dict)
     ):
         return value
-    RunResult.load(cell)
+    RunResult.load(cell)  # says what is odd
     raise InputError(f"{cell}/result.json: holds values of other types than a run result has.")
 
 
 def _is_number(x: Any) -> bool:
-    return type(x) in (int, float) and abs(x) < 1e300  # NaN is not
+    return type(x) in (int, float) and abs(x) <= sys.float_info.max  # NaN is not
 
 
 def _row_of_result(

@@ -106,3 +106,14 @@ def test_a_local_sweep_has_nothing_to_cancel_and_names_its_workers(
 def test_a_folder_without_a_sweep_is_said(tmp_path: Path, capsys):
     assert main(["cancel", f"sweep_dir={tmp_path}"]) == 2
     assert "plan" in capsys.readouterr().err
+
+
+def test_a_comment_that_is_no_utf_8_hides_no_job(tmp_path: Path, fake: FakeSlurm, capsys):
+    """Somebody's job in an old encoding: status and cancel go on as ever."""
+    sweep = tmp_path / "sweep"
+    launch(on_slurm(), make_specs(9), sweep, tmp_path)
+    with open(fake.folder / "queue", "ab") as f:
+        f.write(b"77|ada|PENDING|Gr\xf6\xdfe|f\xfcr \x0b Ada|x\n")
+    assert main(["status", f"sweep_dir={sweep}"]) == 0
+    assert "3 PENDING (Resources)" in capsys.readouterr().out
+    assert "cancelled 3 jobs: 41." in cancel(sweep, capsys)

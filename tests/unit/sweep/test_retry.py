@@ -8,6 +8,7 @@ import pytest
 from sweep_fakes import DIVERGES, RAISES, command, fake_train, make_result, make_specs
 
 from chinchilla.cli import main
+from chinchilla.errors import InputError
 from chinchilla.records import RunResult
 from chinchilla.sweep import retry as module
 from chinchilla.sweep.cells import cell_of, missing_specs
@@ -115,3 +116,47 @@ def test_a_death_on_the_way_loses_nothing(sweep: Path, monkeypatch: pytest.Monke
     names = {p.name for p in cell.iterdir()}
     assert {"result-diverged-1.json", "checkpoints-diverged-1", "metrics-diverged-1.jsonl"} < names
     assert "result.json" not in names
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[]",
+        "{}",
+        "3",
+        '"finished"',
+        '{"schema": 1}',
+        '{"schema": null, "status": "finished"}',
+        lambda t: t.replace('"status": "failed"', '"status": "done"'),
+        lambda t: t.replace('"status": "failed"', '"status": ["failed"]'),
+        lambda t: t.replace('"versions": {}', '"versions": 3'),
+        lambda t: t.replace(',\n "schema": 1', ""),
+    ],
+)
+def test_a_result_that_is_json_and_no_result_is_damaged_and_trained_again(
+    sweep: Path, capsys, text
+):
+    """Every command says so, none stops at it, and launching, as they advise, helps."""
+    path = cell_of(sweep, BAD) / "result.json"
+    path.write_text(text if isinstance(text, str) else text(path.read_text()))
+    assert main(["status", f"sweep_dir={sweep}"]) == 0
+    said = capsys.readouterr().out
+    assert FINE.run_id in said
+    assert main(["logs", f"sweep_dir={sweep}", f"run={BAD.run_id}"]) == 0
+    launch(command(), SPECS, sweep, sweep, train=lambda s, *a, attempts, **k: make_result(s))
+    assert RunResult.load(path.parent).status == "finished"
+    assert (path.parent / "result-failed-1.json").exists()
+
+
+@pytest.mark.parametrize("whose", ["result", "spec"])
+def test_a_result_of_another_version_is_never_put_aside(sweep: Path, capsys, whose: str):
+    path = cell_of(sweep, BAD) / "result.json"
+    value = json.loads(path.read_text())
+    (value if whose == "result" else value["spec"])["schema"] = 7
+    path.write_text(other := json.dumps({**value, "new": 1} if whose == "result" else value))
+    with pytest.raises(InputError, match="schema"):
+        launch(command(), SPECS, sweep, sweep, train=fake_train)
+    code, out = say(capsys, sweep)
+    assert code == 2
+    assert "schema" in out
+    assert path.read_text() == other

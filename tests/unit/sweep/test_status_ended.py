@@ -29,22 +29,33 @@ def test_a_failure_has_its_kind(result: Path, tmp_path: Path):
 @pytest.mark.parametrize(
     "odd",
     [
-        {"schema": 99}, {"status": "lost"}, {"steps_done": "many"}, {"final_loss": [1]},
-        {"reason": 3}, {"spec": 3}, {"spec": None}, {"flops_spent": True},
+        {"status": "lost"}, {"steps_done": "many"}, {"final_loss": [1]}, {"reason": 3},
+        {"spec": 3}, {"spec": None}, {"flops_spent": True}, {"final_loss": "nan"},
     ],
 )  # fmt: skip
-def test_what_is_no_result_of_this_version_is_said_in_a_line(
-    result: Path, tmp_path: Path, odd: dict
-):
+def test_what_is_no_result_is_shown_as_damaged(result: Path, tmp_path: Path, odd: dict):
     result.write_text(json.dumps({**json.loads(result.read_text()), **odd}))
-    with pytest.raises(InputError, match=r"result\.json"):
-        sweep_status(tmp_path)
+    [row] = sweep_status(tmp_path).rows
+    assert (row.state, row.reason) == ("waiting", "result.json is damaged: launch the sweep again")
 
 
-@pytest.mark.parametrize("name", ["final_loss", "tokens_per_second", "reason", "spec", "status"])
-def test_a_field_that_is_missing_is_said(result: Path, tmp_path: Path, name: str):
+@pytest.mark.parametrize("name", ["final_loss", "device", "reason", "spec", "status"])
+def test_a_result_without_a_field_is_damaged(result: Path, tmp_path: Path, name: str):
     value = json.loads(result.read_text())
     del value[name]
     result.write_text(json.dumps(value))
-    with pytest.raises(InputError, match=f"{name} missing"):
+    [row] = sweep_status(tmp_path).rows
+    assert (row.state, row.reason) == ("waiting", "result.json is damaged: launch the sweep again")
+
+
+def test_another_versions_result_is_said_in_a_line(result: Path, tmp_path: Path):
+    result.write_text(json.dumps({**json.loads(result.read_text()), "schema": 99}))
+    with pytest.raises(InputError, match=r"result\.json.*schema 99"):
         sweep_status(tmp_path)
+
+
+@pytest.mark.parametrize("odd", [1e305, 10**299, -1.0])
+def test_a_number_that_a_result_may_hold_stops_no_status(result: Path, tmp_path: Path, odd: float):
+    result.write_text(json.dumps({**json.loads(result.read_text()), "final_loss": odd}))
+    [row] = sweep_status(tmp_path).rows
+    assert (row.state, row.loss) == ("failed", odd)
