@@ -8,7 +8,7 @@ from typing import Any
 from chinchilla.files import write_json
 from chinchilla.sweep.claims import utc_now
 from chinchilla.sweep.launch import turn
-from chinchilla.sweep.slurm_queue import ask, user_name
+from chinchilla.sweep.slurm_queue import UNKNOWN, ask, user_name
 from chinchilla.sweep.status import sweep_status
 from chinchilla.sweep.submissions import reconcile
 
@@ -60,7 +60,9 @@ def cancel(sweep_dir: Path) -> Cancelled:
     if not (sweep_dir / "submitit").is_dir():
         return Cancelled([], 0, {}, outside)
     with turn(sweep_dir):
-        jobs, arrays, _ = reconcile(sweep_dir)
+        jobs, arrays, _ = reconcile(
+            sweep_dir, f"{UNKNOWN} Nothing was cancelled; cancel again when Slurm answers."
+        )
         live = [(j, a) for j in jobs if j.live for a in arrays if a.holds(j)]
         me = user_name()
         own = {j.job_id: a for j, a in live if j.user == me}

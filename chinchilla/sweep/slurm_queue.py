@@ -70,19 +70,27 @@ def cleaned_environment() -> Iterator[None]:
         os.environ.update({k: v for k, v in before.items() if k not in kept})
 
 
-def queue(users: Collection[str], seconds: float = ASK_SECONDS) -> list[QueuedJob]:
+UNKNOWN = "so it is not known what is queued."
+NOT_SUBMITTED = f"{UNKNOWN} Nothing was submitted; launch again when Slurm answers."
+
+
+def queue(
+    users: Collection[str], seconds: float = ASK_SECONDS, so: str = NOT_SUBMITTED
+) -> list[QueuedJob]:
     """Every job of these users that Slurm still shows, array elements one by one.
 
     Args:
         users: whose jobs.
         seconds: to wait for an answer.
+        so: what a failure means, for the error.
 
     Raises:
         InputError: squeue failed or did not answer.
     """
     # squeue refuses names that are gone, of somebody who has left.
     names = [user for user in sorted(users) if user == user_name() or _exists(user)]
-    out = ask("squeue", "-h", "-r", "-u", ",".join(names), "-o", "%F|%u|%T|%r|%k", seconds=seconds)
+    words = ("-h", "-r", "-u", ",".join(names), "-o", "%F|%u|%T|%r|%k")
+    out = ask("squeue", *words, seconds=seconds, so=so)
     return [QueuedJob(*line.split("|", 4)) for line in out.split("\n") if line.count("|") >= 4]
 
 
@@ -112,12 +120,7 @@ def _exists(user: str) -> bool:
     return True
 
 
-UNKNOWN = (
-    "so it is not known what is queued. Nothing was submitted; launch again when Slurm answers."
-)
-
-
-def ask(*command: str, seconds: float = ASK_SECONDS, so: str = UNKNOWN) -> str:
+def ask(*command: str, seconds: float = ASK_SECONDS, so: str = NOT_SUBMITTED) -> str:
     """What one of Slurm's commands prints.
 
     Args:

@@ -5,6 +5,7 @@ called, then job.json with Slurm's number for it or refused.json with what Slurm
 also the jobs' comment: an array whose launcher died before it knew the number is found by it.
 """
 
+import re
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -14,8 +15,16 @@ from typing import Any
 from chinchilla.errors import InputError
 from chinchilla.files import read_json, write_json
 from chinchilla.sweep.claims import file_system_now, utc_now
-from chinchilla.sweep.slurm_queue import ASK_SECONDS, QueuedJob, queue, user_name
+from chinchilla.sweep.slurm_queue import (
+    ASK_SECONDS,
+    NOT_SUBMITTED,
+    UNKNOWN,
+    QueuedJob,
+    queue,
+    user_name,
+)
 
+_NAME = re.compile(r"[^\s,\x00-\x1f\x7f]+")  # of a user, as squeue's -u takes it
 LOOK_SECONDS = 20.0  # that a status waits for squeue
 SETTLE_SECONDS = 15.0  # for the job of an sbatch that outlived its launcher to show in the queue
 
@@ -56,13 +65,15 @@ def submitted(sweep_dir: Path) -> list[Submitted]:
     return [_read(path.parent) for path in paths]
 
 
-def jobs_of(arrays: list[Submitted], seconds: float = ASK_SECONDS) -> list[QueuedJob]:
-    """Every job in the queue of the people who submitted these.
+def jobs_of(
+    arrays: list[Submitted], seconds: float = ASK_SECONDS, so: str = NOT_SUBMITTED
+) -> list[QueuedJob]:
+    """Every job in the queue of the people who submitted these; `so`: what no answer means.
 
     Raises:
         InputError: Slurm does not answer.
     """
-    return queue({user_name(), *(a.user for a in arrays)}, seconds)
+    return queue({user_name(), *(a.user for a in arrays)}, seconds, so)
 
 
 @dataclass(frozen=True)
@@ -91,9 +102,11 @@ def in_queue(sweep_dir: Path) -> InQueue | None:
         arrays = submitted(sweep_dir)
         if not arrays:
             return None
-        jobs = jobs_of(arrays, LOOK_SECONDS)
+        jobs = jobs_of(arrays, LOOK_SECONDS, UNKNOWN)
     except InputError as error:
-        return InQueue(str(error).partition(", so ")[0], [])
+        return InQueue(str(error).removesuffix(f", {UNKNOWN}"), [])
+    except OSError as error:  # a folder that goes, or that we may not read
+        return InQueue(f"{error.strerror or error}: {error.filename or sweep_dir}", [])
     counts = Counter(
         (str(a.shape.get("name", "")), j.state, j.reason, j.job_id)
         for j in jobs
@@ -105,11 +118,17 @@ def in_queue(sweep_dir: Path) -> InQueue | None:
     return InQueue("", rows)
 
 
-def reconcile(sweep_dir: Path) -> tuple[list[QueuedJob], list[Submitted], list[str]]:
+def reconcile(
+    sweep_dir: Path, so: str = NOT_SUBMITTED
+) -> tuple[list[QueuedJob], list[Submitted], list[str]]:
     """Settle what launchers of this sweep left behind against what Slurm's queue holds.
 
     An intention without a number gets the number of the jobs that carry its token. A launcher may
     have been killed while its sbatch lived on, so an intention that is seconds old is waited for.
+
+    Args:
+        sweep_dir: the sweep's folder.
+        so: what it means that Slurm does not answer, for the error.
 
     Returns:
         Jobs in the queue of everybody who launched this sweep, its arrays, and the numbers that
@@ -121,7 +140,7 @@ def reconcile(sweep_dir: Path) -> tuple[list[QueuedJob], list[Submitted], list[s
     arrays = submitted(sweep_dir)
     adopted = []
     while True:
-        jobs = jobs_of(arrays)
+        jobs = jobs_of(arrays, so=so)
         for array in arrays:
             if array.in_doubt and (found := find(array.folder.name, jobs)):
                 record(array.folder, found)
@@ -134,15 +153,19 @@ def reconcile(sweep_dir: Path) -> tuple[list[QueuedJob], list[Submitted], list[s
 
 
 def _read(folder: Path) -> Submitted:
-    intention = read_json(folder / "intention.json", "submission")
-    job = folder / "job.json"
+    file = folder / "intention.json"
     try:
-        user, shape = str(intention["user"]), dict(intention.get("shape") or {})
-        job_id = str(read_json(job, "submission")["job_id"]) if job.exists() else None
-    except (TypeError, KeyError, ValueError, AttributeError):
+        intention = read_json(file, "submission")
+        user, shape = intention["user"], dict(intention.get("shape") or {})
+        if not _NAME.fullmatch(user):
+            raise ValueError("no user's name")
+        file = folder / "job.json"
+        job_id = str(read_json(file, "submission")["job_id"]) if file.exists() else None
+    except (TypeError, KeyError, ValueError, AttributeError):  # InputError is a ValueError
         raise InputError(
-            f"{folder}: its files are damaged, so it is not known what was submitted there. Look in "
-            "the queue for jobs of this sweep, cancel them, and move the folder away."
+            f"{file} is damaged, so it is not known what was submitted there. Look in squeue for "
+            f"jobs with {folder.name} in their comment, scancel them, and move {folder} out of the "
+            "sweep's folder."
         ) from None
     return Submitted(folder, user, job_id, (folder / "refused.json").exists(), shape)
 

@@ -85,6 +85,8 @@ def test_a_queue_that_does_not_answer_cancels_nothing(tmp_path: Path, fake: Fake
     assert main(["cancel", f"sweep_dir={sweep}"]) == 2
     said = capsys.readouterr().err
     assert "no controller" in said
+    assert "Nothing was cancelled; cancel again" in said
+    assert "submitted" not in said
     assert said.count("\n") == 1
     assert fake.cancelled() == []
 
@@ -106,6 +108,30 @@ def test_a_local_sweep_has_nothing_to_cancel_and_names_its_workers(
 def test_a_folder_without_a_sweep_is_said(tmp_path: Path, capsys):
     assert main(["cancel", f"sweep_dir={tmp_path}"]) == 2
     assert "plan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"user": "a\\u0000b"}', '{"user": ""}', '{"user": 3}', '{"user": "a"'],
+)
+@pytest.mark.parametrize("name", ["intention.json", "job.json"])
+def test_a_damaged_note_of_a_submission_is_named_with_what_to_do(
+    tmp_path: Path, fake: FakeSlurm, capsys, name: str, text: str
+):
+    sweep = tmp_path / "sweep"
+    launch(on_slurm(), make_specs(9), sweep, tmp_path)
+    [path] = sweep.glob(f"submitit/*/{name}")
+    path.write_text(text)
+    capsys.readouterr()
+    assert main(["status", f"sweep_dir={sweep}"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "queue unknown" in said
+    assert "out of the sweep's folder" in said
+    assert main(["cancel", f"sweep_dir={sweep}"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"{path} is damaged" in said
+    assert f"move {path.parent} out" in said
 
 
 def test_a_comment_that_is_no_utf_8_hides_no_job(tmp_path: Path, fake: FakeSlurm, capsys):
