@@ -34,6 +34,11 @@ def sweep(command: config.SweepCommand) -> int:
     there = load_plan(plan) if plan.exists() else []
     left = _left(sweep_dir, [*there, *specs])
     cost = estimate(left, command.cluster, command.runtime, os.cpu_count() or 1)
+    refused: Refusal | None = None
+    try:
+        check_gpu_hours(cost, command.max_gpu_hours, command.yes)
+    except Refusal as error:
+        refused = error
     if command.dry_run and command.format == "json":
         runs = [s.to_dict() | derived(s) for s in specs]
         return print_json(
@@ -41,6 +46,7 @@ def sweep(command: config.SweepCommand) -> int:
                 "runs": runs,
                 "n_left": len(left),
                 "estimate": cost.to_dict(),
+                "refused": str(refused) if refused else None,
                 "sources": use_record(use),
             }
         )
@@ -49,12 +55,10 @@ def sweep(command: config.SweepCommand) -> int:
         show_plan(specs, command.cluster, done, cost_line=False)
         if left:
             _show_estimate(cost, command.cluster)
-    try:
-        check_gpu_hours(cost, command.max_gpu_hours, command.yes)
-    except Refusal as error:
-        if not command.dry_run:
-            raise
-        print(f"This would be refused: {error}")
+    if refused and not command.dry_run:
+        raise refused
+    if refused:
+        print(f"This would be refused: {refused}")
     if command.dry_run:
         print("dry_run=true: nothing was launched.")
         return 0
@@ -155,6 +159,7 @@ def logs(command: config.LogsCommand) -> int:
 
 def retry(command: config.RetryCommand) -> int:
     """Make failed runs trainable again; say how to train them."""
+    from chinchilla.sweep.hints import given
     from chinchilla.sweep.retry import retry as retry_runs
 
     sweep_dir = _sweep_dir(command.sweep_dir)
@@ -166,8 +171,8 @@ def retry(command: config.RetryCommand) -> int:
         print(f"  {run_id}")
     if found.again:
         print(
-            f"The same sweep command (chinchilla sweep ... sweep_dir={sweep_dir}) launches them; what "
-            "they left is kept in their cells, as result-failed-1.json and so on."
+            f"The same sweep command (chinchilla sweep ... {given('sweep_dir', sweep_dir)}) launches "
+            f"them; what they left is kept in their cells, as {', '.join(found.kept)} and so on."
         )
     return 0
 

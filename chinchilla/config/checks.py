@@ -15,7 +15,8 @@ def positive(key: str, value: float) -> None:
 
 def not_negative(key: str, value: float) -> None:
     if not (isinstance(value, Real) and value >= 0):
-        raise InputError(f"{key}={value} must not be negative.")
+        negative = isinstance(value, Real) and value < 0
+        raise InputError(f"{key}={value} must {'not be negative' if negative else 'be a number'}.")
 
 
 def whole(key: str, value: int) -> None:

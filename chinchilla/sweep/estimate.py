@@ -1,9 +1,10 @@
 """What a sweep will take before it is launched: device-hours expected and at worst, price, disk.
 
 Expected: training FLOPs / (peak * MFU) on the devices that a run's job pays for. At worst: every run
-needs all the attempts it is allowed, each to its very end (an error before the first checkpoint, at
-the last step), and of each job's time limit one checkpoint interval is lost to a preemption without a
-warning. A slower device than stated, and devices that idle while a job's last run ends, are in neither.
+meets as many errors as it may, each at its very end with nothing saved, and of each job's time limit one
+checkpoint interval is lost to a preemption without a warning. That is a bad case and no upper bound: in
+neither are a slower device than stated, retries after running out of memory, starts that are cut off more
+often, and devices that idle: while a job's last run ends, or in a job with fewer runs than workers.
 """
 
 import dataclasses
@@ -68,12 +69,16 @@ def estimate(
         InputError: a run that no shape takes.
     """
     rows = [_of_shape(shape, some, runtime, n_workers) for shape, some in assign(specs, cluster)]
-    worst = f"every run trained {MAX_ATTEMPTS} times to its end"
+    worst = f"every run trained {MAX_ATTEMPTS} times to its end (errors)"
     if cluster.kind == "slurm":
         worst += (
             f", and {runtime.checkpoint_minutes:g} min (runtime.checkpoint_minutes) of every job's "
             "time limit lost to a preemption without a warning"
         )
+    worst += (
+        "; no upper bound: not in it are retries after running out of memory, being cut off more often, "
+        "and devices that idle"
+    )
     return Estimate(rows, _together(rows), worst)
 
 

@@ -9,6 +9,7 @@ from chinchilla.errors import InputError, nearest
 from chinchilla.records import RunResult, RunSpec
 from chinchilla.sweep.cells import cell_of, is_damaged, planned_specs
 from chinchilla.sweep.claims import take
+from chinchilla.sweep.hints import given
 from chinchilla.sweep.worker import worker_name
 
 # A diverged run starts anew: its checkpoints lead to the same end, or hold it already.
@@ -22,6 +23,7 @@ class Retried:
     again: list[str]  # trainable again
     busy: list[str]  # somebody else is at them just now
     kept_diverged: list[str]  # diverged, and not asked for
+    kept: list[str]  # what the results of those that are trained again are called now
 
     @property
     def sentence(self) -> str:
@@ -48,7 +50,7 @@ def find_runs(sweep_dir: Path, words: Sequence[str]) -> list[RunSpec]:
             which = f"{len(meant)} runs begin so, such as {meant[0]}" if meant else "no run begins so"  # fmt: skip
             raise InputError(
                 f"run {word!r}: {which}.{'' if meant else nearest(word, specs)} "
-                f"`chinchilla status sweep_dir={sweep_dir}` lists them."
+                f"`chinchilla status {given('sweep_dir', sweep_dir)}` lists them."
             )
         found.append(specs[meant[0]])
     return found
@@ -81,6 +83,7 @@ def retry(sweep_dir: Path, runs: Sequence[str] = (), diverged: bool = False) -> 
     asked = [s for s in specs if states[s.run_id] in (*statuses, "damaged")]
     done = {s.run_id: put_aside(cell_of(sweep_dir, s), statuses) for s in asked}
     return Retried(
+        kept=sorted({name for name in done.values() if name}),
         again=[r for r, went in done.items() if went],
         busy=[r for r, went in done.items() if not went],
         kept_diverged=[] if diverged else [r for r, s in states.items() if s == "diverged"],
@@ -106,24 +109,24 @@ def state_of(cell: Path) -> str:
         raise
 
 
-def put_aside(cell: Path, statuses: Collection[str] = ("failed",)) -> bool:
+def put_aside(cell: Path, statuses: Collection[str] = ("failed",)) -> str:
     """Move a cell's result, if it has one of `statuses` or is damaged, and what belongs to it.
 
     Under a claim, so that nobody else writes there. result.json goes last: a death on the way
     leaves a run that is over, and the next call goes on.
 
     Returns:
-        Whether it was moved.
+        What its result is called now, "" when it was not moved.
     """
     if state_of(cell) not in (*statuses, "damaged"):
-        return False
+        return ""
     claim = take(cell, worker_name(), to_train=False)
     if claim is None:
-        return False
+        return ""
     try:
         state = state_of(cell)  # somebody may have been faster
         if state not in (*statuses, "damaged"):
-            return False
+            return ""
         k = 1
         while (cell / f"result-{_ending(state)}-{k}.json").exists():
             k += 1
@@ -136,7 +139,7 @@ def put_aside(cell: Path, statuses: Collection[str] = ("failed",)) -> bool:
             stem, dot, kind = name.partition(".")
             if (cell / name).exists():
                 os.rename(cell / name, cell / f"{stem}-{_ending(state)}-{k}{dot}{kind}")
-        return True
+        return f"result-{_ending(state)}-{k}.json"
     finally:
         claim.release()
 

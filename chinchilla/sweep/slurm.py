@@ -26,6 +26,7 @@ from chinchilla.errors import InputError
 from chinchilla.files import write_json
 from chinchilla.records import RunSpec
 from chinchilla.sweep.claims import utc_now
+from chinchilla.sweep.hints import given
 from chinchilla.sweep.resources import Shape, assign, shapes_of
 from chinchilla.sweep.slurm_job import SlurmTask
 from chinchilla.sweep.slurm_queue import cleaned_environment, max_array_size, queue, user_name
@@ -80,7 +81,7 @@ class Submission:
                 f"  cluster.max_jobs left no room for {self.n_over_cap} more; launch again later"
             )
         if ids := [*self.earlier_job_ids, *self.job_ids]:
-            here = f"sweep_dir={self.sweep_dir}"
+            here = given("sweep_dir", self.sweep_dir)
             lines += [
                 f"  look:  chinchilla status {here}   (jobs: squeue -j {','.join(ids)})",
                 f"  logs:  chinchilla logs {here}",

@@ -35,6 +35,7 @@ def test_hours_and_price_expected_and_at_worst():
     local = estimate(specs, replace(SLURM, kind="local"), RUNTIME)
     assert local.total.worst_gpu_hours == pytest.approx(MAX_ATTEMPTS * local.total.gpu_hours)
     assert "time limit" not in local.worst_case
+    assert "no upper bound" in local.worst_case
     assert "12 min" in estimate(specs, SLURM, RUNTIME).worst_case
 
 
@@ -162,6 +163,12 @@ def test_a_sweep_above_its_limit_is_refused_before_anything_is_written(
     code, out, _ = say(capsys, *here, "dry_run=true")
     assert code == 0
     assert "would be refused" in out
+    told = json.loads(say(capsys, *here, "dry_run=true", "format=json")[1])
+    assert "max_gpu_hours=1e-09" in told["refused"]
+    told = json.loads(say(capsys, *here, "yes=true", "dry_run=true", "format=json")[1])
+    assert told["refused"] is None
+    code, _, err = say(capsys, *here[:2], "max_gpu_hours=nan")
+    assert (code, "must be a number" in err) == (2, True)
 
 
 @pytest.mark.slow

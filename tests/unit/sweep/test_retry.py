@@ -45,6 +45,7 @@ def test_failed_runs_are_trainable_again_and_what_they_left_is_kept(sweep: Path,
     assert "1 run will be trained again; 1 diverged stay as they are" in out
     assert BAD.run_id in out
     assert "launches them" in out
+    assert "as result-failed-1.json and so on" in out
     assert missing_specs(sweep) == [BAD]
     kept = ("result-failed-1.json", "error-failed-1.txt", "attempts-failed-1/1.json")
     assert [(cell / n).read_bytes() for n in kept] == list(before.values())
@@ -61,7 +62,12 @@ def test_a_diverged_run_starts_anew_when_it_is_asked_for(sweep: Path, capsys):
     assert (cell / "result.json").exists()
     code, out = say(capsys, sweep, f"runs=[{NAN.run_id}]", "diverged=true", "format=json")
     assert code == 0
-    assert json.loads(out) == {"again": [NAN.run_id], "busy": [], "kept_diverged": []}
+    assert json.loads(out) == {
+        "again": [NAN.run_id],
+        "busy": [],
+        "kept_diverged": [],
+        "kept": ["result-diverged-1.json"],
+    }
     names = {p.name for p in cell.iterdir()}
     assert {"result-diverged-1.json", "checkpoints-diverged-1", "metrics-diverged-1.jsonl"} < names
     assert not names & {"checkpoints", "metrics.jsonl", "result.json"}
