@@ -5,7 +5,8 @@
 and on Slurm every task of a job whose shape has several ranks (`slurm_job`). Rank 0 is an ordinary
 worker: it claims, records and publishes; the others get its orders and follow. What any rank is
 asked to stop by stops all at the next step. A rank that fails or dies ends the attempt for all and
-the worker with it: rank 0 writes down what happened, and the run can be claimed again.
+the worker with it: rank 0 writes down what happened, and the run can be claimed again. An error that
+a rank reports is the run's; a rank that is gone cuts the run off, as a killed worker does.
 """
 
 import argparse
@@ -22,13 +23,13 @@ from typing import Any
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 from chinchilla.config import RuntimeConfig
-from chinchilla.errors import InputError
+from chinchilla.errors import DataError, InputError, one_line
 from chinchilla.records import RunResult, RunSpec
 from chinchilla.sweep.cells import load_runtime
 from chinchilla.sweep.choosing import job_time
 from chinchilla.sweep.resources import PlannedWithin
 from chinchilla.sweep.stopping import Stop, stop_on_signals
-from chinchilla.sweep.worker import limit_threads, run_worker, worker_name
+from chinchilla.sweep.worker import check_data, limit_threads, run_worker, worker_name
 from chinchilla.train import train_run
 from chinchilla.train.ranks import PeerError, Ranks, join, slurm_settings
 
@@ -58,10 +59,17 @@ def work(
         deadline: when the worker will be told to stop, UNIX seconds; 0 = as Slurm says, or never.
 
     Returns:
-        Exit code. Of rank 0: 0 when nothing was left to claim, 75 when stopped or out of time, 1 when
-        a rank failed. Of the others: 0, or 1 when a rank failed.
+        Exit code. Of rank 0: 0 when nothing was left to claim; 75 when stopped, out of time, or a rank
+        failed or is gone, so that a start anew would go on; 1 when no run can be trained here (data
+        that cannot be opened on some rank, a full disk); 2 when the sweep's files cannot be used. Of
+        the others: 0, 75 or 1.
     """
     try:
+        try:
+            with ranks.together():
+                check_data(sweep_dir, data_dir, only)
+        except Exception as error:
+            raise ranks.failure(error) from None
         if ranks.rank:
             _follow(ranks, stop)
             return 0
@@ -69,7 +77,10 @@ def work(
         return _lead(ranks, sweep_dir, data_dir, stop, name, only, deadline)
     except PeerError as error:
         print(f"rank {ranks.rank} of {ranks.world} leaves: {error}", file=sys.stderr, flush=True)
-        return 1
+        return 75 if ranks.broken else 1
+    except InputError as error:
+        print(f"chinchilla: {one_line(error)}", file=sys.stderr, flush=True)
+        return 1 if isinstance(error, DataError) else 2
     finally:
         ranks.close()
 
@@ -106,15 +117,17 @@ def _lead(
         **callbacks: Any,
     ) -> RunResult | None:
         """`train_run`, on all ranks."""
-        ranks.order(
-            {
-                "spec": spec.to_dict(),
-                "cell": str(cell.resolve()),
-                "data_dir": str(data_dir.resolve()),
-                "runtime": dataclasses.asdict(runtime),
-                "attempts": attempts,
-            }
-        )
+        order = {
+            "spec": spec.to_dict(),
+            "cell": str(cell.resolve()),
+            "data_dir": str(data_dir.resolve()),
+            "runtime": dataclasses.asdict(runtime),
+            "attempts": attempts,
+        }
+        try:
+            ranks.order(order)
+        except PeerError as error:
+            raise ranks.failure(error) from None
         raised: Exception | None = None
 
         def wants_to_stop() -> bool:
@@ -156,9 +169,11 @@ def _lead(
     finally:
         if not ranks.broken:
             ranks.order(None)
-    if ranks.broken:
+    if summary.unfit:
+        sys.stdout.flush()
+        print(f"chinchilla: {summary.unfit}", file=sys.stderr, flush=True)
         return 1
-    return 75 if stop or summary.out_of_time else 0
+    return 75 if ranks.broken or stop or summary.out_of_time else 0
 
 
 def _follow(ranks: Ranks, stop: Stop) -> None:
@@ -181,7 +196,11 @@ def _follow(ranks: Ranks, stop: Stop) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one rank as a process that torchrun started."""
+    """Run one rank as a process that torchrun started.
+
+    Returns:
+        As `work`; also 2 for settings that cannot be, 1 where not all ranks came.
+    """
     parser = argparse.ArgumentParser(prog="torchrun ... -m chinchilla.sweep.ranked")
     parser.add_argument("sweep_dir", type=Path)
     parser.add_argument("data_dir", type=Path)

@@ -13,11 +13,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from chinchilla.errors import InputError
 from chinchilla.files import read_json
 from chinchilla.sweep import pool
 from chinchilla.sweep.cells import load_runtime, missing_specs
@@ -79,17 +80,25 @@ def _one_rank(asked: Mapping[str, Any]) -> int:
         runtime = load_runtime(sweep_dir)
         settings = ranked.slurm_settings(os.environ)
         ranks = ranked.join(runtime.device, runtime.shard_ranks, settings=settings)
+        is_back: list[bool] = []
+        if ranks.rank == 0:
+            # srun ends all tasks of a job after one that was killed, and Slurm's KillWait is short:
+            # first the queue, then what is to be written down.
+            ranks.on_lost = lambda: is_back.append(_back_in_queue(sweep_dir, only))
         code = ranked.work(ranks, sweep_dir, data_dir, stop, only=only, deadline=deadline)
         if ranks.rank:
             # 0 whatever happened: srun would kill rank 0 for a bad exit, before it has written down
             # why and put the job back. (SystemExit: no result for submitit.)
             sys.exit(0)
-        # Out of time, warned, or a rank failed: that used up one of a run's attempts, so it ends.
-        returns = _is_to_return(stop) if stop else code != 0
+        if any(is_back):
+            _leave(stop)
+        # Out of time, warned, or a rank failed: that used up one of a run's attempts, or it was cut
+        # off, which is counted too, so it ends. Not so where no run could be trained (code 1).
+        returns = code == 75 and (not stop or _is_to_return(stop))
         if returns and missing_specs(sweep_dir, only):
             requeue(stop)
     if code not in (0, 75):
-        raise RuntimeError("a rank failed; see its run's attempts/ and the logs of all tasks")
+        raise RuntimeError("no run can be trained here; the last line above says why")
     return code
 
 
@@ -112,10 +121,16 @@ def _is_to_return(stop: Stop) -> bool:
     """Whether the job was asked to stop by somebody who means it to go on later."""
     if stop.seen & set(WARNINGS):
         return True
-    if signal.SIGTERM not in stop.seen:
+    # Nothing seen: another rank was told, and has not said by what.
+    if stop.seen and signal.SIGTERM not in stop.seen:
         return False
     # TERM comes first in a cancellation, a requeue and a preemption's grace time. Only in the last
     # is the job still running, and it would count as completed if we just left.
+    return _is_running()
+
+
+def _is_running() -> bool:
+    """Whether Slurm has this job as running, and not as ending."""
     command = ["squeue", "-h", "-j", job_name(), "-o", "%T"]
     try:
         done = subprocess.run(
@@ -126,12 +141,30 @@ def _is_to_return(stop: Stop) -> bool:
     return done.returncode == 0 and done.stdout.strip() == "RUNNING"
 
 
+def _back_in_queue(sweep_dir: Path, only: Collection[str] | None) -> bool:
+    """Put this job back at once, if it is running and runs are left; whether it was."""
+    try:
+        return _is_running() and bool(missing_specs(sweep_dir, only)) and _ask_to_requeue()
+    except (OSError, InputError, subprocess.TimeoutExpired):
+        return False
+
+
 def requeue(stop: Stop) -> None:
     """Put this job back in the queue, and leave when Slurm says so (TERM)."""
+    if _ask_to_requeue():
+        _leave(stop)
+    sys.exit(75)
+
+
+def _ask_to_requeue() -> bool:
     done = subprocess.run(["scontrol", "requeue", job_name()], timeout=60, check=False)
     # The requeue's own TERM may end scontrol before it can say that it worked.
-    if done.returncode in (0, -signal.SIGTERM):
-        deadline = time.monotonic() + 120
-        while signal.SIGTERM not in stop.seen and time.monotonic() < deadline:
-            time.sleep(0.5)
+    return done.returncode in (0, -signal.SIGTERM)
+
+
+def _leave(stop: Stop) -> NoReturn:
+    """End without a word to Slurm, once its TERM has come."""
+    deadline = time.monotonic() + 120
+    while signal.SIGTERM not in stop.seen and time.monotonic() < deadline:
+        time.sleep(0.5)
     sys.exit(75)  # SystemExit: submitit writes no result over the pickle of the job's next start

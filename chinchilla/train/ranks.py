@@ -12,7 +12,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -22,13 +22,21 @@ from chinchilla.errors import InputError
 
 JOIN_SECONDS = 300.0  # for all ranks of a worker to find each other
 ANSWER_SECONDS = 600.0  # for a rank to take part in what all do together, before it counts as dead
-REPORT_SECONDS = 5.0  # for ranks to say why they left, once one has, and to hear why
+REPORT_SECONDS = 2.0  # for ranks to say why they left, once one has, and to hear why
 CLOSE_SECONDS = 20.0  # for all to leave, at the good end
 FIRST_PORT, N_PORTS = 20_000, 12_000  # below the ports that systems give to outgoing connections
 
 
 class PeerError(RuntimeError):
-    """Another rank failed, ended or did not answer."""
+    """Another rank failed, ended or did not answer.
+
+    `reported` is the kind and first line of the error that it met, by its own account; empty where it
+    is gone or silent.
+    """
+
+    def __init__(self, message: str, reported: str = "") -> None:
+        super().__init__(message)
+        self.reported = reported
 
 
 class Ranks:
@@ -42,6 +50,9 @@ class Ranks:
             there are several copies (HSDP).
         store: torch's key-value store that all reach.
         hosts: where each rank is, for people.
+
+    Attributes:
+        on_lost: called once it is clear that a rank has ended without a word.
     """
 
     def __init__(
@@ -58,6 +69,7 @@ class Ranks:
         self.hosts = hosts
         self.mesh: Any = None  # of devices: (shards,), or (copies, shards)
         self.broken = False  # an error that not all ranks met at the same point: nothing works now
+        self.on_lost: Callable[[], None] = lambda: None
         self._store = store
         self._agreed: Exception | None = None
         self._n_orders = 0  # so far
@@ -146,8 +158,8 @@ class Ranks:
         except Exception as error:
             mine = error
         said = self.gather(_in_words(mine) if mine else None)
-        if first := next((self._of(i, text) for i, text in enumerate(said) if text), None):
-            self._agreed = mine or PeerError(first)
+        if first := next(((i, text) for i, text in enumerate(said) if text), None):
+            self._agreed = mine or PeerError(self._of(*first), first[1])
             raise self._agreed
 
     # The store
@@ -194,11 +206,11 @@ class Ranks:
             self._set("left", True)
         if not _is_of_peers(error):
             return error
-        return PeerError(self._cause(_in_words(error)))
+        return self._cause(_in_words(error))
 
-    def _cause(self, seen: str) -> str:
+    def _cause(self, seen: str) -> PeerError:
         """Who made the others leave; a rank that was killed says nothing, so silence is an answer."""
-        deadline = time.monotonic() + REPORT_SECONDS
+        began, told = time.monotonic(), False
         try:
             while True:
                 silent = [i for i in range(self.world) if not self._has(f"left/{i}")]
@@ -206,15 +218,19 @@ class Ranks:
                     if i not in silent:
                         text, of_peers = self._get(f"left/{i}", i, 0.0)
                         if not of_peers:
-                            return self._of(i, text)
-                if not silent or time.monotonic() > deadline:
+                            return PeerError(self._of(i, text), text)
+                if not silent or time.monotonic() - began > REPORT_SECONDS:
                     break
+                # Word is left before connections close, so silence here most likely stays silence.
+                if not told and time.monotonic() - began > REPORT_SECONDS / 8:
+                    told = True
+                    self.on_lost()
                 time.sleep(0.05)
         except PeerError as error:
-            return f"{error}; {seen}"
+            return PeerError(f"{error}; {seen}")
         if silent:
-            return "; ".join(self._of(i, "ended, or does not answer") for i in silent)
-        return seen
+            return PeerError("; ".join(self._of(i, "ended, or does not answer") for i in silent))
+        return PeerError(seen)
 
     def close(self) -> None:
         """Leave; rank 0 last, where the store may live that tells the others why."""

@@ -57,14 +57,17 @@ def make_sweep(folder: Path, data_dir: Path, *runs: tuple[int, int]) -> list[Run
     return specs
 
 
-def start(folder: Path, data_dir: Path, world: int = 2) -> list[subprocess.Popen[str]]:
+def start(
+    folder: Path, data_dir: Path, world: int = 2, seen_by_last: Path | None = None
+) -> list[subprocess.Popen[str]]:
+    """Ranks as torchrun starts them; the last one may be given another token folder."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     command = [sys.executable, "-m", "chinchilla.sweep.ranked", "--threads=1"]
     return [
         subprocess.Popen(
-            [*command, str(folder), str(data_dir)],
+            [*command, str(folder), str((i == world - 1 and seen_by_last) or data_dir)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             env={**os.environ, "RANK": str(i), "WORLD_SIZE": str(world), "LOCAL_RANK": str(i),
                  "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
@@ -122,16 +125,29 @@ def test_a_rank_that_is_killed_leaves_a_run_that_can_be_claimed(
     processes[victim].kill()
     codes, said = ended(processes)
     assert codes[victim] == -signal.SIGKILL
-    assert codes[1 - victim] == 1, said
+    assert codes[1 - victim] == 75, said
+    assert read_attempts(cell) == []
     if victim == 1:
         assert latest(cell).released
-        [attempt] = read_attempts(cell)
-        assert "rank 1 of 2" in attempt.reason
-        assert "ended, or does not answer" in attempt.reason
+        assert "rank 1 of 2" in latest(cell).ended
+        assert "ended, or does not answer" in latest(cell).ended
     else:
         assert "rank 1 of 2 leaves: " in said[1].splitlines()[-1]
         assert "rank 0 is gone" in said[1].splitlines()[-1]
     assert "frame #" not in said[1 - victim]
+
+
+@pytest.mark.slow
+def test_data_that_one_rank_cannot_see_is_claimed_by_nobody(data_dir: Path, tmp_path: Path):
+    [spec] = make_sweep(tmp_path / "s", data_dir, (4, 20))
+    codes, said = ended(start(tmp_path / "s", data_dir, seen_by_last=tmp_path / "nowhere"))
+    assert codes == [1, 1], said
+    assert "rank 1 of 2" in said[0]
+    assert "holds no prepared tokens" in said[0]
+    assert "Traceback" not in "".join(said)
+    assert not list((tmp_path / "s").glob("cells/*"))
+    assert ended(start(tmp_path / "s", data_dir))[0] == [0, 0]
+    assert RunResult.load(cell_of(tmp_path / "s", spec)).status == "finished"
 
 
 def test_who_does_not_come_is_named_in_one_line():

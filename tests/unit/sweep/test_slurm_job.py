@@ -79,6 +79,81 @@ def test_a_job_returns_when_it_is_meant_to_go_on(
     assert all(latest(cell).released for cell in cells)
 
 
+def answers(monkeypatch: pytest.MonkeyPatch, state: str) -> list[list[str]]:
+    """Slurm's commands, answered: squeue says `state`, scontrol obeys."""
+    calls = []
+
+    def run(command, **kwargs):
+        calls.append(command)
+        return subprocess.CompletedProcess(command, 0, f"{state}\n", "")
+
+    monkeypatch.setattr(slurm_job.subprocess, "run", run)
+    monkeypatch.setenv("SLURM_JOB_ID", "41")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    return calls
+
+
+def rank_zero(monkeypatch: pytest.MonkeyPatch, sweep_dir: Path, work) -> int:
+    """Rank 0's part of a job of two ranks, with `work(ranks, stop)` for the worker's."""
+    from chinchilla.sweep import ranked
+    from chinchilla.train.ranks import Ranks
+
+    asked = {"sweep_dir": str(sweep_dir), "data_dir": str(sweep_dir), "threads": 1, "shape": None}
+    monkeypatch.setattr(ranked, "slurm_settings", lambda environment: {})
+    monkeypatch.setattr(ranked, "join", lambda *a, **k: Ranks())
+    monkeypatch.setattr(ranked, "work", lambda ranks, s, d, stop, **k: work(ranks, stop))
+    return slurm_job._one_rank(asked)
+
+
+@pytest.mark.parametrize(("state", "n_requeues"), [("RUNNING", 1), ("COMPLETING", 0)])
+def test_a_job_of_which_another_rank_was_told_to_stop_returns_unless_it_is_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, n_requeues: int
+):
+    make_sweep(tmp_path, make_specs(1))
+    calls = answers(monkeypatch, state)
+    requeued = []
+    monkeypatch.setattr(slurm_job, "requeue", lambda stop: requeued.append(1))
+
+    def work(ranks, stop: Stop) -> int:
+        stop.requested = True  # as ranked does for another rank; no signal was seen here
+        return 75
+
+    assert rank_zero(monkeypatch, tmp_path, work) == 75
+    assert requeued == [1] * n_requeues
+    assert calls[0][0] == "squeue"
+
+
+def test_a_job_that_lost_a_rank_is_back_in_the_queue_before_anything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """srun ends rank 0 too, after Slurm's KillWait: what comes later may not come at all."""
+    make_sweep(tmp_path, make_specs(1))
+    calls = answers(monkeypatch, "RUNNING")
+
+    def work(ranks, stop: Stop) -> int:
+        ranks.on_lost()
+        assert calls[-1] == ["scontrol", "requeue", "41"]
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 75
+
+    with pytest.raises(SystemExit) as left:
+        rank_zero(monkeypatch, tmp_path, work)
+    assert left.value.code == 75
+    assert [c[0] for c in calls] == ["squeue", "scontrol"], "asked once"
+
+
+def test_a_job_that_can_train_nothing_here_does_not_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It would find the same disk, or the same data, again and again."""
+    make_sweep(tmp_path, make_specs(1))
+    calls = answers(monkeypatch, "RUNNING")
+    with pytest.raises(RuntimeError, match="no run can be trained here"):
+        rank_zero(monkeypatch, tmp_path, lambda ranks, stop: 1)
+    assert calls == []
+
+
 @pytest.mark.parametrize(("timeout_min", "codes"), [(1e-6, [75, 75]), (600.0, [0, 0])])
 def test_a_job_whose_time_is_too_short_for_what_is_left_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout_min: float, codes: list[int]
