@@ -7,6 +7,7 @@ Hydra nor torch.
 """
 
 import dataclasses
+import errno
 import functools
 import inspect
 import math
@@ -78,10 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (what is left to flush goes there)
         return 0
     except OSError as error:
-        print(
-            f"chinchilla: {error.strerror or error}: {error.filename or ''}".rstrip(": "),
-            file=sys.stderr,
-        )
+        print(f"chinchilla: {one_line(_told(error))}", file=sys.stderr)
         return 2
     except MemoryError as error:
         why = str(error).partition("\n")[0] or "no more to be had"
@@ -93,6 +91,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("chinchilla: interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
+
+
+_OS_ADVICE = {
+    errno.ENOSPC: "Make room on that disk",
+    errno.EDQUOT: "Make room within the quota",
+    errno.EROFS: "Choose a folder that can be written to",
+    errno.EACCES: "Ask for permission, or choose another path",
+    errno.EPERM: "Ask for permission, or choose another path",
+    errno.EISDIR: "A file belongs there: move the folder away or choose another path",
+    errno.ENOTDIR: "A folder belongs there: move the file away or choose another path",
+    errno.EEXIST: "Move what is there away or choose another path",
+    errno.ENOTEMPTY: "Move what is there away or choose another path",
+    errno.ENOENT: "Check the path",
+    errno.ENAMETOOLONG: "Choose a shorter path",
+    errno.EMFILE: "Raise the limit on open files (ulimit -n)",
+}
+
+
+def _told(error: OSError) -> Exception:
+    """What the system refused, for which file, and what to do about it."""
+    said = f"{error.strerror or error}"
+    if error.filename:
+        said += f": {error.filename}"
+    advice = _OS_ADVICE.get(error.errno or 0, "See to that")
+    return Exception(f"{said}. {advice}, and run the same command again.")
 
 
 def _run(command: str, rest: list[str]) -> int:

@@ -306,11 +306,17 @@ def save_plan(specs: list[RunSpec], path: Path) -> None:
         f.writelines(json.dumps(s.to_dict(), allow_nan=False) + "\n" for s in specs)
 
 
+_PLAN_ADVICE = (
+    "If it is damaged, move it away and give the same sweep command again: the plan is written anew, "
+    "and runs that were trained are kept."
+)
+
+
 def load_plan(path: Path) -> list[RunSpec]:
     """Read plan.jsonl.
 
     Raises:
-        InputError: missing, not JSON lines, another schema.
+        InputError: missing, not JSON lines, without runs, another schema.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -323,7 +329,9 @@ def load_plan(path: Path) -> list[RunSpec]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path} line {i} is not JSON ({error}).") from None
+            raise InputError(f"{path} line {i} is not JSON ({error}). {_PLAN_ADVICE}") from None
         spec = RunSpec.from_dict(value, f"{path} line {i}")
         specs[spec.run_id] = spec
+    if not specs:
+        raise InputError(f"plan {path} has no runs in it. {_PLAN_ADVICE}")
     return list(specs.values())

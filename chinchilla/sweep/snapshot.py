@@ -89,9 +89,10 @@ def record_launch(sweep_dir: Path, kind: str) -> str:
         kind: cluster.kind.
 
     Returns:
-        A line to say when the launch before it ran other code; else nothing.
+        What to say: that the launch before it ran other code, that it planned more; else nothing.
     """
     path, code = sweep_dir / "launches.jsonl", code_here()
+    n_runs, n_before = n_planned(sweep_dir), n_launched(sweep_dir)
     before = launched_codes(sweep_dir)
     line = {
         "utc": utc_now(),
@@ -100,30 +101,66 @@ def record_launch(sweep_dir: Path, kind: str) -> str:
         "kind": kind,
         "code": code.to_dict(),
         "label": code.label,
+        "n_runs": n_runs,
     }
     text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     write_text(path, text + json.dumps(line) + "\n")
-    if not before or before[-1] == code.label:
-        return ""
+    notes = []
+    if before and before[-1] != code.label:
+        notes.append(
+            f"note: this sweep was launched with code {before[-1]} before, and now with "
+            f"{code.label}: its runs may not all be trained by the same."
+        )
+    if n_runs < n_before:
+        notes.append(f"note: {fewer_runs(n_runs, n_before)}")
+    return "\n".join(notes)
+
+
+def fewer_runs(n_runs: int, n_before: int) -> str:
+    """What to say of a plan that has become shorter, as one that was cut does."""
     return (
-        f"note: this sweep was launched with code {before[-1]} before, and now with {code.label}: "
-        "its runs may not all be trained by the same."
+        f"plan.jsonl has {n_runs} runs, and had {n_before} at the newest launch: if it was cut, "
+        "launch again with all that was planned. Runs that were trained are kept."
     )
+
+
+def n_planned(sweep_dir: Path) -> int:
+    """Lines of the plan, each once; 0 without one."""
+    try:
+        return len(set((sweep_dir / "plan.jsonl").read_bytes().splitlines()))
+    except OSError:
+        return 0
+
+
+def n_launched(sweep_dir: Path) -> int:
+    """Runs that the plan had at the newest launch; 0 where it did not say."""
+    found = _launches(sweep_dir)
+    n = found[-1].get("n_runs", 0) if found else 0
+    return n if type(n) is int else 0
 
 
 def launched_codes(sweep_dir: Path) -> list[str]:
     """Labels of the codes that the sweep was launched with, each once, the last one last."""
+    labels: dict[str, None] = {}
+    for launch in _launches(sweep_dir):
+        if isinstance(label := launch.get("label"), str):
+            labels.pop(label, None)
+            labels[label] = None
+    return list(labels)
+
+
+def _launches(sweep_dir: Path) -> list[dict[str, Any]]:
+    """The records of the launches, oldest first. Notes for people: a damaged line stops nothing."""
     try:
         lines = (sweep_dir / "launches.jsonl").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return []
-    labels: dict[str, None] = {}
+    found = []
     for line in lines.splitlines():
         try:
-            label = json.loads(line)["label"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            continue  # a note for people: a damaged line stops nothing
-        if isinstance(label, str):
-            labels.pop(label, None)
-            labels[label] = None
-    return list(labels)
+            value = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found

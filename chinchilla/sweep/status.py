@@ -25,7 +25,7 @@ from chinchilla.sweep.cells import (
     read_progress,
 )
 from chinchilla.sweep.claims import file_system_now, look
-from chinchilla.sweep.snapshot import launched_codes
+from chinchilla.sweep.snapshot import fewer_runs, launched_codes, n_launched, n_planned
 from chinchilla.sweep.submissions import InQueue
 
 if TYPE_CHECKING:
@@ -67,11 +67,13 @@ class SweepStatus:
     sweep: str
     counts: dict[str, int]
     rows: list[CellRow]
-    flops_done: float  # of runs that are over, all of theirs: nothing is left to do there
+    flops_done: float  # all of a run's that has finished or diverged, none of one that has failed
     flops_total: float
     n_workers: int  # live claims
     seconds_left: float | None  # None when nobody works or no rate is known yet
     codes: list[str]  # labels of the codes it was launched with, the last one last
+    n_launched: int = 0  # runs that the plan had at the newest launch; 0 if not recorded
+    n_planned: int = 0  # runs that it has now
 
     @property
     def done(self) -> int:
@@ -122,12 +124,21 @@ def sweep_status(
         sweep=specs[0].sweep if specs else sweep_dir.name,
         counts={state: counted[state] for state in STATES},
         rows=rows,
-        flops_done=sum(row.flops if row.state in DONE else row.flops_done for row in rows),
+        flops_done=sum(map(_flops_behind, rows)),
         flops_total=sum(row.flops for row in rows),
         n_workers=counted["running"],
         seconds_left=_seconds_left(rows),
         codes=launched_codes(sweep_dir),
+        n_launched=n_launched(sweep_dir),
+        n_planned=n_planned(sweep_dir),
     )
+
+
+def _flops_behind(row: CellRow) -> float:
+    """FLOPs of a run that need not be spent any more; one that failed will be tried again."""
+    if row.state in DONE:
+        return 0.0 if row.state == "failed" else row.flops
+    return row.flops_done
 
 
 def _row(spec: RunSpec, cell: Path, now: float, measured: bool = True) -> CellRow:
@@ -320,6 +331,8 @@ def render_status(status: SweepStatus, queue: InQueue | None = None, most: int =
         lines.insert(0, f"{len(shown)} of {len(status.rows)} runs shown; rows=0 shows all")
     if queue is not None:
         lines.append(queue.line)
+    if status.n_planned < status.n_launched:
+        lines.append(f"warning: {fewer_runs(status.n_planned, status.n_launched)}")
     if len(status.codes) > 1:
         lines.append(f"launched with different code: {', '.join(status.codes)} (the last)")
     return Group(table, *map(Text, lines))

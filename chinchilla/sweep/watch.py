@@ -41,7 +41,7 @@ def watch(
     out: TextIO | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> SweepStatus:
-    """Show a sweep every `interval_seconds` until its runs are over.
+    """Show a sweep every `interval_seconds` until its runs are over, or none of its jobs is left.
 
     Args:
         sweep_dir: the sweep's folder.
@@ -62,12 +62,15 @@ def watch(
         from rich.live import Live
 
         with Live(console=console, auto_refresh=False) as live:
-            return _look_until_over(
+            status = _look_until_over(
                 sweep_dir,
                 interval_seconds,
                 sleep,
                 lambda status, queue: live.update(render_status(status, queue, rows), refresh=True),
             )
+        if words := _last_words(status):
+            console.print(words)
+        return status
     out = sys.stdout if out is None else out
     said = [""]
 
@@ -88,6 +91,8 @@ def watch(
     status = _look_until_over(sweep_dir, interval_seconds, sleep, line)
     if not as_json:
         print(summary_line(status), file=out, flush=True)
+        if words := _last_words(status):
+            print(words, file=out, flush=True)
     return status
 
 
@@ -98,9 +103,24 @@ def _look_until_over(
     show: Callable[[SweepStatus, InQueue | None], None],
 ) -> SweepStatus:
     known: dict[str, CellRow] = {}
+    n_deserted = 0
     while True:
-        status = sweep_status(sweep_dir, known)
-        show(status, in_queue(sweep_dir))
-        if is_over(status):
+        status, queue = sweep_status(sweep_dir, known), in_queue(sweep_dir)
+        show(status, queue)
+        nobody = queue is not None and not queue.unknown and not queue.jobs and not status.n_workers
+        # Twice: a job that puts itself back into the queue is out of it for a moment.
+        n_deserted = n_deserted + 1 if nobody else 0
+        if is_over(status) or n_deserted == 2:
             return status
         sleep(interval_seconds)
+
+
+def _last_words(status: SweepStatus) -> str:
+    """What to say of a sweep that was left before it was over; "" of one that is."""
+    if is_over(status):
+        return ""
+    n = len(status.rows) - status.done
+    return (
+        f"no job of this sweep is left, and {n} run{' is' if n == 1 else 's are'} not over: "
+        "the same sweep command goes on from there."
+    )

@@ -598,3 +598,25 @@ def test_paths_may_have_letters_of_any_alphabet(tmp_path):
     out = tmp_path / "r\u00e9p \u65e5" / "plan.jsonl"
     assert cli.main(["plan", "grid=demo", "grid.vocab_size=512", "recipe=demo", f"out={out}"]) == 0
     assert out.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "parts"),
+    [
+        (OSError(28, "No space left on device"), ["No space left on device. Make room"]),
+        (OSError(21, "Is a directory", "a/runtime.json"), ["a/runtime.json", "move the folder"]),
+        (OSError("odd"), ["odd."]),
+    ],
+)
+def test_what_the_system_refuses_is_said_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, capsys, error: OSError, parts: list[str]
+):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr("chinchilla.cli._run", fail)
+    assert cli.main(["status"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    for part in (*parts, "run the same command again."):
+        assert part in said

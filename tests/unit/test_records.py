@@ -86,7 +86,7 @@ def test_a_spec_keeps_its_run_id_through_json(spec):
 
 
 @same_folder
-@given(plan=st.lists(specs, max_size=5, unique_by=lambda spec: spec.run_id))
+@given(plan=st.lists(specs, min_size=1, max_size=5, unique_by=lambda spec: spec.run_id))
 def test_a_plan_survives_its_file(tmp_path, plan):
     save_plan(plan, tmp_path / "plan.jsonl")
     assert load_plan(tmp_path / "plan.jsonl") == plan

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from sweep_fakes import command, fake_train, make_specs
 
+from chinchilla.cli import main
 from chinchilla.sweep import snapshot
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.snapshot import Code, code_here, code_of, launched_codes
@@ -96,3 +97,41 @@ def test_damaged_lines_stop_nothing(tmp_path: Path):
     launch(command(), make_specs(1), tmp_path, tmp_path, train=fake_train)
     assert path.read_text().endswith(whole.splitlines()[-1].partition('"kind"')[2] + "\n")
     assert launched_codes(tmp_path) == [code_here().label]
+
+
+def test_a_plan_that_was_cut_is_told_from_a_smaller_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    specs = make_specs(3)
+    launch(command(), specs, tmp_path, tmp_path, train=fake_train)
+    plan = tmp_path / "plan.jsonl"
+    whole = plan.read_text()
+    plan.write_text("".join(whole.splitlines(keepends=True)[:2]))
+    capsys.readouterr()
+    assert main(["status", f"sweep_dir={tmp_path}"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "warning: plan.jsonl has 2 runs, and had 3 at the newest launch" in said
+    launch(command(), specs[:2], tmp_path, tmp_path, train=fake_train)
+    assert "plan.jsonl has 2 runs, and had 3" in capsys.readouterr().err
+    launch(command(), specs, tmp_path, tmp_path, train=fake_train)
+    assert "had" not in capsys.readouterr().err
+    assert main(["status", f"sweep_dir={tmp_path}"]) == 0
+    assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", "\n", '{"a'])
+def test_a_plan_without_runs_is_refused_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+):
+    specs = make_specs(1)
+    launch(command(), specs, tmp_path, tmp_path, train=fake_train)
+    plan = tmp_path / "plan.jsonl"
+    plan.write_text(text)
+    for word in ("status", "cancel", "logs", "retry"):
+        capsys.readouterr()
+        assert main([word, f"sweep_dir={tmp_path}"]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "move it away and give the same sweep command again" in said
+    plan.unlink()
+    assert launch(command(), specs, tmp_path, tmp_path, train=fake_train) == 0

@@ -40,7 +40,9 @@ def test_counts_and_time_left(mixed: Path):
     status = sweep_status(mixed)
     assert status.counts == {"finished": 1, "running": 1, "waiting": 2, "diverged": 1, "failed": 1}
     assert (status.done, status.n_workers) == (3, 1)
-    assert status.fraction == pytest.approx(4 / 6)  # 3 over, 2 halves
+    assert status.fraction == pytest.approx(
+        3 / 6
+    )  # 2 over, 2 halves; the failed one is tried again
     # 2 runs' worth are left for one worker that takes 10 s for each.
     assert status.seconds_left == pytest.approx(20.0)
     running, stopped = status.rows[3], status.rows[4]
@@ -50,7 +52,7 @@ def test_counts_and_time_left(mixed: Path):
 
 def test_the_line_and_the_table(mixed: Path):
     status = sweep_status(mixed)
-    line = "3/6 cells, 67% of FLOPs, 0:20 left, 1 running, 1 diverged, 1 failed"
+    line = "3/6 cells, 50% of FLOPs, 0:20 left, 1 running, 1 diverged, 1 failed"
     assert summary_line(status) == line
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(render_status(status))

@@ -110,6 +110,32 @@ def test_watching_without_a_terminal_says_each_change_once_and_ends(tmp_path: Pa
     assert lines[-1].startswith("3/3 cells")
 
 
+def test_watching_ends_where_no_job_is_left(tmp_path: Path, fake: FakeSlurm):
+    """A sweep that was cancelled: said once, after a second look; a requeued job is waited for."""
+    sweep, out = tmp_path / "sweep", io.StringIO()
+    launch(on_slurm(), make_specs(9), sweep, tmp_path)
+    rows, naps = fake.jobs(), []
+
+    def sleep(seconds: float) -> None:
+        naps.append(seconds)
+        fake.set_jobs(rows if len(naps) == 2 else [])
+
+    last = watch(sweep, 1.0, out=out, sleep=sleep)
+    assert (last.done, len(naps)) == (0, 4)
+    said = out.getvalue()
+    assert said.count("no job of this sweep is left, and 9 runs are not over") == 1
+    (fake.folder / "squeue_fails").write_text("away")
+    naps.clear()
+
+    def finish_all(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 3:
+            for spec in make_specs(9):
+                finish(sweep, spec)
+
+    assert watch(sweep, 1.0, out=out, sleep=finish_all).done == 9, "an unknown queue is not empty"
+
+
 def test_watching_as_json_gives_an_object_a_line(tmp_path: Path, capsys):
     specs = make_specs(2)
     sweep = make_sweep(tmp_path, specs)
