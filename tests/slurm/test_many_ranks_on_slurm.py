@@ -122,16 +122,19 @@ def test_ranks_that_are_interrupted_return_by_themselves(sweep: Sweep, four_here
     assert_same(sweep, four_here, n_interrupted=2)
 
 
-def test_a_rank_that_is_killed_ends_the_job_and_a_launch_goes_on(sweep: Sweep, four_here: Sweep):
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_a_job_of_which_another_rank_is_killed_or_told_to_stop_returns_by_itself(
+    sweep: Sweep, four_here: Sweep, signum: int
+):
+    """srun ends rank 0 soon after the killed one: it has asked for the requeue by then."""
     [job] = sweep.launch_on_slurm(*TWO_BY_TWO)["job_ids"]
     wait_until(sweep.running, 100)
     [pid] = [p.name for p in Path("/proc").iterdir() if is_rank(p, job, "3")]
-    os.kill(int(pid), signal.SIGKILL)
-    wait_until(lambda: job not in {i.split("_")[0] for i in queue()}, 60)
-    assert len(sweep.results()) < N_RUNS
-    sweep.launch_on_slurm(*TWO_BY_TWO)
+    os.kill(int(pid), signum)
+    wait_until(lambda: restarts(job) == 1, 60)
     sweep.wait_for_the_end()
     assert_same(sweep, four_here, n_interrupted=1)
+    assert not list(sweep.folder.glob("cells/*/attempts/*"))
 
 
 def is_rank(process: Path, job: str, rank: str) -> bool:
