@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from chinchilla import config
-from chinchilla.commands.preparing import use_record
 from chinchilla.commands.shared import print_json
-from chinchilla.commands.training import derived, planned
 from chinchilla.errors import Refusal
 from chinchilla.files import writable_dir
 from chinchilla.records import RunSpec, load_plan
-from chinchilla.show import console, show_plan
+from chinchilla.show import console
 
 if TYPE_CHECKING:
     from chinchilla.sweep.estimate import Estimate
@@ -23,7 +21,10 @@ if TYPE_CHECKING:
 
 def sweep(command: config.SweepCommand) -> int:
     """Plan, show the cost, then train every cell that has no result yet."""
+    from chinchilla.commands.preparing import use_record
+    from chinchilla.commands.training import derived, planned
     from chinchilla.plan import check_comparable, check_same_recipe
+    from chinchilla.show import show_plan
     from chinchilla.sweep.cells import clean_sweep
     from chinchilla.sweep.estimate import check_gpu_hours, estimate
     from chinchilla.sweep.launch import launch
