@@ -82,6 +82,7 @@ def test_condition_numbers_in_windows_of_tokens_per_parameter(all_240, low, high
     assert found["raw_scaled"] == pytest.approx(raw_scaled, abs=0.5)
 
 
+@pytest.mark.slow
 def test_the_sizes_of_table_a9_are_counted(all_245):
     """43 of the 50; N was read from a figure, so no two runs have quite the same."""
     item = identifiability(all_245)

@@ -129,6 +129,7 @@ def test_a_fit_answers_with_intervals_of_its_loss(say, fits):
 
 
 @pytest.mark.parametrize("objective", ["lad", "least_squares"])
+@pytest.mark.slow
 def test_a_fit_by_another_objective_answers_too(say, fits, objective):
     words = f"approaches=parametric n_bootstrap=40 objective={objective}"
     assert say(f"fit observations=runs.csv out_dir=other {words}").code == 0

@@ -142,6 +142,7 @@ CONFIG = {
 
 
 @pytest.mark.parametrize("words", CONFIG.values(), ids=CONFIG)
+@pytest.mark.slow
 def test_config(tmp_path: Path, capsys, monkeypatch, words: list[str]):
     monkeypatch.chdir(tmp_path)
     only_line(capsys, main(words))
@@ -235,6 +236,7 @@ PLANS: dict[str, Callable[[dict[str, Any]], Any]] = {
 
 
 @pytest.mark.parametrize("change", PLANS.values(), ids=PLANS)
+@pytest.mark.slow
 def test_plans(world: Path, capsys, change):
     path = world / "sweep" / "plan.jsonl"
     first, second = path.read_text().splitlines()
@@ -349,6 +351,7 @@ MANIFESTS: dict[str, tuple[tuple[str, ...], Any]] = {
 
 @pytest.mark.parametrize("rehash", [False, True], ids=["as it is", "with a data_id that agrees"])
 @pytest.mark.parametrize(("keys", "value"), MANIFESTS.values(), ids=MANIFESTS)
+@pytest.mark.slow
 def test_token_manifests(world: Path, capsys, keys, value, rehash: bool):
     path = world / "data" / "manifest.json"
     edited(path, *keys, to=value)
@@ -428,6 +431,7 @@ LEDGER_CASES = [(file, value) for file, values in LEDGER.items() for value in va
 
 
 @pytest.mark.parametrize(("file", "value"), LEDGER_CASES, ids=lambda x: str(x)[:40])
+@pytest.mark.slow
 def test_what_workers_leave(world: Path, capsys, file: str, value: Any):
     cell = world / "sweep" / "cells" / SPEC.run_id
     (cell / "result.json").unlink()

@@ -32,6 +32,7 @@ def sweep_dir(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "{}", "3", "null", '"text"', '{"shape": 3}', "NaN"]
 )
+@pytest.mark.slow
 def test_a_submission_that_cannot_be_read(sweep_dir: Path, capsys, file: str, text: str):
     """Nothing is cancelled, nothing submitted: it is not known what is in the queue."""
     folder = sweep_dir / "submitit" / "0123abcd"

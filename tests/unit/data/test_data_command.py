@@ -89,6 +89,7 @@ def test_a_dry_run_shows_them_too(world, capsys):
     assert [s["name"] for s in json.loads(capsys.readouterr().out)["sources"]] == ["common", "rare"]
 
 
+@pytest.mark.slow
 def test_a_run_records_what_it_repeated(world, capsys):
     assert main([
         "train", "model.d_model=16", "model.kv_size=8", "model.n_layers=1", "model.seq_len=32",

@@ -91,6 +91,7 @@ def test_there_are_enough_points_of_every_kind(whole):
 
 
 @pytest.mark.parametrize("point", range(POINTS))
+@pytest.mark.slow
 def test_killed_anywhere_and_run_again_gives_the_same_bytes(whole, tmp_path, point):
     calls, expected = whole
     die_at = 1 + point * (len(calls) - 1) // (POINTS - 1)

@@ -61,6 +61,7 @@ def test_difficult_text_comes_back(algorithm, text):
 
 @settings(max_examples=300, deadline=None)
 @given(st.text() | st.text(alphabet=" \n\t\r▁a\0é👍"))
+@pytest.mark.slow
 def test_any_text_comes_back(text):
     assert tokenizer("bpe").decode(tokenizer("bpe").encode(text)) == text
 

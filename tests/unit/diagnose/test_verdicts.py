@@ -172,6 +172,7 @@ def test_the_drop_path_drops_by_loss_and_by_residual(isoflop_runs, n_noise):
     assert values["highest_loss"][0]["z"] == 0
 
 
+@pytest.mark.slow
 def test_a_law_that_changes_at_small_models_shows_in_the_windows(isoflop_runs, n_noise):
     """Models under a size lose 4% that no law knows of: windows of N disagree by many deviations."""
     obs = isoflop_runs(BUDGETS, noise=n_noise, seed=7, half_width=8)
@@ -281,6 +282,7 @@ def test_approach_2_on_a_law_is_approach_2_on_its_losses(isoflop_runs):
         assert row["N_measured"] > 1.005 * row["N_opt_of_law"]
 
 
+@pytest.mark.slow
 def test_profiles_that_the_law_cannot_follow_are_a_misfit(observe):
     """Bottoms on a curve: a law's bottoms lie on a line."""
     obs = bent_runs(observe, -0.03)

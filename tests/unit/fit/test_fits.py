@@ -140,6 +140,7 @@ def test_an_edit_that_no_fit_could_have_found_is_refused_in_one_line(edited, pat
         (("command",), {}),
     ],
 )
+@pytest.mark.slow
 def test_an_edit_that_decides_no_number_leaves_answers_as_they_were(
     edited, folder, capsys, path, value
 ):

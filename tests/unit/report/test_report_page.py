@@ -88,6 +88,7 @@ def test_predictions_mark_what_lies_beyond_the_runs(report: Path):
     assert any(">1e13<" in r and "covered" in r for r in rows)
 
 
+@pytest.mark.slow
 def test_figures_are_png_and_svg_and_the_same_bytes_again(world, report: Path, tmp_path: Path):
     again = write_report(tmp_path, **world.report_inputs())
     for name in FIGURES:
@@ -100,6 +101,7 @@ def test_figures_are_png_and_svg_and_the_same_bytes_again(world, report: Path, t
     assert base64.b64encode(svg) in again.read_bytes()
 
 
+@pytest.mark.slow
 def test_fits_of_a_csv_make_a_page_without_runs_or_curves(world, tmp_path: Path):
     inputs = world.report_inputs() | {"results": [], "curves": {}, "curve_obs": None, "meta": {}}
     (tmp_path / "figures").mkdir()
@@ -111,6 +113,7 @@ def test_fits_of_a_csv_make_a_page_without_runs_or_curves(world, tmp_path: Path)
     assert left == {f"{name}.{s}" for name in FIGURES[1:] for s in ("png", "svg")}
 
 
+@pytest.mark.slow
 def test_a_refused_approach_is_named_with_its_reason(world, tmp_path: Path):
     kept = {"parametric": world.frontiers["parametric"]}
     reason = "approach 2 needs two budgets with a bottom and has 1 of 4."

@@ -115,6 +115,7 @@ def test_a_folder_without_a_sweep_is_said(tmp_path: Path, capsys):
     ["", "{", "[]", '{"user": "a\\u0000b"}', '{"user": ""}', '{"user": 3}', '{"user": "a"'],
 )
 @pytest.mark.parametrize("name", ["intention.json", "job.json"])
+@pytest.mark.slow
 def test_a_damaged_note_of_a_submission_is_named_with_what_to_do(
     tmp_path: Path, fake: FakeSlurm, capsys, name: str, text: str
 ):

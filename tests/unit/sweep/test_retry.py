@@ -54,6 +54,7 @@ def test_failed_runs_are_trainable_again_and_what_they_left_is_kept(sweep: Path,
     assert say(capsys, sweep)[1].startswith("no runs will be trained again")
 
 
+@pytest.mark.slow
 def test_a_diverged_run_starts_anew_when_it_is_asked_for(sweep: Path, capsys):
     cell = cell_of(sweep, NAN)
     code, out = say(capsys, sweep, f"runs=[{NAN.run_id}]")
@@ -83,6 +84,7 @@ def test_a_diverged_run_starts_anew_when_it_is_asked_for(sweep: Path, capsys):
         (FINE.run_id + "x", ["no run begins so", "Did you mean"]),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_retried_is_said(sweep: Path, capsys, runs: str, parts: list[str]):
     code, out = say(capsys, sweep, f"runs=[{BAD.run_id},{runs}]")
     assert code == 2
@@ -139,6 +141,7 @@ def test_a_death_on_the_way_loses_nothing(sweep: Path, monkeypatch: pytest.Monke
         lambda t: t.replace(',\n "schema": 1', ""),
     ],
 )
+@pytest.mark.slow
 def test_a_result_that_is_json_and_no_result_is_damaged_and_trained_again(
     sweep: Path, capsys, text
 ):
@@ -155,6 +158,7 @@ def test_a_result_that_is_json_and_no_result_is_damaged_and_trained_again(
 
 
 @pytest.mark.parametrize("whose", ["result", "spec"])
+@pytest.mark.slow
 def test_a_result_of_another_version_is_never_put_aside(sweep: Path, capsys, whose: str):
     path = cell_of(sweep, BAD) / "result.json"
     value = json.loads(path.read_text())

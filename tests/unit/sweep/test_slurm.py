@@ -229,6 +229,7 @@ def test_two_launchers_at_once_submit_each_worker_once(tmp_path: Path, fake: Fak
 
 
 @pytest.mark.parametrize("last", [30, 45, 50, 55])
+@pytest.mark.slow
 def test_a_launcher_killed_anywhere_leaves_nothing_twice(
     tmp_path: Path, fake: FakeSlurm, last: int
 ):

@@ -49,6 +49,7 @@ def test_a_job_requeues_its_own_element_only(monkeypatch: pytest.MonkeyPatch, co
         (signal.SIGTERM, "", False),  # squeue fails
     ],
 )
+@pytest.mark.slow
 def test_a_job_returns_when_it_is_meant_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int, state: str, returns: bool
 ):

@@ -74,6 +74,7 @@ def test_a_killed_workers_run_is_taken_over_and_finished(tmp_path: Path):
     assert not (cell / "attempts").exists()  # it had made progress: nobody's error
 
 
+@pytest.mark.slow
 def test_a_run_that_kills_its_workers_without_progress_is_given_up(tmp_path: Path):
     [spec] = make_specs(1, DIES)
     cell = cell_of(make_sweep(tmp_path, [spec]), spec)

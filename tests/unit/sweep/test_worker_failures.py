@@ -138,6 +138,7 @@ def test_three_workers_that_cannot_read_the_data_give_a_run_up(tmp_path: Path, s
     assert result.reason == "DataError: shard x has other contents"
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_read_the_data_gives_no_run_up_and_goes(tmp_path: Path):
     """As on a node with a bad copy of it: the runs are left to workers elsewhere."""
     specs = make_specs(3)
@@ -177,6 +178,7 @@ NO_ROOM = [errno.ENOSPC, errno.EDQUOT, errno.EROFS]
 
 
 @pytest.mark.parametrize("number", NO_ROOM)
+@pytest.mark.slow
 def test_a_full_disk_stops_the_worker_and_costs_no_run_anything(tmp_path: Path, number: int):
     specs = make_specs(3)
     cells = [cell_of(make_sweep(tmp_path, specs), s) for s in specs]
@@ -231,6 +233,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_in_a_line(
 # Other ranks
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_gone_is_no_attempt_but_a_way_to_be_cut_off(
     tmp_path: Path, spec, cell: Path
 ):
@@ -245,6 +248,7 @@ def test_a_rank_that_is_gone_is_no_attempt_but_a_way_to_be_cut_off(
     assert "rank 1 of 2 on n2" in result.reason
 
 
+@pytest.mark.slow
 def test_a_rank_may_be_lost_for_ever_while_something_is_saved(tmp_path: Path, spec, cell: Path):
     for step in range(4 * MAX_STALLS):
         (cell / "checkpoints" / f"step-{step + 1:08d}").mkdir(parents=True)
@@ -348,6 +352,7 @@ def test_another_runs_trouble_leaves_the_micro_batch_alone(tmp_path: Path):
     assert sorted(used) == [8, 16, 16]
 
 
+@pytest.mark.slow
 def test_errors_and_memory_have_budgets_of_their_own(tmp_path: Path, cell: Path):
     calls: list[int] = []
     tight = needs(1, [])
@@ -469,6 +474,7 @@ def test_an_error_is_no_preemption(tmp_path: Path, spec, cell: Path):
     assert latest(cell).stalls == MAX_STALLS - 1
 
 
+@pytest.mark.slow
 def test_a_run_that_kills_its_workers_is_lost_after_five(tmp_path: Path):
     [spec] = make_specs(1, DIES)
     cell = cell_of(make_sweep(tmp_path, [spec]), spec)

@@ -163,6 +163,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_write_that_the_system_cuts_short_is_said_the_same_way(tmp_path: Path):
     """A real failing write, inside safetensors, in the middle of a file: a limit of 20,000 bytes."""
     saved(tmp_path, 10, 20)
@@ -196,6 +197,7 @@ assert_is(load_checkpoint(folder, SPEC)[0], 20)
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_really_full_leaves_the_old_one(tmp_path: Path):
     """On a disk of 256 KiB, in a mount namespace of its own."""
     (tmp_path / "code.py").write_text(PRELUDE + FULL)

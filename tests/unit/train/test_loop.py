@@ -205,6 +205,7 @@ def newest_step(cell: Path) -> int:
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_a_run_killed_at_random_moments_goes_on_as_if_it_never_was(
     whole, spec: RunSpec, data_dir: Path, tmp_path: Path, seed: int
 ):
