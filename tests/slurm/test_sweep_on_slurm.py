@@ -91,6 +91,8 @@ def test_a_node_dies(sweep: Sweep, reference: Sweep):
     victim = nodes[f"{job}_0"]
     slurm("node-kill", victim)
     try:
+        # A job that Slurm is about to requeue is COMPLETING for a moment, and counts as over.
+        wait_until(lambda: "COMPLETING" not in queue("%T"))
         said = sweep.launch_on_slurm(*WHOLE_NODES)
         assert (said["n_submitted"], said["n_earlier"]) == (0, 2)
         wait_until(lambda: restarts(f"{job}_0") == 1)

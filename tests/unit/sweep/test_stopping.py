@@ -64,7 +64,8 @@ def test_a_forked_helper_has_no_part_in_stopping(signum: int, ended_by: int):
 def test_a_warning_is_held_back_and_not_lost(signum: int):
     with stop_on_signals() as outer:
         with warnings_held():
-            os.kill(os.getpid(), signum)
+            # To this thread: the process may have others, and any of them would take it.
+            signal.pthread_kill(threading.get_ident(), signum)
             assert not outer
             with stop_on_signals() as stop:  # as the new program does, once it is there
                 assert stop.seen == {signum}
