@@ -49,7 +49,8 @@ def sweep_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words_of(data_dir: Path, folder: Path, *more: str) -> list[str]:
-    return ["sweep", *GRID, *RUNTIME, f"data_dir={data_dir}", f"sweep_dir={folder}", *more]
+    told = [*GRID, *RUNTIME, f"data_dir={data_dir}", f"sweep_dir={folder}", *more]
+    return ["sweep", *{word.partition("=")[0]: word for word in told}.values()]  # the last counts
 
 
 def sweep(data_dir: Path, folder: Path, *more: str) -> int:

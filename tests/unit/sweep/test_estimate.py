@@ -102,7 +102,8 @@ GRID = [
 
 def say(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
     capsys.readouterr()
-    code = main(["sweep", *GRID, *words])
+    last = {word.partition("=")[0]: word for word in (*GRID, *words)}
+    code = main(["sweep", *last.values()])
     return code, *capsys.readouterr()
 
 
