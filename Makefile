@@ -22,7 +22,7 @@ $(PINS): pyproject.toml constraints.txt
 demo: install ## data -> plan -> sweep -> fit -> report on the text that ships: about 5 minutes on 2 cores
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/reproduce_small.sh
 
-test: install ## the quick tests, under 4 minutes
+test: install ## the quick tests: about 6 minutes on 2 cores
 	$(BIN)/python -m pytest -m 'not slow and not gpu and not slurm'
 
 test-slow: install ## the tests that take minutes
@@ -34,7 +34,7 @@ torture: install ## kill, damage and race everything at full count: 10 minutes; 
 test-gpu: install ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-test-slurm: install ## the tests on a real Slurm, which they start and stop; about 8 minutes
+test-slurm: install ## the tests on a real Slurm, which they start and stop; about 12 minutes
 	$(BIN)/python -m pytest -m slurm
 
 slurm-up: ## a Slurm of four nodes on this machine; needs Debian's packages (slurm/README.md)
