@@ -17,7 +17,7 @@ import os
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # Before torch is there: its warnings about a peer that is gone are pages of C++ frames.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -27,13 +27,14 @@ from chinchilla.errors import DataError, InputError, one_line
 from chinchilla.records import RunResult, RunSpec
 from chinchilla.sweep.cells import load_runtime
 from chinchilla.sweep.choosing import job_time
+from chinchilla.sweep.machine import check_data
 from chinchilla.sweep.resources import PlannedWithin
 from chinchilla.sweep.stopping import Stop, stop_on_signals
-from chinchilla.sweep.worker import check_data, limit_threads, run_worker, worker_name
+from chinchilla.sweep.worker import limit_threads, run_worker, worker_name
 from chinchilla.train import train_run
 from chinchilla.train.ranks import PeerError, Ranks, join, slurm_settings
 
-__all__ = ["join", "main", "slurm_settings", "work"]
+__all__ = ["join", "leave", "main", "slurm_settings", "work"]
 log = logging.getLogger("chinchilla.sweep")
 
 
@@ -195,6 +196,18 @@ def _follow(ranks: Ranks, stop: Stop) -> None:
             # Otherwise all ranks met it, and rank 0 writes it down.
 
 
+def leave(code: int) -> NoReturn:
+    """End this process as it is.
+
+    A thread of gloo may still be letting go of the last message's tensors; where it meets an
+    interpreter that is being taken down, it aborts the process, whatever its exit code was to be.
+    """
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one rank as a process that torchrun started.
 
@@ -225,4 +238,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

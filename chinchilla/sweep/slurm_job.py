@@ -88,8 +88,8 @@ def _one_rank(asked: Mapping[str, Any]) -> int:
         code = ranked.work(ranks, sweep_dir, data_dir, stop, only=only, deadline=deadline)
         if ranks.rank:
             # 0 whatever happened: srun would kill rank 0 for a bad exit, before it has written down
-            # why and put the job back. (SystemExit: no result for submitit.)
-            sys.exit(0)
+            # why and put the job back. (And no result for submitit.)
+            ranked.leave(0)
         if any(is_back):
             _leave(stop)
         # Out of time, warned, or a rank failed: that used up one of a run's attempts, or it was cut
@@ -134,7 +134,7 @@ def _is_running() -> bool:
     command = ["squeue", "-h", "-j", job_name(), "-o", "%T"]
     try:
         done = subprocess.run(
-            command, env=clean_environment(), capture_output=True, text=True, timeout=20
+            command, env=clean_environment(), capture_output=True, errors="replace", timeout=20
         )
     except (OSError, subprocess.TimeoutExpired):
         return False

@@ -16,7 +16,6 @@ import gc
 import logging
 import math
 import os
-import shutil
 import socket
 import sys
 import time
@@ -46,6 +45,7 @@ from chinchilla.sweep.cells import (
 )
 from chinchilla.sweep.choosing import JobTime, Pace, in_order, job_time
 from chinchilla.sweep.claims import STALE_SECONDS, Claim, ClaimRecord, file_system_now, look, take
+from chinchilla.sweep.machine import check_data, no_room
 from chinchilla.sweep.resources import PlannedWithin
 from chinchilla.sweep.stopping import Stop, stop_on_signals, warnings_held
 
@@ -127,32 +127,9 @@ def run_worker(
     except OSError as error:
         if failure_kind(error) != "disk":
             raise
-        summary.unfit = _no_room(error, sweep_dir)
+        summary.unfit = no_room(error, sweep_dir)
     summary.stopped = bool(stop)
     return summary
-
-
-def check_data(sweep_dir: Path, data_dir: Path, only: Collection[str] | None = None) -> None:
-    """Prove, before anything is claimed, that this machine sees the tokens of the missing runs.
-
-    Raises:
-        DataError: it cannot open them, or they are others.
-    """
-    from chinchilla.data.tokens import TokenData
-
-    if not (planned := {s.data_id for s in missing_specs(sweep_dir, only)}):
-        return
-    try:
-        found = TokenData.open(data_dir).data_id
-    except DataError:
-        raise
-    except (OSError, ValueError) as error:
-        raise DataError(f"data_dir={data_dir} cannot be opened here ({error}).") from None
-    if found not in planned:
-        raise DataError(
-            f"the sweep's runs were planned on data {', '.join(sorted(planned))}, but {data_dir} "
-            f"holds {found}. Give the data_dir they were planned on."
-        )
 
 
 @dataclass
@@ -267,7 +244,7 @@ class _Worker:
             kind, reason = failure_kind(error), first_line(error)
             # What says that no run can be trained here must not be tried on one after the other.
             if kind in ("data", "disk"):
-                summary.unfit = _no_room(error, cell) if kind == "disk" else one_line(error)
+                summary.unfit = no_room(error, cell) if kind == "disk" else one_line(error)
             if kind in ("disk", "peer"):  # not the run's doing: its attempts are left to it
                 log.warning("%s: %s: %s", spec.run_id, kind, reason)
                 claim.release(reason, excused=kind == "disk")
@@ -346,17 +323,6 @@ def _failed(
     log.warning("%s is given up", spec.run_id)
     summary.failed.append(spec.run_id)
     return True
-
-
-def _no_room(error: Exception, near: Path) -> str:
-    """What to say of a disk that takes no more, with the bytes free where it was met."""
-    path = Path(getattr(error, "filename", None) or near)
-    there = next(p for p in (path, *path.absolute().parents) if p.exists())
-    free = shutil.disk_usage(there).free
-    return (
-        f"no room to write at {path}: {free:,} bytes free ({one_line(error)}). Nothing is lost: "
-        "make room, then launch again."
-    )
 
 
 def _free_memory() -> None:

@@ -323,7 +323,7 @@ def slurm_settings(environment: Mapping[str, str]) -> dict[str, str]:
     host = "127.0.0.1"
     if int(environment.get("SLURM_JOB_NUM_NODES", 1)) > 1:
         command = ["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, errors="replace", timeout=60)
         if done.returncode or not done.stdout.strip():
             raise PeerError(
                 f"scontrol does not say which nodes this job has: {done.stderr.strip()}"
