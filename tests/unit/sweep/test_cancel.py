@@ -8,21 +8,11 @@ from slurm_fakes import FakeSlurm, on_slurm
 from sweep_fakes import make_specs, make_sweep
 
 from chinchilla.cli import main
-from chinchilla.sweep import slurm, submissions
 from chinchilla.sweep.cells import cell_of
 from chinchilla.sweep.claims import take
 from chinchilla.sweep.launch import launch
 
 pytest.importorskip("submitit")
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    made = FakeSlurm(tmp_path / "slurm")
-    monkeypatch.setenv("PATH", made.path)
-    for module in (slurm, submissions):
-        monkeypatch.setattr(module, "SETTLE_SECONDS", 1.0)
-    return made
 
 
 def cancel(sweep: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:

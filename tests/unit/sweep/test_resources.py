@@ -14,7 +14,6 @@ from chinchilla.config import ClusterConfig, ResourceConfig
 from chinchilla.errors import InputError
 from chinchilla.records import RunSpec
 from chinchilla.shapes import ModelShape
-from chinchilla.sweep import slurm, submissions
 from chinchilla.sweep.cells import cell_of, missing_specs
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.resources import PlannedWithin, assign, shapes_of
@@ -39,15 +38,6 @@ def three(**more) -> list[ResourceConfig]:
         ResourceConfig(name="middle", up_to_params=MIDDLE, gpus_per_node=2, n_workers=1),
         ResourceConfig(name="large", nodes=2, ranks_per_node=2, gpus_per_node=2, **more),
     ]
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    made = FakeSlurm(tmp_path / "slurm")
-    monkeypatch.setenv("PATH", made.path)
-    for module in (slurm, submissions):
-        monkeypatch.setattr(module, "SETTLE_SECONDS", 1.0)
-    return made
 
 
 def test_every_run_falls_into_one_shape_and_the_longest_goes_first():

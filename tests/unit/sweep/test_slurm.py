@@ -11,20 +11,10 @@ from slurm_fakes import FakeSlurm, on_slurm
 from sweep_fakes import make_result, make_specs, make_sweep
 
 from chinchilla.errors import InputError
-from chinchilla.sweep import slurm, submissions
 from chinchilla.sweep.cells import cell_of
 from chinchilla.sweep.launch import launch
 
 pytest.importorskip("submitit")
-
-
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    made = FakeSlurm(tmp_path / "slurm")
-    monkeypatch.setenv("PATH", made.path)
-    for module in (slurm, submissions):
-        monkeypatch.setattr(module, "SETTLE_SECONDS", 1.0)
-    return made
 
 
 def test_the_script_says_what_was_asked(tmp_path: Path, fake: FakeSlurm, capsys):
