@@ -27,6 +27,7 @@ from chinchilla.shapes import ModelShape
 MIN_RUNS = 8  # of a part that is fitted: five parameters and something left to miss
 MIN_DISTINCT = 3  # sizes, and token counts, of a part
 LARGE_Z = 2.5  # a move this many times what a true law would show is a caution
+ROUNDING = 1e-5  # a standard error of a below this is no noise: a law fits its own losses so
 SAME_SIZE = 1e-3  # sizes closer than this in ln N are one size, read off a figure
 
 
@@ -155,10 +156,11 @@ class Case:
         """Standard error of a and where it comes from."""
         samples = self.fits.fitted["parametric"].N_opt.samples
         if samples:
-            return float(np.std(samples[1], ddof=1)), "bootstrap over runs"
+            return max(float(np.std(samples[1], ddof=1)), ROUNDING), "bootstrap over runs"
         r = self.residuals
         q = float(self._variance(np.ones((1, len(r)), bool))[0])
-        return float(np.sqrt(r @ r / len(r) * q)), "equal errors, no bootstrap in frontier.json"
+        se = max(float(np.sqrt(r @ r / len(r) * q)), ROUNDING)
+        return se, "equal errors, no bootstrap in frontier.json"
 
     @cached_property
     def residuals(self) -> np.ndarray:

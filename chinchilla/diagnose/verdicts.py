@@ -47,8 +47,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from chinchilla.diagnose import agreement, curvature, extrapolation, influence, recount
 from chinchilla.diagnose.case import Case, Finding
 from chinchilla.diagnose.identifiability import identifiability
@@ -61,11 +59,6 @@ from chinchilla.records import checked
 from chinchilla.shapes import ModelShape
 
 SCHEMA = 1
-EXACT = 1e-6  # largest log-residual below which no run can be said to move anything
-OF_MOVES = (  # items that judge moves against what noise would do
-    "leave_one_run_out", "leave_one_budget_out", "leave_one_size_out", "drop_path", "window_path",
-    "slopes_by_thirds", "quadratic_term", "largest_compute", "approach_2_against_3", "residuals",
-)  # fmt: skip
 FILE = "diagnostics.json"
 
 ITEMS: dict[str, Callable[[Case], Finding]] = {
@@ -165,17 +158,11 @@ def diagnose(
         )
     case = Case(obs, fits, C_star or 10 * float(obs.C.max()), n_bootstrap, seed, shapes or {})
     items = {}
-    exact = "parametric" in fits.fitted and bool(np.abs(case.residuals).max() < EXACT)
     for name, item in ITEMS.items():
         try:
             items[name] = item(case)
         except FitError as error:
             items[name] = Finding("unavailable", str(error), kind=error.kind)
-        if exact and name in OF_MOVES and items[name].verdict == "caution":
-            says = (
-                f"{items[name].says} But the law fits these runs exactly: such moves are rounding."
-            )
-            items[name] = dataclasses.replace(items[name], verdict="ok", says=says, do="")
     known: dict[str, Any] = {}
     if "parametric" in fits.fitted:
         known = {"a": case.a, "se_a": case.se_a[0], "se_from": case.se_a[1]}

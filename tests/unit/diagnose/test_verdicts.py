@@ -26,6 +26,7 @@ from chinchilla.errors import FitError, InputError
 from chinchilla.files import sha256_file
 from chinchilla.fit import Fits, fit_all, fit_parametric
 from chinchilla.fit.frontier import LossLaw
+from chinchilla.fit.loss_law import named_law
 from chinchilla.fit.parametric import fit_loss_law
 from chinchilla.observations import Observations
 
@@ -348,3 +349,15 @@ def test_the_file_comes_back_and_belongs_to_its_frontier(isoflop_runs, n_noise, 
     (tmp_path / "diagnostics.json").write_text('{"schema": 99}')
     with pytest.raises(InputError, match=r"diagnostics\.json"):
         Diagnostics.load(tmp_path / "diagnostics.json")
+
+
+def test_losses_exactly_on_a_law_raise_no_doubt():
+    """What a careful stranger tries first: moves of rounding are no moves."""
+    law = named_law("hoffmann")
+    C = np.repeat(np.geomspace(1e18, 1e21, 7), 7)
+    N = np.tile(np.geomspace(0.25, 4, 7), 7) * 0.6 * (C / 6) ** 0.4565
+    D = C / 6 / N
+    told = {"flop_convention": "six_nd", "n_convention": "total"}
+    obs = Observations.of(N=N, D=D, L=law(N, D), C=C, budget_flops=C, **told)
+    command = FitCommand(observations="x", out_dir="x", n_bootstrap=60, compare_intervals=False)
+    assert diagnose(obs, fit_all(obs, None, command), n_bootstrap=60).count("caution") == 0
