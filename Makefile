@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Over the cores, but not over all of a large machine.
+SPREAD := -n auto --maxprocesses 8 --dist worksteal
 PINS := $(VENV)/.pins-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
@@ -22,8 +24,8 @@ $(PINS): pyproject.toml constraints.txt
 demo: install ## data -> plan -> sweep -> fit -> report on the text that ships: about 5 minutes on 2 cores
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/reproduce_small.sh
 
-test: install ## the quick tests: about 6 minutes on 2 cores
-	$(BIN)/python -m pytest -m 'not slow and not gpu and not slurm'
+test: install ## the quick tests: under 4 minutes on 2 cores
+	$(BIN)/python -m pytest $(SPREAD) -m 'not slow and not gpu and not slurm'
 
 test-slow: install ## the tests that take minutes
 	$(BIN)/python -m pytest -m 'slow and not gpu'
