@@ -11,6 +11,7 @@ from rich.table import Table
 from chinchilla.config import ClusterConfig, RatesConfig
 from chinchilla.plan import peak_memory_bytes, plan_cost
 from chinchilla.records import RunSpec
+from chinchilla.units import count
 
 
 def show_plan(
@@ -27,8 +28,6 @@ def show_plan(
         done: run_ids that have their result.
         cost_line: whether to print the cost; a sweep has an estimate of its own.
     """
-    from chinchilla.report.tables import count  # brings the fits along, which a status does without
-
     left = [s for s in specs if s.run_id not in done]
     if not left:
         print(f"{specs[0].sweep}: all {len(specs)} runs have their results.")
@@ -132,8 +131,6 @@ def new_table(title: str, columns: Sequence[str], left: Sequence[str] = ()) -> T
 
 
 def between(low: float | None, high: float | None) -> str:
-    from chinchilla.report.tables import count
-
     return "" if low is None or high is None else f"{count(low)}-{count(high)}"
 
 

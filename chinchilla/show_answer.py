@@ -11,8 +11,8 @@ from chinchilla.decide.options import bill
 from chinchilla.decide.predict import OURS, Prediction
 from chinchilla.decide.preregister import Score
 from chinchilla.fit.frontier import called
-from chinchilla.report.tables import count
 from chinchilla.show import between, bill_text, new_table, percent, print_table
+from chinchilla.units import count
 
 NEAR = 0.05  # more compute than this, and a shape is not near the best size
 METHODS = (

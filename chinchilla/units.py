@@ -26,6 +26,16 @@ SLIPS = {  # column -> factor and the name of the unit
 }  # fmt: skip
 
 
+def count(x: float) -> str:
+    """A count in three digits with the paper's letters: 41.2k, 2.86B, 23.0M, 1.40T, 1,430T."""
+    if x >= 999.5e12:
+        return f"{float(f'{x / 1e12:.3g}'):,.0f}T"
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if x >= 0.9995 * size:
+            return f"{x / size:#.3g}".rstrip(".") + unit
+    return f"{x:.3g}"
+
+
 def unit_slip(C: np.ndarray, N: np.ndarray, D: np.ndarray, L: np.ndarray) -> str:
     """What is wrong with the units of final losses, in a sentence; "" when nothing is.
 

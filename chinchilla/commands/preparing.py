@@ -9,8 +9,8 @@ from chinchilla import config
 from chinchilla.commands.shared import print_json
 from chinchilla.files import writable_dir
 from chinchilla.records import RunSpec
-from chinchilla.report.tables import count
 from chinchilla.show import console, new_table, print_table
+from chinchilla.units import count
 
 if TYPE_CHECKING:
     from chinchilla.data.manifest import Manifest

@@ -26,7 +26,8 @@ from chinchilla.report.style import (
     power_of_ten,
     sequential,
 )
-from chinchilla.report.tables import Cell, Table, count, flops
+from chinchilla.report.tables import Cell, Table, flops
+from chinchilla.units import count
 
 NAMES = {
     "identifiability": "Identifiability",

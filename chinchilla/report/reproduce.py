@@ -20,7 +20,8 @@ from chinchilla.fit.loss_fit import fit_loss_law
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.fit.paper_search import paths, search
 from chinchilla.observations import Observations
-from chinchilla.report.tables import count, flops
+from chinchilla.report.tables import flops
+from chinchilla.units import count
 
 SIZES = tuple(row[0] for row in paper.TABLE_3)  # parameters of Tables 3 and A3
 EARLY = tuple(  # starts of the paper's grid, from its middle

@@ -20,7 +20,8 @@ from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier, PowerLaw
 from chinchilla.observations import Observations
 from chinchilla.records import RunResult
-from chinchilla.report.tables import LABELS, PAPER_ROWS, Cell, Table, count, flops
+from chinchilla.report.tables import LABELS, PAPER_ROWS, Cell, Table, flops
+from chinchilla.units import count
 
 FLOP_TEXT = {
     "with_head": "layers and output logits, forward plus backward, Appendix F; "

@@ -20,6 +20,7 @@ from chinchilla.fit.frontier import Frontier, PowerLaw
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.observations import Observations
 from chinchilla.records import RunResult
+from chinchilla.units import count
 
 PAPER_ROWS = {row.approach: row for row in paper.TABLE_2}
 LABELS = {approach: PAPER_ROWS[approach].label for approach in APPROACHES}
@@ -48,16 +49,6 @@ class Table:
         return [
             any(row[i].value is not None for row in self.rows) for i in range(len(self.columns))
         ]
-
-
-def count(x: float) -> str:
-    """A count in three digits with the paper's letters: 41.2k, 2.86B, 23.0M, 1.40T, 1,430T."""
-    if x >= 999.5e12:
-        return f"{float(f'{x / 1e12:.3g}'):,.0f}T"
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if x >= 0.9995 * size:
-            return f"{x / size:#.3g}".rstrip(".") + unit
-    return f"{x:.3g}"
 
 
 def ratio(x: float) -> str:

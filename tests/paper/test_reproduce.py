@@ -13,7 +13,7 @@ from chinchilla.fit.paper_search import grid_starts, paths, search
 from chinchilla.observations import Observations
 from chinchilla.paper import GOPHER_BUDGET, ISOFLOP_BUDGETS
 from chinchilla.report.reproduce import markdown, reproduce
-from chinchilla.report.tables import count
+from chinchilla.units import count
 
 BESIDE = Path(__file__).parents[2].parent / "shared" / "data"
 LAW = named_law("hoffmann")
