@@ -1,4 +1,5 @@
-"""Units that people mix up: N in millions, tokens in billions, FLOPs in PFLOP/s-days, perplexity.
+"""Counts as people read them, and units that they mix up: N in millions, tokens in billions, FLOPs in
+PFLOP/s-days, perplexity.
 
 C = 6*N*D holds within a factor of two for every usual way of counting, so a factor of a hundred is a
 slip of units and not a convention. Floor 0.

@@ -86,7 +86,9 @@ class SweepStatus:
         return self.flops_done / self.flops_total if self.flops_total else 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        return {**dataclasses.asdict(self), "done": self.done, "fraction": self.fraction}
+        # Not asdict: its deep copies of plain values take a third of a second for a large sweep.
+        told = {**vars(self), "rows": [dict(vars(row)) for row in self.rows]}
+        return {**told, "done": self.done, "fraction": self.fraction}
 
 
 def sweep_status(
@@ -186,7 +188,7 @@ def _ended(cell: Path) -> dict[str, Any] | None:
         InputError: no JSON, another version's, or not of these types.
     """
     try:
-        with open(f"{cell}/result.json", "rb") as f:
+        with open(f"{cell}/result.json", "rb", buffering=0) as f:  # it is read at once
             value = json.loads(f.read())
     except FileNotFoundError:
         return None
