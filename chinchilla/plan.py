@@ -7,7 +7,7 @@ numbers (steps, warm-up, learning rate) are computed here and nowhere else. Floo
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from chinchilla.config import ClusterConfig, GridConfig, ModelConfig, RecipeConfig
 from chinchilla.errors import DataError, InputError, Refusal
@@ -66,7 +66,7 @@ def plan_run(
         recipe: learning rate, batch, schedule.
         flop_convention: key of shapes.FLOP_CONVENTIONS by which the budget is spent.
         data_id: the token manifest's hash.
-        precision: bf16 or fp32 (already resolved, never auto).
+        precision: one of records.PRECISIONS (already resolved, never auto).
         budget_flops: training FLOPs to spend; steps round to the nearest whole number.
         tokens: D instead of a budget.
         sweep: name of the sweep.
@@ -114,6 +114,7 @@ def plan_run(
         grad_clip=recipe.grad_clip,
         precision=precision,
         seed=recipe.seed,
+        optimizer=recipe.optimizer,
     )
 
 
@@ -231,7 +232,7 @@ def check_same_recipe(planned: Sequence[RunSpec], new: Sequence[RunSpec]) -> Non
     for s in new:
         old = known.get((s.budget_flops, s.model, s.seed, s.budget_flops or s.D), s)
         if old.run_id != s.run_id:
-            a, b = old.to_dict(), s.to_dict()
+            a, b = asdict(old), asdict(s)
             differs = ", ".join(f"{k} {a[k]} -> {b[k]}" for k in a if a[k] != b[k] and k != "sweep")
             raise InputError(
                 f"the sweep's folder has run {old.run_id} by another recipe ({differs}): a fit would mix "
@@ -263,22 +264,27 @@ def check_tokens(
         )
 
 
+def state_bytes(spec: RunSpec) -> float:
+    """Weights, gradients and Adam's two moments, bytes: half where none of them is fp32."""
+    return OPTIMIZER_BYTES * spec.N * (0.5 if spec.precision == "bf16_weights" else 1.0)
+
+
 def peak_memory_bytes(spec: RunSpec, micro_batch_tokens: int = 0) -> float:
     """Estimated peak memory of one device holding the whole model, bytes.
 
-    Weights, gradients and Adam's moments in fp32 (16 bytes a parameter), a compute copy of the
-    weights in bf16, activations kept for the backward pass (about 16 d_model + 2 ffw_size +
+    Weights, gradients and Adam's moments (`state_bytes`), a compute copy of the weights where they
+    are fp32 and the activations bf16, activations kept for the backward pass (about 16 d_model + 2 ffw_size +
     4 inner values a token and layer), and logits with their gradient in fp32.
     """
     s = spec.model
-    width = 2 if spec.precision == "bf16" else 4
+    width = 4 if spec.precision == "fp32" else 2
     tokens = min(micro_batch_tokens or spec.batch_tokens, spec.batch_tokens)
     activations = tokens * s.n_layers * (16 * s.d_model + 2 * s.ffw_size + 4 * s.inner) * width
     if s.positions == "relative":  # the scores by distance are materialised
         activations += tokens * s.n_layers * 3 * s.n_heads * s.seq_len * width
     logits = tokens * s.vocab_size * (8 + width)
     copy = 2 * spec.N if spec.precision == "bf16" else 0
-    return float(OPTIMIZER_BYTES * spec.N + copy + activations + logits)
+    return float(state_bytes(spec) + copy + activations + logits)
 
 
 @dataclass(frozen=True)

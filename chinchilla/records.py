@@ -25,7 +25,8 @@ from chinchilla.errors import InputError
 from chinchilla.files import atomic_write, read_json, write_json
 from chinchilla.shapes import FLOP_CONVENTIONS, ModelShape, flops_per_token, n_params
 
-PRECISIONS = ("bf16", "fp32")
+PRECISIONS = ("bf16", "fp32", "bf16_weights")
+OPTIMIZERS = ("adamw", "adam")
 STATES = ("finished", "diverged", "failed")
 SPEC_SCHEMA = 1
 RESULT_SCHEMA = 1
@@ -37,6 +38,13 @@ def count_label(x: float) -> str:
         if x >= 0.9995 * size:
             return f"{x / size:.3g}{unit}"
     return f"{x:.3g}"
+
+
+_CHOICES = {
+    "flop_convention": tuple(FLOP_CONVENTIONS),
+    "precision": PRECISIONS,
+    "optimizer": OPTIMIZERS,
+}
 
 
 @dataclass(frozen=True)
@@ -59,8 +67,13 @@ class RunSpec:
     beta2: float
     adam_eps: float
     grad_clip: float  # global norm; 0 for none
-    precision: str  # bf16 (fp32 master weights) or fp32
+    precision: str  # bf16 (fp32 master weights), fp32, or bf16_weights (no fp32 copy)
     seed: int  # initial weights and token order
+    # At their defaults the fields from here on are not written, and are no part of the identity: runs
+    # that were planned before there was a choice keep their files and their run_id.
+    optimizer: str = (
+        "adamw"  # adamw (decoupled weight decay), or adam (decay added to the gradient)
+    )
     schema: int = SPEC_SCHEMA
 
     def __post_init__(self) -> None:
@@ -69,7 +82,7 @@ class RunSpec:
                 raise InputError(f"{name}={getattr(self, name)} is not a positive whole number.")
         if self.budget_flops is not None and not 0 < self.budget_flops < math.inf:
             raise InputError(f"budget_flops={self.budget_flops} is not a positive number.")
-        for name, known in (("flop_convention", FLOP_CONVENTIONS), ("precision", PRECISIONS)):
+        for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 told = f"{name}={getattr(self, name)!r}"
                 raise InputError(f"{told}: choose one of {', '.join(known)}.")
@@ -102,7 +115,12 @@ class RunSpec:
         return f"{head}-n{count_label(self.N)}-s{self.seed}-{digest}"
 
     def to_dict(self) -> dict[str, Any]:
-        value = {name: getattr(self, name) for name in _fields(RunSpec)[0]}
+        """For JSON; without the later fields that are at their defaults."""
+        value = {
+            name: x
+            for name in _fields(RunSpec)[0]
+            if (x := getattr(self, name)) != _later(RunSpec).get(name, ...)
+        }
         shape = {name: getattr(self.model, name) for name in _fields(ModelShape)[0]}
         return {**value, "model": shape}
 
@@ -240,6 +258,17 @@ def _fields(cls: type) -> tuple[dict[str, None], frozenset[str]]:
         if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
     )
     return {f.name: None for f in fields}, frozenset(required)
+
+
+@functools.cache
+def _later(cls: type) -> dict[str, Any]:
+    """Fields that records of the same schema have not always had, with what was understood then."""
+    fields = dataclasses.fields(cls)
+    return {
+        f.name: f.default
+        for f in fields
+        if f.default is not dataclasses.MISSING and f.name != "schema"
+    }
 
 
 def built(cls: Any, value: Any, where: str) -> Any:

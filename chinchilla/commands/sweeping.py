@@ -41,7 +41,7 @@ def sweep(command: config.SweepCommand) -> int:
     except Refusal as error:
         refused = error
     if command.dry_run and command.format == "json":
-        runs = [s.to_dict() | derived(s) for s in specs]
+        runs = [dataclasses.asdict(s) | derived(s) for s in specs]
         return print_json(
             {
                 "runs": runs,

@@ -41,7 +41,7 @@ def plan(command: config.PlanCommand) -> int:
         cost = plan_cost(specs, command.cluster, command.cluster.n_workers or 1)
         return print_json(
             {
-                "runs": [s.to_dict() | derived(s) for s in specs],
+                "runs": [dataclasses.asdict(s) | derived(s) for s in specs],
                 "cost": dataclasses.asdict(cost),
                 "sources": use_record(use),
             }

@@ -38,18 +38,22 @@ class RecipeConfig:
     warmup_steps: int = 1_500  # linear warm-up, optimizer steps, at most
     warmup_fraction: float = 0.05  # ... and at most this share of the run
     batch_tokens: int = 524_288  # tokens per optimizer step, over all devices
-    weight_decay: float = 0.1  # decoupled, on matrices only
-    beta1: float = 0.9  # AdamW
-    beta2: float = 0.95  # AdamW
-    adam_eps: float = 1e-8  # AdamW
+    optimizer: str = (
+        "adamw"  # adamw (decoupled decay), adam (decay added to the gradient: figure A7)
+    )
+    weight_decay: float = 0.1  # on matrices only
+    beta1: float = 0.9  # Adam's, of the gradient's mean
+    beta2: float = 0.95  # Adam's, of its square's mean
+    adam_eps: float = 1e-8  # Adam's
     grad_clip: float = 1.0  # global norm; 0 = no clipping
-    precision: str = "auto"  # bf16 (fp32 master weights), fp32; auto = bf16 where there is a GPU
+    precision: str = "auto"  # bf16 (fp32 master weights), fp32, bf16_weights (no fp32 copy: figure A6); auto = bf16 where there is a GPU
     seed: int = 0  # initial weights and token order
 
     def __post_init__(self) -> None:
         for key in ("peak_lr", "cosine_cycle", "batch_tokens", "lr_base_width", "adam_eps"):
             positive(f"recipe.{key}", getattr(self, key))
-        choice("recipe.precision", self.precision, ("auto", "bf16", "fp32"))
+        choice("recipe.precision", self.precision, ("auto", "bf16", "fp32", "bf16_weights"))
+        choice("recipe.optimizer", self.optimizer, ("adamw", "adam"))
         if not 0 < self.final_lr_ratio <= 1:
             raise InputError(f"recipe.final_lr_ratio={self.final_lr_ratio} is not in (0, 1].")
         if not 0 <= self.warmup_fraction < 1:

@@ -12,6 +12,7 @@ same. Any number of ranks reads what any other number wrote.
 """
 
 import contextlib
+import dataclasses
 import errno
 import hashlib
 import json
@@ -384,7 +385,8 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 def _refuse_another(path: Path, state: dict[str, Any], spec: RunSpec, tokenizer: str) -> None:
     """Raise InputError with what differs, if anything does that matters."""
-    there, here = _flat(state["spec"]), _flat(spec.to_dict())
+    saved = RunSpec.from_dict(state["spec"], str(path / STATE))
+    there, here = _flat(dataclasses.asdict(saved)), _flat(dataclasses.asdict(spec))
     if tokenizer and state["tokenizer"]:
         there["tokenizer"], here["tokenizer"] = state["tokenizer"][:12], tokenizer[:12]
     differs = [k for k in here if here[k] != there.get(k) and k != "sweep"]

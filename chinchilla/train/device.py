@@ -7,10 +7,13 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from chinchilla.errors import InputError
+from chinchilla.records import RunSpec
 
 # Dense bf16 FLOP/s by data sheet, matched against the device's name in this order.
 PEAK_FLOPS = (
@@ -19,7 +22,18 @@ PEAK_FLOPS = (
     ("L4", 121e12), ("RTX 4090", 165e12), ("RTX 3090", 71e12),
 )  # fmt: skip
 MEMORY_SHARE = 0.85  # of a GPU's free memory that the automatic micro-batch may plan for
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "bf16_weights": torch.bfloat16}
+
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+def cast_weights(model: Model, spec: RunSpec) -> Model:
+    """Turn the weights themselves into bf16 where `spec` wants no fp32 copy of them (figure A6)."""
+    if spec.precision == "bf16_weights":
+        for p in model.parameters():
+            p.data = p.data.to(torch.bfloat16)
+    return model
 
 
 def pick_device(name: str) -> torch.device:

@@ -18,7 +18,7 @@ import torch
 from chinchilla.config import RuntimeConfig
 from chinchilla.errors import InputError
 from chinchilla.model import Transformer, token_losses
-from chinchilla.plan import OPTIMIZER_BYTES, peak_memory_bytes
+from chinchilla.plan import peak_memory_bytes, state_bytes
 from chinchilla.records import Curve, RunResult, RunSpec
 from chinchilla.train import device as devices
 from chinchilla.train import divergence
@@ -26,7 +26,7 @@ from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from chinchilla.train.evaluate import evaluation_steps, held_out_loss
 from chinchilla.train.logbook import Logbook
 from chinchilla.train.opening import claim_folder, open_data, rows_per_rank
-from chinchilla.train.optimizer import build_optimizer
+from chinchilla.train.optimizer import build_optimizer, set_learning_rate
 from chinchilla.train.ranks import ALONE, Ranks
 from chinchilla.train.schedule import learning_rate
 from chinchilla.train.sharding import clip_gradients, fill, local, shard_model, sum_over_copies
@@ -178,8 +178,7 @@ class _Run:
             spec.seed, self.step * ranks.world + ranks.rank, n, spec.model.seq_len
         )
         tokens = torch.from_numpy(batch.astype(np.int64)).to(self.device, non_blocking=True)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(spec, self.step)
+        set_learning_rate(self.optimizer, learning_rate(spec, self.step))
         for start in range(0, n, self.micro_rows):
             micro = tokens[start : start + self.micro_rows]
             share = len(micro) / (n * ranks.world)
@@ -297,9 +296,9 @@ class _Run:
             self.runtime.activation_checkpointing,
         )
         if self.ranks.world == 1:
-            return Transformer(*settings).to(self.device)
+            return devices.cast_weights(Transformer(*settings), self.spec).to(self.device)
         with torch.device("meta"):
-            model = Transformer(*settings)
+            model = devices.cast_weights(Transformer(*settings), self.spec)
         shard_model(model, self.ranks)
         return model
 
@@ -351,7 +350,7 @@ class _Run:
         seq_len, rows = self.spec.model.seq_len, self.rows
         if self.runtime.micro_batch_tokens:
             return max(1, min(rows, self.runtime.micro_batch_tokens // seq_len))
-        elsewhere = OPTIMIZER_BYTES * self.spec.N * (1 - 1 / self.ranks.shards)
+        elsewhere = state_bytes(self.spec) * (1 - 1 / self.ranks.shards)
         room = devices.memory_room(self.device) + elsewhere
         while rows > 1 and peak_memory_bytes(self.spec, rows * seq_len) > room:
             rows = (rows + 1) // 2

@@ -1,15 +1,23 @@
-"""AdamW with decoupled decay on matrices only, fp32 state (section 4.1)."""
+"""AdamW, or Adam as Gopher was trained with (section 4.1, figure A7)."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from chinchilla.records import RunSpec
 
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
 
-def build_optimizer(model: nn.Module, spec: RunSpec) -> torch.optim.AdamW:
-    """AdamW over the fp32 master weights; gains and biases are not decayed.
 
-    The learning rate is a placeholder: the loop sets it before every update.
+def build_optimizer(model: nn.Module, spec: RunSpec) -> torch.optim.Optimizer:
+    """The optimizer of `spec` over all weights; gains and biases are not decayed.
+
+    AdamW takes peak_lr * weight_decay of a weight away at each update; Adam adds weight_decay times
+    the weight to its gradient, after clipping, so that the decay is divided by the gradient's size as
+    well (Loshchilov and Hutter 2019, algorithm 2).
+
+    Its two moments have the weights' dtype: fp32 beside fp32 weights (`precision` bf16 and fp32),
+    bf16 beside bf16 weights (bf16_weights). The learning rate is a placeholder: `set_learning_rate`
+    sets it before every update.
     """
     matrices = [p for p in model.parameters() if p.dim() >= 2]
     vectors = [p for p in model.parameters() if p.dim() < 2]
@@ -17,6 +25,17 @@ def build_optimizer(model: nn.Module, spec: RunSpec) -> torch.optim.AdamW:
         {"params": matrices, "weight_decay": spec.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        groups, lr=spec.peak_lr, betas=(spec.beta1, spec.beta2), eps=spec.adam_eps, fused=True
+    betas = (spec.beta1, spec.beta2)
+    return OPTIMIZERS[spec.optimizer](
+        groups, lr=spec.peak_lr, betas=betas, eps=spec.adam_eps, fused=True
     )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The rate of the next update, numbers or tensors; a group may have its own multiple of it."""
+    for group in optimizer.param_groups:
+        scaled = rate * group.get("lr_scale", 1.0)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(scaled)
+        else:
+            group["lr"] = scaled

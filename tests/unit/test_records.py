@@ -10,7 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chinchilla.errors import InputError
-from chinchilla.records import Curve, RunResult, RunSpec, count_label, load_plan, save_plan
+from chinchilla.records import (
+    OPTIMIZERS,
+    PRECISIONS,
+    Curve,
+    RunResult,
+    RunSpec,
+    count_label,
+    load_plan,
+    save_plan,
+)
 from chinchilla.shapes import ModelShape
 
 same_folder = settings(
@@ -32,8 +41,8 @@ specs = st.builds(
     sweep=st.text(), budget_flops=st.none() | positive, flop_convention=st.just("with_head"),
     model=shapes, data_id=st.text(), batch_tokens=counts, steps=counts, cosine_steps=counts,
     warmup_steps=counts, peak_lr=reals, final_lr_ratio=reals, weight_decay=reals, beta1=reals,
-    beta2=reals, adam_eps=reals, grad_clip=reals, precision=st.sampled_from(["bf16", "fp32"]),
-    seed=st.integers(-(2**63), 2**64), schema=st.just(1),
+    beta2=reals, adam_eps=reals, grad_clip=reals, precision=st.sampled_from(PRECISIONS),
+    seed=st.integers(-(2**63), 2**64), optimizer=st.sampled_from(OPTIMIZERS), schema=st.just(1),
 )  # fmt: skip
 losses = st.dictionaries(st.text(), reals)
 results = st.builds(
@@ -143,6 +152,7 @@ OTHER = {
     "data_id": "x",
     "precision": "fp32",
     "seed": 1,
+    "optimizer": "adam",
     "schema": 2,
 }
 
@@ -153,6 +163,15 @@ OTHER = {
 def test_every_other_field_of_a_spec_changes_the_run_id(spec, name):
     value = OTHER.get(name, getattr(spec, name) * 2)
     assert replace(spec, **{name: value}).run_id != spec.run_id
+
+
+def test_a_run_planned_before_there_was_a_choice_keeps_its_id_and_its_line(spec):
+    """The id is the one that the version without these fields gave."""
+    assert spec.run_id == "c6e18-n43.7m-s0-63b0d3"
+    line = spec.to_dict()
+    assert len(line) == 19  # the fields of that version
+    assert RunSpec.from_dict(line, "here") == spec
+    assert replace(spec, optimizer="adam").to_dict() == {**line, "optimizer": "adam"}
 
 
 @pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(ModelShape)])

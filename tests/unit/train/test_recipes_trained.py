@@ -1,0 +1,73 @@
+"""Every way to train that a recipe may ask for: it learns, and goes on after a stop bit for bit."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from train_world import make_runtime, make_spec, same_bits, stop_at
+
+from chinchilla.plan import peak_memory_bytes
+from chinchilla.records import Curve
+from chinchilla.train import train_run
+from chinchilla.train.checkpoint import load_checkpoint
+
+RUNTIME = make_runtime()
+RECIPES = {
+    "adam": {"optimizer": "adam", "weight_decay": 1e-3},
+    "bf16_weights": {"precision": "bf16_weights"},
+    "longer cosine": {"cosine_cycle": 2.0},
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_a_run_learns_and_goes_on_as_if_it_never_stopped(
+    data_dir: Path, tmp_path: Path, recipe: dict
+):
+    spec = make_spec(data_dir, steps=14, **recipe)
+    one = train_run(spec, tmp_path / "one", data_dir, RUNTIME)
+    for stop in (3, 6):  # ... 3 updates, and 6 more
+        stopped = train_run(spec, tmp_path / "two", data_dir, RUNTIME, should_stop=stop_at(stop))
+        assert stopped is None
+    two = train_run(spec, tmp_path / "two", data_dir, RUNTIME)
+    same_bits(one, tmp_path / "one", two, tmp_path / "two")
+    assert one.final_loss < Curve.load(tmp_path / "one").loss[0] - 0.3
+
+
+def test_without_an_fp32_copy_weights_and_moments_are_bf16(data_dir: Path, tmp_path: Path):
+    """... in the checkpoint, too, which is half as large."""
+    sizes = {}
+    for precision in ("bf16", "bf16_weights"):
+        cell = tmp_path / precision
+        spec = make_spec(data_dir, steps=2, precision=precision)
+        assert train_run(spec, cell, data_dir, RUNTIME).status == "finished"
+        checkpoint, _ = load_checkpoint(cell / "checkpoints", spec)
+        tensors = {n: t for n, t in checkpoint.optimizer.items() if n.startswith("exp_avg")}
+        tensors |= checkpoint.weights
+        kind = torch.float32 if precision == "bf16" else torch.bfloat16
+        assert {t.dtype for t in tensors.values()} == {kind}
+        sizes[precision] = sum(t.nbytes for t in tensors.values())
+    assert sizes["bf16_weights"] == sizes["bf16"] / 2
+
+
+def test_without_an_fp32_copy_small_updates_are_lost(data_dir: Path, tmp_path: Path):
+    """Figure A6's reason: at 8 bits, an update under 1/256 of a weight is rounded away."""
+    spec = {p: make_spec(data_dir, steps=6, peak_lr=1e-6, precision=p, weight_decay=0.0)
+            for p in ("bf16", "bf16_weights")}  # fmt: skip
+    moved = {}
+    for precision in spec:
+        cell = tmp_path / precision
+        train_run(spec[precision], cell, data_dir, RUNTIME, should_stop=stop_at(1))
+        before, _ = load_checkpoint(cell / "checkpoints", spec[precision])
+        train_run(spec[precision], cell, data_dir, RUNTIME)
+        after, _ = load_checkpoint(cell / "checkpoints", spec[precision])
+        a, b = (c.weights["blocks.0.ffw.up.weight"] for c in (before, after))
+        moved[precision] = (a != b).float().mean().item()
+    assert moved["bf16"] > 0.99
+    assert moved["bf16_weights"] < 0.05
+
+
+def test_a_plan_knows_that_bf16_weights_need_half_the_memory_for_the_state():
+    specs = {p: make_spec(precision=p) for p in ("fp32", "bf16", "bf16_weights")}
+    memory = {p: peak_memory_bytes(s) for p, s in specs.items()}
+    N = specs["fp32"].N
+    assert memory["bf16"] - memory["bf16_weights"] == (16 - 8 + 2) * N  # and no compute copy
