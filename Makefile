@@ -27,8 +27,8 @@ demo: install ## data -> plan -> sweep -> fit -> report on the text that ships: 
 test: install ## the quick tests: under 4 minutes on 2 cores
 	$(BIN)/python -m pytest $(SPREAD) -m 'not slow and not gpu and not slurm'
 
-test-slow: install ## the tests that take minutes
-	$(BIN)/python -m pytest -m 'slow and not gpu'
+test-slow: install ## the tests that take seconds each; 6 minutes in all
+	$(BIN)/python -m pytest $(SPREAD) -m 'slow and not gpu and not slurm'
 
 torture: install ## kill, damage and race everything at full count: 10 minutes; docs/results/torture.json
 	$(BIN)/python tests/torture/run.py
