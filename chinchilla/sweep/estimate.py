@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chinchilla.config import ClusterConfig, RuntimeConfig
-from chinchilla.errors import Refusal
+from chinchilla.errors import InputError, Refusal
 from chinchilla.plan import plan_cost
 from chinchilla.records import RunSpec
 from chinchilla.sweep.cells import MAX_ATTEMPTS
@@ -66,7 +66,8 @@ def estimate(
         n_workers: processes where the cluster does not say (cluster.n_workers=0).
 
     Raises:
-        InputError: a run that no shape takes.
+        InputError: a run that no shape takes, or ranks that its batch or runtime.shard_ranks does
+            not fit.
     """
     rows = [_of_shape(shape, some, runtime, n_workers) for shape, some in assign(specs, cluster)]
     worst = f"every run trained {MAX_ATTEMPTS} times to its end (errors)"
@@ -85,7 +86,12 @@ def estimate(
 def _of_shape(
     shape: Shape, specs: Sequence[RunSpec], runtime: RuntimeConfig, n_workers: int
 ) -> ShapeEstimate:
-    cluster = shape.cluster
+    cluster, ranks = shape.cluster, shape.devices_that_train
+    if ranks > 1 and runtime.shard_ranks and ranks % runtime.shard_ranks:
+        raise InputError(
+            f"runtime.shard_ranks={runtime.shard_ranks} does not divide the {ranks} ranks of a job "
+            f"({shape.name}). Choose a divisor, or 0 for all."
+        )
     workers = (cluster.n_workers or n_workers or 1) * shape.workers_per_job
     if cluster.kind == "debug":
         workers = 1

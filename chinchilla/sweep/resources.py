@@ -100,7 +100,8 @@ def assign(specs: Sequence[RunSpec], cluster: ClusterConfig) -> list[tuple[Shape
     """Each run to its shape; shapes without runs are left out, that of the longest run comes first.
 
     Raises:
-        InputError: a run is larger than every shape takes.
+        InputError: a run is larger than every shape takes, or its batch does not divide among its
+            shape's ranks.
     """
     found: dict[str, tuple[Shape, list[RunSpec]]] = {}
     shapes = shapes_of(cluster)
@@ -112,8 +113,23 @@ def assign(specs: Sequence[RunSpec], cluster: ClusterConfig) -> list[tuple[Shape
                 f"{shapes[-1].name} with up_to_params={shapes[-1].max_params:g}. Add larger "
                 f"resources, or say up_to_params=0 for {shapes[-1].name}."
             )
+        _check_batch(spec, shape)
         found.setdefault(shape.name, (shape, []))[1].append(spec)
     return sorted(found.values(), key=lambda pair: -max(s.C for s in pair[1]))
+
+
+def _check_batch(spec: RunSpec, shape: Shape) -> None:
+    """What training would refuse on the ranks of `shape`, said before any job waits in a queue."""
+    rows, ranks = spec.batch_tokens // spec.model.seq_len, shape.devices_that_train
+    if rows % ranks:
+        c = shape.cluster
+        jobs = "" if shape.name == "all" else f" of {shape.name}"
+        raise InputError(
+            f"run {spec.run_id}: a batch of {rows} rows ({spec.batch_tokens:,} tokens) does not divide "
+            f"among the {ranks} ranks of a job{jobs} (cluster.nodes={c.nodes} x "
+            f"cluster.ranks_per_node={c.ranks_per_node}). Choose ranks that divide it, or another "
+            "recipe.batch_tokens."
+        )
 
 
 class PlannedWithin(Collection[str]):

@@ -151,6 +151,27 @@ def test_a_run_without_a_shape_means_nothing_is_submitted(tmp_path: Path, fake: 
     assert fake.jobs() == []
 
 
+def test_a_batch_that_the_ranks_of_its_shape_cannot_divide_is_refused_before_anything_is_submitted(
+    tmp_path: Path, fake: FakeSlurm
+):
+    """16 rows a batch: 2 x 2 ranks can share them, 3 cannot, and small models have a rank alone."""
+    odd = {"nodes": 1, "ranks_per_node": 3, "gpus_per_node": 3}
+    resources = [
+        ResourceConfig(name="small", up_to_params=SMALL),
+        ResourceConfig(name="odd", **odd),
+    ]
+    asked = on_slurm(resources=resources)
+    words = (
+        r"run \S+: a batch of 16 rows \(1,024 tokens\) does not divide among the 3 ranks of a job of "
+        r"odd \(cluster\.nodes=1 x cluster\.ranks_per_node=3\)\. .*recipe\.batch_tokens"
+    )
+    with pytest.raises(InputError, match=words):
+        launch(asked, sizes(1, 16), tmp_path / "sweep", tmp_path)
+    assert fake.jobs() == []
+    assert [shape.name for shape, _ in assign(sizes(1), asked.cluster)] == ["small"]
+    assert len(assign(sizes(1, 4, 16), ClusterConfig(kind="slurm", resources=three()))) == 3
+
+
 def test_a_worker_keeps_to_its_shape_also_when_the_plan_grows(tmp_path: Path):
     specs = sizes(1, 4, 16)
     make_sweep(tmp_path, specs)
