@@ -57,8 +57,13 @@ class Logs:
             )
         out += [
             f"  claim {c['fence']}, {c.get('claimed_utc', '?')}: {c.get('worker', '?')}"
+            + (f"; ended: {c['ended']}" if c.get("ended") else "")
             for c in self.claims
         ]
+        if self.state == "waiting" and self.claims and self.claims[-1].get("released") is False:
+            out.append(
+                "  the last claim was not released: its worker was killed, or its node is gone"
+            )
         if self.error:
             out += ["", "error.txt", *(f"  {line}" for line in self.error)]
         for excerpt in self.excerpts:
@@ -121,7 +126,7 @@ def _claims(cell: Path) -> Iterator[dict[str, Any]]:
     found = {int(p.stem.partition("-")[2]): p for p in cell.glob("claim-*.json") if p.stem[6:].isdigit()}  # fmt: skip
     for fence, path in sorted(found.items()):
         value = _record(path)
-        keys = ("worker", "host", "pid", "claimed_utc", "step", "released")
+        keys = ("worker", "host", "pid", "claimed_utc", "step", "released", "ended")
         yield {"fence": fence, **{k: value[k] for k in keys if k in value}}
 
 

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from sweep_fakes import PROGRAM, RAISES, command, make_specs
+from sweep_fakes import PROGRAM, RAISES, command, make_specs, make_sweep
 
 from chinchilla.cli import main
 from chinchilla.sweep.cells import cell_of
+from chinchilla.sweep.claims import take
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.retry import put_aside
 
@@ -76,6 +77,26 @@ def test_slurms_own_logs_are_found_by_the_workers_job(tmp_path: Path, capsys):
 
 def _boom(*args, **kwargs):
     raise RuntimeError("boom")
+
+
+def test_why_a_claim_ended_is_told_where_no_attempt_says_it(tmp_path: Path, capsys):
+    """A full disk costs no attempt, and a killed worker writes nothing: the claims know."""
+    make_sweep(tmp_path, [FINE])
+    claim = take(cell_of(tmp_path, FINE), "first")
+    claim.release("OSError: no space left on device", excused=True)
+    out = say(capsys, tmp_path, f"run={FINE.run_id}")
+    assert "claim 1, " in out
+    assert ": first; ended: OSError: no space left on device\n" in out
+    assert "not released" not in out
+    told = json.loads(say(capsys, tmp_path, f"run={FINE.run_id}", "format=json"))
+    assert told["claims"][-1]["ended"] == "OSError: no space left on device"
+    killed = take(cell_of(tmp_path, FINE), "second")
+    killed._stop.set()
+    path = cell_of(tmp_path, FINE) / "claim-2.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pid": 2**30}))
+    out = say(capsys, tmp_path, f"run={FINE.run_id}")
+    assert "waiting" in out
+    assert "the last claim was not released: its worker was killed" in out
 
 
 def test_attempts_before_a_retry_are_still_told(trained: Path, capsys):
