@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 
 from chinchilla.config import ClusterConfig, GridConfig, ModelConfig, RecipeConfig
 from chinchilla.errors import DataError, InputError, Refusal
+from chinchilla.recipes import by_rule
 from chinchilla.records import RunSpec, count_label
 from chinchilla.shapes import ModelShape, flops_per_token, n_params, shape_named
 
@@ -63,7 +64,7 @@ def plan_run(
 
     Args:
         shape: the model.
-        recipe: learning rate, batch, schedule.
+        recipe: learning rate, batch, schedule; what it leaves to its rule is filled in.
         flop_convention: key of shapes.FLOP_CONVENTIONS by which the budget is spent.
         data_id: the token manifest's hash.
         precision: one of records.PRECISIONS (already resolved, never auto).
@@ -74,18 +75,19 @@ def plan_run(
 
     Raises:
         InputError: batch not a multiple of seq_len, or both/neither of budget and tokens.
-        Refusal: too few steps.
+        Refusal: too few steps, also for warm-up and cool-down.
     """
     if (budget_flops is None) == (tokens is None):
         raise InputError("give one of budget_flops (training FLOPs) or tokens (training tokens).")
+    budget_flops = None if budget_flops is None else float(budget_flops)
+    per_token = flops_per_token(shape, flop_convention)
+    D = tokens if tokens is not None else (budget_flops or 0.0) / per_token
+    recipe = by_rule(recipe, shape, D)
     if recipe.batch_tokens % shape.seq_len:
         raise InputError(
             f"recipe.batch_tokens={recipe.batch_tokens} is not a multiple of seq_len={shape.seq_len}. "
             f"The nearest is {max(1, round(recipe.batch_tokens / shape.seq_len)) * shape.seq_len}."
         )
-    budget_flops = None if budget_flops is None else float(budget_flops)
-    per_token = flops_per_token(shape, flop_convention)
-    D = tokens if tokens is not None else (budget_flops or 0.0) / per_token
     steps = round(D / recipe.batch_tokens)
     if steps < max(1, min_steps):
         asked = f"budget {budget_flops:.3g} FLOPs" if budget_flops else f"{D:.3g} tokens"
@@ -94,6 +96,16 @@ def plan_run(
             f"{D / recipe.batch_tokens:.1f} steps of {recipe.batch_tokens} tokens; at least "
             f"{max(1, min_steps)} are needed. Lower recipe.batch_tokens, raise the budget, or take a smaller model."
         )
+    warmup = min(recipe.warmup_steps, math.ceil(recipe.warmup_fraction * steps))
+    cooldown = 0
+    if recipe.schedule == "cooldown":  # what comes before the cool-down must not know the horizon
+        warmup, cooldown = recipe.warmup_steps, max(1, round(recipe.cooldown_fraction * steps))
+        if warmup + cooldown > steps:
+            raise Refusal(
+                f"N={count_label(n_params(shape))} at {D:.3g} tokens has {steps} steps: {warmup} of warm-up "
+                f"and {cooldown} of cool-down do not fit. Lower recipe.warmup_steps (with "
+                "recipe.schedule=cooldown it is the same for every horizon) or recipe.batch_tokens."
+            )
     lr_scale = (recipe.lr_base_width / shape.d_model) ** recipe.lr_width_exponent
     return RunSpec(
         sweep=sweep,
@@ -104,7 +116,7 @@ def plan_run(
         batch_tokens=recipe.batch_tokens,
         steps=steps,
         cosine_steps=round(recipe.cosine_cycle * steps),
-        warmup_steps=min(recipe.warmup_steps, math.ceil(recipe.warmup_fraction * steps)),
+        warmup_steps=warmup,
         peak_lr=recipe.peak_lr * lr_scale,
         final_lr_ratio=recipe.final_lr_ratio,
         weight_decay=recipe.weight_decay,
@@ -115,6 +127,8 @@ def plan_run(
         precision=precision,
         seed=recipe.seed,
         optimizer=recipe.optimizer,
+        schedule=recipe.schedule,
+        cooldown_steps=cooldown,
     )
 
 

@@ -27,6 +27,7 @@ from chinchilla.shapes import FLOP_CONVENTIONS, ModelShape, flops_per_token, n_p
 
 PRECISIONS = ("bf16", "fp32", "bf16_weights")
 OPTIMIZERS = ("adamw", "adam")
+SCHEDULES = ("cosine", "cooldown", "multistep")
 STATES = ("finished", "diverged", "failed")
 SPEC_SCHEMA = 1
 RESULT_SCHEMA = 1
@@ -44,6 +45,7 @@ _CHOICES = {
     "flop_convention": tuple(FLOP_CONVENTIONS),
     "precision": PRECISIONS,
     "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
 }
 
 
@@ -74,6 +76,8 @@ class RunSpec:
     optimizer: str = (
         "adamw"  # adamw (decoupled weight decay), or adam (decay added to the gradient)
     )
+    schedule: str = "cosine"  # after the warm-up: cosine, cooldown, multistep (`train.schedule`)
+    cooldown_steps: int = 0  # last steps of a cooldown, in which the rate falls; 0 for the others
     schema: int = SPEC_SCHEMA
 
     def __post_init__(self) -> None:
@@ -82,6 +86,10 @@ class RunSpec:
                 raise InputError(f"{name}={getattr(self, name)} is not a positive whole number.")
         if self.budget_flops is not None and not 0 < self.budget_flops < math.inf:
             raise InputError(f"budget_flops={self.budget_flops} is not a positive number.")
+        if self.schedule == "cooldown" and not 1 <= self.cooldown_steps <= self.steps:
+            raise InputError(
+                f"cooldown_steps={self.cooldown_steps} is not from 1 to steps={self.steps}."
+            )
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 told = f"{name}={getattr(self, name)!r}"
@@ -96,6 +104,11 @@ class RunSpec:
     def D(self) -> int:
         """Training tokens: steps * batch_tokens."""
         return self.steps * self.batch_tokens
+
+    @property
+    def trunk_steps(self) -> int:
+        """Steps before its cool-down, that longer and shorter runs share; 0 for other schedules."""
+        return self.steps - self.cooldown_steps if self.schedule == "cooldown" else 0
 
     @property
     def C(self) -> float:

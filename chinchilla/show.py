@@ -36,11 +36,13 @@ def show_plan(
         title=f"{specs[0].sweep}: {len(specs)} runs, C counted as {specs[0].flop_convention}",
         title_justify="left",
     )
+    batches = len({s.batch_tokens for s in specs}) > 1  # a law's follow from D
     for name in (
         "budget",
         "N",
         "D, tokens",
         "D/N",
+        *(["batch"] if batches else []),
         "steps",
         "peak lr",
         "C, FLOPs",
@@ -57,8 +59,8 @@ def show_plan(
         last = i + 1 == len(specs) or specs[i + 1].budget_flops != s.budget_flops
         table.add_row(
             "horizon" if s.budget_flops is None else f"{s.budget_flops:.3g}", count(s.N), count(s.D),
-            f"{s.D / s.N:.1f}", f"{s.steps:,}", f"{s.peak_lr:.2e}", f"{s.C:.4g}", _bytes(memory),
-            _duration(s.C / speed), end_section=last,
+            f"{s.D / s.N:.1f}", *([count(s.batch_tokens)] if batches else []), f"{s.steps:,}",
+            f"{s.peak_lr:.2e}", f"{s.C:.4g}", _bytes(memory), _duration(s.C / speed), end_section=last,
         )  # fmt: skip
     console().print(table)
     if cost_line:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +71,7 @@ def train(command: config.TrainCommand) -> int:
         tokens=command.tokens or None,
         sweep=Path(command.out_dir).name,
     )
+    _warn(command.recipe, [spec])
     _checked_use(command, [spec], tokens)
     out_dir = writable_dir(Path(command.out_dir), "out_dir")
     code = launch(command, [spec], out_dir, Path(command.data_dir))
@@ -144,9 +146,11 @@ def planned(
     device = command.runtime.device if isinstance(command, config.SweepCommand) else "auto"
     precision = _precision(command.recipe, command.cluster, device)
     if not command.data_dir:
-        return plan_grid(
+        specs = plan_grid(
             command.grid, command.recipe, vocab_size=0, data_id="none", precision=precision
-        ), []
+        )
+        _warn(command.recipe, specs)
+        return specs, []
     tokens = _open_tokens(command.data_dir)
     if command.grid.vocab_size and command.grid.vocab_size < tokens.vocab_size:
         raise InputError(
@@ -160,6 +164,7 @@ def planned(
         data_id=tokens.data_id,
         precision=precision,
     )
+    _warn(command.recipe, specs)
     return specs, _checked_use(command, specs, tokens)
 
 
@@ -189,6 +194,14 @@ def _open_tokens(data_dir: str) -> "TokenData":
 
     size = sum(path.stat().st_size for path in Path(data_dir).glob("*.bin"))
     return TokenData.open(data_dir, verify=size < VERIFY_BYTES)
+
+
+def _warn(recipe: config.RecipeConfig, specs: list[RunSpec]) -> None:
+    """Say on stderr, beside any format, what the recipe's law was not fitted on."""
+    from chinchilla.recipes import doubts
+
+    for line in doubts(recipe, specs):
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def _precision(recipe: config.RecipeConfig, cluster: config.ClusterConfig, device: str) -> str:

@@ -28,16 +28,30 @@ class ModelConfig:
 class RecipeConfig:
     """How to train, whatever the size; `train` and `sweep` share it. All of it enters run_id."""
 
-    peak_lr: float = 2e-4  # learning rate after warm-up, at d_model = lr_base_width
+    rule: str = "none"  # law for what is 0 of peak_lr and batch_tokens: none, step_law, deepseek
+    peak_lr: float = 2e-4  # learning rate after warm-up, at d_model = lr_base_width; 0 = the rule's
     lr_base_width: int = 512  # width that peak_lr is stated for
     lr_width_exponent: float = (
         0.0  # peak = peak_lr * (lr_base_width / d_model)^exponent; 0 = constant
     )
-    final_lr_ratio: float = 0.1  # end of the cosine / peak (section 3: decay by 10x)
+    schedule: str = (
+        "cosine"  # after warm-up: cosine, cooldown (constant, then 1-sqrt), multistep (DeepSeek)
+    )
+    final_lr_ratio: float = 0.1  # last learning rate / peak (section 3: decay by 10x); 0 with a cooldown = to nothing, with step_law = 1e-5 / peak
     cosine_cycle: float = 1.0  # length of the cosine / length of the run; above 1 shows figure A1
-    warmup_steps: int = 1_500  # linear warm-up, optimizer steps, at most
-    warmup_fraction: float = 0.05  # ... and at most this share of the run
-    batch_tokens: int = 524_288  # tokens per optimizer step, over all devices
+    cooldown_fraction: float = (
+        0.2  # schedule=cooldown: last share of a run, in which the rate falls
+    )
+    warmup_steps: int = (
+        1_500  # linear warm-up, optimizer steps, at most; schedule=cooldown: exactly
+    )
+    warmup_fraction: float = (
+        0.05  # ... and at most this share of the run; schedule=cooldown: unused
+    )
+    batch_tokens: int = 524_288  # tokens per optimizer step, over all devices; 0 = the rule's
+    batch_multiple_rows: int = (
+        1  # rows that a rule's batch is a multiple of, such as the ranks of a run
+    )
     optimizer: str = (
         "adamw"  # adamw (decoupled decay), adam (decay added to the gradient: figure A7)
     )
@@ -50,11 +64,23 @@ class RecipeConfig:
     seed: int = 0  # initial weights and token order
 
     def __post_init__(self) -> None:
-        for key in ("peak_lr", "cosine_cycle", "batch_tokens", "lr_base_width", "adam_eps"):
+        for key in ("cosine_cycle", "batch_multiple_rows", "lr_base_width", "adam_eps"):
             positive(f"recipe.{key}", getattr(self, key))
+        choice("recipe.rule", self.rule, ("none", "step_law", "deepseek"))
+        choice("recipe.schedule", self.schedule, ("cosine", "cooldown", "multistep"))
+        for key in ("peak_lr", "batch_tokens"):
+            (positive if self.rule == "none" else not_negative)(f"recipe.{key}", getattr(self, key))
+        if self.rule != "none":
+            self._check_rule()
+        if self.schedule == "cooldown":
+            self._check_cooldown()
         choice("recipe.precision", self.precision, ("auto", "bf16", "fp32", "bf16_weights"))
         choice("recipe.optimizer", self.optimizer, ("adamw", "adam"))
-        if not 0 < self.final_lr_ratio <= 1:
+        to_nothing = self.schedule == "cooldown" or (self.schedule, self.rule) == (
+            "cosine",
+            "step_law",
+        )
+        if not (0 < self.final_lr_ratio <= 1 or (to_nothing and self.final_lr_ratio == 0)):
             raise InputError(f"recipe.final_lr_ratio={self.final_lr_ratio} is not in (0, 1].")
         if not 0 <= self.warmup_fraction < 1:
             raise InputError(f"recipe.warmup_fraction={self.warmup_fraction} is not in [0, 1).")
@@ -67,6 +93,31 @@ class RecipeConfig:
                 raise InputError(f"recipe.{key}={getattr(self, key)} is not in [0, 1).")
         for key in ("warmup_steps", "weight_decay", "grad_clip", "seed"):
             not_negative(f"recipe.{key}", getattr(self, key))
+
+    def _check_rule(self) -> None:
+        if self.peak_lr and self.batch_tokens:
+            raise InputError(
+                f"recipe.rule={self.rule} has nothing to decide beside recipe.peak_lr={self.peak_lr} and "
+                f"recipe.batch_tokens={self.batch_tokens}. Give 0 for what it should, as recipe={self.rule} does."
+            )
+        if not self.peak_lr and self.lr_width_exponent:
+            raise InputError(
+                f"recipe.rule={self.rule} gives every run its own peak rate: "
+                f"recipe.lr_width_exponent={self.lr_width_exponent} would scale it twice. Give 0."
+            )
+        if self.schedule == "cooldown":
+            raise InputError(
+                f"recipe.rule={self.rule} gives every horizon another rate or batch, and "
+                "recipe.schedule=cooldown is for horizons that share one. Choose one of the two."
+            )
+
+    def _check_cooldown(self) -> None:
+        if not 0 < self.cooldown_fraction < 1:
+            raise InputError(f"recipe.cooldown_fraction={self.cooldown_fraction} is not in (0, 1).")
+        if self.cosine_cycle != 1:
+            raise InputError(
+                f"recipe.cosine_cycle={self.cosine_cycle} is for recipe.schedule=cosine, not cooldown."
+            )
 
 
 @dataclass(kw_only=True)
@@ -148,7 +199,7 @@ class ResourceConfig:
 class ClusterConfig:
     """Where runs are trained, and what that costs."""
 
-    kind: str = "local"  # debug (in this process), local (processes here, one per GPU), slurm
+    kind: str = "local"  # debug (in this process), local (processes here, one per GPU), slurm, torchrun (starts nothing, says how)
     n_workers: int = 0  # processes, 0 = one per GPU or core; on slurm the size of the job array
     threads_per_worker: int = 0  # CPU threads of one worker; 0 = cores / workers
     peak_flops: float = 989e12  # of one device, FLOP/s, dense bf16 (H100 SXM data sheet)
@@ -161,8 +212,8 @@ class ClusterConfig:
     constraint: str = ""  # slurm
     max_jobs: int = 0  # slurm: most jobs of yours in the queue at once, as a QOS may limit; 0 = any
     timeout_min: int = 240  # slurm: time limit of one worker, minutes
-    nodes: int = 1  # slurm: nodes of one job
-    ranks_per_node: int = 1  # slurm: ranks of a run on each node; 1 on 1 node = a worker per GPU
+    nodes: int = 1  # slurm, torchrun: nodes of one job
+    ranks_per_node: int = 1  # slurm, torchrun: ranks of a run on each node; 1 on 1 node = a worker per GPU
     cpus_per_task: int = 8  # slurm: cores of one job, or of one rank where a job has several
     gpus_per_node: int = 1  # slurm: GPUs of one job on each node
     mem_gb: int = 64  # slurm: host memory of one job on each node
@@ -170,7 +221,7 @@ class ClusterConfig:
     resources: list[ResourceConfig] = field(default_factory=list)  # slurm: jobs by model size
 
     def __post_init__(self) -> None:
-        choice("cluster.kind", self.kind, ("debug", "local", "slurm"))
+        choice("cluster.kind", self.kind, ("debug", "local", "slurm", "torchrun"))
         for key in ("peak_flops", "mfu", "memory_gb", "timeout_min", "nodes", "ranks_per_node"):
             positive(f"cluster.{key}", getattr(self, key))
         for key in ("n_workers", "max_jobs", "threads_per_worker", "gpus_per_node"):

@@ -42,7 +42,8 @@ specs = st.builds(
     model=shapes, data_id=st.text(), batch_tokens=counts, steps=counts, cosine_steps=counts,
     warmup_steps=counts, peak_lr=reals, final_lr_ratio=reals, weight_decay=reals, beta1=reals,
     beta2=reals, adam_eps=reals, grad_clip=reals, precision=st.sampled_from(PRECISIONS),
-    seed=st.integers(-(2**63), 2**64), optimizer=st.sampled_from(OPTIMIZERS), schema=st.just(1),
+    seed=st.integers(-(2**63), 2**64), optimizer=st.sampled_from(OPTIMIZERS),
+    schedule=st.sampled_from(["cosine", "multistep"]), cooldown_steps=counts, schema=st.just(1),
 )  # fmt: skip
 losses = st.dictionaries(st.text(), reals)
 results = st.builds(
@@ -153,6 +154,8 @@ OTHER = {
     "precision": "fp32",
     "seed": 1,
     "optimizer": "adam",
+    "schedule": "multistep",
+    "cooldown_steps": 9,
     "schema": 2,
 }
 
@@ -172,6 +175,12 @@ def test_a_run_planned_before_there_was_a_choice_keeps_its_id_and_its_line(spec)
     assert len(line) == 19  # the fields of that version
     assert RunSpec.from_dict(line, "here") == spec
     assert replace(spec, optimizer="adam").to_dict() == {**line, "optimizer": "adam"}
+
+
+@pytest.mark.parametrize("steps", [-1, 0, 45_264])
+def test_a_cool_down_lies_within_its_run(spec, steps):
+    with pytest.raises(InputError, match=f"cooldown_steps={steps} is not from 1 to steps=45263"):
+        replace(spec, schedule="cooldown", cooldown_steps=steps)
 
 
 @pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(ModelShape)])

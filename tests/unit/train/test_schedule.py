@@ -76,3 +76,29 @@ def test_rates_do_not_jump(spec):
 def test_rates_only_fall_after_the_warm_up(spec):
     rates = [learning_rate(spec, step) for step in range(spec.warmup_steps, spec.steps)]
     assert all(a >= b for a, b in itertools.pairwise(rates))
+
+
+COOLDOWN = replace(SPEC, schedule="cooldown", cooldown_steps=20, final_lr_ratio=0.0)
+
+
+def test_a_cool_down_is_constant_then_one_minus_a_root():
+    """Haegele et al. 2024: peak * (1 - sqrt((s - s0) / (S - s0))), s from 0."""
+    rates = [learning_rate(COOLDOWN, step) for step in range(100)]
+    assert rates[:10] == [learning_rate(SPEC, step) for step in range(10)]
+    assert rates[10:81] == [3e-3] * 71
+    expected = [3e-3 * (1 - math.sqrt(k / 20)) for k in range(20)]
+    assert rates[80:] == pytest.approx(expected, rel=1e-12)
+    assert rates[-1] > 0
+
+
+def test_before_its_cool_down_a_run_has_the_rates_of_every_longer_one():
+    longer = replace(COOLDOWN, steps=300, cosine_steps=300, cooldown_steps=60)
+    assert [learning_rate(longer, s) for s in range(COOLDOWN.trunk_steps)] == [
+        learning_rate(COOLDOWN, s) for s in range(COOLDOWN.trunk_steps)
+    ]
+
+
+def test_deepseeks_steps_are_at_80_and_90_percent():
+    spec = replace(SPEC, schedule="multistep")
+    rates = [learning_rate(spec, step) / 3e-3 for step in (10, 79, 80, 89, 90, 99)]
+    assert rates == pytest.approx([1, 1, 0.316, 0.316, 0.1, 0.1], rel=1e-3)
