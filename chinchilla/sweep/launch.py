@@ -1,7 +1,7 @@
 """Launch a sweep: write its plan, then let workers train what is missing.
 
 cluster.kind says where workers run: in this process (debug), as processes of this machine (local),
-as a job array (slurm). Launching again does only what is missing, tries failed runs again,
+as a job array (slurm), or wherever a person starts them (torchrun). Launching again does only what is missing, tries failed runs again,
 and adds new specs to the plan. Nothing is ever dropped from a plan.
 """
 
@@ -19,7 +19,9 @@ from chinchilla.records import RunSpec, load_plan, save_plan
 from chinchilla.sweep import pool
 from chinchilla.sweep.cells import cell_of, missing_specs, save_runtime
 from chinchilla.sweep.claims import Claim, take
+from chinchilla.sweep.hints import given, torchrun
 from chinchilla.sweep.progress import SweepProgress
+from chinchilla.sweep.resources import assign
 from chinchilla.sweep.retry import put_aside
 from chinchilla.sweep.snapshot import record_launch
 from chinchilla.sweep.status import SweepStatus, summary_line, sweep_status
@@ -51,8 +53,9 @@ def launch(
         program: local only: command that starts a worker.
 
     Returns:
-        Exit code: 0 every run is over and none failed (or, on Slurm, jobs were submitted), 1 some
-        failed, or are left because workers ended badly, 75 some are left because this launcher was stopped or others train them.
+        Exit code: 0 every run is over and none failed (or jobs were submitted to Slurm, or the
+        folder was prepared for torchrun), 1 some failed, or are left because workers ended badly,
+        75 some are left because this launcher was stopped or others train them.
 
     Raises:
         InputError: the folder holds another sweep or another version's files, or no Slurm here.
@@ -71,6 +74,10 @@ def launch(
             left = missing_specs(sweep_dir, only)
             said = submit(command.cluster, sweep_dir, data_dir, left, claim.still_mine)
         print(json.dumps(said.to_dict()) if command.format == "json" else said.text())
+        return EXIT_OK
+    if missing and kind == "torchrun":
+        assign(missing, command.cluster)
+        _say_how(command, missing, sweep_dir, data_dir)
         return EXIT_OK
     words: list[str] = []
     if missing:
@@ -155,6 +162,25 @@ def turn(sweep_dir: Path) -> Iterator[Claim]:
         yield claim
     finally:
         claim.release()
+
+
+def _say_how(
+    command: SweepCommand | TrainCommand, missing: list[RunSpec], sweep_dir: Path, data_dir: Path
+) -> None:
+    line = torchrun(command.cluster, sweep_dir, data_dir)
+    if command.format == "json":
+        told = {"sweep_dir": str(sweep_dir), "n_left": len(missing), "command": line}
+        print(json.dumps(told))
+        return
+    n, nodes = len(missing), command.cluster.nodes
+    runs = f"{n} run{'' if n == 1 else 's'}"
+    precision = ", ".join(sorted({s.precision for s in missing}))
+    where = "" if nodes == 1 else f", on each of {nodes} nodes (FIRST_NODE is one of them)"
+    print(
+        f"{runs} to train in {precision}; nothing was started. Start a worker of all ranks{where}:"
+    )
+    print(f"  {line}")
+    print(f"  look:  chinchilla status {given('sweep_dir', sweep_dir)}")
 
 
 def _say(

@@ -65,7 +65,9 @@ def shapes_of(cluster: ClusterConfig) -> list[Shape]:
     """
     if cluster.kind != "slurm" or not cluster.resources:
         alone = dataclasses.replace(cluster, resources=[])
-        if cluster.kind != "slurm":
+        if cluster.kind == "torchrun":  # one worker of all ranks, unless somebody starts more
+            alone = dataclasses.replace(alone, gpus_per_node=0, n_workers=cluster.n_workers or 1)
+        elif cluster.kind != "slurm":
             alone = dataclasses.replace(alone, nodes=1, ranks_per_node=1)
         return [_checked(Shape("all", 0, math.inf, alone))]
     shapes, below = [], 0.0

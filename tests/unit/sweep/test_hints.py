@@ -8,7 +8,8 @@ import pytest
 from sweep_fakes import make_specs, make_sweep
 
 from chinchilla.cli import main
-from chinchilla.sweep.hints import given
+from chinchilla.config import ClusterConfig
+from chinchilla.sweep.hints import given, torchrun
 
 NAMES = ["plain", "sp ace", "it's", "'quoted'", "a=b,[c]", " lead", "tail ", "$HOME", "ümlaut", "a;b&c", "{x}", 'back\\slash"']  # fmt: skip
 
@@ -28,3 +29,14 @@ def test_a_folder_comes_back_from_the_hint(
 def test_plain_folders_are_not_quoted():
     assert given("sweep_dir", "/tmp/a-b_c.d") == "sweep_dir=/tmp/a-b_c.d"
     assert given("sweep_dir", "/tmp/sp ace") == "'sweep_dir=/tmp/sp ace'"
+
+
+def test_a_line_for_torchrun_says_nodes_ranks_and_threads():
+    one = ClusterConfig(kind="torchrun", ranks_per_node=8, threads_per_worker=4)
+    words = shlex.split(torchrun(one, Path("/runs/it's"), Path("/data")))
+    assert words == [
+        "torchrun", "--standalone", "--nproc-per-node", "8", "-m", "chinchilla.sweep.ranked",
+        "/runs/it's", "/data", "--threads", "4",
+    ]  # fmt: skip
+    two = torchrun(ClusterConfig(kind="torchrun", nodes=2), Path("/runs"), Path("/data"))
+    assert "--nnodes 2 --rdzv-backend c10d --rdzv-endpoint FIRST_NODE:29500" in two

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -12,19 +13,24 @@ import pytest
 from sweep_fakes import wait_until
 
 from chinchilla.config import (
+    ClusterConfig,
     CorpusConfig,
     DataCommand,
+    GridConfig,
     RecipeConfig,
     RuntimeConfig,
+    SweepCommand,
     TokenizerConfig,
 )
 from chinchilla.data.prepare import prepare
 from chinchilla.data.tokens import TokenData
+from chinchilla.errors import InputError
 from chinchilla.plan import plan_run
 from chinchilla.records import RunResult, RunSpec, save_plan
 from chinchilla.shapes import ModelShape
 from chinchilla.sweep.cells import cell_of, read_attempts, save_runtime
 from chinchilla.sweep.claims import latest
+from chinchilla.sweep.launch import launch
 from chinchilla.train.ranks import PeerError, join, slurm_settings
 
 
@@ -171,3 +177,41 @@ def test_slurm_says_who_one_is_and_each_start_has_its_own_port():
     assert first["MASTER_ADDR"] == "127.0.0.1"
     assert first["MASTER_PORT"] != again["MASTER_PORT"]
     assert all(1024 < int(s["MASTER_PORT"]) < 32768 for s in (first, again))
+
+
+def for_torchrun(specs: list[RunSpec], **cluster: int) -> SweepCommand:
+    return SweepCommand(
+        grid=GridConfig(budgets=[1e12], models=["64x2"]),
+        cluster=ClusterConfig(kind="torchrun", ranks_per_node=2, **cluster),
+        runtime=RuntimeConfig(device="cpu", held_out_tokens=256, held_out_evals=2),
+        format="json",
+    )
+
+
+@pytest.mark.slow
+def test_a_folder_is_prepared_for_torchrun_and_the_line_it_prints_trains_it(
+    data_dir: Path, tmp_path: Path, capsys
+):
+    specs = make_sweep(tmp_path / "specs", data_dir, (4, 8), (8, 6))
+    asked, sweep = for_torchrun(specs), tmp_path / "it's a sweep"
+    assert launch(asked, specs, sweep, data_dir) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["n_left"] == 2
+    assert not list(sweep.glob("cells/*/claim-*.json")), "nothing was started"
+    program, *words = shlex.split(told["command"])
+    assert program == "torchrun"
+    command = [sys.executable, "-m", "torch.distributed.run", *words]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert {RunResult.load(cell_of(sweep, s)).status for s in specs} == {"finished"}
+    assert launch(asked, specs, sweep, data_dir) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["finished"] == 2, "nothing is left to say"
+
+
+def test_preparing_for_torchrun_refuses_ranks_that_a_batch_does_not_divide_among(
+    data_dir: Path, tmp_path: Path
+):
+    specs = make_sweep(tmp_path / "specs", data_dir, (4, 8))
+    asked = for_torchrun(specs, nodes=3)
+    with pytest.raises(InputError, match=r"a batch of 4 rows .* the 6 ranks"):
+        launch(asked, specs, tmp_path / "sweep", data_dir)
