@@ -5,7 +5,13 @@ nothing below it sees a DictConfig. Standard library only. Not frozen, no Litera
 OmegaConf 2.3 could not merge them. A field without default must be given.
 """
 
-from chinchilla.config.data import CorpusConfig, DataCommand, SourceConfig, TokenizerConfig
+from chinchilla.config.data import (
+    CorpusConfig,
+    DataCommand,
+    NearConfig,
+    SourceConfig,
+    TokenizerConfig,
+)
 from chinchilla.config.deciding import DesignCommand, PredictCommand, RatesConfig, ScoreCommand
 from chinchilla.config.diagnosing import DiagnoseCommand
 from chinchilla.config.fetching import FetchCommand
@@ -46,6 +52,7 @@ __all__ = [
     "GridConfig",
     "LogsCommand",
     "ModelConfig",
+    "NearConfig",
     "PlanCommand",
     "PredictCommand",
     "RatesConfig",

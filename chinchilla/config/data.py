@@ -98,6 +98,25 @@ class TokenizerConfig:
 
 
 @dataclass(kw_only=True)
+class NearConfig:
+    """What counts as nearly the same text: sets of n-grams of words, by MinHash."""
+
+    threshold: float = 0.8  # Jaccard similarity of two documents' n-grams from which they are near
+    ngram: int = 5  # words in a row; shorter documents are left alone
+    permutations: int = 128  # of MinHash; the similarity is known to about sqrt(.25 / permutations)
+
+    def __post_init__(self) -> None:
+        if not 0.3 <= self.threshold <= 1:
+            raise InputError(
+                f"near.threshold={self.threshold} is not in [0.3, 1]: documents that share less are "
+                "hardly the same text."
+            )
+        positive("near.ngram", self.ngram)
+        if not 16 <= self.permutations <= 1024:
+            raise InputError(f"near.permutations={self.permutations} is not in [16, 1024].")
+
+
+@dataclass(kw_only=True)
 class DataCommand:
     """`chinchilla data`: documents -> tokenizer -> token shards.
 
@@ -112,6 +131,8 @@ class DataCommand:
     against: list[str] = field(default_factory=list)  # overlap: evaluation files, an item a line
     ngram: int = 13  # overlap: words in a row
     column: str = "text"  # overlap: field of the evaluation files that holds an item's text
+    dedup: str = "exact"  # exact: equal documents; near: also those nearly the same (MinHash)
+    near: NearConfig = field(default_factory=NearConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data_dir: str = "data"  # folder for tokenizer, shards and manifest
     held_out_fraction: float = 0.02  # share of documents held out, chosen by hash of their text
@@ -123,6 +144,7 @@ class DataCommand:
     def __post_init__(self) -> None:
         check_format(self.format)
         choice("action", self.action, ACTIONS)
+        choice("dedup", self.dedup, ("exact", "near"))
         positive("ngram", self.ngram)
         if self.action == "overlap" and not self.against:
             raise InputError(

@@ -17,6 +17,7 @@ SHOWN = {"file", "ngram", "items", "too_short", "any", "half", "all", "sources"}
 WHY = {
     "duplicate": "the same text again",
     "in_other_source": "the same text in a source before it",
+    "near_duplicate": "nearly the same text as one that stays (MinHash)",
     "empty": "no text",
     "only_repeats": "every paragraph of it stood before",
     "not_unicode": "lone surrogates, which UTF-8 cannot hold",

@@ -1,4 +1,5 @@
-"""Documents to tokens in a pool of processes: results in order, a bounded number in flight.
+"""Documents to tokens, or to anything else, in a pool of processes: results in order, a bounded number
+in flight.
 
 What a batch of documents becomes depends on the documents only, so the number of workers never
 changes a byte.
@@ -9,10 +10,12 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -22,62 +25,74 @@ from chinchilla.errors import InputError
 BATCH_BYTES = 1 << 20  # of text handed to a worker at once, or one document if that is longer
 IN_FLIGHT = 3  # batches per worker waiting or done
 
+Work = Callable[[list[bytes]], np.ndarray]
+
 
 @dataclass
 class Batch:
-    """Documents of one source's split on their way to a worker."""
+    """Documents of one kind on their way to a worker."""
 
-    source: int
-    split: str  # train or heldout
+    kind: tuple[int, str]  # source and split
     texts: list[bytes] = field(default_factory=list)
     bytes: int = 0
+    mark: Any = None  # what is true once all before this, and this, are done
 
 
-def in_batches(documents: Iterable[tuple[int, str, bytes]]) -> Iterator[Batch]:
-    """(source, split, text) into batches of about BATCH_BYTES, those of one kind in order."""
+def in_batches(documents: Iterable[tuple[tuple[int, str], bytes] | Any]) -> Iterator[Batch]:
+    """(kind, text) into batches of about BATCH_BYTES, those of one kind in order.
+
+    Anything that is no tuple is a mark: it closes the batches open at that place and goes with the
+    last of them.
+    """
     open_batches: dict[tuple[int, str], Batch] = {}
-    for source, split, text in documents:
-        batch = open_batches.setdefault((source, split), Batch(source, split))
+    for each in documents:
+        if not isinstance(each, tuple):
+            waiting = [*open_batches.values()] or [Batch((0, ""))]
+            waiting[-1].mark = each
+            open_batches = {}
+            yield from waiting
+            continue
+        kind, text = each
+        batch = open_batches.setdefault(kind, Batch(kind))
         batch.texts.append(text)
         batch.bytes += len(text)
         if batch.bytes >= BATCH_BYTES:
-            yield open_batches.pop((source, split))
+            yield open_batches.pop(kind)
     yield from open_batches.values()
 
 
-def encode_batches(
-    batches: Iterable[Batch], tokenizer: Tokenizer, dtype: str, n_workers: int
+def in_pool(
+    batches: Iterable[Batch], work: Work, n_workers: int
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Each batch with its tokens: every document's pieces, then eos.
+    """Each batch with what `work` makes of its texts.
 
     Args:
         batches: consumed only as fast as results are taken.
-        tokenizer: every worker makes its own from `tokenizer.model`.
-        dtype: uint16 or uint32.
-        n_workers: processes; 1 encodes in this one.
+        work: goes to the processes; the same result for the same texts.
+        n_workers: processes; 1 works in this one.
 
     Yields:
-        (batch, (tokens,) array of dtype), in the order of `batches`.
+        (batch, result), in the order of `batches`.
 
     Raises:
         InputError: a worker was killed.
     """
     if n_workers == 1:
         for batch in batches:
-            yield batch, encode_texts(tokenizer, batch.texts, dtype)
+            yield batch, work(batch.texts)
         return
     # Reading has started threads (pyarrow), so forking this process would not be safe.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(n_workers, context, _start_worker, (tokenizer.model, dtype))
+    pool = ProcessPoolExecutor(n_workers, context, _start_worker, (work,))
     try:
-        pending: deque[tuple[Batch, Future[bytes]]] = deque()
+        pending: deque[tuple[Batch, Future[np.ndarray]]] = deque()
         for batch in batches:
-            pending.append((batch, pool.submit(_encode_in_worker, batch.texts)))
+            pending.append((batch, pool.submit(_work_in_worker, batch.texts)))
             if len(pending) >= IN_FLIGHT * n_workers:
                 done, future = pending.popleft()
-                yield done, np.frombuffer(future.result(), dtype)
+                yield done, future.result()
         for done, future in pending:
-            yield done, np.frombuffer(future.result(), dtype)
+            yield done, future.result()
     except BrokenProcessPool:
         raise InputError(
             f"one of {n_workers} tokenising processes died, most likely for lack of memory. "
@@ -87,20 +102,37 @@ def encode_batches(
         pool.shutdown(cancel_futures=True)
 
 
-def encode_texts(tokenizer: Tokenizer, texts: list[bytes], dtype: str) -> np.ndarray:
-    """Pieces of each text, each followed by eos, in one array."""
-    eos = [tokenizer.eos_id]
-    parts = (np.array(tokenizer.encode(t.decode("utf-8")) + eos, dtype) for t in texts)
-    return np.concatenate(list(parts))
+def dtype_of(tokenizer: Tokenizer) -> str:
+    """uint16 where every piece fits, else uint32."""
+    return "uint16" if tokenizer.vocab_size <= 65_536 else "uint32"
 
 
-_worker: tuple[Tokenizer, str] | None = None
+@dataclass(frozen=True)
+class Encoder:
+    """Texts to tokens; every process makes its own tokenizer from the model."""
+
+    model: bytes
+    dtype: str  # uint16 or uint32
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.model)
+
+    def __call__(self, texts: list[bytes]) -> np.ndarray:
+        """(tokens,) pieces of each text, each followed by eos."""
+        eos = [self._tokenizer.eos_id]
+        encode = self._tokenizer.encode
+        parts = [np.array(encode(t.decode("utf-8")) + eos, self.dtype) for t in texts]
+        return np.concatenate(parts) if parts else np.zeros(0, self.dtype)
 
 
-def _start_worker(model: bytes, dtype: str) -> None:
-    global _worker
+_work: Work | None = None
+
+
+def _start_worker(work: Work) -> None:
+    global _work
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    _worker = (Tokenizer(model), dtype)
+    _work = work
     # Without this, workers of a killed process would wait for work for ever.
     threading.Thread(target=_die_with_parent, name="parent-watch", daemon=True).start()
 
@@ -112,7 +144,6 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
-def _encode_in_worker(texts: list[bytes]) -> bytes:
-    assert _worker is not None
-    tokenizer, dtype = _worker
-    return encode_texts(tokenizer, texts, dtype).tobytes()
+def _work_in_worker(texts: list[bytes]) -> np.ndarray:
+    assert _work is not None
+    return _work(texts)

@@ -19,16 +19,23 @@ from chinchilla.records import built
 MANIFEST = "manifest.json"
 SCHEMA = 1
 SPLITS = ("train", "heldout")
+HEADER_BYTES = 64  # of a shard
 MAX_ROWS = 1_000_000  # of a source in one period of the mixture
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of tokens: little-endian integers without a header."""
+    """One file of tokens (`shards.py`)."""
 
     file: str  # name inside the token folder
     tokens: int
-    sha256: str
+    sha256: str  # of the whole file
+    header: int = 0  # bytes before the tokens; none in folders of version 0.1.0
+    documents: int = 0  # that end in it, where there is a header: their ends follow the tokens
+
+    def size(self, width: int) -> int:
+        """Bytes of the file, at so many bytes a token."""
+        return self.header + width * self.tokens + 8 * self.documents
 
 
 @dataclass(frozen=True)
@@ -175,6 +182,12 @@ class Manifest:
             for source in manifest.sources
         ):
             raise DataError(f"{path} states a source without rows or tokens. {again}")
+        shards = [shard for split in manifest.splits.values() for shard in split.shards]
+        if any(
+            (s.header, s.documents) != (0, 0) and (s.header != HEADER_BYTES or s.documents < 0)
+            for s in shards
+        ):
+            raise DataError(f"{path} states a shard that begins as none of ours does. {again}")
         if manifest.dtype not in ("uint16", "uint32"):
             raise DataError(
                 f"{path} states tokens of dtype {manifest.dtype!r}; uint16 and uint32 are read. "
@@ -191,7 +204,7 @@ class Manifest:
         width = 2 if self.dtype == "uint16" else 4
         for split in self.splits.values():
             for shard in split.shards:
-                path, expected = inside(data_dir, shard.file), shard.tokens * width
+                path, expected = inside(data_dir, shard.file), shard.size(width)
                 size = path.stat().st_size if path.is_file() else None
                 if size != expected:
                     found = "is missing" if size is None else f"has {size} bytes"

@@ -7,7 +7,6 @@ and go past once, so memory follows from the evaluation alone. Two different n-g
 a chance of about evaluation n-grams x training words / 2^64.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,16 +18,13 @@ import numpy as np
 from chinchilla.config import SourceConfig
 from chinchilla.data.corpus import SUFFIXES, read_documents
 from chinchilla.data.manifest import Manifest
+from chinchilla.data.ngrams import WordHashes, ngram_hashes
 from chinchilla.data.tokenizer import Tokenizer
 from chinchilla.data.tokens import TokenData
 from chinchilla.errors import DataError
 from chinchilla.files import sha256_file, write_json
 
 SCHEMA = 1
-_WORD = re.compile(r"\w+")
-_STEP = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
-_KNOWN_WORDS = 1_000_000  # hashes of words kept at once
-_BLOCK = 1 << 22  # tokens looked at together when documents are cut apart
 
 Progress = Callable[[str, float, float], None]
 
@@ -43,53 +39,15 @@ class Item:
     sources: dict[str, int]  # source -> how many of them are in it
 
 
-class WordHashes:
-    """Words to 64-bit hashes, remembered."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, int] = {}
-
-    def __call__(self, text: str) -> np.ndarray:
-        """(words,) uint64 of the words of a text in lower case."""
-        words = _WORD.findall(text.lower())
-        if len(self._known) > _KNOWN_WORDS:
-            self._known.clear()
-        known = self._known
-        for word in set(words).difference(known):
-            digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-            known[word] = int.from_bytes(digest, "little")
-        return np.array([known[word] for word in words], np.uint64)
-
-
-def ngram_hashes(words: np.ndarray, n: int) -> np.ndarray:
-    """Hash of every n words in a row: (words - n + 1,) uint64, or none.
-
-    Args:
-        words: (words,) uint64.
-        n: words in a row.
-    """
-    if len(words) < n:
-        return np.zeros(0, np.uint64)
-    total = np.zeros(len(words) - n + 1, np.uint64)
-    for i in range(n):  # a polynomial in _STEP, modulo 2^64
-        total = total * _STEP + words[i : len(words) - n + 1 + i]
-    return total
-
-
 def documents_of(data: TokenData, tokenizer: Tokenizer, source: int) -> Iterator[str]:
     """The training documents of one source, decoded from its shards."""
-    begin = sum(each.splits["train"].tokens for each in data.sources[:source])
-    end = begin + data.sources[source].splits["train"].tokens
-    pieces: list[np.ndarray] = []
-    while begin < end:
-        block = data.tokens("train", begin, min(end, begin + _BLOCK))
-        begin += len(block)
-        start = 0
-        for stop in np.flatnonzero(block == tokenizer.eos_id):
-            pieces.append(block[start:stop])
-            yield tokenizer.decode(np.concatenate(pieces).tolist())
-            pieces, start = [], int(stop) + 1
-        pieces.append(block[start:])
+    last = np.cumsum([each.splits["train"].documents for each in data.sources])[source]
+    first = last - data.sources[source].splits["train"].documents
+    ends = data.document_ends("train")
+    begin = int(ends[first - 1]) if first else 0
+    for end in ends[first:last].tolist():
+        yield tokenizer.decode(data.tokens("train", begin, end - 1).tolist())
+        begin = end
 
 
 def overlap(

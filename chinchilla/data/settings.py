@@ -22,6 +22,7 @@ def settings_of(command: DataCommand) -> dict[str, Any]:
     return {
         "corpus": corpus,
         "tokenizer": dataclasses.asdict(command.tokenizer),
+        "dedup": dataclasses.asdict(command.near) if command.dedup == "near" else command.dedup,
         "held_out_fraction": command.held_out_fraction,
         "shard_tokens": command.shard_tokens,
     }

@@ -7,19 +7,28 @@ those in several sources the first source keeps its own. Disk: the size of the t
 file, 1/128 of the text.
 """
 
+import dataclasses
 import hashlib
+import os
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from chinchilla.data.paragraphs import Document, Repeats
+from chinchilla.errors import DataError
 
 N_BUCKETS = 128  # open files while writing; macOS allows 256 by default
 _KEY_BYTES = 32
 _HEAD = struct.Struct("<HQ")  # source, bytes of text
+
+Document = tuple[int, bytes, bytes]  # source, key, text
+Filter = Callable[[int, Iterable[Document], list[Counter[str]]], Iterable[Document]]
+
+
+class NotAsWritten(DataError):
+    """Files of an unfinished preparation that are not as its state says: it is begun anew."""
 
 
 def document_key(text: bytes) -> bytes:
@@ -34,110 +43,147 @@ def split_position(key: bytes) -> float:
 
 @dataclass
 class Intake:
-    """What one source gave.
+    """What one source gave while it was read.
 
     Attributes:
         read, read_bytes: documents as they came in, and the bytes of those that are text.
         documents: kept so far, duplicates included.
-        dropped: documents left out, by reason; duplicates are counted when read back.
+        dropped: documents left out, by reason.
         lowest, highest: extreme split positions seen.
-        paragraphs, paragraph_bytes: left out of documents because they stood before.
     """
 
     read: int = 0
     read_bytes: int = 0
     documents: int = 0
-    dropped: Counter[str] = field(
-        default_factory=lambda: Counter(duplicate=0, empty=0, not_unicode=0)
-    )
+    dropped: dict[str, int] = field(default_factory=lambda: {"empty": 0, "not_unicode": 0})
     lowest: float = 1.0
     highest: float = 0.0
-    paragraphs: int = 0
-    paragraph_bytes: int = 0
+
+
+@dataclass
+class SpoolState:
+    """How far a spool has come; `Spool` takes it up again from there."""
+
+    lengths: list[int] = field(default_factory=lambda: [0] * N_BUCKETS)  # bytes of each file
+    intake: list[Intake] = field(default_factory=list)
+    bytes: int = 0  # of all documents kept, duplicates included
+    last: str = ""  # key of the last document given, whatever became of it
 
 
 class Spool:
     """Documents waiting to be tokenised, in `folder`.
 
     Attributes:
-        intake: what each source gave, by its number.
-        bytes: of all documents kept, duplicates included.
+        state: what came in.
+        left_out: bucket -> source -> what was left out of it when it was last read back, by reason.
+        filters: what else leaves documents out; called with (bucket, documents, counts by source).
     """
 
-    def __init__(self, folder: Path, n_sources: int = 1) -> None:
-        folder.mkdir()
-        self._files = [(folder / f"{i:03d}").open("w+b") for i in range(N_BUCKETS)]
-        self.intake = [Intake() for _ in range(n_sources)]
-        self.bytes = 0
-        self._repeats: Repeats | None = None
+    def __init__(self, folder: Path, n_sources: int = 1, state: SpoolState | None = None) -> None:
+        """Begin, or go on from what `sync` gave.
+
+        Raises:
+            NotAsWritten: the files are shorter than they were then.
+        """
+        folder.mkdir(exist_ok=True)
+        self.state = state or SpoolState(intake=[Intake() for _ in range(n_sources)])
+        self._files = []
+        self._unsynced: set[int] = set()
+        for i, length in enumerate(self.state.lengths):
+            path = folder / f"{i:03d}"
+            if length and (not path.is_file() or path.stat().st_size < length):
+                raise NotAsWritten(f"{path} is not as it was written.")
+            file = open(path, "r+b" if length else "w+b")  # noqa: SIM115
+            self._files.append(file)
+            file.truncate(length)
+            file.seek(length)
+        self.left_out: list[list[Counter[str]]] = [[] for _ in range(N_BUCKETS)]
+        self.filters: list[Filter] = []
+
+    @property
+    def bytes(self) -> int:
+        return self.state.bytes
+
+    @property
+    def intake(self) -> list[Intake]:
+        return self.state.intake
 
     def add(self, text: str, source: int = 0, broken_rule: str = "") -> None:
         """Keep one document; empty ones, lone surrogates and breakers of rules are only counted."""
-        intake = self.intake[source]
+        intake, dropped = self.intake[source], self.intake[source].dropped
         intake.read += 1
         try:
             data = text.encode("utf-8")
         except UnicodeEncodeError:
-            intake.dropped["not_unicode"] += 1
-            return
-        intake.read_bytes += len(data)
-        if not data:
-            intake.dropped["empty"] += 1
-            return
-        if broken_rule:
-            intake.dropped[broken_rule] += 1
+            self.state.last = document_key(text.encode("utf-8", "surrogatepass")).hex()
+            dropped["not_unicode"] += 1
             return
         key = document_key(data)
-        head = _HEAD.pack(source, len(data))
-        self._files[key[0] * N_BUCKETS // 256].write(key + head + data)
+        self.state.last = key.hex()
+        intake.read_bytes += len(data)
+        if not data:
+            dropped["empty"] += 1
+            return
+        if broken_rule:
+            dropped[broken_rule] = dropped.get(broken_rule, 0) + 1
+            return
+        bucket = key[0] * N_BUCKETS // 256
+        self._unsynced.add(bucket)
+        self._files[bucket].write(key + _HEAD.pack(source, len(data)) + data)
+        self.state.lengths[bucket] += _KEY_BYTES + _HEAD.size + len(data)
         intake.documents += 1
-        self.bytes += len(data)
+        self.state.bytes += len(data)
         position = split_position(key)
         intake.lowest = min(intake.lowest, position)
         intake.highest = max(intake.highest, position)
 
-    def drop_paragraphs(self, shortest: list[int]) -> None:
-        """From now on, leave out paragraphs of so many bytes that stood before; 0 = none, by source."""
-        if any(shortest):
-            self._repeats = Repeats(self._distinct(), shortest)
+    def sync(self) -> SpoolState:
+        """Everything so far to the disk, and what that is."""
+        for bucket in self._unsynced:
+            self._files[bucket].flush()
+            os.fsync(self._files[bucket].fileno())
+        self._unsynced.clear()
+        return dataclasses.replace(self.state)
 
-    def __iter__(self) -> Iterator[Document]:
-        """(source, key, text) of each distinct document in key order; counts drops anew.
+    def bucket(self, number: int) -> list[Document]:
+        """(source, key, text) of the distinct documents of one file that the filters leave, in key order.
 
         The key is that of the document as it came in, whatever was left out of it.
         """
-        if self._repeats is None:
-            yield from self._distinct()
-            return
-        for intake in self.intake:
-            intake.dropped["only_repeats"] = 0
-        for source, key, text in self._repeats.leave_out(self._distinct()):
-            if text:
-                yield source, key, text
-            else:
-                self.intake[source].dropped["only_repeats"] += 1
-        for intake, removed in zip(self.intake, self._repeats.removed, strict=True):
-            intake.paragraphs, intake.paragraph_bytes = removed
+        counts: list[Counter[str]] = [Counter() for _ in self.intake]
+        documents: Iterable[Document] = self._distinct(number, counts)
+        for leave_out in self.filters:
+            documents = leave_out(number, documents, counts)
+        found = list(documents)
+        self.left_out[number] = counts
+        return found
 
-    def _distinct(self) -> Iterator[Document]:
-        for intake in self.intake:
-            intake.dropped["duplicate"] = 0
-            intake.dropped.pop("in_other_source", None)
-        for file in self._files:
-            file.seek(0)
-            records = []
-            while key := file.read(_KEY_BYTES):
-                source, length = _HEAD.unpack(file.read(_HEAD.size))
-                records.append((key, source, file.read(length)))
-            records.sort()
-            last, owner = b"", -1
-            for key, source, text in records:
-                if key != last:
-                    yield source, key, text
-                    last, owner = key, source
-                else:
-                    reason = "duplicate" if source == owner else "in_other_source"
-                    self.intake[source].dropped[reason] += 1
+    def __iter__(self) -> Iterator[Document]:
+        for number in range(N_BUCKETS):
+            yield from self.bucket(number)
+
+    def dropped(self, source: int) -> Counter[str]:
+        """All that was left out of a source, by reason."""
+        total = Counter({"duplicate": 0, **self.intake[source].dropped})
+        for counts in self.left_out:
+            total.update(counts[source] if counts else {})
+        return total
+
+    def _distinct(self, number: int, counts: list[Counter[str]]) -> Iterator[Document]:
+        file = self._files[number]
+        file.seek(0)
+        records = []
+        while key := file.read(_KEY_BYTES):
+            source, length = _HEAD.unpack(file.read(_HEAD.size))
+            records.append((key, source, file.read(length)))
+        records.sort()
+        last, owner = b"", -1
+        for key, source, text in records:
+            if key != last:
+                yield source, key, text
+                last, owner = key, source
+            else:
+                counts[source]["duplicate" if source == owner else "in_other_source"] += 1
 
     def __enter__(self) -> "Spool":
         return self

@@ -18,6 +18,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from chinchilla.data.manifest import Manifest
 from chinchilla.data.mixture import RowOrder
+from chinchilla.data.shards import document_ends, map_tokens
 from chinchilla.errors import DataError
 from chinchilla.files import sha256_file
 
@@ -69,9 +70,8 @@ class TokenData:
         self.order = RowOrder([source.rows for source in self.sources])
         self._views: dict[tuple[str, int, int], np.ndarray] = {}
         self._blocks: dict[tuple[int, int, int], np.ndarray] = {}
-        dtype = np.dtype(manifest.dtype).newbyteorder("<")
         self._shards = {
-            name: [np.asarray(np.memmap(data_dir / s.file, dtype, "r")) for s in split.shards]
+            name: [map_tokens(data_dir / s.file, s, manifest.dtype) for s in split.shards]
             for name, split in manifest.splits.items()
         }
         self._starts = {
@@ -255,6 +255,14 @@ class TokenData:
             if begin < start + len(shard) and end > start:
                 parts.append(shard[max(0, begin - start) : max(0, end - start)])
         return np.concatenate(parts) if parts else np.zeros(0, np.uint16)
+
+    def document_ends(self, split: str) -> np.ndarray:
+        """(documents,) int64 tokens of a split up to the end of each document, eos included."""
+        eos = self.manifest.tokenizer.eos_id
+        shards = zip(self.manifest.splits[split].shards, self._shards[split], strict=True)
+        ends = [document_ends(self.data_dir / s.file, s, tokens, eos) for s, tokens in shards]
+        starts = self._starts[split]
+        return np.concatenate([start + each for start, each in zip(starts, ends, strict=False)])
 
     def _rows(self, split: str, begins: np.ndarray, seq_len: int) -> np.ndarray:
         """Rows by the place of their first token; a row may run over the end of a shard."""

@@ -2,6 +2,7 @@
 
 import json
 import random
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -41,12 +42,19 @@ def command(data_dir: Path, *paths: Path, **settings: object) -> DataCommand:
     )
 
 
+def shard_tokens(path: Path, dtype: str = "uint16") -> np.ndarray:
+    """The tokens of a shard, by what its header says."""
+    magic, version, width, tokens, _ = struct.unpack("<8sIIQQ", path.read_bytes()[:32])
+    assert (magic, version, width) == (b"chintoks", 1, np.dtype(dtype).itemsize)
+    return np.fromfile(path, np.dtype(dtype).newbyteorder("<"), tokens, offset=64)
+
+
 def decoded(data_dir: Path, split: str) -> list[str]:
     """The documents of a split, read back from its shards."""
     manifest = Manifest.load(data_dir)
     tokenizer = Tokenizer.load(data_dir / "tokenizer.model")
     shards = [data_dir / s.file for s in manifest.splits[split].shards]
-    tokens = np.concatenate([np.fromfile(s, manifest.dtype) for s in shards])
+    tokens = np.concatenate([shard_tokens(s, manifest.dtype) for s in shards])
     assert tokens[-1] == tokenizer.eos_id
     ends = np.flatnonzero(tokens == tokenizer.eos_id)
     return [tokenizer.decode(d.tolist()) for d in np.split(tokens, ends + 1)[:-1]]

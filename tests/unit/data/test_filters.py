@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 
 import pytest
 from data_corpora import WORDS, command, decoded, documents, write_jsonl
@@ -110,7 +111,7 @@ def test_which_one_stays_does_not_depend_on_order_or_workers(tmp_path, monkeypat
         told = command(tmp_path / str(seed), write_jsonl(tmp_path / f"{seed}.jsonl", texts))
         told.corpus.dedup_paragraphs = 1
         told.n_workers = seed + 1
-        monkeypatch.setattr("chinchilla.data.prepare.BYTES_PER_WORKER", 1)
+        monkeypatch.setattr("chinchilla.data.stages.BYTES_PER_WORKER", 1)
         streams.append(prepare(told).data_id)
     assert streams[0] == streams[1]
 
@@ -128,15 +129,15 @@ def test_a_document_of_nothing_but_repeats_is_dropped(tmp_path):
 
 
 def test_text_without_repeats_comes_through_untouched():
-    texts = [b"a\n\nb \r\n \t\n\n c\n", b"\n\n\nd", b"", b"e\n\n", b"\xc3\xa9\n \nf"]
+    texts = [b"a\n\nb \r\n \t\n\n c\n", b"\n\n\nd", b"e\n\n", b"\xc3\xa9\n \nf"]
     given = [(0, bytes([i]), t) for i, t in enumerate(texts)]
-    left = [t for _, _, t in Repeats(given, [2]).leave_out(given)]
+    left = [t for _, _, t in Repeats([given], [2])(0, given, [Counter()])]
     assert left == texts
 
 
 def test_sources_that_did_not_ask_are_left_alone():
     given = [(0, b"0", b"same text"), (1, b"1", b"same text\n\nsame text"), (0, b"2", b"same text")]
-    left = [t for _, _, t in Repeats(given, [0, 5]).leave_out(given)]
+    left = [t for _, _, t in Repeats([given], [0, 5])(0, given, [Counter(), Counter()])]
     assert left == [b"same text", b"same text\n\n", b"same text"]
 
 

@@ -6,12 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
-from data_corpora import documents, write_jsonl
+from data_corpora import documents, shard_tokens, write_jsonl
 
 from chinchilla.config import CorpusConfig, DataCommand, SourceConfig, TokenizerConfig
 from chinchilla.data.manifest import Manifest
-from chinchilla.data.prepare import _sample, prepare
+from chinchilla.data.prepare import prepare
 from chinchilla.data.spool import Spool
+from chinchilla.data.stages import sample_of
 from chinchilla.data.tokens import TokenData
 from chinchilla.errors import DataError, InputError
 
@@ -57,7 +58,7 @@ def data(folder):
 def rows_of(data, name, seq=SEQ):
     """All training rows of one source, read from its shards."""
     shards = [s for s in data.manifest.splits["train"].shards if f"-{name}-" in s.file]
-    tokens = np.concatenate([np.fromfile(data.data_dir / s.file, "<u2") for s in shards])
+    tokens = np.concatenate([shard_tokens(data.data_dir / s.file) for s in shards])
     n = (len(tokens) - 1) // seq
     return [tuple(tokens[i * seq : i * seq + seq + 1]) for i in range(n)]
 
@@ -118,9 +119,7 @@ def test_held_out_rows_come_in_the_same_shares_and_the_scarce_repeat(data, folde
 
 
 def rows_heldout(folder, name):
-    tokens = np.concatenate(
-        [np.fromfile(p, "<u2") for p in sorted(folder.glob(f"heldout-{name}-*.bin"))]
-    )
+    tokens = np.concatenate([shard_tokens(p) for p in sorted(folder.glob(f"heldout-{name}-*.bin"))])
     return [tuple(tokens[i : i + SEQ + 1]) for i in range(0, len(tokens) - SEQ, SEQ)]
 
 
@@ -142,7 +141,7 @@ def test_the_manifest_says_what_each_source_gave(data):
 
 
 def test_neither_order_nor_workers_nor_shard_size_move_the_stream(tmp_path, data, monkeypatch):
-    monkeypatch.setattr("chinchilla.data.prepare.BYTES_PER_WORKER", 1)
+    monkeypatch.setattr("chinchilla.data.stages.BYTES_PER_WORKER", 1)
     monkeypatch.setattr("chinchilla.data.encode.BATCH_BYTES", 2_000)
     backwards = dict(reversed(SHARES.items()))
     told = mixture(tmp_path, tmp_path / "d", backwards, n_workers=2, shard_tokens=700)
@@ -272,6 +271,6 @@ def test_the_tokenizer_is_trained_on_the_shares(tmp_path):
         for number, letter in enumerate("ab"):
             for i in range(2_000):
                 spool.add(f"{letter * 99}{i:05d}", number)
-        sample = "".join(_sample(spool, 0.01, 0.08, [3, 1]))
+        sample = "".join(sample_of(spool, 0.01, 0.08, [3, 1]))
     assert sample.count("a") == pytest.approx(3 * sample.count("b"), rel=0.02)
     assert len(sample) == pytest.approx(80_000, rel=0.01)

@@ -16,7 +16,7 @@ import pytest
 from data_corpora import command, decoded, documents, write_jsonl
 
 from chinchilla.config import CorpusConfig, DataCommand, TokenizerConfig
-from chinchilla.data import prepare as prepare_module
+from chinchilla.data import stages
 from chinchilla.data.manifest import Manifest
 from chinchilla.data.prepare import prepare
 from chinchilla.data.tokenizer import Tokenizer
@@ -58,7 +58,7 @@ def test_bytes_do_not_depend_on_order_files_or_workers(tmp_path, monkeypatch):
     prepare(command(tmp_path / "one", write_jsonl(tmp_path / "a.jsonl", texts), n_workers=1))
     random.Random(1).shuffle(texts)
     parts = [write_jsonl(tmp_path / f"{i}.jsonl", texts[i::3]) for i in range(3)]
-    monkeypatch.setattr(prepare_module, "BYTES_PER_WORKER", 1)
+    monkeypatch.setattr(stages, "BYTES_PER_WORKER", 1)
     monkeypatch.setattr("chinchilla.data.encode.BATCH_BYTES", 2_000)
     m = prepare(command(tmp_path / "two", *parts, n_workers=2))
     assert files(tmp_path / "one") == files(tmp_path / "two")
@@ -131,7 +131,7 @@ KILLED = """
 import os, signal, sys
 from data_corpora import command
 from pathlib import Path
-from chinchilla.data import encode, prepare as p
+from chinchilla.data import encode, prepare as p, stages
 from chinchilla.data.manifest import Manifest
 
 def die(*_): os.kill(os.getpid(), signal.SIGKILL)
@@ -146,7 +146,7 @@ if __name__ == "__main__":
         replace(a, b)
     os.replace = counted
     if point == "manifest": Manifest.save = die
-    p.BYTES_PER_WORKER, encode.BATCH_BYTES = 1, 2_000
+    stages.BYTES_PER_WORKER, encode.BATCH_BYTES = 1, 2_000
     p.prepare(command(Path(data_dir), Path(corpus), n_workers=2), progress)
 """
 
@@ -204,7 +204,7 @@ def test_killed_preparation_leaves_no_workers_behind(tmp_path):
 
 def test_worker_killed_for_memory_is_one_line(tmp_path, monkeypatch):
     path = write_jsonl(tmp_path / "a.jsonl", documents())
-    monkeypatch.setattr(prepare_module, "BYTES_PER_WORKER", 1)
+    monkeypatch.setattr(stages, "BYTES_PER_WORKER", 1)
     monkeypatch.setattr("chinchilla.data.encode.BATCH_BYTES", 500)
 
     def kill_workers(stage: str, done: float, total: float) -> None:
@@ -289,7 +289,9 @@ def test_more_than_65536_pieces_need_uint32(tmp_path, monkeypatch):
     monkeypatch.setattr(Tokenizer, "__init__", wide)
     m = prepare(command(tmp_path / "d", path))
     assert m.dtype == "uint32"
-    assert (tmp_path / "d" / "train-00000.bin").stat().st_size == 4_000
+    [shard, *_] = m.splits["train"].shards
+    assert (tmp_path / "d" / shard.file).stat().st_size == 64 + 4_000 + 8 * shard.documents
+    assert len(decoded(tmp_path / "d", "train")) == m.splits["train"].documents
 
 
 def test_folder_that_cannot_be_written(tmp_path):
@@ -305,7 +307,7 @@ def test_full_disk_is_one_line(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(prepare_module.ShardWriter, "add", full)
+    monkeypatch.setattr(stages.ShardWriter, "add", full)
     with pytest.raises(InputError, match=r"No space left on device.*another data_dir"):
         prepare(command(tmp_path / "d", path))
     assert not (tmp_path / "d" / ".work").exists()

@@ -5,6 +5,7 @@ is forked from this one, so that each death costs milliseconds.
 """
 
 import hashlib
+import importlib.util
 import os
 import signal
 from collections.abc import Callable
@@ -20,7 +21,10 @@ from chinchilla.data.tokens import TokenData
 POINTS = 48
 
 
-def mixture(folder: Path, data_dir: Path) -> DataCommand:
+DEDUP = "near" if importlib.util.find_spec("datasketch") else "exact"
+
+
+def mixture(folder: Path, data_dir: Path, dedup: str = "exact") -> DataCommand:
     sources = []
     for seed, name in enumerate(("a", "b")):
         path = write_jsonl(folder / f"{name}.jsonl", documents(30, seed))
@@ -34,6 +38,7 @@ def mixture(folder: Path, data_dir: Path) -> DataCommand:
         held_out_fraction=0.3,
         shard_tokens=3_000,
         n_workers=1,
+        dedup=dedup,
     )
 
 
@@ -84,20 +89,37 @@ def whole(tmp_path_factory):
     return calls, found
 
 
+@pytest.fixture(scope="module")
+def saved_whole(tmp_path_factory):
+    """The same with a state after every step, and near duplicates looked for."""
+    folder = tmp_path_factory.mktemp("saved")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chinchilla.data.stages.CHECKPOINT_SECONDS", 0.0)
+        calls = run(mixture(folder, folder / "d", DEDUP), 0)
+    found = contents(folder / "d")
+    del found["manifest.json"]
+    return calls, found
+
+
 def test_there_are_enough_points_of_every_kind(whole):
     calls, _ = whole
     assert len(calls) > POINTS
     assert {"read", "tokenizer", "tokenise", "replace", "fsync"} <= set(calls)
 
 
+@pytest.mark.parametrize("seconds", [30.0, 0.0])
 @pytest.mark.parametrize("point", range(POINTS))
 @pytest.mark.slow
-def test_killed_anywhere_and_run_again_gives_the_same_bytes(whole, tmp_path, point):
-    calls, expected = whole
+def test_killed_anywhere_and_run_again_gives_the_same_bytes(
+    whole, saved_whole, tmp_path, monkeypatch, point, seconds
+):
+    """Without a state of what was done, and with one after every step (dedup=near too)."""
+    monkeypatch.setattr("chinchilla.data.stages.CHECKPOINT_SECONDS", seconds)
+    calls, expected = saved_whole if seconds == 0 else whole
     die_at = 1 + point * (len(calls) - 1) // (POINTS - 1)
     if point >= POINTS // 2:  # half of them where files come to their places
         die_at = len(calls) - (POINTS - 1 - point)
-    told = mixture(tmp_path, tmp_path / "d")
+    told = mixture(tmp_path, tmp_path / "d", "exact" if seconds else DEDUP)
     child = os.fork()
     if child == 0:
         try:

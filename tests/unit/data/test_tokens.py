@@ -1,10 +1,12 @@
 """Batches are a pure function of (seed, step); every run reads one and the same stream."""
 
+import hashlib
 import json
 import shutil
 
 import numpy as np
 import pytest
+from data_corpora import shard_tokens
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +25,7 @@ def data(token_dir):
 def stream(token_dir, split="train"):
     manifest = Manifest.load(token_dir)
     shards = [token_dir / s.file for s in manifest.splits[split].shards]
-    return np.concatenate([np.fromfile(s, manifest.dtype) for s in shards]).astype(np.int64)
+    return np.concatenate([shard_tokens(s) for s in shards]).astype(np.int64)
 
 
 def test_an_epoch_reads_every_row_once(data, token_dir):
@@ -133,9 +135,10 @@ def test_folder_without_tokens(tmp_path):
     ("damage", "message"),
     [
         (lambda p: p.unlink(), "train-00001.bin is missing"),
-        (lambda p: p.write_bytes(p.read_bytes()[:-2]), "train-00001.bin has 1998 bytes"),
-        (lambda p: p.write_bytes(p.read_bytes() + b"xx"), "train-00001.bin has 2002 bytes"),
-        (lambda p: p.write_bytes(bytes(2_000)), "train-00001.bin has other contents"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-2]), "train-00001.bin has 2078 bytes"),
+        (lambda p: p.write_bytes(p.read_bytes() + b"xx"), "train-00001.bin has 2082 bytes"),
+        (lambda p: p.write_bytes(bytes(2_080)), "train-00001.bin has other contents"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-8] + bytes(8)), "has other contents"),
     ],
 )
 def test_damaged_shard_is_named(tmp_path, token_dir, damage, message):
@@ -159,11 +162,48 @@ def test_manifest_and_shards_of_two_preparations(tmp_path, token_dir):
     assert manifest["data_id"] == TokenData.open(tmp_path / "d").data_id
 
 
+@pytest.mark.parametrize("at", [0, 8, 12, 16, 24])
+def test_a_shard_that_begins_as_another_is_named(tmp_path, token_dir, at):
+    """Magic, version, bytes a token, tokens, documents: each is read, at no cost."""
+    shutil.copytree(token_dir, tmp_path / "d")
+    path = tmp_path / "d" / "train-00001.bin"
+    whole = bytearray(path.read_bytes())
+    whole[at] ^= 1
+    path.write_bytes(whole)
+    with pytest.raises(DataError, match=r"train-00001.bin does not begin as a shard of 1000"):
+        TokenData.open(tmp_path / "d")
+
+
+def test_folders_of_version_0_1_0_have_tokens_alone_and_give_the_same_stream(tmp_path, token_dir):
+    shutil.copytree(token_dir, tmp_path / "d")
+    record = json.loads((tmp_path / "d" / "manifest.json").read_text())
+    for split in record["splits"].values():
+        for shard in split["shards"]:
+            path = tmp_path / "d" / shard["file"]
+            path.write_bytes(shard_tokens(path).tobytes())
+            shard["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+            del shard["header"], shard["documents"]
+    (tmp_path / "d" / "manifest.json").write_text(json.dumps(record))
+    old, new = TokenData.open(tmp_path / "d", verify=True), TokenData.open(token_dir)
+    assert old.data_id == new.data_id
+    assert np.array_equal(old.batch(3, 2, 9, SEQ), new.batch(3, 2, 9, SEQ))
+    assert np.array_equal(old.held_out(500, SEQ), new.held_out(500, SEQ))
+    assert np.array_equal(old.document_ends("train"), new.document_ends("train"))
+
+
+def test_document_ends_are_where_eos_stands(data, token_dir):
+    tokens = stream(token_dir)
+    ends = np.flatnonzero(tokens == data.manifest.tokenizer.eos_id) + 1
+    assert np.array_equal(data.document_ends("train"), ends)
+    assert len(ends) == data.manifest.splits["train"].documents
+
+
 def test_a_shard_with_tokens_the_tokenizer_has_not_is_named_as_damage(token_dir, tmp_path):
     folder = tmp_path / "tokens"
     shutil.copytree(token_dir, folder)
     for shard in folder.glob("train-*.bin"):
-        shard.write_bytes(b"\xff" * shard.stat().st_size)
+        whole = shard.read_bytes()
+        shard.write_bytes(whole[:64] + b"\xff" * (len(whole) - 64))
     with pytest.raises(DataError, match="a shard is damaged"):
         TokenData.open(folder).batch(0, 0, 4, SEQ)
     with pytest.raises(DataError, match="bin"):
