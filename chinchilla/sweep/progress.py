@@ -58,17 +58,19 @@ def stage_progress(out: TextIO | None = None) -> Iterator[Callable[[str, float, 
         out: where to; default: standard error.
 
     Yields:
-        A function of (stage, done, total); a total of 0 is not known. A bar per stage on a
-        terminal; elsewhere a line when a stage begins and every 10 seconds.
+        A function of (stage, done, total), bytes but where the total is 1; a total of 0 is not
+        known. A bar per stage on a terminal; elsewhere a line when a stage begins and every 10
+        seconds. Both say how fast it goes and how long it will take.
     """
     out = sys.stderr if out is None else out
+    began: dict[str, tuple[float, float]] = {}  # stage -> when, and how much was done then
     if not out.isatty():
         last: dict[str, float] = {}  # stage -> when it last had its line
 
         def line(stage: str, done: float, total: float) -> None:
             if time.monotonic() - last.get(stage, -LINE_SECONDS) >= LINE_SECONDS:
                 share = f" {done / total:.0%}" if total else ""
-                print(f"{stage}{share}", file=out, flush=True)
+                print(f"{stage}{share}{pace(began, stage, done, total)}", file=out, flush=True)
                 last[stage] = time.monotonic()
 
         yield line
@@ -79,9 +81,21 @@ def stage_progress(out: TextIO | None = None) -> Iterator[Callable[[str, float, 
         def bar(stage: str, done: float, total: float) -> None:
             if stage not in tasks:
                 tasks[stage] = progress.add_task(stage, total=None, note="")
-            progress.update(tasks[stage], completed=done, total=total or None)
+            note = pace(began, stage, done, total).lstrip(", ")
+            progress.update(tasks[stage], completed=done, total=total or None, note=note)
 
         yield bar
+
+
+def pace(began: dict[str, tuple[float, float]], stage: str, done: float, total: float) -> str:
+    """`, MB/s, time left` of a stage; nothing in its first second, or where bytes are not counted."""
+    now = time.monotonic()
+    since, before = began.setdefault(stage, (now, done))
+    if now - since < 1 or done <= before or total == 1:
+        return ""
+    rate = (done - before) / (now - since)
+    left = f", {duration((total - done) / rate)} left" if total > done else ""
+    return f", {rate / 1e6:.3g} MB/s{left}"
 
 
 class _Plain:

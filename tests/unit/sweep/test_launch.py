@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from sweep_fakes import (
@@ -29,7 +30,7 @@ from chinchilla.sweep import pool
 from chinchilla.sweep.cells import cell_of, read_progress
 from chinchilla.sweep.claims import latest
 from chinchilla.sweep.launch import launch
-from chinchilla.sweep.progress import SweepProgress, stage_progress
+from chinchilla.sweep.progress import SweepProgress, pace, stage_progress
 
 
 class Terminal(io.StringIO):
@@ -127,6 +128,18 @@ def test_stages_get_lines_and_bars(monkeypatch: pytest.MonkeyPatch):
     with stage_progress(terminal) as report:
         report("tokenise", 10, 10)
     assert "100%" in terminal.getvalue()
+
+
+def test_a_long_stage_says_how_fast_it_goes_and_how_long_it_takes(monkeypatch):
+    """From where it began, which after a stop is not zero."""
+    now = iter([0.0, 20.0, 40.0, 60.0])
+    clock = SimpleNamespace(monotonic=lambda: next(now))
+    monkeypatch.setattr("chinchilla.sweep.progress.time", clock)
+    began: dict[str, tuple[float, float]] = {}
+    assert pace(began, "tokenise", 50e6, 300e6) == ""
+    assert pace(began, "tokenise", 150e6, 300e6) == ", 5 MB/s, 0:30 left"
+    assert pace(began, "tokenise", 150e6, 0) == ", 2.5 MB/s"
+    assert pace({"tokenizer": (-9.0, 0.0)}, "tokenizer", 1, 1) == ""
 
 
 def test_local_workers_share_the_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
