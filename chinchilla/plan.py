@@ -301,23 +301,54 @@ def peak_memory_bytes(spec: RunSpec, micro_batch_tokens: int = 0) -> float:
     return float(state_bytes(spec) + copy + activations + logits)
 
 
+def taken_over(specs: Sequence[RunSpec]) -> dict[str, int]:
+    """run_id -> steps of a run that come from its trunk, each horizon starting where the one before left it.
+
+    Workers train the horizons of a trunk from the shortest to the longest (`sweep.choosing`).
+    """
+    newest: dict[str, int] = {}  # trunk -> last step left there so far
+    found = {}
+    each = {s.run_id: s for s in specs}.values()
+    for s in sorted(each, key=lambda s: (s.trunk_steps, s.steps, s.run_id)):
+        found[s.run_id] = newest.get(s.trunk_id, 0) if s.trunk_id else 0
+        newest[s.trunk_id] = s.trunk_steps
+    return found
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a plan is expected to take, at the MFU and price its cluster states."""
 
-    flops: float  # training FLOPs of all runs, by the plan's convention
+    flops: float  # training FLOPs, by the plan's convention; what runs share counts once
     device_hours: float
     price: float
     seconds: float  # wall time with `workers` devices busy, at least the longest run's
     workers: int
-    longest_run_seconds: float
+    longest_run_seconds: (
+        float  # or of all runs with one trunk, which are trained one after the other
+    )
+    shared_flops: float = 0.0  # ... of the runs' C, what others of the same trunk have trained
 
 
-def plan_cost(specs: Sequence[RunSpec], cluster: ClusterConfig, workers: int) -> Cost:
-    """Expected cost of the given runs: FLOPs / (peak * MFU), one device a run."""
+def plan_cost(
+    specs: Sequence[RunSpec], cluster: ClusterConfig, workers: int, plan: Sequence[RunSpec] = ()
+) -> Cost:
+    """Expected cost of the given runs: FLOPs / (peak * MFU), one device a run.
+
+    Args:
+        specs: the runs to train.
+        cluster: speed and price of a device.
+        workers: devices that train at a time.
+        plan: all runs of the sweep, whose trunks are there or will be; default: `specs`.
+    """
     speed = cluster.peak_flops * cluster.mfu  # FLOP/s
-    flops = sum(s.C for s in specs)
-    longest = max((s.C for s in specs), default=0.0) / speed
+    over = taken_over(plan or specs)
+    flops, chains = 0.0, dict[str, float]()
+    for s in specs:
+        new = s.C * (1 - over.get(s.run_id, 0) / s.steps)
+        flops += new
+        chains[s.trunk_id or s.run_id] = chains.get(s.trunk_id or s.run_id, 0.0) + new
+    longest = max(chains.values(), default=0.0) / speed
     hours = flops / speed / 3600
     return Cost(
         flops=flops,
@@ -326,4 +357,5 @@ def plan_cost(specs: Sequence[RunSpec], cluster: ClusterConfig, workers: int) ->
         seconds=max(flops / speed / max(1, workers), longest),
         workers=workers,
         longest_run_seconds=longest,
+        shared_flops=sum(s.C for s in specs) - flops,
     )

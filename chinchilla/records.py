@@ -110,6 +110,24 @@ class RunSpec:
         """Steps before its cool-down, that longer and shorter runs share; 0 for other schedules."""
         return self.steps - self.cooldown_steps if self.schedule == "cooldown" else 0
 
+    @functools.cached_property
+    def trunk(self) -> "RunSpec | None":
+        """What its steps before the cool-down depend on: equal for all horizons; None without one.
+
+        A name and not a run: of what belongs to a horizon it has the least.
+        """
+        if self.schedule != "cooldown":
+            return None
+        return dataclasses.replace(
+            self, sweep="", budget_flops=None, flop_convention="six_nd", steps=1, cosine_steps=1,
+            cooldown_steps=1, final_lr_ratio=1.0,
+        )  # fmt: skip
+
+    @property
+    def trunk_id(self) -> str:
+        """Folder of its trunk, such as n42m-s0-2dd5d8; "" without one."""
+        return self.trunk.run_id.partition("-")[2] if self.trunk else ""
+
     @property
     def C(self) -> float:
         """Achieved training FLOPs under `flop_convention`."""
@@ -145,7 +163,12 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What became of one spec. Losses are nats per token; times are UTC, ISO 8601."""
+    """What became of one spec. Losses are nats per token; times are UTC, ISO 8601.
+
+    D, C and `flops_spent` are those of the whole run, as every fit wants them, also where its first
+    `trunk_tokens` were trained by another run (`train.trunks`). `trained_tokens` is what it cost;
+    `wall_seconds` and `tokens_per_second` are about these.
+    """
 
     spec: RunSpec
     status: str  # finished, diverged, failed
@@ -159,7 +182,7 @@ class RunResult:
     n_params: int  # counted on the built model
     n_params_non_embedding: int
     steps_done: int
-    flops_spent: float  # C of the steps done, under the spec's convention
+    flops_spent: float  # C of the steps done, whoever did them, under the spec's convention
     wall_seconds: float  # training only, over all attempts
     tokens_per_second: float
     mfu: float | None  # model FLOPs utilisation against the device's stated peak; None if unknown
@@ -173,11 +196,17 @@ class RunResult:
     failure: str = ""  # what ended a failed run: oom, data, error, lost
     unique_tokens: int | None = None  # of the tokens read, those that differ; None if not recorded
     epochs: dict[str, float] = field(default_factory=dict)  # source -> passes over its tokens
+    trunk_tokens: int = 0  # of its tokens, those that came from a trunk that another run trained
     schema: int = RESULT_SCHEMA
 
     def __post_init__(self) -> None:
         if self.status not in STATES:
             raise InputError(f"status={self.status!r} is none of {', '.join(STATES)}.")
+
+    @property
+    def trained_tokens(self) -> int:
+        """Tokens that this run itself went through."""
+        return self.steps_done * self.spec.batch_tokens - self.trunk_tokens
 
     def save(self, cell: Path) -> None:
         write_json(cell / "result.json", dataclasses.asdict(self))

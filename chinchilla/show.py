@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chinchilla.config import ClusterConfig, RatesConfig
-from chinchilla.plan import peak_memory_bytes, plan_cost
+from chinchilla.plan import peak_memory_bytes, plan_cost, taken_over
 from chinchilla.records import RunSpec
 from chinchilla.units import count
 
@@ -51,6 +51,7 @@ def show_plan(
     ):
         table.add_column(name, justify="right", no_wrap=True)
     speed = cluster.peak_flops * cluster.mfu
+    over = taken_over(specs)
     too_big = []
     for i, s in enumerate(specs):
         memory = peak_memory_bytes(s, s.model.seq_len)
@@ -60,9 +61,17 @@ def show_plan(
         table.add_row(
             "horizon" if s.budget_flops is None else f"{s.budget_flops:.3g}", count(s.N), count(s.D),
             f"{s.D / s.N:.1f}", *([count(s.batch_tokens)] if batches else []), f"{s.steps:,}",
-            f"{s.peak_lr:.2e}", f"{s.C:.4g}", _bytes(memory), _duration(s.C / speed), end_section=last,
+            f"{s.peak_lr:.2e}", f"{s.C:.4g}", _bytes(memory),
+            _duration(s.C / speed * (1 - over[s.run_id] / s.steps)), end_section=last,
         )  # fmt: skip
     console().print(table)
+    if any(over.values()):
+        whole = plan_cost(specs, cluster, 1)
+        print(
+            f"Horizons share their trunks, each from the start of the one before's cool-down: "
+            f"{whole.flops:.3g} FLOPs are trained of the runs' {whole.flops + whole.shared_flops:.3g} "
+            f"({whole.flops / (whole.flops + whole.shared_flops):.0%})."
+        )
     if cost_line:
         _show_cost(left, len(specs), cluster)
     if too_big:

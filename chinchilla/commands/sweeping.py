@@ -33,8 +33,9 @@ def sweep(command: config.SweepCommand) -> int:
     sweep_dir = Path(command.sweep_dir or f"runs/{command.grid.name}")
     plan = sweep_dir / "plan.jsonl"
     there = load_plan(plan) if plan.exists() else []
-    left = _left(sweep_dir, [*there, *specs])
-    cost = estimate(left, command.cluster, command.runtime, os.cpu_count() or 1)
+    whole = [*there, *specs]
+    left = _left(sweep_dir, whole)
+    cost = estimate(left, command.cluster, command.runtime, os.cpu_count() or 1, whole)
     refused: Refusal | None = None
     try:
         check_gpu_hours(cost, command.max_gpu_hours, command.yes)

@@ -152,11 +152,26 @@ def _is_number(x: Any) -> bool:
 
 def saved_step(cell: Path) -> int:
     """What a start would go on from: the step of the newest checkpoint, by its name; 0 for none."""
+    return max(_steps_in(cell / "checkpoints"), default=0)
+
+
+def _steps_in(folder: Path) -> list[int]:
     try:
-        names = os.listdir(cell / "checkpoints")
+        names = os.listdir(folder)
     except OSError:
-        return 0
-    return max((int(m[1]) for name in names if (m := _CHECKPOINT.fullmatch(name))), default=0)
+        return []
+    return [int(m[1]) for name in names if (m := _CHECKPOINT.fullmatch(name))]
+
+
+def trunk_step(sweep_dir: Path, spec: RunSpec) -> int:
+    """Step of the newest checkpoint of its trunk that a run could start from; 0 for none."""
+    steps = _steps_in(trunks_of(sweep_dir) / spec.trunk_id) if spec.trunk_id else []
+    return max((step for step in steps if step <= spec.trunk_steps), default=0)
+
+
+def trunks_of(sweep_dir: Path) -> Path:
+    """Where the runs of a sweep leave what their horizons share (`train.trunks`)."""
+    return sweep_dir / "trunks"
 
 
 class ProgressFile:

@@ -5,6 +5,10 @@ short; but among runs nearly as long as the longest, those with the width the wo
 its kernels are compiled and its memory is laid out for it. Nearly as long is C >= 0.8 of the longest
 left, so what a worker puts off is at most 1.25 times as long as what it takes instead.
 
+Runs that share a trunk (`train.trunks`) are taken from the shortest to the longest, each where the one
+before left it, and stand in the order as their longest does. While a worker is still on the trunk that a
+longer one would go on from, that one is left to it (`waits`): the others take another trunk, or end.
+
 Time. A worker whose job ends takes no run that it would have to leave half-way and that a whole job
 could finish: it skips it for a shorter one that fits, and goes when none does. No run starves: one that
 takes (nearly) a whole job or longer is started whatever is left and goes on from its checkpoint in
@@ -15,7 +19,7 @@ never skipped, nor is a run of unknown length.
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from chinchilla.records import RunSpec
@@ -37,18 +41,42 @@ def in_order(
         n_errors: how often a run has failed so far.
     """
     by_errors: dict[int, list[RunSpec]] = {}
-    for spec in sorted(specs, key=lambda s: (-s.C, s.run_id)):
+    longest: dict[str, float] = {}  # trunk -> C of its longest run
+    for spec in specs:
+        longest[spec.trunk_id] = max(spec.C, longest.get(spec.trunk_id, 0.0))
+
+    def length(s: RunSpec) -> float:
+        return longest[s.trunk_id] if s.trunk_id else s.C
+
+    for spec in sorted(specs, key=lambda s: (-length(s), s.trunk_id, s.trunk_steps, s.run_id)):
         by_errors.setdefault(n_errors(spec), []).append(spec)
-    return [spec for n in sorted(by_errors) for spec in _keeping_width(by_errors[n], width)]
+    return [spec for n in sorted(by_errors) for spec in _keeping_width(by_errors[n], width, length)]
 
 
-def _keeping_width(longest_first: Sequence[RunSpec], width: int | None) -> list[RunSpec]:
+def waits(spec: RunSpec, step: int, under_way: Iterable[RunSpec]) -> bool:
+    """Whether a run is better left until one under way has left more of their trunk.
+
+    Args:
+        spec: the run, which nobody holds.
+        step: where it could start now: the newest of its trunk.
+        under_way: runs that somebody is training.
+    """
+    return any(
+        step < other.trunk_steps <= spec.trunk_steps
+        for other in under_way
+        if spec.trunk_id and other.trunk_id == spec.trunk_id
+    )
+
+
+def _keeping_width(
+    longest_first: Sequence[RunSpec], width: int | None, length: Callable[[RunSpec], float]
+) -> list[RunSpec]:
     same = [s for s in longest_first if s.model.d_model == width]
     others = [s for s in longest_first if s.model.d_model != width]
     merged: list[RunSpec] = []
     i = j = 0
     while i < len(same) and j < len(others):
-        if same[i].C >= NEARLY * others[j].C:
+        if length(same[i]) >= NEARLY * length(others[j]):
             merged.append(same[i])
             i += 1
         else:

@@ -14,12 +14,12 @@ from typing import Any
 
 from chinchilla.config import ClusterConfig, RuntimeConfig
 from chinchilla.errors import InputError, Refusal
-from chinchilla.plan import plan_cost
+from chinchilla.plan import plan_cost, state_bytes
 from chinchilla.records import RunSpec
 from chinchilla.sweep.cells import MAX_ATTEMPTS
 from chinchilla.sweep.resources import Shape, assign
 
-CHECKPOINT_BYTES = 12  # per parameter: fp32 weight and Adam's two moments
+CHECKPOINT_SHARE = 3 / 4  # of a run's state: weights and Adam's two moments, not gradients
 KEPT_CHECKPOINTS = 2  # of a run, also when it is over: the newest and the one before it
 CURVE_BYTES = 16  # per step, before compression: step and loss; as much per held-out evaluation
 LINE_BYTES = 160  # of a line in metrics.jsonl, at most
@@ -55,7 +55,11 @@ class Estimate:
 
 
 def estimate(
-    specs: Sequence[RunSpec], cluster: ClusterConfig, runtime: RuntimeConfig, n_workers: int = 0
+    specs: Sequence[RunSpec],
+    cluster: ClusterConfig,
+    runtime: RuntimeConfig,
+    n_workers: int = 0,
+    plan: Sequence[RunSpec] = (),
 ) -> Estimate:
     """What these runs take on this cluster.
 
@@ -64,12 +68,15 @@ def estimate(
         cluster: speed, price and jobs, by size of model.
         runtime: how often checkpoints are saved and lines are logged.
         n_workers: processes where the cluster does not say (cluster.n_workers=0).
+        plan: all runs of the sweep, whose trunks are there or will be; default: `specs`.
 
     Raises:
         InputError: a run that no shape takes, or ranks that its batch or runtime.shard_ranks does
             not fit.
     """
-    rows = [_of_shape(shape, some, runtime, n_workers) for shape, some in assign(specs, cluster)]
+    rows = [
+        _of_shape(shape, some, runtime, n_workers, plan) for shape, some in assign(specs, cluster)
+    ]
     worst = f"every run trained {MAX_ATTEMPTS} times to its end (errors)"
     if cluster.kind == "slurm":
         worst += (
@@ -84,7 +91,11 @@ def estimate(
 
 
 def _of_shape(
-    shape: Shape, specs: Sequence[RunSpec], runtime: RuntimeConfig, n_workers: int
+    shape: Shape,
+    specs: Sequence[RunSpec],
+    runtime: RuntimeConfig,
+    n_workers: int,
+    plan: Sequence[RunSpec],
 ) -> ShapeEstimate:
     cluster, ranks = shape.cluster, shape.devices_that_train
     if ranks > 1 and runtime.shard_ranks and ranks % runtime.shard_ranks:
@@ -95,8 +106,8 @@ def _of_shape(
     workers = (cluster.n_workers or n_workers or 1) * shape.workers_per_job
     if cluster.kind == "debug":
         workers = 1
-    workers = min(workers, len(specs))
-    cost = plan_cost(specs, cluster, workers)
+    workers = min(workers, len({s.trunk_id or s.run_id for s in specs}))
+    cost = plan_cost(specs, cluster, workers, plan)
     # plan_cost knows one device a run: a job of several pays for all, and computes with its ranks.
     paid = shape.devices_per_worker / shape.devices_that_train if _is_spread(shape) else 1.0
     hours = cost.device_hours * paid
@@ -115,7 +126,7 @@ def _of_shape(
         seconds=cost.seconds / (shape.devices_that_train if _is_spread(shape) else 1),
         n_jobs=-(-workers // shape.workers_per_job),
         disk_bytes=at_rest,
-        peak_disk_bytes=at_rest + workers * CHECKPOINT_BYTES * max(s.N for s in specs),
+        peak_disk_bytes=at_rest + workers * CHECKPOINT_SHARE * max(map(state_bytes, specs)),
     )
 
 
@@ -125,11 +136,11 @@ def _is_spread(shape: Shape) -> bool:
 
 
 def _disk_bytes(spec: RunSpec, runtime: RuntimeConfig) -> float:
-    """What a run leaves in its cell: two checkpoints with the losses so far, curve, metrics."""
-    checkpoint = CHECKPOINT_BYTES * spec.N + 4 * spec.steps
+    """What a run leaves: two checkpoints with the losses so far, curve, metrics; one in its trunk."""
+    checkpoint = CHECKPOINT_SHARE * state_bytes(spec) + 4 * spec.steps
     curve = CURVE_BYTES * (spec.steps + runtime.held_out_evals)
     lines = LINE_BYTES * (spec.steps / runtime.log_every_steps + 1)
-    return KEPT_CHECKPOINTS * checkpoint + curve + lines
+    return (KEPT_CHECKPOINTS + (spec.trunk is not None)) * checkpoint + curve + lines
 
 
 def _together(rows: Sequence[ShapeEstimate]) -> ShapeEstimate:

@@ -115,6 +115,7 @@ def _lead(
         attempts: int,
         should_stop: Callable[[], bool],
         still_mine: Callable[[], bool],
+        trunks: Path | None = None,
         **callbacks: Any,
     ) -> RunResult | None:
         """`train_run`, on all ranks."""
@@ -124,6 +125,7 @@ def _lead(
             "data_dir": str(data_dir.resolve()),
             "runtime": dataclasses.asdict(runtime),
             "attempts": attempts,
+            "trunks": str(trunks.resolve()) if trunks else "",
         }
         try:
             ranks.order(order)
@@ -148,6 +150,7 @@ def _lead(
             should_stop=wants_to_stop,
             still_mine=still_mine,
             ranks=ranks,
+            trunks=trunks,
             **callbacks,
         )
         if raised:
@@ -188,6 +191,7 @@ def _follow(ranks: Ranks, stop: Stop) -> None:
                 attempts=order["attempts"],
                 should_stop=lambda: bool(stop),
                 ranks=ranks,
+                trunks=Path(order["trunks"]) if order["trunks"] else None,
             )
         except Exception as error:
             log.warning("%s: %s", type(error).__name__, error)

@@ -23,6 +23,7 @@ import traceback
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.errors import DataError, InputError, one_line
@@ -42,8 +43,10 @@ from chinchilla.sweep.cells import (
     read_progress,
     record_attempt,
     saved_step,
+    trunk_step,
+    trunks_of,
 )
-from chinchilla.sweep.choosing import JobTime, Pace, in_order, job_time
+from chinchilla.sweep.choosing import JobTime, Pace, in_order, job_time, waits
 from chinchilla.sweep.claims import STALE_SECONDS, Claim, ClaimRecord, file_system_now, look, take
 from chinchilla.sweep.machine import check_data, no_room
 from chinchilla.sweep.resources import PlannedWithin
@@ -168,14 +171,19 @@ class _Worker:
         now = file_system_now(cells)
         missing = missing_specs(self.sweep_dir, self.only)
         silent = summary.out_of_time = False
+        under_way: list[RunSpec] = []
         for spec in in_order(missing, self.width, lambda s: n_errors(cell_of(self.sweep_dir, s))):
             cell = cell_of(self.sweep_dir, spec)
             standing = look(cell, now, self.stale_seconds)
             if not standing.takeable:
                 silent = silent or standing.state == "silent"
+                under_way.append(spec)
                 continue
             step = saved_step(cell)
-            if not self._fits(spec, cell, step):
+            begin = step or trunk_step(self.sweep_dir, spec)
+            if waits(spec, begin, under_way):
+                continue
+            if not self._fits(spec, cell, begin):
                 summary.out_of_time = True
                 continue
             stalls = _stalls(cell, standing.record, step)
@@ -226,6 +234,7 @@ class _Worker:
                 self.train = train_run
             self.width = spec.model.d_model
             start, step = time.monotonic(), saved_step(cell)
+            shared: dict[str, Any] = {"trunks": trunks_of(self.sweep_dir)} if spec.trunk else {}
             result = self.train(
                 spec,
                 cell,
@@ -236,6 +245,7 @@ class _Worker:
                 on_progress=progress,
                 should_stop=should_stop,
                 still_mine=claim.still_mine,
+                **shared,
             )
         except Lost:
             log.warning("%s was taken over by another worker", spec.run_id)
@@ -257,6 +267,7 @@ class _Worker:
             log.info("stopped %s", spec.run_id)
             assert self.stop or claim.lost, "train_run returned None without being asked to stop"
             return
+        step = step or result.trunk_tokens // spec.batch_tokens
         self.pace.note(spec, result.steps_done - step, time.monotonic() - start)
         if claim.publish("result.json", dataclasses.asdict(result)):
             getattr(summary, result.status).append(spec.run_id)

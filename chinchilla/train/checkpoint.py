@@ -84,6 +84,7 @@ def save_checkpoint(
     checkpoint: Checkpoint,
     tokenizer: str = "",
     ranks: Ranks = ALONE,
+    keep_all: bool = False,
 ) -> Path:
     """Write one checkpoint under `folder`; once it reads back, keep it and the one before it.
 
@@ -96,6 +97,7 @@ def save_checkpoint(
         checkpoint: the state; each rank gives the rows it holds.
         tokenizer: SHA-256 of the tokenizer that made the data.
         ranks: those that save together.
+        keep_all: leave older ones as well. Several runs may save the same there at once.
 
     Returns:
         Where it is.
@@ -122,13 +124,17 @@ def save_checkpoint(
                 raise OSError(errno.EIO, why, str(final)) from None
     if ranks.rank == 0:
         earlier = [path for path in _newest_first(folder) if _step(path) <= checkpoint.step]
-        for path in (*earlier[KEEP:], *folder.glob(f"{ASIDE}*")):
+        for path in (*(() if keep_all else earlier[KEEP:]), *folder.glob(f"{ASIDE}*")):
             _discard(path)
     return final
 
 
 def load_checkpoint(
-    folder: Path, spec: RunSpec, tokenizer: str = "", ranks: Ranks = ALONE
+    folder: Path,
+    spec: RunSpec,
+    tokenizer: str = "",
+    ranks: Ranks = ALONE,
+    at_most: int | None = None,
 ) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that verifies (None: start anew), and a line for each that did not.
 
@@ -140,6 +146,7 @@ def load_checkpoint(
         spec: the run.
         tokenizer: SHA-256 of the tokenizer that made the data; "" = whichever.
         ranks: those that load together; each gets its rows.
+        at_most: the last step that will do; None = any.
 
     Raises:
         InputError: the newest that verifies belongs to another spec, data set, tokenizer or version;
@@ -148,7 +155,8 @@ def load_checkpoint(
     if ranks.rank == 0:
         clean_leftovers(folder)
     complaints: list[str] = []
-    for name in ranks.broadcast([path.name for path in _newest_first(folder)]):
+    paths = [p for p in _newest_first(folder) if at_most is None or _step(p) <= at_most]
+    for name in ranks.broadcast([path.name for path in paths]):
         path = folder / name
         found = None
         # Every file is known to be whole before any rank reads a number.
@@ -255,7 +263,11 @@ def _write(
                 files = {name: digests[name] for name in (*shard_files(ranks.shards), STATE)}
                 body = {"schema": schema, "version": __version__, "files": files}
                 write_text(temporary / MANIFEST, _manifest_text(body))  # fsyncs the folder, too
-                os.rename(temporary, final)
+                try:
+                    os.rename(temporary, final)
+                except OSError as error:  # somebody was faster (a trunk's); it is verified next
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                        raise
                 fsync_dir(final.parent)
     finally:
         if ranks.rank == 0:

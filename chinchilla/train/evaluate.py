@@ -38,6 +38,11 @@ def held_out_loss(
     return total / (rows.shape[0] * (rows.shape[1] - 1))
 
 
-def evaluation_steps(steps: int, n: int) -> list[int]:
-    """Updates after which to evaluate: at most n, geometric over the last 8x, ending at steps."""
-    return sorted({round(s) for s in np.geomspace(steps, max(1.0, steps / 8), n)})
+def evaluation_steps(steps: int, n: int, after: int = 0) -> list[int]:
+    """Updates after which to evaluate: at most n, geometric over the last 8x, ending at steps.
+
+    Those up to `after` are left out: a trunk is evaluated by none of its horizons, so that each has
+    the curve that it would have alone.
+    """
+    found = {round(s) for s in np.geomspace(steps, max(1.0, steps / 8), n)}
+    return sorted(s for s in found if s > after)

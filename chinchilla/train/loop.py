@@ -32,6 +32,7 @@ from chinchilla.train.schedule import learning_rate
 from chinchilla.train.sharding import clip_gradients, fill, local, shard_model, sum_over_copies
 from chinchilla.train.shards import LOSSES
 from chinchilla.train.summary import summarize
+from chinchilla.train.trunks import leave_trunk, load_trunk
 
 
 def train_run(
@@ -46,6 +47,7 @@ def train_run(
     should_stop: Callable[[], bool] | None = None,
     still_mine: Callable[[], bool] | None = None,
     ranks: Ranks = ALONE,
+    trunks: Path | None = None,
 ) -> RunResult | None:
     """Train `spec` in the folder `cell`, resuming from its checkpoints.
 
@@ -64,6 +66,7 @@ def train_run(
         should_stop: asked before every update; when true, a checkpoint is saved and None returned.
         still_mine: asked before a checkpoint or the curve is written; when false, None is returned.
         ranks: the processes that train this run together.
+        trunks: folder of trunks to start from and to leave (`train.trunks`); None = train alone.
 
     Returns:
         The result, finished or diverged, not yet saved; None when stopped.
@@ -78,7 +81,7 @@ def train_run(
     """
     try:
         return _train(
-            _Run(spec, cell, data_dir, runtime, ranks),
+            _Run(spec, cell, data_dir, runtime, ranks, trunks),
             attempts,
             on_start or (lambda micro_batch_tokens: None),
             on_progress or (lambda step, loss: None),
@@ -114,6 +117,7 @@ def _train(
                 run.save()
             if stop:
                 return None
+            run.leave_trunk()
             run.update()
             if run.at_log_point():
                 on_progress(run.step, run.log())
@@ -137,8 +141,10 @@ class _Run:
         data_dir: Path,
         runtime: RuntimeConfig,
         ranks: Ranks = ALONE,
+        trunks: Path | None = None,
     ) -> None:
         self.spec, self.cell, self.runtime, self.ranks = spec, cell, runtime, ranks
+        self.trunks = trunks if spec.trunk else None
         self.started = datetime.now(UTC)
         with ranks.together():
             self.data = open_data(spec, cell, data_dir)
@@ -152,7 +158,9 @@ class _Run:
             self.optimizer = build_optimizer(self.model, spec)
         self.tokenizer = self.data.manifest.tokenizer.sha256
         self.micro_rows = self._micro_rows()
-        self.evaluate_at = set(evaluation_steps(spec.steps, runtime.held_out_evals))
+        self.evaluate_at = set(
+            evaluation_steps(spec.steps, runtime.held_out_evals, spec.trunk_steps)
+        )
         # One rank's share of each loss, until they are summed; on the device until asked for.
         self.losses = torch.zeros(spec.steps, device=self.device)
         self.summed = 0  # updates done whose losses are those of the whole batch
@@ -161,6 +169,7 @@ class _Run:
         self.logged = 0  # updates done at the last log point
         self.evaluations: list[list[float]] = []  # [updates done, held-out loss]
         self.train_seconds = 0.0
+        self.trunk_steps = 0  # of the updates done, those that another run did
         self.diverged = ""
         self._start_or_resume()
         self.logbook: Logbook | None = None
@@ -245,8 +254,23 @@ class _Run:
         """Whether the last checkpoint is old enough."""
         return time.perf_counter() - self.saved_at > 60 * self.runtime.checkpoint_minutes
 
+    def leave_trunk(self) -> None:
+        """Let other horizons go on from here, where this one's cool-down begins."""
+        here = self.step == self.spec.trunk_steps
+        if self.trunks and here and self.step > self.trunk_steps:
+            leave_trunk(self.trunks, self.spec, self._state(), self.tokenizer, self.ranks)
+            self.clock = time.perf_counter()
+
     def save(self) -> None:
         """Commit a checkpoint of everything that the next update depends on."""
+        save_checkpoint(
+            self.cell / "checkpoints", self.spec, self._state(), self.tokenizer, self.ranks
+        )
+        self.saved = self.step
+        self.clock = self.saved_at = time.perf_counter()
+
+    def _state(self) -> Checkpoint:
+        """Everything that the next update depends on; this rank's part."""
         self._lap()
         self._sum_losses()
         state = {
@@ -259,12 +283,9 @@ class _Run:
             state[LOSSES] = self.losses[: self.step].cpu().clone()
         weights = {n: local(p).cpu().contiguous() for n, p in self.model.named_parameters()}
         progress = {"train_seconds": self.train_seconds, "evaluations": self.evaluations}
-        checkpoint = Checkpoint(self.step, weights, state, progress)
-        save_checkpoint(
-            self.cell / "checkpoints", self.spec, checkpoint, self.tokenizer, self.ranks
-        )
-        self.saved = self.step
-        self.clock = self.saved_at = time.perf_counter()
+        if self.trunk_steps:
+            progress["trunk_steps"] = self.trunk_steps
+        return Checkpoint(self.step, weights, state, progress)
 
     def finish(self, attempts: int) -> RunResult:
         """Write curve.npz and sum the run up."""
@@ -286,6 +307,7 @@ class _Run:
             train_seconds=self.train_seconds,
             started=self.started,
             attempts=attempts,
+            trunk_steps=self.trunk_steps,
         )
 
     def _build_model(self) -> Transformer:
@@ -305,6 +327,11 @@ class _Run:
     def _start_or_resume(self) -> None:
         folder, ranks = self.cell / "checkpoints", self.ranks
         found, complaints = load_checkpoint(folder, self.spec, self.tokenizer, ranks)
+        if found is None and self.trunks:
+            folder = self.trunks / self.spec.trunk_id
+            found, more = load_trunk(self.trunks, self.spec, self.tokenizer, ranks)
+            complaints += more
+            self.trunk_steps = found.step if found else 0
         for line in complaints if ranks.rank == 0 else ():
             print(f"warning: {line}", flush=True)
         if found is None:
@@ -324,6 +351,7 @@ class _Run:
         self.logged = found.step - found.step % self.runtime.log_every_steps
         self.evaluations = found.progress["evaluations"]
         self.train_seconds = found.progress["train_seconds"]
+        self.trunk_steps = found.progress.get("trunk_steps", self.trunk_steps)
 
     def _restore(self, found: Checkpoint) -> None:
         parameters = dict(self.model.named_parameters())

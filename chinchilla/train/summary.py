@@ -31,13 +31,17 @@ def summarize(
     train_seconds: float,
     started: datetime,
     attempts: int,
+    trunk_steps: int = 0,
 ) -> RunResult:
-    """The result of a run whose losses are `curve`; `diverged` says why, when it did."""
+    """The result of a run whose losses are `curve`; `diverged` says why, when it did.
+
+    The first `trunk_steps` of it came from a trunk.
+    """
     losses, done = curve.loss, len(curve.loss)
     window = max(1, round(FINAL_SHARE * done))
     tail = losses[-window:]
     finished = not diverged
-    speed = done * spec.batch_tokens / max(1e-9, train_seconds)
+    speed = (done - trunk_steps) * spec.batch_tokens / max(1e-9, train_seconds)
     peak = devices.peak_flops(device)
     model_flops = flops_per_token(spec.model, "with_head")
     held_out = {"heldout": float(curve.held_out_loss[-1])} if finished else {}
@@ -75,4 +79,5 @@ def summarize(
         attempts=attempts,
         unique_tokens=sum(source.unique for source in use),
         epochs={source.name: source.epochs for source in use},
+        trunk_tokens=trunk_steps * spec.batch_tokens,
     )
