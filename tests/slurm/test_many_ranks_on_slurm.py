@@ -137,6 +137,21 @@ def test_a_job_of_which_another_rank_is_killed_or_told_to_stop_returns_by_itself
     assert not list(sweep.folder.glob("cells/*/attempts/*"))
 
 
+def test_a_job_of_which_a_node_is_lost_returns_on_others(sweep: Sweep, four_here: Sweep):
+    """Rank 0 asks for the requeue; Slurm lets the job start again once it knows the node as down."""
+    [job] = sweep.launch_on_slurm(*TWO_BY_TWO)["job_ids"]
+    wait_until(sweep.running, 100)
+    lost = slurm("scontrol", "show", "hostnames", queue("%N")[0]).split()[-1]
+    slurm("node-kill", lost)
+    try:
+        wait_until(lambda: restarts(job) == 1 and queue("%T") == ["RUNNING"])
+        assert lost not in slurm("scontrol", "show", "hostnames", queue("%N")[0]).split()
+        sweep.wait_for_the_end()
+    finally:
+        slurm("node-start", lost)
+    assert_same(sweep, four_here, n_interrupted=1)
+
+
 def is_rank(process: Path, job: str, rank: str) -> bool:
     try:
         words = (process / "environ").read_bytes().split(b"\0")
