@@ -213,7 +213,9 @@ class ClusterConfig:
     max_jobs: int = 0  # slurm: most jobs of yours in the queue at once, as a QOS may limit; 0 = any
     timeout_min: int = 240  # slurm: time limit of one worker, minutes
     nodes: int = 1  # slurm, torchrun: nodes of one job
-    ranks_per_node: int = 1  # slurm, torchrun: ranks of a run on each node; 1 on 1 node = a worker per GPU
+    ranks_per_node: int = (
+        1  # slurm, torchrun: ranks of a run on each node; 1 on 1 node = a worker per GPU
+    )
     cpus_per_task: int = 8  # slurm: cores of one job, or of one rank where a job has several
     gpus_per_node: int = 1  # slurm: GPUs of one job on each node
     mem_gb: int = 64  # slurm: host memory of one job on each node

@@ -1,5 +1,5 @@
 """The model that is trained: a decoder-only transformer in the paper's proportions."""
 
-from chinchilla.model.transformer import Transformer, token_losses
+from chinchilla.model.transformer import Transformer
 
-__all__ = ["Transformer", "token_losses"]
+__all__ = ["Transformer"]

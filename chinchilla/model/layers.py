@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from chinchilla.model.functions import rms_norm, rotate
 from chinchilla.shapes import ModelShape
-
-NORM_EPS = 1e-6
 
 
 class Linear(nn.Module):
@@ -37,7 +36,7 @@ class RMSNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.gain.shape, self.gain.to(x.dtype), NORM_EPS)
+        return rms_norm(x, self.gain)
 
 
 def rope_angles(seq_len: int, kv_size: int, device: torch.device | None = None) -> Tensor:
@@ -45,13 +44,6 @@ def rope_angles(seq_len: int, kv_size: int, device: torch.device | None = None) 
     rates = 10_000 ** (-torch.arange(0, kv_size, 2, device=device).float() / kv_size)
     angles = torch.outer(torch.arange(seq_len, device=device).float(), rates)
     return torch.stack((angles.cos(), angles.sin()))
-
-
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn the halves of each head by its position's angles; x is (B, n_heads, T, kv_size)."""
-    cos, sin = angles[:, : x.shape[-2]].to(x.dtype)
-    left, right = x.chunk(2, dim=-1)
-    return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
 
 
 def sinusoid(seq_len: int, width: int, device: torch.device | None = None) -> Tensor:
@@ -78,9 +70,7 @@ class Attention(nn.Module):
         super().__init__()
         d, q = shape.d_model, shape.inner
         self.n_heads, self.kv_size = shape.n_heads, shape.kv_size
-        self.query = Linear(d, q)
-        self.key = Linear(d, q)
-        self.value = Linear(d, q)
+        self.qkv = Linear(d, 3 * q)  # rows: query, key, value
         self.out = Linear(q, d, bias=True)
         self.relative = shape.positions == "relative"
         if self.relative:
@@ -89,24 +79,30 @@ class Attention(nn.Module):
             self.v = nn.Parameter(torch.zeros(q))  # added to the query for distance scores
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.n_heads, self.kv_size)).transpose(-3, -2)
+        """(..., T, n * kv_size) to (..., n, T, kv_size)."""
+        return x.unflatten(-1, (-1, self.kv_size)).transpose(-3, -2)
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
         """x (B, T, d_model); positions: rope_angles or sinusoid. Gives (B, T, d_model)."""
-        T = x.shape[-2]
-        q, k, v = self.query(x), self._heads(self.key(x)), self._heads(self.value(x))
+        T, inner = x.shape[-2], self.n_heads * self.kv_size
+        qk, v = self.qkv(x).split((2 * inner, inner), -1)
+        v = self._heads(v)  # (B, n_heads, T, kv_size)
         if self.relative:
+            q, k = qk.chunk(2, -1)
             r = self._heads(self.distance(positions[-T:].to(x.dtype)))  # (n_heads, T, kv_size)
             by_distance = self._heads(q + self.v.to(x.dtype)) @ r.transpose(-1, -2)
             future = torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1)
             bias = relative_shift(by_distance).masked_fill(future, -torch.inf)
-            content = self._heads(q + self.u.to(x.dtype))  # (B, n_heads, T, kv_size)
             y = F.scaled_dot_product_attention(
-                content, k, v, attn_mask=bias / math.sqrt(self.kv_size)
+                self._heads(q + self.u.to(x.dtype)),
+                self._heads(k),
+                v,
+                attn_mask=bias / math.sqrt(self.kv_size),
             )
         else:
-            q = rotate(self._heads(q), positions)  # (B, n_heads, T, kv_size)
-            y = F.scaled_dot_product_attention(q, rotate(k, positions), v, is_causal=True)
+            turned = rotate(qk.unflatten(-1, (-1, self.kv_size)), positions)
+            q, k = turned.transpose(-3, -2).chunk(2, -3)  # (B, n_heads, T, kv_size) each
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return self.out(y.transpose(-3, -2).flatten(-2))
 
 
@@ -119,7 +115,7 @@ class FeedForward(nn.Module):
         self.down = Linear(shape.ffw_size, shape.d_model, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x), approximate="tanh"))
+        return self.down(F.gelu(self.up(x)))
 
 
 class Block(nn.Module):

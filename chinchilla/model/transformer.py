@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chinchilla.model.functions import total_loss
 from chinchilla.model.layers import Block, RMSNorm, rope_angles, sinusoid
 from chinchilla.shapes import ModelShape
 
@@ -70,16 +71,22 @@ class Transformer(nn.Module):
             parameters[name].copy_(value)
         return self
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens (B, T) of any integer type, T <= seq_len; logits (B, T, vocab_size)."""
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Logits, or with targets the sum of their cross-entropies.
+
+        Args:
+            tokens: (B, T) of any integer type, T <= seq_len.
+            targets: (B, T), the token that follows each; None = logits are wanted.
+
+        Returns:
+            (B, T, vocab_size) in the compute dtype; with targets a float64 scalar, nats, for which
+            the logits of all tokens never exist together.
+        """
         x = F.embedding(tokens, self.embedding).to(self.dtype)  # (B, T, d_model)
         for block in self.blocks:
             x = block(x, self.positions)
         x = self.norm(x)
+        if targets is not None:
+            flat = x.flatten(0, 1)
+            return total_loss(flat, self.embedding, self.output_bias, targets.flatten().long())
         return F.linear(x, self.embedding.to(x.dtype), self.output_bias.to(x.dtype))
-
-
-def token_losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each target, nats: logits (B, T, V), targets (B, T), gives (B, T) fp32."""
-    flat = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
-    return flat.view(targets.shape)

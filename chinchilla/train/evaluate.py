@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from chinchilla.model import Transformer, token_losses
+from chinchilla.model import Transformer
 from chinchilla.train.ranks import ALONE, Ranks
 
 
@@ -28,9 +28,9 @@ def held_out_loss(
         mine = rows[begin : begin + rows_per_pass]
         # All ranks of a sharded model have to go through it; one without rows takes any, for nothing.
         tokens = torch.from_numpy((mine if len(mine) else rows[:1]).astype(np.int64)).to(device)
-        losses = token_losses(model(tokens[:, :-1]), tokens[:, 1:])
+        loss = model(tokens[:, :-1], tokens[:, 1:])
         if len(mine):
-            total += float(losses.double().sum())
+            total += float(loss)
     reshard: Any = getattr(model, "reshard", None)
     if reshard:  # as a backward pass would: until then `parameters` are those of all ranks
         reshard()

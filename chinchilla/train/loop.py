@@ -17,7 +17,7 @@ import torch
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.errors import InputError
-from chinchilla.model import Transformer, token_losses
+from chinchilla.model import Transformer
 from chinchilla.plan import peak_memory_bytes, state_bytes
 from chinchilla.records import Curve, RunResult, RunSpec
 from chinchilla.train import device as devices
@@ -190,10 +190,10 @@ class _Run:
         set_learning_rate(self.optimizer, learning_rate(spec, self.step))
         for start in range(0, n, self.micro_rows):
             micro = tokens[start : start + self.micro_rows]
-            share = len(micro) / (n * ranks.world)
+            share = 1 / (n * ranks.world * spec.model.seq_len)  # of one token's loss in the mean
             if ranks.shards < ranks.world:
                 sum_over_copies(self.model, start + self.micro_rows >= n)
-            loss = token_losses(self.model(micro[:, :-1]), micro[:, 1:]).mean() * share
+            loss = self.model(micro[:, :-1], micro[:, 1:]) * share
             loss.backward()
             self.losses[self.step] += loss.detach()
         if spec.grad_clip:

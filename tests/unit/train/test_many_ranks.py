@@ -219,12 +219,12 @@ def fail_in_an_update(spec: RunSpec, cell: Path, data_dir: Path) -> None:
     passes = 0
 
     class Failing(Transformer):
-        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        def forward(self, tokens, targets=None) -> torch.Tensor:
             nonlocal passes
             passes += 1
             if ranks.rank == 1 and passes == 5:
                 raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
-            return super().forward(tokens)
+            return super().forward(tokens, targets)
 
     from chinchilla.train import loop
 

@@ -23,10 +23,10 @@ class Tight(Transformer):
 
     rows = ROWS
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+    def forward(self, tokens, targets=None) -> torch.Tensor:
         if torch.is_grad_enabled() and len(tokens) > self.rows:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return super().forward(tokens)
+        return super().forward(tokens, targets)
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2, 4])
@@ -71,10 +71,10 @@ def test_memory_that_runs_out_half_way_costs_only_what_came_after_the_checkpoint
     passes = []
 
     class Fills(Tight):
-        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        def forward(self, tokens, targets=None) -> torch.Tensor:
             passes.append(len(tokens))
             self.rows = ROWS if len(passes) < 11 else 2
-            return super().forward(tokens)
+            return super().forward(tokens, targets)
 
     monkeypatch.setattr(loop, "Transformer", Fills)
     runtime = make_runtime(checkpoint_minutes=EVERY_UPDATE, held_out_evals=1)

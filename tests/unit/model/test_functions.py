@@ -1,0 +1,107 @@
+"""Gradients written by hand are those that autograd finds, and losses survive any logits."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chinchilla.model import functions
+from chinchilla.model.functions import NORM_EPS, losses, rms_norm, rotate, total_loss
+from chinchilla.model.layers import rope_angles
+
+torch.set_num_threads(1)
+
+
+def drawn(*sizes: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(sizes, generator=generator, dtype=dtype).requires_grad_()
+
+
+def agree(ours: Tensor, reference: Tensor, inputs: list[Tensor], rtol: float = 1e-9) -> None:
+    """Values, and gradients of a weighted sum of them."""
+    weights = torch.randn(ours.shape, dtype=ours.dtype, generator=torch.Generator().manual_seed(9))
+    torch.testing.assert_close(ours, reference.to(ours.dtype), rtol=rtol, atol=rtol)
+    got = torch.autograd.grad((ours * weights).sum(), inputs)
+    expected = torch.autograd.grad((reference * weights).sum(), inputs)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=rtol, atol=rtol)
+
+
+def test_rms_norm():
+    x, gain = drawn(3, 5, 8), drawn(8, seed=1)
+    agree(rms_norm(x, gain), F.rms_norm(x, (8,), gain, NORM_EPS), [x, gain])
+
+
+def test_rms_norm_of_nothing_is_nothing():
+    x = torch.zeros(2, 8, requires_grad=True)
+    y = rms_norm(x, torch.ones(8))
+    y.sum().backward()
+    assert not y.any()
+    assert torch.isfinite(x.grad).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_rms_norm_keeps_the_dtype_and_sums_in_fp32(dtype: torch.dtype):
+    """Squares of 4096 numbers near 200 pass bf16's and fp16's precision, not fp32's."""
+    x = (200 + drawn(2, 4096, dtype=torch.float32)).to(dtype).detach()
+    y = rms_norm(x, torch.ones(4096))
+    assert y.dtype == dtype
+    assert y.float().mean().item() == pytest.approx(1.0, abs=4e-3)
+
+
+def test_rotation():
+    x, angles = drawn(2, 7, 3, 8), rope_angles(11, 8).double()
+    z = torch.complex(angles[0, :7], angles[1, :7])
+    turned = torch.complex(x[..., :4], x[..., 4:]) * z[:, None]
+    agree(rotate(x, angles), torch.cat((turned.real, turned.imag), -1), [x])
+
+
+@pytest.mark.parametrize("rows", [1, 5, 12, 100])
+def test_the_loss_of_all_targets(monkeypatch: pytest.MonkeyPatch, rows: int):
+    """Whatever the size of a chunk, one that does not divide the rows included."""
+    monkeypatch.setitem(functions.CHUNK_BYTES, "cpu", 4 * 17 * rows)
+    x, W, b = drawn(12, 6), drawn(17, 6, seed=1), drawn(17, seed=2)
+    targets = torch.randint(17, (12,), generator=torch.Generator().manual_seed(3))
+    reference = F.cross_entropy(F.linear(x, W, b), targets, reduction="sum")
+    agree(total_loss(x, W, b, targets), reference, [x, W, b])
+    with torch.no_grad():
+        assert total_loss(x, W, b, targets).item() == pytest.approx(reference.item(), rel=1e-12)
+
+
+def test_the_loss_of_bf16_rows_has_fp32_gradients_of_fp32_weights():
+    x = drawn(512, 32, dtype=torch.float32).detach().bfloat16().requires_grad_()
+    W, b = drawn(300, 32, seed=1, dtype=torch.float32), drawn(300, seed=2, dtype=torch.float32)
+    targets = torch.randint(300, (512,), generator=torch.Generator().manual_seed(3))
+    total_loss(x, W, b, targets).backward()
+    got = [x.grad, W.grad, b.grad]
+    assert [g.dtype for g in got] == [torch.bfloat16, torch.float32, torch.float32]
+    x64, W64, b64 = (t.detach().double().requires_grad_() for t in (x, W, b))
+    F.cross_entropy(F.linear(x64, W64, b64), targets, reduction="sum").backward()
+    for g, expected in zip(got, (x64.grad, W64.grad, b64.grad), strict=True):
+        error = (g.double() - expected).norm() / expected.norm()
+        assert error < 0.02  # bf16 keeps 8 bits
+
+
+def test_losses_are_minus_log_probabilities():
+    logits = (drawn(15, 11) * 5).detach()
+    targets = torch.randint(11, (15,), generator=torch.Generator().manual_seed(3))
+    for i, loss in enumerate(losses(logits, targets)):
+        p = logits[i].exp()
+        assert loss.item() == pytest.approx(-math.log(p[targets[i]] / p.sum()), abs=1e-12)
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_huge_logits_neither_overflow_nor_vanish(grad: bool):
+    """A probability below the smallest fp32 still has its logarithm as a loss."""
+    W = torch.tensor([[1e4], [0.0], [-1e4]], requires_grad=grad)
+    for target, expected in ((0, 0.0), (1, 1e4), (2, 2e4)):
+        loss = total_loss(torch.ones(1, 1), W, torch.zeros(3), torch.tensor([target]))
+        assert loss.item() == expected
+
+
+def test_a_loss_that_is_not_finite_stays_so():
+    W = torch.tensor([[math.nan], [0.0]], requires_grad=True)
+    loss = total_loss(torch.ones(1, 1), W, torch.zeros(2), torch.tensor([1]))
+    assert math.isnan(loss.item())
