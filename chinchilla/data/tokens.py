@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from chinchilla.data.manifest import Manifest
 from chinchilla.data.mixture import RowOrder
@@ -22,7 +21,7 @@ from chinchilla.data.shards import document_ends, map_tokens
 from chinchilla.errors import DataError
 from chinchilla.files import sha256_file
 
-BLOCK_ROWS = 4_096  # of the stream, whose places are drawn together
+BLOCK_ROWS = 16_384  # of the stream, whose places are drawn together
 _ROUNDS = 6
 
 
@@ -68,7 +67,6 @@ class TokenData:
         self.n_train_tokens = manifest.splits["train"].tokens
         self.sources = manifest.all_sources()
         self.order = RowOrder([source.rows for source in self.sources])
-        self._views: dict[tuple[str, int, int], np.ndarray] = {}
         self._blocks: dict[tuple[int, int, int], np.ndarray] = {}
         self._shards = {
             name: [map_tokens(data_dir / s.file, s, manifest.dtype) for s in split.shards]
@@ -190,7 +188,7 @@ class TokenData:
                 f"{self.data_dir} holds token {batch.max()}, but its tokenizer has {self.vocab_size} "
                 "pieces: a shard is damaged. Prepare the data again in another data_dir."
             )
-        return batch
+        return batch.astype(np.int64)
 
     def _block(self, seed: int, seq_len: int, block: int) -> np.ndarray:
         """(BLOCK_ROWS,) first tokens of the stream's rows from block * BLOCK_ROWS on.
@@ -239,14 +237,7 @@ class TokenData:
             for begin, n, has in zip(self._begins["heldout"], each, available, strict=False)
             if n
         ]
-        return self._rows("heldout", np.concatenate(begins), seq_len)
-
-    def _windows(self, split: str, shard: int, seq_len: int) -> np.ndarray:
-        """(tokens - seq_len, seq_len + 1) every row that a shard could give, as a view of it."""
-        key = (split, shard, seq_len)
-        if key not in self._views:
-            self._views[key] = sliding_window_view(self._shards[split][shard], seq_len + 1)
-        return self._views[key]
+        return self._rows("heldout", np.concatenate(begins), seq_len).astype(np.int64)
 
     def tokens(self, split: str, begin: int, end: int) -> np.ndarray:
         """Tokens [begin, end) of a split, as they stand in its shards."""
@@ -265,19 +256,22 @@ class TokenData:
         return np.concatenate([start + each for start, each in zip(starts, ends, strict=False)])
 
     def _rows(self, split: str, begins: np.ndarray, seq_len: int) -> np.ndarray:
-        """Rows by the place of their first token; a row may run over the end of a shard."""
-        out = np.empty((len(begins), seq_len + 1), np.int64)
+        """(rows, seq_len + 1), as narrow as in the shards, by the place of their first token.
+
+        A row may run over the end of a shard.
+        """
         starts, shards = self._starts[split], self._shards[split]
         homes = np.searchsorted(starts, begins, side="right") - 1
         offsets = begins - starts[homes]
-        for home in set(homes.tolist()):
-            mine = np.flatnonzero(homes == home)
-            inside = mine[offsets[mine] + seq_len < len(shards[home])]
-            if len(inside):
-                out[inside] = self._windows(split, home, seq_len)[offsets[inside]]
-            for row in mine[offsets[mine] + seq_len >= len(shards[home])]:
-                out[row] = self.tokens(split, begins[row], begins[row] + seq_len + 1)
-        return out
+        width = seq_len + 1
+        rows = [
+            shards[home][offset : offset + width]
+            for home, offset in zip(homes.tolist(), offsets.tolist(), strict=True)
+        ]
+        for i, row in enumerate(rows):
+            if len(row) < width:
+                rows[i] = self.tokens(split, begins[i], begins[i] + width)
+        return np.concatenate(rows).reshape(len(rows), width)
 
 
 def permute(places: np.ndarray, n: int, key: str) -> np.ndarray:
