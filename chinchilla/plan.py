@@ -129,6 +129,9 @@ def plan_run(
         optimizer=recipe.optimizer,
         schedule=recipe.schedule,
         cooldown_steps=cooldown,
+        parametrization=recipe.parametrization,
+        base_width=0 if recipe.parametrization == "standard" else recipe.lr_base_width,
+        base_layers=recipe.base_layers,
     )
 
 

@@ -23,6 +23,7 @@ import numpy as np
 
 from chinchilla.errors import InputError
 from chinchilla.files import atomic_write, read_json, write_json
+from chinchilla.parametrization import PARAMETRIZATIONS, Multipliers, multipliers
 from chinchilla.shapes import FLOP_CONVENTIONS, ModelShape, flops_per_token, n_params
 
 PRECISIONS = ("bf16", "fp32", "bf16_weights")
@@ -46,6 +47,7 @@ _CHOICES = {
     "precision": PRECISIONS,
     "optimizer": OPTIMIZERS,
     "schedule": SCHEDULES,
+    "parametrization": PARAMETRIZATIONS,
 }
 
 
@@ -78,6 +80,9 @@ class RunSpec:
     )
     schedule: str = "cosine"  # after the warm-up: cosine, cooldown, multistep (`train.schedule`)
     cooldown_steps: int = 0  # last steps of a cooldown, in which the rate falls; 0 for the others
+    parametrization: str = "standard"  # standard, mup, completep (`parametrization`)
+    base_width: int = 0  # d_model whose rate peak_lr is; 0 for standard
+    base_layers: int = 0  # n_layers whose rate it is; 0 but for completep
     schema: int = SPEC_SCHEMA
 
     def __post_init__(self) -> None:
@@ -90,6 +95,13 @@ class RunSpec:
             raise InputError(
                 f"cooldown_steps={self.cooldown_steps} is not from 1 to steps={self.steps}."
             )
+        based = {"base_width": self.parametrization != "standard",
+                 "base_layers": self.parametrization == "completep"}  # fmt: skip
+        for name, needed in based.items():
+            if (getattr(self, name) > 0) != needed or getattr(self, name) < 0:
+                raise InputError(
+                    f"{name}={getattr(self, name)} does not go with parametrization={self.parametrization!r}."
+                )
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
                 told = f"{name}={getattr(self, name)!r}"
@@ -104,6 +116,11 @@ class RunSpec:
     def D(self) -> int:
         """Training tokens: steps * batch_tokens."""
         return self.steps * self.batch_tokens
+
+    @property
+    def multipliers(self) -> Multipliers:
+        """Factors of its parametrisation on initial weights, activations, rates."""
+        return multipliers(self.model, self.parametrization, self.base_width, self.base_layers)
 
     @property
     def trunk_steps(self) -> int:

@@ -30,10 +30,16 @@ class RecipeConfig:
 
     rule: str = "none"  # law for what is 0 of peak_lr and batch_tokens: none, step_law, deepseek
     peak_lr: float = 2e-4  # learning rate after warm-up, at d_model = lr_base_width; 0 = the rule's
-    lr_base_width: int = 512  # width that peak_lr is stated for
+    lr_base_width: int = (
+        512  # width that peak_lr is stated for; of mup and completep the base width
+    )
     lr_width_exponent: float = (
         0.0  # peak = peak_lr * (lr_base_width / d_model)^exponent; 0 = constant
     )
+    parametrization: str = (
+        "standard"  # standard, mup (rate for any width), completep (and any depth)
+    )
+    base_layers: int = 0  # parametrization=completep: layers that peak_lr is stated for
     schedule: str = (
         "cosine"  # after warm-up: cosine, cooldown (constant, then 1-sqrt), multistep (DeepSeek)
     )
@@ -70,6 +76,9 @@ class RecipeConfig:
         choice("recipe.schedule", self.schedule, ("cosine", "cooldown", "multistep"))
         for key in ("peak_lr", "batch_tokens"):
             (positive if self.rule == "none" else not_negative)(f"recipe.{key}", getattr(self, key))
+        choice("recipe.parametrization", self.parametrization, ("standard", "mup", "completep"))
+        not_negative("recipe.base_layers", self.base_layers)
+        self._check_parametrization()
         if self.rule != "none":
             self._check_rule()
         if self.schedule == "cooldown":
@@ -93,6 +102,30 @@ class RecipeConfig:
                 raise InputError(f"recipe.{key}={getattr(self, key)} is not in [0, 1).")
         for key in ("warmup_steps", "weight_decay", "grad_clip", "seed"):
             not_negative(f"recipe.{key}", getattr(self, key))
+
+    def _check_parametrization(self) -> None:
+        kind = f"recipe.parametrization={self.parametrization}"
+        if (self.base_layers > 0) != (self.parametrization == "completep"):
+            raise InputError(
+                f"{kind} with recipe.base_layers={self.base_layers}: completep needs the layers that "
+                "recipe.peak_lr is stated for, and nothing else does."
+            )
+        if self.parametrization == "standard":
+            return
+        if self.lr_width_exponent:
+            raise InputError(
+                f"{kind} scales the rate with the width by itself: recipe.lr_width_exponent="
+                f"{self.lr_width_exponent} would scale it twice. Give 0."
+            )
+        if self.rule != "none" and not self.peak_lr:
+            raise InputError(
+                f"recipe.rule={self.rule} states rates of the standard parametrisation. Give "
+                f"recipe.peak_lr with {kind}."
+            )
+        if self.parametrization == "completep" and self.optimizer != "adamw":
+            raise InputError(
+                f"{kind} states the decay of AdamW, not of recipe.optimizer={self.optimizer}."
+            )
 
     def _check_rule(self) -> None:
         if self.peak_lr and self.batch_tokens:

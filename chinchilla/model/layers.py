@@ -4,14 +4,13 @@ Weights are fp32 whatever the compute dtype; each use casts them to the activati
 same source trains in fp32 on a CPU and in bf16 on a GPU with fp32 master weights (section 4.1).
 """
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from chinchilla.model.functions import rms_norm, rotate
+from chinchilla.parametrization import Multipliers, multipliers
 from chinchilla.shapes import ModelShape
 
 
@@ -66,9 +65,10 @@ def relative_shift(x: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Causal self-attention over n_heads heads of kv_size; positions rotary or relative."""
 
-    def __init__(self, shape: ModelShape) -> None:
+    def __init__(self, shape: ModelShape, by: Multipliers | None = None) -> None:
         super().__init__()
         d, q = shape.d_model, shape.inner
+        self.scale = (by or multipliers(shape)).attention
         self.n_heads, self.kv_size = shape.n_heads, shape.kv_size
         self.qkv = Linear(d, 3 * q)  # rows: query, key, value
         self.out = Linear(q, d, bias=True)
@@ -97,12 +97,13 @@ class Attention(nn.Module):
                 self._heads(q + self.u.to(x.dtype)),
                 self._heads(k),
                 v,
-                attn_mask=bias / math.sqrt(self.kv_size),
+                attn_mask=bias * self.scale,
+                scale=self.scale,
             )
         else:
             turned = rotate(qk.unflatten(-1, (-1, self.kv_size)), positions)
             q, k = turned.transpose(-3, -2).chunk(2, -3)  # (B, n_heads, T, kv_size) each
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
         return self.out(y.transpose(-3, -2).flatten(-2))
 
 
@@ -124,11 +125,13 @@ class Block(nn.Module):
     With `recompute` only the input is kept for the backward pass, which runs the block again.
     """
 
-    def __init__(self, shape: ModelShape, recompute: bool = False) -> None:
+    def __init__(
+        self, shape: ModelShape, recompute: bool = False, by: Multipliers | None = None
+    ) -> None:
         super().__init__()
-        self.recompute = recompute
+        self.recompute, self.residual = recompute, (by or multipliers(shape)).residual
         self.attention_norm = RMSNorm(shape.d_model)
-        self.attention = Attention(shape)
+        self.attention = Attention(shape, by)
         self.ffw_norm = RMSNorm(shape.d_model)
         self.ffw = FeedForward(shape)
 
@@ -141,5 +144,8 @@ class Block(nn.Module):
         return self._forward(x, positions)
 
     def _forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), positions)
-        return x + self.ffw(self.ffw_norm(x))
+        if self.residual == 1.0:
+            x = x + self.attention(self.attention_norm(x), positions)
+            return x + self.ffw(self.ffw_norm(x))
+        x = x + self.residual * self.attention(self.attention_norm(x), positions)
+        return x + self.residual * self.ffw(self.ffw_norm(x))

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from chinchilla.model.functions import total_loss
 from chinchilla.model.layers import Block, RMSNorm, rope_angles, sinusoid
+from chinchilla.parametrization import Multipliers, multipliers
 from chinchilla.shapes import ModelShape
 
 
@@ -24,15 +25,21 @@ class Transformer(nn.Module):
         dtype: of the activations; weights are fp32.
         recompute: keep only each block's input for the backward pass, and run the block again there
             (activation checkpointing): less memory, a third more FLOPs.
+        by: factors of the parametrisation; None = standard.
     """
 
     def __init__(
-        self, shape: ModelShape, dtype: torch.dtype = torch.float32, recompute: bool = False
+        self,
+        shape: ModelShape,
+        dtype: torch.dtype = torch.float32,
+        recompute: bool = False,
+        by: Multipliers | None = None,
     ) -> None:
         super().__init__()
         self.shape, self.dtype = shape, dtype
+        self.by = by = by or multipliers(shape)
         self.embedding = nn.Parameter(torch.empty(shape.vocab_size, shape.d_model))
-        self.blocks = nn.ModuleList(Block(shape, recompute) for _ in range(shape.n_layers))
+        self.blocks = nn.ModuleList(Block(shape, recompute, by) for _ in range(shape.n_layers))
         self.norm = RMSNorm(shape.d_model)
         self.output_bias = nn.Parameter(torch.zeros(shape.vocab_size))
         self.positions: Tensor
@@ -47,19 +54,19 @@ class Transformer(nn.Module):
     def initial_weights(self, seed: int) -> Iterator[tuple[str, Tensor]]:
         """Name and initial value of every parameter, drawn on the CPU in fp32 one after the other.
 
-        Matrices are normal with standard deviation 1/sqrt(n_in); those that write into the
-        residual stream are divided by sqrt(2 * n_layers) (GPT-2). The tied embedding has
-        1/sqrt(d_model), so that logits start with unit variance at every width. Gains 1,
-        biases 0.
+        Matrices are normal with standard deviation 1/sqrt(n_in). In the standard parametrisation
+        those that write into the residual stream are divided by sqrt(2 * n_layers) (GPT-2), and
+        the tied embedding has 1/sqrt(d_model), so that logits start with unit variance at every
+        width; `parametrization` has the others. Gains 1, biases 0.
         """
         generator = torch.Generator().manual_seed(seed)
         for name, p in self.named_parameters():
             if p.dim() < 2:
                 value = torch.ones(p.shape) if name.endswith(".gain") else torch.zeros(p.shape)
             else:
-                std = p.shape[1] ** -0.5  # of the embedding, too: (vocab_size, d_model)
+                std = self.by.embedding_std if name == "embedding" else p.shape[1] ** -0.5
                 if name.endswith((".out.weight", ".down.weight")):
-                    std /= (2 * self.shape.n_layers) ** 0.5
+                    std /= self.by.branch_divisor
                 value = torch.empty(p.shape).normal_(0.0, std, generator=generator)
             yield name, value
 
@@ -86,6 +93,8 @@ class Transformer(nn.Module):
         for block in self.blocks:
             x = block(x, self.positions)
         x = self.norm(x)
+        if self.by.output != 1.0:
+            x = x * self.by.output
         if targets is not None:
             flat = x.flatten(0, 1)
             return total_loss(flat, self.embedding, self.output_bias, targets.flatten().long())

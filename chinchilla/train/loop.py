@@ -316,6 +316,7 @@ class _Run:
             self.spec.model,
             devices.DTYPES[self.spec.precision],
             self.runtime.activation_checkpointing,
+            self.spec.multipliers,
         )
         if self.ranks.world == 1:
             return devices.cast_weights(Transformer(*settings), self.spec).to(self.device)

@@ -160,12 +160,22 @@ OTHER = {
 }
 
 
+ELSEWHERE = ("sweep", "model", "parametrization", "base_width", "base_layers")
+
+
 @pytest.mark.parametrize(
-    "name", [f.name for f in dataclasses.fields(RunSpec) if f.name not in ("sweep", "model")]
+    "name", [f.name for f in dataclasses.fields(RunSpec) if f.name not in ELSEWHERE]
 )
 def test_every_other_field_of_a_spec_changes_the_run_id(spec, name):
     value = OTHER.get(name, getattr(spec, name) * 2)
     assert replace(spec, **{name: value}).run_id != spec.run_id
+
+
+def test_a_parametrisation_and_its_base_change_the_run_id(spec):
+    mup = replace(spec, parametrization="mup", base_width=256)
+    deep = replace(spec, parametrization="completep", base_width=256, base_layers=4)
+    others = [replace(mup, base_width=128), replace(deep, base_layers=8)]
+    assert len({s.run_id for s in (spec, mup, deep, *others)}) == 5
 
 
 def test_a_run_planned_before_there_was_a_choice_keeps_its_id_and_its_line(spec):

@@ -72,7 +72,8 @@ def test_adam_adds_the_decay_to_the_gradient():
 
 def test_the_rate_of_an_update_reaches_numbers_and_tensors_and_each_groups_own_multiple():
     p = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
-    groups = [{"params": p[:1]}, {"params": p[1:2], "lr": torch.tensor(1.0)},
+    groups = [{"params": p[:1], "lr_scale": 1.0},
+              {"params": p[1:2], "lr_scale": 1.0, "lr": torch.tensor(1.0)},
               {"params": p[2:], "lr_scale": 0.25}]  # fmt: skip
     optimizer = torch.optim.AdamW(groups, lr=1.0)
     tensor = optimizer.param_groups[1]["lr"]

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from ranks_world import trained
 from train_world import make_runtime, make_spec, same_bits, stop_at
 
 from chinchilla.plan import peak_memory_bytes
@@ -16,6 +18,8 @@ RECIPES = {
     "adam": {"optimizer": "adam", "weight_decay": 1e-3},
     "bf16_weights": {"precision": "bf16_weights"},
     "longer cosine": {"cosine_cycle": 2.0},
+    "mup": {"parametrization": "mup", "lr_base_width": 8},
+    "completep": {"parametrization": "completep", "lr_base_width": 8, "base_layers": 2},
 }
 
 
@@ -31,6 +35,20 @@ def test_a_run_learns_and_goes_on_as_if_it_never_stopped(
     two = train_run(spec, tmp_path / "two", data_dir, RUNTIME)
     same_bits(one, tmp_path / "one", two, tmp_path / "two")
     assert one.final_loss < Curve.load(tmp_path / "one").loss[0] - 0.3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_two_processes_train_it_as_one_does(data_dir: Path, tmp_path: Path, recipe: dict):
+    """Each step's losses; without fp32 weights within bf16's rounding, as gradients are summed in two
+    orders."""
+    spec = make_spec(data_dir, batch_tokens=8 * 16, **recipe)
+    micro = {"micro_batch_tokens": 4 * 16}
+    train_run(spec, tmp_path / "one", data_dir, make_runtime(**micro))
+    trained(2, spec, tmp_path / "two", data_dir)
+    one, two = (Curve.load(tmp_path / name).loss for name in ("one", "two"))
+    near = 0.05 if spec.precision == "bf16_weights" else 5e-5
+    np.testing.assert_allclose(one, two, atol=near, rtol=0)
 
 
 def test_without_an_fp32_copy_weights_and_moments_are_bf16(data_dir: Path, tmp_path: Path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ranks_world import end, said, start
 from train_world import ROWS, SEQ_LEN, make_runtime, make_spec, same_bits, stop_at
 
 from chinchilla.config import ClusterConfig
@@ -17,6 +18,7 @@ from chinchilla.sweep.cells import cell_of
 from chinchilla.sweep.worker import run_worker
 from chinchilla.train import checkpoint, train_run
 from chinchilla.train.checkpoint import load_checkpoint
+from chinchilla.train.ranks import join
 
 RUNTIME = make_runtime()
 COOLDOWN = {"schedule": "cooldown", "final_lr_ratio": 0.0, "warmup_steps": 3}
@@ -183,6 +185,33 @@ def test_the_trunk_is_left_with_a_checkpoint_of_the_runs_own_as_well(
     assert not trunks.exists()
     train_run(short, tmp_path / "cell", data_dir, RUNTIME, trunks=trunks)
     assert [p.name for p in (trunks / short.trunk_id).iterdir()] == ["step-00000008"]
+
+
+def train_of_trunk(spec: RunSpec, cell: Path, data_dir: Path, trunks: Path) -> None:
+    ranks = join("cpu", 0, 60)
+    result = train_run(spec, cell, data_dir, RUNTIME, ranks=ranks, trunks=trunks)
+    if ranks.rank == 0:
+        result.save(cell)
+    ranks.close()
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_from_what_one_left_and_leave_it_for_one(
+    data_dir: Path, tmp_path: Path
+):
+    short, middle, long = horizons(data_dir, 10, 20, 40)
+    trunks = tmp_path / "trunks"
+    train_run(short, tmp_path / "short", data_dir, RUNTIME, trunks=trunks)
+    codes = end(
+        start(2, tmp_path / "said", train_of_trunk, middle, tmp_path / "middle", data_dir, trunks)
+    )
+    assert codes == [0, 0], said(tmp_path / "said")
+    assert RunResult.load(tmp_path / "middle").trunk_tokens == 8 * ROWS * SEQ_LEN
+    result = train_run(long, tmp_path / "long", data_dir, RUNTIME, trunks=trunks)
+    assert result.trunk_tokens == 16 * ROWS * SEQ_LEN
+    train_run(long, tmp_path / "alone", data_dir, RUNTIME)
+    shared, alone = (Curve.load(tmp_path / name).loss for name in ("long", "alone"))
+    np.testing.assert_allclose(shared, alone, atol=5e-5, rtol=0)
 
 
 # What it costs
