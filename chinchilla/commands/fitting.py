@@ -47,16 +47,27 @@ def _runs(command: config.FitCommand) -> tuple[Observations, Observations | None
     if command.sweep_dir:
         results, curve_of = sweep_results(Path(command.sweep_dir))
         finals = Observations.from_results(results, command.loss)
-        done = [r for r in results if r.status == "finished"]
-        curves = Observations.from_curves(
-            done, [curve_of[r.spec.run_id] for r in done], command.loss
-        )
+        curves = _points_along(results, curve_of, command.loss)
     else:
         finals, curves = _runs_of_csv(command)
     if command.tokens_per_param:
         finals = finals.within(command.tokens_per_param)
         curves = None if curves is None else curves.within(command.tokens_per_param)
     return finals, curves
+
+
+def _points_along(
+    results: list[RunResult], curve_of: dict[str, Curve], loss: str
+) -> Observations | None:
+    """Every loss of the finished runs, for approach 1; None if there are no such runs.
+
+    Runs with a cool-down are left out: before it their losses are those of a rate that has not come
+    down, and only their ends are points of a law (Haegele et al. 2024).
+    """
+    done = [r for r in results if r.status == "finished" and r.spec.trunk is None]
+    if not done:
+        return None
+    return Observations.from_curves(done, [curve_of[r.spec.run_id] for r in done], loss)
 
 
 def _runs_of_csv(command: config.FitCommand) -> tuple[Observations, Observations | None]:
@@ -104,12 +115,7 @@ def report(command: config.ReportCommand) -> int:
     curve_obs = None
     if command.sweep_dir:
         results, curve_of = sweep_results(Path(command.sweep_dir))
-        done = [r for r in results if r.status == "finished"]
-        loss = str(fits.command.get("loss", "train"))
-        if done:
-            curve_obs = Observations.from_curves(
-                done, [curve_of[r.spec.run_id] for r in done], loss
-            )
+        curve_obs = _points_along(results, curve_of, str(fits.command.get("loss", "train")))
     page = write_report(
         out_dir,
         title=base.resolve().name,
