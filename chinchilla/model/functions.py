@@ -5,12 +5,18 @@ more of them. Each formula is the textbook's; tests/unit/model/test_functions.py
 gradients with autograd's in fp64.
 """
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from chinchilla.model.compiling import compiled
+
 NORM_EPS = 1e-6
 CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}  # of fp32 logits held at a time
+MULTIPLE = {"cpu": 1, "cuda": 128}  # the vocabulary is padded to, for the matrix units
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -79,74 +85,85 @@ class _Rotation(Function):
         return _turned(dy, cos, -sin), None, None
 
 
-def total_loss(x: Tensor, embedding: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+def total_loss(
+    x: Tensor, embedding: Tensor, bias: Tensor, targets: Tensor, compile_chunks: bool = False
+) -> Tensor:
     """Sum of the targets' cross-entropies under logits x @ embedding.T + bias, nats, a float64 scalar.
 
     The logits of all tokens never exist together: a chunk of rows is turned into losses and
-    gradients before the next one is looked at. Cross-entropy is computed in fp32.
+    gradients before the next one is looked at. Cross-entropy is computed in fp32. A vocabulary is
+    padded to a MULTIPLE; the padding has probability zero.
 
     Args:
         x: (n, d_model) in the compute dtype.
         embedding: (vocab_size, d_model), any dtype.
         bias: (vocab_size,), any dtype.
         targets: (n,) token ids.
+        compile_chunks: compile what is done with a chunk.
     """
-    y: Tensor = _TotalLoss.apply(x, embedding, bias, targets)
+    y: Tensor = _TotalLoss.apply(x, embedding, bias, targets, compile_chunks)
     return y
 
 
 class _TotalLoss(Function):
     @staticmethod
-    def forward(ctx, x: Tensor, embedding: Tensor, bias: Tensor, targets: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        weight, b = embedding.to(x.dtype), bias.to(x.dtype)
+    def forward(  # type: ignore[no-untyped-def]
+        ctx, x: Tensor, embedding: Tensor, bias: Tensor, targets: Tensor, compile_chunks: bool
+    ) -> Tensor:
+        pad = -len(embedding) % MULTIPLE.get(x.device.type, 1)
+        weight = F.pad(embedding.to(x.dtype), (0, 0, 0, pad))
+        b = F.pad(bias.to(x.dtype), (0, pad), value=-math.inf)
         rows = max(1, CHUNK_BYTES.get(x.device.type, 16 << 20) // (4 * len(weight)))
-        pieces = list(zip(x.split(rows), targets.split(rows), strict=True))
-        wide = _wide(x)
+        pieces = zip(x.split(rows), targets.split(rows), strict=True)
         total = torch.zeros((), dtype=torch.float64, device=x.device)
         if not any(ctx.needs_input_grad):
+            loss_of = compiled(chunk_loss) if compile_chunks else chunk_loss
             for piece, t in pieces:
-                total += losses(torch.addmm(b, piece, weight.t()).to(wide), t).sum(
-                    dtype=total.dtype
-                )
+                total += loss_of(piece, weight, b, t)
             return total
-        dx = torch.empty_like(x)
+        work = compiled(chunk_gradients) if compile_chunks else chunk_gradients
+        dx, wide = torch.empty_like(x), _wide(x)
         dW = torch.zeros_like(weight, dtype=wide)
         db = torch.zeros_like(b, dtype=wide)
         for (piece, t), d_piece in zip(pieces, dx.split(rows), strict=True):
-            loss, d = losses_and_gradients(torch.addmm(b, piece, weight.t()).to(wide), t)
-            total += loss.sum(dtype=total.dtype)
-            db += d.sum(0)
-            d = d.to(x.dtype)
+            loss, d, d_bias = work(piece, weight, b, t)
+            total += loss
+            db += d_bias
             torch.mm(d, weight, out=d_piece)
             if x.dtype == wide:
                 dW.addmm_(d.t(), piece)
             else:
                 dW += d.t() @ piece
-        ctx.save_for_backward(dx, dW, db)
+        ctx.save_for_backward(dx, dW[: len(embedding)], db[: len(bias)])
         ctx.dtypes = embedding.dtype, bias.dtype
         return total
 
     @staticmethod
-    def backward(ctx, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # type: ignore[no-untyped-def]
+    def backward(ctx, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[no-untyped-def]
         dx, dW, db = ctx.saved_tensors
-        scale = scale.to(dW.dtype)
         of_weight, of_bias = ctx.dtypes
         # In place: nobody else holds them, and a second backward would be a mistake.
-        return dx.mul_(scale), dW.mul_(scale).to(of_weight), db.mul_(scale).to(of_bias), None
+        scale = scale.to(dW.dtype)
+        return dx.mul_(scale), dW.mul_(scale).to(of_weight), db.mul_(scale).to(of_bias), None, None
 
 
-def losses(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of each target, nats: logits (n, vocab_size), targets (n,), gives (n,)."""
+def chunk_loss(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    """Sum of the cross-entropies of a chunk of rows, a float64 scalar."""
+    logits = torch.addmm(bias, x, weight.t()).to(_wide(x))
     of_target = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-    return logits.logsumexp(1) - of_target
+    return (logits.logsumexp(1) - of_target).sum(dtype=torch.float64)
 
 
-def losses_and_gradients(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """`losses`, and the gradient of each with respect to its row of logits: (n,), (n, vocab_size)."""
+def chunk_gradients(
+    x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`chunk_loss`, and its gradients: logits' (n, vocab_size) in x's dtype, bias's in fp32."""
+    logits = torch.addmm(bias, x, weight.t()).to(_wide(x))
     t = targets.unsqueeze(1)
     of_target = logits.gather(1, t).squeeze(1)
     largest = logits.amax(1)
     p = logits.softmax(1)
     # The largest probability is at least 1 / vocab_size, so its logarithm is exact enough.
-    loss = largest - p.amax(1).log() - of_target
-    return loss, p.scatter_add_(1, t, p.new_full((1, 1), -1.0).expand_as(t))
+    loss = (largest - p.amax(1).log() - of_target).sum(dtype=torch.float64)
+    d = p.scatter_add_(1, t, -torch.ones_like(t, dtype=p.dtype))
+    return loss, d.to(x.dtype), d.sum(0)

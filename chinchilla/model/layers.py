@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from chinchilla.model.compiling import compiled
 from chinchilla.model.functions import rms_norm, rotate
 from chinchilla.parametrization import Multipliers, multipliers
 from chinchilla.shapes import ModelShape
@@ -135,15 +136,18 @@ class Block(nn.Module):
         self.ffw_norm = RMSNorm(shape.d_model)
         self.ffw = FeedForward(shape)
 
-    def forward(self, x: Tensor, positions: Tensor) -> Tensor:
+    def forward(self, x: Tensor, positions: Tensor, compile_it: bool = False) -> Tensor:
+        """x (B, T, d_model) and what `Transformer.position_table` gives; (B, T, d_model)."""
+        run = compiled(Block.work) if compile_it else Block.work
+        y: Tensor
         if self.recompute and torch.is_grad_enabled():
-            y: Tensor = checkpoint(
-                self._forward, x, positions, use_reentrant=False, preserve_rng_state=False
-            )
-            return y
-        return self._forward(x, positions)
+            y = checkpoint(run, self, x, positions, use_reentrant=False, preserve_rng_state=False)
+        else:
+            y = run(self, x, positions)
+        return y
 
-    def _forward(self, x: Tensor, positions: Tensor) -> Tensor:
+    def work(self, x: Tensor, positions: Tensor) -> Tensor:
+        """What is compiled: nothing in it may depend on anything but shapes."""
         if self.residual == 1.0:
             x = x + self.attention(self.attention_norm(x), positions)
             return x + self.ffw(self.ffw_norm(x))

@@ -26,6 +26,7 @@ class Transformer(nn.Module):
         recompute: keep only each block's input for the backward pass, and run the block again there
             (activation checkpointing): less memory, a third more FLOPs.
         by: factors of the parametrisation; None = standard.
+        compile_blocks: run blocks, and the loss of a chunk, as compiled programs.
     """
 
     def __init__(
@@ -34,9 +35,11 @@ class Transformer(nn.Module):
         dtype: torch.dtype = torch.float32,
         recompute: bool = False,
         by: Multipliers | None = None,
+        compile_blocks: bool = False,
     ) -> None:
         super().__init__()
         self.shape, self.dtype = shape, dtype
+        self.compile_blocks = compile_blocks
         self.by = by = by or multipliers(shape)
         self.embedding = nn.Parameter(torch.empty(shape.vocab_size, shape.d_model))
         self.blocks = nn.ModuleList(Block(shape, recompute, by) for _ in range(shape.n_layers))
@@ -91,11 +94,12 @@ class Transformer(nn.Module):
         """
         x = F.embedding(tokens, self.embedding).to(self.dtype)  # (B, T, d_model)
         for block in self.blocks:
-            x = block(x, self.positions)
+            x = block(x, self.positions, self.compile_blocks)
         x = self.norm(x)
         if self.by.output != 1.0:
             x = x * self.by.output
         if targets is not None:
             flat = x.flatten(0, 1)
-            return total_loss(flat, self.embedding, self.output_bias, targets.flatten().long())
+            whole = targets.flatten().long()
+            return total_loss(flat, self.embedding, self.output_bias, whole, self.compile_blocks)
         return F.linear(x, self.embedding.to(x.dtype), self.output_bias.to(x.dtype))

@@ -24,9 +24,11 @@ from chinchilla.train import device as devices
 from chinchilla.train import divergence
 from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from chinchilla.train.evaluate import evaluation_steps, held_out_loss
+from chinchilla.train.feed import Feed
 from chinchilla.train.logbook import Logbook
 from chinchilla.train.opening import claim_folder, open_data, rows_per_rank
 from chinchilla.train.optimizer import build_optimizer, set_learning_rate
+from chinchilla.train.passes import Passes
 from chinchilla.train.ranks import ALONE, Ranks
 from chinchilla.train.schedule import learning_rate
 from chinchilla.train.sharding import clip_gradients, fill, local, shard_model, sum_over_copies
@@ -127,6 +129,7 @@ def _train(
             run.save()
         return None if lost() else run.finish(attempts)
     finally:
+        run.feed.close()
         if run.logbook:
             run.logbook.close()
 
@@ -158,6 +161,14 @@ class _Run:
             self.optimizer = build_optimizer(self.model, spec)
         self.tokenizer = self.data.manifest.tokenizer.sha256
         self.micro_rows = self._micro_rows()
+        self.passes = Passes(
+            self.model,
+            self.micro_rows,
+            share=1 / (self.rows * ranks.world * spec.model.seq_len),
+            graphs=runtime.cuda_graphs and self.device.type == "cuda" and ranks.world == 1,
+            may_fall_back=ranks.world == 1,
+        )
+        self.feed = Feed(self.data, spec, self.rows, self.device, ranks)
         self.evaluate_at = set(
             evaluation_steps(spec.steps, runtime.held_out_evals, spec.trunk_steps)
         )
@@ -182,24 +193,17 @@ class _Run:
     def update(self) -> None:
         """One optimizer step on the batch that belongs to this step."""
         spec, ranks, n = self.spec, self.ranks, self.rows
-        # Batches of a rank's size, counted over all ranks: together they are the batch of this step.
-        batch = self.data.batch(
-            spec.seed, self.step * ranks.world + ranks.rank, n, spec.model.seq_len
-        )
-        tokens = torch.from_numpy(batch.astype(np.int64)).to(self.device, non_blocking=True)
+        tokens = self.feed.batch(self.step)
         set_learning_rate(self.optimizer, learning_rate(spec, self.step))
         for start in range(0, n, self.micro_rows):
             micro = tokens[start : start + self.micro_rows]
-            share = 1 / (n * ranks.world * spec.model.seq_len)  # of one token's loss in the mean
             if ranks.shards < ranks.world:
                 sum_over_copies(self.model, start + self.micro_rows >= n)
-            loss = self.model(micro[:, :-1], micro[:, 1:]) * share
-            loss.backward()
-            self.losses[self.step] += loss.detach()
+            self.losses[self.step] += self.passes.add(micro)
         if spec.grad_clip:
             clip_gradients(self.model.parameters(), spec.grad_clip, ranks)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.passes.clear()
         self.step += 1
         if self.step in self.evaluate_at:
             self._lap()
@@ -317,6 +321,7 @@ class _Run:
             devices.DTYPES[self.spec.precision],
             self.runtime.activation_checkpointing,
             self.spec.multipliers,
+            devices.compiles(self.runtime.compile, self.device),
         )
         if self.ranks.world == 1:
             return devices.cast_weights(Transformer(*settings), self.spec).to(self.device)

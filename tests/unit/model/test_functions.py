@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chinchilla.model import functions
-from chinchilla.model.functions import NORM_EPS, losses, rms_norm, rotate, total_loss
+from chinchilla.model.functions import NORM_EPS, rms_norm, rotate, total_loss
 from chinchilla.model.layers import rope_angles
 
 torch.set_num_threads(1)
@@ -84,12 +84,19 @@ def test_the_loss_of_bf16_rows_has_fp32_gradients_of_fp32_weights():
         assert error < 0.02  # bf16 keeps 8 bits
 
 
-def test_losses_are_minus_log_probabilities():
-    logits = (drawn(15, 11) * 5).detach()
-    targets = torch.randint(11, (15,), generator=torch.Generator().manual_seed(3))
-    for i, loss in enumerate(losses(logits, targets)):
-        p = logits[i].exp()
-        assert loss.item() == pytest.approx(-math.log(p[targets[i]] / p.sum()), abs=1e-12)
+@pytest.mark.parametrize("grad", [False, True])
+def test_padding_of_the_vocabulary_changes_nothing(monkeypatch: pytest.MonkeyPatch, grad: bool):
+    x, W, b = drawn(12, 6), drawn(17, 6, seed=1), drawn(17, seed=2)
+    targets = torch.randint(17, (12,), generator=torch.Generator().manual_seed(3))
+    found = []
+    for multiple in (1, 16, 17, 128):
+        monkeypatch.setitem(functions.MULTIPLE, "cpu", multiple)
+        with torch.set_grad_enabled(grad):
+            loss = total_loss(x, W, b, targets)
+        found.append([loss, *(torch.autograd.grad(loss, [x, W, b]) if grad else ())])
+    for other in found[1:]:
+        for got, expected in zip(other, found[0], strict=True):
+            torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("grad", [False, True])

@@ -1,0 +1,118 @@
+"""Forward and backward passes of one run: compiled, and on a GPU replayed as one CUDA graph.
+
+Each is faster than the plain pass and the same but for rounding. What cannot be had here is said
+once, in a warning, and done without.
+"""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chinchilla.errors import one_line
+from chinchilla.model import Transformer
+
+WARM_UPS = 3  # passes before a capture, as torch asks for
+log = logging.getLogger("chinchilla.train")
+
+
+class Passes:
+    """Adds up the gradients of a batch, one micro-batch after the other.
+
+    Args:
+        model: on its device.
+        rows: of a micro-batch; the last of a batch may have fewer.
+        share: of one token's loss in the loss of the batch.
+        graphs: replay a CUDA graph for micro-batches of `rows`; the model is one process's alone.
+        may_fall_back: go on without what fails. Ranks that train together cannot: the others would
+            not follow.
+    """
+
+    def __init__(
+        self, model: Transformer, rows: int, share: float, graphs: bool, may_fall_back: bool
+    ) -> None:
+        self.model, self.rows, self.share = model, rows, share
+        self.graphs, self.may_fall_back = graphs, may_fall_back
+        self._graph: Any = None
+        self._tokens = self._loss = torch.empty(0)  # what the graph reads, and writes
+        self._tried = False
+
+    def add(self, tokens: Tensor) -> Tensor:
+        """Add a micro-batch's gradients to those there are.
+
+        Args:
+            tokens: (B, seq_len + 1), on the device.
+
+        Returns:
+            Its loss times `share`, summed over its tokens; a scalar on the device.
+        """
+        if self.graphs and len(tokens) == self.rows:
+            if self._graph is None:
+                self._capture(tokens)
+            if self._graph is not None:
+                self._tokens.copy_(tokens)
+                self._graph.replay()
+                return self._loss
+        if self.model.compile_blocks and self.may_fall_back and not self._tried:
+            self._try_compiled(tokens)
+        return self._plain(tokens)
+
+    def clear(self) -> None:
+        """Forget the gradients. A graph's stay where they are, as zeros: it adds to them there."""
+        self.model.zero_grad(set_to_none=self._graph is None)
+
+    def _plain(self, tokens: Tensor) -> Tensor:
+        loss = self.model(tokens[:, :-1], tokens[:, 1:]) * self.share
+        loss.backward()
+        return loss.detach()
+
+    def _try_compiled(self, tokens: Tensor) -> None:
+        """One pass for nothing, on gradients that are put back: a failure must not leave half of it."""
+        self._tried = True
+        parameters = list(self.model.parameters())
+        before = [p.grad for p in parameters]
+        self.model.zero_grad(set_to_none=True)
+        try:
+            self._plain(tokens)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            log.warning("not compiled: %s", _in_short(error))
+            self.model.compile_blocks = False
+        for p, grad in zip(parameters, before, strict=True):
+            p.grad = grad
+
+    def _capture(self, tokens: Tensor) -> None:
+        if self.model.compile_blocks and not self._tried:
+            self._try_compiled(tokens)
+        parameters = list(self.model.parameters())
+        before = [None if p.grad is None else p.grad.clone() for p in parameters]
+        self._tokens = tokens.clone()
+        stream = torch.cuda.Stream()
+        try:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(WARM_UPS):
+                    self._plain(self._tokens)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                self._loss = self._plain(self._tokens)
+            self._graph = graph
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            log.warning("no CUDA graph: %s", _in_short(error))
+            self.graphs = False
+        self.clear()
+        for p, grad in zip(parameters, before, strict=True):
+            if grad is not None:
+                if p.grad is None:
+                    p.grad = grad
+                else:
+                    p.grad.copy_(grad)
+
+
+def _in_short(error: Exception) -> str:
+    return one_line(error)[:300]

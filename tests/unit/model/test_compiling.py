@@ -1,0 +1,90 @@
+"""Compiled blocks: the same numbers, and one program for each width whatever the depth."""
+
+import shutil
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from chinchilla.model import Transformer, compiling
+from chinchilla.shapes import ModelShape
+
+torch.set_num_threads(1)
+POSITIONS = ("rope", "relative")
+
+
+@pytest.fixture
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[object], None]]:
+    """Choose what programs are made with; nothing of it outlives the test."""
+
+    def choose(name: object) -> None:
+        monkeypatch.setattr(compiling, "BACKEND", name)
+
+    compiling.compiled.cache_clear()
+    torch._dynamo.reset()
+    counters.clear()
+    yield choose
+    compiling.compiled.cache_clear()
+    torch._dynamo.reset()
+
+
+def model(
+    width: int, depth: int, compile_blocks: bool, positions: str = "rope", **more
+) -> Transformer:
+    shape = ModelShape(width, 4 * width, 8, width // 8, depth, 64, 24, positions)
+    return Transformer(shape, compile_blocks=compile_blocks, **more).init_weights(0)
+
+
+def passed(m: Transformer, rows: int = 3) -> list[torch.Tensor]:
+    """Loss and gradients of one pass."""
+    tokens = torch.randint(64, (rows, 25), generator=torch.Generator().manual_seed(0))
+    m.zero_grad()
+    loss = m(tokens[:, :-1], tokens[:, 1:])
+    loss.backward()
+    return [loss.detach(), *(p.grad for p in m.parameters())]
+
+
+def same(one: Transformer, other: Transformer) -> None:
+    for a, b in zip(passed(one), passed(other), strict=True):
+        torch.testing.assert_close(a, b, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("positions", POSITIONS)
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_compiled_model_computes_what_it_does_without(backend, positions: str, recompute: bool):
+    backend("aot_eager")
+    more = {"positions": positions, "recompute": recompute}
+    same(model(16, 2, True, **more), model(16, 2, False, **more))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
+@pytest.mark.parametrize("positions", POSITIONS)
+def test_so_does_one_that_is_compiled_to_machine_code(backend, positions: str):
+    backend("inductor")
+    same(model(16, 2, True, positions), model(16, 2, False, positions))
+
+
+def test_depths_and_further_runs_of_a_width_share_their_programs(backend):
+    backend("aot_eager")
+    passed(model(16, 2, True))
+    first = counters["stats"]["unique_graphs"]
+    assert first == 2  # a block, and the loss of a chunk
+    for depth in (1, 2, 5):
+        passed(model(16, depth, True))
+    assert counters["stats"]["unique_graphs"] == first
+    passed(model(24, 2, True))
+    assert counters["stats"]["unique_graphs"] == 2 * first
+    passed(model(16, 3, True))
+    assert counters["stats"]["unique_graphs"] == 2 * first
+
+
+@pytest.mark.slow
+def test_many_widths_in_one_process_are_all_compiled(backend):
+    """torch's own limit is eight programs of a function."""
+    backend("eager")
+    for n in range(2, 14):
+        passed(model(8 * n, 1, True))
+    assert counters["stats"]["unique_graphs"] == 2 * 12
