@@ -5,7 +5,10 @@ tables and other languages fail them, so a source has them only when it asks.
 """
 
 import re
-from collections import Counter
+
+import numpy as np
+
+from chinchilla.data.ngrams import ngram_hashes
 
 STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
 BULLETS = ("-", "*", "•", "‣", "▪", "●", "–")
@@ -35,7 +38,7 @@ def _quality(text: str, words: list[str]) -> str:
         return "gopher_bullets"
     if sum(line.endswith(ELLIPSES) for line in lines) > 0.3 * len(lines):
         return "gopher_ellipses"
-    if sum(any(c.isalpha() for c in word) for word in words) < 0.8 * n:
+    if sum(word[0].isalpha() or any(map(str.isalpha, word)) for word in words) < 0.8 * n:
         return "gopher_alphabetic"
     if len(STOP_WORDS.intersection(word.lower() for word in words)) < 2:
         return "gopher_stop_words"
@@ -49,15 +52,18 @@ def _repetition(text: str, words: list[str]) -> str:
         again, characters = _repeats(parts)
         if again > most * len(parts) or characters > 0.20 * len(text):
             return f"gopher_repeated_{name}"
-    total = sum(map(len, words))
+    known: dict[str, int] = {}
+    ids = np.array([known.setdefault(word, len(known) + 1) for word in words], np.uint64)
+    sizes = np.array([len(word) for word in words])
     for n, most in MOST_COMMON.items():
-        grams = Counter(zip(*(words[i:] for i in range(n)), strict=False))
-        gram, count = max(grams.items(), key=lambda each: each[1] * sum(map(len, each[0])))
-        if count > 1 and count * sum(map(len, gram)) > most * total:
+        if _in_commonest_ngram(ids, sizes, n) > most * sizes.sum():
             return f"gopher_common_{n}gram"
     for n, most in REPEATED.items():
-        if _in_repeated_ngrams(words, n) > most * total:
+        found = _in_repeated_ngrams(ids, sizes, n)
+        if found > most * sizes.sum():
             return f"gopher_repeated_{n}gram"
+        if found == 0:  # then no longer n-gram recurs either
+            break
     return ""
 
 
@@ -72,15 +78,22 @@ def _repeats(parts: list[str]) -> tuple[int, int]:
     return count, characters
 
 
-def _in_repeated_ngrams(words: list[str], n: int) -> int:
+def _in_commonest_ngram(ids: np.ndarray, sizes: np.ndarray, n: int) -> int:
+    """Characters in all places of the n-gram that has most of them; 0 if it stands once."""
+    _, first, counts = np.unique(ngram_hashes(ids, n), return_index=True, return_counts=True)
+    if not len(first):
+        return 0
+    ends = np.concatenate([[0], np.cumsum(sizes)])
+    characters = counts * (ends[first + n] - ends[first])
+    best = np.lexsort((first, -characters))[0]  # of several the one that stands first
+    return int(characters[best]) if counts[best] > 1 else 0
+
+
+def _in_repeated_ngrams(ids: np.ndarray, sizes: np.ndarray, n: int) -> int:
     """Characters of words that lie in an n-gram which stood before, each word once."""
-    seen: set[tuple[str, ...]] = set()
-    spans: list[tuple[int, int]] = []
-    for i in range(len(words) - n + 1):
-        gram = tuple(words[i : i + n])
-        if gram in seen:
-            spans.append((i, i + n))
-        seen.add(gram)
-    ends = [0, *(end for _, end in spans)]
-    fresh = [(max(begin, last), end) for (begin, end), last in zip(spans, ends, strict=False)]
-    return sum(len(word) for begin, end in fresh for word in words[begin:end])
+    grams = ngram_hashes(ids, n)
+    again = np.ones(len(grams), np.int64)
+    again[np.unique(grams, return_index=True)[1]] = 0
+    over = np.concatenate([[0], np.cumsum(np.concatenate([again, np.zeros(n, np.int64)]))])
+    words = np.arange(1, len(sizes) + 1)
+    return int(sizes[over[words] > over[np.maximum(words - n, 0)]].sum())

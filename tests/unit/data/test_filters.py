@@ -4,8 +4,11 @@ import json
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 from data_corpora import WORDS, command, decoded, documents, write_jsonl
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from chinchilla.data import filters
 from chinchilla.data.filters import gopher_rule
@@ -64,8 +67,8 @@ def test_any_text_can_be_judged(text):
 
 def test_characters_in_repeats_count_once():
     words = ["a", "b", "c", "d", "e", "f", "g", "a", "b", "c", "d", "e", "f", "g"]
-    assert filters._in_repeated_ngrams(words, 5) == 7
-    assert filters._in_repeated_ngrams(words[:7], 5) == 0
+    assert in_repeated(words, 5) == 7
+    assert in_repeated(words[:7], 5) == 0
 
 
 def test_a_source_is_filtered_when_it_asks(tmp_path):
@@ -80,6 +83,26 @@ def test_a_source_is_filtered_when_it_asks(tmp_path):
 
 
 # Paragraphs
+
+
+def in_repeated(words: list[str], n: int) -> int:
+    ids = np.unique(words, return_inverse=True)[1].astype(np.uint64)
+    return filters._in_repeated_ngrams(ids, np.array([len(word) for word in words]), n)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from(["a", "bb", "ccc"]), min_size=1, max_size=40), st.integers(2, 6))
+def test_ngrams_are_counted_as_by_hand(words, n):
+    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    covered = {
+        place for i, gram in enumerate(grams) if gram in grams[:i] for place in range(i, i + n)
+    }
+    assert in_repeated(words, n) == sum(len(words[place]) for place in covered)
+    ids = np.unique(words, return_inverse=True)[1].astype(np.uint64)
+    sizes = np.array([len(word) for word in words])
+    most = max(grams, key=lambda g: grams.count(g) * len("".join(g)), default=())
+    expected = grams.count(most) * len("".join(most)) if grams.count(most) > 1 else 0
+    assert filters._in_commonest_ngram(ids, sizes, n) == expected
 
 
 def documents_with(paragraph: str) -> list[str]:
