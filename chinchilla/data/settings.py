@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from chinchilla.config import CorpusConfig, DataCommand
+from chinchilla.config import CorpusConfig, DataCommand, SourceConfig
 from chinchilla.data.corpus import corpus_files
 from chinchilla.errors import DataError
 from chinchilla.files import sha256_file
@@ -13,7 +13,7 @@ from chinchilla.files import sha256_file
 def settings_of(command: DataCommand) -> dict[str, Any]:
     """What decides the bytes of the folder; the corpus' name and the workers do not."""
     corpus = dataclasses.asdict(command.corpus)
-    for key in ("name", "paths", "licence", "weight"):
+    for key in (*_NOT_BYTES, "weight"):
         del corpus[key]
     corpus["sources"] = {
         source.name: {k: v for k, v in dataclasses.asdict(source).items() if k not in _NOT_BYTES}
@@ -28,14 +28,14 @@ def settings_of(command: DataCommand) -> dict[str, Any]:
     }
 
 
-_NOT_BYTES = ("name", "paths", "licence")
+_NOT_BYTES = ("name", "paths", "licence", "made_by")
 
 
 def corpus_record(corpus: CorpusConfig) -> dict[str, Any]:
     """What the manifest says of where the documents come from."""
     told = dataclasses.asdict(corpus)
     for source in (told, *told["sources"]):
-        del source["paths"]
+        del source["paths"], source["made_by"]
     return told if corpus.sources else {k: v for k, v in told.items() if k != "sources"}
 
 
@@ -70,7 +70,10 @@ _DEFAULTS = DataCommand(corpus=CorpusConfig(format="embedded"))
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """`key=value, now value` of each setting that differs; one newer than the folder had its default."""
-    return _differences(before, now, settings_of(_DEFAULTS))
+    usual = settings_of(_DEFAULTS)
+    source = dataclasses.asdict(SourceConfig(format="embedded"))
+    usual["corpus"]["sources"] = dict.fromkeys(now["corpus"]["sources"], source)
+    return _differences(before, now, usual)
 
 
 def _differences(

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from chinchilla.config import CorpusConfig
+from chinchilla.config import CorpusConfig, SourceConfig
 from chinchilla.data.corpus import read_documents
 from chinchilla.errors import DataError
 
@@ -246,6 +246,7 @@ def test_every_corpus_yaml_holds_fields_of_the_config():
         fields = yaml.safe_load(path.read_text())
         if fields.get("paths") == []:
             fields["paths"] = ["given.by.user"]
+        fields["sources"] = [SourceConfig(**each) for each in fields.get("sources", [])]
         CorpusConfig(**fields)
         assert path.read_text().startswith("# "), f"{path.name} does not say what it is"
 

