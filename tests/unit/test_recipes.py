@@ -1,16 +1,20 @@
 """Published laws for learning rate and batch size, held against what their authors printed."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from chinchilla.cli import main
+from chinchilla.cli import compose, main
 from chinchilla.config import RecipeConfig
 from chinchilla.errors import InputError, Refusal
+from chinchilla.parametrization import PARAMETRIZATIONS
 from chinchilla.plan import plan_run
 from chinchilla.recipes import RULES, by_rule, deepseek_flops, doubts
+from chinchilla.records import OPTIMIZERS, PRECISIONS, SCHEDULES
 from chinchilla.shapes import ModelShape, n_params_non_embedding, shape_named
 
 STEP_LAW = RecipeConfig(rule="step_law", peak_lr=0, batch_tokens=0, final_lr_ratio=0)
@@ -121,8 +125,57 @@ def test_a_cool_downs_warm_up_does_not_know_the_horizon():
         planned(shape, recipe, 600 * 2**17)
 
 
+DOCS = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+TYPED = re.findall(r"^    chinchilla (.*)$", DOCS, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", TYPED)
+def test_what_the_docs_type_is_accepted_and_every_recipe_plans(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command, *words = line.split()
+    told, _ = compose(command, words)
+    assert told.recipe.peak_lr or told.recipe.rule != "none"
+    assert command != "plan" or main([command, *words, "out="]) == 0
+
+
+def test_the_docs_name_every_choice_of_a_recipe():
+    known = (*RULES, *SCHEDULES, *OPTIMIZERS, *PRECISIONS, *PARAMETRIZATIONS)
+    assert [name for name in known if f"`{name}`" not in DOCS] == []
+
+
+def test_a_config_offers_what_a_spec_may_hold():
+    """Each list stands twice: a config must not import what a record needs."""
+    for key, known in (("rule", ("none", *RULES)), ("schedule", SCHEDULES),
+                       ("optimizer", OPTIMIZERS), ("precision", ("auto", *PRECISIONS)),
+                       ("parametrization", PARAMETRIZATIONS)):  # fmt: skip
+        with pytest.raises(InputError) as refused:
+            RecipeConfig(**{key: "?"})
+        offered = str(refused.value).rstrip(".").partition("choose one of ")[2].split(", ")
+        assert sorted(offered) == sorted(known)
+
+
+def test_sharing_a_trunk_is_shown_and_counted(capsys):
+    """Two sizes at four horizons, and the budget's runs, some of whose sizes are the same."""
+    grid = ["grid=demo", "grid.vocab_size=400", "grid.budgets=[6e10]", "recipe=demo",
+            "grid.horizon_tokens_per_param=[4,8,16,32]", "out="]  # fmt: skip
+    cooldown = ["recipe.schedule=cooldown", "recipe.warmup_steps=20"]
+    assert main(["plan", *grid, *cooldown]) == 0
+    said = capsys.readouterr().out
+    share = int(re.search(r"FLOPs are trained of the runs' [\d.e+]+ \((\d+)%\)", said)[1])
+    costs = []
+    for words in (cooldown, []):
+        assert main(["plan", *grid, *words, "format=json"]) == 0
+        costs.append(json.loads(capsys.readouterr().out)["cost"])
+    assert costs[0]["flops"] / costs[1]["flops"] == pytest.approx(share / 100, abs=0.01)
+    assert share <= 70
+    assert costs[0]["flops"] + costs[0]["shared_flops"] == pytest.approx(
+        costs[1]["flops"], rel=5e-3
+    )
+    assert costs[1]["shared_flops"] == 0
+
+
 def test_a_plan_by_a_law_shows_its_batches_and_warns_beside_json(capsys):
-    words = ["grid=paper", "recipe=step_law", "grid.budgets=[1e19]", "grid.seq_len=2048"]
+    words = ["grid=paper", "recipe=step_law", "grid.budgets=[1e19]", "out="]
     assert main(["plan", *words, "format=json"]) == 0
     said = capsys.readouterr()
     runs = json.loads(said.out)["runs"]
