@@ -116,7 +116,7 @@ def is_damaged(cell: Path) -> bool:
             return not any(type(found) is int and found != own for found, own in pairs)
         built(RunResult, value, "result.json")
     except FileNotFoundError:
-        return False
+        return has_result(cell)  # a link that leads nowhere
     except (OSError, ValueError, RecursionError):  # InputError is a ValueError
         return True
     return False
@@ -128,10 +128,18 @@ def planned_specs(sweep_dir: Path, only: Collection[str] | None = None) -> list[
     return [s for s in specs if only is None or s.run_id in only]
 
 
+def has_result(cell: Path) -> bool:
+    """Whether something is called result.json there, be it damaged or a link that leads nowhere.
+
+    A worker must not train what it could not publish; launching again puts such a thing aside.
+    """
+    return os.path.lexists(cell / "result.json")
+
+
 def missing_specs(sweep_dir: Path, only: Collection[str] | None = None) -> list[RunSpec]:
     """Planned runs without a result, longest first so that the sweep's tail is short."""
     specs = planned_specs(sweep_dir, only)
-    missing = [s for s in specs if not (cell_of(sweep_dir, s) / "result.json").exists()]
+    missing = [s for s in specs if not has_result(cell_of(sweep_dir, s))]
     return sorted(missing, key=lambda s: (-s.C, s.run_id))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from chinchilla.errors import InputError, nearest
 from chinchilla.records import RunResult, RunSpec
-from chinchilla.sweep.cells import cell_of, is_damaged, planned_specs
+from chinchilla.sweep.cells import cell_of, has_result, is_damaged, planned_specs
 from chinchilla.sweep.claims import take
 from chinchilla.sweep.hints import given
 from chinchilla.sweep.worker import worker_name
@@ -96,15 +96,14 @@ def state_of(cell: Path) -> str:
     Raises:
         InputError: it is another version's.
     """
-    path = cell / "result.json"
-    if not path.exists():
+    if not has_result(cell):
         return ""
     try:
         return RunResult.load(cell).status
     except InputError:
         if is_damaged(cell):
             return "damaged"
-        if not path.exists():  # somebody has put it aside just now
+        if not has_result(cell):  # somebody has put it aside just now
             return ""
         raise
 
@@ -137,7 +136,7 @@ def put_aside(cell: Path, statuses: Collection[str] = ("failed",)) -> str:
             "result.json",
         ):
             stem, dot, kind = name.partition(".")
-            if (cell / name).exists():
+            if os.path.lexists(cell / name):
                 os.rename(cell / name, cell / f"{stem}-{_ending(state)}-{k}{dot}{kind}")
         return f"result-{_ending(state)}-{k}.json"
     finally:

@@ -35,6 +35,7 @@ from chinchilla.sweep.cells import (
     cell_of,
     failure_kind,
     first_line,
+    has_result,
     load_runtime,
     micro_batch_after,
     missing_specs,
@@ -197,7 +198,7 @@ class _Worker:
             )
             if claim is None:
                 continue
-            if (cell / "result.json").exists():  # finished between the look and the claim
+            if has_result(cell):  # finished between the look and the claim
                 claim.release()
                 continue
             return (spec, claim), False

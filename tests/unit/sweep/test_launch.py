@@ -31,6 +31,7 @@ from chinchilla.sweep.cells import cell_of, read_progress
 from chinchilla.sweep.claims import latest
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.progress import SweepProgress, pace, stage_progress
+from chinchilla.sweep.worker import run_worker
 
 
 class Terminal(io.StringIO):
@@ -276,3 +277,16 @@ def test_a_damaged_result_is_put_aside_and_the_run_trained_again(tmp_path: Path)
     assert debug([spec], tmp_path) == 0
     assert RunResult.load(cell).final_loss == whole.final_loss
     assert (cell / "result-failed-1.json").read_text() == '{"schema": 1, "spe'
+
+
+def test_a_result_that_is_a_link_to_nowhere_is_not_trained_again_and_again(tmp_path: Path):
+    """Nothing can be published beside it: workers leave it alone, launching puts it aside."""
+    [spec] = make_specs(1)
+    cell = cell_of(make_sweep(tmp_path, [spec]), spec)
+    cell.mkdir(parents=True)
+    (cell / "result.json").symlink_to("/nowhere/result.json")
+    done = run_worker(tmp_path, tmp_path, RuntimeConfig(device="cpu"), "one", fake_train)
+    assert (done.finished, (cell / "starts.txt").exists()) == ([], False)
+    assert debug([spec], tmp_path) == 0
+    assert RunResult.load(cell).status == "finished"
+    assert (cell / "result-failed-1.json").is_symlink()
