@@ -55,11 +55,14 @@ class Logs:
                 f"  attempt {attempt['file']}{kind}, {attempt.get('utc', '?')}, step "
                 f"{attempt.get('step', '?')}, {where}: {said}"
             )
-        out += [
-            f"  claim {c['fence']}, {c.get('claimed_utc', '?')}: {c.get('worker', '?')}"
-            + (f"; ended: {c['ended']}" if c.get("ended") else "")
-            for c in self.claims
-        ]
+        before: dict[str, Any] = {}
+        for claim in self.claims:
+            said = f"; ended: {claim['ended']}" if claim.get("ended") else ""
+            if _holder(claim) == _holder(before):
+                said += ", to publish what became of it"
+            when, who = claim.get("claimed_utc", "?"), claim.get("worker", "?")
+            out.append(f"  claim {claim['fence']}, {when}: {who}{said}")
+            before = claim
         if self.state == "waiting" and self.claims and self.claims[-1].get("released") is False:
             out.append(
                 "  the last claim was not released: its worker was killed, or its node is gone"
@@ -69,6 +72,11 @@ class Logs:
         for excerpt in self.excerpts:
             out += ["", excerpt.path, *(f"  {line}" for line in excerpt.lines)]
         return "\n".join(out)
+
+
+def _holder(claim: dict[str, Any]) -> tuple[Any, ...] | None:
+    """Who made a claim, and when; the number that a holder takes to publish says the same."""
+    return tuple(claim[k] for k in ("worker", "pid", "claimed_utc")) if claim.get("pid") else None
 
 
 def run_logs(sweep_dir: Path, spec: RunSpec, n_lines: int) -> Logs:

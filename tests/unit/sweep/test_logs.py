@@ -41,7 +41,10 @@ def test_a_runs_errors_and_its_part_of_the_workers_log(trained: Path, capsys):
     assert f"{log}\n" in out
     assert f"claimed {BAD.run_id}" in out
     assert FINE.run_id not in out
-    assert f"finished {FINE.run_id}" in say(capsys, trained, f"run={FINE.run_id}")
+    out = say(capsys, trained, f"run={FINE.run_id}")
+    assert f"finished {FINE.run_id}" in out
+    first, second = (line for line in out.splitlines() if line.startswith("  claim "))
+    assert second == f"{first.replace('claim 1', 'claim 2')}, to publish what became of it"
 
 
 def test_lines_are_the_last_ones_of_each_log(trained: Path, capsys):
