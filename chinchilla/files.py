@@ -134,8 +134,17 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
             os.fsync(f.fileno())
         os.replace(temporary, path)
         fsync_dir(path.parent)
+    except OSError as error:
+        _name(error, path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _name(error: OSError, path: Path) -> None:
+    """Say which file it was: a write to a full disk knows only its descriptor."""
+    if error.errno and error.filename is None:
+        error.filename = str(path)
 
 
 def create_once(path: Path, text: str) -> bool:
@@ -164,6 +173,7 @@ def create_once(path: Path, text: str) -> bool:
                 f"{path.parent}: this file system has no hard links, so workers cannot agree who "
                 "trains what. Put the sweep on another one (local disk, NFS, Lustre)."
             ) from None
+        _name(error, path)
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -28,6 +28,7 @@ def sweep(command: config.SweepCommand) -> int:
     from chinchilla.sweep.cells import clean_sweep
     from chinchilla.sweep.estimate import check_gpu_hours, estimate
     from chinchilla.sweep.launch import launch
+    from chinchilla.sweep.machine import free_bytes
 
     specs, use = planned(command)
     sweep_dir = Path(command.sweep_dir or f"runs/{command.grid.name}")
@@ -57,6 +58,10 @@ def sweep(command: config.SweepCommand) -> int:
         show_plan(specs, command.cluster, done, cost_line=False)
         if left:
             _show_estimate(cost, command.cluster)
+            most, free = cost.total.peak_disk_bytes, free_bytes(sweep_dir)
+            if most > free:
+                here = f"sweep_dir={sweep_dir}"
+                print(f"note: {here} may take {_bytes(most)}, and {_bytes(free)} are free there.")
     if refused and not command.dry_run:
         raise refused
     if refused:
@@ -123,16 +128,16 @@ def status(command: config.StatusCommand) -> int:
     """Show what a sweep has done."""
     from chinchilla.sweep.status import render_status, sweep_status
     from chinchilla.sweep.submissions import in_queue
-    from chinchilla.sweep.watch import watch
+    from chinchilla.sweep.watch import exit_code, watch
 
     sweep_dir = Path(command.sweep_dir)
     if command.watch:
         terminal = console() if sys.stdout.isatty() else None
-        watch(
+        last = watch(
             sweep_dir, command.interval_seconds, rows=command.rows,
             as_json=command.format == "json", console=terminal,
         )  # fmt: skip
-        return 0
+        return exit_code(last)
     found, queue = sweep_status(sweep_dir), in_queue(sweep_dir)
     if command.format == "json":
         return print_json(
@@ -183,7 +188,10 @@ def cancel(command: config.CancelCommand) -> int:
     """End a sweep's Slurm jobs."""
     from chinchilla.sweep.cancel import cancel as cancel_jobs
 
-    found = cancel_jobs(_sweep_dir(command.sweep_dir))
+    sweep_dir = Path(command.sweep_dir)
+    if not (sweep_dir / "submitit").is_dir():  # a damaged plan keeps nobody from ending jobs
+        _sweep_dir(command.sweep_dir)
+    found = cancel_jobs(sweep_dir)
     if command.format == "json":
         return print_json(found.to_dict())
     print(found.text())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chinchilla.errors import InputError
 from chinchilla.files import write_json
 from chinchilla.sweep.claims import utc_now
 from chinchilla.sweep.launch import turn
@@ -55,8 +56,7 @@ def cancel(sweep_dir: Path) -> Cancelled:
     Raises:
         InputError: no sweep there, or Slurm does not answer: then nothing is cancelled.
     """
-    workers = [r.worker for r in sweep_status(sweep_dir).rows if r.state == "running"]
-    outside = sorted(w for w in workers if not w.startswith("slurm"))
+    outside = _outside(sweep_dir)
     if not (sweep_dir / "submitit").is_dir():
         return Cancelled([], 0, {}, outside)
     with turn(sweep_dir):
@@ -76,3 +76,14 @@ def cancel(sweep_dir: Path) -> Cancelled:
             ask("scancel", *sorted(own), so="some jobs may not be cancelled; say it again.")
     n_jobs = sum(j.user == me for j, _ in live)
     return Cancelled(sorted(own), n_jobs, {u: sorted(ids) for u, ids in others.items()}, outside)
+
+
+def _outside(sweep_dir: Path) -> list[str]:
+    """Workers that no job belongs to; none are known where the sweep's own files are damaged."""
+    try:
+        rows = sweep_status(sweep_dir).rows
+    except (InputError, OSError):  # jobs must be ended all the same
+        return []
+    return sorted(
+        r.worker for r in rows if r.state == "running" and not r.worker.startswith("slurm")
+    )

@@ -34,12 +34,16 @@ def check_data(sweep_dir: Path, data_dir: Path, only: Collection[str] | None = N
         )
 
 
+def free_bytes(path: Path) -> int:
+    """What the disk under `path`, which need not exist yet, still takes."""
+    there = next(p for p in (path, *path.absolute().parents) if p.exists())
+    return shutil.disk_usage(there).free
+
+
 def no_room(error: Exception, near: Path) -> str:
     """What to say of a disk that takes no more, with the bytes free where it was met."""
     path = Path(getattr(error, "filename", None) or near)
-    there = next(p for p in (path, *path.absolute().parents) if p.exists())
-    free = shutil.disk_usage(there).free
     return (
-        f"no room to write at {path}: {free:,} bytes free ({one_line(error)}). Nothing is lost: "
+        f"no room to write at {path}: {free_bytes(path):,} bytes free ({one_line(error)}). Nothing is lost: "
         "make room, then launch again."
     )

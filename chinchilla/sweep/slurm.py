@@ -279,6 +279,9 @@ def _after_failure(folder: Path, said: str) -> str:
         if time.monotonic() >= deadline:
             words = " ".join(said.split())
             write_json(folder / "refused.json", {"said": words, "refused_utc": utc_now()})
-            raise InputError(f"sbatch refused the sweep's jobs: {words}")
+            raise InputError(
+                f"sbatch refused the sweep's jobs: {words.rstrip('.')}. Change what it names "
+                "(cluster.*), and launch again."
+            )
         time.sleep(0.5)
     return found

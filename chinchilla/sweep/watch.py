@@ -115,6 +115,13 @@ def _look_until_over(
         sleep(interval_seconds)
 
 
+def exit_code(status: SweepStatus) -> int:
+    """What a watch ends with, as the sweep command would: 0 over, 1 a run failed, 75 not over."""
+    if not is_over(status):
+        return 75
+    return 1 if status.counts["failed"] else 0
+
+
 def _last_words(status: SweepStatus) -> str:
     """What to say of a sweep that was left before it was over; "" of one that is."""
     if is_over(status):

@@ -70,8 +70,9 @@ def test_a_full_disk_leaves_the_old_file_and_no_temporary(old_file, monkeypatch,
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(files.os, call, fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match="No space left") as error:
         write_text(old_file, "new")
+    assert error.value.filename == str(old_file), "the system names none"
     assert old_file.read_text() == "old"
     assert names(old_file) == ["fact.json"]
 

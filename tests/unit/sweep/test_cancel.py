@@ -125,6 +125,17 @@ def test_a_damaged_note_of_a_submission_is_named_with_what_to_do(
     assert f"move {path.parent} out" in said
 
 
+@pytest.mark.parametrize("name", ["plan.jsonl", "cells"])
+def test_a_damaged_sweep_can_be_cancelled_all_the_same(
+    tmp_path: Path, fake: FakeSlurm, capsys, name: str
+):
+    sweep = tmp_path / "sweep"
+    launch(on_slurm(), make_specs(9), sweep, tmp_path)
+    (sweep / name).write_text("{")
+    assert "cancelled 3 jobs: 41." in cancel(sweep, capsys)
+    assert fake.jobs() == []
+
+
 def test_a_comment_that_is_no_utf_8_hides_no_job(tmp_path: Path, fake: FakeSlurm, capsys):
     """Somebody's job in an old encoding: status and cancel go on as ever."""
     sweep = tmp_path / "sweep"

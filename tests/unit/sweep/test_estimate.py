@@ -12,6 +12,7 @@ from chinchilla.config import ClusterConfig, ResourceConfig, RuntimeConfig
 from chinchilla.errors import Refusal
 from chinchilla.records import load_plan, save_plan
 from chinchilla.shapes import ModelShape
+from chinchilla.sweep import machine
 from chinchilla.sweep.cells import MAX_ATTEMPTS, cell_of
 from chinchilla.sweep.estimate import KEPT_CHECKPOINTS, check_gpu_hours, estimate
 
@@ -125,6 +126,7 @@ def test_a_dry_run_shows_every_number_and_launches_nothing(data_dir: Path, tmp_p
         assert part in out, part
     assert "nothing was launched" in out
     assert not (tmp_path / "s").exists()
+    assert "are free there" not in out
     code, out, _ = say(capsys, *here, "format=json")
     told = json.loads(out)
     assert (len(told["runs"]), told["n_left"]) == (3, 3)
@@ -156,6 +158,17 @@ def test_ranks_that_cannot_train_are_refused_before_anything_is_written(
         assert (code, err.count("\n")) == (2, 1)
         assert why in err
     assert not (tmp_path / "s").exists()
+
+
+def test_a_disk_that_is_too_small_is_said_beforehand(
+    data_dir: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(machine, "free_bytes", lambda path: 70_000)
+    sweep = tmp_path / "a" / "s"
+    code, out, _ = say(capsys, f"data_dir={data_dir}", f"sweep_dir={sweep}", "dry_run=true")
+    assert code == 0
+    assert f"note: sweep_dir={sweep} may take " in out
+    assert " MB, and 0.07 MB are free there." in out
 
 
 def test_only_what_is_left_counts(data_dir: Path, tmp_path: Path, capsys):

@@ -151,7 +151,7 @@ def test_no_slurm_here_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 def test_a_refusal_by_sbatch_is_said_and_not_waited_for_again(tmp_path: Path, fake: FakeSlurm):
     refusal = fake.folder / "sbatch_fails"
     refusal.write_text("invalid partition")
-    with pytest.raises(InputError, match="invalid partition"):
+    with pytest.raises(InputError, match=r"invalid partition\. Change .* and launch again"):
         launch(on_slurm(), make_specs(2), tmp_path / "sweep", tmp_path)
     [said] = tmp_path.glob("sweep/submitit/*/refused.json")
     assert "invalid partition" in json.loads(said.read_text())["said"]

@@ -34,9 +34,9 @@ def finish(sweep: Path, spec: RunSpec, status: str = "finished") -> None:
     make_result(spec, status).save(cell)
 
 
-def status(capsys: pytest.CaptureFixture[str], sweep: Path, *words: str) -> str:
+def status(capsys: pytest.CaptureFixture[str], sweep: Path, *words: str, code: int = 0) -> str:
     capsys.readouterr()
-    assert main(["status", f"sweep_dir={sweep}", *words]) == 0
+    assert main(["status", f"sweep_dir={sweep}", *words]) == code
     return capsys.readouterr().out
 
 
@@ -134,6 +134,20 @@ def test_watching_ends_where_no_job_is_left(tmp_path: Path, fake: FakeSlurm):
                 finish(sweep, spec)
 
     assert watch(sweep, 1.0, out=out, sleep=finish_all).done == 9, "an unknown queue is not empty"
+
+
+def test_what_a_watch_ends_with_says_whether_all_went_well(tmp_path: Path, fake: FakeSlurm, capsys):
+    """So that `status watch=true && fit` fits no half of a sweep."""
+    sweep, specs = tmp_path / "sweep", make_specs(2)
+    launch(on_slurm(), specs, sweep, tmp_path)
+    fake.set_jobs([])
+    words = ("watch=true", "interval_seconds=0.01")
+    assert "no job of this sweep is left" in status(capsys, sweep, *words, code=75)
+    finish(sweep, specs[0], "diverged")
+    finish(sweep, specs[1], "failed")
+    assert "2/2 cells" in status(capsys, sweep, *words, code=1)
+    finish(sweep, specs[1])
+    status(capsys, sweep, *words, code=0)
 
 
 def test_watching_as_json_gives_an_object_a_line(tmp_path: Path, capsys):
