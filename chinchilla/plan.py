@@ -318,6 +318,11 @@ def taken_over(specs: Sequence[RunSpec]) -> dict[str, int]:
     return found
 
 
+def n_at_once(specs: Sequence[RunSpec]) -> int:
+    """How many of these runs can be trained at a time: those with one trunk take turns."""
+    return len({s.trunk_id or s.run_id for s in specs})
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a plan is expected to take, at the MFU and price its cluster states."""

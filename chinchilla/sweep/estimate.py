@@ -14,7 +14,7 @@ from typing import Any
 
 from chinchilla.config import ClusterConfig, RuntimeConfig
 from chinchilla.errors import InputError, Refusal
-from chinchilla.plan import plan_cost, state_bytes
+from chinchilla.plan import n_at_once, plan_cost, state_bytes
 from chinchilla.records import RunSpec
 from chinchilla.sweep.cells import MAX_ATTEMPTS
 from chinchilla.sweep.resources import Shape, assign
@@ -106,7 +106,7 @@ def _of_shape(
     workers = (cluster.n_workers or n_workers or 1) * shape.workers_per_job
     if cluster.kind == "debug":
         workers = 1
-    workers = min(workers, len({s.trunk_id or s.run_id for s in specs}))
+    workers = min(workers, n_at_once(specs))
     cost = plan_cost(specs, cluster, workers, plan)
     # plan_cost knows one device a run: a job of several pays for all, and computes with its ranks.
     paid = shape.devices_per_worker / shape.devices_that_train if _is_spread(shape) else 1.0

@@ -15,6 +15,7 @@ from pathlib import Path
 from chinchilla.config import RuntimeConfig, SweepCommand, TrainCommand
 from chinchilla.errors import InputError
 from chinchilla.files import writable_dir
+from chinchilla.plan import n_at_once
 from chinchilla.records import RunSpec, load_plan, save_plan
 from chinchilla.sweep import pool
 from chinchilla.sweep.cells import cell_of, missing_specs, save_runtime
@@ -100,7 +101,7 @@ def launch(
                 if summary.needs_restart:
                     words.append("the GPU cannot be used any more by this process: launch again")
             else:
-                shape = pool.pool_shape(command.cluster, command.runtime, len(missing))
+                shape = pool.pool_shape(command.cluster, command.runtime, n_at_once(missing))
                 with pool.start(sweep_dir, data_dir, shape, program) as workers:
                     workers.wait(stop)
                 words = workers.last_words()

@@ -39,12 +39,12 @@ def visible_gpus() -> tuple[str, ...]:
     return tuple(str(i) for i in range(torch.cuda.device_count()))
 
 
-def pool_shape(cluster: ClusterConfig, runtime: RuntimeConfig, n_missing: int) -> PoolShape:
-    """Workers for `n_missing` runs: one per GPU, or on CPUs one per core; never more than runs."""
+def pool_shape(cluster: ClusterConfig, runtime: RuntimeConfig, n_at_once: int) -> PoolShape:
+    """Workers for `n_at_once` runs at a time: one per GPU, or on CPUs one per core; never more."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     gpus = visible_gpus() if runtime.device in ("auto", "cuda") else ()
     wanted = cluster.n_workers or len(gpus) or (1 if ":" in runtime.device else cores)
-    n = max(1, min(wanted, n_missing))
+    n = max(1, min(wanted, n_at_once))
     devices = tuple(gpus[i % len(gpus)] for i in range(n)) if gpus else ()
     return PoolShape(n, cluster.threads_per_worker or max(1, cores // n), devices)
 

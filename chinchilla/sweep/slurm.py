@@ -24,6 +24,7 @@ from typing import Any
 from chinchilla.config import ClusterConfig
 from chinchilla.errors import InputError
 from chinchilla.files import write_json
+from chinchilla.plan import n_at_once
 from chinchilla.records import RunSpec
 from chinchilla.sweep.claims import utc_now
 from chinchilla.sweep.hints import given
@@ -142,7 +143,7 @@ def submit(
     n_over_cap = 0
     for shape, specs in shapes:
         have = sum(a.trains(shape.to_dict()) for _, a in earlier)
-        needed = min(shape.cluster.n_workers, -(-len(specs) // shape.workers_per_job))
+        needed = min(shape.cluster.n_workers, -(-n_at_once(specs) // shape.workers_per_job))
         wanted = room = max(0, needed - have)
         if cluster.max_jobs:
             room = max(0, min(wanted, cluster.max_jobs - mine - sum(counts.values())))

@@ -6,11 +6,13 @@ from pathlib import Path
 
 from sweep_fakes import fake_train, make_result, make_specs, make_sweep
 
-from chinchilla.config import RuntimeConfig
+from chinchilla.config import ClusterConfig, RuntimeConfig
 from chinchilla.records import RunResult, RunSpec
 from chinchilla.sweep.cells import cell_of, trunk_step
 from chinchilla.sweep.choosing import in_order, waits
 from chinchilla.sweep.claims import take
+from chinchilla.sweep.estimate import estimate
+from chinchilla.sweep.slurm import submit
 from chinchilla.sweep.worker import run_worker
 
 RUNTIME = RuntimeConfig(device="cpu")
@@ -46,6 +48,15 @@ def test_a_trunks_horizons_go_from_short_to_long_where_the_longest_stands():
     alone = replace(alone, steps=350, cosine_steps=350)
     ordered = in_order([*second, alone, *first], None)
     assert [s.steps for s in ordered] == [10, 20, 400, 350, 30, 300]
+
+
+def test_no_more_workers_are_asked_for_than_can_be_busy(tmp_path: Path, fake):
+    """Those with one trunk take turns: two trunks and a run of its own want three jobs of eight."""
+    specs = [*horizons(100, 200, 400), *horizons(50, 500, seed=1), *make_specs(1)]
+    cluster = ClusterConfig(kind="slurm", n_workers=8)
+    assert estimate(specs, cluster, RUNTIME).total.n_jobs == 3
+    make_sweep(tmp_path / "sweep", specs)
+    assert submit(cluster, tmp_path / "sweep", tmp_path, specs).n_submitted == 3
 
 
 def test_a_longer_horizon_waits_for_what_it_would_go_on_from_and_for_nothing_else():

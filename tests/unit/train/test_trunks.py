@@ -3,6 +3,11 @@
 import errno
 import filecmp
 import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +19,7 @@ from train_world import ROWS, SEQ_LEN, make_runtime, make_spec, same_bits, stop_
 from chinchilla.config import ClusterConfig
 from chinchilla.plan import plan_cost, taken_over
 from chinchilla.records import Curve, RunResult, RunSpec, save_plan
-from chinchilla.sweep.cells import cell_of
+from chinchilla.sweep.cells import cell_of, save_runtime
 from chinchilla.sweep.worker import run_worker
 from chinchilla.train import checkpoint, train_run
 from chinchilla.train.checkpoint import load_checkpoint
@@ -212,6 +217,41 @@ def test_two_processes_go_on_from_what_one_left_and_leave_it_for_one(
     train_run(long, tmp_path / "alone", data_dir, RUNTIME)
     shared, alone = (Curve.load(tmp_path / name).loss for name in ("long", "alone"))
     np.testing.assert_allclose(shared, alone, atol=5e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_workers_are_killed_ends_in_the_bits_of_runs_trained_alone(
+    data_dir: Path, tmp_path: Path
+):
+    """SIGKILL before, at and after the ends of trunks; two workers at a time, on two trunks."""
+    specs = [s for seed in (0, 1) for s in horizons(data_dir, 30, 60, 90, seed=seed)]
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    save_plan(specs, sweep / "plan.jsonl")
+    save_runtime(make_runtime(checkpoint_minutes=0.001), sweep)
+    words = [sys.executable, "-m", "chinchilla.sweep.worker", str(sweep), str(data_dir)]
+    draw, killed = random.Random(0), 0
+    for left in (1, 3, 5):  # trunk checkpoints after which the two are killed
+        workers = [subprocess.Popen(words, stdout=subprocess.DEVNULL) for _ in range(2)]
+        deadline = time.monotonic() + 120
+        while len(list(sweep.glob("trunks/*/step-*"))) < left and workers[0].poll() is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.2))
+        for worker in workers:
+            worker.kill()
+            killed += worker.wait() == -signal.SIGKILL
+    assert killed >= 2, "the kills came too late to test anything"
+    assert subprocess.run(words, stdout=subprocess.DEVNULL, timeout=240).returncode == 0
+    for spec in specs:
+        cell = cell_of(sweep, spec)
+        alone = train_run(spec, tmp_path / spec.run_id, data_dir, make_runtime())
+        same_bits(alone, tmp_path / spec.run_id, RunResult.load(cell), cell)
+        assert RunResult.load(cell).trunk_tokens in (
+            0,
+            *(s.trunk_steps * s.batch_tokens for s in specs),
+        )
+    assert not list(sweep.glob("trunks/*/.tmp-*"))
 
 
 # What it costs
