@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from chinchilla.config import CorpusConfig, DataCommand, SourceConfig
-from chinchilla.data.corpus import read_documents
+from chinchilla.data.corpus import corpus_files, read_documents
 from chinchilla.data.encode import Encoder, dtype_of, in_batches, in_pool
 from chinchilla.data.filters import gopher_rule
 from chinchilla.data.manifest import SPLITS, Split
@@ -78,6 +78,7 @@ class Stages:
     def read(self) -> None:
         """All documents of all sources."""
         spool, state = self.spool, self.state
+        total = _size_of(self.sources)
         for number in range(state.source, len(self.sources)):
             source = self.sources[number]
             texts = read_documents(source)
@@ -85,7 +86,7 @@ class Stages:
                 self._pass_over(texts)
             for given, text in enumerate(texts, spool.intake[number].read + 1):
                 spool.add(text, number, gopher_rule(text) if source.gopher else "")
-                self.progress("read", spool.bytes, 0.0)
+                self.progress("read", sum(each.read_bytes for each in spool.intake), total)
                 self._at = number, given
                 if self._due():
                     self._save()
@@ -223,6 +224,15 @@ class Stages:
                 yield (source, split_of(key, fraction)), text
             if self._due():  # a mark cuts batches short
                 yield number + 1
+
+
+def _size_of(sources: list[SourceConfig]) -> float:
+    """Bytes of all files, which is a little more than their text; 0 where that says nothing of it."""
+    files = [path for source in sources for path in corpus_files(source)]
+    plain = all(path.suffix in (".txt", ".json", ".jsonl") for path in files)
+    if not plain or any(source.max_documents or not corpus_files(source) for source in sources):
+        return 0.0
+    return float(sum(path.stat().st_size for path in files))
 
 
 def _sha256(path: Path) -> str:
