@@ -1,0 +1,163 @@
+"""Tokens a second of `chinchilla data`'s pool, of a plain SentencePiece pool, and of `datasets.map`.
+
+    python scripts/bench_tokenize.py TEXT.jsonl MODEL [--out docs/results/tokenize.json]
+
+All take the same documents out of memory to tokens on disk, with as many processes; they take
+turns, and figures are medians of wall-clock time, starting the processes included. The plain pool is
+what one writes first: multiprocessing.Pool, a list of documents to a worker, NumPy back, one file.
+"""
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from chinchilla.data.encode import Encoder, dtype_of, in_batches, in_pool
+from chinchilla.data.shards import ShardWriter
+from chinchilla.data.tokenizer import Tokenizer
+
+CHUNK = 256  # documents that the plain pool gives a worker
+_plain: sentencepiece.SentencePieceProcessor
+
+
+def ours(texts: list[str], model: bytes, n: int, folder: Path) -> int:
+    """Tokens written by the package's pool."""
+    tokenizer = Tokenizer(model)
+    dtype = dtype_of(tokenizer)
+    writer = ShardWriter(folder, "train", 100_000_000, dtype, tokenizer.eos_id)
+    documents = (((0, "train"), text.encode()) for text in texts)
+    for batch, tokens in in_pool(in_batches(documents), Encoder(model, dtype), n):
+        writer.add(tokens, len(batch.texts), batch.bytes)
+    return writer.close().tokens
+
+
+def start_plain(model: bytes) -> None:
+    global _plain
+    _plain = sentencepiece.SentencePieceProcessor(model_proto=model)
+
+
+def encode_plain(texts: list[str]) -> np.ndarray:
+    eos = _plain.eos_id()
+    return np.fromiter(
+        itertools.chain.from_iterable([*ids, eos] for ids in _plain.encode(texts)), np.uint16
+    )
+
+
+def plain(texts: list[str], model: bytes, n: int, folder: Path) -> int:
+    """Tokens written by a plain pool."""
+    chunks: Iterator[list[str]] = (texts[i : i + CHUNK] for i in range(0, len(texts), CHUNK))
+    total = 0
+    with (
+        multiprocessing.Pool(n, start_plain, (model,)) as pool,
+        open(folder / "plain", "wb") as out,
+    ):
+        for tokens in pool.imap(encode_plain, chunks):
+            out.write(tokens.tobytes())
+            total += len(tokens)
+    return total
+
+
+def mapped(texts: list[str], model: bytes, n: int, folder: Path, batched: bool = False) -> int:
+    """Tokens written by datasets.map, then piece by piece into one file, as nanoGPT's prepare.py does."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    eos = processor.eos_id()
+
+    def encode(row: dict[str, str]) -> dict[str, object]:
+        ids = [*processor.encode(row["text"]), eos]
+        return {"ids": ids, "len": len(ids)}
+
+    def encode_many(rows: dict[str, list[str]]) -> dict[str, object]:
+        ids = [[*ids, eos] for ids in processor.encode(rows["text"])]
+        return {"ids": ids, "len": [len(each) for each in ids]}
+
+    rows = datasets.Dataset.from_dict({"text": texts})
+    done = rows.map(
+        encode_many if batched else encode, batched=batched, num_proc=n, remove_columns=["text"],
+        new_fingerprint=f"bench-{time.time_ns()}",
+    )  # fmt: skip
+    total = int(np.sum(done["len"]))
+    out = np.memmap(folder / "mapped", np.uint16, "w+", shape=(total,))
+    begin = 0
+    for i in range(64):
+        part = done.shard(num_shards=64, index=i, contiguous=True).with_format("numpy")
+        ids = np.concatenate(part["ids"])
+        out[begin : begin + len(ids)] = ids
+        begin += len(ids)
+    out.flush()
+    return total
+
+
+WAYS: dict[str, Callable[[list[str], bytes, int, Path], int]] = {
+    "chinchilla data": ours,
+    "SentencePiece pool": plain,
+    "datasets.map": mapped,
+    "datasets.map(batched)": partial(mapped, batched=True),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("text", type=Path, help="JSON lines with a field text")
+    parser.add_argument("model", type=Path, help="a SentencePiece model of at most 65,536 pieces")
+    parser.add_argument("--mb", type=float, default=64, help="of text, from the beginning")
+    parser.add_argument("--times", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path)
+    told = parser.parse_args()
+    texts, size, model = [], 0, told.model.read_bytes()
+    with open(told.text, encoding="utf-8") as file:
+        for line in file:
+            texts.append(json.loads(line)["text"])
+            size += len(texts[-1].encode())
+            if size >= told.mb * 1e6:
+                break
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    tokens: dict[str, int] = {}
+    for _ in range(told.times):
+        for way, run in WAYS.items():
+            with tempfile.TemporaryDirectory() as folder:
+                began = time.perf_counter()
+                tokens[way] = run(texts, model, told.processes, Path(folder))
+                seconds[way].append(time.perf_counter() - began)
+    rates = {way: tokens[way] / statistics.median(times) for way, times in seconds.items()}
+    print(
+        f"{len(texts):,} documents, {size / 1e6:.1f} MB, {told.processes} processes, medians of {told.times}"
+    )
+    for way, rate in rates.items():
+        print(
+            f"{way:22} {rate / 1e6:6.3f} M tokens/s, ours {rates['chinchilla data'] / rate:.2f} times"
+        )
+    if told.out:
+        git = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        )
+        record = {
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "commit": git.stdout.strip(),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            "python": platform.python_version(),
+            "sentencepiece": sentencepiece.__version__,
+            "documents": len(texts), "bytes": size, "processes": told.processes, "times": told.times,
+            "tokens": tokens, "tokens_per_second": rates, "seconds": seconds,
+            "ours_against": {way: rates["chinchilla data"] / rate for way, rate in rates.items()},
+        }  # fmt: skip
+        told.out.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
