@@ -42,6 +42,7 @@ MaxArraySize={max_array}
 FirstJobId={first_job}
 JobRequeue=1
 KillWait=5
+MinJobAge=3600
 SlurmdTimeout=15
 ReturnToService=2
 PreemptType=preempt/partition_prio
