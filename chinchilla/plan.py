@@ -222,12 +222,16 @@ def check_comparable(specs: Sequence[RunSpec]) -> None:
     """Refuse runs whose losses do not belong in one fit.
 
     Raises:
-        InputError: naming what differs: data, FLOP convention, precision, vocabulary, row length.
+        InputError: naming what differs: data, FLOP convention, precision, optimizer, schedule,
+            parametrisation, vocabulary, row length.
     """
     told: dict[str, set[object]] = {
         "data_id": {s.data_id for s in specs},
         "flop_convention": {s.flop_convention for s in specs},
         "precision": {s.precision for s in specs},
+        "optimizer": {s.optimizer for s in specs},
+        "schedule": {s.schedule for s in specs},
+        "parametrization": {s.parametrization for s in specs},
         "vocab_size": {s.model.vocab_size for s in specs},
         "seq_len": {s.model.seq_len for s in specs},
     }

@@ -360,7 +360,13 @@ def test_nothing_left_to_do_costs_nothing():
 def test_runs_that_do_not_compare_are_kept_apart():
     one = one_run()
     check_comparable([one, one_run(budget_flops=1e19)])
-    differing = {"data_id": "else", "precision": "fp32", "flop_convention": "six_nd"}
+    differing = {
+        "data_id": "else",
+        "precision": "fp32",
+        "flop_convention": "six_nd",
+        "optimizer": "adam",
+        "schedule": "multistep",
+    }
     for name, value in differing.items():
         with pytest.raises(InputError, match=f"different {name}"):
             check_comparable([one, replace(one, **{name: value})])
