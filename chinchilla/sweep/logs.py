@@ -58,7 +58,7 @@ class Logs:
         before: dict[str, Any] = {}
         for claim in self.claims:
             said = f"; ended: {claim['ended']}" if claim.get("ended") else ""
-            if _holder(claim) == _holder(before):
+            if claim.get("claimed_utc") and _holder(claim) == _holder(before):
                 said += ", to publish what became of it"
             when, who = claim.get("claimed_utc", "?"), claim.get("worker", "?")
             out.append(f"  claim {claim['fence']}, {when}: {who}{said}")
@@ -74,9 +74,9 @@ class Logs:
         return "\n".join(out)
 
 
-def _holder(claim: dict[str, Any]) -> tuple[Any, ...] | None:
+def _holder(claim: dict[str, Any]) -> list[Any]:
     """Who made a claim, and when; the number that a holder takes to publish says the same."""
-    return tuple(claim[k] for k in ("worker", "pid", "claimed_utc")) if claim.get("pid") else None
+    return [claim.get(key) for key in ("worker", "pid", "claimed_utc")]
 
 
 def run_logs(sweep_dir: Path, spec: RunSpec, n_lines: int) -> Logs:

@@ -115,7 +115,7 @@ def test_attempts_before_a_retry_are_still_told(trained: Path, capsys):
     assert "attempt attempts-failed-1/3.json" in out
 
 
-@pytest.mark.parametrize("text", ["", "[", "3", '{"reason":', "\xff", "[" * 100_000])
+@pytest.mark.parametrize("text", ["", "[", "3", '{"reason":', '{"pid": 3}', "\xff", "[" * 100_000])
 def test_damaged_records_stop_nothing(trained: Path, capsys, text: str):
     cell = cell_of(trained, BAD)
     paths = [cell / "attempts" / "2.json", next(cell.glob("claim-*.json"))]
@@ -129,6 +129,7 @@ def test_damaged_records_stop_nothing(trained: Path, capsys, text: str):
             path.write_bytes(data)
     assert "its record is damaged" in out
     assert "attempts/3.json" in out
+    assert ", ?: ?\n" in out, "a claim of which nothing is known"
 
 
 def test_a_run_that_is_not_there_is_said(trained: Path, capsys):
