@@ -136,7 +136,7 @@ def test_over_eight_times_the_width_updates_move_activations_as_far():
 
 
 def test_over_eight_times_the_depth_only_completeps_do():
-    far = {kind: [moved(spec_of(kind, 64, n)) for n in (2, 4, 8, 16)]
+    far = {kind: [moved(spec_of(kind, 32, n)) for n in (2, 4, 8, 16)]
            for kind in ("standard", "mup", "completep")}  # fmt: skip
     assert far["standard"][-1] > 4 * far["standard"][0]
     assert far["mup"][-1] > 4 * far["mup"][0]
