@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from chinchilla.errors import InputError
 from chinchilla.files import read_json
+from chinchilla.plan import taken_over
 from chinchilla.records import RESULT_SCHEMA, RunResult, RunSpec
 from chinchilla.sweep.cells import (
     MAX_ATTEMPTS,
@@ -122,6 +123,7 @@ def sweep_status(
             known[spec.run_id] = row
         rows.append(row)
     counted = Counter(row.state for row in rows)
+    shared = any(spec.schedule == "cooldown" for spec in specs)
     return SweepStatus(
         sweep=specs[0].sweep if specs else sweep_dir.name,
         counts={state: counted[state] for state in STATES},
@@ -129,7 +131,7 @@ def sweep_status(
         flops_done=sum(map(_flops_behind, rows)),
         flops_total=sum(row.flops for row in rows),
         n_workers=counted["running"],
-        seconds_left=_seconds_left(rows),
+        seconds_left=_seconds_left(rows, taken_over(specs) if shared else {}),
         codes=launched_codes(sweep_dir),
         n_launched=n_launched(sweep_dir),
         n_planned=n_planned(sweep_dir),
@@ -250,8 +252,11 @@ def _last_error(cell: Path, n: int) -> str:
     return f"attempt {n} of {MAX_ATTEMPTS}: {reason}"
 
 
-def _seconds_left(rows: list[CellRow]) -> float | None:
-    """What is left at the mean measured FLOP/s of a worker; the longest running run is a floor."""
+def _seconds_left(rows: list[CellRow], over: dict[str, int]) -> float | None:
+    """What is left at the mean measured FLOP/s of a worker; the longest running run is a floor.
+
+    `over`: by run_id, the steps that a run takes over from its trunk.
+    """
     running = [row for row in rows if row.state == "running"]
     if all(row.state in DONE for row in rows):
         return 0.0
@@ -260,7 +265,11 @@ def _seconds_left(rows: list[CellRow]) -> float | None:
     if not running or not seconds:
         return None
     rate = sum(row.flops_done for row in measured) / seconds
-    left = sum(row.flops - row.flops_done for row in rows if row.state not in DONE)
+    left = sum(
+        row.flops - max(row.flops_done, row.flops * over.get(row.run_id, 0) / row.steps)
+        for row in rows
+        if row.state not in DONE
+    )
     longest = max((row.flops - row.flops_done) / (row.flops_per_second or rate) for row in running)
     return max(longest, left / (rate * len(running)))
 

@@ -1,9 +1,11 @@
 """Workers and the trunks that horizons share: the order, who waits for whom, and that nobody waits for ever."""
 
+import json
 import time
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from sweep_fakes import fake_train, make_result, make_specs, make_sweep
 
 from chinchilla.config import ClusterConfig, RuntimeConfig
@@ -13,6 +15,7 @@ from chinchilla.sweep.choosing import in_order, waits
 from chinchilla.sweep.claims import take
 from chinchilla.sweep.estimate import estimate
 from chinchilla.sweep.slurm import submit
+from chinchilla.sweep.status import sweep_status
 from chinchilla.sweep.worker import run_worker
 
 RUNTIME = RuntimeConfig(device="cpu")
@@ -88,6 +91,21 @@ def test_another_worker_takes_another_trunk_and_leaves_one_under_way_alone(tmp_p
     assert work(tmp_path).finished == [first[1].run_id]  # the other is in its cool-down now
     held.release()
     assert work(tmp_path).finished == [first[0].run_id]
+
+
+def test_the_time_left_counts_a_trunk_once(tmp_path: Path):
+    """The longest waits, and will go on from step 160 of its 400."""
+    specs = horizons(100, 200, 400)
+    make_sweep(tmp_path, specs)
+    cells = [cell_of(tmp_path, s) for s in specs]
+    for cell in cells[:2]:
+        cell.mkdir(parents=True)
+    make_result(specs[0], tokens_per_second=1024.0).save(cells[0])  # a step a second
+    held = take(cells[1], "busy", step=0, stalls=0, now=time.time(), stale_seconds=30)
+    progress = {"step": 150, "steps": 200, "loss": 3.0, "tokens_per_second": 1024.0}
+    (cells[1] / "progress.json").write_text(json.dumps(progress))
+    assert sweep_status(tmp_path).seconds_left == pytest.approx(50 + 240)
+    held.release()
 
 
 def test_a_run_given_up_holds_nobody_up(tmp_path: Path):
