@@ -7,7 +7,7 @@ SPREAD := -n auto --maxprocesses 8 --dist worksteal
 PINS := $(VENV)/.pins-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow torture test-gpu test-slurm slurm-up slurm-down slurm-demo check format lock wheel clean
+.PHONY: help install demo test test-slow torture test-gpu bench-gpu test-slurm slurm-up slurm-down slurm-demo check format lock wheel clean
 
 help: ## what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,6 +35,11 @@ torture: install ## kill, damage and race everything at full count: 10 minutes; 
 
 test-gpu: install ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
+
+bench-gpu: install ## on a GPU: its tests, then throughput and a sweep; PEERS='--nanogpt DIR --litgpt DIR'
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python scripts/bench_throughput.py --device cuda --minutes 9 $(PEERS)
+	$(BIN)/python scripts/bench_throughput.py --device cuda --sweep
 
 test-slurm: install ## the tests on a real Slurm, which they start and stop; about 12 minutes
 	$(BIN)/python -m pytest -m slurm
