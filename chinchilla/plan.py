@@ -290,24 +290,6 @@ def state_bytes(spec: RunSpec) -> float:
     return OPTIMIZER_BYTES * spec.N * (0.5 if spec.precision == "bf16_weights" else 1.0)
 
 
-def peak_memory_bytes(spec: RunSpec, micro_batch_tokens: int = 0) -> float:
-    """Estimated peak memory of one device holding the whole model, bytes.
-
-    Weights, gradients and Adam's moments (`state_bytes`), a compute copy of the weights where they
-    are fp32 and the activations bf16, activations kept for the backward pass (about 16 d_model + 2 ffw_size +
-    4 inner values a token and layer), and logits with their gradient in fp32.
-    """
-    s = spec.model
-    width = 4 if spec.precision == "fp32" else 2
-    tokens = min(micro_batch_tokens or spec.batch_tokens, spec.batch_tokens)
-    activations = tokens * s.n_layers * (16 * s.d_model + 2 * s.ffw_size + 4 * s.inner) * width
-    if s.positions == "relative":  # the scores by distance are materialised
-        activations += tokens * s.n_layers * 3 * s.n_heads * s.seq_len * width
-    logits = tokens * s.vocab_size * (8 + width)
-    copy = 2 * spec.N if spec.precision == "bf16" else 0
-    return float(state_bytes(spec) + copy + activations + logits)
-
-
 def taken_over(specs: Sequence[RunSpec]) -> dict[str, int]:
     """run_id -> steps of a run that come from its trunk, each horizon starting where the one before left it.
 

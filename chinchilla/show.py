@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from chinchilla.config import ClusterConfig, RatesConfig
-from chinchilla.plan import peak_memory_bytes, plan_cost, taken_over
+from chinchilla.memory import memory
+from chinchilla.plan import plan_cost, taken_over
 from chinchilla.records import RunSpec
 from chinchilla.units import count
 
@@ -54,14 +55,14 @@ def show_plan(
     over = taken_over(specs)
     too_big = []
     for i, s in enumerate(specs):
-        memory = peak_memory_bytes(s, s.model.seq_len)
-        if memory > cluster.memory_gb * 1e9:
+        needed = memory(s, s.model.seq_len).total
+        if needed > cluster.memory_gb * 1e9:
             too_big.append(s)
         last = i + 1 == len(specs) or specs[i + 1].budget_flops != s.budget_flops
         table.add_row(
             "horizon" if s.budget_flops is None else f"{s.budget_flops:.3g}", count(s.N), count(s.D),
             f"{s.D / s.N:.1f}", *([count(s.batch_tokens)] if batches else []), f"{s.steps:,}",
-            f"{s.peak_lr:.2e}", f"{s.C:.4g}", _bytes(memory),
+            f"{s.peak_lr:.2e}", f"{s.C:.4g}", _bytes(needed),
             _duration(s.C / speed * (1 - over[s.run_id] / s.steps)), end_section=last,
         )  # fmt: skip
     console().print(table)

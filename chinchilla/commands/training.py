@@ -25,7 +25,11 @@ VERIFY_BYTES = 4e9  # token folders up to this size are hashed before a sweep, a
 
 
 def plan(command: config.PlanCommand) -> int:
-    """Expand a grid, show it with its cost, write plan.jsonl."""
+    """Expand a grid, show it with its cost, write plan.jsonl; with tokens= show one model."""
+    if command.tokens:
+        from chinchilla.commands.sizing import one_model
+
+        return one_model(command)
     specs, use = planned(command)
     if command.out:
         out = Path(command.out)

@@ -286,7 +286,7 @@ class RuntimeConfig:
     wandb_project: str = "chinchilla"  # project there
     tensorboard: bool = False  # event files in <cell>/tensorboard; needs the package tensorboard
     activation_checkpointing: bool = False  # recompute blocks for the backward pass, to save memory
-    compile: str = (
+    compile_blocks: str = (
         "auto"  # auto (on a GPU), always, never: torch.compile each block, once per width
     )
     cuda_graphs: bool = True  # on a GPU, replay a micro-batch's passes as one graph
@@ -294,7 +294,7 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         not_negative("runtime.shard_ranks", self.shard_ranks)
-        choice("runtime.compile", self.compile, ("auto", "always", "never"))
+        choice("runtime.compile_blocks", self.compile_blocks, ("auto", "always", "never"))
         choice("runtime.wandb", self.wandb, ("disabled", "offline", "online"))
         not_negative("runtime.micro_batch_tokens", self.micro_batch_tokens)
         for key in ("checkpoint_minutes", "log_every_steps", "held_out_tokens", "held_out_evals"):

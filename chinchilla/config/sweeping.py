@@ -10,7 +10,9 @@ class StatusCommand:
     """`chinchilla status`: what a sweep has done."""
 
     sweep_dir: str  # folder of the sweep
-    watch: bool = False  # look until the sweep is over (exit code 0, 1 where a run failed) or deserted (75)
+    watch: bool = (
+        False  # look until the sweep is over (exit code 0, 1 where a run failed) or deserted (75)
+    )
     interval_seconds: float = 10.0  # between two looks of watch=true
     rows: int = 100  # most runs in the table, running and failed ones first; 0 = all
     format: str = "text"  # text or json

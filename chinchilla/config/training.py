@@ -37,19 +37,30 @@ class TrainCommand:
 
 @dataclass(kw_only=True)
 class PlanCommand:
-    """`chinchilla plan`: a grid of runs, its cost, its refusals; nothing is trained."""
+    """`chinchilla plan`: a grid of runs, its cost, its refusals; nothing is trained.
+
+    With tokens= one model instead of a grid: `chinchilla plan model=70b tokens=1.4e12 gpus=512`.
+    """
 
     grid: GridConfig
+    model: ModelConfig = field(default_factory=ModelConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     data_dir: str = ""  # token folder; empty = plan without data (grid.vocab_size decides)
     out: str = "plan.jsonl"  # file to write; empty = only print
     epochs: float = 1.0  # passes over the data a run may make
+    tokens: float = 0.0  # training tokens of one model, planned instead of a grid
+    gpus: int = 1  # of one model: GPUs that train it together, each holding a share of its state
+    micro_batch_tokens: int = 0  # of one model: tokens of a GPU's pass; 0 = the most that fit
+    activation_checkpointing: bool = False  # of one model: recompute blocks for the backward pass
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
         check_format(self.format)
         positive("epochs", self.epochs)
+        positive("gpus", self.gpus)
+        not_negative("tokens", self.tokens)
+        not_negative("micro_batch_tokens", self.micro_batch_tokens)
 
 
 @dataclass(kw_only=True)

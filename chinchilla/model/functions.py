@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
+from chinchilla.memory import LOSS_CHUNK_BYTES as CHUNK_BYTES
 from chinchilla.model.compiling import compiled
 
 NORM_EPS = 1e-6
-CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}  # of fp32 logits held at a time
 MULTIPLE = {"cpu": 1, "cuda": 128}  # the vocabulary is padded to, for the matrix units
 
 
@@ -111,8 +111,9 @@ class _TotalLoss(Function):
         ctx, x: Tensor, embedding: Tensor, bias: Tensor, targets: Tensor, compile_chunks: bool
     ) -> Tensor:
         pad = -len(embedding) % MULTIPLE.get(x.device.type, 1)
-        weight = F.pad(embedding.to(x.dtype), (0, 0, 0, pad))
-        b = F.pad(bias.to(x.dtype), (0, pad), value=-math.inf)
+        weight, b = embedding.to(x.dtype), bias.to(x.dtype)
+        if pad:
+            weight, b = F.pad(weight, (0, 0, 0, pad)), F.pad(b, (0, pad), value=-math.inf)
         rows = max(1, CHUNK_BYTES.get(x.device.type, 16 << 20) // (4 * len(weight)))
         pieces = zip(x.split(rows), targets.split(rows), strict=True)
         total = torch.zeros((), dtype=torch.float64, device=x.device)

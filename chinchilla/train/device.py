@@ -60,7 +60,7 @@ def pick_device(name: str) -> torch.device:
 
 
 def compiles(asked: str, device: torch.device) -> bool:
-    """Whether runtime.compile = auto, always or never means to compile: auto does on a GPU.
+    """Whether runtime.compile_blocks = auto, always or never means to compile: auto does on a GPU.
 
     On a CPU compiling a shape takes as long as many a small run, and gains a tenth.
     """

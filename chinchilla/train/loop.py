@@ -17,8 +17,8 @@ import torch
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.errors import InputError
+from chinchilla.memory import memory
 from chinchilla.model import Transformer
-from chinchilla.plan import peak_memory_bytes, state_bytes
 from chinchilla.records import Curve, RunResult, RunSpec
 from chinchilla.train import device as devices
 from chinchilla.train import divergence
@@ -321,7 +321,7 @@ class _Run:
             devices.DTYPES[self.spec.precision],
             self.runtime.activation_checkpointing,
             self.spec.multipliers,
-            devices.compiles(self.runtime.compile, self.device),
+            devices.compiles(self.runtime.compile_blocks, self.device),
         )
         if self.ranks.world == 1:
             return devices.cast_weights(Transformer(*settings), self.spec).to(self.device)
@@ -384,9 +384,11 @@ class _Run:
         seq_len, rows = self.spec.model.seq_len, self.rows
         if self.runtime.micro_batch_tokens:
             return max(1, min(rows, self.runtime.micro_batch_tokens // seq_len))
-        elsewhere = state_bytes(self.spec) * (1 - 1 / self.ranks.shards)
-        room = devices.memory_room(self.device) + elsewhere
-        while rows > 1 and peak_memory_bytes(self.spec, rows * seq_len) > room:
+        room = devices.memory_room(self.device)
+        recompute, kind = self.runtime.activation_checkpointing, self.device.type
+        while rows > 1 and room < (
+            memory(self.spec, rows * seq_len, self.ranks.shards, recompute, kind).total
+        ):
             rows = (rows + 1) // 2
         return self.ranks.least(rows)
 

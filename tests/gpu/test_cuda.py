@@ -11,8 +11,9 @@ import torch
 from chinchilla.cli import main
 from chinchilla.config import RecipeConfig, RuntimeConfig
 from chinchilla.data.tokens import TokenData
+from chinchilla.memory import memory
 from chinchilla.model import Transformer
-from chinchilla.plan import peak_memory_bytes, plan_run
+from chinchilla.plan import plan_run
 from chinchilla.records import Curve, RunResult, RunSpec, load_plan
 from chinchilla.shapes import ModelShape
 from chinchilla.train import loop, train_run
@@ -104,7 +105,7 @@ def test_a_batch_that_does_not_fit_is_cut_until_it_does(
 ):
     """As on a GPU whose free memory is what four of sixteen rows are estimated to need."""
     spec = make_spec(data_dir, steps=2)
-    room = peak_memory_bytes(spec, 4 * 128) / MEMORY_SHARE + 1
+    room = memory(spec, 4 * 128).total / MEMORY_SHARE + 1
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (room, room))
     seen = []
 
@@ -142,7 +143,7 @@ def test_memory_is_estimated_within_a_factor_of_two(
     before = torch.cuda.memory_allocated()
     train_run(spec, tmp_path, data_dir, replace(RUNTIME, micro_batch_tokens=spec.batch_tokens))
     used = torch.cuda.max_memory_allocated() - before
-    estimate = peak_memory_bytes(spec, spec.batch_tokens)
+    estimate = memory(spec, spec.batch_tokens).total
     assert used * MEMORY_SHARE < estimate < 2 * used
 
 

@@ -9,12 +9,12 @@ import pytest
 from chinchilla import paper
 from chinchilla.config import ClusterConfig, GridConfig, ModelConfig, RecipeConfig
 from chinchilla.errors import DataError, InputError, Refusal
+from chinchilla.memory import memory
 from chinchilla.plan import (
     build_shape,
     check_comparable,
     check_same_recipe,
     check_tokens,
-    peak_memory_bytes,
     plan_cost,
     plan_grid,
     plan_run,
@@ -307,7 +307,10 @@ def test_memory_of_a_large_model_is_its_weights_and_their_optimizer():
     """70B at one row a pass: 16 bytes a parameter and 2 for the bf16 copy, plus activations."""
     shape = replace(named_shapes()["chinchilla_70b"], positions="rope")
     spec = one_run(shape, budget_flops=5.76e23)
-    assert 18 * spec.N < peak_memory_bytes(spec, 2048) < 20 * spec.N
+    assert 18 * spec.N < memory(spec, 2048).total < 20 * spec.N
+    each = memory(spec, 2048, shards=512)
+    assert each.weights == 4 * spec.N / 512
+    assert each.total < 70e9
 
 
 @pytest.mark.parametrize(
@@ -323,20 +326,20 @@ def test_memory_of_a_large_model_is_its_weights_and_their_optimizer():
 )
 def test_memory_grows_with_what_is_held(bigger):
     spec = one_run()
-    assert peak_memory_bytes(replace(spec, **bigger)) > peak_memory_bytes(spec)
+    assert memory(replace(spec, **bigger)).total > memory(spec).total
 
 
 def test_a_smaller_pass_needs_less_memory_and_a_larger_one_no_more_than_the_batch():
     spec = one_run()
-    assert peak_memory_bytes(spec, 2048) < peak_memory_bytes(spec, 4096) < peak_memory_bytes(spec)
-    assert peak_memory_bytes(spec, 2**30) == peak_memory_bytes(spec)
+    assert memory(spec, 2048).total < memory(spec, 4096).total < memory(spec).total
+    assert memory(spec, 2**30).total == memory(spec).total
 
 
 def test_fp32_holds_no_copy_but_wider_activations():
     spec = one_run()
     fp32 = replace(spec, precision="fp32")
-    assert peak_memory_bytes(fp32) > peak_memory_bytes(spec)
-    one_token = [peak_memory_bytes(replace(s, batch_tokens=1)) for s in (spec, fp32)]
+    assert memory(fp32).total > memory(spec).total
+    one_token = [memory(replace(s, batch_tokens=1)).total for s in (spec, fp32)]
     assert one_token[0] - one_token[1] == pytest.approx(2 * spec.N, rel=0.02)
 
 

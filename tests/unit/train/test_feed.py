@@ -52,6 +52,6 @@ def test_what_the_thread_meets_is_raised_where_the_batch_is_asked_for(
         feed.batch(0)
         feed.batch(1)
         monkeypatch.setattr(data, "batch", damaged)
+        feed._next = None  # drawn before the damage, perhaps
         with pytest.raises(DataError, match="damaged"):
-            for step in (2, 3):  # the second one was perhaps drawn before
-                feed.batch(step)
+            feed.batch(2)

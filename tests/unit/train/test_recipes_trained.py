@@ -8,7 +8,7 @@ import torch
 from ranks_world import trained
 from train_world import make_runtime, make_spec, same_bits, stop_at
 
-from chinchilla.plan import peak_memory_bytes
+from chinchilla.memory import memory
 from chinchilla.records import Curve
 from chinchilla.train import train_run
 from chinchilla.train.checkpoint import load_checkpoint
@@ -86,6 +86,6 @@ def test_without_an_fp32_copy_small_updates_are_lost(data_dir: Path, tmp_path: P
 
 def test_a_plan_knows_that_bf16_weights_need_half_the_memory_for_the_state():
     specs = {p: make_spec(precision=p) for p in ("fp32", "bf16", "bf16_weights")}
-    memory = {p: peak_memory_bytes(s) for p, s in specs.items()}
+    estimated = {p: memory(s).total for p, s in specs.items()}
     N = specs["fp32"].N
-    assert memory["bf16"] - memory["bf16_weights"] == (16 - 8 + 2) * N  # and no compute copy
+    assert estimated["bf16"] - estimated["bf16_weights"] == (16 - 8 + 2) * N  # and no compute copy

@@ -1,0 +1,137 @@
+"""chinchilla plan tokens=...: one model on many GPUs, before anything is spent on it."""
+
+import dataclasses
+import math
+
+from rich.table import Table
+
+from chinchilla import config
+from chinchilla.commands.shared import print_json
+from chinchilla.errors import InputError, Refusal
+from chinchilla.memory import Memory, memory
+from chinchilla.paper import VOCAB_SIZE
+from chinchilla.plan import build_shape, plan_run
+from chinchilla.records import RunSpec
+from chinchilla.shapes import FLOP_CONVENTIONS, flops_per_token, n_params_non_embedding
+from chinchilla.show import console
+
+PARTS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "moments": "Adam's moments",
+    "compute_copies": "bf16 copies of the weights",
+    "gathered": "gathered: embedding, two blocks",
+    "activations": "activations for the backward pass",
+    "loss": "logits of a chunk, loss gradients",
+}
+
+
+def one_model(command: config.PlanCommand) -> int:
+    """Print parameters, FLOPs by every convention, time, price, and memory of a GPU by part.
+
+    Raises:
+        InputError: tokens of a pass that are no whole rows, or more than a GPU's part of the batch.
+        Refusal: it does not fit into the GPUs.
+    """
+    cluster, gpus = command.cluster, command.gpus
+    spec = plan_run(
+        build_shape(command.model, VOCAB_SIZE),
+        command.recipe,
+        flop_convention="with_head",
+        data_id="none",
+        precision=command.recipe.precision if command.recipe.precision != "auto" else "bf16",
+        tokens=command.tokens,
+    )
+    rows = _rows(command, spec)
+    micro = rows * spec.model.seq_len
+    needed = memory(spec, micro, gpus, command.activation_checkpointing)
+    if needed.total > 1e9 * cluster.memory_gb:
+        raise Refusal(_too_large(command, spec, needed))
+    C = {name: flops_per_token(spec.model, name) * spec.D for name in FLOP_CONVENTIONS}
+    seconds = C["with_head"] / (gpus * cluster.peak_flops * cluster.mfu)
+    hours = gpus * seconds / 3600
+    if command.format == "json":
+        return print_json(
+            {
+                "model": dataclasses.asdict(spec.model),
+                "n_params": spec.N,
+                "n_params_non_embedding": n_params_non_embedding(spec.model),
+                "tokens": spec.D,
+                "steps": spec.steps,
+                "batch_tokens": spec.batch_tokens,
+                "training_flops": C,
+                "gpus": gpus,
+                "micro_batch_tokens": micro,
+                "activation_checkpointing": command.activation_checkpointing,
+                "memory_bytes_per_gpu": dataclasses.asdict(needed) | {"total": needed.total},
+                "seconds": seconds,
+                "gpu_hours": hours,
+                "price": hours * cluster.price_per_device_hour,
+            }
+        )
+    print(
+        f"N = {spec.N:,} parameters ({n_params_non_embedding(spec.model):,} without the tied "
+        f"embedding), D = {spec.D:.4g} tokens in {spec.steps:,} steps of {spec.batch_tokens:,}, "
+        f"D/N = {spec.D / spec.N:.1f}."
+    )
+    table = Table("FLOP convention", "training FLOPs")
+    for name, flops in C.items():
+        table.add_row(name, f"{flops:.4g}")
+    console().print(table)
+    table = Table("memory of one GPU", "GB")
+    for part, words in PARTS.items():
+        if size := getattr(needed, part):
+            table.add_row(words, f"{size / 1e9:.2f}")
+    table.add_row("total", f"{needed.total / 1e9:.2f} of {cluster.memory_gb:g}")
+    console().print(table)
+    print(
+        f"{gpus} GPUs, passes of {micro:,} tokens on each: {seconds / 86400:.3g} days, {hours:,.0f} "
+        f"GPU-hours at {cluster.mfu:.0%} of {cluster.peak_flops:.3g} FLOP/s, "
+        f"{hours * cluster.price_per_device_hour:,.0f} at {cluster.price_per_device_hour:g} an hour."
+    )
+    total = spec.batch_tokens // spec.model.seq_len
+    if total % gpus:
+        print(
+            f"note: a batch of {total:,} rows does not divide among {gpus} ranks; training asks for one "
+            f"that does: recipe.batch_tokens={math.ceil(total / gpus) * gpus * spec.model.seq_len}."
+        )
+    return 0
+
+
+def _rows(command: config.PlanCommand, spec: RunSpec) -> int:
+    """Rows of a GPU's forward pass: those asked for, or the most that fit, at least one."""
+    seq_len = spec.model.seq_len
+    most = math.ceil(spec.batch_tokens / seq_len / command.gpus)
+    if asked := command.micro_batch_tokens:
+        if asked % seq_len or asked > most * seq_len:
+            raise InputError(
+                f"micro_batch_tokens={asked} is not a number of rows of {seq_len} tokens up to a GPU's "
+                f"part of the batch, {most * seq_len:,}. Give a multiple, or 0 for the most that fit."
+            )
+        return asked // seq_len
+    rows, room = most, 1e9 * command.cluster.memory_gb
+    recompute = command.activation_checkpointing
+    while rows > 1 and memory(spec, rows * seq_len, command.gpus, recompute).total > room:
+        rows = (rows + 1) // 2
+    return rows
+
+
+def _too_large(command: config.PlanCommand, spec: RunSpec, needed: Memory) -> str:
+    """What does not fit, and the cheapest thing that would make it."""
+    largest = max(PARTS, key=lambda part: getattr(needed, part))
+    room, row = 1e9 * command.cluster.memory_gb, spec.model.seq_len
+    if memory(spec, row, command.gpus, command.activation_checkpointing).total <= room:
+        do = "Give micro_batch_tokens=0."
+    elif memory(spec, row, command.gpus, recompute=True).total <= room:
+        do = "Give activation_checkpointing=true."
+    else:
+        do = "Give more GPUs, or cluster.memory_gb= of larger ones."
+        for gpus in (2**k for k in range(1, 17)):
+            if gpus > command.gpus and memory(spec, row, gpus, recompute=True).total <= room:
+                do = f"Give gpus={gpus} activation_checkpointing=true, or more GPUs."
+                break
+    return (
+        f"{spec.N:,} parameters need {needed.total / 1e9:,.1f} GB on each of {command.gpus} GPUs, "
+        f"{getattr(needed, largest) / 1e9:,.1f} of them for {PARTS[largest]}; "
+        f"cluster.memory_gb={command.cluster.memory_gb:g}. {do}"
+    )

@@ -1,0 +1,80 @@
+"""What a training run holds in the memory of one device, part by part. Floor 0.
+
+Counted from what the model keeps for its backward pass (`model.layers`, `model.functions`) and from
+how FSDP2 cuts a model (`train.sharding`); tests compare it with measured peaks. What an allocator
+loses between its blocks is not in it.
+"""
+
+from dataclasses import asdict, dataclass
+
+from chinchilla.records import RunSpec
+from chinchilla.shapes import ModelShape
+
+LOSS_CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}  # of fp32 logits that exist at a time
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peak bytes on one device."""
+
+    weights: float  # those that the optimizer updates
+    gradients: float
+    moments: float  # Adam's two
+    compute_copies: float  # bf16 copies of fp32 weights
+    gathered: float  # whole tensors of a sharded model: embedding, two blocks, a block's gradients
+    activations: float  # kept for the backward pass
+    loss: float  # a chunk of logits, and gradients of the loss made in the forward pass
+
+    @property
+    def total(self) -> float:
+        return float(sum(asdict(self).values()))
+
+
+def memory(
+    spec: RunSpec,
+    micro_batch_tokens: int = 0,
+    shards: int = 1,
+    recompute: bool = False,
+    device: str = "cuda",
+) -> Memory:
+    """Estimated peak memory of one device.
+
+    Args:
+        spec: the run.
+        micro_batch_tokens: tokens of this device's forward pass; 0 = the whole batch.
+        shards: devices that hold one copy of the state together (FSDP).
+        recompute: blocks keep only their input (activation checkpointing).
+        device: cuda or cpu; how much of the logits exists at a time.
+    """
+    s = spec.model
+    width = 4 if spec.precision == "fp32" else 2  # of activations and of what computes
+    stored = 2 if spec.precision == "bf16_weights" else 4
+    tokens = min(micro_batch_tokens or spec.batch_tokens, spec.batch_tokens)
+    block = (spec.N - s.vocab_size * (s.d_model + 1) - s.d_model) / s.n_layers
+    whole_embedding = s.vocab_size * s.d_model * stored
+    kept = block_values(s)
+    per_layer = (s.d_model if recompute else kept) * s.n_layers + (kept if recompute else 0)
+    chunk = min(4 * tokens * s.vocab_size, LOSS_CHUNK_BYTES[device])
+    sharded = shards > 1
+    return Memory(
+        weights=stored * spec.N / shards,
+        gradients=stored * spec.N / shards,
+        moments=2 * stored * spec.N / shards,
+        compute_copies=0.0 if sharded or stored == width else 2.0 * spec.N,
+        gathered=2 * whole_embedding + block * (2 * width + width + 4) if sharded else 0.0,
+        activations=float(tokens * per_layer * width),
+        loss=chunk * (2 + width / 4) + 4.0 * s.vocab_size * s.d_model + tokens * s.d_model * width,
+    )
+
+
+def block_values(s: ModelShape) -> float:
+    """Values of a token that one block keeps for its backward pass.
+
+    Two for each norm (what is normed, and times the gain), query, key and value, the rotated query and
+    key, attention's output, and the feed-forward layer before and after its GELU. Relative positions
+    keep three more projections in place of the rotated pair, and a score for every distance.
+    """
+    attention = 6 * s.inner
+    if s.positions == "relative":
+        attention = 7 * s.inner + s.n_heads * s.seq_len
+    return 4 * s.d_model + 2 * s.ffw_size + attention
