@@ -154,7 +154,7 @@ class RunSpec:
     def run_id(self) -> str:
         """Readable head plus hash of the spec, such as c6e18-n42m-s0-2dd5d8."""
         identity = {k: v for k, v in self.to_dict().items() if k != "sweep"}
-        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:6]
+        digest = hashlib.sha256(_SORTED.encode(identity).encode()).hexdigest()[:6]
         head = (
             f"d{count_label(self.D)}"
             if self.budget_flops is None
@@ -164,13 +164,11 @@ class RunSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; without the later fields that are at their defaults."""
+        later, own, model = _later(RunSpec), vars(self), vars(self.model)
         value = {
-            name: x
-            for name in _fields(RunSpec)[0]
-            if (x := getattr(self, name)) != _later(RunSpec).get(name, ...)
+            name: x for name in _fields(RunSpec)[0] if (x := own[name]) != later.get(name, ...)
         }
-        shape = {name: getattr(self.model, name) for name in _fields(ModelShape)[0]}
-        return {**value, "model": shape}
+        return {**value, "model": {name: model[name] for name in _fields(ModelShape)[0]}}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any], where: str) -> "RunSpec":
@@ -372,6 +370,7 @@ def built(cls: Any, value: Any, where: str) -> Any:
 
 
 _hints = functools.cache(typing.get_type_hints)
+_SORTED = json.JSONEncoder(sort_keys=True)
 
 
 @functools.cache
