@@ -1,7 +1,6 @@
 """A run's batches on its device, in order; for a GPU the next one is under way while one is used."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from types import TracebackType
 
 import numpy as np
 import torch
@@ -98,14 +97,3 @@ class Feed:
         """End the thread; a batch under way is finished first."""
         if self._thread:
             self._thread.shutdown()
-
-    def __enter__(self) -> "Feed":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()

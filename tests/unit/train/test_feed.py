@@ -1,5 +1,6 @@
 """Batches in order, drawn beforehand or not."""
 
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ CPU = torch.device("cpu")
 def test_a_thread_draws_the_same_batches(data_dir: Path):
     data, spec = TokenData.open(data_dir), make_spec()
     plain = Feed(data, spec, 4, CPU)
-    with Feed(data, spec, 4, CPU, ahead=True) as feed:
+    with closing(Feed(data, spec, 4, CPU, ahead=True)) as feed:
         for step in (0, 1, 2, 3, 7, 8, 2, 3, spec.steps - 1):  # a resumed run begins anywhere
             expected, got = plain.batch(step), feed.batch(step)
             assert got.dtype == torch.int64
@@ -29,7 +30,7 @@ def test_ids_above_the_signed_range_come_through(data_dir: Path, monkeypatch: py
     data, spec = TokenData.open(data_dir), make_spec()
     high = data.batch(0, 0, 4, spec.model.seq_len) + 60_000
     monkeypatch.setattr(data, "batch", lambda *a: high)
-    with Feed(data, spec, 4, CPU, ahead=True) as feed:
+    with closing(Feed(data, spec, 4, CPU, ahead=True)) as feed:
         assert torch.equal(feed.batch(0), torch.from_numpy(high))
 
 
@@ -48,7 +49,7 @@ def test_what_the_thread_meets_is_raised_where_the_batch_is_asked_for(
     def damaged(*a):
         raise DataError("a shard is damaged")
 
-    with Feed(data, spec, 4, CPU, ahead=True) as feed:
+    with closing(Feed(data, spec, 4, CPU, ahead=True)) as feed:
         feed.batch(0)
         feed.batch(1)
         monkeypatch.setattr(data, "batch", damaged)
