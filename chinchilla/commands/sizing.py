@@ -15,6 +15,7 @@ from chinchilla.records import RunSpec
 from chinchilla.shapes import FLOP_CONVENTIONS, flops_per_token, n_params_non_embedding
 from chinchilla.show import console
 
+MEMORY_SHARE = 0.85  # of a device's memory that is planned for, as training does
 PARTS = {
     "weights": "weights",
     "gradients": "gradients",
@@ -45,10 +46,12 @@ def one_model(command: config.PlanCommand) -> int:
     rows = _rows(command, spec)
     micro = rows * spec.model.seq_len
     needed = memory(spec, micro, gpus, command.activation_checkpointing)
-    if needed.total > 1e9 * cluster.memory_gb:
+    if needed.total > _room(command):
         raise Refusal(_too_large(command, spec, needed))
     C = {name: flops_per_token(spec.model, name) * spec.D for name in FLOP_CONVENTIONS}
-    seconds = C["with_head"] / (gpus * cluster.peak_flops * cluster.mfu)
+    total_rows = spec.batch_tokens // spec.model.seq_len
+    busy = min(gpus, total_rows)  # a row is one GPU's
+    seconds = C["with_head"] / (busy * cluster.peak_flops * cluster.mfu)
     hours = gpus * seconds / 3600
     if command.format == "json":
         return print_json(
@@ -89,13 +92,19 @@ def one_model(command: config.PlanCommand) -> int:
         f"GPU-hours at {cluster.mfu:.0%} of {cluster.peak_flops:.3g} FLOP/s, "
         f"{hours * cluster.price_per_device_hour:,.0f} at {cluster.price_per_device_hour:g} an hour."
     )
-    total = spec.batch_tokens // spec.model.seq_len
-    if total % gpus:
+    if total_rows % gpus:
+        least = math.ceil(total_rows / gpus) * gpus * spec.model.seq_len
         print(
-            f"note: a batch of {total:,} rows does not divide among {gpus} ranks; training asks for one "
-            f"that does: recipe.batch_tokens={math.ceil(total / gpus) * gpus * spec.model.seq_len}."
+            f"note: a batch of {total_rows:,} rows does not divide among {gpus} ranks; training asks "
+            f"for one that does: recipe.batch_tokens={least}."
         )
+    if command.activation_checkpointing:
+        print("note: blocks are computed twice; cluster.mfu= has to be what is left of it.")
     return 0
+
+
+def _room(command: config.PlanCommand) -> float:
+    return MEMORY_SHARE * 1e9 * command.cluster.memory_gb
 
 
 def _rows(command: config.PlanCommand, spec: RunSpec) -> int:
@@ -109,7 +118,7 @@ def _rows(command: config.PlanCommand, spec: RunSpec) -> int:
                 f"part of the batch, {most * seq_len:,}. Give a multiple, or 0 for the most that fit."
             )
         return asked // seq_len
-    rows, room = most, 1e9 * command.cluster.memory_gb
+    rows, room = most, _room(command)
     recompute = command.activation_checkpointing
     while rows > 1 and memory(spec, rows * seq_len, command.gpus, recompute).total > room:
         rows = (rows + 1) // 2
@@ -119,7 +128,7 @@ def _rows(command: config.PlanCommand, spec: RunSpec) -> int:
 def _too_large(command: config.PlanCommand, spec: RunSpec, needed: Memory) -> str:
     """What does not fit, and the cheapest thing that would make it."""
     largest = max(PARTS, key=lambda part: getattr(needed, part))
-    room, row = 1e9 * command.cluster.memory_gb, spec.model.seq_len
+    room, row = _room(command), spec.model.seq_len
     if memory(spec, row, command.gpus, command.activation_checkpointing).total <= room:
         do = "Give micro_batch_tokens=0."
     elif memory(spec, row, command.gpus, recompute=True).total <= room:
@@ -133,5 +142,5 @@ def _too_large(command: config.PlanCommand, spec: RunSpec, needed: Memory) -> st
     return (
         f"{spec.N:,} parameters need {needed.total / 1e9:,.1f} GB on each of {command.gpus} GPUs, "
         f"{getattr(needed, largest) / 1e9:,.1f} of them for {PARTS[largest]}; "
-        f"cluster.memory_gb={command.cluster.memory_gb:g}. {do}"
+        f"cluster.memory_gb={command.cluster.memory_gb:g}, of which {MEMORY_SHARE:.0%} are planned for. {do}"
     )

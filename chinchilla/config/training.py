@@ -10,6 +10,7 @@ from chinchilla.config.groups import (
     RecipeConfig,
     RuntimeConfig,
 )
+from chinchilla.errors import InputError
 
 
 @dataclass(kw_only=True)
@@ -39,7 +40,7 @@ class TrainCommand:
 class PlanCommand:
     """`chinchilla plan`: a grid of runs, its cost, its refusals; nothing is trained.
 
-    With tokens= one model instead of a grid: `chinchilla plan model=70b tokens=1.4e12 gpus=512`.
+    With tokens= one model instead of a grid: `chinchilla plan model=chinchilla_70b tokens=1.4e12 gpus=512`.
     """
 
     grid: GridConfig
@@ -61,6 +62,10 @@ class PlanCommand:
         positive("gpus", self.gpus)
         not_negative("tokens", self.tokens)
         not_negative("micro_batch_tokens", self.micro_batch_tokens)
+        if not self.tokens and (self.gpus > 1 or self.micro_batch_tokens):
+            raise InputError(
+                "gpus= and micro_batch_tokens= are of one model. Give its tokens= too, or leave them."
+            )
 
 
 @dataclass(kw_only=True)

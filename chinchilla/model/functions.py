@@ -101,14 +101,22 @@ def total_loss(
         targets: (n,) token ids.
         compile_chunks: compile what is done with a chunk.
     """
-    y: Tensor = _TotalLoss.apply(x, embedding, bias, targets, compile_chunks)
+    # Asked here: inside, gradients are switched off, and needs_input_grad speaks of the leaves.
+    trained = torch.is_grad_enabled()
+    y: Tensor = _TotalLoss.apply(x, embedding, bias, targets, compile_chunks, trained)
     return y
 
 
 class _TotalLoss(Function):
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]
-        ctx, x: Tensor, embedding: Tensor, bias: Tensor, targets: Tensor, compile_chunks: bool
+        ctx,
+        x: Tensor,
+        embedding: Tensor,
+        bias: Tensor,
+        targets: Tensor,
+        compile_chunks: bool,
+        trained: bool,
     ) -> Tensor:
         pad = -len(embedding) % MULTIPLE.get(x.device.type, 1)
         weight, b = embedding.to(x.dtype), bias.to(x.dtype)
@@ -117,10 +125,9 @@ class _TotalLoss(Function):
         rows = max(1, CHUNK_BYTES.get(x.device.type, 16 << 20) // (4 * len(weight)))
         pieces = zip(x.split(rows), targets.split(rows), strict=True)
         total = torch.zeros((), dtype=torch.float64, device=x.device)
-        if not any(ctx.needs_input_grad):
-            loss_of = compiled(chunk_loss) if compile_chunks else chunk_loss
+        if not trained:
             for piece, t in pieces:
-                total += loss_of(piece, weight, b, t)
+                total += chunk_loss(piece, weight, b, t)
             return total
         work = compiled(chunk_gradients) if compile_chunks else chunk_gradients
         dx, wide = torch.empty_like(x), _wide(x)
@@ -140,12 +147,12 @@ class _TotalLoss(Function):
         return total
 
     @staticmethod
-    def backward(ctx, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:  # type: ignore[no-untyped-def]
+    def backward(ctx, scale: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[no-untyped-def]
         dx, dW, db = ctx.saved_tensors
         of_weight, of_bias = ctx.dtypes
         # In place: nobody else holds them, and a second backward would be a mistake.
         scale = scale.to(dW.dtype)
-        return dx.mul_(scale), dW.mul_(scale).to(of_weight), db.mul_(scale).to(of_bias), None, None
+        return dx.mul_(scale), dW.mul_(scale).to(of_weight), db.mul_(scale).to(of_bias), *[None] * 3
 
 
 def chunk_loss(x: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:

@@ -92,14 +92,15 @@ class Transformer(nn.Module):
             (B, T, vocab_size) in the compute dtype; with targets a float64 scalar, nats, for which
             the logits of all tokens never exist together.
         """
+        compiled = self.compile_blocks and torch.is_grad_enabled()  # to evaluate, it does not pay
         x = F.embedding(tokens, self.embedding).to(self.dtype)  # (B, T, d_model)
         for block in self.blocks:
-            x = block(x, self.positions, self.compile_blocks)
+            x = block(x, self.positions, compiled)
         x = self.norm(x)
         if self.by.output != 1.0:
             x = x * self.by.output
         if targets is not None:
             flat = x.flatten(0, 1)
             whole = targets.flatten().long()
-            return total_loss(flat, self.embedding, self.output_bias, whole, self.compile_blocks)
+            return total_loss(flat, self.embedding, self.output_bias, whole, compiled)
         return F.linear(x, self.embedding.to(x.dtype), self.output_bias.to(x.dtype))

@@ -20,7 +20,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -172,17 +172,16 @@ class _Worker:
         now = file_system_now(cells)
         missing = missing_specs(self.sweep_dir, self.only)
         silent = summary.out_of_time = False
-        under_way: list[RunSpec] = []
         for spec in in_order(missing, self.width, lambda s: n_errors(cell_of(self.sweep_dir, s))):
             cell = cell_of(self.sweep_dir, spec)
             standing = look(cell, now, self.stale_seconds)
             if not standing.takeable:
                 silent = silent or standing.state == "silent"
-                under_way.append(spec)
                 continue
             step = saved_step(cell)
             begin = step or trunk_step(self.sweep_dir, spec)
-            if waits(spec, begin, under_way):
+            # One with a checkpoint of its own goes on from there, and has nothing to wait for.
+            if spec.trunk and not step and waits(spec, begin, self._under_way(missing, spec, now)):
                 continue
             if not self._fits(spec, cell, begin):
                 summary.out_of_time = True
@@ -203,6 +202,16 @@ class _Worker:
                 continue
             return (spec, claim), False
         return None, silent
+
+    def _under_way(
+        self, missing: Iterable[RunSpec], like: RunSpec, now: float
+    ) -> Iterator[RunSpec]:
+        """Runs of the same trunk that somebody is training."""
+        for spec in missing:
+            if spec.trunk_id == like.trunk_id and spec.run_id != like.run_id:
+                cell = cell_of(self.sweep_dir, spec)
+                if not look(cell, now, self.stale_seconds).takeable:
+                    yield spec
 
     def _fits(self, spec: RunSpec, cell: Path, step: int) -> bool:
         if self.time_of_job is None:

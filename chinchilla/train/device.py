@@ -56,6 +56,8 @@ def pick_device(name: str) -> torch.device:
         raise InputError(
             f"runtime.device={name}: this machine shows {torch.cuda.device_count()} CUDA devices. Use runtime.device=cpu."
         )
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # streams, events and graphs are made on the current one
     return device
 
 

@@ -17,7 +17,7 @@ class Feed:
     """Batches of one rank.
 
     A GPU's are drawn by a thread into pinned memory, as 16-bit numbers where the vocabulary allows,
-    copied beside the computation and widened there.
+    copied without holding up the host and widened there.
 
     Args:
         data: the tokens.

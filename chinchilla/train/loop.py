@@ -165,7 +165,11 @@ class _Run:
             self.model,
             self.micro_rows,
             share=1 / (self.rows * ranks.world * spec.model.seq_len),
-            graphs=runtime.cuda_graphs and self.device.type == "cuda" and ranks.world == 1,
+            # A graph keeps its memory: a smaller last micro-batch would need its own beside it.
+            graphs=runtime.cuda_graphs
+            and self.device.type == "cuda"
+            and ranks.world == 1
+            and self.rows % self.micro_rows == 0,
             may_fall_back=ranks.world == 1,
         )
         self.feed = Feed(self.data, spec, self.rows, self.device, ranks)

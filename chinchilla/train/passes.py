@@ -36,7 +36,7 @@ class Passes:
         self.graphs, self.may_fall_back = graphs, may_fall_back
         self._graph: Any = None
         self._tokens = self._loss = torch.empty(0)  # what the graph reads, and writes
-        self._tried = False
+        self._tried: set[int] = set()  # rows of the passes that were compiled, or not
 
     def add(self, tokens: Tensor) -> Tensor:
         """Add a micro-batch's gradients to those there are.
@@ -54,8 +54,7 @@ class Passes:
                 self._tokens.copy_(tokens)
                 self._graph.replay()
                 return self._loss
-        if self.model.compile_blocks and self.may_fall_back and not self._tried:
-            self._try_compiled(tokens)
+        self._try_compiled(tokens)
         return self._plain(tokens)
 
     def clear(self) -> None:
@@ -69,7 +68,9 @@ class Passes:
 
     def _try_compiled(self, tokens: Tensor) -> None:
         """One pass for nothing, on gradients that are put back: a failure must not leave half of it."""
-        self._tried = True
+        if not self.model.compile_blocks or not self.may_fall_back or len(tokens) in self._tried:
+            return
+        self._tried.add(len(tokens))
         parameters = list(self.model.parameters())
         before = [p.grad for p in parameters]
         self.model.zero_grad(set_to_none=True)
@@ -84,8 +85,7 @@ class Passes:
             p.grad = grad
 
     def _capture(self, tokens: Tensor) -> None:
-        if self.model.compile_blocks and not self._tried:
-            self._try_compiled(tokens)
+        self._try_compiled(tokens)
         parameters = list(self.model.parameters())
         before = [None if p.grad is None else p.grad.clone() for p in parameters]
         self._tokens = tokens.clone()
@@ -97,12 +97,14 @@ class Passes:
                     self._plain(self._tokens)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._loss = self._plain(self._tokens)
             self._graph = graph
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
+            if not self.may_fall_back:
+                raise
             log.warning("no CUDA graph: %s", _in_short(error))
             self.graphs = False
         self.clear()

@@ -15,6 +15,7 @@ planned later goes on from them. Deleting the folder costs nothing but training 
 from dataclasses import replace
 from pathlib import Path
 
+from chinchilla.errors import InputError, one_line
 from chinchilla.records import RunSpec
 from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from chinchilla.train.ranks import ALONE, Ranks
@@ -36,7 +37,12 @@ def load_trunk(
     if spec.trunk is None:
         return None, []
     folder = trunks / spec.trunk_id
-    return load_checkpoint(folder, spec.trunk, tokenizer, ranks, at_most=spec.trunk_steps)
+    try:
+        return load_checkpoint(folder, spec.trunk, tokenizer, ranks, at_most=spec.trunk_steps)
+    except InputError as error:  # of another version: then this run trains alone
+        if ranks.world > 1:
+            raise
+        return None, [one_line(error)]
 
 
 def leave_trunk(

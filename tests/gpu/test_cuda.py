@@ -110,14 +110,51 @@ def test_a_batch_that_does_not_fit_is_cut_until_it_does(
     seen = []
 
     class Spy(Transformer):
-        def forward(self, tokens):
+        def forward(self, tokens, targets=None):
             if torch.is_grad_enabled():
                 seen.append(len(tokens))
-            return super().forward(tokens)
+            return super().forward(tokens, targets)
 
     monkeypatch.setattr(loop, "Transformer", Spy)
-    train_run(spec, tmp_path, data_dir, RUNTIME)
+    plain = replace(RUNTIME, cuda_graphs=False, compile_blocks="never")
+    train_run(spec, tmp_path, data_dir, plain)
     assert seen == [4] * 8
+
+
+@pytest.mark.parametrize("micro_rows", [16, 4, 5])
+def test_graphs_and_compiled_blocks_measure_what_plain_passes_do(
+    data_dir: Path, tmp_path: Path, micro_rows: int
+):
+    """Evaluations between replays, and a smaller last micro-batch, included."""
+    spec = make_spec(data_dir, steps=30, precision="fp32")
+    told = replace(RUNTIME, micro_batch_tokens=micro_rows * 128)
+    found = {}
+    for blocks in ("never", "always"):
+        for graphs in (False, True):
+            cell = tmp_path / f"{blocks}-{graphs}"
+            train_run(
+                spec, cell, data_dir, replace(told, compile_blocks=blocks, cuda_graphs=graphs)
+            )
+            found[blocks, graphs] = Curve.load(cell)
+    plain = found["never", False]
+    for curve in found.values():
+        np.testing.assert_allclose(curve.loss, plain.loss, atol=2e-3)
+        np.testing.assert_allclose(curve.eval_loss, plain.eval_loss, atol=2e-3)
+
+
+def test_nothing_waits_for_the_device_between_log_points(data_dir: Path, tmp_path: Path):
+    run = loop._Run(make_spec(data_dir), tmp_path, data_dir, RUNTIME)
+    run.evaluate_at = set()
+    for _ in range(3):
+        run.update()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(5):
+            run.update()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+        run.feed.close()
+        run.logbook.close()
 
 
 def test_a_batch_that_fits_is_not_cut(data_dir: Path, tmp_path: Path):

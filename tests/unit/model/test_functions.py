@@ -112,3 +112,13 @@ def test_a_loss_that_is_not_finite_stays_so():
     W = torch.tensor([[math.nan], [0.0]], requires_grad=True)
     loss = total_loss(torch.ones(1, 1), W, torch.zeros(2), torch.tensor([1]))
     assert math.isnan(loss.item())
+
+
+def test_an_evaluation_makes_no_gradients(monkeypatch: pytest.MonkeyPatch):
+    """Of weights that are trained, too: they take as long again, and a matrix of the vocabulary."""
+    made = []
+    monkeypatch.setattr(functions, "chunk_gradients", lambda *a: made.append(a))
+    W = torch.randn(17, 6, requires_grad=True)
+    with torch.no_grad():
+        total_loss(torch.randn(12, 6), W, torch.zeros(17), torch.zeros(12, dtype=torch.long))
+    assert not made

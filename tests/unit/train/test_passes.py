@@ -58,6 +58,30 @@ def test_a_compiler_that_fails_is_said_once_and_costs_no_gradient(
     assert "\n" not in said
 
 
+def test_a_compiler_may_fail_at_a_later_shape(monkeypatch: pytest.MonkeyPatch):
+    """The last micro-batch of a batch has fewer rows, and so programs of its own."""
+    made = []
+
+    def fails_late(graph, inputs):
+        made.append(graph)
+        if len(made) > 2:
+            raise RuntimeError("no more room for programs")
+        return graph.forward
+
+    batch = tokens(5)
+    expected_loss, expected = added(3, batch)
+    monkeypatch.setattr(compiling, "BACKEND", fails_late)
+    compiling.compiled.cache_clear()
+    torch._dynamo.reset()
+    loss, gradients = added(3, batch, compile_blocks=True)
+    compiling.compiled.cache_clear()
+    torch._dynamo.reset()
+    assert len(made) > 2
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    for a, b in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
 def test_cleared_gradients_are_gone():
     model = Transformer(SHAPE).init_weights(0)
     passes = Passes(model, 2, 1.0, graphs=False, may_fall_back=True)
