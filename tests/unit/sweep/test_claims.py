@@ -180,7 +180,10 @@ BROKEN = {
 def broken(cell: Path, damage, silent_seconds: float) -> Path:
     """A cell whose second claim is damaged, and whose holder was heard so long ago."""
     take(cell, "first").release()
-    assert take(cell, "second").record.fence == 2
+    second = take(cell, "second")
+    assert second.record.fence == 2
+    second._stop.set()  # as a worker that died: its thread must not beat once more
+    second._thread.join()
     path = cell / "claim-2.json"
     text = damage(path.read_text())
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
