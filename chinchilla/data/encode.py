@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from chinchilla.data.tokenizer import Tokenizer
+from chinchilla.data.words import Words, separable
 from chinchilla.errors import InputError
 
 BATCH_BYTES = 1 << 20  # of text handed to a worker at once, or one document if that is longer
@@ -118,11 +119,17 @@ class Encoder:
     def _tokenizer(self) -> Tokenizer:
         return Tokenizer(self.model)
 
+    @cached_property
+    def _words(self) -> Words | None:
+        return Words(self._tokenizer, self.dtype) if separable(self.model) else None
+
     def __call__(self, texts: list[bytes]) -> np.ndarray:
         """(tokens,) pieces of each text, each followed by eos."""
+        decoded = [text.decode("utf-8") for text in texts]
+        if self._words is not None:
+            return self._words.encode(decoded)
         eos = [self._tokenizer.eos_id]
-        encode = self._tokenizer.encode
-        parts = [np.array(encode(t.decode("utf-8")) + eos, self.dtype) for t in texts]
+        parts = [np.array(self._tokenizer.encode(text) + eos, self.dtype) for text in decoded]
         return np.concatenate(parts) if parts else np.zeros(0, self.dtype)
 
 

@@ -96,6 +96,10 @@ class Tokenizer:
                 ids += self._processor.encode(segment)
         return ids
 
+    def encode_each(self, words: list[str]) -> list[list[int]]:
+        """Short texts without U+2581 to piece ids, without eos; one call is faster than many."""
+        return self._processor.encode(words, num_threads=1)
+
     def decode(self, ids: list[int]) -> str:
         """Piece ids to text; eos decodes to nothing."""
         return self._processor.decode(ids)
