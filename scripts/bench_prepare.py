@@ -3,10 +3,12 @@
     python scripts/bench_prepare.py docs/results/corpus_debian_compact corpus=debian_compact \\
         tokenizer.vocab_size=8192
 
-Prepares into a new folder, which goes again. Writes NAME.json (what it took, and the card) and NAME.md (the
-card). Peak memory is that of the largest process; workers have their own beside it.
+Prepares into a new folder below the working directory, which goes again. Writes NAME.json (what it took,
+and the card) and NAME.md (the card). Peak memory is that of all processes together, twice a second: the
+proportional set size (PSS) of each, which shares out what they share. Linux only.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -18,6 +20,25 @@ import time
 from pathlib import Path
 
 
+def tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    found = [pid]
+    for each in found:
+        with contextlib.suppress(OSError):
+            for thread in Path(f"/proc/{each}/task").iterdir():
+                found += map(int, (thread / "children").read_text().split())
+    return found
+
+
+def pss(pid: int) -> int:
+    """Bytes of memory a process has, pages that it shares divided among those who share them."""
+    with contextlib.suppress(OSError):  # it has ended
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return 1024 * int(line.split()[1])
+    return 0
+
+
 def main() -> None:
     if len(sys.argv) < 3:
         sys.exit(__doc__)
@@ -25,8 +46,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=".") as folder:
         command = [sys.executable, "-m", "chinchilla.cli", "data", *words, f"data_dir={folder}"]
         began = time.perf_counter()
-        subprocess.run(command, check=True)
+        process, peak = subprocess.Popen(command), 0
+        while process.poll() is None:
+            peak = max(peak, sum(map(pss, tree(process.pid))))
+            time.sleep(0.5)
         seconds = time.perf_counter() - began
+        if process.returncode:
+            sys.exit(process.returncode)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         card = json.loads((Path(folder) / "data_card.json").read_text())
         text = (Path(folder) / "data_card.md").read_text()
@@ -39,7 +65,9 @@ def main() -> None:
         "load_average": os.getloadavg(),
         "wall_seconds": round(seconds, 1),
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
-        "peak_rss_mb": round(used.ru_maxrss / 1024),  # of the largest process
+        "peak_pss_mb": round(peak / 1e6),  # of all processes together
+        "peak_rss_mb_largest_process": round(used.ru_maxrss * 1024 / 1e6),
+        "text_mb": round(sum(source["bytes_in"] for source in card["sources"]) / 1e6),
         "tokens": sum(split["tokens"] for split in card["totals"].values()),
     }
     name.with_suffix(".json").write_text(json.dumps({**took, "card": card}, indent=1) + "\n")
