@@ -10,21 +10,20 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from chinchilla.config.fitting import LOSSES
 from chinchilla.errors import InputError
 from chinchilla.files import write_text
-from chinchilla.plan import check_comparable
+from chinchilla.measured import along, ends
 from chinchilla.records import Curve, RunResult, count_label
-from chinchilla.shapes import flops_per_token
 from chinchilla.tables_in import (
     COLUMNS,
     CONVENTIONS,
+    OPTIONAL,
     Table,
     conventions_of,
     quantities,
@@ -32,6 +31,8 @@ from chinchilla.tables_in import (
     read_frame,
 )
 from chinchilla.units import budget_slip, same_values, unit_slip, unusual_factor
+
+SINGLE_EPOCH = 1.001  # epochs up to here count as one
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,6 +42,7 @@ class Observations:
     run_id (n,) str; budget_flops (n,) the isoFLOP budget asked for, NaN where a run belongs to
     none; C (n,) training FLOPs spent; N (n,) parameters; D (n,) tokens; L (n,) nats per token.
     Rows that share a run_id are points along one training curve; `is_final` marks each run's last.
+    unique_tokens (n,) of the D tokens those that differ, NaN where not recorded; may be left out.
     """
 
     run_id: np.ndarray
@@ -53,8 +55,11 @@ class Observations:
     n_convention: str = "unknown"  # how N was counted: total, non_embedding
     loss_kind: str = "unknown"  # train, heldout
     notes: tuple[str, ...] = ()  # what was derived or left out on the way in, for the record
+    unique_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
+        if not len(self.unique_tokens):
+            object.__setattr__(self, "unique_tokens", np.full(len(self), np.nan))
         for name in ("N", "D", "C", "L"):
             values = getattr(self, name)
             if values.shape != (len(self),) or values.dtype != np.float64:
@@ -89,6 +94,10 @@ class Observations:
             f"D/N {span(finals.D / finals.N, '{:.3g}'.format)}",
             f"  L {span(finals.L, '{:.3f}'.format)} nats per token ({self.loss_kind})",
         ]
+        if len(repeat := self.repeating()):
+            lines.append(
+                f"  {len(repeat)} runs repeat data, up to {repeat.epochs.max():.3g} epochs"
+            )
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
     def __repr__(self) -> str:
@@ -96,7 +105,7 @@ class Observations:
 
     def where(self, keep: np.ndarray) -> "Observations":
         """The rows selected by a boolean mask or an index array; rows may repeat (bootstrap)."""
-        return replace(self, **{name: getattr(self, name)[keep] for name in COLUMNS})
+        return replace(self, **{name: getattr(self, name)[keep] for name in (*COLUMNS, *OPTIONAL)})
 
     @property
     def is_final(self) -> np.ndarray:
@@ -117,9 +126,19 @@ class Observations:
         """Whether some run has more than one point."""
         return len(np.unique(self.run_id)) < len(self)
 
+    @property
+    def epochs(self) -> np.ndarray:
+        """(n,) tokens seen over those that differ, at least 1; NaN where not recorded."""
+        return np.maximum(self.D / self.unique_tokens, 1.0)
+
     def finals(self) -> "Observations":
         """One row per run: its last point."""
         return self.where(self.is_final)
+
+    def repeating(self) -> "Observations":
+        """One row per run that is known to have read more than one epoch."""
+        ends = self.finals()
+        return ends.where(ends.epochs > SINGLE_EPOCH)
 
     def check_distinct(self, table: str = "", row: Callable[[int], str] = "row {}".format) -> None:
         """Refuse a run that is counted twice: it would narrow every interval.
@@ -213,7 +232,9 @@ class Observations:
             f"{len(new)} runs are known by their curve alone: its last point stands for the final "
             "loss, unsmoothed."
         )
-        said |= {n: np.concatenate([getattr(self, n), getattr(new, n)]) for n in COLUMNS}
+        said |= {
+            n: np.concatenate([getattr(self, n), getattr(new, n)]) for n in (*COLUMNS, *OPTIONAL)
+        }
         return replace(self, **{**said, "notes": (*said["notes"], note)})
 
     def save(self, path: Path) -> None:
@@ -221,15 +242,16 @@ class Observations:
         out = io.StringIO()
         out.writelines(f"# {note}\n" for note in self.notes)
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow((*COLUMNS, *CONVENTIONS))
+        writer.writerow((*COLUMNS, *OPTIONAL, *CONVENTIONS))
         tail = tuple(getattr(self, name) for name in CONVENTIONS)
-        for run_id, *row in zip(*(getattr(self, name).tolist() for name in COLUMNS), strict=True):
+        columns = [getattr(self, name).tolist() for name in (*COLUMNS, *OPTIONAL)]
+        for run_id, *row in zip(*columns, strict=True):
             writer.writerow((run_id, *("" if x != x else repr(x) for x in row), *tail))
         write_text(path, out.getvalue())
 
     @classmethod
     def from_csv(cls, path: Path, *, key: str = "observations", **said: str) -> "Observations":
-        """Read a CSV of runs: C, N, D, L, and where there are any run_id and budget_flops.
+        """Read a CSV of runs: C, N, D, L, and where there are any run_id, budget_flops, unique_tokens.
 
         Comma, tab or semicolon; aliases of columns as in `tables_in.ALIASES`; other columns and
         lines starting with # are ignored. Without run_id every row is a run. The conventions are
@@ -274,6 +296,7 @@ class Observations:
         C: Any = None,
         budget_flops: Any = None,
         run_id: Any = None,
+        unique_tokens: Any = None,
         **said: str,
     ) -> "Observations":
         """The same of arrays; a single value counts for every row.
@@ -285,12 +308,14 @@ class Observations:
             C: (n,) training FLOPs; None = 6*N*D.
             budget_flops: (n,) the isoFLOP budget of each run, NaN for none; None = none.
             run_id: (n,) names; rows of one name are points along one curve; None = each its own.
+            unique_tokens: (n,) of D those that differ, NaN for unknown; None = unknown.
             **said: flop_convention, n_convention, loss_kind.
 
         Raises:
             InputError: as `from_csv`.
         """
         given = {"N": N, "D": D, "L": L, "C": C, "budget_flops": budget_flops, "run_id": run_id}
+        given["unique_tokens"] = unique_tokens
         given = {name: np.asarray(x) for name, x in given.items() if x is not None}
         if len({x.shape for x in given.values() if x.ndim}) > 1:
             told = ", ".join(f"{name} {x.shape}" for name, x in given.items())
@@ -329,22 +354,7 @@ class Observations:
             results: any states; only finished runs become rows, a note counts the others.
             loss: "train" or "heldout".
         """
-        _check_loss(loss)
-        done = [r for r in results if r.status == "finished"]
-        scored = {tuple(r.held_out_tokens.items()) for r in done}
-        if loss == "heldout" and len(scored) > 1:
-            raise InputError(
-                "these runs were scored on different held-out tokens "
-                f"({', '.join(sorted(str(dict(s)) for s in scored))}): their losses do not compare. "
-                "Fit with loss=train, or train them again with one runtime.held_out_tokens."
-            )
-        rows = _rows(
-            [
-                (r, float(r.spec.D), r.final_loss if loss == "train" else _mean(r.held_out_loss))
-                for r in done
-            ],
-            loss,
-        )
+        rows = cls(**ends(results, loss))
         out = Counter(r.status for r in results if r.status != "finished")
         if not out:
             return rows
@@ -361,50 +371,4 @@ class Observations:
         With loss="train" a point per optimizer step, unsmoothed; with "heldout" the held-out
         evaluations along the run, which end with the final one.
         """
-        _check_loss(loss)
-        points = []
-        for r, curve in zip(results, curves, strict=True):
-            if r.status != "finished":
-                continue
-            done = curve.step + 1 if loss == "train" else curve.held_out_step
-            values = curve.loss if loss == "train" else curve.held_out_loss
-            points += [
-                (r, float(k * r.spec.batch_tokens), float(L))
-                for k, L in zip(done, values, strict=True)
-                if k > 0
-            ]
-        return _rows(points, loss)
-
-
-def _rows(points: Sequence[tuple[RunResult, float, float | None]], loss: str) -> Observations:
-    check_comparable([r.spec for r, _, _ in points])
-    conventions = {r.spec.flop_convention for r, _, _ in points}
-    if not points:
-        raise InputError("no run has finished yet: nothing to fit. See `chinchilla status`.")
-    specs = [r.spec for r, _, _ in points]
-    D = np.array([D for _, D, _ in points], float)
-    per_token = np.array([flops_per_token(s.model, s.flop_convention) for s in specs], float)
-    return Observations(
-        run_id=np.array([s.run_id for s in specs], dtype=str),
-        budget_flops=np.array(
-            [np.nan if s.budget_flops is None else s.budget_flops for s in specs], float
-        ),
-        C=per_token * D,
-        N=np.array([s.N for s in specs], float),
-        D=D,
-        L=np.array([np.nan if L is None else L for _, _, L in points], float),
-        flop_convention=conventions.pop(),
-        n_convention="total",
-        loss_kind=loss,
-    )
-
-
-def _mean(held_out: dict[str, float]) -> float:
-    if not held_out:
-        raise InputError("these runs have no held-out loss. Fit with loss=train.")
-    return float(np.mean(list(held_out.values())))
-
-
-def _check_loss(loss: str) -> None:
-    if loss not in LOSSES:
-        raise InputError(f"loss={loss!r}: choose one of {', '.join(LOSSES)}.")
+        return cls(**along(results, curves, loss))

@@ -21,11 +21,13 @@ from chinchilla.errors import InputError
 from chinchilla.shapes import FLOP_CONVENTIONS
 
 COLUMNS = ("run_id", "budget_flops", "C", "N", "D", "L")
+OPTIONAL = ("unique_tokens",)  # columns that few tables have
+MAY_BE_EMPTY = ("budget_flops", *OPTIONAL)  # cell by cell
 CONVENTIONS = ("flop_convention", "n_convention", "loss_kind")
 
 # Other names of our columns, in any case; the single letters themselves stand for themselves only.
 ALIASES = {
-    **{name: name for name in (*COLUMNS, *CONVENTIONS) if len(name) > 1},
+    **{name: name for name in (*COLUMNS, *OPTIONAL, *CONVENTIONS) if len(name) > 1},
     "run": "run_id",
     "id": "run_id",
     "budget": "budget_flops",
@@ -35,6 +37,7 @@ ALIASES = {
     "parameters": "N",
     "tokens": "D",
     "loss": "L",
+    "unique": "unique_tokens",
 }
 
 KNOWN = {  # what each convention may be
@@ -74,18 +77,15 @@ def shortened(text: str, most: int = 300) -> str:
     return text if len(text) <= most else f"{text[:most]} ..."
 
 
-def our_columns(header: Sequence[str], name: str, extra: Sequence[str] = ()) -> dict[str, int]:
+def our_columns(header: Sequence[str], name: str) -> dict[str, int]:
     """Our column -> its place in the header, by name or alias; columns of other names are ignored.
-
-    Columns in `extra` are found by their own name alone, in any case.
 
     Raises:
         InputError: two columns give one of ours.
     """
     found: dict[str, int] = {}
     for i, theirs in enumerate(header):
-        lower = theirs.lower()
-        ours = theirs if theirs in COLUMNS else lower if lower in extra else ALIASES.get(lower)
+        ours = theirs if theirs in COLUMNS else ALIASES.get(theirs.lower())
         if ours is None:
             continue
         if ours in found:
@@ -100,13 +100,12 @@ def our_columns(header: Sequence[str], name: str, extra: Sequence[str] = ()) -> 
     return found
 
 
-def read_csv(path: Path, key: str, extra: Sequence[str] = ()) -> Table:
+def read_csv(path: Path, key: str) -> Table:
     """A CSV file: comma, tab or semicolon between values; lines starting with # are comments.
 
     Args:
         path: the file.
         key: what the person gave it as, for errors.
-        extra: columns to read beside ours.
 
     Raises:
         InputError: not a readable text file, not a CSV, a row of another length than the header.
@@ -144,7 +143,7 @@ def read_csv(path: Path, key: str, extra: Sequence[str] = ()) -> Table:
         raise InputError(
             f"{path} is not a CSV from line {lines[n_read][0]} on ({error}). Is a quote left open?"
         ) from None
-    places, at = our_columns(header, str(path), extra), list(rows)
+    places, at = our_columns(header, str(path)), list(rows)
     columns = {name: [row[i] for row in rows.values()] for name, i in places.items()}
     return Table(str(path), columns, header, lambda i: f"line {at[i]}")
 
@@ -212,7 +211,7 @@ def quantities(table: Table, flop_convention: str) -> tuple[dict[str, Any], list
     if not len(table):
         raise InputError(f"{table.name}: no runs, only a header.")
     found: dict[str, Any] = {
-        name: numbers(table, name) for name in COLUMNS[1:] if name in table.columns
+        name: numbers(table, name) for name in (*COLUMNS[1:], *OPTIONAL) if name in table.columns
     }
     found.setdefault("budget_flops", np.full(len(table), np.nan))
     if not derived:
@@ -226,13 +225,13 @@ def quantities(table: Table, flop_convention: str) -> tuple[dict[str, Any], list
 
 
 def numbers(table: Table, column: str) -> np.ndarray:
-    """A column as float64: positive and finite; budget_flops may be empty (NaN).
+    """A column as float64: positive and finite; those in MAY_BE_EMPTY may have empty cells (NaN).
 
     Raises:
         InputError: naming row, column, and what would be a number.
     """
     values = table.columns[column]
-    may_be_empty = column == "budget_flops"
+    may_be_empty = column in MAY_BE_EMPTY
     try:  # all at once; the slow way below says what is wrong, and where
         x = np.array([float("nan" if may_be_empty and str(v) == "" else v) for v in values])
         good = np.isfinite(x) & (x > 0) | (np.isnan(x) & may_be_empty)
@@ -245,7 +244,7 @@ def numbers(table: Table, column: str) -> np.ndarray:
 
 def _number(value: Any, column: str, table: Table, i: int) -> float:
     text = "" if value is None else str(value).strip()
-    if column == "budget_flops" and text.lower() in ("", "nan", "na", "none", "null", "<na>"):
+    if column in MAY_BE_EMPTY and text.lower() in ("", "nan", "na", "none", "null", "<na>"):
         return float("nan")
     try:
         number = float(text)

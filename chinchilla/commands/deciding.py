@@ -7,6 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from chinchilla import config, tables_in
 from chinchilla.commands.shared import print_json
 from chinchilla.decide.answer import (
@@ -81,15 +83,17 @@ def _decisions(command: config.PredictCommand, ground: Ground | None) -> dict[st
         answer["target"] = target
         budgets = budgets or [target["C"]]
     if command.unique_tokens:
-        runs = _repeated_runs(Path(command.repeated_runs)) if command.repeated_runs else None
+        runs = (
+            _repeated_runs(Path(command.repeated_runs), ground) if command.repeated_runs else None
+        )
         answer["repeated"] = for_unique_tokens(ground, budgets, command.unique_tokens, runs)
     return answer
 
 
-def _repeated_runs(path: Path) -> dict[str, Any]:
+def _repeated_runs(path: Path, ground: Ground) -> dict[str, Any]:
     """Columns N, D, L and unique_tokens of a CSV, under the names that any table of runs may use."""
     wanted = ("N", "D", "L", "unique_tokens")
-    table = tables_in.read_csv(path, "repeated_runs", extra=("unique_tokens",))
+    table = tables_in.read_csv(path, "repeated_runs")
     if missing := [name for name in wanted if name not in table.columns]:
         raise InputError(
             f"{path}: no column {', '.join(missing)} (found {', '.join(table.found) or 'none'}). "
@@ -97,7 +101,20 @@ def _repeated_runs(path: Path) -> dict[str, Any]:
         )
     if not len(table):
         raise InputError(f"{path}: no runs, only a header.")
-    return {name: tables_in.numbers(table, name) for name in wanted}
+    for name, ours in tables_in.conventions_of(table, {}).items():
+        theirs = ground.conventions.get(name, "unknown")
+        if name != "flop_convention" and "unknown" not in (ours, theirs) and ours != theirs:
+            raise InputError(
+                f"{path}: {name}={ours}, and the fitted law's runs have {theirs}: the two do not compare."
+            )
+    columns = {name: tables_in.numbers(table, name) for name in wanted}
+    unsaid = np.isnan(columns["unique_tokens"])
+    if unsaid.any():
+        raise InputError(
+            f"{table.at(int(np.argmax(unsaid)))}: unique_tokens is empty. Say how many of the tokens "
+            "differ (D where nothing is repeated), or leave the run out."
+        )
+    return columns
 
 
 def _preregister(command: config.PredictCommand, ground: Ground | None, rows: list) -> Path:

@@ -34,9 +34,12 @@ def fit(command: config.FitCommand) -> int:
         print(table2_text(fits))
         for note in finals.notes:
             print(f"note: {note}")
+        said: dict[str, list[str]] = {}  # what several approaches say is said once
         for approach, frontier in fits.fitted.items():
             for line in [*frontier.warnings, *frontier.refusals]:
-                print(f"note, {approach}: {line}")
+                said.setdefault(line, []).append(approach)
+        for line, approaches in said.items():
+            print(f"note, {', '.join(approaches)}: {line}")
         print(f"wrote {out_dir / 'frontier.json'}")
     return 0 if fits.fitted else 3
 

@@ -17,6 +17,7 @@ from chinchilla.errors import Refusal
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken, named_law
+from chinchilla.observations import SINGLE_EPOCH
 from chinchilla.shapes import ModelShape, named_shapes, shape_named
 
 FITTED = "the fitted approach 3"  # how the law of the fits is called
@@ -37,6 +38,7 @@ class Ground:
     # flop_convention, n_convention, loss_kind of the fitted runs; a published law says none
     conventions: Mapping[str, str] = field(default_factory=dict)
     interval: str = ""  # how the fit resampled, in words
+    single_epoch: bool = True  # whether no run behind the law is known to have repeated data
 
     @classmethod
     def of(
@@ -60,9 +62,10 @@ class Ground:
             fitted = fits.fitted.get("parametric")
             if fitted is None or fitted.law is None:
                 return None
+            once = (fits.data.get("max_epochs") or 1.0) <= SINGLE_EPOCH
             return cls(
                 fitted.law, FITTED, fits.cost, flop_convention, ResampledLaws.of(fitted),
-                fitted.conventions, fitted.settings["interval"],
+                fitted.conventions, fitted.settings["interval"], once,
             )  # fmt: skip
         name = law or (REPEATS_LAW if repeats else DEFAULT_LAW)
         return cls(named_law(name), f"law {name}", None, flop_convention)
@@ -180,7 +183,8 @@ def for_unique_tokens(
     """The best N, D and epochs at each budget when only `unique_tokens` exist. C = 6*N*D.
 
     Args:
-        ground: the single-epoch law.
+        ground: the single-epoch law. Where its own runs repeated data, it is fitted anew to those of
+            `runs` that did not.
         budgets: training FLOPs.
         unique_tokens: tokens that exist.
         runs: columns N, D, L and unique_tokens of runs that repeat data; None = the published worth
@@ -189,11 +193,15 @@ def for_unique_tokens(
     certificate, measured = None, REPEATS_MEASURED
     law, source = repeated.named_repeats(ground.law), "published (C4)"
     if runs is not None:
+        once = ground.law if ground.single_epoch else None
         law, certificate = repeated.fit_repeated(
-            runs["N"], runs["D"], runs["unique_tokens"], runs["L"], ground.law
+            runs["N"], runs["D"], runs["unique_tokens"], runs["L"], once
         )
         measured = certificate["max_epochs"]
         source = f"fitted to {certificate['n_runs']} runs"
+        if once is None:
+            n_once = certificate["n_runs"] - certificate["n_repeated"]
+            source += f", the law itself to the {n_once} that repeat nothing"
     return {
         "unique_tokens": unique_tokens,
         "R_D": law.R_D,

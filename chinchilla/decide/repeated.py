@@ -20,11 +20,12 @@ from chinchilla.errors import FitError, InputError
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import six_nd_frontier
 from chinchilla.fit.parametric import fit_loss_law
+from chinchilla.observations import SINGLE_EPOCH
 from chinchilla.paper import REPEATS_MUENNIGHOFF
 
-SINGLE_EPOCH = 1.001  # D / U up to here counts as no repeat
 N_GRID = 64  # values of each R where the search starts
 R_RANGE = (0.03, 3e3)  # R_D and R_N searched; at an end the runs do not see the decay
+FEWEST_ONCE = 6  # single-epoch runs that the law of five parameters needs
 NEARLY = 0.01  # share of the objective that a worse fit may lose and still be called as good
 
 
@@ -154,7 +155,7 @@ def fit_repeated(
         the grid of starts), R_D_range and R_N_range (within 1% of the objective).
 
     Raises:
-        FitError: fewer than three runs repeat data, none of them exceeds the size for its tokens,
+        FitError: fewer than three runs repeat data, too few do not where no law is given, none of them exceeds the size for its tokens,
             or the lowest objective lies at an end of the range searched.
     """
     from scipy.optimize import minimize
@@ -168,6 +169,12 @@ def fit_repeated(
         )
     if law is None:
         once = ~repeats
+        if once.sum() < FEWEST_ONCE:
+            raise FitError(
+                f"{once.sum()} of {len(N)} runs repeat nothing, and the law that a repeat is held against "
+                f"needs {FEWEST_ONCE} such. Train some sizes for one epoch, or give law=NAME of a "
+                "published one."
+            )
         law, _ = fit_loss_law(N[once], D[once], L[once], huber_delta=huber_delta)
     log_L = np.log(L)
 

@@ -68,6 +68,23 @@ def check_falling(obs: Observations, who: str) -> None:
         )
 
 
+def repeats(obs: Observations) -> list[str]:
+    """What to know of runs that read some of their tokens more than once; nothing without such.
+
+    Args:
+        obs: points or final losses.
+    """
+    again = obs.repeating()
+    if not len(again):
+        return []
+    return [
+        f"{len(again)} of {len(np.unique(obs.run_id))} runs repeat data, up to "
+        f"{again.epochs.max():.3g} epochs, and are fitted as if every token were new, which a repeated "
+        "one is not quite (Muennighoff et al. 2023). `chinchilla predict unique_tokens=U "
+        "repeated_runs=observations.csv` fits the law that knows."
+    ]
+
+
 def robust_sd(r: np.ndarray) -> float:
     """Standard deviation of (n,) residuals by their median size: what it is where they are normal.
 

@@ -42,7 +42,7 @@ from chinchilla.config.fitting import check_settings
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.curves import MIN_SIZES, read_curves, smooth
-from chinchilla.fit.doubts import check_signal
+from chinchilla.fit.doubts import check_signal, repeats
 from chinchilla.fit.frontier import Frontier, OptimalPoint, conventions
 from chinchilla.fit.lower_envelope import (
     Envelope,
@@ -188,7 +188,7 @@ def fit_envelope(
         },
         details={**details, "bootstrap": bootstrap_counts},
         refusals=refusals,
-        warnings=warnings + more_warnings,
+        warnings=warnings + more_warnings + repeats(obs),
     )
 
 

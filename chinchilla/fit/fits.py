@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from chinchilla.config.checks import choice
 from chinchilla.config.fitting import APPROACHES
 from chinchilla.errors import InputError
@@ -43,7 +45,7 @@ class Fits:
     """Frontiers and refusals by approach, and what they stand on.
 
     `data` says what the runs cover: n_runs, [smallest, largest] of C, N, D and tokens_per_param,
-    notes of what was derived or left out, and observations_sha256 once the runs were saved.
+    max_epochs (None where not recorded), notes of what was derived or left out, and observations_sha256 once the runs were saved.
     `cost` is their FLOPs per token as a function of N; None where C = 6*N*D.
     """
 
@@ -65,6 +67,8 @@ class Fits:
         columns = {"C": obs.C, "N": obs.N, "D": obs.D, "tokens_per_param": obs.D / obs.N}
         data: dict[str, Any] = {"n_runs": len(obs)}
         data |= {name: [float(x.min()), float(x.max())] for name, x in columns.items()}
+        known = obs.epochs[np.isfinite(obs.epochs)]
+        data["max_epochs"] = float(known.max()) if len(known) else None
         data["notes"] = list(obs.notes)
         cost = None if is_six_nd(obs) else FlopsPerToken.from_observations(obs)
         return cls(dict(fitted), dict(refused), data, cost, dict(command or {}))
@@ -172,6 +176,7 @@ class Fits:
                     f"{where}: data.{name} must be the smallest and the largest value."
                 )
         built(int, data.get("n_runs"), f"{where}: data.n_runs")
+        built(float | None, data.get("max_epochs"), f"{where}: data.max_epochs")
         built(list[str], data.get("notes"), f"{where}: data.notes")
         command = built(dict[str, Any], value["command"], f"{where}: command")
         return cls(fitted, refused, data, cost, command)

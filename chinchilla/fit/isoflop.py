@@ -28,7 +28,7 @@ import numpy as np
 from chinchilla.config.fitting import check_settings
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
-from chinchilla.fit.doubts import check_signal
+from chinchilla.fit.doubts import check_signal, repeats
 from chinchilla.fit.frontier import Frontier, OptimalPoint, conventions
 from chinchilla.fit.isoflop_checks import akima_line, leave_out, unequal_flops, windows
 from chinchilla.fit.loss_fit import fit_loss_law, one_ray, refit_loss_law
@@ -146,7 +146,7 @@ def fit_isoflop(
         "unequal_flops": unequal,
         "runs_without_budget": int(len(finals) - len(obs)),
     }
-    warnings += _influence(without["run"], N_opt.exponent)
+    warnings += _influence(without["run"], N_opt.exponent) + repeats(obs)
     D = at[:, 0] - cost.log_and_slope(at[:, 1])[0]
     points = [
         OptimalPoint(float(np.exp(x[0])), float(np.exp(x[1])), float(np.exp(d)), _loss(p), p.budget)

@@ -11,7 +11,7 @@ import numpy as np
 from chinchilla.config.fitting import check_settings
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
-from chinchilla.fit.doubts import MISFIT, check_falling, check_signal, robust_sd
+from chinchilla.fit.doubts import MISFIT, check_falling, check_signal, repeats, robust_sd
 from chinchilla.fit.frontier import Frontier, LossLaw, conventions
 from chinchilla.fit.intervals import compare
 from chinchilla.fit.loss_fit import OBJECTIVES, Laws, fit_loss_law, refit_loss_law
@@ -99,7 +99,7 @@ def fit_parametric(
     if certificate["bound_hits"]:
         warnings.append(f"at a bound: {'; '.join(certificate['bound_hits'])}.")
     outliers, said = _outliers(obs, law, frame, how)
-    warnings += said
+    warnings += said + repeats(obs)
     (log_kN, a), (log_kD, b), G = six_nd_frontier(law)
     details: dict[str, Any] = {
         "six_nd": {

@@ -16,11 +16,12 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from chinchilla.config import APPROACHES
+from chinchilla.config.fitting import LOSSES
 from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.files import write_text
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier
-from chinchilla.observations import LOSSES, Observations
+from chinchilla.observations import Observations
 from chinchilla.records import Curve, RunResult
 from chinchilla.report import diagnostics as checks
 from chinchilla.report import figures, sections, tables

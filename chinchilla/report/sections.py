@@ -111,6 +111,8 @@ def facts(results: Sequence[RunResult], finals: Observations | None) -> list[tup
             ("C, FLOPs", finals.C, flops),
         ):
             facts.append((label, f"{show(float(x.min()))} to {show(float(x.max()))}"))
+        if len(again := finals.repeating()):
+            facts.append(("epochs", f"up to {again.epochs.max():.3g}, in {len(again)} runs"))
     if results:
         facts.append(("FLOPs spent in all", flops(sum(r.flops_spent for r in results))))
         facts.append(("training time", _duration(sum(r.wall_seconds for r in results))))
@@ -128,9 +130,11 @@ def _duration(seconds: float) -> str:
 def notes(results: Sequence[RunResult], fits: Fits) -> list[tuple[str, str]]:
     """What was done to the data, warnings of the fits, parts they could not use, runs not finished."""
     notes = [("Data", str(text)) for text in fits.data.get("notes", [])]
+    said: dict[str, list[str]] = {}  # what several approaches say is said once
     for approach, f in fits.fitted.items():
-        said = [*f.warnings, *(f"not used: {text}" for text in f.refusals)]
-        notes += [(LABELS[approach], text[:1].upper() + text[1:]) for text in said]
+        for text in [*f.warnings, *(f"not used: {text}" for text in f.refusals)]:
+            said.setdefault(text[:1].upper() + text[1:], []).append(LABELS[approach])
+    notes += [("; ".join(who), text) for text, who in said.items()]
     lost = [r for r in results if r.status != "finished"]
     if lost:
         text = f"{len(lost)} of {len(results)} did not finish and are in no fit: "

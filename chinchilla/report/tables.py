@@ -18,7 +18,7 @@ from chinchilla.decide.predict import predictions as predict
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier, PowerLaw
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
-from chinchilla.observations import Observations
+from chinchilla.observations import SINGLE_EPOCH, Observations
 from chinchilla.records import RunResult
 from chinchilla.units import count
 
@@ -243,7 +243,26 @@ def frontier_points(frontiers: Mapping[str, Frontier]) -> Table:
 
 
 def runs(results: Sequence[RunResult], finals: Observations | None) -> Table:
-    """Every run with its state; of a CSV alone, its rows."""
+    """Every run with its state; of a CSV alone, its rows. Epochs where any run repeats data."""
+    table = _runs(results, finals)
+    epochs = [_epochs(r) for r in results]
+    if not results and finals is not None:
+        epochs = [None if np.isnan(x) else float(x) for x in finals.epochs]
+    if not any(x is not None and x > SINGLE_EPOCH for x in epochs):
+        return table
+    at = table.columns.index("D/N") + 1
+    cells = [Cell("–") if x is None else Cell(f"{x:.3g}", x) for x in epochs]
+    rows = [[*row[:at], cell, *row[at:]] for row, cell in zip(table.rows, cells, strict=True)]
+    return Table([*table.columns[:at], "Epochs", *table.columns[at:]], rows)
+
+
+def _epochs(r: RunResult) -> float | None:
+    if not r.unique_tokens:
+        return None
+    return max(r.steps_done * r.spec.batch_tokens / r.unique_tokens, 1.0)
+
+
+def _runs(results: Sequence[RunResult], finals: Observations | None) -> Table:
     if results:
         columns = ["Run", "State", "Budget, FLOPs", "N", "D, tokens", "D/N", "Training loss ± SE"]
         columns += ["Held-out loss", "Bits/byte", "C, FLOPs", "Steps", "Peak LR"]

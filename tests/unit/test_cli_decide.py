@@ -11,6 +11,7 @@ from chinchilla import cli
 from chinchilla.config import RecipeConfig
 from chinchilla.decide.repeated import RepeatedLaw
 from chinchilla.fit.loss_law import named_law
+from chinchilla.observations import Observations
 from chinchilla.plan import plan_run
 from chinchilla.records import RunResult
 from chinchilla.shapes import shape_named
@@ -206,6 +207,33 @@ def test_what_repeats_are_worth_is_fitted_from_runs(say, tmp_path):
     one_line(say(words), 2, "repeats.csv line 62", "'1b' is not a number. Write 1e9.")
     (tmp_path / "repeats.csv").write_text("N,D,L\n1,1,1\n")
     one_line(say(words), 2, "no column unique_tokens (found N, D, L)")
+
+
+def test_a_table_of_fitted_runs_says_what_its_own_repeats_are_worth(say, tmp_path):
+    """The file beside frontier.json goes in as it is; the law is fitted to the runs that repeat nothing."""
+    law = RepeatedLaw(named_law("muennighoff"), 8.0, 3.0)
+    once = [(D, D, k) for D in np.geomspace(1e8, 1e11, 5) for k in (0.02, 0.1, 0.5, 1)]
+    again = [(U, e * U, k) for U in (1e8, 1e10) for e in (3, 10, 50) for k in (1, 4, 20, 80)]
+    U, D, times = np.array(once + again).T
+    N = times * law.size_for(U)
+    obs = Observations.of(N=N, D=D, L=law(N, D, U), unique_tokens=U, n_convention="total")
+    obs.save(tmp_path / "runs.csv")
+    told = say("fit observations=runs.csv out_dir=own approaches=[parametric] n_bootstrap=0").out
+    assert told.count("24 of 44 runs repeat data, up to 50 epochs") == 1
+    record = json.loads((tmp_path / "own" / "frontier.json").read_text())
+    assert record["data"]["max_epochs"] == 50
+    words = "predict frontier=own budget_flops=1e22 unique_tokens=1e10 repeated_runs=own/observations.csv"
+    answer = say(f"{words} format=json").json
+    assert (answer["repeated"]["R_D"], answer["repeated"]["R_N"]) == pytest.approx((8, 3), rel=0.02)
+    assert "the law itself to the 20 that repeat nothing" in answer["repeated"]["source"]
+    assert any("repeat data" in said["text"] for said in answer["warnings"])
+    rows = (tmp_path / "own" / "observations.csv").read_text()
+    (tmp_path / "own" / "observations.csv").write_text(
+        rows.replace(f",{float(D[0])!r},six", ",,six", 1)
+    )
+    one_line(say(words), 2, "unique_tokens is empty")
+    (tmp_path / "own" / "observations.csv").write_text(rows.replace("total", "non_embedding"))
+    one_line(say(words), 2, "n_convention=non_embedding, and the fitted law's runs have total")
 
 
 def test_more_epochs_than_were_ever_measured_are_noted(say):

@@ -12,7 +12,7 @@ from chinchilla.errors import InputError
 from chinchilla.observations import Observations
 from chinchilla.records import Curve, RunResult, RunSpec
 from chinchilla.shapes import ModelShape
-from chinchilla.tables_in import ALIASES, COLUMNS, CONVENTIONS
+from chinchilla.tables_in import ALIASES, COLUMNS, CONVENTIONS, OPTIONAL
 
 
 def observations(run_id, D=None, **columns) -> Observations:
@@ -23,7 +23,7 @@ def observations(run_id, D=None, **columns) -> Observations:
 
 
 def same(a: Observations, b: Observations) -> None:
-    for name in COLUMNS:
+    for name in (*COLUMNS, *OPTIONAL):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
     for name in CONVENTIONS:
         assert getattr(a, name) == getattr(b, name)
@@ -34,7 +34,7 @@ def same(a: Observations, b: Observations) -> None:
 run_ids = st.from_regex(r"[A-Za-z0-9_.,;'\"é -]{1,12}", fullmatch=True).filter(
     lambda s: s == s.strip()
 )
-ROWS = st.lists(  # run_id, budget / C, N, tokens per parameter, C / (6*N*D), L
+ROWS = st.lists(  # run_id, budget / C, N, tokens per parameter, C / (6*N*D), L, unique / D
     st.tuples(
         run_ids,
         st.none() | st.floats(0.5, 2),
@@ -42,10 +42,11 @@ ROWS = st.lists(  # run_id, budget / C, N, tokens per parameter, C / (6*N*D), L
         st.floats(0.1, 1e3),
         st.floats(0.5, 2),
         st.floats(0.5, 12),
+        st.none() | st.floats(0.01, 1),
     ),
     min_size=1,
     max_size=6,
-    unique_by=(lambda r: (r[0], r[2] * r[3]), lambda r: r[2:]),
+    unique_by=(lambda r: (r[0], r[2] * r[3]), lambda r: r[2:6]),
 )
 IN_TMP = settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -53,7 +54,7 @@ IN_TMP = settings(
 
 
 def drawn(rows) -> Observations:
-    run_id, budget, N, ratio, factor, L = zip(*rows, strict=True)
+    run_id, budget, N, ratio, factor, L, unique = zip(*rows, strict=True)
     N, ratio, factor, L = (np.array(x, float) for x in (N, ratio, factor, L))
     C = 6 * N * (ratio * N) * factor
     return Observations(
@@ -66,6 +67,7 @@ def drawn(rows) -> Observations:
         flop_convention="paper",
         n_convention="total",
         loss_kind="train",
+        unique_tokens=ratio * N * np.array([np.nan if u is None else u for u in unique], float),
     )
 
 
@@ -163,6 +165,28 @@ def test_the_same_numbers_under_another_name_are_the_same_run():
 def test_seeds_and_points_of_a_curve_are_no_copies():
     observations(["a", "a", "b"], D=[1, 2, 2]).check_distinct()
     observations(["seed0", "seed1"], D=[5, 5], L=np.array([3.0, 3.01])).check_distinct()
+
+
+# ------------------------------------------------------------------ repeated data
+
+
+def test_epochs_are_tokens_over_those_that_differ_and_nothing_where_nobody_says():
+    obs = observations(["a", "b", "c", "d"], D=[4e9, 4e9, 4e9, 4e9])
+    assert np.isnan(obs.epochs).all()
+    assert not len(obs.repeating())
+    obs = replace(obs, unique_tokens=np.array([1e9, 4e9, np.nan, 9e9]))  # d: a corpus, not all read
+    np.testing.assert_array_equal(obs.epochs, [4, 1, np.nan, 1])
+    assert list(obs.repeating().run_id) == ["a"]
+    assert "1 runs repeat data, up to 4 epochs" in str(obs)
+
+
+def test_a_run_says_how_many_of_its_tokens_differ():
+    runs = [make_result(), make_result(seed=1, unique_tokens=5120)]
+    assert Observations.from_results(runs, "train").epochs.tolist()[1:] == [2]
+    along = Observations.from_curves(runs, [CURVE, CURVE], "train")
+    of_second = along.where(along.run_id == runs[1].spec.run_id)
+    assert of_second.unique_tokens.tolist() == [1024.0 * min(k, 5) for k in range(1, 11)]
+    assert along.repeating().epochs.tolist() == [2]
 
 
 # ------------------------------------------------------------------ windows and curves

@@ -28,6 +28,14 @@ def same(a: Observations, b: Observations) -> None:
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
+def test_unique_tokens_may_stand_in_a_csv_and_be_empty(csv):
+    header = HEADER.replace("L\n", "L,Unique\n")
+    obs = csv(header + "a,1e18,1e18,1e8,1.7e9,3.5,1e8\nb,,2e18,2e8,1.7e9,3.2,\n")
+    np.testing.assert_array_equal(obs.unique_tokens, [1e8, np.nan])
+    with pytest.raises(InputError, match="line 2: unique_tokens=0 is not a positive"):
+        csv(header + "a,1e18,1e18,1e8,1.7e9,3.5,0\n")
+
+
 def test_a_plain_csv_is_read(csv):
     obs = csv(GOOD)
     assert list(obs.run_id) == ["a", "b"]

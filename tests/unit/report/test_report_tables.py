@@ -8,6 +8,8 @@ import pytest
 
 from chinchilla.decide.predict import predictions as predict
 from chinchilla.fit import Fits, Frontier, OptimalPoint, PowerLaw, Refused
+from chinchilla.observations import Observations
+from chinchilla.report.sections import facts
 from chinchilla.report.tables import (
     count,
     flops,
@@ -122,3 +124,21 @@ def test_tables_import_neither_torch_nor_matplotlib():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_epochs_stand_in_the_table_of_runs_where_any_repeats_data(world):
+    def column(results, finals=None) -> list[str] | None:
+        table = runs(results, finals)
+        at = table.columns.index("Epochs") if "Epochs" in table.columns else None
+        return None if at is None else [row[at].text for row in table.rows]
+
+    assert column(world.results) is None
+    once, twice = (
+        replace(r, unique_tokens=r.spec.D // k) for k, r in enumerate(world.results[:2], 1)
+    )
+    assert column([once]) is None
+    assert column([once, twice, world.results[2]]) == ["1", "2", "–"]
+    finals = Observations.from_results([once, twice], "train")
+    assert column([], finals) == ["1", "2"]
+    assert ("epochs", "up to 2, in 1 runs") in facts([], finals)
+    assert "epochs" not in dict(facts([], world.finals))
