@@ -1,31 +1,39 @@
 """Training speed beside public programs: same shapes, tokens, weights, clipping and precision.
 
     python scripts/bench_throughput.py [--device cpu|cuda] [--nanogpt DIR] [--litgpt DIR]
-        [--shapes NAME,...] [--rounds 5] [--minutes M] [--out FILE]
-    python scripts/bench_throughput.py --sweep [--device cpu|cuda] [--out FILE]
+        [--torchtitan DIR] [--shapes NAME,...] [--rounds 5] [--minutes M] [--out FILE]
+    python scripts/bench_throughput.py --sweep [--device cpu|cuda] [--rounds 5] [--minutes M]
+        [--finished SWEEP_DIR --worker-seconds S] [--out FILE]
 
-DIR is a checkout of https://github.com/karpathy/nanoGPT or https://github.com/Lightning-AI/litgpt
-(whose own dependencies must be importable); a peer that is not given or cannot be imported is recorded
-as not run. Each side is measured eager and compiled, in a fresh process per side and round, forwards
-and backwards in turn (ABBA), after the losses of the first 10 steps were compared: the sides are
-nearly the same network (ours and litgpt: RMSNorm and rotary positions; nanoGPT: LayerNorm and learned
-positions), so equal weights must give nearly equal losses, or somebody computes something else.
+DIR is a checkout of https://github.com/karpathy/nanoGPT, https://github.com/Lightning-AI/litgpt or
+https://github.com/pytorch/torchtitan (588fc12fd560, of 2026-06-12, is its last commit that can be
+imported without triton), whose own dependencies must be importable; a peer that is not given or does
+not run is recorded as not run, with the reason. Each side is measured eager and compiled, in a fresh
+process per side and round, forwards and backwards in turn (ABBA).
+
+Nobody wins by doing less. Ours and litgpt are the same network (RMSNorm, rotary positions), nanoGPT is
+nearly so (LayerNorm, learned positions): from equal weights their first 10 losses must be equal to
+0.15 nats. torchtitan's feed-forward is a SwiGLU, whose weights cannot be ours: its loss before the
+first update and after the last must be equal to 0.15 nats. And of everybody the weights in matrix
+products, counted in the built models, must be ours to 2%. Who fails is marked "other work".
 
 Tokens per second are of process CPU time with one thread on a CPU, of wall time on a GPU; medians.
 MFU = (6 N_matmul + 12 n_layers d_model seq_len) x tokens/s / data-sheet bf16 peak, where N_matmul are
 the weights of matrix products, the head's included.
 
---sweep trains the same small runs twice: one worker that takes all of them, and a process per run.
+--sweep trains the same small runs twice: one worker that takes all of them, and a process per run
+(`bench_worker.py`).
 
-Results are kept after every process: started again with the same --out, it goes on where it was.
+Results are kept after every process: started again with the same --out, it goes on where it was. Exit
+code 75 says that something is left.
 """
 
 import argparse
 import datetime
+import hashlib
 import json
 import os
 import platform
-import shutil
 import statistics
 import subprocess
 import sys
@@ -57,9 +65,13 @@ ASKED = {  # ours over a peer
     "cuda": {
         "nanogpt+compile": {"10m": 1.25, "124m": 1.15, "600m": 1.08},
         "litgpt+compile": {"10m": 1.3, "124m": 1.15, "600m": 1.1},
+        "torchtitan+compile": {"10m": 1.1, "124m": 1.05, "600m": 1.0},
     },
 }
-MOST_APART = 0.15  # nats between the first losses of two sides
+ASKED_MFU = {"cuda": {"10m": 0.24, "124m": 0.42, "600m": 0.48}}
+PEERS = ("nanogpt", "litgpt", "torchtitan")
+MOST_APART = 0.15  # nats between the losses of two sides
+MOST_FLOPS_APART = 0.02  # between the weights that a token is multiplied with
 
 
 def job_of(device: str, name: str, steps: int) -> dict[str, Any]:
@@ -100,54 +112,63 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     """All rounds that are missing in the file, then the table."""
     result = load(args.out)
     result.setdefault("machine", machine(args.device))
-    folders = {"ours": str(ROOT), "nanogpt": args.nanogpt, "litgpt": args.litgpt}
+    folders = {"ours": str(ROOT)} | {peer: getattr(args, peer) for peer in PEERS}
+    result.setdefault("peers", {}).update(
+        {peer: source_of(Path(folders[peer])) for peer in PEERS if folders[peer]}
+    )
     sides = [f"{n}{how}" for n in folders for how in ("", "+compile")]
     end = time.monotonic() + 60 * args.minutes
     runs = result.setdefault("runs", {})
+    result.pop("complete", None)
     for r in range(args.rounds):
         for name in args.shapes.split(",") if args.shapes else SHAPES[args.device]:
             job = job_of(args.device, name, args.steps)
             for side in sides if r % 2 == 0 else sides[::-1]:
                 kept = runs.setdefault(name, {}).setdefault(side, [])
                 program = side.partition("+")[0]
-                if not folders[program]:
+                if not folders[program] and not kept:
                     kept[:] = [{"not_run": f"no --{program} DIR given"}]
-                if len(kept) > r or any("not_run" in k for k in kept):
+                elif folders[program] and any("no --" in k.get("not_run", "") for k in kept):
+                    kept.clear()
+                if not folders[program] or len(kept) > r or any("not_run" in k for k in kept):
                     continue
                 if time.monotonic() > end:
-                    print(f"out of time: start again with --out {args.out} to go on")
-                    return summed(result, args.device)
+                    return summed(result, args.device) | {"complete": False}
                 kept.append(one(side, folders[program], job, args.seconds))
                 print(name, side, r, kept[-1].get("tokens_per_second", kept[-1]), flush=True)
                 save(args.out, summed(result, args.device))
-    return summed(result, args.device)
+    return summed(result, args.device) | {"complete": True}
 
 
 def summed(result: dict[str, Any], device: str) -> dict[str, Any]:
     """Medians, ratios and how far the first losses are apart."""
     result["summary"] = {}
     for name, sides in result["runs"].items():
-        rows, first = {}, None
+        rows, ours = {}, None
         job = job_of(device, name, 0)
         for side, kept in sides.items():
             speeds = [k["tokens_per_second"] for k in kept if "not_run" not in k]
             if not speeds:
                 rows[side] = {"not_run": kept[0]["not_run"]} if kept else {"not_run": "not yet"}
                 continue
-            first = first or kept[0]["first_losses"]
-            apart = max(abs(a - b) for a, b in zip(first, kept[0]["first_losses"], strict=True))
+            ours = ours or kept[0]
+            apart = losses_apart(side, ours, kept[0])
+            more_flops = kept[0]["matmul_weights"] / ours["matmul_weights"] - 1
             rows[side] = {
                 "tokens_per_second": statistics.median(speeds),
                 "spread": (max(speeds) - min(speeds)) / statistics.median(speeds),
                 "rounds": len(speeds),
-                "first_losses_apart_nats": apart,
-                "same_work": apart <= MOST_APART,
+                "losses_apart_nats": apart,
+                "matmul_flops_over_ours": more_flops,
+                "same_work": apart <= MOST_APART and abs(more_flops) <= MOST_FLOPS_APART,
                 "ready_seconds": statistics.median(k["ready_seconds"] for k in kept),
                 "peak_bytes": max(k["peak_bytes"] for k in kept),
             }
             if peak := result["machine"].get("peak_flops"):
                 speed = rows[side]["tokens_per_second"]
                 rows[side]["mfu"] = flops_per_token(job["shape"]) * speed / peak
+                if side == "ours+compile" and (least := ASKED_MFU.get(device, {}).get(name)):
+                    rows[side]["asked_mfu"] = least
         for side, row in rows.items():
             asked = ASKED[device].get(side, {}).get(name)
             for mine in ("ours", "ours+compile"):
@@ -160,49 +181,24 @@ def summed(result: dict[str, Any], device: str) -> dict[str, Any]:
     return result
 
 
-def sweep(args: argparse.Namespace) -> dict[str, Any]:
-    """Seconds for the same runs by one worker and by a process per run, in turn."""
-    chinchilla = [sys.executable, "-m", "chinchilla.cli"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    found: dict[str, list[float]] = {"worker": [], "process_per_run": []}
-    with tempfile.TemporaryDirectory() as scratch:
-        data = Path(scratch, "data")
+def losses_apart(side: str, ours: dict[str, Any], theirs: dict[str, Any]) -> float:
+    """The largest difference, in nats, of the losses that have to agree."""
+    if side.startswith("torchtitan"):
+        ends = [(x["first_losses"][0], x["last_loss"]) for x in (ours, theirs)]
+        return max(abs(a - b) for a, b in zip(*ends, strict=True))
+    firsts = zip(ours["first_losses"], theirs["first_losses"], strict=True)
+    return max(abs(a - b) for a, b in firsts)
 
-        def told(*words: str) -> float:
-            began = time.perf_counter()
-            subprocess.run([*chinchilla, *words], env=env, check=True, stdout=subprocess.DEVNULL)
-            return time.perf_counter() - began
 
-        told("data", "corpus=sotu", "tokenizer.vocab_size=512", f"data_dir={data}")
-        sizes, tokens = ([2, 32, 1], [3, 32, 1], [2, 48, 1], [3, 48, 1]), (40_000, 80_000)
-        for r in range(args.rounds):
-            ways = ("worker", "process_per_run") if r % 2 == 0 else ("process_per_run", "worker")
-            for way in ways:
-                out = Path(scratch, f"{way}-{r}")
-                common = [f"data_dir={data}", "runtime=demo", "recipe=demo"]
-                common += [f"runtime.device={args.device}"]
-                shapes = [
-                    [f"model.d_model={d}", f"model.n_layers={n}", f"model.n_heads={h}",
-                     f"model.ffw_size={4 * d}", f"model.kv_size={d // h}", f"tokens={t}"]
-                    for n, d, h in sizes for t in tokens
-                ]  # fmt: skip
-                if way == "process_per_run":
-                    seconds = sum(told("train", *common, *s, f"out_dir={out}") for s in shapes)
-                else:
-                    for s in shapes:  # the same specs, trained by one worker
-                        told("train", *common, *s, f"out_dir={out}", "cluster=torchrun")
-                    began = time.perf_counter()
-                    worker = [sys.executable, "-m", "chinchilla.sweep.worker", str(out), str(data)]
-                    subprocess.run(worker, env=env, check=True, stdout=subprocess.DEVNULL)
-                    seconds = time.perf_counter() - began
-                found[way].append(seconds)
-        shutil.rmtree(scratch, ignore_errors=True)
-    median = {way: statistics.median(seconds) for way, seconds in found.items()}
-    return {
-        "machine": machine(args.device), "n_runs": len(sizes) * len(tokens), "seconds": found,
-        "median_seconds": median,
-        "runs_per_hour_over_a_process_per_run": median["process_per_run"] / median["worker"],
-    }  # fmt: skip
+def source_of(folder: Path) -> str:
+    """The commit of a checkout; without its history, a hash over its Python files."""
+    if (folder / ".git").exists():
+        ask = ["git", "-C", str(folder), "rev-parse", "HEAD"]
+        return subprocess.run(ask, capture_output=True, text=True).stdout.strip()
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return f"sha256 of its Python files {digest.hexdigest()[:16]}"
 
 
 def machine(device: str) -> dict[str, Any]:
@@ -248,38 +244,64 @@ def table(result: dict[str, Any]) -> str:
             ratios = [row.get(f"{m}_over_it") for m in ("ours", "ours+compile")]
             told = [f"{x:.2f}" if x else "" for x in (*ratios, row.get("asked"))]
             mfu = f"{row['mfu']:.1%}" if "mfu" in row else ""
+            mfu += f" (asked {row['asked_mfu']:.0%})" if "asked_mfu" in row else ""
             speed = f"{row['tokens_per_second']:,.0f}"
-            other = "" if row["same_work"] else " (other losses)"
+            other = "" if row["same_work"] else " (other work)"
             lines.append(f"| {name} | {side}{other} | {speed} | {mfu} | {' | '.join(told)} |")
     return "\n".join(lines)
 
 
-def main() -> None:
+def run_sweep(args: argparse.Namespace) -> int:
+    """`--sweep`."""
+    import bench_worker
+
+    result = load(args.out)
+    result.setdefault("machine", machine(args.device))
+    with tempfile.TemporaryDirectory(prefix="bench_worker") as work:
+        result = bench_worker.sweep(
+            args.device, args.rounds, args.minutes, Path(work), result, lambda r: save(args.out, r)
+        )
+    if args.finished:
+        result["sweep"] = bench_worker.of_finished(
+            args.finished, args.worker_seconds, result["summary"]
+        )
+    save(args.out, result)
+    print(bench_worker.told(result, args.device))
+    return 0 if result["summary"]["rounds"] >= args.rounds else again(args)
+
+
+def again(args: argparse.Namespace) -> int:
+    """The exit code of a measurement that is not complete."""
+    print(f"out of time: start again with --out {args.out} to go on")
+    return 75
+
+
+def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--nanogpt", default="", help="folder of its checkout")
-    parser.add_argument("--litgpt", default="", help="folder of its checkout")
+    for peer in PEERS:
+        parser.add_argument(f"--{peer}", default="", help="folder of its checkout")
     parser.add_argument("--shapes", default="", help="names, comma-separated; default: all")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=30, help="timed, in each process")
     parser.add_argument("--seconds", type=float, default=400, help="most that one process may take")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop before the next one after")
     parser.add_argument("--sweep", action="store_true", help="a worker beside a process per run")
+    parser.add_argument("--finished", type=Path, help="--sweep: a finished sweep to set beside it")
+    parser.add_argument("--worker-seconds", type=float, default=0, help="... that its workers took")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     kind = "sweep" if args.sweep else "steps"
     args.out = args.out or ROOT / f"docs/results/throughput_{kind}_{args.device}.json"
     sys.path.insert(0, str(ROOT))
     if args.sweep:
-        result = sweep(args)
-        save(args.out, result)
-        print(json.dumps(result["median_seconds"]), result["runs_per_hour_over_a_process_per_run"])
-        return
+        return run_sweep(args)
     result = compare(args)
     save(args.out, result)
     print(table(result))
+    return 0 if result["complete"] else again(args)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""Many small runs by one worker, and by a process per run: `bench_throughput.py --sweep`.
+
+The runs have one width, several depths and two lengths each, on made-up tokens, with the runtime that a
+sweep has by default: on a GPU compiled blocks and CUDA graphs, on a CPU neither. Both ways start the same
+program, `python -m chinchilla.sweep.worker`, on a folder with all runs, or on a folder for each; each way
+and round has an empty compile cache, which its processes share. What is not training is overhead: start,
+imports, compiling, capturing, evaluations, checkpoints, records.
+"""
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench_steps import our_shape, write_tokens
+
+WAYS = ("worker", "process_per_run")
+# d_model, n_heads, vocab_size, seq_len, rows of a batch; depths; steps
+SETTINGS: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = {
+    "cpu": ((32, 2, 512, 64, 8), (1, 2, 3, 4), (100, 200)),
+    "cuda": ((256, 4, 32768, 1024, 32), (2, 4, 6, 8), (100, 200)),
+}
+ASKED = {"cuda": {"seconds_of_a_further_run": 3.0, "runs_per_hour_over_a_process_per_run": 1.6}}
+
+
+def specs_of(device: str, data: Path) -> list[Any]:
+    """The runs, longest last; the tokens are written where there are none."""
+    from chinchilla.config import RecipeConfig
+    from chinchilla.data.tokens import TokenData
+    from chinchilla.plan import plan_run
+
+    (width, heads, vocab_size, seq_len, rows), depths, steps = SETTINGS[device]
+    shape = {"d_model": width, "n_heads": heads, "vocab_size": vocab_size, "seq_len": seq_len}
+    if not (data / "manifest.json").exists():
+        shutil.rmtree(data, ignore_errors=True)
+        data.mkdir(parents=True)
+        write_tokens(data, {"shape": shape, "rows": rows, "warm_ups": 0, "steps": max(steps)})
+    batch_tokens = rows * seq_len
+    told = {"flop_convention": "with_head", "data_id": TokenData.open(data).data_id}
+    told |= {"precision": "bf16" if device == "cuda" else "fp32"}
+    recipe = RecipeConfig(peak_lr=1e-3, batch_tokens=batch_tokens, warmup_fraction=0.1)
+    return [
+        plan_run(our_shape({**shape, "n_layers": n}), recipe, tokens=s * batch_tokens, **told)
+        for s in steps
+        for n in depths
+    ]
+
+
+def timed(folder: Path, specs: list[Any], data: Path, cache: Path, runtime: Any) -> dict[str, Any]:
+    """One worker process on a folder of its own: seconds, and when each run was over."""
+    from chinchilla.records import RunResult
+    from chinchilla.sweep.launch import prepare
+
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    prepare(folder, specs, runtime, "local")
+    root = Path(__file__).resolve().parents[1]
+    env = {**os.environ, "PYTHONPATH": str(root), "TORCHINDUCTOR_CACHE_DIR": str(cache)}
+    threads = ["--threads", "1"] if runtime.device == "cpu" else []
+    command = [sys.executable, "-m", "chinchilla.sweep.worker", str(folder), str(data), *threads]
+    began = time.time()
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    seconds = time.time() - began
+    found = {}
+    for spec in specs:
+        cell = folder / "cells" / spec.run_id
+        if not (cell / "result.json").exists():
+            raise SystemExit(
+                f"run {spec.run_id} did not end: {(done.stdout + done.stderr)[-2000:]}"
+            )
+        result = RunResult.load(cell)
+        assert result.status == "finished", result.reason
+        over = (cell / "result.json").stat().st_mtime - began
+        found[spec.run_id] = {"train_seconds": result.wall_seconds, "over_after": over}
+    shutil.rmtree(folder)
+    return {"seconds": seconds, "runs": found}
+
+
+def sweep(
+    device: str,
+    rounds: int,
+    minutes: float,
+    work: Path,
+    result: dict[str, Any],
+    keep: Callable[[dict[str, Any]], None],
+) -> dict[str, Any]:
+    """All processes that are missing in `result`, ways in turn, then the medians.
+
+    Args:
+        device: cpu or cuda.
+        rounds: of both ways.
+        minutes: no process is started after so many.
+        work: folder for tokens and runs.
+        result: what earlier calls measured.
+        keep: called with `result` after every process.
+    """
+    from chinchilla.config import RuntimeConfig
+
+    end = time.monotonic() + 60 * minutes
+    specs = specs_of(device, work / "tokens")
+    runtime = RuntimeConfig(device=device, held_out_evals=8)
+    result["n_runs"], result["rounds"] = len(specs), result.get("rounds", [])
+    while len(result["rounds"]) < rounds:
+        result["rounds"].append({way: {} for way in WAYS})
+    for r, found in enumerate(result["rounds"]):
+        for way in WAYS if r % 2 == 0 else WAYS[::-1]:
+            cache = work / f"cache-{way}-{r}"
+            groups = [specs] if way == "worker" else [[spec] for spec in specs]
+            for group in groups:
+                name = "all" if way == "worker" else group[0].run_id
+                if name in found[way]:
+                    continue
+                if time.monotonic() > end:
+                    return summed(result, device)
+                found[way][name] = timed(work / "runs", group, work / "tokens", cache, runtime)
+                print(r, way, name, f"{found[way][name]['seconds']:.1f} s", flush=True)
+                keep(summed(result, device))
+    return summed(result, device)
+
+
+def summed(result: dict[str, Any], device: str) -> dict[str, Any]:
+    """Medians over the rounds that are whole."""
+    whole = [
+        r for r in result["rounds"] if r["worker"] and len(r["process_per_run"]) == result["n_runs"]
+    ]
+    result["summary"] = {"rounds": len(whole), "n_runs": result["n_runs"]}
+    if not whole:
+        return result
+    each = []
+    for found in whole:
+        one, alone = found["worker"]["all"], list(found["process_per_run"].values())
+        runs = sorted(one["runs"].values(), key=lambda run: run["over_after"])
+        first, further = runs[0], runs[1:]
+        trained = sum(run["train_seconds"] for run in further)
+        starts = [p["seconds"] - sum(x["train_seconds"] for x in p["runs"].values()) for p in alone]
+        each.append({
+            "worker_seconds": one["seconds"],
+            "process_per_run_seconds": sum(p["seconds"] for p in alone),
+            "train_seconds": sum(run["train_seconds"] for run in runs),
+            "overhead_of_the_first_run": first["over_after"] - first["train_seconds"],
+            "overhead_of_a_further_run":
+                (runs[-1]["over_after"] - first["over_after"] - trained) / len(further),
+            "overhead_of_a_process": statistics.mean(starts),
+        })  # fmt: skip
+    summary = {key: statistics.median(e[key] for e in each) for key in each[0]}
+    summary["runs_per_hour_over_a_process_per_run"] = (
+        summary["process_per_run_seconds"] / summary["worker_seconds"]
+    )
+    result["summary"] |= summary
+    return result
+
+
+def of_finished(folder: Path, seconds: float, summary: dict[str, Any]) -> dict[str, Any]:
+    """A real sweep beside what a process per run would have taken, at the overhead measured here.
+
+    Args:
+        folder: of the sweep, all its runs over.
+        seconds: that its workers took altogether.
+        summary: of this device.
+    """
+    from chinchilla.records import RunResult, load_plan
+
+    specs = load_plan(folder / "plan.jsonl")
+    results = [RunResult.load(folder / "cells" / s.run_id) for s in specs]
+    trained = sum(r.wall_seconds for r in results)
+    found = {
+        "n_runs": len(results), "worker_seconds": seconds, "train_seconds": trained,
+        "share_of_time_in_training": trained / seconds,
+    }  # fmt: skip
+    if "overhead_of_a_process" in summary:
+        alone = trained + len(results) * summary["overhead_of_a_process"]
+        found["process_per_run_seconds_expected"] = alone
+        found["runs_per_hour_over_a_process_per_run"] = alone / seconds
+    return found
+
+
+def told(result: dict[str, Any], device: str) -> str:
+    """What was measured, in words."""
+    s = result["summary"]
+    if not s["rounds"]:
+        return "no round is whole yet"
+    asked = ASKED.get(device, {})
+    limit = f" (asked: at most {asked['seconds_of_a_further_run']:.0f})" if asked else ""
+    lines = [
+        f"{s['n_runs']} runs of one width, medians of {s['rounds']} rounds, seconds of wall time:",
+        f"  one worker {s['worker_seconds']:.1f}, a process per run {s['process_per_run_seconds']:.1f}, "
+        f"of which training {s['train_seconds']:.1f}",
+        f"  not training: {s['overhead_of_a_process']:.2f} in a process of one run; in the worker "
+        f"{s['overhead_of_the_first_run']:.2f} for its first and "
+        f"{s['overhead_of_a_further_run']:.2f} for each further one{limit}",
+        f"  runs an hour over a process per run: {s['runs_per_hour_over_a_process_per_run']:.2f}",
+    ]
+    if sweep := result.get("sweep"):
+        lines += [f"  a finished sweep: {json.dumps(sweep)} (asked: {json.dumps(asked)})"]
+    return "\n".join(lines)
