@@ -6,6 +6,7 @@ line says what was given, why it cannot be, what to do), 3 refused, 75 requeue. 
 Hydra nor torch.
 """
 
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -14,7 +15,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -119,16 +120,13 @@ def _told(error: OSError) -> Exception:
 
 
 def _run(command: str, rest: list[str]) -> int:
-    show = "--cfg" in rest
-    if show:  # as Hydra's own --cfg: print what the command would be told, and stop
+    if "--cfg" in rest:  # as Hydra's own --cfg: print what the command would be told, and stop
         rest = [word for word in rest if word not in ("--cfg", "job")]
-    told, text = compose(command, rest, to_object=not show)
-    if show:
-        print(text, end="")
+        print(compose(command, rest, as_yaml=True), end="")
         return 0
     from chinchilla import commands
 
-    return commands.function(command)(told)
+    return commands.function(command)(compose(command, rest))
 
 
 def config_dir() -> Path:
@@ -137,13 +135,16 @@ def config_dir() -> Path:
     return inside if inside.is_dir() else Path(__file__).parent.parent / "configs"
 
 
-def compose(command: str, overrides: Sequence[str], to_object: bool = True) -> tuple[Any, str]:
-    """What `command` is told: its dataclass (None unless `to_object`) and the YAML it came from.
+def compose(command: str, overrides: Sequence[str], as_yaml: bool = False) -> Any:
+    """What `command` is told.
 
     Args:
         command: a key of COMMANDS.
         overrides: key=value words, and optionally --config-dir FOLDER with more named choices.
-        to_object: whether to build the dataclass, which checks every value.
+        as_yaml: give the text that Hydra composed, in which values may be wrong or missing.
+
+    Returns:
+        The command's dataclass, which has checked every value; with `as_yaml` a text.
 
     Raises:
         InputError: unknown key or choice (with the nearest that exists), wrong type, missing value.
@@ -158,28 +159,24 @@ def compose(command: str, overrides: Sequence[str], to_object: bool = True) -> t
 
     import yaml
     from hydra import compose as hydra_compose
-    from hydra import initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    _register_schemas()
     if extra:
         words.append(f"hydra.searchpath=[file://{extra}]")
-    GlobalHydra.instance().clear()
+    told: Any
     try:
-        with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        with _hydra(command):
             composed = hydra_compose(command, overrides=words)
-        text = OmegaConf.to_yaml(composed)
-        told: Any = OmegaConf.to_object(composed) if to_object else None
+        told = OmegaConf.to_yaml(composed) if as_yaml else OmegaConf.to_object(composed)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_one_line(error, command)) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"a named choice is not YAML: {' '.join(str(error).split())}.") from None
-    if told is not None:
+    if not as_yaml:
         _check_finite(dataclasses.asdict(told))
-    return told, text
+    return told
 
 
 def _check_finite(value: Any, key: str = "") -> None:
@@ -195,18 +192,44 @@ def _check_finite(value: Any, key: str = "") -> None:
 
 
 @functools.cache
-def _register_schemas() -> None:
-    """Put the dataclasses and the model names into Hydra's store, once a process."""
+def _schemas(command: str) -> dict[str, Any]:
+    """Hydra's store for one command: small, for Hydra copies the whole of it in each composition.
+
+    Hydra's own part comes without its defaults: logging, launchers and help pages that nothing here
+    uses, in six YAML files that take as long to read as ours.
+    """
+    from hydra.conf import HydraConf
     from hydra.core.config_store import ConfigStore
 
     from chinchilla.shapes import named_shapes
 
     store = ConfigStore.instance()
-    for name, schema in COMMANDS.items():
-        store.store(name=f"{name}_schema", node=schema)
-    for name, shape in named_shapes().items():
-        widths = {key: getattr(shape, key) for key in WIDTHS}  # vocabulary: the tokenizer's
-        store.store(group="model", name=name, node=widths)
+    store.repo = {}
+    store.store(group="hydra", name="config", node=HydraConf(defaults=[]), provider="hydra")
+    store.store(name=f"{command}_schema", node=COMMANDS[command])
+    if "model" in get_type_hints(COMMANDS[command]):
+        for name, shape in named_shapes().items():
+            widths = {key: getattr(shape, key) for key in WIDTHS}  # vocabulary: the tokenizer's
+            store.store(group="model", name=name, node=widths)
+    return store.repo
+
+
+@contextlib.contextmanager
+def _hydra(command: str) -> Iterator[None]:
+    """Hydra as `command` needs it; the store is put back for who else uses Hydra in this process."""
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        store = ConfigStore.instance()
+        others = store.repo
+        try:
+            store.repo = _schemas(command)
+            yield
+        finally:
+            store.repo = others
 
 
 def choices(group: str, extra: Path | None = None) -> list[str]:

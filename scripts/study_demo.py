@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--heads", type=int, default=16, help="kv_size")
     told = parser.parse_args()
 
-    command, _ = compose("sweep", ["runtime=demo", "runtime.held_out_evals=1"])
+    command = compose("sweep", ["runtime=demo", "runtime.held_out_evals=1"])
     tokens = TokenData.open(told.data_dir)
     seeds = [int(s) for s in told.seeds.split(",")]
     groups = {}

@@ -69,7 +69,7 @@ def test_the_readme_shows_how_to_use_most_commands():
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("words", COMMAND_LINES, ids=" ".join)
 def test_a_command_of_the_readme_is_accepted(words: list[str]):
-    told, _ = compose(words[0], words[1:])
+    told = compose(words[0], words[1:])
     assert isinstance(told, COMMANDS[words[0]])
 
 
@@ -79,7 +79,7 @@ def test_a_command_of_the_readme_is_accepted(words: list[str]):
 )
 def test_a_plan_or_sweep_of_the_readme_is_not_refused(words: list[str]):
     """On the demo's data with 512 pieces, on others with 32,000."""
-    told, _ = compose(words[0], words[1:])
+    told = compose(words[0], words[1:])
     pieces = 512 if told.grid.name == "demo" else 32_000
     specs = plan_grid(told.grid, told.recipe, vocab_size=pieces, data_id="none", precision="bf16")
     assert len(specs) >= 5 * len(told.grid.budgets)

@@ -133,7 +133,7 @@ TYPED = re.findall(r"^    chinchilla (.*)$", DOCS, re.MULTILINE)
 def test_what_the_docs_type_is_accepted_and_every_recipe_plans(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command, *words = line.split()
-    told, _ = compose(command, words)
+    told = compose(command, words)
     assert told.recipe.peak_lr or told.recipe.rule != "none"
     assert command != "plan" or main([command, *words, "out="]) == 0
 

@@ -94,7 +94,7 @@ def lay_out(source: SourceConfig, seed: int) -> list[str]:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_hub_preset_reads_its_data_sets_as_the_hub_lays_them_out(tmp_path, monkeypatch, preset):
     monkeypatch.chdir(tmp_path)
-    told, _ = cli.compose("data", [
+    told = cli.compose("data", [
         f"corpus={preset}", "tokenizer.vocab_size=300", "held_out_fraction=0.2",
         "n_workers=1", f"data_dir={tmp_path / 'd'}",
     ])  # fmt: skip
@@ -117,7 +117,7 @@ def test_every_hub_preset_is_tested():
 
 
 def test_massivetext_like_has_the_shares_of_table_a1(tmp_path, monkeypatch):
-    told, _ = cli.compose("data", ["corpus=massivetext_like"])
+    told = cli.compose("data", ["corpus=massivetext_like"])
     shares = {s.name: s.weight for s in told.corpus.sources}
     assert shares == {
         "web": 0.45, "books": 0.30, "c4": 0.10, "news": 0.10, "github": 0.04, "wikipedia": 0.01,

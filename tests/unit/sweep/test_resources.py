@@ -86,7 +86,7 @@ def test_shapes_that_cannot_be_are_refused(resources: list[dict], why: str):
 
 def test_they_are_given_on_the_command_line():
     words = "cluster.resources=[{name:small,up_to_params:2e6,mem_gb:4},{name:large,nodes:2}]"
-    told, _ = compose("sweep", ["cluster=slurm", words])
+    told = compose("sweep", ["cluster=slurm", words])
     small, large = told.cluster.resources
     assert (small.up_to_params, small.mem_gb, small.nodes, large.nodes) == (2e6, 4, None, 2)
     with pytest.raises(InputError, match="up_to_param"):
