@@ -11,8 +11,6 @@ import functools
 import hashlib
 import json
 import math
-import types
-import typing
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -23,6 +21,7 @@ import numpy as np
 
 from chinchilla.errors import InputError
 from chinchilla.files import atomic_write, read_json, write_json
+from chinchilla.from_json import built, checked, fields_of
 from chinchilla.parametrization import PARAMETRIZATIONS, Multipliers, multipliers
 from chinchilla.shapes import FLOP_CONVENTIONS, ModelShape, flops_per_token, n_params
 
@@ -49,6 +48,9 @@ _CHOICES = {
     "schedule": SCHEDULES,
     "parametrization": PARAMETRIZATIONS,
 }
+
+
+_SORTED = json.JSONEncoder(sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -166,9 +168,9 @@ class RunSpec:
         """For JSON; without the later fields that are at their defaults."""
         later, own, model = _later(RunSpec), vars(self), vars(self.model)
         value = {
-            name: x for name in _fields(RunSpec)[0] if (x := own[name]) != later.get(name, ...)
+            name: x for name in fields_of(RunSpec)[0] if (x := own[name]) != later.get(name, ...)
         }
-        return {**value, "model": {name: model[name] for name in _fields(ModelShape)[0]}}
+        return {**value, "model": {name: model[name] for name in fields_of(ModelShape)[0]}}
 
     @classmethod
     def from_dict(cls, value: dict[str, Any], where: str) -> "RunSpec":
@@ -285,38 +287,6 @@ class Curve:
             ) from None
 
 
-def checked(value: Any, cls: type, schema: int | None, where: str) -> dict[str, Any]:
-    """`value` if it is a record of `cls`: an object, of this schema, with exactly its fields.
-
-    Raises:
-        InputError: saying in which file what differs.
-    """
-    if not isinstance(value, dict):
-        raise InputError(f"{where}: not a {cls.__name__} (a JSON object was expected).")
-    if schema is not None and value.get("schema") != schema:
-        raise InputError(
-            f"{where}: {cls.__name__} of schema {value.get('schema')!r}; this version reads schema {schema}. "
-            "Use the version of chinchilla that wrote it, or a new folder."
-        )
-    known, required = _fields(cls)
-    if (missing := required - value.keys()) or value.keys() - known.keys():
-        differs = sorted(missing) + sorted(value.keys() - known.keys())
-        raise InputError(f"{where}: not a {cls.__name__}: {', '.join(differs)} missing or unknown.")
-    return value
-
-
-@functools.cache
-def _fields(cls: type) -> tuple[dict[str, None], frozenset[str]]:
-    """Names of a dataclass's fields in their order, and those without a default."""
-    fields = dataclasses.fields(cls)
-    required = (
-        f.name
-        for f in fields
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    )
-    return {f.name: None for f in fields}, frozenset(required)
-
-
 @functools.cache
 def _later(cls: type) -> dict[str, Any]:
     """Fields that records of the same schema have not always had, with what was understood then."""
@@ -326,65 +296,6 @@ def _later(cls: type) -> dict[str, Any]:
         for f in fields
         if f.default is not dataclasses.MISSING and f.name != "schema"
     }
-
-
-def built(cls: Any, value: Any, where: str) -> Any:
-    """A record of `cls`, and of the records in it, from JSON, every value of the type it should have.
-
-    Args:
-        cls: a dataclass, or any type that its fields are annotated with.
-        value: what JSON gave.
-        where: names file and field in errors.
-
-    Raises:
-        InputError: fields missing or unknown, values of another type, numbers that are not finite.
-    """
-    origin, args = _parts(cls)
-    if cls is Any:
-        return value
-    if dataclasses.is_dataclass(cls):
-        given = checked(value, typing.cast(type, cls), None, where)
-        hints = _hints(typing.cast(Any, cls))
-        values = {
-            name: x if _fits(hints[name], x) else built(hints[name], x, f"{where}: {name}")
-            for name, x in given.items()
-        }
-        try:
-            return typing.cast(Any, cls)(**values)
-        except InputError as error:  # of the record itself, which does not know where it stands
-            raise InputError(f"{where}: {error}") from None
-    if origin in (typing.Union, types.UnionType):  # only X | None occurs
-        (inner,) = (arg for arg in args if arg is not type(None))
-        return None if value is None else built(inner, value, where)
-    if origin in (list, tuple) and isinstance(value, list | tuple):
-        return origin(built(args[0], x, where) for x in value)
-    if origin is dict and isinstance(value, dict):
-        return {name: built(args[1], x, f"{where}.{name}") for name, x in value.items()}
-    if origin is None and _fits(cls, value):
-        return value
-    if cls is float and type(value) is int and abs(value) < 10**300:
-        return value
-    kind = {list: "a list", tuple: "a list", dict: "an object", float: "a finite number",
-            int: "a whole number", str: "text", bool: "true or false"}[origin or cls]  # fmt: skip
-    raise InputError(f"{where} must be {kind}, and is {json.dumps(value)[:40]}.")
-
-
-_hints = functools.cache(typing.get_type_hints)
-_SORTED = json.JSONEncoder(sort_keys=True)
-
-
-@functools.cache
-def _parts(cls: Any) -> tuple[Any, tuple[Any, ...]]:
-    return typing.get_origin(cls), typing.get_args(cls)
-
-
-def _fits(cls: Any, value: Any) -> bool:
-    """Whether `value` is of a plain type `cls` as it stands; numbers must be within bounds."""
-    if type(value) is not cls:
-        return False
-    if cls is float:
-        return math.isfinite(value)
-    return cls in (str, bool) or (cls is int and abs(value) < 10**40)
 
 
 def save_plan(specs: list[RunSpec], path: Path) -> None:

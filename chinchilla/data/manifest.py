@@ -14,7 +14,7 @@ from typing import Any
 
 from chinchilla.errors import DataError, InputError
 from chinchilla.files import inside, read_json, write_json
-from chinchilla.records import built
+from chinchilla.from_json import built
 
 MANIFEST = "manifest.json"
 SCHEMA = 1

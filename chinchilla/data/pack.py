@@ -28,7 +28,7 @@ from chinchilla.files import (
     writable_dir,
     write_json,
 )
-from chinchilla.records import built
+from chinchilla.from_json import built
 
 PACK = "pack.json"
 SCHEMA = 1

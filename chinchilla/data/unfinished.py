@@ -18,7 +18,7 @@ from chinchilla.data.settings import settings_of
 from chinchilla.data.spool import SpoolState
 from chinchilla.errors import InputError
 from chinchilla.files import read_json, write_json
-from chinchilla.records import built
+from chinchilla.from_json import built
 
 STATE = "state.json"
 

@@ -54,8 +54,8 @@ from chinchilla.errors import FitError, InputError
 from chinchilla.files import read_json, sha256_file, write_json
 from chinchilla.fit.fits import FILE as FRONTIER
 from chinchilla.fit.fits import Fits
+from chinchilla.from_json import checked
 from chinchilla.observations import Observations
-from chinchilla.records import checked
 from chinchilla.shapes import ModelShape
 
 SCHEMA = 1

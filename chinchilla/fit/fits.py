@@ -20,8 +20,8 @@ from chinchilla.errors import InputError
 from chinchilla.files import read_json, sha256_file, write_json
 from chinchilla.fit.frontier import Frontier, called
 from chinchilla.fit.loss_law import FlopsPerToken, is_six_nd
+from chinchilla.from_json import built
 from chinchilla.observations import Observations
-from chinchilla.records import built
 
 SCHEMA = 2
 FILE = "frontier.json"

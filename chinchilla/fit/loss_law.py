@@ -12,9 +12,9 @@ import numpy as np
 
 from chinchilla.errors import FitError, InputError
 from chinchilla.fit.frontier import LossLaw, OptimalPoint
+from chinchilla.from_json import checked
 from chinchilla.observations import Observations
 from chinchilla.paper import LOSS_LAWS
-from chinchilla.records import checked
 
 
 def named_law(name: str) -> LossLaw:

@@ -34,7 +34,7 @@ from chinchilla.files import (
     temporary_path,
     write_text,
 )
-from chinchilla.records import checked
+from chinchilla.from_json import checked
 
 BEAT_SECONDS = 5.0  # between two touches of `heartbeat`
 STALE_SECONDS = 60.0  # silence after which a holder on another machine counts as dead

@@ -24,7 +24,7 @@ HEAVY = (
 )
 
 FLOORS = {
-    "errors": 0, "files": 0, "paper": 0, "shapes": 0, "records": 0, "observations": 0, "measured": 0, "recipes": 0,
+    "errors": 0, "files": 0, "from_json": 0, "paper": 0, "shapes": 0, "records": 0, "observations": 0, "measured": 0, "recipes": 0,
     "parametrization": 0,
     "config": 0, "memory": 0, "plan": 0, "tables_in": 0, "units": 0, "fetch": 0,
     "data": 1, "model": 1, "track": 1,
