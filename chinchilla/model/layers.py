@@ -130,7 +130,12 @@ class Block(nn.Module):
         self, shape: ModelShape, recompute: bool = False, by: Multipliers | None = None
     ) -> None:
         super().__init__()
-        self.recompute, self.residual = recompute, (by or multipliers(shape)).residual
+        self.recompute = recompute
+        residual = (by or multipliers(shape)).residual
+        self.scaled = residual != 1.0
+        # A tensor: compiled programs take it as an input, so that depths share them.
+        self.residual: Tensor
+        self.register_buffer("residual", torch.tensor(residual), persistent=False)
         self.attention_norm = RMSNorm(shape.d_model)
         self.attention = Attention(shape, by)
         self.ffw_norm = RMSNorm(shape.d_model)
@@ -148,7 +153,7 @@ class Block(nn.Module):
 
     def work(self, x: Tensor, positions: Tensor) -> Tensor:
         """What is compiled: nothing in it may depend on anything but shapes."""
-        if self.residual == 1.0:
+        if not self.scaled:
             x = x + self.attention(self.attention_norm(x), positions)
             return x + self.ffw(self.ffw_norm(x))
         x = x + self.residual * self.attention(self.attention_norm(x), positions)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chinchilla.model.compiling import compiled
 from chinchilla.model.functions import total_loss
 from chinchilla.model.layers import Block, RMSNorm, rope_angles, sinusoid
 from chinchilla.parametrization import Multipliers, multipliers
@@ -26,7 +27,7 @@ class Transformer(nn.Module):
         recompute: keep only each block's input for the backward pass, and run the block again there
             (activation checkpointing): less memory, a third more FLOPs.
         by: factors of the parametrisation; None = standard.
-        compile_blocks: run blocks, and the loss of a chunk, as compiled programs.
+        compile_blocks: run blocks, the last norm, and the loss of a chunk, as compiled programs.
     """
 
     def __init__(
@@ -53,6 +54,13 @@ class Transformer(nn.Module):
         if self.shape.positions == "relative":
             return sinusoid(self.shape.seq_len, self.shape.d_model)
         return rope_angles(self.shape.seq_len, self.shape.kv_size)
+
+    def fill_tables(self) -> None:
+        """Write what is neither trained nor saved, into memory that was just given to the model."""
+        self.positions.copy_(self.position_table())
+        for block in self.blocks:
+            assert isinstance(block, Block)
+            block.residual.fill_(self.by.residual)
 
     def initial_weights(self, seed: int) -> Iterator[tuple[str, Tensor]]:
         """Name and initial value of every parameter, drawn on the CPU in fp32 one after the other.
@@ -92,15 +100,16 @@ class Transformer(nn.Module):
             (B, T, vocab_size) in the compute dtype; with targets a float64 scalar, nats, for which
             the logits of all tokens never exist together.
         """
-        compiled = self.compile_blocks and torch.is_grad_enabled()  # to evaluate, it does not pay
+        compile_it = self.compile_blocks and torch.is_grad_enabled()  # to evaluate, it does not pay
         x = F.embedding(tokens, self.embedding).to(self.dtype)  # (B, T, d_model)
         for block in self.blocks:
-            x = block(x, self.positions, compiled)
-        x = self.norm(x)
+            x = block(x, self.positions, compile_it)
+        norm = compiled(RMSNorm.forward) if compile_it else RMSNorm.forward
+        x = norm(self.norm, x)
         if self.by.output != 1.0:
             x = x * self.by.output
         if targets is not None:
             flat = x.flatten(0, 1)
             whole = targets.flatten().long()
-            return total_loss(flat, self.embedding, self.output_bias, whole, compiled)
+            return total_loss(flat, self.embedding, self.output_bias, whole, compile_it)
         return F.linear(x, self.embedding.to(x.dtype), self.output_bias.to(x.dtype))

@@ -6,6 +6,7 @@ Several ranks (`ranks`) cut each batch into equal parts, in its order, and share
 (`sharding`); every decision is the same on all of them.
 """
 
+import gc
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -109,6 +110,8 @@ def _train(
     def lost() -> bool:
         return any(ranks.agree(not still_mine()))
 
+    gc.collect()
+    gc.freeze()  # what is there stays; looking through it again and again would hold up updates
     try:
         on_start(run.micro_rows * spec.model.seq_len)
         while run.step < spec.steps and not run.diverged:
@@ -129,6 +132,7 @@ def _train(
             run.save()
         return None if lost() else run.finish(attempts)
     finally:
+        gc.unfreeze()
         run.feed.close()
         if run.logbook:
             run.logbook.close()
@@ -203,6 +207,10 @@ class _Run:
             micro = tokens[start : start + self.micro_rows]
             if ranks.shards < ranks.world:
                 sum_over_copies(self.model, start + self.micro_rows >= n)
+            if not self.passes.prepared(len(micro)):
+                self._lap()
+                self.passes.prepare(micro)
+                self.clock = time.perf_counter()  # compiling is not training time
             self.losses[self.step] += self.passes.add(micro)
         if spec.grad_clip:
             clip_gradients(self.model.parameters(), spec.grad_clip, ranks)

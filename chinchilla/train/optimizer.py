@@ -19,7 +19,7 @@ def build_optimizer(model: nn.Module, spec: RunSpec) -> torch.optim.Optimizer:
 
     Its two moments have the weights' dtype: fp32 beside fp32 weights (`precision` bf16 and fp32),
     bf16 beside bf16 weights (bf16_weights). The learning rate is a placeholder: `set_learning_rate`
-    sets it before every update.
+    sets it before every update. On a GPU it is a tensor there, one for each group.
     """
     by = spec.multipliers
     parameters = dict(model.named_parameters())
@@ -32,6 +32,9 @@ def build_optimizer(model: nn.Module, spec: RunSpec) -> torch.optim.Optimizer:
         {"params": [embedding], "weight_decay": decay, "lr_scale": 1.0},
         {"params": vectors, "weight_decay": 0.0, "lr_scale": 1.0},
     ]
+    if embedding.device.type == "cuda":
+        for group in groups:
+            group["lr"] = torch.tensor(spec.peak_lr, device=embedding.device)
     betas = (spec.beta1, spec.beta2)
     return OPTIMIZERS[spec.optimizer](
         groups, lr=spec.peak_lr, betas=betas, eps=spec.adam_eps * by.eps, fused=True

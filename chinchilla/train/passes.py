@@ -12,6 +12,7 @@ from torch import Tensor
 
 from chinchilla.errors import one_line
 from chinchilla.model import Transformer
+from chinchilla.train import attention
 
 WARM_UPS = 3  # passes before a capture, as torch asks for
 log = logging.getLogger("chinchilla.train")
@@ -36,7 +37,7 @@ class Passes:
         self.graphs, self.may_fall_back = graphs, may_fall_back
         self._graph: Any = None
         self._tokens = self._loss = torch.empty(0)  # what the graph reads, and writes
-        self._tried: set[int] = set()  # rows of the passes that were compiled, or not
+        self._prepared: set[int] = set()  # rows
 
     def add(self, tokens: Tensor) -> Tensor:
         """Add a micro-batch's gradients to those there are.
@@ -47,30 +48,43 @@ class Passes:
         Returns:
             Its loss times `share`, summed over its tokens; a scalar on the device.
         """
-        if self.graphs and len(tokens) == self.rows:
-            if self._graph is None:
-                self._capture(tokens)
-            if self._graph is not None:
-                self._tokens.copy_(tokens)
-                self._graph.replay()
-                return self._loss
-        self._try_compiled(tokens)
+        self.prepare(tokens)
+        if self._graph is not None and len(tokens) == self.rows:
+            self._tokens.copy_(tokens)
+            self._graph.replay()
+            return self._loss
         return self._plain(tokens)
+
+    def prepared(self, rows: int) -> bool:
+        """Whether a micro-batch of so many rows is added at full speed."""
+        return rows in self._prepared
+
+    def prepare(self, tokens: Tensor) -> None:
+        """Measure, compile and capture what micro-batches of this size need, if that is not done yet.
+
+        Gradients stay as they are.
+        """
+        if len(tokens) in self._prepared:
+            return
+        self._prepared.add(len(tokens))
+        if self.model.compile_blocks and self.may_fall_back:
+            self._try_compiled(tokens)
+        if self.graphs and len(tokens) == self.rows:
+            self._capture(tokens)
 
     def clear(self) -> None:
         """Forget the gradients. A graph's stay where they are, as zeros: it adds to them there."""
         self.model.zero_grad(set_to_none=self._graph is None)
 
     def _plain(self, tokens: Tensor) -> Tensor:
-        loss = self.model(tokens[:, :-1], tokens[:, 1:]) * self.share
-        loss.backward()
+        model = self.model
+        with attention.chosen(model.shape, len(tokens), model.dtype, tokens.device):
+            loss = model(tokens[:, :-1], tokens[:, 1:]) * self.share
+            loss.backward()
         return loss.detach()
 
     def _try_compiled(self, tokens: Tensor) -> None:
         """One pass for nothing, on gradients that are put back: a failure must not leave half of it."""
-        if not self.model.compile_blocks or not self.may_fall_back or len(tokens) in self._tried:
-            return
-        self._tried.add(len(tokens))
         parameters = list(self.model.parameters())
         before = [p.grad for p in parameters]
         self.model.zero_grad(set_to_none=True)
@@ -85,7 +99,6 @@ class Passes:
             p.grad = grad
 
     def _capture(self, tokens: Tensor) -> None:
-        self._try_compiled(tokens)
         parameters = list(self.model.parameters())
         before = [None if p.grad is None else p.grad.clone() for p in parameters]
         self._tokens = tokens.clone()

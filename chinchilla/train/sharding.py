@@ -42,7 +42,7 @@ def shard_model(model: Transformer, ranks: Ranks) -> None:
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
     model.to_empty(device=ranks.device)
-    model.positions.copy_(model.position_table())
+    model.fill_tables()
 
 
 @torch.no_grad()

@@ -2,12 +2,14 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from torch._dynamo.utils import counters
 
 from chinchilla.model import Transformer, compiling
+from chinchilla.parametrization import multipliers
 from chinchilla.shapes import ModelShape
 
 torch.set_num_threads(1)
@@ -71,7 +73,7 @@ def test_depths_and_further_runs_of_a_width_share_their_programs(backend):
     backend("aot_eager")
     passed(model(16, 2, True))
     first = counters["stats"]["unique_graphs"]
-    assert first == 2  # a block, and the loss of a chunk
+    assert first == 3  # a block, the last norm, and the loss of a chunk
     for depth in (1, 2, 5):
         passed(model(16, depth, True))
     assert counters["stats"]["unique_graphs"] == first
@@ -81,10 +83,18 @@ def test_depths_and_further_runs_of_a_width_share_their_programs(backend):
     assert counters["stats"]["unique_graphs"] == 2 * first
 
 
+def test_depths_share_their_programs_where_branches_are_scaled_by_depth(backend):
+    backend("aot_eager")
+    for depth in (1, 2, 5):
+        by = replace(multipliers(model(16, depth, True).shape), residual=1 / depth)
+        same(model(16, depth, True, by=by), model(16, depth, False, by=by))
+    assert counters["stats"]["unique_graphs"] <= 4  # a scaled block, one that is not, norm, loss
+
+
 @pytest.mark.slow
 def test_many_widths_in_one_process_are_all_compiled(backend):
     """torch's own limit is eight programs of a function."""
     backend("eager")
     for n in range(2, 14):
         passed(model(8 * n, 1, True))
-    assert counters["stats"]["unique_graphs"] == 2 * 12
+    assert counters["stats"]["unique_graphs"] == 3 * 12

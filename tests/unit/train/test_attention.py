@@ -1,0 +1,53 @@
+"""The attention kernel is the one that was the fastest, and never one that cannot do the shape."""
+
+import contextlib
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend
+from train_world import make_spec
+
+from chinchilla.train import attention
+
+CPU = torch.device("cpu")
+BOTH = (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)
+
+
+@pytest.fixture(autouse=True)
+def _anew():
+    attention.fastest.cache_clear()
+
+
+@pytest.mark.parametrize("first", BOTH)
+def test_the_fastest_is_taken(monkeypatch: pytest.MonkeyPatch, first: SDPBackend):
+    """Every candidate really runs, forward and backward; the clock decides."""
+    real, seen = attention._seconds, []
+
+    def told(*size):
+        real(*size)
+        on = (
+            SDPBackend.FLASH_ATTENTION
+            if torch.backends.cuda.flash_sdp_enabled()
+            else SDPBackend.MATH
+        )
+        seen.append(on)
+        return 1.0 if on == first else 2.0
+
+    monkeypatch.setattr(attention, "_seconds", told)
+    assert attention.fastest(BOTH, (2, 2, 16, 8), False, torch.float32, CPU) == first
+    assert seen == list(BOTH)
+
+
+def test_a_kernel_that_cannot_is_passed_over():
+    only_gpus = (SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH)
+    assert attention.fastest(only_gpus, (2, 2, 16, 8), False, torch.float32, CPU) in only_gpus[1:]
+    # A bias on the scores that is learned: the flash kernel has no gradient for it.
+    assert attention.fastest(BOTH, (2, 2, 16, 8), True, torch.float32, CPU) == SDPBackend.MATH
+    assert attention.fastest((), (2, 2, 16, 8), False, torch.float32, CPU) is None
+
+
+def test_a_cpu_keeps_what_torch_chooses():
+    """No bit of a run follows from a clock."""
+    shape = make_spec().model
+    kept = attention.chosen(shape, 4, torch.float32, CPU)
+    assert isinstance(kept, contextlib.nullcontext)
