@@ -40,6 +40,7 @@ COMMANDS: dict[str, type] = {
     "score": config.ScoreCommand,
     "reproduce": config.ReproduceCommand,
     "report": config.ReportCommand,
+    "compare": config.CompareCommand,
     "flops": config.FlopsCommand,
 }
 POSITIONAL = {

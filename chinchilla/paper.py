@@ -119,6 +119,17 @@ TABLE_2 = (
     Table2Row("kaplan", "Kaplan et al. (2020)", 0.73, None, None, 0.27, None, None),
 )
 
+class TableA2Row(NamedTuple):
+    """One row of Table A2: exponents by approach 2 on one corpus, printed without intervals."""
+
+    corpus: str
+    a: float
+    b: float
+
+
+# Table A2 (Appendix C): approach 2, four isoFLOP profiles a corpus, one tokenizer for both.
+TABLE_A2 = (TableA2Row("C4", 0.50, 0.50), TableA2Row("GitHub", 0.53, 0.47))
+
 # Table 3, approach 1's projections: (parameters, FLOPs, tokens) as printed. The 67B row prints
 # 1.5T tokens; C/(6N) is 1.43T.
 TABLE_3 = (

@@ -17,6 +17,7 @@ HOMES = {  # module of this package -> the commands it holds
     "tracking": ("sync",),
     "fetching": ("fetch",),
     "fitting": ("fit", "report"),
+    "comparing": ("compare",),
 }
 
 

@@ -25,6 +25,13 @@ def sweep_results(sweep_dir: Path) -> tuple[list[RunResult], dict[str, Curve]]:
     return results, curves
 
 
+def finished_results(sweep_dir: Path) -> list[RunResult]:
+    """Results of a sweep's finished runs, in the plan's order, without their curves."""
+    cells = (sweep_dir / "cells" / s.run_id for s in load_plan(sweep_dir / "plan.jsonl"))
+    results = [RunResult.load(cell) for cell in cells if (cell / "result.json").exists()]
+    return [r for r in results if r.status == "finished"]
+
+
 def print_json(value: Any) -> int:
     """Print a value as JSON, which has no NaN and no infinity.
 

@@ -5,6 +5,7 @@ nothing below it sees a DictConfig. Standard library only. Not frozen, no Litera
 OmegaConf 2.3 could not merge them. A field without default must be given.
 """
 
+from chinchilla.config.comparing import CompareCommand
 from chinchilla.config.data import (
     CorpusConfig,
     DataCommand,
@@ -42,6 +43,7 @@ __all__ = [
     "APPROACHES",
     "CancelCommand",
     "ClusterConfig",
+    "CompareCommand",
     "CorpusConfig",
     "DataCommand",
     "DesignCommand",

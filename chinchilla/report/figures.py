@@ -147,30 +147,7 @@ def isoflop_valleys(
     if not budgets:
         return None
     figure, (ax,) = new_figure(5.6)
-    colors = sequential()
-    shades = [colors(x) for x in np.linspace(0, 1, len(budgets))]
-    size = 6 if sum(len(b["N"]) for b in budgets) <= 80 else 4
-    bottoms = []
-    for b, color in zip(budgets, shades, strict=True):
-        N, L = np.asarray(b["N"], float), np.asarray(b["L"], float)
-        refused = bool(b.get("refused"))
-        label = f"{power_of_ten(b['budget_flops'])} FLOPs" + (", refused" if refused else "")
-        errors = [(standard_errors or {}).get(str(i), 0.0) for i in b.get("run_ids", [])]
-        if len(errors) == len(N) and any(errors):
-            ax.errorbar(N, L, errors, fmt="none", ecolor=color, elinewidth=1, capsize=2)
-        fill = "white" if refused else color
-        ax.plot(N, L, "o", color=color, markerfacecolor=fill, markersize=size, label=label)
-        grid = np.geomspace(N.min() / 1.15, N.max() * 1.15, 200)
-        curve = _valley(b, grid)
-        if curve is not None:
-            ax.plot(grid, curve, color=color, linewidth=1.4, linestyle="--" if refused else "-")
-        if b.get("N_opt") and b.get("L_opt") and not refused:
-            bottoms.append((b["N_opt"], b["L_opt"]))
-    if bottoms:
-        x, y = zip(*bottoms, strict=True)
-        ax.plot(x, y, color="#374151", linewidth=1, linestyle=":", zorder=2.5)
-        style: dict[str, Any] = {"markeredgecolor": "white", "markersize": 13, "linestyle": "none"}
-        ax.plot(x, y, marker="*", color="black", label="bottom, $N_{opt}$", zorder=4, **style)
+    _draw_valleys(ax, budgets, _shades([b["budget_flops"] for b in budgets]), 1.0, standard_errors)
     all_N = np.concatenate([b["N"] for b in budgets])
     all_L = np.concatenate([b["L"] for b in budgets])
     room = 0.06 * max(float(np.ptp(all_L)), 0.02)
@@ -179,6 +156,90 @@ def isoflop_valleys(
     log_scale(ax, "x")
     legend_below(figure, ax, 5)
     return figure
+
+
+@house_style()
+def valleys_side_by_side(
+    corpora: Sequence[tuple[str, Frontier | None, Observations]],
+    bits_per_nat: Sequence[float] | None,
+) -> Figure | None:
+    """The isoFLOP valleys of several corpora, a panel each: one N axis, a budget in one colour.
+
+    Args:
+        corpora: name, approach 2's frontier (None draws the points alone) and final losses.
+        bits_per_nat: of each corpus; then all panels are in bits per byte, to one scale. None: each
+            in its own nats per token.
+    """
+    panels = [_budgets(frontier, finals) for _, frontier, finals in corpora]
+    if not all(panels):
+        return None
+    figure, axes = new_figure(5.2, len(panels))
+    everything = sorted({b["budget_flops"] for budgets in panels for b in budgets})
+    shades = _shades(everything)
+    scales = bits_per_nat or [1.0] * len(panels)
+    L = [np.concatenate([b["L"] for b in p]) * k for p, k in zip(panels, scales, strict=True)]
+    N_range = padded(np.concatenate([b["N"] for p in panels for b in p]), 0.05)
+    spans = [max(float(np.ptp(x)), 0.02) for x in L]
+    for i, (ax, budgets) in enumerate(zip(axes, panels, strict=True)):
+        span = max(spans) if bits_per_nat else spans[i]  # to one scale where the unit is one
+        middle = (L[i].min() + L[i].max()) / 2
+        for C in everything if i == 0 else ():
+            ax.plot([], [], "o", color=shades[C], label=f"{power_of_ten(C)} FLOPs")
+        _draw_valleys(ax, budgets, shades, scales[i], labelled=False)
+        ax.set(xlim=N_range, ylim=(middle - 0.62 * span, middle + 0.56 * span), xlabel=N_LABEL)
+        ax.set_title(corpora[i][0])
+        log_scale(ax, "x")
+        if i == 0 or not bits_per_nat:
+            ax.set_ylabel("final loss, bits/byte" if bits_per_nat else "final " + L_LABEL)
+    style: dict[str, Any] = {"markeredgecolor": "white", "markersize": 13, "linestyle": "none"}
+    axes[0].plot([], [], marker="*", color="black", label="bottom, $N_{opt}$", **style)
+    legend_below(figure, axes[0], 5)
+    return figure
+
+
+def _shades(budgets: Sequence[float]) -> dict[float, Any]:
+    """A colour for each budget, in their order."""
+    colors = sequential()
+    return {C: colors(x) for C, x in zip(budgets, np.linspace(0, 1, len(budgets)), strict=True)}
+
+
+def _draw_valleys(
+    ax: Axes,
+    budgets: Sequence[Mapping[str, Any]],
+    shades: Mapping[float, Any],
+    scale: float,
+    standard_errors: Mapping[str, float] | None = None,
+    labelled: bool = True,
+) -> None:
+    """Points, shapes and bottoms of every budget; losses times `scale`."""
+    size = 6 if sum(len(b["N"]) for b in budgets) <= 80 else 4
+    bottoms = []
+    for b in budgets:
+        color = shades[b["budget_flops"]]
+        N, L = np.asarray(b["N"], float), scale * np.asarray(b["L"], float)
+        refused = bool(b.get("refused"))
+        label = f"{power_of_ten(b['budget_flops'])} FLOPs" + (", refused" if refused else "")
+        errors = [scale * (standard_errors or {}).get(str(i), 0.0) for i in b.get("run_ids", [])]
+        if len(errors) == len(N) and any(errors):
+            ax.errorbar(N, L, errors, fmt="none", ecolor=color, elinewidth=1, capsize=2)
+        points: dict[str, Any] = {"markerfacecolor": "white" if refused else color}
+        if labelled:
+            points["label"] = label
+        ax.plot(N, L, "o", color=color, markersize=size, **points)
+        grid = np.geomspace(N.min() / 1.15, N.max() * 1.15, 200)
+        curve = _valley(b, grid)
+        if curve is not None:
+            line = "--" if refused else "-"
+            ax.plot(grid, scale * curve, color=color, linewidth=1.4, linestyle=line)
+        if b.get("N_opt") and b.get("L_opt") and not refused:
+            bottoms.append((b["N_opt"], scale * b["L_opt"]))
+    if bottoms:
+        x, y = zip(*bottoms, strict=True)
+        ax.plot(x, y, color="#374151", linewidth=1, linestyle=":", zorder=2.5)
+        style: dict[str, Any] = {"markeredgecolor": "white", "markersize": 13, "linestyle": "none"}
+        if labelled:
+            style["label"] = "bottom, $N_{opt}$"
+        ax.plot(x, y, marker="*", color="black", zorder=4, **style)
 
 
 def _budgets(frontier: Frontier | None, finals: Observations | None) -> list[dict[str, Any]]:

@@ -75,15 +75,8 @@ def write_report(
     frontiers = {a: fits.fitted[a] for a in APPROACHES if a in fits.fitted}
     refusals = {a: r.reason for a, r in fits.refused.items()}
     budgets = tables.tried_budgets(finals, frontiers)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["maths"] = maths
-    page = environment.get_template("page.html.j2").render(
+    page = render(
+        "page.html.j2",
         title=title,
         headline=sections.headline(frontiers, refusals),
         agreement=sections.agreement(frontiers),
@@ -108,6 +101,19 @@ def write_report(
     return out_dir / "report.html"
 
 
+def render(template: str, **values: Any) -> str:
+    """A page of the template beside this module."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["maths"] = maths
+    return environment.get_template(template).render(**values)
+
+
 def maths(text: str) -> Markup:
     """Escaped text with C^0.49 raised, N_opt and D_opt lowered, intervals kept on one line."""
     html = re.sub(r"\b([ND])_opt\b", r"<i>\1</i><sub>opt</sub>", str(escape(text)))
@@ -124,7 +130,6 @@ def _draw(
     frontiers: Mapping[str, Frontier],
     diagnostics: Diagnostics | None,
 ) -> list[Drawn]:
-    folder.mkdir(exist_ok=True)
     if curve_obs is None and curves:
         kind = finals.loss_kind if finals is not None and finals.loss_kind in LOSSES else "train"
         known = [r for r in results if r.spec.run_id in curves and r.status == "finished"]
@@ -180,15 +185,23 @@ def _draw(
         ),
     ]
     candidates += checks.figures(diagnostics, frontiers.get("parametric"))
-    drawn = []
+    return drawn(folder, candidates)
+
+
+def drawn(
+    folder: Path, candidates: Sequence[tuple[str, str, Figure | None, str, str]]
+) -> list[Drawn]:
+    """Figures saved in `folder`, as (name, title, figure, caption, alt); one that is None is removed."""
+    folder.mkdir(exist_ok=True)
+    found = []
     for name, title, figure, caption, alt in candidates:
         if figure is None:
             for suffix in ("png", "svg"):
                 (folder / f"{name}.{suffix}").unlink(missing_ok=True)
             continue
         svg = base64.b64encode(save_figure(figure, folder, name)).decode("ascii")
-        drawn.append(Drawn(name, title, caption, alt, f"data:image/svg+xml;base64,{svg}"))
-    return drawn
+        found.append(Drawn(name, title, caption, alt, f"data:image/svg+xml;base64,{svg}"))
+    return found
 
 
 def _tail_text(envelope: Frontier | None) -> str:

@@ -140,3 +140,11 @@ def test_table_2_exponents_add_up_and_its_misprinted_interval_is_kept():
     envelope = rows["envelope"]
     assert not envelope.b_p10 <= envelope.b <= envelope.b_p90  # as printed: .50 (.501, .512)
     assert (rows["parametric"].a_p10, rows["parametric"].a_p90) == (0.454, 0.455)
+
+
+def test_table_a2_splits_all_compute_between_size_and_tokens():
+    rows = {row.corpus: row for row in paper.TABLE_A2}
+    assert rows.keys() == {"C4", "GitHub"}
+    for row in rows.values():
+        assert row.a + row.b == pytest.approx(1)
+    assert rows["C4"].a < rows["GitHub"].a

@@ -203,6 +203,7 @@ GIVEN = {  # the values that only a person can give
     "fit": ["sweep_dir=s"],
     "report": ["sweep_dir=s"],
     "fetch": ["points=hoffmann", "out=x.csv"],
+    "compare": ["sweep_dirs=[a,b]", "out_dir=c"],
     "predict": ["budget_flops=1e20"],
     "design": ["frontier=f", "budget_flops=1e20"],
     "score": ["prediction=p", "result=r"],
