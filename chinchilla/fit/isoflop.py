@@ -10,14 +10,8 @@ shape in 93% (docs/results/coverage.json, scripts/coverage.py). The exact shape 
 parabola stands beside it in details["parabola"], with the shift that the exact shape expects of it.
 
 A run never spends its budget to the last FLOP: tokens come in whole steps. So the points lie at the C
-achieved; `budget_flops` alone groups runs and labels the points.
+achieved; `budget_flops` alone groups runs and labels the points. How intervals are made, and how well they cover, stands in `isoflop_intervals`.
 
-Intervals: a bootstrap of pairs within each budget is too wide with five to nine sizes (its 95% held a in
-98.5-99.8% of sweeps, its 80% in 90-92.5%), since a resample with three sizes left has a wild bottom. The
-default keeps the sizes and redraws the signs of the residuals, each over sqrt(1 - leverage) (HC2,
-MacKinnon and White 1985), and stretches the spread from normal to Student's t with the degrees of freedom
-of such a variance (Bell and McCaffrey 2002 within a budget, Satterthwaite over budgets): 93.5-97% and
-78.5-83.5%. It takes noise as equal within a budget; where the outermost sizes are noisier it is too narrow.
 NumPy only: this module must import without torch.
 """
 
@@ -31,7 +25,8 @@ from chinchilla.fit import bootstrap
 from chinchilla.fit.doubts import check_signal, repeats
 from chinchilla.fit.frontier import Frontier, OptimalPoint, conventions
 from chinchilla.fit.isoflop_checks import akima_line, leave_out, unequal_flops, windows
-from chinchilla.fit.loss_fit import fit_loss_law, one_ray, refit_loss_law
+from chinchilla.fit.isoflop_intervals import method, redrawn_exponents, resampled_lines
+from chinchilla.fit.loss_fit import fit_loss_law, one_ray
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.profile import (
     MIN_SIDE,
@@ -42,23 +37,13 @@ from chinchilla.fit.profile import (
     bottoms,
     fit_budget,
     lines,
-    parabolas,
-    weighted_fits,
 )
 from chinchilla.observations import Observations
-
-__all__ = ["INTERVALS", "PROFILES", "fit_isoflop", "parabolas"]
 
 PROFILES = {
     "exact": "E + A/N^alpha + B/D^beta through the final losses of each budget, least squares",
     "parabola": "parabola in ln N through final losses, least squares",
 }
-INTERVALS = {
-    "wild": "resamples that keep every run and redraw the sign of its residual over sqrt(1 - "
-    "leverage), stretched to Student's t",
-    "pairs": "bootstrap resamples of runs with replacement",
-}
-N_REDRAWN = 200  # alpha and beta of re-weighted runs, of which each resample takes one pair
 
 
 def fit_isoflop(
@@ -79,7 +64,7 @@ def fit_isoflop(
         profile: "exact", with alpha and beta of approach 3 on the same runs (each resample takes
             others that re-weighted runs give); a parabola where approach 3 cannot answer. Or
             "parabola", as the paper.
-        interval: "wild" or "pairs", see INTERVALS.
+        interval: "wild" or "pairs", see `isoflop_intervals`.
         huber_delta: of the fit that gives alpha and beta (approach 3).
         objective: of that fit: huber, lad or least_squares.
         n_bootstrap: resamples; 0 for no interval.
@@ -125,8 +110,8 @@ def fit_isoflop(
     at = bottoms(used)  # (m, 2) ln C and ln N
     _check_falling(used)
     found = lines(at[None], cost)[0]
-    redrawn = _redrawn(finals, exponents, n_bootstrap, seed, how)
-    samples = _samples(used, cost, interval, n_bootstrap, seed, redrawn)
+    redrawn = redrawn_exponents(finals, exponents, n_bootstrap, seed, how)
+    samples = resampled_lines(used, cost, interval, n_bootstrap, seed, redrawn)
     C_far = 10 * float(obs.C.max())
     N_opt, D_opt, counts, more = bootstrap.power_laws(*_pairs(found), samples, C_far)
     warnings += more
@@ -174,7 +159,7 @@ def fit_isoflop(
             "min_side": MIN_SIDE,
             "n_bootstrap": n_bootstrap,
             "seed": seed,
-            "interval": _method(interval, n_bootstrap, seed),
+            "interval": method(interval, n_bootstrap, seed),
         },
         details=details,
         refusals=refusals,
@@ -240,97 +225,6 @@ def _loss(profile: Profile) -> float:
     return float(profile.shape.losses(profile.c, np.array([profile.x_opt]))[0])
 
 
-def _redrawn(
-    finals: Observations,
-    exponents: tuple[float, float] | None,
-    n: int,
-    seed: int,
-    how: dict[str, Any],
-) -> np.ndarray | None:
-    """(k, 2) alpha and beta of approach 3 on re-weighted runs: how well they are known."""
-    if exponents is None or n == 0:
-        return None
-    law, _ = fit_loss_law(finals.N, finals.D, finals.L, None, **how)
-    w = bootstrap.draw("bayesian", finals, min(n, N_REDRAWN), seed)
-    laws = refit_loss_law(finals.N, finals.D, finals.L, w, law, **how)
-    found = laws.theta[laws.converged, 3:]
-    return found if len(found) else None
-
-
-def _moved(used: list[Profile], exponents: np.ndarray, cost: FlopsPerToken) -> np.ndarray:
-    """(k, m) how far other alpha and beta (k, 2) would move each bottom in ln N, to first order."""
-    shape = used[0].shape
-    assert isinstance(shape, ExactShape)
-    own = np.array([shape.alpha, shape.beta])
-    slopes = np.empty((2, len(used)))
-    for j in range(2):
-        step = 1e-3 * own[j] * np.eye(2)[j]
-        up, down = (
-            [fit_budget(p.obs, p.budget, (float(e[0]), float(e[1])), cost).x_opt for p in used]
-            for e in (own + step, own - step)
-        )
-        slopes[j] = (np.array(up) - np.array(down)) / (2 * step[j])
-    moved: np.ndarray = (exponents - own) @ np.where(np.isfinite(slopes), slopes, 0.0)
-    return moved
-
-
-def _samples(
-    used: list[Profile],
-    cost: FlopsPerToken,
-    interval: str,
-    n: int,
-    seed: int,
-    redrawn: np.ndarray | None = None,
-) -> np.ndarray:
-    """(n, 4) lines of the resamples; NaN where one has too few bottoms. `redrawn` holds alpha and
-    beta (k, 2) that might as well have been found; each resample takes one pair."""
-    if n == 0:
-        return np.zeros((0, 4))
-    rng = np.random.default_rng(seed)
-    at = np.full((n, len(used), 2), np.nan)
-    for k, p in enumerate(used):
-        assert p.c is not None
-        if interval == "pairs":
-            share = np.full(len(p.obs), 1 / len(p.obs))
-            w = rng.multinomial(len(p.obs), share, n).astype(float)
-            c = weighted_fits(p.columns, p.obs.L[:, None], w, p.obs.N)[..., 0]
-        else:
-            signs = rng.choice([-1.0, 1.0], size=(n, len(p.obs)))
-            c = p.c + (signs * (p.residuals / np.sqrt(1 - p.leverage))) @ p.solver.T
-        at[:, k] = p.points(c)
-    if redrawn is not None:
-        at[..., 1] += _moved(used, redrawn, cost)[rng.integers(len(redrawn), size=n)]
-    samples = lines(at, cost)
-    if interval == "pairs":
-        return samples
-    freedom = _freedom(used, at[..., 1])
-    stretch = np.sqrt(freedom / rng.chisquare(freedom, size=(n, 1)))
-    middle = lines(bottoms(used)[None], cost)
-    return middle + (samples - middle) * stretch
-
-
-def _freedom(used: list[Profile], x: np.ndarray) -> float:
-    """Satterthwaite's degrees of freedom of the exponent's variance, from resampled bottoms x."""
-    log_C = bottoms(used)[:, 0]
-    own = np.array([p.freedom for p in used])
-    variance = (log_C - log_C.mean()) ** 2 * np.array(
-        [np.var(column[np.isfinite(column)]) if np.isfinite(column).any() else 0 for column in x.T]
-    )
-    if variance.sum() == 0:
-        return float(own.sum())
-    return float(max(variance.sum() ** 2 / (variance**2 / own).sum(), own.min()))
-
-
-def _method(interval: str, n: int, seed: int) -> str:
-    if n == 0:
-        return "none (n_bootstrap=0)"
-    return (
-        f"10th to 90th percentile over {n} {INTERVALS[interval]}, drawn within each budget; a budget "
-        "without a bottom in a resample is left out of it, and a resample counts when over half of "
-        f"the budgets remain{'; about twice too wide' if interval == 'pairs' else ''} (seed {seed})"
-    )
-
-
 def _record(p: Profile, plain: Profile) -> dict[str, Any]:
     """A profile for frontier.json; `plain` is the parabola through the same runs."""
     record: dict[str, Any] = {
@@ -364,7 +258,7 @@ def _beside(
     if len(paper) < 2:
         return None
     found = lines(bottoms(paper)[None], cost)[0]
-    samples = _samples(paper, cost, interval, n, seed)
+    samples = resampled_lines(paper, cost, interval, n, seed)
     C_far = 10 * paper[-1].budget
     try:
         laws = bootstrap.power_laws(*_pairs(found), samples, C_far)[:2]

@@ -10,10 +10,11 @@ import pytest
 from chinchilla.errors import FitError, InputError
 from chinchilla.fit.bootstrap import budget_groups
 from chinchilla.fit.envelope import fit_envelope
-from chinchilla.fit.isoflop import fit_isoflop, parabolas
+from chinchilla.fit.isoflop import fit_isoflop
 from chinchilla.fit.isoflop_checks import akima
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.fit.parametric import fit_parametric
+from chinchilla.fit.profile import parabolas
 from chinchilla.paper import ISOFLOP_BUDGETS
 
 
