@@ -14,7 +14,6 @@ same. Any number of ranks reads what any other number wrote.
 import contextlib
 import dataclasses
 import errno
-import hashlib
 import json
 import os
 import re
@@ -35,7 +34,6 @@ from chinchilla.files import (
     clean_leftovers,
     fsync_dir,
     make_dirs,
-    read_json,
     remove,
     sha256_file,
     temporary_path,
@@ -43,18 +41,24 @@ from chinchilla.files import (
     write_text,
 )
 from chinchilla.records import RunSpec
+from chinchilla.train.checkpoint_folder import (
+    MANIFEST,
+    SCHEMA,
+    SHARDED,
+    STATE,
+    Damaged,
+    manifest_text,
+    newest_first,
+    read_state,
+    step_of,
+    verify,
+)
 from chinchilla.train.ranks import ALONE, Ranks
 from chinchilla.train.shards import OPTIMIZER, WEIGHTS, of_shard, read_rows, shard_files
 
-SCHEMA = 2
-SHARDED = 3  # schema of those in shards, which versions that know of none must not call damaged
 KEEP = 2  # checkpoints kept per run: the newest and the one before it
-STATE = "state.json"
-FILES = (WEIGHTS, OPTIMIZER, STATE)  # of a checkpoint in one shard
-MANIFEST = "MANIFEST.json"
 ASIDE = "damaged-"  # before the name of a checkpoint that did not verify
 T = TypeVar("T")
-_STEP = re.compile(r"step-(\d{8,})")
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -72,10 +76,6 @@ class Checkpoint:
         """Room it takes on a disk, headers and state counted generously."""
         tensors = (*self.weights.values(), *self.optimizer.values())
         return sum(t.nbytes + 256 for t in tensors) + len(json.dumps(self.progress)) + 8192
-
-
-class _Damaged(Exception):
-    """A checkpoint that is not what was written."""
 
 
 def save_checkpoint(
@@ -117,13 +117,13 @@ def save_checkpoint(
         _write(final, spec, checkpoint, tokenizer, ranks)
         with ranks.together():
             try:
-                _verify(final, ranks, from_disk=True)
-            except _Damaged as error:
+                verify(final, ranks, from_disk=True)
+            except Damaged as error:
                 _put_aside(final)
                 why = f"a checkpoint does not read back as it was written ({error})"
                 raise OSError(errno.EIO, why, str(final)) from None
     if ranks.rank == 0:
-        earlier = [path for path in _newest_first(folder) if _step(path) <= checkpoint.step]
+        earlier = [path for path in newest_first(folder) if step_of(path) <= checkpoint.step]
         for path in (*(() if keep_all else earlier[KEEP:]), *folder.glob(f"{ASIDE}*")):
             _discard(path)
     return final
@@ -155,12 +155,12 @@ def load_checkpoint(
     if ranks.rank == 0:
         clean_leftovers(folder)
     complaints: list[str] = []
-    paths = [p for p in _newest_first(folder) if at_most is None or _step(p) <= at_most]
+    paths = [p for p in newest_first(folder) if at_most is None or step_of(p) <= at_most]
     for name in ranks.broadcast([path.name for path in paths]):
         path = folder / name
         found = None
         # Every file is known to be whole before any rank reads a number.
-        n_shards, damaged, why = _tried(ranks, partial(_verify, path, ranks))
+        n_shards, damaged, why = _tried(ranks, partial(verify, path, ranks))
         if n_shards and not why:
             load = partial(_load, path, n_shards, spec, tokenizer, ranks)
             found, damaged, why = _tried(ranks, load)
@@ -183,7 +183,7 @@ def _tried(ranks: Ranks, work: Callable[[], T]) -> tuple[T | None, bool, str]:
     with ranks.together():
         try:
             value = work()
-        except (_Damaged, SafetensorError) as error:
+        except (Damaged, SafetensorError) as error:
             damaged = str(error)
         except OSError as error:  # a file server's trouble says nothing about what it holds
             unreadable = str(error)
@@ -194,7 +194,7 @@ def _tried(ranks: Ranks, work: Callable[[], T]) -> tuple[T | None, bool, str]:
 
 
 def _load(path: Path, n_shards: int, spec: RunSpec, tokenizer: str, ranks: Ranks) -> Checkpoint:
-    state = _read_state(path)
+    state = read_state(path)
     weights, optimizer = (
         read_rows([path / of_shard(name, i, n_shards) for i in range(n_shards)], ranks)
         for name in (WEIGHTS, OPTIMIZER)
@@ -205,9 +205,9 @@ def _load(path: Path, n_shards: int, spec: RunSpec, tokenizer: str, ranks: Ranks
 
 def recorded_tokenizer(folder: Path) -> str:
     """SHA-256 of the tokenizer that the newest checkpoint was trained with; "" if none says."""
-    for path in _newest_first(folder):
-        with contextlib.suppress(_Damaged):
-            return str(_read_state(path)["tokenizer"])
+    for path in newest_first(folder):
+        with contextlib.suppress(Damaged):
+            return str(read_state(path)["tokenizer"])
     return ""
 
 
@@ -219,9 +219,9 @@ def _is_there(final: Path, spec: RunSpec, tokenizer: str) -> bool:
     if not os.path.lexists(final):
         return False
     try:
-        _verify(final, ALONE)
-        _refuse_another(final, _read_state(final), spec, tokenizer)
-    except _Damaged:
+        verify(final, ALONE)
+        _refuse_another(final, read_state(final), spec, tokenizer)
+    except Damaged:
         _put_aside(final)
         return False
     return True
@@ -262,7 +262,7 @@ def _write(
                 schema = SCHEMA if ranks.shards == 1 else SHARDED
                 files = {name: digests[name] for name in (*shard_files(ranks.shards), STATE)}
                 body = {"schema": schema, "version": __version__, "files": files}
-                write_text(temporary / MANIFEST, _manifest_text(body))  # fsyncs the folder, too
+                write_text(temporary / MANIFEST, manifest_text(body))  # fsyncs the folder, too
                 try:
                     os.rename(temporary, final)
                 except OSError as error:  # somebody was faster (a trunk's); it is verified next
@@ -301,12 +301,6 @@ def _fsync(path: Path) -> None:
         os.fsync(f.fileno())
 
 
-def _manifest_text(body: dict[str, Any]) -> str:
-    """The manifest as it is written; only an untouched one is equal to what this makes of it."""
-    digest = hashlib.sha256(json.dumps(body).encode()).hexdigest()
-    return json.dumps({**body, "sha256": digest}, indent=1) + "\n"
-
-
 def _discard(path: Path) -> None:
     """Delete a checkpoint; under its own name it is never half there."""
     with contextlib.suppress(OSError):
@@ -322,77 +316,6 @@ def _put_aside(path: Path) -> None:
         _discard(aside)
     with contextlib.suppress(OSError):
         os.rename(path, aside)
-
-
-# Reading
-
-
-def _verify(path: Path, ranks: Ranks, from_disk: bool = False) -> int:
-    """Read every byte and compare it with the manifest; each rank its part of the files.
-
-    Args:
-        path: the checkpoint.
-        ranks: those that share the reading.
-        from_disk: ask the disk for what has just been written, not the memory of it.
-
-    Returns:
-        In how many shards it is.
-
-    Raises:
-        _Damaged: saying what differs; InputError: whole, but another version's.
-    """
-    _plain_file(path, MANIFEST)
-    try:
-        text = (path / MANIFEST).read_bytes().decode()
-        body = dict(json.loads(text))
-    except (ValueError, TypeError, RecursionError):
-        raise _Damaged(f"{MANIFEST} is not JSON") from None
-    body.pop("sha256", None)
-    if _manifest_text(body) != text:
-        raise _Damaged(f"{MANIFEST} does not match its SHA-256")
-    if body.get("schema") not in (SCHEMA, SHARDED):
-        raise InputError(
-            f"checkpoint {path} was written by version {body.get('version')} (schema "
-            f"{body.get('schema')}); version {__version__} reads schema {SCHEMA} and {SHARDED}. "
-            "Resume with the version that wrote it, or use another folder."
-        )
-    stated = body.get("files")
-    n_shards = len(stated) // 2 if isinstance(stated, dict) else 1
-    files = (*shard_files(n_shards), STATE)
-    if not isinstance(stated, dict) or set(stated) != set(files):
-        raise _Damaged(f"{MANIFEST} does not list the three files, or those of every shard")
-    for name in files:
-        _plain_file(path, name)
-    for name in files[ranks.rank :: ranks.world]:
-        if from_disk and hasattr(os, "posix_fadvise"):
-            with open(path / name, "rb") as f:
-                os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        if stated[name] != sha256_file(path / name):
-            raise _Damaged(f"{name} does not match its SHA-256")
-    return n_shards
-
-
-def _plain_file(path: Path, name: str) -> None:
-    if path.is_symlink() or (path / name).is_symlink():
-        raise _Damaged(f"{name} is a symbolic link")
-    if not (path / name).is_file():
-        raise _Damaged(f"{name} is missing")
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    """state.json, with the fields and the step that it must have."""
-    try:
-        state = dict(read_json(path / STATE, "state"))
-        spec = RunSpec.from_dict(state["spec"], str(path / STATE))
-        if state["run_id"] != spec.run_id or not isinstance(state["tokenizer"], str):
-            raise ValueError("its run_id is not its spec's")
-        if state["step"] != _step(path):
-            raise ValueError("its step is not its folder's")
-        float(state["progress"]["train_seconds"])
-        [(int(a), float(b)) for a, b in state["progress"]["evaluations"]]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise _Damaged(f"{STATE}: {error}") from None
-    return state
 
 
 def _refuse_another(path: Path, state: dict[str, Any], spec: RunSpec, tokenizer: str) -> None:
@@ -412,13 +335,3 @@ def _refuse_another(path: Path, state: dict[str, Any], spec: RunSpec, tokenizer:
 
 def _flat(spec: dict[str, Any]) -> dict[str, Any]:
     return {**spec, **{f"model.{k}": v for k, v in spec["model"].items()}, "model": None}
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted((p for p in found if _STEP.fullmatch(p.name)), key=_step, reverse=True)
-
-
-def _step(path: Path) -> int:
-    match = _STEP.fullmatch(path.name)
-    return int(match[1]) if match else 0

@@ -32,7 +32,7 @@ from train_world import (
 )
 
 from chinchilla.records import Curve, RunResult, RunSpec
-from chinchilla.train import checkpoint, loop, train_run
+from chinchilla.train import checkpoint, checkpoint_folder, loop, train_run
 
 STEPS = 16
 RUNTIME = make_runtime(micro_batch_tokens=ROWS * SEQ_LEN // 2, checkpoint_minutes=EVERY_UPDATE)
@@ -266,7 +266,7 @@ def delete(path: Path, draw: random.Random) -> None:
 
 
 DAMAGES = (flip_a_bit, truncate, delete)
-FILES = (*checkpoint.FILES, checkpoint.MANIFEST)
+FILES = (*checkpoint_folder.FILES, checkpoint_folder.MANIFEST)
 
 
 def damaged_checkpoints(data_dir: Path, work: Path, n: int, seed: int = 0) -> Tally:

@@ -101,20 +101,20 @@ def test_a_state_that_cannot_be_is_passed_over_in_one_line(tmp_path: Path, chang
     import torch
 
     from chinchilla.files import sha256_file
-    from chinchilla.train import checkpoint
+    from chinchilla.train import checkpoint, checkpoint_folder
 
     progress = {"train_seconds": 0.0, "evaluations": []}
     made = checkpoint.Checkpoint(5, {"a": torch.zeros(2)}, {"b": torch.zeros(2)}, progress)
     path = checkpoint.save_checkpoint(tmp_path, SPEC, made)
-    state = json.loads((path / checkpoint.STATE).read_text()) | change
-    (path / checkpoint.STATE).write_text(json.dumps(state))
-    body = json.loads((path / checkpoint.MANIFEST).read_text())
+    state = json.loads((path / checkpoint_folder.STATE).read_text()) | change
+    (path / checkpoint_folder.STATE).write_text(json.dumps(state))
+    body = json.loads((path / checkpoint_folder.MANIFEST).read_text())
     del body["sha256"]
-    body["files"][checkpoint.STATE] = sha256_file(path / checkpoint.STATE)
-    (path / checkpoint.MANIFEST).write_text(checkpoint._manifest_text(body))
+    body["files"][checkpoint_folder.STATE] = sha256_file(path / checkpoint_folder.STATE)
+    (path / checkpoint_folder.MANIFEST).write_text(checkpoint_folder.manifest_text(body))
     got, lines = checkpoint.load_checkpoint(tmp_path, SPEC)
     assert got is None
-    assert f"{path} is damaged ({checkpoint.STATE}" in lines[0]
+    assert f"{path} is damaged ({checkpoint_folder.STATE}" in lines[0]
     assert "\n" not in lines[0]
 
 

@@ -227,7 +227,7 @@ def test_poison_in_a_checkpoint(tmp_path: Path):
     import torch
 
     from chinchilla.files import sha256_file
-    from chinchilla.train import checkpoint
+    from chinchilla.train import checkpoint, checkpoint_folder
 
     def zipped() -> bytes:
         out = io.BytesIO()
@@ -239,15 +239,17 @@ def test_poison_in_a_checkpoint(tmp_path: Path):
     made = checkpoint.Checkpoint(
         5, {"a": torch.zeros(2)}, {"b": torch.zeros(2)}, {"train_seconds": 0.0, "evaluations": []}
     )
-    for file in (*checkpoint.FILES, checkpoint.MANIFEST):
+    for file in (*checkpoint_folder.FILES, checkpoint_folder.MANIFEST):
         for i, poison in enumerate((pickled(tmp_path), zipped(), fake)):
             folder = tmp_path / f"{file}-{i}"
             path = checkpoint.save_checkpoint(folder, SPEC, made)
             (path / file).write_bytes(poison)
-            if file != checkpoint.MANIFEST:
-                digests = {name: sha256_file(path / name) for name in checkpoint.FILES}
-                body = {"schema": checkpoint.SCHEMA, "files": digests}
-                (path / checkpoint.MANIFEST).write_text(checkpoint._manifest_text(body))
+            if file != checkpoint_folder.MANIFEST:
+                digests = {name: sha256_file(path / name) for name in checkpoint_folder.FILES}
+                body = {"schema": checkpoint_folder.SCHEMA, "files": digests}
+                (path / checkpoint_folder.MANIFEST).write_text(
+                    checkpoint_folder.manifest_text(body)
+                )
             got, lines = checkpoint.load_checkpoint(folder, SPEC)
             assert got is None
             assert f"checkpoint {path} is damaged" in lines[0]
@@ -256,14 +258,14 @@ def test_poison_in_a_checkpoint(tmp_path: Path):
 def test_a_checkpoint_that_lists_files_elsewhere(tmp_path: Path):
     import torch
 
-    from chinchilla.train import checkpoint
+    from chinchilla.train import checkpoint, checkpoint_folder
 
     made = checkpoint.Checkpoint(5, {"a": torch.zeros(2)}, {}, {})
     path = checkpoint.save_checkpoint(tmp_path, SPEC, made)
-    body = json.loads((path / checkpoint.MANIFEST).read_text())
+    body = json.loads((path / checkpoint_folder.MANIFEST).read_text())
     del body["sha256"]
     body["files"]["../../../etc/passwd"] = "0" * 64
-    (path / checkpoint.MANIFEST).write_text(checkpoint._manifest_text(body))
+    (path / checkpoint_folder.MANIFEST).write_text(checkpoint_folder.manifest_text(body))
     got, [line, _] = checkpoint.load_checkpoint(tmp_path, SPEC)
     assert got is None
     assert "does not list the three files" in line

@@ -193,19 +193,19 @@ def test_a_checkpoint_is_passed_over_by_name(tmp_path: Path, payload):
     import torch
 
     from chinchilla.files import sha256_file
-    from chinchilla.train import checkpoint
+    from chinchilla.train import checkpoint, checkpoint_folder
 
     made = checkpoint.Checkpoint(
         5, {"a": torch.zeros(2)}, {"b": torch.zeros(2)}, {"train_seconds": 0.0, "evaluations": []}
     )
-    for file in (*checkpoint.FILES, checkpoint.MANIFEST):
+    for file in (*checkpoint_folder.FILES, checkpoint_folder.MANIFEST):
         folder = tmp_path / file
         path = checkpoint.save_checkpoint(folder, SPEC, made)
         (path / file).write_bytes(payload(tmp_path))
-        if file != checkpoint.MANIFEST:
-            digests = {name: sha256_file(path / name) for name in checkpoint.FILES}
-            body = {"schema": checkpoint.SCHEMA, "files": digests}
-            (path / checkpoint.MANIFEST).write_text(checkpoint._manifest_text(body))
+        if file != checkpoint_folder.MANIFEST:
+            digests = {name: sha256_file(path / name) for name in checkpoint_folder.FILES}
+            body = {"schema": checkpoint_folder.SCHEMA, "files": digests}
+            (path / checkpoint_folder.MANIFEST).write_text(checkpoint_folder.manifest_text(body))
         got, lines = checkpoint.load_checkpoint(folder, SPEC)
         assert got is None
         assert str(path) in lines[0]
