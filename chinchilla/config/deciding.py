@@ -71,7 +71,7 @@ class PredictCommand:
     target_loss: float = 0.0  # nats per token: the cheapest budget that reaches it
     inference_tokens: float = 0.0  # tokens to be served: the size cheapest to train and serve
     unique_tokens: float = 0.0  # tokens that exist: the best N, D and epochs when they must repeat
-    repeated_runs: str = ""  # CSV with N, D, L, unique_tokens: fits what repeats are worth
+    repeated_runs: str = ""  # CSV with N, D, L, unique_tokens (observations.csv)
     shapes: list[str] = field(default_factory=list)  # names, WIDTHxLAYERS; empty = Tables A9, 4
     vocab_size: int = 32_000  # of shapes
     seq_len: int = 2_048  # of shapes, tokens

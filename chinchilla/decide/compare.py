@@ -19,11 +19,12 @@ from chinchilla.observations import Observations
 
 LEADS = ("isoflop", "parametric", "envelope")  # Appendix C is approach 2
 MOST_RESAMPLES = 1_000  # of each side: a million differences
-VERDICTS = {  # what the interval of a difference says
-    "differ": "differ: the 95% interval leaves out 0",
-    "may differ": "may differ: the 80% interval leaves out 0, the 95% interval does not",
-    "not told apart": "not told apart: the 80% interval holds 0",
-    "no interval": "no interval: the fits keep no resamples (n_bootstrap=0, or too few could be fitted)",
+NOT_ASKED = "not asked for"
+VERDICTS = {  # what the interval of a difference of exponents says
+    "differ": "more than their intervals allow: 95% leave out 0",
+    "may differ": "perhaps more than their intervals allow: 80% leave out 0, 95% do not",
+    "not told apart": "no more than their intervals allow: 80% hold 0",
+    "no interval": "no interval: a fit keeps no resamples (n_bootstrap=0, or too few could be fitted)",
 }
 
 
@@ -223,7 +224,7 @@ def _exponents(approach: str, side: Side) -> Exponents:
     f = side.fits.fitted.get(approach)
     if f is None:
         refused = side.fits.refused.get(approach)
-        why = refused.reason if refused else "not asked for"
+        why = refused.reason if refused else NOT_ASKED
         return Exponents(approach, side.name, None, None, None, None, None, why)
     N, D = f.N_opt, f.D_opt
     return Exponents(
@@ -287,14 +288,15 @@ def told(found: Comparison) -> str:
     if lead is None:
         return "No approach could be fitted to every corpus: their exponents cannot be compared."
     said = [
-        f"{e.corpus} C^{e.a:.2f}"
+        f"C^{e.a:.2f}"
         + (f" [{e.a_interval[0]:.2f}, {e.a_interval[1]:.2f}]" if e.a_interval else "")
+        + f" on {e.corpus}"
         for e in found.exponents
         if e.approach == lead
     ]
-    text = f"N_opt grows, by {called(lead)}, as {' and '.join(said)}."
+    text = f"By {called(lead)} N_opt grows as {' and as '.join(said)}."
     for d in found.differences:
         if d.approach == lead and d.of == "a":
             held = "" if d.interval is None else f" [{d.interval[0]:+.2f}, {d.interval[1]:+.2f}]"
-            text += f" {d.second} less {d.first}: {d.value:+.2f}{held}, {VERDICTS[d.verdict]}."
+            text += f" {d.second} less {d.first} is {d.value:+.2f}{held}: {VERDICTS[d.verdict]}."
     return text

@@ -9,7 +9,15 @@ from pathlib import Path
 
 from chinchilla import paper
 from chinchilla.config import APPROACHES
-from chinchilla.decide.compare import VERDICTS, Comparison, Difference, Side, told
+from chinchilla.decide.compare import (
+    NOT_ASKED,
+    VERDICTS,
+    Comparison,
+    Difference,
+    Exponents,
+    Side,
+    told,
+)
 from chinchilla.files import write_text
 from chinchilla.report import sections
 from chinchilla.report.figures import valleys_side_by_side
@@ -46,11 +54,15 @@ def tables_of(found: Comparison) -> dict[str, tuple[str, Table]]:
     }
 
 
-def _with_interval(x: float | None, interval: list[float] | None) -> Cell:
+def _with_interval(x: float | None, interval: list[float] | None, none: str) -> Cell:
     if x is None:
-        return Cell("refused", None, "muted")
+        return Cell(none, None, "muted")
     held = f" [{interval[0]:.3f}, {interval[1]:.3f}]" if interval else " (no interval)"
     return Cell(f"{x:.3f}{held}", x, "ours")
+
+
+def _absent(e: Exponents) -> str:
+    return "not fitted" if e.refused == NOT_ASKED else "refused"
 
 
 def _exponents(found: Comparison) -> Table:
@@ -60,8 +72,8 @@ def _exponents(found: Comparison) -> Table:
             [
                 Cell(SHORT_LABELS[approach]),
                 Cell(e.corpus),
-                _with_interval(e.a, e.a_interval),
-                _with_interval(e.b, e.b_interval),
+                _with_interval(e.a, e.a_interval, _absent(e)),
+                _with_interval(e.b, e.b_interval, _absent(e)),
                 Cell("–") if e.n_runs is None else Cell(str(e.n_runs), e.n_runs),
             ]
             for e in found.exponents
@@ -167,7 +179,9 @@ def write_comparison(out_dir: Path, sides: Sequence[Side], found: Comparison) ->
     )  # fmt: skip
     tables = tables_of(found)
     refused = [
-        (f"{e.corpus} · {LABELS[e.approach]}", e.refused) for e in found.exponents if e.refused
+        (f"{e.corpus} · {LABELS[e.approach]}", e.refused)
+        for e in found.exponents
+        if e.refused not in ("", NOT_ASKED)
     ]
     page = render(
         "compare.html.j2",

@@ -192,7 +192,7 @@ def drawn(
     folder: Path, candidates: Sequence[tuple[str, str, Figure | None, str, str]]
 ) -> list[Drawn]:
     """Figures saved in `folder`, as (name, title, figure, caption, alt); one that is None is removed."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     found = []
     for name, title, figure, caption, alt in candidates:
         if figure is None:

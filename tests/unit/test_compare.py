@@ -62,9 +62,9 @@ def test_a_difference_of_two_laws_comes_back_with_its_interval(sides):
         assert d.value == pytest.approx(0.36 / 0.66 - 0.5, abs=0.02)
         assert d.ci95[0] < d.interval[0] < d.value < d.interval[1] < d.ci95[1]
         assert d.verdict == "differ"
-    assert "prose C^0.50" in told(found)
-    assert "code less prose: +0.0" in told(found)
-    assert "differ: the 95% interval leaves out 0" in told(found)
+    assert "N_opt grows as C^0.50 [" in told(found)
+    assert "code less prose is +0.0" in told(found)
+    assert "more than their intervals allow: 95% leave out 0" in told(found)
 
 
 def test_two_sweeps_of_one_law_are_not_told_apart():
@@ -110,7 +110,7 @@ def test_fits_without_resamples_say_that_there_is_no_interval():
     settings = replace(SETTINGS, n_bootstrap=0)
     found = compare([side("one", runs(EVEN), settings), side("other", runs(CODE), settings)])
     assert {d.verdict for d in found.differences} == {"no interval"}
-    assert "the fits keep no resamples" in told(found)
+    assert "a fit keeps no resamples" in told(found)
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_the_papers_table_a2_stands_beside_approach_2(sides):
     at = [row[0] for row in rows].index("2 isoflop")
     assert [row[1] for row in rows[at : at + 4]] == ["prose", "code", "paper, C4", "paper, GitHub"]
     assert rows[at + 3][2:4] == ["0.53", "0.47"]
-    assert rows[0][2] == "refused"  # approach 1 was not asked for
+    assert rows[0][2] == "not fitted"  # approach 1 was not asked for
 
 
 def test_panels_share_sizes_and_colours_and_in_bits_per_byte_the_scale(sides):
