@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from chinchilla.config import FitCommand
-from chinchilla.fit import Fits, fit_all
+from chinchilla.fit import FITS, Fits, fit_all
 from chinchilla.fit.frontier import line
 
 
@@ -74,3 +75,15 @@ def test_fits_import_without_torch_hydra_or_matplotlib():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("approach", FITS)
+def test_every_approach_says_that_runs_repeat_data(isoflop_runs, approach):
+    """The two runs with the most tokens read more than there are."""
+    obs = isoflop_runs((1e19, 1e20, 1e21), noise=1e-3)
+    once = FITS[approach](obs, n_bootstrap=0)
+    assert not [text for text in once.warnings if "repeat data" in text]
+    again = replace(obs, unique_tokens=np.minimum(obs.D, np.sort(obs.D)[-3]))
+    (said,) = [t for t in FITS[approach](again, n_bootstrap=0).warnings if "repeat data" in t]
+    assert said.startswith("2 of 27 runs repeat data, up to 2 epochs"), said
+    assert "unique_tokens=U repeated_runs=" in said
