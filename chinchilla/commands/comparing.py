@@ -57,43 +57,45 @@ def _sides(command: config.CompareCommand) -> list[Side]:
     places += [Path(f).parent if Path(f).name == FILE else Path(f) for f in command.fits]
     seen: dict[Path, str] = {}
     for folder, place in zip(folders, places, strict=True):
-        if (first := seen.setdefault(place.resolve(), folder)) is not folder or folders.count(
-            folder
-        ) > 1:
+        if place.resolve() in seen:
+            first = seen[place.resolve()]
             raise InputError(f"{folder} is the same as {first}: give two different folders.")
+        seen[place.resolve()] = folder
     names = command.names or [Path(f).resolve().name for f in folders]
     if len(set(names)) < len(names):
         names = folders
-    sides = []
-    for i, (name, folder, place) in enumerate(zip(names, folders, places, strict=True)):
-        is_sweep = i < len(command.sweep_dirs)
-        if not (place / FILE).exists():
-            given = (
-                f"sweep_dir={folder} loss=heldout"
-                if is_sweep
-                else f"observations=RUNS.csv out_dir={folder}"
-            )
-            raise InputError(
-                f"{folder} has no fits ({place / FILE}). Make them: chinchilla fit {given}"
-            )
-        fits = Fits.load(place)
-        finals = fits.runs_beside(place).finals()
-        results = finished_results(Path(folder)) if is_sweep else []
-        results = [r for r in results if r.spec.run_id in set(finals.run_id.tolist())]
-        factors = [
-            float(np.mean(list(r.bits_per_byte.values())) / np.mean(list(r.held_out_loss.values())))
-            for r in results
-            if r.bits_per_byte and r.held_out_loss
-        ]
-        sides.append(
-            Side(
-                name,
-                folder,
-                fits,
-                finals,
-                float(np.median(factors)) if factors else None,
-                tuple(sorted({r.spec.data_id for r in results})),
-                tuple(sorted({r.spec.model.vocab_size for r in results})),
-            )
+    n = len(command.sweep_dirs)
+    return [
+        _side(name, folder, place, is_sweep=i < n)
+        for i, (name, folder, place) in enumerate(zip(names, folders, places, strict=True))
+    ]
+
+
+def _side(name: str, folder: str, place: Path, is_sweep: bool) -> Side:
+    """Fits in `place`, their runs, and of a sweep what its results know of the tokens."""
+    if not (place / FILE).exists():
+        given = f"observations=RUNS.csv out_dir={folder}"
+        if is_sweep:
+            given = f"sweep_dir={folder} loss=heldout"
+        raise InputError(
+            f"{folder} has no fits ({place / FILE}). Make them: chinchilla fit {given}"
         )
-    return sides
+    fits = Fits.load(place)
+    finals = fits.runs_beside(place).finals()
+    fitted = set(finals.run_id.tolist())
+    results = finished_results(Path(folder)) if is_sweep else []
+    results = [r for r in results if r.spec.run_id in fitted]
+    factors = [
+        float(np.mean(list(r.bits_per_byte.values())) / np.mean(list(r.held_out_loss.values())))
+        for r in results
+        if r.bits_per_byte and r.held_out_loss
+    ]
+    return Side(
+        name,
+        folder,
+        fits,
+        finals,
+        float(np.median(factors)) if factors else None,
+        tuple(sorted({r.spec.data_id for r in results})),
+        tuple(sorted({r.spec.model.vocab_size for r in results})),
+    )

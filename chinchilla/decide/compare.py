@@ -21,9 +21,9 @@ LEADS = ("isoflop", "parametric", "envelope")  # Appendix C is approach 2
 MOST_RESAMPLES = 1_000  # of each side: a million differences
 NOT_ASKED = "not asked for"
 VERDICTS = {  # what the interval of a difference of exponents says
-    "differ": "more than their intervals allow: 95% leave out 0",
-    "may differ": "perhaps more than their intervals allow: 80% leave out 0, 95% do not",
-    "not told apart": "no more than their intervals allow: 80% hold 0",
+    "differ": "more than their intervals allow (the 95% interval leaves out 0)",
+    "may differ": "perhaps more than their intervals allow (the 80% interval leaves out 0, the 95% one holds it)",
+    "not told apart": "no more than their intervals allow (the 80% interval holds 0)",
     "no interval": "no interval: a fit keeps no resamples (n_bootstrap=0, or too few could be fitted)",
 }
 

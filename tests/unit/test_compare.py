@@ -64,7 +64,7 @@ def test_a_difference_of_two_laws_comes_back_with_its_interval(sides):
         assert d.verdict == "differ"
     assert "N_opt grows as C^0.50 [" in told(found)
     assert "code less prose is +0.0" in told(found)
-    assert "more than their intervals allow: 95% leave out 0" in told(found)
+    assert "more than their intervals allow (the 95% interval leaves out 0)" in told(found)
 
 
 def test_two_sweeps_of_one_law_are_not_told_apart():
