@@ -21,13 +21,14 @@ from chinchilla.sweep import pool
 from chinchilla.sweep.cells import cell_of, missing_specs, save_runtime
 from chinchilla.sweep.claims import Claim, take
 from chinchilla.sweep.hints import given, torchrun
+from chinchilla.sweep.machine import limit_threads, worker_name
 from chinchilla.sweep.progress import SweepProgress
 from chinchilla.sweep.resources import assign
 from chinchilla.sweep.retry import put_aside
 from chinchilla.sweep.snapshot import record_launch
 from chinchilla.sweep.status import SweepStatus, summary_line, sweep_status
 from chinchilla.sweep.stopping import stop_on_signals
-from chinchilla.sweep.worker import Train, limit_threads, run_worker, worker_name
+from chinchilla.sweep.worker import Train, run_worker
 
 EXIT_OK, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75
 LAUNCH_WAIT_SECONDS = 90.0  # for another launcher of the same sweep to finish writing

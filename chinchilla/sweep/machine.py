@@ -1,14 +1,33 @@
-"""Whether this machine can do a sweep's work: sees its tokens, has room to write.
+"""The machine that a worker runs on: its name, its threads, whether it sees the tokens and has room.
 
-Where it cannot, the fault is no run's: the worker stops and costs nothing an attempt.
+Where it cannot do the work, the fault is no run's: the worker stops and costs nothing an attempt.
 """
 
+import os
 import shutil
+import socket
+import sys
 from collections.abc import Collection
 from pathlib import Path
 
 from chinchilla.errors import DataError, one_line
 from chinchilla.sweep.cells import missing_specs
+
+
+def limit_threads(n: int) -> None:
+    """CPU threads of this process; for torch too, imported already or not. 0 changes nothing."""
+    if n > 0:
+        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(n)
+        if "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(n)
+
+
+def worker_name(i: int = 0) -> str:
+    """Host, process and place in the pool; a Slurm job's number where there is one."""
+    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
+    index = os.environ.get("SLURM_ARRAY_TASK_ID")
+    head = f"slurm{job}" + (f"_{index}" if index else "") + "-" if job else ""
+    return f"{head}{socket.gethostname()}-{os.getpid()}-{i}"
 
 
 def check_data(sweep_dir: Path, data_dir: Path, only: Collection[str] | None = None) -> None:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chinchilla.config import ClusterConfig, RuntimeConfig
+from chinchilla.sweep.machine import worker_name
 from chinchilla.sweep.stopping import Stop, warnings_held
-from chinchilla.sweep.worker import worker_name
 
 WORKER = (sys.executable, "-m", "chinchilla.sweep.worker")
 

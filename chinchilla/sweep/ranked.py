@@ -27,10 +27,10 @@ from chinchilla.errors import DataError, InputError, one_line
 from chinchilla.records import RunResult, RunSpec
 from chinchilla.sweep.cells import load_runtime
 from chinchilla.sweep.choosing import job_time
-from chinchilla.sweep.machine import check_data
+from chinchilla.sweep.machine import check_data, limit_threads, worker_name
 from chinchilla.sweep.resources import PlannedWithin
 from chinchilla.sweep.stopping import Stop, stop_on_signals
-from chinchilla.sweep.worker import limit_threads, run_worker, worker_name
+from chinchilla.sweep.worker import run_worker
 from chinchilla.train import train_run
 from chinchilla.train.ranks import PeerError, Ranks, join, slurm_settings
 

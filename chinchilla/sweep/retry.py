@@ -10,7 +10,7 @@ from chinchilla.records import RunResult, RunSpec
 from chinchilla.sweep.cells import cell_of, has_result, is_damaged, planned_specs
 from chinchilla.sweep.claims import take
 from chinchilla.sweep.hints import given
-from chinchilla.sweep.worker import worker_name
+from chinchilla.sweep.machine import worker_name
 
 # A diverged run starts anew: its checkpoints lead to the same end, or hold it already.
 STARTS_ANEW = ("checkpoints", "metrics.jsonl", "curve.npz")

@@ -22,10 +22,10 @@ from chinchilla.errors import InputError
 from chinchilla.files import read_json
 from chinchilla.sweep import pool
 from chinchilla.sweep.cells import load_runtime, missing_specs
+from chinchilla.sweep.machine import limit_threads
 from chinchilla.sweep.resources import bounds_words, runs_of_job
 from chinchilla.sweep.slurm_queue import clean_environment
 from chinchilla.sweep.stopping import WARNINGS, Stop, stop_on_signals, warning_seconds
-from chinchilla.sweep.worker import limit_threads
 
 
 @dataclass(frozen=True)

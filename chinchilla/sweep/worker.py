@@ -16,7 +16,6 @@ import gc
 import logging
 import math
 import os
-import socket
 import sys
 import time
 import traceback
@@ -30,7 +29,6 @@ from chinchilla.errors import DataError, InputError, one_line
 from chinchilla.files import writable_dir
 from chinchilla.records import RunResult, RunSpec
 from chinchilla.sweep.cells import (
-    MAX_STALLS,
     ProgressFile,
     cell_of,
     failure_kind,
@@ -48,8 +46,9 @@ from chinchilla.sweep.cells import (
     trunks_of,
 )
 from chinchilla.sweep.choosing import JobTime, Pace, in_order, job_time, waits
-from chinchilla.sweep.claims import STALE_SECONDS, Claim, ClaimRecord, file_system_now, look, take
-from chinchilla.sweep.machine import check_data, no_room
+from chinchilla.sweep.claims import STALE_SECONDS, Claim, file_system_now, look, take
+from chinchilla.sweep.endings import breaks_the_device, death_before, stalls_before
+from chinchilla.sweep.machine import check_data, limit_threads, no_room, worker_name
 from chinchilla.sweep.resources import PlannedWithin
 from chinchilla.sweep.stopping import Stop, stop_on_signals, warnings_held
 
@@ -186,7 +185,7 @@ class _Worker:
             if not self._fits(spec, cell, begin):
                 summary.out_of_time = True
                 continue
-            stalls = _stalls(cell, standing.record, step)
+            stalls = stalls_before(cell, standing.record, step)
             claim = take(
                 cell,
                 summary.worker,
@@ -232,7 +231,7 @@ class _Worker:
 
         log.info("claimed %s (claim %d)", spec.run_id, claim.record.fence)
         runtime = self._runtime(spec, cell)
-        if death := _death(claim):
+        if death := death_before(claim):
             if _failed(spec, claim, *death, "", runtime, summary):
                 return
             runtime = self._runtime(spec, cell)
@@ -271,7 +270,7 @@ class _Worker:
                 return
             said = "".join(traceback.format_exception(error))
             _failed(spec, claim, kind, reason, said, runtime, summary)
-            summary.needs_restart = _breaks_the_device(error)
+            summary.needs_restart = breaks_the_device(error)
             return
         if result is None:
             log.info("stopped %s", spec.run_id)
@@ -290,39 +289,6 @@ class _Worker:
         most = micro_batch_after(read_attempts(cell), spec.model.seq_len)
         told = self.runtime.micro_batch_tokens
         return dataclasses.replace(self.runtime, micro_batch_tokens=min(most or told, told or most))
-
-
-def _stalls(cell: Path, before: ClaimRecord | None, step: int) -> int:
-    """How many claims in a row, `before` the last, were cut off without a new checkpoint.
-
-    One that ended in an error is not counted: errors have a budget of their own. Nor is one that
-    ended for want of room on the disk.
-    """
-    if before is None or step > before.step:
-        return 0
-    attempts = read_attempts(cell)
-    was_error = bool(attempts) and attempts[-1].fence == before.fence
-    return before.stalls + (not was_error and not before.excused)
-
-
-def _death(claim: Claim) -> tuple[str, str] | None:
-    """Kind and reason where the claims before this one say that it should not just be tried again."""
-    before, record = claim.previous, claim.record
-    if before is None:
-        return None
-    where = f"worker {before.worker} on {before.host}"
-    same_machine = before.processes == record.processes
-    if not before.released and same_machine and record.oom_kills > before.oom_kills >= 0:
-        return "oom", f"{where} was killed for want of memory (the kernel's out-of-memory killer)."
-    if record.stalls < MAX_STALLS:
-        return None
-    how = "was stopped" if before.released else "died without a word"
-    how = f"ended ({before.ended})" if before.ended else how
-    return "lost", (
-        f"cut off {record.stalls} times in a row at step {record.step} before anything new was "
-        f"saved; the last time {where} {how} (killed, out of memory, preempted, or its node went "
-        "down). Lower runtime.checkpoint_minutes, or give more memory or time; launch again."
-    )
 
 
 def _failed(
@@ -351,27 +317,6 @@ def _free_memory() -> None:
     if "torch" in sys.modules:
         gc.collect()
         sys.modules["torch"].cuda.empty_cache()
-
-
-def _breaks_the_device(error: Exception) -> bool:
-    """Whether a process that met `error` cannot use its GPU any more (not so after an OOM)."""
-    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
-
-
-def limit_threads(n: int) -> None:
-    """CPU threads of this process; for torch too, imported already or not. 0 changes nothing."""
-    if n > 0:
-        os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(n)
-        if "torch" in sys.modules:
-            sys.modules["torch"].set_num_threads(n)
-
-
-def worker_name(i: int = 0) -> str:
-    """Host, process and place in the pool; a Slurm job's number where there is one."""
-    job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
-    index = os.environ.get("SLURM_ARRAY_TASK_ID")
-    head = f"slurm{job}" + (f"_{index}" if index else "") + "-" if job else ""
-    return f"{head}{socket.gethostname()}-{os.getpid()}-{i}"
 
 
 def main(argv: list[str] | None = None, train: Train | None = None) -> int:

@@ -26,7 +26,7 @@ from chinchilla.config import RuntimeConfig
 from chinchilla.data.manifest import Manifest
 from chinchilla.errors import DataError, InputError
 from chinchilla.records import RunResult
-from chinchilla.sweep import choosing, claims, worker
+from chinchilla.sweep import choosing, claims, endings, worker
 from chinchilla.sweep.cells import (
     MAX_ATTEMPTS,
     MAX_STALLS,
@@ -410,7 +410,7 @@ def cut_off(cell: Path, released: bool, times: int, saves: bool = False) -> None
     """A worker claims the cell as workers do and is stopped or killed, again and again."""
     for i in range(times):
         step = worker.saved_step(cell)
-        stalls = worker._stalls(cell, latest(cell), step)
+        stalls = endings.stalls_before(cell, latest(cell), step)
         claim = take(cell, f"w{i}", step=step, stalls=stalls)
         if saves:
             (cell / "checkpoints" / f"step-{step + 1:08d}").mkdir(parents=True)
