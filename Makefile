@@ -36,10 +36,8 @@ torture: install ## kill, damage and race everything at full count: 10 minutes; 
 test-gpu: install ## the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-bench-gpu: install ## on a GPU: its tests, then throughput and a sweep; PEERS='--nanogpt DIR --litgpt DIR'
-	$(BIN)/python -m pytest -m gpu
-	$(BIN)/python scripts/bench_throughput.py --device cuda --minutes 9 $(PEERS)
-	$(BIN)/python scripts/bench_throughput.py --device cuda --sweep
+bench-gpu: install ## on a GPU, 9 minutes a call: tests, throughput, a sweep; PEERS='--nanogpt DIR ...'
+	@PATH="$(CURDIR)/$(BIN):$$PATH" PEERS="$(PEERS)" bash scripts/gpu_session.sh || [ $$? -eq 75 ]
 
 test-slurm: install ## the tests on a real Slurm, which they start and stop; about 12 minutes
 	$(BIN)/python -m pytest -m slurm
