@@ -40,6 +40,10 @@ def compare(command: config.CompareCommand) -> int:
         if table.rows:
             print_table(shown)
     print(told(found))
+    if lead := found.lead:
+        for side in sides:
+            for text in side.fits.fitted[lead].refusals:
+                print(f"note, {side.name}: not used: {text}")
     for note in found.notes:
         print(f"note: {note}")
     print(f"wrote {page}")
