@@ -1,0 +1,91 @@
+"""On a CUDA device: the memory model beside what is allocated, bf16 curves beside fp32's."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from small_world import make_speeches
+from test_cuda import RUNTIME, make_spec
+
+from chinchilla.config import RecipeConfig
+from chinchilla.data.tokens import TokenData
+from chinchilla.memory import memory
+from chinchilla.plan import plan_run
+from chinchilla.records import Curve
+from chinchilla.shapes import ModelShape
+from chinchilla.train import loop, train_run
+
+pytestmark = pytest.mark.gpu
+
+
+def allocated(spec, cell: Path, data_dir: Path, **runtime) -> int:
+    """Most bytes that three updates and what they stand on need, beyond what was there."""
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    run = loop._Run(spec, cell, data_dir, replace(RUNTIME, **runtime))
+    torch.cuda.reset_peak_memory_stats()
+    try:
+        for _ in range(3):
+            run.update()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+    finally:
+        run.feed.close()
+        run.logbook.close()
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize(("shape", "rows"), [((512, 8, 512), 64), ((1024, 6, 256), 8)])
+def test_memory_is_estimated_within_a_tenth(
+    data_dir: Path, tmp_path: Path, shape: tuple[int, int, int], rows: int, recompute: bool
+):
+    """Of plain passes in bf16, in two micro-batches; a first run loads libraries and their workspace."""
+    told = {"cuda_graphs": False, "compile_blocks": "never", "activation_checkpointing": recompute}
+    small = make_spec(data_dir, steps=10, rows=4)
+    allocated(small, tmp_path / "small", data_dir, **told)
+    spec = make_spec(data_dir, steps=10, shape=shape, rows=rows)
+    half = spec.batch_tokens // 2
+    used = allocated(spec, tmp_path / "cell", data_dir, micro_batch_tokens=half, **told)
+    estimate = memory(spec, half, recompute=recompute).total
+    assert estimate == pytest.approx(used, rel=0.1)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_compiled_blocks_and_graphs_need_no_more_than_the_estimate(
+    data_dir: Path, tmp_path: Path, recompute: bool
+):
+    """So that the micro-batch that is found from it fits: MEMORY_SHARE is for what it leaves out."""
+    spec = make_spec(data_dir, steps=10, shape=(512, 8, 512), rows=64)
+    used = allocated(
+        spec, tmp_path, data_dir, micro_batch_tokens=spec.batch_tokens,
+        activation_checkpointing=recompute,
+    )  # fmt: skip
+    estimate = memory(spec, spec.batch_tokens, recompute=recompute).total
+    assert used < 1.1 * estimate
+
+
+def test_bf16_ends_where_fp32_does_after_1e15_flops(tmp_path: Path):
+    """To half a percent: of the loss at the end, and on the way of its mean over tenths of the run.
+
+    All speeches, so that 11 million tokens are a few epochs of them and not learnt by heart.
+    """
+    data_dir = make_speeches(tmp_path / "speeches", 1000, 512)
+    data = TokenData.open(data_dir)
+    found = {}
+    for precision in ("fp32", "bf16"):
+        spec = plan_run(
+            ModelShape(384, 1536, 64, 6, 8, data.vocab_size, 256),
+            RecipeConfig(peak_lr=1e-3, batch_tokens=16_384, warmup_fraction=0.1),
+            flop_convention="with_head",
+            data_id=data.data_id,
+            precision=precision,
+            budget_flops=1e15,
+        )
+        result = train_run(spec, tmp_path / precision, data_dir, RUNTIME)
+        assert result.status == "finished"
+        curve = Curve.load(tmp_path / precision).loss
+        tenths = torch.from_numpy(curve.copy()).tensor_split(10)
+        found[precision] = [float(t.mean()) for t in tenths[1:]] + [result.final_loss]
+    assert found["bf16"] != found["fp32"]
+    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.005)
