@@ -225,8 +225,8 @@ def torchtitan(folder: Path, job: dict[str, Any], device: torch.device, tokens: 
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(0)
-    store = dist.HashStore()
-    dist.init_process_group("nccl" if on_gpu else "gloo", store=store, rank=0, world_size=1)
+    backend = "nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
     compiling = CompileConfig(enable=job["compile"])
     with torch.device("meta"):
         model = config.build()
@@ -243,10 +243,8 @@ def torchtitan(folder: Path, job: dict[str, Any], device: torch.device, tokens: 
     )
     model.to_empty(device=device)
     torch.manual_seed(0)
-    with torch.no_grad():
-        model.init_states(buffer_device=None)
+    model.init_states(buffer_device=None)
     copy_titan(model, our_weights(s), s["n_heads"])
-    model.train()
     chunked = ChunkedCELoss(ChunkedCELoss.Config(), compile_config=compiling)
     chunked.set_lm_head(model.lm_head)
     model._skip_lm_head = True
