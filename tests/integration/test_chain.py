@@ -1,4 +1,7 @@
-"""data -> plan -> sweep -> status -> fit -> report -> predict, as typed, on text that ships."""
+"""data -> plan -> sweep -> status -> fit -> report -> predict, as typed, on text that ships.
+
+One quick test goes the whole way; the slow ones look closer at each stage, in the same sweep.
+"""
 
 import json
 import os
@@ -78,6 +81,7 @@ def assert_same_losses(folder: Path, reference: Path) -> None:
         np.testing.assert_array_equal(one.held_out_loss, two.held_out_loss)
 
 
+@pytest.mark.slow
 def test_a_plan_is_what_a_sweep_then_trains(data_dir: Path, sweep_dir: Path, tmp_path: Path):
     out = tmp_path / "plan.jsonl"
     assert main(["plan", *GRID, f"data_dir={data_dir}", f"out={out}"]) == 0
@@ -86,6 +90,7 @@ def test_a_plan_is_what_a_sweep_then_trains(data_dir: Path, sweep_dir: Path, tmp
     assert planned == load_plan(sweep_dir / "plan.jsonl")
 
 
+@pytest.mark.slow
 def test_every_run_leaves_its_files(sweep_dir: Path):
     found = results(sweep_dir)
     assert [r.status for r in found] == ["finished"] * 12
@@ -99,6 +104,7 @@ def test_every_run_leaves_its_files(sweep_dir: Path):
         assert result.final_loss < curve.loss[0]
 
 
+@pytest.mark.slow
 def test_budgets_travel_unchanged_and_are_met(sweep_dir: Path):
     """To half a step: the smallest run here has 14."""
     found = results(sweep_dir)
@@ -108,6 +114,7 @@ def test_budgets_travel_unchanged_and_are_met(sweep_dir: Path):
         assert r.flops_spent == pytest.approx(r.spec.budget_flops, abs=half_step * 1.001)
 
 
+@pytest.mark.slow
 def test_a_second_launch_trains_nothing(
     data_dir: Path, sweep_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):  # fmt: skip
@@ -119,6 +126,7 @@ def test_a_second_launch_trains_nothing(
     assert "12/12 cells" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_status_knows_every_run(sweep_dir: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["status", f"sweep_dir={sweep_dir}", "format=json"]) == 0
     told = json.loads(capsys.readouterr().out)

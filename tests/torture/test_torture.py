@@ -17,9 +17,9 @@ def assert_all_passed(found: dict[str, Any], at_least: int) -> None:
     [
         ("race", (12, 30), 30),
         ("writers", (12, 2), 2),
-        ("late", (3,), 3),
-        ("killed_workers", (), 25),
-        ("damaged_claims", (30,), 30),
+        pytest.param("late", (3,), 3, marks=pytest.mark.slow),
+        pytest.param("killed_workers", (), 25, marks=pytest.mark.slow),
+        pytest.param("damaged_claims", (30,), 30, marks=pytest.mark.slow),
     ],
 )
 def test_a_cell_has_one_trainer_and_one_result(

@@ -204,7 +204,9 @@ def alive(pid: int) -> bool:
     return True
 
 
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("signum", [
+    signal.SIGTERM, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGINT, signal.SIGKILL)),
+])  # fmt: skip
 def test_the_workers_of_a_stopped_launcher_stop_too(tmp_path: Path, signum: int):
     cells = [cell_of(tmp_path, s) for s in make_specs(2, SLOW)]
     launcher = start_launcher(tmp_path)
