@@ -119,6 +119,7 @@ TABLE_2 = (
     Table2Row("kaplan", "Kaplan et al. (2020)", 0.73, None, None, 0.27, None, None),
 )
 
+
 class TableA2Row(NamedTuple):
     """One row of Table A2: exponents by approach 2 on one corpus, printed without intervals."""
 
