@@ -18,7 +18,6 @@ import torch
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.errors import InputError
-from chinchilla.memory import memory
 from chinchilla.model import Transformer
 from chinchilla.records import Curve, RunResult, RunSpec
 from chinchilla.train import device as devices
@@ -29,7 +28,7 @@ from chinchilla.train.feed import Feed
 from chinchilla.train.logbook import Logbook
 from chinchilla.train.opening import claim_folder, open_data, rows_per_rank
 from chinchilla.train.optimizer import build_optimizer, set_learning_rate
-from chinchilla.train.passes import Passes
+from chinchilla.train.passes import Passes, rows_at_once
 from chinchilla.train.ranks import ALONE, Ranks
 from chinchilla.train.schedule import learning_rate
 from chinchilla.train.sharding import clip_gradients, fill, local, shard_model, sum_over_copies
@@ -164,7 +163,7 @@ class _Run:
             devices.reset_peak_memory(self.device)
             self.optimizer = build_optimizer(self.model, spec)
         self.tokenizer = self.data.manifest.tokenizer.sha256
-        self.micro_rows = self._micro_rows()
+        self.micro_rows = rows_at_once(spec, self.rows, runtime, self.device, ranks)
         self.passes = Passes(
             self.model,
             self.micro_rows,
@@ -390,19 +389,6 @@ class _Run:
         now = time.perf_counter()
         self.train_seconds += now - self.clock
         self.clock = now
-
-    def _micro_rows(self) -> int:
-        """Rows of a forward pass, the same on all ranks."""
-        seq_len, rows = self.spec.model.seq_len, self.rows
-        if self.runtime.micro_batch_tokens:
-            return max(1, min(rows, self.runtime.micro_batch_tokens // seq_len))
-        room = devices.memory_room(self.device)
-        recompute, kind = self.runtime.activation_checkpointing, self.device.type
-        while rows > 1 and room < (
-            memory(self.spec, rows * seq_len, self.ranks.shards, recompute, kind).total
-        ):
-            rows = (rows + 1) // 2
-        return self.ranks.least(rows)
 
 
 def _copy(rows: torch.Tensor, to: torch.Tensor) -> None:

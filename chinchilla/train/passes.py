@@ -10,9 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chinchilla.config import RuntimeConfig
 from chinchilla.errors import one_line
+from chinchilla.memory import memory
 from chinchilla.model import Transformer
+from chinchilla.records import RunSpec
 from chinchilla.train import attention
+from chinchilla.train import device as devices
+from chinchilla.train.ranks import Ranks
 
 WARM_UPS = 3  # passes before a capture, as torch asks for
 log = logging.getLogger("chinchilla.train")
@@ -127,6 +132,25 @@ class Passes:
                     p.grad = grad
                 else:
                     p.grad.copy_(grad)
+
+
+def rows_at_once(
+    spec: RunSpec, rows: int, runtime: RuntimeConfig, device: torch.device, ranks: Ranks
+) -> int:
+    """Rows of a micro-batch, the same on all ranks: what was asked for, or what memory holds.
+
+    Args:
+        rows: a rank's part of a batch.
+    """
+    seq_len = spec.model.seq_len
+    if runtime.micro_batch_tokens:
+        return max(1, min(rows, runtime.micro_batch_tokens // seq_len))
+    room, recompute = devices.memory_room(device), runtime.activation_checkpointing
+    while rows > 1 and room < (
+        memory(spec, rows * seq_len, ranks.shards, recompute, device.type).total
+    ):
+        rows = (rows + 1) // 2
+    return ranks.least(rows)
 
 
 def _in_short(error: Exception) -> str:
