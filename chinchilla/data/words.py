@@ -20,7 +20,8 @@ import numpy as np
 
 from chinchilla.data.tokenizer import SPACE_MARK, Tokenizer, segments
 
-MAX_WORDS = 1 << 19  # remembered at once, in about 100 MB
+MAX_WORDS = 1 << 19  # remembered at once, in 100 to 150 MB
+MAX_LENGTH = 32  # characters of a word that is worth remembering
 _WORD = re.compile(rf" *[^ \n{SPACE_MARK}]+| +|[\n{SPACE_MARK}]")
 _CODES = {"uint16": "H", "uint32": "I"}
 
@@ -41,13 +42,15 @@ class Words:
     def encode(self, texts: Iterable[str]) -> np.ndarray:
         """(tokens,) of each text, each followed by eos."""
         parted = [list(chain.from_iterable(map(_WORD.findall, segments(t)))) for t in texts]
-        self._learn(set().union(*parted))
+        long = self._learn(set().union(*parted))
         known = self._known.__getitem__
-        return np.frombuffer(
-            b"".join(b"".join(map(known, words)) + self._eos for words in parted), self._dtype
-        )
+        found = b"".join(b"".join(map(known, words)) + self._eos for words in parted)
+        for word in long:  # hardly ever met again, and of any size
+            del self._known[word]
+        return np.frombuffer(found, self._dtype)
 
-    def _learn(self, words: set[str]) -> None:
+    def _learn(self, words: set[str]) -> list[str]:
+        """Know all of them; gives those that are too long to be kept."""
         new = words.difference(self._known)
         if len(self._known) + len(new) > MAX_WORDS:
             self._known = dict(self._mark)
@@ -55,6 +58,7 @@ class Words:
         listed = list(new)
         for word, ids in zip(listed, self._tokenizer.encode_each(listed), strict=True):
             self._known[word] = self._bytes(ids)
+        return [word for word in listed if len(word) > MAX_LENGTH]
 
     def _bytes(self, ids: list[int]) -> bytes:
         return array(self._code, ids).tobytes()

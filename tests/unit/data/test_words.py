@@ -53,6 +53,15 @@ def test_forgetting_changes_nothing(monkeypatch):
         assert some.encode(texts).tolist() == whole(tokenizer(), texts)
 
 
+def test_what_is_remembered_is_bounded_in_bytes():
+    """Text without spaces (Chinese, base64) is made of words as long as its lines."""
+    some = Words(tokenizer(), "uint16")
+    texts = [f"{n} " + f"{n:x}" * 5_000 for n in range(30)]
+    assert some.encode(texts).tolist() == whole(tokenizer(), texts)
+    assert max(map(len, some._known)) <= words.MAX_LENGTH
+    assert some.encode(texts).tolist() == whole(tokenizer(), texts)
+
+
 def trained(**options) -> bytes:
     out = io.BytesIO()
     told = {
