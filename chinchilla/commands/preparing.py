@@ -78,7 +78,7 @@ def _overlap(command: config.DataCommand) -> int:
         return print_json({"data_dir": str(folder), "data_id": manifest.data_id, "overlap": found})
     for s in found:
         print(
-            f"{s['file']}: of {s['items']:,} items {s['any']:,} share {s['ngram']} words in a row with the "
+            f"{s['path']}: of {s['items']:,} items {s['any']:,} share {s['ngram']} words in a row with the "
             f"training text, {s['half']:,} at least half of theirs, {s['all']:,} all; {s['too_short']:,} "
             "are shorter."
         )

@@ -12,6 +12,7 @@
     stages.py      documents -> held-out split, tokenizer, shards, each going on where it was stopped
     unfinished.py  how far that has come
     prepare.py     the stages, the manifest, and files in their places
+    ours.py        which files of a folder are ours to replace or remove
     settings.py    what was asked, to tell one folder from another
     manifest.py    the manifest's record and file; card.py the same for people
     mixture.py     which source gives which row

@@ -8,12 +8,23 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.data.manifest import SPLITS, Manifest
-from chinchilla.errors import DataError
+from chinchilla.errors import DataError, InputError
 from chinchilla.files import read_json, write_json, write_text
 
 CARD_JSON, CARD = "data_card.json", "data_card.md"
 OVERLAPS = "overlap-*.json"
-SHOWN = {"file", "ngram", "items", "too_short", "any", "half", "all", "sources"}
+SHOWN = {
+    "file",
+    "sha256",
+    "data_id",
+    "ngram",
+    "items",
+    "too_short",
+    "any",
+    "half",
+    "all",
+    "sources",
+}
 WHY = {
     "duplicate": "the same text again",
     "in_other_source": "the same text in a source before it",
@@ -87,13 +98,25 @@ def card_record(data_dir: Path, manifest: Manifest) -> dict[str, Any]:
 def _overlaps(data_dir: Path, data_id: str) -> list[dict[str, Any]]:
     """Summaries of what was measured on these tokens."""
     found = []
-    for path in sorted(data_dir.glob(OVERLAPS)):
-        told = read_json(path, "overlap")
-        if not isinstance(told, dict) or told.get("data_id") != data_id or not told.keys() >= SHOWN:
+    for path, told in overlap_files(data_dir):
+        if told["data_id"] != data_id:
             raise DataError(
                 f"{path} is no overlap with the data beside it. Delete it, and measure again."
             )
         found.append({k: v for k, v in told.items() if k not in ("columns", "per_item")})
+    return found
+
+
+def overlap_files(data_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """What `data overlap` left in a folder; other files that are called so are not ours."""
+    found = []
+    for path in sorted(data_dir.glob(OVERLAPS)):
+        try:
+            told = read_json(path, "overlap")
+        except InputError:
+            continue
+        if isinstance(told, dict) and told.keys() >= SHOWN:
+            found.append((path, told))
     return found
 
 
@@ -173,15 +196,21 @@ def _overlap(found: list[dict[str, Any]]) -> list[str]:
     return [
         "Items with n-grams of words that also stand in the training text (any, half of them, all).",
         "",
-        "| evaluation | words in a row | items | shorter | any | half | all | by source |",
-        "|---|--:|--:|--:|--:|--:|--:|---|",
+        "| evaluation | sha256 | words in a row | items | shorter | any | half | all | by source |",
+        "|---|---|--:|--:|--:|--:|--:|--:|---|",
         *(
-            f"| {_cell(each['file'])} | {each['ngram']} | {each['items']:,} | {each['too_short']:,} "
+            f"| {_cell(_evaluation(each))} | {_cell(each['sha256'][:8])} | {each['ngram']} | {each['items']:,} | {each['too_short']:,} "
             f"| {each['any']:,} | {each['half']:,} | {each['all']:,} "
             f"| {_cell(', '.join(f'{k} {v:,}' for k, v in each['sources'].items() if v)) or 'none'} |"
             for each in found
         ),
     ]
+
+
+def _evaluation(found: dict[str, Any]) -> str:
+    """The end of a path, and the column where it is not the usual one."""
+    column = found.get("column", "text")
+    return found.get("path", found["file"]) + (f" ({column})" if column != "text" else "")
 
 
 def _cell(text: str) -> str:

@@ -86,7 +86,7 @@ def overlap(
             done += len(text.encode("utf-8", "surrogatepass"))
             if progress:
                 progress("overlap", done, data.manifest.splits["train"].bytes)
-    return _summary(file, n, items, wanted, found, data.manifest)
+    return _summary(file, n, column, items, wanted, found, data.manifest)
 
 
 def _texts(file: Path, column: str) -> Iterable[str]:
@@ -99,7 +99,13 @@ def _texts(file: Path, column: str) -> Iterable[str]:
 
 
 def _summary(
-    file: Path, n: int, grams: list[np.ndarray], wanted: np.ndarray, found: np.ndarray, m: Manifest
+    file: Path,
+    n: int,
+    column: str,
+    grams: list[np.ndarray],
+    wanted: np.ndarray,
+    found: np.ndarray,
+    m: Manifest,
 ) -> tuple[list[Item], dict[str, Any]]:
     names = [source.name for source in m.all_sources()]
     items = []
@@ -112,7 +118,9 @@ def _summary(
     return items, {
         "schema": SCHEMA,
         "file": file.name,
+        "path": "/".join(file.absolute().parts[-2:]),  # two evaluations may be called test.jsonl
         "sha256": sha256_file(file),
+        "column": column,
         "data_id": m.data_id,
         "ngram": n,
         "items": len(items),
@@ -127,12 +135,15 @@ def _summary(
 
 
 def save_overlap(data_dir: Path, file: Path, items: list[Item], summary: dict[str, Any]) -> Path:
-    """Write overlap-NAME.json into the token folder: the summary with every item.
+    """Write overlap-NAME-HASH-COLUMN-NGRAM.json into the token folder: the summary with every item.
+
+    HASH begins the SHA-256 of the evaluation file, so that two of one name stand beside each other.
 
     Returns:
-        The file written; the same evaluation again takes its place.
+        The file written; the same measured again takes its place.
     """
-    name = re.sub(r"[^\w.-]", "_", file.name)
+    parts = [file.name[:100], summary["sha256"][:8], summary["column"][:30], f"{summary['ngram']}"]
+    name = re.sub(r"[^\w.-]", "_", "-".join(parts), flags=re.ASCII)
     path = data_dir / f"overlap-{name}.json"
     per_item = [[i.item, i.ngrams, i.found] for i in items]
     write_json(path, {**summary, "columns": ["item", "ngrams", "found"], "per_item": per_item})

@@ -12,10 +12,10 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from chinchilla.data.card import write_card
+from chinchilla.data.card import overlap_files, write_card
 from chinchilla.data.manifest import MANIFEST, Manifest
 from chinchilla.errors import DataError, InputError
 from chinchilla.files import (
@@ -32,6 +32,7 @@ from chinchilla.from_json import built
 
 PACK = "pack.json"
 SCHEMA = 1
+_NAMES = r"[\w.-]+\.(bin|model)|overlap-[\w.-]+\.json"
 PART_BYTES = 16 << 20  # of a shard in one part; xz needs about ten times that in memory
 UNPACK_BYTES = 64 << 20  # of memory that one part may ask for when it is unpacked
 
@@ -63,13 +64,18 @@ class Pack:
 
     data_id: str
     tokens: int
-    files: list[PackedFile]
+    files: list[PackedFile]  # tokenizer and shards
     schema: int = SCHEMA
+    overlaps: list[PackedFile] = field(default_factory=list)  # what `data overlap` found
 
     @property
     def size(self) -> int:
         """Compressed bytes."""
-        return sum(part.size for file in self.files for part in file.parts)
+        return sum(part.size for file in self.all_files() for part in file.parts)
+
+    def all_files(self) -> list[PackedFile]:
+        """Everything but manifest and card."""
+        return [*self.files, *self.overlaps]
 
 
 def pack(data_dir: Path, pack_dir: Path, n_workers: int, progress: Progress | None = None) -> Pack:
@@ -80,6 +86,7 @@ def pack(data_dir: Path, pack_dir: Path, n_workers: int, progress: Progress | No
     """
     manifest = Manifest.load(data_dir)
     manifest.check_sizes(data_dir)
+    _refuse_one_folder(data_dir, pack_dir)
     pack_dir = writable_dir(pack_dir, "pack_dir")
     if (pack_dir / PACK).exists() and (other := load_pack(pack_dir)).data_id != manifest.data_id:
         raise InputError(
@@ -88,6 +95,10 @@ def pack(data_dir: Path, pack_dir: Path, n_workers: int, progress: Progress | No
         )
     clean_leftovers(pack_dir)
     names = {manifest.tokenizer.file: manifest.tokenizer.sha256, **_shard_hashes(manifest)}
+    n_files = len(names)
+    for path, told in overlap_files(data_dir):
+        if told["data_id"] == manifest.data_id:
+            names[path.name] = sha256_file(path)
     total = sum((data_dir / name).stat().st_size for name in names)
     done, files = 0, []
     with ThreadPoolExecutor(n_workers or os.cpu_count() or 1) as pool:  # xz lets go of the GIL
@@ -110,7 +121,8 @@ def pack(data_dir: Path, pack_dir: Path, n_workers: int, progress: Progress | No
                     progress("pack", done, total)
             files.append(PackedFile(name, sha256, parts))
     shutil.copyfile(data_dir / MANIFEST, pack_dir / MANIFEST)
-    made = Pack(manifest.data_id, sum(s.tokens for s in manifest.splits.values()), files)
+    tokens = sum(split.tokens for split in manifest.splits.values())
+    made = Pack(manifest.data_id, tokens, files[:n_files], overlaps=files[n_files:])
     write_json(pack_dir / PACK, asdict(made))
     return made
 
@@ -158,10 +170,11 @@ def unpack(pack_dir: Path, data_dir: Path, progress: Progress | None = None) -> 
     """Make the token folder again, byte for byte; files that are there already are kept.
 
     Raises:
-        InputError: no pack, or data_dir holds other data; DataError: a part that does not match.
+        InputError: no pack, or data_dir holds other data or files that would be written over; DataError: a part that does not match.
     """
     found = load_pack(pack_dir)
     manifest = Manifest.load(pack_dir)
+    _refuse_one_folder(data_dir, pack_dir)
     data_dir = writable_dir(data_dir, "data_dir")
     wanted = {manifest.tokenizer.file: manifest.tokenizer.sha256, **_shard_hashes(manifest)}
     if found.data_id != manifest.data_id or wanted != {f.file: f.sha256 for f in found.files}:
@@ -172,12 +185,14 @@ def unpack(pack_dir: Path, data_dir: Path, progress: Progress | None = None) -> 
         raise InputError(
             f"data_dir={data_dir} holds data {other}, not {found.data_id}. Choose another data_dir."
         )
+    for file in found.all_files():
+        _check_name(data_dir, file.file, pack_dir / PACK)
+    if not (data_dir / MANIFEST).exists():
+        _refuse_others(data_dir, found)
     clean_leftovers(data_dir)
-    total, done = sum(part.raw for file in found.files for part in file.parts), 0
-    for file in found.files:
-        target = inside(data_dir, file.file)
-        if target.parent != data_dir or not re.fullmatch(r"[\w.-]+\.(bin|model)", file.file):
-            raise DataError(f"{pack_dir / PACK}: {file.file!r} is no name of a shard or tokenizer.")
+    total, done = sum(part.raw for file in found.all_files() for part in file.parts), 0
+    for file in found.all_files():
+        target = data_dir / file.file
         if not (target.is_file() and sha256_file(target) == file.sha256):
             digest = hashlib.sha256()
             with atomic_write(target, "wb") as out:
@@ -194,6 +209,31 @@ def unpack(pack_dir: Path, data_dir: Path, progress: Progress | None = None) -> 
     with atomic_write(data_dir / MANIFEST, "wb") as out:
         out.write((pack_dir / MANIFEST).read_bytes())
     return manifest
+
+
+def _check_name(data_dir: Path, name: str, where: Path) -> None:
+    target = inside(data_dir, name)
+    if target.parent != data_dir or not re.fullmatch(_NAMES, name):
+        raise DataError(f"{where}: {name!r} is no name of a shard or tokenizer.")
+
+
+def _refuse_one_folder(data_dir: Path, pack_dir: Path) -> None:
+    if data_dir.resolve() == pack_dir.resolve():
+        raise InputError(
+            f"pack_dir={pack_dir} is data_dir itself, and each has a {MANIFEST}. "
+            "Choose another pack_dir."
+        )
+
+
+def _refuse_others(data_dir: Path, found: Pack) -> None:
+    """Files that no unpacking left there, as those are whole, and that it would write over."""
+    for file in found.all_files():
+        path = data_dir / file.file
+        if os.path.lexists(path) and not (path.is_file() and sha256_file(path) == file.sha256):
+            raise InputError(
+                f"{path} is not the file of that name in the pack, and would be written over. "
+                "Move it away, or choose another data_dir."
+            )
 
 
 def _raw_parts(pack_dir: Path, file: PackedFile) -> Iterator[bytes]:

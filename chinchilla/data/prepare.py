@@ -13,7 +13,6 @@ import errno
 import fcntl
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.config import DataCommand, SourceConfig
-from chinchilla.data.card import CARD, CARD_JSON, OVERLAPS, write_card
+from chinchilla.data.card import CARD, CARD_JSON, write_card
 from chinchilla.data.encode import dtype_of
 from chinchilla.data.manifest import MANIFEST, SPLITS, Manifest, Part, Source, Split, TokenizerInfo
 from chinchilla.data.measure import SourceMeasure, measure
 from chinchilla.data.mixture import whole_parts
 from chinchilla.data.near import need_datasketch
+from chinchilla.data.ours import Placed, refuse_another_model, refuse_another_size, refuse_others
 from chinchilla.data.settings import (
     changed_files,
     corpus_record,
@@ -68,21 +68,29 @@ def prepare(command: DataCommand, progress: Progress | None = None) -> Manifest:
         need_datasketch()
     with _locked(data_dir), _disk_errors(data_dir):
         clean_leftovers(data_dir)  # of one that was killed, however late
-        work = data_dir / WORK
-        if (data_dir / MANIFEST).exists():
-            manifest = _already_prepared(command, data_dir)
-            if manifest:
+        work, ours = data_dir / WORK, Placed.load(data_dir / WORK)
+        damaged = (data_dir / MANIFEST).exists()
+        if damaged:
+            manifest = Manifest.load(data_dir)
+            if _already_prepared(command, data_dir, manifest):
                 if not ((data_dir / CARD).exists() and (data_dir / CARD_JSON).exists()):
                     write_card(data_dir, manifest)
                 shutil.rmtree(work, ignore_errors=True)
-                return manifest
-        try:
-            manifest = _made(command, data_dir, progress)
-        except (DataError, OSError):  # what would stop the next time too keeps no room on the disk
-            shutil.rmtree(work, ignore_errors=True)
-            raise
-        for file in [manifest.tokenizer.file, *_shard_files(manifest)]:
-            os.replace(work / file, data_dir / file)
+                return dataclasses.replace(manifest, already_prepared=True)
+            ours = Placed.of(manifest, tokenizer=not command.tokenizer.model)
+        refuse_others(command, data_dir, ours)
+        files = [fingerprint(name, path) for name, path in source_files(command)]
+        if damaged:
+            ours.save(work)
+            (data_dir / MANIFEST).unlink()
+        manifest = _made(command, data_dir, ours, files, progress)
+        refuse_others(command, data_dir, Placed())  # that came in the meantime
+        model = data_dir / manifest.tokenizer.file
+        ours = Placed.of(manifest, tokenizer=not model.exists())
+        ours.save(work)
+        for file in ours.files:
+            if file not in (CARD, CARD_JSON):
+                os.replace(work / file, data_dir / file)
         fsync_dir(data_dir)
         write_card(data_dir, manifest)
         manifest.save(data_dir)
@@ -90,22 +98,25 @@ def prepare(command: DataCommand, progress: Progress | None = None) -> Manifest:
     return manifest
 
 
-def _made(command: DataCommand, data_dir: Path, progress: Progress) -> Manifest:
+def _made(
+    command: DataCommand, data_dir: Path, ours: Placed, files: Files, progress: Progress
+) -> Manifest:
     """Go on with what was left unfinished, if it is of the same text and settings; else begin."""
     work = data_dir / WORK
-    files = [fingerprint(name, path) for name, path in source_files(command)]
     asked = digest_of(command, files)
     state = Unfinished.load(work, asked)
-    if state is not None:
-        for path in _our_shards(data_dir):  # that had come to their place already
-            os.replace(path, work / path.name)
-        _clear(data_dir)
-        with contextlib.suppress(NotAsWritten):
-            return _build(command, data_dir, state, files, progress)
-    _clear(data_dir)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
-    return _build(command, data_dir, Unfinished(asked), files, progress)
+    try:
+        if state is not None:
+            ours.take_back(data_dir, work)
+            with contextlib.suppress(NotAsWritten):
+                return _build(command, data_dir, state, files, progress)
+        ours.remove(data_dir)
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        return _build(command, data_dir, Unfinished(asked), files, progress)
+    except (DataError, OSError):  # what would stop the next time too keeps no room on the disk
+        shutil.rmtree(work, ignore_errors=True)
+        raise
 
 
 def _build(
@@ -119,6 +130,7 @@ def _build(
         stages.read()
         stages.leave_out()
         tokenizer = stages.tokenizer(work / TOKENIZER_FILE, data_dir / TOKENIZER_FILE)
+        refuse_another_model(data_dir / TOKENIZER_FILE, tokenizer.model)
         written = stages.encode(tokenizer)
         left_out = [spool.dropped(number) for number in range(len(sources))]
         intake = spool.intake
@@ -185,6 +197,8 @@ def make_tokenizer(
                 f"data_dir, or measure that one: tokenizer.model={data_dir / TOKENIZER_FILE}."
             )
         clean_leftovers(data_dir)
+        if not command.tokenizer.model:
+            refuse_another_size(command, data_dir / TOKENIZER_FILE)
         work = data_dir / WORK_TOKENIZER
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
@@ -194,13 +208,15 @@ def make_tokenizer(
                 stages.read()
                 stages.leave_out()
                 tokenizer = stages.tokenizer()
+                if not command.tokenizer.model:
+                    refuse_another_model(data_dir / TOKENIZER_FILE, tokenizer.model)
                 progress("measure", 0, 1)
                 held_out = ((n, t) for n, key, t in spool if split_of(key, fraction) != "train")
                 found = measure(tokenizer, held_out, [source.name for source in sources])
                 progress("measure", 1, 1)
         finally:
             shutil.rmtree(work, ignore_errors=True)
-        if not command.tokenizer.model:
+        if not (command.tokenizer.model or (data_dir / TOKENIZER_FILE).exists()):
             with atomic_write(data_dir / TOKENIZER_FILE, "wb") as file:
                 file.write(tokenizer.model)
     return tokenizer, found
@@ -230,9 +246,8 @@ def _together(splits: list[Split]) -> Split:
     )
 
 
-def _already_prepared(command: DataCommand, data_dir: Path) -> Manifest | None:
-    """The manifest there, if it has these settings; None if its shards are damaged."""
-    manifest = Manifest.load(data_dir)
+def _already_prepared(command: DataCommand, data_dir: Path, manifest: Manifest) -> bool:
+    """Whether the data there is whole; data of other settings is refused."""
     before = {k: v for k, v in manifest.settings.items() if k != "sources"}
     changed = differences(before, settings_of(command))
     if not changed:
@@ -245,36 +260,14 @@ def _already_prepared(command: DataCommand, data_dir: Path) -> Manifest | None:
     try:
         manifest.check_sizes(data_dir)
     except DataError:
-        return None
-    return dataclasses.replace(manifest, already_prepared=True)
-
-
-def _shard_files(manifest: Manifest) -> list[str]:
-    return [shard.file for split in manifest.splits.values() for shard in split.shards]
-
-
-def _clear(data_dir: Path) -> None:
-    """Remove what an unfinished or damaged preparation left; nothing that is not ours.
-
-    A tokenizer stays: it may be the person's, given as tokenizer.model.
-    """
-    for name in (MANIFEST, CARD, CARD_JSON):
-        (data_dir / name).unlink(missing_ok=True)
-    for path in data_dir.glob(OVERLAPS):  # of other tokens
-        path.unlink()
-    for path in _our_shards(data_dir):
-        path.unlink()
-
-
-def _our_shards(data_dir: Path) -> list[Path]:
-    named = re.compile(r"(train|heldout)(-[\w.-]+)?-\d{5,}\.bin")
-    return [path for path in data_dir.glob("*.bin") if named.fullmatch(path.name)]
+        return False
+    return True
 
 
 @contextmanager
 def _locked(data_dir: Path) -> Iterator[None]:
     """One preparation per folder; the lock goes with the process, however that ends."""
-    with open(data_dir / ".lock", "w") as file:
+    with open(data_dir / ".lock", "a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

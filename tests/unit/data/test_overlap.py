@@ -1,5 +1,6 @@
 """Evaluation items that stand in the training text are found, and only those."""
 
+import hashlib
 import json
 
 import numpy as np
@@ -84,9 +85,38 @@ def test_the_command_enters_it_into_the_data_card(folder, tmp_path, capsys):
     assert "of 2 items 1 share 13 words" in capsys.readouterr().out
     card = json.loads((folder / "data_card.json").read_text())
     assert card["overlap"][0]["any"] == 1
-    assert r"| my\|eval.jsonl | 13 | 2 | 0 | 1 |" in (folder / "data_card.md").read_text()
-    told = json.loads((folder / "overlap-my_eval.jsonl.json").read_text())
+    sha256 = hashlib.sha256(evaluation.read_bytes()).hexdigest()[:8]
+    where = rf"| {tmp_path.name}/my\|eval.jsonl | {sha256} | 13 | 2 | 0 | 1 |"
+    assert where in (folder / "data_card.md").read_text()
+    told = json.loads((folder / f"overlap-my_eval.jsonl-{sha256}-text-13.json").read_text())
     assert told["per_item"] == [[1, 5, 5], [2, 3, 0]]
+
+
+def test_evaluations_of_one_name_stand_beside_each_other_in_the_card(folder, tmp_path):
+    """The second, clean one must not hide that the first stands in the training text."""
+    for name, texts in (("leaked", [SECRET, SECRET + " x"]), ("clean", [FRESH])):
+        (tmp_path / name).mkdir()
+        write_jsonl(tmp_path / name / "test.jsonl", texts)
+    words = ["data", "overlap", f"data_dir={folder}"]
+    both = [str(tmp_path / name / "test.jsonl") for name in ("leaked", "clean")]
+    assert main([*words, f"against=[{','.join(both)}]"]) == 0
+    assert main([*words, f"against={both[1]}"]) == 0  # again: takes its own place only
+    card = json.loads((folder / "data_card.json").read_text())
+    assert sorted((each["path"], each["any"]) for each in card["overlap"]) == [
+        ("clean/test.jsonl", 0),
+        ("leaked/test.jsonl", 2),
+    ]
+    assert len(list(folder.glob("overlap-*.json"))) == 2
+    assert main([*words, f"against={both[0]}", "ngram=15"]) == 0  # another question
+    card = json.loads((folder / "data_card.json").read_text())
+    assert sorted((each["ngram"], each["any"]) for each in card["overlap"]) == [
+        (13, 0),
+        (13, 2),
+        (15, 2),
+    ]
+    text = (folder / "data_card.md").read_text()
+    assert "| leaked/test.jsonl | " in text
+    assert "| clean/test.jsonl | " in text
 
 
 def test_overlap_without_files_or_with_bad_ones(folder, tmp_path, capsys):
@@ -100,9 +130,14 @@ def test_overlap_without_files_or_with_bad_ones(folder, tmp_path, capsys):
         overlap(folder, write_jsonl(tmp_path / "e.jsonl", [SECRET]), 13, "question")
 
 
-def test_an_overlap_file_of_other_tokens_is_refused(folder, capsys):
-    (folder / "overlap-x.json").write_text('{"data_id": "0"}')
+def test_an_overlap_of_other_tokens_is_refused_and_a_file_of_ones_own_left_alone(folder, tmp_path):
+    (folder / "overlap-notes.json").write_text('{"mine": 1}')
+    (folder / "overlap-draft.json").write_text("{")
+    evaluation = write_jsonl(tmp_path / "e.jsonl", [SECRET])
+    assert main(["data", "overlap", f"data_dir={folder}", f"against={evaluation}"]) == 0
+    [ours] = folder.glob("overlap-e.jsonl-*.json")
+    ours.write_text(json.dumps({**json.loads(ours.read_text()), "data_id": "0"}))
     (folder / "data_card.md").unlink()
     told = command(folder, folder.parent / "a.jsonl")
-    with pytest.raises(DataError, match=r"overlap-x.json is no overlap with the data beside it"):
+    with pytest.raises(DataError, match=r"overlap-e.* is no overlap with the data beside it"):
         prepare(told)

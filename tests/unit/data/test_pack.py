@@ -89,6 +89,41 @@ def test_unpacking_stopped_anywhere_leaves_no_folder_and_goes_on(
     assert contents(tmp_path / "d") == contents(token_dir)
 
 
+def test_what_was_measured_comes_along_and_the_card_is_the_same(tmp_path, token_dir):
+    shutil.copytree(token_dir, tmp_path / "d")
+    evaluation = write_jsonl(tmp_path / "e.jsonl", documents(3))
+    words = ["data", "overlap", f"data_dir={tmp_path / 'd'}", f"against={evaluation}"]
+    assert main(words) == 0
+    pack(tmp_path / "d", tmp_path / "pack", 1)
+    unpack(tmp_path / "pack", tmp_path / "again")
+    first, again = (
+        {p.name: p.read_bytes() for p in (tmp_path / n).iterdir() if p.name != ".lock"}
+        for n in ("d", "again")
+    )
+    assert first == again
+    assert any(name.startswith("overlap-e.jsonl-") for name in again)
+
+
+def test_pack_and_tokens_are_two_folders(tmp_path, token_dir, packed, capsys):
+    shutil.copytree(token_dir, tmp_path / "d")
+    before = {p.name for p in (tmp_path / "d").iterdir()}
+    (tmp_path / "link").symlink_to(tmp_path / "d")
+    given = [f"data_dir={tmp_path / 'd'}", f"pack_dir={tmp_path / 'link'}"]
+    assert main(["data", "pack", *given]) == 2
+    assert "is data_dir itself" in capsys.readouterr().err
+    assert {p.name for p in (tmp_path / "d").iterdir()} == before
+    with pytest.raises(InputError, match="is data_dir itself"):
+        unpack(packed, packed)
+
+
+def test_unpacking_writes_over_nothing_that_is_not_its_own(packed, tmp_path):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "train-00001.bin").write_text("mine")
+    with pytest.raises(InputError, match=r"train-00001.bin is not the file of that name"):
+        unpack(packed, tmp_path / "d")
+    assert [p.name for p in (tmp_path / "d").iterdir()] == ["train-00001.bin"]
+
+
 DAMAGE = {
     "missing part": (lambda p: p.unlink(), "is missing"),
     "cut part": (lambda p: p.write_bytes(p.read_bytes()[:-1]), "is damaged"),

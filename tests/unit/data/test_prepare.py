@@ -18,7 +18,7 @@ from data_corpora import command, decoded, documents, write_jsonl
 from chinchilla.config import CorpusConfig, DataCommand, TokenizerConfig
 from chinchilla.data import stages
 from chinchilla.data.manifest import Manifest
-from chinchilla.data.prepare import prepare
+from chinchilla.data.prepare import make_tokenizer, prepare
 from chinchilla.data.tokenizer import Tokenizer
 from chinchilla.errors import DataError, InputError
 
@@ -120,11 +120,86 @@ def test_damaged_folder_is_rebuilt(tmp_path):
     prepare(what)
     good = files(tmp_path / "d")
     (tmp_path / "d" / "train-00001.bin").unlink()
-    (tmp_path / "d" / "train-00077.bin").write_bytes(b"left from another time")
     (tmp_path / "d" / "mine.txt").write_text("not ours to remove")
     assert not prepare(what).already_prepared
     assert files(tmp_path / "d") == good
     assert (tmp_path / "d" / "mine.txt").exists()
+
+
+STRANGERS = ["train-00000.bin", "heldout-00077.bin", "data_card.md", "data_card.json"]
+
+
+@pytest.mark.parametrize("name", [*STRANGERS, "tokenizer.model"])
+def test_a_file_that_would_be_written_over_stops_it_before_anything_is_read(tmp_path, name):
+    what = command(tmp_path / "d", tmp_path / "not read.jsonl")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / name).write_bytes(b"mine")
+    (tmp_path / "not read.jsonl").write_text("no JSON")
+    with pytest.raises(InputError, match=rf"{name}.*another data_dir"):
+        prepare(what)
+    assert (tmp_path / "d" / name).read_bytes() == b"mine"
+
+
+def test_files_that_are_not_ours_stay(tmp_path):
+    """Also beside an unfinished preparation, and when a damaged folder is made again."""
+    what = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
+    mine = [tmp_path / "d" / n for n in ("train-mine-00000.bin", "overlap-notes.json", "train.bin")]
+    (tmp_path / "d").mkdir()
+    for path in mine:
+        path.write_bytes(b"mine")
+
+    def stop(stage: str, done: float, total: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare(what, stop)
+    (tmp_path / "d" / "train-00000.bin").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"train-00000.bin.*another data_dir"):
+        prepare(what)
+    (tmp_path / "d" / "train-00000.bin").unlink()
+    prepare(what)
+    (tmp_path / "d" / "train-00001.bin").unlink()
+    (tmp_path / "d" / "train-00077.bin").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"names train-00077.bin, which"):
+        prepare(what)
+    (tmp_path / "d" / "train-00077.bin").rename(tmp_path / "d" / "train-77.bin")
+    assert not prepare(what).already_prepared
+    assert [path.read_bytes() for path in mine] == [b"mine"] * 3
+    assert (tmp_path / "d" / "train-77.bin").read_bytes() == b"mine"
+
+
+def test_a_tokenizer_made_before_is_used_if_the_settings_give_it_and_else_kept(tmp_path):
+    what = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
+    make_tokenizer(what)
+    model = tmp_path / "d" / "tokenizer.model"
+    before = model.read_bytes(), model.stat().st_mtime_ns
+    make_tokenizer(what)
+    for config in (
+        TokenizerConfig(vocab_size=310),  # seen before anything is read
+        TokenizerConfig(vocab_size=300, algorithm="unigram"),  # seen once it is trained
+    ):
+        what.tokenizer = config
+        for make in (make_tokenizer, prepare):
+            with pytest.raises(InputError, match=r"another tokenizer.*another data_dir"):
+                make(what)
+            assert not (tmp_path / "d" / "manifest.json").exists()
+    assert (model.read_bytes(), model.stat().st_mtime_ns) == before
+    what.tokenizer = TokenizerConfig(vocab_size=300)
+    prepare(what)
+    assert (model.read_bytes(), model.stat().st_mtime_ns) == before
+
+
+def test_a_manifest_cannot_have_files_elsewhere_removed(tmp_path):
+    what = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
+    prepare(what)
+    record = json.loads((tmp_path / "d" / "manifest.json").read_text())
+    record["splits"]["heldout"]["shards"][0]["file"] = "../mine.bin"
+    (tmp_path / "d" / "manifest.json").write_text(json.dumps(record))
+    (tmp_path / "mine.bin").write_text("mine")
+    (tmp_path / "d" / "train-00000.bin").unlink()
+    with pytest.raises(InputError, match=r"mine.bin"):
+        prepare(what)
+    assert (tmp_path / "mine.bin").exists()
 
 
 KILLED = """

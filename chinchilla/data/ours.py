@@ -1,0 +1,147 @@
+"""Which files of a token folder are ours: only those are ever replaced or removed.
+
+Ours are those that a manifest names and, in a folder without one, those that `.work/placed.json`
+names: the shards and cards that a preparation had begun to put into their places, or those of damaged
+data that it makes again. The list is on the disk before the first of them moves, and before a damaged
+folder loses its manifest. Anything else that a preparation would write over stops it before it reads.
+"""
+
+import contextlib
+import os
+import re
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from chinchilla.config import DataCommand
+from chinchilla.data.card import CARD, CARD_JSON, overlap_files
+from chinchilla.data.manifest import MANIFEST, SPLITS, Manifest
+from chinchilla.data.stages import TOKENIZER_FILE
+from chinchilla.data.tokenizer import Tokenizer
+from chinchilla.errors import DataError, InputError
+from chinchilla.files import read_json, write_json
+from chinchilla.from_json import built
+
+PLACED = "placed.json"
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Files of one preparation in their places, or on their way there."""
+
+    data_id: str = ""
+    files: list[str] = field(default_factory=list)  # names inside the token folder
+
+    def __post_init__(self) -> None:
+        for name in self.files:
+            if not re.fullmatch(r"[\w.-]+\.(bin|model|md|json)", name):
+                raise InputError(f"{name!r} is no name of a shard, tokenizer or card.")
+
+    @staticmethod
+    def of(manifest: Manifest, tokenizer: bool) -> "Placed":
+        """The files of a manifest; its tokenizer too, where that is not the person's own."""
+        model = [manifest.tokenizer.file] if tokenizer else []
+        return Placed(manifest.data_id, [CARD, CARD_JSON, *model, *shard_files(manifest)])
+
+    @staticmethod
+    def load(work: Path) -> "Placed":
+        """The list in a working folder; an empty one where there is none that can be read."""
+        try:
+            found: Placed = built(Placed, read_json(work / PLACED, "placed"), PLACED)
+        except InputError:
+            return Placed()
+        return found
+
+    def save(self, work: Path) -> None:
+        """Put the list into the working folder in one step."""
+        work.mkdir(exist_ok=True)
+        write_json(work / PLACED, asdict(self))
+
+    def take_back(self, data_dir: Path, work: Path) -> None:
+        """Shards and tokenizer back into the working folder; cards and overlaps go."""
+        self._drop_reports(data_dir)
+        for name in self.files:
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(data_dir / name, work / name)
+        (work / PLACED).unlink(missing_ok=True)
+
+    def remove(self, data_dir: Path) -> None:
+        """Delete them all, and what was measured on these tokens."""
+        self._drop_reports(data_dir)
+        for name in self.files:
+            (data_dir / name).unlink(missing_ok=True)
+
+    def _drop_reports(self, data_dir: Path) -> None:
+        for name in {CARD, CARD_JSON} & {*self.files}:
+            (data_dir / name).unlink(missing_ok=True)
+        for path, told in overlap_files(data_dir):
+            if told["data_id"] == self.data_id:
+                path.unlink()
+
+
+def shard_files(manifest: Manifest) -> list[str]:
+    """Names of all shards."""
+    return [shard.file for split in manifest.splits.values() for shard in split.shards]
+
+
+def refuse_others(command: DataCommand, data_dir: Path, ours: Placed) -> None:
+    """Stop before anything is read if the folder holds files that would be written over.
+
+    Raises:
+        InputError: naming them.
+    """
+    sources = command.corpus.each()
+    named = "|".join(f"-{re.escape(source.name)}" for source in sources) if len(sources) > 1 else ""
+    shard = re.compile(rf"({'|'.join(SPLITS)})({named})-\d{{5,}}\.bin")
+    found = [
+        name
+        for name in sorted(os.listdir(data_dir))
+        if (name in (CARD, CARD_JSON) or shard.fullmatch(name)) and name not in ours.files
+    ]
+    found += [
+        path.name for path, told in overlap_files(data_dir) if told["data_id"] != ours.data_id
+    ]
+    if found:
+        listed = ", ".join(found[:4]) + (f" and {len(found) - 4} more" if len(found) > 4 else "")
+        raise InputError(
+            f"data_dir={data_dir} has no {MANIFEST} that names {listed}, which preparing would write "
+            "over. Move what is there away, or choose another data_dir."
+        )
+    if TOKENIZER_FILE not in ours.files:
+        refuse_another_size(command, data_dir / TOKENIZER_FILE)
+
+
+def refuse_another_size(command: DataCommand, there: Path) -> None:
+    """Stop for a tokenizer that cannot be the one asked for, as far as can be told before training.
+
+    Raises:
+        InputError: there is one.
+    """
+    if not os.path.lexists(there):
+        return
+    if command.tokenizer.model:
+        given = Path(command.tokenizer.model).expanduser()
+        refuse_another_model(there, Tokenizer.load(given).model)
+        return
+    try:
+        same = Tokenizer.load(there).vocab_size == command.tokenizer.vocab_size
+    except DataError:
+        same = False
+    if not same:
+        raise _another_model(there)
+
+
+def refuse_another_model(there: Path, model: bytes) -> None:
+    """Stop before a tokenizer is replaced by one with other bytes.
+
+    Raises:
+        InputError: there is one.
+    """
+    if os.path.lexists(there) and (not there.is_file() or there.read_bytes() != model):
+        raise _another_model(there)
+
+
+def _another_model(there: Path) -> InputError:
+    return InputError(
+        f"{there} is another tokenizer than these settings give, and would be lost. Use it "
+        f"(tokenizer.model={there}), move it away, or choose another data_dir."
+    )
