@@ -275,7 +275,8 @@ def _checked_word(command: str, word: str, extra: Path | None) -> str:
                 f"{key}={value}: there is no such {key}.{nearest(value, available)} "
                 f"Choices: {', '.join(short) or 'none'}."
             )
-        return f"{word}" if key != "experiment" else f"+experiment={value}"
+        # In quotes: a file may be called nan or 7, which Hydra would read as a number.
+        return f"{key}='{value}'" if key != "experiment" else f"+experiment='{value}'"
     if key not in known:
         raise InputError(
             f"{command} has no key {key!r}.{nearest(key, [*known, *groups])} "
@@ -298,6 +299,8 @@ def _one_line(error: Exception, command: str) -> str:
     from omegaconf.errors import MissingMandatoryValue
 
     message = str(error)
+    if "raised while composing config" in message:
+        return f"{_where(message)}: {_innermost(error)}."
     if told := re.match(r"Error merging override (.*)", message.partition("\n")[0]):
         why = str(error.__cause__ or "").partition("\n")[0].rstrip(".")
         return f"{told.group(1).rstrip('.')}: {why or 'cannot be used'}."
@@ -314,6 +317,22 @@ def _one_line(error: Exception, command: str) -> str:
     if first.startswith("Could not override") and error.__cause__:  # inside a list
         return f"{first}: {str(error.__cause__).partition(chr(10))[0].rstrip('.')}."
     return f"{first}."
+
+
+def _where(message: str) -> str:
+    """What could not be composed, as group=choice."""
+    found = re.search(r"In '([^'/]+)/([^']+)'", message)
+    return f"{found[1]}={found[2]}" if found else "a named choice"
+
+
+def _innermost(error: BaseException) -> str:
+    """The first line of the error that all others come from, with the key it is about."""
+    key = re.search(r"full_key: (\S+)", str(error))
+    while inner := (error.__cause__ or error.__context__):
+        error = inner
+        key = re.search(r"full_key: (\S+)", str(error)) or key
+    why = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
+    return f"{key[1]}: {why}" if key else why
 
 
 def usage() -> str:

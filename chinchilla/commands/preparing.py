@@ -59,11 +59,13 @@ def _overlap(command: config.DataCommand) -> int:
     """Look for evaluations in the training text, and enter what was found into the data card."""
     from chinchilla.data.card import CARD, write_card
     from chinchilla.data.manifest import Manifest
-    from chinchilla.data.overlap import overlap, save_overlap
+    from chinchilla.data.overlap import check_evaluation, overlap, save_overlap
     from chinchilla.sweep.progress import stage_progress
 
     folder = Path(command.data_dir)
     manifest = Manifest.load(folder)
+    for given in command.against:
+        check_evaluation(Path(given).expanduser())
     found = []
     with stage_progress() as report:
         for given in command.against:
@@ -130,6 +132,11 @@ def _prepare(command: config.DataCommand) -> int:
         f"{held.tokens:,} held out in {held.documents:,}; {manifest.tokenizer.vocab_size:,} pieces, "
         f"{train.bytes / train.tokens:.3f} bytes a token."
     )
+    if not manifest.tokenizer.lossless:
+        print(
+            "This tokenizer does NOT give every text back: its bits per byte leave out what it loses, and "
+            "do not compare with those of a lossless one."
+        )
     return 0
 
 

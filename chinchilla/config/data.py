@@ -7,6 +7,7 @@ from chinchilla.config.checks import check_format, choice, not_negative, positiv
 from chinchilla.errors import InputError
 
 ACTIONS = ("prepare", "tokenizer", "overlap", "pack", "unpack")
+MAX_NAME = 100  # bytes of a source's name; a file's has 255, of which a temporary one takes some
 FORMATS = ("embedded", "text", "jsonl", "parquet", "hub")
 
 
@@ -38,6 +39,11 @@ class SourceConfig:
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise InputError(
                 f"corpus.sources: name={self.name!r} must be one word, such as books: files are named by it."
+            )
+        if len(self.name.encode()) > MAX_NAME:
+            raise InputError(
+                f"corpus.sources: name={self.name[:20]}... has {len(self.name.encode())} bytes, and files "
+                f"are named by it. Use at most {MAX_NAME}."
             )
 
     def check(self, key: str) -> None:

@@ -72,7 +72,10 @@ def overlap(
     data = TokenData.open(data_dir)
     tokenizer = Tokenizer.load(data_dir / data.manifest.tokenizer.file)
     hashes = WordHashes()
-    items = [np.unique(ngram_hashes(hashes(text), n)) for text in _texts(file, column)]
+    try:
+        items = [np.unique(ngram_hashes(hashes(text), n)) for text in _texts(file, column)]
+    except DataError as error:  # the corpus' reader names the corpus' keys
+        raise DataError(str(error).replace("Set corpus.column.", "Set column=.")) from None
     wanted = np.unique(np.concatenate(items))
     if not len(wanted):
         raise DataError(f"{file} has no item of {n} words. Give a smaller ngram=.")
@@ -87,6 +90,17 @@ def overlap(
             if progress:
                 progress("overlap", done, data.manifest.splits["train"].bytes)
     return _summary(file, n, column, items, wanted, found, data.manifest)
+
+
+def check_evaluation(file: Path) -> None:
+    """Refuse what is no file, before any is searched for.
+
+    Raises:
+        DataError: a folder, or nothing there.
+    """
+    if not file.is_file():
+        what = "is a folder" if file.is_dir() else "does not exist"
+        raise DataError(f"against: {file} {what}. Give evaluation files: against=[FILE, ...].")
 
 
 def _texts(file: Path, column: str) -> Iterable[str]:

@@ -44,6 +44,7 @@ from chinchilla.files import atomic_write
 TOKENIZER_FILE = "tokenizer.model"
 BYTES_PER_WORKER = 4 << 20  # less text than this does not pay for another process
 CHECKPOINT_SECONDS = 30.0
+MODEST = 0.2  # held_out_fraction that may be advised: it holds for every source
 
 Progress = Callable[[str, float, float], None]  # stage, done, total (0 = not known)
 
@@ -276,8 +277,12 @@ def _check_split(source: SourceConfig, intake: Intake, fraction: float) -> None:
         empty = "held-out" if intake.lowest >= fraction else "training"
         # A little above the lowest position, and so below the next unless they are very close.
         enough = min(intake.lowest * 1.001 + 1e-4, (intake.lowest + intake.highest) / 2)
+        advice = (
+            f"Use held_out_fraction={enough:.6g}, or more and shorter documents."
+            if enough <= max(MODEST, fraction)
+            else "Give it more or shorter documents, put it into another source, or leave it out."
+        )
         raise DataError(
             f"held_out_fraction={fraction:g} leaves the {empty} split of the "
-            f"{intake.documents} documents of {what} empty. Use held_out_fraction={enough:.6g}, "
-            "or more and shorter documents."
+            f"{intake.documents} documents of {what} empty. {advice}"
         )

@@ -610,6 +610,29 @@ def test_a_choice_that_is_not_yaml_is_one_line(capsys, tmp_path):
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "parts"),
+    [
+        ("w", "weight: lots", ("corpus=w", "weight", "'lots'")),
+        ("p", "paths: /x", ("corpus=p", "is not a ListConfig, list")),
+        ("n", "sources: [null]", ("corpus=n", "NoneType is not a subclass of SourceConfig")),
+        ("s", "sources: [x]", ("corpus=s", "str is not a subclass of SourceConfig")),
+        ("nan", "format: text\npaths: [/x]", ("/x does not exist",)),
+        ("inf", "format: text\npaths: [/x]", ("/x does not exist",)),
+    ],
+)
+def test_a_choice_of_ones_own_that_cannot_be_says_why(capsys, tmp_path, name, text, parts):
+    """Also one whose name Hydra would read as a number."""
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / f"{name}.yaml").write_text(text)
+    words = ["--config-dir", str(tmp_path), f"corpus={name}", f"data_dir={tmp_path / 'd'}"]
+    assert cli.main(["data", *words]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    for part in parts:
+        assert part in said
+
+
 def test_paths_may_have_letters_of_any_alphabet(tmp_path):
     out = tmp_path / "r\u00e9p \u65e5" / "plan.jsonl"
     assert cli.main(["plan", "grid=demo", "grid.vocab_size=512", "recipe=demo", f"out={out}"]) == 0

@@ -112,6 +112,15 @@ def test_prepare_is_what_data_does_and_can_be_said(world, capsys):
     assert "choose one of prepare, tokenizer, overlap, pack" in capsys.readouterr().err
 
 
+def test_a_tokenizer_that_loses_text_is_said_to(world, tmp_path, capsys):
+    given = [w for w in words(world) if not w.startswith("data_dir")]
+    lossy = ["tokenizer.normalization=nfkc", f"data_dir={tmp_path / 'd'}"]
+    assert main([*given, *lossy]) == 0
+    assert "does NOT give every text back" in capsys.readouterr().out
+    assert main(words(world)) == 0
+    assert "does NOT" not in capsys.readouterr().out
+
+
 def test_a_tokenizer_alone_is_the_one_that_prepare_would_train(world, tmp_path, capsys):
     given = [w for w in words(world)[1:] if not w.startswith("data_dir")]
     assert main(["data", "tokenizer", *given, f"data_dir={tmp_path / 't'}", "format=json"]) == 0

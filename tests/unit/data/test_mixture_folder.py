@@ -214,6 +214,7 @@ def test_files_that_moved_to_another_source_are_noticed(tmp_path):
         ({"sources": ["a"], "paths": ["x"]}, "put everything into corpus.sources"),
         ({"sources": ["a b"]}, "must be one word"),
         ({"sources": ["../a"]}, "must be one word"),
+        ({"sources": ["a" * 101]}, "has 101 bytes.*at most 100"),
     ],
 )  # fmt: skip
 def test_sources_that_cannot_be_told_apart(settings, message):

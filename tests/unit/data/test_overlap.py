@@ -123,10 +123,16 @@ def test_overlap_without_files_or_with_bad_ones(folder, tmp_path, capsys):
     assert main(["data", "overlap", f"data_dir={folder}"]) == 2
     assert "against is missing" in capsys.readouterr().err
     assert main(["data", "overlap", f"data_dir={folder}", f"against={tmp_path / 'no.jsonl'}"]) == 2
-    assert "no.jsonl does not exist" in capsys.readouterr().err
+    assert "against: " in (said := capsys.readouterr().err)
+    assert "no.jsonl does not exist" in said
+    good = write_jsonl(tmp_path / "good.jsonl", [SECRET])
+    both = f"against=[{good},{tmp_path}]"
+    assert main(["data", "overlap", f"data_dir={folder}", both]) == 2
+    assert f"against: {tmp_path} is a folder" in capsys.readouterr().err
+    assert not list(folder.glob("overlap-*"))  # refused before any was searched for
     with pytest.raises(DataError, match="has no item of 13 words"):
         overlap(folder, write_jsonl(tmp_path / "e.jsonl", ["short"]), 13, "text")
-    with pytest.raises(DataError, match="no column 'question'"):
+    with pytest.raises(DataError, match=r"no column 'question'.*Set column="):
         overlap(folder, write_jsonl(tmp_path / "e.jsonl", [SECRET]), 13, "question")
 
 

@@ -319,11 +319,19 @@ def test_corpus_that_cannot_be_split(tmp_path, texts, message):
 
 def test_the_fraction_that_is_suggested_works(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", documents(12))
-    for fraction in (1e-9, 1 - 1e-9):
+    for fraction in (1e-9, 1 - 1e-9):  # the lowest of these twelve lies at a modest place
         with pytest.raises(DataError, match="Use held_out_fraction=") as caught:
             prepare(command(tmp_path / "d", path, held_out_fraction=fraction))
         suggested = float(str(caught.value).split("Use held_out_fraction=")[1].split(",")[0])
         prepare(command(tmp_path / str(fraction), path, held_out_fraction=suggested))
+
+
+def test_half_of_everything_is_not_advised_for_the_sake_of_a_few_documents(tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "MODEST", 0.0)  # whatever these documents' hashes are
+    path = write_jsonl(tmp_path / "a.jsonl", documents(3))
+    with pytest.raises(DataError, match=r"empty. Give it more or shorter documents") as caught:
+        prepare(command(tmp_path / "d", path, held_out_fraction=1e-9))
+    assert "Use held_out_fraction" not in str(caught.value)
 
 
 def test_existing_tokenizer_is_used_as_it_is(tmp_path, token_dir):
