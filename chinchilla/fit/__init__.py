@@ -7,7 +7,7 @@ from typing import Any
 from chinchilla.config import FitCommand
 from chinchilla.errors import FitError
 from chinchilla.fit.envelope import fit_envelope
-from chinchilla.fit.fits import Fits, Refused
+from chinchilla.fit.fits import Fits, Refused, impossible
 from chinchilla.fit.frontier import Frontier, LossLaw, OptimalPoint, PowerLaw
 from chinchilla.fit.isoflop import fit_isoflop
 from chinchilla.fit.parametric import fit_parametric
@@ -74,7 +74,15 @@ def fit_all(finals: Observations, curves: Observations | None, command: FitComma
         obs = curves if approach == "envelope" and curves is not None else finals
         settings = {**own[approach], "n_bootstrap": command.n_bootstrap, "seed": command.seed}
         try:
-            fitted[approach] = FITS[approach](obs, **settings)
+            found = FITS[approach](obs, **settings)
         except FitError as error:
             refused[approach] = Refused(str(error), error.kind)
+            continue
+        if wrong := impossible(found, approach):  # what is written must be what others read
+            refused[approach] = Refused(
+                f"{approach} finds what cannot be: {wrong}. These runs do not say where the optimum "
+                "lies: add sizes and budgets."
+            )
+        else:
+            fitted[approach] = found
     return Fits.of(fitted, refused, finals.finals(), asdict(command))

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from chinchilla import cli
 from chinchilla.config import FitCommand
 from chinchilla.errors import InputError
-from chinchilla.fit import Fits, fit_all
+from chinchilla.fit import FITS, Fits, fit_all
 from chinchilla.fit.loss_law import named_law
 from chinchilla.observations import Observations
 
@@ -77,6 +78,8 @@ REFUSED = [  # where, the value put there, part of the answer
     ((*FIT, "certificate", "converged"), False, "law is not certified"),
     ((*LAW, "alpha"), 0.9, "contradict each other"),
     ((*N_OPT, "coefficient"), 12.0, "contradict each other"),
+    (("approaches", "envelope", "N_opt", "coefficient"), 12.0, "contradict each other"),
+    (("approaches", "envelope", "N_opt", "coefficient"), 1e-3, "contradict each other"),
     ((*N_OPT, "p10"), 0.9, "N_opt.p10 is above p90"),
     ((*N_OPT, "ci95"), [0.6, 0.4], "N_opt.ci95 falls"),
     (("approaches",), {}, "approaches is empty"),
@@ -153,6 +156,39 @@ def test_an_edit_that_decides_no_number_leaves_answers_as_they_were(
     assert again == whole
     if path[-1] == "budgets" or path[:2] == ("approaches", "envelope"):  # seconds each
         assert cli.main(["report", f"fits={there}"]) == 0
+
+
+def test_what_any_short_staircase_gives_can_be_read_again(tmp_path):
+    """Few sizes, uneven, noisy: their line may lie far off the points' mean, and is no contradiction."""
+    law, rng, read = named_law("hoffmann"), np.random.default_rng(0), 0
+    command = FitCommand(
+        observations="x", out_dir="x", approaches=["envelope"], n_bootstrap=0, envelope_points=200
+    )
+    for _ in range(80):
+        sizes = 1e7 * np.exp(np.sort(rng.uniform(0, rng.uniform(0.5, 4), rng.integers(4, 8))))
+        N = np.repeat(sizes, rng.integers(1, 4))  # of each run
+        D = N[:, None] * np.exp(rng.uniform(1, 5, (len(N), 1))) * np.linspace(0.05, 1, 20)
+        L = law(N[:, None], D) * np.exp(10 ** rng.uniform(-4, -1.3) * rng.normal(size=(len(N), 1)))
+        obs = Observations.of(
+            N=np.repeat(N, 20), D=D.ravel(), L=L.ravel(), loss_kind="heldout",
+            run_id=np.repeat(np.arange(len(N)).astype(str), 20),
+        )  # fmt: skip
+        fits = fit_all(obs, None, command)
+        if fits.fitted:
+            fits.save(tmp_path / "frontier.json")
+            read += Fits.load(tmp_path).fitted["envelope"] == fits.fitted["envelope"]
+        else:
+            assert fits.refused["envelope"].kind in ("too_few_sizes", "falls", "no_overlap")
+    assert read > 15
+
+
+def test_a_fit_that_could_not_be_read_again_is_refused_when_it_is_made(folder, monkeypatch):
+    steep = Fits.load(folder).fitted["isoflop"]
+    steep = replace(steep, N_opt=replace(steep.N_opt, exponent=12.0))
+    monkeypatch.setitem(FITS, "isoflop", lambda obs, **settings: steep)
+    obs = Observations.from_csv(folder / "observations.csv")
+    command = FitCommand(observations="x", out_dir="x", approaches=["isoflop"])
+    assert "N_opt.exponent is above 10" in fit_all(obs, None, command).refused["isoflop"].reason
 
 
 def test_a_record_in_a_notebook_is_a_few_lines(folder):
