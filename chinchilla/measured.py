@@ -76,6 +76,9 @@ def _columns(points: Sequence[tuple[RunResult, float, float | None]], loss: str)
     D = np.array([D for _, D, _ in points], float)
     per_token = np.array([flops_per_token(s.model, s.flop_convention) for s in specs], float)
     unique = [np.nan if r.unique_tokens is None else r.unique_tokens for r, _, _ in points]
+    # A mixture's sources are all read evenly, so that epochs grow as D does.
+    share = [D / (r.steps_done * r.spec.batch_tokens) if r.steps_done else 1 for r, D, _ in points]
+    passes = [max(r.epochs.values(), default=np.nan) for r, _, _ in points]
     return {
         "run_id": np.array([s.run_id for s in specs], dtype=str),
         "budget_flops": np.array(
@@ -90,6 +93,7 @@ def _columns(points: Sequence[tuple[RunResult, float, float | None]], loss: str)
         "loss_kind": loss,
         # In mid-run exact for one source: of several, each is read through before it repeats.
         "unique_tokens": np.minimum(np.array(unique, float), D),
+        "max_epochs": np.maximum(np.array(passes, float) * np.array(share, float), 1.0),
     }
 
 

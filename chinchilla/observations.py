@@ -42,7 +42,8 @@ class Observations:
     run_id (n,) str; budget_flops (n,) the isoFLOP budget asked for, NaN where a run belongs to
     none; C (n,) training FLOPs spent; N (n,) parameters; D (n,) tokens; L (n,) nats per token.
     Rows that share a run_id are points along one training curve; `is_final` marks each run's last.
-    unique_tokens (n,) of the D tokens those that differ, NaN where not recorded; may be left out.
+    unique_tokens (n,) of the D tokens those that differ, max_epochs (n,) passes over the most repeated
+    of several sources; NaN where not recorded; both may be left out.
     """
 
     run_id: np.ndarray
@@ -56,10 +57,12 @@ class Observations:
     loss_kind: str = "unknown"  # train, heldout
     notes: tuple[str, ...] = ()  # what was derived or left out on the way in, for the record
     unique_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    max_epochs: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
     def __post_init__(self) -> None:
-        if not len(self.unique_tokens):
-            object.__setattr__(self, "unique_tokens", np.full(len(self), np.nan))
+        for name in OPTIONAL:
+            if not len(getattr(self, name)):
+                object.__setattr__(self, name, np.full(len(self), np.nan))
         for name in ("N", "D", "C", "L"):
             values = getattr(self, name)
             if values.shape != (len(self),) or values.dtype != np.float64:
@@ -95,9 +98,7 @@ class Observations:
             f"  L {span(finals.L, '{:.3f}'.format)} nats per token ({self.loss_kind})",
         ]
         if len(repeat := self.repeating()):
-            lines.append(
-                f"  {len(repeat)} runs repeat data, up to {repeat.epochs.max():.3g} epochs"
-            )
+            lines.append(f"  {len(repeat)} runs repeat data, up to {repeat.most_epochs()}")
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
     def __repr__(self) -> str:
@@ -128,8 +129,17 @@ class Observations:
 
     @property
     def epochs(self) -> np.ndarray:
-        """(n,) tokens seen over those that differ, at least 1; NaN where not recorded."""
-        return np.maximum(self.D / self.unique_tokens, 1.0)
+        """(n,) passes over the most repeated source, at least 1; NaN where not recorded.
+
+        Without max_epochs all sources count as one: tokens seen over those that differ.
+        """
+        return np.maximum(np.fmax(self.D / self.unique_tokens, self.max_epochs), 1.0)
+
+    def most_epochs(self) -> str:
+        """The most epochs of any row here, in words."""
+        i = int(np.nanargmax(self.epochs))
+        mixed = self.epochs[i] > SINGLE_EPOCH * np.fmax(self.D[i] / self.unique_tokens[i], 1.0)
+        return f"{self.epochs[i]:.3g} epochs" + (" of the most repeated source" if mixed else "")
 
     def finals(self) -> "Observations":
         """One row per run: its last point."""
@@ -251,7 +261,7 @@ class Observations:
 
     @classmethod
     def from_csv(cls, path: Path, *, key: str = "observations", **said: str) -> "Observations":
-        """Read a CSV of runs: C, N, D, L, and where there are any run_id, budget_flops, unique_tokens.
+        """Read a CSV of runs: C, N, D, L; run_id, budget_flops, unique_tokens, max_epochs if there.
 
         Comma, tab or semicolon; aliases of columns as in `tables_in.ALIASES`; other columns and
         lines starting with # are ignored. Without run_id every row is a run. The conventions are
@@ -297,6 +307,7 @@ class Observations:
         budget_flops: Any = None,
         run_id: Any = None,
         unique_tokens: Any = None,
+        max_epochs: Any = None,
         **said: str,
     ) -> "Observations":
         """The same of arrays; a single value counts for every row.
@@ -309,13 +320,14 @@ class Observations:
             budget_flops: (n,) the isoFLOP budget of each run, NaN for none; None = none.
             run_id: (n,) names; rows of one name are points along one curve; None = each its own.
             unique_tokens: (n,) of D those that differ, NaN for unknown; None = unknown.
+            max_epochs: (n,) passes over the most repeated of several sources, as unique_tokens.
             **said: flop_convention, n_convention, loss_kind.
 
         Raises:
             InputError: as `from_csv`.
         """
         given = {"N": N, "D": D, "L": L, "C": C, "budget_flops": budget_flops, "run_id": run_id}
-        given["unique_tokens"] = unique_tokens
+        given |= {"unique_tokens": unique_tokens, "max_epochs": max_epochs}
         given = {name: np.asarray(x) for name, x in given.items() if x is not None}
         if len({x.shape for x in given.values() if x.ndim}) > 1:
             told = ", ".join(f"{name} {x.shape}" for name, x in given.items())

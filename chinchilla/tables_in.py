@@ -21,7 +21,7 @@ from chinchilla.errors import InputError
 from chinchilla.shapes import FLOP_CONVENTIONS
 
 COLUMNS = ("run_id", "budget_flops", "C", "N", "D", "L")
-OPTIONAL = ("unique_tokens",)  # columns that few tables have
+OPTIONAL = ("unique_tokens", "max_epochs")  # columns that few tables have
 MAY_BE_EMPTY = ("budget_flops", *OPTIONAL)  # cell by cell
 CONVENTIONS = ("flop_convention", "n_convention", "loss_kind")
 

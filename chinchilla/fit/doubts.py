@@ -79,7 +79,7 @@ def repeats(obs: Observations) -> list[str]:
         return []
     return [
         f"{len(again)} of {len(np.unique(obs.run_id))} runs repeat data, up to "
-        f"{again.epochs.max():.3g} epochs, and are fitted as if every token were new, which a repeated "
+        f"{again.most_epochs()}, and are fitted as if every token were new, which a repeated "
         "one is not quite (Muennighoff et al. 2023). `chinchilla predict unique_tokens=U "
         "repeated_runs=observations.csv` fits the law that knows."
     ]

@@ -218,5 +218,5 @@ def _fact(side: Side) -> str:
     if side.data_ids:
         said.append(f"data_id {', '.join(side.data_ids)}")
     if len(again := side.finals.repeating()):
-        said.append(f"up to {again.epochs.max():.3g} epochs")
+        said.append(f"up to {again.most_epochs()}")
     return "; ".join(said)

@@ -112,7 +112,7 @@ def facts(results: Sequence[RunResult], finals: Observations | None) -> list[tup
         ):
             facts.append((label, f"{show(float(x.min()))} to {show(float(x.max()))}"))
         if len(again := finals.repeating()):
-            facts.append(("epochs", f"up to {again.epochs.max():.3g}, in {len(again)} runs"))
+            facts.append(("epochs", f"up to {again.most_epochs()}, in {len(again)} runs"))
     if results:
         facts.append(("FLOPs spent in all", flops(sum(r.flops_spent for r in results))))
         facts.append(("training time", _duration(sum(r.wall_seconds for r in results))))

@@ -243,7 +243,7 @@ def frontier_points(frontiers: Mapping[str, Frontier]) -> Table:
 
 
 def runs(results: Sequence[RunResult], finals: Observations | None) -> Table:
-    """Every run with its state; of a CSV alone, its rows. Epochs where any run repeats data."""
+    """Every run with its state; of a CSV alone, its rows. Epochs where any run repeats data: its most repeated source's."""
     table = _runs(results, finals)
     epochs = [_epochs(r) for r in results]
     if not results and finals is not None:
@@ -257,9 +257,11 @@ def runs(results: Sequence[RunResult], finals: Observations | None) -> Table:
 
 
 def _epochs(r: RunResult) -> float | None:
-    if not r.unique_tokens:
-        return None
-    return max(r.steps_done * r.spec.batch_tokens / r.unique_tokens, 1.0)
+    """Passes over the run's most repeated source; None if not recorded."""
+    known = list(r.epochs.values())
+    if r.unique_tokens:
+        known.append(r.steps_done * r.spec.batch_tokens / r.unique_tokens)
+    return max([*known, 1.0]) if known else None
 
 
 def _runs(results: Sequence[RunResult], finals: Observations | None) -> Table:

@@ -229,7 +229,7 @@ def test_a_table_of_fitted_runs_says_what_its_own_repeats_are_worth(say, tmp_pat
     assert any("repeat data" in said["text"] for said in answer["warnings"])
     rows = (tmp_path / "own" / "observations.csv").read_text()
     (tmp_path / "own" / "observations.csv").write_text(
-        rows.replace(f",{float(D[0])!r},six", ",,six", 1)
+        rows.replace(f",{float(D[0])!r},,six", ",,,six", 1)
     )
     one_line(say(words), 2, "unique_tokens is empty")
     (tmp_path / "own" / "observations.csv").write_text(rows.replace("total", "non_embedding"))

@@ -87,3 +87,6 @@ def test_every_approach_says_that_runs_repeat_data(isoflop_runs, approach):
     (said,) = [t for t in FITS[approach](again, n_bootstrap=0).warnings if "repeat data" in t]
     assert said.startswith("2 of 27 runs repeat data, up to 2 epochs"), said
     assert "unique_tokens=U repeated_runs=" in said
+    mixed = replace(again, max_epochs=6.34 * obs.D / obs.D.max())
+    (said,) = [t for t in FITS[approach](mixed, n_bootstrap=0).warnings if "repeat data" in t]
+    assert "up to 6.34 epochs of the most repeated source" in said

@@ -138,7 +138,9 @@ def test_epochs_stand_in_the_table_of_runs_where_any_repeats_data(world):
     )
     assert column([once]) is None
     assert column([once, twice, world.results[2]]) == ["1", "2", "–"]
+    mixed = replace(once, epochs={"large": 0.5, "small": 6.34})
+    assert column([mixed, twice]) == ["6.34", "2"]
     finals = Observations.from_results([once, twice], "train")
     assert column([], finals) == ["1", "2"]
-    assert ("epochs", "up to 2, in 1 runs") in facts([], finals)
+    assert ("epochs", "up to 2 epochs, in 1 runs") in facts([], finals)
     assert "epochs" not in dict(facts([], world.finals))
