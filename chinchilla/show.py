@@ -159,4 +159,6 @@ def _bytes(n: float) -> str:
 
 
 def console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    return Console(
+        width=None if sys.stdout.isatty() else 120, highlight=False, markup=False, emoji=False
+    )

@@ -374,7 +374,6 @@ def measure(side: str, folder: Path, job: dict[str, Any], scratch: Path) -> dict
     set_up = time.perf_counter() - began
     clock = time.perf_counter if on_gpu else time.process_time
     if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
         torch.cuda.synchronize()
     began = clock()
     for number in range(warm_ups, warm_ups + job["steps"]):

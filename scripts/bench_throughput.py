@@ -111,7 +111,7 @@ def one(side: str, folder: str, job: dict[str, Any], seconds: float) -> dict[str
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     """All rounds that are missing in the file, then the table."""
     result = load(args.out)
-    result.setdefault("machine", machine(args.device))
+    same_machine(result, args)
     folders = {"ours": str(ROOT)} | {peer: getattr(args, peer) for peer in PEERS}
     result.setdefault("peers", {}).update(
         {peer: source_of(Path(folders[peer])) for peer in PEERS if folders[peer]}
@@ -216,6 +216,21 @@ def machine(device: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def same_machine(result: dict[str, Any], args: argparse.Namespace) -> None:
+    """Say where this is measured; refuse to add to what was measured elsewhere or with other code."""
+    here = machine(args.device)
+    there = result.setdefault("machine", here)
+    here["device"] = here["device"].split(",")[0]  # threads have a key of their own
+    for key in ("device", "commit", "versions", "threads"):
+        if there.get(key) != here[key]:
+            print(
+                f"{args.out} was measured with {key} {there.get(key)}, and this is {here[key]}. "
+                "Give another --out, or move the file away.",
+                file=sys.stderr,
+            )
+            sys.exit(2)
+
+
 def load(path: Path) -> dict[str, Any]:
     """What earlier calls measured."""
     if path.exists():
@@ -256,7 +271,7 @@ def run_sweep(args: argparse.Namespace) -> int:
     import bench_worker
 
     result = load(args.out)
-    result.setdefault("machine", machine(args.device))
+    same_machine(result, args)
     with tempfile.TemporaryDirectory(prefix="bench_worker") as work:
         result = bench_worker.sweep(
             args.device, args.rounds, args.minutes, Path(work), result, lambda r: save(args.out, r)
@@ -300,7 +315,13 @@ def main() -> int:
     result = compare(args)
     save(args.out, result)
     print(table(result))
-    return 0 if result["complete"] else again(args)
+    if not result["complete"]:
+        return again(args)
+    mine = [rows[s] for rows in result["summary"].values() for s in ("ours", "ours+compile")]
+    if any("not_run" in row for row in mine):
+        print("what this package does could not be measured everywhere: see not_run")
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

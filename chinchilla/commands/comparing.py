@@ -7,7 +7,7 @@ import numpy as np
 
 from chinchilla import config
 from chinchilla.commands.shared import finished_results, print_json
-from chinchilla.decide.compare import Side, told
+from chinchilla.decide.compare import NOT_ASKED, Side, told
 from chinchilla.decide.compare import compare as set_side_by_side
 from chinchilla.errors import InputError
 from chinchilla.files import writable_dir, write_json
@@ -40,6 +40,9 @@ def compare(command: config.CompareCommand) -> int:
         if table.rows:
             print_table(shown)
     print(told(found))
+    for e in found.exponents:
+        if e.a is None and e.refused != NOT_ASKED:
+            print(f"note, {e.corpus}: {e.approach} refused: {e.refused}")
     if lead := found.lead:
         for side in sides:
             for text in side.fits.fitted[lead].refusals:

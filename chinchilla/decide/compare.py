@@ -193,6 +193,18 @@ def _notes(sides: Sequence[Side]) -> list[str]:
             notes.append(
                 f"{side.name} reads the same tokens as {sides[ids.index(side.data_ids)].name}."
             )
+    tables = [s.fits.data.get("observations_sha256") for s in sides]
+    for i, side in enumerate(sides):
+        if tables[i] and tables[i] in tables[:i]:
+            first = sides[tables.index(tables[i])].name
+            notes.append(
+                f"{side.name} and {first} are fits of the same runs: they are not independent."
+            )
+        if len(repeating := side.finals.repeating()):
+            notes.append(
+                f"{len(repeating)} of {len(side.finals)} runs on {side.name} repeat data, up to "
+                f"{repeating.most_epochs()}: repeated tokens count as new ones here."
+            )
     sizes = [s.vocab_sizes for s in sides]
     if all(sizes) and len(set(sizes)) > 1:
         notes.append(
@@ -298,5 +310,5 @@ def told(found: Comparison) -> str:
     for d in found.differences:
         if d.approach == lead and d.of == "a":
             held = "" if d.interval is None else f" [{d.interval[0]:+.2f}, {d.interval[1]:+.2f}]"
-            text += f" {d.second} less {d.first} is {d.value:+.2f}{held}: {VERDICTS[d.verdict]}."
+            text += f" {d.second} less {d.first} is {round(d.value, 2) + 0.0:+.2f}{held}: {VERDICTS[d.verdict]}."
     return text

@@ -48,7 +48,7 @@ def tables_of(found: Comparison) -> dict[str, tuple[str, Table]]:
         ),
         "losses": (
             "The best run of each corpus at the shared budgets. Nats per token compare only where the "
-            "tokenizer is one; bits per byte always do.",
+            "tokenizer is one; bits per byte do wherever tokenizers lose nothing, and then a difference is also the texts' own.",
             _losses(found),
         ),
     }

@@ -187,7 +187,7 @@ def valleys_side_by_side(
             ax.plot([], [], "o", color=shades[C], label=f"{power_of_ten(C)} FLOPs")
         _draw_valleys(ax, budgets, shades, scales[i], labelled=False)
         ax.set(xlim=N_range, ylim=(middle - 0.62 * span, middle + 0.56 * span), xlabel=N_LABEL)
-        ax.set_title(corpora[i][0])
+        ax.set_title(corpora[i][0], parse_math=False)
         log_scale(ax, "x")
         if i == 0 or not bits_per_nat:
             ax.set_ylabel("final loss, bits/byte" if bits_per_nat else "final " + L_LABEL)

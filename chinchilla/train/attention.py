@@ -56,9 +56,14 @@ def fastest(
     seconds: dict[SDPBackend, float] = {}
     for backend in candidates:
         # Some cannot do some shapes, and say so only when they are asked to.
-        with warnings.catch_warnings(), contextlib.suppress(RuntimeError), sdpa_kernel(backend):
+        with warnings.catch_warnings(), sdpa_kernel(backend):
             warnings.simplefilter("ignore")  # why one cannot
-            seconds[backend] = _seconds(size, masked, dtype, device)
+            try:
+                seconds[backend] = _seconds(size, masked, dtype, device)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:
+                continue
     best = min(seconds, key=seconds.__getitem__, default=None)
     log.info("attention of %s: %s", size, {b.name: f"{s:.2e} s" for b, s in seconds.items()})
     return best

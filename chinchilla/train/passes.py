@@ -4,6 +4,7 @@ Each is faster than the plain pass and the same but for rounding. What cannot be
 once, in a warning, and done without.
 """
 
+import functools
 import logging
 from typing import Any
 
@@ -107,7 +108,7 @@ class Passes:
         parameters = list(self.model.parameters())
         before = [None if p.grad is None else p.grad.clone() for p in parameters]
         self._tokens = tokens.clone()
-        stream = torch.cuda.Stream()
+        stream = _side_stream(self._tokens.device)
         try:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
@@ -115,7 +116,11 @@ class Passes:
                     self._plain(self._tokens)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            # The outer one puts the stream back where a capture fails: then its own context does not.
+            with (
+                torch.cuda.stream(torch.cuda.current_stream()),
+                torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
+            ):
                 self._loss = self._plain(self._tokens)
             self._graph = graph
         except torch.OutOfMemoryError:
@@ -132,6 +137,12 @@ class Passes:
                     p.grad = grad
                 else:
                     p.grad.copy_(grad)
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all captures of a process: each stream keeps workspaces of its own."""
+    return torch.cuda.Stream(device)
 
 
 def rows_at_once(

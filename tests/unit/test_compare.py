@@ -255,6 +255,26 @@ def test_fits_of_tables_are_compared_in_nats(say, sides, tmp_path):
 
 
 @pytest.mark.slow
+def test_names_are_shown_as_they_are_and_one_table_twice_is_noted(say, sides, tmp_path):
+    for folder in ("a", "b"):
+        keep(tmp_path / folder, sides[0])
+    code, out, _ = say(
+        'compare fits=[a,b] \'names=["[/red]x","$y_"]\' out_dir=both'.replace("'", "")
+    )
+    assert code == 0
+    assert "[/red]x" in out
+    assert "$y_ and [/red]x are fits of the same runs" in " ".join(out.split())
+
+
+def test_repeated_data_of_a_corpus_is_noted():
+    once = runs(EVEN)
+    obs = replace(once, unique_tokens=once.D / 3)
+    notes = compare([side("once", once), side("thrice", obs)]).notes
+    assert [n for n in notes if n.startswith("28 of 28 runs on thrice repeat data, up to 3 epochs")]
+    assert not [n for n in notes if "on once" in n]
+
+
+@pytest.mark.slow
 def test_corpora_that_nothing_could_be_fitted_to_are_drawn_and_say_so(say, sides, tmp_path):
     for folder, one in zip(("a", "b"), sides, strict=True):
         refused = Fits({}, one.fits.refused, one.fits.data) if folder == "b" else one.fits
@@ -265,6 +285,7 @@ def test_corpora_that_nothing_could_be_fitted_to_are_drawn_and_say_so(say, sides
     code, out, _ = say("compare fits=[a,b] out_dir=both")
     assert code == 3
     assert "No approach could be fitted to every corpus" in out
+    assert "note, b: isoflop refused: no." in out
     assert "no." in (tmp_path / "both" / "compare.html").read_text()
 
 
