@@ -24,7 +24,7 @@ $(PINS): pyproject.toml constraints.txt
 demo: install ## data -> plan -> sweep -> fit -> report on the text that ships: about 5 minutes on 2 cores
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/reproduce_small.sh
 
-test: install ## the quick tests: under 4 minutes on 2 cores
+test: install ## the quick tests: about 4 minutes on 2 cores
 	$(BIN)/python -m pytest $(SPREAD) -m 'not slow and not gpu and not slurm'
 
 test-slow: install ## the tests that take seconds each; 6 minutes in all
