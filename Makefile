@@ -27,7 +27,7 @@ demo: install ## data -> plan -> sweep -> fit -> report on the text that ships: 
 test: install ## the quick tests: about 4 minutes on 2 cores
 	$(BIN)/python -m pytest $(SPREAD) -m 'not slow and not gpu and not slurm'
 
-test-slow: install ## the tests that take seconds each; 6 minutes in all
+test-slow: install ## the tests that take seconds each; 12 minutes in all on 2 cores
 	$(BIN)/python -m pytest $(SPREAD) -m 'slow and not gpu and not slurm'
 
 torture: install ## kill, damage and race everything at full count: 10 minutes; docs/results/torture.json
