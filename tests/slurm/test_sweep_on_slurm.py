@@ -83,19 +83,34 @@ def test_a_launcher_killed_after_sbatch_leaves_working_jobs(
     sweep.assert_measured_as(reference)
 
 
-def test_a_node_dies(sweep: Sweep, reference: Sweep):
-    """Its run goes on elsewhere; Slurm starts its job again; launching meanwhile adds nobody."""
+def test_a_node_dies_and_the_others_take_over(sweep: Sweep, reference: Sweep):
+    """Nobody waits for Slurm to notice, which takes half a minute: the sweep is over before."""
     [job] = sweep.launch_on_slurm(*WHOLE_NODES)["job_ids"]
     wait_until(lambda: len(sweep.running()) == 2)
-    nodes = dict(row.split() for row in queue("%i %N"))
-    victim = nodes[f"{job}_0"]
+    victim = dict(row.split() for row in queue("%i %N"))[f"{job}_0"]
+    slurm("node-kill", victim)
+    try:
+        wait_until(lambda: len(sweep.results()) == N_CELLS)
+    finally:
+        slurm("node-start", victim)
+    sweep.assert_measured_as(reference, n_interrupted=1)
+    assert "6/6 cells" in sweep.launch(*SLURM)
+    assert sweep.arrays() == [job]
+
+
+def test_the_only_node_dies_and_slurm_starts_its_job_elsewhere(sweep: Sweep, reference: Sweep):
+    """Launching meanwhile adds nobody: the job that Slurm will start again counts."""
+    words = (*WHOLE_NODES, "cluster.n_workers=1")
+    [job] = sweep.launch_on_slurm(*words)["job_ids"]
+    wait_until(sweep.running)
+    [victim] = queue("%N")
     slurm("node-kill", victim)
     try:
         # A job that Slurm is about to requeue is COMPLETING for a moment, and counts as over.
         wait_until(lambda: "COMPLETING" not in queue("%T"))
-        said = sweep.launch_on_slurm(*WHOLE_NODES)
-        assert (said["n_submitted"], said["n_earlier"]) == (0, 2)
-        wait_until(lambda: restarts(f"{job}_0") == 1)
+        said = sweep.launch_on_slurm(*words)
+        assert (said["n_submitted"], said["n_earlier"]) == (0, 1)
+        wait_until(lambda: restarts(job) == 1)
         sweep.wait_for_the_end()
     finally:
         slurm("node-start", victim)
