@@ -11,7 +11,10 @@ from dataclasses import asdict, dataclass
 from chinchilla.records import RunSpec
 from chinchilla.shapes import ModelShape
 
-LOSS_CHUNK_BYTES = {"cpu": 16 << 20, "cuda": 512 << 20}  # of fp32 logits that exist at a time
+# Of fp32 logits that exist at a time. On a CPU what its caches hold, but each chunk reads and writes
+# the whole gradient of the embedding: 256 rows are worth that (scripts/bench_loss_chunks.py).
+LOSS_CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 512 << 20}
+LEAST_CHUNK_ROWS = {"cpu": 256, "cuda": 1}
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ def memory(
     whole_embedding = s.vocab_size * s.d_model * stored
     kept = block_values(s)
     per_layer = (s.d_model if recompute else kept) * s.n_layers + (kept if recompute else 0)
-    chunk = min(4 * tokens * s.vocab_size, LOSS_CHUNK_BYTES[device])
+    chunk = 4 * s.vocab_size * min(tokens, loss_chunk_rows(s.vocab_size, device))
     sharded = shards > 1
     return Memory(
         weights=stored * spec.N / shards,
@@ -66,6 +69,11 @@ def memory(
         activations=float(tokens * per_layer * width),
         loss=chunk * (2 + width / 4) + 4.0 * s.vocab_size * s.d_model + tokens * s.d_model * width,
     )
+
+
+def loss_chunk_rows(vocab_size: int, device: str) -> int:
+    """Tokens whose logits exist at a time, on a cpu or cuda device."""
+    return max(LEAST_CHUNK_ROWS[device], LOSS_CHUNK_BYTES[device] // (4 * vocab_size))
 
 
 def block_values(s: ModelShape) -> float:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from chinchilla.memory import LOSS_CHUNK_BYTES as CHUNK_BYTES
+from chinchilla.memory import loss_chunk_rows
 from chinchilla.model.compiling import compiled
 
 NORM_EPS = 1e-6
@@ -122,7 +122,7 @@ class _TotalLoss(Function):
         weight, b = embedding.to(x.dtype), bias.to(x.dtype)
         if pad:
             weight, b = F.pad(weight, (0, 0, 0, pad)), F.pad(b, (0, pad), value=-math.inf)
-        rows = max(1, CHUNK_BYTES.get(x.device.type, 16 << 20) // (4 * len(weight)))
+        rows = loss_chunk_rows(len(weight), "cuda" if x.is_cuda else "cpu")
         pieces = zip(x.split(rows), targets.split(rows), strict=True)
         total = torch.zeros((), dtype=torch.float64, device=x.device)
         if not trained:

@@ -1,0 +1,59 @@
+"""Head, loss and their gradients on a CPU by the size of the chunks that logits are made in.
+
+    python scripts/bench_loss_chunks.py [--rounds 5] [--seconds 0.4]
+
+One thread, eager, fp32; CPU time over that of the chunks the package chooses, in turn, medians.
+What `chinchilla.memory.loss_chunk_rows` chooses on a CPU was read off this table.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from chinchilla.memory import loss_chunk_rows
+from chinchilla.model import functions
+
+# vocab_size, d_model, tokens of a forward pass
+SHAPES = ((512, 64, 2048), (4096, 128, 768), (4096, 512, 1024), (32768, 128, 768), (32768, 512, 768))  # fmt: skip
+ROWS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048)  # of a chunk; 0 = as the package chooses
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=0.4, help="of one measurement, at least")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{'V x d x tokens':>20} {'chosen':>14}", *(f"{n:>6}" for n in ROWS[1:]), "rows")
+    for vocab_size, d_model, n in SHAPES:
+        x = torch.randn(n, d_model, requires_grad=True)
+        weight = torch.randn(vocab_size, d_model, requires_grad=True)
+        bias = torch.zeros(vocab_size, requires_grad=True)
+        targets = torch.randint(vocab_size, (n,))
+        chosen = min(n, loss_chunk_rows(vocab_size, "cpu"))
+
+        def milliseconds(rows: int) -> float:
+            functions.loss_chunk_rows = lambda vocab_size, device: rows
+            count, began = 0, time.process_time()
+            while (spent := time.process_time() - began) < args.seconds:
+                loss = functions.total_loss(x, weight, bias, targets)  # noqa: B023
+                torch.autograd.grad(loss, (x, weight, bias))  # noqa: B023
+                count += 1
+            return 1e3 * spent / count
+
+        tried = [rows or chosen for rows in ROWS if rows <= n]
+        found = [[milliseconds(rows) for rows in tried] for _ in range(args.rounds + 1)][1:]
+        over = [statistics.median(row[i] / row[0] for row in found) for i in range(1, len(tried))]
+        own = statistics.median(row[0] for row in found)
+        told = f"{chosen:>4}: {own:5.1f} ms"
+        print(f"{f'{vocab_size}x{d_model}x{n}':>20} {told}", *(f"{x:6.2f}" for x in over))
+
+
+if __name__ == "__main__":
+    main()
