@@ -9,7 +9,7 @@ import functools
 import logging
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -36,7 +36,20 @@ def chosen(
     masked = shape.positions == "relative"
     size = (rows, shape.n_heads, shape.seq_len, shape.kv_size)
     best = fastest(CANDIDATES, size, masked, dtype, device)
-    return contextlib.nullcontext() if best is None else sdpa_kernel(best)
+    return contextlib.nullcontext() if best is None else only(best)
+
+
+@contextlib.contextmanager
+def only(kernel: SDPBackend) -> Iterator[None]:
+    """Attention by `kernel`, also in programs that come out of the compiler's cache on disk.
+
+    Its keys do not know which kernels were allowed (torch 2.13): a program made for one would be
+    taken where another was chosen.
+    """
+    import torch.compiler.config as compiler
+
+    with sdpa_kernel(kernel), compiler.patch(cache_key_tag=kernel.name):  # type: ignore[attr-defined]
+        yield
 
 
 @functools.cache

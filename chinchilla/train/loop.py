@@ -201,15 +201,15 @@ class _Run:
         """One optimizer step on the batch that belongs to this step."""
         spec, ranks, n = self.spec, self.ranks, self.rows
         tokens = self.feed.batch(self.step)
+        if not self.passes.prepared:
+            self._lap()
+            self.passes.prepare(tokens)
+            self.clock = time.perf_counter()  # compiling is not training time
         set_learning_rate(self.optimizer, learning_rate(spec, self.step))
         for start in range(0, n, self.micro_rows):
             micro = tokens[start : start + self.micro_rows]
             if ranks.shards < ranks.world:
                 sum_over_copies(self.model, start + self.micro_rows >= n)
-            if not self.passes.prepared(len(micro)):
-                self._lap()
-                self.passes.prepare(micro)
-                self.clock = time.perf_counter()  # compiling is not training time
             self.losses[self.step] += self.passes.add(micro)
         if spec.grad_clip:
             clip_gradients(self.model.parameters(), spec.grad_clip, ranks)

@@ -31,7 +31,8 @@ class Passes:
         model: on its device.
         rows: of a micro-batch; the last of a batch may have fewer.
         share: of one token's loss in the loss of the batch.
-        graphs: replay a CUDA graph for micro-batches of `rows`; the model is one process's alone.
+        graphs: replay a CUDA graph for micro-batches of `rows`, as all have to be; the model is one
+            process's alone.
         may_fall_back: go on without what fails. Ranks that train together cannot: the others would
             not follow.
     """
@@ -41,9 +42,22 @@ class Passes:
     ) -> None:
         self.model, self.rows, self.share = model, rows, share
         self.graphs, self.may_fall_back = graphs, may_fall_back
+        self.prepared = False  # for passes at full speed
         self._graph: Any = None
         self._tokens = self._loss = torch.empty(0)  # what the graph reads, and writes
-        self._prepared: set[int] = set()  # rows
+
+    def prepare(self, batch: Tensor) -> None:
+        """Measure, compile and capture what a batch's micro-batches need, while there are no gradients.
+
+        Args:
+            batch: (rows of a batch, seq_len + 1), on the device; nothing of it is added.
+        """
+        self.prepared = True
+        if self.model.compile_blocks:
+            for size in {self.rows, len(batch) % self.rows} - {0}:
+                self._try_compiled(batch[:size])
+        if self.graphs:
+            self._capture(batch[: self.rows])
 
     def add(self, tokens: Tensor) -> Tensor:
         """Add a micro-batch's gradients to those there are.
@@ -54,29 +68,11 @@ class Passes:
         Returns:
             Its loss times `share`, summed over its tokens; a scalar on the device.
         """
-        self.prepare(tokens)
-        if self._graph is not None and len(tokens) == self.rows:
-            self._tokens.copy_(tokens)
-            self._graph.replay()
-            return self._loss
-        return self._plain(tokens)
-
-    def prepared(self, rows: int) -> bool:
-        """Whether a micro-batch of so many rows is added at full speed."""
-        return rows in self._prepared
-
-    def prepare(self, tokens: Tensor) -> None:
-        """Measure, compile and capture what micro-batches of this size need, if that is not done yet.
-
-        Gradients stay as they are.
-        """
-        if len(tokens) in self._prepared:
-            return
-        self._prepared.add(len(tokens))
-        if self.model.compile_blocks and self.may_fall_back:
-            self._try_compiled(tokens)
-        if self.graphs and len(tokens) == self.rows:
-            self._capture(tokens)
+        if self._graph is None:
+            return self._plain(tokens)
+        self._tokens.copy_(tokens)
+        self._graph.replay()
+        return self._loss
 
     def clear(self) -> None:
         """Forget the gradients. A graph's stay where they are, as zeros: it adds to them there."""
@@ -90,23 +86,19 @@ class Passes:
         return loss.detach()
 
     def _try_compiled(self, tokens: Tensor) -> None:
-        """One pass for nothing, on gradients that are put back: a failure must not leave half of it."""
-        parameters = list(self.model.parameters())
-        before = [p.grad for p in parameters]
-        self.model.zero_grad(set_to_none=True)
+        """One pass for nothing."""
         try:
             self._plain(tokens)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
+            if not self.may_fall_back:
+                raise
             log.warning("not compiled: %s", _in_short(error))
             self.model.compile_blocks = False
-        for p, grad in zip(parameters, before, strict=True):
-            p.grad = grad
+        self.clear()
 
     def _capture(self, tokens: Tensor) -> None:
-        parameters = list(self.model.parameters())
-        before = [None if p.grad is None else p.grad.clone() for p in parameters]
         self._tokens = tokens.clone()
         stream = _side_stream(self._tokens.device)
         try:
@@ -131,12 +123,6 @@ class Passes:
             log.warning("no CUDA graph: %s", _in_short(error))
             self.graphs = False
         self.clear()
-        for p, grad in zip(parameters, before, strict=True):
-            if grad is not None:
-                if p.grad is None:
-                    p.grad = grad
-                else:
-                    p.grad.copy_(grad)
 
 
 @functools.cache

@@ -1,9 +1,12 @@
 """The attention kernel is the one that was the fastest, and never one that cannot do the shape."""
 
 import contextlib
+from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend
 from train_world import make_spec
 
@@ -51,3 +54,26 @@ def test_a_cpu_keeps_what_torch_chooses():
     shape = make_spec().model
     kept = attention.chosen(shape, 4, torch.float32, CPU)
     assert isinstance(kept, contextlib.nullcontext)
+
+
+@pytest.mark.slow
+def test_a_program_of_another_kernel_is_not_taken_from_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+
+    def one_layer(x: torch.Tensor) -> torch.Tensor:
+        return 2 * F.scaled_dot_product_attention(x, x, x, is_causal=True)
+
+    for kernel in (SDPBackend.MATH, SDPBackend.FLASH_ATTENTION, SDPBackend.MATH):
+        torch._dynamo.reset()
+        counters.clear()
+        x = torch.randn(2, 2, 16, 8, requires_grad=True)
+        with attention.only(kernel):
+            program = torch.compile(one_layer)
+            program(x).sum().backward()
+            with torch.profiler.profile() as seen:
+                program(x)
+        flash = any("flash_attention" in event.key for event in seen.key_averages())
+        assert flash == (kernel == SDPBackend.FLASH_ATTENTION)
+    assert counters["aot_autograd"]["autograd_cache_hit"] == 1, "the third time it was there"

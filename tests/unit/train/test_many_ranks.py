@@ -88,7 +88,7 @@ def test_four_processes_measure_what_one_does(four: Path, one: Path):
         (2, {"micro_batch_tokens": 16}),
         (4, {"shard_ranks": 2}),
         (4, {"shard_ranks": 2, "micro_batch_tokens": 16, "activation_checkpointing": True}),
-        (2, {"compile_blocks": "always"}),
+        (4, {"shard_ranks": 2, "micro_batch_tokens": 16, "compile_blocks": "always"}),
         (4, {"held_out_tokens": 16}),  # fewer rows than ranks
     ],
 )

@@ -22,6 +22,7 @@ def added(micro_rows: int, batch: torch.Tensor, **more) -> tuple[float, list[tor
     model = Transformer(SHAPE, **more).init_weights(0)
     share = 1 / batch[:, 1:].numel()
     passes = Passes(model, micro_rows, share, graphs=False, may_fall_back=True)
+    passes.prepare(batch)
     loss = sum(float(passes.add(micro)) for micro in batch.split(micro_rows))
     return loss, [p.grad for p in model.parameters()]
 
