@@ -12,7 +12,7 @@ from chinchilla.config import ClusterConfig, RatesConfig
 from chinchilla.memory import memory
 from chinchilla.plan import plan_cost, taken_over
 from chinchilla.records import RunSpec
-from chinchilla.units import count
+from chinchilla.units import count, duration, number
 
 
 def show_plan(
@@ -63,7 +63,7 @@ def show_plan(
             "horizon" if s.budget_flops is None else f"{s.budget_flops:.3g}", count(s.N), count(s.D),
             f"{s.D / s.N:.1f}", *([count(s.batch_tokens)] if batches else []), f"{s.steps:,}",
             f"{s.peak_lr:.2e}", f"{s.C:.4g}", _bytes(needed),
-            _duration(s.C / speed * (1 - over[s.run_id] / s.steps)), end_section=last,
+            duration(s.C / speed * (1 - over[s.run_id] / s.steps)), end_section=last,
         )  # fmt: skip
     console().print(table)
     if any(over.values()):
@@ -92,29 +92,25 @@ def _show_cost(left: Sequence[RunSpec], n: int, cluster: ClusterConfig) -> None:
     print(
         f"{share}cost: {cost.flops:.3g} FLOPs = {cost.device_hours:.3g} device-hours at "
         f"{cluster.peak_flops:.3g} FLOP/s x {cluster.mfu:.0%} MFU{price}; about "
-        f"{_duration(cost.seconds)} on {workers} workers, longest run {_duration(cost.longest_run_seconds)}."
+        f"{duration(cost.seconds)} on {workers} workers, longest run {duration(cost.longest_run_seconds)}."
     )
 
 
 def bill_text(cost: Mapping[str, Any], rates: RatesConfig) -> str:
     """FLOPs as device-hours, money, energy and CO2, with the rates they stand on."""
     text = (
-        f"{_number(cost['device_hours'])} device-hours at {rates.peak_flops:.3g} FLOP/s x "
+        f"{number(cost['device_hours'])} device-hours at {rates.peak_flops:.3g} FLOP/s x "
         f"{rates.mfu:.0%} MFU"
     )
     if cost["price"] is not None:
-        text += f", {_number(cost['price'])} at {rates.price_per_device_hour:g} an hour"
+        text += f", {number(cost['price'])} at {rates.price_per_device_hour:g} an hour"
     if cost["energy_kwh"] is not None:
         text += (
-            f", {_number(cost['energy_kwh'])} kWh at {rates.device_watts:g} W x PUE {rates.pue:g}"
+            f", {number(cost['energy_kwh'])} kWh at {rates.device_watts:g} W x PUE {rates.pue:g}"
         )
     if cost["co2_kg"] is not None:
-        text += f", {_number(cost['co2_kg'])} kg CO2 at {rates.co2_grams_per_kwh:g} g/kWh"
+        text += f", {number(cost['co2_kg'])} kg CO2 at {rates.co2_grams_per_kwh:g} g/kWh"
     return text
-
-
-def _number(x: float) -> str:
-    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
 
 
 def percent(x: float | None, without: str = "never") -> str:
@@ -144,13 +140,6 @@ def new_table(title: str, columns: Sequence[str], left: Sequence[str] = ()) -> T
 
 def between(low: float | None, high: float | None) -> str:
     return "" if low is None or high is None else f"{count(low)}-{count(high)}"
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
-        if seconds >= 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"
 
 
 def _bytes(n: float) -> str:

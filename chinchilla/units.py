@@ -1,5 +1,5 @@
-"""Counts as people read them, and units that they mix up: N in millions, tokens in billions, FLOPs in
-PFLOP/s-days, perplexity.
+"""Counts and durations as people read them, and units that they mix up: N in millions, tokens in
+billions, FLOPs in PFLOP/s-days, perplexity.
 
 C = 6*N*D holds within a factor of two for every usual way of counting, so a factor of a hundred is a
 slip of units and not a convention. Floor 0.
@@ -35,6 +35,19 @@ def count(x: float) -> str:
         if x >= 0.9995 * size:
             return f"{x / size:#.3g}".rstrip(".") + unit
     return f"{x:.3g}"
+
+
+def number(x: float) -> str:
+    """Three digits, and all of them before the point: .024, 5.66, 794,923."""
+    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit a person would use: 42 s, 11 min, 5.2 h, 64.7 days."""
+    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{number(seconds / size)} {unit}"
+    return f"{number(seconds)} s"
 
 
 def unit_slip(C: np.ndarray, N: np.ndarray, D: np.ndarray, L: np.ndarray) -> str:

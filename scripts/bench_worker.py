@@ -4,7 +4,8 @@ The runs have one width, several depths and two lengths each, on made-up tokens,
 sweep has by default: on a GPU compiled blocks and CUDA graphs, on a CPU neither. Both ways start the same
 program, `python -m chinchilla.sweep.worker`, on a folder with all runs, or on a folder for each; each way
 and round has an empty compile cache, which its processes share. What is not training is overhead: start,
-imports, compiling, capturing, evaluations, checkpoints, records.
+imports, compiling, capturing, evaluations, checkpoints, records. A way that a call does not end is measured
+anew by the next.
 """
 
 import json
@@ -109,6 +110,9 @@ def sweep(
     while len(result["rounds"]) < rounds:
         result["rounds"].append({way: {} for way in WAYS})
     for r, found in enumerate(result["rounds"]):
+        # The cache of an earlier call is gone: processes that begin without it would be slow for that.
+        if len(found["process_per_run"]) < len(specs):
+            found["process_per_run"].clear()
         for way in WAYS if r % 2 == 0 else WAYS[::-1]:
             cache = work / f"cache-{way}-{r}"
             groups = [specs] if way == "worker" else [[spec] for spec in specs]

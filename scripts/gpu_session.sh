@@ -74,7 +74,8 @@ if [ ! -f "$DATA/manifest.json" ]; then
     stopped $code && again "the tokens are not there yet"
     [ $code -eq 0 ] || exit 1
 fi
-if [ ! -f "$SWEEP_DIR.over" ]; then
+words="$RECIPE $SWEEP"
+if [ "$(cat "$SWEEP_DIR.over" 2>/dev/null)" != "$words" ]; then # other words are another sweep, or more of it
     began=$(date +%s)
     # Small corpora are read many times over: this sweep is timed, its losses are not those of fresh text.
     within 30 "$PYTHON" -m chinchilla.cli sweep grid=gpu_small $RECIPE cluster=debug \
@@ -83,7 +84,7 @@ if [ ! -f "$SWEEP_DIR.over" ]; then
     echo $(($(date +%s) - began)) >>"$SWEEP_DIR.seconds" # start-up and stopping included
     stopped $code && again "the sweep is not over"
     [ $code -eq 0 ] || exit 1
-    touch "$SWEEP_DIR.over"
+    echo "$words" >"$SWEEP_DIR.over"
 fi
 if asked worker; then
     measure --sweep --finished "$SWEEP_DIR" --out "$RESULTS/throughput_sweep_$DEVICE.json" \

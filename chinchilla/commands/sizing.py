@@ -14,6 +14,7 @@ from chinchilla.plan import build_shape, plan_run
 from chinchilla.records import RunSpec
 from chinchilla.shapes import FLOP_CONVENTIONS, flops_per_token, n_params_non_embedding
 from chinchilla.show import console
+from chinchilla.units import duration, number
 
 MEMORY_SHARE = 0.85  # of a device's memory that is planned for, as training does
 PARTS = {
@@ -88,9 +89,9 @@ def one_model(command: config.PlanCommand) -> int:
     table.add_row("total", f"{needed.total / 1e9:.2f} of {cluster.memory_gb:g}")
     console().print(table)
     print(
-        f"{gpus} GPUs, passes of {micro:,} tokens on each: {seconds / 86400:.3g} days, {hours:,.0f} "
+        f"{gpus} GPUs, passes of {micro:,} tokens on each: {duration(seconds)}, {number(hours)} "
         f"GPU-hours at {cluster.mfu:.0%} of {cluster.peak_flops:.3g} FLOP/s, "
-        f"{hours * cluster.price_per_device_hour:,.0f} at {cluster.price_per_device_hour:g} an hour."
+        f"{number(hours * cluster.price_per_device_hour)} at {cluster.price_per_device_hour:g} an hour."
     )
     if total_rows % gpus:
         least = math.ceil(total_rows / gpus) * gpus * spec.model.seq_len

@@ -18,6 +18,7 @@ from chinchilla.errors import Refusal
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import called
 from chinchilla.records import count_label
+from chinchilla.units import number
 
 ORDER = ("parametric", "isoflop", "envelope")  # whose answer is given first
 FAR_RATIO = 2.0  # tokens per parameter this many times beyond the runs' are said
@@ -140,10 +141,6 @@ def _count(x: float) -> str:
     return count_label(x).upper()
 
 
-def _number(x: float) -> str:
-    return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
-
-
 def _contradictions(ours: Mapping[str, Prediction]) -> list[Caveat]:
     """Pairs of approaches whose 80% intervals of N_opt do not overlap."""
     known = [
@@ -192,7 +189,7 @@ def _beyond_C(C: float, factor: float | None, what: str, runs: str) -> list[Cave
     if factor is None:
         return []
     end = "largest" if factor > 1 else "smallest"
-    text = f"{what} lies at {_number(factor)} times the {end} C of {runs}: none of them saw it."
+    text = f"{what} lies at {number(factor)} times the {end} C of {runs}: none of them saw it."
     return [Caveat("beyond_C", text, C)]
 
 
@@ -204,8 +201,8 @@ def _beyond_ratio(C: float, place: Mapping[str, float], fits: Fits, what: str) -
         return []
     end, name = (high, "most") if ratio > high else (low, "fewest")
     text = (
-        f"{what} has {_number(ratio)} tokens per parameter, {_number(ratio / end)} times the {name} of these "
-        f"runs ({_number(end)}): none of them saw it."
+        f"{what} has {number(ratio)} tokens per parameter, {number(ratio / end)} times the {name} of these "
+        f"runs ({number(end)}): none of them saw it."
     )
     return [Caveat("beyond_ratio", text, C)]
 

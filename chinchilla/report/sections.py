@@ -21,7 +21,7 @@ from chinchilla.fit.frontier import Frontier, PowerLaw
 from chinchilla.observations import Observations
 from chinchilla.records import RunResult
 from chinchilla.report.tables import LABELS, PAPER_ROWS, Cell, Table, flops
-from chinchilla.units import count
+from chinchilla.units import count, duration
 
 FLOP_TEXT = {
     "with_head": "layers and output logits, forward plus backward, Appendix F; "
@@ -115,16 +115,8 @@ def facts(results: Sequence[RunResult], finals: Observations | None) -> list[tup
             facts.append(("epochs", f"up to {again.most_epochs()}, in {len(again)} runs"))
     if results:
         facts.append(("FLOPs spent in all", flops(sum(r.flops_spent for r in results))))
-        facts.append(("training time", _duration(sum(r.wall_seconds for r in results))))
+        facts.append(("training time", duration(sum(r.wall_seconds for r in results))))
     return facts
-
-
-def _duration(seconds: float) -> str:
-    """Seconds in the unit a person would use: 42 s, 11 min, 5.2 h, 3.1 days."""
-    for unit, size in (("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.2g} {unit}"
-    return f"{seconds:.2g} s"
 
 
 def notes(results: Sequence[RunResult], fits: Fits) -> list[tuple[str, str]]:
