@@ -69,6 +69,7 @@ def test_so_does_one_that_is_compiled_to_machine_code(backend, positions: str):
     same(model(16, 2, True, positions), model(16, 2, False, positions))
 
 
+@pytest.mark.slow
 def test_depths_and_further_runs_of_a_width_share_their_programs(backend):
     backend("aot_eager")
     passed(model(16, 2, True))
@@ -83,6 +84,7 @@ def test_depths_and_further_runs_of_a_width_share_their_programs(backend):
     assert counters["stats"]["unique_graphs"] == 2 * first
 
 
+@pytest.mark.slow
 def test_depths_share_their_programs_where_branches_are_scaled_by_depth(backend):
     backend("aot_eager")
     for depth in (1, 2, 5):

@@ -10,6 +10,7 @@ from chinchilla.cli import main
 from chinchilla.records import save_plan
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["cosine", "cooldown"])
 def test_the_envelope_reads_curves_of_cosines_and_only_ends_of_cool_downs(
     make_world, tmp_path: Path, schedule: str, capsys

@@ -116,7 +116,16 @@ def test_gradients_are_clipped_when_asked(whole, data_dir: Path, tmp_path: Path)
 # Stopping and going on
 
 
-@pytest.mark.parametrize("stops", [[1], [5], [7, 7, 8], [10, 20], [23], list(range(2, 24, 3))])
+@pytest.mark.parametrize(
+    "stops",
+    [
+        [1],
+        [7, 7, 8],
+        [10, 20],
+        [23],
+        pytest.param([2, 5, 8, 11, 14, 17, 20, 23], marks=pytest.mark.slow),
+    ],
+)
 def test_a_stopped_run_goes_on_as_if_it_never_stopped(
     whole, spec: RunSpec, data_dir: Path, tmp_path: Path, stops: list[int]
 ):

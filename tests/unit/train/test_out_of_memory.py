@@ -41,7 +41,7 @@ def test_micro_batches_are_neutral(data_dir: Path, tmp_path: Path, micro_batches
     assert result.final_loss == pytest.approx(whole.final_loss, abs=ROUNDING)
 
 
-@pytest.mark.parametrize("room", [2, 1])
+@pytest.mark.parametrize("room", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_run_goes_on_with_half_the_micro_batch(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ):

@@ -135,6 +135,7 @@ def test_over_eight_times_the_width_updates_move_activations_as_far():
         assert 0.3 < min(far[kind]) < max(far[kind]) < 3  # of order one
 
 
+@pytest.mark.slow
 def test_over_eight_times_the_depth_only_completeps_do():
     far = {kind: [moved(spec_of(kind, 32, n)) for n in (2, 4, 8, 16)]
            for kind in ("standard", "mup", "completep")}  # fmt: skip

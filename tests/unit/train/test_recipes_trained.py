@@ -23,6 +23,7 @@ RECIPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_a_run_learns_and_goes_on_as_if_it_never_stopped(
     data_dir: Path, tmp_path: Path, recipe: dict
