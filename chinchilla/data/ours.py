@@ -1,6 +1,6 @@
 """Which files of a token folder are ours: only those are ever replaced or removed.
 
-Ours are those that a manifest names and, in a folder without one, those that `.work/placed.json`
+Ours are those that a manifest names and, in a folder without one, those that `.chinchilla-work/placed.json`
 names: the shards and cards that a preparation had begun to put into their places, or those of damaged
 data that it makes again. The list is on the disk before the first of them moves, and before a damaged
 folder loses its manifest. Anything else that a preparation would write over stops it before it reads.

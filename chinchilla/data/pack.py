@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from chinchilla.data.card import overlap_files, write_card
+from chinchilla.data.card import CARD, CARD_JSON, overlap_files, write_card
 from chinchilla.data.manifest import MANIFEST, Manifest
 from chinchilla.errors import DataError, InputError
 from chinchilla.files import (
@@ -205,9 +205,9 @@ def unpack(pack_dir: Path, data_dir: Path, progress: Progress | None = None) -> 
         if progress:
             progress("unpack", done, total)
     fsync_dir(data_dir)
-    write_card(data_dir, manifest)
     with atomic_write(data_dir / MANIFEST, "wb") as out:
         out.write((pack_dir / MANIFEST).read_bytes())
+    write_card(data_dir, manifest)  # last: a card without a manifest is nothing that we left
     return manifest
 
 
@@ -233,6 +233,12 @@ def _refuse_others(data_dir: Path, found: Pack) -> None:
             raise InputError(
                 f"{path} is not the file of that name in the pack, and would be written over. "
                 "Move it away, or choose another data_dir."
+            )
+    for name in (CARD, CARD_JSON):
+        if os.path.lexists(data_dir / name):
+            raise InputError(
+                f"{data_dir / name} is of other data, as there is no {MANIFEST} beside it, and would be "
+                "written over. Move it away, or choose another data_dir."
             )
 
 

@@ -1,6 +1,6 @@
 """`chinchilla data`: documents -> held-out split -> tokenizer -> token shards -> manifest.
 
-Everything is built inside `data_dir/.work` and renamed into place, the manifest last, so a folder
+Everything is built inside `data_dir/.chinchilla-work` and renamed into place, the manifest last, so a folder
 with a manifest is complete. A preparation that was killed or interrupted goes on where it was; the
 bytes that come out follow from the documents and the settings alone, not from the order of files, the
 number of workers or how often it was killed. (With corpus.max_documents the order decides which
@@ -42,7 +42,7 @@ from chinchilla.data.unfinished import Unfinished, digest_of
 from chinchilla.errors import DataError, InputError
 from chinchilla.files import atomic_write, clean_leftovers, fsync_dir, writable_dir
 
-WORK, WORK_TOKENIZER = ".work", ".work-tokenizer"
+WORK, WORK_TOKENIZER = ".chinchilla-work", ".chinchilla-work-tokenizer"
 
 Files = list[dict[str, Any]]  # fingerprints of the text
 

@@ -124,6 +124,15 @@ def test_unpacking_writes_over_nothing_that_is_not_its_own(packed, tmp_path):
     assert [p.name for p in (tmp_path / "d").iterdir()] == ["train-00001.bin"]
 
 
+@pytest.mark.parametrize("card", ["data_card.md", "data_card.json"])
+def test_unpacking_leaves_a_card_of_other_data(packed, tmp_path, card):
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / card).write_text("mine")
+    with pytest.raises(InputError, match=rf"{card} is of other data"):
+        unpack(packed, tmp_path / "d")
+    assert [(p.name, p.read_text()) for p in (tmp_path / "d").iterdir()] == [(card, "mine")]
+
+
 DAMAGE = {
     "missing part": (lambda p: p.unlink(), "is missing"),
     "cut part": (lambda p: p.write_bytes(p.read_bytes()[:-1]), "is damaged"),

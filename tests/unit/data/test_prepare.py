@@ -242,7 +242,7 @@ def test_killed_and_run_again_gives_the_same_bytes(tmp_path, token_dir, point):
     assert not (tmp_path / "d" / "manifest.json").exists()
     assert not prepare(command(tmp_path / "d", corpus)).already_prepared
     assert files(tmp_path / "d") == files(token_dir)
-    assert not (tmp_path / "d" / ".work").exists()
+    assert not (tmp_path / "d" / ".chinchilla-work").exists()
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
@@ -393,7 +393,7 @@ def test_full_disk_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(stages.ShardWriter, "add", full)
     with pytest.raises(InputError, match=r"No space left on device.*another data_dir"):
         prepare(command(tmp_path / "d", path))
-    assert not (tmp_path / "d" / ".work").exists()
+    assert not (tmp_path / "d" / ".chinchilla-work").exists()
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,7 @@ def test_what_was_done_is_not_done_again(whole, tmp_path, stage, share, less):
     prepare(told, lambda stage, *_: again.append(stage))
     assert same(contents(tmp_path / "d"), expected)
     assert again.count(less) < 0.8 * all_steps[less]
-    assert not (tmp_path / "d" / ".work").exists()
+    assert not (tmp_path / "d" / ".chinchilla-work").exists()
 
 
 @pytest.mark.slow
@@ -168,7 +168,7 @@ def test_damage_to_what_was_unfinished_costs_only_time(whole, tmp_path, damage):
     told = mixture(tmp_path, tmp_path / "d")
     with pytest.raises(Stopped):
         prepare(told, stop_at("tokenise", 0.9))
-    damage(tmp_path / "d" / ".work")
+    damage(tmp_path / "d" / ".chinchilla-work")
     prepare(told)
     assert same(contents(tmp_path / "d"), expected)
 

@@ -136,5 +136,5 @@ def test_killed_anywhere_and_run_again_gives_the_same_bytes(
     del found["manifest.json"]  # has the paths and times of the text
     assert found == expected
     assert manifest.data_id in (tmp_path / "d" / "data_card.md").read_text()
-    assert not (tmp_path / "d" / ".work").exists()
+    assert not (tmp_path / "d" / ".chinchilla-work").exists()
     assert not list((tmp_path / "d").glob(".*.tmp"))
