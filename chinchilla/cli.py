@@ -282,6 +282,9 @@ def _checked_word(command: str, word: str, extra: Path | None) -> str:
             f"{command} has no key {key!r}.{nearest(key, [*known, *groups])} "
             f"`chinchilla {command} --help` lists them."
         )
+    if known[key].type in ("str", "list[str]"):  # no shell replaces a ~ that stands after =
+        at_home = re.sub(r"(^|[\[,])~(?=/)", lambda found: f"{found[1]}{Path.home()}", value)
+        word, value = word.removesuffix(value) + at_home, at_home
     if known[key].type.startswith("list") and value and not value.startswith("["):
         return f"{key}=[{value}]"
     if (

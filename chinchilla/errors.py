@@ -28,6 +28,10 @@ class DataError(InputError):
     """A corpus, tokenizer or token file that cannot be read as what it claims to be."""
 
 
+class UnreachableError(DataError):
+    """Text that a hub or a network did not give now, and may give later."""
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """ " Did you mean X?" for the known word closest to `word`, or nothing."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)

@@ -127,6 +127,8 @@ def _prepare(command: config.DataCommand) -> int:
     if len(manifest.sources) > 1:
         _show_sources(manifest)
     train, held = manifest.splits["train"], manifest.splits["heldout"]
+    if manifest.already_prepared:
+        print("already prepared, nothing to do:")
     print(
         f"{folder}: data_id {manifest.data_id}, {train.tokens:,} training tokens in {train.documents:,} documents, "
         f"{held.tokens:,} held out in {held.documents:,}; {manifest.tokenizer.vocab_size:,} pieces, "

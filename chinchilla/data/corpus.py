@@ -1,8 +1,9 @@
 """Documents out of a corpus, one at a time: embedded text, files, or a hub data set.
 
 JSON lines are read here, line by line: `datasets` fixes a schema from the first block of a file and
-stops at a field that first appears later. Parquet and hub data sets come through `datasets` in
-streaming mode. No format holds more than one document, or one row group, in memory.
+stops at a field that first appears later. Parquet is read by pyarrow, as `datasets` takes names of
+files for patterns. Hub data sets come through `datasets` in streaming mode. No format holds more than
+one document, or one row group, in memory.
 """
 
 import gzip
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from chinchilla.config import SourceConfig
-from chinchilla.errors import DataError
+from chinchilla.errors import DataError, UnreachableError, one_line
 
 SUFFIXES = {
     "text": (".txt",),
@@ -23,6 +24,7 @@ SUFFIXES = {
     "parquet": (".parquet",),
 }
 MAX_DOCUMENT = 1 << 28  # bytes of one line or document
+ROWS_AT_ONCE = 256  # of a Parquet file
 
 
 def read_documents(corpus: SourceConfig) -> Iterator[str]:
@@ -42,11 +44,14 @@ def read_documents(corpus: SourceConfig) -> Iterator[str]:
 def corpus_files(corpus: SourceConfig) -> list[Path]:
     """The files a corpus is read from, folders expanded and sorted; none for the hub.
 
+    Of a hub data set that lies in a folder, all its files: what `datasets` takes of them is its affair.
+
     Raises:
         DataError: a path that does not exist, or a folder without files of the format.
     """
     if corpus.format == "hub":
-        return []
+        copy = Path(corpus.hub_name)
+        return sorted(p for p in copy.rglob("*") if p.is_file()) if copy.is_dir() else []
     if corpus.format == "embedded":
         return [Path(str(resources.files("chinchilla.data") / "embedded" / "sotu.jsonl.xz"))]
     suffixes, files = SUFFIXES[corpus.format], []
@@ -185,22 +190,23 @@ def _text(value: Any, where: str, column: str) -> str:
 
 def _read_parquet(corpus: SourceConfig) -> Iterator[str]:
     """One document per row, file by file; only the text column is read."""
-    for path in corpus_files(corpus):
-        if not _has_rows(path):  # `datasets` stops at a file without any
-            continue
-        where = {"path": "parquet", "data_files": [str(path)], "split": "train"}
-        yield from _stream(where, corpus.column, str(path))
-
-
-def _has_rows(path: Path) -> bool:
-    """Whether a parquet file has rows; true of one that cannot be read, which then says why."""
     import pyarrow
     from pyarrow import parquet
 
-    try:
-        return parquet.read_metadata(path).num_rows > 0
-    except (OSError, pyarrow.ArrowException):
-        return True
+    column = corpus.column
+    for path in corpus_files(corpus):
+        row = 0
+        try:
+            with parquet.ParquetFile(path) as file:
+                if column not in file.schema_arrow.names:
+                    raise DataError(_no_column(str(path), column, file.schema_arrow.names))
+                for batch in file.iter_batches(ROWS_AT_ONCE, columns=[column]):
+                    for value in batch.column(0).to_pylist():
+                        row += 1
+                        yield _text(value, f"{path} row {row}", column)
+        except (OSError, pyarrow.ArrowException) as error:
+            where = f"{path} cannot be read after row {row}" if row else f"{path} cannot be read"
+            raise DataError(f"{where}: {one_line(error)[:300].rstrip('.')}.") from None
 
 
 def _read_hub(corpus: SourceConfig) -> Iterator[str]:
@@ -226,8 +232,6 @@ def _stream(source: dict[str, Any], column: str, name: str) -> Iterator[str]:
         columns = rows.column_names or []
         if columns and column not in columns:
             raise DataError(_no_column(name, column, columns))
-        if source["path"] == "parquet":
-            rows = datasets.load_dataset(**source, streaming=True, columns=[column])
         for row, record in enumerate(rows, 1):
             if column not in record:
                 raise DataError(_no_column(f"{name} row {row}", column, list(record)))
@@ -237,7 +241,7 @@ def _stream(source: dict[str, Any], column: str, name: str) -> Iterator[str]:
     except Exception as error:  # datasets raises from pyarrow, fsspec, httpx, its own, and others
         reason = (" ".join(str(error).split())[:300] or type(error).__name__).rstrip(".")
         where = f"{name} cannot be read after row {row}" if row else f"{name} cannot be read"
-        raise DataError(f"{where}: {reason}.{_way_out(error, source['path'])}") from None
+        raise UnreachableError(f"{where}: {reason}.{_way_out(error, source['path'])}") from None
 
 
 def _way_out(error: Exception, path: str) -> str:

@@ -1,9 +1,9 @@
 """Which files of a token folder are ours: only those are ever replaced or removed.
 
-Ours are those that a manifest names and, in a folder without one, those that `.chinchilla-work/placed.json`
-names: the shards and cards that a preparation had begun to put into their places, or those of damaged
-data that it makes again. The list is on the disk before the first of them moves, and before a damaged
-folder loses its manifest. Anything else that a preparation would write over stops it before it reads.
+Ours are those that a manifest names and, in a folder without one, those that
+`.chinchilla-work/placed.json` names: the shards and cards that a preparation had begun to put into their
+places. The list is on the disk before the first of them moves. Damaged data stays until all of it is
+made anew. Anything else that a preparation would write over stops it before it reads.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from chinchilla.files import read_json, write_json
 from chinchilla.from_json import built
 
 PLACED = "placed.json"
+REPLACED = "replaced.json"  # files of damaged data, while they give way to those made anew
 
 
 @dataclass(frozen=True)
@@ -43,39 +44,62 @@ class Placed:
         return Placed(manifest.data_id, [CARD, CARD_JSON, *model, *shard_files(manifest)])
 
     @staticmethod
-    def load(work: Path) -> "Placed":
+    def load(work: Path, name: str = PLACED) -> "Placed":
         """The list in a working folder; an empty one where there is none that can be read."""
         try:
-            found: Placed = built(Placed, read_json(work / PLACED, "placed"), PLACED)
+            found: Placed = built(Placed, read_json(work / name, "placed"), name)
         except InputError:
             return Placed()
         return found
 
-    def save(self, work: Path) -> None:
+    def save(self, work: Path, name: str = PLACED) -> None:
         """Put the list into the working folder in one step."""
         work.mkdir(exist_ok=True)
-        write_json(work / PLACED, asdict(self))
+        write_json(work / name, asdict(self))
 
     def take_back(self, data_dir: Path, work: Path) -> None:
-        """Shards and tokenizer back into the working folder; cards and overlaps go."""
-        self._drop_reports(data_dir)
+        """Shards and tokenizer back into the working folder; cards go."""
         for name in self.files:
+            if name in (CARD, CARD_JSON):
+                (data_dir / name).unlink(missing_ok=True)
+                continue
             with contextlib.suppress(FileNotFoundError):
                 os.replace(data_dir / name, work / name)
-        (work / PLACED).unlink(missing_ok=True)
+        if self.files:
+            Placed(self.data_id).save(work)
 
-    def remove(self, data_dir: Path) -> None:
-        """Delete them all, and what was measured on these tokens."""
-        self._drop_reports(data_dir)
+    def remove(self, data_dir: Path, keep: str) -> None:
+        """Delete them all, and what was measured on these tokens unless their data_id is `keep`."""
         for name in self.files:
             (data_dir / name).unlink(missing_ok=True)
+        self.remove_reports(data_dir, keep)
 
-    def _drop_reports(self, data_dir: Path) -> None:
-        for name in {CARD, CARD_JSON} & {*self.files}:
-            (data_dir / name).unlink(missing_ok=True)
+    def remove_reports(self, data_dir: Path, keep: str) -> None:
+        """Delete what was measured on these tokens unless their data_id is `keep`."""
         for path, told in overlap_files(data_dir):
-            if told["data_id"] == self.data_id:
+            if told["data_id"] == self.data_id != keep:
                 path.unlink()
+
+
+def make_room(damaged: Placed, data_dir: Path, work: Path, data_id: str) -> None:
+    """Remove damaged data, now that all of it is made anew in `work`.
+
+    Args:
+        damaged: its files.
+        data_dir: where they and their manifest are.
+        work: the working folder.
+        data_id: of the tokens made anew; if it is the same, what was measured on them stays.
+    """
+    Placed(data_id).save(work)
+    damaged.save(work, REPLACED)
+    (data_dir / MANIFEST).unlink()
+    finish_removing(data_dir, work)
+
+
+def finish_removing(data_dir: Path, work: Path) -> None:
+    """What `make_room` had begun; `data_dir` has no manifest any more."""
+    Placed.load(work, REPLACED).remove(data_dir, Placed.load(work).data_id)
+    (work / REPLACED).unlink(missing_ok=True)
 
 
 def shard_files(manifest: Manifest) -> list[str]:

@@ -9,7 +9,6 @@ import hashlib
 import lzma
 import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -93,6 +92,7 @@ def pack(data_dir: Path, pack_dir: Path, n_workers: int, progress: Progress | No
             f"pack_dir={pack_dir} holds data {other.data_id}, not {manifest.data_id}. "
             "Choose another pack_dir."
         )
+    _refuse_another_manifest(pack_dir, manifest)
     clean_leftovers(pack_dir)
     names = {manifest.tokenizer.file: manifest.tokenizer.sha256, **_shard_hashes(manifest)}
     n_files = len(names)
@@ -106,7 +106,7 @@ def pack(data_dir: Path, pack_dir: Path, n_workers: int, progress: Progress | No
             if sha256_file(data_dir / name) != sha256:
                 raise DataError(
                     f"{data_dir / name} has other contents than the manifest states. "
-                    "Prepare the data again (chinchilla data)."
+                    "Delete it, and prepare the data again (chinchilla data)."
                 )
             size = (data_dir / name).stat().st_size
             jobs = [
@@ -120,7 +120,8 @@ def pack(data_dir: Path, pack_dir: Path, n_workers: int, progress: Progress | No
                 if progress:
                     progress("pack", done, total)
             files.append(PackedFile(name, sha256, parts))
-    shutil.copyfile(data_dir / MANIFEST, pack_dir / MANIFEST)
+    with atomic_write(pack_dir / MANIFEST, "wb") as out:
+        out.write((data_dir / MANIFEST).read_bytes())
     tokens = sum(split.tokens for split in manifest.splits.values())
     made = Pack(manifest.data_id, tokens, files[:n_files], overlaps=files[n_files:])
     write_json(pack_dir / PACK, asdict(made))
@@ -179,12 +180,18 @@ def unpack(pack_dir: Path, data_dir: Path, progress: Progress | None = None) -> 
     wanted = {manifest.tokenizer.file: manifest.tokenizer.sha256, **_shard_hashes(manifest)}
     if found.data_id != manifest.data_id or wanted != {f.file: f.sha256 for f in found.files}:
         raise DataError(f"{pack_dir / PACK} and the {MANIFEST} beside it are of different data.")
-    if (data_dir / MANIFEST).exists() and (
-        other := Manifest.load(data_dir).data_id
-    ) != found.data_id:
-        raise InputError(
-            f"data_dir={data_dir} holds data {other}, not {found.data_id}. Choose another data_dir."
-        )
+    if (data_dir / MANIFEST).exists():
+        other = Manifest.load(data_dir)
+        if other.data_id != found.data_id:
+            raise InputError(
+                f"data_dir={data_dir} holds data {other.data_id}, not {found.data_id}. "
+                "Choose another data_dir."
+            )
+        if _shard_hashes(other) != _shard_hashes(manifest):
+            raise InputError(
+                f"data_dir={data_dir} holds these tokens in other shards: train on them as they are, or "
+                "choose another data_dir."
+            )
     for file in found.all_files():
         _check_name(data_dir, file.file, pack_dir / PACK)
     if not (data_dir / MANIFEST).exists():
@@ -222,6 +229,21 @@ def _refuse_one_folder(data_dir: Path, pack_dir: Path) -> None:
         raise InputError(
             f"pack_dir={pack_dir} is data_dir itself, and each has a {MANIFEST}. "
             "Choose another pack_dir."
+        )
+
+
+def _refuse_another_manifest(pack_dir: Path, manifest: Manifest) -> None:
+    """What stands where the pack's manifest belongs, and is none of this data."""
+    path = pack_dir / MANIFEST
+    if not path.exists():
+        return
+    try:
+        same = Manifest.load(pack_dir).data_id == manifest.data_id
+    except InputError:
+        same = False
+    if not same:
+        raise InputError(
+            f"{path} is of other data, and would be written over. Choose another pack_dir."
         )
 
 

@@ -26,7 +26,14 @@ from chinchilla.data.manifest import MANIFEST, SPLITS, Manifest, Part, Source, S
 from chinchilla.data.measure import SourceMeasure, measure
 from chinchilla.data.mixture import whole_parts
 from chinchilla.data.near import need_datasketch
-from chinchilla.data.ours import Placed, refuse_another_model, refuse_another_size, refuse_others
+from chinchilla.data.ours import (
+    Placed,
+    finish_removing,
+    make_room,
+    refuse_another_model,
+    refuse_another_size,
+    refuse_others,
+)
 from chinchilla.data.settings import (
     changed_files,
     corpus_record,
@@ -39,7 +46,7 @@ from chinchilla.data.spool import NotAsWritten
 from chinchilla.data.stages import TOKENIZER_FILE, Progress, Stages, split_of
 from chinchilla.data.tokenizer import Tokenizer
 from chinchilla.data.unfinished import Unfinished, digest_of
-from chinchilla.errors import DataError, InputError
+from chinchilla.errors import DataError, InputError, UnreachableError
 from chinchilla.files import atomic_write, clean_leftovers, fsync_dir, writable_dir
 
 WORK, WORK_TOKENIZER = ".chinchilla-work", ".chinchilla-work-tokenizer"
@@ -68,23 +75,32 @@ def prepare(command: DataCommand, progress: Progress | None = None) -> Manifest:
         need_datasketch()
     with _locked(data_dir), _disk_errors(data_dir):
         clean_leftovers(data_dir)  # of one that was killed, however late
-        work, ours = data_dir / WORK, Placed.load(data_dir / WORK)
-        damaged = (data_dir / MANIFEST).exists()
-        if damaged:
+        work, damaged = data_dir / WORK, Placed()
+        if (data_dir / MANIFEST).exists():
             manifest = Manifest.load(data_dir)
             if _already_prepared(command, data_dir, manifest):
-                if not ((data_dir / CARD).exists() and (data_dir / CARD_JSON).exists()):
-                    write_card(data_dir, manifest)
+                told = _as_told_now(command, manifest)
+                if told != manifest:
+                    told.save(data_dir)
+                cards = (data_dir / CARD).exists() and (data_dir / CARD_JSON).exists()
+                if told != manifest or not cards:
+                    write_card(data_dir, told)
                 shutil.rmtree(work, ignore_errors=True)
-                return dataclasses.replace(manifest, already_prepared=True)
-            ours = Placed.of(manifest, tokenizer=not command.tokenizer.model)
-        refuse_others(command, data_dir, ours)
+                return dataclasses.replace(told, already_prepared=True)
+            damaged = Placed.of(manifest, tokenizer=not command.tokenizer.model)
+            if Placed.load(work).data_id:  # left by the preparation that this manifest ended
+                shutil.rmtree(work)
+        else:
+            finish_removing(data_dir, work)
+        ours = Placed.load(work)
+        refuse_others(command, data_dir, damaged if damaged.files else ours)
         files = [fingerprint(name, path) for name, path in source_files(command)]
-        if damaged:
-            ours.save(work)
-            (data_dir / MANIFEST).unlink()
-        manifest = _made(command, data_dir, ours, files, progress)
-        refuse_others(command, data_dir, Placed())  # that came in the meantime
+        manifest = _made(command, data_dir, ours, damaged, files, progress)
+        ours.remove_reports(data_dir, keep=manifest.data_id)
+        there = damaged if damaged.files else Placed(ours.data_id)
+        refuse_others(command, data_dir, there)  # that came in the meantime
+        if damaged.files:
+            make_room(damaged, data_dir, work, manifest.data_id)
         model = data_dir / manifest.tokenizer.file
         ours = Placed.of(manifest, tokenizer=not model.exists())
         ours.save(work)
@@ -99,9 +115,17 @@ def prepare(command: DataCommand, progress: Progress | None = None) -> Manifest:
 
 
 def _made(
-    command: DataCommand, data_dir: Path, ours: Placed, files: Files, progress: Progress
+    command: DataCommand,
+    data_dir: Path,
+    ours: Placed,
+    damaged: Placed,
+    files: Files,
+    progress: Progress,
 ) -> Manifest:
-    """Go on with what was left unfinished, if it is of the same text and settings; else begin."""
+    """Go on with what was left unfinished, if it is of the same text and settings; else begin.
+
+    Damaged data stays where it is.
+    """
     work = data_dir / WORK
     asked = digest_of(command, files)
     state = Unfinished.load(work, asked)
@@ -109,18 +133,26 @@ def _made(
         if state is not None:
             ours.take_back(data_dir, work)
             with contextlib.suppress(NotAsWritten):
-                return _build(command, data_dir, state, files, progress)
-        ours.remove(data_dir)
+                return _build(command, data_dir, state, damaged, files, progress)
+        ours.remove(data_dir, keep=ours.data_id)
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
-        return _build(command, data_dir, Unfinished(asked), files, progress)
-    except (DataError, OSError):  # what would stop the next time too keeps no room on the disk
+        Placed(ours.data_id).save(work)
+        return _build(command, data_dir, Unfinished(asked), damaged, files, progress)
+    except UnreachableError:
+        raise
+    except (InputError, OSError):  # what would stop the next time too keeps no room on the disk
         shutil.rmtree(work, ignore_errors=True)
         raise
 
 
 def _build(
-    command: DataCommand, data_dir: Path, state: Unfinished, files: Files, progress: Progress
+    command: DataCommand,
+    data_dir: Path,
+    state: Unfinished,
+    damaged: Placed,
+    files: Files,
+    progress: Progress,
 ) -> Manifest:
     """All files but the manifest, in the working folder."""
     work, sources = data_dir / WORK, command.corpus.each()
@@ -130,7 +162,8 @@ def _build(
         stages.read()
         stages.leave_out()
         tokenizer = stages.tokenizer(work / TOKENIZER_FILE, data_dir / TOKENIZER_FILE)
-        refuse_another_model(data_dir / TOKENIZER_FILE, tokenizer.model)
+        if TOKENIZER_FILE not in damaged.files:
+            refuse_another_model(data_dir / TOKENIZER_FILE, tokenizer.model)
         written = stages.encode(tokenizer)
         left_out = [spool.dropped(number) for number in range(len(sources))]
         intake = spool.intake
@@ -172,6 +205,15 @@ def _build(
         settings={**settings_of(command), "sources": files},
         sources=by_source,
     )
+
+
+def _as_told_now(command: DataCommand, manifest: Manifest) -> Manifest:
+    """The manifest with names and licences as they are given now; they decide no byte."""
+    sources = [
+        dataclasses.replace(there, name=source.name, licence=source.licence)
+        for there, source in zip(manifest.sources, command.corpus.each(), strict=False)
+    ]
+    return dataclasses.replace(manifest, corpus=corpus_record(command.corpus), sources=sources)
 
 
 def make_tokenizer(
@@ -251,7 +293,8 @@ def _already_prepared(command: DataCommand, data_dir: Path, manifest: Manifest) 
     before = {k: v for k, v in manifest.settings.items() if k != "sources"}
     changed = differences(before, settings_of(command))
     if not changed:
-        changed = changed_files(manifest.settings["sources"], source_files(command))
+        ordered = any(source.max_documents for source in command.corpus.each())
+        changed = changed_files(manifest.settings["sources"], source_files(command), ordered)
     if changed:
         raise InputError(
             f"data_dir={data_dir} holds data prepared with other settings "

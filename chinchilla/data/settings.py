@@ -21,11 +21,16 @@ def settings_of(command: DataCommand) -> dict[str, Any]:
     }
     return {
         "corpus": corpus,
-        "tokenizer": dataclasses.asdict(command.tokenizer),
+        "tokenizer": _of_tokenizer(dataclasses.asdict(command.tokenizer)),
         "dedup": dataclasses.asdict(command.near) if command.dedup == "near" else command.dedup,
         "held_out_fraction": command.held_out_fraction,
         "shard_tokens": command.shard_tokens,
     }
+
+
+def _of_tokenizer(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of one that was given only that it was: its file is among the sources, and nothing is trained."""
+    return {"model": "given"} if settings.get("model") else settings
 
 
 _NOT_BYTES = ("name", "paths", "licence", "made_by")
@@ -70,6 +75,7 @@ _DEFAULTS = DataCommand(corpus=CorpusConfig(format="embedded"))
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """`key=value, now value` of each setting that differs; one newer than the folder had its default."""
+    before = {**before, "tokenizer": _of_tokenizer(before.get("tokenizer", {}))}
     usual = settings_of(_DEFAULTS)
     source = dataclasses.asdict(SourceConfig(format="embedded"))
     usual["corpus"]["sources"] = dict.fromkeys(now["corpus"]["sources"], source)
@@ -91,10 +97,31 @@ def _differences(
     return found
 
 
-def changed_files(before: list[dict[str, Any]], now: list[tuple[str, Path]]) -> list[str]:
-    """Source files with other contents; a file that was only copied or touched is the same."""
+def changed_files(
+    before: list[dict[str, Any]], now: list[tuple[str, Path]], ordered: bool
+) -> list[str]:
+    """Source files with other contents; one that was only copied, renamed or touched is the same.
+
+    Args:
+        before: fingerprints.
+        now: source and file.
+        ordered: whether the order of files decides what is read of them.
+    """
     if len(before) != len(now):
         return [f"{len(before)} source files, now {len(now)}"]
+    changed = _changed_pairs(before, now)
+    if changed and not ordered:
+        there = sorted((old.get("source", ""), old["sha256"]) for old in before)
+        sizes = {(old.get("source", ""), old["size"]) for old in before}
+        if all((name, path.stat().st_size) in sizes for name, path in now) and there == sorted(
+            (name, sha256_file(path)) for name, path in now
+        ):
+            return []
+    return changed
+
+
+def _changed_pairs(before: list[dict[str, Any]], now: list[tuple[str, Path]]) -> list[str]:
+    """The same, file by file in their order."""
     for old, (name, path) in zip(before, now, strict=True):
         if old.get("source", "") != name:
             return [f"{path} was of source {old.get('source')!r}, now of {name!r}"]

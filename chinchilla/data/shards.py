@@ -145,7 +145,7 @@ def map_tokens(path: Path, shard: Shard, dtype: str) -> np.ndarray:
         if len(head) < HEADER_BYTES or _HEADER.unpack(head) != expected:
             raise DataError(
                 f"{path} does not begin as a shard of {shard.tokens} tokens and {shard.documents} "
-                "documents does. Prepare the data again (chinchilla data)."
+                "documents does. Delete it, and prepare the data again (chinchilla data)."
             )
     little = np.dtype(dtype).newbyteorder("<")
     return np.asarray(np.memmap(path, little, "r", shard.header, (shard.tokens,)))

@@ -100,7 +100,7 @@ class TokenData:
                 if sha256_file(data_dir / shard.file) != shard.sha256:
                     raise DataError(
                         f"shard {data_dir / shard.file} has other contents than the manifest "
-                        "states. Prepare the data again (chinchilla data)."
+                        "states. Delete it, and prepare the data again (chinchilla data)."
                     )
         return cls(data_dir, manifest)
 

@@ -194,6 +194,13 @@ def test_path_that_the_system_refuses():
         read(Path("x" * 5_000), "text")
 
 
+def test_names_of_parquet_files_are_names_and_no_patterns(tmp_path):
+    """A browser saves a second part.parquet as part(1).parquet, or part[1].parquet."""
+    for name in ("part1", "part[1]", "part*", "a::b"):
+        pq.write_table(pa.table({"text": [name]}), tmp_path / f"{name}.parquet")
+    assert read(tmp_path, "parquet") == ["a::b", "part*", "part1", "part[1]"]
+
+
 def test_parquet_without_the_column_lists_those_it_has(tmp_path):
     pq.write_table(pa.table({"body": ["a"], "id": [1]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"no column 'text'. Found: body, id. Set corpus.column"):

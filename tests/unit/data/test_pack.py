@@ -124,6 +124,29 @@ def test_unpacking_writes_over_nothing_that_is_not_its_own(packed, tmp_path):
     assert [p.name for p in (tmp_path / "d").iterdir()] == ["train-00001.bin"]
 
 
+def test_packing_leaves_the_manifest_of_other_data(token_dir, tmp_path):
+    other = command(tmp_path / "other", write_jsonl(tmp_path / "o.jsonl", documents(40, seed=9)))
+    prepare(other)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "manifest.json").write_text('{"important": 1}')
+    for folder in ("other", "mine"):
+        before = {p.name: p.read_bytes() for p in (tmp_path / folder).iterdir()}
+        with pytest.raises(InputError, match=r"manifest.json is of other data"):
+            pack(token_dir, tmp_path / folder, 1)
+        assert {p.name: p.read_bytes() for p in (tmp_path / folder).iterdir()} == before
+
+
+def test_the_same_tokens_in_other_shards_are_left_as_they_are(tmp_path):
+    text = write_jsonl(tmp_path / "a.jsonl", documents(60))
+    prepare(command(tmp_path / "small", text))
+    prepare(command(tmp_path / "large", text, shard_tokens=100_000))
+    pack(tmp_path / "large", tmp_path / "pack", 1)
+    before = contents(tmp_path / "small")
+    with pytest.raises(InputError, match="holds these tokens in other shards"):
+        unpack(tmp_path / "pack", tmp_path / "small")
+    assert contents(tmp_path / "small") == before
+
+
 @pytest.mark.parametrize("card", ["data_card.md", "data_card.json"])
 def test_unpacking_leaves_a_card_of_other_data(packed, tmp_path, card):
     (tmp_path / "d").mkdir()

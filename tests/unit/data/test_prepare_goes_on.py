@@ -2,16 +2,19 @@
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from data_corpora import documents, write_jsonl
 from test_prepare_killed import contents, mixture
 
+from chinchilla.config import SourceConfig
 from chinchilla.data import stages
 from chinchilla.data.prepare import prepare
 from chinchilla.data.spool import Spool
 from chinchilla.data.unfinished import Unfinished
+from chinchilla.errors import UnreachableError
 
 KINDS = ("read", "tokenizer", "tokenise")
 
@@ -149,6 +152,41 @@ def test_a_stream_that_has_other_documents_now_is_read_anew(tmp_path, monkeypatc
     )
     m = prepare(told)
     assert [s.documents for s in m.sources] == [30, 30]
+
+
+def unreachable_after(real: Callable[..., Iterator[str]], n: int):
+    """A source that fails after `n` documents as a hub does."""
+
+    def read(source: SourceConfig) -> Iterator[str]:
+        for k, text in enumerate(real(source)):
+            if k == n:
+                raise UnreachableError("hub data set x cannot be read: Server disconnected.")
+            yield text
+
+    return read
+
+
+def test_a_hub_that_does_not_answer_costs_nothing(whole, tmp_path, monkeypatch):
+    """Neither what was read before, nor what there is of damaged data."""
+    expected, _ = whole
+    monkeypatch.setattr(stages, "CHECKPOINT_SECONDS", 0.0)
+    real, told = stages.read_documents, mixture(tmp_path, tmp_path / "d")
+    monkeypatch.setattr(stages, "read_documents", unreachable_after(real, 20))
+    with pytest.raises(UnreachableError):
+        prepare(told)
+    assert (tmp_path / "d" / ".chinchilla-work" / "state.json").exists()
+    monkeypatch.setattr(stages, "read_documents", real)
+    prepare(told)
+    assert same(contents(tmp_path / "d"), expected)
+    (tmp_path / "d" / "tokenizer.model").unlink()
+    before = contents(tmp_path / "d")
+    monkeypatch.setattr(stages, "read_documents", unreachable_after(real, 0))
+    with pytest.raises(UnreachableError):
+        prepare(told)
+    assert contents(tmp_path / "d") == before
+    monkeypatch.setattr(stages, "read_documents", real)
+    prepare(told)
+    assert same(contents(tmp_path / "d"), expected)
 
 
 @pytest.mark.slow

@@ -7,13 +7,16 @@ is forked from this one, so that each death costs milliseconds.
 import hashlib
 import importlib.util
 import os
+import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from data_corpora import documents, write_jsonl
 
+from chinchilla.cli import main
 from chinchilla.config import CorpusConfig, DataCommand, SourceConfig, TokenizerConfig
 from chinchilla.data.prepare import prepare
 from chinchilla.data.tokens import TokenData
@@ -138,3 +141,40 @@ def test_killed_anywhere_and_run_again_gives_the_same_bytes(
     assert manifest.data_id in (tmp_path / "d" / "data_card.md").read_text()
     assert not (tmp_path / "d" / ".chinchilla-work").exists()
     assert not list((tmp_path / "d").glob(".*.tmp"))
+
+
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory):
+    """A folder with an overlap report that has lost a shard, the whole one, and the steps of mending."""
+    folder = tmp_path_factory.mktemp("damaged")
+    told = mixture(folder, folder / "d")
+    prepare(told)
+    against = write_jsonl(folder / "e.jsonl", documents(3))
+    assert main(["data", "overlap", f"data_dir={folder / 'd'}", f"against={against}"]) == 0
+    expected = contents(folder / "d")
+    next((folder / "d").glob("train-b-*.bin")).unlink()
+    shutil.copytree(folder / "d", folder / "trial")
+    calls = run(replace(told, data_dir=str(folder / "trial")), 0)
+    return told, expected, len(calls) - calls[::-1].index("tokenise")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [-30, -10, *range(0, 75, 3)])
+def test_killed_while_damaged_data_is_made_anew(damaged, tmp_path, step):
+    """What was there stays until all is tokens again, and what was measured on them stays for good."""
+    told, expected, last_tokens = damaged
+    shutil.copytree(told.data_dir, tmp_path / "d")
+    before = contents(tmp_path / "d")
+    told = replace(told, data_dir=str(tmp_path / "d"))
+    child = os.fork()
+    if child == 0:
+        try:
+            run(told, last_tokens + step)
+        finally:
+            os._exit(1)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    if step <= 0:
+        assert contents(tmp_path / "d") == before
+    prepare(told)
+    assert contents(tmp_path / "d") == expected
+    assert not (tmp_path / "d" / ".chinchilla-work").exists()
