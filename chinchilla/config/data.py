@@ -1,7 +1,7 @@
 """What `chinchilla data` can be told: sources, filters, tokenizer, packs."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from chinchilla.config.checks import check_format, choice, not_negative, positive, whole
 from chinchilla.errors import InputError
@@ -68,11 +68,15 @@ class CorpusConfig(SourceConfig):
         if not self.sources:
             self.check("corpus.")
             return
-        if self.paths or self.hub_name:
-            raise InputError(
-                "corpus.sources and a source of its own (corpus.paths, corpus.hub_name) are given: "
-                "put everything into corpus.sources."
-            )
+        for knob in fields(SourceConfig):
+            usual = [] if knob.name == "paths" else knob.default
+            if knob.name != "name" and (given := getattr(self, knob.name)) != usual:
+                where = "set it in each of corpus.sources"
+                if self.format == "embedded":  # corpus=sotu, which nobody need have said
+                    where = (
+                        "begin with corpus=text, and make the embedded text one of corpus.sources"
+                    )
+                raise InputError(f"corpus.{knob.name}={given} is of a single source: {where}.")
         names = [source.name for source in self.sources]
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(
