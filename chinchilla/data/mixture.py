@@ -14,13 +14,21 @@ from fractions import Fraction
 
 import numpy as np
 
-MAX_PERIOD = 10_000  # rows; weights that need longer are rounded to parts of it
+from chinchilla.errors import DataError
+
+# Rows; weights that need longer are rounded to parts of it. Whoever opens tokens lays out one period:
+# 50 ms with 6 sources, 5 s with a million rows.
+MAX_PERIOD = 10_000
+MAX_ROUNDING = Fraction(1, 100)  # of a source's share
 
 
 def whole_parts(weights: Sequence[float]) -> list[int]:
-    """Weights as whole parts of at most MAX_PERIOD rows, exact where they allow it, 1 at the least.
+    """Weights as whole parts of at most MAX_PERIOD rows, exact where they allow it.
 
     (0.45, 0.3, 0.25) gives [9, 6, 5].
+
+    Raises:
+        DataError: a source's share of the parts would be over 1% of itself off.
     """
     exact = [Fraction(repr(float(weight))) for weight in weights]
     scale = math.lcm(*(x.denominator for x in exact))
@@ -33,6 +41,14 @@ def whole_parts(weights: Sequence[float]) -> list[int]:
     by_remainder = sorted(range(len(parts)), key=lambda i: (parts[i] - ideal[i], i))
     for i in by_remainder[: max(0, MAX_PERIOD - sum(parts))]:
         parts[i] += 1
+    for weight, x, part in zip(weights, exact, parts, strict=True):
+        share, met = x / sum(exact), Fraction(part, sum(parts))
+        if abs(met - share) > MAX_ROUNDING * share:
+            raise DataError(
+                f"corpus.sources: weight={weight} is a share of {float(share):.4g}; {part} of {sum(parts):,} rows "
+                "is the nearest there is, over 1% off. Give a share of at least 1%, or round the weights: "
+                f"whole numbers that add up to at most {MAX_PERIOD:,} are met exactly."
+            )
     return parts
 
 

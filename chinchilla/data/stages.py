@@ -57,6 +57,7 @@ class Stages:
     ) -> None:
         self.command, self.work, self.state, self.progress = command, work, state, progress
         self.sources = command.corpus.each()
+        self.rows = whole_parts([source.weight for source in self.sources])
         told = state.spool if state.spool.intake else None
         self.spool = Spool(work / "documents", len(self.sources), told)
         self._at = state.source, state.documents  # where reading is
@@ -168,8 +169,7 @@ class Stages:
             if path.is_file() and _sha256(path) == self.state.tokenizer:
                 return Tokenizer.load(path)
         self.progress("tokenizer", 0, 1)
-        rows = whole_parts([source.weight for source in self.sources])
-        sample = sample_of(self.spool, self.command.held_out_fraction, config.train_mb, rows)
+        sample = sample_of(self.spool, self.command.held_out_fraction, config.train_mb, self.rows)
         made = train_tokenizer(
             sample, config.vocab_size, config.algorithm, config.split_digits, config.normalization
         )

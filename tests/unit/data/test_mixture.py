@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chinchilla.data.mixture import MAX_PERIOD, RowOrder, whole_parts
+from chinchilla.errors import InputError
 
 TABLE_A1 = [0.45, 0.30, 0.10, 0.10, 0.04, 0.01]
 
@@ -17,7 +18,8 @@ TABLE_A1 = [0.45, 0.30, 0.10, 0.10, 0.04, 0.01]
         ([3, 3, 3], [1, 1, 1]),
         ([0.45, 0.3, 0.25], [9, 6, 5]),
         (TABLE_A1, [45, 30, 10, 10, 4, 1]),
-        ([1e-9, 1.0], [1, 9_999]),
+        ([1e-4, 0.9999], [1, 9_999]),
+        ([0.003_002, 0.996_998], [30, 9_970]),
         ([2**0.5, 1.0], [5_858, 4_142]),
     ],
 )
@@ -26,11 +28,18 @@ def test_weights_become_whole_parts(weights, parts):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.floats(1e-12, 1e12), min_size=1, max_size=50))
-def test_any_weights_become_parts_of_a_short_period(weights):
-    parts = whole_parts(weights)
-    assert min(parts) >= 1
-    assert sum(parts) <= MAX_PERIOD + len(parts)
+@given(st.lists(st.floats(0.3, 1), min_size=1, max_size=30))
+def test_shares_from_one_percent_up_are_met_within_one_percent(weights):
+    parts = np.array(whole_parts(weights))
+    assert sum(parts) <= MAX_PERIOD
+    assert parts / sum(parts) == pytest.approx(np.array(weights) / sum(weights), rel=0.01)
+
+
+@pytest.mark.parametrize("weights", [[1e-6, 1], [1, 1e-6], [0.003_45, 0.996_55], [1e-12, 1e12]])
+def test_a_share_that_is_not_met_within_one_percent_is_refused(weights):
+    """It would be another mixture than the one that was asked for."""
+    with pytest.raises(InputError, match=r"weight=\S+ is a share of .* over 1% off\. Give a share"):
+        whole_parts(weights)
 
 
 @settings(max_examples=60, deadline=None)
