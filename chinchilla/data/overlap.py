@@ -7,6 +7,8 @@ and go past once, so memory follows from the evaluation alone. Two different n-g
 a chance of about evaluation n-grams x training words / 2^64.
 """
 
+import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -67,7 +69,8 @@ def overlap(
         Items in the order of the file, and a summary for the data card.
 
     Raises:
-        DataError: a file that cannot be read, or no item as long as n words.
+        DataError: a file that cannot be read, no item as long as n words, or a tokenizer that did not
+            make the tokens.
     """
     data = TokenData.open(data_dir)
     tokenizer = Tokenizer.load(data_dir / data.manifest.tokenizer.file)
@@ -149,14 +152,17 @@ def _summary(
 
 
 def save_overlap(data_dir: Path, file: Path, items: list[Item], summary: dict[str, Any]) -> Path:
-    """Write overlap-NAME-HASH-COLUMN-NGRAM.json into the token folder: the summary with every item.
+    """Write overlap-NAME-COLUMN-NGRAM-HASH.json into the token folder: the summary with every item.
 
-    HASH begins the SHA-256 of the evaluation file, so that two of one name stand beside each other.
+    HASH is of what was asked (contents of the evaluation, column, ngram): the rest is for people, and
+    two evaluations may have one name, two columns one spelling in ASCII.
 
     Returns:
         The file written; the same measured again takes its place.
     """
-    parts = [file.name[:100], summary["sha256"][:8], summary["column"][:30], f"{summary['ngram']}"]
+    asked = [summary["sha256"], summary["column"], summary["ngram"]]
+    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+    parts = [file.name[:100], summary["column"][:30], f"{summary['ngram']}", digest]
     name = re.sub(r"[^\w.-]", "_", "-".join(parts), flags=re.ASCII)
     path = data_dir / f"overlap-{name}.json"
     per_item = [[i.item, i.ngrams, i.found] for i in items]

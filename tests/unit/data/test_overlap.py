@@ -88,7 +88,8 @@ def test_the_command_enters_it_into_the_data_card(folder, tmp_path, capsys):
     sha256 = hashlib.sha256(evaluation.read_bytes()).hexdigest()[:8]
     where = rf"| {tmp_path.name}/my\|eval.jsonl | {sha256} | 13 | 2 | 0 | 1 |"
     assert where in (folder / "data_card.md").read_text()
-    told = json.loads((folder / f"overlap-my_eval.jsonl-{sha256}-text-13.json").read_text())
+    [path] = folder.glob("overlap-my_eval.jsonl-text-13-*.json")
+    told = json.loads(path.read_text())
     assert told["per_item"] == [[1, 5, 5], [2, 3, 0]]
 
 
@@ -117,6 +118,17 @@ def test_evaluations_of_one_name_stand_beside_each_other_in_the_card(folder, tmp
     text = (folder / "data_card.md").read_text()
     assert "| leaked/test.jsonl | " in text
     assert "| clean/test.jsonl | " in text
+
+
+def test_columns_that_ascii_cannot_spell_stand_beside_each_other(folder, tmp_path):
+    """The clean column must not take the place of the one that stands in the training text."""
+    evaluation = tmp_path / "e.jsonl"
+    evaluation.write_text(json.dumps({"問題": SECRET, "答案": FRESH}) + "\n")
+    for column in ("問題", "答案"):
+        words = [f"data_dir={folder}", f"against={evaluation}", f"column={column}"]
+        assert main(["data", "overlap", *words]) == 0
+    card = json.loads((folder / "data_card.json").read_text())
+    assert {each["column"]: each["any"] for each in card["overlap"]} == {"問題": 1, "答案": 0}
 
 
 def test_overlap_without_files_or_with_bad_ones(folder, tmp_path, capsys):
