@@ -73,7 +73,13 @@ def overlap(
             make the tokens.
     """
     data = TokenData.open(data_dir)
-    tokenizer = Tokenizer.load(data_dir / data.manifest.tokenizer.file)
+    model = data_dir / data.manifest.tokenizer.file
+    tokenizer = Tokenizer.load(model)
+    if tokenizer.sha256 != data.manifest.tokenizer.sha256:  # the tokens would say something else
+        raise DataError(
+            f"{model} is not the tokenizer that made the tokens beside it. Put that one back, or prepare "
+            "the data again (chinchilla data)."
+        )
     hashes = WordHashes()
     try:
         items = [np.unique(ngram_hashes(hashes(text), n)) for text in _texts(file, column)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from chinchilla.cli import main
 from chinchilla.data.overlap import WordHashes, documents_of, ngram_hashes, overlap
 from chinchilla.data.prepare import prepare
-from chinchilla.data.tokenizer import Tokenizer
+from chinchilla.data.tokenizer import Tokenizer, train_tokenizer
 from chinchilla.data.tokens import TokenData
 from chinchilla.errors import DataError
 
@@ -129,6 +129,14 @@ def test_columns_that_ascii_cannot_spell_stand_beside_each_other(folder, tmp_pat
         assert main(["data", "overlap", *words]) == 0
     card = json.loads((folder / "data_card.json").read_text())
     assert {each["column"]: each["any"] for each in card["overlap"]} == {"問題": 1, "答案": 0}
+
+
+def test_another_tokenizer_in_the_folder_is_refused(folder, tmp_path):
+    """It would decode the tokens to other words, in which nothing is ever found."""
+    model = train_tokenizer([SECRET * 50, FRESH * 50], 290).model
+    (folder / "tokenizer.model").write_bytes(model)
+    with pytest.raises(DataError, match="is not the tokenizer that made the tokens beside it"):
+        overlap(folder, write_jsonl(tmp_path / "e.jsonl", [SECRET]), 13, "text")
 
 
 def test_overlap_without_files_or_with_bad_ones(folder, tmp_path, capsys):
