@@ -4,27 +4,18 @@
 manifest, and from the `overlap-*.json` files that `chinchilla data overlap` leaves in the folder.
 """
 
+import contextlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from chinchilla.data.manifest import SPLITS, Manifest
 from chinchilla.errors import DataError, InputError
 from chinchilla.files import read_json, write_json, write_text
+from chinchilla.from_json import built, fields_of
 
 CARD_JSON, CARD = "data_card.json", "data_card.md"
 OVERLAPS = "overlap-*.json"
-SHOWN = {
-    "file",
-    "sha256",
-    "data_id",
-    "ngram",
-    "items",
-    "too_short",
-    "any",
-    "half",
-    "all",
-    "sources",
-}
 WHY = {
     "duplicate": "the same text again",
     "in_other_source": "the same text in a source before it",
@@ -34,8 +25,25 @@ WHY = {
     "not_unicode": "lone surrogates, which UTF-8 cannot hold",
 }
 
-
 _RULE = "a rule of Rae et al. 2021, A.1"
+
+
+@dataclass(frozen=True)
+class _Overlap:
+    """What the card shows of an `overlap-*.json`; that has more."""
+
+    file: str
+    sha256: str
+    data_id: str
+    ngram: int
+    items: int
+    too_short: int
+    any: int
+    half: int
+    all: int
+    sources: dict[str, int]  # n-grams found, by source
+    path: str = ""
+    column: str = "text"
 
 
 def write_card(data_dir: Path, manifest: Manifest) -> None:
@@ -111,12 +119,12 @@ def overlap_files(data_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
     """What `data overlap` left in a folder; other files that are called so are not ours."""
     found = []
     for path in sorted(data_dir.glob(OVERLAPS)):
-        try:
+        with contextlib.suppress(InputError):
             told = read_json(path, "overlap")
-        except InputError:
-            continue
-        if isinstance(told, dict) and told.keys() >= SHOWN:
-            found.append((path, told))
+            if isinstance(told, dict):
+                shown = {key: told[key] for key in told.keys() & fields_of(_Overlap)[0].keys()}
+                built(_Overlap, shown, str(path))
+                found.append((path, told))
     return found
 
 

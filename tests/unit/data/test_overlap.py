@@ -156,6 +156,27 @@ def test_overlap_without_files_or_with_bad_ones(folder, tmp_path, capsys):
         overlap(folder, write_jsonl(tmp_path / "e.jsonl", [SECRET]), 13, "question")
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"items": "many"},
+        {"sources": ["a"]},
+        {"sources": {"a": "b"}},
+        {"sha256": 7},
+        {"any": None},
+        {"column": 3},
+    ],
+)
+def test_a_report_with_values_of_other_types_is_not_ours(folder, tmp_path, wrong):
+    evaluation = write_jsonl(tmp_path / "e.jsonl", [SECRET])
+    words = ["data", "overlap", f"data_dir={folder}", f"against={evaluation}"]
+    assert main(words) == 0
+    [ours] = folder.glob("overlap-e.jsonl-*.json")
+    (folder / "overlap-mine.json").write_text(json.dumps({**json.loads(ours.read_text()), **wrong}))
+    assert main(words) == 0
+    assert len(json.loads((folder / "data_card.json").read_text())["overlap"]) == 1
+
+
 def test_an_overlap_of_other_tokens_is_refused_and_a_file_of_ones_own_left_alone(folder, tmp_path):
     (folder / "overlap-notes.json").write_text('{"mine": 1}')
     (folder / "overlap-draft.json").write_text("{")
