@@ -24,6 +24,12 @@ def whole(key: str, value: int) -> None:
         raise InputError(f"{key}={value!r} must be a whole number from 0 up.")
 
 
+def countable(key: str, value: int, bits: int = 64) -> None:
+    """Refuse what a signed integer of so many bits cannot hold: files and libraries count with those."""
+    if value > (most := 2 ** (bits - 1) - 1):
+        raise InputError(f"{key}={value} is more than {bits} bits count. Give at most {most:,}.")
+
+
 def check_format(value: str) -> None:
     choice("format", value, ("text", "json"))
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass, field, fields
 
-from chinchilla.config.checks import check_format, choice, not_negative, positive, whole
+from chinchilla.config.checks import check_format, choice, countable, not_negative, positive, whole
 from chinchilla.errors import InputError
 
 ACTIONS = ("prepare", "tokenizer", "overlap", "pack", "unpack")
@@ -56,6 +56,7 @@ class SourceConfig:
         positive(f"{key}weight", self.weight)
         for name in ("max_documents", "dedup_paragraphs"):
             whole(f"{key}{name}", getattr(self, name))
+        countable(f"{key}max_documents", self.max_documents)
 
 
 @dataclass(kw_only=True)
@@ -103,6 +104,7 @@ class TokenizerConfig:
         choice("tokenizer.normalization", self.normalization, ("identity", "nfkc"))
         choice("tokenizer.algorithm", self.algorithm, ("bpe", "unigram"))
         positive("tokenizer.train_mb", self.train_mb)
+        countable("tokenizer.vocab_size", self.vocab_size, bits=32)
         if self.vocab_size < 260:
             raise InputError(
                 f"tokenizer.vocab_size={self.vocab_size} is below 260: 256 byte pieces and the control pieces come first."
@@ -165,6 +167,7 @@ class DataCommand:
             )
         not_negative("n_workers", self.n_workers)
         positive("shard_tokens", self.shard_tokens)
+        countable("shard_tokens", self.shard_tokens)
         if self.action in ("pack", "unpack") and not self.pack_dir:
             raise InputError("pack_dir is missing: give pack_dir=FOLDER, where the pack is to be.")
         if not 0 < self.held_out_fraction < 1:
