@@ -19,6 +19,7 @@ from chinchilla.observations import Observations
 
 LEADS = ("isoflop", "parametric", "envelope")  # Appendix C is approach 2
 MOST_RESAMPLES = 1_000  # of each side: a million differences
+CONVENTIONS = ("flop_convention", "n_convention", "loss_kind")
 NOT_ASKED = "not asked for"
 VERDICTS = {  # what the interval of a difference of exponents says
     "differ": "more than their intervals allow (the 95% interval leaves out 0)",
@@ -127,7 +128,7 @@ def compare(sides: Sequence[Side]) -> Comparison:
     named = [{float(b) for b in s.finals.budget_labels if np.isfinite(b)} for s in sides]
     budgets = sorted(set.intersection(*named))
     at, notes = _places(sides, budgets)
-    notes += _notes(sides)
+    notes += _unsaid(sides, conventions) + _notes(sides)
     fitted: Mapping[str, list[Frontier]] = {
         a: [s.fits.fitted[a] for s in sides]
         for a in APPROACHES
@@ -161,7 +162,7 @@ def compare(sides: Sequence[Side]) -> Comparison:
 def _conventions(sides: Sequence[Side]) -> dict[str, str]:
     """How all of them count; what one leaves unsaid counts as the others say."""
     found = {}
-    for name in ("flop_convention", "n_convention", "loss_kind"):
+    for name in CONVENTIONS:
         said = {s.name: getattr(s.finals, name) for s in sides}
         known = {corpus: x for corpus, x in said.items() if x != "unknown"}
         if len(set(known.values())) > 1:
@@ -170,6 +171,24 @@ def _conventions(sides: Sequence[Side]) -> dict[str, str]:
             raise InputError(f"{name} differs ({told}): the two do not compare. {cure}.")
         found[name] = next(iter(known.values()), "unknown")
     return found
+
+
+def _unsaid(sides: Sequence[Side], conventions: dict[str, str]) -> list[str]:
+    """A note for each side about which a convention is only supposed."""
+    notes = []
+    others = "the other says" if len(sides) == 2 else "others say"
+    for side in sides:
+        supposed = {
+            name: x
+            for name, x in conventions.items()
+            if x != "unknown" and getattr(side.finals, name) == "unknown"
+        }
+        if supposed:
+            notes.append(
+                f"{side.name} does not say its {', '.join(supposed)}: taken to be "
+                f"{', '.join(supposed.values())}, as {others}."
+            )
+    return notes
 
 
 def _places(sides: Sequence[Side], budgets: list[float]) -> tuple[list[float], list[str]]:

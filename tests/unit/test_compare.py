@@ -125,6 +125,17 @@ def test_runs_counted_in_two_ways_do_not_compare(sides, convention, value, cure)
         compare([sides[0], other])
 
 
+def test_what_only_one_side_says_is_noted(sides):
+    """The page gives one convention for both: of one of them nobody knows."""
+    quiet = replace(sides[1].finals, loss_kind="unknown", flop_convention="unknown")
+    found = compare([sides[0], replace(sides[1], finals=quiet)])
+    (note,) = (note for note in found.notes if "does not say" in note)
+    assert note == (
+        "code does not say its flop_convention, loss_kind: taken to be six_nd, heldout, as the other says."
+    )
+    assert not any("does not say" in note for note in compare(sides).notes)
+
+
 def test_one_vocabulary_each_and_one_corpus_twice_are_noted(sides):
     a, b = (
         replace(s, vocab_sizes=(v,), data_ids=("d",))
