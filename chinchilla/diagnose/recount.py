@@ -204,11 +204,22 @@ def _exponents(case: Case, obs: Observations, law: LossLaw) -> dict[str, Any]:
 
 
 def _levelled(obs: Observations, law: LossLaw) -> Observations:
-    """Each budget's runs moved along D to their mean C, their losses shifted by the law."""
+    """Each budget's runs moved along D to their mean C, their losses shifted by the law.
+
+    Raises:
+        FitError: a run so far below the law that the shift leaves it no positive loss.
+    """
     C = obs.C.copy()
     for budget in np.unique(obs.budget_flops[np.isfinite(obs.budget_flops)]):
         rows = obs.budget_flops == budget
         C[rows] = np.exp(np.log(obs.C[rows]).mean())
     D = obs.D * C / obs.C
     L = obs.L + law(obs.N, D) - law(obs.N, obs.D)
+    if not L.min() > 0:
+        worst = int(np.argmin(L))
+        raise FitError(
+            f"run {obs.run_id[worst]} cannot be moved to its budget's mean C: by the law its loss of "
+            f"{obs.L[worst]:.4g} would become {L[worst]:.4g}.",
+            "not_levelled",
+        )
     return replace(obs, C=C, D=D, L=L)

@@ -127,3 +127,15 @@ def test_approach_2_follows_another_count_of_c(isoflop_runs, law):
         assert row["isoflop_levelled"] == pytest.approx(row["parametric"], abs=0.03)
     kaplan = rows["non_embedding", "six_n_non_embedding_d"]["parametric"]
     assert kaplan > rows["total", "as_recorded"]["parametric"] + 0.03
+
+
+def test_a_run_that_cannot_be_levelled_leaves_the_rest_of_the_answer(isoflop_runs):
+    """Far below the law: moved along it, its loss would be negative."""
+    obs = isoflop_runs(np.geomspace(1e17, 1e20, 5), half_width=3)
+    low = obs.L.copy()
+    low[0] = 0.01
+    case = replace(case_of(obs), obs=replace(obs, L=low))
+    rows = rows_of(case)
+    assert all(row["parametric"] is not None for row in rows.values())
+    (why,) = rows["non_embedding", "six_n_non_embedding_d"]["why_not"]
+    assert "cannot be moved to its budget's mean C" in why
