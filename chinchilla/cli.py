@@ -8,7 +8,6 @@ Hydra nor torch.
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import inspect
 import math
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from chinchilla import __version__, config
-from chinchilla.errors import InputError, Refusal, nearest, one_line
+from chinchilla.errors import InputError, Refusal, nearest, of_system, one_line
 
 COMMANDS: dict[str, type] = {
     "data": config.DataCommand,
@@ -81,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (what is left to flush goes there)
         return 0
     except OSError as error:
-        print(f"chinchilla: {one_line(_told(error))}", file=sys.stderr)
+        print(f"chinchilla: {one_line(of_system(error))}", file=sys.stderr)
         return 2
     except MemoryError as error:
         why = str(error).partition("\n")[0] or "no more to be had"
@@ -93,31 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("chinchilla: interrupted; run the same command again to go on.", file=sys.stderr)
         return 130
-
-
-_OS_ADVICE = {
-    errno.ENOSPC: "Make room on that disk",
-    errno.EDQUOT: "Make room within the quota",
-    errno.EROFS: "Choose a folder that can be written to",
-    errno.EACCES: "Ask for permission, or choose another path",
-    errno.EPERM: "Ask for permission, or choose another path",
-    errno.EISDIR: "A file belongs there: move the folder away or choose another path",
-    errno.ENOTDIR: "A folder belongs there: move the file away or choose another path",
-    errno.EEXIST: "Move what is there away or choose another path",
-    errno.ENOTEMPTY: "Move what is there away or choose another path",
-    errno.ENOENT: "Check the path",
-    errno.ENAMETOOLONG: "Choose a shorter path",
-    errno.EMFILE: "Raise the limit on open files (ulimit -n)",
-}
-
-
-def _told(error: OSError) -> Exception:
-    """What the system refused, for which file, and what to do about it."""
-    said = f"{error.strerror or error}"
-    if error.filename:
-        said += f": {error.filename}"
-    advice = _OS_ADVICE.get(error.errno or 0, "See to that")
-    return Exception(f"{said}. {advice}, and run the same command again.")
 
 
 def _run(command: str, rest: list[str]) -> int:
@@ -165,7 +139,7 @@ def compose(command: str, overrides: Sequence[str], as_yaml: bool = False) -> An
     from omegaconf.errors import OmegaConfBaseException
 
     if extra:
-        words.append(f"hydra.searchpath=[file://{extra}]")
+        words.append(f"hydra.searchpath=[{_quoted(f'file://{extra}')}]")
     told: Any
     try:
         with _hydra(command):
@@ -276,7 +250,7 @@ def _checked_word(command: str, word: str, extra: Path | None) -> str:
                 f"Choices: {', '.join(short) or 'none'}."
             )
         # In quotes: a file may be called nan or 7, which Hydra would read as a number.
-        return f"{key}='{value}'" if key != "experiment" else f"+experiment='{value}'"
+        return f"{'+' if key == 'experiment' else ''}{key}={_quoted(value)}"
     if key not in known:
         raise InputError(
             f"{command} has no key {key!r}.{nearest(key, [*known, *groups])} "
@@ -292,9 +266,14 @@ def _checked_word(command: str, word: str, extra: Path | None) -> str:
         and re.search(r"[^\w./:@%+ -]", value, re.ASCII)
         and value[0] not in "'\"$"
     ):
-        quoted = re.sub(r"(\\*)'", r"\1\1\\'", value)  # so that a path may hold = or brackets
-        return f"{key}='{quoted}'"
+        return f"{key}={_quoted(value)}"  # so that a path may hold = or brackets
     return word
+
+
+def _quoted(value: str) -> str:
+    """Between quotes as Hydra reads them: it takes backslashes as they are, but before a quote."""
+    doubled = re.sub(r"(\\+)(?='|\Z)", r"\1\1", value)
+    return "'" + doubled.replace("'", r"\'") + "'"
 
 
 def _one_line(error: Exception, command: str) -> str:

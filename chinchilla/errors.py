@@ -1,6 +1,7 @@
 """The two ways a command says no; `cli.py` turns each into one line and an exit code."""
 
 import difflib
+import errno
 import re
 from collections.abc import Iterable
 
@@ -42,3 +43,28 @@ def one_line(error: Exception) -> str:
     """What an error says, as one line without control characters, however much a file held."""
     said = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]+", " ", str(error))
     return said if len(said) <= 3000 else f"{said[:3000]} ..."
+
+
+_OS_ADVICE = {
+    errno.ENOSPC: "Make room on that disk",
+    errno.EDQUOT: "Make room within the quota",
+    errno.EROFS: "Choose a folder that can be written to",
+    errno.EACCES: "Ask for permission, or choose another path",
+    errno.EPERM: "Ask for permission, or choose another path",
+    errno.EISDIR: "A file belongs there: move the folder away or choose another path",
+    errno.ENOTDIR: "A folder belongs there: move the file away or choose another path",
+    errno.EEXIST: "Move what is there away or choose another path",
+    errno.ENOTEMPTY: "Move what is there away or choose another path",
+    errno.ENOENT: "Check the path",
+    errno.ENAMETOOLONG: "Choose a shorter path",
+    errno.EMFILE: "Raise the limit on open files (ulimit -n)",
+}
+
+
+def of_system(error: OSError) -> Exception:
+    """What the system refused, for which file, and what to do about it."""
+    said = f"{error.strerror or error}"
+    if error.filename:
+        said += f": {error.filename}"
+    advice = _OS_ADVICE.get(error.errno or 0, "See to that")
+    return Exception(f"{said}. {advice}, and run the same command again.")

@@ -633,6 +633,15 @@ def test_a_choice_of_ones_own_that_cannot_be_says_why(capsys, tmp_path, name, te
         assert part in said
 
 
+@pytest.mark.parametrize("name", ["it's", "a\\", "a\\b", "\\'\\\\", "a b=c"])
+def test_a_choice_of_ones_own_may_have_any_name(tmp_path, name):
+    folder = tmp_path / "peter's"
+    (folder / "corpus").mkdir(parents=True)
+    (folder / "corpus" / f"{name}.yaml").write_text("format: embedded\nmax_documents: 7")
+    told = cli.compose("data", ["--config-dir", str(folder), f"corpus={name}"])
+    assert told.corpus.max_documents == 7
+
+
 def test_paths_may_have_letters_of_any_alphabet(tmp_path):
     out = tmp_path / "r\u00e9p \u65e5" / "plan.jsonl"
     assert cli.main(["plan", "grid=demo", "grid.vocab_size=512", "recipe=demo", f"out={out}"]) == 0
