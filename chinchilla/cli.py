@@ -308,13 +308,18 @@ def _where(message: str) -> str:
 
 
 def _innermost(error: BaseException) -> str:
-    """The first line of the error that all others come from, with the key it is about."""
-    key = re.search(r"full_key: (\S+)", str(error))
-    while inner := (error.__cause__ or error.__context__):
-        error = inner
-        key = re.search(r"full_key: (\S+)", str(error)) or key
-    why = str(error).partition("\n")[0].rstrip(".") or type(error).__name__
-    return f"{key[1]}: {why}" if key else why
+    """The first line of the error that all others come from, with the key it is about.
+
+    One without words, or with OmegaConf's placeholders unfilled, leaves the word to the one it caused.
+    """
+    found, key = type(error).__name__, None
+    cause: BaseException | None = error
+    while cause:
+        first = str(cause).partition("\n")[0].rstrip(".")
+        found = first if first and "$VALUE" not in first else found
+        key = re.search(r"full_key: (\S+)", str(cause)) or key
+        cause = cause.__cause__ or cause.__context__
+    return f"{key[1]}: {found}" if key else found
 
 
 def usage() -> str:
