@@ -104,6 +104,11 @@ class TokenizerConfig:
         choice("tokenizer.normalization", self.normalization, ("identity", "nfkc"))
         choice("tokenizer.algorithm", self.algorithm, ("bpe", "unigram"))
         positive("tokenizer.train_mb", self.train_mb)
+        if self.train_mb < 1e-3:
+            raise InputError(
+                f"tokenizer.train_mb={self.train_mb:g} is under a kilobyte (0.001), of which no tokenizer "
+                "can be trained. Give megabytes, such as 100."
+            )
         countable("tokenizer.vocab_size", self.vocab_size, bits=32)
         if self.vocab_size < 260:
             raise InputError(

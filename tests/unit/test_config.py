@@ -63,6 +63,7 @@ REFUSED = [
     (CorpusConfig, {"format": "parquet"}, "needs corpus.paths"),
     (TokenizerConfig, {"algorithm": "wordpiece"}, "tokenizer.algorithm='wordpiece'"),
     (TokenizerConfig, {"train_mb": 0}, "tokenizer.train_mb=0 must be above 0"),
+    (TokenizerConfig, {"train_mb": 1e-7}, "tokenizer.train_mb=1e-07 is under a kilobyte"),
     (TokenizerConfig, {"vocab_size": 259}, "tokenizer.vocab_size=259 is below 260"),
     (RecipeConfig, {"peak_lr": 0}, "recipe.peak_lr=0 must be above 0"),
     (RecipeConfig, {"peak_lr": float("nan")}, "recipe.peak_lr=nan must be above 0"),
