@@ -84,7 +84,8 @@ def overlap(
     try:
         items = [np.unique(ngram_hashes(hashes(text), n)) for text in _texts(file, column)]
     except DataError as error:  # the corpus' reader names the corpus' keys
-        raise DataError(str(error).replace("Set corpus.column.", "Set column=.")) from None
+        said = str(error).replace("corpus 'against' has no documents", f"{file} has no text")
+        raise DataError(said.replace("Set corpus.column.", "Set column=.")) from None
     wanted = np.unique(np.concatenate(items))
     if not len(wanted):
         raise DataError(f"{file} has no item of {n} words. Give a smaller ngram=.")
@@ -105,10 +106,11 @@ def check_evaluation(file: Path) -> None:
     """Refuse what is no file, before any is searched for.
 
     Raises:
-        DataError: a folder, or nothing there.
+        DataError: a folder, a pipe, or nothing there.
     """
     if not file.is_file():
-        what = "is a folder" if file.is_dir() else "does not exist"
+        what = "is no regular file" if file.exists() else "does not exist"
+        what = "is a folder" if file.is_dir() else what
         raise DataError(f"against: {file} {what}. Give evaluation files: against=[FILE, ...].")
 
 

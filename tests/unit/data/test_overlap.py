@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 
 import numpy as np
 import pytest
@@ -149,9 +150,15 @@ def test_overlap_without_files_or_with_bad_ones(folder, tmp_path, capsys):
     both = f"against=[{good},{tmp_path}]"
     assert main(["data", "overlap", f"data_dir={folder}", both]) == 2
     assert f"against: {tmp_path} is a folder" in capsys.readouterr().err
+    os.mkfifo(tmp_path / "pipe")
+    assert main(["data", "overlap", f"data_dir={folder}", f"against={tmp_path / 'pipe'}"]) == 2
+    assert "pipe is no regular file" in capsys.readouterr().err
     assert not list(folder.glob("overlap-*"))  # refused before any was searched for
     with pytest.raises(DataError, match="has no item of 13 words"):
         overlap(folder, write_jsonl(tmp_path / "e.jsonl", ["short"]), 13, "text")
+    (tmp_path / "blank.txt").write_text(" \n\n")
+    with pytest.raises(DataError, match=r"blank.txt has no text\.$"):
+        overlap(folder, tmp_path / "blank.txt", 13, "text")
     with pytest.raises(DataError, match=r"no column 'question'.*Set column="):
         overlap(folder, write_jsonl(tmp_path / "e.jsonl", [SECRET]), 13, "question")
 
