@@ -9,6 +9,7 @@ one document, or one row group, in memory.
 import gzip
 import json
 import lzma
+import re
 from collections.abc import Iterator
 from importlib import resources
 from itertools import islice
@@ -121,7 +122,7 @@ def _text_lines(path: Path) -> Iterator[str]:
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from None
     except UnicodeDecodeError as error:
-        raise _not_utf8(path, offset + error.start, error.object[error.start]) from None
+        raise _not_utf8(path, offset, error) from None
 
 
 def _read_jsonl(corpus: SourceConfig) -> Iterator[str]:
@@ -136,13 +137,15 @@ def _read_jsonl(corpus: SourceConfig) -> Iterator[str]:
                         yield _field(json.loads(line.decode("utf-8")), column, path, number)
                     offset += len(line)
         except UnicodeDecodeError as error:
-            at, byte = offset + error.start, error.object[error.start]
-            raise _not_utf8(path, at, byte, f"line {number}, ") from None
+            raise _not_utf8(path, offset, error, f"line {number}, ") from None
         except DataError:
             raise
         except (ValueError, RecursionError) as error:
             why = "it has NUL bytes: a binary file?" if b"\0" in line else str(error)
-            raise DataError(f"{path} line {number} is not one JSON object ({why}).") from None
+            advice = "Give one object a line, without a byte order mark."
+            raise DataError(
+                f"{path} line {number} is not one JSON object ({why}). {advice}"
+            ) from None
         except (OSError, EOFError, lzma.LZMAError) as error:
             raise DataError(f"{path} cannot be read after line {number} ({error}).") from None
 
@@ -174,7 +177,10 @@ def _field(record: Any, column: str, path: Path, number: int) -> str:
     """The text of one JSON line; null counts as empty."""
     where = f"{path} line {number}"
     if not isinstance(record, dict):
-        raise DataError(f"{where} is a JSON {type(record).__name__}, not an object with fields.")
+        kind = type(record).__name__
+        raise DataError(
+            f"{where} is a JSON {kind}, not an object with fields. Give one object a line."
+        )
     if column not in record:
         raise DataError(_no_column(where, column, list(record)))
     return _text(record[column], where, column)
@@ -270,11 +276,20 @@ def _way_out(error: Exception, path: str) -> str:
     return ""
 
 
-def _not_utf8(path: Path, offset: int, byte: int, where: str = "") -> DataError:
+def _not_utf8(path: Path, offset: int, error: UnicodeDecodeError, where: str = "") -> DataError:
+    """`offset` is where the line begins; control characters in it are no text of any encoding."""
+    line, at = error.object, error.start
+    advice = "Convert it, for example: iconv -f LATIN1 -t UTF-8."
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        advice = "Convert it: iconv -f UTF-16 -t UTF-8."
+    elif _CONTROL.search(line):
+        advice = "It looks like no text at all: unpack it if it is compressed (of JSON lines .gz and .xz are read)."
     return DataError(
-        f"{path} is not UTF-8: {where}byte 0x{byte:02x} at offset {offset}. "
-        "Convert it, for example: iconv -f LATIN1 -t UTF-8."
+        f"{path} is not UTF-8: {where}byte 0x{line[at]:02x} at offset {offset + at}. {advice}"
     )
+
+
+_CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 def _no_column(where: str, column: str, found: list[str]) -> str:
