@@ -88,9 +88,9 @@ def _show_cost(left: Sequence[RunSpec], n: int, cluster: ClusterConfig) -> None:
     cost = plan_cost(left, cluster, workers)
     hourly = cluster.price_per_device_hour
     share = f"{len(left)} of {n} runs are left; their " if len(left) < n else ""
-    price = f", {cost.price:,.2f} at {hourly:g} an hour" if hourly else ""
+    price = f", {number(cost.price)} at {hourly:g} an hour" if hourly else ""
     print(
-        f"{share}cost: {cost.flops:.3g} FLOPs = {cost.device_hours:.3g} device-hours at "
+        f"{share}cost: {cost.flops:.3g} FLOPs = {number(cost.device_hours)} device-hours at "
         f"{cluster.peak_flops:.3g} FLOP/s x {cluster.mfu:.0%} MFU{price}; about "
         f"{duration(cost.seconds)} on {workers} workers, longest run {duration(cost.longest_run_seconds)}."
     )

@@ -38,7 +38,7 @@ def count(x: float) -> str:
 
 
 def number(x: float) -> str:
-    """Three digits, and all of them before the point: .024, 5.66, 794,923."""
+    """Three digits, and all of them before the point: 0.024, 5.66, 794,923."""
     return f"{x:,.0f}" if x >= 100 else f"{x:.3g}"
 
 

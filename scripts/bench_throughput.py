@@ -34,6 +34,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -272,17 +273,20 @@ def run_sweep(args: argparse.Namespace) -> int:
 
     result = load(args.out)
     same_machine(result, args)
-    with tempfile.TemporaryDirectory(prefix="bench_worker") as work:
-        result = bench_worker.sweep(
-            args.device, args.rounds, args.minutes, Path(work), result, lambda r: save(args.out, r)
-        )
+    work = ROOT / "runs" / f"bench_worker_{args.device}"  # outlives a call
+    result = bench_worker.sweep(
+        args.device, args.rounds, args.minutes, work, result, lambda r: save(args.out, r)
+    )
     if args.finished:
         result["sweep"] = bench_worker.of_finished(
             args.finished, args.worker_seconds, result["summary"]
         )
     save(args.out, result)
     print(bench_worker.told(result, args.device))
-    return 0 if result["summary"]["rounds"] >= args.rounds else again(args)
+    if result["summary"]["rounds"] < args.rounds:
+        return again(args)
+    shutil.rmtree(work, ignore_errors=True)
+    return 0
 
 
 def again(args: argparse.Namespace) -> int:

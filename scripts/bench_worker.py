@@ -4,8 +4,8 @@ The runs have one width, several depths and two lengths each, on made-up tokens,
 sweep has by default: on a GPU compiled blocks and CUDA graphs, on a CPU neither. Both ways start the same
 program, `python -m chinchilla.sweep.worker`, on a folder with all runs, or on a folder for each; each way
 and round has an empty compile cache, which its processes share. What is not training is overhead: start,
-imports, compiling, capturing, evaluations, checkpoints, records. A way that a call does not end is measured
-anew by the next.
+imports, compiling, capturing, evaluations, checkpoints, records. A way that a call does not end goes on in
+the next with its cache, and begins anew where that is gone.
 """
 
 import json
@@ -110,11 +110,12 @@ def sweep(
     while len(result["rounds"]) < rounds:
         result["rounds"].append({way: {} for way in WAYS})
     for r, found in enumerate(result["rounds"]):
-        # The cache of an earlier call is gone: processes that begin without it would be slow for that.
-        if len(found["process_per_run"]) < len(specs):
-            found["process_per_run"].clear()
         for way in WAYS if r % 2 == 0 else WAYS[::-1]:
             cache = work / f"cache-{way}-{r}"
+            # Processes that went on without the cache of those before would be slow for that.
+            if len(found[way]) < (1 if way == "worker" else len(specs)) and not cache.exists():
+                found[way].clear()
+                cache.mkdir(parents=True)
             groups = [specs] if way == "worker" else [[spec] for spec in specs]
             for group in groups:
                 name = "all" if way == "worker" else group[0].run_id

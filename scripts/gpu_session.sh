@@ -10,7 +10,8 @@
 #     PEERS='--nanogpt DIR --litgpt DIR --torchtitan DIR'
 #     PACK=DIR             token pack (chinchilla data pack) to sweep on; none = the speeches that ship
 #     DATA=data/gpu        where it is unpacked
-#     SWEEP_DIR=runs/gpu_small   keep it between calls; RECIPE, SWEEP='key=value ...' change the sweep
+#     SWEEP_DIR=runs/gpu_small   keep it between calls; SWEEP='key=value ...' changes the sweep, RECIPE its
+#                          recipe: another one needs another SWEEP_DIR
 #     RESULTS=docs/results receives throughput_steps_cuda.json, throughput_sweep_cuda.json, gpu_tests/
 #     DEVICE=cuda          cpu, with ROUNDS, SHAPES, RECIPE and SWEEP made small, tries the script itself
 set -u
@@ -75,13 +76,15 @@ if [ ! -f "$DATA/manifest.json" ]; then
     [ $code -eq 0 ] || exit 1
 fi
 words="$RECIPE $SWEEP"
-if [ "$(cat "$SWEEP_DIR.over" 2>/dev/null)" != "$words" ]; then # other words are another sweep, or more of it
+if [ "$(cat "$SWEEP_DIR.over" 2>/dev/null)" != "$words" ]; then # other words may be more of it
     began=$(date +%s)
     # Small corpora are read many times over: this sweep is timed, its losses are not those of fresh text.
     within 30 "$PYTHON" -m chinchilla.cli sweep grid=gpu_small $RECIPE cluster=debug \
         runtime.device="$DEVICE" data_dir="$DATA" sweep_dir="$SWEEP_DIR" epochs=1000 $SWEEP
     code=$?
-    echo $(($(date +%s) - began)) >>"$SWEEP_DIR.seconds" # start-up and stopping included
+    if [ $code -eq 0 ] || stopped $code; then # start-up and stopping included
+        echo $(($(date +%s) - began)) >>"$SWEEP_DIR.seconds"
+    fi
     stopped $code && again "the sweep is not over"
     [ $code -eq 0 ] || exit 1
     echo "$words" >"$SWEEP_DIR.over"

@@ -35,6 +35,9 @@ def sweep(command: config.SweepCommand) -> int:
     plan = sweep_dir / "plan.jsonl"
     there = load_plan(plan) if plan.exists() else []
     whole = [*there, *specs]
+    if there:
+        check_comparable(whole)
+        check_same_recipe(there, specs)
     left = _left(sweep_dir, whole)
     cost = estimate(left, command.cluster, command.runtime, os.cpu_count() or 1, whole)
     refused: Refusal | None = None
@@ -71,9 +74,6 @@ def sweep(command: config.SweepCommand) -> int:
         return 0
     writable_dir(sweep_dir, "sweep_dir")
     clean_sweep(sweep_dir)
-    if there:
-        check_comparable([*there, *specs])
-        check_same_recipe(there, specs)
     return launch(command, specs, sweep_dir, Path(command.data_dir))
 
 
@@ -88,7 +88,7 @@ def _left(sweep_dir: Path, specs: list[RunSpec]) -> list[RunSpec]:
 
 def _show_estimate(cost: "Estimate", cluster: config.ClusterConfig) -> None:
     """A line for each shape of jobs and one for all, then what the numbers mean."""
-    from chinchilla.sweep.status import duration
+    from chinchilla.units import duration
 
     priced = any(row.price for row in cost.shapes)
     jobs = "jobs" if cluster.kind == "slurm" else "workers"

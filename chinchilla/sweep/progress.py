@@ -18,7 +18,7 @@ from chinchilla.sweep.status import (
     DONE,
     CellRow,
     SweepStatus,
-    duration,
+    clock,
     summary_line,
     sweep_status,
 )
@@ -94,7 +94,7 @@ def pace(began: dict[str, tuple[float, float]], stage: str, done: float, total: 
     if now - since < 1 or done <= before or total == 1:
         return ""
     rate = (done - before) / (now - since)
-    left = f", {duration((total - done) / rate)} left" if total > done else ""
+    left = f", {clock((total - done) / rate)} left" if total > done else ""
     return f", {rate / 1e6:.3g} MB/s{left}"
 
 
@@ -143,7 +143,7 @@ class _Bars:
                 self.cells[run_id] = self.progress.add_task(f"  {run_id}", total=1, note="")
             loss = "" if row.loss is None else f"loss {row.loss:.3f}, "
             values: dict[str, Any] = {"total": row.steps, "completed": row.step}
-            values["note"] = f"{loss}{duration(row.eta_seconds)} left"
+            values["note"] = f"{loss}{clock(row.eta_seconds)} left"
             self.progress.update(self.cells[run_id], **values)
 
     def close(self) -> None:

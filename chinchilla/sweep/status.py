@@ -274,7 +274,7 @@ def _seconds_left(rows: list[CellRow], over: dict[str, int]) -> float | None:
     return max(longest, left / (rate * len(running)))
 
 
-def duration(seconds: float | None) -> str:
+def clock(seconds: float | None) -> str:
     """1:32, 2:05:10, 3d 04:00, or ? when unknown."""
     if seconds is None:
         return "?"
@@ -290,7 +290,7 @@ def summary_line(status: SweepStatus) -> str:
     line = f"{status.done}/{len(status.rows)} cells, {status.fraction:.0%} of FLOPs"
     if status.done < len(status.rows):
         left = status.seconds_left
-        line += f", {duration(left)} left" if left is not None else ", time left unknown"
+        line += f", {clock(left)} left" if left is not None else ", time left unknown"
         line += f", {status.n_workers} running"
     wrong = [f"{status.counts[s]} {s}" for s in ("diverged", "failed") if status.counts[s]]
     return ", ".join([line, *wrong])
@@ -334,7 +334,7 @@ def render_status(status: SweepStatus, queue: InQueue | None = None, most: int =
             f"{row.step}/{row.steps}",
             "" if row.loss is None else f"{row.loss:.4f}",
             "" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
-            duration(row.eta_seconds) if row.state == "running" else "",
+            clock(row.eta_seconds) if row.state == "running" else "",
             Text(row.reason or row.worker),
         )
     lines = [summary_line(status)]

@@ -204,6 +204,7 @@ class _Run:
         if not self.passes.prepared:
             self._lap()
             self.passes.prepare(tokens)
+            self._wait()
             self.clock = time.perf_counter()  # compiling is not training time
         set_learning_rate(self.optimizer, learning_rate(spec, self.step))
         for start in range(0, n, self.micro_rows):
@@ -383,9 +384,12 @@ class _Run:
             self.optimizer.state[p] = {"step": step, **moments}
         self.losses[: found.step] = found.optimizer[LOSSES].to(self.device)
 
-    def _lap(self) -> None:
+    def _wait(self) -> None:
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # updates under way are training time
+            torch.cuda.synchronize(self.device)
+
+    def _lap(self) -> None:
+        self._wait()  # updates under way are training time
         now = time.perf_counter()
         self.train_seconds += now - self.clock
         self.clock = now

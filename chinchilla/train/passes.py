@@ -6,6 +6,7 @@ once, in a warning, and done without.
 
 import functools
 import logging
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -53,9 +54,11 @@ class Passes:
             batch: (rows of a batch, seq_len + 1), on the device; nothing of it is added.
         """
         self.prepared = True
-        if self.model.compile_blocks:
-            for size in {self.rows, len(batch) % self.rows} - {0}:
+        for size in {self.rows, len(batch) % self.rows} - {0}:
+            if self.model.compile_blocks:
                 self._try_compiled(batch[:size])
+            else:
+                self._attention(size, batch.device)
         if self.graphs:
             self._capture(batch[: self.rows])
 
@@ -80,10 +83,14 @@ class Passes:
 
     def _plain(self, tokens: Tensor) -> Tensor:
         model = self.model
-        with attention.chosen(model.shape, len(tokens), model.dtype, tokens.device):
+        with self._attention(len(tokens), tokens.device):
             loss = model(tokens[:, :-1], tokens[:, 1:]) * self.share
             loss.backward()
         return loss.detach()
+
+    def _attention(self, rows: int, device: torch.device) -> AbstractContextManager[None]:
+        """The kernel for passes of so many rows, measured when it is asked for first."""
+        return attention.chosen(self.model.shape, rows, self.model.dtype, device)
 
     def _try_compiled(self, tokens: Tensor) -> None:
         """One pass for nothing."""

@@ -186,6 +186,9 @@ def test_only_what_is_left_counts(data_dir: Path, tmp_path: Path, capsys):
     assert told["n_left"] == 1, "a failed run is trained again"
     assert told["estimate"]["total"]["flops"] == specs[1].C
     assert load_plan(tmp_path / "plan.jsonl") == specs
+    code, _, err = say(capsys, *here, "recipe.peak_lr=0.0123")
+    assert (code, err.count("\n")) == (2, 1), "as launching would"
+    assert "another recipe" in err
 
 
 def test_a_sweep_above_its_limit_is_refused_before_anything_is_written(

@@ -9,7 +9,7 @@ from sweep_fakes import make_result, make_specs, make_sweep
 from chinchilla.errors import InputError
 from chinchilla.sweep.cells import cell_of
 from chinchilla.sweep.claims import take
-from chinchilla.sweep.status import duration, render_status, summary_line, sweep_status
+from chinchilla.sweep.status import clock, render_status, summary_line, sweep_status
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_a_folder_without_plan_is_refused(tmp_path: Path):
     [(None, "?"), (0, "0:00"), (92, "1:32"), (7510, "2:05:10"), (273_600, "3d 04:00")],
 )
 def test_durations(seconds: float | None, text: str):
-    assert duration(seconds) == text
+    assert clock(seconds) == text
 
 
 def test_a_damaged_result_is_one_row_not_the_end_of_status(mixed: Path):
