@@ -257,7 +257,8 @@ def _checked_word(command: str, word: str, extra: Path | None) -> str:
             f"`chinchilla {command} --help` lists them."
         )
     if known[key].type in ("str", "list[str]"):  # no shell replaces a ~ that stands after =
-        at_home = re.sub(r"(^|[\[,])~(?=/)", lambda found: f"{found[1]}{Path.home()}", value)
+        begins = r"(^)~(?=/)" if known[key].type == "str" else r"(^|[\[,]\s*)~(?=/)"
+        at_home = re.sub(begins, lambda found: f"{found[1]}{Path.home()}", value)
         word, value = word.removesuffix(value) + at_home, at_home
     if known[key].type.startswith("list") and value and not value.startswith("["):
         return f"{key}=[{value}]"

@@ -62,7 +62,7 @@ def _overlap(command: config.DataCommand) -> int:
     from chinchilla.data.overlap import check_evaluation, overlap, save_overlap
     from chinchilla.sweep.progress import stage_progress
 
-    folder = Path(command.data_dir)
+    folder = Path(command.data_dir).expanduser()
     manifest = Manifest.load(folder)
     for given in command.against:
         check_evaluation(Path(given).expanduser())
@@ -117,7 +117,7 @@ def _prepare(command: config.DataCommand) -> int:
     from chinchilla.data.prepare import prepare
     from chinchilla.sweep.progress import stage_progress
 
-    folder = writable_dir(Path(command.data_dir), "data_dir")
+    folder = writable_dir(Path(command.data_dir).expanduser(), "data_dir")
     with stage_progress() as report:
         manifest = prepare(command, report if command.format == "text" else None)
     if command.format == "json":

@@ -52,7 +52,7 @@ def corpus_files(corpus: SourceConfig) -> list[Path]:
     """
     if corpus.format == "hub":
         copy = Path(corpus.hub_name)
-        return sorted(p for p in copy.rglob("*") if p.is_file()) if copy.is_dir() else []
+        return [path for path in sorted(copy.rglob("*")) if path.is_file() and _shown(path, copy)]
     if corpus.format == "embedded":
         return [Path(str(resources.files("chinchilla.data") / "embedded" / "sotu.jsonl.xz"))]
     suffixes, files = SUFFIXES[corpus.format], []
@@ -65,6 +65,11 @@ def corpus_files(corpus: SourceConfig) -> list[Path]:
         except OSError as error:
             raise DataError(f"corpus.paths: {path} cannot be read ({error.strerror}).") from None
     return files
+
+
+def _shown(path: Path, folder: Path) -> bool:
+    """Whether `datasets` looks at a file of a folder: not at .git and .cache."""
+    return not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _files_at(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
@@ -210,7 +215,9 @@ def _read_parquet(corpus: SourceConfig) -> Iterator[str]:
                     for value in batch.column(0).to_pylist():
                         row += 1
                         yield _text(value, f"{path} row {row}", column)
-        except (OSError, pyarrow.ArrowException) as error:
+        except DataError:
+            raise
+        except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
             where = f"{path} cannot be read after row {row}" if row else f"{path} cannot be read"
             raise DataError(f"{where}: {one_line(error)[:300].rstrip('.')}.") from None
 
@@ -247,7 +254,9 @@ def _stream(source: dict[str, Any], column: str, name: str) -> Iterator[str]:
     except Exception as error:  # datasets raises from pyarrow, fsspec, httpx, its own, and others
         reason = (" ".join(str(error).split())[:300] or type(error).__name__).rstrip(".")
         where = f"{name} cannot be read after row {row}" if row else f"{name} cannot be read"
-        raise UnreachableError(f"{where}: {reason}.{_way_out(error, source['path'])}") from None
+        later = row or isinstance(error, ConnectionError | TimeoutError)
+        kind = UnreachableError if later else DataError
+        raise kind(f"{where}: {reason}.{_way_out(error, source['path'])}") from None
 
 
 def _way_out(error: Exception, path: str) -> str:

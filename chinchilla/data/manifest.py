@@ -133,7 +133,17 @@ class Manifest:
         documents = sum(self.dropped.values()) + sum(part.documents for part in parts.values())
         n_bytes = sum(part.bytes for part in parts.values())
         name = str(self.corpus.get("name", "corpus"))
-        return [Source(name, "", 1, documents, n_bytes, self.dropped, parts)]
+        return [
+            Source(
+                name,
+                str(self.corpus.get("licence", "")),
+                1,
+                documents,
+                n_bytes,
+                self.dropped,
+                parts,
+            )
+        ]
 
     def save(self, data_dir: Path) -> None:
         """Write the folder's manifest.json in one step."""

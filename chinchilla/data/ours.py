@@ -9,7 +9,7 @@ made anew. Anything else that a preparation would write over stops it before it 
 import contextlib
 import os
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from chinchilla.config import DataCommand
@@ -18,7 +18,7 @@ from chinchilla.data.manifest import MANIFEST, SPLITS, Manifest
 from chinchilla.data.stages import TOKENIZER_FILE
 from chinchilla.data.tokenizer import Tokenizer
 from chinchilla.errors import DataError, InputError
-from chinchilla.files import read_json, write_json
+from chinchilla.files import fsync_dir, read_json, write_json
 from chinchilla.from_json import built
 
 PLACED = "placed.json"
@@ -56,6 +56,10 @@ class Placed:
         """Put the list into the working folder in one step."""
         work.mkdir(exist_ok=True)
         write_json(work / name, asdict(self))
+
+    def without(self, name: str) -> "Placed":
+        """The list without one of its files."""
+        return replace(self, files=[file for file in self.files if file != name])
 
     def take_back(self, data_dir: Path, work: Path) -> None:
         """Shards and tokenizer back into the working folder; cards go."""
@@ -96,10 +100,20 @@ def make_room(damaged: Placed, data_dir: Path, work: Path, data_id: str) -> None
     finish_removing(data_dir, work)
 
 
-def finish_removing(data_dir: Path, work: Path) -> None:
-    """What `make_room` had begun; `data_dir` has no manifest any more."""
-    Placed.load(work, REPLACED).remove(data_dir, Placed.load(work).data_id)
-    (work / REPLACED).unlink(missing_ok=True)
+def finish_removing(data_dir: Path, work: Path, spare: str = "") -> None:
+    """What `make_room` had begun, but for the file `spare`; `data_dir` has no manifest any more."""
+    if (work / REPLACED).exists():
+        Placed.load(work, REPLACED).without(spare).remove(data_dir, Placed.load(work).data_id)
+        fsync_dir(data_dir)
+        (work / REPLACED).unlink()
+
+
+def given_here(command: DataCommand, data_dir: Path) -> str:
+    """Name of the folder's tokenizer where it is the one that was given: then it is not ours."""
+    model = command.tokenizer.model
+    there = data_dir / TOKENIZER_FILE
+    same = bool(model) and Path(model).expanduser().resolve() == there.resolve()
+    return TOKENIZER_FILE if same else ""
 
 
 def shard_files(manifest: Manifest) -> list[str]:

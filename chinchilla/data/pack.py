@@ -237,6 +237,8 @@ def _refuse_another_manifest(pack_dir: Path, manifest: Manifest) -> None:
     path = pack_dir / MANIFEST
     if not path.exists():
         return
+    if any((pack_dir / name).exists() for name in _shard_hashes(manifest)):
+        raise InputError(f"{path} is of a token folder. Choose another pack_dir.")
     try:
         same = Manifest.load(pack_dir).data_id == manifest.data_id
     except InputError:

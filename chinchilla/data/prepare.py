@@ -29,6 +29,7 @@ from chinchilla.data.near import need_datasketch
 from chinchilla.data.ours import (
     Placed,
     finish_removing,
+    given_here,
     make_room,
     refuse_another_model,
     refuse_another_size,
@@ -75,24 +76,23 @@ def prepare(command: DataCommand, progress: Progress | None = None) -> Manifest:
         need_datasketch()
     with _locked(data_dir), _disk_errors(data_dir):
         clean_leftovers(data_dir)  # of one that was killed, however late
-        work, damaged = data_dir / WORK, Placed()
+        work, damaged, given = data_dir / WORK, Placed(), given_here(command, data_dir)
         if (data_dir / MANIFEST).exists():
             manifest = Manifest.load(data_dir)
             if _already_prepared(command, data_dir, manifest):
                 told = _as_told_now(command, manifest)
-                if told != manifest:
-                    told.save(data_dir)
                 cards = (data_dir / CARD).exists() and (data_dir / CARD_JSON).exists()
                 if told != manifest or not cards:
                     write_card(data_dir, told)
+                    told.save(data_dir)
                 shutil.rmtree(work, ignore_errors=True)
                 return dataclasses.replace(told, already_prepared=True)
-            damaged = Placed.of(manifest, tokenizer=not command.tokenizer.model)
+            damaged = Placed.of(manifest, tokenizer=not command.tokenizer.model).without(given)
             if Placed.load(work).data_id:  # left by the preparation that this manifest ended
                 shutil.rmtree(work)
         else:
-            finish_removing(data_dir, work)
-        ours = Placed.load(work)
+            finish_removing(data_dir, work, given)
+        ours = Placed.load(work).without(given)
         refuse_others(command, data_dir, damaged if damaged.files else ours)
         files = [fingerprint(name, path) for name, path in source_files(command)]
         manifest = _made(command, data_dir, ours, damaged, files, progress)
@@ -137,12 +137,15 @@ def _made(
         ours.remove(data_dir, keep=ours.data_id)
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
-        Placed(ours.data_id).save(work)
+        if ours.data_id:
+            Placed(ours.data_id).save(work)
         return _build(command, data_dir, Unfinished(asked), damaged, files, progress)
     except UnreachableError:
         raise
-    except (InputError, OSError):  # what would stop the next time too keeps no room on the disk
+    except (DataError, OSError):  # what would stop the next time too keeps no room on the disk
         shutil.rmtree(work, ignore_errors=True)
+        if ours.data_id:
+            Placed(ours.data_id).save(work)
         raise
 
 
@@ -208,12 +211,20 @@ def _build(
 
 
 def _as_told_now(command: DataCommand, manifest: Manifest) -> Manifest:
-    """The manifest with names and licences as they are given now; they decide no byte."""
+    """The manifest with the licences that are given now; they decide no byte."""
+    before, record = manifest.corpus, corpus_record(command.corpus)
+    pairs = [
+        (record, before),
+        *zip(record.get("sources", []), before.get("sources", []), strict=False),
+    ]
+    for now, then in pairs:
+        now["licence"] = now["licence"] or then.get("licence", "")
     sources = [
-        dataclasses.replace(there, name=source.name, licence=source.licence)
+        dataclasses.replace(there, licence=source.licence or there.licence)
         for there, source in zip(manifest.sources, command.corpus.each(), strict=False)
     ]
-    return dataclasses.replace(manifest, corpus=corpus_record(command.corpus), sources=sources)
+    record["name"] = before.get("name", record["name"])
+    return dataclasses.replace(manifest, corpus=record, sources=sources)
 
 
 def make_tokenizer(
@@ -293,8 +304,13 @@ def _already_prepared(command: DataCommand, data_dir: Path, manifest: Manifest) 
     before = {k: v for k, v in manifest.settings.items() if k != "sources"}
     changed = differences(before, settings_of(command))
     if not changed:
-        ordered = any(source.max_documents for source in command.corpus.each())
-        changed = changed_files(manifest.settings["sources"], source_files(command), ordered)
+        sources = command.corpus.each()
+        ordered = any(source.max_documents or source.format == "hub" for source in sources)
+        recorded = manifest.settings["sources"]
+        files = source_files(command)
+        if not recorded:  # as it was of a hub data set that lies in a folder
+            files = [] if all(source.format == "hub" for source in sources) else files
+        changed = changed_files(recorded, files, ordered)
     if changed:
         raise InputError(
             f"data_dir={data_dir} holds data prepared with other settings "

@@ -219,6 +219,13 @@ def test_names_of_parquet_files_are_names_and_no_patterns(tmp_path):
     assert read(tmp_path, "parquet") == ["a::b", "part*", "part1", "part[1]"]
 
 
+def test_parquet_whose_text_is_no_utf8_is_said(tmp_path):
+    bad = pa.array([b"good", b"caf\xe9"]).view(pa.string())
+    pq.write_table(pa.table({"text": bad}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a.parquet cannot be read.*utf-8"):
+        read(tmp_path, "parquet")
+
+
 def test_parquet_without_the_column_lists_those_it_has(tmp_path):
     pq.write_table(pa.table({"body": ["a"], "id": [1]}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"no column 'text'. Found: body, id. Set corpus.column"):

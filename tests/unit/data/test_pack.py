@@ -131,7 +131,7 @@ def test_packing_leaves_the_manifest_of_other_data(token_dir, tmp_path):
     (tmp_path / "mine" / "manifest.json").write_text('{"important": 1}')
     for folder in ("other", "mine"):
         before = {p.name: p.read_bytes() for p in (tmp_path / folder).iterdir()}
-        with pytest.raises(InputError, match=r"manifest.json is of other data"):
+        with pytest.raises(InputError, match=r"manifest.json is of (other data|a token folder)"):
             pack(token_dir, tmp_path / folder, 1)
         assert {p.name: p.read_bytes() for p in (tmp_path / folder).iterdir()} == before
 
@@ -142,6 +142,8 @@ def test_the_same_tokens_in_other_shards_are_left_as_they_are(tmp_path):
     prepare(command(tmp_path / "large", text, shard_tokens=100_000))
     pack(tmp_path / "large", tmp_path / "pack", 1)
     before = contents(tmp_path / "small")
+    with pytest.raises(InputError, match="is of a token folder"):
+        pack(tmp_path / "large", tmp_path / "small", 1)
     with pytest.raises(InputError, match="holds these tokens in other shards"):
         unpack(tmp_path / "pack", tmp_path / "small")
     assert contents(tmp_path / "small") == before

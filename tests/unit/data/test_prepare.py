@@ -288,6 +288,7 @@ def test_worker_killed_for_memory_is_one_line(tmp_path, monkeypatch):
 
     with pytest.raises(InputError, match=r"tokenising processes died.*n_workers="):
         prepare(command(tmp_path / "d", path, n_workers=2), kill_workers)
+    assert (tmp_path / "d" / ".chinchilla-work").exists(), "with fewer it goes on from there"
     assert not (tmp_path / "d" / "manifest.json").exists()
 
 

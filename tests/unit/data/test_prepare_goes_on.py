@@ -3,13 +3,14 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from data_corpora import documents, write_jsonl
 from test_prepare_killed import contents, mixture
 
-from chinchilla.config import SourceConfig
+from chinchilla.config import SourceConfig, TokenizerConfig
 from chinchilla.data import stages
 from chinchilla.data.prepare import prepare
 from chinchilla.data.spool import Spool
@@ -152,6 +153,29 @@ def test_a_stream_that_has_other_documents_now_is_read_anew(tmp_path, monkeypatc
     )
     m = prepare(told)
     assert [s.documents for s in m.sources] == [30, 30]
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_the_folders_own_tokenizer_may_be_given_after_a_stop(tmp_path, monkeypatch, given):
+    """It stands in its place already: it is then the person's, and stays."""
+    told = mixture(tmp_path, tmp_path / "d")
+    if given:
+        prepare(mixture(tmp_path, tmp_path / "other"))
+        shutil.copy(tmp_path / "other" / "tokenizer.model", tmp_path / "t.model")
+        told = replace(told, tokenizer=TokenizerConfig(model=str(tmp_path / "t.model")))
+
+    def fails(*_: object) -> None:
+        raise Stopped
+
+    monkeypatch.setattr("chinchilla.data.prepare.write_card", fails)
+    with pytest.raises(Stopped):
+        prepare(told)
+    monkeypatch.undo()
+    model = (tmp_path / "d" / "tokenizer.model").read_bytes()
+    (tmp_path / "t.model").unlink(missing_ok=True)
+    here = TokenizerConfig(model=str(tmp_path / "d" / "tokenizer.model"))
+    assert prepare(replace(told, tokenizer=here)).tokenizer.algorithm == "given"
+    assert (tmp_path / "d" / "tokenizer.model").read_bytes() == model
 
 
 def unreachable_after(real: Callable[..., Iterator[str]], n: int):

@@ -64,6 +64,9 @@ def test_a_hub_data_set_that_lies_in_a_folder_may_change(tmp_path: Path):
     told = replace(command(tmp_path / "d", tmp_path), corpus=corpus)
     prepare(told)
     assert prepare(told).already_prepared
+    (tmp_path / "hub" / ".cache").mkdir()
+    (tmp_path / "hub" / ".cache" / "a.jsonl.metadata").write_text("1764340000")
+    assert prepare(told).already_prepared, "what a download leaves beside the files is not read"
     write_jsonl(tmp_path / "hub" / "a.jsonl", documents(31))
     with pytest.raises(InputError, match="other contents"):
         prepare(told)
@@ -92,4 +95,5 @@ def test_a_licence_may_be_given_later(two, tmp_path: Path, capsys):
     assert "already prepared" in capsys.readouterr().out
     assert "CC0" in (tmp_path / "d" / "data_card.md").read_text()
     assert main([*words, "corpus.licence=CC0", "format=json"]) == 0
-    assert '"licence": "CC0"' in capsys.readouterr().out
+    assert main([*words, "format=json"]) == 0
+    assert capsys.readouterr().out.count('"licence": "CC0"') == 4
