@@ -1,5 +1,6 @@
 """The machine a run trains on: device, compute dtype, peak speed, memory, versions."""
 
+import ctypes
 import os
 import platform
 import resource
@@ -22,6 +23,7 @@ PEAK_FLOPS = (
     ("L4", 121e12), ("RTX 4090", 165e12), ("RTX 3090", 71e12),
 )  # fmt: skip
 MEMORY_SHARE = 0.85  # of a GPU's free memory that the automatic micro-batch may plan for
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "bf16_weights": torch.bfloat16}
 
 
@@ -92,6 +94,19 @@ def memory_room(device: torch.device) -> float:
     if device.type == "cuda":
         return MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
     return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Let this process keep what its CPU tensors free, for the next ones; what is free now goes back.
+
+    glibc gives large blocks back to the system as soon as they are freed, and each update asks for the
+    same ones again: a page fault for every 4 KiB, 5 to 20% of the time. Elsewhere nothing changes.
+    """
+    if device.type != "cpu" or not hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        return
+    libc.malloc_trim(0)
+    libc.mallopt(M_MMAP_MAX, 0)
+    libc.mallopt(M_TRIM_THRESHOLD, -1)
 
 
 def reset_peak_memory(device: torch.device) -> None:

@@ -159,6 +159,7 @@ class _Run:
             if ranks.rank == 0:
                 claim_folder(cell, spec)
             self.device = ranks.device or devices.pick_device(runtime.device)
+            devices.keep_freed_memory(self.device)
             self.model = self._build_model()
             devices.reset_peak_memory(self.device)
             self.optimizer = build_optimizer(self.model, spec)
