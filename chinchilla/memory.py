@@ -12,9 +12,9 @@ from chinchilla.records import RunSpec
 from chinchilla.shapes import ModelShape
 
 # Of fp32 logits that exist at a time. On a CPU what its caches hold, but each chunk reads and writes
-# the whole gradient of the embedding: 256 rows are worth that (scripts/bench_loss_chunks.py).
+# the whole gradient of the embedding: 512 rows are worth that (scripts/bench_loss_chunks.py).
 LOSS_CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 512 << 20}
-LEAST_CHUNK_ROWS = {"cpu": 256, "cuda": 1}
+LEAST_CHUNK_ROWS = {"cpu": 512, "cuda": 1}
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Memory:
     compute_copies: float  # bf16 copies of fp32 weights
     gathered: float  # whole tensors of a sharded model: embedding, two blocks, a block's gradients
     activations: float  # kept for the backward pass
-    loss: float  # a chunk of logits, and gradients of the loss made in the forward pass
+    loss: float  # a chunk of logits, a padded embedding, gradients made in the forward pass
 
     @property
     def total(self) -> float:
@@ -58,7 +58,9 @@ def memory(
     whole_embedding = s.vocab_size * s.d_model * stored
     kept = block_values(s)
     per_layer = (s.d_model if recompute else kept) * s.n_layers + (kept if recompute else 0)
-    chunk = 4 * s.vocab_size * min(tokens, loss_chunk_rows(s.vocab_size, device))
+    logits = padded_vocab(s.vocab_size, device)
+    padding = 0 if logits == s.vocab_size else logits * s.d_model * width  # its copy of the weights
+    chunk = 4 * logits * min(tokens, loss_chunk_rows(logits, device))
     sharded = shards > 1
     return Memory(
         weights=stored * spec.N / shards,
@@ -67,8 +69,19 @@ def memory(
         compute_copies=0.0 if sharded or stored == width else 2.0 * spec.N,
         gathered=2 * whole_embedding + block * (2 * width + width + 4) if sharded else 0.0,
         activations=float(tokens * per_layer * width),
-        loss=chunk * (2 + width / 4) + 4.0 * s.vocab_size * s.d_model + tokens * s.d_model * width,
+        loss=chunk * (2 + width / 4) + (4.0 * logits + tokens * width) * s.d_model + padding,
     )
+
+
+def padded_vocab(vocab_size: int, device: str) -> int:
+    """Logits of a token on a cpu or cuda device, those of probability zero at the end included.
+
+    A GPU's matrix units want multiples of 128. On a CPU rows that are whole pages apart fall on the
+    same few lines of its caches when the gradient of the embedding goes down their columns.
+    """
+    if device == "cuda":
+        return -(-vocab_size // 128) * 128
+    return vocab_size + (16 if vocab_size % 1024 == 0 else 0)
 
 
 def loss_chunk_rows(vocab_size: int, device: str) -> int:

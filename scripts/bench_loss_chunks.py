@@ -17,6 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from chinchilla.memory import loss_chunk_rows
 from chinchilla.model import functions
+from chinchilla.train.device import keep_freed_memory
 
 # vocab_size, d_model, tokens of a forward pass
 SHAPES = ((512, 64, 2048), (4096, 128, 768), (4096, 512, 1024), (32768, 128, 768), (32768, 512, 768))  # fmt: skip
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.4, help="of one measurement, at least")
     args = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory(torch.device("cpu"))
     print(f"{'V x d x tokens':>20} {'chosen':>14}", *(f"{n:>6}" for n in ROWS[1:]), "rows")
     for vocab_size, d_model, n in SHAPES:
         x = torch.randn(n, d_model, requires_grad=True)

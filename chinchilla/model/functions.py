@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from chinchilla.memory import loss_chunk_rows
+from chinchilla.memory import loss_chunk_rows, padded_vocab
 from chinchilla.model.compiling import compiled
 
 NORM_EPS = 1e-6
-MULTIPLE = {"cpu": 1, "cuda": 128}  # the vocabulary is padded to, for the matrix units
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -91,8 +90,8 @@ def total_loss(
     """Sum of the targets' cross-entropies under logits x @ embedding.T + bias, nats, a float64 scalar.
 
     The logits of all tokens never exist together: a chunk of rows is turned into losses and
-    gradients before the next one is looked at. Cross-entropy is computed in fp32. A vocabulary is
-    padded to a MULTIPLE; the padding has probability zero.
+    gradients before the next one is looked at. Cross-entropy is computed in fp32. A vocabulary may be
+    padded (`memory.padded_vocab`); the padding has probability zero.
 
     Args:
         x: (n, d_model) in the compute dtype.
@@ -118,11 +117,11 @@ class _TotalLoss(Function):
         compile_chunks: bool,
         trained: bool,
     ) -> Tensor:
-        pad = -len(embedding) % MULTIPLE.get(x.device.type, 1)
+        device = "cuda" if x.is_cuda else "cpu"
         weight, b = embedding.to(x.dtype), bias.to(x.dtype)
-        if pad:
+        if pad := padded_vocab(len(embedding), device) - len(embedding):
             weight, b = F.pad(weight, (0, 0, 0, pad)), F.pad(b, (0, pad), value=-math.inf)
-        rows = loss_chunk_rows(len(weight), "cuda" if x.is_cuda else "cpu")
+        rows = loss_chunk_rows(len(weight), device)
         pieces = zip(x.split(rows), targets.split(rows), strict=True)
         total = torch.zeros((), dtype=torch.float64, device=x.device)
         if not trained:

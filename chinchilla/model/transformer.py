@@ -27,7 +27,8 @@ class Transformer(nn.Module):
         recompute: keep only each block's input for the backward pass, and run the block again there
             (activation checkpointing): less memory, a third more FLOPs.
         by: factors of the parametrisation; None = standard.
-        compile_blocks: run blocks, the last norm, and the loss of a chunk, as compiled programs.
+        compile_blocks: run blocks, the last norm, and on a GPU the loss of a chunk, as compiled
+            programs.
     """
 
     def __init__(
@@ -111,5 +112,7 @@ class Transformer(nn.Module):
         if targets is not None:
             flat = x.flatten(0, 1)
             whole = targets.flatten().long()
-            return total_loss(flat, self.embedding, self.output_bias, whole, compile_it)
+            # Compiled, a softmax takes each exponential again wherever it is used: for a GPU only.
+            compile_chunks = compile_it and x.is_cuda
+            return total_loss(flat, self.embedding, self.output_bias, whole, compile_chunks)
         return F.linear(x, self.embedding.to(x.dtype), self.output_bias.to(x.dtype))

@@ -89,8 +89,8 @@ def test_padding_of_the_vocabulary_changes_nothing(monkeypatch: pytest.MonkeyPat
     x, W, b = drawn(12, 6), drawn(17, 6, seed=1), drawn(17, seed=2)
     targets = torch.randint(17, (12,), generator=torch.Generator().manual_seed(3))
     found = []
-    for multiple in (1, 16, 17, 128):
-        monkeypatch.setitem(functions.MULTIPLE, "cpu", multiple)
+    for padded in (17, 18, 32, 128):
+        monkeypatch.setattr(functions, "padded_vocab", lambda n, device, padded=padded: padded)
         with torch.set_grad_enabled(grad):
             loss = total_loss(x, W, b, targets)
         found.append([loss, *(torch.autograd.grad(loss, [x, W, b]) if grad else ())])
