@@ -76,7 +76,7 @@ def one_model(command: config.PlanCommand) -> int:
     print(
         f"N = {spec.N:,} parameters ({n_params_non_embedding(spec.model):,} without the tied "
         f"embedding), D = {spec.D:.4g} tokens in {spec.steps:,} steps of {spec.batch_tokens:,}, "
-        f"D/N = {spec.D / spec.N:.1f}."
+        f"D/N = {number(spec.D / spec.N)}."
     )
     table = Table("FLOP convention", "training FLOPs")
     for name, flops in C.items():
@@ -89,7 +89,7 @@ def one_model(command: config.PlanCommand) -> int:
     table.add_row("total", f"{needed.total / 1e9:.2f} of {cluster.memory_gb:g}")
     console().print(table)
     print(
-        f"{gpus} GPUs, passes of {micro:,} tokens on each: {duration(seconds)}, {number(hours)} "
+        f"{_gpus(gpus)}, passes of {micro:,} tokens on each: {duration(seconds)}, {number(hours)} "
         f"GPU-hours at {cluster.mfu:.0%} of {cluster.peak_flops:.3g} FLOP/s, "
         f"{number(hours * cluster.price_per_device_hour)} at {cluster.price_per_device_hour:g} an hour."
     )
@@ -102,6 +102,10 @@ def one_model(command: config.PlanCommand) -> int:
     if command.activation_checkpointing:
         print("note: blocks are computed twice; cluster.mfu= has to be what is left of it.")
     return 0
+
+
+def _gpus(n: int) -> str:
+    return "1 GPU" if n == 1 else f"{n:,} GPUs"
 
 
 def _room(command: config.PlanCommand) -> float:
@@ -141,7 +145,7 @@ def _too_large(command: config.PlanCommand, spec: RunSpec, needed: Memory) -> st
                 do = f"Give gpus={gpus} activation_checkpointing=true, or more GPUs."
                 break
     return (
-        f"{spec.N:,} parameters need {needed.total / 1e9:,.1f} GB on each of {command.gpus} GPUs, "
+        f"{spec.N:,} parameters need {needed.total / 1e9:,.1f} GB on each of {_gpus(command.gpus)}, "
         f"{getattr(needed, largest) / 1e9:,.1f} of them for {PARTS[largest]}; "
         f"cluster.memory_gb={command.cluster.memory_gb:g}, of which {MEMORY_SHARE:.0%} are planned for. {do}"
     )
