@@ -58,25 +58,29 @@ def memory(
     whole_embedding = s.vocab_size * s.d_model * stored
     kept = block_values(s)
     per_layer = (s.d_model if recompute else kept) * s.n_layers + (kept if recompute else 0)
-    logits = padded_vocab(s.vocab_size, device)
-    padding = 0 if logits == s.vocab_size else logits * s.d_model * width  # its copy of the weights
-    chunk = 4 * logits * min(tokens, loss_chunk_rows(logits, device))
     sharded = shards > 1
+    copied = stored != width and not sharded  # weights of this device are cast before they compute
+    columns = padded_vocab(s.vocab_size, device)
+    # A padded embedding is a copy, and the one that computes: it takes the place of a cast one.
+    more_rows = 0 if columns == s.vocab_size else columns - (s.vocab_size if copied else 0)
+    chunk = 4 * columns * min(tokens, loss_chunk_rows(columns, device))
     return Memory(
         weights=stored * spec.N / shards,
         gradients=stored * spec.N / shards,
         moments=2 * stored * spec.N / shards,
-        compute_copies=0.0 if sharded or stored == width else 2.0 * spec.N,
+        compute_copies=2.0 * spec.N if copied else 0.0,
         gathered=2 * whole_embedding + block * (2 * width + width + 4) if sharded else 0.0,
         activations=float(tokens * per_layer * width),
-        loss=chunk * (2 + width / 4) + (4.0 * logits + tokens * width) * s.d_model + padding,
+        loss=chunk * (2 + width / 4)
+        + (4.0 * columns + tokens * width) * s.d_model
+        + width * more_rows * s.d_model,
     )
 
 
 def padded_vocab(vocab_size: int, device: str) -> int:
     """Logits of a token on a cpu or cuda device, those of probability zero at the end included.
 
-    A GPU's matrix units want multiples of 128. On a CPU rows that are whole pages apart fall on the
+    A GPU's matrix units want multiples of 128. On a CPU fp32 rows that are whole pages apart fall on the
     same few lines of its caches when the gradient of the embedding goes down their columns.
     """
     if device == "cuda":
@@ -84,9 +88,9 @@ def padded_vocab(vocab_size: int, device: str) -> int:
     return vocab_size + (16 if vocab_size % 1024 == 0 else 0)
 
 
-def loss_chunk_rows(vocab_size: int, device: str) -> int:
-    """Tokens whose logits exist at a time, on a cpu or cuda device."""
-    return max(LEAST_CHUNK_ROWS[device], LOSS_CHUNK_BYTES[device] // (4 * vocab_size))
+def loss_chunk_rows(columns: int, device: str) -> int:
+    """Tokens whose logits, `columns` each, exist at a time, on a cpu or cuda device."""
+    return max(LEAST_CHUNK_ROWS[device], LOSS_CHUNK_BYTES[device] // (4 * columns))
 
 
 def block_values(s: ModelShape) -> float:

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from chinchilla.memory import loss_chunk_rows
+from chinchilla.memory import loss_chunk_rows, padded_vocab
 from chinchilla.model import functions
 from chinchilla.train.device import keep_freed_memory
 
@@ -38,10 +38,10 @@ def main() -> None:
         weight = torch.randn(vocab_size, d_model, requires_grad=True)
         bias = torch.zeros(vocab_size, requires_grad=True)
         targets = torch.randint(vocab_size, (n,))
-        chosen = min(n, loss_chunk_rows(vocab_size, "cpu"))
+        chosen = min(n, loss_chunk_rows(padded_vocab(vocab_size, "cpu"), "cpu"))
 
         def milliseconds(rows: int) -> float:
-            functions.loss_chunk_rows = lambda vocab_size, device: rows
+            functions.loss_chunk_rows = lambda columns, device: rows
             count, began = 0, time.process_time()
             while (spent := time.process_time() - began) < args.seconds:
                 loss = functions.total_loss(x, weight, bias, targets)  # noqa: B023

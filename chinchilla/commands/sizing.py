@@ -24,7 +24,7 @@ PARTS = {
     "compute_copies": "bf16 copies of the weights",
     "gathered": "gathered: embedding, two blocks",
     "activations": "activations for the backward pass",
-    "loss": "logits of a chunk, loss gradients",
+    "loss": "logits of a chunk, padded embedding, loss gradients",
 }
 
 

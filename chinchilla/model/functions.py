@@ -119,7 +119,8 @@ class _TotalLoss(Function):
     ) -> Tensor:
         device = "cuda" if x.is_cuda else "cpu"
         weight, b = embedding.to(x.dtype), bias.to(x.dtype)
-        if pad := padded_vocab(len(embedding), device) - len(embedding):
+        pad = padded_vocab(len(embedding), device) - len(embedding)
+        if pad and (trained or x.is_cuda):  # on a CPU it is for the gradients
             weight, b = F.pad(weight, (0, 0, 0, pad)), F.pad(b, (0, pad), value=-math.inf)
         rows = loss_chunk_rows(len(weight), device)
         pieces = zip(x.split(rows), targets.split(rows), strict=True)

@@ -112,7 +112,8 @@ class Transformer(nn.Module):
         if targets is not None:
             flat = x.flatten(0, 1)
             whole = targets.flatten().long()
-            # Compiled, a softmax takes each exponential again wherever it is used: for a GPU only.
+            # Only on a GPU: a compiled softmax takes each exponential again wherever it is used, which
+            # costs a CPU more than it saves.
             compile_chunks = compile_it and x.is_cuda
             return total_loss(flat, self.embedding, self.output_bias, whole, compile_chunks)
         return F.linear(x, self.embedding.to(x.dtype), self.output_bias.to(x.dtype))

@@ -32,6 +32,7 @@ from chinchilla.sweep.resources import PlannedWithin
 from chinchilla.sweep.stopping import Stop, stop_on_signals
 from chinchilla.sweep.worker import run_worker
 from chinchilla.train import train_run
+from chinchilla.train.device import give_memory_back
 from chinchilla.train.ranks import PeerError, Ranks, join, slurm_settings
 
 __all__ = ["join", "leave", "main", "slurm_settings", "work"]
@@ -198,6 +199,7 @@ def _follow(ranks: Ranks, stop: Stop) -> None:
             if ranks.broken:
                 raise PeerError(f"{type(error).__name__}: {error}") from error
             # Otherwise all ranks met it, and rank 0 writes it down.
+        give_memory_back()
 
 
 def leave(code: int) -> NoReturn:

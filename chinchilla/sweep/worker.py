@@ -12,7 +12,6 @@ imported when the first run starts.
 
 import argparse
 import dataclasses
-import gc
 import logging
 import math
 import os
@@ -313,10 +312,11 @@ def _failed(
 
 
 def _free_memory() -> None:
-    """Give a run's memory back: the next one's micro-batch is chosen by what is free."""
+    """Give a run's memory back, where there is one to have held any."""
     if "torch" in sys.modules:
-        gc.collect()
-        sys.modules["torch"].cuda.empty_cache()
+        from chinchilla.train.device import give_memory_back
+
+        give_memory_back()
 
 
 def main(argv: list[str] | None = None, train: Train | None = None) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from chinchilla.cli import main
 from chinchilla.config import RecipeConfig, RuntimeConfig
@@ -139,7 +140,17 @@ def test_graphs_and_compiled_blocks_measure_what_plain_passes_do(
     plain = found["never", False]
     for curve in found.values():
         np.testing.assert_allclose(curve.loss, plain.loss, atol=2e-3)
-        np.testing.assert_allclose(curve.eval_loss, plain.eval_loss, atol=2e-3)
+        np.testing.assert_allclose(curve.held_out_loss, plain.held_out_loss, atol=2e-3)
+
+
+def test_a_model_is_three_programs_whatever_its_depth(data_dir: Path, tmp_path: Path):
+    """A block, the last norm, and the loss of a chunk."""
+    torch._dynamo.reset()
+    counters.clear()
+    for n_layers in (2, 4):
+        spec = make_spec(data_dir, steps=3, shape=(128, n_layers, 128))
+        train_run(spec, tmp_path / str(n_layers), data_dir, RUNTIME)
+    assert counters["stats"]["unique_graphs"] == 3
 
 
 def test_nothing_waits_for_the_device_between_log_points(data_dir: Path, tmp_path: Path):

@@ -58,3 +58,11 @@ def test_each_part_shrinks_with_what_makes_it_smaller():
     assert eight.compute_copies == 0
     assert memory(spec, 8192, recompute=True).activations < 0.2 * one.activations
     assert memory(spec, 4096).activations == one.activations / 2
+
+
+def test_a_small_run_on_one_gpu_is_said_as_a_person_would(capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "model=44m", "tokens=1e6"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 GPU, passes of" in said
+    assert "D/N = 0.0" in said
+    assert "D/N = 0.0." not in said

@@ -106,7 +106,7 @@ def test_many_widths_in_one_process_are_all_compiled(backend):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["aot_eager", "inductor"])
 def test_a_compiled_chunk_has_the_loss_and_gradients_of_one_that_is_not(backend, name: str):
-    """As on a GPU; a vocabulary whose logits are padded."""
+    """So a GPU computes it; the vocabulary is one that is padded."""
     if name == "inductor" and not shutil.which("g++"):
         pytest.skip("no C++ compiler")
     backend(name)

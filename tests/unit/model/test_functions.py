@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from chinchilla.memory import padded_vocab
 from chinchilla.model import functions
 from chinchilla.model.functions import NORM_EPS, rms_norm, rotate, total_loss
 from chinchilla.model.layers import rope_angles
@@ -61,7 +62,7 @@ def test_rotation():
 @pytest.mark.parametrize("rows", [1, 5, 12, 100])
 def test_the_loss_of_all_targets(monkeypatch: pytest.MonkeyPatch, rows: int):
     """Whatever the size of a chunk, one that does not divide the rows included."""
-    monkeypatch.setattr(functions, "loss_chunk_rows", lambda vocab_size, device: rows)
+    monkeypatch.setattr(functions, "loss_chunk_rows", lambda columns, device: rows)
     x, W, b = drawn(12, 6), drawn(17, 6, seed=1), drawn(17, seed=2)
     targets = torch.randint(17, (12,), generator=torch.Generator().manual_seed(3))
     reference = F.cross_entropy(F.linear(x, W, b), targets, reduction="sum")
@@ -82,6 +83,28 @@ def test_the_loss_of_bf16_rows_has_fp32_gradients_of_fp32_weights():
     for g, expected in zip(got, (x64.grad, W64.grad, b64.grad), strict=True):
         error = (g.double() - expected).norm() / expected.norm()
         assert error < 0.02  # bf16 keeps 8 bits
+
+
+@pytest.mark.parametrize(
+    ("vocab_size", "device", "padded"),
+    [
+        (50257, "cuda", 50304), (32000, "cuda", 32000), (65, "cuda", 128),
+        (1024, "cpu", 1040), (32768, "cpu", 32784), (1000, "cpu", 1000), (50257, "cpu", 50257),
+    ],
+)  # fmt: skip
+def test_the_vocabulary_is_padded_for_matrix_units_and_off_whole_pages(
+    vocab_size: int, device: str, padded: int
+):
+    assert padded_vocab(vocab_size, device) == padded
+
+
+def test_a_vocabulary_of_whole_pages_has_the_loss_of_all_targets():
+    x, W, b = drawn(12, 6), drawn(1024, 6, seed=1), drawn(1024, seed=2)
+    targets = torch.randint(1024, (12,), generator=torch.Generator().manual_seed(3))
+    reference = F.cross_entropy(F.linear(x, W, b), targets, reduction="sum")
+    agree(total_loss(x, W, b, targets), reference, [x, W, b])
+    with torch.no_grad():
+        assert total_loss(x, W, b, targets).item() == pytest.approx(reference.item(), rel=1e-12)
 
 
 @pytest.mark.parametrize("grad", [False, True])

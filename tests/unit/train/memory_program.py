@@ -35,7 +35,10 @@ def spec_of(shape: tuple[int, ...], rows: int, precision: str, positions: str) -
 
 
 def train(spec: RunSpec, micro_rows: int, recompute: bool, ranks: Ranks, updates: int) -> None:
-    """As the training loop does, on made-up tokens; rows are those of one rank."""
+    """As the training loop does, on made-up tokens; rows are those of one rank.
+
+    But for freed memory, which is not kept: what the allocator loses by that is not in the estimate.
+    """
     shape = spec.model
     rows = spec.batch_tokens // shape.seq_len
     settings = shape, DTYPES[spec.precision], recompute, spec.multipliers

@@ -44,12 +44,13 @@ def measured_and_estimated(world: int, told: dict) -> list[tuple[float, float]]:
         ((8, 256, 512, 256), {"recompute": True}),
         ((8, 256, 512, 256), {"recompute": True, "positions": "relative"}),
         ((3, 384, 32768, 256), {"rows": 8, "micro_rows": 4}),
+        ((3, 384, 32768, 256), {"rows": 8, "micro_rows": 4, "precision": "bf16"}),
         (WEIGHTS, {"rows": 8, "micro_rows": 4}),
         (WEIGHTS, {"rows": 8, "micro_rows": 4, "precision": "bf16_weights"}),
     ],
     ids=[
         "activations", "four-micro-batches", "bf16", "relative", "recomputed", "recomputed-relative",
-        "vocabulary", "weights", "bf16-weights",
+        "vocabulary", "bf16-vocabulary", "weights", "bf16-weights",
     ],
 )  # fmt: skip
 def test_the_memory_model_is_within_a_tenth_of_the_measured_peak(shape: tuple, more: dict):
