@@ -67,7 +67,8 @@ def pick_device(name: str) -> torch.device:
 def compiles(asked: str, device: torch.device) -> bool:
     """Whether runtime.compile_blocks = auto, always or never means to compile: auto does on a GPU.
 
-    On a CPU compiling a shape takes as long as many a small run, and gains a tenth.
+    On a CPU compiling a shape takes as long as many a small run, and gains less than a tenth
+    (docs/results/throughput_steps_cpu.json).
     """
     return asked == "always" or (asked == "auto" and device.type == "cuda")
 
@@ -101,8 +102,8 @@ def keep_freed_memory(device: torch.device) -> None:
     """Let this process, from now on, keep what CPU tensors of its main thread free, for the next ones.
 
     glibc gives large blocks back to the system as soon as they are freed, and each update asks for the
-    same ones again: a page fault for every 4 KiB, 4 to 20% of the time. With another C library, or in
-    another thread, nothing changes. `give_memory_back` is for after a run.
+    same ones again: a page fault for every 4 KiB of them. With another C library, or in another thread,
+    nothing changes. `give_memory_back` is for after a run.
     """
     if device.type == "cpu" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_MAX, 0)
