@@ -6,7 +6,6 @@ the mirror and training goes on with the same bits. `chinchilla sync` replays wh
 of such services live in their own environment variables; nothing here reads or writes one.
 """
 
-import atexit
 import json
 import queue
 import re
@@ -119,6 +118,7 @@ class Mirror:
         self._thread = threading.Thread(target=self._feed, daemon=True)
         self._thread.start()
         _mirrors[:] = [m for m in _mirrors if m.at_work] + [self]
+        _watch_main()
 
     @property
     def at_work(self) -> bool:
@@ -155,14 +155,30 @@ class Mirror:
 
 
 _mirrors: list[Mirror] = []  # of this process, while they have something to do
+_watches: list[threading.Thread] = []
 
 
-@atexit.register
-def _finish() -> None:
+def finish() -> None:
     """Short runs end before their tracker has opened: let it catch up, once for all of them."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     for mirror in _mirrors:
         mirror.wait(max(0.0, deadline - time.monotonic()))
+
+
+def _finish_after_main() -> None:
+    threading.main_thread().join()
+    finish()
+
+
+def _watch_main() -> None:
+    """Have `finish` called when the process ends.
+
+    A thread that the interpreter waits for, and not atexit: what a tracker registers there while it
+    opens would come before, and wandb takes its service down so, under a run it is still opening.
+    """
+    if not any(t.is_alive() for t in _watches):  # a fork has none
+        _watches[:] = [threading.Thread(target=_finish_after_main, daemon=False)]
+        _watches[0].start()
 
 
 def read_metrics(path: Path) -> list[Line]:

@@ -22,6 +22,7 @@ from typing import Any, NoReturn
 # Before torch is there: its warnings about a peer that is gone are pages of C++ frames.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
+from chinchilla import track
 from chinchilla.config import RuntimeConfig
 from chinchilla.errors import DataError, InputError, one_line
 from chinchilla.records import RunResult, RunSpec
@@ -208,6 +209,7 @@ def leave(code: int) -> NoReturn:
     A thread of gloo may still be letting go of the last message's tensors; where it meets an
     interpreter that is being taken down, it aborts the process, whatever its exit code was to be.
     """
+    track.finish()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

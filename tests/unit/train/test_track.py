@@ -193,6 +193,57 @@ def test_a_full_queue_drops_lines_of_the_mirror_and_none_of_the_record(
     assert len(steps_in(tmp_path)) == n
 
 
+SLOW_TO_OPEN = """
+import atexit, threading, time, types
+
+opening = threading.Event()
+
+def init(**settings):
+    down = []
+    atexit.register(down.append, True)  # as wandb takes its service down
+    opening.set()
+    time.sleep(1.0)
+    def log(values, step):
+        assert not down
+        print("step", step, flush=True)
+    return types.SimpleNamespace(log=log, finish=lambda: print("finish", flush=True), summary={})
+
+def Settings(**settings):
+    return settings
+"""
+
+
+@pytest.mark.parametrize("end", ["", "sys.exit(75)", "ranked.leave(75)"])
+def test_a_run_that_ends_before_its_tracker_has_opened_is_still_shown(tmp_path: Path, end: str):
+    """And a tracker may register its own end with atexit meanwhile, as wandb does."""
+    (tmp_path / "wandb.py").write_text(SLOW_TO_OPEN)
+    paths = [str(tmp_path), *(p for p in sys.path if p)]
+    program = f"""
+import sys
+from pathlib import Path
+from train_world import make_runtime, make_spec
+from chinchilla.sweep import ranked
+from chinchilla.train.logbook import Logbook
+book = Logbook(Path({str(tmp_path)!r}), make_spec(), make_runtime(wandb="offline"), 0)
+book.write(step=5, loss=1.0)
+book.write(step=10, loss=1.0)
+book.close()
+import wandb
+wandb.opening.wait()
+print("end of the run", flush=True)
+{end}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True, text=True, timeout=100,
+    )  # fmt: skip
+    assert done.stdout.splitlines() == ["end of the run", "step 5", "step 10", "finish"], (
+        done.stderr
+    )
+    assert done.returncode == (75 if end else 0)
+
+
 # sync
 
 
