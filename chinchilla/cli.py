@@ -185,6 +185,11 @@ def _schemas(command: str) -> dict[str, Any]:
     if "model" in get_type_hints(COMMANDS[command]):
         for name, shape in named_shapes().items():
             widths = {key: getattr(shape, key) for key in WIDTHS}  # vocabulary: the tokenizer's
+            # Left open where the width says it, so that it also does for another model.d_model.
+            if shape.ffw_size == 4 * shape.d_model:
+                widths["ffw_size"] = 0
+            if shape.inner == shape.d_model:
+                widths["n_heads"] = 0
             store.store(group="model", name=name, node=widths)
     return store.repo
 

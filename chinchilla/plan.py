@@ -14,6 +14,7 @@ from chinchilla.errors import DataError, InputError, Refusal
 from chinchilla.recipes import by_rule
 from chinchilla.records import RunSpec, count_label
 from chinchilla.shapes import ModelShape, flops_per_token, n_params, shape_named
+from chinchilla.units import number
 
 OPTIMIZER_BYTES = 16  # per parameter: fp32 weight, gradient, two Adam moments
 
@@ -93,7 +94,7 @@ def plan_run(
         asked = f"budget {budget_flops:.3g} FLOPs" if budget_flops else f"{D:.3g} tokens"
         raise Refusal(
             f"{asked} gives N={count_label(n_params(shape))} only {D:.3g} tokens = "
-            f"{D / recipe.batch_tokens:.1f} steps of {recipe.batch_tokens} tokens; at least "
+            f"{number(D / recipe.batch_tokens)} steps of {recipe.batch_tokens} tokens; at least "
             f"{max(1, min_steps)} are needed. Lower recipe.batch_tokens, raise the budget, or take a smaller model."
         )
     warmup = min(recipe.warmup_steps, math.ceil(recipe.warmup_fraction * steps))

@@ -93,10 +93,15 @@ def one_model(command: config.PlanCommand) -> int:
         f"GPU-hours at {cluster.mfu:.0%} of {cluster.peak_flops:.3g} FLOP/s, "
         f"{number(hours * cluster.price_per_device_hour)} at {cluster.price_per_device_hour:g} an hour."
     )
+    if gpus > total_rows:
+        print(
+            f"note: a row is trained on one GPU: a batch of {total_rows:,} leaves {gpus - total_rows:,} "
+            "GPUs idle, and they are in the price."
+        )
     if total_rows % gpus:
         least = math.ceil(total_rows / gpus) * gpus * spec.model.seq_len
         print(
-            f"note: a batch of {total_rows:,} rows does not divide among {gpus} ranks; training asks "
+            f"note: a batch of {total_rows:,} rows does not divide among {gpus:,} ranks; training asks "
             f"for one that does: recipe.batch_tokens={least}."
         )
     if command.activation_checkpointing:
@@ -144,8 +149,9 @@ def _too_large(command: config.PlanCommand, spec: RunSpec, needed: Memory) -> st
             if gpus > command.gpus and memory(spec, row, gpus, recompute=True).total <= room:
                 do = f"Give gpus={gpus} activation_checkpointing=true, or more GPUs."
                 break
+    where = "1 GPU" if command.gpus == 1 else f"each of {_gpus(command.gpus)}"
     return (
-        f"{spec.N:,} parameters need {needed.total / 1e9:,.1f} GB on each of {_gpus(command.gpus)}, "
+        f"{spec.N:,} parameters need {needed.total / 1e9:,.1f} GB on {where}, "
         f"{getattr(needed, largest) / 1e9:,.1f} of them for {PARTS[largest]}; "
         f"cluster.memory_gb={command.cluster.memory_gb:g}, of which {MEMORY_SHARE:.0%} are planned for. {do}"
     )

@@ -19,6 +19,11 @@ def not_negative(key: str, value: float) -> None:
         raise InputError(f"{key}={value} must {'not be negative' if negative else 'be a number'}.")
 
 
+def share(key: str, value: float) -> None:
+    if not (isinstance(value, Real) and 0 < value <= 1):
+        raise InputError(f"{key}={value} must be above 0 and at most 1.")
+
+
 def whole(key: str, value: int) -> None:
     if not isinstance(value, Integral) or value < 0:
         raise InputError(f"{key}={value!r} must be a whole number from 0 up.")

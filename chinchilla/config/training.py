@@ -64,7 +64,12 @@ class PlanCommand:
         not_negative("micro_batch_tokens", self.micro_batch_tokens)
         if not self.tokens and (self.gpus > 1 or self.micro_batch_tokens):
             raise InputError(
-                "gpus= and micro_batch_tokens= are of one model. Give its tokens= too, or leave them."
+                "gpus= and micro_batch_tokens= are of one model. Give its tokens= too, above 0, or leave "
+                "them."
+            )
+        if not self.tokens and self.model != ModelConfig():
+            raise InputError(
+                "model= is planned with tokens= above 0. Give them, or grid.models=[...] for a grid."
             )
 
 

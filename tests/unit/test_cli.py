@@ -12,7 +12,7 @@ from chinchilla.errors import InputError
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.plan import build_shape, plan_grid
 from chinchilla.records import Curve, RunResult, load_plan, save_plan
-from chinchilla.shapes import named_shapes
+from chinchilla.shapes import named_shapes, shape_named
 
 MODELS = cli.choices("model")
 
@@ -271,6 +271,13 @@ def test_every_model_name_fills_the_models_knobs_with_its_shape(name):
 def test_a_model_name_composes(command, name):
     model = cli.compose(command, [f"model={name}", "model.seq_len=128"]).model
     assert (model.d_model, model.seq_len) == (named_shapes()[name].d_model, 128)
+
+
+@pytest.mark.parametrize("named", [[], ["model=57m"]])
+def test_another_width_brings_its_own_feed_forward_and_heads(named):
+    words = [*named, "model.d_model=384", "model.n_layers=6"]
+    shape = build_shape(cli.compose("flops", words).model, paper.VOCAB_SIZE)
+    assert shape == shape_named("384x6", paper.VOCAB_SIZE, paper.SEQ_LEN, 64, "rope")
 
 
 def test_who_else_uses_hydra_in_this_process_finds_its_store_as_it_was():
