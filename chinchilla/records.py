@@ -90,7 +90,9 @@ class RunSpec:
     def __post_init__(self) -> None:
         for name in ("steps", "cosine_steps", "batch_tokens"):
             if not 1 <= getattr(self, name) < 2**62:
-                raise InputError(f"{name}={getattr(self, name)} is not a whole number from 1 to 2^62.")
+                raise InputError(
+                    f"{name}={getattr(self, name)} is not a whole number from 1 to 2^62."
+                )
         if self.budget_flops is not None and not 0 < self.budget_flops < math.inf:
             raise InputError(f"budget_flops={self.budget_flops} is not a positive number.")
         if self.schedule == "cooldown" and not 1 <= self.cooldown_steps <= self.steps:

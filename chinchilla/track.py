@@ -6,6 +6,7 @@ the mirror and training goes on with the same bits. `chinchilla sync` replays wh
 of such services live in their own environment variables; nothing here reads or writes one.
 """
 
+import contextlib
 import json
 import queue
 import re
@@ -17,12 +18,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chinchilla.config import RuntimeConfig
-from chinchilla.errors import InputError
+from chinchilla.errors import InputError, one_line
 from chinchilla.records import RunSpec
 
 QUEUE_LINES = 10_000  # lines that wait for a tracker; later ones are dropped from the mirror
 PATIENCE_SHARE = 0.01  # of a run's time, which its end may be held up by a tracker ...
 PATIENCE_SECONDS = 10.0  # ... and at most so long; the same once more when the process ends
+QUIET_SECONDS = 1.0  # of that, before it is said what is waited for
+BY_SYNC = "`chinchilla sync` brings the rest."
 
 Line = dict[str, Any]  # one of metrics.jsonl: step (updates done), tokens, loss, lr, ...
 
@@ -112,9 +115,10 @@ class Mirror:
     """Feeds one tracker from a thread; never blocks and never raises."""
 
     def __init__(self, name: str, open_tracker: Callable[[], Tracker]) -> None:
-        self._name, self._open = name, open_tracker
+        self.name, self._open = name, open_tracker
         self._queue: queue.Queue[Line | None] = queue.Queue(maxsize=QUEUE_LINES)
         self._opened = time.monotonic()
+        self._done = threading.Event()  # not join: Ctrl-C in one makes Python 3.11 forget the thread
         self._thread = threading.Thread(target=self._feed, daemon=True)
         self._thread.start()
         _mirrors[:] = [m for m in _mirrors if m.at_work] + [self]
@@ -123,7 +127,7 @@ class Mirror:
     @property
     def at_work(self) -> bool:
         """Whether there is something left to show."""
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self._done.is_set()
 
     def offer(self, line: Line) -> None:
         """Show a line soon, or drop it where too many wait already."""
@@ -132,13 +136,16 @@ class Mirror:
 
     def close(self) -> None:
         """Let the tracker finish; wait for that a hundredth of the run's time, and not longer."""
-        if not self._queue.full():
-            self._queue.put_nowait(None)
+        if self._queue.full():
+            with contextlib.suppress(queue.Empty):
+                self._queue.get_nowait()
+        self._queue.put_nowait(None)
         self.wait(min(PATIENCE_SECONDS, PATIENCE_SHARE * (time.monotonic() - self._opened)))
 
     def wait(self, seconds: float) -> None:
         """Until all is shown, at most so long."""
-        self._thread.join(seconds)
+        if self.at_work:
+            self._done.wait(max(0.0, seconds))
 
     def _feed(self) -> None:
         try:
@@ -147,11 +154,13 @@ class Mirror:
                 tracker.log(line)
             tracker.close()
         except Exception as error:
-            said = f"{type(error).__name__}: {error}".partition("\n")[0]
+            said = f"{type(error).__name__}: {one_line(error)}".rstrip(" .:")
             print(
-                f"warning: the {self._name} mirror stopped: {said}. `chinchilla sync` brings the rest.",
+                f"warning: the {self.name} mirror stopped: {said}. {BY_SYNC}",
                 file=sys.stderr,
             )
+        finally:
+            self._done.set()
 
 
 _mirrors: list[Mirror] = []  # of this process, while they have something to do
@@ -159,10 +168,27 @@ _watches: list[threading.Thread] = []
 
 
 def finish() -> None:
-    """Short runs end before their tracker has opened: let it catch up, once for all of them."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    for mirror in _mirrors:
-        mirror.wait(max(0.0, deadline - time.monotonic()))
+    """Let the mirrors catch up, once for all of them; Ctrl-C leaves them as they are.
+
+    Short runs end before their tracker has opened.
+    """
+    begin = time.monotonic()
+    try:
+        for mirror in _mirrors:
+            mirror.wait(begin + QUIET_SECONDS - time.monotonic())
+        if late := _at_work():
+            print(f"waiting up to {PATIENCE_SECONDS:g} s for the {late} mirror", file=sys.stderr)
+        for mirror in _mirrors:
+            mirror.wait(begin + PATIENCE_SECONDS - time.monotonic())
+    except KeyboardInterrupt:
+        pass
+    if late := _at_work():
+        print(f"warning: the {late} mirror is not done. {BY_SYNC}", file=sys.stderr)
+    _mirrors.clear()
+
+
+def _at_work() -> str:
+    return " and the ".join(sorted({m.name for m in _mirrors if m.at_work}))
 
 
 def _finish_after_main() -> None:

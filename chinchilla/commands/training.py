@@ -65,6 +65,11 @@ def train(command: config.TrainCommand) -> int:
     if bool(command.budget_flops) == bool(command.tokens):
         raise InputError("give one of budget_flops (training FLOPs) or tokens (training tokens).")
     tokens = _open_tokens(command.data_dir)
+    if command.model.vocab_size and command.model.vocab_size < tokens.vocab_size:
+        raise InputError(
+            f"model.vocab_size={command.model.vocab_size} is below the tokenizer's {tokens.vocab_size} "
+            "pieces. Leave it 0 to take the tokenizer's."
+        )
     spec = plan_run(
         build_shape(command.model, tokens.vocab_size),
         command.recipe,

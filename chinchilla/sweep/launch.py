@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from chinchilla import track
 from chinchilla.config import RuntimeConfig, SweepCommand, TrainCommand
 from chinchilla.errors import InputError
 from chinchilla.files import writable_dir
@@ -60,9 +61,15 @@ def launch(
         75 some are left because this launcher was stopped or others train them.
 
     Raises:
-        InputError: the folder holds another sweep or another version's files, or no Slurm here.
+        InputError: the folder holds another sweep or another version's files; no Slurm, or no such
+            device here.
     """
     sweep_dir, data_dir = sweep_dir.resolve(), data_dir.resolve()
+    device = command.runtime.device
+    if command.cluster.kind in ("debug", "local") and device not in ("auto", "cpu"):
+        from chinchilla.train.device import check_device
+
+        check_device(device)
     if note := prepare(sweep_dir, specs, command.runtime, command.cluster.kind):
         print(note, file=sys.stderr)
     # A plan may hold more than was asked for now: a sweep trains all of it, `train` only its own.
@@ -85,27 +92,32 @@ def launch(
     if missing:
         # With format=json standard output carries one JSON document and nothing else.
         out = sys.stderr if command.format == "json" else sys.stdout
-        with stop_on_signals() as stop, SweepProgress(sweep_dir, out, only):
-            if kind == "debug":
-                limit_threads(command.cluster.threads_per_worker)
-                summary = run_worker(
-                    sweep_dir,
-                    data_dir,
-                    command.runtime,
-                    worker_name(),
-                    train,
-                    only=only,
-                    stop=stop,
-                )
-                if summary.unfit:
-                    words.append(summary.unfit)
-                if summary.needs_restart:
-                    words.append("the GPU cannot be used any more by this process: launch again")
-            else:
-                shape = pool.pool_shape(command.cluster, command.runtime, n_at_once(missing))
-                with pool.start(sweep_dir, data_dir, shape, program) as workers:
-                    workers.wait(stop)
-                words = workers.last_words()
+        try:
+            with stop_on_signals() as stop, SweepProgress(sweep_dir, out, only):
+                if kind == "debug":
+                    limit_threads(command.cluster.threads_per_worker)
+                    summary = run_worker(
+                        sweep_dir,
+                        data_dir,
+                        command.runtime,
+                        worker_name(),
+                        train,
+                        only=only,
+                        stop=stop,
+                    )
+                    if summary.unfit:
+                        words.append(summary.unfit)
+                    if summary.needs_restart:
+                        words.append(
+                            "the GPU cannot be used any more by this process: launch again"
+                        )
+                else:
+                    shape = pool.pool_shape(command.cluster, command.runtime, n_at_once(missing))
+                    with pool.start(sweep_dir, data_dir, shape, program) as workers:
+                        workers.wait(stop)
+                    words = workers.last_words()
+        finally:
+            track.finish()
     status = sweep_status(sweep_dir, only=only)
     _say(command, status, words, sweep_dir)
     if status.counts["failed"]:
@@ -200,5 +212,8 @@ def _say(
             print(f"  {row.state} {row.run_id}: {row.reason}")
     if status.counts["failed"]:
         print(f"  tracebacks: {sweep_dir}/cells/<run>/error.txt; launch again to retry them")
+    for row in status.rows:
+        if row.state == "running":
+            print(f"  {row.run_id} is being trained by {row.worker}")
     if status.done < len(status.rows):
         print("  the rest is not over yet; the same command goes on from here")

@@ -14,6 +14,7 @@ import dataclasses
 import logging
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -209,6 +210,8 @@ def leave(code: int) -> NoReturn:
     A thread of gloo may still be letting go of the last message's tensors; where it meets an
     interpreter that is being taken down, it aborts the process, whatever its exit code was to be.
     """
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signum, signal.SIG_IGN)
     track.finish()
     logging.shutdown()
     sys.stdout.flush()

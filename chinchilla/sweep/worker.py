@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chinchilla import track
 from chinchilla.config import RuntimeConfig
 from chinchilla.errors import DataError, InputError, one_line
 from chinchilla.files import writable_dir
@@ -368,6 +369,7 @@ def _main(argv: list[str] | None, train: Train | None) -> int:
             stop=stop,
             time_of_job=job_time(args.deadline),
         )
+        track.finish()
         with warnings_held():  # the new program's, from here on
             if summary.needs_restart and not stop:
                 sys.stdout.flush()
@@ -376,7 +378,7 @@ def _main(argv: list[str] | None, train: Train | None) -> int:
         sys.stdout.flush()  # the line comes last in a log of both
         print(f"chinchilla: {summary.unfit}", file=sys.stderr)
         return 1
-    return 75 if stop or summary.out_of_time else 0
+    return 75 if summary.stopped or summary.out_of_time else 0
 
 
 if __name__ == "__main__":

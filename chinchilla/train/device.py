@@ -47,6 +47,18 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = check_device(name)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # streams, events and graphs are made on the current one
+    return device
+
+
+def check_device(name: str) -> torch.device:
+    """A device that this machine has.
+
+    Raises:
+        InputError: it has not.
+    """
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda"):
@@ -59,8 +71,6 @@ def pick_device(name: str) -> torch.device:
         raise InputError(
             f"runtime.device={name}: this machine shows {torch.cuda.device_count()} CUDA devices. Use runtime.device=cpu."
         )
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # streams, events and graphs are made on the current one
     return device
 
 

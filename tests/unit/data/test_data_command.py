@@ -89,6 +89,24 @@ def test_a_dry_run_shows_them_too(world, capsys):
     assert [s["name"] for s in json.loads(capsys.readouterr().out)["sources"]] == ["common", "rare"]
 
 
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("model.vocab_size=100", "model.vocab_size=100 is below the tokenizer's"),
+        ("runtime.device=cuda:99", "runtime.device=cuda:99: this machine shows"),
+        ("runtime.device=tpu", "runtime.device='tpu' is not a device that trains"),
+    ],
+)
+def test_a_run_that_cannot_be_is_refused_before_anything_is_written(world, capsys, word, said):
+    assert main([
+        "train", "model.d_model=16", "model.kv_size=8", "model.n_layers=1", "model.seq_len=32",
+        "recipe=demo", "recipe.batch_tokens=8192", "recipe.precision=fp32", "tokens=32768",
+        "epochs=20", "cluster=debug", f"data_dir={world / 'data'}", f"out_dir={world / 'none'}", word,
+    ]) == 2  # fmt: skip
+    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert not list((world / "none").glob("*"))
+
+
 @pytest.mark.slow
 def test_a_run_records_what_it_repeated(world, capsys):
     assert main([

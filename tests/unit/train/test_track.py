@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -176,6 +177,50 @@ def test_a_mirror_that_stops_says_why_once(
         "warning: the Weights & Biases mirror stopped: RuntimeError: wandb is down. "
         "`chinchilla sync` brings the rest."
     )
+
+
+def test_the_end_comes_through_a_full_queue(
+    tmp_path: Path, fake: FakeWandb, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(track, "QUEUE_LINES", 3)
+    fake.hang = "init"
+    book = Logbook(tmp_path, SPEC, ON, 0)
+    assert fake.reached.wait(5)
+    for step in range(1, 9):
+        book.write(step=step)
+    book.close()
+    fake.hang = ""
+    fake.let_go.set()
+    track.finish()
+    assert fake.told[-1][0] == "finish"
+
+
+@pytest.mark.parametrize("impatient", [False, True])
+def test_what_is_waited_for_at_the_end_is_said_and_ctrl_c_leaves_it(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    impatient: bool,
+):
+    fake = FakeWandb(hang="init")
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setattr(track, "PATIENCE_SECONDS", 60.0 if impatient else 0.3)
+    monkeypatch.setattr(track, "QUIET_SECONDS", 0.1)
+    monkeypatch.setattr(track, "_mirrors", [])
+    Logbook(tmp_path, SPEC, ON, 0)
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        if impatient:
+            signal.setitimer(signal.ITIMER_REAL, 0.5)
+        track.finish()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        fake.let_go.set()
+    assert capsys.readouterr().err.splitlines() == [
+        f"waiting up to {track.PATIENCE_SECONDS:g} s for the Weights & Biases mirror",
+        "warning: the Weights & Biases mirror is not done. `chinchilla sync` brings the rest.",
+    ]
 
 
 def test_a_full_queue_drops_lines_of_the_mirror_and_none_of_the_record(
