@@ -25,6 +25,7 @@ PEAK_FLOPS = (
 )  # fmt: skip
 MEMORY_SHARE = 0.85  # of a GPU's free memory that the automatic micro-batch may plan for
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
+GLIBC_DEFAULTS = {M_TRIM_THRESHOLD: 128 * 1024, M_MMAP_MAX: 65_536}
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "bf16_weights": torch.bfloat16}
 
 
@@ -109,15 +110,24 @@ def memory_room(device: torch.device) -> float:
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """Let this process, from now on, keep what CPU tensors of its main thread free, for the next ones.
+    """Let this process keep what CPU tensors of its main thread free for the next ones, during a run.
 
     glibc gives large blocks back to the system as soon as they are freed, and each update asks for the
     same ones again: a page fault for every 4 KiB of them. With another C library, or in another thread,
-    nothing changes. `give_memory_back` is for after a run.
+    nothing changes. `free_as_usual` ends it.
     """
+    _tell_malloc(device, {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1})
+
+
+def free_as_usual(device: torch.device) -> None:
+    """End `keep_freed_memory`: new memory goes back to the system once it is freed, as before."""
+    _tell_malloc(device, GLIBC_DEFAULTS)
+
+
+def _tell_malloc(device: torch.device, settings: dict[int, int]) -> None:
     if device.type == "cpu" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, -1)
+        for key, value in settings.items():
+            libc.mallopt(key, value)
 
 
 def give_memory_back() -> None:

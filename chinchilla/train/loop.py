@@ -132,6 +132,7 @@ def _train(
         return None if lost() else run.finish(attempts)
     finally:
         gc.unfreeze()
+        devices.free_as_usual(run.device)
         run.feed.close()
         if run.logbook:
             run.logbook.close()

@@ -18,7 +18,7 @@ PR_SET_THP_DISABLE = 41
 ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # a fault brings a page in, not 2 MiB
 
 import torch
-from chinchilla.train.device import give_memory_back, keep_freed_memory
+from chinchilla.train.device import free_as_usual, give_memory_back, keep_freed_memory
 
 PAGE = resource.getpagesize()
 
@@ -40,38 +40,46 @@ print(faults(10) * PAGE / 2**20)
 before = resident()
 give_memory_back()
 print((before - resident()) * PAGE / 2**20)
+free_as_usual(torch.device("cpu"))
+before = resident()
+larger = torch.ones(128, 1 << 20)  # 512 MiB: than any hole between what is still held
+del larger
+print((resident() - before) * PAGE / 2**20)
 """
 
 
-def asked(how: str) -> tuple[float, float]:
-    """MiB that an update asks the system for again, and that are given back after them all."""
+def asked(how: str) -> tuple[float, float, float]:
+    """MiB an update asks the system for again, that are given back after them all, and kept later."""
     others = ("MALLOC_", "GLIBC_TUNABLES", "THP_MEM", "LD_PRELOAD")
     env = {k: v for k, v in os.environ.items() if not k.startswith(others)}
     command = [sys.executable, "-c", PROGRAM, how]
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    again, given_back = map(float, done.stdout.split())
-    return again, given_back
+    again, given_back, kept_later = map(float, done.stdout.split())
+    return again, given_back, kept_later
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc's allocator")
 def test_what_an_update_frees_serves_the_next_and_goes_back_after_a_run():
-    again, given_back = asked("keep")
+    again, given_back, kept_later = asked("keep")
     assert again < 5
     assert given_back > 100
-    again, _ = asked("do not")
+    assert kept_later < 5
+    again, *_ = asked("do not")
     assert again > 50  # or it need not be done
 
 
 def test_a_run_on_a_cpu_keeps_what_it_frees(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    kept = []
-    monkeypatch.setattr(device, "keep_freed_memory", kept.append)
+    told = []
+    for name in ("keep_freed_memory", "free_as_usual"):
+        monkeypatch.setattr(device, name, lambda where, name=name: told.append((name, where.type)))
     assert train_run(make_spec(data_dir, steps=2), tmp_path, data_dir, make_runtime())
-    assert kept == [torch.device("cpu")]
+    assert told == [("keep_freed_memory", "cpu"), ("free_as_usual", "cpu")]
 
 
 def test_a_run_on_a_gpu_leaves_the_allocator_of_the_host_alone(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(device.ctypes, "CDLL", lambda name: pytest.fail("asked for the C library"))
     device.keep_freed_memory(torch.device("cuda"))
+    device.free_as_usual(torch.device("cuda"))
