@@ -169,8 +169,8 @@ def write_comparison(out_dir: Path, sides: Sequence[Side], found: Comparison) ->
     )
     caption = (
         f"A panel for each corpus, one axis of sizes, each budget in one colour. {unit} Stars: the bottoms "
-        "of the shapes fitted. Hollow points and a dashed line: a budget that was refused. Look for "
-        "bottoms that move right at another pace. After figure A2 of the paper."
+        "of the shapes fitted. Hollow points and a dashed line: a budget that was refused; it has no star, "
+        "and the dotted line through the stars passes it by. Look for bottoms that move right at another pace. After figure A2 of the paper."
     )
     alt = "Final loss against parameters, one panel a corpus, one fitted valley for each budget."
     figures = drawn(

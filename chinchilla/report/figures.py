@@ -36,9 +36,12 @@ from chinchilla.shapes import flops_per_token
 
 N_LABEL = "N, parameters"
 D_LABEL = "D, tokens"
-LINES = {"parametric": 3.4, "envelope": 2.4, "isoflop": 1.5}  # widths, bottom to top: none hides
+# widths inside the runs and beyond, bottom to top: all plain, and none hides another
+LINES = {"parametric": (5.6, 1.4), "envelope": (4.0, 1.0), "isoflop": (2.6, 0.7)}
 C_LABEL = "C, training FLOPs"
 L_LABEL = "loss, nats/token"
+L_NAMES = {"train": "training ", "heldout": "held-out "}  # by loss_kind; unknown has none
+VALLEY_REACH = 1.15  # how far a valley is drawn past its smallest and largest model
 
 
 @house_style()
@@ -85,7 +88,7 @@ def training_curves(
         label = "_" + label
     low, high = padded(np.concatenate(shown_L), 0.05)
     ax.set(xlim=padded(np.concatenate(shown_C), 0.03), ylim=(low, high))
-    ax.set(xlabel=C_LABEL, ylabel=L_LABEL)
+    ax.set(xlabel=C_LABEL, ylabel=L_NAMES.get(points.loss_kind, "") + L_LABEL)
     log_scale(ax, "x", power_of_ten)
     log_scale(ax, "y", plain)
     _size_bar(figure, ax, norm, colors)
@@ -148,11 +151,9 @@ def isoflop_valleys(
         return None
     figure, (ax,) = new_figure(5.6)
     _draw_valleys(ax, budgets, _shades([b["budget_flops"] for b in budgets]), 1.0, standard_errors)
-    all_N = np.concatenate([b["N"] for b in budgets])
-    all_L = np.concatenate([b["L"] for b in budgets])
-    room = 0.06 * max(float(np.ptp(all_L)), 0.02)
-    ax.set(xlim=padded(all_N, 0.05), ylim=(all_L.min() - 2 * room, all_L.max() + room))
-    ax.set(xlabel=N_LABEL, ylabel="final " + L_LABEL)
+    ax.set(xlim=_size_limits(budgets), ylim=_loss_limits(budgets, 1.0))
+    kind = L_NAMES.get(loss_drawn(frontier, finals), "")
+    ax.set(xlabel=N_LABEL, ylabel=f"final {kind}{L_LABEL}")
     log_scale(ax, "x")
     legend_below(figure, ax, 5)
     return figure
@@ -176,25 +177,56 @@ def valleys_side_by_side(
     figure, axes = new_figure(5.2, len(panels))
     everything = sorted({b["budget_flops"] for budgets in panels for b in budgets})
     shades = _shades(everything)
+    kinds = [L_NAMES.get(loss_drawn(frontier, finals), "") for _, frontier, finals in corpora]
     scales = bits_per_nat or [1.0] * len(panels)
-    L = [np.concatenate([b["L"] for b in p]) * k for p, k in zip(panels, scales, strict=True)]
-    N_range = padded(np.concatenate([b["N"] for p in panels for b in p]), 0.05)
-    spans = [max(float(np.ptp(x)), 0.02) for x in L]
+    N_range = _size_limits([b for budgets in panels for b in budgets])
+    limits = np.array([_loss_limits(p, k) for p, k in zip(panels, scales, strict=True)])
+    spans = np.ptp(limits, axis=1)
     for i, (ax, budgets) in enumerate(zip(axes, panels, strict=True)):
-        span = max(spans) if bits_per_nat else spans[i]  # to one scale where the unit is one
-        middle = (L[i].min() + L[i].max()) / 2
+        span = spans.max() if bits_per_nat else spans[i]  # to one scale where the unit is one
+        middle = limits[i].mean()
         for C in everything if i == 0 else ():
             ax.plot([], [], "o", color=shades[C], label=f"{power_of_ten(C)} FLOPs")
         _draw_valleys(ax, budgets, shades, scales[i], labelled=False)
-        ax.set(xlim=N_range, ylim=(middle - 0.62 * span, middle + 0.56 * span), xlabel=N_LABEL)
+        ax.set(xlim=N_range, ylim=(middle - span / 2, middle + span / 2), xlabel=N_LABEL)
         ax.set_title(corpora[i][0], parse_math=False)
         log_scale(ax, "x")
         if i == 0 or not bits_per_nat:
-            ax.set_ylabel("final loss, bits/byte" if bits_per_nat else "final " + L_LABEL)
+            kind = kinds[i] if kinds[i] == kinds[0] or not bits_per_nat else ""
+            ax.set_ylabel(f"final {kind}" + ("loss, bits/byte" if bits_per_nat else L_LABEL))
     style: dict[str, Any] = {"markeredgecolor": "white", "markersize": 13, "linestyle": "none"}
     axes[0].plot([], [], marker="*", color="black", label="bottom, $N_{opt}$", **style)
-    legend_below(figure, axes[0], 5)
+    refused = any(b.get("refused") for budgets in panels for b in budgets)
+    if refused:
+        axes[0].plot([], [], "o--", color=GREY, markerfacecolor="white", label="refused: no bottom")
+    legend_below(figure, axes[0], 6 if refused else 5)
     return figure
+
+
+def loss_drawn(frontier: Frontier | None, finals: Observations | None) -> str:
+    """loss_kind of the valleys, as the fit or else its runs say: train, heldout or unknown."""
+    kind = frontier.conventions.get("loss_kind", "unknown") if frontier else "unknown"
+    return finals.loss_kind if kind == "unknown" and finals is not None else kind
+
+
+def _size_limits(budgets: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Around every model and the ends of the curves through them."""
+    N = np.concatenate([b["N"] for b in budgets])
+    return padded(np.array([N.min() / VALLEY_REACH, N.max() * VALLEY_REACH]), 0.02)
+
+
+def _loss_limits(budgets: Sequence[Mapping[str, Any]], scale: float) -> tuple[float, float]:
+    """Around every loss and the curves; a curve that leaves the losses by a third is cut off."""
+    L = scale * np.concatenate([b["L"] for b in budgets])
+    drawn = [scale * curve for b in budgets if (curve := _valley(b, _reach(b))) is not None]
+    span = max(float(np.ptp(L)), 0.02)
+    curves = np.concatenate([L, *drawn]).clip(L.min() - span / 3, L.max() + span / 3)
+    return curves.min() - 0.08 * span, curves.max() + 0.04 * span
+
+
+def _reach(budget: Mapping[str, Any]) -> np.ndarray:
+    """Sizes at which a budget's curve is drawn."""
+    return np.geomspace(min(budget["N"]) / VALLEY_REACH, max(budget["N"]) * VALLEY_REACH, 200)
 
 
 def _shades(budgets: Sequence[float]) -> dict[float, Any]:
@@ -226,7 +258,7 @@ def _draw_valleys(
         if labelled:
             points["label"] = label
         ax.plot(N, L, "o", color=color, markersize=size, **points)
-        grid = np.geomspace(N.min() / 1.15, N.max() * 1.15, 200)
+        grid = _reach(b)
         curve = _valley(b, grid)
         if curve is not None:
             line = "--" if refused else "-"
@@ -283,22 +315,27 @@ def optimal_sizes(frontiers: Mapping[str, Frontier]) -> Figure | None:
                 ax.plot([], [], " ", label=f"{LABELS[approach]}, ours: no answer")
                 continue
             color, law = COLORS[approach], f.N_opt if quantity == "N" else f.D_opt
-            width, zorder = LINES[approach], 2.1 + 0.1 * list(LINES).index(approach)
+            (width, thin), zorder = LINES[approach], 2.1 + 0.1 * list(LINES).index(approach)
             C, y = np.array([(p.C, getattr(p, quantity)) for p in f.points]).T
             inside = np.geomspace(C.min(), C.max(), 20)
             ax.fill_between(grid, *law.band(grid), color=color, alpha=0.15, linewidth=0)
-            ax.plot(grid, law(grid), color=color, linewidth=0.9, zorder=zorder)
+            ax.plot(grid, law(grid), color=color, linewidth=thin, zorder=zorder)
             ax.plot(
-                inside, law(inside), color=color, linewidth=width, zorder=zorder,
-                label=f"{LABELS[approach]}, ours",
+                inside, law(inside), color=color, linewidth=width, solid_capstyle="butt",
+                zorder=zorder,
+            )  # fmt: skip
+            own = approach != "parametric"  # its points are computed from the law, not measured
+            style: dict[str, Any] = {"color": color, "markeredgecolor": "white"}
+            ax.plot(
+                [], [], marker=MARKERS[approach] if own else "", linewidth=width, markersize=8,
+                markeredgewidth=0.5, label=f"{LABELS[approach]}, ours", **style,
             )  # fmt: skip
             shown.append(law(grid))
-            if approach != "parametric":  # its points are computed from the law, not measured
-                thin = slice(None, None, max(1, len(C) // 40))
-                size = 6.5 if len(C) <= 20 else 3.5
+            if own:
+                some = slice(None, None, max(1, len(C) // 40))
                 ax.plot(
-                    C[thin], y[thin], MARKERS[approach], color=color, markersize=size,
-                    markeredgecolor="white", markeredgewidth=0.4, zorder=4,
+                    C[some], y[some], MARKERS[approach], markersize=7 if len(C) <= 20 else 4.5,
+                    markeredgewidth=0.5, zorder=4, **style,
                 )  # fmt: skip
                 shown.append(y)
         for approach, N_opt in published_lines().items():
@@ -308,16 +345,19 @@ def optimal_sizes(frontiers: Mapping[str, Frontier]) -> Figure | None:
                 label=f"{LABELS[approach]}, paper",
             )  # fmt: skip
             shown.append(y)
-        ax.axvspan(high, grid[-1], color="#f3f4f6", zorder=0, linewidth=0)
-        ax.text(
-            0.985, 0.02, "beyond the runs", transform=ax.transAxes, ha="right", color=GREY, size=8.5
-        )
+        for beyond in ((grid[0], low), (high, grid[-1])):
+            shade = ax.axvspan(*beyond, color="#f0f1f4", zorder=0, linewidth=0)
+        shade.set_label("beyond the runs")
+        if any(f.N_opt.samples for f in frontiers.values()):
+            ax.fill_between([], [], color=GREY, alpha=0.3, linewidth=0, label="80% interval")
+        else:
+            ax.plot([], [], " ", label="no 80% interval")
         ax.set(xlim=(grid[0], grid[-1]), ylim=padded(np.concatenate(shown), 0.03))
         ax.set(xlabel=C_LABEL, ylabel=N_LABEL if quantity == "N" else D_LABEL)
         ax.set_title("Parameters, $N_{opt}$" if quantity == "N" else "Tokens, $D_{opt}$")
         log_scale(ax, "x", power_of_ten)
         log_scale(ax, "y")
-    legend_below(figure, panels[0], 2)
+    legend_below(figure, panels[0], 3)
     return figure
 
 

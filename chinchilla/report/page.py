@@ -138,7 +138,8 @@ def _draw(
             curve_obs = Observations.from_curves(known, known_curves, kind)
     envelope, isoflop = frontiers.get("envelope"), frontiers.get("isoflop")
     errors = {}
-    if finals is None or finals.loss_kind == "train":
+    loss = figures.loss_drawn(isoflop, finals)
+    if loss == "train":
         errors = {r.spec.run_id: r.final_loss_se for r in results if r.final_loss_se is not None}
     candidates: list[tuple[str, str, Figure | None, str, str]] = [
         (
@@ -157,17 +158,21 @@ def _draw(
             "isoflop_valleys",
             "IsoFLOP valleys",
             figures.isoflop_valleys(isoflop, finals, errors),
-            "Each colour is one budget spent on models of different size; bars, where there are any, "
-            "are standard errors of the final training loss. A budget answers only if its points turn up on both sides of the "
-            "star, the bottom of the shape fitted. Hollow points and a dashed line: the budget "
-            "was refused and no line goes through it. After figure 3 of the paper, left.",
+            f"Final {figures.L_NAMES.get(loss, '')}losses: each colour is one budget spent on models of "
+            "different size"
+            + ("; bars are standard errors of the final training loss" if errors else "")
+            + ". A budget answers only if its points turn up on both sides of the star, the bottom of the "
+            "shape fitted. Hollow points and a dashed line: the budget was refused; it has no star, and the "
+            "dotted line through the stars passes it by. After figure 3 of the paper, left.",
             "Final loss against parameters, one fitted valley for each compute budget.",
         ),
         (
             "optimal_sizes",
             "Optimal size and tokens against compute",
             figures.optimal_sizes(frontiers),
-            "Points, line and 80% band of each approach; thick where there are runs, thin beyond them. "
+            "Line and 80% band of each approach: thick over the C of its own points, thin beyond them. "
+            "Triangles: sizes on approach 1's envelope. Discs: bottoms of approach 2's valleys. Approach 3 "
+            "has no points of its own and is thick over the C of all runs. "
             "Dashed: the paper's own lines carried to the same budgets, where they are an extrapolation "
             "if these budgets lie far from 6e18 to 3e21. Compare slopes: heights also depend on data, "
             "vocabulary and on how N and C are counted. After figure A3 of the paper.",

@@ -8,6 +8,7 @@ matplotlib only: no pyplot, no global state.
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -92,25 +93,29 @@ def plain(x: float) -> str:
 
 
 def log_ticks(low: float, high: float, at_most: int = 7) -> list[float]:
-    """Round tick values inside [low, high], four or more even when the range is under a decade."""
+    """Round tick values inside [low, high], four where so many may be, even under a decade."""
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     for heads in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
         ticks = [h * 10.0**k for k in decades for h in heads]
         ticks = [t for t in ticks if low * 0.999 <= t <= high * 1.001]
-        if len(ticks) >= 4:
+        if len(ticks) >= min(4, at_most):
             return ticks[:: -(-len(ticks) // at_most)]
     return [t for t in MaxNLocator(5).tick_values(low, high) if low <= t <= high]
 
 
 def log_scale(ax: Axes, which: str, label: Callable[[float], str] = short_count) -> None:
-    """Make an axis logarithmic, with `log_ticks` for limits set before."""
+    """Make an axis logarithmic, with as many `log_ticks` as have room; for limits set before."""
     axis: Axis = ax.xaxis if which == "x" else ax.yaxis
     (ax.set_xscale if which == "x" else ax.set_yscale)("log")
     low, high = ax.get_xlim() if which == "x" else ax.get_ylim()
-    axis.set_major_locator(FixedLocator(log_ticks(low, high)))
     axis.set_major_formatter(FuncFormatter(lambda x, _: label(x)))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
+    for at_most in range(7, 1, -1):
+        axis.set_major_locator(FixedLocator(log_ticks(low, high, at_most)))
+        boxes = [text.get_window_extent().padded(3) for text in axis.get_ticklabels()]
+        if not any(a.overlaps(b) for a, b in pairwise(boxes)):
+            break
 
 
 def padded(values: np.ndarray, share: float = 0.06) -> tuple[float, float]:

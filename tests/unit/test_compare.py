@@ -163,12 +163,12 @@ def test_panels_share_sizes_and_colours_and_in_bits_per_byte_the_scale(sides):
     left, right = valleys_side_by_side(panels, [0.5, 0.9]).axes
     assert left.get_xlim() == right.get_xlim()
     assert np.ptp(left.get_ylim()) == pytest.approx(np.ptp(right.get_ylim()))
-    assert (left.get_ylabel(), right.get_ylabel()) == ("final loss, bits/byte", "")
+    assert (left.get_ylabel(), right.get_ylabel()) == ("final held-out loss, bits/byte", "")
     dots = [[line for line in ax.lines if len(line.get_xdata()) == 7] for ax in (left, right)]
     assert [x.get_color() for x in dots[0]] == [x.get_color() for x in dots[1]]
     assert dots[1][0].get_ydata().min() == pytest.approx(0.9 * sides[1].finals.L[:7].min())
     left, right = valleys_side_by_side(panels, None).axes
-    assert left.get_ylabel() == right.get_ylabel() == "final loss, nats/token"
+    assert left.get_ylabel() == right.get_ylabel() == "final held-out loss, nats/token"
     assert np.ptp(left.get_ylim()) != pytest.approx(np.ptp(right.get_ylim()))
 
 

@@ -1,6 +1,7 @@
 """Figures: the right points drawn, the right marks on them, axes a person can read."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from chinchilla.report.figures import (
     loss_surface,
     optimal_sizes,
     training_curves,
+    valleys_side_by_side,
 )
-from chinchilla.report.style import log_ticks, power_of_ten
+from chinchilla.report.style import COLORS, log_scale, log_ticks, new_figure, power_of_ten
 
 
 def labelled(ax) -> dict:
@@ -42,6 +44,44 @@ def test_the_valley_drawn_runs_through_its_bottom(world):
     assert at == pytest.approx(profile["N_opt"], rel=0.03)
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [("train", "training loss"), ("heldout", "held-out loss"), ("unknown", "loss")],
+)
+def test_the_loss_axes_name_the_loss_that_was_fitted(world, kind, said):
+    runs, points = (replace(o, loss_kind=kind) for o in (world.finals, world.curve_obs))
+    fit = replace(world.frontiers["isoflop"], conventions={"loss_kind": kind})
+    for valleys in (isoflop_valleys(fit, None), isoflop_valleys(None, runs)):
+        assert valleys.axes[0].get_ylabel() == f"final {said}, nats/token"
+    assert training_curves(points, None).axes[0].get_ylabel() == f"{said}, nats/token"
+
+
+def test_no_valley_is_cut_off_by_the_frame(world):
+    ax = isoflop_valleys(world.frontiers["isoflop"], world.finals).axes[0]
+    curves = [line for line in ax.get_lines() if len(line.get_xdata()) == 200]
+    assert len(curves) == 4
+    for data, (low, high) in (("get_xdata", ax.get_xlim()), ("get_ydata", ax.get_ylim())):
+        for curve in curves:
+            assert low < min(getattr(curve, data)()) < max(getattr(curve, data)()) < high
+
+
+def test_a_valley_far_above_its_points_does_not_flatten_the_others(world):
+    fit = world.frontiers["isoflop"]
+    wild = {**fit.details["budgets"][0], "coefficients": [1e4, -2e3, 100.0], "curve": None}
+    details = {"budgets": [wild, *fit.details["budgets"][1:]]}
+    low, high = isoflop_valleys(replace(fit, details=details), None).axes[0].get_ylim()
+    assert high - low < 2 * np.ptp(world.finals.L)
+
+
+def test_side_by_side_the_legend_tells_of_refused_budgets_where_there_are_some(world):
+    fit = world.frontiers["isoflop"]
+    entry = "refused: no bottom"
+    assert entry in legend_texts(valleys_side_by_side([("a", fit, world.finals)] * 2, None))
+    good = [b for b in fit.details["budgets"] if not b.get("refused")]
+    fit = replace(fit, details={"budgets": good})
+    assert entry not in legend_texts(valleys_side_by_side([("a", fit, world.finals)] * 2, None))
+
+
 def test_unfinished_runs_are_drawn_apart(world):
     figure = training_curves(
         world.curve_obs, world.frontiers["envelope"], world.results, world.curves
@@ -56,6 +96,35 @@ def test_every_approach_and_the_papers_lines_are_in_the_legend(world):
     texts = legend_texts(optimal_sizes(world.frontiers))
     assert sum("ours" in t for t in texts) == 3
     assert sum("paper" in t for t in texts) == 3
+
+
+def test_lines_are_thick_over_their_points_and_thin_beyond(world):
+    figure = optimal_sizes(world.frontiers)
+    for approach, f in world.frontiers.items():
+        C = [p.C for p in f.points]
+        lines = [x for x in figure.axes[0].get_lines() if x.get_color() == COLORS[approach]]
+        thin = next(x for x in lines if len(x.get_xdata()) == 200)
+        thick = next(x for x in lines if len(x.get_xdata()) == 20)
+        ends = min(thick.get_xdata()), max(thick.get_xdata())
+        assert ends == pytest.approx((min(C), max(C)))
+        assert thick.get_linewidth() >= max(2.5, 3 * thin.get_linewidth())
+
+
+def test_the_legend_shows_whose_points_are_triangles_and_whose_are_discs(world):
+    legend = optimal_sizes(world.frontiers).legends[0]
+    marks = [handle.get_marker() for handle in legend.legend_handles[:3]]
+    assert [t.get_text()[0] for t in legend.get_texts()[:3]] == ["1", "2", "3"]
+    assert marks == ["^", "o", ""]
+
+
+def test_what_lies_beyond_the_runs_is_shaded_on_both_sides(world):
+    figure = optimal_sizes(world.frontiers)
+    C = [p.C for f in world.frontiers.values() for p in f.points]
+    left, right = sorted((p.get_x(), p.get_x() + p.get_width()) for p in figure.axes[0].patches)
+    assert left[1] == pytest.approx(min(C))
+    assert right[0] == pytest.approx(max(C))
+    assert (left[0], right[1]) == pytest.approx(figure.axes[0].get_xlim())
+    assert {"beyond the runs", "80% interval"} <= set(legend_texts(figure))
 
 
 def test_frontiers_without_details_still_make_figures(world):
@@ -81,6 +150,19 @@ def test_log_axes_have_ticks_even_under_a_decade(span):
     assert 3 <= len(ticks) <= 7
     assert min(ticks) >= 0.999 * span[0]
     assert max(ticks) <= 1.001 * span[1]
+
+
+@pytest.mark.parametrize("span", [(5.5e10, 5.2e11), (1.1e13, 9e13), (6e18, 3e21), (1e17, 1e26)])
+@pytest.mark.parametrize("n_panels", [1, 2, 3])
+def test_labels_of_a_log_axis_never_overlap(span, n_panels):
+    figure, panels = new_figure(4.9, n_panels)
+    for ax in panels:
+        ax.set(xlim=span)
+        log_scale(ax, "x", power_of_ten)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in panels[-1].get_xticklabels()]
+    assert 2 <= len(boxes) <= 7
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
 
 
 def test_powers_of_ten_read_as_such():

@@ -79,6 +79,18 @@ def test_page_shows_states_reasons_and_refused_budgets(world, report: Path):
             assert said[1:] in text
 
 
+def test_captions_name_the_loss_that_was_fitted(world, report: Path, tmp_path: Path):
+    bars = "bars are standard errors of the final training loss"
+    text = Reader(report.read_text(encoding="utf-8")).text
+    assert "Final training losses" in text
+    assert bars in text
+    inputs = world.report_inputs() | {"curves": {}, "curve_obs": None, "fits": found({}, {})}
+    inputs |= {"finals": replace(world.finals, loss_kind="heldout")}
+    text = Reader(write_report(tmp_path, **inputs).read_text(encoding="utf-8")).text
+    assert "Final held-out losses" in text
+    assert bars not in text
+
+
 def test_predictions_mark_what_lies_beyond_the_runs(report: Path):
     html = report.read_text(encoding="utf-8").partition('<section id="predictions">')[2]
     rows = re.findall(r"<tr>(.*?)</tr>", html.partition("</section>")[0], re.DOTALL)
