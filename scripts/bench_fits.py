@@ -29,7 +29,6 @@ objective: the sum of Huber(1e-3) on log-loss, and how far it lies above the low
 reached. A program that minimises something else need not come near; the table says what it minimises.
 """
 
-import argparse
 import csv
 import datetime
 import hashlib
@@ -44,6 +43,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench_arguments import Arguments, count, existing_folder, out_file
 from bench_programs import DELTA, PROGRAMS, Found
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -195,9 +195,11 @@ def public_points() -> Found:
     beside = ROOT.parent / "shared" / "data"
     path = Path(os.environ.get("CHINCHILLA_PUBLIC_DATA", beside), "hoffmann_fig4.csv")
     if not path.exists():
-        sys.exit(
-            f"{path} is missing. Set CHINCHILLA_PUBLIC_DATA to the folder of hoffmann_fig4.csv."
+        print(
+            f"{path} is missing. Set CHINCHILLA_PUBLIC_DATA to the folder of hoffmann_fig4.csv.",
+            file=sys.stderr,
         )
+        sys.exit(2)
     with open(path, newline="") as f:
         rows = [row for row in csv.DictReader(f) if row["epoch_outlier"] != "True"]
     return {
@@ -302,17 +304,23 @@ def machine() -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = Arguments(__doc__)
+    parser.add_argument(
+        "--peers", type=existing_folder, help="folder with epoch, kyo, vpnls, formll"
     )
-    parser.add_argument("--peers", type=Path, help="folder with epoch, kyo, vpnls, formll")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=count, default=3)
     parser.add_argument("--quick", action="store_true", help="leave out what takes over a minute")
     parser.add_argument("--only", default="", help="programs, with commas")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "results" / "bench_fits.json")
+    parser.add_argument(
+        "--out", type=out_file, default=ROOT / "docs" / "results" / "bench_fits.json"
+    )
     told = parser.parse_args(arguments)
     peers = told.peers.resolve() if told.peers else None
     wanted = told.only.split(",") if told.only else list(PROGRAMS)
+    if unknown := [name for name in wanted if name not in PROGRAMS]:
+        parser.error(
+            f"--only: there is no program {unknown[0]!r}. Choose from {','.join(PROGRAMS)}."
+        )
     absent = {name: why for name in PEERS if name in wanted and (why := missing(peers, name))}
     for why in absent.values():
         print(why, file=sys.stderr)

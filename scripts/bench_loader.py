@@ -7,7 +7,6 @@ take turns, 1,024 batches at a time, so that ours always includes drawing the or
 medians.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -19,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+from bench_arguments import Arguments, count, existing_folder, out_file
 
 from chinchilla.data.manifest import Shard
 from chinchilla.data.tokens import BLOCK_ROWS, TokenData
+from chinchilla.errors import InputError
 
 BATCHES = 1024
 
@@ -39,6 +39,7 @@ def theirs(
     path: Path, shard: Shard, dtype: str, rows: int, seq_len: int
 ) -> Callable[[int], object]:
     """A batch as nanoGPT's train.py reads it."""
+    import torch
 
     def batch(_: int) -> object:
         data = np.memmap(path, dtype, "r", shard.header, (shard.tokens,))
@@ -54,6 +55,8 @@ def theirs(
 
 def machine() -> dict[str, Any]:
     """Where and when."""
+    import torch
+
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -66,16 +69,30 @@ def machine() -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("data_dir", type=Path)
-    parser.add_argument("--rows", type=int, default=32)
-    parser.add_argument("--seq-len", type=int, default=512)
-    parser.add_argument("--times", type=int, default=7)
-    parser.add_argument("--out", type=Path, help="JSON; entries of other numbers of sources stay")
+    parser = Arguments(__doc__)
+    parser.add_argument("data_dir", type=existing_folder)
+    parser.add_argument("--rows", type=count, default=32)
+    parser.add_argument("--seq-len", type=count, default=512)
+    parser.add_argument("--times", type=count, default=7)
+    parser.add_argument("--out", type=out_file, help="JSON; entries of other numbers of sources stay")  # fmt: skip
     told = parser.parse_args()
+    if (least := -(-BLOCK_ROWS // BATCHES)) > told.rows:
+        parser.error(f"--rows {told.rows} would not draw an order in every turn. Give {least} up.")
+    try:
+        data = TokenData.open(told.data_dir)
+        data.epoch_tokens(told.seq_len)  # refuses rows longer than the text
+    except InputError as error:
+        parser.error(str(error))
+    try:
+        found = (
+            json.loads(told.out.read_text())["measured"] if told.out and told.out.exists() else []
+        )
+        found = [each for each in found if each["sources"] != len(data.sources)]
+    except (ValueError, KeyError, TypeError):
+        parser.error(f"--out {told.out} is there and not of this script. Move it away.")
+    import torch
+
     torch.set_num_threads(1)
-    data = TokenData.open(told.data_dir)
-    assert BATCHES * told.rows >= BLOCK_ROWS
     shard = max(data.manifest.splits["train"].shards, key=lambda s: s.tokens)
     path, dtype = told.data_dir / shard.file, data.manifest.dtype
     tokens = told.rows * told.seq_len
@@ -94,8 +111,6 @@ def main() -> None:
     print(f"TokenData.batch  {ours / 1e6:8.1f} M tokens per CPU-second")
     print(f"get_batch        {other / 1e6:8.1f} M, {ours / other:.1f} times less")
     if told.out:
-        found = json.loads(told.out.read_text())["measured"] if told.out.exists() else []
-        found = [each for each in found if each["sources"] != len(data.sources)]
         found.append({
             "sources": len(data.sources), "training_tokens": data.n_train_tokens, "rows": told.rows,
             "seq_len": told.seq_len, "times": told.times,

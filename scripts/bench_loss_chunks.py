@@ -6,18 +6,12 @@ One thread, eager, fp32; CPU time over that of the chunks the package chooses, i
 What `chinchilla.memory.loss_chunk_rows` chooses on a CPU was read off this table.
 """
 
-import argparse
 import statistics
 import sys
 import time
 from pathlib import Path
 
-import torch
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from chinchilla.memory import loss_chunk_rows, padded_vocab
-from chinchilla.model import functions
-from chinchilla.train.device import keep_freed_memory
+from bench_arguments import Arguments, count, positive
 
 # vocab_size, d_model, tokens of a forward pass
 SHAPES = ((512, 64, 2048), (4096, 128, 768), (4096, 512, 1024), (32768, 128, 768), (32768, 512, 768))  # fmt: skip
@@ -26,10 +20,17 @@ ROWS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048)  # of a chunk; 0 = as the pack
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.4, help="of one measurement, at least")
+    parser = Arguments(__doc__)
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--seconds", type=positive, default=0.4, help="of one measurement, at least")  # fmt: skip
     args = parser.parse_args()
+    import torch
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from chinchilla.memory import loss_chunk_rows, padded_vocab
+    from chinchilla.model import functions
+    from chinchilla.train.device import keep_freed_memory
+
     torch.set_num_threads(1)
     keep_freed_memory(torch.device("cpu"))
     print(f"{'V x d x tokens':>20} {'chosen':>14}", *(f"{n:>6}" for n in ROWS[1:]), "rows")
@@ -42,12 +43,12 @@ def main() -> None:
 
         def milliseconds(rows: int) -> float:
             functions.loss_chunk_rows = lambda columns, device: rows
-            count, began = 0, time.process_time()
+            calls, began = 0, time.process_time()
             while (spent := time.process_time() - began) < args.seconds:
                 loss = functions.total_loss(x, weight, bias, targets)  # noqa: B023
                 torch.autograd.grad(loss, (x, weight, bias))  # noqa: B023
-                count += 1
-            return 1e3 * spent / count
+                calls += 1
+            return 1e3 * spent / calls
 
         tried = [rows or chosen for rows in ROWS if rows <= n]
         found = [[milliseconds(rows) for rows in tried] for _ in range(args.rounds + 1)][1:]

@@ -8,6 +8,7 @@ and the card) and NAME.md (the card). Peak memory is that of all processes toget
 proportional set size (PSS) of each, which shares out what they share. Linux only.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -18,6 +19,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from bench_arguments import Arguments, out_file
 
 
 def tree(pid: int) -> list[int]:
@@ -40,9 +43,15 @@ def pss(pid: int) -> int:
 
 
 def main() -> None:
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
-    name, words = Path(sys.argv[1]), sys.argv[2:]
+    parser = Arguments(__doc__)
+    parser.add_argument("name", metavar="NAME", type=out_file, help="of both files, without ending")
+    parser.add_argument(
+        "words", metavar="WORD", nargs=argparse.REMAINDER, help="of chinchilla data"
+    )
+    told = parser.parse_args()
+    name, words = told.name, told.words
+    if not words:
+        parser.error("nothing to prepare. Give the words of a chinchilla data, as corpus=sotu.")
     with tempfile.TemporaryDirectory(dir=".") as folder:
         command = [sys.executable, "-m", "chinchilla.cli", "data", *words, f"data_dir={folder}"]
         began = time.perf_counter()
@@ -53,6 +62,10 @@ def main() -> None:
         seconds = time.perf_counter() - began
         if process.returncode:
             sys.exit(process.returncode)
+        if not (Path(folder) / "data_card.json").exists():
+            parser.error(
+                f"chinchilla data {' '.join(words)} writes no data card. Give other words."
+            )
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         card = json.loads((Path(folder) / "data_card.json").read_text())
         text = (Path(folder) / "data_card.md").read_text()

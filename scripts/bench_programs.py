@@ -22,6 +22,8 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
+from bench_arguments import Arguments, existing_folder, json_file, out_file
+
 DELTA = 1e-3  # Huber width in log-loss (section 3.3)
 N_RESAMPLES = 4000
 Found = dict[str, Any]
@@ -304,13 +306,25 @@ def measure(program: str, name: str, folder: Path, points: Found) -> Found:
     return {"calls": calls, "import_seconds": spent_before, "found": found, "versions": versions}
 
 
-def main(program: str, name: str, folder: str, points: str, out: str) -> None:
+def main() -> None:
+    parser = Arguments(__doc__)
+    parser.add_argument("program", metavar="PROGRAM", choices=PROGRAMS, help=", ".join(PROGRAMS))
+    parser.add_argument("name", metavar="NAME")
+    parser.add_argument("folder", metavar="FOLDER", type=existing_folder)
+    parser.add_argument("points", metavar="POINTS.json", type=json_file, help="N, D, C, L, budget_flops")  # fmt: skip
+    parser.add_argument("out", metavar="OUT.json", type=out_file)
+    told = parser.parse_args()
+    from bench_fits import TASKS  # which imports this module
+
+    names = [task.name for task in TASKS if task.program == told.program]
+    if told.name not in names:
+        parser.error(f"{told.program} has no task {told.name!r}. Give one of {', '.join(names)}.")
+    if missing := {"N", "D", "C", "L", "budget_flops"} - told.points.keys():
+        parser.error(f"POINTS.json is without {', '.join(sorted(missing))}. Add them.")
     warnings.simplefilter("ignore")
-    measured = measure(program, name, Path(folder), json.loads(Path(points).read_text()))
-    Path(out).write_text(json.dumps(measured))
+    measured = measure(told.program, told.name, told.folder, told.points)
+    told.out.write_text(json.dumps(measured))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 6:
-        sys.exit(__doc__)
-    main(*sys.argv[1:])
+    main()

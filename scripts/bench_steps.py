@@ -19,6 +19,8 @@ over a mesh of one, its chunked and compiled loss, its fused AdamW, its clipping
 place of FlexAttention's document masks, which these rows do not need.
 """
 
+from __future__ import annotations  # help needs no torch
+
 import contextlib
 import io
 import json
@@ -28,12 +30,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from bench_arguments import Arguments, existing_folder, json_file, out_file
 
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+JOB = ("shape", "device", "compile", "threads", "steps", "warm_ups", "rows")
 PEAK_LR, DECAY, CLIP, BETAS = 1e-3, 0.1, 1.0, (0.9, 0.95)
 N_LOSSES = 10  # of the first steps, compared between sides
 LOG_EVERY = 10  # steps between looks at the loss, as nanoGPT's and our default
@@ -118,6 +124,8 @@ def ours(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) 
 
 def nanogpt(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) -> Side:
     """Its model.py, with its own optimizer (fused where it chooses so) and autocast."""
+    import torch
+
     sys.path.insert(0, str(folder))
     from model import GPT, GPTConfig
 
@@ -147,6 +155,9 @@ def nanogpt(folder: Path, job: dict[str, Any], device: torch.device, tokens: Pat
 
 def litgpt(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) -> Side:
     """Its model with the same parts as ours: RMSNorm, rotary positions, a GELU of width 4 d."""
+    import torch
+    from torch import nn
+
     sys.path.insert(0, str(folder))
     from litgpt.config import Config
     from litgpt.model import GPT
@@ -182,6 +193,8 @@ def litgpt(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path
 
 def torchtitan(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) -> Side:
     """Its llama3, as its trainer sets it up on one device; see above."""
+    import torch
+
     sys.path.insert(0, str(folder))
     import torch.distributed as dist
     from torchtitan.tools import utils
@@ -273,10 +286,11 @@ def torchtitan(folder: Path, job: dict[str, Any], device: torch.device, tokens: 
     return Side(step, lambda: float(last), model)
 
 
-@torch.no_grad()
 def copy_titan(model: nn.Module, ours: dict[str, Tensor], n_heads: int) -> None:
     """Embedding and attention; its rotary pairs are neighbours, its rows go head by head."""
-    theirs = {n: getattr(p, "_local_tensor", p) for n, p in model.named_parameters()}
+    import torch
+
+    theirs = {n: getattr(p, "_local_tensor", p).detach() for n, p in model.named_parameters()}
     for name in ("tok_embeddings.weight", "lm_head.weight"):
         if name in theirs:
             theirs[name].copy_(ours["embedding"])
@@ -291,12 +305,11 @@ def copy_titan(model: nn.Module, ours: dict[str, Tensor], n_heads: int) -> None:
             theirs[f"layers.{layer}.attention.qkv_linear.wqkv.weight"].copy_(rows)
 
 
-@torch.no_grad()
 def copy_weights(
     model: nn.Module, ours: dict[str, Tensor], names: dict[str, str], blocks: str, embedding: str
 ) -> None:
     """Our weights into a peer's model; its norms' gains are 1, everything else that it has is 0."""
-    theirs = dict(model.named_parameters())
+    theirs = {name: p.detach() for name, p in model.named_parameters()}
     for name, p in theirs.items():
         p.fill_(1.0 if p.dim() == 1 and name.endswith("weight") else 0.0)
     theirs[embedding].copy_(ours["embedding"])
@@ -312,6 +325,8 @@ def copy_weights(
 
 def ready(job: dict[str, Any], device: torch.device, folder: Path) -> Callable[[int], Tensor]:
     """All batches, read before they are asked for: (rows, seq_len + 1) on the device, by step."""
+    import torch
+
     from chinchilla.data.tokens import TokenData
 
     data, n = TokenData.open(folder), max(N_LOSSES, job["warm_ups"]) + job["steps"]
@@ -331,6 +346,9 @@ def autocast_side(
     folder: Path,
 ) -> Side:
     """A step as nanoGPT's and litgpt's training scripts make it."""
+    import torch
+    from torch import nn
+
     low, last = device.type == "cuda", torch.zeros(())
     batch = ready(job, device, folder)
 
@@ -358,6 +376,8 @@ def matmul_weights(model: nn.Module) -> int:
 
 def measure(side: str, folder: Path, job: dict[str, Any], scratch: Path) -> dict[str, Any]:
     """Train and time; seconds of process CPU time on a CPU, of wall time on a GPU."""
+    import torch
+
     torch.set_num_threads(job["threads"])
     torch.set_float32_matmul_precision("high")
     device = torch.device(job["device"])
@@ -391,8 +411,20 @@ def measure(side: str, folder: Path, job: dict[str, Any], scratch: Path) -> dict
     }  # fmt: skip
 
 
-if __name__ == "__main__":
-    told = json.loads(Path(sys.argv[3]).read_text())
+def main() -> None:
+    """Command line."""
+    parser = Arguments(__doc__)
+    parser.add_argument("side", metavar="SIDE", choices=SIDES, help=", ".join(SIDES))
+    parser.add_argument("folder", metavar="FOLDER", type=existing_folder)
+    parser.add_argument("job", metavar="JOB.json", type=json_file)
+    parser.add_argument("out", metavar="OUT.json", type=out_file)
+    told = parser.parse_args()
+    if missing := [key for key in JOB if key not in told.job]:
+        parser.error(f"JOB.json is without {', '.join(missing)}. Add them.")
     with tempfile.TemporaryDirectory() as scratch:
-        found = measure(sys.argv[1], Path(sys.argv[2]), told, Path(scratch))
-    Path(sys.argv[4]).write_text(json.dumps(found))
+        found = measure(told.side, told.folder, told.job, Path(scratch))
+    told.out.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

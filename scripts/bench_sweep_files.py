@@ -23,6 +23,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bench_arguments import Arguments, out_file
+
 from chinchilla.files import pretty_json, write_json
 from chinchilla.records import RunResult, RunSpec, save_plan
 
@@ -222,4 +224,6 @@ def main(out: Path) -> int:
 
 if __name__ == "__main__":
     default = Path(__file__).resolve().parents[1] / "docs" / "results" / "sweep_files.json"
-    sys.exit(main(Path(sys.argv[1]) if sys.argv[1:] else default))
+    parser = Arguments(__doc__)
+    parser.add_argument("out", metavar="OUT.json", nargs="?", type=out_file, default=default)
+    sys.exit(main(parser.parse_args().out))

@@ -8,8 +8,9 @@
 DIR is a checkout of https://github.com/karpathy/nanoGPT, https://github.com/Lightning-AI/litgpt or
 https://github.com/pytorch/torchtitan (588fc12fd560, of 2026-06-12, is its last commit that can be
 imported without triton), whose own dependencies must be importable; a peer that is not given or does
-not run is recorded as not run, with the reason. Each side is measured eager and compiled, in a fresh
-process per side and round, forwards and backwards in turn (ABBA).
+not run is recorded as not run, with the reason. A DIR that is not there is refused. Each side is
+measured eager and compiled, in a fresh process per side and round, forwards and backwards in turn
+(ABBA).
 
 Nobody wins by doing less. Ours and litgpt are the same network (RMSNorm, rotary positions), nanoGPT is
 nearly so (LayerNorm, learned positions): from equal weights their first 10 losses must be equal to
@@ -42,6 +43,8 @@ import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+from bench_arguments import Arguments, amount, count, existing_folder, positive
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = Path(__file__).with_name("bench_steps.py")
@@ -90,7 +93,7 @@ def flops_per_token(shape: dict[str, int]) -> int:
     return 6 * matmul + 12 * layers * d * shape["seq_len"]
 
 
-def one(side: str, folder: str, job: dict[str, Any], seconds: float) -> dict[str, Any]:
+def one(side: str, folder: Path, job: dict[str, Any], seconds: float) -> dict[str, Any]:
     """A side's measurement in a process of its own, or why there is none."""
     name, _, how = side.partition("+")
     with tempfile.TemporaryDirectory() as scratch:
@@ -98,7 +101,7 @@ def one(side: str, folder: str, job: dict[str, Any], seconds: float) -> dict[str
         told.write_text(json.dumps({**job, "compile": how == "compile"}))
         env = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
         env |= {"OMP_NUM_THREADS": str(job["threads"])} if job["device"] == "cpu" else {}
-        command = [sys.executable, str(STEPS), name, folder or str(ROOT), str(told), str(out)]
+        command = [sys.executable, str(STEPS), name, str(folder), str(told), str(out)]
         try:
             done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -113,29 +116,33 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     """All rounds that are missing in the file, then the table."""
     result = load(args.out)
     same_machine(result, args)
-    folders = {"ours": str(ROOT)} | {peer: getattr(args, peer) for peer in PEERS}
+    folders: dict[str, Path | None] = {
+        "ours": ROOT,
+        **{peer: getattr(args, peer) for peer in PEERS},
+    }
     result.setdefault("peers", {}).update(
-        {peer: source_of(Path(folders[peer])) for peer in PEERS if folders[peer]}
+        {peer: source_of(given) for peer in PEERS if (given := folders[peer])}
     )
     sides = [f"{n}{how}" for n in folders for how in ("", "+compile")]
     end = time.monotonic() + 60 * args.minutes
     runs = result.setdefault("runs", {})
     result.pop("complete", None)
     for r in range(args.rounds):
-        for name in args.shapes.split(",") if args.shapes else SHAPES[args.device]:
+        for name in args.shapes:
             job = job_of(args.device, name, args.steps)
             for side in sides if r % 2 == 0 else sides[::-1]:
                 kept = runs.setdefault(name, {}).setdefault(side, [])
                 program = side.partition("+")[0]
-                if not folders[program] and not kept:
+                folder = folders[program]
+                if not folder and not kept:
                     kept[:] = [{"not_run": f"no --{program} DIR given"}]
-                elif folders[program] and any("no --" in k.get("not_run", "") for k in kept):
+                elif folder and any("no --" in k.get("not_run", "") for k in kept):
                     kept.clear()
-                if not folders[program] or len(kept) > r or any("not_run" in k for k in kept):
+                if not folder or len(kept) > r or any("not_run" in k for k in kept):
                     continue
                 if time.monotonic() > end:
                     return summed(result, args.device) | {"complete": False}
-                kept.append(one(side, folders[program], job, args.seconds))
+                kept.append(one(side, folder, job, args.seconds))
                 print(name, side, r, kept[-1].get("tokens_per_second", kept[-1]), flush=True)
                 save(args.out, summed(result, args.device))
     return summed(result, args.device) | {"complete": True}
@@ -234,10 +241,19 @@ def same_machine(result: dict[str, Any], args: argparse.Namespace) -> None:
 
 def load(path: Path) -> dict[str, Any]:
     """What earlier calls measured."""
-    if path.exists():
+    try:
         kept: dict[str, Any] = json.loads(path.read_text())
-        return kept
-    return {}
+        if isinstance(kept.get("machine", {}), dict):
+            return kept
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError):
+        pass
+    print(
+        f"{path} cannot be read as a record of this script. Give another --out, or move it away.",
+        file=sys.stderr,
+    )
+    sys.exit(2)
 
 
 def save(path: Path, result: dict[str, Any]) -> None:
@@ -297,23 +313,54 @@ def again(args: argparse.Namespace) -> int:
 
 def main() -> int:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = Arguments(__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     for peer in PEERS:
-        parser.add_argument(f"--{peer}", default="", help="folder of its checkout")
+        parser.add_argument(f"--{peer}", type=existing_folder, metavar="DIR", help="its checkout")
     parser.add_argument("--shapes", default="", help="names, comma-separated; default: all")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=30, help="timed, in each process")
-    parser.add_argument("--seconds", type=float, default=400, help="most that one process may take")
-    parser.add_argument("--minutes", type=float, default=1e9, help="stop before the next one after")
+    parser.add_argument("--rounds", type=count, default=5)
+    parser.add_argument("--steps", type=count, default=30, help="timed, in each process")
+    parser.add_argument(
+        "--seconds", type=positive, default=400, help="most that one process may take"
+    )
+    parser.add_argument(
+        "--minutes", type=amount, default=1e9, help="stop before the next one after"
+    )
     parser.add_argument("--sweep", action="store_true", help="a worker beside a process per run")
-    parser.add_argument("--finished", type=Path, help="--sweep: a finished sweep to set beside it")
-    parser.add_argument("--worker-seconds", type=float, default=0, help="... that its workers took")
+    parser.add_argument(
+        "--finished", type=existing_folder, help="--sweep: a finished sweep to set beside it"
+    )
+    parser.add_argument(
+        "--worker-seconds", type=amount, default=0, help="... that its workers took"
+    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    shapes = SHAPES[args.device]
+    args.shapes = args.shapes.split(",") if args.shapes else list(shapes)
+    if unknown := [name for name in args.shapes if name not in shapes]:
+        parser.error(
+            f"--shapes: there is no {unknown[0]!r} for --device {args.device}. "
+            f"Choose from {','.join(shapes)}."
+        )
+    if args.finished and not args.worker_seconds:
+        parser.error("--finished needs the seconds its workers took. Give --worker-seconds.")
+    if args.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            parser.error("--device cuda: PyTorch finds no CUDA device here. Give --device cpu.")
     kind = "sweep" if args.sweep else "steps"
     args.out = args.out or ROOT / f"docs/results/throughput_{kind}_{args.device}.json"
     sys.path.insert(0, str(ROOT))
+    if args.finished:
+        import bench_worker
+
+        from chinchilla.errors import InputError
+
+        try:
+            bench_worker.of_finished(args.finished, args.worker_seconds, {})
+        except (InputError, OSError) as error:
+            parser.error(f"--finished {args.finished} cannot be read: {error}")
     if args.sweep:
         return run_sweep(args)
     result = compare(args)

@@ -7,7 +7,6 @@ turns, and figures are medians of wall-clock time, starting the processes includ
 what one writes first: multiprocessing.Pool, a list of documents to a worker, NumPy back, one file.
 """
 
-import argparse
 import itertools
 import json
 import multiprocessing
@@ -23,12 +22,15 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
+from bench_arguments import Arguments, count, existing_file, out_file, positive
 
 from chinchilla.data.encode import Encoder, dtype_of, in_batches, in_pool
 from chinchilla.data.shards import ShardWriter
 from chinchilla.data.tokenizer import Tokenizer
+from chinchilla.errors import DataError
 
 CHUNK = 256  # documents that the plain pool gives a worker
+PIECES = 64  # that the result of datasets.map is written in
 _plain: sentencepiece.SentencePieceProcessor
 
 
@@ -93,8 +95,8 @@ def mapped(texts: list[str], model: bytes, n: int, folder: Path, batched: bool =
     total = int(np.sum(done["len"]))
     out = np.memmap(folder / "mapped", np.uint16, "w+", shape=(total,))
     begin = 0
-    for i in range(64):
-        part = done.shard(num_shards=64, index=i, contiguous=True).with_format("numpy")
+    for i in range(PIECES):
+        part = done.shard(num_shards=PIECES, index=i, contiguous=True).with_format("numpy")
         ids = np.concatenate(part["ids"])
         out[begin : begin + len(ids)] = ids
         begin += len(ids)
@@ -111,21 +113,36 @@ WAYS: dict[str, Callable[[list[str], bytes, int, Path], int]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("text", type=Path, help="JSON lines with a field text")
-    parser.add_argument("model", type=Path, help="a SentencePiece model of at most 65,536 pieces")
-    parser.add_argument("--mb", type=float, default=64, help="of text, from the beginning")
-    parser.add_argument("--times", type=int, default=5)
-    parser.add_argument("--processes", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path)
+    parser = Arguments(__doc__)
+    parser.add_argument("text", type=existing_file, help="JSON lines with a field text")
+    parser.add_argument(
+        "model", type=existing_file, help="a SentencePiece model of at most 65,536 pieces"
+    )
+    parser.add_argument("--mb", type=positive, default=64, help="of text, from the beginning")
+    parser.add_argument("--times", type=count, default=5)
+    parser.add_argument("--processes", type=count, default=os.cpu_count())
+    parser.add_argument("--out", type=out_file)
     told = parser.parse_args()
-    texts, size, model = [], 0, told.model.read_bytes()
-    with open(told.text, encoding="utf-8") as file:
-        for line in file:
-            texts.append(json.loads(line)["text"])
-            size += len(texts[-1].encode())
-            if size >= told.mb * 1e6:
-                break
+    texts, size = [], 0
+    try:
+        tokenizer = Tokenizer.load(told.model)
+        with open(told.text, encoding="utf-8") as lines:
+            for line in lines:
+                texts.append(json.loads(line)["text"])
+                size += len(texts[-1].encode())
+                if size >= told.mb * 1e6:
+                    break
+    except DataError as error:
+        parser.error(str(error))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        parser.error(f"{told.text}: line {len(texts) + 1} is not JSON with a field text. Mend it.")
+    if len(texts) < PIECES:
+        parser.error(
+            f"{len(texts)} documents are too few. Give {PIECES} or more, or a larger --mb."
+        )
+    if tokenizer.vocab_size > 65_536:
+        parser.error(f"{told.model} has {tokenizer.vocab_size} pieces. Give one of at most 65,536.")
+    model = tokenizer.model
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     tokens: dict[str, int] = {}
     for _ in range(told.times):

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench_arguments import Arguments
 from bench_steps import our_shape, write_tokens
 
 WAYS = ("worker", "process_per_run")
@@ -204,3 +205,9 @@ def told(result: dict[str, Any], device: str) -> str:
     if sweep := result.get("sweep"):
         lines += [f"  a finished sweep: {json.dumps(sweep)} (asked: {json.dumps(asked)})"]
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    parser = Arguments(__doc__)
+    parser.parse_args()
+    parser.error("it measures nothing by itself: run bench_throughput.py --sweep")
