@@ -21,7 +21,7 @@ $(PINS): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: install ## data -> plan -> sweep -> fit -> report on the text that ships: about 5 minutes on 2 cores
+demo: install ## data -> plan -> sweep -> fit -> diagnose -> report on the text that ships: about 5 minutes on 2 cores
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/reproduce_small.sh
 
 test: install ## the quick tests: about 4 minutes on 2 cores

@@ -118,7 +118,8 @@ class Mirror:
         self.name, self._open = name, open_tracker
         self._queue: queue.Queue[Line | None] = queue.Queue(maxsize=QUEUE_LINES)
         self._opened = time.monotonic()
-        self._done = threading.Event()  # not join: Ctrl-C in one makes Python 3.11 forget the thread
+        # Not join: a Ctrl-C in it makes Python 3.11 forget the thread.
+        self._done = threading.Event()
         self._thread = threading.Thread(target=self._feed, daemon=True)
         self._thread.start()
         _mirrors[:] = [m for m in _mirrors if m.at_work] + [self]

@@ -18,7 +18,8 @@ nearly so (LayerNorm, learned positions): from equal weights their first 10 loss
 first update and after the last must be equal to 0.15 nats. And of everybody the weights in matrix
 products, counted in the built models, must be ours to 2%. Who fails is marked "other work".
 
-Tokens per second are of process CPU time with one thread on a CPU, of wall time on a GPU; medians.
+Tokens per second are of process CPU time with one thread on a CPU, of wall time on a GPU; medians, and of
+ratios the median over rounds.
 MFU = (6 N_matmul + 12 n_layers d_model seq_len) x tokens/s / data-sheet bf16 peak, where N_matmul are
 the weights of matrix products, the head's included.
 
@@ -180,9 +181,16 @@ def summed(result: dict[str, Any], device: str) -> dict[str, Any]:
         for side, row in rows.items():
             asked = ASKED[device].get(side, {}).get(name)
             for mine in ("ours", "ours+compile"):
-                speed = rows.get(mine, {}).get("tokens_per_second")
-                if speed and "not_run" not in row and not side.startswith("ours"):
-                    row[f"{mine}_over_it"] = speed / row["tokens_per_second"]
+                pairs = zip(sides.get(mine, []), sides[side], strict=False)
+                # Round by round: between rounds a machine's clock moves more than programs differ.
+                ratios = [
+                    x["tokens_per_second"] / y["tokens_per_second"]
+                    for x, y in pairs
+                    if "not_run" not in x and "not_run" not in y
+                ]
+                if ratios and not side.startswith("ours"):
+                    row[f"{mine}_over_it"] = statistics.median(ratios)
+                    row[f"{mine}_over_it_range"] = [min(ratios), max(ratios)]
             if asked:
                 row["asked"] = asked
         result["summary"][name] = rows

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole chain on the text that ships: data -> plan -> sweep -> fit -> report.
+# The whole chain on the text that ships: data -> plan -> sweep -> fit -> diagnose -> report.
 # usage: scripts/reproduce_small.sh [SWEEP_DIR]     run again, it does only what is missing
 set -euo pipefail
 dir=${1:-runs/demo}
@@ -9,4 +9,5 @@ step() { printf '\n==> chinchilla %s\n' "$*"; chinchilla "$@"; }
 step data corpus=sotu tokenizer.vocab_size=512 tokenizer.train_mb=4 data_dir="$dir/data"
 step sweep grid=demo recipe=demo cluster=local runtime=demo data_dir="$dir/data" sweep_dir="$dir"
 step fit sweep_dir="$dir" loss=heldout
+step diagnose sweep_dir="$dir"
 step report sweep_dir="$dir"
