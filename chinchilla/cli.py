@@ -15,6 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -265,6 +266,9 @@ def _checked_word(command: str, word: str, extra: Path | None) -> str:
         begins = r"(^)~(?=/)" if known[key].type == "str" else r"(^|[\[,]\s*)~(?=/)"
         at_home = re.sub(begins, lambda found: f"{found[1]}{Path.home()}", value)
         word, value = word.removesuffix(value) + at_home, at_home
+    if known[key].type == "int" and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d{1,2}", value):
+        whole = Decimal(value)  # 1e6, as tokens may be written
+        word = f"{key}={int(whole)}" if whole == int(whole) else word
     if known[key].type.startswith("list") and value and not value.startswith("["):
         return f"{key}=[{value}]"
     if (

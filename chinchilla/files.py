@@ -222,7 +222,10 @@ def read_json(path: Path, what: str) -> Any:
     except FileNotFoundError:
         raise InputError(f"{what}: {path} does not exist.") from None
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
-        raise InputError(f"{what}: {path} cannot be read ({error}).") from None
+        why = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"{what}: {path} cannot be read ({why}). Bring it back from a copy, or have it made anew."
+        ) from None
 
 
 def inside(folder: Path, name: str) -> Path:

@@ -321,8 +321,9 @@ def load_plan(path: Path) -> list[RunSpec]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or error
         raise InputError(
-            f"plan {path} cannot be read ({error}). Give a folder that `chinchilla sweep` made."
+            f"plan {path} cannot be read ({why}). Give a folder that `chinchilla sweep` made."
         ) from None
     specs: dict[str, RunSpec] = {}  # a run counts once, however often its line stands there
     for i, line in enumerate(lines, 1):

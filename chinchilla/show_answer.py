@@ -12,7 +12,7 @@ from chinchilla.decide.predict import OURS, Prediction
 from chinchilla.decide.preregister import Score
 from chinchilla.fit.frontier import called
 from chinchilla.show import between, bill_text, new_table, percent, print_table
-from chinchilla.units import count
+from chinchilla.units import count, number
 
 NEAR = 0.05  # more compute than this, and a shape is not near the best size
 METHODS = (
@@ -127,7 +127,7 @@ def _show_predictions(title: str, rows: Sequence[Prediction]) -> None:
         loss = "" if row.L is None else f"{row.L:.4f}"
         L_band = "" if row.L_p10 is None else f"{row.L_p10:.4f}-{row.L_p90:.4f}"
         cells = [row.by.removeprefix(OURS), count(row.N), between(row.N_p10, row.N_p90), count(row.D),
-                 between(row.D_p10, row.D_p90), f"{row.D / row.N:.1f}", loss, L_band,
+                 between(row.D_p10, row.D_p90), _ratio(row.D / row.N), loss, L_band,
                  "" if row.beyond is None else f"{row.beyond:.3g}"]  # fmt: skip
         table.add_row(*(cell for i, cell in enumerate(cells) if spread or i not in (2, 4, 7)))
     print_table(table)
@@ -160,7 +160,7 @@ def _show_best_shape(decision: Mapping[str, Any], law: Mapping[str, Any]) -> Non
     elif more > NEAR:
         text = (
             f"No shape on offer is within {NEAR:.0%} of the compute: the best, {best['name']} on {D} "
-            f"tokens, needs {100 * more:.3g}% more for the best size's loss"
+            f"tokens, needs {_more(more)} for the best size's loss"
         )
     else:
         text = (
@@ -170,6 +170,10 @@ def _show_best_shape(decision: Mapping[str, Any], law: Mapping[str, Any]) -> Non
     if law["n_convention_of_runs"] == "unknown":
         text += " (all its parameters counted: the runs do not say how they count N)"
     print(f"{text}.")
+
+
+def _more(excess: float) -> str:
+    return f"{number(1 + excess)} times as much" if excess >= 9 else f"{100 * excess:.3g}% more"
 
 
 def _show_departures(decision: Mapping[str, Any], law: Mapping[str, Any]) -> None:
@@ -193,7 +197,7 @@ def _show_departures(decision: Mapping[str, Any], law: Mapping[str, Any]) -> Non
     for row in decision["shapes"]:
         mark = " (best)" if row["name"] == decision["best_shape"] else ""
         built.add_row(
-            row["name"] + mark, count(row["N"]), count(row["D"]), f"{row['D'] / row['N']:.1f}",
+            row["name"] + mark, count(row["N"]), count(row["D"]), _ratio(row["D"] / row["N"]),
             f"{row['L']:.4f}", f"{row['extra_loss']:+.4f}", percent(row["excess"]),
         )  # fmt: skip
     print_table(built)

@@ -243,7 +243,7 @@ def main(argv: list[str] | None = None) -> int:
             runtime = load_runtime(args.sweep_dir)
             ranks = join(runtime.device, runtime.shard_ranks)
         except (InputError, PeerError) as error:
-            print(error, file=sys.stderr, flush=True)
+            print(f"chinchilla: {one_line(error)}", file=sys.stderr, flush=True)
             return 2 if isinstance(error, InputError) else 1
         return work(ranks, args.sweep_dir, args.data_dir, stop, worker=args.name, only=only)
 

@@ -116,6 +116,9 @@ def test_help_of_a_command_lists_the_named_choices(say):
         ("flops model=", ["model=: there is no such model"]),
         ("flops experiment=x", ["no such experiment", "Choices: none"]),
         ("plan grid.span=wide", ["grid.span=wide", "'wide'", "could not be converted to Float"]),
+        ("plan cluster.mfu=7", ["cluster.mfu=7.0", "above 0 and at most 1"]),
+        ("plan model=57m", ["model= is planned with tokens="]),
+        ("plan tokens=1e30", ["steps=", "not a whole number from 1 to 2^62"]),
         ("plan grid.sizes_per_budget=2.5", ["grid.sizes_per_budget=2.5", "to Integer"]),
         ("plan recipe.seed=", ["recipe.seed=", "to Integer"]),
         ("plan grid.name=null", ["grid.name=null", "not Optional"]),
@@ -271,6 +274,12 @@ def test_every_model_name_fills_the_models_knobs_with_its_shape(name):
 def test_a_model_name_composes(command, name):
     model = cli.compose(command, [f"model={name}", "model.seq_len=128"]).model
     assert (model.d_model, model.seq_len) == (named_shapes()[name].d_model, 128)
+
+
+def test_a_whole_number_may_be_written_with_an_exponent():
+    assert cli.compose("flops", ["model.vocab_size=3.2e4"]).model.vocab_size == 32_000
+    with pytest.raises(InputError, match=r"model.vocab_size=2.5e0.*to Integer"):
+        cli.compose("flops", ["model.vocab_size=2.5e0"])
 
 
 @pytest.mark.parametrize("named", [[], ["model=57m"]])
