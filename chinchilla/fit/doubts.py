@@ -37,7 +37,9 @@ def check_signal(obs: Observations, who: str) -> None:
     y = np.log(obs.L) - np.log(obs.L).mean()
     shuffled = np.random.default_rng(0).permuted(np.tile(y, (N_SHUFFLED, 1)), axis=1)
     explained = float(((y @ Q) ** 2).sum() / (y @ y))
-    by_chance = float(np.quantile(((shuffled @ Q) ** 2).sum(axis=1) / (y @ y), 0.99))
+    # Not @: for so little work it wakes BLAS's threads, which then spin through the whole fit.
+    along = np.einsum("kn,nj->kj", shuffled, Q)
+    by_chance = float(np.quantile((along**2).sum(axis=1) / (y @ y), 0.99))
     if explained <= by_chance:
         raise FitError(
             f"{who}: the losses say no more of N and D than chance would. A smooth surface explains "

@@ -248,11 +248,12 @@ def _check_design(N: np.ndarray, D: np.ndarray, L: np.ndarray) -> None:
 
 def _identified(N: np.ndarray, D: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(k,) whether the runs with weight pass the counts of `_check_design`."""
-    used = (weights > 0).astype(float)
+    used = weights > 0
     good = used.sum(axis=1) >= 6
     for values in (N, D):
-        levels, index = np.unique(values, return_inverse=True)
-        seen = used @ (index[:, None] == np.arange(len(levels))) > 0  # (k, n_levels)
+        order = np.argsort(values, kind="stable")
+        _, starts = np.unique(values[order], return_index=True)
+        seen = np.logical_or.reduceat(used[:, order], starts, axis=1)  # (k, n_levels)
         good &= seen.sum(axis=1) >= 3
     return good
 
