@@ -65,11 +65,7 @@ def train(command: config.TrainCommand) -> int:
     if bool(command.budget_flops) == bool(command.tokens):
         raise InputError("give one of budget_flops (training FLOPs) or tokens (training tokens).")
     tokens = _open_tokens(command.data_dir)
-    if command.model.vocab_size and command.model.vocab_size < tokens.vocab_size:
-        raise InputError(
-            f"model.vocab_size={command.model.vocab_size} is below the tokenizer's {tokens.vocab_size} "
-            "pieces. Leave it 0 to take the tokenizer's."
-        )
+    _check_vocab("model.vocab_size", command.model.vocab_size, tokens)
     spec = plan_run(
         build_shape(command.model, tokens.vocab_size),
         command.recipe,
@@ -161,11 +157,7 @@ def planned(
         _warn(command.recipe, specs)
         return specs, []
     tokens = _open_tokens(command.data_dir)
-    if command.grid.vocab_size and command.grid.vocab_size < tokens.vocab_size:
-        raise InputError(
-            f"grid.vocab_size={command.grid.vocab_size} is below the tokenizer's {tokens.vocab_size} pieces. "
-            "Leave it 0 to take the tokenizer's."
-        )
+    _check_vocab("grid.vocab_size", command.grid.vocab_size, tokens)
     specs = plan_grid(
         command.grid,
         command.recipe,
@@ -175,6 +167,14 @@ def planned(
     )
     _warn(command.recipe, specs)
     return specs, _checked_use(command, specs, tokens)
+
+
+def _check_vocab(key: str, asked: int, tokens: "TokenData") -> None:
+    if asked and asked < tokens.vocab_size:
+        raise InputError(
+            f"{key}={asked} is below the tokenizer's {tokens.vocab_size} pieces. Leave it 0 to take the "
+            "tokenizer's."
+        )
 
 
 def _checked_use(

@@ -19,9 +19,12 @@ def not_negative(key: str, value: float) -> None:
         raise InputError(f"{key}={value} must {'not be negative' if negative else 'be a number'}.")
 
 
-def share(key: str, value: float) -> None:
+def mfu(key: str, value: float) -> None:
     if not (isinstance(value, Real) and 0 < value <= 1):
-        raise InputError(f"{key}={value} must be above 0 and at most 1.")
+        raise InputError(
+            f"{key}={value} is not above 0 and at most 1: it is the share of peak_flops that is used, 0.4 "
+            "for 40%."
+        )
 
 
 def whole(key: str, value: int) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from chinchilla.config.checks import check_format, choice, not_negative, positive
+from chinchilla.config.checks import check_format, choice, mfu, not_negative, positive
 from chinchilla.errors import InputError
 from chinchilla.paper import LOSS_LAWS
 from chinchilla.shapes import FLOP_CONVENTIONS, POSITIONS
@@ -26,11 +26,7 @@ class RatesConfig:
 
     def __post_init__(self) -> None:
         positive("rates.peak_flops", self.peak_flops)
-        if not 0 < self.mfu <= 1:
-            raise InputError(
-                f"rates.mfu={self.mfu} is not above 0 and at most 1: it is the share of peak_flops "
-                "that is used, 0.4 for 40%."
-            )
+        mfu("rates.mfu", self.mfu)
         for key in ("price_per_device_hour", "device_watts", "co2_grams_per_kwh"):
             not_negative(f"rates.{key}", getattr(self, key))
         if not self.pue >= 1:

@@ -5,7 +5,7 @@ import math
 import re
 from dataclasses import dataclass, field
 
-from chinchilla.config.checks import choice, not_negative, positive, share
+from chinchilla.config.checks import choice, mfu, not_negative, positive
 from chinchilla.errors import InputError
 from chinchilla.shapes import FLOP_CONVENTIONS
 
@@ -227,7 +227,7 @@ class ResourceConfig:
             )
         not_negative(f"cluster.resources, {self.name}: up_to_params", self.up_to_params)
         if self.mfu is not None:
-            share(f"cluster.resources, {self.name}: mfu", self.mfu)
+            mfu(f"cluster.resources, {self.name}: mfu", self.mfu)
 
 
 @dataclass(kw_only=True)
@@ -261,7 +261,7 @@ class ClusterConfig:
         choice("cluster.kind", self.kind, ("debug", "local", "slurm", "torchrun"))
         for key in ("peak_flops", "memory_gb", "timeout_min", "nodes", "ranks_per_node"):
             positive(f"cluster.{key}", getattr(self, key))
-        share("cluster.mfu", self.mfu)
+        mfu("cluster.mfu", self.mfu)
         for key in ("n_workers", "max_jobs", "threads_per_worker", "gpus_per_node"):
             not_negative(f"cluster.{key}", getattr(self, key))
         not_negative("cluster.price_per_device_hour", self.price_per_device_hour)
