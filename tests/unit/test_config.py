@@ -88,7 +88,7 @@ REFUSED = [
     (GridConfig, {**GRID, "models": []}, "no models or no budgets"),
     (GridConfig, {**GRID, "budgets": []}, "no models or no budgets"),
     (ClusterConfig, {"kind": "pbs"}, "cluster.kind='pbs': choose one of debug, local, slurm"),
-    (ClusterConfig, {"mfu": 0}, "cluster.mfu=0 must be above 0"),
+    (ClusterConfig, {"mfu": 0}, "cluster.mfu=0 is not above 0 and at most 1"),
     (ClusterConfig, {"peak_flops": -1}, "cluster.peak_flops=-1 must be above 0"),
     (ClusterConfig, {"timeout_min": 0}, "cluster.timeout_min=0 must be above 0"),
     (RuntimeConfig, {"wandb": "on"}, "runtime.wandb='on': choose one of disabled, offline, online"),
