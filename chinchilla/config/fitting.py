@@ -21,6 +21,7 @@ OBJECTIVES = ("huber", "lad", "least_squares")  # of approach 3
 ENVELOPE_PARTS = ("all", "tail", "hull")
 ISOFLOP_PROFILES = ("exact", "parabola")
 ISOFLOP_INTERVALS = ("wild", "pairs")
+ISOFLOP_WINDOWS = ("auto", "all")  # or a width in ln N
 METHODS = ("newton", "paper")  # of approach 3
 RESAMPLINGS = ("bayesian", "pairs", "by_size", "by_budget", "stratified", "subsample")
 
@@ -53,6 +54,8 @@ def check_settings(prefix: str = "", **settings: Any) -> None:
             positive(key, value)
         elif name == "target_flops":
             not_negative(key, value)
+        elif name == "window":
+            _check_window(key, value)
         elif name == "n_bootstrap":
             check_n_bootstrap(value)
         else:
@@ -61,6 +64,21 @@ def check_settings(prefix: str = "", **settings: Any) -> None:
     if settings.get("method") == "paper" and settings.get("objective", "huber") != "huber":
         raise InputError(
             f"method=paper minimises huber, not {settings['objective']}. Leave one out."
+        )
+
+
+def _check_window(key: str, value: Any) -> None:
+    """auto, all, or a positive number of ln N as text."""
+    if value in ISOFLOP_WINDOWS:
+        return
+    try:
+        width = float(value)
+    except (TypeError, ValueError):
+        width = 0.0
+    if not 0 < width < float("inf"):
+        raise InputError(
+            f"{key}={value}: give auto, all, or the distance in ln N either way of each budget's "
+            "lowest loss, such as 1.6 (a factor of 5)."
         )
 
 
@@ -88,6 +106,7 @@ class FitCommand:
     envelope_points: int = 1_500  # approach 1: log-spaced FLOP values
     envelope_part: str = "all"  # approach 1: of the curves, all, tail (last 15%) or hull
     isoflop_profile: str = "exact"  # approach 2: exact (no bias) or parabola (the paper's)
+    isoflop_window: str = "auto"  # approach 2: sizes used: auto, all, or a width in ln N
     isoflop_interval: str = "wild"  # approach 2: wild (covers), or pairs (of runs; too wide)
     tokens_per_param: list[float] = field(default_factory=list)  # keep runs with D/N in [lo,hi]
     flop_convention: str = "unknown"  # how a CSV counts C: with_head, paper, appendix_f, six_nd
@@ -115,7 +134,8 @@ class FitCommand:
             )
         choice("loss", self.loss, LOSSES)
         check_settings("envelope_", part=self.envelope_part)
-        check_settings("isoflop_", profile=self.isoflop_profile, interval=self.isoflop_interval)
+        isoflop = ("profile", "window", "interval")
+        check_settings("isoflop_", **{name: getattr(self, f"isoflop_{name}") for name in isoflop})
         names = ("n_bootstrap", "seed", "objective", "method", "resampling", "target_flops")
         check_settings(**{name: getattr(self, name) for name in (*names, *ABOVE_ZERO)})
         for approach in self.approaches:

@@ -53,6 +53,7 @@ def fit_all(finals: Observations, curves: Observations | None, command: FitComma
         },
         "isoflop": {
             "profile": command.isoflop_profile,
+            "window": command.isoflop_window,
             "interval": command.isoflop_interval,
             "huber_delta": command.huber_delta,
             "objective": command.objective,

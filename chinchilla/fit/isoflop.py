@@ -26,6 +26,7 @@ from chinchilla.fit.doubts import check_signal, repeats
 from chinchilla.fit.frontier import Frontier, OptimalPoint, conventions
 from chinchilla.fit.isoflop_checks import akima_line, leave_out, unequal_flops, windows
 from chinchilla.fit.isoflop_intervals import method, redrawn_exponents, resampled_lines
+from chinchilla.fit.isoflop_window import MAX_RESIDUAL, Window, find_window
 from chinchilla.fit.loss_fit import fit_loss_law, one_ray
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.profile import (
@@ -40,6 +41,8 @@ from chinchilla.fit.profile import (
 )
 from chinchilla.observations import Observations
 
+MAX_BELOW = 0.01  # of the lowest measured loss: a fitted minimum further below is not measured
+
 PROFILES = {
     "exact": "E + A/N^alpha + B/D^beta through the final losses of each budget, least squares",
     "parabola": "parabola in ln N through final losses, least squares",
@@ -50,6 +53,7 @@ def fit_isoflop(
     obs: Observations,
     *,
     profile: str = "exact",
+    window: str = "auto",
     interval: str = "wild",
     huber_delta: float = 1e-3,
     objective: str = "huber",
@@ -64,6 +68,8 @@ def fit_isoflop(
         profile: "exact", with alpha and beta of approach 3 on the same runs (each resample takes
             others that re-weighted runs give); a parabola where approach 3 cannot answer. Or
             "parabola", as the paper.
+        window: sizes that a profile is fitted to: "auto", "all" (the paper's), or the distance in
+            ln N either way of the lowest loss, see `isoflop_window`.
         interval: "wild" or "pairs", see `isoflop_intervals`.
         huber_delta: of the fit that gives alpha and beta (approach 3).
         objective: of that fit: huber, lad or least_squares.
@@ -83,21 +89,19 @@ def fit_isoflop(
         InputError: a setting that cannot be.
     """
     how: dict[str, Any] = {"huber_delta": huber_delta, "objective": objective}
-    check_settings(profile=profile, interval=interval, n_bootstrap=n_bootstrap, seed=seed, **how)
+    check_settings(
+        profile=profile, window=window, interval=interval, n_bootstrap=n_bootstrap, seed=seed, **how
+    )
     finals = obs.finals()
     obs = finals.where(~np.isnan(finals.budget_flops))
     _check(obs)
     check_signal(obs, "approach 2")
-    labels = obs.budget_labels
-    groups = [obs.where(labels == b) for b in np.unique(labels)]
+    every, near = obs, find_window(obs, window)
+    obs = every.where(near.keep)
     cost = FlopsPerToken.from_observations(obs)
     exponents, warnings = (None, []) if profile == "parabola" else _exponents(finals, how)
-    plain = [
-        fit_budget(group, b, None, cost) for b, group in zip(np.unique(labels), groups, strict=True)
-    ]
-    profiles = [
-        p if exponents is None else fit_budget(p.obs, p.budget, exponents, cost) for p in plain
-    ]
+    plain = _profiles(obs, None, cost)
+    profiles = plain if exponents is None else _profiles(obs, exponents, cost)
     used = [p for p in profiles if not p.refused]
     refusals = [f"budget {p.budget:.3g}: {p.refused}" for p in profiles if p.refused]
     if len(used) < 2:
@@ -124,6 +128,7 @@ def fit_isoflop(
     details: dict[str, Any] = {
         "budgets": [_record(p, q) for p, q in zip(profiles, plain, strict=True)],
         "parabola": _beside(paper, used, cost, interval, n_bootstrap, seed),
+        "window": near.record(every) | _without_window(every, near, exponents, cost),
         "windows": windows(used, exponents, cost),
         "akima": akima_line(used),
         "leave_out": without,
@@ -131,6 +136,7 @@ def fit_isoflop(
         "unequal_flops": unequal,
         "runs_without_budget": int(len(finals) - len(obs)),
     }
+    warnings += _excluded(details["window"], N_opt.exponent) + _below_measured(used)
     warnings += _influence(without["run"], N_opt.exponent) + repeats(obs)
     D = at[:, 0] - cost.log_and_slope(at[:, 1])[0]
     points = [
@@ -147,6 +153,10 @@ def fit_isoflop(
         conventions=conventions(obs),
         settings={
             "profile": PROFILES[shown],
+            "window": "all sizes"
+            if near.width is None
+            else f"sizes within a factor of {np.exp(near.width):.3g} of each budget's lowest loss "
+            f"({'chosen from the data' if window == 'auto' else 'as asked'})",
             "exponents": "none"
             if exponents is None
             else f"alpha={exponents[0]:.6g}, beta={exponents[1]:.6g}: approach 3 "
@@ -183,6 +193,60 @@ def _check(obs: Observations) -> None:
             "number. Mend it, or leave it empty.",
             "nan",
         )
+
+
+def _profiles(
+    obs: Observations, exponents: tuple[float, float] | None, cost: FlopsPerToken
+) -> list[Profile]:
+    """One profile a budget, budgets rising: parabolas, or the exact shape where exponents are given."""
+    labels = obs.budget_labels
+    return [fit_budget(obs.where(labels == b), b, exponents, cost) for b in np.unique(labels)]
+
+
+def _without_window(
+    every: Observations, near: Window, exponents: tuple[float, float] | None, cost: FlopsPerToken
+) -> dict[str, float | None]:
+    """a with the outliers, and a with all sizes: what the choice of runs changes."""
+
+    def a(keep: np.ndarray) -> float | None:
+        used = [p for p in _profiles(every.where(keep), exponents, cost) if not p.refused]
+        return None if len(used) < 2 else float(lines(bottoms(used)[None], cost)[0, 1])
+
+    outliers = np.isin(every.run_id, [o["run_id"] for o in near.outliers])
+    return {
+        "a_with_outliers": a(near.keep | outliers) if outliers.any() else None,
+        "a_all_sizes": a(np.ones(len(every), bool)) if not near.keep.all() else None,
+    }
+
+
+def _excluded(window: dict[str, Any], a: float) -> list[str]:
+    """The outliers that were left out, and the exponent with them."""
+    outliers = window["outliers"]
+    if not outliers:
+        return []
+    names = ", ".join(o["run_id"] for o in outliers[:8]) + (", ..." if len(outliers) > 8 else "")
+    with_them = window["a_with_outliers"]
+    compared = "" if with_them is None else f"; a = {a:.3f} without them, {with_them:.3f} with them"
+    return [
+        f"{len(outliers)} runs are outliers of their IsoFLOP profile (residual over {MAX_RESIDUAL:g} "
+        f"robust standard deviations) and were excluded: {names}{compared}. Check whether they diverged."
+    ]
+
+
+def _below_measured(used: list[Profile]) -> list[str]:
+    """Budgets whose fitted minimum lies far below every loss measured: distant sizes decide it."""
+    found = []
+    for p in used:
+        fitted, lowest = _loss(p), float(p.obs.L.min())
+        if lowest - fitted > MAX_BELOW * lowest:
+            found.append(f"{p.budget:.3g} (fitted {fitted:.3f}, lowest measured {lowest:.3f})")
+    if not found:
+        return []
+    return [
+        f"the fitted minimum lies more than {MAX_BELOW:.0%} below every measured loss at budget "
+        f"{', '.join(found)}: runs far from the minimum decide the curve. Use isoflop_window=auto, or "
+        "remove diverged runs."
+    ]
 
 
 def _check_falling(used: list[Profile]) -> None:

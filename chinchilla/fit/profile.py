@@ -185,7 +185,7 @@ class Profile:
 
 def fit_profile(obs: Observations, budget: float, shape: Shape) -> Profile:
     """Least squares of one budget's losses; kinds of refusal: duplicates, not_iso_flop,
-    too_few_sizes, constant_loss, opens_downward, vertex_outside, vertex_at_edge, flat.
+    too_few_sizes, constant_loss, opens_downward, curve_misses, vertex_outside, vertex_at_edge, flat.
 
     Args:
         obs: (n,) the budget's final losses, in any order.
@@ -241,6 +241,15 @@ def fit_profile(obs: Observations, budget: float, shape: Shape) -> Profile:
     side = "larger" if x > np.log(sizes[0] * sizes[-1]) / 2 else "smaller"
     below, above = int((np.log(sizes) < x).sum()), int((np.log(sizes) > x).sum())
     if np.isnan(profile.inside(np.array(x))):
+        best = float(obs.N[int(obs.L.argmin())])
+        if sizes[0] < best < sizes[-1]:
+            return no(
+                "curve_misses",
+                f"the fitted curve has no minimum between N={sizes[0]:.3g} and N={sizes[-1]:.3g}, although "
+                f"the lowest measured loss (N={best:.3g}) lies inside: the curve does not describe these "
+                "losses. Use isoflop_window=auto, or look for diverged runs.",
+                **found,
+            )
         return no(
             "vertex_outside",
             f"no minimum between N={sizes[0]:.3g} and N={sizes[-1]:.3g}: the loss still falls "

@@ -101,7 +101,7 @@ def reproduce(
     refusals: dict[str, str] = {}
     jobs: dict[str, tuple[Callable[..., Frontier], Observations]] = {
         "envelope": (fit_envelope, points if curves is None else curves),
-        "isoflop": (partial(fit_isoflop, profile="parabola"), points),
+        "isoflop": (partial(fit_isoflop, profile="parabola", window="all"), points),
         "isoflop, exact shape": (fit_isoflop, kept),
         "parametric": (fit_parametric, kept),
         "parametric, all points": (fit_parametric, points),

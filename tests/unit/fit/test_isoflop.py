@@ -22,7 +22,7 @@ from chinchilla.paper import ISOFLOP_BUDGETS
 def test_exponent_is_exact_and_coefficient_is_off_by_the_known_bias(isoflop_runs, law, half_width):
     """Bottom of the parabola = optimum + (alpha-beta)/6 * m4/m2 in ln N, at every budget."""
     runs = isoflop_runs(ISOFLOP_BUDGETS, half_width=half_width)
-    fit = fit_isoflop(runs, profile="parabola", n_bootstrap=0)
+    fit = fit_isoflop(runs, profile="parabola", window="all", n_bootstrap=0)
     (log_k, a), (_, b), _ = six_nd_frontier(law)
     assert fit.N_opt.exponent == pytest.approx(a, abs=1e-9)
     assert fit.D_opt.exponent == pytest.approx(b, abs=1e-9)
@@ -41,7 +41,7 @@ def test_the_exact_shape_has_no_bias_and_says_what_the_parabola_has(
     """Czech et al. (2026), 15 sizes on the printed law: a parabola's N_opt is so many % too large."""
     law = named_law("hoffmann_rounded")
     runs = isoflop_runs(ISOFLOP_BUDGETS, n_sizes=15, half_width=half_width, law=law)
-    fit = fit_isoflop(runs, n_bootstrap=0)
+    fit = fit_isoflop(runs, window="all", n_bootstrap=0)
     (log_k, a), _, _ = six_nd_frontier(law)
     true = np.exp(log_k) * 1e20**a
     assert fit.N_opt(1e20) == pytest.approx(true, rel=1e-8)
@@ -61,7 +61,8 @@ def test_sizes_that_drift_off_centre_bend_the_parabolas_line_alone(law, observe)
     C = np.repeat(ISOFLOP_BUDGETS, 9)
     drift = np.repeat(np.geomspace(1 / 3, 3, len(ISOFLOP_BUDGETS)), 9)
     N = np.exp(log_k) * C**a * drift * np.tile(np.geomspace(1 / 8, 8, 9), len(ISOFLOP_BUDGETS))
-    fit = fit_isoflop(observe(N, C / (6 * N), law(N, C / (6 * N)), budget=C), n_bootstrap=0)
+    runs = observe(N, C / (6 * N), law(N, C / (6 * N)), budget=C)
+    fit = fit_isoflop(runs, window="all", n_bootstrap=0)
     assert abs(fit.details["parabola"]["N_opt"]["exponent"] - a) > 1e-3
     assert fit.N_opt.exponent == pytest.approx(a, abs=1e-8)
     assert fit.N_opt(1e22) == pytest.approx(np.exp(log_k) * 1e22**a, rel=1e-7)
@@ -158,7 +159,7 @@ def test_windows_take_the_bias_out_of_a_parabola(isoflop_runs, law):
     """Sizes within a factor 2 of the bottom: Czech et al.'s .33%, from a grid of +-16 with 5.4%."""
     runs = isoflop_runs(ISOFLOP_BUDGETS, n_sizes=57, half_width=16)
     (log_k, _), _, _ = six_nd_frontier(law)
-    windows = fit_isoflop(runs, profile="parabola", n_bootstrap=0).details["windows"]
+    windows = fit_isoflop(runs, profile="parabola", window="all", n_bootstrap=0).details["windows"]
     assert [(w["window"], w["width"]) for w in windows] == [
         *(("nats", x) for x in (0.05, 0.1, 0.15, 0.2, 0.3)),
         *(("factor", x) for x in (2.0, 4.0, 8.0)),
@@ -217,7 +218,7 @@ def test_one_run_that_decides_is_named(isoflop_runs, law):
     clean = fit_isoflop(obs, n_bootstrap=0)
     assert not any("one run decides" in w for w in clean.warnings)
     obs.L[0] *= 1.03
-    fit = fit_isoflop(obs, profile="parabola", n_bootstrap=0)
+    fit = fit_isoflop(obs, profile="parabola", window="all", n_bootstrap=0)
     run = fit.details["leave_out"]["run"]
     a = law.beta / (law.alpha + law.beta)
     assert run["most"] == obs.run_id[0]
@@ -339,7 +340,7 @@ def test_a_budget_that_cannot_answer_is_refused_with_its_reason(
     isoflop_runs, change, kind, message
 ):
     obs = spoil(isoflop_runs([1e19, 1e20, 1e21]), change)
-    fit = fit_isoflop(obs, profile="parabola", n_bootstrap=0)
+    fit = fit_isoflop(obs, profile="parabola", window="all", n_bootstrap=0)
     assert len(fit.points) == 2
     assert len(fit.refusals) == 1
     assert fit.refusals[0].startswith("budget 1e+19: ")
@@ -450,6 +451,8 @@ def test_alpha_and_beta_come_from_the_objective_asked_for(isoflop_runs):
     ("fit", "setting", "message"),
     [
         (fit_isoflop, {"profile": "cubic"}, "profile='cubic': choose one of exact, parabola"),
+        (fit_isoflop, {"window": "near"}, "window=near: give auto, all, or the distance in ln N"),
+        (fit_isoflop, {"window": "-1"}, "window=-1: give auto, all, or the distance in ln N"),
         (fit_isoflop, {"interval": "t"}, "interval='t': choose one of wild, pairs"),
         (fit_isoflop, {"objective": "l1"}, "objective='l1': choose one of huber, lad"),
         (fit_isoflop, {"huber_delta": 0}, "huber_delta=0 must be above 0"),
