@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chinchilla.decide.options import allocate, count_shapes, flops_at
+from chinchilla.decide.options import allocate, count_shapes
 from chinchilla.decide.resampled import Percentiles, ResampledLaws
 from chinchilla.errors import FitError, InputError, Refusal
 from chinchilla.fit.frontier import Frontier, LossLaw
-from chinchilla.fit.loss_law import FlopsPerToken, six_nd_frontier
+from chinchilla.fit.loss_law import FlopsPerToken, flops_at, six_nd_frontier
 from chinchilla.observations import Observations
 from chinchilla.records import count_label
 from chinchilla.shapes import ModelShape

@@ -15,7 +15,7 @@ import numpy as np
 from chinchilla.config import RatesConfig
 from chinchilla.errors import Refusal
 from chinchilla.fit.frontier import LossLaw
-from chinchilla.fit.loss_law import FlopsPerToken, log_N_opt, numeric_frontier
+from chinchilla.fit.loss_law import FlopsPerToken, flops_at, log_N_opt, numeric_frontier
 from chinchilla.observations import Observations
 from chinchilla.shapes import ModelShape, flops_per_token, n_params, n_params_non_embedding
 
@@ -76,16 +76,6 @@ class Bill:
     price: float | None
     energy_kwh: float | None
     co2_kg: float | None
-
-
-def flops_at(N: float | np.ndarray, cost: FlopsPerToken | None) -> np.ndarray:
-    """Training FLOPs per token at N parameters: 6*N, or the trend of the runs' own count over N.
-
-    The trend, because neighbouring shapes differ by a percent or two for their depth alone, which
-    is no property of a size.
-    """
-    N = np.asarray(N, float)
-    return 6 * N if cost is None else np.exp(cost.trend_and_slope(np.log(N))[0])
 
 
 def allocate(law: LossLaw, C: float, cost: FlopsPerToken | None = None) -> Allocation:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from chinchilla import paper
-from chinchilla.decide.options import allocate, flops_at
+from chinchilla.decide.options import allocate
 from chinchilla.decide.resampled import Percentiles, ResampledLaws
 from chinchilla.fit.fits import Fits
-from chinchilla.fit.loss_law import named_law
+from chinchilla.fit.loss_law import flops_at, named_law
 
 PUBLISHED_LINES = {  # N_opt = coefficient * C^exponent, D = C / (6 N_opt)
     "paper, approach 1 (line through Table 3)": paper.N_OPT_TABLE_3,
@@ -50,7 +50,7 @@ def predictions(
     """N_opt and D_opt at each budget: our approaches first, then the paper's lines and laws.
 
     Every answer costs what was asked, FLOPs per token being the trend of the fitted runs' own
-    count over N (`options.flops_at`). Approach 3 is solved at C itself, and so is the law of each
+    count over N (`loss_law.flops_at`). Approach 3 is solved at C itself, and so is the law of each
     resample for its intervals. Approaches 1 and 2 give N by their line, with its resampled lines,
     and D is what C buys at that size; their loss is that of approach 3's law at their N and D, its
     interval that of the resampled laws there, N and D held.

@@ -23,7 +23,7 @@ from chinchilla.fit.loss_law import FlopsPerToken, is_six_nd
 from chinchilla.from_json import built
 from chinchilla.observations import Observations
 
-SCHEMA = 2
+SCHEMA = 3
 FILE = "frontier.json"
 MAX_EXPONENT = 10.0  # of a power law or of a term of the loss law; what fits find is far below
 # Mean distance in ln of points from their line: the line goes through the middle of the bottoms of
@@ -57,6 +57,7 @@ class Fits:
     data: dict[str, Any]
     cost: FlopsPerToken | None = None
     command: dict[str, Any] = field(default_factory=dict)  # what `chinchilla fit` was told
+    recommended: dict[str, Any] | None = None  # chinchilla.recommend's model; None: nothing is
 
     @classmethod
     def of(
@@ -130,6 +131,7 @@ class Fits:
             "data": self.data,
             "flops_per_token": None if self.cost is None else dataclasses.asdict(self.cost),
             "command": self.command,
+            "recommended": self.recommended,
         }
         write_json(path, value)
 
@@ -147,7 +149,7 @@ class Fits:
             raise InputError(f"{path} does not exist. Make it with `chinchilla fit`.")
         value = read_json(path, "fits")
         where = str(path)
-        wanted = ("schema", "approaches", "data", "flops_per_token", "command")
+        wanted = ("schema", "approaches", "data", "flops_per_token", "command", "recommended")
         if not isinstance(value, dict) or value.get("schema") != SCHEMA:
             raise InputError(f"{path} was not written by this version's `chinchilla fit`.")
         if missing := [name for name in wanted if name not in value]:
@@ -182,7 +184,8 @@ class Fits:
         built(float | None, data.get("max_epochs"), f"{where}: data.max_epochs")
         built(list[str], data.get("notes"), f"{where}: data.notes")
         command = built(dict[str, Any], value["command"], f"{where}: command")
-        return cls(fitted, refused, data, cost, command)
+        recommended = built(dict[str, Any] | None, value["recommended"], f"{where}: recommended")
+        return cls(fitted, refused, data, cost, command, recommended)
 
 
 def impossible(f: Frontier, name: str) -> str:

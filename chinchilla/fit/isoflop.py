@@ -99,7 +99,10 @@ def fit_isoflop(
     every, near = obs, find_window(obs, window)
     obs = every.where(near.keep)
     cost = FlopsPerToken.from_observations(obs)
-    exponents, warnings = (None, []) if profile == "parabola" else _exponents(finals, how)
+    # Far from the minima the law holds no better than a profile does: alpha and beta come from the
+    # runs that the profiles are fitted to.
+    lawful = finals if near.width is None else obs
+    exponents, warnings = (None, []) if profile == "parabola" else _exponents(lawful, how)
     plain = _profiles(obs, None, cost)
     profiles = plain if exponents is None else _profiles(obs, exponents, cost)
     used = [p for p in profiles if not p.refused]
@@ -114,7 +117,7 @@ def fit_isoflop(
     at = bottoms(used)  # (m, 2) ln C and ln N
     _check_falling(used)
     found = lines(at[None], cost)[0]
-    redrawn = redrawn_exponents(finals, exponents, n_bootstrap, seed, how)
+    redrawn = redrawn_exponents(lawful, exponents, n_bootstrap, seed, how)
     samples = resampled_lines(used, cost, interval, n_bootstrap, seed, redrawn)
     C_far = 10 * float(obs.C.max())
     N_opt, D_opt, counts, more = bootstrap.power_laws(*_pairs(found), samples, C_far)
@@ -160,7 +163,7 @@ def fit_isoflop(
             "exponents": "none"
             if exponents is None
             else f"alpha={exponents[0]:.6g}, beta={exponents[1]:.6g}: approach 3 "
-            f"(objective={objective}, huber_delta={huber_delta:g}) on the same {len(finals)} runs; in the interval redrawn with those runs re-weighted",
+            f"(objective={objective}, huber_delta={huber_delta:g}) on the same {len(lawful)} runs; in the interval redrawn with those runs re-weighted",
             "C_of_a_point": "achieved, by the parabola's own weights"
             if exponents is None
             else "achieved, mean of ln C over the budget's runs",
@@ -201,6 +204,20 @@ def _profiles(
     """One profile a budget, budgets rising: parabolas, or the exact shape where exponents are given."""
     labels = obs.budget_labels
     return [fit_budget(obs.where(labels == b), b, exponents, cost) for b in np.unique(labels)]
+
+
+def parabolas_of(obs: Observations, window: str = "auto") -> list[dict[str, Any]]:
+    """The parabola of every budget, as in details["budgets"]: also where approach 2 is refused.
+
+    Args:
+        obs: (n,) final losses; none where no run names a budget.
+        window: as in `fit_isoflop`.
+    """
+    obs = obs.where(~np.isnan(obs.budget_flops))
+    if not len(obs):
+        return []
+    obs = obs.where(find_window(obs, window).keep)
+    return [_record(p, p) for p in _profiles(obs, None, FlopsPerToken.from_observations(obs))]
 
 
 def _without_window(
@@ -300,6 +317,7 @@ def _record(p: Profile, plain: Profile) -> dict[str, Any]:
         "coefficients": None,
         "vertex": None if np.isnan(plain.x_opt) else float(np.exp(plain.x_opt)),
         "curve": None,
+        "C": float(np.exp(np.log(p.obs.C).mean())),
         "N_opt": float(np.exp(p.x_opt)) if np.isfinite(p.x_opt) else None,
         "L_opt": _loss(p) if np.isfinite(p.x_opt) else None,
         "refused": p.refused or None,

@@ -6,7 +6,8 @@ times further from the minimum than the curve allows, and least squares moves th
 accommodate those runs. So a profile uses the sizes within a window of the lowest measured loss.
 
 The window is chosen from the data, once for all budgets: the widest of WIDTHS whose scatter about the
-fitted parabolas is at most GROWTH times that of the narrowest (`choose_width`). On sweeps that follow
+fitted parabolas is at most GROWTH times that of the narrowest, by the median and by the root mean
+square (`choose_width`). On sweeps that follow
 the law it is the widest; on profiles that reach far into the data-starved range it is the narrowest.
 On ten published RefinedWeb sweeps (Porian et al. 2024) every exponent then lies within .03 of the
 published one; with all sizes, five of ten do (docs/fitting.md).
@@ -26,7 +27,7 @@ import numpy as np
 from chinchilla.observations import Observations
 
 WIDTHS = (1.3, 1.6, 2.0)  # in ln N, either way of the lowest loss: factors of 3.7, 5.0 and 7.4
-GROWTH = 1.5  # scatter in a wider window over that in the narrowest, above which it is rejected
+GROWTH = 1.4  # scatter in a wider window over that in the narrowest, above which it is rejected
 FLOOR = 2e-3  # of the loss: scatter below this is no evidence against a window
 MIN_SIZES = 5  # sizes that a window holds where the budget has them
 MIN_SIDE = 2  # of them on each side of the lowest loss
@@ -114,25 +115,39 @@ def choose_width(
         rows: the rows of each budget.
         widths: in ln N, rising.
     """
-    scatter = {w: _scatter(obs, rows, w) for w in widths}
+    sizes = {w: _sizes(obs, rows, w) for w in widths}
+    scatter = {w: _robust(r) for w, r in sizes.items()}
+    narrow = scatter[widths[0]]
+    most = max(MAX_RESIDUAL * narrow, MIN_MISS)  # a single outlier says nothing about the window
+    square = {
+        w: float(np.sqrt(np.mean(np.minimum(r, most) ** 2))) for w, r in sizes.items() if len(r)
+    }
     chosen = widths[0]
-    allowed = max(GROWTH * scatter[widths[0]], FLOOR)
     for width in widths[1:]:
-        if not scatter[width] <= allowed:
+        grown = (
+            found.get(width, 0.0) / max(found.get(widths[0], 0.0), FLOOR / GROWTH)
+            for found in (scatter, square)
+        )
+        if max(grown) > GROWTH:
             break
         chosen = width
     return chosen, scatter
 
 
-def _scatter(obs: Observations, rows: Sequence[np.ndarray], width: float) -> float:
-    """Robust standard deviation of studentized residuals over the loss, pooled over budgets."""
-    found = []
+def _sizes(obs: Observations, rows: Sequence[np.ndarray], width: float) -> np.ndarray:
+    """Sizes of the studentized residuals over the loss, of all budgets; empty without any."""
+    found = [np.empty(0)]
     for i in rows:
         x, L = np.log(obs.N[i]), obs.L[i]
         keep = near_lowest(x, L, width)
         if (r := _residuals(x[keep], L[keep])) is not None:
             found.append(np.abs(r) / L[keep].min())
-    return 1.4826 * float(np.median(np.concatenate(found))) if found else 0.0
+    return np.concatenate(found)
+
+
+def _robust(sizes: np.ndarray) -> float:
+    """Standard deviation by the median size; 0 without any."""
+    return 1.4826 * float(np.median(sizes)) if len(sizes) else 0.0
 
 
 def _residuals(x: np.ndarray, L: np.ndarray) -> np.ndarray | None:
@@ -152,7 +167,7 @@ def _select(
     """The rows inside the windows without outliers, and a record of each outlier."""
     keep = np.zeros(len(obs), bool)
     outliers: list[dict[str, Any]] = []
-    noise = max(_scatter(obs, rows, width), 1e-12)
+    noise = max(_robust(_sizes(obs, rows, width)), 1e-12)
     for i in rows:
         left, x = i, np.log(obs.N[i])
         allowed = int(MAX_EXCLUDED * len(i))

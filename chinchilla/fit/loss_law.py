@@ -167,6 +167,16 @@ def is_six_nd(obs: Observations) -> bool:
     return obs.flop_convention == "six_nd" or off < 1e-6
 
 
+def flops_at(N: float | np.ndarray, cost: FlopsPerToken | None) -> np.ndarray:
+    """Training FLOPs per token at N parameters: 6*N, or the trend of the runs' own count over N.
+
+    The trend, because neighbouring shapes differ by a percent or two for their depth alone, which
+    is no property of a size.
+    """
+    N = np.asarray(N, float)
+    return 6 * N if cost is None else np.exp(cost.trend_and_slope(np.log(N))[0])
+
+
 def log_N_opt(laws: np.ndarray, cost: FlopsPerToken | None, C: np.ndarray) -> np.ndarray:
     """ln N_opt of many laws at many FLOPs.
 

@@ -28,7 +28,7 @@ FLOORS = {
     "parametrization": 0,
     "config": 0, "memory": 0, "plan": 0, "tables_in": 0, "units": 0, "fetch": 0,
     "data": 1, "model": 1, "track": 1,
-    "train": 2, "fit": 2, "diagnose": 2, "decide": 2,
+    "train": 2, "fit": 2, "diagnose": 2, "decide": 2, "recommend": 2,
     "sweep": 3, "report": 3, "evals": 3,
     "show": 4, "show_answer": 4, "commands": 4, "cli": 4,
 }  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from chinchilla.decide.options import allocate, flops_at
+from chinchilla.decide.options import allocate
 from chinchilla.decide.overtraining import (
     OverTrainingLaw,
     downstream_error,
@@ -16,7 +16,7 @@ from chinchilla.decide.overtraining import (
     overtrain,
 )
 from chinchilla.errors import FitError, InputError
-from chinchilla.fit.loss_law import FlopsPerToken, named_law
+from chinchilla.fit.loss_law import FlopsPerToken, flops_at, named_law
 from chinchilla.observations import Observations
 from chinchilla.paper import OVER_TRAINING
 from chinchilla.shapes import flops_per_token, n_params, named_shapes

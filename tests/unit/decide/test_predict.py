@@ -7,10 +7,11 @@ import pytest
 
 from chinchilla.config import RatesConfig
 from chinchilla.decide.answer import Ground, for_budget, for_target
-from chinchilla.decide.options import allocate, flops_at
+from chinchilla.decide.options import allocate
 from chinchilla.decide.predict import predictions
 from chinchilla.decide.resampled import ResampledLaws
 from chinchilla.fit import Fits, Frontier, LossLaw, fit_isoflop, fit_parametric
+from chinchilla.fit.loss_law import flops_at
 from chinchilla.observations import Observations
 from chinchilla.shapes import (
     ModelShape,

@@ -1,0 +1,302 @@
+"""Which approach is recommended, and why: the only place that decides it.
+
+Approach 2, whose minima assume the least, is recommended unless approach 3 predicted the sweep's own
+larger budgets clearly better (error of N_opt and of the loss both below SWITCH of approach 2's, over at
+least MIN_PAIRS forecasts). Without three budgets that have a minimum approach 3 is recommended where it
+could be fitted, then approach 2, then approach 1. On 13 public sweeps this rule was never worse than
+approach 2 alone and avoided approach 3 where it missed by a factor of two (docs/fitting.md). NumPy only.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from chinchilla.config import FitCommand
+from chinchilla.fit import fit_all
+from chinchilla.fit.fits import Fits
+from chinchilla.fit.frontier import called
+from chinchilla.fit.isoflop import parabolas_of
+from chinchilla.observations import Observations
+from chinchilla.recommend.candidates import (
+    LawReading,
+    law_readings,
+    lines_of,
+    losses_of,
+    pairs_of_laws,
+    pairs_of_minima,
+)
+from chinchilla.recommend.forecast import MIN_LOSS, Member, Minima, saturating
+from chinchilla.recommend.held_out import (
+    LARGEST,
+    Pair,
+    combined,
+    error_scale,
+    scores,
+    weights_of,
+)
+from chinchilla.recommend.model import Forecast, RecommendedModel
+
+SWITCH = 0.8  # approach 3's held-out error over approach 2's, below which approach 3 is recommended
+MIN_PAIRS = 6  # held-out forecasts that a choice against approach 2 needs
+MIN_MINIMA = 3  # budgets with a minimum that make approach 2 the default
+OWN_LOSS = 4  # minima from which the loss is E + K*C^-g; with fewer, the law's where there is one
+REACH = 0.35  # ln N beyond the sizes tried, within which the minimum of a parabola is measured
+
+
+def fit_table(finals: Observations, curves: Observations | None, command: FitCommand) -> Fits:
+    """Every approach that `command` asks for, and the recommendation.
+
+    Args:
+        finals: final losses.
+        curves: points along the runs for approach 1; None = whatever curves `finals` holds.
+        command: approaches and their settings.
+    """
+    fits = fit_all(finals, curves, command)
+    how = {"huber_delta": command.huber_delta, "objective": command.objective}
+    model = choose(finals.finals(), fits, how)
+    return fits if model is None else dataclasses.replace(fits, recommended=model.to_dict())
+
+
+def choose(obs: Observations, fits: Fits, how: Mapping[str, Any]) -> RecommendedModel | None:
+    """The recommended model of these fits; None where every approach was refused.
+
+    Args:
+        obs: (n,) the final losses that were fitted.
+        fits: what the approaches found.
+        how: huber_delta and objective of approach 3.
+    """
+    minima = minima_of(obs, fits)
+    pairs: dict[str, dict[str, list[Pair]]] = {}
+    readings: list[LawReading] = []
+    if len(minima):
+        pairs["isoflop"] = pairs_of_minima(minima)
+    if "parametric" in fits.fitted:
+        readings = law_readings(obs, dict(how))
+        if readings:
+            pairs["parametric"] = pairs_of_laws(obs, readings, minima, fits.cost, dict(how))
+    parts: dict[str, dict[str, Forecast]] = {}
+    if len(minima) >= 2:
+        parts["isoflop"] = _of_minima(minima, pairs["isoflop"])
+    if readings:
+        parts["parametric"] = _of_laws(readings, pairs["parametric"])
+    if "envelope" in fits.fitted:
+        parts["envelope"] = _of_envelope(fits)
+    held_out: dict[str, dict[str, Any]] = {
+        name: _scored(parts[name], pairs[name])
+        for name in ("isoflop", "parametric")
+        if name in parts
+    }
+    usable = {name: f for name, f in parts.items() if _plausible(f, obs)}
+    lead, why = _lead(usable, held_out, len(minima))
+    if not lead:
+        return None
+    chosen = dict(usable[lead])
+    if lead == "isoflop" and len(minima) < OWN_LOSS and "parametric" in parts:
+        chosen["L"] = parts["parametric"]["L"]
+    if lead == "isoflop":
+        C_range = [float(minima.C[0]), float(minima.C[-1])]
+    else:
+        C_range = [float(obs.C.min()), float(obs.C.max())]
+    outliers = _outliers(obs, fits, readings)
+    law = _near_optimum(readings)
+    return RecommendedModel(
+        approach=lead,
+        C_range=C_range,
+        N=chosen["N"],
+        L=chosen.get("L"),
+        reasons=[why, *_evidence(lead, fits, readings, outliers, len(obs))],
+        outliers=outliers,
+        held_out=held_out,
+        shape=None if law is None else [law.law.alpha, law.law.beta],
+    )
+
+
+def minima_of(obs: Observations, fits: Fits) -> Minima:
+    """The minima of the IsoFLOP profiles in approach 2's window, C rising.
+
+    Of parabolas, which assume no law, and of every profile whose minimum lies within REACH of the sizes
+    tried. Approach 2 itself leaves out a profile whose minimum has fewer than two sizes on a side; it
+    measures N_opt and the loss all the same, and the held-out errors say how well.
+    """
+    found = []
+    for budget in parabolas_of(obs, str(fits.command.get("isoflop_window", "auto"))):
+        x, c = np.log(budget["N"]), budget["coefficients"]
+        if c is None or not c[2] > 0:
+            continue
+        at = float(-c[1] / (2 * c[2]))
+        if x.min() - REACH < at < x.max() + REACH:
+            loss = float(c[0] + c[1] * at + c[2] * at**2)
+            found.append((float(budget["C"]), float(np.exp(at)), loss))
+    if not found:
+        return Minima(*(np.empty(0) for _ in "CNL"))
+    return Minima(*(np.array(column, float) for column in zip(*sorted(found), strict=True)))
+
+
+def _forecast(
+    quantity: str,
+    kind: str,
+    members: Mapping[str, Member],
+    pairs: Sequence[Pair],
+) -> Forecast:
+    found = scores(pairs)
+    own = [found.get(name, LARGEST if pairs else 0.0) for name in members]
+    weight = dict(zip(members, weights_of(own, quantity).tolist(), strict=True))
+    return Forecast(
+        quantity=quantity,
+        kind=kind,
+        names=list(members),
+        scores=own,
+        members=[m.parameters for m in members.values()],
+        covariances=[m.covariance for m in members.values() if m.covariance],
+        error=error_scale(
+            combined(pairs, weight), quantity, _rate(kind, members) if quantity == "L" else 0.0
+        ),
+    )
+
+
+def _rate(kind: str, members: Mapping[str, Member]) -> float:
+    """g, with which the loss at the optimum approaches its asymptote as C^-g: the mean over members."""
+    rows = [m.parameters for m in members.values()]
+    if kind == "saturating":
+        return float(np.mean([row[2] for row in rows]))
+    return float(np.mean([row[3] * row[4] / (row[3] + row[4]) for row in rows]))
+
+
+def _of_minima(minima: Minima, pairs: Mapping[str, list[Pair]]) -> dict[str, Forecast]:
+    """Approach 2: N_opt along lines, the loss along E + K*C^-g."""
+    found = {}
+    if lines := lines_of(minima):
+        found["N"] = _forecast("N", "line", lines, pairs["N"])
+    if losses := losses_of(minima):
+        found["L"] = _forecast("L", "saturating", losses, pairs["L"])
+    return found
+
+
+def _of_laws(readings: list[LawReading], pairs: Mapping[str, list[Pair]]) -> dict[str, Forecast]:
+    """Approach 3: the law of each window, weighted by its held-out errors."""
+    members = {r.name: Member(r.theta, []) for r in readings}
+    return {q: _forecast(q, "law", members, pairs[q]) for q in ("N", "L")}
+
+
+def _of_envelope(fits: Fits) -> dict[str, Forecast]:
+    """Approach 1: its line, and E + K*C^-g through its envelope."""
+    frontier = fits.fitted["envelope"]
+    law = frontier.N_opt
+    row = [float(np.log(law.coefficient)), law.exponent]
+    found = {"N": _forecast("N", "line", {"the envelope": Member(row, [])}, [])}
+    C, N, L = (np.array([getattr(p, name) for p in frontier.points], float) for name in "CNL")
+    if len(C) >= MIN_LOSS:
+        loss = saturating(Minima(C, N, L), np.inf)
+        found["L"] = _forecast("L", "saturating", {"the envelope": loss}, [])
+    return found
+
+
+def _scored(parts: Mapping[str, Forecast], pairs: Mapping[str, list[Pair]]) -> dict[str, Any]:
+    """Held-out errors of an approach's weighted forecasts."""
+    found: dict[str, Any] = {"n": max(len(pairs["N"]), len(pairs["L"]))}
+    for quantity in ("N", "L"):
+        score = None
+        if quantity in parts and pairs[quantity]:
+            f = parts[quantity]
+            weight = dict(zip(f.names, weights_of(f.scores, quantity).tolist(), strict=True))
+            score = scores(combined(pairs[quantity], weight)).get("")
+        found[quantity] = score
+    return found
+
+
+def _plausible(parts: Mapping[str, Forecast], obs: Observations) -> bool:
+    """Whether N_opt rises with C, and not faster than C, in the runs' own range."""
+    if "N" not in parts:
+        return False
+    f = parts["N"]
+    if f.kind == "law":
+        return True  # alpha and beta are positive: the exponent lies between 0 and 1
+    a = float(weights_of(f.scores, "N") @ np.array(f.members)[:, 1])
+    return 0 < a < 1
+
+
+def _lead(
+    usable: Mapping[str, Mapping[str, Forecast]],
+    held_out: Mapping[str, dict[str, Any]],
+    n_minima: int,
+) -> tuple[str, str]:
+    """The approach recommended, and the reason in a sentence; "" where none can be."""
+    if "isoflop" in usable and n_minima >= MIN_MINIMA:
+        errors = held_out["isoflop"]
+        if "parametric" not in usable or errors["N"] is None:
+            n = f"{n_minima} IsoFLOP minima"
+            return "isoflop", f"{called('isoflop')} is recommended: {n}, which assume the least."
+        other = held_out["parametric"]
+        known = other["N"] is not None and other["L"] is not None and errors["n"] >= MIN_PAIRS
+        better = known and all(other[q] < SWITCH * errors[q] for q in ("N", "L"))
+        lead, rest = ("parametric", "isoflop") if better else ("isoflop", "parametric")
+        return lead, (
+            f"{called(lead)} is recommended: over {errors['n']} forecasts of the sweep's own larger "
+            f"budgets from its smaller ones, {_errors(held_out[lead])}; {called(rest)}: "
+            f"{_errors(held_out[rest])}."
+        )
+    for name, why in (
+        ("parametric", "it uses all runs, and under three budgets have an IsoFLOP minimum"),
+        ("isoflop", "it is the only approach with an answer here, from two minima"),
+        ("envelope", "approaches 2 and 3 have no answer here"),
+    ):
+        if name in usable:
+            return name, f"{called(name)} is recommended: {why}."
+    return "", ""
+
+
+def _errors(held_out: Mapping[str, Any]) -> str:
+    """Held-out errors in words."""
+    known = [(held_out[q], of) for q, of in (("N", "N_opt"), ("L", "the loss"))]
+    parts = [f"{100 * float(np.expm1(e)):.2g}% in {of}" for e, of in known if e is not None]
+    return f"error {' and '.join(parts)}" if parts else "no error could be measured"
+
+
+def _near_optimum(readings: list[LawReading]) -> LawReading | None:
+    """The law of the narrowest window: what describes the runs near the optimum."""
+    return readings[-1] if readings else None
+
+
+def _outliers(obs: Observations, fits: Fits, readings: list[LawReading]) -> list[dict[str, Any]]:
+    """Runs that the recommendation leaves out as outliers, by approach."""
+    found: list[dict[str, Any]] = []
+    if "isoflop" in fits.fitted:
+        excluded = fits.fitted["isoflop"].details.get("window", {}).get("outliers", [])
+        found += [
+            {"approach": "isoflop", **{k: o[k] for k in ("run_id", "N", "L")}} for o in excluded
+        ]
+    for reading in readings[:1]:
+        for i in np.flatnonzero(reading.outliers):
+            run = {"run_id": str(obs.run_id[i]), "N": float(obs.N[i]), "L": float(obs.L[i])}
+            found.append({"approach": "parametric", **run})
+    return found
+
+
+def _evidence(
+    lead: str, fits: Fits, readings: list[LawReading], outliers: list[dict[str, Any]], n_runs: int
+) -> list[str]:
+    """What the recommendation was made from: the window, windows of approach 3, outliers."""
+    said = []
+    if lead == "isoflop" and "isoflop" in fits.fitted:
+        said.append(f"Approach 2 uses {fits.fitted['isoflop'].settings['window']}.")
+    elif lead == "isoflop":
+        said.append(
+            "Approach 2 itself is refused, because too few minima have two sizes on each side: parabolas "
+            "whose minimum lies near the sizes tried stand in for it. Train more sizes on both sides."
+        )
+    if len(readings) > 1:
+        a = ", ".join(f"{r.law.beta / (r.law.alpha + r.law.beta):.3f} ({r.name})" for r in readings)
+        said.append(f"Approach 3 by window, a = {a}.")
+    if outliers:
+        names = list(dict.fromkeys(str(o["run_id"]) for o in outliers))
+        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+        text = f"{len(names)} of {n_runs} runs are outliers and were excluded: {shown}."
+        parametric = fits.fitted.get("parametric")
+        if parametric is not None and any(o["approach"] == "parametric" for o in outliers):
+            own = readings[0].law
+            without = own.beta / (own.alpha + own.beta)
+            text += f" Approach 3 gives a = {without:.3f} without them, {parametric.N_opt.exponent:.3f} with all runs."
+        said.append(text + " Check whether they diverged.")
+    return said
