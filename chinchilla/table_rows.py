@@ -6,9 +6,8 @@ from itertools import islice
 import numpy as np
 
 from chinchilla.errors import InputError
-from chinchilla.units import same_values
+from chinchilla.units import is_rounded, same_values
 
-MANY = 7  # significant digits of a loss from which two runs do not share one by chance
 MAX_ORIGINALS = 8  # earlier runs that a run is compared with, of those that share a row
 BUDGET_TOLERANCE = 0.02  # spread of C, relative, inside one budget
 BUDGET_GAP = 3.0  # spreads of a budget that its neighbours are away, at least
@@ -76,8 +75,8 @@ def find_copies(
     """(n,) the row that each row is a copy of; -1 for rows that are none.
 
     A row is a copy if all its columns are those of an earlier row of its run. A run is one if each of its
-    rows has all columns but run_id of a row of one earlier run, and the losses have digits enough
-    (`MANY`): two runs may well share a loss that was rounded.
+    rows has all columns but run_id of a row of one earlier run, and losses that were not rounded: two
+    runs may well share a rounded one.
 
     Args:
         run_id: (n,) names.
@@ -101,7 +100,7 @@ def find_copies(
     for i, name in enumerate(names):
         first.setdefault(name, i)
         n_rows[name] = n_rows.get(name, 0) + 1
-    precise = ~_rounded(values[-1])
+    precise = ~is_rounded(values[-1])
     for group in groups:
         by_content: dict[tuple[object, ...], dict[str, int]] = {}
         rows = sorted(group.tolist(), key=lambda i: (first[names[i]], i))
@@ -127,12 +126,6 @@ def find_copies(
         if copy_of[copy_of[i]] >= 0:
             copy_of[i] = copy_of[copy_of[i]]
     return copy_of
-
-
-def _rounded(x: np.ndarray) -> np.ndarray:
-    """(n,) whether a value has fewer than `MANY` significant digits."""
-    scale = 10.0 ** (MANY - 2 - np.floor(np.log10(x)))
-    return np.abs(np.round(x * scale) - x * scale) < 1e-9 * x * scale
 
 
 def equal_budgets(C: np.ndarray, N: np.ndarray) -> np.ndarray:

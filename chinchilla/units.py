@@ -19,6 +19,8 @@ MAX_LOSS = 20.0  # nats per token: a uniform guess over a million tokens scores 
 LEAST_N = 5e3  # parameters; a median below is a count in thousands or more
 TOKENS_PER_PARAM = (1e-3, 1e6)  # the median of D/N lies inside
 
+MANY_DIGITS = 7  # significant digits from which two runs do not share a loss by chance
+
 SLIPS = {  # column -> factor and the name of the unit
     "N": {1e3: "thousands", 1e6: "millions", 1e9: "billions", 1e12: "trillions"},
     "D": {1e3: "thousands", 1e6: "millions", 1e9: "billions", 1e12: "trillions"},
@@ -212,3 +214,13 @@ def same_values(x: np.ndarray) -> np.ndarray:
     steps = np.diff(x[order]) > SAME * x[order][1:]
     index[order] = np.append(0, np.cumsum(steps))[: len(x)]
     return index
+
+
+def is_rounded(x: np.ndarray) -> np.ndarray:
+    """(n,) whether a value has fewer than `MANY_DIGITS` significant digits.
+
+    Args:
+        x: (n,) positive numbers.
+    """
+    scaled = x * 10.0 ** (MANY_DIGITS - 2 - np.floor(np.log10(x)))
+    return np.abs(np.round(scaled) - scaled) < SAME * scaled

@@ -11,13 +11,16 @@ from hypothesis import strategies as st
 
 from chinchilla import cli
 from chinchilla.errors import InputError
+from chinchilla.fit.isoflop import fit_isoflop
 from chinchilla.fit.loss_law import named_law
+from chinchilla.fit.parametric import fit_parametric
 from chinchilla.observations import Observations
 from chinchilla.table_names import SYNONYMS
 from chinchilla.tables_in import COLUMNS, OPTIONAL
 
 LAW = named_law("hoffmann")
-PUBLIC = Path(os.environ.get("CHINCHILLA_PUBLIC_DATA", "../shared/data"))
+BESIDE = Path(__file__).parents[2].parent / "shared" / "data"
+PUBLIC = Path(os.environ.get("CHINCHILLA_PUBLIC_DATA", BESIDE))
 SIX = {"flop_convention": "six_nd"}
 
 
@@ -335,6 +338,19 @@ def test_equal_rounded_losses_are_different_runs(csv):
     assert len(csv(without.replace("2.1399", "2.139912345"))) == 1
     assert len(csv(text.replace("b,", "a,").replace("2e-3", "1e-3"))) == 1
     assert len(csv(text.replace("2e-3", "1e-3").replace("run_id", "x").replace("b,", "a,"))) == 1
+
+
+def test_two_seeds_of_one_rounded_loss_are_no_copies_for_the_fits():
+    C = np.repeat([1e18, 1e19, 1e20], 9)
+    N = 0.6 * (C / 6) ** 0.4565 * np.tile(np.geomspace(0.25, 4, 9), 3)
+    L = np.round(LAW(N, C / (6 * N)), 4)
+    columns = {
+        k: np.append(x, x[:5]) for k, x in (("C", C), ("N", N), ("D", C / (6 * N)), ("L", L))
+    }
+    obs = Observations.of(**columns, run_id=[f"r{i}" for i in range(32)])
+    assert len(obs) == 32
+    assert fit_isoflop(obs, n_bootstrap=0).refusals == []
+    assert fit_parametric(obs, n_bootstrap=0).n_runs == 32
 
 
 def test_exact_copies_are_dropped_with_a_count_or_refused(csv):
