@@ -18,9 +18,7 @@ OURS = (*COLUMNS, *OPTIONAL, *CONVENTIONS)
 
 SYNONYMS = {  # ours -> other names of the same quantity
     "run_id": ("run", "id", "runid", "run_name", "run_uid"),
-    "budget_flops": (
-        "budget", "flops_budget", "flop_budget", "isoflop", "isoflops", "isoflop_budget",
-    ),
+    "budget_flops": ("budget", "flops_budget", "flop_budget", "isoflop_budget"),
     "C": (
         "flops", "compute", "flop", "total_flops", "total_flop", "train_flops", "training_flops",
         "n_flops", "num_flops", "flops_total", "flop_count", "flops_spent", "total_compute",
@@ -86,7 +84,9 @@ YIELDING = {*QUALIFIED, "model_size"}
 # A label that is a run_id where no other column is one and no two rows share it.
 WEAK_RUN_ID = ("name", "display_name")
 MAX_NAME = 200  # characters of a header that is looked into
-INDEX = ("", "index", "unnamed_0", "level_0")  # row numbers that pandas and spreadsheets write
+INDEX = re.compile(
+    r"(index|level_0|unnamed_\d+(_\d+)*)?"
+)  # row numbers that pandas and spreadsheets write
 
 ALIASES = {  # normalised name -> ours; the single letters stand for themselves only
     **{name: name for name in OURS if len(name) > 1},
@@ -229,7 +229,7 @@ def our_columns(
         for ours, f in factors.items()
     ]
     weak = [i for i, name in enumerate(header) if normalised(name) in WEAK_RUN_ID]
-    index = [i for i, name in enumerate(header) if normalised(name) in INDEX]
+    index = [i for i, name in enumerate(header) if INDEX.fullmatch(normalised(name))]
     return Found(
         places,
         factors,

@@ -5,6 +5,7 @@ they do not, as other columns or the semicolons of the file show. What stays amb
 Floor 0: NumPy only.
 """
 
+import functools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -53,22 +54,21 @@ def has_comma(values: Sequence[Any]) -> bool:
 
 
 def decimal_mark(values: Sequence[Any]) -> str:
-    """The decimal mark that the cells of a column show: "." or ","; "" where they show none.
+    """The decimal mark of the first cell of a column that shows one: "." or ","; "" if none does.
 
     Args:
-        values: cells, of which only text counts.
+        values: cells, of which only text counts; those that show the other mark are refused later.
     """
-    marks = set()
     for value in values:
         if not isinstance(value, str) or len(value) > MAX_CELL:
             continue
         text = _core(value)[0]
         for mark in ".,":
             if _GROUPS[mark].fullmatch(text):
-                marks.add(_OTHER[mark])
-            elif _PLAIN[mark].fullmatch(text) and not _GROUP[mark].fullmatch(text):
-                marks.add(mark)
-    return marks.pop() if len(marks) == 1 else "." if marks else ""
+                return _OTHER[mark]
+            if _PLAIN[mark].fullmatch(text) and not _GROUP[mark].fullmatch(text):
+                return mark
+    return ""
 
 
 def read_numbers(
@@ -100,27 +100,31 @@ def read_numbers(
         except (ValueError, TypeError, OverflowError):
             pass
     texts = ["" if value is None else str(value).strip() for value in values]
-    grouped = {
-        mark
-        for mark in ".,"
-        if any(len(t) <= MAX_CELL and _GROUPS[mark].fullmatch(_core(t)[0]) for t in texts)
-    }
-    x = np.full(len(texts), np.nan)
+
+    @functools.cache
+    def grouped(mark: str) -> bool:
+        """Whether a cell of the column has this mark between thousands beyond doubt."""
+        return any(len(t) <= MAX_CELL and _GROUPS[mark].fullmatch(_core(t)[0]) for t in texts)
+
+    found = []
     empty = 0
     first: tuple[int, str] | None = None
+    is_count = column in COUNTS
     for i, text in enumerate(texts):
-        if text.lower() in MISSING:
-            if may_be_empty:
-                continue
-            empty += 1
-            first = first or (i, text)
+        number = _quick(text, is_count, decimal)
+        if number is None and text.lower() in MISSING:
+            found.append(math.nan)
+            if not may_be_empty:
+                empty += 1
+                first = first or (i, text)
             continue
-        number = _number(text, column in COUNTS, decimal, grouped)
+        if number is None:
+            number = _number(text, is_count, decimal, grouped)
         if number is None:
             raise InputError(f"{at(i)}: {column}={text!r} is not a number.{_hint(text, decimal)}")
         if not math.isfinite(number) or number <= 0:
             raise InputError(f"{at(i)}: {column}={text} is not a positive finite number.")
-        x[i] = number
+        found.append(number)
     if first:
         i, text = first
         what = (
@@ -131,7 +135,7 @@ def read_numbers(
         more = f", and {empty - 1} more rows have none" if empty > 1 else ""
         cure = " Leave out runs without a final loss." if column == "L" else ""
         raise InputError(f"{at(i)}: {what}{more}.{cure}")
-    return x
+    return np.array(found)
 
 
 def _plain(values: Sequence[Any], may_be_empty: bool) -> np.ndarray:
@@ -150,7 +154,23 @@ def _core(text: str) -> tuple[str, int]:
     return (found[1], power) if found and power else (text, 0)
 
 
-def _number(text: str, is_count: bool, decimal: str, grouped: set[str]) -> float | None:
+def _quick(text: str, is_count: bool, decimal: str) -> float | None:
+    """What most cells say: a number in one style, perhaps with one letter behind it; None for others."""
+    power = SUFFIXES.get(text[-1:].lower(), 0) if is_count else 0
+    core = text[:-1] if power else text
+    mark = decimal or "."
+    if not core[-1:].isdigit() or _OTHER[mark] in core or core[-4:-3] == mark:
+        return None
+    try:
+        core = core.replace(mark, ".")
+        return float(f"{core}e{power}" if power else core)
+    except ValueError:
+        return None
+
+
+def _number(
+    text: str, is_count: bool, decimal: str, grouped: Callable[[str], bool]
+) -> float | None:
     """What a cell says; None if it is no number, or may be two."""
     if len(text) > MAX_CELL and not text.isdigit():
         return None
@@ -161,7 +181,7 @@ def _number(text: str, is_count: bool, decimal: str, grouped: set[str]) -> float
     separator = _OTHER[mark]
     for sep in (separator, mark):
         whole = _GROUPS[sep].fullmatch(core) and (sep == separator or separator not in core)
-        if whole or (_GROUP[sep].fullmatch(core) and sep in grouped):
+        if whole or (_GROUP[sep].fullmatch(core) and grouped(sep)):
             core = core.replace(sep, "")
             break
     if separator in core or (not decimal and _GROUP[mark].fullmatch(core)):

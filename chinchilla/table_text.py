@@ -95,8 +95,8 @@ def find_header(lines: Sequence[tuple[int, str]], mapped: Sequence[str]) -> Head
         return values_of(line if k == first else line.lstrip("# "), delimiter)
 
     def score(k: int, delimiter: str) -> int:
-        if delimiter == " " and "|" in lines[k][1]:
-            return 0
+        if delimiter == " " and re.search(r"[,;\t|]", lines[k][1]):
+            return 0  # spaces inside names
         return sum(known(name) or name in mapped for name in names(k, delimiter))
 
     for k in range(first, begin - 1, -1):
