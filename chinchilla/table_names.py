@@ -175,12 +175,16 @@ def known(theirs: str) -> bool:
     return bool(meaning(theirs)[0]) or normalised(split_unit(theirs)[0]) in C_OR_BUDGET
 
 
-def accepted(ours: str) -> str:
-    """The names that a column may have, for an error."""
-    qualified = [alias for alias, (to, _) in QUALIFIED.items() if to == ours]
-    shown = [*SYNONYMS.get(ours, ()), *qualified[:3]]
-    more = [*C_OR_BUDGET[:1]] if ours == "C" else []
-    return ", ".join([ours, *shown, *more])
+def accepted(missing: Sequence[str]) -> str:
+    """The names that columns may have, for an error: all of one or two columns, the first of more."""
+
+    def names(ours: str) -> str:
+        qualified = [alias for alias, (to, _) in QUALIFIED.items() if to == ours]
+        found = [*SYNONYMS.get(ours, ()), *qualified[:3], *(C_OR_BUDGET[:1] if ours == "C" else ())]
+        shown = found if len(missing) <= 2 else [*found[:6], "..."]
+        return ", ".join([ours, *shown])
+
+    return "; ".join(map(names, missing))
 
 
 def our_columns(

@@ -91,13 +91,13 @@ def _without_copies(
     if not len(copies):
         return np.arange(n)
     i = int(copies[0])
-    same = f"{table.at(i)}: the same run as {table.row(int(copy_of[i]))}"
+    same = f"{table.row(i)}: the same run as {table.row(int(copy_of[i]))}"
     if duplicates == "refuse":
         raise InputError(
-            f"{same} ({len(copies)} of {n} rows are exact copies). Counting one run twice would narrow "
+            f"{table.name} {same} ({len(copies)} of {n} rows are exact copies). Counting one run twice would narrow "
             "every interval: remove the copies, or give duplicates=drop."
         )
-    notes.append(f"{len(copies)} of {n} rows left out: exact copies of other rows ({same}).")
+    notes.append(f"{len(copies)} of {n} rows left out: exact copies of other rows (first {same}).")
     return np.flatnonzero(copy_of < 0)
 
 

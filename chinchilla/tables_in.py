@@ -246,7 +246,7 @@ def quantities(table: Table, flop_convention: str) -> tuple[dict[str, Any], list
         raise InputError(
             f"{table.name}: no column {', '.join(missing)} (found {shortened(', '.join(table.found)) or 'none'}). "
             f"A CSV of runs has the columns {','.join(COLUMNS)}; run_id and budget_flops may be "
-            f"missing.{cure} Accepted names: {'; '.join(map(accepted, missing))}. For another name "
+            f"missing.{cure} Accepted names: {accepted(missing)}. For another name "
             f'give columns.{missing[0]}="NAME".{table.hint}'
         )
     if not len(table):
