@@ -257,6 +257,10 @@ def _checked_word(command: str, word: str, extra: Path | None) -> str:
             )
         # In quotes: a file may be called nan or 7, which Hydra would read as a number.
         return f"{'+' if key == 'experiment' else ''}{key}={_quoted(value)}"
+    inside = known.get(key.partition(".")[0])
+    if inside and inside.type.startswith("dict"):  # its own keys are new to Hydra, hence the +
+        as_is = key == inside.key or value[:1] in ("'", '"')
+        return f"+{key}={value if as_is else _quoted(value)}"
     if key not in known:
         raise InputError(
             f"{command} has no key {key!r}.{nearest(key, [*known, *groups])} "

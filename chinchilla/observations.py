@@ -9,7 +9,7 @@ NumPy only.
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,9 @@ from chinchilla.errors import InputError
 from chinchilla.files import write_text
 from chinchilla.measured import along, ends
 from chinchilla.records import Curve, RunResult, count_label
-from chinchilla.tables_in import (
-    COLUMNS,
-    CONVENTIONS,
-    OPTIONAL,
-    Table,
-    conventions_of,
-    quantities,
-    read_csv,
-    read_frame,
-)
-from chinchilla.units import budget_slip, same_values, unit_slip, unusual_factor
+from chinchilla.table_rows import best_of_each, check_distinct, final_rows
+from chinchilla.table_runs import ASK_BEST, runs_of
+from chinchilla.tables_in import COLUMNS, CONVENTIONS, OPTIONAL, read_csv, read_frame
 
 SINGLE_EPOCH = 1.001  # epochs up to here count as one
 
@@ -111,11 +103,7 @@ class Observations:
     @property
     def is_final(self) -> np.ndarray:
         """(n,) bool: the row with the most tokens of its run."""
-        order = np.lexsort((self.D, self.run_id))
-        runs = self.run_id[order]
-        final = np.zeros(len(self), bool)
-        final[order] = np.append(runs[1:] != runs[:-1], True)[: len(self)]
-        return final
+        return final_rows(self.run_id, self.D)
 
     @property
     def budget_labels(self) -> np.ndarray:
@@ -153,8 +141,8 @@ class Observations:
     def check_distinct(self, table: str = "", row: Callable[[int], str] = "row {}".format) -> None:
         """Refuse a run that is counted twice: it would narrow every interval.
 
-        Twice is the same run_id at the same D, or the same C, N, D and L under any name; numbers
-        within 1e-9 of each other, relative, are the same.
+        Twice is the same run_id at the same D, to within 1e-9. Equal numbers under two names are two
+        runs: losses are rounded, and seeds and learning rates stand in columns that are not ours.
 
         Args:
             table: what errors call the table.
@@ -163,22 +151,16 @@ class Observations:
         Raises:
             InputError: naming both rows.
         """
-        for names in (("run_id", "D"), ("C", "N", "D", "L")):
-            columns = [getattr(self, name) for name in names]
-            ids = [
-                x if name == "run_id" else same_values(x)
-                for name, x in zip(names, columns, strict=True)
-            ]
-            order = np.lexsort(ids)
-            same = np.logical_and.reduce([x[order][1:] == x[order][:-1] for x in ids])
-            if same.any():
-                k = int(np.argmin(np.where(same, order[1:], len(self))))
-                first, second = int(order[k]), int(order[k + 1])
-                what = ", ".join(f"{n}={x[second]}" for n, x in zip(names, columns, strict=True))
-                raise InputError(
-                    f"{f'{table} {row(second)}'.strip()}: the same run as {row(first)} ({what}). "
-                    "Counting one run twice would narrow every interval: remove one."
-                )
+        check_distinct(self.run_id, self.D, self.L, table, row)
+
+    def best(self) -> "Observations":
+        """The run of the lowest final loss of each (N, D), with its curve, and a note of how many are not."""
+        ends = self.finals()
+        keep = best_of_each(ends.N, ends.D, ends.L)
+        note = f"{np.count_nonzero(~keep)} of {len(ends)} runs left out: not the lowest loss of their (N, D)."
+        kept = self.where(np.isin(self.run_id, ends.run_id[keep]))
+        notes = [text for text in self.notes if ASK_BEST not in text]  # it has been done
+        return replace(kept, notes=(*notes, note))
 
     def within(self, tokens_per_param: Sequence[float]) -> "Observations":
         """The runs whose D/N lies between two values at their end, and a note of how many do not.
@@ -255,46 +237,71 @@ class Observations:
         writer.writerow((*COLUMNS, *OPTIONAL, *CONVENTIONS))
         tail = tuple(getattr(self, name) for name in CONVENTIONS)
         columns = [getattr(self, name).tolist() for name in (*COLUMNS, *OPTIONAL)]
+        quoted = csv.writer(
+            out, lineterminator="\n", quoting=csv.QUOTE_ALL
+        )  # a # marks no comment there
         for run_id, *row in zip(*columns, strict=True):
-            writer.writerow((run_id, *("" if x != x else repr(x) for x in row), *tail))
+            (quoted if run_id.startswith("#") else writer).writerow(
+                (run_id, *("" if x != x else repr(x) for x in row), *tail)
+            )
         write_text(path, out.getvalue())
 
     @classmethod
-    def from_csv(cls, path: Path, *, key: str = "observations", **said: str) -> "Observations":
+    def from_csv(
+        cls,
+        path: Path,
+        *,
+        key: str = "observations",
+        columns: Mapping[str, str] | None = None,
+        duplicates: str = "drop",
+        **said: str,
+    ) -> "Observations":
         """Read a CSV of runs: C, N, D, L; run_id, budget_flops, unique_tokens, max_epochs if there.
 
-        Comma, tab or semicolon; aliases of columns as in `tables_in.ALIASES`; other columns and
-        lines starting with # are ignored. Without run_id every row is a run. The conventions are
+        Names of columns, numbers and files are read as docs/observations.md says; other columns only
+        tell copies from runs. Without run_id every row is a run. Equal C gives budgets where the
+        table names none. Notes say what was left out or inferred. The conventions are
         read from columns of those names (files written by `save`) unless said here; of C, N and D
         one may be missing where flop_convention is six_nd.
 
         Args:
             path: the file.
             key: what the person gave it as, for errors.
+            columns: our column -> theirs, such as {"N": "Model Size (M)"}; the unit multiplies.
+            duplicates: what is done with exact copies of a run: drop or refuse.
             **said: flop_convention, n_convention, loss_kind.
 
         Raises:
             InputError: naming file, line and column: missing column, not a number, NaN, not
                 positive, a row too long or too short, a run given twice, units that cannot be.
         """
-        return cls._from_table(read_csv(Path(path), key), said)
+        return cls(**runs_of(read_csv(Path(path), key, columns), said, duplicates))
 
     @classmethod
-    def from_frame(cls, frame: Any, **said: str) -> "Observations":
+    def from_frame(
+        cls,
+        frame: Any,
+        *,
+        columns: Mapping[str, str] | None = None,
+        duplicates: str = "drop",
+        **said: str,
+    ) -> "Observations":
         """The same of anything with named columns: a pandas or polars frame, a dict of arrays.
 
         Args:
             frame: columns N, D, L, and where there are any C, run_id and budget_flops, or aliases;
                 without C, C = 6*N*D.
+            columns: our column -> theirs, as in `from_csv`.
+            duplicates: drop or refuse, as in `from_csv`.
             **said: flop_convention, n_convention, loss_kind.
 
         Raises:
             InputError: as `from_csv`, naming the row counted from 0.
         """
-        table = read_frame(frame)
+        table = read_frame(frame, columns)
         if "C" not in table.columns and "flop_convention" not in table.columns:
             said = {"flop_convention": "six_nd", **said}
-        return cls._from_table(table, said)
+        return cls(**runs_of(table, said, duplicates))
 
     @classmethod
     def of(
@@ -308,6 +315,7 @@ class Observations:
         run_id: Any = None,
         unique_tokens: Any = None,
         max_epochs: Any = None,
+        duplicates: str = "drop",
         **said: str,
     ) -> "Observations":
         """The same of arrays; a single value counts for every row.
@@ -321,6 +329,7 @@ class Observations:
             run_id: (n,) names; rows of one name are points along one curve; None = each its own.
             unique_tokens: (n,) of D those that differ, NaN for unknown; None = unknown.
             max_epochs: (n,) passes over the most repeated of several sources, as unique_tokens.
+            duplicates: drop or refuse, as in `from_csv`.
             **said: flop_convention, n_convention, loss_kind.
 
         Raises:
@@ -333,30 +342,9 @@ class Observations:
             told = ", ".join(f"{name} {x.shape}" for name, x in given.items())
             raise InputError(f"arrays must be of equal length; these are {told}.")
         columns = np.broadcast_arrays(*map(np.atleast_1d, given.values()))
-        return cls.from_frame(dict(zip(given, columns, strict=True)), **said)
-
-    @classmethod
-    def _from_table(cls, table: Table, said: dict[str, str]) -> "Observations":
-        """Observations of what a person brought, once all of it is believable."""
-        conventions: dict[str, Any] = dict(conventions_of(table, said))
-        columns, notes = quantities(table, conventions["flop_convention"])
-        names = [f"run{i:04d}" for i in range(len(table))]
-        if "run_id" in table.columns:
-            names = [str(name).strip() for name in table.columns["run_id"]]
-        for i, name in enumerate(names):
-            if not name or name.startswith("#"):
-                wrong = f"starts with #, which marks a comment: {name}" if name else "is empty"
-                raise InputError(f"{table.at(i)}: run_id {wrong}.")
-        obs = cls(run_id=np.array(names, dtype=str), **columns, **conventions)
-        obs.check_distinct(table.name, table.row)
-        ends = obs.finals()
-        if slip := unit_slip(ends.C, ends.N, ends.D, ends.L):
-            raise InputError(f"{table.name}: {slip}")
-        if slip := budget_slip(ends.C, ends.budget_flops):
-            raise InputError(f"{table.name}: {slip}")
-        if odd := unusual_factor(ends.C, ends.N, ends.D):
-            notes.append(odd)
-        return replace(obs, notes=tuple(notes))
+        return cls.from_frame(
+            dict(zip(given, columns, strict=True)), duplicates=duplicates, columns=None, **said
+        )
 
     @classmethod
     def from_results(cls, results: Sequence[RunResult], loss: str) -> "Observations":

@@ -1,15 +1,15 @@
 """Tables of runs as people bring them: a CSV file or a frame in memory.
 
-Columns are found by name or alias, rows keep the name an error gives them (a line of the file), and
-numbers are checked one by one. `observations.py` makes Observations of the result. Floor 0.
+Columns are found by name (`table_names.py`), rows keep the name that an error gives them (a line of the
+file), and numbers are checked one by one (`table_numbers.py`). `observations.py` makes Observations of
+the result. Floor 0.
 """
 
 import csv
 import io
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +19,31 @@ from chinchilla.config.checks import choice
 from chinchilla.config.fitting import LOSSES, N_CONVENTIONS
 from chinchilla.errors import InputError
 from chinchilla.shapes import FLOP_CONVENTIONS
+from chinchilla.table_names import (
+    ALIASES,
+    COLUMNS,
+    CONVENTIONS,
+    OPTIONAL,
+    accepted,
+    our_columns,
+    shortened,
+)
+from chinchilla.table_numbers import decimal_mark, has_comma, read_numbers
+from chinchilla.table_text import find_header, looks_like, read_text, values_of
 
-COLUMNS = ("run_id", "budget_flops", "C", "N", "D", "L")
-OPTIONAL = ("unique_tokens", "max_epochs")  # columns that few tables have
+__all__ = [
+    "ALIASES", "COLUMNS", "CONVENTIONS", "OPTIONAL", "Table", "conventions_of", "numbers", "quantities",
+    "read_csv", "read_frame",
+]  # fmt: skip
+
 MAY_BE_EMPTY = ("budget_flops", *OPTIONAL)  # cell by cell
-CONVENTIONS = ("flop_convention", "n_convention", "loss_kind")
-
-# Other names of our columns, in any case; the single letters themselves stand for themselves only.
-ALIASES = {
-    **{name: name for name in (*COLUMNS, *OPTIONAL, *CONVENTIONS) if len(name) > 1},
-    "run": "run_id",
-    "id": "run_id",
-    "budget": "budget_flops",
-    "flops": "C",
-    "compute": "C",
-    "params": "N",
-    "parameters": "N",
-    "tokens": "D",
-    "loss": "L",
-    "unique": "unique_tokens",
-}
+SAVED = (*COLUMNS, *OPTIONAL, *CONVENTIONS)  # the header that Observations.save writes
 
 KNOWN = {  # what each convention may be
     "flop_convention": ("unknown", *FLOP_CONVENTIONS),
     "n_convention": N_CONVENTIONS,
     "loss_kind": ("unknown", *LOSSES),
 }
-
-NOT_TEXT = (  # first bytes of files that are no CSV
-    (b"\xff\xfe", "UTF-16 text: save it as UTF-8"),
-    (b"\xfe\xff", "UTF-16 text: save it as UTF-8"),
-    (b"PK\x03\x04", "a spreadsheet or a zip: export the sheet as CSV"),
-    (b"\x1f\x8b", "compressed: unpack it first"),
-    (b"PAR1", "a Parquet file: write it as CSV, or give Observations.from_frame its frame"),
-)
 
 
 @dataclass(frozen=True)
@@ -63,98 +54,130 @@ class Table:
     columns: Mapping[str, Sequence[Any]]  # text, or whatever a frame holds
     found: Sequence[str]  # the header as it was written
     row: Callable[[int], str]  # "line 4"
+    factors: Mapping[str, float] = field(default_factory=dict)  # units that the header states
+    decimals: Mapping[str, str] = field(default_factory=dict)  # decimal marks other than a point
+    says: Mapping[str, str] = field(default_factory=dict)  # conventions that names of columns state
+    others: Sequence[Sequence[Any]] = ()  # columns that are not ours and no row numbers
+    notes: tuple[str, ...] = ()
+    hint: str = ""  # what the file looks like instead, where no column is found
 
     def at(self, i: int) -> str:
         """Where row i stands: "runs.csv line 4"."""
         return f"{self.name} {self.row(i)}"
 
+    def rows(self, indices: Sequence[int], most: int = 5) -> str:
+        """Where several rows stand: "lines 4, 7 and 12 more"."""
+        first = self.row(int(indices[0]))
+        if len(indices) == 1:
+            return first
+        kind = first.partition(" ")[0]
+        places = [self.row(int(i)).partition(" ")[2] for i in indices[:most]]
+        last = str(len(indices) - most) + " more" if len(indices) > most else places.pop()
+        return f"{kind}s {', '.join(places)} and {last}"
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether Observations.save wrote it, so that copies and budgets were seen to already."""
+        return tuple(self.found) == SAVED
+
     def __len__(self) -> int:
         return max((len(column) for column in self.columns.values()), default=0)
 
 
-def shortened(text: str, most: int = 300) -> str:
-    """`text` for an error, which is one line however much a file holds."""
-    return text if len(text) <= most else f"{text[:most]} ..."
+def read_csv(path: Path, key: str, columns: Mapping[str, str] | None = None) -> Table:
+    """A CSV file: comma, tab, semicolon or spaces between values.
 
-
-def our_columns(header: Sequence[str], name: str) -> dict[str, int]:
-    """Our column -> its place in the header, by name or alias; columns of other names are ignored.
-
-    Raises:
-        InputError: two columns give one of ours.
-    """
-    found: dict[str, int] = {}
-    for i, theirs in enumerate(header):
-        ours = theirs if theirs in COLUMNS else ALIASES.get(theirs.lower())
-        if ours is None:
-            continue
-        if ours in found:
-            first = header[found[ours]]
-            clash = (
-                f"the column {first} occurs twice"
-                if first == theirs
-                else f"the columns {first} and {theirs} both give {ours}"
-            )
-            raise InputError(f"{name}: {clash}. Rename one.")
-        found[ours] = i
-    return found
-
-
-def read_csv(path: Path, key: str) -> Table:
-    """A CSV file: comma, tab or semicolon between values; lines starting with # are comments.
+    Lines that start with # are comments, but for one behind the header that holds a row: as many values
+    as the header, and numbers where ours stand. The header itself may be such a line, as NumPy writes it.
 
     Args:
         path: the file.
         key: what the person gave it as, for errors.
+        columns: ours -> theirs, for names that are not known.
 
     Raises:
         InputError: not a readable text file, not a CSV, a row of another length than the header.
     """
-    lines = [
-        (i, line)
-        for i, line in enumerate(io.StringIO(_text(path, key), newline=""), 1)
-        if line.strip() and not line.startswith("#")
-    ]
-    if not lines:
+    text = read_text(path, key)
+    lines = [(i, line) for i, line in enumerate(io.StringIO(text, newline=""), 1) if line.strip()]
+    top = find_header(lines, [str(theirs) for theirs in (columns or {}).values()])
+    if top is None:
         return Table(str(path), {}, (), str)
+    header, delimiter = top.names, top.delimiter
+    found = our_columns(header, str(path), columns)
+    hashed: list[int] = []
+    given: list[int] = []  # lines of the file that the reader was given
 
-    def names(delimiter: str) -> list[str]:
-        return [name.strip(' \t\r\n"') for name in lines[0][1].split(delimiter)]
+    def rows_of_text() -> Iterator[str]:
+        for i, line in lines[top.body :]:
+            if line[0] == "#":
+                row = values_of(line, delimiter)
+                if not _is_row(row, len(header), found.places):
+                    continue
+                hashed.append(i)
+            given.append(i)
+            yield " ".join(line.split()) if delimiter == " " else line
 
-    delimiter = max(
-        ",\t;", key=lambda d: sum(n in COLUMNS or n.lower() in ALIASES for n in names(d))
-    )
-    reader = csv.reader((line for _, line in lines), delimiter=delimiter, strict=True)
-    header: list[str] = []
-    rows: dict[int, list[str]] = {}  # line of the file -> values
-    n_read = 0  # of `lines`
+    reader = csv.reader(rows_of_text(), delimiter=delimiter, strict=True)
+    rows: list[list[str]] = []
+    at: list[int] = []
+    n_read = 0  # of `given`
     try:
         for values in reader:
-            line, n_read = lines[reader.line_num - 1][0], reader.line_num
+            n_read = reader.line_num
             row = [value.strip() for value in values]
-            if not header:
-                header = row
-                while header and not header[-1]:  # a comma behind the last name
-                    header.pop()
-            elif any(row):
-                _check_length(row, len(header), f"{path} line {line}")
-                rows[line] = row
+            if len(row) != len(header):
+                if not any(row):
+                    continue
+                _check_length(row, len(header), f"{path} line {given[n_read - 1]}")
+            elif not any(row):
+                continue
+            rows.append(row)
+            at.append(given[n_read - 1])
     except csv.Error as error:
+        line = given[min(n_read, len(given) - 1)]
         raise InputError(
-            f"{path} is not a CSV from line {lines[n_read][0]} on ({error}). Is a quote left open?"
+            f"{path} is not a CSV from line {line} on ({error}). Is a quote left open?"
         ) from None
-    places, at = our_columns(header, str(path)), list(rows)
-    columns = {name: [row[i] for row in rows.values()] for name, i in places.items()}
-    return Table(str(path), columns, header, lambda i: f"line {at[i]}")
+    notes = list(found.notes)
+    if hashed:
+        notes.append(
+            f"{len(hashed)} lines start with # and hold a row each (line {hashed[0]} is the first): "
+            "they were read as runs. Delete those that are no runs."
+        )
+    named = {name: [row[i] for row in rows] for name, i in found.places.items()}
+    if found.weak >= 0:
+        names = [row[found.weak] for row in rows]
+        if all(names) and len(set(names)) == len(names):
+            named["run_id"] = names
+    aside = {*found.places.values(), *found.index}
+    return Table(
+        str(path),
+        named,
+        header,
+        lambda i: f"line {at[i]}",
+        factors=found.factors,
+        decimals=_decimals(named, delimiter),
+        says=found.says,
+        others=[[row[i] for row in rows] for i in range(len(header)) if i not in aside],
+        notes=tuple(notes),
+        hint=looks_like(text, header),
+    )
 
 
-def read_frame(frame: Any) -> Table:
+def read_frame(frame: Any, columns: Mapping[str, str] | None = None) -> Table:
     """Anything with named columns: a pandas or polars frame, a mapping of names to arrays.
+
+    Args:
+        frame: the columns; an index that has a name is one, too.
+        columns: ours -> theirs, for names that are not known.
 
     Raises:
         InputError: no columns, or columns of different lengths.
     """
     name = "the frame"
+    if any(level is not None for level in getattr(getattr(frame, "index", None), "names", ())):
+        frame = frame.reset_index()
     names = getattr(frame, "columns", None)
     if names is None and isinstance(frame, Mapping):
         names = frame.keys()
@@ -165,17 +188,34 @@ def read_frame(frame: Any) -> Table:
         )
     keys = list(names)
     header = [str(key) for key in keys]
-    found = our_columns(header, name)
-    columns = {ours: np.asarray(frame[keys[i]]) for ours, i in found.items()}
-    shapes = {ours: column.shape for ours, column in columns.items()}
+    found = our_columns(header, name, columns)
+    values = {ours: np.asarray(frame[keys[i]]) for ours, i in found.places.items()}
+    shapes = {ours: column.shape for ours, column in values.items()}
     if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
         told = ", ".join(f"{ours} {shape}" for ours, shape in shapes.items())
         raise InputError(f"{name}: columns must be lists of equal length; these are {told}.")
-    return Table(name, columns, header, "row {}".format)  # type: ignore[arg-type]
+    n = max((len(column) for column in values.values()), default=0)
+    if found.weak >= 0:
+        labels = np.asarray(frame[keys[found.weak]])
+        if labels.shape == (n,) and len(set(map(str, labels))) == n:
+            values["run_id"] = labels
+    aside = {*found.places.values(), *found.index}
+    others = [np.asarray(frame[keys[i]]) for i in range(len(keys)) if i not in aside]
+    return Table(
+        name,
+        values,  # type: ignore[arg-type]
+        header,
+        "row {}".format,
+        factors=found.factors,
+        decimals=_decimals(values, ","),
+        says=found.says,
+        others=[column for column in others if column.shape == (n,)],  # type: ignore[misc]
+        notes=found.notes,
+    )
 
 
 def conventions_of(table: Table, said: dict[str, str]) -> dict[str, str]:
-    """How the table's numbers are counted: as said, else as its own columns say."""
+    """How the table's numbers are counted: as said, else as its columns or their names say."""
     if unknown := [name for name in said if name not in CONVENTIONS]:
         raise InputError(f"{', '.join(unknown)}: say one of {', '.join(CONVENTIONS)}.")
     conventions = {}
@@ -193,7 +233,7 @@ def conventions_of(table: Table, said: dict[str, str]) -> dict[str, str]:
                         f"{table.at(i)}: {name}={value}, but {stated} before: rows counted in two "
                         "ways do not compare. Fit them apart."
                     )
-        conventions[name] = stated
+        conventions[name] = table.says.get(name, stated) if stated == "unknown" else stated
     return conventions
 
 
@@ -206,7 +246,8 @@ def quantities(table: Table, flop_convention: str) -> tuple[dict[str, Any], list
         raise InputError(
             f"{table.name}: no column {', '.join(missing)} (found {shortened(', '.join(table.found)) or 'none'}). "
             f"A CSV of runs has the columns {','.join(COLUMNS)}; run_id and budget_flops may be "
-            f"missing.{cure}"
+            f"missing.{cure} Accepted names: {accepted(missing)}. For another name "
+            f'give columns.{missing[0]}="NAME".{table.hint}'
         )
     if not len(table):
         raise InputError(f"{table.name}: no runs, only a header.")
@@ -230,41 +271,37 @@ def numbers(table: Table, column: str) -> np.ndarray:
     Raises:
         InputError: naming row, column, and what would be a number.
     """
-    values = table.columns[column]
-    may_be_empty = column in MAY_BE_EMPTY
-    try:  # all at once; the slow way below says what is wrong, and where
-        x = np.array([float("nan" if may_be_empty and str(v) == "" else v) for v in values])
-        good = np.isfinite(x) & (x > 0) | (np.isnan(x) & may_be_empty)
-        if good.all():
-            return x
-    except (ValueError, TypeError, OverflowError):
-        pass
-    return np.array([_number(v, column, table, i) for i, v in enumerate(values)], float)
+    x = read_numbers(
+        table.columns[column],
+        column,
+        table.at,
+        may_be_empty=column in MAY_BE_EMPTY,
+        decimal=table.decimals.get(column, "."),
+    )
+    return x * table.factors.get(column, 1.0)
 
 
-def _number(value: Any, column: str, table: Table, i: int) -> float:
-    text = "" if value is None else str(value).strip()
-    if column in MAY_BE_EMPTY and text.lower() in ("", "nan", "na", "none", "null", "<na>"):
-        return float("nan")
-    try:
-        number = float(text)
-    except ValueError:
-        raise InputError(
-            f"{table.at(i)}: {column}={text!r} is not a number.{_hint(text)}"
-        ) from None
-    if not math.isfinite(number) or number <= 0:
-        raise InputError(f"{table.at(i)}: {column}={text} is not a positive finite number.")
-    return number
+def _decimals(columns: Mapping[str, Any], delimiter: str) -> dict[str, str]:
+    """The decimal mark of each of our columns that may not be a point; "" where it is unknown."""
+    values = {name: columns[name] for name in (*COLUMNS[1:], *OPTIONAL) if name in columns}
+    if not any(map(has_comma, values.values())):
+        return {}
+    marks = {name: decimal_mark(cells) for name, cells in values.items()}
+    usual = {mark for mark in marks.values() if mark}
+    other = usual.pop() if len(usual) == 1 else "," if not usual and delimiter == ";" else ""
+    return {name: mark or other for name, mark in marks.items()}
 
 
-def _hint(text: str) -> str:
-    """How to write what was probably meant."""
-    if suffixed := re.fullmatch(r"([\d.]+)\s*([kmbgt])", text, re.IGNORECASE):
-        power = {"k": 3, "m": 6, "b": 9, "g": 9, "t": 12}[suffixed[2].lower()]
-        return f" Write {suffixed[1]}e{power}."
-    if re.fullmatch(r"[\d.,\s']+(e[+-]?\d+)?", text, re.IGNORECASE) and text:
-        return " Write it with a decimal point and without thousands separators."
-    return ""
+def _is_row(row: Sequence[str], n_columns: int, places: Mapping[str, int]) -> bool:
+    """Whether a line that starts with # holds a row: a value per column, and numbers where ours stand."""
+    while len(row) > n_columns and not row[-1]:
+        row = row[:-1]
+    if len(row) != n_columns:
+        return False
+    ours = [row[i] for name, i in places.items() if name in ("C", "N", "D", "L")]
+    return bool(ours) and all(
+        re.match(r"[+-]?[.,]?\d|nan|inf", cell, re.IGNORECASE) for cell in ours
+    )
 
 
 def _check_length(row: list[str], n_columns: int, where: str) -> None:
@@ -275,25 +312,3 @@ def _check_length(row: list[str], n_columns: int, where: str) -> None:
             f"{where}: more values than the {n_columns} columns of the header. Write numbers "
             "without thousands separators."
         )
-
-
-def _text(path: Path, key: str) -> str:
-    try:
-        if path.is_char_device():  # /dev/zero never ends
-            raise InputError(f"{key}={path} is a device, not a file.")
-        raw = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{key}={path} cannot be read ({error.strerror}).") from None
-    for start, what in NOT_TEXT:
-        if raw.startswith(start):
-            raise InputError(f"{key}={path} is {what}.")
-    if b"\0" in raw:
-        raise InputError(
-            f"{key}={path} holds NUL bytes: it is no text file. Save it as CSV, UTF-8."
-        )
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(
-            f"{key}={path} cannot be read: byte {error.start} is not UTF-8. Save it as UTF-8."
-        ) from None

@@ -13,9 +13,13 @@ SAME = 1e-9  # relative difference at which two numbers are one
 MAX_FACTOR = 100.0  # of 6*N*D/C, either way: beyond it units are wrong
 MAX_BUDGET_SPREAD = 10.0  # between runs, of C over the budget asked for
 USUAL_FACTOR = 2.0  # beyond it the conventions of N and C deserve a look
+ODD_FACTOR = 5.0  # of 6*N*D/C of few rows over the table's median: beyond it they deserve a look
+FEW = 0.1  # of the rows
 MAX_LOSS = 20.0  # nats per token: a uniform guess over a million tokens scores 13.8
 LEAST_N = 5e3  # parameters; a median below is a count in thousands or more
 TOKENS_PER_PARAM = (1e-3, 1e6)  # the median of D/N lies inside
+
+MANY_DIGITS = 7  # significant digits from which two runs do not share a loss by chance
 
 SLIPS = {  # column -> factor and the name of the unit
     "N": {1e3: "thousands", 1e6: "millions", 1e9: "billions", 1e12: "trillions"},
@@ -50,32 +54,96 @@ def duration(seconds: float) -> str:
     return f"{number(seconds)} s"
 
 
-def unit_slip(C: np.ndarray, N: np.ndarray, D: np.ndarray, L: np.ndarray) -> str:
-    """What is wrong with the units of final losses, in a sentence; "" when nothing is.
+CURE = "Give parameters, tokens and FLOPs as whole counts, such as 70e9."
+
+
+def unit_slip(C: np.ndarray, N: np.ndarray, D: np.ndarray) -> str:
+    """What is wrong with the units of a whole table, in a sentence; "" when nothing is.
 
     Args:
         C: (n,) training FLOPs.
         N: (n,) parameters.
         D: (n,) tokens.
-        L: (n,) nats per token.
     """
     factor = float(np.median(6 * N * (D / C)))
     ratio = float(np.median(D / N))
-    cure = "Give parameters, tokens and FLOPs as whole counts, such as 70e9."
     if not 1 / MAX_FACTOR <= factor <= MAX_FACTOR:
         cause = _cause(float(np.median(N)), float(np.median(D)), factor)
-        return f"6*N*D/C is {factor:.2g} in the median: {cause}. {cure}"
+        return f"6*N*D/C is {factor:.2g} in the median: {cause}. {CURE}"
     if np.median(N) < LEAST_N:
-        return f"N={np.median(N):.3g} in the median: N looks like millions or billions. {cure}"
+        return f"N={np.median(N):.3g} in the median: N looks like millions or billions. {CURE}"
     if not TOKENS_PER_PARAM[0] <= ratio <= TOKENS_PER_PARAM[1]:
         column = "D" if ratio < 1 else "N"
-        return f"D/N is {ratio:.2g} in the median: {column} looks like millions or billions. {cure}"
-    if L.max() > MAX_LOSS:
-        return (
-            f"L={L.max():.4g} is no loss in nats per token: it looks like perplexity. Give "
-            "ln(perplexity), or bits per token times ln 2; leave out runs that diverged."
-        )
+        return f"D/N is {ratio:.2g} in the median: {column} looks like millions or billions. {CURE}"
     return ""
+
+
+def row_slips(C: np.ndarray, N: np.ndarray, D: np.ndarray, ends: bool) -> tuple[np.ndarray, str]:
+    """Rows in another unit than the table, whose units `unit_slip` found right, and what is wrong.
+
+    Args:
+        C: (n,) training FLOPs.
+        N: (n,) parameters.
+        D: (n,) tokens.
+        ends: whether these are ends of runs, which alone have D/N in TOKENS_PER_PARAM.
+
+    Returns:
+        Indices of the rows, and a sentence about the first of them.
+    """
+    factor = 6 * N * (D / C)
+    usual = float(np.median(factor))
+    wrong = (factor > MAX_FACTOR) | (factor < 1 / MAX_FACTOR)
+    wrong &= np.abs(np.log(factor / usual)) > np.log(MAX_FACTOR)
+    if wrong.any():
+        bad = np.flatnonzero(wrong)
+        i = int(bad[0])
+        cause = _cause(float(N[i]), float(D[i]), float(factor[i]), most=1)
+        return bad, f"6*N*D/C is {factor[i]:.2g}, and {usual:.2g} in the median: {cause}. {CURE}"
+    ratio = D / N
+    wrong = (ratio < TOKENS_PER_PARAM[0]) | (ratio > TOKENS_PER_PARAM[1])
+    if ends and wrong.any():
+        bad = np.flatnonzero(wrong)
+        i = int(bad[0])
+        column = "D" if ratio[i] < 1 else "N"
+        return bad, (
+            f"D/N is {ratio[i]:.2g}, and {np.median(ratio):.2g} in the median: {column} looks like "
+            f"millions or billions. {CURE}"
+        )
+    return np.zeros(0, int), ""
+
+
+def perplexities(L: np.ndarray) -> tuple[np.ndarray, str]:
+    """Indices of final losses that are none in nats per token, and what is wrong with the largest.
+
+    Args:
+        L: (n,) final losses.
+    """
+    bad = np.flatnonzero(L > MAX_LOSS)
+    if not len(bad):
+        return bad, ""
+    return bad, (
+        f"L={L.max():.4g} is no loss in nats per token: it looks like perplexity. Give "
+        "ln(perplexity), or bits per token times ln 2; leave out runs that diverged."
+    )
+
+
+def unusual_rows(C: np.ndarray, N: np.ndarray, D: np.ndarray) -> tuple[np.ndarray, str]:
+    """Indices of few rows whose 6*N*D/C is far from that of all others, and a note of them.
+
+    Args:
+        C: (n,) training FLOPs.
+        N: (n,) parameters.
+        D: (n,) tokens.
+    """
+    factor = 6 * N * (D / C)
+    usual = float(np.median(factor))
+    bad = np.flatnonzero(np.abs(np.log(factor / usual)) > np.log(ODD_FACTOR))
+    if not 0 < len(bad) <= FEW * len(C):
+        return np.zeros(0, int), ""
+    return bad, (
+        f"6*N*D/C is {factor[bad[0]]:.2g}, and {usual:.2g} in the median of the table. Check C, N and D "
+        "there."
+    )
 
 
 def budget_slip(C: np.ndarray, budget_flops: np.ndarray) -> str:
@@ -117,8 +185,8 @@ def unusual_factor(C: np.ndarray, N: np.ndarray, D: np.ndarray) -> str:
     )
 
 
-def _cause(N: float, D: float, factor: float) -> str:
-    """The fewest slips that would bring 6*N*D/C back to about one; the more plausible first."""
+def _cause(N: float, D: float, factor: float, most: int = 3) -> str:
+    """The fewest slips that would bring 6*N*D/C back to about one, `most` at most; the more plausible first."""
     found = []
     choices = ({1.0: "", **SLIPS["N"]}, {1.0: "", **SLIPS["D"]}, {1.0: "", **SLIPS["C"]})
     for by in itertools.product(*choices):
@@ -128,6 +196,8 @@ def _cause(N: float, D: float, factor: float) -> str:
         slips = [
             f"{name} looks like {unit}" for name, unit in zip("NDC", units, strict=True) if unit
         ]
+        if len(slips) > most:
+            continue
         odd = (N * by[0] < LEAST_N) + (not 1e-2 <= D * by[1] / (N * by[0]) <= 1e5)
         found.append((odd, len(slips), " and ".join(slips)))
     return min(found)[2] if found else "the unit of C, N or D is wrong"
@@ -144,3 +214,13 @@ def same_values(x: np.ndarray) -> np.ndarray:
     steps = np.diff(x[order]) > SAME * x[order][1:]
     index[order] = np.append(0, np.cumsum(steps))[: len(x)]
     return index
+
+
+def is_rounded(x: np.ndarray) -> np.ndarray:
+    """(n,) whether a value has fewer than `MANY_DIGITS` significant digits.
+
+    Args:
+        x: (n,) positive numbers.
+    """
+    scaled = x * 10.0 ** (MANY_DIGITS - 2 - np.floor(np.log10(x)))
+    return np.abs(np.round(scaled) - scaled) < SAME * scaled

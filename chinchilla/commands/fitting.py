@@ -53,6 +53,10 @@ def _runs(command: config.FitCommand) -> tuple[Observations, Observations | None
         curves = _points_along(results, curve_of, command.loss)
     else:
         finals, curves = _runs_of_csv(command)
+    if command.best:
+        finals = finals.best()
+        if curves is not None:
+            curves = curves.where(np.isin(curves.run_id, finals.run_id))
     if command.tokens_per_param:
         finals = finals.within(command.tokens_per_param)
         curves = None if curves is None else curves.within(command.tokens_per_param)
@@ -80,6 +84,8 @@ def _runs_of_csv(command: config.FitCommand) -> tuple[Observations, Observations
         obs = Observations.from_csv(
             Path(getattr(command, key)),
             key=key,
+            columns=command.columns,
+            duplicates=command.duplicates,
             flop_convention=command.flop_convention,
             n_convention=command.n_convention,
         )

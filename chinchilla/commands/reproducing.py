@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from chinchilla import config
 from chinchilla.commands.shared import print_json
@@ -14,7 +15,7 @@ def reproduce(command: config.ReproduceCommand) -> int:
     """Table 2 with Tables 3 and A3 from our laws, and why approach 3 differs."""
     from chinchilla.report.reproduce import markdown, reproduce
 
-    said = {"flop_convention": command.flop_convention}
+    said: dict[str, Any] = {"flop_convention": command.flop_convention}
     points = Observations.from_csv(Path(command.points), key="points", **said)
     curves = None
     if command.curves:

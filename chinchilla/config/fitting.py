@@ -22,6 +22,7 @@ ENVELOPE_PARTS = ("all", "tail", "hull")
 ISOFLOP_PROFILES = ("exact", "parabola")
 ISOFLOP_INTERVALS = ("wild", "pairs")
 ISOFLOP_WINDOWS = ("auto", "all")  # or a width in ln N
+DUPLICATES = ("drop", "refuse")  # what is done with exact copies of a run
 METHODS = ("newton", "paper")  # of approach 3
 RESAMPLINGS = ("bayesian", "pairs", "by_size", "by_budget", "stratified", "subsample")
 
@@ -111,10 +112,14 @@ class FitCommand:
     tokens_per_param: list[float] = field(default_factory=list)  # keep runs with D/N in [lo,hi]
     flop_convention: str = "unknown"  # how a CSV counts C: with_head, paper, appendix_f, six_nd
     n_convention: str = "unknown"  # how a CSV counts N: total, non_embedding
+    columns: dict[str, str] = field(default_factory=dict)  # of a CSV: columns.N="Model Size (M)"
+    duplicates: str = "drop"  # exact copies of a run in a CSV: drop (with a note) or refuse
+    best: bool = False  # keep the lowest loss of each (N, D), as of a search over learning rates
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
         check_format(self.format)
+        choice("duplicates", self.duplicates, DUPLICATES)
         if not self.approaches:
             raise InputError(f"approaches=[] names none. Choose from {', '.join(APPROACHES)}.")
         choice("flop_convention", self.flop_convention, ("unknown", *FLOP_CONVENTIONS))

@@ -21,7 +21,7 @@ import numpy as np
 
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.observations import Observations
-from chinchilla.units import same_values
+from chinchilla.units import is_rounded, same_values
 
 MIN_SIZES = 4  # distinct sizes at a budget
 MAX_C_RATIO = 1.3  # of C inside a budget; the paper's points are within 10% either way
@@ -195,8 +195,8 @@ def fit_profile(obs: Observations, budget: float, shape: Shape) -> Profile:
     obs = obs.where(np.argsort(obs.N, kind="stable"))
     sizes = np.unique(obs.N)
     profile = Profile(budget, obs, shape)
-    rows = np.stack([same_values(x) for x in (obs.N, obs.D, obs.L)])
-    copies = len(obs) - len(np.unique(rows, axis=1).T)
+    rows = np.stack([same_values(x) for x in (obs.N, obs.D, obs.L)])[:, ~is_rounded(obs.L)]
+    copies = rows.shape[1] - len(np.unique(rows, axis=1).T)  # two runs may share a rounded loss
     unequal = float(obs.C.max() / obs.C.min())
 
     def no(kind: str, reason: str, **found: Any) -> Profile:

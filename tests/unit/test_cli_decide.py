@@ -203,8 +203,8 @@ def test_what_repeats_are_worth_is_fitted_from_runs(say, tmp_path):
     named = (tmp_path / "repeats.csv").read_text().replace("N,D,L,", "params,Tokens,loss,", 1)
     (tmp_path / "repeats.csv").write_text(named)
     assert say(f"{words} format=json").json["repeated"]["R_D"] == told["R_D"]
-    (tmp_path / "repeats.csv").write_text(named + "1b,1e9,3,1e9\n")
-    one_line(say(words), 2, "repeats.csv line 62", "'1b' is not a number. Write 1e9.")
+    (tmp_path / "repeats.csv").write_text(named + "1 zillion,1e9,3,1e9\n")
+    one_line(say(words), 2, "repeats.csv line 62", "'1 zillion' is not a number.")
     (tmp_path / "repeats.csv").write_text("N,D,L\n1,1,1\n")
     one_line(say(words), 2, "no column unique_tokens (found N, D, L)")
 

@@ -73,13 +73,16 @@ BAD = {  # what is wrong -> the lines or bytes, parts of the answer
     "infinite": (with_last(C="inf"), ["line 10: C=inf is not a positive finite"]),
     "1e400": (with_last(C="1e400"), ["line 10: C=1e400 is not a positive finite"]),
     "word": (with_last(L="diverged"), ["line 10: L='diverged' is not a number"]),
-    "unit B": (with_last(N="70B"), ["line 10: N='70B' is not a number", "Write 70e9"]),
-    "unit T": (with_last(D="1.4T"), ["line 10: D='1.4T' is not a number", "Write 1.4e12"]),
+    "unit of a loss": (with_last(L="2.5B"), ["line 10: L='2.5B' is not a number"]),
+    "unknown unit": (with_last(D="1.4 zillion"), ["line 10: D='1.4 zillion' is not a number"]),
+    "one row in thousands": (
+        with_last(D="1e7"),
+        ["runs.csv line 10: 6*N*D/C is 0.001", "thousands"],
+    ),
     "thousands": (with_last(N='"1,000"'), ["N='1,000' is not a number", "thousands separators"]),
     "bare thousands": (with_last(N="1,000"), ["line 10: more values than the 6 columns"]),
     "bad budget": (with_last(budget_flops="large"), ["line 10: budget_flops='large' is not a"]),
     "no name": (with_last(run_id=""), ["line 10: run_id is empty"]),
-    "comment as name": (with_last(run_id='"#9"'), ["line 10: run_id starts with #"]),
     "short row": ([*good(), "r9,,6e20"], ["line 10: 3 values for the 6 columns"]),
     "open quote": (
         [*good(), '"r9,,6e20,1e10,1e10,2.5'],
@@ -96,17 +99,13 @@ BAD = {  # what is wrong -> the lines or bytes, parts of the answer
         [f"{HEADER},loss", *(f"{x},3" for x in good()[1:])],
         ["the columns L and loss both give L"],
     ),
-    "run twice": (
-        [*good(), good()[1]],
-        ["line 10: the same run as line 2", "narrow every interval"],
+    "seeds of one name": (
+        with_last(run_id="r0", C="6e17", N="1e8", D="1e9"),
+        ["line 10: the same run as line 2", "give each seed a run_id of its own"],
     ),
-    "copied run": (
-        [*good(), good()[1].replace("r0", "copy")],
-        ["line 10: the same run as line 2", "narrow every interval"],
-    ),
-    "decimal commas": (
-        [x.replace(",", ";").replace(".", ",") for x in good()],
-        ["is not a number", "with a decimal point"],
+    "both decimal marks": (
+        [x.replace(",", ";").replace(".", ",", 1) for x in with_last(L="2.5")],
+        ["is not a number"],
     ),
     "N in millions": (scaled(N=1e-6), ["N looks like millions", "such as 70e9"]),
     "D in billions": (scaled(D=1e-9), ["D looks like billions"]),
@@ -124,7 +123,7 @@ BAD = {  # what is wrong -> the lines or bytes, parts of the answer
         ["line 3: n_convention=non_embedding, but total before"],
     ),
     "JSON": (b'{"N": [1e8]}\n', ["no column C, N, D, L"]),
-    "UTF-16": ("\n".join(good()).encode("utf-16"), ["runs.csv is UTF-16 text"]),
+    "damaged UTF-16": (b"\xff\xfeC\x00,", ["runs.csv is damaged UTF-16 text"]),
     "Latin-1": ("\n".join(good()).encode() + b"\n# caf\xe9\n", ["is not UTF-8"]),
     "NUL bytes": ("\n".join(good()).encode() + b"\x00\x00", ["holds NUL bytes"]),
     "spreadsheet": (b"PK\x03\x04\x14\x00", ["is a spreadsheet or a zip: export"]),

@@ -96,7 +96,7 @@ def test_a_missing_column_is_named_beside_those_found(csv, missing):
     ("value", "why"),
     [("nan", "not a positive finite"), ("-1", "not a positive finite"), ("0", "not a positive"),
      ("inf", "not a positive finite"), ("1e400", "not a positive finite"), ("", "is not a number"),
-     ("7B", "is not a number"), ("0x10", "is not a number")],
+     ("7 zillion", "is not a number"), ("0x10", "is not a number")],
 )  # fmt: skip
 def test_a_bad_number_is_named_by_line_and_column(csv, column, value, why):
     row = {"run_id": "c", "budget_flops": "", "C": "3e18", "N": "1e9", "D": "5e8", "L": "3"}
@@ -132,23 +132,26 @@ def test_a_column_that_occurs_twice_is_refused(csv):
         csv("run_id,budget_flops,C,N,D,L,L\na,,1,2,3,4,5\n")
 
 
-def test_the_same_run_twice_is_refused_with_both_lines(csv):
-    with pytest.raises(InputError, match=r"line 4: the same run as line 2 .*narrow every interval"):
+def test_one_run_at_one_D_with_two_losses_asks_for_a_name_for_each_seed(csv):
+    with pytest.raises(
+        InputError,
+        match=r"line 4: the same run as line 2 .*narrow every.*give each seed a run_id of its own",
+    ):
         csv(GOOD + "a,1e18,1.1e18,1e8,1.7e9,3.4\n")
 
 
-def test_the_same_numbers_under_another_name_are_refused(csv):
-    with pytest.raises(InputError, match="line 4: the same run as line 2"):
-        csv(GOOD + "copy,,1e18,1e8,1.7e9,3.5\n")
+def test_one_run_at_one_D_with_another_C_is_refused(csv):
+    with pytest.raises(InputError, match=r"line 4: the same run as line 2 .*narrow every interval"):
+        csv(GOOD + "a,1e18,1.1e18,1e8,1.7e9,3.5\n")
 
 
 def test_points_along_one_run_are_no_duplicates(csv):
     assert csv(GOOD + "a,1e18,5e17,1e8,8.5e8,3.9\n").has_curves
 
 
-@pytest.mark.parametrize("run_id", ["", "  ", '"#1"'])
-def test_a_run_needs_a_name_that_is_no_comment(csv, run_id):
-    with pytest.raises(InputError, match=r"line 4: run_id (is empty|starts with #)"):
+@pytest.mark.parametrize("run_id", ["", "  ", '""'])
+def test_a_run_needs_a_name(csv, run_id):
+    with pytest.raises(InputError, match=r"line 4: run_id is empty"):
         csv(GOOD + f"{run_id},,3e18,1e9,5e8,3\n")
 
 
@@ -166,7 +169,7 @@ def test_a_header_alone_is_no_run(csv):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (GOOD.encode("utf-16"), "is UTF-16 text: save it as UTF-8"),
+        (GOOD.encode("utf-16")[:-1], "is damaged UTF-16 text: save it as UTF-8"),
         (GOOD.encode("utf-16-le"), "holds NUL bytes"),
         (GOOD.encode() + b"caf\xe9", r"byte \d+ is not UTF-8"),
         (b"\x00\x01\x02", "holds NUL bytes"),
@@ -200,11 +203,6 @@ def test_budgets_may_be_missing(csv):
 @pytest.mark.parametrize("delimiter", ["\t", ";"])
 def test_tabs_and_semicolons_separate_too(csv, delimiter):
     same(csv(GOOD.replace(",", delimiter)), csv(GOOD))
-
-
-def test_a_decimal_comma_is_refused_with_the_cure(csv):
-    with pytest.raises(InputError, match=r"line 2: L='3,5' is not a number.*decimal point"):
-        csv(GOOD.replace(",", ";").replace("3.5", "3,5"))
 
 
 @pytest.mark.parametrize(
