@@ -7,12 +7,13 @@ parabolas are also fitted to the law's own losses at the same N and D: what rema
 sets of minima is misfit alone. NumPy only: this module must import without torch.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from chinchilla.diagnose.context import Context
-from chinchilla.diagnose.findings import LOG_L, Finding, Judgement, finding, judge, number
+from chinchilla.diagnose.findings import LOG_L, Finding, finding, judge, number
 from chinchilla.diagnose.vertices import vertices
 from chinchilla.errors import FitError
 from chinchilla.fit.doubts import MISFIT, robust_sd
@@ -189,7 +190,7 @@ def residuals(context: Context) -> Finding:
         "in figure 4 of the report."
     )
     if (wide := robust_sd(r)) > MISFIT:
-        judgement = Judgement("warning", judgement.index, max(judgement.effect, wide))
+        judgement = replace(judgement, verdict="warning", effect=max(judgement.effect, wide))
         advice = (
             f"Runs of one law differ from it by less than {MISFIT:.0%}: check that these are of one data "
             "set, tokenizer, recipe and loss, and fit each set by itself."

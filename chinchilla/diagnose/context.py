@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.diagnose.findings import number
+from chinchilla.diagnose.findings import first_sentence, number
 from chinchilla.errors import FitError
 from chinchilla.fit.doubts import robust_sd
 from chinchilla.fit.fits import Fits
@@ -111,7 +111,7 @@ class Context:
         frontier = self.fits.fitted.get("parametric")
         if frontier is None or frontier.law is None:
             refused = self.fits.refused.get("parametric")
-            why = f" ({refused.reason})" if refused else ""
+            why = f" ({first_sentence(refused.reason)})" if refused else ""
             raise FitError(f"approach 3 was not fitted{why}.", "no_law")
         return replace(frontier.law, intervals={})
 

@@ -92,7 +92,7 @@ def thirds(context: Context) -> Finding:
     ]
     message = f"slope of ln N_opt over thirds of C: {'; '.join(listed)}."
     if not (np.isfinite(moves) & np.isfinite(sd)).any():
-        return Finding("cannot_tell", message, _UNCLEAR, values=values)
+        return Finding("cannot_tell", message, _UNCLEAR, None, values=values)
     judgement = judge(moves, sd, freedom)
     return finding(judgement, message, _ADVICE, values, if_unclear=_UNCLEAR)
 
@@ -174,9 +174,9 @@ def largest_compute(context: Context) -> Finding:
     if known.sum() < 3 or not judged.any():
         raise FitError("fewer than three values of C can be cut at and fitted.", "too_few_runs")
     at = np.flatnonzero(judged)
-    judgement = judge(
-        parts.log_N_move[at], parts.expected_log_N[at], parts.freedom[at], n_moves=NESTED
-    )
+    moves = parts.log_N_move[at]
+    judgement = judge(moves, parts.expected_log_N[at], parts.freedom[at], n_moves=NESTED)
+    judgement = judgement.at_last(moves)
     i = int(at[judgement.index])
     steps = np.sign(np.diff(parts.a[large]))
     path = ", ".join(f"{c:.3g}: {a:.3f}" for c, a in zip(cuts[large], parts.a[large], strict=True))

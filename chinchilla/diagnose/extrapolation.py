@@ -101,14 +101,15 @@ def _expanding(
     large = [r for r in rows if MIN_SHARE * r["in_sample"]["n"] >= len(obs)] or rows
     if not large:
         raise FitError(f"no window of small {axis} can be fitted by approach 3.", "too_few_runs")
+    bias = np.array([r["held_out"]["bias"] for r in large])
     judgement = judge(
-        np.array([r["held_out"]["bias"] for r in large]),
+        bias,
         np.array([r["bias_expected_sd"] for r in large]),
         np.array([r["in_sample"]["n"] - N_PARAMETERS for r in large]),
         LOG_L,
         max_sd=np.inf,
         typical=np.min,
-    )
+    ).at_last(bias)
     row, last = large[judgement.index], rows[-1]
     plain = last["power_law_in_C"]
     beaten = plain is not None and plain["mae"] <= last["held_out"]["mae"]

@@ -29,6 +29,7 @@ RELEVANT = {LOG_N: float(np.log(1.25)), LOG_L: 0.01}  # the smallest move worth 
 FALSE_WARNINGS = 0.01  # chance that one family of moves warns although the law holds
 VISIBLE = 2.0  # a relevant move is visible if it is this many standard deviations of noise
 MAX_SD = float(np.log(2.0))  # of ln N_opt: beyond it the linearised error of a refit is unreliable
+MAX_FACTOR = 100.0  # of N_opt, for people: a larger effect says only that nothing is known
 MIN_FREEDOM = 3.0  # degrees of freedom of a part, for its threshold
 
 _Input = TypeVar("_Input")
@@ -89,15 +90,23 @@ def threshold(n_moves: int, freedom: np.ndarray | float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The verdict on several moves, the index of the decisive one, and its effect."""
+    """The verdict on several moves, the index of the decisive one, its effect, and all that decided."""
 
     verdict: str
     index: int
     effect: float
+    deciding: np.ndarray  # (k,) bool: the moves for which the verdict would be the same
 
     def unclear_if(self, lost: bool) -> "Judgement":
         """`cannot_tell` instead of `passed` if moves are missing."""
         return replace(self, verdict="cannot_tell") if lost and self.verdict == "passed" else self
+
+    def at_last(self, moves: np.ndarray) -> "Judgement":
+        """A warning with the last of the deciding moves, for parts that grow towards all runs."""
+        if self.verdict != "warning":
+            return self
+        index = int(np.flatnonzero(self.deciding)[-1])
+        return replace(self, index=index, effect=float(abs(moves[index])))
 
 
 def judge(
@@ -139,15 +148,16 @@ def judge(
     odd = judged & (size > limit * sd) & (size > relevant)
     if odd.any():
         index = int(np.argmax(np.where(odd, size, -1)))
-        return Judgement("warning", index, float(size[index]))
+        return Judgement("warning", index, float(size[index]), odd)
     visible = known & (VISIBLE * sd <= relevant)
     blurred = VISIBLE * float(typical(sd[known]))
     unclear = visible & (size > relevant)
     if blurred > relevant or unclear.any():
         index = int(np.argmax(np.where(unclear, size, -1) if unclear.any() else size))
-        return Judgement("cannot_tell", index, max(blurred, float((unclear * size).max())))
+        effect = max(blurred, float((unclear * size).max()))
+        return Judgement("cannot_tell", index, effect, unclear if unclear.any() else known)
     index = int(np.argmax(np.where(visible, size, -1)))
-    return Judgement("passed", index, float(size[index]))
+    return Judgement("passed", index, float(size[index]), visible)
 
 
 def finding(
@@ -190,8 +200,8 @@ def combined(
     Args:
         parts: the diagnostics by name.
         context: their argument.
-        one_question: whether the parts measure one thing in several ways, so that a part that passed
-            outranks one that cannot tell.
+        one_question: whether the parts measure one thing in several ways, so that one that passed
+            outranks one that cannot tell, and of those that cannot tell the most sensitive counts.
 
     Raises:
         FitError: no part could be computed; the reason is that of the first.
@@ -206,8 +216,11 @@ def combined(
     if not found:
         raise next(iter(refused.values()))
     ranks = {name: one.rank for name, one in found.items()}
-    if one_question and any(one.verdict == "passed" for one in found.values()):
-        ranks = {n: r for n, r in ranks.items() if found[n].verdict != "cannot_tell"}
+    if one_question:
+        if any(one.verdict == "passed" for one in found.values()):
+            ranks = {n: r for n, r in ranks.items() if found[n].verdict != "cannot_tell"}
+        elif not any(one.verdict == "warning" for one in found.values()):
+            ranks = {n: (r[0], -r[1]) for n, r in ranks.items()}
     first = min(ranks, key=lambda name: ranks[name])
     others = [
         f"{called(name)} {called(one.verdict)}" for name, one in found.items() if name != first
@@ -240,17 +253,24 @@ def described(item: Finding) -> str:
     if item.verdict == "unavailable" or item.effect == 0:
         return ""
     if item.effect is None:
-        return "effect unknown"
+        return "effect: unknown"
     if item.effect_unit == LOG_N:
-        size = f"N_opt by a factor {np.exp(min(abs(item.effect), 50.0)):.3g}"
+        large = abs(item.effect) > np.log(MAX_FACTOR)
+        factor = f"over {MAX_FACTOR:g}" if large else f"{np.exp(abs(item.effect)):.3g}"
+        size = f"a factor {factor} in N_opt"
     else:
-        size = f"the loss by {abs(item.effect):.2%}"
+        size = f"{abs(item.effect):.2%} of the loss"
     before = {
-        "warning": "effect: changes",
-        "cannot_tell": "hidden by noise: changes of",
+        "warning": "effect:",
+        "cannot_tell": "hidden by noise: up to",
         "passed": "effect: at most",
     }
     return f"{before[item.verdict]} {size}"
+
+
+def first_sentence(text: str) -> str:
+    """The first sentence of a reason, without its full stop."""
+    return text.partition(". ")[0].removesuffix(".")
 
 
 def number(x: float) -> float | None:

@@ -108,8 +108,8 @@ def identifiability(context: Context) -> Finding:
     )
     se = context.se_a[0]
     message = (
-        f"condition number {condition:.3g} (warned of above {ILL_CONDITIONED:.3g}); the losses "
-        f"determine {words} worst; {cover}; standard error of a {se:.3f}."
+        f"condition number {condition:.3g} (limit {ILL_CONDITIONED:.3g}); the losses change least on "
+        f"{words}; {cover}; standard error of a {se:.3f}."
     )
     if weak:
         return Finding("warning", message, _ADVICE, _effect(context), values=values)
@@ -128,7 +128,7 @@ def _effect(context: Context) -> float:
 
 _ADVICE = (
     "Train some sizes at several tokens per parameter, on both sides of the optimum: only such runs "
-    "separate the size term from the token term. Until then use approach 2."
+    "separate the size term from the token term. Until then prefer approach 2."
 )
 _NOISE = (
     "Add runs, at more budgets and on both sides of each optimum: the exponent has a standard error "

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from chinchilla.diagnose.context import Context
+from chinchilla.diagnose.findings import first_sentence
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.frontier import LossLaw
@@ -40,7 +41,7 @@ def vertices(context: Context) -> Vertices:
     frontier = context.fits.fitted.get("isoflop")
     if frontier is None:
         refused = context.fits.refused.get("isoflop")
-        why = f" ({refused.reason})" if refused else ""
+        why = f" ({first_sentence(refused.reason)})" if refused else ""
         raise FitError(f"approach 2 was not fitted{why}.", "no_isoflop")
     law: LossLaw | None = None
     if "parametric" in context.fits.fitted:

@@ -105,9 +105,9 @@ def fit_parametric(
         warnings.append(f"at a bound: {'; '.join(certificate['bound_hits'])}.")
     if certificate["condition_number"] > ILL_CONDITIONED:
         warnings.append(
-            f"ill-conditioned: condition number {certificate['condition_number']:.3g}, and above "
-            f"{ILL_CONDITIONED:g} a = {N_opt.exponent:.3f} can be wrong by more than its interval. Train "
-            "some sizes at several tokens per parameter; until then use approach 2."
+            f"ill-conditioned: the condition number is {certificate['condition_number']:.3g} (limit "
+            f"{ILL_CONDITIONED:g}), so a = {N_opt.exponent:.3f} can be wrong by more than its interval. "
+            "Train some sizes at several tokens per parameter; until then prefer approach 2."
         )
     outliers, said = _outliers(obs, law, frame, how)
     warnings += said + repeats(obs)

@@ -26,7 +26,7 @@ from chinchilla.diagnose.influence import (
 )
 from chinchilla.diagnose.verdicts import ITEMS, diagnose
 from chinchilla.diagnose.windows import drop_path
-from chinchilla.fit import fit_all
+from chinchilla.fit import fit_all, fit_parametric
 from chinchilla.fit.loss_law import named_law
 from chinchilla.observations import Observations
 
@@ -80,6 +80,20 @@ def test_condition_numbers_in_windows_of_tokens_per_parameter(all_240, low, high
     assert len(inside) == n
     found = condition_numbers(all_240.law, inside.N, inside.D)
     assert found["raw_scaled"] == pytest.approx(raw_scaled, abs=0.5)
+
+
+def test_runs_near_one_ratio_are_warned_of_by_the_fit(all_240):
+    """15 < D/N < 27: a = .325 +- .06, where all runs give .514 and the isoFLOP minima .49."""
+    ratio = all_240.obs.D / all_240.obs.N
+    narrow = fit_parametric(
+        all_240.obs.where((15 < ratio) & (ratio < 27)), n_bootstrap=200, compare_intervals=False
+    )
+    assert narrow.certificate["condition_number"] == pytest.approx(297, abs=0.5)
+    assert narrow.N_opt.exponent == pytest.approx(0.325, abs=5e-4)
+    assert narrow.N_opt.p90 < 0.4
+    assert any(w.startswith("ill-conditioned") for w in narrow.warnings)
+    full = all_240.fits.fitted["parametric"]
+    assert not any(w.startswith("ill-conditioned") for w in full.warnings)
 
 
 @pytest.mark.slow

@@ -10,7 +10,15 @@ from chinchilla.diagnose.consistency import approach_2_against_3, residuals
 from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.curvature import largest_compute, quadratic, slopes
 from chinchilla.diagnose.extrapolation import extrapolation_in_C, extrapolation_in_N, score
-from chinchilla.diagnose.findings import VERDICTS, Finding, judge, threshold
+from chinchilla.diagnose.findings import (
+    LOG_L,
+    VERDICTS,
+    Finding,
+    combined,
+    described,
+    judge,
+    threshold,
+)
 from chinchilla.diagnose.identifiability import (
     condition_numbers,
     identifiability,
@@ -184,6 +192,29 @@ def test_runs_at_one_ratio_are_said_not_to_tell_n_from_d(observe, law):
     assert "Train some sizes at several tokens per parameter" in item.advice
     assert item.values["tokens_per_parameter"] == pytest.approx([20, 32])
     assert item.values["corr_lnN_lnD"] > 0.95
+
+
+def test_fit_itself_warns_of_an_ill_conditioned_design(scattered_runs, n_noise):
+    """Ten sizes near 20 tokens per parameter, and the same sizes from 2 to 200."""
+
+    def warned(ratios: tuple[float, ...]) -> list[str]:
+        obs = scattered_runs(n_sizes=10, ratios=ratios, noise=n_noise / 4, seed=1)
+        fits = fitted(obs, 40, approaches=["parametric"])
+        item = identifiability(Context(obs, fits, 1e24))
+        found = [w for w in fits.fitted["parametric"].warnings if w.startswith("ill-conditioned")]
+        assert (item.verdict == "warning") == bool(found)
+        return found
+
+    (text,) = warned((18, 20, 22))
+    assert "Train some sizes at several tokens per parameter" in text
+    assert not warned((2, 6, 20, 60, 200))
+
+
+def test_a_wide_standard_error_cannot_tell(scattered_runs):
+    obs = scattered_runs(ratios=(2, 20, 200), noise=0.06, seed=2)
+    context = context_of(obs, 200, approaches=["parametric"])
+    assert context.se_a[0] > 0.05
+    assert identifiability(context).verdict == "cannot_tell"
 
 
 # ------------------------------------------------------------------ influence
@@ -433,6 +464,34 @@ def test_a_move_is_judged_by_its_size_and_by_its_error(move, sd, verdict):
     assert found.verdict == verdict
     expected = {"warning": move, "passed": move, "cannot_tell": max(move, 2 * sd)}[verdict]
     assert found.effect == pytest.approx(expected)
+
+
+def test_a_part_that_passed_decides_for_the_same_question_only():
+    parts = {
+        "blind": lambda _: Finding("cannot_tell", "b.", "add runs.", 2.0),
+        "precise": lambda _: Finding("passed", "p.", effect=0.01),
+        "missing": lambda _: (_ for _ in ()).throw(FitError("no runs.", "too_few_runs")),
+    }
+    one = combined(parts, None, one_question=True)
+    assert (one.verdict, one.effect, one.advice) == ("passed", 0.01, "")
+    assert one.message == "precise: p. Others: blind cannot tell, missing unavailable."
+    assert one.values["missing"]["kind"] == "too_few_runs"
+    assert combined(parts, None).verdict == "cannot_tell"
+    del parts["precise"]
+    parts["less_blind"] = lambda _: Finding("cannot_tell", "l.", "add runs.", 0.5)
+    assert combined(parts, None, one_question=True).effect == 0.5
+    assert combined(parts, None).effect == 2.0
+
+
+def test_effects_are_stated_with_their_unit():
+    loss = Finding("warning", "x.", effect=-0.02, effect_unit=LOG_L)
+    assert described(loss) == "effect: 2.00% of the loss"
+    assert loss.relative_effect == pytest.approx(2)
+    size = Finding("cannot_tell", "x.", effect=np.log(1.25**3))
+    assert described(size) == "hidden by noise: up to a factor 1.95 in N_opt"
+    assert size.relative_effect == pytest.approx(3)
+    assert described(replace(size, effect=50.0)).endswith("a factor over 100 in N_opt")
+    assert described(Finding("unavailable", "x.")) == ""
 
 
 def test_a_move_too_uncertain_for_a_linear_error_causes_no_warning():
