@@ -117,7 +117,11 @@ def approach_2_against_3(context: Context) -> Finding:
         judgement,
         f"{message}; this difference of {abs(slope_z):.1f} standard deviations changes "
         f"N_opt({context.C_star:.3g}) by a factor {np.exp(move):.3g}"
-        + (f"; minima differ by {typical:.1f} on average" if np.isfinite(typical) else "")
+        + (
+            f"; the minima differ by {typical:.1f} standard deviations on average"
+            if np.isfinite(typical)
+            else ""
+        )
         + f"{worst}.",
         "Approach 3 does not describe the isoFLOP profiles: use approach 2, and fit approach 3 in a "
         "narrower range of tokens per parameter.",
@@ -190,7 +194,7 @@ def residuals(context: Context) -> Finding:
         "in figure 4 of the report."
     )
     if (wide := robust_sd(r)) > MISFIT:
-        judgement = replace(judgement, verdict="warning", effect=max(judgement.effect, wide))
+        judgement = replace(judgement, verdict="warning", effect=max(judgement.effect or 0.0, wide))
         advice = (
             f"Runs of one law differ from it by less than {MISFIT:.0%}: check that these are of one data "
             "set, tokenizer, recipe and loss, and fit each set by itself."

@@ -16,6 +16,7 @@ import numpy as np
 
 from chinchilla.diagnose.context import N_PARAMETERS, Context, jacobian
 from chinchilla.diagnose.findings import LOG_L, Finding, combined, finding, judge, number
+from chinchilla.diagnose.influence import times
 from chinchilla.errors import FitError
 from chinchilla.fit.frontier import LossLaw, line
 from chinchilla.observations import Observations
@@ -116,8 +117,8 @@ def _expanding(
     z = abs(row["held_out"]["bias"]) / max(row["bias_expected_sd"], 1e-12)
     message = (
         f"fitted up to {row[f'{axis}_max']:.3g} {unit}, the law predicts the {row['held_out']['n']} "
-        f"larger runs with a bias of {row['held_out']['bias']:+.2%} ({z:.1f} standard deviations of "
-        f"what a law that holds would show) and a mean error of {row['held_out']['mae']:.2%} "
+        f"larger runs with a bias of {row['held_out']['bias']:+.2%} ({times(z)}) "
+        f"and a mean error of {row['held_out']['mae']:.2%} "
         f"({row['in_sample']['mae']:.2%} on its own runs); mean error over all {len(rows)} windows "
         f"{min(r['held_out']['mae'] for r in rows):.2%} to "
         f"{max(r['held_out']['mae'] for r in rows):.2%}"

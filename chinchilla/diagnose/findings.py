@@ -62,9 +62,12 @@ class Finding:
 
     @property
     def relative_effect(self) -> float:
-        """`effect` in multiples of the smallest relevant move; infinite if it is unknown."""
+        """`effect` in multiples of the smallest relevant move.
+
+        An unknown effect counts as infinite in a warning, and as one relevant move otherwise.
+        """
         if self.effect is None:
-            return float("inf")
+            return float("inf") if self.verdict == "warning" else 1.0
         return abs(self.effect) / RELEVANT.get(self.effect_unit, 1.0)
 
     @property
@@ -94,12 +97,14 @@ class Judgement:
 
     verdict: str
     index: int
-    effect: float
+    effect: float | None
     deciding: np.ndarray  # (k,) bool: the moves for which the verdict would be the same
 
     def unclear_if(self, lost: bool) -> "Judgement":
-        """`cannot_tell` instead of `passed` if moves are missing."""
-        return replace(self, verdict="cannot_tell") if lost and self.verdict == "passed" else self
+        """`cannot_tell`, of unknown effect, instead of `passed` if moves are missing."""
+        if not lost or self.verdict != "passed":
+            return self
+        return replace(self, verdict="cannot_tell", effect=None)
 
     def at_last(self, moves: np.ndarray) -> "Judgement":
         """A warning with the last of the deciding moves, for parts that grow towards all runs."""
@@ -220,7 +225,9 @@ def combined(
         if any(one.verdict == "passed" for one in found.values()):
             ranks = {n: r for n, r in ranks.items() if found[n].verdict != "cannot_tell"}
         elif not any(one.verdict == "warning" for one in found.values()):
-            ranks = {n: (r[0], -r[1]) for n, r in ranks.items()}
+            ranks = {
+                n: (r[0], np.inf if found[n].effect is None else -r[1]) for n, r in ranks.items()
+            }
     first = min(ranks, key=lambda name: ranks[name])
     others = [
         f"{called(name)} {called(one.verdict)}" for name, one in found.items() if name != first

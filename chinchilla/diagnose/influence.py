@@ -138,4 +138,4 @@ def _group(
 
 def times(z: float) -> str:
     """A z-score for people."""
-    return f"{abs(z):.1f} standard deviations of what a law that holds would show"
+    return f"{abs(z):.1f} times the standard deviation expected if the law holds"

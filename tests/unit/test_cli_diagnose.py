@@ -138,3 +138,11 @@ def test_runs_changed_after_the_fit_are_refused(say, fits):
     code, _, err = say("diagnose fits=fits")
     assert code == 2
     assert "observations.csv is not the table that the frontier.json beside it" in err
+
+
+def test_a_file_of_an_earlier_schema_is_refused_in_one_line(say, fits):
+    (fits / "diagnostics.json").write_text('{"schema": 1, "items": {}}')
+    code, out, err = say("report fits=fits")
+    assert (code, out) == (2, "")
+    assert err.endswith("reads schema 2. Run `chinchilla diagnose` again.\n")
+    assert err.count("\n") == 1

@@ -10,27 +10,13 @@ from chinchilla.diagnose.consistency import approach_2_against_3, residuals
 from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.curvature import largest_compute, quadratic, slopes
 from chinchilla.diagnose.extrapolation import extrapolation_in_C, extrapolation_in_N, score
-from chinchilla.diagnose.findings import (
-    LOG_L,
-    VERDICTS,
-    Finding,
-    combined,
-    described,
-    judge,
-    threshold,
-)
-from chinchilla.diagnose.identifiability import (
-    condition_numbers,
-    identifiability,
-    weakest_direction,
-)
+from chinchilla.diagnose.findings import VERDICTS, Finding
 from chinchilla.diagnose.influence import leave_one_budget_out, leave_one_run_out
 from chinchilla.diagnose.verdicts import ITEMS, Diagnostics, diagnose
 from chinchilla.diagnose.windows import drop_path, window_path
 from chinchilla.errors import FitError, InputError
 from chinchilla.files import sha256_file
 from chinchilla.fit import Fits, fit_all, fit_parametric
-from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import named_law
 from chinchilla.fit.parametric import fit_loss_law
 from chinchilla.observations import Observations
@@ -71,7 +57,8 @@ def n_noise() -> float:
 
 def test_a_true_law_causes_no_warning(isoflop_runs, n_noise):
     """Six budgets of nine sizes on the law, with the counts of N and C not stated."""
-    found = diagnose(obs := isoflop_runs(BUDGETS, noise=n_noise, seed=1), fitted(obs))
+    obs = isoflop_runs(BUDGETS, noise=n_noise, seed=1)
+    found = diagnose(obs, fitted(obs), n_bootstrap=60)
     assert found.count("warning") == found.count("unavailable") == 0
     assert found.count("passed") >= len(ITEMS) / 2
     assert found.items["conventions"].verdict == "passed"
@@ -100,7 +87,7 @@ def test_noise_that_hides_a_relevant_move_cannot_tell(isoflop_runs):
         found = diagnose(obs, fitted(obs, 100), n_bootstrap=100)
         for item in found.items.values():
             if item.verdict == "cannot_tell":
-                assert item.relative_effect >= 1 or item.effect == 0
+                assert item.relative_effect >= 1
                 assert item.advice
         return {name: item.verdict for name, item in found.items.items()}
 
@@ -113,7 +100,7 @@ def test_noise_that_hides_a_relevant_move_cannot_tell(isoflop_runs):
 def test_items_are_ordered_by_verdict_and_effect_and_one_comes_first(isoflop_runs, n_noise):
     obs = isoflop_runs(BUDGETS, noise=n_noise, seed=8)
     L = np.where(obs.budget_flops > 1e21, obs.L * 1.05, obs.L)
-    found = diagnose(obs := replace(obs, L=L), fitted(obs))
+    found = diagnose(obs := replace(obs, L=L), fitted(obs), n_bootstrap=60)
     order = [(VERDICTS.index(i.verdict), -i.relative_effect) for i in found.items.values()]
     assert order == sorted(order)
     first = next(iter(found.items.values()))
@@ -146,75 +133,6 @@ def test_refits_are_fits_of_the_rest(isoflop_runs, n_noise):
     assert rows[2]["a"] == pytest.approx(law.beta / (law.alpha + law.beta), rel=1e-6)
     assert rows[2]["log_N_opt"] == pytest.approx(context.line(law)[1], rel=1e-6)
     assert (rows[2]["n"], rows[2]["left_out"]) == (45, 9)
-
-
-# ------------------------------------------------------------------ identifiability
-
-
-def test_condition_numbers_depend_on_origin_and_units_only_where_said(scattered_runs, law):
-    obs = scattered_runs()
-    here = condition_numbers(law, obs.N, obs.D)
-    thousands = LossLaw(law.E, law.A / 1e3**law.alpha, law.B, law.alpha, law.beta)
-    there = condition_numbers(thousands, obs.N / 1e3, obs.D)
-    assert there["centred_scaled"] == pytest.approx(here["centred_scaled"], rel=1e-9)
-    assert there["centred"] == pytest.approx(here["centred"], rel=1e-9)
-    assert there["raw_scaled"] < 0.95 * here["raw_scaled"]
-    assert here["raw"] > here["centred"] > 1
-
-
-def test_the_weakest_direction_moves_losses_least(scattered_runs, law):
-    """A step along it changes ln L less than the same step along any parameter alone."""
-    obs = scattered_runs()
-    v, words = weakest_direction(law, obs.N, obs.D)
-    assert words.startswith("raising ")
-    condition = condition_numbers(law, obs.N, obs.D)["centred_scaled"]
-    u, w = np.log(obs.N).mean(), np.log(obs.D).mean()
-
-    def moved(step: np.ndarray) -> float:
-        E, alpha, beta = law.E * np.exp(step[2]), law.alpha + step[3], law.beta + step[4]
-        A = law.A * np.exp(step[0] + step[3] * u)
-        B = law.B * np.exp(step[1] + step[4] * w)
-        other = LossLaw(E, A, B, alpha, beta)
-        return float(np.linalg.norm(np.log(other(obs.N, obs.D) / law(obs.N, obs.D))))
-
-    alone = np.array([moved(step) for step in 1e-6 * np.eye(5)])
-    steps = 1e-6 * np.eye(5) * (alone.min() / alone)  # every parameter alone now moves as much
-    along = moved(sum(x * step for x, step in zip(v.values(), steps, strict=True)))
-    assert along < np.sqrt(5) / condition * alone.min() * 1.01
-    assert along < 0.3 * alone.min()
-
-
-def test_runs_at_one_ratio_are_said_not_to_tell_n_from_d(observe, law):
-    N = np.repeat(np.geomspace(1e8, 1e10, 8), 2)
-    D = 20 * N * np.tile([1, 1.6], 8)
-    item = identifiability(context_of(observe(N, D, law(N, D)), approaches=["parametric"]))
-    assert item.verdict == "warning"
-    assert "Train some sizes at several tokens per parameter" in item.advice
-    assert item.values["tokens_per_parameter"] == pytest.approx([20, 32])
-    assert item.values["corr_lnN_lnD"] > 0.95
-
-
-def test_fit_itself_warns_of_an_ill_conditioned_design(scattered_runs, n_noise):
-    """Ten sizes near 20 tokens per parameter, and the same sizes from 2 to 200."""
-
-    def warned(ratios: tuple[float, ...]) -> list[str]:
-        obs = scattered_runs(n_sizes=10, ratios=ratios, noise=n_noise / 4, seed=1)
-        fits = fitted(obs, 40, approaches=["parametric"])
-        item = identifiability(Context(obs, fits, 1e24))
-        found = [w for w in fits.fitted["parametric"].warnings if w.startswith("ill-conditioned")]
-        assert (item.verdict == "warning") == bool(found)
-        return found
-
-    (text,) = warned((18, 20, 22))
-    assert "Train some sizes at several tokens per parameter" in text
-    assert not warned((2, 6, 20, 60, 200))
-
-
-def test_a_wide_standard_error_cannot_tell(scattered_runs):
-    obs = scattered_runs(ratios=(2, 20, 200), noise=0.06, seed=2)
-    context = context_of(obs, 200, approaches=["parametric"])
-    assert context.se_a[0] > 0.05
-    assert identifiability(context).verdict == "cannot_tell"
 
 
 # ------------------------------------------------------------------ influence
@@ -444,65 +362,3 @@ def test_losses_exactly_on_a_law_cause_no_warning():
     obs = Observations.of(N=N, D=D, L=law(N, D), C=C, budget_flops=C, **told)
     command = FitCommand(observations="x", out_dir="x", n_bootstrap=60, compare_intervals=False)
     assert diagnose(obs, fit_all(obs, None, command), n_bootstrap=60).count("warning") == 0
-
-
-# ------------------------------------------------------------------ the rule itself
-
-
-@pytest.mark.parametrize(
-    ("move", "sd", "verdict"),
-    [
-        (0.50, 0.05, "warning"),  # relevant, and ten standard deviations
-        (0.10, 0.01, "passed"),  # certain, and irrelevant
-        (0.05, 0.05, "passed"),  # a relevant move would have been seen
-        (0.05, 0.20, "cannot_tell"),  # and here it would not
-        (0.25, 0.11, "cannot_tell"),  # relevant, and not certain
-    ],
-)
-def test_a_move_is_judged_by_its_size_and_by_its_error(move, sd, verdict):
-    found = judge(np.array([move, 0.0]), np.array([sd, sd]), 50)
-    assert found.verdict == verdict
-    expected = {"warning": move, "passed": move, "cannot_tell": max(move, 2 * sd)}[verdict]
-    assert found.effect == pytest.approx(expected)
-
-
-def test_a_part_that_passed_decides_for_the_same_question_only():
-    parts = {
-        "blind": lambda _: Finding("cannot_tell", "b.", "add runs.", 2.0),
-        "precise": lambda _: Finding("passed", "p.", effect=0.01),
-        "missing": lambda _: (_ for _ in ()).throw(FitError("no runs.", "too_few_runs")),
-    }
-    one = combined(parts, None, one_question=True)
-    assert (one.verdict, one.effect, one.advice) == ("passed", 0.01, "")
-    assert one.message == "precise: p. Others: blind cannot tell, missing unavailable."
-    assert one.values["missing"]["kind"] == "too_few_runs"
-    assert combined(parts, None).verdict == "cannot_tell"
-    del parts["precise"]
-    parts["less_blind"] = lambda _: Finding("cannot_tell", "l.", "add runs.", 0.5)
-    assert combined(parts, None, one_question=True).effect == 0.5
-    assert combined(parts, None).effect == 2.0
-
-
-def test_effects_are_stated_with_their_unit():
-    loss = Finding("warning", "x.", effect=-0.02, effect_unit=LOG_L)
-    assert described(loss) == "effect: 2.00% of the loss"
-    assert loss.relative_effect == pytest.approx(2)
-    size = Finding("cannot_tell", "x.", effect=np.log(1.25**3))
-    assert described(size) == "hidden by noise: up to a factor 1.95 in N_opt"
-    assert size.relative_effect == pytest.approx(3)
-    assert described(replace(size, effect=50.0)).endswith("a factor over 100 in N_opt")
-    assert described(Finding("unavailable", "x.")) == ""
-
-
-def test_a_move_too_uncertain_for_a_linear_error_causes_no_warning():
-    assert judge(np.array([9.0]), np.array([1.0]), 50).verdict == "cannot_tell"
-    assert judge(np.array([9.0, np.nan]), np.array([0.5, np.nan]), 50).verdict == "warning"
-    with pytest.raises(FitError, match="too few runs"):
-        judge(np.array([np.nan]), np.array([1.0]), 50)
-
-
-def test_the_threshold_is_exceeded_as_often_as_said():
-    """Student's t with 8 degrees of freedom, the largest of four: one in a hundred."""
-    t = np.random.default_rng(0).standard_t(8, size=(200_000, 4))
-    rate = (np.abs(t).max(axis=1) > threshold(4, 8)).mean()
-    assert rate == pytest.approx(0.01, rel=0.1)
