@@ -1,9 +1,10 @@
-"""The command that questions fits: diagnose."""
+"""The command `diagnose`."""
 
 import textwrap
 from pathlib import Path
 
 from chinchilla import config
+from chinchilla.diagnose.findings import called, described
 from chinchilla.diagnose.verdicts import FILE, Diagnostics
 from chinchilla.diagnose.verdicts import diagnose as run_diagnostics
 from chinchilla.files import sha256_file, writable_dir
@@ -15,7 +16,7 @@ WIDTH = 100  # columns of the text
 
 
 def diagnose(command: config.DiagnoseCommand) -> int:
-    """Question the fits of a folder, write diagnostics.json beside them, print each verdict."""
+    """Run every diagnostic on the fits of a folder, write diagnostics.json beside them, print them."""
     fits_dir = Path(command.fits or Path(command.sweep_dir) / "fits")
     fits = Fits.load(fits_dir)
     shapes = {}
@@ -42,18 +43,22 @@ def diagnose(command: config.DiagnoseCommand) -> int:
 
 
 def text(found: Diagnostics) -> str:
-    """One paragraph an item: verdict, what was found, what to do."""
+    """One paragraph an item: verdict, message, effect and advice; then what to do first."""
     lines = []
+    indent = " " * 12
     for name, item in found.items.items():
-        head = f"{item.verdict:<11} {name.replace('_', ' ')}: "
-        lines += textwrap.wrap(head + item.says, WIDTH, subsequent_indent=" " * 12)
-        if item.do:
-            indent = " " * 12
+        head = f"{called(item.verdict):<11} {called(name)}: "
+        lines += textwrap.wrap(head + item.message, WIDTH, subsequent_indent=indent)
+        if effect := described(item):
+            lines.append(f"{indent}{effect}")
+        if item.note:
             lines += textwrap.wrap(
-                f"-> {item.do}", WIDTH, initial_indent=indent, subsequent_indent=indent + "   "
+                f"note: {item.note}", WIDTH, initial_indent=indent, subsequent_indent=indent + "   "
             )
-    lines.append(
-        f"{found.count('ok')} ok, {found.count('caution')} to be cautious about, "
-        f"{found.count('unavailable')} unavailable with these runs."
-    )
+        if item.advice:
+            lines += textwrap.wrap(
+                f"-> {item.advice}", WIDTH, initial_indent=indent, subsequent_indent=indent + "   "
+            )
+    lines += textwrap.wrap(found.first, WIDTH, subsequent_indent="   ")
+    lines.append(found.summary)
     return "\n".join(lines)

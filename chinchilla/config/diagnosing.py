@@ -1,4 +1,4 @@
-"""What `chinchilla diagnose` can be told."""
+"""Settings of `chinchilla diagnose`."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ from chinchilla.errors import InputError
 
 @dataclass(kw_only=True)
 class DiagnoseCommand:
-    """`chinchilla diagnose`: what the fitted exponents stand on, and where they would move."""
+    """`chinchilla diagnose`: checks of the fits, ordered by their effect on the recommended answer."""
 
     fits: str = ""  # folder that `chinchilla fit` wrote; empty = <sweep_dir>/fits
     sweep_dir: str = ""  # folder of a sweep: its shapes make other counts of N and C exact
-    budget_flops: float = 0.0  # where changes of N_opt are stated; 0 = ten times the largest C
-    n_bootstrap: int = 400  # resamples of runs for the isoFLOP vertices; 0 for no intervals
+    budget_flops: float = 0.0  # where moves of N_opt are stated; 0 = ten times the largest C
+    n_bootstrap: int = 400  # resamples of runs for the isoFLOP minima; 0 for no intervals
     seed: int = 0  # of the resampling
     format: str = "text"  # text or json
 

@@ -1,1 +1,1 @@
-"""What the exponents stand on: fits in, verdicts out. NumPy only, no torch."""
+"""Diagnostics of fits: fits in, verdicts with a message, an advice and an effect out. NumPy only."""

@@ -1,25 +1,27 @@
-"""Can these runs tell the five parameters of the loss law apart?
+"""Whether these runs determine the five parameters of the loss law.
 
-The condition number of the Jacobian d ln L_hat / d theta says how many times better the losses show
-one direction of parameters than another. Four conventions, because published values differ by them:
-`raw` in (ln A, ln B, ln E, alpha, beta) as the law is written, A and B being terms at one parameter
-and one token; `centred` with A and B taken at the mean ln N and ln D; and both with each column
-scaled to length one (`raw_scaled`, `centred_scaled`). The last is the one judged: it does not
-depend on where the axes start or on the size of a unit. NumPy only.
+The condition number of the Jacobian d ln L_hat / d theta is the ratio between the best and the worst
+determined direction of the parameters. Published values follow four conventions: `raw` in
+(ln A, ln B, ln E, alpha, beta) as the law is written, with A and B the terms at one parameter and one
+token; `centred` with A and B at the mean ln N and ln D; and both with each column scaled to length one
+(`raw_scaled`, `centred_scaled`). The last is judged, because it depends neither on the origin nor on
+the units. It is the `condition_number` in frontier.json. NumPy only.
 """
 
 from typing import Any
 
 import numpy as np
 
-from chinchilla.diagnose.case import Case, Finding, jacobian, judged
+from chinchilla.diagnose.context import Context, jacobian
+from chinchilla.diagnose.findings import VISIBLE, Finding
 from chinchilla.errors import FitError
 from chinchilla.fit.frontier import LossLaw
+from chinchilla.fit.parametric import ILL_CONDITIONED
 
-MAX_CONDITION = 100.0  # centred and scaled; 33 on the published points, 183 on 15 < D/N < 27
 MAX_CORRELATION = 0.95  # of ln N and ln D
 MIN_RATIO_RANGE = 4.0  # largest over smallest tokens per parameter
 MIN_SIZES = 5
+MAX_SE_A = 0.05  # standard error of a
 NAMES = ("A", "B", "E", "alpha", "beta")
 
 
@@ -40,10 +42,10 @@ def condition_numbers(law: LossLaw, N: np.ndarray, D: np.ndarray) -> dict[str, f
 
 
 def weakest_direction(law: LossLaw, N: np.ndarray, D: np.ndarray) -> tuple[dict[str, float], str]:
-    """The combination of parameters that the losses show least, as numbers and in words.
+    """The combination of parameters that changes the losses least, as numbers and in words.
 
     Args:
-        law: where.
+        law: where the Jacobian is taken.
         N: (n,) parameters.
         D: (n,) tokens.
 
@@ -62,9 +64,16 @@ def weakest_direction(law: LossLaw, N: np.ndarray, D: np.ndarray) -> tuple[dict[
     return {n: float(x) for n, x in zip(NAMES, v, strict=True)}, words
 
 
-def identifiability(case: Case) -> Finding:
-    """Condition numbers, weakest direction, and the cover of N, D and D/N."""
-    obs = case.obs
+def identifiability(context: Context) -> Finding:
+    """Condition numbers, the weakest direction, and the range of N, D and D/N.
+
+    The effect of a design that does not determine the law is the difference between approaches 2 and 3
+    in ln N_opt at C_star, and at least two standard errors of it.
+
+    Raises:
+        FitError: approach 3 was not requested (no_law). If it refused these runs, that is a warning.
+    """
+    obs = context.obs
     ratio = obs.D / obs.N
     values: dict[str, Any] = {
         "corr_lnN_lnD": float(np.corrcoef(np.log(obs.N), np.log(obs.D))[0, 1])
@@ -72,9 +81,9 @@ def identifiability(case: Case) -> Finding:
         else 1.0,
         "tokens_per_parameter": [float(ratio.min()), float(ratio.max())],
         "n_runs": len(obs),
-        "n_sizes": int(case.size.max()) + 1,
+        "n_sizes": int(context.size.max()) + 1,
         "n_token_counts": len(np.unique(obs.D)),
-        "n_budgets": len(case.named_budgets()),
+        "n_budgets": len(context.named_budgets()),
     }
     low, high = values["tokens_per_parameter"]
     cover = (
@@ -82,28 +91,46 @@ def identifiability(case: Case) -> Finding:
         f"{high:.3g} tokens per parameter, corr(ln N, ln D) {values['corr_lnN_lnD']:.2f}"
     )
     try:
-        law = case.law
+        law = context.law
     except FitError as error:
-        return Finding("caution", f"{cover}; {error}", _DO, values=values | {"condition": None})
+        if "parametric" not in context.fits.refused:
+            raise
+        values["condition"] = None
+        return Finding("warning", f"{error} The runs: {cover}.", _ADVICE, None, values=values)
     values["condition"] = condition_numbers(law, obs.N, obs.D)
     values["weakest"], words = weakest_direction(law, obs.N, obs.D)
     condition = values["condition"]["centred_scaled"]
     weak = (
-        condition > MAX_CONDITION
+        condition > ILL_CONDITIONED
         or abs(values["corr_lnN_lnD"]) > MAX_CORRELATION
         or high < MIN_RATIO_RANGE * low
         or values["n_sizes"] < MIN_SIZES
     )
-    return judged(
-        weak,
-        f"condition number {condition:.3g} (centred, scaled columns): {words} shows {condition:.3g} "
-        f"times less in the losses than the direction they show best; {cover}.",
-        _DO,
-        values,
+    se = context.se_a[0]
+    message = (
+        f"condition number {condition:.3g} (limit {ILL_CONDITIONED:.3g}); the losses change least on "
+        f"{words}; {cover}; standard error of a {se:.3f}."
     )
+    if weak:
+        return Finding("warning", message, _ADVICE, _effect(context), values=values)
+    if se > MAX_SE_A:
+        return Finding("cannot_tell", message, _NOISE, _effect(context), values=values)
+    return Finding("passed", message, "", 0.0, values=values)
 
 
-_DO = (
-    "Train some sizes at several tokens per parameter, on both sides of the optimum: only that tells "
-    "the size term from the token term."
+def _effect(context: Context) -> float:
+    effect = VISIBLE * context.se_log_N
+    if "isoflop" in context.fits.fitted:
+        other = float(np.log(context.fits.fitted["isoflop"].N_opt(context.C_star)))
+        effect = max(effect, abs(other - context.log_N))
+    return effect
+
+
+_ADVICE = (
+    "Train some sizes at several tokens per parameter, on both sides of the optimum: only such runs "
+    "separate the size term from the token term. Until then prefer approach 2."
+)
+_NOISE = (
+    "Add runs, at more budgets and on both sides of each optimum: the exponent has a standard error "
+    f"above {MAX_SE_A:g}."
 )

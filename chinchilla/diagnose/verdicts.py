@@ -1,39 +1,42 @@
-"""What stands behind the fitted exponents: `chinchilla diagnose`, and its file diagnostics.json.
+"""Diagnostics of fits: `chinchilla diagnose`, and its file diagnostics.json.
 
     diagnose(finals, fits, ...) -> Diagnostics -> diagnostics.json beside frontier.json
 
-diagnostics.json, schema 1:
+diagnostics.json, schema 2:
 
-    schema            1
-    frontier_sha256   of the frontier.json it was made from; the report shows no other
-    C_star            FLOPs at which changes of N_opt are stated
-    a, se_a, se_from  approach 3's exponent of N_opt, its standard error and where that comes from;
+    schema            2
+    frontier_sha256   of the frontier.json that it belongs to; the report shows no other
+    C_star            FLOPs at which moves of N_opt are stated
+    a, se_a, se_from  approach 3's exponent of N_opt, its standard error and the source of that;
                       null without a law
-    n_bootstrap, seed of the resamples drawn for the isoFLOP vertices
-    items             name -> {verdict, says, do, kind, values}
+    n_bootstrap, seed of the resamples for the isoFLOP minima
+    items             name -> {verdict, message, advice, effect, effect_unit, note, kind, values}
 
-`verdict` is ok, caution, or unavailable; `says` is a sentence with the numbers and, for unavailable,
-the reason; `do` is what to do about a caution, else empty; `kind` is one word for programs where
-unavailable (no_law, no_isoflop, no_budgets, too_few_runs, ...), else empty; `values` holds the
-numbers, named in the module that made them. N in parameters, D in tokens, C in FLOPs as the runs
-count them, losses in nats per token, a and beta without unit, null where something had no fit.
-Rows of refits hold n (runs), a, beta, log_N_opt at C_star, expected_sd (of a's move under a true
-law, `case.py`) and z (the move over it). Items, in order:
+Items are ordered by verdict (warning, cannot_tell, passed, unavailable), then by the size of `effect`,
+the move of the recommended answer that the finding implies, in "ln N_opt at C_star" or "ln L"
+(`findings.py` describes how a verdict is reached; the two units are compared in multiples of ln 1.25
+and .01). `effect` is null where it is unknown. `kind` is one word for programs where an item is
+unavailable (no_law, no_isoflop, no_budgets, too_few_runs, ...), else empty. `values` holds the
+numbers: N in parameters, D in tokens, C in FLOPs as the runs count them, losses in nats per token, null
+where there was no fit. Rows of refits hold n (runs), a, beta, log_N_opt at C_star, expected_sd (of the
+move of a under a law that holds, `context.py`), z (the move over it), and log_N_move,
+log_N_expected_sd and log_N_z for ln N_opt. Items that ask one question in several ways hold the
+verdict, message, effect and values of each part by its name:
 
     identifiability       condition (raw, centred, raw_scaled, centred_scaled), weakest, corr_lnN_lnD,
                           tokens_per_parameter, n_sizes, n_token_counts, n_budgets
-    leave_one_run_out     top, runs, largest_move_of_a, jackknife_se_of_a, n_fitted
-    leave_one_budget_out  all, top; leave_one_size_out likewise
-    drop_path             highest_loss, largest_residual: rows by k
-    window_path           windows: rows by range of tokens per parameter, or of N
-    slopes_by_thirds      envelope, isoflop, parametric: three rows each
-    quadratic_term        exponent_change_per_decade, p10, p90, ci95, exponent_at_middle
-    largest_compute       cuts: rows by C_max; drifts
-    extrapolation_in_C    windows: held_out, in_sample, previous_window, power_law_in_C,
-                          nearest_third (each mae, bias in ln L, n), expected_ratio; ratio,
-                          beaten_by_power_law
-    extrapolation_in_N    the same in N
-    approach_2_against_3  a_isoflop, a_isoflop_of_law, a_parametric, slope_z, rms_z, budgets
+    leave_one_out         runs: top, runs, largest_move_of_a, jackknife_se_of_a, n_fitted;
+                          budgets: all, top; sizes: all, top
+    windows               drop_path: highest_loss, largest_residual (rows by k);
+                          window_path: windows (rows by range of tokens per parameter, or of N)
+    curvature             quadratic_term: exponent_change_per_decade, p10, p90, ci95,
+                          exponent_at_middle, log_N_move, log_N_move_sd;
+                          largest_compute: cuts (rows by C_max), drifts, one_way;
+                          slopes_by_thirds: envelope, isoflop, parametric (three rows each)
+    extrapolation         in_C, in_N: windows (held_out, in_sample, previous_window, power_law_in_C,
+                          nearest_third, each mae, bias in ln L, n; expected_ratio, bias_expected_sd),
+                          ratio, beaten_by_power_law
+    approach_2_against_3  a_isoflop, a_isoflop_of_law, a_parametric, slope_z, log_N_move, rms_z, budgets
     residuals             sd, kurtosis, share_in_linear_zone, trend_per_decade
     conventions           rows by N and C: parametric, isoflop_levelled, why_not; source, exact,
                           kaplan_local_exponent
@@ -47,41 +50,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chinchilla.diagnose import agreement, curvature, extrapolation, influence, recount
-from chinchilla.diagnose.case import Case, Finding
+from chinchilla.diagnose.consistency import approach_2_against_3, residuals
+from chinchilla.diagnose.context import Context
+from chinchilla.diagnose.conventions import conventions
+from chinchilla.diagnose.curvature import curvature
+from chinchilla.diagnose.extrapolation import extrapolation
+from chinchilla.diagnose.findings import VERDICTS, Finding, called
 from chinchilla.diagnose.identifiability import identifiability
+from chinchilla.diagnose.influence import leave_one_out
+from chinchilla.diagnose.windows import windows
 from chinchilla.errors import FitError, InputError
 from chinchilla.files import read_json, sha256_file, write_json
 from chinchilla.fit.fits import FILE as FRONTIER
 from chinchilla.fit.fits import Fits
-from chinchilla.from_json import checked
+from chinchilla.from_json import built
 from chinchilla.observations import Observations
 from chinchilla.shapes import ModelShape
 
-SCHEMA = 1
+SCHEMA = 2
 FILE = "diagnostics.json"
 
-ITEMS: dict[str, Callable[[Case], Finding]] = {
+ITEMS: dict[str, Callable[[Context], Finding]] = {
     "identifiability": identifiability,
-    "leave_one_run_out": influence.leave_one_out,
-    "leave_one_budget_out": influence.leave_one_budget_out,
-    "leave_one_size_out": influence.leave_one_size_out,
-    "drop_path": influence.drop_path,
-    "window_path": influence.window_path,
-    "slopes_by_thirds": curvature.thirds,
-    "quadratic_term": curvature.quadratic,
-    "largest_compute": curvature.largest_compute,
-    "extrapolation_in_C": extrapolation.extrapolation_in_C,
-    "extrapolation_in_N": extrapolation.extrapolation_in_N,
-    "approach_2_against_3": agreement.approach_2_against_3,
-    "residuals": agreement.residuals,
-    "conventions": recount.recount,
+    "leave_one_out": leave_one_out,
+    "windows": windows,
+    "curvature": curvature,
+    "extrapolation": extrapolation,
+    "approach_2_against_3": approach_2_against_3,
+    "residuals": residuals,
+    "conventions": conventions,
 }
 
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """Every finding about one frontier.json."""
+    """Every finding about one frontier.json, in order of verdict and effect."""
 
     items: dict[str, Finding]
     C_star: float
@@ -94,8 +97,28 @@ class Diagnostics:
     schema: int = SCHEMA
 
     def count(self, verdict: str) -> int:
-        """How many items ended so."""
+        """Number of items with a verdict."""
         return sum(f.verdict == verdict for f in self.items.values())
+
+    @property
+    def summary(self) -> str:
+        """For example "4 passed, 2 cannot tell, 3 warnings, 1 unavailable."."""
+        warnings = self.count("warning")
+        return (
+            f"{self.count('passed')} passed, {self.count('cannot_tell')} cannot tell, "
+            f"{warnings} warning{'' if warnings == 1 else 's'}, "
+            f"{self.count('unavailable')} unavailable."
+        )
+
+    @property
+    def first(self) -> str:
+        """The advice of the finding with the largest effect, as one line."""
+        for name, item in self.items.items():
+            if item.advice:
+                return f"Do this first: {item.advice} ({called(name)})"
+        if self.count("passed"):
+            return "Nothing to do first: no diagnostic found a relevant effect."
+        return "Do this first: fit more runs. No diagnostic could be computed."
 
     def save(self, path: Path) -> None:
         """Write diagnostics.json."""
@@ -108,17 +131,25 @@ class Diagnostics:
         Raises:
             InputError: missing, unreadable, or of another schema.
         """
-        where = str(path)
-        value = dict(checked(read_json(path, "diagnostics"), cls, SCHEMA, where))
-        value["items"] = {
-            name: Finding(**checked(item, Finding, None, f"{where}: {name}"))
-            for name, item in value["items"].items()
-        }
-        return cls(**value)
+        value = read_json(path, "diagnostics")
+        schema = value.get("schema") if isinstance(value, dict) else None
+        if isinstance(value, dict) and schema != SCHEMA:
+            raise InputError(
+                f"{path} has schema {schema!r} and this version reads schema {SCHEMA}. Run "
+                "`chinchilla diagnose` again."
+            )
+        found: Diagnostics = built(cls, value, str(path))
+        for name, item in found.items.items():
+            if item.verdict not in VERDICTS:
+                raise InputError(
+                    f"{path}: {name}: verdict {item.verdict!r} is not one of {', '.join(VERDICTS)}. "
+                    "Run `chinchilla diagnose` again."
+                )
+        return found
 
     @classmethod
     def beside(cls, fits_dir: Path) -> "Diagnostics | None":
-        """Those of a folder's frontier.json; None where there are none or they are of another."""
+        """The diagnostics of the frontier.json in a folder; None if there are none of that file."""
         path = fits_dir / FILE
         if not path.exists():
             return None
@@ -136,16 +167,16 @@ def diagnose(
     shapes: Mapping[str, ModelShape] | None = None,
     frontier_sha256: str = "",
 ) -> Diagnostics:
-    """Every item for one set of fits.
+    """Every diagnostic of one set of fits.
 
     Args:
         obs: the observations that were fitted; of curves only the last points are used.
-        fits: what `chinchilla fit` found in them.
-        C_star: FLOPs at which changes of N_opt are stated; 0 = ten times the largest C.
-        n_bootstrap: resamples of runs for the isoFLOP vertices; 0 for no intervals.
+        fits: the results of `chinchilla fit` on them.
+        C_star: FLOPs at which moves of N_opt are stated; 0 = ten times the largest C.
+        n_bootstrap: resamples of runs for the isoFLOP minima; 0 for no intervals.
         seed: of the resampling.
-        shapes: run_id -> model, where known; exact counts for `conventions`.
-        frontier_sha256: of the file that `fits` came from.
+        shapes: run_id -> model, where known, for exact counts in `conventions`.
+        frontier_sha256: of the file that `fits` was read from.
 
     Raises:
         InputError: `obs` are not the runs that `fits` were made from.
@@ -156,19 +187,19 @@ def diagnose(
             f"observations.csv has {len(obs)} runs, but frontier.json was fitted to "
             f"{fits.data['n_runs']}. Run `chinchilla fit` again."
         )
-    case = Case(obs, fits, C_star or 10 * float(obs.C.max()), n_bootstrap, seed, shapes or {})
+    context = Context(obs, fits, C_star or 10 * float(obs.C.max()), n_bootstrap, seed, shapes or {})
     items = {}
     for name, item in ITEMS.items():
         try:
-            items[name] = item(case)
+            items[name] = item(context)
         except FitError as error:
             items[name] = Finding("unavailable", str(error), kind=error.kind)
     known: dict[str, Any] = {}
     if "parametric" in fits.fitted:
-        known = {"a": case.a, "se_a": case.se_a[0], "se_from": case.se_a[1]}
+        known = {"a": context.a, "se_a": context.se_a[0], "se_from": context.se_a[1]}
     return Diagnostics(
-        items,
-        case.C_star,
+        dict(sorted(items.items(), key=lambda pair: pair[1].rank)),
+        context.C_star,
         n_bootstrap=n_bootstrap,
         seed=seed,
         frontier_sha256=frontier_sha256,

@@ -1,8 +1,8 @@
-"""IsoFLOP vertices in resamples of the runs, as measured and as approach 3's law would give them.
+"""Minima of the isoFLOP parabolas, of the measured losses and of those of approach 3's law.
 
-The paper's parabolas through the budgets that approach 2 used: through the measured losses, the
-law's losses at the very same N and D, and both again in resamples drawn within each budget. Always
-parabolas, whatever shape approach 2 was fitted with: they lean on no law. Curvature and the test of approach 2 against approach 3 read from here.
+Parabolas in ln N are fitted to the budgets that approach 2 used: to the measured losses, to the law's
+losses at the same N and D, and to both again in resamples drawn within each budget. They are parabolas
+whatever profile approach 2 was fitted with, because a parabola does not depend on the law.
 NumPy only: this module must import without torch.
 """
 
@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chinchilla.diagnose.case import Case
+from chinchilla.diagnose.context import Context
+from chinchilla.diagnose.findings import first_sentence
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.frontier import LossLaw
@@ -19,10 +20,10 @@ from chinchilla.fit.profile import parabolas
 
 @dataclass(frozen=True)
 class Vertices:
-    """Bottoms of m budgets' parabolas; (k, m) arrays are resamples, NaN where one has no bottom."""
+    """Minima of the parabolas of m budgets; (k, m) arrays are resamples, NaN without a minimum."""
 
     budgets: np.ndarray  # (m,) FLOPs
-    log_C: np.ndarray  # (m,) achieved at the bottom
+    log_C: np.ndarray  # (m,) of the runs, at the minimum
     log_N: np.ndarray  # (m,) measured
     log_N_law: np.ndarray | None  # (m,) of the law's losses; None without a law
     log_C_samples: np.ndarray  # (k, m)
@@ -30,37 +31,38 @@ class Vertices:
     log_N_law_samples: np.ndarray | None  # (k, m)
 
 
-def vertices(case: Case) -> Vertices:
-    """The bottoms that approach 2 used.
+def vertices(context: Context) -> Vertices:
+    """Minima in the budgets that approach 2 used.
 
     Raises:
-        FitError: approach 2 was not fitted, or under two of its budgets have a parabola's bottom.
+        FitError: approach 2 was not fitted (no_isoflop), or fewer than two of its budgets have a
+            parabola with a minimum (no_minimum).
     """
-    frontier = case.fits.fitted.get("isoflop")
+    frontier = context.fits.fitted.get("isoflop")
     if frontier is None:
-        refused = case.fits.refused.get("isoflop")
-        why = f" ({refused.reason})" if refused else ""
+        refused = context.fits.refused.get("isoflop")
+        why = f" ({first_sentence(refused.reason)})" if refused else ""
         raise FitError(f"approach 2 was not fitted{why}.", "no_isoflop")
     law: LossLaw | None = None
-    if "parametric" in case.fits.fitted:
-        law = case.law
-    obs = case.obs
+    if "parametric" in context.fits.fitted:
+        law = context.law
+    obs = context.obs
     used = np.array(sorted(p.budget_flops for p in frontier.points if p.budget_flops is not None))
-    groups = np.nan_to_num(case.budgets, nan=0.0)
-    counts = bootstrap.draw_counts(len(obs), case.n_bootstrap, case.seed, strata=groups)
-    shape = (1 + case.n_bootstrap, len(used))
+    groups = np.nan_to_num(context.budgets, nan=0.0)
+    counts = bootstrap.draw_counts(len(obs), context.n_bootstrap, context.seed, strata=groups)
+    shape = (1 + context.n_bootstrap, len(used))
     log_C, log_N, log_N_law = (np.full(shape, np.nan) for _ in range(3))
     for j, budget in enumerate(used):
-        rows = np.isclose(case.budgets, budget, rtol=1e-5)
+        rows = np.isclose(context.budgets, budget, rtol=1e-5)
         x, w = np.log(obs.N[rows]), np.vstack([np.ones(int(rows.sum())), counts[:, rows]])
         columns = np.stack([obs.L[rows], np.log(obs.C[rows])], axis=1)
-        log_N[:, j], log_C[:, j] = _bottoms(x, columns, w)
+        log_N[:, j], log_C[:, j] = _minima(x, columns, w)
         if law is not None:
             columns[:, 0] = law(obs.N[rows], obs.D[rows])
-            log_N_law[:, j] = _bottoms(x, columns, w)[0]
+            log_N_law[:, j] = _minima(x, columns, w)[0]
     seen = np.isfinite(log_N[0])
     if seen.sum() < 2:
-        raise FitError("under two budgets have a bottom by parabola.", "no_bottom")
+        raise FitError("fewer than two budgets have a parabola with a minimum.", "no_minimum")
     used, log_C, log_N, log_N_law = used[seen], log_C[:, seen], log_N[:, seen], log_N_law[:, seen]
     return Vertices(
         budgets=used,
@@ -73,8 +75,8 @@ def vertices(case: Case) -> Vertices:
     )
 
 
-def _bottoms(x: np.ndarray, columns: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """ln N and the second column at the bottom of each weighting's parabola; NaN without one."""
+def _minima(x: np.ndarray, columns: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """ln N and the second column at the minimum of each weighting's parabola; NaN without one."""
     centre = x.mean()
     fit = parabolas(x - centre, columns, w)  # (k, 3, 2)
     with np.errstate(divide="ignore", invalid="ignore"):

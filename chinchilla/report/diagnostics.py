@@ -1,7 +1,7 @@
 """The report's section on diagnostics.json: verdicts, influential runs, counts, and two figures.
 
-`Diagnostics` in; `Table`s and matplotlib Figures out, None where there is nothing to draw. Items
-that were unavailable leave their panel or table out, never an error.
+`Diagnostics` in; `Table`s and matplotlib Figures out, None where there is nothing to draw. The panel
+or table of an unavailable item is left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from chinchilla.diagnose.findings import called, described
 from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.fit.frontier import Frontier
 from chinchilla.report.figures import C_LABEL, N_LABEL
@@ -31,19 +32,13 @@ from chinchilla.units import count
 
 NAMES = {
     "identifiability": "Identifiability",
-    "leave_one_run_out": "Without one run",
-    "leave_one_budget_out": "Without one budget",
-    "leave_one_size_out": "Without one size",
-    "drop_path": "Without the highest losses",
-    "window_path": "Windows of D/N and of N",
-    "slopes_by_thirds": "Slopes over thirds of C",
-    "quadratic_term": "Bend through the vertices",
-    "largest_compute": "Largest C used",
-    "extrapolation_in_C": "Predicting larger C",
-    "extrapolation_in_N": "Predicting larger N",
+    "leave_one_out": "Without one run, budget or size",
+    "windows": "Windows of loss, D/N and N",
+    "curvature": "Curvature of the frontier",
+    "extrapolation": "Held-out larger runs",
     "approach_2_against_3": "Approach 2 against 3",
     "residuals": "Residuals",
-    "conventions": "Counting N and C otherwise",
+    "conventions": "Other counts of N and C",
 }
 C_NAMES = {
     "as_recorded": "as recorded ({})",
@@ -53,39 +48,36 @@ C_NAMES = {
 OURS = COLORS["parametric"]
 FIGURES = {
     "exponent_paths": (
-        "Where the exponent comes from",
+        "The exponent on parts of the runs",
         "Approach 3's exponent a of N_opt, refitted: without the k highest losses; within a share "
         "of the range of tokens per parameter (T) or of N; on the runs up to C only. Line and band: "
-        "all runs with the 80% interval. Bars: one standard deviation of what a true law would "
-        "show. A path that walks out of the band one way is a law that does not hold over the "
-        "whole range; a path that falls with C will fall on.",
+        "all runs with the 80% interval. Bars: one standard deviation of the move that a law which "
+        "holds would show. A path that leaves the band in one direction shows that the law does not "
+        "hold over the whole range.",
         "The fitted exponent a as runs are left out in order.",
     ),
     "influence": (
-        "Which runs carry the answer",
+        "Influence of runs and groups",
         "Left: how far leaving out one run moves N_opt beyond the runs, coloured by model size. "
         "Right: a without each budget, or without each of the sizes that move it most, with one "
-        "standard deviation of what a true law would show; line and band as above.",
+        "standard deviation of the move that a law which holds would show; line and band as above.",
         "Change of the predicted optimum without each run, and of a without each group of runs.",
     ),
 }
 
 
 def section(found: Diagnostics | None) -> dict[str, Any] | None:
-    """What the template shows; None without diagnostics."""
+    """The contents of the section for the template; None without diagnostics."""
     if found is None:
         return None
     return {
-        "summary": (
-            f"Of {len(found.items)} questions to these fits {found.count('ok')} are answered well, "
-            f"{found.count('caution')} ask for caution, and {found.count('unavailable')} cannot be "
-            "answered from these runs."
-        ),
+        "summary": found.summary,
+        "first": found.first,
         "verdicts": verdicts(found),
         "influential": influential(found),
         "influential_caption": (
-            f"The runs whose absence moves N_opt at {flops(found.C_star)} FLOPs most; changes of a "
-            "and of N_opt when the run is left out."
+            f"The runs that move N_opt at {flops(found.C_star)} FLOPs most when they are left out, "
+            "with the changes of a and of N_opt."
         ),
         "counted": counted(found),
         "counted_caption": (
@@ -115,17 +107,18 @@ def figures(
 
 
 def verdicts(found: Diagnostics) -> Table:
-    """Every item: verdict, finding, what to do."""
+    """Every item: verdict, message, effect, advice; in the order of `Diagnostics.items`."""
     rows = [
         [
             Cell(NAMES.get(name, name), None, "text"),
-            Cell(item.verdict, None, f"verdict {item.verdict}"),
-            Cell(item.says, None, "text long"),
-            Cell(item.do or "–", None, "text"),
+            Cell(called(item.verdict), None, f"verdict {item.verdict}"),
+            Cell(" ".join(filter(None, (item.message, item.note))), None, "text long"),
+            Cell(described(item) or "–", None, "text"),
+            Cell(item.advice or "–", None, "text"),
         ]
         for name, item in found.items.items()
     ]
-    return Table(["Item", "Verdict", "Found", "What to do"], rows)
+    return Table(["Item", "Verdict", "Found", "Effect", "What to do"], rows)
 
 
 def influential(found: Diagnostics) -> Table:
@@ -140,7 +133,7 @@ def influential(found: Diagnostics) -> Table:
             Cell(f"{r['a_change']:+.4f}", r["a_change"]),
             Cell(f"{r['N_opt_change']:+.1%}", r["N_opt_change"]),
         ]
-        for r in _values(found, "leave_one_run_out").get("top", [])
+        for r in _part(found, "leave_one_out", "runs").get("top", [])
         if r["a"] is not None
     ]
     columns = ["Run", "C, FLOPs", "N", "D, tokens", "ln L − law", "a", "N_opt"]
@@ -168,6 +161,12 @@ def _values(found: Diagnostics, item: str) -> Mapping[str, Any]:
     return found.items[item].values if item in found.items else {}
 
 
+def _part(found: Diagnostics, item: str, part: str) -> Mapping[str, Any]:
+    """The values of one part of an item; empty where it is unavailable."""
+    values: Mapping[str, Any] = _values(found, item).get(part, {})
+    return values
+
+
 @house_style()
 def exponent_paths(
     found: Diagnostics | None, interval: tuple[float, float] | None
@@ -180,9 +179,9 @@ def exponent_paths(
     """
     if found is None or found.a is None:
         return None
-    drops = _fitted(_values(found, "drop_path").get("highest_loss", []))
-    windows = _fitted(_values(found, "window_path").get("windows", []))
-    cuts = _fitted(_values(found, "largest_compute").get("cuts", []))
+    drops = _fitted(_part(found, "windows", "drop_path").get("highest_loss", []))
+    windows = _fitted(_part(found, "windows", "window_path").get("windows", []))
+    cuts = _fitted(_part(found, "curvature", "largest_compute").get("cuts", []))
     cuts = [r for r in cuts if 5 * r["n"] >= max(c["n"] for c in cuts)]
     shown = [p for p in (drops, windows, cuts) if p]
     if not shown:
@@ -197,7 +196,7 @@ def exponent_paths(
             ax.set_title("Highest losses")
         elif rows is windows:
             _path(ax, np.arange(len(rows)), rows, joined=False)
-            words = [f"{'T' if r['of'] != 'N' else 'N'}: {_part(r['part'])}" for r in rows]
+            words = [f"{'T' if r['of'] != 'N' else 'N'}: {_window(r['part'])}" for r in rows]
             ax.set_xticks(np.arange(len(rows)), words, rotation=90, fontsize=8)
             ax.set_title("Windows of T = D/N, of N")
         else:
@@ -222,12 +221,12 @@ def influence(found: Diagnostics | None, interval: tuple[float, float] | None) -
     """Change of N_opt without each run, and a without each budget (or size)."""
     if found is None or found.a is None:
         return None
-    runs = _values(found, "leave_one_run_out").get("runs", [])
+    runs = _part(found, "leave_one_out", "runs").get("runs", [])
     runs = [r for r in runs if r["log_N_opt_move"] is not None]
-    groups = _fitted(_values(found, "leave_one_budget_out").get("all", []))
+    groups = _fitted(_part(found, "leave_one_out", "budgets").get("all", []))
     by = "budget"
     if not groups:
-        groups, by = _fitted(_values(found, "leave_one_size_out").get("top", [])), "size"
+        groups, by = _fitted(_part(found, "leave_one_out", "sizes").get("top", [])), "size"
     if not runs or not groups:
         return None
     figure, (left, right) = new_figure(4.8, 2)
@@ -262,7 +261,7 @@ def _fitted(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [r for r in rows if r["a"] is not None]
 
 
-def _part(words: str) -> str:
+def _window(words: str) -> str:
     return words.replace("without the ", "no ").replace("quarter", "¼")
 
 
@@ -280,7 +279,7 @@ def _path(ax: Axes, x: np.ndarray, rows: Sequence[Mapping[str, Any]], joined: bo
     ax.errorbar(
         x, a, yerr=sd, color=OURS, marker="s", markersize=5, linewidth=1.2 if joined else 0,
         elinewidth=1.0, capsize=2, markeredgecolor="white", markeredgewidth=0.4, zorder=4,
-        label="refit ± what a true law would show",
+        label="refit ± expected move",
     )  # fmt: skip
 
 
@@ -290,7 +289,7 @@ def _limits(
     interval: tuple[float, float] | None,
     bars: bool = False,
 ) -> tuple[float, float]:
-    """Around every refit and the interval, and around the bars if asked; else they may run out."""
+    """Limits that contain every refit and the interval, and the bars if `bars`."""
     values = [found.a, *(interval or ()), *(r["a"] for r in rows)]
     if bars:
         values += [r["a"] + side * (r["expected_sd"] or 0.0) for r in rows for side in (-1, 1)]

@@ -89,8 +89,8 @@ def doubts(fits: Fits, diagnostics: Diagnostics | None) -> list[str]:
             fits, predictions([C], fits, published=False), {"law": None, "decisions": []}
         )
         found = [one.text for one in said if one.kind not in ("beyond_C", "note")]
-    if diagnostics is not None and (n := diagnostics.count("caution")):
-        found.append(f"{n} of {len(diagnostics.items)} diagnostics ask for caution: see below.")
+    if diagnostics is not None and diagnostics.count("warning"):
+        found.append(f"Diagnostics: {diagnostics.summary} {diagnostics.first}")
     return found
 
 

@@ -46,17 +46,20 @@ def fits(say, tmp_path):
     return tmp_path / "fits"
 
 
-def test_every_item_gets_a_verdict_and_a_caution_says_what_to_do(say, fits):
+def test_every_item_gets_a_verdict_an_effect_and_what_to_do(say, fits):
     code, out, err = say("diagnose fits=fits n_bootstrap=60")
     assert (code, err) == (0, "")
     found = Diagnostics.load(fits / "diagnostics.json")
-    assert list(found.items) == list(ITEMS)
+    assert set(found.items) == set(ITEMS)
     for name, item in found.items.items():
-        assert f"{item.verdict:<11} {name.replace('_', ' ')}: " in out
-        assert bool(item.do) == (item.verdict == "caution")
-        assert item.says.endswith(".")
-    assert out.count("\n            -> ") == found.count("caution") > 0
-    assert out.endswith("wrote fits/diagnostics.json\n")
+        assert f"{item.verdict.replace('_', ' '):<11} {name.replace('_', ' ')}: " in out
+        assert bool(item.advice) == (item.verdict in ("warning", "cannot_tell"))
+        assert item.message.endswith(".")
+        assert item.effect is not None
+    advised = found.count("warning") + found.count("cannot_tell")
+    assert out.count("\n            -> ") == advised > 0
+    assert out.count("Do this first: ") == 1
+    assert f"\n{found.summary}\nwrote fits/diagnostics.json\n" in out
     assert max(map(len, out.splitlines())) <= 100
 
 
@@ -66,7 +69,7 @@ def test_json_is_the_file(say, fits):
     assert out == (fits / "diagnostics.json").read_text()
     value = json.loads(out)
     assert value["C_star"] == 5.76e23
-    assert value["items"]["leave_one_run_out"]["values"]["n_fitted"] == 28
+    assert value["items"]["leave_one_out"]["values"]["runs"]["n_fitted"] == 28
 
 
 @pytest.mark.slow
@@ -135,3 +138,11 @@ def test_runs_changed_after_the_fit_are_refused(say, fits):
     code, _, err = say("diagnose fits=fits")
     assert code == 2
     assert "observations.csv is not the table that the frontier.json beside it" in err
+
+
+def test_a_file_of_an_earlier_schema_is_refused_in_one_line(say, fits):
+    (fits / "diagnostics.json").write_text('{"schema": 1, "items": {}}')
+    code, out, err = say("report fits=fits")
+    assert (code, out) == (2, "")
+    assert err.endswith("reads schema 2. Run `chinchilla diagnose` again.\n")
+    assert err.count("\n") == 1

@@ -6,26 +6,17 @@ import numpy as np
 import pytest
 
 from chinchilla.config import FitCommand
-from chinchilla.diagnose.agreement import approach_2_against_3, residuals
-from chinchilla.diagnose.case import Case
+from chinchilla.diagnose.consistency import approach_2_against_3, residuals
+from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.curvature import largest_compute, quadratic, slopes
 from chinchilla.diagnose.extrapolation import extrapolation_in_C, extrapolation_in_N, score
-from chinchilla.diagnose.identifiability import (
-    condition_numbers,
-    identifiability,
-    weakest_direction,
-)
-from chinchilla.diagnose.influence import (
-    drop_path,
-    leave_one_budget_out,
-    leave_one_out,
-    window_path,
-)
+from chinchilla.diagnose.findings import VERDICTS, Finding
+from chinchilla.diagnose.influence import leave_one_budget_out, leave_one_run_out
 from chinchilla.diagnose.verdicts import ITEMS, Diagnostics, diagnose
+from chinchilla.diagnose.windows import drop_path, window_path
 from chinchilla.errors import FitError, InputError
 from chinchilla.files import sha256_file
 from chinchilla.fit import Fits, fit_all, fit_parametric
-from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import named_law
 from chinchilla.fit.parametric import fit_loss_law
 from chinchilla.observations import Observations
@@ -43,17 +34,17 @@ def fitted(obs: Observations, n_bootstrap: int = 60, approaches=("isoflop", "par
     return fit_all(obs, None, command)
 
 
-def case_of(obs: Observations, n_bootstrap: int = 60, **more) -> Case:
-    return Case(obs, fitted(obs, n_bootstrap, **more), 10 * float(obs.C.max()), n_bootstrap)
+def context_of(obs: Observations, n_bootstrap: int = 60, **more) -> Context:
+    return Context(obs, fitted(obs, n_bootstrap, **more), 10 * float(obs.C.max()), n_bootstrap)
 
 
-def least_squares_case(obs: Observations) -> Case:
+def least_squares_context(obs: Observations) -> Context:
     """Fitted by least squares, no bootstrap: the standard error of equal errors is then exact."""
     frontier = fit_parametric(obs, n_bootstrap=0, objective="least_squares")
-    case = Case(obs, Fits.of({"parametric": frontier}, {}, obs), 10 * float(obs.C.max()))
-    assert case.loss_settings["objective"] == "least_squares"
-    assert case.se_a[1].startswith("equal errors")
-    return case
+    context = Context(obs, Fits.of({"parametric": frontier}, {}, obs), 10 * float(obs.C.max()))
+    assert context.loss_settings["objective"] == "least_squares"
+    assert context.se_a[1].startswith("equal errors")
+    return context
 
 
 @pytest.fixture(scope="module")
@@ -64,12 +55,59 @@ def n_noise() -> float:
 # ------------------------------------------------------------------ a true law
 
 
-def test_a_true_law_is_left_in_peace(isoflop_runs, n_noise):
-    """Six budgets of nine sizes on the law: whatever judges the law's form or one run is content."""
-    found = diagnose(isoflop := isoflop_runs(BUDGETS, noise=n_noise, seed=1), fitted(isoflop))
-    cautious = {name for name, item in found.items.items() if item.verdict != "ok"}
-    assert cautious <= {"conventions"}
-    assert found.count("ok") == len(ITEMS) - len(cautious)
+def test_a_true_law_causes_no_warning(isoflop_runs, n_noise):
+    """Six budgets of nine sizes on the law, with the counts of N and C not stated."""
+    obs = isoflop_runs(BUDGETS, noise=n_noise, seed=1)
+    found = diagnose(obs, fitted(obs), n_bootstrap=60)
+    assert found.count("warning") == found.count("unavailable") == 0
+    assert found.count("passed") >= len(ITEMS) / 2
+    assert found.items["conventions"].verdict == "passed"
+    assert "n_convention and flop_convention not stated" in found.items["conventions"].note
+
+
+@pytest.mark.slow
+def test_few_sweeps_from_a_true_law_get_any_warning(isoflop_runs, scattered_runs, n_noise):
+    """One of the 12 at most: the rate aimed at is one in twenty (scripts/false_warnings.py)."""
+    warned = 0
+    for seed in range(6):
+        for obs in (
+            isoflop_runs(BUDGETS[:5], noise=n_noise, seed=seed, half_width=5),
+            scattered_runs(noise=n_noise, seed=seed),
+        ):
+            warned += diagnose(obs, fitted(obs, 200), n_bootstrap=200).count("warning") > 0
+    assert warned <= 1
+
+
+@pytest.mark.slow
+def test_noise_that_hides_a_relevant_move_cannot_tell(isoflop_runs):
+    """The same runs with ten times the noise: no diagnostic of the law's form may pass unseen."""
+
+    def verdicts(noise: float) -> dict[str, str]:
+        obs = isoflop_runs(BUDGETS[:4], noise=noise, seed=4)
+        found = diagnose(obs, fitted(obs, 100), n_bootstrap=100)
+        for item in found.items.values():
+            if item.verdict == "cannot_tell":
+                assert item.relative_effect >= 1
+                assert item.advice
+        return {name: item.verdict for name, item in found.items.items()}
+
+    asked = ("windows", "curvature", "approach_2_against_3", "leave_one_out", "extrapolation")
+    quiet, loud = verdicts(1e-4), verdicts(0.01)
+    assert {quiet[name] for name in asked} == {"passed"}
+    assert {loud[name] for name in asked} == {"cannot_tell"}
+
+
+def test_items_are_ordered_by_verdict_and_effect_and_one_comes_first(isoflop_runs, n_noise):
+    obs = isoflop_runs(BUDGETS, noise=n_noise, seed=8)
+    L = np.where(obs.budget_flops > 1e21, obs.L * 1.05, obs.L)
+    found = diagnose(obs := replace(obs, L=L), fitted(obs), n_bootstrap=60)
+    order = [(VERDICTS.index(i.verdict), -i.relative_effect) for i in found.items.values()]
+    assert order == sorted(order)
+    first = next(iter(found.items.values()))
+    assert first.verdict == "warning"
+    assert found.first.startswith(f"Do this first: {first.advice} (")
+    assert sum(found.count(v) for v in VERDICTS) == len(ITEMS)
+    assert f"{found.count('warning')} warning" in found.summary
 
 
 def test_moves_are_as_large_as_expected_of_a_true_law(isoflop_runs, n_noise):
@@ -78,69 +116,23 @@ def test_moves_are_as_large_as_expected_of_a_true_law(isoflop_runs, n_noise):
     z = []
     for seed in range(40):
         obs = isoflop_runs(BUDGETS, noise=n_noise, seed=seed)
-        case = least_squares_case(obs)
+        context = least_squares_context(obs)
         keep = np.array([obs.budget_flops < 2e21, np.median(obs.C) >= obs.C])
-        z.append(case.refit(keep).z)
+        z.append(context.refit(keep).z)
     assert np.sqrt(np.mean(np.square(z), axis=0)) == pytest.approx([1, 1], rel=0.35)
 
 
 def test_refits_are_fits_of_the_rest(isoflop_runs, n_noise):
     obs = isoflop_runs(BUDGETS, noise=n_noise, seed=3)
-    case = case_of(obs)
-    rows = leave_one_budget_out(case).values["all"]
+    context = context_of(obs)
+    rows = leave_one_budget_out(context).values["all"]
     assert [r["budget_flops"] for r in rows] == list(BUDGETS)
     rest = obs.where(obs.budget_flops != BUDGETS[2])
     law, _ = fit_loss_law(rest.N, rest.D, rest.L)
     assert rows[2]["beta"] == pytest.approx(law.beta, rel=1e-6)
     assert rows[2]["a"] == pytest.approx(law.beta / (law.alpha + law.beta), rel=1e-6)
-    assert rows[2]["log_N_opt"] == pytest.approx(case.line(law)[1], rel=1e-6)
+    assert rows[2]["log_N_opt"] == pytest.approx(context.line(law)[1], rel=1e-6)
     assert (rows[2]["n"], rows[2]["left_out"]) == (45, 9)
-
-
-# ------------------------------------------------------------------ identifiability
-
-
-def test_condition_numbers_depend_on_origin_and_units_only_where_said(scattered_runs, law):
-    obs = scattered_runs()
-    here = condition_numbers(law, obs.N, obs.D)
-    thousands = LossLaw(law.E, law.A / 1e3**law.alpha, law.B, law.alpha, law.beta)
-    there = condition_numbers(thousands, obs.N / 1e3, obs.D)
-    assert there["centred_scaled"] == pytest.approx(here["centred_scaled"], rel=1e-9)
-    assert there["centred"] == pytest.approx(here["centred"], rel=1e-9)
-    assert there["raw_scaled"] < 0.95 * here["raw_scaled"]
-    assert here["raw"] > here["centred"] > 1
-
-
-def test_the_weakest_direction_moves_losses_least(scattered_runs, law):
-    """A step along it changes ln L less than the same step along any parameter alone."""
-    obs = scattered_runs()
-    v, words = weakest_direction(law, obs.N, obs.D)
-    assert words.startswith("raising ")
-    condition = condition_numbers(law, obs.N, obs.D)["centred_scaled"]
-    u, w = np.log(obs.N).mean(), np.log(obs.D).mean()
-
-    def moved(step: np.ndarray) -> float:
-        E, alpha, beta = law.E * np.exp(step[2]), law.alpha + step[3], law.beta + step[4]
-        A = law.A * np.exp(step[0] + step[3] * u)
-        B = law.B * np.exp(step[1] + step[4] * w)
-        other = LossLaw(E, A, B, alpha, beta)
-        return float(np.linalg.norm(np.log(other(obs.N, obs.D) / law(obs.N, obs.D))))
-
-    alone = np.array([moved(step) for step in 1e-6 * np.eye(5)])
-    steps = 1e-6 * np.eye(5) * (alone.min() / alone)  # every parameter alone now moves as much
-    along = moved(sum(x * step for x, step in zip(v.values(), steps, strict=True)))
-    assert along < np.sqrt(5) / condition * alone.min() * 1.01
-    assert along < 0.3 * alone.min()
-
-
-def test_runs_at_one_ratio_are_said_not_to_tell_n_from_d(observe, law):
-    N = np.repeat(np.geomspace(1e8, 1e10, 8), 2)
-    D = 20 * N * np.tile([1, 1.6], 8)
-    item = identifiability(case_of(observe(N, D, law(N, D)), approaches=["parametric"]))
-    assert item.verdict == "caution"
-    assert "Train some sizes at several tokens per parameter" in item.do
-    assert item.values["tokens_per_parameter"] == pytest.approx([20, 32])
-    assert item.values["corr_lnN_lnD"] > 0.95
 
 
 # ------------------------------------------------------------------ influence
@@ -151,7 +143,7 @@ def test_a_stray_run_is_named_first(isoflop_runs, n_noise):
     stray = int(np.argmax(obs.N))
     L = obs.L.copy()
     L[stray] *= 1.10
-    item = leave_one_out(least_squares_case(replace(obs, L=L)))  # Huber would shrug it off
+    item = leave_one_run_out(least_squares_context(replace(obs, L=L)))  # Huber would shrug it off
     top = item.values["top"]
     assert top[0]["run_id"] == obs.run_id[stray]
     assert len(top) == 5
@@ -163,7 +155,7 @@ def test_a_stray_run_is_named_first(isoflop_runs, n_noise):
 
 def test_the_drop_path_drops_by_loss_and_by_residual(isoflop_runs, n_noise):
     obs = isoflop_runs(BUDGETS, noise=n_noise, seed=6)
-    values = drop_path(case_of(obs)).values
+    values = drop_path(context_of(obs)).values
     for order in ("highest_loss", "largest_residual"):
         assert [r["k"] for r in values[order]] == [0, 1, 2, 5, 10, 20]
         assert [r["n"] for r in values[order]] == [54, 53, 52, 49, 44, 34]
@@ -178,19 +170,19 @@ def test_a_law_that_changes_at_small_models_shows_in_the_windows(isoflop_runs, n
     """Models under a size lose 4% that no law knows of: windows of N disagree by many deviations."""
     obs = isoflop_runs(BUDGETS, noise=n_noise, seed=7, half_width=8)
     small = np.quantile(obs.N, 0.25) > obs.N
-    item = window_path(case_of(replace(obs, L=obs.L * np.where(small, 1.04, 1.0))))
-    assert item.verdict == "caution"
+    item = window_path(context_of(replace(obs, L=obs.L * np.where(small, 1.04, 1.0))))
+    assert item.verdict == "warning"
     windows = {(r["of"], r["part"]): r for r in item.values["windows"]}
     assert len(windows) == 12
     assert max(abs(r["z"]) for (of, _), r in windows.items() if of == "N") > 2.5
-    assert window_path(case_of(obs)).verdict == "ok"
+    assert window_path(context_of(obs)).verdict == "passed"
 
 
 # ------------------------------------------------------------------ curvature
 
 
 def bent_runs(observe, bend: float) -> Observations:
-    """Exact parabolas whose bottoms follow ln N = 20.5 + .5 u + bend u^2, u = ln C - ln 1e20."""
+    """Exact parabolas whose minima follow ln N = 20.5 + .5 u + bend u^2, u = ln C - ln 1e20."""
     C = np.repeat(np.geomspace(1e18, 1e22, 7), 9)
     u = np.log(C / 1e20)
     x = np.tile(np.linspace(-1.4, 1.4, 9), 7)
@@ -200,14 +192,14 @@ def bent_runs(observe, bend: float) -> Observations:
 
 @pytest.mark.parametrize("bend", [-0.03, 0.0, 0.02])
 def test_the_bend_of_the_vertices_is_found_exactly(observe, bend):
-    item = quadratic(case_of(bent_runs(observe, bend), approaches=["isoflop"]))
+    item = quadratic(context_of(bent_runs(observe, bend), approaches=["isoflop"]))
     assert item.values["exponent_change_per_decade"] == pytest.approx(
         2 * bend * np.log(10), abs=1e-9
     )
     assert item.values["exponent_at_middle"] == pytest.approx(0.5, abs=1e-9)
     low, high = item.values["ci95"]
-    assert item.verdict == ("ok" if low <= 0 <= high else "caution")
-    assert (item.verdict == "ok") == (bend == 0)
+    assert item.verdict == ("passed" if low <= 0 <= high else "warning")
+    assert (item.verdict == "passed") == (bend == 0)
 
 
 def test_slopes_over_thirds_are_those_of_the_points():
@@ -224,13 +216,13 @@ def test_an_exponent_that_falls_with_compute_is_a_drift(observe, isoflop_runs, n
     budgets = np.geomspace(1e18, 1e22, 9)
     obs = isoflop_runs(budgets, noise=n_noise / 4, seed=2)
     bent = replace(obs, L=obs.L + 3e6 / obs.N**0.9)
-    item = largest_compute(case_of(bent, approaches=["parametric"]))
+    item = largest_compute(context_of(bent, approaches=["parametric"]))
     assert item.values["drifts"]
-    assert item.verdict == "caution"
+    assert item.verdict == "warning"
     a = [r["a"] for r in item.values["cuts"] if r["a"] is not None]
-    assert item.do.startswith("a falls" if a[3] > a[-1] else "a rises")
-    straight = largest_compute(case_of(obs, approaches=["parametric"]))
-    assert straight.verdict == "ok"
+    assert item.advice.startswith("a falls" if a[3] > a[-1] else "a rises")
+    straight = largest_compute(context_of(obs, approaches=["parametric"]))
+    assert straight.verdict == "passed"
 
 
 # ------------------------------------------------------------------ extrapolation
@@ -247,8 +239,8 @@ def test_score_is_the_error_of_ln_loss(scattered_runs, law):
 
 @pytest.mark.parametrize("item", [extrapolation_in_C, extrapolation_in_N])
 def test_an_exact_law_predicts_exactly_and_beats_a_power_law_in_c(isoflop_runs, item):
-    found = item(case_of(isoflop_runs(BUDGETS), n_bootstrap=0))
-    assert found.verdict == "ok"
+    found = item(context_of(isoflop_runs(BUDGETS), n_bootstrap=0))
+    assert found.verdict == "passed"
     for row in found.values["windows"][1:]:
         assert row["held_out"]["mae"] < 1e-6
         assert row["power_law_in_C"]["mae"] > 1e-3
@@ -260,9 +252,9 @@ def test_losses_that_stop_falling_beyond_the_window_are_missed(isoflop_runs, n_n
     """A floor under the loss that only the largest budget meets: predicted too low, and said so."""
     obs = isoflop_runs(BUDGETS, noise=n_noise, seed=8)
     L = np.where(obs.budget_flops > 1e21, obs.L * 1.05, obs.L)
-    found = extrapolation_in_C(case_of(replace(obs, L=L)))
+    found = extrapolation_in_C(context_of(replace(obs, L=L)))
     last = found.values["windows"][-1]
-    assert found.verdict == "caution"
+    assert found.verdict == "warning"
     assert last["held_out"]["bias"] == pytest.approx(-np.log(1.05), abs=0.01)
     assert last["previous_window"]["n"] == last["held_out"]["n"] == 9
 
@@ -271,11 +263,11 @@ def test_losses_that_stop_falling_beyond_the_window_are_missed(isoflop_runs, n_n
 
 
 def test_approach_2_on_a_law_is_approach_2_on_its_losses(isoflop_runs):
-    """Exact losses: no misfit. Off-centre grids bias the bottoms, and that is said to be theirs."""
+    """Exact losses: no misfit. Off-centre grids bias the minima, and that is said to be theirs."""
     found = approach_2_against_3(
-        case_of(isoflop_runs(BUDGETS, half_width=8, off_centre=1.5), n_bootstrap=60)
+        context_of(isoflop_runs(BUDGETS, half_width=8, off_centre=1.5), n_bootstrap=60)
     )
-    assert found.verdict == "ok"
+    assert found.verdict == "passed"
     v = found.values
     assert v["a_isoflop"] == pytest.approx(v["a_isoflop_of_law"], abs=1e-6)
     for row in v["budgets"]:
@@ -285,22 +277,22 @@ def test_approach_2_on_a_law_is_approach_2_on_its_losses(isoflop_runs):
 
 @pytest.mark.slow
 def test_profiles_that_the_law_cannot_follow_are_a_misfit(observe):
-    """Bottoms on a curve: a law's bottoms lie on a line."""
+    """Minima on a curve, where those of a law lie on a line."""
     obs = bent_runs(observe, -0.03)
     noisy = replace(obs, L=obs.L * np.exp(1e-4 * np.random.default_rng(0).normal(size=len(obs))))
-    assert approach_2_against_3(case_of(noisy)).verdict == "caution"
+    assert approach_2_against_3(context_of(noisy)).verdict == "warning"
 
 
 def test_residuals_report_their_spread_and_a_trend_put_there(isoflop_runs):
     obs = isoflop_runs(np.geomspace(1e18, 1e22, 12), noise=0.004, seed=9)
-    plain = residuals(case_of(obs, 0, approaches=["parametric"]))
-    assert plain.verdict == "ok"
+    plain = residuals(context_of(obs, 0, approaches=["parametric"]))
+    assert plain.verdict == "passed"
     assert plain.values["sd"] == pytest.approx(0.004, rel=0.2)
     assert plain.values["kurtosis"] == pytest.approx(3, abs=1)
     u = np.log10(obs.C / 1e20)
     arch = replace(obs, L=obs.L * np.exp(-0.03 * u**2))
-    arched = residuals(case_of(arch, 0, approaches=["parametric"]))
-    assert arched.verdict == "caution"
+    arched = residuals(context_of(arch, 0, approaches=["parametric"]))
+    assert arched.verdict == "warning"
     assert arched.values["trend_per_decade"]["C"]["t_bend"] < -3
 
 
@@ -310,21 +302,26 @@ def test_residuals_report_their_spread_and_a_trend_put_there(isoflop_runs):
 def test_what_cannot_be_computed_says_why(scattered_runs, observe, law):
     found = diagnose(obs := scattered_runs(noise=0.003), fitted(obs))
     kinds = {name: item.kind for name, item in found.items.items() if item.verdict == "unavailable"}
-    assert kinds["leave_one_budget_out"] == "no_budgets"
-    assert kinds["quadratic_term"] == kinds["approach_2_against_3"] == "no_isoflop"
-    assert "no run names one" in found.items["quadratic_term"].says
+    assert kinds == {"approach_2_against_3": "no_isoflop"}
+    assert found.items["leave_one_out"].values["budgets"]["kind"] == "no_budgets"
+    assert found.items["curvature"].values["quadratic_term"]["kind"] == "no_isoflop"
+    assert "no run names one" in found.items["approach_2_against_3"].message
     N = np.geomspace(1e8, 1e10, 12)
     none = diagnose(obs := observe(N, 20 * N, law(N, 20 * N)), fitted(obs))
     assert none.a is None
-    assert none.items["identifiability"].verdict == "caution"
-    assert {none.items[n].kind for n in ("leave_one_run_out", "largest_compute")} == {"no_law"}
-    assert "cannot tell N from D" in none.items["drop_path"].says
+    assert none.items["identifiability"].verdict == "warning"
+    assert none.items["identifiability"].effect is None
+    assert next(iter(none.items)) == "identifiability"
+    assert {none.items[n].kind for n in ("leave_one_out", "windows", "extrapolation")} == {"no_law"}
+    assert "cannot tell N from D" in none.items["windows"].message
+    found = diagnose(obs := scattered_runs(noise=0.003), fitted(obs, approaches=["envelope"]))
+    assert found.items["identifiability"].verdict == "unavailable"  # approach 3 was not requested
 
 
 def test_a_case_without_a_law_is_a_typed_error(scattered_runs):
     obs = scattered_runs()
     with pytest.raises(FitError, match="approach 3 was not fitted") as error:
-        _ = Case(obs, Fits({}, {}, {}), 1e22).law
+        _ = Context(obs, Fits({}, {}, {}), 1e22).law
     assert error.value.kind == "no_law"
 
 
@@ -346,13 +343,17 @@ def test_the_file_comes_back_and_belongs_to_its_frontier(isoflop_runs, n_noise, 
     assert Diagnostics.beside(tmp_path) == found
     fitted(obs, 0).save(tmp_path / "frontier.json")
     assert Diagnostics.beside(tmp_path) is None
-    (tmp_path / "diagnostics.json").write_text('{"schema": 99}')
-    with pytest.raises(InputError, match=r"diagnostics\.json"):
+    (tmp_path / "diagnostics.json").write_text('{"schema": 1}')
+    with pytest.raises(InputError, match=r"schema 1 .* Run `chinchilla diagnose` again"):
+        Diagnostics.load(tmp_path / "diagnostics.json")
+    changed = replace(found, items={"windows": Finding("ok", "x.")})
+    changed.save(tmp_path / "diagnostics.json")
+    with pytest.raises(InputError, match=r"windows: verdict 'ok' is not one of warning"):
         Diagnostics.load(tmp_path / "diagnostics.json")
 
 
-def test_losses_exactly_on_a_law_raise_no_doubt():
-    """What a careful stranger tries first: moves of rounding are no moves."""
+def test_losses_exactly_on_a_law_cause_no_warning():
+    """Moves by rounding are not moves, whatever their z."""
     law = named_law("hoffmann")
     C = np.repeat(np.geomspace(1e18, 1e21, 7), 7)
     N = np.tile(np.geomspace(0.25, 4, 7), 7) * 0.6 * (C / 6) ** 0.4565
@@ -360,4 +361,4 @@ def test_losses_exactly_on_a_law_raise_no_doubt():
     told = {"flop_convention": "six_nd", "n_convention": "total"}
     obs = Observations.of(N=N, D=D, L=law(N, D), C=C, budget_flops=C, **told)
     command = FitCommand(observations="x", out_dir="x", n_bootstrap=60, compare_intervals=False)
-    assert diagnose(obs, fit_all(obs, None, command), n_bootstrap=60).count("caution") == 0
+    assert diagnose(obs, fit_all(obs, None, command), n_bootstrap=60).count("warning") == 0

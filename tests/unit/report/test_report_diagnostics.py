@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from chinchilla.diagnose.case import Finding
+from chinchilla.diagnose.findings import Finding
 from chinchilla.diagnose.verdicts import ITEMS, Diagnostics, diagnose
 from chinchilla.report.diagnostics import (
     FIGURES,
@@ -38,7 +38,7 @@ def test_the_page_shows_verdicts_tables_and_figures(world, found, tmp_path):
     for part in ("diagnostics", "verdict-table", "influential-table", "counted-table", *FIGURES):
         assert html.count(f'id="{part}"') == 1
     assert '<a href="#diagnostics">' in html
-    assert f"{found.count('caution')} ask for caution" in html
+    assert found.summary in html
     for name in FIGURES:
         assert (tmp_path / "figures" / f"{name}.png").stat().st_size > 10_000
     write_report(tmp_path, **world.report_inputs())
@@ -48,9 +48,11 @@ def test_the_page_shows_verdicts_tables_and_figures(world, found, tmp_path):
 
 def test_tables_hold_the_verdicts_and_the_numbers(found):
     rows = {row[0].text: row for row in verdicts(found).rows}
-    assert rows["Identifiability"][1].text == found.items["identifiability"].verdict
+    assert rows["Identifiability"][1].text == found.items["identifiability"].verdict.replace(
+        "_", " "
+    )
     assert rows["Identifiability"][1].kind == f"verdict {found.items['identifiability'].verdict}"
-    top = found.items["leave_one_run_out"].values["top"]
+    top = found.items["leave_one_out"].values["runs"]["top"]
     assert [row[0].text for row in influential(found).rows] == [r["run_id"] for r in top]
     assert influential(found).rows[0][6].value == top[0]["N_opt_change"]
     said = found.items["conventions"].values["rows"]
@@ -62,14 +64,14 @@ def test_paths_are_drawn_from_the_rows(found):
     figure = exponent_paths(found, (0.45, 0.55))
     titles = [ax.get_title(loc="left") for ax in figure.axes]
     assert titles == ["Highest losses", "Windows of T = D/N, of N", "Largest C"]
-    rows = found.items["drop_path"].values["highest_loss"]
+    rows = found.items["windows"].values["drop_path"]["highest_loss"]
     drawn = figure.axes[0].containers[0].lines[0].get_ydata()
     assert drawn.tolist() == [r["a"] for r in rows if r["a"] is not None]
     for ax in figure.axes:
         low, high = ax.get_ylim()
         assert low < 0.45 < 0.55 < high
     dots = influence(found, None).axes[0].collections[0].get_offsets()
-    moves = [r["log_N_opt_move"] for r in found.items["leave_one_run_out"].values["runs"]]
+    moves = [r["log_N_opt_move"] for r in found.items["leave_one_out"].values["runs"]["runs"]]
     assert np.sort(np.asarray(dots)[:, 1]) == pytest.approx(np.sort(100 * np.expm1(moves)))
 
 

@@ -1,16 +1,19 @@
-"""The exponent under every way to count N and C: same runs, same losses, another answer.
+"""The exponent under other ways to count N and C, from the same runs and losses.
 
 N with and without the embedding; C as recorded, 6ND, 6 N_nonemb D (Kaplan et al. 2020) and the
-conventions of `shapes.py`. Where shapes are known (a sweep's specs) every count is exact. For a CSV
-whose sizes are all within 2% of a row of Table A9, the rows' shapes stand in (vocabulary 32,000,
-2048 tokens). Else only non-embedding N can be had, by the relation that Pearce and Song (2024,
-arXiv 2406.12907) fitted to Table A9, N_total = n + 47491 n^(1/3): an approximation.
+conventions of `shapes.py`. If the shapes are known (the plan of a sweep) every count is exact. If all
+sizes of a table are within 2% of rows of Table A9, the shapes of those rows are used (vocabulary
+32,000, 2048 tokens). Otherwise only the non-embedding N is available, by the relation that Pearce and
+Song (2024, arXiv 2406.12907) fitted to Table A9, N_total = n + 47491 n^(1/3): an approximation.
 
-Approach 3 is refitted where N changes; C changes only what a law's frontier costs. Approach 2 keeps
-its groups of runs, which under another count did not spend equal FLOPs: so every run is first moved
-along D to its group's mean C, its loss shifted by what the law says, and read by parabolas, which lean
-on the law no further (`isoflop_levelled`, in all rows alike; it differs from frontier.json's exponent
-where budgets were not met exactly, or other shapes were fitted). NumPy only.
+Approach 3 is refitted where N changes; C changes only the FLOPs that its frontier is computed for.
+Approach 2 keeps its groups of runs, which under another count did not spend equal FLOPs: so every run
+is first moved along D to the mean C of its group, its loss changed by what the law predicts, and
+parabolas are fitted (`isoflop_levelled`, in all rows alike; it differs from the exponent in
+frontier.json where budgets were not met exactly or another profile was fitted).
+
+A count that is not stated is a note, not a warning: it changes what the exponent means and says nothing
+about the runs. NumPy only.
 """
 
 from collections.abc import Mapping
@@ -19,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.diagnose.case import Case, Finding, judged
+from chinchilla.diagnose.context import Context
+from chinchilla.diagnose.findings import Finding
 from chinchilla.errors import FitError
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.isoflop import fit_isoflop
@@ -56,28 +60,30 @@ def total_from_non_embedding(n: np.ndarray) -> np.ndarray:
 
 
 def non_embedding_from_total(N: np.ndarray) -> np.ndarray:
-    """Its inverse, by interpolation on a fine logarithmic grid; same shape."""
+    """The inverse, by interpolation on a fine logarithmic grid; same shape."""
     n = np.geomspace(1e-3, 1e16, 20_000)
     return np.exp(np.interp(np.log(N), np.log(total_from_non_embedding(n)), np.log(n)))
 
 
-def count_runs(case: Case) -> Counts:
-    """What can be counted of these runs, by the best source there is.
+def count_runs(context: Context) -> Counts:
+    """Parameters and FLOPs per token of these runs, from the best source available.
 
     Raises:
-        FitError: it is not said how N was counted, and no shapes are known.
+        FitError: N was counted in another way than total or non-embedding (unknown_N).
     """
-    obs = case.obs
-    shapes = [case.shapes.get(str(run_id)) for run_id in obs.run_id]
+    obs = context.obs
+    shapes = [context.shapes.get(str(run_id)) for run_id in obs.run_id]
     known = [s for s in shapes if s is not None]
     if len(known) == len(obs):
         return _exact(known, "the sweep's own shapes")
-    said = obs.n_convention
-    if said.startswith("non"):
+    convention = obs.n_convention
+    if convention.startswith("non"):
         n = obs.N
         return _approximate(total_from_non_embedding(n), n)
-    if said not in ("unknown", "total"):
-        raise FitError(f"N was counted as {said!r}: neither total nor non-embedding.", "unknown_N")
+    if convention not in ("unknown", "total"):
+        raise FitError(
+            f"N was counted as {convention!r}: neither total nor non-embedding.", "unknown_N"
+        )
     rows = [s for name, s in named_shapes().items() if not name.endswith(("70b", "280b"))]
     log_N = np.log([n_params(s) for s in rows])
     nearest = np.abs(np.log(obs.N)[:, None] - log_N).argmin(axis=1)
@@ -110,9 +116,9 @@ def _six(total: np.ndarray, without: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def local_exponent(law: LossLaw, n_low: float, n_high: float) -> float:
-    """Kaplan's exponent as a law in total N would show it (Pearce and Song 2024).
+    """The exponent that Kaplan et al. would measure on a law in total N (Pearce and Song 2024).
 
-    At each non-embedding size n the law's best D under C = 6*n*D follows from its first-order
+    At each non-embedding size n the optimal D under C = 6*n*D follows from its first-order
     condition, D^beta = beta B N^alpha / (alpha A s) with s = dlnN/dlnn; the exponent is the mean of
     dlnn/dlnC over log-spaced n.
 
@@ -131,10 +137,10 @@ def local_exponent(law: LossLaw, n_low: float, n_high: float) -> float:
     return float(np.mean(1 / log_C_slope))
 
 
-def recount(case: Case) -> Finding:
+def conventions(context: Context) -> Finding:
     """a by approach 3, and by approach 2 where budgets exist, under each count of N and of C."""
-    counts = count_runs(case)
-    obs = case.obs
+    counts = count_runs(context)
+    obs = context.obs
     recorded_N = "non_embedding" if obs.n_convention.startswith("non") else "total"
     sizes = {"total": counts.N_total, "non_embedding": counts.N_non_embedding}
     per_token = {"as_recorded": obs.C / obs.D, **counts.per_token}
@@ -143,37 +149,48 @@ def recount(case: Case) -> Finding:
         if N.min() <= 0:
             continue
         if N_name == recorded_N:
-            law = case.law
+            law = context.law
         else:
-            law = fit_loss_law(N, obs.D, obs.L, None, **case.loss_settings)[0]
+            law = fit_loss_law(N, obs.D, obs.L, None, **context.loss_settings)[0]
         for C_name, cost in per_token.items():
             if C_name != "as_recorded" and np.allclose(cost * obs.D, obs.C, rtol=1e-6):
-                continue  # it is how C was recorded: not a second row
+                continue  # the same as recorded
             other = replace(obs, N=N, C=cost * obs.D, flop_convention="unknown")
-            rows.append({"N": N_name, "C": C_name, **_exponents(case, other, law)})
+            rows.append({"N": N_name, "C": C_name, **_exponents(context, other, law)})
     known = [r for r in rows if r["parametric"] is not None]
     if not known:
         raise FitError("approach 3 has no frontier under any count of N and C.", "no_frontier")
     low, high = (f(known, key=lambda r: r["parametric"]) for f in (min, max))
-    spread = high["parametric"] - low["parametric"]
-    kaplan = None if recorded_N == "non_embedding" else local_exponent(case.law, *KAPLAN_SIZES)
-    se = case.se_a[0]
-    says = (
+    kaplan = None if recorded_N == "non_embedding" else local_exponent(context.law, *KAPLAN_SIZES)
+    message = (
         f"approach 3 gives a = {low['parametric']:.3f} ({_count(low)}) to "
-        f"{high['parametric']:.3f} ({_count(high)}) from the same runs; its standard error is "
-        f"{se:.3f}. Counts: {counts.source}."
+        f"{high['parametric']:.3f} ({_count(high)}) for the same runs; its standard error is "
+        f"{context.se_a[0]:.3f}. Counts: {counts.source}."
     )
     if kaplan is not None:
-        says += (
-            f" Over Kaplan's sizes (768 to 1.5e9 without the embedding of 32,000 tokens) this law's "
-            f"exponent would read {kaplan:.2f}."
+        message += (
+            f" Over the sizes of Kaplan et al. (768 to 1.5e9 without the embedding of 32,000 tokens) the "
+            f"exponent of this law would be {kaplan:.2f}."
         )
-    return judged(
-        spread > 1.28 * se and "unknown" in (obs.n_convention, obs.flop_convention),
-        says,
-        "The count decides more than the noise: name the count of N and of C beside every exponent, "
-        "and compare only exponents counted alike.",
-        {
+    unknown = [
+        setting
+        for setting, value in (
+            ("n_convention", obs.n_convention),
+            ("flop_convention", obs.flop_convention),
+        )
+        if value == "unknown"
+    ]
+    note = ""
+    if unknown:
+        note = (
+            f"{' and '.join(unknown)} not stated. Give them to `chinchilla fit`, and compare this exponent "
+            "only with exponents counted in the same way."
+        )
+    return Finding(
+        "passed",
+        message,
+        note=note,
+        values={
             "recorded": {"N": obs.n_convention, "C": obs.flop_convention},
             "source": counts.source,
             "exact": counts.source.startswith("the sweep"),
@@ -187,14 +204,14 @@ def _count(row: dict[str, Any]) -> str:
     return f"N {row['N'].replace('_', '-')}, C {row['C']}"
 
 
-def _exponents(case: Case, obs: Observations, law: LossLaw) -> dict[str, Any]:
-    """a of one count by approaches 3 and 2, with the reason where there is none."""
+def _exponents(context: Context, obs: Observations, law: LossLaw) -> dict[str, Any]:
+    """a of one count by approaches 3 and 2, with the reason where one has none."""
     found: dict[str, Any] = {"parametric": None, "isoflop_levelled": None, "why_not": []}
     try:
         found["parametric"] = LawFrontier.of(obs).lines(law)[0][1]
     except FitError as error:
         found["why_not"].append(f"approach 3: {error}")
-    if len(case.named_budgets()) >= 2:
+    if len(context.named_budgets()) >= 2:
         try:
             levelled = fit_isoflop(_levelled(obs, law), profile="parabola", n_bootstrap=0)
             found["isoflop_levelled"] = levelled.N_opt.exponent
@@ -204,10 +221,10 @@ def _exponents(case: Case, obs: Observations, law: LossLaw) -> dict[str, Any]:
 
 
 def _levelled(obs: Observations, law: LossLaw) -> Observations:
-    """Each budget's runs moved along D to their mean C, their losses shifted by the law.
+    """The runs of each budget moved along D to their mean C, their losses changed by the law.
 
     Raises:
-        FitError: a run so far below the law that the shift leaves it no positive loss.
+        FitError: a run so far below the law that its loss would not stay positive (not_levelled).
     """
     C = obs.C.copy()
     for budget in np.unique(obs.budget_flops[np.isfinite(obs.budget_flops)]):
@@ -218,7 +235,7 @@ def _levelled(obs: Observations, law: LossLaw) -> Observations:
     if not L.min() > 0:
         worst = int(np.argmin(L))
         raise FitError(
-            f"run {obs.run_id[worst]} cannot be moved to its budget's mean C: by the law its loss of "
+            f"run {obs.run_id[worst]} cannot be moved to its budget's mean C: its loss of "
             f"{obs.L[worst]:.4g} would become {L[worst]:.4g}.",
             "not_levelled",
         )

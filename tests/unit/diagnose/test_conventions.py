@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from chinchilla.config import FitCommand
-from chinchilla.diagnose.case import Case
-from chinchilla.diagnose.recount import (
+from chinchilla.diagnose.context import Context
+from chinchilla.diagnose.conventions import (
+    conventions,
     count_runs,
     local_exponent,
     non_embedding_from_total,
-    recount,
     total_from_non_embedding,
 )
 from chinchilla.errors import FitError
@@ -28,15 +28,15 @@ from chinchilla.shapes import (
 A9 = [s for name, s in named_shapes().items() if not name.endswith(("70b", "280b"))]
 
 
-def case_of(obs, **more) -> Case:
+def context_of(obs, **more) -> Context:
     command = FitCommand(
         observations="r.csv", out_dir="f", approaches=["isoflop", "parametric"], n_bootstrap=0
     )
-    return Case(obs, fit_all(obs, None, command), 1e23, 0, **more)
+    return Context(obs, fit_all(obs, None, command), 1e23, 0, **more)
 
 
-def rows_of(case: Case) -> dict[tuple[str, str], dict]:
-    return {(r["N"], r["C"]): r for r in recount(case).values["rows"]}
+def rows_of(context: Context) -> dict[tuple[str, str], dict]:
+    return {(r["N"], r["C"]): r for r in conventions(context).values["rows"]}
 
 
 def test_pearce_and_songs_relation_inverts_and_describes_table_a9():
@@ -74,28 +74,28 @@ def test_shapes_of_a_sweep_are_counted_exactly(observe, law):
     D = N * np.tile([4, 10, 20, 50, 120], len(names))
     C = D * [flops_per_token(s, "with_head") for s in shapes]
     obs = observe(N, D, law(N, D), C=C, flop_convention="with_head", n_convention="total")
-    case = case_of(obs, shapes=dict(zip(obs.run_id.tolist(), shapes, strict=True)))
-    counts = count_runs(case)
+    context = context_of(obs, shapes=dict(zip(obs.run_id.tolist(), shapes, strict=True)))
+    counts = count_runs(context)
     assert counts.N_non_embedding.tolist() == [n_params_non_embedding(s) for s in shapes]
-    rows = rows_of(case)
+    rows = rows_of(context)
     assert ("total", "with_head") not in rows  # that is how C was recorded
     assert rows["total", "six_nd"]["parametric"] == pytest.approx(
         law.beta / (law.alpha + law.beta), abs=1e-6
     )
-    assert rows["total", "as_recorded"]["parametric"] == pytest.approx(case.a)
-    assert recount(case).values["exact"]
+    assert rows["total", "as_recorded"]["parametric"] == pytest.approx(context.a)
+    assert conventions(context).values["exact"]
 
 
 def test_sizes_of_table_a9_are_recognised_and_others_approximated(observe, law):
     N = np.repeat([float(n_params(s)) for s in A9[::6]], 5) * 1.004
     D = N * np.tile([4.0, 10, 20, 50, 120], len(A9[::6]))
-    counts = count_runs(case_of(observe(N, D, law(N, D))))
+    counts = count_runs(context_of(observe(N, D, law(N, D))))
     assert "Table A9" in counts.source
     assert counts.N_total.tolist() == N.tolist()
     assert set(counts.per_token) == {
         "six_nd", "six_n_non_embedding_d", "paper", "with_head", "appendix_f",
     }  # fmt: skip
-    other = count_runs(case_of(observe(1.03 * N, D, law(N, D))))
+    other = count_runs(context_of(observe(1.03 * N, D, law(N, D))))
     assert "Pearce and Song" in other.source
     assert set(other.per_token) == {"six_nd", "six_n_non_embedding_d"}
 
@@ -105,15 +105,15 @@ def test_non_embedding_sizes_are_turned_into_total_ones(observe, law):
     N = total_from_non_embedding(n)
     D = N * np.tile([4.0, 10, 20, 50, 120], 8)
     obs = observe(n, D, law(N, D), n_convention="non_embedding")
-    counts = count_runs(case_of(obs))
+    counts = count_runs(context_of(obs))
     assert counts.N_total == pytest.approx(N)
-    rows = rows_of(case_of(obs))
+    rows = rows_of(context_of(obs))
     assert rows["total", "six_nd"]["parametric"] == pytest.approx(
         law.beta / (law.alpha + law.beta), abs=1e-6
     )
     assert rows["non_embedding", "as_recorded"]["parametric"] > 0.5
     with pytest.raises(FitError, match="neither total nor non-embedding"):
-        count_runs(case_of(replace(obs, n_convention="experts")))
+        count_runs(context_of(replace(obs, n_convention="experts")))
 
 
 def test_approach_2_follows_another_count_of_c(isoflop_runs, law):
@@ -122,7 +122,7 @@ def test_approach_2_follows_another_count_of_c(isoflop_runs, law):
     Not nearer than .03, for the optima drift away from the middle of the sizes.
     """
     obs = isoflop_runs(np.geomspace(1e17, 1e20, 5), half_width=3)
-    rows = rows_of(case_of(obs))
+    rows = rows_of(context_of(obs))
     for row in rows.values():
         assert row["isoflop_levelled"] == pytest.approx(row["parametric"], abs=0.03)
     kaplan = rows["non_embedding", "six_n_non_embedding_d"]["parametric"]
@@ -134,8 +134,8 @@ def test_a_run_that_cannot_be_levelled_leaves_the_rest_of_the_answer(isoflop_run
     obs = isoflop_runs(np.geomspace(1e17, 1e20, 5), half_width=3)
     low = obs.L.copy()
     low[0] = 0.01
-    case = replace(case_of(obs), obs=replace(obs, L=low))
-    rows = rows_of(case)
+    context = replace(context_of(obs), obs=replace(obs, L=low))
+    rows = rows_of(context)
     assert all(row["parametric"] is not None for row in rows.values())
     (why,) = rows["non_embedding", "six_n_non_embedding_d"]["why_not"]
     assert "cannot be moved to its budget's mean C" in why

@@ -1,22 +1,24 @@
-"""What the diagnostics look at: final losses, the fits of them, and refits of parts of them.
+"""The runs and fits that the diagnostics examine, and refits of parts of the runs.
 
-A part of the runs gives another exponent even where the law is true. How far it would move is known:
-for a least-squares law, Var(a_part - a_all) = Var(a_part) - Var(a_all), and the design alone says
-how Var grows when runs leave. `Refits.expected` is that, scaled so that all runs have the standard
-error of the bootstrap in frontier.json, and never below what as many average runs would do (a robust
-fit is moved by runs without leverage too). `Refits.z` is the move in units of it. The diagnostics
-call a move large by z, not by eye. NumPy only: this module must import without torch.
+A fit of a part of the runs differs from the fit of all of them even if the law holds exactly. For a
+least-squares fit the size of that difference is known: Var(part - all) = Var(part) - Var(all), and the
+design alone determines how much the variance grows. `Refits.expected` and `expected_log_N` are its
+square root for a and for ln N_opt at C_star, scaled so that the fit of all runs has the standard error
+of the bootstrap in frontier.json, and never below what leaving out as many average runs would do
+(a robust fit also moves when runs without leverage leave). `z` and `log_N_z` are the moves divided by
+it. NumPy only: this module must import without torch.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
+from chinchilla.diagnose.findings import first_sentence, number
 from chinchilla.errors import FitError
+from chinchilla.fit.doubts import robust_sd
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_fit import OBJECTIVES, Laws, refit_loss_law
@@ -24,35 +26,11 @@ from chinchilla.fit.loss_law import LawFrontier
 from chinchilla.observations import Observations
 from chinchilla.shapes import ModelShape
 
-MIN_RUNS = 8  # of a part that is fitted: five parameters and something left to miss
+MIN_RUNS = 8  # of a part that is fitted: five parameters, and residuals to judge them by
 MIN_DISTINCT = 3  # sizes, and token counts, of a part
-LARGE_Z = 2.5  # a move this many times what a true law would show is a caution
-ROUNDING = 1e-5  # a standard error of a below this is no noise: a law fits its own losses so
-SAME_SIZE = 1e-3  # sizes closer than this in ln N are one size, read off a figure
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One diagnostic: a verdict, what was found, what to do, and the numbers.
-
-    `verdict` is ok, caution or unavailable; `kind` says why unavailable, in one word for programs.
-    """
-
-    verdict: str
-    says: str
-    do: str = ""
-    kind: str = ""
-    values: dict[str, Any] = field(default_factory=dict)
-
-
-def large(n: int) -> float:
-    """LARGE_Z for the largest of n moves: chance finds a larger one among many."""
-    return max(LARGE_Z, NormalDist().inv_cdf(1 - 0.0062 / n))  # 2.5 for one
-
-
-def judged(caution: bool, says: str, do: str, values: dict[str, Any]) -> Finding:
-    """A Finding that is ok, or a caution with what to do."""
-    return Finding("caution" if caution else "ok", says, do if caution else "", values=values)
+N_PARAMETERS = 5  # of the loss law
+ROUNDING = 1e-5  # a standard error of a below this is rounding, from losses exactly on a law
+SAME_SIZE = 1e-3  # sizes closer than this in ln N are one size, as when read from a figure
 
 
 @dataclass(frozen=True)
@@ -63,8 +41,10 @@ class Refits:
     n: np.ndarray  # (k,) runs in each
     a: np.ndarray  # (k,) exponent of N_opt
     log_N: np.ndarray  # (k,) ln N_opt(C_star)
-    expected: np.ndarray  # (k,) standard deviation of a - a_all under a true law
+    expected: np.ndarray  # (k,) standard deviation of a - a_all if the law holds
+    expected_log_N: np.ndarray  # (k,) the same of ln N_opt(C_star)
     move: np.ndarray  # (k,) a - a_all
+    log_N_move: np.ndarray  # (k,) ln N_opt(C_star) - that of all runs
 
     @property
     def beta(self) -> np.ndarray:
@@ -73,33 +53,45 @@ class Refits:
 
     @property
     def z(self) -> np.ndarray:
-        """(k,) the move in units of what a true law would show; 0 where nothing was left out."""
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where(self.expected > 0, self.move / self.expected, 0 * self.move)
+        """(k,) the move of a over its expected standard deviation; 0 where no run was left out."""
+        return _over(self.move, self.expected)
+
+    @property
+    def log_N_z(self) -> np.ndarray:
+        """(k,) the same of ln N_opt(C_star)."""
+        return _over(self.log_N_move, self.expected_log_N)
+
+    @property
+    def freedom(self) -> np.ndarray:
+        """(k,) degrees of freedom of each refit: runs less parameters."""
+        return self.n - N_PARAMETERS
 
     def row(self, i: int) -> dict[str, Any]:
-        """The i-th as JSON; None for what could not be had."""
+        """The i-th refit as JSON; None where it could not be made."""
         numbers = {
             "a": self.a[i],
             "beta": self.beta[i],
             "log_N_opt": self.log_N[i],
             "expected_sd": self.expected[i],
             "z": self.z[i],
+            "log_N_move": self.log_N_move[i],
+            "log_N_expected_sd": self.expected_log_N[i],
+            "log_N_z": self.log_N_z[i],
         }
         return {"n": int(self.n[i]), **{k: number(x) for k, x in numbers.items()}}
 
 
 @dataclass(frozen=True)
-class Case:
-    """Final losses and what `chinchilla fit` found in them.
+class Context:
+    """Final losses and the fits that `chinchilla fit` made of them.
 
     Args:
         obs: one row per run.
         fits: frontier.json.
-        C_star: FLOPs at which changes of N_opt are stated.
+        C_star: FLOPs at which moves of N_opt are stated.
         n_bootstrap: resamples of runs for the isoFLOP vertices.
         seed: of the resampling.
-        shapes: run_id -> model, where a sweep knows them.
+        shapes: run_id -> model, for runs of a sweep.
     """
 
     obs: Observations
@@ -114,28 +106,28 @@ class Case:
         """Approach 3's law.
 
         Raises:
-            FitError: approach 3 has none.
+            FitError: approach 3 was not fitted (no_law).
         """
         frontier = self.fits.fitted.get("parametric")
         if frontier is None or frontier.law is None:
             refused = self.fits.refused.get("parametric")
-            why = f" ({refused.reason})" if refused else ""
+            why = f" ({first_sentence(refused.reason)})" if refused else ""
             raise FitError(f"approach 3 was not fitted{why}.", "no_law")
         return replace(frontier.law, intervals={})
 
     @cached_property
     def loss_settings(self) -> dict[str, Any]:
-        """How approach 3 was fitted, as keywords of `fit_loss_law`."""
-        told = self.fits.fitted["parametric"].settings
+        """The settings of approach 3, as keywords of `fit_loss_law`."""
+        settings = self.fits.fitted["parametric"].settings
         names = {words: name for name, words in OBJECTIVES.items()}
         return {
-            "huber_delta": told.get("huber_delta", 1e-3),
-            "objective": names.get(str(told.get("objective")), "huber"),
+            "huber_delta": settings.get("huber_delta", 1e-3),
+            "objective": names.get(str(settings.get("objective")), "huber"),
         }
 
     @cached_property
     def frame(self) -> LawFrontier:
-        """How a law becomes a line for these runs."""
+        """Converts a law to its frontier for the C and the FLOP count of these runs."""
         return LawFrontier.of(self.obs)
 
     def line(self, law: LossLaw, C: float | None = None) -> tuple[float, float]:
@@ -152,15 +144,59 @@ class Case:
         return self.line(self.law)[0]
 
     @cached_property
+    def log_N(self) -> float:
+        """ln N_opt(C_star) by approach 3 on all runs."""
+        return self.line(self.law)[1]
+
+    @cached_property
     def se_a(self) -> tuple[float, str]:
-        """Standard error of a and where it comes from."""
+        """Standard error of a, and its source."""
+        return float(self._standard_errors[0]), (
+            "bootstrap over runs"
+            if self.fits.fitted["parametric"].N_opt.samples
+            else "equal errors, no bootstrap in frontier.json"
+        )
+
+    @property
+    def se_log_N(self) -> float:
+        """Standard error of ln N_opt(C_star)."""
+        return float(self._standard_errors[1])
+
+    @cached_property
+    def _standard_errors(self) -> np.ndarray:
+        """(2,) of a and of ln N_opt(C_star)."""
         samples = self.fits.fitted["parametric"].N_opt.samples
         if samples:
-            return max(float(np.std(samples[1], ddof=1)), ROUNDING), "bootstrap over runs"
+            log_k, a = np.asarray(samples, float)
+            se = np.array([np.std(x, ddof=1) for x in (a, log_k + a * np.log(self.C_star))])
+        else:
+            se = self._equal_errors
+        return np.maximum(se, ROUNDING)
+
+    @cached_property
+    def _equal_errors(self) -> np.ndarray:
+        """(2,) the same for least squares and errors of one size."""
         r = self.residuals
-        q = float(self._variance(np.ones((1, len(r)), bool))[0])
-        se = max(float(np.sqrt(r @ r / len(r) * q)), ROUNDING)
-        return se, "equal errors, no bootstrap in frontier.json"
+        q = self._variance(np.ones((1, len(r)), bool))[:, 0]
+        return np.sqrt(r @ r / len(r) * q)
+
+    @cached_property
+    def _noise(self) -> np.ndarray:
+        """(2,) standard errors that moves are measured by: a bootstrap of few runs may be too small.
+
+        At least those of the efficient fit if errors were normal with the median size of the residuals.
+        """
+        n = len(self.obs)
+        rms = float(np.sqrt(np.mean(self.residuals**2)))
+        typical = robust_sd(self.residuals) * np.sqrt(n / max(n - N_PARAMETERS, 1))
+        floor = self._equal_errors * typical / max(rms, 1e-300)
+        return np.maximum(self._standard_errors, floor)
+
+    @cached_property
+    def inflation(self) -> float:
+        """Variance of the fit over that of least squares with errors of one size, at least 1."""
+        ratio = self.se_log_N / max(float(self._equal_errors[1]), ROUNDING)
+        return max(1.0, ratio**2)
 
     @cached_property
     def residuals(self) -> np.ndarray:
@@ -182,14 +218,14 @@ class Case:
         return np.array([float(f"{b:.6g}") for b in self.obs.budget_flops])
 
     def named_budgets(self) -> np.ndarray:
-        """Distinct budgets, rising; empty where no run names one."""
+        """Distinct budgets, ascending; empty if no run has one."""
         return np.unique(self.budgets[np.isfinite(self.budgets)])
 
     def cuts(self) -> tuple[np.ndarray, np.ndarray]:
         """Values of C to cut at, and the (k, n) runs up to each.
 
-        The budgets where runs name at least three; a run counts as up to a budget if it spent no
-        more over it than the runs that belong to one do. Else quantiles of C.
+        The cuts are the budgets if there are at least three, else quantiles of C. A run belongs below
+        a budget if its C exceeds it by no more than the runs of a budget exceed their own.
         """
         budgets, C = self.named_budgets(), self.obs.C
         if len(budgets) >= 3:
@@ -205,7 +241,7 @@ class Case:
             keep: (k, n) bool.
 
         Raises:
-            FitError: approach 3 has no law on all runs.
+            FitError: approach 3 was not fitted to all runs (no_law).
         """
         obs, law = self.obs, self.law
         n = keep.sum(axis=1)
@@ -220,45 +256,55 @@ class Case:
         laws = Laws(theta, objective, converged)
         lines = self.frame.all_lines(theta)  # (k, 4)
         log_N = lines[:, 0] + lines[:, 1] * np.log(self.C_star)
-        q = self._variance(np.vstack([np.ones((1, len(obs)), bool), keep]))
-        grown = np.maximum(q[1:] / q[0], len(obs) / np.maximum(n, 1))
-        expected = self.se_a[0] * np.sqrt(np.maximum(grown - 1, 0))
-        return Refits(laws, n, lines[:, 1], log_N, expected, lines[:, 1] - self.a)
+        q = self._variance(np.vstack([np.ones((1, len(obs)), bool), keep]))  # (2, 1 + k)
+        grown = np.maximum(q[:, 1:] / q[:, :1], len(obs) / np.maximum(n, 1))
+        expected = self._noise[:, None] * np.sqrt(np.maximum(grown - 1, 0))
+        a = lines[:, 1]
+        return Refits(laws, n, a, log_N, expected[0], expected[1], a - self.a, log_N - self.log_N)
 
     def _can_fit(self, keep: np.ndarray) -> bool:
         sizes, tokens = len(np.unique(self.size[keep])), len(np.unique(self.obs.D[keep]))
         return keep.sum() >= MIN_RUNS and min(sizes, tokens) >= MIN_DISTINCT
 
     def _variance(self, keep: np.ndarray) -> np.ndarray:
-        """(k,) variance of a on each part per unit variance of ln L, at the law of all runs."""
+        """(2, k) variance of a and of ln N_opt(C_star) on each part, per unit variance of ln L."""
         J = jacobian(self.law, self.obs.N, self.obs.D)
         M = np.einsum("kn,ni,nj->kij", keep.astype(float), J, J)
         g = self._gradient()
-        return np.einsum("i,kij,j->k", g, np.linalg.pinv(M, hermitian=True), g)
+        return np.einsum("mi,kij,mj->mk", g, np.linalg.pinv(M, hermitian=True), g)
 
     def _gradient(self) -> np.ndarray:
-        """(5,) d a / d (ln A, ln B, ln E, alpha, beta), A and B taken at the mean ln N and ln D."""
+        """(2, 5) derivatives of a and ln N_opt(C_star) in (ln A, ln B, ln E, alpha, beta).
+
+        A and B are the terms' coefficients at the mean ln N and ln D.
+        """
         u, v = float(np.log(self.obs.N).mean()), float(np.log(self.obs.D).mean())
         law, step = self.law, 1e-5
 
-        def a(move: np.ndarray) -> float:
+        def at(move: np.ndarray) -> np.ndarray:
             A, B, E = np.exp(move[:3]) * (law.A, law.B, law.E)
             alpha, beta = law.alpha + move[3], law.beta + move[4]
             A, B = A * np.exp(move[3] * u), B * np.exp(move[4] * v)
-            return self.line(LossLaw(float(E), float(A), float(B), alpha, beta))[0]
+            return np.array(self.line(LossLaw(float(E), float(A), float(B), alpha, beta)))
 
-        return np.array([(a(h) - a(-h)) / (2 * step) for h in step * np.eye(5)])
+        return np.stack([(at(h) - at(-h)) / (2 * step) for h in step * np.eye(5)], axis=1)
+
+
+def _over(move: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """move / sd, and 0 where sd is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(sd > 0, move / sd, 0 * move)
 
 
 def jacobian(law: LossLaw, N: np.ndarray, D: np.ndarray, centred: bool = True) -> np.ndarray:
     """d ln L / d (ln A, ln B, ln E, alpha, beta) at each run, (n, 5).
 
     Args:
-        law: where.
+        law: the point at which to differentiate.
         N: (n,) parameters.
         D: (n,) tokens.
-        centred: A and B are the coefficients at the mean ln N and ln D of these runs; else at
-            N = 1 and D = 1, as the law is written.
+        centred: whether A and B are the coefficients at the mean ln N and ln D of these runs,
+            instead of at N = 1 and D = 1, as the law is written.
     """
     u, v = np.log(N), np.log(D)
     if centred:
@@ -266,8 +312,3 @@ def jacobian(law: LossLaw, N: np.ndarray, D: np.ndarray, centred: bool = True) -
     L = law(N, D)
     p, q = law.A / N**law.alpha / L, law.B / D**law.beta / L
     return np.stack([p, q, law.E / L, -p * u, -q * v], axis=1)
-
-
-def number(x: float) -> float | None:
-    """A float for JSON: None for NaN and infinity."""
-    return float(x) if np.isfinite(x) else None
