@@ -441,6 +441,7 @@ def test_a_prediction_is_held_against_what_came(say, prediction, tmp_path):
     assert "unchanged" in said.out
     assert "1 of 1 runs lie inside their 95% interval" in said.out
     assert "note: flop_convention, n_convention, loss_kind not compared" in said.out
+    assert said.out.count("note: these results have no time recorded") == 1
     (run,) = say(f"score prediction={prediction} observations=came.csv format=json").json["runs"]
     assert run["inside"] is True
     assert abs(run["percent"]) < 2
@@ -457,7 +458,8 @@ def test_a_runs_own_result_is_scored(say, prediction, tmp_path):
         final_loss_steps=50, held_out_loss={"a": L + 1}, held_out_tokens={"a": 1},
         bits_per_byte={"a": 1.0}, n_params=spec.N, n_params_non_embedding=1, steps_done=spec.steps,
         flops_spent=spec.C, wall_seconds=1.0, tokens_per_second=1.0, mfu=None, peak_memory_bytes=1,
-        device="cpu", versions={}, git="", started_utc="", finished_utc="",
+        device="cpu", versions={}, git="", started_utc="2099-01-01T00:00:00Z",
+        finished_utc="2099-01-01T00:00:09Z",
     )  # fmt: skip
     cell = tmp_path / "cell"
     cell.mkdir()
@@ -471,6 +473,9 @@ def test_a_runs_own_result_is_scored(say, prediction, tmp_path):
         "runs"
     ]
     assert held["inside"] is False
+    replace(result, finished_utc="2020-01-01T00:00:09Z").save(cell)
+    said = say(f"score prediction={prediction} result=cell")
+    one_line(said, 2, "finished at 2020-01-01T00:00:09Z, before this prediction was made")
     replace(result, status="diverged", reason="NaN", final_loss=None).save(cell)
     one_line(say(f"score prediction={prediction} result=cell"), 2, "this run diverged (NaN)")
     one_line(say(f"score prediction={prediction} result=cell/spec.json"), 2, "result.json")
@@ -482,6 +487,18 @@ def test_a_result_far_off_is_a_verdict_not_an_error(say, prediction, tmp_path):
     assert said.code == 0
     assert "OUTSIDE" in said.out
     assert "0 of 1 runs lie inside" in said.out
+
+
+def test_a_table_that_holds_fitted_runs_is_not_scored(say, prediction):
+    for table in ("runs.csv", "fits/observations.csv"):
+        said = say(f"score prediction={prediction} observations={table}")
+        one_line(said, 2, "35 of 35 runs (r0, ...) were part of the fit")
+
+
+def test_a_prediction_needs_the_runs_that_were_fitted(say, fits):
+    (fits / "observations.csv").unlink()
+    said = say("predict budget_flops=1e21 frontier=fits preregister=true")
+    one_line(said, 2, "observations.csv does not exist")
 
 
 def test_a_changed_prediction_is_not_scored(say, prediction, tmp_path):
