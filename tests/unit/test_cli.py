@@ -9,6 +9,7 @@ import pytest
 from chinchilla import cli, paper
 from chinchilla.config import GridConfig, ModelConfig, RecipeConfig
 from chinchilla.errors import InputError
+from chinchilla.fit.fits import Fits
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.plan import build_shape, plan_grid
 from chinchilla.records import Curve, RunResult, load_plan, save_plan
@@ -563,6 +564,31 @@ def test_a_sweep_is_fitted_where_it_lies(say, sweep_dir):
     header, *rows = (sweep_dir / "fits" / "observations.csv").read_text().splitlines()
     assert header.startswith("run_id,budget_flops,C,N,D,L")
     assert len(rows) == 5
+
+
+def test_a_report_refuses_fits_of_other_runs(say, sweep_dir):
+    """Fits of a run that this sweep does not have, and of another final loss of one it has."""
+    for path in sweep_dir.glob("cells/*"):  # so tiny that the law's losses are over 15 nats
+        result = RunResult.load(path)
+        replace(result, final_loss=result.final_loss / 5).save(path)
+    say("fit sweep_dir=sweep n_bootstrap=20")
+    other = sweep_dir.parent / "other"
+    other.mkdir()
+    rows = (sweep_dir / "fits" / "observations.csv").read_text().splitlines()
+    wider = rows[-1].split(",")
+    wider[0], wider[3] = "wider", "1e6"  # run_id and N
+    (other / "observations.csv").write_text("\n".join([*rows, ",".join(wider)]) + "\n")
+    fits = Fits.load(sweep_dir / "fits").with_runs(other / "observations.csv")
+    fits.save(other / "frontier.json")
+    said = say("report sweep_dir=sweep fits=other out_dir=page")
+    one_line(said, 2, "fits=other was fitted to 6 runs, and 1 of them (wider) are not runs of sweep")
+    spec = load_plan(sweep_dir / "plan.jsonl")[1]
+    result = RunResult.load(sweep_dir / "cells" / spec.run_id)
+    changed = replace(result, final_loss=result.final_loss + 0.01)
+    changed.save(sweep_dir / "cells" / spec.run_id)
+    said = say("report sweep_dir=sweep out_dir=page")
+    one_line(said, 2, f"fitted to 5 runs, and 1 of them ({spec.run_id}) are not runs of sweep_dir")
+    assert not (sweep_dir.parent / "page").exists()
 
 
 def test_status_as_json_counts_the_finished(say, sweep_dir):
