@@ -52,7 +52,8 @@ def show_answer(
             _show_predictions("by these runs", ours)
             if any(row.N_p10 is not None for row in ours):
                 print(METHODS)
-        _show_predictions("by published lines and laws (C = 6*N*D)", here[len(ours) :])
+        if published := here[len(ours) :]:
+            _show_predictions("by published lines and laws (C = 6*N*D)", published)
         if decision is not None and detail:
             _show_departures(decision, law)
     if rows and law is not None and not detail:

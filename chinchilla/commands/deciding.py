@@ -29,18 +29,21 @@ from chinchilla.records import RunResult
 def predict(command: config.PredictCommand) -> int:
     """How to spend each budget, by our fits and by the published laws; optionally written down."""
     from chinchilla.decide import caveats
-    from chinchilla.decide.predict import predictions
+    from chinchilla.decide.predict import left_out, predictions
     from chinchilla.show_answer import show_answer
 
     fits = Fits.load(Path(command.frontier)) if command.frontier else None
     if not command.law:
         caveats.refuse_if_nothing_fitted(fits, command.frontier)
-    rows = predictions(command.budget_flops, fits)
     repeats = bool(command.unique_tokens)
     ground = Ground.of(fits, command.law, command.flop_convention, repeats)
+    asked = "" if ground is None else ground.name
+    rows = predictions(command.budget_flops, fits, asked=asked)
     answer: dict[str, Any] = {"predictions": [asdict(row) for row in rows]}
     answer |= _decisions(command, ground)
     leads, said = caveats.gather(fits, rows, answer)
+    far = {C: text for C in command.budget_flops if (text := left_out(C, asked))}
+    said += [caveats.Caveat("note", text, C) for C, text in far.items()]
     answer["leads"] = [{"C": C, "by": None if row is None else row.by} for C, row in leads.items()]
     answer["warnings"] = [asdict(caveat) for caveat in said]
     if command.preregister:
