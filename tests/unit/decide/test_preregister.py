@@ -235,7 +235,7 @@ def test_a_run_that_finished_before_the_prediction_is_refused(record, times, not
     dated = {**record, "made_utc": "2026-05-01T12:00:00Z"}
     new = runs([5e8], [1e10], seed=4)
     if notes is None:
-        with pytest.raises(InputError, match="r0 finished at .* before this prediction was made"):
+        with pytest.raises(InputError, match=r"r0 finished at .* before this prediction was made"):
             refuse_known(dated, new, [times])
     else:
         assert len(refuse_known(dated, new, [times])) == notes
