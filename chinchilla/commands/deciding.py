@@ -147,6 +147,7 @@ def _preregister(
 def design(command: config.DesignCommand) -> int:
     """Propose the next runs, print what each is worth, write design.csv."""
     from chinchilla.decide.design import propose, sizes_of
+    from chinchilla.decide.options import bill
     from chinchilla.show_answer import show_design
 
     fits = Fits.load(Path(command.frontier))
@@ -174,13 +175,29 @@ def design(command: config.DesignCommand) -> int:
     )
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("order", "shape", "N", "D", "C", "tokens_per_param", "width_after"))
+    writer.writerow(
+        (
+            "order",
+            "shape",
+            "N",
+            "D",
+            "C",
+            "tokens_per_param",
+            "narrows",
+            "p10",
+            "p90",
+            "width_after",
+        )
+    )
     for k, step in enumerate(found.steps, 1):
         run = step.run
-        writer.writerow((k, run.shape, run.N, run.D, run.C, run.D / run.N, step.width))
+        writer.writerow(
+            (k, run.shape, run.N, run.D, run.C, run.D / run.N, step.narrows, *step.interval80, step.width)
+        )  # fmt: skip
     write_text(out_dir / "design.csv", out.getvalue())
     if command.format == "json":
-        return print_json({**asdict(found), "file": str(out_dir / "design.csv")})
+        cost = asdict(bill(found.steps[-1].spent, command.rates))
+        return print_json({**asdict(found), "cost": cost, "file": str(out_dir / "design.csv")})
     show_design(found, command.rates)
     print(f"wrote {out_dir / 'design.csv'}")
     return 0
