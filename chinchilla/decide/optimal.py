@@ -73,7 +73,9 @@ class Knowledge:
         growth = self._growth[:, None] * self._growth[which]
         covariance += self._misfit * growth * kernel(self._Z, self._Z[which])
         covariance -= self._factors.T @ self._factors[:, which]
-        lower = np.linalg.cholesky(covariance[which] + np.diag(self._noise[which]))
+        own = covariance[which]
+        rounding = 1e-12 * float(np.diag(own).max())
+        lower = np.linalg.cholesky(own + np.diag(self._noise[which] + rounding))
         both = np.vstack([covariance, self.cross[:, which]]).T  # (k, n + t)
         factors, of_targets = np.split(np.linalg.solve(lower, both), [len(self._J)], axis=1)
         self.variance = np.maximum(self.variance - (factors**2).sum(0), 0.0)
