@@ -378,6 +378,22 @@ def test_next_runs_are_shown_and_written(say, fits):
     told = say("design frontier=fits budget_flops=1e23 n_runs=3 spend=1e21 format=json").json
     assert [step["run"]["N"] for step in told["steps"]] == [float(row["N"]) for row in rows]
     assert told["width"] > widths[0]
+    assert told["cost"]["flops"] == pytest.approx(sum(float(row["C"]) for row in rows))
+    assert [step["narrows"] for step in told["steps"]] == [float(row["narrows"]) for row in rows]
+    assert told["interval80"][0] < told["N_opt"] < told["interval80"][1]
+
+
+def test_a_design_states_what_it_costs_and_what_it_gains(say, fits):
+    words = "design frontier=fits budget_flops=1e23 n_runs=3"
+    out = say(f"{words} rates.price_per_device_hour=2.5").out
+    told = say(f"{words} format=json rates.price_per_device_hour=2.5").json
+    first, *_, last = told["steps"]
+    assert f"a factor {told['width']:.3g} (90th over 10th percentile, the fit's bootstrap)" in out
+    assert f"from a factor {told['width']:.3g} to {last['width']:.3g} (" in out
+    assert f" {first['narrows']:.1%} " in out
+    assert "at 2.5 an hour" in out
+    assert " price " in out
+    assert " price " not in say(words).out
 
 
 def test_a_run_proposed_twice_is_meant_with_another_seed(say, fits):
