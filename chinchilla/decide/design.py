@@ -31,13 +31,8 @@ RATIOS = (2.0, 200.0)  # ... and where that ends in any case
 # What the law misses is (1 + z^2 / 2) (1 + 4 w^2) times as much as at the target: z = the distance of ln C
 # from the target's, in standard deviations of ln C over runs and candidates; w = ln N / N_opt(C).
 GROWTH = (0.5, 4.0)
-PRIOR = (
-    5.0,
-    5.0,
-    1.0,
-    0.5,
-    0.5,
-)  # standard deviations of ln A, ln B, ln E, alpha, beta before any run
+# Standard deviations of ln A, ln B, ln E, alpha, beta before any run: wider than published laws differ.
+PRIOR = (5.0, 5.0, 1.0, 0.5, 0.5)
 MOST_MEASURED = 500  # runs so far that enter one by one; beyond, as many at random stand for all
 QUIET = 1e-4  # least noise of ln L: below, losses are reproduced no better
 CHEAPER = 0.02  # share of the variance gained that may be given up for a cheaper run
