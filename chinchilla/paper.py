@@ -213,6 +213,10 @@ LAW_C_RANGE = {
 # Kaplan et al. (2020) as section D.4 reads it: 4.68B parameters at 1e21 FLOPs; Table 2's exponent.
 N_OPT_KAPLAN = (4.68e9 / 1e21**0.73, 0.73)
 
+# Kaplan et al. (2020), sections 1 and 2.2: 768 to 1.5e9 parameters without embeddings, each trained for
+# 2.5e5 steps of 512 sequences of 1,024 tokens; 6*N*D of the smallest and the largest.
+KAPLAN_C_RANGE = (6e14, 1.2e21)
+
 # Muennighoff et al. (2023), arXiv 2305.16264, appendix A: R_D* and R_N* of repeated tokens and
 # excess parameters, for the law `muennighoff`.
 REPEATS_MUENNIGHOFF = (15.387756, 5.309743)

@@ -52,7 +52,8 @@ def show_answer(
             _show_predictions("by these runs", ours)
             if any(row.N_p10 is not None for row in ours):
                 print(METHODS)
-        _show_predictions("by published lines and laws (C = 6*N*D)", here[len(ours) :])
+        if published := here[len(ours) :]:
+            _show_predictions("by published lines and laws (C = 6*N*D)", published)
         if decision is not None and detail:
             _show_departures(decision, law)
     if rows and law is not None and not detail:
@@ -275,20 +276,24 @@ def show_design(design: Design, rates: RatesConfig) -> None:
     """Print the proposed runs in order: what each costs and how far the interval then narrows."""
     ratios, C = design.limits["tokens_per_param"], design.limits["C"]
     print(
-        f"N_opt({design.C_star:.3g} FLOPs) = {count(design.N_opt)}, known to a factor "
-        f"{design.width:.3g} (90th over 10th percentile, {design.source})."
+        f"N_opt({design.C_star:.3g} FLOPs) = {count(design.N_opt)}, 80% interval "
+        f"{between(*design.interval80)}: a factor {design.width:.3g} (90th over 10th percentile, "
+        f"{design.source})."
     )
+    price = ("price",) if rates.price_per_device_hour else ()
     table = new_table(
         f"next runs, best first, of {design.n_candidates} candidates at {ratios[0]:.3g} to "
         f"{ratios[1]:.3g} tokens per parameter and {C[0]:.3g} to {C[1]:.3g} FLOPs",
-        ("run", "shape", "N", "D, tokens", "D/N", "C, FLOPs", "device-hours", "factor after"),
+        ("run", "shape", "N", "D, tokens", "D/N", "C, FLOPs", "device-hours", *price,
+         "narrows", "80% after", "factor"),
         left=("shape",),
-    )
+    )  # fmt: skip
     for k, step in enumerate(design.steps, 1):
-        run = step.run
+        run, cost = step.run, bill(step.run.C, rates)
         table.add_row(
             str(k), run.shape, count(run.N), count(run.D), f"{run.D / run.N:.1f}", f"{run.C:.3g}",
-            f"{bill(run.C, rates).device_hours:.3g}", f"{step.width:.3g}",
+            f"{cost.device_hours:.3g}", *([f"{cost.price:,.4g}"] if price else []),
+            f"{step.narrows:.1%}", between(*step.interval80), f"{step.width:.3g}",
         )  # fmt: skip
     print_table(table)
     places = [(step.run.shape, step.run.D) for step in design.steps]
@@ -296,10 +301,11 @@ def show_design(design: Design, rates: RatesConfig) -> None:
         print("A run that stands here twice is meant with another seed, not twice the same.")
     if design.n_convention == "unknown":
         print("Shapes count all their parameters: the runs do not say how they count N.")
-    total = asdict(bill(design.steps[-1].spent, rates))
+    last = design.steps[-1]
     print(
-        f"All together: {bill_text(total, rates)}. The factor assumes the law's form and noise as in the "
-        "runs so far; fit again after each."
+        f"All together: {bill_text(asdict(bill(last.spent, rates)), rates)}, to narrow the 80% interval "
+        f"from a factor {design.width:.3g} to {last.width:.3g} ({sum(s.narrows for s in design.steps):.0%} of "
+        "its logarithm). Expected, with noise and misfit as in the runs so far: fit again after each run."
     )
 
 

@@ -23,27 +23,31 @@ from chinchilla.errors import InputError, Refusal
 from chinchilla.files import writable_dir, write_text
 from chinchilla.fit.fits import FILE, Fits
 from chinchilla.observations import Observations
+from chinchilla.records import RunResult
 
 
 def predict(command: config.PredictCommand) -> int:
     """How to spend each budget, by our fits and by the published laws; optionally written down."""
     from chinchilla.decide import caveats
-    from chinchilla.decide.predict import predictions
+    from chinchilla.decide.predict import left_out, predictions
     from chinchilla.show_answer import show_answer
 
     fits = Fits.load(Path(command.frontier)) if command.frontier else None
     if not command.law:
         caveats.refuse_if_nothing_fitted(fits, command.frontier)
-    rows = predictions(command.budget_flops, fits)
     repeats = bool(command.unique_tokens)
     ground = Ground.of(fits, command.law, command.flop_convention, repeats)
+    asked = "" if ground is None else ground.name
+    rows = predictions(command.budget_flops, fits, asked=asked)
     answer: dict[str, Any] = {"predictions": [asdict(row) for row in rows]}
     answer |= _decisions(command, ground)
     leads, said = caveats.gather(fits, rows, answer)
+    far = {C: text for C in command.budget_flops if (text := left_out(C, asked))}
+    said += [caveats.Caveat("note", text, C) for C, text in far.items()]
     answer["leads"] = [{"C": C, "by": None if row is None else row.by} for C, row in leads.items()]
     answer["warnings"] = [asdict(caveat) for caveat in said]
     if command.preregister:
-        answer["preregistered"] = str(_preregister(command, ground, rows))
+        answer["preregistered"] = str(_preregister(command, fits, ground, rows))
     if command.format == "json":
         return print_json(answer)
     show_answer(rows, leads, answer, command.rates, command.detail)
@@ -117,7 +121,9 @@ def _repeated_runs(path: Path, ground: Ground) -> dict[str, Any]:
     return columns
 
 
-def _preregister(command: config.PredictCommand, ground: Ground | None, rows: list) -> Path:
+def _preregister(
+    command: config.PredictCommand, fits: Fits | None, ground: Ground | None, rows: list
+) -> Path:
     from chinchilla.decide import preregister
 
     path = Path(command.frontier)
@@ -131,6 +137,7 @@ def _preregister(command: config.PredictCommand, ground: Ground | None, rows: li
         file,
         {} if ground is None else ground.conventions,
         asdict(command),
+        None if fits is None else fits.runs_beside(path),
     )
     to = Path(command.preregister_file) if command.preregister_file else None
     folder = Path() if file is None else file.parent
@@ -140,6 +147,7 @@ def _preregister(command: config.PredictCommand, ground: Ground | None, rows: li
 def design(command: config.DesignCommand) -> int:
     """Propose the next runs, print what each is worth, write design.csv."""
     from chinchilla.decide.design import propose, sizes_of
+    from chinchilla.decide.options import bill
     from chinchilla.show_answer import show_design
 
     fits = Fits.load(Path(command.frontier))
@@ -167,13 +175,29 @@ def design(command: config.DesignCommand) -> int:
     )
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(("order", "shape", "N", "D", "C", "tokens_per_param", "width_after"))
+    writer.writerow(
+        (
+            "order",
+            "shape",
+            "N",
+            "D",
+            "C",
+            "tokens_per_param",
+            "narrows",
+            "p10",
+            "p90",
+            "width_after",
+        )
+    )
     for k, step in enumerate(found.steps, 1):
         run = step.run
-        writer.writerow((k, run.shape, run.N, run.D, run.C, run.D / run.N, step.width))
+        writer.writerow(
+            (k, run.shape, run.N, run.D, run.C, run.D / run.N, step.narrows, *step.interval80, step.width)
+        )  # fmt: skip
     write_text(out_dir / "design.csv", out.getvalue())
     if command.format == "json":
-        return print_json({**asdict(found), "file": str(out_dir / "design.csv")})
+        cost = asdict(bill(found.steps[-1].spent, command.rates))
+        return print_json({**asdict(found), "cost": cost, "file": str(out_dir / "design.csv")})
     show_design(found, command.rates)
     print(f"wrote {out_dir / 'design.csv'}")
     return 0
@@ -187,28 +211,32 @@ def score(command: config.ScoreCommand) -> int:
     record = preregister.load(Path(command.prediction))
     predicted = record["loss_kind"]
     loss = command.loss or (predicted if predicted != "unknown" else "train")
+    times = None
     if command.result:
-        obs = _observation_of(Path(command.result), loss)
+        result = _result_of(Path(command.result))
+        obs = Observations.from_results([result], loss)
+        times = [(result.started_utc, result.finished_utc)]
     else:
         obs = Observations.from_csv(Path(command.observations))
         if command.loss:
             obs = dataclasses.replace(obs, loss_kind=command.loss)
+    notes = preregister.refuse_known(record, obs, times)
     rows = preregister.score(record, obs)
     unsaid = preregister.unsaid(record, obs)
     if command.format == "json":
         about = {key: record[key] for key in ("made_utc", "sha256", "law_name", "loss_kind")}
-        about |= {"verified": True, "not_compared": unsaid}
+        about |= {"verified": True, "not_compared": unsaid, "notes": notes}
         return print_json({**about, "runs": [asdict(row) for row in rows]})
     show_scores(record, rows)
+    for note in notes:
+        print(f"note: {note}")
     if unsaid:
         print(f"note: {', '.join(unsaid)} not compared: prediction or result does not say.")
     return 0
 
 
-def _observation_of(path: Path, loss: str) -> Observations:
-    """The one run of a result.json, or of the folder that holds it."""
-    from chinchilla.records import RunResult
-
+def _result_of(path: Path) -> RunResult:
+    """The finished run of a result.json, or of the folder that holds it."""
     cell = path if path.is_dir() else path.parent
     if not path.is_dir() and path.name != "result.json":
         raise InputError(f"result={path}: give a run's result.json, or the folder that holds it.")
@@ -217,4 +245,4 @@ def _observation_of(path: Path, loss: str) -> Observations:
         raise InputError(
             f"result={path}: this run {result.status} ({result.reason}); it has no final loss."
         )
-    return Observations.from_results([result], loss)
+    return result

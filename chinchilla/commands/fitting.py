@@ -7,6 +7,7 @@ import numpy as np
 
 from chinchilla import config
 from chinchilla.commands.shared import sweep_results
+from chinchilla.decide.preregister import marks_of
 from chinchilla.diagnose.verdicts import FILE as DIAGNOSTICS
 from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.errors import InputError
@@ -118,23 +119,43 @@ def report(command: config.ReportCommand) -> int:
             f"note: {fits_dir / DIAGNOSTICS} was made from another frontier.json and is left out. "
             "Run `chinchilla diagnose` again."
         )
-    out_dir = writable_dir(Path(command.out_dir or base / "report"), "out_dir")
     results: list[RunResult] = []
     curve_of: dict[str, Curve] = {}
     curve_obs = None
+    finals = fits.runs_beside(fits_dir)
     if command.sweep_dir:
         results, curve_of = sweep_results(Path(command.sweep_dir))
-        curve_obs = _points_along(results, curve_of, str(fits.command.get("loss", "train")))
+        loss = str(fits.command.get("loss", "train"))
+        kind = loss if finals.loss_kind == "unknown" else finals.loss_kind
+        _refuse_other_runs(command, finals.finals(), Observations.from_results(results, kind))
+        curve_obs = _points_along(results, curve_of, loss)
+    out_dir = writable_dir(Path(command.out_dir or base / "report"), "out_dir")
     page = write_report(
         out_dir,
         title=base.resolve().name,
         results=results,
         curves=curve_of,
         curve_obs=curve_obs,
-        finals=fits.runs_beside(fits_dir),
+        finals=finals,
         fits=fits,
         meta={"fit settings": fits.command},
         diagnostics=diagnostics,
     )
     print(f"wrote {page}")
     return 0
+
+
+def _refuse_other_runs(
+    command: config.ReportCommand, fitted: Observations, sweep: Observations
+) -> None:
+    """Refuse fits of runs that are not finished runs of the sweep with the same N, D and loss."""
+    theirs = set(marks_of(sweep))
+    other = [mark not in theirs for mark in marks_of(fitted)]
+    where = f"fits={command.fits or Path(command.sweep_dir) / 'fits'}"
+    if any(other):
+        raise InputError(
+            f"{where} was fitted to {len(fitted)} runs, and {sum(other)} of them "
+            f"({fitted.run_id[int(np.argmax(other))]}{', ...' if sum(other) > 1 else ''}) are not runs "
+            f"of sweep_dir={command.sweep_dir} with the same N, D and final loss. Give the fits of this "
+            "sweep, or run `chinchilla fit` on it again."
+        )

@@ -1,11 +1,13 @@
 """Which runs to train next, to know N_opt at a larger budget better.
 
-Approach 3's law has five parameters theta; near its fit the variance of ln N_opt(C*) is
-sigma^2 * g' (J'J)^-1 g with g = d ln N_opt(C*) / d theta and J = d ln L_hat / d theta of the runs. One
-more run adds its own row j to J, whatever its loss turns out to be, so runs can be compared before
-any is trained: the best is the one with the least g' (J'J + jj')^-1 g (V-optimal design). Without
-limits this asks for toys at half a token per parameter, where the law no longer holds: candidates
-stay inside stated tokens per parameter and above the cheapest run of the data. NumPy only.
+Near the fit, approach 3's law turns errors of losses into an error of ln N_opt(C*) by g' (J'J)^-1 J' with
+g = d ln N_opt(C*) / d theta and J = d ln L_hat / d theta of the runs; one more run adds its own row to J,
+whatever its loss turns out to be, so runs can be compared before any is trained. That the law is right
+everywhere would ask for extreme runs, half a token per parameter or the cheapest of all, where it is
+known to fail. So half of the variance of the residuals is taken as what the law misses: a smooth function
+of C and of the distance from the best size at that C, growing with this distance (`optimal`), which also
+moves the best size itself. Runs are chosen greedily by the variance of ln N_opt(C*) that is then left.
+NumPy only.
 """
 
 from collections.abc import Mapping
@@ -13,11 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from chinchilla.decide.optimal import LENGTH, MISFIT, Knowledge, kernel
 from chinchilla.decide.options import allocate, count_shapes
 from chinchilla.decide.resampled import Percentiles, ResampledLaws
 from chinchilla.errors import FitError, InputError, Refusal
 from chinchilla.fit.frontier import Frontier, LossLaw
-from chinchilla.fit.loss_law import FlopsPerToken, flops_at, six_nd_frontier
+from chinchilla.fit.loss_law import FlopsPerToken, flops_at, log_N_opt, six_nd_frontier
 from chinchilla.observations import Observations
 from chinchilla.records import count_label
 from chinchilla.shapes import ModelShape
@@ -25,6 +28,13 @@ from chinchilla.shapes import ModelShape
 N_RATIOS = 25  # tokens per parameter tried for a size, log-spaced between the limits
 WIDER = 2.0  # how far outside the tokens per parameter seen a run may go
 RATIOS = (2.0, 200.0)  # ... and where that ends in any case
+# What the law misses is (1 + z^2 / 2) (1 + 4 w^2) times as much as at the target: z = the distance of ln C
+# from the target's, in standard deviations of ln C over runs and candidates; w = ln N / N_opt(C).
+GROWTH = (0.5, 4.0)
+# Standard deviations of ln A, ln B, ln E, alpha, beta before any run: wider than published laws differ.
+PRIOR = (5.0, 5.0, 1.0, 0.5, 0.5)
+MOST_MEASURED = 500  # runs so far that enter one by one; beyond, as many at random stand for all
+QUIET = 1e-4  # least noise of ln L: below, losses are reproduced no better
 CHEAPER = 0.02  # share of the variance gained that may be given up for a cheaper run
 WIDEST = 100.0  # factor to which N_opt(C*) must be known: beyond, the law's slopes say nothing
 H = 1e-4  # step in ln N of the numerical bend of c(N)
@@ -47,6 +57,8 @@ class Step:
 
     run: Candidate
     width: float  # 90th over 10th percentile of N_opt(C*)
+    interval80: list[float]  # of N_opt(C*), parameters
+    narrows: float  # share of ln(width) before the first proposed run that this run takes off
     spent: float  # FLOPs of this and the earlier proposed runs
 
 
@@ -57,6 +69,7 @@ class Design:
     C_star: float
     N_opt: float
     width: float  # 90th over 10th percentile of N_opt(C*) now
+    interval80: list[float]  # of N_opt(C*) now, parameters
     source: str  # where that width comes from
     steps: list[Step]
     n_candidates: int
@@ -153,10 +166,10 @@ def propose(
 ) -> Design:
     """Runs that narrow the interval of N_opt(C_star), greedily, one after another.
 
-    Three greedy orders are tried and the one that ends narrowest is kept: each run may cost an
-    equal share of what is left; each may take all that is left; each gains most per FLOP. Of
-    candidates within 2% of the best gain the cheapest is taken. A run that is proposed twice is meant
-    with another seed.
+    Each may cost an equal share of what is left to spend. Of candidates within 2% of the best gain the
+    cheapest is taken. A run that is proposed twice is meant with another seed. The interval that is
+    expected is today's, narrowed as the law alone or the law with what it misses says, whichever
+    narrows less.
 
     Args:
         frontier: approach 3 on `obs`.
@@ -177,7 +190,56 @@ def propose(
     law, obs = frontier.law, obs.finals()
     assert law is not None
     spend = spend or n_runs * float(obs.C.max())
-    limits = (float(obs.C.min()), spend)
+    pool, limits = _pool(obs, sizes, spend, ratios)
+    information = jacobian(law, obs.N, obs.D)
+    information /= np.linalg.norm(information, axis=0)  # columns of like size
+    if np.linalg.cond(information.T @ information) > 1e14:
+        raise FitError(
+            "these runs do not determine the law's five parameters, so no interval can be narrowed "
+            "by design yet. Train some sizes at several tokens per parameter first."
+        )
+    known = _knowledge(law, obs, pool, C_star, cost, MISFIT)
+    by_law = _knowledge(law, obs, pool, C_star, cost, 0.0)
+    N_opt = allocate(law, C_star, cost).N
+    around, source = _interval_now(frontier, C_star, cost, N_opt, float(by_law.target[0]))
+    log_width = float(around[1] - around[0])
+    if not log_width <= np.log(WIDEST):
+        raise Refusal(
+            f"N_opt({C_star:.3g} FLOPs) is known only to a factor of {np.exp(log_width):.3g} (90th over "
+            f"10th percentile, {source}), over {WIDEST:g}: the law is too loose there to choose runs "
+            "by. Give a budget_flops nearer to the runs, or train a grid of sizes first."
+        )
+    start = float(known.target[0]), float(by_law.target[0])
+    C = np.array([candidate.C for candidate in pool])
+    steps: list[Step] = []
+    before, spent = 1.0, 0.0
+    for left in range(n_runs, 0, -1):
+        if spend - spent < C.min():
+            break
+        i = _next(known.gain(), C, (spend - spent) / left)
+        known.measure(np.array([i]))
+        by_law.measure(np.array([i]))
+        now = float(np.sqrt(max(known.target[0] / start[0], by_law.target[0] / start[1])))
+        spent += pool[i].C
+        steps.append(
+            Step(pool[i], float(np.exp(log_width * now)), (N_opt * np.exp(around * now)).tolist(),
+                 before - now, spent)
+        )  # fmt: skip
+        before = now
+    return Design(
+        C_star, N_opt, float(np.exp(log_width)), (N_opt * np.exp(around)).tolist(), source, steps,
+        len(pool), limits, obs.n_convention,
+    )  # fmt: skip
+
+
+def _pool(
+    obs: Observations,
+    sizes: Mapping[str, tuple[float, float]],
+    spend: float,
+    ratios: tuple[float, float],
+) -> tuple[list[Candidate], dict[str, list[float]]]:
+    """The candidates, and the limits of tokens per parameter and C that they keep to."""
+    C_limits = (float(obs.C.min()), spend)
     low, high = ratio_limits(obs)
     ratios = (ratios[0] or low, ratios[1] or high)
     if ratios[0] >= ratios[1]:
@@ -187,88 +249,82 @@ def propose(
             f"min_ratio={ratios[0]:g} is not below max_ratio={ratios[1]:.4g}, which follows from "
             f"the runs where it is not given. Give {other} beside {given}."
         )
-    pool = candidates(sizes, ratios, limits)
+    pool = candidates(sizes, ratios, C_limits)
     if not pool:
         raise Refusal(
             f"no size at {ratios[0]:g} to {ratios[1]:g} tokens per parameter costs between "
-            f"{limits[0]:.3g} FLOPs (the cheapest run so far) and spend={spend:.3g}. Raise spend, or "
+            f"{C_limits[0]:.3g} FLOPs (the cheapest run so far) and spend={spend:.3g}. Raise spend, or "
             "widen min_ratio and max_ratio."
         )
-    J = jacobian(law, obs.N, obs.D)
-    scale = np.linalg.norm(J, axis=0)  # columns of like size: the inverse stays accurate
-    J, g = J / scale, gradient(law, C_star, cost) / scale
-    information = J.T @ J
-    if np.linalg.cond(information) > 1e14:
-        raise FitError(
-            "these runs do not determine the law's five parameters, so no interval can be narrowed "
-            "by design yet. Train some sizes at several tokens per parameter first."
-        )
-    rows = jacobian(law, np.array([c.N for c in pool]), np.array([c.D for c in pool])) / scale
-    C = np.array([c.C for c in pool])
-    variance = float(g @ np.linalg.solve(information, g))
-    log_width, source = _width_now(frontier, C_star, cost, variance)
-    if not log_width <= np.log(WIDEST):
-        raise Refusal(
-            f"N_opt({C_star:.3g} FLOPs) is known only to a factor of {np.exp(log_width):.3g} (90th over "
-            f"10th percentile, {source}), over {WIDEST:g}: the law is too loose there to choose runs "
-            "by. Give a budget_flops nearer to the runs, or train a grid of sizes first."
-        )
-    orders = [_greedy(information, g, rows, C, n_runs, spend, how) for how in _HOW]
-    chosen, variances = min(orders, key=lambda order: order[1][-1])
-    steps, total = [], 0.0
-    for i, after in zip(chosen, variances, strict=True):
-        total += pool[i].C
-        steps.append(Step(pool[i], float(np.exp(log_width * np.sqrt(after / variance))), total))
-    return Design(
-        C_star, allocate(law, C_star, cost).N, float(np.exp(log_width)), source, steps, len(pool),
-        {"tokens_per_param": list(ratios), "C": list(limits)}, obs.n_convention,
-    )  # fmt: skip
+    return pool, {"tokens_per_param": list(ratios), "C": list(C_limits)}
 
 
-_HOW = ("share", "all", "per_flop")
+def _knowledge(
+    law: LossLaw,
+    obs: Observations,
+    pool: list[Candidate],
+    C_star: float,
+    cost: FlopsPerToken | None,
+    misfit: float,
+) -> Knowledge:
+    """ln N_opt(C_star) and ln L at the candidates, given the runs so far.
+
+    Args:
+        misfit: share of the residuals' variance that is taken as what the law misses.
+    """
+    some = np.random.default_rng(0).permutation(len(obs))[:MOST_MEASURED]
+    N = np.concatenate([[c.N for c in pool], obs.N[some]])
+    D = np.concatenate([[c.D for c in pool], obs.D[some]])
+    C = np.concatenate([[c.C for c in pool], obs.C[some]])
+    off = np.log(N / best_sizes(law, C, cost))  # distance from the best size at this C
+    ahead = np.log(C / C_star)
+    ahead /= max(float(ahead.std()), 1e-9)
+    Z = np.stack([ahead, off], axis=1)
+    growth = (1 + GROWTH[0] * ahead**2) * (1 + GROWTH[1] * off**2)
+    residual = np.log(obs.L / law(obs.N, obs.D))
+    variance = max(1.4826 * float(np.median(np.abs(residual))), QUIET) ** 2
+    noise = np.full(len(N), (1 - misfit) * variance)
+    noise[len(pool) :] *= len(some) / len(obs)
+    # What the law misses, delta in ln L, moves ln N_opt by -(d delta / d ln N) / bend at fixed C.
+    best = allocate(law, C_star, cost)
+    size, data = law.A * best.N**-law.alpha / best.L, law.B * best.D**-law.beta / best.L
+    bend = law.alpha**2 * size + law.beta**2 * data
+    at_target = growth * kernel(Z, np.zeros((1, 2)))[:, 0]
+    known = Knowledge(
+        jacobian(law, N, D) * PRIOR,
+        Z,
+        (gradient(law, C_star, cost) * PRIOR)[None],
+        (-off * at_target / LENGTH**2 / bend)[None],
+        np.array([1 / (LENGTH * bend) ** 2]),
+        noise,
+        misfit * variance,
+        growth,
+    )
+    known.measure(np.arange(len(pool), len(N)))
+    return known
 
 
-def _greedy(
-    information: np.ndarray,
-    g: np.ndarray,
-    rows: np.ndarray,
-    C: np.ndarray,
-    n_runs: int,
-    spend: float,
-    how: str,
-) -> tuple[list[int], list[float]]:
-    """Indices of the runs taken and the variance after each, in units of sigma^2."""
-    inverse = np.linalg.inv(information)
-    chosen: list[int] = []
-    variances: list[float] = []
-    left = spend
-    for k in range(n_runs, 0, -1):
-        reserve = (k - 1) * float(C.min())
-        limit = left / k if how == "share" else left - reserve
-        if left < C.min():
-            break
-        allowed = np.flatnonzero(C <= max(limit, float(C.min())))
-        # Sherman-Morrison: one more row takes (g'Mj)^2 / (1 + j'Mj) off the variance.
-        Mj = rows[allowed] @ inverse
-        gain = (Mj @ g) ** 2 / (1 + np.einsum("ij,ij->i", Mj, rows[allowed]))
-        worth = gain / C[allowed] if how == "per_flop" else gain
-        good = np.flatnonzero(worth >= (1 - CHEAPER) * worth.max())
-        i = int(allowed[good[np.argmin(C[allowed][good])]])
-        j = rows[i]
-        inverse -= np.outer(inverse @ j, inverse @ j) / (1 + j @ inverse @ j)
-        chosen.append(i)
-        variances.append(float(g @ inverse @ g))
-        left -= C[i]
-    return chosen, variances
+def best_sizes(law: LossLaw, C: np.ndarray, cost: FlopsPerToken | None) -> np.ndarray:
+    """(n,) the law's best size at each C, parameters."""
+    theta = np.array([[law.E, law.A, law.B, law.alpha, law.beta]])
+    return np.asarray(np.exp(log_N_opt(theta, cost, C)[0]))
 
 
-def _width_now(
-    frontier: Frontier, C_star: float, cost: FlopsPerToken | None, variance: float
-) -> tuple[float, str]:
-    """ln(90th / 10th percentile) of N_opt(C*) now: the fit's resampled laws, or its residuals."""
+def _next(gain: np.ndarray, C: np.ndarray, share: float) -> int:
+    """The candidate with the largest gain within a share of the budget; of like ones the cheapest."""
+    allowed = np.flatnonzero(C <= max(share, float(C.min())))
+    gain = gain[allowed]
+    good = allowed[gain >= (1 - CHEAPER) * gain.max()]
+    return int(good[np.argmin(C[good])])
+
+
+def _interval_now(
+    frontier: Frontier, C_star: float, cost: FlopsPerToken | None, N_opt: float, variance: float
+) -> tuple[np.ndarray, str]:
+    """ln of the 10th and 90th percentile of N_opt(C*) over N_opt: of resampled laws, or residuals."""
     resampled = ResampledLaws.of(frontier)
     spread = None if resampled is None else Percentiles.of(resampled.optima(C_star, cost)[0])
     if spread is not None:
-        return float(np.log(spread.p90 / spread.p10)), "the fit's bootstrap"
-    sigma = float((frontier.certificate or {}).get("rms_log_residual", 0.0))
-    return 2 * Z80 * sigma * float(np.sqrt(variance)), "the fit's residuals (it has no bootstrap)"
+        return np.log(np.array([spread.p10, spread.p90]) / N_opt), "the fit's bootstrap"
+    half = Z80 * float(np.sqrt(variance))
+    return np.array([-half, half]), "the fit's residuals (it has no bootstrap)"

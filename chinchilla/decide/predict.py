@@ -8,12 +8,15 @@ from chinchilla.decide.options import allocate
 from chinchilla.decide.resampled import Percentiles, ResampledLaws
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.loss_law import flops_at, named_law
+from chinchilla.units import number
 
-PUBLISHED_LINES = {  # N_opt = coefficient * C^exponent, D = C / (6 N_opt)
-    "paper, approach 1 (line through Table 3)": paper.N_OPT_TABLE_3,
-    "paper, approach 2 (line through Table A3)": paper.N_OPT_TABLE_A3_ISOFLOP,
-    "Kaplan 2020 (section D.4)": paper.N_OPT_KAPLAN,
+_PAPER_RUNS = paper.LAW_C_RANGE["hoffmann"]
+PUBLISHED_LINES = {  # N_opt = coefficient * C^exponent, D = C / (6 N_opt); C of the runs behind it
+    "paper, approach 1 (line through Table 3)": (paper.N_OPT_TABLE_3, _PAPER_RUNS),
+    "paper, approach 2 (line through Table A3)": (paper.N_OPT_TABLE_A3_ISOFLOP, _PAPER_RUNS),
+    "Kaplan 2020 (section D.4)": (paper.N_OPT_KAPLAN, paper.KAPLAN_C_RANGE),
 }
+CARRIED = 10.0  # factor outside of its own runs' C up to which a published answer is shown
 OURS = "this data, "  # how predictions name the fits' own approaches
 EDGE = 1.01  # C this much beyond the runs still counts as covered
 
@@ -45,9 +48,15 @@ class Prediction:
 
 
 def predictions(
-    budgets: Sequence[float], fits: Fits | None = None, published: bool = True
+    budgets: Sequence[float],
+    fits: Fits | None = None,
+    published: bool = True,
+    asked: str = "",
 ) -> list[Prediction]:
     """N_opt and D_opt at each budget: our approaches first, then the paper's lines and laws.
+
+    A published answer is given where C lies inside of the runs behind it, or outside by at most a
+    factor of CARRIED, which `beyond` then states; `left_out` names the others.
 
     Every answer costs what was asked, FLOPs per token being the trend of the fitted runs' own
     count over N (`loss_law.flops_at`). Approach 3 is solved at C itself, and so is the law of each
@@ -60,6 +69,7 @@ def predictions(
             C = 6*N*D.
         fits: what was fitted; None for the published answers alone.
         published: whether to add the published answers.
+        asked: the published answer that the person decides by ("law besiroglu"): given at any C.
 
     Raises:
         Refusal: see `options.allocate`.
@@ -70,12 +80,39 @@ def predictions(
         if fits is not None:
             rows += [_from_fit(C, name, fits, resampled) for name in fits.fitted]
         if published:
-            for by, (coefficient, exponent) in PUBLISHED_LINES.items():
-                N = coefficient * C**exponent
-                own = paper.LAW_C_RANGE["hoffmann"] if by.startswith("paper") else None
-                rows.append(Prediction(C, by, N, C / (6 * N), beyond=beyond(C, own)))
-            rows += [_from_law(C, name) for name in paper.LOSS_LAWS]
+            rows += [row for row in _published(C) if _near(row) or row.by == asked]
     return rows
+
+
+def left_out(C: float, asked: str = "") -> str:
+    """Which published answers `predictions` leaves out at C FLOPs, and why; empty for none."""
+    far: dict[str, list[str]] = {}
+    for row in _published(C):
+        if not _near(row) and row.by != asked:
+            name = row.by.partition(" (")[0].removeprefix("law ").replace(",", "")
+            far.setdefault(number(_factor(row)), []).append(name)
+    if not far:
+        return ""
+    told = "; ".join(f"{', '.join(names)} ({factor}x)" for factor, names in far.items())
+    return f"not shown, over {CARRIED:g}x outside of their runs: {told}."
+
+
+def _published(C: float) -> list[Prediction]:
+    """Every published line and law at C = 6*N*D."""
+    rows = []
+    for by, ((coefficient, exponent), covered) in PUBLISHED_LINES.items():
+        N = coefficient * C**exponent
+        rows.append(Prediction(C, by, N, C / (6 * N), beyond=beyond(C, covered)))
+    return rows + [_from_law(C, name) for name in paper.LOSS_LAWS]
+
+
+def _factor(row: Prediction) -> float:
+    """How far outside of its runs an answer lies, above or below: 1 or more."""
+    return 1.0 if row.beyond is None else max(row.beyond, 1 / row.beyond)
+
+
+def _near(row: Prediction) -> bool:
+    return _factor(row) <= CARRIED
 
 
 def _from_fit(C: float, name: str, fits: Fits, resampled: ResampledLaws | None) -> Prediction:

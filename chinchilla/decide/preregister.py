@@ -1,9 +1,10 @@
 """Predictions written down before the run: dated, hashed, and later held against the result.
 
 The file carries all that a comparison needs (predictions, the law with its resamples, the runs'
-residuals) and the SHA-256 of everything else in it, over its canonical JSON: keys sorted, no spaces.
-The hash shows that the file was not changed since; that it is older than the run, only whoever keeps
-it can show (commit it, or mail it). NumPy only.
+residuals, marks of the runs that were fitted) and the SHA-256 of everything else in it, over its
+canonical JSON: keys sorted, no spaces. The hash shows that the file was not changed since; that it is
+older than the run, only whoever keeps it can show (commit it, or mail it). A run that was fitted, or
+that finished before the prediction was made, is no test of it and is refused. NumPy only.
 """
 
 import hashlib
@@ -23,13 +24,19 @@ from chinchilla.decide.predict import Prediction
 from chinchilla.decide.resampled import Percentiles, ResampledLaws
 from chinchilla.errors import InputError
 from chinchilla.files import create_once, make_dirs, pretty_json, read_json, sha256_file
+from chinchilla.fit.fits import RUNS
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.observations import Observations
 
-SCHEMA = 1
+SCHEMA = 2
+MARK = 12  # hexadecimal digits of a fitted run's mark: 48 bits
 CONSTANTS = ("E", "A", "B", "alpha", "beta")
 CONVENTIONS = ("flop_convention", "n_convention", "loss_kind")
+NO_TIMES = (
+    "no time recorded, so it was not checked that the runs finished after the prediction was made; "
+    "none of them was part of the fit."
+)
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,14 @@ def digest(record: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def marks_of(obs: Observations) -> list[str]:
+    """One mark a run, in the order of the rows: a hash of N, D and the final loss to nine digits."""
+    return [
+        hashlib.sha256(f"{N:.9g},{D:.9g},{L:.9g}".encode()).hexdigest()[:MARK]
+        for N, D, L in zip(obs.N, obs.D, obs.L, strict=True)
+    ]
+
+
 def record_of(
     predictions: Sequence[Prediction],
     law: LossLaw | None,
@@ -65,6 +80,7 @@ def record_of(
     frontier_file: Path | None,
     conventions: Mapping[str, str],
     told: Mapping[str, Any],
+    fitted: Observations | None = None,
 ) -> dict[str, Any]:
     """The record that is written, with its date and hash.
 
@@ -78,6 +94,8 @@ def record_of(
         conventions: flop_convention, n_convention and loss_kind of the fitted runs; what is not
             said is unknown.
         told: the command's settings.
+        fitted: the final losses that the frontier was fitted to, as read from the table beside it;
+            None without a frontier.
     """
     constants = None if law is None else {name: getattr(law, name) for name in CONSTANTS}
     theta = [] if resampled is None else resampled.theta.tolist()
@@ -92,6 +110,10 @@ def record_of(
         },
         "frontier_sha256": None if frontier_file is None else sha256_file(frontier_file),
         **{name: conventions.get(name, "unknown") for name in CONVENTIONS},
+        "observations_sha256": None
+        if frontier_file is None or fitted is None
+        else sha256_file(frontier_file.parent / RUNS),
+        "fitted_runs": [] if fitted is None else sorted(set(marks_of(fitted.finals()))),
         "told": dict(told),
         "predictions": [asdict(row) for row in predictions],
         "law_name": law_name,
@@ -134,6 +156,11 @@ def load(path: Path) -> dict[str, Any]:
         InputError: not such a file, or its hash is not that of its contents.
     """
     record = read_json(path, "prediction")
+    if isinstance(record, dict) and record.get("schema") == 1 and "sha256" in record:
+        raise InputError(
+            f"prediction={path} has schema 1, which does not hold the runs that were fitted, and this "
+            f"version scores schema {SCHEMA}. Predict again with preregister=true, before the next run."
+        )
     if not isinstance(record, dict) or record.get("schema") != SCHEMA or "sha256" not in record:
         raise InputError(
             f"prediction={path} was not written by this version's `chinchilla predict "
@@ -161,6 +188,11 @@ def _wrong_field(record: Mapping[str, Any]) -> str:
     said = ("made_utc", "sha256", "law_name", "loss_kind")
     if wrong := [name for name in said if not isinstance(record.get(name), str)]:
         return wrong[0]
+    if moment(record["made_utc"]) is None:
+        return "made_utc"
+    marks = record.get("fitted_runs")
+    if not isinstance(marks, list) or not all(isinstance(mark, str) for mark in marks):
+        return "fitted_runs"
     law = record.get("law", "missing")
     if law is not None and not (
         isinstance(law, dict) and set(law) == set(CONSTANTS) and _numbers(list(law.values()))
@@ -186,6 +218,61 @@ def _numbers(value: Any) -> bool:
 def _cost_of(record: Mapping[str, Any]) -> FlopsPerToken | None:
     cost = record["flops_per_token"]
     return None if cost is None else FlopsPerToken.from_dict(cost, "prediction")
+
+
+def moment(text: str) -> datetime | None:
+    """A time in ISO 8601; without an offset it is UTC. None where the text is no time."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def refuse_known(
+    record: Mapping[str, Any], obs: Observations, times: Sequence[tuple[str, str]] | None = None
+) -> list[str]:
+    """Refuse results that could be known when the prediction was made.
+
+    Args:
+        record: from `load`.
+        obs: the results; of curves only the last points are looked at.
+        times: started_utc and finished_utc of each row of `obs.finals()`; None where nobody
+            recorded them.
+
+    Returns:
+        What could not be checked, or what a reader should know, a sentence each.
+
+    Raises:
+        InputError: a run was part of the fit (same N, D and final loss), or finished before the
+            prediction was made.
+    """
+    obs = obs.finals()
+    made, fitted = moment(record["made_utc"]), set(record["fitted_runs"])
+    assert made is not None
+    known = [mark in fitted for mark in marks_of(obs)]
+    if any(known):
+        first = int(np.argmax(known))
+        raise InputError(
+            f"{sum(known)} of {len(obs)} runs ({obs.run_id[first]}"
+            f"{', ...' if sum(known) > 1 else ''}) were part of the fit that made this prediction "
+            "(same N, D and loss), so they are no test of it. Score runs that were not fitted."
+        )
+    if times is None:
+        return [f"these results have {NO_TIMES}"]
+    notes = []
+    for run_id, (started, finished) in zip(obs.run_id, times, strict=True):
+        begin, end = moment(started), moment(finished)
+        if end is None:
+            notes.append(f"run {run_id} has {NO_TIMES}")
+        elif end <= made:
+            raise InputError(
+                f"run {run_id} finished at {finished}, before this prediction was made "
+                f"({record['made_utc']}), so it is no test of it. Score a run that finished later."
+            )
+        elif begin is not None and begin < made:
+            notes.append(f"run {run_id} had started ({started}) when the prediction was made.")
+    return notes
 
 
 def unsaid(record: Mapping[str, Any], obs: Observations) -> list[str]:

@@ -31,7 +31,7 @@ from chinchilla.report.style import (
     power_of_ten,
     sequential,
 )
-from chinchilla.report.tables import LABELS, published_lines
+from chinchilla.report.tables import LABELS, published_near
 from chinchilla.shapes import flops_per_token
 
 N_LABEL = "N, parameters"
@@ -338,10 +338,10 @@ def optimal_sizes(frontiers: Mapping[str, Frontier]) -> Figure | None:
                     markeredgewidth=0.5, zorder=4, **style,
                 )  # fmt: skip
                 shown.append(y)
-        for approach, N_opt in published_lines().items():
-            y = N_opt(grid) if quantity == "N" else grid / (6 * N_opt(grid))
+        for approach, (near, N) in published_near(grid).items():
+            y = N if quantity == "N" else near / (6 * N)
             ax.plot(
-                grid, y, color=COLORS[approach], linewidth=1.1, linestyle=(0, (5, 3)),
+                near, y, color=COLORS[approach], linewidth=1.1, linestyle=(0, (5, 3)),
                 label=f"{LABELS[approach]}, paper",
             )  # fmt: skip
             shown.append(y)

@@ -173,8 +173,8 @@ def _draw(
             "Line and 80% band of each approach: thick over the C of its own points, thin beyond them. "
             "Triangles: sizes on approach 1's envelope. Discs: bottoms of approach 2's valleys. Approach 3 "
             "has no points of its own and is thick over the C of all runs. "
-            "Dashed: the paper's own lines carried to the same budgets, where they are an extrapolation "
-            "if these budgets lie far from 6e18 to 3e21. Compare slopes: heights also depend on data, "
+            "Dashed: the paper's own lines, left out at budgets over 10 times outside of the C of its runs "
+            "(1.4e18 to 1.3e22). Compare slopes: heights also depend on data, "
             "vocabulary and on how N and C are counted. After figure A3 of the paper.",
             "Optimal parameters and optimal tokens against training FLOPs, ours and the paper's.",
         ),

@@ -14,6 +14,7 @@ import numpy as np
 
 from chinchilla import paper
 from chinchilla.config import APPROACHES
+from chinchilla.decide.predict import CARRIED
 from chinchilla.decide.predict import predictions as predict
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier, PowerLaw
@@ -87,6 +88,13 @@ def published_lines() -> dict[str, PowerLaw]:
         "isoflop": PowerLaw(*paper.N_OPT_TABLE_A3_ISOFLOP),
         "parametric": PowerLaw(float(np.exp(log_coefficient)), a),
     }
+
+
+def published_near(C: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """C and the paper's N_opt by approach, where C is at most CARRIED times outside of its runs."""
+    low, high = paper.LAW_C_RANGE["hoffmann"]
+    near = C[(low / CARRIED <= C) & (high * CARRIED >= C)]
+    return {name: (near, line(near)) for name, line in published_lines().items() if len(near)}
 
 
 def table2(frontiers: Mapping[str, Frontier], refusals: Mapping[str, str]) -> Table:

@@ -72,12 +72,13 @@ def test_a_person_sees_the_split_the_cost_and_what_departures_cost(say):
     out = say("predict budget_flops=5.76e23 rates.price_per_device_hour=2.5 detail=true").out
     first, rest = out.strip().split("\n", 1)
     assert "N 72.2B, D 1.33T tokens, 18.4 tokens per parameter, loss 1.9744" in first
-    assert "law hoffmann" in rest
+    assert "law besiroglu" in rest
+    assert "note: not shown, over 10x outside of their runs: paper approach 1, " in rest
     assert "404,449 device-hours at 9.89e+14 FLOP/s x 40% MFU, 1,011,122 at 2.5 an hour" in rest
     for part in ("+18.6", "chinchilla_70b (best)", "over-training", "at most 1% more compute"):
         assert part in rest
     assert "kWh" not in rest
-    assert max(map(len, out.splitlines())) <= 150
+    assert max(len(line) for line in out.splitlines() if not line.startswith("note: ")) <= 150
 
 
 def test_the_answer_as_json(say):
@@ -377,6 +378,22 @@ def test_next_runs_are_shown_and_written(say, fits):
     told = say("design frontier=fits budget_flops=1e23 n_runs=3 spend=1e21 format=json").json
     assert [step["run"]["N"] for step in told["steps"]] == [float(row["N"]) for row in rows]
     assert told["width"] > widths[0]
+    assert told["cost"]["flops"] == pytest.approx(sum(float(row["C"]) for row in rows))
+    assert [step["narrows"] for step in told["steps"]] == [float(row["narrows"]) for row in rows]
+    assert told["interval80"][0] < told["N_opt"] < told["interval80"][1]
+
+
+def test_a_design_states_what_it_costs_and_what_it_gains(say, fits):
+    words = "design frontier=fits budget_flops=1e23 n_runs=3"
+    out = say(f"{words} rates.price_per_device_hour=2.5").out
+    told = say(f"{words} format=json rates.price_per_device_hour=2.5").json
+    first, *_, last = told["steps"]
+    assert f"a factor {told['width']:.3g} (90th over 10th percentile, the fit's bootstrap)" in out
+    assert f"from a factor {told['width']:.3g} to {last['width']:.3g} (" in out
+    assert f" {first['narrows']:.1%} " in out
+    assert "at 2.5 an hour" in out
+    assert " price " in out
+    assert " price " not in say(words).out
 
 
 def test_a_run_proposed_twice_is_meant_with_another_seed(say, fits):
@@ -441,6 +458,7 @@ def test_a_prediction_is_held_against_what_came(say, prediction, tmp_path):
     assert "unchanged" in said.out
     assert "1 of 1 runs lie inside their 95% interval" in said.out
     assert "note: flop_convention, n_convention, loss_kind not compared" in said.out
+    assert said.out.count("note: these results have no time recorded") == 1
     (run,) = say(f"score prediction={prediction} observations=came.csv format=json").json["runs"]
     assert run["inside"] is True
     assert abs(run["percent"]) < 2
@@ -457,7 +475,8 @@ def test_a_runs_own_result_is_scored(say, prediction, tmp_path):
         final_loss_steps=50, held_out_loss={"a": L + 1}, held_out_tokens={"a": 1},
         bits_per_byte={"a": 1.0}, n_params=spec.N, n_params_non_embedding=1, steps_done=spec.steps,
         flops_spent=spec.C, wall_seconds=1.0, tokens_per_second=1.0, mfu=None, peak_memory_bytes=1,
-        device="cpu", versions={}, git="", started_utc="", finished_utc="",
+        device="cpu", versions={}, git="", started_utc="2099-01-01T00:00:00Z",
+        finished_utc="2099-01-01T00:00:09Z",
     )  # fmt: skip
     cell = tmp_path / "cell"
     cell.mkdir()
@@ -471,6 +490,9 @@ def test_a_runs_own_result_is_scored(say, prediction, tmp_path):
         "runs"
     ]
     assert held["inside"] is False
+    replace(result, finished_utc="2020-01-01T00:00:09Z").save(cell)
+    said = say(f"score prediction={prediction} result=cell")
+    one_line(said, 2, "finished at 2020-01-01T00:00:09Z, before this prediction was made")
     replace(result, status="diverged", reason="NaN", final_loss=None).save(cell)
     one_line(say(f"score prediction={prediction} result=cell"), 2, "this run diverged (NaN)")
     one_line(say(f"score prediction={prediction} result=cell/spec.json"), 2, "result.json")
@@ -482,6 +504,18 @@ def test_a_result_far_off_is_a_verdict_not_an_error(say, prediction, tmp_path):
     assert said.code == 0
     assert "OUTSIDE" in said.out
     assert "0 of 1 runs lie inside" in said.out
+
+
+def test_a_table_that_holds_fitted_runs_is_not_scored(say, prediction):
+    for table in ("runs.csv", "fits/observations.csv"):
+        said = say(f"score prediction={prediction} observations={table}")
+        one_line(said, 2, "35 of 35 runs (r0, ...) were part of the fit")
+
+
+def test_a_prediction_needs_the_runs_that_were_fitted(say, fits):
+    (fits / "observations.csv").unlink()
+    said = say("predict budget_flops=1e21 frontier=fits preregister=true")
+    one_line(said, 2, "observations.csv does not exist")
 
 
 def test_a_changed_prediction_is_not_scored(say, prediction, tmp_path):

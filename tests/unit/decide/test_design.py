@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from chinchilla.decide.design import (
+    best_sizes,
     candidates,
     gradient,
     jacobian,
@@ -114,6 +115,12 @@ def test_each_run_narrows_the_interval_and_stays_in_its_limits(sweep, fitted):
     assert len(found.steps) == 5
     assert all(b < a for a, b in pairwise(widths))
     assert found.steps[-1].spent <= 5 * sweep.C.max() * (1 + 1e-12)
+    assert found.interval80 == pytest.approx([float(low), float(high)], rel=1e-5)
+    last = found.steps[-1]
+    assert found.interval80[0] < last.interval80[0] < found.N_opt < last.interval80[1]
+    assert last.interval80[1] / last.interval80[0] == pytest.approx(last.width)
+    narrowed = 1 - np.log(last.width) / np.log(found.width)
+    assert sum(step.narrows for step in found.steps) == pytest.approx(narrowed)
     for step in found.steps:
         run = step.run
         assert 5 <= run.D / run.N * (1 + 1e-9)
@@ -122,19 +129,55 @@ def test_each_run_narrows_the_interval_and_stays_in_its_limits(sweep, fitted):
         assert pytest.approx(6 * run.N * run.D, rel=1e-9) == run.C
 
 
-def spread_after(sweep: Observations, extra: list, n_draws: int = 80) -> float:
-    """Standard deviation of ln N_opt(C*) over refits of the sweep with `extra` runs."""
+@pytest.mark.parametrize(("ratios", "at_an_edge"), [((0.0, 0.0), 1), ((1.0, 1000.0), 0)])
+def test_proposed_runs_do_not_end_in_the_corners_of_their_limits(sweep, fitted, ratios, at_an_edge):
+    """On both sides of the best size, far above the cheapest C; with wide limits at none of them."""
+    found = propose(fitted, sweep, C_STAR, sizes_of(sweep, None, SHAPES), ratios=ratios)
+    low, high = found.limits["tokens_per_param"]
+    inside = [1.1 * low < s.run.D / s.run.N < high / 1.1 for s in found.steps]
+    off = [np.log(s.run.N / allocate(fitted.law, s.run.C).N) for s in found.steps]
+    assert inside.count(False) <= at_an_edge
+    assert min(s.run.C for s in found.steps) > 100 * found.limits["C"][0]
+    assert min(off) < 0 < max(off)
+
+
+def spread_after(sweep: Observations, extra: list, n_draws: int = 80, misfit: float = 0.0) -> float:
+    """Root mean square error of ln N_opt(C*) over refits of the sweep with `extra` runs.
+
+    Losses are the law's times exp(misfit * |w|^3), w = ln N / N_opt at the run's C: N_opt(C*) is the
+    law's all the same.
+    """
     N = np.append(sweep.N, [run.N for run in extra])
     D = np.append(sweep.D, [run.D for run in extra])
+    off = np.log(N / best_sizes(LAW, 6 * N * D, None))
     rng = np.random.default_rng(5)
     found = []
     for _ in range(n_draws):
-        L = LAW(N, D) * np.exp(NOISE * rng.normal(size=len(N)))
+        L = LAW(N, D) * np.exp(misfit * np.abs(off) ** 3 + NOISE * rng.normal(size=len(N)))
         laws = refit_loss_law(N, D, L, np.ones((1, len(N))), LAW)
         if laws.converged[0]:
-            found.append(np.log(allocate(laws.law(0), C_STAR).N))
+            found.append(np.log(allocate(laws.law(0), C_STAR).N / allocate(LAW, C_STAR).N))
     assert len(found) > 0.9 * n_draws
-    return float(np.std(found))
+    return float(np.sqrt(np.mean(np.square(found))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("misfit", [0.01, -0.01])
+def test_where_the_law_fails_away_from_the_best_size_the_runs_help_more(sweep, misfit, monkeypatch):
+    """Against the design that trusts the law everywhere, with tokens per parameter from 2 to 200."""
+    off = np.log(sweep.N / best_sizes(LAW, sweep.C, None))
+    bent = replace(sweep, L=sweep.L * np.exp(misfit * np.abs(off) ** 3))
+    fit = fit_parametric(bent, n_bootstrap=40)
+
+    def error() -> float:
+        sizes = sizes_of(bent, None, SHAPES)
+        found = propose(fit, bent, C_STAR, sizes, ratios=(2, 200))
+        return spread_after(sweep, [step.run for step in found.steps], misfit=misfit)
+
+    before, ours = spread_after(sweep, [], misfit=misfit), error()
+    monkeypatch.setattr("chinchilla.decide.design.MISFIT", 1e-6)
+    assert ours < 0.85 * before
+    assert ours < 0.85 * error()
 
 
 @pytest.mark.slow
@@ -152,6 +195,17 @@ def test_the_proposed_runs_beat_random_ones_of_the_same_cost(sweep, fitted):
     assert designed < 0.9 * min(chance)
     promised = np.log(found.steps[-1].width) / np.log(found.width)
     assert designed / spread_after(sweep, []) == pytest.approx(promised, rel=0.25)
+
+
+def test_many_runs_enter_as_few_that_stand_for_several(sweep, fitted, monkeypatch):
+    """The interval that is expected hardly moves when 80 of 140 runs are thinned away."""
+    N = np.repeat(np.geomspace(5e7, 1.5e9, 20), 7)
+    many = runs(N, N * np.tile(np.geomspace(8, 90, 7), 20))
+    sizes = sizes_of(many, None, SHAPES)
+    whole = propose(fitted, many, C_STAR, sizes).steps[-1].width
+    monkeypatch.setattr("chinchilla.decide.design.MOST_MEASURED", 60)
+    thinned = propose(fitted, many, C_STAR, sizes).steps[-1].width
+    assert np.log(thinned) == pytest.approx(np.log(whole), rel=0.1)
 
 
 def test_without_a_bootstrap_the_width_is_reckoned_from_the_residuals(sweep):

@@ -8,7 +8,7 @@ import pytest
 from chinchilla.config import RatesConfig
 from chinchilla.decide.answer import Ground, for_budget, for_target
 from chinchilla.decide.options import allocate
-from chinchilla.decide.predict import predictions
+from chinchilla.decide.predict import left_out, predictions
 from chinchilla.decide.resampled import ResampledLaws
 from chinchilla.fit import Fits, Frontier, LossLaw, fit_isoflop, fit_parametric
 from chinchilla.fit.loss_law import flops_at
@@ -84,11 +84,26 @@ def test_a_budget_below_the_runs_says_how_far():
     assert row.beyond == pytest.approx(0.01, rel=0.01)
 
 
-def test_a_published_law_says_how_far_it_is_carried():
-    rows = {row.by: row for row in predictions([1e20, 5.76e23])[7:]}
-    assert rows["law hoffmann"].beyond == pytest.approx(44.3, rel=1e-3)
-    assert rows["law muennighoff"].beyond == pytest.approx(576, rel=1e-3)
-    assert all(row.beyond is None for row in predictions([1e20]) if row.by.startswith("law"))
+def test_a_published_answer_is_given_near_its_own_runs_only():
+    """Figure 4's runs end at 1.3e22 FLOPs, Muennighoff's at 1e21, Kaplan's at 1.2e21."""
+    assert len(predictions([1e20])) == 7
+    assert all(row.beyond is None for row in predictions([1e20]))
+    assert left_out(1e20) == ""
+    rows = {row.by: row for row in predictions([1e23])}
+    assert rows["law hoffmann"].beyond == pytest.approx(1e23 / 1.3e22)
+    assert set(rows).isdisjoint({"law muennighoff", "Kaplan 2020 (section D.4)"})
+    assert left_out(1e23) == (
+        "not shown, over 10x outside of their runs: Kaplan 2020 (83.3x); muennighoff (100x)."
+    )
+    assert predictions([5.76e23]) == []
+    assert "paper approach 2, hoffmann, hoffmann_rounded, besiroglu (44.3x)" in left_out(5.76e23)
+    assert [row.by for row in predictions([1e17])] == ["Kaplan 2020 (section D.4)"]
+
+
+def test_the_published_law_that_was_asked_for_is_given_at_any_C():
+    (row,) = predictions([5.76e23], asked="law hoffmann")
+    assert row.beyond == pytest.approx(44.3, rel=1e-3)
+    assert "hoffmann," not in left_out(5.76e23, "law hoffmann")
 
 
 def test_kaplans_line_stands_beside_the_papers():

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from chinchilla.decide.predict import predictions
-from chinchilla.decide.preregister import digest, load, record_of, save, score, unsaid
+from chinchilla.decide.preregister import (
+    digest,
+    load,
+    record_of,
+    refuse_known,
+    save,
+    score,
+    unsaid,
+)
 from chinchilla.decide.resampled import ResampledLaws
 from chinchilla.errors import InputError
 from chinchilla.fit import fit_parametric
@@ -34,16 +42,19 @@ def record(tmp_path_factory) -> dict:
     fit = fit_parametric(obs, n_bootstrap=300)
     fits = Fits.of({"parametric": fit}, {}, obs)
     file = tmp_path_factory.mktemp("fits") / "frontier.json"
-    fits.save(file)
+    obs.save(file.parent / "observations.csv")
+    fits.with_runs(file.parent / "observations.csv").save(file)
     resampled = ResampledLaws.of(fit)
     rows = predictions([1e21], fits)
     said = fit.conventions
-    return record_of(rows, fit.law, "approach 3", resampled, None, file, said, {"n": 1})
+    return record_of(rows, fit.law, "approach 3", resampled, None, file, said, {"n": 1}, obs)
 
 
 def test_it_is_dated_in_utc_and_says_what_it_stands_on(record):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", record["made_utc"])
     assert re.fullmatch(r"[0-9a-f]{64}", record["frontier_sha256"])
+    assert re.fullmatch(r"[0-9a-f]{64}", record["observations_sha256"])
+    assert len(record["fitted_runs"]) == 40
     assert set(record["versions"]) == {"chinchilla", "python", "numpy"}
     assert record["predictions"][0]["by"] == "this data, parametric"
 
@@ -154,6 +165,9 @@ def test_what_is_not_said_is_noted_and_does_not_stop_a_score(record):
         ("log_residuals", {"a": 1}),
         ("flops_per_token", {"log_N": []}),
         ("made_utc", 3),
+        ("made_utc", "yesterday"),
+        ("fitted_runs", None),
+        ("fitted_runs", [1]),
         ("loss_kind", None),
     ],
 )
@@ -182,3 +196,46 @@ def test_without_a_law_there_is_no_loss_to_score(record):
 def test_without_resamples_there_is_no_verdict(record):
     (row,) = score({**record, "resampled_laws": []}, runs([5e8], [1e10]))
     assert (row.ci95, row.inside) == (None, None)
+
+
+def test_a_prediction_of_schema_1_is_refused_by_its_reason(record, tmp_path):
+    old = {k: v for k, v in record.items() if k not in ("fitted_runs", "observations_sha256")}
+    old["schema"] = 1
+    (tmp_path / "p.json").write_text(json.dumps({**old, "sha256": digest(old)}))
+    with pytest.raises(InputError, match="schema 1, which does not hold the runs that were fitted"):
+        load(tmp_path / "p.json")
+
+
+def test_a_run_that_was_fitted_is_no_test_under_any_name(record):
+    N = np.repeat(np.geomspace(5e7, 2e9, 8), 5)
+    fitted = runs(N, N * np.tile([5, 10, 20, 40, 80], 8))
+    new = runs([5e8], [1e10], seed=4)
+    assert len(refuse_known(record, new)) == 1  # a note: the table has no times
+    for k in (0, 17, 39):
+        one = replace(fitted.where(np.array([k])), run_id=np.array(["renamed"]))
+        with pytest.raises(InputError, match=r"1 of 1 runs \(renamed\) were part of the fit"):
+            refuse_known(record, one)
+    with pytest.raises(InputError, match=r"40 of 40 runs \(r0, \.\.\.\) were part"):
+        refuse_known(record, fitted)
+    again = runs(fitted.N, fitted.D, seed=1)  # other seeds of the same sizes are new runs
+    assert len(refuse_known(record, again)) == 1
+
+
+@pytest.mark.parametrize(
+    ("times", "notes"),
+    [
+        (("2026-05-01T12:00:01Z", "2026-05-01T13:00:00+00:00"), 0),
+        (("2026-05-01T11:00:00Z", "2026-05-01T12:00:01Z"), 1),  # under way at the time
+        (("", ""), 1),
+        (("2026-05-01T10:00:00Z", "2026-05-01T12:00:00Z"), None),
+        (("2026-05-01T11:00:00Z", "2026-05-01T13:00:00+02:00"), None),
+    ],
+)
+def test_a_run_that_finished_before_the_prediction_is_refused(record, times, notes):
+    dated = {**record, "made_utc": "2026-05-01T12:00:00Z"}
+    new = runs([5e8], [1e10], seed=4)
+    if notes is None:
+        with pytest.raises(InputError, match=r"r0 finished at .* before this prediction was made"):
+            refuse_known(dated, new, [times])
+    else:
+        assert len(refuse_known(dated, new, [times])) == notes

@@ -92,10 +92,20 @@ def test_unfinished_runs_are_drawn_apart(world):
     assert len(figure.axes[0].get_lines()) == 21 + 1 + 2  # runs, the diverged one, envelope
 
 
-def test_every_approach_and_the_papers_lines_are_in_the_legend(world):
+def test_every_approach_is_in_the_legend_and_the_papers_lines_near_its_own_runs(world):
+    """Runs at 1e13 to 3e14 FLOPs, and the same points at 1e18 to 3e19: the paper's are 1.4e18 and up."""
     texts = legend_texts(optimal_sizes(world.frontiers))
     assert sum("ours" in t for t in texts) == 3
-    assert sum("paper" in t for t in texts) == 3
+    assert sum("paper" in t for t in texts) == 0
+    larger = {
+        name: replace(f, points=[replace(p, C=1e5 * p.C) for p in f.points])
+        for name, f in world.frontiers.items()
+    }
+    figure = optimal_sizes(larger)
+    assert sum("paper" in t for t in legend_texts(figure)) == 3
+    for line in figure.axes[0].get_lines():
+        if "paper" in line.get_label():
+            assert min(line.get_xdata()) >= 1.4e17
 
 
 def test_lines_are_thick_over_their_points_and_thin_beyond(world):

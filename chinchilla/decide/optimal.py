@@ -1,0 +1,88 @@
+"""Which runs make a target known best: V-optimal choice with a law that may be wrong.
+
+The loss of a run at x is taken as f(x; theta) + delta(x) + noise: the law near its fit, with a weak
+normal prior on theta; a Gaussian process delta for what the law misses, so that runs far from the
+target say less about it and neighbouring runs share their error (universal kriging; Sacks et al. 1989);
+and independent noise. All of it is normal, so the variance of a target after one more run is known
+before its loss is, and the best next run lowers the summed variance of the targets most (V-optimal).
+With delta = 0 this is the usual V-optimal design, which prefers extreme runs: the law is then trusted
+everywhere. NumPy only.
+"""
+
+import numpy as np
+
+LENGTH = 1.0  # distance, in standard deviations of ln x over all places, at which delta changes
+MISFIT = 0.5  # share of the residual variance taken as delta, the rest as noise
+
+
+def coordinates(log_x: np.ndarray) -> np.ndarray:
+    """(n, d) ln x of all places and targets -> the same, each column with standard deviation 1."""
+    sd = log_x.std(axis=0)
+    return log_x / np.where(sd > 0, sd, 1.0)
+
+
+def kernel(Z: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """(n, k) correlation of delta at (n, d) and (k, d) coordinates."""
+    square = (Z**2).sum(1)[:, None] + (others**2).sum(1) - 2 * Z @ others.T
+    return np.exp(-np.maximum(square, 0.0) / (2 * LENGTH**2))
+
+
+class Knowledge:
+    """What is known of targets and of possible runs, as a normal distribution.
+
+    Attributes:
+        target: (t,) variance of each target.
+        variance: (n,) variance of the expected loss at each place.
+        cross: (t, n) covariance of targets and losses.
+    """
+
+    def __init__(
+        self,
+        J: np.ndarray,
+        Z: np.ndarray,
+        target_J: np.ndarray,
+        target_delta: np.ndarray,
+        target_own: np.ndarray,
+        noise: float | np.ndarray,
+        misfit: float,
+        growth: np.ndarray,
+    ) -> None:
+        """Before any run is measured.
+
+        Args:
+            J: (n, p) derivatives of the loss by theta, each times the prior standard deviation.
+            Z: (n, d) coordinates of the places, from `coordinates`.
+            target_J: (t, p) derivatives of the targets, scaled alike.
+            target_delta: (t, n) covariance of each target's part in delta and delta at the places,
+                for a delta of variance 1.
+            target_own: (t,) variance of that part.
+            noise: variance of one run's noise, for all places or (n,).
+            misfit: variance of delta where growth is 1.
+            growth: (n,) standard deviation of delta at the places, relative to that at the targets.
+        """
+        self._J, self._Z, self._misfit, self._growth = J, Z, misfit, growth
+        self._noise = np.broadcast_to(np.asarray(noise, float), len(J))
+        self._factors = np.zeros((0, len(J)))
+        self.variance = np.einsum("ij,ij->i", J, J) + misfit * growth**2
+        self.cross = target_J @ J.T + misfit * target_delta
+        self.target = np.einsum("ij,ij->i", target_J, target_J) + misfit * target_own
+
+    def measure(self, which: np.ndarray) -> None:
+        """Take the runs at these places as measured; a place may be measured again."""
+        covariance = self._J @ self._J[which].T
+        growth = self._growth[:, None] * self._growth[which]
+        covariance += self._misfit * growth * kernel(self._Z, self._Z[which])
+        covariance -= self._factors.T @ self._factors[:, which]
+        own = covariance[which]
+        rounding = 1e-12 * float(np.diag(own).max())
+        lower = np.linalg.cholesky(own + np.diag(self._noise[which] + rounding))
+        both = np.vstack([covariance, self.cross[:, which]]).T  # (k, n + t)
+        factors, of_targets = np.split(np.linalg.solve(lower, both), [len(self._J)], axis=1)
+        self.variance = np.maximum(self.variance - (factors**2).sum(0), 0.0)
+        self.cross = self.cross - of_targets.T @ factors
+        self.target = self.target - (of_targets**2).sum(0)
+        self._factors = np.vstack([self._factors, factors])
+
+    def gain(self) -> np.ndarray:
+        """(n,) what one run at each place takes off the summed variance of the targets."""
+        return np.asarray((self.cross**2).sum(0) / (self.variance + self._noise))
