@@ -23,7 +23,7 @@ READINGS = {  # name in details["readings"] -> in words
     "tail": "the last 15% of each run",
     "hull": "the convex hull",
 }
-HULL_BIAS = 0.07  # up to which the hull's a is off on curves of a known law
+HULL_BIAS = 0.06  # how far the hull's a is off on curves of a known law
 
 Lines = tuple[
     tuple[float, float], tuple[float, float]
