@@ -19,6 +19,7 @@ N_CONVENTIONS = ("unknown", "total", "non_embedding")  # how N is counted
 LOSSES = ("train", "heldout")
 OBJECTIVES = ("huber", "lad", "least_squares")  # of approach 3
 ENVELOPE_PARTS = ("all", "tail", "hull")
+ENVELOPE_SCHEDULES = ("matched", "constant")  # of the learning rate, along the curves of approach 1
 ISOFLOP_PROFILES = ("exact", "parabola")
 ISOFLOP_INTERVALS = ("wild", "pairs")
 ISOFLOP_WINDOWS = ("auto", "all")  # or a width in ln N
@@ -28,6 +29,7 @@ RESAMPLINGS = ("bayesian", "pairs", "by_size", "by_budget", "stratified", "subsa
 
 CHOICES = {  # setting of a fit -> what it may be
     "part": ENVELOPE_PARTS,
+    "schedule": ENVELOPE_SCHEDULES,
     "profile": ISOFLOP_PROFILES,
     "interval": ISOFLOP_INTERVALS,
     "objective": OBJECTIVES,
@@ -62,6 +64,11 @@ def check_settings(prefix: str = "", **settings: Any) -> None:
         else:
             assert name == "seed"
             whole(key, value)
+    if (settings.get("part"), settings.get("schedule")) == ("tail", "constant"):
+        raise InputError(
+            f"{prefix}part=tail is for learning rates that decay to the end of each run, and "
+            f"{prefix}schedule=constant says that they do not. Leave one out."
+        )
     if settings.get("method") == "paper" and settings.get("objective", "huber") != "huber":
         raise InputError(
             f"method=paper minimises huber, not {settings['objective']}. Leave one out."
@@ -106,6 +113,7 @@ class FitCommand:
     smooth_steps: float = 10.0  # approach 1: Gaussian window over a training curve, in points
     envelope_points: int = 1_500  # approach 1: log-spaced FLOP values
     envelope_part: str = "all"  # approach 1: of the curves, all, tail (last 15%) or hull
+    envelope_schedule: str = "matched"  # approach 1: matched (rates decay to each end) or constant
     isoflop_profile: str = "exact"  # approach 2: exact (no bias) or parabola (the paper's)
     isoflop_window: str = "auto"  # approach 2: sizes used: auto, all, or a width in ln N
     isoflop_interval: str = "wild"  # approach 2: wild (covers), or pairs (of runs; too wide)
@@ -138,7 +146,7 @@ class FitCommand:
                 "[2,200]."
             )
         choice("loss", self.loss, LOSSES)
-        check_settings("envelope_", part=self.envelope_part)
+        check_settings("envelope_", part=self.envelope_part, schedule=self.envelope_schedule)
         isoflop = ("profile", "window", "interval")
         check_settings("isoflop_", **{name: getattr(self, f"isoflop_{name}") for name in isoflop})
         names = ("n_bootstrap", "seed", "objective", "method", "resampling", "target_flops")

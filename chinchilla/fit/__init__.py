@@ -50,6 +50,7 @@ def fit_all(finals: Observations, curves: Observations | None, command: FitComma
             "smooth_steps": command.smooth_steps,
             "envelope_points": command.envelope_points,
             "part": command.envelope_part,
+            "schedule": command.envelope_schedule,
         },
         "isoflop": {
             "profile": command.isoflop_profile,

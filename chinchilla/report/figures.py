@@ -31,7 +31,7 @@ from chinchilla.report.style import (
     power_of_ten,
     sequential,
 )
-from chinchilla.report.tables import LABELS, published_near
+from chinchilla.report.tables import LABELS, name_of, published_near
 from chinchilla.shapes import flops_per_token
 
 N_LABEL = "N, parameters"
@@ -328,7 +328,7 @@ def optimal_sizes(frontiers: Mapping[str, Frontier]) -> Figure | None:
             style: dict[str, Any] = {"color": color, "markeredgecolor": "white"}
             ax.plot(
                 [], [], marker=MARKERS[approach] if own else "", linewidth=width, markersize=8,
-                markeredgewidth=0.5, label=f"{LABELS[approach]}, ours", **style,
+                markeredgewidth=0.5, label=f"{name_of(approach, f)}, ours", **style,
             )  # fmt: skip
             shown.append(law(grid))
             if own:

@@ -20,7 +20,7 @@ from chinchilla.fit.loss_fit import fit_loss_law
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.fit.paper_search import paths, search
 from chinchilla.observations import Observations
-from chinchilla.report.tables import flops
+from chinchilla.report.tables import flops, name_of
 from chinchilla.units import count
 
 SIZES = tuple(row[0] for row in paper.TABLE_3)  # parameters of Tables 3 and A3
@@ -117,7 +117,8 @@ def reproduce(
     for published in paper.TABLE_2:
         for name, frontier in fits.items():
             if name.partition(",")[0] == published.approach:
-                rows.append(_our_row(published.label, frontier, len(jobs[name][1].finals())))
+                label = name_of(published.approach, frontier)
+                rows.append(_our_row(label, frontier, len(jobs[name][1].finals())))
         rows.append(_paper_row(published))
     projections = [
         *_projections("Table 3", fits.get("envelope"), [row[1:3] for row in paper.TABLE_3]),
@@ -290,7 +291,8 @@ def markdown(found: Reproduced) -> str:
     """Tables 2, 3 and A3 as text, ours over the paper's."""
     lines = ["Table 2: N_opt ~ C^a, D_opt ~ C^b", ""]
     head = ("approach", "", "runs", "a", "80%", "95%", "b", "80%", "95%", "N_opt at 5.76e23")
-    lines += _aligned([head, *map(_cells, found.rows)])
+    above = [None, *found.rows]
+    lines += _aligned([head, *map(_cells, found.rows, above)])
     for name in dict.fromkeys(p.table for p in found.projections):
         lines += ["", f"{name}: FLOPs and tokens at which a size is optimal", ""]
         table = [("N", "C, ours", "80%", "C, paper", "D, ours", "D, paper")]
@@ -308,10 +310,11 @@ def markdown(found: Reproduced) -> str:
     return "\n".join([*lines, *(["", why] if why else [])]) + "\n"
 
 
-def _cells(row: Row) -> tuple[str, ...]:
-    first = row.whose == "ours" or row.approach.startswith("Kaplan")
+def _cells(row: Row, above: Row | None) -> tuple[str, ...]:
+    """A row of Table 2; the paper's does not repeat the name of ours above it."""
+    same = row.whose == "paper" and above is not None and row.approach == above.approach
     return (
-        row.approach if first else "",
+        "" if same else row.approach,
         row.whose,
         row.data + (f" ({row.note})" if row.note else ""),
         *(_number(row.a), _range(row.a_80), _range(row.a_95)),

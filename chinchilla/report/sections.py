@@ -20,7 +20,7 @@ from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier, PowerLaw
 from chinchilla.observations import Observations
 from chinchilla.records import RunResult
-from chinchilla.report.tables import LABELS, PAPER_ROWS, Cell, Table, flops
+from chinchilla.report.tables import PAPER_ROWS, Cell, Table, flops, name_of
 from chinchilla.units import count, duration
 
 FLOP_TEXT = {
@@ -69,11 +69,11 @@ def agreement(frontiers: Mapping[str, Frontier]) -> str:
     if chosen is None:
         return ""
     law, published = frontiers[chosen].N_opt, PAPER_ROWS[chosen].a
-    text = f"Approach {LABELS[chosen]}; brackets hold the middle 80% of bootstrap fits."
+    text = f"Approach {name_of(chosen, frontiers[chosen])}; brackets hold the middle 80% of bootstrap fits."
     if law.p10 is not None and law.p90 is not None:
         where = "inside" if law.p10 <= published <= law.p90 else "outside"
         text += f" The paper's exponent of N_opt by this approach, {published:.2f}, lies {where} that interval."
-    others = [f"{_short(f.N_opt)} ({LABELS[a]})" for a, f in frontiers.items() if a != chosen]
+    others = [f"{_short(f.N_opt)} ({name_of(a, f)})" for a, f in frontiers.items() if a != chosen]
     if others:
         text += f" The other {'approaches say' if len(others) > 1 else 'approach says'} "
         text += " and ".join(others) + "."
@@ -125,7 +125,7 @@ def notes(results: Sequence[RunResult], fits: Fits) -> list[tuple[str, str]]:
     said: dict[str, list[str]] = {}  # what several approaches say is said once
     for approach, f in fits.fitted.items():
         for text in [*f.warnings, *(f"not used: {text}" for text in f.refusals)]:
-            said.setdefault(text[:1].upper() + text[1:], []).append(LABELS[approach])
+            said.setdefault(text[:1].upper() + text[1:], []).append(name_of(approach, f))
     notes += [("; ".join(who), text) for text, who in said.items()]
     lost = [r for r in results if r.status != "finished"]
     if lost:
@@ -181,7 +181,7 @@ def settings(frontiers: Mapping[str, Frontier]) -> Table:
     rows = [
         [Cell(key), *(Cell(flat[a].get(key, "–"), None, "text") for a in frontiers)] for key in keys
     ]
-    return Table(["Setting", *(LABELS[a] for a in frontiers)], rows)
+    return Table(["Setting", *(name_of(a, f) for a, f in frontiers.items())], rows)
 
 
 def environment(results: Sequence[RunResult], meta: Mapping[str, Any]) -> list[tuple[str, str]]:

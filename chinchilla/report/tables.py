@@ -26,6 +26,8 @@ from chinchilla.units import count
 PAPER_ROWS = {row.approach: row for row in paper.TABLE_2}
 LABELS = {approach: PAPER_ROWS[approach].label for approach in APPROACHES}
 SHORT_LABELS = {"envelope": "1 envelope", "isoflop": "2 isoflop", "parametric": "3 parametric"}
+RUN_ENDS = "1. Minimum over ends of runs (no curves)"  # approach 1 where runs had none
+SHORT_RUN_ENDS = "1 run ends"
 MAX_ROWS = 12  # of a list that would otherwise be as long as the envelope's 1500 points
 
 
@@ -50,6 +52,19 @@ class Table:
         return [
             any(row[i].value is not None for row in self.rows) for i in range(len(self.columns))
         ]
+
+
+def name_of(approach: str, fitted: Frontier | None = None, short: bool = False) -> str:
+    """What an approach is called in tables, figures and notes.
+
+    Args:
+        approach: a key of LABELS; any other name is returned as it is.
+        fitted: what it found; approach 1 without curves has another name.
+        short: as in a terminal's table.
+    """
+    if fitted is not None and fitted.settings.get("endpoints_only"):
+        return SHORT_RUN_ENDS if short else RUN_ENDS
+    return (SHORT_LABELS if short else LABELS).get(approach, approach)
 
 
 def ratio(x: float) -> str:
@@ -106,9 +121,10 @@ def table2(frontiers: Mapping[str, Frontier], refusals: Mapping[str, str]) -> Ta
             a, b = (Cell(exponent(law), law.exponent, "ours") for law in (ours.N_opt, ours.D_opt))
         else:
             a = b = Cell(_absent(approach, refusals), None, "muted")
+        differs = "; ours: over ends of runs" if name_of(approach, ours) == RUN_ENDS else ""
         rows.append(
             [
-                Cell(published.label),
+                Cell(f"{published.label}{differs}"),
                 a,
                 Cell(_published(published.a, published.a_p10, published.a_p90), published.a),
                 b,
@@ -134,12 +150,12 @@ def table2_text(fits: Fits, width: int = 80) -> str:
     """
     frontiers, refusals = fits.fitted, {a: r.reason for a, r in fits.refused.items()}
     rows = [("", "", "a  (N_opt ~ C^a)", "b  (D_opt ~ C^b)")]
-    for row in table2(frontiers, refusals).rows:
-        approach = next(p.approach for p in paper.TABLE_2 if p.label == row[0].text)
-        label = SHORT_LABELS.get(approach, row[0].text)
+    for approach, row in zip(PAPER_ROWS, table2(frontiers, refusals).rows, strict=True):
         if approach in APPROACHES:
-            rows.append((label, "ours", row[1].text, row[3].text))
-            rows.append(("", "paper", row[2].text, row[4].text))
+            ours = name_of(approach, frontiers.get(approach), short=True)
+            theirs = name_of(approach, short=True)
+            rows.append((ours, "ours", row[1].text, row[3].text))
+            rows.append(("" if ours == theirs else theirs, "paper", row[2].text, row[4].text))
         else:
             rows.append(("Kaplan 2020", "", row[2].text, row[4].text))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
@@ -150,7 +166,7 @@ def table2_text(fits: Fits, width: int = 80) -> str:
     lines.insert(1, "-" * max(map(len, lines)))
     for approach, f in frontiers.items():
         if f.N_opt.p10 is not None:
-            said = f"[{SHORT_LABELS[approach]}] {f.settings.get('interval', 'interval not stated')}"
+            said = f"[{name_of(approach, f, short=True)}] {f.settings.get('interval', 'interval not stated')}"
             lines += textwrap.wrap(said, max(width, 40), subsequent_indent="  ")
     for approach, reason in refusals.items():
         said = f"{SHORT_LABELS.get(approach, approach)} refused: {reason}"
@@ -162,11 +178,11 @@ def intervals(frontiers: Mapping[str, Frontier]) -> Table:
     """Every approach's interval of a, and the other ways to it that were compared."""
     rows = []
     for approach, f in frontiers.items():
-        label = Cell(LABELS.get(approach, approach))
+        name = Cell(name_of(approach, f))
         if f.N_opt.p10 is not None:
             method = Cell(f"used: {f.settings.get('interval', 'not stated')}", None, "text")
             pairs = ([f.N_opt.p10, f.N_opt.p90], f.N_opt.ci95)
-            rows.append([label, method, *map(_pair, pairs), Cell("–"), Cell("–")])
+            rows.append([name, method, *map(_pair, pairs), Cell("–"), Cell("–")])
         sizes = {i.method: i for i in f.intervals if i.of == "N_opt"}
         for i in (i for i in f.intervals if i.of == "a"):
             N = sizes.get(i.method)
@@ -175,7 +191,7 @@ def intervals(frontiers: Mapping[str, Frontier]) -> Table:
                 Cell("–") if N is None or N.ci95 is None else Cell(" to ".join(map(count, N.ci95)))
             )
             rows.append([
-                label, Cell(i.method, None, "text"), _pair([i.p10, i.p90]), _pair(i.ci95), at, both,
+                name, Cell(i.method, None, "text"), _pair([i.p10, i.p90]), _pair(i.ci95), at, both,
             ])  # fmt: skip
     return Table(["Approach", "Method", "a, 80%", "a, 95%", "C, FLOPs", "N_opt at C, 95%"], rows)
 
@@ -217,7 +233,7 @@ def predictions(fits: Fits, budgets: Sequence[float]) -> Table:
         rows.append(
             [
                 Cell(flops(p.C), p.C),
-                Cell(LABELS.get(approach, approach)),
+                Cell(name_of(approach, fits.fitted.get(approach))),
                 Cell(_with_band(p.N, p.N_p10, p.N_p90), p.N),
                 Cell(_with_band(p.D, p.D_p10, p.D_p90), p.D),
                 Cell(ratio(p.D / p.N), p.D / p.N),
@@ -237,7 +253,7 @@ def frontier_points(frontiers: Mapping[str, Frontier]) -> Table:
     """The points each line was fitted through; of a long envelope, twelve evenly spaced."""
     rows = [
         [
-            Cell(LABELS.get(approach, approach)),
+            Cell(name_of(approach, f)),
             _budget(p.budget_flops),
             Cell(flops(p.C), p.C),
             *_sizes(p.N, p.D),

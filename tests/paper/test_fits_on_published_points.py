@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from chinchilla.errors import FitError
 from chinchilla.fit import Frontier, LossLaw, fit_envelope, fit_isoflop, fit_parametric
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.fit.parametric import fit_loss_law
@@ -301,8 +302,26 @@ def test_approach_1_on_whole_public_curves_says_how_little_they_cover():
     assert fit.n_runs == 30
     assert fit.details["sizes_on_envelope"] == 3
     assert fit.details["tail_share"] < 0.5
+    assert fit.N_opt.exponent == pytest.approx(0.51, abs=0.01)
+    assert fit.N_opt.ci95[0] < 0.5 < fit.N_opt.ci95[1]
     assert any("in mid-run" in w for w in fit.warnings)
     assert any("was not fitted" in w for w in fit.warnings)
+
+
+def test_approach_1_on_curves_at_a_constant_rate_meets_the_published_hull():
+    """Gemstones (McLeish et al. 2025): .458 by the hull, on all points and the authors' own FLOPs.
+
+    Here every fifth point, C = 6*N*D. Without the option .317 was found.
+    """
+    obs = Observations.from_csv(public("gemstones_const_every5.csv"))
+    hull, steps = (
+        fit_envelope(obs, schedule="constant", part=part, n_bootstrap=0) for part in ("hull", "all")
+    )
+    assert hull.N_opt.exponent == pytest.approx(0.458, abs=0.02)
+    assert steps.N_opt.exponent == pytest.approx(0.479, abs=0.001)
+    assert "22 runs: points before a gap" in steps.refusals[0]
+    with pytest.raises(FitError, match="every curve ends at D="):
+        fit_envelope(obs, part="tail")
 
 
 def test_approach_3_on_flops_other_than_6nd():

@@ -11,12 +11,17 @@ from chinchilla.fit import Fits, Frontier, OptimalPoint, PowerLaw, Refused
 from chinchilla.observations import Observations
 from chinchilla.report.sections import facts
 from chinchilla.report.tables import (
+    RUN_ENDS,
     count,
     flops,
+    frontier_points,
+    intervals,
+    name_of,
     predictions,
     published_lines,
     ratio,
     runs,
+    table2,
     table2_text,
 )
 
@@ -144,3 +149,22 @@ def test_epochs_stand_in_the_table_of_runs_where_any_repeats_data(world):
     assert column([], finals) == ["1", "2"]
     assert ("epochs", "up to 2 epochs, in 1 runs") in facts([], finals)
     assert "epochs" not in dict(facts([], world.finals))
+
+
+def test_ends_of_runs_are_not_called_training_curves():
+    """Approach 1 without curves, in every table; the paper's own row keeps its name."""
+    ends = replace(frontier("envelope"), settings={"endpoints_only": True})
+    curves = replace(frontier("envelope"), settings={"endpoints_only": False})
+    text = " ".join(table2_text(Fits({"envelope": ends}, {}, {})).split())
+    assert "1 run ends ours 0.490 [0.450, 0.530]" in text
+    assert "1 envelope paper 0.50" in text
+    assert "[1 run ends] interval not stated" in text
+    assert "1 envelope ours 0.490" in " ".join(
+        table2_text(Fits({"envelope": curves}, {}, {})).split()
+    )
+    for f, name in ((ends, RUN_ENDS), (curves, "1. Minimum over training curves")):
+        assert name_of("envelope", f) == name
+        for table in (intervals({"envelope": f}), frontier_points({"envelope": f})):
+            assert table.rows[0][0].text == name
+    assert table2({"envelope": ends}, {}).rows[0][0].text.endswith("ours: over ends of runs")
+    assert table2({"envelope": curves}, {}).rows[0][0].text == "1. Minimum over training curves"
