@@ -10,7 +10,13 @@ from chinchilla.decide.design import Design
 from chinchilla.decide.options import bill
 from chinchilla.decide.predict import OURS, Prediction
 from chinchilla.decide.preregister import Score
-from chinchilla.fit.frontier import called
+from chinchilla.fit.fits import Fits
+from chinchilla.recommend.answer import (
+    Recommendation,
+    default_budget,
+    headline,
+    recommendation,
+)
 from chinchilla.show import between, bill_text, new_table, percent, print_table
 from chinchilla.units import count, number
 
@@ -21,47 +27,70 @@ METHODS = (
 )
 
 
+def show_recommended(fits: Fits) -> None:
+    """Print the recommended answer at ten times the largest budget, and the reasons for it."""
+    if fits.recommended is None:
+        print("No approach has an answer for these runs.")
+        return
+    _show_recommendation(recommendation(fits, default_budget(fits)))
+    print("Ask for another budget with `chinchilla predict frontier=... budget_flops=...`.")
+
+
+def _show_recommendation(r: Recommendation) -> None:
+    print()
+    print(headline(r))
+    for text in r.reasons:
+        if text != r.disagreement:  # the headline begins with it
+            print(f"reason: {text}")
+
+
 def show_answer(
     rows: Sequence[Prediction],
-    leads: Mapping[float, Prediction | None],
+    recommended: Sequence[Recommendation],
     answer: Mapping[str, Any],
     rates: RatesConfig,
     detail: bool = False,
 ) -> None:
-    """Print what `chinchilla predict` found: a line to act on first, then who says what.
+    """Print what `chinchilla predict` found: the recommendation first, then what it was chosen from.
 
     Args:
-        rows: predictions at every budget.
-        leads: whose answer comes first at each budget; None: nobody's.
+        rows: predictions of every approach and published law at every budget.
+        recommended: the recommended answer at each budget; none where only published laws answer.
         answer: the record that is JSON otherwise.
-        rates: what the bill stands on.
+        rates: what the bill is computed with.
         detail: whether to print the long tables too.
     """
     law, decisions = answer["law"], {d["C"]: d for d in answer["decisions"]}
+    best = {r.C: r for r in recommended}
     general = [x for x in answer["warnings"] if x["C"] is None]  # said once
-    for C in dict.fromkeys(row.C for row in rows):
+    for C in dict.fromkeys([*best, *(row.C for row in rows)]):
         here = [row for row in rows if row.C == C]
         ours = [row for row in here if row.ours]
         decision = decisions.get(C)
-        _show_lead(C, ours, leads.get(C), decision, law)
+        if C in best:
+            _show_recommendation(best[C])
+        if decision is not None and law is not None and law["name"] != FITTED:
+            _show_published(C, decision, law)
         _show_warnings([x for x in answer["warnings"] if x["C"] == C] + general)
         general = []
+        if C in best and best[C].range_only:
+            continue
         if decision is not None:
             _show_costs(decision, law, rates)
         if ours:
-            _show_predictions("by these runs", ours)
+            _show_predictions("by these runs, each approach by itself", ours)
             if any(row.N_p10 is not None for row in ours):
                 print(METHODS)
         if published := here[len(ours) :]:
             _show_predictions("by published lines and laws (C = 6*N*D)", published)
         if decision is not None and detail:
             _show_departures(decision, law)
-    if rows and law is not None and not detail:
+    if decisions and not detail:
         print(
             "detail=true prints what wrong sizes, shapes that can be built and over-training cost."
         )
     if law is None:
-        print("No loss law: approach 3 was not fitted. Give law=NAME for what departures cost.")
+        print("No loss could be forecast. Give law=NAME for what departures cost.")
     if "target" in answer:
         _show_target(answer["target"], law, rates)
         at = answer["target"]["C"]
@@ -72,47 +101,23 @@ def show_answer(
         print(f"wrote {answer['preregistered']}: keep it (commit or mail it), then train.")
 
 
+def _show_published(C: float, decision: Mapping[str, Any], law: Mapping[str, Any]) -> None:
+    """What a published law that was asked for says."""
+    print()
+    print(
+        f"C = {C:.4g} FLOPs, by {law['name']} (C = {law['flops']}): N {count(decision['N'])}, "
+        f"D {count(decision['D'])} tokens, {_ratio(decision['D'] / decision['N'])} tokens per "
+        f"parameter, loss {decision['L']:.4f} nats/token."
+    )
+
+
 def _show_warnings(warnings: Sequence[Mapping[str, Any]]) -> None:
     for one in warnings:
         print(f"{'note' if one['kind'] == 'note' else 'warning'}: {one['text']}")
 
 
-def _show_lead(
-    C: float,
-    ours: Sequence[Prediction],
-    lead: Prediction | None,
-    decision: Mapping[str, Any] | None,
-    law: Mapping[str, Any] | None,
-) -> None:
-    """The line to act on, by the approach of these runs that leads; and by the law, if another."""
-    print()
-    if lead is not None:
-        N, D = between(lead.N_p10, lead.N_p90), between(lead.D_p10, lead.D_p90)
-        L = "" if lead.L_p10 is None else f"{lead.L_p10:.4f}-{lead.L_p90:.4f}"
-        brackets = "; 10-90% in brackets" if N else "; no intervals"
-        text = (
-            f"C = {C:.4g} FLOPs, by these runs' {called(lead.by.removeprefix(OURS))}: "
-            f"N {count(lead.N)}{_brackets(N)}, D {count(lead.D)}{_brackets(D)} tokens, "
-            f"{_ratio(lead.D / lead.N)} tokens per parameter"
-        )
-        text += "" if lead.L is None else f", loss {lead.L:.4f}{_brackets(L)}"
-        print(f"{text}{brackets}.")
-    elif ours:
-        print(f"C = {C:.4g} FLOPs: no approach of these runs has an answer to act on.")
-    if decision is not None and law is not None and not (ours and law["name"] == FITTED):
-        print(
-            f"C = {C:.4g} FLOPs, by {law['name']} (C = {law['flops']}): N {count(decision['N'])}, "
-            f"D {count(decision['D'])} tokens, {_ratio(decision['D'] / decision['N'])} tokens per "
-            f"parameter, loss {decision['L']:.4f} nats/token."
-        )
-
-
 def _ratio(x: float) -> str:
     return f"{x:,.0f}" if x >= 1000 else f"{x:.1f}" if x >= 1 else f"{x:.2g}"
-
-
-def _brackets(text: str) -> str:
-    return f" ({text})" if text else ""
 
 
 def _show_predictions(title: str, rows: Sequence[Prediction]) -> None:
@@ -138,10 +143,9 @@ def _show_costs(decision: Mapping[str, Any], law: Mapping[str, Any], rates: Rate
     """The bill, the sizes that are as good, the shape that can be built, and serving."""
     low, high = decision["N_within_1_percent"]
     print(f"Cost: {bill_text(decision['bill'], rates)}.")
-    text = f"If {law['name']} is right, sizes from {count(low)} to {count(high)} cost at most 1% more compute"
-    if spread := decision["N_interval"]:
-        text += f"; its resamples put N_opt at {count(spread['p10'])} to {count(spread['p90'])} (10-90%)"
-    print(f"{text}.")
+    print(
+        f"If {law['name']} is right, sizes from {count(low)} to {count(high)} cost at most 1% more compute."
+    )
     _show_best_shape(decision, law)
     if served := decision.get("inference"):
         _show_inference(served)
@@ -226,20 +230,13 @@ def _show_inference(served: Mapping[str, Any]) -> None:
 
 def _show_target(target: Mapping[str, Any], law: Mapping[str, Any], rates: RatesConfig) -> None:
     print(
-        f"\nLoss {target['L']:g} nats/token by {law['name']} (E = {law['E']:.4f}): at least "
+        f"\nLoss {target['L']:g} nats/token by {law['name']} (asymptote E = {target['E']:.4f}): at least "
         f"{target['C']:.3g} FLOPs, N {count(target['N'])}, D {count(target['D'])}, "
         f"{_ratio(target['D'] / target['N'])} tokens per parameter."
     )
-    if spread := target.get("C_interval"):
-        p10, p90, low, high = (
-            "never" if x is None else f"{x:.3g}"
-            for x in (spread["p10"], spread["p90"], *spread["ci95"])
-        )
-        print(
-            f"10-90%: {p10} to {p90} FLOPs, 95%: {low} to {high}; {target['resamples_that_reach_it']} of "
-            f"{target['resamples']} resampled laws reach this loss at all. Of the fit: "
-            f"{target['interval']}."
-        )
+    if spread := target.get("C_interval80"):
+        low, high = ("never" if x is None else f"{x:.3g}" for x in spread)
+        print(f"80% interval of the cost: {low} to {high} FLOPs.")
     print(f"Cost: {bill_text(target['bill'], rates)}.")
     if target.get("inference"):
         _show_inference(target["inference"])

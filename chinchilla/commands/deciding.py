@@ -23,6 +23,8 @@ from chinchilla.errors import InputError, Refusal
 from chinchilla.files import writable_dir, write_text
 from chinchilla.fit.fits import FILE, Fits
 from chinchilla.observations import Observations
+from chinchilla.recommend import Recommendation, recommendation
+from chinchilla.recommend.answer import default_budget
 from chinchilla.records import RunResult
 
 
@@ -35,26 +37,42 @@ def predict(command: config.PredictCommand) -> int:
     fits = Fits.load(Path(command.frontier)) if command.frontier else None
     if not command.law:
         caveats.refuse_if_nothing_fitted(fits, command.frontier)
+    budgets = list(command.budget_flops)
+    if fits is not None and not budgets and not command.target_loss:
+        budgets = [default_budget(fits)]
+    recommended = []
+    if fits is not None and fits.recommended is not None:
+        recommended = [recommendation(fits, C, command.force) for C in budgets]
     repeats = bool(command.unique_tokens)
     ground = Ground.of(fits, command.law, command.flop_convention, repeats)
     asked = "" if ground is None else ground.name
-    rows = predictions(command.budget_flops, fits, asked=asked)
-    answer: dict[str, Any] = {"predictions": [asdict(row) for row in rows]}
-    answer |= _decisions(command, ground)
-    leads, said = caveats.gather(fits, rows, answer)
-    far = {C: text for C in command.budget_flops if (text := left_out(C, asked))}
+    rows = predictions(budgets, fits, asked=asked)
+    answer: dict[str, Any] = {
+        "recommended": recommended[0].to_dict() if recommended else None,
+        "recommendations": [r.to_dict() for r in recommended],
+        "predictions": [asdict(row) for row in rows],
+    }
+    answer |= _decisions(command, ground, [C for C in budgets if not _only_a_range(C, recommended)])
+    said = caveats.gather(fits, recommended, answer)
+    far = {C: text for C in budgets if (text := left_out(C, asked))}
     said += [caveats.Caveat("note", text, C) for C, text in far.items()]
-    answer["leads"] = [{"C": C, "by": None if row is None else row.by} for C, row in leads.items()]
     answer["warnings"] = [asdict(caveat) for caveat in said]
     if command.preregister:
         answer["preregistered"] = str(_preregister(command, fits, ground, rows))
     if command.format == "json":
         return print_json(answer)
-    show_answer(rows, leads, answer, command.rates, command.detail)
+    show_answer(rows, recommended, answer, command.rates, command.detail)
     return 0
 
 
-def _decisions(command: config.PredictCommand, ground: Ground | None) -> dict[str, Any]:
+def _only_a_range(C: float, recommended: list[Recommendation]) -> bool:
+    """Whether C lies so far beyond the runs that costs of departures would mean nothing."""
+    return any(r.C == C and r.range_only for r in recommended)
+
+
+def _decisions(
+    command: config.PredictCommand, ground: Ground | None, budgets: list[float]
+) -> dict[str, Any]:
     """What the law says to each question asked, ready for JSON."""
     if ground is None:
         for key in ("target_loss", "inference_tokens", "unique_tokens"):
@@ -77,11 +95,9 @@ def _decisions(command: config.PredictCommand, ground: Ground | None) -> dict[st
             "n_convention_of_runs": ground.conventions.get("n_convention"),
         },
         "decisions": [
-            for_budget(ground, C, shapes, command.rates, command.inference_tokens)
-            for C in command.budget_flops
+            for_budget(ground, C, shapes, command.rates, command.inference_tokens) for C in budgets
         ],
     }
-    budgets = list(command.budget_flops)
     if command.target_loss:
         target = for_target(ground, command.target_loss, command.rates, command.inference_tokens)
         answer["target"] = target

@@ -19,13 +19,14 @@ from chinchilla.records import Curve, RunResult
 
 def fit(command: config.FitCommand) -> int:
     """Fit the approaches, write each frontier, print Table 2 beside ours."""
-    from chinchilla.fit import fit_all
+    from chinchilla.recommend import fit_table
     from chinchilla.report.tables import table2_text
+    from chinchilla.show_answer import show_recommended
 
     finals, curves = _runs(command)
     out_dir = Path(command.out_dir or Path(command.sweep_dir) / "fits")
     writable_dir(out_dir, "out_dir")
-    fits = fit_all(finals, curves, command)
+    fits = fit_table(finals, curves, command)
     finals.save(out_dir / RUNS)  # first: frontier.json holds its SHA-256
     fits = fits.with_runs(out_dir / RUNS)
     fits.save(out_dir / "frontier.json")
@@ -42,6 +43,7 @@ def fit(command: config.FitCommand) -> int:
         for line, approaches in said.items():
             print(f"note, {', '.join(approaches)}: {line}")
         print(f"wrote {out_dir / 'frontier.json'}")
+        show_recommended(fits)
     return 0 if fits.fitted else 3
 
 

@@ -61,7 +61,7 @@ def _check_shapes(command: "PredictCommand | DesignCommand") -> None:
 class PredictCommand:
     """`chinchilla predict`: how to spend a budget: N, D, loss, and what departures cost."""
 
-    budget_flops: list[float] = field(default_factory=list)  # FLOPs, one or several
+    budget_flops: list[float] = field(default_factory=list)  # FLOPs; empty = 10x the largest run's
     frontier: str = ""  # frontier.json of `chinchilla fit`, or its folder; empty = published laws
     law: str = ""  # decide by this published law; empty = the fitted approach 3, else besiroglu
     target_loss: float = 0.0  # nats per token: the cheapest budget that reaches it
@@ -77,12 +77,13 @@ class PredictCommand:
     rates: RatesConfig = field(default_factory=RatesConfig)
     preregister: bool = False  # write the answer to a dated, hashed file before the run
     preregister_file: str = ""  # empty = <frontier's folder>/preregistered/<date>-<hash>.json
+    force: bool = False  # answer a million times beyond the runs, too
     detail: bool = False  # print the long tables too: wrong sizes, shapes, over-training
     format: str = "text"  # text, or json: always everything
 
     def __post_init__(self) -> None:
         check_format(self.format)
-        if not self.budget_flops and not self.target_loss:
+        if not self.budget_flops and not self.target_loss and not self.frontier:
             raise InputError(
                 "budget_flops is missing: give budget_flops=VALUE in FLOPs, such as 1e21, or "
                 "target_loss=VALUE in nats per token. `chinchilla predict --help` lists the keys."

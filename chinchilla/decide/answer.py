@@ -5,22 +5,23 @@ in nested dicts, ready for JSON; `show.py` prints the same record. NumPy only.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from chinchilla.config import RatesConfig
 from chinchilla.decide import options, overtraining, repeated
-from chinchilla.decide.resampled import FEWEST, LEVELS, Percentiles, ResampledLaws
+from chinchilla.decide.resampled import ResampledLaws
 from chinchilla.errors import Refusal
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken, named_law
 from chinchilla.observations import SINGLE_EPOCH
+from chinchilla.recommend.answer import budget_for, default_budget, local_law
 from chinchilla.shapes import ModelShape, named_shapes, shape_named
 
-FITTED = "the fitted approach 3"  # how the law of the fits is called
+FITTED = "the recommended answer"  # how the law of the fits is called
 DEFAULT_LAW = "besiroglu"
 REPEATS_MEASURED = 40.0  # epochs up to which the published worth of repeats was measured, about
 REPEATS_LAW = "muennighoff"  # the law that the published worth of repeats belongs to
@@ -39,6 +40,15 @@ class Ground:
     conventions: Mapping[str, str] = field(default_factory=dict)
     interval: str = ""  # how the fit resampled, in words
     single_epoch: bool = True  # whether no run behind the law is known to have repeated data
+    fits: Fits | None = None  # whose recommendation decides; None: the law itself
+
+    def at(self, C: float) -> "Ground":
+        """What decides at C FLOPs: the law with the recommended N, D and loss there.
+
+        Costs of departures then are those from the recommended answer, whichever approach it is by.
+        """
+        law = None if self.fits is None else local_law(self.fits, C)
+        return self if law is None else replace(self, law=law, resampled=None)
 
     @classmethod
     def of(
@@ -48,9 +58,9 @@ class Ground:
         flop_convention: str = "",
         repeats: bool = False,
     ) -> "Ground | None":
-        """The published law named, else approach 3 of the fits, else a default.
+        """The published law named, else the recommendation of the fits, else a default.
 
-        None where fits have no approach 3 and no law is named.
+        None where the fits can say nothing about departures (no loss, or no N) and no law is named.
 
         Args:
             fits: what was fitted, if anything.
@@ -60,12 +70,17 @@ class Ground:
         """
         if not law and fits is not None:
             fitted = fits.fitted.get("parametric")
-            if fitted is None or fitted.law is None:
+            start = None if fitted is None else fitted.law
+            if fits.recommended is not None:
+                start = start or local_law(fits, default_budget(fits))
+            if start is None:
                 return None
+            conventions = next((f.conventions for f in fits.fitted.values()), {})
             once = (fits.data.get("max_epochs") or 1.0) <= SINGLE_EPOCH
             return cls(
-                fitted.law, FITTED, fits.cost, flop_convention, ResampledLaws.of(fitted),
-                fitted.conventions, fitted.settings["interval"], once,
+                start, FITTED, fits.cost, flop_convention, ResampledLaws.of(fitted), conventions,
+                "" if fitted is None else fitted.settings["interval"], once,
+                fits if fits.recommended is not None else None,
             )  # fmt: skip
         name = law or (REPEATS_LAW if repeats else DEFAULT_LAW)
         return cls(named_law(name), f"law {name}", None, flop_convention)
@@ -108,6 +123,7 @@ def for_budget(
     Raises:
         Refusal: the law has no optimum at C (`options.allocate`).
     """
+    ground = ground.at(C)
     law, cost = ground.law, ground.cost
     best = options.allocate(law, C, cost)
     built = ground.built(C, shapes)
@@ -116,7 +132,7 @@ def for_budget(
         "N": best.N,
         "D": best.D,
         "L": best.L,
-        "N_interval": _size_interval(ground, C),
+        "law": {name: getattr(law, name) for name in ("E", "A", "B", "alpha", "beta")},
         "N_within_1_percent": list(options.sizes_within(law, C, 0.01, cost)),
         "misallocation": [asdict(row) for row in options.misallocation(law, C, cost=cost)],
         "best_shape": built[0].name,
@@ -132,46 +148,30 @@ def for_budget(
     return answer
 
 
-def _size_interval(ground: Ground, C: float) -> dict[str, Any] | None:
-    """Percentiles of the best size at C over the resampled laws."""
-    if ground.resampled is None:
-        return None
-    spread = Percentiles.of(ground.resampled.optima(C, ground.cost)[0])
-    return None if spread is None else asdict(spread)
-
-
 def for_target(
     ground: Ground, L: float, rates: RatesConfig, inference_tokens: float = 0.0
 ) -> dict[str, Any]:
-    """The cheapest way to loss L, with intervals where the law was resampled.
+    """The cheapest way to loss L, with the 80% interval of its cost where runs were fitted.
 
     Raises:
-        Refusal: L is at or below the law's E.
+        Refusal: L is not reached.
     """
+    interval: list[float | None] | None = None
+    if ground.fits is not None:
+        C, interval = budget_for(ground.fits, L)
+        ground = ground.at(C)
     best = options.cheapest(ground.law, L, ground.cost)
-    answer: dict[str, Any] = {"L": L, **asdict(best), "bill": asdict(options.bill(best.C, rates))}
-    if ground.resampled is not None:
-        found = ground.resampled.cheapest(L, ground.cost)
-        answer["interval"] = ground.interval
-        answer["resamples"] = len(ground.resampled.theta)
-        answer["resamples_that_reach_it"] = len(found)
-        never = np.full(answer["resamples"] - len(found), np.inf)
-        for name in ("C", "N", "D"):
-            reached = np.array([getattr(one, name) for one in found])
-            answer[f"{name}_interval"] = _bounds(np.concatenate([reached, never]))
+    answer: dict[str, Any] = {
+        "L": L,
+        **asdict(best),
+        "E": ground.law.E,
+        "C_interval80": interval,
+        "bill": asdict(options.bill(best.C, rates)),
+    }
     if inference_tokens:
         served = options.serve(ground.law, L, inference_tokens, ground.cost)
         answer["inference"] = asdict(served)
     return answer
-
-
-def _bounds(values: np.ndarray) -> dict[str, Any] | None:
-    """Percentiles where some values may be infinite; an infinite bound is None."""
-    if len(values) < FEWEST:
-        return None
-    found = np.quantile(values, np.array(LEVELS) / 100, method="inverted_cdf")
-    low, p10, p90, high = (float(x) if np.isfinite(x) else None for x in found)
-    return {"p10": p10, "p90": p90, "ci95": [low, high]}
 
 
 def for_unique_tokens(

@@ -1,28 +1,24 @@
-"""What a reader has to know before acting on a prediction: which approach leads, and each doubt, a line.
+"""What a reader has to know before acting on the recommended answer: each warning in one line.
 
-An approach leads whose answer can be: exponents of N_opt and D_opt between 0 and 1, N_opt inside of
-its own interval. The doubts are those that the fit had, and those that only the question brings up:
-budgets, tokens per parameter and losses beyond the runs, approaches that contradict each other. NumPy
-only.
+Warnings that only the question brings up (tokens per parameter and losses beyond the runs, a published
+law carried beyond its own), those of the fit itself, refusals, and notes of how the table was read.
+Which approach is recommended, and why, is decided in `chinchilla.recommend`. NumPy only.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 from chinchilla import paper
 from chinchilla.decide.answer import FITTED
-from chinchilla.decide.predict import OURS, Prediction, beyond
+from chinchilla.decide.predict import beyond
 from chinchilla.errors import Refusal
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import called
-from chinchilla.records import count_label
+from chinchilla.recommend import Recommendation
 from chinchilla.units import number
 
-ORDER = ("parametric", "isoflop", "envelope")  # whose answer is given first
-FAR_RATIO = 2.0  # tokens per parameter this many times beyond the runs' are said
-SLACK = 1.001  # N_opt this little outside of its interval is rounding
+FAR_RATIO = 2.0  # tokens per parameter this many times beyond the runs' are reported
 
 
 @dataclass(frozen=True)
@@ -35,34 +31,24 @@ class Caveat:
 
 
 def gather(
-    fits: Fits | None, rows: Sequence[Prediction], answer: Mapping[str, Any]
-) -> tuple[dict[float, Prediction | None], list[Caveat]]:
-    """Whose answer leads at each budget, and every caveat, those of single budgets first.
+    fits: Fits | None, recommended: Sequence[Recommendation], answer: Mapping[str, Any]
+) -> list[Caveat]:
+    """Every caveat, those of single budgets first.
 
     Args:
         fits: what was fitted; None: published answers alone.
-        rows: predictions at every budget.
+        recommended: the recommended answer at each budget.
         answer: law, decisions and target as `chinchilla predict format=json` gives them.
     """
-    leads: dict[float, Prediction | None] = {}
     said: list[Caveat] = []
     if fits is not None:
-        for C in dict.fromkeys(row.C for row in rows):
-            ours = {row.by.removeprefix(OURS): row for row in rows if row.C == C and row.ours}
-            leads[C], why = _leading(ours, fits)
-            said += why
-            if (row := leads[C]) is not None:
-                said += [] if _outside_own_interval(row) else _loss_outside(row)
-                said += _beyond_C(C, row.beyond, "this answer", "these runs")
-                said += _beyond_ratio(C, {"N": row.N, "D": row.D}, fits, "this answer")
-            said += _contradictions(ours)
+        for r in recommended:
+            if r.N is not None and r.D is not None:
+                said += _beyond_ratio(r.C, {"N": r.N, "D": r.D}, fits, "this answer")
     said += _of_decisions(answer, fits)
-    if fits is not None:
-        names = [row.by.removeprefix(OURS) for row in leads.values() if row is not None]
-        if not rows and "parametric" in fits.fitted:  # a target loss alone stands on approach 3
-            names = ["parametric"]
-        said += _of_fit(fits, names)
-    return leads, list(dict.fromkeys(said))
+    if fits is not None and fits.recommended is not None:
+        said += _of_fit(fits, str(fits.recommended["approach"]))
+    return list(dict.fromkeys(said))
 
 
 def refuse_if_nothing_fitted(fits: Fits | None, where: str) -> None:
@@ -71,93 +57,15 @@ def refuse_if_nothing_fitted(fits: Fits | None, where: str) -> None:
     Raises:
         Refusal: every approach was refused.
     """
-    if fits is None or fits.fitted:
+    if fits is None or fits.recommended is not None:
         return
     why = "; ".join(
         f"{called(name)}, {r.kind}: {r.reason.rstrip('.')}" for name, r in fits.refused.items()
     )
     raise Refusal(
-        f"frontier={where}: every approach was refused, so these runs answer nothing ({why}). Give "
-        "law=NAME to decide by a published law."
+        f"frontier={where}: no approach has an answer for these runs ({why}). Give law=NAME to "
+        "decide by a published law."
     )
-
-
-def _leading(ours: Mapping[str, Prediction], fits: Fits) -> tuple[Prediction | None, list[Caveat]]:
-    """The first approach in ORDER whose answer can be; what was passed over, and why."""
-    said, doubtful = [], []
-    for name in (name for name in ORDER if name in ours):
-        row, frontier = ours[name], fits.fitted[name]
-        out = f"{called(name)} is left out of the lead: its"
-        wrong = [
-            f"exponent of {of} is {law.exponent:.3g}, outside of 0 to 1"
-            for of, law in (("N_opt", frontier.N_opt), ("D_opt", frontier.D_opt))
-            if not 0 <= law.exponent <= 1
-        ]
-        if wrong:
-            said.append(Caveat("left_out", f"{out} {wrong[0]}."))
-        elif off := _outside_own_interval(row):
-            doubtful.append((row, Caveat("left_out", f"{out} {off}.", row.C)))
-        else:
-            return row, said + [caveat for _, caveat in doubtful]
-    if not doubtful:
-        return None, said
-    row = doubtful[0][0]
-    text = (
-        f"{_outside_own_interval(row)}: resamples of these runs give another answer than all of "
-        "them do. Add runs before using either."
-    )
-    return row, [*said, Caveat("outside_own_interval", text, row.C)]
-
-
-def _outside_own_interval(row: Prediction) -> str:
-    """N_opt and its interval in words where it does not hold it, else nothing."""
-    if row.N_p10 is None or row.N_p90 is None:
-        return ""
-    if row.N_p10 / SLACK <= row.N <= row.N_p90 * SLACK:
-        return ""
-    return f"N_opt {_count(row.N)} lies outside of its own 10-90% interval, {_interval(row)}"
-
-
-def _loss_outside(row: Prediction) -> list[Caveat]:
-    """Whether the loss lies outside of its own interval: few runs decide the law there."""
-    if row.L is None or row.L_p10 is None or row.L_p90 is None:
-        return []
-    if row.L_p10 / SLACK <= row.L <= row.L_p90 * SLACK:
-        return []
-    text = (
-        f"its loss {row.L:.4f} lies outside of its own 10-90% interval, {row.L_p10:.4f} to "
-        f"{row.L_p90:.4f}: resamples of these runs give another law than all of them do."
-    )
-    return [Caveat("outside_own_interval", text, row.C)]
-
-
-def _interval(row: Prediction) -> str:
-    assert row.N_p10 is not None
-    assert row.N_p90 is not None
-    return f"{_count(row.N_p10)} to {_count(row.N_p90)}"
-
-
-def _count(x: float) -> str:
-    return count_label(x).upper()
-
-
-def _contradictions(ours: Mapping[str, Prediction]) -> list[Caveat]:
-    """Pairs of approaches whose 80% intervals of N_opt do not overlap."""
-    known = [
-        (called(name), row, row.N_p10, row.N_p90)
-        for name, row in sorted(ours.items(), key=lambda item: -ORDER.index(item[0]))
-        if row.N_p10 is not None and row.N_p90 is not None
-    ]
-    said = []
-    for (one, a, a_low, a_high), (two, b, b_low, b_high) in combinations(known, 2):
-        if a_low <= b_high * SLACK and b_low <= a_high * SLACK:
-            continue
-        text = (
-            f"{one} says N {_count(a.N)} ({_interval(a)}), {two} "
-            f"{_count(b.N)} ({_interval(b)}): their 10-90% do not overlap."
-        )
-        said.append(Caveat("approaches_disagree", text, a.C))
-    return said
 
 
 def _of_decisions(answer: Mapping[str, Any], fits: Fits | None) -> list[Caveat]:
@@ -189,31 +97,32 @@ def _beyond_C(C: float, factor: float | None, what: str, runs: str) -> list[Cave
     if factor is None:
         return []
     end = "largest" if factor > 1 else "smallest"
-    text = f"{what} lies at {number(factor)} times the {end} C of {runs}: none of them saw it."
+    text = f"Extrapolation, {what}: {number(factor)}x the {end} C of {runs}."
     return [Caveat("beyond_C", text, C)]
 
 
 def _beyond_ratio(C: float, place: Mapping[str, float], fits: Fits, what: str) -> list[Caveat]:
     """Whether D/N lies outside of the runs' by over FAR_RATIO."""
+    if fits.data.get("tokens_per_param") is None:  # minima without sizes
+        return []
     low, high = fits.data["tokens_per_param"]
     ratio = place["D"] / place["N"]
     if low / FAR_RATIO <= ratio <= FAR_RATIO * high:
         return []
     end, name = (high, "most") if ratio > high else (low, "fewest")
     text = (
-        f"{what} has {number(ratio)} tokens per parameter, {number(ratio / end)} times the {name} of these "
-        f"runs ({number(end)}): none of them saw it."
+        f"Extrapolation, {what}: {number(ratio)} tokens per parameter, {number(ratio / end)}x the {name} "
+        f"of these runs ({number(end)})."
     )
     return [Caveat("beyond_ratio", text, C)]
 
 
-def _of_fit(fits: Fits, leading: Sequence[str]) -> list[Caveat]:
-    """What the fit said: warnings of the approaches that lead, refusals, notes of the runs."""
-    said = [
-        Caveat("fit_warning", f"{called(name)}: {text}")
-        for name in dict.fromkeys(leading)
-        for text in fits.fitted[name].warnings
-    ]
+def _of_fit(fits: Fits, approach: str) -> list[Caveat]:
+    """Warnings of the recommended approach, refusals of the others, notes of how the runs were read."""
+    said = []
+    if approach in fits.fitted:
+        texts = fits.fitted[approach].warnings
+        said = [Caveat("fit_warning", f"{called(approach)}: {text}") for text in texts]
     for name, r in fits.refused.items():
         first = r.reason.split(". ")[0].removesuffix(".")
         said.append(Caveat("refused", f"{called(name)} was refused ({r.kind}): {first}."))

@@ -223,6 +223,48 @@ def _rough(x: float) -> str:
     return count(float(f"{x:.1g}")).replace(".00", "").replace(".0", "")
 
 
+def budget_for(fits: Fits, L: float) -> tuple[float, list[float | None]]:
+    """The budget at which the recommended forecast reaches a loss, and its 80% interval.
+
+    Args:
+        fits: of `chinchilla fit`.
+        L: nats per token.
+
+    Returns:
+        C, and [C at which the lower, the upper end of the loss interval reaches L]; None for never
+        within a million times the runs' range.
+
+    Raises:
+        Refusal: the forecast never reaches it there.
+    """
+    model = model_of(fits)
+    assert model is not None
+    assert model.L is not None
+    low, high = model.C_range
+    C = np.exp(np.linspace(np.log(low / 1e3), np.log(high * TOO_FAR), 600))
+    found = [
+        model.L.at(
+            float(c), model.beyond(float(c)), fits.cost, _resampled(fits, model, model.L, float(c))
+        )
+        for c in C
+    ]
+
+    def reaches(losses: list[float]) -> float | None:
+        y = np.minimum.accumulate(np.array(losses))
+        if not y[-1] < L < y[0]:
+            return None
+        return float(np.exp(np.interp(-L, -y, np.log(C))))
+
+    at = reaches([x.value for x in found])
+    if at is None:
+        raise Refusal(
+            f"a loss of {L:.6g} nats per token is not reached by the recommended forecast between "
+            f"{C[0]:.2g} and {C[-1]:.2g} FLOPs ({found[0].value:.4g} to {found[-1].value:.4g}). Ask for a "
+            "loss in between."
+        )
+    return at, [reaches([x.low for x in found]), reaches([x.high for x in found])]
+
+
 def local_law(fits: Fits, C: float) -> LossLaw | None:
     """The loss law that has the recommended N, D, L and slope of L at C, for costs of departures.
 

@@ -78,8 +78,9 @@ def write_report(
     page = render(
         "page.html.j2",
         title=title,
-        headline=sections.headline(frontiers, refusals),
-        agreement=sections.agreement(frontiers),
+        headline=sections.headline(fits),
+        reasons=sections.reasons(fits),
+        agreement=sections.agreement(fits),
         doubts=sections.doubts(fits, diagnostics),
         facts=sections.facts(results, finals),
         table2=tables.table2(frontiers, refusals),

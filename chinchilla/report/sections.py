@@ -13,12 +13,13 @@ import numpy as np
 
 from chinchilla import __version__
 from chinchilla.config import APPROACHES
-from chinchilla.decide.caveats import ORDER, gather
-from chinchilla.decide.predict import predictions
+from chinchilla.decide.caveats import gather
 from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier, PowerLaw
 from chinchilla.observations import Observations
+from chinchilla.recommend.answer import default_budget, recommendation
+from chinchilla.recommend.answer import headline as recommended_line
 from chinchilla.records import RunResult
 from chinchilla.report.tables import PAPER_ROWS, Cell, Table, flops, name_of
 from chinchilla.units import count, duration
@@ -40,21 +41,22 @@ LOSS_TEXT = {
 }
 
 
-def headline(frontiers: Mapping[str, Frontier], refusals: Mapping[str, str]) -> str:
-    """The answer in one sentence with its interval, from the approach that leads in predictions too."""
-    chosen = next((a for a in ORDER if a in frontiers), None)
-    if chosen is None:
-        refused = f" {len(refusals)} of {len(APPROACHES)} approaches refused." if refusals else ""
+def headline(fits: Fits) -> str:
+    """The recommended answer at ten times the largest budget, in one sentence."""
+    if fits.recommended is None:
+        refused = (
+            f" {len(fits.refused)} of {len(APPROACHES)} approaches refused." if fits.refused else ""
+        )
         return f"These runs do not identify how a budget should be split.{refused}"
-    f = frontiers[chosen]
-    C = [p.C for p in f.points]
-    where = "" if not C else f" From {flops(min(C))} to {flops(max(C))} training FLOPs,"
-    answer = (
-        f"{where} N_opt grows as C^{_short(f.N_opt)} and D_opt as C^{_short(f.D_opt)}: ten times the "
-        f"compute wants {10**f.N_opt.exponent:.1f} times the parameters and "
-        f"{10**f.D_opt.exponent:.1f} times the tokens."
-    )
-    return answer.strip()[0].upper() + answer.strip()[1:]
+    return recommended_line(recommendation(fits, default_budget(fits)))
+
+
+def reasons(fits: Fits) -> list[str]:
+    """Why the recommended answer was chosen."""
+    if fits.recommended is None:
+        return []
+    r = recommendation(fits, default_budget(fits))
+    return [text for text in r.reasons if text != r.disagreement]
 
 
 def _short(law: PowerLaw) -> str:
@@ -63,32 +65,37 @@ def _short(law: PowerLaw) -> str:
     return f"{law.exponent:.2f} [{law.p10:.2f}, {law.p90:.2f}]"
 
 
-def agreement(frontiers: Mapping[str, Frontier]) -> str:
-    """Which approach the headline quotes, what the others say, and whether the paper's a fits."""
-    chosen = next((a for a in ORDER if a in frontiers), None)
-    if chosen is None:
+def agreement(fits: Fits) -> str:
+    """The exponents by each approach, and whether the paper's a lies inside the recommended one's interval."""
+    approach = "" if fits.recommended is None else str(fits.recommended["approach"])
+    if approach not in fits.fitted:
         return ""
-    law, published = frontiers[chosen].N_opt, PAPER_ROWS[chosen].a
-    text = f"Approach {name_of(chosen, frontiers[chosen])}; brackets hold the middle 80% of bootstrap fits."
+    f, published = fits.fitted[approach], PAPER_ROWS[approach].a
+    law, C = f.N_opt, [p.C for p in f.points]
+    where = f"From {flops(min(C))} to {flops(max(C))} training FLOPs, " if C else ""
+    text = (
+        f"{where}N_opt grows as C^{_short(law)} and D_opt as C^{_short(f.D_opt)} by approach "
+        f"{name_of(approach, f)}: 10x the compute, {10**law.exponent:.1f}x the parameters and "
+        f"{10**f.D_opt.exponent:.1f}x the tokens. Brackets are 80% intervals of the exponents."
+    )
     if law.p10 is not None and law.p90 is not None:
         where = "inside" if law.p10 <= published <= law.p90 else "outside"
         text += f" The paper's exponent of N_opt by this approach, {published:.2f}, lies {where} that interval."
-    others = [f"{_short(f.N_opt)} ({name_of(a, f)})" for a, f in frontiers.items() if a != chosen]
+    others = [
+        f"{_short(o.N_opt)} ({name_of(a, o)})" for a, o in fits.fitted.items() if a != approach
+    ]
     if others:
-        text += f" The other {'approaches say' if len(others) > 1 else 'approach says'} "
-        text += " and ".join(others) + "."
+        text += f" Other approaches: {' and '.join(others)}."
     return text
 
 
 def doubts(fits: Fits, diagnostics: Diagnostics | None) -> list[str]:
     """What to know before acting on the headline: what a prediction at ten times the C would say."""
     found: list[str] = []
-    if fits.fitted:
-        C = 10 * fits.data["C"][1]
-        _, said = gather(
-            fits, predictions([C], fits, published=False), {"law": None, "decisions": []}
-        )
-        found = [one.text for one in said if one.kind not in ("beyond_C", "note")]
+    if fits.recommended is not None:
+        asked = [recommendation(fits, default_budget(fits))]
+        said = gather(fits, asked, {"law": None, "decisions": []})
+        found = [one.text for one in said if one.kind != "note"]
     if diagnostics is not None and diagnostics.count("warning"):
         found.append(f"Diagnostics: {diagnostics.summary} {diagnostics.first}")
     return found
