@@ -41,6 +41,7 @@ from chinchilla.fit.profile import (
 )
 from chinchilla.observations import Observations
 
+MAX_LOG_N = 100.0  # a minimum further out than e^100 parameters is none
 MAX_BELOW = 0.01  # of the lowest measured loss: a fitted minimum further below is not measured
 
 PROFILES = {
@@ -315,10 +316,10 @@ def _record(p: Profile, plain: Profile) -> dict[str, Any]:
         "D": p.obs.D.tolist(),
         "L": p.obs.L.tolist(),
         "coefficients": None,
-        "vertex": None if np.isnan(plain.x_opt) else float(np.exp(plain.x_opt)),
+        "vertex": _size(plain.x_opt),
         "curve": None,
         "C": float(np.exp(np.log(p.obs.C).mean())),
-        "N_opt": float(np.exp(p.x_opt)) if np.isfinite(p.x_opt) else None,
+        "N_opt": _size(p.x_opt),
         "L_opt": _loss(p) if np.isfinite(p.x_opt) else None,
         "refused": p.refused or None,
         "kind": p.kind or None,
@@ -331,6 +332,11 @@ def _record(p: Profile, plain: Profile) -> dict[str, Any]:
         x = np.linspace(np.log(p.obs.N[0] / 1.15), np.log(p.obs.N[-1] * 1.15), 80)
         record["curve"] = {"N": np.exp(x).tolist(), "L": p.shape.losses(p.c, x).tolist()}
     return record
+
+
+def _size(x: float) -> float | None:
+    """exp(x) for a file; None where no curve has a minimum, or only at sizes that are no numbers."""
+    return float(np.exp(x)) if abs(x) < MAX_LOG_N else None
 
 
 def _beside(

@@ -29,6 +29,7 @@ from chinchilla.observations import Observations
 WIDTHS = (1.3, 1.6, 2.0)  # in ln N, either way of the lowest loss: factors of 3.7, 5.0 and 7.4
 GROWTH = 1.4  # scatter in a wider window over that in the narrowest, above which it is rejected
 FLOOR = 2e-3  # of the loss: scatter below this is no evidence against a window
+MAX_C_RATIO = 1.3  # of C inside a budget; the paper's points are within 10% either way
 MIN_SIZES = 5  # sizes that a window holds where the budget has them
 MIN_SIDE = 2  # of them on each side of the lowest loss
 MAX_RESIDUAL = 6.0  # robust standard deviations of an outlier
@@ -169,7 +170,10 @@ def _select(
     outliers: list[dict[str, Any]] = []
     noise = max(_robust(_sizes(obs, rows, width)), 1e-12)
     for i in rows:
-        left, x = i, np.log(obs.N[i])
+        if obs.C[i].max() > MAX_C_RATIO * obs.C[i].min():  # no profile at one budget: refused whole
+            keep[i] = True
+            continue
+        left = i
         allowed = int(MAX_EXCLUDED * len(i))
         while True:
             x, L = np.log(obs.N[left]), obs.L[left]

@@ -19,12 +19,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from chinchilla.fit.isoflop_window import MAX_C_RATIO
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.observations import Observations
 from chinchilla.units import is_rounded, same_values
 
 MIN_SIZES = 4  # distinct sizes at a budget
-MAX_C_RATIO = 1.3  # of C inside a budget; the paper's points are within 10% either way
 MIN_SPREAD = 1e-6  # of the losses of a budget, relative
 MIN_CURVATURE = 1.0  # standard errors
 MIN_SIDE = 2  # distinct sizes on each side of the bottom

@@ -191,6 +191,8 @@ def _pairs_between_cuts(
     for i, cut in enumerate(edges[:-1]):
         for j in range(i + 1, len(edges)):
             above = (log_C > edges[j - 1]) & (log_C <= edges[j])
+            if not above.any():
+                continue
             errors = {}
             for reading, theta in zip(readings, laws[i], strict=True):
                 rows = above & reading.keep
