@@ -3,6 +3,7 @@
 A Table in, the columns, conventions and notes of Observations out. Floor 0: NumPy only.
 """
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ def runs_of(table: Table, said: dict[str, str], duplicates: str) -> dict[str, An
     columns["run_id"] = np.array(names, dtype=str)
     for name in OPTIONAL:
         columns.setdefault(name, np.full(len(names), np.nan))
+    _split_by_budget(columns, notes)
     rows = np.arange(len(names))  # of the table
     if not table.is_saved:
         rows = _without_copies(table, columns, duplicates, notes)
@@ -75,6 +77,38 @@ def runs_of(table: Table, said: dict[str, str], duplicates: str) -> dict[str, An
         )
     found = {name: columns[name] for name in (*COLUMNS, *OPTIONAL)}
     return {**found, **conventions, "notes": tuple(notes)}
+
+
+def _split_by_budget(columns: dict[str, Any], notes: list[str]) -> None:
+    """Give a run_id that occurs at several isoFLOP budgets a name for each, and note it.
+
+    A run belongs to one budget. Tables that name runs by their size repeat the name at every budget, and
+    read as points along one curve all but the largest budget of each size would be lost.
+    """
+    labels = np.array([f"{b:.6g}" for b in columns["budget_flops"]])
+    named = labels != "nan"
+    pairs = {
+        (run, label)
+        for run, label in zip(
+            columns["run_id"][named].tolist(), labels[named].tolist(), strict=True
+        )
+    }
+    times = Counter(run for run, _ in pairs)
+    several = np.array([times[run] > 1 for run in columns["run_id"].tolist()], bool) & named
+    if not several.any():
+        return
+    names = [
+        f"{run}@{label}" if split else run
+        for run, label, split in zip(
+            columns["run_id"].tolist(), labels.tolist(), several.tolist(), strict=True
+        )
+    ]
+    n = sum(count > 1 for count in times.values())
+    columns["run_id"] = np.array(names, dtype=str)
+    notes.append(
+        f"{n} run_ids occur at several budgets: a run belongs to one, so that each run_id and budget "
+        "counts as a run (run_id@budget)."
+    )
 
 
 def _without_copies(

@@ -1,0 +1,288 @@
+"""Score the recommended answer on budgets it has not seen: N_opt, loss and 80% intervals.
+
+    python scripts/score_extrapolation.py DIR [--out FILE]
+    python scripts/score_extrapolation.py --table sweeps.csv:config [--table ...]
+
+Writes docs/results/extrapolation.json and prints it as Markdown tables. A table is a CSV of IsoFLOP runs
+(budget_flops, C, N, D, L) and, behind the colon, the column that tells its sweeps apart; DIR holds the
+public ones, under the names below. What is missing is named and left out.
+
+Every sweep is fitted twice, without its largest budget and without all budgets above an eighth of it, as
+`chinchilla fit` fits it; the recommendation at the C of the largest budget is compared with what that
+budget's own runs say. A profile of five to ten sizes does not have one minimum, so N_opt is read in two
+ways: the minimum of a parabola in the window that `chinchilla fit` uses ("parabola"), and Akima's
+interpolation of ln L ("akima", Porian et al. 2024), which is no reading where its minimum is at an edge.
+The loss is that of the parabola. Errors are |predicted / measured - 1|.
+
+Where they are in DIR, three more rows are scored: exponents of approach 2 against the published ones
+(porian_refinedweb_published.csv), the recommendation on the paper's 245 points at the Gopher budget
+(hoffmann_fig4.csv), and forecasts of later losses from minima alone (marin_moe_minima.csv).
+"""
+
+import csv
+import datetime
+import json
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_arguments import Arguments, existing_folder, out_file
+from score_design import commit
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from chinchilla.config import FitCommand  # noqa: E402
+from chinchilla.errors import Refusal  # noqa: E402
+from chinchilla.fit import fit_isoflop  # noqa: E402
+from chinchilla.fit.fits import Fits  # noqa: E402
+from chinchilla.fit.isoflop_checks import akima_bottom  # noqa: E402
+from chinchilla.observations import Observations  # noqa: E402
+from chinchilla.recommend import fit_table, recommendation  # noqa: E402
+from chinchilla.recommend.choose import minima_of  # noqa: E402
+
+TABLES = {"porian_refinedweb_isoflop.csv": "config", "openathena_isoflop.csv": "experiment"}
+SPLITS = {"without the largest budget": 1.0, "without budgets above an eighth": 8.0}
+GOPHER = 5.76e23  # FLOPs
+COLUMNS = ("budget_flops", "C", "N", "D", "L")
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def observations(rows: Sequence[dict[str, str]]) -> Observations:
+    """Rows with the columns of an IsoFLOP table, an empty budget being none."""
+    columns = {name: [float(row[name] or "nan") for row in rows] for name in COLUMNS}
+    names = [row.get("run_id") or f"run{i:04d}" for i, row in enumerate(rows)]
+    return Observations.of(**columns, run_id=names)
+
+
+def fitted(obs: Observations) -> Fits:
+    """As `chinchilla fit` with its defaults."""
+    return fit_table(obs, None, FitCommand(observations="-", out_dir="-", compare_intervals=False))
+
+
+def measured(obs: Observations) -> dict[str, float]:
+    """N_opt in both readings and the loss at the minimum of one budget's own runs; NaN for none."""
+    empty = Fits.of({}, {}, obs)
+    minimum = minima_of(obs, empty)
+    akima = akima_bottom(obs.N, obs.L)
+    return {
+        "parabola": float(minimum.N[0]) if len(minimum) else np.nan,
+        "akima": np.nan if akima is None else akima,
+        "L": float(minimum.L[0]) if len(minimum) else np.nan,
+    }
+
+
+def score(obs: Observations, split: float) -> dict[str, Any]:
+    """One sweep and split: errors, and whether the intervals contain what was measured."""
+    largest = float(np.nanmax(obs.budget_flops))
+    held = obs.where(obs.budget_flops == largest)
+    limit = largest / split * 1.01 if split > 1 else largest * 0.999
+    kept = obs.where(obs.budget_flops <= limit)
+    C = float(np.exp(np.log(held.C).mean()))
+    found: dict[str, Any] = {"C": C, "beyond": C / float(kept.C.max())}
+    try:
+        r = recommendation(fitted(kept), C)
+    except Refusal as error:
+        return {**found, "refused": str(error)}
+    truth = measured(held)
+    for name, value, interval in (
+        ("parabola", r.N, r.N_interval80),
+        ("akima", r.N, r.N_interval80),
+        ("L", r.L, r.L_interval80),
+    ):
+        if value is None or interval is None or np.isnan(truth[name]):
+            found[name] = None
+            continue
+        found[name] = {
+            "predicted": value,
+            "interval80": interval,
+            "measured": truth[name],
+            "error": value / truth[name] - 1,
+            "inside": bool(interval[0] <= truth[name] <= interval[1]),
+        }
+    return {**found, "approach": r.approach}
+
+
+def summary(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Median errors and the share of intervals that contain what was measured."""
+    found: dict[str, Any] = {
+        "n": len(scores),
+        "refused": sum("refused" in s for s in scores),
+        "approaches": sorted({s["approach"] for s in scores if "approach" in s}),
+    }
+    for name in ("parabola", "akima", "L"):
+        known = [s[name] for s in scores if s.get(name)]
+        errors = [abs(k["error"]) for k in known]
+        found[name] = {
+            "n": len(known),
+            "median_error": float(np.median(errors)) if errors else None,
+            "largest_error": max(errors, default=None),
+            "inside": float(np.mean([k["inside"] for k in known])) if known else None,
+        }
+    return found
+
+
+def sweeps_of(path: Path, column: str) -> dict[str, Observations]:
+    """The sweeps of a table by the values of a column."""
+    rows = [row for row in rows_of(path) if row["budget_flops"]]
+    names = dict.fromkeys(row[column] for row in rows)
+    return {name: observations([r for r in rows if r[column] == name]) for name in names}
+
+
+def exponents(folder: Path) -> dict[str, Any]:
+    """Approach 2 with its defaults against the published exponents."""
+    published = {
+        r["config"]: float(r["a_weighted"])
+        for r in rows_of(folder / "porian_refinedweb_published.csv")
+    }
+    sweeps = sweeps_of(folder / "porian_refinedweb_isoflop.csv", "config")
+    off = {
+        name: fit_isoflop(sweeps[name], n_bootstrap=0).N_opt.exponent - a
+        for name, a in published.items()
+    }
+    return {"off": off, "n": len(off), "within_0.03": sum(abs(x) <= 0.03 for x in off.values())}
+
+
+def gopher(folder: Path) -> dict[str, Any]:
+    """The recommendation on the paper's points at the Gopher budget."""
+    fits = fitted(observations(rows_of(folder / "hoffmann_fig4.csv")))
+    assert fits.recommended is not None
+    outliers = [o["run_id"] for o in fits.recommended["outliers"]]
+    return {**recommendation(fits, GOPHER).to_dict(), "outliers": outliers}
+
+
+def from_minima(folder: Path) -> list[dict[str, Any]]:
+    """Later losses from six minima alone."""
+    from chinchilla.recommend.candidates import pairs_of_minima
+    from chinchilla.recommend.choose import _of_minima
+    from chinchilla.recommend.forecast import Minima
+
+    rows = rows_of(folder / "marin_moe_minima.csv")
+    of = {
+        use: np.array([(float(r["C"]), float(r["L"])) for r in rows if r["use"] == use])
+        for use in ("fit", "held_out")
+    }
+    C, L = of["fit"].T
+    minima = Minima(C, np.full(len(C), np.nan), L)
+    forecast = _of_minima(minima, pairs_of_minima(minima))["L"]
+    found = []
+    for at, loss in of["held_out"]:
+        e = forecast.at(float(at), float(np.log(at / C.max())))
+        found.append(
+            {
+                "C": float(at),
+                "predicted": e.value,
+                "interval80": e.interval,
+                "measured": float(loss),
+                "error": e.value / loss - 1,
+                "width": e.high / e.low - 1,
+                "inside": bool(e.low <= loss <= e.high),
+            }
+        )
+    return found
+
+
+def text(record: dict[str, Any]) -> str:
+    """The record as Markdown."""
+    lines = [
+        "| sweeps | split | n | N_opt, parabola: median error, inside | N_opt, Akima | loss |",
+        "|---|---|---|---|---|---|",
+    ]
+
+    def cell(s: dict[str, Any], digits: int) -> str:
+        if s["median_error"] is None:
+            return "none"
+        return f"{100 * s['median_error']:.{digits}f}%, {s['inside']:.2f} of {s['n']}"
+
+    for table, splits in record["summary"].items():
+        for split, s in splits.items():
+            lines.append(
+                f"| {table} | {split} | {s['n']} | {cell(s['parabola'], 1)} | {cell(s['akima'], 1)} | "
+                f"{cell(s['L'], 2)} |"
+            )
+    if a := record.get("exponents"):
+        lines.append(
+            f"\nApproach 2: {a['within_0.03']} of {a['n']} published exponents within .03."
+        )
+    if g := record.get("gopher"):
+        low, high = g["N_interval80"]
+        lines.append(
+            f"The paper's points at {GOPHER:.3g} FLOPs: {g['N'] / 1e9:.1f}B parameters "
+            f"({low / 1e9:.1f}B to {high / 1e9:.1f}B), {len(g['outliers'])} outliers excluded."
+        )
+    lines += [
+        f"Minima alone, {m['C']:.0e} FLOPs: {100 * m['error']:+.3f}%, 80% interval "
+        f"{100 * m['width']:.2f}% wide, {'contains' if m['inside'] else 'misses'} the loss."
+        for m in record.get("minima", [])
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = Arguments(__doc__)
+    parser.add_argument("folder", type=existing_folder, nargs="?", help="with the public tables")
+    parser.add_argument("--table", action="append", default=[], help="FILE.csv:COLUMN")
+    parser.add_argument(
+        "--out", type=out_file, default=ROOT / "docs" / "results" / "extrapolation.json"
+    )
+    told = parser.parse_args(arguments)
+    tables: dict[str, tuple[Path, str]] = {}
+    for given in told.table:
+        name, _, column = given.rpartition(":")
+        if not name or not Path(name).is_file():
+            parser.error(f"--table: {given!r} is no FILE.csv:COLUMN with a file that exists.")
+        tables[Path(name).name] = (Path(name), column)
+    if told.folder:
+        tables |= {n: (told.folder / n, c) for n, c in TABLES.items()}
+    absent = [name for name, (path, _) in tables.items() if not path.is_file()]
+    for name in absent:
+        print(f"{name}: left out, it is not in {told.folder}.", file=sys.stderr)
+    tables = {name: place for name, place in tables.items() if name not in absent}
+    if not tables:
+        print(
+            "nothing is left to score: give a folder or --table FILE.csv:COLUMN.", file=sys.stderr
+        )
+        return 1
+    sweeps: dict[str, Any] = {}
+    for table, (path, column) in tables.items():
+        if column not in rows_of(path)[0]:
+            parser.error(f"--table: {path} has no column {column!r}.")
+        sweeps[table] = {
+            name: {split: score(obs, factor) for split, factor in SPLITS.items()}
+            for name, obs in sweeps_of(path, column).items()
+        }
+    record: dict[str, Any] = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": commit(ROOT),
+        "summary": {
+            table: {split: summary([s[split] for s in found.values()]) for split in SPLITS}
+            for table, found in sweeps.items()
+        },
+        "sweeps": sweeps,
+    }
+    every = [s[split] for found in sweeps.values() for s in found.values() for split in SPLITS]
+    record["summary"]["all"] = {"both": summary(every)}
+    for key, file, of in (
+        ("exponents", "porian_refinedweb_published.csv", exponents),
+        ("gopher", "hoffmann_fig4.csv", gopher),
+        ("minima", "marin_moe_minima.csv", from_minima),
+    ):
+        if told.folder and (told.folder / file).is_file():
+            record[key] = of(told.folder)
+    told.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(text(record))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
