@@ -53,6 +53,8 @@ def compare(
     C = target_flops or 10 * float(obs.C.max())
     quantities = _Quantities(frame, C)
     best = quantities(np.array([[law.E, law.A, law.B, law.alpha, law.beta]]))[0]
+    r = np.log(obs.L / law(obs.N, obs.D))
+    noisy = float(np.sqrt(np.mean(r**2))) > bootstrap.ZERO_WIDTH
     thetas = {name: laws.theta[laws.converged] for name, laws in have.items()}
     more = [name for name in bootstrap.RESAMPLINGS if name not in have]
     if len(obs) > MAX_COMPARED_RUNS:
@@ -66,7 +68,7 @@ def compare(
     found = []
     for name in sorted(thetas, key=list(bootstrap.RESAMPLINGS).index):
         said = f"{len(thetas[name])} {bootstrap.RESAMPLINGS[name]}"
-        found += _percentiles(said, quantities(thetas[name]), best, C)
+        found += _percentiles(said, quantities(thetas[name]), best, C, noisy)
     if how["objective"] == "huber":
         problem = Problem.of(obs.N, obs.D, obs.L)
         found += _sandwich(problem, law, quantities, best, how["huber_delta"])
@@ -103,10 +105,14 @@ def _intervals(
     return found
 
 
-def _percentiles(method: str, values: np.ndarray, best: np.ndarray, C: float) -> list[Interval]:
+def _percentiles(
+    method: str, values: np.ndarray, best: np.ndarray, C: float, noisy: bool
+) -> list[Interval]:
     values = values[np.isfinite(values).all(axis=1)]
     if len(values) < MIN_FITTED:
         return _intervals(f"{method}: too few could be fitted", best, *_nothing(), C)
+    if noisy and bootstrap.unvaried(values[:, 0]):
+        return _intervals(f"{method}: they do not vary here", best, *_nothing(), C)
     bounds = np.percentile(values, (2.5, 10, 90, 97.5), axis=0).T
     return _intervals(method, best, values.std(axis=0, ddof=1), bounds, C)
 

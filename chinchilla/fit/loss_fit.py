@@ -190,7 +190,9 @@ def refit_loss_law(
         theta[at], f[at], converged[at] = own.theta[better], own.f[better], True
         return float(better.mean())
 
-    checked = np.unique(np.linspace(0, k - 1, min(k, max(MIN_CHECKED, k // CHECKED_EVERY))).round().astype(int))
+    checked = np.unique(
+        np.linspace(0, k - 1, min(k, max(MIN_CHECKED, k // CHECKED_EVERY))).round().astype(int)
+    )
     others = np.setdiff1d(np.arange(k), checked)
     if start_anew(checked) > MANY_LOWER:
         start_anew(others)
