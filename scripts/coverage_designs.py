@@ -24,7 +24,8 @@ from chinchilla.paper import ISOFLOP_BUDGETS
 LAW = named_law("hoffmann")
 (LOG_K, A), _, _ = six_nd_frontier(LAW)
 NOISES = {"even": 0.002, "uneven": 0.0075, "heavy": 0.002, "outliers": 0.002}
-OUTLIERS = 0.03, (0.02, 0.1)  # share of the runs, and how much of ln L they lie too high
+OUTLIERS = 0.03  # share of the runs
+TOO_HIGH = 0.02, 0.1  # how much of ln L they lie above the law
 PENALTY = 0.05  # how much a curve lies above the law at its start, falling to 0 at its end
 RATIOS = (5, 10, 20, 40, 80, 160)  # tokens per parameter of the horizons; the best are 15 to 45
 STEP = 0.05  # a run ends up to so much beyond its budget, of its C
@@ -51,9 +52,8 @@ def errors(C: np.ndarray, noise: str, seed: int) -> np.ndarray:
     if noise == "heavy":
         return NOISES[noise] * rng.standard_t(2, size=len(C))
     if noise == "outliers":
-        share, high = OUTLIERS
-        far = rng.random(len(C)) < share
-        return NOISES[noise] * rng.normal(size=len(C)) + far * rng.uniform(*high, size=len(C))
+        far = rng.random(len(C)) < OUTLIERS
+        return NOISES[noise] * rng.normal(size=len(C)) + far * rng.uniform(*TOO_HIGH, size=len(C))
     scale = C**-0.2
     scale *= NOISES[noise] / np.sqrt((scale**2).mean())
     return scale * rng.standard_t(4, size=len(C)) / np.sqrt(2)

@@ -66,8 +66,8 @@ def draw(resampling: str, obs: Observations, n_resamples: int, seed: int) -> np.
     if resampling == "bayesian":
         rng = np.random.default_rng(seed)
         freedom = max(n - N_PARAMETERS, 1)
-        variance = VARIANCE * n / (n - N_PARAMETERS / 2)
-        variance = variance * freedom / rng.chisquare(freedom, size=(n_resamples, 1))
+        mean = VARIANCE * n / max(n - N_PARAMETERS / 2, 1)
+        variance = mean * freedom / rng.chisquare(freedom, size=(n_resamples, 1))
         shape = 1 / np.minimum(variance, MAX_VARIANCE)
         w = rng.gamma(shape, size=(n_resamples, n))
         return w * (n / w.sum(axis=1, keepdims=True))
