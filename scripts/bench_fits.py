@@ -5,7 +5,7 @@
 Writes docs/results/bench_fits.json and prints it as a Markdown table. The points are the 240 of the
 paper's Figure 4 without the five highest losses (hoffmann_fig4.csv in the folder that
 CHINCHILLA_PUBLIC_DATA names, default shared/data beside the checkout); approach 2 gets those of them
-that belong to a budget.
+that belong to a budget. Whole runs of `chinchilla fit` on ill-fitting tables are timed by bench_whole.py.
 
 The programs are nobody's to ship here, so DIR holds checkouts of them, each with its own .venv:
 
@@ -45,6 +45,7 @@ from typing import Any
 
 from bench_arguments import Arguments, count, existing_folder, out_file
 from bench_programs import DELTA, PROGRAMS, Found
+from bench_whole import whole_fits
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
@@ -190,10 +191,13 @@ def judge_resamples(points: Found, drawn: Any, laws: Any) -> Found:
     }
 
 
+def public_folder() -> Path:
+    return Path(os.environ.get("CHINCHILLA_PUBLIC_DATA", ROOT.parent / "shared" / "data"))
+
+
 def public_points() -> Found:
     """N, D, C, L, budget_flops of the 240 points."""
-    beside = ROOT.parent / "shared" / "data"
-    path = Path(os.environ.get("CHINCHILLA_PUBLIC_DATA", beside), "hoffmann_fig4.csv")
+    path = public_folder() / "hoffmann_fig4.csv"
     if not path.exists():
         print(
             f"{path} is missing. Set CHINCHILLA_PUBLIC_DATA to the folder of hoffmann_fig4.csv.",
@@ -296,11 +300,16 @@ def git_commit() -> str:
 
 
 def machine() -> str:
+    """Processor, number of cores, and that the programs use one thread."""
+    return f"{processor()}, 1 thread used"
+
+
+def processor() -> str:
     """Processor and number of cores."""
     about = Path("/proc/cpuinfo")
     lines = about.read_text().splitlines() if about.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores, 1 thread used"
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -310,11 +319,19 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--rounds", type=count, default=3)
     parser.add_argument("--quick", action="store_true", help="leave out what takes over a minute")
-    parser.add_argument("--only", default="", help="programs, with commas")
+    parser.add_argument(
+        "--only", default="", help="programs, with commas; or whole, which renews whole_fits alone"
+    )
     parser.add_argument(
         "--out", type=out_file, default=ROOT / "docs" / "results" / "bench_fits.json"
     )
     told = parser.parse_args(arguments)
+    whole = (ROOT, public_folder(), told.rounds, processor(), git_commit())
+    if told.only == "whole":
+        kept = json.loads(told.out.read_text(encoding="utf-8")) if told.out.exists() else {}
+        kept["whole_fits"] = whole_fits(*whole)
+        told.out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        return 0
     peers = told.peers.resolve() if told.peers else None
     wanted = told.only.split(",") if told.only else list(PROGRAMS)
     if unknown := [name for name in wanted if name not in PROGRAMS]:
@@ -367,6 +384,8 @@ def main(arguments: list[str] | None = None) -> int:
         "left_out": absent,
         "measured": entries,
     }
+    if not told.only:
+        record["whole_fits"] = whole_fits(*whole)
     told.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(table(entries))
     return 0

@@ -1,15 +1,12 @@
-"""How often intervals hold the truth: synthetic sweeps from a known law, each approach, two noises.
+"""How often intervals hold the truth: synthetic sweeps of known laws, each approach, several noises.
 
-    python scripts/coverage.py [OUT.json]
+    python scripts/coverage.py [OUT.json] [approach=NAME] [design=NAME]
 
-Draws sweeps from Hoffmann et al.'s law, fits each, and counts how often the 80% and 95% intervals of
-a and of N_opt at ten times the largest C hold the law's own. Writes docs/results/coverage.json (or
-OUT.json) after every study, each with its date and commit, and skips those it already holds under these
-settings, so it can be stopped; delete the file to start anew. Half an hour on one core.
-
-Noise is in ln L, one error a run. "even": normal, sd .002. "uneven": sd .0075 over the sweep as on the
-points published by Hoffmann et al. (residuals of approach 3, kurtosis 16.7), larger for small C
-(C^-0.2), heavy-tailed (Student's t with 4 degrees of freedom).
+Draws sweeps (coverage_designs.py), fits each, and counts how often the 80% and 95% intervals of a and
+of N_opt at ten times the largest C hold the law's own. Writes docs/results/coverage.json (or OUT.json)
+after every study, each with its date and commit, and skips those it already holds under these settings,
+so it can be stopped; delete the file, or a study in it, to start anew. approach=NAME and design=NAME
+keep to the approaches and designs whose name contains NAME. An hour on one core.
 """
 
 import datetime
@@ -17,94 +14,29 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from coverage_designs import LADDERS, MISFITS, NOISES, PENALTY, PROFILES, SPARSE, A, Design
 
 from chinchilla.errors import FitError
 from chinchilla.files import read_json, write_json
 from chinchilla.fit import fit_envelope, fit_isoflop
 from chinchilla.fit.bootstrap import draw, power_laws
 from chinchilla.fit.frontier import PowerLaw
-from chinchilla.fit.loss_law import LawFrontier, named_law, six_nd_frontier
+from chinchilla.fit.loss_law import LawFrontier
 from chinchilla.fit.parametric import fit_loss_law, refit_loss_law
 from chinchilla.observations import Observations
-from chinchilla.paper import ISOFLOP_BUDGETS
 from chinchilla.train.device import git_commit
 
-N_SWEEPS = 400  # binomial standard error 1.1% at 95%, 2% at 80%
-N_LADDERS = 200  # the same for approach 1, which is slower: 1.5% and 2.8%
+N_SWEEPS = 300  # binomial standard error 1.3% at 95%, 2.3% at 80%
+N_SLOW = 200  # the same for approaches 1 and 2, which are slower: 1.5% and 2.8%
 N_BOOTSTRAP = 400
-LAW = named_law("hoffmann")
-(LOG_K, A), _, _ = six_nd_frontier(LAW)
-NOISES = {"even": 0.002, "uneven": 0.0075}
-PROFILES = {  # budgets, sizes at each, half-width of the sizes around the optimum
-    "9 budgets x 7 sizes, +-4x": (ISOFLOP_BUDGETS, 7, 4.0),
-    "9 budgets x 9 sizes, +-8x": (ISOFLOP_BUDGETS, 9, 8.0),
-    "5 budgets x 5 sizes, +-4x": (ISOFLOP_BUDGETS[::2], 5, 4.0),
-}
-LADDERS = {f"{n} sizes x 6 horizons": n for n in (6, 12, 24)}  # over a factor 100 in N
-RATIOS = (5, 10, 20, 40, 80, 160)  # tokens per parameter of the horizons; the best are 15 to 45
-PENALTY = 0.05  # how much a curve lies above the law at its start, falling to 0 at its end
 
-Sweep = Callable[[str, int], Observations]  # noise, seed
 Fit = Callable[[Observations, int], PowerLaw]  # the resampling has the sweep's seed
-
-
-def errors(C: np.ndarray, noise: str, seed: int) -> np.ndarray:
-    """(n,) errors of ln L of runs that spent C."""
-    rng = np.random.default_rng(seed)
-    if noise == "even":
-        return NOISES[noise] * rng.normal(size=len(C))
-    scale = C**-0.2
-    scale *= NOISES[noise] / np.sqrt((scale**2).mean())
-    return scale * rng.standard_t(4, size=len(C)) / np.sqrt(2)
-
-
-def profile_sweep(design: str) -> Sweep:
-    """Final losses of an isoFLOP grid."""
-    budgets, n_sizes, half_width = PROFILES[design]
-    C = np.repeat(np.array(budgets, float), n_sizes)
-    N = (
-        np.exp(LOG_K)
-        * C**A
-        * np.tile(np.geomspace(1 / half_width, half_width, n_sizes), len(budgets))
-    )
-    D = C / (6 * N)
-    names = np.array([f"run{i:03d}" for i in range(len(C))])
-
-    def build(noise: str, seed: int) -> Observations:
-        return Observations(names, C, C, N, D, LAW(N, D) * np.exp(errors(C, noise, seed)))
-
-    return build
-
-
-def ladder_sweep(design: str) -> Sweep:
-    """Curves of sizes, each to the same six tokens per parameter; 60 points each."""
-    sizes = np.geomspace(5e7, 5e9, LADDERS[design])
-    N = np.repeat(sizes, len(RATIOS))
-    C_end = 6 * N**2 * np.tile(np.array(RATIOS, float), len(sizes))
-    done = np.geomspace(0.02, 1, 60)
-    D = C_end[:, None] / (6 * N[:, None]) * done  # (n_runs, 60)
-    L = LAW(N[:, None], D) * (1 + PENALTY * (1 - done))
-    names = np.repeat([f"run{i:03d}" for i in range(len(N))], 60)
-    columns = np.repeat(N, 60), D.ravel()
-    unnamed = np.full(len(names), np.nan)
-
-    def build(noise: str, seed: int) -> Observations:
-        error = errors(C_end, noise, seed)[:, None]
-        return Observations(
-            names,
-            unnamed,
-            6 * columns[0] * columns[1],
-            *columns,
-            (L * np.exp(error)).ravel(),
-            loss_kind="heldout",
-        )
-
-    return build
+Designs = Mapping[str, Callable[[], Design]]
 
 
 def parametric(resampling: str) -> Fit:
@@ -131,37 +63,33 @@ def envelope(part: str) -> Fit:
     )
 
 
-STUDIES: list[tuple[str, Fit, dict[str, Sweep]]] = [
-    ("isoflop, exact, wild (default)", isoflop(), {d: profile_sweep(d) for d in PROFILES}),
-    (
-        "isoflop, parabola, wild",
-        isoflop(profile="parabola"),
-        {d: profile_sweep(d) for d in PROFILES},
-    ),
-    (
-        "isoflop, parabola, pairs",
-        isoflop(profile="parabola", interval="pairs"),
-        {d: profile_sweep(d) for d in PROFILES},
-    ),
-    (
-        "parametric, bayesian (default)",
-        parametric("bayesian"),
-        {d: profile_sweep(d) for d in PROFILES},
-    ),
-    ("parametric, pairs", parametric("pairs"), {d: profile_sweep(d) for d in PROFILES}),
-    ("envelope, all (default)", envelope("all"), {d: ladder_sweep(d) for d in LADDERS}),
-    ("envelope, tail", envelope("tail"), {d: ladder_sweep(d) for d in LADDERS}),
-    ("envelope, hull", envelope("hull"), {d: ladder_sweep(d) for d in LADDERS}),
+TWO = ("even", "uneven")
+FOUR = tuple(NOISES)
+HARDER = [("5 budgets x 5 sizes, +-4x", FOUR), ("9 budgets x 7 sizes, +-4x", FOUR)]
+OF_PROFILES = {**dict.fromkeys([*PROFILES, *MISFITS], TWO), **dict(HARDER)}
+OF_LAWS = {**dict.fromkeys(SPARSE, TWO), "24 budgets x 1 run": FOUR, **OF_PROFILES}
+PLAIN = dict.fromkeys(list(PROFILES)[:3], TWO)
+OF_CURVES = dict.fromkeys(LADDERS, TWO)
+DESIGNS: Designs = {**PROFILES, **MISFITS, **SPARSE, **LADDERS}
+STUDIES: list[tuple[str, Fit, Mapping[str, tuple[str, ...]], int]] = [
+    ("parametric, bayesian (default)", parametric("bayesian"), OF_LAWS, N_SWEEPS),
+    ("isoflop, exact, wild (default)", isoflop(), OF_PROFILES, N_SLOW),
+    ("isoflop, parabola, wild", isoflop(profile="parabola"), PLAIN, N_SLOW),
+    ("isoflop, parabola, pairs", isoflop(profile="parabola", interval="pairs"), PLAIN, N_SLOW),
+    ("parametric, pairs", parametric("pairs"), PLAIN, N_SWEEPS),
+    ("envelope, all (default)", envelope("all"), OF_CURVES, N_SLOW),
+    ("envelope, tail", envelope("tail"), OF_CURVES, N_SLOW),
+    ("envelope, hull", envelope("hull"), OF_CURVES, N_SLOW),
 ]
 
 
-def study(fit: Fit, sweep: Sweep, noise: str, n_sweeps: int) -> dict[str, Any]:
+def study(fit: Fit, design: Design, noise: str, n_sweeps: int) -> dict[str, Any]:
     """Coverage and bias over sweeps of seeds 0, 1, ..."""
     a, log_N, held, inside, refused = [], [], [], 0, 0
     for seed in range(n_sweeps):
-        obs = sweep(noise, seed)
+        obs = design.build(noise, seed)
         C = 10 * float(obs.C.max())
-        truth = LOG_K + A * np.log(C)
+        truth = design.log_N_opt(C)
         try:
             law = fit(obs, seed)
         except FitError:
@@ -171,13 +99,13 @@ def study(fit: Fit, sweep: Sweep, noise: str, n_sweeps: int) -> dict[str, Any]:
             refused += 1
             continue
         bands = [np.log(law.band(C, low, high)) for low, high in ((10, 90), (2.5, 97.5))]
-        a.append(law.exponent - A)
+        a.append(law.exponent - design.a)
         log_N.append(float(np.log(law(C)) - truth))
         inside += law.p10 <= law.exponent <= law.p90
         held.append(
             [
-                law.p10 <= A <= law.p90,
-                law.ci95[0] <= A <= law.ci95[1],
+                law.p10 <= design.a <= law.p90,
+                law.ci95[0] <= design.a <= law.ci95[1],
                 *(low <= truth <= high for low, high in bands),
             ]
         )
@@ -203,9 +131,8 @@ def _of(error: np.ndarray, in80: float, in95: float) -> dict[str, float]:
     }
 
 
-def main(out: Path) -> None:
+def main(out: Path, only: dict[str, str]) -> None:
     settings = {
-        "n_sweeps": [N_SWEEPS, N_LADDERS],
         "n_bootstrap": [N_BOOTSTRAP, N_BOOTSTRAP // 2],
         "law": "hoffmann",
         "a": A,
@@ -219,24 +146,25 @@ def main(out: Path) -> None:
     made = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "commit": git_commit()}
     done = {(s["approach"], s["design"], s["noise"]) for s in studies}
     print(f"{'':58}     a: 80%   95%     bias    +-    ln N_opt: 80%   95%    bias    +-")
-    for approach, fit, sweeps in STUDIES:
-        for design, sweep in sweeps.items():
-            for noise in NOISES:
-                key = (approach, design, noise)
-                if key not in done:
-                    start = time.process_time()
-                    found = study(fit, sweep, noise, N_LADDERS if design in LADDERS else N_SWEEPS)
-                    seconds = round(time.process_time() - start, 1)
-                    named = dict(zip(("approach", "design", "noise"), key, strict=True))
-                    studies.append({**named, **found, "cpu_seconds": seconds, **made})
-                    out.parent.mkdir(parents=True, exist_ok=True)
-                    write_json(out, {**record, "studies": studies})
-                row = next(s for s in studies if (s["approach"], s["design"], s["noise"]) == key)
-                print(_line(row), flush=True)
+    for approach, fit, designs, n_sweeps in STUDIES:
+        for name, noise in ((d, n) for d, noises in designs.items() for n in noises):
+            key = (approach, name, noise)
+            if only["approach"] not in approach or only["design"] not in name:
+                continue
+            if key not in done:
+                start = time.process_time()
+                found = study(fit, DESIGNS[name](), noise, n_sweeps)
+                seconds = round(time.process_time() - start, 1)
+                named = dict(zip(("approach", "design", "noise"), key, strict=True))
+                studies.append({**named, **found, "cpu_seconds": seconds, **made})
+                out.parent.mkdir(parents=True, exist_ok=True)
+                write_json(out, {**record, "studies": studies})
+            row = next(s for s in studies if (s["approach"], s["design"], s["noise"]) == key)
+            print(_line(row), flush=True)
 
 
 def _line(row: dict[str, Any]) -> str:
-    name = f"{row['approach']:31}{row['design']:26}{row['noise']:7}"
+    name = f"{row['approach']:31}{row['design']:26}{row['noise']:9}"
     if "a" not in row:
         return f"{name} no interval in {row['without_interval']} sweeps"
     a, N = row["a"], row["log_N_opt_at_10x"]
@@ -247,6 +175,17 @@ def _line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 2:
+    only, files = {"approach": "", "design": ""}, []
+    for word in sys.argv[1:]:
+        key, equals, value = word.partition("=")
+        if equals and key in only:
+            only[key] = value
+        else:
+            files.append(word)
+    known = {"approach": [name for name, *_ in STUDIES], "design": list(DESIGNS)}
+    for key, names in known.items():
+        if not any(only[key] in name for name in names):
+            sys.exit(f"{key}={only[key]} is in none of: {'; '.join(names)}")
+    if len(files) > 1:
         sys.exit(__doc__)
-    main(Path(sys.argv[1] if len(sys.argv) == 2 else "docs/results/coverage.json"))
+    main(Path((*files, "docs/results/coverage.json")[0]), only)

@@ -7,6 +7,7 @@ import numpy as np
 
 from chinchilla import config
 from chinchilla.commands.shared import sweep_results
+from chinchilla.commands.waiting import late_lines
 from chinchilla.decide.preregister import marks_of
 from chinchilla.diagnose.verdicts import FILE as DIAGNOSTICS
 from chinchilla.diagnose.verdicts import Diagnostics
@@ -26,7 +27,8 @@ def fit(command: config.FitCommand) -> int:
     finals, curves = _runs(command)
     out_dir = Path(command.out_dir or Path(command.sweep_dir) / "fits")
     writable_dir(out_dir, "out_dir")
-    fits = fit_table(finals, curves, command)
+    with late_lines() as stage:
+        fits = fit_table(finals, curves, command, stage)
     finals.save(out_dir / RUNS)  # first: frontier.json holds its SHA-256
     fits = fits.with_runs(out_dir / RUNS)
     fits.save(out_dir / "frontier.json")

@@ -8,7 +8,7 @@ from chinchilla.config import FitCommand
 from chinchilla.errors import FitError
 from chinchilla.fit.envelope import fit_envelope
 from chinchilla.fit.fits import Fits, Refused, impossible
-from chinchilla.fit.frontier import Frontier, LossLaw, OptimalPoint, PowerLaw
+from chinchilla.fit.frontier import Frontier, LossLaw, OptimalPoint, PowerLaw, called
 from chinchilla.fit.isoflop import fit_isoflop
 from chinchilla.fit.parametric import fit_parametric
 from chinchilla.observations import Observations
@@ -34,13 +34,19 @@ __all__ = [
 ]
 
 
-def fit_all(finals: Observations, curves: Observations | None, command: FitCommand) -> Fits:
+def fit_all(
+    finals: Observations,
+    curves: Observations | None,
+    command: FitCommand,
+    stage: Callable[[str], None] = lambda name: None,
+) -> Fits:
     """Every approach that `command` asks for.
 
     Args:
         finals: final losses; may hold curve rows, of which approaches 2 and 3 use the last points.
         curves: points along the runs for approach 1; None = whatever curves `finals` holds.
         command: approaches and their settings.
+        stage: told the name of each stage as it begins.
 
     Returns:
         The frontiers, and for the approaches that cannot answer the reason.
@@ -75,6 +81,7 @@ def fit_all(finals: Observations, curves: Observations | None, command: FitComma
     for approach in command.approaches:
         obs = curves if approach == "envelope" and curves is not None else finals
         settings = {**own[approach], "n_bootstrap": command.n_bootstrap, "seed": command.seed}
+        stage(f"fit: {called(approach)}, {len(obs)} rows, {command.n_bootstrap} resamples")
         try:
             found = FITS[approach](obs, **settings)
         except FitError as error:

@@ -3,8 +3,9 @@
 On the published points the standard error of a differs five-fold between methods, and the narrow
 ones cover far less than they say (docs/fitting.md). Compared here: bootstraps over runs, over model
 sizes, over budgets, within budgets; the paper's subsampling; the Powell sandwich, which needs no
-refit; and the profile likelihood under Laplace errors. Quantities: a, the exponent of N_opt, and
-N_opt at a target C. NumPy only.
+refit; and the profile likelihood under Laplace errors. Resamplings other than the one in use are
+refitted 100 times each, and left out for more than 1,000 runs, where they would take most of the
+time of a fit. Quantities: a, the exponent of N_opt, and N_opt at a target C. NumPy only.
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from chinchilla.fit.loss_law import LawFrontier, log_N_opt
 from chinchilla.fit.newton import Objective, Problem
 from chinchilla.observations import Observations
 
-COMPARED = dict.fromkeys(bootstrap.RESAMPLINGS, 400) | {"subsample": 100}  # refits of each
+COMPARED = 100  # refits of each resampling that is compared
+MAX_COMPARED_RUNS = 1_000  # of larger tables only the ways that need no further refits are compared
 MIN_FITTED = 20  # resamples that must fit before percentiles mean anything
 CHI2_80, CHI2_95 = 1.6424, 3.8415  # quantiles of one degree of freedom
 PROFILE_POINTS = 12  # on each side of the optimum
@@ -51,14 +53,22 @@ def compare(
     C = target_flops or 10 * float(obs.C.max())
     quantities = _Quantities(frame, C)
     best = quantities(np.array([[law.E, law.A, law.B, law.alpha, law.beta]]))[0]
+    r = np.log(obs.L / law(obs.N, obs.D))
+    noisy = float(np.sqrt(np.mean(r**2))) > bootstrap.ZERO_WIDTH
+    thetas = {name: laws.theta[laws.converged] for name, laws in have.items()}
+    more = [name for name in bootstrap.RESAMPLINGS if name not in have]
+    if len(obs) > MAX_COMPARED_RUNS:
+        more = []
+    if more:  # all at once, because a few slow refits then delay the others only once
+        weights = np.concatenate([bootstrap.draw(name, obs, COMPARED, seed) for name in more])
+        refits = refit_loss_law(obs.N, obs.D, obs.L, weights, law, **how)
+        for i, name in enumerate(more):
+            rows = slice(COMPARED * i, COMPARED * (i + 1))
+            thetas[name] = refits.theta[rows][refits.converged[rows]]
     found = []
-    for name, n in COMPARED.items():
-        laws = have.get(name)
-        if laws is None:
-            counts = bootstrap.draw(name, obs, n, seed)
-            laws = refit_loss_law(obs.N, obs.D, obs.L, counts, law, **how)
-        said = f"{len(laws.converged)} {bootstrap.RESAMPLINGS[name]}"
-        found += _percentiles(said, quantities(laws.theta[laws.converged]), best, C)
+    for name in sorted(thetas, key=list(bootstrap.RESAMPLINGS).index):
+        said = f"{len(thetas[name])} {bootstrap.RESAMPLINGS[name]}"
+        found += _percentiles(said, quantities(thetas[name]), best, C, noisy)
     if how["objective"] == "huber":
         problem = Problem.of(obs.N, obs.D, obs.L)
         found += _sandwich(problem, law, quantities, best, how["huber_delta"])
@@ -95,10 +105,14 @@ def _intervals(
     return found
 
 
-def _percentiles(method: str, values: np.ndarray, best: np.ndarray, C: float) -> list[Interval]:
+def _percentiles(
+    method: str, values: np.ndarray, best: np.ndarray, C: float, noisy: bool
+) -> list[Interval]:
     values = values[np.isfinite(values).all(axis=1)]
     if len(values) < MIN_FITTED:
         return _intervals(f"{method}: too few could be fitted", best, *_nothing(), C)
+    if noisy and bootstrap.unvaried(values[:, 0]):
+        return _intervals(f"{method}: they do not vary here", best, *_nothing(), C)
     bounds = np.percentile(values, (2.5, 10, 90, 97.5), axis=0).T
     return _intervals(method, best, values.std(axis=0, ddof=1), bounds, C)
 

@@ -28,7 +28,9 @@ MAX_EXPONENT = 3.0  # alpha or beta above this: the term is a wall at the smalle
 MIN_SHARE = 1e-4  # E below this share of the smallest loss counts as zero
 LAD_WIDTHS = (1e-3, 3e-4, 1e-4)  # Huber widths that stand in for lad in refits
 MAX_RAY = 1.05  # the largest D/N over the smallest, below which all runs have one
-N_CHECKED = 40  # refits that also start on their own
+MIN_CHECKED = 20  # refits that also start on their own: one in CHECKED_EVERY, at least so many
+CHECKED_EVERY = 25
+MANY_LOWER = 0.05  # share of these that must end lower for all refits to start on their own
 MAX_CONDITION = 1e6  # of the column-scaled Jacobian; 33 on the published points
 
 
@@ -152,8 +154,10 @@ def refit_loss_law(
 ) -> Laws:
     """Many fits of one set of runs at once: resamples, runs left out, windows.
 
-    Each starts at the law of all runs. Up to 40 of them, evenly spread, also start on their own
-    (variable projection); if one of these ends lower, all do. LAD stops at Huber width 1e-4.
+    Each starts at the law of all runs. One in 25 of them and at least 20, evenly spread, also start
+    on their own (variable projection) and keep the lower end; if more than a twentieth of these end
+    lower, all refits start on their own too, otherwise only those that have not converged. LAD stops
+    at Huber width 1e-4.
 
     Args:
         N: (n,) parameters.
@@ -176,19 +180,21 @@ def refit_loss_law(
     end = problem.solve(np.broadcast_to(problem.theta(near), (k, 5)), weights, aim)
     theta, f, converged = end.theta, end.f, end.converged
 
-    def start_anew(rows: np.ndarray) -> bool:
-        """Whether a start of its own ends lower, or at last converges, in any of `rows`."""
+    def start_anew(rows: np.ndarray) -> float:
+        """The share of `rows` in which a start of its own ends lower, or converges at last."""
         if not len(rows):
-            return False
+            return 0.0
         own = problem.solve(problem.starts(weights[rows], "best")[:, 0], weights[rows], aim)
         better = own.converged & (~converged[rows] | (own.f < f[rows] * (1 - 1e-8) - 1e-20))
         at = rows[better]
         theta[at], f[at], converged[at] = own.theta[better], own.f[better], True
-        return bool(better.any())
+        return float(better.mean())
 
-    checked = np.unique(np.linspace(0, k - 1, min(k, N_CHECKED)).round().astype(int))
+    checked = np.unique(
+        np.linspace(0, k - 1, min(k, max(MIN_CHECKED, k // CHECKED_EVERY))).round().astype(int)
+    )
     others = np.setdiff1d(np.arange(k), checked)
-    if start_anew(checked):
+    if start_anew(checked) > MANY_LOWER:
         start_anew(others)
     else:
         start_anew(others[~converged[others]])

@@ -171,16 +171,11 @@ class Problem:
             objective: what, and by which widths.
             constraint: restricts theta.
         """
-        rows = max(1, CHUNK // len(self.u))
-        parts = []
-        for i in range(0, len(start), rows):
-            z = start[i : i + rows]
-            for width in objective.widths:
-                tolerance = TOLERANCE if width == objective.width else LOOSE
-                part = _Descent(self, w[i : i + rows], width, constraint).run(z, tolerance)
-                z = part[0]
-            parts.append(part)
-        z, f, predicted, converged = (np.concatenate(x) for x in zip(*parts, strict=True))
+        w = np.broadcast_to(w, (len(start), len(self.u)))
+        z = start
+        for width in objective.widths:
+            tolerance = TOLERANCE if width == objective.width else LOOSE
+            z, f, predicted, converged = _Descent(self, w, width, constraint).run(z, tolerance)
         return Solutions(constraint.lift(z) if constraint else z, f, predicted, converged)
 
     def promised(self, theta: np.ndarray, w: np.ndarray, objective: Objective) -> float:
@@ -208,7 +203,7 @@ class Problem:
 
 
 class _Descent:
-    """Semi-smooth Newton on one chunk of minimisations, at one Huber width."""
+    """Semi-smooth Newton on k minimisations, at one Huber width."""
 
     def __init__(
         self, problem: Problem, w: np.ndarray, width: float, constraint: Constraint | None
@@ -223,28 +218,38 @@ class _Descent:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Newton steps, shortened where they gain too little; a row leaves when it has converged.
 
+        About CHUNK numbers of an array are worked on at a time. A row that leaves is replaced by
+        the next one that waits, so that a few slow rows do not hold up the others.
+
         Returns:
             z (k, m), objective (k,), predicted decrease (k,), converged (k,).
         """
         z = z.copy()
-        f, predicted = np.full(len(z), np.inf), np.full(len(z), np.inf)
-        done = np.zeros(len(z), bool)
-        live = np.arange(len(z))
-        for _ in range(MAX_STEPS):
-            w = self.w if len(live) == len(z) else self.w[live]
+        k, at_once = len(z), max(1, CHUNK // len(self.problem.u))
+        f, predicted = np.full(k, np.inf), np.full(k, np.inf)
+        done, steps = np.zeros(k, bool), np.zeros(k, int)
+        live, begun = np.arange(0), 0
+        while True:
+            fresh = min(k, begun + at_once - len(live))
+            live, begun = np.append(live, np.arange(begun, fresh)), fresh
+            if not len(live):
+                break
+            w = self.w if len(live) == k else self.w[live]
             f[live], g, H = self.derivatives(z[live], w)
             step, predicted[live], convex = _newton_step(g, H)
             # Residuals of 1e-14 are rounding: an exact fit has no relative decrease to wait for.
             floor = tolerance * f[live] + 1e-28 * w.sum(-1)
             stop = (predicted[live] <= floor) & convex
             done[live[stop]] = True
-            live, step = live[~stop], step[~stop]
-            if not len(live):
-                break
+            if stop.any():
+                live, step, w = live[~stop], step[~stop], w[~stop]
+                if not len(live):
+                    continue
             most = MAX_MOVE[: step.shape[1]] if self.constraint is None else 0.5
             step /= np.maximum(1, (np.abs(step) / most).max(-1, keepdims=True))
-            z[live], moved = self.line_search(z[live], f[live], step, predicted[live], self.w[live])
-            live = live[moved]  # else: no descent left above rounding
+            z[live], moved = self.line_search(z[live], f[live], step, predicted[live], w)
+            steps[live] += 1
+            live = live[moved & (steps[live] < MAX_STEPS)]  # else: no descent left above rounding
         return z, f, predicted, done
 
     def theta(self, z: np.ndarray) -> np.ndarray:

@@ -95,8 +95,9 @@ def fit_parametric(
     laws = refit_loss_law(obs.N, obs.D, obs.L, counts, law, **how)
     samples = frame.all_lines(laws.theta)
     N_line, D_line = frame.lines(law)
+    r = np.log(obs.L / law(obs.N, obs.D))
     N_opt, D_opt, fitted, warnings = bootstrap.power_laws(
-        N_line, D_line, samples, 10 * float(obs.C.max())
+        N_line, D_line, samples, 10 * float(obs.C.max()), float(np.sqrt(np.mean(r**2)))
     )
     kept = np.zeros((0, 5))
     if N_opt.samples:
@@ -157,7 +158,7 @@ def fit_parametric(
         },
         law=law,
         law_samples=[_seven_digits(row) for row in kept.T] if len(kept) else [],
-        log_residuals=_seven_digits(np.log(obs.L / law(obs.N, obs.D))),
+        log_residuals=_seven_digits(r),
         certificate=certificate,
         intervals=compare(obs, law, frame, {resampling: laws}, how, target_flops, seed)
         if compare_intervals

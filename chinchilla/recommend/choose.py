@@ -8,7 +8,7 @@ approach 2 alone and avoided approach 3 where it missed by a factor of two (docs
 """
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,15 +45,22 @@ OWN_LOSS = 4  # minima from which the loss is E + K*C^-g; with fewer, the law's 
 REACH = 0.35  # ln N beyond the sizes tried, within which the minimum of a parabola is measured
 
 
-def fit_table(finals: Observations, curves: Observations | None, command: FitCommand) -> Fits:
+def fit_table(
+    finals: Observations,
+    curves: Observations | None,
+    command: FitCommand,
+    stage: Callable[[str], None] = lambda name: None,
+) -> Fits:
     """Every approach that `command` asks for, and the recommendation.
 
     Args:
         finals: final losses.
         curves: points along the runs for approach 1; None = whatever curves `finals` holds.
         command: approaches and their settings.
+        stage: told the name of each stage as it begins.
     """
-    fits = fit_all(finals, curves, command)
+    fits = fit_all(finals, curves, command, stage)
+    stage("fit: held-out errors of the recommendation")
     how = {"huber_delta": command.huber_delta, "objective": command.objective}
     model = choose(finals.finals(), fits, how)
     return fits if model is None else dataclasses.replace(fits, recommended=model.to_dict())

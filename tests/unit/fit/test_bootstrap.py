@@ -97,3 +97,24 @@ def test_sizes_or_tokens_that_fall_with_compute_are_no_answer():
         with pytest.raises(FitError, match=f"{name} falls as C grows") as told:
             power_laws((0.0, N), (0.0, D), np.zeros((0, 4)), 1e20)
         assert told.value.kind == "falls"
+
+
+def test_random_weights_vary_also_where_a_run_is_alone_in_its_budget(observe, law):
+    C = np.geomspace(1e19, 1e21, 24)
+    N = 0.6 * (C / 6) ** 0.4565 * np.resize([1.0, 0.3, 3.0], 24)
+    obs = observe(N, C / (6 * N), law(N, C / (6 * N)), budget=C)
+    w = draw("bayesian", obs, 2000, 0)
+    assert np.all(w > 0)
+    assert w.sum(axis=1) == pytest.approx(24)
+    assert 0.7 < w.var() < 1.3
+
+
+def test_samples_that_do_not_vary_are_no_interval_where_runs_scatter():
+    same = np.tile([1.0, 0.5, -1.0, 0.5], (100, 1))
+    N_opt, D_opt, _, warnings = power_laws((1.0, 0.5), (-1.0, 0.5), same, 1e20, scatter=2e-3)
+    assert N_opt.p10 is N_opt.ci95 is D_opt.p10 is None
+    assert len(warnings) == 1
+    assert "no interval: all 100 resamples give a=0.5, although the runs miss" in warnings[0]
+    exact, _, _, warnings = power_laws((1.0, 0.5), (-1.0, 0.5), same, 1e20, scatter=1e-12)
+    assert exact.p10 == exact.p90 == 0.5
+    assert not warnings

@@ -8,6 +8,7 @@ from chinchilla.fit import newton
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import named_law
 from chinchilla.fit.parametric import fit_loss_law, fit_parametric
+from chinchilla.observations import Observations
 
 
 @pytest.mark.parametrize("name", ["hoffmann", "besiroglu", "muennighoff"])
@@ -123,3 +124,40 @@ def test_intervals_are_compared_only_when_asked(scattered_runs):
     assert fit_parametric(obs, **kept).intervals == []
     assert fit_parametric(obs, n_bootstrap=0).intervals == []
     assert len(fit_parametric(obs, n_bootstrap=50).intervals) > 8
+
+
+@pytest.fixture
+def lone_runs(law, observe):
+    """24 budgets of one run each."""
+
+    def build(seed: int) -> Observations:
+        C = np.geomspace(6e18, 3e21, 24)
+        N = 0.57 * C**0.4565 * np.resize([1.0, 0.2, 5.0, 0.45, 2.2], 24)
+        D = C / (6 * N)
+        error = 0.002 * np.random.default_rng(seed).normal(size=24)
+        return observe(N, D, law(N, D) * np.exp(error), budget=C)
+
+    return build
+
+
+def test_runs_alone_in_their_budget_have_an_interval_or_a_reason_why_not(lone_runs):
+    obs = lone_runs(0)
+    fit = fit_parametric(obs, n_bootstrap=100)
+    assert fit.N_opt.p90 - fit.N_opt.p10 > 0.005
+    (within,) = (i for i in fit.intervals if i.of == "a" and "within each budget" in i.method)
+    assert within.p10 is None
+    assert within.method.endswith("they do not vary here")
+    stuck = fit_parametric(obs, n_bootstrap=100, resampling="stratified", compare_intervals=False)
+    assert stuck.N_opt.p10 is None
+    assert any(w.startswith("no interval: all 100 resamples give a=") for w in stuck.warnings)
+
+
+@pytest.mark.slow
+def test_the_interval_of_runs_alone_in_their_budget_covers_what_it_says(lone_runs, law):
+    """60 sweeps, so 80% +- 5%. Fully: scripts/coverage.py."""
+    a = law.beta / (law.alpha + law.beta)
+    fits = [
+        fit_parametric(lone_runs(i), n_bootstrap=200, compare_intervals=False) for i in range(60)
+    ]
+    assert 0.67 < np.mean([f.N_opt.p10 < a < f.N_opt.p90 for f in fits]) < 0.93
+    assert np.mean([f.N_opt.ci95[0] < a < f.N_opt.ci95[1] for f in fits]) > 0.87

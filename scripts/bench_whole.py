@@ -1,0 +1,117 @@
+"""Whole runs of `chinchilla fit` on tables that the law fits badly: a part of bench_fits.py.
+
+    python scripts/bench_fits.py --only whole
+
+Each run is a process of its own with the environment's own number of threads: CPU seconds, user and
+system, from its start to its end, imports and files included. Tables: the public ones that are there
+(gadre_overtraining.csv, datablations.csv, hoffmann_fig4.csv, and each config of
+porian_refinedweb_isoflop.csv) and two synthetic ones.
+"""
+
+import csv
+import datetime
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+Found = dict[str, Any]
+COLUMNS = ("run_id", "budget_flops", "C", "N", "D", "L")
+PUBLIC = ("gadre_overtraining.csv", "datablations.csv", "hoffmann_fig4.csv")
+SWEEPS = "porian_refinedweb_isoflop.csv"
+LIMITS = ((250, 4.0), (2_808, 10.0), (20_000, 60.0))  # rows, CPU seconds wanted
+
+
+def rates(n: int = 2_808) -> list[dict[str, Any]]:
+    """42 sizes and horizons on one law, each at many learning rates: most end far above it."""
+    import numpy as np
+
+    rng = np.random.default_rng(1)
+    N, D = np.meshgrid([6e7, 1.2e8, 2.1e8, 2.7e8, 4.3e8, 5.4e8, 1.1e9], np.geomspace(1e9, 1e11, 6))
+    N, D = (np.repeat(x.ravel(), -(-n // 42))[:n] for x in (N, D))
+    off = rng.uniform(-2.5, 3.5, n)  # ln of the rate over the best one
+    lost = 0.02 * off**2 + 0.01 * np.maximum(off, 0) ** 3 * rng.random(n)
+    L = (1.8 + 400 / N**0.34 + 2000 / D**0.36) * np.exp(lost + 0.003 * rng.normal(size=n))
+    return _rows(np.full(n, np.nan), N, D, L)
+
+
+def wide_profiles(n: int = 20_000) -> list[dict[str, Any]]:
+    """Budgets of 40 sizes a factor 400 apart, whose losses bend away from the law at both ends."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    C = np.repeat(np.geomspace(1e17, 1e21, n // 40), 40)
+    N = 0.09 * C**0.5 * np.exp(rng.uniform(-3, 3, len(C)))
+    D = C / (6 * N)
+    L = 1.8 + 400 / N**0.34 + 2000 / D**0.36 + 0.024 * np.log(D / N / 20) ** 2
+    return _rows(C, N, D, L * np.exp(0.01 * rng.standard_t(3, len(C))))
+
+
+def _rows(budgets: Any, N: Any, D: Any, L: Any) -> list[dict[str, Any]]:
+    values = [("" if b != b else b, 6 * n * d, n, d, loss) for b, n, d, loss in zip(
+        budgets.tolist(), N.tolist(), D.tolist(), L.tolist(), strict=True)]  # fmt: skip
+    return [dict(zip(COLUMNS, (f"run{i}", *row), strict=True)) for i, row in enumerate(values)]
+
+
+def tables(folder: Path, scratch: Path) -> Iterable[tuple[str, Path, int]]:
+    """Name, file and rows of each table; those made here are written to scratch."""
+    for name in PUBLIC:
+        if (folder / name).exists():
+            with open(folder / name, newline="") as f:
+                yield name, folder / name, len(list(csv.DictReader(f)))
+    by_config: dict[str, list[dict[str, Any]]] = {}
+    if (folder / SWEEPS).exists():
+        with open(folder / SWEEPS, newline="") as f:
+            for row in csv.DictReader(f):
+                own = {"run_id": f"{row['run_id']} at {row['budget_flops']}"}
+                by_config.setdefault(row["config"], []).append(row | own)
+    made = {f"{SWEEPS}, {config}": rows for config, rows in by_config.items()}
+    made |= {"synthetic, 67 learning rates each": rates()}
+    made |= {"synthetic, wide profiles": wide_profiles()}
+    for i, (name, rows) in enumerate(made.items()):
+        path = scratch / f"table{i}.csv"
+        with open(path, "w", newline="") as f:
+            writer = csv.DictWriter(f, COLUMNS, extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(rows)
+        yield name, path, len(rows)
+
+
+def fit_seconds(root: Path, table: Path, out_dir: Path) -> float:
+    """CPU seconds of one `chinchilla fit` with its defaults."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    start = "import sys; from chinchilla.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", start, "fit", f"observations={table}", f"out_dir={out_dir}"]
+    environment = {**os.environ, "PYTHONPATH": os.fspath(root)}
+    subprocess.run(command, check=True, capture_output=True, cwd=out_dir.parent, env=environment)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def whole_fits(root: Path, folder: Path, rounds: int, machine: str, commit: str) -> Found:
+    """The record: CPU seconds of `chinchilla fit` on each table."""
+    measured = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, path, n_rows in tables(folder, Path(scratch)):
+            calls = [
+                fit_seconds(root, path, Path(scratch, "fits"))
+                for _ in range(1 if n_rows > LIMITS[1][0] else rounds)
+            ]
+            wanted = next(limit for rows, limit in LIMITS if n_rows <= rows or rows == 20_000)
+            print(f"whole fit: {name}, {n_rows} rows", calls, file=sys.stderr, flush=True)
+            measured.append({
+                "table": name, "rows": n_rows, "cpu_seconds": statistics.median(calls),
+                "cpu_seconds_range": [min(calls), max(calls)], "wanted_at_most": wanted,
+            })  # fmt: skip
+    return {
+        "machine": machine,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": commit,
+        "threads": os.environ.get("OMP_NUM_THREADS", "as the libraries choose"),
+        "measured": measured,
+    }
