@@ -112,6 +112,7 @@ def _runs_of_csv(command: config.FitCommand) -> tuple[Observations, Observations
 
 def report(command: config.ReportCommand) -> int:
     """Write report.html with its figures and name it."""
+    from chinchilla.recommend.answer import default_budget, headline, recommendation
     from chinchilla.report.page import write_report
 
     fits_dir = Path(command.fits or Path(command.sweep_dir) / "fits")
@@ -146,6 +147,8 @@ def report(command: config.ReportCommand) -> int:
         diagnostics=diagnostics,
     )
     print(f"wrote {page}")
+    if fits.recommended is not None:
+        print(headline(recommendation(fits, default_budget(fits))))
     return 0
 
 

@@ -7,7 +7,8 @@ tokenizers, bits per byte do. NumPy only.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from chinchilla.errors import InputError
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier, called
 from chinchilla.observations import Observations
+from chinchilla.recommend.answer import default_budget, headline, recommendation
 
 LEADS = ("isoflop", "parametric", "envelope")  # Appendix C is approach 2
 MOST_RESAMPLES = 1_000  # of each side: a million differences
@@ -106,7 +108,9 @@ class Comparison:
     sizes: list[Size]
     lowest: list[Lowest]
     notes: list[str]
-    schema: int = 1
+    # Each corpus's recommended answer at one budget, ten times the smallest of their largest C.
+    recommended: list[dict[str, Any]] = field(default_factory=list)
+    schema: int = 2
 
     @property
     def lead(self) -> str | None:
@@ -156,7 +160,19 @@ def compare(sides: Sequence[Side]) -> Comparison:
         sizes=sizes,
         lowest=[_lowest(s, b) for b in budgets for s in sides],
         notes=notes,
+        recommended=_recommended(sides),
     )
+
+
+def _recommended(sides: Sequence[Side]) -> list[dict[str, Any]]:
+    """The recommended answer of every corpus that has one, at the same budget."""
+    C = min(default_budget(s.fits) for s in sides)
+    return [
+        {"corpus": s.name, "answer": headline(r), **r.to_dict()}
+        for s in sides
+        if s.fits.recommended is not None
+        for r in [recommendation(s.fits, C)]
+    ]
 
 
 def _conventions(sides: Sequence[Side]) -> dict[str, str]:
@@ -314,10 +330,12 @@ def _lowest(side: Side, budget: float) -> Lowest:
 
 
 def told(found: Comparison) -> str:
-    """The answer in a sentence or two: the exponents of the approach that leads, and if they differ."""
+    """The recommended answers, the exponents of the approach that all share, and whether they differ."""
+    answers = " ".join(f"{r['corpus']}: {r['answer']}" for r in found.recommended)
     lead = found.lead
     if lead is None:
-        return "No approach could be fitted to every corpus: their exponents cannot be compared."
+        text = "No approach could be fitted to every corpus: their exponents cannot be compared."
+        return f"{answers} {text}".strip()
     said = [
         f"C^{e.a:.2f}"
         + (f" [{e.a_interval[0]:.2f}, {e.a_interval[1]:.2f}]" if e.a_interval else "")
@@ -330,4 +348,4 @@ def told(found: Comparison) -> str:
         if d.approach == lead and d.of == "a":
             held = "" if d.interval is None else f" [{d.interval[0]:+.2f}, {d.interval[1]:+.2f}]"
             text += f" {d.second} less {d.first} is {round(d.value, 2) + 0.0:+.2f}{held}: {VERDICTS[d.verdict]}."
-    return text
+    return f"{answers} {text}".strip()

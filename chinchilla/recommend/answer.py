@@ -14,7 +14,9 @@ from chinchilla.recommend.model import Estimate, Forecast, RecommendedModel
 from chinchilla.units import count, number
 
 TARGET = 10.0  # times the largest C: the budget asked about where none is named
-FAR = 1e3  # times the largest C beyond which only a range is stated
+FAR = (
+    1.01e3  # times the largest C beyond which only a range is stated: 1,000, and room for rounding
+)
 TOO_FAR = 1e6  # beyond which nothing is stated unless forced
 MIN_SAMPLES = 20  # resamples below which they give no standard deviation
 SHAPE = (0.34, 0.34)  # alpha and beta where no law was fitted: what departures cost, to first order
@@ -196,7 +198,7 @@ def headline(r: Recommendation) -> str:
             if x is not None
         ]
         if r.L_interval80 is not None:
-            parts.append(f"loss between {r.L_interval80[0]:.2g} and {r.L_interval80[1]:.2g}")
+            parts.append(f"loss between {r.L_interval80[0]:.3g} and {r.L_interval80[1]:.3g}")
         return (
             f"C = {r.C:.3g} FLOPs, {number(r.beyond)}x beyond the data: {', '.join(parts)} (80%). "
             "The runs do not support more than this range."

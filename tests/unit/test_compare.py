@@ -330,4 +330,4 @@ def test_two_kinds_of_loss_are_refused_before_anything_is_written(say, sides, tm
 
 
 def test_the_record_is_plain_values(sides):
-    assert json.loads(json.dumps(asdict(compare(sides))))["schema"] == 1
+    assert json.loads(json.dumps(asdict(compare(sides))))["schema"] == 2
