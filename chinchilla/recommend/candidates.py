@@ -28,7 +28,7 @@ from chinchilla.recommend.forecast import (
     loss_at,
     saturating,
 )
-from chinchilla.recommend.held_out import MIN_FITTED, Pair
+from chinchilla.recommend.held_out import MIN_FITTED, Pair, cuts
 
 RATIOS = ((0.0, np.inf), (1.0, 1000.0), (2.0, 200.0))  # windows of tokens per parameter
 MIN_RUNS = 12  # in a window
@@ -57,10 +57,10 @@ def pairs_of_minima(minima: Minima) -> dict[str, list[Pair]]:
     """Held-out errors of `lines_of` and `losses_of`, under "N" and "L"."""
     x = minima.x
     found: dict[str, list[Pair]] = {"N": [], "L": []}
-    for n in range(MIN_FITTED, len(x)):
+    for n, held_out in cuts(len(x)):
         below = minima.where(np.arange(len(x)) < n)
         lines, losses = lines_of(below), losses_of(below)
-        for j in range(n, len(x)):
+        for j in held_out:
             h = float(x[j] - x[n - 1])
             N = _errors(lines, line_at, float(x[j]), float(np.log(minima.N[j])))
             L = _errors(losses, loss_at, float(x[j]), float(np.log(minima.L[j])))
@@ -167,10 +167,9 @@ def pairs_of_laws(
     x = minima.x
     ends = (x[:-1] + x[1:]) / 2  # between the budgets: a run ends up to a step from its own
     found: dict[str, list[Pair]] = {"N": [], "L": []}
-    cuts = list(range(MIN_FITTED, len(x)))
-    laws = _refits(obs, readings, [np.log(obs.C) <= ends[n - 1] for n in cuts], how)
-    for i, n in enumerate(cuts):
-        for j in range(n, len(x)):
+    laws = _refits(obs, readings, [np.log(obs.C) <= ends[n - 1] for n, _ in cuts(len(x))], how)
+    for i, (n, held_out) in enumerate(cuts(len(x))):
+        for j in held_out:
             log_N, log_L = optimum(laws[i], cost, float(minima.C[j]))
             h = float(x[j] - x[n - 1])
             names = [r.name for r in readings]

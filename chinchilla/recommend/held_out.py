@@ -22,6 +22,7 @@ import numpy as np
 MIN_FITTED = 3  # budgets below a cut
 RECENT = 2.8  # ln C over which the weight of a held-out budget falls by a factor e
 NEAR = 0.3  # a pair at distance h weighs 1 / (NEAR + h)
+MAX_CUTS = 12  # cuts, and budgets held out beyond each: more say the same again
 FLOOR = {"N": 0.05, "L": 0.002}  # of a score: differences below it are chance
 PRIOR = {"N": 0.08, "L": 0.0015}  # error per unit of ln C on sweeps in general
 PRIOR_N = 4.0
@@ -36,6 +37,22 @@ class Pair:
     x: float  # ln C of the held-out budget
     h: float  # its distance beyond the largest budget fitted
     errors: Mapping[str, float]  # by forecast, of ln N_opt or of ln L
+
+
+def cuts(m: int) -> list[tuple[int, list[int]]]:
+    """Numbers of budgets to fit, of m, and the indices of the larger budgets that each is scored on."""
+    if m <= MIN_FITTED:
+        return []
+    fitted = np.unique(
+        np.linspace(MIN_FITTED, m - 1, min(MAX_CUTS, m - MIN_FITTED)).round().astype(int)
+    )
+    return [
+        (
+            int(n),
+            np.unique(np.linspace(n, m - 1, min(MAX_CUTS, m - n)).round().astype(int)).tolist(),
+        )
+        for n in fitted
+    ]
 
 
 def _weight(pair: Pair, last: float) -> float:
