@@ -12,7 +12,9 @@ Every sweep is fitted twice, without its largest budget and without all budgets 
 budget's own runs say. A profile of five to ten sizes does not have one minimum, so N_opt is read in two
 ways: the minimum of a parabola in the window that `chinchilla fit` uses ("parabola"), and Akima's
 interpolation of ln L ("akima", Porian et al. 2024), which is no reading where its minimum is at an edge.
-The loss is that of the parabola. Errors are |predicted / measured - 1|.
+The loss is that of the parabola. Errors are |predicted / measured - 1|; `sd` is the standard error of
+ln N_opt as the parabola reads it, from the scatter of the runs about it: what cannot be blamed on the
+prediction.
 
 Where they are in DIR, three more rows are scored: exponents of approach 2 against the published ones
 (porian_refinedweb_published.csv), the recommendation on the paper's 245 points at the Gopher budget
@@ -41,6 +43,9 @@ from chinchilla.errors import Refusal  # noqa: E402
 from chinchilla.fit import fit_isoflop  # noqa: E402
 from chinchilla.fit.fits import Fits  # noqa: E402
 from chinchilla.fit.isoflop_checks import akima_bottom  # noqa: E402
+from chinchilla.fit.isoflop_window import find_window  # noqa: E402
+from chinchilla.fit.loss_law import FlopsPerToken  # noqa: E402
+from chinchilla.fit.profile import fit_budget  # noqa: E402
 from chinchilla.observations import Observations  # noqa: E402
 from chinchilla.recommend import fit_table, recommendation  # noqa: E402
 from chinchilla.recommend.choose import minima_of  # noqa: E402
@@ -73,11 +78,18 @@ def measured(obs: Observations) -> dict[str, float]:
     """N_opt in both readings and the loss at the minimum of one budget's own runs; NaN for none."""
     empty = Fits.of({}, {}, obs)
     minimum = minima_of(obs, empty)
+    near = obs.where(find_window(obs, "auto").keep)
+    profile = fit_budget(near, 1.0, None, FlopsPerToken.from_observations(near))
+    sd = np.nan
+    if profile.c is not None:
+        square = profile.pull**2 * profile.residuals**2 / (1 - profile.leverage)
+        sd = float(np.sqrt(square.sum()))
     akima = akima_bottom(obs.N, obs.L)
     return {
         "parabola": float(minimum.N[0]) if len(minimum) else np.nan,
         "akima": np.nan if akima is None else akima,
         "L": float(minimum.L[0]) if len(minimum) else np.nan,
+        "sd": sd,
     }
 
 
@@ -109,7 +121,7 @@ def score(obs: Observations, split: float) -> dict[str, Any]:
             "error": value / truth[name] - 1,
             "inside": bool(interval[0] <= truth[name] <= interval[1]),
         }
-    return {**found, "approach": r.approach}
+    return {**found, "sd": None if np.isnan(truth["sd"]) else truth["sd"], "approach": r.approach}
 
 
 def summary(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -119,6 +131,8 @@ def summary(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "refused": sum("refused" in s for s in scores),
         "approaches": sorted({s["approach"] for s in scores if "approach" in s}),
     }
+    sds = [s["sd"] for s in scores if s.get("sd") is not None]
+    found["median_sd"] = float(np.median(sds)) if sds else None
     for name in ("parabola", "akima", "L"):
         known = [s[name] for s in scores if s.get(name)]
         errors = [abs(k["error"]) for k in known]
@@ -194,8 +208,8 @@ def from_minima(folder: Path) -> list[dict[str, Any]]:
 def text(record: dict[str, Any]) -> str:
     """The record as Markdown."""
     lines = [
-        "| sweeps | split | n | N_opt, parabola: median error, inside | N_opt, Akima | loss |",
-        "|---|---|---|---|---|---|",
+        "| sweeps | split | n | N_opt, parabola: median error, inside | N_opt, Akima | loss | sd of the parabola's N_opt |",
+        "|---|---|---|---|---|---|---|",
     ]
 
     def cell(s: dict[str, Any], digits: int) -> str:
@@ -207,7 +221,7 @@ def text(record: dict[str, Any]) -> str:
         for split, s in splits.items():
             lines.append(
                 f"| {table} | {split} | {s['n']} | {cell(s['parabola'], 1)} | {cell(s['akima'], 1)} | "
-                f"{cell(s['L'], 2)} |"
+                f"{cell(s['L'], 2)} | {100 * s['median_sd']:.0f}% |"
             )
     if a := record.get("exponents"):
         lines.append(

@@ -39,7 +39,7 @@ from chinchilla.recommend.held_out import (
 from chinchilla.recommend.model import Forecast, RecommendedModel
 
 SWITCH = 0.8  # approach 3's held-out error over approach 2's, below which approach 3 is recommended
-MIN_PAIRS = 6  # held-out forecasts that a choice against approach 2 needs
+MIN_PAIRS = 10  # held-out forecasts that a choice against approach 2 needs
 MIN_MINIMA = 3  # budgets with a minimum that make approach 2 the default
 OWN_LOSS = 4  # minima from which the loss is E + K*C^-g; with fewer, the law's where there is one
 REACH = 0.35  # ln N beyond the sizes tried, within which the minimum of a parabola is measured
