@@ -240,8 +240,8 @@ def _lead(
         better = known and all(other[q] < SWITCH * errors[q] for q in ("N", "L"))
         lead, rest = ("parametric", "isoflop") if better else ("isoflop", "parametric")
         return lead, (
-            f"{called(lead)} is recommended: over {errors['n']} forecasts of the sweep's own larger "
-            f"budgets from its smaller ones, {_errors(held_out[lead])}; {called(rest)}: "
+            f"{called(lead)} is recommended: over {errors['n']} forecast{'s' * (errors['n'] > 1)} of the "
+            f"sweep's own larger budgets from its smaller ones, {_errors(held_out[lead])}; {called(rest)}: "
             f"{_errors(held_out[rest])}."
         )
     for name, why in (
