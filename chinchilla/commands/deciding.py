@@ -24,7 +24,7 @@ from chinchilla.files import writable_dir, write_text
 from chinchilla.fit.fits import FILE, Fits
 from chinchilla.observations import Observations
 from chinchilla.recommend import Recommendation, recommendation
-from chinchilla.recommend.answer import default_budget
+from chinchilla.recommend.answer import default_budget, local_law
 from chinchilla.records import RunResult
 
 
@@ -176,6 +176,8 @@ def design(command: config.DesignCommand) -> int:
     shapes = shapes_on_offer(
         command.shapes, command.vocab_size, command.seq_len, command.kv_size, command.positions
     )
+    law = local_law(fits, command.budget_flops)
+    answer = None if law is None else (recommendation(fits, command.budget_flops), law)
     found = propose(
         parametric,
         obs,
@@ -185,6 +187,7 @@ def design(command: config.DesignCommand) -> int:
         n_runs=command.n_runs,
         spend=command.spend,
         ratios=(command.min_ratio, command.max_ratio),
+        recommended=answer,
     )
     out_dir = writable_dir(
         Path(command.out_dir or (path if path.is_dir() else path.parent)), "out_dir"

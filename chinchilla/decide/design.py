@@ -22,6 +22,7 @@ from chinchilla.errors import FitError, InputError, Refusal
 from chinchilla.fit.frontier import Frontier, LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken, flops_at, log_N_opt, six_nd_frontier
 from chinchilla.observations import Observations
+from chinchilla.recommend.answer import Recommendation
 from chinchilla.records import count_label
 from chinchilla.shapes import ModelShape
 
@@ -163,6 +164,7 @@ def propose(
     n_runs: int = 4,
     spend: float = 0.0,
     ratios: tuple[float, float] = (0.0, 0.0),
+    recommended: tuple[Recommendation, LossLaw] | None = None,
 ) -> Design:
     """Runs that narrow the interval of N_opt(C_star), greedily, one after another.
 
@@ -180,6 +182,8 @@ def propose(
         n_runs: runs to propose.
         spend: FLOPs of all proposed runs together; 0 = n_runs times the dearest run so far.
         ratios: lowest and highest tokens per parameter of a proposed run; 0 = `ratio_limits`.
+        recommended: the recommended answer at C_star, whose N_opt and interval are to be narrowed, and
+            the law that has its N, D and loss; None = approach 3's own.
 
     Raises:
         FitError: the runs so far do not determine the law.
@@ -188,6 +192,8 @@ def propose(
             a factor of WIDEST.
     """
     law, obs = frontier.law, obs.finals()
+    if recommended is not None:
+        law = recommended[1]
     assert law is not None
     spend = spend or n_runs * float(obs.C.max())
     pool, limits = _pool(obs, sizes, spend, ratios)
@@ -200,8 +206,12 @@ def propose(
         )
     known = _knowledge(law, obs, pool, C_star, cost, MISFIT)
     by_law = _knowledge(law, obs, pool, C_star, cost, 0.0)
-    N_opt = allocate(law, C_star, cost).N
-    around, source = _interval_now(frontier, C_star, cost, N_opt, float(by_law.target[0]))
+    if recommended is not None and recommended[0].N and recommended[0].N_interval80:
+        N_opt, source = recommended[0].N, "the recommended answer"
+        around = np.log(np.array(recommended[0].N_interval80) / N_opt)
+    else:
+        N_opt = allocate(law, C_star, cost).N
+        around, source = _interval_now(frontier, C_star, cost, N_opt, float(by_law.target[0]))
     log_width = float(around[1] - around[0])
     if not log_width <= np.log(WIDEST):
         raise Refusal(
