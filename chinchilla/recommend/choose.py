@@ -18,6 +18,7 @@ from chinchilla.fit import fit_all
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import called
 from chinchilla.fit.isoflop import parabolas_of
+from chinchilla.fit.parametric import ILL_CONDITIONED
 from chinchilla.observations import Observations
 from chinchilla.recommend.candidates import (
     LawReading,
@@ -42,6 +43,9 @@ SWITCH = 0.8  # approach 3's held-out error over approach 2's, below which appro
 MIN_PAIRS = 10  # held-out forecasts that a choice against approach 2 needs
 MIN_MINIMA = 3  # budgets with a minimum that make approach 2 the default
 OWN_LOSS = 4  # minima from which the loss is E + K*C^-g; with fewer, the law's where there is one
+# Condition number of approach 3 -> standard deviation of a where the law is off by half a percent:
+# the median errors that scripts/condition_number.py measured, over .6745.
+ERROR_OF_A = {100.0: 0.02, 175.0: 0.05, 250.0: 0.07, 400.0: 0.09, 750.0: 0.16, 2000.0: 0.27}
 REACH = 0.35  # ln N beyond the sizes tried, within which the minimum of a parabola is measured
 
 
@@ -87,7 +91,7 @@ def choose(obs: Observations, fits: Fits, how: Mapping[str, Any]) -> Recommended
     if len(minima) >= 2:
         parts["isoflop"] = _of_minima(minima, pairs["isoflop"])
     if readings:
-        parts["parametric"] = _of_laws(readings, pairs["parametric"])
+        parts["parametric"] = _of_laws(readings, pairs["parametric"], _condition(fits))
     if "envelope" in fits.fitted:
         parts["envelope"] = _of_envelope(fits)
     held_out: dict[str, dict[str, Any]] = {
@@ -181,10 +185,26 @@ def _of_minima(minima: Minima, pairs: Mapping[str, list[Pair]]) -> dict[str, For
     return found
 
 
-def _of_laws(readings: list[LawReading], pairs: Mapping[str, list[Pair]]) -> dict[str, Forecast]:
-    """Approach 3: the law of each window, weighted by its held-out errors."""
+def _condition(fits: Fits) -> float:
+    """Condition number of approach 3's fit; 1 where it is not known."""
+    certificate = fits.fitted["parametric"].certificate or {}
+    return float(certificate.get("condition_number", 1.0))
+
+
+def _of_laws(
+    readings: list[LawReading], pairs: Mapping[str, list[Pair]], condition: float
+) -> dict[str, Forecast]:
+    """Approach 3: the law of each window, weighted by its held-out errors.
+
+    Of runs that hardly tell N from D apart, a misfit of half a percent moves a further than any
+    resampling shows: the error scale of N_opt is then at least what ERROR_OF_A measured.
+    """
     members = {r.name: Member(r.theta, []) for r in readings}
-    return {q: _forecast(q, "law", members, pairs[q]) for q in ("N", "L")}
+    found = {q: _forecast(q, "law", members, pairs[q]) for q in ("N", "L")}
+    least = float(np.interp(np.log(condition), np.log(list(ERROR_OF_A)), list(ERROR_OF_A.values())))
+    error = found["N"].error
+    wider = dataclasses.replace(error, scale=max(error.scale, least))
+    return {**found, "N": dataclasses.replace(found["N"], error=wider)}
 
 
 def _of_envelope(fits: Fits) -> dict[str, Forecast]:
@@ -296,6 +316,11 @@ def _evidence(
     if len(readings) > 1:
         a = ", ".join(f"{r.law.beta / (r.law.alpha + r.law.beta):.3f} ({r.name})" for r in readings)
         said.append(f"Approach 3 by window, a = {a}.")
+    if lead == "parametric" and (condition := _condition(fits)) > ILL_CONDITIONED:
+        said.append(
+            f"Approach 3 is ill-conditioned here (condition number {condition:.0f}): its interval is widened "
+            "by what such fits were measured to miss by. Train some sizes at several tokens per parameter."
+        )
     if outliers:
         names = list(dict.fromkeys(str(o["run_id"]) for o in outliers))
         shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
