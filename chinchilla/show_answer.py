@@ -322,31 +322,35 @@ def show_design(design: Design, rates: RatesConfig) -> None:
 
 
 def show_scores(record: Mapping[str, Any], rows: Sequence[Score]) -> None:
-    """Print each measured loss beside what was predicted for it."""
+    """Print each measured loss beside what was predicted for it, a table for each that predicted."""
     print(
         f"prediction of {record['made_utc']}, SHA-256 {record['sha256'][:16]}...: unchanged. "
-        f"By {'; '.join(dict.fromkeys(row.by for row in rows))}; {record['loss_kind']} loss."
+        f"{record['loss_kind']} loss."
     )
+    for by in dict.fromkeys(row.by for row in rows):
+        _show_scores_by(by, [row for row in rows if row.by == by])
+    for level in ("80%", "95%"):
+        judged = [row.inside for row in rows if row.inside is not None and _level(row) == level]
+        if judged:
+            print(f"{sum(judged)} of {len(judged)} runs lie inside their {level} interval.")
+
+
+def _show_scores_by(by: str, rows: Sequence[Score]) -> None:
+    level = _level(rows[0])
     table = new_table(
-        "measured beside predicted",
-        ("run", "N", "D, tokens", "C, FLOPs", "N/N_opt", "predicted", "interval", "measured", "off by", "verdict"),
+        f"measured beside predicted by {by}",
+        ("run", "N", "D, tokens", "C, FLOPs", "N/N_opt", "predicted", level, "measured", "off by", "verdict"),
         left=("run", "verdict"),
     )  # fmt: skip
     for row in rows:
         interval = row.interval80 or row.ci95
         spread = "" if interval is None else f"{interval[0]:.4f}-{interval[1]:.4f}"
-        verdict = "no interval"
-        if row.inside is not None:
-            verdict = f"{'inside' if row.inside else 'OUTSIDE'} the {_level(row)} interval"
+        verdict = {True: "inside", False: "OUTSIDE", None: "no interval"}[row.inside]
         table.add_row(
             row.run_id, count(row.N), count(row.D), f"{row.C:.3g}", f"{row.N_over_best:.2f}",
             f"{row.predicted:.4f}", spread, f"{row.measured:.4f}", f"{row.difference:+.4f} ({row.percent:+.2f}%)", verdict,
         )  # fmt: skip
     print_table(table)
-    for level in ("80%", "95%"):
-        judged = [row.inside for row in rows if row.inside is not None and _level(row) == level]
-        if judged:
-            print(f"{sum(judged)} of {len(judged)} runs lie inside their {level} interval.")
 
 
 def _level(row: Score) -> str:

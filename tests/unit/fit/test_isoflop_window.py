@@ -33,6 +33,7 @@ def test_profiles_that_follow_the_law_take_the_widest_window(isoflop_runs):
     window = fit_isoflop(runs, n_bootstrap=0).details["window"]
     assert window["width"] == 2.0
     assert window["n_outside"] > 0
+    assert fit_isoflop(runs, n_bootstrap=0).details["runs_without_budget"] == 0
     assert window["outliers"] == []
 
 
