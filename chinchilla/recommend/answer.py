@@ -210,7 +210,7 @@ def headline(r: Recommendation) -> str:
             f"{r.ratio:,.3g} tokens per parameter",
         ]
     if r.L is not None and r.L_interval80 is not None:
-        parts.append(f"loss {r.L:.4g} ({r.L_interval80[0]:.4g}-{r.L_interval80[1]:.4g})")
+        parts.append(f"loss {r.L:.4f} ({r.L_interval80[0]:.4f}-{r.L_interval80[1]:.4f})")
     text = f"C = {r.C:.3g} FLOPs: {', '.join(parts)}; 80% intervals, by {called(r.approach)}."
     return f"{r.disagreement} {text}" if r.disagreement else text
 

@@ -158,7 +158,7 @@ def test_the_first_line_is_what_to_do_with_these_runs(say, fits):
     r = say("predict budget_flops=1e21 frontier=fits format=json").json["recommended"]
     assert first.startswith(f"C = 1e+21 FLOPs: N {r['N'] / 1e9:.2f}B (")
     low, high = r["L_interval80"]
-    assert f"loss {r['L']:.4g} ({low:.4g}-{high:.4g})" in first
+    assert f"loss {r['L']:.4f} ({low:.4f}-{high:.4f})" in first
     assert f"{r['D'] / r['N']:.1f} tokens per parameter" in first
     assert first.endswith("80% intervals, by approach 3 (parametric).")
     assert rest.startswith("reason: approach 3 (parametric) is recommended: it uses all runs")
@@ -452,7 +452,7 @@ def test_a_design_states_what_it_costs_and_what_it_gains(say, fits):
     out = say(f"{words} rates.price_per_device_hour=2.5").out
     told = say(f"{words} format=json rates.price_per_device_hour=2.5").json
     first, *_, last = told["steps"]
-    assert f"a factor {told['width']:.3g} (90th over 10th percentile, the fit's bootstrap)" in out
+    assert f"a factor {told['width']:.3g} (90th over 10th percentile, {told['source']})" in out
     assert f"from a factor {told['width']:.3g} to {last['width']:.3g} (" in out
     assert f" {first['narrows']:.1%} " in out
     assert "at 2.5 an hour" in out
@@ -494,10 +494,17 @@ def test_one_limit_alone_is_kept(say, fits):
 
 
 def test_design_and_predict_name_one_size(say, fits):
-    row = say("predict budget_flops=1e23 frontier=fits format=json").json["predictions"][0]
+    told = say("predict budget_flops=1e23 frontier=fits format=json").json
+    row, r = told["predictions"][0], told["recommended"]
     design = say("design frontier=fits budget_flops=1e23 format=json").json
-    assert design["N_opt"] == row["N"]
-    assert design["width"] == pytest.approx(row["N_p90"] / row["N_p10"], rel=1e-9)
+    assert design["N_opt"] == pytest.approx(r["N"], rel=1e-12)
+    intervals = {
+        "the fit's bootstrap": [row["N_p10"], row["N_p90"]],
+        "the recommended answer": r["N_interval80"],
+    }
+    low, high = design["interval80"]
+    assert [low, high] == pytest.approx(intervals[design["source"]], rel=1e-9)
+    assert design["width"] == pytest.approx(high / low, rel=1e-9)
 
 
 # ------------------------------------------------------------------ preregister, score
