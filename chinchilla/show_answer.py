@@ -66,6 +66,9 @@ def show_answer(
     for C in dict.fromkeys([*best, *(row.C for row in rows)]):
         here = [row for row in rows if row.C == C]
         ours = [row for row in here if row.ours]
+        published = here[len(ours) :]
+        if C in best and best[C].range_only:
+            ours = []
         decision = decisions.get(C)
         if C in best:
             _show_recommendation(best[C])
@@ -73,7 +76,7 @@ def show_answer(
             _show_published(C, decision, law)
         _show_warnings([x for x in answer["warnings"] if x["C"] == C] + general)
         general = []
-        if C in best and best[C].range_only:
+        if C in best and best[C].range_only and decision is None:
             continue
         if decision is not None:
             _show_costs(decision, law, rates)
@@ -81,7 +84,7 @@ def show_answer(
             _show_predictions("by these runs, each approach by itself", ours)
             if any(row.N_p10 is not None for row in ours):
                 print(METHODS)
-        if published := here[len(ours) :]:
+        if published:
             _show_predictions("by published lines and laws (C = 6*N*D)", published)
         if decision is not None and detail:
             _show_departures(decision, law)
@@ -229,17 +232,29 @@ def _show_inference(served: Mapping[str, Any]) -> None:
 
 
 def _show_target(target: Mapping[str, Any], law: Mapping[str, Any], rates: RatesConfig) -> None:
+    if target["range_only"]:
+        print(
+            f"\nLoss {target['L']:g} nats/token by {law['name']}: {_costs(target['C_interval80'])} (80%), "
+            "over 1,000x beyond the data. The runs do not support more than this range."
+        )
+        return
     print(
         f"\nLoss {target['L']:g} nats/token by {law['name']} (asymptote E = {target['E']:.4f}): at least "
         f"{target['C']:.3g} FLOPs, N {count(target['N'])}, D {count(target['D'])}, "
         f"{_ratio(target['D'] / target['N'])} tokens per parameter."
     )
-    if spread := target.get("C_interval80"):
-        low, high = ("never" if x is None else f"{x:.3g}" for x in spread)
-        print(f"80% interval of the cost: {low} to {high} FLOPs.")
+    if target["C_interval80"]:
+        print(f"80% interval of the cost: {_costs(target['C_interval80'])}.")
     print(f"Cost: {bill_text(target['bill'], rates)}.")
     if target.get("inference"):
         _show_inference(target["inference"])
+
+
+def _costs(interval: Sequence[float | None]) -> str:
+    low, high = interval
+    if low is None:
+        return "no amount of FLOPs"
+    return f"{low:.3g} FLOPs or more" if high is None else f"{low:.3g} to {high:.3g} FLOPs"
 
 
 def _show_repeated(answer: Mapping[str, Any], law: Mapping[str, Any]) -> None:
@@ -307,24 +322,36 @@ def show_design(design: Design, rates: RatesConfig) -> None:
 
 
 def show_scores(record: Mapping[str, Any], rows: Sequence[Score]) -> None:
-    """Print each measured loss beside what was predicted for it."""
+    """Print each measured loss beside what was predicted for it, a table for each that predicted."""
     print(
         f"prediction of {record['made_utc']}, SHA-256 {record['sha256'][:16]}...: unchanged. "
-        f"By {record['law_name']}; {record['loss_kind']} loss."
+        f"{record['loss_kind']} loss."
     )
+    for by in dict.fromkeys(row.by for row in rows):
+        _show_scores_by(by, [row for row in rows if row.by == by])
+    for level in ("80%", "95%"):
+        judged = [row.inside for row in rows if row.inside is not None and _level(row) == level]
+        if judged:
+            print(f"{sum(judged)} of {len(judged)} runs lie inside their {level} interval.")
+
+
+def _show_scores_by(by: str, rows: Sequence[Score]) -> None:
+    level = _level(rows[0])
     table = new_table(
-        "measured beside predicted",
-        ("run", "N", "D, tokens", "C, FLOPs", "N/N_opt", "predicted", "95%", "measured", "off by", "verdict"),
+        f"measured beside predicted by {by}",
+        ("run", "N", "D, tokens", "C, FLOPs", "N/N_opt", "predicted", level, "measured", "off by", "verdict"),
         left=("run", "verdict"),
     )  # fmt: skip
     for row in rows:
-        spread = "" if row.ci95 is None else f"{row.ci95[0]:.4f}-{row.ci95[1]:.4f}"
+        interval = row.interval80 or row.ci95
+        spread = "" if interval is None else f"{interval[0]:.4f}-{interval[1]:.4f}"
         verdict = {True: "inside", False: "OUTSIDE", None: "no interval"}[row.inside]
         table.add_row(
             row.run_id, count(row.N), count(row.D), f"{row.C:.3g}", f"{row.N_over_best:.2f}",
             f"{row.predicted:.4f}", spread, f"{row.measured:.4f}", f"{row.difference:+.4f} ({row.percent:+.2f}%)", verdict,
         )  # fmt: skip
     print_table(table)
-    judged = [row.inside for row in rows if row.inside is not None]
-    if judged:
-        print(f"{sum(judged)} of {len(judged)} runs lie inside their 95% interval.")
+
+
+def _level(row: Score) -> str:
+    return "95%" if row.interval80 is None else "80%"

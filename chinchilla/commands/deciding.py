@@ -12,6 +12,7 @@ import numpy as np
 from chinchilla import config, tables_in
 from chinchilla.commands.shared import print_json
 from chinchilla.decide.answer import (
+    FITTED,
     Ground,
     for_budget,
     for_target,
@@ -52,22 +53,36 @@ def predict(command: config.PredictCommand) -> int:
         "recommendations": [r.to_dict() for r in recommended],
         "predictions": [asdict(row) for row in rows],
     }
-    answer |= _decisions(command, ground, [C for C in budgets if not _only_a_range(C, recommended)])
+    answer |= _decisions(command, ground, _near(command, budgets, recommended))
     said = caveats.gather(fits, recommended, answer)
     far = {C: text for C in budgets if (text := left_out(C, asked))}
     said += [caveats.Caveat("note", text, C) for C, text in far.items()]
     answer["warnings"] = [asdict(caveat) for caveat in said]
     if command.preregister:
-        answer["preregistered"] = str(_preregister(command, fits, ground, rows))
+        answer["preregistered"] = str(_preregister(command, fits, ground, rows, recommended))
     if command.format == "json":
         return print_json(answer)
     show_answer(rows, recommended, answer, command.rates, command.detail)
     return 0
 
 
-def _only_a_range(C: float, recommended: list[Recommendation]) -> bool:
-    """Whether C lies so far beyond the runs that costs of departures would mean nothing."""
-    return any(r.C == C and r.range_only for r in recommended)
+def _near(
+    command: config.PredictCommand, budgets: list[float], recommended: list[Recommendation]
+) -> list[float]:
+    """Budgets at which costs of departures mean something: all by a published law that was named.
+
+    Raises:
+        Refusal: none is left, and something that needs one was asked for.
+    """
+    far = set() if command.law else {r.C for r in recommended if r.range_only}
+    near = [C for C in budgets if C not in far]
+    for key in ("unique_tokens", "inference_tokens"):
+        if far and not near and getattr(command, key):
+            raise Refusal(
+                f"{key} needs a value of N and D, and beyond 1,000 times the compute of the largest run "
+                "these runs support a range only. Ask for a smaller budget, or give law=NAME."
+            )
+    return near
 
 
 def _decisions(
@@ -138,7 +153,11 @@ def _repeated_runs(path: Path, ground: Ground) -> dict[str, Any]:
 
 
 def _preregister(
-    command: config.PredictCommand, fits: Fits | None, ground: Ground | None, rows: list
+    command: config.PredictCommand,
+    fits: Fits | None,
+    ground: Ground | None,
+    rows: list,
+    recommended: list[Recommendation],
 ) -> Path:
     from chinchilla.decide import preregister
 
@@ -147,17 +166,28 @@ def _preregister(
     record = preregister.record_of(
         rows,
         None if ground is None else ground.law,
-        "" if ground is None else ground.name,
+        _law_name(fits, ground),
         None if ground is None else ground.resampled,
         None if ground is None else ground.cost,
         file,
         {} if ground is None else ground.conventions,
         asdict(command),
         None if fits is None else fits.runs_beside(path),
+        # A published law that was named is what the runs are to be held against.
+        [] if fits is None or command.law else [(r, local_law(fits, r.C)) for r in recommended],
     )
     to = Path(command.preregister_file) if command.preregister_file else None
     folder = Path() if file is None else file.parent
     return preregister.save(record, to, folder)
+
+
+def _law_name(fits: Fits | None, ground: Ground | None) -> str:
+    """Where the one law of a prediction comes from, for runs at other budgets than those asked for."""
+    if ground is None or ground.name != FITTED or fits is None:
+        return "" if ground is None else ground.name
+    if "parametric" in fits.fitted:
+        return "approach 3 (parametric)"
+    return f"{FITTED} at {default_budget(fits):.3g} FLOPs"
 
 
 def design(command: config.DesignCommand) -> int:

@@ -63,7 +63,7 @@ class PredictCommand:
 
     budget_flops: list[float] = field(default_factory=list)  # FLOPs; empty = 10x the largest run's
     frontier: str = ""  # frontier.json of `chinchilla fit`, or its folder; empty = published laws
-    law: str = ""  # decide by this published law; empty = the fitted approach 3, else besiroglu
+    law: str = ""  # decide by this published law; empty = what these runs recommend, else besiroglu
     target_loss: float = 0.0  # nats per token: the cheapest budget that reaches it
     inference_tokens: float = 0.0  # tokens to be served: the size cheapest to train and serve
     unique_tokens: float = 0.0  # tokens that exist: the best N, D and epochs when they must repeat

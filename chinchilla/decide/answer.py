@@ -18,7 +18,7 @@ from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken, named_law
 from chinchilla.observations import SINGLE_EPOCH
-from chinchilla.recommend.answer import budget_for, default_budget, local_law
+from chinchilla.recommend.answer import FAR, budget_for, default_budget, local_law
 from chinchilla.shapes import ModelShape, named_shapes, shape_named
 
 FITTED = "the recommended answer"  # how the law of the fits is called
@@ -166,6 +166,7 @@ def for_target(
         **asdict(best),
         "E": ground.law.E,
         "C_interval80": interval,
+        "range_only": ground.fits is not None and best.C > FAR * ground.fits.data["C"][1],
         "bill": asdict(options.bill(best.C, rates)),
     }
     if inference_tokens:
@@ -183,14 +184,14 @@ def for_unique_tokens(
     """The best N, D and epochs at each budget when only `unique_tokens` exist. C = 6*N*D.
 
     Args:
-        ground: the single-epoch law. Where its own runs repeated data, it is fitted anew to those of
-            `runs` that did not.
+        ground: the single-epoch law, at each budget with the recommended N, D and loss. Where its own
+            runs repeated data, it is fitted anew to those of `runs` that did not.
         budgets: training FLOPs.
         unique_tokens: tokens that exist.
         runs: columns N, D, L and unique_tokens of runs that repeat data; None = the published worth
             of repeats.
     """
-    certificate, measured = None, REPEATS_MEASURED
+    certificate, measured, own = None, REPEATS_MEASURED, True
     law, source = repeated.named_repeats(ground.law), "published (C4)"
     if runs is not None:
         once = ground.law if ground.single_epoch else None
@@ -199,7 +200,8 @@ def for_unique_tokens(
         )
         measured = certificate["max_epochs"]
         source = f"fitted to {certificate['n_runs']} runs"
-        if once is None:
+        own = once is not None
+        if not own:
             n_once = certificate["n_runs"] - certificate["n_repeated"]
             source += f", the law itself to the {n_once} that repeat nothing"
     return {
@@ -209,7 +211,14 @@ def for_unique_tokens(
         "source": source,
         "epochs_measured": measured,
         "certificate": certificate,
-        "budgets": [asdict(repeated.allocate_repeated(law, C, unique_tokens)) for C in budgets],
+        "budgets": [
+            asdict(
+                repeated.allocate_repeated(
+                    replace(law, law=ground.at(C).law) if own else law, C, unique_tokens
+                )
+            )
+            for C in budgets
+        ],
     }
 
 

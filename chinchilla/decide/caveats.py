@@ -46,8 +46,8 @@ def gather(
             if r.N is not None and r.D is not None:
                 said += _beyond_ratio(r.C, {"N": r.N, "D": r.D}, fits, "this answer")
     said += _of_decisions(answer, fits)
-    if fits is not None and fits.recommended is not None:
-        said += _of_fit(fits, str(fits.recommended["approach"]))
+    if fits is not None:
+        said += _of_fit(fits, str((fits.recommended or {}).get("approach", "")))
     return list(dict.fromkeys(said))
 
 
@@ -59,12 +59,13 @@ def refuse_if_nothing_fitted(fits: Fits | None, where: str) -> None:
     """
     if fits is None or fits.recommended is not None:
         return
-    why = "; ".join(
-        f"{called(name)}, {r.kind}: {r.reason.rstrip('.')}" for name, r in fits.refused.items()
-    )
+    why = [
+        *(f"{called(name)}: its exponent of N_opt is not between 0 and 1" for name in fits.fitted),
+        *(f"{called(name)}, {r.kind}: {r.reason.rstrip('.')}" for name, r in fits.refused.items()),
+    ]
     raise Refusal(
-        f"frontier={where}: no approach has an answer for these runs ({why}). Give law=NAME to "
-        "decide by a published law."
+        f"frontier={where}: no approach has an answer for these runs ({'; '.join(why)}). Give law=NAME "
+        "to decide by a published law."
     )
 
 

@@ -1,7 +1,7 @@
 """Predictions written down before the run: dated, hashed, and later held against the result.
 
-The file carries all that a comparison needs (predictions, the law with its resamples, the runs'
-residuals, marks of the runs that were fitted) and the SHA-256 of everything else in it, over its
+The file carries all that a comparison needs (the recommended answers, predictions of each approach, the
+law with its resamples, the runs' residuals, marks of the runs that were fitted) and the SHA-256 of everything else in it, over its
 canonical JSON: keys sorted, no spaces. The hash shows that the file was not changed since; that it is
 older than the run, only whoever keeps it can show (commit it, or mail it). A run that was fitted, or
 that finished before the prediction was made, is no test of it and is refused. NumPy only.
@@ -28,8 +28,11 @@ from chinchilla.fit.fits import RUNS
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.observations import Observations
+from chinchilla.recommend import Recommendation
 
-SCHEMA = 2
+SCHEMA = 3
+READABLE = (2, 3)  # schema 2 holds no recommended answers: its runs are held against the law
+SAME_BUDGET = 1.1  # factor in C up to which a run belongs to a budget that was predicted
 MARK = 12  # hexadecimal digits of a fitted run's mark: 48 bits
 CONSTANTS = ("E", "A", "B", "alpha", "beta")
 CONVENTIONS = ("flop_convention", "n_convention", "loss_kind")
@@ -51,9 +54,11 @@ class Score:
     predicted: float
     difference: float  # measured - predicted, nats per token
     percent: float  # of the predicted loss
-    ci95: list[float] | None  # where 95% of such runs were expected
-    inside: bool | None  # None: nothing was said about the spread
+    ci95: list[float] | None  # where 95% of such runs were expected, by the law
+    inside: bool | None  # of the interval that is not None; None: nothing was said about the spread
     N_over_best: float  # N over the predicted best N at this run's C
+    by: str = ""  # what predicted it: "the recommended answer at ... FLOPs", or the law
+    interval80: list[float] | None = None  # of the recommended loss, moved to this N and D
 
 
 def digest(record: Mapping[str, Any]) -> str:
@@ -81,6 +86,7 @@ def record_of(
     conventions: Mapping[str, str],
     told: Mapping[str, Any],
     fitted: Observations | None = None,
+    recommended: Sequence[tuple[Recommendation, LossLaw | None]] = (),
 ) -> dict[str, Any]:
     """The record that is written, with its date and hash.
 
@@ -96,8 +102,9 @@ def record_of(
         told: the command's settings.
         fitted: the final losses that the frontier was fitted to, as read from the table beside it;
             None without a frontier.
+        recommended: the recommended answer at each budget, and the law that has its N, D, L there;
+            None where no such law exists.
     """
-    constants = None if law is None else {name: getattr(law, name) for name in CONSTANTS}
     theta = [] if resampled is None else resampled.theta.tolist()
     residuals = [] if resampled is None else resampled.residuals.tolist()
     record: dict[str, Any] = {
@@ -115,9 +122,10 @@ def record_of(
         else sha256_file(frontier_file.parent / RUNS),
         "fitted_runs": [] if fitted is None else sorted(set(marks_of(fitted.finals()))),
         "told": dict(told),
+        "recommended": [{**r.to_dict(), "law": _constants(local)} for r, local in recommended],
         "predictions": [asdict(row) for row in predictions],
         "law_name": law_name,
-        "law": constants,
+        "law": _constants(law),
         "flops_per_token": None if cost is None else asdict(cost),
         "resampled_laws": [[float(f"{x:.10g}") for x in row] for row in theta],
         "log_residuals": [float(f"{x:.6g}") for x in residuals],
@@ -125,6 +133,10 @@ def record_of(
     record = json.loads(json.dumps(record))  # as it will be read: tuples are lists
     record["sha256"] = digest(record)
     return record
+
+
+def _constants(law: LossLaw | None) -> dict[str, float] | None:
+    return None if law is None else {name: getattr(law, name) for name in CONSTANTS}
 
 
 def save(record: Mapping[str, Any], path: Path | None, folder: Path) -> Path:
@@ -161,7 +173,11 @@ def load(path: Path) -> dict[str, Any]:
             f"prediction={path} has schema 1, which does not hold the runs that were fitted, and this "
             f"version scores schema {SCHEMA}. Predict again with preregister=true, before the next run."
         )
-    if not isinstance(record, dict) or record.get("schema") != SCHEMA or "sha256" not in record:
+    if (
+        not isinstance(record, dict)
+        or record.get("schema") not in READABLE
+        or "sha256" not in record
+    ):
         raise InputError(
             f"prediction={path} was not written by this version's `chinchilla predict "
             "preregister=true`."
@@ -193,11 +209,10 @@ def _wrong_field(record: Mapping[str, Any]) -> str:
     marks = record.get("fitted_runs")
     if not isinstance(marks, list) or not all(isinstance(mark, str) for mark in marks):
         return "fitted_runs"
-    law = record.get("law", "missing")
-    if law is not None and not (
-        isinstance(law, dict) and set(law) == set(CONSTANTS) and _numbers(list(law.values()))
-    ):
+    if not _is_law(record.get("law", "missing")):
         return "law"
+    if record["schema"] != 2 and not _are_recommended(record.get("recommended")):
+        return "recommended"
     laws = record.get("resampled_laws")
     if not isinstance(laws, list) or not all(_numbers(x) and len(x) == 5 for x in laws):
         return "resampled_laws"
@@ -208,6 +223,26 @@ def _wrong_field(record: Mapping[str, Any]) -> str:
     except (KeyError, InputError):
         return "flops_per_token"
     return ""
+
+
+def _is_law(value: Any) -> bool:
+    return value is None or (
+        isinstance(value, dict) and set(value) == set(CONSTANTS) and _numbers(list(value.values()))
+    )
+
+
+def _are_recommended(value: Any) -> bool:
+    """Whether these are answers with C, and with L, its interval and a law where L is known."""
+    if not isinstance(value, list) or not all(isinstance(r, dict) for r in value):
+        return False
+    return all(
+        _numbers([r.get("C")])
+        and r["C"] > 0
+        and _is_law(r.get("law", "missing"))
+        and (r["law"] is None or (_numbers([r.get("L")]) and r["L"] > 0))
+        and (r["law"] is None or (_numbers(x := r.get("L_interval80")) and len(x) == 2))
+        for r in value
+    )
 
 
 def _numbers(value: Any) -> bool:
@@ -284,21 +319,19 @@ def unsaid(record: Mapping[str, Any], obs: Observations) -> list[str]:
 def score(record: Mapping[str, Any], obs: Observations) -> list[Score]:
     """Each run's loss beside the one predicted for the N and D it really had.
 
-    The interval is that of a new run: the resampled laws, times a residual of the fitted runs.
+    A run whose C is within SAME_BUDGET of a budget that was predicted is held against the recommended
+    answer there: the law with its N, D and L gives the loss at the run's own N and D, and the 80%
+    interval of L is scaled by the same factor. For other runs the law of the record predicts, and
+    the interval is that of a new run: the resampled laws, times a residual of the fitted runs.
 
     Args:
         record: from `load`.
         obs: the results; of curves only the last points are used.
 
     Raises:
-        InputError: the record has no law, or was made of another loss (train against heldout) or
-            by another count of N or C.
+        InputError: the record has no law for a run, or was made of another loss (train against
+            heldout) or by another count of N or C.
     """
-    if record["law"] is None:
-        raise InputError(
-            "this prediction has N and D but no law, so no loss was predicted. Predict with approach "
-            "3 fitted, or with law=NAME."
-        )
     for name in CONVENTIONS:
         ours, theirs = record.get(name, "unknown"), getattr(obs, name)
         if "unknown" in (ours, theirs) or ours == theirs:
@@ -310,22 +343,53 @@ def score(record: Mapping[str, Any], obs: Observations) -> list[Score]:
             f"the prediction has {name}={ours} and the result {name}={theirs}: they do not "
             f"compare. {cure}"
         )
-    law = LossLaw(**record["law"])
-    theta = np.array(record["resampled_laws"], float).reshape(-1, len(CONSTANTS))
     cost = _cost_of(record)
-    resampled = ResampledLaws(theta, np.array(record["log_residuals"], float))
     obs = obs.finals()
     rows = []
     for run_id, C, N, D, L in zip(obs.run_id, obs.C, obs.N, obs.D, obs.L, strict=True):
-        predicted = float(law(N, D))
-        spread = Percentiles.of(resampled.measured(N, D)) if len(theta) else None
-        inside = None if spread is None else bool(spread.ci95[0] <= L <= spread.ci95[1])
+        run = (float(C), float(N), float(D))
+        by, law, predicted, ci95, interval80 = _recommended_loss(record, *run) or _law_loss(
+            record, *run
+        )
+        interval = interval80 or ci95
         rows.append(
             Score(
                 str(run_id), float(N), float(D), float(C), float(L), predicted,
-                float(L - predicted), float(100 * (L / predicted - 1)),
-                None if spread is None else spread.ci95, inside,
-                float(N / allocate(law, float(C), cost).N),
+                float(L - predicted), float(100 * (L / predicted - 1)), ci95,
+                None if interval is None else bool(interval[0] <= L <= interval[1]),
+                float(N / allocate(law, float(C), cost).N), by, interval80,
             )
         )  # fmt: skip
     return rows
+
+
+# Who predicted, its law, the loss at a run's N and D, its 95% interval, its 80% interval.
+_Predicted = tuple[str, LossLaw, float, list[float] | None, list[float] | None]
+
+
+def _recommended_loss(record: Mapping[str, Any], C: float, N: float, D: float) -> _Predicted | None:
+    """What the recommended answer at the nearest budget predicted; None where no budget is near."""
+    answers = [r for r in record.get("recommended", []) if r["law"] is not None]
+    if not answers:
+        return None
+    r = min(answers, key=lambda r: abs(np.log(r["C"] / C)))
+    if abs(np.log(r["C"] / C)) > np.log(SAME_BUDGET):
+        return None
+    law = LossLaw(**r["law"])
+    L = float(law(N, D))
+    interval = [L * end / r["L"] for end in r["L_interval80"]]
+    return f"the recommended answer at {r['C']:.3g} FLOPs", law, L, None, interval
+
+
+def _law_loss(record: Mapping[str, Any], C: float, N: float, D: float) -> _Predicted:
+    """What the law of the record predicted."""
+    if record["law"] is None:
+        raise InputError(
+            f"this prediction has no law, so no loss was predicted for a run of {C:.3g} FLOPs. Score a "
+            "run of a budget that was predicted, or predict with approach 3 fitted or with law=NAME."
+        )
+    law = LossLaw(**record["law"])
+    theta = np.array(record["resampled_laws"], float).reshape(-1, len(CONSTANTS))
+    resampled = ResampledLaws(theta, np.array(record["log_residuals"], float))
+    spread = Percentiles.of(resampled.measured(N, D)) if len(theta) else None
+    return record["law_name"], law, float(law(N, D)), None if spread is None else spread.ci95, None

@@ -138,7 +138,7 @@ def fit_isoflop(
         "leave_out": without,
         "bootstrap": counts,
         "unequal_flops": unequal,
-        "runs_without_budget": int(len(finals) - len(obs)),
+        "runs_without_budget": int(len(finals) - len(every)),
     }
     warnings += _excluded(details["window"], N_opt.exponent) + _below_measured(used)
     warnings += _influence(without["run"], N_opt.exponent) + repeats(obs)

@@ -170,7 +170,8 @@ def _select(
     outliers: list[dict[str, Any]] = []
     noise = max(_robust(_sizes(obs, rows, width)), 1e-12)
     for i in rows:
-        if obs.C[i].max() > MAX_C_RATIO * obs.C[i].min():  # no profile at one budget: refused whole
+        # No profile at one budget, or no lowest loss: such a budget is refused as a whole.
+        if obs.C[i].max() > MAX_C_RATIO * obs.C[i].min() or not np.ptp(obs.L[i]):
             keep[i] = True
             continue
         left = i

@@ -241,12 +241,13 @@ def fit_profile(obs: Observations, budget: float, shape: Shape) -> Profile:
     side = "larger" if x > np.log(sizes[0] * sizes[-1]) / 2 else "smaller"
     below, above = int((np.log(sizes) < x).sum()), int((np.log(sizes) > x).sum())
     if np.isnan(profile.inside(np.array(x))):
-        best = float(obs.N[int(obs.L.argmin())])
-        if sizes[0] < best < sizes[-1]:
+        best = obs.N[obs.L == obs.L.min()]  # rounded losses may be the lowest at several sizes
+        best = best[(sizes[0] < best) & (best < sizes[-1])]
+        if len(best):
             return no(
                 "curve_misses",
                 f"the fitted curve has no minimum between N={sizes[0]:.3g} and N={sizes[-1]:.3g}, although "
-                f"the lowest measured loss (N={best:.3g}) lies inside: the curve does not describe these "
+                f"the lowest measured loss (N={best[0]:.3g}) lies inside: the curve does not describe these "
                 "losses. Use isoflop_window=auto, or look for diverged runs.",
                 **found,
             )

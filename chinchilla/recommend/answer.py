@@ -161,6 +161,7 @@ def _disagreement(fits: Fits, model: RecommendedModel, C: float, N: Estimate | N
         if len(logs) < MIN_SAMPLES or not np.isfinite(value):
             continue
         low, high = (float(x) for x in np.exp(np.percentile(logs, (10, 90))))
+        low, high = min(low, value), max(high, value)  # resamples may all lie on one side of it
         if low > N.high or high < N.low:
             others.append((name, value, low, high))
     if not others:
@@ -240,8 +241,11 @@ def budget_for(fits: Fits, L: float) -> tuple[float, list[float | None]]:
         Refusal: the forecast never reaches it there.
     """
     model = model_of(fits)
-    assert model is not None
-    assert model.L is not None
+    if model is None or model.L is None:
+        raise Refusal(
+            "no loss could be forecast from these runs, so no budget for a loss can be stated. Give "
+            "law=NAME of a published law."
+        )
     low, high = model.C_range
     C = np.exp(np.linspace(np.log(low / 1e3), np.log(high * TOO_FAR), 600))
     found = [

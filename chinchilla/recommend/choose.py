@@ -88,7 +88,8 @@ def choose(obs: Observations, fits: Fits, how: Mapping[str, Any]) -> Recommended
         if readings:
             pairs["parametric"] = pairs_of_laws(obs, readings, minima, fits.cost, dict(how))
     parts: dict[str, dict[str, Forecast]] = {}
-    if len(minima) >= 2:
+    asked = "isoflop" in fits.fitted or "isoflop" in fits.refused
+    if len(minima) >= 2 and asked:
         parts["isoflop"] = _of_minima(minima, pairs["isoflop"])
     if readings:
         parts["parametric"] = _of_laws(readings, pairs["parametric"], _condition(fits))
@@ -100,7 +101,12 @@ def choose(obs: Observations, fits: Fits, how: Mapping[str, Any]) -> Recommended
         if name in parts
     }
     usable = {name: f for name, f in parts.items() if _plausible(f, obs)}
-    lead, why = _lead(usable, held_out, len(minima))
+    no_two = "under three budgets have an IsoFLOP minimum"
+    if len(minima) >= MIN_MINIMA:
+        no_two = "the exponent of N_opt along the IsoFLOP minima is not between 0 and 1"
+    if not asked:
+        no_two = "approach 2 was not asked for"
+    lead, why = _lead(usable, held_out, len(minima), no_two)
     if not lead:
         return None
     chosen = dict(usable[lead])
@@ -248,8 +254,12 @@ def _lead(
     usable: Mapping[str, Mapping[str, Forecast]],
     held_out: Mapping[str, dict[str, Any]],
     n_minima: int,
+    no_two: str,
 ) -> tuple[str, str]:
-    """The approach recommended, and the reason in a sentence; "" where none can be."""
+    """The approach recommended, and the reason in a sentence; "" where none can be.
+
+    `no_two` says why approach 2 is not recommended where its minima cannot be used.
+    """
     if "isoflop" in usable and n_minima >= MIN_MINIMA:
         errors = held_out["isoflop"]
         if "parametric" not in usable or errors["N"] is None:
@@ -265,7 +275,7 @@ def _lead(
             f"{_errors(held_out[rest])}."
         )
     for name, why in (
-        ("parametric", "it uses all runs, and under three budgets have an IsoFLOP minimum"),
+        ("parametric", f"it uses all runs, and {no_two}"),
         ("isoflop", "it is the only approach with an answer here, from two minima"),
         ("envelope", "approaches 2 and 3 have no answer here"),
     ):

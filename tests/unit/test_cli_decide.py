@@ -115,9 +115,15 @@ def test_a_target_below_E_is_refused(say):
 
 def test_a_fitted_target_has_an_interval(say, fits):
     target = say("predict target_loss=2.5 frontier=fits format=json").json["target"]
-    spread = target["C_interval"]
-    assert spread["ci95"][0] < spread["p10"] < target["C"] < spread["p90"] < spread["ci95"][1]
-    assert target["resamples_that_reach_it"] == target["resamples"]
+    low, high = target["C_interval80"]
+    assert low < target["C"] < high
+    for C, end in ((low, 0), (high, 1)):  # where the interval of the loss ends at that loss
+        r = say(f"predict budget_flops={C!r} frontier=fits format=json").json["recommended"]
+        assert r["L_interval80"][end] == pytest.approx(2.5, rel=1e-4)
+    at = say(f"predict budget_flops={target['C']!r} frontier=fits format=json").json["recommended"]
+    assert (at["L"], at["N"]) == pytest.approx((2.5, target["N"]), rel=1e-4)
+    out = say("predict target_loss=2.5 frontier=fits").out
+    assert f"80% interval of the cost: {low:.3g} to {high:.3g} FLOPs." in out
 
 
 def test_a_fit_answers_with_intervals_of_its_loss(say, fits):
@@ -125,7 +131,13 @@ def test_a_fit_answers_with_intervals_of_its_loss(say, fits):
     ours = told["predictions"][0]
     assert ours["by"] == "this data, parametric"
     assert ours["L_ci95"][0] < ours["L_p10"] < ours["L"] < ours["L_p90"] < ours["L_ci95"][1]
-    assert told["law"]["name"] == "the fitted approach 3"
+    assert told["law"]["name"] == "the recommended answer"
+    (recommended,), (decision,) = told["recommendations"], told["decisions"]
+    assert told["recommended"] == recommended
+    for name in "NDL":
+        low, high = recommended[f"{name}_interval80"]
+        assert low < recommended[name] < high
+        assert decision[name] == pytest.approx(recommended[name], rel=1e-9)
     (fits / "observations.csv").unlink()  # frontier.json stands alone
     assert say("predict budget_flops=1e21 frontier=fits format=json").json == told
 
@@ -143,25 +155,58 @@ def test_a_fit_by_another_objective_answers_too(say, fits, objective):
 def test_the_first_line_is_what_to_do_with_these_runs(say, fits):
     out = say("predict budget_flops=1e21 frontier=fits").out
     first, rest = out.strip().split("\n", 1)
-    row = say("predict budget_flops=1e21 frontier=fits format=json").json["predictions"][0]
-    assert "by these runs' approach 3 (parametric): N " in first
-    assert f"loss {row['L']:.4f} ({row['L_p10']:.4f}-{row['L_p90']:.4f})" in first
-    assert f"{row['D'] / row['N']:.1f} tokens per parameter" in first
-    assert rest.index("by these runs: ") < rest.index("by published lines and laws")
+    r = say("predict budget_flops=1e21 frontier=fits format=json").json["recommended"]
+    assert first.startswith(f"C = 1e+21 FLOPs: N {r['N'] / 1e9:.2f}B (")
+    low, high = r["L_interval80"]
+    assert f"loss {r['L']:.4f} ({low:.4f}-{high:.4f})" in first
+    assert f"{r['D'] / r['N']:.1f} tokens per parameter" in first
+    assert first.endswith("80% intervals, by approach 3 (parametric).")
+    assert rest.startswith("reason: approach 3 (parametric) is recommended: it uses all runs")
+    assert rest.index("by these runs, each") < rest.index("by published lines and laws")
     assert "approach 3 by resampled laws" in rest
-    assert "its resamples put N_opt at" in rest
     assert "wasted" not in rest
+    said = say("fit observations=runs.csv out_dir=fits approaches=parametric n_bootstrap=100").out
+    assert say("predict frontier=fits").out.strip().splitlines()[0] in said
     more = say("predict budget_flops=1e21 frontier=fits detail=true").out
-    assert "if the fitted approach 3 is right, a wrong size" in more
+    assert "if the recommended answer is right, a wrong size" in more
     assert "compute wasted, %" in more
 
 
 def test_a_law_that_is_named_stands_beside_the_runs_own_answer(say, fits):
     out = say("predict budget_flops=1e21 frontier=fits law=hoffmann").out
-    first, second = out.strip().splitlines()[:2]
-    assert "by these runs' approach 3" in first
-    assert "by law hoffmann (C = 6*N*D)" in " ".join(out.strip().splitlines()[1:3])
-    assert second
+    first, *rest = (line for line in out.splitlines() if line)
+    assert first.startswith("C = 1e+21 FLOPs: N 2.")
+    assert first.endswith("by approach 3 (parametric).")
+    (named,) = (line for line in rest if line.startswith("C = 1e+21 FLOPs"))
+    assert "by law hoffmann (C = 6*N*D): N 2.22B, D 75.2B tokens" in named
+    assert rest[0].startswith("reason: ")
+    assert "If law hoffmann is right, sizes from 1.86B to 2.66B cost at most 1% more" in out
+
+
+def test_far_beyond_the_runs_only_a_range_is_shown(say, fits):
+    told = say("predict budget_flops=1e25 frontier=fits format=json").json
+    r = told["recommended"]
+    assert (r["range_only"], told["decisions"]) == (True, [])
+    out = say("predict budget_flops=1e25 frontier=fits").out
+    assert out.strip().startswith("C = 1e+25 FLOPs, 5,208x beyond the data: N between ")
+    assert "The runs do not support more than this range." in out
+    assert "Cost:" not in out
+    assert "by these runs" not in out
+    words = "predict budget_flops=1e25 frontier=fits"
+    for key in ("unique_tokens=1e9", "inference_tokens=1e9"):
+        one_line(say(f"{words} {key}"), 3, "support a range only", "law=NAME")
+    named = say(f"{words} law=hoffmann").out
+    assert "C = 1e+25 FLOPs, by law hoffmann (C = 6*N*D): N " in named
+    assert "Cost:" in named
+    assert "by these runs, each" not in named
+
+
+def test_a_million_times_beyond_the_runs_is_refused_unless_forced(say, fits):
+    words = "predict budget_flops=1e29 frontier=fits"
+    one_line(say(words), 3, "times the compute of the largest run", "force=true")
+    forced = say(f"{words} force=true")
+    assert forced.code == 0
+    assert "x beyond the data: N between " in forced.out
 
 
 def test_help_lists_rates_and_nothing_of_slurm(say):
@@ -300,11 +345,15 @@ def test_without_approach_3_a_law_must_be_named(say, fits):
     }
     refused = {"status": "refused", "reason": "no.", "kind": "x"}
     record["approaches"] = {"envelope": line | {"certificate": None}, "parametric": refused}
+    log_k, a = np.log(line["N_opt"]["coefficient"]), line["N_opt"]["exponent"]
+    N = record["recommended"]["N"]
+    N |= {"kind": "line", "names": ["the envelope"], "scores": [0.0], "members": [[log_k, a]]}
+    record["recommended"] |= {"approach": "envelope", "L": None}
     path.write_text(json.dumps(record))
     out = say("predict budget_flops=1e20 frontier=fits").out
-    assert "by these runs' approach 1 (envelope): N " in out
+    assert out.strip().splitlines()[0].endswith("80% intervals, by approach 1 (envelope).")
     assert "warning: approach 3 (parametric) was refused (x): no." in out
-    assert "No loss law" in out
+    assert "No loss could be forecast. Give law=NAME for what departures cost." in out
     one_line(say("predict budget_flops=1e20 frontier=fits unique_tokens=1e9"), 3, "give law=NAME")
     assert say("predict budget_flops=1e20 frontier=fits law=hoffmann unique_tokens=1e9").code == 0
     one_line(say("design frontier=fits budget_flops=1e22"), 3, "design needs approach 3", "(no.)")
@@ -314,28 +363,37 @@ def test_a_fit_that_was_refused_has_no_answer(say, fits):
     path = fits / "frontier.json"
     record = json.loads(path.read_text())
     record["approaches"]["parametric"] = {"status": "refused", "reason": "no.", "kind": "x"}
+    record["recommended"] = None
     path.write_text(json.dumps(record))
     for words in ("", " format=json", " target_loss=2.5"):
         said = say(f"predict budget_flops=1e20 frontier=fits{words}")
-        one_line(said, 3, "every approach was refused", "approach 3 (parametric), x: no)")
+        one_line(said, 3, "no approach has an answer", "approach 3 (parametric), x: no)")
         assert said.out == ""
     said = say("predict budget_flops=1e20 frontier=fits law=hoffmann")
     assert said.code == 0
+    assert "by law hoffmann (C = 6*N*D): N " in said.out.strip().splitlines()[0]
     assert "warning: approach 3 (parametric) was refused (x): no." in said.out
 
 
-def test_what_the_reader_should_know_stands_under_the_lead(say, fits):
+def test_what_the_reader_should_know_stands_under_the_answer(say, fits):
     words = "predict budget_flops=[1e20,1e24] frontier=fits inference_tokens=1e15"
     told = say(f"{words} format=json").json
-    assert told["leads"] == [{"C": C, "by": "this data, parametric"} for C in (1e20, 1e24)]
+    near, far = told["recommendations"]
+    assert told["recommended"] == near
+    assert [(r["C"], r["approach"]) for r in (near, far)] == [
+        (1e20, "parametric"),
+        (1e24, "parametric"),
+    ]
+    assert far["reasons"][-1] == "Extrapolation: 521x the compute of the largest budget."
+    assert not any("Extrapolation" in text for text in near["reasons"])
     found = {(one["kind"], one["C"]) for one in told["warnings"]}
-    assert {("beyond_C", 1e24), ("beyond_ratio", 1e20)} <= found
-    assert ("beyond_C", 1e20) not in found
+    assert ("beyond_ratio", 1e20) in found
     out = say(words).out
     for one in told["warnings"]:
         assert out.count(f": {one['text']}\n") == 1
-    lead, warning = out.index("C = 1e+24 FLOPs, by these runs'"), out.index("warning: this answer")
-    assert lead < warning < out.index("Cost:", lead)
+    answer = out.index("C = 1e+24 FLOPs: N ")
+    warning = out.index("warning: Extrapolation, the size for serving", answer)
+    assert out.index(f"reason: {far['reasons'][-1]}") < warning < out.index("Cost:", answer)
 
 
 def test_the_best_shape_comes_with_its_cost(say, fits):
@@ -354,11 +412,17 @@ def test_the_best_shape_comes_with_its_cost(say, fits):
     )
 
 
-def test_a_target_loss_names_how_its_interval_was_made(say, fits):
+def test_a_target_loss_far_beyond_the_runs_has_a_range_only(say, fits):
+    target = say("predict target_loss=1.9 frontier=fits format=json").json["target"]
+    assert target["range_only"]
+    low, high = target["C_interval80"]
+    assert high is None  # at the upper end of its interval the loss never gets there
     out = say("predict target_loss=1.9 frontier=fits").out
-    assert "Of the fit: 10th to 90th percentile over 100 draws of random weights" in out
-    assert "warning: loss 1.9 lies at " in out
-    assert "times the largest C of these runs: none of them saw it." in out
+    assert f"Loss 1.9 nats/token by the recommended answer: {low:.3g} FLOPs or more (80%)" in out
+    assert "warning: Extrapolation, loss 1.9: " in out
+    assert "x the largest C of these runs." in out
+    assert "Cost:" not in out
+    assert not say("predict target_loss=2.5 frontier=fits format=json").json["target"]["range_only"]
 
 
 # ------------------------------------------------------------------ design
@@ -388,7 +452,7 @@ def test_a_design_states_what_it_costs_and_what_it_gains(say, fits):
     out = say(f"{words} rates.price_per_device_hour=2.5").out
     told = say(f"{words} format=json rates.price_per_device_hour=2.5").json
     first, *_, last = told["steps"]
-    assert f"a factor {told['width']:.3g} (90th over 10th percentile, the fit's bootstrap)" in out
+    assert f"a factor {told['width']:.3g} (90th over 10th percentile, {told['source']})" in out
     assert f"from a factor {told['width']:.3g} to {last['width']:.3g} (" in out
     assert f" {first['narrows']:.1%} " in out
     assert "at 2.5 an hour" in out
@@ -430,10 +494,17 @@ def test_one_limit_alone_is_kept(say, fits):
 
 
 def test_design_and_predict_name_one_size(say, fits):
-    row = say("predict budget_flops=1e23 frontier=fits format=json").json["predictions"][0]
+    told = say("predict budget_flops=1e23 frontier=fits format=json").json
+    row, r = told["predictions"][0], told["recommended"]
     design = say("design frontier=fits budget_flops=1e23 format=json").json
-    assert design["N_opt"] == row["N"]
-    assert design["width"] == pytest.approx(row["N_p90"] / row["N_p10"], rel=1e-9)
+    assert design["N_opt"] == pytest.approx(r["N"], rel=1e-12)
+    intervals = {
+        "the fit's bootstrap": [row["N_p10"], row["N_p90"]],
+        "the recommended answer": r["N_interval80"],
+    }
+    low, high = design["interval80"]
+    assert [low, high] == pytest.approx(intervals[design["source"]], rel=1e-9)
+    assert design["width"] == pytest.approx(high / low, rel=1e-9)
 
 
 # ------------------------------------------------------------------ preregister, score
@@ -445,8 +516,8 @@ def prediction(say, fits):
     return said.json["preregistered"]
 
 
-def measured(path, L_factor: float) -> None:
-    N, D = 2.5e9, 1e21 / 6 / 2.5e9
+def measured(path, L_factor: float, C: float = 1e21) -> None:
+    N, D = 2.5e9, C / 6 / 2.5e9
     L = float(LAW(N, D)) * L_factor
     path.write_text(f"run_id,budget_flops,C,N,D,L\nbig,,{6 * N * D},{N},{D},{L}\n")
 
@@ -456,12 +527,29 @@ def test_a_prediction_is_held_against_what_came(say, prediction, tmp_path):
     said = say(f"score prediction={prediction} observations=came.csv")
     assert said.code == 0
     assert "unchanged" in said.out
-    assert "1 of 1 runs lie inside their 95% interval" in said.out
+    assert "measured beside predicted by the recommended answer at 1e+21 FLOPs" in said.out
+    assert "│ inside" in said.out
+    assert "1 of 1 runs lie inside their 80% interval." in said.out
     assert "note: flop_convention, n_convention, loss_kind not compared" in said.out
     assert said.out.count("note: these results have no time recorded") == 1
     (run,) = say(f"score prediction={prediction} observations=came.csv format=json").json["runs"]
     assert run["inside"] is True
     assert abs(run["percent"]) < 2
+    assert run["ci95"] is None
+    (r,) = json.loads((tmp_path / prediction).read_text())["recommended"]
+    low, high = (x / run["predicted"] for x in run["interval80"])
+    assert (low, high) == pytest.approx([x / r["L"] for x in r["L_interval80"]])
+    assert run["N_over_best"] == pytest.approx(2.5e9 / r["N"])
+
+
+def test_a_run_of_another_budget_is_held_against_the_law(say, prediction, tmp_path):
+    measured(tmp_path / "came.csv", 1.0, C=1.2e21)
+    said = say(f"score prediction={prediction} observations=came.csv")
+    assert "measured beside predicted by approach 3 (parametric)" in said.out
+    assert "1 of 1 runs lie inside their 95% interval." in said.out
+    (run,) = say(f"score prediction={prediction} observations=came.csv format=json").json["runs"]
+    assert run["interval80"] is None
+    assert run["ci95"][0] < run["measured"] < run["ci95"][1]
 
 
 def test_a_runs_own_result_is_scored(say, prediction, tmp_path):
@@ -503,7 +591,7 @@ def test_a_result_far_off_is_a_verdict_not_an_error(say, prediction, tmp_path):
     said = say(f"score prediction={prediction} observations=came.csv")
     assert said.code == 0
     assert "OUTSIDE" in said.out
-    assert "0 of 1 runs lie inside" in said.out
+    assert "0 of 1 runs lie inside their 80% interval." in said.out
 
 
 def test_a_table_that_holds_fitted_runs_is_not_scored(say, prediction):
@@ -521,7 +609,7 @@ def test_a_prediction_needs_the_runs_that_were_fitted(say, fits):
 def test_a_changed_prediction_is_not_scored(say, prediction, tmp_path):
     measured(tmp_path / "came.csv", 1.0)
     path = tmp_path / prediction
-    path.write_text(path.read_text().replace('"law_name": "the fitted', '"law_name": "a better'))
+    path.write_text(path.read_text().replace('"law_name": "approach 3', '"law_name": "approach 2'))
     said = say(f"score prediction={prediction} observations=came.csv")
     one_line(said, 2, "was changed after it was written")
 

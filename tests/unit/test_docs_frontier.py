@@ -10,10 +10,12 @@ import pytest
 
 from chinchilla import Observations, named_law
 from chinchilla.config import FitCommand
-from chinchilla.fit import fit_all
 from chinchilla.fit.fits import Refused
 from chinchilla.fit.frontier import Frontier, Interval, LossLaw, OptimalPoint, PowerLaw
 from chinchilla.fit.loss_law import FlopsPerToken
+from chinchilla.recommend import fit_table
+from chinchilla.recommend.held_out import ErrorScale
+from chinchilla.recommend.model import Forecast, RecommendedModel
 
 TEXT = (Path(__file__).parents[2] / "docs" / "frontier.md").read_text(encoding="utf-8")
 
@@ -39,7 +41,7 @@ def written(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("fits")
     command = FitCommand(observations="runs.csv", out_dir=str(folder), n_bootstrap=25)
     obs.save(folder / "observations.csv")
-    fits = fit_all(obs, lone, command).with_runs(folder / "observations.csv")
+    fits = fit_table(obs, lone, command).with_runs(folder / "observations.csv")
     fits.save(folder / "frontier.json")
     return json.loads((folder / "frontier.json").read_text())
 
@@ -71,6 +73,10 @@ def test_the_records_inside(written):
         ("intervals", fit["intervals"][0]),
         ("flops_per_token", written["flops_per_token"]),
         ("certificate (approach 3)", fit["certificate"]),
+        ("recommended", written["recommended"]),
+        ("forecast", written["recommended"]["N"]),
+        ("forecast", written["recommended"]["L"]),
+        ("error", written["recommended"]["N"]["error"]),
     ):
         assert documented(section) == value.keys(), section
 
@@ -83,6 +89,9 @@ def test_the_records_inside(written):
         ("law", LossLaw),
         ("intervals", Interval),
         ("flops_per_token", FlopsPerToken),
+        ("recommended", RecommendedModel),
+        ("forecast", Forecast),
+        ("error", ErrorScale),
     ],
 )
 def test_the_records_as_declared(section, record):
@@ -98,3 +107,6 @@ def test_every_detail_is_named(written):
     named = set(re.findall(r"`(\w+)`", TEXT[TEXT.index("## details") :]))
     for name in ("isoflop", "parametric"):
         assert written["approaches"][name]["details"].keys() <= named
+    details = written["approaches"]["isoflop"]["details"]
+    for record in (details["window"], details["window"]["scatter"][0], *details["budgets"]):
+        assert record.keys() <= named

@@ -4,15 +4,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from recommended import with_recommendation
 
 from chinchilla.config import RatesConfig
-from chinchilla.decide.answer import Ground, for_budget, for_target
+from chinchilla.decide.answer import Ground, for_budget, for_target, for_unique_tokens
 from chinchilla.decide.options import allocate
 from chinchilla.decide.predict import left_out, predictions
 from chinchilla.decide.resampled import ResampledLaws
 from chinchilla.fit import Fits, Frontier, LossLaw, fit_isoflop, fit_parametric
 from chinchilla.fit.loss_law import flops_at
 from chinchilla.observations import Observations
+from chinchilla.recommend import recommendation
 from chinchilla.shapes import (
     ModelShape,
     flops_per_token,
@@ -42,7 +44,7 @@ def sweep() -> Observations:
 
 
 def together(obs: Observations, *frontiers: Frontier) -> Fits:
-    return Fits.of({f.approach: f for f in frontiers}, {}, obs)
+    return with_recommendation(Fits.of({f.approach: f for f in frontiers}, {}, obs), obs)
 
 
 def shape_params(shape: ModelShape) -> float:
@@ -194,17 +196,44 @@ def test_a_point_lies_inside_of_its_own_interval(with_head, C):
 
 @pytest.mark.parametrize("C", [1e17, 1e21, 1e23])
 def test_every_decision_has_the_same_optimum(with_head, C):
-    row = predictions([C], with_head, published=False)[0]
     ground = Ground.of(with_head)
     assert ground is not None
+    r = recommendation(with_head, C)
     decision = for_budget(ground, C, named_shapes(), RatesConfig())
-    best = allocate(ground.law, C, with_head.cost)
-    wanted = pytest.approx((best.N, best.D, best.L), rel=1e-12)
-    assert (row.N, row.D, row.L) == wanted
-    assert (decision["N"], decision["D"], decision["L"]) == wanted
-    assert decision["N_interval"]["p10"] == row.N_p10
-    target = for_target(ground, best.L, RatesConfig())
+    best = allocate(ground.at(C).law, C, with_head.cost)
+    assert (decision["N"], decision["D"], decision["L"]) == (best.N, best.D, best.L)
+    assert r.L == pytest.approx(best.L, rel=1e-12)
+    assert (r.N, r.D) == pytest.approx((best.N, best.D), rel=1e-6)  # solved on a grid of sizes
+    assert decision["law"] == {name: getattr(ground.at(C).law, name) for name in decision["law"]}
+    low, high = decision["N_within_1_percent"]
+    assert low < r.N < high
+    target = for_target(ground, r.L, RatesConfig())
     assert (target["N"], target["C"]) == pytest.approx((best.N, C), rel=1e-3)
+    (row,) = (
+        x for x in predictions([C], with_head, published=False) if x.by.endswith("parametric")
+    )
+    three = allocate(with_head.fitted["parametric"].law, C, with_head.cost)
+    assert (row.N, row.D, row.L) == pytest.approx((three.N, three.D, three.L), rel=1e-12)
+
+
+@pytest.mark.parametrize("C", [1e19, 1e22])
+def test_the_local_law_has_the_slope_of_the_recommended_loss(with_head, C):
+    """So that a budget a little larger or smaller is decided alike by the law of its neighbour."""
+    ground = Ground.of(with_head)
+    assert ground is not None
+    near = allocate(ground.at(C).law, 1.01 * C, with_head.cost)
+    r, there = recommendation(with_head, C), recommendation(with_head, 1.01 * C)
+    assert np.log(near.L / r.L) == pytest.approx(np.log(there.L / r.L), rel=0.02)
+
+
+def test_data_without_end_is_spent_as_recommended(noisy):
+    """Under C = 6ND the split for more unique tokens than are needed is the recommended one."""
+    fits, _, _ = noisy
+    ground = Ground.of(fits)
+    assert ground is not None
+    r = recommendation(fits, 1e21)
+    (row,) = for_unique_tokens(ground, [1e21], 1e14)["budgets"]
+    assert (row["best"]["N"], row["best"]["L"]) == pytest.approx((r.N, r.L), rel=1e-3)
 
 
 def test_the_best_size_is_that_of_a_search_along_the_trend(with_head):

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from recommended import with_recommendation
 
 from chinchilla.decide.predict import predictions
 from chinchilla.decide.preregister import (
@@ -23,9 +24,12 @@ from chinchilla.fit import fit_parametric
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.observations import Observations
+from chinchilla.recommend import recommendation
+from chinchilla.recommend.answer import local_law
 
 LAW = LossLaw(E=1.7, A=400.0, B=1700.0, alpha=0.34, beta=0.36)
 NOISE = 0.004
+CONSTANTS = {name: getattr(LAW, name) for name in ("E", "A", "B", "alpha", "beta")}
 
 
 def runs(N, D, seed=0, kind="train", noise=NOISE) -> Observations:
@@ -169,6 +173,12 @@ def test_what_is_not_said_is_noted_and_does_not_stop_a_score(record):
         ("fitted_runs", None),
         ("fitted_runs", [1]),
         ("loss_kind", None),
+        ("recommended", None),
+        ("recommended", [1]),
+        ("recommended", [{"C": 0.0, "law": None}]),
+        ("recommended", [{"C": 1e21}]),
+        ("recommended", [{"C": 1e21, "law": dict.fromkeys("EAB", 1.0)}]),
+        ("recommended", [{"C": 1e21, "L": 2.0, "L_interval80": [1.0], "law": CONSTANTS}]),
     ],
 )
 def test_a_file_with_a_right_hash_and_wrong_fields_is_said(record, tmp_path, field, value):
@@ -186,6 +196,73 @@ def test_a_save_that_fails_leaves_nothing(record, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         save(record, tmp_path / "p.json", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+# ------------------------------------------------------------------ recommended answers
+
+
+@pytest.fixture(scope="module")
+def advised() -> tuple[dict, list]:
+    """A prediction with the recommended answers at 1e21 and 1e23 FLOPs, and these."""
+    N = np.repeat(np.geomspace(5e7, 2e9, 8), 5)
+    obs = runs(N, N * np.tile([5, 10, 20, 40, 80], 8))
+    fits = Fits.of({"parametric": fit_parametric(obs, n_bootstrap=50)}, {}, obs)
+    fits = with_recommendation(fits, obs)
+    said = [recommendation(fits, C) for C in (1e21, 1e23)]
+    laws = [local_law(fits, r.C) for r in said]
+    law = fits.fitted["parametric"].law
+    rows = list(zip(said, laws, strict=True))
+    record = record_of(
+        [], law, "approach 3", None, None, None, {"loss_kind": "train"}, {}, None, rows
+    )
+    return record, said
+
+
+def test_recommended_answers_are_kept_as_they_were_given(advised, tmp_path):
+    record, said = advised
+    kept = load(save(record, None, tmp_path))["recommended"]
+    for row, r in zip(kept, said, strict=True):
+        assert {k: row[k] for k in row if k != "law"} == r.to_dict()
+        assert float(LossLaw(**row["law"])(r.N, r.D)) == pytest.approx(r.L, rel=1e-9)
+
+
+@pytest.mark.parametrize("nearly", [0.92, 1.0, 1.09])
+def test_a_run_at_a_predicted_budget_is_held_against_the_recommended_answer(advised, nearly):
+    """At twice the best size, to which the loss and its 80% interval are moved."""
+    record, said = advised
+    for r in said:
+        obs = runs([2 * r.N], [nearly * r.D / 2], noise=0.0)
+        (row,) = score(record, obs)
+        assert row.by == f"the recommended answer at {r.C:.3g} FLOPs"
+        assert row.predicted == pytest.approx(float(LAW(obs.N[0], obs.D[0])), rel=5e-3)
+        assert row.N_over_best == pytest.approx(2, rel=0.05)
+        assert np.array(row.interval80) / row.predicted == pytest.approx(
+            np.array(r.L_interval80) / r.L
+        )
+        assert (row.ci95, row.inside) == (None, True)
+        bad = replace(obs, L=row.interval80[1] * np.array([1.0001]))
+        assert score(record, bad)[0].inside is False
+
+
+@pytest.mark.parametrize("factor", [0.9, 1.11])
+def test_a_run_at_another_budget_is_held_against_the_law(advised, factor):
+    record, (r, _) = advised
+    (row,) = score(record, runs([r.N], [factor * r.D]))
+    assert (row.by, row.interval80) == ("approach 3", None)
+
+
+def test_without_a_law_a_run_at_a_predicted_budget_is_scored_all_the_same(advised):
+    record, (r, _) = advised
+    assert len(score({**record, "law": None}, runs([r.N], [r.D]))) == 1
+    with pytest.raises(InputError, match=r"no loss was predicted for a run of 3e\+19 FLOPs"):
+        score({**record, "law": None}, runs([5e8], [1e10]))
+
+
+def test_a_prediction_of_schema_2_is_scored_by_its_law(record, tmp_path):
+    old = {k: v for k, v in record.items() if k != "recommended"} | {"schema": 2}
+    (tmp_path / "p.json").write_text(json.dumps({**old, "sha256": digest(old)}))
+    obs = runs([5e8], [1e10])
+    assert score(load(tmp_path / "p.json"), obs) == score(record, obs)
 
 
 def test_without_a_law_there_is_no_loss_to_score(record):

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from chinchilla.config import FitCommand
-from chinchilla.fit import Fits, Frontier, LossLaw, fit_all
+from chinchilla.fit import Fits, Frontier, LossLaw
 from chinchilla.observations import Observations
+from chinchilla.recommend import fit_table
 from chinchilla.records import Curve, RunResult, RunSpec
 from chinchilla.shapes import flops_per_token, shape_named
 
@@ -107,7 +108,7 @@ def make_world() -> Callable[..., World]:
         finals = Observations.from_results(results, "train")
         curve_obs = Observations.from_curves(results, list(curves.values()), "train")
         command = FitCommand(sweep_dir="runs/small", n_bootstrap=n_bootstrap, envelope_points=200)
-        fits = fit_all(finals, curve_obs, command)
+        fits = fit_table(finals, curve_obs, command)
         return World(results, curves, curve_obs, finals, fits)
 
     return build

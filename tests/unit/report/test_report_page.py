@@ -7,8 +7,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from recommended import with_recommendation
 
 from chinchilla.fit import Fits, Frontier, Refused
+from chinchilla.recommend import recommendation
+from chinchilla.recommend.answer import default_budget, headline
 from chinchilla.report.page import maths, write_report
 
 SECTIONS = ("exponents", "figures", "predictions", "warnings", "runs", "settings", "environment")
@@ -62,11 +65,14 @@ def test_page_holds_every_section_and_fetches_nothing(report: Path):
 
 
 def test_page_answers_first_and_with_an_interval(world, report: Path):
-    law = world.frontiers["parametric"].N_opt  # whose answer leads in predictions too
+    """The answer that `chinchilla predict` gives first for the same budget, then why."""
+    r = recommendation(world.fits, default_budget(world.fits))
     text = Reader(report.read_text(encoding="utf-8")).text.replace("\u00a0", " ")
-    answer = f"Nopt grows as C{law.exponent:.2f} [{law.p10:.2f}, {law.p90:.2f}]"
-    assert answer in text
-    assert text.index(answer) < text.index("Exponents beside Table 2")
+    answer = headline(r).replace("N_opt", "Nopt")
+    places = [text.index(part) for part in (answer, r.reasons[-1], "Exponents beside Table 2")]
+    assert places == sorted(places)
+    law = world.frontiers[r.approach].N_opt
+    assert f"Nopt grows as C{law.exponent:.2f} [{law.p10:.2f}, {law.p90:.2f}]" in text
 
 
 def test_page_shows_states_reasons_and_refused_budgets(world, report: Path):
@@ -175,7 +181,9 @@ def test_doubts_stand_under_the_headline(world, tmp_path: Path):
     """Before the figures, and as the terminal says them."""
     law = world.frontiers["parametric"]
     inputs = world.report_inputs() | {
-        "fits": found({"parametric": replace(law, warnings=["so few runs."])}, {})
+        "fits": with_recommendation(
+            found({"parametric": replace(law, warnings=["so few runs."])}, {}), world.finals
+        )
     }
     text = write_report(tmp_path, **inputs).read_text(encoding="utf-8")
     assert text.index('class="answer"') < text.index("so few runs.") < text.index('id="exponents"')
