@@ -35,10 +35,18 @@ def checked(value: Any, cls: type, schema: int | None, where: str) -> dict[str, 
     return value
 
 
+IN_MEMORY = {"stored": False}  # metadata of a field that no file holds
+
+
+def stored_fields(record: Any) -> list[dataclasses.Field[Any]]:
+    """The fields of a dataclass, or of an instance of one, that its file holds."""
+    return [f for f in dataclasses.fields(record) if f.metadata.get("stored", True)]
+
+
 @functools.cache
 def fields_of(cls: type) -> tuple[dict[str, None], frozenset[str]]:
-    """Names of a dataclass's fields in their order, and those without a default."""
-    fields = dataclasses.fields(cls)
+    """Names of a dataclass's stored fields in their order, and those without a default."""
+    fields = stored_fields(cls)
     required = (
         f.name
         for f in fields

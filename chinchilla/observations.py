@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.config.fitting import Duplicates
 from chinchilla.errors import InputError
 from chinchilla.files import write_text
 from chinchilla.measured import along, ends
@@ -283,7 +284,7 @@ class Observations:
         frame: Any,
         *,
         columns: Mapping[str, str] | None = None,
-        duplicates: str = "drop",
+        duplicates: Duplicates = "drop",
         **said: str,
     ) -> "Observations":
         """The same of anything with named columns: a pandas or polars frame, a dict of arrays.
@@ -315,7 +316,7 @@ class Observations:
         run_id: Any = None,
         unique_tokens: Any = None,
         max_epochs: Any = None,
-        duplicates: str = "drop",
+        duplicates: Duplicates = "drop",
         **said: str,
     ) -> "Observations":
         """The same of arrays; a single value counts for every row.
@@ -372,3 +373,8 @@ class Observations:
         evaluations along the run, which end with the final one.
         """
         return cls(**along(results, curves, loss))
+
+
+def observations_of(table: Any) -> Observations:
+    """Observations as they are; a pandas or polars frame or a dict of arrays by `from_frame`."""
+    return table if isinstance(table, Observations) else Observations.from_frame(table)

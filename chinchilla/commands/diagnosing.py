@@ -1,18 +1,14 @@
 """The command `diagnose`."""
 
-import textwrap
 from pathlib import Path
 
 from chinchilla import config
-from chinchilla.diagnose.findings import called, described
-from chinchilla.diagnose.verdicts import FILE, Diagnostics
+from chinchilla.diagnose.verdicts import FILE
 from chinchilla.diagnose.verdicts import diagnose as run_diagnostics
 from chinchilla.files import sha256_file, writable_dir
 from chinchilla.fit.fits import FILE as FRONTIER
 from chinchilla.fit.fits import Fits
 from chinchilla.records import load_plan
-
-WIDTH = 100  # columns of the text
 
 
 def diagnose(command: config.DiagnoseCommand) -> int:
@@ -37,28 +33,6 @@ def diagnose(command: config.DiagnoseCommand) -> int:
     if command.format == "json":
         print((fits_dir / FILE).read_text(encoding="utf-8"), end="")
     else:
-        print(text(found))
+        print(found)
         print(f"wrote {fits_dir / FILE}")
     return 0
-
-
-def text(found: Diagnostics) -> str:
-    """One paragraph an item: verdict, message, effect and advice; then what to do first."""
-    lines = []
-    indent = " " * 12
-    for name, item in found.items.items():
-        head = f"{called(item.verdict):<11} {called(name)}: "
-        lines += textwrap.wrap(head + item.message, WIDTH, subsequent_indent=indent)
-        if effect := described(item):
-            lines.append(f"{indent}{effect}")
-        if item.note:
-            lines += textwrap.wrap(
-                f"note: {item.note}", WIDTH, initial_indent=indent, subsequent_indent=indent + "   "
-            )
-        if item.advice:
-            lines += textwrap.wrap(
-                f"-> {item.advice}", WIDTH, initial_indent=indent, subsequent_indent=indent + "   "
-            )
-    lines += textwrap.wrap(found.first, WIDTH, subsequent_indent="   ")
-    lines.append(found.summary)
-    return "\n".join(lines)

@@ -1,7 +1,7 @@
 """What the commands after a trained sweep can be told."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from chinchilla.config.checks import (
     check_format,
@@ -14,18 +14,30 @@ from chinchilla.config.checks import (
 from chinchilla.errors import InputError
 from chinchilla.shapes import FLOP_CONVENTIONS
 
-APPROACHES = ("envelope", "isoflop", "parametric")  # approaches 1, 2, 3 of section 3
+# Options as types, for the functions of the notebook API; OmegaConf's records below hold text.
+Approach = Literal["envelope", "isoflop", "parametric"]  # approaches 1, 2, 3 of section 3
+Objective = Literal["huber", "lad", "least_squares"]  # of approach 3
+EnvelopePart = Literal["all", "tail", "hull"]
+EnvelopeSchedule = Literal["matched", "constant"]  # of the learning rate, along the curves
+IsoflopProfile = Literal["exact", "parabola"]
+IsoflopInterval = Literal["wild", "pairs"]
+IsoflopWindow = Literal["auto", "all"] | float  # a number: the width in ln N
+Duplicates = Literal["drop", "refuse"]  # what is done with exact copies of a run
+Method = Literal["newton", "paper"]  # of approach 3
+Resampling = Literal["bayesian", "pairs", "by_size", "by_budget", "stratified", "subsample"]
+
+APPROACHES: tuple[str, ...] = get_args(Approach)
 N_CONVENTIONS = ("unknown", "total", "non_embedding")  # how N is counted
 LOSSES = ("train", "heldout")
-OBJECTIVES = ("huber", "lad", "least_squares")  # of approach 3
-ENVELOPE_PARTS = ("all", "tail", "hull")
-ENVELOPE_SCHEDULES = ("matched", "constant")  # of the learning rate, along the curves of approach 1
-ISOFLOP_PROFILES = ("exact", "parabola")
-ISOFLOP_INTERVALS = ("wild", "pairs")
+OBJECTIVES: tuple[str, ...] = get_args(Objective)
+ENVELOPE_PARTS: tuple[str, ...] = get_args(EnvelopePart)
+ENVELOPE_SCHEDULES: tuple[str, ...] = get_args(EnvelopeSchedule)
+ISOFLOP_PROFILES: tuple[str, ...] = get_args(IsoflopProfile)
+ISOFLOP_INTERVALS: tuple[str, ...] = get_args(IsoflopInterval)
 ISOFLOP_WINDOWS = ("auto", "all")  # or a width in ln N
-DUPLICATES = ("drop", "refuse")  # what is done with exact copies of a run
-METHODS = ("newton", "paper")  # of approach 3
-RESAMPLINGS = ("bayesian", "pairs", "by_size", "by_budget", "stratified", "subsample")
+DUPLICATES: tuple[str, ...] = get_args(Duplicates)
+METHODS: tuple[str, ...] = get_args(Method)
+RESAMPLINGS: tuple[str, ...] = get_args(Resampling)
 
 CHOICES = {  # setting of a fit -> what it may be
     "part": ENVELOPE_PARTS,

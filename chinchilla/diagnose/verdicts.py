@@ -58,13 +58,14 @@ from chinchilla.diagnose.extrapolation import extrapolation
 from chinchilla.diagnose.findings import VERDICTS, Finding, called
 from chinchilla.diagnose.identifiability import identifiability
 from chinchilla.diagnose.influence import leave_one_out
+from chinchilla.diagnose.text import text
 from chinchilla.diagnose.windows import windows
 from chinchilla.errors import FitError, InputError
 from chinchilla.files import read_json, sha256_file, write_json
 from chinchilla.fit.fits import FILE as FRONTIER
 from chinchilla.fit.fits import Fits
 from chinchilla.from_json import built
-from chinchilla.observations import Observations
+from chinchilla.observations import Observations, observations_of
 from chinchilla.shapes import ModelShape
 
 SCHEMA = 2
@@ -120,6 +121,12 @@ class Diagnostics:
             return "Nothing to do first: no diagnostic found a relevant effect."
         return "Do this first: fit more runs. No diagnostic could be computed."
 
+    def __str__(self) -> str:
+        """One paragraph an item: verdict, message, effect and advice; then what to do first."""
+        return text(self.items, self.first, self.summary)
+
+    __repr__ = __str__  # a notebook shows it; the record itself fills pages
+
     def save(self, path: Path) -> None:
         """Write diagnostics.json."""
         write_json(path, dataclasses.asdict(self))
@@ -158,7 +165,7 @@ class Diagnostics:
 
 
 def diagnose(
-    obs: Observations,
+    obs: Observations | Any,
     fits: Fits,
     *,
     C_star: float = 0.0,
@@ -170,7 +177,7 @@ def diagnose(
     """Every diagnostic of one set of fits.
 
     Args:
-        obs: the observations that were fitted; of curves only the last points are used.
+        obs: the observations (or data frame) that were fitted; of curves only the last points are used.
         fits: the results of `chinchilla fit` on them.
         C_star: FLOPs at which moves of N_opt are stated; 0 = ten times the largest C.
         n_bootstrap: resamples of runs for the isoFLOP minima; 0 for no intervals.
@@ -181,7 +188,7 @@ def diagnose(
     Raises:
         InputError: `obs` are not the runs that `fits` were made from.
     """
-    obs = obs.finals()
+    obs = observations_of(obs).finals()
     if fits.data.get("n_runs") not in (None, len(obs)):
         raise InputError(
             f"observations.csv has {len(obs)} runs, but frontier.json was fitted to "

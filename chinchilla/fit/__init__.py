@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from chinchilla.callable_module import make_callable
 from chinchilla.config import FitCommand
 from chinchilla.errors import FitError
 from chinchilla.fit.envelope import fit_envelope
@@ -12,6 +13,8 @@ from chinchilla.fit.frontier import Frontier, LossLaw, OptimalPoint, PowerLaw, c
 from chinchilla.fit.isoflop import fit_isoflop
 from chinchilla.fit.parametric import fit_parametric
 from chinchilla.observations import Observations
+
+make_callable(__name__)  # chinchilla.fit(obs), see chinchilla.api.fit
 
 FITS: dict[str, Callable[..., Frontier]] = {
     "envelope": fit_envelope,
@@ -94,4 +97,4 @@ def fit_all(
             )
         else:
             fitted[approach] = found
-    return Fits.of(fitted, refused, finals.finals(), asdict(command))
+    return Fits.of(fitted, refused, finals, asdict(command))

@@ -47,7 +47,7 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.config.fitting import check_settings
+from chinchilla.config.fitting import EnvelopePart, EnvelopeSchedule, check_settings
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.curves import (
@@ -68,6 +68,7 @@ from chinchilla.fit.lower_envelope import (
     curve_envelopes,
     endpoint_envelopes,
 )
+from chinchilla.fit.tables import takes_tables
 from chinchilla.observations import Observations
 
 __all__ = ["SCHEDULES", "fit_envelope", "smooth"]
@@ -77,11 +78,12 @@ MIN_TAIL_SHARE = 0.85  # warn below this share of envelope points in tails
 FEW_SIZES = 16  # under so many on the envelope the steps' width is most of the interval
 
 
+@takes_tables
 def fit_envelope(
     obs: Observations,
     *,
-    part: str = "all",
-    schedule: str = "matched",
+    part: EnvelopePart = "all",
+    schedule: EnvelopeSchedule = "matched",
     smooth_steps: float = 10.0,
     envelope_points: int = 1_500,
     n_bootstrap: int = 400,

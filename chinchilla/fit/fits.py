@@ -9,8 +9,9 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -18,10 +19,14 @@ from chinchilla.config.checks import choice
 from chinchilla.config.fitting import APPROACHES
 from chinchilla.errors import InputError
 from chinchilla.files import read_json, sha256_file, write_json
-from chinchilla.fit.frontier import Frontier, called
+from chinchilla.fit.frontier import Frontier, RunsOf, called, observations_at
 from chinchilla.fit.loss_law import FlopsPerToken, is_six_nd
-from chinchilla.from_json import built
+from chinchilla.from_json import IN_MEMORY, built
 from chinchilla.observations import Observations
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
 
 SCHEMA = 3
 FILE = "frontier.json"
@@ -58,6 +63,8 @@ class Fits:
     cost: FlopsPerToken | None = None
     command: dict[str, Any] = field(default_factory=dict)  # what `chinchilla fit` was told
     recommended: dict[str, Any] | None = None  # chinchilla.recommend's model; None: nothing is
+    # The observations that were fitted; of fits read from a file, a function that reads them.
+    runs: RunsOf = field(default=None, compare=False, repr=False, metadata=IN_MEMORY)
 
     @classmethod
     def of(
@@ -67,7 +74,8 @@ class Fits:
         obs: Observations,
         command: Mapping[str, Any] | None = None,
     ) -> "Fits":
-        """The record of fits of `obs` (final losses)."""
+        """The record of fits of `obs`: final losses, or curves of which the last points are used."""
+        runs, obs = obs, obs.finals()
         columns = {"C": obs.C, "N": obs.N, "D": obs.D, "tokens_per_param": obs.D / obs.N}
         data: dict[str, Any] = {"n_runs": len(obs)}
         data |= {name: [float(x.min()), float(x.max())] for name, x in columns.items()}
@@ -75,7 +83,7 @@ class Fits:
         data["max_epochs"] = float(known.max()) if len(known) else None
         data["notes"] = list(obs.notes)
         cost = None if is_six_nd(obs) else FlopsPerToken.from_observations(obs)
-        return cls(dict(fitted), dict(refused), data, cost, dict(command or {}))
+        return cls(dict(fitted), dict(refused), data, cost, dict(command or {}), runs=runs)
 
     def with_runs(self, path: Path) -> "Fits":
         """These fits, tied to the table that their runs were saved as."""
@@ -92,21 +100,19 @@ class Fits:
         Raises:
             InputError: missing, or another table than the fits were made from.
         """
-        path = (frontier if frontier.is_dir() else frontier.parent) / RUNS
-        if not path.exists():
-            raise InputError(
-                f"{path} does not exist, and the runs that {FILE} was fitted to are needed here. "
-                "Run `chinchilla fit` again, or give its own folder."
-            )
-        if self.data.get("observations_sha256", "") not in ("", sha256_file(path)):
-            raise InputError(
-                f"{path} is not the table that the {FILE} beside it was fitted to (another "
-                "SHA-256). Put that one back, or run `chinchilla fit` again."
-            )
-        return Observations.from_csv(path)
+        folder = frontier if frontier.is_dir() else frontier.parent
+        return _runs_in(folder, str(self.data.get("observations_sha256", "")))
+
+    def observations(self) -> Observations:
+        """The observations that were fitted: in memory, or observations.csv beside the file.
+
+        Raises:
+            InputError: these fits were made without them, or as `runs_beside`.
+        """
+        return observations_at(self.runs)
 
     def __str__(self) -> str:
-        """A few lines an approach, and a line for one that cannot answer."""
+        """All that people may want: a few lines an approach, and a line for one that cannot answer."""
         return "\n".join(
             [
                 *map(str, self.fitted.values()),
@@ -115,10 +121,107 @@ class Fits:
             ]
         )
 
-    __repr__ = __str__  # a notebook shows it; the record itself fills pages
+    def __repr__(self) -> str:
+        """A few lines, headed by the recommended answer; `print` shows more of each approach."""
+        from chinchilla.display import fits_text
 
-    def save(self, path: Path) -> None:
-        """Write frontier.json."""
+        return fits_text(self)
+
+    def _repr_html_(self) -> str:
+        from chinchilla.display import fits_html
+
+        return fits_html(self)
+
+    @property
+    def a(self) -> float:
+        """Exponent of the recommended N_opt, at ten times the largest C.
+
+        Raises:
+            Refusal: no approach is recommended, or no sizes are known.
+        """
+        from chinchilla.display import exponents
+
+        return exponents(self)[0]
+
+    @property
+    def b(self) -> float:
+        """Exponent of the recommended D_opt, as `a`."""
+        from chinchilla.display import exponents
+
+        return exponents(self)[1]
+
+    def N_opt(self, C: Any) -> Any:
+        """The recommended parameters at C training FLOPs, of the shape of C.
+
+        Raises:
+            Refusal: as `chinchilla.recommendation`.
+        """
+        from chinchilla.display import sizes
+
+        return sizes(self, C)
+
+    def to_frame(self) -> "DataFrame":
+        """One row per approach: exponents with 80% intervals, the law, or why it was refused.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        from chinchilla.display import fits_frame
+
+        return fits_frame(self)
+
+    def predict(self, C: Any, force: bool = False) -> "DataFrame":
+        """The recommended answer at C training FLOPs, a number or a list: one row each.
+
+        Columns C, N, D, D/N, L, the bounds of the 80% intervals (N_low, N_high, D_low, D_high, L_low,
+        L_high), approach, and beyond: C over the largest C of the runs. Beyond 1,000 times only the
+        bounds mean something.
+
+        Args:
+            C: training FLOPs, counted as the runs count them.
+            force: whether to answer a million times beyond the data and more.
+
+        Raises:
+            Refusal: as `chinchilla.recommendation`.
+            InputError: C is not positive, or pandas is not installed.
+        """
+        from chinchilla.display import fits_predictions
+
+        return fits_predictions(self, C, force)
+
+    def plot(self, ax: "Axes | None" = None, quantity: Literal["N", "D"] = "N") -> "Axes":
+        """N_opt (or D_opt) against C: the recommended answer with its 80% band, and each approach.
+
+        Args:
+            ax: where to draw; None makes a new figure.
+            quantity: N or D.
+        """
+        from chinchilla.plots.results import plot_fits
+
+        return plot_fits(self, ax, quantity)
+
+    def plot_residuals(self, ax: "Axes | None" = None) -> "Axes":
+        """What the recommended approach leaves unexplained, see `Frontier.plot_residuals`.
+
+        Args:
+            ax: where to draw; None makes a new figure.
+        """
+        from chinchilla.plots.results import plot_fits_residuals
+
+        return plot_fits_residuals(self, ax)
+
+    def save(self, path: Path | str) -> None:
+        """Write frontier.json to a path that ends in .json; or a folder with it and observations.csv.
+
+        A folder can be loaded, diagnosed and reported without the runs at hand, as the folder that
+        `chinchilla fit` writes. It is made if need be.
+        """
+        path = Path(path)
+        if path.suffix != ".json":
+            path.mkdir(parents=True, exist_ok=True)
+            self.observations().save(path / RUNS)  # first: frontier.json holds its SHA-256
+            self.with_runs(path / RUNS).save(path / FILE)
+            return
         approaches: dict[str, Any] = {
             name: {"status": "fitted", "reason": "", **f.to_dict()}
             for name, f in self.fitted.items()
@@ -136,13 +239,14 @@ class Fits:
         write_json(path, value)
 
     @classmethod
-    def load(cls, path: Path) -> "Fits":
+    def load(cls, path: Path | str) -> "Fits":
         """Read frontier.json, or the one in a folder.
 
         Raises:
             InputError: missing, not written by this version's `chinchilla fit`, or edited into what no
                 fit could be, naming the field.
         """
+        path = Path(path)
         if path.is_dir():
             path = path / FILE
         if not path.exists():
@@ -185,7 +289,25 @@ class Fits:
         built(list[str], data.get("notes"), f"{where}: data.notes")
         command = built(dict[str, Any], value["command"], f"{where}: command")
         recommended = built(dict[str, Any] | None, value["recommended"], f"{where}: recommended")
-        return cls(fitted, refused, data, cost, command, recommended)
+        runs = partial(_runs_in, path.parent, str(data.get("observations_sha256", "")))
+        fitted = {name: dataclasses.replace(f, runs=runs) for name, f in fitted.items()}
+        return cls(fitted, refused, data, cost, command, recommended, runs)
+
+
+def _runs_in(folder: Path, sha256: str) -> Observations:
+    """observations.csv of a folder; of that SHA-256 where one is given."""
+    path = folder / RUNS
+    if not path.exists():
+        raise InputError(
+            f"{path} does not exist, and the runs that {FILE} was fitted to are needed here. "
+            "Run `chinchilla fit` again, or give its own folder."
+        )
+    if sha256 not in ("", sha256_file(path)):
+        raise InputError(
+            f"{path} is not the table that the {FILE} beside it was fitted to (another "
+            "SHA-256). Put that one back, or run `chinchilla fit` again."
+        )
+    return Observations.from_csv(path)
 
 
 def impossible(f: Frontier, name: str) -> str:

@@ -6,14 +6,23 @@ NumPy only: this module must import without torch.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from chinchilla.config.fitting import APPROACHES
+from chinchilla.config.fitting import APPROACHES, Approach
 from chinchilla.errors import InputError
+from chinchilla.from_json import IN_MEMORY, stored_fields
 from chinchilla.observations import Observations
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+RunsOf = Observations | Callable[[], Observations] | None  # at hand, or read when asked for
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,14 @@ class OptimalPoint:
     budget_flops: float | None = None  # the isoFLOP budget it belongs to
 
 
+class Optimum(NamedTuple):
+    """The best use of C training FLOPs, each value of the shape of C."""
+
+    N: Any  # parameters
+    D: Any  # tokens
+    L: Any  # nats per token
+
+
 @dataclass(frozen=True)
 class LossLaw:
     """L(N, D) = E + A / N^alpha + B / D^beta, nats per token (section 3.3)."""
@@ -122,6 +139,38 @@ class LossLaw:
         """Loss at N parameters and D tokens, broadcast."""
         N, D = np.asarray(N, float), np.asarray(D, float)
         return self.E + self.A / N**self.alpha + self.B / D**self.beta
+
+    @classmethod
+    def published(
+        cls, name: Literal["hoffmann", "hoffmann_rounded", "besiroglu", "muennighoff"]
+    ) -> "LossLaw":
+        """A published law by its name.
+
+        Raises:
+            InputError: no such law.
+        """
+        from chinchilla.fit.loss_law import named_law
+
+        return named_law(name)
+
+    def optimum(self, C: np.ndarray | float) -> Optimum:
+        """The size and the tokens with the lowest loss where C = 6*N*D (equation 4), and that loss.
+
+        Args:
+            C: training FLOPs, a number or an array.
+
+        Returns:
+            N, D and L: numbers for a number, arrays of the shape of C for an array.
+
+        Raises:
+            InputError: C is not positive.
+        """
+        from chinchilla.fit.loss_law import six_nd_frontier
+
+        N_line, D_line, _ = six_nd_frontier(self)
+        N, D = (PowerLaw(float(np.exp(k)), e)(C) for k, e in (N_line, D_line))
+        found = Optimum(N, D, self(N, D))
+        return found if np.ndim(C) else Optimum(*map(float, found))
 
 
 @dataclass(frozen=True)
@@ -167,9 +216,11 @@ class Frontier:
         default_factory=list
     )  # parts of the data that could not be used, and why
     warnings: list[str] = field(default_factory=list)
+    # The observations that were fitted; of frontiers read from a file, a function that reads them.
+    runs: RunsOf = field(default=None, compare=False, repr=False, metadata=IN_MEMORY)
 
     def __str__(self) -> str:
-        """A few lines for people: both power laws with their interval and its method, the law."""
+        """All that people may want: both power laws with their interval and its method, the law."""
         said = [f"{key.partition('_')[0]} {value}" for key, value in self.conventions.items()]
         lines = [
             f"{called(self.approach)}: {self.n_runs} runs; {', '.join(said)}",
@@ -182,7 +233,110 @@ class Frontier:
         ]
         return "\n".join(lines)
 
-    __repr__ = __str__  # a notebook shows it; the record itself fills pages
+    def __repr__(self) -> str:
+        """A few lines; `print` shows the method of the interval, warnings, and what was not used."""
+        from chinchilla.display import frontier_text
+
+        return frontier_text(self)
+
+    def _repr_html_(self) -> str:
+        from chinchilla.display import frontier_html
+
+        return frontier_html(self)
+
+    @property
+    def a(self) -> float:
+        """Exponent of N_opt."""
+        return self.N_opt.exponent
+
+    @property
+    def b(self) -> float:
+        """Exponent of D_opt."""
+        return self.D_opt.exponent
+
+    def observations(self) -> Observations:
+        """The observations that were fitted.
+
+        Raises:
+            InputError: this frontier was made without them, or their file is missing or another.
+        """
+        return observations_at(self.runs)
+
+    def to_frame(self) -> "DataFrame":
+        """The points of the frontier: C, N, D, L and budget_flops, one row each.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        from chinchilla.display import frontier_frame
+
+        return frontier_frame(self)
+
+    def predict(self, C: Any) -> "DataFrame":
+        """What this approach alone says at C training FLOPs, a number or a list: one row each.
+
+        Columns C, N, D, D/N, L, the bounds of the 80% intervals (N_low, N_high, ...), approach, and
+        C over the largest C of the frontier's points. L is the law's; of approaches 1 and 2 it is E +
+        K*C^-g through the losses of their points, without an interval.
+
+        Raises:
+            InputError: C is not positive, or pandas is not installed.
+        """
+        from chinchilla.display import frontier_predictions
+
+        return frontier_predictions(self, C)
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """The runs and what was fitted to them.
+
+        Approach 1: training curves and their envelope. Approach 2: IsoFLOP profiles, with the runs that
+        were left out. Approach 3: contours of the law.
+
+        Args:
+            ax: where to draw; None makes a new figure.
+        """
+        from chinchilla.plots.results import plot_frontier
+
+        return plot_frontier(self, ax)
+
+    def plot_residuals(self, ax: "Axes | None" = None) -> "Axes":
+        """What the fit leaves unexplained.
+
+        Approach 1: sizes on the envelope over N_opt(C). Approach 2: losses less the profile of their
+        budget. Approach 3: losses less the law.
+
+        Args:
+            ax: where to draw; None makes a new figure.
+        """
+        from chinchilla.plots.results import plot_frontier_residuals
+
+        return plot_frontier_residuals(self, ax)
+
+    def save(self, path: Path | str) -> None:
+        """Write a frontier.json that holds this approach alone, see `Fits.save`."""
+        from chinchilla.fit.fits import Fits
+
+        Fits.of({self.approach: self}, {}, self.observations()).save(path)
+
+    @classmethod
+    def load(cls, path: Path | str, approach: Approach | None = None) -> "Frontier":
+        """The frontier of one approach in frontier.json, or in a folder's.
+
+        Args:
+            path: the file or its folder.
+            approach: which; None where the file holds a single one.
+
+        Raises:
+            InputError: as `Fits.load`; or the file holds no such frontier, or several.
+        """
+        from chinchilla.fit.fits import Fits
+
+        fitted = Fits.load(path).fitted
+        names = [approach] if approach else list(fitted)
+        if len(names) != 1 or names[0] not in fitted:
+            held = ", ".join(fitted) or "none"
+            raise InputError(f"{path} holds the approaches {held}. Give one of them as approach.")
+        return fitted[names[0]]
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: records as objects, lists as they are, not copied."""
@@ -190,9 +344,23 @@ class Frontier:
         return value
 
 
+def observations_at(runs: RunsOf) -> Observations:
+    """The observations that a result holds or can read.
+
+    Raises:
+        InputError: it has none.
+    """
+    if runs is None:
+        raise InputError(
+            "the runs that were fitted are needed here and are not known. Fit them again, or load the "
+            "fits from the folder that `chinchilla fit` or Fits.save wrote."
+        )
+    return runs if isinstance(runs, Observations) else runs()
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        return {f.name: _plain(getattr(value, f.name)) for f in stored_fields(value)}
     if isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
         return [_plain(x) for x in value]
     return value

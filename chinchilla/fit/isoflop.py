@@ -19,7 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.config.fitting import check_settings
+from chinchilla.config.fitting import (
+    IsoflopInterval,
+    IsoflopProfile,
+    IsoflopWindow,
+    Objective,
+    check_settings,
+)
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.doubts import check_signal, repeats
@@ -39,6 +45,7 @@ from chinchilla.fit.profile import (
     fit_budget,
     lines,
 )
+from chinchilla.fit.tables import takes_tables
 from chinchilla.observations import Observations
 
 MAX_LOG_N = 100.0  # a minimum further out than e^100 parameters is none
@@ -50,14 +57,15 @@ PROFILES = {
 }
 
 
+@takes_tables
 def fit_isoflop(
     obs: Observations,
     *,
-    profile: str = "exact",
-    window: str = "auto",
-    interval: str = "wild",
+    profile: IsoflopProfile = "exact",
+    window: IsoflopWindow = "auto",
+    interval: IsoflopInterval = "wild",
     huber_delta: float = 1e-3,
-    objective: str = "huber",
+    objective: Objective = "huber",
     n_bootstrap: int = 400,
     seed: int = 0,
 ) -> Frontier:
@@ -97,7 +105,7 @@ def fit_isoflop(
     obs = finals.where(~np.isnan(finals.budget_flops))
     _check(obs)
     check_signal(obs, "approach 2")
-    every, near = obs, find_window(obs, window)
+    every, near = obs, find_window(obs, str(window))
     obs = every.where(near.keep)
     cost = FlopsPerToken.from_observations(obs)
     # Far from the minima the law holds no better than a profile does: alpha and beta come from the

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.config.fitting import check_settings
+from chinchilla.config.fitting import Method, Objective, Resampling, check_settings
 from chinchilla.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.doubts import MISFIT, check_falling, check_signal, repeats, robust_sd
@@ -17,6 +17,7 @@ from chinchilla.fit.intervals import compare
 from chinchilla.fit.loss_fit import OBJECTIVES, Laws, fit_loss_law, refit_loss_law
 from chinchilla.fit.loss_law import LawFrontier, six_nd_frontier
 from chinchilla.fit.paper_search import fit_by_search
+from chinchilla.fit.tables import takes_tables
 from chinchilla.observations import Observations
 
 __all__ = ["Laws", "fit_loss_law", "fit_parametric", "refit_loss_law"]
@@ -33,15 +34,16 @@ MIN_C_RANGE = 1.5  # the largest C over the smallest
 ILL_CONDITIONED = 200.0
 
 
+@takes_tables
 def fit_parametric(
     obs: Observations,
     *,
     huber_delta: float = 1e-3,
-    objective: str = "huber",
-    method: str = "newton",
+    objective: Objective = "huber",
+    method: Method = "newton",
     n_bootstrap: int = 1_000,
     seed: int = 0,
-    resampling: str = "bayesian",
+    resampling: Resampling = "bayesian",
     target_flops: float = 0.0,
     compare_intervals: bool = True,
 ) -> Frontier:

@@ -1,12 +1,13 @@
 """The package in a notebook: quick to import, arrays in, results that print themselves."""
 
 import contextlib
+import inspect
 import io
 import json
 import re
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,17 @@ import pytest
 import chinchilla
 from chinchilla import (
     Fits,
+    Frontier,
     LossLaw,
     Observations,
     PowerLaw,
+    fit_envelope,
     fit_isoflop,
     fit_parametric,
     named_law,
 )
-from chinchilla.errors import InputError
+from chinchilla.config import FitCommand
+from chinchilla.errors import InputError, Refusal
 from chinchilla.fit import Refused
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -37,6 +41,47 @@ def test_importing_the_package_loads_nothing():
     assert json.loads(done.stdout) == []
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "import chinchilla; f = chinchilla.fit(t, n_bootstrap=0)",
+        "import chinchilla.fit; import chinchilla; f = chinchilla.fit(t, n_bootstrap=0)",
+        "from chinchilla import fit; f = fit(t, n_bootstrap=0); from chinchilla.fit import Fits",
+        "from chinchilla.fit import Fits; import chinchilla; f = chinchilla.fit(t, n_bootstrap=0)",
+        "import chinchilla; f = chinchilla.fit(t, n_bootstrap=0); from chinchilla.fit import Fits; "
+        "from chinchilla.fit.isoflop import fit_isoflop; f = chinchilla.fit(t, n_bootstrap=0)",
+    ],
+)
+@pytest.mark.slow
+def test_fit_is_a_function_and_a_package_in_any_order_of_imports(lines):
+    columns = {"N": [1e8, 3e8, 2e8, 4e8], "D": [1e10, 1e10, 5e10, 4e10], "L": [3, 4, 2, 3]}
+    code = f"t = {columns}; {lines}; print(type(f).__name__, len(f.observations()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["Fits", "4"]
+
+
+def test_the_settings_of_fit_are_those_of_the_command_with_its_defaults():
+    """What concerns files and reading has its own place: `Observations.from_frame` and `save`."""
+    files = {"sweep_dir", "observations", "curves", "out_dir", "loss", "format"}
+    reading = {"flop_convention", "n_convention", "columns", "duplicates"}
+    command = FitCommand(observations="x", out_dir="x")
+    known = {k: v for k, v in asdict(command).items() if k not in files | reading}
+    parameters = inspect.signature(chinchilla.fit).parameters.values()
+    given = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    assert {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()} == known
+
+
+@pytest.mark.parametrize("function", [chinchilla.fit, fit_isoflop, fit_parametric, fit_envelope])
+def test_options_are_literals_in_the_public_functions(function):
+    said = str(inspect.signature(function))
+    choices = {"isoflop": "wild", "parametric": "lad", "envelope": "hull"}
+    wanted = [
+        v for k, v in choices.items() if k in getattr(function, "__name__", "fit")
+    ] or choices.values()
+    assert all(f"'{value}'" in said for value in wanted)
+    assert ": str" not in said
+
+
 def test_every_name_of_the_api_is_there_and_no_other():
     for name in chinchilla.__all__:
         assert getattr(chinchilla, name) is not None
@@ -47,8 +92,9 @@ def test_every_name_of_the_api_is_there_and_no_other():
 
 def test_fitting_in_a_notebook_loads_no_torch():
     code = (
-        "import sys; from chinchilla import fit_parametric; "
-        "print(*[m for m in ('torch', 'hydra', 'matplotlib') if m in sys.modules])"
+        "import sys, chinchilla; from chinchilla import fit_parametric, recommendation; "
+        "f = chinchilla.fit(chinchilla.simulate(), n_bootstrap=0); repr(f), f._repr_html_(), f.a; "
+        "print(*[m for m in ('torch', 'hydra', 'matplotlib', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
@@ -72,6 +118,14 @@ def test_the_example_of_the_docs_prints_what_it_says():
             assert line.startswith(expected.removesuffix("..."))
         else:
             assert line == expected
+
+
+@pytest.mark.slow
+def test_the_notebook_section_of_the_docs_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (block,) = re.findall(r"```python\n(.*?)```", (DOCS / "fitting.md").read_text(), re.DOTALL)
+    exec(compile(block, "fitting.md", "exec"), {})
+    assert len(Fits.load("fits").fitted) == 3
 
 
 @pytest.fixture(scope="module")
@@ -152,3 +206,196 @@ def test_the_order_of_the_runs_does_not_matter(runs):
         a, b = fit(runs, n_bootstrap=0), fit(runs.where(order), n_bootstrap=0)
         assert a.N_opt.exponent == pytest.approx(b.N_opt.exponent, rel=1e-7)
         assert a.N_opt.coefficient == pytest.approx(b.N_opt.coefficient, rel=1e-5)
+
+
+@pytest.fixture(scope="module")
+def fits(runs) -> Fits:
+    return chinchilla.fit(runs, n_bootstrap=40, compare_intervals=False)
+
+
+def test_a_frame_and_a_dict_give_the_fits_of_their_observations(runs):
+    pd = pytest.importorskip("pandas")
+    columns = {
+        "params": runs.N,
+        "tokens": runs.D,
+        "loss": runs.L,
+        "budget_flops": runs.budget_flops,
+    }
+    for fit in (fit_isoflop, fit_parametric):
+        whole = fit(runs, n_bootstrap=0)
+        for table in (columns, pd.DataFrame(columns)):
+            assert fit(table, n_bootstrap=0).N_opt == whole.N_opt
+    quick = {"n_bootstrap": 0, "approaches": ["isoflop"]}
+    expected = chinchilla.fit(runs, **quick).N_opt(1e22)
+    assert chinchilla.fit(pd.DataFrame(columns), **quick).N_opt(1e22) == pytest.approx(expected)
+    with pytest.raises(InputError, match="has no named columns"):
+        fit_isoflop([1, 2, 3])
+    with pytest.raises(InputError, match="needs runs"):
+        chinchilla.fit()
+
+
+def test_the_first_line_of_fits_is_the_recommended_answer(fits):
+    r = chinchilla.recommendation(fits, 1e22)
+    text = " ".join(repr(fits).split())
+    assert text.startswith(str(r).splitlines()[0])
+    assert "approach 3 (parametric): a = " in text
+    assert f"a = {fits.fitted['isoflop'].a:.3f} [" in text
+    html = fits._repr_html_()
+    assert str(r).splitlines()[0] in html
+    assert html.count("<tr>") == 1 + 3
+
+
+def test_html_escapes_what_comes_from_tables(runs):
+    refused = Fits.of({}, {"envelope": Refused("<script>")}, runs)
+    assert "<script>" not in refused._repr_html_()
+    assert "No recommendation: no approach has an answer" in repr(refused)
+    with pytest.raises(Refusal, match="recommend no N_opt"):
+        refused.a  # noqa: B018
+
+
+def test_predictions_are_a_row_per_budget_with_the_recommended_numbers(fits):
+    pytest.importorskip("pandas")
+    table = fits.predict([1e21, 1e22])
+    r = chinchilla.recommendation(fits, 1e22)
+    assert table["C"].tolist() == [1e21, 1e22]
+    row = table.iloc[1]
+    assert [row["N"], row["D"], row["D/N"], row["L"]] == [r.N, r.D, r.ratio, r.L]
+    assert [row["N_low"], row["N_high"]] == r.N_interval80
+    assert [row["D_low"], row["D_high"]] == r.D_interval80
+    assert [row["L_low"], row["L_high"]] == r.L_interval80
+    assert row["approach"] == r.approach
+    assert row["beyond"] == pytest.approx(10, rel=1e-3)
+    assert len(fits.predict(1e22)) == 1
+    for wrong in (0, "much", [1e21, float("nan")]):
+        with pytest.raises(InputError, match="above 0"):
+            fits.predict(wrong)
+    with pytest.raises(Refusal, match="force=true"):
+        fits.predict(1e29)
+
+
+def test_an_approach_predicts_by_its_own_lines(fits):
+    pytest.importorskip("pandas")
+    law = named_law("hoffmann").optimum(1e22)
+    for name in ("isoflop", "parametric"):
+        (row,) = fits.fitted[name].predict(1e22).to_dict("records")
+        assert row["approach"] == name
+        assert row["N_low"] < row["N"] == float(fits.fitted[name].N_opt(1e22)) < row["N_high"]
+        assert row["L"] == pytest.approx(law.L, rel=0.02)
+    assert row["L_low"] < row["L"] < row["L_high"]
+
+
+def test_frames_hold_the_approaches_and_the_points(fits, runs):
+    pytest.importorskip("pandas")
+    table = fits.to_frame().set_index("approach")
+    assert table.loc["isoflop", "a"] == fits.fitted["isoflop"].N_opt.exponent
+    assert table.loc["parametric", "alpha"] == fits.fitted["parametric"].law.alpha
+    assert table["recommended"].sum() == 1
+    points = fits.fitted["isoflop"].to_frame()
+    assert points["N"].tolist() == [p.N for p in fits.fitted["isoflop"].points]
+
+
+def test_without_pandas_a_frame_is_refused_in_one_line(fits, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(InputError, match="pip install pandas"):
+        fits.to_frame()
+    with pytest.raises(InputError, match="pip install pandas"):
+        fits.predict(1e22)
+
+
+def test_exponents_are_the_slope_of_the_recommended_sizes(fits):
+    C = 1e22 * np.array([1, 1.01])
+    N = fits.N_opt(C)
+    assert fits.a == pytest.approx(np.log(N[1] / N[0]) / np.log(1.01), abs=1e-4)
+    assert fits.a + fits.b == pytest.approx(1)  # C = 6*N*D
+    assert isinstance(fits.N_opt(1e22), float)
+    f = fits.fitted["isoflop"]
+    assert (f.a, f.b) == (f.N_opt.exponent, f.D_opt.exponent)
+
+
+def test_what_was_saved_comes_back_with_its_runs(fits, tmp_path):
+    fits.save(str(tmp_path / "kept"))
+    back = Fits.load(str(tmp_path / "kept"))
+    assert repr(back) == repr(fits)
+    assert back.observations().L.tolist() == fits.observations().L.tolist()
+    f = fits.fitted["isoflop"]
+    f.save(tmp_path / "one")
+    assert Frontier.load(tmp_path / "one") == f
+    assert Frontier.load(tmp_path / "kept", "isoflop") == f
+    with pytest.raises(InputError, match="Give one of them as approach"):
+        Frontier.load(tmp_path / "kept")
+
+
+def test_diagnostics_of_fits_in_memory_and_of_loaded_ones_are_the_same(fits, tmp_path):
+    found = chinchilla.diagnose(fits, n_bootstrap=0)
+    assert found.items
+    fits.save(tmp_path)
+    again = chinchilla.diagnose(Fits.load(tmp_path), n_bootstrap=0)
+    assert {k: v.verdict for k, v in again.items.items()} == {
+        k: v.verdict for k, v in found.items.items()
+    }
+    assert repr(found).splitlines()[-1] == found.summary
+
+
+def test_a_published_law_says_its_optimum():
+    law = LossLaw.published("hoffmann")
+    assert law == named_law("hoffmann")
+    N, D, L = law.optimum(5.76e23)
+    assert N == pytest.approx(40.4e9, rel=5e-3)  # approach 3 of the paper
+    assert pytest.approx(5.76e23) == 6 * N * D
+    assert float(law(N, D)) == L
+    assert law(N * 1.1, D / 1.1) > L < law(N / 1.1, D * 1.1)
+    assert law.optimum([1e20, 1e21]).N.shape == (2,)
+    with pytest.raises(InputError, match="above 0"):
+        law.optimum(0)
+    with pytest.raises(InputError, match="choose one of"):
+        LossLaw.published("kaplan")
+
+
+def test_a_simulated_sweep_gives_its_law_back():
+    law = named_law("besiroglu")
+    obs = chinchilla.simulate("besiroglu", [1e19, 1e20, 1e21], (7, 8.0), noise=0)
+    assert len(obs) == 21
+    assert obs.L == pytest.approx(law(obs.N, obs.D))
+    first = obs.where(obs.budget_flops == 1e19)
+    middle = law.optimum(1e19).N
+    assert [first.N.min(), first.N.max()] == pytest.approx([middle / 8, middle * 8])
+    fitted = fit_parametric(obs, n_bootstrap=0)
+    assert fitted.law.alpha == pytest.approx(law.alpha, rel=1e-4)
+    assert fitted.N_opt(1e22) == pytest.approx(law.optimum(1e22).N, rel=1e-3)
+
+
+def test_simulated_noise_has_its_size_and_its_seed():
+    one, two, other = (
+        chinchilla.simulate("hoffmann", [1e20], (400, 4.0), noise=0.01, seed=s) for s in (0, 0, 1)
+    )
+    assert one.L.tolist() == two.L.tolist() != other.L.tolist()
+    law = named_law("hoffmann")
+    assert np.std(np.log(one.L / law(one.N, one.D))) == pytest.approx(0.01, rel=0.15)
+
+
+def test_sizes_to_simulate_may_be_explicit():
+    explicit = chinchilla.simulate("hoffmann", [1e19, 1e20], [1e8, 3e8], noise=0)
+    assert explicit.N.tolist() == [1e8, 3e8, 1e8, 3e8]
+    rows = chinchilla.simulate("hoffmann", [1e19, 1e20], [[1e8, 2e8], [3e8, 4e8]])
+    assert rows.N.tolist() == [1e8, 2e8, 3e8, 4e8]
+    assert len(chinchilla.simulate("hoffmann", [1e19], 5)) == 5
+    for wrong in ((0, 4.0), (9, 1.0), (100_000_000, 200_000_000), [[1e8]], [], "many", [-1.0]):
+        with pytest.raises(InputError, match="sizes"):
+            chinchilla.simulate("hoffmann", [1e19, 1e20], wrong)
+    with pytest.raises(InputError, match="noise"):
+        chinchilla.simulate(noise=-1)
+    with pytest.raises(InputError, match="budgets"):
+        chinchilla.simulate(budgets=[0.0])
+
+
+def test_curves_come_as_a_second_table_or_alone():
+    law = named_law("hoffmann")
+    N = np.repeat(np.geomspace(1e7, 1e10, 12), 60)
+    D = np.tile(np.geomspace(1e8, 1e12, 60), 12)
+    curves = {"run_id": [f"{n:.4g}" for n in N], "N": N, "D": D, "L": law(N, D)}
+    alone = chinchilla.fit(curves=curves, approaches=["envelope"], n_bootstrap=0)
+    assert not alone.refused
+    assert alone.data["n_runs"] == 12
+    assert alone.fitted["envelope"].observations().has_curves
+    with pytest.raises(InputError, match="there is no curve"):
+        chinchilla.fit(curves={"N": [1e8, 2e8], "D": [1e9, 1e9], "L": [3.0, 2.9]})

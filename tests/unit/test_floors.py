@@ -25,11 +25,12 @@ HEAVY = (
 
 FLOORS = {
     "errors": 0, "files": 0, "from_json": 0, "paper": 0, "shapes": 0, "records": 0, "observations": 0, "measured": 0, "recipes": 0,
-    "parametrization": 0,
+    "parametrization": 0, "callable_module": 0,
     "config": 0, "memory": 0, "plan": 0, "tables_in": 0, "table_names": 0, "table_numbers": 0, "table_rows": 0,
     "table_runs": 0, "table_text": 0, "units": 0, "fetch": 0,
     "data": 1, "model": 1, "track": 1,
     "train": 2, "fit": 2, "diagnose": 2, "decide": 2, "recommend": 2,
+    "display": 2, "plots": 2, "api": 2,
     "sweep": 3, "report": 3, "evals": 3,
     "show": 4, "show_answer": 4, "commands": 4, "cli": 4,
 }  # fmt: skip

@@ -13,6 +13,7 @@ from chinchilla.errors import InputError
 from chinchilla.fit import FITS, Fits, fit_all
 from chinchilla.fit.loss_law import named_law
 from chinchilla.observations import Observations
+from chinchilla.recommend import fit_table
 
 LAW = ("approaches", "parametric", "law")
 FIT = ("approaches", "parametric")
@@ -29,7 +30,7 @@ def folder(tmp_path_factory):
     noise = np.exp(3e-3 * np.random.default_rng(0).normal(size=len(N)))
     obs = Observations.of(N=N, D=D, C=C, L=named_law("hoffmann")(N, D) * noise, budget_flops=C)
     command = FitCommand(observations="x.csv", out_dir="x", n_bootstrap=20, compare_intervals=False)
-    fits = fit_all(obs, None, command)
+    fits = fit_table(obs, None, command)
     assert not fits.refused
     obs.save(folder / "observations.csv")
     fits.save(folder / "frontier.json")
@@ -139,7 +140,7 @@ def test_an_edit_that_no_fit_could_have_found_is_refused_in_one_line(edited, pat
         (("approaches", "isoflop", "details"), {}),
         (("approaches", "isoflop", "details", "budgets"), None),
         (("approaches", "envelope", "details"), {}),
-        (("schema",), 2.0),
+        (("schema",), 3.0),
         (("command",), {}),
     ],
 )
@@ -193,6 +194,32 @@ def test_a_fit_that_could_not_be_read_again_is_refused_when_it_is_made(folder, m
 
 def test_a_record_in_a_notebook_is_a_few_lines(folder):
     fits = Fits.load(folder)
-    assert repr(fits) == str(fits)
-    assert repr(fits.fitted["isoflop"]) == str(fits.fitted["isoflop"])
-    assert len(repr(fits).splitlines()) < 40
+    assert len(repr(fits).splitlines()) < 10
+    assert len(repr(fits.fitted["parametric"]).splitlines()) < 6
+    assert len(str(fits).splitlines()) < 40
+
+
+def test_the_runs_of_fits_are_in_memory_or_read_from_beside_the_file(folder, tmp_path):
+    fits = Fits.load(folder)
+    assert len(fits.observations()) == len(fits.fitted["isoflop"].observations()) == 27
+    fits.save(tmp_path / "alone.json")
+    with pytest.raises(InputError, match=r"observations\.csv does not exist"):
+        Fits.load(tmp_path / "alone.json").observations()
+    fits.save(tmp_path / "both")
+    assert Fits.load(tmp_path / "both").observations().L.tolist() == fits.observations().L.tolist()
+    with pytest.raises(InputError, match="are not known"):
+        replace(fits, runs=None).observations()
+
+
+def test_another_table_beside_fits_that_were_saved_is_refused(folder, tmp_path):
+    Fits.load(folder).save(tmp_path)
+    table = tmp_path / "observations.csv"
+    table.write_text(table.read_text() + "\n")
+    with pytest.raises(InputError, match="is not the table"):
+        Fits.load(tmp_path).fitted["isoflop"].observations()
+
+
+def test_the_file_holds_nothing_of_the_observations_in_memory(folder):
+    value = json.loads((folder / "frontier.json").read_text())
+    assert "runs" not in value
+    assert all("runs" not in record for record in value["approaches"].values())
