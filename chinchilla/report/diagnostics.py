@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from chinchilla.diagnose.findings import called, described
 from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.fit.frontier import Frontier
-from chinchilla.report.figures import C_LABEL, N_LABEL
-from chinchilla.report.style import (
+from chinchilla.plots.style import (
     COLORS,
     GREY,
     house_style,
@@ -27,6 +26,7 @@ from chinchilla.report.style import (
     power_of_ten,
     sequential,
 )
+from chinchilla.report.figures import C_LABEL, N_LABEL
 from chinchilla.report.tables import Cell, Table, flops
 from chinchilla.units import count
 
@@ -212,7 +212,7 @@ def exponent_paths(
             ax.tick_params(labelleft=False)
         else:
             ax.set_ylabel("$a$, exponent of $N_{opt}$ (approach 3)")
-    legend_below(figure, panels[0], 3)
+    legend_below(figure, panels[:1], 3)
     return figure
 
 
@@ -253,7 +253,7 @@ def influence(found: Diagnostics | None, interval: tuple[float, float] | None) -
     right.set_ylabel("$a$, exponent of $N_{opt}$ (approach 3)")
     right.set_ylim(*_limits(groups, found, interval, bars=True))
     right.set_title(f"Without one {by}")
-    legend_below(figure, right, 3)
+    legend_below(figure, [right], 3)
     return figure
 
 

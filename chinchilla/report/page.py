@@ -22,10 +22,10 @@ from chinchilla.files import write_text
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import Frontier
 from chinchilla.observations import Observations
+from chinchilla.plots.style import save_figure
 from chinchilla.records import Curve, RunResult
 from chinchilla.report import diagnostics as checks
 from chinchilla.report import figures, sections, tables
-from chinchilla.report.style import save_figure
 from chinchilla.report.tables import LABELS
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from chinchilla.plots.style import COLORS, log_scale, log_ticks, new_figure, power_of_ten
 from chinchilla.report.figures import (
     isoflop_valleys,
     loss_surface,
@@ -13,7 +14,6 @@ from chinchilla.report.figures import (
     training_curves,
     valleys_side_by_side,
 )
-from chinchilla.report.style import COLORS, log_scale, log_ticks, new_figure, power_of_ten
 
 
 def labelled(ax) -> dict:

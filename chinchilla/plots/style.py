@@ -2,11 +2,13 @@
 
 Colours are Okabe and Ito's for the three approaches and viridis without its pale end for ordered
 quantities; markers differ too, so that nothing is told by colour alone. Object-oriented
-matplotlib only: no pyplot, no global state.
+matplotlib only: no global state. Only `new_axes` asks pyplot for a figure, and only where pyplot shows
+figures (a notebook, or a session that imported it).
 """
 
 import io
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -18,17 +20,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, ListedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from chinchilla.files import atomic_write
+from chinchilla.fit.frontier import PowerLaw
 from chinchilla.records import count_label
 
 COLORS = {"envelope": "#009E73", "isoflop": "#0072B2", "parametric": "#D55E00"}
 MARKERS = {"envelope": "^", "isoflop": "o", "parametric": "s"}
 GREY = "#6b7280"
+C_LABEL = "C, training FLOPs"
+D_LABEL = "D, tokens"
+L_LABEL = "loss, nats/token"
+N_LABEL = "N, parameters"
 WIDTH = 9.6  # inches: 920 CSS pixels, so that 10 pt text reads as 13 px in the page
 
 STYLE: dict[str, Any] = {
@@ -133,13 +141,105 @@ def new_figure(height: float, n_panels: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(1, n_panels, squeeze=False)[0])
 
 
-def legend_below(figure: Figure, ax: Axes, n_columns: int, markerscale: float = 1) -> None:
-    """One legend under the panels, where it covers no data; each label once."""
+def new_axes(width: float = 7.2, height: float = 4.8) -> Axes:
+    """Axes of a new figure that a notebook shows at the end of its cell."""
+    with house_style():
+        size: dict[str, Any] = {"figsize": (width, height), "layout": "constrained"}
+        if "matplotlib.pyplot" in sys.modules or _in_notebook():
+            import matplotlib.pyplot as plt
+
+            return plt.figure(**size).add_subplot()
+        figure = Figure(**size)
+        FigureCanvasAgg(figure)
+        return figure.add_subplot()
+
+
+def _in_notebook() -> bool:
+    """Whether IPython runs this session."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and shell.get_ipython() is not None
+
+
+def inner_range(values: np.ndarray, reach: float = 3.0) -> tuple[float, float]:
+    """Tukey's outer fences: quartiles -+ `reach` interquartile ranges; outliers lie outside of them."""
+    values = np.asarray(values, float)
+    low, high = np.percentile(values[np.isfinite(values)], (25, 75))
+    return float(low - reach * (high - low)), float(high + reach * (high - low))
+
+
+def mark_outside(ax: Axes, x: np.ndarray, y: np.ndarray, counted: bool = True) -> None:
+    """Triangles on the upper and lower edge of a panel for the points that lie beyond its y limits."""
+    low, high = ax.get_ylim()
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    n = int(((y > high) | (y < low)).sum())
+    label = f"{n} {'run' if n == 1 else 'runs'} beyond the panel" if counted else "beyond the panel"
+    for beyond, at, marker in ((y > high, 1.0, "^"), (y < low, 0.0, "v")):
+        if beyond.any():
+            ax.plot(
+                x[beyond], np.full(beyond.sum(), at), marker, color="#b91c1c", markersize=6,
+                transform=ax.get_xaxis_transform(), clip_on=False, zorder=5, label=label,
+            )  # fmt: skip
+            label = "_" + label
+
+
+def exponent_note(name: str, law: PowerLaw) -> str:
+    """a = 0.487, 80% interval 0.462 to 0.534; `name` is a or b."""
+    if law.p10 is None or law.p90 is None:
+        return f"${name}$ = {law.exponent:.3f}, no interval"
+    return f"${name}$ = {law.exponent:.3f}, 80% interval {law.p10:.3f} to {law.p90:.3f}"
+
+
+def size_bar(
+    ax: Axes,
+    norm: LogNorm,
+    colors: Colormap,
+    label: str = N_LABEL,
+    ticks: Callable[[float], str] = short_count,
+) -> None:
+    """A colour bar on the right of a panel, which leaves the panel and its neighbours as they are."""
+    inset = ax.inset_axes((1.015, 0.0, 0.025, 1.0))
+    figure = ax.get_figure()
+    assert figure is not None
+    bar = figure.colorbar(ScalarMappable(norm, colors), cax=inset)
+    inset.set_ylabel(label)
+    log_scale(inset, "y", ticks)
+    bar.outline.set_visible(False)
+
+
+def note(ax: Axes, text: str) -> None:
+    """A note inside the panel, where it covers the least; no legend of the panel's own beside it."""
+    ax.legend(
+        [],
+        [],
+        title=text,
+        loc="best",
+        frameon=True,
+        framealpha=0.85,
+        edgecolor="none",
+        title_fontsize="small",
+    )
+
+
+def legend_inside(ax: Axes, title: str = "") -> None:
+    """The legend inside the panel, where it covers the least, headed by a note."""
     handles, labels = ax.get_legend_handles_labels()
-    if handles:
+    ax.legend(
+        handles, labels, title=title or None, loc="best", fontsize="small", frameon=True,
+        framealpha=0.85, edgecolor="none", title_fontsize="small", alignment="left",
+    )  # fmt: skip
+
+
+def legend_below(
+    figure: Figure, axes: Sequence[Axes], n_columns: int, markerscale: float = 1
+) -> None:
+    """One legend under the panels, where it covers no data; each label of any panel once."""
+    found = [zip(*ax.get_legend_handles_labels(), strict=True) for ax in axes]
+    by_label = {label: handle for pairs in found for handle, label in pairs}
+    if by_label:
         figure.legend(
-            handles, labels, loc="outside lower center", ncols=n_columns, markerscale=markerscale
-        )
+            [*by_label.values()], [*by_label], loc="outside lower center", ncols=n_columns,
+            markerscale=markerscale,
+        )  # fmt: skip
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> bytes:

@@ -1,0 +1,158 @@
+"""N_opt and D_opt against C: points, line and 80% band of each approach, and the recommended answer.
+
+After figure A3 of Hoffmann et al. (2022). Each function draws on a given axis.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+
+from chinchilla.config.fitting import APPROACHES
+from chinchilla.display import exponent_text, exponents
+from chinchilla.errors import Refusal
+from chinchilla.fit.fits import Fits
+from chinchilla.fit.frontier import Frontier, called
+from chinchilla.plots.style import (
+    C_LABEL,
+    COLORS,
+    D_LABEL,
+    MARKERS,
+    N_LABEL,
+    log_scale,
+    padded,
+    power_of_ten,
+)
+from chinchilla.recommend.answer import default_budget, recommendation
+from chinchilla.units import count
+
+# widths inside the runs and beyond, bottom to top: all plain, and none hides another
+LINES = {"parametric": (5.6, 1.4), "envelope": (4.0, 1.0), "isoflop": (2.6, 0.7)}
+N_BUDGETS = 16  # at which the recommended answer is evaluated for its band
+BEYOND = 15.0  # times the largest C: where the panel ends
+
+
+def budgets_shown(frontiers: Mapping[str, Frontier]) -> tuple[np.ndarray, float, float] | None:
+    """C along the panel, and the smallest and largest C of the points; None without points."""
+    covered = np.array([p.C for f in frontiers.values() for p in f.points])
+    if not len(covered):
+        return None
+    low, high = float(covered.min()), float(covered.max())
+    return np.geomspace(low / 2, high * BEYOND, 200), low, high
+
+
+def draw_optima(
+    ax: Axes, frontiers: Mapping[str, Frontier], quantity: str, labels: Mapping[str, str]
+) -> list[np.ndarray]:
+    """Lines, bands and points of every approach.
+
+    Args:
+        ax: where to draw.
+        frontiers: by approach.
+        quantity: N or D.
+        labels: by approach, for the legend; an approach without one is left out.
+
+    Returns:
+        What was drawn, for `finish`.
+    """
+    at = budgets_shown(frontiers)
+    shown: list[np.ndarray] = []
+    for approach in APPROACHES:
+        f = frontiers.get(approach)
+        if approach not in labels:
+            continue
+        if at is None or f is None or not f.points:
+            ax.plot([], [], " ", label=f"{labels[approach]}: no answer")
+            continue
+        grid = at[0]
+        color, law = COLORS[approach], f.N_opt if quantity == "N" else f.D_opt
+        (width, thin), zorder = LINES[approach], 2.1 + 0.1 * list(LINES).index(approach)
+        C, y = np.array([(p.C, getattr(p, quantity)) for p in f.points]).T
+        inside = np.geomspace(C.min(), C.max(), 20)
+        ax.fill_between(grid, *law.band(grid), color=color, alpha=0.15, linewidth=0)
+        ax.plot(grid, law(grid), color=color, linewidth=thin, zorder=zorder)
+        ax.plot(
+            inside, law(inside), color=color, linewidth=width, solid_capstyle="butt", zorder=zorder
+        )
+        own = approach != "parametric"  # its points are computed from the law, not measured
+        style: dict[str, Any] = {"color": color, "markeredgecolor": "white"}
+        ax.plot(
+            [], [], marker=MARKERS[approach] if own else "", linewidth=width, markersize=8,
+            markeredgewidth=0.5, label=labels[approach], **style,
+        )  # fmt: skip
+        shown.append(law(grid))
+        if own:
+            some = slice(None, None, max(1, len(C) // 40))
+            ax.plot(
+                C[some], y[some], MARKERS[approach], markersize=7 if len(C) <= 20 else 4.5,
+                markeredgewidth=0.5, zorder=4, **style,
+            )  # fmt: skip
+            shown.append(y)
+    return shown
+
+
+def exponents_inside(ax: Axes, frontiers: Mapping[str, Frontier], quantity: str) -> None:
+    """The exponent and its 80% interval of each approach, inside the panel."""
+    name = "a" if quantity == "N" else "b"
+    lines, texts = [], []
+    for approach, f in frontiers.items():
+        lines.append(Line2D([], [], color=COLORS[approach], linewidth=3))
+        texts.append(f"${name}$ = {exponent_text(f.N_opt if quantity == 'N' else f.D_opt)}")
+    ax.legend(
+        lines, texts, loc="upper left", fontsize="small", frameon=True, framealpha=0.85,
+        edgecolor="none", title=f"exponent ${name}$ [80% interval]", title_fontsize="small",
+        alignment="left",
+    )  # fmt: skip
+
+
+def finish(ax: Axes, quantity: str, grid: np.ndarray, low: float, high: float, shown: Any) -> None:
+    """Limits, labels, and the shade over what lies beyond the runs."""
+    for beyond in ((grid[0], low), (high, grid[-1])):
+        shade = ax.axvspan(*beyond, color="#f0f1f4", zorder=0, linewidth=0)
+    shade.set_label("beyond the runs")
+    ax.set(xlim=(grid[0], grid[-1]), ylim=padded(np.concatenate(shown), 0.03))
+    ax.set(xlabel=C_LABEL, ylabel=N_LABEL if quantity == "N" else D_LABEL)
+    ax.set_title("Parameters, $N_{opt}$" if quantity == "N" else "Tokens, $D_{opt}$")
+    log_scale(ax, "x", power_of_ten)
+    log_scale(ax, "y")
+
+
+def draw_recommended(ax: Axes, fits: Fits, quantity: str, grid: np.ndarray) -> list[np.ndarray]:
+    """The recommended line with its 80% band, and the answer at ten times the largest C."""
+    budgets = np.geomspace(grid[0], grid[-1], N_BUDGETS)
+    try:
+        found = [recommendation(fits, float(C)) for C in budgets]
+        answer = recommendation(fits, default_budget(fits))
+        name = "a" if quantity == "N" else "b"
+        value = exponents(fits)[0 if quantity == "N" else 1]
+    except Refusal:
+        return []
+    y = np.array([getattr(r, quantity) for r in found], float)
+    low, high = np.array([getattr(r, f"{quantity}_interval80") for r in found], float).T
+    at, ends = getattr(answer, quantity), getattr(answer, f"{quantity}_interval80")
+    ax.fill_between(
+        budgets, low, high, facecolor="none", edgecolor="#9ca3af", hatch="///", linewidth=0,
+        zorder=1.5, label="recommended, 80% interval",
+    )  # fmt: skip
+    ax.plot(
+        budgets, y, color="black", linewidth=1.2, linestyle="--", zorder=3,
+        label=f"recommended, {called(answer.approach)}: ${name}$ = {value:.3f}",
+    )  # fmt: skip
+    reach = [[max(at - ends[0], 0.0)], [max(ends[1] - at, 0.0)]]
+    said = (
+        f"{quantity} = {count(at)} ({count(ends[0])}-{count(ends[1])}) at {power_of_ten(answer.C)}"
+    )
+    ax.errorbar(
+        [answer.C],
+        [at],
+        reach,
+        fmt="*",
+        color="black",
+        markersize=12,
+        capsize=3,
+        zorder=6,
+        label=said,
+    )
+    return [low, high]

@@ -1,0 +1,114 @@
+"""`plot` and `plot_residuals` of results in a notebook: on the axis given, or on a new figure.
+
+Nothing global is changed: a given axis keeps the style of its figure, and a new figure has ours.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from matplotlib.axes import Axes
+
+from chinchilla.config.checks import choice
+from chinchilla.display import exponent_text
+from chinchilla.errors import InputError
+from chinchilla.fit.fits import Fits
+from chinchilla.fit.frontier import Frontier, called
+from chinchilla.observations import Observations
+from chinchilla.plots import optimum, runs, valleys
+from chinchilla.plots.style import exponent_note, house_style, legend_inside, new_axes
+from chinchilla.recommend.answer import model_of
+
+LEADS = (
+    "isoflop",
+    "parametric",
+    "envelope",
+)  # whose residuals are shown where nothing is recommended
+
+
+@contextmanager
+def _panel(ax: Axes | None) -> Iterator[Axes]:
+    """The axes given, or those of a new figure in our style."""
+    if ax is None:
+        with house_style():
+            yield new_axes()
+    elif isinstance(ax, Axes):
+        yield ax
+    else:
+        raise InputError(f"ax must be matplotlib Axes, and is {type(ax).__name__}.")
+
+
+def plot_fits(fits: Fits, ax: Axes | None, quantity: str) -> Axes:
+    """N_opt or D_opt against C: the recommended answer and every approach."""
+    choice("quantity", quantity, ("N", "D"))
+    at = optimum.budgets_shown(fits.fitted)
+    if at is None:
+        raise InputError("there is nothing to plot: every approach was refused, see print(fits).")
+    name = "a" if quantity == "N" else "b"
+    labels = {n: f"{called(n)}: refused" for n in fits.refused}
+    for n, f in fits.fitted.items():
+        law = f.N_opt if quantity == "N" else f.D_opt
+        labels[n] = f"{called(n)}: ${name}$ = {exponent_text(law)}"
+    with _panel(ax) as panel:
+        shown = optimum.draw_optima(panel, fits.fitted, quantity, labels)
+        shown += optimum.draw_recommended(panel, fits, quantity, at[0])
+        optimum.finish(panel, quantity, *at, shown)
+        legend_inside(panel)
+    return panel
+
+
+def plot_frontier(f: Frontier, ax: Axes | None) -> Axes:
+    """The runs and what an approach fitted to them."""
+    known = None if f.runs is None else f.observations()
+    title = exponent_note("a", f.N_opt)
+    with _panel(ax) as panel:
+        if f.approach == "isoflop":
+            valleys.valleys_on(panel, f, known, labelled=False)
+            valleys.name_budgets(panel, valleys.budgets_of(f, known))
+        elif f.approach == "parametric":
+            runs.draw_surface(panel, f, f.observations().finals())
+        elif known is not None and known.has_curves:
+            runs.draw_curves(panel, known)
+            runs.draw_envelope(panel, f)
+        else:
+            _lone_line(panel, f)
+            title = ""
+        legend_inside(panel, title)
+    return panel
+
+
+def _lone_line(ax: Axes, f: Frontier) -> None:
+    """N_opt against C, where the curves of approach 1 are not at hand."""
+    at = optimum.budgets_shown({f.approach: f})
+    if at is None:
+        raise InputError(f"{called(f.approach)} has no points to plot.")
+    labels = {f.approach: f"{called(f.approach)}: {exponent_note('a', f.N_opt)}"}
+    shown = optimum.draw_optima(ax, {f.approach: f}, "N", labels)
+    optimum.finish(ax, "N", *at, shown)
+
+
+def plot_frontier_residuals(f: Frontier, ax: Axes | None) -> Axes:
+    """What an approach leaves unexplained."""
+    finals: Observations | None = f.observations().finals() if f.approach == "parametric" else None
+    parts = valleys.profile_residuals(valleys.budgets_of(f, None))
+    if f.approach == "isoflop" and not parts:
+        raise InputError("these fits do not hold the profiles of approach 2. Fit the runs again.")
+    with _panel(ax) as panel:
+        if finals is not None:
+            runs.draw_law_residuals(panel, f, finals)
+        elif f.approach == "isoflop":
+            runs.draw_profile_residuals(panel, parts)
+        else:
+            runs.draw_envelope_residuals(panel, f)
+        legend_inside(panel, exponent_note("a", f.N_opt))
+        panel.set_title(f"Residuals of {called(f.approach)}")
+    return panel
+
+
+def plot_fits_residuals(fits: Fits, ax: Axes | None) -> Axes:
+    """The residuals of the recommended approach."""
+    model = model_of(fits)
+    order = LEADS if model is None else (model.approach, *LEADS)
+    for approach in order:
+        if approach in fits.fitted:
+            return plot_frontier_residuals(fits.fitted[approach], ax)
+    raise InputError("there is nothing to plot: every approach was refused, see print(fits).")

@@ -1,0 +1,166 @@
+"""Training curves with approach 1's envelope; approach 3's law under its runs, and residuals.
+
+After figures 2 and 4 of Hoffmann et al. (2022), left. Each function draws on a given axis.
+"""
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from chinchilla.fit.frontier import Frontier
+from chinchilla.observations import Observations
+from chinchilla.plots.style import (
+    C_LABEL,
+    COLORS,
+    D_LABEL,
+    GREY,
+    L_LABEL,
+    N_LABEL,
+    inner_range,
+    log_norm,
+    log_scale,
+    mark_outside,
+    padded,
+    plain,
+    power_of_ten,
+    sequential,
+    size_bar,
+)
+from chinchilla.plots.valleys import L_NAMES
+
+
+def draw_curves(ax: Axes, points: Observations) -> None:
+    """Loss against FLOPs of every run, coloured by N; with axes and colour bar.
+
+    The limits leave out the losses before training has begun to work and runs that went astray: far
+    above the losses of the second half of the runs.
+    """
+    norm, colors = log_norm(points.N), sequential()
+    shown, late = [], []
+    for run_id in np.unique(points.run_id):
+        run = points.where(points.run_id == run_id)
+        order = np.argsort(run.D)
+        C, L = binned(run.C[order], run.L[order])
+        ax.plot(C, L, color=colors(norm(run.N[0])), linewidth=1.0, alpha=0.85)
+        shown.append((C, L))
+        late.append(L[C >= C.max() / 10])
+    L = np.concatenate(late)
+    high = float(np.exp(inner_range(np.log(L))[1]))
+    ax.set(xlim=padded(np.concatenate([C[L <= high] for C, L in shown]), 0.03))
+    ax.set(ylim=padded(L[L <= high], 0.05))
+    ax.set(xlabel=C_LABEL, ylabel=L_NAMES.get(points.loss_kind, "") + L_LABEL)
+    log_scale(ax, "x", power_of_ten)
+    log_scale(ax, "y", plain)
+    size_bar(ax, norm, colors)
+
+
+def binned(x: np.ndarray, y: np.ndarray, n: int = 240) -> tuple[np.ndarray, np.ndarray]:
+    """Means of y in n log-spaced bins of x: less noise, and a file a browser can open."""
+    finite = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
+    x, y = x[finite], y[finite]
+    if len(x) <= n:
+        return x, y
+    bins = np.digitize(np.log(x), np.linspace(np.log(x[0]), np.log(x[-1]), n + 1)[1:-1])
+    _, bins, size = np.unique(bins, return_inverse=True, return_counts=True)
+    mean_log = np.bincount(bins, np.log(x)) / size
+    return np.exp(mean_log), np.bincount(bins, y) / size
+
+
+def draw_envelope(ax: Axes, envelope: Frontier | None) -> None:
+    """The lowest loss at each C, as approach 1 found it."""
+    if envelope is None:
+        return
+    found = envelope.details.get("envelope") or {}
+    if "C" in found and "L" in found:
+        C, L = np.asarray(found["C"], float), np.asarray(found["L"], float)
+        censored = np.asarray(found.get("censored", np.zeros(len(C))), bool)
+    else:
+        C = np.array([p.C for p in envelope.points])
+        L = np.array([p.L for p in envelope.points])
+        censored = np.zeros(len(C), bool)
+    label = "lowest loss at each C (approach 1's envelope)"
+    ax.plot(C[~censored], L[~censored], ".", color="black", markersize=3.5, label=label)
+    if censored.any():
+        label = "the same at an edge of the sizes tried: not in the fit"
+        ax.plot(C[censored], L[censored], ".", color="#9ca3af", markersize=3.5, label=label)
+
+
+def draw_surface(ax: Axes, frontier: Frontier, finals: Observations) -> None:
+    """Contours of the law L(N, D) under the runs, and the efficient frontier."""
+    law = frontier.law
+    assert law is not None
+    D_range, N_range = padded(finals.D, 0.12), padded(finals.N, 0.12)
+    D, N = np.meshgrid(np.geomspace(*D_range, 120), np.geomspace(*N_range, 120))
+    L = law(N, D)
+    # Contours where the runs are: a corner of the panel without runs may hold far larger losses.
+    levels = np.unique(np.quantile(law(finals.N, finals.D), np.linspace(0.02, 0.98, 10)))
+    shades = sequential()(np.linspace(0, 1, len(levels)))
+    contours = ax.contour(D, N, L, levels=levels, colors=shades, linewidths=1.1)
+    for beyond, width, label in ((10, 0.9, None), (1, 2.2, "efficient frontier")):
+        C = np.array([finals.C.min() / beyond, finals.C.max() * beyond])
+        line = (frontier.D_opt(C), frontier.N_opt(C))
+        ax.plot(*line, color=COLORS["parametric"], linewidth=width, label=label)
+    ax.plot(finals.D, finals.N, "o", color="black", markersize=4, label="runs")
+    ax.set(xlim=D_range, ylim=N_range, xlabel=D_LABEL, ylabel=N_LABEL)
+    ax.set_title("Contours of $L(N, D)$, nats/token")
+    log_scale(ax, "x")
+    log_scale(ax, "y")
+    ax.clabel(contours, fontsize=8, fmt="%.2f", inline_spacing=3)
+
+
+def draw_law_residuals(ax: Axes, frontier: Frontier, finals: Observations) -> None:
+    """Measured losses less the law against C, coloured by N."""
+    law, colors, norm = frontier.law, sequential(), log_norm(finals.N)
+    assert law is not None
+    residual = finals.L - law(finals.N, finals.D)
+    ax.axhline(0, color=GREY, linewidth=1)
+    ax.scatter(
+        finals.C, residual, c=finals.N, norm=norm, cmap=colors, s=34, edgecolors="white",
+        linewidths=0.5,
+    )  # fmt: skip
+    ax.set(xlim=padded(finals.C), ylim=residual_limits(residual), xlabel=C_LABEL)
+    mark_outside(ax, finals.C, residual)
+    ax.set_ylabel("measured − law, nats/token")
+    ax.set_title("Residuals")
+    log_scale(ax, "x", power_of_ten)
+    size_bar(ax, norm, colors)
+
+
+def residual_limits(residual: np.ndarray) -> tuple[float, float]:
+    """Limits around zero and the residuals that are no outliers."""
+    low, high = inner_range(residual)
+    inside = np.abs(residual[(residual >= low) & (residual <= high)])
+    reach = 1.15 * max(float(inside.max(initial=0.0)), 1e-6)
+    return -reach, reach
+
+
+def draw_profile_residuals(ax: Axes, parts: list[tuple[float, np.ndarray, np.ndarray]]) -> None:
+    """Losses less the profile of their budget, against N over N_opt; coloured by the budget."""
+    ax.axhline(0, color=GREY, linewidth=1)
+    budget = np.concatenate([np.full(len(x), C) for C, x, _ in parts])
+    ratio, residual = (np.concatenate([p[i] for p in parts]) for i in (1, 2))
+    norm, colors = log_norm(budget), sequential()
+    ax.scatter(
+        ratio, residual, c=budget, norm=norm, cmap=colors, s=30, edgecolors="white", linewidths=0.5
+    )
+    ax.set(xlim=padded(ratio), ylim=residual_limits(residual))
+    ax.set(xlabel="$N\\,/\\,N_{opt}$ of the budget", ylabel="measured − profile, nats/token")
+    ax.set_title("Residuals")
+    log_scale(ax, "x", plain)
+    mark_outside(ax, ratio, residual)
+    size_bar(ax, norm, colors, "budget, FLOPs", power_of_ten)
+
+
+def draw_envelope_residuals(ax: Axes, frontier: Frontier) -> None:
+    """Sizes on the envelope over N_opt(C), against C."""
+    C = np.array([p.C for p in frontier.points])
+    ratio = np.array([p.N for p in frontier.points]) / frontier.N_opt(C)
+    ax.axhline(1, color=GREY, linewidth=1)
+    ax.plot(C, ratio, ".", color=COLORS["envelope"], markersize=5)
+    low, high = inner_range(np.log(ratio))
+    inside = ratio[(np.log(ratio) >= low) & (np.log(ratio) <= high)]
+    ax.set(xlim=padded(C), ylim=padded(np.append(inside, 1.0), 0.1))
+    ax.set(xlabel=C_LABEL, ylabel="$N$ on the envelope / $N_{opt}(C)$")
+    ax.set_title("Residuals")
+    log_scale(ax, "x", power_of_ten)
+    log_scale(ax, "y", plain)
+    mark_outside(ax, C, ratio)

@@ -1,0 +1,265 @@
+"""IsoFLOP profiles: final losses against N at each budget, the shape fitted to them, and its minimum.
+
+After figure 3 of Hoffmann et al. (2022), left. `draw_valleys` draws on a given axis; runs that the fit
+left out (sizes outside of the window, outliers) are drawn apart. Missing keys of `Frontier.details` make
+a figure plainer, never an error.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
+
+from chinchilla.fit.frontier import Frontier
+from chinchilla.observations import Observations
+from chinchilla.plots.style import (
+    GREY,
+    L_LABEL,
+    N_LABEL,
+    inner_range,
+    log_scale,
+    mark_outside,
+    padded,
+    power_of_ten,
+    sequential,
+)
+
+L_NAMES = {"train": "training ", "heldout": "held-out "}  # by loss_kind; unknown has none
+REACH = 1.15  # how far a profile is drawn past its smallest and largest model
+MIN_SPAN = 0.02  # nats per token, of a panel
+STAR: dict[str, Any] = {"markeredgecolor": "white", "markersize": 13, "linestyle": "none"}
+
+
+def valleys_on(
+    ax: Axes,
+    frontier: Frontier | None,
+    finals: Observations | None,
+    standard_errors: Mapping[str, float] | None = None,
+    labelled: bool = True,
+) -> bool:
+    """All of the figure but its legend and note: profiles, minima, runs left out, axes.
+
+    Args:
+        ax: where to draw.
+        frontier: approach 2's frontier; None draws the points alone.
+        finals: final losses, for budgets that the frontier does not describe and runs left out.
+        standard_errors: run_id -> standard error of its final loss, drawn as a bar.
+        labelled: whether the legend names the budgets.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    budgets = budgets_of(frontier, finals)
+    if not budgets:
+        return False
+    out = left_out(frontier, finals, budgets)
+    colors = shades([b["budget_flops"] for b in budgets])
+    draw_valleys(ax, budgets, colors, 1.0, standard_errors, labelled)
+    limits = loss_limits(budgets, 1.0)
+    ax.set(xlim=size_limits(budgets, out), ylim=limits)
+    draw_left_out(ax, out, budgets, 1.0)
+    kind = L_NAMES.get(loss_drawn(frontier, finals), "")
+    ax.set(xlabel=N_LABEL, ylabel=f"final {kind}{L_LABEL}")
+    log_scale(ax, "x")
+    return True
+
+
+def budgets_of(frontier: Frontier | None, finals: Observations | None) -> list[dict[str, Any]]:
+    """Approach 2's budgets as it saw them; without it, the points that name a budget."""
+    said = [b for b in (frontier.details.get("budgets") or [] if frontier else []) if len(b["N"])]
+    if said or finals is None:
+        return sorted(said, key=lambda b: b["budget_flops"])
+    named = finals.budget_labels
+    groups = [(c, finals.where(named == c)) for c in np.unique(named[~np.isnan(named)])]
+    return [
+        {"budget_flops": float(c), "N": o.N, "L": o.L, "run_ids": list(o.run_id)} for c, o in groups
+    ]
+
+
+def left_out(
+    frontier: Frontier | None, finals: Observations | None, budgets: Sequence[Mapping[str, Any]]
+) -> dict[str, Observations]:
+    """The runs of these budgets that approach 2 was not fitted to: "outlier" and "window"."""
+    if frontier is None or finals is None or not all("run_ids" in b for b in budgets):
+        return {}
+    finals = finals.finals()
+    used = [run for b in budgets for run in b["run_ids"]]
+    out = np.isin(finals.budget_labels, [b["budget_flops"] for b in budgets])
+    out &= ~np.isin(finals.run_id, used)
+    window = frontier.details.get("window") or {}
+    outlier = np.isin(finals.run_id, [str(o["run_id"]) for o in window.get("outliers", [])])
+    return {"outlier": finals.where(out & outlier), "window": finals.where(out & ~outlier)}
+
+
+def loss_drawn(frontier: Frontier | None, finals: Observations | None) -> str:
+    """loss_kind of the profiles, as the fit or else its runs say: train, heldout or unknown."""
+    kind = frontier.conventions.get("loss_kind", "unknown") if frontier else "unknown"
+    return finals.loss_kind if kind == "unknown" and finals is not None else kind
+
+
+def size_limits(
+    budgets: Sequence[Mapping[str, Any]], out: Mapping[str, Observations] | None = None
+) -> tuple[float, float]:
+    """Around every model, those left out too, and the ends of the curves."""
+    N = np.concatenate([*(b["N"] for b in budgets), *(o.N for o in (out or {}).values())])
+    return padded(np.array([N.min() / REACH, N.max() * REACH]), 0.02)
+
+
+def loss_limits(budgets: Sequence[Mapping[str, Any]], scale: float) -> tuple[float, float]:
+    """Around the losses that are no outliers and the curves; a curve that leaves these is cut off.
+
+    Outliers are losses far above (or below) the minimum of their budget by the measure of all budgets
+    with a minimum together: one run at 5 nats does not flatten minima that are .1 deep.
+    """
+    depths = [np.asarray(b["L"], float) - (b.get("L_opt") or np.min(b["L"])) for b in budgets]
+    answered = [d for b, d in zip(budgets, depths, strict=True) if not b.get("refused")]
+    low, high = inner_range(np.concatenate(answered or depths))
+    losses = [
+        np.asarray(b["L"])[(d >= low) & (d <= high)] for b, d in zip(budgets, depths, strict=True)
+    ]
+    minima = [b["L_opt"] for b in budgets if b.get("L_opt") and not b.get("refused")]
+    L = scale * np.concatenate([*losses, minima])
+    drawn = [scale * curve for b in budgets if (curve := valley(b, sizes_along(b))) is not None]
+    span = max(float(np.ptp(L)), MIN_SPAN)
+    curves = np.concatenate([L, *drawn]).clip(L.min() - span / 3, L.max() + span / 3)
+    return curves.min() - 0.08 * span, curves.max() + 0.04 * span
+
+
+def sizes_along(budget: Mapping[str, Any]) -> np.ndarray:
+    """Sizes at which a budget's curve is drawn."""
+    return np.geomspace(min(budget["N"]) / REACH, max(budget["N"]) * REACH, 200)
+
+
+def shades(budgets: Sequence[float]) -> dict[float, Any]:
+    """A colour for each budget, in their order."""
+    colors = sequential()
+    return {C: colors(x) for C, x in zip(budgets, np.linspace(0, 1, len(budgets)), strict=True)}
+
+
+def draw_valleys(
+    ax: Axes,
+    budgets: Sequence[Mapping[str, Any]],
+    colors: Mapping[float, Any],
+    scale: float,
+    standard_errors: Mapping[str, float] | None = None,
+    labelled: bool = True,
+) -> None:
+    """Points, shapes and minima of every budget; losses times `scale`."""
+    size = 6 if sum(len(b["N"]) for b in budgets) <= 80 else 4
+    bottoms = []
+    for b in budgets:
+        color = colors[b["budget_flops"]]
+        N, L = np.asarray(b["N"], float), scale * np.asarray(b["L"], float)
+        refused = bool(b.get("refused"))
+        label = f"{power_of_ten(b['budget_flops'])} FLOPs" + (", refused" if refused else "")
+        errors = [scale * (standard_errors or {}).get(str(i), 0.0) for i in b.get("run_ids", [])]
+        if len(errors) == len(N) and any(errors):
+            ax.errorbar(N, L, errors, fmt="none", ecolor=color, elinewidth=1, capsize=2)
+        points: dict[str, Any] = {"markerfacecolor": "white" if refused else color}
+        if labelled:
+            points["label"] = label
+        ax.plot(N, L, "o", color=color, markersize=size, **points)
+        grid = sizes_along(b)
+        curve = valley(b, grid)
+        if curve is not None:
+            line = "--" if refused else "-"
+            ax.plot(grid, scale * curve, color=color, linewidth=1.4, linestyle=line)
+        if b.get("N_opt") and b.get("L_opt") and not refused:
+            bottoms.append((b["N_opt"], scale * b["L_opt"]))
+    if bottoms:
+        x, y = zip(*bottoms, strict=True)
+        ax.plot(x, y, color="#374151", linewidth=1, linestyle=":", zorder=2.5)
+        style = {**STAR, "label": "bottom, $N_{opt}$"} if labelled else STAR
+        ax.plot(x, y, marker="*", color="black", zorder=4, **style)
+
+
+def name_budgets(ax: Axes, budgets: Sequence[Mapping[str, Any]]) -> None:
+    """Each budget's FLOPs on the left of its curve, or of its points, where they enter the panel."""
+    colors = shades([b["budget_flops"] for b in budgets])
+    low, high = ax.get_ylim()
+    left, right = ax.get_xlim()
+    ax.set_xlim(left / (right / left) ** 0.1, right)
+    log_scale(ax, "x")
+    if any(b.get("refused") for b in budgets):
+        empty_refused(ax)
+    outline = [withStroke(linewidth=2.5, foreground="white")]
+    for b in budgets:
+        N = sizes_along(b)
+        L = valley(b, N)
+        if L is None:
+            order = np.argsort(b["N"])
+            N, L = np.asarray(b["N"])[order], np.asarray(b["L"])[order]
+        inside = np.flatnonzero((L >= low) & (L <= high))
+        if len(inside):
+            ax.annotate(
+                power_of_ten(b["budget_flops"]),
+                (N[inside[0]], L[inside[0]]), (-3, 0), textcoords="offset points", ha="right",
+                va="center", fontsize="small", color=colors[b["budget_flops"]], zorder=4.5,
+                path_effects=outline,
+            )  # fmt: skip
+
+
+def draw_left_out(
+    ax: Axes,
+    out: Mapping[str, Observations],
+    budgets: Sequence[Mapping[str, Any]],
+    scale: float,
+    counted: bool = True,
+) -> None:
+    """Runs that the fit left out, and triangles for all runs beyond the panel's limits, set before.
+
+    `counted` puts the number of the latter into the legend.
+    """
+    styles: dict[str, dict[str, Any]] = {
+        "window": {
+            "marker": ".",
+            "color": "#9ca3af",
+            "label": "outside of the window, left out",
+        },
+        "outlier": {"marker": "x", "color": "#b91c1c", "label": "outlier, left out"},
+    }
+    for name, runs in out.items():
+        if len(runs):
+            ax.plot(
+                runs.N, scale * runs.L, linestyle="none", markersize=6, zorder=2, **styles[name]
+            )
+    N = np.concatenate([*(b["N"] for b in budgets), *(o.N for o in out.values())])
+    L = np.concatenate([*(b["L"] for b in budgets), *(o.L for o in out.values())])
+    mark_outside(ax, N, scale * L, counted)
+
+
+def valley(budget: Mapping[str, Any], N: np.ndarray) -> np.ndarray | None:
+    """The fitted shape: its curve where approach 2 kept one, else c0 + c1 x + c2 x^2, x = ln N."""
+    x, curve = np.log(N), budget.get("curve")
+    if curve:
+        return np.interp(x, np.log(curve["N"]), curve["L"])
+    coefficients = budget.get("coefficients")
+    if coefficients is None or len(coefficients) != 3:
+        return None
+    c0, c1, c2 = coefficients
+    return c0 + c1 * x + c2 * x**2
+
+
+def profile_residuals(
+    budgets: Sequence[Mapping[str, Any]],
+) -> list[tuple[float, np.ndarray, np.ndarray]]:
+    """Of each budget with a minimum: its FLOPs, N over N_opt, and losses less the profile."""
+    found = []
+    for b in budgets:
+        N, L = np.asarray(b["N"], float), np.asarray(b["L"], float)
+        fitted = valley(b, N)
+        if fitted is not None and b.get("N_opt") and not b.get("refused"):
+            found.append((float(b["budget_flops"]), N / b["N_opt"], L - fitted))
+    return found
+
+
+def empty_star(ax: Axes) -> None:
+    """The legend entry of the minima, for panels that draw without labels."""
+    ax.plot([], [], marker="*", color="black", label="bottom, $N_{opt}$", **STAR)
+
+
+def empty_refused(ax: Axes) -> None:
+    """The legend entry of refused budgets."""
+    ax.plot([], [], "o--", color=GREY, markerfacecolor="white", label="refused: no bottom")
