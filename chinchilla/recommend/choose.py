@@ -90,13 +90,13 @@ def choose(obs: Observations, fits: Fits, how: Mapping[str, Any]) -> Recommended
     parts: dict[str, dict[str, Forecast]] = {}
     asked = "isoflop" in fits.fitted or "isoflop" in fits.refused
     if len(minima) >= 2 and asked:
-        parts["isoflop"] = _of_minima(minima, pairs["isoflop"])
+        parts["isoflop"] = of_minima(minima, pairs["isoflop"])
     if readings:
         parts["parametric"] = _of_laws(readings, pairs["parametric"], _condition(fits))
     if "envelope" in fits.fitted:
         parts["envelope"] = _of_envelope(fits)
     held_out: dict[str, dict[str, Any]] = {
-        name: _scored(parts[name], pairs[name])
+        name: scored(parts[name], pairs[name])
         for name in ("isoflop", "parametric")
         if name in parts
     }
@@ -181,7 +181,7 @@ def _rate(kind: str, members: Mapping[str, Member]) -> float:
     return float(np.mean([row[3] * row[4] / (row[3] + row[4]) for row in rows]))
 
 
-def _of_minima(minima: Minima, pairs: Mapping[str, list[Pair]]) -> dict[str, Forecast]:
+def of_minima(minima: Minima, pairs: Mapping[str, list[Pair]]) -> dict[str, Forecast]:
     """Approach 2: N_opt along lines, the loss along E + K*C^-g."""
     found = {}
     if lines := lines_of(minima):
@@ -226,7 +226,7 @@ def _of_envelope(fits: Fits) -> dict[str, Forecast]:
     return found
 
 
-def _scored(parts: Mapping[str, Forecast], pairs: Mapping[str, list[Pair]]) -> dict[str, Any]:
+def scored(parts: Mapping[str, Forecast], pairs: Mapping[str, list[Pair]]) -> dict[str, Any]:
     """Held-out errors of an approach's weighted forecasts."""
     found: dict[str, Any] = {"n": max(len(pairs["N"]), len(pairs["L"]))}
     for quantity in ("N", "L"):
