@@ -25,6 +25,7 @@ ISOFLOP_INTERVALS = ("wild", "pairs")
 ISOFLOP_WINDOWS = ("auto", "all")  # or a width in ln N
 DUPLICATES = ("drop", "refuse")  # what is done with exact copies of a run
 METHODS = ("newton", "paper")  # of approach 3
+APPROACH3_LAWS = ("auto", "power", "saturating")  # of approach 3 in the recommendation
 RESAMPLINGS = ("bayesian", "pairs", "by_size", "by_budget", "stratified", "subsample")
 
 CHOICES = {  # setting of a fit -> what it may be
@@ -108,6 +109,7 @@ class FitCommand:
     seed: int = 0  # of the bootstrap
     huber_delta: float = 1e-3  # approach 3, on log-loss (section 3.3)
     objective: str = "huber"  # approach 3: huber (the paper's sum), lad, least_squares
+    approach3_law: str = "auto"  # in the recommendation: auto (both), power, or saturating
     method: str = "newton"  # approach 3: newton, or paper (L-BFGS from 4500 starts, minutes)
     resampling: str = (
         "bayesian"  # approach 3: bayesian, pairs, by_size, by_budget, stratified, subsample
@@ -152,6 +154,7 @@ class FitCommand:
                 "[2,200]."
             )
         choice("loss", self.loss, LOSSES)
+        choice("approach3_law", self.approach3_law, APPROACH3_LAWS)
         check_settings("envelope_", part=self.envelope_part, schedule=self.envelope_schedule)
         isoflop = ("profile", "window", "interval")
         check_settings("isoflop_", **{name: getattr(self, f"isoflop_{name}") for name in isoflop})
