@@ -21,8 +21,8 @@ from score_extrapolation import SPLITS, TABLES, observations, rows_of, sweeps_of
 from chinchilla.config.fitting import APPROACH3_LAWS
 from chinchilla.fit.fits import Fits
 from chinchilla.observations import Observations
-from chinchilla.recommend.candidates import law_readings, pairs_of_laws
-from chinchilla.recommend.choose import forecasts_of_laws, laws_of, minima_of
+from chinchilla.recommend.candidates import law_readings, laws_of, pairs_of_laws
+from chinchilla.recommend.choose import forecasts_of_laws, minima_of
 
 ROOT = Path(__file__).resolve().parents[1]
 HOW = {"huber_delta": 1e-3, "objective": "huber"}

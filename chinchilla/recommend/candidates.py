@@ -31,7 +31,7 @@ from chinchilla.recommend.forecast import (
     saturating,
 )
 from chinchilla.recommend.held_out import MIN_FITTED, Pair, cuts
-from chinchilla.recommend.richer import RicherLaw, log_loss, optimum, seven
+from chinchilla.recommend.richer import RicherLaw, log_loss, optimum, richer_law, seven
 
 OUTLIER = 6.0  # robust standard deviations of ln L, as approach 3 reports them
 MIN_MISS = 5e-3  # of the loss: a run nearer than this to the law is no outlier
@@ -139,6 +139,26 @@ def _reading(
         return LawReading(ratios, law, inside, np.zeros(len(obs), bool))
     keep = inside & ~far
     return LawReading(ratios, fitted(keep), keep, far)
+
+
+def laws_of(
+    obs: Observations, readings: list[LawReading], approach3_law: str = "auto"
+) -> list[LawReading | RicherLaw]:
+    """Approach 3's readings, and behind them the richer law where its own law misses the runs.
+
+    Args:
+        obs: (n,) final losses.
+        readings: the law on windows of tokens per parameter.
+        approach3_law: auto, power (never) or saturating (the richer law alone).
+    """
+    if approach3_law == "power" or not readings:
+        return [*readings]
+    inside = readings[0].keep | readings[0].outliers
+    alone = approach3_law == "saturating"
+    found = richer_law(obs, readings[0].law, inside, always=alone)
+    if found is None:
+        return [*readings]
+    return [found] if alone else [*readings, found]
 
 
 def pairs_of_laws(

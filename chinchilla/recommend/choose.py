@@ -24,6 +24,7 @@ from chinchilla.observations import Observations
 from chinchilla.recommend.candidates import (
     LawReading,
     law_readings,
+    laws_of,
     lines_of,
     losses_of,
     pairs_of_laws,
@@ -39,7 +40,7 @@ from chinchilla.recommend.held_out import (
     weights_of,
 )
 from chinchilla.recommend.model import Forecast, RecommendedModel
-from chinchilla.recommend.richer import FORMULA, RicherLaw, richer_law
+from chinchilla.recommend.richer import FORMULA, RicherLaw
 from chinchilla.units import count
 
 SWITCH = 0.8  # approach 3's held-out error over approach 2's, below which approach 3 is recommended
@@ -203,26 +204,6 @@ def of_minima(minima: Minima, pairs: Mapping[str, list[Pair]]) -> dict[str, Fore
     if losses := losses_of(minima):
         found["L"] = _forecast("L", "saturating", losses, pairs["L"])
     return found
-
-
-def laws_of(
-    obs: Observations, readings: list[LawReading], approach3_law: str = "auto"
-) -> list[LawReading | RicherLaw]:
-    """Approach 3's readings, and behind them the richer law where its own law misses the runs.
-
-    Args:
-        obs: (n,) final losses.
-        readings: the law on windows of tokens per parameter.
-        approach3_law: see `choose`.
-    """
-    if approach3_law == "power" or not readings:
-        return [*readings]
-    inside = readings[0].keep | readings[0].outliers
-    alone = approach3_law == "saturating"
-    found = richer_law(obs, readings[0].law, inside, always=alone)
-    if found is None:
-        return [*readings]
-    return [found] if alone else [*readings, found]
 
 
 def _condition(fits: Fits) -> float:

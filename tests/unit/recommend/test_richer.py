@@ -13,8 +13,8 @@ from chinchilla.fit import Fits, fit_all
 from chinchilla.fit.loss_fit import fit_loss_law
 from chinchilla.fit.loss_law import log_N_opt
 from chinchilla.observations import Observations
-from chinchilla.recommend.candidates import law_readings, pairs_of_laws
-from chinchilla.recommend.choose import choose, forecasts_of_laws, laws_of, minima_of
+from chinchilla.recommend.candidates import law_readings, laws_of, pairs_of_laws
+from chinchilla.recommend.choose import choose, forecasts_of_laws, minima_of
 from chinchilla.recommend.held_out import error_scale
 from chinchilla.recommend.model import Forecast, RecommendedModel
 from chinchilla.recommend.richer import log_loss, optimum, richer_law
