@@ -49,6 +49,8 @@ from chinchilla.fit.profile import fit_budget  # noqa: E402
 from chinchilla.observations import Observations  # noqa: E402
 from chinchilla.recommend import fit_table, recommendation  # noqa: E402
 from chinchilla.recommend.choose import minima_of  # noqa: E402
+from chinchilla.recommend.minima import fit_minima  # noqa: E402
+from chinchilla.tables_in import read_frame  # noqa: E402
 
 TABLES = {"porian_refinedweb_isoflop.csv": "config", "openathena_isoflop.csv": "experiment"}
 SPLITS = {"without the largest budget": 1.0, "without budgets above an eighth": 8.0}
@@ -175,31 +177,28 @@ def gopher(folder: Path) -> dict[str, Any]:
 
 
 def from_minima(folder: Path) -> list[dict[str, Any]]:
-    """Later losses from six minima alone."""
-    from chinchilla.recommend.candidates import pairs_of_minima
-    from chinchilla.recommend.choose import _of_minima
-    from chinchilla.recommend.forecast import Minima
-
+    """Later losses from six minima alone, as `chinchilla fit minima=` forecasts them."""
     rows = rows_of(folder / "marin_moe_minima.csv")
     of = {
         use: np.array([(float(r["C"]), float(r["L"])) for r in rows if r["use"] == use])
         for use in ("fit", "held_out")
     }
-    C, L = of["fit"].T
-    minima = Minima(C, np.full(len(C), np.nan), L)
-    forecast = _of_minima(minima, pairs_of_minima(minima))["L"]
+    fits = fit_minima(read_frame(dict(zip("CL", of["fit"].T, strict=True))))
     found = []
     for at, loss in of["held_out"]:
-        e = forecast.at(float(at), float(np.log(at / C.max())))
+        e = recommendation(fits, float(at))
+        assert e.L is not None
+        assert e.L_interval80 is not None
+        low, high = e.L_interval80
         found.append(
             {
                 "C": float(at),
-                "predicted": e.value,
-                "interval80": e.interval,
+                "predicted": e.L,
+                "interval80": e.L_interval80,
                 "measured": float(loss),
-                "error": e.value / loss - 1,
-                "width": e.high / e.low - 1,
-                "inside": bool(e.low <= loss <= e.high),
+                "error": e.L / loss - 1,
+                "width": high / low - 1,
+                "inside": bool(low <= loss <= high),
             }
         )
     return found

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from chinchilla import config, tables_in
+from chinchilla.commands import minima
 from chinchilla.commands.shared import print_json
 from chinchilla.decide.answer import (
     FITTED,
@@ -36,6 +37,8 @@ def predict(command: config.PredictCommand) -> int:
     from chinchilla.show_answer import show_answer
 
     fits = Fits.load(Path(command.frontier)) if command.frontier else None
+    if fits is not None and fits.of_minima:
+        return minima.predict(command, fits)
     if not command.law:
         caveats.refuse_if_nothing_fitted(fits, command.frontier)
     budgets = list(command.budget_flops)
@@ -197,6 +200,7 @@ def design(command: config.DesignCommand) -> int:
     from chinchilla.show_answer import show_design
 
     fits = Fits.load(Path(command.frontier))
+    fits.need_runs(command.frontier)
     parametric = fits.fitted.get("parametric")
     if parametric is None:
         why = fits.refused["parametric"].reason if "parametric" in fits.refused else "not asked for"

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from chinchilla import config
+from chinchilla.commands import minima
 from chinchilla.commands.shared import sweep_results
 from chinchilla.commands.waiting import late_lines
 from chinchilla.decide.preregister import marks_of
@@ -20,6 +21,8 @@ from chinchilla.records import Curve, RunResult
 
 def fit(command: config.FitCommand) -> int:
     """Fit the approaches, write each frontier, print Table 2 beside ours."""
+    if command.minima:
+        return minima.fit(command)
     from chinchilla.recommend import fit_table
     from chinchilla.report.tables import table2_text
     from chinchilla.show_answer import show_recommended

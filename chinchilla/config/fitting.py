@@ -1,6 +1,6 @@
 """What the commands after a trained sweep can be told."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from chinchilla.config.checks import (
@@ -24,6 +24,7 @@ IsoflopInterval = Literal["wild", "pairs"]
 IsoflopWindow = Literal["auto", "all"] | float  # a number: the width in ln N
 Duplicates = Literal["drop", "refuse"]  # what is done with exact copies of a run
 Method = Literal["newton", "paper"]  # of approach 3
+Approach3Law = Literal["auto", "power", "saturating"]  # of approach 3 in the recommendation
 Resampling = Literal["bayesian", "pairs", "by_size", "by_budget", "stratified", "subsample"]
 
 APPROACHES: tuple[str, ...] = get_args(Approach)
@@ -37,6 +38,7 @@ ISOFLOP_INTERVALS: tuple[str, ...] = get_args(IsoflopInterval)
 ISOFLOP_WINDOWS = ("auto", "all")  # or a width in ln N
 DUPLICATES: tuple[str, ...] = get_args(Duplicates)
 METHODS: tuple[str, ...] = get_args(Method)
+APPROACH3_LAWS: tuple[str, ...] = get_args(Approach3Law)
 RESAMPLINGS: tuple[str, ...] = get_args(Resampling)
 
 CHOICES = {  # setting of a fit -> what it may be
@@ -48,6 +50,9 @@ CHOICES = {  # setting of a fit -> what it may be
     "method": METHODS,
     "resampling": RESAMPLINGS,
 }
+OF_MINIMA = (  # what minima= goes with
+    "minima", "out_dir", "columns", "duplicates", "loss", "flop_convention", "n_convention", "format",
+)  # fmt: skip
 ABOVE_ZERO = ("huber_delta", "smooth_steps", "envelope_points")
 
 
@@ -109,6 +114,7 @@ class FitCommand:
     sweep_dir: str = ""  # folder of a sweep; give this or observations
     observations: str = ""  # CSV with run_id, budget_flops, C, N, D, L; give this or sweep_dir
     curves: str = ""  # CSV of points along runs (rows share a run_id), for approach 1
+    minima: str = ""  # CSV of losses at IsoFLOP minima alone: C, L, optional N; no runs beside it
     out_dir: str = ""  # where fits go; empty = <sweep_dir>/fits
     approaches: list[str] = field(default_factory=lambda: list(APPROACHES))  # the paper's 1, 2, 3
     loss: str = "train"  # which loss of a sweep: train (smoothed final) or heldout
@@ -116,6 +122,7 @@ class FitCommand:
     seed: int = 0  # of the bootstrap
     huber_delta: float = 1e-3  # approach 3, on log-loss (section 3.3)
     objective: str = "huber"  # approach 3: huber (the paper's sum), lad, least_squares
+    approach3_law: str = "auto"  # in the recommendation: auto (both), power, or saturating
     method: str = "newton"  # approach 3: newton, or paper (L-BFGS from 4500 starts, minutes)
     resampling: str = (
         "bayesian"  # approach 3: bayesian, pairs, by_size, by_budget, stratified, subsample
@@ -144,10 +151,12 @@ class FitCommand:
             raise InputError(f"approaches=[] names none. Choose from {', '.join(APPROACHES)}.")
         choice("flop_convention", self.flop_convention, ("unknown", *FLOP_CONVENTIONS))
         choice("n_convention", self.n_convention, N_CONVENTIONS)
-        if bool(self.sweep_dir) == bool(self.observations or self.curves):
+        if self.minima:
+            self._check_minima()
+        elif bool(self.sweep_dir) == bool(self.observations or self.curves):
             raise InputError(
                 "give one of sweep_dir=FOLDER (a sweep) or observations=FILE.csv (a table of runs; "
-                "curves=FILE.csv beside it or alone)."
+                "curves=FILE.csv beside it or alone), or minima=FILE.csv (losses at minima alone)."
             )
         if not self.sweep_dir and not self.out_dir:
             raise InputError("out_dir is missing: fits of a CSV need a folder, out_dir=FOLDER.")
@@ -158,6 +167,7 @@ class FitCommand:
                 "[2,200]."
             )
         choice("loss", self.loss, LOSSES)
+        choice("approach3_law", self.approach3_law, APPROACH3_LAWS)
         check_settings("envelope_", part=self.envelope_part, schedule=self.envelope_schedule)
         isoflop = ("profile", "window", "interval")
         check_settings("isoflop_", **{name: getattr(self, f"isoflop_{name}") for name in isoflop})
@@ -167,6 +177,19 @@ class FitCommand:
             choice("approaches", approach, APPROACHES)
         if len(set(self.approaches)) < len(self.approaches):
             raise InputError(f"approaches=[{','.join(self.approaches)}] names one twice.")
+
+    def _check_minima(self) -> None:
+        """Refuse what says nothing beside minima: other tables, settings of approaches."""
+        other = []
+        for f in fields(self):
+            default = f.default_factory() if callable(f.default_factory) else f.default
+            if f.name not in OF_MINIMA and getattr(self, f.name) != default:
+                other.append(f.name)
+        if other:
+            raise InputError(
+                f"minima={self.minima} holds losses at minima and no runs, so no approach is fitted and "
+                f"{', '.join(other)} cannot be used beside it. Leave out one or the other."
+            )
 
 
 @dataclass(kw_only=True)

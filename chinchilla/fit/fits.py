@@ -17,7 +17,7 @@ import numpy as np
 
 from chinchilla.config.checks import choice
 from chinchilla.config.fitting import APPROACHES
-from chinchilla.errors import InputError
+from chinchilla.errors import InputError, Refusal
 from chinchilla.files import read_json, sha256_file, write_json
 from chinchilla.fit.frontier import Frontier, RunsOf, called, observations_at
 from chinchilla.fit.loss_law import FlopsPerToken, is_six_nd
@@ -38,6 +38,7 @@ OFF_LINE = {"isoflop": 1e-6, "parametric": 0.1}
 # average by half a step or more. But it crosses it; the room is for steps that thinning took away.
 OFF_STAIRCASE = 0.2
 RUNS = "observations.csv"  # beside it
+MINIMA = "minima"  # the recommended approach where losses at minima alone were given
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class Fits:
 
     `data` says what the runs cover: n_runs, [smallest, largest] of C, N, D and tokens_per_param,
     max_epochs (None where not recorded), notes of what was derived or left out, and observations_sha256 once the runs were saved.
-    `cost` is their FLOPs per token as a function of N; None where C = 6*N*D.
+    `cost` is their FLOPs per token as a function of N; None where C = 6*N*D. Of losses at minima alone
+    (`of_minima`) no approach is fitted, n_runs counts the minima, and only C of the ranges is known.
     """
 
     fitted: dict[str, Frontier]
@@ -85,6 +87,27 @@ class Fits:
         cost = None if is_six_nd(obs) else FlopsPerToken.from_observations(obs)
         return cls(dict(fitted), dict(refused), data, cost, dict(command or {}), runs=runs)
 
+    @property
+    def of_minima(self) -> bool:
+        """Whether they were made from losses at minima alone (`chinchilla fit minima=`)."""
+        return self.recommended is not None and self.recommended.get("approach") == MINIMA
+
+    def need_runs(self, where: Path | str) -> None:
+        """Refuse fits that have no runs.
+
+        Args:
+            where: the folder or file, for the message.
+
+        Raises:
+            Refusal: they were made from losses at minima alone.
+        """
+        if self.of_minima:
+            raise Refusal(
+                f"{where} was made from losses at minima alone (minima=), without runs, and runs are "
+                "needed here. Only `chinchilla predict` answers from it; for the rest fit the runs, "
+                "observations=FILE.csv."
+            )
+
     def with_runs(self, path: Path) -> "Fits":
         """These fits, tied to the table that their runs were saved as."""
         return dataclasses.replace(
@@ -99,7 +122,9 @@ class Fits:
 
         Raises:
             InputError: missing, or another table than the fits were made from.
+            Refusal: they were made from losses at minima alone.
         """
+        self.need_runs(frontier)
         folder = frontier if frontier.is_dir() else frontier.parent
         return _runs_in(folder, str(self.data.get("observations_sha256", "")))
 
@@ -271,7 +296,13 @@ class Fits:
             fitted[name] = built(Frontier, record, at)
             if wrong := impossible(fitted[name], name):
                 raise InputError(f"{at}: {wrong}. Run `chinchilla fit` again.")
-        if not records:
+        recommended = built(dict[str, Any] | None, value["recommended"], f"{where}: recommended")
+        of_minima = recommended is not None and recommended.get("approach") == MINIMA
+        if of_minima and records:
+            raise InputError(
+                f"{where}: fits of losses at minima alone hold no approaches. Run `chinchilla fit` again."
+            )
+        if not records and not of_minima:
             raise InputError(f"{where}: approaches is empty. Run `chinchilla fit` again.")
         cost = value["flops_per_token"]
         if cost is not None:
@@ -279,6 +310,10 @@ class Fits:
             cost = FlopsPerToken.from_dict(cost, where)
         data = built(dict[str, Any], value["data"], f"{where}: data")
         for name in ("C", "N", "D", "tokens_per_param"):
+            if of_minima and name != "C":
+                if data.get(name) is not None:
+                    raise InputError(f"{where}: data.{name} must be null in fits of minima alone.")
+                continue
             ends = built(list[float], data.get(name), f"{where}: data.{name}")
             if len(ends) != 2 or not 0 < ends[0] <= ends[1]:
                 raise InputError(

@@ -188,7 +188,9 @@ class Interval:
 
 
 def called(approach: str) -> str:
-    """An approach with its number in the paper: "approach 2 (isoflop)"."""
+    """An approach with its number in the paper: "approach 2 (isoflop)"; or losses at minima alone."""
+    if approach == "minima":
+        return "losses at minima"
     number = f" {APPROACHES.index(approach) + 1}" if approach in APPROACHES else ""
     return f"approach{number} ({approach})"
 

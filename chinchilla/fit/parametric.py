@@ -14,6 +14,7 @@ from chinchilla.fit import bootstrap
 from chinchilla.fit.doubts import MISFIT, check_falling, check_signal, repeats, robust_sd
 from chinchilla.fit.frontier import Frontier, LossLaw, conventions
 from chinchilla.fit.intervals import compare
+from chinchilla.fit.law_windows import about_misfit
 from chinchilla.fit.loss_fit import OBJECTIVES, Laws, fit_loss_law, refit_loss_law
 from chinchilla.fit.loss_law import LawFrontier, six_nd_frontier
 from chinchilla.fit.paper_search import fit_by_search
@@ -180,10 +181,7 @@ def _outliers(
     found: dict[str, Any] = {"run_ids": [str(x) for x in obs.run_id[far]], "a_without": None}
     said = []
     if robust > MISFIT:
-        said.append(
-            f"the law misses these runs by {robust:.1%} (robust sd of ln L), where runs of one data set "
-            "and recipe miss by 1% or less: are they of one data set, tokenizer, recipe and loss?"
-        )
+        said.append(about_misfit(obs, robust, lambda law: frame.lines(law)[0][1], how))
     if not far.any():
         return found, said
     without = refit_loss_law(obs.N, obs.D, obs.L, (~far).astype(float)[None], law, **how)

@@ -8,6 +8,7 @@
 
     forecast    lines and saturating power laws through the minima of IsoFLOP profiles
     held_out    errors on the sweep's own larger budgets; weights and error scale from them
+    richer      a law with two parameters more than approach 3's, where that misses the runs
     candidates  what each approach offers, fitted to any part of the budgets
     choose      the decision, as a record for frontier.json
     answer      the record evaluated at a budget

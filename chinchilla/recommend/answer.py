@@ -9,8 +9,8 @@ from chinchilla.errors import Refusal
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import LossLaw, called
 from chinchilla.fit.loss_law import flops_at, log_N_opt
-from chinchilla.recommend.candidates import optimum
 from chinchilla.recommend.model import Estimate, Forecast, RecommendedModel
+from chinchilla.recommend.richer import optimum
 from chinchilla.units import count, number
 
 TARGET = 10.0  # times the largest C: the budget asked about where none is named

@@ -2,10 +2,11 @@
 
 Approach 2: lines and saturating power laws through the minima of the profiles (`forecast`). Approach 3:
 the loss law on windows of tokens per parameter, without outliers, because the law rarely holds over the
-whole range of a real sweep; each window is fitted again without the larger budgets. NumPy only.
+whole range of a real sweep; each window is fitted again without the larger budgets. Where the law misses the
+runs, `richer` is one more reading. NumPy and SciPy only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 from chinchilla.errors import FitError
 from chinchilla.fit.doubts import robust_sd
 from chinchilla.fit.frontier import LossLaw
+from chinchilla.fit.law_windows import in_words, windows_of
 from chinchilla.fit.loss_fit import fit_loss_law, refit_loss_law
-from chinchilla.fit.loss_law import FlopsPerToken, flops_at, log_N_opt
+from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.observations import Observations
 from chinchilla.recommend.forecast import (
     MIN_LINE,
@@ -29,10 +31,8 @@ from chinchilla.recommend.forecast import (
     saturating,
 )
 from chinchilla.recommend.held_out import MIN_FITTED, Pair, cuts
+from chinchilla.recommend.richer import RicherLaw, log_loss, optimum, richer_law, seven
 
-RATIOS = ((0.0, np.inf), (1.0, 1000.0), (2.0, 200.0))  # windows of tokens per parameter
-MIN_RUNS = 12  # in a window
-MIN_SHARE = 0.3  # of the runs, in a window
 OUTLIER = 6.0  # robust standard deviations of ln L, as approach 3 reports them
 MIN_MISS = 5e-3  # of the loss: a run nearer than this to the law is no outlier
 MAX_OUTLIERS = 0.1  # share of the runs: more are a second population, not failures
@@ -91,31 +91,32 @@ class LawReading:
     @property
     def name(self) -> str:
         """The window in words."""
-        low, high = self.ratios
-        return "all tokens per parameter" if low == 0 else f"D/N from {low:g} to {high:g}"
+        return in_words(self.ratios)
 
     @property
     def theta(self) -> list[float]:
-        """E, A, B, alpha, beta."""
-        return [getattr(self.law, name) for name in ("E", "A", "B", "alpha", "beta")]
+        """E, A, B, alpha, beta, and q = 1 and D0 = 0 of `richer`."""
+        return [*(getattr(self.law, name) for name in ("E", "A", "B", "alpha", "beta")), 1.0, 0.0]
+
+    def refits(self, obs: Observations, below: list[np.ndarray], how: dict[str, Any]) -> np.ndarray:
+        """(n_cuts, 7) laws of the runs below each cut; NaN where none converged."""
+        if not below:
+            return np.empty((0, 7))
+        weights = np.array([self.keep & cut for cut in below], float)
+        return seven(refit_loss_law(obs.N, obs.D, obs.L, weights, self.law, **how).theta)
 
 
 def law_readings(obs: Observations, how: dict[str, Any]) -> list[LawReading]:
-    """Approach 3 on each window of RATIOS that it can be fitted to; windows with the same runs once.
+    """Approach 3 on each window of tokens per parameter that it can be fitted to; windows with the same runs once.
 
     Args:
         obs: (n,) final losses.
         how: huber_delta and objective.
     """
-    ratio = obs.D / obs.N
     found: list[LawReading] = []
-    for low, high in RATIOS:
-        inside = (low <= ratio) & (ratio <= high)
-        enough = inside.sum() >= max(MIN_RUNS, MIN_SHARE * len(obs)) or inside.all()
-        if not enough or any((inside == (r.keep | r.outliers)).all() for r in found):
-            continue
+    for ratios, inside in windows_of(obs):
         try:
-            found.append(_reading(obs, (low, high), inside, how))
+            found.append(_reading(obs, ratios, inside, how))
         except FitError:
             continue
     return found
@@ -140,19 +141,29 @@ def _reading(
     return LawReading(ratios, fitted(keep), keep, far)
 
 
-def optimum(
-    theta: np.ndarray, cost: FlopsPerToken | None, C: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """ln N_opt and ln L, (k,) each, of (k, 5) laws E, A, B, alpha, beta at C FLOPs; NaN without one."""
-    log_N = log_N_opt(theta, cost, np.array([C]))[:, 0]
-    E, A, B, alpha, beta = np.asarray(theta, float).T
-    N = np.exp(log_N)
-    return log_N, np.log(E + A / N**alpha + B / (C / flops_at(N, cost)) ** beta)
+def laws_of(
+    obs: Observations, readings: list[LawReading], approach3_law: str = "auto"
+) -> list[LawReading | RicherLaw]:
+    """Approach 3's readings, and behind them the richer law where its own law misses the runs.
+
+    Args:
+        obs: (n,) final losses.
+        readings: the law on windows of tokens per parameter.
+        approach3_law: auto, power (never) or saturating (the richer law alone).
+    """
+    if approach3_law == "power" or not readings:
+        return [*readings]
+    inside = readings[0].keep | readings[0].outliers
+    alone = approach3_law == "saturating"
+    found = richer_law(obs, readings[0].law, inside, always=alone)
+    if found is None:
+        return [*readings]
+    return [found] if alone else [*readings, found]
 
 
 def pairs_of_laws(
     obs: Observations,
-    readings: list[LawReading],
+    readings: Sequence[LawReading | RicherLaw],
     minima: Minima,
     cost: FlopsPerToken | None,
     how: dict[str, Any],
@@ -181,9 +192,9 @@ def pairs_of_laws(
 
 
 def _pairs_between_cuts(
-    obs: Observations, readings: list[LawReading], how: dict[str, Any]
+    obs: Observations, readings: Sequence[LawReading | RicherLaw], how: dict[str, Any]
 ) -> list[Pair]:
-    log_C = np.log(obs.C)
+    log_C, log_N, log_D = np.log(obs.C), np.log(obs.N), np.log(obs.D)
     edges = np.unique(np.quantile(log_C, (*CUTS, 1.0)))
     laws = _refits(obs, readings, [log_C <= edge for edge in edges[:-1]], how)
     found = []
@@ -195,23 +206,19 @@ def _pairs_between_cuts(
             errors = {}
             for reading, theta in zip(readings, laws[i], strict=True):
                 rows = above & reading.keep
-                E, A, B, alpha, beta = theta
-                L = E + A / obs.N[rows] ** alpha + B / obs.D[rows] ** beta
                 if rows.any():
-                    errors[reading.name] = float(np.sqrt(np.mean(np.log(obs.L[rows] / L) ** 2)))
+                    r = np.log(obs.L[rows]) - log_loss(theta, log_N[rows], log_D[rows])
+                    errors[reading.name] = float(np.sqrt(np.mean(r**2)))
             middle = float(log_C[above].mean())
             found.append(Pair(middle, middle - float(cut), errors))
     return found
 
 
 def _refits(
-    obs: Observations, readings: list[LawReading], below: list[np.ndarray], how: dict[str, Any]
+    obs: Observations,
+    readings: Sequence[LawReading | RicherLaw],
+    below: list[np.ndarray],
+    how: dict[str, Any],
 ) -> np.ndarray:
-    """(n_cuts, n_readings, 5) laws of each reading's runs below each cut; NaN where none converged."""
-    found = np.full((len(below), len(readings), 5), np.nan)
-    for k, reading in enumerate(readings):
-        weights = np.array([reading.keep & cut for cut in below], float).reshape(-1, len(obs))
-        if len(weights):
-            laws = refit_loss_law(obs.N, obs.D, obs.L, weights, reading.law, **how)
-            found[:, k] = laws.theta
-    return found
+    """(n_cuts, n_readings, 7) laws of each reading's runs below each cut; NaN where none converged."""
+    return np.stack([reading.refits(obs, below, how) for reading in readings], axis=1)

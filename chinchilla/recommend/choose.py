@@ -15,6 +15,7 @@ import numpy as np
 
 from chinchilla.config import FitCommand
 from chinchilla.fit import fit_all
+from chinchilla.fit.doubts import robust_sd
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import called
 from chinchilla.fit.isoflop import parabolas_of
@@ -23,6 +24,7 @@ from chinchilla.observations import Observations
 from chinchilla.recommend.candidates import (
     LawReading,
     law_readings,
+    laws_of,
     lines_of,
     losses_of,
     pairs_of_laws,
@@ -38,6 +40,8 @@ from chinchilla.recommend.held_out import (
     weights_of,
 )
 from chinchilla.recommend.model import Forecast, RecommendedModel
+from chinchilla.recommend.richer import FORMULA, RicherLaw
+from chinchilla.units import count
 
 SWITCH = 0.8  # approach 3's held-out error over approach 2's, below which approach 3 is recommended
 MIN_PAIRS = 10  # held-out forecasts that a choice against approach 2 needs
@@ -46,6 +50,7 @@ OWN_LOSS = 4  # minima from which the loss is E + K*C^-g; with fewer, the law's 
 # Condition number of approach 3 -> standard deviation of a where the law is off by half a percent:
 # the median errors that scripts/condition_number.py measured, over .6745.
 ERROR_OF_A = {100.0: 0.02, 175.0: 0.05, 250.0: 0.07, 400.0: 0.09, 750.0: 0.16, 2000.0: 0.27}
+MIN_SAID = 0.05  # weight of the richer law from which its effect is stated
 REACH = 0.35  # ln N beyond the sizes tried, within which the minimum of a parabola is measured
 
 
@@ -66,37 +71,43 @@ def fit_table(
     fits = fit_all(finals, curves, command, stage)
     stage("fit: held-out errors of the recommendation")
     how = {"huber_delta": command.huber_delta, "objective": command.objective}
-    model = choose(finals.finals(), fits, how)
+    model = choose(finals.finals(), fits, how, command.approach3_law)
     return fits if model is None else dataclasses.replace(fits, recommended=model.to_dict())
 
 
-def choose(obs: Observations, fits: Fits, how: Mapping[str, Any]) -> RecommendedModel | None:
+def choose(
+    obs: Observations, fits: Fits, how: Mapping[str, Any], approach3_law: str = "auto"
+) -> RecommendedModel | None:
     """The recommended model of these fits; None where every approach was refused.
 
     Args:
         obs: (n,) the final losses that were fitted.
         fits: what the approaches found.
         how: huber_delta and objective of approach 3.
+        approach3_law: auto (a richer law beside the paper's where that misses the runs), power (never),
+            or saturating (the richer law alone).
     """
     minima = minima_of(obs, fits)
     pairs: dict[str, dict[str, list[Pair]]] = {}
     readings: list[LawReading] = []
+    laws: list[LawReading | RicherLaw] = []
     if len(minima):
         pairs["isoflop"] = pairs_of_minima(minima)
     if "parametric" in fits.fitted:
         readings = law_readings(obs, dict(how))
-        if readings:
-            pairs["parametric"] = pairs_of_laws(obs, readings, minima, fits.cost, dict(how))
+        laws = laws_of(obs, readings, approach3_law)
+        if laws:
+            pairs["parametric"] = pairs_of_laws(obs, laws, minima, fits.cost, dict(how))
     parts: dict[str, dict[str, Forecast]] = {}
     asked = "isoflop" in fits.fitted or "isoflop" in fits.refused
     if len(minima) >= 2 and asked:
-        parts["isoflop"] = _of_minima(minima, pairs["isoflop"])
-    if readings:
-        parts["parametric"] = _of_laws(readings, pairs["parametric"], _condition(fits))
+        parts["isoflop"] = of_minima(minima, pairs["isoflop"])
+    if laws:
+        parts["parametric"] = forecasts_of_laws(laws, pairs["parametric"], _condition(fits))
     if "envelope" in fits.fitted:
         parts["envelope"] = _of_envelope(fits)
     held_out: dict[str, dict[str, Any]] = {
-        name: _scored(parts[name], pairs[name])
+        name: scored(parts[name], pairs[name])
         for name in ("isoflop", "parametric")
         if name in parts
     }
@@ -123,7 +134,11 @@ def choose(obs: Observations, fits: Fits, how: Mapping[str, Any]) -> Recommended
         C_range=C_range,
         N=chosen["N"],
         L=chosen.get("L"),
-        reasons=[why, *_evidence(lead, fits, readings, outliers, len(obs))],
+        reasons=[
+            why,
+            *_evidence(lead, fits, readings, outliers, len(obs)),
+            *_about_richer(obs, fits, laws, readings, parts, pairs),
+        ],
         outliers=outliers,
         held_out=held_out,
         shape=None if law is None else [law.law.alpha, law.law.beta],
@@ -178,10 +193,10 @@ def _rate(kind: str, members: Mapping[str, Member]) -> float:
     rows = [m.parameters for m in members.values()]
     if kind == "saturating":
         return float(np.mean([row[2] for row in rows]))
-    return float(np.mean([row[3] * row[4] / (row[3] + row[4]) for row in rows]))
+    return float(np.mean([row[5] * row[3] * row[4] / (row[3] + row[4]) for row in rows]))
 
 
-def _of_minima(minima: Minima, pairs: Mapping[str, list[Pair]]) -> dict[str, Forecast]:
+def of_minima(minima: Minima, pairs: Mapping[str, list[Pair]]) -> dict[str, Forecast]:
     """Approach 2: N_opt along lines, the loss along E + K*C^-g."""
     found = {}
     if lines := lines_of(minima):
@@ -197,15 +212,15 @@ def _condition(fits: Fits) -> float:
     return float(certificate.get("condition_number", 1.0))
 
 
-def _of_laws(
-    readings: list[LawReading], pairs: Mapping[str, list[Pair]], condition: float
+def forecasts_of_laws(
+    laws: Sequence[LawReading | RicherLaw], pairs: Mapping[str, list[Pair]], condition: float = 1.0
 ) -> dict[str, Forecast]:
-    """Approach 3: the law of each window, weighted by its held-out errors.
+    """Approach 3: the law of each window and the richer law, weighted by their held-out errors.
 
     Of runs that hardly tell N from D apart, a misfit of half a percent moves a further than any
     resampling shows: the error scale of N_opt is then at least what ERROR_OF_A measured.
     """
-    members = {r.name: Member(r.theta, []) for r in readings}
+    members = {r.name: Member(r.theta, []) for r in laws}
     found = {q: _forecast(q, "law", members, pairs[q]) for q in ("N", "L")}
     least = float(np.interp(np.log(condition), np.log(list(ERROR_OF_A)), list(ERROR_OF_A.values())))
     error = found["N"].error
@@ -226,7 +241,7 @@ def _of_envelope(fits: Fits) -> dict[str, Forecast]:
     return found
 
 
-def _scored(parts: Mapping[str, Forecast], pairs: Mapping[str, list[Pair]]) -> dict[str, Any]:
+def scored(parts: Mapping[str, Forecast], pairs: Mapping[str, list[Pair]]) -> dict[str, Any]:
     """Held-out errors of an approach's weighted forecasts."""
     found: dict[str, Any] = {"n": max(len(pairs["N"]), len(pairs["L"]))}
     for quantity in ("N", "L"):
@@ -342,3 +357,37 @@ def _evidence(
             text += f" Approach 3 gives a = {without:.3f} without them, {parametric.N_opt.exponent:.3f} with all runs."
         said.append(text + " Check whether they diverged.")
     return said
+
+
+def _about_richer(
+    obs: Observations,
+    fits: Fits,
+    laws: Sequence[LawReading | RicherLaw],
+    readings: list[LawReading],
+    parts: Mapping[str, Mapping[str, Forecast]],
+    pairs: Mapping[str, Mapping[str, list[Pair]]],
+) -> list[str]:
+    """What the richer law changes in approach 3's forecast; nothing where none was fitted."""
+    if not laws or not isinstance(laws[-1], RicherLaw):
+        return []
+    richer = laws[-1]
+    r = np.log(obs.L / readings[0].law(obs.N, obs.D))[readings[0].keep]
+    text = (
+        f"Approach 3's law misses its runs by {robust_sd(r):.1%} of the loss, {richer.name} "
+        f"{FORMULA} by {richer.miss:.1%}"
+    )
+    if len(laws) == 1:
+        return [f"{text}; it alone stands for approach 3 (approach3_law=saturating)."]
+    now, before = parts["parametric"], forecasts_of_laws(readings, pairs["parametric"])
+    weight = {q: float(weights_of(f.scores, q)[-1]) for q, f in now.items()}
+    if max(weight.values()) < MIN_SAID:
+        return [f"{text}, but its errors on the larger budgets leave it no weight."]
+    C = float(f"{10 * obs.C.max():.2g}")
+    N, old_N, L, old_L = (
+        float(np.exp(f[q].log_at(C, fits.cost))) for q in ("N", "L") for f in (now, before)
+    )
+    return [
+        f"{text}. By its errors on the larger budgets it has {weight['N']:.0%} of approach 3's weight in "
+        f"N_opt and {weight['L']:.0%} in the loss, and moves its forecast at {C:.3g} FLOPs from N "
+        f"{count(old_N)} to {count(N)} and from loss {old_L:.4g} to {L:.4g}."
+    ]

@@ -16,11 +16,11 @@ from scipy.stats import t as student
 from chinchilla.errors import InputError
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.from_json import built
-from chinchilla.recommend.candidates import optimum
 from chinchilla.recommend.forecast import line_at, loss_at
 from chinchilla.recommend.held_out import ErrorScale, weights_of
+from chinchilla.recommend.richer import optimum
 
-KINDS = {"line": 2, "saturating": 3, "law": 5}  # kind of a member -> its number of parameters
+KINDS = {"line": 2, "saturating": 3, "law": 7}  # kind of a member -> its number of parameters
 LEVEL = 0.8  # of intervals
 
 
@@ -43,8 +43,8 @@ class Forecast:
     """N_opt or the loss at the optimum as a function of C.
 
     Members are rows of parameters: ln k and a of a line (N = k*C^a), E, ln K and g of a saturating power
-    law (L = E + K*C^-g), or E, A, B, alpha and beta of a loss law, solved at C; `covariances` are theirs,
-    none for laws, whose standard error comes from resampled runs.
+    law (L = E + K*C^-g), or E, A, B, alpha, beta, q and D0 of a loss law (`richer`; approach 3's own has
+    q = 1 and D0 = 0), solved at C; `covariances` are theirs, none for laws, whose standard error comes from resampled runs.
     """
 
     quantity: str  # N (parameters) or L (nats per token)
@@ -77,7 +77,11 @@ class Forecast:
     def _parts(self, C: float, cost: FlopsPerToken | None) -> tuple[float, float, float]:
         """The forecast's logarithm, the spread of its members, and their mean standard error."""
         logs, error = self._members_at(C, cost)
-        w = weights_of(self.scores, self.quantity, error)
+        known = np.isfinite(logs)  # a law may have no optimum there
+        if not known.any():
+            return float("nan"), 0.0, 0.0
+        logs, error = logs[known], error[known]
+        w = weights_of(np.array(self.scores)[known].tolist(), self.quantity, error)
         middle = float(w @ logs)
         return middle, float(np.sqrt(w @ (logs - middle) ** 2)), float(w @ error)
 

@@ -1,0 +1,99 @@
+"""Score approach 3's forecast with and without the richer law, on budgets it has not seen.
+
+    python scripts/score_richer_law.py DIR [--out FILE]
+
+DIR holds porian_refinedweb_isoflop.csv, openathena_isoflop.csv and hoffmann_fig4.csv. Every sweep is fitted
+without its largest budget and without all budgets above an eighth of it, under approach3_law=power, auto and
+saturating. Approach 3's weighted forecast at the largest budget is compared with the minimum of a parabola
+through that budget's runs. Errors are |ln predicted - ln measured|, of N_opt and of the loss. Writes
+docs/results/richer_law.json and prints it as a Markdown table.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench_arguments import Arguments, existing_folder, out_file
+from score_extrapolation import SPLITS, TABLES, observations, rows_of, sweeps_of
+
+from chinchilla.config.fitting import APPROACH3_LAWS
+from chinchilla.fit.fits import Fits
+from chinchilla.observations import Observations
+from chinchilla.recommend.candidates import law_readings, laws_of, pairs_of_laws
+from chinchilla.recommend.choose import forecasts_of_laws, minima_of
+
+ROOT = Path(__file__).resolve().parents[1]
+HOW = {"huber_delta": 1e-3, "objective": "huber"}
+SAME = {"N": 5e-3, "L": 5e-4}  # errors that differ by less are the same
+
+
+def errors(obs: Observations, split: float) -> dict[str, list[float]]:
+    """Errors of ln N_opt and ln L at the largest budget by approach3_law, of one sweep and split."""
+    largest = float(np.nanmax(obs.budget_flops))
+    limit = largest / split * 1.01 if split > 1 else largest * 0.999
+    kept = obs.where(obs.budget_flops <= limit)
+    truth, fits = minima_of(obs, Fits.of({}, {}, obs)), Fits.of({}, {}, kept)
+    measured = np.log([truth.N[-1], truth.L[-1]])
+    readings, minima = law_readings(kept, HOW), minima_of(kept, fits)
+    found = {}
+    for law in APPROACH3_LAWS:
+        laws = laws_of(kept, readings, law)
+        parts = forecasts_of_laws(laws, pairs_of_laws(kept, laws, minima, fits.cost, HOW))
+        logs = [parts[q].log_at(float(truth.C[-1]), fits.cost) for q in ("N", "L")]
+        found[law] = np.abs(logs - measured).tolist()
+    return found
+
+
+def summary(scores: list[dict[str, list[float]]]) -> dict[str, Any]:
+    """Mean and median errors by law, and how often each law is nearer and further than power."""
+    found: dict[str, Any] = {"n": len(scores)}
+    for law in APPROACH3_LAWS:
+        found[law] = {}
+        for i, q in enumerate("NL"):
+            own = np.array([s[law][i] for s in scores])
+            more = own - np.array([s["power"][i] for s in scores])
+            found[law][q] = {
+                "mean": float(own.mean()),
+                "median": float(np.median(own)),
+                "nearer": int((more < -SAME[q]).sum()),
+                "further": int((more > SAME[q]).sum()),
+            }
+    return found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = Arguments(__doc__)
+    parser.add_argument("folder", type=existing_folder, help="with the public tables")
+    parser.add_argument(
+        "--out", type=out_file, default=ROOT / "docs" / "results" / "richer_law.json"
+    )
+    told = parser.parse_args(arguments)
+    sweeps: dict[str, Observations] = {}
+    for name, column in TABLES.items():
+        sweeps |= sweeps_of(told.folder / name, column)
+    points = [r for r in rows_of(told.folder / "hoffmann_fig4.csv") if r["budget_flops"]]
+    sweeps["hoffmann_fig4"] = observations(points)
+    scores = {
+        split: {name: errors(obs, factor) for name, obs in sweeps.items()}
+        for split, factor in SPLITS.items()
+    }
+    record = {
+        "summary": {split: summary(list(found.values())) for split, found in scores.items()},
+        "sweeps": scores,
+    }
+    told.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print("| split | law | N_opt: mean, median, nearer, further | loss |\n|---|---|---|---|")
+    for split, of in record["summary"].items():
+        for law in APPROACH3_LAWS:
+            cells = [
+                f"{x['mean']:.{d}f}, {x['median']:.{d}f}, {x['nearer']}, {x['further']}"
+                for x, d in ((of[law]["N"], 3), (of[law]["L"], 4))
+            ]
+            print(f"| {split} | `{law}` | {' | '.join(cells)} |")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
