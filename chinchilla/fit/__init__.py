@@ -8,8 +8,9 @@ from chinchilla.callable_module import make_callable
 from chinchilla.config import FitCommand
 from chinchilla.errors import FitError
 from chinchilla.fit.envelope import fit_envelope
-from chinchilla.fit.fits import Fits, Refused, impossible
+from chinchilla.fit.fits import Fits, Refused
 from chinchilla.fit.frontier import Frontier, LossLaw, OptimalPoint, PowerLaw, called
+from chinchilla.fit.impossible import impossible
 from chinchilla.fit.isoflop import fit_isoflop
 from chinchilla.fit.parametric import fit_parametric
 from chinchilla.observations import Observations

@@ -64,8 +64,8 @@ def pairs_of_minima(minima: Minima) -> dict[str, list[Pair]]:
             h = float(x[j] - x[n - 1])
             N = _errors(lines, line_at, float(x[j]), float(np.log(minima.N[j])))
             L = _errors(losses, loss_at, float(x[j]), float(np.log(minima.L[j])))
-            found["N"] += [Pair(float(x[j]), h, N)] if N else []
-            found["L"].append(Pair(float(x[j]), h, L))
+            found["N"] += [Pair(float(x[j]), h, N, n)] if N else []
+            found["L"].append(Pair(float(x[j]), h, L, n))
     return found
 
 
@@ -186,8 +186,8 @@ def pairs_of_laws(
             names = [r.name for r in readings]
             N = dict(zip(names, log_N - np.log(minima.N[j]), strict=True))
             L = dict(zip(names, log_L - np.log(minima.L[j]), strict=True))
-            found["N"].append(Pair(float(x[j]), h, {k: float(e) for k, e in N.items()}))
-            found["L"].append(Pair(float(x[j]), h, {k: float(e) for k, e in L.items()}))
+            found["N"].append(Pair(float(x[j]), h, {k: float(e) for k, e in N.items()}, n))
+            found["L"].append(Pair(float(x[j]), h, {k: float(e) for k, e in L.items()}, n))
     return found
 
 

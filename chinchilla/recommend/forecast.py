@@ -95,12 +95,19 @@ def saturating(minima: Minima, r: float) -> Member:
 def _covariance(
     X: np.ndarray, residuals: np.ndarray, w: np.ndarray, least: float
 ) -> list[list[float]]:
-    """Covariance of weighted least squares; the scatter is at least `least` where no residual is left."""
+    """Covariance of weighted least squares.
+
+    The residuals' variance is unbiased for equal errors: the weighted sum of squares over the sum of the
+    weights less what the fit takes out of it. It is `least`^2 where no residual is left.
+    """
     m, p = X.shape
-    square = float(w @ residuals**2 / w.sum()) * m / (m - p) if m > p else least**2
     inverse = np.linalg.pinv(X.T @ (w[:, None] * X), hermitian=True)
-    V = square * inverse @ (X.T @ (w[:, None] ** 2 * X)) @ inverse
-    return np.asarray(V).tolist()
+    meat = X.T @ (w[:, None] ** 2 * X)
+    square = least**2
+    if m > p:
+        square = float(w @ residuals**2 / max(w.sum() - np.trace(inverse @ meat), 1e-12))
+    V: list[list[float]] = (square * inverse @ meat @ inverse).tolist()
+    return V
 
 
 def _best_of(

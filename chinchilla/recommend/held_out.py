@@ -3,7 +3,8 @@
 Every pair of a cut (at least MIN_FITTED budgets below) and a larger budget gives one error of ln N_opt
 and one of ln L, at a distance h in ln C beyond the cut. From these come
 
-* the score of a forecast, its mean absolute error, in which near and recent pairs count more;
+* the score of a forecast, its mean absolute error, in which near and recent pairs, and those with many
+  budgets below the cut, count more;
 * the weight of a forecast among its kind, 1 / (score^2 + FLOOR^2 + e^2)^2 with e its own standard
   error where it is applied (jackknife over budgets);
 * the error scale s of the weighted forecast: its error at a distance h has the standard deviation
@@ -37,6 +38,7 @@ class Pair:
     x: float  # ln C of the held-out budget
     h: float  # its distance beyond the largest budget fitted
     errors: Mapping[str, float]  # by forecast, of ln N_opt or of ln L
+    n: int = MIN_FITTED  # budgets fitted
 
 
 def cuts(m: int) -> list[tuple[int, list[int]]]:
@@ -56,7 +58,11 @@ def cuts(m: int) -> list[tuple[int, list[int]]]:
 
 
 def _weight(pair: Pair, last: float) -> float:
-    return float(np.exp(-(last - pair.x) / RECENT) / (NEAR + pair.h))
+    """Of a pair in the error scale: recent budgets count more, and so do cuts that left many to fit.
+
+    A forecast from three budgets says less of the forecast from all than one from nine.
+    """
+    return float((pair.n - MIN_FITTED + 1) * np.exp(-(last - pair.x) / RECENT))
 
 
 def scores(pairs: Sequence[Pair]) -> dict[str, float]:
@@ -64,7 +70,9 @@ def scores(pairs: Sequence[Pair]) -> dict[str, float]:
     last = max((p.x for p in pairs), default=0.0)
     found = {}
     for name in dict.fromkeys(name for p in pairs for name in p.errors):
-        rows = [(_weight(p, last), p.errors[name]) for p in pairs if name in p.errors]
+        rows = [
+            (_weight(p, last) / (NEAR + p.h), p.errors[name]) for p in pairs if name in p.errors
+        ]
         known = [(w, min(abs(e), LARGEST)) for w, e in rows if np.isfinite(e)]
         total = sum(w for w, _ in known)
         found[name] = float(sum(w * e for w, e in known) / total) if total else LARGEST
@@ -94,7 +102,7 @@ def combined(pairs: Sequence[Pair], weight: Mapping[str, float]) -> list[Pair]:
         if known:
             w = np.array([weight[n] for n in known])
             error = float(w @ [p.errors[n] for n in known] / w.sum())
-            found.append(Pair(p.x, p.h, {"": error}))
+            found.append(Pair(p.x, p.h, {"": error}, p.n))
     return found
 
 
@@ -129,7 +137,7 @@ def error_scale(pairs: Sequence[Pair], quantity: str, rate: float = 0.0) -> Erro
     if not pairs:
         return ErrorScale(prior, offset, PRIOR_N, rate)
     last = max(p.x for p in pairs)
-    w = np.array([np.exp(-(last - p.x) / RECENT) for p in pairs])
+    w = np.array([_weight(p, last) for p in pairs])
     z = np.array([p.errors[""] / _distance(p.h, offset, rate) for p in pairs])
     n = len({p.x for p in pairs})
     mean_square = float(w @ np.minimum(np.abs(z), LARGEST) ** 2 / w.sum())
