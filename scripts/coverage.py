@@ -54,7 +54,9 @@ def parametric(resampling: str) -> Fit:
 
 
 def isoflop(**settings: str) -> Fit:
-    return lambda obs, seed: fit_isoflop(obs, n_bootstrap=N_BOOTSTRAP, seed=seed, **settings).N_opt
+    return lambda obs, seed: (
+        fit_isoflop(obs, n_bootstrap=N_BOOTSTRAP // 2, seed=seed, **settings).N_opt
+    )
 
 
 def envelope(part: str) -> Fit:
