@@ -31,6 +31,7 @@ INTERVALS = {
 }
 N_REDRAWN = 200  # draws of signs, each with a refit of approach 3; more resamples repeat them, stretched anew
 STEP = 0.5  # of the weights of these refits, each way
+MAX_STRETCH = 20.0  # of one resample; only tails beyond a 95% interval reach it
 FAR = 10.0  # times the largest C, where N_opt is stated
 
 
@@ -82,7 +83,8 @@ def resampled_lines(
     samples = lines(at, cost)[np.arange(n) % k]
     if interval == "pairs":
         return samples
-    stretch = np.sqrt(freedom / rng.chisquare(freedom, size=(n, 1)))
+    stretch = np.sqrt(freedom / np.maximum(rng.chisquare(freedom, size=(n, 1)), 1e-300))
+    stretch = np.minimum(stretch, MAX_STRETCH)
     middle = lines(bottoms(used)[None], cost)
     return middle + (samples - middle) * stretch
 

@@ -91,3 +91,15 @@ def test_resamples_that_do_not_vary_are_no_interval_where_runs_scatter(
     fit = fit_isoflop(runs, n_bootstrap=50)
     assert (fit.N_opt.p10 is None) == (noise > 0)
     assert any("no interval: all 50 resamples give a=" in w for w in fit.warnings) == (noise > 0)
+
+
+def test_one_degree_of_freedom_gives_wide_intervals_and_no_absurd_resample(
+    isoflop_runs, monkeypatch
+):
+    """Student's t with one degree of freedom has no variance; N_opt of a resample stays a number."""
+    monkeypatch.setattr(isoflop_intervals, "_freedom", lambda used, x: 1.0)
+    runs = isoflop_runs(ISOFLOP_BUDGETS, noise=0.002)
+    N_opt = fit_isoflop(runs, n_bootstrap=1000).N_opt
+    assert np.isfinite(N_opt.all_at(3e22)).all()
+    assert N_opt.ci95[1] - N_opt.ci95[0] > 4 * (N_opt.p90 - N_opt.p10) / 2
+    assert np.ptp(N_opt.samples[1]) < 30 * (N_opt.p90 - N_opt.p10)
