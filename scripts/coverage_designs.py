@@ -37,11 +37,17 @@ Losses = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of N and D
 
 @dataclass(frozen=True)
 class Design:
-    """Sweeps of one kind: `build(noise, seed)`; the true exponent; and ln N_opt at C."""
+    """Sweeps of one kind: `build(noise, seed)`; the true exponent, ln N_opt at C, and losses."""
 
     build: Callable[[str, int], Observations]
     a: float
     log_N_opt: Callable[[float], float]
+    losses: Losses = LAW
+
+    def log_L_opt(self, C: float) -> float:
+        """ln of the loss at the true optimum of C FLOPs."""
+        N = np.exp(self.log_N_opt(C))
+        return float(np.log(self.losses(N, C / (6 * N))))
 
 
 def errors(C: np.ndarray, noise: str, seed: int) -> np.ndarray:
@@ -94,7 +100,7 @@ def final_losses(
         return Design(build, A, lambda at: LOG_K + A * np.log(at))
     x = np.linspace(np.log(C.min()), np.log(C.max()), 9)
     a = float(np.polyfit(x, [optimum(losses, at) for at in np.exp(x)], 1)[0])
-    return Design(build, a, lambda at: optimum(losses, at))
+    return Design(build, a, lambda at: optimum(losses, at), losses)
 
 
 def profiles(budgets: Any, n_sizes: int, half_width: float, **more: Any) -> Design:

@@ -166,8 +166,8 @@ def power_laws(
     if len(fitted) and scatter > ZERO_WIDTH and unvaried(fitted[:, 1]):
         warnings.append(
             f"no interval: all {len(fitted)} resamples give a={fitted[0, 1]:.4g}, although the runs "
-            f"miss the fit by {scatter:.1e} of ln L (rms). Runs that are alone in their group do not "
-            "vary when runs are drawn within groups. Choose another resampling, such as bayesian."
+            f"miss the fit by {scatter:.1e} in the logarithm (rms). Runs that are alone in their group "
+            "do not vary when runs are drawn within groups: use another resampling, such as bayesian."
         )
         fitted = fitted[:0]
     laws = []

@@ -164,7 +164,7 @@ def fit_envelope(
         except FitError:
             continue
     N_opt, D_opt, bootstrap_counts, warnings = bootstrap.power_laws(
-        *lines, samples, 10 * float(obs.C.max())
+        *lines, samples, 10 * float(obs.C.max()), _scatter(everything, lines[0])
     )
     details, more_warnings = _describe(everything, curves is not None)
     if curves is not None:
@@ -207,6 +207,13 @@ def fit_envelope(
         refusals=refusals,
         warnings=warnings + more_warnings + repeats(obs),
     )
+
+
+def _scatter(envelope: Envelope, line: tuple[float, float]) -> float:
+    """Root mean square of ln N of the uncensored envelope about (ln coefficient, exponent) of N_opt."""
+    used = envelope.where(~envelope.censored)
+    log_k, a = line
+    return float(np.sqrt(np.mean((np.log(used.N) - log_k - a * np.log(used.C)) ** 2)))
 
 
 def _describe(envelope: Envelope, has_curves: bool) -> tuple[dict[str, Any], list[str]]:

@@ -4,9 +4,9 @@ For each budget C a curve in ln N through the final losses; its bottom is N_opt(
 buys at that size. Straight lines in log-log through the bottoms give the frontier.
 
 The curve is the paper's parabola or the exact shape of a profile under the loss law (`profile.py`).
-A parabola's bottom lies beside the optimum where alpha differs from beta: with sizes up to 8 times
-either way its 95% interval held N_opt at ten times the largest C in 73% of sweeps, that of the exact
-shape in 93% (docs/results/coverage.json, scripts/coverage.py). The exact shape is the default; the
+A parabola's bottom lies beside the optimum where alpha differs from beta: with nine sizes up to 8 times
+either way, in the default window, its N_opt at ten times the largest C is 1.9% too large, while the exact shape
+has no bias that could be measured (docs/results/coverage.json, scripts/coverage.py). The exact shape is the default; the
 parabola stands beside it in details["parabola"], with the shift that the exact shape expects of it.
 
 A run never spends its budget to the last FLOP: tokens come in whole steps. So the points lie at the C
@@ -31,7 +31,7 @@ from chinchilla.fit import bootstrap
 from chinchilla.fit.doubts import check_signal, repeats
 from chinchilla.fit.frontier import Frontier, OptimalPoint, conventions
 from chinchilla.fit.isoflop_checks import akima_line, leave_out, unequal_flops, windows
-from chinchilla.fit.isoflop_intervals import method, redrawn_exponents, resampled_lines
+from chinchilla.fit.isoflop_intervals import FAR, method, resampled_lines
 from chinchilla.fit.isoflop_window import MAX_RESIDUAL, Window, find_window
 from chinchilla.fit.loss_fit import fit_loss_law, one_ray
 from chinchilla.fit.loss_law import FlopsPerToken
@@ -74,9 +74,8 @@ def fit_isoflop(
     Args:
         obs: final losses; of curves only the last points are used. Runs whose budget_flops is NaN
             have no profile, but help to find alpha and beta.
-        profile: "exact", with alpha and beta of approach 3 on the same runs (each resample takes
-            others that re-weighted runs give); a parabola where approach 3 cannot answer. Or
-            "parabola", as the paper.
+        profile: "exact", with alpha and beta of approach 3 on the same runs (and in each resample on
+            what it draws); a parabola where approach 3 cannot answer. Or "parabola", as the paper.
         window: sizes that a profile is fitted to: "auto", "all" (the paper's), or the distance in
             ln N either way of the lowest loss, see `isoflop_window`.
         interval: "wild" or "pairs", see `isoflop_intervals`.
@@ -126,10 +125,11 @@ def fit_isoflop(
     at = bottoms(used)  # (m, 2) ln C and ln N
     _check_falling(used)
     found = lines(at[None], cost)[0]
-    redrawn = redrawn_exponents(lawful, exponents, n_bootstrap, seed, how)
-    samples = resampled_lines(used, cost, interval, n_bootstrap, seed, redrawn)
-    C_far = 10 * float(obs.C.max())
-    N_opt, D_opt, counts, more = bootstrap.power_laws(*_pairs(found), samples, C_far)
+    redrawn = None if exponents is None else lawful
+    samples = resampled_lines(used, cost, interval, n_bootstrap, seed, redrawn, how)
+    N_opt, D_opt, counts, more = bootstrap.power_laws(
+        *_pairs(found), samples, FAR * float(obs.C.max()), _scatter(used)
+    )
     warnings += more
     unequal, more = unequal_flops(used, cost)
     warnings += more
@@ -172,7 +172,7 @@ def fit_isoflop(
             "exponents": "none"
             if exponents is None
             else f"alpha={exponents[0]:.6g}, beta={exponents[1]:.6g}: approach 3 "
-            f"(objective={objective}, huber_delta={huber_delta:g}) on the same {len(lawful)} runs; in the interval redrawn with those runs re-weighted",
+            f"(objective={objective}, huber_delta={huber_delta:g}) on the same {len(lawful)} runs; in the interval refitted to those runs with the same draws as the profiles",
             "C_of_a_point": "achieved, by the parabola's own weights"
             if exponents is None
             else "achieved, mean of ln C over the budget's runs",
@@ -309,6 +309,11 @@ def _pairs(found: np.ndarray) -> tuple[tuple[float, float], tuple[float, float]]
     return (log_k, a), (log_m, b)
 
 
+def _scatter(used: list[Profile]) -> float:
+    """Root mean square of the residuals of profiles over the losses."""
+    return float(np.sqrt(np.mean(np.concatenate([p.residuals / p.obs.L for p in used]) ** 2)))
+
+
 def _loss(profile: Profile) -> float:
     """Nats per token at a bottom."""
     assert profile.c is not None
@@ -355,9 +360,9 @@ def _beside(
         return None
     found = lines(bottoms(paper)[None], cost)[0]
     samples = resampled_lines(paper, cost, interval, n, seed)
-    C_far = 10 * paper[-1].budget
+    C_far = FAR * paper[-1].budget
     try:
-        laws = bootstrap.power_laws(*_pairs(found), samples, C_far)[:2]
+        laws = bootstrap.power_laws(*_pairs(found), samples, C_far, _scatter(paper))[:2]
     except FitError:
         return None
     said: dict[str, Any] = {

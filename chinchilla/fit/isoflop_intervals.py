@@ -1,14 +1,17 @@
 """Intervals of approach 2: resamples of the runs of each budget, and the lines through their bottoms.
 
-A bootstrap of pairs within each budget is too wide with five to nine sizes (its 95% held a in
-98.5-99.8% of sweeps, its 80% in 90-92.5%), since a resample with three sizes left has a wild bottom. The
-default keeps the sizes and redraws the signs of the residuals, each over sqrt(1 - leverage) (HC2,
-MacKinnon and White 1985), and stretches the spread from normal to Student's t with the degrees of freedom
-of such a variance (Bell and McCaffrey 2002 within a budget, Satterthwaite over budgets): 92.5-98% and
-76-84.5%. It takes noise as equal within a budget; where the outermost sizes are noisier it is too narrow.
-For N_opt at ten times the largest C it is 90.5-96.5% and 71-83%, lowest with sizes 30 times either way:
-alpha and beta are redrawn apart from the bottoms, though one error moves both.
-NumPy only: this module must import without torch.
+The default, "wild", keeps every run and redraws the sign of its residual. One set of signs moves both parts of
+a bottom: the coefficients of its profile, by residuals over sqrt(1 - leverage) (HC2, MacKinnon and White 1985);
+and the exponents alpha and beta, by refits of approach 3 to the same runs with weights 1 + STEP * sign, whose
+differences from the fit are divided by STEP. Exponents drawn apart from the profiles' residuals, although
+both have the same errors, covered N_opt at ten times the largest C in 71 to 83% where 80% was stated.
+
+The spread is stretched from normal to Student's t, with Satterthwaite's degrees of freedom of Bell and
+McCaffrey's (2002) variances within a budget, for a or for N_opt at FAR times the largest C, whichever has fewer.
+The noise is taken as equal within a budget; where the outermost sizes are noisier, intervals are too narrow.
+"pairs" draws the runs of each budget with replacement, the same for profiles and exponents. With five to nine
+sizes it is too wide, because a resample with three sizes left has an arbitrary bottom.
+Measured shares stand in docs/fitting.md. NumPy only: this module must import without torch.
 """
 
 from typing import Any
@@ -26,39 +29,105 @@ INTERVALS = {
     "leverage), stretched to Student's t",
     "pairs": "bootstrap resamples of runs with replacement",
 }
-N_REDRAWN = 200  # alpha and beta of re-weighted runs, of which each resample takes one pair
+N_REDRAWN = 200  # draws of signs, each with a refit of approach 3; more resamples repeat them, stretched anew
+STEP = 0.5  # of the weights of these refits, each way
+MAX_STRETCH = 20.0  # of one resample; only tails beyond a 95% interval reach it
+FAR = 10.0  # times the largest C, where N_opt is stated
 
 
-def redrawn_exponents(
-    finals: Observations,
-    exponents: tuple[float, float] | None,
+def resampled_lines(
+    used: list[Profile],
+    cost: FlopsPerToken,
+    interval: str,
     n: int,
     seed: int,
-    how: dict[str, Any],
-) -> np.ndarray | None:
-    """alpha and beta of approach 3 on re-weighted runs: how well they are known.
+    lawful: Observations | None = None,
+    how: dict[str, Any] | None = None,
+) -> np.ndarray:
+    """Lines through the bottoms of resampled profiles (section 3.2, by either of INTERVALS).
 
     Args:
-        finals: the runs, of a budget or not.
-        exponents: alpha and beta of the fit itself; None where parabolas are fitted.
-        n: resamples wanted; N_REDRAWN of them at most are drawn here.
+        used: the m profiles that have a bottom.
+        cost: FLOPs per token at a size.
+        interval: "wild" or "pairs".
+        n: resamples.
         seed: of the drawing.
-        how: huber_delta and objective of approach 3.
+        lawful: the runs that alpha and beta were fitted to, those of `used` among them; None where
+            they are not redrawn.
+        how: huber_delta and objective of that fit.
 
     Returns:
-        (k, 2), k <= N_REDRAWN, of the fits that converged; None without any.
+        (n, 4) `profile.lines` of the resamples; NaN where one has too few bottoms.
     """
-    if exponents is None or n == 0:
-        return None
-    law, _ = fit_loss_law(finals.N, finals.D, finals.L, None, **how)
-    w = bootstrap.draw("bayesian", finals, min(n, N_REDRAWN), seed)
-    laws = refit_loss_law(finals.N, finals.D, finals.L, w, law, **how)
-    found = laws.theta[laws.converged, 3:]
-    return found if len(found) else None
+    if n == 0:
+        return np.zeros((0, 4))
+    rng = np.random.default_rng(seed)
+    rows, groups = _rows(used, lawful)
+    k = n if lawful is None or interval == "pairs" else min(n, N_REDRAWN)
+    if interval == "pairs":
+        drawn = bootstrap.draw_counts(len(groups), k, seed, strata=groups)
+    else:
+        drawn = rng.choice([-1.0, 1.0], size=(k, len(groups)))
+    at = np.full((k, len(used), 2), np.nan)
+    for j, p in enumerate(used):
+        assert p.c is not None
+        own = drawn[:, rows[j]]
+        if interval == "pairs":
+            c = weighted_fits(p.columns, p.obs.L[:, None], own, p.obs.N)[..., 0]
+        else:
+            c = p.c + (own * (p.residuals / np.sqrt(1 - p.leverage))) @ p.solver.T
+        at[:, j] = p.points(c)
+    freedom = _freedom(used, at[..., 1])
+    if lawful is not None:
+        at[..., 1] += _moved(used, _redrawn(lawful, how or {}, interval, drawn, rng), cost)
+    samples = lines(at, cost)[np.arange(n) % k]
+    if interval == "pairs":
+        return samples
+    stretch = np.sqrt(freedom / np.maximum(rng.chisquare(freedom, size=(n, 1)), 1e-300))
+    stretch = np.minimum(stretch, MAX_STRETCH)
+    middle = lines(bottoms(used)[None], cost)
+    return middle + (samples - middle) * stretch
 
 
-def _moved(used: list[Profile], exponents: np.ndarray, cost: FlopsPerToken) -> np.ndarray:
-    """(k, m) how far other alpha and beta (k, 2) would move each bottom in ln N, to first order."""
+def _rows(used: list[Profile], lawful: Observations | None) -> tuple[list[np.ndarray], np.ndarray]:
+    """The columns of each profile's runs among the runs drawn, and the group that each of these is drawn in."""
+    if lawful is None:
+        groups = np.repeat(np.arange(len(used)), [len(p.obs) for p in used])
+        return [np.flatnonzero(groups == j) for j in range(len(used))], groups
+    labels, rows = lawful.budget_labels, []
+    for p in used:
+        of = np.flatnonzero(labels == p.budget)
+        rows.append(of[np.argsort(lawful.N[of], kind="stable")])  # as `fit_profile` sorts them
+        assert np.array_equal(lawful.L[rows[-1]], p.obs.L)
+    return rows, bootstrap.budget_groups(lawful)
+
+
+def _redrawn(
+    lawful: Observations,
+    how: dict[str, Any],
+    interval: str,
+    drawn: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """(k, 2) changes of alpha and beta for draws (k, n_runs): signs, or counts of each run.
+
+    A refit that does not converge takes the change of another; 0 where none converges.
+    """
+    law, _ = fit_loss_law(lawful.N, lawful.D, lawful.L, None, **how)
+    step = 1.0 if interval == "pairs" else STEP
+    w = drawn if interval == "pairs" else 1 + STEP * drawn
+    laws = refit_loss_law(lawful.N, lawful.D, lawful.L, w, law, **how)
+    changes: np.ndarray = (laws.theta[:, 3:] - (law.alpha, law.beta)) / step
+    good = np.flatnonzero(laws.converged)
+    if not len(good):
+        return np.zeros_like(changes)
+    bad = ~laws.converged
+    changes[bad] = changes[rng.choice(good, bad.sum())]
+    return changes
+
+
+def _moved(used: list[Profile], changes: np.ndarray, cost: FlopsPerToken) -> np.ndarray:
+    """(k, m) how far changes (k, 2) of alpha and beta move each bottom in ln N, to first order."""
     shape = used[0].shape
     assert isinstance(shape, ExactShape)
     own = np.array([shape.alpha, shape.beta])
@@ -70,66 +139,24 @@ def _moved(used: list[Profile], exponents: np.ndarray, cost: FlopsPerToken) -> n
             for e in (own + step, own - step)
         )
         slopes[j] = (np.array(up) - np.array(down)) / (2 * step[j])
-    moved: np.ndarray = (exponents - own) @ np.where(np.isfinite(slopes), slopes, 0.0)
+    moved: np.ndarray = changes @ np.where(np.isfinite(slopes), slopes, 0.0)
     return moved
 
 
-def resampled_lines(
-    used: list[Profile],
-    cost: FlopsPerToken,
-    interval: str,
-    n: int,
-    seed: int,
-    redrawn: np.ndarray | None = None,
-) -> np.ndarray:
-    """Lines through the bottoms of resampled profiles (section 3.2, by either of INTERVALS).
-
-    Args:
-        used: the m profiles that have a bottom.
-        cost: FLOPs per token at a size.
-        interval: "wild" or "pairs".
-        n: resamples.
-        seed: of the drawing.
-        redrawn: (k, 2) alpha and beta that might as well have been found; each resample takes a pair.
-
-    Returns:
-        (n, 4) `profile.lines` of the resamples; NaN where one has too few bottoms.
-    """
-    if n == 0:
-        return np.zeros((0, 4))
-    rng = np.random.default_rng(seed)
-    at = np.full((n, len(used), 2), np.nan)
-    for k, p in enumerate(used):
-        assert p.c is not None
-        if interval == "pairs":
-            share = np.full(len(p.obs), 1 / len(p.obs))
-            w = rng.multinomial(len(p.obs), share, n).astype(float)
-            c = weighted_fits(p.columns, p.obs.L[:, None], w, p.obs.N)[..., 0]
-        else:
-            signs = rng.choice([-1.0, 1.0], size=(n, len(p.obs)))
-            c = p.c + (signs * (p.residuals / np.sqrt(1 - p.leverage))) @ p.solver.T
-        at[:, k] = p.points(c)
-    if redrawn is not None:
-        at[..., 1] += _moved(used, redrawn, cost)[rng.integers(len(redrawn), size=n)]
-    samples = lines(at, cost)
-    if interval == "pairs":
-        return samples
-    freedom = _freedom(used, at[..., 1])
-    stretch = np.sqrt(freedom / rng.chisquare(freedom, size=(n, 1)))
-    middle = lines(bottoms(used)[None], cost)
-    return middle + (samples - middle) * stretch
-
-
 def _freedom(used: list[Profile], x: np.ndarray) -> float:
-    """Satterthwaite's degrees of freedom of the exponent's variance, from resampled bottoms x."""
+    """Satterthwaite's degrees of freedom of the variance of a, or of N_opt far out, from resampled bottoms x."""
     log_C = bottoms(used)[:, 0]
+    far = np.log(FAR * max(float(p.obs.C.max()) for p in used))
+    of_a = log_C - log_C.mean()
+    of_N = 1 / len(log_C) + of_a * (far - log_C.mean()) / (of_a @ of_a)
     own = np.array([p.freedom for p in used])
-    variance = (log_C - log_C.mean()) ** 2 * np.array(
+    spread = np.array(
         [np.var(column[np.isfinite(column)]) if np.isfinite(column).any() else 0 for column in x.T]
     )
-    if variance.sum() == 0:
+    if not spread.any():
         return float(own.sum())
-    return float(max(variance.sum() ** 2 / (variance**2 / own).sum(), own.min()))
+    parts = np.stack([of_a**2, of_N**2]) * spread
+    return float((parts.sum(axis=1) ** 2 / (parts**2 / own).sum(axis=1)).min())
 
 
 def method(interval: str, n: int, seed: int) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from chinchilla.errors import FitError
-from chinchilla.fit import envelope
+from chinchilla.fit import bootstrap, envelope
 from chinchilla.fit.envelope import fit_envelope, smooth
 from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import six_nd_frontier
@@ -49,6 +49,14 @@ def test_curves_on_the_law_give_its_frontier(curves, law):
     assert fit.D_opt.exponent == pytest.approx(b, abs=2e-3)
     assert fit.N_opt(1e20) == pytest.approx(np.exp(log_k) * 1e20**a, rel=0.01)
     assert fit.N_opt.exponent + fit.D_opt.exponent == pytest.approx(1, abs=1e-3)
+
+
+def test_resamples_that_do_not_vary_are_no_interval(curves, monkeypatch):
+    """Every resample holds all runs: the width of zero is not stated, because N_opt steps with the sizes."""
+    monkeypatch.setattr(bootstrap, "draw_counts", lambda n, k, seed: np.ones((k, n)))
+    fit = fit_envelope(curves(0.0, loss_kind="heldout"), n_bootstrap=20)
+    assert fit.N_opt.p10 is fit.N_opt.ci95 is fit.D_opt.p10 is None
+    assert any("no interval: all 20 resamples give a=" in w for w in fit.warnings)
 
 
 def test_pessimistic_mid_runs_leave_the_envelope_at_run_ends(curves, law):
