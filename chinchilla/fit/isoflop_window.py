@@ -7,8 +7,8 @@ accommodate those runs. So a profile uses the sizes within a window of the lowes
 
 The window is chosen from the data, once for all budgets: the widest of WIDTHS whose scatter about the
 fitted parabolas is at most GROWTH times that of the narrowest, by the median and by the root mean
-square (`choose_width`). On sweeps that follow
-the law it is the widest; on profiles that reach far into the data-starved range it is the narrowest.
+square (`choose_width`). On sweeps that follow the law it is
+the widest in nine of ten; on profiles that reach far into the data-starved range it is the narrowest.
 On ten published RefinedWeb sweeps (Porian et al. 2024) every exponent then lies within .03 of the
 published one; with all sizes, five of ten do (docs/fitting.md).
 
