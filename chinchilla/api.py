@@ -20,6 +20,7 @@ from chinchilla.config import FitCommand
 from chinchilla.config.checks import not_negative, whole
 from chinchilla.config.fitting import (
     Approach,
+    Approach3Law,
     EnvelopePart,
     EnvelopeSchedule,
     IsoflopInterval,
@@ -63,6 +64,7 @@ def fit(
     target_flops: float = 0.0,
     envelope_part: EnvelopePart = "all",
     envelope_schedule: EnvelopeSchedule = "matched",
+    approach3_law: Approach3Law = "auto",
     envelope_points: int = 1_500,
     smooth_steps: float = 10.0,
 ) -> Fits:
@@ -91,6 +93,8 @@ def fit(
         envelope_part: approach 1: the part of the curves that is used.
         envelope_schedule: approach 1: learning rates that decay to the end of each run ("matched"), or
             "constant".
+        approach3_law: of approach 3 in the recommendation: "auto" (a richer law beside the paper's where
+            that misses the runs), "power" (the paper's alone) or "saturating" (the richer alone).
         envelope_points: approach 1: values of C.
         smooth_steps: approach 1: width of the smoothing, in points of a curve.
 
@@ -120,6 +124,7 @@ def fit(
         target_flops=target_flops,
         envelope_part=envelope_part,
         envelope_schedule=envelope_schedule,
+        approach3_law=approach3_law,
         envelope_points=envelope_points,
         smooth_steps=smooth_steps,
     )

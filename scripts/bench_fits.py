@@ -5,7 +5,7 @@
 Writes docs/results/bench_fits.json and prints it as a Markdown table. The points are the 240 of the
 paper's Figure 4 without the five highest losses (hoffmann_fig4.csv in the folder that
 CHINCHILLA_PUBLIC_DATA names, default shared/data beside the checkout); approach 2 gets those of them
-that belong to a budget. Whole runs of `chinchilla fit` on ill-fitting tables are timed by bench_whole.py.
+that belong to a budget. Whole runs of `chinchilla fit` on ill-fitting tables are timed by whole_fits.py.
 
 The programs are nobody's to ship here, so DIR holds checkouts of them, each with its own .venv:
 
@@ -45,7 +45,7 @@ from typing import Any
 
 from bench_arguments import Arguments, count, existing_folder, out_file
 from bench_programs import DELTA, PROGRAMS, Found
-from bench_whole import whole_fits
+from whole_fits import whole_fits
 
 ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")

@@ -62,7 +62,7 @@ def test_fit_is_a_function_and_a_package_in_any_order_of_imports(lines):
 
 def test_the_settings_of_fit_are_those_of_the_command_with_its_defaults():
     """What concerns files and reading has its own place: `Observations.from_frame` and `save`."""
-    files = {"sweep_dir", "observations", "curves", "out_dir", "loss", "format"}
+    files = {"sweep_dir", "observations", "curves", "minima", "out_dir", "loss", "format"}
     reading = {"flop_convention", "n_convention", "columns", "duplicates"}
     command = FitCommand(observations="x", out_dir="x")
     known = {k: v for k, v in asdict(command).items() if k not in files | reading}

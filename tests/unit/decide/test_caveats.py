@@ -84,7 +84,8 @@ def near(factor: float, name: str = "isoflop") -> Frontier:
 def test_a_sane_answer_inside_of_the_runs_brings_no_caveat():
     r, caveats = said(fits_of(parametric(), near(1.0)))
     assert caveats == []
-    assert (r.approach, r.disagreement, r.range_only) == ("isoflop", "", False)
+    # The law holds, so that approach 3 predicts the larger budgets better than the minima do.
+    assert (r.approach, r.disagreement, r.range_only) == ("parametric", "", False)
     (log_k, a), _, _ = six_nd_frontier(LAW)
     assert r.N == pytest.approx(np.exp(log_k + a * np.log(1e20)), rel=0.03)
     assert 6 * r.N * r.D == pytest.approx(1e20)
@@ -98,7 +99,7 @@ def test_the_answer_lies_inside_of_its_own_interval_where_the_resamples_do_not_h
     for value, interval in ((r.N, r.N_interval80), (r.D, r.D_interval80), (r.L, r.L_interval80)):
         assert interval[0] < value < interval[1]
     r, _ = said(fits_of(parametric(shift=shift), near(1.0)))
-    assert (r.approach, r.disagreement) == ("isoflop", "")  # both say 0.92B
+    assert (r.approach, r.disagreement) == ("parametric", "")  # both say 0.92B
 
 
 @pytest.mark.parametrize("exponent", [1.2, -0.1])
@@ -131,7 +132,7 @@ def test_approaches_whose_intervals_do_not_overlap_are_named_with_their_range():
     assert r.disagreement.startswith(
         "The approaches disagree beyond their 80% intervals: N_opt from 9"
     )
-    assert "; recommended approach 2 (isoflop) 9" in r.disagreement
+    assert "; recommended approach 3 (parametric) 9" in r.disagreement
     assert r.disagreement.endswith("), but approach 1 (envelope) 1.84B (1.70B-2.00B).")
     assert headline(r).startswith(r.disagreement)
     assert r.reasons[0] == r.disagreement
@@ -144,7 +145,7 @@ def test_what_the_fit_said_is_said_again():
     three = parametric(warnings=["5 runs miss the law."])
     _, caveats = said(fits_of(three, two, refused=refused, notes=["C=4ND"]))
     assert caveats == [
-        ("fit_warning", "approach 2 (isoflop): a line through two budgets."),
+        ("fit_warning", "approach 3 (parametric): 5 runs miss the law."),
         ("refused", "approach 1 (envelope) was refused (too_few_sizes): only 1 size."),
         ("note", "C=4ND"),
     ]

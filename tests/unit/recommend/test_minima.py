@@ -110,7 +110,7 @@ def test_fit_prints_the_answer_and_predict_repeats_it_from_the_file(say):
 
 def test_losses_without_sizes_are_answered_by_a_loss_alone(say):
     _, out, _ = say("fit minima=losses.csv out_dir=fits")
-    assert "\nC = 3e+21 FLOPs: loss 2.50" in out
+    assert "\nC = 3e+21 FLOPs: loss 2.49" in out
     code, out, _ = say("predict frontier=fits/frontier.json budget_flops=[1e21,1e22] format=json")
     told = json.loads(out)
     assert code == 0
