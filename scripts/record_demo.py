@@ -14,6 +14,7 @@ from pathlib import Path
 from chinchilla.commands.shared import sweep_results
 from chinchilla.files import write_json
 from chinchilla.fit.fits import Fits
+from chinchilla.recommend.answer import default_budget, recommendation
 from chinchilla.train.device import git_commit
 
 
@@ -53,6 +54,9 @@ def main(sweep_dir: Path, docs: Path) -> None:
             }
             for name, f in fits.items()
         },
+        "recommended": None
+        if found.recommended is None
+        else recommendation(found, default_budget(found)).to_dict(),
         "isoflop_bottoms": [
             {"budget_flops": p.budget_flops, "N_opt": p.N, "D_opt": p.D, "loss": p.L}
             for p in (fits["isoflop"].points if "isoflop" in fits else [])
