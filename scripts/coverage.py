@@ -261,6 +261,9 @@ def _line(row: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        sys.exit(0)
     only, files = {"approach": "", "design": ""}, []
     for word in sys.argv[1:]:
         key, equals, value = word.partition("=")

@@ -41,6 +41,9 @@ def main(points: Path, curves: Path | None, folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(__doc__)
+        sys.exit(0)
     if len(sys.argv) not in (2, 3):
         sys.exit(__doc__)
     second = Path(sys.argv[2]) if len(sys.argv) == 3 else None
