@@ -279,13 +279,16 @@ def _lead(
         errors = held_out["isoflop"]
         if "parametric" not in usable or errors["N"] is None:
             n = f"{n_minima} IsoFLOP minima"
-            return "isoflop", f"{called('isoflop')} is recommended: {n}, which assume the least."
+            return (
+                "isoflop",
+                f"{called('isoflop').capitalize()} is recommended: {n}, which assume the least.",
+            )
         other = held_out["parametric"]
         known = other["N"] is not None and other["L"] is not None and errors["n"] >= MIN_PAIRS
         better = known and all(other[q] < SWITCH * errors[q] for q in ("N", "L"))
         lead, rest = ("parametric", "isoflop") if better else ("isoflop", "parametric")
         return lead, (
-            f"{called(lead)} is recommended: over {errors['n']} forecast{'s' * (errors['n'] > 1)} of the "
+            f"{called(lead).capitalize()} is recommended: over {errors['n']} forecast{'s' * (errors['n'] > 1)} of the "
             f"sweep's own larger budgets from its smaller ones, {_errors(held_out[lead])}; {called(rest)}: "
             f"{_errors(held_out[rest])}."
         )
@@ -295,7 +298,7 @@ def _lead(
         ("envelope", "approaches 2 and 3 have no answer here"),
     ):
         if name in usable:
-            return name, f"{called(name)} is recommended: {why}."
+            return name, f"{called(name).capitalize()} is recommended: {why}."
     return "", ""
 
 

@@ -161,7 +161,7 @@ def test_the_first_line_is_what_to_do_with_these_runs(say, fits):
     assert f"loss {r['L']:.4f} ({low:.4f}-{high:.4f})" in first
     assert f"{r['D'] / r['N']:.1f} tokens per parameter" in first
     assert first.endswith("80% intervals, by approach 3 (parametric).")
-    assert rest.startswith("reason: approach 3 (parametric) is recommended: it uses all runs")
+    assert rest.startswith("reason: Approach 3 (parametric) is recommended: it uses all runs")
     assert rest.index("by these runs, each") < rest.index("by published lines and laws")
     assert "approach 3 by resampled laws" in rest
     assert "wasted" not in rest

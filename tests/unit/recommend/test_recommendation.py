@@ -66,7 +66,7 @@ def test_profiles_that_leave_the_law_do_not_mislead_it(isoflop_runs, law):
     assert inside(N, r.N_interval80)
     errors = model_of(fits).held_out
     assert errors["isoflop"]["N"] < errors["parametric"]["N"]
-    assert "approach 2 (isoflop) is recommended" in r.reasons[0]
+    assert "Approach 2 (isoflop) is recommended" in r.reasons[0]
     assert "forecasts of the sweep's own larger budgets" in r.reasons[0]
 
 
