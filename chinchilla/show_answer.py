@@ -22,8 +22,8 @@ from chinchilla.units import count, number
 
 NEAR = 0.05  # more compute than this, and a shape is not near the best size
 METHODS = (
-    "Intervals: approaches 1 and 2 by their resampled lines, their loss with N and D held; "
-    "approach 3 by resampled laws, each solved at this C."
+    "Intervals: approaches 1 and 2 by their resampled lines; approach 3 by resampled laws, each solved at "
+    "this C. These do not include the uncertainty of the choice or errors on held-out budgets."
 )
 
 
@@ -239,7 +239,7 @@ def _show_target(target: Mapping[str, Any], law: Mapping[str, Any], rates: Rates
         )
         return
     print(
-        f"\nLoss {target['L']:g} nats/token by {law['name']} (asymptote E = {target['E']:.4f}): at least "
+        f"\nLoss {target['L']:g} nats/token by {law['name']}: at least "
         f"{target['C']:.3g} FLOPs, N {count(target['N'])}, D {count(target['D'])}, "
         f"{_ratio(target['D'] / target['N'])} tokens per parameter."
     )

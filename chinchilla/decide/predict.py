@@ -61,8 +61,7 @@ def predictions(
     Every answer costs what was asked, FLOPs per token being the trend of the fitted runs' own
     count over N (`loss_law.flops_at`). Approach 3 is solved at C itself, and so is the law of each
     resample for its intervals. Approaches 1 and 2 give N by their line, with its resampled lines,
-    and D is what C buys at that size; their loss is that of approach 3's law at their N and D, its
-    interval that of the resampled laws there, N and D held.
+    and D is what C buys at that size; they forecast no loss by themselves.
 
     Args:
         budgets: training FLOPs. A fit counts C as its own conventions say; published laws take
@@ -117,8 +116,6 @@ def _near(row: Prediction) -> bool:
 
 def _from_fit(C: float, name: str, fits: Fits, resampled: ResampledLaws | None) -> Prediction:
     frontier, cost = fits.fitted[name], fits.cost
-    three = fits.fitted.get("parametric")
-    law = None if three is None else three.law
     L_of: Percentiles | None = None
     if frontier.law is not None:
         best = allocate(frontier.law, C, cost)
@@ -131,14 +128,13 @@ def _from_fit(C: float, name: str, fits: Fits, resampled: ResampledLaws | None) 
         D = float(C / flops_at(N, cost))
         lines = frontier.N_opt.all_at(C)
         N_of, D_of = Percentiles.of(lines), Percentiles.of(C / flops_at(lines, cost))
-        L_of = None if resampled is None else Percentiles.of(resampled.loss(N, D))
     bounds = {
         f"{of}_{key}": value
         for of, spread in (("N", N_of), ("D", D_of), ("L", L_of))
         if spread is not None
         for key, value in vars(spread).items()
     }
-    L = None if law is None else float(law(N, D))
+    L = None if frontier.law is None else float(frontier.law(N, D))
     outside = beyond(C, fits.data.get("C"))
     return Prediction(C, f"{OURS}{name}", N, D, L, **bounds, beyond=outside)
 

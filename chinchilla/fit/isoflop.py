@@ -215,8 +215,8 @@ def _profiles(
     return [fit_budget(obs.where(labels == b), b, exponents, cost) for b in np.unique(labels)]
 
 
-def parabolas_of(obs: Observations, window: str = "auto") -> list[dict[str, Any]]:
-    """The parabola of every budget, as in details["budgets"]: also where approach 2 is refused.
+def parabolas_of(obs: Observations, window: str = "auto") -> list[Profile]:
+    """The parabola of every budget in the window, C rising, with a minimum or without.
 
     Args:
         obs: (n,) final losses; none where no run names a budget.
@@ -226,7 +226,7 @@ def parabolas_of(obs: Observations, window: str = "auto") -> list[dict[str, Any]
     if not len(obs):
         return []
     obs = obs.where(find_window(obs, window).keep)
-    return [_record(p, p) for p in _profiles(obs, None, FlopsPerToken.from_observations(obs))]
+    return _profiles(obs, None, FlopsPerToken.from_observations(obs))
 
 
 def _without_window(

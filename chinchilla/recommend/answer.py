@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.errors import Refusal
+from chinchilla.errors import InputError, Refusal
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import LossLaw, called
 from chinchilla.fit.loss_law import flops_at, log_N_opt
@@ -17,8 +17,8 @@ TARGET = 10.0  # times the largest C: the budget asked about where none is named
 FAR = (
     1.01e3  # times the largest C beyond which only a range is stated: 1,000, and room for rounding
 )
-TOO_FAR = 1e6  # beyond which nothing is stated unless forced
-MIN_SAMPLES = 20  # resamples below which they give no standard deviation
+TOO_FAR = 1.01e6  # beyond which nothing is stated unless forced
+MIN_SAMPLES = 10  # resamples below which they give no standard deviation
 SHAPE = (0.34, 0.34)  # alpha and beta where no law was fitted: what departures cost, to first order
 
 
@@ -39,7 +39,7 @@ class Recommendation:
     N_interval80: list[float] | None
     D_interval80: list[float] | None
     L_interval80: list[float] | None
-    beyond: float  # C over the largest C of the runs; at most 1 inside
+    beyond: float  # C over the largest C of the runs; below 1 inside
     range_only: bool = False
     disagreement: str = ""  # approaches whose 80% intervals of N_opt do not overlap, in a sentence
     reasons: list[str] = field(default_factory=list)
@@ -80,16 +80,19 @@ def recommendation(fits: Fits, C: float, force: bool = False) -> Recommendation:
     Raises:
         Refusal: every approach was refused, C lies too far beyond the data, or no optimum exists there.
     """
+    C = _budget(C)
     model = model_of(fits)
     if model is None:
         raise Refusal(
             "no approach has an answer for these runs: see the refusals that `chinchilla fit` printed."
         )
-    beyond = C / model.C_range[1]
-    if beyond > TOO_FAR and not force:
+    low, high = fits.data["C"]
+    beyond, away = C / high, max(C / high, low / C)
+    if away > TOO_FAR and not force:
+        side = "largest" if C > high else "smallest"
         raise Refusal(
-            f"C = {C:.3g} FLOPs is {number(beyond)} times the compute of the largest run: these runs say "
-            f"nothing about it. Ask for less than {TOO_FAR:.0e} times, or give force=true."
+            f"C = {C:.3g} FLOPs lies a factor of {number(away)} beyond the {side} run: these runs say nothing "
+            "about it. Ask for less than a factor of a million, or give force=true."
         )
     h = model.beyond(C)
     N = D = L = None
@@ -113,12 +116,12 @@ def recommendation(fits: Fits, C: float, force: bool = False) -> Recommendation:
         D_interval80=None if D is None else D.interval,
         L_interval80=None if L is None else L.interval,
         beyond=float(beyond),
-        range_only=beyond > FAR,
+        range_only=away > FAR,
         disagreement=disagreement,
         reasons=[
             *([disagreement] if disagreement else []),
             *model.reasons,
-            *_distance(C, model, beyond),
+            *_distance(C, model, (low, high)),
         ],
     )
 
@@ -175,19 +178,44 @@ def _disagreement(fits: Fits, model: RecommendedModel, C: float, N: Estimate | N
     )
 
 
-def _distance(C: float, model: RecommendedModel, beyond: float) -> list[str]:
+def _budget(C: Any) -> float:
+    """C as a number of FLOPs.
+
+    Raises:
+        InputError: it is none.
+    """
+    if isinstance(C, bool | np.bool_) or not isinstance(C, int | float | np.integer | np.floating):
+        raise InputError(f"C={C!r} is not a number of FLOPs, such as 1e21.")
+    if not 0 < C < np.inf:
+        raise InputError(f"C={C} FLOPs is not a positive finite number.")
+    return float(C)
+
+
+def _distance(C: float, model: RecommendedModel, runs: tuple[float, float]) -> list[str]:
     """How far C lies outside of the runs, and what that means."""
-    low, high = model.C_range
-    if beyond > FAR:
-        return [
-            f"Extrapolation: {number(beyond)}x the compute of the largest budget. The runs do not support "
-            "an answer this far away; only the range is meaningful."
-        ]
-    if C > 1.01 * high:
-        return [f"Extrapolation: {number(beyond)}x the compute of the largest budget."]
-    if C < low / 1.01:
-        return [f"Extrapolation: {low / C:.3g}x below the compute of the smallest budget."]
-    return []
+    low, high = runs
+    said = []
+    if max(C / high, low / C) > FAR:
+        side = (
+            f"{number(C / high)}x the compute of the largest"
+            if C > high
+            else (f"{number(low / C)}x below the compute of the smallest")
+        )
+        said.append(
+            f"Extrapolation: {side} run. The runs do not support an answer this far away; only the range is "
+            "meaningful."
+        )
+    elif C > 1.01 * high:
+        said.append(f"Extrapolation: {number(C / high)}x the compute of the largest run.")
+    elif C < low / 1.01:
+        said.append(f"Extrapolation: {number(low / C)}x below the compute of the smallest run.")
+    anchored = model.C_range[1]
+    if model.approach == "isoflop" and C > 1.3 * anchored and high > 1.3 * anchored:
+        said.append(
+            f"The largest budget with a minimum has {anchored:.3g} FLOPs, {number(C / anchored)}x less: intervals "
+            "widen from there."
+        )
+    return said
 
 
 def headline(r: Recommendation) -> str:
@@ -201,7 +229,7 @@ def headline(r: Recommendation) -> str:
         if r.L_interval80 is not None:
             parts.append(f"loss between {r.L_interval80[0]:.3g} and {r.L_interval80[1]:.3g}")
         return (
-            f"C = {r.C:.3g} FLOPs, {number(r.beyond)}x beyond the data: {', '.join(parts)} (80%). "
+            f"C = {r.C:.3g} FLOPs, {number(r.beyond)}x the compute of the largest run: {', '.join(parts)} (80%). "
             "The runs do not support more than this range."
         )
     parts = []

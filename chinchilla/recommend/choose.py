@@ -3,8 +3,8 @@
 Approach 2, whose minima assume the least, is recommended unless approach 3 predicted the sweep's own
 larger budgets clearly better (error of N_opt and of the loss both below SWITCH of approach 2's, over at
 least MIN_PAIRS forecasts). Without three budgets that have a minimum approach 3 is recommended where it
-could be fitted, then approach 2, then approach 1. On 13 public sweeps this rule was never worse than
-approach 2 alone and avoided approach 3 where it missed by a factor of two (docs/fitting.md). NumPy only.
+could be fitted, then approach 2, then approach 1. On 13 public sweeps approach 3 missed by a factor of two
+where its held-out errors said so (docs/fitting.md).
 """
 
 import dataclasses
@@ -15,11 +15,10 @@ import numpy as np
 
 from chinchilla.config import FitCommand
 from chinchilla.fit import fit_all
-from chinchilla.fit.doubts import robust_sd
 from chinchilla.fit.fits import Fits
 from chinchilla.fit.frontier import called
 from chinchilla.fit.isoflop import parabolas_of
-from chinchilla.fit.parametric import ILL_CONDITIONED
+from chinchilla.fit.profile import Profile
 from chinchilla.observations import Observations
 from chinchilla.recommend.candidates import (
     LawReading,
@@ -40,17 +39,21 @@ from chinchilla.recommend.held_out import (
     weights_of,
 )
 from chinchilla.recommend.model import Forecast, RecommendedModel
-from chinchilla.recommend.richer import FORMULA, RicherLaw
-from chinchilla.units import count
+from chinchilla.recommend.reasons import about_richer, condition_of, evidence, outliers_of
+from chinchilla.recommend.richer import RicherLaw
 
 SWITCH = 0.8  # approach 3's held-out error over approach 2's, below which approach 3 is recommended
 MIN_PAIRS = 10  # held-out forecasts that a choice against approach 2 needs
 MIN_MINIMA = 3  # budgets with a minimum that make approach 2 the default
 OWN_LOSS = 4  # minima from which the loss is E + K*C^-g; with fewer, the law's where there is one
+# Refusals of approach 2 after which its parabolas still measure minima.
+AT_THE_EDGE = ("vertex_at_edge", "vertex_outside")
+# Error scales where approach 1 is recommended, which no held-out budget measured: on synthetic curves
+# whose law is known N_opt was off by 25% and the loss by up to 2% at ten times the largest C.
+ENVELOPE_ERROR = {"N": 0.15, "L": 0.008}
 # Condition number of approach 3 -> standard deviation of a where the law is off by half a percent:
 # the median errors that scripts/condition_number.py measured, over .6745.
 ERROR_OF_A = {100.0: 0.02, 175.0: 0.05, 250.0: 0.07, 400.0: 0.09, 750.0: 0.16, 2000.0: 0.27}
-MIN_SAID = 0.05  # weight of the richer law from which its effect is stated
 REACH = 0.35  # ln N beyond the sizes tried, within which the minimum of a parabola is measured
 
 
@@ -87,6 +90,8 @@ def choose(
         approach3_law: auto (a richer law beside the paper's where that misses the runs), power (never),
             or saturating (the richer law alone).
     """
+    if not fits.fitted:
+        return None
     minima = minima_of(obs, fits)
     pairs: dict[str, dict[str, list[Pair]]] = {}
     readings: list[LawReading] = []
@@ -103,7 +108,7 @@ def choose(
     if len(minima) >= 2 and asked:
         parts["isoflop"] = of_minima(minima, pairs["isoflop"])
     if laws:
-        parts["parametric"] = forecasts_of_laws(laws, pairs["parametric"], _condition(fits))
+        parts["parametric"] = forecasts_of_laws(laws, pairs["parametric"], condition_of(fits))
     if "envelope" in fits.fitted:
         parts["envelope"] = _of_envelope(fits)
     held_out: dict[str, dict[str, Any]] = {
@@ -127,8 +132,11 @@ def choose(
         C_range = [float(minima.C[0]), float(minima.C[-1])]
     else:
         C_range = [float(obs.C.min()), float(obs.C.max())]
-    outliers = _outliers(obs, fits, readings)
+    outliers = outliers_of(obs, fits, readings)
     law = _near_optimum(readings)
+    before = None  # approach 3's forecasts without the richer law, where that can matter
+    if lead == "parametric":
+        before = forecasts_of_laws(readings, pairs["parametric"], condition_of(fits))
     return RecommendedModel(
         approach=lead,
         C_range=C_range,
@@ -136,8 +144,12 @@ def choose(
         L=chosen.get("L"),
         reasons=[
             why,
-            *_evidence(lead, fits, readings, outliers, len(obs)),
-            *_about_richer(obs, fits, laws, readings, parts, pairs),
+            *evidence(lead, fits, readings, outliers, len(obs)),
+            *(
+                about_richer(obs, fits, laws, readings, parts["parametric"], before)
+                if before
+                else []
+            ),
         ],
         outliers=outliers,
         held_out=held_out,
@@ -150,20 +162,38 @@ def minima_of(obs: Observations, fits: Fits) -> Minima:
 
     Of parabolas, which assume no law, and of every profile whose minimum lies within REACH of the sizes
     tried. Approach 2 itself leaves out a profile whose minimum has fewer than two sizes on a side; it
-    measures N_opt and the loss all the same, and the held-out errors say how well.
+    measures N_opt and the loss all the same, and the held-out errors say how well. Where approach 2 is
+    refused for another reason (no signal, flat, losses that rise), there are none.
     """
+    refused = fits.refused.get("isoflop")
+    if refused is not None and refused.kind not in AT_THE_EDGE:
+        return Minima(*(np.empty(0) for _ in "CNL"))
+    profiles = parabolas_of(obs, str(fits.command.get("isoflop_window", "auto")))
+    noise = _noise(profiles)
     found = []
-    for budget in parabolas_of(obs, str(fits.command.get("isoflop_window", "auto"))):
-        x, c = np.log(budget["N"]), budget["coefficients"]
-        if c is None or not c[2] > 0:
+    for p in profiles:
+        x = np.log(p.obs.N)
+        if p.c is None or not x.min() - REACH < p.x_opt < x.max() + REACH:
             continue
-        at = float(-c[1] / (2 * c[2]))
-        if x.min() - REACH < at < x.max() + REACH:
-            loss = float(c[0] + c[1] * at + c[2] * at**2)
-            found.append((float(budget["C"]), float(np.exp(at)), loss))
+        powers = np.array([1.0, u := p.x_opt - float(x.mean()), u * u])
+        loss = float(powers @ p.c)
+        sd_N = noise * loss * float(np.sqrt((p.pull**2).sum()))
+        sd_L = noise * float(np.sqrt(((powers @ p.solver) ** 2).sum()))
+        C = float(np.exp(np.log(p.obs.C).mean()))
+        found.append((C, float(np.exp(p.x_opt)), loss, sd_N, sd_L))
     if not found:
         return Minima(*(np.empty(0) for _ in "CNL"))
     return Minima(*(np.array(column, float) for column in zip(*sorted(found), strict=True)))
+
+
+def _noise(profiles: Sequence[Profile]) -> float:
+    """Standard deviation of the losses about their parabolas, over the loss, pooled over budgets."""
+    square, freedom = 0.0, 0
+    for p in profiles:
+        if p.c is not None and len(p.obs) > 3:
+            square += float(((p.residuals / p.obs.L) ** 2).sum())
+            freedom += len(p.obs) - 3
+    return float(np.sqrt(square / freedom)) if freedom else 0.0
 
 
 def _forecast(
@@ -206,12 +236,6 @@ def of_minima(minima: Minima, pairs: Mapping[str, list[Pair]]) -> dict[str, Fore
     return found
 
 
-def _condition(fits: Fits) -> float:
-    """Condition number of approach 3's fit; 1 where it is not known."""
-    certificate = fits.fitted["parametric"].certificate or {}
-    return float(certificate.get("condition_number", 1.0))
-
-
 def forecasts_of_laws(
     laws: Sequence[LawReading | RicherLaw], pairs: Mapping[str, list[Pair]], condition: float = 1.0
 ) -> dict[str, Forecast]:
@@ -238,7 +262,10 @@ def _of_envelope(fits: Fits) -> dict[str, Forecast]:
     if len(C) >= MIN_LOSS:
         loss = saturating(Minima(C, N, L), np.inf)
         found["L"] = _forecast("L", "saturating", {"the envelope": loss}, [])
-    return found
+    return {
+        q: dataclasses.replace(f, error=dataclasses.replace(f.error, scale=ENVELOPE_ERROR[q]))
+        for q, f in found.items()
+    }
 
 
 def scored(parts: Mapping[str, Forecast], pairs: Mapping[str, list[Pair]]) -> dict[str, Any]:
@@ -310,87 +337,5 @@ def _errors(held_out: Mapping[str, Any]) -> str:
 
 
 def _near_optimum(readings: list[LawReading]) -> LawReading | None:
-    """The law of the narrowest window: what describes the runs near the optimum."""
+    """The law of the narrowest window that could be fitted: nearest to the runs at the optimum."""
     return readings[-1] if readings else None
-
-
-def _outliers(obs: Observations, fits: Fits, readings: list[LawReading]) -> list[dict[str, Any]]:
-    """Runs that the recommendation leaves out as outliers, by approach."""
-    found: list[dict[str, Any]] = []
-    if "isoflop" in fits.fitted:
-        excluded = fits.fitted["isoflop"].details.get("window", {}).get("outliers", [])
-        found += [
-            {"approach": "isoflop", **{k: o[k] for k in ("run_id", "N", "L")}} for o in excluded
-        ]
-    for reading in readings[:1]:
-        for i in np.flatnonzero(reading.outliers):
-            run = {"run_id": str(obs.run_id[i]), "N": float(obs.N[i]), "L": float(obs.L[i])}
-            found.append({"approach": "parametric", **run})
-    return found
-
-
-def _evidence(
-    lead: str, fits: Fits, readings: list[LawReading], outliers: list[dict[str, Any]], n_runs: int
-) -> list[str]:
-    """What the recommendation was made from: the window, windows of approach 3, outliers."""
-    said = []
-    if lead == "isoflop" and "isoflop" in fits.fitted:
-        said.append(f"Approach 2 uses {fits.fitted['isoflop'].settings['window']}.")
-    elif lead == "isoflop":
-        said.append(
-            "Approach 2 itself is refused, because too few minima have two sizes on each side: parabolas "
-            "whose minimum lies near the sizes tried stand in for it. Train more sizes on both sides."
-        )
-    if len(readings) > 1:
-        a = ", ".join(f"{r.law.beta / (r.law.alpha + r.law.beta):.3f} ({r.name})" for r in readings)
-        said.append(f"Approach 3 by window, a = {a}.")
-    if lead == "parametric" and (condition := _condition(fits)) > ILL_CONDITIONED:
-        said.append(
-            f"Approach 3 is ill-conditioned here (condition number {condition:.0f}): its interval is widened "
-            "by what such fits were measured to miss by. Train some sizes at several tokens per parameter."
-        )
-    if outliers:
-        names = list(dict.fromkeys(str(o["run_id"]) for o in outliers))
-        shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-        text = f"{len(names)} of {n_runs} runs are outliers and were excluded: {shown}."
-        parametric = fits.fitted.get("parametric")
-        if parametric is not None and any(o["approach"] == "parametric" for o in outliers):
-            own = readings[0].law
-            without = own.beta / (own.alpha + own.beta)
-            text += f" Approach 3 gives a = {without:.3f} without them, {parametric.N_opt.exponent:.3f} with all runs."
-        said.append(text + " Check whether they diverged.")
-    return said
-
-
-def _about_richer(
-    obs: Observations,
-    fits: Fits,
-    laws: Sequence[LawReading | RicherLaw],
-    readings: list[LawReading],
-    parts: Mapping[str, Mapping[str, Forecast]],
-    pairs: Mapping[str, Mapping[str, list[Pair]]],
-) -> list[str]:
-    """What the richer law changes in approach 3's forecast; nothing where none was fitted."""
-    if not laws or not isinstance(laws[-1], RicherLaw):
-        return []
-    richer = laws[-1]
-    r = np.log(obs.L / readings[0].law(obs.N, obs.D))[readings[0].keep]
-    text = (
-        f"Approach 3's law misses its runs by {robust_sd(r):.1%} of the loss, {richer.name} "
-        f"{FORMULA} by {richer.miss:.1%}"
-    )
-    if len(laws) == 1:
-        return [f"{text}; it alone stands for approach 3 (approach3_law=saturating)."]
-    now, before = parts["parametric"], forecasts_of_laws(readings, pairs["parametric"])
-    weight = {q: float(weights_of(f.scores, q)[-1]) for q, f in now.items()}
-    if max(weight.values()) < MIN_SAID:
-        return [f"{text}, but its errors on the larger budgets leave it no weight."]
-    C = float(f"{10 * obs.C.max():.2g}")
-    N, old_N, L, old_L = (
-        float(np.exp(f[q].log_at(C, fits.cost))) for q in ("N", "L") for f in (now, before)
-    )
-    return [
-        f"{text}. By its errors on the larger budgets it has {weight['N']:.0%} of approach 3's weight in "
-        f"N_opt and {weight['L']:.0%} in the loss, and moves its forecast at {C:.3g} FLOPs from N "
-        f"{count(old_N)} to {count(N)} and from loss {old_L:.4g} to {L:.4g}."
-    ]

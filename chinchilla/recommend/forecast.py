@@ -6,7 +6,7 @@ weightings of the budgets, exp(-(ln C_max - ln C) / r) with r from RECENCY; `hel
 how well each predicts the sweep's own larger budgets. NumPy only.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
@@ -32,6 +32,15 @@ class Minima:
     C: np.ndarray  # (m,) training FLOPs
     N: np.ndarray  # (m,) parameters
     L: np.ndarray  # (m,) nats per token
+    # (m,) standard errors of ln N and ln L, from the scatter of the runs about their profiles; 0 where
+    # they are not known.
+    sd_N: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    sd_L: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        for name in ("sd_N", "sd_L"):
+            if len(getattr(self, name)) != len(self.C):
+                object.__setattr__(self, name, np.zeros(len(self.C)))
 
     def __len__(self) -> int:
         return len(self.C)
@@ -43,7 +52,7 @@ class Minima:
 
     def where(self, keep: np.ndarray) -> "Minima":
         """The minima selected by a mask or an index array."""
-        return Minima(self.C[keep], self.N[keep], self.L[keep])
+        return Minima(*(getattr(self, f.name)[keep] for f in fields(self)))
 
 
 def recency_weights(x: np.ndarray, r: float) -> np.ndarray:
@@ -67,7 +76,7 @@ def line(minima: Minima, r: float) -> Member:
     a = float((w * dx) @ y / ((w * dx) @ dx))
     log_k = float(w @ y / w.sum()) - a * middle
     X = np.stack([np.ones_like(x), x], axis=1)
-    return Member([log_k, a], _covariance(X, y - log_k - a * x, w, SCATTER["N"]))
+    return Member([log_k, a], _covariance(X, y - log_k - a * x, w, minima.sd_N, SCATTER["N"]))
 
 
 def saturating(minima: Minima, r: float) -> Member:
@@ -87,18 +96,19 @@ def saturating(minima: Minima, r: float) -> Member:
     fitted = E + K * p
     # In E, ln K at the largest budget, and g; then in ln K of C^-g, so that rows need no reference.
     X = np.stack([1 / fitted, K * p / fitted, -K * u * p / fitted], axis=1)
-    V = np.array(_covariance(X, np.log(L / fitted), w, SCATTER["L"]))
+    V = np.array(_covariance(X, np.log(L / fitted), w, minima.sd_L, SCATTER["L"]))
     T = np.array([[1.0, 0, 0], [0, 1.0, x.max()], [0, 0, 1.0]])
     return Member([E, float(np.log(max(K, 1e-300)) + g * x.max()), g], (T @ V @ T.T).tolist())
 
 
 def _covariance(
-    X: np.ndarray, residuals: np.ndarray, w: np.ndarray, least: float
+    X: np.ndarray, residuals: np.ndarray, w: np.ndarray, sd: np.ndarray, least: float
 ) -> list[list[float]]:
     """Covariance of weighted least squares.
 
     The residuals' variance is unbiased for equal errors: the weighted sum of squares over the sum of the
-    weights less what the fit takes out of it. It is `least`^2 where no residual is left.
+    weights less what the fit takes out of it; `least`^2 where no residual is left. It is never below
+    that of the minima themselves, `sd`: a curve through three minima misses none of them.
     """
     m, p = X.shape
     inverse = np.linalg.pinv(X.T @ (w[:, None] * X), hermitian=True)
@@ -106,6 +116,7 @@ def _covariance(
     square = least**2
     if m > p:
         square = float(w @ residuals**2 / max(w.sum() - np.trace(inverse @ meat), 1e-12))
+    square = max(square, float(w @ sd**2 / w.sum()))
     V: list[list[float]] = (square * inverse @ meat @ inverse).tolist()
     return V
 

@@ -6,7 +6,7 @@ and one of ln L, at a distance h in ln C beyond the cut. From these come
 * the score of a forecast, its mean absolute error, in which near and recent pairs, and those with many
   budgets below the cut, count more;
 * the weight of a forecast among its kind, 1 / (score^2 + FLOOR^2 + e^2)^2 with e its own standard
-  error where it is applied (jackknife over budgets);
+  error where it is applied;
 * the error scale s of the weighted forecast: its error at a distance h has the standard deviation
   s * sqrt(h0^2 + H^2), where H = h for N_opt, and H = (1 - e^(-g*h))/g for a loss that approaches its
   asymptote as C^-g: an error of the slope grows no further there. s^2 is shrunk towards PRIOR^2, which counts as PRIOR_N held-out budgets: it is

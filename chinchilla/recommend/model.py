@@ -21,6 +21,8 @@ from chinchilla.recommend.held_out import ErrorScale, weights_of
 from chinchilla.recommend.richer import optimum
 
 KINDS = {"line": 2, "saturating": 3, "law": 7}  # kind of a member -> its number of parameters
+QUANTITIES = {"line": "N", "saturating": "L", "law": "NL"}  # kind -> what it may forecast
+LEADS = ("isoflop", "parametric", "envelope", "minima")
 LEVEL = 0.8  # of intervals
 
 
@@ -147,6 +149,18 @@ class RecommendedModel:
             forecast: Forecast | None = getattr(found, name)
             if forecast is not None and (wrong := _impossible(forecast)):
                 raise InputError(f"{where}.{name}: {wrong}. Run `chinchilla fit` again.")
+            if forecast is not None and (
+                forecast.quantity != name or name not in QUANTITIES[forecast.kind]
+            ):
+                raise InputError(
+                    f"{where}.{name} is a forecast of another quantity. Run `chinchilla fit` again."
+                )
+        if found.approach not in LEADS:
+            raise InputError(
+                f"{where}.approach {found.approach!r} is not one of {', '.join(LEADS)}."
+            )
+        if found.shape is not None and (len(found.shape) != 2 or not min(found.shape) > 0):
+            raise InputError(f"{where}.shape must be two positive exponents, or null.")
         if len(found.C_range) != 2 or not 0 < found.C_range[0] <= found.C_range[1]:
             raise InputError(f"{where}.C_range must be the smallest and the largest C.")
         return found
@@ -161,6 +175,10 @@ def _impossible(f: Forecast) -> str:
         return "members and scores do not match"
     if f.covariances and np.shape(f.covariances) != (len(f.members), n, n):
         return "members and covariances do not match"
+    if len(f.names) != len(f.members):
+        return "members and names do not match"
+    if any(V[i][i] < 0 for V in f.covariances for i in range(n)):
+        return "a variance is negative"
     if not f.scores or min(f.scores) < 0:
         return "scores are missing or negative"
     if not (min(f.error.scale, f.error.freedom, f.error.offset) > 0 and f.error.rate >= 0):

@@ -188,7 +188,9 @@ def test_far_beyond_the_runs_only_a_range_is_shown(say, fits):
     r = told["recommended"]
     assert (r["range_only"], told["decisions"]) == (True, [])
     out = say("predict budget_flops=1e25 frontier=fits").out
-    assert out.strip().startswith("C = 1e+25 FLOPs, 5,208x beyond the data: N between ")
+    assert out.strip().startswith(
+        "C = 1e+25 FLOPs, 5,208x the compute of the largest run: N between "
+    )
     assert "The runs do not support more than this range." in out
     assert "Cost:" not in out
     assert "by these runs" not in out
@@ -203,10 +205,10 @@ def test_far_beyond_the_runs_only_a_range_is_shown(say, fits):
 
 def test_a_million_times_beyond_the_runs_is_refused_unless_forced(say, fits):
     words = "predict budget_flops=1e29 frontier=fits"
-    one_line(say(words), 3, "times the compute of the largest run", "force=true")
+    one_line(say(words), 3, "beyond the largest run", "force=true")
     forced = say(f"{words} force=true")
     assert forced.code == 0
-    assert "x beyond the data: N between " in forced.out
+    assert "x the compute of the largest run: N between " in forced.out
 
 
 def test_help_lists_rates_and_nothing_of_slurm(say):
@@ -384,7 +386,7 @@ def test_what_the_reader_should_know_stands_under_the_answer(say, fits):
         (1e20, "parametric"),
         (1e24, "parametric"),
     ]
-    assert far["reasons"][-1] == "Extrapolation: 521x the compute of the largest budget."
+    assert far["reasons"][-1] == "Extrapolation: 521x the compute of the largest run."
     assert not any("Extrapolation" in text for text in near["reasons"])
     found = {(one["kind"], one["C"]) for one in told["warnings"]}
     assert ("beyond_ratio", 1e20) in found

@@ -154,14 +154,16 @@ def test_what_the_fit_said_is_said_again():
 def test_an_answer_beyond_the_runs_says_how_far():
     fits = fits_of(parametric())
     assert said(fits, C=1.6e22)[0].reasons[-1] == (
-        "Extrapolation: 16x the compute of the largest budget."
+        "Extrapolation: 16x the compute of the largest run."
     )
     r, _ = said(fits, C=1.6e24)
     assert r.range_only
-    assert "1,600x the compute of the largest budget" in r.reasons[-1]
-    assert headline(r).startswith("C = 1.6e+24 FLOPs, 1,600x beyond the data: N between ")
+    assert "1,600x the compute of the largest run" in r.reasons[-1]
+    assert headline(r).startswith(
+        "C = 1.6e+24 FLOPs, 1,600x the compute of the largest run: N between "
+    )
     assert f"{r.N / 1e9:.3g}" not in headline(r)
-    with pytest.raises(Refusal, match=r"times the compute of the largest run.*force=true"):
+    with pytest.raises(Refusal, match=r"beyond the largest run.*force=true"):
         recommendation(fits, 1.1e27)
     assert recommendation(fits, 1.1e27, force=True).range_only
     _, caveats = said(fits_of(line_of("envelope", 1e6 / 1e20**0.46, 0.46)))

@@ -122,6 +122,50 @@ def test_far_beyond_the_runs_only_a_range_is_stated(isoflop_runs):
     assert recommendation(fits, 2e27, force=True).range_only
 
 
+def test_far_below_the_runs_only_a_range_is_stated(isoflop_runs):
+    fits = fitted(isoflop_runs(BUDGETS, noise=1e-3))
+    low = recommendation(fits, 5e14)
+    assert low.range_only
+    assert "below the compute of the smallest run" in low.reasons[-1]
+    with pytest.raises(Refusal, match="beyond the smallest run"):
+        recommendation(fits, 1e3)
+
+
+@pytest.mark.parametrize("C", ["1e21", None, [1e20], True, 0, -1.0, float("nan"), float("inf")])
+def test_a_budget_that_is_no_number_of_flops_is_one_line(isoflop_runs, C):
+    with pytest.raises(InputError, match="FLOPs"):
+        recommendation(fitted(isoflop_runs(BUDGETS)), C)
+
+
+def test_noise_alone_has_no_answer(isoflop_runs):
+    """No approach finds a signal, and nothing stands in for them."""
+    runs = isoflop_runs(BUDGETS[:5])
+    for seed in range(4):
+        noise = np.exp(0.02 * np.random.default_rng(seed).normal(size=len(runs)))
+        fits = fitted(replace(runs, L=3 * noise))
+        if not fits.fitted:
+            assert fits.recommended is None
+            with pytest.raises(Refusal, match="no approach has an answer"):
+                recommendation(fits, 1e21)
+    shuffled = replace(runs, L=np.full(len(runs), 3.0))
+    assert fitted(shuffled).recommended is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_budgets", "noise"), [(3, 0.01), (4, 0.01), (5, 0.01)])
+def test_intervals_of_few_budgets_hold(isoflop_runs, law, n_budgets, noise):
+    """Each minimum's own uncertainty counts: three points lie on any curve of three parameters."""
+    held = {"N": 0, "L": 0}
+    for seed in range(20):
+        runs = isoflop_runs(BUDGETS[:n_budgets], n_sizes=7, noise=noise, seed=seed)
+        r = recommendation(fitted(runs, n_bootstrap=100), 10 * BUDGETS[n_budgets - 1])
+        N, L = optimum(law, r.C)
+        held["N"] += inside(N, r.N_interval80)
+        held["L"] += inside(L, r.L_interval80)
+    assert held["N"] >= 14  # of 20: under 5% of sets of 20 where 80% hold
+    assert held["L"] >= 14
+
+
 def test_intervals_widen_with_the_distance(isoflop_runs):
     fits = fitted(isoflop_runs(BUDGETS, noise=3e-3))
     widths = [
@@ -165,6 +209,10 @@ def test_a_model_survives_its_file_and_an_edited_one_is_refused(isoflop_runs, tm
         (("N", "members"), [[1.0, 2.0]]),
         (("L", "error", "scale"), 0.0),
         (("C_range",), [2.0, 1.0]),
+        (("approach",), "spline"),
+        (("shape",), [0.0, 0.3]),
+        (("N", "quantity"), "L"),
+        (("N", "names"), ["one"]),
     ):
         record = model_of(fits).to_dict()
         place = record
