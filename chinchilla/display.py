@@ -234,8 +234,8 @@ def fits_predictions(fits: Fits, C: Any, force: bool = False) -> "DataFrame":
         row = {"C": c, "N": r.N, "D": r.D, "D/N": r.ratio, "L": r.L}
         for key, bounds in (("N", r.N_interval80), ("D", r.D_interval80), ("L", r.L_interval80)):
             row[f"{key}_low"], row[f"{key}_high"] = bounds or (None, None)
-        rows.append({**row, "approach": r.approach, "beyond": r.beyond})
-    return _frame(rows, COLUMNS)
+        rows.append({**row, "approach": r.approach, "beyond": r.beyond, "range_only": r.range_only})
+    return _frame(rows, (*COLUMNS, "range_only"))
 
 
 def frontier_predictions(f: Frontier, C: Any) -> "DataFrame":

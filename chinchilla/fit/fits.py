@@ -192,8 +192,8 @@ class Fits:
         """The recommended answer at C training FLOPs, a number or a list: one row each.
 
         Columns C, N, D, D/N, L, the bounds of the 80% intervals (N_low, N_high, D_low, D_high, L_low,
-        L_high), approach, and beyond: C over the largest C of the runs. Beyond 1,000 times only the
-        bounds mean something.
+        L_high), approach, beyond (C over the largest C of the runs) and range_only: whether C lies so
+        far from the runs that only the bounds mean something.
 
         Args:
             C: training FLOPs, counted as the runs count them.

@@ -21,7 +21,7 @@ from chinchilla.recommend.model import Forecast, RecommendedModel
 from chinchilla.table_names import accepted, shortened
 from chinchilla.table_rows import BUDGET_TOLERANCE
 from chinchilla.tables_in import Table, conventions_of, numbers
-from chinchilla.units import perplexities
+from chinchilla.units import TOKENS_PER_PARAM, perplexities
 
 
 def minima_of_table(table: Table, duplicates: str = "drop") -> tuple[Minima, list[str]]:
@@ -71,6 +71,13 @@ def minima_of_table(table: Table, duplicates: str = "drop") -> tuple[Minima, lis
             f"{MIN_LOSS} minima, or the runs themselves as observations=FILE.csv."
         )
     found = Minima(C[rows], N[rows], L[rows])
+    ratio = found.C / (6 * found.N**2)  # tokens per parameter, NaN without sizes
+    low, high = TOKENS_PER_PARAM
+    if np.any((ratio < low) | (ratio > high)):
+        raise InputError(
+            f"{table.name}: {np.nanmin(ratio):.2g} to {np.nanmax(ratio):.2g} tokens per parameter, D being "
+            "C/(6*N): check the units of C and N. Give FLOPs and parameters as whole counts, such as 70e9."
+        )
     close = np.flatnonzero(found.C[1:] <= (1 + BUDGET_TOLERANCE) * found.C[:-1])
     if len(close):
         i, j = rows[close[0]], rows[close[0] + 1]
