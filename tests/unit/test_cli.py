@@ -1,6 +1,8 @@
 """What a person types, and what they get: an answer, or one line that says what to do."""
 
 import json
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -290,19 +292,32 @@ def test_another_width_brings_its_own_feed_forward_and_heads(named):
     assert shape == shape_named("384x6", paper.VOCAB_SIZE, paper.SEQ_LEN, 64, "rope")
 
 
-def test_who_else_uses_hydra_in_this_process_finds_its_store_as_it_was():
-    from hydra.core.config_store import ConfigStore
+USES_HYDRA = """
+from hydra.core.config_store import ConfigStore
+from chinchilla import cli
+from chinchilla.errors import InputError
 
-    cli.compose("flops", ["model=57m", "tokens=5"])  # Hydra's plugins are in the store from here on
-    ConfigStore.instance().store(name="another", node={"key": 1})
-    before = ConfigStore.instance().repo
-    cli.compose("flops", ["model=57m", "tokens=5"])
-    with pytest.raises(InputError):
-        cli.compose("flops", ["model=57m", "tokens=five"])
-    assert ConfigStore.instance().repo is before
-    assert {"another.yaml", "hydra"} <= before.keys()
-    assert {"config.yaml", "launcher", "sweeper"} <= before["hydra"].keys()
-    assert "flops_schema.yaml" not in before
+cli.compose("flops", ["model=57m", "tokens=5"])  # Hydra's plugins are in the store from here on
+ConfigStore.instance().store(name="another", node={"key": 1})
+before = ConfigStore.instance().repo
+cli.compose("flops", ["model=57m", "tokens=5"])
+try:
+    cli.compose("flops", ["model=57m", "tokens=five"])
+except InputError:
+    print("refused")
+assert ConfigStore.instance().repo is before
+assert {"another.yaml", "hydra"} <= before.keys()
+assert {"config.yaml", "launcher", "sweeper"} <= before["hydra"].keys()
+assert "flops_schema.yaml" not in before
+"""
+
+
+def test_who_else_uses_hydra_in_the_process_finds_its_store_as_it_was():
+    """In an interpreter of its own: plugins register once, whatever other tests did before."""
+    done = subprocess.run(
+        [sys.executable, "-c", USES_HYDRA], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
 
 
 def test_names_that_yaml_would_read_as_numbers_stay_names():
