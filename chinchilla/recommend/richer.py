@@ -29,9 +29,6 @@ OUTLIER = 6.0  # robust standard deviations of ln L, as for the five-parameter l
 MAX_OUTLIERS = 0.1  # share of the runs
 POWERS = (0.3, 0.7, 1.3)  # q of starts
 SATURATIONS = (0.0, 0.1, 0.4)  # D0 of starts, as quantiles of D
-FEW = (
-    0.1,
-)  # the same for refits without the larger budgets, which also start at the law of all runs
 WIDTHS = (1e-2, 1e-3)  # Huber widths of ln L: a wide one finds the basin, the paper's the law
 N_POLISHED = 3  # starts that go on to the second width
 LOW = (-np.inf, -np.inf, -np.inf, 1e-3, 1e-3, -2.5, -np.inf)  # of e, a, b, alpha, beta, ln q, ln D0
@@ -50,12 +47,15 @@ class RicherLaw:
     name = "the saturating law"
 
     def refits(self, obs: Observations, below: list[np.ndarray], how: dict[str, Any]) -> np.ndarray:
-        """(n_cuts, 7) parameters from the runs below each cut; NaN where they are too few."""
+        """(n_cuts, 7) parameters from the runs below each cut; NaN where they are too few.
+
+        Each starts at the law of all runs alone: more starts changed no held-out error beyond digits.
+        """
         found = np.full((len(below), 7), np.nan)
         for i, cut in enumerate(below):
             rows = self.keep & cut
             if rows.sum() >= MIN_REFIT:
-                found[i] = fitted(obs.N[rows], obs.D[rows], obs.L[rows], self.theta, FEW)
+                found[i] = fitted(obs.N[rows], obs.D[rows], obs.L[rows], self.theta, ())
         return found
 
 
