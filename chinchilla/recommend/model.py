@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from chinchilla.errors import InputError
 from chinchilla.fit.loss_law import FlopsPerToken
@@ -100,7 +100,7 @@ class Forecast:
         """
         middle, spread, standard = self._parts(C, cost)
         sd = max(self.error.sd(h), spread, standard, resampled)
-        half = float(student.ppf((1 + LEVEL) / 2, self.error.freedom)) * sd
+        half = float(stdtrit(self.error.freedom, (1 + LEVEL) / 2)) * sd
         return Estimate(*(float(np.exp(middle + x)) for x in (0.0, -half, half)))
 
     def slope(self, C: float, cost: FlopsPerToken | None = None) -> float:
