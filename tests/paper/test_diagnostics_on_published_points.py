@@ -5,12 +5,11 @@ The measurements are not part of this repository. CHINCHILLA_PUBLIC_DATA names t
 """
 
 import csv
-import os
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
+from public_data import public
 
 from chinchilla.config import FitCommand
 from chinchilla.diagnose.consistency import approach_2_against_3, residuals
@@ -30,14 +29,10 @@ from chinchilla.fit import fit_all, fit_parametric
 from chinchilla.fit.loss_law import named_law
 from chinchilla.observations import Observations
 
-BESIDE = Path(__file__).parents[2].parent / "shared" / "data"
-
 
 def figure_4(without_outliers: bool) -> Observations:
     """The points read from the paper's Figure 4; C = 6*N*D."""
-    path = Path(os.environ.get("CHINCHILLA_PUBLIC_DATA", BESIDE)) / "hoffmann_fig4.csv"
-    if not path.exists():
-        pytest.skip(f"{path} is not here; set CHINCHILLA_PUBLIC_DATA to the folder of {path.name}")
+    path = public("hoffmann_fig4.csv")
     obs = Observations.from_csv(path, flop_convention="six_nd")
     with open(path, newline="") as f:
         outlier = np.array([row["epoch_outlier"] == "True" for row in csv.DictReader(f)])

@@ -5,12 +5,11 @@ The measurements are not part of this repository. CHINCHILLA_PUBLIC_DATA names t
 """
 
 import csv
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from public_data import public
 
 from chinchilla.errors import FitError
 from chinchilla.fit import Frontier, LossLaw, fit_envelope, fit_isoflop, fit_parametric
@@ -19,15 +18,6 @@ from chinchilla.fit.parametric import fit_loss_law
 from chinchilla.observations import Observations
 from chinchilla.paper import GOPHER_BUDGET, ISOFLOP_BUDGETS, SEQ_LEN, TABLE_A9, VOCAB_SIZE
 from chinchilla.shapes import ModelShape, flops_per_token
-
-BESIDE = Path(__file__).parents[2].parent / "shared" / "data"
-
-
-def public(name: str) -> Path:
-    path = Path(os.environ.get("CHINCHILLA_PUBLIC_DATA", BESIDE)) / name
-    if not path.exists():
-        pytest.skip(f"{path} is not here; set CHINCHILLA_PUBLIC_DATA to the folder of {name}")
-    return path
 
 
 @pytest.fixture

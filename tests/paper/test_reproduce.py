@@ -1,11 +1,11 @@
 """Table 2 in one command: on points drawn from the published law, and on the published points."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from public_data import public
 
 from chinchilla.cli import main
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
@@ -15,15 +15,11 @@ from chinchilla.paper import GOPHER_BUDGET, ISOFLOP_BUDGETS
 from chinchilla.report.reproduce import markdown, reproduce
 from chinchilla.units import count
 
-BESIDE = Path(__file__).parents[2].parent / "shared" / "data"
 LAW = named_law("hoffmann")
 
 
 def published_points() -> Path:
-    path = Path(os.environ.get("CHINCHILLA_PUBLIC_DATA", BESIDE)) / "hoffmann_fig4.csv"
-    if not path.exists():
-        pytest.skip(f"{path} is not here; set CHINCHILLA_PUBLIC_DATA to its folder")
-    return path
+    return public("hoffmann_fig4.csv")
 
 
 @pytest.fixture(scope="module")

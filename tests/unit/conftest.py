@@ -60,3 +60,15 @@ def scattered_runs(law, observe):
         return observe(N, D, law(N, D) * np.exp(error))
 
     return build
+
+
+@pytest.fixture
+def csv(tmp_path):
+    """csv(text) -> Observations read from a file with that text or those bytes."""
+
+    def read(text: str | bytes, **said) -> Observations:
+        path = tmp_path / "runs.csv"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return Observations.from_csv(path, **said)
+
+    return read

@@ -4,14 +4,13 @@ import contextlib
 import csv
 import dataclasses
 import hashlib
-import os
 import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
+from public_data import public
 
 from chinchilla import cli, fetch
 from chinchilla.config.fetching import POINTS
@@ -23,7 +22,6 @@ RAW = (
     "1,3,#ffe,2e8,2.4e18,#ffe,3.05\n"
     "1,4,#ffd,3e8,9.3e18,#ffd,2.95\n"
 )
-BESIDE = Path(__file__).parents[2].parent / "shared" / "data"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -163,16 +161,14 @@ def test_every_name_of_points_has_a_source():
 
 
 def test_figure_4_is_converted_as_the_published_points_are():
-    path = Path(os.environ.get("CHINCHILLA_PUBLIC_DATA", BESIDE)) / "hoffmann_fig4.csv"
-    if not path.exists():
-        pytest.skip(f"{path} is not here; set CHINCHILLA_PUBLIC_DATA to its folder")
+    path = public("hoffmann_fig4.csv")
     with open(path, newline="") as f:
-        public = list(csv.DictReader(f))
+        published = list(csv.DictReader(f))
     raw = "Model Size,Training FLOP,loss\n"
-    raw += "".join(f"{row['N']},{row['C']},{row['L']}\n" for row in public)
+    raw += "".join(f"{row['N']},{row['C']},{row['L']}\n" for row in published)
     ours = list(csv.DictReader(fetch.figure_4(raw).splitlines()))
-    assert len(ours) == len(public) == 245
-    for row, expected in zip(ours, public, strict=True):
+    assert len(ours) == len(published) == 245
+    for row, expected in zip(ours, published, strict=True):
         for column in ("run_id", "budget_flops", "C", "N", "L", "epoch_outlier"):
             assert row[column] == expected[column]
         assert float(row["D"]) == pytest.approx(float(expected["D"]), rel=2e-9)

@@ -1,6 +1,5 @@
 """Rows of other people's tables: copies, seeds, searches, units row by row, budgets, their order."""
 
-import os
 import time
 from pathlib import Path
 
@@ -8,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from public_data import public
 
 from chinchilla import cli
 from chinchilla.errors import InputError
@@ -18,29 +18,7 @@ from chinchilla.observations import Observations
 from chinchilla.tables_in import COLUMNS, OPTIONAL
 
 LAW = named_law("hoffmann")
-BESIDE = Path(__file__).parents[2].parent / "shared" / "data"
-PUBLIC = Path(os.environ.get("CHINCHILLA_PUBLIC_DATA", BESIDE))
 SIX = {"flop_convention": "six_nd"}
-
-
-def public(name: str) -> Path:
-    """A table of public measurements or a case beside them; skips where the folder is not there."""
-    path = PUBLIC / name
-    if not path.exists():
-        pytest.skip(f"{path} is not here: set CHINCHILLA_PUBLIC_DATA to the folder of public data")
-    return path
-
-
-@pytest.fixture
-def csv(tmp_path):
-    """csv(text) -> Observations read from a file with that text or those bytes."""
-
-    def read(text: str | bytes, **said) -> Observations:
-        path = tmp_path / "runs.csv"
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return Observations.from_csv(path, **said)
-
-    return read
 
 
 RUNS = "run_id,C,N,D,L\na,1.2e18,1e8,2e9,3.5\nb,4.8e18,2e8,4e9,3.2\n"

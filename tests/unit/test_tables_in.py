@@ -11,18 +11,6 @@ HEADER = "run_id,budget_flops,C,N,D,L\n"
 GOOD = HEADER + "a,1e18,1e18,1e8,1.7e9,3.5\nb,,2e18,2e8,1.7e9,3.2\n"
 
 
-@pytest.fixture
-def csv(tmp_path):
-    """csv(text) -> Observations read from a file with that text or those bytes."""
-
-    def read(text: str | bytes, **conventions) -> Observations:
-        path = tmp_path / "runs.csv"
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return Observations.from_csv(path, **conventions)
-
-    return read
-
-
 def same(a: Observations, b: Observations) -> None:
     for name in (*COLUMNS, *CONVENTIONS):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))

@@ -1,11 +1,10 @@
 """Over-training: Gadre et al.'s law, and the same question put to any other."""
 
 import csv
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
+from public_data import public
 
 from chinchilla.decide.options import allocate
 from chinchilla.decide.overtraining import (
@@ -21,15 +20,12 @@ from chinchilla.observations import Observations
 from chinchilla.paper import OVER_TRAINING
 from chinchilla.shapes import flops_per_token, n_params, named_shapes
 
-BESIDE = Path(__file__).parents[3].parent / "shared" / "data"
 TRAINING_SETS = {"c4": "c4_original", "redpajama": "rpj", "refinedweb": "rw_original"}
 
 
 def public_runs(train_set: str) -> tuple[np.ndarray, ...]:
     """C, M and loss of the five runs that are fitted: four sizes at M = 20, the smallest at 320."""
-    path = Path(os.environ.get("CHINCHILLA_PUBLIC_DATA", BESIDE)) / "gadre_overtraining.csv"
-    if not path.exists():
-        pytest.skip(f"{path} is not here; set CHINCHILLA_PUBLIC_DATA to its folder")
+    path = public("gadre_overtraining.csv")
     with open(path, newline="") as f:
         rows = [
             (row, float(row["chinchilla_multiplier"]))

@@ -1,11 +1,10 @@
 """Repeated data: the published law, its refit, and how little the public runs determine."""
 
 import csv
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
+from public_data import public
 
 from chinchilla.decide.repeated import RepeatedLaw, allocate_repeated, fit_repeated, named_repeats
 from chinchilla.errors import FitError, InputError
@@ -13,7 +12,6 @@ from chinchilla.fit.loss_law import named_law
 
 LAW = named_law("muennighoff")
 PUBLISHED = named_repeats(LAW)
-BESIDE = Path(__file__).parents[3].parent / "shared" / "data"
 
 # Runs that Muennighoff et al. leave out of the fit: repeats or parameters that harmed, and others.
 # Reruns with other seeds or settings and deduplicated data are left out as well.
@@ -72,9 +70,7 @@ LEFT_OUT = [
 @pytest.fixture
 def public_runs() -> tuple[np.ndarray, ...]:
     """N, D, unique tokens and loss of the 182 runs that the published R_D* and R_N* come from."""
-    path = Path(os.environ.get("CHINCHILLA_PUBLIC_DATA", BESIDE)) / "datablations.csv"
-    if not path.exists():
-        pytest.skip(f"{path} is not here; set CHINCHILLA_PUBLIC_DATA to its folder")
+    path = public("datablations.csv")
     with open(path, newline="") as f:
         rows = [
             row

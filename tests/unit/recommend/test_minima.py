@@ -1,11 +1,11 @@
 """`chinchilla fit minima=`: a forecast from losses at minima alone, and what it refuses."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+from public_data import public
 
 from chinchilla import cli
 from chinchilla.errors import InputError
@@ -14,7 +14,6 @@ from chinchilla.recommend.answer import recommendation
 from chinchilla.recommend.minima import fit_minima
 from chinchilla.tables_in import read_csv, read_frame
 
-BESIDE = Path(__file__).parents[3].parent / "shared" / "data"
 E, G = 1.69, 0.154  # of the loss at the minima below, and N_opt = .1 * C^.5
 C = np.geomspace(1e18, 3e20, 6)
 K = 1.6 * C[0] ** G
@@ -61,9 +60,7 @@ def test_minima_on_a_law_give_it_back():
 
 def test_published_minima_predict_two_later_runs():
     """Six of Marin's minima forecast its runs 3.3 and 333 times beyond them, inside intervals of 2%."""
-    path = Path(os.environ.get("CHINCHILLA_PUBLIC_DATA", BESIDE)) / "marin_moe_minima.csv"
-    if not path.exists():
-        pytest.skip(f"{path} is not here; set CHINCHILLA_PUBLIC_DATA to its folder")
+    path = public("marin_moe_minima.csv")
     told = read_csv(path, "minima")
     six = [i for i, x in enumerate(told.columns["L"]) if float(x) > 2.7]
     fits = fit_minima(table(**{k: [float(told.columns[k][i]) for i in six] for k in "CL"}))

@@ -1,12 +1,11 @@
 """The richer law of approach 3: fitted where the five-parameter law misses, selected by held-out errors."""
 
 import csv
-import os
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from public_data import public
 
 from chinchilla.config import FitCommand
 from chinchilla.errors import InputError
@@ -20,7 +19,6 @@ from chinchilla.recommend.held_out import error_scale
 from chinchilla.recommend.model import Forecast, RecommendedModel
 from chinchilla.recommend.richer import log_loss, optimum, richer_law
 
-BESIDE = Path(__file__).parents[3].parent / "shared" / "data"
 HOW = {"huber_delta": 1e-3, "objective": "huber"}
 TRUE = np.array([1.8, 4e4, 4e6, 0.62, 0.72, 0.6, 2e8])  # E, A, B, alpha, beta, q, D0
 BUDGETS = np.geomspace(1e17, 3e19, 6)
@@ -160,9 +158,7 @@ def test_an_unknown_law_is_refused():
 @pytest.mark.slow
 def test_public_sweeps_that_the_law_misses_are_predicted_better_with_it():
     """Ten sweeps without the budgets above an eighth of the largest, predicted there by approach 3."""
-    path = Path(os.environ.get("CHINCHILLA_PUBLIC_DATA", BESIDE)) / "porian_refinedweb_isoflop.csv"
-    if not path.exists():
-        pytest.skip(f"{path} is not here; set CHINCHILLA_PUBLIC_DATA to its folder")
+    path = public("porian_refinedweb_isoflop.csv")
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     errors: dict[str, list[list[float]]] = {"power": [], "auto": []}
