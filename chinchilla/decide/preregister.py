@@ -1,10 +1,11 @@
 """Predictions written down before the run: dated, hashed, and later held against the result.
 
-The file carries all that a comparison needs (the recommended answers, predictions of each approach, the
-law with its resamples, the runs' residuals, marks of the runs that were fitted) and the SHA-256 of everything else in it, over its
-canonical JSON: keys sorted, no spaces. The hash shows that the file was not changed since; that it is
-older than the run, only whoever keeps it can show (commit it, or mail it). A run that was fitted, or
-that finished before the prediction was made, is no test of it and is refused. NumPy only.
+The file holds everything that a comparison needs: the recommended answers, the predictions of each
+approach, the law with its resamples, the runs' residuals and marks of the runs that were fitted. It
+also holds the SHA-256 of all of this as canonical JSON (keys sorted, no spaces). The hash shows that
+the file has not changed since it was written. It cannot show that the file is older than the run: for
+that, commit the file or mail it before the run starts. A run that was fitted, or that finished before
+the prediction was made, does not test the prediction and is refused. NumPy only.
 """
 
 import hashlib
@@ -272,8 +273,8 @@ def refuse_known(
     Args:
         record: from `load`.
         obs: the results; of curves only the last points are looked at.
-        times: started_utc and finished_utc of each row of `obs.finals()`; None where nobody
-            recorded them.
+        times: started_utc and finished_utc of each row of `obs.finals()`; None where a time was
+            not recorded.
 
     Returns:
         What could not be checked, or what a reader should know, a sentence each.

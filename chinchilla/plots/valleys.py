@@ -121,7 +121,9 @@ def loss_limits(budgets: Sequence[Mapping[str, Any]], scale: float) -> tuple[flo
     ]
     minima = [b["L_opt"] for b in budgets if b.get("L_opt") and not b.get("refused")]
     L = scale * np.concatenate([*losses, minima])
-    drawn = [scale * curve for b in budgets if (curve := valley(b, sizes_along(b))) is not None]
+    drawn = [
+        scale * curve for b in budgets if (curve := fitted_loss(b, sizes_along(b))) is not None
+    ]
     span = max(float(np.ptp(L)), MIN_SPAN)
     curves = np.concatenate([L, *drawn]).clip(L.min() - span / 3, L.max() + span / 3)
     return curves.min() - 0.08 * span, curves.max() + 0.04 * span
@@ -162,7 +164,7 @@ def draw_valleys(
             points["label"] = label
         ax.plot(N, L, "o", color=color, markersize=size, **points)
         grid = sizes_along(b)
-        curve = valley(b, grid)
+        curve = fitted_loss(b, grid)
         if curve is not None:
             line = "--" if refused else "-"
             ax.plot(grid, scale * curve, color=color, linewidth=1.4, linestyle=line)
@@ -187,7 +189,7 @@ def name_budgets(ax: Axes, budgets: Sequence[Mapping[str, Any]]) -> None:
     outline = [withStroke(linewidth=2.5, foreground="white")]
     for b in budgets:
         N = sizes_along(b)
-        L = valley(b, N)
+        L = fitted_loss(b, N)
         if L is None:
             order = np.argsort(b["N"])
             N, L = np.asarray(b["N"])[order], np.asarray(b["L"])[order]
@@ -230,7 +232,7 @@ def draw_left_out(
     mark_outside(ax, N, scale * L, counted)
 
 
-def valley(budget: Mapping[str, Any], N: np.ndarray) -> np.ndarray | None:
+def fitted_loss(budget: Mapping[str, Any], N: np.ndarray) -> np.ndarray | None:
     """The fitted shape: its curve where approach 2 kept one, else c0 + c1 x + c2 x^2, x = ln N."""
     x, curve = np.log(N), budget.get("curve")
     if curve:
@@ -249,7 +251,7 @@ def profile_residuals(
     found = []
     for b in budgets:
         N, L = np.asarray(b["N"], float), np.asarray(b["L"], float)
-        fitted = valley(b, N)
+        fitted = fitted_loss(b, N)
         if fitted is not None and b.get("N_opt") and not b.get("refused"):
             found.append((float(b["budget_flops"]), N / b["N_opt"], L - fitted))
     return found
