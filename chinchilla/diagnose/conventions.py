@@ -183,8 +183,8 @@ def conventions(context: Context) -> Finding:
     note = ""
     if unknown:
         note = (
-            f"{' and '.join(unknown)} not stated. Give them to `chinchilla fit`, and compare this exponent "
-            "only with exponents counted in the same way."
+            f"{' and '.join(unknown)} not stated. State {'it' if len(unknown) == 1 else 'them'} in "
+            "`chinchilla fit`, and compare this exponent only with exponents counted in the same way."
         )
     return Finding(
         "passed",
