@@ -1,9 +1,10 @@
 """What a training run holds in the memory of one device, part by part. Floor 0.
 
 Counted from what the model keeps for its backward pass (`model.layers`, `model.functions`) and from
-how FSDP2 cuts a model (`train.sharding`); tests compare it with measured peaks. What an allocator
-loses between its blocks is not in it. The peaks were those of fp32, bf16 and bf16 weights on a CPU, of a
-whole model and of two shards; those on a GPU have a test (tests/gpu) that has not run yet.
+how FSDP2 cuts a model (`train.sharding`); tests compare it with measured peaks. It does not include
+what an allocator loses between its blocks, nor the workspaces of libraries (oneDNN's bf16 kernels for
+AMX take some 15 MB). The peaks were those of fp32, bf16 and bf16 weights on a CPU, of a whole model and
+of two shards; those on a GPU have a test (tests/gpu) that has not run yet.
 """
 
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ class Memory:
     moments: float  # Adam's two
     compute_copies: float  # bf16 copies of fp32 weights
     gathered: float  # whole tensors of a sharded model: embedding, two blocks, a block's gradients
-    activations: float  # kept for the backward pass
+    activations: float  # kept for the backward pass, and its widest gradient
     loss: float  # a chunk of logits, a padded embedding, gradients made in the forward pass
 
     @property
@@ -58,6 +59,7 @@ def memory(
     whole_embedding = s.vocab_size * s.d_model * stored
     kept = block_values(s)
     per_layer = (s.d_model if recompute else kept) * s.n_layers + (kept if recompute else 0)
+    widest = max(s.ffw_size, 2 * s.n_heads * s.seq_len if s.positions == "relative" else 0)
     sharded = shards > 1
     copied = stored != width and not sharded  # weights of this device are cast before they compute
     columns = padded_vocab(s.vocab_size, device)
@@ -70,7 +72,7 @@ def memory(
         moments=2 * stored * spec.N / shards,
         compute_copies=2.0 * spec.N if copied else 0.0,
         gathered=2 * whole_embedding + block * (2 * width + width + 4) if sharded else 0.0,
-        activations=float(tokens * per_layer * width),
+        activations=float(tokens * (per_layer + widest) * width),
         loss=chunk * (2 + width / 4)
         + (4.0 * columns + tokens * width) * s.d_model
         + width * more_rows * s.d_model,
