@@ -19,13 +19,13 @@ if TYPE_CHECKING:
         fit_parametric,
     )
     from chinchilla.fit.loss_law import named_law
-    from chinchilla.observations import Observations
+    from chinchilla.observations.table import Observations
     from chinchilla.recommend import recommendation
 
 __version__ = "0.1.0"
 
 _HOMES = {  # name -> the module that holds it
-    "Observations": "chinchilla.observations",
+    "Observations": "chinchilla.observations.table",
     "Fits": "chinchilla.fit",
     "Frontier": "chinchilla.fit",
     "LossLaw": "chinchilla.fit",

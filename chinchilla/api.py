@@ -18,7 +18,7 @@ import numpy as np
 
 from chinchilla.config import FitCommand
 from chinchilla.config.checks import not_negative, whole
-from chinchilla.config.fitting import (
+from chinchilla.config.fit import (
     Approach,
     Approach3Law,
     EnvelopePart,
@@ -30,13 +30,13 @@ from chinchilla.config.fitting import (
     Objective,
     Resampling,
 )
+from chinchilla.core.errors import InputError
 from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.diagnose.verdicts import diagnose as run_diagnostics
-from chinchilla.errors import InputError
-from chinchilla.fit.fits import Fits
-from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import named_law
-from chinchilla.observations import Observations, observations_of
+from chinchilla.fit.result import LossLaw
+from chinchilla.fit.results import Fits
+from chinchilla.observations.table import Observations, observations_of
 from chinchilla.recommend import fit_table
 
 MAX_SIZES = 10_000  # of a budget: a larger number is a model size

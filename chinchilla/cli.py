@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from chinchilla import __version__, config
-from chinchilla.errors import InputError, Refusal, nearest, of_system, one_line
+from chinchilla.core.errors import InputError, Refusal, nearest, of_system, one_line
 
 COMMANDS: dict[str, type] = {
     "data": config.DataCommand,
@@ -177,7 +177,7 @@ def _schemas(command: str) -> dict[str, Any]:
     from hydra.conf import HydraConf
     from hydra.core.config_store import ConfigStore
 
-    from chinchilla.shapes import named_shapes
+    from chinchilla.core.shapes import named_shapes
 
     store = ConfigStore.instance()
     store.repo = {}
@@ -215,7 +215,7 @@ def _hydra(command: str) -> Iterator[None]:
 
 def choices(group: str, extra: Path | None = None) -> list[str]:
     """Names that `group=NAME` accepts."""
-    from chinchilla.shapes import named_shapes
+    from chinchilla.core.shapes import named_shapes
 
     folders = [config_dir() / group, *([extra / group] if extra else [])]
     found = [path.stem for folder in folders for path in sorted(folder.glob("*.yaml"))]

@@ -177,7 +177,7 @@ def judge_resamples(points: Found, drawn: Any, laws: Any) -> Found:
     import numpy as np
 
     sys.path.insert(0, str(ROOT))
-    from chinchilla.fit.loss_fit import fit_loss_law, refit_loss_law
+    from chinchilla.fit.parametric.solver import fit_loss_law, refit_loss_law
 
     N, D, L = (np.array(points[key]) for key in "NDL")
     counts = np.array([np.bincount(row, minlength=len(N)) for row in np.array(drawn)], float)

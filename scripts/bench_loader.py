@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from bench_arguments import Arguments, count, existing_folder, out_file
 
+from chinchilla.core.errors import InputError
+from chinchilla.data.dataset import BLOCK_ROWS, TokenData
 from chinchilla.data.manifest import Shard
-from chinchilla.data.tokens import BLOCK_ROWS, TokenData
-from chinchilla.errors import InputError
 
 BATCHES = 1024
 

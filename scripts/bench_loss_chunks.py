@@ -3,7 +3,7 @@
     python scripts/bench_loss_chunks.py [--rounds 5] [--seconds 0.4]
 
 One thread, eager, fp32; CPU time over that of the chunks the package chooses, in turn, medians.
-What `chinchilla.memory.loss_chunk_rows` chooses on a CPU was read off this table.
+What `chinchilla.plan.memory.loss_chunk_rows` chooses on a CPU was read off this table.
 """
 
 import statistics
@@ -27,8 +27,8 @@ def main() -> None:
     import torch
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from chinchilla.memory import loss_chunk_rows, padded_vocab
     from chinchilla.model import functions
+    from chinchilla.plan.memory import loss_chunk_rows, padded_vocab
     from chinchilla.train.device import keep_freed_memory
 
     torch.set_num_threads(1)

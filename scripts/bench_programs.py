@@ -34,9 +34,9 @@ def ours(folder: Path, points: Found, name: str) -> Work:
     """This package, from its checkout."""
     sys.path.insert(0, str(folder))
     from chinchilla.fit import bootstrap, fit_isoflop, fit_parametric
-    from chinchilla.fit.loss_fit import fit_loss_law, refit_loss_law
-    from chinchilla.fit.paper_search import search
-    from chinchilla.observations import Observations
+    from chinchilla.fit.parametric.paper_search import search
+    from chinchilla.fit.parametric.solver import fit_loss_law, refit_loss_law
+    from chinchilla.observations.table import Observations
 
     obs = Observations.of(**points, flop_convention="six_nd")
     if name in ("isoflop", "parabola"):

@@ -55,7 +55,7 @@ class Side:
 
 def our_shape(shape: dict[str, int]) -> Any:
     """A ModelShape of n_layers, d_model, n_heads, vocab_size, seq_len."""
-    from chinchilla.shapes import ModelShape
+    from chinchilla.core.shapes import ModelShape
 
     d, h = shape["d_model"], shape["n_heads"]
     return ModelShape(d, 4 * d, d // h, h, shape["n_layers"], shape["vocab_size"], shape["seq_len"])
@@ -92,9 +92,9 @@ def write_tokens(folder: Path, job: dict[str, Any]) -> None:
 def ours(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) -> Side:
     """This package's training loop."""
     from chinchilla.config import RecipeConfig, RuntimeConfig
-    from chinchilla.data.tokens import TokenData
-    from chinchilla.plan import plan_run
-    from chinchilla.train.loop import _Run
+    from chinchilla.data.dataset import TokenData
+    from chinchilla.plan.grid import plan_run
+    from chinchilla.train.trainer import _Run
 
     shape = our_shape(job["shape"])
     batch_tokens = job["rows"] * shape.seq_len
@@ -327,7 +327,7 @@ def ready(job: dict[str, Any], device: torch.device, folder: Path) -> Callable[[
     """All batches, read before they are asked for: (rows, seq_len + 1) on the device, by step."""
     import torch
 
-    from chinchilla.data.tokens import TokenData
+    from chinchilla.data.dataset import TokenData
 
     data, n = TokenData.open(folder), max(N_LOSSES, job["warm_ups"]) + job["steps"]
     rows, seq_len = job["rows"], job["shape"]["seq_len"]

@@ -25,8 +25,8 @@ from typing import Any
 
 from bench_arguments import Arguments, out_file
 
-from chinchilla.files import pretty_json, write_json
-from chinchilla.records import RunResult, RunSpec, save_plan
+from chinchilla.core.files import pretty_json, write_json
+from chinchilla.plan.records import RunResult, RunSpec, save_plan
 
 ROUNDS = 5
 GRID = [
@@ -110,7 +110,7 @@ def large_sweep(folder: Path, n: int) -> list[RunSpec]:
     data_id, now = "none", datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     shares = ["finished"] * 80 + ["diverged"] * 2 + ["failed"] + ["running"] * 2 + ["waiting"] * 15
     from chinchilla.config import GridConfig, RecipeConfig
-    from chinchilla.plan import plan_grid
+    from chinchilla.plan.grid import plan_grid
 
     models = [f"{8 * w}x{d}" for w in range(1, 21) for d in (1, 2)]
     grid = GridConfig(

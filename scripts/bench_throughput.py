@@ -363,7 +363,7 @@ def main() -> int:
     if args.finished:
         import bench_worker
 
-        from chinchilla.errors import InputError
+        from chinchilla.core.errors import InputError
 
         try:
             bench_worker.of_finished(args.finished, args.worker_seconds, {})

@@ -24,10 +24,10 @@ import numpy as np
 import sentencepiece
 from bench_arguments import Arguments, count, existing_file, out_file, positive
 
-from chinchilla.data.encode import Encoder, dtype_of, in_batches, in_pool
+from chinchilla.core.errors import DataError
+from chinchilla.data.prepare.encode import Encoder, dtype_of, in_batches, in_pool
 from chinchilla.data.shards import ShardWriter
 from chinchilla.data.tokenizer import Tokenizer
-from chinchilla.errors import DataError
 
 CHUNK = 256  # documents that the plain pool gives a worker
 PIECES = 64  # that the result of datasets.map is written in

@@ -34,8 +34,8 @@ ASKED = {"cuda": {"seconds_of_a_further_run": 3.0, "runs_per_hour_over_a_process
 def specs_of(device: str, data: Path) -> list[Any]:
     """The runs, longest last; the tokens are written where there are none."""
     from chinchilla.config import RecipeConfig
-    from chinchilla.data.tokens import TokenData
-    from chinchilla.plan import plan_run
+    from chinchilla.data.dataset import TokenData
+    from chinchilla.plan.grid import plan_run
 
     (width, heads, vocab_size, seq_len, rows), depths, steps = SETTINGS[device]
     shape = {"d_model": width, "n_heads": heads, "vocab_size": vocab_size, "seq_len": seq_len}
@@ -56,7 +56,7 @@ def specs_of(device: str, data: Path) -> list[Any]:
 
 def timed(folder: Path, specs: list[Any], data: Path, cache: Path, runtime: Any) -> dict[str, Any]:
     """One worker process on a folder of its own: seconds, and when each run was over."""
-    from chinchilla.records import RunResult
+    from chinchilla.plan.records import RunResult
     from chinchilla.sweep.launch import prepare
 
     shutil.rmtree(folder, ignore_errors=True)
@@ -170,7 +170,7 @@ def of_finished(folder: Path, seconds: float, summary: dict[str, Any]) -> dict[s
         seconds: that its workers took altogether.
         summary: of this device.
     """
-    from chinchilla.records import RunResult, load_plan
+    from chinchilla.plan.records import RunResult, load_plan
 
     specs = load_plan(folder / "plan.jsonl")
     results = [RunResult.load(folder / "cells" / s.run_id) for s in specs]

@@ -6,7 +6,7 @@ Designs of several budgets and several tokens per parameter, from one ratio to a
 random. Their losses follow laws that differ slightly from L = E + A/N^alpha + B/D^beta: another size
 term, an interaction, a dependence on D/N, a beta that varies with N. Prints by condition number how far
 the fitted a is from the exponent of the true optima, beside its 80% interval. This is the evidence for
-`chinchilla.fit.parametric.ILL_CONDITIONED`. About 15 CPU-seconds per 50 designs.
+`chinchilla.fit.parametric.approach3.ILL_CONDITIONED`. About 15 CPU-seconds per 50 designs.
 """
 
 import itertools
@@ -15,10 +15,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from chinchilla.errors import FitError
+from chinchilla.core.errors import FitError
 from chinchilla.fit import fit_parametric
 from chinchilla.fit.loss_law import named_law
-from chinchilla.observations import Observations
+from chinchilla.observations.table import Observations
 
 LAW = named_law("hoffmann")
 EDGES = (0, 100, 150, 200, 300, 500, 1000, 3000, np.inf)

@@ -29,14 +29,14 @@ import numpy as np
 from coverage_designs import LADDERS, MISFITS, NOISES, PENALTY, PROFILES, SPARSE, A, Design
 
 from chinchilla.config import FitCommand
-from chinchilla.errors import FitError, Refusal
-from chinchilla.files import read_json, write_json
+from chinchilla.core.errors import FitError, Refusal
+from chinchilla.core.files import read_json, write_json
 from chinchilla.fit import fit_envelope, fit_isoflop
 from chinchilla.fit.bootstrap import draw, power_laws
-from chinchilla.fit.frontier import PowerLaw
 from chinchilla.fit.loss_law import LawFrontier
-from chinchilla.fit.parametric import fit_loss_law, refit_loss_law
-from chinchilla.observations import Observations
+from chinchilla.fit.parametric.approach3 import fit_loss_law, refit_loss_law
+from chinchilla.fit.result import PowerLaw
+from chinchilla.observations.table import Observations
 from chinchilla.recommend import fit_table, recommendation
 from chinchilla.train.device import git_commit
 

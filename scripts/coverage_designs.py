@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.core.paper import ISOFLOP_BUDGETS
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
-from chinchilla.observations import Observations
-from chinchilla.paper import ISOFLOP_BUDGETS
+from chinchilla.observations.table import Observations
 
 LAW = named_law("hoffmann")
 (LOG_K, A), _, _ = six_nd_frontier(LAW)

@@ -16,7 +16,7 @@ from chinchilla.config import FitCommand
 from chinchilla.diagnose.verdicts import ITEMS, diagnose
 from chinchilla.fit import fit_all
 from chinchilla.fit.loss_law import named_law
-from chinchilla.observations import Observations
+from chinchilla.observations.table import Observations
 
 LAW = named_law("hoffmann")
 N_BOOTSTRAP = 200

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from chinchilla.commands.shared import finished_results
-from chinchilla.files import read_json, write_json
+from chinchilla.core.files import read_json, write_json
 from chinchilla.train.device import git_commit
 
 

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 from chinchilla.commands.shared import sweep_results
-from chinchilla.files import write_json
-from chinchilla.fit.fits import Fits
+from chinchilla.core.files import write_json
+from chinchilla.fit.results import Fits
 from chinchilla.recommend.answer import default_budget, recommendation
 from chinchilla.train.device import git_commit
 

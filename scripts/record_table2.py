@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import chinchilla
-from chinchilla.files import sha256_file, write_json, write_text
-from chinchilla.observations import Observations
+from chinchilla.core.files import sha256_file, write_json, write_text
+from chinchilla.observations.table import Observations
 from chinchilla.report.reproduce import markdown, reproduce
 from chinchilla.train.device import git_commit
 

@@ -15,7 +15,7 @@ target's runs, cut off at -1, is its score. Every method is scored with the same
     random      in random order, every run that still fits
     cheapest    in order of cost
     v_optimal   V-optimal: the variance of the target's losses by the law alone, over cost^(1/3)
-    ours        the same with what the law misses (chinchilla/decide/optimal.py)
+    ours        the same with what the law misses (chinchilla/decide/v_optimal.py)
     all         every run, whatever the cost
 
 The last two choices start from the cheapest runs, 2.5 for each parameter of the law or a fifth of the
@@ -45,7 +45,7 @@ from bench_arguments import Arguments, count, existing_folder, out_file, positiv
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from chinchilla.decide.optimal import MISFIT, Knowledge, coordinates, kernel  # noqa: E402
+from chinchilla.decide.v_optimal import MISFIT, Knowledge, coordinates, kernel  # noqa: E402
 
 URL = "https://github.com/PlanarG/active-sl"
 COST_POWER = 1 / 3  # gain over cost^0 takes dear runs first, over cost^1 cheap ones

@@ -39,18 +39,18 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from chinchilla.config import FitCommand  # noqa: E402
-from chinchilla.errors import Refusal  # noqa: E402
+from chinchilla.core.errors import Refusal  # noqa: E402
 from chinchilla.fit import fit_isoflop  # noqa: E402
-from chinchilla.fit.fits import Fits  # noqa: E402
-from chinchilla.fit.isoflop_checks import akima_bottom  # noqa: E402
-from chinchilla.fit.isoflop_window import find_window  # noqa: E402
+from chinchilla.fit.isoflop.profile import fit_budget  # noqa: E402
+from chinchilla.fit.isoflop.refusals import akima_bottom  # noqa: E402
+from chinchilla.fit.isoflop.window import find_window  # noqa: E402
 from chinchilla.fit.loss_law import FlopsPerToken  # noqa: E402
-from chinchilla.fit.profile import fit_budget  # noqa: E402
-from chinchilla.observations import Observations  # noqa: E402
+from chinchilla.fit.results import Fits  # noqa: E402
+from chinchilla.observations.read_table import read_frame  # noqa: E402
+from chinchilla.observations.table import Observations  # noqa: E402
 from chinchilla.recommend import fit_table, recommendation  # noqa: E402
 from chinchilla.recommend.choose import minima_of  # noqa: E402
 from chinchilla.recommend.minima import fit_minima  # noqa: E402
-from chinchilla.tables_in import read_frame  # noqa: E402
 
 TABLES = {"porian_refinedweb_isoflop.csv": "config", "openathena_isoflop.csv": "experiment"}
 SPLITS = {"without the largest budget": 1.0, "without budgets above an eighth": 8.0}

@@ -18,9 +18,9 @@ import numpy as np
 from bench_arguments import Arguments, existing_folder, out_file
 from score_extrapolation import SPLITS, TABLES, observations, rows_of, sweeps_of
 
-from chinchilla.config.fitting import APPROACH3_LAWS
-from chinchilla.fit.fits import Fits
-from chinchilla.observations import Observations
+from chinchilla.config.fit import APPROACH3_LAWS
+from chinchilla.fit.results import Fits
+from chinchilla.observations.table import Observations
 from chinchilla.recommend.candidates import law_readings, laws_of, pairs_of_laws
 from chinchilla.recommend.choose import forecasts_of_laws, minima_of
 

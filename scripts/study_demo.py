@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 
 from chinchilla.cli import compose
-from chinchilla.data.tokens import TokenData
-from chinchilla.plan import plan_run
-from chinchilla.records import RunResult
-from chinchilla.shapes import shape_named
+from chinchilla.core.shapes import shape_named
+from chinchilla.data.dataset import TokenData
+from chinchilla.plan.grid import plan_run
+from chinchilla.plan.records import RunResult
 from chinchilla.sweep.launch import launch
 
 

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 HOMES = {  # module of this package -> the commands it holds
-    "diagnosing": ("diagnose",),
-    "deciding": ("predict", "design", "score"),
-    "reproducing": ("reproduce",),
-    "preparing": ("data",),
-    "training": ("plan", "train", "flops"),
-    "sweeping": ("sweep", "status", "logs", "retry", "cancel"),
-    "tracking": ("sync",),
-    "fetching": ("fetch",),
-    "fitting": ("fit", "report"),
-    "comparing": ("compare",),
+    "diagnose": ("diagnose",),
+    "predict": ("predict", "design", "score"),
+    "reproduce": ("reproduce",),
+    "data": ("data",),
+    "train": ("plan", "train", "flops"),
+    "sweep": ("sweep", "status", "logs", "retry", "cancel"),
+    "sync": ("sync",),
+    "fetch": ("fetch",),
+    "fit": ("fit", "report"),
+    "compare": ("compare",),
 }
 
 

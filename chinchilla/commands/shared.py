@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from chinchilla.errors import Refusal
-from chinchilla.records import Curve, RunResult, load_plan
+from chinchilla.core.errors import Refusal
+from chinchilla.plan.records import Curve, RunResult, load_plan
 
 
 def sweep_results(sweep_dir: Path) -> tuple[list[RunResult], dict[str, Curve]]:

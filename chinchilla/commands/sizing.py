@@ -7,14 +7,14 @@ from rich.table import Table
 
 from chinchilla import config
 from chinchilla.commands.shared import print_json
-from chinchilla.errors import InputError, Refusal
-from chinchilla.memory import Memory, memory
-from chinchilla.paper import VOCAB_SIZE
-from chinchilla.plan import build_shape, plan_run
-from chinchilla.records import RunSpec
-from chinchilla.shapes import FLOP_CONVENTIONS, flops_per_token, n_params_non_embedding
-from chinchilla.show import console
-from chinchilla.units import duration, number
+from chinchilla.commands.show import console
+from chinchilla.core.errors import InputError, Refusal
+from chinchilla.core.paper import VOCAB_SIZE
+from chinchilla.core.shapes import FLOP_CONVENTIONS, flops_per_token, n_params_non_embedding
+from chinchilla.core.units import duration, number
+from chinchilla.plan.grid import build_shape, plan_run
+from chinchilla.plan.memory import Memory, memory
+from chinchilla.plan.records import RunSpec
 
 MEMORY_SHARE = 0.85  # of a device's memory that is planned for, as training does
 PARTS = {

@@ -5,7 +5,7 @@ nothing below it sees a DictConfig. Standard library only. Not frozen, no Litera
 OmegaConf 2.3 could not merge them. A field without default must be given.
 """
 
-from chinchilla.config.comparing import CompareCommand
+from chinchilla.config.compare import CompareCommand
 from chinchilla.config.data import (
     CorpusConfig,
     DataCommand,
@@ -13,14 +13,9 @@ from chinchilla.config.data import (
     SourceConfig,
     TokenizerConfig,
 )
-from chinchilla.config.deciding import DesignCommand, PredictCommand, RatesConfig, ScoreCommand
-from chinchilla.config.diagnosing import DiagnoseCommand
-from chinchilla.config.fetching import FetchCommand
-from chinchilla.config.fitting import (
-    APPROACHES,
-    FitCommand,
-    ReportCommand,
-)
+from chinchilla.config.diagnose import DiagnoseCommand
+from chinchilla.config.fetch import FetchCommand
+from chinchilla.config.fit import APPROACHES, FitCommand, ReportCommand
 from chinchilla.config.groups import (
     ClusterConfig,
     GridConfig,
@@ -29,15 +24,11 @@ from chinchilla.config.groups import (
     ResourceConfig,
     RuntimeConfig,
 )
-from chinchilla.config.reproducing import ReproduceCommand
-from chinchilla.config.sweeping import CancelCommand, LogsCommand, RetryCommand, StatusCommand
-from chinchilla.config.tracking import SyncCommand
-from chinchilla.config.training import (
-    FlopsCommand,
-    PlanCommand,
-    SweepCommand,
-    TrainCommand,
-)
+from chinchilla.config.predict import DesignCommand, PredictCommand, RatesConfig, ScoreCommand
+from chinchilla.config.reproduce import ReproduceCommand
+from chinchilla.config.sweep import CancelCommand, LogsCommand, RetryCommand, StatusCommand
+from chinchilla.config.sync import SyncCommand
+from chinchilla.config.train import FlopsCommand, PlanCommand, SweepCommand, TrainCommand
 
 __all__ = [
     "APPROACHES",

@@ -2,7 +2,7 @@
 
 from numbers import Integral, Real
 
-from chinchilla.errors import InputError
+from chinchilla.core.errors import InputError
 
 MIN_BOOTSTRAP = 20  # resamples
 MAX_BOOTSTRAP = 100_000  # of more, percentiles do not move and memory runs out

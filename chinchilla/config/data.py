@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field, fields
 
 from chinchilla.config.checks import check_format, choice, countable, not_negative, positive, whole
-from chinchilla.errors import InputError
+from chinchilla.core.errors import InputError
 
 ACTIONS = ("prepare", "tokenizer", "overlap", "pack", "unpack")
 MAX_NAME = 100  # bytes of a source's name; a file's has 255, of which a temporary one takes some

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 
 from chinchilla.config.checks import choice, mfu, not_negative, positive
-from chinchilla.errors import InputError
-from chinchilla.shapes import FLOP_CONVENTIONS
+from chinchilla.core.errors import InputError
+from chinchilla.core.shapes import FLOP_CONVENTIONS
 
 
 @dataclass(kw_only=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from chinchilla.config import SourceConfig
-from chinchilla.errors import DataError, UnreachableError, one_line
+from chinchilla.core.errors import DataError, UnreachableError, one_line
 
 SUFFIXES = {
     "text": (".txt",),

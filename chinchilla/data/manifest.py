@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chinchilla.errors import DataError, InputError
-from chinchilla.files import inside, read_json, write_json
-from chinchilla.from_json import built
+from chinchilla.core.errors import DataError, InputError
+from chinchilla.core.files import inside, read_json, write_json
+from chinchilla.core.json_codec import built
 
 MANIFEST = "manifest.json"
 SCHEMA = 1

@@ -14,7 +14,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from chinchilla.errors import DataError
+from chinchilla.core.errors import DataError
 
 # Rows; weights that need longer are rounded to parts of it. Whoever opens tokens lays out one period:
 # 50 ms with 6 sources, 5 s with a million rows.

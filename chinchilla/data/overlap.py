@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 
 from chinchilla.config import SourceConfig
+from chinchilla.core.errors import DataError
+from chinchilla.core.files import sha256_file, write_json
 from chinchilla.data.corpus import SUFFIXES, read_documents
+from chinchilla.data.dataset import TokenData
 from chinchilla.data.manifest import Manifest
 from chinchilla.data.ngrams import WordHashes, ngram_hashes
 from chinchilla.data.tokenizer import Tokenizer
-from chinchilla.data.tokens import TokenData
-from chinchilla.errors import DataError
-from chinchilla.files import sha256_file, write_json
 
 SCHEMA = 1
 

@@ -14,10 +14,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from chinchilla.data.card import CARD, CARD_JSON, overlap_files, write_card
-from chinchilla.data.manifest import MANIFEST, Manifest
-from chinchilla.errors import DataError, InputError
-from chinchilla.files import (
+from chinchilla.core.errors import DataError, InputError
+from chinchilla.core.files import (
     atomic_write,
     clean_leftovers,
     fsync_dir,
@@ -27,7 +25,9 @@ from chinchilla.files import (
     writable_dir,
     write_json,
 )
-from chinchilla.from_json import built
+from chinchilla.core.json_codec import built
+from chinchilla.data.data_card import CARD, CARD_JSON, overlap_files, write_card
+from chinchilla.data.manifest import MANIFEST, Manifest
 
 PACK = "pack.json"
 SCHEMA = 1

@@ -16,10 +16,10 @@ from typing import IO
 
 import numpy as np
 
+from chinchilla.core.errors import DataError
+from chinchilla.core.files import sha256_file
 from chinchilla.data.manifest import HEADER_BYTES, Shard, Split
-from chinchilla.data.spool import NotAsWritten
-from chinchilla.errors import DataError
-from chinchilla.files import sha256_file
+from chinchilla.data.prepare.shuffle_dedup import NotAsWritten
 
 _MAGIC, _VERSION = b"chintoks", 1
 _HEADER = struct.Struct("<8sIIQQ32x")

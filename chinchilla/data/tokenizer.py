@@ -15,7 +15,7 @@ from typing import Any
 
 import sentencepiece
 
-from chinchilla.errors import DataError
+from chinchilla.core.errors import DataError
 
 SPACE_MARK = "\u2581"  # how SentencePiece spells a space inside pieces
 MAX_SEGMENT = 32_768  # characters given to SentencePiece at once; memory grows with it

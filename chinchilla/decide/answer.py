@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 
 from chinchilla.config import RatesConfig
-from chinchilla.decide import options, overtraining, repeated
-from chinchilla.decide.resampled import ResampledLaws
-from chinchilla.errors import Refusal
-from chinchilla.fit.fits import Fits
-from chinchilla.fit.frontier import LossLaw
+from chinchilla.core.errors import Refusal
+from chinchilla.core.shapes import ModelShape, named_shapes, shape_named
+from chinchilla.decide import allocation, overtraining, repeated
+from chinchilla.decide.bootstrap_laws import ResampledLaws
 from chinchilla.fit.loss_law import FlopsPerToken, named_law
-from chinchilla.observations import SINGLE_EPOCH
+from chinchilla.fit.result import LossLaw
+from chinchilla.fit.results import Fits
+from chinchilla.observations.table import SINGLE_EPOCH
 from chinchilla.recommend.answer import FAR, budget_for, default_budget, local_law
-from chinchilla.shapes import ModelShape, named_shapes, shape_named
 
 FITTED = "the recommended answer"  # how the law of the fits is called
 DEFAULT_LAW = "besiroglu"
@@ -91,14 +91,14 @@ class Ground:
         own = self.conventions.get("n_convention", "unknown")
         return "total" if own == "unknown" else own
 
-    def built(self, C: float, shapes: Mapping[str, ModelShape]) -> list[options.Buildable]:
+    def built(self, C: float, shapes: Mapping[str, ModelShape]) -> list[allocation.Buildable]:
         """Shapes with D solved again for C FLOPs, the least extra compute first."""
         how = self.flop_convention
-        sizes = options.count_shapes(shapes, self.cost, self.n_convention, how)
+        sizes = allocation.count_shapes(shapes, self.cost, self.n_convention, how)
         cost = self.cost
         if how:
-            cost = None if how == "six_nd" else options.curve_through(sizes)
-        return options.snap(self.law, C, sizes, cost)
+            cost = None if how == "six_nd" else allocation.curve_through(sizes)
+        return allocation.snap(self.law, C, sizes, cost)
 
 
 def shapes_on_offer(
@@ -125,7 +125,7 @@ def for_budget(
     """
     ground = ground.at(C)
     law, cost = ground.law, ground.cost
-    best = options.allocate(law, C, cost)
+    best = allocation.allocate(law, C, cost)
     built = ground.built(C, shapes)
     answer: dict[str, Any] = {
         "C": C,
@@ -133,16 +133,16 @@ def for_budget(
         "D": best.D,
         "L": best.L,
         "law": {name: getattr(law, name) for name in ("E", "A", "B", "alpha", "beta")},
-        "N_within_1_percent": list(options.sizes_within(law, C, 0.01, cost)),
-        "misallocation": [asdict(row) for row in options.misallocation(law, C, cost=cost)],
+        "N_within_1_percent": list(allocation.sizes_within(law, C, 0.01, cost)),
+        "misallocation": [asdict(row) for row in allocation.misallocation(law, C, cost=cost)],
         "best_shape": built[0].name,
-        "shapes": [asdict(row) for row in options.neighbours(built)],
+        "shapes": [asdict(row) for row in allocation.neighbours(built)],
         "overtraining": [asdict(row) for row in overtraining.overtrain(law, C, cost=cost)],
-        "bill": asdict(options.bill(C, rates)),
+        "bill": asdict(allocation.bill(C, rates)),
     }
     if inference_tokens:
         try:
-            answer["inference"] = asdict(options.serve(law, best.L, inference_tokens, cost))
+            answer["inference"] = asdict(allocation.serve(law, best.L, inference_tokens, cost))
         except Refusal as error:  # the rest of the answer stands
             answer |= {"inference": None, "inference_refused": str(error)}
     return answer
@@ -160,17 +160,17 @@ def for_target(
     if ground.fits is not None:
         C, interval = budget_for(ground.fits, L)
         ground = ground.at(C)
-    best = options.cheapest(ground.law, L, ground.cost)
+    best = allocation.cheapest(ground.law, L, ground.cost)
     answer: dict[str, Any] = {
         "L": L,
         **asdict(best),
         "E": ground.law.E,
         "C_interval80": interval,
         "range_only": ground.fits is not None and best.C > FAR * ground.fits.data["C"][1],
-        "bill": asdict(options.bill(best.C, rates)),
+        "bill": asdict(allocation.bill(best.C, rates)),
     }
     if inference_tokens:
-        served = options.serve(ground.law, L, inference_tokens, ground.cost)
+        served = allocation.serve(ground.law, L, inference_tokens, ground.cost)
         answer["inference"] = asdict(served)
     return answer
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.config.fitting import APPROACHES
-from chinchilla.errors import InputError
-from chinchilla.fit.fits import Fits
-from chinchilla.fit.frontier import Frontier, called
-from chinchilla.observations import Observations
+from chinchilla.config.fit import APPROACHES
+from chinchilla.core.errors import InputError
+from chinchilla.fit.result import Frontier, called
+from chinchilla.fit.results import Fits
+from chinchilla.observations.table import Observations
 from chinchilla.recommend.answer import default_budget, headline, recommendation
 
 LEADS = ("isoflop", "parametric", "envelope")  # Appendix C is approach 2

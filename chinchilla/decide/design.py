@@ -15,16 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chinchilla.decide.optimal import LENGTH, MISFIT, Knowledge, kernel
-from chinchilla.decide.options import allocate, count_shapes
-from chinchilla.decide.resampled import Percentiles, ResampledLaws
-from chinchilla.errors import FitError, InputError, Refusal
-from chinchilla.fit.frontier import Frontier, LossLaw
+from chinchilla.core.errors import FitError, InputError, Refusal
+from chinchilla.core.shapes import ModelShape
+from chinchilla.decide.allocation import allocate, count_shapes
+from chinchilla.decide.bootstrap_laws import Percentiles, ResampledLaws
+from chinchilla.decide.v_optimal import LENGTH, MISFIT, Knowledge, kernel
 from chinchilla.fit.loss_law import FlopsPerToken, flops_at, log_N_opt, six_nd_frontier
-from chinchilla.observations import Observations
+from chinchilla.fit.result import Frontier, LossLaw
+from chinchilla.observations.table import Observations
+from chinchilla.plan.records import count_label
 from chinchilla.recommend.answer import Recommendation
-from chinchilla.records import count_label
-from chinchilla.shapes import ModelShape
 
 N_RATIOS = 25  # tokens per parameter tried for a size, log-spaced between the limits
 WIDER = 2.0  # how far outside the tokens per parameter seen a run may go

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chinchilla.decide.options import Allocation, allocate
-from chinchilla.errors import FitError, InputError
-from chinchilla.fit.frontier import LossLaw
+from chinchilla.core.errors import FitError, InputError
+from chinchilla.core.paper import OVER_TRAINING
+from chinchilla.decide.allocation import Allocation, allocate
 from chinchilla.fit.loss_law import FlopsPerToken
-from chinchilla.paper import OVER_TRAINING
+from chinchilla.fit.result import LossLaw
 
 
 @dataclass(frozen=True)

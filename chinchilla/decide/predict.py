@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from chinchilla import paper
-from chinchilla.decide.options import allocate
-from chinchilla.decide.resampled import Percentiles, ResampledLaws
-from chinchilla.fit.fits import Fits
+from chinchilla.core import paper
+from chinchilla.core.units import number
+from chinchilla.decide.allocation import allocate
+from chinchilla.decide.bootstrap_laws import Percentiles, ResampledLaws
 from chinchilla.fit.loss_law import flops_at, named_law
-from chinchilla.units import number
+from chinchilla.fit.results import Fits
 
 _PAPER_RUNS = paper.LAW_C_RANGE["hoffmann"]
 PUBLISHED_LINES = {  # N_opt = coefficient * C^exponent, D = C / (6 N_opt); C of the runs behind it

@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from chinchilla import __version__
-from chinchilla.decide.options import allocate
+from chinchilla.core.errors import InputError
+from chinchilla.core.files import create_once, make_dirs, pretty_json, read_json, sha256_file
+from chinchilla.decide.allocation import allocate
+from chinchilla.decide.bootstrap_laws import Percentiles, ResampledLaws
 from chinchilla.decide.predict import Prediction
-from chinchilla.decide.resampled import Percentiles, ResampledLaws
-from chinchilla.errors import InputError
-from chinchilla.files import create_once, make_dirs, pretty_json, read_json, sha256_file
-from chinchilla.fit.fits import RUNS
-from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken
-from chinchilla.observations import Observations
+from chinchilla.fit.result import LossLaw
+from chinchilla.fit.results import RUNS
+from chinchilla.observations.table import Observations
 from chinchilla.recommend import Recommendation
 
 SCHEMA = 3

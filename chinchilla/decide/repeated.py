@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.decide.options import Allocation
-from chinchilla.errors import FitError, InputError
-from chinchilla.fit.frontier import LossLaw
+from chinchilla.core.errors import FitError, InputError
+from chinchilla.core.paper import REPEATS_MUENNIGHOFF
+from chinchilla.decide.allocation import Allocation
 from chinchilla.fit.loss_law import six_nd_frontier
-from chinchilla.fit.parametric import fit_loss_law
-from chinchilla.observations import SINGLE_EPOCH
-from chinchilla.paper import REPEATS_MUENNIGHOFF
+from chinchilla.fit.parametric.approach3 import fit_loss_law
+from chinchilla.fit.result import LossLaw
+from chinchilla.observations.table import SINGLE_EPOCH
 
 N_GRID = 64  # values of each R where the search starts
 R_RANGE = (0.03, 3e3)  # R_D and R_N searched; at an end the runs do not see the decay

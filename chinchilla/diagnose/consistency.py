@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.core.errors import FitError
 from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.findings import LOG_L, Finding, finding, judge, number
-from chinchilla.diagnose.vertices import vertices
-from chinchilla.errors import FitError
-from chinchilla.fit.doubts import MISFIT, robust_sd
+from chinchilla.diagnose.profile_minima import vertices
+from chinchilla.observations.checks import MISFIT, robust_sd
 
 MIN_SAMPLES = 40  # resamples, for a standard deviation
 MIN_RUNS = 8  # for trends of the residuals

@@ -16,15 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.core.errors import FitError
+from chinchilla.core.shapes import ModelShape
 from chinchilla.diagnose.findings import first_sentence, number
-from chinchilla.errors import FitError
-from chinchilla.fit.doubts import robust_sd
-from chinchilla.fit.fits import Fits
-from chinchilla.fit.frontier import LossLaw
-from chinchilla.fit.loss_fit import OBJECTIVES, Laws, refit_loss_law
 from chinchilla.fit.loss_law import LawFrontier
-from chinchilla.observations import Observations
-from chinchilla.shapes import ModelShape
+from chinchilla.fit.parametric.solver import OBJECTIVES, Laws, refit_loss_law
+from chinchilla.fit.result import LossLaw
+from chinchilla.fit.results import Fits
+from chinchilla.observations.checks import robust_sd
+from chinchilla.observations.table import Observations
 
 MIN_RUNS = 8  # of a part that is fitted: five parameters, and residuals to judge them by
 MIN_DISTINCT = 3  # sizes, and token counts, of a part

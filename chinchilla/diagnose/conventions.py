@@ -22,15 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.diagnose.context import Context
-from chinchilla.diagnose.findings import Finding
-from chinchilla.errors import FitError
-from chinchilla.fit.frontier import LossLaw
-from chinchilla.fit.isoflop import fit_isoflop
-from chinchilla.fit.loss_fit import fit_loss_law
-from chinchilla.fit.loss_law import LawFrontier
-from chinchilla.observations import Observations
-from chinchilla.shapes import (
+from chinchilla.core.errors import FitError
+from chinchilla.core.shapes import (
     FLOP_CONVENTIONS,
     ModelShape,
     flops_per_token,
@@ -38,6 +31,13 @@ from chinchilla.shapes import (
     n_params_non_embedding,
     named_shapes,
 )
+from chinchilla.diagnose.context import Context
+from chinchilla.diagnose.findings import Finding
+from chinchilla.fit.isoflop.approach2 import fit_isoflop
+from chinchilla.fit.loss_law import LawFrontier
+from chinchilla.fit.parametric.solver import fit_loss_law
+from chinchilla.fit.result import LossLaw
+from chinchilla.observations.table import Observations
 
 PEARCE_SONG = 47_491.0  # Pearce and Song (2024), section 4: vocabulary 32,000, Table A9's shapes
 KAPLAN_SIZES = (768.0, 1.5e9)  # non-embedding parameters of Kaplan et al. (2020)

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.core.errors import FitError
 from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.findings import Finding, combined, finding, judge, number
 from chinchilla.diagnose.influence import times
-from chinchilla.diagnose.vertices import Vertices, vertices
-from chinchilla.errors import FitError
-from chinchilla.fit.frontier import line
+from chinchilla.diagnose.profile_minima import Vertices, vertices
+from chinchilla.fit.result import line
 
 MIN_POINTS = 6  # of a frontier that is cut in thirds
 MIN_VERTICES = 4  # of a curve with three coefficients

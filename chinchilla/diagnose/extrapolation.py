@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.core.errors import FitError
 from chinchilla.diagnose.context import N_PARAMETERS, Context, jacobian
 from chinchilla.diagnose.findings import LOG_L, Finding, combined, finding, judge, number
 from chinchilla.diagnose.influence import times
-from chinchilla.errors import FitError
-from chinchilla.fit.frontier import LossLaw, line
-from chinchilla.observations import Observations
+from chinchilla.fit.result import LossLaw, line
+from chinchilla.observations.table import Observations
 
 MIN_ABOVE = 5  # runs to predict
 MIN_SHARE = 3  # a window is judged if it holds one in so many of the runs

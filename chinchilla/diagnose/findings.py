@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from chinchilla.errors import FitError
+from chinchilla.core.errors import FitError
 
 VERDICTS = ("warning", "cannot_tell", "passed", "unavailable")  # in order of display
 LOG_N = "ln N_opt at C_star"

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.core.errors import FitError
 from chinchilla.diagnose.context import Context, jacobian
 from chinchilla.diagnose.findings import VISIBLE, Finding
-from chinchilla.errors import FitError
-from chinchilla.fit.frontier import LossLaw
-from chinchilla.fit.parametric import ILL_CONDITIONED
+from chinchilla.fit.parametric.approach3 import ILL_CONDITIONED
+from chinchilla.fit.result import LossLaw
 
 MAX_CORRELATION = 0.95  # of ln N and ln D
 MIN_RATIO_RANGE = 4.0  # largest over smallest tokens per parameter

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.core.errors import FitError
 from chinchilla.diagnose.context import Context, Refits
 from chinchilla.diagnose.findings import Finding, combined, finding, judge, number
-from chinchilla.errors import FitError
 
 LISTED = 5  # runs or groups listed
 

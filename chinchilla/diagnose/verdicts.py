@@ -50,6 +50,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from chinchilla.core.errors import FitError, InputError
+from chinchilla.core.files import read_json, sha256_file, write_json
+from chinchilla.core.json_codec import built
+from chinchilla.core.shapes import ModelShape
 from chinchilla.diagnose.consistency import approach_2_against_3, residuals
 from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.conventions import conventions
@@ -60,13 +64,9 @@ from chinchilla.diagnose.identifiability import identifiability
 from chinchilla.diagnose.influence import leave_one_out
 from chinchilla.diagnose.text import text
 from chinchilla.diagnose.windows import windows
-from chinchilla.errors import FitError, InputError
-from chinchilla.files import read_json, sha256_file, write_json
-from chinchilla.fit.fits import FILE as FRONTIER
-from chinchilla.fit.fits import Fits
-from chinchilla.from_json import built
-from chinchilla.observations import Observations, observations_of
-from chinchilla.shapes import ModelShape
+from chinchilla.fit.results import FILE as FRONTIER
+from chinchilla.fit.results import Fits
+from chinchilla.observations.table import Observations, observations_of
 
 SCHEMA = 2
 FILE = "diagnostics.json"

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.core.errors import FitError
 from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.findings import Finding, combined, finding, judge
 from chinchilla.diagnose.influence import times
-from chinchilla.errors import FitError
 
 DROPS = (0, 1, 2, 5, 10, 20, 40, 60)
 MAX_LEFT_OUT = 0.5  # of the runs

@@ -4,16 +4,16 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from chinchilla.callable_module import make_callable
 from chinchilla.config import FitCommand
-from chinchilla.errors import FitError
-from chinchilla.fit.envelope import fit_envelope
-from chinchilla.fit.fits import Fits, Refused
-from chinchilla.fit.frontier import Frontier, LossLaw, OptimalPoint, PowerLaw, called
+from chinchilla.core.callable_module import make_callable
+from chinchilla.core.errors import FitError
+from chinchilla.fit.envelope.approach1 import fit_envelope
 from chinchilla.fit.impossible import impossible
-from chinchilla.fit.isoflop import fit_isoflop
-from chinchilla.fit.parametric import fit_parametric
-from chinchilla.observations import Observations
+from chinchilla.fit.isoflop.approach2 import fit_isoflop
+from chinchilla.fit.parametric.approach3 import fit_parametric
+from chinchilla.fit.result import Frontier, LossLaw, OptimalPoint, PowerLaw, called
+from chinchilla.fit.results import Fits, Refused
+from chinchilla.observations.table import Observations
 
 make_callable(__name__)  # chinchilla.fit(obs), see chinchilla.api.fit
 

@@ -18,9 +18,9 @@ with percentiles of the exponent. NumPy only.
 
 import numpy as np
 
-from chinchilla.errors import FitError, InputError
-from chinchilla.fit.frontier import PowerLaw
-from chinchilla.observations import Observations
+from chinchilla.core.errors import FitError, InputError
+from chinchilla.fit.result import PowerLaw
+from chinchilla.observations.table import Observations
 
 RESAMPLINGS = {  # what is drawn, for people
     "bayesian": "draws of random weights on the runs (Bayesian bootstrap, stretched to Student's t)",

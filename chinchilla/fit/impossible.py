@@ -2,7 +2,7 @@
 
 import math
 
-from chinchilla.fit.frontier import Frontier
+from chinchilla.fit.result import Frontier
 
 MAX_EXPONENT = 10.0  # of a power law or of a term of the loss law; what fits find is far below
 # Mean distance in ln of points from their line: the line goes through the middle of the bottoms of

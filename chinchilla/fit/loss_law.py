@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.errors import FitError, InputError
-from chinchilla.fit.frontier import LossLaw, OptimalPoint
-from chinchilla.from_json import checked
-from chinchilla.observations import Observations
-from chinchilla.paper import LOSS_LAWS
+from chinchilla.core.errors import FitError, InputError
+from chinchilla.core.json_codec import checked
+from chinchilla.core.paper import LOSS_LAWS
+from chinchilla.fit.result import LossLaw, OptimalPoint
+from chinchilla.observations.table import Observations
 
 
 def named_law(name: str) -> LossLaw:

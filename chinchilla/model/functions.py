@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from chinchilla.memory import loss_chunk_rows, padded_vocab
 from chinchilla.model.compiling import compiled
+from chinchilla.plan.memory import loss_chunk_rows, padded_vocab
 
 NORM_EPS = 1e-6
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from chinchilla.core.parametrization import Multipliers, multipliers
+from chinchilla.core.shapes import ModelShape
 from chinchilla.model.compiling import compiled
 from chinchilla.model.functions import rms_norm, rotate
-from chinchilla.parametrization import Multipliers, multipliers
-from chinchilla.shapes import ModelShape
 
 
 class Linear(nn.Module):

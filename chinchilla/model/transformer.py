@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from chinchilla.core.parametrization import Multipliers, multipliers
+from chinchilla.core.shapes import ModelShape
 from chinchilla.model.compiling import compiled
 from chinchilla.model.functions import total_loss
 from chinchilla.model.layers import Block, RMSNorm, rope_angles, sinusoid
-from chinchilla.parametrization import Multipliers, multipliers
-from chinchilla.shapes import ModelShape
 
 
 class Transformer(nn.Module):

@@ -10,11 +10,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from chinchilla.config.fitting import APPROACHES
-from chinchilla.display import exponent_text, exponents
-from chinchilla.errors import Refusal
-from chinchilla.fit.fits import Fits
-from chinchilla.fit.frontier import Frontier, called
+from chinchilla.config.fit import APPROACHES
+from chinchilla.core.errors import Refusal
+from chinchilla.core.units import count
+from chinchilla.fit.display import exponent_text, exponents
+from chinchilla.fit.result import Frontier, called
+from chinchilla.fit.results import Fits
 from chinchilla.plots.style import (
     C_LABEL,
     COLORS,
@@ -26,7 +27,6 @@ from chinchilla.plots.style import (
     power_of_ten,
 )
 from chinchilla.recommend.answer import default_budget, recommendation
-from chinchilla.units import count
 
 # widths inside the runs and beyond, bottom to top: all plain, and none hides another
 LINES = {"parametric": (5.6, 1.4), "envelope": (4.0, 1.0), "isoflop": (2.6, 0.7)}

@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from matplotlib.axes import Axes
 
 from chinchilla.config.checks import choice
-from chinchilla.display import exponent_text
-from chinchilla.errors import InputError
-from chinchilla.fit.fits import Fits
-from chinchilla.fit.frontier import Frontier, called
-from chinchilla.observations import Observations
+from chinchilla.core.errors import InputError
+from chinchilla.fit.display import exponent_text
+from chinchilla.fit.result import Frontier, called
+from chinchilla.fit.results import Fits
+from chinchilla.observations.table import Observations
 from chinchilla.plots import optimum, runs, valleys
 from chinchilla.plots.style import exponent_note, house_style, legend_inside, new_axes
 from chinchilla.recommend.answer import model_of

@@ -6,8 +6,8 @@ After figures 2 and 4 of Hoffmann et al. (2022), left. Each function draws on a 
 import numpy as np
 from matplotlib.axes import Axes
 
-from chinchilla.fit.frontier import Frontier
-from chinchilla.observations import Observations
+from chinchilla.fit.result import Frontier
+from chinchilla.observations.table import Observations
 from chinchilla.plots.style import (
     C_LABEL,
     COLORS,

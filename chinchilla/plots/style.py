@@ -26,9 +26,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
-from chinchilla.files import atomic_write
-from chinchilla.fit.frontier import PowerLaw
-from chinchilla.records import count_label
+from chinchilla.core.files import atomic_write
+from chinchilla.fit.result import PowerLaw
+from chinchilla.plan.records import count_label
 
 COLORS = {"envelope": "#009E73", "isoflop": "#0072B2", "parametric": "#D55E00"}
 MARKERS = {"envelope": "^", "isoflop": "o", "parametric": "s"}

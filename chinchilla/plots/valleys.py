@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
-from chinchilla.fit.frontier import Frontier
-from chinchilla.observations import Observations
+from chinchilla.fit.result import Frontier
+from chinchilla.observations.table import Observations
 from chinchilla.plots.style import (
     GREY,
     L_LABEL,

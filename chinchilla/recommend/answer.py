@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.errors import InputError, Refusal
-from chinchilla.fit.fits import Fits
-from chinchilla.fit.frontier import LossLaw, called
+from chinchilla.core.errors import InputError, Refusal
+from chinchilla.core.units import count, number
 from chinchilla.fit.loss_law import flops_at, log_N_opt
+from chinchilla.fit.result import LossLaw, called
+from chinchilla.fit.results import Fits
 from chinchilla.recommend.model import Estimate, Forecast, RecommendedModel
 from chinchilla.recommend.richer import optimum
-from chinchilla.units import count, number
 
 TARGET = 10.0  # times the largest C: the budget asked about where none is named
 FAR = (

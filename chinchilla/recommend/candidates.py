@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.errors import FitError
-from chinchilla.fit.doubts import robust_sd
-from chinchilla.fit.frontier import LossLaw
-from chinchilla.fit.law_windows import in_words, windows_of
-from chinchilla.fit.loss_fit import fit_loss_law, refit_loss_law
+from chinchilla.core.errors import FitError
 from chinchilla.fit.loss_law import FlopsPerToken
-from chinchilla.observations import Observations
+from chinchilla.fit.parametric.solver import fit_loss_law, refit_loss_law
+from chinchilla.fit.parametric.windows import in_words, windows_of
+from chinchilla.fit.result import LossLaw
+from chinchilla.observations.checks import robust_sd
+from chinchilla.observations.table import Observations
 from chinchilla.recommend.forecast import (
     MIN_LINE,
     MIN_LOSS,

@@ -15,11 +15,11 @@ import numpy as np
 
 from chinchilla.config import FitCommand
 from chinchilla.fit import fit_all
-from chinchilla.fit.fits import Fits
-from chinchilla.fit.frontier import called
-from chinchilla.fit.isoflop import parabolas_of
-from chinchilla.fit.profile import Profile
-from chinchilla.observations import Observations
+from chinchilla.fit.isoflop.approach2 import parabolas_of
+from chinchilla.fit.isoflop.profile import Profile
+from chinchilla.fit.result import called
+from chinchilla.fit.results import Fits
+from chinchilla.observations.table import Observations
 from chinchilla.recommend.candidates import (
     LawReading,
     law_readings,
@@ -30,14 +30,7 @@ from chinchilla.recommend.candidates import (
     pairs_of_minima,
 )
 from chinchilla.recommend.forecast import MIN_LOSS, Member, Minima, saturating
-from chinchilla.recommend.held_out import (
-    LARGEST,
-    Pair,
-    combined,
-    error_scale,
-    scores,
-    weights_of,
-)
+from chinchilla.recommend.held_out import LARGEST, Pair, combined, error_scale, scores, weights_of
 from chinchilla.recommend.model import Forecast, RecommendedModel
 from chinchilla.recommend.reasons import about_richer, condition_of, evidence, outliers_of
 from chinchilla.recommend.richer import RicherLaw

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from chinchilla.config.checks import choice
-from chinchilla.config.fitting import DUPLICATES
-from chinchilla.errors import InputError
-from chinchilla.fit.fits import MINIMA, Fits
+from chinchilla.config.fit import DUPLICATES
+from chinchilla.core.errors import InputError
+from chinchilla.core.units import TOKENS_PER_PARAM, perplexities
+from chinchilla.fit.results import MINIMA, Fits
+from chinchilla.observations.column_names import accepted, shortened
+from chinchilla.observations.read_table import Table, conventions_of, numbers
+from chinchilla.observations.rows import BUDGET_TOLERANCE
 from chinchilla.recommend.candidates import pairs_of_minima
 from chinchilla.recommend.choose import of_minima, scored
 from chinchilla.recommend.forecast import MIN_LOSS, Minima
 from chinchilla.recommend.held_out import weights_of
 from chinchilla.recommend.model import Forecast, RecommendedModel
-from chinchilla.table_names import accepted, shortened
-from chinchilla.table_rows import BUDGET_TOLERANCE
-from chinchilla.tables_in import Table, conventions_of, numbers
-from chinchilla.units import TOKENS_PER_PARAM, perplexities
 
 
 def minima_of_table(table: Table, duplicates: str = "drop") -> tuple[Minima, list[str]]:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from chinchilla.errors import InputError
+from chinchilla.core.errors import InputError
+from chinchilla.core.json_codec import built
 from chinchilla.fit.loss_law import FlopsPerToken
-from chinchilla.from_json import built
 from chinchilla.recommend.forecast import line_at, loss_at
 from chinchilla.recommend.held_out import ErrorScale, weights_of
 from chinchilla.recommend.richer import optimum

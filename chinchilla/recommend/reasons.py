@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.fit.doubts import robust_sd
-from chinchilla.fit.fits import Fits
-from chinchilla.fit.parametric import ILL_CONDITIONED
-from chinchilla.observations import Observations
+from chinchilla.core.units import count
+from chinchilla.fit.parametric.approach3 import ILL_CONDITIONED
+from chinchilla.fit.results import Fits
+from chinchilla.observations.checks import robust_sd
+from chinchilla.observations.table import Observations
 from chinchilla.recommend.candidates import LawReading
 from chinchilla.recommend.held_out import weights_of
 from chinchilla.recommend.model import Forecast
 from chinchilla.recommend.richer import FORMULA, RicherLaw
-from chinchilla.units import count
 
 MIN_SAID = 0.05  # weight below which the richer law is said to have none
 

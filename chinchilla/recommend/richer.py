@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares
 
-from chinchilla.fit.doubts import robust_sd
-from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken, flops_at, log_N_opt
-from chinchilla.observations import Observations
+from chinchilla.fit.result import LossLaw
+from chinchilla.observations.checks import robust_sd
+from chinchilla.observations.table import Observations
 
 FORMULA = "E + (A/N^alpha + B/(D + D0)^beta)^q"
 MISFIT = 5e-3  # robust sd of ln L about the five-parameter law above which a richer law is fitted

@@ -7,8 +7,10 @@ figures/compare_valleys.png and .svg out.
 from collections.abc import Sequence
 from pathlib import Path
 
-from chinchilla import paper
 from chinchilla.config import APPROACHES
+from chinchilla.core import paper
+from chinchilla.core.files import write_text
+from chinchilla.core.units import count
 from chinchilla.decide.compare import (
     NOT_ASKED,
     VERDICTS,
@@ -18,12 +20,10 @@ from chinchilla.decide.compare import (
     Side,
     told,
 )
-from chinchilla.files import write_text
 from chinchilla.report import sections
 from chinchilla.report.figures import valleys_side_by_side
 from chinchilla.report.page import drawn, render
 from chinchilla.report.tables import LABELS, SHORT_LABELS, Cell, Table, flops, ratio
-from chinchilla.units import count
 
 SAME_TOKENIZER = "four isoFLOP profiles a corpus, one tokenizer for both"
 

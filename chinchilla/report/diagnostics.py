@@ -11,9 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from chinchilla.core.units import count
 from chinchilla.diagnose.findings import called, described
 from chinchilla.diagnose.verdicts import Diagnostics
-from chinchilla.fit.frontier import Frontier
+from chinchilla.fit.result import Frontier
 from chinchilla.plots.style import (
     COLORS,
     GREY,
@@ -28,7 +29,6 @@ from chinchilla.plots.style import (
 )
 from chinchilla.report.figures import C_LABEL, N_LABEL
 from chinchilla.report.tables import Cell, Table, flops
-from chinchilla.units import count
 
 NAMES = {
     "identifiability": "Identifiability",

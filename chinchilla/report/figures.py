@@ -10,8 +10,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from chinchilla.config import APPROACHES
-from chinchilla.fit.frontier import Frontier
-from chinchilla.observations import Observations
+from chinchilla.core.shapes import flops_per_token
+from chinchilla.fit.result import Frontier
+from chinchilla.observations.table import Observations
+from chinchilla.plan.records import Curve, RunResult
 from chinchilla.plots import optimum, runs, valleys
 from chinchilla.plots.style import (
     C_LABEL,
@@ -28,9 +30,7 @@ from chinchilla.plots.style import (
     power_of_ten,
 )
 from chinchilla.plots.valleys import L_NAMES, loss_drawn
-from chinchilla.records import Curve, RunResult
 from chinchilla.report.tables import LABELS, name_of, published_near
-from chinchilla.shapes import flops_per_token
 
 __all__ = [
     "C_LABEL",

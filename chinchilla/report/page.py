@@ -16,14 +16,14 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 
 from chinchilla.config import APPROACHES
-from chinchilla.config.fitting import LOSSES
+from chinchilla.config.fit import LOSSES
+from chinchilla.core.files import write_text
 from chinchilla.diagnose.verdicts import Diagnostics
-from chinchilla.files import write_text
-from chinchilla.fit.fits import Fits
-from chinchilla.fit.frontier import Frontier
-from chinchilla.observations import Observations
+from chinchilla.fit.result import Frontier
+from chinchilla.fit.results import Fits
+from chinchilla.observations.table import Observations
+from chinchilla.plan.records import Curve, RunResult
 from chinchilla.plots.style import save_figure
-from chinchilla.records import Curve, RunResult
 from chinchilla.report import diagnostics as checks
 from chinchilla.report import figures, sections, tables
 from chinchilla.report.tables import LABELS

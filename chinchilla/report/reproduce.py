@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla import paper
-from chinchilla.errors import FitError
+from chinchilla.core import paper
+from chinchilla.core.errors import FitError
+from chinchilla.core.units import count
 from chinchilla.fit import fit_envelope, fit_isoflop, fit_parametric
-from chinchilla.fit.frontier import Frontier, PowerLaw
-from chinchilla.fit.loss_fit import fit_loss_law
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
-from chinchilla.fit.paper_search import paths, search
-from chinchilla.observations import Observations
+from chinchilla.fit.parametric.paper_search import paths, search
+from chinchilla.fit.parametric.solver import fit_loss_law
+from chinchilla.fit.result import Frontier, PowerLaw
+from chinchilla.observations.table import Observations
 from chinchilla.report.tables import flops, name_of
-from chinchilla.units import count
 
 SIZES = tuple(row[0] for row in paper.TABLE_3)  # parameters of Tables 3 and A3
 EARLY = tuple(  # starts of the paper's grid, from its middle

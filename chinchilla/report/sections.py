@@ -13,16 +13,16 @@ import numpy as np
 
 from chinchilla import __version__
 from chinchilla.config import APPROACHES
-from chinchilla.decide.caveats import gather
+from chinchilla.core.units import count, duration
+from chinchilla.decide.warnings import gather
 from chinchilla.diagnose.verdicts import Diagnostics
-from chinchilla.fit.fits import Fits
-from chinchilla.fit.frontier import Frontier, PowerLaw
-from chinchilla.observations import Observations
+from chinchilla.fit.result import Frontier, PowerLaw
+from chinchilla.fit.results import Fits
+from chinchilla.observations.table import Observations
+from chinchilla.plan.records import RunResult
 from chinchilla.recommend.answer import default_budget, recommendation
 from chinchilla.recommend.answer import headline as recommended_line
-from chinchilla.records import RunResult
 from chinchilla.report.tables import PAPER_ROWS, Cell, Table, flops, name_of
-from chinchilla.units import count, duration
 
 FLOP_TEXT = {
     "with_head": "layers and output logits, forward plus backward, Appendix F; "

@@ -12,16 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from chinchilla import paper
 from chinchilla.config import APPROACHES
+from chinchilla.core import paper
+from chinchilla.core.units import count
 from chinchilla.decide.predict import CARRIED
 from chinchilla.decide.predict import predictions as predict
-from chinchilla.fit.fits import Fits
-from chinchilla.fit.frontier import Frontier, PowerLaw
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
-from chinchilla.observations import SINGLE_EPOCH, Observations
-from chinchilla.records import RunResult
-from chinchilla.units import count
+from chinchilla.fit.result import Frontier, PowerLaw
+from chinchilla.fit.results import Fits
+from chinchilla.observations.table import SINGLE_EPOCH, Observations
+from chinchilla.plan.records import RunResult
 
 PAPER_ROWS = {row.approach: row for row in paper.TABLE_2}
 LABELS = {approach: PAPER_ROWS[approach].label for approach in APPROACHES}

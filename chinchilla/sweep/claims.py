@@ -22,8 +22,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from chinchilla.errors import InputError
-from chinchilla.files import (
+from chinchilla.core.errors import InputError
+from chinchilla.core.files import (
     clean_leftovers,
     create_once,
     make_dirs,
@@ -34,7 +34,7 @@ from chinchilla.files import (
     temporary_path,
     write_text,
 )
-from chinchilla.from_json import checked
+from chinchilla.core.json_codec import checked
 
 BEAT_SECONDS = 5.0  # between two touches of `heartbeat`
 STALE_SECONDS = 60.0  # silence after which a holder on another machine counts as dead

@@ -26,6 +26,6 @@ def torchrun(cluster: ClusterConfig, sweep_dir: Path, data_dir: Path) -> str:
         where = f"--nnodes {cluster.nodes} --rdzv-backend c10d --rdzv-endpoint FIRST_NODE:29500"
     threads = f" --threads {cluster.threads_per_worker}" if cluster.threads_per_worker else ""
     return (
-        f"torchrun {where} --nproc-per-node {cluster.ranks_per_node} -m chinchilla.sweep.ranked "
+        f"torchrun {where} --nproc-per-node {cluster.ranks_per_node} -m chinchilla.sweep.distributed_worker "
         f"{shlex.quote(str(sweep_dir))} {shlex.quote(str(data_dir))}{threads}"
     )

@@ -12,24 +12,24 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from chinchilla import track
 from chinchilla.config import RuntimeConfig, SweepCommand, TrainCommand
-from chinchilla.errors import InputError
-from chinchilla.files import writable_dir
-from chinchilla.plan import n_at_once
-from chinchilla.records import RunSpec, load_plan, save_plan
-from chinchilla.sweep import pool
-from chinchilla.sweep.cells import cell_of, missing_specs, save_runtime
+from chinchilla.core.errors import InputError
+from chinchilla.core.files import writable_dir
+from chinchilla.plan.grid import n_at_once
+from chinchilla.plan.records import RunSpec, load_plan, save_plan
+from chinchilla.sweep import local_pool
 from chinchilla.sweep.claims import Claim, take
 from chinchilla.sweep.hints import given, torchrun
-from chinchilla.sweep.machine import limit_threads, worker_name
-from chinchilla.sweep.progress import SweepProgress
-from chinchilla.sweep.resources import assign
+from chinchilla.sweep.job_classes import assign
+from chinchilla.sweep.preflight import limit_threads, worker_name
+from chinchilla.sweep.provenance import record_launch
 from chinchilla.sweep.retry import put_aside
-from chinchilla.sweep.snapshot import record_launch
-from chinchilla.sweep.status import SweepStatus, summary_line, sweep_status
-from chinchilla.sweep.stopping import stop_on_signals
+from chinchilla.sweep.run_files import cell_of, missing_specs, save_runtime
+from chinchilla.sweep.signals import stop_on_signals
+from chinchilla.sweep.view.progress import SweepProgress
+from chinchilla.sweep.view.status import SweepStatus, summary_line, sweep_status
 from chinchilla.sweep.worker import Train, run_worker
+from chinchilla.tracking import mirror
 
 EXIT_OK, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75
 LAUNCH_WAIT_SECONDS = 90.0  # for another launcher of the same sweep to finish writing
@@ -42,7 +42,7 @@ def launch(
     data_dir: Path,
     *,
     train: Train | None = None,
-    program: tuple[str, ...] = pool.WORKER,
+    program: tuple[str, ...] = local_pool.WORKER,
 ) -> int:
     """Train what is missing of a sweep.
 
@@ -77,7 +77,7 @@ def launch(
     missing = missing_specs(sweep_dir, only)
     kind = command.cluster.kind
     if missing and kind == "slurm":
-        from chinchilla.sweep.slurm import submit
+        from chinchilla.sweep.slurm.submit import submit
 
         with turn(sweep_dir) as claim:
             left = missing_specs(sweep_dir, only)
@@ -112,12 +112,14 @@ def launch(
                             "the GPU cannot be used any more by this process: launch again"
                         )
                 else:
-                    shape = pool.pool_shape(command.cluster, command.runtime, n_at_once(missing))
-                    with pool.start(sweep_dir, data_dir, shape, program) as workers:
+                    shape = local_pool.pool_shape(
+                        command.cluster, command.runtime, n_at_once(missing)
+                    )
+                    with local_pool.start(sweep_dir, data_dir, shape, program) as workers:
                         workers.wait(stop)
                     words = workers.last_words()
         finally:
-            track.finish()
+            mirror.finish()
     status = sweep_status(sweep_dir, only=only)
     _say(command, status, words, sweep_dir)
     if status.counts["failed"]:

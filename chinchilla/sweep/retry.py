@@ -5,12 +5,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from chinchilla.errors import InputError, nearest
-from chinchilla.records import RunResult, RunSpec
-from chinchilla.sweep.cells import cell_of, has_result, is_damaged, planned_specs
+from chinchilla.core.errors import InputError, nearest
+from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import take
 from chinchilla.sweep.hints import given
-from chinchilla.sweep.machine import worker_name
+from chinchilla.sweep.preflight import worker_name
+from chinchilla.sweep.run_files import cell_of, has_result, is_damaged, planned_specs
 
 # A diverged run starts anew: its checkpoints lead to the same end, or hold it already.
 STARTS_ANEW = ("checkpoints", "metrics.jsonl", "curve.npz")

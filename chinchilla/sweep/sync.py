@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chinchilla.errors import InputError
-from chinchilla.files import read_json, write_json
-from chinchilla.records import RunResult, RunSpec
-from chinchilla.sweep.cells import cell_of, planned_specs
+from chinchilla.core.errors import InputError
+from chinchilla.core.files import read_json, write_json
+from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.retry import find_runs
-from chinchilla.track import (
+from chinchilla.sweep.run_files import cell_of, planned_specs
+from chinchilla.tracking.mirror import (
     Line,
     TensorboardTracker,
     Tracker,

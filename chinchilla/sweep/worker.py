@@ -23,12 +23,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chinchilla import track
 from chinchilla.config import RuntimeConfig
-from chinchilla.errors import DataError, InputError, one_line
-from chinchilla.files import writable_dir
-from chinchilla.records import RunResult, RunSpec
-from chinchilla.sweep.cells import (
+from chinchilla.core.errors import DataError, InputError, one_line
+from chinchilla.core.files import writable_dir
+from chinchilla.plan.records import RunResult, RunSpec
+from chinchilla.sweep.claims import STALE_SECONDS, Claim, file_system_now, look, take
+from chinchilla.sweep.failures import breaks_the_device, death_before, stalls_before
+from chinchilla.sweep.job_classes import PlannedWithin
+from chinchilla.sweep.preflight import check_data, limit_threads, no_room, worker_name
+from chinchilla.sweep.run_files import (
     ProgressFile,
     cell_of,
     failure_kind,
@@ -45,12 +48,9 @@ from chinchilla.sweep.cells import (
     trunk_step,
     trunks_of,
 )
-from chinchilla.sweep.choosing import JobTime, Pace, in_order, job_time, waits
-from chinchilla.sweep.claims import STALE_SECONDS, Claim, file_system_now, look, take
-from chinchilla.sweep.endings import breaks_the_device, death_before, stalls_before
-from chinchilla.sweep.machine import check_data, limit_threads, no_room, worker_name
-from chinchilla.sweep.resources import PlannedWithin
-from chinchilla.sweep.stopping import Stop, stop_on_signals, warnings_held
+from chinchilla.sweep.schedule import JobTime, Pace, in_order, job_time, waits
+from chinchilla.sweep.signals import Stop, stop_on_signals, warnings_held
+from chinchilla.tracking import mirror
 
 Train = Callable[..., RunResult | None]  # `chinchilla.train.train_run`, or a test's stand-in
 log = logging.getLogger("chinchilla.sweep")
@@ -369,7 +369,7 @@ def _main(argv: list[str] | None, train: Train | None) -> int:
             stop=stop,
             time_of_job=job_time(args.deadline),
         )
-        track.finish()
+        mirror.finish()
         with warnings_held():  # the new program's, from here on
             if summary.needs_restart and not stop:
                 sys.stdout.flush()

@@ -29,8 +29,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from chinchilla import __version__
-from chinchilla.errors import InputError
-from chinchilla.files import (
+from chinchilla.core.errors import InputError
+from chinchilla.core.files import (
     clean_leftovers,
     fsync_dir,
     make_dirs,
@@ -40,8 +40,8 @@ from chinchilla.files import (
     write_json,
     write_text,
 )
-from chinchilla.records import RunSpec
-from chinchilla.train.checkpoint_folder import (
+from chinchilla.plan.records import RunSpec
+from chinchilla.train.checkpoint_files import (
     MANIFEST,
     SCHEMA,
     SHARDED,
@@ -53,8 +53,8 @@ from chinchilla.train.checkpoint_folder import (
     step_of,
     verify,
 )
-from chinchilla.train.ranks import ALONE, Ranks
-from chinchilla.train.shards import OPTIMIZER, WEIGHTS, of_shard, read_rows, shard_files
+from chinchilla.train.checkpoint_shards import OPTIMIZER, WEIGHTS, of_shard, read_rows, shard_files
+from chinchilla.train.distributed import ALONE, Ranks
 
 KEEP = 2  # checkpoints kept per run: the newest and the one before it
 ASIDE = "damaged-"  # before the name of a checkpoint that did not verify

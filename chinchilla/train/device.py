@@ -14,8 +14,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from chinchilla.errors import InputError
-from chinchilla.records import RunSpec
+from chinchilla.core.errors import InputError
+from chinchilla.plan.records import RunSpec
 
 # Dense bf16 FLOP/s by data sheet, matched against the device's name in this order.
 PEAK_FLOPS = (

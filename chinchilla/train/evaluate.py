@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from chinchilla.model import Transformer
-from chinchilla.train.ranks import ALONE, Ranks
+from chinchilla.train.distributed import ALONE, Ranks
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ Every schedule begins with a linear warm-up to peak_lr and ends at peak_lr * fin
 
 import math
 
-from chinchilla.records import RunSpec
+from chinchilla.plan.records import RunSpec
 
 
 def learning_rate(spec: RunSpec, step: int) -> float:

@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from chinchilla.data.tokens import TokenData
-from chinchilla.records import Curve, RunResult, RunSpec
-from chinchilla.shapes import flops_per_token
+from chinchilla.core.shapes import flops_per_token
+from chinchilla.data.dataset import TokenData
+from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.train import device as devices
-from chinchilla.train.ranks import Ranks
+from chinchilla.train.distributed import Ranks
 
 # The final loss is the mean over this last share of a run. The same share for every run: a fixed
 # number of steps would lag further behind the end of short runs and tilt the exponents.

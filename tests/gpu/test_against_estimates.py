@@ -9,12 +9,12 @@ from small_world import make_speeches
 from test_cuda import RUNTIME, make_spec
 
 from chinchilla.config import RecipeConfig
-from chinchilla.data.tokens import TokenData
-from chinchilla.memory import memory
-from chinchilla.plan import plan_run
-from chinchilla.records import Curve
-from chinchilla.shapes import ModelShape
-from chinchilla.train import loop, train_run
+from chinchilla.core.shapes import ModelShape
+from chinchilla.data.dataset import TokenData
+from chinchilla.plan.grid import plan_run
+from chinchilla.plan.memory import memory
+from chinchilla.plan.records import Curve
+from chinchilla.train import train_run, trainer
 
 pytestmark = pytest.mark.gpu
 
@@ -23,7 +23,7 @@ def allocated(spec, cell: Path, data_dir: Path, **runtime) -> int:
     """Most bytes that three updates and what they stand on need, beyond what was there."""
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
-    run = loop._Run(spec, cell, data_dir, replace(RUNTIME, **runtime))
+    run = trainer._Run(spec, cell, data_dir, replace(RUNTIME, **runtime))
     torch.cuda.reset_peak_memory_stats()
     try:
         for _ in range(3):

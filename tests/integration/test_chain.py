@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from chinchilla.cli import main
-from chinchilla.observations import Observations
-from chinchilla.records import Curve, RunResult, RunSpec, load_plan
+from chinchilla.observations.table import Observations
+from chinchilla.plan.records import Curve, RunResult, RunSpec, load_plan
 
 GRID = [
     "grid=demo", "grid.name=tiny", "grid.budgets=[1e9,2e9]",

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chinchilla.cli import COMMANDS, compose
-from chinchilla.plan import plan_grid
+from chinchilla.plan.grid import plan_grid
 
 README = Path(__file__).parents[2] / "README.md"
 PLACEHOLDER = re.compile(r"<[^>]*>|\.\.\.|\$|\b[A-Z_]{3,}\b")  # <...>, a shell variable, FOLDER

@@ -27,7 +27,7 @@ from chinchilla.diagnose.verdicts import ITEMS, diagnose
 from chinchilla.diagnose.windows import drop_path
 from chinchilla.fit import fit_all, fit_parametric
 from chinchilla.fit.loss_law import named_law
-from chinchilla.observations import Observations
+from chinchilla.observations.table import Observations
 
 
 def figure_4(without_outliers: bool) -> Observations:

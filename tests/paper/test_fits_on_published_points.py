@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from public_data import public
 
-from chinchilla.errors import FitError
+from chinchilla.core.errors import FitError
+from chinchilla.core.paper import GOPHER_BUDGET, ISOFLOP_BUDGETS, SEQ_LEN, TABLE_A9, VOCAB_SIZE
+from chinchilla.core.shapes import ModelShape, flops_per_token
 from chinchilla.fit import Frontier, LossLaw, fit_envelope, fit_isoflop, fit_parametric
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
-from chinchilla.fit.parametric import fit_loss_law
-from chinchilla.observations import Observations
-from chinchilla.paper import GOPHER_BUDGET, ISOFLOP_BUDGETS, SEQ_LEN, TABLE_A9, VOCAB_SIZE
-from chinchilla.shapes import ModelShape, flops_per_token
+from chinchilla.fit.parametric.approach3 import fit_loss_law
+from chinchilla.observations.table import Observations
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from chinchilla import paper
-from chinchilla.shapes import ModelShape, flops_per_token, n_params, named_shapes
+from chinchilla.core import paper
+from chinchilla.core.shapes import ModelShape, flops_per_token, n_params, named_shapes
 
 # Parameters of Table A9 rows, computed from the term list by hand; the sixth and eighth have
 # n_heads * kv_size != d_model.

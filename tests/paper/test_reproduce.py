@@ -8,12 +8,12 @@ import pytest
 from public_data import public
 
 from chinchilla.cli import main
+from chinchilla.core.paper import GOPHER_BUDGET, ISOFLOP_BUDGETS
+from chinchilla.core.units import count
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
-from chinchilla.fit.paper_search import grid_starts, paths, search
-from chinchilla.observations import Observations
-from chinchilla.paper import GOPHER_BUDGET, ISOFLOP_BUDGETS
+from chinchilla.fit.parametric.paper_search import grid_starts, paths, search
+from chinchilla.observations.table import Observations
 from chinchilla.report.reproduce import markdown, reproduce
-from chinchilla.units import count
 
 LAW = named_law("hoffmann")
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from chinchilla.records import Curve, RunResult, load_plan
+from chinchilla.plan.records import Curve, RunResult, load_plan
 
 SCRIPT = Path(__file__).resolve().parents[2] / "slurm" / "local_slurm.py"
 GRID = [

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from slurm_world import RUNTIME, Sweep, queue, slurm
 
-from chinchilla.files import write_json
-from chinchilla.records import Curve, RunResult, load_plan
-from chinchilla.sweep.cells import n_errors
-from chinchilla.sweep.status import sweep_status
+from chinchilla.core.files import write_json
+from chinchilla.plan.records import Curve, RunResult, load_plan
+from chinchilla.sweep.run_files import n_errors
+from chinchilla.sweep.view.status import sweep_status
 from chinchilla.train.device import git_commit, versions
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(2400)]

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from slurm_world import LOCAL, Sweep, queue, slurm, wait_until
 
-from chinchilla.records import Curve, RunResult
+from chinchilla.plan.records import Curve, RunResult
 
 pytestmark = pytest.mark.slurm
 
@@ -62,7 +62,7 @@ def four_here(alone: Sweep, data_dir: Path, tmp_path_factory: pytest.TempPathFac
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = [sys.executable, "-m", "chinchilla.sweep.ranked", "--threads", "1"]
+    command = [sys.executable, "-m", "chinchilla.sweep.distributed_worker", "--threads", "1"]
     processes = [
         subprocess.Popen(
             [*command, str(made.folder), str(data_dir)],

@@ -1,19 +1,9 @@
-"""The worlds of tests/unit/train and tests/unit/sweep, for runs that are killed and damaged."""
-
-import sys
-from pathlib import Path
+"""A token folder, for runs that are killed and damaged."""
 
 import pytest
-from small_world import make_speeches
+from speeches import data_dir
 
-UNIT = Path(__file__).resolve().parents[1] / "unit"
-sys.path += [str(UNIT / "train"), str(UNIT / "sweep")]
-
-
-@pytest.fixture(scope="session")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve speeches in 400 pieces."""
-    return make_speeches(tmp_path_factory.mktemp("speeches"))
+__all__ = ["data_dir"]
 
 
 @pytest.fixture(autouse=True)

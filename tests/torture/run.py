@@ -18,13 +18,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-PLACES = [
-    HERE,
-    HERE.parent,
-    HERE.parents[1],
-    HERE.parent / "unit" / "train",
-    HERE.parent / "unit" / "sweep",
-]
+PLACES = [HERE, HERE.parents[1], HERE.parent / "support"]
 sys.path[:0] = map(str, PLACES)
 ENVIRONMENT = {  # for the processes started here; tests set it for their own time only
     "PYTHONPATH": os.pathsep.join(map(str, PLACES)),

@@ -21,16 +21,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "unit" / "sweep"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 
 from sweep_fakes import make_result, make_specs, make_sweep, wait_until
 
 from chinchilla.cli import main
 from chinchilla.config import RuntimeConfig
-from chinchilla.records import RunResult, RunSpec
+from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep import claims
-from chinchilla.sweep.cells import clean_sweep
-from chinchilla.sweep.stopping import Stop
+from chinchilla.sweep.run_files import clean_sweep
+from chinchilla.sweep.signals import Stop
 from chinchilla.sweep.worker import run_worker
 
 RUNTIME = RuntimeConfig(device="cpu")

@@ -1,6 +1,6 @@
 """Launchers of a Slurm sweep SIGKILLed at random points, then run again: each worker submitted once.
 
-Slurm is the stand-in of tests/unit/sweep/slurm_fakes.py, whose sbatch takes a moment and outlives its
+Slurm is the stand-in of tests/support/slurm_fakes.py, whose sbatch takes a moment and outlives its
 launcher; the sweep has two shapes of jobs. A point is any touch of the sweep's files or a program
 that is started.
 
@@ -18,17 +18,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "unit" / "sweep"))
+sys.path.append(str(Path(__file__).resolve().parents[1] / "support"))
 
 from slurm_fakes import FakeSlurm, on_slurm
 from sweep_fakes import make_specs
 
 from chinchilla.config import ResourceConfig
-from chinchilla.records import RunSpec
-from chinchilla.shapes import ModelShape
-from chinchilla.sweep import submissions
+from chinchilla.core.shapes import ModelShape
+from chinchilla.plan.records import RunSpec
+from chinchilla.sweep.slurm import job_records
 
-UNIT = Path(__file__).resolve().parents[1] / "unit" / "sweep"
+UNIT = Path(__file__).resolve().parents[1] / "support"
 JOBS = {"small": 3, "large": 2}  # that a launch submits
 LAUNCHER = """
 import os, signal, sys
@@ -64,7 +64,7 @@ def launch_it(sweep_dir: Path) -> None:
     """What a person's command does."""
     from chinchilla.sweep.launch import launch
 
-    submissions.SETTLE_SECONDS = 1.0
+    job_records.SETTLE_SECONDS = 1.0
     asked = on_slurm(gpus_per_node=1)
     asked.cluster.resources = [
         ResourceConfig(name="small", up_to_params=specs()[0].N),

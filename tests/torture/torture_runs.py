@@ -31,8 +31,8 @@ from train_world import (
     train_and_save,
 )
 
-from chinchilla.records import Curve, RunResult, RunSpec
-from chinchilla.train import checkpoint, checkpoint_folder, loop, train_run
+from chinchilla.plan.records import Curve, RunResult, RunSpec
+from chinchilla.train import checkpoint, checkpoint_files, train_run, trainer
 
 STEPS = 16
 RUNTIME = make_runtime(micro_batch_tokens=ROWS * SEQ_LEN // 2, checkpoint_minutes=EVERY_UPDATE)
@@ -95,7 +95,7 @@ def calls_inside_saves(tell: Callable[[int, int], None]) -> Iterator[None]:
     """
     saves = calls = 0
     inside = False
-    save_file, save = checkpoint.save_file, loop.save_checkpoint
+    save_file, save = checkpoint.save_file, trainer.save_checkpoint
 
     def step() -> None:
         nonlocal calls
@@ -123,13 +123,13 @@ def calls_inside_saves(tell: Callable[[int, int], None]) -> Iterator[None]:
 
     real = {name: getattr(os, name) for name in CALLS}
     try:
-        loop.save_checkpoint = hooked_save
+        trainer.save_checkpoint = hooked_save
         checkpoint.save_file = hooked("save_file", save_file)
         for name in CALLS:
             setattr(os, name, hooked(name, real[name]))
         yield
     finally:
-        loop.save_checkpoint, checkpoint.save_file = save, save_file
+        trainer.save_checkpoint, checkpoint.save_file = save, save_file
         for name in CALLS:
             setattr(os, name, real[name])
 
@@ -155,7 +155,7 @@ def count_calls(spec: RunSpec, cell: Path, data_dir: Path, out: Path) -> None:
 
 def resume(spec: RunSpec, cell: Path, data_dir: Path) -> None:
     """A process that goes on to the end; notes from where."""
-    load = loop.load_checkpoint
+    load = trainer.load_checkpoint
 
     def noted(*args: Any, **kwargs: Any) -> Any:
         found, complaints = load(*args, **kwargs)
@@ -163,7 +163,7 @@ def resume(spec: RunSpec, cell: Path, data_dir: Path) -> None:
         (cell.parent / f"{cell.name}.resumed").write_text(json.dumps(told))
         return found, complaints
 
-    loop.load_checkpoint = noted
+    trainer.load_checkpoint = noted
     train_and_save(spec, cell, data_dir, RUNTIME)
 
 
@@ -266,7 +266,7 @@ def delete(path: Path, draw: random.Random) -> None:
 
 
 DAMAGES = (flip_a_bit, truncate, delete)
-FILES = (*checkpoint_folder.FILES, checkpoint_folder.MANIFEST)
+FILES = (*checkpoint_files.FILES, checkpoint_files.MANIFEST)
 
 
 def damaged_checkpoints(data_dir: Path, work: Path, n: int, seed: int = 0) -> Tally:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import named_law
-from chinchilla.observations import Observations
+from chinchilla.fit.result import LossLaw
+from chinchilla.observations.table import Observations
 
 
 @pytest.fixture

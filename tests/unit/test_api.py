@@ -26,7 +26,7 @@ from chinchilla import (
     named_law,
 )
 from chinchilla.config import FitCommand
-from chinchilla.errors import InputError, Refusal
+from chinchilla.core.errors import InputError, Refusal
 from chinchilla.fit import Refused
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -49,7 +49,7 @@ def test_importing_the_package_loads_nothing():
         "from chinchilla import fit; f = fit(t, n_bootstrap=0); from chinchilla.fit import Fits",
         "from chinchilla.fit import Fits; import chinchilla; f = chinchilla.fit(t, n_bootstrap=0)",
         "import chinchilla; f = chinchilla.fit(t, n_bootstrap=0); from chinchilla.fit import Fits; "
-        "from chinchilla.fit.isoflop import fit_isoflop; f = chinchilla.fit(t, n_bootstrap=0)",
+        "from chinchilla.fit.isoflop.approach2 import fit_isoflop; f = chinchilla.fit(t, n_bootstrap=0)",
     ],
 )
 @pytest.mark.slow

@@ -8,14 +8,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from chinchilla import cli, paper
+from chinchilla import cli
 from chinchilla.config import GridConfig, ModelConfig, RecipeConfig
-from chinchilla.errors import InputError
-from chinchilla.fit.fits import Fits
+from chinchilla.core import paper
+from chinchilla.core.errors import InputError
+from chinchilla.core.shapes import named_shapes, shape_named
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
-from chinchilla.plan import build_shape, plan_grid
-from chinchilla.records import Curve, RunResult, load_plan, save_plan
-from chinchilla.shapes import named_shapes, shape_named
+from chinchilla.fit.results import Fits
+from chinchilla.plan.grid import build_shape, plan_grid
+from chinchilla.plan.records import Curve, RunResult, load_plan, save_plan
 
 MODELS = cli.choices("model")
 
@@ -295,7 +296,7 @@ def test_another_width_brings_its_own_feed_forward_and_heads(named):
 USES_HYDRA = """
 from hydra.core.config_store import ConfigStore
 from chinchilla import cli
-from chinchilla.errors import InputError
+from chinchilla.core.errors import InputError
 
 cli.compose("flops", ["model=57m", "tokens=5"])  # Hydra's plugins are in the store from here on
 ConfigStore.instance().store(name="another", node={"key": 1})

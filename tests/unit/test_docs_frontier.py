@@ -10,10 +10,10 @@ import pytest
 
 from chinchilla import Observations, named_law
 from chinchilla.config import FitCommand
-from chinchilla.fit.fits import Refused
-from chinchilla.fit.frontier import Frontier, Interval, LossLaw, OptimalPoint, PowerLaw
+from chinchilla.core.json_codec import IN_MEMORY
 from chinchilla.fit.loss_law import FlopsPerToken
-from chinchilla.from_json import IN_MEMORY
+from chinchilla.fit.result import Frontier, Interval, LossLaw, OptimalPoint, PowerLaw
+from chinchilla.fit.results import Refused
 from chinchilla.recommend import fit_table
 from chinchilla.recommend.held_out import ErrorScale
 from chinchilla.recommend.model import Forecast, RecommendedModel

@@ -20,13 +20,13 @@ from test_poison import SPEC, make_data
 
 from chinchilla.cli import main
 from chinchilla.config import RuntimeConfig
-from chinchilla.data.tokens import TokenData
-from chinchilla.errors import InputError, one_line
-from chinchilla.observations import Observations
-from chinchilla.records import Curve, RunResult, RunSpec, load_plan, save_plan
-from chinchilla.sweep.cells import load_runtime, read_attempts, read_progress, save_runtime
+from chinchilla.core.errors import InputError, one_line
+from chinchilla.data.dataset import TokenData
+from chinchilla.observations.table import Observations
+from chinchilla.plan.records import Curve, RunResult, RunSpec, load_plan, save_plan
 from chinchilla.sweep.claims import latest, look
-from chinchilla.sweep.status import sweep_status
+from chinchilla.sweep.run_files import load_runtime, read_attempts, read_progress, save_runtime
+from chinchilla.sweep.view.status import sweep_status
 from chinchilla.sweep.worker import main as worker_main
 
 SPECS = [replace(SPEC, seed=seed) for seed in (0, 1)]

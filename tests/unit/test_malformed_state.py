@@ -10,8 +10,8 @@ from test_poison import SPEC, pickled
 from test_poison_everywhere import PAYLOADS
 
 from chinchilla.cli import main
-from chinchilla.errors import InputError
-from chinchilla.records import save_plan
+from chinchilla.core.errors import InputError
+from chinchilla.plan.records import save_plan
 
 INTENTION = {"user": "somebody", "n_jobs": 1, "shape": None}
 
@@ -47,7 +47,7 @@ def test_a_submission_that_cannot_be_read(sweep_dir: Path, capsys, file: str, te
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 def test_poison_in_a_submission(sweep_dir: Path, tmp_path: Path, payload):
-    from chinchilla.sweep.submissions import submitted
+    from chinchilla.sweep.slurm.job_records import submitted
 
     (sweep_dir / "submitit" / "0123abcd" / "intention.json").write_bytes(payload(tmp_path))
     with pytest.raises(InputError, match="0123abcd"):
@@ -100,26 +100,26 @@ STATES: dict[str, dict[str, Any]] = {
 def test_a_state_that_cannot_be_is_passed_over_in_one_line(tmp_path: Path, change: dict[str, Any]):
     import torch
 
-    from chinchilla.files import sha256_file
-    from chinchilla.train import checkpoint, checkpoint_folder
+    from chinchilla.core.files import sha256_file
+    from chinchilla.train import checkpoint, checkpoint_files
 
     progress = {"train_seconds": 0.0, "evaluations": []}
     made = checkpoint.Checkpoint(5, {"a": torch.zeros(2)}, {"b": torch.zeros(2)}, progress)
     path = checkpoint.save_checkpoint(tmp_path, SPEC, made)
-    state = json.loads((path / checkpoint_folder.STATE).read_text()) | change
-    (path / checkpoint_folder.STATE).write_text(json.dumps(state))
-    body = json.loads((path / checkpoint_folder.MANIFEST).read_text())
+    state = json.loads((path / checkpoint_files.STATE).read_text()) | change
+    (path / checkpoint_files.STATE).write_text(json.dumps(state))
+    body = json.loads((path / checkpoint_files.MANIFEST).read_text())
     del body["sha256"]
-    body["files"][checkpoint_folder.STATE] = sha256_file(path / checkpoint_folder.STATE)
-    (path / checkpoint_folder.MANIFEST).write_text(checkpoint_folder.manifest_text(body))
+    body["files"][checkpoint_files.STATE] = sha256_file(path / checkpoint_files.STATE)
+    (path / checkpoint_files.MANIFEST).write_text(checkpoint_files.manifest_text(body))
     got, lines = checkpoint.load_checkpoint(tmp_path, SPEC)
     assert got is None
-    assert f"{path} is damaged ({checkpoint_folder.STATE}" in lines[0]
+    assert f"{path} is damaged ({checkpoint_files.STATE}" in lines[0]
     assert "\n" not in lines[0]
 
 
 def test_a_pickle_for_what_a_job_was_asked(sweep_dir: Path, tmp_path: Path):
-    from chinchilla.sweep.slurm_job import SlurmTask
+    from chinchilla.sweep.slurm.job import SlurmTask
 
     folder = sweep_dir / "submitit" / "0123abcd"
     (folder / "intention.json").write_bytes(pickled(tmp_path))

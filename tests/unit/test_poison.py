@@ -21,12 +21,12 @@ import numpy as np
 import pytest
 
 from chinchilla.cli import main
+from chinchilla.core.errors import InputError
+from chinchilla.core.shapes import ModelShape
 from chinchilla.data.manifest import Manifest, Shard, Split, TokenizerInfo
-from chinchilla.errors import InputError
-from chinchilla.records import Curve, RunSpec, save_plan
-from chinchilla.shapes import ModelShape
-from chinchilla.sweep.cells import load_runtime
+from chinchilla.plan.records import Curve, RunSpec, save_plan
 from chinchilla.sweep.claims import take
+from chinchilla.sweep.run_files import load_runtime
 
 CANARY = "executed"
 
@@ -226,8 +226,8 @@ def test_poison_in_a_checkpoint(tmp_path: Path):
     """Vouched for by its manifest: only the format stands between the payload and a run."""
     import torch
 
-    from chinchilla.files import sha256_file
-    from chinchilla.train import checkpoint, checkpoint_folder
+    from chinchilla.core.files import sha256_file
+    from chinchilla.train import checkpoint, checkpoint_files
 
     def zipped() -> bytes:
         out = io.BytesIO()
@@ -239,17 +239,15 @@ def test_poison_in_a_checkpoint(tmp_path: Path):
     made = checkpoint.Checkpoint(
         5, {"a": torch.zeros(2)}, {"b": torch.zeros(2)}, {"train_seconds": 0.0, "evaluations": []}
     )
-    for file in (*checkpoint_folder.FILES, checkpoint_folder.MANIFEST):
+    for file in (*checkpoint_files.FILES, checkpoint_files.MANIFEST):
         for i, poison in enumerate((pickled(tmp_path), zipped(), fake)):
             folder = tmp_path / f"{file}-{i}"
             path = checkpoint.save_checkpoint(folder, SPEC, made)
             (path / file).write_bytes(poison)
-            if file != checkpoint_folder.MANIFEST:
-                digests = {name: sha256_file(path / name) for name in checkpoint_folder.FILES}
-                body = {"schema": checkpoint_folder.SCHEMA, "files": digests}
-                (path / checkpoint_folder.MANIFEST).write_text(
-                    checkpoint_folder.manifest_text(body)
-                )
+            if file != checkpoint_files.MANIFEST:
+                digests = {name: sha256_file(path / name) for name in checkpoint_files.FILES}
+                body = {"schema": checkpoint_files.SCHEMA, "files": digests}
+                (path / checkpoint_files.MANIFEST).write_text(checkpoint_files.manifest_text(body))
             got, lines = checkpoint.load_checkpoint(folder, SPEC)
             assert got is None
             assert f"checkpoint {path} is damaged" in lines[0]
@@ -258,14 +256,14 @@ def test_poison_in_a_checkpoint(tmp_path: Path):
 def test_a_checkpoint_that_lists_files_elsewhere(tmp_path: Path):
     import torch
 
-    from chinchilla.train import checkpoint, checkpoint_folder
+    from chinchilla.train import checkpoint, checkpoint_files
 
     made = checkpoint.Checkpoint(5, {"a": torch.zeros(2)}, {}, {})
     path = checkpoint.save_checkpoint(tmp_path, SPEC, made)
-    body = json.loads((path / checkpoint_folder.MANIFEST).read_text())
+    body = json.loads((path / checkpoint_files.MANIFEST).read_text())
     del body["sha256"]
     body["files"]["../../../etc/passwd"] = "0" * 64
-    (path / checkpoint_folder.MANIFEST).write_text(checkpoint_folder.manifest_text(body))
+    (path / checkpoint_files.MANIFEST).write_text(checkpoint_files.manifest_text(body))
     got, [line, _] = checkpoint.load_checkpoint(tmp_path, SPEC)
     assert got is None
     assert "does not list the three files" in line
@@ -336,7 +334,7 @@ def test_a_pickle_for_a_manifest(tmp_path: Path, capsys):
 
 def test_a_folder_that_is_as_it_should_be_is_read(tmp_path: Path):
     """Also through a link to the whole of it."""
-    from chinchilla.data.tokens import TokenData
+    from chinchilla.data.dataset import TokenData
 
     (tmp_path / "link").symlink_to(tmp_path / "data")
     manifest = make_data(tmp_path / "data")

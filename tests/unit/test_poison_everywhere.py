@@ -18,15 +18,15 @@ import pytest
 from test_poison import CANARY, SPEC, Evil, make_data, npy, npz, pickled
 
 from chinchilla.config import FitCommand, RuntimeConfig
-from chinchilla.data.tokens import TokenData
+from chinchilla.core.errors import InputError
+from chinchilla.core.files import read_json
+from chinchilla.data.dataset import TokenData
 from chinchilla.diagnose.verdicts import Diagnostics
-from chinchilla.errors import InputError
-from chinchilla.files import read_json
-from chinchilla.fit.fits import Fits
-from chinchilla.observations import Observations
-from chinchilla.records import Curve, RunResult, RunSpec, load_plan
-from chinchilla.sweep.cells import load_runtime, read_attempts, read_progress
+from chinchilla.fit.results import Fits
+from chinchilla.observations.table import Observations
+from chinchilla.plan.records import Curve, RunResult, RunSpec, load_plan
 from chinchilla.sweep.claims import latest, take
+from chinchilla.sweep.run_files import load_runtime, read_attempts, read_progress
 
 
 def archive(names: list[str]) -> Callable[[Path], bytes]:
@@ -192,20 +192,20 @@ def test_a_checkpoint_is_passed_over_by_name(tmp_path: Path, payload):
     """In each file, vouched for by a manifest that was made for it."""
     import torch
 
-    from chinchilla.files import sha256_file
-    from chinchilla.train import checkpoint, checkpoint_folder
+    from chinchilla.core.files import sha256_file
+    from chinchilla.train import checkpoint, checkpoint_files
 
     made = checkpoint.Checkpoint(
         5, {"a": torch.zeros(2)}, {"b": torch.zeros(2)}, {"train_seconds": 0.0, "evaluations": []}
     )
-    for file in (*checkpoint_folder.FILES, checkpoint_folder.MANIFEST):
+    for file in (*checkpoint_files.FILES, checkpoint_files.MANIFEST):
         folder = tmp_path / file
         path = checkpoint.save_checkpoint(folder, SPEC, made)
         (path / file).write_bytes(payload(tmp_path))
-        if file != checkpoint_folder.MANIFEST:
-            digests = {name: sha256_file(path / name) for name in checkpoint_folder.FILES}
-            body = {"schema": checkpoint_folder.SCHEMA, "files": digests}
-            (path / checkpoint_folder.MANIFEST).write_text(checkpoint_folder.manifest_text(body))
+        if file != checkpoint_files.MANIFEST:
+            digests = {name: sha256_file(path / name) for name in checkpoint_files.FILES}
+            body = {"schema": checkpoint_files.SCHEMA, "files": digests}
+            (path / checkpoint_files.MANIFEST).write_text(checkpoint_files.manifest_text(body))
         got, lines = checkpoint.load_checkpoint(folder, SPEC)
         assert got is None
         assert str(path) in lines[0]
@@ -235,7 +235,7 @@ def test_what_only_advises_is_passed_over(tmp_path: Path, payload, caplog):
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 def test_measured_lines_are_passed_over(tmp_path: Path, payload):
-    from chinchilla.train.logbook import Logbook
+    from chinchilla.tracking.metrics_writer import Logbook
 
     first = json.dumps({"step": 5, "loss": 1.0})
     (tmp_path / "metrics.jsonl").write_bytes(first.encode() + b"\n" + payload(tmp_path))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from data_corpora import command, documents, write_jsonl
 
-from chinchilla.data.prepare import prepare
+from chinchilla.data.prepare.pipeline import prepare
 
 
 @pytest.fixture(scope="session")

@@ -17,10 +17,10 @@ from huggingface_hub.errors import GatedRepoError
 
 from chinchilla import cli
 from chinchilla.config import SourceConfig
+from chinchilla.core.errors import DataError
 from chinchilla.data.corpus import read_documents
 from chinchilla.data.manifest import Manifest
-from chinchilla.data.prepare import prepare
-from chinchilla.errors import DataError
+from chinchilla.data.prepare.pipeline import prepare
 
 
 def parquet(column: str):

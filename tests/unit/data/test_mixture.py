@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chinchilla.core.errors import InputError
 from chinchilla.data.mixture import MAX_PERIOD, RowOrder, whole_parts
-from chinchilla.errors import InputError
 
 TABLE_A1 = [0.45, 0.30, 0.10, 0.10, 0.04, 0.01]
 

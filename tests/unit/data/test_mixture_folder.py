@@ -9,12 +9,12 @@ import pytest
 from data_corpora import documents, shard_tokens, write_jsonl
 
 from chinchilla.config import CorpusConfig, DataCommand, SourceConfig, TokenizerConfig
+from chinchilla.core.errors import DataError, InputError
+from chinchilla.data.dataset import TokenData
 from chinchilla.data.manifest import Manifest
-from chinchilla.data.prepare import prepare
-from chinchilla.data.spool import Spool
-from chinchilla.data.stages import sample_of
-from chinchilla.data.tokens import TokenData
-from chinchilla.errors import DataError, InputError
+from chinchilla.data.prepare.pipeline import prepare
+from chinchilla.data.prepare.shuffle_dedup import Spool
+from chinchilla.data.prepare.stages import sample_of
 
 SEQ = 64  # rows long enough that no two are the same
 SHARES = {"books": 0.5, "laws": 0.3, "tiny": 0.2}
@@ -141,8 +141,8 @@ def test_the_manifest_says_what_each_source_gave(data):
 
 
 def test_neither_order_nor_workers_nor_shard_size_move_the_stream(tmp_path, data, monkeypatch):
-    monkeypatch.setattr("chinchilla.data.stages.BYTES_PER_WORKER", 1)
-    monkeypatch.setattr("chinchilla.data.encode.BATCH_BYTES", 2_000)
+    monkeypatch.setattr("chinchilla.data.prepare.stages.BYTES_PER_WORKER", 1)
+    monkeypatch.setattr("chinchilla.data.prepare.encode.BATCH_BYTES", 2_000)
     backwards = dict(reversed(SHARES.items()))
     told = mixture(tmp_path, tmp_path / "d", backwards, n_workers=2, shard_tokens=700)
     again = prepare(told)

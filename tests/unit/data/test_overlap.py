@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chinchilla.cli import main
+from chinchilla.core.errors import DataError
+from chinchilla.data.dataset import TokenData
 from chinchilla.data.overlap import WordHashes, documents_of, ngram_hashes, overlap
-from chinchilla.data.prepare import prepare
+from chinchilla.data.prepare.pipeline import prepare
 from chinchilla.data.tokenizer import Tokenizer, train_tokenizer
-from chinchilla.data.tokens import TokenData
-from chinchilla.errors import DataError
 
 SECRET = (
     "the quick brown fox jumps over the lazy dog while seven wizards brew strong black tea tonight"

@@ -10,12 +10,12 @@ import pytest
 from data_corpora import command, documents, write_jsonl
 
 from chinchilla.cli import main
+from chinchilla.core.errors import DataError, InputError
 from chinchilla.data import pack as packs
+from chinchilla.data.dataset import TokenData
 from chinchilla.data.manifest import Manifest
 from chinchilla.data.pack import load_pack, pack, unpack
-from chinchilla.data.prepare import prepare
-from chinchilla.data.tokens import TokenData
-from chinchilla.errors import DataError, InputError
+from chinchilla.data.prepare.pipeline import prepare
 
 
 @pytest.fixture(autouse=True)

@@ -8,9 +8,9 @@ from data_corpora import documents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chinchilla.data.measure import measure
+from chinchilla.core.errors import DataError
+from chinchilla.data.prepare.tokenizer_stats import measure
 from chinchilla.data.tokenizer import Tokenizer, segments, train_tokenizer
-from chinchilla.errors import DataError
 
 DIFFICULT = [
     "",
@@ -163,6 +163,6 @@ def test_measured_by_source():
 
 
 def test_measuring_stops_when_every_source_has_given_enough(monkeypatch):
-    monkeypatch.setattr("chinchilla.data.measure.MEASURED_BYTES", 10)
+    monkeypatch.setattr("chinchilla.data.prepare.tokenizer_stats.MEASURED_BYTES", 10)
     endless = ((i % 2, b"peace") for i in range(10**9))
     assert [m.documents for m in measure(tokenizer("bpe"), endless, ["a", "b"])] == [2, 2]

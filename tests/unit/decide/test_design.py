@@ -6,6 +6,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from chinchilla.core.errors import Refusal
+from chinchilla.core.shapes import flops_per_token, n_params, n_params_non_embedding, named_shapes
+from chinchilla.decide.allocation import allocate
 from chinchilla.decide.design import (
     best_sizes,
     candidates,
@@ -15,19 +18,11 @@ from chinchilla.decide.design import (
     ratio_limits,
     sizes_of,
 )
-from chinchilla.decide.options import allocate
-from chinchilla.errors import Refusal
 from chinchilla.fit import fit_parametric
-from chinchilla.fit.frontier import LossLaw
 from chinchilla.fit.loss_law import FlopsPerToken, named_law
-from chinchilla.fit.parametric import fit_loss_law, refit_loss_law
-from chinchilla.observations import Observations
-from chinchilla.shapes import (
-    flops_per_token,
-    n_params,
-    n_params_non_embedding,
-    named_shapes,
-)
+from chinchilla.fit.parametric.approach3 import fit_loss_law, refit_loss_law
+from chinchilla.fit.result import LossLaw
+from chinchilla.observations.table import Observations
 
 LAW = named_law("besiroglu")
 C_STAR = 1e22

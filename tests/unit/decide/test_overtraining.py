@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from public_data import public
 
-from chinchilla.decide.options import allocate
+from chinchilla.core.errors import FitError, InputError
+from chinchilla.core.paper import OVER_TRAINING
+from chinchilla.core.shapes import flops_per_token, n_params, named_shapes
+from chinchilla.decide.allocation import allocate
 from chinchilla.decide.overtraining import (
     OverTrainingLaw,
     downstream_error,
@@ -14,11 +17,8 @@ from chinchilla.decide.overtraining import (
     named_overtraining,
     overtrain,
 )
-from chinchilla.errors import FitError, InputError
 from chinchilla.fit.loss_law import FlopsPerToken, flops_at, named_law
-from chinchilla.observations import Observations
-from chinchilla.paper import OVER_TRAINING
-from chinchilla.shapes import flops_per_token, n_params, named_shapes
+from chinchilla.observations.table import Observations
 
 TRAINING_SETS = {"c4": "c4_original", "redpajama": "rpj", "refinedweb": "rw_original"}
 

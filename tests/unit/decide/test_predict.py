@@ -7,15 +7,7 @@ import pytest
 from recommended import with_recommendation
 
 from chinchilla.config import RatesConfig
-from chinchilla.decide.answer import Ground, for_budget, for_target, for_unique_tokens
-from chinchilla.decide.options import allocate
-from chinchilla.decide.predict import left_out, predictions
-from chinchilla.decide.resampled import ResampledLaws
-from chinchilla.fit import Fits, Frontier, LossLaw, fit_isoflop, fit_parametric
-from chinchilla.fit.loss_law import flops_at
-from chinchilla.observations import Observations
-from chinchilla.recommend import recommendation
-from chinchilla.shapes import (
+from chinchilla.core.shapes import (
     ModelShape,
     flops_per_token,
     n_params,
@@ -23,6 +15,14 @@ from chinchilla.shapes import (
     named_shapes,
     shape_named,
 )
+from chinchilla.decide.allocation import allocate
+from chinchilla.decide.answer import Ground, for_budget, for_target, for_unique_tokens
+from chinchilla.decide.bootstrap_laws import ResampledLaws
+from chinchilla.decide.predict import left_out, predictions
+from chinchilla.fit import Fits, Frontier, LossLaw, fit_isoflop, fit_parametric
+from chinchilla.fit.loss_law import flops_at
+from chinchilla.observations.table import Observations
+from chinchilla.recommend import recommendation
 
 LAW = LossLaw(E=1.7, A=40.0, B=170.0, alpha=0.34, beta=0.32)
 SHAPES = [

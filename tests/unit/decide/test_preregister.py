@@ -8,22 +8,14 @@ import numpy as np
 import pytest
 from recommended import with_recommendation
 
+from chinchilla.core.errors import InputError
+from chinchilla.decide.bootstrap_laws import ResampledLaws
 from chinchilla.decide.predict import predictions
-from chinchilla.decide.preregister import (
-    digest,
-    load,
-    record_of,
-    refuse_known,
-    save,
-    score,
-    unsaid,
-)
-from chinchilla.decide.resampled import ResampledLaws
-from chinchilla.errors import InputError
+from chinchilla.decide.preregister import digest, load, record_of, refuse_known, save, score, unsaid
 from chinchilla.fit import fit_parametric
-from chinchilla.fit.fits import Fits
-from chinchilla.fit.frontier import LossLaw
-from chinchilla.observations import Observations
+from chinchilla.fit.result import LossLaw
+from chinchilla.fit.results import Fits
+from chinchilla.observations.table import Observations
 from chinchilla.recommend import recommendation
 from chinchilla.recommend.answer import local_law
 

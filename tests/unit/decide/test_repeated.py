@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from public_data import public
 
+from chinchilla.core.errors import FitError, InputError
 from chinchilla.decide.repeated import RepeatedLaw, allocate_repeated, fit_repeated, named_repeats
-from chinchilla.errors import FitError, InputError
 from chinchilla.fit.loss_law import named_law
 
 LAW = named_law("muennighoff")

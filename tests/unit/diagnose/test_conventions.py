@@ -6,6 +6,14 @@ import numpy as np
 import pytest
 
 from chinchilla.config import FitCommand
+from chinchilla.core.errors import FitError
+from chinchilla.core.shapes import (
+    flops_per_token,
+    n_params,
+    n_params_non_embedding,
+    named_shapes,
+    shape_named,
+)
 from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.conventions import (
     conventions,
@@ -14,16 +22,8 @@ from chinchilla.diagnose.conventions import (
     non_embedding_from_total,
     total_from_non_embedding,
 )
-from chinchilla.errors import FitError
 from chinchilla.fit import fit_all
 from chinchilla.fit.loss_law import named_law
-from chinchilla.shapes import (
-    flops_per_token,
-    n_params,
-    n_params_non_embedding,
-    named_shapes,
-    shape_named,
-)
 
 A9 = [s for name, s in named_shapes().items() if not name.endswith(("70b", "280b"))]
 

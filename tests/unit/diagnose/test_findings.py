@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from chinchilla.core.errors import FitError
 from chinchilla.diagnose.findings import LOG_L, Finding, combined, described, judge, threshold
-from chinchilla.errors import FitError
 
 
 @pytest.mark.parametrize(

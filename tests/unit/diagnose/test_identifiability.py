@@ -10,8 +10,8 @@ from chinchilla.diagnose.identifiability import (
     weakest_direction,
 )
 from chinchilla.fit import Fits, fit_parametric
-from chinchilla.fit.frontier import LossLaw
-from chinchilla.observations import Observations
+from chinchilla.fit.result import LossLaw
+from chinchilla.observations.table import Observations
 
 
 def context_of(obs: Observations, n_bootstrap: int) -> Context:

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from chinchilla.config import FitCommand
+from chinchilla.core.errors import FitError, InputError
+from chinchilla.core.files import sha256_file
 from chinchilla.diagnose.consistency import approach_2_against_3, residuals
 from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.curvature import largest_compute, quadratic, slopes
@@ -14,12 +16,10 @@ from chinchilla.diagnose.findings import VERDICTS, Finding
 from chinchilla.diagnose.influence import leave_one_budget_out, leave_one_run_out
 from chinchilla.diagnose.verdicts import ITEMS, Diagnostics, diagnose
 from chinchilla.diagnose.windows import drop_path, window_path
-from chinchilla.errors import FitError, InputError
-from chinchilla.files import sha256_file
 from chinchilla.fit import Fits, fit_all, fit_parametric
 from chinchilla.fit.loss_law import named_law
-from chinchilla.fit.parametric import fit_loss_law
-from chinchilla.observations import Observations
+from chinchilla.fit.parametric.approach3 import fit_loss_law
+from chinchilla.observations.table import Observations
 
 BUDGETS = (6e18, 2e19, 6e19, 2e20, 6e20, 2e21)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from chinchilla.errors import FitError, InputError
+from chinchilla.core.errors import FitError, InputError
 from chinchilla.fit.bootstrap import RESAMPLINGS, draw, draw_counts, method, power_laws
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from chinchilla.config import FitCommand
 from chinchilla.fit import FITS, Fits, fit_all
-from chinchilla.fit.frontier import line
+from chinchilla.fit.result import line
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from chinchilla.errors import FitError, InputError
+from chinchilla.core.errors import FitError, InputError
+from chinchilla.core.shapes import flops_per_token, n_params, named_shapes
 from chinchilla.fit.loss_law import (
     FlopsPerToken,
     LawFrontier,
@@ -12,7 +13,6 @@ from chinchilla.fit.loss_law import (
     numeric_frontier,
     six_nd_frontier,
 )
-from chinchilla.shapes import flops_per_token, n_params, named_shapes
 
 
 def test_no_other_size_beats_the_closed_form(law):

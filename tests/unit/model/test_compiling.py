@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
+from chinchilla.core.parametrization import multipliers
+from chinchilla.core.shapes import ModelShape
 from chinchilla.model import Transformer, compiling
 from chinchilla.model.functions import total_loss
-from chinchilla.parametrization import multipliers
-from chinchilla.shapes import ModelShape
 
 torch.set_num_threads(1)
 POSITIONS = ("rope", "relative")

@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from chinchilla.memory import padded_vocab
 from chinchilla.model import functions
 from chinchilla.model.functions import NORM_EPS, rms_norm, rotate, total_loss
 from chinchilla.model.layers import rope_angles
+from chinchilla.plan.memory import padded_vocab
 
 torch.set_num_threads(1)
 

@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from chinchilla.core.paper import TABLE_A9
+from chinchilla.core.shapes import ModelShape, n_params, named_shapes, shape_named
 from chinchilla.model import Transformer
 from chinchilla.model.functions import rotate
 from chinchilla.model.layers import Attention, relative_shift, rope_angles, sinusoid
-from chinchilla.paper import TABLE_A9
-from chinchilla.shapes import ModelShape, n_params, named_shapes, shape_named
 
 POSITIONS = ("rope", "relative")
 torch.set_num_threads(1)

@@ -8,11 +8,11 @@ import pytest
 from public_data import public
 
 from chinchilla import cli
-from chinchilla.errors import InputError
-from chinchilla.fit.fits import Fits
+from chinchilla.core.errors import InputError
+from chinchilla.fit.results import Fits
+from chinchilla.observations.read_table import read_csv, read_frame
 from chinchilla.recommend.answer import recommendation
 from chinchilla.recommend.minima import fit_minima
-from chinchilla.tables_in import read_csv, read_frame
 
 E, G = 1.69, 0.154  # of the loss at the minima below, and N_opt = .1 * C^.5
 C = np.geomspace(1e18, 3e20, 6)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from chinchilla.config import FitCommand
-from chinchilla.errors import InputError, Refusal
-from chinchilla.fit.fits import Fits
+from chinchilla.core.errors import InputError, Refusal
 from chinchilla.fit.loss_law import six_nd_frontier
-from chinchilla.observations import Observations
+from chinchilla.fit.results import Fits
+from chinchilla.observations.table import Observations
 from chinchilla.recommend import fit_table, recommendation
 from chinchilla.recommend.answer import budget_for, default_budget, headline, local_law, model_of
 from chinchilla.recommend.model import RecommendedModel

@@ -8,11 +8,11 @@ import pytest
 from public_data import public
 
 from chinchilla.config import FitCommand
-from chinchilla.errors import InputError
+from chinchilla.core.errors import InputError
 from chinchilla.fit import Fits, fit_all
-from chinchilla.fit.loss_fit import fit_loss_law
 from chinchilla.fit.loss_law import log_N_opt
-from chinchilla.observations import Observations
+from chinchilla.fit.parametric.solver import fit_loss_law
+from chinchilla.observations.table import Observations
 from chinchilla.recommend.candidates import law_readings, laws_of, pairs_of_laws
 from chinchilla.recommend.choose import choose, forecasts_of_laws, minima_of
 from chinchilla.recommend.held_out import error_scale

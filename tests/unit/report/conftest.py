@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from chinchilla.config import FitCommand
+from chinchilla.core.shapes import flops_per_token, shape_named
 from chinchilla.fit import Fits, Frontier, LossLaw
-from chinchilla.observations import Observations
+from chinchilla.observations.table import Observations
+from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.recommend import fit_table
-from chinchilla.records import Curve, RunResult, RunSpec
-from chinchilla.shapes import flops_per_token, shape_named
 
 LAW = LossLaw(E=1.7, A=40.0, B=170.0, alpha=0.34, beta=0.32)
 BUDGETS = (1e13, 3e13, 1e14, 3e14)

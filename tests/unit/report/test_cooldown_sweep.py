@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chinchilla.cli import main
-from chinchilla.records import save_plan
+from chinchilla.plan.records import save_plan
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 
 from chinchilla.decide.predict import predictions as predict
 from chinchilla.fit import Fits, Frontier, OptimalPoint, PowerLaw, Refused
-from chinchilla.observations import Observations
+from chinchilla.observations.table import Observations
 from chinchilla.report.sections import facts
 from chinchilla.report.tables import (
     RUN_ENDS,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from slurm_fakes import FakeSlurm
 
-from chinchilla.sweep import slurm, submissions
+from chinchilla.sweep.slurm import job_records, submit
 
 
 @pytest.fixture
@@ -13,6 +13,6 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     """Its programs on PATH; doubtful submissions settle in a second."""
     made = FakeSlurm(tmp_path / "slurm")
     monkeypatch.setenv("PATH", made.path)
-    for module in (slurm, submissions):
+    for module in (submit, job_records):
         monkeypatch.setattr(module, "SETTLE_SECONDS", 1.0)
     return made

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from sweep_fakes import wait_until
 
-from chinchilla.errors import InputError
-from chinchilla.files import create_once, temporary_path
+from chinchilla.core.errors import InputError
+from chinchilla.core.files import create_once, temporary_path
 from chinchilla.sweep import claims
-from chinchilla.sweep.cells import clean_sweep
 from chinchilla.sweep.claims import file_system_now, latest, look, take
+from chinchilla.sweep.run_files import clean_sweep
 
 
 def pretend_elsewhere(cell: Path, silent_seconds: float) -> None:

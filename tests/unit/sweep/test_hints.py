@@ -35,7 +35,7 @@ def test_a_line_for_torchrun_says_nodes_ranks_and_threads():
     one = ClusterConfig(kind="torchrun", ranks_per_node=8, threads_per_worker=4)
     words = shlex.split(torchrun(one, Path("/runs/it's"), Path("/data")))
     assert words == [
-        "torchrun", "--standalone", "--nproc-per-node", "8", "-m", "chinchilla.sweep.ranked",
+        "torchrun", "--standalone", "--nproc-per-node", "8", "-m", "chinchilla.sweep.distributed_worker",
         "/runs/it's", "/data", "--threads", "4",
     ]  # fmt: skip
     two = torchrun(ClusterConfig(kind="torchrun", nodes=2), Path("/runs"), Path("/data"))

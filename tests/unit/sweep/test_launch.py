@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import sweep_fakes
 from sweep_fakes import (
     DIVERGES,
     PROGRAM,
@@ -24,14 +25,16 @@ from sweep_fakes import (
 )
 
 from chinchilla.config import RuntimeConfig, TrainCommand
-from chinchilla.errors import InputError
-from chinchilla.records import RunResult, load_plan
-from chinchilla.sweep import pool
-from chinchilla.sweep.cells import cell_of, read_progress
+from chinchilla.core.errors import InputError
+from chinchilla.plan.records import RunResult, load_plan
+from chinchilla.sweep import local_pool
 from chinchilla.sweep.claims import latest
 from chinchilla.sweep.launch import launch
-from chinchilla.sweep.progress import SweepProgress, pace, stage_progress
+from chinchilla.sweep.run_files import cell_of, read_progress
+from chinchilla.sweep.view.progress import SweepProgress, pace, stage_progress
 from chinchilla.sweep.worker import run_worker
+
+SUPPORT = Path(sweep_fakes.__file__).parent
 
 
 class Terminal(io.StringIO):
@@ -135,7 +138,7 @@ def test_a_long_stage_says_how_fast_it_goes_and_how_long_it_takes(monkeypatch):
     """From where it began, which after a stop is not zero."""
     now = iter([0.0, 20.0, 40.0, 60.0])
     clock = SimpleNamespace(monotonic=lambda: next(now))
-    monkeypatch.setattr("chinchilla.sweep.progress.time", clock)
+    monkeypatch.setattr("chinchilla.sweep.view.progress.time", clock)
     began: dict[str, tuple[float, float]] = {}
     assert pace(began, "tokenise", 50e6, 300e6) == ""
     assert pace(began, "tokenise", 150e6, 300e6) == ", 5 MB/s, 0:30 left"
@@ -171,7 +174,7 @@ def test_a_killed_worker_whose_work_others_did_is_said_and_forgiven(tmp_path: Pa
 
 
 HALF = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+import sys; sys.path.insert(0, {str(SUPPORT)!r})
 name = sys.argv[sys.argv.index("--name") + 1]
 if name.endswith("-1"):
     sys.exit(9)
@@ -191,7 +194,7 @@ sys.exit(launch(command(kind="local", n_workers=2), make_specs(2, SLOW), sweep, 
 
 def start_launcher(sweep_dir: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", LAUNCH, str(sweep_dir), str(Path(__file__).parent)],
+        [sys.executable, "-c", LAUNCH, str(sweep_dir), str(SUPPORT)],
         stdout=subprocess.PIPE,
     )
 
@@ -225,7 +228,7 @@ def test_the_workers_of_a_stopped_launcher_stop_too(tmp_path: Path, signum: int)
 def test_two_launchers_at_once_do_nothing_twice(tmp_path: Path):
     code = LAUNCH.replace("make_specs(2, SLOW)", "make_specs(10)")
     launchers = [
-        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(Path(__file__).parent)])
+        subprocess.Popen([sys.executable, "-c", code, str(tmp_path), str(SUPPORT)])
         for _ in range(2)
     ]
     assert {p.wait(60) for p in launchers} <= {0, 75}  # 75: the other one still trains the last
@@ -236,19 +239,23 @@ def test_two_launchers_at_once_do_nothing_twice(tmp_path: Path):
 def test_the_pool_fits_the_machine(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     cpu = RuntimeConfig(device="cpu")
-    assert pool.pool_shape(command().cluster, cpu, 28) == pool.PoolShape(8, 1)
-    assert pool.pool_shape(command().cluster, cpu, 3) == pool.PoolShape(3, 2)
-    assert pool.pool_shape(command(n_workers=2).cluster, cpu, 28) == pool.PoolShape(2, 4)
+    assert local_pool.pool_shape(command().cluster, cpu, 28) == local_pool.PoolShape(8, 1)
+    assert local_pool.pool_shape(command().cluster, cpu, 3) == local_pool.PoolShape(3, 2)
+    assert local_pool.pool_shape(command(n_workers=2).cluster, cpu, 28) == local_pool.PoolShape(
+        2, 4
+    )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     auto = RuntimeConfig(device="auto")
-    assert pool.pool_shape(command().cluster, auto, 28) == pool.PoolShape(2, 4, ("2", "5"))
+    assert local_pool.pool_shape(command().cluster, auto, 28) == local_pool.PoolShape(
+        2, 4, ("2", "5")
+    )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert pool.pool_shape(command().cluster, auto, 28) == pool.PoolShape(8, 1)
+    assert local_pool.pool_shape(command().cluster, auto, 28) == local_pool.PoolShape(8, 1)
 
 
 def test_a_terminal_gets_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr("chinchilla.sweep.progress.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("chinchilla.sweep.view.progress.LOOK_SECONDS", 0.05)
     specs = make_specs(2)
     out = Terminal()
     make_sweep(tmp_path, specs)
@@ -260,8 +267,8 @@ def test_a_terminal_gets_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_lines_come_while_a_sweep_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("chinchilla.sweep.progress.LINE_SECONDS", 0.1)
-    monkeypatch.setattr("chinchilla.sweep.progress.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("chinchilla.sweep.view.progress.LINE_SECONDS", 0.1)
+    monkeypatch.setattr("chinchilla.sweep.view.progress.LOOK_SECONDS", 0.05)
     out = io.StringIO()
     make_sweep(tmp_path, make_specs(4))
     with SweepProgress(tmp_path, out):

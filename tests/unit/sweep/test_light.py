@@ -8,9 +8,9 @@ import pytest
 from sweep_fakes import make_result
 
 from chinchilla.config import GridConfig, RecipeConfig
-from chinchilla.plan import plan_grid
-from chinchilla.records import save_plan
-from chinchilla.sweep.cells import cell_of
+from chinchilla.plan.grid import plan_grid
+from chinchilla.plan.records import save_plan
+from chinchilla.sweep.run_files import cell_of
 
 GRID = GridConfig(
     name="light", budgets=[1e10], models=["8x1", "16x1"], kv_size=8, seq_len=32, vocab_size=384,

@@ -8,12 +8,12 @@ import pytest
 from sweep_fakes import DIVERGES, RAISES, command, fake_train, make_result, make_specs
 
 from chinchilla.cli import main
-from chinchilla.errors import InputError
-from chinchilla.records import RunResult
+from chinchilla.core.errors import InputError
+from chinchilla.plan.records import RunResult
 from chinchilla.sweep import retry as module
-from chinchilla.sweep.cells import cell_of, missing_specs
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.retry import put_aside
+from chinchilla.sweep.run_files import cell_of, missing_specs
 
 
 @pytest.fixture

@@ -23,12 +23,12 @@ from sweep_fakes import (
 )
 
 from chinchilla.config import RuntimeConfig
-from chinchilla.errors import InputError
-from chinchilla.records import RunResult
+from chinchilla.core.errors import InputError
+from chinchilla.plan.records import RunResult
 from chinchilla.sweep import claims
-from chinchilla.sweep.cells import cell_of, load_runtime, read_progress
 from chinchilla.sweep.claims import ClaimRecord, latest, look, take
-from chinchilla.sweep.stopping import STOP_SIGNALS
+from chinchilla.sweep.run_files import cell_of, load_runtime, read_progress
+from chinchilla.sweep.signals import STOP_SIGNALS
 from chinchilla.sweep.worker import run_worker
 
 RUNTIME = RuntimeConfig(device="cpu")
@@ -225,7 +225,7 @@ def test_runtime_comes_back_as_it_went(tmp_path: Path):
 
 def test_importing_the_sweep_leaves_torch_out():
     code = (
-        "import sys, chinchilla.sweep.launch, chinchilla.sweep.slurm;"
+        "import sys, chinchilla.sweep.launch, chinchilla.sweep.slurm.submit;"
         "sys.exit(bool({'torch', 'submitit', 'hydra', 'wandb', 'rich'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

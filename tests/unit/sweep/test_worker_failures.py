@@ -23,11 +23,13 @@ from sweep_fakes import (
 )
 
 from chinchilla.config import RuntimeConfig
+from chinchilla.core.errors import DataError, InputError
 from chinchilla.data.manifest import Manifest
-from chinchilla.errors import DataError, InputError
-from chinchilla.records import RunResult
-from chinchilla.sweep import choosing, claims, endings, worker
-from chinchilla.sweep.cells import (
+from chinchilla.plan.records import RunResult
+from chinchilla.sweep import claims, failures, schedule, worker
+from chinchilla.sweep.claims import latest, take
+from chinchilla.sweep.launch import launch
+from chinchilla.sweep.run_files import (
     MAX_ATTEMPTS,
     MAX_STALLS,
     Attempt,
@@ -36,9 +38,7 @@ from chinchilla.sweep.cells import (
     micro_batch_after,
     read_attempts,
 )
-from chinchilla.sweep.choosing import JobTime
-from chinchilla.sweep.claims import latest, take
-from chinchilla.sweep.launch import launch
+from chinchilla.sweep.schedule import JobTime
 from chinchilla.sweep.worker import run_worker
 
 RUNTIME = RuntimeConfig(device="cpu")
@@ -410,7 +410,7 @@ def cut_off(cell: Path, released: bool, times: int, saves: bool = False) -> None
     """A worker claims the cell as workers do and is stopped or killed, again and again."""
     for i in range(times):
         step = worker.saved_step(cell)
-        stalls = endings.stalls_before(cell, latest(cell), step)
+        stalls = failures.stalls_before(cell, latest(cell), step)
         claim = take(cell, f"w{i}", step=step, stalls=stalls)
         if saves:
             (cell / "checkpoints" / f"step-{step + 1:08d}").mkdir(parents=True)
@@ -507,7 +507,7 @@ def test_a_worker_skips_what_does_not_fit_and_goes_when_nothing_does(tmp_path: P
         return make_result(spec)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choosing, "time", clock)
+        patch.setattr(schedule, "time", clock)
         patch.setattr(worker, "time", clock)
         summary = work(tmp_path, train, time_of_job=JobTime(clock.now, clock.now + 12))
     assert summary.finished == [specs[0].run_id, specs[2].run_id]
@@ -552,7 +552,7 @@ def test_a_warning_that_comes_before_python_is_ready_stops_the_worker_and_kills_
     tmp_path: Path,
 ):
     """As Slurm sends it to every process of a job: also to workers that are just being loaded."""
-    from chinchilla.sweep.stopping import warnings_held
+    from chinchilla.sweep.signals import warnings_held
 
     make_sweep(tmp_path, make_specs(1))
     with warnings_held():
@@ -575,11 +575,11 @@ def test_without_holding_it_back_the_same_warning_kills():
 def test_a_pool_holds_warnings_back_while_its_workers_start(tmp_path: Path):
     from sweep_fakes import PROGRAM
 
-    from chinchilla.sweep import pool
-    from chinchilla.sweep.stopping import Stop
+    from chinchilla.sweep import local_pool
+    from chinchilla.sweep.signals import Stop
 
     make_sweep(tmp_path, make_specs(2))
-    with pool.start(tmp_path, tmp_path, pool.PoolShape(2, 1), PROGRAM) as workers:
+    with local_pool.start(tmp_path, tmp_path, local_pool.PoolShape(2, 1), PROGRAM) as workers:
         for process in workers.processes:
             os.kill(process.pid, signal.SIGUSR2)
         assert workers.wait(Stop()) == [75, 75]

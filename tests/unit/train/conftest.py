@@ -1,15 +1,5 @@
-"""A prepared token folder, shared by the tests of chinchilla.train."""
+"""Tests here train on `data_dir`."""
 
-from pathlib import Path
+from speeches import data_dir
 
-import pytest
-import torch
-from small_world import make_speeches
-
-torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session")
-def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve speeches in 400 pieces."""
-    return make_speeches(tmp_path_factory.mktemp("speeches"))
+__all__ = ["data_dir"]

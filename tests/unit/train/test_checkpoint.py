@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import save_file
 from train_world import make_spec
 
-from chinchilla.errors import InputError
-from chinchilla.files import sha256_file, temporary_path
-from chinchilla.train import checkpoint, checkpoint_folder
+from chinchilla.core.errors import InputError
+from chinchilla.core.files import sha256_file, temporary_path
+from chinchilla.train import checkpoint, checkpoint_files
 from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 
 SPEC = make_spec()
@@ -84,7 +84,7 @@ def vouch(path: Path, **more: object) -> None:
     body = json.loads((path / "MANIFEST.json").read_text())
     del body["sha256"]
     body["files"] = {name: sha256_file(path / name) for name in body["files"]}
-    (path / "MANIFEST.json").write_text(checkpoint_folder.manifest_text({**body, **more}))
+    (path / "MANIFEST.json").write_text(checkpoint_files.manifest_text({**body, **more}))
 
 
 def flip(path: Path) -> None:

@@ -16,8 +16,8 @@ from small_world import make_speeches
 from test_checkpoint import FILES, SPEC, assert_is, flip, made, names, saved, vouch
 from train_world import EVERY_UPDATE, make_runtime, make_spec, same_bits, stop_at
 
-from chinchilla.errors import InputError
-from chinchilla.train import checkpoint, checkpoint_folder, train_run
+from chinchilla.core.errors import InputError
+from chinchilla.train import checkpoint, checkpoint_files, train_run
 from chinchilla.train.checkpoint import load_checkpoint, save_checkpoint
 
 # Power cuts
@@ -266,7 +266,7 @@ def test_a_damaged_one_is_put_aside_until_the_next_save(tmp_path: Path):
 
 def test_a_file_servers_trouble_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     saved(tmp_path, 10, 20)
-    real = checkpoint_folder.sha256_file
+    real = checkpoint_files.sha256_file
 
     def stale(path: Path) -> str:
         if "step-00000020" in str(path):
@@ -274,7 +274,7 @@ def test_a_file_servers_trouble_is_no_damage(tmp_path: Path, monkeypatch: pytest
         return real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint_folder, "sha256_file", stale)
+        patch.setattr(checkpoint_files, "sha256_file", stale)
         got, [line] = load_checkpoint(tmp_path, SPEC)
     assert_is(got, 10)
     assert "cannot be read" in line

@@ -16,10 +16,10 @@ import torch
 from test_checkpoint import SPEC, empty, flip, made, names, truncate
 from train_world import make_spec
 
-from chinchilla.errors import InputError
-from chinchilla.train import checkpoint, checkpoint_folder
+from chinchilla.core.errors import InputError
+from chinchilla.train import checkpoint, checkpoint_files
 from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from chinchilla.train.ranks import Ranks
+from chinchilla.train.distributed import Ranks
 
 
 class Threads(Ranks):
@@ -201,7 +201,7 @@ def test_a_manifest_that_leaves_a_shard_out_is_damage(tmp_path: Path):
     del body["sha256"]
     for name in ("weights", "optimizer"):
         del body["files"][f"{name}-00002-of-00003.safetensors"]
-    (path / "MANIFEST.json").write_text(checkpoint_folder.manifest_text(body))
+    (path / "MANIFEST.json").write_text(checkpoint_files.manifest_text(body))
     step, lines = loaded(tmp_path, 3)
     assert step == 0
     assert "does not list the three files, or those of every shard" in lines[0]

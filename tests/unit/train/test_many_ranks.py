@@ -17,14 +17,14 @@ import torch
 from ranks_world import end, said, start, trained
 from train_world import EVERY_UPDATE, make_runtime, make_spec, same_bits
 
-from chinchilla.errors import InputError
+from chinchilla.core.errors import InputError
 from chinchilla.model import Transformer
-from chinchilla.records import Curve, RunResult, RunSpec
+from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.train import train_run
 from chinchilla.train.checkpoint import load_checkpoint
-from chinchilla.train.opening import rows_per_rank
-from chinchilla.train.ranks import join
-from chinchilla.train.sharding import fill, local, shard_model
+from chinchilla.train.distributed import join
+from chinchilla.train.fsdp import fill, local, shard_model
+from chinchilla.train.preflight import rows_per_rank
 
 NEAR = 1e-5  # nats; measured: 1e-6
 BATCH = 8 * 16  # tokens: eight rows
@@ -227,9 +227,9 @@ def fail_in_an_update(spec: RunSpec, cell: Path, data_dir: Path) -> None:
                 raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
             return super().forward(tokens, targets)
 
-    from chinchilla.train import loop
+    from chinchilla.train import trainer
 
-    loop.Transformer = Failing
+    trainer.Transformer = Failing
     try:
         train_run(spec, cell, data_dir, make_runtime(), ranks=ranks)
     except RuntimeError as error:

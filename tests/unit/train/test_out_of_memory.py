@@ -9,10 +9,10 @@ import torch
 from train_world import EVERY_UPDATE, ROWS, SEQ_LEN, make_runtime, make_spec
 
 from chinchilla.model import Transformer
-from chinchilla.records import Curve, RunResult, save_plan
-from chinchilla.sweep.cells import cell_of, read_attempts
+from chinchilla.plan.records import Curve, RunResult, save_plan
+from chinchilla.sweep.run_files import cell_of, read_attempts
 from chinchilla.sweep.worker import run_worker
-from chinchilla.train import loop, train_run
+from chinchilla.train import train_run, trainer
 
 # fp32 sums in another order: 2^-24 relative at each update, grown by 24 updates of a large step.
 ROUNDING = 1e-4  # nats
@@ -48,7 +48,7 @@ def test_a_run_goes_on_with_half_the_micro_batch(
     spec = make_spec(data_dir)
     whole = train_run(spec, tmp_path / "whole", data_dir, make_runtime())
     save_plan([spec], tmp_path / "plan.jsonl")
-    monkeypatch.setattr(loop, "Transformer", Tight)
+    monkeypatch.setattr(trainer, "Transformer", Tight)
     monkeypatch.setattr(Tight, "rows", room)
     summary = run_worker(tmp_path, data_dir, make_runtime(), "w")
     assert summary.finished == [spec.run_id]
@@ -76,7 +76,7 @@ def test_memory_that_runs_out_half_way_costs_only_what_came_after_the_checkpoint
             self.rows = ROWS if len(passes) < 11 else 2
             return super().forward(tokens, targets)
 
-    monkeypatch.setattr(loop, "Transformer", Fills)
+    monkeypatch.setattr(trainer, "Transformer", Fills)
     runtime = make_runtime(checkpoint_minutes=EVERY_UPDATE, held_out_evals=1)
     assert run_worker(tmp_path, data_dir, runtime, "w").finished == [spec.run_id]
     cell = cell_of(tmp_path, spec)

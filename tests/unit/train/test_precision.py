@@ -8,10 +8,10 @@ from small_world import make_speeches
 from train_world import make_runtime
 
 from chinchilla.config import RecipeConfig
-from chinchilla.data.tokens import TokenData
-from chinchilla.plan import plan_run
-from chinchilla.records import Curve
-from chinchilla.shapes import ModelShape
+from chinchilla.core.shapes import ModelShape
+from chinchilla.data.dataset import TokenData
+from chinchilla.plan.grid import plan_run
+from chinchilla.plan.records import Curve
 from chinchilla.train import train_run
 
 

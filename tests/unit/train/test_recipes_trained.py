@@ -8,8 +8,8 @@ import torch
 from ranks_world import trained
 from train_world import make_runtime, make_spec, same_bits, stop_at
 
-from chinchilla.memory import memory
-from chinchilla.records import Curve
+from chinchilla.plan.memory import memory
+from chinchilla.plan.records import Curve
 from chinchilla.train import train_run
 from chinchilla.train.checkpoint import load_checkpoint
 

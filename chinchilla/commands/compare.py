@@ -1,0 +1,108 @@
+"""`chinchilla compare`: corpora side by side."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from chinchilla import config
+from chinchilla.commands.shared import finished_results, print_json
+from chinchilla.core.errors import InputError
+from chinchilla.core.files import writable_dir, write_json
+from chinchilla.decide.compare import NOT_ASKED, Side, told
+from chinchilla.decide.compare import compare as set_side_by_side
+from chinchilla.fit.results import FILE, Fits
+
+
+def compare(command: config.CompareCommand) -> int:
+    """Write compare.json, compare.html and its figure, and print the tables."""
+    from chinchilla.commands.show import new_table, print_table
+    from chinchilla.report.comparison import tables_of, write_comparison
+
+    sides = _sides(command)
+    found = set_side_by_side(sides)
+    out_dir = writable_dir(Path(command.out_dir), "out_dir")
+    write_json(out_dir / "compare.json", asdict(found))
+    page = write_comparison(out_dir, sides, found)
+    code = 0 if found.lead else 3
+    if command.format == "json":
+        print_json(asdict(found))
+        return code
+    for title, table in tables_of(found).values():
+        words = [
+            name
+            for name, is_number in zip(table.columns, table.numeric, strict=True)
+            if not is_number
+        ]
+        shown = new_table(title, table.columns, left=words)
+        for row in table.rows:
+            shown.add_row(*(cell.text for cell in row))
+        if table.rows:
+            print_table(shown)
+    print(told(found))
+    for e in found.exponents:
+        if e.a is None and e.refused != NOT_ASKED:
+            print(f"note, {e.corpus}: {e.approach} refused: {e.refused}")
+    if lead := found.lead:
+        for side in sides:
+            for text in side.fits.fitted[lead].refusals:
+                print(f"note, {side.name}: not used: {text}")
+    for note in found.notes:
+        print(f"note: {note}")
+    print(f"wrote {page}")
+    return code
+
+
+def _sides(command: config.CompareCommand) -> list[Side]:
+    """Each folder's fits and runs, in the order given.
+
+    Raises:
+        InputError: a folder twice, without fits, or fits of other runs than lie beside them.
+    """
+    folders = [*command.sweep_dirs, *command.fits]
+    places = [Path(f) / "fits" for f in command.sweep_dirs]
+    places += [Path(f).parent if Path(f).name == FILE else Path(f) for f in command.fits]
+    seen: dict[Path, str] = {}
+    for folder, place in zip(folders, places, strict=True):
+        if place.resolve() in seen:
+            first = seen[place.resolve()]
+            raise InputError(f"{folder} is the same as {first}: give two different folders.")
+        seen[place.resolve()] = folder
+    names = command.names or [Path(f).resolve().name for f in folders]
+    if len(set(names)) < len(names):
+        names = folders
+    n = len(command.sweep_dirs)
+    return [
+        _side(name, folder, place, is_sweep=i < n)
+        for i, (name, folder, place) in enumerate(zip(names, folders, places, strict=True))
+    ]
+
+
+def _side(name: str, folder: str, place: Path, is_sweep: bool) -> Side:
+    """Fits in `place`, their runs, and of a sweep what its results know of the tokens."""
+    if not (place / FILE).exists():
+        given = f"observations=RUNS.csv out_dir={folder}"
+        if is_sweep:
+            given = f"sweep_dir={folder} loss=heldout"
+        raise InputError(
+            f"{folder} has no fits ({place / FILE}). Make them: chinchilla fit {given}"
+        )
+    fits = Fits.load(place)
+    finals = fits.runs_beside(place).finals()
+    fitted = set(finals.run_id.tolist())
+    results = finished_results(Path(folder)) if is_sweep else []
+    results = [r for r in results if r.spec.run_id in fitted]
+    factors = [
+        float(np.mean(list(r.bits_per_byte.values())) / np.mean(list(r.held_out_loss.values())))
+        for r in results
+        if r.bits_per_byte and r.held_out_loss
+    ]
+    return Side(
+        name,
+        folder,
+        fits,
+        finals,
+        float(np.median(factors)) if factors else None,
+        tuple(sorted({r.spec.data_id for r in results})),
+        tuple(sorted({r.spec.model.vocab_size for r in results})),
+    )

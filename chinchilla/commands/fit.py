@@ -1,0 +1,171 @@
+"""The commands on a trained sweep or a table of runs: fit, report."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from chinchilla import config
+from chinchilla.commands import fit_minima
+from chinchilla.commands.progress import late_lines
+from chinchilla.commands.shared import sweep_results
+from chinchilla.core.errors import InputError
+from chinchilla.core.files import writable_dir
+from chinchilla.decide.preregister import marks_of
+from chinchilla.diagnose.verdicts import FILE as DIAGNOSTICS
+from chinchilla.diagnose.verdicts import Diagnostics
+from chinchilla.fit.results import RUNS, Fits
+from chinchilla.observations.table import Observations
+from chinchilla.plan.records import Curve, RunResult
+
+
+def fit(command: config.FitCommand) -> int:
+    """Fit the approaches, write each frontier, print Table 2 beside ours."""
+    if command.minima:
+        return fit_minima.fit(command)
+    from chinchilla.commands.show_answer import show_recommended
+    from chinchilla.recommend import fit_table
+    from chinchilla.report.tables import table2_text
+
+    finals, curves = _runs(command)
+    out_dir = Path(command.out_dir or Path(command.sweep_dir) / "fits")
+    writable_dir(out_dir, "out_dir")
+    with late_lines() as stage:
+        fits = fit_table(finals, curves, command, stage)
+    finals.save(out_dir / RUNS)  # first: frontier.json holds its SHA-256
+    fits = fits.with_runs(out_dir / RUNS)
+    fits.save(out_dir / "frontier.json")
+    if command.format == "json":
+        print((out_dir / "frontier.json").read_text(encoding="utf-8"), end="")
+    else:
+        print(table2_text(fits))
+        for note in finals.notes:
+            print(f"note: {note}")
+        said: dict[str, list[str]] = {}  # what several approaches say is said once
+        for approach, frontier in fits.fitted.items():
+            for line in [*frontier.warnings, *frontier.refusals]:
+                said.setdefault(line, []).append(approach)
+        for line, approaches in said.items():
+            print(f"note, {', '.join(approaches)}: {line}")
+        print(f"wrote {out_dir / 'frontier.json'}")
+        show_recommended(fits)
+    return 0 if fits.fitted else 3
+
+
+def _runs(command: config.FitCommand) -> tuple[Observations, Observations | None]:
+    """Final losses and, where there are any, curves: of a sweep, or of CSVs."""
+    curves = None
+    if command.sweep_dir:
+        results, curve_of = sweep_results(Path(command.sweep_dir))
+        finals = Observations.from_results(results, command.loss)
+        curves = _points_along(results, curve_of, command.loss)
+    else:
+        finals, curves = _runs_of_csv(command)
+    if command.best:
+        finals = finals.best()
+        if curves is not None:
+            curves = curves.where(np.isin(curves.run_id, finals.run_id))
+    if command.tokens_per_param:
+        finals = finals.within(command.tokens_per_param)
+        curves = None if curves is None else curves.within(command.tokens_per_param)
+    return finals, curves
+
+
+def _points_along(
+    results: list[RunResult], curve_of: dict[str, Curve], loss: str
+) -> Observations | None:
+    """Every loss of the finished runs, for approach 1; None if there are no such runs.
+
+    Runs with a cool-down are left out: before it their losses are those of a rate that has not come
+    down, and only their ends are points of a law (Haegele et al. 2024).
+    """
+    done = [r for r in results if r.status == "finished" and r.spec.trunk is None]
+    if not done:
+        return None
+    return Observations.from_curves(done, [curve_of[r.spec.run_id] for r in done], loss)
+
+
+def _runs_of_csv(command: config.FitCommand) -> tuple[Observations, Observations | None]:
+    """The table of observations, with the ends of curves whose run it does not hold."""
+
+    def read(key: str) -> Observations:
+        obs = Observations.from_csv(
+            Path(getattr(command, key)),
+            key=key,
+            columns=command.columns,
+            duplicates=command.duplicates,
+            flop_convention=command.flop_convention,
+            n_convention=command.n_convention,
+        )
+        if obs.loss_kind == "unknown" and command.loss == "heldout":
+            obs = dataclasses.replace(obs, loss_kind="heldout")
+        return obs
+
+    if not command.curves:
+        return read("observations"), None
+    curves = read("curves")
+    if not curves.has_curves:
+        raise InputError(
+            f"curves={command.curves}: no two rows share a run_id, so there is no curve. Give final "
+            "losses as observations=FILE.csv."
+        )
+    none = curves.where(np.zeros(len(curves), bool))
+    return (read("observations") if command.observations else none).completed_by(curves), curves
+
+
+def report(command: config.ReportCommand) -> int:
+    """Write report.html with its figures and name it."""
+    from chinchilla.recommend.answer import default_budget, headline, recommendation
+    from chinchilla.report.page import write_report
+
+    fits_dir = Path(command.fits or Path(command.sweep_dir) / "fits")
+    base = Path(command.sweep_dir) if command.sweep_dir else fits_dir
+    fits = Fits.load(fits_dir)
+    diagnostics = Diagnostics.beside(fits_dir)
+    if diagnostics is None and (fits_dir / DIAGNOSTICS).exists():
+        print(
+            f"note: {fits_dir / DIAGNOSTICS} was made from another frontier.json and is left out. "
+            "Run `chinchilla diagnose` again."
+        )
+    results: list[RunResult] = []
+    curve_of: dict[str, Curve] = {}
+    curve_obs = None
+    finals = fits.runs_beside(fits_dir)
+    if command.sweep_dir:
+        results, curve_of = sweep_results(Path(command.sweep_dir))
+        loss = str(fits.command.get("loss", "train"))
+        kind = loss if finals.loss_kind == "unknown" else finals.loss_kind
+        _refuse_other_runs(command, finals.finals(), Observations.from_results(results, kind))
+        curve_obs = _points_along(results, curve_of, loss)
+    out_dir = writable_dir(Path(command.out_dir or base / "report"), "out_dir")
+    page = write_report(
+        out_dir,
+        title=base.resolve().name,
+        results=results,
+        curves=curve_of,
+        curve_obs=curve_obs,
+        finals=finals,
+        fits=fits,
+        meta={"fit settings": fits.command},
+        diagnostics=diagnostics,
+    )
+    print(f"wrote {page}")
+    if fits.recommended is not None:
+        print(headline(recommendation(fits, default_budget(fits))))
+    return 0
+
+
+def _refuse_other_runs(
+    command: config.ReportCommand, fitted: Observations, sweep: Observations
+) -> None:
+    """Refuse fits of runs that are not finished runs of the sweep with the same N, D and loss."""
+    theirs = set(marks_of(sweep))
+    other = [mark not in theirs for mark in marks_of(fitted)]
+    where = f"fits={command.fits or Path(command.sweep_dir) / 'fits'}"
+    if any(other):
+        raise InputError(
+            f"{where} was fitted to {len(fitted)} runs, and {sum(other)} of them "
+            f"({fitted.run_id[int(np.argmax(other))]}{', ...' if sum(other) > 1 else ''}) are not runs "
+            f"of sweep_dir={command.sweep_dir} with the same N, D and final loss. Give the fits of this "
+            "sweep, or run `chinchilla fit` on it again."
+        )

@@ -1,0 +1,45 @@
+"""`chinchilla reproduce`: a published table from points one has."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from chinchilla import config
+from chinchilla.commands.shared import print_json
+from chinchilla.core.errors import Refusal
+from chinchilla.core.files import writable_dir, write_json, write_text
+from chinchilla.observations.table import Observations
+
+
+def reproduce(command: config.ReproduceCommand) -> int:
+    """Table 2 with Tables 3 and A3 from our laws, and why approach 3 differs."""
+    from chinchilla.report.reproduce import markdown, reproduce
+
+    said: dict[str, Any] = {"flop_convention": command.flop_convention}
+    points = Observations.from_csv(Path(command.points), key="points", **said)
+    curves = None
+    if command.curves:
+        curves = Observations.from_csv(Path(command.curves), key="curves", **said)
+    found = reproduce(
+        points,
+        curves,
+        drop_highest=command.drop_highest,
+        n_bootstrap=command.n_bootstrap,
+        seed=command.seed,
+        explain=command.explain,
+        full_grid=command.full_grid,
+    )
+    text = markdown(found)
+    if command.out_dir:
+        folder = writable_dir(Path(command.out_dir), "out_dir")
+        write_text(folder / "table2.md", text)
+        write_json(folder / "table2.json", dataclasses.asdict(found))
+    if command.format == "json":
+        print_json(dataclasses.asdict(found))
+    else:
+        print(text, end="")
+        if command.out_dir:
+            print(f"\nwrote {folder / 'table2.md'} and {folder / 'table2.json'}")
+    if not any(row.whose == "ours" for row in found.rows):
+        raise Refusal(f"no approach could be fitted to {command.points}: see the reasons above.")
+    return 0

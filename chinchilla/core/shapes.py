@@ -1,0 +1,192 @@
+"""Sizes and costs of a decoder-only transformer: parameters N and training FLOPs C.
+
+From Appendix F, Table A4 and Table A9 of Hoffmann et al. (2022). Standard library only.
+
+N is always the exact number of trained parameters, embedding included and tied. With
+`positions="relative"` (Transformer-XL, as in the paper) it equals Table A9's column in 50 of 50
+rows; with `positions="rope"` a layer has no relative-position projection and no u, v vectors, so
+the same shape is 5-8% smaller. Compare shapes, not labels.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from chinchilla.core import paper
+from chinchilla.core.errors import InputError, nearest
+
+POSITIONS = ("rope", "relative")
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """A transformer's widths, in Table A9's names."""
+
+    d_model: int
+    ffw_size: int
+    kv_size: int  # width of one head
+    n_heads: int
+    n_layers: int
+    vocab_size: int
+    seq_len: int  # tokens a row predicts; also the attention span counted in FLOPs
+    positions: str = "rope"
+
+    def __post_init__(self) -> None:
+        for name in (
+            "d_model",
+            "ffw_size",
+            "kv_size",
+            "n_heads",
+            "n_layers",
+            "vocab_size",
+            "seq_len",
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise InputError(f"model.{name}={value!r} is not a positive whole number.")
+        if self.positions not in POSITIONS:
+            raise InputError(
+                f"model.positions={self.positions!r}: choose one of {', '.join(POSITIONS)}."
+            )
+        if self.kv_size % 2:
+            raise InputError(
+                f"model.kv_size={self.kv_size} is odd: positions pair its dimensions. Make it even."
+            )
+
+    @property
+    def inner(self) -> int:
+        """Width of all heads together; not always d_model (six rows of Table A9)."""
+        return self.n_heads * self.kv_size
+
+
+def n_params(shape: ModelShape) -> int:
+    """N: every trained parameter, the tied embedding counted once.
+
+    Tied embedding V*d and output bias V; final gain d; per layer the projections Q, K, V, O (and
+    R when positions are relative), the two FFN matrices with both biases, O's bias, two gains,
+    and u, v when relative. METHODS: rounds to Table A9's printed value in 50 of 50 rows.
+    """
+    d, f, q = shape.d_model, shape.ffw_size, shape.inner
+    relative = shape.positions == "relative"
+    layer = (5 if relative else 4) * d * q + 2 * d * f + f + 4 * d + (2 * q if relative else 0)
+    return shape.vocab_size * (d + 1) + d + shape.n_layers * layer
+
+
+def n_params_non_embedding(shape: ModelShape) -> int:
+    """N without the tied embedding matrix (Kaplan et al. count this)."""
+    return n_params(shape) - shape.vocab_size * shape.d_model
+
+
+def _layer_forward(s: ModelShape) -> float:
+    """Forward FLOPs per token of one layer, Appendix F; causal masking is not discounted."""
+    d, q, S = s.d_model, s.inner, s.seq_len
+    return 6 * d * q + 2 * S * q + 3 * s.n_heads * S + 2 * S * q + 2 * q * d + 4 * d * s.ffw_size
+
+
+def _layers_only(s: ModelShape) -> float:
+    return 3.0 * s.n_layers * _layer_forward(s)
+
+
+def _with_head(s: ModelShape) -> float:
+    return _layers_only(s) + 6.0 * s.d_model * s.vocab_size
+
+
+def _appendix_f(s: ModelShape) -> float:
+    return _layers_only(s) + 12.0 * s.d_model * s.vocab_size
+
+
+def _six_nd(s: ModelShape) -> float:
+    return 6.0 * n_params(s)
+
+
+FLOP_CONVENTIONS: dict[str, Callable[[ModelShape], float]] = {
+    "with_head": _with_head,  # layers and output logits; not the embedding look-up
+    "paper": _layers_only,  # Appendix F without embedding and logit rows: what Table A4 used
+    "appendix_f": _appendix_f,  # Appendix F's text taken literally
+    "six_nd": _six_nd,  # C = 6 N D, Figure 4 and the closed-form frontier
+}
+
+
+def flops_per_token(shape: ModelShape, convention: str) -> float:
+    """Training FLOPs per token, forward plus backward (backward = 2 x forward).
+
+    Args:
+        shape: the model.
+        convention: a key of FLOP_CONVENTIONS.
+
+    Raises:
+        InputError: unknown convention.
+    """
+    if convention not in FLOP_CONVENTIONS:
+        raise InputError(
+            f"flop_convention={convention!r}: choose one of {', '.join(FLOP_CONVENTIONS)}."
+        )
+    return FLOP_CONVENTIONS[convention](shape)
+
+
+def _a9_names() -> dict[str, paper.A9Row]:
+    """Short names of Table A9's rows: 44m ... 1.42b, 1.43b ... 16b, each unique."""
+    names: dict[str, paper.A9Row] = {}
+    for row in paper.TABLE_A9:
+        same = [
+            r.params_M
+            for r in paper.TABLE_A9
+            if f"{r.params_M / 1e3:.1f}" == f"{row.params_M / 1e3:.1f}"
+        ]
+        digits = 0 if row.params_M >= 10_000 else 1 if len(same) == 1 else 2
+        billions = f"{row.params_M / 1e3:.{digits}f}b"
+        names[f"{row.params_M}m" if row.params_M < 1_000 else billions] = row
+    assert len(names) == len(paper.TABLE_A9)
+    return names
+
+
+def named_shapes() -> dict[str, ModelShape]:
+    """The `model` group: Table A9 by size, and Table 4's two; 32k vocabulary, 2048 tokens."""
+    rows: dict[str, tuple[int, int, int, int, int]] = {
+        name: (r.d_model, r.ffw_size, r.kv_size, r.n_heads, r.n_layers)
+        for name, r in _a9_names().items()
+    }
+    rows |= {"chinchilla_70b": paper.CHINCHILLA_70B, "gopher_280b": paper.GOPHER_280B}
+    return {
+        name: ModelShape(*row, paper.VOCAB_SIZE, paper.SEQ_LEN, "relative")
+        for name, row in rows.items()
+    }
+
+
+def shape_named(
+    name: str, vocab_size: int, seq_len: int, kv_size: int, positions: str
+) -> ModelShape:
+    """A shape by its name: one of Table A9's ("44m"), or "DxL" in the table's proportions.
+
+    "24x3" is d_model 24 with 3 layers, ffw_size 4*d_model as in every row of Table A9, and
+    d_model // kv_size heads (at least one) that share the width evenly.
+
+    Raises:
+        InputError: neither a known name nor DxL, or D cannot be split into even heads.
+    """
+    known = named_shapes()
+    if name in known:
+        return replace(known[name], vocab_size=vocab_size, seq_len=seq_len, positions=positions)
+    width, x, depth = name.partition("x")
+    if not (x and width.isdigit() and depth.isdigit() and int(width) and int(depth)):
+        hint = nearest(name, known)
+        raise InputError(
+            f"model {name!r} is neither a row of Table A9 (44m, 57m, ... 16b) nor WIDTHxLAYERS "
+            f"such as 32x3.{hint}"
+        )
+    d_model = int(width)
+    n_heads = max(1, d_model // kv_size)
+    if d_model % (2 * n_heads):
+        raise InputError(
+            f"model {name!r}: width {d_model} does not split into {n_heads} heads of even size "
+            f"near kv_size={kv_size}. Change one of them."
+        )
+    return ModelShape(
+        d_model,
+        4 * d_model,
+        d_model // n_heads,
+        n_heads,
+        int(depth),
+        vocab_size,
+        seq_len,
+        positions,
+    )

@@ -1,0 +1,311 @@
+"""Token shards to batches, each batch a pure function of (seed, step).
+
+The training tokens of each source are cut into rows of seq_len + 1 at stride seq_len (a row's last
+token is the next row's first). Which source gives row k of the stream follows from the shares asked
+for (`mixture.py`). Each epoch of a source reads every row of it once, in an order drawn for
+(seed, epoch, source) by a keyed permutation that needs no memory. So a run with D tokens reads the
+first D tokens of one stream, whatever its batch size or number of devices, and resuming needs only
+the step.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from chinchilla.core.errors import DataError
+from chinchilla.core.files import sha256_file
+from chinchilla.data.manifest import Manifest
+from chinchilla.data.mixture import RowOrder
+from chinchilla.data.shards import document_ends, map_tokens
+
+BLOCK_ROWS = 16_384  # of the stream, whose places are drawn together
+_ROUNDS = 6
+
+
+@dataclass(frozen=True)
+class SourceUse:
+    """What a run takes from one source, as Table A1 counts it."""
+
+    name: str
+    share: float  # of the training tokens
+    documents: int
+    bytes: int  # of text
+    tokens: int  # predicted by one pass in whole rows
+    drawn: int  # tokens that the run reads
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the source."""
+        return self.drawn / self.tokens
+
+    @property
+    def unique(self) -> int:
+        """Tokens read at least once."""
+        return min(self.drawn, self.tokens)
+
+
+class TokenData:
+    """A prepared token folder, memory-mapped.
+
+    Attributes:
+        manifest: what the folder states about itself.
+        data_id: names the token stream.
+        vocab_size: pieces of the tokenizer; every token is below it.
+        n_train_tokens: tokens of the training split, eos included.
+        sources: what the tokens come from, by name; one where the manifest names none.
+        order: which source gives which row.
+    """
+
+    def __init__(self, data_dir: Path, manifest: Manifest) -> None:
+        self.data_dir = data_dir
+        self.manifest = manifest
+        self.data_id = manifest.data_id
+        self.vocab_size = manifest.tokenizer.vocab_size
+        self.n_train_tokens = manifest.splits["train"].tokens
+        self.sources = manifest.all_sources()
+        self.order = RowOrder([source.rows for source in self.sources])
+        self._blocks: dict[tuple[int, int, int], np.ndarray] = {}
+        self._shards = {
+            name: [map_tokens(data_dir / s.file, s, manifest.dtype) for s in split.shards]
+            for name, split in manifest.splits.items()
+        }
+        self._starts = {
+            name: np.cumsum([0] + [s.tokens for s in split.shards])
+            for name, split in manifest.splits.items()
+        }
+        self._begins = {  # of each source in the split
+            name: np.cumsum([0] + [source.splits[name].tokens for source in self.sources])
+            for name in manifest.splits
+        }
+
+    @classmethod
+    def open(cls, data_dir: Path | str, verify: bool = False) -> "TokenData":
+        """Open what `chinchilla data` wrote.
+
+        Args:
+            data_dir: the token folder.
+            verify: also read every shard and compare its SHA-256 (about 1 GB/s).
+
+        Raises:
+            InputError: no token folder; DataError: a shard that is not as the manifest states.
+        """
+        data_dir = Path(data_dir)
+        manifest = Manifest.load(data_dir)
+        manifest.check_sizes(data_dir)
+        for split in manifest.splits.values() if verify else ():
+            for shard in split.shards:
+                if sha256_file(data_dir / shard.file) != shard.sha256:
+                    raise DataError(
+                        f"shard {data_dir / shard.file} has other contents than the manifest "
+                        "states. Delete it, and prepare the data again (chinchilla data)."
+                    )
+        return cls(data_dir, manifest)
+
+    def bytes_per_token(self, split: str = "heldout") -> float:
+        """UTF-8 bytes of text per token, sources in their shares.
+
+        Bits per byte = nats per token / this / ln 2.
+        """
+        each = [s.rows * s.splits[split].bytes / s.splits[split].tokens for s in self.sources]
+        return sum(each) / self.order.period
+
+    def n_rows(self, seq_len: int, split: str = "train") -> int:
+        """Rows of seq_len predicted tokens that the sources have, each row once."""
+        return int(self._source_rows(seq_len, split).sum())
+
+    def _source_rows(self, seq_len: int, split: str) -> np.ndarray:
+        """(sources,) rows that each source has, at least one."""
+        rows = np.maximum(np.diff(self._begins[split]) - 1, 0) // seq_len
+        if rows.all():
+            return rows
+        source = self.sources[int(np.argmin(rows))]
+        whose = f" of source {source.name!r}" if len(self.sources) > 1 else ""
+        kind, remedy = "training", "more text"
+        if split == "heldout":
+            kind, remedy = "held-out", "the data with a larger held_out_fraction"
+        raise DataError(
+            f"{self.data_dir} has {source.splits[split].tokens} {kind} tokens{whose}, fewer than one "
+            f"row of seq_len+1={seq_len + 1}. Prepare {remedy}, or choose a smaller seq_len."
+        )
+
+    def epoch_tokens(self, seq_len: int) -> int:
+        """Training tokens, in whole rows of seq_len, that a run may read before a source repeats.
+
+        Raises:
+            DataError: a source without even one row.
+        """
+        rows = self._source_rows(seq_len, "train")
+        return int((rows * self.order.period // self.order.parts).min()) * seq_len
+
+    def scarcest(self, seq_len: int) -> str:
+        """Name of the source that is first to repeat."""
+        rows = self._source_rows(seq_len, "train")
+        return self.sources[int(np.argmin(rows / self.order.parts))].name
+
+    def use(self, D: int, seq_len: int) -> list[SourceUse]:
+        """What a run of D tokens takes from each source.
+
+        Args:
+            D: training tokens, whole rows.
+            seq_len: tokens a row predicts.
+        """
+        drawn = self.order.counts(D // seq_len)
+        available = self._source_rows(seq_len, "train")
+        return [
+            SourceUse(
+                name=source.name,
+                share=source.rows / self.order.period,
+                documents=source.splits["train"].documents,
+                bytes=source.splits["train"].bytes,
+                tokens=int(available[i]) * seq_len,
+                drawn=int(drawn[i]) * seq_len,
+            )
+            for i, source in enumerate(self.sources)
+        ]
+
+    def batch(self, seed: int, step: int, rows: int, seq_len: int) -> np.ndarray:
+        """Training rows [step*rows, (step+1)*rows) of the endless stream of this seed.
+
+        Args:
+            seed: chooses the order of rows.
+            step: optimizer step, or any counter of batches, from 0.
+            rows: rows in a batch.
+            seq_len: tokens a row predicts.
+
+        Returns:
+            (rows, seq_len + 1) int64 tokens: inputs [:, :-1], targets [:, 1:].
+        """
+        first = step * rows
+        blocks = range(first // BLOCK_ROWS, (first + rows - 1) // BLOCK_ROWS + 1)
+        begins = np.concatenate([self._block(seed, seq_len, block) for block in blocks])
+        start = first - blocks[0] * BLOCK_ROWS
+        batch = self._rows("train", begins[start : start + rows], seq_len)
+        if batch.max() >= self.vocab_size:
+            raise DataError(
+                f"{self.data_dir} holds token {batch.max()}, but its tokenizer has {self.vocab_size} "
+                "pieces: a shard is damaged. Prepare the data again in another data_dir."
+            )
+        return batch.astype(np.int64)
+
+    def _block(self, seed: int, seq_len: int, block: int) -> np.ndarray:
+        """(BLOCK_ROWS,) first tokens of the stream's rows from block * BLOCK_ROWS on.
+
+        Drawn together and kept for the next batches: for 32 rows alone the drawing would take
+        longer than the reading.
+        """
+        key = (seed, seq_len, block)
+        if key not in self._blocks:
+            available = self._source_rows(seq_len, "train")
+            numbers = block * BLOCK_ROWS + np.arange(BLOCK_ROWS, dtype=np.int64)
+            sources, turns = self.order.locate(numbers)
+            epochs, places = np.divmod(turns, available[sources])
+            begins = self._begins["train"][sources]
+            for source, epoch in set(zip(sources.tolist(), epochs.tolist(), strict=True)):
+                chosen = (sources == source) & (epochs == epoch)
+                name = f"/{self.sources[source].name}" if len(self.sources) > 1 else ""
+                drawn = permute(places[chosen], int(available[source]), f"{seed}/{epoch}{name}")
+                begins[chosen] += drawn * seq_len
+            while len(self._blocks) >= 4:
+                del self._blocks[next(iter(self._blocks))]
+            self._blocks[key] = begins
+        return self._blocks[key]
+
+    def held_out(self, n_tokens: int, seq_len: int) -> np.ndarray:
+        """The held-out rows every run is scored on: spread evenly, the same for everybody.
+
+        Sources come in their shares. One that has too few rows for its share gives them more than
+        once, so that the mean over all rows is the mixture's; the most plentiful never repeats.
+
+        Args:
+            n_tokens: tokens to score, rounded down to rows; all there are, if there are fewer.
+            seq_len: tokens a row predicts.
+
+        Returns:
+            (rows, seq_len + 1) int64 tokens, rows >= 1.
+
+        Raises:
+            DataError: the held-out split of a source is shorter than one row.
+        """
+        available = self._source_rows(seq_len, "heldout")
+        most = int((available * self.order.period // self.order.parts).max())
+        each = self.order.counts(min(most, max(1, n_tokens // seq_len)))
+        begins = [
+            begin + np.arange(n) * has // n * seq_len
+            for begin, n, has in zip(self._begins["heldout"], each, available, strict=False)
+            if n
+        ]
+        return self._rows("heldout", np.concatenate(begins), seq_len).astype(np.int64)
+
+    def tokens(self, split: str, begin: int, end: int) -> np.ndarray:
+        """Tokens [begin, end) of a split, as they stand in its shards."""
+        starts, parts = self._starts[split], []
+        for start, shard in zip(starts, self._shards[split], strict=False):
+            if begin < start + len(shard) and end > start:
+                parts.append(shard[max(0, begin - start) : max(0, end - start)])
+        return np.concatenate(parts) if parts else np.zeros(0, np.uint16)
+
+    def document_ends(self, split: str) -> np.ndarray:
+        """(documents,) int64 tokens of a split up to the end of each document, eos included."""
+        eos = self.manifest.tokenizer.eos_id
+        shards = zip(self.manifest.splits[split].shards, self._shards[split], strict=True)
+        ends = [document_ends(self.data_dir / s.file, s, tokens, eos) for s, tokens in shards]
+        starts = self._starts[split]
+        return np.concatenate([start + each for start, each in zip(starts, ends, strict=False)])
+
+    def _rows(self, split: str, begins: np.ndarray, seq_len: int) -> np.ndarray:
+        """(rows, seq_len + 1), as narrow as in the shards, by the place of their first token.
+
+        A row may run over the end of a shard.
+        """
+        starts, shards = self._starts[split], self._shards[split]
+        homes = np.searchsorted(starts, begins, side="right") - 1
+        offsets = begins - starts[homes]
+        width = seq_len + 1
+        rows = [
+            shards[home][offset : offset + width]
+            for home, offset in zip(homes.tolist(), offsets.tolist(), strict=True)
+        ]
+        for i, row in enumerate(rows):
+            if len(row) < width:
+                rows[i] = self.tokens(split, begins[i], begins[i] + width)
+        return np.concatenate(rows).reshape(len(rows), width)
+
+
+def permute(places: np.ndarray, n: int, key: str) -> np.ndarray:
+    """Image of `places` under the permutation of range(n) that `key` draws.
+
+    A balanced Feistel network (Luby and Rackoff 1988) on the next even number of bits, walked along
+    its cycle until it falls below n again: a bijection for any round function, under 4 rounds of
+    walking on average, nothing stored.
+
+    Args:
+        places: (k,) int64, each in [0, n).
+        n: size of the range, above 0.
+        key: names the permutation.
+
+    Returns:
+        (k,) int64, distinct where `places` are.
+    """
+    half = np.uint64(max(1, math.ceil((n - 1).bit_length() / 2)))
+    mask = np.uint64((1 << int(half)) - 1)
+    digest = hashlib.sha256(b"chinchilla rows\0" + key.encode()).digest()
+    keys = [_mix(np.frombuffer(digest, "<u8") + np.uint64(i)) for i in range(_ROUNDS)]
+    out = places.astype(np.uint64)
+    outside = np.arange(len(out))
+    while len(outside):
+        left, right = out[outside] >> half, out[outside] & mask
+        for k in keys:
+            left, right = right, left ^ (_mix(_mix(right + k[0]) ^ k[1]) & mask)
+        out[outside] = (left << half) | right
+        outside = outside[out[outside] >= n]
+    return out.astype(np.int64)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """splitmix64's finalizer (Steele, Lea and Flood 2014): every input bit moves every output bit."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -1,0 +1,1 @@
+"""Preparing a token folder: documents are shuffled, split, tokenized and written in shards."""

@@ -1,0 +1,156 @@
+"""Documents to tokens, or to anything else, in a pool of processes: results in order, a bounded number
+in flight.
+
+What a batch of documents becomes depends on the documents only, so the number of workers never
+changes a byte.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from chinchilla.core.errors import InputError
+from chinchilla.data.prepare.word_cache import Words, separable
+from chinchilla.data.tokenizer import Tokenizer
+
+BATCH_BYTES = 1 << 20  # of text handed to a worker at once, or one document if that is longer
+IN_FLIGHT = 3  # batches per worker waiting or done
+
+Work = Callable[[list[bytes]], np.ndarray]
+
+
+@dataclass
+class Batch:
+    """Documents of one kind on their way to a worker."""
+
+    kind: tuple[int, str]  # source and split
+    texts: list[bytes] = field(default_factory=list)
+    bytes: int = 0
+    mark: Any = None  # what is true once all before this, and this, are done
+
+
+def in_batches(documents: Iterable[tuple[tuple[int, str], bytes] | Any]) -> Iterator[Batch]:
+    """(kind, text) into batches of about BATCH_BYTES, those of one kind in order.
+
+    Anything that is no tuple is a mark: it closes the batches open at that place and goes with the
+    last of them.
+    """
+    open_batches: dict[tuple[int, str], Batch] = {}
+    for each in documents:
+        if not isinstance(each, tuple):
+            waiting = [*open_batches.values()] or [Batch((0, ""))]
+            waiting[-1].mark = each
+            open_batches = {}
+            yield from waiting
+            continue
+        kind, text = each
+        batch = open_batches.setdefault(kind, Batch(kind))
+        batch.texts.append(text)
+        batch.bytes += len(text)
+        if batch.bytes >= BATCH_BYTES:
+            yield open_batches.pop(kind)
+    yield from open_batches.values()
+
+
+def in_pool(
+    batches: Iterable[Batch], work: Work, n_workers: int
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Each batch with what `work` makes of its texts.
+
+    Args:
+        batches: consumed only as fast as results are taken.
+        work: goes to the processes; the same result for the same texts.
+        n_workers: processes; 1 works in this one.
+
+    Yields:
+        (batch, result), in the order of `batches`.
+
+    Raises:
+        InputError: a worker was killed.
+    """
+    if n_workers == 1:
+        for batch in batches:
+            yield batch, work(batch.texts)
+        return
+    # Reading has started threads (pyarrow), so forking this process would not be safe.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(n_workers, context, _start_worker, (work,))
+    try:
+        pending: deque[tuple[Batch, Future[np.ndarray]]] = deque()
+        for batch in batches:
+            pending.append((batch, pool.submit(_work_in_worker, batch.texts)))
+            if len(pending) >= IN_FLIGHT * n_workers:
+                done, future = pending.popleft()
+                yield done, future.result()
+        for done, future in pending:
+            yield done, future.result()
+    except BrokenProcessPool:
+        raise InputError(
+            f"one of {n_workers} tokenising processes died, most likely for lack of memory. "
+            "Use fewer with n_workers=, or cut very long documents."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def dtype_of(tokenizer: Tokenizer) -> str:
+    """uint16 where every piece fits, else uint32."""
+    return "uint16" if tokenizer.vocab_size <= 65_536 else "uint32"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Texts to tokens; every process makes its own tokenizer from the model."""
+
+    model: bytes
+    dtype: str  # uint16 or uint32
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.model)
+
+    @cached_property
+    def _words(self) -> Words | None:
+        return Words(self._tokenizer, self.dtype) if separable(self.model) else None
+
+    def __call__(self, texts: list[bytes]) -> np.ndarray:
+        """(tokens,) pieces of each text, each followed by eos."""
+        decoded = [text.decode("utf-8") for text in texts]
+        if self._words is not None:
+            return self._words.encode(decoded)
+        eos = [self._tokenizer.eos_id]
+        parts = [np.array(self._tokenizer.encode(text) + eos, self.dtype) for text in decoded]
+        return np.concatenate(parts) if parts else np.zeros(0, self.dtype)
+
+
+_work: Work | None = None
+
+
+def _start_worker(work: Work) -> None:
+    global _work
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    _work = work
+    # Without this, workers of a killed process would wait for work for ever.
+    threading.Thread(target=_die_with_parent, name="parent-watch", daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _work_in_worker(texts: list[bytes]) -> np.ndarray:
+    assert _work is not None
+    return _work(texts)

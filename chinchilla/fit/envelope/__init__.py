@@ -1,0 +1,1 @@
+"""Approach 1 (section 3.1): the lower envelope of training curves."""

@@ -1,0 +1,205 @@
+"""Training curves as functions of FLOPs, on one grid of C: what approach 1 takes its envelope of.
+
+Stated here because the paper does not: the Gaussian's window is cut at +-window/2 with sigma =
+window/4 and renormalised at the ends of a curve; curves are linear in ln C between their points, and
+start after their last gap of more than a factor 3 in C (often from a first point in warm-up), where a
+straight line lies well above the loss; C runs over the values at which at least three sizes have a
+curve. Where learning rates decay
+(schedule="matched") it starts at the C of the cheapest run: below it every loss is from mid-run, and a
+few such points far to the left would turn the line. Where they are constant it starts with the curves.
+
+Ends. The runs of one budget end at C values that differ by up to one step. Beyond the second longest
+end the longest run would be alone and have the lowest loss there, whatever its size. Each curve is
+therefore extended to the last of the ends that belong together (`common_ends`), by the slope of its
+loss in ln C over its last 15%. NumPy only.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from chinchilla.core.errors import FitError
+from chinchilla.observations.table import Observations
+
+MIN_SIZES = 3  # distinct sizes with a curve at a C, and on the uncensored envelope
+MAX_WINDOW_SHARE = 0.05  # a smoothing window is never longer than this share of its curve
+TAIL = 0.85  # a point is in its run's tail after this share of the run's FLOPs
+MAX_GAP = 3.0  # factor in C between points of one curve; on L = 1.7 + .5*D^-.3 the line is .007 off
+SAME_END = 1.02  # ends within this factor of C count as one C
+SAME_BUDGET = 1.1  # the same for runs that name one budget; a run that ends earlier was cut off
+SCHEDULES = {
+    "matched": "decays to the end of each run: only what lies beyond the cheapest run's end counts",
+    "constant": "constant: whole curves count, as their losses do not depend on where a run ends",
+}
+
+
+@dataclass(frozen=True)
+class Curves:
+    """All runs on one grid of C, so that a resample of runs is a masked minimum."""
+
+    C: np.ndarray  # (g,) FLOPs, rising
+    L: np.ndarray  # (r, g) loss of run r at C; inf where it has none
+    D: np.ndarray  # (r, g) tokens seen there
+    N: np.ndarray  # (r,) parameters
+    C_end: np.ndarray  # (r,) FLOPs at its end, which runs of one budget share
+    D_end: np.ndarray  # (r,) tokens of the whole run, as measured
+    on: np.ndarray  # (r, 2) first and last index of C at which it has a curve; (g, -1) for none
+
+    @property
+    def one_horizon(self) -> bool:
+        """Whether all runs end after the same tokens, to SAME_END."""
+        return bool(self.D_end.max() <= SAME_END * self.D_end.min())
+
+
+def smooth(L: np.ndarray, window: float) -> np.ndarray:
+    """Gaussian mean of a curve over `window` points, renormalised at its ends.
+
+    Args:
+        L: (n,) losses, evenly spaced.
+        window: full width in points; sigma is a quarter of it. At most MAX_WINDOW_SHARE of n.
+    """
+    half = int(min(window, MAX_WINDOW_SHARE * len(L)) / 2)
+    if half < 1:
+        return L
+    offsets = np.arange(-half, half + 1)
+    kernel = np.exp(-0.5 * (offsets / (half / 2)) ** 2)
+    return np.convolve(L, kernel, "same") / np.convolve(np.ones_like(L), kernel, "same")
+
+
+def read_curves(
+    obs: Observations, window: float, n_points: int, schedule: str = "matched"
+) -> tuple[Curves, list[str]]:
+    """Smooth every curve, extend it to the end of its budget and read it at common values of C.
+
+    Args:
+        obs: points along runs.
+        window: of `smooth`, in points.
+        n_points: log-spaced values of C.
+        schedule: of the learning rate: a key of SCHEDULES.
+
+    Returns:
+        The curves, and a sentence for each run that could not be read as one.
+
+    Raises:
+        FitError: curves of too few sizes (too_few_sizes), or at no C enough of them (no_overlap).
+    """
+    runs, refusals = _split(obs)
+    sizes = np.array([run.N[0] for run in runs])
+    if len(np.unique(sizes)) < MIN_SIZES:
+        raise FitError(
+            f"approach 1 needs curves of {MIN_SIZES} sizes and has {len(np.unique(sizes))}. "
+            + " ".join(refusals[:3]),
+            "too_few_sizes",
+        )
+    C_end = np.array([run.C[-1] for run in runs])
+    budget = np.array([run.where(np.array([-1])).budget_labels[0] for run in runs])
+    shared_end = common_ends(C_end, budget)
+    spans = np.stack([[run.C[0] for run in runs], shared_end], axis=1)
+    low, high = _shared_span(sizes, spans, schedule)
+    C = np.geomspace(low, high, n_points)
+    ln_C = np.log(C)
+    L, D = np.full((len(runs), n_points), np.inf), np.ones((len(runs), n_points))
+    on = np.tile([n_points, -1], (len(runs), 1))
+    for i, run in enumerate(runs):
+        inside = (spans[i, 0] <= C) & (spans[i, 1] >= C)
+        if inside.any():
+            on[i] = np.flatnonzero(inside)[[0, -1]]
+        x, y, z = np.log(run.C), smooth(run.L, window), np.log(run.D)
+        if shared_end[i] > C_end[i]:
+            beyond = np.log(shared_end[i] / C_end[i])
+            x, y, z = (
+                np.append(v, v[-1] + slope * beyond)
+                for v, slope in ((x, 1.0), (y, _last_slope(x, y)), (z, 1.0))
+            )
+        L[i, inside] = np.interp(ln_C[inside], x, y)
+        D[i, inside] = np.exp(np.interp(ln_C[inside], x, z))
+    D_end = np.array([run.D[-1] for run in runs])
+    return Curves(C, L, D, sizes, shared_end, D_end, on), refusals
+
+
+def _split(obs: Observations) -> tuple[list[Observations], list[str]]:
+    """The points of each run that make a curve, in order, and what could not be used."""
+    runs, refusals, n_trimmed = [], [], 0
+    # Strings are slow to sort: number the stretches of equal run_id, and sort by those.
+    changes = np.append(True, obs.run_id[1:] != obs.run_id[:-1])
+    _, number = np.unique(obs.run_id[changes], return_inverse=True)
+    of_row = number[np.cumsum(changes) - 1]
+    order = np.lexsort((obs.D, of_row))
+    for rows in np.split(order, np.flatnonzero(np.diff(of_row[order])) + 1):
+        run, run_id = obs.where(rows), obs.run_id[rows[0]]
+        if len(run) < 2:
+            refusals.append(f"run {run_id}: one point is no curve.")
+            continue
+        if np.any(run.N != run.N[0]) or np.any(np.diff(run.C) <= 0):
+            refusals.append(f"run {run_id}: N changes along the curve, or C does not rise with D.")
+            continue
+        gaps = np.flatnonzero(run.C[1:] > MAX_GAP * run.C[:-1])
+        if len(gaps):
+            n_trimmed += 1
+            run = run.where(np.arange(gaps[-1] + 1, len(run)))
+        if len(run) < 2:
+            refusals.append(
+                f"run {run_id}: its last two points lie over a factor {MAX_GAP:g} apart in C, which is "
+                "no curve."
+            )
+            continue
+        runs.append(run)
+    if n_trimmed:
+        refusals.append(
+            f"{n_trimmed} runs: points before a gap of over a factor {MAX_GAP:g} in C were left out."
+        )
+    return runs, refusals
+
+
+def common_ends(C_end: np.ndarray, budget: np.ndarray) -> np.ndarray:
+    """The C to which each run counts: the last of the ends that belong together.
+
+    Args:
+        C_end: (r,) FLOPs of the whole runs.
+        budget: (r,) isoFLOP budget of each (`Observations.budget_labels`), NaN for none.
+
+    Returns:
+        (r,) of the ends within a factor SAME_END, and of those of the same budget within SAME_BUDGET,
+        the largest.
+    """
+    ranked = np.sort(C_end)
+    last = ranked[np.searchsorted(ranked, SAME_END * C_end, "right") - 1]
+    named = np.flatnonzero(np.isfinite(budget))
+    if len(named):
+        _, group = np.unique(budget[named], return_inverse=True)
+        longest = np.zeros(group.max() + 1)
+        np.maximum.at(longest, group, C_end[named])
+        whole = longest[group] <= SAME_BUDGET * C_end[named]
+        last[named] = np.maximum(last[named], np.where(whole, longest[group], 0))
+    return last
+
+
+def _last_slope(x: np.ndarray, y: np.ndarray) -> float:
+    """Least-squares slope over the last 15% of C, at least two points; no rise is extended."""
+    tail = np.append(x[:-2] >= x[-1] + np.log(TAIL), [True, True])
+    dx = x[tail] - x[tail].mean()
+    return min(float(dx @ y[tail] / (dx @ dx)), 0.0)
+
+
+def _shared_span(sizes: np.ndarray, spans: np.ndarray, schedule: str) -> tuple[float, float]:
+    """First and last C at which MIN_SIZES sizes have a curve and, if rates decay, a run has ended."""
+    edges = np.unique(spans)
+    live = [
+        len(np.unique(sizes[(spans[:, 0] <= c) & (spans[:, 1] >= c)])) >= MIN_SIZES for c in edges
+    ]
+    if sum(live) < 2:
+        raise FitError(
+            f"approach 1: at no C do {MIN_SIZES} sizes have a curve, so none can be seen to be "
+            "better than both its neighbours. Train neighbouring sizes over overlapping FLOPs.",
+            "no_overlap",
+        )
+    low, high = edges[live].min(), edges[live].max()
+    if schedule == "matched":
+        low = max(low, spans[:, 1].min())
+    if low >= high:
+        raise FitError(
+            f"approach 1: no run has ended where {MIN_SIZES} sizes have a curve. Train neighbouring "
+            "sizes over overlapping FLOPs.",
+            "no_overlap",
+        )
+    return float(low), float(high)

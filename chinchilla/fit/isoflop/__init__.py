@@ -1,0 +1,1 @@
+"""Approach 2 (section 3.2): IsoFLOP profiles."""

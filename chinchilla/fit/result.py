@@ -1,0 +1,368 @@
+"""The compute-optimal frontier: what every approach ends in.
+
+N_opt(C) = coefficient * C^exponent and likewise D_opt, with intervals from resampled runs.
+`Fits` (fits.py) holds the frontiers of one `chinchilla fit` and owns their file, frontier.json.
+NumPy only: this module must import without torch.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from chinchilla.config.fit import APPROACHES, Approach
+from chinchilla.core.errors import InputError
+from chinchilla.core.json_codec import IN_MEMORY, stored_fields
+from chinchilla.observations.table import Observations
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+RunsOf = Observations | Callable[[], Observations] | None  # at hand, or read when asked for
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """y = coefficient * C^exponent; p10, p90 and ci95 bound the exponent (resampled runs).
+
+    `samples` are the bootstrap's ln coefficients and exponents, two rows of equal length: bands at
+    any C come from them.
+    """
+
+    coefficient: float
+    exponent: float
+    p10: float | None = None  # None when no interval could be had (too few resamples fitted)
+    p90: float | None = None
+    ci95: list[float] | None = None  # [2.5th, 97.5th percentile]
+    samples: list[list[float]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        text = f"{self.coefficient:.4g} * C^{self.exponent:.3f}"
+        if self.p10 is None or self.p90 is None:
+            return f"{text}, no interval"
+        text += f", exponent {self.p10:.3f} to {self.p90:.3f} (10-90%)"
+        if self.ci95:
+            text += f", {self.ci95[0]:.3f} to {self.ci95[1]:.3f} (95%)"
+        return text
+
+    def __call__(self, C: np.ndarray | float) -> np.ndarray:
+        """Value at FLOPs C, same shape as C.
+
+        Raises:
+            InputError: C is not positive.
+        """
+        if not np.all(np.asarray(C, float) > 0):
+            raise InputError(f"C={C} FLOPs must be above 0.")
+        return self.coefficient * np.asarray(C, float) ** self.exponent
+
+    def band(
+        self, C: np.ndarray | float, low: float = 10, high: float = 90
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Percentiles of the bootstrap's predictions at C; NaN without samples."""
+        C = np.asarray(C, float)
+        if not self.samples:
+            return np.full_like(C, np.nan), np.full_like(C, np.nan)
+        y = self.all_at(C)
+        return np.percentile(y, low, axis=-1), np.percentile(y, high, axis=-1)
+
+    def all_at(self, C: np.ndarray | float) -> np.ndarray:
+        """(..., n_samples) the bootstrap's predictions at C; none without samples."""
+        log_k, exponent = np.asarray(self.samples or [[], []], float)
+        return np.exp(log_k + exponent * np.log(np.asarray(C, float))[..., None])
+
+
+def conventions(obs: Observations) -> dict[str, str]:
+    """How these observations count FLOPs and parameters, and which loss they hold."""
+    return {
+        "flop_convention": obs.flop_convention,
+        "n_convention": obs.n_convention,
+        "loss_kind": obs.loss_kind,
+    }
+
+
+def line(C: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Least-squares straight line in log-log, as (ln coefficient, exponent) of y = k * C^e.
+
+    Args:
+        C: (n,) FLOPs, at least two distinct values.
+        y: (n,) parameters or tokens.
+    """
+    x, z = np.log(C), np.log(y)
+    dx = x - x.mean()
+    exponent = float(dx @ (z - z.mean()) / (dx @ dx))
+    return float(z.mean() - exponent * x.mean()), exponent
+
+
+@dataclass(frozen=True)
+class OptimalPoint:
+    """One point of the frontier: the best size found (or modelled) at FLOPs C."""
+
+    C: float
+    N: float
+    D: float
+    L: float  # nats per token
+    budget_flops: float | None = None  # the isoFLOP budget it belongs to
+
+
+class Optimum(NamedTuple):
+    """The best use of C training FLOPs, each value of the shape of C."""
+
+    N: Any  # parameters
+    D: Any  # tokens
+    L: Any  # nats per token
+
+
+@dataclass(frozen=True)
+class LossLaw:
+    """L(N, D) = E + A / N^alpha + B / D^beta, nats per token (section 3.3)."""
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+    intervals: dict[str, list[float]] = field(default_factory=dict)  # name -> [p10, p90]
+
+    def __str__(self) -> str:
+        terms = f"{self.A:.4g} / N^{self.alpha:.4f} + {self.B:.4g} / D^{self.beta:.4f}"
+        text = f"L(N, D) = {self.E:.4f} + {terms} nats per token"
+        if self.intervals:
+            bounds = (f"{k} {low:.4g} to {high:.4g}" for k, (low, high) in self.intervals.items())
+            text += f"; 10-90%: {', '.join(bounds)}"
+        return text
+
+    def __call__(self, N: np.ndarray | float, D: np.ndarray | float) -> np.ndarray:
+        """Loss at N parameters and D tokens, broadcast."""
+        N, D = np.asarray(N, float), np.asarray(D, float)
+        return self.E + self.A / N**self.alpha + self.B / D**self.beta
+
+    @classmethod
+    def published(
+        cls, name: Literal["hoffmann", "hoffmann_rounded", "besiroglu", "muennighoff"]
+    ) -> "LossLaw":
+        """A published law by its name.
+
+        Raises:
+            InputError: no such law.
+        """
+        from chinchilla.fit.loss_law import named_law
+
+        return named_law(name)
+
+    def optimum(self, C: np.ndarray | float) -> Optimum:
+        """The size and the tokens with the lowest loss where C = 6*N*D (equation 4), and that loss.
+
+        Args:
+            C: training FLOPs, a number or an array.
+
+        Returns:
+            N, D and L: numbers for a number, arrays of the shape of C for an array.
+
+        Raises:
+            InputError: C is not positive.
+        """
+        from chinchilla.fit.loss_law import six_nd_frontier
+
+        N_line, D_line, _ = six_nd_frontier(self)
+        N, D = (PowerLaw(float(np.exp(k)), e)(C) for k, e in (N_line, D_line))
+        found = Optimum(N, D, self(N, D))
+        return found if np.ndim(C) else Optimum(*map(float, found))
+
+
+@dataclass(frozen=True)
+class Interval:
+    """One way to an interval, of one quantity: how much the method decides is seen side by side."""
+
+    method: str
+    of: str  # a, the exponent of N_opt; or N_opt, parameters at C
+    estimate: float
+    se: float | None  # of a; of ln N_opt. None where the method has none
+    p10: float | None
+    p90: float | None
+    ci95: list[float] | None
+    C: float | None = None  # FLOPs at which N_opt is meant
+
+
+def called(approach: str) -> str:
+    """An approach with its number in the paper: "approach 2 (isoflop)"; or losses at minima alone."""
+    if approach == "minima":
+        return "losses at minima"
+    number = f" {APPROACHES.index(approach) + 1}" if approach in APPROACHES else ""
+    return f"approach{number} ({approach})"
+
+
+@dataclass(frozen=True)
+class Frontier:
+    """What one approach says about one set of observations."""
+
+    approach: str  # envelope, isoflop, parametric
+    N_opt: PowerLaw
+    D_opt: PowerLaw
+    points: list[OptimalPoint]
+    n_runs: int
+    conventions: dict[str, str]  # flop_convention, n_convention, loss_kind
+    settings: dict[str, Any]  # every choice that decided the numbers, with the interval's method
+    law: LossLaw | None = None  # approach 3 only
+    # Approach 3: the resamples' laws, five rows E, A, B, alpha, beta; and ln L - ln L_hat of each
+    # run as it is, not widened for the five parameters.
+    law_samples: list[list[float]] = field(default_factory=list)
+    log_residuals: list[float] = field(default_factory=list)
+    certificate: dict[str, Any] | None = None  # approach 3: the proof of convergence
+    intervals: list[Interval] = field(default_factory=list)  # ways to an interval, side by side
+    details: dict[str, Any] = field(default_factory=dict)  # per budget parabolas, the envelope, ...
+    refusals: list[str] = field(
+        default_factory=list
+    )  # parts of the data that could not be used, and why
+    warnings: list[str] = field(default_factory=list)
+    # The observations that were fitted; of frontiers read from a file, a function that reads them.
+    runs: RunsOf = field(default=None, compare=False, repr=False, metadata=IN_MEMORY)
+
+    def __str__(self) -> str:
+        """All that people may want: both power laws with their interval and its method, the law."""
+        said = [f"{key.partition('_')[0]} {value}" for key, value in self.conventions.items()]
+        lines = [
+            f"{called(self.approach)}: {self.n_runs} runs; {', '.join(said)}",
+            f"  N_opt = {self.N_opt}",
+            f"  D_opt = {self.D_opt}",
+            f"  interval: {self.settings.get('interval', 'none')}",
+            *([f"  {self.law}"] if self.law else []),
+            *(f"  warning: {text}" for text in self.warnings),
+            *(f"  not used: {text}" for text in self.refusals),
+        ]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        """A few lines; `print` shows the method of the interval, warnings, and what was not used."""
+        from chinchilla.fit.display import frontier_text
+
+        return frontier_text(self)
+
+    def _repr_html_(self) -> str:
+        from chinchilla.fit.display import frontier_html
+
+        return frontier_html(self)
+
+    @property
+    def a(self) -> float:
+        """Exponent of N_opt."""
+        return self.N_opt.exponent
+
+    @property
+    def b(self) -> float:
+        """Exponent of D_opt."""
+        return self.D_opt.exponent
+
+    def observations(self) -> Observations:
+        """The observations that were fitted.
+
+        Raises:
+            InputError: this frontier was made without them, or their file is missing or another.
+        """
+        return observations_at(self.runs)
+
+    def to_frame(self) -> "DataFrame":
+        """The points of the frontier: C, N, D, L and budget_flops, one row each.
+
+        Raises:
+            InputError: pandas is not installed.
+        """
+        from chinchilla.fit.display import frontier_frame
+
+        return frontier_frame(self)
+
+    def predict(self, C: Any) -> "DataFrame":
+        """What this approach alone says at C training FLOPs, a number or a list: one row each.
+
+        Columns C, N, D, D/N, L, the bounds of the 80% intervals (N_low, N_high, ...), approach, and
+        C over the largest C of the frontier's points. L is the law's; of approaches 1 and 2 it is E +
+        K*C^-g through the losses of their points, without an interval.
+
+        Raises:
+            InputError: C is not positive, or pandas is not installed.
+        """
+        from chinchilla.fit.display import frontier_predictions
+
+        return frontier_predictions(self, C)
+
+    def plot(self, ax: "Axes | None" = None) -> "Axes":
+        """The runs and what was fitted to them.
+
+        Approach 1: training curves and their envelope. Approach 2: IsoFLOP profiles, with the runs that
+        were left out. Approach 3: contours of the law.
+
+        Args:
+            ax: where to draw; None makes a new figure.
+        """
+        from chinchilla.plots.results import plot_frontier
+
+        return plot_frontier(self, ax)
+
+    def plot_residuals(self, ax: "Axes | None" = None) -> "Axes":
+        """What the fit leaves unexplained.
+
+        Approach 1: sizes on the envelope over N_opt(C). Approach 2: losses less the profile of their
+        budget. Approach 3: losses less the law.
+
+        Args:
+            ax: where to draw; None makes a new figure.
+        """
+        from chinchilla.plots.results import plot_frontier_residuals
+
+        return plot_frontier_residuals(self, ax)
+
+    def save(self, path: Path | str) -> None:
+        """Write a frontier.json that holds this approach alone, see `Fits.save`."""
+        from chinchilla.fit.results import Fits
+
+        Fits.of({self.approach: self}, {}, self.observations()).save(path)
+
+    @classmethod
+    def load(cls, path: Path | str, approach: Approach | None = None) -> "Frontier":
+        """The frontier of one approach in frontier.json, or in a folder's.
+
+        Args:
+            path: the file or its folder.
+            approach: which; None where the file holds a single one.
+
+        Raises:
+            InputError: as `Fits.load`; or the file holds no such frontier, or several.
+        """
+        from chinchilla.fit.results import Fits
+
+        fitted = Fits.load(path).fitted
+        names = [approach] if approach else list(fitted)
+        if len(names) != 1 or names[0] not in fitted:
+            held = ", ".join(fitted) or "none"
+            raise InputError(f"{path} holds the approaches {held}. Give one of them as approach.")
+        return fitted[names[0]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: records as objects, lists as they are, not copied."""
+        value: dict[str, Any] = _plain(self)
+        return value
+
+
+def observations_at(runs: RunsOf) -> Observations:
+    """The observations that a result holds or can read.
+
+    Raises:
+        InputError: it has none.
+    """
+    if runs is None:
+        raise InputError(
+            "the runs that were fitted are needed here and are not known. Fit them again, or load the "
+            "fits from the folder that `chinchilla fit` or Fits.save wrote."
+        )
+    return runs if isinstance(runs, Observations) else runs()
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in stored_fields(value)}
+    if isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
+        return [_plain(x) for x in value]
+    return value

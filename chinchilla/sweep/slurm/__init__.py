@@ -1,0 +1,1 @@
+"""Sweeps on Slurm, through submitit: submit, the job itself, the queue, cancel."""

@@ -1,0 +1,61 @@
+"""Trunks: the steps before a cool-down, trained once for all horizons (Haegele et al. 2024).
+
+Before its cool-down a run of `schedule=cooldown` depends on everything in its spec but how far it
+goes (`RunSpec.trunk`). One that reaches its cool-down leaves a checkpoint there,
+
+    <sweep_dir>/trunks/<trunk_id>/step-00000080/
+
+and one that starts without a checkpoint of its own goes on from the newest such step that is not
+behind its cool-down's start: to the same bits on a CPU as if it had trained alone, its curve
+included, because the losses so far are in the checkpoint. What is left there says nothing of who
+left it, so that it does not matter which of several runs came first. All are kept: a horizon that is
+planned later goes on from them. Deleting the folder costs nothing but training time.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from chinchilla.core.errors import InputError, one_line
+from chinchilla.plan.records import RunSpec
+from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from chinchilla.train.distributed import ALONE, Ranks
+
+NOBODY = {"train_seconds": 0.0, "evaluations": []}  # progress that is anybody's
+
+
+def load_trunk(
+    trunks: Path, spec: RunSpec, tokenizer: str = "", ranks: Ranks = ALONE
+) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint of its trunk that `spec` can start from; a line for each damaged one.
+
+    Args:
+        trunks: folder of the sweep's trunks.
+        spec: the run that starts.
+        tokenizer: SHA-256 of the tokenizer that made the data.
+        ranks: those that load together; each gets its rows.
+    """
+    if spec.trunk is None:
+        return None, []
+    folder = trunks / spec.trunk_id
+    try:
+        return load_checkpoint(folder, spec.trunk, tokenizer, ranks, at_most=spec.trunk_steps)
+    except InputError as error:  # of another version: then this run trains alone
+        if ranks.world > 1:
+            raise
+        return None, [one_line(error)]
+
+
+def leave_trunk(
+    trunks: Path, spec: RunSpec, checkpoint: Checkpoint, tokenizer: str = "", ranks: Ranks = ALONE
+) -> None:
+    """Leave the state at the start of `spec`'s cool-down for other horizons.
+
+    Raises:
+        OSError: no room for it.
+    """
+    assert spec.trunk is not None
+    assert checkpoint.step == spec.trunk_steps, (checkpoint.step, spec.trunk_steps)
+    anybodys = replace(checkpoint, progress=NOBODY)
+    save_checkpoint(
+        trunks / spec.trunk_id, spec.trunk, anybodys, tokenizer, ranks, keep_all=True
+    )  # fmt: skip

@@ -1,0 +1,84 @@
+"""A process that trains a few updates and prints [peak bytes above what it held before, estimate].
+
+python memory_program.py SETTINGS.json     as one rank of several where RANK and WORLD_SIZE say so
+"""
+
+import gc
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from chinchilla.config import RecipeConfig
+from chinchilla.core.shapes import ModelShape
+from chinchilla.model import Transformer
+from chinchilla.plan.grid import plan_run
+from chinchilla.plan.memory import memory
+from chinchilla.plan.records import RunSpec
+from chinchilla.train.device import DTYPES, cast_weights
+from chinchilla.train.distributed import ALONE, Ranks, join
+from chinchilla.train.fsdp import clip_gradients, fill, shard_model
+from chinchilla.train.optim import build_optimizer
+from chinchilla.train.train_step import Passes
+
+
+def spec_of(shape: tuple[int, ...], rows: int, precision: str, positions: str) -> RunSpec:
+    """A run of batches of so many rows; shape is n_layers, d_model, vocab_size, seq_len."""
+    n_layers, d, vocab_size, seq_len = shape
+    return plan_run(
+        ModelShape(d, 4 * d, 64, d // 64, n_layers, vocab_size, seq_len, positions),
+        RecipeConfig(batch_tokens=rows * seq_len, warmup_steps=0),
+        flop_convention="with_head", data_id="none", precision=precision, tokens=rows * seq_len * 10,
+    )  # fmt: skip
+
+
+def train(spec: RunSpec, micro_rows: int, recompute: bool, ranks: Ranks, updates: int) -> None:
+    """As the training loop does, on made-up tokens; rows are those of one rank.
+
+    But for freed memory, which is not kept: what the allocator loses by that is not in the estimate.
+    """
+    shape = spec.model
+    rows = spec.batch_tokens // shape.seq_len
+    settings = shape, DTYPES[spec.precision], recompute, spec.multipliers
+    if ranks.world == 1:
+        model = cast_weights(Transformer(*settings), spec).init_weights(0)
+    else:
+        with torch.device("meta"):
+            model = Transformer(*settings)
+        shard_model(model, ranks)
+        fill(model, 0, ranks)
+    optimizer = build_optimizer(model, spec)
+    passes = Passes(model, micro_rows, 1 / spec.batch_tokens, graphs=False, may_fall_back=False)
+    for _ in range(updates):
+        for _ in range(rows // micro_rows):
+            passes.add(torch.randint(shape.vocab_size, (micro_rows, shape.seq_len + 1)))
+        clip_gradients(model.parameters(), 1.0, ranks)
+        optimizer.step()
+        passes.clear()
+
+
+def measure(told: dict[str, Any], ranks: Ranks) -> tuple[float, float]:
+    precision, positions = told["precision"], told["positions"]
+    recompute, micro_rows = told["recompute"], told["micro_rows"]
+    spec = spec_of(told["shape"], told["rows"], precision, positions)
+    # First something small: it loads what there is to load.
+    train(spec_of((1, 64, 64, 16), 2, precision, positions), 1, recompute, ranks, 1)
+    gc.collect()
+    before = 4096 * int(Path("/proc/self/statm").read_text().split()[1])
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    train(spec, micro_rows, recompute, ranks, 2)
+    status = Path("/proc/self/status").read_text().splitlines()
+    [peak] = [int(line.split()[1]) for line in status if line.startswith("VmHWM")]
+    tokens = micro_rows * spec.model.seq_len
+    estimate = memory(spec, tokens, ranks.world, recompute, "cpu")
+    print(estimate, file=sys.stderr)
+    return 1024 * peak - before, estimate.total
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    together = join("cpu") or ALONE
+    print(json.dumps(measure(json.loads(sys.argv[1]), together)))
+    together.close()

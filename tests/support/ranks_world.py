@@ -1,0 +1,95 @@
+"""Several processes that train one run, each started from a server that has imported torch."""
+
+import multiprocessing
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from train_world import make_runtime
+
+from chinchilla.plan.records import RunSpec
+from chinchilla.train import train_run
+from chinchilla.train.distributed import join
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["chinchilla.train", "torch.distributed.fsdp"])
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+def start(world: int, out: Path, target: Callable[..., None], *args: Any) -> list[BaseProcess]:
+    """`target(ranks, *args)` in `world` processes; what they print goes to out/rank-<i>.txt."""
+    out.mkdir(exist_ok=True)
+    port = free_port()
+    processes = []
+    for rank in range(world):
+        process = FORKSERVER.Process(target=_as_rank, args=(rank, world, port, out, target, *args))
+        process.start()
+        processes.append(process)
+    return processes
+
+
+def _as_rank(rank: int, world: int, port: int, out: Path, target: Callable, *args: Any) -> None:
+    torch.set_num_threads(1)
+    sys.stdout = sys.stderr = open(out / f"rank-{rank}.txt", "a", buffering=1)  # noqa: SIM115
+    os.environ |= {
+        "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+    }  # fmt: skip
+    target(*args)
+
+
+def end(processes: list[BaseProcess], seconds: float = 120) -> list[int | None]:
+    """Exit codes; whoever has not ended by then is killed, with code None."""
+    deadline = time.monotonic() + seconds
+    codes = []
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+        codes.append(process.exitcode)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+    return codes
+
+
+def said(out: Path) -> str:
+    return "\n".join(f"{p.name}: {p.read_text()}" for p in sorted(out.glob("rank-*.txt")))
+
+
+# Targets
+
+
+def train(spec: RunSpec, cell: Path, data_dir: Path, more: dict[str, Any]) -> None:
+    """Train with runtime settings `more`; stop_before=n: the last rank alone wants to, before update n."""
+    stop_before = more.pop("stop_before", 0)
+    settings = make_runtime(**more)
+    ranks = join("cpu", settings.shard_ranks, 60)
+    asked = 0
+
+    def should_stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return ranks.rank == ranks.world - 1 and 0 < stop_before <= asked
+
+    result = train_run(spec, cell, data_dir, settings, should_stop=should_stop, ranks=ranks)
+    assert (result is None) == (stop_before > 0)
+    if result and ranks.rank == 0:
+        result.save(cell)
+    ranks.close()
+
+
+def trained(world: int, spec: RunSpec, cell: Path, data_dir: Path, **more: Any) -> None:
+    """`train` in `world` processes, to its good end."""
+    out = cell.with_name(f"{cell.name}-said")
+    codes = end(start(world, out, train, spec, cell, data_dir, more))
+    assert codes == [0] * world, said(out)

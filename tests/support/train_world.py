@@ -1,0 +1,74 @@
+"""One tiny corpus, model and recipe; a run's losses as bytes; training in a process to be killed."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from chinchilla.config import RecipeConfig, RuntimeConfig
+from chinchilla.core.shapes import ModelShape
+from chinchilla.data.dataset import TokenData
+from chinchilla.plan.grid import plan_run
+from chinchilla.plan.records import Curve, RunResult, RunSpec
+from chinchilla.train import train_run
+
+SEQ_LEN = 16
+ROWS = 4  # rows of a batch
+EVERY_UPDATE = 1e-9  # runtime.checkpoint_minutes that leave a checkpoint after each update
+
+
+def make_spec(
+    data_dir: Path | None = None,
+    steps: int = 24,
+    positions: str = "rope",
+    precision: str = "fp32",
+    **recipe: Any,
+) -> RunSpec:
+    """A run on `data_dir`; without one, on data that does not exist."""
+    vocab_size = TokenData.open(data_dir).vocab_size if data_dir else 400
+    told = {"peak_lr": 2e-2, "batch_tokens": ROWS * SEQ_LEN, "warmup_steps": 3, **recipe}
+    return plan_run(
+        ModelShape(16, 64, 8, 2, 1, vocab_size, SEQ_LEN, positions),
+        RecipeConfig(warmup_fraction=0.5, **told),
+        flop_convention="with_head",
+        data_id=TokenData.open(data_dir).data_id if data_dir else "none",
+        precision=precision,
+        tokens=steps * told["batch_tokens"],
+    )
+
+
+def make_runtime(**more: Any) -> RuntimeConfig:
+    told = {"device": "cpu", "held_out_tokens": 256, "held_out_evals": 4, "log_every_steps": 5}
+    return RuntimeConfig(**{**told, **more})
+
+
+def stop_at(step: int):
+    """A should_stop that says yes before update number `step`; it is asked once before each."""
+    asked = -1
+
+    def should_stop() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked >= step
+
+    return should_stop
+
+
+def same_bits(a: RunResult, a_cell: Path, b: RunResult, b_cell: Path) -> None:
+    """Two runs measured the same, bit for bit: every loss of the curve and of the result."""
+    one, two = Curve.load(a_cell), Curve.load(b_cell)
+    for name in ("step", "loss", "held_out_step", "held_out_loss"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name), name)
+    for name in ("status", "final_loss", "final_loss_se", "held_out_loss", "bits_per_byte"):
+        assert getattr(a, name) == getattr(b, name), name
+
+
+def train_and_save(spec: RunSpec, cell: Path, data_dir: Path, runtime: RuntimeConfig) -> None:
+    """What a killed process was doing: train, and save the result."""
+    torch.set_num_threads(1)
+    sys.stdout = open(cell.parent / f"{cell.name}.out", "a", buffering=1)  # noqa: SIM115
+    result = train_run(spec, cell, data_dir, runtime)
+    assert result is not None
+    result.save(cell)

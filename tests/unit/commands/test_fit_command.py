@@ -1,0 +1,381 @@
+"""`chinchilla fit` on other people's CSVs: what is wrong is one line, what cannot answer says why."""
+
+import json
+
+import numpy as np
+import pytest
+
+from chinchilla import cli
+from chinchilla.fit.loss_law import named_law
+from chinchilla.observations.table import Observations
+
+LAW = named_law("hoffmann")
+HEADER = "run_id,budget_flops,C,N,D,L"
+LAST = "r9,,6e20,1e10,1e10,2.5"
+
+
+def good() -> list[str]:
+    """A CSV's lines: header and eight runs of four sizes on the published law."""
+    rows = []
+    for N in (1e8, 3e8, 1e9, 3e9):
+        for ratio in (10, 40):
+            D = ratio * N
+            rows.append(f"r{len(rows)},,{6 * N * D!r},{N!r},{D!r},{float(LAW(N, D))!r}")
+    return [HEADER, *rows]
+
+
+@pytest.fixture
+def fit(tmp_path, monkeypatch, capsys):
+    """fit(lines or bytes, words...) -> exit code, stdout, stderr of `chinchilla fit`."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(content, *words):
+        if content is not None:
+            raw = content if isinstance(content, bytes) else ("\n".join(content) + "\n").encode()
+            (tmp_path / "runs.csv").write_bytes(raw)
+        capsys.readouterr()
+        if not any(word.startswith("n_bootstrap=") for word in words):
+            words = ("n_bootstrap=0", *words)
+        words = ["observations=runs.csv", "out_dir=fits", *words]
+        code = cli.main(["fit", *words])
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def with_last(**changes) -> list[str]:
+    """The good lines and one more run, some of its values changed; it stands on line 10."""
+    row = dict(zip(HEADER.split(","), LAST.split(","), strict=True)) | changes
+    return [*good(), ",".join(row.values())]
+
+
+def without(column: str) -> list[str]:
+    i = HEADER.split(",").index(column)
+    return [",".join(v for k, v in enumerate(line.split(",")) if k != i) for line in good()]
+
+
+def scaled(**by: float) -> list[str]:
+    """The good lines with whole columns in another unit."""
+    lines = [HEADER]
+    for line in good()[1:]:
+        row = dict(zip(HEADER.split(","), line.split(","), strict=True))
+        lines.append(
+            ",".join({**row, **{k: repr(float(row[k]) * f) for k, f in by.items()}}.values())
+        )
+    return lines
+
+
+BAD = {  # what is wrong -> the lines or bytes, parts of the answer
+    "empty value": (with_last(N=""), ["runs.csv line 10: N='' is not a number"]),
+    "zero": (with_last(L="0"), ["line 10: L=0 is not a positive finite number"]),
+    "negative": (with_last(D="-1e9"), ["line 10: D=-1e9 is not a positive finite"]),
+    "NaN": (with_last(L="nan"), ["line 10: L=nan is not a positive finite"]),
+    "infinite": (with_last(C="inf"), ["line 10: C=inf is not a positive finite"]),
+    "1e400": (with_last(C="1e400"), ["line 10: C=1e400 is not a positive finite"]),
+    "word": (with_last(L="diverged"), ["line 10: L='diverged' is not a number"]),
+    "unit of a loss": (with_last(L="2.5B"), ["line 10: L='2.5B' is not a number"]),
+    "unknown unit": (with_last(D="1.4 zillion"), ["line 10: D='1.4 zillion' is not a number"]),
+    "one row in thousands": (
+        with_last(D="1e7"),
+        ["runs.csv line 10: 6*N*D/C is 0.001", "thousands"],
+    ),
+    "thousands": (with_last(N='"1,000"'), ["N='1,000' is not a number", "thousands separators"]),
+    "bare thousands": (with_last(N="1,000"), ["line 10: more values than the 6 columns"]),
+    "bad budget": (with_last(budget_flops="large"), ["line 10: budget_flops='large' is not a"]),
+    "no name": (with_last(run_id=""), ["line 10: run_id is empty"]),
+    "short row": ([*good(), "r9,,6e20"], ["line 10: 3 values for the 6 columns"]),
+    "open quote": (
+        [*good(), '"r9,,6e20,1e10,1e10,2.5'],
+        ["from line 10 on", "Is a quote left open?"],
+    ),
+    "no C": (without("C"), ["no column C", "With flop_convention=six_nd, C is computed"]),
+    "no L": (without("L"), ["no column L (found run_id, budget_flops, C, N, D)"]),
+    "only N": (["N", "1e8"], ["no column C, D, L (found N)"]),
+    "column twice": (
+        [f"{HEADER},L", *(f"{x},3" for x in good()[1:])],
+        ["the column L occurs twice"],
+    ),
+    "alias beside": (
+        [f"{HEADER},loss", *(f"{x},3" for x in good()[1:])],
+        ["the columns L and loss both give L"],
+    ),
+    "seeds of one name": (
+        with_last(run_id="r0", C="6e17", N="1e8", D="1e9"),
+        ["line 10: the same run as line 2", "give each seed a run_id of its own"],
+    ),
+    "both decimal marks": (
+        [x.replace(",", ";").replace(".", ",", 1) for x in with_last(L="2.5")],
+        ["is not a number"],
+    ),
+    "N in millions": (scaled(N=1e-6), ["N looks like millions", "such as 70e9"]),
+    "D in billions": (scaled(D=1e-9), ["D looks like billions"]),
+    "C in PFLOP/s-days": (scaled(C=1 / 8.64e19), ["C looks like PFLOP/s-days"]),
+    "perplexity": (scaled(L=10.0), ["is no loss in nats per token", "perplexity"]),
+    "header only": ([HEADER], ["no runs, only a header"]),
+    "empty file": (b"", ["found none", "C,N,D,L"]),
+    "only comments": (["# nothing", "# here"], ["found none"]),
+    "unknown convention": (
+        [f"{HEADER},flop_convention", *(f"{x},6nd" for x in good()[1:])],
+        ["line 2: flop_convention='6nd': choose one of unknown, with_head"],
+    ),
+    "mixed conventions": (
+        [f"{HEADER},n_convention", f"{good()[1]},total", f"{good()[2]},non_embedding"],
+        ["line 3: n_convention=non_embedding, but total before"],
+    ),
+    "JSON": (b'{"N": [1e8]}\n', ["no column C, N, D, L"]),
+    "damaged UTF-16": (b"\xff\xfeC\x00,", ["runs.csv is damaged UTF-16 text"]),
+    "Latin-1": ("\n".join(good()).encode() + b"\n# caf\xe9\n", ["is not UTF-8"]),
+    "NUL bytes": ("\n".join(good()).encode() + b"\x00\x00", ["holds NUL bytes"]),
+    "spreadsheet": (b"PK\x03\x04\x14\x00", ["is a spreadsheet or a zip: export"]),
+    "gzip": (b"\x1f\x8b\x08\x00", ["is compressed: unpack"]),
+    "Parquet": (b"PAR1\x15\x04", ["is a Parquet file"]),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_what_is_wrong_with_a_csv_is_said_in_one_line(fit, tmp_path, kind):
+    content, parts = BAD[kind]
+    code, out, err = fit(content)
+    assert (code, out) == (2, "")
+    assert err.count("\n") == 1
+    assert "runs.csv" in err
+    for part in parts:
+        assert part in err
+    assert not (tmp_path / "fits").exists()
+
+
+def test_a_missing_file_and_a_folder_are_said_in_one_line(fit, tmp_path):
+    assert (
+        fit(None)[2]
+        == "chinchilla: observations=runs.csv cannot be read (No such file or directory).\n"
+    )
+    (tmp_path / "runs.csv").mkdir()
+    assert fit(None)[2] == "chinchilla: observations=runs.csv cannot be read (Is a directory).\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "part"),
+    [
+        ("tokens_per_param=[200,2]", "tokens_per_param=[200.0, 2.0]: give the smallest and the"),
+        ("tokens_per_param=[2]", "give the smallest and the largest D/N"),
+        ("tokens_per_param=[1000,2000]", "leaves no run: these have 10 to 40 tokens per parameter"),
+        ("n_convention=all", "n_convention='all': choose one of unknown, total, non_embedding"),
+        ("sweep_dir=s", "give one of sweep_dir=FOLDER"),
+        ("curves=runs.csv", "curves=runs.csv: no two rows share a run_id"),
+        ("curves=none.csv", "curves=none.csv cannot be read (No such file"),
+    ],
+)
+def test_a_knob_that_does_not_fit_the_csv_is_said_in_one_line(fit, word, part):
+    code, _, err = fit(good(), word)
+    assert code == 2
+    assert err.count("\n") == 1
+    assert part in err
+
+
+# ------------------------------------------------------------------ what cannot answer
+
+
+def table(N, D, L, budget=None) -> list[str]:
+    N, D, L = np.broadcast_arrays(*(np.asarray(x, float) for x in (N, D, L)))
+    budget = [""] * len(N) if budget is None else [repr(float(b)) for b in budget]
+    rows = zip(budget, N.tolist(), D.tolist(), L.tolist(), strict=True)
+    return [
+        HEADER,
+        *(f"r{i},{b},{6 * n * d!r},{n!r},{d!r},{x!r}" for i, (b, n, d, x) in enumerate(rows)),
+    ]
+
+
+SIZES = np.repeat(np.geomspace(1e8, 1e10, 8), 3)
+RATIOS = np.tile([8.0, 20.0, 50.0], 8)
+BUDGETS = np.repeat([1e19, 1e20], 9)
+VALLEYS = 0.6 * (BUDGETS / 6) ** 0.4565 * np.tile(np.geomspace(1 / 4, 4, 9), 2)
+
+
+@pytest.mark.parametrize(
+    ("rows", "reasons"),
+    [
+        (table([1e9], [2e10], 2.5), {"parametric": "needs runs of different cost",
+                                     "envelope": "needs 3 model sizes", "isoflop": "no run names one"}),
+        (table(np.full(8, 1e9), 1e9 * np.arange(5, 13), 3 - 0.1 * np.arange(8)),
+         {"parametric": "needs three different sizes N", "envelope": "these runs have 1"}),
+        (table(SIZES, 20 * SIZES * np.tile([0.999, 1.0, 1.001], 8), LAW(SIZES, 20 * SIZES)),
+         {"parametric": "cannot tell N from D", "envelope": "cannot tell N from D"}),
+        (table(VALLEYS, 20 * VALLEYS, LAW(VALLEYS, 20 * VALLEYS), 120 * VALLEYS**2),
+         {"parametric": "cannot tell N from D", "envelope": "cannot tell N from D",
+          "isoflop": "approach 2 cannot tell N from D: every run has 20 tokens per parameter"}),
+        (table(VALLEYS, BUDGETS / 6 / VALLEYS, 3.0, BUDGETS),
+         {"isoflop": "all 9 runs end at 3 nats per token", "parametric": "needs losses that differ"}),
+        (table(VALLEYS, BUDGETS / 6 / VALLEYS**0.9, 3 - 0.1 * np.log(VALLEYS), BUDGETS),
+         {"isoflop": "no profile at one budget (at most 1.3). Check column C"}),
+        (table(VALLEYS[:9], 1e19 / 6 / VALLEYS[:9], LAW(VALLEYS[:9], 1e19 / 6 / VALLEYS[:9]), BUDGETS[:9]),
+         {"isoflop": "two budgets", "parametric": "different cost", "envelope": "3 sizes"}),
+        (table(SIZES, RATIOS * SIZES, 3.0), {"parametric": "approach 3", "envelope": "approach 1"}),
+        (table(VALLEYS, BUDGETS / 6 / VALLEYS, 4 - 0.1 * np.log(VALLEYS), BUDGETS),
+         {"isoflop": "bottom"}),
+    ],
+    ids=["one run", "one size", "one D/N", "one D/N in budgets", "constant loss in budgets",
+         "budgets of unequal C", "one budget", "constant loss", "no valley"],
+)  # fmt: skip
+def test_a_csv_that_cannot_answer_is_refused_with_the_reason(fit, tmp_path, rows, reasons):
+    code, out, err = fit(rows, f"approaches=[{','.join(reasons)}]")
+    assert (code, err) == (3, "")
+    told = json.loads((tmp_path / "fits" / "frontier.json").read_text())["approaches"]
+    for approach, reason in reasons.items():
+        assert told[approach]["status"] == "refused"
+        assert reason in told[approach]["reason"]
+        assert f"{approach} refused: " in out
+
+
+# ------------------------------------------------------------------ what is read
+
+
+def read_back(tmp_path) -> Observations:
+    return Observations.from_csv(tmp_path / "fits" / "observations.csv")
+
+
+def test_integers_beyond_64_bits_are_numbers_like_others(fit, tmp_path):
+    rows = table(SIZES * 10, RATIOS * SIZES * 10, LAW(SIZES * 10, RATIOS * SIZES * 10))
+    whole = [rows[0], *(",".join(_whole(v) for v in row.split(",")) for row in rows[1:])]
+    assert any(len(v) > 20 for v in whole[-1].split(","))
+    assert fit(whole, "approaches=parametric")[0] == 0
+    assert read_back(tmp_path).C.max() == pytest.approx(6 * (SIZES * RATIOS * SIZES).max() * 100)
+
+
+def _whole(text: str) -> str:
+    try:
+        value = float(text)
+    except ValueError:
+        return text
+    return f"{value:.0f}" if value > 1e3 else text
+
+
+def test_columns_under_other_names_without_C_give_the_same_fit(fit, tmp_path):
+    D = RATIOS * SIZES
+    rows = table(SIZES, D, LAW(SIZES, D))
+    words = ("approaches=parametric", "flop_convention=six_nd", "n_convention=non_embedding")
+    assert fit(rows, *words)[0] == 0
+    first = json.loads((tmp_path / "fits" / "frontier.json").read_text())
+    cells = [row.split(",") for row in rows[1:]]
+    renamed = ["Loss\tPARAMS\tTokens\tnote", *(f"{c[5]}\t{c[3]}\t{c[4]}\tx" for c in cells)]
+    code, out, _ = fit(renamed, *words)
+    assert code == 0
+    assert "note: C = 6*N*D on every row: the table gives no C." in out
+    second = json.loads((tmp_path / "fits" / "frontier.json").read_text())
+    a, b = (x["approaches"]["parametric"] for x in (first, second))
+    assert a["law"] == b["law"]
+    assert b["conventions"]["n_convention"] == "non_embedding"
+    assert second["data"]["notes"] == ["C = 6*N*D on every row: the table gives no C."]
+    assert list(read_back(tmp_path).run_id[:2]) == ["run0000", "run0001"]
+
+
+def test_a_window_of_tokens_per_param_is_kept_to_and_recorded(fit, tmp_path):
+    D = RATIOS * SIZES
+    rows = table(SIZES, D, LAW(SIZES, D))
+    code, out, _ = fit(rows, "approaches=parametric", "tokens_per_param=[5,30]")
+    assert code == 0
+    note = "8 of 24 runs left out: tokens per parameter outside [5, 30]."
+    assert f"note: {note}" in out
+    told = json.loads((tmp_path / "fits" / "frontier.json").read_text())
+    assert told["data"]["notes"] == [note]
+    assert told["command"]["tokens_per_param"] == [5, 30]
+    assert told["approaches"]["parametric"]["n_runs"] == 16
+    assert told["data"]["tokens_per_param"] == [8, 20]
+
+
+def curves() -> list[str]:
+    """Six points along each of 25 runs of five sizes and five horizons."""
+    rows = [HEADER]
+    for N in (1e8, 1.4e8, 2e8, 2.8e8, 4e8):
+        for ratio in (5, 10, 20, 40, 80):
+            for share in np.linspace(0.25, 1, 6).tolist():
+                D = share * ratio * N
+                L = float(LAW(N, D)) + 0.3 * (1 - share)
+                rows.append(f"n{N:.1e}-{ratio},,{6 * N * D!r},{N!r},{D!r},{L!r}")
+    return rows
+
+
+def test_curves_go_to_approach_1_and_rows_of_observations_to_approach_3(fit, tmp_path):
+    lines = curves()
+    (tmp_path / "curves.csv").write_text("\n".join(lines) + "\n")
+    ends = [x for x in lines[6::6] if "-80" not in x]  # 20 runs have a row of their own
+    lower = [",".join([*x.split(",")[:5], repr(float(x.split(",")[5]) - 0.01)]) for x in ends]
+    code, out, _ = fit([HEADER, *lower], "curves=curves.csv")
+    assert code == 0
+    assert "5 runs are known by their curve alone" in out
+    told = json.loads((tmp_path / "fits" / "frontier.json").read_text())["approaches"]
+    assert told["parametric"]["n_runs"] == 25
+    assert told["envelope"]["settings"]["endpoints_only"] is False
+    obs = read_back(tmp_path)
+    own = np.array(["-80" not in run for run in obs.run_id])
+    assert obs.L[own] == pytest.approx(LAW(obs.N, obs.D)[own] - 0.01, rel=1e-12)
+    assert obs.L[~own] == pytest.approx(LAW(obs.N, obs.D)[~own], rel=1e-12)
+
+
+def test_curves_alone_are_enough(fit, tmp_path, capsys):
+    (tmp_path / "curves.csv").write_text("\n".join(curves()) + "\n")
+    words = [
+        "curves=curves.csv",
+        "out_dir=fits",
+        "n_bootstrap=0",
+        "approaches=[envelope,parametric]",
+    ]
+    assert cli.main(["fit", *words]) == 0
+    assert "25 runs are known by their curve alone" in capsys.readouterr().out
+    assert len(read_back(tmp_path)) == 25
+
+
+def test_curves_of_other_runs_than_the_observations_are_refused(fit, tmp_path):
+    (tmp_path / "curves.csv").write_text("\n".join(curves()) + "\n")
+    code, _, err = fit(good(), "curves=curves.csv")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "observations and curves share no run_id (r0, ... and n1.0e+08-5, ...)" in err
+
+
+def test_the_other_intervals_are_left_out_where_nobody_wants_them(fit, tmp_path):
+    D = RATIOS * SIZES
+    rows = table(SIZES, D, LAW(SIZES, D) * (1 + 1e-3 * np.sin(np.arange(24))))
+    words = ("approaches=parametric", "n_bootstrap=20")
+    for word, more in (("compare_intervals=true", True), ("compare_intervals=false", False)):
+        assert fit(rows, *words, word)[0] == 0
+        told = json.loads((tmp_path / "fits" / "frontier.json").read_text())["approaches"]
+        assert bool(told["parametric"]["intervals"]) is more
+
+
+def test_a_word_given_twice_or_resamples_beyond_memory_are_refused(fit):
+    rows = table(SIZES, RATIOS * SIZES, LAW(SIZES, RATIOS * SIZES))
+    for words, said in (
+        (["out_dir=other"], "out_dir is given 2 times"),
+        (["approaches=[isoflop,isoflop]"], "names one twice"),
+        (["n_bootstrap=1000000000"], "n_bootstrap=1000000000: so many resamples"),
+    ):
+        code, out, err = fit(rows, *words)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert said in err
+
+
+def test_runs_of_two_data_sets_in_one_table_are_doubted(fit):
+    """Two laws 0.6 nats apart: the fit goes on, and says what the residuals say."""
+    D = RATIOS * SIZES
+    L = LAW(SIZES, D) + 0.6 * (np.arange(24) % 2)
+    code, out, _ = fit(table(SIZES, D, L), "approaches=[parametric]")
+    assert "are they of one data set" in out or code == 3
+
+
+def test_losses_that_rise_with_compute_are_refused(fit):
+    D = RATIOS * SIZES
+    rise = (6 * SIZES * D / 1e18) ** 0.2
+    code, out, _ = fit(table(SIZES, D, LAW(SIZES, D) * rise), "approaches=[parametric]")
+    assert code == 3
+    assert "more compute does not lower the loss" in out
+
+
+def test_budgets_in_the_wrong_rows_and_swapped_columns_are_said(fit):
+    D = BUDGETS / 6 / VALLEYS
+    code, _, err = fit(table(VALLEYS, D, LAW(VALLEYS, D), BUDGETS[::-1]))
+    assert code == 2
+    assert "are budgets in the right rows?" in err
+    _, out, _ = fit(
+        table(RATIOS * SIZES, SIZES, LAW(SIZES, RATIOS * SIZES)), "approaches=parametric"
+    )
+    assert "are N and D in the right columns?" in out

@@ -1,0 +1,285 @@
+"""Files that are whole or not there, whatever fails."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from chinchilla.core import files
+from chinchilla.core.errors import InputError
+from chinchilla.core.files import (
+    atomic_write,
+    clean_leftovers,
+    create_once,
+    inside,
+    make_dirs,
+    read_json,
+    sha256_file,
+    temporary_path,
+    writable_dir,
+    write_json,
+    write_text,
+)
+
+
+@pytest.fixture
+def old_file(tmp_path):
+    path = tmp_path / "fact.json"
+    path.write_text("old")
+    return path
+
+
+def names(path):
+    return sorted(p.name for p in path.parent.iterdir())
+
+
+def test_a_written_file_is_there_and_nothing_else(tmp_path):
+    write_text(tmp_path / "a.txt", "one\ntwo ä\n")
+    assert (tmp_path / "a.txt").read_bytes() == "one\ntwo ä\n".encode()
+    assert names(tmp_path / "a.txt") == ["a.txt"]
+
+
+def test_nothing_shows_before_the_block_ends(old_file):
+    with atomic_write(old_file) as f:
+        f.write("new")
+        f.flush()
+        assert old_file.read_text() == "old"
+    assert old_file.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), SystemExit(1)])
+def test_an_exception_inside_leaves_the_old_file_and_no_temporary(old_file, error):
+    def write_half():
+        with atomic_write(old_file) as f:
+            f.write("half of the n")
+            raise error
+
+    with pytest.raises(type(error)):
+        write_half()
+    assert old_file.read_text() == "old"
+    assert names(old_file) == ["fact.json"]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file_and_no_temporary(old_file, monkeypatch, call):
+    def fail(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(files.os, call, fail)
+    with pytest.raises(OSError, match="No space left") as error:
+        write_text(old_file, "new")
+    assert error.value.filename == str(old_file), "the system names none"
+    assert old_file.read_text() == "old"
+    assert names(old_file) == ["fact.json"]
+
+
+def test_the_content_is_on_disk_before_the_name_is_and_the_name_after(tmp_path, monkeypatch):
+    """The order that survives a power cut: fsync file, rename, fsync folder."""
+    done = []
+    real_fsync, real_replace = os.fsync, os.replace
+
+    def fsync(fd):
+        done.append("folder" if os.path.isdir(f"/proc/self/fd/{fd}") else "file")
+        real_fsync(fd)
+
+    def replace(a, b):
+        done.append("rename")
+        real_replace(a, b)
+
+    monkeypatch.setattr(files.os, "fsync", fsync)
+    monkeypatch.setattr(files.os, "replace", replace)
+    write_text(tmp_path / "a", "x")
+    assert done == ["file", "rename", "folder"]
+
+
+def test_two_writers_at_once_do_not_share_a_temporary(old_file):
+    with atomic_write(old_file) as a, atomic_write(old_file) as b:
+        a.write("a" * 10)
+        b.write("b" * 5)
+    assert old_file.read_text() == "a" * 10  # the outer block ends last
+    assert names(old_file) == ["fact.json"]
+
+
+def test_bytes_are_written_as_they_are(tmp_path):
+    with atomic_write(tmp_path / "b", "wb") as f:
+        f.write(b"\r\n\x00")
+    assert (tmp_path / "b").read_bytes() == b"\r\n\x00"
+
+
+def test_a_folder_in_the_place_of_the_file_is_said_by_its_name(tmp_path):
+    with pytest.raises(IsADirectoryError) as error:
+        write_text(tmp_path, "x")
+    assert error.value.filename == str(tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_that_other_readers_refuse_is_not_written(old_file, value):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(old_file, {"loss": value})
+    assert old_file.read_text() == "old"
+
+
+def test_json_comes_back(tmp_path):
+    value = {"a": [1, 2.5e-300, None, "ä\u2028"], "b": {}}
+    write_json(tmp_path / "x.json", value)
+    assert read_json(tmp_path / "x.json", "thing") == value
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1}}', b"\xff\xfe"])
+def test_what_is_not_json_is_said_with_its_path(tmp_path, content):
+    path = tmp_path / "x.json"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"thing: {path} cannot be read"):
+        read_json(path, "thing")
+
+
+def test_a_missing_file_and_a_folder_are_said_with_their_path(tmp_path):
+    with pytest.raises(InputError, match=r"thing: .*none.json does not exist"):
+        read_json(tmp_path / "none.json", "thing")
+    with pytest.raises(InputError, match=r"thing: .* cannot be read .*directory"):
+        read_json(tmp_path, "thing")
+
+
+def test_sha256_of_more_than_one_block(tmp_path):
+    path = tmp_path / "b"
+    path.write_bytes(b"a" * 1_000_000 + b"b" * 1_000_000)
+    # sha256sum of the same bytes
+    assert sha256_file(path) == "af1d4dc65b0fc058024a01f569b02a5ae351de9a8f9ea052a52c135d920c3e07"
+
+
+def test_writable_dir_makes_the_folder_and_leaves_it_empty(tmp_path):
+    made = writable_dir(tmp_path / "a" / "b", "out_dir")
+    assert made.is_dir()
+    assert list(made.iterdir()) == []
+
+
+def test_a_folder_below_a_file_is_refused_by_its_key(old_file):
+    """Root may write anywhere that permissions forbid, but nobody can write below a file."""
+    with pytest.raises(
+        InputError, match=r"^sweep_dir=.*fact.json/x is not a folder .*another sweep_dir"
+    ):
+        writable_dir(old_file / "x", "sweep_dir")
+    with pytest.raises(InputError, match=r"sweep_dir=.*File exists"):
+        writable_dir(old_file, "sweep_dir")
+
+
+def test_a_folder_in_which_no_file_can_be_made_is_refused(tmp_path, monkeypatch):
+    def read_only(self, *args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    monkeypatch.setattr(files.Path, "touch", read_only)
+    with pytest.raises(InputError, match=r"out_dir=.*Read-only file system"):
+        writable_dir(tmp_path, "out_dir")
+
+
+def test_one_line_of_json_file_ends_with_a_newline(tmp_path):
+    write_json(tmp_path / "x.json", [1])
+    text = (tmp_path / "x.json").read_text()
+    assert text.endswith("]\n")
+    assert json.loads(text) == [1]
+
+
+def dead_pid() -> int:
+    child = subprocess.Popen(["true"])
+    child.wait()
+    return child.pid
+
+
+def left_by(path, pid: int, table: str = ""):
+    """A temporary name as process `pid` of this or another process table would give it."""
+    name = temporary_path(path).name.replace(f"-{os.getpid()}-", f"-{pid}-")
+    return path.with_name(name.replace(files._table_digest(), table or files._table_digest()))
+
+
+def test_what_a_dead_process_left_goes_and_work_in_progress_stays(tmp_path):
+    dead = left_by(tmp_path / "result.json", dead_pid())
+    dead.write_text("half")
+    folder = left_by(tmp_path / "step-00000010", dead_pid())
+    (folder / "inner").mkdir(parents=True)
+    alive = temporary_path(tmp_path / "result.json")
+    alive.write_text("half")
+    assert set(clean_leftovers(tmp_path)) == {dead.name, folder.name}
+    assert names(alive) == [alive.name]
+
+
+@pytest.mark.parametrize(("age", "stays"), [(0, True), (3500, True), (3700, False)])
+def test_another_machines_leftovers_go_after_an_hour(tmp_path, age, stays):
+    far = left_by(tmp_path / "result.json", dead_pid(), table="0123abcd")
+    far.write_text("half")
+    folder = left_by(tmp_path / "step-00000010", os.getpid(), table="0123abcd")
+    folder.mkdir()
+    (folder / "weights").write_text("a file in it that still grows keeps the folder")
+    then = time.time() - age
+    os.utime(far, (then, then))
+    os.utime(folder, (0, 0))
+    clean_leftovers(tmp_path)
+    assert far.exists() == stays
+    assert (folder / "weights").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["result.json", "x.tmp", ".x.tmp", ".result.json.1234abcd.tmp", ".vimrc.swp", "~$a.tmp"]
+)
+def test_files_of_other_names_are_nobodys_leftovers(tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    os.utime(tmp_path / name, (0, 0))
+    assert clean_leftovers(tmp_path) == []
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_leftover_that_is_a_link_goes_without_what_it_leads_to(tmp_path):
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "file").write_text("mine")
+    left_by(tmp_path / "step-00000010", dead_pid()).symlink_to(tmp_path / "precious")
+    assert len(clean_leftovers(tmp_path)) == 1
+    assert (tmp_path / "precious" / "file").read_text() == "mine"
+
+
+def test_a_killed_writer_leaves_what_the_next_one_cleans(tmp_path):
+    """The real thing: SIGKILL with the temporary file open."""
+    code = (
+        "import os, signal, sys; from pathlib import Path; from chinchilla.core.files import atomic_write\n"
+        "with atomic_write(Path(sys.argv[1])) as f:\n"
+        "    f.write('half'); f.flush(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    path = tmp_path / "fact.json"
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    [left] = names(path)
+    assert clean_leftovers(tmp_path) == [left]
+    assert names(path) == []
+
+
+def test_what_is_created_once_stays(tmp_path):
+    assert create_once(tmp_path / "x", "first")
+    assert not create_once(tmp_path / "x", "second")
+    assert (tmp_path / "x").read_text() == "first"
+    assert names(tmp_path / "x") == ["x"]
+
+
+def test_folders_are_made_so_that_each_survives_a_power_cut(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(files, "fsync_dir", synced.append)
+    make_dirs(tmp_path / "a" / "b" / "c")
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    make_dirs(tmp_path / "a" / "b")
+    assert len(synced) == 3
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/passwd", "a/../../x", ".", "", "out/x"])
+def test_a_name_that_leads_out_of_its_folder_is_refused(tmp_path, name):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "out").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="leads out of its folder"):
+        inside(tmp_path / "folder", name)
+    assert inside(tmp_path / "folder", "a/b") == tmp_path / "folder" / "a" / "b"
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"9" * 5_000])
+def test_json_that_python_gives_up_on_is_said_in_a_line(tmp_path, content):
+    (tmp_path / "x.json").write_bytes(content)
+    with pytest.raises(InputError, match="cannot be read"):
+        read_json(tmp_path / "x.json", "thing")

@@ -1,0 +1,54 @@
+"""The data card says what came in, what was dropped and why, and whose it is."""
+
+import json
+
+from data_corpora import command, documents, write_jsonl
+
+from chinchilla.config import CorpusConfig
+from chinchilla.data.manifest import Manifest
+from chinchilla.data.prepare.pipeline import prepare
+
+
+def test_the_card_accounts_for_every_document(tmp_path):
+    path = write_jsonl(tmp_path / "a.jsonl", [*documents(30), *documents(4), "", ""])
+    with path.open("a") as f:
+        f.write('{"text": "lone \\ud800 surrogate"}\n')
+    told = command(tmp_path / "d", path)
+    told.corpus.licence = "CC0 | see\nnotice"
+    m = prepare(told)
+    card = json.loads((tmp_path / "d" / "data_card.json").read_text())
+    [source] = card["sources"]
+    assert source["documents_in"] == 37
+    kept = source["train"]["documents"] + source["heldout"]["documents"]
+    assert kept + sum(source["dropped"].values()) == 37
+    assert card["data_id"] == m.data_id
+    assert source["files"] == 1
+    text = (tmp_path / "d" / "data_card.md").read_text()
+    assert "| custom | duplicate | 4 | the same text again |" in text
+    assert r"CC0 \| see notice" in text  # the table stays a table
+    assert str(tmp_path) not in text  # nobody's paths
+
+
+def test_the_card_comes_back_when_it_is_lost(tmp_path):
+    told = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
+    prepare(told)
+    text = (tmp_path / "d" / "data_card.md").read_text()
+    (tmp_path / "d" / "data_card.md").unlink()
+    assert prepare(told).already_prepared
+    assert (tmp_path / "d" / "data_card.md").read_text() == text
+
+
+def test_folders_from_before_there_were_sources_get_one_too(tmp_path, token_dir):
+    record = json.loads((token_dir / "manifest.json").read_text())
+    del record["sources"]
+    (tmp_path / "manifest.json").write_text(json.dumps(record))
+    [source] = Manifest.load(tmp_path).all_sources()
+    assert source.name == "custom"
+    assert source.documents == 60
+
+
+def test_hub_sources_say_which_revision(tmp_path):
+    from chinchilla.data.data_card import _origin
+
+    hub = CorpusConfig(format="hub", hub_name="allenai/c4", hub_config="en")
+    assert _origin(vars(hub)) == "hub: allenai/c4 en train @newest"

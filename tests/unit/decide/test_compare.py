@@ -1,0 +1,334 @@
+"""Corpora side by side: known differences come back, and what does not compare is refused."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chinchilla import cli
+from chinchilla.config import FitCommand
+from chinchilla.core.errors import InputError
+from chinchilla.core.shapes import ModelShape
+from chinchilla.decide.compare import Side, compare, told
+from chinchilla.fit import Fits, LossLaw, fit_all
+from chinchilla.observations.table import Observations
+from chinchilla.plan.records import RunResult, RunSpec, save_plan
+from chinchilla.report.comparison import tables_of, write_comparison
+from chinchilla.report.figures import valleys_side_by_side
+
+EVEN = LossLaw(1.7, 400.0, 400.0, 0.34, 0.34)  # a = b = .5
+CODE = LossLaw(0.9, 300.0, 900.0, 0.30, 0.36)  # a = .36/.66 = .545
+BUDGETS = (1e18, 1e19, 1e20, 1e21)
+SETTINGS = FitCommand(
+    observations="runs.csv", out_dir="x", approaches=["isoflop", "parametric"], n_bootstrap=200,
+    compare_intervals=False,
+)  # fmt: skip
+
+
+def runs(law: LossLaw, seed: int = 0, noise: float = 1e-3, budgets=BUDGETS) -> Observations:
+    C = np.repeat(budgets, 7)
+    G = (law.alpha * law.A / (law.beta * law.B)) ** (1 / (law.alpha + law.beta))
+    N = G * (C / 6) ** (law.beta / (law.alpha + law.beta))
+    N = N * np.tile(np.geomspace(1 / 4, 4, 7), len(budgets))
+    D = C / (6 * N)
+    L = law(N, D) * np.exp(noise * np.random.default_rng(seed).normal(size=len(N)))
+    return Observations.of(
+        N=N, D=D, L=L, C=C, budget_flops=C, flop_convention="six_nd", loss_kind="heldout"
+    )
+
+
+def side(name: str, obs: Observations, settings: FitCommand = SETTINGS, **known) -> Side:
+    return Side(name, name, fit_all(obs, None, settings), obs, **known)
+
+
+@pytest.fixture(scope="module")
+def sides() -> list[Side]:
+    return [
+        side("prose", runs(EVEN), bits_per_nat=0.5),
+        side("code", runs(CODE, 1), bits_per_nat=0.9),
+    ]
+
+
+def by(found, approach: str, of: str = "a"):
+    return [d for d in found.differences if (d.approach, d.of) == (approach, of)]
+
+
+def test_a_difference_of_two_laws_comes_back_with_its_interval(sides):
+    found = compare(sides)
+    for approach in ("isoflop", "parametric"):
+        (d,) = by(found, approach)
+        assert d.value == pytest.approx(0.36 / 0.66 - 0.5, abs=0.02)
+        assert d.ci95[0] < d.interval[0] < d.value < d.interval[1] < d.ci95[1]
+        assert d.verdict == "differ"
+    assert "N_opt grows as C^0.50 [" in told(found)
+    assert "code less prose is +0.0" in told(found)
+    assert "more than their intervals allow (the 95% interval leaves out 0)" in told(found)
+
+
+def test_two_sweeps_of_one_law_are_not_told_apart():
+    found = compare([side("one", runs(EVEN, 2, 3e-3)), side("other", runs(EVEN, 3, 3e-3))])
+    assert {d.verdict for d in found.differences} == {"not told apart"}
+
+
+def test_the_interval_of_a_difference_is_wider_than_either():
+    found = compare([side("one", runs(EVEN, 2)), side("other", runs(EVEN, 3))])
+    one, other = (e.a_interval for e in found.exponents if e.approach == "isoflop")
+    (d,) = by(found, "isoflop")
+    widths = [high - low for low, high in (one, other, d.interval)]
+    assert max(widths[:2]) < widths[2] < sum(widths[:2]) * 1.05
+
+
+def test_sizes_stand_at_the_shared_budgets_and_their_ratio_beside_them(sides):
+    found = compare(sides)
+    assert found.budgets == list(BUDGETS)
+    ratio = next(d for d in by(found, "isoflop", "N_opt") if d.C == 1e20)
+    prose, code = (s.N for s in found.sizes if (s.approach, s.C) == ("isoflop", 1e20))
+    assert ratio.value == pytest.approx(code / prose)
+    assert ratio.verdict in ("may differ", "differ")
+    assert not ratio.interval[0] <= 1 <= ratio.interval[1]
+
+
+def test_without_shared_budgets_sizes_are_compared_where_both_have_runs():
+    found = compare(
+        [side("one", runs(EVEN)), side("other", runs(EVEN, 1, budgets=(3e18, 3e19, 3e20)))]
+    )
+    assert found.budgets == found.lowest == []
+    assert sorted({s.C for s in found.sizes}) == pytest.approx([3e18, 3e19, 3e20])
+    assert any("no isoFLOP budget is shared" in note for note in found.notes)
+
+
+def test_bits_per_byte_are_the_nats_of_the_best_run_times_its_corpus_factor(sides):
+    first, second = compare(sides).lowest[:2]
+    assert (first.corpus, second.corpus) == ("prose", "code")
+    assert first.L == sides[0].finals.L[sides[0].finals.budget_flops == 1e18].min()
+    assert first.bits_per_byte == first.L * 0.5
+    assert second.bits_per_byte == second.L * 0.9
+
+
+def test_fits_without_resamples_say_that_there_is_no_interval():
+    settings = replace(SETTINGS, n_bootstrap=0)
+    found = compare([side("one", runs(EVEN), settings), side("other", runs(CODE), settings)])
+    assert {d.verdict for d in found.differences} == {"no interval"}
+    assert "a fit keeps no resamples" in told(found)
+
+
+@pytest.mark.parametrize(
+    ("convention", "value", "cure"),
+    [("flop_convention", "paper", "one way"), ("loss_kind", "train", "one loss=")],
+)
+def test_runs_counted_in_two_ways_do_not_compare(sides, convention, value, cure):
+    other = replace(sides[1], finals=replace(sides[1].finals, **{convention: value}))
+    with pytest.raises(
+        InputError, match=f"{convention} differs .* in prose, {value} in code.*{cure}"
+    ):
+        compare([sides[0], other])
+
+
+def test_what_only_one_side_says_is_noted(sides):
+    """The page gives one convention for both: of one of them nobody knows."""
+    quiet = replace(sides[1].finals, loss_kind="unknown", flop_convention="unknown")
+    found = compare([sides[0], replace(sides[1], finals=quiet)])
+    (note,) = (note for note in found.notes if "does not say" in note)
+    assert note == (
+        "code does not say its flop_convention, loss_kind: taken to be six_nd, heldout, as the other says."
+    )
+    assert not any("does not say" in note for note in compare(sides).notes)
+
+
+def test_one_vocabulary_each_and_one_corpus_twice_are_noted(sides):
+    a, b = (
+        replace(s, vocab_sizes=(v,), data_ids=("d",))
+        for s, v in zip(sides, (512, 8192), strict=True)
+    )
+    said = " ".join(compare([a, b]).notes)
+    assert "vocabularies differ (prose 512, code 8,192)" in said
+    assert "code reads the same tokens as prose" in said
+
+
+# ------------------------------------------------------------------ tables, figure, page
+
+
+def test_the_papers_table_a2_stands_beside_approach_2(sides):
+    _, table = tables_of(compare(sides))["exponents"]
+    rows = [[cell.text for cell in row] for row in table.rows]
+    at = [row[0] for row in rows].index("2 isoflop")
+    assert [row[1] for row in rows[at : at + 4]] == ["prose", "code", "paper, C4", "paper, GitHub"]
+    assert rows[at + 3][2:4] == ["0.53", "0.47"]
+    assert rows[0][2] == "not fitted"  # approach 1 was not asked for
+
+
+def test_panels_share_sizes_and_colours_and_in_bits_per_byte_the_scale(sides):
+    panels = [(s.name, s.fits.fitted["isoflop"], s.finals) for s in sides]
+    left, right = valleys_side_by_side(panels, [0.5, 0.9]).axes
+    assert left.get_xlim() == right.get_xlim()
+    assert np.ptp(left.get_ylim()) == pytest.approx(np.ptp(right.get_ylim()))
+    assert (left.get_ylabel(), right.get_ylabel()) == ("final held-out loss, bits/byte", "")
+    dots = [[line for line in ax.lines if len(line.get_xdata()) == 7] for ax in (left, right)]
+    assert [x.get_color() for x in dots[0]] == [x.get_color() for x in dots[1]]
+    assert dots[1][0].get_ydata().min() == pytest.approx(0.9 * sides[1].finals.L[:7].min())
+    left, right = valleys_side_by_side(panels, None).axes
+    assert left.get_ylabel() == right.get_ylabel() == "final held-out loss, nats/token"
+    assert np.ptp(left.get_ylim()) != pytest.approx(np.ptp(right.get_ylim()))
+
+
+def test_the_page_holds_everything_and_fetches_nothing(sides, tmp_path):
+    unsafe = replace(sides[1], name="<b>code</b>")
+    page = write_comparison(tmp_path, [sides[0], unsafe], compare([sides[0], unsafe])).read_text()
+    assert "<b>code</b>" not in page
+    assert "&lt;b&gt;code" in page
+    assert page.count("data:image/svg+xml;base64,") == 1
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "Bits per byte, all panels to one scale" in page
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {
+        "compare_valleys.png", "compare_valleys.svg",
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------ the command
+
+
+@pytest.fixture
+def say(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+
+    def run(words: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main(words.split())
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def keep(place: Path, fitted: Side) -> None:
+    """What `chinchilla fit` leaves."""
+    place.mkdir(parents=True)
+    fitted.finals.save(place / "observations.csv")
+    fitted.fits.with_runs(place / "observations.csv").save(place / "frontier.json")
+
+
+def keep_sweep(folder: Path, fitted: Side, bytes_per_token: float) -> None:
+    """A sweep's folder whose results stand behind the fits: bits per byte come from them."""
+    specs, names = [], []
+    for i, L in enumerate(fitted.finals.L.tolist()):
+        spec = RunSpec(
+            sweep="s", budget_flops=1e12, flop_convention="six_nd",
+            model=ModelShape(32, 128, 16, 2, 3, 512, 64), data_id=folder.name, batch_tokens=1024,
+            steps=10, cosine_steps=10, warmup_steps=1, peak_lr=1e-3, final_lr_ratio=0.1,
+            weight_decay=0.1, beta1=0.9, beta2=0.95, adam_eps=1e-8, grad_clip=1.0, precision="fp32",
+            seed=i,
+        )  # fmt: skip
+        (folder / "cells" / spec.run_id).mkdir(parents=True)
+        RunResult(
+            spec=spec, status="finished", reason="", final_loss=L, final_loss_se=0.01,
+            final_loss_steps=3, held_out_loss={"heldout": L}, held_out_tokens={"heldout": 9},
+            bits_per_byte={"heldout": L / np.log(2) / bytes_per_token}, n_params=spec.N,
+            n_params_non_embedding=1, steps_done=10, flops_spent=spec.C, wall_seconds=1,
+            tokens_per_second=1, mfu=None, peak_memory_bytes=1, device="cpu", versions={}, git="",
+            started_utc="", finished_utc="",
+        ).save(folder / "cells" / spec.run_id)  # fmt: skip
+        specs.append(spec)
+        names.append(spec.run_id)
+    save_plan(specs, folder / "plan.jsonl")
+    keep(folder / "fits", replace(fitted, finals=replace(fitted.finals, run_id=np.array(names))))
+
+
+def test_two_sweeps_are_compared_in_bits_per_byte(say, sides, tmp_path):
+    keep_sweep(tmp_path / "runs" / "prose", sides[0], 2.0)
+    keep_sweep(tmp_path / "runs" / "code", sides[1], 1.5)
+    code, out, _ = say("compare sweep_dirs=[runs/prose,runs/code] out_dir=both")
+    assert code == 0
+    assert "paper, GitHub" in out
+    assert "wrote both/compare.html" in out
+    found = json.loads((tmp_path / "both" / "compare.json").read_text())
+    assert [c["name"] for c in found["corpora"]] == ["prose", "code"]
+    assert [c["bytes_per_token"] for c in found["corpora"]] == pytest.approx([2.0, 1.5])
+    assert [c["data_ids"] for c in found["corpora"]] == [["prose"], ["code"]]
+    best = found["lowest"][0]
+    assert best["bits_per_byte"] == pytest.approx(best["L"] / np.log(2) / 2.0)
+    assert (tmp_path / "both" / "figures" / "compare_valleys.png").exists()
+
+
+@pytest.mark.slow
+def test_fits_of_tables_are_compared_in_nats(say, sides, tmp_path):
+    for folder, one in zip(("a", "b"), sides, strict=True):
+        keep(tmp_path / folder, one)
+    code, out, _ = say(
+        "compare fits=[a,b/frontier.json] names=[C4,GitHub] out_dir=both format=json"
+    )
+    found = json.loads(out)
+    assert code == 0
+    assert [c["name"] for c in found["corpora"]] == ["C4", "GitHub"]
+    assert found["lowest"][0]["bits_per_byte"] is None
+    page = (tmp_path / "both" / "compare.html").read_text()
+    assert "Each panel has its own axis in nats per token" in page
+
+
+@pytest.mark.slow
+def test_names_are_shown_as_they_are_and_one_table_twice_is_noted(say, sides, tmp_path):
+    for folder in ("a", "b"):
+        keep(tmp_path / folder, sides[0])
+    code, out, _ = say(
+        'compare fits=[a,b] \'names=["[/red]x","$y_"]\' out_dir=both'.replace("'", "")
+    )
+    assert code == 0
+    assert "[/red]x" in out
+    assert "$y_ and [/red]x are fits of the same runs" in " ".join(out.split())
+
+
+def test_repeated_data_of_a_corpus_is_noted():
+    once = runs(EVEN)
+    obs = replace(once, unique_tokens=once.D / 3)
+    notes = compare([side("once", once), side("thrice", obs)]).notes
+    assert [n for n in notes if n.startswith("28 of 28 runs on thrice repeat data, up to 3 epochs")]
+    assert not [n for n in notes if "on once" in n]
+
+
+@pytest.mark.slow
+def test_corpora_that_nothing_could_be_fitted_to_are_drawn_and_say_so(say, sides, tmp_path):
+    for folder, one in zip(("a", "b"), sides, strict=True):
+        refused = Fits({}, one.fits.refused, one.fits.data) if folder == "b" else one.fits
+        keep(tmp_path / folder, replace(one, fits=refused))
+    record = json.loads((tmp_path / "b" / "frontier.json").read_text())
+    record["approaches"] = {"isoflop": {"status": "refused", "reason": "no.", "kind": "x"}}
+    (tmp_path / "b" / "frontier.json").write_text(json.dumps(record))
+    code, out, _ = say("compare fits=[a,b] out_dir=both")
+    assert code == 3
+    assert "No approach could be fitted to every corpus" in out
+    assert "note, b: isoflop refused: no." in out
+    assert "no." in (tmp_path / "both" / "compare.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        ("sweep_dirs=[a]", "2 to 4 corpora side by side and is given 1"),
+        ("sweep_dirs=[a,b,c,d,e]", "is given 5"),
+        ("sweep_dirs=[a,./a]", "./a is the same as a: give two different folders"),
+        ("sweep_dirs=[a,a]", "a is the same as a"),
+        ("sweep_dirs=[a,b] names=[x]", "names=[x] names 1 of 2 corpora"),
+        ("sweep_dirs=[a,b] names=[x,x]", "gives one name twice"),
+        ("sweep_dirs=[a,b]", "Make them: chinchilla fit sweep_dir=a loss=heldout"),
+        ("fits=[a,b]", "Make them: chinchilla fit observations=RUNS.csv out_dir=a"),
+        ("sweep_dirs=[a,b] format=xml", "format"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_one_line(say, words, part):
+    code, _, err = say(f"compare {words} out_dir=both")
+    assert (code, err.count("\n")) == (2, 1), err
+    assert part in err
+
+
+def test_two_kinds_of_loss_are_refused_before_anything_is_written(say, sides, tmp_path):
+    keep(tmp_path / "a", sides[0])
+    keep(tmp_path / "b", replace(sides[1], finals=replace(sides[1].finals, loss_kind="train")))
+    code, _, err = say("compare fits=[a,b] out_dir=both")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "loss_kind differs (heldout in a, train in b)" in err
+    assert not (tmp_path / "both").exists()
+
+
+def test_the_record_is_plain_values(sides):
+    assert json.loads(json.dumps(asdict(compare(sides))))["schema"] == 2

@@ -1,0 +1,163 @@
+"""Approach 3: laws come back, convergence is proved, and what cannot be known is refused."""
+
+import numpy as np
+import pytest
+
+from chinchilla.core.errors import FitError
+from chinchilla.fit.loss_law import named_law
+from chinchilla.fit.parametric import newton
+from chinchilla.fit.parametric.approach3 import fit_loss_law, fit_parametric
+from chinchilla.fit.result import LossLaw
+from chinchilla.observations.table import Observations
+
+
+@pytest.mark.parametrize("name", ["hoffmann", "besiroglu", "muennighoff"])
+def test_the_law_the_losses_were_drawn_from_comes_back(scattered_runs, name):
+    true = named_law(name)
+    obs = scattered_runs(law=true)
+    law, certificate = fit_loss_law(obs.N, obs.D, obs.L)
+    for field in ("E", "A", "B", "alpha", "beta"):
+        assert getattr(law, field) == pytest.approx(getattr(true, field), rel=1e-8)
+    assert certificate["objective"] < 1e-24
+    assert certificate["n_agreeing"] > certificate["n_starts"] / 2
+
+
+def test_exponents_are_those_of_the_closed_form(scattered_runs, law):
+    fit = fit_parametric(scattered_runs(), n_bootstrap=0)
+    assert fit.N_opt.exponent == pytest.approx(law.beta / (law.alpha + law.beta), rel=1e-8)
+    assert fit.D_opt.exponent == pytest.approx(law.alpha / (law.alpha + law.beta), rel=1e-8)
+    assert fit.N_opt.p10 is None
+    assert fit.settings["interval"].startswith("none")
+
+
+def test_flops_other_than_6nd_change_the_frontier_but_not_the_law(law, observe):
+    N = np.repeat(np.geomspace(5e7, 5e9, 8), 4)
+    D = N * np.tile([5.0, 20.0, 80.0, 200.0], 8)
+    obs = observe(N, D, law(N, D), C=(6 * N + 400 * N ** (2 / 3)) * D)
+    fit = fit_parametric(obs, n_bootstrap=0)
+    assert fit.law.alpha == pytest.approx(law.alpha, rel=1e-8)
+    assert fit.details["six_nd"]["a"] == pytest.approx(law.beta / (law.alpha + law.beta), rel=1e-8)
+    # A head is a fixed price: it favours larger models at small C, so N_opt grows more slowly.
+    assert fit.N_opt.exponent < fit.details["six_nd"]["a"]
+    assert fit.details["flops_per_token_max_error"] < 0.01
+    assert "own C/D" in fit.settings["frontier"]
+
+
+def test_a_weight_of_two_is_the_row_twice(scattered_runs):
+    obs = scattered_runs(noise=0.005)
+    w = np.ones(len(obs))
+    w[::3] = 2
+    twice = np.concatenate([np.arange(len(obs)), np.arange(len(obs))[::3]])
+    weighted, c1 = fit_loss_law(obs.N, obs.D, obs.L, weights=w)
+    repeated, c2 = fit_loss_law(obs.N[twice], obs.D[twice], obs.L[twice])
+    assert c1["objective"] == pytest.approx(c2["objective"], rel=1e-12)
+    assert weighted.alpha == pytest.approx(repeated.alpha, rel=1e-6)
+    assert weighted.B == pytest.approx(repeated.B, rel=1e-5)
+
+
+def test_no_neighbouring_law_has_a_lower_objective(scattered_runs):
+    """The certificate against the definition: 500 random nearby laws, objective by hand."""
+    obs = scattered_runs(noise=0.005)
+    law, certificate = fit_loss_law(obs.N, obs.D, obs.L)
+
+    def objective(law):
+        r = np.abs(np.log(law(obs.N, obs.D)) - np.log(obs.L))
+        return np.where(r <= 1e-3, r**2 / 2, 1e-3 * (r - 5e-4)).sum()
+
+    assert objective(law) == pytest.approx(certificate["objective"], rel=1e-12)
+    rng = np.random.default_rng(0)
+    for scale in np.repeat([1e-1, 1e-2, 1e-4, 1e-6, 1e-7], 100):
+        E, A, B, alpha, beta = np.array([law.E, law.A, law.B, law.alpha, law.beta]) * np.exp(
+            scale * rng.normal(size=5)
+        )
+        assert objective(LossLaw(E, A, B, alpha, beta)) >= certificate["objective"]
+
+
+def test_the_interval_covers_the_law_it_was_drawn_from(scattered_runs, law):
+    fit = fit_parametric(scattered_runs(noise=0.003, seed=1), n_bootstrap=100, seed=3)
+    assert fit.N_opt.p10 < law.beta / (law.alpha + law.beta) < fit.N_opt.p90
+    low, high = fit.law.intervals["alpha"]
+    assert low < law.alpha < high
+    assert len(fit.N_opt.samples[0]) == fit.details["bootstrap"]["n_fitted"]
+    again = fit_parametric(scattered_runs(noise=0.003, seed=1), n_bootstrap=100, seed=3)
+    assert again == fit
+
+
+def test_five_runs_are_too_few(scattered_runs):
+    obs = scattered_runs().where(np.arange(5))
+    with pytest.raises(FitError, match=r"five parameters and 5 runs.*at least 6"):
+        fit_parametric(obs)
+
+
+def test_two_sizes_are_too_few(scattered_runs):
+    with pytest.raises(FitError, match=r"three different sizes N.*have 2"):
+        fit_parametric(scattered_runs(n_sizes=2))
+
+
+def test_runs_at_one_ratio_of_tokens_to_parameters_are_refused(scattered_runs):
+    with pytest.raises(FitError, match=r"every run has 20 tokens per parameter. Train some sizes"):
+        fit_parametric(scattered_runs(n_sizes=40, ratios=(20,)))
+
+
+def test_losses_that_do_not_depend_on_tokens_are_refused(observe):
+    N = np.repeat(np.geomspace(1e8, 1e10, 6), 4)
+    D = N * np.tile([10.0, 20.0, 40.0, 80.0], 6)
+    with pytest.raises(FitError, match=r"beta|tell its parameters apart|converge"):
+        fit_parametric(observe(N, D, 2 + 300 / N**0.3))
+
+
+def test_an_unfinished_minimisation_is_an_error_not_a_result(scattered_runs, monkeypatch):
+    monkeypatch.setattr(newton, "MAX_STEPS", 1)
+    with pytest.raises(FitError, match=r"did not converge: 0 of 81 starts did"):
+        fit_parametric(scattered_runs(noise=0.01))
+
+
+def test_a_law_without_irreducible_loss_is_said_to_be_at_a_bound(scattered_runs):
+    fit = fit_parametric(scattered_runs(law=LossLaw(1e-9, 40, 40, 0.2, 0.15)), n_bootstrap=0)
+    assert any("no irreducible loss" in w for w in fit.warnings)
+    assert fit.law.alpha == pytest.approx(0.2, rel=1e-3)
+
+
+def test_intervals_are_compared_only_when_asked(scattered_runs):
+    obs = scattered_runs(noise=0.003)
+    kept = {"n_bootstrap": 50, "compare_intervals": False}
+    assert fit_parametric(obs, **kept).intervals == []
+    assert fit_parametric(obs, n_bootstrap=0).intervals == []
+    assert len(fit_parametric(obs, n_bootstrap=50).intervals) > 8
+
+
+@pytest.fixture
+def lone_runs(law, observe):
+    """24 budgets of one run each."""
+
+    def build(seed: int) -> Observations:
+        C = np.geomspace(6e18, 3e21, 24)
+        N = 0.57 * C**0.4565 * np.resize([1.0, 0.2, 5.0, 0.45, 2.2], 24)
+        D = C / (6 * N)
+        error = 0.002 * np.random.default_rng(seed).normal(size=24)
+        return observe(N, D, law(N, D) * np.exp(error), budget=C)
+
+    return build
+
+
+def test_runs_alone_in_their_budget_have_an_interval_or_a_reason_why_not(lone_runs):
+    obs = lone_runs(0)
+    fit = fit_parametric(obs, n_bootstrap=100)
+    assert fit.N_opt.p90 - fit.N_opt.p10 > 0.005
+    (within,) = (i for i in fit.intervals if i.of == "a" and "within each budget" in i.method)
+    assert within.p10 is None
+    assert within.method.endswith("they do not vary here")
+    stuck = fit_parametric(obs, n_bootstrap=100, resampling="stratified", compare_intervals=False)
+    assert stuck.N_opt.p10 is None
+    assert any(w.startswith("no interval: all 100 resamples give a=") for w in stuck.warnings)
+
+
+@pytest.mark.slow
+def test_the_interval_of_runs_alone_in_their_budget_covers_what_it_says(lone_runs, law):
+    """60 sweeps, so 80% +- 5%. Fully: scripts/coverage.py."""
+    a = law.beta / (law.alpha + law.beta)
+    fits = [
+        fit_parametric(lone_runs(i), n_bootstrap=200, compare_intervals=False) for i in range(60)
+    ]
+    assert 0.67 < np.mean([f.N_opt.p10 < a < f.N_opt.p90 for f in fits]) < 0.93
+    assert np.mean([f.N_opt.ci95[0] < a < f.N_opt.ci95[1] for f in fits]) > 0.87

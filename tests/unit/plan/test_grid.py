@@ -1,0 +1,382 @@
+"""Budgets become steps, grids become runs, and what cannot work is refused before it costs."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from chinchilla.config import ClusterConfig, GridConfig, ModelConfig, RecipeConfig
+from chinchilla.core import paper
+from chinchilla.core.errors import DataError, InputError, Refusal
+from chinchilla.core.shapes import FLOP_CONVENTIONS, flops_per_token, named_shapes
+from chinchilla.plan.grid import (
+    build_shape,
+    check_comparable,
+    check_same_recipe,
+    check_tokens,
+    plan_cost,
+    plan_grid,
+    plan_run,
+)
+from chinchilla.plan.memory import memory
+
+SMALL = named_shapes()["44m"]
+PAPER_MODELS = list(named_shapes())[:50]
+
+
+def one_run(shape=SMALL, recipe=None, **changes):
+    told = {
+        "flop_convention": "paper",
+        "data_id": "d",
+        "precision": "bf16",
+        "budget_flops": 6e18,
+        **changes,
+    }
+    return plan_run(shape, recipe or RecipeConfig(), **told)
+
+
+def paper_grid(**changes) -> GridConfig:
+    return GridConfig(**{
+        "name": "paper", "budgets": list(paper.ISOFLOP_BUDGETS), "models": PAPER_MODELS,
+        "sizes_per_budget": 9, "vocab_size": 32_000, "positions": "relative",
+        "flop_convention": "paper", **changes,
+    })  # fmt: skip
+
+
+def expand(grid: GridConfig, recipe: RecipeConfig | None = None, vocab_size: int = 0):
+    return plan_grid(
+        grid, recipe or RecipeConfig(), vocab_size=vocab_size, data_id="d", precision="bf16"
+    )
+
+
+# ------------------------------------------------------------------ one run
+
+
+@pytest.mark.parametrize("convention", FLOP_CONVENTIONS)
+@pytest.mark.parametrize("budget", [6e18, 1.7e19, 3e21])
+def test_a_run_spends_its_budget_to_half_a_step(convention, budget):
+    spec = one_run(flop_convention=convention, budget_flops=budget)
+    step_flops = flops_per_token(SMALL, convention) * spec.batch_tokens
+    assert abs(spec.C - budget) <= step_flops / 2
+    assert spec.budget_flops == budget  # as given, not as achieved
+    assert spec.C == step_flops * spec.steps
+
+
+def test_conventions_that_count_more_buy_fewer_steps():
+    steps = [one_run(flop_convention=c).steps for c in ("paper", "with_head", "appendix_f")]
+    assert steps == sorted(steps, reverse=True)
+    assert len(set(steps)) == 3
+
+
+def test_tokens_instead_of_a_budget_leave_the_budget_open():
+    spec = one_run(budget_flops=None, tokens=1e9)
+    assert spec.budget_flops is None
+    assert abs(spec.D - 1e9) <= spec.batch_tokens / 2
+
+
+@pytest.mark.parametrize("told", [{}, {"tokens": 1e9, "budget_flops": 1e18}])
+def test_a_run_needs_one_of_budget_and_tokens(told):
+    with pytest.raises(InputError, match=r"one of budget_flops .* or tokens"):
+        one_run(**{"budget_flops": None, **told})
+
+
+def test_a_batch_that_is_no_multiple_of_the_row_names_the_nearest():
+    with pytest.raises(
+        InputError, match=r"batch_tokens=500000 is not a multiple .* nearest is 499712"
+    ):
+        one_run(recipe=RecipeConfig(batch_tokens=500_000))
+    with pytest.raises(InputError, match="nearest is 2048"):
+        one_run(recipe=RecipeConfig(batch_tokens=10))
+
+
+def test_a_budget_below_one_step_is_refused_with_the_three_ways_out():
+    with pytest.raises(Refusal) as error:
+        one_run(budget_flops=1e13)
+    for said in ("1e+13 FLOPs", "N=43.7m", "at least 1 are needed", "Lower recipe.batch_tokens",
+                 "raise the budget", "smaller model"):  # fmt: skip
+        assert said in str(error.value)
+
+
+def test_too_few_steps_are_refused_and_just_enough_are_not():
+    steps = one_run().steps
+    assert one_run(min_steps=steps).steps == steps
+    with pytest.raises(Refusal, match=f"at least {steps + 1} are needed"):
+        one_run(min_steps=steps + 1)
+
+
+def test_the_cosine_matches_the_run_unless_told_otherwise():
+    assert one_run().cosine_steps == one_run().steps
+    longer = one_run(recipe=RecipeConfig(cosine_cycle=1.25))
+    assert longer.cosine_steps == round(1.25 * longer.steps)
+
+
+def test_warm_up_is_short_for_short_runs():
+    long, short = one_run(), one_run(budget_flops=1e16)
+    assert long.warmup_steps == 1500
+    assert short.warmup_steps == math.ceil(0.05 * short.steps) < 1500
+    assert one_run(recipe=RecipeConfig(warmup_steps=0)).warmup_steps == 0
+
+
+def test_the_recipe_reaches_the_spec_unchanged():
+    recipe = RecipeConfig(
+        final_lr_ratio=0.2, weight_decay=0.01, beta1=0.8, beta2=0.9, adam_eps=1e-6, grad_clip=0.5,
+        seed=7,
+    )  # fmt: skip
+    spec = one_run(recipe=recipe, sweep="s")
+    for name in (
+        "final_lr_ratio",
+        "weight_decay",
+        "beta1",
+        "beta2",
+        "adam_eps",
+        "grad_clip",
+        "seed",
+    ):
+        assert getattr(spec, name) == getattr(recipe, name)
+    assert (spec.sweep, spec.data_id, spec.precision) == ("s", "d", "bf16")
+
+
+def test_the_learning_rate_falls_with_width_over_the_papers_range():
+    """Section 3 and Appendix B: 2e-4 at the smallest models, 1.25e-4 at the largest."""
+    recipe = RecipeConfig(peak_lr=2e-4, lr_base_width=512, lr_width_exponent=0.2041)
+    assert one_run(recipe=recipe).peak_lr == 2e-4
+    largest = one_run(named_shapes()["16b"], recipe, budget_flops=3e21)
+    assert largest.peak_lr == pytest.approx(1.25e-4, rel=1e-4)
+
+
+def test_the_learning_rate_is_constant_by_default():
+    assert one_run(named_shapes()["16b"], budget_flops=3e21).peak_lr == 2e-4
+
+
+# ------------------------------------------------------------------ a shape
+
+
+def test_zeros_of_a_model_are_filled_in():
+    shape = build_shape(ModelConfig(d_model=256, kv_size=32, n_layers=3), vocab_size=500)
+    assert (shape.ffw_size, shape.n_heads, shape.vocab_size) == (1024, 8, 500)
+    given = build_shape(ModelConfig(ffw_size=100, n_heads=3, vocab_size=99), vocab_size=500)
+    assert (given.ffw_size, given.n_heads, given.vocab_size) == (100, 3, 99)
+
+
+def test_widths_that_heads_do_not_divide_are_refused_unless_heads_are_given():
+    with pytest.raises(InputError, match=r"d_model=100 is not a multiple of model.kv_size=64"):
+        build_shape(ModelConfig(d_model=100), vocab_size=9)
+    assert build_shape(ModelConfig(d_model=100, n_heads=2), vocab_size=9).inner == 128
+
+
+def test_a_model_without_vocabulary_is_refused():
+    with pytest.raises(InputError, match=r"model.vocab_size is not known"):
+        build_shape(ModelConfig(), vocab_size=0)
+
+
+# ------------------------------------------------------------------ a grid
+
+
+@pytest.fixture(scope="module")
+def paper_plan():
+    return expand(paper_grid())
+
+
+def test_the_papers_grid_is_nine_budgets_of_nine_sizes(paper_plan):
+    assert len(paper_plan) == 81
+    by_budget = {b: {s.N for s in paper_plan if s.budget_flops == b} for b in paper.ISOFLOP_BUDGETS}
+    assert [len(sizes) for sizes in by_budget.values()] == [9] * 9
+    assert len({s.run_id for s in paper_plan}) == 81
+
+
+def test_each_profile_is_centred_on_the_expected_optimum(paper_plan):
+    """Log-spaced from a quarter of it to four times it, as far as Table A9 has sizes."""
+    for budget in paper.ISOFLOP_BUDGETS:
+        expected = 0.14488 * budget**0.4899
+        offset = np.log([s.N / expected for s in paper_plan if s.budget_flops == budget])
+        assert abs(np.mean(offset)) < 0.1 * np.log(4)
+        assert min(offset) == pytest.approx(-np.log(4), abs=0.27)
+        assert max(offset) == pytest.approx(np.log(4), abs=0.27)
+        assert sum(offset < 0) in (4, 5)
+
+
+def test_sizes_of_a_profile_rise_and_tokens_fall(paper_plan):
+    for budget in paper.ISOFLOP_BUDGETS:
+        runs = [s for s in paper_plan if s.budget_flops == budget]
+        assert [s.N for s in runs] == sorted(s.N for s in runs)
+        assert [s.D for s in runs] == sorted((s.D for s in runs), reverse=True)
+
+
+def test_every_run_of_the_papers_grid_spends_its_budget(paper_plan):
+    """Even the largest model at the smallest budget takes so many steps that rounding is small."""
+    off = [abs(s.C / s.budget_flops - 1) for s in paper_plan]
+    assert max(off) < 2e-4
+    assert all(s.flop_convention == "paper" for s in paper_plan)
+
+
+def test_all_sizes_are_taken_when_no_number_is_given():
+    specs = expand(paper_grid(budgets=[1e20], sizes_per_budget=0))
+    assert len(specs) == 50
+
+
+def test_the_order_and_repetition_of_names_do_not_matter():
+    told = expand(paper_grid(budgets=[1e20, 6e18]))
+    other = expand(paper_grid(budgets=[6e18, 1e20, 6e18], models=PAPER_MODELS[::-1] * 2))
+    assert told == other
+
+
+def test_a_grid_needs_a_vocabulary():
+    with pytest.raises(InputError, match=r"grid.vocab_size is not known"):
+        expand(paper_grid(vocab_size=0))
+    from_tokenizer = expand(paper_grid(budgets=[1e20], vocab_size=0), vocab_size=8000)
+    assert {s.model.vocab_size for s in from_tokenizer} == {8000}
+
+
+def test_too_few_sizes_at_a_budget_are_refused():
+    with pytest.raises(Refusal, match=r"'paper', budget 1e\+20 FLOPs: 4 sizes, at least 5"):
+        expand(paper_grid(budgets=[1e20], models=["552m", "724m", "1.1b", "1.8b"]))
+
+
+@pytest.mark.parametrize(
+    ("models", "side"),
+    [
+        (["1.0b", "1.1b", "1.4b", "1.8b", "2.6b"], "smaller"),
+        (["44m", "57m", "74m", "90m", "106m"], "larger"),
+    ],
+)
+def test_a_profile_at_the_edge_of_the_sizes_names_the_missing_side(models, side):
+    models = [m.replace("1.4b", "1.42b") for m in models]
+    with pytest.raises(
+        Refusal, match=f"optimum is expected at N=910m .* only 0 .* are {side}; 2 .*Add {side}"
+    ):
+        expand(paper_grid(budgets=[1e20], models=models))
+
+
+def test_a_run_of_too_few_steps_refuses_the_grid():
+    with pytest.raises(Refusal, match="at least 100 are needed"):
+        expand(paper_grid(budgets=[1e20]), RecipeConfig(batch_tokens=2**28))
+
+
+def test_an_expectation_that_is_no_size_is_refused():
+    with pytest.raises(InputError, match=r"grid.expected_coefficient=-1 must be above 0"):
+        expand(paper_grid(expected_coefficient=-1))
+
+
+def test_horizon_runs_train_one_size_for_several_multiples_of_its_parameters():
+    grid = paper_grid(
+        budgets=[1e20], horizon_models=["74m", "306m"], horizon_tokens_per_param=[5, 20, 80]
+    )
+    horizons = [s for s in expand(grid) if s.budget_flops is None]
+    assert [s.N for s in horizons] == [73_824_640] * 3 + [305_635_584] * 3
+    for spec, ratio in zip(horizons, [5, 20, 80] * 2, strict=True):
+        assert spec.D == pytest.approx(ratio * spec.N, abs=spec.batch_tokens / 2)
+        assert spec.cosine_steps == spec.steps
+
+
+def test_a_horizon_run_that_a_profile_trains_already_is_not_trained_twice():
+    """The same run under two names would be counted twice by every fit."""
+    profile = expand(paper_grid(budgets=[1e20]))
+    twin = profile[4]
+    name = next(name for name, shape in named_shapes().items() if shape == twin.model)
+    grid = paper_grid(
+        budgets=[1e20], horizon_models=[name], horizon_tokens_per_param=[twin.D / twin.N, 7]
+    )
+    added = [s for s in expand(grid) if s not in profile]
+    assert [round(s.D / s.N) for s in added] == [7]
+
+
+# ------------------------------------------------------------------ data, memory, cost
+
+
+def test_the_longest_run_decides_whether_there_are_tokens_enough():
+    specs = [one_run(budget_flops=None, tokens=t) for t in (1e9, 4e9, 2e9)]
+    longest = max(s.D for s in specs)
+    check_tokens(specs, available=longest, epochs=1)
+    check_tokens(specs, available=longest // 2 + 1, epochs=2)
+    with pytest.raises(DataError) as error:
+        check_tokens(specs, available=1_000_000_000, epochs=1)
+    assert specs[1].run_id in str(error.value)
+    assert "= 4.00 epochs of the 1e+09 tokens" in str(error.value)
+    assert "epochs=4" in str(error.value)
+
+
+def test_the_epochs_that_the_refusal_proposes_are_enough():
+    spec = one_run(budget_flops=None, tokens=4.3e9)
+    with pytest.raises(DataError, match="epochs=5"):
+        check_tokens([spec], available=1_000_000_000, epochs=1)
+    check_tokens([spec], available=1_000_000_000, epochs=5)
+
+
+def test_memory_of_a_large_model_is_its_weights_and_their_optimizer():
+    """70B at one row a pass: 16 bytes a parameter and 2 for the bf16 copy, plus activations."""
+    shape = replace(named_shapes()["chinchilla_70b"], positions="rope")
+    spec = one_run(shape, budget_flops=5.76e23)
+    assert 18 * spec.N < memory(spec, 2048).total < 20 * spec.N
+    each = memory(spec, 2048, shards=512)
+    assert each.weights == 4 * spec.N / 512
+    assert each.total < 70e9
+
+
+@pytest.mark.parametrize(
+    "bigger",
+    [
+        {"model": replace(SMALL, n_layers=16)},
+        {"model": replace(SMALL, d_model=1024)},
+        {"model": replace(SMALL, vocab_size=64_000)},
+        {"model": replace(SMALL, seq_len=4096)},
+        {"batch_tokens": 2**20},
+    ],
+    ids=["layers", "width", "vocabulary", "length with relative positions", "batch"],
+)
+def test_memory_grows_with_what_is_held(bigger):
+    spec = one_run()
+    assert memory(replace(spec, **bigger)).total > memory(spec).total
+
+
+def test_a_smaller_pass_needs_less_memory_and_a_larger_one_no_more_than_the_batch():
+    spec = one_run()
+    assert memory(spec, 2048).total < memory(spec, 4096).total < memory(spec).total
+    assert memory(spec, 2**30).total == memory(spec).total
+
+
+def test_fp32_holds_no_copy_but_wider_activations():
+    spec = one_run()
+    fp32 = replace(spec, precision="fp32")
+    assert memory(fp32).total > memory(spec).total
+    one_token = [memory(replace(s, batch_tokens=1)).total for s in (spec, fp32)]
+    assert one_token[0] - one_token[1] == pytest.approx(2 * spec.N, rel=0.02)
+
+
+def test_cost_is_flops_over_achieved_speed():
+    cluster = ClusterConfig(peak_flops=1e15, mfu=0.4, price_per_device_hour=2.0)
+    specs = [one_run(budget_flops=b) for b in (6e18, 6e18, 2.4e19)]
+    cost = plan_cost(specs, cluster, workers=2)
+    seconds = 3.6e19 / 4e14
+    assert cost.device_hours == pytest.approx(seconds / 3600, rel=1e-4)
+    assert cost.price == 2 * cost.device_hours
+    # Two workers would halve it, but the longest run is two thirds of everything.
+    assert cost.seconds == cost.longest_run_seconds == pytest.approx(2 / 3 * seconds, rel=1e-4)
+    assert plan_cost(specs, cluster, workers=1).seconds == pytest.approx(seconds, rel=1e-4)
+
+
+def test_nothing_left_to_do_costs_nothing():
+    cost = plan_cost([], ClusterConfig(), workers=4)
+    assert (cost.flops, cost.price, cost.seconds) == (0, 0, 0)
+
+
+def test_runs_that_do_not_compare_are_kept_apart():
+    one = one_run()
+    check_comparable([one, one_run(budget_flops=1e19)])
+    differing = {
+        "data_id": "else",
+        "precision": "fp32",
+        "flop_convention": "six_nd",
+        "optimizer": "adam",
+        "schedule": "multistep",
+    }
+    for name, value in differing.items():
+        with pytest.raises(InputError, match=f"different {name}"):
+            check_comparable([one, replace(one, **{name: value})])
+
+
+def test_a_sweep_has_one_recipe():
+    one = one_run()
+    check_same_recipe([one], [one, one_run(budget_flops=1e19), replace(one, seed=1)])
+    with pytest.raises(InputError, match=r"another recipe \(peak_lr .* -> 0.5\)"):
+        check_same_recipe([one], [replace(one, peak_lr=0.5)])

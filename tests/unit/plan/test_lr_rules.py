@@ -1,0 +1,184 @@
+"""Published laws for learning rate and batch size, held against what their authors printed."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from chinchilla.cli import compose, main
+from chinchilla.config import RecipeConfig
+from chinchilla.core.errors import InputError, Refusal
+from chinchilla.core.parametrization import PARAMETRIZATIONS
+from chinchilla.core.shapes import ModelShape, n_params_non_embedding, shape_named
+from chinchilla.plan.grid import plan_run
+from chinchilla.plan.lr_rules import RULES, by_rule, deepseek_flops, doubts
+from chinchilla.plan.records import OPTIMIZERS, PRECISIONS, SCHEDULES
+
+STEP_LAW = RecipeConfig(rule="step_law", peak_lr=0, batch_tokens=0, final_lr_ratio=0)
+DEEPSEEK = RecipeConfig(rule="deepseek", peak_lr=0, batch_tokens=0, schedule="multistep")
+
+
+def planned(shape: ModelShape, recipe: RecipeConfig, tokens: float):
+    return plan_run(
+        shape, recipe, flop_convention="with_head", data_id="d", precision="bf16", tokens=tokens
+    )
+
+
+@pytest.mark.parametrize(
+    ("layers", "d_model", "lr", "rows"), [(30, 4096, 4.2e-4, 2304), (95, 8192, 3.2e-4, 4608)]
+)
+def test_deepseeks_law_gives_what_deepseek_trained_with(layers, d_model, lr, rows):
+    """DeepSeek LLM 7B and 67B, Table 2: 2T tokens in rows of 4096; both settings were near the law."""
+    shape = ModelShape(d_model, 4 * d_model, 128, d_model // 128, layers, 102_400, 4096)
+    spec = planned(shape, DEEPSEEK, 2e12)
+    assert spec.peak_lr == pytest.approx(lr, rel=0.03)
+    assert spec.batch_tokens / 4096 == pytest.approx(rows, rel=0.1)
+
+
+def test_deepseeks_laws_for_model_and_data_agree_with_its_count_of_flops():
+    """M_opt = 0.1715 C^0.5243 and D_opt = 5.8316 C^0.4757 multiply to C (their equation 4)."""
+    C = np.geomspace(1e17, 3e20, 5)
+    np.testing.assert_allclose(0.1715 * C**0.5243 * 5.8316 * C**0.4757, C, rtol=2e-4)
+    shape = shape_named("44m", 32_000, 2048, 64, "rope")
+    M = deepseek_flops(shape, 1.0)  # their 6 N of the layers' matrices, and 12 n d l for attention
+    assert M == 6 * 12 * 8 * 512**2 + 12 * 8 * 512 * 2048
+
+
+def test_step_laws_coefficients_are_the_mean_of_its_bootstrap():
+    """ln lr = 0.586 - 0.713 ln N + 0.307 ln D, ln batch = -0.544 + 0.571 ln D."""
+    shape, D = shape_named("425m", 65_536, 2048, 64, "rope"), 1e10
+    N, rule = n_params_non_embedding(shape), RULES["step_law"]
+    lr = np.exp(0.586 - 0.713 * np.log(N) + 0.307 * np.log(D))
+    assert rule.peak_lr(shape, D) == pytest.approx(lr, rel=5e-3)
+    batch = np.exp(-0.544 + 0.571 * np.log(D))
+    assert rule.batch_tokens(shape, D) == pytest.approx(batch, rel=5e-3)
+
+
+def test_step_laws_cosine_ends_at_1e_5_whatever_the_peak():
+    shapes = [shape_named(name, 32_000, 2048, 64, "rope") for name in ("74m", "425m")]
+    specs = [planned(s, STEP_LAW, 1e10) for s in shapes]
+    assert specs[0].peak_lr > 2 * specs[1].peak_lr
+    assert [s.peak_lr * s.final_lr_ratio for s in specs] == pytest.approx([1e-5, 1e-5])
+
+
+@pytest.mark.parametrize("multiple", [1, 8, 64])
+def test_a_laws_batch_is_the_nearest_multiple_of_so_many_rows(multiple):
+    shape = shape_named("74m", 32_000, 2048, 64, "rope")
+    exact = RULES["step_law"].batch_tokens(shape, 1e10) / 2048  # rows
+    spec = planned(shape, replace(STEP_LAW, batch_multiple_rows=multiple), 1e10)
+    rows = spec.batch_tokens / 2048
+    assert rows % multiple == 0
+    assert abs(rows - exact) <= multiple / 2
+    few = planned(shape, replace(STEP_LAW, batch_multiple_rows=multiple), 1e6)
+    assert few.batch_tokens == multiple * 2048  # at least one, however short the run
+
+
+def test_what_a_recipe_states_itself_is_not_the_laws():
+    shape = shape_named("74m", 32_000, 2048, 64, "rope")
+    assert planned(shape, replace(STEP_LAW, batch_tokens=2**19), 1e10).batch_tokens == 2**19
+    assert planned(shape, replace(STEP_LAW, peak_lr=1e-3), 1e10).peak_lr == 1e-3
+    assert by_rule(RecipeConfig(), shape, 1e10) == RecipeConfig()
+
+
+def test_outside_of_what_a_law_was_fitted_on_it_says_so():
+    inside = planned(shape_named("425m", 32_000, 2048, 64, "rope"), STEP_LAW, 1e10)
+    small = planned(shape_named("64x2", 32_000, 2048, 64, "rope"), STEP_LAW, 1e9)
+    assert doubts(STEP_LAW, [inside]) == doubts(RecipeConfig(), [small]) == []
+    said = doubts(STEP_LAW, [inside, small])
+    assert len(said) == 2
+    assert "on non-embedding N from 60m to 1b: 1 of 2 runs lie outside, 131k to 131k" in said[0]
+    assert "on D from 2b to 100b: 1 of 2 runs" in said[1]
+    assert "C from 1e+17 to 3e+20" in doubts(DEEPSEEK, [small])[0]
+
+
+BAD = [
+    ({"rule": "kaplan"}, "recipe.rule='kaplan': choose one of none, step_law, deepseek"),
+    ({"rule": "step_law"}, "recipe.rule=step_law has nothing to decide beside recipe.peak_lr=0.0002"),
+    ({"rule": "deepseek", "peak_lr": 0, "lr_width_exponent": 0.5}, "would scale it twice"),
+    ({"rule": "deepseek", "peak_lr": 0, "schedule": "cooldown"}, "Choose one of the two"),
+    ({"rule": "deepseek", "peak_lr": 0, "final_lr_ratio": 0}, r"final_lr_ratio=0 is not in \(0, 1\]"),
+    ({"peak_lr": 0}, "recipe.peak_lr=0 must be above 0"),
+    ({"batch_tokens": 0}, "recipe.batch_tokens=0 must be above 0"),
+    ({"schedule": "wsd"}, "recipe.schedule='wsd': choose one of cosine, cooldown, multistep"),
+    ({"schedule": "cooldown", "cooldown_fraction": 0}, r"cooldown_fraction=0 is not in \(0, 1\)"),
+    ({"schedule": "cooldown", "cosine_cycle": 1.5}, "recipe.cosine_cycle=1.5 is for .*cosine, not cool"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("recipe", "why"), BAD, ids=[str(r) for r, _ in BAD])
+def test_what_does_not_go_together_is_refused(recipe, why):
+    with pytest.raises(InputError, match=why):
+        RecipeConfig(**recipe)
+
+
+def test_a_cool_downs_warm_up_does_not_know_the_horizon():
+    """Other schedules keep it below a share of the run; here it is the same, or the run refused."""
+    shape = shape_named("44m", 32_000, 2048, 64, "rope")
+    recipe = RecipeConfig(schedule="cooldown", warmup_steps=500, batch_tokens=2**17)
+    specs = [planned(shape, recipe, steps * 2**17) for steps in (1000, 4000)]
+    assert [s.warmup_steps for s in specs] == [500, 500]
+    assert [(s.cooldown_steps, s.trunk_steps) for s in specs] == [(200, 800), (800, 3200)]
+    with pytest.raises(Refusal, match="600 steps: 500 of warm-up and 120 of cool-down do not fit"):
+        planned(shape, recipe, 600 * 2**17)
+
+
+DOCS = (Path(__file__).parents[3] / "docs" / "recipes.md").read_text(encoding="utf-8")
+TYPED = re.findall(r"^    chinchilla (.*)$", DOCS, re.MULTILINE)
+
+
+@pytest.mark.parametrize("line", TYPED)
+def test_what_the_docs_type_is_accepted_and_every_recipe_plans(line, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command, *words = line.split()
+    told = compose(command, words)
+    assert told.recipe.peak_lr or told.recipe.rule != "none"
+    assert command != "plan" or main([command, *words, "out="]) == 0
+
+
+def test_the_docs_name_every_choice_of_a_recipe():
+    known = (*RULES, *SCHEDULES, *OPTIMIZERS, *PRECISIONS, *PARAMETRIZATIONS)
+    assert [name for name in known if f"`{name}`" not in DOCS] == []
+
+
+def test_a_config_offers_what_a_spec_may_hold():
+    """Each list stands twice: a config must not import what a record needs."""
+    for key, known in (("rule", ("none", *RULES)), ("schedule", SCHEDULES),
+                       ("optimizer", OPTIMIZERS), ("precision", ("auto", *PRECISIONS)),
+                       ("parametrization", PARAMETRIZATIONS)):  # fmt: skip
+        with pytest.raises(InputError) as refused:
+            RecipeConfig(**{key: "?"})
+        offered = str(refused.value).rstrip(".").partition("choose one of ")[2].split(", ")
+        assert sorted(offered) == sorted(known)
+
+
+def test_sharing_a_trunk_is_shown_and_counted(capsys):
+    """Two sizes at four horizons, and the budget's runs, some of whose sizes are the same."""
+    grid = ["grid=demo", "grid.vocab_size=400", "grid.budgets=[6e10]", "recipe=demo",
+            "grid.horizon_tokens_per_param=[4,8,16,32]", "out="]  # fmt: skip
+    cooldown = ["recipe.schedule=cooldown", "recipe.warmup_steps=20"]
+    assert main(["plan", *grid, *cooldown]) == 0
+    said = capsys.readouterr().out
+    share = int(re.search(r"FLOPs are trained of the runs' [\d.e+]+ \((\d+)%\)", said)[1])
+    costs = []
+    for words in (cooldown, []):
+        assert main(["plan", *grid, *words, "format=json"]) == 0
+        costs.append(json.loads(capsys.readouterr().out)["cost"])
+    assert costs[0]["flops"] / costs[1]["flops"] == pytest.approx(share / 100, abs=0.01)
+    assert share <= 70
+    assert costs[0]["flops"] + costs[0]["shared_flops"] == pytest.approx(
+        costs[1]["flops"], rel=5e-3
+    )
+    assert costs[1]["shared_flops"] == 0
+
+
+def test_a_plan_by_a_law_shows_its_batches_and_warns_beside_json(capsys):
+    words = ["grid=paper", "recipe=step_law", "grid.budgets=[1e19]", "out="]
+    assert main(["plan", *words, "format=json"]) == 0
+    said = capsys.readouterr()
+    runs = json.loads(said.out)["runs"]
+    assert len({r["peak_lr"] for r in runs}) == len({r["batch_tokens"] for r in runs}) == len(runs)
+    assert all(r["peak_lr"] * r["final_lr_ratio"] == pytest.approx(1e-5) for r in runs)
+    assert said.err.startswith("warning: recipe.rule=step_law (Step Law, arXiv 2503.04715) was")

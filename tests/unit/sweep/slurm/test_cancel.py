@@ -1,0 +1,147 @@
+"""`chinchilla cancel`: a sweep's own jobs end, and nobody else's."""
+
+import json
+from pathlib import Path
+
+import pytest
+from slurm_fakes import FakeSlurm, on_slurm
+from sweep_fakes import make_specs, make_sweep
+
+from chinchilla.cli import main
+from chinchilla.sweep.claims import take
+from chinchilla.sweep.launch import launch
+from chinchilla.sweep.run_files import cell_of
+
+pytest.importorskip("submitit")
+
+
+def cancel(sweep: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    capsys.readouterr()
+    assert main(["cancel", f"sweep_dir={sweep}", *words]) == 0
+    return capsys.readouterr().out
+
+
+def test_only_this_sweeps_arrays_are_cancelled(tmp_path: Path, fake: FakeSlurm, capsys):
+    for name in ("one", "two"):
+        launch(on_slurm(), make_specs(9), tmp_path / name, tmp_path)
+    before = fake.jobs()
+    out = cancel(tmp_path / "one", capsys)
+    assert fake.cancelled() == ["41"]
+    assert fake.jobs() == [row for row in before if row.startswith("42|")]
+    assert "cancelled 3 jobs: 41." in out
+    [record] = tmp_path.glob("one/submitit/*/cancelled.json")
+    assert set(json.loads(record.read_text())) == {"user", "cancelled_utc"}
+    assert "nothing to cancel" in cancel(tmp_path / "one", capsys)
+    assert fake.cancelled() == ["41"]
+    launch(on_slurm(), make_specs(9), tmp_path / "one", tmp_path)
+    assert len(fake.jobs()) == 6, "a launch goes on from there"
+
+
+def test_an_array_whose_launcher_died_is_found_and_cancelled(
+    tmp_path: Path, fake: FakeSlurm, capsys
+):
+    sweep = tmp_path / "sweep"
+    launch(on_slurm(), make_specs(9), sweep, tmp_path)
+    [record] = sweep.glob("submitit/*/job.json")
+    record.unlink()
+    assert "cancelled 3 jobs: 41." in cancel(sweep, capsys)
+    assert record.exists()
+
+
+def test_a_number_that_slurm_gave_to_somebody_else_since_is_left_alone(
+    tmp_path: Path, fake: FakeSlurm, capsys
+):
+    sweep = tmp_path / "sweep"
+    launch(on_slurm(), make_specs(9), sweep, tmp_path)
+    fake.set_jobs([row.replace("chinchilla:sweep:", "chinchilla:other:x") for row in fake.jobs()])
+    assert "nothing to cancel" in cancel(sweep, capsys)
+    assert fake.cancelled() == []
+
+
+def test_jobs_of_another_person_are_named(tmp_path: Path, fake: FakeSlurm, capsys):
+    sweep = tmp_path / "sweep"
+    launch(on_slurm(), make_specs(9), sweep, tmp_path)
+    me = fake.jobs()[0].split("|")[1]
+    fake.set_jobs([row.replace(f"|{me}|", "|ada|") for row in fake.jobs()])
+    told = json.loads(cancel(sweep, capsys, "format=json"))
+    assert (told["job_ids"], told["n_jobs"], told["others"]) == ([], 0, {"ada": ["41"]})
+    assert fake.cancelled() == []
+
+
+def test_a_queue_that_does_not_answer_cancels_nothing(tmp_path: Path, fake: FakeSlurm, capsys):
+    sweep = tmp_path / "sweep"
+    launch(on_slurm(), make_specs(9), sweep, tmp_path)
+    (fake.folder / "squeue_fails").write_text("no controller")
+    assert main(["cancel", f"sweep_dir={sweep}"]) == 2
+    said = capsys.readouterr().err
+    assert "no controller" in said
+    assert "Nothing was cancelled; cancel again" in said
+    assert "submitted" not in said
+    assert said.count("\n") == 1
+    assert fake.cancelled() == []
+
+
+def test_a_local_sweep_has_nothing_to_cancel_and_names_its_workers(
+    tmp_path: Path, fake: FakeSlurm, capsys
+):
+    specs = make_specs(2)
+    sweep = make_sweep(tmp_path / "sweep", specs)
+    assert "nothing to cancel" in cancel(sweep, capsys)
+    claim = take(cell_of(sweep, specs[0]), "host-12-0")
+    try:
+        out = cancel(sweep, capsys)
+    finally:
+        claim.release()
+    assert "by host-12-0: Ctrl-C" in out
+
+
+def test_a_folder_without_a_sweep_is_said(tmp_path: Path, capsys):
+    assert main(["cancel", f"sweep_dir={tmp_path}"]) == 2
+    assert "plan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"user": "a\\u0000b"}', '{"user": ""}', '{"user": 3}', '{"user": "a"'],
+)
+@pytest.mark.parametrize("name", ["intention.json", "job.json"])
+@pytest.mark.slow
+def test_a_damaged_note_of_a_submission_is_named_with_what_to_do(
+    tmp_path: Path, fake: FakeSlurm, capsys, name: str, text: str
+):
+    sweep = tmp_path / "sweep"
+    launch(on_slurm(), make_specs(9), sweep, tmp_path)
+    [path] = sweep.glob(f"submitit/*/{name}")
+    path.write_text(text)
+    capsys.readouterr()
+    assert main(["status", f"sweep_dir={sweep}"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "queue unknown" in said
+    assert "out of the sweep's folder" in said
+    assert main(["cancel", f"sweep_dir={sweep}"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert f"{path} is damaged" in said
+    assert f"move {path.parent} out" in said
+
+
+@pytest.mark.parametrize("name", ["plan.jsonl", "cells"])
+def test_a_damaged_sweep_can_be_cancelled_all_the_same(
+    tmp_path: Path, fake: FakeSlurm, capsys, name: str
+):
+    sweep = tmp_path / "sweep"
+    launch(on_slurm(), make_specs(9), sweep, tmp_path)
+    (sweep / name).write_text("{")
+    assert "cancelled 3 jobs: 41." in cancel(sweep, capsys)
+    assert fake.jobs() == []
+
+
+def test_a_comment_that_is_no_utf_8_hides_no_job(tmp_path: Path, fake: FakeSlurm, capsys):
+    """Somebody's job in an old encoding: status and cancel go on as ever."""
+    sweep = tmp_path / "sweep"
+    launch(on_slurm(), make_specs(9), sweep, tmp_path)
+    with open(fake.folder / "queue", "ab") as f:
+        f.write(b"77|ada|PENDING|Gr\xf6\xdfe|f\xfcr \x0b Ada|x\n")
+    assert main(["status", f"sweep_dir={sweep}"]) == 0
+    assert "3 PENDING (Resources)" in capsys.readouterr().out
+    assert "cancelled 3 jobs: 41." in cancel(sweep, capsys)

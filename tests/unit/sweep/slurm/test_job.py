@@ -1,0 +1,176 @@
+"""What a Slurm job does when it is warned or ended."""
+
+import os
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+from sweep_fakes import PROGRAM, SLOW, make_specs, make_sweep, wait_until
+
+from chinchilla.core.files import write_json
+from chinchilla.sweep.claims import latest
+from chinchilla.sweep.run_files import cell_of, read_progress
+from chinchilla.sweep.signals import Stop
+from chinchilla.sweep.slurm import job
+
+
+@pytest.mark.parametrize("code", [0, -signal.SIGTERM, 1])
+def test_a_job_requeues_its_own_element_only(monkeypatch: pytest.MonkeyPatch, code: int):
+    calls, naps, stop = [], [], Stop()
+
+    def run(command, **kwargs):
+        calls.append(command)
+        return subprocess.CompletedProcess(command, code)
+
+    def nap_until_told(seconds: float) -> None:
+        naps.append(seconds)
+        stop.seen.add(signal.SIGTERM)
+
+    monkeypatch.setattr(job.subprocess, "run", run)
+    monkeypatch.setattr(job.time, "sleep", nap_until_told)
+    monkeypatch.setenv("SLURM_JOB_ID", "41")  # the last element's own number is the array's
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "41")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "2")
+    with pytest.raises(SystemExit) as left:
+        job.requeue(stop)
+    assert left.value.code == 75
+    assert calls == [["scontrol", "requeue", "41_2"]]
+    assert len(naps) == (code != 1)
+
+
+@pytest.mark.parametrize(
+    ("signum", "state", "returns"),
+    [
+        (signal.SIGUSR2, "RUNNING", True),
+        (signal.SIGTERM, "RUNNING", True),  # grace time of a preemption that sends no USR2
+        (signal.SIGTERM, "COMPLETING", False),  # scancel, or a requeue that is under way
+        (signal.SIGTERM, "", False),  # squeue fails
+    ],
+)
+@pytest.mark.slow
+def test_a_job_returns_when_it_is_meant_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int, state: str, returns: bool
+):
+    specs = make_specs(2, SLOW)
+    make_sweep(tmp_path, specs)
+    asked = {"sweep_dir": str(tmp_path), "data_dir": str(tmp_path), "n_workers": 2, "threads": 1}
+    write_json(tmp_path / "intention.json", asked)
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text(f'#!/bin/sh\n[ "$3" = 41 ] && echo {state}\n')
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "41")
+    cells = [cell_of(tmp_path, s) for s in specs]
+    requeued = []
+    monkeypatch.setattr(job, "requeue", lambda stop: requeued.append(1))
+    real = job.local_pool.start
+    monkeypatch.setattr(job.local_pool, "start", lambda *a: real(*a[:3], program=PROGRAM))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    def warn() -> None:
+        wait_until(lambda: all(read_progress(cell) for cell in cells))
+        os.kill(os.getpid(), signum)
+
+    threading.Thread(target=warn).start()
+    assert job.SlurmTask(tmp_path)() == [75, 75]
+    assert requeued == [1] * returns
+    assert all(latest(cell).released for cell in cells)
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, state: str) -> list[list[str]]:
+    """Slurm's commands, answered: squeue says `state`, scontrol obeys."""
+    calls = []
+
+    def run(command, **kwargs):
+        calls.append(command)
+        return subprocess.CompletedProcess(command, 0, f"{state}\n", "")
+
+    monkeypatch.setattr(job.subprocess, "run", run)
+    monkeypatch.setenv("SLURM_JOB_ID", "41")
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    monkeypatch.delenv("SLURM_ARRAY_JOB_ID", raising=False)
+    return calls
+
+
+def rank_zero(monkeypatch: pytest.MonkeyPatch, sweep_dir: Path, work) -> int:
+    """Rank 0's part of a job of two ranks, with `work(ranks, stop)` for the worker's."""
+    from chinchilla.sweep import distributed_worker
+    from chinchilla.train.distributed import Ranks
+
+    asked = {"sweep_dir": str(sweep_dir), "data_dir": str(sweep_dir), "threads": 1, "shape": None}
+    monkeypatch.setattr(distributed_worker, "slurm_settings", lambda environment: {})
+    monkeypatch.setattr(distributed_worker, "join", lambda *a, **k: Ranks())
+    monkeypatch.setattr(
+        distributed_worker, "work", lambda ranks, s, d, stop, **k: work(ranks, stop)
+    )
+    return job._one_rank(asked)
+
+
+@pytest.mark.parametrize(("state", "n_requeues"), [("RUNNING", 1), ("COMPLETING", 0)])
+def test_a_job_of_which_another_rank_was_told_to_stop_returns_unless_it_is_ending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, n_requeues: int
+):
+    make_sweep(tmp_path, make_specs(1))
+    calls = answers(monkeypatch, state)
+    requeued = []
+    monkeypatch.setattr(job, "requeue", lambda stop: requeued.append(1))
+
+    def work(ranks, stop: Stop) -> int:
+        stop.requested = True  # as ranked does for another rank; no signal was seen here
+        return 75
+
+    assert rank_zero(monkeypatch, tmp_path, work) == 75
+    assert requeued == [1] * n_requeues
+    assert calls[0][0] == "squeue"
+
+
+def test_a_job_that_lost_a_rank_is_back_in_the_queue_before_anything_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """srun ends rank 0 too, after Slurm's KillWait: what comes later may not come at all."""
+    make_sweep(tmp_path, make_specs(1))
+    calls = answers(monkeypatch, "RUNNING")
+
+    def work(ranks, stop: Stop) -> int:
+        ranks.on_lost()
+        assert calls[-1] == ["scontrol", "requeue", "41"]
+        os.kill(os.getpid(), signal.SIGTERM)
+        return 75
+
+    with pytest.raises(SystemExit) as left:
+        rank_zero(monkeypatch, tmp_path, work)
+    assert left.value.code == 75
+    assert [c[0] for c in calls] == ["squeue", "scontrol"], "asked once"
+
+
+def test_a_job_that_can_train_nothing_here_does_not_return(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """It would find the same disk, or the same data, again and again."""
+    make_sweep(tmp_path, make_specs(1))
+    calls = answers(monkeypatch, "RUNNING")
+    with pytest.raises(RuntimeError, match="no run can be trained here"):
+        rank_zero(monkeypatch, tmp_path, lambda ranks, stop: 1)
+    assert calls == []
+
+
+@pytest.mark.parametrize(("timeout_min", "codes"), [(1e-6, [75, 75]), (600.0, [0, 0])])
+def test_a_job_whose_time_is_too_short_for_what_is_left_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout_min: float, codes: list[int]
+):
+    make_sweep(tmp_path, make_specs(2))
+    asked = {"sweep_dir": str(tmp_path), "data_dir": str(tmp_path), "n_workers": 2, "threads": 1}
+    write_json(tmp_path / "intention.json", asked | {"timeout_min": timeout_min})
+    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
+    requeued = []
+    monkeypatch.setattr(job, "requeue", lambda stop: requeued.append(1))
+    real = job.local_pool.start
+    monkeypatch.setattr(
+        job.local_pool, "start", lambda *a: real(*a[:3], program=PROGRAM, deadline=a[4])
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert job.SlurmTask(tmp_path)() == codes
+    assert requeued == [1] * (codes == [75, 75])

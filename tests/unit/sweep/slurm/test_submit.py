@@ -1,0 +1,253 @@
+"""The script and the submission, with a stand-in for Slurm; a real one is in tests/slurm."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import slurm_fakes
+from slurm_fakes import FakeSlurm, on_slurm
+from sweep_fakes import make_result, make_specs, make_sweep
+
+from chinchilla.core.errors import InputError
+from chinchilla.sweep.launch import launch
+from chinchilla.sweep.run_files import cell_of
+
+SUPPORT = Path(slurm_fakes.__file__).parent
+
+pytest.importorskip("submitit")
+
+
+def test_the_script_says_what_was_asked(tmp_path: Path, fake: FakeSlurm, capsys):
+    sweep = tmp_path / "sweep"
+    asked = on_slurm(gpus_per_node=2, setup=["module load cuda"])
+    assert launch(asked, make_specs(9), sweep, tmp_path) == 0
+    [text] = fake.scripts()
+    for part in (
+        "--array=0-2%3",
+        "--signal=USR2@180",
+        "--comment=chinchilla:sweep:",
+        "--requeue",
+        "--open-mode=append",
+        "--partition=p1",
+        "--qos=long",
+        "--time=90",
+        "--mem=32GB",
+        "--gpus-per-node=2",
+        "--cpus-per-task=8",
+        "--kill-on-bad-exit=1",
+        "env --ignore-signal=USR2",
+        "module load cuda",
+    ):
+        assert part in text, part
+    assert "--account" not in text
+    out = capsys.readouterr().out
+    assert "submitted 3 workers as job 41" in out
+    assert f"chinchilla status sweep_dir={sweep}" in out
+    assert f"chinchilla cancel sweep_dir={sweep}" in out
+    [record] = sweep.glob("submitit/*/job.json")
+    assert json.loads(record.read_text())["job_id"] == "41"
+    intention = json.loads((record.parent / "intention.json").read_text())
+    assert (intention["n_jobs"], intention["n_workers"], intention["threads"]) == (3, 2, 4)
+
+
+def test_a_short_job_is_not_warned_at_its_start(tmp_path: Path, fake: FakeSlurm):
+    asked = on_slurm()
+    asked.cluster.timeout_min = 2
+    launch(asked, make_specs(2), tmp_path / "sweep", tmp_path)
+    assert "--signal=USR2@30" in fake.scripts()[0]
+
+
+def test_never_more_jobs_than_runs_and_none_for_nothing(tmp_path: Path, fake: FakeSlurm, capsys):
+    sweep = tmp_path / "sweep"
+    [spec] = make_specs(1)
+    assert launch(on_slurm(gpus_per_node=0), [spec], sweep, tmp_path) == 0
+    [text] = fake.scripts()
+    assert "--array" not in text
+    assert "--gpus" not in text
+    cell_of(sweep, spec).mkdir(parents=True)
+    make_result(spec).save(cell_of(sweep, spec))
+    (fake.folder / "squeue_fails").touch()  # a finished sweep asks Slurm nothing
+    assert launch(on_slurm(), [spec], sweep, tmp_path) == 0
+    assert len(fake.scripts()) == 1
+    assert "1/1 cells" in capsys.readouterr().out
+
+
+def test_launching_again_submits_only_workers_that_are_gone(
+    tmp_path: Path, fake: FakeSlurm, capsys: pytest.CaptureFixture[str]
+):
+    specs, sweep = make_specs(9), tmp_path / "sweep"
+    launch(on_slurm(), specs, sweep, tmp_path)
+    launch(on_slurm(), specs, sweep, tmp_path)
+    assert len(fake.jobs()) == 3
+    assert "no workers" in (out := capsys.readouterr().out)
+    assert "3 workers had been submitted before as job 41: 3 PENDING (Resources)" in out
+    rows = fake.jobs()
+    fake.set_jobs([rows[0], rows[1].replace("PENDING", "COMPLETING")])  # one over, one ending
+    launch(on_slurm(), specs, sweep, tmp_path)
+    assert [row.split("|")[0] for row in fake.jobs()] == ["41", "41", "42", "42"]
+    asked = on_slurm()
+    asked.cluster.n_workers = 5
+    asked.format = "json"
+    capsys.readouterr()
+    launch(asked, specs, sweep, tmp_path)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["n_submitted"], told["n_earlier"]) == (2, 3)
+    assert told["earlier_job_ids"] == ["41", "42"]
+
+
+def test_jobs_are_ours_by_number_where_comments_are_dropped(tmp_path: Path, fake: FakeSlurm):
+    specs, sweep = make_specs(9), tmp_path / "sweep"
+    launch(on_slurm(), specs, sweep, tmp_path)
+    fake.set_jobs([row.rpartition("|")[0] + "|(null)" for row in fake.jobs()])
+    launch(on_slurm(), specs, sweep, tmp_path)
+    assert len(fake.scripts()) == 1
+
+
+def test_other_sweeps_jobs_are_not_ours(tmp_path: Path, fake: FakeSlurm):
+    for name in ("one", "two"):
+        launch(on_slurm(), make_specs(9), tmp_path / name, tmp_path)
+    assert len(fake.jobs()) == 6
+
+
+def test_a_squeue_that_fails_decides_nothing(tmp_path: Path, fake: FakeSlurm):
+    (fake.folder / "squeue_fails").write_text("slurm_load_jobs error: Socket timed out")
+    with pytest.raises(InputError, match=r"Socket timed out.*Nothing was submitted"):
+        launch(on_slurm(), make_specs(9), tmp_path / "sweep", tmp_path)
+    assert fake.scripts() == []
+
+
+def test_arrays_keep_to_the_sites_limit_and_ours(tmp_path: Path, fake: FakeSlurm, capsys):
+    (fake.folder / "max_array").write_text("4")
+    asked = on_slurm(gpus_per_node=1)
+    asked.cluster.n_workers, asked.cluster.max_jobs = 9, 12
+    launch(asked, make_specs(30), tmp_path / "sweep", tmp_path)
+    assert [row.split("|")[0] for row in fake.jobs()] == ["41"] * 4 + ["42"] * 4 + ["43"]
+    launch(asked, make_specs(30), tmp_path / "other", tmp_path)
+    assert len(fake.jobs()) == 12
+    assert "cluster.max_jobs left no room for 6 more" in capsys.readouterr().out
+
+
+def test_what_a_shell_inside_a_job_has_set_does_not_reach_ours(
+    tmp_path: Path, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+):
+    for key in ("SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SBATCH_PARTITION", "SQUEUE_STATES"):
+        monkeypatch.setenv(key, "1")
+    monkeypatch.setenv("SLURM_CONF", "/there/slurm.conf")
+    launch(on_slurm(), make_specs(3), tmp_path / "sweep", tmp_path)
+    for program in ("sbatch", "squeue"):
+        seen = (fake.folder / f"{program}.env").read_text().splitlines()
+        assert [v for v in seen if v.startswith(("SLURM", "SBATCH", "SQUEUE"))] == [
+            "SLURM_CONF=/there/slurm.conf"
+        ]
+    assert os.environ["SBATCH_PARTITION"] == "1"
+
+
+def test_no_slurm_here_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="login node"):
+        launch(on_slurm(), make_specs(1), tmp_path / "sweep", tmp_path)
+
+
+def test_a_refusal_by_sbatch_is_said_and_not_waited_for_again(tmp_path: Path, fake: FakeSlurm):
+    refusal = fake.folder / "sbatch_fails"
+    refusal.write_text("invalid partition")
+    with pytest.raises(InputError, match=r"invalid partition\. Change .* and launch again"):
+        launch(on_slurm(), make_specs(2), tmp_path / "sweep", tmp_path)
+    [said] = tmp_path.glob("sweep/submitit/*/refused.json")
+    assert "invalid partition" in json.loads(said.read_text())["said"]
+    refusal.unlink()
+    launch(on_slurm(), make_specs(2), tmp_path / "sweep", tmp_path)
+    assert len(fake.jobs()) == 2
+
+
+def test_jobs_that_sbatch_does_not_own_up_to_are_found(tmp_path: Path, fake: FakeSlurm):
+    """A controller under load queues the job and answers too late."""
+    (fake.folder / "sbatch_fails").write_text("Socket timed out on send/recv operation")
+    (fake.folder / "queues_all_the_same").touch()
+    assert launch(on_slurm(), make_specs(9), tmp_path / "sweep", tmp_path) == 0
+    [record] = tmp_path.glob("sweep/submitit/*/job.json")
+    assert json.loads(record.read_text())["job_id"] == "41"
+
+
+def test_the_number_of_jobs_must_be_given(tmp_path: Path, fake: FakeSlurm):
+    asked = on_slurm()
+    asked.cluster.n_workers = 0
+    with pytest.raises(InputError, match=r"cluster\.n_workers=2"):
+        launch(asked, make_specs(2), tmp_path / "sweep", tmp_path)
+
+
+LAUNCH = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import submitit
+from slurm_fakes import on_slurm
+from sweep_fakes import make_specs
+from chinchilla.sweep.slurm import job_records, submit
+from chinchilla.sweep.launch import launch
+sweep, last = Path(sys.argv[2]), int(sys.argv[3])
+left = last
+def count(event, args):
+    global left
+    touches = event == "subprocess.Popen" or (
+        event in ("open", "os.mkdir", "os.rename", "os.remove", "os.link")
+        and sys.argv[2] in str(args[0])
+        and "heartbeat" not in str(args[0])  # of another thread
+    )
+    left -= touches
+    if touches and left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+sys.addaudithook(count)
+launch(on_slurm(gpus_per_node=1), make_specs(9), sweep, sweep)
+print(f"{last - left} points")
+"""
+
+
+def start_launcher(sweep: Path, last: int = 10**9) -> subprocess.Popen[str]:
+    """A launcher that dies at its `last` touch of the sweep's files or start of a program."""
+    command = [sys.executable, "-c", LAUNCH, str(SUPPORT), str(sweep), str(last)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_two_launchers_at_once_submit_each_worker_once(tmp_path: Path, fake: FakeSlurm):
+    make_sweep(tmp_path / "sweep", make_specs(9))
+    launchers = [start_launcher(tmp_path / "sweep") for _ in range(2)]
+    said = "".join(p.communicate(timeout=60)[0] for p in launchers)
+    assert len(fake.jobs()) == 3
+    assert "submitted 3 workers" in said
+    assert "submitted no workers" in said
+
+
+@pytest.mark.parametrize("last", [30, 45, 50, 55])
+@pytest.mark.slow
+def test_a_launcher_killed_anywhere_leaves_nothing_twice(
+    tmp_path: Path, fake: FakeSlurm, last: int
+):
+    """Between any two steps of a submission; sbatch takes a moment and outlives its launcher."""
+    assert kill_and_launch_again(tmp_path / "sweep", fake, last)
+
+
+@pytest.mark.slow
+def test_a_launcher_killed_at_thirty_points_leaves_nothing_twice(tmp_path: Path, fake: FakeSlurm):
+    out = start_launcher(tmp_path / "whole").communicate(timeout=60)[0]
+    n = int(out.split()[-2])
+    points = range(1, n + 1, max(1, n // 30))
+    assert len(points) >= 30
+    for last in points:
+        fake.set_jobs([])
+        assert kill_and_launch_again(tmp_path / f"sweep{last}", fake, last)
+
+
+def kill_and_launch_again(sweep: Path, fake: FakeSlurm, last: int) -> bool:
+    (fake.folder / "sbatch_sleeps").write_text("0.3")
+    launcher = start_launcher(sweep, last)
+    launcher.communicate(timeout=60)
+    assert launcher.returncode == -9
+    launch(on_slurm(gpus_per_node=1), make_specs(9), sweep, sweep)
+    assert len(fake.jobs()) == 3
+    live = {row.rpartition(":")[2] for row in fake.jobs()}
+    assert {p.parent.name for p in sweep.glob("submitit/*/job.json")} == live
+    return True

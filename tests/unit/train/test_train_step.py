@@ -1,0 +1,91 @@
+"""Gradients of a batch: the same whatever its micro-batches, and without what cannot be had."""
+
+import logging
+
+import pytest
+import torch
+from train_world import make_spec
+
+from chinchilla.model import Transformer, compiling
+from chinchilla.train.train_step import Passes
+
+SHAPE = make_spec().model
+
+
+def tokens(rows: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(SHAPE.vocab_size, (rows, SHAPE.seq_len + 1), generator=generator)
+
+
+def added(micro_rows: int, batch: torch.Tensor, **more) -> tuple[float, list[torch.Tensor]]:
+    """Loss and gradients of a batch, cut into micro-batches."""
+    model = Transformer(SHAPE, **more).init_weights(0)
+    share = 1 / batch[:, 1:].numel()
+    passes = Passes(model, micro_rows, share, graphs=False, may_fall_back=True)
+    passes.prepare(batch)
+    loss = sum(float(passes.add(micro)) for micro in batch.split(micro_rows))
+    return loss, [p.grad for p in model.parameters()]
+
+
+@pytest.mark.parametrize("micro_rows", [1, 2, 3, 4])
+def test_micro_batches_add_up_to_the_batch(micro_rows: int):
+    batch = tokens(8)
+    whole, gradients = added(8, batch)
+    loss, cut = added(micro_rows, batch)
+    assert loss == pytest.approx(whole, rel=1e-6)
+    for a, b in zip(cut, gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_a_compiler_that_fails_is_said_once_and_costs_no_gradient(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(compiling, "BACKEND", broken)
+    compiling.compiled.cache_clear()
+    torch._dynamo.reset()
+    batch = tokens(4)
+    with caplog.at_level(logging.WARNING):
+        loss, gradients = added(2, batch, compile_blocks=True)
+    compiling.compiled.cache_clear()
+    torch._dynamo.reset()
+    expected_loss, expected = added(2, batch)
+    assert loss == expected_loss
+    assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
+    [said] = [r.getMessage() for r in caplog.records if "not compiled" in r.getMessage()]
+    assert "no compiler here" in said
+    assert "\n" not in said
+
+
+def test_a_compiler_may_fail_at_a_later_shape(monkeypatch: pytest.MonkeyPatch):
+    """The last micro-batch of a batch has fewer rows, and so programs of its own."""
+    made = []
+
+    def fails_late(graph, inputs):
+        made.append(graph)
+        if len(made) > 2:
+            raise RuntimeError("no more room for programs")
+        return graph.forward
+
+    batch = tokens(5)
+    expected_loss, expected = added(3, batch)
+    monkeypatch.setattr(compiling, "BACKEND", fails_late)
+    compiling.compiled.cache_clear()
+    torch._dynamo.reset()
+    loss, gradients = added(3, batch, compile_blocks=True)
+    compiling.compiled.cache_clear()
+    torch._dynamo.reset()
+    assert len(made) > 2
+    assert loss == pytest.approx(expected_loss, rel=1e-6)
+    for a, b in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_cleared_gradients_are_gone():
+    model = Transformer(SHAPE).init_weights(0)
+    passes = Passes(model, 2, 1.0, graphs=False, may_fall_back=True)
+    passes.add(tokens(2))
+    passes.clear()
+    assert all(p.grad is None for p in model.parameters())

@@ -1,0 +1,478 @@
+import json
+import math
+import multiprocessing
+import os
+import random
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from train_world import (
+    EVERY_UPDATE,
+    ROWS,
+    SEQ_LEN,
+    make_runtime,
+    make_spec,
+    same_bits,
+    stop_at,
+    train_and_save,
+)
+
+from chinchilla.core.errors import InputError
+from chinchilla.core.files import read_json
+from chinchilla.core.shapes import flops_per_token, n_params
+from chinchilla.data.dataset import TokenData
+from chinchilla.model import Transformer
+from chinchilla.plan.records import Curve, RunResult, RunSpec
+from chinchilla.train import train_run, trainer
+from chinchilla.train.checkpoint import load_checkpoint
+from chinchilla.train.device import pick_device
+
+RUNTIME = make_runtime()
+
+
+@pytest.fixture(scope="session")
+def spec(data_dir: Path) -> RunSpec:
+    return make_spec(data_dir)
+
+
+@pytest.fixture(scope="session")
+def whole(spec: RunSpec, data_dir: Path, tmp_path_factory: pytest.TempPathFactory):
+    """A run that never stopped, and its folder."""
+    cell = tmp_path_factory.mktemp("whole") / "cell"
+    return train_run(spec, cell, data_dir, RUNTIME), cell
+
+
+def metrics(cell: Path) -> list[dict]:
+    return [json.loads(line) for line in (cell / "metrics.jsonl").read_text().splitlines()]
+
+
+# What a run does
+
+
+def test_the_loss_goes_down_from_guessing_evenly(whole, spec: RunSpec):
+    result, cell = whole
+    loss = Curve.load(cell).loss
+    assert loss[0] == pytest.approx(math.log(spec.model.vocab_size) + 0.5, abs=0.4)
+    assert result.status == "finished"
+    assert result.final_loss < loss[0] - 1
+    assert result.held_out_loss["heldout"] < loss[0] - 1
+
+
+def test_the_first_loss_is_the_models_on_the_first_batch(whole, spec: RunSpec, data_dir: Path):
+    rows = torch.from_numpy(TokenData.open(data_dir).batch(spec.seed, 0, ROWS, SEQ_LEN))
+    model = Transformer(spec.model).init_weights(spec.seed)
+    expected = F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()).item()
+    assert Curve.load(whole[1]).loss[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_twice_is_the_same_bit_for_bit(whole, spec: RunSpec, data_dir: Path, tmp_path: Path):
+    again = train_run(spec, tmp_path / "cell", data_dir, RUNTIME)
+    same_bits(*whole, again, tmp_path / "cell")
+
+
+def test_another_seed_is_another_run(whole, spec: RunSpec, data_dir: Path, tmp_path: Path):
+    other = train_run(replace(spec, seed=1), tmp_path / "cell", data_dir, RUNTIME)
+    assert other.final_loss != whole[0].final_loss
+    assert not np.any(Curve.load(tmp_path / "cell").loss == Curve.load(whole[1]).loss)
+
+
+def test_relative_positions_train_and_resume(data_dir: Path, tmp_path: Path):
+    spec = make_spec(data_dir, steps=10, positions="relative")
+    one = train_run(spec, tmp_path / "one", data_dir, RUNTIME)
+    assert train_run(spec, tmp_path / "two", data_dir, RUNTIME, should_stop=stop_at(6)) is None
+    two = train_run(spec, tmp_path / "two", data_dir, RUNTIME)
+    same_bits(one, tmp_path / "one", two, tmp_path / "two")
+    assert one.final_loss < Curve.load(tmp_path / "one").loss[0] - 0.3
+
+
+def test_bf16_follows_fp32_and_keeps_fp32_weights(whole, data_dir: Path, tmp_path: Path):
+    """Rounding to 8 bits moves this run's losses by under 0.05 nats."""
+    spec = make_spec(data_dir, precision="bf16")
+    result = train_run(spec, tmp_path, data_dir, RUNTIME)
+    assert result.final_loss == pytest.approx(whole[0].final_loss, abs=0.05)
+    assert result.final_loss != whole[0].final_loss
+    checkpoint, _ = load_checkpoint(tmp_path / "checkpoints", spec)
+    state = [*checkpoint.weights.values(), *checkpoint.optimizer.values()]
+    assert {t.dtype for t in state} == {torch.float32}
+
+
+def test_gradients_are_clipped_when_asked(whole, data_dir: Path, tmp_path: Path):
+    """Adam forgets a gradient's size, so clipping shows once norms differ between steps."""
+    losses = {}
+    for clip in (0.0, 1e9, 0.1):
+        cell = tmp_path / str(clip)
+        train_run(make_spec(data_dir, steps=8, grad_clip=clip), cell, data_dir, RUNTIME)
+        losses[clip] = Curve.load(cell).loss
+    np.testing.assert_array_equal(losses[0.0], losses[1e9])
+    assert np.abs(losses[0.1] - losses[0.0]).max() > 1e-4
+
+
+# Stopping and going on
+
+
+@pytest.mark.parametrize(
+    "stops",
+    [
+        [1],
+        [7, 7, 8],
+        [10, 20],
+        [23],
+        pytest.param([2, 5, 8, 11, 14, 17, 20, 23], marks=pytest.mark.slow),
+    ],
+)
+def test_a_stopped_run_goes_on_as_if_it_never_stopped(
+    whole, spec: RunSpec, data_dir: Path, tmp_path: Path, stops: list[int]
+):
+    cell, done = tmp_path / "cell", 0
+    for stop in stops:
+        should_stop = stop_at(stop - done)  # it is asked once before each update left
+        assert train_run(spec, cell, data_dir, RUNTIME, should_stop=should_stop) is None
+        assert not (cell / "curve.npz").exists()
+        done = stop
+    result = train_run(spec, cell, data_dir, RUNTIME, attempts=3)
+    same_bits(*whole, result, cell)
+    assert result.attempts == 3
+    timing = {"tokens_per_second"}
+    strip = [[{k: v for k, v in m.items() if k not in timing} for m in metrics(c)]
+             for c in (whole[1], cell)]  # fmt: skip
+    assert strip[0] == strip[1]
+
+
+def test_a_run_stopped_before_its_first_update_leaves_no_checkpoint(
+    spec: RunSpec, data_dir: Path, tmp_path: Path
+):
+    assert train_run(spec, tmp_path, data_dir, RUNTIME, should_stop=lambda: True) is None
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_finished_run_asked_again_gives_its_result_without_training(
+    whole, spec: RunSpec, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    first = train_run(spec, tmp_path, data_dir, RUNTIME)
+    monkeypatch.setattr(trainer._Run, "update", None)
+    again = train_run(spec, tmp_path, data_dir, RUNTIME)
+    same_bits(first, tmp_path, again, whole[1])
+    assert again.wall_seconds == pytest.approx(first.wall_seconds, abs=0.05)
+
+
+def test_wall_seconds_add_up_over_attempts(spec: RunSpec, data_dir: Path, tmp_path: Path):
+    def slowly() -> bool:
+        time.sleep(0.02)  # counts as training: it is between two updates
+        return False
+
+    stop = stop_at(12)
+
+    def slowly_then_stop() -> bool:
+        return slowly() or stop()
+
+    train_run(spec, tmp_path, data_dir, RUNTIME, should_stop=slowly_then_stop)
+    result = train_run(spec, tmp_path, data_dir, RUNTIME, should_stop=slowly)
+    assert 24 * 0.02 < result.wall_seconds
+    assert result.tokens_per_second == pytest.approx(spec.D / result.wall_seconds)
+
+
+def test_a_damaged_checkpoint_costs_steps_and_no_bits(
+    whole, spec: RunSpec, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    cell = tmp_path / "cell"
+    eager = make_runtime(checkpoint_minutes=EVERY_UPDATE)
+    train_run(spec, cell, data_dir, eager, should_stop=stop_at(15))
+    newest = cell / "checkpoints" / "step-00000015"
+    os.truncate(newest / "weights.safetensors", 100)
+    result = train_run(spec, cell, data_dir, RUNTIME)
+    same_bits(*whole, result, cell)
+    assert f"warning: checkpoint {newest} is damaged" in capsys.readouterr().out
+
+
+def test_nobody_saves_over_a_run_that_another_worker_took(
+    spec: RunSpec, data_dir: Path, tmp_path: Path
+):
+    lost = {"still_mine": lambda: False}
+    eager = make_runtime(checkpoint_minutes=EVERY_UPDATE)
+    assert train_run(spec, tmp_path, data_dir, eager, **lost) is None
+    assert train_run(spec, tmp_path, data_dir, RUNTIME, should_stop=stop_at(3), **lost) is None
+    assert not (tmp_path / "checkpoints").exists()
+
+
+FORKSERVER = multiprocessing.get_context("forkserver")
+FORKSERVER.set_forkserver_preload(["chinchilla.train"])  # torch is imported once, not per kill
+
+
+def start_process(*args) -> multiprocessing.process.BaseProcess:
+    process = FORKSERVER.Process(target=train_and_save, args=args)
+    process.start()
+    return process
+
+
+def newest_step(cell: Path) -> int:
+    return max((int(p.name[5:]) for p in (cell / "checkpoints").glob("step-*")), default=0)
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+def test_a_run_killed_at_random_moments_goes_on_as_if_it_never_was(
+    whole, spec: RunSpec, data_dir: Path, tmp_path: Path, seed: int
+):
+    """SIGKILL while it trains and writes checkpoints, again and again, then left alone."""
+    cell, draw = tmp_path / "cell", random.Random(seed)
+    eager = make_runtime(checkpoint_minutes=EVERY_UPDATE)
+    landed = []
+    for floor in (1, 7, 13):  # each process gets beyond the one before it
+        process = start_process(spec, cell, data_dir, eager)
+        deadline = time.monotonic() + 60
+        while newest_step(cell) < floor:
+            assert process.is_alive(), (tmp_path / "cell.out").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(draw.uniform(0, 0.15))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        landed.append(process.exitcode == -signal.SIGKILL)
+    assert landed[0], "the first kill came too late to test anything"
+    process = start_process(spec, cell, data_dir, eager)
+    process.join(60)
+    assert process.exitcode == 0, (tmp_path / "cell.out").read_text()
+    same_bits(*whole, RunResult.load(cell), cell)
+    assert [m["step"] for m in metrics(cell)] == [5, 10, 15, 20, 24]
+    assert not list((cell / "checkpoints").glob(".tmp-*"))
+
+
+# What may not change a run
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_micro_batches_change_only_the_rounding(
+    whole, spec: RunSpec, data_dir: Path, tmp_path: Path, rows: int
+):
+    """fp32 sums in another order: 2^-24 relative, grown by 24 updates to under 1e-4 nats."""
+    runtime = make_runtime(micro_batch_tokens=rows * SEQ_LEN)
+    result = train_run(spec, tmp_path, data_dir, runtime)
+    np.testing.assert_allclose(Curve.load(tmp_path).loss, Curve.load(whole[1]).loss, atol=1e-4)
+    assert result.held_out_loss["heldout"] == pytest.approx(
+        whole[0].held_out_loss["heldout"], abs=1e-4
+    )
+
+
+def test_micro_batches_are_as_long_as_told(spec: RunSpec, data_dir: Path, tmp_path: Path):
+    seen = []
+
+    class Spy(Transformer):
+        def forward(self, tokens, targets=None):
+            if torch.is_grad_enabled():
+                seen.append(tuple(tokens.shape))
+            return super().forward(tokens, targets)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "Transformer", Spy)
+        runtime = make_runtime(micro_batch_tokens=3 * SEQ_LEN + 5)
+        train_run(spec, tmp_path, data_dir, runtime, should_stop=stop_at(2))
+    assert seen == [(3, SEQ_LEN), (1, SEQ_LEN)] * 2
+
+
+def test_habits_change_no_loss(whole, spec: RunSpec, data_dir: Path, tmp_path: Path):
+    runtime = make_runtime(log_every_steps=3, held_out_evals=9, checkpoint_minutes=EVERY_UPDATE)
+    result = train_run(spec, tmp_path, data_dir, runtime)
+    np.testing.assert_array_equal(Curve.load(tmp_path).loss, Curve.load(whole[1]).loss)
+    assert result.held_out_loss == whole[0].held_out_loss
+    assert result.spec.run_id == whole[0].spec.run_id
+
+
+# Divergence
+
+
+@pytest.mark.parametrize("log_every_steps", [1, 5, 24])
+def test_a_run_that_blows_up_ends_as_diverged(data_dir: Path, tmp_path: Path, log_every_steps: int):
+    spec = make_spec(data_dir, peak_lr=1e30, grad_clip=0.0)
+    runtime = make_runtime(log_every_steps=log_every_steps, checkpoint_minutes=EVERY_UPDATE)
+    result = train_run(spec, tmp_path, data_dir, runtime)
+    assert result.status == "diverged"
+    assert "not finite" in result.reason
+    assert result.final_loss is None
+    assert result.final_loss_se is None
+    assert result.held_out_loss == result.bits_per_byte == {}
+    assert 0 < result.steps_done <= spec.steps
+    assert result.flops_spent == pytest.approx(spec.C * result.steps_done / spec.steps)
+    result.save(tmp_path)
+    assert RunResult.load(tmp_path) == result
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=pytest.fail)  # NaN is not JSON
+
+
+def poisoned(monkeypatch: pytest.MonkeyPatch, losses: dict[int, float]) -> None:
+    """Replace what training measured at some steps; the updates themselves are not touched."""
+    real = trainer._Run.update
+
+    def update(self) -> None:
+        real(self)
+        if self.step in losses:
+            self.losses[self.step - 1] = losses[self.step]
+
+    monkeypatch.setattr(trainer._Run, "update", update)
+
+
+@pytest.mark.parametrize("log_every_steps", [1, 7, 24])
+def test_a_loss_that_is_not_finite_names_its_step(
+    spec: RunSpec,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    log_every_steps: int,
+):
+    poisoned(monkeypatch, {13: math.inf})
+    runtime = make_runtime(log_every_steps=log_every_steps)
+    result = train_run(spec, tmp_path, data_dir, runtime)
+    assert (result.status, result.reason) == ("diverged", "loss is not finite at step 13")
+
+
+@pytest.mark.parametrize("log_every_steps", [1, 2, 7, 24])
+@pytest.mark.parametrize(("n", "status"), [(9, "finished"), (10, "diverged")])
+def test_ten_steps_a_nat_above_guessing_evenly_are_divergence_however_often_one_looks(
+    spec: RunSpec, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    log_every_steps: int, n: int, status: str,
+):  # fmt: skip
+    high = math.log(spec.model.vocab_size) + 1.01  # with nine of them, the mean of ten is below
+    poisoned(monkeypatch, dict.fromkeys(range(8, 8 + n), high))
+    runtime = make_runtime(log_every_steps=log_every_steps)
+    result = train_run(spec, tmp_path, data_dir, runtime)
+    assert result.status == status
+    assert ("to step 17 is more than 1 nat above" in result.reason) == (status == "diverged")
+
+
+def test_a_high_loss_during_warm_up_is_not_divergence(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    spec = make_spec(data_dir, steps=30, warmup_steps=12)
+    assert spec.warmup_steps == 12
+    poisoned(monkeypatch, dict.fromkeys(range(1, 12), 9.0))
+    assert train_run(spec, tmp_path, data_dir, RUNTIME).status == "finished"
+
+
+@pytest.mark.parametrize("checkpoint_minutes", [EVERY_UPDATE, 10])
+def test_a_held_out_loss_that_is_not_finite_is_divergence(
+    spec: RunSpec, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_minutes: float
+):  # fmt: skip
+    """The last update can break the weights after the last finite training loss."""
+    monkeypatch.setattr(trainer, "held_out_loss", lambda *told: math.nan)
+    runtime = make_runtime(held_out_evals=1, checkpoint_minutes=checkpoint_minutes)
+    result = train_run(spec, tmp_path, data_dir, runtime)
+    assert result.status == "diverged"
+    assert result.reason == "held-out loss is not finite after step 24"
+    assert result.final_loss is None
+    result.save(tmp_path)
+
+
+# What is refused
+
+
+def test_data_of_another_id_is_refused(spec: RunSpec, data_dir: Path, tmp_path: Path):
+    other = replace(spec, data_id="0123456789abcdef")
+    with pytest.raises(
+        InputError, match=f"planned on data 0123456789abcdef, .* holds {spec.data_id}"
+    ):
+        train_run(other, tmp_path / "cell", data_dir, RUNTIME)
+    assert not (tmp_path / "cell").exists()
+
+
+def test_a_model_without_room_for_all_pieces_is_refused(
+    spec: RunSpec, data_dir: Path, tmp_path: Path
+):
+    small = replace(spec, model=replace(spec.model, vocab_size=300))
+    with pytest.raises(InputError, match="vocab_size=300 is below the 400 pieces"):
+        train_run(small, tmp_path, data_dir, RUNTIME)
+
+
+def test_the_folder_of_another_run_is_refused(spec: RunSpec, data_dir: Path, tmp_path: Path):
+    train_run(spec, tmp_path, data_dir, RUNTIME, should_stop=lambda: True)
+    other = replace(spec, seed=5)
+    with pytest.raises(InputError, match=f"belongs to run {spec.run_id}, not {other.run_id}"):
+        train_run(other, tmp_path, data_dir, RUNTIME)
+    assert RunSpec.from_dict(read_json(tmp_path / "spec.json", "spec"), "here") == spec
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "meta", "mps"])
+def test_devices_that_do_not_train_are_refused_by_name(name: str):
+    with pytest.raises(InputError, match=f"runtime.device='{name}'.*auto, cpu, cuda or cuda:1"):
+        pick_device(name)
+
+
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(InputError, match=r"runtime.device=cuda:99: this machine shows \d+ CUDA"):
+        pick_device("cuda:99")
+
+
+def test_auto_is_a_device_that_is_there():
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+# What a result says
+
+
+def test_the_final_loss_is_the_mean_over_its_window(whole):
+    result, cell = whole
+    tail = Curve.load(cell).loss[-result.final_loss_steps :]
+    assert result.final_loss_steps == len(tail) == 1  # 2% of 24 steps, at least one
+    assert result.final_loss == pytest.approx(tail.mean(), rel=1e-12)
+    assert result.final_loss_se is None  # one step has no spread
+
+
+def test_the_result_counts_parameters_tokens_and_flops(whole, spec: RunSpec):
+    result, _ = whole
+    assert result.spec == spec
+    assert result.n_params == n_params(spec.model)
+    assert result.n_params_non_embedding == n_params(spec.model) - 400 * 16
+    assert result.steps_done == 24
+    assert result.flops_spent == pytest.approx(
+        flops_per_token(spec.model, "with_head") * 24 * ROWS * SEQ_LEN, rel=1e-12
+    )
+    assert result.flops_spent == pytest.approx(spec.C, rel=1e-12)
+
+
+def test_bits_per_byte_come_from_held_out_text_alone(whole, data_dir: Path):
+    result, _ = whole
+    split = TokenData.open(data_dir).manifest.splits["heldout"]
+    expected = result.held_out_loss["heldout"] / math.log(2) * split.tokens / split.bytes
+    assert result.bits_per_byte == {"heldout": pytest.approx(expected, rel=1e-12)}
+    assert result.held_out_tokens == {"heldout": 256}
+
+
+def test_a_cpu_has_a_name_and_no_mfu(whole):
+    result, _ = whole
+    assert result.mfu is None
+    assert result.device.startswith("CPU ")
+    assert result.device.endswith(" threads")
+    assert result.peak_memory_bytes > 1e7
+    assert {"python", "torch", "numpy", "chinchilla", "sentencepiece"} <= set(result.versions)
+    assert result.started_utc <= result.finished_utc
+
+
+def test_held_out_losses_are_measured_where_the_schedule_says(whole, spec: RunSpec, data_dir: Path):
+    curve = Curve.load(whole[1])
+    assert curve.held_out_step.tolist() == [3, 6, 12, 24]
+    assert curve.step.tolist() == list(range(24))
+    assert curve.held_out_loss[-1] == whole[0].held_out_loss["heldout"]
+    assert np.all(np.diff(curve.held_out_loss) < 0)
+
+
+def test_metrics_lines_hold_mean_loss_rate_and_held_out_loss(whole, spec: RunSpec):
+    result, cell = whole
+    lines, curve = metrics(cell), Curve.load(cell)
+    assert [m["step"] for m in lines] == [5, 10, 15, 20, 24]
+    assert [m["tokens"] for m in lines] == [m["step"] * ROWS * SEQ_LEN for m in lines]
+    assert lines[1]["loss"] == pytest.approx(curve.loss[5:10].mean(), rel=1e-6)
+    assert lines[-1]["lr"] == pytest.approx(0.1 * spec.peak_lr)
+    assert [m.get("held_out_loss") for m in lines] == [
+        curve.held_out_loss[0], curve.held_out_loss[1], curve.held_out_loss[2],
+        None, result.held_out_loss["heldout"],
+    ]  # fmt: skip
+
+
+def test_progress_is_told_at_log_points(spec: RunSpec, data_dir: Path, tmp_path: Path):
+    told: list[tuple[int, float]] = []
+    train_run(spec, tmp_path, data_dir, RUNTIME, on_progress=lambda *x: told.append(x))
+    assert told == [(m["step"], m["loss"]) for m in metrics(tmp_path)]
