@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from chinchilla.api import diagnose, fit, simulate
     from chinchilla.fit import (
-        Fits,
-        Frontier,
+        FitResult,
+        FitResults,
         LossLaw,
         PowerLaw,
         fit_envelope,
@@ -26,8 +26,8 @@ __version__ = "0.1.0"
 
 _HOMES = {  # name -> the module that holds it
     "Observations": "chinchilla.observations.table",
-    "Fits": "chinchilla.fit",
-    "Frontier": "chinchilla.fit",
+    "FitResults": "chinchilla.fit",
+    "FitResult": "chinchilla.fit",
     "LossLaw": "chinchilla.fit",
     "PowerLaw": "chinchilla.fit",
     "fit_envelope": "chinchilla.fit",
@@ -41,8 +41,8 @@ _HOMES = {  # name -> the module that holds it
 _CALLABLE = ("diagnose", "fit")
 
 __all__ = [
-    "Fits",
-    "Frontier",
+    "FitResult",
+    "FitResults",
     "LossLaw",
     "Observations",
     "PowerLaw",

@@ -35,7 +35,7 @@ from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.diagnose.verdicts import diagnose as run_diagnostics
 from chinchilla.fit.loss_law import named_law
 from chinchilla.fit.result import LossLaw
-from chinchilla.fit.results import Fits
+from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations, observations_of
 from chinchilla.recommend import fit_table
 
@@ -67,7 +67,7 @@ def fit(
     approach3_law: Approach3Law = "auto",
     envelope_points: int = 1_500,
     smooth_steps: float = 10.0,
-) -> Fits:
+) -> FitResults:
     """All approaches on a table of runs, and the recommended answer, as `chinchilla fit`.
 
     Args:
@@ -155,7 +155,7 @@ def _tables(obs: Any, curves: Any) -> tuple[Observations, Observations | None]:
 
 
 def diagnose(
-    fits: Fits | Observations | Any,
+    fits: FitResults | Observations | Any,
     obs: Observations | Any = None,
     *,
     budget_flops: float = 0.0,
@@ -165,7 +165,7 @@ def diagnose(
     """Every diagnostic of fits, as `chinchilla diagnose`: what to trust, and what to do first.
 
     Args:
-        fits: of `fit`, or read by `Fits.load` from a folder. Observations or a data frame are fitted
+        fits: of `fit`, or read by `FitResults.load` from a folder. Observations or a data frame are fitted
             first.
         obs: the observations that were fitted; None uses those that the fits know.
         budget_flops: FLOPs at which moves of N_opt are stated; 0 is ten times the largest C.
@@ -175,7 +175,7 @@ def diagnose(
     Raises:
         InputError: the runs are unknown, or are not those of the fits.
     """
-    if not isinstance(fits, Fits):
+    if not isinstance(fits, FitResults):
         fits = fit(fits)
     runs = fits.observations() if obs is None else observations_of(obs)
     return run_diagnostics(runs, fits, C_star=budget_flops, n_bootstrap=n_bootstrap, seed=seed)

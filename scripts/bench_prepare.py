@@ -76,7 +76,7 @@ def main() -> None:
         "commit": git.stdout.strip(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "load_average": os.getloadavg(),
-        "wall_seconds": round(seconds, 1),
+        "train_seconds": round(seconds, 1),
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
         "peak_pss_mb": round(peak / 1e6),  # of all processes together
         "peak_rss_mb_largest_process": round(used.ru_maxrss * 1024 / 1e6),

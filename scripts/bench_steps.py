@@ -79,7 +79,7 @@ def write_tokens(folder: Path, job: dict[str, Any]) -> None:
     vocab_size, splits = s["vocab_size"], {}
     p = 1 / np.arange(1, vocab_size + 1)
     n = (max(N_LOSSES, job["warm_ups"]) + job["steps"] + 1) * job["rows"] * s["seq_len"] + 1
-    for name, size in (("train", n), ("heldout", 4 * (s["seq_len"] + 1))):
+    for name, size in (("train", n), ("validation", 4 * (s["seq_len"] + 1))):
         writer = ShardWriter(folder, name, n, "uint16", vocab_size - 1)
         writer.add(rng.choice(vocab_size, size, p=p / p.sum()).astype(np.uint16), 1, size)
         split: Split = writer.close()
@@ -110,7 +110,7 @@ def ours(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) 
         device=device.type, micro_batch_tokens=batch_tokens, log_every_steps=LOG_EVERY,
         compile_blocks="always" if job["compile"] else "never", cuda_graphs=job["compile"],
     )  # fmt: skip
-    run = _Run(spec, tokens.parent / "cell", tokens, runtime)
+    run = _Run(spec, tokens.parent / "run", tokens, runtime)
 
     def step(number: int) -> None:
         assert run.step == number

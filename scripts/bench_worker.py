@@ -71,15 +71,15 @@ def timed(folder: Path, specs: list[Any], data: Path, cache: Path, runtime: Any)
     seconds = time.time() - began
     found = {}
     for spec in specs:
-        cell = folder / "cells" / spec.run_id
-        if not (cell / "result.json").exists():
+        run_dir = folder / "runs" / spec.run_id
+        if not (run_dir / "result.json").exists():
             raise SystemExit(
                 f"run {spec.run_id} did not end: {(done.stdout + done.stderr)[-2000:]}"
             )
-        result = RunResult.load(cell)
+        result = RunResult.load(run_dir)
         assert result.status == "finished", result.reason
-        over = (cell / "result.json").stat().st_mtime - began
-        found[spec.run_id] = {"train_seconds": result.wall_seconds, "over_after": over}
+        over = (run_dir / "result.json").stat().st_mtime - began
+        found[spec.run_id] = {"train_seconds": result.train_seconds, "over_after": over}
     shutil.rmtree(folder)
     return {"seconds": seconds, "runs": found}
 
@@ -106,7 +106,7 @@ def sweep(
 
     end = time.monotonic() + 60 * minutes
     specs = specs_of(device, work / "tokens")
-    runtime = RuntimeConfig(device=device, held_out_evals=8)
+    runtime = RuntimeConfig(device=device, validation_evals=8)
     result["n_runs"], result["rounds"] = len(specs), result.get("rounds", [])
     while len(result["rounds"]) < rounds:
         result["rounds"].append({way: {} for way in WAYS})
@@ -173,8 +173,8 @@ def of_finished(folder: Path, seconds: float, summary: dict[str, Any]) -> dict[s
     from chinchilla.plan.records import RunResult, load_plan
 
     specs = load_plan(folder / "plan.jsonl")
-    results = [RunResult.load(folder / "cells" / s.run_id) for s in specs]
-    trained = sum(r.wall_seconds for r in results)
+    results = [RunResult.load(folder / "runs" / s.run_id) for s in specs]
+    trained = sum(r.train_seconds for r in results)
     found = {
         "n_runs": len(results), "worker_seconds": seconds, "train_seconds": trained,
         "share_of_time_in_training": trained / seconds,

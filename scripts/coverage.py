@@ -33,7 +33,7 @@ from chinchilla.core.errors import FitError, Refusal
 from chinchilla.core.files import read_json, write_json
 from chinchilla.fit import fit_envelope, fit_isoflop
 from chinchilla.fit.bootstrap import draw, power_laws
-from chinchilla.fit.loss_law import LawFrontier
+from chinchilla.fit.loss_law import FrontierSolver
 from chinchilla.fit.parametric.approach3 import fit_loss_law, refit_loss_law
 from chinchilla.fit.result import PowerLaw
 from chinchilla.observations.table import Observations
@@ -58,7 +58,7 @@ def parametric(resampling: str) -> Fit:
         law, _ = fit_loss_law(obs.N, obs.D, obs.L)
         weights = draw(resampling, obs, N_BOOTSTRAP["parametric"], seed)
         laws = refit_loss_law(obs.N, obs.D, obs.L, weights, law)
-        frame = LawFrontier.of(obs)
+        frame = FrontierSolver.of(obs)
         N_line, D_line = frame.lines(law)
         return power_laws(N_line, D_line, frame.all_lines(laws.theta), 10 * float(obs.C.max()))[0]
 

@@ -147,7 +147,7 @@ def ladder(n_sizes: int) -> Design:
             6 * columns[0] * columns[1],
             *columns,
             (L * np.exp(error)).ravel(),
-            loss_kind="heldout",
+            loss_kind="validation",
         )
 
     return Design(build, A, lambda at: LOG_K + A * np.log(at))

@@ -21,7 +21,7 @@ def main(folder: Path, docs: Path) -> None:
     for corpus in found["corpora"]:
         results = finished_results(folder / corpus["name"])
         corpus["folder"] = Path(corpus["folder"]).name
-        corpus["training_seconds_over_all_runs"] = round(sum(r.wall_seconds for r in results), 1)
+        corpus["training_seconds_over_all_runs"] = round(sum(r.train_seconds for r in results), 1)
         corpus["trained_at_commit"] = sorted({r.git for r in results})
     record = {
         "machine": f"{results[0].device}, {os.cpu_count()} cores",
@@ -34,7 +34,7 @@ def main(folder: Path, docs: Path) -> None:
     for name in ("results", "figures"):
         (docs / name).mkdir(parents=True, exist_ok=True)
     write_json(docs / "results" / "compare_corpora.json", record)
-    source = folder / "compare" / "figures" / "compare_valleys.png"
+    source = folder / "compare" / "figures" / "compare_isoflop_curves.png"
     shutil.copyfile(source, docs / "figures" / "compare_corpora.png")
 
 

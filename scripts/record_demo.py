@@ -13,14 +13,14 @@ from pathlib import Path
 
 from chinchilla.commands.shared import sweep_results
 from chinchilla.core.files import write_json
-from chinchilla.fit.results import Fits
+from chinchilla.fit.results import FitResults
 from chinchilla.recommend.answer import default_budget, recommendation
 from chinchilla.train.device import git_commit
 
 
 def main(sweep_dir: Path, docs: Path) -> None:
     results, _ = sweep_results(sweep_dir)
-    found = Fits.load(sweep_dir / "fits")
+    found = FitResults.load(sweep_dir / "fits")
     fits, refusals, told = found.fitted, found.refused, found.command
     finished = [r for r in results if r.status == "finished"]
     spent = sum(r.flops_spent for r in finished)
@@ -39,9 +39,9 @@ def main(sweep_dir: Path, docs: Path) -> None:
                 - min(map(_time, (r.started_utc for r in results)))
             ).total_seconds()
         ),
-        "training_seconds_over_all_runs": round(sum(r.wall_seconds for r in results), 1),
+        "training_seconds_over_all_runs": round(sum(r.train_seconds for r in results), 1),
         "training_flops": spent,
-        "flops_per_second_of_one_worker": spent / sum(r.wall_seconds for r in finished),
+        "flops_per_second_of_one_worker": spent / sum(r.train_seconds for r in finished),
         "loss": told["loss"],
         "exponents": {
             name: {
@@ -57,7 +57,7 @@ def main(sweep_dir: Path, docs: Path) -> None:
         "recommended": None
         if found.recommended is None
         else recommendation(found, default_budget(found)).to_dict(),
-        "isoflop_bottoms": [
+        "isoflop_minima": [
             {"budget_flops": p.budget_flops, "N_opt": p.N, "D_opt": p.D, "loss": p.L}
             for p in (fits["isoflop"].points if "isoflop" in fits else [])
         ],
@@ -69,7 +69,7 @@ def main(sweep_dir: Path, docs: Path) -> None:
     shutil.copyfile(
         sweep_dir / "fits" / "observations.csv", docs / "results" / "demo_observations.csv"
     )
-    for figure in ("isoflop_valleys", "optimal_sizes"):
+    for figure in ("isoflop_curves", "optimal_sizes"):
         source = sweep_dir / "report" / "figures" / f"{figure}.png"
         shutil.copyfile(source, docs / "figures" / f"demo_{figure}.png")
 

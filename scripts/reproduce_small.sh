@@ -8,6 +8,6 @@ step() { printf '\n==> chinchilla %s\n' "$*"; chinchilla "$@"; }
 
 step data corpus=sotu tokenizer.vocab_size=512 tokenizer.train_mb=4 data_dir="$dir/data"
 step sweep grid=demo recipe=demo cluster=local runtime=demo data_dir="$dir/data" sweep_dir="$dir"
-step fit sweep_dir="$dir" loss=heldout
+step fit sweep_dir="$dir" loss=validation
 step diagnose sweep_dir="$dir"
 step report sweep_dir="$dir"

@@ -42,10 +42,10 @@ from chinchilla.config import FitCommand  # noqa: E402
 from chinchilla.core.errors import Refusal  # noqa: E402
 from chinchilla.fit import fit_isoflop  # noqa: E402
 from chinchilla.fit.isoflop.profile import fit_budget  # noqa: E402
-from chinchilla.fit.isoflop.refusals import akima_bottom  # noqa: E402
+from chinchilla.fit.isoflop.refusals import akima_minimum  # noqa: E402
 from chinchilla.fit.isoflop.window import find_window  # noqa: E402
 from chinchilla.fit.loss_law import FlopsPerToken  # noqa: E402
-from chinchilla.fit.results import Fits  # noqa: E402
+from chinchilla.fit.results import FitResults  # noqa: E402
 from chinchilla.observations.read_table import read_frame  # noqa: E402
 from chinchilla.observations.table import Observations  # noqa: E402
 from chinchilla.recommend import fit_table, recommendation  # noqa: E402
@@ -71,14 +71,14 @@ def observations(rows: Sequence[dict[str, str]]) -> Observations:
     return Observations.of(**columns, run_id=names)
 
 
-def fitted(obs: Observations) -> Fits:
+def fitted(obs: Observations) -> FitResults:
     """As `chinchilla fit` with its defaults."""
     return fit_table(obs, None, FitCommand(observations="-", out_dir="-", compare_intervals=False))
 
 
 def measured(obs: Observations) -> dict[str, float]:
     """N_opt in both readings and the loss at the minimum of one budget's own runs; NaN for none."""
-    empty = Fits.of({}, {}, obs)
+    empty = FitResults.of({}, {}, obs)
     minimum = minima_of(obs, empty)
     near = obs.where(find_window(obs, "auto").keep)
     profile = fit_budget(near, 1.0, None, FlopsPerToken.from_observations(near))
@@ -86,7 +86,7 @@ def measured(obs: Observations) -> dict[str, float]:
     if profile.c is not None:
         square = profile.pull**2 * profile.residuals**2 / (1 - profile.leverage)
         sd = float(np.sqrt(square.sum()))
-    akima = akima_bottom(obs.N, obs.L)
+    akima = akima_minimum(obs.N, obs.L)
     return {
         "parabola": float(minimum.N[0]) if len(minimum) else np.nan,
         "akima": np.nan if akima is None else akima,

@@ -19,7 +19,7 @@ from bench_arguments import Arguments, existing_folder, out_file
 from score_extrapolation import SPLITS, TABLES, observations, rows_of, sweeps_of
 
 from chinchilla.config.fit import APPROACH3_LAWS
-from chinchilla.fit.results import Fits
+from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend.candidates import law_readings, laws_of, pairs_of_laws
 from chinchilla.recommend.choose import forecasts_of_laws, minima_of
@@ -34,7 +34,7 @@ def errors(obs: Observations, split: float) -> dict[str, list[float]]:
     largest = float(np.nanmax(obs.budget_flops))
     limit = largest / split * 1.01 if split > 1 else largest * 0.999
     kept = obs.where(obs.budget_flops <= limit)
-    truth, fits = minima_of(obs, Fits.of({}, {}, obs)), Fits.of({}, {}, kept)
+    truth, fits = minima_of(obs, FitResults.of({}, {}, obs)), FitResults.of({}, {}, kept)
     measured = np.log([truth.N[-1], truth.L[-1]])
     readings, minima = law_readings(kept, HOW), minima_of(kept, fits)
     found = {}

@@ -1,4 +1,4 @@
-"""How the demo's recipe was chosen: held-out loss over batch size, learning rate and seeds.
+"""How the demo's recipe was chosen: validation loss over batch size, learning rate and seeds.
 
     python scripts/study_demo.py DATA_DIR OUT_DIR [--budget 1e11] [--models 16x2,24x2,32x2]
         [--batches 512,1024] [--rates 0.012,0.017,0.024] [--seeds 0,1,2] [--heads 16]
@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--heads", type=int, default=16, help="kv_size")
     told = parser.parse_args()
 
-    command = compose("sweep", ["runtime=demo", "runtime.held_out_evals=1"])
+    command = compose("sweep", ["runtime=demo", "runtime.validation_evals=1"])
     tokens = TokenData.open(told.data_dir)
     seeds = [int(s) for s in told.seeds.split(",")]
     groups = {}
@@ -59,10 +59,10 @@ def main() -> int:
         ]
     told.out_dir.mkdir(parents=True, exist_ok=True)
     launch(command, [s for specs in groups.values() for s in specs], told.out_dir, told.data_dir)
-    print(f"{'model':>6} {'N':>7} {'steps':>6} {'batch':>6} {'peak_lr at 32':>13}  held-out loss")
+    print(f"{'model':>6} {'N':>7} {'steps':>6} {'batch':>6} {'peak_lr at 32':>13}  validation loss")
     for (model, batch, rate), specs in groups.items():
-        results = [RunResult.load(told.out_dir / "cells" / s.run_id) for s in specs]
-        losses = [r.held_out_loss.get("heldout", float("nan")) for r in results]
+        results = [RunResult.load(told.out_dir / "runs" / s.run_id) for s in specs]
+        losses = [r.validation_loss.get("validation", float("nan")) for r in results]
         spread = statistics.stdev(losses) if len(losses) > 1 else float("nan")
         print(
             f"{model:>6} {specs[0].N:>7} {specs[0].steps:>6} {batch:>6} {rate:>13}  "

@@ -11,7 +11,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.core.files import writable_dir, write_json
 from chinchilla.decide.compare import NOT_ASKED, Side, told
 from chinchilla.decide.compare import compare as set_side_by_side
-from chinchilla.fit.results import FILE, Fits
+from chinchilla.fit.results import FILE, FitResults
 
 
 def compare(command: config.CompareCommand) -> int:
@@ -83,19 +83,19 @@ def _side(name: str, folder: str, place: Path, is_sweep: bool) -> Side:
     if not (place / FILE).exists():
         given = f"observations=RUNS.csv out_dir={folder}"
         if is_sweep:
-            given = f"sweep_dir={folder} loss=heldout"
+            given = f"sweep_dir={folder} loss=validation"
         raise InputError(
             f"{folder} has no fits ({place / FILE}). Make them: chinchilla fit {given}"
         )
-    fits = Fits.load(place)
+    fits = FitResults.load(place)
     finals = fits.runs_beside(place).finals()
     fitted = set(finals.run_id.tolist())
     results = finished_results(Path(folder)) if is_sweep else []
     results = [r for r in results if r.spec.run_id in fitted]
     factors = [
-        float(np.mean(list(r.bits_per_byte.values())) / np.mean(list(r.held_out_loss.values())))
+        float(np.mean(list(r.bits_per_byte.values())) / np.mean(list(r.validation_loss.values())))
         for r in results
-        if r.bits_per_byte and r.held_out_loss
+        if r.bits_per_byte and r.validation_loss
     ]
     return Side(
         name,

@@ -40,7 +40,7 @@ def _tokenizer(command: config.DataCommand) -> int:
             ],
         })  # fmt: skip
     table = new_table(
-        "on held-out documents",
+        "on validation documents",
         ["source", "documents", "bytes", "bytes a token", "tokens a word", "not given back", "changed by NFKC"],
         left=("source",),
     )  # fmt: skip
@@ -126,7 +126,7 @@ def _prepare(command: config.DataCommand) -> int:
         )
     if len(manifest.sources) > 1:
         _show_sources(manifest)
-    train, held = manifest.splits["train"], manifest.splits["heldout"]
+    train, held = manifest.splits["train"], manifest.splits["validation"]
     if manifest.already_prepared:
         print("already prepared, nothing to do:")
     print(
@@ -155,7 +155,7 @@ def _show_sources(manifest: "Manifest") -> None:
         table.add_row(
             source.name, f"{source.rows / rows:.2%}", f"{source.documents:,}",
             f"{sum(source.dropped.values()):,}", f"{train.bytes:,}", f"{train.tokens:,}",
-            f"{source.splits['heldout'].tokens:,}", source.licence or "not stated",
+            f"{source.splits['validation'].tokens:,}", source.licence or "not stated",
         )  # fmt: skip
     console().print(table)
 

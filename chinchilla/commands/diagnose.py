@@ -7,14 +7,14 @@ from chinchilla.core.files import sha256_file, writable_dir
 from chinchilla.diagnose.verdicts import FILE
 from chinchilla.diagnose.verdicts import diagnose as run_diagnostics
 from chinchilla.fit.results import FILE as FRONTIER
-from chinchilla.fit.results import Fits
+from chinchilla.fit.results import FitResults
 from chinchilla.plan.records import load_plan
 
 
 def diagnose(command: config.DiagnoseCommand) -> int:
     """Run every diagnostic on the fits of a folder, write diagnostics.json beside them, print them."""
     fits_dir = Path(command.fits or Path(command.sweep_dir) / "fits")
-    fits = Fits.load(fits_dir)
+    fits = FitResults.load(fits_dir)
     shapes = {}
     if command.sweep_dir:
         specs = load_plan(Path(command.sweep_dir) / "plan.jsonl")

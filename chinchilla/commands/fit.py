@@ -14,7 +14,7 @@ from chinchilla.core.files import writable_dir
 from chinchilla.decide.preregister import marks_of
 from chinchilla.diagnose.verdicts import FILE as DIAGNOSTICS
 from chinchilla.diagnose.verdicts import Diagnostics
-from chinchilla.fit.results import RUNS, Fits
+from chinchilla.fit.results import RUNS, FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import Curve, RunResult
 
@@ -79,7 +79,7 @@ def _points_along(
     Runs with a cool-down are left out: before it their losses are those of a rate that has not come
     down, and only their ends are points of a law (Haegele et al. 2024).
     """
-    done = [r for r in results if r.status == "finished" and r.spec.trunk is None]
+    done = [r for r in results if r.status == "finished" and r.spec.stable_phase is None]
     if not done:
         return None
     return Observations.from_curves(done, [curve_of[r.spec.run_id] for r in done], loss)
@@ -97,8 +97,8 @@ def _runs_of_csv(command: config.FitCommand) -> tuple[Observations, Observations
             flop_convention=command.flop_convention,
             n_convention=command.n_convention,
         )
-        if obs.loss_kind == "unknown" and command.loss == "heldout":
-            obs = dataclasses.replace(obs, loss_kind="heldout")
+        if obs.loss_kind == "unknown" and command.loss == "validation":
+            obs = dataclasses.replace(obs, loss_kind="validation")
         return obs
 
     if not command.curves:
@@ -120,7 +120,7 @@ def report(command: config.ReportCommand) -> int:
 
     fits_dir = Path(command.fits or Path(command.sweep_dir) / "fits")
     base = Path(command.sweep_dir) if command.sweep_dir else fits_dir
-    fits = Fits.load(fits_dir)
+    fits = FitResults.load(fits_dir)
     diagnostics = Diagnostics.beside(fits_dir)
     if diagnostics is None and (fits_dir / DIAGNOSTICS).exists():
         print(

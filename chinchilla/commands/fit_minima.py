@@ -7,7 +7,7 @@ from chinchilla import config
 from chinchilla.commands.shared import print_json
 from chinchilla.core.errors import Refusal
 from chinchilla.core.files import writable_dir
-from chinchilla.fit.results import FILE, Fits
+from chinchilla.fit.results import FILE, FitResults
 from chinchilla.observations.read_table import read_csv
 
 NEEDS_A_LAW = ("law", "target_loss", "inference_tokens", "unique_tokens", "preregister")
@@ -32,7 +32,7 @@ def fit(command: config.FitCommand) -> int:
     return 0
 
 
-def predict(command: config.PredictCommand, fits: Fits) -> int:
+def predict(command: config.PredictCommand, fits: FitResults) -> int:
     """The recommended loss, and N and D where N was known, at each budget.
 
     Raises:

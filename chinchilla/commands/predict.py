@@ -16,14 +16,14 @@ from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.files import writable_dir, write_text
 from chinchilla.decide.answer import (
     FITTED,
-    Ground,
+    DecisionModel,
     for_budget,
     for_target,
     for_unique_tokens,
     ground_needed,
     shapes_on_offer,
 )
-from chinchilla.fit.results import FILE, Fits
+from chinchilla.fit.results import FILE, FitResults
 from chinchilla.observations import read_table
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import RunResult
@@ -37,7 +37,7 @@ def predict(command: config.PredictCommand) -> int:
     from chinchilla.decide import warnings
     from chinchilla.decide.predict import left_out, predictions
 
-    fits = Fits.load(Path(command.frontier)) if command.frontier else None
+    fits = FitResults.load(Path(command.frontier)) if command.frontier else None
     if fits is not None and fits.of_minima:
         return fit_minima.predict(command, fits)
     if not command.law:
@@ -49,7 +49,7 @@ def predict(command: config.PredictCommand) -> int:
     if fits is not None and fits.recommended is not None:
         recommended = [recommendation(fits, C, command.force) for C in budgets]
     repeats = bool(command.unique_tokens)
-    ground = Ground.of(fits, command.law, command.flop_convention, repeats)
+    ground = DecisionModel.of(fits, command.law, command.flop_convention, repeats)
     asked = "" if ground is None else ground.name
     rows = predictions(budgets, fits, asked=asked)
     answer: dict[str, Any] = {
@@ -90,7 +90,7 @@ def _near(
 
 
 def _decisions(
-    command: config.PredictCommand, ground: Ground | None, budgets: list[float]
+    command: config.PredictCommand, ground: DecisionModel | None, budgets: list[float]
 ) -> dict[str, Any]:
     """What the law says to each question asked, ready for JSON."""
     if ground is None:
@@ -129,7 +129,7 @@ def _decisions(
     return answer
 
 
-def _repeated_runs(path: Path, ground: Ground) -> dict[str, Any]:
+def _repeated_runs(path: Path, ground: DecisionModel) -> dict[str, Any]:
     """Columns N, D, L and unique_tokens of a CSV, under the names that any table of runs may use."""
     wanted = ("N", "D", "L", "unique_tokens")
     table = read_table.read_csv(path, "repeated_runs")
@@ -158,8 +158,8 @@ def _repeated_runs(path: Path, ground: Ground) -> dict[str, Any]:
 
 def _preregister(
     command: config.PredictCommand,
-    fits: Fits | None,
-    ground: Ground | None,
+    fits: FitResults | None,
+    ground: DecisionModel | None,
     rows: list,
     recommended: list[Recommendation],
 ) -> Path:
@@ -185,7 +185,7 @@ def _preregister(
     return preregister.save(record, to, folder)
 
 
-def _law_name(fits: Fits | None, ground: Ground | None) -> str:
+def _law_name(fits: FitResults | None, ground: DecisionModel | None) -> str:
     """Where the one law of a prediction comes from, for runs at other budgets than those asked for."""
     if ground is None or ground.name != FITTED or fits is None:
         return "" if ground is None else ground.name
@@ -200,7 +200,7 @@ def design(command: config.DesignCommand) -> int:
     from chinchilla.decide.allocation import bill
     from chinchilla.decide.design import propose, sizes_of
 
-    fits = Fits.load(Path(command.frontier))
+    fits = FitResults.load(Path(command.frontier))
     fits.need_runs(command.frontier)
     parametric = fits.fitted.get("parametric")
     if parametric is None:
@@ -291,10 +291,10 @@ def score(command: config.ScoreCommand) -> int:
 
 def _result_of(path: Path) -> RunResult:
     """The finished run of a result.json, or of the folder that holds it."""
-    cell = path if path.is_dir() else path.parent
+    run_dir = path if path.is_dir() else path.parent
     if not path.is_dir() and path.name != "result.json":
         raise InputError(f"result={path}: give a run's result.json, or the folder that holds it.")
-    result = RunResult.load(cell)
+    result = RunResult.load(run_dir)
     if result.status != "finished":
         raise InputError(
             f"result={path}: this run {result.status} ({result.reason}); it has no final loss."

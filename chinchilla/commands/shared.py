@@ -9,26 +9,28 @@ from chinchilla.plan.records import Curve, RunResult, load_plan
 
 
 def sweep_results(sweep_dir: Path) -> tuple[list[RunResult], dict[str, Curve]]:
-    """Results and training curves of a sweep's cells, in the plan's order.
+    """Results and training curves of a sweep's runs, in the plan's order.
 
     Raises:
         InputError: no plan, or files of another schema.
     """
     results, curves = [], {}
     for spec in load_plan(sweep_dir / "plan.jsonl"):
-        cell = sweep_dir / "cells" / spec.run_id
-        if (cell / "result.json").exists():
-            result = RunResult.load(cell)
+        run_dir = sweep_dir / "runs" / spec.run_id
+        if (run_dir / "result.json").exists():
+            result = RunResult.load(run_dir)
             results.append(result)
             if result.status != "failed":
-                curves[spec.run_id] = Curve.load(cell)
+                curves[spec.run_id] = Curve.load(run_dir)
     return results, curves
 
 
 def finished_results(sweep_dir: Path) -> list[RunResult]:
     """Results of a sweep's finished runs, in the plan's order, without their curves."""
-    cells = (sweep_dir / "cells" / s.run_id for s in load_plan(sweep_dir / "plan.jsonl"))
-    results = [RunResult.load(cell) for cell in cells if (cell / "result.json").exists()]
+    run_dirs = (sweep_dir / "runs" / s.run_id for s in load_plan(sweep_dir / "plan.jsonl"))
+    results = [
+        RunResult.load(run_dir) for run_dir in run_dirs if (run_dir / "result.json").exists()
+    ]
     return [r for r in results if r.status == "finished"]
 
 

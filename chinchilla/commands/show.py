@@ -56,7 +56,7 @@ def show_plan(
     too_big = []
     for i, s in enumerate(specs):
         needed = memory(s, s.model.seq_len).total
-        if needed > cluster.memory_gb * 1e9:
+        if needed > cluster.gpu_memory_gb * 1e9:
             too_big.append(s)
         last = i + 1 == len(specs) or specs[i + 1].budget_flops != s.budget_flops
         table.add_row(
@@ -69,7 +69,7 @@ def show_plan(
     if any(over.values()):
         whole = plan_cost(specs, cluster, 1)
         print(
-            f"Horizons share their trunks, each from the start of the one before's cool-down: "
+            f"Horizons share their stable phases, each from the start of the one before's cool-down: "
             f"{whole.flops:.3g} FLOPs are trained of the runs' {whole.flops + whole.shared_flops:.3g} "
             f"({whole.flops / (whole.flops + whole.shared_flops):.0%})."
         )
@@ -77,7 +77,7 @@ def show_plan(
         _show_cost(left, len(specs), cluster)
     if too_big:
         print(
-            f"note: {len(too_big)} runs need more than {cluster.memory_gb:g} GB on one device "
+            f"note: {len(too_big)} runs need more than {cluster.gpu_memory_gb:g} GB on one device "
             f"(largest N={count(max(s.N for s in too_big))}), even with one row a pass (fp32 weights, gradients and Adam state)."
         )
 

@@ -12,7 +12,7 @@ from chinchilla.decide.answer import FITTED
 from chinchilla.decide.design import Design
 from chinchilla.decide.predict import OURS, Prediction
 from chinchilla.decide.preregister import Score
-from chinchilla.fit.results import Fits
+from chinchilla.fit.results import FitResults
 from chinchilla.recommend.answer import Recommendation, default_budget, headline, recommendation
 
 NEAR = 0.05  # more compute than this, and a shape is not near the best size
@@ -22,7 +22,7 @@ METHODS = (
 )
 
 
-def show_recommended(fits: Fits) -> None:
+def show_recommended(fits: FitResults) -> None:
     """Print the recommended answer at ten times the largest budget, and the reasons for it."""
     if fits.recommended is None:
         print("No approach has an answer for these runs.")

@@ -86,7 +86,7 @@ def one_model(command: config.PlanCommand) -> int:
     for part, words in PARTS.items():
         if size := getattr(needed, part):
             table.add_row(words, f"{size / 1e9:.2f}")
-    table.add_row("total", f"{needed.total / 1e9:.2f} of {cluster.memory_gb:g}")
+    table.add_row("total", f"{needed.total / 1e9:.2f} of {cluster.gpu_memory_gb:g}")
     console().print(table)
     print(
         f"{_gpus(gpus)}, passes of {micro:,} tokens on each: {duration(seconds)}, {number(hours)} "
@@ -114,7 +114,7 @@ def _gpus(n: int) -> str:
 
 
 def _room(command: config.PlanCommand) -> float:
-    return MEMORY_SHARE * 1e9 * command.cluster.memory_gb
+    return MEMORY_SHARE * 1e9 * command.cluster.gpu_memory_gb
 
 
 def _rows(command: config.PlanCommand, spec: RunSpec) -> int:
@@ -144,7 +144,7 @@ def _too_large(command: config.PlanCommand, spec: RunSpec, needed: Memory) -> st
     elif memory(spec, row, command.gpus, recompute=True).total <= room:
         do = "Give activation_checkpointing=true."
     else:
-        do = "Give more GPUs, or cluster.memory_gb= of larger ones."
+        do = "Give more GPUs, or cluster.gpu_memory_gb= of larger ones."
         for gpus in (2**k for k in range(1, 17)):
             if gpus > command.gpus and memory(spec, row, gpus, recompute=True).total <= room:
                 do = f"Give gpus={gpus} activation_checkpointing=true, or more GPUs."
@@ -153,5 +153,5 @@ def _too_large(command: config.PlanCommand, spec: RunSpec, needed: Memory) -> st
     return (
         f"{spec.N:,} parameters need {needed.total / 1e9:,.1f} GB on {where}, "
         f"{getattr(needed, largest) / 1e9:,.1f} of them for {PARTS[largest]}; "
-        f"cluster.memory_gb={command.cluster.memory_gb:g}, of which {MEMORY_SHARE:.0%} are planned for. {do}"
+        f"cluster.gpu_memory_gb={command.cluster.gpu_memory_gb:g}, of which {MEMORY_SHARE:.0%} are planned for. {do}"
     )

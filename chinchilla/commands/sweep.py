@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def sweep(command: config.SweepCommand) -> int:
-    """Plan, show the cost, then train every cell that has no result yet."""
+    """Plan, show the cost, then train every run that has no result yet."""
     from chinchilla.commands.data import use_record
     from chinchilla.commands.show import show_plan
     from chinchilla.commands.train import derived, planned
@@ -80,10 +80,10 @@ def sweep(command: config.SweepCommand) -> int:
 def _left(sweep_dir: Path, specs: list[RunSpec]) -> list[RunSpec]:
     """Of these runs those that a launch would train, each once."""
     from chinchilla.sweep.retry import state_of
-    from chinchilla.sweep.run_files import cell_of
+    from chinchilla.sweep.run_files import run_dir_of
 
     runs = {s.run_id: s for s in specs}.values()
-    return [s for s in runs if state_of(cell_of(sweep_dir, s)) not in ("finished", "diverged")]
+    return [s for s in runs if state_of(run_dir_of(sweep_dir, s)) not in ("finished", "diverged")]
 
 
 def _show_estimate(cost: "Estimate", cluster: config.ClusterConfig) -> None:
@@ -179,7 +179,7 @@ def retry(command: config.RetryCommand) -> int:
     if found.again:
         print(
             f"The same sweep command (chinchilla sweep ... {given('sweep_dir', sweep_dir)}) launches "
-            f"them; what they left is kept in their cells, as {', '.join(found.kept)} and so on."
+            f"them; what they left is kept in their runs, as {', '.join(found.kept)} and so on."
         )
     return 0
 

@@ -26,5 +26,5 @@ def sync(command: config.SyncCommand) -> int:
         return print_json(dataclasses.asdict(found))
     print(found.text())
     if command.to == "tensorboard" and found.runs:
-        print(f"Look at it: tensorboard --logdir {sweep_dir / 'cells'}")
+        print(f"Look at it: tensorboard --logdir {sweep_dir / 'runs'}")
     return 0

@@ -80,18 +80,18 @@ def train(command: config.TrainCommand) -> int:
     _checked_use(command, [spec], tokens)
     out_dir = writable_dir(Path(command.out_dir), "out_dir")
     code = launch(command, [spec], out_dir, Path(command.data_dir))
-    cell = out_dir / "cells" / spec.run_id
-    if code == 0 and (cell / "result.json").exists():
-        result = RunResult.load(cell)
+    run_dir = out_dir / "runs" / spec.run_id
+    if code == 0 and (run_dir / "result.json").exists():
+        result = RunResult.load(run_dir)
         if command.format == "json":
             return print_json(dataclasses.asdict(result))
-        held = ", ".join(f"{k} {v:.4f}" for k, v in result.held_out_loss.items())
+        held = ", ".join(f"{k} {v:.4f}" for k, v in result.validation_loss.items())
         loss = result.reason
         if result.final_loss is not None:
             se = "" if result.final_loss_se is None else f" ± {result.final_loss_se:.4f}"
             loss = f"final loss {result.final_loss:.4f}{se} nats/token"
         print(
-            f"{spec.run_id}: {result.status}, {loss}; {held or 'no held-out loss'}. {cell / 'result.json'}"
+            f"{spec.run_id}: {result.status}, {loss}; {held or 'no validation loss'}. {run_dir / 'result.json'}"
         )
     return code
 

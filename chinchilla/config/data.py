@@ -29,7 +29,7 @@ class SourceConfig:
     hub_revision: str = ""  # commit or tag of the data set; empty = the newest, whatever that is
     max_documents: int = 0  # stop after so many; 0 = all
     weight: float = 1.0  # share of the training rows, relative to the other sources' weights
-    made_by: str = ""  # the command that makes its files, for people who lack them
+    build_command: str = ""  # the command that makes its files, for people who lack them
     licence: str = ""  # as its publisher states it; for the data card
     gopher: bool = False  # drop documents by the rules of Rae et al. 2021; made for English pages
     dedup_paragraphs: int = 0  # drop paragraphs of so many bytes that stood before; 0 = none
@@ -154,7 +154,7 @@ class DataCommand:
     near: NearConfig = field(default_factory=NearConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data_dir: str = "data"  # folder for tokenizer, shards and manifest
-    held_out_fraction: float = 0.02  # share of documents held out, chosen by hash of their text
+    validation_fraction: float = 0.02  # share of documents held out, chosen by hash of their text
     shard_tokens: int = 100_000_000  # tokens per shard file
     n_workers: int = 0  # tokenising processes, or threads that pack; 0 = one per core
     pack_dir: str = ""  # pack, unpack: folder of the pack
@@ -175,5 +175,5 @@ class DataCommand:
         countable("shard_tokens", self.shard_tokens)
         if self.action in ("pack", "unpack") and not self.pack_dir:
             raise InputError("pack_dir is missing: give pack_dir=FOLDER, where the pack is to be.")
-        if not 0 < self.held_out_fraction < 1:
-            raise InputError(f"held_out_fraction={self.held_out_fraction} is not in (0, 1).")
+        if not 0 < self.validation_fraction < 1:
+            raise InputError(f"validation_fraction={self.validation_fraction} is not in (0, 1).")

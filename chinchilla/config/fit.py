@@ -29,7 +29,7 @@ Resampling = Literal["bayesian", "pairs", "by_size", "by_budget", "stratified", 
 
 APPROACHES: tuple[str, ...] = get_args(Approach)
 N_CONVENTIONS = ("unknown", "total", "non_embedding")  # how N is counted
-LOSSES = ("train", "heldout")
+LOSSES = ("train", "validation")
 OBJECTIVES: tuple[str, ...] = get_args(Objective)
 ENVELOPE_PARTS: tuple[str, ...] = get_args(EnvelopePart)
 ENVELOPE_SCHEDULES: tuple[str, ...] = get_args(EnvelopeSchedule)
@@ -117,7 +117,7 @@ class FitCommand:
     minima: str = ""  # CSV of losses at IsoFLOP minima alone: C, L, optional N; no runs beside it
     out_dir: str = ""  # where fits go; empty = <sweep_dir>/fits
     approaches: list[str] = field(default_factory=lambda: list(APPROACHES))  # the paper's 1, 2, 3
-    loss: str = "train"  # which loss of a sweep: train (smoothed final) or heldout
+    loss: str = "train"  # which loss of a sweep: train (smoothed final) or validation
     n_bootstrap: int = 1_000  # resamples of runs for the intervals; 0 = no intervals
     seed: int = 0  # of the bootstrap
     huber_delta: float = 1e-3  # approach 3, on log-loss (section 3.3)

@@ -28,7 +28,9 @@ class ModelConfig:
 class RecipeConfig:
     """How to train, whatever the size; `train` and `sweep` share it. All of it enters run_id."""
 
-    rule: str = "none"  # law for what is 0 of peak_lr and batch_tokens: none, step_law, deepseek
+    lr_batch_rule: str = (
+        "none"  # law for what is 0 of peak_lr and batch_tokens: none, step_law, deepseek
+    )
     peak_lr: float = 2e-4  # learning rate after warm-up, at d_model = lr_base_width; 0 = the rule's
     lr_base_width: int = (
         512  # width that peak_lr is stated for; of mup and completep the base width
@@ -72,20 +74,22 @@ class RecipeConfig:
     def __post_init__(self) -> None:
         for key in ("cosine_cycle", "batch_multiple_rows", "lr_base_width", "adam_eps"):
             positive(f"recipe.{key}", getattr(self, key))
-        choice("recipe.rule", self.rule, ("none", "step_law", "deepseek"))
+        choice("recipe.lr_batch_rule", self.lr_batch_rule, ("none", "step_law", "deepseek"))
         choice("recipe.schedule", self.schedule, ("cosine", "cooldown", "multistep"))
         for key in ("peak_lr", "batch_tokens"):
-            (positive if self.rule == "none" else not_negative)(f"recipe.{key}", getattr(self, key))
+            (positive if self.lr_batch_rule == "none" else not_negative)(
+                f"recipe.{key}", getattr(self, key)
+            )
         choice("recipe.parametrization", self.parametrization, ("standard", "mup", "completep"))
         not_negative("recipe.base_layers", self.base_layers)
         self._check_parametrization()
-        if self.rule != "none":
+        if self.lr_batch_rule != "none":
             self._check_rule()
         if self.schedule == "cooldown":
             self._check_cooldown()
         choice("recipe.precision", self.precision, ("auto", "bf16", "fp32", "bf16_weights"))
         choice("recipe.optimizer", self.optimizer, ("adamw", "adam"))
-        to_nothing = self.schedule == "cooldown" or (self.schedule, self.rule) == (
+        to_nothing = self.schedule == "cooldown" or (self.schedule, self.lr_batch_rule) == (
             "cosine",
             "step_law",
         )
@@ -117,9 +121,9 @@ class RecipeConfig:
                 f"{kind} scales the rate with the width by itself: recipe.lr_width_exponent="
                 f"{self.lr_width_exponent} would scale it twice. Give 0."
             )
-        if self.rule != "none" and not self.peak_lr:
+        if self.lr_batch_rule != "none" and not self.peak_lr:
             raise InputError(
-                f"recipe.rule={self.rule} states rates of the standard parametrisation. Give "
+                f"recipe.lr_batch_rule={self.lr_batch_rule} states rates of the standard parametrisation. Give "
                 f"recipe.peak_lr with {kind}."
             )
         if self.parametrization == "completep" and self.optimizer != "adamw":
@@ -130,17 +134,17 @@ class RecipeConfig:
     def _check_rule(self) -> None:
         if self.peak_lr and self.batch_tokens:
             raise InputError(
-                f"recipe.rule={self.rule} has nothing to decide beside recipe.peak_lr={self.peak_lr} and "
-                f"recipe.batch_tokens={self.batch_tokens}. Give 0 for what it should, as recipe={self.rule} does."
+                f"recipe.lr_batch_rule={self.lr_batch_rule} has nothing to decide beside recipe.peak_lr={self.peak_lr} and "
+                f"recipe.batch_tokens={self.batch_tokens}. Give 0 for what it should, as recipe={self.lr_batch_rule} does."
             )
         if not self.peak_lr and self.lr_width_exponent:
             raise InputError(
-                f"recipe.rule={self.rule} gives every run its own peak rate: "
+                f"recipe.lr_batch_rule={self.lr_batch_rule} gives every run its own peak rate: "
                 f"recipe.lr_width_exponent={self.lr_width_exponent} would scale it twice. Give 0."
             )
         if self.schedule == "cooldown":
             raise InputError(
-                f"recipe.rule={self.rule} gives every horizon another rate or batch, and "
+                f"recipe.lr_batch_rule={self.lr_batch_rule} gives every horizon another rate or batch, and "
                 "recipe.schedule=cooldown is for horizons that share one. Choose one of the two."
             )
 
@@ -203,13 +207,13 @@ class ResourceConfig:
     """Slurm jobs for the models of a sweep up to a size; what is null is the cluster's own."""
 
     name: str  # names these jobs in what is said about them
-    up_to_params: float = 0.0  # largest N that takes them; 0 = any
+    max_params: float = 0.0  # largest N that takes them; 0 = any
     n_workers: int | None = None  # jobs of this shape
     nodes: int | None = None  # nodes of one job
     ranks_per_node: int | None = None  # ranks of a run on each node
     gpus_per_node: int | None = None  # GPUs of one job on each node
     cpus_per_task: int | None = None  # cores of one job, or of one rank
-    mem_gb: int | None = None  # host memory on each node
+    host_memory_gb: int | None = None  # host memory on each node
     timeout_min: int | None = None  # time limit, minutes
     partition: str | None = None  # slurm partition
     account: str | None = None  # slurm account
@@ -217,7 +221,7 @@ class ResourceConfig:
     constraint: str | None = None  # node features
     peak_flops: float | None = None  # of one device, FLOP/s
     mfu: float | None = None  # expected model FLOPs utilisation
-    memory_gb: float | None = None  # of one device, 1e9 bytes
+    gpu_memory_gb: float | None = None  # of one device, 1e9 bytes
     price_per_device_hour: float | None = None  # in your currency
 
     def __post_init__(self) -> None:
@@ -225,7 +229,7 @@ class ResourceConfig:
             raise InputError(
                 f"cluster.resources: name={self.name!r} must be one word, such as small."
             )
-        not_negative(f"cluster.resources, {self.name}: up_to_params", self.up_to_params)
+        not_negative(f"cluster.resources, {self.name}: max_params", self.max_params)
         if self.mfu is not None:
             mfu(f"cluster.resources, {self.name}: mfu", self.mfu)
 
@@ -239,13 +243,15 @@ class ClusterConfig:
     threads_per_worker: int = 0  # CPU threads of one worker; 0 = cores / workers
     peak_flops: float = 989e12  # of one device, FLOP/s, dense bf16 (H100 SXM data sheet)
     mfu: float = 0.4  # expected model FLOPs utilisation, for estimates only
-    memory_gb: float = 80.0  # of one device, 1e9 bytes
+    gpu_memory_gb: float = 80.0  # of one device, 1e9 bytes
     price_per_device_hour: float = 2.5  # in your currency
     partition: str = ""  # slurm
     account: str = ""  # slurm
     qos: str = ""  # slurm
     constraint: str = ""  # slurm
-    max_jobs: int = 0  # slurm: most jobs of yours in the queue at once, as a QOS may limit; 0 = any
+    max_queued_jobs: int = (
+        0  # slurm: most jobs of yours in the queue at once, as a QOS may limit; 0 = any
+    )
     timeout_min: int = 240  # slurm: time limit of one worker, minutes
     nodes: int = 1  # slurm, torchrun: nodes of one job
     ranks_per_node: int = (
@@ -253,24 +259,24 @@ class ClusterConfig:
     )
     cpus_per_task: int = 8  # slurm: cores of one job, or of one rank where a job has several
     gpus_per_node: int = 1  # slurm: GPUs of one job on each node
-    mem_gb: int = 64  # slurm: host memory of one job on each node
-    setup: list[str] = field(default_factory=list)  # slurm: shell lines run before Python starts
+    host_memory_gb: int = 64  # slurm: host memory of one job on each node
+    setup_lines: list[str] = field(default_factory=list)  # slurm: shell lines before Python starts
     resources: list[ResourceConfig] = field(default_factory=list)  # slurm: jobs by model size
 
     def __post_init__(self) -> None:
         choice("cluster.kind", self.kind, ("debug", "local", "slurm", "torchrun"))
-        for key in ("peak_flops", "memory_gb", "timeout_min", "nodes", "ranks_per_node"):
+        for key in ("peak_flops", "gpu_memory_gb", "timeout_min", "nodes", "ranks_per_node"):
             positive(f"cluster.{key}", getattr(self, key))
         mfu("cluster.mfu", self.mfu)
-        for key in ("n_workers", "max_jobs", "threads_per_worker", "gpus_per_node"):
+        for key in ("n_workers", "max_queued_jobs", "threads_per_worker", "gpus_per_node"):
             not_negative(f"cluster.{key}", getattr(self, key))
         not_negative("cluster.price_per_device_hour", self.price_per_device_hour)
         if len(names := [r.name for r in self.resources]) > len(set(names)):
             raise InputError(f"cluster.resources: names {', '.join(names)} must all differ.")
-        limits = [r.up_to_params or math.inf for r in self.resources]
+        limits = [r.max_params or math.inf for r in self.resources]
         if any(a >= b for a, b in itertools.pairwise(limits)):
             raise InputError(
-                "cluster.resources must go from small to large: each up_to_params above the one "
+                "cluster.resources must go from small to large: each max_params above the one "
                 "before, and only the last may be 0 (any size)."
             )
 
@@ -283,11 +289,11 @@ class RuntimeConfig:
     micro_batch_tokens: int = 0  # tokens per forward pass; 0 = the whole batch if it fits
     checkpoint_minutes: float = 10.0  # time between checkpoints
     log_every_steps: int = 10  # optimizer steps between metrics lines
-    held_out_tokens: int = 65_536  # tokens of the held-out set that every run is scored on
-    held_out_evals: int = 24  # held-out evaluations, geometric over the last 8x of a run
+    validation_tokens: int = 65_536  # tokens of the validation set that every run is scored on
+    validation_evals: int = 24  # validation evaluations, geometric over the last 8x of a run
     wandb: str = "disabled"  # disabled, offline, online: mirror metrics to Weights & Biases
     wandb_project: str = "chinchilla"  # project there
-    tensorboard: bool = False  # event files in <cell>/tensorboard; needs the package tensorboard
+    tensorboard: bool = False  # event files in <run>/tensorboard; needs the package tensorboard
     activation_checkpointing: bool = False  # recompute blocks for the backward pass, to save memory
     compile_blocks: str = (
         "auto"  # auto (on a GPU), always, never: torch.compile each block, once per width
@@ -300,5 +306,10 @@ class RuntimeConfig:
         choice("runtime.compile_blocks", self.compile_blocks, ("auto", "always", "never"))
         choice("runtime.wandb", self.wandb, ("disabled", "offline", "online"))
         not_negative("runtime.micro_batch_tokens", self.micro_batch_tokens)
-        for key in ("checkpoint_minutes", "log_every_steps", "held_out_tokens", "held_out_evals"):
+        for key in (
+            "checkpoint_minutes",
+            "log_every_steps",
+            "validation_tokens",
+            "validation_evals",
+        ):
             positive(f"runtime.{key}", getattr(self, key))

@@ -165,7 +165,7 @@ class ScoreCommand:
     prediction: str  # file that `chinchilla predict preregister=true` wrote
     result: str = ""  # result.json of a run, or its folder; give this or observations
     observations: str = ""  # CSV with run_id, budget_flops, C, N, D, L; give this or result
-    loss: str = ""  # which loss of a result: train or heldout; empty = the predicted one
+    loss: str = ""  # which loss of a result: train or validation; empty = the predicted one
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
@@ -175,4 +175,4 @@ class ScoreCommand:
                 "give one of result=FILE.json (a run) or observations=FILE.csv (a table of runs)."
             )
         if self.loss:
-            choice("loss", self.loss, ("train", "heldout"))
+            choice("loss", self.loss, ("train", "validation"))

@@ -22,7 +22,7 @@ class TrainCommand:
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     data_dir: str = "data"  # folder that `chinchilla data` wrote
-    out_dir: str = "runs/single"  # folder that receives cells/<run_id>
+    out_dir: str = "runs/single"  # folder that receives runs/<run_id>
     budget_flops: float = 0.0  # training FLOPs to spend; give this or tokens
     tokens: float = 0.0  # training tokens; give this or budget_flops
     flop_convention: str = "with_head"  # with_head, paper, appendix_f, six_nd
@@ -84,7 +84,7 @@ class SweepCommand:
     data_dir: str = "data"  # folder that `chinchilla data` wrote
     sweep_dir: str = ""  # folder of the sweep; empty = runs/<grid.name>
     epochs: float = 1.0  # passes over the data a run may make
-    dry_run: bool = False  # show cells and cost, launch nothing
+    dry_run: bool = False  # show runs and cost, launch nothing
     max_gpu_hours: float = 0.0  # more device-hours expected are refused; 0 = no limit
     yes: bool = False  # launch above max_gpu_hours, too
     format: str = "text"  # text or json

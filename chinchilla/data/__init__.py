@@ -9,7 +9,7 @@
     tokenizer.py   lossless SentencePiece; measure.py says what one does to each source
     encode.py      documents -> tokens in a pool of processes
     shards.py      tokens -> files
-    stages.py      documents -> held-out split, tokenizer, shards, each going on where it was stopped
+    stages.py      documents -> validation split, tokenizer, shards, each going on where it was stopped
     unfinished.py  how far that has come
     prepare.py     the stages, the manifest, and files in their places
     ours.py        which files of a folder are ours to replace or remove

@@ -58,8 +58,8 @@ def corpus_files(corpus: SourceConfig) -> list[Path]:
     suffixes, files = SUFFIXES[corpus.format], []
     for given in corpus.paths:
         path = Path(given).expanduser()
-        if corpus.made_by and not path.exists():
-            raise DataError(f"corpus.paths: {path} does not exist. Make it: {corpus.made_by}")
+        if corpus.build_command and not path.exists():
+            raise DataError(f"corpus.paths: {path} does not exist. Make it: {corpus.build_command}")
         try:
             files += _files_at(path, suffixes)
         except OSError as error:

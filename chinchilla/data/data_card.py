@@ -63,7 +63,7 @@ def card_record(data_dir: Path, manifest: Manifest) -> dict[str, Any]:
     return {
         "name": manifest.corpus.get("name", "corpus"),
         "data_id": manifest.data_id,
-        "held_out_fraction": manifest.settings.get("held_out_fraction"),
+        "validation_fraction": manifest.settings.get("validation_fraction"),
         "tokenizer": {
             key: getattr(manifest.tokenizer, key)
             for key in ("algorithm", "vocab_size", "lossless", "sha256")
@@ -153,8 +153,8 @@ def card_text(card: dict[str, Any]) -> str:
             for name, split in totals.items()
         ),
         "",
-        f"Held out: {card['held_out_fraction']:.3g} of the documents of every source, by hash of the text."
-        if card["held_out_fraction"]
+        f"Held out: {card['validation_fraction']:.3g} of the documents of every source, by hash of the text."
+        if card["validation_fraction"]
         else "",
         "",
         "## Sources",

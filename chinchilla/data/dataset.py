@@ -104,7 +104,7 @@ class TokenData:
                     )
         return cls(data_dir, manifest)
 
-    def bytes_per_token(self, split: str = "heldout") -> float:
+    def bytes_per_token(self, split: str = "validation") -> float:
         """UTF-8 bytes of text per token, sources in their shares.
 
         Bits per byte = nats per token / this / ln 2.
@@ -124,8 +124,8 @@ class TokenData:
         source = self.sources[int(np.argmin(rows))]
         whose = f" of source {source.name!r}" if len(self.sources) > 1 else ""
         kind, remedy = "training", "more text"
-        if split == "heldout":
-            kind, remedy = "held-out", "the data with a larger held_out_fraction"
+        if split == "validation":
+            kind, remedy = "validation", "the data with a larger validation_fraction"
         raise DataError(
             f"{self.data_dir} has {source.splits[split].tokens} {kind} tokens{whose}, fewer than one "
             f"row of seq_len+1={seq_len + 1}. Prepare {remedy}, or choose a smaller seq_len."
@@ -214,7 +214,7 @@ class TokenData:
         return self._blocks[key]
 
     def held_out(self, n_tokens: int, seq_len: int) -> np.ndarray:
-        """The held-out rows every run is scored on: spread evenly, the same for everybody.
+        """The validation rows every run is scored on: spread evenly, the same for everybody.
 
         Sources come in their shares. One that has too few rows for its share gives them more than
         once, so that the mean over all rows is the mixture's; the most plentiful never repeats.
@@ -227,17 +227,17 @@ class TokenData:
             (rows, seq_len + 1) int64 tokens, rows >= 1.
 
         Raises:
-            DataError: the held-out split of a source is shorter than one row.
+            DataError: the validation split of a source is shorter than one row.
         """
-        available = self._source_rows(seq_len, "heldout")
+        available = self._source_rows(seq_len, "validation")
         most = int((available * self.order.period // self.order.parts).max())
         each = self.order.counts(min(most, max(1, n_tokens // seq_len)))
         begins = [
             begin + np.arange(n) * has // n * seq_len
-            for begin, n, has in zip(self._begins["heldout"], each, available, strict=False)
+            for begin, n, has in zip(self._begins["validation"], each, available, strict=False)
             if n
         ]
-        return self._rows("heldout", np.concatenate(begins), seq_len).astype(np.int64)
+        return self._rows("validation", np.concatenate(begins), seq_len).astype(np.int64)
 
     def tokens(self, split: str, begin: int, end: int) -> np.ndarray:
         """Tokens [begin, end) of a split, as they stand in its shards."""

@@ -17,8 +17,8 @@ from chinchilla.core.files import inside, read_json, write_json
 from chinchilla.core.json_codec import built
 
 MANIFEST = "manifest.json"
-SCHEMA = 1
-SPLITS = ("train", "heldout")
+SCHEMA = 2
+SPLITS = ("train", "validation")
 HEADER_BYTES = 64  # of a shard
 MAX_ROWS = 1_000_000  # of a source in one period of the mixture
 
@@ -40,7 +40,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Split:
-    """`train` or `heldout`: documents one after the other, source after source, each closed by eos."""
+    """`train` or `validation`: documents one after the other, source after source, each closed by eos."""
 
     documents: int
     tokens: int  # eos tokens included
@@ -68,7 +68,7 @@ class Source:
     documents: int  # as they came in
     bytes: int  # of the text as it came in, where it is text
     dropped: dict[str, int]  # documents left out, by reason
-    splits: dict[str, Part]  # train, heldout
+    splits: dict[str, Part]  # train, validation
     paragraphs: int = 0  # left out of documents because they stood before
     paragraph_bytes: int = 0
 
@@ -92,7 +92,7 @@ class Manifest:
     corpus: dict[str, Any]  # name, format and hub fields, for people
     tokenizer: TokenizerInfo
     dtype: str  # uint16 or uint32
-    splits: dict[str, Split]  # train, heldout
+    splits: dict[str, Split]  # train, validation
     dropped: dict[str, int]  # documents left out: duplicate, empty, not_unicode
     settings: dict[str, Any]  # what was asked, with the source files' fingerprints
     sources: list[Source] = field(default_factory=list)  # none in folders of version 0.1.0

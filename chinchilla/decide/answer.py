@@ -17,7 +17,7 @@ from chinchilla.decide import allocation, overtraining, repeated
 from chinchilla.decide.bootstrap_laws import ResampledLaws
 from chinchilla.fit.loss_law import FlopsPerToken, named_law
 from chinchilla.fit.result import LossLaw
-from chinchilla.fit.results import Fits
+from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import SINGLE_EPOCH
 from chinchilla.recommend.answer import FAR, budget_for, default_budget, local_law
 
@@ -28,7 +28,7 @@ REPEATS_LAW = "muennighoff"  # the law that the published worth of repeats belon
 
 
 @dataclass(frozen=True)
-class Ground:
+class DecisionModel:
     """What decisions stand on: a law, where it comes from, and how FLOPs are counted."""
 
     law: LossLaw
@@ -40,9 +40,9 @@ class Ground:
     conventions: Mapping[str, str] = field(default_factory=dict)
     interval: str = ""  # how the fit resampled, in words
     single_epoch: bool = True  # whether no run behind the law is known to have repeated data
-    fits: Fits | None = None  # whose recommendation decides; None: the law itself
+    fits: FitResults | None = None  # whose recommendation decides; None: the law itself
 
-    def at(self, C: float) -> "Ground":
+    def at(self, C: float) -> "DecisionModel":
         """What decides at C FLOPs: the law with the recommended N, D and loss there.
 
         Costs of departures then are those from the recommended answer, whichever approach it is by.
@@ -53,11 +53,11 @@ class Ground:
     @classmethod
     def of(
         cls,
-        fits: Fits | None,
+        fits: FitResults | None,
         law: str = "",
         flop_convention: str = "",
         repeats: bool = False,
-    ) -> "Ground | None":
+    ) -> "DecisionModel | None":
         """The published law named, else the recommendation of the fits, else a default.
 
         None where the fits can say nothing about departures (no loss, or no N) and no law is named.
@@ -112,7 +112,7 @@ def shapes_on_offer(
 
 
 def for_budget(
-    ground: Ground,
+    ground: DecisionModel,
     C: float,
     shapes: Mapping[str, ModelShape],
     rates: RatesConfig,
@@ -149,7 +149,7 @@ def for_budget(
 
 
 def for_target(
-    ground: Ground, L: float, rates: RatesConfig, inference_tokens: float = 0.0
+    ground: DecisionModel, L: float, rates: RatesConfig, inference_tokens: float = 0.0
 ) -> dict[str, Any]:
     """The cheapest way to loss L, with the 80% interval of its cost where runs were fitted.
 
@@ -176,7 +176,7 @@ def for_target(
 
 
 def for_unique_tokens(
-    ground: Ground,
+    ground: DecisionModel,
     budgets: Sequence[float],
     unique_tokens: float,
     runs: Mapping[str, np.ndarray] | None = None,
@@ -222,7 +222,7 @@ def for_unique_tokens(
     }
 
 
-def ground_needed(ground: Ground | None, key: str) -> Ground:
+def ground_needed(ground: DecisionModel | None, key: str) -> DecisionModel:
     """`ground`, or why what was asked with `key` cannot be answered.
 
     Raises:

@@ -12,7 +12,7 @@ import numpy as np
 from chinchilla.core.errors import Refusal
 from chinchilla.decide.allocation import Allocation, allocate_each, cheapest
 from chinchilla.fit.loss_law import FlopsPerToken
-from chinchilla.fit.result import Frontier, LossLaw
+from chinchilla.fit.result import FitResult, LossLaw
 
 LEVELS = (2.5, 10, 90, 97.5)  # percentiles: a 95% and an 80% interval
 FEWEST = 20  # resampled laws below which no interval is stated
@@ -44,7 +44,7 @@ class ResampledLaws:
     residuals: np.ndarray  # ln L - ln L_hat of each run, widened by sqrt(n/(n-5))
 
     @classmethod
-    def of(cls, frontier: Frontier | None) -> "ResampledLaws | None":
+    def of(cls, frontier: FitResult | None) -> "ResampledLaws | None":
         """Those that a frontier keeps; None without."""
         if frontier is None or not frontier.law_samples:
             return None

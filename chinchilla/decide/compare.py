@@ -14,8 +14,8 @@ import numpy as np
 
 from chinchilla.config.fit import APPROACHES
 from chinchilla.core.errors import InputError
-from chinchilla.fit.result import Frontier, called
-from chinchilla.fit.results import Fits
+from chinchilla.fit.result import FitResult, called
+from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend.answer import default_budget, headline, recommendation
 
@@ -37,9 +37,9 @@ class Side:
 
     name: str
     folder: str
-    fits: Fits
+    fits: FitResults
     finals: Observations
-    bits_per_nat: float | None = None  # bits per byte in a nat per token, by the held-out text
+    bits_per_nat: float | None = None  # bits per byte in a nat per token, by the validation text
     data_ids: tuple[str, ...] = ()
     vocab_sizes: tuple[int, ...] = ()
 
@@ -133,7 +133,7 @@ def compare(sides: Sequence[Side]) -> Comparison:
     budgets = sorted(set.intersection(*named))
     at, notes = _places(sides, budgets)
     notes += _unsaid(sides, conventions) + _notes(sides)
-    fitted: Mapping[str, list[Frontier]] = {
+    fitted: Mapping[str, list[FitResult]] = {
         a: [s.fits.fitted[a] for s in sides]
         for a in APPROACHES
         if all(a in s.fits.fitted for s in sides)
@@ -296,7 +296,7 @@ def _verdict(interval: list[float] | None, ci95: list[float] | None, none: float
     return "not told apart" if interval[0] <= none <= interval[1] else "may differ"
 
 
-def _of_exponents(approach: str, first: str, second: str, f: Frontier, g: Frontier) -> Difference:
+def _of_exponents(approach: str, first: str, second: str, f: FitResult, g: FitResult) -> Difference:
     one, other = (np.array(x.N_opt.samples[1] if x.N_opt.samples else []) for x in (f, g))
     interval, ci95 = _spread(one, other)
     value = g.N_opt.exponent - f.N_opt.exponent
@@ -306,7 +306,7 @@ def _of_exponents(approach: str, first: str, second: str, f: Frontier, g: Fronti
 
 
 def _of_sizes(
-    approach: str, first: str, second: str, f: Frontier, g: Frontier, C: float
+    approach: str, first: str, second: str, f: FitResult, g: FitResult, C: float
 ) -> Difference:
     bounds = _spread(np.log(f.N_opt.all_at(C)), np.log(g.N_opt.all_at(C)))
     interval, ci95 = (None if x is None else [float(np.exp(y)) for y in x] for x in bounds)
@@ -316,7 +316,7 @@ def _of_sizes(
     )
 
 
-def _size(approach: str, corpus: str, f: Frontier, C: float) -> Size:
+def _size(approach: str, corpus: str, f: FitResult, C: float) -> Size:
     low, high = (float(x) for x in f.N_opt.band(C))
     return Size(C, approach, corpus, float(f.N_opt(C)), [low, high] if low == low else None)
 

@@ -21,7 +21,7 @@ from chinchilla.decide.allocation import allocate, count_shapes
 from chinchilla.decide.bootstrap_laws import Percentiles, ResampledLaws
 from chinchilla.decide.v_optimal import LENGTH, MISFIT, Knowledge, kernel
 from chinchilla.fit.loss_law import FlopsPerToken, flops_at, log_N_opt, six_nd_frontier
-from chinchilla.fit.result import Frontier, LossLaw
+from chinchilla.fit.result import FitResult, LossLaw
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import count_label
 from chinchilla.recommend.answer import Recommendation
@@ -155,7 +155,7 @@ def ratio_limits(obs: Observations) -> tuple[float, float]:
 
 
 def propose(
-    frontier: Frontier,
+    frontier: FitResult,
     obs: Observations,
     C_star: float,
     sizes: Mapping[str, tuple[float, float]],
@@ -329,7 +329,7 @@ def _next(gain: np.ndarray, C: np.ndarray, share: float) -> int:
 
 
 def _interval_now(
-    frontier: Frontier, C_star: float, cost: FlopsPerToken | None, N_opt: float, variance: float
+    frontier: FitResult, C_star: float, cost: FlopsPerToken | None, N_opt: float, variance: float
 ) -> tuple[np.ndarray, str]:
     """ln of the 10th and 90th percentile of N_opt(C*) over N_opt: of resampled laws, or residuals."""
     resampled = ResampledLaws.of(frontier)

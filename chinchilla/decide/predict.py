@@ -8,7 +8,7 @@ from chinchilla.core.units import number
 from chinchilla.decide.allocation import allocate
 from chinchilla.decide.bootstrap_laws import Percentiles, ResampledLaws
 from chinchilla.fit.loss_law import flops_at, named_law
-from chinchilla.fit.results import Fits
+from chinchilla.fit.results import FitResults
 
 _PAPER_RUNS = paper.LAW_C_RANGE["hoffmann"]
 PUBLISHED_LINES = {  # N_opt = coefficient * C^exponent, D = C / (6 N_opt); C of the runs behind it
@@ -49,7 +49,7 @@ class Prediction:
 
 def predictions(
     budgets: Sequence[float],
-    fits: Fits | None = None,
+    fits: FitResults | None = None,
     published: bool = True,
     asked: str = "",
 ) -> list[Prediction]:
@@ -114,7 +114,7 @@ def _near(row: Prediction) -> bool:
     return _factor(row) <= CARRIED
 
 
-def _from_fit(C: float, name: str, fits: Fits, resampled: ResampledLaws | None) -> Prediction:
+def _from_fit(C: float, name: str, fits: FitResults, resampled: ResampledLaws | None) -> Prediction:
     frontier, cost = fits.fitted[name], fits.cost
     L_of: Percentiles | None = None
     if frontier.law is not None:

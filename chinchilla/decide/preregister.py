@@ -331,7 +331,7 @@ def score(record: Mapping[str, Any], obs: Observations) -> list[Score]:
 
     Raises:
         InputError: the record has no law for a run, or was made of another loss (train against
-            heldout) or by another count of N or C.
+            validation) or by another count of N or C.
     """
     for name in CONVENTIONS:
         ours, theirs = record.get(name, "unknown"), getattr(obs, name)
@@ -339,7 +339,7 @@ def score(record: Mapping[str, Any], obs: Observations) -> list[Score]:
             continue
         cure = "Score a result that is counted alike."
         if name == "loss_kind":
-            cure = "Give the other loss of the result, loss=train or loss=heldout."
+            cure = "Give the other loss of the result, loss=train or loss=validation."
         raise InputError(
             f"the prediction has {name}={ours} and the result {name}={theirs}: they do not "
             f"compare. {cure}"

@@ -136,7 +136,7 @@ def fit_repeated(
     """R_D and R_N from runs that repeat data, the single-epoch law held fixed.
 
     Minimises the sum of Huber(delta) on log-loss, as Muennighoff et al. do. R_D and R_N trade
-    against each other along a shallow valley, so the certificate says how far each may move before
+    against each other along a shallow IsoFLOP curve, so the certificate says how far each may move before
     the objective is 1% worse; on the published 182 runs that is a factor of over ten, and the
     published pair is one of several minima along it, not the lowest.
 

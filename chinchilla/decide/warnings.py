@@ -15,7 +15,7 @@ from chinchilla.core.units import number
 from chinchilla.decide.answer import FITTED
 from chinchilla.decide.predict import beyond
 from chinchilla.fit.result import called
-from chinchilla.fit.results import Fits
+from chinchilla.fit.results import FitResults
 from chinchilla.recommend import Recommendation
 
 FAR_RATIO = 2.0  # tokens per parameter this many times beyond the runs' are reported
@@ -31,7 +31,7 @@ class Caveat:
 
 
 def gather(
-    fits: Fits | None, recommended: Sequence[Recommendation], answer: Mapping[str, Any]
+    fits: FitResults | None, recommended: Sequence[Recommendation], answer: Mapping[str, Any]
 ) -> list[Caveat]:
     """Every caveat, those of single budgets first.
 
@@ -51,7 +51,7 @@ def gather(
     return list(dict.fromkeys(said))
 
 
-def refuse_if_nothing_fitted(fits: Fits | None, where: str) -> None:
+def refuse_if_nothing_fitted(fits: FitResults | None, where: str) -> None:
     """Say why a fit has no answer at all.
 
     Raises:
@@ -69,7 +69,7 @@ def refuse_if_nothing_fitted(fits: Fits | None, where: str) -> None:
     )
 
 
-def _of_decisions(answer: Mapping[str, Any], fits: Fits | None) -> list[Caveat]:
+def _of_decisions(answer: Mapping[str, Any], fits: FitResults | None) -> list[Caveat]:
     """Of what the law alone decides: a target loss, sizes for serving, a published law carried far."""
     law, decisions = answer["law"], answer["decisions"]
     if law is None:
@@ -102,7 +102,9 @@ def _beyond_C(C: float, factor: float | None, what: str, runs: str) -> list[Cave
     return [Caveat("beyond_C", text, C)]
 
 
-def _beyond_ratio(C: float, place: Mapping[str, float], fits: Fits, what: str) -> list[Caveat]:
+def _beyond_ratio(
+    C: float, place: Mapping[str, float], fits: FitResults, what: str
+) -> list[Caveat]:
     """Whether D/N lies outside of the runs' by over FAR_RATIO."""
     if fits.data.get("tokens_per_param") is None:  # minima without sizes
         return []
@@ -118,7 +120,7 @@ def _beyond_ratio(C: float, place: Mapping[str, float], fits: Fits, what: str) -
     return [Caveat("beyond_ratio", text, C)]
 
 
-def _of_fit(fits: Fits, approach: str) -> list[Caveat]:
+def _of_fit(fits: FitResults, approach: str) -> list[Caveat]:
     """Warnings of the recommended approach, refusals of the others, notes of how the runs were read."""
     said = []
     if approach in fits.fitted:

@@ -19,10 +19,10 @@ import numpy as np
 from chinchilla.core.errors import FitError
 from chinchilla.core.shapes import ModelShape
 from chinchilla.diagnose.findings import first_sentence, number
-from chinchilla.fit.loss_law import LawFrontier
+from chinchilla.fit.loss_law import FrontierSolver
 from chinchilla.fit.parametric.solver import OBJECTIVES, Laws, refit_loss_law
 from chinchilla.fit.result import LossLaw
-from chinchilla.fit.results import Fits
+from chinchilla.fit.results import FitResults
 from chinchilla.observations.checks import robust_sd
 from chinchilla.observations.table import Observations
 
@@ -95,7 +95,7 @@ class Context:
     """
 
     obs: Observations
-    fits: Fits
+    fits: FitResults
     C_star: float
     n_bootstrap: int = 400
     seed: int = 0
@@ -126,9 +126,9 @@ class Context:
         }
 
     @cached_property
-    def frame(self) -> LawFrontier:
+    def frame(self) -> FrontierSolver:
         """Converts a law to its frontier for the C and the FLOP count of these runs."""
-        return LawFrontier.of(self.obs)
+        return FrontierSolver.of(self.obs)
 
     def line(self, law: LossLaw, C: float | None = None) -> tuple[float, float]:
         """a and ln N_opt(C), C_star if not given, of one law; NaN where it has no frontier."""

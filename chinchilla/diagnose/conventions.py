@@ -34,7 +34,7 @@ from chinchilla.core.shapes import (
 from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.findings import Finding
 from chinchilla.fit.isoflop.approach2 import fit_isoflop
-from chinchilla.fit.loss_law import LawFrontier
+from chinchilla.fit.loss_law import FrontierSolver
 from chinchilla.fit.parametric.solver import fit_loss_law
 from chinchilla.fit.result import LossLaw
 from chinchilla.observations.table import Observations
@@ -208,7 +208,7 @@ def _exponents(context: Context, obs: Observations, law: LossLaw) -> dict[str, A
     """a of one count by approaches 3 and 2, with the reason where one has none."""
     found: dict[str, Any] = {"parametric": None, "isoflop_levelled": None, "why_not": []}
     try:
-        found["parametric"] = LawFrontier.of(obs).lines(law)[0][1]
+        found["parametric"] = FrontierSolver.of(obs).lines(law)[0][1]
     except FitError as error:
         found["why_not"].append(f"approach 3: {error}")
     if len(context.named_budgets()) >= 2:

@@ -6,7 +6,7 @@ it stand the error on the runs it was fitted to; the law of the previous, smalle
 held-out runs; and a power law in C alone, which ignores N and D.
 
 Judged is the bias of each window. Its standard deviation under a law that holds follows from the
-residuals inside the window and from the design: the scatter of the held-out losses plus the error of
+residuals inside the window and from the design: the scatter of the validation losses plus the error of
 the fitted law at their N and D. NumPy only.
 """
 

@@ -65,7 +65,7 @@ from chinchilla.diagnose.influence import leave_one_out
 from chinchilla.diagnose.text import text
 from chinchilla.diagnose.windows import windows
 from chinchilla.fit.results import FILE as FRONTIER
-from chinchilla.fit.results import Fits
+from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations, observations_of
 
 SCHEMA = 2
@@ -166,7 +166,7 @@ class Diagnostics:
 
 def diagnose(
     obs: Observations | Any,
-    fits: Fits,
+    fits: FitResults,
     *,
     C_star: float = 0.0,
     n_bootstrap: int = 400,

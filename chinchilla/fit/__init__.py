@@ -1,4 +1,4 @@
-"""Fits: Observations in, a Frontier out, by the paper's three approaches. NumPy only, no torch."""
+"""Fits: Observations in, a FitResult out, by the paper's three approaches. NumPy only, no torch."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -11,13 +11,13 @@ from chinchilla.fit.envelope.approach1 import fit_envelope
 from chinchilla.fit.impossible import impossible
 from chinchilla.fit.isoflop.approach2 import fit_isoflop
 from chinchilla.fit.parametric.approach3 import fit_parametric
-from chinchilla.fit.result import Frontier, LossLaw, OptimalPoint, PowerLaw, called
-from chinchilla.fit.results import Fits, Refused
+from chinchilla.fit.result import FitResult, LossLaw, OptimalPoint, PowerLaw, called
+from chinchilla.fit.results import FailedFit, FitResults
 from chinchilla.observations.table import Observations
 
 make_callable(__name__)  # chinchilla.fit(obs), see chinchilla.api.fit
 
-FITS: dict[str, Callable[..., Frontier]] = {
+FITS: dict[str, Callable[..., FitResult]] = {
     "envelope": fit_envelope,
     "isoflop": fit_isoflop,
     "parametric": fit_parametric,
@@ -25,12 +25,12 @@ FITS: dict[str, Callable[..., Frontier]] = {
 
 __all__ = [
     "FITS",
-    "Fits",
-    "Frontier",
+    "FailedFit",
+    "FitResult",
+    "FitResults",
     "LossLaw",
     "OptimalPoint",
     "PowerLaw",
-    "Refused",
     "fit_all",
     "fit_envelope",
     "fit_isoflop",
@@ -43,7 +43,7 @@ def fit_all(
     curves: Observations | None,
     command: FitCommand,
     stage: Callable[[str], None] = lambda name: None,
-) -> Fits:
+) -> FitResults:
     """Every approach that `command` asks for.
 
     Args:
@@ -89,13 +89,13 @@ def fit_all(
         try:
             found = FITS[approach](obs, **settings)
         except FitError as error:
-            refused[approach] = Refused(str(error), error.kind)
+            refused[approach] = FailedFit(str(error), error.kind)
             continue
         if wrong := impossible(found, approach):  # what is written must be what others read
-            refused[approach] = Refused(
+            refused[approach] = FailedFit(
                 f"{approach} finds what cannot be: {wrong}. These runs do not say where the optimum "
                 "lies: add sizes and budgets."
             )
         else:
             fitted[approach] = found
-    return Fits.of(fitted, refused, finals, asdict(command))
+    return FitResults.of(fitted, refused, finals, asdict(command))

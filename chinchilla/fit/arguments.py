@@ -5,22 +5,22 @@ import functools
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec
 
-from chinchilla.fit.result import Frontier
+from chinchilla.fit.result import FitResult
 from chinchilla.observations.table import Observations, observations_of
 
 P = ParamSpec("P")
 
 
 def takes_tables(
-    fit: Callable[Concatenate[Observations, P], Frontier],
-) -> Callable[Concatenate[Observations | Any, P], Frontier]:
+    fit: Callable[Concatenate[Observations, P], FitResult],
+) -> Callable[Concatenate[Observations | Any, P], FitResult]:
     """A fit whose first argument may also be a pandas or polars frame, or a dict of arrays.
 
     The frontier keeps a reference to the observations, for its figures.
     """
 
     @functools.wraps(fit)
-    def fit_to_table(obs: Observations | Any, *args: P.args, **settings: P.kwargs) -> Frontier:
+    def fit_to_table(obs: Observations | Any, *args: P.args, **settings: P.kwargs) -> FitResult:
         obs = observations_of(obs)
         return dataclasses.replace(fit(obs, *args, **settings), runs=obs)
 

@@ -210,7 +210,7 @@ def _off_centre(law: PowerLaw, C: float) -> list[str]:
 
 
 def method(n_resamples: int, seed: int, how: str, resampling: str = "pairs") -> str:
-    """The sentence that says where an interval comes from, for Frontier.settings."""
+    """The sentence that says where an interval comes from, for FitResult.settings."""
     if n_resamples == 0:
         return "none (n_bootstrap=0)"
     return (

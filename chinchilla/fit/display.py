@@ -1,6 +1,6 @@
 """Results as people read them in a notebook: text, HTML and data frames.
 
-`Fits` and `Frontier` show themselves by these functions. pandas is imported when a frame is asked for.
+`FitResults` and `FitResult` show themselves by these functions. pandas is imported when a frame is asked for.
 NumPy and SciPy only: this module must import without torch.
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 
 from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.units import count
-from chinchilla.fit.result import Frontier, PowerLaw, called
-from chinchilla.fit.results import Fits
+from chinchilla.fit.result import FitResult, PowerLaw, called
+from chinchilla.fit.results import FitResults
 from chinchilla.recommend.answer import default_budget, headline, model_of, recommendation
 from chinchilla.recommend.forecast import MIN_LOSS, Minima, loss_at, saturating
 
@@ -32,7 +32,7 @@ def exponent_text(law: PowerLaw) -> str:
     return f"{law.exponent:.3f} [{law.p10:.3f}, {law.p90:.3f}]"
 
 
-def exponents(fits: Fits) -> tuple[float, float]:
+def exponents(fits: FitResults) -> tuple[float, float]:
     """Exponents of the recommended N_opt and D_opt, at ten times the largest C.
 
     Raises:
@@ -50,7 +50,7 @@ def exponents(fits: Fits) -> tuple[float, float]:
     return a, 1 - a * per_token
 
 
-def sizes(fits: Fits, C: Any) -> Any:
+def sizes(fits: FitResults, C: Any) -> Any:
     """The recommended N at C, of the shape of C."""
     found = [recommendation(fits, c).N for c in budgets(C)]
     values = np.array([np.nan if n is None else n for n in found])
@@ -72,7 +72,7 @@ def budgets(C: Any) -> list[float]:
     return [float(c) for c in values]
 
 
-def _answer(fits: Fits) -> str:
+def _answer(fits: FitResults) -> str:
     """The recommended answer in a line, or why there is none."""
     if fits.recommended is None and fits.fitted:
         return "No recommendation was made for these fits: chinchilla.fit makes one."
@@ -82,7 +82,7 @@ def _answer(fits: Fits) -> str:
         return f"No recommendation: {refusal}"
 
 
-def fits_text(fits: Fits) -> str:
+def fits_text(fits: FitResults) -> str:
     """The recommended answer, then a line an approach."""
     lines = textwrap.wrap(_answer(fits), WIDTH, subsequent_indent="  ")
     for name, f in fits.fitted.items():
@@ -96,7 +96,7 @@ def fits_text(fits: Fits) -> str:
     return "\n".join([*lines, _more(fits)])
 
 
-def _more(fits: Fits) -> str:
+def _more(fits: FitResults) -> str:
     n = sum(len(f.warnings) + len(f.refusals) for f in fits.fitted.values())
     n += len(fits.data.get("notes", ()))
     return (
@@ -105,7 +105,7 @@ def _more(fits: Fits) -> str:
     )
 
 
-def frontier_text(f: Frontier) -> str:
+def frontier_text(f: FitResult) -> str:
     """An approach's own answer beyond its points, its exponents, the law."""
     lines = [_own_answer(f)]
     lines.append(f"  a = {exponent_text(f.N_opt)}, b = {exponent_text(f.D_opt)}, 80% intervals")
@@ -117,7 +117,7 @@ def frontier_text(f: Frontier) -> str:
     return "\n".join(lines)
 
 
-def _own_answer(f: Frontier) -> str:
+def _own_answer(f: FitResult) -> str:
     said = f"{called(f.approach)}, {f.n_runs} runs"
     if not f.points:
         return said
@@ -127,7 +127,7 @@ def _own_answer(f: Frontier) -> str:
     return f"{said}. C = {C:.3g} FLOPs: N {count(float(f.N_opt(C)))}{between}, D {count(float(f.D_opt(C)))} tokens"
 
 
-def fits_html(fits: Fits) -> str:
+def fits_html(fits: FitResults) -> str:
     """The recommended answer, a table of the approaches, and the reasons."""
     rows = [
         [called(name), str(f.n_runs), exponent_text(f.N_opt), exponent_text(f.D_opt), ""]
@@ -148,7 +148,7 @@ def fits_html(fits: Fits) -> str:
     )
 
 
-def frontier_html(f: Frontier) -> str:
+def frontier_html(f: FitResult) -> str:
     """The lines of the text, and warnings."""
     head, *rest = frontier_text(f).splitlines()
     body = "<br>".join(escape(line.strip()) for line in rest if "print()" not in line)
@@ -183,7 +183,7 @@ def _frame(rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None)
     return pd.DataFrame(rows, columns=columns)
 
 
-def fits_frame(fits: Fits) -> "DataFrame":
+def fits_frame(fits: FitResults) -> "DataFrame":
     """One row per approach."""
     model = model_of(fits)
     lead = None if model is None else model.approach
@@ -203,7 +203,7 @@ def fits_frame(fits: Fits) -> "DataFrame":
     return _frame(rows, columns.split())
 
 
-def frontier_frame(f: Frontier) -> "DataFrame":
+def frontier_frame(f: FitResult) -> "DataFrame":
     """The points of a frontier."""
     columns = ("C", "N", "D", "L", "budget_flops")
     return _frame([{k: getattr(p, k) for k in columns} for p in f.points], columns)
@@ -226,7 +226,7 @@ COLUMNS = [
 ]
 
 
-def fits_predictions(fits: Fits, C: Any, force: bool = False) -> "DataFrame":
+def fits_predictions(fits: FitResults, C: Any, force: bool = False) -> "DataFrame":
     """The recommended answer, one row per C."""
     rows = []
     for c in budgets(C):
@@ -238,7 +238,7 @@ def fits_predictions(fits: Fits, C: Any, force: bool = False) -> "DataFrame":
     return _frame(rows, (*COLUMNS, "range_only"))
 
 
-def frontier_predictions(f: Frontier, C: Any) -> "DataFrame":
+def frontier_predictions(f: FitResult, C: Any) -> "DataFrame":
     """What one approach says, one row per C."""
     c = np.array(budgets(C))
     N, D = f.N_opt(c), f.D_opt(c)
@@ -257,7 +257,7 @@ def frontier_predictions(f: Frontier, C: Any) -> "DataFrame":
 
 
 def _losses(
-    f: Frontier, C: np.ndarray, N: np.ndarray, D: np.ndarray
+    f: FitResult, C: np.ndarray, N: np.ndarray, D: np.ndarray
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """(n,) losses at the optimum and their 10th and 90th percentiles; NaN where unknown."""
     none = np.full(len(C), np.nan)

@@ -2,10 +2,10 @@
 
 import math
 
-from chinchilla.fit.result import Frontier
+from chinchilla.fit.result import FitResult
 
 MAX_EXPONENT = 10.0  # of a power law or of a term of the loss law; what fits find is far below
-# Mean distance in ln of points from their line: the line goes through the middle of the bottoms of
+# Mean distance in ln of points from their line: the line goes through the middle of the minima of
 # approach 2, and near the optima of approach 3 where C is not 6*N*D.
 OFF_LINE = {"isoflop": 1e-6, "parametric": 0.1}
 # Approach 1's goes through the middles of the risers, and a staircase of few steps may lie off it on
@@ -13,7 +13,7 @@ OFF_LINE = {"isoflop": 1e-6, "parametric": 0.1}
 OFF_STAIRCASE = 0.2
 
 
-def impossible(f: Frontier, name: str) -> str:
+def impossible(f: FitResult, name: str) -> str:
     """What no fit can have found, in a few words; "" when all of it can be."""
     laws = [(key, getattr(f, key)) for key in ("N_opt", "D_opt")]
     shapes = [(f"{key}.samples", law.samples, (0, 2)) for key, law in laws]
@@ -58,11 +58,11 @@ def impossible(f: Frontier, name: str) -> str:
     return wrong[0] if wrong else _contradiction(f)
 
 
-def _certified(f: Frontier) -> bool:
+def _certified(f: FitResult) -> bool:
     return f.certificate is not None and f.certificate.get("converged") is True
 
 
-def _contradiction(f: Frontier) -> str:
+def _contradiction(f: FitResult) -> str:
     """What about an approach's points is neither its law's losses nor on or about its lines; or ""."""
     off = [float(f.law(p.N, p.D)) / p.L - 1 for p in f.points] if f.law else []
     if any(not abs(x) < 1e-6 for x in off):

@@ -241,14 +241,14 @@ def _row(law: LossLaw) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class LawFrontier:
+class FrontierSolver:
     """How one set of observations turns laws into lines: their C range and their FLOP count."""
 
     C: np.ndarray  # (n,) log-spaced over the C of the runs
     cost: FlopsPerToken | None  # None: C = 6*N*D
 
     @classmethod
-    def of(cls, obs: Observations, n_points: int = 25) -> "LawFrontier":
+    def of(cls, obs: Observations, n_points: int = 25) -> "FrontierSolver":
         """The frontier's frame for these observations."""
         cost = None if is_six_nd(obs) else FlopsPerToken.from_observations(obs)
         return cls(np.geomspace(obs.C.min(), obs.C.max(), n_points), cost)

@@ -1,7 +1,7 @@
 """The compute-optimal frontier: what every approach ends in.
 
 N_opt(C) = coefficient * C^exponent and likewise D_opt, with intervals from resampled runs.
-`Fits` (fits.py) holds the frontiers of one `chinchilla fit` and owns their file, frontier.json.
+`FitResults` (fits.py) holds the frontiers of one `chinchilla fit` and owns their file, frontier.json.
 NumPy only: this module must import without torch.
 """
 
@@ -196,7 +196,7 @@ def called(approach: str) -> str:
 
 
 @dataclass(frozen=True)
-class Frontier:
+class FitResult:
     """What one approach says about one set of observations."""
 
     approach: str  # envelope, isoflop, parametric
@@ -315,13 +315,13 @@ class Frontier:
         return plot_frontier_residuals(self, ax)
 
     def save(self, path: Path | str) -> None:
-        """Write a frontier.json that holds this approach alone, see `Fits.save`."""
-        from chinchilla.fit.results import Fits
+        """Write a frontier.json that holds this approach alone, see `FitResults.save`."""
+        from chinchilla.fit.results import FitResults
 
-        Fits.of({self.approach: self}, {}, self.observations()).save(path)
+        FitResults.of({self.approach: self}, {}, self.observations()).save(path)
 
     @classmethod
-    def load(cls, path: Path | str, approach: Approach | None = None) -> "Frontier":
+    def load(cls, path: Path | str, approach: Approach | None = None) -> "FitResult":
         """The frontier of one approach in frontier.json, or in a folder's.
 
         Args:
@@ -329,11 +329,11 @@ class Frontier:
             approach: which; None where the file holds a single one.
 
         Raises:
-            InputError: as `Fits.load`; or the file holds no such frontier, or several.
+            InputError: as `FitResults.load`; or the file holds no such frontier, or several.
         """
-        from chinchilla.fit.results import Fits
+        from chinchilla.fit.results import FitResults
 
-        fitted = Fits.load(path).fitted
+        fitted = FitResults.load(path).fitted
         names = [approach] if approach else list(fitted)
         if len(names) != 1 or names[0] not in fitted:
             held = ", ".join(fitted) or "none"

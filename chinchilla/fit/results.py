@@ -1,7 +1,7 @@
 """What one `chinchilla fit` found, by approach, and its file frontier.json.
 
 For predictions the file stands alone. What looks at the runs again (design, diagnose, report) reads
-observations.csv beside it, whose SHA-256 the file holds (`Fits.runs_beside`). docs/frontier.md describes
+observations.csv beside it, whose SHA-256 the file holds (`FitResults.runs_beside`). docs/frontier.md describes
 every field. NumPy only: this module must import without torch.
 """
 
@@ -21,7 +21,7 @@ from chinchilla.core.files import read_json, sha256_file, write_json
 from chinchilla.core.json_codec import IN_MEMORY, built
 from chinchilla.fit.impossible import impossible
 from chinchilla.fit.loss_law import FlopsPerToken, is_six_nd
-from chinchilla.fit.result import Frontier, RunsOf, called, observations_at
+from chinchilla.fit.result import FitResult, RunsOf, called, observations_at
 from chinchilla.observations.table import Observations
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ MINIMA = "minima"  # the recommended approach where losses at minima alone were 
 
 
 @dataclass(frozen=True)
-class Refused:
+class FailedFit:
     """Why an approach cannot answer: a sentence for people, a word for programs."""
 
     reason: str
@@ -43,7 +43,7 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class Fits:
+class FitResults:
     """Frontiers and refusals by approach, and what they stand on.
 
     `data` says what the runs cover: n_runs, [smallest, largest] of C, N, D and tokens_per_param,
@@ -52,8 +52,8 @@ class Fits:
     (`of_minima`) no approach is fitted, n_runs counts the minima, and only C of the ranges is known.
     """
 
-    fitted: dict[str, Frontier]
-    refused: dict[str, Refused]
+    fitted: dict[str, FitResult]
+    refused: dict[str, FailedFit]
     data: dict[str, Any]
     cost: FlopsPerToken | None = None
     command: dict[str, Any] = field(default_factory=dict)  # what `chinchilla fit` was told
@@ -64,11 +64,11 @@ class Fits:
     @classmethod
     def of(
         cls,
-        fitted: Mapping[str, Frontier],
-        refused: Mapping[str, Refused],
+        fitted: Mapping[str, FitResult],
+        refused: Mapping[str, FailedFit],
         obs: Observations,
         command: Mapping[str, Any] | None = None,
-    ) -> "Fits":
+    ) -> "FitResults":
         """The record of fits of `obs`: final losses, or curves of which the last points are used."""
         runs, obs = obs, obs.finals()
         columns = {"C": obs.C, "N": obs.N, "D": obs.D, "tokens_per_param": obs.D / obs.N}
@@ -101,7 +101,7 @@ class Fits:
                 "observations=FILE.csv."
             )
 
-    def with_runs(self, path: Path) -> "Fits":
+    def with_runs(self, path: Path) -> "FitResults":
         """These fits, tied to the table that their runs were saved as."""
         return dataclasses.replace(
             self, data={**self.data, "observations_sha256": sha256_file(path)}
@@ -219,7 +219,7 @@ class Fits:
         return plot_fits(self, ax, quantity)
 
     def plot_residuals(self, ax: "Axes | None" = None) -> "Axes":
-        """What the recommended approach leaves unexplained, see `Frontier.plot_residuals`.
+        """What the recommended approach leaves unexplained, see `FitResult.plot_residuals`.
 
         Args:
             ax: where to draw; None makes a new figure.
@@ -257,7 +257,7 @@ class Fits:
         write_json(path, value)
 
     @classmethod
-    def load(cls, path: Path | str) -> "Fits":
+    def load(cls, path: Path | str) -> "FitResults":
         """Read frontier.json, or the one in a folder.
 
         Raises:
@@ -283,10 +283,10 @@ class Fits:
             choice(f"{where}: approaches", name, APPROACHES)
             choice(f"{at}.status", status, ("fitted", "refused"))
             if status == "refused":
-                refused[name] = built(Refused, record, at)
+                refused[name] = built(FailedFit, record, at)
                 continue
             record.pop("reason", None)
-            fitted[name] = built(Frontier, record, at)
+            fitted[name] = built(FitResult, record, at)
             if wrong := impossible(fitted[name], name):
                 raise InputError(f"{at}: {wrong}. Run `chinchilla fit` again.")
         recommended = built(dict[str, Any] | None, value["recommended"], f"{where}: recommended")

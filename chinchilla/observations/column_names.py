@@ -47,7 +47,7 @@ SYNONYMS = {  # ours -> other names of the same quantity
 # beside one of them is no clash: it says which column is meant.
 _EMBEDDING_WORDS = ("non_embedding", "non_emb", "nonembedding", "nonemb", "non_embed")
 _PARAM_WORDS = ("params", "parameters")
-_HELD_OUT_WORDS = ("val", "valid", "validation", "eval", "test", "held_out", "heldout")
+_HELD_OUT_WORDS = ("val", "valid", "validation", "eval", "test", "held_out", "validation")
 QUALIFIED: dict[str, tuple[str, str]] = {  # name -> (ours, convention)
     **{
         name: ("N", "non_embedding")
@@ -64,7 +64,7 @@ QUALIFIED: dict[str, tuple[str, str]] = {  # name -> (ours, convention)
     **{
         name: ("L", kind)
         for word, kind in (
-            *((word, "heldout") for word in _HELD_OUT_WORDS),
+            *((word, "validation") for word in _HELD_OUT_WORDS),
             ("train", "train"),
             ("training", "train"),
         )

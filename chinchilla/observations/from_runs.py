@@ -16,26 +16,26 @@ from chinchilla.plan.records import Curve, RunResult
 
 
 def ends(results: Sequence[RunResult], loss: str) -> dict[str, Any]:
-    """A row per finished run: its smoothed final training loss, or its held-out loss.
+    """A row per finished run: its smoothed final training loss, or its validation loss.
 
     Args:
         results: runs in any state.
-        loss: "train" or "heldout".
+        loss: "train" or "validation".
 
     Raises:
         InputError: no run has finished, or their losses do not compare.
     """
     _check_loss(loss)
     done = [r for r in results if r.status == "finished"]
-    scored = {tuple(r.held_out_tokens.items()) for r in done}
-    if loss == "heldout" and len(scored) > 1:
+    scored = {tuple(r.validation_tokens.items()) for r in done}
+    if loss == "validation" and len(scored) > 1:
         raise InputError(
-            "these runs were scored on different held-out tokens "
+            "these runs were scored on different validation tokens "
             f"({', '.join(sorted(str(dict(s)) for s in scored))}): their losses do not compare. "
-            "Fit with loss=train, or train them again with one runtime.held_out_tokens."
+            "Fit with loss=train, or train them again with one runtime.validation_tokens."
         )
     points = [
-        (r, float(r.spec.D), r.final_loss if loss == "train" else _mean(r.held_out_loss))
+        (r, float(r.spec.D), r.final_loss if loss == "train" else _mean(r.validation_loss))
         for r in done
     ]
     return _columns(points, loss)
@@ -47,7 +47,7 @@ def along(results: Sequence[RunResult], curves: Sequence[Curve], loss: str) -> d
     Args:
         results: runs in any state.
         curves: their curves, in the same order.
-        loss: "train", a point per optimizer step, or "heldout", a point per evaluation.
+        loss: "train", a point per optimizer step, or "validation", a point per evaluation.
 
     Raises:
         InputError: no run has finished, or they do not compare.
@@ -57,8 +57,8 @@ def along(results: Sequence[RunResult], curves: Sequence[Curve], loss: str) -> d
     for r, curve in zip(results, curves, strict=True):
         if r.status != "finished":
             continue
-        done = curve.step + 1 if loss == "train" else curve.held_out_step
-        values = curve.loss if loss == "train" else curve.held_out_loss
+        done = curve.step + 1 if loss == "train" else curve.validation_step
+        values = curve.loss if loss == "train" else curve.validation_loss
         points += [
             (r, float(k * r.spec.batch_tokens), float(L))
             for k, L in zip(done, values, strict=True)
@@ -99,7 +99,7 @@ def _columns(points: Sequence[tuple[RunResult, float, float | None]], loss: str)
 
 def _mean(held_out: dict[str, float]) -> float:
     if not held_out:
-        raise InputError("these runs have no held-out loss. Fit with loss=train.")
+        raise InputError("these runs have no validation loss. Fit with loss=train.")
     return float(np.mean(list(held_out.values())))
 
 

@@ -47,7 +47,7 @@ class Observations:
     L: np.ndarray
     flop_convention: str = "unknown"  # how C was counted: a key of shapes.FLOP_CONVENTIONS
     n_convention: str = "unknown"  # how N was counted: total, non_embedding
-    loss_kind: str = "unknown"  # train, heldout
+    loss_kind: str = "unknown"  # train, validation
     notes: tuple[str, ...] = ()  # what was derived or left out on the way in, for the record
     unique_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0))
     max_epochs: np.ndarray = field(default_factory=lambda: np.zeros(0))
@@ -349,11 +349,11 @@ class Observations:
 
     @classmethod
     def from_results(cls, results: Sequence[RunResult], loss: str) -> "Observations":
-        """One row per finished run: its smoothed final training loss, or its held-out loss.
+        """One row per finished run: its smoothed final training loss, or its validation loss.
 
         Args:
             results: any states; only finished runs become rows, a note counts the others.
-            loss: "train" or "heldout".
+            loss: "train" or "validation".
         """
         rows = cls(**ends(results, loss))
         out = Counter(r.status for r in results if r.status != "finished")
@@ -369,7 +369,7 @@ class Observations:
     ) -> "Observations":
         """Every measured point of every finished run: approach 1's input.
 
-        With loss="train" a point per optimizer step, unsmoothed; with "heldout" the held-out
+        With loss="train" a point per optimizer step, unsmoothed; with "validation" the held-out
         evaluations along the run, which end with the final one.
         """
         return cls(**along(results, curves, loss))

@@ -201,7 +201,7 @@ def _around(
 def _check_profile(
     sizes: Sequence[ModelShape], budget: float, expected: float, grid: GridConfig
 ) -> None:
-    """Refuse a budget whose parabola could not have its bottom inside the sizes tried."""
+    """Refuse a budget whose parabola could not have its minimum inside the sizes tried."""
     where = f"grid {grid.name!r}, budget {budget:.3g} FLOPs"
     if len(sizes) < grid.min_sizes:
         raise Refusal(
@@ -292,22 +292,22 @@ def state_bytes(spec: RunSpec) -> float:
 
 
 def taken_over(specs: Sequence[RunSpec]) -> dict[str, int]:
-    """run_id -> steps of a run that come from its trunk, each horizon starting where the one before left it.
+    """run_id -> steps of a run that come from its stable phase, each horizon starting where the one before left it.
 
-    Workers train the horizons of a trunk from the shortest to the longest (`sweep.schedule`).
+    Workers train the horizons of a stable phase from the shortest to the longest (`sweep.schedule`).
     """
-    newest: dict[str, int] = {}  # trunk -> last step left there so far
+    newest: dict[str, int] = {}  # stable phase -> last step left there so far
     found = {}
     each = {s.run_id: s for s in specs}.values()
-    for s in sorted(each, key=lambda s: (s.trunk_steps, s.steps, s.run_id)):
-        found[s.run_id] = newest.get(s.trunk_id, 0) if s.trunk_id else 0
-        newest[s.trunk_id] = s.trunk_steps
+    for s in sorted(each, key=lambda s: (s.stable_steps, s.steps, s.run_id)):
+        found[s.run_id] = newest.get(s.stable_phase_id, 0) if s.stable_phase_id else 0
+        newest[s.stable_phase_id] = s.stable_steps
     return found
 
 
 def n_at_once(specs: Sequence[RunSpec]) -> int:
-    """How many of these runs can be trained at a time: those with one trunk take turns."""
-    return len({s.trunk_id or s.run_id for s in specs})
+    """How many of these runs can be trained at a time: those with one stable phase take turns."""
+    return len({s.stable_phase_id or s.run_id for s in specs})
 
 
 @dataclass(frozen=True)
@@ -320,9 +320,11 @@ class Cost:
     seconds: float  # wall time with `workers` devices busy, at least the longest run's
     workers: int
     longest_run_seconds: (
-        float  # or of all runs with one trunk, which are trained one after the other
+        float  # or of all runs with one stable phase, which are trained one after the other
     )
-    shared_flops: float = 0.0  # ... of the runs' C, what others of the same trunk have trained
+    shared_flops: float = (
+        0.0  # ... of the runs' C, what others of the same stable phase have trained
+    )
 
 
 def plan_cost(
@@ -334,7 +336,7 @@ def plan_cost(
         specs: the runs to train.
         cluster: speed and price of a device.
         workers: devices that train at a time.
-        plan: all runs of the sweep, whose trunks are there or will be; default: `specs`.
+        plan: all runs of the sweep, whose stable phases are there or will be; default: `specs`.
     """
     speed = cluster.peak_flops * cluster.mfu  # FLOP/s
     over = taken_over(plan or specs)
@@ -342,7 +344,7 @@ def plan_cost(
     for s in specs:
         new = s.C * (1 - over.get(s.run_id, 0) / s.steps)
         flops += new
-        chains[s.trunk_id or s.run_id] = chains.get(s.trunk_id or s.run_id, 0.0) + new
+        chains[s.stable_phase_id or s.run_id] = chains.get(s.stable_phase_id or s.run_id, 0.0) + new
     longest = max(chains.values(), default=0.0) / speed
     hours = flops / speed / 3600
     return Cost(

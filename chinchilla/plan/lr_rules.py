@@ -1,6 +1,6 @@
 """Peak learning rate and batch size by published laws. Floor 0.
 
-A recipe names a law (`recipe.rule`) and leaves to it what it gives as 0. A law knows the model and
+A recipe names a law (`recipe.lr_batch_rule`) and leaves to it what it gives as 0. A law knows the model and
 the run's tokens D, and says for which it was fitted; outside it is an extrapolation, and `doubts`
 says so. docs/recipes.md has the formulas beside their sources.
 """
@@ -60,30 +60,30 @@ def by_rule(recipe: RecipeConfig, shape: ModelShape, D: float) -> RecipeConfig:
         shape: the model.
         D: training tokens asked for, before they are rounded to whole steps.
     """
-    if recipe.rule == "none":
+    if recipe.lr_batch_rule == "none":
         return recipe
-    rule = RULES[recipe.rule]
+    rule = RULES[recipe.lr_batch_rule]
     lr = recipe.peak_lr or rule.peak_lr(shape, D)
     unit = recipe.batch_multiple_rows * shape.seq_len
     batch = recipe.batch_tokens or max(1, round(rule.batch_tokens(shape, D) / unit)) * unit
     ratio = recipe.final_lr_ratio or min(1.0, rule.final_lr / lr)
     return replace(
-        recipe, rule="none", peak_lr=lr, batch_tokens=batch, final_lr_ratio=ratio
+        recipe, lr_batch_rule="none", peak_lr=lr, batch_tokens=batch, final_lr_ratio=ratio
     )  # fmt: skip
 
 
 def doubts(recipe: RecipeConfig, specs: Sequence[RunSpec]) -> list[str]:
     """A line for each quantity by which runs lie outside of what the recipe's law was fitted on."""
-    if recipe.rule == "none":
+    if recipe.lr_batch_rule == "none":
         return []
-    rule = RULES[recipe.rule]
+    rule = RULES[recipe.lr_batch_rule]
     found = []
     for name, (low, high) in rule.valid.items():
         values = [rule.quantities(s.model, s.D)[name] for s in specs]
         outside = [x for x in values if not low <= x <= high]
         if outside:
             found.append(
-                f"recipe.rule={recipe.rule} ({rule.source}) was fitted on {name} from {_label(low)} to "
+                f"recipe.lr_batch_rule={recipe.lr_batch_rule} ({rule.source}) was fitted on {name} from {_label(low)} to "
                 f"{_label(high)}: {len(outside)} of {len(values)} runs lie outside, "
                 f"{_label(min(outside))} to {_label(max(outside))}."
             )

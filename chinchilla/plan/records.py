@@ -1,7 +1,7 @@
 """The records that flow from stage to stage, and their files.
 
     RunSpec (plan.jsonl, spec.json) -> RunResult (result.json, curve.npz)
-    -> Observations (observations.csv, `observations.py`) -> Frontier (frontier.json, `fit`)
+    -> Observations (observations.csv, `observations.py`) -> FitResult (frontier.json, `fit`)
 
 Each is a frozen dataclass with a `schema` number that owns its JSON. Floor 0: NumPy only.
 """
@@ -29,8 +29,8 @@ PRECISIONS = ("bf16", "fp32", "bf16_weights")
 OPTIMIZERS = ("adamw", "adam")
 SCHEDULES = ("cosine", "cooldown", "multistep")
 STATES = ("finished", "diverged", "failed")
-SPEC_SCHEMA = 1
-RESULT_SCHEMA = 1
+SPEC_SCHEMA = 2
+RESULT_SCHEMA = 2
 
 
 def count_label(x: float) -> str:
@@ -127,12 +127,12 @@ class RunSpec:
         return multipliers(self.model, self.parametrization, self.base_width, self.base_layers)
 
     @property
-    def trunk_steps(self) -> int:
+    def stable_steps(self) -> int:
         """Steps before its cool-down, that longer and shorter runs share; 0 for other schedules."""
         return self.steps - self.cooldown_steps if self.schedule == "cooldown" else 0
 
     @functools.cached_property
-    def trunk(self) -> "RunSpec | None":
+    def stable_phase(self) -> "RunSpec | None":
         """What its steps before the cool-down depend on: equal for all horizons; None without one.
 
         A name and not a run: of what belongs to a horizon it has the least.
@@ -145,9 +145,9 @@ class RunSpec:
         )  # fmt: skip
 
     @property
-    def trunk_id(self) -> str:
-        """Folder of its trunk, such as n42m-s0-2dd5d8; "" without one."""
-        return self.trunk.run_id.partition("-")[2] if self.trunk else ""
+    def stable_phase_id(self) -> str:
+        """Folder of its stable phase, such as n42m-s0-2dd5d8; "" without one."""
+        return self.stable_phase.run_id.partition("-")[2] if self.stable_phase else ""
 
     @property
     def C(self) -> float:
@@ -185,8 +185,8 @@ class RunResult:
     """What became of one spec. Losses are nats per token; times are UTC, ISO 8601.
 
     D, C and `flops_spent` are those of the whole run, as every fit wants them, also where its first
-    `trunk_tokens` were trained by another run (`train.stable_phase`). `trained_tokens` is what it cost;
-    `wall_seconds` and `tokens_per_second` are about these.
+    `reused_tokens` were trained by another run (`train.stable_phases`). `trained_tokens` is what it cost;
+    `train_seconds` and `tokens_per_second` are about these.
     """
 
     spec: RunSpec
@@ -195,14 +195,14 @@ class RunResult:
     final_loss: float | None  # mean training loss over the last `final_loss_steps` steps
     final_loss_se: float | None  # its standard error
     final_loss_steps: int
-    held_out_loss: dict[str, float]  # held-out set -> mean over its tokens, at the last step
-    held_out_tokens: dict[str, int]
-    bits_per_byte: dict[str, float]  # held-out loss / ln 2 * tokens / bytes
+    validation_loss: dict[str, float]  # validation set -> mean over its tokens, at the last step
+    validation_tokens: dict[str, int]
+    bits_per_byte: dict[str, float]  # validation loss / ln 2 * tokens / bytes
     n_params: int  # counted on the built model
     n_params_non_embedding: int
     steps_done: int
     flops_spent: float  # C of the steps done, whoever did them, under the spec's convention
-    wall_seconds: float  # training only, over all attempts
+    train_seconds: float  # training only, over all attempts
     tokens_per_second: float
     mfu: float | None  # model FLOPs utilisation against the device's stated peak; None if unknown
     peak_memory_bytes: int
@@ -215,7 +215,9 @@ class RunResult:
     failure: str = ""  # what ended a failed run: oom, data, error, lost
     unique_tokens: int | None = None  # of the tokens read, those that differ; None if not recorded
     epochs: dict[str, float] = field(default_factory=dict)  # source -> passes over its tokens
-    trunk_tokens: int = 0  # of its tokens, those that came from a trunk that another run trained
+    reused_tokens: int = (
+        0  # of its tokens, those that came from a stable phase that another run trained
+    )
     schema: int = RESULT_SCHEMA
 
     def __post_init__(self) -> None:
@@ -225,14 +227,14 @@ class RunResult:
     @property
     def trained_tokens(self) -> int:
         """Tokens that this run itself went through."""
-        return self.steps_done * self.spec.batch_tokens - self.trunk_tokens
+        return self.steps_done * self.spec.batch_tokens - self.reused_tokens
 
-    def save(self, cell: Path) -> None:
-        write_json(cell / "result.json", dataclasses.asdict(self))
+    def save(self, run_dir: Path) -> None:
+        write_json(run_dir / "result.json", dataclasses.asdict(self))
 
     @classmethod
-    def load(cls, cell: Path) -> "RunResult":
-        path = cell / "result.json"
+    def load(cls, run_dir: Path) -> "RunResult":
+        path = run_dir / "result.json"
         try:
             value = checked(read_json(path, "run result"), cls, RESULT_SCHEMA, str(path))
             checked(value["spec"], RunSpec, SPEC_SCHEMA, str(path))
@@ -247,33 +249,33 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Curve:
-    """One run's training: the loss of every step, and held-out losses at some steps.
+    """One run's training: the loss of every step, and validation losses at some steps.
 
-    Arrays: step (n,) and loss (n,) with loss[i] measured before update step[i]; held_out_step
-    (m,) updates done, held_out_loss (m,).
+    Arrays: step (n,) and loss (n,) with loss[i] measured before update step[i]; validation_step
+    (m,) updates done, validation_loss (m,).
     """
 
     step: np.ndarray
     loss: np.ndarray
-    held_out_step: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    held_out_loss: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    validation_step: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    validation_loss: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
-    def save(self, cell: Path) -> None:
-        with atomic_write(cell / "curve.npz", "wb") as f:
+    def save(self, run_dir: Path) -> None:
+        with atomic_write(run_dir / "curve.npz", "wb") as f:
             np.savez_compressed(f, **dataclasses.asdict(self))
 
     @classmethod
-    def load(cls, cell: Path) -> "Curve":
+    def load(cls, run_dir: Path) -> "Curve":
         try:
-            with np.load(cell / "curve.npz", allow_pickle=False) as z:
-                arrays = {k: z[k] for k in ("step", "loss", "held_out_step", "held_out_loss")}
+            with np.load(run_dir / "curve.npz", allow_pickle=False) as z:
+                arrays = {k: z[k] for k in ("step", "loss", "validation_step", "validation_loss")}
             # NumPy gives a member that is no array as its bytes.
             if any(
                 getattr(a, "ndim", 0) != 1 or a.dtype.kind not in "fiu" for a in arrays.values()
             ):
                 raise ValueError("not four arrays of numbers")
             curve = cls(**arrays)
-            pairs = ((curve.step, curve.loss), (curve.held_out_step, curve.held_out_loss))
+            pairs = ((curve.step, curve.loss), (curve.validation_step, curve.validation_loss))
             if any(len(x) != len(y) or (x < 0).any() or (np.diff(x) <= 0).any() for x, y in pairs):
                 raise ValueError("not losses at steps that rise from 0")
             return curve
@@ -284,7 +286,7 @@ class Curve:
             what = "missing" if isinstance(error, FileNotFoundError) else "damaged"
             lacks = f", {error.args[0]}" if isinstance(error, KeyError) else ""
             raise InputError(
-                f"training curve {cell / 'curve.npz'} is {what}{lacks}. Delete result.json beside it "
+                f"training curve {run_dir / 'curve.npz'} is {what}{lacks}. Delete result.json beside it "
                 "and launch the sweep again: the run goes on from its checkpoint."
             ) from None
 

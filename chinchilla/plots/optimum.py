@@ -14,8 +14,8 @@ from chinchilla.config.fit import APPROACHES
 from chinchilla.core.errors import Refusal
 from chinchilla.core.units import count
 from chinchilla.fit.display import exponent_text, exponents
-from chinchilla.fit.result import Frontier, called
-from chinchilla.fit.results import Fits
+from chinchilla.fit.result import FitResult, called
+from chinchilla.fit.results import FitResults
 from chinchilla.plots.style import (
     C_LABEL,
     COLORS,
@@ -34,7 +34,7 @@ N_BUDGETS = 16  # at which the recommended answer is evaluated for its band
 BEYOND = 15.0  # times the largest C: where the panel ends
 
 
-def budgets_shown(frontiers: Mapping[str, Frontier]) -> tuple[np.ndarray, float, float] | None:
+def budgets_shown(frontiers: Mapping[str, FitResult]) -> tuple[np.ndarray, float, float] | None:
     """C along the panel, and the smallest and largest C of the points; None without points."""
     covered = np.array([p.C for f in frontiers.values() for p in f.points])
     if not len(covered):
@@ -44,7 +44,7 @@ def budgets_shown(frontiers: Mapping[str, Frontier]) -> tuple[np.ndarray, float,
 
 
 def draw_optima(
-    ax: Axes, frontiers: Mapping[str, Frontier], quantity: str, labels: Mapping[str, str]
+    ax: Axes, frontiers: Mapping[str, FitResult], quantity: str, labels: Mapping[str, str]
 ) -> list[np.ndarray]:
     """Lines, bands and points of every approach.
 
@@ -93,7 +93,7 @@ def draw_optima(
     return shown
 
 
-def exponents_inside(ax: Axes, frontiers: Mapping[str, Frontier], quantity: str) -> None:
+def exponents_inside(ax: Axes, frontiers: Mapping[str, FitResult], quantity: str) -> None:
     """The exponent and its 80% interval of each approach, inside the panel."""
     name = "a" if quantity == "N" else "b"
     lines, texts = [], []
@@ -119,7 +119,9 @@ def finish(ax: Axes, quantity: str, grid: np.ndarray, low: float, high: float, s
     log_scale(ax, "y")
 
 
-def draw_recommended(ax: Axes, fits: Fits, quantity: str, grid: np.ndarray) -> list[np.ndarray]:
+def draw_recommended(
+    ax: Axes, fits: FitResults, quantity: str, grid: np.ndarray
+) -> list[np.ndarray]:
     """The recommended line with its 80% band, and the answer at ten times the largest C."""
     budgets = np.geomspace(grid[0], grid[-1], N_BUDGETS)
     try:

@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from chinchilla.config.checks import choice
 from chinchilla.core.errors import InputError
 from chinchilla.fit.display import exponent_text
-from chinchilla.fit.result import Frontier, called
-from chinchilla.fit.results import Fits
+from chinchilla.fit.result import FitResult, called
+from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
-from chinchilla.plots import optimum, runs, valleys
+from chinchilla.plots import isoflop, optimum, runs
 from chinchilla.plots.style import exponent_note, house_style, legend_inside, new_axes
 from chinchilla.recommend.answer import model_of
 
@@ -37,7 +37,7 @@ def _panel(ax: Axes | None) -> Iterator[Axes]:
         raise InputError(f"ax must be matplotlib Axes, and is {type(ax).__name__}.")
 
 
-def plot_fits(fits: Fits, ax: Axes | None, quantity: str) -> Axes:
+def plot_fits(fits: FitResults, ax: Axes | None, quantity: str) -> Axes:
     """N_opt or D_opt against C: the recommended answer and every approach."""
     choice("quantity", quantity, ("N", "D"))
     at = optimum.budgets_shown(fits.fitted)
@@ -56,14 +56,14 @@ def plot_fits(fits: Fits, ax: Axes | None, quantity: str) -> Axes:
     return panel
 
 
-def plot_frontier(f: Frontier, ax: Axes | None) -> Axes:
+def plot_frontier(f: FitResult, ax: Axes | None) -> Axes:
     """The runs and what an approach fitted to them."""
     known = None if f.runs is None else f.observations()
     title = exponent_note("a", f.N_opt)
     with _panel(ax) as panel:
         if f.approach == "isoflop":
-            valleys.valleys_on(panel, f, known, labelled=False)
-            valleys.name_budgets(panel, valleys.budgets_of(f, known))
+            isoflop.draw_on(panel, f, known, labelled=False)
+            isoflop.name_budgets(panel, isoflop.budgets_of(f, known))
         elif f.approach == "parametric":
             runs.draw_surface(panel, f, f.observations().finals())
         elif known is not None and known.has_curves:
@@ -76,7 +76,7 @@ def plot_frontier(f: Frontier, ax: Axes | None) -> Axes:
     return panel
 
 
-def _lone_line(ax: Axes, f: Frontier) -> None:
+def _lone_line(ax: Axes, f: FitResult) -> None:
     """N_opt against C, where the curves of approach 1 are not at hand."""
     at = optimum.budgets_shown({f.approach: f})
     if at is None:
@@ -86,10 +86,10 @@ def _lone_line(ax: Axes, f: Frontier) -> None:
     optimum.finish(ax, "N", *at, shown)
 
 
-def plot_frontier_residuals(f: Frontier, ax: Axes | None) -> Axes:
+def plot_frontier_residuals(f: FitResult, ax: Axes | None) -> Axes:
     """What an approach leaves unexplained."""
     finals: Observations | None = f.observations().finals() if f.approach == "parametric" else None
-    parts = valleys.profile_residuals(valleys.budgets_of(f, None))
+    parts = isoflop.profile_residuals(isoflop.budgets_of(f, None))
     if f.approach == "isoflop" and not parts:
         raise InputError("these fits do not hold the profiles of approach 2. Fit the runs again.")
     with _panel(ax) as panel:
@@ -104,7 +104,7 @@ def plot_frontier_residuals(f: Frontier, ax: Axes | None) -> Axes:
     return panel
 
 
-def plot_fits_residuals(fits: Fits, ax: Axes | None) -> Axes:
+def plot_fits_residuals(fits: FitResults, ax: Axes | None) -> Axes:
     """The residuals of the recommended approach."""
     model = model_of(fits)
     order = LEADS if model is None else (model.approach, *LEADS)

@@ -6,8 +6,9 @@ After figures 2 and 4 of Hoffmann et al. (2022), left. Each function draws on a 
 import numpy as np
 from matplotlib.axes import Axes
 
-from chinchilla.fit.result import Frontier
+from chinchilla.fit.result import FitResult
 from chinchilla.observations.table import Observations
+from chinchilla.plots.isoflop import L_NAMES
 from chinchilla.plots.style import (
     C_LABEL,
     COLORS,
@@ -25,7 +26,6 @@ from chinchilla.plots.style import (
     sequential,
     size_bar,
 )
-from chinchilla.plots.valleys import L_NAMES
 
 
 def draw_curves(ax: Axes, points: Observations) -> None:
@@ -65,7 +65,7 @@ def binned(x: np.ndarray, y: np.ndarray, n: int = 240) -> tuple[np.ndarray, np.n
     return np.exp(mean_log), np.bincount(bins, y) / size
 
 
-def draw_envelope(ax: Axes, envelope: Frontier | None) -> None:
+def draw_envelope(ax: Axes, envelope: FitResult | None) -> None:
     """The lowest loss at each C, as approach 1 found it."""
     if envelope is None:
         return
@@ -84,7 +84,7 @@ def draw_envelope(ax: Axes, envelope: Frontier | None) -> None:
         ax.plot(C[censored], L[censored], ".", color="#9ca3af", markersize=3.5, label=label)
 
 
-def draw_surface(ax: Axes, frontier: Frontier, finals: Observations) -> None:
+def draw_surface(ax: Axes, frontier: FitResult, finals: Observations) -> None:
     """Contours of the law L(N, D) under the runs, and the efficient frontier."""
     law = frontier.law
     assert law is not None
@@ -107,7 +107,7 @@ def draw_surface(ax: Axes, frontier: Frontier, finals: Observations) -> None:
     ax.clabel(contours, fontsize=8, fmt="%.2f", inline_spacing=3)
 
 
-def draw_law_residuals(ax: Axes, frontier: Frontier, finals: Observations) -> None:
+def draw_law_residuals(ax: Axes, frontier: FitResult, finals: Observations) -> None:
     """Measured losses less the law against C, coloured by N."""
     law, colors, norm = frontier.law, sequential(), log_norm(finals.N)
     assert law is not None
@@ -150,7 +150,7 @@ def draw_profile_residuals(ax: Axes, parts: list[tuple[float, np.ndarray, np.nda
     size_bar(ax, norm, colors, "budget, FLOPs", power_of_ten)
 
 
-def draw_envelope_residuals(ax: Axes, frontier: Frontier) -> None:
+def draw_envelope_residuals(ax: Axes, frontier: FitResult) -> None:
     """Sizes on the envelope over N_opt(C), against C."""
     C = np.array([p.C for p in frontier.points])
     ratio = np.array([p.N for p in frontier.points]) / frontier.N_opt(C)

@@ -9,7 +9,7 @@ from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.units import count, number
 from chinchilla.fit.loss_law import flops_at, log_N_opt
 from chinchilla.fit.result import LossLaw, called
-from chinchilla.fit.results import Fits
+from chinchilla.fit.results import FitResults
 from chinchilla.recommend.model import Estimate, Forecast, RecommendedModel
 from chinchilla.recommend.richer import optimum
 
@@ -59,17 +59,17 @@ class Recommendation:
     __repr__ = __str__
 
 
-def model_of(fits: Fits, where: str = "recommended") -> RecommendedModel | None:
+def model_of(fits: FitResults, where: str = "recommended") -> RecommendedModel | None:
     """The recommended model that fits hold; None where every approach was refused."""
     return None if fits.recommended is None else RecommendedModel.from_dict(fits.recommended, where)
 
 
-def default_budget(fits: Fits) -> float:
+def default_budget(fits: FitResults) -> float:
     """The budget that is answered where none is named: ten times the largest C, to two digits."""
     return float(f"{TARGET * fits.data['C'][1]:.2g}")
 
 
-def recommendation(fits: Fits, C: float, force: bool = False) -> Recommendation:
+def recommendation(fits: FitResults, C: float, force: bool = False) -> Recommendation:
     """The recommended answer at C FLOPs.
 
     Args:
@@ -126,7 +126,7 @@ def recommendation(fits: Fits, C: float, force: bool = False) -> Recommendation:
     )
 
 
-def _resampled(fits: Fits, model: RecommendedModel, f: Forecast, C: float) -> float:
+def _resampled(fits: FitResults, model: RecommendedModel, f: Forecast, C: float) -> float:
     """Standard deviation of the forecast's logarithm over resamples of the runs, where it has some.
 
     Forecasts through minima carry the covariance of their parameters instead.
@@ -144,7 +144,7 @@ def _resampled(fits: Fits, model: RecommendedModel, f: Forecast, C: float) -> fl
     return float(np.std(logs, ddof=1)) if len(logs) >= MIN_SAMPLES else 0.0
 
 
-def _disagreement(fits: Fits, model: RecommendedModel, C: float, N: Estimate | None) -> str:
+def _disagreement(fits: FitResults, model: RecommendedModel, C: float, N: Estimate | None) -> str:
     """Other approaches whose own 80% interval of N_opt does not overlap the recommended one."""
     if N is None:
         return ""
@@ -254,7 +254,7 @@ def _rough(x: float) -> str:
     return count(float(f"{x:.1g}")).replace(".00", "").replace(".0", "")
 
 
-def budget_for(fits: Fits, L: float) -> tuple[float, list[float | None]]:
+def budget_for(fits: FitResults, L: float) -> tuple[float, list[float | None]]:
     """The budget at which the recommended forecast reaches a loss, and its 80% interval.
 
     Args:
@@ -299,7 +299,7 @@ def budget_for(fits: Fits, L: float) -> tuple[float, list[float | None]]:
     return at, [reaches([x.low for x in found]), reaches([x.high for x in found])]
 
 
-def local_law(fits: Fits, C: float) -> LossLaw | None:
+def local_law(fits: FitResults, C: float) -> LossLaw | None:
     """The loss law that has the recommended N, D, L and slope of L at C, for costs of departures.
 
     With alpha and beta of approach 3 near the optimum, A*N^-alpha = beta*p*X and B*D^-beta = alpha*X

@@ -18,7 +18,7 @@ from chinchilla.fit import fit_all
 from chinchilla.fit.isoflop.approach2 import parabolas_of
 from chinchilla.fit.isoflop.profile import Profile
 from chinchilla.fit.result import called
-from chinchilla.fit.results import Fits
+from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend.candidates import (
     LawReading,
@@ -55,7 +55,7 @@ def fit_table(
     curves: Observations | None,
     command: FitCommand,
     stage: Callable[[str], None] = lambda name: None,
-) -> Fits:
+) -> FitResults:
     """Every approach that `command` asks for, and the recommendation.
 
     Args:
@@ -72,7 +72,7 @@ def fit_table(
 
 
 def choose(
-    obs: Observations, fits: Fits, how: Mapping[str, Any], approach3_law: str = "auto"
+    obs: Observations, fits: FitResults, how: Mapping[str, Any], approach3_law: str = "auto"
 ) -> RecommendedModel | None:
     """The recommended model of these fits; None where every approach was refused.
 
@@ -150,7 +150,7 @@ def choose(
     )
 
 
-def minima_of(obs: Observations, fits: Fits) -> Minima:
+def minima_of(obs: Observations, fits: FitResults) -> Minima:
     """The minima of the IsoFLOP profiles in approach 2's window, C rising.
 
     Of parabolas, which assume no law, and of every profile whose minimum lies within REACH of the sizes
@@ -245,7 +245,7 @@ def forecasts_of_laws(
     return {**found, "N": dataclasses.replace(found["N"], error=wider)}
 
 
-def _of_envelope(fits: Fits) -> dict[str, Forecast]:
+def _of_envelope(fits: FitResults) -> dict[str, Forecast]:
     """Approach 1: its line, and E + K*C^-g through its envelope."""
     frontier = fits.fitted["envelope"]
     law = frontier.N_opt

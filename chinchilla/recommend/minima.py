@@ -13,7 +13,7 @@ from chinchilla.config.checks import choice
 from chinchilla.config.fit import DUPLICATES
 from chinchilla.core.errors import InputError
 from chinchilla.core.units import TOKENS_PER_PARAM, perplexities
-from chinchilla.fit.results import MINIMA, Fits
+from chinchilla.fit.results import MINIMA, FitResults
 from chinchilla.observations.column_names import accepted, shortened
 from chinchilla.observations.read_table import Table, conventions_of, numbers
 from chinchilla.observations.rows import BUDGET_TOLERANCE
@@ -106,7 +106,7 @@ def _without_copies(values: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, 
 
 def fit_minima(
     table: Table, command: dict[str, Any] | None = None, duplicates: str = "drop"
-) -> Fits:
+) -> FitResults:
     """The recommendation that follows from losses at minima alone.
 
     Args:
@@ -144,7 +144,7 @@ def fit_minima(
     data |= dict.fromkeys(("N", "D", "tokens_per_param", "max_epochs"))
     data["notes"] = notes
     return dataclasses.replace(
-        Fits({}, {}, data, command=dict(command or {})), recommended=model.to_dict()
+        FitResults({}, {}, data, command=dict(command or {})), recommended=model.to_dict()
     )
 
 

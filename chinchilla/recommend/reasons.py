@@ -7,7 +7,7 @@ import numpy as np
 
 from chinchilla.core.units import count
 from chinchilla.fit.parametric.approach3 import ILL_CONDITIONED
-from chinchilla.fit.results import Fits
+from chinchilla.fit.results import FitResults
 from chinchilla.observations.checks import robust_sd
 from chinchilla.observations.table import Observations
 from chinchilla.recommend.candidates import LawReading
@@ -18,13 +18,15 @@ from chinchilla.recommend.richer import FORMULA, RicherLaw
 MIN_SAID = 0.05  # weight below which the richer law is said to have none
 
 
-def condition_of(fits: Fits) -> float:
+def condition_of(fits: FitResults) -> float:
     """Condition number of approach 3's fit; 1 where it is not known."""
     certificate = fits.fitted["parametric"].certificate or {}
     return float(certificate.get("condition_number", 1.0))
 
 
-def outliers_of(obs: Observations, fits: Fits, readings: list[LawReading]) -> list[dict[str, Any]]:
+def outliers_of(
+    obs: Observations, fits: FitResults, readings: list[LawReading]
+) -> list[dict[str, Any]]:
     """Runs that the recommendation leaves out as outliers, by approach."""
     found: list[dict[str, Any]] = []
     if "isoflop" in fits.fitted:
@@ -40,7 +42,11 @@ def outliers_of(obs: Observations, fits: Fits, readings: list[LawReading]) -> li
 
 
 def evidence(
-    lead: str, fits: Fits, readings: list[LawReading], outliers: list[dict[str, Any]], n_runs: int
+    lead: str,
+    fits: FitResults,
+    readings: list[LawReading],
+    outliers: list[dict[str, Any]],
+    n_runs: int,
 ) -> list[str]:
     """What the recommendation was made from: the window, windows of approach 3, outliers."""
     said = []
@@ -84,7 +90,7 @@ def evidence(
 
 def about_richer(
     obs: Observations,
-    fits: Fits,
+    fits: FitResults,
     laws: Sequence[LawReading | RicherLaw],
     readings: list[LawReading],
     now: Mapping[str, Forecast],

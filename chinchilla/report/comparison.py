@@ -1,7 +1,7 @@
 """Corpora side by side: the tables of `chinchilla compare`, its figure and its page.
 
 A `Comparison` and the sides it was made from in; tables for terminal and page, compare.html and
-figures/compare_valleys.png and .svg out.
+figures/compare_isoflop_curves.png and .svg out.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from chinchilla.decide.compare import (
     told,
 )
 from chinchilla.report import sections
-from chinchilla.report.figures import valleys_side_by_side
+from chinchilla.report.figures import isoflop_curves_side_by_side
 from chinchilla.report.page import drawn, render
 from chinchilla.report.tables import LABELS, SHORT_LABELS, Cell, Table, flops, ratio
 
@@ -168,14 +168,14 @@ def write_comparison(out_dir: Path, sides: Sequence[Side], found: Comparison) ->
         "per byte are not known of every corpus here."
     )
     caption = (
-        f"A panel for each corpus, one axis of sizes, each budget in one colour. {unit} Stars: the bottoms "
+        f"A panel for each corpus, one axis of sizes, each budget in one colour. {unit} Stars: the minima "
         "of the shapes fitted. Hollow points and a dashed line: a budget that was refused; it has no star, "
-        "and the dotted line through the stars passes it by. Look for bottoms that move right at another pace. After figure A2 of the paper."
+        "and the dotted line through the stars passes it by. Look for minima that move right at another pace. After figure A2 of the paper."
     )
-    alt = "Final loss against parameters, one panel a corpus, one fitted valley for each budget."
+    alt = "Final loss against parameters, one panel a corpus, one fitted IsoFLOP curve for each budget."
     figures = drawn(
         out_dir / "figures",
-        [("compare_valleys", "IsoFLOP valleys side by side", valleys_side_by_side(panels, factors), caption, alt)],
+        [("compare_isoflop_curves", "IsoFLOP curves side by side", isoflop_curves_side_by_side(panels, factors), caption, alt)],
     )  # fmt: skip
     tables = tables_of(found)
     refused = [

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from chinchilla.core.units import count
 from chinchilla.diagnose.findings import called, described
 from chinchilla.diagnose.verdicts import Diagnostics
-from chinchilla.fit.result import Frontier
+from chinchilla.fit.result import FitResult
 from chinchilla.plots.style import (
     COLORS,
     GREY,
@@ -89,7 +89,7 @@ def section(found: Diagnostics | None) -> dict[str, Any] | None:
 
 
 def figures(
-    found: Diagnostics | None, parametric: Frontier | None
+    found: Diagnostics | None, parametric: FitResult | None
 ) -> list[tuple[str, str, Figure | None, str, str]]:
     """(name, title, figure, caption, alt) of both figures, in the page's order."""
     interval = None

@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 
 from chinchilla.config import APPROACHES
 from chinchilla.core.shapes import flops_per_token
-from chinchilla.fit.result import Frontier
+from chinchilla.fit.result import FitResult
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import Curve, RunResult
-from chinchilla.plots import optimum, runs, valleys
+from chinchilla.plots import isoflop, optimum, runs
+from chinchilla.plots.isoflop import L_NAMES, loss_drawn
 from chinchilla.plots.style import (
     C_LABEL,
     COLORS,
@@ -29,26 +30,25 @@ from chinchilla.plots.style import (
     note,
     power_of_ten,
 )
-from chinchilla.plots.valleys import L_NAMES, loss_drawn
 from chinchilla.report.tables import LABELS, name_of, published_near
 
 __all__ = [
     "C_LABEL",
     "L_NAMES",
     "N_LABEL",
-    "isoflop_valleys",
+    "isoflop_curves",
+    "isoflop_curves_side_by_side",
     "loss_drawn",
     "loss_surface",
     "optimal_sizes",
     "training_curves",
-    "valleys_side_by_side",
 ]
 
 
 @house_style()
 def training_curves(
     points: Observations | None,
-    envelope: Frontier | None,
+    envelope: FitResult | None,
     results: Sequence[RunResult] = (),
     curves: Mapping[str, Curve] | None = None,
 ) -> Figure | None:
@@ -71,8 +71,8 @@ def training_curves(
         if r.status == "finished" or curve is None:
             continue
         per_step = flops_per_token(r.spec.model, r.spec.flop_convention) * r.spec.batch_tokens
-        if points.loss_kind == "heldout":
-            C, L = runs.binned(per_step * curve.held_out_step, curve.held_out_loss)
+        if points.loss_kind == "validation":
+            C, L = runs.binned(per_step * curve.validation_step, curve.validation_loss)
         else:
             C, L = runs.binned(per_step * (curve.step + 1), curve.loss)
         if len(C) == 0:
@@ -86,12 +86,12 @@ def training_curves(
 
 
 @house_style()
-def isoflop_valleys(
-    frontier: Frontier | None,
+def isoflop_curves(
+    frontier: FitResult | None,
     finals: Observations | None,
     standard_errors: Mapping[str, float] | None = None,
 ) -> Figure | None:
-    """Final loss against N at each budget, the shape fitted to it, and the bottom (approach 2).
+    """Final loss against N at each budget, the shape fitted to it, and the minimum (approach 2).
 
     Args:
         frontier: approach 2's frontier; None draws the points alone.
@@ -99,7 +99,7 @@ def isoflop_valleys(
         standard_errors: run_id -> standard error of its final loss, drawn as a bar.
     """
     figure, (ax,) = new_figure(5.6)
-    if not valleys.valleys_on(ax, frontier, finals, standard_errors):
+    if not isoflop.draw_on(ax, frontier, finals, standard_errors):
         return None
     if frontier is not None:
         note(ax, exponent_note("a", frontier.N_opt))
@@ -108,27 +108,27 @@ def isoflop_valleys(
 
 
 @house_style()
-def valleys_side_by_side(
-    corpora: Sequence[tuple[str, Frontier | None, Observations]],
+def isoflop_curves_side_by_side(
+    corpora: Sequence[tuple[str, FitResult | None, Observations]],
     bits_per_nat: Sequence[float] | None,
 ) -> Figure | None:
-    """The isoFLOP valleys of several corpora, a panel each: one N axis, a budget in one colour.
+    """The isoFLOP curves of several corpora, a panel each: one N axis, a budget in one colour.
 
     Args:
         corpora: name, approach 2's frontier (None draws the points alone) and final losses.
         bits_per_nat: of each corpus; then all panels are in bits per byte, to one scale. None: each
             in its own nats per token.
     """
-    panels = [valleys.budgets_of(frontier, finals) for _, frontier, finals in corpora]
+    panels = [isoflop.budgets_of(frontier, finals) for _, frontier, finals in corpora]
     if not all(panels):
         return None
     figure, axes = new_figure(5.2, len(panels))
     everything = sorted({b["budget_flops"] for budgets in panels for b in budgets})
-    shades = valleys.shades(everything)
+    shades = isoflop.shades(everything)
     kinds = [L_NAMES.get(loss_drawn(frontier, finals), "") for _, frontier, finals in corpora]
     scales = bits_per_nat or [1.0] * len(panels)
-    N_range = valleys.size_limits([b for budgets in panels for b in budgets])
-    limits = np.array([valleys.loss_limits(p, k) for p, k in zip(panels, scales, strict=True)])
+    N_range = isoflop.size_limits([b for budgets in panels for b in budgets])
+    limits = np.array([isoflop.loss_limits(p, k) for p, k in zip(panels, scales, strict=True)])
     spans = np.ptp(limits, axis=1)
     for i, (ax, budgets) in enumerate(zip(axes, panels, strict=True)):
         name, frontier, finals = corpora[i]
@@ -136,10 +136,10 @@ def valleys_side_by_side(
         middle = limits[i].mean()
         for C in everything if i == 0 else ():
             ax.plot([], [], "o", color=shades[C], label=f"{power_of_ten(C)} FLOPs")
-        valleys.draw_valleys(ax, budgets, shades, scales[i], labelled=False)
+        isoflop.draw(ax, budgets, shades, scales[i], labelled=False)
         ax.set(xlim=N_range, ylim=(middle - span / 2, middle + span / 2), xlabel=N_LABEL)
-        out = valleys.left_out(frontier, finals, budgets)
-        valleys.draw_left_out(ax, out, budgets, scales[i], counted=False)
+        out = isoflop.left_out(frontier, finals, budgets)
+        isoflop.draw_left_out(ax, out, budgets, scales[i], counted=False)
         ax.set_title(name, parse_math=False)
         log_scale(ax, "x")
         if frontier is not None:
@@ -147,15 +147,15 @@ def valleys_side_by_side(
         if i == 0 or not bits_per_nat:
             kind = kinds[i] if kinds[i] == kinds[0] or not bits_per_nat else ""
             ax.set_ylabel(f"final {kind}" + ("loss, bits/byte" if bits_per_nat else L_LABEL))
-    valleys.empty_star(axes[0])
+    isoflop.empty_star(axes[0])
     if any(b.get("refused") for budgets in panels for b in budgets):
-        valleys.empty_refused(axes[0])
+        isoflop.empty_refused(axes[0])
     legend_below(figure, axes, 4)
     return figure
 
 
 @house_style()
-def optimal_sizes(frontiers: Mapping[str, Frontier]) -> Figure | None:
+def optimal_sizes(frontiers: Mapping[str, FitResult]) -> Figure | None:
     """N_opt and D_opt against C: points, line and 80% band of each approach; the paper's lines."""
     at = optimum.budgets_shown(frontiers)
     if at is None:
@@ -183,7 +183,7 @@ def optimal_sizes(frontiers: Mapping[str, Frontier]) -> Figure | None:
 
 
 @house_style()
-def loss_surface(frontier: Frontier | None, finals: Observations | None) -> Figure | None:
+def loss_surface(frontier: FitResult | None, finals: Observations | None) -> Figure | None:
     """Approach 3: contours of L(N, D) under the runs, and what the law leaves unexplained."""
     if frontier is None or frontier.law is None or finals is None or len(finals) == 0:
         return None

@@ -19,8 +19,8 @@ from chinchilla.config import APPROACHES
 from chinchilla.config.fit import LOSSES
 from chinchilla.core.files import write_text
 from chinchilla.diagnose.verdicts import Diagnostics
-from chinchilla.fit.result import Frontier
-from chinchilla.fit.results import Fits
+from chinchilla.fit.result import FitResult
+from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import Curve, RunResult
 from chinchilla.plots.style import save_figure
@@ -48,7 +48,7 @@ def write_report(
     curves: Mapping[str, Curve],
     curve_obs: Observations | None,
     finals: Observations | None,
-    fits: Fits,
+    fits: FitResults,
     meta: Mapping[str, Any],
     diagnostics: Diagnostics | None = None,
 ) -> Path:
@@ -128,7 +128,7 @@ def _draw(
     curves: Mapping[str, Curve],
     curve_obs: Observations | None,
     finals: Observations | None,
-    frontiers: Mapping[str, Frontier],
+    frontiers: Mapping[str, FitResult],
     diagnostics: Diagnostics | None,
 ) -> list[Drawn]:
     if curve_obs is None and curves:
@@ -156,23 +156,23 @@ def _draw(
             "Loss against training FLOPs for every run, with the lower envelope.",
         ),
         (
-            "isoflop_valleys",
-            "IsoFLOP valleys",
-            figures.isoflop_valleys(isoflop, finals, errors),
+            "isoflop_curves",
+            "IsoFLOP curves",
+            figures.isoflop_curves(isoflop, finals, errors),
             f"Final {figures.L_NAMES.get(loss, '')}losses: each colour is one budget spent on models of "
             "different size"
             + ("; bars are standard errors of the final training loss" if errors else "")
-            + ". A budget answers only if its points turn up on both sides of the star, the bottom of the "
+            + ". A budget answers only if its points turn up on both sides of the star, the minimum of the "
             "shape fitted. Hollow points and a dashed line: the budget was refused; it has no star, and the "
             "dotted line through the stars passes it by. After figure 3 of the paper, left.",
-            "Final loss against parameters, one fitted valley for each compute budget.",
+            "Final loss against parameters, one fitted IsoFLOP curve for each compute budget.",
         ),
         (
             "optimal_sizes",
             "Optimal size and tokens against compute",
             figures.optimal_sizes(frontiers),
             "Line and 80% band of each approach: thick over the C of its own points, thin beyond them. "
-            "Triangles: sizes on approach 1's envelope. Discs: bottoms of approach 2's valleys. Approach 3 "
+            "Triangles: sizes on approach 1's envelope. Discs: minima of approach 2's IsoFLOP curves. Approach 3 "
             "has no points of its own and is thick over the C of all runs. "
             "Dashed: the paper's own lines, left out at budgets over 10 times outside of the C of its runs "
             "(1.4e18 to 1.3e22). Compare slopes: heights also depend on data, "
@@ -210,7 +210,7 @@ def drawn(
     return found
 
 
-def _tail_text(envelope: Frontier | None) -> str:
+def _tail_text(envelope: FitResult | None) -> str:
     share = envelope.details.get("tail_share") if envelope else None
     if not isinstance(share, int | float):
         return ""

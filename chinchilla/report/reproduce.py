@@ -19,7 +19,7 @@ from chinchilla.fit import fit_envelope, fit_isoflop, fit_parametric
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.fit.parametric.paper_search import paths, search
 from chinchilla.fit.parametric.solver import fit_loss_law
-from chinchilla.fit.result import Frontier, PowerLaw
+from chinchilla.fit.result import FitResult, PowerLaw
 from chinchilla.observations.table import Observations
 from chinchilla.report.tables import flops, name_of
 
@@ -97,9 +97,9 @@ def reproduce(
     settings = {"n_bootstrap": n_bootstrap, "seed": seed}
     points = points.finals()
     kept = points.where(np.sort(np.argsort(points.L, kind="stable")[: len(points) - drop_highest]))
-    fits: dict[str, Frontier] = {}
+    fits: dict[str, FitResult] = {}
     refusals: dict[str, str] = {}
-    jobs: dict[str, tuple[Callable[..., Frontier], Observations]] = {
+    jobs: dict[str, tuple[Callable[..., FitResult], Observations]] = {
         "envelope": (fit_envelope, points if curves is None else curves),
         "isoflop": (partial(fit_isoflop, profile="parabola", window="all"), points),
         "isoflop, exact shape": (fit_isoflop, kept),
@@ -136,7 +136,7 @@ def reproduce(
     return Reproduced(rows, projections, reasons, told, refusals, methods)
 
 
-def _our_row(label: str, f: Frontier, n: int) -> Row:
+def _our_row(label: str, f: FitResult, n: int) -> Row:
     if f.approach == "envelope":
         note = "run ends only: weaker" if f.settings["endpoints_only"] else ""
         data = f"{n} run ends" if f.settings["endpoints_only"] else f"curves of {n} runs"
@@ -179,7 +179,7 @@ def _pair(law: PowerLaw) -> list[float] | None:
 
 
 def _projections(
-    table: str, f: Frontier | None, published: list[tuple[float, ...]]
+    table: str, f: FitResult | None, published: list[tuple[float, ...]]
 ) -> list[Projection]:
     if f is None:
         return []
@@ -195,7 +195,7 @@ def _projections(
 
 
 def why_approach_3_differs(
-    kept: Observations, every: Observations, frontier: Frontier | None, full_grid: bool
+    kept: Observations, every: Observations, frontier: FitResult | None, full_grid: bool
 ) -> list[dict[str, Any]]:
     """The reasons, each with the numbers of a run made here.
 

@@ -16,8 +16,8 @@ from chinchilla.config import APPROACHES
 from chinchilla.core.units import count, duration
 from chinchilla.decide.warnings import gather
 from chinchilla.diagnose.verdicts import Diagnostics
-from chinchilla.fit.result import Frontier, PowerLaw
-from chinchilla.fit.results import Fits
+from chinchilla.fit.result import FitResult, PowerLaw
+from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import RunResult
 from chinchilla.recommend.answer import default_budget, recommendation
@@ -37,11 +37,11 @@ PARAMS_TEXT = {
 }
 LOSS_TEXT = {
     "train": "training loss, mean over the last steps of a run",
-    "heldout": "held-out loss after the last step, mean over the held-out sets",
+    "validation": "validation loss after the last step, mean over the validation sets",
 }
 
 
-def headline(fits: Fits) -> str:
+def headline(fits: FitResults) -> str:
     """The recommended answer at ten times the largest budget, in one sentence."""
     if fits.recommended is None:
         refused = (
@@ -51,7 +51,7 @@ def headline(fits: Fits) -> str:
     return recommended_line(recommendation(fits, default_budget(fits)))
 
 
-def reasons(fits: Fits) -> list[str]:
+def reasons(fits: FitResults) -> list[str]:
     """Why the recommended answer was chosen."""
     if fits.recommended is None:
         return []
@@ -65,7 +65,7 @@ def _short(law: PowerLaw) -> str:
     return f"{law.exponent:.2f} [{law.p10:.2f}, {law.p90:.2f}]"
 
 
-def agreement(fits: Fits) -> str:
+def agreement(fits: FitResults) -> str:
     """The exponents by each approach, and whether the paper's a lies inside the recommended one's interval."""
     approach = "" if fits.recommended is None else str(fits.recommended["approach"])
     if approach not in fits.fitted:
@@ -89,7 +89,7 @@ def agreement(fits: Fits) -> str:
     return text
 
 
-def doubts(fits: Fits, diagnostics: Diagnostics | None) -> list[str]:
+def doubts(fits: FitResults, diagnostics: Diagnostics | None) -> list[str]:
     """What to know before acting on the headline: what a prediction at ten times the C would say."""
     found: list[str] = []
     if fits.recommended is not None:
@@ -122,11 +122,11 @@ def facts(results: Sequence[RunResult], finals: Observations | None) -> list[tup
             facts.append(("epochs", f"up to {again.most_epochs()}, in {len(again)} runs"))
     if results:
         facts.append(("FLOPs spent in all", flops(sum(r.flops_spent for r in results))))
-        facts.append(("training time", duration(sum(r.wall_seconds for r in results))))
+        facts.append(("training time", duration(sum(r.train_seconds for r in results))))
     return facts
 
 
-def notes(results: Sequence[RunResult], fits: Fits) -> list[tuple[str, str]]:
+def notes(results: Sequence[RunResult], fits: FitResults) -> list[tuple[str, str]]:
     """What was done to the data, warnings of the fits, parts they could not use, runs not finished."""
     notes = [("Data", str(text)) for text in fits.data.get("notes", [])]
     said: dict[str, list[str]] = {}  # what several approaches say is said once
@@ -143,7 +143,7 @@ def notes(results: Sequence[RunResult], fits: Fits) -> list[tuple[str, str]]:
 
 
 def conventions(
-    results: Sequence[RunResult], finals: Observations | None, frontiers: Mapping[str, Frontier]
+    results: Sequence[RunResult], finals: Observations | None, frontiers: Mapping[str, FitResult]
 ) -> list[tuple[str, str]]:
     """How N, D, C and L were counted, in words."""
     if finals is not None:
@@ -181,7 +181,7 @@ def _explained(name: str, texts: Mapping[str, str]) -> str:
     return f"{name}: {texts[name]}" if name in texts else name
 
 
-def settings(frontiers: Mapping[str, Frontier]) -> Table:
+def settings(frontiers: Mapping[str, FitResult]) -> Table:
     """Every choice that decided the numbers: a row per setting, a column per approach."""
     flat = {a: dict(_flatten(f.settings)) for a, f in frontiers.items()}
     keys = list(dict.fromkeys(key for settings in flat.values() for key in settings))

@@ -18,8 +18,8 @@ from chinchilla.core.units import count
 from chinchilla.decide.predict import CARRIED
 from chinchilla.decide.predict import predictions as predict
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
-from chinchilla.fit.result import Frontier, PowerLaw
-from chinchilla.fit.results import Fits
+from chinchilla.fit.result import FitResult, PowerLaw
+from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import SINGLE_EPOCH, Observations
 from chinchilla.plan.records import RunResult
 
@@ -54,7 +54,7 @@ class Table:
         ]
 
 
-def name_of(approach: str, fitted: Frontier | None = None, short: bool = False) -> str:
+def name_of(approach: str, fitted: FitResult | None = None, short: bool = False) -> str:
     """What an approach is called in tables, figures and notes.
 
     Args:
@@ -112,7 +112,7 @@ def published_near(C: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {name: (near, line(near)) for name, line in published_lines().items() if len(near)}
 
 
-def table2(frontiers: Mapping[str, Frontier], refusals: Mapping[str, str]) -> Table:
+def table2(frontiers: Mapping[str, FitResult], refusals: Mapping[str, str]) -> Table:
     """Table 2's exponents, ours beside the paper's; refused and absent approaches are said so."""
     rows = []
     for approach, published in PAPER_ROWS.items():
@@ -141,7 +141,7 @@ def _absent(approach: str, refusals: Mapping[str, str]) -> str:
     return "not fitted" if approach in APPROACHES else "–"
 
 
-def table2_text(fits: Fits, width: int = 80) -> str:
+def table2_text(fits: FitResults, width: int = 80) -> str:
     """Table 2 beside ours for a terminal, then why an approach was refused.
 
     Args:
@@ -174,7 +174,7 @@ def table2_text(fits: Fits, width: int = 80) -> str:
     return "\n".join(lines)
 
 
-def intervals(frontiers: Mapping[str, Frontier]) -> Table:
+def intervals(frontiers: Mapping[str, FitResult]) -> Table:
     """Every approach's interval of a, and the other ways to it that were compared."""
     rows = []
     for approach, f in frontiers.items():
@@ -201,7 +201,7 @@ def _pair(bounds: Sequence[float | None] | None) -> Cell:
     return Cell("–") if low is None or high is None else Cell(f"{low:.3f} to {high:.3f}", low)
 
 
-def tried_budgets(finals: Observations | None, frontiers: Mapping[str, Frontier]) -> list[float]:
+def tried_budgets(finals: Observations | None, frontiers: Mapping[str, FitResult]) -> list[float]:
     """The isoFLOP budgets of the runs; without any, the ends and middle of the FLOPs covered."""
     named = finals.budget_flops if finals is not None else np.zeros(0)
     budgets = sorted({float(c) for c in named[~np.isnan(named)]})
@@ -220,7 +220,7 @@ def _thinned(items: Sequence) -> list:
     return [items[i] for i in np.linspace(0, len(items) - 1, MAX_ROWS).round().astype(int)]
 
 
-def predictions(fits: Fits, budgets: Sequence[float]) -> Table:
+def predictions(fits: FitResults, budgets: Sequence[float]) -> Table:
     """N_opt and D_opt at each budget and one decade beyond the last, with 80% intervals.
 
     The numbers are those of `chinchilla predict`: `fit.predict.predictions`.
@@ -249,7 +249,7 @@ def _with_band(x: float, low: float | None, high: float | None) -> str:
     return count(x) + ("" if low is None or high is None else f" [{count(low)}, {count(high)}]")
 
 
-def frontier_points(frontiers: Mapping[str, Frontier]) -> Table:
+def frontier_points(frontiers: Mapping[str, FitResult]) -> Table:
     """The points each line was fitted through; of a long envelope, twelve evenly spaced."""
     rows = [
         [
@@ -291,7 +291,7 @@ def _epochs(r: RunResult) -> float | None:
 def _runs(results: Sequence[RunResult], finals: Observations | None) -> Table:
     if results:
         columns = ["Run", "State", "Budget, FLOPs", "N", "D, tokens", "D/N", "Training loss ± SE"]
-        columns += ["Held-out loss", "Bits/byte", "C, FLOPs", "Steps", "Peak LR"]
+        columns += ["Validation loss", "Bits/byte", "C, FLOPs", "Steps", "Peak LR"]
         return Table(columns, [_result_row(r) for r in results])
     columns = ["Run", "Budget, FLOPs", "N", "D, tokens", "D/N", "Loss, nats/token", "C, FLOPs"]
     if finals is None:
@@ -328,7 +328,7 @@ def _result_row(r: RunResult) -> list[Cell]:
         _budget(spec.budget_flops),
         *_sizes(spec.N, r.steps_done * spec.batch_tokens),
         _loss(r.final_loss, r.final_loss_se),
-        _by_set(r.held_out_loss),
+        _by_set(r.validation_loss),
         _by_set(r.bits_per_byte),
         Cell(flops(r.flops_spent), r.flops_spent),
         Cell(steps, r.steps_done),
@@ -343,7 +343,7 @@ def _loss(mean: float | None, se: float | None) -> Cell:
 
 
 def _by_set(values: Mapping[str, float]) -> Cell:
-    """One held-out set: its number; several: each with its name, sorted by their mean."""
+    """One validation set: its number; several: each with its name, sorted by their mean."""
     if not values:
         return Cell("–")
     if len(values) == 1:

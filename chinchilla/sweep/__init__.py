@@ -1,4 +1,4 @@
-"""Many runs as one: launch a plan, let workers claim and train its cells, show how it stands.
+"""Many runs as one: launch a plan, let workers claim and train its runs, show how it stands.
 
-launch -> plan.jsonl -> worker (here, pool, slurm) -> cells/<run_id>/result.json -> status
+launch -> plan.jsonl -> worker (here, pool, slurm) -> runs/<run_id>/result.json -> status
 """

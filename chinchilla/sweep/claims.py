@@ -1,7 +1,7 @@
-"""Who trains which cell: claims that workers on many nodes make in one shared folder.
+"""Who trains which run: claims that workers on many nodes make in one shared folder.
 
-A cell's claims are numbered files, claim-1.json, claim-2.json, ...: the highest number holds the
-cell, and that number is the fence. A number is taken by link(), which succeeds for one worker only
+A run's claims are numbered files, claim-1.json, claim-2.json, ...: the highest number holds the
+run, and that number is the fence. A number is taken by link(), which succeeds for one worker only
 and which NFS decides on the server, so taking over from a dead worker, finishing a run and
 being late are all the same step: whoever gets the next number is right, the other one is told so.
 No number is ever freed. A holder touches `heartbeat`; ages are judged by the file system's clock.
@@ -72,7 +72,7 @@ _TYPES = {f.name: f.type for f in dataclasses.fields(ClaimRecord)}
 
 @dataclass(frozen=True)
 class Standing:
-    """How a cell stands: its latest claim, and whether that claim is free, held, silent or dead."""
+    """How a run stands: its latest claim, and whether that claim is free, held, silent or dead."""
 
     state: str  # free: never claimed or released; silent: not long enough to be dead
     record: ClaimRecord | None = None
@@ -120,30 +120,30 @@ def _modified(path: Path) -> float:
         return path.stat().st_mtime
 
 
-def _claim_path(cell: Path, fence: int) -> Path:
-    return cell / f"claim-{fence}.json"
+def _claim_path(run_dir: Path, fence: int) -> Path:
+    return run_dir / f"claim-{fence}.json"
 
 
-def latest(cell: Path) -> ClaimRecord | None:
-    """The claim that holds `cell`, or held it last."""
+def latest(run_dir: Path) -> ClaimRecord | None:
+    """The claim that holds `run_dir`, or held it last."""
     try:
-        fences = [int(m[1]) for name in os.listdir(cell) if (m := _CLAIM.fullmatch(name))]
+        fences = [int(m[1]) for name in os.listdir(run_dir) if (m := _CLAIM.fullmatch(name))]
     except FileNotFoundError:
         return None
     if not fences:
         return None
     newest, *older = sorted(fences, reverse=True)
-    if (record := _read(cell, newest)) is not None:
+    if (record := _read(run_dir, newest)) is not None:
         return record
     # Nothing is known of the holder but its number. step=-1: whoever follows has got further.
-    before = next((r for fence in older if (r := _read(cell, fence))), None)
+    before = next((r for fence in older if (r := _read(run_dir, fence))), None)
     starts = before.starts + 1 if before else 1
     return ClaimRecord(newest, "unknown", "", "", 0, "", "", step=-1, starts=starts)
 
 
-def _read(cell: Path, fence: int) -> ClaimRecord | None:
+def _read(run_dir: Path, fence: int) -> ClaimRecord | None:
     """One claim; None if it is no whole record, or another number's."""
-    path = _claim_path(cell, fence)
+    path = _claim_path(run_dir, fence)
     try:
         value = checked(read_json(path, "claim"), ClaimRecord, None, str(path))
     except InputError:
@@ -154,13 +154,13 @@ def _read(cell: Path, fence: int) -> ClaimRecord | None:
     return ClaimRecord(**value) if whole else None
 
 
-def look(cell: Path, now: float, stale_seconds: float = STALE_SECONDS) -> Standing:
-    """How `cell` stands at `now` (`file_system_now`).
+def look(run_dir: Path, now: float, stale_seconds: float = STALE_SECONDS) -> Standing:
+    """How `run_dir` stands at `now` (`file_system_now`).
 
     On this machine the process table answers, at once: alive is held (a laptop may have slept),
     gone is dead. Elsewhere, and where the claim cannot be read, silence does.
     """
-    record = latest(cell)
+    record = latest(run_dir)
     if record is None or record.released:
         return Standing("free", record)
     if record.processes == process_table():
@@ -169,17 +169,19 @@ def look(cell: Path, now: float, stale_seconds: float = STALE_SECONDS) -> Standi
             not start or not record.pid_start or start == record.pid_start
         )
         return Standing("held" if same else "dead", record)
-    silent = now - max(_modified(_claim_path(cell, record.fence)), _modified(cell / "heartbeat"))
+    silent = now - max(
+        _modified(_claim_path(run_dir, record.fence)), _modified(run_dir / "heartbeat")
+    )
     if silent > stale_seconds:
         return Standing("dead", record)
     return Standing("silent" if silent > stale_seconds / 4 else "held", record)
 
 
 class Claim:
-    """A cell held by this process. Beats until it is released, or lost to somebody else."""
+    """A run held by this process. Beats until it is released, or lost to somebody else."""
 
-    def __init__(self, cell: Path, record: ClaimRecord, previous: ClaimRecord | None) -> None:
-        self.cell = cell
+    def __init__(self, run_dir: Path, record: ClaimRecord, previous: ClaimRecord | None) -> None:
+        self.run_dir = run_dir
         self.record = record
         self.previous = previous  # the claim before; not released = its worker died
         self.lost = False
@@ -193,14 +195,14 @@ class Claim:
             with contextlib.suppress(OSError):  # a file server may be away for a while
                 if not self.still_mine():
                     return
-                (self.cell / "heartbeat").touch()
+                (self.run_dir / "heartbeat").touch()
             if self._stop.wait(BEAT_SECONDS):
                 return
 
     def still_mine(self) -> bool:
-        """Whether nobody has taken the cell over, as far as this machine can see."""
+        """Whether nobody has taken the run over, as far as this machine can see."""
         with self._lock:
-            self.lost = self.lost or _claim_path(self.cell, self.record.fence + 1).exists()
+            self.lost = self.lost or _claim_path(self.run_dir, self.record.fence + 1).exists()
             return not self.lost
 
     def commit(self) -> bool:
@@ -211,38 +213,38 @@ class Claim:
         """
         with self._lock:
             record = dataclasses.replace(self.record, fence=self.record.fence + 1)
-            if not self.lost and _create(self.cell, record):
+            if not self.lost and _create(self.run_dir, record):
                 self.record = record
             else:
                 self.lost = True
             return not self.lost
 
     def publish(self, name: str, value: Any) -> bool:
-        """Write the cell's outcome as JSON, once; False: another worker's stands, or is to come.
+        """Write the run's outcome as JSON, once; False: another worker's stands, or is to come.
 
         Creating it, not replacing: a holder that is held up between the fence and the file must not
         write over what its successor measured meanwhile.
         """
-        return self.commit() and create_once(self.cell / name, pretty_json(value) + "\n")
+        return self.commit() and create_once(self.run_dir / name, pretty_json(value) + "\n")
 
     def release(self, ended: str = "", excused: bool = False) -> None:
-        """Stop beating and leave the cell to anybody; safe to call twice, and after a loss."""
+        """Stop beating and leave the run to anybody; safe to call twice, and after a loss."""
         self._stop.set()
         self._thread.join()
         if not self.record.released and self.still_mine():
             self.record = dataclasses.replace(
                 self.record, released=True, ended=ended, excused=excused
             )
-            path = _claim_path(self.cell, self.record.fence)
+            path = _claim_path(self.run_dir, self.record.fence)
             write_text(path, json.dumps(dataclasses.asdict(self.record)))
 
 
-def _create(cell: Path, record: ClaimRecord) -> bool:
-    return create_once(_claim_path(cell, record.fence), json.dumps(dataclasses.asdict(record)))
+def _create(run_dir: Path, record: ClaimRecord) -> bool:
+    return create_once(_claim_path(run_dir, record.fence), json.dumps(dataclasses.asdict(record)))
 
 
 def take(
-    cell: Path,
+    run_dir: Path,
     worker: str,
     *,
     step: int = 0,
@@ -251,10 +253,10 @@ def take(
     now: float | None = None,
     stale_seconds: float = STALE_SECONDS,
 ) -> Claim | None:
-    """Claim `cell`, creating it if needed, when it is free or its holder is dead.
+    """Claim `run_dir`, creating it if needed, when it is free or its holder is dead.
 
     Args:
-        cell: folder of the run.
+        run: folder of the run.
         worker: name of the claimant, for people.
         step: what a start would go on from, kept in the claim: a successor sees if it moved.
         stalls: how many claims in a row before this one did not move it.
@@ -263,10 +265,10 @@ def take(
         stale_seconds: silence that counts as death.
 
     Returns:
-        The claim, or None when another worker holds the cell or was faster.
+        The claim, or None when another worker holds the run or was faster.
     """
-    make_dirs(cell)
-    standing = look(cell, file_system_now(cell) if now is None else now, stale_seconds)
+    make_dirs(run_dir)
+    standing = look(run_dir, file_system_now(run_dir) if now is None else now, stale_seconds)
     if not standing.takeable:
         return None
     before = standing.record
@@ -283,16 +285,18 @@ def take(
         stalls=stalls,
         oom_kills=oom_kills(),
     )
-    if not _create(cell, record):
+    if not _create(run_dir, record):
         return None
-    clean_leftovers(cell)
+    clean_leftovers(run_dir)
     if before and before.damaged:
-        _put_aside(cell, before.fence)
-    return Claim(cell, record, before)
+        _put_aside(run_dir, before.fence)
+    return Claim(run_dir, record, before)
 
 
-def _put_aside(cell: Path, fence: int) -> None:
-    """Keep a damaged claim under a name that is no claim's; a higher number holds the cell now."""
+def _put_aside(run_dir: Path, fence: int) -> None:
+    """Keep a damaged claim under a name that is no claim's; a higher number holds the run now."""
     with contextlib.suppress(OSError):
-        os.replace(_claim_path(cell, fence), cell / f"damaged-claim-{fence}.json")
-    log.warning("%s/claim-%d.json was damaged: it is put aside, the run goes on", cell.name, fence)
+        os.replace(_claim_path(run_dir, fence), run_dir / f"damaged-claim-{fence}.json")
+    log.warning(
+        "%s/claim-%d.json was damaged: it is put aside, the run goes on", run_dir.name, fence
+    )

@@ -21,7 +21,7 @@ from chinchilla.sweep.run_files import MAX_ATTEMPTS
 
 CHECKPOINT_SHARE = 3 / 4  # of a run's state: weights and Adam's two moments, not gradients
 KEPT_CHECKPOINTS = 2  # of a run, also when it is over: the newest and the one before it
-CURVE_BYTES = 16  # per step, before compression: step and loss; as much per held-out evaluation
+CURVE_BYTES = 16  # per step, before compression: step and loss; as much per validation evaluation
 LINE_BYTES = 160  # of a line in metrics.jsonl, at most
 
 
@@ -68,7 +68,7 @@ def estimate(
         cluster: speed, price and jobs, by size of model.
         runtime: how often checkpoints are saved and lines are logged.
         n_workers: processes where the cluster does not say (cluster.n_workers=0).
-        plan: all runs of the sweep, whose trunks are there or will be; default: `specs`.
+        plan: all runs of the sweep, whose stable phases are there or will be; default: `specs`.
 
     Raises:
         InputError: a run that no shape takes, or ranks that its batch or runtime.shard_ranks does
@@ -136,11 +136,11 @@ def _is_spread(shape: Shape) -> bool:
 
 
 def _disk_bytes(spec: RunSpec, runtime: RuntimeConfig) -> float:
-    """What a run leaves: two checkpoints with the losses so far, curve, metrics; one in its trunk."""
+    """What a run leaves: two checkpoints with the losses so far, curve, metrics; one in its stable phase."""
     checkpoint = CHECKPOINT_SHARE * state_bytes(spec) + 4 * spec.steps
-    curve = CURVE_BYTES * (spec.steps + runtime.held_out_evals)
+    curve = CURVE_BYTES * (spec.steps + runtime.validation_evals)
     lines = LINE_BYTES * (spec.steps / runtime.log_every_steps + 1)
-    return (KEPT_CHECKPOINTS + (spec.trunk is not None)) * checkpoint + curve + lines
+    return (KEPT_CHECKPOINTS + (spec.stable_phase is not None)) * checkpoint + curve + lines
 
 
 def _together(rows: Sequence[ShapeEstimate]) -> ShapeEstimate:

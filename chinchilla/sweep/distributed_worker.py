@@ -111,24 +111,24 @@ def _lead(
 ) -> int:
     def train(
         spec: RunSpec,
-        cell: Path,
+        run_dir: Path,
         data_dir: Path,
         runtime: RuntimeConfig,
         *,
         attempts: int,
         should_stop: Callable[[], bool],
         still_mine: Callable[[], bool],
-        trunks: Path | None = None,
+        stable_phases: Path | None = None,
         **callbacks: Any,
     ) -> RunResult | None:
         """`train_run`, on all ranks."""
         order = {
             "spec": spec.to_dict(),
-            "cell": str(cell.resolve()),
+            "run": str(run_dir.resolve()),
             "data_dir": str(data_dir.resolve()),
             "runtime": dataclasses.asdict(runtime),
             "attempts": attempts,
-            "trunks": str(trunks.resolve()) if trunks else "",
+            "stable_phases": str(stable_phases.resolve()) if stable_phases else "",
         }
         try:
             ranks.order(order)
@@ -146,14 +146,14 @@ def _lead(
 
         result = train_run(
             spec,
-            cell,
+            run_dir,
             data_dir,
             runtime,
             attempts=attempts,
             should_stop=wants_to_stop,
             still_mine=still_mine,
             ranks=ranks,
-            trunks=trunks,
+            stable_phases=stable_phases,
             **callbacks,
         )
         if raised:
@@ -188,13 +188,13 @@ def _follow(ranks: Ranks, stop: Stop) -> None:
         try:
             train_run(
                 RunSpec.from_dict(order["spec"], "order of rank 0"),
-                Path(order["cell"]),
+                Path(order["run"]),
                 Path(order["data_dir"]),
                 RuntimeConfig(**order["runtime"]),
                 attempts=order["attempts"],
                 should_stop=lambda: bool(stop),
                 ranks=ranks,
-                trunks=Path(order["trunks"]) if order["trunks"] else None,
+                stable_phases=Path(order["stable_phases"]) if order["stable_phases"] else None,
             )
         except Exception as error:
             log.warning("%s: %s", type(error).__name__, error)

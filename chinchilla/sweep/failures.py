@@ -1,7 +1,7 @@
 """What ended the attempts at a run: claims that were cut off, and errors that break a process.
 
 A worker that dies says nothing; the next one reads it off the claims before its own. Errors are
-told apart in `cells.failure_kind`.
+told apart in `run_dirs.failure_kind`.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from chinchilla.sweep.claims import Claim, ClaimRecord
 from chinchilla.sweep.run_files import MAX_STALLS, read_attempts
 
 
-def stalls_before(cell: Path, before: ClaimRecord | None, step: int) -> int:
+def stalls_before(run_dir: Path, before: ClaimRecord | None, step: int) -> int:
     """How many claims in a row, `before` the last, were cut off without a new checkpoint.
 
     One that ended in an error is not counted: errors have a budget of their own. Nor is one that
@@ -18,7 +18,7 @@ def stalls_before(cell: Path, before: ClaimRecord | None, step: int) -> int:
     """
     if before is None or step > before.step:
         return 0
-    attempts = read_attempts(cell)
+    attempts = read_attempts(run_dir)
     was_error = bool(attempts) and attempts[-1].fence == before.fence
     return before.stalls + (not was_error and not before.excused)
 

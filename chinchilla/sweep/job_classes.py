@@ -75,10 +75,10 @@ def shapes_of(cluster: ClusterConfig) -> list[Shape]:
         own = {
             f.name: value
             for f in dataclasses.fields(resource)
-            if f.name not in ("name", "up_to_params")
+            if f.name not in ("name", "max_params")
             and (value := getattr(resource, f.name)) is not None
         }
-        up_to = resource.up_to_params or math.inf
+        up_to = resource.max_params or math.inf
         try:
             merged = dataclasses.replace(cluster, resources=[], **own)
         except InputError as error:
@@ -112,8 +112,8 @@ def assign(specs: Sequence[RunSpec], cluster: ClusterConfig) -> list[tuple[Shape
         if shape is None:
             raise InputError(
                 f"run {spec.run_id} has N={count_label(spec.N)}, and cluster.resources ends at "
-                f"{shapes[-1].name} with up_to_params={shapes[-1].max_params:g}. Add larger "
-                f"resources, or say up_to_params=0 for {shapes[-1].name}."
+                f"{shapes[-1].name} with max_params={shapes[-1].max_params:g}. Add larger "
+                f"resources, or say max_params=0 for {shapes[-1].name}."
             )
         _check_batch(spec, shape)
         found.setdefault(shape.name, (shape, []))[1].append(spec)

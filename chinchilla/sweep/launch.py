@@ -24,7 +24,7 @@ from chinchilla.sweep.job_classes import assign
 from chinchilla.sweep.preflight import limit_threads, worker_name
 from chinchilla.sweep.provenance import record_launch
 from chinchilla.sweep.retry import put_aside
-from chinchilla.sweep.run_files import cell_of, missing_specs, save_runtime
+from chinchilla.sweep.run_files import missing_specs, run_dir_of, save_runtime
 from chinchilla.sweep.signals import stop_on_signals
 from chinchilla.sweep.view.progress import SweepProgress
 from chinchilla.sweep.view.status import SweepStatus, summary_line, sweep_status
@@ -154,13 +154,13 @@ def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig, kind:
             save_plan(planned + new, plan)
         save_runtime(runtime, sweep_dir)
         for spec in specs or planned:
-            put_aside(cell_of(sweep_dir, spec))
+            put_aside(run_dir_of(sweep_dir, spec))
         return record_launch(sweep_dir, kind)
 
 
 @contextlib.contextmanager
 def turn(sweep_dir: Path) -> Iterator[Claim]:
-    """Launchers of one sweep take turns by claiming sweep_dir/launch, as workers claim cells.
+    """Launchers of one sweep take turns by claiming sweep_dir/launch, as workers claim runs.
 
     Raises:
         InputError: another launcher has it and keeps it.
@@ -213,7 +213,7 @@ def _say(
         if row.state in ("diverged", "failed"):
             print(f"  {row.state} {row.run_id}: {row.reason}")
     if status.counts["failed"]:
-        print(f"  tracebacks: {sweep_dir}/cells/<run>/error.txt; launch again to retry them")
+        print(f"  tracebacks: {sweep_dir}/runs/<run>/error.txt; launch again to retry them")
     for row in status.rows:
         if row.state == "running":
             print(f"  {row.run_id} is being trained by {row.worker}")

@@ -10,7 +10,7 @@ from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import take
 from chinchilla.sweep.hints import given
 from chinchilla.sweep.preflight import worker_name
-from chinchilla.sweep.run_files import cell_of, has_result, is_damaged, planned_specs
+from chinchilla.sweep.run_files import has_result, is_damaged, planned_specs, run_dir_of
 
 # A diverged run starts anew: its checkpoints lead to the same end, or hold it already.
 STARTS_ANEW = ("checkpoints", "metrics.jsonl", "curve.npz")
@@ -69,7 +69,7 @@ def retry(sweep_dir: Path, runs: Sequence[str] = (), diverged: bool = False) -> 
     """
     statuses = ("failed", "diverged") if diverged else ("failed",)
     specs = find_runs(sweep_dir, runs) if runs else planned_specs(sweep_dir)
-    states = {s.run_id: state_of(cell_of(sweep_dir, s)) for s in specs}
+    states = {s.run_id: state_of(run_dir_of(sweep_dir, s)) for s in specs}
     if runs:
         wrong = {r: state for r, state in states.items() if state not in (*statuses, "damaged")}
         if wrong:
@@ -81,7 +81,7 @@ def retry(sweep_dir: Path, runs: Sequence[str] = (), diverged: bool = False) -> 
             }[state]
             raise InputError(f"run {run_id} is {state or 'not over'}, not failed. {hint}")
     asked = [s for s in specs if states[s.run_id] in (*statuses, "damaged")]
-    done = {s.run_id: put_aside(cell_of(sweep_dir, s), statuses) for s in asked}
+    done = {s.run_id: put_aside(run_dir_of(sweep_dir, s), statuses) for s in asked}
     return Retried(
         kept=sorted({name for name in done.values() if name}),
         again=[r for r, went in done.items() if went],
@@ -90,26 +90,26 @@ def retry(sweep_dir: Path, runs: Sequence[str] = (), diverged: bool = False) -> 
     )
 
 
-def state_of(cell: Path) -> str:
+def state_of(run_dir: Path) -> str:
     """finished, diverged, failed or damaged, as result.json says; "" if there is none.
 
     Raises:
         InputError: it is another version's.
     """
-    if not has_result(cell):
+    if not has_result(run_dir):
         return ""
     try:
-        return RunResult.load(cell).status
+        return RunResult.load(run_dir).status
     except InputError:
-        if is_damaged(cell):
+        if is_damaged(run_dir):
             return "damaged"
-        if not has_result(cell):  # somebody has put it aside just now
+        if not has_result(run_dir):  # somebody has put it aside just now
             return ""
         raise
 
 
-def put_aside(cell: Path, statuses: Collection[str] = ("failed",)) -> str:
-    """Move a cell's result, if it has one of `statuses` or is damaged, and what belongs to it.
+def put_aside(run_dir: Path, statuses: Collection[str] = ("failed",)) -> str:
+    """Move a run's result, if it has one of `statuses` or is damaged, and what belongs to it.
 
     Under a claim, so that nobody else writes there. result.json goes last: a death on the way
     leaves a run that is over, and the next call goes on.
@@ -117,17 +117,17 @@ def put_aside(cell: Path, statuses: Collection[str] = ("failed",)) -> str:
     Returns:
         What its result is called now, "" when it was not moved.
     """
-    if state_of(cell) not in (*statuses, "damaged"):
+    if state_of(run_dir) not in (*statuses, "damaged"):
         return ""
-    claim = take(cell, worker_name(), to_train=False)
+    claim = take(run_dir, worker_name(), to_train=False)
     if claim is None:
         return ""
     try:
-        state = state_of(cell)  # somebody may have been faster
+        state = state_of(run_dir)  # somebody may have been faster
         if state not in (*statuses, "damaged"):
             return ""
         k = 1
-        while (cell / f"result-{_ending(state)}-{k}.json").exists():
+        while (run_dir / f"result-{_ending(state)}-{k}.json").exists():
             k += 1
         for name in (
             "attempts",
@@ -136,8 +136,8 @@ def put_aside(cell: Path, statuses: Collection[str] = ("failed",)) -> str:
             "result.json",
         ):
             stem, dot, kind = name.partition(".")
-            if os.path.lexists(cell / name):
-                os.rename(cell / name, cell / f"{stem}-{_ending(state)}-{k}{dot}{kind}")
+            if os.path.lexists(run_dir / name):
+                os.rename(run_dir / name, run_dir / f"{stem}-{_ending(state)}-{k}{dot}{kind}")
         return f"result-{_ending(state)}-{k}.json"
     finally:
         claim.release()

@@ -1,6 +1,6 @@
-"""The small files of a sweep and its cells that workers write and status reads.
+"""The small files of a sweep and its runs that workers write and status reads.
 
-runtime.json says how this sweep's workers execute runs; a cell, cells/<run_id>/, holds
+runtime.json says how this sweep's workers execute runs; a run, runs/<run_id>/, holds
 progress.json while a run trains, attempts/<n>.json for each that failed, and error.txt with the
 last one's traceback once the run has.
 """
@@ -29,7 +29,7 @@ MAX_ATTEMPTS = (
     3  # errors, or workers that could not read the data, after which a run counts as failed
 )
 MAX_STALLS = 5  # starts in a row that were cut off before they saved anything: it is lost
-RUNTIME_SCHEMA = 1
+RUNTIME_SCHEMA = 2
 # What CUDA, cuBLAS and the allocator of the CPU say; torch.OutOfMemoryError says the first.
 _OUT_OF_MEMORY = ("out of memory", "cublas_status_alloc_failed", "can't allocate memory")
 # A disk or a quota that is full, or a disk that the kernel has stopped writing to.
@@ -78,22 +78,22 @@ def load_runtime(sweep_dir: Path) -> RuntimeConfig:
     return runtime
 
 
-def cell_of(sweep_dir: Path, spec: RunSpec) -> Path:
+def run_dir_of(sweep_dir: Path, spec: RunSpec) -> Path:
     """The folder of one run."""
-    return sweep_dir / "cells" / spec.run_id
+    return sweep_dir / "runs" / spec.run_id
 
 
 def clean_sweep(sweep_dir: Path) -> None:
-    """Remove what killed processes left anywhere in a sweep; takers of a cell clean only that one."""
-    cells = sweep_dir / "cells"
-    for folder in (sweep_dir, cells, *(cells.iterdir() if cells.is_dir() else ())):
+    """Remove what killed processes left anywhere in a sweep; takers of a run clean only that one."""
+    run_dirs = sweep_dir / "runs"
+    for folder in (sweep_dir, run_dirs, *(run_dirs.iterdir() if run_dirs.is_dir() else ())):
         clean_leftovers(folder)
 
 
-def is_damaged(cell: Path) -> bool:
+def is_damaged(run_dir: Path) -> bool:
     """Whether result.json is there and no run result: an accident, not another version's file."""
     try:
-        value = json.loads((cell / "result.json").read_text(encoding="utf-8"))
+        value = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
         if not isinstance(value, dict):
             return True
         spec = value.get("spec")
@@ -103,7 +103,7 @@ def is_damaged(cell: Path) -> bool:
             return not any(type(found) is int and found != own for found, own in pairs)
         built(RunResult, value, "result.json")
     except FileNotFoundError:
-        return has_result(cell)  # a link that leads nowhere
+        return has_result(run_dir)  # a link that leads nowhere
     except (OSError, ValueError, RecursionError):  # InputError is a ValueError
         return True
     return False
@@ -115,25 +115,25 @@ def planned_specs(sweep_dir: Path, only: Collection[str] | None = None) -> list[
     return [s for s in specs if only is None or s.run_id in only]
 
 
-def has_result(cell: Path) -> bool:
+def has_result(run_dir: Path) -> bool:
     """Whether something is called result.json there, be it damaged or a link that leads nowhere.
 
     A worker must not train what it could not publish; launching again puts such a thing aside.
     """
-    return os.path.lexists(cell / "result.json")
+    return os.path.lexists(run_dir / "result.json")
 
 
 def missing_specs(sweep_dir: Path, only: Collection[str] | None = None) -> list[RunSpec]:
     """Planned runs without a result, longest first so that the sweep's tail is short."""
     specs = planned_specs(sweep_dir, only)
-    missing = [s for s in specs if not has_result(cell_of(sweep_dir, s))]
+    missing = [s for s in specs if not has_result(run_dir_of(sweep_dir, s))]
     return sorted(missing, key=lambda s: (-s.C, s.run_id))
 
 
-def read_progress(cell: Path) -> dict[str, Any]:
-    """The cell's progress.json, {} if there is none that can be read."""
+def read_progress(run_dir: Path) -> dict[str, Any]:
+    """The run's progress.json, {} if there is none that can be read."""
     try:
-        value = json.loads((cell / "progress.json").read_text(encoding="utf-8"))
+        value = json.loads((run_dir / "progress.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     numbers = ("step", "steps", "loss", "tokens_per_second", "micro_batch_tokens")
@@ -145,9 +145,9 @@ def _is_number(x: Any) -> bool:
     return type(x) in (int, float) and abs(x) < 1e18  # not NaN, not infinite
 
 
-def saved_step(cell: Path) -> int:
+def saved_step(run_dir: Path) -> int:
     """What a start would go on from: the step of the newest checkpoint, by its name; 0 for none."""
-    return max(_steps_in(cell / "checkpoints"), default=0)
+    return max(_steps_in(run_dir / "checkpoints"), default=0)
 
 
 def _steps_in(folder: Path) -> list[int]:
@@ -158,22 +158,26 @@ def _steps_in(folder: Path) -> list[int]:
     return [int(m[1]) for name in names if (m := _CHECKPOINT.fullmatch(name))]
 
 
-def trunk_step(sweep_dir: Path, spec: RunSpec) -> int:
-    """Step of the newest checkpoint of its trunk that a run could start from; 0 for none."""
-    steps = _steps_in(trunks_of(sweep_dir) / spec.trunk_id) if spec.trunk_id else []
-    return max((step for step in steps if step <= spec.trunk_steps), default=0)
+def stable_phase_step(sweep_dir: Path, spec: RunSpec) -> int:
+    """Step of the newest checkpoint of its stable phase that a run could start from; 0 for none."""
+    steps = (
+        _steps_in(stable_phases_of(sweep_dir) / spec.stable_phase_id)
+        if spec.stable_phase_id
+        else []
+    )
+    return max((step for step in steps if step <= spec.stable_steps), default=0)
 
 
-def trunks_of(sweep_dir: Path) -> Path:
-    """Where the runs of a sweep leave what their horizons share (`train.stable_phase`)."""
-    return sweep_dir / "trunks"
+def stable_phases_of(sweep_dir: Path) -> Path:
+    """Where the runs of a sweep leave what their horizons share (`train.stable_phases`)."""
+    return sweep_dir / "stable_phases"
 
 
 class ProgressFile:
-    """Keeps cells/<run_id>/progress.json at most a second old. Decoration: its errors are dropped."""
+    """Keeps runs/<run_id>/progress.json at most a second old. Decoration: its errors are dropped."""
 
-    def __init__(self, cell: Path, spec: RunSpec) -> None:
-        self.path = cell / "progress.json"
+    def __init__(self, run_dir: Path, spec: RunSpec) -> None:
+        self.path = run_dir / "progress.json"
         self.spec = spec
         self.first: tuple[int, float] | None = None  # step and time of the first call
         self.micro_batch_tokens = 0
@@ -208,10 +212,10 @@ class ProgressFile:
             os.replace(temporary, self.path)
 
 
-def n_errors(cell: Path) -> int:
-    """How many attempts at this cell failed."""
+def n_errors(run_dir: Path) -> int:
+    """How many attempts at this run failed."""
     try:
-        return sum(name.endswith(".json") for name in os.listdir(cell / "attempts"))
+        return sum(name.endswith(".json") for name in os.listdir(run_dir / "attempts"))
     except (FileNotFoundError, NotADirectoryError):
         return 0
 
@@ -248,9 +252,11 @@ def failure_kind(error: Exception) -> str:
     return "data" if isinstance(error, DataError) or name == "DataError" else "error"
 
 
-def read_attempts(cell: Path) -> list[Attempt]:
-    """The cell's attempts, first to last; one that cannot be read counts as an error."""
-    return [_read_attempt(cell / "attempts" / f"{n}.json") for n in range(1, n_errors(cell) + 1)]
+def read_attempts(run_dir: Path) -> list[Attempt]:
+    """The run's attempts, first to last; one that cannot be read counts as an error."""
+    return [
+        _read_attempt(run_dir / "attempts" / f"{n}.json") for n in range(1, n_errors(run_dir) + 1)
+    ]
 
 
 def _read_attempt(path: Path) -> Attempt:
@@ -292,7 +298,7 @@ def record_attempt(
         text: all there is to say, such as a traceback.
         runtime: what the attempt was told.
     """
-    cell, progress = claim.cell, read_progress(claim.cell)
+    run_dir, progress = claim.run_dir, read_progress(claim.run_dir)
     told = min(runtime.micro_batch_tokens or spec.batch_tokens, spec.batch_tokens)
     attempt = Attempt(
         failure,
@@ -305,20 +311,20 @@ def record_attempt(
         utc=utc_now(),
         traceback=text,
     )
-    attempts = [*read_attempts(cell), attempt]
-    (cell / "attempts").mkdir(exist_ok=True)
-    write_json(cell / "attempts" / f"{len(attempts)}.json", dataclasses.asdict(attempt))
+    attempts = [*read_attempts(run_dir), attempt]
+    (run_dir / "attempts").mkdir(exist_ok=True)
+    write_json(run_dir / "attempts" / f"{len(attempts)}.json", dataclasses.asdict(attempt))
     if not _is_hopeless(attempts, spec.model.seq_len):
         return None
     result = _failed_result(spec, claim, failure, reason)
     if not claim.publish("result.json", dataclasses.asdict(result)):
         return None
-    write_text(cell / "error.txt", text)
+    write_text(run_dir / "error.txt", text)
     return result
 
 
 def _failed_result(spec: RunSpec, claim: Claim, failure: str, reason: str) -> RunResult:
-    step = min(int(read_progress(claim.cell).get("step") or 0), spec.steps)
+    step = min(int(read_progress(claim.run_dir).get("step") or 0), spec.steps)
     return RunResult(
         spec=spec,
         status="failed",
@@ -326,14 +332,14 @@ def _failed_result(spec: RunSpec, claim: Claim, failure: str, reason: str) -> Ru
         final_loss=None,
         final_loss_se=None,
         final_loss_steps=0,
-        held_out_loss={},
-        held_out_tokens={},
+        validation_loss={},
+        validation_tokens={},
         bits_per_byte={},
         n_params=spec.N,
         n_params_non_embedding=n_params_non_embedding(spec.model),
         steps_done=step,
         flops_spent=spec.C * step / spec.steps,
-        wall_seconds=0.0,
+        train_seconds=0.0,
         tokens_per_second=0.0,
         mfu=None,
         peak_memory_bytes=0,

@@ -5,9 +5,9 @@ short; but among runs nearly as long as the longest, those with the width the wo
 its kernels are compiled and its memory is laid out for it. Nearly as long is C >= 0.8 of the longest
 left, so what a worker puts off is at most 1.25 times as long as what it takes instead.
 
-Runs that share a trunk (`train.stable_phase`) are taken from the shortest to the longest, each where the one
-before left it, and stand in the order as their longest does. While a worker is still on the trunk that a
-longer one would go on from, that one is left to it (`waits`): the others take another trunk, or end.
+Runs that share a stable phase (`train.stable_phases`) are taken from the shortest to the longest, each where the one
+before left it, and stand in the order as their longest does. While a worker is still on the stable phase that a
+longer one would go on from, that one is left to it (`waits`): the others take another stable phase, or end.
 
 Time. A worker whose job ends takes no run that it would have to leave half-way and that a whole job
 could finish: it skips it for a shorter one that fits, and goes when none does. No run starves: one that
@@ -41,30 +41,32 @@ def in_order(
         n_errors: how often a run has failed so far.
     """
     by_errors: dict[int, list[RunSpec]] = {}
-    longest: dict[str, float] = {}  # trunk -> C of its longest run
+    longest: dict[str, float] = {}  # stable phase -> C of its longest run
     for spec in specs:
-        longest[spec.trunk_id] = max(spec.C, longest.get(spec.trunk_id, 0.0))
+        longest[spec.stable_phase_id] = max(spec.C, longest.get(spec.stable_phase_id, 0.0))
 
     def length(s: RunSpec) -> float:
-        return longest[s.trunk_id] if s.trunk_id else s.C
+        return longest[s.stable_phase_id] if s.stable_phase_id else s.C
 
-    for spec in sorted(specs, key=lambda s: (-length(s), s.trunk_id, s.trunk_steps, s.run_id)):
+    for spec in sorted(
+        specs, key=lambda s: (-length(s), s.stable_phase_id, s.stable_steps, s.run_id)
+    ):
         by_errors.setdefault(n_errors(spec), []).append(spec)
     return [spec for n in sorted(by_errors) for spec in _keeping_width(by_errors[n], width, length)]
 
 
 def waits(spec: RunSpec, step: int, under_way: Iterable[RunSpec]) -> bool:
-    """Whether a run is better left until one under way has left more of their trunk.
+    """Whether a run is better left until one under way has left more of their stable phase.
 
     Args:
         spec: the run, which nobody holds.
-        step: where it could start now: the newest of its trunk.
+        step: where it could start now: the newest of its stable phase.
         under_way: runs that somebody is training.
     """
     return any(
-        step < other.trunk_steps <= spec.trunk_steps
+        step < other.stable_steps <= spec.stable_steps
         for other in under_way
-        if spec.trunk_id and other.trunk_id == spec.trunk_id
+        if spec.stable_phase_id and other.stable_phase_id == spec.stable_phase_id
     )
 
 

@@ -1,6 +1,6 @@
 """`chinchilla sync`: a sweep's metrics.jsonl and results into a tracker, as often as one likes.
 
-cells/<run_id>/synced.json remembers, for each tracker and place, the last step that was brought and
+runs/<run_id>/synced.json remembers, for each tracker and place, the last step that was brought and
 whether the result was, so that a second call brings only what is new. A run that was started again from an
 older checkpoint has written the same steps anew, with the same numbers.
 """
@@ -15,7 +15,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.core.files import read_json, write_json
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.retry import find_runs
-from chinchilla.sweep.run_files import cell_of, planned_specs
+from chinchilla.sweep.run_files import planned_specs, run_dir_of
 from chinchilla.tracking.mirror import (
     Line,
     TensorboardTracker,
@@ -63,7 +63,7 @@ def sync(
         sweep_dir: the sweep's folder.
         to: wandb or tensorboard.
         project: the project in Weights & Biases.
-        mode: online, or offline: files under each cell that `wandb sync` uploads later.
+        mode: online, or offline: files under each run that `wandb sync` uploads later.
         runs: ids, or beginnings of them; default: the whole plan.
         again: from the first step on, whatever was brought before.
 
@@ -73,30 +73,32 @@ def sync(
     place = f"wandb {mode} {_host()} {project}" if to == "wandb" else "tensorboard"
     done = Synced(to)
     for spec in find_runs(sweep_dir, runs) if runs else planned_specs(sweep_dir):
-        cell = cell_of(sweep_dir, spec)
-        lines, summary = read_metrics(cell / "metrics.jsonl"), _summary(cell)
+        run_dir = run_dir_of(sweep_dir, spec)
+        lines, summary = read_metrics(run_dir / "metrics.jsonl"), _summary(run_dir)
         if not lines:
             done.without += 1
             continue
-        ledger = _ledger(cell)
+        ledger = _ledger(run_dir)
         known = {} if again else ledger.get(place, {})
         new = [line for line in lines if line["step"] > known.get("step", 0)]
         if not new and (not summary or known.get("result")):
             done.unchanged += 1
             continue
-        _bring(cell, spec, to, project, mode, new, summary)
+        _bring(run_dir, spec, to, project, mode, new, summary)
         ledger[place] = {"step": lines[-1]["step"], "result": bool(summary), "id": wandb_id(spec)}
-        write_json(cell / LEDGER, ledger)
+        write_json(run_dir / LEDGER, ledger)
         done.runs[spec.run_id] = len(new)
     return done
 
 
 def _bring(
-    cell: Path, spec: RunSpec, to: str, project: str, mode: str, lines: list[Line], summary: Line
+    run_dir: Path, spec: RunSpec, to: str, project: str, mode: str, lines: list[Line], summary: Line
 ) -> None:
     opening: dict[str, Callable[[], Tracker]] = {
-        "wandb": lambda: WandbTracker(cell, spec, project, mode),
-        "tensorboard": lambda: TensorboardTracker(cell, spec, lines[0]["step"] if lines else None),
+        "wandb": lambda: WandbTracker(run_dir, spec, project, mode),
+        "tensorboard": lambda: TensorboardTracker(
+            run_dir, spec, lines[0]["step"] if lines else None
+        ),
     }
     try:
         tracker = opening[to]()
@@ -115,10 +117,10 @@ def _bring(
         ) from None
 
 
-def _summary(cell: Path) -> Line:
+def _summary(run_dir: Path) -> Line:
     """What the run came to; empty while it has no result that can be read."""
     try:
-        result = asdict(RunResult.load(cell))
+        result = asdict(RunResult.load(run_dir))
     except (InputError, OSError):
         return {}
     return dict(_flat({k: v for k, v in result.items() if k not in ("spec", "schema")}))
@@ -132,10 +134,10 @@ def _flat(value: dict[str, Any], head: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{head}{key}", x
 
 
-def _ledger(cell: Path) -> dict[str, dict[str, Any]]:
+def _ledger(run_dir: Path) -> dict[str, dict[str, Any]]:
     """What was brought before; nothing where the file cannot say."""
     try:
-        value = read_json(cell / LEDGER, "record of what was brought")
+        value = read_json(run_dir / LEDGER, "record of what was brought")
     except InputError:
         return {}
     if not isinstance(value, dict):

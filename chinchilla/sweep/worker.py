@@ -5,7 +5,7 @@ subprocess here, and on a Slurm node:
 
     python -m chinchilla.sweep.worker SWEEP_DIR DATA_DIR
 
-Reads plan.jsonl and runtime.json; writes cells/<run_id>/: claim-<n>.json, heartbeat,
+Reads plan.jsonl and runtime.json; writes runs/<run_id>/: claim-<n>.json, heartbeat,
 progress.json, attempts/<n>.json, error.txt, result.json. Training itself is `chinchilla.train`,
 imported when the first run starts.
 """
@@ -33,7 +33,6 @@ from chinchilla.sweep.job_classes import PlannedWithin
 from chinchilla.sweep.preflight import check_data, limit_threads, no_room, worker_name
 from chinchilla.sweep.run_files import (
     ProgressFile,
-    cell_of,
     failure_kind,
     first_line,
     has_result,
@@ -44,9 +43,10 @@ from chinchilla.sweep.run_files import (
     read_attempts,
     read_progress,
     record_attempt,
+    run_dir_of,
     saved_step,
-    trunk_step,
-    trunks_of,
+    stable_phase_step,
+    stable_phases_of,
 )
 from chinchilla.sweep.schedule import JobTime, Pace, in_order, job_time, waits
 from chinchilla.sweep.signals import Stop, stop_on_signals, warnings_held
@@ -57,7 +57,7 @@ log = logging.getLogger("chinchilla.sweep")
 
 
 class Lost(Exception):
-    """The cell belongs to another worker now: leave at once, write nothing."""
+    """The run belongs to another worker now: leave at once, write nothing."""
 
 
 @dataclass
@@ -103,7 +103,7 @@ def run_worker(
         time_of_job: what this worker has; runs that do not fit into it are left (`choosing`).
 
     Returns:
-        What became of the runs this worker touched. Errors in a run are in its cell, not raised.
+        What became of the runs this worker touched. Errors in a run are in its run, not raised.
     """
     if stop is None:
         with stop_on_signals() as stop:
@@ -166,28 +166,34 @@ class _Worker:
 
     def claim_next(self, summary: WorkerSummary) -> tuple[tuple[RunSpec, Claim] | None, bool]:
         """Claim the next run (`choosing`); else whether a holder is silent and worth a wait."""
-        cells = self.sweep_dir / "cells"
-        cells.mkdir(exist_ok=True)
-        now = file_system_now(cells)
+        run_dirs = self.sweep_dir / "runs"
+        run_dirs.mkdir(exist_ok=True)
+        now = file_system_now(run_dirs)
         missing = missing_specs(self.sweep_dir, self.only)
         silent = summary.out_of_time = False
-        for spec in in_order(missing, self.width, lambda s: n_errors(cell_of(self.sweep_dir, s))):
-            cell = cell_of(self.sweep_dir, spec)
-            standing = look(cell, now, self.stale_seconds)
+        for spec in in_order(
+            missing, self.width, lambda s: n_errors(run_dir_of(self.sweep_dir, s))
+        ):
+            run_dir = run_dir_of(self.sweep_dir, spec)
+            standing = look(run_dir, now, self.stale_seconds)
             if not standing.takeable:
                 silent = silent or standing.state == "silent"
                 continue
-            step = saved_step(cell)
-            begin = step or trunk_step(self.sweep_dir, spec)
+            step = saved_step(run_dir)
+            begin = step or stable_phase_step(self.sweep_dir, spec)
             # One with a checkpoint of its own goes on from there, and has nothing to wait for.
-            if spec.trunk and not step and waits(spec, begin, self._under_way(missing, spec, now)):
+            if (
+                spec.stable_phase
+                and not step
+                and waits(spec, begin, self._under_way(missing, spec, now))
+            ):
                 continue
-            if not self._fits(spec, cell, begin):
+            if not self._fits(spec, run_dir, begin):
                 summary.out_of_time = True
                 continue
-            stalls = stalls_before(cell, standing.record, step)
+            stalls = stalls_before(run_dir, standing.record, step)
             claim = take(
-                cell,
+                run_dir,
                 summary.worker,
                 step=step,
                 stalls=stalls,
@@ -196,7 +202,7 @@ class _Worker:
             )
             if claim is None:
                 continue
-            if has_result(cell):  # finished between the look and the claim
+            if has_result(run_dir):  # finished between the look and the claim
                 claim.release()
                 continue
             return (spec, claim), False
@@ -205,24 +211,24 @@ class _Worker:
     def _under_way(
         self, missing: Iterable[RunSpec], like: RunSpec, now: float
     ) -> Iterator[RunSpec]:
-        """Runs of the same trunk that somebody is training."""
+        """Runs of the same stable phase that somebody is training."""
         for spec in missing:
-            if spec.trunk_id == like.trunk_id and spec.run_id != like.run_id:
-                cell = cell_of(self.sweep_dir, spec)
-                if not look(cell, now, self.stale_seconds).takeable:
+            if spec.stable_phase_id == like.stable_phase_id and spec.run_id != like.run_id:
+                run_dir = run_dir_of(self.sweep_dir, spec)
+                if not look(run_dir, now, self.stale_seconds).takeable:
                     yield spec
 
-    def _fits(self, spec: RunSpec, cell: Path, step: int) -> bool:
+    def _fits(self, spec: RunSpec, run_dir: Path, step: int) -> bool:
         if self.time_of_job is None:
             return True
         if self.width is None:  # a fresh job has the most time that there will ever be
             return self.time_of_job.fits(None)
-        own = read_progress(cell).get("tokens_per_second")
+        own = read_progress(run_dir).get("tokens_per_second")
         return self.time_of_job.fits(self.pace.seconds(spec, step, own))
 
     def train_claimed(self, spec: RunSpec, claim: Claim, summary: WorkerSummary) -> None:
         """One attempt at one run; leaves a result, an attempt's record, or a checkpoint."""
-        cell = claim.cell
+        run_dir = claim.run_dir
 
         def should_stop() -> bool:
             if claim.lost:
@@ -230,23 +236,25 @@ class _Worker:
             return bool(self.stop)
 
         log.info("claimed %s (claim %d)", spec.run_id, claim.record.fence)
-        runtime = self._runtime(spec, cell)
+        runtime = self._runtime(spec, run_dir)
         if death := death_before(claim):
             if _failed(spec, claim, *death, "", runtime, summary):
                 return
-            runtime = self._runtime(spec, cell)
-        progress = ProgressFile(cell, spec)
+            runtime = self._runtime(spec, run_dir)
+        progress = ProgressFile(run_dir, spec)
         try:
             if self.train is None:
                 from chinchilla.train import train_run
 
                 self.train = train_run
             self.width = spec.model.d_model
-            start, step = time.monotonic(), saved_step(cell)
-            shared: dict[str, Any] = {"trunks": trunks_of(self.sweep_dir)} if spec.trunk else {}
+            start, step = time.monotonic(), saved_step(run_dir)
+            shared: dict[str, Any] = (
+                {"stable_phases": stable_phases_of(self.sweep_dir)} if spec.stable_phase else {}
+            )
             result = self.train(
                 spec,
-                cell,
+                run_dir,
                 self.data_dir,
                 runtime,
                 attempts=claim.record.starts,
@@ -263,7 +271,7 @@ class _Worker:
             kind, reason = failure_kind(error), first_line(error)
             # What says that no run can be trained here must not be tried on one after the other.
             if kind in ("data", "disk"):
-                summary.unfit = no_room(error, cell) if kind == "disk" else one_line(error)
+                summary.unfit = no_room(error, run_dir) if kind == "disk" else one_line(error)
             if kind in ("disk", "peer"):  # not the run's doing: its attempts are left to it
                 log.warning("%s: %s: %s", spec.run_id, kind, reason)
                 claim.release(reason, excused=kind == "disk")
@@ -276,7 +284,7 @@ class _Worker:
             log.info("stopped %s", spec.run_id)
             assert self.stop or claim.lost, "train_run returned None without being asked to stop"
             return
-        step = step or result.trunk_tokens // spec.batch_tokens
+        step = step or result.reused_tokens // spec.batch_tokens
         self.pace.note(spec, result.steps_done - step, time.monotonic() - start)
         if claim.publish("result.json", dataclasses.asdict(result)):
             getattr(summary, result.status).append(spec.run_id)
@@ -284,9 +292,9 @@ class _Worker:
         else:
             log.warning("%s was taken over by another worker; this result is dropped", spec.run_id)
 
-    def _runtime(self, spec: RunSpec, cell: Path) -> RuntimeConfig:
+    def _runtime(self, spec: RunSpec, run_dir: Path) -> RuntimeConfig:
         """What was asked for, with a smaller micro-batch where memory ran out before."""
-        most = micro_batch_after(read_attempts(cell), spec.model.seq_len)
+        most = micro_batch_after(read_attempts(run_dir), spec.model.seq_len)
         told = self.runtime.micro_batch_tokens
         return dataclasses.replace(self.runtime, micro_batch_tokens=min(most or told, told or most))
 
@@ -357,7 +365,7 @@ def _main(argv: list[str] | None, train: Train | None) -> int:
             return self.requested or (args.parent > 0 and os.getppid() != args.parent)
 
     runtime = load_runtime(args.sweep_dir)
-    writable_dir(args.sweep_dir / "cells", "sweep_dir")
+    writable_dir(args.sweep_dir / "runs", "sweep_dir")
     with stop_on_signals(StopWithParent()) as stop:
         summary = run_worker(
             args.sweep_dir,

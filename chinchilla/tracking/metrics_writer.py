@@ -13,13 +13,15 @@ from chinchilla.tracking.mirror import Mirror, read_metrics, trackers_of
 class Logbook:
     """Appends lines to metrics.jsonl and offers each to the mirrors."""
 
-    def __init__(self, cell: Path, spec: RunSpec, runtime: RuntimeConfig, first_step: int) -> None:
-        path = cell / "metrics.jsonl"
+    def __init__(
+        self, run_dir: Path, spec: RunSpec, runtime: RuntimeConfig, first_step: int
+    ) -> None:
+        path = run_dir / "metrics.jsonl"
         kept = [line for line in read_metrics(path) if line["step"] <= first_step]
         with atomic_write(path) as f:  # forget what came after the checkpoint we resume from
             f.writelines(json.dumps(line) + "\n" for line in kept)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
-        wanted = trackers_of(runtime, cell, spec, first_step)
+        wanted = trackers_of(runtime, run_dir, spec, first_step)
         self._mirrors = [Mirror(name, opened) for name, opened in wanted.items()]
 
     def write(self, **values: Any) -> None:

@@ -65,7 +65,7 @@ class WandbTracker:
 
 
 class TensorboardTracker:
-    """TensorBoard event files in <cell>/tensorboard; needs the package tensorboard."""
+    """TensorBoard event files in <run>/tensorboard; needs the package tensorboard."""
 
     name = "TensorBoard"
 

@@ -69,7 +69,7 @@ class Checkpoint:
     step: int  # updates done
     weights: dict[str, torch.Tensor]  # this rank's rows of each
     optimizer: dict[str, torch.Tensor]  # exp_avg.<name>, exp_avg_sq.<name>, step.<name>, losses
-    progress: dict[str, Any]  # plain JSON: wall seconds, held-out evaluations so far
+    progress: dict[str, Any]  # plain JSON: wall seconds, validation evaluations so far
 
     @property
     def n_bytes(self) -> int:
@@ -265,7 +265,9 @@ def _write(
                 write_text(temporary / MANIFEST, manifest_text(body))  # fsyncs the folder, too
                 try:
                     os.rename(temporary, final)
-                except OSError as error:  # somebody was faster (a trunk's); it is verified next
+                except (
+                    OSError
+                ) as error:  # somebody was faster (a stable phase's); it is verified next
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                         raise
                 fsync_dir(final.parent)

@@ -1,4 +1,4 @@
-"""Held-out loss: every run of a sweep scored on the same tokens, so that their noise cancels."""
+"""Validation loss: every run of a sweep scored on the same tokens, so that their noise cancels."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from chinchilla.train.distributed import ALONE, Ranks
 
 
 @torch.no_grad()
-def held_out_loss(
+def validation_loss(
     model: Transformer, rows: np.ndarray, rows_per_pass: int, ranks: Ranks = ALONE
 ) -> float:
     """Mean loss over all targets of `rows`, nats per token.
@@ -41,7 +41,7 @@ def held_out_loss(
 def evaluation_steps(steps: int, n: int, after: int = 0) -> list[int]:
     """Updates after which to evaluate: at most n, geometric over the last 8x, ending at steps.
 
-    Those up to `after` are left out: a trunk is evaluated by none of its horizons, so that each has
+    Those up to `after` are left out: a stable phase is evaluated by none of its horizons, so that each has
     the curve that it would have alone.
     """
     found = {round(s) for s in np.geomspace(steps, max(1.0, steps / 8), n)}

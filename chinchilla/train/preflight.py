@@ -9,7 +9,7 @@ from chinchilla.plan.records import RunSpec
 from chinchilla.train.checkpoint import recorded_tokenizer
 
 
-def open_data(spec: RunSpec, cell: Path, data_dir: Path) -> TokenData:
+def open_data(spec: RunSpec, run_dir: Path, data_dir: Path) -> TokenData:
     """The token folder, if it is the one that `spec` was planned on.
 
     Raises:
@@ -18,7 +18,7 @@ def open_data(spec: RunSpec, cell: Path, data_dir: Path) -> TokenData:
     data = TokenData.open(data_dir)
     tokenizer = data.manifest.tokenizer.sha256
     if data.data_id != spec.data_id:
-        trained_with = recorded_tokenizer(cell / "checkpoints") or tokenizer
+        trained_with = recorded_tokenizer(run_dir / "checkpoints") or tokenizer
         also = (
             f" (tokenizer {tokenizer[:12]}, not {trained_with[:12]})"
             if trained_with != tokenizer
@@ -51,15 +51,15 @@ def rows_per_rank(spec: RunSpec, world: int) -> int:
     return rows // world
 
 
-def claim_folder(cell: Path, spec: RunSpec) -> None:
+def claim_folder(run_dir: Path, spec: RunSpec) -> None:
     """Write spec.json, or check that the one there is ours."""
-    path = cell / "spec.json"
-    make_dirs(cell)
+    path = run_dir / "spec.json"
+    make_dirs(run_dir)
     if path.exists():
         held = RunSpec.from_dict(read_json(path, "run spec"), str(path))
         if held.run_id != spec.run_id:
             raise InputError(
-                f"{cell} belongs to run {held.run_id}, not {spec.run_id}. Use another folder."
+                f"{run_dir} belongs to run {held.run_id}, not {spec.run_id}. Use another folder."
             )
     else:
         write_json(path, spec.to_dict())

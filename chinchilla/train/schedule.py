@@ -35,7 +35,7 @@ def _cosine(spec: RunSpec, step: int) -> float:
 
 
 def _cooldown(spec: RunSpec, step: int) -> float:
-    progress = max(0.0, (step - spec.trunk_steps) / spec.cooldown_steps)
+    progress = max(0.0, (step - spec.stable_steps) / spec.cooldown_steps)
     return spec.final_lr_ratio + (1 - spec.final_lr_ratio) * (1 - math.sqrt(progress))
 
 

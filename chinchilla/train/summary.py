@@ -24,27 +24,27 @@ def summarize(
     diverged: str,
     *,
     data: TokenData,
-    held_out_tokens: int,
+    validation_tokens: int,
     model: nn.Module,
     device: torch.device,
     ranks: Ranks,
     train_seconds: float,
     started: datetime,
     attempts: int,
-    trunk_steps: int = 0,
+    stable_steps: int = 0,
 ) -> RunResult:
     """The result of a run whose losses are `curve`; `diverged` says why, when it did.
 
-    The first `trunk_steps` of it came from a trunk.
+    The first `stable_steps` of it came from a stable phase.
     """
     losses, done = curve.loss, len(curve.loss)
     window = max(1, round(FINAL_SHARE * done))
     tail = losses[-window:]
     finished = not diverged
-    speed = (done - trunk_steps) * spec.batch_tokens / max(1e-9, train_seconds)
+    speed = (done - stable_steps) * spec.batch_tokens / max(1e-9, train_seconds)
     peak = devices.peak_flops(device)
     model_flops = flops_per_token(spec.model, "with_head")
-    held_out = {"heldout": float(curve.held_out_loss[-1])} if finished else {}
+    held_out = {"validation": float(curve.validation_loss[-1])} if finished else {}
     sizes = {name: p.numel() for name, p in model.named_parameters()}
     n_params = sum(sizes.values())
     name = devices.device_name(device)
@@ -58,16 +58,16 @@ def summarize(
         if finished and window > 1
         else None,
         final_loss_steps=window,
-        held_out_loss=held_out,
-        held_out_tokens={"heldout": held_out_tokens},
+        validation_loss=held_out,
+        validation_tokens={"validation": validation_tokens},
         bits_per_byte={
-            k: v / math.log(2) / data.bytes_per_token("heldout") for k, v in held_out.items()
+            k: v / math.log(2) / data.bytes_per_token("validation") for k, v in held_out.items()
         },
         n_params=n_params,
         n_params_non_embedding=n_params - sizes["embedding"],
         steps_done=done,
         flops_spent=flops_per_token(spec.model, spec.flop_convention) * done * spec.batch_tokens,
-        wall_seconds=train_seconds,
+        train_seconds=train_seconds,
         tokens_per_second=speed,
         mfu=model_flops * speed / (peak * ranks.world) if peak else None,
         peak_memory_bytes=max(ranks.gather(devices.peak_memory(device))),
@@ -79,5 +79,5 @@ def summarize(
         attempts=attempts,
         unique_tokens=sum(source.unique for source in use),
         epochs={source.name: source.epochs for source in use},
-        trunk_tokens=trunk_steps * spec.batch_tokens,
+        reused_tokens=stable_steps * spec.batch_tokens,
     )

@@ -27,19 +27,19 @@ from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from chinchilla.train.checkpoint_shards import LOSSES
 from chinchilla.train.dataloader import Feed
 from chinchilla.train.distributed import ALONE, Ranks
-from chinchilla.train.evaluate import evaluation_steps, held_out_loss
+from chinchilla.train.evaluate import evaluation_steps, validation_loss
 from chinchilla.train.fsdp import clip_gradients, fill, local, shard_model, sum_over_copies
 from chinchilla.train.optim import build_optimizer, set_learning_rate
 from chinchilla.train.preflight import claim_folder, open_data, rows_per_rank
 from chinchilla.train.schedule import learning_rate
-from chinchilla.train.stable_phase import leave_trunk, load_trunk
+from chinchilla.train.stable_phases import load_stable_phase, save_stable_phase
 from chinchilla.train.summary import summarize
 from chinchilla.train.train_step import Passes, rows_at_once
 
 
 def train_run(
     spec: RunSpec,
-    cell: Path,
+    run_dir: Path,
     data_dir: Path,
     runtime: RuntimeConfig,
     *,
@@ -49,17 +49,17 @@ def train_run(
     should_stop: Callable[[], bool] | None = None,
     still_mine: Callable[[], bool] | None = None,
     ranks: Ranks = ALONE,
-    trunks: Path | None = None,
+    stable_phases: Path | None = None,
 ) -> RunResult | None:
-    """Train `spec` in the folder `cell`, resuming from its checkpoints.
+    """Train `spec` in the folder `run_dir`, resuming from its checkpoints.
 
-    With several ranks, each calls this with the same spec, cell, data_dir, runtime and attempts.
+    With several ranks, each calls this with the same spec, run, data_dir, runtime and attempts.
     What any of them answers to `should_stop` and `still_mine` counts for all; rank 0 alone writes,
     but for the shards of checkpoints.
 
     Args:
         spec: what to train.
-        cell: the run's folder; receives spec.json, metrics.jsonl, curve.npz, checkpoints/.
+        run: the run's folder; receives spec.json, metrics.jsonl, curve.npz, checkpoints/.
         data_dir: folder of `chinchilla data`; its data_id must be the spec's.
         runtime: device and habits; none of it changes a loss.
         attempts: how often this run was started, for the record.
@@ -68,7 +68,7 @@ def train_run(
         should_stop: asked before every update; when true, a checkpoint is saved and None returned.
         still_mine: asked before a checkpoint or the curve is written; when false, None is returned.
         ranks: the processes that train this run together.
-        trunks: folder of trunks to start from and to leave (`train.stable_phase`); None = train alone.
+        stable phases: folder of stable phases to start from and to leave (`train.stable_phases`); None = train alone.
 
     Returns:
         The result, finished or diverged, not yet saved; None when stopped.
@@ -83,7 +83,7 @@ def train_run(
     """
     try:
         return _train(
-            _Run(spec, cell, data_dir, runtime, ranks, trunks),
+            _Run(spec, run_dir, data_dir, runtime, ranks, stable_phases),
             attempts,
             on_start or (lambda micro_batch_tokens: None),
             on_progress or (lambda step, loss: None),
@@ -121,7 +121,7 @@ def _train(
                 run.save()
             if stop:
                 return None
-            run.leave_trunk()
+            run.save_stable_phase()
             run.update()
             if run.at_log_point():
                 on_progress(run.step, run.log())
@@ -144,21 +144,21 @@ class _Run:
     def __init__(
         self,
         spec: RunSpec,
-        cell: Path,
+        run_dir: Path,
         data_dir: Path,
         runtime: RuntimeConfig,
         ranks: Ranks = ALONE,
-        trunks: Path | None = None,
+        stable_phases: Path | None = None,
     ) -> None:
-        self.spec, self.cell, self.runtime, self.ranks = spec, cell, runtime, ranks
-        self.trunks = trunks if spec.trunk else None
+        self.spec, self.run_dir, self.runtime, self.ranks = spec, run_dir, runtime, ranks
+        self.stable_phases = stable_phases if spec.stable_phase else None
         self.started = datetime.now(UTC)
         with ranks.together():
-            self.data = open_data(spec, cell, data_dir)
+            self.data = open_data(spec, run_dir, data_dir)
             self.rows = rows_per_rank(spec, ranks.world)
-            self.held_out = self.data.held_out(runtime.held_out_tokens, spec.model.seq_len)
+            self.held_out = self.data.held_out(runtime.validation_tokens, spec.model.seq_len)
             if ranks.rank == 0:
-                claim_folder(cell, spec)
+                claim_folder(run_dir, spec)
             self.device = ranks.device or devices.pick_device(runtime.device)
             devices.keep_freed_memory(self.device)
             self.model = self._build_model()
@@ -179,7 +179,7 @@ class _Run:
         )
         self.feed = Feed(self.data, spec, self.rows, self.device, ranks)
         self.evaluate_at = set(
-            evaluation_steps(spec.steps, runtime.held_out_evals, spec.trunk_steps)
+            evaluation_steps(spec.steps, runtime.validation_evals, spec.stable_steps)
         )
         # One rank's share of each loss, until they are summed; on the device until asked for.
         self.losses = torch.zeros(spec.steps, device=self.device)
@@ -187,15 +187,15 @@ class _Run:
         self.step = 0  # updates done
         self.saved = 0  # updates done at the last checkpoint
         self.logged = 0  # updates done at the last log point
-        self.evaluations: list[list[float]] = []  # [updates done, held-out loss]
+        self.evaluations: list[list[float]] = []  # [updates done, validation loss]
         self.train_seconds = 0.0
-        self.trunk_steps = 0  # of the updates done, those that another run did
+        self.stable_steps = 0  # of the updates done, those that another run did
         self.diverged = ""
         self._start_or_resume()
         self.logbook: Logbook | None = None
         with ranks.together():
             if ranks.rank == 0:
-                self.logbook = Logbook(cell, spec, runtime, self.step)
+                self.logbook = Logbook(run_dir, spec, runtime, self.step)
         self.first_step, self.start_seconds = self.step, self.train_seconds
         self.clock = self.saved_at = time.perf_counter()
 
@@ -221,11 +221,11 @@ class _Run:
         self.step += 1
         if self.step in self.evaluate_at:
             self._lap()
-            held_out = held_out_loss(self.model, self.held_out, self.micro_rows, ranks)
+            held_out = validation_loss(self.model, self.held_out, self.micro_rows, ranks)
             if np.isfinite(held_out):
                 self.evaluations.append([self.step, held_out])
             else:  # this update broke the weights; no later loss can be finite
-                self.diverged = f"held-out loss is not finite after step {self.step}"
+                self.diverged = f"validation loss is not finite after step {self.step}"
             self.clock = time.perf_counter()  # evaluation is not training time
 
     def at_log_point(self) -> bool:
@@ -248,7 +248,7 @@ class _Run:
             "tokens_per_second": round(speed, 1),
         }
         if self.evaluations and self.evaluations[-1][0] > self.logged:
-            line["held_out_loss"] = self.evaluations[-1][1]
+            line["validation_loss"] = self.evaluations[-1][1]
         if self.logbook:
             self.logbook.write(**line)
         self.logged = self.step
@@ -272,17 +272,19 @@ class _Run:
         """Whether the last checkpoint is old enough."""
         return time.perf_counter() - self.saved_at > 60 * self.runtime.checkpoint_minutes
 
-    def leave_trunk(self) -> None:
+    def save_stable_phase(self) -> None:
         """Let other horizons go on from here, where this one's cool-down begins."""
-        here = self.step == self.spec.trunk_steps
-        if self.trunks and here and self.step > self.trunk_steps:
-            leave_trunk(self.trunks, self.spec, self._state(), self.tokenizer, self.ranks)
+        here = self.step == self.spec.stable_steps
+        if self.stable_phases and here and self.step > self.stable_steps:
+            save_stable_phase(
+                self.stable_phases, self.spec, self._state(), self.tokenizer, self.ranks
+            )
             self.clock = time.perf_counter()
 
     def save(self) -> None:
         """Commit a checkpoint of everything that the next update depends on."""
         save_checkpoint(
-            self.cell / "checkpoints", self.spec, self._state(), self.tokenizer, self.ranks
+            self.run_dir / "checkpoints", self.spec, self._state(), self.tokenizer, self.ranks
         )
         self.saved = self.step
         self.clock = self.saved_at = time.perf_counter()
@@ -301,8 +303,8 @@ class _Run:
             state[LOSSES] = self.losses[: self.step].cpu().clone()
         weights = {n: local(p).cpu().contiguous() for n, p in self.model.named_parameters()}
         progress = {"train_seconds": self.train_seconds, "evaluations": self.evaluations}
-        if self.trunk_steps:
-            progress["trunk_steps"] = self.trunk_steps
+        if self.stable_steps:
+            progress["stable_steps"] = self.stable_steps
         return Checkpoint(self.step, weights, state, progress)
 
     def finish(self, attempts: int) -> RunResult:
@@ -312,20 +314,20 @@ class _Run:
         curve = Curve(np.arange(self.step), losses, evals[:, 0], evals[:, 1])
         with self.ranks.together():
             if self.ranks.rank == 0:
-                curve.save(self.cell)
+                curve.save(self.run_dir)
         return summarize(
             self.spec,
             curve,
             self.diverged,
             data=self.data,
-            held_out_tokens=len(self.held_out) * self.spec.model.seq_len,
+            validation_tokens=len(self.held_out) * self.spec.model.seq_len,
             model=self.model,
             device=self.device,
             ranks=self.ranks,
             train_seconds=self.train_seconds,
             started=self.started,
             attempts=attempts,
-            trunk_steps=self.trunk_steps,
+            stable_steps=self.stable_steps,
         )
 
     def _build_model(self) -> Transformer:
@@ -345,13 +347,13 @@ class _Run:
         return model
 
     def _start_or_resume(self) -> None:
-        folder, ranks = self.cell / "checkpoints", self.ranks
+        folder, ranks = self.run_dir / "checkpoints", self.ranks
         found, complaints = load_checkpoint(folder, self.spec, self.tokenizer, ranks)
-        if found is None and self.trunks:
-            folder = self.trunks / self.spec.trunk_id
-            found, more = load_trunk(self.trunks, self.spec, self.tokenizer, ranks)
+        if found is None and self.stable_phases:
+            folder = self.stable_phases / self.spec.stable_phase_id
+            found, more = load_stable_phase(self.stable_phases, self.spec, self.tokenizer, ranks)
             complaints += more
-            self.trunk_steps = found.step if found else 0
+            self.stable_steps = found.step if found else 0
         for line in complaints if ranks.rank == 0 else ():
             print(f"warning: {line}", flush=True)
         if found is None:
@@ -371,7 +373,7 @@ class _Run:
         self.logged = found.step - found.step % self.runtime.log_every_steps
         self.evaluations = found.progress["evaluations"]
         self.train_seconds = found.progress["train_seconds"]
-        self.trunk_steps = found.progress.get("trunk_steps", self.trunk_steps)
+        self.stable_steps = found.progress.get("stable_steps", self.stable_steps)
 
     def _restore(self, found: Checkpoint) -> None:
         parameters = dict(self.model.named_parameters())

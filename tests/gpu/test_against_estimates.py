@@ -19,11 +19,11 @@ from chinchilla.train import train_run, trainer
 pytestmark = pytest.mark.gpu
 
 
-def allocated(spec, cell: Path, data_dir: Path, **runtime) -> int:
+def allocated(spec, run_dir: Path, data_dir: Path, **runtime) -> int:
     """Most bytes that three updates and what they stand on need, beyond what was there."""
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
-    run = trainer._Run(spec, cell, data_dir, replace(RUNTIME, **runtime))
+    run = trainer._Run(spec, run_dir, data_dir, replace(RUNTIME, **runtime))
     torch.cuda.reset_peak_memory_stats()
     try:
         for _ in range(3):
@@ -46,7 +46,7 @@ def test_memory_is_estimated_within_a_tenth(
     allocated(small, tmp_path / "small", data_dir, **told)
     spec = make_spec(data_dir, steps=10, shape=shape, rows=rows)
     half = spec.batch_tokens // 2
-    used = allocated(spec, tmp_path / "cell", data_dir, micro_batch_tokens=half, **told)
+    used = allocated(spec, tmp_path / "run", data_dir, micro_batch_tokens=half, **told)
     estimate = memory(spec, half, recompute=recompute).total
     assert estimate == pytest.approx(used, rel=0.1)
 

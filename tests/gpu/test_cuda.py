@@ -22,7 +22,7 @@ from chinchilla.train.checkpoint import load_checkpoint
 from chinchilla.train.device import MEMORY_SHARE, PEAK_FLOPS, peak_flops
 
 pytestmark = pytest.mark.gpu
-RUNTIME = RuntimeConfig(device="cuda", held_out_tokens=4096, held_out_evals=3)
+RUNTIME = RuntimeConfig(device="cuda", validation_tokens=4096, validation_evals=3)
 
 
 def make_spec(
@@ -79,12 +79,12 @@ def test_a_stopped_run_goes_on_close_to_one_that_did_not(data_dir: Path, tmp_pat
     whole = train_run(spec, tmp_path / "whole", data_dir, RUNTIME)
     asked = iter(range(1000))
     stop = {"should_stop": lambda: next(asked) >= 20}
-    assert train_run(spec, tmp_path / "cell", data_dir, RUNTIME, **stop) is None
-    result = train_run(spec, tmp_path / "cell", data_dir, RUNTIME)
-    one, two = Curve.load(tmp_path / "whole"), Curve.load(tmp_path / "cell")
+    assert train_run(spec, tmp_path / "run", data_dir, RUNTIME, **stop) is None
+    result = train_run(spec, tmp_path / "run", data_dir, RUNTIME)
+    one, two = Curve.load(tmp_path / "whole"), Curve.load(tmp_path / "run")
     np.testing.assert_allclose(two.loss, one.loss, atol=0.02)
-    assert result.held_out_loss["heldout"] == pytest.approx(
-        whole.held_out_loss["heldout"], abs=0.02
+    assert result.validation_loss["validation"] == pytest.approx(
+        whole.validation_loss["validation"], abs=0.02
     )
 
 
@@ -132,15 +132,15 @@ def test_graphs_and_compiled_blocks_measure_what_plain_passes_do(
     found = {}
     for blocks in ("never", "always"):
         for graphs in (False, True):
-            cell = tmp_path / f"{blocks}-{graphs}"
+            run_dir = tmp_path / f"{blocks}-{graphs}"
             train_run(
-                spec, cell, data_dir, replace(told, compile_blocks=blocks, cuda_graphs=graphs)
+                spec, run_dir, data_dir, replace(told, compile_blocks=blocks, cuda_graphs=graphs)
             )
-            found[blocks, graphs] = Curve.load(cell)
+            found[blocks, graphs] = Curve.load(run_dir)
     plain = found["never", False]
     for curve in found.values():
         np.testing.assert_allclose(curve.loss, plain.loss, atol=2e-3)
-        np.testing.assert_allclose(curve.held_out_loss, plain.held_out_loss, atol=2e-3)
+        np.testing.assert_allclose(curve.validation_loss, plain.validation_loss, atol=2e-3)
 
 
 def test_a_model_is_three_programs_whatever_its_depth(data_dir: Path, tmp_path: Path):
@@ -208,6 +208,6 @@ def test_a_local_cluster_trains_on_the_gpu(data_dir: Path, tmp_path: Path):
     specs = load_plan(tmp_path / "sweep" / "plan.jsonl")
     assert len(specs) == 5
     for spec in specs:
-        result = RunResult.load(tmp_path / "sweep" / "cells" / spec.run_id)
+        result = RunResult.load(tmp_path / "sweep" / "runs" / spec.run_id)
         assert result.status == "finished"
         assert result.device == torch.cuda.get_device_name()

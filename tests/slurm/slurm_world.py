@@ -21,13 +21,13 @@ GRID = [
 ]  # fmt: skip
 N_CELLS = 6
 RUNTIME = [
-    "runtime.device=cpu", "runtime.held_out_tokens=2048", "runtime.held_out_evals=3",
+    "runtime.device=cpu", "runtime.validation_tokens=2048", "runtime.validation_evals=3",
     "runtime.checkpoint_minutes=0.01",
 ]  # fmt: skip
 LOCAL = ["cluster=local", "cluster.n_workers=2", "cluster.threads_per_worker=1"]
 SLURM = [
     "cluster=slurm", "cluster.n_workers=2", "cluster.gpus_per_node=1", "cluster.cpus_per_task=1",
-    "cluster.threads_per_worker=1", "cluster.mem_gb=1", "cluster.timeout_min=30",
+    "cluster.threads_per_worker=1", "cluster.host_memory_gb=1", "cluster.timeout_min=30",
 ]  # fmt: skip
 WHOLE_NODES = ["cluster.cpus_per_task=4"]  # so no two jobs share a node
 
@@ -85,13 +85,15 @@ class Sweep:
         return json.loads(out.splitlines()[-1])
 
     def results(self) -> list[RunResult]:
-        cells = [self.folder / "cells" / s.run_id for s in load_plan(self.folder / "plan.jsonl")]
-        return [RunResult.load(cell) for cell in cells if (cell / "result.json").exists()]
+        run_dirs = [self.folder / "runs" / s.run_id for s in load_plan(self.folder / "plan.jsonl")]
+        return [
+            RunResult.load(run_dir) for run_dir in run_dirs if (run_dir / "result.json").exists()
+        ]
 
     def running(self) -> dict[str, int]:
-        """Run id and step of each unfinished cell that has got somewhere."""
+        """Run id and step of each unfinished run that has got somewhere."""
         found = {}
-        for path in self.folder.glob("cells/*/progress.json"):
+        for path in self.folder.glob("runs/*/progress.json"):
             if not (path.parent / "result.json").exists():
                 found[path.parent.name] = json.loads(path.read_text()).get("step", 0)
         return {run_id: step for run_id, step in found.items() if step > 0}
@@ -119,8 +121,8 @@ class Sweep:
         assert sum(r.attempts for r in found) <= N_CELLS + n_interrupted
         for result in found:
             assert result.status == "finished"
-            there, here = (s.folder / "cells" / result.spec.run_id for s in (reference, self))
+            there, here = (s.folder / "runs" / result.spec.run_id for s in (reference, self))
             other = RunResult.load(there)
             assert result.final_loss == other.final_loss
-            assert result.held_out_loss == other.held_out_loss
+            assert result.validation_loss == other.validation_loss
             assert Curve.load(here).loss.tobytes() == Curve.load(there).loss.tobytes()

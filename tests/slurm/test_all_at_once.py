@@ -34,12 +34,12 @@ GRID = [
 N_CELLS = 24
 # A node for each job, so that whatever happens to one happens to no other.
 SHAPES = (
-    "{name:small,up_to_params:6e3,n_workers:2},"
-    "{name:middle,up_to_params:1.2e4,n_workers:1,partition:scavenge},"
+    "{name:small,max_params:6e3,n_workers:2},"
+    "{name:middle,max_params:1.2e4,n_workers:1,partition:scavenge},"
     "{name:large,n_workers:1,timeout_min:1}"
 )
 JOBS = [
-    "cluster=slurm", f"cluster.resources=[{SHAPES}]", "cluster.cpus_per_task=4", "cluster.mem_gb=1",
+    "cluster=slurm", f"cluster.resources=[{SHAPES}]", "cluster.cpus_per_task=4", "cluster.host_memory_gb=1",
     "cluster.threads_per_worker=1", "cluster.gpus_per_node=0", "cluster.timeout_min=30",
 ]  # fmt: skip
 LOCAL = ["cluster=local", "cluster.n_workers=2", "cluster.threads_per_worker=1"]
@@ -77,7 +77,7 @@ class Large(Sweep):
         return [r.run_id for r in rows if r.step and r.worker.startswith(f"slurm{job}-")]
 
     def files(self) -> dict[str, bytes]:
-        return {p.parent.name: p.read_bytes() for p in self.folder.glob("cells/*/result.json")}
+        return {p.parent.name: p.read_bytes() for p in self.folder.glob("runs/*/result.json")}
 
 
 def tokens_per_param(data_dir: Path, folder: Path) -> int:
@@ -118,7 +118,7 @@ def test_everything_at_once(data_dir: Path, tmp_path: Path):
     told = json.loads(sweep.say("dry_run=true", "format=json"))["runs"]
     assert len(told) == N_CELLS
     raises = min((r for r in told if r["N"] < 6e3), key=lambda r: r["C"])["run_id"]
-    in_the_way = sweep.folder / "cells" / raises / "metrics.jsonl"
+    in_the_way = sweep.folder / "runs" / raises / "metrics.jsonl"
     in_the_way.mkdir(parents=True)  # where a file must be
 
     # Two launchers at once.
@@ -161,8 +161,8 @@ def test_everything_at_once(data_dir: Path, tmp_path: Path):
         sweep.logs()[-9000:],
     )
     assert undisturbed["n_left"] == 1
-    failed = RunResult.load(sweep.folder / "cells" / raises)
-    assert (failed.status, n_errors(sweep.folder / "cells" / raises)) == ("failed", 3)
+    failed = RunResult.load(sweep.folder / "runs" / raises)
+    assert (failed.status, n_errors(sweep.folder / "runs" / raises)) == ("failed", 3)
     assert "metrics.jsonl" in failed.reason
 
     # Launching again trains what is missing, and nothing else.
@@ -173,20 +173,20 @@ def test_everything_at_once(data_dir: Path, tmp_path: Path):
     patiently(lambda: not queue())
     assert {k: v for k, v in sweep.files().items() if k != raises} == before
     found = compare(sweep, reference)
-    assert "24/24 cells" in sweep.say(*JOBS)
+    assert "24/24 runs" in sweep.say(*JOBS)
     assert len(sweep.arrays()) == 4
     if record := os.environ.get("CHINCHILLA_RECORD"):
         write_json(
             Path(record),
             {
-                "made_by": "CHINCHILLA_RECORD=FILE python -m pytest tests/slurm/test_all_at_once.py",
+                "build_command": "CHINCHILLA_RECORD=FILE python -m pytest tests/slurm/test_all_at_once.py",
                 "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
                 "commit": git_commit(),
                 "machine": f"{os.cpu_count()} cores, four Slurm nodes on one machine",
                 "slurm": slurm("sinfo", "--version").strip(),
                 "versions": versions(),
                 "seconds": round(time.monotonic() - began),
-                "cells": N_CELLS,
+                "runs": N_CELLS,
                 "seconds_of_reference": round(reference_seconds),
                 "jobs_of_two_launchers": 4,
                 "restarts": restarts,
@@ -202,11 +202,11 @@ def compare(sweep: Large, reference: Large) -> dict[str, Any]:
     specs = load_plan(reference.folder / "plan.jsonl")
     starts = []
     for spec in specs:
-        here, there = (s.folder / "cells" / spec.run_id for s in (sweep, reference))
+        here, there = (s.folder / "runs" / spec.run_id for s in (sweep, reference))
         ours, theirs = RunResult.load(here), RunResult.load(there)
         assert ours.status == theirs.status == "finished"
         assert ours.final_loss == theirs.final_loss
-        assert ours.held_out_loss == theirs.held_out_loss
+        assert ours.validation_loss == theirs.validation_loss
         assert Curve.load(here).loss.tobytes() == Curve.load(there).loss.tobytes()
         starts.append(ours.attempts)
     assert len(specs) == N_CELLS

@@ -32,7 +32,7 @@ def restarts(job: str) -> int:
 
 
 def small(folder: Path, data_dir: Path) -> Sweep:
-    """One cell only: four ranks are slow on two cores."""
+    """One run only: four ranks are slow on two cores."""
     made = Sweep(folder / "tiny", data_dir)
     instead = {"grid.budgets": "grid.budgets=[2e9]", "grid.models": "grid.models=[12x1]"}
     made.words = [instead.get(word.split("=")[0], word) for word in made.words]
@@ -84,11 +84,11 @@ def assert_same(sweep: Sweep, reference: Sweep, n_interrupted: int = 0) -> None:
     assert len(found) == N_RUNS, sweep.logs()
     assert sum(r.attempts for r in found) <= N_RUNS + n_interrupted
     for result in found:
-        there, here = (s.folder / "cells" / result.spec.run_id for s in (reference, sweep))
+        there, here = (s.folder / "runs" / result.spec.run_id for s in (reference, sweep))
         other = RunResult.load(there)
         assert result.status == "finished"
         assert result.final_loss == other.final_loss
-        assert result.held_out_loss == other.held_out_loss
+        assert result.validation_loss == other.validation_loss
         assert Curve.load(here).loss.tobytes() == Curve.load(there).loss.tobytes()
 
 
@@ -104,7 +104,7 @@ def test_two_nodes_of_two_ranks_measure_what_four_processes_do(
     assert {r.device[:7] for r in sweep.results()} == {"4 x CPU"}
     assert slurm("scontrol", "show", "job", job).count("JobState=COMPLETED") == 1
     for result in sweep.results():
-        other = RunResult.load(alone.folder / "cells" / result.spec.run_id)
+        other = RunResult.load(alone.folder / "runs" / result.spec.run_id)
         assert result.final_loss == pytest.approx(other.final_loss, abs=1e-4)
 
 
@@ -134,7 +134,7 @@ def test_a_job_of_which_another_rank_is_killed_or_told_to_stop_returns_by_itself
     wait_until(lambda: restarts(job) == 1, 60)
     sweep.wait_for_the_end()
     assert_same(sweep, four_here, n_interrupted=1)
-    assert not list(sweep.folder.glob("cells/*/attempts/*"))
+    assert not list(sweep.folder.glob("runs/*/attempts/*"))
 
 
 def test_a_job_of_which_a_node_is_lost_returns_on_others(sweep: Sweep, four_here: Sweep):

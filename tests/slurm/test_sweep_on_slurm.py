@@ -31,7 +31,7 @@ def test_slurm_measures_what_this_machine_does(sweep: Sweep, reference: Sweep):
     }
     sweep.wait_for_the_end()
     sweep.assert_measured_as(reference)
-    assert "6/6 cells" in sweep.launch(*SLURM)
+    assert "6/6 runs" in sweep.launch(*SLURM)
     assert sweep.arrays() == said["job_ids"], "a finished sweep submits nothing"
 
 
@@ -39,7 +39,7 @@ def test_queued_workers_count_and_arrays_fit_the_site(sweep: Sweep):
     """With the partition down every worker waits; arrays hold five jobs here."""
     slurm("scontrol", "update", "PartitionName=main", "State=DOWN")
     try:
-        asked = ("cluster.n_workers=6", "cluster.max_jobs=8")
+        asked = ("cluster.n_workers=6", "cluster.max_queued_jobs=8")
         said = sweep.launch_on_slurm(*asked)
         assert said["n_submitted"] == 6
         sizes = [queue("%F").count(job) for job in said["job_ids"]]
@@ -94,7 +94,7 @@ def test_a_node_dies_and_the_others_take_over(sweep: Sweep, reference: Sweep):
     finally:
         slurm("node-start", victim)
     sweep.assert_measured_as(reference, n_interrupted=1)
-    assert "6/6 cells" in sweep.launch(*SLURM)
+    assert "6/6 runs" in sweep.launch(*SLURM)
     assert sweep.arrays() == [job]
 
 
@@ -123,7 +123,7 @@ def test_one_element_is_cancelled_and_only_its_worker_is_replaced(sweep: Sweep, 
     wait_until(lambda: len(sweep.running()) == 2)
     slurm("scancel", f"{job}_1")
     wait_until(lambda: f"{job}_1" not in queue())
-    before = {p: p.read_bytes() for p in sweep.folder.glob("cells/*/result.json")}
+    before = {p: p.read_bytes() for p in sweep.folder.glob("runs/*/result.json")}
     said = sweep.launch_on_slurm()
     assert (said["n_submitted"], said["n_earlier"]) == (1, 1)
     sweep.wait_for_the_end()
@@ -136,7 +136,7 @@ def test_all_are_cancelled_and_a_launch_does_what_is_missing(sweep: Sweep, refer
     wait_until(lambda: sweep.results() and len(sweep.running()) == 2)
     slurm("scancel", job)
     sweep.wait_for_the_end()
-    before = {p: p.read_bytes() for p in sweep.folder.glob("cells/*/result.json")}
+    before = {p: p.read_bytes() for p in sweep.folder.glob("runs/*/result.json")}
     assert 0 < len(before) < N_CELLS
     said = sweep.launch_on_slurm()
     assert (said["n_submitted"], said["n_earlier"]) == (2, 0)

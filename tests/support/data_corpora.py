@@ -38,7 +38,7 @@ def command(data_dir: Path, *paths: Path, **settings: object) -> DataCommand:
         corpus=CorpusConfig(format="jsonl", paths=[str(p) for p in paths]),
         tokenizer=TokenizerConfig(vocab_size=300),
         data_dir=str(data_dir),
-        **{"held_out_fraction": 0.2, "shard_tokens": 1_000, **settings},
+        **{"validation_fraction": 0.2, "shard_tokens": 1_000, **settings},
     )
 
 

@@ -69,7 +69,7 @@ def said(out: Path) -> str:
 # Targets
 
 
-def train(spec: RunSpec, cell: Path, data_dir: Path, more: dict[str, Any]) -> None:
+def train(spec: RunSpec, run_dir: Path, data_dir: Path, more: dict[str, Any]) -> None:
     """Train with runtime settings `more`; stop_before=n: the last rank alone wants to, before update n."""
     stop_before = more.pop("stop_before", 0)
     settings = make_runtime(**more)
@@ -81,15 +81,15 @@ def train(spec: RunSpec, cell: Path, data_dir: Path, more: dict[str, Any]) -> No
         asked += 1
         return ranks.rank == ranks.world - 1 and 0 < stop_before <= asked
 
-    result = train_run(spec, cell, data_dir, settings, should_stop=should_stop, ranks=ranks)
+    result = train_run(spec, run_dir, data_dir, settings, should_stop=should_stop, ranks=ranks)
     assert (result is None) == (stop_before > 0)
     if result and ranks.rank == 0:
-        result.save(cell)
+        result.save(run_dir)
     ranks.close()
 
 
-def trained(world: int, spec: RunSpec, cell: Path, data_dir: Path, **more: Any) -> None:
+def trained(world: int, spec: RunSpec, run_dir: Path, data_dir: Path, **more: Any) -> None:
     """`train` in `world` processes, to its good end."""
-    out = cell.with_name(f"{cell.name}-said")
-    codes = end(start(world, out, train, spec, cell, data_dir, more))
+    out = run_dir.with_name(f"{run_dir.name}-said")
+    codes = end(start(world, out, train, spec, run_dir, data_dir, more))
     assert codes == [0] * world, said(out)

@@ -83,5 +83,11 @@ class FakeSlurm:
 
 def on_slurm(**more) -> SweepCommand:
     return command(
-        kind="slurm", n_workers=3, partition="p1", qos="long", timeout_min=90, mem_gb=32, **more
+        kind="slurm",
+        n_workers=3,
+        partition="p1",
+        qos="long",
+        timeout_min=90,
+        host_memory_gb=32,
+        **more,
     )

@@ -13,7 +13,7 @@ def make_speeches(folder: Path, n_speeches: int = 12, vocab_size: int = 400) -> 
             corpus=CorpusConfig(name="sotu", format="embedded", max_documents=n_speeches),
             tokenizer=TokenizerConfig(vocab_size=vocab_size),
             data_dir=str(folder),
-            held_out_fraction=0.25,
+            validation_fraction=0.25,
             n_workers=1,
         )
     )

@@ -74,14 +74,14 @@ def make_result(
         "final_loss": 3.0,
         "final_loss_se": 0.01,
         "final_loss_steps": 5,
-        "held_out_loss": {},
-        "held_out_tokens": {},
+        "validation_loss": {},
+        "validation_tokens": {},
         "bits_per_byte": {},
         "n_params": spec.N,
         "n_params_non_embedding": spec.N,
         "steps_done": spec.steps,
         "flops_spent": spec.C,
-        "wall_seconds": 2.0,
+        "train_seconds": 2.0,
         "tokens_per_second": spec.D / 2.0,
         "mfu": None,
         "peak_memory_bytes": 0,
@@ -96,7 +96,7 @@ def make_result(
 
 def fake_train(
     spec: RunSpec,
-    cell: Path,
+    run_dir: Path,
     data_dir: Path,
     runtime: RuntimeConfig,
     *,
@@ -107,7 +107,7 @@ def fake_train(
     still_mine: Callable[[], bool],
 ) -> RunResult | None:
     """Keeps train_run's contract; notes each call in starts.txt (one process at a time writes)."""
-    with open(cell / "starts.txt", "a") as f:
+    with open(run_dir / "starts.txt", "a") as f:
         f.write(f"{os.getpid()}\n")
     on_start(runtime.micro_batch_tokens or spec.batch_tokens)
     kind = spec.seed // 1000 * 1000
@@ -116,7 +116,7 @@ def fake_train(
             return None
         if kind == RAISES and step == 3:
             raise RuntimeError("the disk said no\nand more")
-        if kind == BREAKS and n_starts(cell) == 1:
+        if kind == BREAKS and n_starts(run_dir) == 1:
             raise RuntimeError("CUDA error: device-side assert triggered")
         if kind == DIES and step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -127,8 +127,8 @@ def fake_train(
     return make_result(spec, attempts=attempts)
 
 
-def n_starts(cell: Path) -> int:
-    return len((cell / "starts.txt").read_text().split())
+def n_starts(run_dir: Path) -> int:
+    return len((run_dir / "starts.txt").read_text().split())
 
 
 PROGRAM = (sys.executable, str(Path(__file__).resolve()))  # a worker process with fake training

@@ -40,7 +40,7 @@ def make_spec(
 
 
 def make_runtime(**more: Any) -> RuntimeConfig:
-    told = {"device": "cpu", "held_out_tokens": 256, "held_out_evals": 4, "log_every_steps": 5}
+    told = {"device": "cpu", "validation_tokens": 256, "validation_evals": 4, "log_every_steps": 5}
     return RuntimeConfig(**{**told, **more})
 
 
@@ -56,19 +56,19 @@ def stop_at(step: int):
     return should_stop
 
 
-def same_bits(a: RunResult, a_cell: Path, b: RunResult, b_cell: Path) -> None:
+def same_bits(a: RunResult, a_run_dir: Path, b: RunResult, b_run_dir: Path) -> None:
     """Two runs measured the same, bit for bit: every loss of the curve and of the result."""
-    one, two = Curve.load(a_cell), Curve.load(b_cell)
-    for name in ("step", "loss", "held_out_step", "held_out_loss"):
+    one, two = Curve.load(a_run_dir), Curve.load(b_run_dir)
+    for name in ("step", "loss", "validation_step", "validation_loss"):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name), name)
-    for name in ("status", "final_loss", "final_loss_se", "held_out_loss", "bits_per_byte"):
+    for name in ("status", "final_loss", "final_loss_se", "validation_loss", "bits_per_byte"):
         assert getattr(a, name) == getattr(b, name), name
 
 
-def train_and_save(spec: RunSpec, cell: Path, data_dir: Path, runtime: RuntimeConfig) -> None:
+def train_and_save(spec: RunSpec, run_dir: Path, data_dir: Path, runtime: RuntimeConfig) -> None:
     """What a killed process was doing: train, and save the result."""
     torch.set_num_threads(1)
-    sys.stdout = open(cell.parent / f"{cell.name}.out", "a", buffering=1)  # noqa: SIM115
-    result = train_run(spec, cell, data_dir, runtime)
+    sys.stdout = open(run_dir.parent / f"{run_dir.name}.out", "a", buffering=1)  # noqa: SIM115
+    result = train_run(spec, run_dir, data_dir, runtime)
     assert result is not None
-    result.save(cell)
+    result.save(run_dir)

@@ -26,8 +26,8 @@ ENVIRONMENT = {  # for the processes started here; tests set it for their own ti
 }
 
 CLAIMS = {  # torture -> what it is called, counts
-    "race": ("64 processes claim 200 cells: each is trained once", 64, 200),
-    "writers": ("64 processes publish the result of one cell, 20 cells: one stands", 64, 20),
+    "race": ("64 processes claim 200 runs: each is trained once", 64, 200),
+    "writers": ("64 processes publish the result of one run, 20 runs: one stands", 64, 20),
     "late": ("a worker's lease expires and it comes back late, or was killed", 30),
     "killed_workers": ("a worker is SIGKILLed after each of its calls on the disk",),
     "damaged_claims": ("claim files are damaged; status and the sweep go on", 200),
@@ -106,7 +106,7 @@ def main(out: Path) -> int:
     import torch
 
     told = {
-        "made_by": "make torture",
+        "build_command": "make torture",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": git_commit(),
         "machine": f"{os.cpu_count()} cores, {device_name(torch.device('cpu'))}, {platform.system()}",

@@ -22,7 +22,7 @@ def assert_all_passed(found: dict[str, Any], at_least: int) -> None:
         pytest.param("damaged_claims", (30,), 30, marks=pytest.mark.slow),
     ],
 )
-def test_a_cell_has_one_trainer_and_one_result(
+def test_a_run_has_one_trainer_and_one_result(
     tmp_path: Path, name: str, counts: tuple[int, ...], cases: int
 ):
     assert_all_passed(of_claims(name, tmp_path / "work", *counts), cases)

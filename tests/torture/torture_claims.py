@@ -1,4 +1,4 @@
-"""Many processes over one sweep's folder: each cell is trained once and has one result, whatever.
+"""Many processes over one sweep's folder: each run is trained once and has one result, whatever.
 
     python tests/torture/torture_claims.py NAME FOLDER COUNT...
 
@@ -38,13 +38,15 @@ FORK = multiprocessing.get_context("fork")
 CALLS = ("fsync", "rename", "replace", "mkdir", "unlink", "link")
 
 
-def fake(name: str, before: Callable[[Path], None] = lambda cell: None) -> Callable[..., RunResult]:
+def fake(
+    name: str, before: Callable[[Path], None] = lambda run_dir: None
+) -> Callable[..., RunResult]:
     """A training function that notes its start and signs its result with `name`."""
 
-    def train(spec: RunSpec, cell: Path, *args: Any, **kwargs: Any) -> RunResult:
-        with open(cell / "starts.txt", "a") as f:
+    def train(spec: RunSpec, run_dir: Path, *args: Any, **kwargs: Any) -> RunResult:
+        with open(run_dir / "starts.txt", "a") as f:
             f.write(f"{name}\n")
-        before(cell)
+        before(run_dir)
         return make_result(spec, device=name)
 
     return train
@@ -60,8 +62,8 @@ def work_as(
     return summary.finished
 
 
-def starts(cell: Path) -> list[str]:
-    return (cell / "starts.txt").read_text().split()
+def starts(run_dir: Path) -> list[str]:
+    return (run_dir / "starts.txt").read_text().split()
 
 
 def leftovers(sweep_dir: Path) -> list[str]:
@@ -77,15 +79,15 @@ def tally(cases: list[tuple[str, list[str]]], **details: Any) -> dict[str, Any]:
 # Races
 
 
-def race(work: Path, n_workers: int, n_cells: int) -> dict[str, Any]:
-    """`n_workers` processes start at once on `n_cells` cells."""
-    specs = make_specs(n_cells)
+def race(work: Path, n_workers: int, n_runs: int) -> dict[str, Any]:
+    """`n_workers` processes start at once on `n_runs` runs."""
+    specs = make_specs(n_runs)
     sweep_dir = make_sweep(work / "sweep", specs)
     barrier = FORK.Barrier(n_workers)
 
     def worker(i: int) -> None:
         barrier.wait()
-        done = work_as(f"w{i}", sweep_dir, fake(f"w{i}", lambda cell: time.sleep(0.02)))
+        done = work_as(f"w{i}", sweep_dir, fake(f"w{i}", lambda run_dir: time.sleep(0.02)))
         (work / f"w{i}.json").write_text(json.dumps(done))
 
     processes = [FORK.Process(target=worker, args=(i,)) for i in range(n_workers)]
@@ -96,32 +98,34 @@ def race(work: Path, n_workers: int, n_cells: int) -> dict[str, Any]:
     said = [json.loads((work / f"w{i}.json").read_text()) for i in range(n_workers)]
     cases = []
     for spec in specs:
-        cell, problems = sweep_dir / "cells" / spec.run_id, []
-        if len(starts(cell)) != 1:
-            problems.append(f"trained by {starts(cell)}")
-        if [RunResult.load(cell).device] != starts(cell):
+        run_dir, problems = sweep_dir / "runs" / spec.run_id, []
+        if len(starts(run_dir)) != 1:
+            problems.append(f"trained by {starts(run_dir)}")
+        if [RunResult.load(run_dir).device] != starts(run_dir):
             problems.append("the result is not its trainer's")
         if sum(spec.run_id in done for done in said) != 1:
             problems.append("not reported by exactly one worker")
         cases.append((spec.run_id, problems))
     cases.append(("leftovers", leftovers(sweep_dir)))
-    return tally(cases, workers=n_workers, cells=n_cells, busy_workers=sum(map(bool, said)))
+    return tally(cases, workers=n_workers, run_dirs=n_runs, busy_workers=sum(map(bool, said)))
 
 
-def writers(work: Path, n_writers: int, n_cells: int) -> dict[str, Any]:
-    """`n_writers` processes that all believe they hold the cell publish its result at once."""
+def writers(work: Path, n_writers: int, n_runs: int) -> dict[str, Any]:
+    """`n_writers` processes that all believe they hold the run publish its result at once."""
     claims.BEAT_SECONDS = 3600.0
     cases = []
-    for c in range(n_cells):
-        cell = work / f"cell{c}"
-        record = claims.take(cell, "holder").record
+    for c in range(n_runs):
+        run_dir = work / f"run{c}"
+        record = claims.take(run_dir, "holder").record
         barrier = FORK.Barrier(n_writers + 1)
 
-        def write(i: int, cell: Path = cell, record: Any = record, barrier: Any = barrier) -> None:
-            claim = claims.Claim(cell, record, None)
+        def write(
+            i: int, run_dir: Path = run_dir, record: Any = record, barrier: Any = barrier
+        ) -> None:
+            claim = claims.Claim(run_dir, record, None)
             barrier.wait()
             if claim.publish("result.json", {"by": i, "pad": "x" * 20_000}):
-                (cell / f"won-{i}").touch()
+                (run_dir / f"won-{i}").touch()
 
         processes = [FORK.Process(target=write, args=(i,)) for i in range(n_writers)]
         for p in processes:
@@ -130,13 +134,13 @@ def writers(work: Path, n_writers: int, n_cells: int) -> dict[str, Any]:
         seen = set()
         while any(p.is_alive() for p in processes):
             with contextlib.suppress(FileNotFoundError):
-                seen.add(json.loads((cell / "result.json").read_text())["by"])
-        won = [int(p.name[4:]) for p in cell.glob("won-*")]
-        stands = json.loads((cell / "result.json").read_text())["by"]
+                seen.add(json.loads((run_dir / "result.json").read_text())["by"])
+        won = [int(p.name[4:]) for p in run_dir.glob("won-*")]
+        stands = json.loads((run_dir / "result.json").read_text())["by"]
         problems = [] if won == [stands] else [f"{won} won, {stands} stands"]
         if seen - {stands}:
             problems.append(f"{seen} were seen")
-        cases.append((cell.name, problems + leftovers(cell)))
+        cases.append((run_dir.name, problems + leftovers(run_dir)))
     return tally(cases, writers=n_writers)
 
 
@@ -155,28 +159,28 @@ def late(work: Path, n: int) -> dict[str, Any]:
         stage, comes_back = stages[i % 3], i // 3 % 2 == 0
         [spec] = make_specs(1)
         sweep_dir = make_sweep(work / f"sweep{i}", [spec])
-        cell, mark = sweep_dir / "cells" / spec.run_id, work / f"mark{i}"
+        run_dir, mark = sweep_dir / "runs" / spec.run_id, work / f"mark{i}"
         original = FORK.Process(target=original_worker, args=(sweep_dir, mark, stage))
         original.start()
         wait_until(mark.exists)
         os.kill(original.pid, signal.SIGSTOP if comes_back else signal.SIGKILL)
         try:
             wait_until(partial(work_as, "successor", sweep_dir, fake("successor"), stale=1.0))
-            before = (cell / "result.json").read_bytes()
+            before = (run_dir / "result.json").read_bytes()
         finally:
             if comes_back:
                 os.kill(original.pid, signal.SIGCONT)
             original.join()
         problems = []
-        if starts(cell) != ["original", "successor"]:
-            problems.append(f"trained by {starts(cell)}")
-        if (cell / "result.json").read_bytes() != before or RunResult.load(
-            cell
+        if starts(run_dir) != ["original", "successor"]:
+            problems.append(f"trained by {starts(run_dir)}")
+        if (run_dir / "result.json").read_bytes() != before or RunResult.load(
+            run_dir
         ).device != "successor":
             problems.append("the original wrote over the result")
         if comes_back and original.exitcode != 0:
             problems.append("the original said that it had finished it")
-        latest = claims.latest(cell)
+        latest = claims.latest(run_dir)
         if not latest or latest.worker != "successor" or not latest.released:
             problems.append("the last claim is not the successor's, released")
         cases.append((f"{stage}, {'stopped' if comes_back else 'killed'} ({i})", problems))
@@ -205,7 +209,7 @@ def original_worker(sweep_dir: Path, mark: Path, stage: str) -> None:
         return commit(claim)
 
     claims.create_once, claims.Claim.commit = create_once, late_commit
-    before = (lambda cell: fall_silent()) if stage == "training" else (lambda cell: None)
+    before = (lambda run_dir: fall_silent()) if stage == "training" else (lambda run_dir: None)
     os._exit(len(work_as("original", sweep_dir, fake("original", before))))
 
 
@@ -219,13 +223,13 @@ def killed_workers(work: Path) -> dict[str, Any]:
         call += 1
         [spec] = make_specs(1)
         sweep_dir = make_sweep(work / f"sweep{call}", [spec])
-        cell = sweep_dir / "cells" / spec.run_id
+        run_dir = sweep_dir / "runs" / spec.run_id
         victim = FORK.Process(target=die_after, args=(sweep_dir, call))
         victim.start()
         victim.join()
         if victim.exitcode != -signal.SIGKILL:
             break  # it makes fewer calls than this
-        stood = cell / "result.json"
+        stood = run_dir / "result.json"
         before = stood.read_bytes() if stood.exists() else None
         done = work_as("next", sweep_dir, fake("next"))
         clean_sweep(sweep_dir)
@@ -234,8 +238,8 @@ def killed_workers(work: Path) -> dict[str, Any]:
             problems.append("the next worker did not finish it")
         if before is not None and (done or stood.read_bytes() != before):
             problems.append("a finished run was trained again")
-        if RunResult.load(cell).status != "finished":
-            problems.append(f"ended as {RunResult.load(cell).status}")
+        if RunResult.load(run_dir).status != "finished":
+            problems.append(f"ended as {RunResult.load(run_dir).status}")
         cases.append((f"call {call}", problems))
     return tally(cases)
 
@@ -267,22 +271,22 @@ def die_after(sweep_dir: Path, call: int) -> None:
 
 
 def damaged_claims(work: Path, n: int) -> dict[str, Any]:
-    """Each cell's claim is damaged by a bit, a cut or emptiness; status and the sweep go on."""
+    """Each run's claim is damaged by a bit, a cut or emptiness; status and the sweep go on."""
     draw, specs = random.Random(0), make_specs(n)
     sweep_dir = make_sweep(work / "sweep", specs)
     for i, spec in enumerate(specs):
-        cell = sweep_dir / "cells" / spec.run_id
-        claim = claims.take(cell, "dead")
+        run_dir = sweep_dir / "runs" / spec.run_id
+        claim = claims.take(run_dir, "dead")
         claim._stop.set()
         claim._thread.join()  # its last beat is over
-        path = cell / "claim-1.json"
+        path = run_dir / "claim-1.json"
         data = bytearray(json.dumps(dataclasses.asdict(claim.record) | {"pid_start": "1"}).encode())
         if i % 3 == 0:
             data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
         else:
             del data[draw.randrange(len(data)) if i % 3 == 1 else 0 :]
         path.write_bytes(data)
-        for file in (path, cell / "heartbeat"):
+        for file in (path, run_dir / "heartbeat"):
             if file.exists():
                 os.utime(file, (0, 0))
     with contextlib.redirect_stdout(sys.stderr):
@@ -290,10 +294,10 @@ def damaged_claims(work: Path, n: int) -> dict[str, Any]:
     work_as("next", sweep_dir, fake("next"))
     cases = [("status", [] if code == 0 else [f"exit code {code}"])]
     for spec in specs:
-        cell = sweep_dir / "cells" / spec.run_id
-        ended = (cell / "result.json").exists() and RunResult.load(cell).status
+        run_dir = sweep_dir / "runs" / spec.run_id
+        ended = (run_dir / "result.json").exists() and RunResult.load(run_dir).status
         cases.append((spec.run_id, [] if ended == "finished" else [f"ended as {ended}"]))
-    aside = len(list(sweep_dir.glob("cells/*/damaged-claim-1.json")))
+    aside = len(list(sweep_dir.glob("runs/*/damaged-claim-1.json")))
     return tally(cases, put_aside=aside)
 
 

@@ -67,7 +67,7 @@ def launch_it(sweep_dir: Path) -> None:
     job_records.SETTLE_SECONDS = 1.0
     asked = on_slurm(gpus_per_node=1)
     asked.cluster.resources = [
-        ResourceConfig(name="small", up_to_params=specs()[0].N),
+        ResourceConfig(name="small", max_params=specs()[0].N),
         ResourceConfig(name="large", n_workers=JOBS["large"]),
     ]
     launch(asked, specs(), sweep_dir, sweep_dir)

@@ -65,23 +65,23 @@ class Bits:
     """What a run ended in, to the bit."""
 
     final_loss: float
-    held_out_loss: float
+    validation_loss: float
     losses: bytes
     weights: str  # SHA-256 of the last checkpoint's weights
 
     @classmethod
-    def of(cls, cell: Path, result: RunResult | None = None) -> "Bits":
-        result = result or RunResult.load(cell)
+    def of(cls, run_dir: Path, result: RunResult | None = None) -> "Bits":
+        result = result or RunResult.load(run_dir)
         assert result.final_loss is not None
-        last = cell / "checkpoints" / f"step-{STEPS:08d}" / checkpoint.WEIGHTS
+        last = run_dir / "checkpoints" / f"step-{STEPS:08d}" / checkpoint.WEIGHTS
         weights = hashlib.sha256(last.read_bytes()).hexdigest()
-        losses = Curve.load(cell).loss.tobytes()
-        return cls(result.final_loss, result.held_out_loss["heldout"], losses, weights)
+        losses = Curve.load(run_dir).loss.tobytes()
+        return cls(result.final_loss, result.validation_loss["validation"], losses, weights)
 
 
-def newest_step(cell: Path) -> int:
+def newest_step(run_dir: Path) -> int:
     """Updates done at the newest checkpoint that stands under its name; 0 for none."""
-    return max((int(p.name[5:]) for p in (cell / "checkpoints").glob("step-*")), default=0)
+    return max((int(p.name[5:]) for p in (run_dir / "checkpoints").glob("step-*")), default=0)
 
 
 # Kills
@@ -134,7 +134,7 @@ def calls_inside_saves(tell: Callable[[int, int], None]) -> Iterator[None]:
             setattr(os, name, real[name])
 
 
-def train_and_die(spec: RunSpec, cell: Path, data_dir: Path, at_save: int, at_call: int) -> None:
+def train_and_die(spec: RunSpec, run_dir: Path, data_dir: Path, at_save: int, at_call: int) -> None:
     """A process that kills itself after one system call of one save."""
 
     def tell(save: int, call: int) -> None:
@@ -142,29 +142,29 @@ def train_and_die(spec: RunSpec, cell: Path, data_dir: Path, at_save: int, at_ca
             os.kill(os.getpid(), signal.SIGKILL)
 
     with calls_inside_saves(tell):
-        train_and_save(spec, cell, data_dir, RUNTIME)
+        train_and_save(spec, run_dir, data_dir, RUNTIME)
 
 
-def count_calls(spec: RunSpec, cell: Path, data_dir: Path, out: Path) -> None:
+def count_calls(spec: RunSpec, run_dir: Path, data_dir: Path, out: Path) -> None:
     """A process that says how many calls each save makes."""
     counts: dict[int, int] = {}
     with calls_inside_saves(lambda save, call: counts.update({save: call})):
-        train_and_save(spec, cell, data_dir, RUNTIME)
+        train_and_save(spec, run_dir, data_dir, RUNTIME)
     out.write_text(json.dumps(list(counts.values())))
 
 
-def resume(spec: RunSpec, cell: Path, data_dir: Path) -> None:
+def resume(spec: RunSpec, run_dir: Path, data_dir: Path) -> None:
     """A process that goes on to the end; notes from where."""
     load = trainer.load_checkpoint
 
     def noted(*args: Any, **kwargs: Any) -> Any:
         found, complaints = load(*args, **kwargs)
         told = {"step": found.step if found else 0, "complaints": complaints}
-        (cell.parent / f"{cell.name}.resumed").write_text(json.dumps(told))
+        (run_dir.parent / f"{run_dir.name}.resumed").write_text(json.dumps(told))
         return found, complaints
 
     trainer.load_checkpoint = noted
-    train_and_save(spec, cell, data_dir, RUNTIME)
+    train_and_save(spec, run_dir, data_dir, RUNTIME)
 
 
 def start(target: Callable[..., None], *args: Any) -> BaseProcess:
@@ -173,20 +173,20 @@ def start(target: Callable[..., None], *args: Any) -> BaseProcess:
     return process
 
 
-def finish(spec: RunSpec, cell: Path, data_dir: Path, whole: Bits) -> list[str]:
+def finish(spec: RunSpec, run_dir: Path, data_dir: Path, whole: Bits) -> list[str]:
     """Resume a killed run; what is wrong with how it went on and ended."""
-    stood = newest_step(cell)
-    process = start(resume, spec, cell, data_dir)
+    stood = newest_step(run_dir)
+    process = start(resume, spec, run_dir, data_dir)
     process.join(120)
     if process.exitcode != 0:
-        return [f"cannot resume: {(cell.parent / f'{cell.name}.out').read_text()[-300:]}"]
+        return [f"cannot resume: {(run_dir.parent / f'{run_dir.name}.out').read_text()[-300:]}"]
     problems = []
-    told = json.loads((cell.parent / f"{cell.name}.resumed").read_text())
+    told = json.loads((run_dir.parent / f"{run_dir.name}.resumed").read_text())
     if told["step"] != stood or told["complaints"]:
         problems.append(f"resumed at {told['step']}, not {stood}: {told['complaints']}")
-    if Bits.of(cell) != whole:
+    if Bits.of(run_dir) != whole:
         problems.append("other bits at the end")
-    if left := [p.name for p in (cell / "checkpoints").iterdir() if p.name.startswith(".")]:
+    if left := [p.name for p in (run_dir / "checkpoints").iterdir() if p.name.startswith(".")]:
         problems.append(f"left behind: {left}")
     return problems
 
@@ -207,34 +207,34 @@ def killed_runs(data_dir: Path, work: Path, n: int, n_inside: int, seed: int = 0
     if n_inside < len(points):
         points = [points[i * len(points) // n_inside] for i in range(n_inside)]
     for save, call in points[:n_inside]:
-        cell = work / f"save{save}-call{call}"
-        process = start(train_and_die, spec, cell, data_dir, save, call)
+        run_dir = work / f"save{save}-call{call}"
+        process = start(train_and_die, spec, run_dir, data_dir, save, call)
         process.join(120)
         problems = [] if process.exitcode == -signal.SIGKILL else ["the kill did not land"]
-        if newest_step(cell) not in (save - 1, save):
-            problems.append(f"only step {newest_step(cell)} stands after save {save} was killed")
-        tally.case(cell.name, problems + finish(spec, cell, data_dir, whole))
-        shutil.rmtree(cell)
+        if newest_step(run_dir) not in (save - 1, save):
+            problems.append(f"only step {newest_step(run_dir)} stands after save {save} was killed")
+        tally.case(run_dir.name, problems + finish(spec, run_dir, data_dir, whole))
+        shutil.rmtree(run_dir)
     kills = torn = 0
     for i in range(n - tally.asked):
-        cell, landed = work / f"random{i}", 0
+        run_dir, landed = work / f"random{i}", 0
         wanted = draw.choice((1, 1, 2, 3))
         while landed < wanted:
-            process = start(train_and_save, spec, cell, data_dir, RUNTIME)
+            process = start(train_and_save, spec, run_dir, data_dir, RUNTIME)
             process.join(draw.uniform(0.02, seconds))
             process.kill()
             process.join()
             if process.exitcode != -signal.SIGKILL:  # it was through before the kill
                 if landed:
                     break
-                shutil.rmtree(cell)  # once more: every run here is killed at least once
+                shutil.rmtree(run_dir)  # once more: every run here is killed at least once
                 continue
             landed += 1
-            folder = cell / "checkpoints"
+            folder = run_dir / "checkpoints"
             torn += folder.is_dir() and any(p.name.startswith(".") for p in folder.iterdir())
         kills += landed
-        tally.case(cell.name, finish(spec, cell, data_dir, whole))
-        shutil.rmtree(cell)
+        tally.case(run_dir.name, finish(spec, run_dir, data_dir, whole))
+        shutil.rmtree(run_dir)
     tally.details = {
         "inside_a_save_at_chosen_calls": len(points[:n_inside]),
         "calls_of_a_first_save": calls[0],
@@ -280,18 +280,18 @@ def damaged_checkpoints(data_dir: Path, work: Path, n: int, seed: int = 0) -> Ta
     combinations = [(file, damage) for file in FILES for damage in DAMAGES]
     for i in range(n):
         file, damage = combinations[i % len(combinations)]
-        cell = work / "cell"
-        shutil.copytree(work / "stopped", cell)
-        damage(cell / "checkpoints" / newest / file, draw)
+        run_dir = work / "run"
+        shutil.copytree(work / "stopped", run_dir)
+        damage(run_dir / "checkpoints" / newest / file, draw)
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            result = train_run(spec, cell, data_dir, RUNTIME)
+            result = train_run(spec, run_dir, data_dir, RUNTIME)
         warnings = [line for line in out.getvalue().splitlines() if "warning" in line]
         problems = []
         if len(warnings) != 1 or f"{newest} is damaged" not in warnings[0]:
             problems.append(f"not detected: {warnings}")
-        if Bits.of(cell, result) != whole:
+        if Bits.of(run_dir, result) != whole:
             problems.append("other bits at the end")
         tally.case(f"{damage.__name__} {file} ({i})", problems)
-        shutil.rmtree(cell)
+        shutil.rmtree(run_dir)
     return tally

@@ -15,8 +15,8 @@ import pytest
 
 import chinchilla
 from chinchilla import (
-    Fits,
-    Frontier,
+    FitResult,
+    FitResults,
     LossLaw,
     Observations,
     PowerLaw,
@@ -27,7 +27,7 @@ from chinchilla import (
 )
 from chinchilla.config import FitCommand
 from chinchilla.core.errors import InputError, Refusal
-from chinchilla.fit import Refused
+from chinchilla.fit import FailedFit
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -57,7 +57,7 @@ def test_fit_is_a_function_and_a_package_in_any_order_of_imports(lines):
     columns = {"N": [1e8, 3e8, 2e8, 4e8], "D": [1e10, 1e10, 5e10, 4e10], "L": [3, 4, 2, 3]}
     code = f"t = {columns}; {lines}; print(type(f).__name__, len(f.observations()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["Fits", "4"]
+    assert done.stdout.split() == ["FitResults", "4"]
 
 
 def test_the_settings_of_fit_are_those_of_the_command_with_its_defaults():
@@ -125,7 +125,7 @@ def test_the_notebook_section_of_the_docs_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"```python\n(.*?)```", (DOCS / "fitting.md").read_text(), re.DOTALL)
     exec(compile(block, "fitting.md", "exec"), {})
-    assert len(Fits.load("fits").fitted) == 3
+    assert len(FitResults.load("fits").fitted) == 3
 
 
 @pytest.fixture(scope="module")
@@ -176,8 +176,8 @@ def test_without_C_arrays_and_frames_enter_by_one_rule():
 
 
 def test_fits_print_answers_and_refusals(runs):
-    fits = Fits.of(
-        {"isoflop": fit_isoflop(runs, n_bootstrap=0)}, {"envelope": Refused("no.")}, runs
+    fits = FitResults.of(
+        {"isoflop": fit_isoflop(runs, n_bootstrap=0)}, {"envelope": FailedFit("no.")}, runs
     )
     text = str(fits)
     assert "approach 2 (isoflop): 22 runs" in text
@@ -209,7 +209,7 @@ def test_the_order_of_the_runs_does_not_matter(runs):
 
 
 @pytest.fixture(scope="module")
-def fits(runs) -> Fits:
+def fits(runs) -> FitResults:
     return chinchilla.fit(runs, n_bootstrap=40, compare_intervals=False)
 
 
@@ -246,7 +246,7 @@ def test_the_first_line_of_fits_is_the_recommended_answer(fits):
 
 
 def test_html_escapes_what_comes_from_tables(runs):
-    refused = Fits.of({}, {"envelope": Refused("<script>")}, runs)
+    refused = FitResults.of({}, {"envelope": FailedFit("<script>")}, runs)
     assert "<script>" not in refused._repr_html_()
     assert "No recommendation: no approach has an answer" in repr(refused)
     with pytest.raises(Refusal, match="recommend no N_opt"):
@@ -314,22 +314,22 @@ def test_exponents_are_the_slope_of_the_recommended_sizes(fits):
 
 def test_what_was_saved_comes_back_with_its_runs(fits, tmp_path):
     fits.save(str(tmp_path / "kept"))
-    back = Fits.load(str(tmp_path / "kept"))
+    back = FitResults.load(str(tmp_path / "kept"))
     assert repr(back) == repr(fits)
     assert back.observations().L.tolist() == fits.observations().L.tolist()
     f = fits.fitted["isoflop"]
     f.save(tmp_path / "one")
-    assert Frontier.load(tmp_path / "one") == f
-    assert Frontier.load(tmp_path / "kept", "isoflop") == f
+    assert FitResult.load(tmp_path / "one") == f
+    assert FitResult.load(tmp_path / "kept", "isoflop") == f
     with pytest.raises(InputError, match="Give one of them as approach"):
-        Frontier.load(tmp_path / "kept")
+        FitResult.load(tmp_path / "kept")
 
 
 def test_diagnostics_of_fits_in_memory_and_of_loaded_ones_are_the_same(fits, tmp_path):
     found = chinchilla.diagnose(fits, n_bootstrap=0)
     assert found.items
     fits.save(tmp_path)
-    again = chinchilla.diagnose(Fits.load(tmp_path), n_bootstrap=0)
+    again = chinchilla.diagnose(FitResults.load(tmp_path), n_bootstrap=0)
     assert {k: v.verdict for k, v in again.items.items()} == {
         k: v.verdict for k, v in found.items.items()
     }

@@ -14,7 +14,7 @@ from chinchilla.core import paper
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import named_shapes, shape_named
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
-from chinchilla.fit.results import Fits
+from chinchilla.fit.results import FitResults
 from chinchilla.plan.grid import build_shape, plan_grid
 from chinchilla.plan.records import Curve, RunResult, load_plan, save_plan
 
@@ -427,7 +427,7 @@ def test_runs_drawn_from_a_law_give_it_back(say, law_csv, tmp_path):
     assert {f["status"] for f in told.values()} == {"fitted"}
     exponents = {name: f["N_opt"]["exponent"] for name, f in told.items()}
     assert exponents["parametric"] == pytest.approx(0.45653, abs=1e-5)
-    # A parabola's bottom is exact only for alpha = beta; the same offset at all budgets.
+    # A parabola's minimum is exact only for alpha = beta; the same offset at all budgets.
     assert exponents["isoflop"] == pytest.approx(0.45653, abs=1e-3)
     law = told["parametric"]["law"]
     for name in ("E", "A", "B", "alpha", "beta"):
@@ -565,19 +565,19 @@ def sweep_dir(tmp_path):
     folder.mkdir()
     save_plan(specs, folder / "plan.jsonl")
     for spec in specs:
-        cell = folder / "cells" / spec.run_id
-        cell.mkdir(parents=True)
+        run_dir = folder / "runs" / spec.run_id
+        run_dir.mkdir(parents=True)
         final = float(LAW(spec.N, spec.D))
         RunResult(
             spec=spec, status="finished", reason="", final_loss=final, final_loss_se=0.01,
-            final_loss_steps=10, held_out_loss={"heldout": final + 0.1},
-            held_out_tokens={"heldout": 1000}, bits_per_byte={"heldout": 1.0}, n_params=spec.N,
-            n_params_non_embedding=1, steps_done=spec.steps, flops_spent=spec.C, wall_seconds=1.0,
+            final_loss_steps=10, validation_loss={"validation": final + 0.1},
+            validation_tokens={"validation": 1000}, bits_per_byte={"validation": 1.0}, n_params=spec.N,
+            n_params_non_embedding=1, steps_done=spec.steps, flops_spent=spec.C, train_seconds=1.0,
             tokens_per_second=1.0, mfu=None, peak_memory_bytes=1, device="cpu", versions={},
             git="", started_utc="2026-01-01T00:00:00Z", finished_utc="2026-01-01T00:00:01Z",
-        ).save(cell)  # fmt: skip
+        ).save(run_dir)  # fmt: skip
         loss = final + 3.0 / np.sqrt(np.arange(1, spec.steps + 1))
-        Curve(np.arange(spec.steps), loss).save(cell)
+        Curve(np.arange(spec.steps), loss).save(run_dir)
     return folder
 
 
@@ -593,7 +593,7 @@ def test_a_sweep_is_fitted_where_it_lies(say, sweep_dir):
 
 def test_a_report_refuses_fits_of_other_runs(say, sweep_dir):
     """Fits of a run that this sweep does not have, and of another final loss of one it has."""
-    for path in sweep_dir.glob("cells/*"):  # so tiny that the law's losses are over 15 nats
+    for path in sweep_dir.glob("runs/*"):  # so tiny that the law's losses are over 15 nats
         result = RunResult.load(path)
         replace(result, final_loss=result.final_loss / 5).save(path)
     say("fit sweep_dir=sweep n_bootstrap=20")
@@ -603,23 +603,23 @@ def test_a_report_refuses_fits_of_other_runs(say, sweep_dir):
     wider = rows[-1].split(",")
     wider[0], wider[3] = "wider", "1e6"  # run_id and N
     (other / "observations.csv").write_text("\n".join([*rows, ",".join(wider)]) + "\n")
-    fits = Fits.load(sweep_dir / "fits").with_runs(other / "observations.csv")
+    fits = FitResults.load(sweep_dir / "fits").with_runs(other / "observations.csv")
     fits.save(other / "frontier.json")
     said = say("report sweep_dir=sweep fits=other out_dir=page")
     one_line(
         said, 2, "fits=other was fitted to 6 runs, and 1 of them (wider) are not runs of sweep"
     )
     spec = load_plan(sweep_dir / "plan.jsonl")[1]
-    result = RunResult.load(sweep_dir / "cells" / spec.run_id)
+    result = RunResult.load(sweep_dir / "runs" / spec.run_id)
     changed = replace(result, final_loss=result.final_loss + 0.01)
-    changed.save(sweep_dir / "cells" / spec.run_id)
+    changed.save(sweep_dir / "runs" / spec.run_id)
     said = say("report sweep_dir=sweep out_dir=page")
     one_line(said, 2, f"fitted to 5 runs, and 1 of them ({spec.run_id}) are not runs of sweep_dir")
     assert not (sweep_dir.parent / "page").exists()
 
 
 def test_status_as_json_counts_the_finished(say, sweep_dir):
-    next(sweep_dir.glob("cells/*/result.json")).unlink()
+    next(sweep_dir.glob("runs/*/result.json")).unlink()
     told = json.loads(say("status sweep_dir=sweep format=json").out)
     assert (told["done"], told["fraction"]) == (4, pytest.approx(0.8, abs=0.15))
 
@@ -627,27 +627,27 @@ def test_status_as_json_counts_the_finished(say, sweep_dir):
 @pytest.mark.parametrize("command", ["status", "fit"])
 def test_a_sweep_planned_by_another_version_is_said(say, sweep_dir, command):
     specs = load_plan(sweep_dir / "plan.jsonl")
-    save_plan([replace(s, schema=2) for s in specs], sweep_dir / "plan.jsonl")
+    save_plan([replace(s, schema=1) for s in specs], sweep_dir / "plan.jsonl")
     one_line(
-        say(f"{command} sweep_dir=sweep"), 2, "plan.jsonl line 1", "schema 2", "reads schema 1"
+        say(f"{command} sweep_dir=sweep"), 2, "plan.jsonl line 1", "schema 1", "reads schema 2"
     )
 
 
 def test_results_of_another_version_are_said(say, sweep_dir):
     spec = load_plan(sweep_dir / "plan.jsonl")[0]
-    cell = sweep_dir / "cells" / spec.run_id
-    replace(RunResult.load(cell), schema=2).save(cell)
-    one_line(say("fit sweep_dir=sweep"), 2, "result.json", "schema 2")
+    run_dir = sweep_dir / "runs" / spec.run_id
+    replace(RunResult.load(run_dir), schema=1).save(run_dir)
+    one_line(say("fit sweep_dir=sweep"), 2, "result.json", "schema 1")
 
 
 def test_a_damaged_curve_is_said(say, sweep_dir):
     spec = load_plan(sweep_dir / "plan.jsonl")[0]
-    (sweep_dir / "cells" / spec.run_id / "curve.npz").write_bytes(b"PK\x03\x04")
+    (sweep_dir / "runs" / spec.run_id / "curve.npz").write_bytes(b"PK\x03\x04")
     one_line(say("fit sweep_dir=sweep"), 2, "training curve", "curve.npz")
 
 
 def test_a_sweep_without_finished_runs_is_said(say, sweep_dir):
-    for result in sweep_dir.glob("cells/*/result.json"):
+    for result in sweep_dir.glob("runs/*/result.json"):
         result.unlink()
     one_line(say("fit sweep_dir=sweep"), 2, "no run has finished yet", "chinchilla status")
 

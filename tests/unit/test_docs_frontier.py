@@ -12,8 +12,8 @@ from chinchilla import Observations, named_law
 from chinchilla.config import FitCommand
 from chinchilla.core.json_codec import IN_MEMORY
 from chinchilla.fit.loss_law import FlopsPerToken
-from chinchilla.fit.result import Frontier, Interval, LossLaw, OptimalPoint, PowerLaw
-from chinchilla.fit.results import Refused
+from chinchilla.fit.result import FitResult, Interval, LossLaw, OptimalPoint, PowerLaw
+from chinchilla.fit.results import FailedFit
 from chinchilla.recommend import fit_table
 from chinchilla.recommend.held_out import ErrorScale
 from chinchilla.recommend.model import Forecast, RecommendedModel
@@ -102,7 +102,7 @@ def test_the_records_as_declared(section, record):
 def test_an_approach_as_declared():
     declared = {
         field.name
-        for record in (Frontier, Refused)
+        for record in (FitResult, FailedFit)
         for field in fields(record)
         if field.metadata != IN_MEMORY
     }

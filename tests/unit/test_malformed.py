@@ -32,8 +32,8 @@ from chinchilla.sweep.worker import main as worker_main
 SPECS = [replace(SPEC, seed=seed) for seed in (0, 1)]
 RESULT = RunResult(
     spec=SPEC, status="finished", reason="", final_loss=3.0, final_loss_se=0.01, final_loss_steps=1,
-    held_out_loss={"heldout": 3.1}, held_out_tokens={"heldout": 64}, bits_per_byte={}, n_params=SPEC.N,
-    n_params_non_embedding=1, steps_done=20, flops_spent=SPEC.C, wall_seconds=1.0,
+    validation_loss={"validation": 3.1}, validation_tokens={"validation": 64}, bits_per_byte={}, n_params=SPEC.N,
+    n_params_non_embedding=1, steps_done=20, flops_spent=SPEC.C, train_seconds=1.0,
     tokens_per_second=1.0, mfu=None, peak_memory_bytes=0, device="", versions={}, git="",
     started_utc="", finished_utc="",
 )  # fmt: skip
@@ -50,10 +50,10 @@ def world(tmp_path: Path) -> Path:
     """A sweep of two finished runs, a token folder, a table of runs: all as it should be."""
     sweep_dir = tmp_path / "sweep"
     for spec in SPECS:
-        cell = sweep_dir / "cells" / spec.run_id
-        cell.mkdir(parents=True)
-        replace(RESULT, spec=spec, final_loss=3.0 + 0.1 * spec.seed).save(cell)
-        Curve(np.arange(20), np.linspace(5, 3, 20), np.array([20]), np.array([3.1])).save(cell)
+        run_dir = sweep_dir / "runs" / spec.run_id
+        run_dir.mkdir(parents=True)
+        replace(RESULT, spec=spec, final_loss=3.0 + 0.1 * spec.seed).save(run_dir)
+        Curve(np.arange(20), np.linspace(5, 3, 20), np.array([20]), np.array([3.1])).save(run_dir)
     save_plan(SPECS, sweep_dir / "plan.jsonl")
     save_runtime(RuntimeConfig(device="cpu"), sweep_dir)
     make_data(tmp_path / "data")
@@ -267,14 +267,14 @@ RESULTS: dict[str, dict[str, Any]] = {
     "a negative loss": {"final_loss": -3.0},
     "a status that is none": {"status": "done"},
     "a number for a status": {"status": 1},
-    "a list for held-out losses": {"held_out_loss": [3.1]},
-    "text for a held-out loss": {"held_out_loss": {"heldout": "low"}},
+    "a list for validation losses": {"validation_loss": [3.1]},
+    "text for a validation loss": {"validation_loss": {"validation": "low"}},
     "half a step": {"steps_done": 1.5},
     "null for a speed": {"tokens_per_second": None},
     "another schema": {"schema": 99},
     "no spec": {"spec": None},
     "text for a spec": {"spec": "c1e12"},
-    "a spec of another schema": {"spec": SPEC.to_dict() | {"schema": 2}},
+    "a spec of another schema": {"spec": SPEC.to_dict() | {"schema": 1}},
     "a spec of no steps": {"spec": SPEC.to_dict() | {"steps": 0}},
     "a field too many": {"extra": 1},
     "a number for a kind of failure": {"failure": 3},
@@ -283,7 +283,7 @@ RESULTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("change", RESULTS.values(), ids=RESULTS)
 def test_results(world: Path, capsys, change: dict[str, Any]):
-    path = world / "sweep" / "cells" / SPEC.run_id / "result.json"
+    path = world / "sweep" / "runs" / SPEC.run_id / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     line = only_line(capsys, main(["fit", f"sweep_dir={world / 'sweep'}", "n_bootstrap=0"]))
     assert "result.json" in line or SPEC.run_id in line
@@ -294,7 +294,7 @@ CURVES: dict[str, dict[str, Any]] = {
     "two columns": {"loss": np.zeros((20, 2))},
     "complex numbers": {"loss": np.zeros(20, complex)},
     "of unequal length": {"loss": np.zeros(19)},
-    "held out of unequal length": {"held_out_loss": np.zeros(2)},
+    "held out of unequal length": {"validation_loss": np.zeros(2)},
     "a loss that is not finite": {"loss": np.full(20, np.nan)},
     "a step before the first": {"step": np.arange(20) - 5},
 }
@@ -302,9 +302,9 @@ CURVES: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("change", CURVES.values(), ids=CURVES)
 def test_curves(world: Path, capsys, change: dict[str, Any]):
-    cell = world / "sweep" / "cells" / SPEC.run_id
-    arrays = dataclasses.asdict(Curve.load(cell)) | change
-    np.savez(cell / "curve.npz", **arrays)
+    run_dir = world / "sweep" / "runs" / SPEC.run_id
+    arrays = dataclasses.asdict(Curve.load(run_dir)) | change
+    np.savez(run_dir / "curve.npz", **arrays)
     line = only_line(capsys, main(["fit", f"sweep_dir={world / 'sweep'}", "n_bootstrap=0"]))
     assert "curve.npz" in line or SPEC.run_id in line
 
@@ -312,7 +312,7 @@ def test_curves(world: Path, capsys, change: dict[str, Any]):
 @pytest.mark.parametrize(
     "change",
     [
-        {"schema": 2}, {"device": 3}, {"micro_batch_tokens": "many"}, {"micro_batch_tokens": -1},
+        {"schema": 1}, {"device": 3}, {"micro_batch_tokens": "many"}, {"micro_batch_tokens": -1},
         {"checkpoint_minutes": 0}, {"checkpoint_minutes": None}, {"wandb": "maybe"}, {"new": 1},
         {"log_every_steps": 2.5},
     ],
@@ -330,13 +330,13 @@ def test_runtime_settings(world: Path, capsys, change: dict[str, Any]):
 MANIFESTS: dict[str, tuple[tuple[str, ...], Any]] = {
     "another schema": (("schema",), 99),
     "a list for splits": (("splits",), []),
-    "no held-out split": (("splits",), {"train": None}),
+    "no validation split": (("splits",), {"train": None}),
     "no shards": (("splits", "train", "shards"), None),
     "text for tokens": (("splits", "train", "tokens"), "many"),
     "tokens that the shards do not have": (("splits", "train", "tokens"), 10**9),
     "a negative count": (("splits", "train", "tokens"), -1),
     "half a token": (("splits", "train", "tokens"), 4096.5),
-    "bytes of nothing": (("splits", "heldout", "bytes"), 0),
+    "bytes of nothing": (("splits", "validation", "bytes"), 0),
     "a number for a shard's name": (("splits", "train", "shards", 0, "file"), 3),  # type: ignore
     "text for a shard's tokens": (("splits", "train", "shards", 0, "tokens"), "4096"),  # type: ignore
     "an absent shard": (("splits", "train", "shards", 0, "file"), "none.bin"),  # type: ignore
@@ -405,8 +405,8 @@ def test_frontiers(tmp_path: Path, capsys, text: str):
 @pytest.mark.parametrize("text", JSONS)
 def test_predictions(world: Path, capsys, text: str):
     (world / "p.json").write_text(text)
-    cell = world / "sweep" / "cells" / SPEC.run_id
-    words = ["score", f"prediction={world / 'p.json'}", f"result={cell}"]
+    run_dir = world / "sweep" / "runs" / SPEC.run_id
+    words = ["score", f"prediction={world / 'p.json'}", f"result={run_dir}"]
     assert "p.json" in only_line(capsys, main(words))
 
 
@@ -433,10 +433,10 @@ LEDGER_CASES = [(file, value) for file, values in LEDGER.items() for value in va
 @pytest.mark.parametrize(("file", "value"), LEDGER_CASES, ids=lambda x: str(x)[:40])
 @pytest.mark.slow
 def test_what_workers_leave(world: Path, capsys, file: str, value: Any):
-    cell = world / "sweep" / "cells" / SPEC.run_id
-    (cell / "result.json").unlink()
-    (cell / "attempts").mkdir()
-    (cell / file).write_text(json.dumps(value))
+    run_dir = world / "sweep" / "runs" / SPEC.run_id
+    (run_dir / "result.json").unlink()
+    (run_dir / "attempts").mkdir()
+    (run_dir / file).write_text(json.dumps(value))
     assert main(["status", f"sweep_dir={world / 'sweep'}", "format=json"]) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -446,12 +446,12 @@ def test_what_workers_leave(world: Path, capsys, file: str, value: Any):
 
 @pytest.mark.parametrize("file", ["claim-1.json", "progress.json", "attempts", "attempts/1.json"])
 def test_what_workers_leave_may_be_no_file_at_all(world: Path, capsys, file: str):
-    cell = world / "sweep" / "cells" / SPEC.run_id
-    (cell / "result.json").unlink()
+    run_dir = world / "sweep" / "runs" / SPEC.run_id
+    (run_dir / "result.json").unlink()
     if file == "attempts":
-        (cell / file).write_text("")
+        (run_dir / file).write_text("")
     else:
-        (cell / file).mkdir(parents=True)
+        (run_dir / file).mkdir(parents=True)
     assert main(["status", f"sweep_dir={world / 'sweep'}"]) == 0
     assert capsys.readouterr().err == ""
 
@@ -536,7 +536,7 @@ def test_any_result(tmp_path: Path, data: bytes):
 
     def read() -> None:
         result = RunResult.load(tmp_path)
-        for loss in ("train", "heldout"):
+        for loss in ("train", "validation"):
             if result.status == "finished":
                 Observations.from_results([result], loss)
 
@@ -546,7 +546,7 @@ def test_any_result(tmp_path: Path, data: bytes):
 
 
 @QUICK
-@given(data=spoilt({"schema": 1, **dataclasses.asdict(RuntimeConfig())}))
+@given(data=spoilt({"schema": 2, **dataclasses.asdict(RuntimeConfig())}))
 def test_any_runtime_settings(tmp_path: Path, data: bytes):
     (tmp_path / "runtime.json").write_bytes(data)
     reads_or_refuses(lambda: load_runtime(tmp_path), "runtime.json")
@@ -555,16 +555,16 @@ def test_any_runtime_settings(tmp_path: Path, data: bytes):
 @QUICK
 @given(claim=spoilt(CLAIM), progress=spoilt({"step": 3, "loss": 2.0}), attempt=spoilt(ATTEMPT))
 def test_any_ledger(tmp_path: Path, claim: bytes, progress: bytes, attempt: bytes):
-    cell = tmp_path / "cells" / SPEC.run_id
-    (cell / "attempts").mkdir(parents=True, exist_ok=True)
+    run_dir = tmp_path / "runs" / SPEC.run_id
+    (run_dir / "attempts").mkdir(parents=True, exist_ok=True)
     save_plan([SPEC], tmp_path / "plan.jsonl")
-    (cell / "claim-1.json").write_bytes(claim)
-    (cell / "progress.json").write_bytes(progress)
-    (cell / "attempts" / "1.json").write_bytes(attempt)
-    assert latest(cell) is not None
-    assert look(cell, 0.0).state in ("free", "held", "silent", "dead")
-    assert isinstance(read_progress(cell), dict)
-    assert len(read_attempts(cell)) == 1
+    (run_dir / "claim-1.json").write_bytes(claim)
+    (run_dir / "progress.json").write_bytes(progress)
+    (run_dir / "attempts" / "1.json").write_bytes(attempt)
+    assert latest(run_dir) is not None
+    assert look(run_dir, 0.0).state in ("free", "held", "silent", "dead")
+    assert isinstance(read_progress(run_dir), dict)
+    assert len(read_attempts(run_dir)) == 1
     assert sweep_status(tmp_path).counts["finished"] == 0
 
 

@@ -20,7 +20,7 @@ INTENTION = {"user": "somebody", "n_jobs": 1, "shape": None}
 def sweep_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "sweep"
     (folder / "submitit" / "0123abcd").mkdir(parents=True)
-    (folder / "cells" / SPEC.run_id).mkdir(parents=True)
+    (folder / "runs" / SPEC.run_id).mkdir(parents=True)
     save_plan(SPECS, folder / "plan.jsonl")
     return folder
 
@@ -68,7 +68,7 @@ def test_a_worker_whose_name_leads_elsewhere_shows_nothing_from_there(
 ):
     (tmp_path / "secret.log").write_text(f"the secret of {SPEC.run_id}\n")
     (sweep_dir / "workers").mkdir()
-    claim = sweep_dir / "cells" / SPEC.run_id / "claim-1.json"
+    claim = sweep_dir / "runs" / SPEC.run_id / "claim-1.json"
     claim.write_text(json.dumps(CLAIM | {"worker": name}))
     assert main(["logs", f"sweep_dir={sweep_dir}", f"run={SPEC.run_id}"]) == 0
     out, err = capsys.readouterr()

@@ -81,14 +81,14 @@ SPEC = RunSpec(
 @pytest.fixture
 def sweep_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "sweep"
-    (folder / "cells" / SPEC.run_id).mkdir(parents=True)
+    (folder / "runs" / SPEC.run_id).mkdir(parents=True)
     save_plan([SPEC], folder / "plan.jsonl")
     return folder
 
 
 @pytest.fixture
-def cell(sweep_dir: Path) -> Path:
-    return sweep_dir / "cells" / SPEC.run_id
+def run_dir(sweep_dir: Path) -> Path:
+    return sweep_dir / "runs" / SPEC.run_id
 
 
 # ... in the files of a sweep
@@ -140,27 +140,27 @@ def test_a_pickle_for_runtime_settings(sweep_dir: Path, tmp_path: Path):
         load_runtime(sweep_dir)
 
 
-def test_a_pickle_for_a_claim_is_put_aside(cell: Path, tmp_path: Path, caplog):
-    (cell / "claim-1.json").write_bytes(pickled(tmp_path))
-    os.utime(cell / "claim-1.json", (0, 0))
-    claim = take(cell, "w")
+def test_a_pickle_for_a_claim_is_put_aside(run_dir: Path, tmp_path: Path, caplog):
+    (run_dir / "claim-1.json").write_bytes(pickled(tmp_path))
+    os.utime(run_dir / "claim-1.json", (0, 0))
+    claim = take(run_dir, "w")
     assert claim is not None
     claim.release()
     assert "claim-1.json was damaged" in caplog.text
-    assert (cell / "damaged-claim-1.json").exists()
+    assert (run_dir / "damaged-claim-1.json").exists()
 
 
 @pytest.mark.parametrize("file", ["result.json", "progress.json"])
-def test_a_pickle_in_a_cell_does_not_stop_status(
-    sweep_dir: Path, cell: Path, tmp_path: Path, capsys, file: str
+def test_a_pickle_in_a_run_does_not_stop_status(
+    sweep_dir: Path, run_dir: Path, tmp_path: Path, capsys, file: str
 ):
-    (cell / file).write_bytes(pickled(tmp_path))
+    (run_dir / file).write_bytes(pickled(tmp_path))
     assert main(["status", f"sweep_dir={sweep_dir}"]) == 0
     assert ("result.json is damaged" in capsys.readouterr().out) == (file == "result.json")
 
 
-def test_a_pickle_for_a_result_is_refused_by_fit(sweep_dir: Path, cell: Path, tmp_path, capsys):
-    (cell / "result.json").write_bytes(pickled(tmp_path))
+def test_a_pickle_for_a_result_is_refused_by_fit(sweep_dir: Path, run_dir: Path, tmp_path, capsys):
+    (run_dir / "result.json").write_bytes(pickled(tmp_path))
     assert_refused(capsys, ["fit", f"sweep_dir={sweep_dir}"], "result.json")
 
 
@@ -184,7 +184,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 PLAIN = npy(np.zeros(3))
-FOUR = ("step", "loss", "held_out_step", "held_out_loss")
+FOUR = ("step", "loss", "validation_step", "validation_loss")
 CURVES: dict[str, Callable[[Path, Path], None]] = {
     "a pickle": lambda path, tmp: put(path, pickled(tmp)),
     "an npy of objects": lambda path, tmp: put(path, npy(np.array([Evil(tmp)], dtype=object))),
@@ -213,10 +213,10 @@ CURVES: dict[str, Callable[[Path, Path], None]] = {
 
 
 @pytest.mark.parametrize("write", CURVES.values(), ids=CURVES)
-def test_a_curve_that_is_not_four_arrays_of_numbers(cell: Path, tmp_path: Path, write):
-    write(cell / "curve.npz", tmp_path)
+def test_a_curve_that_is_not_four_arrays_of_numbers(run_dir: Path, tmp_path: Path, write):
+    write(run_dir / "curve.npz", tmp_path)
     with pytest.raises(InputError, match=r"curve\.npz is damaged"):
-        Curve.load(cell)
+        Curve.load(run_dir)
 
 
 # ... in checkpoints
@@ -269,17 +269,17 @@ def test_a_checkpoint_that_lists_files_elsewhere(tmp_path: Path):
     assert "does not list the three files" in line
 
 
-def test_a_pickle_for_the_spec_of_a_cell(tmp_path: Path):
+def test_a_pickle_for_the_spec_of_a_run(tmp_path: Path):
     from chinchilla.config import RuntimeConfig
     from chinchilla.train import train_run
 
     data = tmp_path / "data"
     spec = replace(SPEC, data_id=make_data(data).data_id)
-    cell = tmp_path / "cell"
-    cell.mkdir()
-    (cell / "spec.json").write_bytes(pickled(tmp_path))
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / "spec.json").write_bytes(pickled(tmp_path))
     with pytest.raises(InputError, match=r"spec\.json cannot be read"):
-        train_run(spec, cell, data, RuntimeConfig(device="cpu"))
+        train_run(spec, run_dir, data, RuntimeConfig(device="cpu"))
 
 
 # ... in token folders
@@ -288,10 +288,10 @@ def test_a_pickle_for_the_spec_of_a_cell(tmp_path: Path):
 def make_data(folder: Path, **changes: Any) -> Manifest:
     """A whole token folder, and a manifest that agrees with whatever was changed in it."""
     folder.mkdir(exist_ok=True)
-    for name in ("train-00000.bin", "heldout-00000.bin"):
+    for name in ("train-00000.bin", "validation-00000.bin"):
         (folder / name).write_bytes(bytes(2 * 4096))
     (folder / "tokenizer.model").write_bytes(b"pieces")
-    shard = {s: Shard(f"{s}-00000.bin", 4096, "0" * 64) for s in ("train", "heldout")}
+    shard = {s: Shard(f"{s}-00000.bin", 4096, "0" * 64) for s in ("train", "validation")}
     if name := changes.pop("shard", None):
         shard["train"] = replace(shard["train"], file=name)
     tokenizer = TokenizerInfo("tokenizer.model", "0" * 64, 300, "bpe", 1, True)

@@ -22,7 +22,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.core.files import read_json
 from chinchilla.data.dataset import TokenData
 from chinchilla.diagnose.verdicts import Diagnostics
-from chinchilla.fit.results import Fits
+from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import Curve, RunResult, RunSpec, load_plan
 from chinchilla.sweep.claims import latest, take
@@ -63,7 +63,7 @@ def torch_like(folder: Path) -> bytes:
 def npz_of_objects(folder: Path) -> bytes:
     path = folder / "objects.npz"
     evil = npy(np.array([Evil(folder)], dtype=object))
-    npz(path, {f"{k}.npy": evil for k in ("step", "loss", "held_out_step", "held_out_loss")})
+    npz(path, {f"{k}.npy": evil for k in ("step", "loss", "validation_step", "validation_loss")})
     return path.read_bytes()
 
 
@@ -128,7 +128,7 @@ def test_there_are_enough_payloads():
 
 
 def frontier(folder: Path) -> object:
-    return Fits.load(folder / "frontier.json")
+    return FitResults.load(folder / "frontier.json")
 
 
 def observations(folder: Path) -> object:
@@ -170,7 +170,7 @@ def test_a_file_that_decides_is_refused_by_name(tmp_path: Path, file: str, paylo
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
-@pytest.mark.parametrize("file", ["train-00000.bin", "heldout-00000.bin", "tokenizer.model"])
+@pytest.mark.parametrize("file", ["train-00000.bin", "validation-00000.bin", "tokenizer.model"])
 def test_a_file_of_tokens_is_refused_by_name(tmp_path: Path, file: str, payload):
     """Before a sweep by the shards' hashes; a tokenizer by what SentencePiece makes of it."""
     from chinchilla.data.tokenizer import Tokenizer
@@ -216,18 +216,18 @@ def test_a_checkpoint_is_passed_over_by_name(tmp_path: Path, payload):
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 def test_what_only_advises_is_passed_over(tmp_path: Path, payload, caplog):
-    cell = tmp_path / "cell"
-    (cell / "attempts").mkdir(parents=True)
+    run_dir = tmp_path / "run"
+    (run_dir / "attempts").mkdir(parents=True)
     for file in ("claim-1.json", "heartbeat", "progress.json", "attempts/1.json"):
-        (cell / file).write_bytes(payload(tmp_path))
-        os.utime(cell / file, (0, 0))
-    assert not {"step", "steps", "loss", "tokens_per_second"} & set(read_progress(cell))
-    [attempt] = read_attempts(cell)
+        (run_dir / file).write_bytes(payload(tmp_path))
+        os.utime(run_dir / file, (0, 0))
+    assert not {"step", "steps", "loss", "tokens_per_second"} & set(read_progress(run_dir))
+    [attempt] = read_attempts(run_dir)
     assert (attempt.failure, attempt.reason) == ("error", "its record is damaged")
-    held = latest(cell)
+    held = latest(run_dir)
     assert held is not None
     assert held.damaged
-    claim = take(cell, "w")
+    claim = take(run_dir, "w")
     assert claim is not None
     claim.release()
     assert "claim-1.json was damaged" in caplog.text

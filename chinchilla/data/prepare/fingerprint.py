@@ -23,7 +23,7 @@ def settings_of(command: DataCommand) -> dict[str, Any]:
         "corpus": corpus,
         "tokenizer": _of_tokenizer(dataclasses.asdict(command.tokenizer)),
         "dedup": dataclasses.asdict(command.near) if command.dedup == "near" else command.dedup,
-        "held_out_fraction": command.held_out_fraction,
+        "validation_fraction": command.validation_fraction,
         "shard_tokens": command.shard_tokens,
     }
 
@@ -33,14 +33,14 @@ def _of_tokenizer(settings: dict[str, Any]) -> dict[str, Any]:
     return {"model": "given"} if settings.get("model") else settings
 
 
-_NOT_BYTES = ("name", "paths", "licence", "made_by")
+_NOT_BYTES = ("name", "paths", "licence", "build_command")
 
 
 def corpus_record(corpus: CorpusConfig) -> dict[str, Any]:
     """What the manifest says of where the documents come from."""
     told = dataclasses.asdict(corpus)
     for source in (told, *told["sources"]):
-        del source["paths"], source["made_by"]
+        del source["paths"], source["build_command"]
     return told if corpus.sources else {k: v for k, v in told.items() if k != "sources"}
 
 

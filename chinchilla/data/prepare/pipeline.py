@@ -1,4 +1,4 @@
-"""`chinchilla data`: documents -> held-out split -> tokenizer -> token shards -> manifest.
+"""`chinchilla data`: documents -> validation split -> tokenizer -> token shards -> manifest.
 
 Everything is built inside `data_dir/.chinchilla-work` and renamed into place, the manifest last, so a folder
 with a manifest is complete. A preparation that was killed or interrupted goes on where it was; the
@@ -240,7 +240,7 @@ def make_tokenizer(
     """
     data_dir = writable_dir(Path(command.data_dir).expanduser(), "data_dir")
     progress = progress or (lambda stage, done, total: None)
-    sources, fraction = command.corpus.each(), command.held_out_fraction
+    sources, fraction = command.corpus.each(), command.validation_fraction
     if command.dedup == "near":
         need_datasketch()
     with _locked(data_dir), _disk_errors(data_dir):

@@ -37,7 +37,7 @@ def document_key(text: bytes) -> bytes:
 
 
 def split_position(key: bytes) -> float:
-    """Where a document falls in [0, 1); below held_out_fraction it is held out."""
+    """Where a document falls in [0, 1); below validation_fraction it is held out."""
     return int.from_bytes(key[-8:], "big") / 2**64
 
 

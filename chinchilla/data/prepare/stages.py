@@ -44,7 +44,7 @@ from chinchilla.data.tokenizer import Tokenizer, train_tokenizer
 TOKENIZER_FILE = "tokenizer.model"
 BYTES_PER_WORKER = 4 << 20  # less text than this does not pay for another process
 CHECKPOINT_SECONDS = 30.0
-MODEST = 0.2  # held_out_fraction that may be advised: it holds for every source
+MODEST = 0.2  # validation_fraction that may be advised: it holds for every source
 
 Progress = Callable[[str, float, float], None]  # stage, done, total (0 = not known)
 
@@ -92,7 +92,7 @@ class Stages:
                 self._at = number, given
                 if self._due():
                     self._save()
-            _check_split(source, spool.intake[number], self.command.held_out_fraction)
+            _check_split(source, spool.intake[number], self.command.validation_fraction)
         self._at = len(self.sources), 0
 
     def _pass_over(self, texts: Iterator[str]) -> None:
@@ -169,7 +169,7 @@ class Stages:
             if path.is_file() and _sha256(path) == self.state.tokenizer:
                 return Tokenizer.load(path)
         self.progress("tokenizer", 0, 1)
-        sample = sample_of(self.spool, self.command.held_out_fraction, config.train_mb, self.rows)
+        sample = sample_of(self.spool, self.command.validation_fraction, config.train_mb, self.rows)
         made = train_tokenizer(
             sample, config.vocab_size, config.algorithm, config.split_digits, config.normalization
         )
@@ -219,7 +219,7 @@ class Stages:
 
     def _in_splits(self, first: int) -> Iterator[Any]:
         """Documents with their source and split, and after each bucket how many are through."""
-        fraction = self.command.held_out_fraction
+        fraction = self.command.validation_fraction
         for number in range(first, N_BUCKETS):
             for source, key, text in self.spool.bucket(number):
                 yield (source, split_of(key, fraction)), text
@@ -241,8 +241,8 @@ def _sha256(path: Path) -> str:
 
 
 def split_of(key: bytes, fraction: float) -> str:
-    """train or heldout, by the document's key."""
-    return "heldout" if split_position(key) < fraction else "train"
+    """train or validation, by the document's key."""
+    return "validation" if split_position(key) < fraction else "train"
 
 
 def sample_of(spool: Spool, fraction: float, train_mb: float, rows: list[int]) -> Iterator[str]:
@@ -270,19 +270,19 @@ def _check_split(source: SourceConfig, intake: Intake, fraction: float) -> None:
         raise DataError(f"{what} has no text: dropped {dropped}.")
     if intake.lowest == intake.highest:
         raise DataError(
-            f"{what} is one document, and the held-out split needs one of its own. "
+            f"{what} is one document, and the validation split needs one of its own. "
             "Cut the text into several files, or part one with corpus.separator=blank."
         )
     if intake.lowest >= fraction or intake.highest < fraction:
-        empty = "held-out" if intake.lowest >= fraction else "training"
+        empty = "validation" if intake.lowest >= fraction else "training"
         # A little above the lowest position, and so below the next unless they are very close.
         enough = min(intake.lowest * 1.001 + 1e-4, (intake.lowest + intake.highest) / 2)
         advice = (
-            f"Use held_out_fraction={enough:.6g}, or more and shorter documents."
+            f"Use validation_fraction={enough:.6g}, or more and shorter documents."
             if enough <= max(MODEST, fraction)
             else "Give it more or shorter documents, put it into another source, or leave it out."
         )
         raise DataError(
-            f"held_out_fraction={fraction:g} leaves the {empty} split of the "
+            f"validation_fraction={fraction:g} leaves the {empty} split of the "
             f"{intake.documents} documents of {what} empty. {advice}"
         )

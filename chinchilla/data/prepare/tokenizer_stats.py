@@ -1,6 +1,6 @@
 """What a tokenizer does to each source: bytes a token, tokens a word, what does not come back.
 
-Measured on held-out documents, which no tokenizer here was trained on. Fertility counts words as
+Measured on validation documents, which no tokenizer here was trained on. Fertility counts words as
 runs of letters and digits (`\\w+`), the same for every tokenizer, so that it compares across them.
 """
 
@@ -17,7 +17,7 @@ _WORD = re.compile(r"\w+")
 
 @dataclass(frozen=True)
 class SourceMeasure:
-    """One tokenizer on one source's held-out documents."""
+    """One tokenizer on one source's validation documents."""
 
     source: str
     documents: int

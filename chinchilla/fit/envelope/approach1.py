@@ -67,7 +67,7 @@ from chinchilla.fit.envelope.lower_envelope import (
     curve_envelopes,
     endpoint_envelopes,
 )
-from chinchilla.fit.result import Frontier, OptimalPoint, conventions
+from chinchilla.fit.result import FitResult, OptimalPoint, conventions
 from chinchilla.observations.checks import check_signal, repeats
 from chinchilla.observations.table import Observations
 
@@ -88,7 +88,7 @@ def fit_envelope(
     envelope_points: int = 1_500,
     n_bootstrap: int = 400,
     seed: int = 0,
-) -> Frontier:
+) -> FitResult:
     """Approach 1: lines through the lower envelope of the training curves.
 
     Args:
@@ -99,13 +99,13 @@ def fit_envelope(
         schedule: of the learning rate, a key of SCHEDULES: "constant" lets whole curves enter where
             the rate never decays; without curves it changes nothing.
         smooth_steps: Gaussian window in points of a curve (the paper: 10 steps); at most a
-            twentieth of the curve. Held-out losses are not smoothed.
+            twentieth of the curve. Validation losses are not smoothed.
         envelope_points: log-spaced FLOP values.
         n_bootstrap: resamples of whole runs; 0 for no interval.
         seed: of the resampling.
 
     Returns:
-        A Frontier with details["envelope"] (C, N, D, L, censored; thinned for the figure),
+        A FitResult with details["envelope"] (C, N, D, L, censored; thinned for the figure),
         details["tail_share"], details["staircase"] (the lines without the mending of steps),
         details["readings"] (a and b by other readings of the curves), and the refusals of runs that
         could not be read as curves.
@@ -131,7 +131,7 @@ def fit_envelope(
             "too_few_sizes",
         )
     endpoints_only = not obs.has_curves
-    window = 0.0 if endpoints_only or obs.loss_kind == "heldout" else smooth_steps
+    window = 0.0 if endpoints_only or obs.loss_kind == "validation" else smooth_steps
     refusals: list[str] = []
     curves: Curves | None = None
     envelope_of: Callable[[np.ndarray], Envelope]
@@ -179,7 +179,7 @@ def fit_envelope(
         )
     kept = everything.where(everything.thinned)
     kept = kept.where(~kept.censored)
-    return Frontier(
+    return FitResult(
         approach="envelope",
         N_opt=N_opt,
         D_opt=D_opt,

@@ -1,10 +1,10 @@
 """Approach 2 of Hoffmann et al. (2022), section 3.2: IsoFLOP profiles.
 
-For each budget C a curve in ln N through the final losses; its bottom is N_opt(C), and D_opt is what C
-buys at that size. Straight lines in log-log through the bottoms give the frontier.
+For each budget C a curve in ln N through the final losses; its minimum is N_opt(C), and D_opt is what C
+buys at that size. Straight lines in log-log through the minima give the frontier.
 
 The curve is the paper's parabola or the exact shape of a profile under the loss law (`profile.py`).
-A parabola's bottom lies beside the optimum where alpha differs from beta: with nine sizes up to 8 times
+A parabola's minimum lies beside the optimum where alpha differs from beta: with nine sizes up to 8 times
 either way, in the default window, its N_opt at ten times the largest C is 1.9% too large, while the exact shape
 has no bias that could be measured (docs/results/coverage.json, scripts/coverage.py). The exact shape is the default; the
 parabola stands beside it in details["parabola"], with the shift that the exact shape expects of it.
@@ -36,15 +36,15 @@ from chinchilla.fit.isoflop.profile import (
     ExactShape,
     Parabola,
     Profile,
-    bottoms,
     fit_budget,
     lines,
+    minima,
 )
 from chinchilla.fit.isoflop.refusals import akima_line, leave_out, unequal_flops, windows
 from chinchilla.fit.isoflop.window import MAX_RESIDUAL, Window, find_window
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.parametric.solver import fit_loss_law, one_ray
-from chinchilla.fit.result import Frontier, OptimalPoint, conventions
+from chinchilla.fit.result import FitResult, OptimalPoint, conventions
 from chinchilla.observations.checks import check_signal, repeats
 from chinchilla.observations.table import Observations
 
@@ -68,8 +68,8 @@ def fit_isoflop(
     objective: Objective = "huber",
     n_bootstrap: int = 400,
     seed: int = 0,
-) -> Frontier:
-    """Approach 2: the bottom of each IsoFLOP profile, and lines through the bottoms.
+) -> FitResult:
+    """Approach 2: the minimum of each IsoFLOP profile, and lines through the minima.
 
     Args:
         obs: final losses; of curves only the last points are used. Runs whose budget_flops is NaN
@@ -85,14 +85,14 @@ def fit_isoflop(
         seed: of the resampling.
 
     Returns:
-        A Frontier with details: budgets (each profile: budget_flops, run_ids, N, D, L, the parabola's
+        A FitResult with details: budgets (each profile: budget_flops, run_ids, N, D, L, the parabola's
         coefficients [c0, c1, c2] in powers of ln N and its vertex, the exact shape as a curve, N_opt,
         L_opt, refused and kind: why it was left out, or None); parabola (the paper's lines and
         their shift from the exact shape's); windows; akima; leave_out.
 
     Raises:
         FitError: no run names a budget (no_budget), there is one alone (one_budget), all runs have one
-            D/N (one_ray), losses at the bottoms rise with C (loss_rises), numbers are not finite (nan), or fewer than two budgets have a bottom (the
+            D/N (one_ray), losses at the minima rise with C (loss_rises), numbers are not finite (nan), or fewer than two budgets have a minimum (the
             commonest kind of theirs).
         InputError: a setting that cannot be.
     """
@@ -118,11 +118,11 @@ def fit_isoflop(
     if len(used) < 2:
         kinds = [p.kind for p in profiles if p.kind]
         raise FitError(
-            f"approach 2 needs two budgets with a bottom and has {len(used)} of {len(profiles)}. "
+            f"approach 2 needs two budgets with a minimum and has {len(used)} of {len(profiles)}. "
             + " ".join(refusals + ["Add a second budget."] * (len(profiles) < 2)),
             "one_budget" if len(profiles) < 2 else max(sorted(set(kinds)), key=kinds.count),
         )
-    at = bottoms(used)  # (m, 2) ln C and ln N
+    at = minima(used)  # (m, 2) ln C and ln N
     _check_falling(used)
     found = lines(at[None], cost)[0]
     redrawn = None if exponents is None else lawful
@@ -156,7 +156,7 @@ def fit_isoflop(
         for p, x, d in zip(used, at, D, strict=True)
     ]
     shown = "parabola" if exponents is None else "exact"
-    return Frontier(
+    return FitResult(
         approach="isoflop",
         N_opt=N_opt,
         D_opt=D_opt,
@@ -236,7 +236,7 @@ def _without_window(
 
     def a(keep: np.ndarray) -> float | None:
         used = [p for p in _profiles(every.where(keep), exponents, cost) if not p.refused]
-        return None if len(used) < 2 else float(lines(bottoms(used)[None], cost)[0, 1])
+        return None if len(used) < 2 else float(lines(minima(used)[None], cost)[0, 1])
 
     outliers = np.isin(every.run_id, [o["run_id"] for o in near.outliers])
     return {
@@ -277,7 +277,7 @@ def _below_measured(used: list[Profile]) -> list[str]:
 
 def _check_falling(used: list[Profile]) -> None:
     """Refuse budgets of which the larger end with the higher loss: more compute cannot harm."""
-    at, losses = bottoms(used)[:, 0], np.array([_loss(p) for p in used])
+    at, losses = minima(used)[:, 0], np.array([_loss(p) for p in used])
     if float((at - at.mean()) @ losses) < 0:
         return
     first, last = int(at.argmin()), int(at.argmax())
@@ -315,7 +315,7 @@ def _scatter(used: list[Profile]) -> float:
 
 
 def _loss(profile: Profile) -> float:
-    """Nats per token at a bottom."""
+    """Nats per token at a minimum."""
     assert profile.c is not None
     return float(profile.shape.losses(profile.c, np.array([profile.x_opt]))[0])
 
@@ -355,10 +355,10 @@ def _size(x: float) -> float | None:
 def _beside(
     paper: list[Profile], used: list[Profile], cost: FlopsPerToken, interval: str, n: int, seed: int
 ) -> dict[str, Any] | None:
-    """The plain parabola's answer, and how far the exact shape says its bottoms lie off."""
+    """The plain parabola's answer, and how far the exact shape says its minima lie off."""
     if len(paper) < 2:
         return None
-    found = lines(bottoms(paper)[None], cost)[0]
+    found = lines(minima(paper)[None], cost)[0]
     samples = resampled_lines(paper, cost, interval, n, seed)
     C_far = FAR * paper[-1].budget
     try:
@@ -370,7 +370,7 @@ def _beside(
         for name, law in zip(("N_opt", "D_opt"), laws, strict=True)
     }
     said["budgets"] = [p.budget for p in paper]
-    said["N"] = np.exp(bottoms(paper)[:, 1]).tolist()
+    said["N"] = np.exp(minima(paper)[:, 1]).tolist()
     said["shift"] = None
     if isinstance(used[0].shape, ExactShape):
         said["shift"] = {
@@ -381,10 +381,10 @@ def _beside(
 
 
 def _shift(p: Profile) -> float | None:
-    """Relative error of N at the bottom of a parabola through the fitted exact shape."""
+    """Relative error of N at the minimum of a parabola through the fitted exact shape."""
     parabola = Parabola(float(np.log(p.obs.N).mean()))
     c = np.linalg.pinv(parabola.columns(p.obs)) @ (p.columns @ p.c)
-    x = float(parabola.bottoms(c[None])[0])
+    x = float(parabola.minima(c[None])[0])
     return None if np.isnan(x) else float(np.expm1(x - p.x_opt))
 
 

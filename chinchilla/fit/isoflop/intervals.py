@@ -1,4 +1,4 @@
-"""Intervals of approach 2: resamples of the runs of each budget, and the lines through their bottoms.
+"""Intervals of approach 2: resamples of the runs of each budget, and the lines through their minima.
 
 The default, "wild", keeps every run and redraws the sign of its residual. One set of signs moves both parts of
 a bottom: the coefficients of its profile, by residuals over sqrt(1 - leverage) (HC2, MacKinnon and White 1985);
@@ -10,7 +10,7 @@ The spread is stretched from normal to Student's t, with Satterthwaite's degrees
 McCaffrey's (2002) variances within a budget, for a or for N_opt at FAR times the largest C, whichever has fewer.
 The noise is taken as equal within a budget; where the outermost sizes are noisier, intervals are too narrow.
 "pairs" draws the runs of each budget with replacement, the same for profiles and exponents. With five to nine
-sizes it is too wide, because a resample with three sizes left has an arbitrary bottom.
+sizes it is too wide, because a resample with three sizes left has an arbitrary minimum.
 Measured shares stand in docs/fitting.md. NumPy only: this module must import without torch.
 """
 
@@ -22,9 +22,9 @@ from chinchilla.fit import bootstrap
 from chinchilla.fit.isoflop.profile import (
     ExactShape,
     Profile,
-    bottoms,
     fit_budget,
     lines,
+    minima,
     weighted_fits,
 )
 from chinchilla.fit.loss_law import FlopsPerToken
@@ -51,10 +51,10 @@ def resampled_lines(
     lawful: Observations | None = None,
     how: dict[str, Any] | None = None,
 ) -> np.ndarray:
-    """Lines through the bottoms of resampled profiles (section 3.2, by either of INTERVALS).
+    """Lines through the minima of resampled profiles (section 3.2, by either of INTERVALS).
 
     Args:
-        used: the m profiles that have a bottom.
+        used: the m profiles that have a minimum.
         cost: FLOPs per token at a size.
         interval: "wild" or "pairs".
         n: resamples.
@@ -64,7 +64,7 @@ def resampled_lines(
         how: huber_delta and objective of that fit.
 
     Returns:
-        (n, 4) `profile.lines` of the resamples; NaN where one has too few bottoms.
+        (n, 4) `profile.lines` of the resamples; NaN where one has too few minima.
     """
     if n == 0:
         return np.zeros((0, 4))
@@ -92,7 +92,7 @@ def resampled_lines(
         return samples
     stretch = np.sqrt(freedom / np.maximum(rng.chisquare(freedom, size=(n, 1)), 1e-300))
     stretch = np.minimum(stretch, MAX_STRETCH)
-    middle = lines(bottoms(used)[None], cost)
+    middle = lines(minima(used)[None], cost)
     return middle + (samples - middle) * stretch
 
 
@@ -134,7 +134,7 @@ def _redrawn(
 
 
 def _moved(used: list[Profile], changes: np.ndarray, cost: FlopsPerToken) -> np.ndarray:
-    """(k, m) how far changes (k, 2) of alpha and beta move each bottom in ln N, to first order."""
+    """(k, m) how far changes (k, 2) of alpha and beta move each minimum in ln N, to first order."""
     shape = used[0].shape
     assert isinstance(shape, ExactShape)
     own = np.array([shape.alpha, shape.beta])
@@ -151,8 +151,8 @@ def _moved(used: list[Profile], changes: np.ndarray, cost: FlopsPerToken) -> np.
 
 
 def _freedom(used: list[Profile], x: np.ndarray) -> float:
-    """Satterthwaite's degrees of freedom of the variance of a, or of N_opt far out, from resampled bottoms x."""
-    log_C = bottoms(used)[:, 0]
+    """Satterthwaite's degrees of freedom of the variance of a, or of N_opt far out, from resampled minima x."""
+    log_C = minima(used)[:, 0]
     far = np.log(FAR * max(float(p.obs.C.max()) for p in used))
     of_a = log_C - log_C.mean()
     of_N = 1 / len(log_C) + of_a * (far - log_C.mean()) / (of_a @ of_a)
@@ -167,11 +167,11 @@ def _freedom(used: list[Profile], x: np.ndarray) -> float:
 
 
 def method(interval: str, n: int, seed: int) -> str:
-    """How the interval was made, for a Frontier's settings."""
+    """How the interval was made, for a FitResult's settings."""
     if n == 0:
         return "none (n_bootstrap=0)"
     return (
         f"10th to 90th percentile over {n} {INTERVALS[interval]}, drawn within each budget; a budget "
-        "without a bottom in a resample is left out of it, and a resample counts when over half of "
+        "without a minimum in a resample is left out of it, and a resample counts when over half of "
         f"the budgets remain{'; about twice too wide' if interval == 'pairs' else ''} (seed {seed})"
     )

@@ -1,4 +1,4 @@
-"""One IsoFLOP profile: final losses of one budget against ln N, its shape and its bottom.
+"""One IsoFLOP profile: final losses of one budget against ln N, its shape and its minimum.
 
 Two shapes, both linear in three coefficients a budget:
 
@@ -7,7 +7,7 @@ Two shapes, both linear in three coefficients a budget:
   E, A, B of the budget's own and alpha, beta shared by all. At C = 6*N*D and w = ln(N/N_opt) it is
   E + K*(e^(-alpha*w)/alpha + e^(beta*w)/beta).
 
-The bottom of a parabola through the exact shape lies beside the optimum, for sizes centred on it by
+The minimum of a parabola through the exact shape lies beside the optimum, for sizes centred on it by
 (alpha-beta)/6 * m4/m2 in ln N (m_k = mean k-th power of w), the same at every budget. For Hoffmann et
 al.'s law and 15 sizes that is .33, 1.32, 2.99, 5.37 % of N_opt for grids of +-2, 4, 8, 16 times
 (Czech et al. 2026, arXiv 2603.22339); sizes off centre shift it further. NumPy only.
@@ -27,8 +27,8 @@ from chinchilla.observations.table import Observations
 MIN_SIZES = 4  # distinct sizes at a budget
 MIN_SPREAD = 1e-6  # of the losses of a budget, relative
 MIN_CURVATURE = 1.0  # standard errors
-MIN_SIDE = 2  # distinct sizes on each side of the bottom
-REACH = 12.0  # how far from the sizes a bottom is looked for, in ln N
+MIN_SIDE = 2  # distinct sizes on each side of the minimum
+REACH = 12.0  # how far from the sizes a minimum is looked for, in ln N
 
 
 class Shape(Protocol):
@@ -40,16 +40,16 @@ class Shape(Protocol):
     def losses(self, c: np.ndarray, x: np.ndarray) -> np.ndarray:
         """(n,) losses of the curve with coefficients c (3,) at x = ln N."""
 
-    def bottoms(self, c: np.ndarray) -> np.ndarray:
-        """(k,) ln N at the bottom of each of the curves (k, 3); NaN, -inf or +inf without one."""
+    def minima(self, c: np.ndarray) -> np.ndarray:
+        """(k,) ln N at the minimum of each of the curves (k, 3); NaN, -inf or +inf without one."""
 
     def log_C(self, of_log_C: np.ndarray, x: np.ndarray) -> np.ndarray:
-        """(k,) ln FLOPs that belong to bottoms x, given the columns' fit (3,) of the runs' ln C."""
+        """(k,) ln FLOPs that belong to minima x, given the columns' fit (3,) of the runs' ln C."""
 
 
 @dataclass(frozen=True)
 class Parabola:
-    """The paper's profile. Its bottom is a weighted sum of the losses, and the C that belongs to it
+    """The paper's profile. Its minimum is a weighted sum of the losses, and the C that belongs to it
     is the same sum of the runs' ln C: an error in C common to the runs moves both together."""
 
     centre: float  # mean ln N of the runs
@@ -60,7 +60,7 @@ class Parabola:
     def losses(self, c: np.ndarray, x: np.ndarray) -> np.ndarray:
         return self._powers(x) @ c
 
-    def bottoms(self, c: np.ndarray) -> np.ndarray:
+    def minima(self, c: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(c[:, 2] > 0, self.centre - c[:, 1] / (2 * c[:, 2]), np.nan)
 
@@ -87,7 +87,7 @@ class ExactShape:
     def losses(self, c: np.ndarray, x: np.ndarray) -> np.ndarray:
         return self._terms(x, self.cost.trend_and_slope(x)[0]) @ c
 
-    def bottoms(self, c: np.ndarray) -> np.ndarray:
+    def minima(self, c: np.ndarray) -> np.ndarray:
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = np.log(self.alpha * c[:, 1]) - np.log(self.beta * c[:, 2])
         x, balance = self._balance
@@ -125,14 +125,14 @@ class ExactShape:
 
 @dataclass(frozen=True)
 class Profile:
-    """One budget's runs (sizes rising), a shape fitted to them, and its bottom or why it has none."""
+    """One budget's runs (sizes rising), a shape fitted to them, and its minimum or why it has none."""
 
     budget: float
     obs: Observations
     shape: Shape
-    refused: str = ""  # for people; empty where there is a bottom
+    refused: str = ""  # for people; empty where there is a minimum
     kind: str = ""  # the same in one word for programs
-    x_opt: float = np.nan  # ln N at the bottom, also where it lies outside the sizes
+    x_opt: float = np.nan  # ln N at the minimum, also where it lies outside the sizes
     c: np.ndarray | None = None  # (3,) coefficients
 
     @cached_property
@@ -155,15 +155,15 @@ class Profile:
 
     @cached_property
     def pull(self) -> np.ndarray:
-        """(n,) d ln N at the bottom / d loss of each run."""
+        """(n,) d ln N at the minimum / d loss of each run."""
         assert self.c is not None
         step = np.diag(1e-4 * np.abs(self.c) + 1e-12)
-        rise = self.shape.bottoms(self.c + step) - self.shape.bottoms(self.c - step)
+        rise = self.shape.minima(self.c + step) - self.shape.minima(self.c - step)
         return (rise / (2 * np.diag(step))) @ self.solver
 
     @cached_property
     def freedom(self) -> float:
-        """Degrees of freedom of the bottom's variance by HC2 (Bell and McCaffrey 2002): what equal
+        """Degrees of freedom of the minimum's variance by HC2 (Bell and McCaffrey 2002): what equal
         noise would give a weighted sum of squared residuals, at most n - 3."""
         weights = self.pull**2 / (1 - self.leverage)
         G = weights[:, None] * (np.eye(len(weights)) - self.columns @ self.solver)
@@ -178,8 +178,8 @@ class Profile:
         return np.where((np.log(self.obs.N[0]) < x) & (x < np.log(self.obs.N[-1])), x, np.nan)
 
     def points(self, c: np.ndarray) -> np.ndarray:
-        """(k, 2) ln C and ln N at the bottoms of curves (k, 3); NaN without one."""
-        x = self.inside(self.shape.bottoms(c))
+        """(k, 2) ln C and ln N at the minima of curves (k, 3); NaN without one."""
+        x = self.inside(self.shape.minima(c))
         return np.stack([np.where(np.isnan(x), np.nan, self.shape.log_C(self.of_log_C, x)), x], 1)
 
 
@@ -218,23 +218,23 @@ def fit_profile(obs: Observations, budget: float, shape: Shape) -> Profile:
     if len(sizes) < MIN_SIZES:
         return no(
             "too_few_sizes",
-            f"{len(sizes)} model sizes cannot show a valley. Train at least {MIN_SIZES} sizes "
+            f"{len(sizes)} model sizes cannot show a IsoFLOP curve. Train at least {MIN_SIZES} sizes "
             "around the expected optimum.",
         )
     if np.ptp(obs.L) < MIN_SPREAD * obs.L.mean():
         return no(
             "constant_loss",
-            f"all {len(obs)} runs end at {obs.L.mean():.6g} nats per token: no valley. Check column "
+            f"all {len(obs)} runs end at {obs.L.mean():.6g} nats per token: no IsoFLOP curve. Check column "
             "L.",
         )
     c = profile.solver @ obs.L
-    x = float(shape.bottoms(c[None])[0])
+    x = float(shape.minima(c[None])[0])
     found = {"c": c, "x_opt": x}
     if np.isnan(x):
         return no(
             "opens_downward",
             f"the {'parabola' if isinstance(shape, Parabola) else 'profile'} opens downward: the "
-            f"losses have no valley between N={sizes[0]:.3g} and N={sizes[-1]:.3g}. Train "
+            f"losses have no IsoFLOP curve between N={sizes[0]:.3g} and N={sizes[-1]:.3g}. Train "
             "smaller and larger models at this budget, and look for diverged runs.",
             **found,
         )
@@ -268,7 +268,7 @@ def fit_profile(obs: Observations, budget: float, shape: Shape) -> Profile:
     if (t := _curvature(obs)) < MIN_CURVATURE:
         return no(
             "flat",
-            f"the valley is not deeper than the scatter about it: its curvature is {t:.1f} times "
+            f"the IsoFLOP curve is not deeper than the scatter about it: its curvature is {t:.1f} times "
             "its own standard error. Train sizes further from the optimum, or repeat runs.",
             **found,
         )
@@ -328,14 +328,14 @@ def parabolas(x: np.ndarray, Y: np.ndarray, w: np.ndarray) -> np.ndarray:
     return weighted_fits(x[:, None] ** np.arange(3), Y, w, x)
 
 
-def bottoms(profiles: list[Profile]) -> np.ndarray:
-    """(m, 2) ln C and ln N of each profile's bottom."""
+def minima(profiles: list[Profile]) -> np.ndarray:
+    """(m, 2) ln C and ln N of each profile's minimum."""
     return np.array([p.points(p.c[None])[0] for p in profiles if p.c is not None])
 
 
 def lines(at: np.ndarray, cost: FlopsPerToken) -> np.ndarray:
     """(k, 4): ln coefficient and exponent of N_opt and of D_opt, by least squares through k sets of
-    m bottoms (k, m, 2). A bottom that is NaN is left out; NaN where no more than half are left."""
+    m minima (k, m, 2). A minimum that is NaN is left out; NaN where no more than half are left."""
     x, y = at[..., 0], at[..., 1]
     seen = np.isfinite(y)
     n = seen.sum(-1)

@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.fit.isoflop.profile import MIN_SIZES, Parabola, Profile, bottoms, fit_budget, lines
+from chinchilla.fit.isoflop.profile import MIN_SIZES, Parabola, Profile, fit_budget, lines, minima
 from chinchilla.fit.loss_law import FlopsPerToken
 
 WINDOWS_NATS = (0.05, 0.1, 0.15, 0.2, 0.3)  # above each budget's lowest loss
 MAX_TILT_A, MAX_TILT_N = 0.01, 0.1  # what unequal C may do to a and to N_opt before it is said
-WINDOWS_FACTOR = (2.0, 4.0, 8.0)  # either way of each bottom
+WINDOWS_FACTOR = (2.0, 4.0, 8.0)  # either way of each minimum
 
 
 def windows(
     used: list[Profile], exponents: tuple[float, float] | None, cost: FlopsPerToken
 ) -> list[dict[str, Any]]:
-    """The same fit on losses near each budget's lowest, and on sizes near each bottom.
+    """The same fit on losses near each budget's lowest, and on sizes near each minimum.
 
     A window in nats reaches further on the flat side of a profile: a parabola in it has a bias of its
     own, up to 15% of N_opt on noise-free runs of Hoffmann et al.'s law (tests), which the exact shape
@@ -47,24 +47,24 @@ def windows(
             "coefficient": None,
         }
         if len(kept) >= 2:
-            log_k, a = map(float, lines(bottoms(kept)[None], cost)[0, :2])
+            log_k, a = map(float, lines(minima(kept)[None], cost)[0, :2])
             answer |= {"a": a, "coefficient": float(np.exp(log_k))}
         found.append(answer)
     return found
 
 
 def unequal_flops(used: list[Profile], cost: FlopsPerToken) -> tuple[dict[str, Any], list[str]]:
-    """How far C differs inside the budgets, and what that does to the bottoms; said where it matters.
+    """How far C differs inside the budgets, and what that does to the minima; said where it matters.
 
     A run that spent more ends lower, so that C rising or falling with N tilts a parabola. The losses
-    are levelled to one C by the slope of the bottoms' losses in ln C. The exact shape counts each run
+    are levelled to one C by the slope of the minima' losses in ln C. The exact shape counts each run
     at its own D and needs no levelling.
     """
     ratio = max(float(p.obs.C.max() / p.obs.C.min()) for p in used)
     said: dict[str, Any] = {"max_C_ratio": ratio, "of_N_opt": None, "of_a": None}
     if not isinstance(used[0].shape, Parabola):
         return said, []
-    at = bottoms(used)
+    at = minima(used)
     lowest = np.array([(p.columns @ p.c).min() for p in used if p.c is not None])
     slope = float(np.polyfit(at[:, 0], lowest, 1)[0])  # nats per ln C
     away = [np.log(p.obs.C) - np.log(p.obs.C).mean() for p in used]
@@ -82,8 +82,8 @@ def unequal_flops(used: list[Profile], cost: FlopsPerToken) -> tuple[dict[str, A
 
 
 def akima_line(used: list[Profile]) -> dict[str, Any]:
-    """Bottoms that assume no shape (Porian et al. 2024), and the line through them."""
-    N = [akima_bottom(p.obs.N, p.obs.L) for p in used]
+    """Minima that assume no shape (Porian et al. 2024), and the line through them."""
+    N = [akima_minimum(p.obs.N, p.obs.L) for p in used]
     log_C = np.array([np.log(p.obs.C).mean() for p in used])
     log_N = np.log(np.array([np.nan if n is None else n for n in N], float))
     seen = np.isfinite(log_N)
@@ -103,7 +103,7 @@ def leave_out(
     `half_width` is of the 95% interval that a would have without the run that moves it most: a bad run
     widens the interval of all runs until it covers its own mischief.
     """
-    at = bottoms(used)
+    at = minima(used)
     a = float(lines(at[None], cost)[0, 1])
     names, budgets, sets = [], [], []
     for k, p in enumerate(used):
@@ -130,8 +130,8 @@ def leave_out(
 
 
 def _standard_error(profiles: list[Profile]) -> float:
-    """Of a, from the HC2 variances of the bottoms."""
-    log_C = bottoms(profiles)[:, 0]
+    """Of a, from the HC2 variances of the minima."""
+    log_C = minima(profiles)[:, 0]
     dx = log_C - log_C.mean()
     variances = np.array([(p.pull**2 * p.residuals**2 / (1 - p.leverage)).sum() for p in profiles])
     return float(np.sqrt((dx**2 * variances).sum()) / (dx @ dx))
@@ -174,7 +174,7 @@ def akima(x: np.ndarray, y: np.ndarray, at: np.ndarray) -> np.ndarray:
     return y[i] + t * (slope[i] + t * (c2 + t * c3))
 
 
-def akima_bottom(N: np.ndarray, L: np.ndarray, n_grid: int = 2_000) -> float | None:
+def akima_minimum(N: np.ndarray, L: np.ndarray, n_grid: int = 2_000) -> float | None:
     """The size with the lowest loss on Akima's curve of ln L over ln N (Porian et al. 2024).
 
     Args:

@@ -1,6 +1,6 @@
 """Approach 3 of Hoffmann et al. (2022), section 3.3: a parametric loss fitted to all final losses.
 
-The law is found by `loss_fit`; this module turns it into a Frontier, with intervals from refits of
+The law is found by `loss_fit`; this module turns it into a FitResult, with intervals from refits of
 resampled runs and, beside them, the other ways to an interval. NumPy only: no torch.
 """
 
@@ -12,12 +12,12 @@ from chinchilla.config.fit import Method, Objective, Resampling, check_settings
 from chinchilla.core.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.arguments import takes_tables
-from chinchilla.fit.loss_law import LawFrontier, six_nd_frontier
+from chinchilla.fit.loss_law import FrontierSolver, six_nd_frontier
 from chinchilla.fit.parametric.intervals import compare
 from chinchilla.fit.parametric.paper_search import fit_by_search
 from chinchilla.fit.parametric.solver import OBJECTIVES, Laws, fit_loss_law, refit_loss_law
 from chinchilla.fit.parametric.windows import about_misfit
-from chinchilla.fit.result import Frontier, LossLaw, conventions
+from chinchilla.fit.result import FitResult, LossLaw, conventions
 from chinchilla.observations.checks import MISFIT, check_falling, check_signal, repeats, robust_sd
 from chinchilla.observations.table import Observations
 
@@ -47,7 +47,7 @@ def fit_parametric(
     resampling: Resampling = "bayesian",
     target_flops: float = 0.0,
     compare_intervals: bool = True,
-) -> Frontier:
+) -> FitResult:
     """Approach 3: the loss law of all final losses, and its frontier.
 
     N_opt and D_opt are the closed form where C = 6*N*D on every row; else a line through the exact
@@ -63,8 +63,8 @@ def fit_parametric(
         n_bootstrap: resamples of runs; 0 for no interval.
         seed: of the resampling.
         resampling: how runs are drawn or weighted: a key of `bootstrap.RESAMPLINGS`.
-        target_flops: C at which `Frontier.intervals` compare N_opt; 0 = ten times the largest C.
-        compare_intervals: whether to find `Frontier.intervals`; never with n_bootstrap=0.
+        target_flops: C at which `FitResult.intervals` compare N_opt; 0 = ten times the largest C.
+        compare_intervals: whether to find `FitResult.intervals`; never with n_bootstrap=0.
 
     Raises:
         FitError: see `fit_loss_law`.
@@ -93,7 +93,7 @@ def fit_parametric(
         law, certificate = fit_by_search(obs.N, obs.D, obs.L, huber_delta)
     else:
         law, certificate = fit_loss_law(obs.N, obs.D, obs.L, None, **how)
-    frame = LawFrontier.of(obs)
+    frame = FrontierSolver.of(obs)
     counts = bootstrap.draw(resampling, obs, n_bootstrap, seed)
     laws = refit_loss_law(obs.N, obs.D, obs.L, counts, law, **how)
     samples = frame.all_lines(laws.theta)
@@ -138,7 +138,7 @@ def fit_parametric(
                 f"FLOPs per token are not one function of N: C/D is up to "
                 f"{spread:.1%} apart at one size (different sequence lengths, or C counted in two ways?)."
             )
-    return Frontier(
+    return FitResult(
         approach="parametric",
         N_opt=N_opt,
         D_opt=D_opt,
@@ -172,7 +172,7 @@ def fit_parametric(
 
 
 def _outliers(
-    obs: Observations, law: LossLaw, frame: LawFrontier, how: dict[str, Any]
+    obs: Observations, law: LossLaw, frame: FrontierSolver, how: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
     """Runs that miss the law by far, and a without them: said, never left out."""
     r = np.log(obs.L / law(obs.N, obs.D))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from chinchilla.fit import bootstrap
-from chinchilla.fit.loss_law import LawFrontier, log_N_opt
+from chinchilla.fit.loss_law import FrontierSolver, log_N_opt
 from chinchilla.fit.parametric.newton import Objective, Problem
 from chinchilla.fit.parametric.solver import Laws, refit_loss_law
 from chinchilla.fit.result import Interval, LossLaw
@@ -31,7 +31,7 @@ PROFILE_POINTS = 12  # on each side of the optimum
 def compare(
     obs: Observations,
     law: LossLaw,
-    frame: LawFrontier,
+    frame: FrontierSolver,
     have: dict[str, Laws],
     how: dict[str, Any],
     target_flops: float = 0.0,
@@ -80,7 +80,7 @@ def compare(
 class _Quantities:
     """(k, 2) a and ln N_opt(C) of (k, 5) laws."""
 
-    frame: LawFrontier
+    frame: FrontierSolver
     C: float
 
     def __call__(self, laws: np.ndarray) -> np.ndarray:
@@ -153,7 +153,7 @@ def _sandwich(
 
 
 def _profiles(
-    problem: Problem, law: LossLaw, frame: LawFrontier, best: np.ndarray, C: float, delta: float
+    problem: Problem, law: LossLaw, frame: FrontierSolver, best: np.ndarray, C: float, delta: float
 ) -> list[Interval]:
     """Where 2 n ln(f/f_min) stays below chi-square's quantiles: Laplace errors of one scale."""
     bounds = np.full((2, 4), np.nan)
@@ -225,7 +225,7 @@ class FixedSize:
     the centred logarithms of that size and of the tokens it leaves: a follows from the others.
     """
 
-    def __init__(self, centre: tuple[float, float], log_C: float, frame: LawFrontier) -> None:
+    def __init__(self, centre: tuple[float, float], log_C: float, frame: FrontierSolver) -> None:
         self.centre, self.log_C, self.frame = centre, log_C, frame
 
     def _at(self, value: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """What one Slurm job of a sweep does: a worker per GPU, until nothing can be claimed.
 
-A job that is warned (USR2: time limit, preemption) saves, frees its cells and puts itself back in
+A job that is warned (USR2: time limit, preemption) saves, frees its runs and puts itself back in
 the queue; so does one whose workers found no run short enough for the time it has left. One that is ended (scancel, an operator's requeue: TERM) saves and leaves the rest to Slurm.
 
 A job whose shape has several ranks is one worker: Slurm starts this in a task for each rank

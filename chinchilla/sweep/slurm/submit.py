@@ -53,7 +53,7 @@ class Submission:
     n_other_shapes: int  # ... of them, jobs of shapes that the cluster's settings have no more
     adopted: list[str]  # those of them that no launcher had recorded
     states: dict[str, int]  # of the earlier jobs: RUNNING, PENDING (Resources), ...
-    n_over_cap: int  # jobs that cluster.max_jobs left no room for
+    n_over_cap: int  # jobs that cluster.max_queued_jobs left no room for
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -79,7 +79,7 @@ class Submission:
             lines.append(f"  found in the queue, not recorded until now: {' '.join(self.adopted)}")
         if self.n_over_cap:
             lines.append(
-                f"  cluster.max_jobs left no room for {self.n_over_cap} more; launch again later"
+                f"  cluster.max_queued_jobs left no room for {self.n_over_cap} more; launch again later"
             )
         if ids := [*self.earlier_job_ids, *self.job_ids]:
             here = given("sweep_dir", self.sweep_dir)
@@ -145,8 +145,8 @@ def submit(
         have = sum(a.trains(shape.to_dict()) for _, a in earlier)
         needed = min(shape.cluster.n_workers, -(-n_at_once(specs) // shape.workers_per_job))
         wanted = room = max(0, needed - have)
-        if cluster.max_jobs:
-            room = max(0, min(wanted, cluster.max_jobs - mine - sum(counts.values())))
+        if cluster.max_queued_jobs:
+            room = max(0, min(wanted, cluster.max_queued_jobs - mine - sum(counts.values())))
         n_over_cap += wanted - room
         counts[shape.name] = 0
         most = max_array_size() if room > 1 else 1
@@ -213,13 +213,13 @@ def _submit_array(
         nodes=cluster.nodes,
         tasks_per_node=cluster.ranks_per_node,
         cpus_per_task=cluster.cpus_per_task,
-        mem_gb=cluster.mem_gb,
+        mem_gb=cluster.host_memory_gb,
         slurm_comment=comment,
         slurm_array_parallelism=n_jobs,
         slurm_signal_delay_s=warning_seconds(60 * cluster.timeout_min),
         slurm_srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cluster.cpus_per_task}"],
         slurm_additional_parameters={"requeue": True},
-        slurm_setup=[_take_task(folder), *cluster.setup],
+        slurm_setup=[_take_task(folder), *cluster.setup_lines],
         **({"gpus_per_node": cluster.gpus_per_node} if cluster.gpus_per_node else {}),
         **{
             f"slurm_{key}": value

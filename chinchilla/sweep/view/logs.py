@@ -14,7 +14,7 @@ from typing import Any
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import read_json
 from chinchilla.plan.records import RunSpec
-from chinchilla.sweep.run_files import cell_of
+from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.view.status import CellRow, sweep_status
 
 TAIL_BYTES = 1 << 20  # that are read at the end of a log
@@ -87,9 +87,9 @@ def run_logs(sweep_dir: Path, spec: RunSpec, n_lines: int) -> Logs:
         spec: the run.
         n_lines: lines of each log.
     """
-    cell = cell_of(sweep_dir, spec)
+    run_dir = run_dir_of(sweep_dir, spec)
     [row] = sweep_status(sweep_dir, only={spec.run_id}).rows
-    claims = list(_claims(cell))
+    claims = list(_claims(run_dir))
     excerpts = []
     named = dict.fromkeys(str(c["worker"]) for c in claims if c.get("worker"))
     workers = [name for name in named if "/" not in name and "\0" not in name]  # files in workers/
@@ -100,8 +100,8 @@ def run_logs(sweep_dir: Path, spec: RunSpec, n_lines: int) -> Logs:
     jobs = dict.fromkeys(m[1] for worker in workers if (m := _JOB.match(worker)))
     ends = [(str(p), _tail(p)[-n_lines:]) for p in _slurm_logs(sweep_dir, list(jobs))]
     excerpts += [Excerpt(path, lines) for path, lines in ends if lines]
-    error = _tail(cell / "error.txt")[-n_lines:] if row.state == "failed" else []
-    return Logs(spec.run_id, row.state, row.reason, _attempts(cell), claims, error, excerpts)
+    error = _tail(run_dir / "error.txt")[-n_lines:] if row.state == "failed" else []
+    return Logs(spec.run_id, row.state, row.reason, _attempts(run_dir), claims, error, excerpts)
 
 
 def sweep_logs(sweep_dir: Path, n_lines: int) -> Logs:
@@ -129,17 +129,17 @@ def _has_met_errors(row: CellRow) -> bool:
     return row.state in ("waiting", "running") and bool(row.reason)
 
 
-def _claims(cell: Path) -> Iterator[dict[str, Any]]:
-    """The cell's claims that say who made them; one cannot be read is left out."""
-    found = {int(p.stem.partition("-")[2]): p for p in cell.glob("claim-*.json") if p.stem[6:].isdigit()}  # fmt: skip
+def _claims(run_dir: Path) -> Iterator[dict[str, Any]]:
+    """The run's claims that say who made them; one cannot be read is left out."""
+    found = {int(p.stem.partition("-")[2]): p for p in run_dir.glob("claim-*.json") if p.stem[6:].isdigit()}  # fmt: skip
     for fence, path in sorted(found.items()):
         value = _record(path)
         keys = ("worker", "host", "pid", "claimed_utc", "step", "released", "ended")
         yield {"fence": fence, **{k: value[k] for k in keys if k in value}}
 
 
-def _attempts(cell: Path) -> list[dict[str, Any]]:
-    folders = [*sorted(cell.glob("attempts-*-*")), cell / "attempts"]
+def _attempts(run_dir: Path) -> list[dict[str, Any]]:
+    folders = [*sorted(run_dir.glob("attempts-*-*")), run_dir / "attempts"]
     found = []
     for folder in folders:
         paths = [p for p in folder.glob("*.json") if p.stem.isdigit()]

@@ -1,7 +1,7 @@
 """The live view of a sweep while this process waits for it or trains it, and of long stages.
 
 A thread reads the sweep's files once a second. On a terminal: one bar in FLOPs for the sweep, one
-per running cell, a line for each that ends. Elsewhere: that line, and a summary every 10 seconds,
+per running run, a line for each that ends. Elsewhere: that line, and a summary every 10 seconds,
 without escape codes.
 """
 
@@ -123,7 +123,7 @@ class _Bars:
     def __init__(self, out: TextIO) -> None:
         self.progress = _bars(out)
         self.sweep = self.progress.add_task("sweep", total=None, note="")
-        self.cells: dict[str, TaskID] = {}
+        self.run_dirs: dict[str, TaskID] = {}
         self.progress.start()
 
     def ended(self, row: CellRow) -> None:
@@ -136,18 +136,18 @@ class _Bars:
             self.sweep, description=status.sweep, total=total, completed=done, note=note
         )
         running = {row.run_id: row for row in status.rows if row.state == "running"}
-        for run_id in set(self.cells) - set(running):
-            self.progress.remove_task(self.cells.pop(run_id))
+        for run_id in set(self.run_dirs) - set(running):
+            self.progress.remove_task(self.run_dirs.pop(run_id))
         for run_id, row in running.items():
-            if run_id not in self.cells:
-                self.cells[run_id] = self.progress.add_task(f"  {run_id}", total=1, note="")
+            if run_id not in self.run_dirs:
+                self.run_dirs[run_id] = self.progress.add_task(f"  {run_id}", total=1, note="")
             loss = "" if row.loss is None else f"loss {row.loss:.3f}, "
             values: dict[str, Any] = {"total": row.steps, "completed": row.step}
             values["note"] = f"{loss}{clock(row.eta_seconds)} left"
-            self.progress.update(self.cells[run_id], **values)
+            self.progress.update(self.run_dirs[run_id], **values)
 
     def close(self) -> None:
-        for task in self.cells.values():
+        for task in self.run_dirs.values():
             self.progress.remove_task(task)
         self.progress.stop()
 

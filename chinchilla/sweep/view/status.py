@@ -1,6 +1,6 @@
 """What a sweep has done and how long it still takes, from its files alone.
 
-A cell is finished, diverged or failed (its result.json), running (a live claim) or waiting. No
+A run is finished, diverged or failed (its result.json), running (a live claim) or waiting. No
 scheduler is asked: a status works from any machine that sees the folder, and never blocks. What
 Slurm's queue holds (`submissions.in_queue`) is shown beside it and changes nothing.
 """
@@ -52,7 +52,7 @@ class CellRow:
     steps: int
     loss: float | None  # final when finished, else the last one reported; nats per token
     tokens_per_second: float | None
-    eta_seconds: float | None  # of a running cell
+    eta_seconds: float | None  # of a running run
     reason: str  # why it diverged or failed, or what its last attempt met
     worker: str
     flops: float  # C of the whole run
@@ -113,12 +113,12 @@ def sweep_status(
     """
     specs = planned_specs(sweep_dir, only)
     known = {} if known is None else known
-    cells = sweep_dir / "cells"
-    now = file_system_now(cells) if cells.is_dir() else 0.0
+    run_dirs = sweep_dir / "runs"
+    now = file_system_now(run_dirs) if run_dirs.is_dir() else 0.0
     rows = []
     stride = -(-len(specs) // PACED) or 1
     for i, spec in enumerate(specs):
-        row = known.get(spec.run_id) or _row(spec, cells / spec.run_id, now, i % stride == 0)
+        row = known.get(spec.run_id) or _row(spec, run_dirs / spec.run_id, now, i % stride == 0)
         if row.state in DONE:
             known[spec.run_id] = row
         rows.append(row)
@@ -145,21 +145,21 @@ def _flops_behind(row: CellRow) -> float:
     return row.flops_done
 
 
-def _row(spec: RunSpec, cell: Path, now: float, measured: bool = True) -> CellRow:
+def _row(spec: RunSpec, run_dir: Path, now: float, measured: bool = True) -> CellRow:
     """A run as it stands; `measured`: whether a run that is over is one to learn the pace from."""
     damaged = False
     try:
-        if (result := _ended(cell)) is not None:
-            return _row_of_result(spec, result, read_progress(cell) if measured else None)
+        if (result := _ended(run_dir)) is not None:
+            return _row_of_result(spec, result, read_progress(run_dir) if measured else None)
     except InputError:
-        if not (damaged := is_damaged(cell)):
+        if not (damaged := is_damaged(run_dir)):
             raise
-    progress = read_progress(cell)
+    progress = read_progress(run_dir)
     step = min(int(progress.get("step") or 0), spec.steps)
-    standing = look(cell, now)
+    standing = look(run_dir, now)
     running = standing.state in ("held", "silent")
     rate = progress.get("tokens_per_second") if running else None
-    errors = n_errors(cell)
+    errors = n_errors(run_dir)
     return CellRow(
         run_id=spec.run_id,
         state="running" if running else "waiting",
@@ -170,7 +170,7 @@ def _row(spec: RunSpec, cell: Path, now: float, measured: bool = True) -> CellRo
         eta_seconds=(spec.steps - step) * spec.batch_tokens / rate if rate else None,
         reason="result.json is damaged: launch the sweep again"
         if damaged
-        else _last_error(cell, errors)
+        else _last_error(run_dir, errors)
         if errors
         else "",
         worker=standing.record.worker if running and standing.record else "",
@@ -180,7 +180,7 @@ def _row(spec: RunSpec, cell: Path, now: float, measured: bool = True) -> CellRo
     )
 
 
-def _ended(cell: Path) -> dict[str, Any] | None:
+def _ended(run_dir: Path) -> dict[str, Any] | None:
     """The values of result.json, if there is one, once those that a row shows are of their types.
 
     Reading the whole record, as `RunResult.load` does, would double the time of a large sweep's
@@ -190,7 +190,7 @@ def _ended(cell: Path) -> dict[str, Any] | None:
         InputError: no JSON, another version's, or not of these types.
     """
     try:
-        with open(f"{cell}/result.json", "rb", buffering=0) as f:  # it is read at once
+        with open(f"{run_dir}/result.json", "rb", buffering=0) as f:  # it is read at once
             value = json.loads(f.read())
     except FileNotFoundError:
         return None
@@ -211,8 +211,8 @@ def _ended(cell: Path) -> dict[str, Any] | None:
         and isinstance(value.get("spec"), dict)
     ):
         return value
-    RunResult.load(cell)  # says what is odd
-    raise InputError(f"{cell}/result.json: holds values of other types than a run result has.")
+    RunResult.load(run_dir)  # says what is odd
+    raise InputError(f"{run_dir}/result.json: holds values of other types than a run result has.")
 
 
 def _is_number(x: Any) -> bool:
@@ -244,9 +244,9 @@ def _row_of_result(
     )
 
 
-def _last_error(cell: Path, n: int) -> str:
+def _last_error(run_dir: Path, n: int) -> str:
     try:
-        reason = read_json(cell / "attempts" / f"{n}.json", "attempt")["reason"]
+        reason = read_json(run_dir / "attempts" / f"{n}.json", "attempt")["reason"]
     except (InputError, TypeError, KeyError, IndexError):
         reason = "its record is damaged"
     return f"attempt {n} of {MAX_ATTEMPTS}: {reason}"
@@ -255,7 +255,7 @@ def _last_error(cell: Path, n: int) -> str:
 def _seconds_left(rows: list[CellRow], over: dict[str, int]) -> float | None:
     """What is left at the mean measured FLOP/s of a worker; the longest running run is a floor.
 
-    `over`: by run_id, the steps that a run takes over from its trunk.
+    `over`: by run_id, the steps that a run takes over from its stable phase.
     """
     running = [row for row in rows if row.state == "running"]
     if all(row.state in DONE for row in rows):
@@ -286,8 +286,8 @@ def clock(seconds: float | None) -> str:
 
 
 def summary_line(status: SweepStatus) -> str:
-    """One line: 12/28 cells, 43% of FLOPs, 1:32 left; then what went wrong, if anything."""
-    line = f"{status.done}/{len(status.rows)} cells, {status.fraction:.0%} of FLOPs"
+    """One line: 12/28 runs, 43% of FLOPs, 1:32 left; then what went wrong, if anything."""
+    line = f"{status.done}/{len(status.rows)} runs, {status.fraction:.0%} of FLOPs"
     if status.done < len(status.rows):
         left = status.seconds_left
         line += f", {clock(left)} left" if left is not None else ", time left unknown"
@@ -308,7 +308,7 @@ def rows_to_show(rows: Sequence[CellRow], most: int) -> list[CellRow]:
 
 
 def render_status(status: SweepStatus, queue: InQueue | None = None, most: int = 0) -> "Group":
-    """The status for a terminal: a table of cells, and the summary under it.
+    """The status for a terminal: a table of runs, and the summary under it.
 
     Args:
         status: of the sweep.

@@ -42,7 +42,7 @@ def world(tmp_path_factory):
 def words(folder):
     return [
         "data", "--config-dir", str(folder), "corpus=mine", "tokenizer.vocab_size=300",
-        "held_out_fraction=0.3", f"data_dir={folder / 'data'}",
+        "validation_fraction=0.3", f"data_dir={folder / 'data'}",
     ]  # fmt: skip
 
 
@@ -112,10 +112,10 @@ def test_a_run_records_what_it_repeated(world, capsys):
     assert main([
         "train", "model.d_model=16", "model.kv_size=8", "model.n_layers=1", "model.seq_len=32",
         "recipe=demo", "recipe.batch_tokens=8192", "recipe.precision=fp32", "tokens=32768",
-        "epochs=20", "cluster=debug", "runtime.held_out_tokens=256", "format=json",
+        "epochs=20", "cluster=debug", "runtime.validation_tokens=256", "format=json",
         f"data_dir={world / 'data'}", f"out_dir={world / 'single'}",
     ]) == 0  # fmt: skip
-    [path] = (world / "single").glob("cells/*/result.json")
+    [path] = (world / "single").glob("runs/*/result.json")
     result = json.loads(path.read_text())
     assert result["epochs"]["rare"] > 1.2
     read = {"rare": 0.25 * 32_768, "common": 0.75 * 32_768}
@@ -146,7 +146,7 @@ def test_a_tokenizer_alone_is_the_one_that_prepare_would_train(world, tmp_path, 
     prepared = json.loads((world / "data" / "manifest.json").read_text())
     assert found["sha256"] == prepared["tokenizer"]["sha256"]
     assert [s["source"] for s in found["sources"]] == ["common", "rare"]
-    held_out = [s["splits"]["heldout"] for s in prepared["sources"]]
+    held_out = [s["splits"]["validation"] for s in prepared["sources"]]
     for measured, part in zip(found["sources"], held_out, strict=True):
         assert measured["bytes"] == part["bytes"]
         assert measured["tokens"] == part["tokens"] - part["documents"]

@@ -211,10 +211,10 @@ VALLEYS = 0.6 * (BUDGETS / 6) ** 0.4565 * np.tile(np.geomspace(1 / 4, 4, 9), 2)
          {"isoflop": "two budgets", "parametric": "different cost", "envelope": "3 sizes"}),
         (table(SIZES, RATIOS * SIZES, 3.0), {"parametric": "approach 3", "envelope": "approach 1"}),
         (table(VALLEYS, BUDGETS / 6 / VALLEYS, 4 - 0.1 * np.log(VALLEYS), BUDGETS),
-         {"isoflop": "bottom"}),
+         {"isoflop": "minimum"}),
     ],
     ids=["one run", "one size", "one D/N", "one D/N in budgets", "constant loss in budgets",
-         "budgets of unequal C", "one budget", "constant loss", "no valley"],
+         "budgets of unequal C", "one budget", "constant loss", "no IsoFLOP curve"],
 )  # fmt: skip
 def test_a_csv_that_cannot_answer_is_refused_with_the_reason(fit, tmp_path, rows, reasons):
     code, out, err = fit(rows, f"approaches=[{','.join(reasons)}]")
@@ -255,8 +255,8 @@ def test_columns_under_other_names_without_C_give_the_same_fit(fit, tmp_path):
     words = ("approaches=parametric", "flop_convention=six_nd", "n_convention=non_embedding")
     assert fit(rows, *words)[0] == 0
     first = json.loads((tmp_path / "fits" / "frontier.json").read_text())
-    cells = [row.split(",") for row in rows[1:]]
-    renamed = ["Loss\tPARAMS\tTokens\tnote", *(f"{c[5]}\t{c[3]}\t{c[4]}\tx" for c in cells)]
+    run_dirs = [row.split(",") for row in rows[1:]]
+    renamed = ["Loss\tPARAMS\tTokens\tnote", *(f"{c[5]}\t{c[3]}\t{c[4]}\tx" for c in run_dirs)]
     code, out, _ = fit(renamed, *words)
     assert code == 0
     assert "note: C = 6*N*D on every row: the table gives no C." in out

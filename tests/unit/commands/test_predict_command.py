@@ -562,30 +562,30 @@ def test_a_runs_own_result_is_scored(say, prediction, tmp_path):
     L = float(LAW(spec.N, spec.D))
     result = RunResult(
         spec=spec, status="finished", reason="", final_loss=L, final_loss_se=0.001,
-        final_loss_steps=50, held_out_loss={"a": L + 1}, held_out_tokens={"a": 1},
+        final_loss_steps=50, validation_loss={"a": L + 1}, validation_tokens={"a": 1},
         bits_per_byte={"a": 1.0}, n_params=spec.N, n_params_non_embedding=1, steps_done=spec.steps,
-        flops_spent=spec.C, wall_seconds=1.0, tokens_per_second=1.0, mfu=None, peak_memory_bytes=1,
+        flops_spent=spec.C, train_seconds=1.0, tokens_per_second=1.0, mfu=None, peak_memory_bytes=1,
         device="cpu", versions={}, git="", started_utc="2099-01-01T00:00:00Z",
         finished_utc="2099-01-01T00:00:09Z",
     )  # fmt: skip
-    cell = tmp_path / "cell"
-    cell.mkdir()
-    result.save(cell)
-    for given in ("cell", "cell/result.json"):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    result.save(run_dir)
+    for given in ("run", "run/result.json"):
         (run,) = say(f"score prediction={prediction} result={given} format=json").json["runs"]
         assert (run["N"], run["D"], run["C"]) == (spec.N, spec.D, spec.C)
         assert run["measured"] == L
         assert run["inside"] is True
-    (held,) = say(f"score prediction={prediction} result=cell loss=heldout format=json").json[
+    (held,) = say(f"score prediction={prediction} result=run loss=validation format=json").json[
         "runs"
     ]
     assert held["inside"] is False
-    replace(result, finished_utc="2020-01-01T00:00:09Z").save(cell)
-    said = say(f"score prediction={prediction} result=cell")
+    replace(result, finished_utc="2020-01-01T00:00:09Z").save(run_dir)
+    said = say(f"score prediction={prediction} result=run")
     one_line(said, 2, "finished at 2020-01-01T00:00:09Z, before this prediction was made")
-    replace(result, status="diverged", reason="NaN", final_loss=None).save(cell)
-    one_line(say(f"score prediction={prediction} result=cell"), 2, "this run diverged (NaN)")
-    one_line(say(f"score prediction={prediction} result=cell/spec.json"), 2, "result.json")
+    replace(result, status="diverged", reason="NaN", final_loss=None).save(run_dir)
+    one_line(say(f"score prediction={prediction} result=run"), 2, "this run diverged (NaN)")
+    one_line(say(f"score prediction={prediction} result=run/spec.json"), 2, "result.json")
 
 
 def test_a_result_far_off_is_a_verdict_not_an_error(say, prediction, tmp_path):

@@ -197,7 +197,7 @@ BAD = [
     ({"parametrization": "mup", "base_layers": 4}, "completep needs the layers .* and nothing else"),
     ({"base_layers": 4}, "completep needs the layers .* and nothing else"),
     ({"parametrization": "completep", "base_layers": 4, "optimizer": "adam"}, "the decay of AdamW"),
-    ({"parametrization": "mup", "rule": "deepseek", "peak_lr": 0}, "rates of the standard"),
+    ({"parametrization": "mup", "lr_batch_rule": "deepseek", "peak_lr": 0}, "rates of the standard"),
 ]  # fmt: skip
 
 

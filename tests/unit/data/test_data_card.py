@@ -19,7 +19,7 @@ def test_the_card_accounts_for_every_document(tmp_path):
     card = json.loads((tmp_path / "d" / "data_card.json").read_text())
     [source] = card["sources"]
     assert source["documents_in"] == 37
-    kept = source["train"]["documents"] + source["heldout"]["documents"]
+    kept = source["train"]["documents"] + source["validation"]["documents"]
     assert kept + sum(source["dropped"].values()) == 37
     assert card["data_id"] == m.data_id
     assert source["files"] == 1

@@ -86,7 +86,7 @@ def test_permutation_of_a_large_range_stays_inside_and_distinct(n, draw):
 
 
 def test_permutation_looks_random():
-    """Every place is equally likely: chi-squared over 500 keys, 12 x 12 cells."""
+    """Every place is equally likely: chi-squared over 500 keys, 12 x 12 runs."""
     n, keys = 12, 500
     counts = np.zeros((n, n))
     for k in range(keys):
@@ -96,7 +96,7 @@ def test_permutation_looks_random():
 
 
 def test_held_out_rows_are_spread_and_fixed(data, token_dir):
-    tokens, n = stream(token_dir, "heldout"), data.n_rows(SEQ, "heldout")
+    tokens, n = stream(token_dir, "validation"), data.n_rows(SEQ, "validation")
     rows = data.held_out(4 * SEQ, SEQ)
     assert rows.shape == (4, SEQ + 1)
     for k, row in enumerate(rows):
@@ -116,12 +116,12 @@ def test_rows_longer_than_the_data_are_refused(data):
         data.epoch_tokens(10**6)
     with pytest.raises(DataError, match="fewer than one row of seq_len"):
         data.batch(0, 0, 1, 10**6)
-    with pytest.raises(DataError, match="held_out_fraction"):
+    with pytest.raises(DataError, match="validation_fraction"):
         data.held_out(100, 10**6)
 
 
 def test_bytes_per_token_turns_nats_into_bits_per_byte(data):
-    split = data.manifest.splits["heldout"]
+    split = data.manifest.splits["validation"]
     assert data.bytes_per_token() == split.bytes / split.tokens
     assert 1 < data.bytes_per_token("train") < 5
 

@@ -95,13 +95,13 @@ def lay_out(source: SourceConfig, seed: int) -> list[str]:
 def test_a_hub_preset_reads_its_data_sets_as_the_hub_lays_them_out(tmp_path, monkeypatch, preset):
     monkeypatch.chdir(tmp_path)
     told = cli.compose("data", [
-        f"corpus={preset}", "tokenizer.vocab_size=300", "held_out_fraction=0.2",
+        f"corpus={preset}", "tokenizer.vocab_size=300", "validation_fraction=0.2",
         "n_workers=1", f"data_dir={tmp_path / 'd'}",
     ])  # fmt: skip
     texts = {s.name: lay_out(s, i) for i, s in enumerate(told.corpus.each())}
     m = prepare(told)
     assert {s.name: s.documents for s in m.sources} == dict.fromkeys(texts, 30)
-    read = decoded(tmp_path / "d", "train") + decoded(tmp_path / "d", "heldout")
+    read = decoded(tmp_path / "d", "train") + decoded(tmp_path / "d", "validation")
     assert set(read) <= {t for each in texts.values() for t in each}
     assert all(s.licence for s in m.sources)
 

@@ -39,7 +39,7 @@ def mixture(folder, data_dir, weights=None, **settings):
         corpus=CorpusConfig(name="mixture", sources=sources),
         tokenizer=TokenizerConfig(vocab_size=300),
         data_dir=str(data_dir),
-        **{"held_out_fraction": 0.3, "shard_tokens": 1_000, **settings},
+        **{"validation_fraction": 0.3, "shard_tokens": 1_000, **settings},
     )
 
 
@@ -119,7 +119,9 @@ def test_held_out_rows_come_in_the_same_shares_and_the_scarce_repeat(data, folde
 
 
 def rows_heldout(folder, name):
-    tokens = np.concatenate([shard_tokens(p) for p in sorted(folder.glob(f"heldout-{name}-*.bin"))])
+    tokens = np.concatenate(
+        [shard_tokens(p) for p in sorted(folder.glob(f"validation-{name}-*.bin"))]
+    )
     return [tuple(tokens[i : i + SEQ + 1]) for i in range(0, len(tokens) - SEQ, SEQ)]
 
 
@@ -186,9 +188,9 @@ def test_a_source_with_nothing_of_its_own_is_refused(tmp_path):
 
 def test_each_source_needs_both_splits(tmp_path):
     with pytest.raises(
-        DataError, match=r"12 documents of source 'tiny' empty. Use held_out_fraction="
+        DataError, match=r"12 documents of source 'tiny' empty. Use validation_fraction="
     ):
-        prepare(mixture(tmp_path, tmp_path / "d", held_out_fraction=0.05))
+        prepare(mixture(tmp_path, tmp_path / "d", validation_fraction=0.05))
 
 
 def test_a_source_shorter_than_a_row_is_named(folder):
@@ -247,7 +249,7 @@ def test_a_source_that_cannot_be_read_is_named(given, message):
         lambda m: m["sources"][0].update(rows=4),
         lambda m: m["sources"][0]["splits"]["train"].update(tokens=7),
         lambda m: m["sources"].pop(),
-        lambda m: m["sources"][0]["splits"].pop("heldout"),
+        lambda m: m["sources"][0]["splits"].pop("validation"),
     ],
 )
 def test_sources_edited_by_hand_are_found(tmp_path, folder, edit):

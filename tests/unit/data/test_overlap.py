@@ -63,7 +63,7 @@ def test_no_ngram_runs_over_the_end_of_a_document(tmp_path):
     words = SECRET.split()
     texts = [*documents(30), " ".join(words[:8]), " ".join(words[8:])]
     prepare(
-        command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", texts), held_out_fraction=0.05)
+        command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", texts), validation_fraction=0.05)
     )
     evaluation = write_jsonl(tmp_path / "e.jsonl", [SECRET])
     [item], _ = overlap(tmp_path / "d", evaluation, 9, "text")

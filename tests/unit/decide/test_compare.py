@@ -12,11 +12,11 @@ from chinchilla.config import FitCommand
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import ModelShape
 from chinchilla.decide.compare import Side, compare, told
-from chinchilla.fit import Fits, LossLaw, fit_all
+from chinchilla.fit import FitResults, LossLaw, fit_all
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import RunResult, RunSpec, save_plan
 from chinchilla.report.comparison import tables_of, write_comparison
-from chinchilla.report.figures import valleys_side_by_side
+from chinchilla.report.figures import isoflop_curves_side_by_side
 
 EVEN = LossLaw(1.7, 400.0, 400.0, 0.34, 0.34)  # a = b = .5
 CODE = LossLaw(0.9, 300.0, 900.0, 0.30, 0.36)  # a = .36/.66 = .545
@@ -35,7 +35,7 @@ def runs(law: LossLaw, seed: int = 0, noise: float = 1e-3, budgets=BUDGETS) -> O
     D = C / (6 * N)
     L = law(N, D) * np.exp(noise * np.random.default_rng(seed).normal(size=len(N)))
     return Observations.of(
-        N=N, D=D, L=L, C=C, budget_flops=C, flop_convention="six_nd", loss_kind="heldout"
+        N=N, D=D, L=L, C=C, budget_flops=C, flop_convention="six_nd", loss_kind="validation"
     )
 
 
@@ -132,7 +132,7 @@ def test_what_only_one_side_says_is_noted(sides):
     found = compare([sides[0], replace(sides[1], finals=quiet)])
     (note,) = (note for note in found.notes if "does not say" in note)
     assert note == (
-        "code does not say its flop_convention, loss_kind: taken to be six_nd, heldout, as the other says."
+        "code does not say its flop_convention, loss_kind: taken to be six_nd, validation, as the other says."
     )
     assert not any("does not say" in note for note in compare(sides).notes)
 
@@ -152,7 +152,7 @@ def test_one_vocabulary_each_and_one_corpus_twice_are_noted(sides):
 
 def test_the_papers_table_a2_stands_beside_approach_2(sides):
     _, table = tables_of(compare(sides))["exponents"]
-    rows = [[cell.text for cell in row] for row in table.rows]
+    rows = [[run_dir.text for run_dir in row] for row in table.rows]
     at = [row[0] for row in rows].index("2 isoflop")
     assert [row[1] for row in rows[at : at + 4]] == ["prose", "code", "paper, C4", "paper, GitHub"]
     assert rows[at + 3][2:4] == ["0.53", "0.47"]
@@ -161,15 +161,15 @@ def test_the_papers_table_a2_stands_beside_approach_2(sides):
 
 def test_panels_share_sizes_and_colours_and_in_bits_per_byte_the_scale(sides):
     panels = [(s.name, s.fits.fitted["isoflop"], s.finals) for s in sides]
-    left, right = valleys_side_by_side(panels, [0.5, 0.9]).axes
+    left, right = isoflop_curves_side_by_side(panels, [0.5, 0.9]).axes
     assert left.get_xlim() == right.get_xlim()
     assert np.ptp(left.get_ylim()) == pytest.approx(np.ptp(right.get_ylim()))
-    assert (left.get_ylabel(), right.get_ylabel()) == ("final held-out loss, bits/byte", "")
+    assert (left.get_ylabel(), right.get_ylabel()) == ("final validation loss, bits/byte", "")
     dots = [[line for line in ax.lines if len(line.get_xdata()) == 7] for ax in (left, right)]
     assert [x.get_color() for x in dots[0]] == [x.get_color() for x in dots[1]]
     assert dots[1][0].get_ydata().min() == pytest.approx(0.9 * sides[1].finals.L[:7].min())
-    left, right = valleys_side_by_side(panels, None).axes
-    assert left.get_ylabel() == right.get_ylabel() == "final held-out loss, nats/token"
+    left, right = isoflop_curves_side_by_side(panels, None).axes
+    assert left.get_ylabel() == right.get_ylabel() == "final validation loss, nats/token"
     assert np.ptp(left.get_ylim()) != pytest.approx(np.ptp(right.get_ylim()))
 
 
@@ -183,7 +183,7 @@ def test_the_page_holds_everything_and_fetches_nothing(sides, tmp_path):
     assert "https://" not in page
     assert "Bits per byte, all panels to one scale" in page
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {
-        "compare_valleys.png", "compare_valleys.svg",
+        "compare_isoflop_curves.png", "compare_isoflop_curves.svg",
     }  # fmt: skip
 
 
@@ -220,15 +220,15 @@ def keep_sweep(folder: Path, fitted: Side, bytes_per_token: float) -> None:
             weight_decay=0.1, beta1=0.9, beta2=0.95, adam_eps=1e-8, grad_clip=1.0, precision="fp32",
             seed=i,
         )  # fmt: skip
-        (folder / "cells" / spec.run_id).mkdir(parents=True)
+        (folder / "runs" / spec.run_id).mkdir(parents=True)
         RunResult(
             spec=spec, status="finished", reason="", final_loss=L, final_loss_se=0.01,
-            final_loss_steps=3, held_out_loss={"heldout": L}, held_out_tokens={"heldout": 9},
-            bits_per_byte={"heldout": L / np.log(2) / bytes_per_token}, n_params=spec.N,
-            n_params_non_embedding=1, steps_done=10, flops_spent=spec.C, wall_seconds=1,
+            final_loss_steps=3, validation_loss={"validation": L}, validation_tokens={"validation": 9},
+            bits_per_byte={"validation": L / np.log(2) / bytes_per_token}, n_params=spec.N,
+            n_params_non_embedding=1, steps_done=10, flops_spent=spec.C, train_seconds=1,
             tokens_per_second=1, mfu=None, peak_memory_bytes=1, device="cpu", versions={}, git="",
             started_utc="", finished_utc="",
-        ).save(folder / "cells" / spec.run_id)  # fmt: skip
+        ).save(folder / "runs" / spec.run_id)  # fmt: skip
         specs.append(spec)
         names.append(spec.run_id)
     save_plan(specs, folder / "plan.jsonl")
@@ -248,7 +248,7 @@ def test_two_sweeps_are_compared_in_bits_per_byte(say, sides, tmp_path):
     assert [c["data_ids"] for c in found["corpora"]] == [["prose"], ["code"]]
     best = found["lowest"][0]
     assert best["bits_per_byte"] == pytest.approx(best["L"] / np.log(2) / 2.0)
-    assert (tmp_path / "both" / "figures" / "compare_valleys.png").exists()
+    assert (tmp_path / "both" / "figures" / "compare_isoflop_curves.png").exists()
 
 
 @pytest.mark.slow
@@ -289,7 +289,7 @@ def test_repeated_data_of_a_corpus_is_noted():
 @pytest.mark.slow
 def test_corpora_that_nothing_could_be_fitted_to_are_drawn_and_say_so(say, sides, tmp_path):
     for folder, one in zip(("a", "b"), sides, strict=True):
-        refused = Fits({}, one.fits.refused, one.fits.data) if folder == "b" else one.fits
+        refused = FitResults({}, one.fits.refused, one.fits.data) if folder == "b" else one.fits
         keep(tmp_path / folder, replace(one, fits=refused))
     record = json.loads((tmp_path / "b" / "frontier.json").read_text())
     record["approaches"] = {"isoflop": {"status": "refused", "reason": "no.", "kind": "x"}}
@@ -310,7 +310,7 @@ def test_corpora_that_nothing_could_be_fitted_to_are_drawn_and_say_so(say, sides
         ("sweep_dirs=[a,a]", "a is the same as a"),
         ("sweep_dirs=[a,b] names=[x]", "names=[x] names 1 of 2 corpora"),
         ("sweep_dirs=[a,b] names=[x,x]", "gives one name twice"),
-        ("sweep_dirs=[a,b]", "Make them: chinchilla fit sweep_dir=a loss=heldout"),
+        ("sweep_dirs=[a,b]", "Make them: chinchilla fit sweep_dir=a loss=validation"),
         ("fits=[a,b]", "Make them: chinchilla fit observations=RUNS.csv out_dir=a"),
         ("sweep_dirs=[a,b] format=xml", "format"),
     ],
@@ -326,7 +326,7 @@ def test_two_kinds_of_loss_are_refused_before_anything_is_written(say, sides, tm
     keep(tmp_path / "b", replace(sides[1], finals=replace(sides[1].finals, loss_kind="train")))
     code, _, err = say("compare fits=[a,b] out_dir=both")
     assert (code, err.count("\n")) == (2, 1)
-    assert "loss_kind differs (heldout in a, train in b)" in err
+    assert "loss_kind differs (validation in a, train in b)" in err
     assert not (tmp_path / "both").exists()
 
 

@@ -16,10 +16,10 @@ from chinchilla.core.shapes import (
     shape_named,
 )
 from chinchilla.decide.allocation import allocate
-from chinchilla.decide.answer import Ground, for_budget, for_target, for_unique_tokens
+from chinchilla.decide.answer import DecisionModel, for_budget, for_target, for_unique_tokens
 from chinchilla.decide.bootstrap_laws import ResampledLaws
 from chinchilla.decide.predict import left_out, predictions
-from chinchilla.fit import Fits, Frontier, LossLaw, fit_isoflop, fit_parametric
+from chinchilla.fit import FitResult, FitResults, LossLaw, fit_isoflop, fit_parametric
 from chinchilla.fit.loss_law import flops_at
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import recommendation
@@ -43,8 +43,8 @@ def sweep() -> Observations:
     return Observations(ids, budgets, C, N, D, L, flop_convention="with_head")
 
 
-def together(obs: Observations, *frontiers: Frontier) -> Fits:
-    return with_recommendation(Fits.of({f.approach: f for f in frontiers}, {}, obs), obs)
+def together(obs: Observations, *frontiers: FitResult) -> FitResults:
+    return with_recommendation(FitResults.of({f.approach: f for f in frontiers}, {}, obs), obs)
 
 
 def shape_params(shape: ModelShape) -> float:
@@ -124,7 +124,7 @@ def test_only_approach_3_forecasts_a_loss_by_itself():
 
 
 @pytest.fixture(scope="module")
-def noisy() -> tuple[Fits, Observations, ResampledLaws]:
+def noisy() -> tuple[FitResults, Observations, ResampledLaws]:
     """Runs with 0.3% noise under C = 6ND, approach 3 with its resamples."""
     rng = np.random.default_rng(1)
     N = np.repeat(np.geomspace(5e7, 2e9, 7), 5)
@@ -171,7 +171,7 @@ def test_a_new_run_scatters_wider_than_the_law(noisy):
 
 
 @pytest.fixture(scope="module")
-def with_head() -> Fits:
+def with_head() -> FitResults:
     """Table A9's shapes, the output head counted, .2% noise; approach 3 with resamples, and 2."""
     law = LossLaw(1.8, 480, 2000, 0.34, 0.36)
     rng, rows = np.random.default_rng(0), []
@@ -200,7 +200,7 @@ def test_a_point_lies_inside_of_its_own_interval(with_head, C):
 
 @pytest.mark.parametrize("C", [1e17, 1e21, 1e23])
 def test_every_decision_has_the_same_optimum(with_head, C):
-    ground = Ground.of(with_head)
+    ground = DecisionModel.of(with_head)
     assert ground is not None
     r = recommendation(with_head, C)
     decision = for_budget(ground, C, named_shapes(), RatesConfig())
@@ -223,7 +223,7 @@ def test_every_decision_has_the_same_optimum(with_head, C):
 @pytest.mark.parametrize("C", [1e19, 1e22])
 def test_the_local_law_has_the_slope_of_the_recommended_loss(with_head, C):
     """So that a budget a little larger or smaller is decided alike by the law of its neighbour."""
-    ground = Ground.of(with_head)
+    ground = DecisionModel.of(with_head)
     assert ground is not None
     near = allocate(ground.at(C).law, 1.01 * C, with_head.cost)
     r, there = recommendation(with_head, C), recommendation(with_head, 1.01 * C)
@@ -233,7 +233,7 @@ def test_the_local_law_has_the_slope_of_the_recommended_loss(with_head, C):
 def test_data_without_end_is_spent_as_recommended(noisy):
     """Under C = 6ND the split for more unique tokens than are needed is the recommended one."""
     fits, _, _ = noisy
-    ground = Ground.of(fits)
+    ground = DecisionModel.of(fits)
     assert ground is not None
     r = recommendation(fits, 1e21)
     (row,) = for_unique_tokens(ground, [1e21], 1e14)["budgets"]
@@ -260,7 +260,7 @@ def test_shapes_are_chosen_and_priced_by_the_runs_own_flops(convention):
     ids = np.array([f"r{i}" for i in range(len(N))])
     obs = Observations(ids, C, C, N, D, law(N, D), flop_convention=convention)
     fits = together(obs, fit_parametric(obs, n_bootstrap=0))
-    ground = Ground.of(fits)
+    ground = DecisionModel.of(fits)
     assert ground is not None
     decision = for_budget(ground, 1e18, named_shapes(), RatesConfig())
     assert decision["N"] == pytest.approx(8.1e7, rel=0.15)
@@ -275,7 +275,7 @@ def test_a_convention_that_contradicts_the_runs_makes_no_shape_cheaper(noisy):
     """Runs at 6ND that are said to count as the paper does."""
     _, obs, _ = noisy
     obs = replace(obs, flop_convention="paper")
-    ground = Ground.of(together(obs, fit_parametric(obs, n_bootstrap=0)))
+    ground = DecisionModel.of(together(obs, fit_parametric(obs, n_bootstrap=0)))
     assert ground is not None
     decision = for_budget(ground, 1e20, named_shapes(), RatesConfig())
     assert all(row["excess"] is None or row["excess"] >= 0 for row in decision["shapes"])
@@ -288,7 +288,7 @@ def test_shapes_are_compared_by_the_count_of_the_fit(noisy):
     counted = n_params_non_embedding(named_shapes()["44m"])
     for said, N in (("non_embedding", counted), ("unknown", n_params(named_shapes()["44m"]))):
         named = replace(obs, n_convention=said)
-        ground = Ground.of(together(named, fit_parametric(named, n_bootstrap=0)))
+        ground = DecisionModel.of(together(named, fit_parametric(named, n_bootstrap=0)))
         assert ground is not None
         built = {row.name: row for row in ground.built(1e20, named_shapes())}
         assert built["44m"].N == N

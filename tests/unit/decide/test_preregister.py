@@ -14,7 +14,7 @@ from chinchilla.decide.predict import predictions
 from chinchilla.decide.preregister import digest, load, record_of, refuse_known, save, score, unsaid
 from chinchilla.fit import fit_parametric
 from chinchilla.fit.result import LossLaw
-from chinchilla.fit.results import Fits
+from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import recommendation
 from chinchilla.recommend.answer import local_law
@@ -36,7 +36,7 @@ def record(tmp_path_factory) -> dict:
     N = np.repeat(np.geomspace(5e7, 2e9, 8), 5)
     obs = runs(N, N * np.tile([5, 10, 20, 40, 80], 8))
     fit = fit_parametric(obs, n_bootstrap=300)
-    fits = Fits.of({"parametric": fit}, {}, obs)
+    fits = FitResults.of({"parametric": fit}, {}, obs)
     file = tmp_path_factory.mktemp("fits") / "frontier.json"
     obs.save(file.parent / "observations.csv")
     fits.with_runs(file.parent / "observations.csv").save(file)
@@ -130,8 +130,8 @@ def test_how_far_a_run_was_from_the_best_size_is_said(record):
 
 
 def test_another_loss_does_not_compare(record):
-    with pytest.raises(InputError, match="loss_kind=train and the result loss_kind=heldout"):
-        score(record, runs([5e8], [1e10], kind="heldout"))
+    with pytest.raises(InputError, match="loss_kind=train and the result loss_kind=validation"):
+        score(record, runs([5e8], [1e10], kind="validation"))
 
 
 @pytest.mark.parametrize(
@@ -198,7 +198,7 @@ def advised() -> tuple[dict, list]:
     """A prediction with the recommended answers at 1e21 and 1e23 FLOPs, and these."""
     N = np.repeat(np.geomspace(5e7, 2e9, 8), 5)
     obs = runs(N, N * np.tile([5, 10, 20, 40, 80], 8))
-    fits = Fits.of({"parametric": fit_parametric(obs, n_bootstrap=50)}, {}, obs)
+    fits = FitResults.of({"parametric": fit_parametric(obs, n_bootstrap=50)}, {}, obs)
     fits = with_recommendation(fits, obs)
     said = [recommendation(fits, C) for C in (1e21, 1e23)]
     laws = [local_law(fits, r.C) for r in said]

@@ -9,11 +9,11 @@ from recommended import with_recommendation
 from chinchilla.config import RatesConfig
 from chinchilla.core.errors import Refusal
 from chinchilla.core.shapes import named_shapes
-from chinchilla.decide.answer import FITTED, Ground, for_budget, for_target
+from chinchilla.decide.answer import FITTED, DecisionModel, for_budget, for_target
 from chinchilla.decide.warnings import gather, refuse_if_nothing_fitted
 from chinchilla.fit.loss_law import six_nd_frontier
-from chinchilla.fit.result import Frontier, LossLaw, PowerLaw
-from chinchilla.fit.results import Fits, Refused
+from chinchilla.fit.result import FitResult, LossLaw, PowerLaw
+from chinchilla.fit.results import FailedFit, FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import recommendation
 from chinchilla.recommend.answer import headline
@@ -23,16 +23,16 @@ UNSAID = {"flop_convention": "six_nd", "n_convention": "unknown", "loss_kind": "
 SPREAD = np.linspace(-0.1, 0.1, 41)  # of ln N over resamples
 
 
-def line_of(name: str, coefficient: float, exponent: float, spread=SPREAD, **more) -> Frontier:
+def line_of(name: str, coefficient: float, exponent: float, spread=SPREAD, **more) -> FitResult:
     """An approach by its line N_opt = coefficient * C^exponent, D_opt = C / (6 N_opt)."""
     samples = [(np.log(coefficient) + spread).tolist(), [exponent] * len(spread)]
-    return Frontier(
+    return FitResult(
         name, PowerLaw(coefficient, exponent, samples=samples),
         PowerLaw(1 / (6 * coefficient), 1 - exponent), [], 40, UNSAID, {"interval": "by hand", "window": "all sizes"}, **more,
     )  # fmt: skip
 
 
-def parametric(shift: float = 0.0, **more) -> Frontier:
+def parametric(shift: float = 0.0, **more) -> FitResult:
     """Approach 3; its resamples' N_opt lie around its own, times exp(shift)."""
     A = LAW.A * np.exp((LAW.alpha + LAW.beta) * (SPREAD + shift))
     constants = [[x] * len(SPREAD) for x in (LAW.E, LAW.B, LAW.alpha, LAW.beta)]
@@ -61,21 +61,21 @@ def sweep(exponent: float | None = None) -> Observations:
 RUNS = sweep()
 
 
-def fits_of(*frontiers: Frontier, refused=None, notes=(), runs=RUNS) -> Fits:
+def fits_of(*frontiers: FitResult, refused=None, notes=(), runs=RUNS) -> FitResults:
     """Fits with the recommendation of `runs`."""
-    fits = Fits.of({f.approach: f for f in frontiers}, refused or {}, runs)
+    fits = FitResults.of({f.approach: f for f in frontiers}, refused or {}, runs)
     fits.data["notes"] = list(notes)
     return with_recommendation(fits, runs)
 
 
-def said(fits: Fits, C: float = 1e20, **asked):
+def said(fits: FitResults, C: float = 1e20, **asked):
     """The recommended answer at C, and (kind, text) of every caveat."""
     r = recommendation(fits, C)
     answer = {"law": None, "decisions": []} | asked
     return r, [(one.kind, one.text) for one in gather(fits, [r], answer)]
 
 
-def near(factor: float, name: str = "isoflop") -> Frontier:
+def near(factor: float, name: str = "isoflop") -> FitResult:
     """An approach whose N_opt is `factor` times that of approach 3."""
     three = parametric()
     return line_of(name, factor * three.N_opt.coefficient, three.N_opt.exponent)
@@ -141,7 +141,7 @@ def test_approaches_whose_intervals_do_not_overlap_are_named_with_their_range():
 def test_what_the_fit_said_is_said_again():
     """Warnings of the approach recommended, refusals with their kind, notes of the runs."""
     two = line_of("isoflop", 0.6, 0.46, warnings=["a line through two budgets."])
-    refused = {"envelope": Refused("only 1 size. Train more sizes.", "too_few_sizes")}
+    refused = {"envelope": FailedFit("only 1 size. Train more sizes.", "too_few_sizes")}
     three = parametric(warnings=["5 runs miss the law."])
     _, caveats = said(fits_of(three, two, refused=refused, notes=["C=4ND"]))
     assert caveats == [
@@ -173,8 +173,8 @@ def test_an_answer_beyond_the_runs_says_how_far():
     )
 
 
-def law_answer(fits: Fits | None, law: str = "", **asked) -> dict:
-    ground = Ground.of(fits, law)
+def law_answer(fits: FitResults | None, law: str = "", **asked) -> dict:
+    ground = DecisionModel.of(fits, law)
     assert ground is not None
     told: dict = {"law": {"name": ground.name}, "decisions": []}
     if L := asked.get("target_loss"):
@@ -214,8 +214,8 @@ def test_a_published_law_carried_far_says_how_far():
 def test_a_fit_without_any_answer_refuses_with_every_reason():
     no_budgets = replace(RUNS, budget_flops=np.full(len(RUNS), np.nan))
     refused = {
-        "isoflop": Refused("no budget.", "no_budget"),
-        "parametric": Refused("flat.", "flat"),
+        "isoflop": FailedFit("no budget.", "no_budget"),
+        "parametric": FailedFit("flat.", "flat"),
     }
     with pytest.raises(
         Refusal, match=r"2 \(isoflop\), no_budget: no budget; approach 3 .*, flat: flat"

@@ -9,14 +9,14 @@ from chinchilla.diagnose.identifiability import (
     identifiability,
     weakest_direction,
 )
-from chinchilla.fit import Fits, fit_parametric
+from chinchilla.fit import FitResults, fit_parametric
 from chinchilla.fit.result import LossLaw
 from chinchilla.observations.table import Observations
 
 
 def context_of(obs: Observations, n_bootstrap: int) -> Context:
     frontier = fit_parametric(obs, n_bootstrap=n_bootstrap, compare_intervals=False)
-    return Context(obs, Fits.of({"parametric": frontier}, {}, obs), 10 * float(obs.C.max()))
+    return Context(obs, FitResults.of({"parametric": frontier}, {}, obs), 10 * float(obs.C.max()))
 
 
 def test_condition_numbers_depend_on_origin_and_units_only_where_said(scattered_runs, law):

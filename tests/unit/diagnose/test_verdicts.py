@@ -16,7 +16,7 @@ from chinchilla.diagnose.findings import VERDICTS, Finding
 from chinchilla.diagnose.influence import leave_one_budget_out, leave_one_run_out
 from chinchilla.diagnose.verdicts import ITEMS, Diagnostics, diagnose
 from chinchilla.diagnose.windows import drop_path, window_path
-from chinchilla.fit import Fits, fit_all, fit_parametric
+from chinchilla.fit import FitResults, fit_all, fit_parametric
 from chinchilla.fit.loss_law import named_law
 from chinchilla.fit.parametric.approach3 import fit_loss_law
 from chinchilla.observations.table import Observations
@@ -24,7 +24,9 @@ from chinchilla.observations.table import Observations
 BUDGETS = (6e18, 2e19, 6e19, 2e20, 6e20, 2e21)
 
 
-def fitted(obs: Observations, n_bootstrap: int = 60, approaches=("isoflop", "parametric")) -> Fits:
+def fitted(
+    obs: Observations, n_bootstrap: int = 60, approaches=("isoflop", "parametric")
+) -> FitResults:
     command = FitCommand(
         observations="runs.csv",
         out_dir="fits",
@@ -41,7 +43,9 @@ def context_of(obs: Observations, n_bootstrap: int = 60, **more) -> Context:
 def least_squares_context(obs: Observations) -> Context:
     """Fitted by least squares, no bootstrap: the standard error of equal errors is then exact."""
     frontier = fit_parametric(obs, n_bootstrap=0, objective="least_squares")
-    context = Context(obs, Fits.of({"parametric": frontier}, {}, obs), 10 * float(obs.C.max()))
+    context = Context(
+        obs, FitResults.of({"parametric": frontier}, {}, obs), 10 * float(obs.C.max())
+    )
     assert context.loss_settings["objective"] == "least_squares"
     assert context.se_a[1].startswith("equal errors")
     return context
@@ -321,7 +325,7 @@ def test_what_cannot_be_computed_says_why(scattered_runs, observe, law):
 def test_a_case_without_a_law_is_a_typed_error(scattered_runs):
     obs = scattered_runs()
     with pytest.raises(FitError, match="approach 3 was not fitted") as error:
-        _ = Context(obs, Fits({}, {}, {}), 1e22).law
+        _ = Context(obs, FitResults({}, {}, {}), 1e22).law
     assert error.value.kind == "no_law"
 
 

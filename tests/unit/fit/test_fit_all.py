@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from chinchilla.config import FitCommand
-from chinchilla.fit import FITS, Fits, fit_all
+from chinchilla.fit import FITS, FitResults, fit_all
 from chinchilla.fit.result import line
 
 
@@ -59,7 +59,7 @@ def test_fits_and_refusals_survive_their_file(isoflop_runs, scattered_runs, comm
     for obs in (isoflop_runs([1e19, 1e20, 1e21], noise=1e-3), scattered_runs()):
         fits = fit_all(obs, None, command)
         fits.save(tmp_path / "frontier.json")
-        assert Fits.load(tmp_path) == fits
+        assert FitResults.load(tmp_path) == fits
 
 
 def test_a_line_in_log_log_gives_the_power_law_back():

@@ -7,7 +7,7 @@ from chinchilla.core.errors import FitError, InputError
 from chinchilla.core.shapes import flops_per_token, n_params, named_shapes
 from chinchilla.fit.loss_law import (
     FlopsPerToken,
-    LawFrontier,
+    FrontierSolver,
     monotone_cubic,
     named_law,
     numeric_frontier,
@@ -136,7 +136,7 @@ def test_a_curve_through_points_never_overshoots_them():
 
 
 def test_points_lie_on_the_lines_and_cost_their_C(law, scattered_runs):
-    frame = LawFrontier.of(scattered_runs())
+    frame = FrontierSolver.of(scattered_runs())
     (log_k, a), _ = frame.lines(law)
     for point in frame.points(law):
         assert pytest.approx(np.exp(log_k) * point.C**a, rel=1e-12) == point.N

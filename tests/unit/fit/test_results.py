@@ -10,7 +10,7 @@ import pytest
 from chinchilla import cli
 from chinchilla.config import FitCommand
 from chinchilla.core.errors import InputError
-from chinchilla.fit import FITS, Fits, fit_all
+from chinchilla.fit import FITS, FitResults, fit_all
 from chinchilla.fit.loss_law import named_law
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import fit_table
@@ -126,7 +126,7 @@ REFUSED = [  # where, the value put there, part of the answer
 )
 def test_an_edit_that_no_fit_could_have_found_is_refused_in_one_line(edited, path, value, part):
     with pytest.raises(InputError) as told:
-        Fits.load(edited(path, value))
+        FitResults.load(edited(path, value))
     assert part in str(told.value)
     assert "frontier.json" in str(told.value)
     assert "\n" not in str(told.value)
@@ -171,20 +171,20 @@ def test_what_any_short_staircase_gives_can_be_read_again(tmp_path):
         D = N[:, None] * np.exp(rng.uniform(1, 5, (len(N), 1))) * np.linspace(0.05, 1, 20)
         L = law(N[:, None], D) * np.exp(10 ** rng.uniform(-4, -1.3) * rng.normal(size=(len(N), 1)))
         obs = Observations.of(
-            N=np.repeat(N, 20), D=D.ravel(), L=L.ravel(), loss_kind="heldout",
+            N=np.repeat(N, 20), D=D.ravel(), L=L.ravel(), loss_kind="validation",
             run_id=np.repeat(np.arange(len(N)).astype(str), 20),
         )  # fmt: skip
         fits = fit_all(obs, None, command)
         if fits.fitted:
             fits.save(tmp_path / "frontier.json")
-            read += Fits.load(tmp_path).fitted["envelope"] == fits.fitted["envelope"]
+            read += FitResults.load(tmp_path).fitted["envelope"] == fits.fitted["envelope"]
         else:
             assert fits.refused["envelope"].kind in ("too_few_sizes", "falls", "no_overlap")
     assert read > 15
 
 
 def test_a_fit_that_could_not_be_read_again_is_refused_when_it_is_made(folder, monkeypatch):
-    steep = Fits.load(folder).fitted["isoflop"]
+    steep = FitResults.load(folder).fitted["isoflop"]
     steep = replace(steep, N_opt=replace(steep.N_opt, exponent=12.0))
     monkeypatch.setitem(FITS, "isoflop", lambda obs, **settings: steep)
     obs = Observations.from_csv(folder / "observations.csv")
@@ -193,30 +193,33 @@ def test_a_fit_that_could_not_be_read_again_is_refused_when_it_is_made(folder, m
 
 
 def test_a_record_in_a_notebook_is_a_few_lines(folder):
-    fits = Fits.load(folder)
+    fits = FitResults.load(folder)
     assert len(repr(fits).splitlines()) < 10
     assert len(repr(fits.fitted["parametric"]).splitlines()) < 6
     assert len(str(fits).splitlines()) < 40
 
 
 def test_the_runs_of_fits_are_in_memory_or_read_from_beside_the_file(folder, tmp_path):
-    fits = Fits.load(folder)
+    fits = FitResults.load(folder)
     assert len(fits.observations()) == len(fits.fitted["isoflop"].observations()) == 27
     fits.save(tmp_path / "alone.json")
     with pytest.raises(InputError, match=r"observations\.csv does not exist"):
-        Fits.load(tmp_path / "alone.json").observations()
+        FitResults.load(tmp_path / "alone.json").observations()
     fits.save(tmp_path / "both")
-    assert Fits.load(tmp_path / "both").observations().L.tolist() == fits.observations().L.tolist()
+    assert (
+        FitResults.load(tmp_path / "both").observations().L.tolist()
+        == fits.observations().L.tolist()
+    )
     with pytest.raises(InputError, match="are not known"):
         replace(fits, runs=None).observations()
 
 
 def test_another_table_beside_fits_that_were_saved_is_refused(folder, tmp_path):
-    Fits.load(folder).save(tmp_path)
+    FitResults.load(folder).save(tmp_path)
     table = tmp_path / "observations.csv"
     table.write_text(table.read_text() + "\n")
     with pytest.raises(InputError, match="is not the table"):
-        Fits.load(tmp_path).fitted["isoflop"].observations()
+        FitResults.load(tmp_path).fitted["isoflop"].observations()
 
 
 def test_the_file_holds_nothing_of_the_observations_in_memory(folder):

@@ -78,12 +78,12 @@ def test_public_tables_of_rounded_losses_and_of_copies():
 
 def test_a_curve_that_shares_its_first_points_with_another_is_no_copy(csv):
     shared = [f"{6e8 * D!r},1e8,{D!r},{float(LAW(1e8, D))!r}" for D in (1e9, 2e9, 3e9)]
-    text = "run_id,C,N,D,L\n" + "".join(f"trunk,{row}\n" for row in shared)
+    text = "run_id,C,N,D,L\n" + "".join(f"stable phase,{row}\n" for row in shared)
     text += "".join(f"branch,{row}\n" for row in shared[:2])
     longer = text + "branch,2.4e18,1e8,4e9,2.9\n"
     assert len(csv(longer)) == 6
     obs = csv(text)  # a part of another curve and nothing else
-    assert set(obs.run_id) == {"trunk"}
+    assert set(obs.run_id) == {"stable phase"}
 
 
 def test_three_seeds_under_one_name_are_asked_for_names_of_their_own():

@@ -342,9 +342,9 @@ def make_result(seed=0, **changes) -> RunResult:
     )  # fmt: skip
     result = RunResult(
         spec=spec, status="finished", reason="", final_loss=3.0 + seed, final_loss_se=0.01,
-        final_loss_steps=3, held_out_loss={"heldout": 3.5, "other": 4.5}, held_out_tokens={},
+        final_loss_steps=3, validation_loss={"validation": 3.5, "other": 4.5}, validation_tokens={},
         bits_per_byte={}, n_params=spec.N, n_params_non_embedding=1, steps_done=10,
-        flops_spent=spec.C, wall_seconds=1, tokens_per_second=1, mfu=None, peak_memory_bytes=1,
+        flops_spent=spec.C, train_seconds=1, tokens_per_second=1, mfu=None, peak_memory_bytes=1,
         device="cpu", versions={}, git="", started_utc="", finished_utc="",
     )  # fmt: skip
     return replace(result, **changes)
@@ -369,7 +369,7 @@ def test_a_finished_run_becomes_a_row_with_its_achieved_flops():
 
 
 def test_held_out_loss_is_the_mean_over_the_sets():
-    assert Observations.from_results([make_result()], "heldout").L[0] == 4.0
+    assert Observations.from_results([make_result()], "validation").L[0] == 4.0
 
 
 @pytest.mark.parametrize("status", ["diverged", "failed"])
@@ -410,18 +410,18 @@ def test_the_loss_before_an_update_is_that_of_one_batch_more():
 
 
 def test_held_out_points_leave_out_the_untrained_model():
-    obs = Observations.from_curves([make_result()], [CURVE], "heldout")
+    obs = Observations.from_curves([make_result()], [CURVE], "validation")
     assert obs.D.tolist() == [5120.0, 10_240.0]
     assert obs.L.tolist() == [4.0, 3.5]
 
 
 def test_a_run_without_held_out_loss_points_to_the_training_loss():
-    with pytest.raises(InputError, match=r"no held-out loss. Fit with loss=train"):
-        Observations.from_results([make_result(held_out_loss={})], "heldout")
+    with pytest.raises(InputError, match=r"no validation loss. Fit with loss=train"):
+        Observations.from_results([make_result(validation_loss={})], "validation")
 
 
 def test_unknown_losses_are_refused():
-    with pytest.raises(InputError, match="loss='val': choose one of train, heldout"):
+    with pytest.raises(InputError, match="loss='val': choose one of train, validation"):
         Observations.from_results([make_result()], "val")
     with pytest.raises(InputError, match="loss='val'"):
         Observations.from_curves([make_result()], [CURVE], "val")
@@ -435,10 +435,10 @@ def test_rows_of_a_sweep_survive_their_file(tmp_path):
 
 
 def test_runs_scored_on_different_held_out_tokens_are_not_compared():
-    few = make_result(held_out_tokens={"heldout": 16_384})
-    many = make_result(seed=1, held_out_tokens={"heldout": 65_536})
-    with pytest.raises(InputError, match="different held-out tokens"):
-        Observations.from_results([few, many], "heldout")
+    few = make_result(validation_tokens={"validation": 16_384})
+    many = make_result(seed=1, validation_tokens={"validation": 65_536})
+    with pytest.raises(InputError, match="different validation tokens"):
+        Observations.from_results([few, many], "validation")
     assert len(Observations.from_results([few, many], "train")) == 2
 
 

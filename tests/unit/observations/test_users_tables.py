@@ -47,7 +47,7 @@ def test_common_names_of_columns_are_understood(csv, header):
 
 def test_a_name_that_states_a_convention_is_taken_at_its_word(csv):
     obs = csv(RUNS.replace("N,D,L", "non_embedding_params,D,val/loss"))
-    assert (obs.n_convention, obs.loss_kind) == ("non_embedding", "heldout")
+    assert (obs.n_convention, obs.loss_kind) == ("non_embedding", "validation")
     obs = csv(RUNS.replace("N,D,L", "total_params,D,train_loss"), n_convention="non_embedding")
     assert (obs.n_convention, obs.loss_kind) == ("non_embedding", "train")  # the person wins
 
@@ -217,7 +217,7 @@ def test_a_table_of_runs_from_weights_and_biases(csv):
     obs = csv(text)
     same(obs, csv(RUNS))
     assert list(obs.run_id) == ["sage-sun-1", "sage-sun-2"]
-    assert obs.loss_kind == "heldout"
+    assert obs.loss_kind == "validation"
 
 
 def test_a_chart_from_weights_and_biases_says_what_to_export(csv):

@@ -17,8 +17,8 @@ from chinchilla.plan.grid import plan_run
 from chinchilla.plan.lr_rules import RULES, by_rule, deepseek_flops, doubts
 from chinchilla.plan.records import OPTIMIZERS, PRECISIONS, SCHEDULES
 
-STEP_LAW = RecipeConfig(rule="step_law", peak_lr=0, batch_tokens=0, final_lr_ratio=0)
-DEEPSEEK = RecipeConfig(rule="deepseek", peak_lr=0, batch_tokens=0, schedule="multistep")
+STEP_LAW = RecipeConfig(lr_batch_rule="step_law", peak_lr=0, batch_tokens=0, final_lr_ratio=0)
+DEEPSEEK = RecipeConfig(lr_batch_rule="deepseek", peak_lr=0, batch_tokens=0, schedule="multistep")
 
 
 def planned(shape: ModelShape, recipe: RecipeConfig, tokens: float):
@@ -95,11 +95,11 @@ def test_outside_of_what_a_law_was_fitted_on_it_says_so():
 
 
 BAD = [
-    ({"rule": "kaplan"}, "recipe.rule='kaplan': choose one of none, step_law, deepseek"),
-    ({"rule": "step_law"}, "recipe.rule=step_law has nothing to decide beside recipe.peak_lr=0.0002"),
-    ({"rule": "deepseek", "peak_lr": 0, "lr_width_exponent": 0.5}, "would scale it twice"),
-    ({"rule": "deepseek", "peak_lr": 0, "schedule": "cooldown"}, "Choose one of the two"),
-    ({"rule": "deepseek", "peak_lr": 0, "final_lr_ratio": 0}, r"final_lr_ratio=0 is not in \(0, 1\]"),
+    ({"lr_batch_rule": "kaplan"}, "recipe.lr_batch_rule='kaplan': choose one of none, step_law, deepseek"),
+    ({"lr_batch_rule": "step_law"}, "recipe.lr_batch_rule=step_law has nothing to decide beside recipe.peak_lr=0.0002"),
+    ({"lr_batch_rule": "deepseek", "peak_lr": 0, "lr_width_exponent": 0.5}, "would scale it twice"),
+    ({"lr_batch_rule": "deepseek", "peak_lr": 0, "schedule": "cooldown"}, "Choose one of the two"),
+    ({"lr_batch_rule": "deepseek", "peak_lr": 0, "final_lr_ratio": 0}, r"final_lr_ratio=0 is not in \(0, 1\]"),
     ({"peak_lr": 0}, "recipe.peak_lr=0 must be above 0"),
     ({"batch_tokens": 0}, "recipe.batch_tokens=0 must be above 0"),
     ({"schedule": "wsd"}, "recipe.schedule='wsd': choose one of cosine, cooldown, multistep"),
@@ -120,7 +120,7 @@ def test_a_cool_downs_warm_up_does_not_know_the_horizon():
     recipe = RecipeConfig(schedule="cooldown", warmup_steps=500, batch_tokens=2**17)
     specs = [planned(shape, recipe, steps * 2**17) for steps in (1000, 4000)]
     assert [s.warmup_steps for s in specs] == [500, 500]
-    assert [(s.cooldown_steps, s.trunk_steps) for s in specs] == [(200, 800), (800, 3200)]
+    assert [(s.cooldown_steps, s.stable_steps) for s in specs] == [(200, 800), (800, 3200)]
     with pytest.raises(Refusal, match="600 steps: 500 of warm-up and 120 of cool-down do not fit"):
         planned(shape, recipe, 600 * 2**17)
 
@@ -134,7 +134,7 @@ def test_what_the_docs_type_is_accepted_and_every_recipe_plans(line, tmp_path, m
     monkeypatch.chdir(tmp_path)
     command, *words = line.split()
     told = compose(command, words)
-    assert told.recipe.peak_lr or told.recipe.rule != "none"
+    assert told.recipe.peak_lr or told.recipe.lr_batch_rule != "none"
     assert command != "plan" or main([command, *words, "out="]) == 0
 
 
@@ -145,7 +145,7 @@ def test_the_docs_name_every_choice_of_a_recipe():
 
 def test_a_config_offers_what_a_spec_may_hold():
     """Each list stands twice: a config must not import what a record needs."""
-    for key, known in (("rule", ("none", *RULES)), ("schedule", SCHEDULES),
+    for key, known in (("lr_batch_rule", ("none", *RULES)), ("schedule", SCHEDULES),
                        ("optimizer", OPTIMIZERS), ("precision", ("auto", *PRECISIONS)),
                        ("parametrization", PARAMETRIZATIONS)):  # fmt: skip
         with pytest.raises(InputError) as refused:
@@ -154,7 +154,7 @@ def test_a_config_offers_what_a_spec_may_hold():
         assert sorted(offered) == sorted(known)
 
 
-def test_sharing_a_trunk_is_shown_and_counted(capsys):
+def test_sharing_a_stable_phase_is_shown_and_counted(capsys):
     """Two sizes at four horizons, and the budget's runs, some of whose sizes are the same."""
     grid = ["grid=demo", "grid.vocab_size=400", "grid.budgets=[6e10]", "recipe=demo",
             "grid.horizon_tokens_per_param=[4,8,16,32]", "out="]  # fmt: skip
@@ -181,4 +181,6 @@ def test_a_plan_by_a_law_shows_its_batches_and_warns_beside_json(capsys):
     runs = json.loads(said.out)["runs"]
     assert len({r["peak_lr"] for r in runs}) == len({r["batch_tokens"] for r in runs}) == len(runs)
     assert all(r["peak_lr"] * r["final_lr_ratio"] == pytest.approx(1e-5) for r in runs)
-    assert said.err.startswith("warning: recipe.rule=step_law (Step Law, arXiv 2503.04715) was")
+    assert said.err.startswith(
+        "warning: recipe.lr_batch_rule=step_law (Step Law, arXiv 2503.04715) was"
+    )

@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import chinchilla
-from chinchilla import Fits, Observations, named_law
+from chinchilla import FitResults, Observations, named_law
 from chinchilla.core.errors import InputError
-from chinchilla.fit import Refused, fit_envelope, fit_isoflop
+from chinchilla.fit import FailedFit, fit_envelope, fit_isoflop
+from chinchilla.plots.isoflop import draw_on
 from chinchilla.plots.style import inner_range
-from chinchilla.plots.valleys import valleys_on
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def obs() -> Observations:
 
 
 @pytest.fixture(scope="module")
-def fits(obs) -> Fits:
+def fits(obs) -> FitResults:
     return chinchilla.fit(obs, n_bootstrap=40, compare_intervals=False)
 
 
@@ -40,7 +40,7 @@ def legend(ax: Axes) -> str:
     return "\n".join([found.get_title().get_text(), *(t.get_text() for t in found.get_texts())])
 
 
-def results(fits: Fits):
+def results(fits: FitResults):
     yield fits.plot
     yield fits.plot_residuals
     for f in fits.fitted.values():
@@ -87,7 +87,7 @@ def test_the_figure_of_fits_shows_the_recommended_answer_and_every_interval(fits
 
 
 def test_what_cannot_be_drawn_is_said_in_a_line(fits, obs):
-    refused = Fits.of({}, {"envelope": Refused("no.")}, obs)
+    refused = FitResults.of({}, {"envelope": FailedFit("no.")}, obs)
     for plot in (refused.plot, refused.plot_residuals):
         with pytest.raises(InputError, match="every approach was refused"):
             plot()
@@ -106,8 +106,8 @@ def test_one_run_at_5_nats_does_not_flatten_profiles_a_tenth_deep():
     L[26] = 5.0
     obs = Observations.of(N=N, D=C / (6 * N), L=L, C=C, budget_flops=C)
     alone, one = Figure().subplots(1, 2)
-    assert valleys_on(alone, None, obs)
-    assert valleys_on(one, None, obs.where(obs.budget_flops == C[20]))
+    assert draw_on(alone, None, obs)
+    assert draw_on(one, None, obs.where(obs.budget_flops == C[20]))
     for ax, filled in ((fit_isoflop(obs, n_bootstrap=0).plot(), span), (alone, span), (one, depth)):
         low, high = ax.get_ylim()
         assert filled < high - low < 1.3 * filled
@@ -155,7 +155,7 @@ def test_residuals_are_those_of_the_fit(fits, obs):
 
 def test_figures_of_loaded_fits_are_those_in_memory(fits, tmp_path):
     fits.save(tmp_path)
-    back = Fits.load(tmp_path)
+    back = FitResults.load(tmp_path)
     for f, g in zip(fits.fitted.values(), back.fitted.values(), strict=True):
         assert f.plot().get_ylim() == g.plot().get_ylim()
 

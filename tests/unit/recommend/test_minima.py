@@ -9,7 +9,7 @@ from public_data import public
 
 from chinchilla import cli
 from chinchilla.core.errors import InputError
-from chinchilla.fit.results import Fits
+from chinchilla.fit.results import FitResults
 from chinchilla.observations.read_table import read_csv, read_frame
 from chinchilla.recommend.answer import recommendation
 from chinchilla.recommend.minima import fit_minima
@@ -95,7 +95,7 @@ def test_fit_prints_the_answer_and_predict_repeats_it_from_the_file(say):
     assert "\nC = 3e+21 FLOPs: N 5.48B (" in out
     assert "by losses at minima" in out
     assert "wrote fits/frontier.json" in out
-    fits = Fits.load(Path("fits"))
+    fits = FitResults.load(Path("fits"))
     assert not fits.fitted
     assert fits.of_minima
     assert fits.data["C"] == pytest.approx([1e18, 3e20])
@@ -210,4 +210,4 @@ def test_a_file_that_was_edited_is_refused(tmp_path):
     value["data"]["N"] = [1e8, 1e9]
     (tmp_path / "frontier.json").write_text(json.dumps(value))
     with pytest.raises(InputError, match=r"data\.N must be null"):
-        Fits.load(tmp_path)
+        FitResults.load(tmp_path)

@@ -8,7 +8,7 @@ import pytest
 from chinchilla.config import FitCommand
 from chinchilla.core.errors import InputError, Refusal
 from chinchilla.fit.loss_law import six_nd_frontier
-from chinchilla.fit.results import Fits
+from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import fit_table, recommendation
 from chinchilla.recommend.answer import budget_for, default_budget, headline, local_law, model_of
@@ -17,7 +17,7 @@ from chinchilla.recommend.model import RecommendedModel
 BUDGETS = [1e18, 3e18, 1e19, 3e19, 1e20, 3e20, 1e21]
 
 
-def fitted(obs: Observations, **settings) -> Fits:
+def fitted(obs: Observations, **settings) -> FitResults:
     told = {"n_bootstrap": 0, "compare_intervals": False, **settings}
     return fit_table(obs, None, FitCommand(observations="-", out_dir="-", **told))
 
@@ -204,7 +204,7 @@ def test_a_target_loss_is_the_forecast_inverted(isoflop_runs):
 def test_a_model_survives_its_file_and_an_edited_one_is_refused(isoflop_runs, tmp_path):
     fits = fitted(isoflop_runs(BUDGETS, noise=1e-3))
     fits.save(tmp_path / "frontier.json")
-    again = Fits.load(tmp_path / "frontier.json")
+    again = FitResults.load(tmp_path / "frontier.json")
     assert recommendation(again, 1e22) == recommendation(fits, 1e22)
     for path, value in (
         (("N", "kind"), "spline"),

@@ -9,7 +9,7 @@ from public_data import public
 
 from chinchilla.config import FitCommand
 from chinchilla.core.errors import InputError
-from chinchilla.fit import Fits, fit_all
+from chinchilla.fit import FitResults, fit_all
 from chinchilla.fit.loss_law import log_N_opt
 from chinchilla.fit.parametric.solver import fit_loss_law
 from chinchilla.observations.table import Observations
@@ -166,9 +166,9 @@ def test_public_sweeps_that_the_law_misses_are_predicted_better_with_it():
         own = [row for row in rows if row["config"] == name]
         columns = {k: [float(r[k]) for r in own] for k in ("N", "D", "L", "C", "budget_flops")}
         obs = Observations.of(**columns)
-        truth = minima_of(obs, Fits.of({}, {}, obs))
+        truth = minima_of(obs, FitResults.of({}, {}, obs))
         kept = obs.where(obs.budget_flops <= obs.budget_flops.max() / 8 * 1.01)
-        fits = Fits.of({}, {}, kept)
+        fits = FitResults.of({}, {}, kept)
         for law, found in errors.items():
             laws = laws_of(kept, law_readings(kept, HOW), law)
             pairs = pairs_of_laws(kept, laws, minima_of(kept, fits), fits.cost, HOW)

@@ -8,7 +8,7 @@ import pytest
 
 from chinchilla.config import FitCommand
 from chinchilla.core.shapes import flops_per_token, shape_named
-from chinchilla.fit import Fits, Frontier, LossLaw
+from chinchilla.fit import FitResult, FitResults, LossLaw
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.recommend import fit_table
@@ -26,10 +26,10 @@ class World:
     curves: dict[str, Curve]
     curve_obs: Observations
     finals: Observations
-    fits: Fits
+    fits: FitResults
 
     @property
-    def frontiers(self) -> dict[str, Frontier]:
+    def frontiers(self) -> dict[str, FitResult]:
         return self.fits.fitted
 
     @property
@@ -67,10 +67,10 @@ def make_run(budget: float, name: str, rng: np.random.Generator) -> tuple[RunRes
     curve = np.minimum(curve, np.log(512)) + 0.02 * rng.standard_normal(steps)
     result = RunResult(
         spec=spec, status="finished", reason="", final_loss=final, final_loss_se=0.004,
-        final_loss_steps=50, held_out_loss={"held_out": final + 0.03},
-        held_out_tokens={"held_out": 65_536}, bits_per_byte={"held_out": (final + 0.03) / 2.1},
+        final_loss_steps=50, validation_loss={"held_out": final + 0.03},
+        validation_tokens={"held_out": 65_536}, bits_per_byte={"held_out": (final + 0.03) / 2.1},
         n_params=spec.N, n_params_non_embedding=spec.N - 512 * shape.d_model, steps_done=steps,
-        flops_spent=spec.C, wall_seconds=30.0, tokens_per_second=1e5, mfu=None,
+        flops_spent=spec.C, train_seconds=30.0, tokens_per_second=1e5, mfu=None,
         peak_memory_bytes=10**8, device="cpu", versions={"torch": "2.11.0", "python": "3.11"},
         git="abc1234", started_utc="2026-01-01T00:00:00Z", finished_utc="2026-01-01T00:00:30Z",
     )  # fmt: skip
@@ -85,7 +85,7 @@ def diverged(run: tuple[RunResult, Curve]) -> tuple[RunResult, Curve]:
     loss[-1] = np.nan
     result = replace(
         result, status="diverged", reason=f"loss is NaN at step {half}", final_loss=None,
-        final_loss_se=None, held_out_loss={}, held_out_tokens={}, bits_per_byte={},
+        final_loss_se=None, validation_loss={}, validation_tokens={}, bits_per_byte={},
         steps_done=half, flops_spent=result.flops_spent / 3,
     )  # fmt: skip
     return result, Curve(step=curve.step[:half], loss=loss)

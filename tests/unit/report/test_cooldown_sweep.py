@@ -20,9 +20,9 @@ def test_the_envelope_reads_curves_of_cosines_and_only_ends_of_cool_downs(
     for result in world.results:
         more = {"schedule": "cooldown", "cooldown_steps": 80} if schedule == "cooldown" else {}
         spec = replace(result.spec, **more)
-        (cell := tmp_path / "cells" / spec.run_id).mkdir(parents=True)
-        replace(result, spec=spec).save(cell)
-        world.curves[result.spec.run_id].save(cell)
+        (run_dir := tmp_path / "runs" / spec.run_id).mkdir(parents=True)
+        replace(result, spec=spec).save(run_dir)
+        world.curves[result.spec.run_id].save(run_dir)
         specs.append(spec)
     save_plan(specs, tmp_path / "plan.jsonl")
     assert main(["fit", f"sweep_dir={tmp_path}", "n_bootstrap=0", "format=json"]) == 0

@@ -8,11 +8,11 @@ import pytest
 
 from chinchilla.plots.style import COLORS, log_scale, log_ticks, new_figure, power_of_ten
 from chinchilla.report.figures import (
-    isoflop_valleys,
+    isoflop_curves,
+    isoflop_curves_side_by_side,
     loss_surface,
     optimal_sizes,
     training_curves,
-    valleys_side_by_side,
 )
 
 
@@ -24,18 +24,18 @@ def legend_texts(figure) -> list[str]:
     return [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_valley_points_are_the_observed_losses_and_refused_budgets_hollow(world):
-    figure = isoflop_valleys(world.frontiers["isoflop"], world.finals)
+def test_isoflop_curve_points_are_the_observed_losses_and_refused_budgets_hollow(world):
+    figure = isoflop_curves(world.frontiers["isoflop"], world.finals)
     lines = labelled(figure.axes[0])
     first = world.finals.where(world.finals.budget_flops == 1e13)
     assert sorted(lines["$10^{13}$ FLOPs"].get_ydata()) == pytest.approx(sorted(first.L))
     refused = lines[r"$3{\times}10^{14}$ FLOPs, refused"]
     assert refused.get_markerfacecolor() == "white"
-    assert len(lines["bottom, $N_{opt}$"].get_xdata()) == 3
+    assert len(lines["minimum, $N_{opt}$"].get_xdata()) == 3
 
 
-def test_the_valley_drawn_runs_through_its_bottom(world):
-    figure = isoflop_valleys(world.frontiers["isoflop"], world.finals)
+def test_the_isoflop_curve_drawn_runs_through_its_bottom(world):
+    figure = isoflop_curves(world.frontiers["isoflop"], world.finals)
     profile = world.frontiers["isoflop"].details["budgets"][0]
     curves = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 200]
     lowest = min(curves[0].get_ydata())
@@ -46,18 +46,18 @@ def test_the_valley_drawn_runs_through_its_bottom(world):
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("train", "training loss"), ("heldout", "held-out loss"), ("unknown", "loss")],
+    [("train", "training loss"), ("validation", "validation loss"), ("unknown", "loss")],
 )
 def test_the_loss_axes_name_the_loss_that_was_fitted(world, kind, said):
     runs, points = (replace(o, loss_kind=kind) for o in (world.finals, world.curve_obs))
     fit = replace(world.frontiers["isoflop"], conventions={"loss_kind": kind})
-    for valleys in (isoflop_valleys(fit, None), isoflop_valleys(None, runs)):
-        assert valleys.axes[0].get_ylabel() == f"final {said}, nats/token"
+    for figure in (isoflop_curves(fit, None), isoflop_curves(None, runs)):
+        assert figure.axes[0].get_ylabel() == f"final {said}, nats/token"
     assert training_curves(points, None).axes[0].get_ylabel() == f"{said}, nats/token"
 
 
-def test_no_valley_is_cut_off_by_the_frame(world):
-    ax = isoflop_valleys(world.frontiers["isoflop"], world.finals).axes[0]
+def test_no_isoflop_curve_is_cut_off_by_the_frame(world):
+    ax = isoflop_curves(world.frontiers["isoflop"], world.finals).axes[0]
     curves = [line for line in ax.get_lines() if len(line.get_xdata()) == 200]
     assert len(curves) == 4
     for data, (low, high) in (("get_xdata", ax.get_xlim()), ("get_ydata", ax.get_ylim())):
@@ -65,21 +65,23 @@ def test_no_valley_is_cut_off_by_the_frame(world):
             assert low < min(getattr(curve, data)()) < max(getattr(curve, data)()) < high
 
 
-def test_a_valley_far_above_its_points_does_not_flatten_the_others(world):
+def test_a_isoflop_curve_far_above_its_points_does_not_flatten_the_others(world):
     fit = world.frontiers["isoflop"]
     wild = {**fit.details["budgets"][0], "coefficients": [1e4, -2e3, 100.0], "curve": None}
     details = {"budgets": [wild, *fit.details["budgets"][1:]]}
-    low, high = isoflop_valleys(replace(fit, details=details), None).axes[0].get_ylim()
+    low, high = isoflop_curves(replace(fit, details=details), None).axes[0].get_ylim()
     assert high - low < 2 * np.ptp(world.finals.L)
 
 
 def test_side_by_side_the_legend_tells_of_refused_budgets_where_there_are_some(world):
     fit = world.frontiers["isoflop"]
-    entry = "refused: no bottom"
-    assert entry in legend_texts(valleys_side_by_side([("a", fit, world.finals)] * 2, None))
+    entry = "refused: no minimum"
+    assert entry in legend_texts(isoflop_curves_side_by_side([("a", fit, world.finals)] * 2, None))
     good = [b for b in fit.details["budgets"] if not b.get("refused")]
     fit = replace(fit, details={"budgets": good})
-    assert entry not in legend_texts(valleys_side_by_side([("a", fit, world.finals)] * 2, None))
+    assert entry not in legend_texts(
+        isoflop_curves_side_by_side([("a", fit, world.finals)] * 2, None)
+    )
 
 
 def test_unfinished_runs_are_drawn_apart(world):
@@ -143,7 +145,7 @@ def test_frontiers_without_details_still_make_figures(world):
     bare = {a: replace(f, details={}, settings={}) for a, f in world.frontiers.items()}
     envelope = labelled(training_curves(world.curve_obs, bare["envelope"]).axes[0])
     assert "lowest loss at each C (approach 1's envelope)" in envelope
-    assert len(labelled(isoflop_valleys(bare["isoflop"], world.finals).axes[0])) == 4
+    assert len(labelled(isoflop_curves(bare["isoflop"], world.finals).axes[0])) == 4
     assert loss_surface(bare["parametric"], world.finals) is not None
     assert legend_texts(optimal_sizes(bare)) == legend_texts(optimal_sizes(world.frontiers))
 
@@ -151,7 +153,7 @@ def test_frontiers_without_details_still_make_figures(world):
 def test_nothing_to_draw_gives_no_figure(world):
     assert training_curves(world.finals, None) is None  # endpoints only
     no_budget = replace(world.finals, budget_flops=np.full(len(world.finals), np.nan))
-    assert isoflop_valleys(None, no_budget) is None
+    assert isoflop_curves(None, no_budget) is None
     assert optimal_sizes({}) is None
 
 

@@ -9,19 +9,19 @@ from pathlib import Path
 import pytest
 from recommended import with_recommendation
 
-from chinchilla.fit import Fits, Frontier, Refused
+from chinchilla.fit import FailedFit, FitResult, FitResults
 from chinchilla.recommend import recommendation
 from chinchilla.recommend.answer import default_budget, headline
 from chinchilla.report.page import maths, write_report
 
 SECTIONS = ("exponents", "figures", "predictions", "warnings", "runs", "settings", "environment")
-FIGURES = ("training_curves", "isoflop_valleys", "optimal_sizes", "loss_surface")
+FIGURES = ("training_curves", "isoflop_curves", "optimal_sizes", "loss_surface")
 
 
-def found(fitted: dict[str, Frontier], reasons: dict[str, str]) -> Fits:
+def found(fitted: dict[str, FitResult], reasons: dict[str, str]) -> FitResults:
     data = {name: [1e8, 1e14] for name in ("C", "N", "D", "tokens_per_param")}
-    refused = {a: Refused(reason) for a, reason in reasons.items()}
-    return Fits(fitted, refused, {"n_runs": 21, "notes": [], **data})
+    refused = {a: FailedFit(reason) for a, reason in reasons.items()}
+    return FitResults(fitted, refused, {"n_runs": 21, "notes": [], **data})
 
 
 class Reader(HTMLParser):
@@ -91,9 +91,9 @@ def test_captions_name_the_loss_that_was_fitted(world, report: Path, tmp_path: P
     assert "Final training losses" in text
     assert bars in text
     inputs = world.report_inputs() | {"curves": {}, "curve_obs": None, "fits": found({}, {})}
-    inputs |= {"finals": replace(world.finals, loss_kind="heldout")}
+    inputs |= {"finals": replace(world.finals, loss_kind="validation")}
     text = Reader(write_report(tmp_path, **inputs).read_text(encoding="utf-8")).text
-    assert "Final held-out losses" in text
+    assert "Final validation losses" in text
     assert bars not in text
 
 
@@ -115,7 +115,7 @@ def test_figures_are_png_and_svg_and_the_same_bytes_again(world, report: Path, t
             assert first.startswith(magic)
             assert first == (again.parent / "figures" / f"{name}.{suffix}").read_bytes()
     assert again.read_bytes() == report.read_bytes()
-    svg = (again.parent / "figures" / "isoflop_valleys.svg").read_bytes()
+    svg = (again.parent / "figures" / "isoflop_curves.svg").read_bytes()
     assert base64.b64encode(svg) in again.read_bytes()
 
 
@@ -134,7 +134,7 @@ def test_fits_of_a_csv_make_a_page_without_runs_or_curves(world, tmp_path: Path)
 @pytest.mark.slow
 def test_a_refused_approach_is_named_with_its_reason(world, tmp_path: Path):
     kept = {"parametric": world.frontiers["parametric"]}
-    reason = "approach 2 needs two budgets with a bottom and has 1 of 4."
+    reason = "approach 2 needs two budgets with a minimum and has 1 of 4."
     inputs = world.report_inputs() | {"fits": found(kept, {"isoflop": reason})}
     inputs |= {"curves": {}, "curve_obs": None}
     text = Reader(write_report(tmp_path, **inputs).read_text(encoding="utf-8")).text

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from chinchilla.decide.predict import predictions as predict
-from chinchilla.fit import Fits, Frontier, OptimalPoint, PowerLaw, Refused
+from chinchilla.fit import FailedFit, FitResult, FitResults, OptimalPoint, PowerLaw
 from chinchilla.observations.table import Observations
 from chinchilla.report.sections import facts
 from chinchilla.report.tables import (
@@ -26,19 +26,19 @@ from chinchilla.report.tables import (
 )
 
 
-def frontier(approach: str, p10: float | None = 0.45, p90: float | None = 0.53) -> Frontier:
+def frontier(approach: str, p10: float | None = 0.45, p90: float | None = 0.53) -> FitResult:
     """N_opt = 0.1 C^0.49 between 1e18 and 1e20, tokens by C = 6ND."""
     N_opt = PowerLaw(0.1, 0.49, p10, p90)
     D_opt = PowerLaw(1 / 0.6, 0.51, None if p10 is None else 0.47, None if p90 is None else 0.55)
     points = [OptimalPoint(C, float(N_opt(C)), float(D_opt(C)), 3.0) for C in (1e18, 1e19, 1e20)]
-    return Frontier(approach, N_opt, D_opt, points, 27, {}, {})
+    return FitResult(approach, N_opt, D_opt, points, 27, {}, {})
 
 
 def test_terminal_table_sets_ours_over_the_papers_and_says_why_not():
     text = table2_text(
-        Fits(
+        FitResults(
             {"isoflop": frontier("isoflop")},
-            {"parametric": Refused("N and D rise together.")},
+            {"parametric": FailedFit("N and D rise together.")},
             {},
         )
     )
@@ -55,19 +55,19 @@ def test_terminal_table_sets_ours_over_the_papers_and_says_why_not():
 
 def test_terminal_table_wraps_long_reasons():
     text = table2_text(
-        Fits({}, {"isoflop": Refused("no budget has a bottom. " * 12)}, {}), width=70
+        FitResults({}, {"isoflop": FailedFit("no budget has a minimum. " * 12)}, {}), width=70
     )
     assert max(map(len, text.splitlines())) <= 70
 
 
 def test_missing_interval_is_said_not_invented():
     assert "0.490 (no interval)" in table2_text(
-        Fits({"isoflop": frontier("isoflop", None, None)}, {}, {})
+        FitResults({"isoflop": frontier("isoflop", None, None)}, {}, {})
     )
 
 
 def test_predictions_cover_the_budgets_and_one_decade_beyond():
-    fits = Fits({"isoflop": frontier("isoflop")}, {}, {"C": [1e18, 1e20]})
+    fits = FitResults({"isoflop": frontier("isoflop")}, {}, {"C": [1e18, 1e20]})
     table = predictions(fits, [1e18, 1e20])
     assert [row[0].text for row in table.rows] == ["1e18", "1e20", "1e21"]
     assert [row[-1].text for row in table.rows] == ["covered", "covered", "extrapolated"]
@@ -155,12 +155,12 @@ def test_ends_of_runs_are_not_called_training_curves():
     """Approach 1 without curves, in every table; the paper's own row keeps its name."""
     ends = replace(frontier("envelope"), settings={"endpoints_only": True})
     curves = replace(frontier("envelope"), settings={"endpoints_only": False})
-    text = " ".join(table2_text(Fits({"envelope": ends}, {}, {})).split())
+    text = " ".join(table2_text(FitResults({"envelope": ends}, {}, {})).split())
     assert "1 run ends ours 0.490 [0.450, 0.530]" in text
     assert "1 envelope paper 0.50" in text
     assert "[1 run ends] interval not stated" in text
     assert "1 envelope ours 0.490" in " ".join(
-        table2_text(Fits({"envelope": curves}, {}, {})).split()
+        table2_text(FitResults({"envelope": curves}, {}, {})).split()
     )
     for f, name in ((ends, RUN_ENDS), (curves, "1. Minimum over training curves")):
         assert name_of("envelope", f) == name

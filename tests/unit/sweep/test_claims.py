@@ -15,13 +15,13 @@ from chinchilla.sweep.claims import file_system_now, latest, look, take
 from chinchilla.sweep.run_files import clean_sweep
 
 
-def pretend_elsewhere(cell: Path, silent_seconds: float) -> None:
+def pretend_elsewhere(run_dir: Path, silent_seconds: float) -> None:
     """Make the latest claim look like one of another machine, silent for so long."""
-    record = latest(cell)
-    path = cell / f"claim-{record.fence}.json"
+    record = latest(run_dir)
+    path = run_dir / f"claim-{record.fence}.json"
     path.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(record, processes="mars"))))
-    then = file_system_now(cell) - silent_seconds
-    for file in (path, cell / "heartbeat"):
+    then = file_system_now(run_dir) - silent_seconds
+    for file in (path, run_dir / "heartbeat"):
         if file.exists():
             os.utime(file, (then, then))
 
@@ -31,13 +31,13 @@ def _slow_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "BEAT_SECONDS", 3600.0)  # tests set the times of heartbeats
 
 
-def test_one_of_many_gets_the_cell(tmp_path: Path):
+def test_one_of_many_gets_the_run(tmp_path: Path):
     won = []
     barrier = threading.Barrier(8)
 
     def race(i: int) -> None:
         barrier.wait()
-        if (claim := take(tmp_path / "cell", f"w{i}")) is not None:
+        if (claim := take(tmp_path / "run", f"w{i}")) is not None:
             won.append(claim)
 
     threads = [threading.Thread(target=race, args=(i,)) for i in range(8)]
@@ -46,19 +46,19 @@ def test_one_of_many_gets_the_cell(tmp_path: Path):
     for t in threads:
         t.join()
     assert len(won) == 1
-    assert take(tmp_path / "cell", "late") is None
+    assert take(tmp_path / "run", "late") is None
 
 
-def test_one_of_many_takers_gets_a_dead_workers_cell(tmp_path: Path):
-    cell = tmp_path / "cell"
-    assert take(cell, "dead")
-    pretend_elsewhere(cell, silent_seconds=100)
+def test_one_of_many_takers_gets_a_dead_workers_run(tmp_path: Path):
+    run_dir = tmp_path / "run"
+    assert take(run_dir, "dead")
+    pretend_elsewhere(run_dir, silent_seconds=100)
     won = []
     barrier = threading.Barrier(8)
 
     def race(i: int) -> None:
         barrier.wait()
-        if (claim := take(cell, f"w{i}")) is not None:
+        if (claim := take(run_dir, f"w{i}")) is not None:
             won.append(claim)
 
     threads = [threading.Thread(target=race, args=(i,)) for i in range(8)]
@@ -102,7 +102,7 @@ def test_released_is_free_and_the_fence_goes_on(tmp_path: Path):
     second = take(tmp_path, "b")
     assert second.record.fence == 2
     assert second.previous.released
-    first.release()  # again, late: does not free the new holder's cell
+    first.release()  # again, late: does not free the new holder's run
     assert take(tmp_path, "c") is None
 
 
@@ -177,18 +177,18 @@ BROKEN = {
 }
 
 
-def broken(cell: Path, damage, silent_seconds: float) -> Path:
-    """A cell whose second claim is damaged, and whose holder was heard so long ago."""
-    take(cell, "first").release()
-    second = take(cell, "second")
+def broken(run_dir: Path, damage, silent_seconds: float) -> Path:
+    """A run whose second claim is damaged, and whose holder was heard so long ago."""
+    take(run_dir, "first").release()
+    second = take(run_dir, "second")
     assert second.record.fence == 2
     second._stop.set()  # as a worker that died: its thread must not beat once more
     second._thread.join()
-    path = cell / "claim-2.json"
+    path = run_dir / "claim-2.json"
     text = damage(path.read_text())
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    then = file_system_now(cell) - silent_seconds
-    for file in (path, cell / "heartbeat"):
+    then = file_system_now(run_dir) - silent_seconds
+    for file in (path, run_dir / "heartbeat"):
         if file.exists():
             os.utime(file, (then, then))
     return path
@@ -224,8 +224,8 @@ def test_a_folder_or_a_broken_link_in_a_claims_place_is_a_damaged_claim(tmp_path
     os.utime(tmp_path / "a" / "claim-1.json", (0, 0))
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "claim-1.json").symlink_to(tmp_path / "nowhere")
-    for cell in (tmp_path / "a", tmp_path / "b"):
-        assert take(cell, "w").record.fence == 2
+    for run_dir in (tmp_path / "a", tmp_path / "b"):
+        assert take(run_dir, "w").record.fence == 2
 
 
 def test_a_holder_whose_claim_was_damaged_heals_it_when_it_lets_go(tmp_path: Path):
@@ -265,12 +265,12 @@ def test_a_takers_folder_is_cleaned_of_what_a_killed_worker_left(tmp_path: Path)
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_launch_cleans_cells_that_nobody_will_take_again(tmp_path: Path):
-    cell = tmp_path / "cells" / "a"
-    cell.mkdir(parents=True)
-    (cell / "result.json").write_text("{}")
-    for path in (tmp_path / "plan.jsonl", tmp_path / "cells" / "clock", cell / "result.json"):
+def test_a_launch_cleans_runs_that_nobody_will_take_again(tmp_path: Path):
+    run_dir = tmp_path / "runs" / "a"
+    run_dir.mkdir(parents=True)
+    (run_dir / "result.json").write_text("{}")
+    for path in (tmp_path / "plan.jsonl", tmp_path / "runs" / "clock", run_dir / "result.json"):
         leave_behind(path)
     clean_sweep(tmp_path)
     assert not list(tmp_path.rglob(".*"))
-    assert (cell / "result.json").read_text() == "{}"
+    assert (run_dir / "result.json").read_text() == "{}"

@@ -14,7 +14,7 @@ from chinchilla.core.shapes import ModelShape
 from chinchilla.plan.records import load_plan, save_plan
 from chinchilla.sweep import preflight
 from chinchilla.sweep.cost import KEPT_CHECKPOINTS, check_gpu_hours, estimate
-from chinchilla.sweep.run_files import MAX_ATTEMPTS, cell_of
+from chinchilla.sweep.run_files import MAX_ATTEMPTS, run_dir_of
 
 RUNTIME = RuntimeConfig(checkpoint_minutes=12.0)
 SLURM = ClusterConfig(
@@ -52,7 +52,7 @@ def test_shapes_are_priced_by_what_their_jobs_take():
     cluster = replace(
         SLURM,
         resources=[
-            ResourceConfig(name="small", up_to_params=small.N, price_per_device_hour=1.0),
+            ResourceConfig(name="small", max_params=small.N, price_per_device_hour=1.0),
             ResourceConfig(name="large", nodes=2, ranks_per_node=2, gpus_per_node=2, n_workers=1),
         ],
     )
@@ -79,7 +79,7 @@ def test_more_hours_than_allowed_are_refused_unless_yes():
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokens")
     words = "corpus=sotu corpus.max_documents=12 tokenizer.vocab_size=384 n_workers=1"
-    assert main(["data", *words.split(), "held_out_fraction=0.2", f"data_dir={folder}"]) == 0
+    assert main(["data", *words.split(), "validation_fraction=0.2", f"data_dir={folder}"]) == 0
     return folder
 
 
@@ -110,9 +110,7 @@ def say(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]
 
 def test_a_dry_run_shows_every_number_and_launches_nothing(data_dir: Path, tmp_path: Path, capsys):
     here = (f"data_dir={data_dir}", f"sweep_dir={tmp_path / 's'}", "dry_run=true", "cluster=slurm")
-    code, out, _ = say(
-        capsys, *here, "cluster.resources=[{name:small,up_to_params:5e3},{name:big}]"
-    )
+    code, out, _ = say(capsys, *here, "cluster.resources=[{name:small,max_params:5e3},{name:big}]")
     assert code == 0
     for part in (
         "small",
@@ -131,7 +129,7 @@ def test_a_dry_run_shows_every_number_and_launches_nothing(data_dir: Path, tmp_p
     told = json.loads(out)
     assert (len(told["runs"]), told["n_left"]) == (3, 3)
     assert told["estimate"]["total"]["flops"] == pytest.approx(sum(r["C"] for r in told["runs"]))
-    code, _, err = say(capsys, *here, "cluster.resources=[{name:small,up_to_params:5e3}]")
+    code, _, err = say(capsys, *here, "cluster.resources=[{name:small,max_params:5e3}]")
     assert code == 2
     assert "cluster.resources ends at small" in err
 
@@ -180,8 +178,8 @@ def test_only_what_is_left_counts(data_dir: Path, tmp_path: Path, capsys):
     specs = [RunSpec.from_dict({k: r[k] for k in keys}, "") for r in runs]
     save_plan(specs, tmp_path / "plan.jsonl")
     for spec, status in zip(specs, ("finished", "failed", "diverged"), strict=True):
-        cell_of(tmp_path, spec).mkdir(parents=True)
-        make_result(spec, status).save(cell_of(tmp_path, spec))
+        run_dir_of(tmp_path, spec).mkdir(parents=True)
+        make_result(spec, status).save(run_dir_of(tmp_path, spec))
     told = json.loads(say(capsys, *here)[1])
     assert told["n_left"] == 1, "a failed run is trained again"
     assert told["estimate"]["total"]["flops"] == specs[1].C
@@ -220,9 +218,9 @@ def test_disk_is_what_a_run_really_leaves(data_dir: Path, tmp_path: Path, capsys
     ]  # fmt: skip
     told = json.loads(say(capsys, *words, "dry_run=true")[1])["estimate"]["total"]
     assert say(capsys, *words)[0] == 0
-    [cell] = (tmp_path / "cells").iterdir()
-    kept = [cell / "metrics.jsonl", cell / "curve.npz", *cell.glob("checkpoints/*/*")]
-    assert len(list((cell / "checkpoints").iterdir())) == KEPT_CHECKPOINTS
+    [run_dir] = (tmp_path / "runs").iterdir()
+    kept = [run_dir / "metrics.jsonl", run_dir / "curve.npz", *run_dir.glob("checkpoints/*/*")]
+    assert len(list((run_dir / "checkpoints").iterdir())) == KEPT_CHECKPOINTS
     assert told["disk_bytes"] == pytest.approx(sum(p.stat().st_size for p in kept), rel=0.1)
     [spec] = load_plan(tmp_path / "plan.jsonl")
     assert told["peak_disk_bytes"] - told["disk_bytes"] == pytest.approx(12 * spec.N)

@@ -30,7 +30,7 @@ from chinchilla.plan.grid import plan_run
 from chinchilla.plan.records import RunResult, RunSpec, save_plan
 from chinchilla.sweep.claims import latest
 from chinchilla.sweep.launch import launch
-from chinchilla.sweep.run_files import cell_of, read_attempts, save_runtime
+from chinchilla.sweep.run_files import read_attempts, run_dir_of, save_runtime
 from chinchilla.train.distributed import PeerError, join, slurm_settings
 
 
@@ -40,7 +40,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     told = CorpusConfig(name="sotu", format="embedded", max_documents=12)
     pieces = TokenizerConfig(vocab_size=400)
     prepare(DataCommand(corpus=told, tokenizer=pieces, data_dir=str(folder),
-                        held_out_fraction=0.25, n_workers=1))  # fmt: skip
+                        validation_fraction=0.25, n_workers=1))  # fmt: skip
     return folder
 
 
@@ -58,7 +58,9 @@ def make_sweep(folder: Path, data_dir: Path, *runs: tuple[int, int]) -> list[Run
     ]  # fmt: skip
     folder.mkdir()
     save_plan(specs, folder / "plan.jsonl")
-    runtime = RuntimeConfig(device="cpu", held_out_tokens=256, held_out_evals=2, log_every_steps=5)
+    runtime = RuntimeConfig(
+        device="cpu", validation_tokens=256, validation_evals=2, log_every_steps=5
+    )
     save_runtime(runtime, folder)
     return specs
 
@@ -95,28 +97,28 @@ def test_two_ranks_train_a_sweep_and_an_error_that_both_meet_is_one_runs_own(
     fine, _, other = specs = make_sweep(tmp_path / "s", data_dir, (4, 30), (5, 20), (4, 20))
     codes, said = ended(start(tmp_path / "s", data_dir))
     assert codes == [0, 0], said
-    cells = [cell_of(tmp_path / "s", spec) for spec in specs]
-    results = [RunResult.load(cell) for cell in cells]
+    run_dirs = [run_dir_of(tmp_path / "s", spec) for spec in specs]
+    results = [RunResult.load(run_dir) for run_dir in run_dirs]
     assert [r.status for r in results] == ["finished", "failed", "finished"]
     assert "does not divide among 2 ranks" in results[1].reason
-    for spec, cell in ((fine, cells[0]), (other, cells[2])):
-        lines = [json.loads(line) for line in (cell / "metrics.jsonl").read_text().splitlines()]
+    for spec, run_dir in ((fine, run_dirs[0]), (other, run_dirs[2])):
+        lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
         assert [m["step"] for m in lines] == sorted({*range(5, spec.steps + 1, 5), spec.steps})
-    assert all(not list(cell.glob(".*")) for cell in cells)
+    assert all(not list(run_dir.glob(".*")) for run_dir in run_dirs)
 
 
 @pytest.mark.slow
 def test_a_stop_on_the_other_rank_frees_the_run_and_it_goes_on(data_dir: Path, tmp_path: Path):
     [spec] = make_sweep(tmp_path / "s", data_dir, (4, 2000))
-    cell = cell_of(tmp_path / "s", spec)
+    run_dir = run_dir_of(tmp_path / "s", spec)
     processes = start(tmp_path / "s", data_dir)
-    wait_until(lambda: (cell / "metrics.jsonl").exists() and (cell / "metrics.jsonl").stat().st_size, 60)  # fmt: skip
+    wait_until(lambda: (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size, 60)  # fmt: skip
     processes[1].send_signal(signal.SIGTERM)
     codes, said = ended(processes)
     assert codes == [75, 0], said
-    assert latest(cell).released
-    assert list((cell / "checkpoints").glob("step-*"))
-    assert read_attempts(cell) == []
+    assert latest(run_dir).released
+    assert list((run_dir / "checkpoints").glob("step-*"))
+    assert read_attempts(run_dir) == []
 
 
 @pytest.mark.slow
@@ -125,18 +127,18 @@ def test_a_rank_that_is_killed_leaves_a_run_that_can_be_claimed(
     data_dir: Path, tmp_path: Path, victim: int
 ):
     [spec] = make_sweep(tmp_path / "s", data_dir, (4, 2000))
-    cell = cell_of(tmp_path / "s", spec)
+    run_dir = run_dir_of(tmp_path / "s", spec)
     processes = start(tmp_path / "s", data_dir)
-    wait_until(lambda: (cell / "metrics.jsonl").exists() and (cell / "metrics.jsonl").stat().st_size, 60)  # fmt: skip
+    wait_until(lambda: (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size, 60)  # fmt: skip
     processes[victim].kill()
     codes, said = ended(processes)
     assert codes[victim] == -signal.SIGKILL
     assert codes[1 - victim] == 75, said
-    assert read_attempts(cell) == []
+    assert read_attempts(run_dir) == []
     if victim == 1:
-        assert latest(cell).released
-        assert "rank 1 of 2" in latest(cell).ended
-        assert "ended, or does not answer" in latest(cell).ended
+        assert latest(run_dir).released
+        assert "rank 1 of 2" in latest(run_dir).ended
+        assert "ended, or does not answer" in latest(run_dir).ended
     else:
         assert "rank 1 of 2 leaves: " in said[1].splitlines()[-1]
         assert "rank 0 is gone" in said[1].splitlines()[-1]
@@ -151,9 +153,9 @@ def test_data_that_one_rank_cannot_see_is_claimed_by_nobody(data_dir: Path, tmp_
     assert "rank 1 of 2" in said[0]
     assert "holds no prepared tokens" in said[0]
     assert "Traceback" not in "".join(said)
-    assert not list((tmp_path / "s").glob("cells/*"))
+    assert not list((tmp_path / "s").glob("runs/*"))
     assert ended(start(tmp_path / "s", data_dir))[0] == [0, 0]
-    assert RunResult.load(cell_of(tmp_path / "s", spec)).status == "finished"
+    assert RunResult.load(run_dir_of(tmp_path / "s", spec)).status == "finished"
 
 
 def test_who_does_not_come_is_named_in_one_line():
@@ -183,7 +185,7 @@ def for_torchrun(specs: list[RunSpec], **cluster: int) -> SweepCommand:
     return SweepCommand(
         grid=GridConfig(budgets=[1e12], models=["64x2"]),
         cluster=ClusterConfig(kind="torchrun", ranks_per_node=2, **cluster),
-        runtime=RuntimeConfig(device="cpu", held_out_tokens=256, held_out_evals=2),
+        runtime=RuntimeConfig(device="cpu", validation_tokens=256, validation_evals=2),
         format="json",
     )
 
@@ -197,13 +199,13 @@ def test_a_folder_is_prepared_for_torchrun_and_the_line_it_prints_trains_it(
     assert launch(asked, specs, sweep, data_dir) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["n_left"] == 2
-    assert not list(sweep.glob("cells/*/claim-*.json")), "nothing was started"
+    assert not list(sweep.glob("runs/*/claim-*.json")), "nothing was started"
     program, *words = shlex.split(told["command"])
     assert program == "torchrun"
     command = [sys.executable, "-m", "torch.distributed.run", *words]
     run = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert run.returncode == 0, run.stderr[-2000:]
-    assert {RunResult.load(cell_of(sweep, s)).status for s in specs} == {"finished"}
+    assert {RunResult.load(run_dir_of(sweep, s)).status for s in specs} == {"finished"}
     assert launch(asked, specs, sweep, data_dir) == 0
     assert json.loads(capsys.readouterr().out)["counts"]["finished"] == 2, "nothing is left to say"
 

@@ -16,7 +16,7 @@ from chinchilla.core.shapes import ModelShape
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.job_classes import PlannedWithin, assign, shapes_of
 from chinchilla.sweep.launch import launch
-from chinchilla.sweep.run_files import cell_of, missing_specs
+from chinchilla.sweep.run_files import missing_specs, run_dir_of
 
 pytest.importorskip("submitit")
 
@@ -34,8 +34,8 @@ SMALL, MIDDLE, LARGE = (s.N for s in sizes(1, 4, 16))
 def three(**more) -> list[ResourceConfig]:
     """A small job, one of two GPUs, and runs spread over two nodes."""
     return [
-        ResourceConfig(name="small", up_to_params=SMALL, mem_gb=4, partition="cpu"),
-        ResourceConfig(name="middle", up_to_params=MIDDLE, gpus_per_node=2, n_workers=1),
+        ResourceConfig(name="small", max_params=SMALL, host_memory_gb=4, partition="cpu"),
+        ResourceConfig(name="middle", max_params=MIDDLE, gpus_per_node=2, n_workers=1),
         ResourceConfig(name="large", nodes=2, ranks_per_node=2, gpus_per_node=2, **more),
     ]
 
@@ -47,8 +47,13 @@ def test_every_run_falls_into_one_shape_and_the_longest_goes_first():
     assert found == {"large": [8, 16], "middle": [2, 4], "small": [1]}
     assert list(found) == ["large", "middle", "small"]
     small, middle, large = (shape.cluster for shape in shapes_of(cluster))
-    assert (small.mem_gb, small.partition, small.n_workers, small.timeout_min) == (4, "cpu", 3, 240)
-    assert (middle.mem_gb, middle.gpus_per_node, middle.n_workers) == (64, 2, 1)
+    assert (small.host_memory_gb, small.partition, small.n_workers, small.timeout_min) == (
+        4,
+        "cpu",
+        3,
+        240,
+    )
+    assert (middle.host_memory_gb, middle.gpus_per_node, middle.n_workers) == (64, 2, 1)
     assert [s.workers_per_job for s in shapes_of(cluster)] == [1, 2, 1]
     assert [s.devices_per_worker for s in shapes_of(cluster)] == [1, 1, 4]
     assert large.nodes == 2
@@ -62,7 +67,7 @@ def test_without_resources_there_is_one_shape_and_local_machines_know_none():
 
 def test_a_run_that_is_too_large_for_every_shape_is_refused():
     cluster = ClusterConfig(kind="slurm", resources=three()[:2])
-    with pytest.raises(InputError, match=r"N=.*cluster\.resources ends at middle.*up_to_params=0"):
+    with pytest.raises(InputError, match=r"N=.*cluster\.resources ends at middle.*max_params=0"):
         assign(sizes(1, 16), cluster)
 
 
@@ -70,10 +75,10 @@ def test_a_run_that_is_too_large_for_every_shape_is_refused():
     ("resources", "why"),
     [
         ([{"name": "a"}, {"name": "b"}], "from small to large"),
-        ([{"name": "a", "up_to_params": 2}, {"name": "b", "up_to_params": 1}], "small to large"),
-        ([{"name": "a", "up_to_params": 2}, {"name": "a"}], "must all differ"),
+        ([{"name": "a", "max_params": 2}, {"name": "b", "max_params": 1}], "small to large"),
+        ([{"name": "a", "max_params": 2}, {"name": "a"}], "must all differ"),
         ([{"name": "a b"}], "one word"),
-        ([{"name": "a", "up_to_params": -1}], "must not be negative"),
+        ([{"name": "a", "max_params": -1}], "must not be negative"),
         ([{"name": "a", "timeout_min": 0}], "cluster.resources, a: cluster.timeout_min=0"),
         ([{"name": "a", "ranks_per_node": 2, "gpus_per_node": 3}], "take a GPU each"),
         ([{"name": "a", "ranks_per_node": 2}], "take a GPU each"),
@@ -85,10 +90,10 @@ def test_shapes_that_cannot_be_are_refused(resources: list[dict], why: str):
 
 
 def test_they_are_given_on_the_command_line():
-    words = "cluster.resources=[{name:small,up_to_params:2e6,mem_gb:4},{name:large,nodes:2}]"
+    words = "cluster.resources=[{name:small,max_params:2e6,host_memory_gb:4},{name:large,nodes:2}]"
     told = compose("sweep", ["cluster=slurm", words])
     small, large = told.cluster.resources
-    assert (small.up_to_params, small.mem_gb, small.nodes, large.nodes) == (2e6, 4, None, 2)
+    assert (small.max_params, small.host_memory_gb, small.nodes, large.nodes) == (2e6, 4, None, 2)
     with pytest.raises(InputError, match="up_to_param"):
         compose("sweep", ["cluster=slurm", "cluster.resources=[{name:small,up_to_param:2e6}]"])
 
@@ -137,7 +142,7 @@ def test_launching_again_tops_up_each_shape_alone(tmp_path: Path, fake: FakeSlur
 
 
 def test_the_cap_on_jobs_is_for_all_shapes_together(tmp_path: Path, fake: FakeSlurm, capsys):
-    asked = on_slurm(resources=three(), max_jobs=3)
+    asked = on_slurm(resources=three(), max_queued_jobs=3)
     asked.format = "json"
     launch(asked, sizes(1, 1, 1, 1, 4, 4, 4, 16), tmp_path / "sweep", tmp_path)
     told = json.loads(capsys.readouterr().out)
@@ -157,7 +162,7 @@ def test_a_batch_that_the_ranks_of_its_shape_cannot_divide_is_refused_before_any
     """16 rows a batch: 2 x 2 ranks can share them, 3 cannot, and small models have a rank alone."""
     odd = {"nodes": 1, "ranks_per_node": 3, "gpus_per_node": 3}
     resources = [
-        ResourceConfig(name="small", up_to_params=SMALL),
+        ResourceConfig(name="small", max_params=SMALL),
         ResourceConfig(name="odd", **odd),
     ]
     asked = on_slurm(resources=resources)
@@ -183,5 +188,5 @@ def test_a_worker_keeps_to_its_shape_also_when_the_plan_grows(tmp_path: Path):
     assert len(only) == 2
     words = [str(tmp_path), str(tmp_path), f"--min-params={SMALL}", f"--max-params={MIDDLE}"]
     subprocess.run([*PROGRAM, *words], check=True, stdout=subprocess.DEVNULL)
-    done = [s for s in (*specs, more) if (cell_of(tmp_path, s) / "result.json").exists()]
+    done = [s for s in (*specs, more) if (run_dir_of(tmp_path, s) / "result.json").exists()]
     assert done == [specs[1], more]

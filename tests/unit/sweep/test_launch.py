@@ -30,7 +30,7 @@ from chinchilla.plan.records import RunResult, load_plan
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.claims import latest
 from chinchilla.sweep.launch import launch
-from chinchilla.sweep.run_files import cell_of, read_progress
+from chinchilla.sweep.run_files import read_progress, run_dir_of
 from chinchilla.sweep.view.progress import SweepProgress, pace, stage_progress
 from chinchilla.sweep.worker import run_worker
 
@@ -51,7 +51,7 @@ def test_debug_trains_everything_and_says_so(tmp_path: Path, capsys: pytest.Capt
     assert debug(specs, tmp_path / "sweep") == 0
     out = capsys.readouterr().out
     assert f"finished {specs[0].run_id}  loss 3.0000" in out
-    assert "2/2 cells, 100% of FLOPs" in out
+    assert "2/2 runs, 100% of FLOPs" in out
     assert "\x1b" not in out
 
 
@@ -60,7 +60,7 @@ def test_launching_again_does_only_what_is_missing(tmp_path: Path):
     assert debug(specs[:2], tmp_path) == 0
     assert debug(specs[1:], tmp_path) == 0
     assert load_plan(tmp_path / "plan.jsonl") == specs  # nothing dropped, nothing twice
-    assert [n_starts(cell_of(tmp_path, s)) for s in specs] == [1, 1, 1, 1]
+    assert [n_starts(run_dir_of(tmp_path, s)) for s in specs] == [1, 1, 1, 1]
 
 
 def test_failed_runs_are_tried_again_and_diverged_ones_are_not(tmp_path: Path, capsys):
@@ -72,13 +72,13 @@ def test_failed_runs_are_tried_again_and_diverged_ones_are_not(tmp_path: Path, c
         return make_result(spec, attempts=attempts)
 
     assert debug([bad, nan], tmp_path, fixed) == 0
-    cell = cell_of(tmp_path, bad)
-    result = RunResult.load(cell)
+    run_dir = run_dir_of(tmp_path, bad)
+    result = RunResult.load(run_dir)
     assert (result.status, result.attempts) == ("finished", 4)  # starts; tidying is not one
-    assert json.loads((cell / "result-failed-1.json").read_text())["status"] == "failed"
-    assert (cell / "attempts-failed-1" / "3.json").exists()
-    assert RunResult.load(cell_of(tmp_path, nan)).status == "diverged"
-    assert n_starts(cell_of(tmp_path, nan)) == 1
+    assert json.loads((run_dir / "result-failed-1.json").read_text())["status"] == "failed"
+    assert (run_dir / "attempts-failed-1" / "3.json").exists()
+    assert RunResult.load(run_dir_of(tmp_path, nan)).status == "diverged"
+    assert n_starts(run_dir_of(tmp_path, nan)) == 1
 
 
 def test_another_sweeps_folder_is_refused(tmp_path: Path):
@@ -91,8 +91,8 @@ def test_another_sweeps_folder_is_refused(tmp_path: Path):
 def test_another_versions_folder_is_refused(tmp_path: Path, file: str):
     [spec] = make_specs(1)
     debug([spec], tmp_path)
-    path = tmp_path / file if file == "plan.jsonl" else cell_of(tmp_path, spec) / file
-    text = path.read_text().replace('"schema": 1', '"schema": 99')
+    path = tmp_path / file if file == "plan.jsonl" else run_dir_of(tmp_path, spec) / file
+    text = path.read_text().replace('"schema": 2', '"schema": 99')
     path.write_text(text)
     with pytest.raises(InputError, match="schema"):
         debug([spec], tmp_path)
@@ -115,8 +115,8 @@ def test_train_keeps_to_its_own_run(tmp_path: Path, capsys: pytest.CaptureFixtur
     asked = TrainCommand(cluster=command().cluster, format="json")
     assert launch(asked, [third], tmp_path, tmp_path, train=fake_train) == 0
     assert capsys.readouterr().out == ""  # the command prints the result
-    assert not cell_of(tmp_path, second).exists()
-    assert RunResult.load(cell_of(tmp_path, bad)).status == "failed"
+    assert not run_dir_of(tmp_path, second).exists()
+    assert RunResult.load(run_dir_of(tmp_path, bad)).status == "failed"
     assert len(load_plan(tmp_path / "plan.jsonl")) == 4
 
 
@@ -151,9 +151,9 @@ def test_local_workers_share_the_sweep(tmp_path: Path, capsys: pytest.CaptureFix
     asked = command(kind="local", n_workers=2)
     assert launch(asked, specs, tmp_path, tmp_path, program=PROGRAM) == 0
     out = capsys.readouterr().out
-    assert "6/6 cells, 100% of FLOPs, 1 diverged" in out
+    assert "6/6 runs, 100% of FLOPs, 1 diverged" in out
     assert "loss is not finite" in out
-    assert [n_starts(cell_of(tmp_path, s)) for s in specs] == [1] * 6
+    assert [n_starts(run_dir_of(tmp_path, s)) for s in specs] == [1] * 6
     assert len(list((tmp_path / "workers").glob("*.log"))) == 2
 
 
@@ -211,17 +211,17 @@ def alive(pid: int) -> bool:
     signal.SIGTERM, *(pytest.param(s, marks=pytest.mark.slow) for s in (signal.SIGINT, signal.SIGKILL)),
 ])  # fmt: skip
 def test_the_workers_of_a_stopped_launcher_stop_too(tmp_path: Path, signum: int):
-    cells = [cell_of(tmp_path, s) for s in make_specs(2, SLOW)]
+    run_dirs = [run_dir_of(tmp_path, s) for s in make_specs(2, SLOW)]
     launcher = start_launcher(tmp_path)
-    wait_until(lambda: all(read_progress(cell) for cell in cells))
-    pids = [latest(cell).pid for cell in cells]
+    wait_until(lambda: all(read_progress(run_dir) for run_dir in run_dirs))
+    pids = [latest(run_dir).pid for run_dir in run_dirs]
     launcher.send_signal(signum)
     out = launcher.communicate(timeout=30)[0].decode()
     wait_until(lambda: not any(alive(pid) for pid in pids))
-    assert all(latest(cell).released for cell in cells)
+    assert all(latest(run_dir).released for run_dir in run_dirs)
     if signum != signal.SIGKILL:
         assert launcher.returncode == 75
-        assert "0/2 cells" in out
+        assert "0/2 runs" in out
         assert "the same command goes on from here" in out
 
 
@@ -232,8 +232,8 @@ def test_two_launchers_at_once_do_nothing_twice(tmp_path: Path):
         for _ in range(2)
     ]
     assert {p.wait(60) for p in launchers} <= {0, 75}  # 75: the other one still trains the last
-    cells = [cell_of(tmp_path, s) for s in make_specs(10)]
-    assert [n_starts(cell) for cell in cells] == [1] * 10
+    run_dirs = [run_dir_of(tmp_path, s) for s in make_specs(10)]
+    assert [n_starts(run_dir) for run_dir in run_dirs] == [1] * 10
 
 
 def test_the_pool_fits_the_machine(monkeypatch: pytest.MonkeyPatch):
@@ -273,29 +273,29 @@ def test_lines_come_while_a_sweep_runs(tmp_path: Path, monkeypatch: pytest.Monke
     make_sweep(tmp_path, make_specs(4))
     with SweepProgress(tmp_path, out):
         debug(make_specs(4), tmp_path)
-    assert "cells, " in out.getvalue()
+    assert "runs, " in out.getvalue()
     assert out.getvalue().count("finished ") == 4
 
 
 def test_a_damaged_result_is_put_aside_and_the_run_trained_again(tmp_path: Path):
     [spec] = make_specs(1)
     debug([spec], tmp_path)
-    cell = cell_of(tmp_path, spec)
-    whole = RunResult.load(cell)
-    (cell / "result.json").write_text('{"schema": 1, "spe')
+    run_dir = run_dir_of(tmp_path, spec)
+    whole = RunResult.load(run_dir)
+    (run_dir / "result.json").write_text('{"schema": 1, "spe')
     assert debug([spec], tmp_path) == 0
-    assert RunResult.load(cell).final_loss == whole.final_loss
-    assert (cell / "result-failed-1.json").read_text() == '{"schema": 1, "spe'
+    assert RunResult.load(run_dir).final_loss == whole.final_loss
+    assert (run_dir / "result-failed-1.json").read_text() == '{"schema": 1, "spe'
 
 
 def test_a_result_that_is_a_link_to_nowhere_is_not_trained_again_and_again(tmp_path: Path):
     """Nothing can be published beside it: workers leave it alone, launching puts it aside."""
     [spec] = make_specs(1)
-    cell = cell_of(make_sweep(tmp_path, [spec]), spec)
-    cell.mkdir(parents=True)
-    (cell / "result.json").symlink_to("/nowhere/result.json")
+    run_dir = run_dir_of(make_sweep(tmp_path, [spec]), spec)
+    run_dir.mkdir(parents=True)
+    (run_dir / "result.json").symlink_to("/nowhere/result.json")
     done = run_worker(tmp_path, tmp_path, RuntimeConfig(device="cpu"), "one", fake_train)
-    assert (done.finished, (cell / "starts.txt").exists()) == ([], False)
+    assert (done.finished, (run_dir / "starts.txt").exists()) == ([], False)
     assert debug([spec], tmp_path) == 0
-    assert RunResult.load(cell).status == "finished"
-    assert (cell / "result-failed-1.json").is_symlink()
+    assert RunResult.load(run_dir).status == "finished"
+    assert (run_dir / "result-failed-1.json").is_symlink()

@@ -10,7 +10,7 @@ from sweep_fakes import make_result
 from chinchilla.config import GridConfig, RecipeConfig
 from chinchilla.plan.grid import plan_grid
 from chinchilla.plan.records import save_plan
-from chinchilla.sweep.run_files import cell_of
+from chinchilla.sweep.run_files import run_dir_of
 
 GRID = GridConfig(
     name="light", budgets=[1e10], models=["8x1", "16x1"], kv_size=8, seq_len=32, vocab_size=384,
@@ -36,8 +36,8 @@ def finished(tmp_path: Path) -> Path:
     specs = plan_grid(GRID, recipe, vocab_size=0, data_id="none", precision="fp32")
     save_plan(specs, tmp_path / "plan.jsonl")
     for spec in specs:
-        cell_of(tmp_path, spec).mkdir(parents=True)
-        make_result(spec).save(cell_of(tmp_path, spec))
+        run_dir_of(tmp_path, spec).mkdir(parents=True)
+        make_result(spec).save(run_dir_of(tmp_path, spec))
     return tmp_path
 
 
@@ -49,5 +49,5 @@ def test_a_finished_sweep_is_looked_at_without_training_and_fits(words: list[str
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (run.returncode, run.stderr) == (0, "")
-    assert "2/2 cells, 100% of FLOPs" in run.stdout  # nothing was planned anew
+    assert "2/2 runs, 100% of FLOPs" in run.stdout  # nothing was planned anew
     assert "loads" not in run.stdout

@@ -13,16 +13,16 @@ from chinchilla.plan.records import RunResult
 from chinchilla.sweep import retry as module
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.retry import put_aside
-from chinchilla.sweep.run_files import cell_of, missing_specs
+from chinchilla.sweep.run_files import missing_specs, run_dir_of
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """A finished, a failed and a diverged run."""
     launch(command(), SPECS, tmp_path, tmp_path, train=fake_train)
-    cell = cell_of(tmp_path, NAN)
-    (cell / "checkpoints" / "step-00000010").mkdir(parents=True)
-    (cell / "metrics.jsonl").write_text('{"step": 1}\n')
+    run_dir = run_dir_of(tmp_path, NAN)
+    (run_dir / "checkpoints" / "step-00000010").mkdir(parents=True)
+    (run_dir / "metrics.jsonl").write_text('{"step": 1}\n')
     return tmp_path
 
 
@@ -38,8 +38,10 @@ def say(capsys: pytest.CaptureFixture[str], sweep: Path, *words: str) -> tuple[i
 
 
 def test_failed_runs_are_trainable_again_and_what_they_left_is_kept(sweep: Path, capsys):
-    cell = cell_of(sweep, BAD)
-    before = {n: (cell / n).read_bytes() for n in ("result.json", "error.txt", "attempts/1.json")}
+    run_dir = run_dir_of(sweep, BAD)
+    before = {
+        n: (run_dir / n).read_bytes() for n in ("result.json", "error.txt", "attempts/1.json")
+    }
     code, out = say(capsys, sweep)
     assert code == 0
     assert "1 run will be trained again; 1 diverged stay as they are" in out
@@ -48,19 +50,19 @@ def test_failed_runs_are_trainable_again_and_what_they_left_is_kept(sweep: Path,
     assert "as result-failed-1.json and so on" in out
     assert missing_specs(sweep) == [BAD]
     kept = ("result-failed-1.json", "error-failed-1.txt", "attempts-failed-1/1.json")
-    assert [(cell / n).read_bytes() for n in kept] == list(before.values())
+    assert [(run_dir / n).read_bytes() for n in kept] == list(before.values())
     launch(command(), SPECS, sweep, sweep, train=lambda s, *a, attempts, **k: make_result(s))
-    assert RunResult.load(cell).status == "finished"
+    assert RunResult.load(run_dir).status == "finished"
     assert say(capsys, sweep)[1].startswith("no runs will be trained again")
 
 
 @pytest.mark.slow
 def test_a_diverged_run_starts_anew_when_it_is_asked_for(sweep: Path, capsys):
-    cell = cell_of(sweep, NAN)
+    run_dir = run_dir_of(sweep, NAN)
     code, out = say(capsys, sweep, f"runs=[{NAN.run_id}]")
     assert code == 2
     assert "diverged=true" in out
-    assert (cell / "result.json").exists()
+    assert (run_dir / "result.json").exists()
     code, out = say(capsys, sweep, f"runs=[{NAN.run_id}]", "diverged=true", "format=json")
     assert code == 0
     assert json.loads(out) == {
@@ -69,10 +71,10 @@ def test_a_diverged_run_starts_anew_when_it_is_asked_for(sweep: Path, capsys):
         "kept_diverged": [],
         "kept": ["result-diverged-1.json"],
     }
-    names = {p.name for p in cell.iterdir()}
+    names = {p.name for p in run_dir.iterdir()}
     assert {"result-diverged-1.json", "checkpoints-diverged-1", "metrics-diverged-1.jsonl"} < names
     assert not names & {"checkpoints", "metrics.jsonl", "result.json"}
-    assert (cell / "checkpoints-diverged-1" / "step-00000010").is_dir()
+    assert (run_dir / "checkpoints-diverged-1" / "step-00000010").is_dir()
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_a_run_may_be_named_by_its_beginning(sweep: Path, capsys):
 
 def test_a_death_on_the_way_loses_nothing(sweep: Path, monkeypatch: pytest.MonkeyPatch):
     """However many moves were made: the run is over or waiting, and the next call ends it."""
-    cell, real = cell_of(sweep, NAN), os.rename
+    run_dir, real = run_dir_of(sweep, NAN), os.rename
     moves = 0
     for last in range(1, 4):
         left = last
@@ -114,14 +116,14 @@ def test_a_death_on_the_way_loses_nothing(sweep: Path, monkeypatch: pytest.Monke
 
         monkeypatch.setattr(module.os, "rename", die)
         try:
-            put_aside(cell, ("diverged",))
+            put_aside(run_dir, ("diverged",))
         except KeyboardInterrupt:
-            assert (cell / "result.json").exists()
+            assert (run_dir / "result.json").exists()
             moves += 1
         monkeypatch.setattr(module.os, "rename", real)
     assert moves >= 1
-    put_aside(cell, ("diverged",))
-    names = {p.name for p in cell.iterdir()}
+    put_aside(run_dir, ("diverged",))
+    names = {p.name for p in run_dir.iterdir()}
     assert {"result-diverged-1.json", "checkpoints-diverged-1", "metrics-diverged-1.jsonl"} < names
     assert "result.json" not in names
 
@@ -133,12 +135,12 @@ def test_a_death_on_the_way_loses_nothing(sweep: Path, monkeypatch: pytest.Monke
         "{}",
         "3",
         '"finished"',
-        '{"schema": 1}',
+        '{"schema": 2}',
         '{"schema": null, "status": "finished"}',
         lambda t: t.replace('"status": "failed"', '"status": "done"'),
         lambda t: t.replace('"status": "failed"', '"status": ["failed"]'),
         lambda t: t.replace('"versions": {}', '"versions": 3'),
-        lambda t: t.replace(',\n "schema": 1', ""),
+        lambda t: t.replace(',\n "schema": 2', ""),
     ],
 )
 @pytest.mark.slow
@@ -146,7 +148,7 @@ def test_a_result_that_is_json_and_no_result_is_damaged_and_trained_again(
     sweep: Path, capsys, text
 ):
     """Every command says so, none stops at it, and launching, as they advise, helps."""
-    path = cell_of(sweep, BAD) / "result.json"
+    path = run_dir_of(sweep, BAD) / "result.json"
     path.write_text(text if isinstance(text, str) else text(path.read_text()))
     assert main(["status", f"sweep_dir={sweep}"]) == 0
     said = capsys.readouterr().out
@@ -160,7 +162,7 @@ def test_a_result_that_is_json_and_no_result_is_damaged_and_trained_again(
 @pytest.mark.parametrize("whose", ["result", "spec"])
 @pytest.mark.slow
 def test_a_result_of_another_version_is_never_put_aside(sweep: Path, capsys, whose: str):
-    path = cell_of(sweep, BAD) / "result.json"
+    path = run_dir_of(sweep, BAD) / "result.json"
     value = json.loads(path.read_text())
     (value if whose == "result" else value["spec"])["schema"] = 7
     path.write_text(other := json.dumps({**value, "new": 1} if whose == "result" else value))

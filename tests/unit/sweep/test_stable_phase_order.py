@@ -1,4 +1,4 @@
-"""Workers and the trunks that horizons share: the order, who waits for whom, and that nobody waits for ever."""
+"""Workers and the stable phases that horizons share: the order, who waits for whom, and that nobody waits for ever."""
 
 import json
 import time
@@ -12,7 +12,7 @@ from chinchilla.config import ClusterConfig, RuntimeConfig
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import take
 from chinchilla.sweep.cost import estimate
-from chinchilla.sweep.run_files import cell_of, trunk_step
+from chinchilla.sweep.run_files import run_dir_of, stable_phase_step
 from chinchilla.sweep.schedule import in_order, waits
 from chinchilla.sweep.slurm.submit import submit
 from chinchilla.sweep.view.status import sweep_status
@@ -22,7 +22,7 @@ RUNTIME = RuntimeConfig(device="cpu")
 
 
 def horizons(*steps: int, seed: int = 0) -> list[RunSpec]:
-    """Runs of one trunk, with a fifth of cool-down."""
+    """Runs of one stable phase, with a fifth of cool-down."""
     [base] = make_specs(1, seed)
     return [
         replace(base, steps=n, cosine_steps=n, schedule="cooldown", cooldown_steps=n // 5)
@@ -30,22 +30,22 @@ def horizons(*steps: int, seed: int = 0) -> list[RunSpec]:
     ]
 
 
-def train(spec, cell, data_dir, runtime, *, trunks=None, **kwargs):
-    """A run that leaves its trunk as a folder without content, and says where it started."""
+def train(spec, run_dir, data_dir, runtime, *, stable_phases=None, **kwargs):
+    """A run that leaves its stable phase as a folder without content, and says where it started."""
     started = 0
-    if spec.trunk:
-        folder = trunks / spec.trunk_id
+    if spec.stable_phase:
+        folder = stable_phases / spec.stable_phase_id
         folder.mkdir(parents=True, exist_ok=True)
-        started = trunk_step(trunks.parent, spec)
-        (folder / f"step-{spec.trunk_steps:08d}").mkdir(exist_ok=True)
-    return make_result(spec, trunk_tokens=started * spec.batch_tokens)
+        started = stable_phase_step(stable_phases.parent, spec)
+        (folder / f"step-{spec.stable_steps:08d}").mkdir(exist_ok=True)
+    return make_result(spec, reused_tokens=started * spec.batch_tokens)
 
 
 def work(sweep_dir: Path, worker: str = "w", train=train):
     return run_worker(sweep_dir, sweep_dir, RUNTIME, worker, train, stale_seconds=0.4)
 
 
-def test_a_trunks_horizons_go_from_short_to_long_where_the_longest_stands():
+def test_a_stable_phases_horizons_go_from_short_to_long_where_the_longest_stands():
     first, second = horizons(10, 20, 400), horizons(300, 30, seed=1)
     [alone] = make_specs(1)
     alone = replace(alone, steps=350, cosine_steps=350)
@@ -54,7 +54,7 @@ def test_a_trunks_horizons_go_from_short_to_long_where_the_longest_stands():
 
 
 def test_no_more_workers_are_asked_for_than_can_be_busy(tmp_path: Path, fake):
-    """Those with one trunk take turns: two trunks and a run of its own want three jobs of eight."""
+    """Those with one stable phase take turns: two stable phases and a run of its own want three jobs of eight."""
     specs = [*horizons(100, 200, 400), *horizons(50, 500, seed=1), *make_specs(1)]
     cluster = ClusterConfig(kind="slurm", n_workers=8)
     assert estimate(specs, cluster, RUNTIME).total.n_jobs == 3
@@ -73,43 +73,45 @@ def test_a_longer_horizon_waits_for_what_it_would_go_on_from_and_for_nothing_els
     assert not waits(make_specs(1)[0], 0, make_specs(2))
 
 
-def test_a_worker_trains_each_horizon_from_where_the_one_before_left_the_trunk(tmp_path: Path):
+def test_a_worker_trains_each_horizon_from_where_the_one_before_left_the_stable_phase(
+    tmp_path: Path,
+):
     specs = horizons(100, 200, 400)
     summary = work(make_sweep(tmp_path, specs[::-1]))
     assert summary.finished == [s.run_id for s in specs]
-    steps = [RunResult.load(cell_of(tmp_path, s)).trunk_tokens // s.batch_tokens for s in specs]
+    steps = [RunResult.load(run_dir_of(tmp_path, s)).reused_tokens // s.batch_tokens for s in specs]
     assert steps == [0, 80, 160]
 
 
-def test_another_worker_takes_another_trunk_and_leaves_one_under_way_alone(tmp_path: Path):
+def test_another_worker_takes_another_stable_phase_and_leaves_one_under_way_alone(tmp_path: Path):
     first, second = horizons(100, 400), horizons(50, 200, seed=1)
     make_sweep(tmp_path, [*first, *second])
-    (cell := cell_of(tmp_path, first[0])).mkdir(parents=True)
-    held = take(cell, "busy", step=0, stalls=0, now=time.time(), stale_seconds=30)
+    (run_dir := run_dir_of(tmp_path, first[0])).mkdir(parents=True)
+    held = take(run_dir, "busy", step=0, stalls=0, now=time.time(), stale_seconds=30)
     assert work(tmp_path).finished == [s.run_id for s in second]  # and it has ended
-    (tmp_path / "trunks" / first[0].trunk_id / "step-00000080").mkdir(parents=True)
+    (tmp_path / "stable_phases" / first[0].stable_phase_id / "step-00000080").mkdir(parents=True)
     assert work(tmp_path).finished == [first[1].run_id]  # the other is in its cool-down now
     held.release()
     assert work(tmp_path).finished == [first[0].run_id]
 
 
-def test_the_time_left_counts_a_trunk_once(tmp_path: Path):
+def test_the_time_left_counts_a_stable_phase_once(tmp_path: Path):
     """The longest waits, and will go on from step 160 of its 400."""
     specs = horizons(100, 200, 400)
     make_sweep(tmp_path, specs)
-    cells = [cell_of(tmp_path, s) for s in specs]
-    for cell in cells[:2]:
-        cell.mkdir(parents=True)
-    make_result(specs[0], tokens_per_second=1024.0).save(cells[0])  # a step a second
-    held = take(cells[1], "busy", step=0, stalls=0, now=time.time(), stale_seconds=30)
+    run_dirs = [run_dir_of(tmp_path, s) for s in specs]
+    for run_dir in run_dirs[:2]:
+        run_dir.mkdir(parents=True)
+    make_result(specs[0], tokens_per_second=1024.0).save(run_dirs[0])  # a step a second
+    held = take(run_dirs[1], "busy", step=0, stalls=0, now=time.time(), stale_seconds=30)
     progress = {"step": 150, "steps": 200, "loss": 3.0, "tokens_per_second": 1024.0}
-    (cells[1] / "progress.json").write_text(json.dumps(progress))
+    (run_dirs[1] / "progress.json").write_text(json.dumps(progress))
     assert sweep_status(tmp_path).seconds_left == pytest.approx(50 + 240)
     held.release()
 
 
 def test_a_run_given_up_holds_nobody_up(tmp_path: Path):
-    """The shortest fails three times; the others train their trunk themselves."""
+    """The shortest fails three times; the others train their stable phase themselves."""
     specs = horizons(100, 200, 400)
 
     def fails(spec, *args, **kwargs):
@@ -120,12 +122,12 @@ def test_a_run_given_up_holds_nobody_up(tmp_path: Path):
     summary = work(make_sweep(tmp_path, specs), train=fails)
     assert summary.finished == [s.run_id for s in specs[1:]]
     assert summary.failed == [specs[0].run_id]
-    assert RunResult.load(cell_of(tmp_path, specs[1])).trunk_tokens == 0
+    assert RunResult.load(run_dir_of(tmp_path, specs[1])).reused_tokens == 0
 
 
-def test_runs_without_a_trunk_are_trained_as_ever(tmp_path: Path):
-    """Their trainer is not told of trunks."""
+def test_runs_without_a_stable_phase_are_trained_as_ever(tmp_path: Path):
+    """Their trainer is not told of stable phases."""
     specs = make_specs(2)
     summary = work(make_sweep(tmp_path, specs), train=fake_train)
     assert summary.finished == [s.run_id for s in specs[::-1]]
-    assert not (tmp_path / "trunks").exists()
+    assert not (tmp_path / "stable_phases").exists()

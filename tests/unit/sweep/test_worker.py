@@ -27,7 +27,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.plan.records import RunResult
 from chinchilla.sweep import claims
 from chinchilla.sweep.claims import ClaimRecord, latest, look, take
-from chinchilla.sweep.run_files import cell_of, load_runtime, read_progress
+from chinchilla.sweep.run_files import load_runtime, read_progress, run_dir_of
 from chinchilla.sweep.signals import STOP_SIGNALS
 from chinchilla.sweep.worker import run_worker
 
@@ -51,18 +51,18 @@ def test_two_processes_share_a_plan_and_do_nothing_twice(tmp_path: Path):
     assert [w.wait(60) for w in workers] == [0, 0]
     pids = set()
     for spec in specs:
-        cell = cell_of(tmp_path, spec)
-        assert RunResult.load(cell).status == "finished"
-        assert n_starts(cell) == 1
-        pids.add((cell / "starts.txt").read_text())
+        run_dir = run_dir_of(tmp_path, spec)
+        assert RunResult.load(run_dir).status == "finished"
+        assert n_starts(run_dir) == 1
+        pids.add((run_dir / "starts.txt").read_text())
     assert len(pids) == 2, "one of the workers did nothing"
 
 
 def test_a_killed_workers_run_is_taken_over_and_finished(tmp_path: Path):
     [spec] = make_specs(1, SLOW)
-    cell = cell_of(make_sweep(tmp_path, [spec]), spec)
+    run_dir = run_dir_of(make_sweep(tmp_path, [spec]), spec)
     victim = start_worker(tmp_path, "victim")
-    wait_until(lambda: read_progress(cell).get("step", 0) >= 1)
+    wait_until(lambda: read_progress(run_dir).get("step", 0) >= 1)
     victim.kill()
     victim.wait()
 
@@ -70,52 +70,52 @@ def test_a_killed_workers_run_is_taken_over_and_finished(tmp_path: Path):
         return make_result(spec, attempts=kwargs["attempts"])
 
     assert work(tmp_path, quick, "heir").finished == [spec.run_id]
-    assert RunResult.load(cell).attempts == 2
-    assert not (cell / "attempts").exists()  # it had made progress: nobody's error
+    assert RunResult.load(run_dir).attempts == 2
+    assert not (run_dir / "attempts").exists()  # it had made progress: nobody's error
 
 
 @pytest.mark.slow
 def test_a_run_that_kills_its_workers_without_progress_is_given_up(tmp_path: Path):
     [spec] = make_specs(1, DIES)
-    cell = cell_of(make_sweep(tmp_path, [spec]), spec)
+    run_dir = run_dir_of(make_sweep(tmp_path, [spec]), spec)
     for i in range(6):
         if start_worker(tmp_path, f"w{i}").wait(30) == 0:
             break
-    assert RunResult.load(cell).status == "failed"
-    assert "died without a word" in RunResult.load(cell).reason
-    assert n_starts(cell) <= 5
+    assert RunResult.load(run_dir).status == "failed"
+    assert "died without a word" in RunResult.load(run_dir).reason
+    assert n_starts(run_dir) <= 5
 
 
 def test_a_late_original_does_not_write_its_result(tmp_path: Path):
     [spec] = make_specs(1)
-    cell = cell_of(make_sweep(tmp_path, [spec]), spec)
+    run_dir = run_dir_of(make_sweep(tmp_path, [spec]), spec)
 
     def late(*args, **kwargs):
-        path = cell / "claim-1.json"  # while this trains, somebody finds it dead ...
+        path = run_dir / "claim-1.json"  # while this trains, somebody finds it dead ...
         path.write_text(path.read_text().replace(f'"pid": {os.getpid()}', '"pid": 999999999'))
-        heir = take(cell, "heir")
+        heir = take(run_dir, "heir")
         assert heir.commit()  # ... trains, and writes the result
-        make_result(spec, final_loss=2.5).save(cell)
+        make_result(spec, final_loss=2.5).save(run_dir)
         return make_result(spec, final_loss=9.9)
 
     summary = work(tmp_path, late)
     assert summary.finished == []
-    assert RunResult.load(cell).final_loss == 2.5
+    assert RunResult.load(run_dir).final_loss == 2.5
 
 
 def test_an_error_is_tried_three_times_and_then_a_result(tmp_path: Path):
     bad, good = make_specs(1, RAISES) + make_specs(1)
     summary = work(make_sweep(tmp_path, [bad, good]))
-    cell = cell_of(tmp_path, bad)
-    result = RunResult.load(cell)
+    run_dir = run_dir_of(tmp_path, bad)
+    result = RunResult.load(run_dir)
     assert (summary.failed, summary.finished) == ([bad.run_id], [good.run_id])
     assert (result.status, result.reason) == ("failed", "RuntimeError: the disk said no")
-    assert result.attempts == summary.errors == n_starts(cell) == 3
-    assert "fake_train" in (cell / "error.txt").read_text()
-    attempt = json.loads((cell / "attempts" / "2.json").read_text())
+    assert result.attempts == summary.errors == n_starts(run_dir) == 3
+    assert "fake_train" in (run_dir / "error.txt").read_text()
+    attempt = json.loads((run_dir / "attempts" / "2.json").read_text())
     assert attempt["worker"] == "w"
     assert "the disk said no" in attempt["traceback"]
-    assert latest(cell).released
+    assert latest(run_dir).released
 
 
 def test_an_error_once_is_nothing(tmp_path: Path):
@@ -134,20 +134,20 @@ def test_an_error_once_is_nothing(tmp_path: Path):
 def test_diverged_is_a_result(tmp_path: Path):
     [spec] = make_specs(1, DIVERGES)
     assert work(make_sweep(tmp_path, [spec])).diverged == [spec.run_id]
-    assert n_starts(cell_of(tmp_path, spec)) == 1
+    assert n_starts(run_dir_of(tmp_path, spec)) == 1
 
 
 @pytest.mark.parametrize("signum", STOP_SIGNALS, ids=lambda s: s.name)
 def test_a_signal_stops_at_a_step_and_releases(tmp_path: Path, signum: int):
     [spec] = make_specs(1, SLOW)
-    cell = cell_of(make_sweep(tmp_path, [spec]), spec)
+    run_dir = run_dir_of(make_sweep(tmp_path, [spec]), spec)
     worker = start_worker(tmp_path, "w")
-    wait_until(lambda: read_progress(cell))
+    wait_until(lambda: read_progress(run_dir))
     worker.send_signal(signum)
     assert worker.wait(20) == 75
-    assert look(cell, 0.0).state == "free"
-    assert latest(cell).released
-    assert not (cell / "result.json").exists()
+    assert look(run_dir, 0.0).state == "free"
+    assert latest(run_dir).released
+    assert not (run_dir / "result.json").exists()
 
 
 def test_a_broken_gpu_asks_for_a_new_process(tmp_path: Path):
@@ -162,44 +162,44 @@ def test_a_worker_process_starts_afresh_after_it_broke_its_gpu(tmp_path: Path):
     [spec] = make_specs(1, BREAKS)
     make_sweep(tmp_path, [spec])
     assert start_worker(tmp_path, "w").wait(30) == 0
-    assert RunResult.load(cell_of(tmp_path, spec)).status == "finished"
-    assert n_starts(cell_of(tmp_path, spec)) == 2
+    assert RunResult.load(run_dir_of(tmp_path, spec)).status == "finished"
+    assert n_starts(run_dir_of(tmp_path, spec)) == 2
 
 
-def test_who_lost_the_cell_leaves_without_a_word(tmp_path, monkeypatch: pytest.MonkeyPatch):
+def test_who_lost_the_run_leaves_without_a_word(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(claims, "BEAT_SECONDS", 0.02)
     [spec] = make_specs(1)
-    cell = cell_of(make_sweep(tmp_path, [spec]), spec)
+    run_dir = run_dir_of(make_sweep(tmp_path, [spec]), spec)
 
     def slow(*args, should_stop, **kwargs):
-        claims._create(cell, replace(latest(cell), fence=2, worker="heir"))
+        claims._create(run_dir, replace(latest(run_dir), fence=2, worker="heir"))
         while not should_stop():
             time.sleep(0.01)
-        raise AssertionError("asked to stop, and so to save, in somebody else's cell")
+        raise AssertionError("asked to stop, and so to save, in somebody else's run")
 
     summary = work(tmp_path, slow)
     assert (summary.errors, summary.finished, summary.stopped) == (0, [], False)
-    assert latest(cell).worker == "heir"
-    assert not (cell / "attempts").exists()
+    assert latest(run_dir).worker == "heir"
+    assert not (run_dir / "attempts").exists()
 
 
 def test_a_worker_waits_for_a_silent_node_and_takes_its_run(tmp_path: Path):
     """As after a node failure: the job starts elsewhere before its old claim is stale."""
     [spec] = make_specs(1)
-    cell = cell_of(make_sweep(tmp_path, [spec]), spec)
-    cell.mkdir(parents=True)
-    (cell / "progress.json").write_text('{"step": 7}')
+    run_dir = run_dir_of(make_sweep(tmp_path, [spec]), spec)
+    run_dir.mkdir(parents=True)
+    (run_dir / "progress.json").write_text('{"step": 7}')
     record = ClaimRecord(1, "gone", "mars", "mars", 1, "", "", step=0, starts=1)
-    (cell / "claim-1.json").write_text(json.dumps(asdict(record)))
-    then = claims.file_system_now(cell) - 0.6
-    os.utime(cell / "claim-1.json", (then, then))
+    (run_dir / "claim-1.json").write_text(json.dumps(asdict(record)))
+    then = claims.file_system_now(run_dir) - 0.6
+    os.utime(run_dir / "claim-1.json", (then, then))
     summary = run_worker(tmp_path, tmp_path, RUNTIME, "w", fake_train, stale_seconds=1.0)
     assert summary.finished == [spec.run_id]
 
 
 def test_a_worker_does_not_wait_for_a_busy_one(tmp_path: Path):
     [spec] = make_specs(1)
-    claim = take(cell_of(make_sweep(tmp_path, [spec]), spec), "busy")
+    claim = take(run_dir_of(make_sweep(tmp_path, [spec]), spec), "busy")
     assert work(tmp_path).finished == []
     claim.release()
 

@@ -33,10 +33,10 @@ from chinchilla.sweep.run_files import (
     MAX_ATTEMPTS,
     MAX_STALLS,
     Attempt,
-    cell_of,
     failure_kind,
     micro_batch_after,
     read_attempts,
+    run_dir_of,
 )
 from chinchilla.sweep.schedule import JobTime
 from chinchilla.sweep.worker import run_worker
@@ -62,8 +62,8 @@ def spec():
 
 
 @pytest.fixture
-def cell(tmp_path: Path, spec) -> Path:
-    return cell_of(make_sweep(tmp_path, [spec]), spec)
+def run_dir(tmp_path: Path, spec) -> Path:
+    return run_dir_of(make_sweep(tmp_path, [spec]), spec)
 
 
 # Kinds
@@ -119,21 +119,21 @@ def test_torchs_own_words_are_known():
 def test_three_errors_are_a_failed_run_of_kind_error(tmp_path: Path):
     [bad] = make_specs(1, RAISES)
     work(make_sweep(tmp_path, [bad]))
-    cell = cell_of(tmp_path, bad)
-    result = RunResult.load(cell)
+    run_dir = run_dir_of(tmp_path, bad)
+    result = RunResult.load(run_dir)
     assert (result.status, result.failure) == ("failed", "error")
-    assert [a.failure for a in read_attempts(cell)] == ["error"] * 3
-    assert {a.micro_batch_tokens for a in read_attempts(cell)} == {bad.batch_tokens}
+    assert [a.failure for a in read_attempts(run_dir)] == ["error"] * 3
+    assert {a.micro_batch_tokens for a in read_attempts(run_dir)} == {bad.batch_tokens}
 
 
-def test_three_workers_that_cannot_read_the_data_give_a_run_up(tmp_path: Path, spec, cell: Path):
+def test_three_workers_that_cannot_read_the_data_give_a_run_up(tmp_path: Path, spec, run_dir: Path):
     bad = raising(DataError("shard x has other contents"))
     for n in range(1, MAX_ATTEMPTS + 1):
         summary = work(tmp_path, bad)
         assert (summary.errors, summary.unfit) == (1, "shard x has other contents")
-        assert [a.failure for a in read_attempts(cell)] == ["data"] * n
+        assert [a.failure for a in read_attempts(run_dir)] == ["data"] * n
         assert bool(summary.failed) == (n == MAX_ATTEMPTS)
-    result = RunResult.load(cell)
+    result = RunResult.load(run_dir)
     assert (result.failure, result.attempts) == ("data", MAX_ATTEMPTS)
     assert result.reason == "DataError: shard x has other contents"
 
@@ -159,7 +159,7 @@ def test_a_node_that_cannot_see_the_data_claims_nothing(tmp_path: Path, capsys, 
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert str(tmp_path / "data") in said
-    assert not list((tmp_path / "sweep" / "cells").glob("*"))
+    assert not list((tmp_path / "sweep" / "runs").glob("*"))
 
 
 def test_data_that_goes_away_later_is_of_kind_data(tmp_path: Path):
@@ -181,12 +181,12 @@ NO_ROOM = [errno.ENOSPC, errno.EDQUOT, errno.EROFS]
 @pytest.mark.slow
 def test_a_full_disk_stops_the_worker_and_costs_no_run_anything(tmp_path: Path, number: int):
     specs = make_specs(3)
-    cells = [cell_of(make_sweep(tmp_path, specs), s) for s in specs]
+    run_dirs = [run_dir_of(make_sweep(tmp_path, specs), s) for s in specs]
     calls: list[int] = []
 
-    def train(spec, cell, *args, **kwargs):
+    def train(spec, run_dir, *args, **kwargs):
         calls.append(1)
-        raise OSError(number, os.strerror(number), str(cell / "checkpoints" / "step-00000001"))
+        raise OSError(number, os.strerror(number), str(run_dir / "checkpoints" / "step-00000001"))
 
     for _ in range(2 * MAX_STALLS):
         summary = work(tmp_path, train)
@@ -194,12 +194,12 @@ def test_a_full_disk_stops_the_worker_and_costs_no_run_anything(tmp_path: Path, 
         assert "checkpoints/step-00000001: " in summary.unfit
         assert " bytes free" in summary.unfit
     assert len(calls) == 2 * MAX_STALLS
-    assert [read_attempts(cell) for cell in cells] == [[], [], []]
+    assert [read_attempts(run_dir) for run_dir in run_dirs] == [[], [], []]
     assert len(work(tmp_path).finished) == 3
 
 
 def test_a_disk_too_full_for_a_claim_or_a_release_says_so_too(
-    tmp_path: Path, spec, cell: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    tmp_path: Path, spec, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     def full(path: Path, *args) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -213,12 +213,12 @@ def test_a_disk_too_full_for_a_claim_or_a_release_says_so_too(
     assert "claim-1.json" in said
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert worker.main([str(tmp_path), str(tmp_path), "--name=w"], raising(error)) == 1
-    assert read_attempts(cell) == []
+    assert read_attempts(run_dir) == []
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_folder_that_cannot_be_written_to_is_said_in_a_line(
-    tmp_path: Path, spec, cell: Path, monkeypatch: pytest.MonkeyPatch, capsys
+    tmp_path: Path, spec, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     def refuse(path: Path, *args, **kwargs) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
@@ -235,23 +235,23 @@ def test_a_folder_that_cannot_be_written_to_is_said_in_a_line(
 
 @pytest.mark.slow
 def test_a_rank_that_is_gone_is_no_attempt_but_a_way_to_be_cut_off(
-    tmp_path: Path, spec, cell: Path
+    tmp_path: Path, spec, run_dir: Path
 ):
     gone = PeerError("rank 1 of 2 on n2: ended, or does not answer")
     for _ in range(MAX_STALLS):
         work(tmp_path, once(raising(gone)))
-    assert read_attempts(cell) == []
-    assert latest(cell).stalls == MAX_STALLS - 1
+    assert read_attempts(run_dir) == []
+    assert latest(run_dir).stalls == MAX_STALLS - 1
     work(tmp_path)
-    result = RunResult.load(cell)
+    result = RunResult.load(run_dir)
     assert result.failure == "lost"
     assert "rank 1 of 2 on n2" in result.reason
 
 
 @pytest.mark.slow
-def test_a_rank_may_be_lost_for_ever_while_something_is_saved(tmp_path: Path, spec, cell: Path):
+def test_a_rank_may_be_lost_for_ever_while_something_is_saved(tmp_path: Path, spec, run_dir: Path):
     for step in range(4 * MAX_STALLS):
-        (cell / "checkpoints" / f"step-{step + 1:08d}").mkdir(parents=True)
+        (run_dir / "checkpoints" / f"step-{step + 1:08d}").mkdir(parents=True)
         work(tmp_path, once(raising(PeerError("rank 1 of 2: ended"))))
     assert work(tmp_path).finished == [spec.run_id]
 
@@ -268,9 +268,9 @@ def once(train):
     return stop_after
 
 
-def test_a_finished_run_has_no_kind_of_failure(tmp_path: Path, cell: Path):
+def test_a_finished_run_has_no_kind_of_failure(tmp_path: Path, run_dir: Path):
     work(tmp_path)
-    assert RunResult.load(cell).failure == ""
+    assert RunResult.load(run_dir).failure == ""
 
 
 def test_a_result_written_before_there_were_kinds_is_read(tmp_path: Path, spec):
@@ -286,7 +286,7 @@ def test_a_result_written_before_there_were_kinds_is_read(tmp_path: Path, spec):
 def needs(rows: int, used: list[int]):
     """Training that fits with so many rows in a forward pass, and not with more."""
 
-    def train(spec, cell, data_dir, runtime, *, on_start, **kwargs):
+    def train(spec, run_dir, data_dir, runtime, *, on_start, **kwargs):
         tokens = runtime.micro_batch_tokens or spec.batch_tokens
         used.append(tokens // ROW)
         on_start(tokens)
@@ -297,45 +297,45 @@ def needs(rows: int, used: list[int]):
     return train
 
 
-def test_running_out_of_memory_halves_the_micro_batch(tmp_path: Path, spec, cell: Path):
+def test_running_out_of_memory_halves_the_micro_batch(tmp_path: Path, spec, run_dir: Path):
     used: list[int] = []
     summary = work(tmp_path, needs(2, used))
     assert used == [16, 8, 4, 2]
-    result = RunResult.load(cell)
+    result = RunResult.load(run_dir)
     assert (result.status, result.spec.run_id, result.attempts) == ("finished", spec.run_id, 4)
-    assert [(a.failure, a.micro_batch_tokens // ROW) for a in read_attempts(cell)] == [
+    assert [(a.failure, a.micro_batch_tokens // ROW) for a in read_attempts(run_dir)] == [
         ("oom", 16), ("oom", 8), ("oom", 4),
     ]  # fmt: skip
     assert summary.errors == 3
 
 
-def test_what_was_used_counts_not_what_was_asked_for(tmp_path: Path, cell: Path):
+def test_what_was_used_counts_not_what_was_asked_for(tmp_path: Path, run_dir: Path):
     """micro_batch_tokens=0: the run chose 6 rows by its memory."""
     used: list[int] = []
     inner = needs(3, used)
 
-    def train(spec, cell, data_dir, runtime, **kwargs):
+    def train(spec, run_dir, data_dir, runtime, **kwargs):
         own = replace(runtime, micro_batch_tokens=runtime.micro_batch_tokens or 6 * ROW)
-        return inner(spec, cell, data_dir, own, **kwargs)
+        return inner(spec, run_dir, data_dir, own, **kwargs)
 
     work(tmp_path, train)
     assert used == [6, 3]
 
 
-def test_a_run_for_which_one_row_is_too_much_fails_as_oom(tmp_path: Path, cell: Path):
+def test_a_run_for_which_one_row_is_too_much_fails_as_oom(tmp_path: Path, run_dir: Path):
     used: list[int] = []
     summary = work(tmp_path, needs(0, used), replace(RUNTIME, micro_batch_tokens=4 * ROW))
     assert used == [4, 2, 1]
-    result = RunResult.load(cell)
+    result = RunResult.load(run_dir)
     assert (result.status, result.failure, len(summary.failed)) == ("failed", "oom", 1)
 
 
 def test_running_out_of_memory_before_the_first_forward_pass_comes_to_an_end(
-    tmp_path: Path, cell: Path
+    tmp_path: Path, run_dir: Path
 ):
     """The model alone does not fit: nobody said what a forward pass would have been."""
     summary = work(tmp_path, raising(MemoryError()))
-    assert RunResult.load(cell).failure == "oom"
+    assert RunResult.load(run_dir).failure == "oom"
     assert summary.errors == 5  # 16, 8, 4, 2, 1 rows
 
 
@@ -353,7 +353,7 @@ def test_another_runs_trouble_leaves_the_micro_batch_alone(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_errors_and_memory_have_budgets_of_their_own(tmp_path: Path, cell: Path):
+def test_errors_and_memory_have_budgets_of_their_own(tmp_path: Path, run_dir: Path):
     calls: list[int] = []
     tight = needs(1, [])
 
@@ -364,7 +364,7 @@ def test_errors_and_memory_have_budgets_of_their_own(tmp_path: Path, cell: Path)
         return tight(*args, **kwargs)
 
     assert len(work(tmp_path, train).finished) == 1
-    kinds = [a.failure for a in read_attempts(cell)]
+    kinds = [a.failure for a in read_attempts(run_dir)]
     assert kinds == ["oom", "error", "oom", "error", "oom", "oom"]
 
 
@@ -376,17 +376,17 @@ def test_half_of_an_odd_number_of_rows_is_a_whole_number_of_rows():
 
 
 def test_a_worker_killed_by_the_kernel_for_want_of_memory_is_an_oom(
-    tmp_path: Path, spec, cell: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, spec, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(claims, "oom_kills", lambda: 7)
-    assert take(cell, "victim")
-    (cell / "progress.json").write_text(json.dumps({"step": 3, "micro_batch_tokens": 8 * ROW}))
-    pretend_dead(cell)
+    assert take(run_dir, "victim")
+    (run_dir / "progress.json").write_text(json.dumps({"step": 3, "micro_batch_tokens": 8 * ROW}))
+    pretend_dead(run_dir)
     monkeypatch.setattr(claims, "oom_kills", lambda: 8)
     used: list[int] = []
     assert work(tmp_path, needs(16, used)).finished == [spec.run_id]
     assert used == [4]
-    [attempt] = read_attempts(cell)
+    [attempt] = read_attempts(run_dir)
     assert (attempt.failure, attempt.micro_batch_tokens) == ("oom", 8 * ROW)
     assert "worker victim" in attempt.reason
     assert "out-of-memory killer" in attempt.reason
@@ -399,69 +399,71 @@ def test_this_kernel_counts_what_it_kills():
 # Being cut off
 
 
-def pretend_dead(cell: Path) -> None:
+def pretend_dead(run_dir: Path) -> None:
     """The latest claim's process is gone without a word."""
-    record = latest(cell)
-    path = cell / f"claim-{record.fence}.json"
+    record = latest(run_dir)
+    path = run_dir / f"claim-{record.fence}.json"
     path.write_text(json.dumps(asdict(replace(record, pid=2**31 - 1, pid_start="1"))))
 
 
-def cut_off(cell: Path, released: bool, times: int, saves: bool = False) -> None:
-    """A worker claims the cell as workers do and is stopped or killed, again and again."""
+def cut_off(run_dir: Path, released: bool, times: int, saves: bool = False) -> None:
+    """A worker claims the run as workers do and is stopped or killed, again and again."""
     for i in range(times):
-        step = worker.saved_step(cell)
-        stalls = failures.stalls_before(cell, latest(cell), step)
-        claim = take(cell, f"w{i}", step=step, stalls=stalls)
+        step = worker.saved_step(run_dir)
+        stalls = failures.stalls_before(run_dir, latest(run_dir), step)
+        claim = take(run_dir, f"w{i}", step=step, stalls=stalls)
         if saves:
-            (cell / "checkpoints" / f"step-{step + 1:08d}").mkdir(parents=True)
+            (run_dir / "checkpoints" / f"step-{step + 1:08d}").mkdir(parents=True)
         if released:
             claim.release()
         else:
             claim._stop.set()
             claim._thread.join()
-            pretend_dead(cell)
+            pretend_dead(run_dir)
 
 
 @pytest.mark.parametrize(
     ("released", "how"), [(True, "was stopped"), (False, "died without a word")]
 )
 def test_a_run_that_is_cut_off_without_progress_is_lost(
-    tmp_path: Path, cell: Path, released: bool, how: str
+    tmp_path: Path, run_dir: Path, released: bool, how: str
 ):
-    cut_off(cell, released, MAX_STALLS)
+    cut_off(run_dir, released, MAX_STALLS)
     summary = work(tmp_path)
-    result = RunResult.load(cell)
+    result = RunResult.load(run_dir)
     assert (result.status, result.failure, len(summary.failed)) == ("failed", "lost", 1)
     assert f"cut off {MAX_STALLS} times in a row at step 0" in result.reason
     assert how in result.reason
-    assert not (cell / "starts.txt").exists()
+    assert not (run_dir / "starts.txt").exists()
 
 
 @pytest.mark.parametrize("released", [True, False])
-def test_a_run_that_is_cut_off_less_often_goes_on(tmp_path: Path, spec, cell: Path, released: bool):
-    cut_off(cell, released, MAX_STALLS - 1)
+def test_a_run_that_is_cut_off_less_often_goes_on(
+    tmp_path: Path, spec, run_dir: Path, released: bool
+):
+    cut_off(run_dir, released, MAX_STALLS - 1)
     assert work(tmp_path).finished == [spec.run_id]
 
 
 @pytest.mark.parametrize("released", [True, False])
 def test_a_run_that_saves_something_each_time_may_be_cut_off_for_ever(
-    tmp_path: Path, spec, cell: Path, released: bool
+    tmp_path: Path, spec, run_dir: Path, released: bool
 ):
-    cut_off(cell, released, 4 * MAX_STALLS, saves=True)
-    assert latest(cell).step == 4 * MAX_STALLS - 1
+    cut_off(run_dir, released, 4 * MAX_STALLS, saves=True)
+    assert latest(run_dir).step == 4 * MAX_STALLS - 1
     assert work(tmp_path).finished == [spec.run_id]
 
 
-def test_progress_once_starts_the_count_anew(tmp_path: Path, spec, cell: Path):
-    cut_off(cell, False, MAX_STALLS - 1)
-    cut_off(cell, False, 1, saves=True)
-    cut_off(cell, False, MAX_STALLS - 1)
+def test_progress_once_starts_the_count_anew(tmp_path: Path, spec, run_dir: Path):
+    cut_off(run_dir, False, MAX_STALLS - 1)
+    cut_off(run_dir, False, 1, saves=True)
+    cut_off(run_dir, False, MAX_STALLS - 1)
     assert work(tmp_path).finished == [spec.run_id]
 
 
-def test_an_error_is_no_preemption(tmp_path: Path, spec, cell: Path):
+def test_an_error_is_no_preemption(tmp_path: Path, spec, run_dir: Path):
     """Two errors between deaths: the deaths alone count."""
-    cut_off(cell, False, MAX_STALLS - 1)
+    cut_off(run_dir, False, MAX_STALLS - 1)
     calls: list[int] = []
 
     def flaky(*args, **kwargs):
@@ -471,24 +473,24 @@ def test_an_error_is_no_preemption(tmp_path: Path, spec, cell: Path):
         return make_result(spec)
 
     assert work(tmp_path, flaky).finished == [spec.run_id]
-    assert latest(cell).stalls == MAX_STALLS - 1
+    assert latest(run_dir).stalls == MAX_STALLS - 1
 
 
 @pytest.mark.slow
 def test_a_run_that_kills_its_workers_is_lost_after_five(tmp_path: Path):
     [spec] = make_specs(1, DIES)
-    cell = cell_of(make_sweep(tmp_path, [spec]), spec)
+    run_dir = run_dir_of(make_sweep(tmp_path, [spec]), spec)
     codes = [start_worker(tmp_path, f"w{i}").wait(30) for i in range(MAX_STALLS + 1)]
     assert codes == [-signal.SIGKILL] * MAX_STALLS + [0]
-    assert n_starts(cell) == MAX_STALLS
-    assert RunResult.load(cell).failure == "lost"
+    assert n_starts(run_dir) == MAX_STALLS
+    assert RunResult.load(run_dir).failure == "lost"
 
 
-def test_launching_again_gives_a_lost_run_all_its_tries(tmp_path: Path, spec, cell: Path):
-    cut_off(cell, False, MAX_STALLS)
+def test_launching_again_gives_a_lost_run_all_its_tries(tmp_path: Path, spec, run_dir: Path):
+    cut_off(run_dir, False, MAX_STALLS)
     assert work(tmp_path).failed == [spec.run_id]
     assert launch(command(), [spec], tmp_path, tmp_path, train=fake_train) == 0
-    assert RunResult.load(cell).status == "finished"
+    assert RunResult.load(run_dir).status == "finished"
 
 
 # Time
@@ -512,7 +514,7 @@ def test_a_worker_skips_what_does_not_fit_and_goes_when_nothing_does(tmp_path: P
         summary = work(tmp_path, train, time_of_job=JobTime(clock.now, clock.now + 12))
     assert summary.finished == [specs[0].run_id, specs[2].run_id]
     assert summary.out_of_time
-    assert not (cell_of(tmp_path, specs[1]) / "claim-1.json").exists()
+    assert not (run_dir_of(tmp_path, specs[1]) / "claim-1.json").exists()
 
 
 class Clock:
@@ -527,10 +529,10 @@ class Clock:
     monotonic = time
 
 
-def test_a_workers_first_run_is_never_skipped(tmp_path: Path, spec, cell: Path):
+def test_a_workers_first_run_is_never_skipped(tmp_path: Path, spec, run_dir: Path):
     """However slow it was elsewhere: a fresh job has the most time there will ever be."""
-    cell.mkdir(parents=True)
-    (cell / "progress.json").write_text('{"step": 1, "tokens_per_second": 1e-3}')
+    run_dir.mkdir(parents=True)
+    (run_dir / "progress.json").write_text('{"step": 1, "tokens_per_second": 1e-3}')
     now = time.time()
     assert work(tmp_path, time_of_job=JobTime(now - 3, now + 6)).finished == [spec.run_id]
 
@@ -540,7 +542,7 @@ def test_a_worker_that_runs_out_of_time_asks_to_be_started_again(tmp_path: Path)
     make_sweep(tmp_path, specs)
     process = start_worker(tmp_path, "w", f"--deadline={time.time() - 1}")
     assert process.wait(30) == 75
-    assert not list(tmp_path.glob("cells/*/claim-1.json"))
+    assert not list(tmp_path.glob("runs/*/claim-1.json"))
 
 
 def test_a_worker_with_time_for_everything_does_everything(tmp_path: Path):
@@ -559,7 +561,7 @@ def test_a_warning_that_comes_before_python_is_ready_stops_the_worker_and_kills_
         process = start_worker(tmp_path, "w")
         os.kill(process.pid, signal.SIGUSR2)  # at once: before the interpreter has begun
     assert process.wait(30) == 75
-    assert not list(tmp_path.glob("cells/*/result.json"))
+    assert not list(tmp_path.glob("runs/*/result.json"))
 
 
 def test_without_holding_it_back_the_same_warning_kills():
@@ -583,4 +585,4 @@ def test_a_pool_holds_warnings_back_while_its_workers_start(tmp_path: Path):
         for process in workers.processes:
             os.kill(process.pid, signal.SIGUSR2)
         assert workers.wait(Stop()) == [75, 75]
-    wait_until(lambda: not list(tmp_path.glob("cells/*/heartbeat")))
+    wait_until(lambda: not list(tmp_path.glob("runs/*/heartbeat")))

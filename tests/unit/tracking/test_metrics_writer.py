@@ -10,15 +10,17 @@ SPEC = make_spec()
 OFF = make_runtime()
 
 
-def write_steps(cell: Path, first_step: int, *steps: int) -> None:
-    book = Logbook(cell, SPEC, OFF, first_step)
+def write_steps(run_dir: Path, first_step: int, *steps: int) -> None:
+    book = Logbook(run_dir, SPEC, OFF, first_step)
     for step in steps:
         book.write(step=step, loss=1.0 / step)
     book.close()
 
 
-def steps_in(cell: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in (cell / "metrics.jsonl").read_text().splitlines()]
+def steps_in(run_dir: Path) -> list[int]:
+    return [
+        json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 def test_lines_are_on_disk_at_once(tmp_path: Path):

@@ -16,7 +16,7 @@ from train_world import make_runtime, make_spec, same_bits
 
 from chinchilla import cli
 from chinchilla.plan.records import RunSpec, save_plan
-from chinchilla.sweep.run_files import cell_of
+from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.tracking import mirror
 from chinchilla.tracking.metrics_writer import Logbook
 from chinchilla.tracking.mirror import Mirror, wandb_id
@@ -27,8 +27,10 @@ OFF = make_runtime()
 ON = make_runtime(wandb="offline")
 
 
-def steps_in(cell: Path) -> list[int]:
-    return [json.loads(line)["step"] for line in (cell / "metrics.jsonl").read_text().splitlines()]
+def steps_in(run_dir: Path) -> list[int]:
+    return [
+        json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()
+    ]
 
 
 class FakeWandb(types.ModuleType):
@@ -300,9 +302,9 @@ def swept(tmp_path: Path, data_dir: Path, capsys) -> Path:
     folder = tmp_path / "sweep"
     folder.mkdir()
     save_plan(specs, folder / "plan.jsonl")
-    cell = cell_of(folder, specs[0])
-    result = train_run(specs[0], cell, data_dir, OFF)
-    (cell / "result.json").write_text(json.dumps(dataclasses.asdict(result)))
+    run_dir = run_dir_of(folder, specs[0])
+    result = train_run(specs[0], run_dir, data_dir, OFF)
+    (run_dir / "result.json").write_text(json.dumps(dataclasses.asdict(result)))
     return folder
 
 
@@ -318,7 +320,7 @@ def test_sync_brings_a_sweep_once_however_often_it_is_called(swept: Path, fake: 
     assert fake.steps == [5, 10, 12]
     assert fake.told[0][1]["mode"] == "online"
     assert fake.summary["status"] == "finished"
-    assert fake.summary["held_out_loss.heldout"] > 0
+    assert fake.summary["validation_loss.validation"] > 0
     assert run("", swept) == 0
     assert "0 lines of 0 runs brought, 1 had nothing new" in capsys.readouterr().out
     assert fake.steps == [5, 10, 12]
@@ -330,7 +332,7 @@ def test_sync_brings_a_sweep_once_however_often_it_is_called(swept: Path, fake: 
 
 
 def test_sync_brings_only_what_a_run_has_measured_since(swept: Path, fake: FakeWandb):
-    [metrics] = swept.glob("cells/*/metrics.jsonl")
+    [metrics] = swept.glob("runs/*/metrics.jsonl")
     whole = metrics.read_text().splitlines(keepends=True)
     metrics.write_text(whole[0])
     assert run("", swept) == 0
@@ -369,7 +371,7 @@ def test_a_record_of_what_was_brought_that_cannot_be_read_costs_only_a_replay(
     swept: Path, fake: FakeWandb
 ):
     assert run("", swept) == 0
-    [ledger] = swept.glob("cells/*/synced.json")
+    [ledger] = swept.glob("runs/*/synced.json")
     for content in ("{", "[]", '{"wandb online wandb.ai chinchilla": 7}', "\x00"):
         ledger.write_text(content)
         assert run("", swept) == 0
@@ -382,7 +384,7 @@ def test_event_files_hold_every_line(swept: Path):
 
     assert run("to=tensorboard", swept) == 0
     assert run("to=tensorboard", swept) == 0
-    [folder] = swept.glob("cells/*/tensorboard")
+    [folder] = swept.glob("runs/*/tensorboard")
     events = EventAccumulator(str(folder))
     events.Reload()
     assert [e.step for e in events.Scalars("loss")] == [5, 10, 12]
@@ -401,7 +403,7 @@ def test_the_real_wandb_offline_keeps_the_metrics_and_no_key(swept: Path, data_d
         ["train", f"data_dir={data_dir}", f"out_dir={folder / 'single'}", "runtime.wandb=offline",
          "recipe=demo", "recipe.batch_tokens=256", "recipe.precision=fp32", "runtime.device=cpu",
          "model.d_model=16", "model.n_layers=1", "model.kv_size=8", "model.seq_len=32", "tokens=5e3",
-         "epochs=100", "runtime.held_out_tokens=512", "cluster=debug"],
+         "epochs=100", "runtime.validation_tokens=512", "cluster=debug"],
     ):  # fmt: skip
         done = subprocess.run(
             [sys.executable, "-m", "chinchilla.cli", *words],

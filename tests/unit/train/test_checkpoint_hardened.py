@@ -102,13 +102,13 @@ REAL = {name: getattr(os, name) for name in PowerCuts.CALLS}
 def test_a_power_cut_at_any_moment_of_a_save_leaves_the_old_one_or_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: list[int]
 ):
-    cell = tmp_path / "cell"
-    cell.mkdir()
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
     if before:
-        saved(cell / "checkpoints", *before)
+        saved(run_dir / "checkpoints", *before)
     with monkeypatch.context() as patch:
-        cuts = PowerCuts(cell, tmp_path / "cuts", patch)
-        saved(cell / "checkpoints", 30)
+        cuts = PowerCuts(run_dir, tmp_path / "cuts", patch)
+        saved(run_dir / "checkpoints", 30)
     assert len(cuts.states) >= 2 * (11 if len(before) < 2 else 17)  # calls of a save, and to prune
     found = []
     for state in cuts.states:
@@ -367,13 +367,13 @@ def test_a_checkpoint_of_another_tokenizer_is_refused(tmp_path: Path):
 
 
 def test_data_made_again_with_another_tokenizer_is_refused_by_that(data_dir: Path, tmp_path: Path):
-    spec, cell, other = make_spec(data_dir), tmp_path / "cell", tmp_path / "data"
-    assert train_run(spec, cell, data_dir, make_runtime(), should_stop=stop_at(3)) is None
+    spec, run_dir, other = make_spec(data_dir), tmp_path / "run", tmp_path / "data"
+    assert train_run(spec, run_dir, data_dir, make_runtime(), should_stop=stop_at(3)) is None
     make_speeches(other, vocab_size=390)
     with pytest.raises(
         InputError, match=r"planned on data .* holds .* \(tokenizer \w{12}, not \w{12}\)"
     ):
-        train_run(spec, cell, other, make_runtime())
+        train_run(spec, run_dir, other, make_runtime())
 
 
 def test_weights_of_another_shape_under_the_right_name_are_refused(data_dir: Path, tmp_path: Path):

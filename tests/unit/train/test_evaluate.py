@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from train_world import make_spec
 
 from chinchilla.model import Transformer
-from chinchilla.train.evaluate import evaluation_steps, held_out_loss
+from chinchilla.train.evaluate import evaluation_steps, validation_loss
 
 SHAPE = make_spec().model
 
@@ -20,12 +20,12 @@ def test_held_out_loss_is_the_mean_over_all_targets():
         logits = model(tokens[:, :-1])
         expected = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).item()
     for rows_per_pass in (1, 3, 7, 100):  # 3 leaves a last pass of one row
-        assert held_out_loss(model, rows, rows_per_pass) == pytest.approx(expected, rel=1e-6)
+        assert validation_loss(model, rows, rows_per_pass) == pytest.approx(expected, rel=1e-6)
 
 
 def test_held_out_loss_leaves_no_gradient():
     model = Transformer(SHAPE).init_weights(0)
-    held_out_loss(model, np.zeros((2, 17), np.int64), 2)
+    validation_loss(model, np.zeros((2, 17), np.int64), 2)
     assert all(p.grad is None for p in model.parameters())
 
 

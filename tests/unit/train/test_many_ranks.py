@@ -37,37 +37,37 @@ def spec(data_dir: Path) -> RunSpec:
 
 @pytest.fixture(scope="module")
 def one(spec: RunSpec, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cell of one process that never stopped."""
-    cell = tmp_path_factory.mktemp("one") / "cell"
-    train_run(spec, cell, data_dir, make_runtime()).save(cell)
-    return cell
+    """The run of one process that never stopped."""
+    run_dir = tmp_path_factory.mktemp("one") / "run"
+    train_run(spec, run_dir, data_dir, make_runtime()).save(run_dir)
+    return run_dir
 
 
 @pytest.fixture(scope="module")
 def four(spec: RunSpec, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The cell of four processes that never stopped."""
-    cell = tmp_path_factory.mktemp("four") / "cell"
-    trained(4, spec, cell, data_dir)
-    return cell
+    """The run of four processes that never stopped."""
+    run_dir = tmp_path_factory.mktemp("four") / "run"
+    trained(4, spec, run_dir, data_dir)
+    return run_dir
 
 
-def assert_near(cell: Path, other: Path) -> None:
-    a, b = Curve.load(cell), Curve.load(other)
+def assert_near(run_dir: Path, other: Path) -> None:
+    a, b = Curve.load(run_dir), Curve.load(other)
     np.testing.assert_allclose(a.loss, b.loss, atol=NEAR, rtol=0)
-    np.testing.assert_array_equal(a.held_out_step, b.held_out_step)
-    np.testing.assert_allclose(a.held_out_loss, b.held_out_loss, atol=NEAR, rtol=0)
-    one, two = RunResult.load(cell), RunResult.load(other)
+    np.testing.assert_array_equal(a.validation_step, b.validation_step)
+    np.testing.assert_allclose(a.validation_loss, b.validation_loss, atol=NEAR, rtol=0)
+    one, two = RunResult.load(run_dir), RunResult.load(other)
     assert one.final_loss == pytest.approx(two.final_loss, abs=NEAR)
     assert (one.n_params, one.n_params_non_embedding) == (two.n_params, two.n_params_non_embedding)
-    assert (one.spec, one.held_out_tokens, one.flops_spent) == (
+    assert (one.spec, one.validation_tokens, one.flops_spent) == (
         two.spec,
-        two.held_out_tokens,
+        two.validation_tokens,
         two.flops_spent,
     )
 
 
-def assert_same_bits(cell: Path, other: Path) -> None:
-    same_bits(RunResult.load(cell), cell, RunResult.load(other), other)
+def assert_same_bits(run_dir: Path, other: Path) -> None:
+    same_bits(RunResult.load(run_dir), run_dir, RunResult.load(other), other)
 
 
 # The losses
@@ -89,17 +89,17 @@ def test_four_processes_measure_what_one_does(four: Path, one: Path):
         (4, {"shard_ranks": 2}),
         (4, {"shard_ranks": 2, "micro_batch_tokens": 16, "activation_checkpointing": True}),
         (4, {"shard_ranks": 2, "micro_batch_tokens": 16, "compile_blocks": "always"}),
-        (4, {"held_out_tokens": 16}),  # fewer rows than ranks
+        (4, {"validation_tokens": 16}),  # fewer rows than ranks
     ],
 )
 def test_however_the_work_is_cut(
     spec: RunSpec, one: Path, data_dir: Path, tmp_path: Path, world: int, runtime: dict
 ):
-    trained(world, spec, tmp_path / "cell", data_dir, **runtime)
-    if "held_out_tokens" in runtime:
+    trained(world, spec, tmp_path / "run", data_dir, **runtime)
+    if "validation_tokens" in runtime:
         one = tmp_path / "one"
         train_run(spec, one, data_dir, make_runtime(**runtime)).save(one)
-    assert_near(tmp_path / "cell", one)
+    assert_near(tmp_path / "run", one)
 
 
 @pytest.mark.slow
@@ -163,12 +163,12 @@ def test_recomputing_blocks_changes_no_bit(
 def test_one_ranks_wish_stops_all_at_a_step_and_they_go_on_with_the_same_bits(
     spec: RunSpec, four: Path, data_dir: Path, tmp_path: Path
 ):
-    cell = tmp_path / "cell"
-    trained(4, spec, cell, data_dir, stop_before=8)
-    assert [p.name for p in (cell / "checkpoints").iterdir()] == ["step-00000007"]
-    trained(4, spec, cell, data_dir)
-    assert_same_bits(cell, four)
-    assert (cell / "metrics.jsonl").read_text().count("\n") == 5
+    run_dir = tmp_path / "run"
+    trained(4, spec, run_dir, data_dir, stop_before=8)
+    assert [p.name for p in (run_dir / "checkpoints").iterdir()] == ["step-00000007"]
+    trained(4, spec, run_dir, data_dir)
+    assert_same_bits(run_dir, four)
+    assert (run_dir / "metrics.jsonl").read_text().count("\n") == 5
 
 
 @pytest.mark.slow
@@ -177,15 +177,15 @@ def test_a_run_goes_on_with_another_number_of_ranks(
     data_dir: Path, tmp_path: Path, before: int, after: int
 ):
     spec = make_spec(data_dir, batch_tokens=12 * 16)
-    cell, alone = tmp_path / "cell", tmp_path / "alone"
+    run_dir, alone = tmp_path / "run", tmp_path / "alone"
     train_run(spec, alone, data_dir, make_runtime()).save(alone)
     stopped = {"stop_before": 13}
-    trained(before, spec, cell, data_dir, **stopped)
-    trained(after, spec, cell, data_dir)
-    assert_near(cell, alone)
+    trained(before, spec, run_dir, data_dir, **stopped)
+    trained(after, spec, run_dir, data_dir)
+    assert_near(run_dir, alone)
     trained(before, spec, tmp_path / "same", data_dir, **stopped)
     half, _ = load_checkpoint(tmp_path / "same" / "checkpoints", spec)
-    np.testing.assert_array_equal(Curve.load(cell).loss[:12], half.optimizer["losses"].numpy())
+    np.testing.assert_array_equal(Curve.load(run_dir).loss[:12], half.optimizer["losses"].numpy())
 
 
 @pytest.mark.slow
@@ -193,11 +193,11 @@ def test_a_run_goes_on_with_another_number_of_ranks(
 def test_a_killed_rank_ends_the_others_and_the_run_goes_on_with_the_same_bits(
     spec: RunSpec, four: Path, data_dir: Path, tmp_path: Path, victim: int
 ):
-    cell, out = tmp_path / "cell", tmp_path / "said"
+    run_dir, out = tmp_path / "run", tmp_path / "said"
     eager = {"checkpoint_minutes": EVERY_UPDATE}
-    processes = start(4, out, ranks_world.train, spec, cell, data_dir, eager)
+    processes = start(4, out, ranks_world.train, spec, run_dir, data_dir, eager)
     deadline = time.monotonic() + 60
-    while not (cell / "checkpoints" / "step-00000003").exists():
+    while not (run_dir / "checkpoints" / "step-00000003").exists():
         assert time.monotonic() < deadline, said(out)
         time.sleep(0.001)
     os.kill(processes[victim].pid, signal.SIGKILL)
@@ -210,11 +210,11 @@ def test_a_killed_rank_ends_the_others_and_the_run_goes_on_with_the_same_bits(
         assert "PeerError" in text.strip().splitlines()[-1]
     if victim:
         assert "rank 2 of 4 on " in told[0].splitlines()[-1], gone
-    trained(4, spec, cell, data_dir)
-    assert_same_bits(cell, four)
+    trained(4, spec, run_dir, data_dir)
+    assert_same_bits(run_dir, four)
 
 
-def fail_in_an_update(spec: RunSpec, cell: Path, data_dir: Path) -> None:
+def fail_in_an_update(spec: RunSpec, run_dir: Path, data_dir: Path) -> None:
     """Rank 1 meets an error that the others know nothing of, in the middle of a step."""
     ranks = join("cpu", 0, 60)
     passes = 0
@@ -231,7 +231,7 @@ def fail_in_an_update(spec: RunSpec, cell: Path, data_dir: Path) -> None:
 
     trainer.Transformer = Failing
     try:
-        train_run(spec, cell, data_dir, make_runtime(), ranks=ranks)
+        train_run(spec, run_dir, data_dir, make_runtime(), ranks=ranks)
     except RuntimeError as error:
         assert ranks.broken
         print(f"{type(error).__name__}: {error}")
@@ -245,7 +245,7 @@ def test_an_error_on_one_rank_ends_all_and_all_know_it(
     spec: RunSpec, data_dir: Path, tmp_path: Path
 ):
     began = time.monotonic()
-    codes = end(start(4, tmp_path, fail_in_an_update, spec, tmp_path / "cell", data_dir))
+    codes = end(start(4, tmp_path, fail_in_an_update, spec, tmp_path / "run", data_dir))
     assert codes == [0] * 4, said(tmp_path)
     assert time.monotonic() - began < 60
     for rank in range(4):

@@ -10,7 +10,7 @@ from train_world import EVERY_UPDATE, ROWS, SEQ_LEN, make_runtime, make_spec
 
 from chinchilla.model import Transformer
 from chinchilla.plan.records import Curve, RunResult, save_plan
-from chinchilla.sweep.run_files import cell_of, read_attempts
+from chinchilla.sweep.run_files import read_attempts, run_dir_of
 from chinchilla.sweep.worker import run_worker
 from chinchilla.train import train_run, trainer
 
@@ -52,13 +52,13 @@ def test_a_run_goes_on_with_half_the_micro_batch(
     monkeypatch.setattr(Tight, "rows", room)
     summary = run_worker(tmp_path, data_dir, make_runtime(), "w")
     assert summary.finished == [spec.run_id]
-    cell = cell_of(tmp_path, spec)
-    used = [a.micro_batch_tokens // SEQ_LEN for a in read_attempts(cell) if a.failure == "oom"]
+    run_dir = run_dir_of(tmp_path, spec)
+    used = [a.micro_batch_tokens // SEQ_LEN for a in read_attempts(run_dir) if a.failure == "oom"]
     assert used == [4, 2][: len(used)]
     assert len(used) == {2: 1, 1: 2}[room]
-    result = RunResult.load(cell)
+    result = RunResult.load(run_dir)
     assert result.spec.run_id == whole.spec.run_id
-    curves = [Curve.load(folder).loss for folder in (tmp_path / "whole", cell)]
+    curves = [Curve.load(folder).loss for folder in (tmp_path / "whole", run_dir)]
     np.testing.assert_allclose(*curves, atol=ROUNDING, rtol=0)
 
 
@@ -77,15 +77,15 @@ def test_memory_that_runs_out_half_way_costs_only_what_came_after_the_checkpoint
             return super().forward(tokens, targets)
 
     monkeypatch.setattr(trainer, "Transformer", Fills)
-    runtime = make_runtime(checkpoint_minutes=EVERY_UPDATE, held_out_evals=1)
+    runtime = make_runtime(checkpoint_minutes=EVERY_UPDATE, validation_evals=1)
     assert run_worker(tmp_path, data_dir, runtime, "w").finished == [spec.run_id]
-    cell = cell_of(tmp_path, spec)
-    [attempt] = read_attempts(cell)
+    run_dir = run_dir_of(tmp_path, spec)
+    [attempt] = read_attempts(run_dir)
     assert passes.count(2) > passes.count(ROWS) == 11
     assert attempt.failure == "oom"
-    losses = Curve.load(cell).loss
+    losses = Curve.load(run_dir).loss
     before = Curve.load(tmp_path / "whole").loss
     np.testing.assert_array_equal(losses[:10], before[:10])
     np.testing.assert_allclose(losses, before, atol=ROUNDING, rtol=0)
-    assert RunResult.load(cell).attempts == 2
-    assert replace(RunResult.load(cell).spec, sweep="") == replace(whole.spec, sweep="")
+    assert RunResult.load(run_dir).attempts == 2
+    assert replace(RunResult.load(run_dir).spec, sweep="") == replace(whole.spec, sweep="")

@@ -30,11 +30,11 @@ def test_bf16_ends_where_fp32_does_after_1e11_flops(tmp_path: Path):
             precision=precision,
             budget_flops=1e11,
         )
-        runtime = make_runtime(held_out_tokens=4096, held_out_evals=2)
+        runtime = make_runtime(validation_tokens=4096, validation_evals=2)
         result = train_run(spec, tmp_path / precision, data_dir, runtime)
         loss = Curve.load(tmp_path / precision).loss
         assert loss[0] - loss[-1] > 1.5, "it learns"
         tenths = [part.mean() for part in np.array_split(loss, 10)]
-        found[precision] = [*tenths, result.final_loss, result.held_out_loss["heldout"]]
+        found[precision] = [*tenths, result.final_loss, result.validation_loss["validation"]]
     assert found["bf16"] != found["fp32"]
     np.testing.assert_allclose(found["bf16"], found["fp32"], rtol=0.005)

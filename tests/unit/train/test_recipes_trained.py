@@ -56,10 +56,10 @@ def test_without_an_fp32_copy_weights_and_moments_are_bf16(data_dir: Path, tmp_p
     """... in the checkpoint, too, which is half as large."""
     sizes = {}
     for precision in ("bf16", "bf16_weights"):
-        cell = tmp_path / precision
+        run_dir = tmp_path / precision
         spec = make_spec(data_dir, steps=2, precision=precision)
-        assert train_run(spec, cell, data_dir, RUNTIME).status == "finished"
-        checkpoint, _ = load_checkpoint(cell / "checkpoints", spec)
+        assert train_run(spec, run_dir, data_dir, RUNTIME).status == "finished"
+        checkpoint, _ = load_checkpoint(run_dir / "checkpoints", spec)
         tensors = {n: t for n, t in checkpoint.optimizer.items() if n.startswith("exp_avg")}
         tensors |= checkpoint.weights
         kind = torch.float32 if precision == "bf16" else torch.bfloat16
@@ -74,11 +74,11 @@ def test_without_an_fp32_copy_small_updates_are_lost(data_dir: Path, tmp_path: P
             for p in ("bf16", "bf16_weights")}  # fmt: skip
     moved = {}
     for precision in spec:
-        cell = tmp_path / precision
-        train_run(spec[precision], cell, data_dir, RUNTIME, should_stop=stop_at(1))
-        before, _ = load_checkpoint(cell / "checkpoints", spec[precision])
-        train_run(spec[precision], cell, data_dir, RUNTIME)
-        after, _ = load_checkpoint(cell / "checkpoints", spec[precision])
+        run_dir = tmp_path / precision
+        train_run(spec[precision], run_dir, data_dir, RUNTIME, should_stop=stop_at(1))
+        before, _ = load_checkpoint(run_dir / "checkpoints", spec[precision])
+        train_run(spec[precision], run_dir, data_dir, RUNTIME)
+        after, _ = load_checkpoint(run_dir / "checkpoints", spec[precision])
         a, b = (c.weights["blocks.0.ffw.up.weight"] for c in (before, after))
         moved[precision] = (a != b).float().mean().item()
     assert moved["bf16"] > 0.99

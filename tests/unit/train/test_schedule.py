@@ -93,8 +93,8 @@ def test_a_cool_down_is_constant_then_one_minus_a_root():
 
 def test_before_its_cool_down_a_run_has_the_rates_of_every_longer_one():
     longer = replace(COOLDOWN, steps=300, cosine_steps=300, cooldown_steps=60)
-    assert [learning_rate(longer, s) for s in range(COOLDOWN.trunk_steps)] == [
-        learning_rate(COOLDOWN, s) for s in range(COOLDOWN.trunk_steps)
+    assert [learning_rate(longer, s) for s in range(COOLDOWN.stable_steps)] == [
+        learning_rate(COOLDOWN, s) for s in range(COOLDOWN.stable_steps)
     ]
 
 

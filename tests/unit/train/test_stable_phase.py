@@ -1,4 +1,4 @@
-"""Horizons that share a trunk: the same bits as alone, for less training."""
+"""Horizons that share a stable phase: the same bits as alone, for less training."""
 
 import errno
 import filecmp
@@ -19,7 +19,7 @@ from train_world import ROWS, SEQ_LEN, make_runtime, make_spec, same_bits, stop_
 from chinchilla.config import ClusterConfig
 from chinchilla.plan.grid import plan_cost, taken_over
 from chinchilla.plan.records import Curve, RunResult, RunSpec, save_plan
-from chinchilla.sweep.run_files import cell_of, save_runtime
+from chinchilla.sweep.run_files import run_dir_of, save_runtime
 from chinchilla.sweep.worker import run_worker
 from chinchilla.train import checkpoint, train_run
 from chinchilla.train.checkpoint import load_checkpoint
@@ -33,8 +33,8 @@ def horizons(data_dir: Path | None, *steps: int, **recipe) -> list[RunSpec]:
     return [make_spec(data_dir, n, **COOLDOWN, **recipe) for n in steps]
 
 
-def weights(cell: Path, spec: RunSpec) -> dict:
-    found, _ = load_checkpoint(cell / "checkpoints", spec)
+def weights(run_dir: Path, spec: RunSpec) -> dict:
+    found, _ = load_checkpoint(run_dir / "checkpoints", spec)
     assert found.step == spec.steps
     return found.weights
 
@@ -48,63 +48,77 @@ def same_weights(a: Path, b: Path, spec: RunSpec) -> None:
 
 @pytest.fixture(scope="session")
 def alone(data_dir: Path, tmp_path_factory: pytest.TempPathFactory):
-    """The longer of two horizons, trained from its start, and its cell."""
+    """The longer of two horizons, trained from its start, and its run."""
     [_, spec] = horizons(data_dir, 10, 20)
-    cell = tmp_path_factory.mktemp("alone") / "cell"
-    return train_run(spec, cell, data_dir, RUNTIME), cell, spec
+    run_dir = tmp_path_factory.mktemp("alone") / "run"
+    return train_run(spec, run_dir, data_dir, RUNTIME), run_dir, spec
 
 
 def left_by_the_shorter(data_dir: Path, folder: Path) -> tuple[RunSpec, Path, RunResult]:
-    """The shorter of the two horizons, the trunks with what it left there, its result."""
+    """The shorter of the two horizons, the stable phases with what it left there, its result."""
     [short] = horizons(data_dir, 10)
-    result = train_run(short, folder / "short", data_dir, RUNTIME, trunks=folder / "trunks")
-    return short, folder / "trunks", result
+    result = train_run(
+        short, folder / "short", data_dir, RUNTIME, stable_phases=folder / "stable_phases"
+    )
+    return short, folder / "stable_phases", result
 
 
-def test_a_horizon_that_starts_from_the_trunk_ends_in_the_bits_of_one_trained_alone(
+def test_a_horizon_that_starts_from_the_stable_phase_ends_in_the_bits_of_one_trained_alone(
     alone, data_dir: Path, tmp_path: Path
 ):
-    result, cell, spec = alone
-    short, trunks, first = left_by_the_shorter(data_dir, tmp_path)
-    shared = train_run(spec, tmp_path / "long", data_dir, RUNTIME, trunks=trunks)
-    same_bits(result, cell, shared, tmp_path / "long")
-    same_weights(cell, tmp_path / "long", spec)
-    assert len(Curve.load(tmp_path / "long").loss) == 20  # the trunk's losses are in it
+    result, run_dir, spec = alone
+    short, stable_phases, first = left_by_the_shorter(data_dir, tmp_path)
+    shared = train_run(spec, tmp_path / "long", data_dir, RUNTIME, stable_phases=stable_phases)
+    same_bits(result, run_dir, shared, tmp_path / "long")
+    same_weights(run_dir, tmp_path / "long", spec)
+    assert len(Curve.load(tmp_path / "long").loss) == 20  # the stable phase's losses are in it
     batch = ROWS * SEQ_LEN
-    assert (first.trunk_tokens, first.trained_tokens) == (0, 10 * batch)
-    assert (shared.trunk_tokens, shared.trained_tokens) == (8 * batch, 12 * batch)
+    assert (first.reused_tokens, first.trained_tokens) == (0, 10 * batch)
+    assert (shared.reused_tokens, shared.trained_tokens) == (8 * batch, 12 * batch)
     assert shared.flops_spent == result.flops_spent == spec.C  # of the whole horizon
-    assert shared.wall_seconds > 0
-    assert sorted(p.name for p in (trunks / short.trunk_id).iterdir()) == [
+    assert shared.train_seconds > 0
+    assert sorted(p.name for p in (stable_phases / short.stable_phase_id).iterdir()) == [
         "step-00000008",
         "step-00000016",
     ]
 
 
-def test_stopped_after_the_trunk_a_run_goes_on_and_remembers_what_it_took_over(
+def test_stopped_after_the_stable_phase_a_run_goes_on_and_remembers_what_it_took_over(
     alone, data_dir: Path, tmp_path: Path
 ):
-    result, cell, spec = alone
-    _, trunks, _ = left_by_the_shorter(data_dir, tmp_path)
+    result, run_dir, spec = alone
+    _, stable_phases, _ = left_by_the_shorter(data_dir, tmp_path)
     stop = stop_at(3)
     long = tmp_path / "long"
-    assert train_run(spec, long, data_dir, RUNTIME, should_stop=stop, trunks=trunks) is None
-    shared = train_run(spec, long, data_dir, RUNTIME, trunks=trunks)
-    same_bits(result, cell, shared, long)
-    assert shared.trunk_tokens == 8 * ROWS * SEQ_LEN
+    assert (
+        train_run(spec, long, data_dir, RUNTIME, should_stop=stop, stable_phases=stable_phases)
+        is None
+    )
+    shared = train_run(spec, long, data_dir, RUNTIME, stable_phases=stable_phases)
+    same_bits(result, run_dir, shared, long)
+    assert shared.reused_tokens == 8 * ROWS * SEQ_LEN
 
 
-def test_whoever_leaves_a_trunk_leaves_the_same_bytes(data_dir: Path, tmp_path: Path):
+def test_whoever_leaves_a_stable_phase_leaves_the_same_bytes(data_dir: Path, tmp_path: Path):
     """Two horizons with one start of their cool-downs, by other fractions, FLOPs and sweeps."""
     [one] = horizons(data_dir, 10)
     other = replace(
         one, steps=12, cosine_steps=12, cooldown_steps=4, budget_flops=1e9, sweep="another",
         flop_convention="paper", final_lr_ratio=0.5,
     )  # fmt: skip
-    assert one.trunk_id == other.trunk_id
+    assert one.stable_phase_id == other.stable_phase_id
     for spec, name in ((one, "one"), (other, "other")):
-        train_run(spec, tmp_path / name, data_dir, RUNTIME, trunks=tmp_path / f"{name}-trunks")
-    left = [tmp_path / f"{n}-trunks" / one.trunk_id / "step-00000008" for n in ("one", "other")]
+        train_run(
+            spec,
+            tmp_path / name,
+            data_dir,
+            RUNTIME,
+            stable_phases=tmp_path / f"{name}-stable phases",
+        )
+    left = [
+        tmp_path / f"{n}-stable phases" / one.stable_phase_id / "step-00000008"
+        for n in ("one", "other")
+    ]
     names = sorted(p.name for p in left[0].iterdir())
     assert filecmp.cmpfiles(*left, names, shallow=False) == (names, [], [])
 
@@ -115,88 +129,105 @@ def test_whoever_leaves_a_trunk_leaves_the_same_bytes(data_dir: Path, tmp_path: 
      {"weight_decay": 0.0}, {"optimizer": "adam"}, {"precision": "bf16"}, {"beta2": 0.9}],
     ids=str,
 )  # fmt: skip
-def test_what_changes_a_step_of_the_trunk_changes_the_trunk(other):
+def test_what_changes_a_step_of_the_stable_phase_changes_the_stable_phase(other):
     [spec] = horizons(None, 20)
-    assert make_spec(None, 20, **{**COOLDOWN, **other}).trunk_id != spec.trunk_id
-    assert make_spec(None, 40, **COOLDOWN).trunk_id == spec.trunk_id
-    assert make_spec(None, 20).trunk is None
+    assert make_spec(None, 20, **{**COOLDOWN, **other}).stable_phase_id != spec.stable_phase_id
+    assert make_spec(None, 40, **COOLDOWN).stable_phase_id == spec.stable_phase_id
+    assert make_spec(None, 20).stable_phase is None
 
 
-def test_a_damaged_trunk_is_passed_over_and_said(alone, data_dir: Path, tmp_path: Path, capsys):
-    result, cell, spec = alone
-    short, trunks, _ = left_by_the_shorter(data_dir, tmp_path)
-    left = trunks / short.trunk_id / "step-00000008" / "weights.safetensors"
+def test_a_damaged_stable_phase_is_passed_over_and_said(
+    alone, data_dir: Path, tmp_path: Path, capsys
+):
+    result, run_dir, spec = alone
+    short, stable_phases, _ = left_by_the_shorter(data_dir, tmp_path)
+    left = stable_phases / short.stable_phase_id / "step-00000008" / "weights.safetensors"
     left.write_bytes(left.read_bytes()[:-1] + b"!")
-    again = train_run(spec, tmp_path / "long", data_dir, RUNTIME, trunks=trunks)
-    same_bits(result, cell, again, tmp_path / "long")
-    assert again.trunk_tokens == 0
+    again = train_run(spec, tmp_path / "long", data_dir, RUNTIME, stable_phases=stable_phases)
+    same_bits(result, run_dir, again, tmp_path / "long")
+    assert again.reused_tokens == 0
     assert (
         f"{left.parent} is damaged (weights.safetensors does not match" in capsys.readouterr().out
     )
 
 
 def test_a_shorter_horizon_never_starts_behind_its_own_cool_down(data_dir: Path, tmp_path: Path):
-    """... although the trunk has gone further: a retried run, or a horizon planned later."""
+    """... although the stable phase has gone further: a retried run, or a horizon planned later."""
     short, long = horizons(data_dir, 10, 20)
     alone = train_run(short, tmp_path / "alone", data_dir, RUNTIME)
-    train_run(long, tmp_path / "long", data_dir, RUNTIME, trunks=tmp_path / "trunks")
-    late = train_run(short, tmp_path / "late", data_dir, RUNTIME, trunks=tmp_path / "trunks")
+    train_run(long, tmp_path / "long", data_dir, RUNTIME, stable_phases=tmp_path / "stable_phases")
+    late = train_run(
+        short, tmp_path / "late", data_dir, RUNTIME, stable_phases=tmp_path / "stable_phases"
+    )
     same_bits(alone, tmp_path / "alone", late, tmp_path / "late")
-    assert late.trunk_tokens == 0
+    assert late.reused_tokens == 0
 
 
-def test_two_that_leave_the_same_trunk_at_once_do_each_other_no_harm(
+def test_two_that_leave_the_same_stable_phase_at_once_do_each_other_no_harm(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The other commits between our look and our rename."""
-    short, trunks, first = left_by_the_shorter(data_dir, tmp_path)
+    short, stable_phases, first = left_by_the_shorter(data_dir, tmp_path)
     monkeypatch.setattr(checkpoint, "_is_there", lambda *args: False)
-    again = train_run(short, tmp_path / "again", data_dir, RUNTIME, trunks=trunks)
+    again = train_run(short, tmp_path / "again", data_dir, RUNTIME, stable_phases=stable_phases)
     same_bits(first, tmp_path / "short", again, tmp_path / "again")
-    assert [p.name for p in (trunks / short.trunk_id).iterdir()] == ["step-00000008"]
+    assert [p.name for p in (stable_phases / short.stable_phase_id).iterdir()] == ["step-00000008"]
 
 
-def test_a_full_disk_at_the_trunk_is_said_and_leaves_nothing_half_done(
+def test_a_full_disk_at_the_stable_phase_is_said_and_leaves_nothing_half_done(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     [short] = horizons(data_dir, 10)
     rename = os.rename
 
     def full(a, b):
-        if "trunks" in str(b):
+        if "stable_phases" in str(b):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         rename(a, b)
 
     monkeypatch.setattr(os, "rename", full)
     with pytest.raises(OSError, match="No space left on device: a checkpoint needs"):
-        train_run(short, tmp_path / "cell", data_dir, RUNTIME, trunks=tmp_path / "trunks")
+        train_run(
+            short, tmp_path / "run", data_dir, RUNTIME, stable_phases=tmp_path / "stable_phases"
+        )
     monkeypatch.undo()
-    assert list((tmp_path / "trunks" / short.trunk_id).iterdir()) == []
-    result = train_run(short, tmp_path / "cell", data_dir, RUNTIME, trunks=tmp_path / "trunks")
+    assert list((tmp_path / "stable_phases" / short.stable_phase_id).iterdir()) == []
+    result = train_run(
+        short, tmp_path / "run", data_dir, RUNTIME, stable_phases=tmp_path / "stable_phases"
+    )
     assert result.status == "finished"
 
 
-def test_the_trunk_is_left_with_a_checkpoint_of_the_runs_own_as_well(
+def test_the_stable_phase_is_left_with_a_checkpoint_of_the_runs_own_as_well(
     data_dir: Path, tmp_path: Path
 ):
-    """Stopped right at the start of its cool-down, a run leaves the trunk when it goes on."""
+    """Stopped right at the start of its cool-down, a run leaves the stable phase when it goes on."""
     [short] = horizons(data_dir, 10)
-    trunks = tmp_path / "trunks"
+    stable_phases = tmp_path / "stable_phases"
     stop = stop_at(8)
     assert (
-        train_run(short, tmp_path / "cell", data_dir, RUNTIME, should_stop=stop, trunks=trunks)
+        train_run(
+            short,
+            tmp_path / "run",
+            data_dir,
+            RUNTIME,
+            should_stop=stop,
+            stable_phases=stable_phases,
+        )
         is None
     )
-    assert not trunks.exists()
-    train_run(short, tmp_path / "cell", data_dir, RUNTIME, trunks=trunks)
-    assert [p.name for p in (trunks / short.trunk_id).iterdir()] == ["step-00000008"]
+    assert not stable_phases.exists()
+    train_run(short, tmp_path / "run", data_dir, RUNTIME, stable_phases=stable_phases)
+    assert [p.name for p in (stable_phases / short.stable_phase_id).iterdir()] == ["step-00000008"]
 
 
-def train_of_trunk(spec: RunSpec, cell: Path, data_dir: Path, trunks: Path) -> None:
+def train_of_stable_phase(
+    spec: RunSpec, run_dir: Path, data_dir: Path, stable_phases: Path
+) -> None:
     ranks = join("cpu", 0, 60)
-    result = train_run(spec, cell, data_dir, RUNTIME, ranks=ranks, trunks=trunks)
+    result = train_run(spec, run_dir, data_dir, RUNTIME, ranks=ranks, stable_phases=stable_phases)
     if ranks.rank == 0:
-        result.save(cell)
+        result.save(run_dir)
     ranks.close()
 
 
@@ -205,15 +236,23 @@ def test_two_processes_go_on_from_what_one_left_and_leave_it_for_one(
     data_dir: Path, tmp_path: Path
 ):
     short, middle, long = horizons(data_dir, 10, 20, 40)
-    trunks = tmp_path / "trunks"
-    train_run(short, tmp_path / "short", data_dir, RUNTIME, trunks=trunks)
+    stable_phases = tmp_path / "stable_phases"
+    train_run(short, tmp_path / "short", data_dir, RUNTIME, stable_phases=stable_phases)
     codes = end(
-        start(2, tmp_path / "said", train_of_trunk, middle, tmp_path / "middle", data_dir, trunks)
+        start(
+            2,
+            tmp_path / "said",
+            train_of_stable_phase,
+            middle,
+            tmp_path / "middle",
+            data_dir,
+            stable_phases,
+        )
     )
     assert codes == [0, 0], said(tmp_path / "said")
-    assert RunResult.load(tmp_path / "middle").trunk_tokens == 8 * ROWS * SEQ_LEN
-    result = train_run(long, tmp_path / "long", data_dir, RUNTIME, trunks=trunks)
-    assert result.trunk_tokens == 16 * ROWS * SEQ_LEN
+    assert RunResult.load(tmp_path / "middle").reused_tokens == 8 * ROWS * SEQ_LEN
+    result = train_run(long, tmp_path / "long", data_dir, RUNTIME, stable_phases=stable_phases)
+    assert result.reused_tokens == 16 * ROWS * SEQ_LEN
     train_run(long, tmp_path / "alone", data_dir, RUNTIME)
     shared, alone = (Curve.load(tmp_path / name).loss for name in ("long", "alone"))
     np.testing.assert_allclose(shared, alone, atol=5e-5, rtol=0)
@@ -223,7 +262,7 @@ def test_two_processes_go_on_from_what_one_left_and_leave_it_for_one(
 def test_a_sweep_whose_workers_are_killed_ends_in_the_bits_of_runs_trained_alone(
     data_dir: Path, tmp_path: Path
 ):
-    """SIGKILL before, at and after the ends of trunks; two workers at a time, on two trunks."""
+    """SIGKILL before, at and after the ends of stable phases; two workers at a time, on two stable phases."""
     specs = [s for seed in (0, 1) for s in horizons(data_dir, 30, 60, 90, seed=seed)]
     sweep = tmp_path / "sweep"
     sweep.mkdir()
@@ -231,10 +270,10 @@ def test_a_sweep_whose_workers_are_killed_ends_in_the_bits_of_runs_trained_alone
     save_runtime(make_runtime(checkpoint_minutes=0.001), sweep)
     words = [sys.executable, "-m", "chinchilla.sweep.worker", str(sweep), str(data_dir)]
     draw, killed = random.Random(0), 0
-    for left in (1, 3, 5):  # trunk checkpoints after which the two are killed
+    for left in (1, 3, 5):  # stable phase checkpoints after which the two are killed
         workers = [subprocess.Popen(words, stdout=subprocess.DEVNULL) for _ in range(2)]
         deadline = time.monotonic() + 120
-        while len(list(sweep.glob("trunks/*/step-*"))) < left and workers[0].poll() is None:
+        while len(list(sweep.glob("stable_phases/*/step-*"))) < left and workers[0].poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         time.sleep(draw.uniform(0, 0.2))
@@ -244,14 +283,14 @@ def test_a_sweep_whose_workers_are_killed_ends_in_the_bits_of_runs_trained_alone
     assert killed >= 2, "the kills came too late to test anything"
     assert subprocess.run(words, stdout=subprocess.DEVNULL, timeout=240).returncode == 0
     for spec in specs:
-        cell = cell_of(sweep, spec)
+        run_dir = run_dir_of(sweep, spec)
         alone = train_run(spec, tmp_path / spec.run_id, data_dir, make_runtime())
-        same_bits(alone, tmp_path / spec.run_id, RunResult.load(cell), cell)
-        assert RunResult.load(cell).trunk_tokens in (
+        same_bits(alone, tmp_path / spec.run_id, RunResult.load(run_dir), run_dir)
+        assert RunResult.load(run_dir).reused_tokens in (
             0,
-            *(s.trunk_steps * s.batch_tokens for s in specs),
+            *(s.stable_steps * s.batch_tokens for s in specs),
         )
-    assert not list(sweep.glob("trunks/*/.tmp-*"))
+    assert not list(sweep.glob("stable_phases/*/.tmp-*"))
 
 
 # What it costs
@@ -263,7 +302,7 @@ def cost(specs: list[RunSpec]) -> float:
 
 @pytest.mark.parametrize("ladder", [(100, 200, 400, 800), (100, 200, 400), (100, 200, 300, 400)])
 def test_a_plan_over_horizons_costs_at_most_seven_tenths_of_the_cosine_plan(ladder):
-    """The last 20% of each, and the longest trunk once."""
+    """The last 20% of each, and the longest stable phase once."""
     shared = horizons(None, *ladder)
     whole = cost([make_spec(None, n) for n in ladder])
     expected = (0.8 * max(ladder) + 0.2 * sum(ladder)) / sum(ladder)
@@ -276,11 +315,11 @@ def test_what_is_left_of_a_plan_starts_from_what_is_done():
     left = plan_cost(specs[1:], ClusterConfig(), 8, plan=[*specs, *specs])
     assert left.flops == pytest.approx((120 + 240) / 200 * specs[1].C)
     assert left.flops + left.shared_flops == pytest.approx(sum(s.C for s in specs[1:]))
-    # One after the other on one trunk, however many workers there are.
+    # One after the other on one stable phase, however many workers there are.
     assert left.seconds == left.longest_run_seconds > specs[2].C / (989e12 * 0.4) * 0.8
 
 
-def test_runs_of_other_trunks_and_schedules_take_nothing_over():
+def test_runs_of_other_stable_phases_and_schedules_take_nothing_over():
     specs = [make_spec(None, 100), make_spec(None, 200), *horizons(None, 100),
              *horizons(None, 200, seed=1)]  # fmt: skip
     assert set(taken_over(specs).values()) == {0}
@@ -294,7 +333,7 @@ def test_a_trained_sweep_goes_through_the_tokens_that_its_plan_says(data_dir: Pa
     save_plan(specs, tmp_path / "plan.jsonl")
     summary = run_worker(tmp_path, data_dir, make_runtime(), "w")
     assert len(summary.finished) == len(specs)
-    results = [RunResult.load(cell_of(tmp_path, s)) for s in specs]
+    results = [RunResult.load(run_dir_of(tmp_path, s)) for s in specs]
     trained, over = sum(r.trained_tokens for r in results), taken_over(specs)
     assert trained == sum((s.steps - over[s.run_id]) * s.batch_tokens for s in specs)
     assert trained <= 0.7 * sum(s.D for s in specs)

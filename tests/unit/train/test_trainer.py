@@ -44,24 +44,24 @@ def spec(data_dir: Path) -> RunSpec:
 @pytest.fixture(scope="session")
 def whole(spec: RunSpec, data_dir: Path, tmp_path_factory: pytest.TempPathFactory):
     """A run that never stopped, and its folder."""
-    cell = tmp_path_factory.mktemp("whole") / "cell"
-    return train_run(spec, cell, data_dir, RUNTIME), cell
+    run_dir = tmp_path_factory.mktemp("whole") / "run"
+    return train_run(spec, run_dir, data_dir, RUNTIME), run_dir
 
 
-def metrics(cell: Path) -> list[dict]:
-    return [json.loads(line) for line in (cell / "metrics.jsonl").read_text().splitlines()]
+def metrics(run_dir: Path) -> list[dict]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
 # What a run does
 
 
 def test_the_loss_goes_down_from_guessing_evenly(whole, spec: RunSpec):
-    result, cell = whole
-    loss = Curve.load(cell).loss
+    result, run_dir = whole
+    loss = Curve.load(run_dir).loss
     assert loss[0] == pytest.approx(math.log(spec.model.vocab_size) + 0.5, abs=0.4)
     assert result.status == "finished"
     assert result.final_loss < loss[0] - 1
-    assert result.held_out_loss["heldout"] < loss[0] - 1
+    assert result.validation_loss["validation"] < loss[0] - 1
 
 
 def test_the_first_loss_is_the_models_on_the_first_batch(whole, spec: RunSpec, data_dir: Path):
@@ -72,14 +72,14 @@ def test_the_first_loss_is_the_models_on_the_first_batch(whole, spec: RunSpec, d
 
 
 def test_twice_is_the_same_bit_for_bit(whole, spec: RunSpec, data_dir: Path, tmp_path: Path):
-    again = train_run(spec, tmp_path / "cell", data_dir, RUNTIME)
-    same_bits(*whole, again, tmp_path / "cell")
+    again = train_run(spec, tmp_path / "run", data_dir, RUNTIME)
+    same_bits(*whole, again, tmp_path / "run")
 
 
 def test_another_seed_is_another_run(whole, spec: RunSpec, data_dir: Path, tmp_path: Path):
-    other = train_run(replace(spec, seed=1), tmp_path / "cell", data_dir, RUNTIME)
+    other = train_run(replace(spec, seed=1), tmp_path / "run", data_dir, RUNTIME)
     assert other.final_loss != whole[0].final_loss
-    assert not np.any(Curve.load(tmp_path / "cell").loss == Curve.load(whole[1]).loss)
+    assert not np.any(Curve.load(tmp_path / "run").loss == Curve.load(whole[1]).loss)
 
 
 def test_relative_positions_train_and_resume(data_dir: Path, tmp_path: Path):
@@ -106,9 +106,9 @@ def test_gradients_are_clipped_when_asked(whole, data_dir: Path, tmp_path: Path)
     """Adam forgets a gradient's size, so clipping shows once norms differ between steps."""
     losses = {}
     for clip in (0.0, 1e9, 0.1):
-        cell = tmp_path / str(clip)
-        train_run(make_spec(data_dir, steps=8, grad_clip=clip), cell, data_dir, RUNTIME)
-        losses[clip] = Curve.load(cell).loss
+        run_dir = tmp_path / str(clip)
+        train_run(make_spec(data_dir, steps=8, grad_clip=clip), run_dir, data_dir, RUNTIME)
+        losses[clip] = Curve.load(run_dir).loss
     np.testing.assert_array_equal(losses[0.0], losses[1e9])
     assert np.abs(losses[0.1] - losses[0.0]).max() > 1e-4
 
@@ -129,18 +129,18 @@ def test_gradients_are_clipped_when_asked(whole, data_dir: Path, tmp_path: Path)
 def test_a_stopped_run_goes_on_as_if_it_never_stopped(
     whole, spec: RunSpec, data_dir: Path, tmp_path: Path, stops: list[int]
 ):
-    cell, done = tmp_path / "cell", 0
+    run_dir, done = tmp_path / "run", 0
     for stop in stops:
         should_stop = stop_at(stop - done)  # it is asked once before each update left
-        assert train_run(spec, cell, data_dir, RUNTIME, should_stop=should_stop) is None
-        assert not (cell / "curve.npz").exists()
+        assert train_run(spec, run_dir, data_dir, RUNTIME, should_stop=should_stop) is None
+        assert not (run_dir / "curve.npz").exists()
         done = stop
-    result = train_run(spec, cell, data_dir, RUNTIME, attempts=3)
-    same_bits(*whole, result, cell)
+    result = train_run(spec, run_dir, data_dir, RUNTIME, attempts=3)
+    same_bits(*whole, result, run_dir)
     assert result.attempts == 3
     timing = {"tokens_per_second"}
     strip = [[{k: v for k, v in m.items() if k not in timing} for m in metrics(c)]
-             for c in (whole[1], cell)]  # fmt: skip
+             for c in (whole[1], run_dir)]  # fmt: skip
     assert strip[0] == strip[1]
 
 
@@ -158,7 +158,7 @@ def test_a_finished_run_asked_again_gives_its_result_without_training(
     monkeypatch.setattr(trainer._Run, "update", None)
     again = train_run(spec, tmp_path, data_dir, RUNTIME)
     same_bits(first, tmp_path, again, whole[1])
-    assert again.wall_seconds == pytest.approx(first.wall_seconds, abs=0.05)
+    assert again.train_seconds == pytest.approx(first.train_seconds, abs=0.05)
 
 
 def test_wall_seconds_add_up_over_attempts(spec: RunSpec, data_dir: Path, tmp_path: Path):
@@ -173,20 +173,20 @@ def test_wall_seconds_add_up_over_attempts(spec: RunSpec, data_dir: Path, tmp_pa
 
     train_run(spec, tmp_path, data_dir, RUNTIME, should_stop=slowly_then_stop)
     result = train_run(spec, tmp_path, data_dir, RUNTIME, should_stop=slowly)
-    assert 24 * 0.02 < result.wall_seconds
-    assert result.tokens_per_second == pytest.approx(spec.D / result.wall_seconds)
+    assert 24 * 0.02 < result.train_seconds
+    assert result.tokens_per_second == pytest.approx(spec.D / result.train_seconds)
 
 
 def test_a_damaged_checkpoint_costs_steps_and_no_bits(
     whole, spec: RunSpec, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    cell = tmp_path / "cell"
+    run_dir = tmp_path / "run"
     eager = make_runtime(checkpoint_minutes=EVERY_UPDATE)
-    train_run(spec, cell, data_dir, eager, should_stop=stop_at(15))
-    newest = cell / "checkpoints" / "step-00000015"
+    train_run(spec, run_dir, data_dir, eager, should_stop=stop_at(15))
+    newest = run_dir / "checkpoints" / "step-00000015"
     os.truncate(newest / "weights.safetensors", 100)
-    result = train_run(spec, cell, data_dir, RUNTIME)
-    same_bits(*whole, result, cell)
+    result = train_run(spec, run_dir, data_dir, RUNTIME)
+    same_bits(*whole, result, run_dir)
     assert f"warning: checkpoint {newest} is damaged" in capsys.readouterr().out
 
 
@@ -210,8 +210,8 @@ def start_process(*args) -> multiprocessing.process.BaseProcess:
     return process
 
 
-def newest_step(cell: Path) -> int:
-    return max((int(p.name[5:]) for p in (cell / "checkpoints").glob("step-*")), default=0)
+def newest_step(run_dir: Path) -> int:
+    return max((int(p.name[5:]) for p in (run_dir / "checkpoints").glob("step-*")), default=0)
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
@@ -220,14 +220,14 @@ def test_a_run_killed_at_random_moments_goes_on_as_if_it_never_was(
     whole, spec: RunSpec, data_dir: Path, tmp_path: Path, seed: int
 ):
     """SIGKILL while it trains and writes checkpoints, again and again, then left alone."""
-    cell, draw = tmp_path / "cell", random.Random(seed)
+    run_dir, draw = tmp_path / "run", random.Random(seed)
     eager = make_runtime(checkpoint_minutes=EVERY_UPDATE)
     landed = []
     for floor in (1, 7, 13):  # each process gets beyond the one before it
-        process = start_process(spec, cell, data_dir, eager)
+        process = start_process(spec, run_dir, data_dir, eager)
         deadline = time.monotonic() + 60
-        while newest_step(cell) < floor:
-            assert process.is_alive(), (tmp_path / "cell.out").read_text()
+        while newest_step(run_dir) < floor:
+            assert process.is_alive(), (tmp_path / "run.out").read_text()
             assert time.monotonic() < deadline
             time.sleep(0.001)
         time.sleep(draw.uniform(0, 0.15))
@@ -235,12 +235,12 @@ def test_a_run_killed_at_random_moments_goes_on_as_if_it_never_was(
         process.join()
         landed.append(process.exitcode == -signal.SIGKILL)
     assert landed[0], "the first kill came too late to test anything"
-    process = start_process(spec, cell, data_dir, eager)
+    process = start_process(spec, run_dir, data_dir, eager)
     process.join(60)
-    assert process.exitcode == 0, (tmp_path / "cell.out").read_text()
-    same_bits(*whole, RunResult.load(cell), cell)
-    assert [m["step"] for m in metrics(cell)] == [5, 10, 15, 20, 24]
-    assert not list((cell / "checkpoints").glob(".tmp-*"))
+    assert process.exitcode == 0, (tmp_path / "run.out").read_text()
+    same_bits(*whole, RunResult.load(run_dir), run_dir)
+    assert [m["step"] for m in metrics(run_dir)] == [5, 10, 15, 20, 24]
+    assert not list((run_dir / "checkpoints").glob(".tmp-*"))
 
 
 # What may not change a run
@@ -254,8 +254,8 @@ def test_micro_batches_change_only_the_rounding(
     runtime = make_runtime(micro_batch_tokens=rows * SEQ_LEN)
     result = train_run(spec, tmp_path, data_dir, runtime)
     np.testing.assert_allclose(Curve.load(tmp_path).loss, Curve.load(whole[1]).loss, atol=1e-4)
-    assert result.held_out_loss["heldout"] == pytest.approx(
-        whole[0].held_out_loss["heldout"], abs=1e-4
+    assert result.validation_loss["validation"] == pytest.approx(
+        whole[0].validation_loss["validation"], abs=1e-4
     )
 
 
@@ -276,10 +276,10 @@ def test_micro_batches_are_as_long_as_told(spec: RunSpec, data_dir: Path, tmp_pa
 
 
 def test_habits_change_no_loss(whole, spec: RunSpec, data_dir: Path, tmp_path: Path):
-    runtime = make_runtime(log_every_steps=3, held_out_evals=9, checkpoint_minutes=EVERY_UPDATE)
+    runtime = make_runtime(log_every_steps=3, validation_evals=9, checkpoint_minutes=EVERY_UPDATE)
     result = train_run(spec, tmp_path, data_dir, runtime)
     np.testing.assert_array_equal(Curve.load(tmp_path).loss, Curve.load(whole[1]).loss)
-    assert result.held_out_loss == whole[0].held_out_loss
+    assert result.validation_loss == whole[0].validation_loss
     assert result.spec.run_id == whole[0].spec.run_id
 
 
@@ -295,7 +295,7 @@ def test_a_run_that_blows_up_ends_as_diverged(data_dir: Path, tmp_path: Path, lo
     assert "not finite" in result.reason
     assert result.final_loss is None
     assert result.final_loss_se is None
-    assert result.held_out_loss == result.bits_per_byte == {}
+    assert result.validation_loss == result.bits_per_byte == {}
     assert 0 < result.steps_done <= spec.steps
     assert result.flops_spent == pytest.approx(spec.C * result.steps_done / spec.steps)
     result.save(tmp_path)
@@ -358,11 +358,11 @@ def test_a_held_out_loss_that_is_not_finite_is_divergence(
     spec: RunSpec, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_minutes: float
 ):  # fmt: skip
     """The last update can break the weights after the last finite training loss."""
-    monkeypatch.setattr(trainer, "held_out_loss", lambda *told: math.nan)
-    runtime = make_runtime(held_out_evals=1, checkpoint_minutes=checkpoint_minutes)
+    monkeypatch.setattr(trainer, "validation_loss", lambda *told: math.nan)
+    runtime = make_runtime(validation_evals=1, checkpoint_minutes=checkpoint_minutes)
     result = train_run(spec, tmp_path, data_dir, runtime)
     assert result.status == "diverged"
-    assert result.reason == "held-out loss is not finite after step 24"
+    assert result.reason == "validation loss is not finite after step 24"
     assert result.final_loss is None
     result.save(tmp_path)
 
@@ -375,8 +375,8 @@ def test_data_of_another_id_is_refused(spec: RunSpec, data_dir: Path, tmp_path: 
     with pytest.raises(
         InputError, match=f"planned on data 0123456789abcdef, .* holds {spec.data_id}"
     ):
-        train_run(other, tmp_path / "cell", data_dir, RUNTIME)
-    assert not (tmp_path / "cell").exists()
+        train_run(other, tmp_path / "run", data_dir, RUNTIME)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_model_without_room_for_all_pieces_is_refused(
@@ -414,8 +414,8 @@ def test_auto_is_a_device_that_is_there():
 
 
 def test_the_final_loss_is_the_mean_over_its_window(whole):
-    result, cell = whole
-    tail = Curve.load(cell).loss[-result.final_loss_steps :]
+    result, run_dir = whole
+    tail = Curve.load(run_dir).loss[-result.final_loss_steps :]
     assert result.final_loss_steps == len(tail) == 1  # 2% of 24 steps, at least one
     assert result.final_loss == pytest.approx(tail.mean(), rel=1e-12)
     assert result.final_loss_se is None  # one step has no spread
@@ -435,10 +435,10 @@ def test_the_result_counts_parameters_tokens_and_flops(whole, spec: RunSpec):
 
 def test_bits_per_byte_come_from_held_out_text_alone(whole, data_dir: Path):
     result, _ = whole
-    split = TokenData.open(data_dir).manifest.splits["heldout"]
-    expected = result.held_out_loss["heldout"] / math.log(2) * split.tokens / split.bytes
-    assert result.bits_per_byte == {"heldout": pytest.approx(expected, rel=1e-12)}
-    assert result.held_out_tokens == {"heldout": 256}
+    split = TokenData.open(data_dir).manifest.splits["validation"]
+    expected = result.validation_loss["validation"] / math.log(2) * split.tokens / split.bytes
+    assert result.bits_per_byte == {"validation": pytest.approx(expected, rel=1e-12)}
+    assert result.validation_tokens == {"validation": 256}
 
 
 def test_a_cpu_has_a_name_and_no_mfu(whole):
@@ -453,22 +453,22 @@ def test_a_cpu_has_a_name_and_no_mfu(whole):
 
 def test_held_out_losses_are_measured_where_the_schedule_says(whole, spec: RunSpec, data_dir: Path):
     curve = Curve.load(whole[1])
-    assert curve.held_out_step.tolist() == [3, 6, 12, 24]
+    assert curve.validation_step.tolist() == [3, 6, 12, 24]
     assert curve.step.tolist() == list(range(24))
-    assert curve.held_out_loss[-1] == whole[0].held_out_loss["heldout"]
-    assert np.all(np.diff(curve.held_out_loss) < 0)
+    assert curve.validation_loss[-1] == whole[0].validation_loss["validation"]
+    assert np.all(np.diff(curve.validation_loss) < 0)
 
 
 def test_metrics_lines_hold_mean_loss_rate_and_held_out_loss(whole, spec: RunSpec):
-    result, cell = whole
-    lines, curve = metrics(cell), Curve.load(cell)
+    result, run_dir = whole
+    lines, curve = metrics(run_dir), Curve.load(run_dir)
     assert [m["step"] for m in lines] == [5, 10, 15, 20, 24]
     assert [m["tokens"] for m in lines] == [m["step"] * ROWS * SEQ_LEN for m in lines]
     assert lines[1]["loss"] == pytest.approx(curve.loss[5:10].mean(), rel=1e-6)
     assert lines[-1]["lr"] == pytest.approx(0.1 * spec.peak_lr)
-    assert [m.get("held_out_loss") for m in lines] == [
-        curve.held_out_loss[0], curve.held_out_loss[1], curve.held_out_loss[2],
-        None, result.held_out_loss["heldout"],
+    assert [m.get("validation_loss") for m in lines] == [
+        curve.validation_loss[0], curve.validation_loss[1], curve.validation_loss[2],
+        None, result.validation_loss["validation"],
     ]  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def test_a_paragraph_stays_where_it_stands_first(tmp_path):
     told = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents_with(notice)))
     told.corpus.dedup_paragraphs = 40
     m = prepare(told)
-    texts = decoded(tmp_path / "d", "train") + decoded(tmp_path / "d", "heldout")
+    texts = decoded(tmp_path / "d", "train") + decoded(tmp_path / "d", "validation")
     assert sum(t.count(notice) for t in texts) == 1
     assert sum("The end of" in t for t in texts) == 40  # shorter ones stay
     [source] = m.sources

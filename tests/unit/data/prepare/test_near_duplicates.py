@@ -54,7 +54,7 @@ def test_planted_near_duplicates_go_and_distinct_documents_stay(tmp_path):
     assert max(similarity(a, b) for a, b in zip(kept[20:40], apart, strict=True)) < 0.6
     m = near(tmp_path, [*kept, *planted, *apart])
     assert m.dropped["near_duplicate"] == 20
-    left = decoded(tmp_path / "d", "train") + decoded(tmp_path / "d", "heldout")
+    left = decoded(tmp_path / "d", "train") + decoded(tmp_path / "d", "validation")
     assert set(apart) | set(kept[20:]) <= set(left)
     assert all((a in left) != (b in left) for a, b in zip(kept[:20], planted, strict=True))
 
@@ -103,7 +103,7 @@ def test_of_two_sources_the_first_by_name_keeps_its_own(tmp_path):
             corpus=CorpusConfig(sources=sources),
             tokenizer=TokenizerConfig(vocab_size=300),
             data_dir=str(tmp_path / "d"),
-            held_out_fraction=0.3,
+            validation_fraction=0.3,
             dedup="near",
         )
     )
@@ -111,7 +111,7 @@ def test_of_two_sources_the_first_by_name_keeps_its_own(tmp_path):
     card = json.loads((tmp_path / "d" / "data_card.json").read_text())
     assert "near_duplicate | 30 |" in (tmp_path / "d" / "data_card.md").read_text()
     for source in card["sources"]:
-        kept = source["train"]["documents"] + source["heldout"]["documents"]
+        kept = source["train"]["documents"] + source["validation"]["documents"]
         assert source["documents_in"] == kept + sum(source["dropped"].values())
 
 

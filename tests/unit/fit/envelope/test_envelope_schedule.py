@@ -20,7 +20,7 @@ def constant_rate(law, observe):
         N, D = np.repeat(sizes, len(tokens)), np.tile(tokens, len(sizes))
         L = law(N, D) * np.where(D == tokens[0], warm_up, 1.0)
         run_id = np.repeat([f"run{i:02d}" for i in range(len(sizes))], len(tokens))
-        return observe(N, D, L, run_id=run_id, loss_kind="heldout")
+        return observe(N, D, L, run_id=run_id, loss_kind="validation")
 
     return build
 
@@ -107,7 +107,9 @@ def ladders(law, observe):
         L = law(N[:, None], D)
         L *= 1 + (0.05 - bent * np.log(N / sizes[0])[:, None]) * (1 - done)
         run_id = np.repeat([f"run{i:03d}" for i in range(len(N))], 60)
-        return observe(np.repeat(N, 60), D.ravel(), L.ravel(), run_id=run_id, loss_kind="heldout")
+        return observe(
+            np.repeat(N, 60), D.ravel(), L.ravel(), run_id=run_id, loss_kind="validation"
+        )
 
     return build
 

@@ -1,4 +1,4 @@
-"""Approach 2: valleys are found where they are, and refused where they are not."""
+"""Approach 2: IsoFLOP curves are found where they are, and refused where they are not."""
 
 import re
 import time
@@ -69,7 +69,7 @@ def test_sizes_that_drift_off_centre_bend_the_parabolas_line_alone(law, observe)
 
 
 def test_without_a_law_parabolas_answer_and_say_so(observe):
-    """Losses that are parabolas in ln N and do not depend on D otherwise: no law, but bottoms."""
+    """Losses that are parabolas in ln N and do not depend on D otherwise: no law, but minima."""
     C = np.repeat([1e19, 1e20], 5)
     N = 1e9 * (C / 1e19) ** 0.5 * np.tile(np.geomspace(0.25, 4, 5), 2)
     L = 3 + 0.05 * np.log(N / (1e9 * (C / 1e19) ** 0.5)) ** 2
@@ -309,7 +309,7 @@ def constant(N, D, L, keep):
 
 
 def shallow(N, D, L, keep):
-    """A valley of 1e-4 nats under noise of 1e-2."""
+    """A IsoFLOP curve of 1e-4 nats under noise of 1e-2."""
     noise = [0.010, -0.014, 0.003, 0.016, -0.012, -0.004, 0.013, -0.011, -0.001]
     L[:9] = 3 + 2e-4 * np.linspace(-1, 1, 9) ** 2 + noise
     L[:9] += 1.002e-2 * np.linspace(-1, 1, 9) ** 2
@@ -318,7 +318,7 @@ def shallow(N, D, L, keep):
 @pytest.mark.parametrize(
     ("change", "kind", "message"),
     [
-        (too_few, "too_few_sizes", "3 model sizes cannot show a valley. Train at least 4"),
+        (too_few, "too_few_sizes", "3 model sizes cannot show a IsoFLOP curve. Train at least 4"),
         (upside_down, "opens_downward", "opens downward.*Train smaller and larger models"),
         (
             only_large,
@@ -332,7 +332,7 @@ def shallow(N, D, L, keep):
         ),
         (copied, "duplicates", "1 of 9 runs repeat another run's N, D and loss.*remove the copies"),
         (unequal, "not_iso_flop", "spent 1e.19 to 1.4e.19 FLOPs, a factor 1.40.*Check column C"),
-        (constant, "constant_loss", "all 9 runs end at 3 nats per token: no valley"),
+        (constant, "constant_loss", "all 9 runs end at 3 nats per token: no IsoFLOP curve"),
         (shallow, "flat", "not deeper than the scatter about it: its curvature is 0"),
     ],
 )
@@ -480,7 +480,7 @@ def test_a_setting_that_cannot_be_is_said_in_one_line(isoflop_runs, fit, setting
 
 @pytest.mark.parametrize("profile", ["exact", "parabola"])
 def test_losses_that_rise_with_compute_are_refused(isoflop_runs, profile):
-    """Budgets put in the wrong rows: each profile has its bottom, but more compute does harm."""
+    """Budgets put in the wrong rows: each profile has its minimum, but more compute does harm."""
     runs = isoflop_runs([1e19, 1e20, 1e21])
     wrong = replace(runs, L=runs.L * np.repeat([1.0, 1.3, 1.6], len(runs) // 3))
     with pytest.raises(FitError, match="lowest losses rise with C") as told:

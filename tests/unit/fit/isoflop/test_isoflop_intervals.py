@@ -8,7 +8,7 @@ import pytest
 from chinchilla.core.paper import ISOFLOP_BUDGETS
 from chinchilla.fit.isoflop import approach2, intervals
 from chinchilla.fit.isoflop.approach2 import fit_isoflop
-from chinchilla.fit.isoflop.profile import bottoms, fit_budget, lines
+from chinchilla.fit.isoflop.profile import fit_budget, lines, minima
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.parametric.solver import Laws, fit_loss_law, refit_loss_law
 
@@ -29,7 +29,7 @@ def test_a_resample_is_what_losses_with_redrawn_signs_give(isoflop_runs, monkeyp
     monkeypatch.setattr(intervals, "STEP", 0.05)  # to first order
     found = intervals.resampled_lines(used, cost, "wild", 20, 3, obs, SMOOTH)
     signs = np.random.default_rng(3).choice([-1.0, 1.0], size=(20, len(obs)))
-    middle = lines(bottoms(used)[None], cost)[0]
+    middle = lines(minima(used)[None], cost)[0]
     expected, apart = [], []
     for s in signs:
         fitted = law(obs.N, obs.D)
@@ -40,7 +40,7 @@ def test_a_resample_is_what_losses_with_redrawn_signs_give(isoflop_runs, monkeyp
                 own = s[obs.budget_labels == b]  # sizes rise within a budget of `isoflop_runs`
                 L = p.columns @ p.c + own * p.residuals / np.sqrt(1 - p.leverage)
                 again.append(fit_budget(replace(p.obs, L=L), b, exponents, cost))
-            kept.append(lines(bottoms(again)[None], cost)[0])
+            kept.append(lines(minima(again)[None], cost)[0])
     at = np.array([1.0, np.log(10 * ISOFLOP_BUDGETS[-1])])  # ln N_opt = ln k + a*ln C
     wanted, without, got = ((np.array(x) - middle)[:, :2] @ at for x in (expected, apart, found))
     assert np.abs(got - wanted).max() < 0.05 * np.abs(wanted).max()
@@ -84,7 +84,7 @@ def test_resamples_that_do_not_vary_are_no_interval_where_runs_scatter(
     isoflop_runs, monkeypatch, noise
 ):
     def same(used, *_: object) -> np.ndarray:
-        return np.tile(lines(bottoms(used)[None], FlopsPerToken.from_observations(runs)), (50, 1))
+        return np.tile(lines(minima(used)[None], FlopsPerToken.from_observations(runs)), (50, 1))
 
     runs = isoflop_runs(ISOFLOP_BUDGETS, noise=noise)
     monkeypatch.setattr(approach2, "resampled_lines", same)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from chinchilla.fit.loss_law import LawFrontier, six_nd_frontier
+from chinchilla.fit.loss_law import FrontierSolver, six_nd_frontier
 from chinchilla.fit.parametric.intervals import FixedExponent, FixedSize
 from chinchilla.fit.parametric.newton import Objective, Problem, _Descent
 from chinchilla.fit.parametric.solver import fit_loss_law, refit_loss_law
@@ -38,7 +38,7 @@ def test_gradient_and_hessian_are_those_of_the_objective(problem, width):
 
 @pytest.mark.parametrize("constraint", ["exponent", "size"])
 def test_a_constrained_fit_has_the_gradient_of_what_it_minimises(problem, noisy, constraint):
-    frame = LawFrontier.of(noisy)
+    frame = FrontierSolver.of(noisy)
     fixed = FixedExponent() if constraint == "exponent" else FixedSize(problem.centre, 52.0, frame)
     theta = np.array([[0.1, -0.2, 0.6, 0.3, 0.4]])
     z = fixed.start(theta, np.array([0.5 if constraint == "exponent" else 23.0]))
@@ -64,7 +64,7 @@ def test_a_constrained_fit_keeps_what_it_was_told(problem, noisy):
     ):
         one = problem.law(theta)
         assert one.beta / (one.alpha + one.beta) == pytest.approx(wanted, rel=1e-12)
-    fixed = FixedSize(problem.centre, np.log(1e22), LawFrontier.of(noisy))
+    fixed = FixedSize(problem.centre, np.log(1e22), FrontierSolver.of(noisy))
     z = fixed.start(start, np.log([5e9, 9e9]))
     for wanted, theta in zip((5e9, 9e9), problem.solve(z, w, aim, fixed).theta, strict=True):
         (log_k, a), _, _ = six_nd_frontier(problem.law(theta))

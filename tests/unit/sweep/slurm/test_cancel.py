@@ -10,7 +10,7 @@ from sweep_fakes import make_specs, make_sweep
 from chinchilla.cli import main
 from chinchilla.sweep.claims import take
 from chinchilla.sweep.launch import launch
-from chinchilla.sweep.run_files import cell_of
+from chinchilla.sweep.run_files import run_dir_of
 
 pytest.importorskip("submitit")
 
@@ -87,7 +87,7 @@ def test_a_local_sweep_has_nothing_to_cancel_and_names_its_workers(
     specs = make_specs(2)
     sweep = make_sweep(tmp_path / "sweep", specs)
     assert "nothing to cancel" in cancel(sweep, capsys)
-    claim = take(cell_of(sweep, specs[0]), "host-12-0")
+    claim = take(run_dir_of(sweep, specs[0]), "host-12-0")
     try:
         out = cancel(sweep, capsys)
     finally:
@@ -125,7 +125,7 @@ def test_a_damaged_note_of_a_submission_is_named_with_what_to_do(
     assert f"move {path.parent} out" in said
 
 
-@pytest.mark.parametrize("name", ["plan.jsonl", "cells"])
+@pytest.mark.parametrize("name", ["plan.jsonl", "runs"])
 def test_a_damaged_sweep_can_be_cancelled_all_the_same(
     tmp_path: Path, fake: FakeSlurm, capsys, name: str
 ):

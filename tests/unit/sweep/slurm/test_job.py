@@ -11,7 +11,7 @@ from sweep_fakes import PROGRAM, SLOW, make_specs, make_sweep, wait_until
 
 from chinchilla.core.files import write_json
 from chinchilla.sweep.claims import latest
-from chinchilla.sweep.run_files import cell_of, read_progress
+from chinchilla.sweep.run_files import read_progress, run_dir_of
 from chinchilla.sweep.signals import Stop
 from chinchilla.sweep.slurm import job
 
@@ -63,7 +63,7 @@ def test_a_job_returns_when_it_is_meant_to_go_on(
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{squeue.parent}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "41")
-    cells = [cell_of(tmp_path, s) for s in specs]
+    run_dirs = [run_dir_of(tmp_path, s) for s in specs]
     requeued = []
     monkeypatch.setattr(job, "requeue", lambda stop: requeued.append(1))
     real = job.local_pool.start
@@ -71,13 +71,13 @@ def test_a_job_returns_when_it_is_meant_to_go_on(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
     def warn() -> None:
-        wait_until(lambda: all(read_progress(cell) for cell in cells))
+        wait_until(lambda: all(read_progress(run_dir) for run_dir in run_dirs))
         os.kill(os.getpid(), signum)
 
     threading.Thread(target=warn).start()
     assert job.SlurmTask(tmp_path)() == [75, 75]
     assert requeued == [1] * returns
-    assert all(latest(cell).released for cell in cells)
+    assert all(latest(run_dir).released for run_dir in run_dirs)
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, state: str) -> list[list[str]]:

@@ -13,7 +13,7 @@ from sweep_fakes import make_result, make_specs, make_sweep
 
 from chinchilla.core.errors import InputError
 from chinchilla.sweep.launch import launch
-from chinchilla.sweep.run_files import cell_of
+from chinchilla.sweep.run_files import run_dir_of
 
 SUPPORT = Path(slurm_fakes.__file__).parent
 
@@ -22,7 +22,7 @@ pytest.importorskip("submitit")
 
 def test_the_script_says_what_was_asked(tmp_path: Path, fake: FakeSlurm, capsys):
     sweep = tmp_path / "sweep"
-    asked = on_slurm(gpus_per_node=2, setup=["module load cuda"])
+    asked = on_slurm(gpus_per_node=2, setup_lines=["module load cuda"])
     assert launch(asked, make_specs(9), sweep, tmp_path) == 0
     [text] = fake.scripts()
     for part in (
@@ -67,12 +67,12 @@ def test_never_more_jobs_than_runs_and_none_for_nothing(tmp_path: Path, fake: Fa
     [text] = fake.scripts()
     assert "--array" not in text
     assert "--gpus" not in text
-    cell_of(sweep, spec).mkdir(parents=True)
-    make_result(spec).save(cell_of(sweep, spec))
+    run_dir_of(sweep, spec).mkdir(parents=True)
+    make_result(spec).save(run_dir_of(sweep, spec))
     (fake.folder / "squeue_fails").touch()  # a finished sweep asks Slurm nothing
     assert launch(on_slurm(), [spec], sweep, tmp_path) == 0
     assert len(fake.scripts()) == 1
-    assert "1/1 cells" in capsys.readouterr().out
+    assert "1/1 runs" in capsys.readouterr().out
 
 
 def test_launching_again_submits_only_workers_that_are_gone(
@@ -122,12 +122,12 @@ def test_a_squeue_that_fails_decides_nothing(tmp_path: Path, fake: FakeSlurm):
 def test_arrays_keep_to_the_sites_limit_and_ours(tmp_path: Path, fake: FakeSlurm, capsys):
     (fake.folder / "max_array").write_text("4")
     asked = on_slurm(gpus_per_node=1)
-    asked.cluster.n_workers, asked.cluster.max_jobs = 9, 12
+    asked.cluster.n_workers, asked.cluster.max_queued_jobs = 9, 12
     launch(asked, make_specs(30), tmp_path / "sweep", tmp_path)
     assert [row.split("|")[0] for row in fake.jobs()] == ["41"] * 4 + ["42"] * 4 + ["43"]
     launch(asked, make_specs(30), tmp_path / "other", tmp_path)
     assert len(fake.jobs()) == 12
-    assert "cluster.max_jobs left no room for 6 more" in capsys.readouterr().out
+    assert "cluster.max_queued_jobs left no room for 6 more" in capsys.readouterr().out
 
 
 def test_what_a_shell_inside_a_job_has_set_does_not_reach_ours(

@@ -10,7 +10,7 @@ from chinchilla.cli import main
 from chinchilla.sweep.claims import take
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.retry import put_aside
-from chinchilla.sweep.run_files import cell_of
+from chinchilla.sweep.run_files import run_dir_of
 
 
 def say(capsys: pytest.CaptureFixture[str], sweep: Path, *words: str) -> str:
@@ -64,8 +64,8 @@ def test_a_sweeps_errors_come_first(trained: Path, capsys):
 
 def test_slurms_own_logs_are_found_by_the_workers_job(tmp_path: Path, capsys):
     launch(command(), [FINE], tmp_path, tmp_path, train=_boom)
-    cell = cell_of(tmp_path, FINE)
-    for path in cell.glob("claim-*.json"):
+    run_dir = run_dir_of(tmp_path, FINE)
+    for path in run_dir.glob("claim-*.json"):
         value = json.loads(path.read_text())
         path.write_text(json.dumps({**value, "worker": "slurm41_2-node-7-0"}))
     folder = tmp_path / "submitit" / "abc"
@@ -85,7 +85,7 @@ def _boom(*args, **kwargs):
 def test_why_a_claim_ended_is_told_where_no_attempt_says_it(tmp_path: Path, capsys):
     """A full disk costs no attempt, and a killed worker writes nothing: the claims know."""
     make_sweep(tmp_path, [FINE])
-    claim = take(cell_of(tmp_path, FINE), "first")
+    claim = take(run_dir_of(tmp_path, FINE), "first")
     claim.release("OSError: no space left on device", excused=True)
     out = say(capsys, tmp_path, f"run={FINE.run_id}")
     assert "claim 1, " in out
@@ -93,9 +93,9 @@ def test_why_a_claim_ended_is_told_where_no_attempt_says_it(tmp_path: Path, caps
     assert "not released" not in out
     told = json.loads(say(capsys, tmp_path, f"run={FINE.run_id}", "format=json"))
     assert told["claims"][-1]["ended"] == "OSError: no space left on device"
-    killed = take(cell_of(tmp_path, FINE), "second")
+    killed = take(run_dir_of(tmp_path, FINE), "second")
     killed._stop.set()
-    path = cell_of(tmp_path, FINE) / "claim-2.json"
+    path = run_dir_of(tmp_path, FINE) / "claim-2.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "pid": 2**30}))
     out = say(capsys, tmp_path, f"run={FINE.run_id}")
     assert "waiting" in out
@@ -103,22 +103,22 @@ def test_why_a_claim_ended_is_told_where_no_attempt_says_it(tmp_path: Path, caps
 
 
 def test_attempts_before_a_retry_are_still_told(trained: Path, capsys):
-    cell = cell_of(trained, BAD)
-    put_aside(cell)
+    run_dir = run_dir_of(trained, BAD)
+    put_aside(run_dir)
     try:
         out = say(capsys, trained, f"run={BAD.run_id}")
     finally:
-        (cell / "result-failed-1.json").rename(cell / "result.json")
-        (cell / "attempts-failed-1").rename(cell / "attempts")
-        (cell / "error-failed-1.txt").rename(cell / "error.txt")
+        (run_dir / "result-failed-1.json").rename(run_dir / "result.json")
+        (run_dir / "attempts-failed-1").rename(run_dir / "attempts")
+        (run_dir / "error-failed-1.txt").rename(run_dir / "error.txt")
     assert f"{BAD.run_id}  waiting" in out
     assert "attempt attempts-failed-1/3.json" in out
 
 
 @pytest.mark.parametrize("text", ["", "[", "3", '{"reason":', '{"pid": 3}', "\xff", "[" * 100_000])
 def test_damaged_records_stop_nothing(trained: Path, capsys, text: str):
-    cell = cell_of(trained, BAD)
-    paths = [cell / "attempts" / "2.json", next(cell.glob("claim-*.json"))]
+    run_dir = run_dir_of(trained, BAD)
+    paths = [run_dir / "attempts" / "2.json", next(run_dir.glob("claim-*.json"))]
     before = [path.read_bytes() for path in paths]
     for path in paths:
         path.write_text(text, encoding="latin-1")

@@ -8,7 +8,7 @@ from sweep_fakes import make_result, make_specs, make_sweep
 
 from chinchilla.core.errors import InputError
 from chinchilla.sweep.claims import take
-from chinchilla.sweep.run_files import cell_of
+from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.view.status import clock, render_status, summary_line, sweep_status
 
 
@@ -18,21 +18,21 @@ def mixed(tmp_path: Path) -> Path:
     [one] = make_specs(1)
     specs = [replace(one, seed=i) for i in range(6)]
     make_sweep(tmp_path, specs)
-    cells = [cell_of(tmp_path, s) for s in specs]
-    for cell in cells:
-        cell.mkdir(parents=True)
-    make_result(specs[0], tokens_per_second=one.D / 10.0).save(cells[0])
+    run_dirs = [run_dir_of(tmp_path, s) for s in specs]
+    for run_dir in run_dirs:
+        run_dir.mkdir(parents=True)
+    make_result(specs[0], tokens_per_second=one.D / 10.0).save(run_dirs[0])
     nan = make_result(specs[1], "diverged", "loss is not finite", tokens_per_second=one.D / 10.0)
-    nan.save(cells[1])
-    make_result(specs[2], "failed", "RuntimeError: no", tokens_per_second=0.0).save(cells[2])
-    take(cells[3], "busy")
-    take(cells[4], "gone").release()
+    nan.save(run_dirs[1])
+    make_result(specs[2], "failed", "RuntimeError: no", tokens_per_second=0.0).save(run_dirs[2])
+    take(run_dirs[3], "busy")
+    take(run_dirs[4], "gone").release()
     rate = one.D / 10.0
     half = {"step": 10, "steps": 20, "loss": 4.0, "utc": "", "tokens_per_second": rate}
-    for cell in (cells[3], cells[4]):
-        (cell / "progress.json").write_text(json.dumps(half))
-    (cells[4] / "attempts").mkdir()
-    (cells[4] / "attempts" / "1.json").write_text('{"reason": "OSError: away"}')
+    for run_dir in (run_dirs[3], run_dirs[4]):
+        (run_dir / "progress.json").write_text(json.dumps(half))
+    (run_dirs[4] / "attempts").mkdir()
+    (run_dirs[4] / "attempts" / "1.json").write_text('{"reason": "OSError: away"}')
     return tmp_path
 
 
@@ -52,7 +52,7 @@ def test_counts_and_time_left(mixed: Path):
 
 def test_the_line_and_the_table(mixed: Path):
     status = sweep_status(mixed)
-    line = "3/6 cells, 50% of FLOPs, 0:20 left, 1 running, 1 diverged, 1 failed"
+    line = "3/6 runs, 50% of FLOPs, 0:20 left, 1 running, 1 diverged, 1 failed"
     assert summary_line(status) == line
     console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(render_status(status))
@@ -87,11 +87,11 @@ def test_durations(seconds: float | None, text: str):
 
 
 def test_a_damaged_result_is_one_row_not_the_end_of_status(mixed: Path):
-    [cell] = [c for c in (mixed / "cells").iterdir() if '"finished"' in _text(c / "result.json")]
-    (cell / "result.json").write_text('{"schema": 1, "spec": {')
+    [run_dir] = [c for c in (mixed / "runs").iterdir() if '"finished"' in _text(c / "result.json")]
+    (run_dir / "result.json").write_text('{"schema": 1, "spec": {')
     rows = {row.run_id: row for row in sweep_status(mixed).rows}
-    assert rows[cell.name].state == "waiting"
-    assert "damaged" in rows[cell.name].reason
+    assert rows[run_dir.name].state == "waiting"
+    assert "damaged" in rows[run_dir.name].reason
     assert len(rows) == 6
 
 
@@ -115,7 +115,7 @@ DAMAGED = (
 @pytest.mark.parametrize("text", DAMAGED)
 @pytest.mark.parametrize("file", ["progress.json", "attempts/1.json", "claim-1.json"])
 def test_small_files_that_are_damaged_do_not_stop_it(mixed: Path, file: str, text: str):
-    for path in list(mixed.glob(f"cells/*/{file}")):
+    for path in list(mixed.glob(f"runs/*/{file}")):
         path.write_text(text)
     status = sweep_status(mixed)
     assert sum(status.counts.values()) == 6

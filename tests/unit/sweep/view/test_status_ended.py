@@ -7,7 +7,7 @@ import pytest
 from sweep_fakes import make_result, make_specs, make_sweep
 
 from chinchilla.core.errors import InputError
-from chinchilla.sweep.run_files import cell_of
+from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.view.status import sweep_status
 
 
@@ -15,10 +15,10 @@ from chinchilla.sweep.view.status import sweep_status
 def result(tmp_path: Path) -> Path:
     """The result.json of a failed run."""
     specs = make_specs(1)
-    cell = cell_of(make_sweep(tmp_path, specs), specs[0])
-    cell.mkdir(parents=True)
-    make_result(specs[0], "failed", "no memory", failure="oom", final_loss=None).save(cell)
-    return cell / "result.json"
+    run_dir = run_dir_of(make_sweep(tmp_path, specs), specs[0])
+    run_dir.mkdir(parents=True)
+    make_result(specs[0], "failed", "no memory", failure="oom", final_loss=None).save(run_dir)
+    return run_dir / "result.json"
 
 
 def test_a_failure_has_its_kind(result: Path, tmp_path: Path):

@@ -14,7 +14,7 @@ from chinchilla.cli import main
 from chinchilla.core.errors import InputError
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.launch import launch
-from chinchilla.sweep.run_files import cell_of
+from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.slurm.job_records import in_queue
 from chinchilla.sweep.view.status import render_status, rows_to_show, sweep_status
 from chinchilla.sweep.view.watch import watch
@@ -29,9 +29,9 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
 
 
 def finish(sweep: Path, spec: RunSpec, status: str = "finished") -> None:
-    cell = cell_of(sweep, spec)
-    cell.mkdir(parents=True, exist_ok=True)
-    make_result(spec, status).save(cell)
+    run_dir = run_dir_of(sweep, spec)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    make_result(spec, status).save(run_dir)
 
 
 def status(capsys: pytest.CaptureFixture[str], sweep: Path, *words: str, code: int = 0) -> str:
@@ -64,7 +64,7 @@ def test_a_queue_that_does_not_answer_is_unknown_and_no_error(
     assert "queue unknown: squeue failed (Socket timed out)" in status(capsys, sweep)
     monkeypatch.setenv("PATH", str(tmp_path))
     out = status(capsys, sweep)
-    assert "0/9 cells" in out
+    assert "0/9 runs" in out
     assert "queue unknown: squeue failed (No such file" in out
     told = json.loads(status(capsys, sweep, "format=json"))
     assert told["queue"]["jobs"] == []
@@ -107,7 +107,7 @@ def test_watching_without_a_terminal_says_each_change_once_and_ends(tmp_path: Pa
     assert [line.partition(": ")[2] for line in lines[:-1]] == [
         "3 waiting", "1 finished, 2 waiting", "2 finished, 1 waiting", "3 finished",
     ]  # fmt: skip
-    assert lines[-1].startswith("3/3 cells")
+    assert lines[-1].startswith("3/3 runs")
 
 
 def test_watching_ends_where_no_job_is_left(tmp_path: Path, fake: FakeSlurm):
@@ -145,7 +145,7 @@ def test_what_a_watch_ends_with_says_whether_all_went_well(tmp_path: Path, fake:
     assert "no job of this sweep is left" in status(capsys, sweep, *words, code=75)
     finish(sweep, specs[0], "diverged")
     finish(sweep, specs[1], "failed")
-    assert "2/2 cells" in status(capsys, sweep, *words, code=1)
+    assert "2/2 runs" in status(capsys, sweep, *words, code=1)
     finish(sweep, specs[1])
     status(capsys, sweep, *words, code=0)
 
@@ -166,7 +166,7 @@ def test_a_terminal_gets_a_table_that_stays_in_place(tmp_path: Path):
     console = Console(file=out, force_terminal=True, width=120)
     watch(sweep, 1.0, console=console, sleep=lambda s: finish(sweep, left.pop()))
     text = out.getvalue()
-    assert "2/2 cells" in text
+    assert "2/2 runs" in text
     assert "\x1b[" in text
     assert specs[0].run_id in text
 

@@ -1,9 +1,9 @@
-"""Trunks: the steps before a cool-down, trained once for all horizons (Haegele et al. 2024).
+"""Stable phases: the steps before a cool-down, trained once for all horizons (Haegele et al. 2024).
 
 Before its cool-down a run of `schedule=cooldown` depends on everything in its spec but how far it
-goes (`RunSpec.trunk`). One that reaches its cool-down leaves a checkpoint there,
+goes (`RunSpec.stable_phase`). One that reaches its cool-down leaves a checkpoint there,
 
-    <sweep_dir>/trunks/<trunk_id>/step-00000080/
+    <sweep_dir>/stable_phases/<stable_phase_id>/step-00000080/
 
 and one that starts without a checkpoint of its own goes on from the newest such step that is not
 behind its cool-down's start: to the same bits on a CPU as if it had trained alone, its curve
@@ -23,39 +23,45 @@ from chinchilla.train.distributed import ALONE, Ranks
 NOBODY = {"train_seconds": 0.0, "evaluations": []}  # progress that is anybody's
 
 
-def load_trunk(
-    trunks: Path, spec: RunSpec, tokenizer: str = "", ranks: Ranks = ALONE
+def load_stable_phase(
+    stable_phases: Path, spec: RunSpec, tokenizer: str = "", ranks: Ranks = ALONE
 ) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint of its trunk that `spec` can start from; a line for each damaged one.
+    """The newest checkpoint of its stable phase that `spec` can start from; a line for each damaged one.
 
     Args:
-        trunks: folder of the sweep's trunks.
+        stable phases: folder of the sweep's stable phases.
         spec: the run that starts.
         tokenizer: SHA-256 of the tokenizer that made the data.
         ranks: those that load together; each gets its rows.
     """
-    if spec.trunk is None:
+    if spec.stable_phase is None:
         return None, []
-    folder = trunks / spec.trunk_id
+    folder = stable_phases / spec.stable_phase_id
     try:
-        return load_checkpoint(folder, spec.trunk, tokenizer, ranks, at_most=spec.trunk_steps)
+        return load_checkpoint(
+            folder, spec.stable_phase, tokenizer, ranks, at_most=spec.stable_steps
+        )
     except InputError as error:  # of another version: then this run trains alone
         if ranks.world > 1:
             raise
         return None, [one_line(error)]
 
 
-def leave_trunk(
-    trunks: Path, spec: RunSpec, checkpoint: Checkpoint, tokenizer: str = "", ranks: Ranks = ALONE
+def save_stable_phase(
+    stable_phases: Path,
+    spec: RunSpec,
+    checkpoint: Checkpoint,
+    tokenizer: str = "",
+    ranks: Ranks = ALONE,
 ) -> None:
     """Leave the state at the start of `spec`'s cool-down for other horizons.
 
     Raises:
         OSError: no room for it.
     """
-    assert spec.trunk is not None
-    assert checkpoint.step == spec.trunk_steps, (checkpoint.step, spec.trunk_steps)
+    assert spec.stable_phase is not None
+    assert checkpoint.step == spec.stable_steps, (checkpoint.step, spec.stable_steps)
     anybodys = replace(checkpoint, progress=NOBODY)
     save_checkpoint(
-        trunks / spec.trunk_id, spec.trunk, anybodys, tokenizer, ranks, keep_all=True
+        stable_phases / spec.stable_phase_id, spec.stable_phase, anybodys, tokenizer, ranks, keep_all=True
     )  # fmt: skip

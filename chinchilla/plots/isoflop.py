@@ -1,7 +1,7 @@
 """IsoFLOP profiles: final losses against N at each budget, the shape fitted to them, and its minimum.
 
-After figure 3 of Hoffmann et al. (2022), left. `draw_valleys` draws on a given axis; runs that the fit
-left out (sizes outside of the window, outliers) are drawn apart. Missing keys of `Frontier.details` make
+After figure 3 of Hoffmann et al. (2022), left. `draw` draws on a given axis; runs that the fit
+left out (sizes outside of the window, outliers) are drawn apart. Missing keys of `FitResult.details` make
 a figure plainer, never an error.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
-from chinchilla.fit.result import Frontier
+from chinchilla.fit.result import FitResult
 from chinchilla.observations.table import Observations
 from chinchilla.plots.style import (
     GREY,
@@ -26,15 +26,15 @@ from chinchilla.plots.style import (
     sequential,
 )
 
-L_NAMES = {"train": "training ", "heldout": "held-out "}  # by loss_kind; unknown has none
+L_NAMES = {"train": "training ", "validation": "validation "}  # by loss_kind; unknown has none
 REACH = 1.15  # how far a profile is drawn past its smallest and largest model
 MIN_SPAN = 0.02  # nats per token, of a panel
 STAR: dict[str, Any] = {"markeredgecolor": "white", "markersize": 13, "linestyle": "none"}
 
 
-def valleys_on(
+def draw_on(
     ax: Axes,
-    frontier: Frontier | None,
+    frontier: FitResult | None,
     finals: Observations | None,
     standard_errors: Mapping[str, float] | None = None,
     labelled: bool = True,
@@ -56,7 +56,7 @@ def valleys_on(
         return False
     out = left_out(frontier, finals, budgets)
     colors = shades([b["budget_flops"] for b in budgets])
-    draw_valleys(ax, budgets, colors, 1.0, standard_errors, labelled)
+    draw(ax, budgets, colors, 1.0, standard_errors, labelled)
     limits = loss_limits(budgets, 1.0)
     ax.set(xlim=size_limits(budgets, out), ylim=limits)
     draw_left_out(ax, out, budgets, 1.0)
@@ -66,7 +66,7 @@ def valleys_on(
     return True
 
 
-def budgets_of(frontier: Frontier | None, finals: Observations | None) -> list[dict[str, Any]]:
+def budgets_of(frontier: FitResult | None, finals: Observations | None) -> list[dict[str, Any]]:
     """Approach 2's budgets as it saw them; without it, the points that name a budget."""
     said = [b for b in (frontier.details.get("budgets") or [] if frontier else []) if len(b["N"])]
     if said or finals is None:
@@ -79,7 +79,7 @@ def budgets_of(frontier: Frontier | None, finals: Observations | None) -> list[d
 
 
 def left_out(
-    frontier: Frontier | None, finals: Observations | None, budgets: Sequence[Mapping[str, Any]]
+    frontier: FitResult | None, finals: Observations | None, budgets: Sequence[Mapping[str, Any]]
 ) -> dict[str, Observations]:
     """The runs of these budgets that approach 2 was not fitted to: "outlier" and "window"."""
     if frontier is None or finals is None or not all("run_ids" in b for b in budgets):
@@ -93,8 +93,8 @@ def left_out(
     return {"outlier": finals.where(out & outlier), "window": finals.where(out & ~outlier)}
 
 
-def loss_drawn(frontier: Frontier | None, finals: Observations | None) -> str:
-    """loss_kind of the profiles, as the fit or else its runs say: train, heldout or unknown."""
+def loss_drawn(frontier: FitResult | None, finals: Observations | None) -> str:
+    """loss_kind of the profiles, as the fit or else its runs say: train, validation or unknown."""
     kind = frontier.conventions.get("loss_kind", "unknown") if frontier else "unknown"
     return finals.loss_kind if kind == "unknown" and finals is not None else kind
 
@@ -140,7 +140,7 @@ def shades(budgets: Sequence[float]) -> dict[float, Any]:
     return {C: colors(x) for C, x in zip(budgets, np.linspace(0, 1, len(budgets)), strict=True)}
 
 
-def draw_valleys(
+def draw(
     ax: Axes,
     budgets: Sequence[Mapping[str, Any]],
     colors: Mapping[float, Any],
@@ -150,7 +150,7 @@ def draw_valleys(
 ) -> None:
     """Points, shapes and minima of every budget; losses times `scale`."""
     size = 6 if sum(len(b["N"]) for b in budgets) <= 80 else 4
-    bottoms = []
+    minima = []
     for b in budgets:
         color = colors[b["budget_flops"]]
         N, L = np.asarray(b["N"], float), scale * np.asarray(b["L"], float)
@@ -169,11 +169,11 @@ def draw_valleys(
             line = "--" if refused else "-"
             ax.plot(grid, scale * curve, color=color, linewidth=1.4, linestyle=line)
         if b.get("N_opt") and b.get("L_opt") and not refused:
-            bottoms.append((b["N_opt"], scale * b["L_opt"]))
-    if bottoms:
-        x, y = zip(*bottoms, strict=True)
+            minima.append((b["N_opt"], scale * b["L_opt"]))
+    if minima:
+        x, y = zip(*minima, strict=True)
         ax.plot(x, y, color="#374151", linewidth=1, linestyle=":", zorder=2.5)
-        style = {**STAR, "label": "bottom, $N_{opt}$"} if labelled else STAR
+        style = {**STAR, "label": "minimum, $N_{opt}$"} if labelled else STAR
         ax.plot(x, y, marker="*", color="black", zorder=4, **style)
 
 
@@ -259,9 +259,9 @@ def profile_residuals(
 
 def empty_star(ax: Axes) -> None:
     """The legend entry of the minima, for panels that draw without labels."""
-    ax.plot([], [], marker="*", color="black", label="bottom, $N_{opt}$", **STAR)
+    ax.plot([], [], marker="*", color="black", label="minimum, $N_{opt}$", **STAR)
 
 
 def empty_refused(ax: Axes) -> None:
     """The legend entry of refused budgets."""
-    ax.plot([], [], "o--", color=GREY, markerfacecolor="white", label="refused: no bottom")
+    ax.plot([], [], "o--", color=GREY, markerfacecolor="white", label="refused: no minimum")
