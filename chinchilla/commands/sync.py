@@ -1,30 +1,82 @@
-"""The command that shows a sweep in a tracker: sync."""
+"""The command `sync`: send a sweep's metrics to a tracker."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from chinchilla import config
 from chinchilla.commands.shared import print_json
-from chinchilla.plan.records import load_plan
+from chinchilla.core.errors import InputError
+from chinchilla.plan.records import RunResult, RunSpec
 
 
 def sync(command: config.SyncCommand) -> int:
-    """Bring what is new of a sweep into Weights & Biases or TensorBoard."""
-    from chinchilla.sweep.sync import sync as bring
+    """Send what is new of a sweep to Weights & Biases or TensorBoard."""
+    from chinchilla.sweep.retry import find_runs
+    from chinchilla.sweep.run_files import planned_specs, run_dir_of
+    from chinchilla.tracking.mirror import Target, read_metrics, synced
 
     sweep_dir = Path(command.sweep_dir)
-    load_plan(sweep_dir / "plan.jsonl")  # says clearly when there is no sweep
-    found = bring(
-        sweep_dir,
-        command.to,
-        project=command.wandb_project,
-        mode=command.wandb,
-        runs=command.runs,
-        again=command.again,
-    )
+    specs = find_runs(sweep_dir, command.runs) if command.runs else planned_specs(sweep_dir)
+    target = Target(command.to, command.wandb_project, command.wandb)
+    sent: dict[str, int] = {}  # run id -> lines
+    n_unchanged = n_without = 0
+    for spec in specs:
+        run_dir = run_dir_of(sweep_dir, spec)
+        lines, summary = read_metrics(run_dir / "metrics.jsonl"), _summary(run_dir)
+        before = {} if command.again else synced(run_dir, target)
+        step = before.get("step", 0)
+        new = [line for line in lines if line["step"] > step]
+        if not lines:
+            n_without += 1
+        elif not new and (not summary or before.get("result")):
+            n_unchanged += 1
+        else:
+            _replay(run_dir, spec, target, new, after_step=step, summary=summary)
+            sent[spec.run_id] = len(new)
     if command.format == "json":
-        return print_json(dataclasses.asdict(found))
-    print(found.text())
-    if command.to == "tensorboard" and found.runs:
-        print(f"Look at it: tensorboard --logdir {sweep_dir / 'runs'}")
+        counts = {"unchanged": n_unchanged, "without": n_without}
+        return print_json({"to": command.to, "runs": sent, **counts})
+    text = f"{command.to}: sent {sum(sent.values())} lines of {len(sent)} runs"
+    text += f"; {n_unchanged} had nothing new" if n_unchanged else ""
+    text += f"; {n_without} have no metrics yet" if n_without else ""
+    print(f"{text}.")
+    if command.to == "tensorboard" and sent:
+        print(f"To view them: tensorboard --logdir {sweep_dir / 'runs'}")
     return 0
+
+
+def _replay(run_dir: Path, spec: RunSpec, target: Any, *args: Any, **settings: Any) -> None:
+    """`replay`, with its failures as an InputError."""
+    from chinchilla.tracking.mirror import replay
+
+    try:
+        replay(run_dir, spec, target, *args, **settings)
+    except ImportError as error:
+        raise InputError(
+            f"to={target.tracker}: {error}. Install it: pip install {target.tracker}."
+        ) from None
+    except Exception as error:
+        message = " ".join(str(error).split())[:300]
+        raise InputError(
+            f"to={target.tracker}: {type(error).__name__} at run {spec.run_id}: {message} Run the "
+            "same command again to continue."
+        ) from None
+
+
+def _summary(run_dir: Path) -> dict[str, Any]:
+    """The run's result with nested keys joined by dots; empty if there is none to read."""
+    try:
+        result = dataclasses.asdict(RunResult.load(run_dir))
+    except (InputError, OSError):
+        return {}
+    return dict(_flat({k: v for k, v in result.items() if k not in ("spec", "schema")}))
+
+
+def _flat(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, x in value.items():
+        if isinstance(x, dict):
+            yield from _flat(x, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", x

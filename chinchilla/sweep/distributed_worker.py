@@ -32,7 +32,7 @@ from chinchilla.sweep.run_files import load_runtime
 from chinchilla.sweep.schedule import job_time
 from chinchilla.sweep.signals import Stop, stop_on_signals
 from chinchilla.sweep.worker import run_worker
-from chinchilla.tracking import mirror
+from chinchilla.tracking.mirror import wait_for_mirrors
 from chinchilla.train import train_run
 from chinchilla.train.device import give_memory_back
 from chinchilla.train.distributed import PeerError, Ranks, join, slurm_settings
@@ -212,7 +212,7 @@ def leave(code: int) -> NoReturn:
     """
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
-    mirror.finish()
+    wait_for_mirrors()
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

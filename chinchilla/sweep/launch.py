@@ -29,7 +29,7 @@ from chinchilla.sweep.signals import stop_on_signals
 from chinchilla.sweep.view.progress import SweepProgress
 from chinchilla.sweep.view.status import SweepStatus, summary_line, sweep_status
 from chinchilla.sweep.worker import Train, run_worker
-from chinchilla.tracking import mirror
+from chinchilla.tracking.mirror import wait_for_mirrors
 
 EXIT_OK, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75
 LAUNCH_WAIT_SECONDS = 90.0  # for another launcher of the same sweep to finish writing
@@ -119,7 +119,7 @@ def launch(
                         workers.wait(stop)
                     words = workers.last_words()
         finally:
-            mirror.finish()
+            wait_for_mirrors()
     status = sweep_status(sweep_dir, only=only)
     _say(command, status, words, sweep_dir)
     if status.counts["failed"]:

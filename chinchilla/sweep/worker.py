@@ -50,7 +50,7 @@ from chinchilla.sweep.run_files import (
 )
 from chinchilla.sweep.schedule import JobTime, Pace, in_order, job_time, waits
 from chinchilla.sweep.signals import Stop, stop_on_signals, warnings_held
-from chinchilla.tracking import mirror
+from chinchilla.tracking.mirror import wait_for_mirrors
 
 Train = Callable[..., RunResult | None]  # `chinchilla.train.train_run`, or a test's stand-in
 log = logging.getLogger("chinchilla.sweep")
@@ -377,7 +377,7 @@ def _main(argv: list[str] | None, train: Train | None) -> int:
             stop=stop,
             time_of_job=job_time(args.deadline),
         )
-        mirror.finish()
+        wait_for_mirrors()
         with warnings_held():  # the new program's, from here on
             if summary.needs_restart and not stop:
                 sys.stdout.flush()

@@ -1,1 +1,1 @@
-"""Metrics of a training run: a local file, and its mirror in wandb or TensorBoard."""
+"""Metrics of a training run: metrics.jsonl, and its mirrors in Weights & Biases or TensorBoard."""

@@ -1,4 +1,4 @@
-"""metrics.jsonl: what a run measured, one JSON line a log point. Trackers are mirrors of it."""
+"""Write metrics.jsonl, the record of what a run measured: one JSON line per log point."""
 
 import json
 from pathlib import Path
@@ -7,31 +7,35 @@ from typing import Any
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.files import atomic_write
 from chinchilla.plan.records import RunSpec
-from chinchilla.tracking.mirror import Mirror, read_metrics, trackers_of
+from chinchilla.tracking.mirror import read_metrics, start_mirrors
 
 
-class Logbook:
-    """Appends lines to metrics.jsonl and offers each to the mirrors."""
+class MetricsWriter:
+    """Append lines to metrics.jsonl and keep its mirrors running until `close`.
+
+    Args:
+        run_dir: folder of the run.
+        spec: the run.
+        runtime: names the trackers to mirror to.
+        first_step: step of the checkpoint that training resumes from. Later lines are removed.
+    """
 
     def __init__(
         self, run_dir: Path, spec: RunSpec, runtime: RuntimeConfig, first_step: int
     ) -> None:
         path = run_dir / "metrics.jsonl"
-        kept = [line for line in read_metrics(path) if line["step"] <= first_step]
-        with atomic_write(path) as f:  # forget what came after the checkpoint we resume from
-            f.writelines(json.dumps(line) + "\n" for line in kept)
+        lines = [line for line in read_metrics(path) if line["step"] <= first_step]
+        with atomic_write(path) as f:
+            f.writelines(json.dumps(line) + "\n" for line in lines)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed in close)
-        wanted = trackers_of(runtime, run_dir, spec, first_step)
-        self._mirrors = [Mirror(name, opened) for name, opened in wanted.items()]
+        self._mirrors = start_mirrors(run_dir, spec, runtime)
 
     def write(self, **values: Any) -> None:
-        """One line; `step` is the number of updates done."""
+        """Append one line; `step` is the number of optimizer steps done."""
         self._file.write(json.dumps(values) + "\n")
         self._file.flush()
-        for mirror in self._mirrors:
-            mirror.offer(values)
 
     def close(self) -> None:
         self._file.close()
         for mirror in self._mirrors:
-            mirror.close()
+            mirror.training_ended()

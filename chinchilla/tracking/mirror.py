@@ -1,64 +1,94 @@
-"""Trackers: mirrors of metrics.jsonl in Weights & Biases and TensorBoard.
+"""Mirror metrics.jsonl to Weights & Biases and TensorBoard.
 
-metrics.jsonl is the record, a tracker shows it. While a run trains, each tracker is fed from a thread
-of its own through a bounded queue (`Mirror`): if it hangs, raises or is missing, lines are dropped from
-the mirror and training goes on with the same bits. `chinchilla sync` replays what a mirror missed. Keys
-of such services live in their own environment variables; nothing here reads or writes one.
+metrics.jsonl is the record of a run; `replay` sends its lines to a tracker. While a run trains, each
+tracker has a process of its own that follows the file:
+
+    python -m chinchilla.tracking.mirror  <  one JSON line; end of file when training has ended
+
+The training process never imports or calls a tracker, so one that hangs, fails or is missing cannot
+affect training. Afterwards `chinchilla sync` replays what a tracker has not received yet, as recorded
+in the run's synced.json. Trackers read their API keys from their own environment variables; nothing
+here reads or writes one.
 """
 
-import contextlib
 import json
-import queue
+import os
 import re
+import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError, one_line
+from chinchilla.core.files import read_json, write_json
 from chinchilla.plan.records import RunSpec
 
-QUEUE_LINES = 10_000  # lines that wait for a tracker; later ones are dropped from the mirror
-PATIENCE_SHARE = 0.01  # of a run's time, which its end may be held up by a tracker ...
-PATIENCE_SECONDS = 10.0  # ... and at most so long; the same once more when the process ends
-QUIET_SECONDS = 1.0  # of that, before it is said what is waited for
-BY_SYNC = "`chinchilla sync` brings the rest."
+POLL_SECONDS = 0.5  # between two reads of metrics.jsonl
+TIMEOUT_SECONDS = 10.0  # for a tracker to finish after training has ended
+SILENT_SECONDS = 1.0  # of that, before a message says what is being waited for
+SYNC_HINT = "Run `chinchilla sync` to send the rest."
 
-Line = dict[str, Any]  # one of metrics.jsonl: step (updates done), tokens, loss, lr, ...
+Line = dict[
+    str, Any
+]  # one line of metrics.jsonl: step (optimizer steps done), tokens, loss, lr, ...
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where to send metrics."""
+
+    tracker: str  # wandb or tensorboard
+    project: str = "chinchilla"  # in Weights & Biases
+    mode: str = "online"  # of Weights & Biases: online or offline
+
+    @property
+    def key(self) -> str:
+        """Name of this target in synced.json."""
+        if self.tracker == "tensorboard":
+            return self.tracker
+        host = os.environ.get("WANDB_BASE_URL") or "wandb.ai"
+        return f"wandb {self.mode} {host} {self.project}"
 
 
 class Tracker(Protocol):
-    """One run as a tracker shows it. Any call may raise, or never return."""
+    """One run in a tracking service. Any call may raise or hang."""
 
     def log(self, line: Line) -> None:
-        """Show one line of metrics.jsonl at its step."""
+        """Record one line of metrics.jsonl at its step."""
 
-    def close(self, summary: Line | None = None) -> None:
-        """Write what the run came to, and let go."""
+    def close(self, summary: Line) -> None:
+        """Record the run's result, if `summary` has one, and disconnect."""
 
 
 class WandbTracker:
-    """Weights & Biases; one run there for every run of a sweep, whoever starts it and how often."""
+    """Weights & Biases: one run there per run of a sweep, however often it is resumed."""
 
-    name = "Weights & Biases"
-
-    def __init__(self, folder: Path, spec: RunSpec, project: str, mode: str) -> None:
+    def __init__(self, run_dir: Path, spec: RunSpec, project: str, mode: str) -> None:
         import wandb
 
-        settings = wandb.Settings(silent=True, console="off")
         self.run = wandb.init(
-            project=project, mode=mode, dir=str(folder), id=wandb_id(spec), name=spec.run_id,  # type: ignore[arg-type]
-            group=spec.sweep, config=describe(spec), resume="allow" if mode == "online" else None,
-            reinit="create_new", settings=settings,
-        )  # fmt: skip
+            project=project,
+            mode=mode,  # type: ignore[arg-type]
+            dir=str(run_dir),
+            id=wandb_id(spec),
+            name=spec.run_id,
+            group=spec.sweep,
+            config=describe(spec),
+            resume="allow" if mode == "online" else None,
+            reinit="create_new",
+            settings=wandb.Settings(silent=True, console="off"),
+        )
 
     def log(self, line: Line) -> None:
         self.run.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
 
-    def close(self, summary: Line | None = None) -> None:
+    def close(self, summary: Line) -> None:
         if summary:
             self.run.summary.update(summary)
         self.run.finish()
@@ -67,12 +97,10 @@ class WandbTracker:
 class TensorboardTracker:
     """TensorBoard event files in <run>/tensorboard; needs the package tensorboard."""
 
-    name = "TensorBoard"
-
-    def __init__(self, folder: Path, spec: RunSpec, purge_step: int | None = None) -> None:
+    def __init__(self, run_dir: Path, spec: RunSpec, first_step: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter
 
-        self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge_step)
+        self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step)
         self.writer.add_text("spec", json.dumps(describe(spec)))
 
     def log(self, line: Line) -> None:
@@ -80,150 +108,227 @@ class TensorboardTracker:
             if key != "step" and isinstance(value, int | float):
                 self.writer.add_scalar(key, value, line["step"])
 
-    def close(self, summary: Line | None = None) -> None:
-        for key, value in (summary or {}).items():
+    def close(self, summary: Line) -> None:
+        for key, value in summary.items():
             if isinstance(value, int | float):
                 self.writer.add_scalar(f"final/{key}", value)
         self.writer.close()
 
 
 def wandb_id(spec: RunSpec) -> str:
-    """The same for every start of a run, another for the same run of another sweep."""
+    """Id in Weights & Biases: equal for every start of a run, different in another sweep."""
     return re.sub(r"[^\w.-]", "-", f"{spec.sweep}-{spec.run_id}")[-128:]
 
 
 def describe(spec: RunSpec) -> Line:
-    """A run's spec with N, D and C, for tables of runs."""
+    """A run's spec with N, D and C, for the tracker's table of runs."""
     return {**spec.to_dict(), "run_id": spec.run_id, "N": spec.N, "D": spec.D, "C": spec.C}
 
 
-def trackers_of(
-    runtime: RuntimeConfig, folder: Path, spec: RunSpec, first_step: int
-) -> dict[str, Callable[[], Tracker]]:
-    """What a runtime asks for, by name; each is opened by its own thread."""
-    wanted: dict[str, Callable[[], Tracker]] = {}
-    if runtime.wandb != "disabled":
-        wanted[WandbTracker.name] = lambda: WandbTracker(
-            folder, spec, runtime.wandb_project, runtime.wandb
-        )
-    if runtime.tensorboard:
-        wanted[TensorboardTracker.name] = lambda: TensorboardTracker(folder, spec, first_step + 1)
-    return wanted
+def replay(
+    run_dir: Path,
+    spec: RunSpec,
+    target: Target,
+    lines: Iterable[Line],
+    *,
+    after_step: int,
+    summary: Line,
+) -> None:
+    """Send lines of metrics.jsonl to a tracker and record in synced.json that it has them.
 
-
-class Mirror:
-    """Feeds one tracker from a thread; never blocks and never raises."""
-
-    def __init__(self, name: str, open_tracker: Callable[[], Tracker]) -> None:
-        self.name, self._open = name, open_tracker
-        self._queue: queue.Queue[Line | None] = queue.Queue(maxsize=QUEUE_LINES)
-        self._opened = time.monotonic()
-        # Not join: a Ctrl-C in it makes Python 3.11 forget the thread.
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._feed, daemon=True)
-        self._thread.start()
-        _mirrors[:] = [m for m in _mirrors if m.at_work] + [self]
-        _watch_main()
-
-    @property
-    def at_work(self) -> bool:
-        """Whether there is something left to show."""
-        return self._thread.is_alive() and not self._done.is_set()
-
-    def offer(self, line: Line) -> None:
-        """Show a line soon, or drop it where too many wait already."""
-        if not self._queue.full():
-            self._queue.put_nowait(line)
-
-    def close(self) -> None:
-        """Let the tracker finish; wait for that a hundredth of the run's time, and not longer."""
-        if self._queue.full():
-            with contextlib.suppress(queue.Empty):
-                self._queue.get_nowait()
-        self._queue.put_nowait(None)
-        self.wait(min(PATIENCE_SECONDS, PATIENCE_SHARE * (time.monotonic() - self._opened)))
-
-    def wait(self, seconds: float) -> None:
-        """Until all is shown, at most so long."""
-        if self.at_work:
-            self._done.wait(max(0.0, seconds))
-
-    def _feed(self) -> None:
-        try:
-            tracker = self._open()
-            while (line := self._queue.get()) is not None:
-                tracker.log(line)
-            tracker.close()
-        except Exception as error:
-            said = f"{type(error).__name__}: {one_line(error)}".rstrip(" .:")
-            print(
-                f"warning: the {self.name} mirror stopped: {said}. {BY_SYNC}",
-                file=sys.stderr,
-            )
-        finally:
-            self._done.set()
-
-
-_mirrors: list[Mirror] = []  # of this process, while they have something to do
-_watches: list[threading.Thread] = []
-
-
-def finish() -> None:
-    """Let the mirrors catch up, once for all of them; Ctrl-C leaves them as they are.
-
-    Short runs end before their tracker has opened.
+    Args:
+        run_dir: folder of the run.
+        spec: the run.
+        target: the tracker.
+        lines: those to send.
+        after_step: the tracker has, or keeps, only lines up to this step.
+        summary: the run's result; empty while it has none.
     """
-    begin = time.monotonic()
+    tracker: Tracker
+    if target.tracker == "wandb":
+        tracker = WandbTracker(run_dir, spec, target.project, target.mode)
+    else:
+        tracker = TensorboardTracker(run_dir, spec, after_step + 1)
+    step = after_step
+    for line in lines:
+        tracker.log(line)
+        step = line["step"]
+    tracker.close(summary)
+    record = {"step": step, "result": bool(summary), "id": wandb_id(spec)}
+    write_json(run_dir / "synced.json", {**_read_synced(run_dir), target.key: record})
+
+
+def synced(run_dir: Path, target: Target) -> dict[str, Any]:
+    """What a tracker has received of a run: the last `step`, and whether the `result`; or {}."""
+    record = _read_synced(run_dir).get(target.key)
+    whole = isinstance(record, dict) and type(record.get("step")) is int
+    return record if whole else {}
+
+
+def _read_synced(run_dir: Path) -> dict[str, Any]:
     try:
-        for mirror in _mirrors:
-            mirror.wait(begin + QUIET_SECONDS - time.monotonic())
-        if late := _at_work():
-            print(f"waiting up to {PATIENCE_SECONDS:g} s for the {late} mirror", file=sys.stderr)
-        for mirror in _mirrors:
-            mirror.wait(begin + PATIENCE_SECONDS - time.monotonic())
-    except KeyboardInterrupt:
-        pass
-    if late := _at_work():
-        print(f"warning: the {late} mirror is not done. {BY_SYNC}", file=sys.stderr)
-    _mirrors.clear()
-
-
-def _at_work() -> str:
-    return " and the ".join(sorted({m.name for m in _mirrors if m.at_work}))
-
-
-def _finish_after_main() -> None:
-    threading.main_thread().join()
-    finish()
-
-
-def _watch_main() -> None:
-    """Have `finish` called when the process ends.
-
-    A thread that the interpreter waits for, and not atexit: what a tracker registers there while it
-    opens would come before, and wandb takes its service down so, under a run it is still opening.
-    """
-    if not any(t.is_alive() for t in _watches):  # a fork has none
-        _watches[:] = [threading.Thread(target=_finish_after_main, daemon=False)]
-        _watches[0].start()
+        value = read_json(run_dir / "synced.json", "record of synced steps")
+    except InputError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def read_metrics(path: Path) -> list[Line]:
-    """The lines of a metrics.jsonl up to one cut short by a kill; none where there is no file.
+    """The lines of a metrics.jsonl, up to one that was cut short; none if there is no file.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8", errors="replace")
+        return _parse(path.read_bytes())
     except FileNotFoundError:
         return []
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}).") from None
+
+
+def _parse(text: bytes) -> list[Line]:
     lines: list[Any] = []
-    for row in text.splitlines():
+    for row in text.decode(errors="replace").splitlines():
         try:
             lines.append(json.loads(row))
         except (ValueError, RecursionError):
             break
     return [x for x in lines if isinstance(x, dict) and type(x.get("step")) is int]
+
+
+def follow(path: Path, after_step: int, ended: threading.Event) -> Iterator[Line]:
+    """Yield the lines of a growing metrics.jsonl until `ended` is set and the file is read."""
+    position, last = 0, False
+    while not last:
+        last = ended.is_set()  # before the read, so that no line is missed
+        with open(path, "rb") as f:
+            f.seek(position)
+            text = f.read()
+        text = text[: text.rfind(b"\n") + 1]
+        position += len(text)
+        yield from (line for line in _parse(text) if line["step"] > after_step)
+        if not last:
+            ended.wait(POLL_SECONDS)
+
+
+class MirrorProcess:
+    """A process that follows the metrics.jsonl of one run for one tracker."""
+
+    def __init__(self, run_dir: Path, spec: RunSpec, target: Target) -> None:
+        self.tracker = target.tracker
+        job = {
+            "run_dir": str(run_dir.resolve()),
+            "spec": spec.to_dict(),
+            "target": asdict(target),
+            "timeout_seconds": TIMEOUT_SECONDS,
+        }
+        # Slurm sends its warnings to every process of a job: the mirror must not die of them.
+        warnings = {signal.SIGUSR1, signal.SIGUSR2}
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, warnings)
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "chinchilla.tracking.mirror"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is not for the mirror
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        self._send(json.dumps(job).encode() + b"\n")
+
+    def _send(self, text: bytes = b"", close: bool = False) -> None:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(text)
+            self.process.stdin.flush()
+            if close:
+                self.process.stdin.close()
+        except (OSError, ValueError):  # it has ended already, or was closed before
+            pass
+
+    def training_ended(self) -> None:
+        """Let the process send the remaining lines and exit; does not wait for it."""
+        self._send(close=True)
+
+    def wait(self, deadline: float) -> bool:
+        """Whether the process has ended by `deadline` (time.monotonic)."""
+        try:
+            self.process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+
+_processes: list[MirrorProcess] = []
+
+
+def start_mirrors(run_dir: Path, spec: RunSpec, runtime: RuntimeConfig) -> list[MirrorProcess]:
+    """Start a mirror for each tracker that `runtime` names. Failures are printed, not raised."""
+    targets = []
+    if runtime.wandb != "disabled":
+        targets.append(Target("wandb", runtime.wandb_project, runtime.wandb))
+    if runtime.tensorboard:
+        targets.append(Target("tensorboard"))
+    started = []
+    for target in targets:
+        try:
+            started.append(MirrorProcess(run_dir, spec, target))
+        except OSError as error:
+            print(_warning(target.tracker, f"did not start ({error})"), file=sys.stderr)
+    _processes[:] = [m for m in _processes if m.process.poll() is None] + started
+    return started
+
+
+def wait_for_mirrors() -> None:
+    """Give the mirrors of this process time to finish; Ctrl-C stops the wait.
+
+    Each mirror ends by itself at most TIMEOUT_SECONDS after its run.
+    """
+    for mirror in _processes:
+        mirror.training_ended()
+    start = time.monotonic()
+    try:
+        late = [m for m in _processes if not m.wait(start + SILENT_SECONDS)]
+        if late:
+            names = " and ".join(sorted({m.tracker for m in late}))
+            print(f"waiting up to {TIMEOUT_SECONDS:g} s for {names}", file=sys.stderr)
+        for mirror in late:
+            mirror.wait(start + TIMEOUT_SECONDS + SILENT_SECONDS)
+    except KeyboardInterrupt:
+        pass
+    _processes.clear()
+
+
+def _warning(tracker: str, problem: str) -> str:
+    return f"warning: the {tracker} mirror {problem.rstrip(' .:')}. {SYNC_HINT}"
+
+
+def main() -> None:
+    """Follow one run until standard input is closed, as it is when training ends or is killed."""
+    job = json.loads(sys.stdin.readline())
+    run_dir, target = Path(job["run_dir"]), Target(**job["target"])
+    ended = threading.Event()
+
+    def watch_training() -> None:
+        sys.stdin.read()
+        ended.set()
+        time.sleep(job["timeout_seconds"])
+        text = _warning(target.tracker, f"did not finish in {job['timeout_seconds']:g} s")
+        print(text, file=sys.stderr, flush=True)
+        os._exit(1)
+
+    threading.Thread(target=watch_training, daemon=True).start()
+    try:
+        spec = RunSpec.from_dict(job["spec"], "mirror")
+        step = synced(run_dir, target).get("step", 0)
+        lines = follow(run_dir / "metrics.jsonl", step, ended)
+        replay(run_dir, spec, target, lines, after_step=step, summary={})
+    except Exception as error:
+        problem = f"stopped: {type(error).__name__}: {one_line(error)}"
+        print(_warning(target.tracker, problem), file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -20,7 +20,7 @@ from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
 from chinchilla.model import Transformer
 from chinchilla.plan.records import Curve, RunResult, RunSpec
-from chinchilla.tracking.metrics_writer import Logbook
+from chinchilla.tracking.metrics_writer import MetricsWriter
 from chinchilla.train import device as devices
 from chinchilla.train import divergence
 from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
@@ -192,10 +192,10 @@ class _Run:
         self.stable_steps = 0  # of the updates done, those that another run did
         self.diverged = ""
         self._start_or_resume()
-        self.logbook: Logbook | None = None
+        self.logbook: MetricsWriter | None = None
         with ranks.together():
             if ranks.rank == 0:
-                self.logbook = Logbook(run_dir, spec, runtime, self.step)
+                self.logbook = MetricsWriter(run_dir, spec, runtime, self.step)
         self.first_step, self.start_seconds = self.step, self.train_seconds
         self.clock = self.saved_at = time.perf_counter()
 

@@ -235,11 +235,11 @@ def test_what_only_advises_is_passed_over(tmp_path: Path, payload, caplog):
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 def test_measured_lines_are_passed_over(tmp_path: Path, payload):
-    from chinchilla.tracking.metrics_writer import Logbook
+    from chinchilla.tracking.metrics_writer import MetricsWriter
 
     first = json.dumps({"step": 5, "loss": 1.0})
     (tmp_path / "metrics.jsonl").write_bytes(first.encode() + b"\n" + payload(tmp_path))
-    book = Logbook(tmp_path, SPEC, RuntimeConfig(device="cpu"), 10)
+    book = MetricsWriter(tmp_path, SPEC, RuntimeConfig(device="cpu"), 10)
     book.write(step=15, loss=0.5)
     book.close()
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()

@@ -4,17 +4,17 @@ from pathlib import Path
 import pytest
 from train_world import make_runtime, make_spec
 
-from chinchilla.tracking.metrics_writer import Logbook
+from chinchilla.tracking.metrics_writer import MetricsWriter
 
 SPEC = make_spec()
 OFF = make_runtime()
 
 
 def write_steps(run_dir: Path, first_step: int, *steps: int) -> None:
-    book = Logbook(run_dir, SPEC, OFF, first_step)
+    writer = MetricsWriter(run_dir, SPEC, OFF, first_step)
     for step in steps:
-        book.write(step=step, loss=1.0 / step)
-    book.close()
+        writer.write(step=step, loss=1.0 / step)
+    writer.close()
 
 
 def steps_in(run_dir: Path) -> list[int]:
@@ -24,10 +24,10 @@ def steps_in(run_dir: Path) -> list[int]:
 
 
 def test_lines_are_on_disk_at_once(tmp_path: Path):
-    book = Logbook(tmp_path, SPEC, OFF, 0)
-    book.write(step=1, loss=None)
+    writer = MetricsWriter(tmp_path, SPEC, OFF, 0)
+    writer.write(step=1, loss=None)
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": null}\n'
-    book.close()
+    writer.close()
 
 
 def test_resuming_forgets_what_came_after_the_checkpoint(tmp_path: Path):

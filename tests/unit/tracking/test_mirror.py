@@ -1,4 +1,4 @@
-"""Trackers show what a run measured, and can neither change nor delay it."""
+"""Trackers show what a run measured and can neither change nor delay it."""
 
 import dataclasses
 import json
@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import types
 from pathlib import Path
@@ -18,13 +17,77 @@ from chinchilla import cli
 from chinchilla.plan.records import RunSpec, save_plan
 from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.tracking import mirror
-from chinchilla.tracking.metrics_writer import Logbook
-from chinchilla.tracking.mirror import Mirror, wandb_id
+from chinchilla.tracking.metrics_writer import MetricsWriter
+from chinchilla.tracking.mirror import wait_for_mirrors, wandb_id
 from chinchilla.train import train_run
 
 SPEC = make_spec()
 OFF = make_runtime()
 ON = make_runtime(wandb="offline")
+FAULTS = ["missing", "init raises", "log raises", "finish raises", "init hangs", "log hangs", "finish hangs"]  # fmt: skip
+
+WANDB = """
+import json, os, time, types
+from pathlib import Path
+
+folder = Path(os.environ["FAKE_WANDB"])
+fault = (folder / "fault").read_text() if (folder / "fault").exists() else ""
+if fault == "missing":
+    (folder / "reached").touch()
+    raise ImportError("no wandb here")
+
+def call(name, /, **values):
+    if fault.startswith(name):
+        (folder / "reached").touch()
+        if fault.endswith("raises"):
+            raise RuntimeError("wandb is down")
+        time.sleep(60)
+    with open(folder / "calls.jsonl", "a") as f:
+        f.write(json.dumps([name, values]) + "\\n")
+
+def init(settings, **values):
+    call("init", **values)
+    log = lambda values, step: call("log", values=values, step=step)
+    return types.SimpleNamespace(log=log, finish=lambda: call("finish"), summary={})
+
+def Settings(**settings):
+    return settings
+"""
+
+
+class WandbPackage:
+    """A wandb.py that mirror processes import; `fault` names the call that raises or hangs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        (folder / "wandb.py").write_text(WANDB)
+
+    def set_fault(self, fault: str) -> None:
+        (self.folder / "fault").write_text(fault)
+
+    @property
+    def reached(self) -> bool:
+        return (self.folder / "reached").exists()
+
+    @property
+    def calls(self) -> list[tuple[str, dict]]:
+        path = self.folder / "calls.jsonl"
+        return [json.loads(x) for x in path.read_text().splitlines()] if path.exists() else []
+
+    @property
+    def steps(self) -> list[int]:
+        return [values["step"] for name, values in self.calls if name == "log"]
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WandbPackage:
+    made = WandbPackage(tmp_path / "package")
+    paths = [str(made.folder), *(p for p in sys.path if p)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    monkeypatch.setenv("FAKE_WANDB", str(made.folder))
+    monkeypatch.setattr(mirror, "_processes", [])
+    return made
 
 
 def steps_in(run_dir: Path) -> list[int]:
@@ -33,23 +96,186 @@ def steps_in(run_dir: Path) -> list[int]:
     ]
 
 
-class FakeWandb(types.ModuleType):
-    """Keeps what it is told; `fail` names the call that raises, `hang` the one that never returns."""
+def until(condition, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.01)
 
-    def __init__(self, fail: str = "", hang: str = "") -> None:
+
+def write_run(run_dir: Path, *steps: int, first_step: int = 0) -> None:
+    writer = MetricsWriter(run_dir, SPEC, ON, first_step)
+    for step in steps:
+        writer.write(step=step, loss=1.0)
+    writer.close()
+
+
+def test_a_mirror_receives_every_line_while_the_run_trains(tmp_path: Path, package: WandbPackage):
+    writer = MetricsWriter(tmp_path, SPEC, ON, 0)
+    writer.write(step=5, loss=1.0)
+    until(lambda: package.steps == [5])
+    writer.write(step=10, loss=1.0)
+    writer.close()
+    wait_for_mirrors()
+    assert [name for name, _ in package.calls] == ["init", "log", "log", "finish"]
+    settings = package.calls[0][1]
+    assert settings["id"] == wandb_id(SPEC)
+    assert settings["mode"] == "offline"
+    assert settings["dir"] == str(tmp_path)
+    assert (settings["config"]["N"], settings["config"]["D"]) == (SPEC.N, SPEC.D)
+    assert package.calls[2][1] == {"values": {"loss": 1.0}, "step": 10}
+
+
+def test_a_resumed_run_sends_only_new_lines(tmp_path: Path, package: WandbPackage):
+    write_run(tmp_path, 5, 10)
+    wait_for_mirrors()
+    write_run(tmp_path, 10, 15, first_step=5)
+    wait_for_mirrors()
+    assert package.steps == [5, 10, 15]
+
+
+def test_a_run_has_one_id_in_the_tracker_however_often_it_starts():
+    assert wandb_id(SPEC) == wandb_id(RunSpec.from_dict(SPEC.to_dict(), "x"))
+    other = dataclasses.replace(SPEC, sweep="other")
+    assert wandb_id(other) != wandb_id(SPEC)
+    odd = wandb_id(dataclasses.replace(SPEC, sweep="a/b c#" * 40))
+    assert len(odd) <= 128
+    assert not set(odd) & set("/\\#?%: ")
+    assert odd.endswith(SPEC.run_id)
+
+
+def test_disabled_trackers_start_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr(mirror.subprocess, "Popen")
+    MetricsWriter(tmp_path, SPEC, OFF, 0).close()
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_tracker_changes_nothing_in_the_run(
+    tmp_path: Path,
+    data_dir: Path,
+    package: WandbPackage,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    fault: str,
+):
+    if fault.endswith("hangs"):
+        monkeypatch.setattr(mirror, "TIMEOUT_SECONDS", 0.5)
+        monkeypatch.setattr(mirror, "SILENT_SECONDS", 0.1)
+    spec = make_spec(data_dir, steps=12)
+    plain = train_run(spec, tmp_path / "plain", data_dir, OFF)
+    package.set_fault(fault)
+    mirrored = train_run(spec, tmp_path / "mirrored", data_dir, ON)
+    [process] = mirror._processes
+    process.process.wait(20)
+    wait_for_mirrors()
+    assert package.reached, "the fault did not occur"
+    same_bits(plain, tmp_path / "plain", mirrored, tmp_path / "mirrored")
+    assert steps_in(tmp_path / "mirrored") == [5, 10, 12]
+    [line] = [x for x in capfd.readouterr().err.splitlines() if x.startswith("warning")]
+    assert line.endswith("Run `chinchilla sync` to send the rest.")
+    if fault.endswith("raises"):
+        assert "the wandb mirror stopped: RuntimeError: wandb is down. " in line
+
+
+@pytest.mark.parametrize("call", ["init", "log", "finish"])
+def test_a_tracker_that_hangs_delays_a_run_by_less_than_a_hundredth(
+    tmp_path: Path, package: WandbPackage, monkeypatch: pytest.MonkeyPatch, call: str
+):
+    monkeypatch.setattr(mirror, "TIMEOUT_SECONDS", 0.3)
+    package.set_fault(f"{call} hangs")
+    writer = MetricsWriter(tmp_path, SPEC, ON, 0)
+    [process] = mirror._processes
+    writer.write(step=1, loss=1.0)
+    if call != "finish":
+        until(lambda: package.reached)
+    begin = time.process_time()
+    for step in range(2, 2_000):
+        writer.write(step=step, loss=1.0)
+    assert time.process_time() - begin < 0.1
+    before = time.monotonic()
+    writer.close()
+    assert time.monotonic() - before < 0.02
+    assert process.process.wait(20) == 1
+    assert package.reached
+    assert len(steps_in(tmp_path)) == 1_999
+
+
+def test_the_wait_at_the_end_is_announced_and_ctrl_c_ends_it(
+    tmp_path: Path,
+    package: WandbPackage,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+):
+    package.set_fault("init hangs")
+    monkeypatch.setattr(mirror, "TIMEOUT_SECONDS", 2.0)
+    monkeypatch.setattr(mirror, "SILENT_SECONDS", 0.1)
+    MetricsWriter(tmp_path, SPEC, ON, 0)
+    [process] = mirror._processes
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    begin = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        wait_for_mirrors()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - begin < 1.5
+    assert capfd.readouterr().err == "waiting up to 2 s for wandb\n"
+    assert process.process.wait(20) == 1
+    assert "the wandb mirror did not finish in 2 s." in capfd.readouterr().err
+
+
+def test_slurms_warning_does_not_end_a_mirror(tmp_path: Path, package: WandbPackage):
+    """Slurm sends it to every process of a job."""
+    writer = MetricsWriter(tmp_path, SPEC, ON, 0)
+    [process] = mirror._processes
+    process.process.send_signal(signal.SIGUSR2)
+    writer.write(step=5)
+    writer.close()
+    wait_for_mirrors()
+    assert package.steps == [5]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        "",
+        "sys.exit(75)",
+        "os.kill(os.getpid(), signal.SIGKILL)",
+        "from chinchilla.sweep import distributed_worker; distributed_worker.leave(75)",
+    ],
+)
+def test_the_lines_of_a_run_reach_the_tracker_however_its_process_ends(
+    tmp_path: Path, package: WandbPackage, end: str
+):
+    """Also where it ends before the tracker has been opened."""
+    program = f"""
+import os, signal, sys
+from pathlib import Path
+from train_world import make_runtime, make_spec
+from chinchilla.tracking.metrics_writer import MetricsWriter
+writer = MetricsWriter(Path({str(tmp_path)!r}), make_spec(), make_runtime(wandb="offline"), 0)
+writer.write(step=5, loss=1.0)
+writer.write(step=10, loss=1.0)
+{end}
+"""
+    done = subprocess.run([sys.executable, "-c", program], timeout=100)
+    assert done.returncode == (75 if "75" in end else -9 if end else 0)
+    until(lambda: package.calls and package.calls[-1][0] == "finish")
+    assert package.steps == [5, 10]
+
+
+class FakeWandb(types.ModuleType):
+    """Records calls in this process; `fail` names the call that raises."""
+
+    def __init__(self, fail: str = "") -> None:
         super().__init__("wandb")
-        self.fail, self.hang = fail, hang
+        self.fail = fail
         self.told: list[tuple[str, dict]] = []
         self.summary: dict = {}
-        self.reached = threading.Event()
-        self.let_go = threading.Event()
 
     def _does(self, name: str, values: dict) -> None:
-        if name == self.hang:
-            self.reached.set()
-            self.let_go.wait(60)
         if name == self.fail:
-            self.reached.set()
             raise RuntimeError("wandb is down")
         self.told.append((name, values))
 
@@ -71,225 +297,9 @@ class FakeWandb(types.ModuleType):
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
-    found = FakeWandb()
-    monkeypatch.setitem(sys.modules, "wandb", found)
-    return found
-
-
-def until(condition, seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
-def test_the_mirror_is_told_every_line(tmp_path: Path, fake: FakeWandb):
-    book = Logbook(tmp_path, SPEC, ON, 0)
-    for step in (5, 10):
-        book.write(step=step, loss=1.0)
-    book.close()
-    until(lambda: fake.told and fake.told[-1][0] == "finish")
-    assert [name for name, _ in fake.told] == ["init", "log", "log", "finish"]
-    opened = fake.told[0][1]
-    assert opened["id"] == wandb_id(SPEC)
-    assert opened["mode"] == "offline"
-    assert opened["dir"] == str(tmp_path)  # its files lie with the run's
-    assert (opened["config"]["N"], opened["config"]["D"]) == (SPEC.N, SPEC.D)
-    assert fake.told[2][1] == {"values": {"loss": 1.0}, "step": 10}
-
-
-def test_a_run_is_one_in_the_tracker_however_often_it_starts():
-    assert wandb_id(SPEC) == wandb_id(RunSpec.from_dict(SPEC.to_dict(), "x"))
-    other = dataclasses.replace(SPEC, sweep="other")
-    assert wandb_id(other) != wandb_id(SPEC)
-    odd = wandb_id(dataclasses.replace(SPEC, sweep="a/b c#" * 40))
-    assert len(odd) <= 128
-    assert not set(odd) & set("/\\#?%: ")
-    assert odd.endswith(SPEC.run_id)
-
-
-def test_a_disabled_mirror_never_imports_wandb(tmp_path: Path, fake: FakeWandb):
-    Logbook(tmp_path, SPEC, OFF, 0).close()
-    assert fake.told == []
-
-
-@pytest.mark.parametrize(
-    "wandb",
-    [
-        None,  # import wandb raises ImportError
-        *(FakeWandb(fail=name) for name in ("init", "log", "finish")),
-        *(FakeWandb(hang=name) for name in ("init", "log", "finish")),
-    ],
-    ids=lambda w: "missing" if w is None else f"{w.fail}-raises" if w.fail else f"{w.hang}-hangs",
-)
-def test_whatever_wandb_does_the_run_is_the_same(
-    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, wandb: FakeWandb | None
-):
-    spec = make_spec(data_dir, steps=12)
-    plain = train_run(spec, tmp_path / "plain", data_dir, OFF)
-    monkeypatch.setitem(sys.modules, "wandb", wandb)
-    mirrored = train_run(spec, tmp_path / "mirrored", data_dir, ON)
-    if wandb:
-        assert wandb.reached.wait(5), "the fault was never met"
-        wandb.let_go.set()
-    same_bits(plain, tmp_path / "plain", mirrored, tmp_path / "mirrored")
-    assert steps_in(tmp_path / "mirrored") == [5, 10, 12]
-
-
-@pytest.mark.parametrize("hang", ["init", "log", "finish"])
-def test_a_tracker_that_hangs_holds_a_run_up_by_a_hundredth_of_its_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hang: str
-):
-    fake = FakeWandb(hang=hang)
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    begin = time.monotonic()
-    book = Logbook(tmp_path, SPEC, ON, 0)
-    for step in range(1, 2_000):
-        book.write(step=step, loss=1.0)
-    time.sleep(1.0)  # the run's own work
-    before = time.monotonic()
-    book.close()
-    held_up, age = time.monotonic() - before, before - begin
-    fake.let_go.set()
-    assert held_up < 0.01 * age + 0.02  # and what a thread takes to wake up
-
-
-def test_what_a_mirror_costs_at_every_line_is_a_fraction_of_the_line_s_own_cost(
-    tmp_path: Path, fake: FakeWandb
-):
-    """Lines are handed over, not sent: 2000 of them with a tracker that takes its time."""
-    slow = types.SimpleNamespace(log=lambda line: time.sleep(0.05), close=lambda summary=None: None)
-    mirror = Mirror("slow", lambda: slow)
-    begin = time.process_time()
-    for step in range(2_000):
-        mirror.offer({"step": step})
-    assert time.process_time() - begin < 0.1
-
-
-def test_a_mirror_that_stops_says_why_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    monkeypatch.setitem(sys.modules, "wandb", FakeWandb(fail="log"))
-    book = Logbook(tmp_path, SPEC, ON, 0)
-    for step in range(1, 50):
-        book.write(step=step)
-    book.close()
-    until(lambda: not mirror._mirrors[-1].at_work)
-    [line] = capsys.readouterr().err.splitlines()
-    assert line == (
-        "warning: the Weights & Biases mirror stopped: RuntimeError: wandb is down. "
-        "`chinchilla sync` brings the rest."
-    )
-
-
-def test_the_end_comes_through_a_full_queue(
-    tmp_path: Path, fake: FakeWandb, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(mirror, "QUEUE_LINES", 3)
-    fake.hang = "init"
-    book = Logbook(tmp_path, SPEC, ON, 0)
-    assert fake.reached.wait(5)
-    for step in range(1, 9):
-        book.write(step=step)
-    book.close()
-    fake.hang = ""
-    fake.let_go.set()
-    mirror.finish()
-    assert fake.told[-1][0] == "finish"
-
-
-@pytest.mark.parametrize("impatient", [False, True])
-def test_what_is_waited_for_at_the_end_is_said_and_ctrl_c_leaves_it(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    impatient: bool,
-):
-    fake = FakeWandb(hang="init")
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    monkeypatch.setattr(mirror, "PATIENCE_SECONDS", 60.0 if impatient else 0.3)
-    monkeypatch.setattr(mirror, "QUIET_SECONDS", 0.1)
-    monkeypatch.setattr(mirror, "_mirrors", [])
-    Logbook(tmp_path, SPEC, ON, 0)
-    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        if impatient:
-            signal.setitimer(signal.ITIMER_REAL, 0.5)
-        mirror.finish()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
-        fake.let_go.set()
-    assert capsys.readouterr().err.splitlines() == [
-        f"waiting up to {mirror.PATIENCE_SECONDS:g} s for the Weights & Biases mirror",
-        "warning: the Weights & Biases mirror is not done. `chinchilla sync` brings the rest.",
-    ]
-
-
-def test_a_full_queue_drops_lines_of_the_mirror_and_none_of_the_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    fake = FakeWandb(hang="init")
-    monkeypatch.setitem(sys.modules, "wandb", fake)
-    book = Logbook(tmp_path, SPEC, ON, 0)
-    assert fake.reached.wait(5)
-    n = 10_050
-    for step in range(1, n + 1):
-        book.write(step=step)
-    book.close()
-    fake.let_go.set()
-    assert len(steps_in(tmp_path)) == n
-
-
-SLOW_TO_OPEN = """
-import atexit, threading, time, types
-
-opening = threading.Event()
-
-def init(**settings):
-    down = []
-    atexit.register(down.append, True)  # as wandb takes its service down
-    opening.set()
-    time.sleep(1.0)
-    def log(values, step):
-        assert not down
-        print("step", step, flush=True)
-    return types.SimpleNamespace(log=log, finish=lambda: print("finish", flush=True), summary={})
-
-def Settings(**settings):
-    return settings
-"""
-
-
-@pytest.mark.parametrize("end", ["", "sys.exit(75)", "distributed_worker.leave(75)"])
-def test_a_run_that_ends_before_its_tracker_has_opened_is_still_shown(tmp_path: Path, end: str):
-    """And a tracker may register its own end with atexit meanwhile, as wandb does."""
-    (tmp_path / "wandb.py").write_text(SLOW_TO_OPEN)
-    paths = [str(tmp_path), *(p for p in sys.path if p)]
-    program = f"""
-import sys
-from pathlib import Path
-from train_world import make_runtime, make_spec
-from chinchilla.sweep import distributed_worker
-from chinchilla.tracking.metrics_writer import Logbook
-book = Logbook(Path({str(tmp_path)!r}), make_spec(), make_runtime(wandb="offline"), 0)
-book.write(step=5, loss=1.0)
-book.write(step=10, loss=1.0)
-book.close()
-import wandb
-wandb.opening.wait()
-print("end of the run", flush=True)
-{end}
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
-        capture_output=True, text=True, timeout=100,
-    )  # fmt: skip
-    assert done.stdout.splitlines() == ["end of the run", "step 5", "step 10", "finish"], (
-        done.stderr
-    )
-    assert done.returncode == (75 if end else 0)
+    made = FakeWandb()
+    monkeypatch.setitem(sys.modules, "wandb", made)
+    return made
 
 
 # sync
@@ -312,26 +322,24 @@ def run(words: str, folder: Path) -> int:
     return cli.main(["sync", f"sweep_dir={folder}", *words.split()])
 
 
-def test_sync_brings_a_sweep_once_however_often_it_is_called(swept: Path, fake: FakeWandb, capsys):
+def test_sync_sends_each_line_once_however_often_it_is_called(swept: Path, fake: FakeWandb, capsys):
     assert run("", swept) == 0
-    assert capsys.readouterr().out == (
-        "wandb: 3 lines of 1 runs brought, 1 have measured nothing yet.\n"
-    )
+    assert capsys.readouterr().out == ("wandb: sent 3 lines of 1 runs; 1 have no metrics yet.\n")
     assert fake.steps == [5, 10, 12]
     assert fake.told[0][1]["mode"] == "online"
     assert fake.summary["status"] == "finished"
     assert fake.summary["validation_loss.validation"] > 0
     assert run("", swept) == 0
-    assert "0 lines of 0 runs brought, 1 had nothing new" in capsys.readouterr().out
+    assert "sent 0 lines of 0 runs; 1 had nothing new" in capsys.readouterr().out
     assert fake.steps == [5, 10, 12]
     assert run("again=true format=json", swept) == 0
     assert list(json.loads(capsys.readouterr().out)["runs"].values()) == [3]
     assert fake.steps == [5, 10, 12] * 2
-    assert run("wandb_project=other", swept) == 0  # another place knows nothing yet
+    assert run("wandb_project=other", swept) == 0  # nothing was sent to that project yet
     assert fake.steps == [5, 10, 12] * 3
 
 
-def test_sync_brings_only_what_a_run_has_measured_since(swept: Path, fake: FakeWandb):
+def test_sync_sends_only_lines_written_since_the_last_call(swept: Path, fake: FakeWandb):
     [metrics] = swept.glob("runs/*/metrics.jsonl")
     whole = metrics.read_text().splitlines(keepends=True)
     metrics.write_text(whole[0])
@@ -342,7 +350,7 @@ def test_sync_brings_only_what_a_run_has_measured_since(swept: Path, fake: FakeW
 
 
 @pytest.mark.parametrize("fail", ["init", "log", "finish"])
-def test_a_tracker_that_refuses_is_one_line_and_tried_again(
+def test_a_tracker_error_is_one_line_and_the_next_call_tries_again(
     swept: Path, monkeypatch: pytest.MonkeyPatch, capsys, fail: str
 ):
     monkeypatch.setitem(sys.modules, "wandb", FakeWandb(fail=fail))
@@ -367,9 +375,7 @@ def test_without_the_package_sync_says_what_to_install(
         assert f"pip install {to}" in capsys.readouterr().err
 
 
-def test_a_record_of_what_was_brought_that_cannot_be_read_costs_only_a_replay(
-    swept: Path, fake: FakeWandb
-):
+def test_a_damaged_record_of_synced_steps_costs_only_a_replay(swept: Path, fake: FakeWandb):
     assert run("", swept) == 0
     [ledger] = swept.glob("runs/*/synced.json")
     for content in ("{", "[]", '{"wandb online wandb.ai chinchilla": 7}', "\x00"):
