@@ -24,8 +24,8 @@ def data(command: config.DataCommand) -> int:
 
 def _tokenizer(command: config.DataCommand) -> int:
     """Train or load a tokenizer and say what it does to each source."""
+    from chinchilla.commands.progress import stage_progress
     from chinchilla.data.prepare.pipeline import TOKENIZER_FILE, make_tokenizer
-    from chinchilla.sweep.view.progress import stage_progress
 
     with stage_progress() as report:
         made, found = make_tokenizer(command, report if command.format == "text" else None)
@@ -57,10 +57,10 @@ def _tokenizer(command: config.DataCommand) -> int:
 
 def _overlap(command: config.DataCommand) -> int:
     """Look for evaluations in the training text, and enter what was found into the data card."""
+    from chinchilla.commands.progress import stage_progress
     from chinchilla.data.data_card import CARD, write_card
     from chinchilla.data.manifest import Manifest
     from chinchilla.data.overlap import check_evaluation, overlap, save_overlap
-    from chinchilla.sweep.view.progress import stage_progress
 
     folder = Path(command.data_dir).expanduser()
     manifest = Manifest.load(folder)
@@ -90,8 +90,8 @@ def _overlap(command: config.DataCommand) -> int:
 
 def _pack(command: config.DataCommand) -> int:
     """Compress a token folder, or make one again out of its pack."""
+    from chinchilla.commands.progress import stage_progress
     from chinchilla.data import pack as packs
-    from chinchilla.sweep.view.progress import stage_progress
 
     data_dir, pack_dir = Path(command.data_dir).expanduser(), Path(command.pack_dir).expanduser()
     with stage_progress() as report:
@@ -114,8 +114,8 @@ def _pack(command: config.DataCommand) -> int:
 
 def _prepare(command: config.DataCommand) -> int:
     """Prepare a corpus and say what came of it."""
+    from chinchilla.commands.progress import stage_progress
     from chinchilla.data.prepare.pipeline import prepare
-    from chinchilla.sweep.view.progress import stage_progress
 
     folder = writable_dir(Path(command.data_dir).expanduser(), "data_dir")
     with stage_progress() as report:

@@ -1,8 +1,7 @@
-"""The commands that launch a sweep and look after it: sweep, status, logs, retry, cancel."""
+"""The commands sweep, status, logs, retry and cancel."""
 
 import dataclasses
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def sweep(command: config.SweepCommand) -> int:
-    """Plan, show the cost, then train every run that has no result yet."""
+    """Plan a sweep, show its cost, then train every run that has no result."""
     from chinchilla.commands.data import use_record
     from chinchilla.commands.show import show_plan
     from chinchilla.commands.train import derived, planned
@@ -33,13 +32,13 @@ def sweep(command: config.SweepCommand) -> int:
     specs, use = planned(command)
     sweep_dir = Path(command.sweep_dir or f"runs/{command.grid.name}")
     plan = sweep_dir / "plan.jsonl"
-    there = load_plan(plan) if plan.exists() else []
-    whole = [*there, *specs]
-    if there:
-        check_comparable(whole)
-        check_same_recipe(there, specs)
-    left = _left(sweep_dir, whole)
-    cost = estimate(left, command.cluster, command.runtime, os.cpu_count() or 1, whole)
+    planned_before = load_plan(plan) if plan.exists() else []
+    all_specs = [*planned_before, *specs]
+    if planned_before:
+        check_comparable(all_specs)
+        check_same_recipe(planned_before, specs)
+    left = _left(sweep_dir, all_specs)
+    cost = estimate(left, command.cluster, command.runtime, os.cpu_count() or 1, all_specs)
     refused: Refusal | None = None
     try:
         check_gpu_hours(cost, command.max_gpu_hours, command.yes)
@@ -61,10 +60,12 @@ def sweep(command: config.SweepCommand) -> int:
         show_plan(specs, command.cluster, done, cost_line=False)
         if left:
             _show_estimate(cost, command.cluster)
-            most, free = cost.total.peak_disk_bytes, free_bytes(sweep_dir)
-            if most > free:
-                here = f"sweep_dir={sweep_dir}"
-                print(f"note: {here} may take {_bytes(most)}, and {_bytes(free)} are free there.")
+            peak, free = cost.total.peak_disk_bytes, free_bytes(sweep_dir)
+            if peak > free:
+                print(
+                    f"note: the sweep may need {_bytes(peak)} of disk space; sweep_dir={sweep_dir} "
+                    f"has {_bytes(free)} free."
+                )
     if refused and not command.dry_run:
         raise refused
     if refused:
@@ -78,7 +79,7 @@ def sweep(command: config.SweepCommand) -> int:
 
 
 def _left(sweep_dir: Path, specs: list[RunSpec]) -> list[RunSpec]:
-    """Of these runs those that a launch would train, each once."""
+    """The distinct runs that a launch would train."""
     from chinchilla.sweep.retry import state_of
     from chinchilla.sweep.run_files import run_dir_of
 
@@ -87,19 +88,29 @@ def _left(sweep_dir: Path, specs: list[RunSpec]) -> list[RunSpec]:
 
 
 def _show_estimate(cost: "Estimate", cluster: config.ClusterConfig) -> None:
-    """A line for each shape of jobs and one for all, then what the numbers mean."""
+    """Print a row per job class, a total, and the assumptions."""
     from chinchilla.core.units import duration
 
-    priced = any(row.price for row in cost.shapes)
+    priced = any(row.price for row in cost.job_classes)
     jobs = "jobs" if cluster.kind == "slurm" else "workers"
-    table = Table(title="what is left to train", title_justify="left")
-    columns = ["runs", jobs, "C, FLOPs", "device-hours", "at worst", "wall time", "disk", "at most"]
+    table = Table(title="cost of the runs left to train", title_justify="left")
+    columns = [
+        "runs",
+        jobs,
+        "C, FLOPs",
+        "device-hours",
+        "worst case",
+        "wall time",
+        "disk",
+        "peak disk",
+    ]
     if priced:
-        columns[5:5] = ["price", "at worst"]
-    table.add_column("shape")
+        columns[5:5] = ["price", "worst case"]
+    table.add_column("job class")
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
-    for row in cost.shapes if len(cost.shapes) == 1 else [*cost.shapes, cost.total]:
+    totals = [cost.total] if len(cost.job_classes) > 1 else []
+    for row in [*cost.job_classes, *totals]:
         prices = [f"{row.price:,.2f}", _or_unbounded(row.worst_price, ",.2f")] if priced else []
         table.add_row(
             row.name, str(row.n_runs), str(row.n_jobs), f"{row.flops:.3g}", f"{row.gpu_hours:.3g}",
@@ -110,8 +121,8 @@ def _show_estimate(cost: "Estimate", cluster: config.ClusterConfig) -> None:
     print(
         f"At {cluster.peak_flops:.3g} FLOP/s x {cluster.mfu:.0%} MFU"
         + (f" and {cluster.price_per_device_hour:g} a device-hour" if priced else "")
-        + (", unless a shape says otherwise" if cluster.resources else "")
-        + f". At worst: {cost.worst_case}."
+        + (", unless a job class sets others" if cluster.resources else "")
+        + f". Worst case: {cost.worst_case}."
     )
 
 
@@ -125,80 +136,76 @@ def _bytes(n: float) -> str:
 
 
 def status(command: config.StatusCommand) -> int:
-    """Show what a sweep has done."""
-    from chinchilla.sweep.slurm.job_records import in_queue
+    """Show the status of a sweep."""
+    from chinchilla.sweep.slurm.queue import jobs_in_queue
+    from chinchilla.sweep.view.live import watch
     from chinchilla.sweep.view.status import render_status, sweep_status
-    from chinchilla.sweep.view.watch import exit_code, watch
 
     sweep_dir = Path(command.sweep_dir)
     if command.watch:
-        terminal = console() if sys.stdout.isatty() else None
-        last = watch(
-            sweep_dir, command.interval_seconds, rows=command.rows,
-            as_json=command.format == "json", console=terminal,
-        )  # fmt: skip
-        return exit_code(last)
-    found, queue = sweep_status(sweep_dir), in_queue(sweep_dir)
+        as_json = command.format == "json"
+        return watch(sweep_dir, command.interval_seconds, limit=command.rows, as_json=as_json)
+    current, queue = sweep_status(sweep_dir), jobs_in_queue(sweep_dir)
     if command.format == "json":
         return print_json(
-            {**found.to_dict(), "queue": dataclasses.asdict(queue) if queue else None}
+            {**current.to_dict(), "queue": dataclasses.asdict(queue) if queue else None}
         )
-    console().print(render_status(found, queue, command.rows))
+    console().print(render_status(current, queue, command.rows))
     return 0
 
 
 def logs(command: config.LogsCommand) -> int:
-    """Show what became of a run, and the ends of the logs that tell of it."""
+    """Show the attempts, claims and logs of a run, or the errors and latest logs of a sweep."""
     from chinchilla.sweep.retry import find_runs
     from chinchilla.sweep.view.logs import run_logs, sweep_logs
 
     sweep_dir = _sweep_dir(command.sweep_dir)
     if command.run:
         [spec] = find_runs(sweep_dir, [command.run])
-        found = run_logs(sweep_dir, spec, command.lines)
+        result = run_logs(sweep_dir, spec, command.lines)
     else:
-        found = sweep_logs(sweep_dir, command.lines)
+        result = sweep_logs(sweep_dir, command.lines)
     if command.format == "json":
-        return print_json(found.to_dict())
-    print(found.text())
+        return print_json(result.to_dict())
+    print(result.text())
     return 0
 
 
 def retry(command: config.RetryCommand) -> int:
-    """Make failed runs trainable again; say how to train them."""
-    from chinchilla.sweep.hints import given
+    """Make failed runs trainable again."""
     from chinchilla.sweep.retry import retry as retry_runs
+    from chinchilla.sweep.run_files import sweep_argument
 
     sweep_dir = _sweep_dir(command.sweep_dir)
-    found = retry_runs(sweep_dir, command.runs, command.diverged)
+    result = retry_runs(sweep_dir, command.runs, command.diverged)
     if command.format == "json":
-        return print_json(dataclasses.asdict(found))
-    print(found.sentence)
-    for run_id in found.again:
+        return print_json(dataclasses.asdict(result))
+    print(result.sentence)
+    for run_id in result.again:
         print(f"  {run_id}")
-    if found.again:
+    if result.again:
         print(
-            f"The same sweep command (chinchilla sweep ... {given('sweep_dir', sweep_dir)}) launches "
-            f"them; what they left is kept in their runs, as {', '.join(found.kept)} and so on."
+            f"Launch them with the same sweep command (chinchilla sweep ... "
+            f"{sweep_argument(sweep_dir)}). Their old results are kept as {', '.join(result.kept)}."
         )
     return 0
 
 
 def cancel(command: config.CancelCommand) -> int:
-    """End a sweep's Slurm jobs."""
+    """Cancel the Slurm jobs of a sweep."""
     from chinchilla.sweep.slurm.cancel import cancel as cancel_jobs
 
     sweep_dir = Path(command.sweep_dir)
-    if not (sweep_dir / "submitit").is_dir():  # a damaged plan keeps nobody from ending jobs
+    if not (sweep_dir / "submitit").is_dir():  # jobs can be cancelled even if the plan is damaged
         _sweep_dir(command.sweep_dir)
-    found = cancel_jobs(sweep_dir)
+    result = cancel_jobs(sweep_dir)
     if command.format == "json":
-        return print_json(found.to_dict())
-    print(found.text())
+        return print_json(result.to_dict())
+    print(result.text())
     return 0
 
 
-def _sweep_dir(given: str) -> Path:
-    """The folder, once it is sure that a sweep is in it."""
-    load_plan(Path(given) / "plan.jsonl")  # says clearly when there is none
-    return Path(given)
+def _sweep_dir(folder: str) -> Path:
+    """The folder as a path, after checking that it holds a sweep."""
+    load_plan(Path(folder) / "plan.jsonl")
+    return Path(folder)

@@ -1,4 +1,4 @@
-"""What the commands that look after a sweep can be told."""
+"""Settings of the commands status, cancel, retry and logs."""
 
 from dataclasses import dataclass, field
 
@@ -7,14 +7,12 @@ from chinchilla.config.checks import check_format, not_negative, positive
 
 @dataclass(kw_only=True)
 class StatusCommand:
-    """`chinchilla status`: what a sweep has done."""
+    """`chinchilla status`: show the status of a sweep."""
 
     sweep_dir: str  # folder of the sweep
-    watch: bool = (
-        False  # look until the sweep is over (exit code 0, 1 where a run failed) or deserted (75)
-    )
-    interval_seconds: float = 10.0  # between two looks of watch=true
-    rows: int = 100  # most runs in the table, running and failed ones first; 0 = all
+    watch: bool = False  # repeat until all runs ended (exit code 0, or 1 if some failed) or no job is left (75)
+    interval_seconds: float = 10.0  # between two updates with watch=true
+    rows: int = 100  # runs in the table, running and failed ones preferred; 0 = all
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
@@ -25,7 +23,7 @@ class StatusCommand:
 
 @dataclass(kw_only=True)
 class CancelCommand:
-    """`chinchilla cancel`: end a sweep's Slurm jobs, and nobody else's."""
+    """`chinchilla cancel`: cancel the Slurm jobs of a sweep, and no other jobs."""
 
     sweep_dir: str  # folder of the sweep
     format: str = "text"  # text or json
@@ -39,8 +37,8 @@ class RetryCommand:
     """`chinchilla retry`: make failed runs trainable again."""
 
     sweep_dir: str  # folder of the sweep
-    runs: list[str] = field(default_factory=list)  # run ids or beginnings; empty = every failed one
-    diverged: bool = False  # diverged runs too; they start anew
+    runs: list[str] = field(default_factory=list)  # run ids or prefixes; empty = every failed run
+    diverged: bool = False  # include diverged runs, which start from scratch
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
@@ -49,11 +47,11 @@ class RetryCommand:
 
 @dataclass(kw_only=True)
 class LogsCommand:
-    """`chinchilla logs`: what became of a run, and the ends of the logs that tell of it."""
+    """`chinchilla logs`: show attempts, claims and logs of a run, or errors and latest logs of a sweep."""
 
     sweep_dir: str  # folder of the sweep
-    run: str = ""  # run id or its beginning; empty = what went wrong in the sweep
-    lines: int = 20  # of each log
+    run: str = ""  # run id or prefix; empty = the whole sweep
+    lines: int = 20  # shown of each log
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What `chinchilla sync` can be told."""
+"""Settings of the command sync."""
 
 from dataclasses import dataclass, field
 
@@ -7,14 +7,14 @@ from chinchilla.config.checks import check_format, choice
 
 @dataclass(kw_only=True)
 class SyncCommand:
-    """`chinchilla sync`: bring a sweep's metrics into a tracker, as often as you like."""
+    """`chinchilla sync`: send a sweep's new metrics to a tracker; may be repeated."""
 
     sweep_dir: str  # folder of the sweep
     to: str = "wandb"  # wandb or tensorboard
-    wandb: str = "online"  # online, or offline (files that `wandb sync` uploads later)
-    wandb_project: str = "chinchilla"  # project there
-    runs: list[str] = field(default_factory=list)  # run ids or beginnings; empty = all
-    again: bool = False  # from the first step, whatever was brought before
+    wandb: str = "online"  # online, or offline (files to upload with `wandb sync`)
+    wandb_project: str = "chinchilla"  # project in Weights & Biases
+    runs: list[str] = field(default_factory=list)  # run ids or prefixes; empty = all
+    again: bool = False  # send all steps, also those sent before
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:

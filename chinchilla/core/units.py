@@ -54,6 +54,17 @@ def duration(seconds: float) -> str:
     return f"{number(seconds)} s"
 
 
+def clock(seconds: float | None) -> str:
+    """1:32, 2:05:10, 3d 04:00, or ? if unknown."""
+    if seconds is None:
+        return "?"
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    if hours >= 48:
+        return f"{hours // 24}d {hours % 24:02d}:{m:02d}"
+    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
+
+
 CURE = "Give parameters, tokens and FLOPs as whole counts, such as 70e9."
 
 

@@ -1,18 +1,16 @@
-"""A worker that is several processes: all its ranks train one run together, one run after the other.
+"""A worker of several processes: all ranks train one run together, one run after the other.
 
     torchrun --nproc-per-node 8 -m chinchilla.sweep.distributed_worker SWEEP_DIR DATA_DIR
 
-and on Slurm every task of a job whose shape has several ranks (`slurm_job`). Rank 0 is an ordinary
-worker: it claims, records and publishes; the others get its orders and follow. What any rank is
-asked to stop by stops all at the next step. A rank that fails or dies ends the attempt for all and
-the worker with it: rank 0 writes down what happened, and the run can be claimed again. An error that
-a rank reports is the run's; a rank that is gone cuts the run off, as a killed worker does.
+On Slurm every task of a job with several ranks runs this (`slurm.job`). Rank 0 runs the loop of an
+ordinary worker (`worker.run_worker`): it claims, records and publishes, and broadcasts each run to
+the other ranks. A stop requested on any rank stops all at the next step. If a rank fails or dies, the
+attempt and the worker end on all ranks. Rank 0 records the cause and the run can be claimed again: an
+exception that a rank reports is a failure of the run; a rank that dies is an interruption.
 """
 
-import argparse
 import dataclasses
 import logging
-import math
 import os
 import signal
 import sys
@@ -20,18 +18,17 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Before torch is there: its warnings about a peer that is gone are pages of C++ frames.
+# Before torch is imported: it logs pages of C++ frames when a peer dies.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import DataError, InputError, one_line
 from chinchilla.plan.records import RunResult, RunSpec
-from chinchilla.sweep.job_classes import PlannedWithin
-from chinchilla.sweep.preflight import check_data, limit_threads, worker_name
+from chinchilla.sweep.preflight import check_data, worker_name
 from chinchilla.sweep.run_files import load_runtime
 from chinchilla.sweep.schedule import job_time
 from chinchilla.sweep.signals import Stop, stop_on_signals
-from chinchilla.sweep.worker import run_worker
+from chinchilla.sweep.worker import parse_arguments, run_worker
 from chinchilla.tracking.mirror import wait_for_mirrors
 from chinchilla.train import train_run
 from chinchilla.train.device import give_memory_back
@@ -51,22 +48,21 @@ def work(
     only: Collection[str] | None = None,
     deadline: float = 0.0,
 ) -> int:
-    """This rank's part of a worker, to its end.
+    """Run this rank's part of a worker until it ends.
 
     Args:
         ranks: from `join`; closed when this returns.
         sweep_dir: the sweep's folder, shared by all ranks.
         data_dir: token folder.
-        stop: flag that ends the worker at the next step, on whichever rank it is raised.
-        worker: its name in claims; default: host and process of rank 0.
-        only: run ids to keep to.
-        deadline: when the worker will be told to stop, UNIX seconds; 0 = as Slurm says, or never.
+        stop: flag that ends the worker at the next step, whichever rank sets it.
+        worker: name in claims; default: host and process of rank 0.
+        only: restrict to these run ids.
+        deadline: UNIX time at which the worker will be stopped; 0: taken from Slurm, or none.
 
     Returns:
-        Exit code. Of rank 0: 0 when nothing was left to claim; 75 when stopped, out of time, or a rank
-        failed or is gone, so that a start anew would go on; 1 when no run can be trained here (data
-        that cannot be opened on some rank, a full disk); 2 when the sweep's files cannot be used. Of
-        the others: 0, 75 or 1.
+        Exit code. Rank 0: 0 if nothing was left to claim; 75 if stopped, out of time, or a rank failed
+        or died, so that another start can continue; 1 if no run can be trained here (data not readable
+        on some rank, disk full); 2 if the sweep's files are invalid. Other ranks: 0, 75 or 1.
     """
     try:
         try:
@@ -74,13 +70,13 @@ def work(
                 check_data(sweep_dir, data_dir, only)
         except Exception as error:
             raise ranks.failure(error) from None
-        if ranks.rank:
-            _follow(ranks, stop)
-            return 0
-        name = worker or worker_name()
-        return _lead(ranks, sweep_dir, data_dir, stop, name, only, deadline)
+        if ranks.rank == 0:
+            name = worker or worker_name()
+            return _run_rank_zero(ranks, sweep_dir, data_dir, stop, name, only, deadline)
+        _run_other_rank(ranks, stop)
+        return 0
     except PeerError as error:
-        print(f"rank {ranks.rank} of {ranks.world} leaves: {error}", file=sys.stderr, flush=True)
+        print(f"rank {ranks.rank} of {ranks.world} ends: {error}", file=sys.stderr, flush=True)
         return 75 if ranks.broken else 1
     except InputError as error:
         print(f"chinchilla: {one_line(error)}", file=sys.stderr, flush=True)
@@ -90,7 +86,7 @@ def work(
 
 
 class _StopOrBroken(Stop):
-    """Also says yes once the ranks cannot train together any more."""
+    """Also true when the ranks can no longer train together."""
 
     def __init__(self, stop: Stop, ranks: Ranks) -> None:
         super().__init__()
@@ -100,7 +96,7 @@ class _StopOrBroken(Stop):
         return bool(self.stop) or self.ranks.broken
 
 
-def _lead(
+def _run_rank_zero(
     ranks: Ranks,
     sweep_dir: Path,
     data_dir: Path,
@@ -121,26 +117,26 @@ def _lead(
         stable_phases: Path | None = None,
         **callbacks: Any,
     ) -> RunResult | None:
-        """`train_run`, on all ranks."""
-        order = {
+        """Call `train_run` on all ranks."""
+        call = {
             "spec": spec.to_dict(),
-            "run": str(run_dir.resolve()),
+            "run_dir": str(run_dir.resolve()),
             "data_dir": str(data_dir.resolve()),
             "runtime": dataclasses.asdict(runtime),
             "attempts": attempts,
             "stable_phases": str(stable_phases.resolve()) if stable_phases else "",
         }
         try:
-            ranks.order(order)
+            ranks.order(call)
         except PeerError as error:
             raise ranks.failure(error) from None
         raised: Exception | None = None
 
-        def wants_to_stop() -> bool:
+        def stop_or_raised() -> bool:
             nonlocal raised
             try:
                 return should_stop()
-            except Exception as error:  # the others have to hear of it at this very point
+            except Exception as error:  # raised below, once the other ranks have stopped too
                 raised = error
                 return True
 
@@ -150,7 +146,7 @@ def _lead(
             data_dir,
             runtime,
             attempts=attempts,
-            should_stop=wants_to_stop,
+            should_stop=stop_or_raised,
             still_mine=still_mine,
             ranks=ranks,
             stable_phases=stable_phases,
@@ -159,7 +155,7 @@ def _lead(
         if raised:
             raise raised
         if result is None and not stop and still_mine():
-            stop.requested = True  # another rank was asked to
+            stop.requested = True  # another rank received the signal
         return result
 
     try:
@@ -176,39 +172,35 @@ def _lead(
     finally:
         if not ranks.broken:
             ranks.order(None)
-    if summary.unfit:
-        sys.stdout.flush()
-        print(f"chinchilla: {summary.unfit}", file=sys.stderr, flush=True)
-        return 1
-    return 75 if ranks.broken or stop or summary.out_of_time else 0
+    return summary.exit_code()
 
 
-def _follow(ranks: Ranks, stop: Stop) -> None:
-    while (order := ranks.order()) is not None:
+def _run_other_rank(ranks: Ranks, stop: Stop) -> None:
+    while (call := ranks.order()) is not None:
         try:
             train_run(
-                RunSpec.from_dict(order["spec"], "order of rank 0"),
-                Path(order["run"]),
-                Path(order["data_dir"]),
-                RuntimeConfig(**order["runtime"]),
-                attempts=order["attempts"],
+                RunSpec.from_dict(call["spec"], "run from rank 0"),
+                Path(call["run_dir"]),
+                Path(call["data_dir"]),
+                RuntimeConfig(**call["runtime"]),
+                attempts=call["attempts"],
                 should_stop=lambda: bool(stop),
                 ranks=ranks,
-                stable_phases=Path(order["stable_phases"]) if order["stable_phases"] else None,
+                stable_phases=Path(call["stable_phases"]) if call["stable_phases"] else None,
             )
         except Exception as error:
             log.warning("%s: %s", type(error).__name__, error)
             if ranks.broken:
                 raise PeerError(f"{type(error).__name__}: {error}") from error
-            # Otherwise all ranks met it, and rank 0 writes it down.
+            # Otherwise all ranks have raised, and rank 0 records the failure.
         give_memory_back()
 
 
 def leave(code: int) -> NoReturn:
-    """End this process as it is.
+    """Exit without shutting the interpreter down.
 
-    A thread of gloo may still be letting go of the last message's tensors; where it meets an
-    interpreter that is being taken down, it aborts the process, whatever its exit code was to be.
+    A gloo thread may still be releasing tensors of the last message. If it runs during the
+    interpreter's shutdown, it aborts the process and changes its exit code.
     """
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, signal.SIG_IGN)
@@ -220,24 +212,12 @@ def leave(code: int) -> NoReturn:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one rank as a process that torchrun started.
+    """Run one rank as a process started by torchrun.
 
     Returns:
-        As `work`; also 2 for settings that cannot be, 1 where not all ranks came.
+        As `work`; also 2 for invalid settings, 1 if not all ranks joined.
     """
-    parser = argparse.ArgumentParser(prog="torchrun ... -m chinchilla.sweep.distributed_worker")
-    parser.add_argument("sweep_dir", type=Path)
-    parser.add_argument("data_dir", type=Path)
-    parser.add_argument("--name", default="", help="in claims; default: host and pid of rank 0")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = torch's choice")
-    parser.add_argument("--min-params", type=float, default=0, help="keep to runs with more")
-    parser.add_argument("--max-params", type=float, default=math.inf, help="... and not above")
-    args = parser.parse_args(argv)
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
-    limit_threads(args.threads)
-    only = None
-    if args.min_params > 0 or args.max_params < math.inf:
-        only = PlannedWithin(args.sweep_dir, args.min_params, args.max_params)
+    args = parse_arguments("torchrun ... -m chinchilla.sweep.distributed_worker", argv)
     with stop_on_signals() as stop:
         try:
             runtime = load_runtime(args.sweep_dir)
@@ -245,7 +225,15 @@ def main(argv: list[str] | None = None) -> int:
         except (InputError, PeerError) as error:
             print(f"chinchilla: {one_line(error)}", file=sys.stderr, flush=True)
             return 2 if isinstance(error, InputError) else 1
-        return work(ranks, args.sweep_dir, args.data_dir, stop, worker=args.name, only=only)
+        return work(
+            ranks,
+            args.sweep_dir,
+            args.data_dir,
+            stop,
+            worker=args.name,
+            only=args.only,
+            deadline=args.deadline,
+        )
 
 
 if __name__ == "__main__":

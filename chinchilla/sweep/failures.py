@@ -1,20 +1,125 @@
-"""What ended the attempts at a run: claims that were cut off, and errors that break a process.
+"""What to do when an attempt at a run fails: classify it, record it, decide whether to try again.
 
-A worker that dies says nothing; the next one reads it off the claims before its own. Errors are
-told apart in `run_dirs.failure_kind`.
+An exception in a run is recorded as attempts/<n>.json with its kind. A worker that was killed records
+nothing; the next worker detects it from the claims before its own (`count_stalls`, `earlier_death`).
+A run that should not be tried again gets a result with status "failed" and a file error.txt.
 """
 
+import dataclasses
+import errno
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from chinchilla.sweep.claims import Claim, ClaimRecord
-from chinchilla.sweep.run_files import MAX_STALLS, read_attempts
+from chinchilla.config import RuntimeConfig
+from chinchilla.core.errors import DataError, InputError
+from chinchilla.core.files import read_json, write_json, write_text
+from chinchilla.core.json_codec import built
+from chinchilla.core.shapes import n_params_non_embedding
+from chinchilla.plan.records import RunResult, RunSpec
+from chinchilla.sweep.claims import Claim, ClaimRecord, utc_now
+from chinchilla.sweep.run_files import read_progress
+
+MAX_ATTEMPTS = 3  # failures of one kind (error or data) after which a run has failed
+MAX_STALLS = 5  # consecutive starts without a new checkpoint after which a run has failed
+# Messages of CUDA, cuBLAS and PyTorch's CPU allocator; torch.OutOfMemoryError has the first.
+_OUT_OF_MEMORY = ("out of memory", "cublas_status_alloc_failed", "can't allocate memory")
+# Disk full, quota exceeded, or file system remounted read-only after an error.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-def stalls_before(run_dir: Path, before: ClaimRecord | None, step: int) -> int:
-    """How many claims in a row, `before` the last, were cut off without a new checkpoint.
+@dataclass(frozen=True)
+class Attempt:
+    """A failed attempt at a run, as stored in attempts/<n>.json."""
 
-    One that ended in an error is not counted: errors have a budget of their own. Nor is one that
-    ended for want of room on the disk.
+    failure: str = (
+        "error"  # oom: retried with half the micro-batch; data, error: retried; lost: not
+    )
+    reason: str = ""
+    fence: int = 0  # fencing token of its claim
+    step: int = 0  # optimizer steps done
+    micro_batch_tokens: int = 0  # tokens per forward pass
+    worker: str = ""
+    host: str = ""
+    utc: str = ""
+    traceback: str = ""
+
+
+def failure_kind(error: Exception) -> str:
+    """Classify an exception in a run: oom, data or error, which are failures of the run;
+
+    disk (no space left) or peer (another rank died or does not answer), which are not. An error
+    reported by another rank has the kind that it has there. Errors are recognized by name and
+    message, so that this module does not import torch.
+    """
+    reported = getattr(error, "reported", None)  # by another rank: PeerError
+    if reported == "":
+        return "peer"
+    message = (reported or str(error)).lower()
+    name = reported.partition(":")[0] if reported else type(error).__name__
+    match = re.match(r"\w+: \[errno (\d+)\]", message) if reported else None
+    number = int(match[1]) if match else getattr(error, "errno", None)
+    if (
+        isinstance(error, MemoryError)
+        or name in ("MemoryError", "OutOfMemoryError")
+        or number == errno.ENOMEM
+        or any(text in message for text in _OUT_OF_MEMORY)
+    ):
+        return "oom"
+    if number in _NO_SPACE or any(os.strerror(n).lower() in message for n in _NO_SPACE):
+        return "disk"
+    return "data" if isinstance(error, DataError) or name == "DataError" else "error"
+
+
+def breaks_the_device(error: Exception) -> bool:
+    """Whether the process can no longer use its GPU after `error`; false for out of memory."""
+    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
+
+
+def first_line(error: Exception) -> str:
+    """Type and first line of an error."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def n_attempts(run_dir: Path) -> int:
+    """Number of failed attempts at this run."""
+    try:
+        return sum(name.endswith(".json") for name in os.listdir(run_dir / "attempts"))
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def read_attempts(run_dir: Path) -> list[Attempt]:
+    """The run's failed attempts, oldest first; a damaged record counts as an error."""
+    paths = [run_dir / "attempts" / f"{n}.json" for n in range(1, n_attempts(run_dir) + 1)]
+    return [_read_attempt(path) for path in paths]
+
+
+def _read_attempt(path: Path) -> Attempt:
+    try:
+        attempt: Attempt = built(Attempt, read_json(path, "attempt"), str(path))
+    except InputError:
+        return Attempt("error", "its record is damaged")
+    return attempt
+
+
+def micro_batch_after(attempts: Sequence[Attempt], seq_len: int) -> int:
+    """Micro-batch in tokens after out-of-memory failures; 0 if there were none.
+
+    Half the sequences of the smallest one tried. This changes losses by rounding only.
+    """
+    used = [a.micro_batch_tokens for a in attempts if a.failure == "oom"]
+    return max(1, min(used) // seq_len // 2) * seq_len if used else 0
+
+
+def count_stalls(run_dir: Path, before: ClaimRecord | None, step: int) -> int:
+    """Number of consecutive claims, up to `before`, that ended without a new checkpoint.
+
+    Claims that ended with an error are not counted (errors have their own limit), nor are claims
+    released because the disk was full.
     """
     if before is None or step > before.step:
         return 0
@@ -23,26 +128,101 @@ def stalls_before(run_dir: Path, before: ClaimRecord | None, step: int) -> int:
     return before.stalls + (not was_error and not before.excused)
 
 
-def death_before(claim: Claim) -> tuple[str, str] | None:
-    """Kind and reason where the claims before this one say that it should not just be tried again."""
+def earlier_death(claim: Claim) -> tuple[str, str] | None:
+    """Kind and reason if the claims before this one ended in a way that is a failure of the run."""
     before, record = claim.previous, claim.record
     if before is None:
         return None
     where = f"worker {before.worker} on {before.host}"
     same_machine = before.processes == record.processes
     if not before.released and same_machine and record.oom_kills > before.oom_kills >= 0:
-        return "oom", f"{where} was killed for want of memory (the kernel's out-of-memory killer)."
+        return "oom", f"{where} was killed by the kernel's out-of-memory killer."
     if record.stalls < MAX_STALLS:
         return None
-    how = "was stopped" if before.released else "died without a word"
+    how = "was stopped" if before.released else "died without a message"
     how = f"ended ({before.ended})" if before.ended else how
     return "lost", (
-        f"cut off {record.stalls} times in a row at step {record.step} before anything new was "
-        f"saved; the last time {where} {how} (killed, out of memory, preempted, or its node went "
-        "down). Lower runtime.checkpoint_minutes, or give more memory or time; launch again."
+        f"interrupted {record.stalls} times in a row at step {record.step} before a new checkpoint "
+        f"was saved; the last time {where} {how} (killed, out of memory, preempted, or node "
+        "failure). Lower runtime.checkpoint_minutes, or give more memory or time; launch again."
     )
 
 
-def breaks_the_device(error: Exception) -> bool:
-    """Whether a process that met `error` cannot use its GPU any more (not so after an OOM)."""
-    return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
+def record_attempt(
+    spec: RunSpec, claim: Claim, failure: str, reason: str, text: str, runtime: RuntimeConfig
+) -> RunResult | None:
+    """Record a failed attempt. If another attempt cannot help, publish a failed result.
+
+    Args:
+        spec: the run.
+        claim: the claim under which it was attempted.
+        failure: oom, data, error or lost.
+        reason: one line.
+        text: details, such as a traceback.
+        runtime: settings of the attempt.
+
+    Returns:
+        The failed result if it was published.
+    """
+    run_dir, progress = claim.run_dir, read_progress(claim.run_dir)
+    limit = min(runtime.micro_batch_tokens or spec.batch_tokens, spec.batch_tokens)
+    attempt = Attempt(
+        failure,
+        reason,
+        fence=claim.record.fence,
+        step=int(progress.get("step") or 0),
+        micro_batch_tokens=min(int(progress.get("micro_batch_tokens") or limit), limit),
+        worker=claim.record.worker,
+        host=claim.record.host,
+        utc=utc_now(),
+        traceback=text,
+    )
+    attempts = [*read_attempts(run_dir), attempt]
+    (run_dir / "attempts").mkdir(exist_ok=True)
+    write_json(run_dir / "attempts" / f"{len(attempts)}.json", dataclasses.asdict(attempt))
+    if not _is_final(attempts, spec.model.seq_len):
+        return None
+    result = _failed_result(spec, claim, failure, reason)
+    if not claim.publish("result.json", dataclasses.asdict(result)):
+        return None
+    write_text(run_dir / "error.txt", text)
+    return result
+
+
+def _is_final(attempts: Sequence[Attempt], seq_len: int) -> bool:
+    """Whether another attempt would be useless."""
+    last = attempts[-1]
+    if last.failure == "oom":
+        return last.micro_batch_tokens <= seq_len
+    n_alike = sum(a.failure == last.failure for a in attempts)
+    return last.failure == "lost" or n_alike >= MAX_ATTEMPTS
+
+
+def _failed_result(spec: RunSpec, claim: Claim, failure: str, reason: str) -> RunResult:
+    step = min(int(read_progress(claim.run_dir).get("step") or 0), spec.steps)
+    return RunResult(
+        spec=spec,
+        status="failed",
+        reason=reason,
+        final_loss=None,
+        final_loss_se=None,
+        final_loss_steps=0,
+        validation_loss={},
+        validation_tokens={},
+        bits_per_byte={},
+        n_params=spec.N,
+        n_params_non_embedding=n_params_non_embedding(spec.model),
+        steps_done=step,
+        flops_spent=spec.C * step / spec.steps,
+        train_seconds=0.0,
+        tokens_per_second=0.0,
+        mfu=None,
+        peak_memory_bytes=0,
+        device="",
+        versions={},
+        git="",
+        started_utc=claim.record.claimed_utc,
+        finished_utc=utc_now(),
+        attempts=claim.record.starts,
+        failure=failure,
+    )

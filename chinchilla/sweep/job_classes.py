@@ -1,7 +1,7 @@
-"""Which jobs train which runs: a sweep's models by size, each size with resources of its own.
+"""Job classes: models of a sweep by size, each class with its own cluster resources.
 
-A shape is an interval of N and a cluster's settings for it. Every run falls into exactly one;
-jobs of a shape train no other runs, so that a large model never lands on a small job.
+A class is an interval of N with cluster settings. Every run belongs to exactly one, and jobs of a class
+train no other runs, so that a large model is never trained by a small job.
 """
 
 import dataclasses
@@ -17,37 +17,37 @@ from chinchilla.plan.records import RunSpec, count_label, load_plan
 
 
 @dataclass(frozen=True)
-class Shape:
-    """Runs with min_params < N <= max_params, and what their jobs take."""
+class JobClass:
+    """Runs with min_params < N <= max_params, and the resources of their jobs."""
 
     name: str
     min_params: float
-    max_params: float  # inf = any
-    cluster: ClusterConfig  # with this shape's own values in place
+    max_params: float  # inf: no limit
+    cluster: ClusterConfig  # with the settings of this class
 
     @property
     def workers_per_job(self) -> int:
-        """One per GPU; one for the whole job where its ranks train a run together."""
+        """One per GPU; one for the whole job if its ranks train a run together."""
         c = self.cluster
         return 1 if c.nodes * c.ranks_per_node > 1 else max(1, c.gpus_per_node)
 
     @property
     def devices_per_worker(self) -> int:
-        """Devices that are paid for while one run is trained."""
+        """Devices allocated while one run is trained."""
         c = self.cluster
         per_node = max(c.gpus_per_node, c.ranks_per_node)
         return 1 if c.nodes * c.ranks_per_node == 1 else c.nodes * per_node
 
     @property
-    def devices_that_train(self) -> int:
-        """... and how many of them compute."""
+    def training_devices(self) -> int:
+        """Devices that one run is trained on."""
         return self.cluster.nodes * self.cluster.ranks_per_node
 
-    def takes(self, spec: RunSpec) -> bool:
+    def includes(self, spec: RunSpec) -> bool:
         return self.min_params < spec.N <= self.max_params
 
     def to_dict(self) -> dict[str, Any]:
-        """As intention.json tells a job: JSON has no infinity, so null is no limit."""
+        """JSON for intention.json: null instead of infinity."""
         return {
             "name": self.name,
             "min_params": self.min_params,
@@ -57,20 +57,20 @@ class Shape:
         }
 
 
-def shapes_of(cluster: ClusterConfig) -> list[Shape]:
-    """The cluster's shapes, smallest models first; one for all where it names none.
+def job_classes(cluster: ClusterConfig) -> list[JobClass]:
+    """The cluster's job classes, smallest models first; a single one if it defines none.
 
     Raises:
-        InputError: a value that one of them gives cannot be.
+        InputError: an invalid setting in one of them.
     """
     if cluster.kind != "slurm" or not cluster.resources:
         alone = dataclasses.replace(cluster, resources=[])
-        if cluster.kind == "torchrun":  # one worker of all ranks, unless somebody starts more
+        if cluster.kind == "torchrun":  # one worker of all ranks by default
             alone = dataclasses.replace(alone, gpus_per_node=0, n_workers=cluster.n_workers or 1)
         elif cluster.kind != "slurm":
             alone = dataclasses.replace(alone, nodes=1, ranks_per_node=1)
-        return [_checked(Shape("all", 0, math.inf, alone))]
-    shapes, below = [], 0.0
+        return [_checked(JobClass("all", 0, math.inf, alone))]
+    classes, below = [], 0.0
     for resource in cluster.resources:
         own = {
             f.name: value
@@ -78,64 +78,66 @@ def shapes_of(cluster: ClusterConfig) -> list[Shape]:
             if f.name not in ("name", "max_params")
             and (value := getattr(resource, f.name)) is not None
         }
-        up_to = resource.max_params or math.inf
+        limit = resource.max_params or math.inf
         try:
             merged = dataclasses.replace(cluster, resources=[], **own)
         except InputError as error:
             raise InputError(f"cluster.resources, {resource.name}: {error}") from None
-        shapes.append(_checked(Shape(resource.name, below, up_to, merged)))
-        below = up_to
-    return shapes
+        classes.append(_checked(JobClass(resource.name, below, limit, merged)))
+        below = limit
+    return classes
 
 
-def _checked(shape: Shape) -> Shape:
-    c = shape.cluster
+def _checked(job_class: JobClass) -> JobClass:
+    c = job_class.cluster
     if c.nodes * c.ranks_per_node > 1 and 0 < c.gpus_per_node != c.ranks_per_node:
         raise InputError(
             f"cluster.ranks_per_node={c.ranks_per_node} with cluster.gpus_per_node={c.gpus_per_node} "
-            f"({shape.name}): ranks that train a run together take a GPU each. Give the two the same number."
+            f"({job_class.name}): each rank uses one GPU. Set both to the same number."
         )
-    return shape
+    return job_class
 
 
-def assign(specs: Sequence[RunSpec], cluster: ClusterConfig) -> list[tuple[Shape, list[RunSpec]]]:
-    """Each run to its shape; shapes without runs are left out, that of the longest run comes first.
+def assign(
+    specs: Sequence[RunSpec], cluster: ClusterConfig
+) -> list[tuple[JobClass, list[RunSpec]]]:
+    """Group runs by job class, without empty classes; the class of the longest run comes first.
 
     Raises:
-        InputError: a run is larger than every shape takes, or its batch does not divide among its
-            shape's ranks.
+        InputError: a run is too large for every class, or its batch is not divisible by the number
+            of ranks of its class.
     """
-    found: dict[str, tuple[Shape, list[RunSpec]]] = {}
-    shapes = shapes_of(cluster)
+    groups: dict[str, tuple[JobClass, list[RunSpec]]] = {}
+    classes = job_classes(cluster)
     for spec in specs:
-        shape = next((s for s in shapes if s.takes(spec)), None)
-        if shape is None:
+        job_class = next((c for c in classes if c.includes(spec)), None)
+        if job_class is None:
             raise InputError(
-                f"run {spec.run_id} has N={count_label(spec.N)}, and cluster.resources ends at "
-                f"{shapes[-1].name} with max_params={shapes[-1].max_params:g}. Add larger "
-                f"resources, or say max_params=0 for {shapes[-1].name}."
+                f"run {spec.run_id} has N={count_label(spec.N)}, above the largest max_params of "
+                f"cluster.resources ({classes[-1].max_params:g}, {classes[-1].name}). Add a larger "
+                f"class, or set max_params=0 for {classes[-1].name}."
             )
-        _check_batch(spec, shape)
-        found.setdefault(shape.name, (shape, []))[1].append(spec)
-    return sorted(found.values(), key=lambda pair: -max(s.C for s in pair[1]))
+        _check_batch(spec, job_class)
+        groups.setdefault(job_class.name, (job_class, []))[1].append(spec)
+    return sorted(groups.values(), key=lambda pair: -max(s.C for s in pair[1]))
 
 
-def _check_batch(spec: RunSpec, shape: Shape) -> None:
-    """What training would refuse on the ranks of `shape`, said before any job waits in a queue."""
-    rows, ranks = spec.batch_tokens // spec.model.seq_len, shape.devices_that_train
+def _check_batch(spec: RunSpec, job_class: JobClass) -> None:
+    """Check what training would refuse on these ranks, before any job waits in a queue."""
+    rows, ranks = spec.batch_tokens // spec.model.seq_len, job_class.training_devices
     if rows % ranks:
-        c = shape.cluster
-        jobs = "" if shape.name == "all" else f" of {shape.name}"
+        c = job_class.cluster
+        jobs = "" if job_class.name == "all" else f" of {job_class.name}"
         raise InputError(
-            f"run {spec.run_id}: a batch of {rows} rows ({spec.batch_tokens:,} tokens) does not divide "
-            f"among the {ranks} ranks of a job{jobs} (cluster.nodes={c.nodes} x "
-            f"cluster.ranks_per_node={c.ranks_per_node}). Choose ranks that divide it, or another "
+            f"run {spec.run_id}: a batch of {rows} rows ({spec.batch_tokens:,} tokens) is not divisible "
+            f"by the {ranks} ranks of a job{jobs} (cluster.nodes={c.nodes} x "
+            f"cluster.ranks_per_node={c.ranks_per_node}). Choose a divisor of {rows}, or another "
             "recipe.batch_tokens."
         )
 
 
-class PlannedWithin(Collection[str]):
-    """Run ids of a plan's runs with min_params < N <= max_params, also of those it gets later."""
+class RunsBySize(Collection[str]):
+    """Run ids of the plan's runs with min_params < N <= max_params, including runs added later."""
 
     def __init__(self, sweep_dir: Path, min_params: float, max_params: float) -> None:
         self.plan = sweep_dir / "plan.jsonl"
@@ -156,16 +158,16 @@ class PlannedWithin(Collection[str]):
         return sum(1 for _ in self)
 
 
-def runs_of_job(sweep_dir: Path, shape: Mapping[str, Any] | None) -> PlannedWithin | None:
-    """The runs that a job keeps to, by the `shape` of its intention.json; None = all."""
-    if not shape or (not shape["min_params"] and shape["max_params"] is None):
+def runs_of_job(sweep_dir: Path, job_class: Mapping[str, Any] | None) -> RunsBySize | None:
+    """Runs that a job may train, from `job_class` of its intention.json; None: all."""
+    if not job_class or (not job_class["min_params"] and job_class["max_params"] is None):
         return None
-    limit = shape["max_params"]
-    return PlannedWithin(sweep_dir, shape["min_params"], math.inf if limit is None else limit)
+    limit = job_class["max_params"]
+    return RunsBySize(sweep_dir, job_class["min_params"], math.inf if limit is None else limit)
 
 
-def bounds_words(only: PlannedWithin | None) -> list[str]:
-    """The same for a worker's command line."""
+def size_arguments(only: RunsBySize | None) -> list[str]:
+    """The same as arguments of a worker process."""
     if only is None:
         return []
     return [f"--min-params={only.min_params!r}", f"--max-params={only.max_params!r}"]

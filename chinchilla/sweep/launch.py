@@ -1,38 +1,39 @@
-"""Launch a sweep: write its plan, then let workers train what is missing.
+"""Launch a sweep: write its plan, then train the runs that have no result.
 
-cluster.kind says where workers run: in this process (debug), as processes of this machine (local),
-as a job array (slurm), or wherever a person starts them (torchrun). Launching again does only what is missing, tries failed runs again,
-and adds new specs to the plan. Nothing is ever dropped from a plan.
+cluster.kind selects where workers run: in this process (debug), in processes on this machine (local),
+in a Slurm job array (slurm), or wherever torchrun is started (torchrun). Launching again trains only
+runs without a result, retries failed runs, and adds new runs to the plan. Runs are never removed from
+a plan.
 """
 
 import contextlib
 import json
+import shlex
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from chinchilla.config import RuntimeConfig, SweepCommand, TrainCommand
+from chinchilla.config import ClusterConfig, RuntimeConfig, SweepCommand, TrainCommand
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import writable_dir
 from chinchilla.plan.grid import n_at_once
 from chinchilla.plan.records import RunSpec, load_plan, save_plan
 from chinchilla.sweep import local_pool
-from chinchilla.sweep.claims import Claim, take
-from chinchilla.sweep.hints import given, torchrun
+from chinchilla.sweep.claims import Claim, acquire
 from chinchilla.sweep.job_classes import assign
 from chinchilla.sweep.preflight import limit_threads, worker_name
 from chinchilla.sweep.provenance import record_launch
-from chinchilla.sweep.retry import put_aside
-from chinchilla.sweep.run_files import missing_specs, run_dir_of, save_runtime
+from chinchilla.sweep.retry import set_aside
+from chinchilla.sweep.run_files import missing_specs, run_dir_of, save_runtime, sweep_argument
 from chinchilla.sweep.signals import stop_on_signals
-from chinchilla.sweep.view.progress import SweepProgress
+from chinchilla.sweep.view.live import SweepProgress
 from chinchilla.sweep.view.status import SweepStatus, summary_line, sweep_status
 from chinchilla.sweep.worker import Train, run_worker
 from chinchilla.tracking.mirror import wait_for_mirrors
 
 EXIT_OK, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75
-LAUNCH_WAIT_SECONDS = 90.0  # for another launcher of the same sweep to finish writing
+LAUNCH_WAIT_SECONDS = 90.0  # for another launcher of the same sweep
 
 
 def launch(
@@ -44,53 +45,53 @@ def launch(
     train: Train | None = None,
     program: tuple[str, ...] = local_pool.WORKER,
 ) -> int:
-    """Train what is missing of a sweep.
+    """Train the runs of a sweep that have no result.
 
     Args:
-        command: cluster, runtime and output format. A `train` command keeps to its own runs where
-            others wait in the same folder, and prints its own JSON.
-        specs: the runs asked for; joined to those the folder's plan has.
-        sweep_dir: the sweep's folder, made if needed.
+        command: cluster, runtime and output format. A `train` command trains only `specs`, even if
+            the folder's plan has other runs, and prints its own JSON.
+        specs: runs to add to the folder's plan.
+        sweep_dir: the sweep's folder, created if needed.
         data_dir: token folder.
-        train: debug only: stands in for `chinchilla.train.train_run`.
-        program: local only: command that starts a worker.
+        train: for debug: substitute for `chinchilla.train.train_run`.
+        program: for local: command that starts a worker.
 
     Returns:
-        Exit code: 0 every run is over and none failed (or jobs were submitted to Slurm, or the
-        folder was prepared for torchrun), 1 some failed, or are left because workers ended badly,
-        75 some are left because this launcher was stopped or others train them.
+        Exit code: 0 if every run has ended and none failed (or jobs were submitted to Slurm, or the
+        folder was prepared for torchrun); 1 if runs failed, or are left because workers failed; 75 if
+        runs are left because this launcher was stopped or other workers train them.
 
     Raises:
-        InputError: the folder holds another sweep or another version's files; no Slurm, or no such
-            device here.
+        InputError: the folder holds another sweep or files of another version; Slurm or the device
+            is not available here.
     """
     sweep_dir, data_dir = sweep_dir.resolve(), data_dir.resolve()
-    device = command.runtime.device
-    if command.cluster.kind in ("debug", "local") and device not in ("auto", "cpu"):
+    kind, device = command.cluster.kind, command.runtime.device
+    if kind in ("debug", "local") and device not in ("auto", "cpu"):
         from chinchilla.train.device import check_device
 
         check_device(device)
-    if note := prepare(sweep_dir, specs, command.runtime, command.cluster.kind):
+    if note := prepare(sweep_dir, specs, command.runtime, kind):
         print(note, file=sys.stderr)
-    # A plan may hold more than was asked for now: a sweep trains all of it, `train` only its own.
+    # A sweep trains the whole plan, `train` only its own run.
     only = {s.run_id for s in specs} if isinstance(command, TrainCommand) else None
     missing = missing_specs(sweep_dir, only)
-    kind = command.cluster.kind
+    errors: list[str] = []
     if missing and kind == "slurm":
         from chinchilla.sweep.slurm.submit import submit
 
-        with turn(sweep_dir) as claim:
+        with launch_lock(sweep_dir) as claim:
             left = missing_specs(sweep_dir, only)
-            said = submit(command.cluster, sweep_dir, data_dir, left, claim.still_mine)
-        print(json.dumps(said.to_dict()) if command.format == "json" else said.text())
+            submission = submit(command.cluster, sweep_dir, data_dir, left, claim.still_mine)
+        as_json = command.format == "json"
+        print(json.dumps(submission.to_dict()) if as_json else submission.text())
         return EXIT_OK
     if missing and kind == "torchrun":
-        assign(missing, command.cluster)
-        _say_how(command, missing, sweep_dir, data_dir)
+        assign(missing, command.cluster)  # checks the number of ranks
+        _print_torchrun(command, missing, sweep_dir, data_dir)
         return EXIT_OK
-    words: list[str] = []
     if missing:
-        # With format=json standard output carries one JSON document and nothing else.
+        # With format=json standard output holds one JSON document and nothing else.
         out = sys.stderr if command.format == "json" else sys.stdout
         try:
             with stop_on_signals() as stop, SweepProgress(sweep_dir, out, only):
@@ -105,41 +106,38 @@ def launch(
                         only=only,
                         stop=stop,
                     )
-                    if summary.unfit:
-                        words.append(summary.unfit)
+                    errors += [summary.unfit] if summary.unfit else []
                     if summary.needs_restart:
-                        words.append(
-                            "the GPU cannot be used any more by this process: launch again"
-                        )
+                        errors.append("this process can no longer use the GPU: launch again")
                 else:
-                    shape = local_pool.pool_shape(
+                    size = local_pool.pool_size(
                         command.cluster, command.runtime, n_at_once(missing)
                     )
-                    with local_pool.start(sweep_dir, data_dir, shape, program) as workers:
+                    with local_pool.start(sweep_dir, data_dir, size, program) as workers:
                         workers.wait(stop)
-                    words = workers.last_words()
+                    errors += workers.errors()
         finally:
             wait_for_mirrors()
     status = sweep_status(sweep_dir, only=only)
-    _say(command, status, words, sweep_dir)
+    _print_status(command, status, errors, sweep_dir)
     if status.counts["failed"]:
         return EXIT_FAILED
-    if status.done == len(status.rows):  # whatever became of a worker, others did its work
+    if status.done == len(status.rows):  # even if a worker failed, others did its work
         return EXIT_OK
-    return EXIT_FAILED if words else EXIT_AGAIN
+    return EXIT_FAILED if errors else EXIT_AGAIN
 
 
 def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig, kind: str) -> str:
     """Write the plan and runtime.json, and make failed runs trainable again.
 
     Returns:
-        A line to say when the sweep was launched with other code before; else nothing.
+        A note if the latest launch used other code or planned more runs; else "".
 
     Raises:
         InputError: the folder holds another sweep, or files of another schema.
     """
     writable_dir(sweep_dir, "sweep_dir")
-    with turn(sweep_dir):
+    with launch_lock(sweep_dir):
         plan = sweep_dir / "plan.jsonl"
         planned = load_plan(plan) if plan.exists() else []
         other = {s.sweep for s in planned} - {s.sweep for s in specs}
@@ -148,30 +146,30 @@ def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig, kind:
                 f"sweep_dir={sweep_dir} holds sweep {', '.join(sorted(other))}, not "
                 f"{specs[0].sweep}. Give each sweep its own folder."
             )
-        have = {s.run_id for s in planned}
-        new = list({s.run_id: s for s in specs if s.run_id not in have}.values())
+        known = {s.run_id for s in planned}
+        new = list({s.run_id: s for s in specs if s.run_id not in known}.values())
         if new or not plan.exists():
             save_plan(planned + new, plan)
         save_runtime(runtime, sweep_dir)
         for spec in specs or planned:
-            put_aside(run_dir_of(sweep_dir, spec))
+            set_aside(run_dir_of(sweep_dir, spec))
         return record_launch(sweep_dir, kind)
 
 
 @contextlib.contextmanager
-def turn(sweep_dir: Path) -> Iterator[Claim]:
-    """Launchers of one sweep take turns by claiming sweep_dir/launch, as workers claim runs.
+def launch_lock(sweep_dir: Path) -> Iterator[Claim]:
+    """Exclude other launchers of the same sweep, by a claim on sweep_dir/launch.
 
     Raises:
-        InputError: another launcher has it and keeps it.
+        InputError: another launcher does not release it.
     """
     folder = sweep_dir / "launch"
     deadline = time.monotonic() + LAUNCH_WAIT_SECONDS
-    while (claim := take(folder, worker_name(), to_train=False)) is None:
+    while (claim := acquire(folder, worker_name(), to_train=False)) is None:
         if time.monotonic() > deadline:
             raise InputError(
-                f"another launcher has been preparing this sweep for long ({folder}). "
-                "Try again when it is through."
+                f"another launcher has held {folder} for over {LAUNCH_WAIT_SECONDS:g} s. Try again "
+                "when it has finished."
             )
         time.sleep(0.1)
     try:
@@ -180,29 +178,46 @@ def turn(sweep_dir: Path) -> Iterator[Claim]:
         claim.release()
 
 
-def _say_how(
+def torchrun_command(cluster: ClusterConfig, sweep_dir: Path, data_dir: Path) -> str:
+    """Command that starts a worker of several ranks, to be run on each node.
+
+    With several nodes it contains FIRST_NODE, to be replaced by the name of one of them.
+    """
+    rendezvous = "--standalone"
+    if cluster.nodes > 1:
+        rendezvous = (
+            f"--nnodes {cluster.nodes} --rdzv-backend c10d --rdzv-endpoint FIRST_NODE:29500"
+        )
+    threads = f" --threads {cluster.threads_per_worker}" if cluster.threads_per_worker else ""
+    return (
+        f"torchrun {rendezvous} --nproc-per-node {cluster.ranks_per_node} "
+        f"-m chinchilla.sweep.distributed_worker {shlex.quote(str(sweep_dir))} "
+        f"{shlex.quote(str(data_dir))}{threads}"
+    )
+
+
+def _print_torchrun(
     command: SweepCommand | TrainCommand, missing: list[RunSpec], sweep_dir: Path, data_dir: Path
 ) -> None:
-    line = torchrun(command.cluster, sweep_dir, data_dir)
-    if command.format == "json":
-        told = {"sweep_dir": str(sweep_dir), "n_left": len(missing), "command": line}
-        print(json.dumps(told))
-        return
+    line = torchrun_command(command.cluster, sweep_dir, data_dir)
     n, nodes = len(missing), command.cluster.nodes
-    runs = f"{n} run{'' if n == 1 else 's'}"
+    if command.format == "json":
+        print(json.dumps({"sweep_dir": str(sweep_dir), "n_left": n, "command": line}))
+        return
     precision = ", ".join(sorted({s.precision for s in missing}))
-    where = "" if nodes == 1 else f", on each of {nodes} nodes (FIRST_NODE is one of them)"
+    where = "" if nodes == 1 else f" on each of {nodes} nodes (FIRST_NODE is one of them)"
     print(
-        f"{runs} to train in {precision}; nothing was started. Start a worker of all ranks{where}:"
+        f"{n} run{'' if n == 1 else 's'} to train in {precision}; nothing was started. Start a "
+        f"worker{where} with:"
     )
     print(f"  {line}")
-    print(f"  look:  chinchilla status {given('sweep_dir', sweep_dir)}")
+    print(f"  status:  chinchilla status {sweep_argument(sweep_dir)}")
 
 
-def _say(
-    command: SweepCommand | TrainCommand, status: SweepStatus, words: list[str], sweep_dir: Path
+def _print_status(
+    command: SweepCommand | TrainCommand, status: SweepStatus, errors: list[str], sweep_dir: Path
 ) -> None:
-    for line in words:
+    for line in errors:
         print(line, file=sys.stderr)
     if command.format == "json":
         if isinstance(command, SweepCommand):
@@ -218,4 +233,4 @@ def _say(
         if row.state == "running":
             print(f"  {row.run_id} is being trained by {row.worker}")
     if status.done < len(status.rows):
-        print("  the rest is not over yet; the same command goes on from here")
+        print("  some runs have not ended; run the same command again to continue")

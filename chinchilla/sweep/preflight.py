@@ -1,6 +1,6 @@
-"""The machine that a worker runs on: its name, its threads, whether it sees the tokens and has room.
+"""Properties of the machine a worker runs on: its name, CPU threads, access to the data, disk space.
 
-Where it cannot do the work, the fault is no run's: the worker stops and costs nothing an attempt.
+If the machine cannot train at all, the worker stops without using up attempts of any run.
 """
 
 import os
@@ -15,7 +15,7 @@ from chinchilla.sweep.run_files import missing_specs
 
 
 def limit_threads(n: int) -> None:
-    """CPU threads of this process; for torch too, imported already or not. 0 changes nothing."""
+    """Set the number of CPU threads of this process, for torch too; 0 changes nothing."""
     if n > 0:
         os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(n)
         if "torch" in sys.modules:
@@ -23,46 +23,46 @@ def limit_threads(n: int) -> None:
 
 
 def worker_name(i: int = 0) -> str:
-    """Host, process and place in the pool; a Slurm job's number where there is one."""
+    """Name from host, process and index in the pool, preceded by the Slurm job's number if any."""
     job = os.environ.get("SLURM_ARRAY_JOB_ID") or os.environ.get("SLURM_JOB_ID")
     index = os.environ.get("SLURM_ARRAY_TASK_ID")
-    head = f"slurm{job}" + (f"_{index}" if index else "") + "-" if job else ""
-    return f"{head}{socket.gethostname()}-{os.getpid()}-{i}"
+    prefix = f"slurm{job}" + (f"_{index}" if index else "") + "-" if job else ""
+    return f"{prefix}{socket.gethostname()}-{os.getpid()}-{i}"
 
 
 def check_data(sweep_dir: Path, data_dir: Path, only: Collection[str] | None = None) -> None:
-    """Prove, before anything is claimed, that this machine sees the tokens of the missing runs.
+    """Check, before anything is claimed, that `data_dir` holds the data of the missing runs.
 
     Raises:
-        DataError: it cannot open them, or they are others.
+        DataError: it cannot be opened, or holds other data.
     """
     from chinchilla.data.dataset import TokenData
 
     if not (planned := {s.data_id for s in missing_specs(sweep_dir, only)}):
         return
     try:
-        found = TokenData.open(data_dir).data_id
+        data_id = TokenData.open(data_dir).data_id
     except DataError:
         raise
     except (OSError, ValueError) as error:
         raise DataError(f"data_dir={data_dir} cannot be opened here ({error}).") from None
-    if found not in planned:
+    if data_id not in planned:
         raise DataError(
             f"the sweep's runs were planned on data {', '.join(sorted(planned))}, but {data_dir} "
-            f"holds {found}. Give the data_dir they were planned on."
+            f"holds {data_id}. Give the data_dir they were planned on."
         )
 
 
 def free_bytes(path: Path) -> int:
-    """What the disk under `path`, which need not exist yet, still takes."""
-    there = next(p for p in (path, *path.absolute().parents) if p.exists())
-    return shutil.disk_usage(there).free
+    """Free space on the disk of `path`, which need not exist yet."""
+    existing = next(p for p in (path, *path.absolute().parents) if p.exists())
+    return shutil.disk_usage(existing).free
 
 
-def no_room(error: Exception, near: Path) -> str:
-    """What to say of a disk that takes no more, with the bytes free where it was met."""
-    path = Path(getattr(error, "filename", None) or near)
+def no_space(error: Exception, folder: Path) -> str:
+    """Message for a full disk, with the free space where the error occurred."""
+    path = Path(getattr(error, "filename", None) or folder)
     return (
-        f"no room to write at {path}: {free_bytes(path):,} bytes free ({one_line(error)}). Nothing is lost: "
-        "make room, then launch again."
+        f"no space to write at {path}: {free_bytes(path):,} bytes free ({one_line(error)}). No "
+        "finished work is lost: free some space, then launch again."
     )

@@ -1,4 +1,4 @@
-"""Runs that are over made trainable again; what they left is put aside, never deleted."""
+"""Make failed or diverged runs trainable again. Their results are renamed, never deleted."""
 
 import os
 from collections.abc import Collection, Sequence
@@ -7,13 +7,18 @@ from pathlib import Path
 
 from chinchilla.core.errors import InputError, nearest
 from chinchilla.plan.records import RunResult, RunSpec
-from chinchilla.sweep.claims import take
-from chinchilla.sweep.hints import given
+from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.preflight import worker_name
-from chinchilla.sweep.run_files import has_result, is_damaged, planned_specs, run_dir_of
+from chinchilla.sweep.run_files import (
+    has_result,
+    is_damaged,
+    planned_specs,
+    run_dir_of,
+    sweep_argument,
+)
 
-# A diverged run starts anew: its checkpoints lead to the same end, or hold it already.
-STARTS_ANEW = ("checkpoints", "metrics.jsonl", "curve.npz")
+# Of a diverged run, which starts from scratch: its checkpoints lead to the same end.
+DIVERGED_FILES = ("checkpoints", "metrics.jsonl", "curve.npz")
 
 
 @dataclass(frozen=True)
@@ -21,39 +26,43 @@ class Retried:
     """What `chinchilla retry` did; lists hold run ids."""
 
     again: list[str]  # trainable again
-    busy: list[str]  # somebody else is at them just now
-    kept_diverged: list[str]  # diverged, and not asked for
-    kept: list[str]  # what the results of those that are trained again are called now
+    busy: list[str]  # claimed by another process at the moment
+    kept_diverged: list[str]  # diverged and not requested
+    kept: list[str]  # new names of the old results
 
     @property
     def sentence(self) -> str:
         n = len(self.again)
-        said = f"{n or 'no'} run{'' if n == 1 else 's'} will be trained again"
+        text = f"{n or 'no'} run{'' if n == 1 else 's'} will be trained again"
         if self.busy:
-            said += f"; {len(self.busy)} are being looked at by somebody else: try again"
+            text += f"; {len(self.busy)} are in use by another process: try again"
         if self.kept_diverged:
-            said += f"; {len(self.kept_diverged)} diverged stay as they are (diverged=true retries them, too)"
-        return said + "."
+            text += (
+                f"; {len(self.kept_diverged)} diverged are unchanged (diverged=true includes them)"
+            )
+        return text + "."
 
 
-def find_runs(sweep_dir: Path, words: Sequence[str]) -> list[RunSpec]:
-    """The plan's runs that are meant by their ids, or by the beginning of one each.
+def find_runs(sweep_dir: Path, names: Sequence[str]) -> list[RunSpec]:
+    """The plan's runs with these ids or unique prefixes of ids.
 
     Raises:
-        InputError: none or several begin so; or no plan there.
+        InputError: no run or several runs match, or there is no plan.
     """
     specs = {s.run_id: s for s in planned_specs(sweep_dir)}
-    found = []
-    for word in words:
-        meant = [word] if word in specs else [r for r in specs if word and r.startswith(word)]
-        if len(meant) != 1:
-            which = f"{len(meant)} runs begin so, such as {meant[0]}" if meant else "no run begins so"  # fmt: skip
-            raise InputError(
-                f"run {word!r}: {which}.{'' if meant else nearest(word, specs)} "
-                f"`chinchilla status {given('sweep_dir', sweep_dir)}` lists them."
+    runs = []
+    for name in names:
+        matches = [name] if name in specs else [r for r in specs if name and r.startswith(name)]
+        if len(matches) != 1:
+            problem = (
+                f"{len(matches)} runs match, such as {matches[0]}" if matches else "no such run"
             )
-        found.append(specs[meant[0]])
-    return found
+            raise InputError(
+                f"run {name!r}: {problem}.{'' if matches else nearest(name, specs)} "
+                f"`chinchilla status {sweep_argument(sweep_dir)}` lists them."
+            )
+        runs.append(specs[matches[0]])
+    return runs
 
 
 def retry(sweep_dir: Path, runs: Sequence[str] = (), diverged: bool = False) -> Retried:
@@ -61,40 +70,38 @@ def retry(sweep_dir: Path, runs: Sequence[str] = (), diverged: bool = False) -> 
 
     Args:
         sweep_dir: the sweep's folder.
-        runs: ids, or beginnings of them; default: every failed run.
-        diverged: diverged runs too; they start anew.
+        runs: ids or unique prefixes; default: every failed run.
+        diverged: include diverged runs, which start from scratch.
 
     Raises:
-        InputError: no such run, or one that is named has not failed.
+        InputError: no such run, or a named run has not failed.
     """
-    statuses = ("failed", "diverged") if diverged else ("failed",)
+    statuses = ("failed", "damaged", *(["diverged"] if diverged else []))
     specs = find_runs(sweep_dir, runs) if runs else planned_specs(sweep_dir)
     states = {s.run_id: state_of(run_dir_of(sweep_dir, s)) for s in specs}
-    if runs:
-        wrong = {r: state for r, state in states.items() if state not in (*statuses, "damaged")}
-        if wrong:
-            run_id, state = next(iter(wrong.items()))
+    for run_id, state in states.items():
+        if runs and state not in statuses:
             hint = {
-                "diverged": "Say diverged=true to train it anew.",
-                "finished": "Its result stands; another seed is another run (recipe.seed).",
+                "diverged": "Set diverged=true to train it from scratch.",
+                "finished": "To train another seed, plan another run (recipe.seed).",
                 "": "It has no result yet: launch the sweep.",
             }[state]
-            raise InputError(f"run {run_id} is {state or 'not over'}, not failed. {hint}")
-    asked = [s for s in specs if states[s.run_id] in (*statuses, "damaged")]
-    done = {s.run_id: put_aside(run_dir_of(sweep_dir, s), statuses) for s in asked}
+            raise InputError(f"run {run_id} is {state or 'unfinished'}, not failed. {hint}")
+    selected = [s for s in specs if states[s.run_id] in statuses]
+    names = {s.run_id: set_aside(run_dir_of(sweep_dir, s), statuses) for s in selected}
     return Retried(
-        kept=sorted({name for name in done.values() if name}),
-        again=[r for r, went in done.items() if went],
-        busy=[r for r, went in done.items() if not went],
+        again=[run_id for run_id, name in names.items() if name],
+        busy=[run_id for run_id, name in names.items() if not name],
         kept_diverged=[] if diverged else [r for r, s in states.items() if s == "diverged"],
+        kept=sorted({name for name in names.values() if name}),
     )
 
 
 def state_of(run_dir: Path) -> str:
-    """finished, diverged, failed or damaged, as result.json says; "" if there is none.
+    """Status in result.json: finished, diverged, failed or damaged; "" without a result.
 
     Raises:
-        InputError: it is another version's.
+        InputError: it was written by another version.
     """
     if not has_result(run_dir):
         return ""
@@ -103,45 +110,37 @@ def state_of(run_dir: Path) -> str:
     except InputError:
         if is_damaged(run_dir):
             return "damaged"
-        if not has_result(run_dir):  # somebody has put it aside just now
+        if not has_result(run_dir):  # another process has just renamed it
             return ""
         raise
 
 
-def put_aside(run_dir: Path, statuses: Collection[str] = ("failed",)) -> str:
-    """Move a run's result, if it has one of `statuses` or is damaged, and what belongs to it.
+def set_aside(run_dir: Path, statuses: Collection[str] = ("failed", "damaged")) -> str:
+    """Rename a run's result, if it has one of `statuses`, and the files that belong to it.
 
-    Under a claim, so that nobody else writes there. result.json goes last: a death on the way
-    leaves a run that is over, and the next call goes on.
+    Done under a claim, so that no other process writes there. result.json is renamed last: if this
+    process dies before, the run still has its result and the next call continues.
 
     Returns:
-        What its result is called now, "" when it was not moved.
+        New name of the result; "" if it was not renamed.
     """
-    if state_of(run_dir) not in (*statuses, "damaged"):
+    if state_of(run_dir) not in statuses:
         return ""
-    claim = take(run_dir, worker_name(), to_train=False)
+    claim = acquire(run_dir, worker_name(), to_train=False)
     if claim is None:
         return ""
     try:
-        state = state_of(run_dir)  # somebody may have been faster
-        if state not in (*statuses, "damaged"):
+        state = state_of(run_dir)  # another process may have been faster
+        if state not in statuses:
             return ""
-        k = 1
-        while (run_dir / f"result-{_ending(state)}-{k}.json").exists():
+        label, k = "diverged" if state == "diverged" else "failed", 1
+        while (run_dir / f"result-{label}-{k}.json").exists():
             k += 1
-        for name in (
-            "attempts",
-            "error.txt",
-            *(STARTS_ANEW if state == "diverged" else ()),
-            "result.json",
-        ):
-            stem, dot, kind = name.partition(".")
+        extra = DIVERGED_FILES if state == "diverged" else ()
+        for name in ("attempts", "error.txt", *extra, "result.json"):
+            stem, dot, suffix = name.partition(".")
             if os.path.lexists(run_dir / name):
-                os.rename(run_dir / name, run_dir / f"{stem}-{_ending(state)}-{k}{dot}{kind}")
-        return f"result-{_ending(state)}-{k}.json"
+                os.rename(run_dir / name, run_dir / f"{stem}-{label}-{k}{dot}{suffix}")
+        return f"result-{label}-{k}.json"
     finally:
         claim.release()
-
-
-def _ending(state: str) -> str:
-    return "diverged" if state == "diverged" else "failed"

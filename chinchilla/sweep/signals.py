@@ -1,4 +1,4 @@
-"""Asking a run to stop: signals raise a flag, the training loop looks at it between steps."""
+"""Stop a run by signals: handlers set a flag that the training loop checks between steps."""
 
 import os
 import signal
@@ -9,17 +9,17 @@ from types import FrameType
 
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)  # Slurm sends them to every process of a job
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *WARNINGS)
-WARNING_SECONDS = 180  # USR2 so long before the time limit: a step, an evaluation, a checkpoint
-WARNING_SHARE = 0.25  # ... and at most this share of it, or short jobs would be warned at once
+WARNING_SECONDS = 180  # of USR2 before the time limit: for a step, an evaluation and a checkpoint
+WARNING_SHARE = 0.25  # ... at most this share of the time limit, for short jobs
 
 
 def warning_seconds(limit_seconds: float) -> int:
-    """How long before its time limit a job is to be warned."""
+    """Time between a job's warning and its time limit."""
     return int(min(WARNING_SECONDS, WARNING_SHARE * limit_seconds))
 
 
 class Stop:
-    """Whether a stop was asked for, and by which signals. Not an Event: a handler must not lock."""
+    """Whether to stop, and the signals received. Not an Event: signal handlers must not lock."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -31,17 +31,17 @@ class Stop:
 
 @contextmanager
 def stop_on_signals(stop: Stop | None = None) -> Iterator[Stop]:
-    """Turn Ctrl-C, TERM, HUP, USR1 and USR2 (Slurm's warning) into a flag; a second Ctrl-C interrupts.
+    """Set a flag on Ctrl-C, TERM, HUP, USR1 and USR2 (Slurm's warning); a second Ctrl-C interrupts.
 
-    `stop` is the flag to raise, by default a new one. A warning that came while this process was
-    starting (`warnings_held`) raises it at once. Outside the main thread, where Python takes no
-    signals, the flag just stays down.
+    `stop` is the flag to set, by default a new one. A warning received while this process was
+    starting (`block_warnings`) sets it at once. Outside the main thread, where Python handles no
+    signals, the flag is never set.
     """
-    stop = Stop() if stop is None else stop  # a lowered flag is falsy
+    stop = Stop() if stop is None else stop  # an unset flag is falsy
     owner = os.getpid()
 
     def handle(signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != owner:  # a forked helper: warnings reach it too, and are not its business
+        if os.getpid() != owner:  # a forked helper: it ignores warnings
             if signum not in WARNINGS:
                 signal.signal(signum, signal.SIG_DFL)
                 os.kill(os.getpid(), signum)
@@ -54,10 +54,10 @@ def stop_on_signals(stop: Stop | None = None) -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    # Ignored on purpose stays so: HUP under nohup, INT in a script's background. Warnings do not:
-    # they are ignored only until there is somebody to handle them.
-    taken = [s for s in STOP_SIGNALS if s in WARNINGS or signal.getsignal(s) != signal.SIG_IGN]
-    before = {s: signal.signal(s, handle) for s in taken}
+    # Signals that are ignored on purpose stay ignored: HUP under nohup, INT in the background of a
+    # script. Warnings are ignored only until a handler is installed.
+    handled = [s for s in STOP_SIGNALS if s in WARNINGS or signal.getsignal(s) != signal.SIG_IGN]
+    before = {s: signal.signal(s, handle) for s in handled}
     signal.pthread_sigmask(signal.SIG_UNBLOCK, WARNINGS)
     try:
         yield stop
@@ -67,11 +67,11 @@ def stop_on_signals(stop: Stop | None = None) -> Iterator[Stop]:
 
 
 @contextmanager
-def warnings_held() -> Iterator[None]:
-    """Start a process that will use `stop_on_signals` in here: a warning waits until it does.
+def block_warnings() -> Iterator[None]:
+    """Block warnings while starting a process that will call `stop_on_signals`.
 
-    A new program has no handlers, and would die of a warning that comes while it is being loaded;
-    what is blocked stays blocked across exec.
+    A new program has no handlers and a warning would end it while it loads. Blocked signals stay
+    blocked across exec and are delivered once `stop_on_signals` unblocks them.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, WARNINGS)
     try:

@@ -1,16 +1,16 @@
-"""A worker: claims the sweep's next unfinished run, trains it, writes its result, goes on.
+"""A worker: claims the next run of a sweep, trains it, publishes its result, and repeats.
 
-Workers know each other only through the sweep's folder, so one is the same in this process, as a
-subprocess here, and on a Slurm node:
+Workers communicate only through the sweep's folder, so they can run in this process, as local
+subprocesses, or on Slurm nodes:
 
     python -m chinchilla.sweep.worker SWEEP_DIR DATA_DIR
 
-Reads plan.jsonl and runtime.json; writes runs/<run_id>/: claim-<n>.json, heartbeat,
-progress.json, attempts/<n>.json, error.txt, result.json. Training itself is `chinchilla.train`,
-imported when the first run starts.
+Reads plan.jsonl and runtime.json; writes runs/<run_id>/ (see `run_files`). Training itself is
+`chinchilla.train`, imported when the first run starts.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import math
@@ -27,37 +27,47 @@ from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import DataError, InputError, one_line
 from chinchilla.core.files import writable_dir
 from chinchilla.plan.records import RunResult, RunSpec
-from chinchilla.sweep.claims import STALE_SECONDS, Claim, file_system_now, look, take
-from chinchilla.sweep.failures import breaks_the_device, death_before, stalls_before
-from chinchilla.sweep.job_classes import PlannedWithin
-from chinchilla.sweep.preflight import check_data, limit_threads, no_room, worker_name
-from chinchilla.sweep.run_files import (
-    ProgressFile,
+from chinchilla.sweep.claims import (
+    STALE_SECONDS,
+    Claim,
+    acquire,
+    claim_status,
+    file_system_now,
+)
+from chinchilla.sweep.failures import (
+    breaks_the_device,
+    count_stalls,
+    earlier_death,
     failure_kind,
     first_line,
+    micro_batch_after,
+    n_attempts,
+    read_attempts,
+    record_attempt,
+)
+from chinchilla.sweep.job_classes import RunsBySize
+from chinchilla.sweep.preflight import check_data, limit_threads, no_space, worker_name
+from chinchilla.sweep.run_files import (
+    ProgressFile,
     has_result,
     load_runtime,
-    micro_batch_after,
     missing_specs,
-    n_errors,
-    read_attempts,
     read_progress,
-    record_attempt,
     run_dir_of,
     saved_step,
     stable_phase_step,
     stable_phases_of,
 )
-from chinchilla.sweep.schedule import JobTime, Pace, in_order, job_time, waits
-from chinchilla.sweep.signals import Stop, stop_on_signals, warnings_held
+from chinchilla.sweep.schedule import JobTime, Throughput, in_order, job_time, should_wait
+from chinchilla.sweep.signals import Stop, block_warnings, stop_on_signals
 from chinchilla.tracking.mirror import wait_for_mirrors
 
-Train = Callable[..., RunResult | None]  # `chinchilla.train.train_run`, or a test's stand-in
+Train = Callable[..., RunResult | None]  # `chinchilla.train.train_run`, or a substitute in tests
 log = logging.getLogger("chinchilla.sweep")
 
 
-class Lost(Exception):
-    """The run belongs to another worker now: leave at once, write nothing."""
+class ClaimLost(Exception):
+    """Another worker has taken the run over. Stop at once and write nothing."""
 
 
 @dataclass
@@ -68,13 +78,19 @@ class WorkerSummary:
     finished: list[str] = field(default_factory=list)
     diverged: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
-    errors: int = 0  # attempts that failed
-    stopped: bool = False  # asked to
-    out_of_time: bool = False  # runs are left that did not fit into the job's time
-    needs_restart: bool = False  # the accelerator's context is broken; a new process can go on
-    unfit: str = (
-        ""  # why no run can be trained here: the tokens cannot be read, or the disk is full
-    )
+    errors: int = 0  # failed attempts
+    stopped: bool = False  # by a signal
+    out_of_time: bool = False  # the remaining runs do not fit into the job's time
+    needs_restart: bool = False  # the GPU is unusable in this process; a new one can continue
+    unfit: str = ""  # why this machine cannot train (data not readable, disk full); "" if it can
+
+    def exit_code(self) -> int:
+        """Exit code of a worker process; prints why this machine cannot train."""
+        if self.unfit:
+            sys.stdout.flush()  # so that the message comes last in a log of both streams
+            print(f"chinchilla: {self.unfit}", file=sys.stderr, flush=True)
+            return 1
+        return 75 if self.stopped or self.out_of_time else 0
 
 
 def run_worker(
@@ -89,55 +105,45 @@ def run_worker(
     stale_seconds: float = STALE_SECONDS,
     time_of_job: JobTime | None = None,
 ) -> WorkerSummary:
-    """Train the sweep's unfinished runs, one after the other, until none can be claimed.
+    """Train unfinished runs of a sweep, one after the other, until none can be claimed.
 
     Args:
         sweep_dir: the sweep's folder; its plan may grow meanwhile.
         data_dir: token folder.
         runtime: how to execute; not part of any run's identity.
         worker: this worker's name in claims.
-        train: stands in for `chinchilla.train.train_run`.
-        only: run ids to keep to; default: the whole plan.
-        stop: flag that ends the worker at the next step; default: one that signals raise.
-        stale_seconds: silence after which another machine's worker counts as dead.
-        time_of_job: what this worker has; runs that do not fit into it are left (`choosing`).
+        train: substitute for `chinchilla.train.train_run`.
+        only: restrict to these run ids; default: the whole plan.
+        stop: flag that ends the worker at the next step; default: set by signals.
+        stale_seconds: age of the heartbeat from which a worker on another machine counts as dead.
+        time_of_job: time available to this worker; runs that do not fit are skipped (`schedule`).
 
     Returns:
-        What became of the runs this worker touched. Errors in a run are in its run, not raised.
+        What this worker did. Errors in a run are recorded with the run, not raised.
     """
-    if stop is None:
-        with stop_on_signals() as stop:
-            return run_worker(
-                sweep_dir,
-                data_dir,
-                runtime,
-                worker,
-                train,
-                only=only,
-                stop=stop,
-                stale_seconds=stale_seconds,
-                time_of_job=time_of_job,
-            )
     summary = WorkerSummary(worker)
-    this = _Worker(sweep_dir, data_dir, runtime, train, only, stop, stale_seconds, time_of_job)
-    try:
-        if train is None:
-            check_data(sweep_dir, data_dir, only)
-        while not (stop or summary.needs_restart or summary.unfit) and this.go_on(summary):
-            pass
-    except DataError as error:
-        summary.unfit = one_line(error)
-    except OSError as error:
-        if failure_kind(error) != "disk":
-            raise
-        summary.unfit = no_room(error, sweep_dir)
-    summary.stopped = bool(stop)
+    with contextlib.nullcontext(stop) if stop is not None else stop_on_signals() as stop:
+        loop = _Worker(
+            sweep_dir, data_dir, runtime, train, only, stop, stale_seconds, time_of_job, summary
+        )
+        try:
+            if train is None:
+                check_data(sweep_dir, data_dir, only)
+            while not (stop or summary.needs_restart or summary.unfit) and loop.next_run():
+                pass
+        except DataError as error:
+            summary.unfit = one_line(error)
+        except OSError as error:
+            if failure_kind(error) != "disk":
+                raise
+            summary.unfit = no_space(error, sweep_dir)
+        summary.stopped = bool(stop)
     return summary
 
 
 @dataclass
 class _Worker:
-    """What a worker was told, and what it has learnt on the way."""
+    """Settings and state of a worker."""
 
     sweep_dir: Path
     data_dir: Path
@@ -147,98 +153,100 @@ class _Worker:
     stop: Stop
     stale_seconds: float
     time_of_job: JobTime | None
+    summary: WorkerSummary
     width: int | None = None  # d_model of the last run
-    pace: Pace = field(default_factory=Pace)
+    throughput: Throughput = field(default_factory=Throughput)
 
-    def go_on(self, summary: WorkerSummary) -> bool:
-        """Claim and train one run, or wait a little; False when nothing is left to claim."""
-        claimed, wait = self.claim_next(summary)
+    def next_run(self) -> bool:
+        """Claim and train one run, or wait briefly; False if nothing is left to claim."""
+        claimed, wait = self.claim_next()
         if claimed is not None:
             spec, claim = claimed
             try:
-                self.train_claimed(spec, claim, summary)
+                self.train_claimed(spec, claim)
             finally:
                 claim.release()
-            _free_memory()
-        elif wait:  # somebody's node may just have died; perhaps it was this very job's
+            if "torch" in sys.modules:
+                from chinchilla.train.device import give_memory_back
+
+                give_memory_back()
+        elif wait:  # a holder's node may have died, perhaps the previous node of this very job
             time.sleep(min(5.0, self.stale_seconds / 4))
         return claimed is not None or wait
 
-    def claim_next(self, summary: WorkerSummary) -> tuple[tuple[RunSpec, Claim] | None, bool]:
-        """Claim the next run (`choosing`); else whether a holder is silent and worth a wait."""
-        run_dirs = self.sweep_dir / "runs"
-        run_dirs.mkdir(exist_ok=True)
-        now = file_system_now(run_dirs)
+    def claim_next(self) -> tuple[tuple[RunSpec, Claim] | None, bool]:
+        """Claim the next run (`schedule`). Without one, also return whether a holder is silent."""
+        runs = self.sweep_dir / "runs"
+        runs.mkdir(exist_ok=True)
+        now = file_system_now(runs)
         missing = missing_specs(self.sweep_dir, self.only)
-        silent = summary.out_of_time = False
-        for spec in in_order(
-            missing, self.width, lambda s: n_errors(run_dir_of(self.sweep_dir, s))
-        ):
+        silent = self.summary.out_of_time = False
+        n_failures = {s.run_id: n_attempts(run_dir_of(self.sweep_dir, s)) for s in missing}
+        for spec in in_order(missing, self.width, lambda s: n_failures[s.run_id]):
             run_dir = run_dir_of(self.sweep_dir, spec)
-            standing = look(run_dir, now, self.stale_seconds)
-            if not standing.takeable:
-                silent = silent or standing.state == "silent"
+            status = claim_status(run_dir, now, self.stale_seconds)
+            if not status.available:
+                silent = silent or status.state == "silent"
                 continue
             step = saved_step(run_dir)
-            begin = step or stable_phase_step(self.sweep_dir, spec)
-            # One with a checkpoint of its own goes on from there, and has nothing to wait for.
+            first_step = step or stable_phase_step(self.sweep_dir, spec)
+            # A run with a checkpoint of its own resumes from it and need not wait.
             if (
                 spec.stable_phase
                 and not step
-                and waits(spec, begin, self._under_way(missing, spec, now))
+                and should_wait(spec, first_step, self._in_training(missing, spec, now))
             ):
                 continue
-            if not self._fits(spec, run_dir, begin):
-                summary.out_of_time = True
+            if not self._fits(spec, run_dir, first_step):
+                self.summary.out_of_time = True
                 continue
-            stalls = stalls_before(run_dir, standing.record, step)
-            claim = take(
+            claim = acquire(
                 run_dir,
-                summary.worker,
+                self.summary.worker,
                 step=step,
-                stalls=stalls,
+                stalls=count_stalls(run_dir, status.record, step),
                 now=now,
                 stale_seconds=self.stale_seconds,
             )
             if claim is None:
                 continue
-            if has_result(run_dir):  # finished between the look and the claim
+            if has_result(run_dir):  # finished between listing and claiming
                 claim.release()
                 continue
             return (spec, claim), False
         return None, silent
 
-    def _under_way(
+    def _in_training(
         self, missing: Iterable[RunSpec], like: RunSpec, now: float
     ) -> Iterator[RunSpec]:
-        """Runs of the same stable phase that somebody is training."""
+        """Runs with the same stable phase that other workers are training."""
         for spec in missing:
             if spec.stable_phase_id == like.stable_phase_id and spec.run_id != like.run_id:
                 run_dir = run_dir_of(self.sweep_dir, spec)
-                if not look(run_dir, now, self.stale_seconds).takeable:
+                if not claim_status(run_dir, now, self.stale_seconds).available:
                     yield spec
 
     def _fits(self, spec: RunSpec, run_dir: Path, step: int) -> bool:
         if self.time_of_job is None:
             return True
-        if self.width is None:  # a fresh job has the most time that there will ever be
+        if self.width is None:  # a new job has the most time that any job will have
             return self.time_of_job.fits(None)
         own = read_progress(run_dir).get("tokens_per_second")
-        return self.time_of_job.fits(self.pace.seconds(spec, step, own))
+        return self.time_of_job.fits(self.throughput.seconds(spec, step, own))
 
-    def train_claimed(self, spec: RunSpec, claim: Claim, summary: WorkerSummary) -> None:
-        """One attempt at one run; leaves a result, an attempt's record, or a checkpoint."""
+    def train_claimed(self, spec: RunSpec, claim: Claim) -> None:
+        """Make one attempt at a run; leaves a result, a record of the failure, or a checkpoint."""
         run_dir = claim.run_dir
 
         def should_stop() -> bool:
             if claim.lost:
-                raise Lost
+                raise ClaimLost
             return bool(self.stop)
 
         log.info("claimed %s (claim %d)", spec.run_id, claim.record.fence)
         runtime = self._runtime(spec, run_dir)
-        if death := death_before(claim):
-            if _failed(spec, claim, *death, "", runtime, summary):
+        if death := earlier_death(claim):
+            if self._record_failure(spec, claim, *death, "", runtime):
                 return
             runtime = self._runtime(spec, run_dir)
         progress = ProgressFile(run_dir, spec)
@@ -264,129 +272,119 @@ class _Worker:
                 still_mine=claim.still_mine,
                 **shared,
             )
-        except Lost:
+        except ClaimLost:
             log.warning("%s was taken over by another worker", spec.run_id)
             return
         except Exception as error:
             kind, reason = failure_kind(error), first_line(error)
-            # What says that no run can be trained here must not be tried on one after the other.
+            # A problem of this machine must not use up the attempts of one run after the other.
             if kind in ("data", "disk"):
-                summary.unfit = no_room(error, run_dir) if kind == "disk" else one_line(error)
-            if kind in ("disk", "peer"):  # not the run's doing: its attempts are left to it
+                self.summary.unfit = no_space(error, run_dir) if kind == "disk" else one_line(error)
+            if kind in ("disk", "peer"):  # not a failure of the run
                 log.warning("%s: %s: %s", spec.run_id, kind, reason)
                 claim.release(reason, excused=kind == "disk")
                 return
-            said = "".join(traceback.format_exception(error))
-            _failed(spec, claim, kind, reason, said, runtime, summary)
-            summary.needs_restart = breaks_the_device(error)
+            text = "".join(traceback.format_exception(error))
+            self._record_failure(spec, claim, kind, reason, text, runtime)
+            self.summary.needs_restart = breaks_the_device(error)
             return
         if result is None:
             log.info("stopped %s", spec.run_id)
-            assert self.stop or claim.lost, "train_run returned None without being asked to stop"
+            assert self.stop or claim.lost, "train_run returned None without a stop"
             return
         step = step or result.reused_tokens // spec.batch_tokens
-        self.pace.note(spec, result.steps_done - step, time.monotonic() - start)
+        self.throughput.add(spec, result.steps_done - step, time.monotonic() - start)
         if claim.publish("result.json", dataclasses.asdict(result)):
-            getattr(summary, result.status).append(spec.run_id)
+            getattr(self.summary, result.status).append(spec.run_id)
             log.info("%s %s", result.status, spec.run_id)
         else:
-            log.warning("%s was taken over by another worker; this result is dropped", spec.run_id)
+            log.warning("%s was taken over by another worker; result discarded", spec.run_id)
 
     def _runtime(self, spec: RunSpec, run_dir: Path) -> RuntimeConfig:
-        """What was asked for, with a smaller micro-batch where memory ran out before."""
-        most = micro_batch_after(read_attempts(run_dir), spec.model.seq_len)
-        told = self.runtime.micro_batch_tokens
-        return dataclasses.replace(self.runtime, micro_batch_tokens=min(most or told, told or most))
+        """The sweep's settings, with a smaller micro-batch if memory ran out before."""
+        limit = micro_batch_after(read_attempts(run_dir), spec.model.seq_len)
+        configured = self.runtime.micro_batch_tokens
+        tokens = min(limit or configured, configured or limit)
+        return dataclasses.replace(self.runtime, micro_batch_tokens=tokens)
 
-
-def _failed(
-    spec: RunSpec,
-    claim: Claim,
-    failure: str,
-    reason: str,
-    text: str,
-    runtime: RuntimeConfig,
-    summary: WorkerSummary,
-) -> bool:
-    """Record a failed attempt; whether the run is given up with it, or is another worker's."""
-    log.warning("%s: %s: %s", spec.run_id, failure, reason)
-    summary.errors += 1
-    if not claim.still_mine():
+    def _record_failure(
+        self,
+        spec: RunSpec,
+        claim: Claim,
+        failure: str,
+        reason: str,
+        text: str,
+        runtime: RuntimeConfig,
+    ) -> bool:
+        """Record a failed attempt; returns whether this worker is done with the run."""
+        log.warning("%s: %s: %s", spec.run_id, failure, reason)
+        self.summary.errors += 1
+        if not claim.still_mine():
+            return True
+        if record_attempt(spec, claim, failure, reason, text or reason, runtime) is None:
+            return claim.lost
+        log.warning("%s has failed and will not be retried", spec.run_id)
+        self.summary.failed.append(spec.run_id)
         return True
-    if record_attempt(spec, claim, failure, reason, text or reason, runtime) is None:
-        return claim.lost
-    log.warning("%s is given up", spec.run_id)
-    summary.failed.append(spec.run_id)
-    return True
 
 
-def _free_memory() -> None:
-    """Give a run's memory back, where there is one to have held any."""
-    if "torch" in sys.modules:
-        from chinchilla.train.device import give_memory_back
-
-        give_memory_back()
+def parse_arguments(prog: str, argv: list[str] | None) -> argparse.Namespace:
+    """Arguments of a worker process; also sets up logging and CPU threads."""
+    parser = argparse.ArgumentParser(prog=prog)
+    parser.add_argument("sweep_dir", type=Path)
+    parser.add_argument("data_dir", type=Path)
+    parser.add_argument("--name", default="", help="name in claims; default: host and pid")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = torch's default")
+    parser.add_argument("--parent", type=int, default=0, help="stop when this process has ended")
+    parser.add_argument("--min-params", type=float, default=0, help="only runs with more")
+    parser.add_argument("--max-params", type=float, default=math.inf, help="only runs up to this")
+    parser.add_argument("--deadline", type=float, default=0, help="UNIX time of the job's end")
+    args = parser.parse_args(argv)
+    args.only = None
+    if args.min_params > 0 or args.max_params < math.inf:
+        args.only = RunsBySize(args.sweep_dir, args.min_params, args.max_params)
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
+    limit_threads(args.threads)
+    return args
 
 
 def main(argv: list[str] | None = None, train: Train | None = None) -> int:
     """Run one worker as a process.
 
     Returns:
-        0: nothing was left to claim; 75: stopped, or out of time; 1: no run can be trained here
-        (the tokens cannot be read, the disk is full); 2: the sweep's files cannot be used or its
-        folder not be written to. 1 and 2 with a line that says why.
+        0: nothing left to claim; 75: stopped, or out of time; 1: this machine cannot train (data
+        not readable, disk full); 2: the sweep's files are invalid or its folder is not writable.
+        1 and 2 print the reason in one line.
     """
-    try:
-        return _main(argv, train)
-    except InputError as error:
-        print(f"chinchilla: {one_line(error)}", file=sys.stderr)
-        return 2
-
-
-def _main(argv: list[str] | None, train: Train | None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m chinchilla.sweep.worker")
-    parser.add_argument("sweep_dir", type=Path)
-    parser.add_argument("data_dir", type=Path)
-    parser.add_argument("--name", default=worker_name(), help="in claims; default: host and pid")
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = torch's choice")
-    parser.add_argument("--parent", type=int, default=0, help="stop when this parent is gone")
-    parser.add_argument("--min-params", type=float, default=0, help="keep to runs with more")
-    parser.add_argument("--max-params", type=float, default=math.inf, help="... and not above")
-    parser.add_argument("--deadline", type=float, default=0, help="UNIX time of the job's end")
-    args = parser.parse_args(argv)
-    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
-    limit_threads(args.threads)
-
-    bounds = (args.min_params, args.max_params)
-    only = PlannedWithin(args.sweep_dir, *bounds) if bounds != (0, math.inf) else None
+    args = parse_arguments("python -m chinchilla.sweep.worker", argv)
 
     class StopWithParent(Stop):
         def __bool__(self) -> bool:
             return self.requested or (args.parent > 0 and os.getppid() != args.parent)
 
-    runtime = load_runtime(args.sweep_dir)
-    writable_dir(args.sweep_dir / "runs", "sweep_dir")
-    with stop_on_signals(StopWithParent()) as stop:
-        summary = run_worker(
-            args.sweep_dir,
-            args.data_dir,
-            runtime,
-            args.name,
-            train,
-            only=only,
-            stop=stop,
-            time_of_job=job_time(args.deadline),
-        )
-        wait_for_mirrors()
-        with warnings_held():  # the new program's, from here on
-            if summary.needs_restart and not stop:
-                sys.stdout.flush()
-                os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-    if summary.unfit:
-        sys.stdout.flush()  # the line comes last in a log of both
-        print(f"chinchilla: {summary.unfit}", file=sys.stderr)
-        return 1
-    return 75 if summary.stopped or summary.out_of_time else 0
+    try:
+        runtime = load_runtime(args.sweep_dir)
+        writable_dir(args.sweep_dir / "runs", "sweep_dir")
+        with stop_on_signals(StopWithParent()) as stop:
+            summary = run_worker(
+                args.sweep_dir,
+                args.data_dir,
+                runtime,
+                args.name or worker_name(),
+                train,
+                only=args.only,
+                stop=stop,
+                time_of_job=job_time(args.deadline),
+            )
+            wait_for_mirrors()
+            with block_warnings():  # until the new program has its handlers
+                if summary.needs_restart and not stop:
+                    sys.stdout.flush()
+                    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+        return summary.exit_code()
+    except InputError as error:
+        print(f"chinchilla: {one_line(error)}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -161,8 +161,9 @@ def replay(
 def synced(run_dir: Path, target: Target) -> dict[str, Any]:
     """What a tracker has received of a run: the last `step`, and whether the `result`; or {}."""
     record = _read_synced(run_dir).get(target.key)
-    whole = isinstance(record, dict) and type(record.get("step")) is int
-    return record if whole else {}
+    if isinstance(record, dict) and type(record.get("step")) is int:
+        return record
+    return {}
 
 
 def _read_synced(run_dir: Path) -> dict[str, Any]:

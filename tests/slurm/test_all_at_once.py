@@ -18,7 +18,7 @@ from slurm_world import RUNTIME, Sweep, queue, slurm
 
 from chinchilla.core.files import write_json
 from chinchilla.plan.records import Curve, RunResult, load_plan
-from chinchilla.sweep.run_files import n_errors
+from chinchilla.sweep.failures import n_attempts
 from chinchilla.sweep.view.status import sweep_status
 from chinchilla.train.device import git_commit, versions
 
@@ -66,7 +66,7 @@ class Large(Sweep):
         """Shape -> number of its array."""
         found = {}
         for path in self.folder.glob("submitit/*/job.json"):
-            shape = json.loads((path.parent / "intention.json").read_text())["shape"]["name"]
+            shape = json.loads((path.parent / "intention.json").read_text())["job_class"]["name"]
             assert shape not in found, "an array of this shape was submitted twice"
             found[shape] = str(json.loads(path.read_text())["job_id"])
         return found
@@ -162,14 +162,14 @@ def test_everything_at_once(data_dir: Path, tmp_path: Path):
     )
     assert undisturbed["n_left"] == 1
     failed = RunResult.load(sweep.folder / "runs" / raises)
-    assert (failed.status, n_errors(sweep.folder / "runs" / raises)) == ("failed", 3)
+    assert (failed.status, n_attempts(sweep.folder / "runs" / raises)) == ("failed", 3)
     assert "metrics.jsonl" in failed.reason
 
     # Launching again trains what is missing, and nothing else.
     in_the_way.rmdir()
     before = {k: v for k, v in sweep.files().items() if k != raises}
     again = json.loads(sweep.say(*JOBS, "format=json").splitlines()[-1])
-    assert (again["n_submitted"], again["shapes"]) == (1, {"small": 1})
+    assert (again["n_submitted"], again["job_classes"]) == (1, {"small": 1})
     patiently(lambda: not queue())
     assert {k: v for k, v in sweep.files().items() if k != raises} == before
     found = compare(sweep, reference)

@@ -112,11 +112,11 @@ def race(work: Path, n_workers: int, n_runs: int) -> dict[str, Any]:
 
 def writers(work: Path, n_writers: int, n_runs: int) -> dict[str, Any]:
     """`n_writers` processes that all believe they hold the run publish its result at once."""
-    claims.BEAT_SECONDS = 3600.0
+    claims.HEARTBEAT_SECONDS = 3600.0
     cases = []
     for c in range(n_runs):
         run_dir = work / f"run{c}"
-        record = claims.take(run_dir, "holder").record
+        record = claims.acquire(run_dir, "holder").record
         barrier = FORK.Barrier(n_writers + 1)
 
         def write(
@@ -180,7 +180,7 @@ def late(work: Path, n: int) -> dict[str, Any]:
             problems.append("the original wrote over the result")
         if comes_back and original.exitcode != 0:
             problems.append("the original said that it had finished it")
-        latest = claims.latest(run_dir)
+        latest = claims.latest_claim(run_dir)
         if not latest or latest.worker != "successor" or not latest.released:
             problems.append("the last claim is not the successor's, released")
         cases.append((f"{stage}, {'stopped' if comes_back else 'killed'} ({i})", problems))
@@ -190,7 +190,7 @@ def late(work: Path, n: int) -> dict[str, Any]:
 def original_worker(sweep_dir: Path, mark: Path, stage: str) -> None:
     """The worker that falls silent; exits with 0 if it never says that it finished anything."""
     claims.process_table = lambda: "another machine"
-    claims.BEAT_SECONDS = 0.1
+    claims.HEARTBEAT_SECONDS = 0.1
 
     def fall_silent() -> None:
         mark.touch()
@@ -276,7 +276,7 @@ def damaged_claims(work: Path, n: int) -> dict[str, Any]:
     sweep_dir = make_sweep(work / "sweep", specs)
     for i, spec in enumerate(specs):
         run_dir = sweep_dir / "runs" / spec.run_id
-        claim = claims.take(run_dir, "dead")
+        claim = claims.acquire(run_dir, "dead")
         claim._stop.set()
         claim._thread.join()  # its last beat is over
         path = run_dir / "claim-1.json"
@@ -298,7 +298,7 @@ def damaged_claims(work: Path, n: int) -> dict[str, Any]:
         ended = (run_dir / "result.json").exists() and RunResult.load(run_dir).status
         cases.append((spec.run_id, [] if ended == "finished" else [f"ended as {ended}"]))
     aside = len(list(sweep_dir.glob("runs/*/damaged-claim-1.json")))
-    return tally(cases, put_aside=aside)
+    return tally(cases, set_aside=aside)
 
 
 TORTURES: dict[str, Callable[..., dict[str, Any]]] = {

@@ -26,7 +26,7 @@ from sweep_fakes import make_specs
 from chinchilla.config import ResourceConfig
 from chinchilla.core.shapes import ModelShape
 from chinchilla.plan.records import RunSpec
-from chinchilla.sweep.slurm import job_records
+from chinchilla.sweep.slurm import queue
 
 UNIT = Path(__file__).resolve().parents[1] / "support"
 JOBS = {"small": 3, "large": 2}  # that a launch submits
@@ -64,7 +64,7 @@ def launch_it(sweep_dir: Path) -> None:
     """What a person's command does."""
     from chinchilla.sweep.launch import launch
 
-    job_records.SETTLE_SECONDS = 1.0
+    queue.SETTLE_SECONDS = 1.0
     asked = on_slurm(gpus_per_node=1)
     asked.cluster.resources = [
         ResourceConfig(name="small", max_params=specs()[0].N),
@@ -119,7 +119,7 @@ def wrong_jobs(fake: FakeSlurm, sweep_dir: Path) -> list[str]:
     """What is not as one launch leaves it: jobs by shape, and arrays without a number."""
     shapes = {}
     for path in sweep_dir.glob("submitit/*/intention.json"):
-        shapes[path.parent.name] = json.loads(path.read_text())["shape"]["name"]
+        shapes[path.parent.name] = json.loads(path.read_text())["job_class"]["name"]
     live = [row.rpartition(":")[2] for row in fake.jobs()]
     counts = Counter(shapes.get(token, "?") for token in live)
     problems = [] if counts == JOBS else [f"jobs in the queue: {dict(counts)}"]

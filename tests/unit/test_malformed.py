@@ -24,8 +24,9 @@ from chinchilla.core.errors import InputError, one_line
 from chinchilla.data.dataset import TokenData
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import Curve, RunResult, RunSpec, load_plan, save_plan
-from chinchilla.sweep.claims import latest, look
-from chinchilla.sweep.run_files import load_runtime, read_attempts, read_progress, save_runtime
+from chinchilla.sweep.claims import claim_status, latest_claim
+from chinchilla.sweep.failures import read_attempts
+from chinchilla.sweep.run_files import load_runtime, read_progress, save_runtime
 from chinchilla.sweep.view.status import sweep_status
 from chinchilla.sweep.worker import main as worker_main
 
@@ -561,8 +562,8 @@ def test_any_ledger(tmp_path: Path, claim: bytes, progress: bytes, attempt: byte
     (run_dir / "claim-1.json").write_bytes(claim)
     (run_dir / "progress.json").write_bytes(progress)
     (run_dir / "attempts" / "1.json").write_bytes(attempt)
-    assert latest(run_dir) is not None
-    assert look(run_dir, 0.0).state in ("free", "held", "silent", "dead")
+    assert latest_claim(run_dir) is not None
+    assert claim_status(run_dir, 0.0).state in ("free", "held", "silent", "dead")
     assert isinstance(read_progress(run_dir), dict)
     assert len(read_attempts(run_dir)) == 1
     assert sweep_status(tmp_path).counts["finished"] == 0

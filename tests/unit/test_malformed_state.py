@@ -13,7 +13,7 @@ from chinchilla.cli import main
 from chinchilla.core.errors import InputError
 from chinchilla.plan.records import save_plan
 
-INTENTION = {"user": "somebody", "n_jobs": 1, "shape": None}
+INTENTION = {"user": "somebody", "n_jobs": 1, "job_class": None}
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def sweep_dir(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("file", ["intention.json", "job.json"])
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "{}", "3", "null", '"text"', '{"shape": 3}', "NaN"]
+    "text", ["", "{", "[]", "{}", "3", "null", '"text"', '{"job_class": 3}', "NaN"]
 )
 @pytest.mark.slow
 def test_a_submission_that_cannot_be_read(sweep_dir: Path, capsys, file: str, text: str):
@@ -47,11 +47,11 @@ def test_a_submission_that_cannot_be_read(sweep_dir: Path, capsys, file: str, te
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 def test_poison_in_a_submission(sweep_dir: Path, tmp_path: Path, payload):
-    from chinchilla.sweep.slurm.job_records import submitted
+    from chinchilla.sweep.slurm.queue import job_arrays
 
     (sweep_dir / "submitit" / "0123abcd" / "intention.json").write_bytes(payload(tmp_path))
     with pytest.raises(InputError, match="0123abcd"):
-        submitted(sweep_dir)
+        job_arrays(sweep_dir)
     assert not list(tmp_path.rglob("executed"))
 
 

@@ -25,7 +25,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import ModelShape
 from chinchilla.data.manifest import Manifest, Shard, Split, TokenizerInfo
 from chinchilla.plan.records import Curve, RunSpec, save_plan
-from chinchilla.sweep.claims import take
+from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.run_files import load_runtime
 
 CANARY = "executed"
@@ -140,10 +140,10 @@ def test_a_pickle_for_runtime_settings(sweep_dir: Path, tmp_path: Path):
         load_runtime(sweep_dir)
 
 
-def test_a_pickle_for_a_claim_is_put_aside(run_dir: Path, tmp_path: Path, caplog):
+def test_a_pickle_for_a_claim_is_set_aside(run_dir: Path, tmp_path: Path, caplog):
     (run_dir / "claim-1.json").write_bytes(pickled(tmp_path))
     os.utime(run_dir / "claim-1.json", (0, 0))
-    claim = take(run_dir, "w")
+    claim = acquire(run_dir, "w")
     assert claim is not None
     claim.release()
     assert "claim-1.json was damaged" in caplog.text

@@ -25,8 +25,9 @@ from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import Curve, RunResult, RunSpec, load_plan
-from chinchilla.sweep.claims import latest, take
-from chinchilla.sweep.run_files import load_runtime, read_attempts, read_progress
+from chinchilla.sweep.claims import acquire, latest_claim
+from chinchilla.sweep.failures import read_attempts
+from chinchilla.sweep.run_files import load_runtime, read_progress
 
 
 def archive(names: list[str]) -> Callable[[Path], bytes]:
@@ -224,10 +225,10 @@ def test_what_only_advises_is_passed_over(tmp_path: Path, payload, caplog):
     assert not {"step", "steps", "loss", "tokens_per_second"} & set(read_progress(run_dir))
     [attempt] = read_attempts(run_dir)
     assert (attempt.failure, attempt.reason) == ("error", "its record is damaged")
-    held = latest(run_dir)
+    held = latest_claim(run_dir)
     assert held is not None
     assert held.damaged
-    claim = take(run_dir, "w")
+    claim = acquire(run_dir, "w")
     assert claim is not None
     claim.release()
     assert "claim-1.json was damaged" in caplog.text

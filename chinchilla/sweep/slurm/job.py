@@ -1,10 +1,11 @@
-"""What one Slurm job of a sweep does: a worker per GPU, until nothing can be claimed.
+"""A Slurm job of a sweep: runs one worker per GPU until nothing can be claimed.
 
-A job that is warned (USR2: time limit, preemption) saves, frees its runs and puts itself back in
-the queue; so does one whose workers found no run short enough for the time it has left. One that is ended (scancel, an operator's requeue: TERM) saves and leaves the rest to Slurm.
+A job that receives its warning (USR2: time limit or preemption) saves, releases its runs and requeues
+itself; so does one whose workers found no run that fits into its remaining time. A job that is ended
+(TERM: scancel or a requeue) saves and exits.
 
-A job whose shape has several ranks is one worker: Slurm starts this in a task for each rank
-(`ranked`). Rank 0 speaks for the job: it alone requeues, and its exit code counts.
+If a job class has several ranks, the job is one worker and Slurm starts this in a task per rank
+(`distributed_worker`). Only rank 0 requeues the job, and only its exit code counts.
 """
 
 import logging
@@ -21,7 +22,7 @@ from typing import Any, NoReturn
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import read_json
 from chinchilla.sweep import local_pool
-from chinchilla.sweep.job_classes import bounds_words, runs_of_job
+from chinchilla.sweep.job_classes import runs_of_job, size_arguments
 from chinchilla.sweep.preflight import limit_threads
 from chinchilla.sweep.run_files import load_runtime, missing_specs
 from chinchilla.sweep.signals import WARNINGS, Stop, stop_on_signals, warning_seconds
@@ -30,113 +31,113 @@ from chinchilla.sweep.slurm.queue import clean_environment
 
 @dataclass(frozen=True)
 class SlurmTask:
-    """One array element. `folder` is that of its submission, whose intention.json says the rest."""
+    """One array element. `folder` is that of its array, with intention.json."""
 
     folder: Path
 
     def __call__(self) -> list[int]:
-        asked = read_json(self.folder / "intention.json", "submission")
-        if n_ranks(asked.get("shape")) > 1:
-            return [_one_rank(asked)]
-        sweep_dir, n_workers = Path(asked["sweep_dir"]), int(asked["n_workers"])
+        settings = read_json(self.folder / "intention.json", "submission")
+        if n_ranks(settings.get("job_class")) > 1:
+            return [_run_rank(settings)]
+        sweep_dir, n_workers = Path(settings["sweep_dir"]), int(settings["n_workers"])
         gpus = local_pool.visible_gpus() if n_workers > 1 else ()
         devices = tuple(gpus[i % len(gpus)] for i in range(n_workers)) if gpus else ()
-        shape = local_pool.PoolShape(n_workers, int(asked["threads"]), devices)
-        only = runs_of_job(sweep_dir, asked.get("shape"))
-        program = (*local_pool.WORKER, *bounds_words(only))
-        # These handlers replace submitit's, whose requeueing would run in forked helpers too.
-        deadline = _deadline(float(asked.get("timeout_min", 0)))
+        size = local_pool.PoolSize(n_workers, int(settings["threads"]), devices)
+        only = runs_of_job(sweep_dir, settings.get("job_class"))
+        program = (*local_pool.WORKER, *size_arguments(only))
+        deadline = _deadline(float(settings.get("timeout_min", 0)))
+        data_dir = Path(settings["data_dir"])
+        # These handlers replace submitit's, which would also requeue from forked helpers.
         with (
             stop_on_signals() as stop,
-            local_pool.start(
-                sweep_dir, Path(asked["data_dir"]), shape, program, deadline
-            ) as workers,
+            local_pool.start(sweep_dir, data_dir, size, program, deadline) as workers,
         ):
             codes = workers.wait(stop)
-            for line in workers.last_words():
+            for line in workers.errors():
                 print(line, file=sys.stderr, flush=True)
-            # 75 from a worker that nobody stopped: what is left did not fit into this job's time.
-            returns = _is_to_return(stop) if stop else 75 in codes
-            if returns and missing_specs(sweep_dir, only):
+            # 75 without a stop: the remaining runs did not fit into this job's time.
+            again = _should_requeue(stop) if stop else 75 in codes
+            if again and missing_specs(sweep_dir, only):
                 requeue(stop)
         if any(code not in (0, 75) for code in codes):
             raise RuntimeError(f"workers ended with exit codes {codes}; see {sweep_dir}/workers")
         return codes
 
 
-def n_ranks(shape: Mapping[str, Any] | None) -> int:
-    """Ranks of a job, by the `shape` of its intention.json."""
-    return int(shape.get("nodes", 1)) * int(shape.get("ranks_per_node", 1)) if shape else 1
+def n_ranks(job_class: Mapping[str, Any] | None) -> int:
+    """Ranks of a job, from `job_class` of its intention.json."""
+    if not job_class:
+        return 1
+    return int(job_class.get("nodes", 1)) * int(job_class.get("ranks_per_node", 1))
 
 
-def _one_rank(asked: Mapping[str, Any]) -> int:
-    """This task's part of a worker of many ranks; gives the worker's exit code, on rank 0 only."""
-    from chinchilla.sweep import (
-        distributed_worker,  # torch: not needed by jobs that only start workers
-    )
+def _run_rank(settings: Mapping[str, Any]) -> int:
+    """Run this task's rank of a distributed worker; returns the exit code, on rank 0 only."""
+    # Imports torch, which jobs that only start workers do not need.
+    from chinchilla.sweep import distributed_worker
 
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
-    limit_threads(int(asked["threads"]))
-    sweep_dir, data_dir = Path(asked["sweep_dir"]), Path(asked["data_dir"])
-    only = runs_of_job(sweep_dir, asked["shape"])
-    deadline = _deadline(float(asked.get("timeout_min", 0)))
+    limit_threads(int(settings["threads"]))
+    sweep_dir, data_dir = Path(settings["sweep_dir"]), Path(settings["data_dir"])
+    only = runs_of_job(sweep_dir, settings["job_class"])
+    deadline = _deadline(float(settings.get("timeout_min", 0)))
     with stop_on_signals() as stop:
         runtime = load_runtime(sweep_dir)
-        settings = distributed_worker.slurm_settings(os.environ)
-        ranks = distributed_worker.join(runtime.device, runtime.shard_ranks, settings=settings)
-        is_back: list[bool] = []
+        slurm = distributed_worker.slurm_settings(os.environ)
+        ranks = distributed_worker.join(runtime.device, runtime.shard_ranks, settings=slurm)
+        requeued: list[bool] = []
         if ranks.rank == 0:
-            # srun ends all tasks of a job after one that was killed, and Slurm's KillWait is short:
-            # first the queue, then what is to be written down.
-            ranks.on_lost = lambda: is_back.append(_back_in_queue(sweep_dir, only))
+            # srun ends all tasks of a job soon after one was killed (KillWait): requeue first, then
+            # write files.
+            ranks.on_lost = lambda: requeued.append(_requeue_now(sweep_dir, only))
         code = distributed_worker.work(
             ranks, sweep_dir, data_dir, stop, only=only, deadline=deadline
         )
         if ranks.rank:
-            # 0 whatever happened: srun would kill rank 0 for a bad exit, before it has written down
-            # why and put the job back. (And no result for submitit.)
+            # Always 0: srun would kill rank 0 after a bad exit code, before it has recorded the
+            # cause and requeued the job. This also avoids a result of submitit.
             distributed_worker.leave(0)
-        if any(is_back):
-            _leave(stop)
-        # Out of time, warned, or a rank failed: that used up one of a run's attempts, or it was cut
-        # off, which is counted too, so it ends. Not so where no run could be trained (code 1).
-        returns = code == 75 and (not stop or _is_to_return(stop))
-        if returns and missing_specs(sweep_dir, only):
+        if any(requeued):
+            _exit_after_requeue(stop)
+        # 75: out of time, warned, or a rank failed, which counts as an attempt or a stall of the
+        # run, so that requeueing ends. Code 1, no run can be trained here, is not requeued.
+        again = code == 75 and (not stop or _should_requeue(stop))
+        if again and missing_specs(sweep_dir, only):
             requeue(stop)
     if code not in (0, 75):
-        raise RuntimeError("no run can be trained here; the last line above says why")
+        raise RuntimeError("no run can be trained here; see the last line above")
     return code
 
 
 def _deadline(timeout_min: float) -> float:
-    """When this job will be warned, UNIX seconds; 0 where Slurm tells the workers itself, or nobody."""
+    """UNIX time of this job's warning; 0 if Slurm gives it to the workers, or there is none."""
     if "SLURM_JOB_END_TIME" in os.environ or not timeout_min:
         return 0.0
     return time.time() + 60 * timeout_min - warning_seconds(60 * timeout_min)
 
 
 def job_name() -> str:
-    """This job as Slurm's commands take it, and no other element of its array."""
+    """This job's number, or its element of an array, for Slurm's commands."""
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
-        # Not SLURM_JOB_ID: for the last element that is the array's own number, so all elements.
+        # Not SLURM_JOB_ID: for the last element it equals the array's number, i.e. all elements.
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ["SLURM_JOB_ID"]
 
 
-def _is_to_return(stop: Stop) -> bool:
-    """Whether the job was asked to stop by somebody who means it to go on later."""
+def _should_requeue(stop: Stop) -> bool:
+    """Whether the signal received means that the job is to continue later."""
     if stop.seen & set(WARNINGS):
         return True
-    # Nothing seen: another rank was told, and has not said by what.
+    # Without any signal here, another rank has received one that is not known.
     if stop.seen and signal.SIGTERM not in stop.seen:
         return False
-    # TERM comes first in a cancellation, a requeue and a preemption's grace time. Only in the last
-    # is the job still running, and it would count as completed if we just left.
+    # TERM is sent at a cancellation, a requeue, and the beginning of a preemption's grace time. Only
+    # in the last case the job is still running, and would count as completed if it just exited.
     return _is_running()
 
 
 def _is_running() -> bool:
-    """Whether Slurm has this job as running, and not as ending."""
+    """Whether Slurm lists this job as running, not as ending."""
     command = ["squeue", "-h", "-j", job_name(), "-o", "%T"]
     try:
         done = subprocess.run(
@@ -147,30 +148,30 @@ def _is_running() -> bool:
     return done.returncode == 0 and done.stdout.strip() == "RUNNING"
 
 
-def _back_in_queue(sweep_dir: Path, only: Collection[str] | None) -> bool:
-    """Put this job back at once, if it is running and runs are left; whether it was."""
+def _requeue_now(sweep_dir: Path, only: Collection[str] | None) -> bool:
+    """Requeue this job at once if it is running and runs are left; returns whether it was."""
     try:
-        return _is_running() and bool(missing_specs(sweep_dir, only)) and _ask_to_requeue()
+        return _is_running() and bool(missing_specs(sweep_dir, only)) and _call_requeue()
     except (OSError, InputError, subprocess.TimeoutExpired):
         return False
 
 
 def requeue(stop: Stop) -> None:
-    """Put this job back in the queue, and leave when Slurm says so (TERM)."""
-    if _ask_to_requeue():
-        _leave(stop)
+    """Requeue this job and exit once Slurm sends TERM."""
+    if _call_requeue():
+        _exit_after_requeue(stop)
     sys.exit(75)
 
 
-def _ask_to_requeue() -> bool:
+def _call_requeue() -> bool:
     done = subprocess.run(["scontrol", "requeue", job_name()], timeout=60, check=False)
-    # The requeue's own TERM may end scontrol before it can say that it worked.
+    # The TERM of the requeue may end scontrol before it returns.
     return done.returncode in (0, -signal.SIGTERM)
 
 
-def _leave(stop: Stop) -> NoReturn:
-    """End without a word to Slurm, once its TERM has come."""
+def _exit_after_requeue(stop: Stop) -> NoReturn:
     deadline = time.monotonic() + 120
     while signal.SIGTERM not in stop.seen and time.monotonic() < deadline:
         time.sleep(0.5)
-    sys.exit(75)  # SystemExit: submitit writes no result over the pickle of the job's next start
+    # SystemExit, so that submitit does not replace the pickle that the requeued job will read.
+    sys.exit(75)

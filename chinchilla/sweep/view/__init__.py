@@ -1,1 +1,1 @@
-"""What a sweep is doing, for people: status, progress, watch, logs. Nothing here writes."""
+"""Show what a sweep is doing: status, live view, logs. Nothing here writes to the sweep's folder."""

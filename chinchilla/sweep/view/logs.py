@@ -1,12 +1,12 @@
-"""What is known about a run, or a sweep, from its logs: for `chinchilla logs`.
+"""Everything logged about a run or a sweep, for `chinchilla logs`.
 
-Workers write workers/<name>.log, Slurm's own logs lie in submitit/<token>/. Which belong to a run
-is read from its claims: each names the worker that made it, and that the job it worked in.
+Workers write workers/<name>.log; Slurm writes logs to submitit/<token>/. The logs of a run are found
+from its claims, which name the worker, whose name contains the number of its Slurm job.
 """
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,11 @@ from chinchilla.core.errors import InputError
 from chinchilla.core.files import read_json
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.run_files import run_dir_of
-from chinchilla.sweep.view.status import CellRow, sweep_status
+from chinchilla.sweep.view.status import sweep_status
 
-TAIL_BYTES = 1 << 20  # that are read at the end of a log
-_JOB = re.compile(r"slurm(\d+(?:_\d+)?)-")  # how a worker in a Slurm job is called
+TAIL_BYTES = 1 << 20  # read from the end of a log
+_JOB = re.compile(r"slurm(\d+(?:_\d+)?)-")  # beginning of the names of workers in Slurm jobs
+_CLAIM_KEYS = ("worker", "host", "pid", "claimed_utc", "step", "released", "ended")
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,8 @@ class Logs:
     about: str  # a run id, or the sweep's name
     state: str  # of the run; "" for a sweep
     reason: str
-    attempts: list[dict[str, Any]]  # failed ones, oldest first; those put aside by a retry first
-    claims: list[dict[str, Any]]  # who held the run when, oldest first
+    attempts: list[dict[str, Any]]  # failed attempts, oldest first
+    claims: list[dict[str, Any]]  # oldest first
     error: list[str]  # end of error.txt
     excerpts: list[Excerpt]
 
@@ -45,79 +46,79 @@ class Logs:
         return dataclasses.asdict(self)
 
     def text(self) -> str:
-        why = f": {self.reason}" if self.reason else ""
-        out = [f"{self.about}  {self.state}{why}" if self.state else self.about]
+        reason = f": {self.reason}" if self.reason else ""
+        lines = [f"{self.about}  {self.state}{reason}" if self.state else self.about]
         for attempt in self.attempts:
-            said = attempt.get("reason") or "its record is damaged"
             kind = f" {attempt['failure']}" if attempt.get("failure") else ""
-            where = f"{attempt.get('worker', '?')} on {attempt.get('host', '?')}"
-            out.append(
-                f"  attempt {attempt['file']}{kind}, {attempt.get('utc', '?')}, step "
-                f"{attempt.get('step', '?')}, {where}: {said}"
+            lines.append(
+                f"  attempt {attempt['file']}{kind}, {attempt.get('utc', '?')}, "
+                f"step {attempt.get('step', '?')}, {attempt.get('worker', '?')} on "
+                f"{attempt.get('host', '?')}: {attempt.get('reason') or 'its record is damaged'}"
             )
-        before: dict[str, Any] = {}
+        before: list[Any] = []
         for claim in self.claims:
-            said = f"; ended: {claim['ended']}" if claim.get("ended") else ""
-            if claim.get("claimed_utc") and _holder(claim) == _holder(before):
-                said += ", to publish what became of it"
-            when, who = claim.get("claimed_utc", "?"), claim.get("worker", "?")
-            out.append(f"  claim {claim['fence']}, {when}: {who}{said}")
-            before = claim
+            holder = [claim.get(key) for key in ("worker", "pid", "claimed_utc")]
+            note = f"; ended: {claim['ended']}" if claim.get("ended") else ""
+            if claim.get("claimed_utc") and holder == before:
+                note += ", to publish the result"
+            when, worker = claim.get("claimed_utc", "?"), claim.get("worker", "?")
+            lines.append(f"  claim {claim['fence']}, {when}: {worker}{note}")
+            before = holder
         if self.state == "waiting" and self.claims and self.claims[-1].get("released") is False:
-            out.append(
-                "  the last claim was not released: its worker was killed, or its node is gone"
+            lines.append(
+                "  the last claim was not released: its worker was killed, or its node is down"
             )
         if self.error:
-            out += ["", "error.txt", *(f"  {line}" for line in self.error)]
+            lines += ["", "error.txt", *(f"  {line}" for line in self.error)]
         for excerpt in self.excerpts:
-            out += ["", excerpt.path, *(f"  {line}" for line in excerpt.lines)]
-        return "\n".join(out)
-
-
-def _holder(claim: dict[str, Any]) -> list[Any]:
-    """Who made a claim, and when; the number that a holder takes to publish says the same."""
-    return [claim.get(key) for key in ("worker", "pid", "claimed_utc")]
+            lines += ["", excerpt.path, *(f"  {line}" for line in excerpt.lines)]
+        return "\n".join(lines)
 
 
 def run_logs(sweep_dir: Path, spec: RunSpec, n_lines: int) -> Logs:
-    """What became of one run, and the ends of the logs of those who worked on it.
-
-    Args:
-        sweep_dir: the sweep's folder.
-        spec: the run.
-        n_lines: lines of each log.
-    """
+    """Attempts and claims of one run, and the last `n_lines` of each log about it."""
     run_dir = run_dir_of(sweep_dir, spec)
     [row] = sweep_status(sweep_dir, only={spec.run_id}).rows
-    claims = list(_claims(run_dir))
+    claims = []
+    for path in _numbered(run_dir, "claim-*.json"):
+        value = _record(path)
+        known = {k: value[k] for k in _CLAIM_KEYS if k in value}
+        claims.append({"fence": _number(path), **known})
+    attempts = []
+    for folder in (*sorted(run_dir.glob("attempts-*-*")), run_dir / "attempts"):
+        for path in _numbered(folder, "*.json"):
+            value = {k: v for k, v in _record(path).items() if k != "traceback"}
+            attempts.append({"file": f"{folder.name}/{path.name}", **value})
+    names = dict.fromkeys(str(c["worker"]) for c in claims if c.get("worker"))
+    workers = [name for name in names if "/" not in name and "\0" not in name]
     excerpts = []
-    named = dict.fromkeys(str(c["worker"]) for c in claims if c.get("worker"))
-    workers = [name for name in named if "/" not in name and "\0" not in name]  # files in workers/
     for worker in workers:
         path = sweep_dir / "workers" / f"{worker}.log"
-        if lines := _about(_tail(path), spec.run_id)[-n_lines:]:
-            excerpts.append(Excerpt(str(path), lines))
+        excerpts.append(Excerpt(str(path), _lines_about(_tail(path), spec.run_id)[-n_lines:]))
     jobs = dict.fromkeys(m[1] for worker in workers if (m := _JOB.match(worker)))
-    ends = [(str(p), _tail(p)[-n_lines:]) for p in _slurm_logs(sweep_dir, list(jobs))]
-    excerpts += [Excerpt(path, lines) for path, lines in ends if lines]
+    pattern = re.compile(rf"(?:{'|'.join(map(re.escape, jobs))})_\w+_log\.(?:out|err)")
+    paths = sorted(sweep_dir.glob("submitit/*/*_log.*")) if jobs else []
+    excerpts += [
+        Excerpt(str(path), _tail(path)[-n_lines:]) for path in paths if pattern.fullmatch(path.name)
+    ]
     error = _tail(run_dir / "error.txt")[-n_lines:] if row.state == "failed" else []
-    return Logs(spec.run_id, row.state, row.reason, _attempts(run_dir), claims, error, excerpts)
+    excerpts = [e for e in excerpts if e.lines]
+    return Logs(spec.run_id, row.state, row.reason, attempts, claims, error, excerpts)
 
 
 def sweep_logs(sweep_dir: Path, n_lines: int) -> Logs:
-    """What went wrong in a sweep, and the ends of the logs that were written last.
-
-    Args:
-        sweep_dir: the sweep's folder.
-        n_lines: lines of each log.
-    """
+    """Runs with errors, and the last `n_lines` of the most recent logs of a sweep."""
     status = sweep_status(sweep_dir)
-    wrong = [r for r in status.rows if r.state in ("failed", "diverged") or _has_met_errors(r)]
-    lines = [f"{r.state} {r.run_id}: {r.reason}" for r in wrong[-n_lines:]]
-    excerpts = [Excerpt("runs with errors (chinchilla logs run=ID says more)", lines)] if lines else []  # fmt: skip
+    problems = [
+        f"{r.state} {r.run_id}: {r.reason}"
+        for r in status.rows
+        if r.state in ("failed", "diverged") or (r.state in ("waiting", "running") and r.reason)
+    ]
+    title = "runs with errors (details: chinchilla logs run=ID)"
+    excerpts = [Excerpt(title, problems[-n_lines:])] if problems else []
     for path in sorted(sweep_dir.glob("submitit/*/refused.json")):
-        said = _record(path).get("said", "?")
-        excerpts.append(Excerpt(str(path), [f"sbatch refused these jobs: {said}"]))
+        message = _record(path).get("message", "?")
+        excerpts.append(Excerpt(str(path), [f"sbatch refused these jobs: {message}"]))
     for pattern in ("workers/*.log", "submitit/*/*_log.err"):
         newest = max(sweep_dir.glob(pattern), key=lambda p: p.stat().st_mtime, default=None)
         if newest and (tail := _tail(newest)[-n_lines:]):
@@ -125,32 +126,18 @@ def sweep_logs(sweep_dir: Path, n_lines: int) -> Logs:
     return Logs(status.sweep, "", "", [], [], [], excerpts)
 
 
-def _has_met_errors(row: CellRow) -> bool:
-    return row.state in ("waiting", "running") and bool(row.reason)
+def _numbered(folder: Path, pattern: str) -> list[Path]:
+    """Files named by a number, such as claim-3.json and 2.json, in the order of their numbers."""
+    paths = [p for p in folder.glob(pattern) if p.stem.rpartition("-")[2].isdigit()]
+    return sorted(paths, key=_number)
 
 
-def _claims(run_dir: Path) -> Iterator[dict[str, Any]]:
-    """The run's claims that say who made them; one cannot be read is left out."""
-    found = {int(p.stem.partition("-")[2]): p for p in run_dir.glob("claim-*.json") if p.stem[6:].isdigit()}  # fmt: skip
-    for fence, path in sorted(found.items()):
-        value = _record(path)
-        keys = ("worker", "host", "pid", "claimed_utc", "step", "released", "ended")
-        yield {"fence": fence, **{k: value[k] for k in keys if k in value}}
-
-
-def _attempts(run_dir: Path) -> list[dict[str, Any]]:
-    folders = [*sorted(run_dir.glob("attempts-*-*")), run_dir / "attempts"]
-    found = []
-    for folder in folders:
-        paths = [p for p in folder.glob("*.json") if p.stem.isdigit()]
-        for path in sorted(paths, key=lambda p: int(p.stem)):
-            value = {k: v for k, v in _record(path).items() if k != "traceback"}
-            found.append({"file": f"{folder.name}/{path.name}", **value})
-    return found
+def _number(path: Path) -> int:
+    return int(path.stem.rpartition("-")[2])
 
 
 def _record(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; {} where there is none that can be read."""
+    """The object in a JSON file; {} if it cannot be read."""
     try:
         value = read_json(path, "record")
     except InputError:
@@ -159,7 +146,7 @@ def _record(path: Path) -> dict[str, Any]:
 
 
 def _tail(path: Path) -> list[str]:
-    """The last lines of a log, as far as TAIL_BYTES go; none if it is not there."""
+    """The last lines of a log, at most TAIL_BYTES; [] if it cannot be read."""
     try:
         with open(path, "rb") as f:
             size = f.seek(0, 2)
@@ -167,22 +154,15 @@ def _tail(path: Path) -> list[str]:
             lines = f.read().decode(errors="replace").splitlines()
     except OSError:
         return []
-    return lines[1:] if size > TAIL_BYTES else lines  # the first is not whole
+    return lines[1:] if size > TAIL_BYTES else lines  # the first line may be incomplete
 
 
-def _about(lines: Sequence[str], run_id: str) -> list[str]:
+def _lines_about(lines: Sequence[str], run_id: str) -> list[str]:
     """The part of a worker's log between its claim of the run and its claim of another."""
-    kept, inside = [], False
+    selected, inside = [], False
     for line in lines:
         if claimed := re.search(r" claimed (\S+) ", f"{line} "):
             inside = claimed[1] == run_id
         if inside or run_id in line:
-            kept.append(line)
-    return kept
-
-
-def _slurm_logs(sweep_dir: Path, jobs: Sequence[str]) -> list[Path]:
-    """Slurm's logs of these jobs: <job>_<task>_log.out and .err."""
-    paths = sweep_dir.glob("submitit/*/*_log.*")
-    wanted = re.compile(rf"(?:{'|'.join(map(re.escape, jobs))})_\w+_log\.(?:out|err)")
-    return sorted(p for p in paths if jobs and wanted.fullmatch(p.name))
+            selected.append(line)
+    return selected

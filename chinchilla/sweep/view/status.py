@@ -1,8 +1,8 @@
-"""What a sweep has done and how long it still takes, from its files alone.
+"""Status of a sweep and the time it still needs, computed from its files.
 
-A run is finished, diverged or failed (its result.json), running (a live claim) or waiting. No
-scheduler is asked: a status works from any machine that sees the folder, and never blocks. What
-Slurm's queue holds (`submissions.in_queue`) is shown beside it and changes nothing.
+A run is finished, diverged or failed (according to its result.json), running (a live claim) or waiting.
+No scheduler is queried, so this works on any machine that sees the folder. The jobs in Slurm's queue
+(`slurm.queue.jobs_in_queue`) are shown next to it.
 """
 
 import dataclasses
@@ -15,152 +15,149 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import read_json
+from chinchilla.core.units import clock
 from chinchilla.plan.grid import taken_over
 from chinchilla.plan.records import RESULT_SCHEMA, RunResult, RunSpec
-from chinchilla.sweep.claims import file_system_now, look
-from chinchilla.sweep.provenance import fewer_runs, launched_codes, n_launched, n_planned
-from chinchilla.sweep.run_files import (
-    MAX_ATTEMPTS,
-    is_damaged,
-    n_errors,
-    planned_specs,
-    read_progress,
-)
-from chinchilla.sweep.slurm.job_records import InQueue
+from chinchilla.sweep.claims import claim_status, file_system_now
+from chinchilla.sweep.failures import MAX_ATTEMPTS, read_attempts
+from chinchilla.sweep.provenance import fewer_runs, n_planned, read_launches
+from chinchilla.sweep.run_files import is_damaged, planned_specs, read_progress
+from chinchilla.sweep.slurm.queue import JobsInQueue
 
 if TYPE_CHECKING:
     from rich.console import Group
 
 STATES = ("finished", "running", "waiting", "diverged", "failed")
-DONE = ("finished", "diverged", "failed")
+ENDED = ("finished", "diverged", "failed")
 _REQUIRED = frozenset(
     f.name
     for f in dataclasses.fields(RunResult)
     if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
 )
-PACED = 1000  # runs whose progress.json is read for their pace once they are over, more or less
+N_SPEED_SAMPLES = 1000  # ended runs, about, whose progress.json is read to measure the speed
 
 
 @dataclass(frozen=True)
-class CellRow:
-    """One run of the sweep as it stands."""
+class RunRow:
+    """Status of one run."""
 
     run_id: str
     state: str  # one of STATES
     step: int
     steps: int
-    loss: float | None  # final when finished, else the last one reported; nats per token
+    loss: float | None  # final loss of a finished run, otherwise the latest; nats per token
     tokens_per_second: float | None
     eta_seconds: float | None  # of a running run
-    reason: str  # why it diverged or failed, or what its last attempt met
+    reason: str  # why it diverged or failed, or the error of its latest attempt
     worker: str
     flops: float  # C of the whole run
     flops_done: float
-    flops_per_second: float | None  # achieved, over the run (finished; some of many) or lately
-    failure: str = ""  # of a failed run, the kind: oom, data, error, lost
+    flops_per_second: float | None  # over the run if it has ended (of a sample), otherwise recently
+    failure: str = ""  # kind of a failed run: oom, data, error, lost
 
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """A sweep as it stands; `counts` has every state."""
+    """Status of a sweep; `counts` has every state."""
 
     sweep: str
     counts: dict[str, int]
-    rows: list[CellRow]
-    flops_done: float  # all of a run's that has finished or diverged, none of one that has failed
+    rows: list[RunRow]
+    flops_done: float  # of finished and diverged runs in full, of failed runs none
     flops_total: float
     n_workers: int  # live claims
-    seconds_left: float | None  # None when nobody works or no rate is known yet
-    codes: list[str]  # labels of the codes it was launched with, the last one last
-    n_launched: int = 0  # runs that the plan had at the newest launch; 0 if not recorded
-    n_planned: int = 0  # runs that it has now
+    seconds_left: float | None  # None if no run is running or no speed is known yet
+    codes: list[str]  # labels of the code of all launches, the latest last
+    n_launched: int = 0  # runs in the plan at the latest launch; 0 if not recorded
+    n_planned: int = 0  # runs in the plan now
 
     @property
     def done(self) -> int:
-        """Runs that are over, whatever became of them."""
-        return sum(self.counts[state] for state in DONE)
+        """Number of runs that have ended."""
+        return sum(self.counts[state] for state in ENDED)
 
     @property
     def fraction(self) -> float:
-        """Share of the sweep's FLOPs that is behind us."""
+        """Share of the sweep's FLOPs that has been spent."""
         return self.flops_done / self.flops_total if self.flops_total else 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        # Not asdict: its deep copies of plain values take a third of a second for a large sweep.
-        told = {**vars(self), "rows": [dict(vars(row)) for row in self.rows]}
-        return {**told, "done": self.done, "fraction": self.fraction}
+        # Not asdict: its deep copies take a third of a second for a large sweep.
+        rows = [dict(vars(row)) for row in self.rows]
+        return {**vars(self), "rows": rows, "done": self.done, "fraction": self.fraction}
 
 
 def sweep_status(
     sweep_dir: Path,
-    known: dict[str, CellRow] | None = None,
+    known: dict[str, RunRow] | None = None,
     only: Collection[str] | None = None,
 ) -> SweepStatus:
-    """Read a sweep's folder.
+    """Read the status of a sweep.
 
     Args:
-        sweep_dir: folder that `chinchilla sweep` made.
-        known: rows of runs that were over at an earlier call; used and added to, so that asking
-            every second costs little. Leave it out where failed runs may have been retried since.
-        only: run ids to keep to; default: the whole plan.
-
-    Returns:
-        The status.
+        sweep_dir: the sweep's folder.
+        known: rows of runs that had ended at an earlier call; used and extended, so that repeated
+            calls are cheap. Omit it if failed runs may have been retried since.
+        only: restrict to these run ids; default: the whole plan.
 
     Raises:
         InputError: no plan there, or files of another schema.
     """
     specs = planned_specs(sweep_dir, only)
     known = {} if known is None else known
-    run_dirs = sweep_dir / "runs"
-    now = file_system_now(run_dirs) if run_dirs.is_dir() else 0.0
+    runs = sweep_dir / "runs"
+    now = file_system_now(runs) if runs.is_dir() else 0.0
     rows = []
-    stride = -(-len(specs) // PACED) or 1
+    stride = -(-len(specs) // N_SPEED_SAMPLES) or 1
     for i, spec in enumerate(specs):
-        row = known.get(spec.run_id) or _row(spec, run_dirs / spec.run_id, now, i % stride == 0)
-        if row.state in DONE:
+        row = known.get(spec.run_id) or _row(spec, runs / spec.run_id, now, i % stride == 0)
+        if row.state in ENDED:
             known[spec.run_id] = row
         rows.append(row)
-    counted = Counter(row.state for row in rows)
+    counts = Counter(row.state for row in rows)
     shared = any(spec.schedule == "cooldown" for spec in specs)
+    launches = read_launches(sweep_dir)
     return SweepStatus(
         sweep=specs[0].sweep if specs else sweep_dir.name,
-        counts={state: counted[state] for state in STATES},
+        counts={state: counts[state] for state in STATES},
         rows=rows,
-        flops_done=sum(map(_flops_behind, rows)),
+        flops_done=sum(map(_flops_spent, rows)),
         flops_total=sum(row.flops for row in rows),
-        n_workers=counted["running"],
+        n_workers=counts["running"],
         seconds_left=_seconds_left(rows, taken_over(specs) if shared else {}),
-        codes=launched_codes(sweep_dir),
-        n_launched=n_launched(sweep_dir),
+        codes=launches.codes,
+        n_launched=launches.n_runs,
         n_planned=n_planned(sweep_dir),
     )
 
 
-def _flops_behind(row: CellRow) -> float:
-    """FLOPs of a run that need not be spent any more; one that failed will be tried again."""
-    if row.state in DONE:
+def _flops_spent(row: RunRow) -> float:
+    """FLOPs of a run that need not be spent again; a failed run will be retried."""
+    if row.state in ENDED:
         return 0.0 if row.state == "failed" else row.flops
     return row.flops_done
 
 
-def _row(spec: RunSpec, run_dir: Path, now: float, measured: bool = True) -> CellRow:
-    """A run as it stands; `measured`: whether a run that is over is one to learn the pace from."""
+def _row(spec: RunSpec, run_dir: Path, now: float, with_speed: bool) -> RunRow:
+    """Status of a run; `with_speed`: read the speed of a run that has ended."""
     damaged = False
     try:
-        if (result := _ended(run_dir)) is not None:
-            return _row_of_result(spec, result, read_progress(run_dir) if measured else None)
+        if (result := _read_result(run_dir)) is not None:
+            return _row_of_result(spec, result, read_progress(run_dir) if with_speed else None)
     except InputError:
         if not (damaged := is_damaged(run_dir)):
             raise
     progress = read_progress(run_dir)
     step = min(int(progress.get("step") or 0), spec.steps)
-    standing = look(run_dir, now)
-    running = standing.state in ("held", "silent")
+    claim = claim_status(run_dir, now)
+    running = not claim.available
     rate = progress.get("tokens_per_second") if running else None
-    errors = n_errors(run_dir)
-    return CellRow(
+    reason = ""
+    if damaged:
+        reason = "result.json is damaged: launch the sweep again"
+    elif attempts := read_attempts(run_dir):
+        reason = f"attempt {len(attempts)} of {MAX_ATTEMPTS}: {attempts[-1].reason}"
+    return RunRow(
         run_id=spec.run_id,
         state="running" if running else "waiting",
         step=step,
@@ -168,29 +165,25 @@ def _row(spec: RunSpec, run_dir: Path, now: float, measured: bool = True) -> Cel
         loss=progress.get("loss"),
         tokens_per_second=rate,
         eta_seconds=(spec.steps - step) * spec.batch_tokens / rate if rate else None,
-        reason="result.json is damaged: launch the sweep again"
-        if damaged
-        else _last_error(run_dir, errors)
-        if errors
-        else "",
-        worker=standing.record.worker if running and standing.record else "",
+        reason=reason,
+        worker=claim.record.worker if running and claim.record else "",
         flops=spec.C,
         flops_done=spec.C * step / spec.steps,
         flops_per_second=rate * spec.C / spec.D if rate else None,
     )
 
 
-def _ended(run_dir: Path) -> dict[str, Any] | None:
-    """The values of result.json, if there is one, once those that a row shows are of their types.
+def _read_result(run_dir: Path) -> dict[str, Any] | None:
+    """The values of result.json, with the types of those shown checked; None without the file.
 
-    Reading the whole record, as `RunResult.load` does, would double the time of a large sweep's
-    status; it is asked where something is odd, and says what.
+    `RunResult.load` checks every value, which takes four times as long; it is called only to raise
+    the error.
 
     Raises:
-        InputError: no JSON, another version's, or not of these types.
+        InputError: not JSON, written by another version, or with values of other types.
     """
     try:
-        with open(f"{run_dir}/result.json", "rb", buffering=0) as f:  # it is read at once
+        with open(f"{run_dir}/result.json", "rb", buffering=0) as f:
             value = json.loads(f.read())
     except FileNotFoundError:
         return None
@@ -200,34 +193,32 @@ def _ended(run_dir: Path) -> dict[str, Any] | None:
         isinstance(value, dict)
         and value.keys() >= _REQUIRED
         and value.get("schema") == RESULT_SCHEMA
-        and value.get("status") in DONE
-        and all(_is_number(value.get(k)) for k in ("steps_done", "flops_spent"))
+        and value["status"] in ENDED
+        and all(_is_number(value[k]) for k in ("steps_done", "flops_spent"))
         and all(
-            value.get(k, "") is None or _is_number(value.get(k))
-            for k in ("final_loss", "tokens_per_second")
+            value[k] is None or _is_number(value[k]) for k in ("final_loss", "tokens_per_second")
         )
-        and isinstance(value.get("reason"), str)
+        and isinstance(value["reason"], str)
         and isinstance(value.get("failure", ""), str)
-        and isinstance(value.get("spec"), dict)
+        and isinstance(value["spec"], dict)
     ):
         return value
-    RunResult.load(run_dir)  # says what is odd
-    raise InputError(f"{run_dir}/result.json: holds values of other types than a run result has.")
+    RunResult.load(run_dir)
+    raise InputError(f"{run_dir}/result.json has values of the wrong type.")
 
 
 def _is_number(x: Any) -> bool:
-    return type(x) in (int, float) and abs(x) <= sys.float_info.max  # NaN is not
+    return type(x) in (int, float) and abs(x) <= sys.float_info.max  # false for NaN
 
 
 def _row_of_result(
     spec: RunSpec, result: dict[str, Any], progress: dict[str, Any] | None
-) -> CellRow:
-    # The progress file's rate counts evaluations and checkpoints too, as the time left must; of a
-    # large sweep's runs some stand for all.
+) -> RunRow:
+    # The speed in progress.json includes evaluations and checkpoints, as the time left does.
     rate = None
     if progress is not None:
         rate = progress.get("tokens_per_second") or result["tokens_per_second"]
-    return CellRow(
+    return RunRow(
         run_id=spec.run_id,
         state=result["status"],
         step=result["steps_done"],
@@ -244,21 +235,13 @@ def _row_of_result(
     )
 
 
-def _last_error(run_dir: Path, n: int) -> str:
-    try:
-        reason = read_json(run_dir / "attempts" / f"{n}.json", "attempt")["reason"]
-    except (InputError, TypeError, KeyError, IndexError):
-        reason = "its record is damaged"
-    return f"attempt {n} of {MAX_ATTEMPTS}: {reason}"
+def _seconds_left(rows: list[RunRow], reused_steps: dict[str, int]) -> float | None:
+    """Time left at the mean measured FLOP/s per worker, at least that of the longest running run.
 
-
-def _seconds_left(rows: list[CellRow], over: dict[str, int]) -> float | None:
-    """What is left at the mean measured FLOP/s of a worker; the longest running run is a floor.
-
-    `over`: by run_id, the steps that a run takes over from its stable phase.
+    `reused_steps`: by run id, the steps that a run reuses from its stable phase.
     """
     running = [row for row in rows if row.state == "running"]
-    if all(row.state in DONE for row in rows):
+    if all(row.state in ENDED for row in rows):
         return 0.0
     measured = [row for row in rows if row.flops_per_second and row.flops_done]
     seconds = sum(row.flops_done / (row.flops_per_second or 1) for row in measured)
@@ -266,54 +249,43 @@ def _seconds_left(rows: list[CellRow], over: dict[str, int]) -> float | None:
         return None
     rate = sum(row.flops_done for row in measured) / seconds
     left = sum(
-        row.flops - max(row.flops_done, row.flops * over.get(row.run_id, 0) / row.steps)
+        row.flops - max(row.flops_done, row.flops * reused_steps.get(row.run_id, 0) / row.steps)
         for row in rows
-        if row.state not in DONE
+        if row.state not in ENDED
     )
     longest = max((row.flops - row.flops_done) / (row.flops_per_second or rate) for row in running)
     return max(longest, left / (rate * len(running)))
 
 
-def clock(seconds: float | None) -> str:
-    """1:32, 2:05:10, 3d 04:00, or ? when unknown."""
-    if seconds is None:
-        return "?"
-    minutes, s = divmod(round(seconds), 60)
-    hours, m = divmod(minutes, 60)
-    if hours >= 48:
-        return f"{hours // 24}d {hours % 24:02d}:{m:02d}"
-    return f"{hours}:{m:02d}:{s:02d}" if hours else f"{m}:{s:02d}"
-
-
 def summary_line(status: SweepStatus) -> str:
-    """One line: 12/28 runs, 43% of FLOPs, 1:32 left; then what went wrong, if anything."""
+    """One line: 12/28 runs, 43% of FLOPs, 1:32 left, 3 running, 1 failed."""
     line = f"{status.done}/{len(status.rows)} runs, {status.fraction:.0%} of FLOPs"
     if status.done < len(status.rows):
         left = status.seconds_left
         line += f", {clock(left)} left" if left is not None else ", time left unknown"
         line += f", {status.n_workers} running"
-    wrong = [f"{status.counts[s]} {s}" for s in ("diverged", "failed") if status.counts[s]]
-    return ", ".join([line, *wrong])
+    problems = [f"{status.counts[s]} {s}" for s in ("diverged", "failed") if status.counts[s]]
+    return ", ".join([line, *problems])
 
 
-SHOWN_FIRST = ("running", "failed", "diverged", "waiting", "finished")  # where not all are shown
+_PRIORITY = ("running", "failed", "diverged", "waiting", "finished")
 
 
-def rows_to_show(rows: Sequence[CellRow], most: int) -> list[CellRow]:
-    """At most `most` rows (0 = all), in the plan's order: those that say most about the sweep."""
-    if not most or len(rows) <= most:
+def rows_to_show(rows: Sequence[RunRow], limit: int) -> list[RunRow]:
+    """At most `limit` rows (0 = all) in the plan's order, running and failed runs preferred."""
+    if not limit or len(rows) <= limit:
         return list(rows)
-    order = sorted(range(len(rows)), key=lambda i: (SHOWN_FIRST.index(rows[i].state), i))
-    return [rows[i] for i in sorted(order[:most])]
+    order = sorted(range(len(rows)), key=lambda i: (_PRIORITY.index(rows[i].state), i))
+    return [rows[i] for i in sorted(order[:limit])]
 
 
-def render_status(status: SweepStatus, queue: InQueue | None = None, most: int = 0) -> "Group":
-    """The status for a terminal: a table of runs, and the summary under it.
+def render_status(status: SweepStatus, queue: JobsInQueue | None = None, limit: int = 0) -> "Group":
+    """The status as a table of runs with a summary below it, for `rich`.
 
     Args:
         status: of the sweep.
-        queue: what Slurm's queue holds of it, if it is one on Slurm.
-        most: rows of the table; 0 = all.
+        queue: jobs in Slurm's queue, if the sweep runs on Slurm.
+        limit: rows of the table; 0 = all.
     """
     from rich.console import Group
     from rich.table import Table
@@ -326,7 +298,7 @@ def render_status(status: SweepStatus, queue: InQueue | None = None, most: int =
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("note", overflow="fold")
     style = {"finished": "green", "running": "cyan", "diverged": "yellow", "failed": "red"}
-    shown = rows_to_show(status.rows, most)
+    shown = rows_to_show(status.rows, limit)
     for row in shown:
         table.add_row(
             row.run_id,
@@ -345,5 +317,5 @@ def render_status(status: SweepStatus, queue: InQueue | None = None, most: int =
     if status.n_planned < status.n_launched:
         lines.append(f"warning: {fewer_runs(status.n_planned, status.n_launched)}")
     if len(status.codes) > 1:
-        lines.append(f"launched with different code: {', '.join(status.codes)} (the last)")
+        lines.append(f"launched with different code: {', '.join(status.codes)} (the latest)")
     return Group(table, *map(Text, lines))

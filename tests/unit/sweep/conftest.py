@@ -1,11 +1,11 @@
-"""A stand-in for Slurm, where a test asks for one."""
+"""A stand-in for Slurm, for tests that request it."""
 
 from pathlib import Path
 
 import pytest
 from slurm_fakes import FakeSlurm
 
-from chinchilla.sweep.slurm import job_records, submit
+from chinchilla.sweep.slurm import queue
 
 
 @pytest.fixture
@@ -13,6 +13,5 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     """Its programs on PATH; doubtful submissions settle in a second."""
     made = FakeSlurm(tmp_path / "slurm")
     monkeypatch.setenv("PATH", made.path)
-    for module in (submit, job_records):
-        monkeypatch.setattr(module, "SETTLE_SECONDS", 1.0)
+    monkeypatch.setattr(queue, "SETTLE_SECONDS", 1.0)
     return made

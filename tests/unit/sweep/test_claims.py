@@ -11,13 +11,13 @@ from sweep_fakes import wait_until
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import create_once, temporary_path
 from chinchilla.sweep import claims
-from chinchilla.sweep.claims import file_system_now, latest, look, take
+from chinchilla.sweep.claims import acquire, claim_status, file_system_now, latest_claim
 from chinchilla.sweep.run_files import clean_sweep
 
 
 def pretend_elsewhere(run_dir: Path, silent_seconds: float) -> None:
     """Make the latest claim look like one of another machine, silent for so long."""
-    record = latest(run_dir)
+    record = latest_claim(run_dir)
     path = run_dir / f"claim-{record.fence}.json"
     path.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(record, processes="mars"))))
     then = file_system_now(run_dir) - silent_seconds
@@ -28,7 +28,7 @@ def pretend_elsewhere(run_dir: Path, silent_seconds: float) -> None:
 
 @pytest.fixture(autouse=True)
 def _slow_beats(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "BEAT_SECONDS", 3600.0)  # tests set the times of heartbeats
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 3600.0)  # tests set the times of heartbeats
 
 
 def test_one_of_many_gets_the_run(tmp_path: Path):
@@ -37,7 +37,7 @@ def test_one_of_many_gets_the_run(tmp_path: Path):
 
     def race(i: int) -> None:
         barrier.wait()
-        if (claim := take(tmp_path / "run", f"w{i}")) is not None:
+        if (claim := acquire(tmp_path / "run", f"w{i}")) is not None:
             won.append(claim)
 
     threads = [threading.Thread(target=race, args=(i,)) for i in range(8)]
@@ -46,19 +46,19 @@ def test_one_of_many_gets_the_run(tmp_path: Path):
     for t in threads:
         t.join()
     assert len(won) == 1
-    assert take(tmp_path / "run", "late") is None
+    assert acquire(tmp_path / "run", "late") is None
 
 
 def test_one_of_many_takers_gets_a_dead_workers_run(tmp_path: Path):
     run_dir = tmp_path / "run"
-    assert take(run_dir, "dead")
+    assert acquire(run_dir, "dead")
     pretend_elsewhere(run_dir, silent_seconds=100)
     won = []
     barrier = threading.Barrier(8)
 
     def race(i: int) -> None:
         barrier.wait()
-        if (claim := take(run_dir, f"w{i}")) is not None:
+        if (claim := acquire(run_dir, f"w{i}")) is not None:
             won.append(claim)
 
     threads = [threading.Thread(target=race, args=(i,)) for i in range(8)]
@@ -72,21 +72,21 @@ def test_one_of_many_takers_gets_a_dead_workers_run(tmp_path: Path):
 
 @pytest.mark.parametrize(("silent", "state"), [(1, "held"), (30, "silent"), (61, "dead")])
 def test_silence_decides_about_other_machines(tmp_path: Path, silent: float, state: str):
-    take(tmp_path, "far")
+    acquire(tmp_path, "far")
     pretend_elsewhere(tmp_path, silent)
-    assert look(tmp_path, file_system_now(tmp_path)).state == state
+    assert claim_status(tmp_path, file_system_now(tmp_path)).state == state
 
 
 def test_the_process_table_decides_here_and_at_once(tmp_path: Path):
-    claim = take(tmp_path, "here")
+    claim = acquire(tmp_path, "here")
     os.utime(tmp_path / "claim-1.json", (0, 0))  # as after a night's sleep of a laptop
-    assert look(tmp_path, file_system_now(tmp_path)).state == "held"
+    assert claim_status(tmp_path, file_system_now(tmp_path)).state == "held"
     child = subprocess.Popen(["true"])
     child.wait()
     for changed in ({"pid": child.pid}, {"pid_start": "1"}):  # gone; or its number used again
         record = dataclasses.replace(claim.record, **changed)
         (tmp_path / "claim-1.json").write_text(json.dumps(dataclasses.asdict(record)))
-        assert look(tmp_path, file_system_now(tmp_path)).state == "dead"
+        assert claim_status(tmp_path, file_system_now(tmp_path)).state == "dead"
 
 
 def test_a_zombie_is_dead():
@@ -97,26 +97,26 @@ def test_a_zombie_is_dead():
 
 
 def test_released_is_free_and_the_fence_goes_on(tmp_path: Path):
-    first = take(tmp_path, "a")
+    first = acquire(tmp_path, "a")
     first.release()
-    second = take(tmp_path, "b")
+    second = acquire(tmp_path, "b")
     assert second.record.fence == 2
     assert second.previous.released
     first.release()  # again, late: does not free the new holder's run
-    assert take(tmp_path, "c") is None
+    assert acquire(tmp_path, "c") is None
 
 
 def test_a_late_original_cannot_commit(tmp_path: Path):
-    late = take(tmp_path, "late")
+    late = acquire(tmp_path, "late")
     pretend_elsewhere(tmp_path, silent_seconds=100)
-    successor = take(tmp_path, "new")
+    successor = acquire(tmp_path, "new")
     assert not late.still_mine()
     assert not late.commit()
     assert successor.commit()
 
 
 def test_commit_wins_against_a_taker_that_has_already_looked(tmp_path: Path):
-    holder = take(tmp_path, "holder")
+    holder = acquire(tmp_path, "holder")
     record = dataclasses.replace(holder.record, fence=2, worker="taker")
     assert holder.commit()  # between the taker's look and its step
     assert not claims._create(tmp_path, record)
@@ -124,9 +124,9 @@ def test_commit_wins_against_a_taker_that_has_already_looked(tmp_path: Path):
 
 
 def test_the_heartbeat_beats_and_notices_the_loss(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.05)
     heartbeat = tmp_path / "heartbeat"
-    claim = take(tmp_path, "a")
+    claim = acquire(tmp_path, "a")
     wait_until(heartbeat.exists)
     os.utime(heartbeat, (0, 0))
     wait_until(lambda: heartbeat.stat().st_mtime > 0)
@@ -134,7 +134,7 @@ def test_the_heartbeat_beats_and_notices_the_loss(tmp_path, monkeypatch: pytest.
     assert claims._create(tmp_path, record)
     wait_until(lambda: claim.lost)
     claim.release()
-    assert not latest(tmp_path).released  # b's
+    assert not latest_claim(tmp_path).released  # b's
 
 
 def test_a_lost_nfs_reply_counts_as_success(tmp_path, monkeypatch: pytest.MonkeyPatch):
@@ -158,7 +158,7 @@ def test_a_file_system_without_links_is_said_so(tmp_path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(os, "link", no_links)
     with pytest.raises(InputError, match="no hard links"):
-        take(tmp_path, "w")
+        acquire(tmp_path, "w")
 
 
 # Claims that cannot be read
@@ -179,8 +179,8 @@ BROKEN = {
 
 def broken(run_dir: Path, damage, silent_seconds: float) -> Path:
     """A run whose second claim is damaged, and whose holder was heard so long ago."""
-    take(run_dir, "first").release()
-    second = take(run_dir, "second")
+    acquire(run_dir, "first").release()
+    second = acquire(run_dir, "second")
     assert second.record.fence == 2
     second._stop.set()  # as a worker that died: its thread must not beat once more
     second._thread.join()
@@ -199,8 +199,8 @@ def test_a_damaged_claim_stops_nobody_once_its_holder_is_silent(
     tmp_path: Path, damage, caplog: pytest.LogCaptureFixture
 ):
     path = broken(tmp_path, damage, silent_seconds=100)
-    assert look(tmp_path, file_system_now(tmp_path)).state == "dead"
-    claim = take(tmp_path, "third")
+    assert claim_status(tmp_path, file_system_now(tmp_path)).state == "dead"
+    claim = acquire(tmp_path, "third")
     assert (claim.record.fence, claim.record.starts) == (3, 3)
     assert not claim.previous.released
     assert claim.record.step > claim.previous.step  # not taken for a death without progress
@@ -215,8 +215,8 @@ def test_a_damaged_claim_stops_nobody_once_its_holder_is_silent(
 @pytest.mark.parametrize("damage", BROKEN.values(), ids=BROKEN)
 def test_a_damaged_claim_still_holds_while_its_holder_beats(tmp_path: Path, damage):
     broken(tmp_path, damage, silent_seconds=1)
-    assert look(tmp_path, file_system_now(tmp_path)).state == "held"
-    assert take(tmp_path, "third") is None
+    assert claim_status(tmp_path, file_system_now(tmp_path)).state == "held"
+    assert acquire(tmp_path, "third") is None
 
 
 def test_a_folder_or_a_broken_link_in_a_claims_place_is_a_damaged_claim(tmp_path: Path):
@@ -225,14 +225,14 @@ def test_a_folder_or_a_broken_link_in_a_claims_place_is_a_damaged_claim(tmp_path
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "claim-1.json").symlink_to(tmp_path / "nowhere")
     for run_dir in (tmp_path / "a", tmp_path / "b"):
-        assert take(run_dir, "w").record.fence == 2
+        assert acquire(run_dir, "w").record.fence == 2
 
 
 def test_a_holder_whose_claim_was_damaged_heals_it_when_it_lets_go(tmp_path: Path):
-    claim = take(tmp_path, "a")
+    claim = acquire(tmp_path, "a")
     (tmp_path / "claim-1.json").write_text("")
     claim.release()
-    assert look(tmp_path, file_system_now(tmp_path)).state == "free"
+    assert claim_status(tmp_path, file_system_now(tmp_path)).state == "free"
 
 
 # Outcomes
@@ -241,10 +241,10 @@ def test_a_holder_whose_claim_was_damaged_heals_it_when_it_lets_go(tmp_path: Pat
 def test_an_outcome_is_written_once_even_by_a_holder_held_up_between_fence_and_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    late = take(tmp_path, "late")
+    late = acquire(tmp_path, "late")
     assert late.commit()  # ... and here its machine stops for a while
     pretend_elsewhere(tmp_path, silent_seconds=100)
-    new = take(tmp_path, "new")
+    new = acquire(tmp_path, "new")
     assert new.publish("result.json", {"by": "new"})
     monkeypatch.setattr(late, "commit", lambda: True)  # it goes on behind its commit
     assert not late.publish("result.json", {"by": "late"})
@@ -261,7 +261,7 @@ def leave_behind(path: Path) -> None:
 
 def test_a_takers_folder_is_cleaned_of_what_a_killed_worker_left(tmp_path: Path):
     leave_behind(tmp_path / "result.json")
-    take(tmp_path, "w")
+    acquire(tmp_path, "w")
     assert not list(tmp_path.glob(".*"))
 
 

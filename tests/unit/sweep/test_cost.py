@@ -14,7 +14,8 @@ from chinchilla.core.shapes import ModelShape
 from chinchilla.plan.records import load_plan, save_plan
 from chinchilla.sweep import preflight
 from chinchilla.sweep.cost import KEPT_CHECKPOINTS, check_gpu_hours, estimate
-from chinchilla.sweep.run_files import MAX_ATTEMPTS, run_dir_of
+from chinchilla.sweep.failures import MAX_ATTEMPTS
+from chinchilla.sweep.run_files import run_dir_of
 
 RUNTIME = RuntimeConfig(checkpoint_minutes=12.0)
 SLURM = ClusterConfig(
@@ -36,7 +37,7 @@ def test_hours_and_price_expected_and_at_worst():
     local = estimate(specs, replace(SLURM, kind="local"), RUNTIME)
     assert local.total.worst_gpu_hours == pytest.approx(MAX_ATTEMPTS * local.total.gpu_hours)
     assert "time limit" not in local.worst_case
-    assert "no upper bound" in local.worst_case
+    assert "not an upper bound" in local.worst_case
     assert "12 min" in estimate(specs, SLURM, RUNTIME).worst_case
 
 
@@ -46,7 +47,7 @@ def test_a_time_limit_within_a_checkpoint_interval_has_no_worst_case():
     json.dumps(found.to_dict(), allow_nan=False)
 
 
-def test_shapes_are_priced_by_what_their_jobs_take():
+def test_job_classes_are_priced_by_the_devices_of_their_jobs():
     [small] = make_specs(1)
     large = replace(small, model=ModelShape(64, 256, 32, 2, 8, 512, 64))
     cluster = replace(
@@ -57,12 +58,12 @@ def test_shapes_are_priced_by_what_their_jobs_take():
         ],
     )
     found = estimate([small, large], cluster, RUNTIME)
-    by_name = {row.name: row for row in found.shapes}
+    by_name = {row.name: row for row in found.job_classes}
     assert by_name["small"].price == pytest.approx(small.C / 5e11 / 3600 * 1.0)
     # Four ranks share the FLOPs: as many device-hours, a quarter of the time.
     assert by_name["large"].gpu_hours == pytest.approx(large.C / 5e11 / 3600)
     assert by_name["large"].seconds == pytest.approx(large.C / 5e11 / 4)
-    assert found.total.price == pytest.approx(sum(row.price for row in found.shapes))
+    assert found.total.price == pytest.approx(sum(row.price for row in found.job_classes))
     assert found.total.n_runs == 2
 
 
@@ -116,22 +117,22 @@ def test_a_dry_run_shows_every_number_and_launches_nothing(data_dir: Path, tmp_p
         "small",
         "big",
         "device-hours",
-        "at worst",
+        "worst case",
         "price",
         "disk",
-        "every run trained 3",
+        "every run is trained 3",
     ):
         assert part in out, part
     assert "nothing was launched" in out
     assert not (tmp_path / "s").exists()
-    assert "are free there" not in out
+    assert "of disk space" not in out
     code, out, _ = say(capsys, *here, "format=json")
     told = json.loads(out)
     assert (len(told["runs"]), told["n_left"]) == (3, 3)
     assert told["estimate"]["total"]["flops"] == pytest.approx(sum(r["C"] for r in told["runs"]))
     code, _, err = say(capsys, *here, "cluster.resources=[{name:small,max_params:5e3}]")
     assert code == 2
-    assert "cluster.resources ends at small" in err
+    assert "max_params of cluster.resources (5000, small)" in err
 
 
 @pytest.mark.parametrize(
@@ -139,7 +140,7 @@ def test_a_dry_run_shows_every_number_and_launches_nothing(data_dir: Path, tmp_p
     [
         (
             ["cluster.ranks_per_node=5"],
-            "a batch of 12 rows (384 tokens) does not divide among the 5",
+            "a batch of 12 rows (384 tokens) is not divisible by the 5",
         ),
         (
             ["cluster.ranks_per_node=4", "runtime.shard_ranks=3"],
@@ -165,8 +166,8 @@ def test_a_disk_that_is_too_small_is_said_beforehand(
     sweep = tmp_path / "a" / "s"
     code, out, _ = say(capsys, f"data_dir={data_dir}", f"sweep_dir={sweep}", "dry_run=true")
     assert code == 0
-    assert f"note: sweep_dir={sweep} may take " in out
-    assert " MB, and 0.07 MB are free there." in out
+    assert "note: the sweep may need " in out
+    assert f" MB of disk space; sweep_dir={sweep} has 0.07 MB free." in out
 
 
 def test_only_what_is_left_counts(data_dir: Path, tmp_path: Path, capsys):

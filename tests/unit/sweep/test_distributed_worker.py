@@ -28,9 +28,10 @@ from chinchilla.data.dataset import TokenData
 from chinchilla.data.prepare.pipeline import prepare
 from chinchilla.plan.grid import plan_run
 from chinchilla.plan.records import RunResult, RunSpec, save_plan
-from chinchilla.sweep.claims import latest
+from chinchilla.sweep.claims import latest_claim
+from chinchilla.sweep.failures import read_attempts
 from chinchilla.sweep.launch import launch
-from chinchilla.sweep.run_files import read_attempts, run_dir_of, save_runtime
+from chinchilla.sweep.run_files import run_dir_of, save_runtime
 from chinchilla.train.distributed import PeerError, join, slurm_settings
 
 
@@ -116,7 +117,7 @@ def test_a_stop_on_the_other_rank_frees_the_run_and_it_goes_on(data_dir: Path, t
     processes[1].send_signal(signal.SIGTERM)
     codes, said = ended(processes)
     assert codes == [75, 0], said
-    assert latest(run_dir).released
+    assert latest_claim(run_dir).released
     assert list((run_dir / "checkpoints").glob("step-*"))
     assert read_attempts(run_dir) == []
 
@@ -136,9 +137,9 @@ def test_a_rank_that_is_killed_leaves_a_run_that_can_be_claimed(
     assert codes[1 - victim] == 75, said
     assert read_attempts(run_dir) == []
     if victim == 1:
-        assert latest(run_dir).released
-        assert "rank 1 of 2" in latest(run_dir).ended
-        assert "ended, or does not answer" in latest(run_dir).ended
+        assert latest_claim(run_dir).released
+        assert "rank 1 of 2" in latest_claim(run_dir).ended
+        assert "ended, or does not answer" in latest_claim(run_dir).ended
     else:
         assert "rank 1 of 2 leaves: " in said[1].splitlines()[-1]
         assert "rank 0 is gone" in said[1].splitlines()[-1]

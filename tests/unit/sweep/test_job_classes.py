@@ -14,7 +14,7 @@ from chinchilla.config import ClusterConfig, ResourceConfig
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import ModelShape
 from chinchilla.plan.records import RunSpec
-from chinchilla.sweep.job_classes import PlannedWithin, assign, shapes_of
+from chinchilla.sweep.job_classes import RunsBySize, assign, job_classes
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.run_files import missing_specs, run_dir_of
 
@@ -46,7 +46,7 @@ def test_every_run_falls_into_one_shape_and_the_longest_goes_first():
     found = {shape.name: [s.model.n_layers for s in some] for shape, some in assign(specs, cluster)}
     assert found == {"large": [8, 16], "middle": [2, 4], "small": [1]}
     assert list(found) == ["large", "middle", "small"]
-    small, middle, large = (shape.cluster for shape in shapes_of(cluster))
+    small, middle, large = (shape.cluster for shape in job_classes(cluster))
     assert (small.host_memory_gb, small.partition, small.n_workers, small.timeout_min) == (
         4,
         "cpu",
@@ -54,8 +54,8 @@ def test_every_run_falls_into_one_shape_and_the_longest_goes_first():
         240,
     )
     assert (middle.host_memory_gb, middle.gpus_per_node, middle.n_workers) == (64, 2, 1)
-    assert [s.workers_per_job for s in shapes_of(cluster)] == [1, 2, 1]
-    assert [s.devices_per_worker for s in shapes_of(cluster)] == [1, 1, 4]
+    assert [s.workers_per_job for s in job_classes(cluster)] == [1, 2, 1]
+    assert [s.devices_per_worker for s in job_classes(cluster)] == [1, 1, 4]
     assert large.nodes == 2
 
 
@@ -67,7 +67,7 @@ def test_without_resources_there_is_one_shape_and_local_machines_know_none():
 
 def test_a_run_that_is_too_large_for_every_shape_is_refused():
     cluster = ClusterConfig(kind="slurm", resources=three()[:2])
-    with pytest.raises(InputError, match=r"N=.*cluster\.resources ends at middle.*max_params=0"):
+    with pytest.raises(InputError, match=r"N=.*cluster\.resources \(.*middle\).*max_params=0"):
         assign(sizes(1, 16), cluster)
 
 
@@ -80,13 +80,13 @@ def test_a_run_that_is_too_large_for_every_shape_is_refused():
         ([{"name": "a b"}], "one word"),
         ([{"name": "a", "max_params": -1}], "must not be negative"),
         ([{"name": "a", "timeout_min": 0}], "cluster.resources, a: cluster.timeout_min=0"),
-        ([{"name": "a", "ranks_per_node": 2, "gpus_per_node": 3}], "take a GPU each"),
-        ([{"name": "a", "ranks_per_node": 2}], "take a GPU each"),
+        ([{"name": "a", "ranks_per_node": 2, "gpus_per_node": 3}], "each rank uses one GPU"),
+        ([{"name": "a", "ranks_per_node": 2}], "each rank uses one GPU"),
     ],
 )
 def test_shapes_that_cannot_be_are_refused(resources: list[dict], why: str):
     with pytest.raises(InputError, match=why):
-        shapes_of(ClusterConfig(kind="slurm", resources=[ResourceConfig(**r) for r in resources]))
+        job_classes(ClusterConfig(kind="slurm", resources=[ResourceConfig(**r) for r in resources]))
 
 
 def test_they_are_given_on_the_command_line():
@@ -113,13 +113,13 @@ def test_each_shape_is_an_array_of_its_own(tmp_path: Path, fake: FakeSlurm, caps
     for part in ("--array=0-2%3", "--partition=cpu", "--mem=4GB", "--nodes=1", "--time=90"):
         assert part in small, part
     told = [json.loads(p.read_text()) for p in sweep.glob("submitit/*/intention.json")]
-    shapes = {t["shape"]["name"]: t["shape"] for t in told}
+    shapes = {t["job_class"]["name"]: t["job_class"] for t in told}
     assert shapes["middle"] == {
         "name": "middle", "min_params": SMALL, "max_params": MIDDLE, "nodes": 1, "ranks_per_node": 1,
     }  # fmt: skip
     assert shapes["large"]["max_params"] is None
     assert (shapes["large"]["nodes"], shapes["large"]["ranks_per_node"]) == (2, 2)
-    assert {t["shape"]["name"]: t["n_workers"] for t in told} == {"small": 1, "middle": 2, "large": 1}  # fmt: skip
+    assert {t["job_class"]["name"]: t["n_workers"] for t in told} == {"small": 1, "middle": 2, "large": 1}  # fmt: skip
 
 
 def test_launching_again_tops_up_each_shape_alone(tmp_path: Path, fake: FakeSlurm, capsys):
@@ -133,12 +133,12 @@ def test_launching_again_tops_up_each_shape_alone(tmp_path: Path, fake: FakeSlur
     capsys.readouterr()
     launch(asked, specs, sweep, tmp_path)
     told = json.loads(capsys.readouterr().out)
-    assert told["shapes"] == {"large": 1, "middle": 0, "small": 3}
-    assert (told["n_earlier"], told["n_other_shapes"]) == (1, 0)
+    assert told["job_classes"] == {"large": 1, "middle": 0, "small": 3}
+    assert (told["n_earlier"], told["n_other_classes"]) == (1, 0)
     asked.cluster.resources = []  # jobs of shapes that are no more are no help to the one there is
     launch(asked, specs, sweep, tmp_path)
     told = json.loads(capsys.readouterr().out)
-    assert (told["shapes"], told["n_earlier"], told["n_other_shapes"]) == ({"all": 3}, 5, 5)
+    assert (told["job_classes"], told["n_earlier"], told["n_other_classes"]) == ({"all": 3}, 5, 5)
 
 
 def test_the_cap_on_jobs_is_for_all_shapes_together(tmp_path: Path, fake: FakeSlurm, capsys):
@@ -146,12 +146,12 @@ def test_the_cap_on_jobs_is_for_all_shapes_together(tmp_path: Path, fake: FakeSl
     asked.format = "json"
     launch(asked, sizes(1, 1, 1, 1, 4, 4, 4, 16), tmp_path / "sweep", tmp_path)
     told = json.loads(capsys.readouterr().out)
-    assert told["shapes"] == {"large": 1, "middle": 1, "small": 1}
+    assert told["job_classes"] == {"large": 1, "middle": 1, "small": 1}
     assert (told["n_submitted"], told["n_over_cap"]) == (3, 2)
 
 
 def test_a_run_without_a_shape_means_nothing_is_submitted(tmp_path: Path, fake: FakeSlurm):
-    with pytest.raises(InputError, match=r"cluster\.resources ends at middle"):
+    with pytest.raises(InputError, match=r"cluster\.resources .*middle"):
         launch(on_slurm(resources=three()[:2]), sizes(1, 16), tmp_path / "sweep", tmp_path)
     assert fake.jobs() == []
 
@@ -167,7 +167,7 @@ def test_a_batch_that_the_ranks_of_its_shape_cannot_divide_is_refused_before_any
     ]
     asked = on_slurm(resources=resources)
     words = (
-        r"run \S+: a batch of 16 rows \(1,024 tokens\) does not divide among the 3 ranks of a job of "
+        r"run \S+: a batch of 16 rows \(1,024 tokens\) is not divisible by the 3 ranks of a job of "
         r"odd \(cluster\.nodes=1 x cluster\.ranks_per_node=3\)\. .*recipe\.batch_tokens"
     )
     with pytest.raises(InputError, match=words):
@@ -180,7 +180,7 @@ def test_a_batch_that_the_ranks_of_its_shape_cannot_divide_is_refused_before_any
 def test_a_worker_keeps_to_its_shape_also_when_the_plan_grows(tmp_path: Path):
     specs = sizes(1, 4, 16)
     make_sweep(tmp_path, specs)
-    only = PlannedWithin(tmp_path, SMALL, MIDDLE)
+    only = RunsBySize(tmp_path, SMALL, MIDDLE)
     assert missing_specs(tmp_path, only) == [specs[1]]
     more = replace(specs[1], seed=99)
     make_sweep(tmp_path, [*specs, more])

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import sweep_fakes
@@ -28,10 +27,10 @@ from chinchilla.config import RuntimeConfig, TrainCommand
 from chinchilla.core.errors import InputError
 from chinchilla.plan.records import RunResult, load_plan
 from chinchilla.sweep import local_pool
-from chinchilla.sweep.claims import latest
+from chinchilla.sweep.claims import latest_claim
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.run_files import read_progress, run_dir_of
-from chinchilla.sweep.view.progress import SweepProgress, pace, stage_progress
+from chinchilla.sweep.view.live import SweepProgress
 from chinchilla.sweep.worker import run_worker
 
 SUPPORT = Path(sweep_fakes.__file__).parent
@@ -120,32 +119,6 @@ def test_train_keeps_to_its_own_run(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert len(load_plan(tmp_path / "plan.jsonl")) == 4
 
 
-def test_stages_get_lines_and_bars(monkeypatch: pytest.MonkeyPatch):
-    out = io.StringIO()
-    with stage_progress(out) as report:
-        report("read", 5, 0)
-        for done in range(11):
-            report("tokenise", done, 10)
-    assert out.getvalue() == "read\ntokenise 0%\n"
-    monkeypatch.setenv("TERM", "xterm")
-    terminal = Terminal()
-    with stage_progress(terminal) as report:
-        report("tokenise", 10, 10)
-    assert "100%" in terminal.getvalue()
-
-
-def test_a_long_stage_says_how_fast_it_goes_and_how_long_it_takes(monkeypatch):
-    """From where it began, which after a stop is not zero."""
-    now = iter([0.0, 20.0, 40.0, 60.0])
-    clock = SimpleNamespace(monotonic=lambda: next(now))
-    monkeypatch.setattr("chinchilla.sweep.view.progress.time", clock)
-    began: dict[str, tuple[float, float]] = {}
-    assert pace(began, "tokenise", 50e6, 300e6) == ""
-    assert pace(began, "tokenise", 150e6, 300e6) == ", 5 MB/s, 0:30 left"
-    assert pace(began, "tokenise", 150e6, 0) == ", 2.5 MB/s"
-    assert pace({"tokenizer": (-9.0, 0.0)}, "tokenizer", 1, 1) == ""
-
-
 def test_local_workers_share_the_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     specs = make_specs(5) + make_specs(1, DIVERGES)
     asked = command(kind="local", n_workers=2)
@@ -214,15 +187,15 @@ def test_the_workers_of_a_stopped_launcher_stop_too(tmp_path: Path, signum: int)
     run_dirs = [run_dir_of(tmp_path, s) for s in make_specs(2, SLOW)]
     launcher = start_launcher(tmp_path)
     wait_until(lambda: all(read_progress(run_dir) for run_dir in run_dirs))
-    pids = [latest(run_dir).pid for run_dir in run_dirs]
+    pids = [latest_claim(run_dir).pid for run_dir in run_dirs]
     launcher.send_signal(signum)
     out = launcher.communicate(timeout=30)[0].decode()
     wait_until(lambda: not any(alive(pid) for pid in pids))
-    assert all(latest(run_dir).released for run_dir in run_dirs)
+    assert all(latest_claim(run_dir).released for run_dir in run_dirs)
     if signum != signal.SIGKILL:
         assert launcher.returncode == 75
         assert "0/2 runs" in out
-        assert "the same command goes on from here" in out
+        assert "run the same command again to continue" in out
 
 
 def test_two_launchers_at_once_do_nothing_twice(tmp_path: Path):
@@ -239,23 +212,21 @@ def test_two_launchers_at_once_do_nothing_twice(tmp_path: Path):
 def test_the_pool_fits_the_machine(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
     cpu = RuntimeConfig(device="cpu")
-    assert local_pool.pool_shape(command().cluster, cpu, 28) == local_pool.PoolShape(8, 1)
-    assert local_pool.pool_shape(command().cluster, cpu, 3) == local_pool.PoolShape(3, 2)
-    assert local_pool.pool_shape(command(n_workers=2).cluster, cpu, 28) == local_pool.PoolShape(
-        2, 4
-    )
+    assert local_pool.pool_size(command().cluster, cpu, 28) == local_pool.PoolSize(8, 1)
+    assert local_pool.pool_size(command().cluster, cpu, 3) == local_pool.PoolSize(3, 2)
+    assert local_pool.pool_size(command(n_workers=2).cluster, cpu, 28) == local_pool.PoolSize(2, 4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     auto = RuntimeConfig(device="auto")
-    assert local_pool.pool_shape(command().cluster, auto, 28) == local_pool.PoolShape(
+    assert local_pool.pool_size(command().cluster, auto, 28) == local_pool.PoolSize(
         2, 4, ("2", "5")
     )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert local_pool.pool_shape(command().cluster, auto, 28) == local_pool.PoolShape(8, 1)
+    assert local_pool.pool_size(command().cluster, auto, 28) == local_pool.PoolSize(8, 1)
 
 
 def test_a_terminal_gets_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr("chinchilla.sweep.view.progress.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("chinchilla.sweep.view.live.POLL_SECONDS", 0.05)
     specs = make_specs(2)
     out = Terminal()
     make_sweep(tmp_path, specs)
@@ -267,8 +238,8 @@ def test_a_terminal_gets_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_lines_come_while_a_sweep_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("chinchilla.sweep.view.progress.LINE_SECONDS", 0.1)
-    monkeypatch.setattr("chinchilla.sweep.view.progress.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("chinchilla.sweep.view.live.LINE_SECONDS", 0.1)
+    monkeypatch.setattr("chinchilla.sweep.view.live.POLL_SECONDS", 0.05)
     out = io.StringIO()
     make_sweep(tmp_path, make_specs(4))
     with SweepProgress(tmp_path, out):
@@ -277,7 +248,7 @@ def test_lines_come_while_a_sweep_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert out.getvalue().count("finished ") == 4
 
 
-def test_a_damaged_result_is_put_aside_and_the_run_trained_again(tmp_path: Path):
+def test_a_damaged_result_is_set_aside_and_the_run_trained_again(tmp_path: Path):
     [spec] = make_specs(1)
     debug([spec], tmp_path)
     run_dir = run_dir_of(tmp_path, spec)

@@ -3,15 +3,17 @@
 import json
 import shutil
 import subprocess
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from sweep_fakes import command, fake_train, make_specs
 
 from chinchilla.cli import main
+from chinchilla.core.provenance import Code, code_here, code_of
 from chinchilla.sweep import provenance
 from chinchilla.sweep.launch import launch
-from chinchilla.sweep.provenance import Code, code_here, code_of, launched_codes
+from chinchilla.sweep.provenance import read_launches
 
 
 def git(folder: Path, *words: str) -> None:
@@ -81,12 +83,12 @@ def test_every_launch_is_recorded_and_other_code_is_said(
         monkeypatch.setattr(provenance, "code_here", lambda code=code: code)
         launch(command(), make_specs(1), tmp_path, tmp_path, train=fake_train)
         said = capsys.readouterr()
-        assert ("launched with code" in said.err) == (n == 2)
-        assert "launched with code" not in said.out
+        assert ("used code" in said.err) == (n == 2)
+        assert "used code" not in said.out
     lines = [json.loads(x) for x in (tmp_path / "launches.jsonl").read_text().splitlines()]
-    assert [line["code"] for line in lines] == [code.to_dict() for code in codes]
+    assert [line["code"] for line in lines] == [asdict(code) for code in codes]
     assert {"utc", "user", "host", "kind"} < set(lines[0])
-    assert launched_codes(tmp_path) == ["a" * 12, "a" * 12 + "+ffffffff"]
+    assert read_launches(tmp_path).codes == ["a" * 12, "a" * 12 + "+ffffffff"]
 
 
 def test_damaged_lines_stop_nothing(tmp_path: Path):
@@ -96,7 +98,7 @@ def test_damaged_lines_stop_nothing(tmp_path: Path):
     path.write_bytes(b'\xff\n[]\n{"label": 3}\n{"lab' + b"\n" + whole.encode())
     launch(command(), make_specs(1), tmp_path, tmp_path, train=fake_train)
     assert path.read_text().endswith(whole.splitlines()[-1].partition('"kind"')[2] + "\n")
-    assert launched_codes(tmp_path) == [code_here().label]
+    assert read_launches(tmp_path).codes == [code_here().label]
 
 
 def test_a_plan_that_was_cut_is_told_from_a_smaller_one(
@@ -110,11 +112,11 @@ def test_a_plan_that_was_cut_is_told_from_a_smaller_one(
     capsys.readouterr()
     assert main(["status", f"sweep_dir={tmp_path}"]) == 0
     said = " ".join(capsys.readouterr().out.split())
-    assert "warning: plan.jsonl has 2 runs, and had 3 at the newest launch" in said
+    assert "warning: plan.jsonl has 2 runs, 3 at the latest launch" in said
     launch(command(), specs[:2], tmp_path, tmp_path, train=fake_train)
-    assert "plan.jsonl has 2 runs, and had 3" in capsys.readouterr().err
+    assert "plan.jsonl has 2 runs, 3 at" in capsys.readouterr().err
     launch(command(), specs, tmp_path, tmp_path, train=fake_train)
-    assert "had" not in capsys.readouterr().err
+    assert "note" not in capsys.readouterr().err
     assert main(["status", f"sweep_dir={tmp_path}"]) == 0
     assert "warning" not in capsys.readouterr().out
 

@@ -12,7 +12,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.plan.records import RunResult
 from chinchilla.sweep import retry as module
 from chinchilla.sweep.launch import launch
-from chinchilla.sweep.retry import put_aside
+from chinchilla.sweep.retry import set_aside
 from chinchilla.sweep.run_files import missing_specs, run_dir_of
 
 
@@ -44,10 +44,10 @@ def test_failed_runs_are_trainable_again_and_what_they_left_is_kept(sweep: Path,
     }
     code, out = say(capsys, sweep)
     assert code == 0
-    assert "1 run will be trained again; 1 diverged stay as they are" in out
+    assert "1 run will be trained again; 1 diverged are unchanged" in out
     assert BAD.run_id in out
-    assert "launches them" in out
-    assert "as result-failed-1.json and so on" in out
+    assert "Launch them with" in out
+    assert "kept as result-failed-1.json" in out
     assert missing_specs(sweep) == [BAD]
     kept = ("result-failed-1.json", "error-failed-1.txt", "attempts-failed-1/1.json")
     assert [(run_dir / n).read_bytes() for n in kept] == list(before.values())
@@ -81,9 +81,9 @@ def test_a_diverged_run_starts_anew_when_it_is_asked_for(sweep: Path, capsys):
     ("runs", "parts"),
     [
         (FINE.run_id, ["is finished, not failed"]),
-        ("zzz", ["no run begins so"]),
-        ("c1e12", ["3 runs begin so"]),
-        (FINE.run_id + "x", ["no run begins so", "Did you mean"]),
+        ("zzz", ["no such run"]),
+        ("c1e12", ["3 runs match"]),
+        (FINE.run_id + "x", ["no such run", "Did you mean"]),
     ],
 )
 @pytest.mark.slow
@@ -116,13 +116,13 @@ def test_a_death_on_the_way_loses_nothing(sweep: Path, monkeypatch: pytest.Monke
 
         monkeypatch.setattr(module.os, "rename", die)
         try:
-            put_aside(run_dir, ("diverged",))
+            set_aside(run_dir, ("diverged",))
         except KeyboardInterrupt:
             assert (run_dir / "result.json").exists()
             moves += 1
         monkeypatch.setattr(module.os, "rename", real)
     assert moves >= 1
-    put_aside(run_dir, ("diverged",))
+    set_aside(run_dir, ("diverged",))
     names = {p.name for p in run_dir.iterdir()}
     assert {"result-diverged-1.json", "checkpoints-diverged-1", "metrics-diverged-1.jsonl"} < names
     assert "result.json" not in names
@@ -161,7 +161,7 @@ def test_a_result_that_is_json_and_no_result_is_damaged_and_trained_again(
 
 @pytest.mark.parametrize("whose", ["result", "spec"])
 @pytest.mark.slow
-def test_a_result_of_another_version_is_never_put_aside(sweep: Path, capsys, whose: str):
+def test_a_result_of_another_version_is_never_set_aside(sweep: Path, capsys, whose: str):
     path = run_dir_of(sweep, BAD) / "result.json"
     value = json.loads(path.read_text())
     (value if whose == "result" else value["spec"])["schema"] = 7

@@ -8,7 +8,7 @@ import pytest
 from sweep_fakes import make_specs
 
 from chinchilla.plan.records import RunSpec
-from chinchilla.sweep.schedule import LEAST_SHARE, NEARLY, JobTime, Pace, in_order, job_time
+from chinchilla.sweep.schedule import MIN_SHARE, SIMILAR_C, JobTime, Throughput, in_order, job_time
 
 
 def runs(*asked: tuple[int, float]) -> list[RunSpec]:
@@ -33,14 +33,14 @@ def test_longest_first_and_failed_ones_last():
 
 def test_a_worker_keeps_to_its_width_among_runs_that_are_nearly_as_long():
     long, same, other = runs((128, 1e12), (64, 0.85e12), (96, 0.1e12))
-    assert NEARLY < same.C / long.C < 1
+    assert SIMILAR_C < same.C / long.C < 1
     assert in_order([other, same, long], width=64) == [same, long, other]
     assert in_order([other, same, long], width=None) == [long, same, other]
 
 
 def test_a_worker_leaves_its_width_for_a_run_that_is_clearly_longer():
     long, same = runs((128, 1e12), (64, 0.75e12))
-    assert same.C < NEARLY * long.C
+    assert same.C < SIMILAR_C * long.C
     assert in_order([same, long], width=64) == [long, same]
 
 
@@ -90,7 +90,7 @@ def test_what_fits_is_started_and_what_a_whole_job_could_finish_waits_for_one():
 def test_a_run_that_no_job_could_hold_is_started_but_not_in_the_last_tenth(needed: float):
     """What takes nearly a whole job counts: a job's first seconds pass before anything starts."""
     job = JobTime(start=0, end=1000)
-    assert job.fits(needed, now=1000 * (1 - LEAST_SHARE))
+    assert job.fits(needed, now=1000 * (1 - MIN_SHARE))
     assert not job.fits(needed, now=901)
 
 
@@ -138,10 +138,10 @@ def test_a_deadline_that_was_told_counts_for_more(monkeypatch: pytest.MonkeyPatc
 
 def test_a_run_takes_its_flops_at_the_speed_measured_on_the_nearest_model():
     small, large, asked = runs((64, 1e12), (256, 2e12), (192, 1e12))
-    pace = Pace()
+    pace = Throughput()
     assert pace.seconds(asked, 0, None) is None
-    pace.note(small, small.steps, seconds=1.0)
-    pace.note(large, large.steps // 2, seconds=2.0)
+    pace.add(small, small.steps, seconds=1.0)
+    pace.add(large, large.steps // 2, seconds=2.0)
     assert pace.seconds(large, large.steps // 2, None) == pytest.approx(2.0, rel=0.02)
     assert pace.seconds(small, 0, None) == pytest.approx(1.0)
     assert pace.seconds(asked, 0, None) == pytest.approx(4.0 * asked.C / large.C, rel=0.02)
@@ -150,14 +150,14 @@ def test_a_run_takes_its_flops_at_the_speed_measured_on_the_nearest_model():
 def test_before_anything_was_measured_the_runs_own_speed_counts():
     [spec] = make_specs(1)
     spec = replace(spec, steps=100)
-    pace = Pace()
+    pace = Throughput()
     assert pace.seconds(spec, 60, tokens_per_second=1024.0) == 40
-    pace.note(spec, 10, seconds=1.0)
+    pace.add(spec, 10, seconds=1.0)
     assert pace.seconds(spec, 60, tokens_per_second=1024.0) == 4
 
 
 def test_what_cannot_be_measured_is_not():
     [spec] = make_specs(1)
-    pace = Pace()
-    pace.note(spec, 0, 1.0)
+    pace = Throughput()
+    pace.add(spec, 0, 1.0)
     assert pace.seconds(spec, 0, 0) is None

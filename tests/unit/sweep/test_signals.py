@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from chinchilla.sweep.signals import WARNINGS, stop_on_signals, warning_seconds, warnings_held
+from chinchilla.sweep.signals import WARNINGS, block_warnings, stop_on_signals, warning_seconds
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *WARNINGS])
@@ -63,7 +63,7 @@ def test_a_forked_helper_has_no_part_in_stopping(signum: int, ended_by: int):
 @pytest.mark.parametrize("signum", WARNINGS)
 def test_a_warning_is_held_back_and_not_lost(signum: int):
     with stop_on_signals() as outer:
-        with warnings_held():
+        with block_warnings():
             # To this thread: the process may have others, and any of them would take it.
             signal.pthread_kill(threading.get_ident(), signum)
             assert not outer

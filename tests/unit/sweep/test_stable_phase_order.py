@@ -10,10 +10,10 @@ from sweep_fakes import fake_train, make_result, make_specs, make_sweep
 
 from chinchilla.config import ClusterConfig, RuntimeConfig
 from chinchilla.plan.records import RunResult, RunSpec
-from chinchilla.sweep.claims import take
+from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.cost import estimate
 from chinchilla.sweep.run_files import run_dir_of, stable_phase_step
-from chinchilla.sweep.schedule import in_order, waits
+from chinchilla.sweep.schedule import in_order, should_wait
 from chinchilla.sweep.slurm.submit import submit
 from chinchilla.sweep.view.status import sweep_status
 from chinchilla.sweep.worker import run_worker
@@ -65,12 +65,14 @@ def test_no_more_workers_are_asked_for_than_can_be_busy(tmp_path: Path, fake):
 def test_a_longer_horizon_waits_for_what_it_would_go_on_from_and_for_nothing_else():
     short, middle, long = horizons(100, 200, 400)
     [other] = horizons(100, seed=1)
-    assert waits(long, 0, [short])
-    assert waits(long, 80, [middle])
-    assert not waits(long, 80, [short])  # which is in its cool-down by now
-    assert not waits(short, 0, [long, middle])  # these will not leave anything that it could use
-    assert not waits(long, 0, [other])
-    assert not waits(make_specs(1)[0], 0, make_specs(2))
+    assert should_wait(long, 0, [short])
+    assert should_wait(long, 80, [middle])
+    assert not should_wait(long, 80, [short])  # which is in its cool-down by now
+    assert not should_wait(
+        short, 0, [long, middle]
+    )  # these will not leave anything that it could use
+    assert not should_wait(long, 0, [other])
+    assert not should_wait(make_specs(1)[0], 0, make_specs(2))
 
 
 def test_a_worker_trains_each_horizon_from_where_the_one_before_left_the_stable_phase(
@@ -87,7 +89,7 @@ def test_another_worker_takes_another_stable_phase_and_leaves_one_under_way_alon
     first, second = horizons(100, 400), horizons(50, 200, seed=1)
     make_sweep(tmp_path, [*first, *second])
     (run_dir := run_dir_of(tmp_path, first[0])).mkdir(parents=True)
-    held = take(run_dir, "busy", step=0, stalls=0, now=time.time(), stale_seconds=30)
+    held = acquire(run_dir, "busy", step=0, stalls=0, now=time.time(), stale_seconds=30)
     assert work(tmp_path).finished == [s.run_id for s in second]  # and it has ended
     (tmp_path / "stable_phases" / first[0].stable_phase_id / "step-00000080").mkdir(parents=True)
     assert work(tmp_path).finished == [first[1].run_id]  # the other is in its cool-down now
@@ -103,7 +105,7 @@ def test_the_time_left_counts_a_stable_phase_once(tmp_path: Path):
     for run_dir in run_dirs[:2]:
         run_dir.mkdir(parents=True)
     make_result(specs[0], tokens_per_second=1024.0).save(run_dirs[0])  # a step a second
-    held = take(run_dirs[1], "busy", step=0, stalls=0, now=time.time(), stale_seconds=30)
+    held = acquire(run_dirs[1], "busy", step=0, stalls=0, now=time.time(), stale_seconds=30)
     progress = {"step": 150, "steps": 200, "loss": 3.0, "tokens_per_second": 1024.0}
     (run_dirs[1] / "progress.json").write_text(json.dumps(progress))
     assert sweep_status(tmp_path).seconds_left == pytest.approx(50 + 240)

@@ -26,7 +26,7 @@ from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
 from chinchilla.plan.records import RunResult
 from chinchilla.sweep import claims
-from chinchilla.sweep.claims import ClaimRecord, latest, look, take
+from chinchilla.sweep.claims import ClaimRecord, acquire, claim_status, latest_claim
 from chinchilla.sweep.run_files import load_runtime, read_progress, run_dir_of
 from chinchilla.sweep.signals import STOP_SIGNALS
 from chinchilla.sweep.worker import run_worker
@@ -82,7 +82,7 @@ def test_a_run_that_kills_its_workers_without_progress_is_given_up(tmp_path: Pat
         if start_worker(tmp_path, f"w{i}").wait(30) == 0:
             break
     assert RunResult.load(run_dir).status == "failed"
-    assert "died without a word" in RunResult.load(run_dir).reason
+    assert "died without a message" in RunResult.load(run_dir).reason
     assert n_starts(run_dir) <= 5
 
 
@@ -93,7 +93,7 @@ def test_a_late_original_does_not_write_its_result(tmp_path: Path):
     def late(*args, **kwargs):
         path = run_dir / "claim-1.json"  # while this trains, somebody finds it dead ...
         path.write_text(path.read_text().replace(f'"pid": {os.getpid()}', '"pid": 999999999'))
-        heir = take(run_dir, "heir")
+        heir = acquire(run_dir, "heir")
         assert heir.commit()  # ... trains, and writes the result
         make_result(spec, final_loss=2.5).save(run_dir)
         return make_result(spec, final_loss=9.9)
@@ -115,7 +115,7 @@ def test_an_error_is_tried_three_times_and_then_a_result(tmp_path: Path):
     attempt = json.loads((run_dir / "attempts" / "2.json").read_text())
     assert attempt["worker"] == "w"
     assert "the disk said no" in attempt["traceback"]
-    assert latest(run_dir).released
+    assert latest_claim(run_dir).released
 
 
 def test_an_error_once_is_nothing(tmp_path: Path):
@@ -145,8 +145,8 @@ def test_a_signal_stops_at_a_step_and_releases(tmp_path: Path, signum: int):
     wait_until(lambda: read_progress(run_dir))
     worker.send_signal(signum)
     assert worker.wait(20) == 75
-    assert look(run_dir, 0.0).state == "free"
-    assert latest(run_dir).released
+    assert claim_status(run_dir, 0.0).state == "free"
+    assert latest_claim(run_dir).released
     assert not (run_dir / "result.json").exists()
 
 
@@ -167,19 +167,19 @@ def test_a_worker_process_starts_afresh_after_it_broke_its_gpu(tmp_path: Path):
 
 
 def test_who_lost_the_run_leaves_without_a_word(tmp_path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.02)
     [spec] = make_specs(1)
     run_dir = run_dir_of(make_sweep(tmp_path, [spec]), spec)
 
     def slow(*args, should_stop, **kwargs):
-        claims._create(run_dir, replace(latest(run_dir), fence=2, worker="heir"))
+        claims._create(run_dir, replace(latest_claim(run_dir), fence=2, worker="heir"))
         while not should_stop():
             time.sleep(0.01)
         raise AssertionError("asked to stop, and so to save, in somebody else's run")
 
     summary = work(tmp_path, slow)
     assert (summary.errors, summary.finished, summary.stopped) == (0, [], False)
-    assert latest(run_dir).worker == "heir"
+    assert latest_claim(run_dir).worker == "heir"
     assert not (run_dir / "attempts").exists()
 
 
@@ -199,7 +199,7 @@ def test_a_worker_waits_for_a_silent_node_and_takes_its_run(tmp_path: Path):
 
 def test_a_worker_does_not_wait_for_a_busy_one(tmp_path: Path):
     [spec] = make_specs(1)
-    claim = take(run_dir_of(make_sweep(tmp_path, [spec]), spec), "busy")
+    claim = acquire(run_dir_of(make_sweep(tmp_path, [spec]), spec), "busy")
     assert work(tmp_path).finished == []
     claim.release()
 

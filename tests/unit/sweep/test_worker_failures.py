@@ -27,17 +27,17 @@ from chinchilla.core.errors import DataError, InputError
 from chinchilla.data.manifest import Manifest
 from chinchilla.plan.records import RunResult
 from chinchilla.sweep import claims, failures, schedule, worker
-from chinchilla.sweep.claims import latest, take
-from chinchilla.sweep.launch import launch
-from chinchilla.sweep.run_files import (
+from chinchilla.sweep.claims import acquire, latest_claim
+from chinchilla.sweep.failures import (
     MAX_ATTEMPTS,
     MAX_STALLS,
     Attempt,
     failure_kind,
     micro_batch_after,
     read_attempts,
-    run_dir_of,
 )
+from chinchilla.sweep.launch import launch
+from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.schedule import JobTime
 from chinchilla.sweep.worker import run_worker
 
@@ -241,7 +241,7 @@ def test_a_rank_that_is_gone_is_no_attempt_but_a_way_to_be_cut_off(
     for _ in range(MAX_STALLS):
         work(tmp_path, once(raising(gone)))
     assert read_attempts(run_dir) == []
-    assert latest(run_dir).stalls == MAX_STALLS - 1
+    assert latest_claim(run_dir).stalls == MAX_STALLS - 1
     work(tmp_path)
     result = RunResult.load(run_dir)
     assert result.failure == "lost"
@@ -379,7 +379,7 @@ def test_a_worker_killed_by_the_kernel_for_want_of_memory_is_an_oom(
     tmp_path: Path, spec, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(claims, "oom_kills", lambda: 7)
-    assert take(run_dir, "victim")
+    assert acquire(run_dir, "victim")
     (run_dir / "progress.json").write_text(json.dumps({"step": 3, "micro_batch_tokens": 8 * ROW}))
     pretend_dead(run_dir)
     monkeypatch.setattr(claims, "oom_kills", lambda: 8)
@@ -400,8 +400,8 @@ def test_this_kernel_counts_what_it_kills():
 
 
 def pretend_dead(run_dir: Path) -> None:
-    """The latest claim's process is gone without a word."""
-    record = latest(run_dir)
+    """The latest claim's process is gone."""
+    record = latest_claim(run_dir)
     path = run_dir / f"claim-{record.fence}.json"
     path.write_text(json.dumps(asdict(replace(record, pid=2**31 - 1, pid_start="1"))))
 
@@ -410,8 +410,8 @@ def cut_off(run_dir: Path, released: bool, times: int, saves: bool = False) -> N
     """A worker claims the run as workers do and is stopped or killed, again and again."""
     for i in range(times):
         step = worker.saved_step(run_dir)
-        stalls = failures.stalls_before(run_dir, latest(run_dir), step)
-        claim = take(run_dir, f"w{i}", step=step, stalls=stalls)
+        stalls = failures.count_stalls(run_dir, latest_claim(run_dir), step)
+        claim = acquire(run_dir, f"w{i}", step=step, stalls=stalls)
         if saves:
             (run_dir / "checkpoints" / f"step-{step + 1:08d}").mkdir(parents=True)
         if released:
@@ -423,7 +423,7 @@ def cut_off(run_dir: Path, released: bool, times: int, saves: bool = False) -> N
 
 
 @pytest.mark.parametrize(
-    ("released", "how"), [(True, "was stopped"), (False, "died without a word")]
+    ("released", "how"), [(True, "was stopped"), (False, "died without a message")]
 )
 def test_a_run_that_is_cut_off_without_progress_is_lost(
     tmp_path: Path, run_dir: Path, released: bool, how: str
@@ -432,7 +432,7 @@ def test_a_run_that_is_cut_off_without_progress_is_lost(
     summary = work(tmp_path)
     result = RunResult.load(run_dir)
     assert (result.status, result.failure, len(summary.failed)) == ("failed", "lost", 1)
-    assert f"cut off {MAX_STALLS} times in a row at step 0" in result.reason
+    assert f"interrupted {MAX_STALLS} times in a row at step 0" in result.reason
     assert how in result.reason
     assert not (run_dir / "starts.txt").exists()
 
@@ -450,7 +450,7 @@ def test_a_run_that_saves_something_each_time_may_be_cut_off_for_ever(
     tmp_path: Path, spec, run_dir: Path, released: bool
 ):
     cut_off(run_dir, released, 4 * MAX_STALLS, saves=True)
-    assert latest(run_dir).step == 4 * MAX_STALLS - 1
+    assert latest_claim(run_dir).step == 4 * MAX_STALLS - 1
     assert work(tmp_path).finished == [spec.run_id]
 
 
@@ -473,7 +473,7 @@ def test_an_error_is_no_preemption(tmp_path: Path, spec, run_dir: Path):
         return make_result(spec)
 
     assert work(tmp_path, flaky).finished == [spec.run_id]
-    assert latest(run_dir).stalls == MAX_STALLS - 1
+    assert latest_claim(run_dir).stalls == MAX_STALLS - 1
 
 
 @pytest.mark.slow
@@ -554,10 +554,10 @@ def test_a_warning_that_comes_before_python_is_ready_stops_the_worker_and_kills_
     tmp_path: Path,
 ):
     """As Slurm sends it to every process of a job: also to workers that are just being loaded."""
-    from chinchilla.sweep.signals import warnings_held
+    from chinchilla.sweep.signals import block_warnings
 
     make_sweep(tmp_path, make_specs(1))
-    with warnings_held():
+    with block_warnings():
         process = start_worker(tmp_path, "w")
         os.kill(process.pid, signal.SIGUSR2)  # at once: before the interpreter has begun
     assert process.wait(30) == 75
@@ -581,7 +581,7 @@ def test_a_pool_holds_warnings_back_while_its_workers_start(tmp_path: Path):
     from chinchilla.sweep.signals import Stop
 
     make_sweep(tmp_path, make_specs(2))
-    with local_pool.start(tmp_path, tmp_path, local_pool.PoolShape(2, 1), PROGRAM) as workers:
+    with local_pool.start(tmp_path, tmp_path, local_pool.PoolSize(2, 1), PROGRAM) as workers:
         for process in workers.processes:
             os.kill(process.pid, signal.SIGUSR2)
         assert workers.wait(Stop()) == [75, 75]

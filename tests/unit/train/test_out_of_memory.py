@@ -10,7 +10,8 @@ from train_world import EVERY_UPDATE, ROWS, SEQ_LEN, make_runtime, make_spec
 
 from chinchilla.model import Transformer
 from chinchilla.plan.records import Curve, RunResult, save_plan
-from chinchilla.sweep.run_files import read_attempts, run_dir_of
+from chinchilla.sweep.failures import read_attempts
+from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.worker import run_worker
 from chinchilla.train import train_run, trainer
 

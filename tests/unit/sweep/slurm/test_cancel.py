@@ -8,7 +8,7 @@ from slurm_fakes import FakeSlurm, on_slurm
 from sweep_fakes import make_specs, make_sweep
 
 from chinchilla.cli import main
-from chinchilla.sweep.claims import take
+from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.run_files import run_dir_of
 
@@ -29,8 +29,6 @@ def test_only_this_sweeps_arrays_are_cancelled(tmp_path: Path, fake: FakeSlurm, 
     assert fake.cancelled() == ["41"]
     assert fake.jobs() == [row for row in before if row.startswith("42|")]
     assert "cancelled 3 jobs: 41." in out
-    [record] = tmp_path.glob("one/submitit/*/cancelled.json")
-    assert set(json.loads(record.read_text())) == {"user", "cancelled_utc"}
     assert "nothing to cancel" in cancel(tmp_path / "one", capsys)
     assert fake.cancelled() == ["41"]
     launch(on_slurm(), make_specs(9), tmp_path / "one", tmp_path)
@@ -87,12 +85,12 @@ def test_a_local_sweep_has_nothing_to_cancel_and_names_its_workers(
     specs = make_specs(2)
     sweep = make_sweep(tmp_path / "sweep", specs)
     assert "nothing to cancel" in cancel(sweep, capsys)
-    claim = take(run_dir_of(sweep, specs[0]), "host-12-0")
+    claim = acquire(run_dir_of(sweep, specs[0]), "host-12-0")
     try:
         out = cancel(sweep, capsys)
     finally:
         claim.release()
-    assert "by host-12-0: Ctrl-C" in out
+    assert "by host-12-0: stop them with Ctrl-C" in out
 
 
 def test_a_folder_without_a_sweep_is_said(tmp_path: Path, capsys):

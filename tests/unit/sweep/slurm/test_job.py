@@ -10,7 +10,7 @@ import pytest
 from sweep_fakes import PROGRAM, SLOW, make_specs, make_sweep, wait_until
 
 from chinchilla.core.files import write_json
-from chinchilla.sweep.claims import latest
+from chinchilla.sweep.claims import latest_claim
 from chinchilla.sweep.run_files import read_progress, run_dir_of
 from chinchilla.sweep.signals import Stop
 from chinchilla.sweep.slurm import job
@@ -77,7 +77,7 @@ def test_a_job_returns_when_it_is_meant_to_go_on(
     threading.Thread(target=warn).start()
     assert job.SlurmTask(tmp_path)() == [75, 75]
     assert requeued == [1] * returns
-    assert all(latest(run_dir).released for run_dir in run_dirs)
+    assert all(latest_claim(run_dir).released for run_dir in run_dirs)
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, state: str) -> list[list[str]]:
@@ -100,13 +100,18 @@ def rank_zero(monkeypatch: pytest.MonkeyPatch, sweep_dir: Path, work) -> int:
     from chinchilla.sweep import distributed_worker
     from chinchilla.train.distributed import Ranks
 
-    asked = {"sweep_dir": str(sweep_dir), "data_dir": str(sweep_dir), "threads": 1, "shape": None}
+    asked = {
+        "sweep_dir": str(sweep_dir),
+        "data_dir": str(sweep_dir),
+        "threads": 1,
+        "job_class": None,
+    }
     monkeypatch.setattr(distributed_worker, "slurm_settings", lambda environment: {})
     monkeypatch.setattr(distributed_worker, "join", lambda *a, **k: Ranks())
     monkeypatch.setattr(
         distributed_worker, "work", lambda ranks, s, d, stop, **k: work(ranks, stop)
     )
-    return job._one_rank(asked)
+    return job._run_rank(asked)
 
 
 @pytest.mark.parametrize(("state", "n_requeues"), [("RUNNING", 1), ("COMPLETING", 0)])

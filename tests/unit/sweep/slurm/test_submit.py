@@ -127,7 +127,7 @@ def test_arrays_keep_to_the_sites_limit_and_ours(tmp_path: Path, fake: FakeSlurm
     assert [row.split("|")[0] for row in fake.jobs()] == ["41"] * 4 + ["42"] * 4 + ["43"]
     launch(asked, make_specs(30), tmp_path / "other", tmp_path)
     assert len(fake.jobs()) == 12
-    assert "cluster.max_queued_jobs left no room for 6 more" in capsys.readouterr().out
+    assert "6 more would exceed cluster.max_queued_jobs" in capsys.readouterr().out
 
 
 def test_what_a_shell_inside_a_job_has_set_does_not_reach_ours(
@@ -157,7 +157,7 @@ def test_a_refusal_by_sbatch_is_said_and_not_waited_for_again(tmp_path: Path, fa
     with pytest.raises(InputError, match=r"invalid partition\. Change .* and launch again"):
         launch(on_slurm(), make_specs(2), tmp_path / "sweep", tmp_path)
     [said] = tmp_path.glob("sweep/submitit/*/refused.json")
-    assert "invalid partition" in json.loads(said.read_text())["said"]
+    assert "invalid partition" in json.loads(said.read_text())["message"]
     refusal.unlink()
     launch(on_slurm(), make_specs(2), tmp_path / "sweep", tmp_path)
     assert len(fake.jobs()) == 2
@@ -186,7 +186,7 @@ sys.path.insert(0, sys.argv[1])
 import submitit
 from slurm_fakes import on_slurm
 from sweep_fakes import make_specs
-from chinchilla.sweep.slurm import job_records, submit
+from chinchilla.sweep.slurm import queue
 from chinchilla.sweep.launch import launch
 sweep, last = Path(sys.argv[2]), int(sys.argv[3])
 left = last

@@ -7,9 +7,9 @@ import pytest
 from sweep_fakes import PROGRAM, RAISES, command, make_specs, make_sweep
 
 from chinchilla.cli import main
-from chinchilla.sweep.claims import take
+from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.launch import launch
-from chinchilla.sweep.retry import put_aside
+from chinchilla.sweep.retry import set_aside
 from chinchilla.sweep.run_files import run_dir_of
 
 
@@ -44,14 +44,17 @@ def test_a_runs_errors_and_its_part_of_the_workers_log(trained: Path, capsys):
     out = say(capsys, trained, f"run={FINE.run_id}")
     assert f"finished {FINE.run_id}" in out
     first, second = (line for line in out.splitlines() if line.startswith("  claim "))
-    assert second == f"{first.replace('claim 1', 'claim 2')}, to publish what became of it"
+    assert second == f"{first.replace('claim 1', 'claim 2')}, to publish the result"
 
 
 def test_lines_are_the_last_ones_of_each_log(trained: Path, capsys):
     told = json.loads(say(capsys, trained, f"run={BAD.run_id}", "lines=2", "format=json"))
     assert [len(e["lines"]) for e in told["excerpts"]] == [2]
     assert len(told["error"]) == 2
-    assert "and is given up" in told["excerpts"][0]["lines"][-1] or "failed" in told["state"]
+    assert (
+        "has failed and will not be retried" in told["excerpts"][0]["lines"][-1]
+        or "failed" in told["state"]
+    )
     assert [a["file"] for a in told["attempts"]] == [f"attempts/{n}.json" for n in (1, 2, 3)]
     assert told["claims"][0]["worker"]
 
@@ -85,7 +88,7 @@ def _boom(*args, **kwargs):
 def test_why_a_claim_ended_is_told_where_no_attempt_says_it(tmp_path: Path, capsys):
     """A full disk costs no attempt, and a killed worker writes nothing: the claims know."""
     make_sweep(tmp_path, [FINE])
-    claim = take(run_dir_of(tmp_path, FINE), "first")
+    claim = acquire(run_dir_of(tmp_path, FINE), "first")
     claim.release("OSError: no space left on device", excused=True)
     out = say(capsys, tmp_path, f"run={FINE.run_id}")
     assert "claim 1, " in out
@@ -93,7 +96,7 @@ def test_why_a_claim_ended_is_told_where_no_attempt_says_it(tmp_path: Path, caps
     assert "not released" not in out
     told = json.loads(say(capsys, tmp_path, f"run={FINE.run_id}", "format=json"))
     assert told["claims"][-1]["ended"] == "OSError: no space left on device"
-    killed = take(run_dir_of(tmp_path, FINE), "second")
+    killed = acquire(run_dir_of(tmp_path, FINE), "second")
     killed._stop.set()
     path = run_dir_of(tmp_path, FINE) / "claim-2.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "pid": 2**30}))
@@ -104,7 +107,7 @@ def test_why_a_claim_ended_is_told_where_no_attempt_says_it(tmp_path: Path, caps
 
 def test_attempts_before_a_retry_are_still_told(trained: Path, capsys):
     run_dir = run_dir_of(trained, BAD)
-    put_aside(run_dir)
+    set_aside(run_dir)
     try:
         out = say(capsys, trained, f"run={BAD.run_id}")
     finally:
@@ -134,4 +137,4 @@ def test_damaged_records_stop_nothing(trained: Path, capsys, text: str):
 
 def test_a_run_that_is_not_there_is_said(trained: Path, capsys):
     assert main(["logs", f"sweep_dir={trained}", "run=nothing"]) == 2
-    assert "no run begins so" in capsys.readouterr().err
+    assert "no such run" in capsys.readouterr().err

@@ -7,7 +7,7 @@ from rich.console import Console
 from sweep_fakes import make_result, make_specs, make_sweep
 
 from chinchilla.core.errors import InputError
-from chinchilla.sweep.claims import take
+from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.view.status import clock, render_status, summary_line, sweep_status
 
@@ -25,8 +25,8 @@ def mixed(tmp_path: Path) -> Path:
     nan = make_result(specs[1], "diverged", "loss is not finite", tokens_per_second=one.D / 10.0)
     nan.save(run_dirs[1])
     make_result(specs[2], "failed", "RuntimeError: no", tokens_per_second=0.0).save(run_dirs[2])
-    take(run_dirs[3], "busy")
-    take(run_dirs[4], "gone").release()
+    acquire(run_dirs[3], "busy")
+    acquire(run_dirs[4], "gone").release()
     rate = one.D / 10.0
     half = {"step": 10, "steps": 20, "loss": 4.0, "utc": "", "tokens_per_second": rate}
     for run_dir in (run_dirs[3], run_dirs[4]):

@@ -15,9 +15,14 @@ from chinchilla.core.errors import InputError
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.run_files import run_dir_of
-from chinchilla.sweep.slurm.job_records import in_queue
+from chinchilla.sweep.slurm.queue import jobs_in_queue
+from chinchilla.sweep.view.live import watch
 from chinchilla.sweep.view.status import render_status, rows_to_show, sweep_status
-from chinchilla.sweep.view.watch import watch
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.fixture
@@ -48,9 +53,13 @@ def test_jobs_in_the_queue_are_shown_with_their_reasons(tmp_path: Path, fake: Fa
     assert "jobs in the queue: 1 RUNNING, 2 PENDING (Resources)" in status(capsys, sweep)
     told = json.loads(status(capsys, sweep, "format=json"))["queue"]
     assert told["unknown"] == ""
-    assert {"shape": "all", "state": "PENDING", "reason": "Resources", "job_id": "41", "n": 2} in (
-        told["jobs"]
-    )
+    assert {
+        "job_class": "all",
+        "state": "PENDING",
+        "reason": "Resources",
+        "job_id": "41",
+        "n": 2,
+    } in (told["jobs"])
     fake.set_jobs([])
     assert "jobs in the queue: none" in status(capsys, sweep)
 
@@ -75,7 +84,7 @@ def test_a_queue_that_does_not_answer_is_unknown_and_no_error(
 
 def test_a_local_sweep_asks_nobody(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
     sweep = make_sweep(tmp_path, make_specs(1))
-    assert in_queue(sweep) is None
+    assert jobs_in_queue(sweep) is None
     assert "queue" not in status(capsys, sweep)
     assert json.loads(status(capsys, sweep, "format=json"))["queue"] is None
 
@@ -86,11 +95,11 @@ def test_different_code_is_shown(tmp_path: Path, capsys):
     assert "different code" not in status(capsys, sweep)
     with open(sweep / "launches.jsonl", "a") as f:
         f.write('{"label": "bbb+1"}\n')
-    assert "launched with different code: aaa, bbb+1 (the last)" in status(capsys, sweep)
+    assert "launched with different code: aaa, bbb+1 (the latest)" in status(capsys, sweep)
     assert json.loads(status(capsys, sweep, "format=json"))["codes"] == ["aaa", "bbb+1"]
 
 
-def test_watching_without_a_terminal_says_each_change_once_and_ends(tmp_path: Path):
+def test_watching_without_a_terminal_prints_each_change_once_and_ends(tmp_path: Path):
     specs = make_specs(3)
     sweep, out = make_sweep(tmp_path, specs), io.StringIO()
     left, naps = list(specs), []
@@ -100,13 +109,14 @@ def test_watching_without_a_terminal_says_each_change_once_and_ends(tmp_path: Pa
         if len(naps) % 2 == 0:
             finish(sweep, left.pop())
 
-    last = watch(sweep, 7.0, out=out, sleep=sleep)
-    assert last.done == 3
+    assert watch(sweep, 7.0, out=out, sleep=sleep) == 0
     assert naps == [7.0] * 6
     lines = out.getvalue().splitlines()
-    assert [line.partition(": ")[2] for line in lines[:-1]] == [
+    assert [line.partition(": ")[2] for line in lines if ": " in line] == [
         "3 waiting", "1 finished, 2 waiting", "2 finished, 1 waiting", "3 finished",
     ]  # fmt: skip
+    ended = [line.split()[1] for line in lines if line.startswith("finished ")]
+    assert ended == [spec.run_id for spec in reversed(specs)]
     assert lines[-1].startswith("3/3 runs")
 
 
@@ -120,10 +130,8 @@ def test_watching_ends_where_no_job_is_left(tmp_path: Path, fake: FakeSlurm):
         naps.append(seconds)
         fake.set_jobs(rows if len(naps) == 2 else [])
 
-    last = watch(sweep, 1.0, out=out, sleep=sleep)
-    assert (last.done, len(naps)) == (0, 4)
-    said = out.getvalue()
-    assert said.count("no job of this sweep is left, and 9 runs are not over") == 1
+    assert (watch(sweep, 1.0, out=out, sleep=sleep), len(naps)) == (75, 4)
+    assert out.getvalue().count("no job of this sweep is left, but 9 runs have not ended") == 1
     (fake.folder / "squeue_fails").write_text("away")
     naps.clear()
 
@@ -133,7 +141,7 @@ def test_watching_ends_where_no_job_is_left(tmp_path: Path, fake: FakeSlurm):
             for spec in make_specs(9):
                 finish(sweep, spec)
 
-    assert watch(sweep, 1.0, out=out, sleep=finish_all).done == 9, "an unknown queue is not empty"
+    assert watch(sweep, 1.0, out=out, sleep=finish_all) == 0, "an unknown queue is not empty"
 
 
 def test_what_a_watch_ends_with_says_whether_all_went_well(tmp_path: Path, fake: FakeSlurm, capsys):
@@ -159,12 +167,15 @@ def test_watching_as_json_gives_an_object_a_line(tmp_path: Path, capsys):
     assert [json.loads(line)["counts"]["finished"] for line in lines] == [2]
 
 
-def test_a_terminal_gets_a_table_that_stays_in_place(tmp_path: Path):
+def test_a_terminal_gets_a_table_that_stays_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     specs = make_specs(2)
-    sweep, out = make_sweep(tmp_path, specs), io.StringIO()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    sweep, out = make_sweep(tmp_path, specs), Terminal()
     left = list(specs)
-    console = Console(file=out, force_terminal=True, width=120)
-    watch(sweep, 1.0, console=console, sleep=lambda s: finish(sweep, left.pop()))
+    watch(sweep, 1.0, out=out, sleep=lambda s: finish(sweep, left.pop()))
     text = out.getvalue()
     assert "2/2 runs" in text
     assert "\x1b[" in text
@@ -186,7 +197,7 @@ def test_a_large_sweep_shows_what_matters(tmp_path: Path):
     shown = [row.run_id for row in rows_to_show(found.rows, 5)]
     assert shown == [specs[i].run_id for i in (0, 3, 7, 10, 11)]
     console = Console(width=160, record=True, file=io.StringIO())
-    console.print(render_status(found, most=5))
+    console.print(render_status(found, limit=5))
     assert "5 of 12 runs shown; rows=0 shows all" in console.export_text()
     assert len(rows_to_show(found.rows, 0)) == 12
 
