@@ -27,7 +27,7 @@ def test_slurm_measures_what_this_machine_does(sweep: Sweep, reference: Sweep):
     assert (said["n_submitted"], said["n_earlier"]) == (4, 0)
     assert len(queue()) == 4, "it returned while the jobs run"
     assert set(queue("%P %l %k")) == {
-        f"main 30:00 chinchilla:tiny:{next(sweep.folder.glob('submitit/*')).name}"
+        f"main 30:00 chinchilla:tiny:{next(sweep.folder.glob('slurm/*')).name}"
     }
     sweep.wait_for_the_end()
     sweep.assert_measured_as(reference)

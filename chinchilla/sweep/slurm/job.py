@@ -1,5 +1,7 @@
 """A Slurm job of a sweep: runs one worker per GPU until nothing can be claimed.
 
+    python -m chinchilla.sweep.slurm.job FOLDER_OF_ITS_ARRAY
+
 A job that receives its warning (USR2: time limit or preemption) saves, releases its runs and requeues
 itself; so does one whose workers found no run that fits into its remaining time. A job that is ended
 (TERM: scancel or a requeue) saves and exits.
@@ -15,7 +17,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,39 +30,37 @@ from chinchilla.sweep.signals import WARNINGS, Stop, stop_on_signals, warning_se
 from chinchilla.sweep.slurm.queue import clean_environment
 
 
-@dataclass(frozen=True)
-class SlurmTask:
-    """One array element. `folder` is that of its array, with intention.json."""
+def run_job(folder: Path) -> list[int]:
+    """Run one job of the array recorded in `folder`; returns its workers' exit codes.
 
-    folder: Path
-
-    def __call__(self) -> list[int]:
-        settings = read_json(self.folder / "intention.json", "submission")
-        if n_ranks(settings.get("job_class")) > 1:
-            return [_run_rank(settings)]
-        sweep_dir, n_workers = Path(settings["sweep_dir"]), int(settings["n_workers"])
-        gpus = local_pool.visible_gpus() if n_workers > 1 else ()
-        devices = tuple(gpus[i % len(gpus)] for i in range(n_workers)) if gpus else ()
-        size = local_pool.PoolSize(n_workers, int(settings["threads"]), devices)
-        only = runs_of_job(sweep_dir, settings.get("job_class"))
-        program = (*local_pool.WORKER, *size_arguments(only))
-        deadline = _deadline(float(settings.get("timeout_min", 0)))
-        data_dir = Path(settings["data_dir"])
-        # These handlers replace submitit's, which would also requeue from forked helpers.
-        with (
-            stop_on_signals() as stop,
-            local_pool.start(sweep_dir, data_dir, size, program, deadline) as workers,
-        ):
-            codes = workers.wait(stop)
-            for line in workers.errors():
-                print(line, file=sys.stderr, flush=True)
-            # 75 without a stop: the remaining runs did not fit into this job's time.
-            again = _should_requeue(stop) if stop else 75 in codes
-            if again and missing_specs(sweep_dir, only):
-                requeue(stop)
-        if any(code not in (0, 75) for code in codes):
-            raise RuntimeError(f"workers ended with exit codes {codes}; see {sweep_dir}/workers")
-        return codes
+    Raises:
+        RuntimeError: a worker failed.
+    """
+    settings = read_json(folder / "intention.json", "submission")
+    if n_ranks(settings.get("job_class")) > 1:
+        return [_run_rank(settings)]
+    sweep_dir, n_workers = Path(settings["sweep_dir"]), int(settings["n_workers"])
+    gpus = local_pool.visible_gpus() if n_workers > 1 else ()
+    devices = tuple(gpus[i % len(gpus)] for i in range(n_workers)) if gpus else ()
+    size = local_pool.PoolSize(n_workers, int(settings["threads"]), devices)
+    only = runs_of_job(sweep_dir, settings.get("job_class"))
+    program = (*local_pool.WORKER, *size_arguments(only))
+    deadline = _deadline(float(settings.get("timeout_min", 0)))
+    data_dir = Path(settings["data_dir"])
+    with (
+        stop_on_signals() as stop,
+        local_pool.start(sweep_dir, data_dir, size, program, deadline) as workers,
+    ):
+        codes = workers.wait(stop)
+        for line in workers.errors():
+            print(line, file=sys.stderr, flush=True)
+        # 75 without a stop: the remaining runs did not fit into this job's time.
+        again = _should_requeue(stop) if stop else 75 in codes
+        if again and missing_specs(sweep_dir, only):
+            requeue(stop)
+    if any(code not in (0, 75) for code in codes):
+        raise RuntimeError(f"workers ended with exit codes {codes}; see {sweep_dir}/workers")
+    return codes
 
 
 def n_ranks(job_class: Mapping[str, Any] | None) -> int:
@@ -95,7 +94,7 @@ def _run_rank(settings: Mapping[str, Any]) -> int:
         )
         if ranks.rank:
             # Always 0: srun would kill rank 0 after a bad exit code, before it has recorded the
-            # cause and requeued the job. This also avoids a result of submitit.
+            # cause and requeued the job.
             distributed_worker.leave(0)
         if any(requeued):
             _exit_after_requeue(stop)
@@ -173,5 +172,8 @@ def _exit_after_requeue(stop: Stop) -> NoReturn:
     deadline = time.monotonic() + 120
     while signal.SIGTERM not in stop.seen and time.monotonic() < deadline:
         time.sleep(0.5)
-    # SystemExit, so that submitit does not replace the pickle that the requeued job will read.
     sys.exit(75)
+
+
+if __name__ == "__main__":
+    run_job(Path(sys.argv[1]))

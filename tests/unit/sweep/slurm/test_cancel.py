@@ -12,8 +12,6 @@ from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.run_files import run_dir_of
 
-pytest.importorskip("submitit")
-
 
 def cancel(sweep: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     capsys.readouterr()
@@ -40,7 +38,7 @@ def test_an_array_whose_launcher_died_is_found_and_cancelled(
 ):
     sweep = tmp_path / "sweep"
     launch(on_slurm(), make_specs(9), sweep, tmp_path)
-    [record] = sweep.glob("submitit/*/job.json")
+    [record] = sweep.glob("slurm/*/job.json")
     record.unlink()
     assert "cancelled 3 jobs: 41." in cancel(sweep, capsys)
     assert record.exists()
@@ -109,7 +107,7 @@ def test_a_damaged_note_of_a_submission_is_named_with_what_to_do(
 ):
     sweep = tmp_path / "sweep"
     launch(on_slurm(), make_specs(9), sweep, tmp_path)
-    [path] = sweep.glob(f"submitit/*/{name}")
+    [path] = sweep.glob(f"slurm/*/{name}")
     path.write_text(text)
     capsys.readouterr()
     assert main(["status", f"sweep_dir={sweep}"]) == 0

@@ -75,7 +75,7 @@ def test_a_job_returns_when_it_is_meant_to_go_on(
         os.kill(os.getpid(), signum)
 
     threading.Thread(target=warn).start()
-    assert job.SlurmTask(tmp_path)() == [75, 75]
+    assert job.run_job(tmp_path) == [75, 75]
     assert requeued == [1] * returns
     assert all(latest_claim(run_dir).released for run_dir in run_dirs)
 
@@ -177,5 +177,5 @@ def test_a_job_whose_time_is_too_short_for_what_is_left_returns(
         job.local_pool, "start", lambda *a: real(*a[:3], program=PROGRAM, deadline=a[4])
     )
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert job.SlurmTask(tmp_path)() == codes
+    assert job.run_job(tmp_path) == codes
     assert requeued == [1] * (codes == [75, 75])

@@ -17,8 +17,6 @@ from chinchilla.sweep.run_files import run_dir_of
 
 SUPPORT = Path(slurm_fakes.__file__).parent
 
-pytest.importorskip("submitit")
-
 
 def test_the_script_says_what_was_asked(tmp_path: Path, fake: FakeSlurm, capsys):
     sweep = tmp_path / "sweep"
@@ -47,7 +45,7 @@ def test_the_script_says_what_was_asked(tmp_path: Path, fake: FakeSlurm, capsys)
     assert "submitted 3 workers as job 41" in out
     assert f"chinchilla status sweep_dir={sweep}" in out
     assert f"chinchilla cancel sweep_dir={sweep}" in out
-    [record] = sweep.glob("submitit/*/job.json")
+    [record] = sweep.glob("slurm/*/job.json")
     assert json.loads(record.read_text())["job_id"] == "41"
     intention = json.loads((record.parent / "intention.json").read_text())
     assert (intention["n_jobs"], intention["n_workers"], intention["threads"]) == (3, 2, 4)
@@ -156,7 +154,7 @@ def test_a_refusal_by_sbatch_is_said_and_not_waited_for_again(tmp_path: Path, fa
     refusal.write_text("invalid partition")
     with pytest.raises(InputError, match=r"invalid partition\. Change .* and launch again"):
         launch(on_slurm(), make_specs(2), tmp_path / "sweep", tmp_path)
-    [said] = tmp_path.glob("sweep/submitit/*/refused.json")
+    [said] = tmp_path.glob("sweep/slurm/*/refused.json")
     assert "invalid partition" in json.loads(said.read_text())["message"]
     refusal.unlink()
     launch(on_slurm(), make_specs(2), tmp_path / "sweep", tmp_path)
@@ -168,7 +166,7 @@ def test_jobs_that_sbatch_does_not_own_up_to_are_found(tmp_path: Path, fake: Fak
     (fake.folder / "sbatch_fails").write_text("Socket timed out on send/recv operation")
     (fake.folder / "queues_all_the_same").touch()
     assert launch(on_slurm(), make_specs(9), tmp_path / "sweep", tmp_path) == 0
-    [record] = tmp_path.glob("sweep/submitit/*/job.json")
+    [record] = tmp_path.glob("sweep/slurm/*/job.json")
     assert json.loads(record.read_text())["job_id"] == "41"
 
 
@@ -183,7 +181,6 @@ LAUNCH = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-import submitit
 from slurm_fakes import on_slurm
 from sweep_fakes import make_specs
 from chinchilla.sweep.slurm import queue
@@ -249,5 +246,5 @@ def kill_and_launch_again(sweep: Path, fake: FakeSlurm, last: int) -> bool:
     launch(on_slurm(gpus_per_node=1), make_specs(9), sweep, sweep)
     assert len(fake.jobs()) == 3
     live = {row.rpartition(":")[2] for row in fake.jobs()}
-    assert {p.parent.name for p in sweep.glob("submitit/*/job.json")} == live
+    assert {p.parent.name for p in sweep.glob("slurm/*/job.json")} == live
     return True

@@ -25,14 +25,6 @@ class Terminal(io.StringIO):
         return True
 
 
-@pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    pytest.importorskip("submitit")
-    made = FakeSlurm(tmp_path / "slurm")
-    monkeypatch.setenv("PATH", made.path)
-    return made
-
-
 def finish(sweep: Path, spec: RunSpec, status: str = "finished") -> None:
     run_dir = run_dir_of(sweep, spec)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -78,7 +70,7 @@ def test_a_queue_that_does_not_answer_is_unknown_and_no_error(
     told = json.loads(status(capsys, sweep, "format=json"))
     assert told["queue"]["jobs"] == []
     assert told["counts"]["waiting"] == 9
-    next(sweep.glob("submitit/*/intention.json")).write_text("{")
+    next(sweep.glob("slurm/*/intention.json")).write_text("{")
     assert "queue unknown" in status(capsys, sweep)
 
 
