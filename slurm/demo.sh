@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The demo's sweep on the local Slurm, which has to be up: submits it and returns.
-# usage: slurm/demo.sh [SWEEP_DIR]     run again, it submits only workers that are missing
+# Submit the demo's sweep to the local Slurm, which must be running, and return.
+# usage: slurm/demo.sh [SWEEP_DIR]     run again to replace workers that have ended
 set -euo pipefail
 cd "$(dirname "$0")/.."
 dir=${1:-runs/slurm-demo}
@@ -10,4 +10,4 @@ python=$(command -v python3 || command -v python)
 "$python" slurm/local_slurm.py run \
     chinchilla sweep grid=demo recipe=demo runtime=demo cluster=slurm_local data_dir="$dir/data" sweep_dir="$dir"
 "$python" slurm/local_slurm.py run squeue
-echo "Slurm's commands need its address: $python slurm/local_slurm.py run squeue; to stop it, make slurm-down"
+echo "To query the queue: $python slurm/local_slurm.py run squeue; to stop Slurm: make slurm-down"

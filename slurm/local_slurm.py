@@ -1,21 +1,21 @@
 #!/usr/bin/env python3
-"""A Slurm of several nodes on this one machine, to try a sweep on and to test the launcher with.
+"""Run a Slurm with several nodes on this machine, to try out and test sweeps.
 
-    local_slurm.py up [--accounting] [--nodes 4] ...    start it, or what of it has died
-    local_slurm.py run chinchilla sweep ...             run a command that talks to it
-    local_slurm.py status                               processes and nodes
-    local_slurm.py node-kill 2 | node-start 2           a node fails with its jobs | comes back
-    local_slurm.py down                                 stop all of it
+    local_slurm.py up [--accounting] [--nodes 4] ...    start it, or restart daemons that have died
+    local_slurm.py run chinchilla sweep ...             run a command with its address
+    local_slurm.py status                               show processes and nodes
+    local_slurm.py node-kill 2 | node-start 2           a node fails with its jobs | returns
+    local_slurm.py down                                 stop everything
 
-Every daemon is a child of no service manager, listens on loopback only and keeps its files in one
-folder (--dir), so this works as root and as anybody. Nodes are named 127.0.0.11, 127.0.0.12, ...:
-names that are addresses of this machine, as programs expect that connect to a node by its name.
-Each node pretends to have GPUs (links to /dev/null): jobs get CUDA_VISIBLE_DEVICES and no device.
+No service manager is used, all daemons listen on loopback only, and all files are in one folder
+(--dir), so this works as root and as any user. Nodes are named 127.0.0.11, 127.0.0.12, ..., which are
+addresses of this machine, because programs connect to a node by its name. The GPUs of the nodes are
+simulated (links to /dev/null): jobs get CUDA_VISIBLE_DEVICES but no device.
 
 Without --accounting there is no slurmdbd: sacct, sacctmgr, QOS and limits per account do not
 exist (`sacct -c` lists finished jobs); queue, arrays, requeue, preemption and node loss do.
 
-Exit status: 0 fine, 1 failed, 2 wrong usage or missing packages; errors are one line.
+Exit status: 0 success, 1 failed, 2 wrong usage or missing packages. Errors are one line.
 """
 
 import argparse
@@ -38,16 +38,16 @@ from local_slurm_conf import write_files
 
 PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client", "munged": "munge"}  # fmt: skip
 ACCOUNTING_PACKAGES = {"slurmdbd": "slurmdbd", "mariadbd": "mariadb-server"}
-NODE_MARK = "LOCAL_SLURM_NODE"  # in slurmd's environment; the step managers it starts inherit it
+NODE_MARK = "LOCAL_SLURM_NODE"  # in slurmd's environment; inherited by the step managers that it starts
 REPLACED = ("SLURM", "SBATCH", "SRUN", "SALLOC", "SQUEUE", "MUNGE")
 
 
 class Problem(Exception):
-    """What stands between the person and the cluster, in one line."""
+    """An error that is reported in one line."""
 
 
 def start_time(pid: int) -> str | None:
-    """When process `pid` began, in the kernel's ticks; None if it is gone. A pid alone may be reused."""
+    """Start time of a process in kernel ticks, because a pid may be reused; None if it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
@@ -56,7 +56,7 @@ def start_time(pid: int) -> str | None:
 
 
 def wait_for(condition: Callable[[], object], seconds: float, step: float = 0.05) -> bool:
-    """Whether `condition` came true in time."""
+    """Whether `condition` became true within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -66,14 +66,14 @@ def wait_for(condition: Callable[[], object], seconds: float, step: float = 0.05
 
 
 def listens(port: int) -> bool:
-    """Whether anybody listens on a port of 127.0.0.1."""
+    """Whether a process listens on a port of 127.0.0.1."""
     with socket.socket() as s:
         s.settimeout(1)
         return s.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_ports(n: int) -> list[int]:
-    """`n` ports in a row that nobody listens on, below those the kernel hands out."""
+    """`n` consecutive free ports, below the kernel's ephemeral range."""
     for _ in range(100):
         first = random.randrange(15000, 30000)
         if not any(listens(p) for p in range(first, first + n)):
@@ -94,10 +94,10 @@ class Cluster:
         try:
             return json.loads(self.settings_file.read_text())
         except FileNotFoundError:
-            raise Problem(f"no cluster in {self.folder}: `up` makes one") from None
+            raise Problem(f"no cluster in {self.folder}: start one with `up`") from None
 
     def environment(self) -> dict[str, str]:
-        """Ours without what another Slurm has set, and with the way to this one."""
+        """This environment without settings of another Slurm, and with this one's address."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(REPLACED)}
         return {**kept, "SLURM_CONF": str(self.conf)}
 
@@ -113,10 +113,10 @@ class Cluster:
             raise Problem(f"{' '.join(command)}: {' '.join(done.stderr.split())}")
         return done.stdout
 
-    # Processes: run/<name>.json holds the pid and start time of each that we started.
+    # Processes: run/<name>.json has the pid and start time of each started daemon.
 
     def pid(self, name: str) -> int | None:
-        """The process that we started as `name`, if it still runs."""
+        """Pid of the daemon started as `name`, if it still runs."""
         try:
             known = json.loads((self.folder / "run" / f"{name}.json").read_text())
         except (OSError, ValueError):
@@ -124,11 +124,11 @@ class Cluster:
         return known["pid"] if start_time(known["pid"]) == known["start"] else None
 
     def names(self) -> list[str]:
-        """What we started and did not stop, whether it lives or not."""
+        """Daemons that were started and not stopped, running or not."""
         return sorted(p.stem for p in (self.folder / "run").glob("*.json"))
 
     def start(self, name: str, command: list, ready: Callable[[], bool], **extra: str) -> None:
-        """Start a daemon unless it runs, and wait until it answers."""
+        """Start a daemon unless it runs, and wait until it is ready."""
         if self.pid(name):
             return
         log = self.folder / "log" / f"{name}.out"
@@ -151,7 +151,7 @@ class Cluster:
             raise Problem(f"{name} did not start: {lines[-1] if lines else 'no output'} ({log})")
 
     def stop(self, name: str, first: int = signal.SIGTERM) -> None:
-        """End a daemon that we started: politely, then not."""
+        """Stop a daemon: first with signal `first`, then with KILL."""
         if pid := self.pid(name):
             for signum, seconds in ((first, 20), (signal.SIGKILL, 5)):
                 if self.pid(name):
@@ -162,7 +162,7 @@ class Cluster:
         (self.folder / "run" / f"{name}.json").unlink(missing_ok=True)
 
     def job_processes(self, node: str = "") -> set[int]:
-        """Slurm's step managers, known by the mark their slurmd gave them, and all they started."""
+        """Step managers, identified by the environment of their slurmd, and their descendants."""
         mark = f"{NODE_MARK}={self.folder}:{node}".encode()
         parents, found = {}, set()
         daemons = {self.pid(name) for name in self.names()}
@@ -184,7 +184,7 @@ class Cluster:
         return found
 
     def kill_jobs(self, node: str = "") -> None:
-        """SIGKILL to all that a node, or all nodes, have started."""
+        """Kill all processes started by a node, or by all nodes."""
         deadline = time.monotonic() + 10
         while pids := self.job_processes(node):
             for pid in pids:
@@ -197,7 +197,7 @@ class Cluster:
     # Commands.
 
     def up(self, asked: dict) -> str:
-        """Start the cluster, or those of its daemons that have died."""
+        """Start the cluster, or restart daemons that have died."""
         needed = PACKAGES | (ACCOUNTING_PACKAGES if asked["accounting"] else {})
         missing = [package for program, package in needed.items() if not shutil.which(program)]
         if missing:
@@ -226,8 +226,8 @@ class Cluster:
                 "first_job": int(time.time()) % 60_000_000 + 1,
             }
             if self.folder.exists() and self.folder.stat().st_uid != os.getuid():
-                raise Problem(f"{self.folder} belongs to somebody else: give another --dir")
-            shutil.rmtree(self.folder / "state", ignore_errors=True)  # old jobs are not taken up
+                raise Problem(f"{self.folder} belongs to another user: give another --dir")
+            shutil.rmtree(self.folder / "state", ignore_errors=True)  # discard old jobs
             write_files(self.folder, now)
             self.settings_file.write_text(json.dumps(now, indent=1) + "\n")
         self.start_munge()
@@ -242,7 +242,7 @@ class Cluster:
         )
         return (
             f"up after {time.monotonic() - began:.1f} s in {self.folder}: {now['nodes']} nodes of "
-            f"{now['cpus']} CPUs and {now['gpus']} pretended GPUs{without}"
+            f"{now['cpus']} CPUs and {now['gpus']} simulated GPUs{without}"
         )
 
     def start_munge(self) -> None:
@@ -358,7 +358,7 @@ def main() -> int:
     ):
         up.add_argument(f"--{name}", type=int, default=value, help=f"{what}; default {value}")
     commands.add_parser("down", help="stop it")
-    commands.add_parser("status", help="processes and nodes; exit 1 unless all of it runs")
+    commands.add_parser("status", help="show processes and nodes; exit 1 unless all of it runs")
     for name in ("node-kill", "node-start"):
         commands.add_parser(name).add_argument("node", help="name, or number from 1")
     commands.add_parser("run", help="a command that talks to it").add_argument(

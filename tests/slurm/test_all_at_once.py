@@ -109,7 +109,7 @@ def node_of(job: str) -> str:
     return dict(row.split() for row in queue("%i %N") if len(row.split()) == 2)[job]
 
 
-def test_everything_at_once(data_dir: Path, tmp_path: Path):
+def test_all_failures_at_once(data_dir: Path, tmp_path: Path):
     began = time.monotonic()
     longest = tokens_per_param(data_dir, tmp_path / "trial")
     reference, sweep = (Large(tmp_path / name, data_dir, longest) for name in ("local", "slurm"))

@@ -92,7 +92,7 @@ def assert_same(sweep: Sweep, reference: Sweep, n_interrupted: int = 0) -> None:
         assert Curve.load(here).loss.tobytes() == Curve.load(there).loss.tobytes()
 
 
-def test_two_nodes_of_two_ranks_measure_what_four_processes_do(
+def test_results_of_two_nodes_with_two_ranks_equal_those_of_four_processes(
     sweep: Sweep, four_here: Sweep, alone: Sweep
 ):
     """And what one process does, but for the order of fp32 sums: 1e-6 nats over its 121 updates."""
@@ -108,7 +108,7 @@ def test_two_nodes_of_two_ranks_measure_what_four_processes_do(
         assert result.final_loss == pytest.approx(other.final_loss, abs=1e-4)
 
 
-def test_ranks_that_are_interrupted_return_by_themselves(sweep: Sweep, four_here: Sweep):
+def test_an_interrupted_job_of_several_ranks_is_requeued(sweep: Sweep, four_here: Sweep):
     """Warned, so that rank 0 requeues its job, once; requeued by an operator; then left alone."""
     [job] = sweep.launch_on_slurm(*TWO_BY_TWO)["job_ids"]
     warn = ["timeout", "1.5", "scancel", "--signal=USR2", job]
@@ -123,7 +123,7 @@ def test_ranks_that_are_interrupted_return_by_themselves(sweep: Sweep, four_here
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_a_job_of_which_another_rank_is_killed_or_told_to_stop_returns_by_itself(
+def test_a_job_is_requeued_when_another_rank_is_killed_or_stopped(
     sweep: Sweep, four_here: Sweep, signum: int
 ):
     """srun ends rank 0 soon after the killed one: it has asked for the requeue by then."""
@@ -137,7 +137,7 @@ def test_a_job_of_which_another_rank_is_killed_or_told_to_stop_returns_by_itself
     assert not list(sweep.folder.glob("runs/*/attempts/*"))
 
 
-def test_a_job_of_which_a_node_is_lost_returns_on_others(sweep: Sweep, four_here: Sweep):
+def test_a_job_that_lost_a_node_is_restarted_on_others(sweep: Sweep, four_here: Sweep):
     """Rank 0 asks for the requeue; Slurm lets the job start again once it knows the node as down."""
     [job] = sweep.launch_on_slurm(*TWO_BY_TWO)["job_ids"]
     wait_until(sweep.running, 100)

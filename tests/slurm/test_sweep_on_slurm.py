@@ -18,7 +18,7 @@ def restarts(job: str) -> int:
     return max(int(w.split("=")[1]) for w in words if w.startswith("Restarts="))
 
 
-def test_slurm_measures_what_this_machine_does(sweep: Sweep, reference: Sweep):
+def test_results_on_slurm_equal_local_results(sweep: Sweep, reference: Sweep):
     """Launched as from a shell inside some other job, whose variables must not reach ours."""
     began = time.monotonic()
     foreign = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "9", "SBATCH_PARTITION": "none", "SBATCH_TIMELIMIT": "1"}  # fmt: skip
@@ -35,7 +35,7 @@ def test_slurm_measures_what_this_machine_does(sweep: Sweep, reference: Sweep):
     assert sweep.arrays() == said["job_ids"], "a finished sweep submits nothing"
 
 
-def test_queued_workers_count_and_arrays_fit_the_site(sweep: Sweep):
+def test_queued_jobs_count_and_arrays_respect_the_sites_limit(sweep: Sweep):
     """With the partition down every worker waits; arrays hold five jobs here."""
     slurm("scontrol", "update", "PartitionName=main", "State=DOWN")
     try:
@@ -65,7 +65,7 @@ def test_two_launchers_at_once(sweep: Sweep, reference: Sweep):
     sweep.assert_measured_as(reference)
 
 
-def test_a_launcher_killed_after_sbatch_leaves_working_jobs(
+def test_jobs_of_a_launcher_killed_after_sbatch_work_and_are_adopted(
     sweep: Sweep, reference: Sweep, tmp_path: Path
 ):
     """It dies before it knows the number; the jobs work, and the next launch knows them."""
@@ -83,7 +83,7 @@ def test_a_launcher_killed_after_sbatch_leaves_working_jobs(
     sweep.assert_measured_as(reference)
 
 
-def test_a_node_dies_and_the_others_take_over(sweep: Sweep, reference: Sweep):
+def test_runs_of_a_failed_node_are_taken_over(sweep: Sweep, reference: Sweep):
     """Nobody waits for Slurm to notice, which takes half a minute: the sweep is over before."""
     [job] = sweep.launch_on_slurm(*WHOLE_NODES)["job_ids"]
     wait_until(lambda: len(sweep.running()) == 2)
@@ -98,7 +98,7 @@ def test_a_node_dies_and_the_others_take_over(sweep: Sweep, reference: Sweep):
     assert sweep.arrays() == [job]
 
 
-def test_the_only_node_dies_and_slurm_starts_its_job_elsewhere(sweep: Sweep, reference: Sweep):
+def test_the_job_of_a_failed_node_is_restarted_elsewhere(sweep: Sweep, reference: Sweep):
     """Launching meanwhile adds nobody: the job that Slurm will start again counts."""
     words = (*WHOLE_NODES, "cluster.n_workers=1")
     [job] = sweep.launch_on_slurm(*words)["job_ids"]
@@ -118,7 +118,7 @@ def test_the_only_node_dies_and_slurm_starts_its_job_elsewhere(sweep: Sweep, ref
     assert sweep.arrays() == [job]
 
 
-def test_one_element_is_cancelled_and_only_its_worker_is_replaced(sweep: Sweep, reference: Sweep):
+def test_a_cancelled_element_is_replaced(sweep: Sweep, reference: Sweep):
     [job] = sweep.launch_on_slurm()["job_ids"]
     wait_until(lambda: len(sweep.running()) == 2)
     slurm("scancel", f"{job}_1")
@@ -131,7 +131,7 @@ def test_one_element_is_cancelled_and_only_its_worker_is_replaced(sweep: Sweep, 
     assert {p: p.read_bytes() for p in before} == before
 
 
-def test_all_are_cancelled_and_a_launch_does_what_is_missing(sweep: Sweep, reference: Sweep):
+def test_after_a_cancellation_a_launch_trains_the_rest(sweep: Sweep, reference: Sweep):
     [job] = sweep.launch_on_slurm()["job_ids"]
     wait_until(lambda: sweep.results() and len(sweep.running()) == 2)
     slurm("scancel", job)
@@ -145,7 +145,7 @@ def test_all_are_cancelled_and_a_launch_does_what_is_missing(sweep: Sweep, refer
     assert {p: p.read_bytes() for p in before} == before
 
 
-def test_a_job_that_is_interrupted_returns_by_itself(sweep: Sweep, reference: Sweep):
+def test_an_interrupted_job_is_requeued(sweep: Sweep, reference: Sweep):
     """Warned, requeued, preempted; one worker, so nobody else can finish its runs; one launch."""
     words = (*WHOLE_NODES, "cluster.n_workers=1", "cluster.partition=scavenge")
     [job] = sweep.launch_on_slurm(*words)["job_ids"]

@@ -1,7 +1,6 @@
 """What the source may not call, so that no file and no config that is read can run code.
 
-tests/unit/test_poison.py puts poison where files are read. (submitit keeps pickles of its own for a
-job's command; submitit alone reads them.)
+tests/unit/test_poison.py puts poison where files are read.
 """
 
 import ast

@@ -13,7 +13,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_stages_get_lines_and_bars(monkeypatch: pytest.MonkeyPatch):
+def test_stages_are_shown_as_lines_or_bars(monkeypatch: pytest.MonkeyPatch):
     out = io.StringIO()
     with stage_progress(out) as report:
         report("read", 5, 0)
@@ -27,7 +27,7 @@ def test_stages_get_lines_and_bars(monkeypatch: pytest.MonkeyPatch):
     assert "100%" in terminal.getvalue()
 
 
-def test_a_long_stage_says_how_fast_it_goes_and_how_long_it_takes(monkeypatch):
+def test_a_long_stage_shows_speed_and_time_left(monkeypatch):
     """From where it starts, which after a stop is not zero."""
     now = iter([0.0, 20.0, 40.0, 60.0])
     clock = SimpleNamespace(monotonic=lambda: next(now))

@@ -31,7 +31,7 @@ def _slow_beats(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 3600.0)  # tests set the times of heartbeats
 
 
-def test_one_of_many_gets_the_run(tmp_path: Path):
+def test_exactly_one_of_many_workers_acquires_a_run(tmp_path: Path):
     won = []
     barrier = threading.Barrier(8)
 
@@ -49,7 +49,7 @@ def test_one_of_many_gets_the_run(tmp_path: Path):
     assert acquire(tmp_path / "run", "late") is None
 
 
-def test_one_of_many_takers_gets_a_dead_workers_run(tmp_path: Path):
+def test_exactly_one_of_many_workers_takes_over_a_dead_workers_run(tmp_path: Path):
     run_dir = tmp_path / "run"
     assert acquire(run_dir, "dead")
     pretend_elsewhere(run_dir, silent_seconds=100)
@@ -71,13 +71,13 @@ def test_one_of_many_takers_gets_a_dead_workers_run(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("silent", "state"), [(1, "held"), (30, "silent"), (61, "dead")])
-def test_silence_decides_about_other_machines(tmp_path: Path, silent: float, state: str):
+def test_the_heartbeat_age_decides_for_other_machines(tmp_path: Path, silent: float, state: str):
     acquire(tmp_path, "far")
     pretend_elsewhere(tmp_path, silent)
     assert claim_status(tmp_path, file_system_now(tmp_path)).state == state
 
 
-def test_the_process_table_decides_here_and_at_once(tmp_path: Path):
+def test_the_process_table_decides_for_this_machine(tmp_path: Path):
     claim = acquire(tmp_path, "here")
     os.utime(tmp_path / "claim-1.json", (0, 0))  # as after a night's sleep of a laptop
     assert claim_status(tmp_path, file_system_now(tmp_path)).state == "held"
@@ -96,7 +96,7 @@ def test_a_zombie_is_dead():
     assert claims.process_start(os.getpid())
 
 
-def test_released_is_free_and_the_fence_goes_on(tmp_path: Path):
+def test_a_released_run_is_free_and_the_fencing_token_increases(tmp_path: Path):
     first = acquire(tmp_path, "a")
     first.release()
     second = acquire(tmp_path, "b")
@@ -106,7 +106,7 @@ def test_released_is_free_and_the_fence_goes_on(tmp_path: Path):
     assert acquire(tmp_path, "c") is None
 
 
-def test_a_late_original_cannot_commit(tmp_path: Path):
+def test_a_holder_that_lost_its_claim_cannot_commit(tmp_path: Path):
     late = acquire(tmp_path, "late")
     pretend_elsewhere(tmp_path, silent_seconds=100)
     successor = acquire(tmp_path, "new")
@@ -115,7 +115,7 @@ def test_a_late_original_cannot_commit(tmp_path: Path):
     assert successor.commit()
 
 
-def test_commit_wins_against_a_taker_that_has_already_looked(tmp_path: Path):
+def test_commit_wins_against_a_worker_that_has_read_the_claim_before(tmp_path: Path):
     holder = acquire(tmp_path, "holder")
     record = dataclasses.replace(holder.record, fence=2, worker="taker")
     assert holder.commit()  # between the taker's look and its step
@@ -123,7 +123,7 @@ def test_commit_wins_against_a_taker_that_has_already_looked(tmp_path: Path):
     assert holder.still_mine()
 
 
-def test_the_heartbeat_beats_and_notices_the_loss(tmp_path, monkeypatch: pytest.MonkeyPatch):
+def test_the_heartbeat_thread_detects_a_lost_claim(tmp_path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(claims, "HEARTBEAT_SECONDS", 0.05)
     heartbeat = tmp_path / "heartbeat"
     claim = acquire(tmp_path, "a")
@@ -152,7 +152,7 @@ def test_a_lost_nfs_reply_counts_as_success(tmp_path, monkeypatch: pytest.Monkey
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
-def test_a_file_system_without_links_is_said_so(tmp_path, monkeypatch: pytest.MonkeyPatch):
+def test_a_file_system_without_hard_links_is_reported(tmp_path, monkeypatch: pytest.MonkeyPatch):
     def no_links(a: Path, b: Path) -> None:
         raise PermissionError(1, "Operation not permitted")
 
@@ -195,7 +195,7 @@ def broken(run_dir: Path, damage, silent_seconds: float) -> Path:
 
 
 @pytest.mark.parametrize("damage", BROKEN.values(), ids=BROKEN)
-def test_a_damaged_claim_stops_nobody_once_its_holder_is_silent(
+def test_a_damaged_claim_expires_when_its_heartbeat_stops(
     tmp_path: Path, damage, caplog: pytest.LogCaptureFixture
 ):
     path = broken(tmp_path, damage, silent_seconds=100)
@@ -213,13 +213,13 @@ def test_a_damaged_claim_stops_nobody_once_its_holder_is_silent(
 
 
 @pytest.mark.parametrize("damage", BROKEN.values(), ids=BROKEN)
-def test_a_damaged_claim_still_holds_while_its_holder_beats(tmp_path: Path, damage):
+def test_a_damaged_claim_is_held_while_its_heartbeat_is_recent(tmp_path: Path, damage):
     broken(tmp_path, damage, silent_seconds=1)
     assert claim_status(tmp_path, file_system_now(tmp_path)).state == "held"
     assert acquire(tmp_path, "third") is None
 
 
-def test_a_folder_or_a_broken_link_in_a_claims_place_is_a_damaged_claim(tmp_path: Path):
+def test_a_folder_or_a_broken_link_with_a_claims_name_is_a_damaged_claim(tmp_path: Path):
     (tmp_path / "a" / "claim-1.json").mkdir(parents=True)
     os.utime(tmp_path / "a" / "claim-1.json", (0, 0))
     (tmp_path / "b").mkdir()
@@ -228,7 +228,7 @@ def test_a_folder_or_a_broken_link_in_a_claims_place_is_a_damaged_claim(tmp_path
         assert acquire(run_dir, "w").record.fence == 2
 
 
-def test_a_holder_whose_claim_was_damaged_heals_it_when_it_lets_go(tmp_path: Path):
+def test_releasing_rewrites_a_damaged_claim(tmp_path: Path):
     claim = acquire(tmp_path, "a")
     (tmp_path / "claim-1.json").write_text("")
     claim.release()
@@ -238,7 +238,7 @@ def test_a_holder_whose_claim_was_damaged_heals_it_when_it_lets_go(tmp_path: Pat
 # Outcomes
 
 
-def test_an_outcome_is_written_once_even_by_a_holder_held_up_between_fence_and_file(
+def test_a_result_is_written_once_even_if_its_writer_is_delayed_after_commit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     late = acquire(tmp_path, "late")
@@ -259,13 +259,13 @@ def leave_behind(path: Path) -> None:
     path.with_name(name).write_text("half")
 
 
-def test_a_takers_folder_is_cleaned_of_what_a_killed_worker_left(tmp_path: Path):
+def test_acquiring_a_run_removes_temporary_files_of_killed_workers(tmp_path: Path):
     leave_behind(tmp_path / "result.json")
     acquire(tmp_path, "w")
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_launch_cleans_runs_that_nobody_will_take_again(tmp_path: Path):
+def test_a_launch_removes_temporary_files_of_finished_runs(tmp_path: Path):
     run_dir = tmp_path / "runs" / "a"
     run_dir.mkdir(parents=True)
     (run_dir / "result.json").write_text("{}")

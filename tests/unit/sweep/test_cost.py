@@ -23,7 +23,7 @@ SLURM = ClusterConfig(
 )
 
 
-def test_hours_and_price_expected_and_at_worst():
+def test_expected_and_worst_case_hours_and_price():
     specs = make_specs(8)
     C = sum(s.C for s in specs)
     found = estimate(specs, SLURM, RUNTIME).total
@@ -41,7 +41,7 @@ def test_hours_and_price_expected_and_at_worst():
     assert "12 min" in estimate(specs, SLURM, RUNTIME).worst_case
 
 
-def test_a_time_limit_within_a_checkpoint_interval_has_no_worst_case():
+def test_a_time_limit_below_the_checkpoint_interval_is_unbounded():
     found = estimate(make_specs(2), replace(SLURM, timeout_min=12), RUNTIME)
     assert found.total.worst_gpu_hours is None
     json.dumps(found.to_dict(), allow_nan=False)
@@ -67,7 +67,7 @@ def test_job_classes_are_priced_by_the_devices_of_their_jobs():
     assert found.total.n_runs == 2
 
 
-def test_more_hours_than_allowed_are_refused_unless_yes():
+def test_more_hours_than_the_limit_are_refused_without_yes():
     found = estimate(make_specs(2), SLURM, RUNTIME)
     hours = found.total.gpu_hours
     for most, yes in ((0, False), (hours * 1.01, False), (hours / 2, True)):
@@ -159,7 +159,7 @@ def test_ranks_that_cannot_train_are_refused_before_anything_is_written(
     assert not (tmp_path / "s").exists()
 
 
-def test_a_disk_that_is_too_small_is_said_beforehand(
+def test_a_disk_that_is_too_small_is_reported_before_the_launch(
     data_dir: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(preflight, "free_bytes", lambda path: 70_000)
@@ -170,7 +170,7 @@ def test_a_disk_that_is_too_small_is_said_beforehand(
     assert f" MB of disk space; sweep_dir={sweep} has 0.07 MB free." in out
 
 
-def test_only_what_is_left_counts(data_dir: Path, tmp_path: Path, capsys):
+def test_only_runs_without_a_result_count(data_dir: Path, tmp_path: Path, capsys):
     here = (f"data_dir={data_dir}", f"sweep_dir={tmp_path}", "dry_run=true", "format=json")
     from chinchilla.plan.records import RunSpec
 
@@ -212,7 +212,7 @@ def test_a_sweep_above_its_limit_is_refused_before_anything_is_written(
 
 
 @pytest.mark.slow
-def test_disk_is_what_a_run_really_leaves(data_dir: Path, tmp_path: Path, capsys):
+def test_estimated_disk_space_matches_a_real_run(data_dir: Path, tmp_path: Path, capsys):
     words = [
         "grid.models=[96x2]", "grid.budgets=[1e10]", f"data_dir={data_dir}", f"sweep_dir={tmp_path}",
         "cluster=debug", "runtime.device=cpu", "runtime.checkpoint_minutes=0.0001", "format=json",

@@ -91,7 +91,7 @@ def ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]
 
 
 @pytest.mark.slow
-def test_two_ranks_train_a_sweep_and_an_error_that_both_meet_is_one_runs_own(
+def test_two_ranks_train_a_sweep_and_a_common_error_is_a_failure_of_its_run(
     data_dir: Path, tmp_path: Path
 ):
     """A batch of five rows does not divide: that run fails, the others are trained."""
@@ -109,7 +109,7 @@ def test_two_ranks_train_a_sweep_and_an_error_that_both_meet_is_one_runs_own(
 
 
 @pytest.mark.slow
-def test_a_stop_on_the_other_rank_frees_the_run_and_it_goes_on(data_dir: Path, tmp_path: Path):
+def test_a_stop_on_the_other_rank_releases_the_run_which_can_be_resumed(data_dir: Path, tmp_path: Path):
     [spec] = make_sweep(tmp_path / "s", data_dir, (4, 2000))
     run_dir = run_dir_of(tmp_path / "s", spec)
     processes = start(tmp_path / "s", data_dir)
@@ -147,7 +147,7 @@ def test_a_rank_that_is_killed_leaves_a_run_that_can_be_claimed(
 
 
 @pytest.mark.slow
-def test_data_that_one_rank_cannot_see_is_claimed_by_nobody(data_dir: Path, tmp_path: Path):
+def test_nothing_is_claimed_if_one_rank_cannot_read_the_data(data_dir: Path, tmp_path: Path):
     [spec] = make_sweep(tmp_path / "s", data_dir, (4, 20))
     codes, said = ended(start(tmp_path / "s", data_dir, seen_by_last=tmp_path / "nowhere"))
     assert codes == [1, 1], said
@@ -159,7 +159,7 @@ def test_data_that_one_rank_cannot_see_is_claimed_by_nobody(data_dir: Path, tmp_
     assert RunResult.load(run_dir_of(tmp_path / "s", spec)).status == "finished"
 
 
-def test_who_does_not_come_is_named_in_one_line():
+def test_a_missing_rank_is_reported_in_one_line():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -172,7 +172,7 @@ def test_who_does_not_come_is_named_in_one_line():
     assert "\n" not in str(error.value)
 
 
-def test_slurm_says_who_one_is_and_each_start_has_its_own_port():
+def test_slurm_sets_the_rank_and_each_start_has_its_own_port():
     told = {"SLURM_JOB_ID": "4711", "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1",
             "SLURM_JOB_NUM_NODES": "1"}  # fmt: skip
     first, again = slurm_settings(told), slurm_settings({**told, "SLURM_RESTART_COUNT": "1"})
@@ -192,7 +192,7 @@ def for_torchrun(specs: list[RunSpec], **cluster: int) -> SweepCommand:
 
 
 @pytest.mark.slow
-def test_a_folder_is_prepared_for_torchrun_and_the_line_it_prints_trains_it(
+def test_the_command_printed_for_torchrun_trains_the_prepared_sweep(
     data_dir: Path, tmp_path: Path, capsys
 ):
     specs = make_sweep(tmp_path / "specs", data_dir, (4, 8), (8, 6))
@@ -211,7 +211,7 @@ def test_a_folder_is_prepared_for_torchrun_and_the_line_it_prints_trains_it(
     assert json.loads(capsys.readouterr().out)["counts"]["finished"] == 2, "nothing is left to say"
 
 
-def test_preparing_for_torchrun_refuses_ranks_that_a_batch_does_not_divide_among(
+def test_preparing_for_torchrun_refuses_ranks_that_do_not_divide_the_batch(
     data_dir: Path, tmp_path: Path
 ):
     specs = make_sweep(tmp_path / "specs", data_dir, (4, 8))

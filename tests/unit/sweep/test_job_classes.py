@@ -38,7 +38,7 @@ def three(**more) -> list[ResourceConfig]:
     ]
 
 
-def test_every_run_falls_into_one_shape_and_the_longest_goes_first():
+def test_every_run_belongs_to_one_job_class_and_the_longest_comes_first():
     specs = sizes(1, 2, 4, 8, 16)
     cluster = ClusterConfig(kind="slurm", n_workers=3, resources=three())
     found = {shape.name: [s.model.n_layers for s in some] for shape, some in assign(specs, cluster)}
@@ -57,13 +57,13 @@ def test_every_run_falls_into_one_shape_and_the_longest_goes_first():
     assert large.nodes == 2
 
 
-def test_without_resources_there_is_one_shape_and_local_machines_know_none():
+def test_without_resources_and_on_local_machines_there_is_one_job_class():
     for cluster in (ClusterConfig(kind="slurm"), ClusterConfig(kind="local", resources=three())):
         [(shape, specs)] = assign(sizes(1, 4, 16), cluster)
         assert (shape.name, len(specs), shape.to_dict()["max_params"]) == ("all", 3, None)
 
 
-def test_a_run_that_is_too_large_for_every_shape_is_refused():
+def test_a_run_too_large_for_every_job_class_is_refused():
     cluster = ClusterConfig(kind="slurm", resources=three()[:2])
     with pytest.raises(InputError, match=r"N=.*cluster\.resources \(.*middle\).*max_params=0"):
         assign(sizes(1, 16), cluster)
@@ -82,12 +82,12 @@ def test_a_run_that_is_too_large_for_every_shape_is_refused():
         ([{"name": "a", "ranks_per_node": 2}], "each rank uses one GPU"),
     ],
 )
-def test_shapes_that_cannot_be_are_refused(resources: list[dict], why: str):
+def test_invalid_job_classes_are_refused(resources: list[dict], why: str):
     with pytest.raises(InputError, match=why):
         job_classes(ClusterConfig(kind="slurm", resources=[ResourceConfig(**r) for r in resources]))
 
 
-def test_they_are_given_on_the_command_line():
+def test_job_classes_can_be_set_on_the_command_line():
     words = "cluster.resources=[{name:small,max_params:2e6,host_memory_gb:4},{name:large,nodes:2}]"
     told = compose("sweep", ["cluster=slurm", words])
     small, large = told.cluster.resources
@@ -96,7 +96,7 @@ def test_they_are_given_on_the_command_line():
         compose("sweep", ["cluster=slurm", "cluster.resources=[{name:small,up_to_param:2e6}]"])
 
 
-def test_each_shape_is_an_array_of_its_own(tmp_path: Path, fake: FakeSlurm, capsys):
+def test_each_job_class_is_an_array_of_its_own(tmp_path: Path, fake: FakeSlurm, capsys):
     sweep, specs = tmp_path / "sweep", sizes(1, 1, 1, 1, 4, 4, 4, 16)
     asked = on_slurm(resources=three())
     assert launch(asked, specs, sweep, tmp_path) == 0
@@ -120,7 +120,7 @@ def test_each_shape_is_an_array_of_its_own(tmp_path: Path, fake: FakeSlurm, caps
     assert {t["job_class"]["name"]: t["n_workers"] for t in told} == {"small": 1, "middle": 2, "large": 1}  # fmt: skip
 
 
-def test_launching_again_tops_up_each_shape_alone(tmp_path: Path, fake: FakeSlurm, capsys):
+def test_launching_again_counts_the_jobs_of_each_class_separately(tmp_path: Path, fake: FakeSlurm, capsys):
     sweep, specs = tmp_path / "sweep", sizes(1, 1, 1, 1, 4, 4, 4, 16)
     asked = on_slurm(resources=three())
     asked.format = "json"
@@ -139,7 +139,7 @@ def test_launching_again_tops_up_each_shape_alone(tmp_path: Path, fake: FakeSlur
     assert (told["job_classes"], told["n_earlier"], told["n_other_classes"]) == ({"all": 3}, 5, 5)
 
 
-def test_the_cap_on_jobs_is_for_all_shapes_together(tmp_path: Path, fake: FakeSlurm, capsys):
+def test_the_limit_on_queued_jobs_is_shared_by_all_job_classes(tmp_path: Path, fake: FakeSlurm, capsys):
     asked = on_slurm(resources=three(), max_queued_jobs=3)
     asked.format = "json"
     launch(asked, sizes(1, 1, 1, 1, 4, 4, 4, 16), tmp_path / "sweep", tmp_path)
@@ -148,13 +148,13 @@ def test_the_cap_on_jobs_is_for_all_shapes_together(tmp_path: Path, fake: FakeSl
     assert (told["n_submitted"], told["n_over_cap"]) == (3, 2)
 
 
-def test_a_run_without_a_shape_means_nothing_is_submitted(tmp_path: Path, fake: FakeSlurm):
+def test_nothing_is_submitted_if_a_run_fits_no_job_class(tmp_path: Path, fake: FakeSlurm):
     with pytest.raises(InputError, match=r"cluster\.resources .*middle"):
         launch(on_slurm(resources=three()[:2]), sizes(1, 16), tmp_path / "sweep", tmp_path)
     assert fake.jobs() == []
 
 
-def test_a_batch_that_the_ranks_of_its_shape_cannot_divide_is_refused_before_anything_is_submitted(
+def test_a_batch_not_divisible_by_its_ranks_is_refused_before_anything_is_submitted(
     tmp_path: Path, fake: FakeSlurm
 ):
     """16 rows a batch: 2 x 2 ranks can share them, 3 cannot, and small models have a rank alone."""
@@ -175,7 +175,7 @@ def test_a_batch_that_the_ranks_of_its_shape_cannot_divide_is_refused_before_any
     assert len(assign(sizes(1, 4, 16), ClusterConfig(kind="slurm", resources=three()))) == 3
 
 
-def test_a_worker_keeps_to_its_shape_also_when_the_plan_grows(tmp_path: Path):
+def test_a_worker_trains_only_its_job_class_even_when_the_plan_grows(tmp_path: Path):
     specs = sizes(1, 4, 16)
     make_sweep(tmp_path, specs)
     only = RunsBySize(tmp_path, SMALL, MIDDLE)

@@ -45,7 +45,7 @@ def debug(specs, sweep_dir: Path, train=fake_train, **more) -> int:
     return launch(command(**more), specs, sweep_dir, sweep_dir, train=train)
 
 
-def test_debug_trains_everything_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_debug_trains_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     specs = make_specs(2)
     assert debug(specs, tmp_path / "sweep") == 0
     out = capsys.readouterr().out
@@ -54,7 +54,7 @@ def test_debug_trains_everything_and_says_so(tmp_path: Path, capsys: pytest.Capt
     assert "\x1b" not in out
 
 
-def test_launching_again_does_only_what_is_missing(tmp_path: Path):
+def test_launching_again_trains_only_runs_without_a_result(tmp_path: Path):
     specs = make_specs(4)
     assert debug(specs[:2], tmp_path) == 0
     assert debug(specs[1:], tmp_path) == 0
@@ -62,7 +62,7 @@ def test_launching_again_does_only_what_is_missing(tmp_path: Path):
     assert [n_starts(run_dir_of(tmp_path, s)) for s in specs] == [1, 1, 1, 1]
 
 
-def test_failed_runs_are_tried_again_and_diverged_ones_are_not(tmp_path: Path, capsys):
+def test_failed_runs_are_retried_and_diverged_runs_are_not(tmp_path: Path, capsys):
     bad, nan = make_specs(1, RAISES) + make_specs(1, DIVERGES)
     assert debug([bad, nan], tmp_path) == 1
     assert "disk said no" in capsys.readouterr().out
@@ -105,7 +105,7 @@ def test_json_is_one_document_on_stdout(tmp_path: Path, capsys: pytest.CaptureFi
     assert json.loads(capsys.readouterr().out)["counts"]["finished"] == 1
 
 
-def test_train_keeps_to_its_own_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_train_trains_only_its_own_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     first, second, third = make_specs(3)
     bad = make_specs(1, RAISES)[0]
     assert debug([first, bad], tmp_path) == 1
@@ -137,7 +137,7 @@ def test_a_worker_that_cannot_start_is_reported(tmp_path: Path, capsys):
     assert "no such library" in capsys.readouterr().err
 
 
-def test_a_killed_worker_whose_work_others_did_is_said_and_forgiven(tmp_path: Path, capsys):
+def test_a_killed_worker_is_reported_but_no_failure_if_others_finish(tmp_path: Path, capsys):
     """One of two workers ends with code 9; the other one finishes every run."""
     asked = command(kind="local", n_workers=2)
     half = (sys.executable, str(tmp_path / "half.py"))
@@ -224,7 +224,7 @@ def test_the_pool_fits_the_machine(monkeypatch: pytest.MonkeyPatch):
     assert local_pool.pool_size(command().cluster, auto, 28) == local_pool.PoolSize(8, 1)
 
 
-def test_a_terminal_gets_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_terminal_gets_a_live_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr("chinchilla.sweep.view.live.POLL_SECONDS", 0.05)
     specs = make_specs(2)
@@ -237,7 +237,7 @@ def test_a_terminal_gets_bars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert f"finished {specs[1].run_id}" in out.getvalue()
 
 
-def test_lines_come_while_a_sweep_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_lines_are_printed_while_a_sweep_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("chinchilla.sweep.view.live.LINE_SECONDS", 0.1)
     monkeypatch.setattr("chinchilla.sweep.view.live.POLL_SECONDS", 0.05)
     out = io.StringIO()
@@ -248,7 +248,7 @@ def test_lines_come_while_a_sweep_runs(tmp_path: Path, monkeypatch: pytest.Monke
     assert out.getvalue().count("finished ") == 4
 
 
-def test_a_damaged_result_is_set_aside_and_the_run_trained_again(tmp_path: Path):
+def test_a_damaged_result_is_renamed_and_its_run_trained_again(tmp_path: Path):
     [spec] = make_specs(1)
     debug([spec], tmp_path)
     run_dir = run_dir_of(tmp_path, spec)
@@ -259,7 +259,7 @@ def test_a_damaged_result_is_set_aside_and_the_run_trained_again(tmp_path: Path)
     assert (run_dir / "result-failed-1.json").read_text() == '{"schema": 1, "spe'
 
 
-def test_a_result_that_is_a_link_to_nowhere_is_not_trained_again_and_again(tmp_path: Path):
+def test_a_result_that_is_a_broken_link_is_not_trained_repeatedly(tmp_path: Path):
     """Nothing can be published beside it: workers leave it alone, launching puts it aside."""
     [spec] = make_specs(1)
     run_dir = run_dir_of(make_sweep(tmp_path, [spec]), spec)

@@ -44,7 +44,7 @@ def test_a_clean_checkout_is_its_commit(package: Path):
     assert code_of(package) == code, "notes are no code"
 
 
-def test_what_differs_from_the_commit_has_its_own_hash(package: Path):
+def test_changes_since_the_commit_are_hashed(package: Path):
     clean = code_of(package)
     seen = {clean.label}
     for path, text in (
@@ -75,7 +75,7 @@ def test_without_a_checkout_of_its_own_the_version_is_recorded(
     assert code_of(package).commit == ""
 
 
-def test_every_launch_is_recorded_and_other_code_is_said(
+def test_every_launch_is_recorded_and_changed_code_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     codes = [Code("1", "a" * 40), Code("1", "a" * 40), Code("1", "a" * 40, True, "f" * 64)]
@@ -91,7 +91,7 @@ def test_every_launch_is_recorded_and_other_code_is_said(
     assert read_launches(tmp_path).codes == ["a" * 12, "a" * 12 + "+ffffffff"]
 
 
-def test_damaged_lines_stop_nothing(tmp_path: Path):
+def test_damaged_lines_are_skipped(tmp_path: Path):
     launch(command(), make_specs(1), tmp_path, tmp_path, train=fake_train)
     path = tmp_path / "launches.jsonl"
     whole = path.read_text()
@@ -101,7 +101,7 @@ def test_damaged_lines_stop_nothing(tmp_path: Path):
     assert read_launches(tmp_path).codes == [code_here().label]
 
 
-def test_a_plan_that_was_cut_is_told_from_a_smaller_one(
+def test_a_truncated_plan_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     specs = make_specs(3)

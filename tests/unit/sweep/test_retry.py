@@ -37,7 +37,7 @@ def say(capsys: pytest.CaptureFixture[str], sweep: Path, *words: str) -> tuple[i
     return code, said.out + said.err
 
 
-def test_failed_runs_are_trainable_again_and_what_they_left_is_kept(sweep: Path, capsys):
+def test_failed_runs_become_trainable_and_their_files_are_kept(sweep: Path, capsys):
     run_dir = run_dir_of(sweep, BAD)
     before = {
         n: (run_dir / n).read_bytes() for n in ("result.json", "error.txt", "attempts/1.json")
@@ -57,7 +57,7 @@ def test_failed_runs_are_trainable_again_and_what_they_left_is_kept(sweep: Path,
 
 
 @pytest.mark.slow
-def test_a_diverged_run_starts_anew_when_it_is_asked_for(sweep: Path, capsys):
+def test_a_diverged_run_starts_from_scratch_with_diverged_true(sweep: Path, capsys):
     run_dir = run_dir_of(sweep, NAN)
     code, out = say(capsys, sweep, f"runs=[{NAN.run_id}]")
     assert code == 2
@@ -87,7 +87,7 @@ def test_a_diverged_run_starts_anew_when_it_is_asked_for(sweep: Path, capsys):
     ],
 )
 @pytest.mark.slow
-def test_what_cannot_be_retried_is_said(sweep: Path, capsys, runs: str, parts: list[str]):
+def test_runs_that_cannot_be_retried_are_refused(sweep: Path, capsys, runs: str, parts: list[str]):
     code, out = say(capsys, sweep, f"runs=[{BAD.run_id},{runs}]")
     assert code == 2
     assert out.count("\n") == 1
@@ -95,12 +95,12 @@ def test_what_cannot_be_retried_is_said(sweep: Path, capsys, runs: str, parts: l
     assert missing_specs(sweep) == [], "one wrong name, and nothing is touched"
 
 
-def test_a_run_may_be_named_by_its_beginning(sweep: Path, capsys):
+def test_a_run_may_be_named_by_a_prefix(sweep: Path, capsys):
     code, out = say(capsys, sweep, f"runs=[{BAD.run_id[:-2]}]")
     assert (code, BAD.run_id in out) == (0, True)
 
 
-def test_a_death_on_the_way_loses_nothing(sweep: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_crash_between_renames_loses_nothing(sweep: Path, monkeypatch: pytest.MonkeyPatch):
     """However many moves were made: the run is over or waiting, and the next call ends it."""
     run_dir, real = run_dir_of(sweep, NAN), os.rename
     moves = 0
@@ -144,7 +144,7 @@ def test_a_death_on_the_way_loses_nothing(sweep: Path, monkeypatch: pytest.Monke
     ],
 )
 @pytest.mark.slow
-def test_a_result_that_is_json_and_no_result_is_damaged_and_trained_again(
+def test_json_that_is_not_a_result_is_damaged_and_its_run_trained_again(
     sweep: Path, capsys, text
 ):
     """Every command says so, none stops at it, and launching, as they advise, helps."""
@@ -161,7 +161,7 @@ def test_a_result_that_is_json_and_no_result_is_damaged_and_trained_again(
 
 @pytest.mark.parametrize("whose", ["result", "spec"])
 @pytest.mark.slow
-def test_a_result_of_another_version_is_never_set_aside(sweep: Path, capsys, whose: str):
+def test_a_result_of_another_version_is_never_renamed(sweep: Path, capsys, whose: str):
     path = run_dir_of(sweep, BAD) / "result.json"
     value = json.loads(path.read_text())
     (value if whose == "result" else value["spec"])["schema"] = 7

@@ -25,26 +25,26 @@ def runs(*asked: tuple[int, float]) -> list[RunSpec]:
 # Order
 
 
-def test_longest_first_and_failed_ones_last():
+def test_longest_runs_first_and_failed_runs_last():
     short, long, failed = make_specs(3)  # each longer than the one before
     ordered = in_order([short, failed, long], None, lambda s: int(s is failed))
     assert ordered == [long, short, failed]
 
 
-def test_a_worker_keeps_to_its_width_among_runs_that_are_nearly_as_long():
+def test_a_worker_prefers_its_width_among_runs_of_similar_length():
     long, same, other = runs((128, 1e12), (64, 0.85e12), (96, 0.1e12))
     assert SIMILAR_C < same.C / long.C < 1
     assert in_order([other, same, long], width=64) == [same, long, other]
     assert in_order([other, same, long], width=None) == [long, same, other]
 
 
-def test_a_worker_leaves_its_width_for_a_run_that_is_clearly_longer():
+def test_a_worker_changes_its_width_for_a_much_longer_run():
     long, same = runs((128, 1e12), (64, 0.75e12))
     assert same.C < SIMILAR_C * long.C
     assert in_order([same, long], width=64) == [long, same]
 
 
-def test_errors_count_for_more_than_width():
+def test_failures_take_precedence_over_width():
     failed, fresh = runs((64, 0.9e12), (128, 1e12))
     assert in_order([failed, fresh], 64, lambda s: int(s is failed)) == [fresh, failed]
 
@@ -64,7 +64,7 @@ def simulate(specs: list[RunSpec], n_workers: int, keep: bool) -> tuple[float, i
 
 
 @pytest.mark.parametrize("n_workers", [1, 2, 3, 4, 8, 16])
-def test_keeping_to_a_width_saves_changes_and_costs_the_sweep_no_time(n_workers: int):
+def test_preferring_a_width_saves_changes_and_no_sweep_takes_longer(n_workers: int):
     """A sweep of 4 budgets x 10 widths, as isoFLOP grids are: runs of a budget are equally long."""
     specs = runs(*((w, C) for C in (1e13, 2e13, 4e13, 8e13) for w in range(64, 704, 64)))
     end, changes = simulate(specs, n_workers, keep=True)
@@ -78,7 +78,7 @@ def test_keeping_to_a_width_saves_changes_and_costs_the_sweep_no_time(n_workers:
 # Time
 
 
-def test_what_fits_is_started_and_what_a_whole_job_could_finish_waits_for_one():
+def test_a_run_that_fits_is_started_and_one_that_fits_a_whole_job_is_not():
     job = JobTime(start=0, end=1000)
     assert job.fits(400, now=600)
     assert not job.fits(401, now=600)
@@ -87,14 +87,14 @@ def test_what_fits_is_started_and_what_a_whole_job_could_finish_waits_for_one():
 
 
 @pytest.mark.parametrize("needed", [901, 999, 5000])
-def test_a_run_that_no_job_could_hold_is_started_but_not_in_the_last_tenth(needed: float):
+def test_a_run_longer_than_a_job_is_started_but_not_in_the_last_tenth(needed: float):
     """What takes nearly a whole job counts: a job's first seconds pass before anything starts."""
     job = JobTime(start=0, end=1000)
     assert job.fits(needed, now=1000 * (1 - MIN_SHARE))
     assert not job.fits(needed, now=901)
 
 
-def test_a_run_of_unknown_length_is_taken_while_there_is_time():
+def test_a_run_of_unknown_duration_is_started_while_there_is_time():
     job = JobTime(start=0, end=1000)
     assert job.fits(None, now=999)
     assert not job.fits(None, now=1000)
@@ -115,7 +115,7 @@ def test_no_run_starves():
     assert not left
 
 
-def test_slurm_says_when_a_job_ends(monkeypatch: pytest.MonkeyPatch):
+def test_the_end_of_a_job_is_read_from_slurms_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
     assert job_time() is None
     monkeypatch.setenv("SLURM_JOB_START_TIME", "10000")
@@ -127,7 +127,7 @@ def test_slurm_says_when_a_job_ends(monkeypatch: pytest.MonkeyPatch):
     assert job_time() is None
 
 
-def test_a_deadline_that_was_told_counts_for_more(monkeypatch: pytest.MonkeyPatch):
+def test_a_given_deadline_takes_precedence(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("SLURM_JOB_END_TIME", "10120")
     end = time.time() + 60
     assert job_time(end).end == end
@@ -136,7 +136,7 @@ def test_a_deadline_that_was_told_counts_for_more(monkeypatch: pytest.MonkeyPatc
 # Speed
 
 
-def test_a_run_takes_its_flops_at_the_speed_measured_on_the_nearest_model():
+def test_duration_uses_the_speed_of_the_nearest_measured_model():
     small, large, asked = runs((64, 1e12), (256, 2e12), (192, 1e12))
     pace = Throughput()
     assert pace.seconds(asked, 0, None) is None
@@ -147,7 +147,7 @@ def test_a_run_takes_its_flops_at_the_speed_measured_on_the_nearest_model():
     assert pace.seconds(asked, 0, None) == pytest.approx(4.0 * asked.C / large.C, rel=0.02)
 
 
-def test_before_anything_was_measured_the_runs_own_speed_counts():
+def test_without_measurements_the_runs_own_speed_is_used():
     [spec] = make_specs(1)
     spec = replace(spec, steps=100)
     pace = Throughput()
@@ -156,7 +156,7 @@ def test_before_anything_was_measured_the_runs_own_speed_counts():
     assert pace.seconds(spec, 60, tokens_per_second=1024.0) == 4
 
 
-def test_what_cannot_be_measured_is_not():
+def test_measurements_without_steps_or_time_are_ignored():
     [spec] = make_specs(1)
     pace = Throughput()
     pace.add(spec, 0, 1.0)

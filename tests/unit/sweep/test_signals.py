@@ -8,7 +8,7 @@ from chinchilla.sweep.signals import WARNINGS, block_warnings, stop_on_signals, 
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, *WARNINGS])
-def test_a_signal_raises_the_flag_and_handlers_come_back(signum: int):
+def test_a_signal_sets_the_flag_and_handlers_are_restored(signum: int):
     before = signal.getsignal(signum)
     with stop_on_signals() as stop:
         assert not stop
@@ -34,7 +34,7 @@ def test_nohup_is_respected():
         signal.signal(signal.SIGHUP, before)
 
 
-def test_other_threads_get_a_flag_that_stays_down():
+def test_in_other_threads_the_flag_is_never_set():
     seen = []
 
     def body() -> None:
@@ -50,7 +50,7 @@ def test_other_threads_get_a_flag_that_stays_down():
 @pytest.mark.parametrize(
     ("signum", "ended_by"), [(signal.SIGUSR1, 0), (signal.SIGUSR2, 0), (signal.SIGTERM, 15)]
 )
-def test_a_forked_helper_has_no_part_in_stopping(signum: int, ended_by: int):
+def test_a_forked_helper_ignores_warnings_and_dies_of_other_signals(signum: int, ended_by: int):
     with stop_on_signals() as stop:
         pid = os.fork()
         if pid == 0:
@@ -61,7 +61,7 @@ def test_a_forked_helper_has_no_part_in_stopping(signum: int, ended_by: int):
 
 
 @pytest.mark.parametrize("signum", WARNINGS)
-def test_a_warning_is_held_back_and_not_lost(signum: int):
+def test_a_blocked_warning_is_delivered_later(signum: int):
     with stop_on_signals() as outer:
         with block_warnings():
             # To this thread: the process may have others, and any of them would take it.
@@ -74,5 +74,5 @@ def test_a_warning_is_held_back_and_not_lost(signum: int):
         assert outer
 
 
-def test_a_job_is_warned_three_minutes_before_its_end_and_a_short_one_by_its_quarter():
+def test_a_job_is_warned_three_minutes_or_a_quarter_of_its_limit_before_its_end():
     assert [warning_seconds(60 * m) for m in (2, 10, 240)] == [30, 150, 180]

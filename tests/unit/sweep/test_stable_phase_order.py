@@ -45,7 +45,7 @@ def work(sweep_dir: Path, worker: str = "w", train=train):
     return run_worker(sweep_dir, sweep_dir, RUNTIME, worker, train, stale_seconds=0.4)
 
 
-def test_a_stable_phases_horizons_go_from_short_to_long_where_the_longest_stands():
+def test_runs_of_a_stable_phase_are_ordered_from_short_to_long():
     first, second = horizons(10, 20, 400), horizons(300, 30, seed=1)
     [alone] = make_specs(1)
     alone = replace(alone, steps=350, cosine_steps=350)
@@ -53,7 +53,7 @@ def test_a_stable_phases_horizons_go_from_short_to_long_where_the_longest_stands
     assert [s.steps for s in ordered] == [10, 20, 400, 350, 30, 300]
 
 
-def test_no_more_workers_are_asked_for_than_can_be_busy(tmp_path: Path, fake):
+def test_no_more_workers_are_submitted_than_can_be_busy(tmp_path: Path, fake):
     """Those with one stable phase take turns: two stable phases and a run of its own want three jobs of eight."""
     specs = [*horizons(100, 200, 400), *horizons(50, 500, seed=1), *make_specs(1)]
     cluster = ClusterConfig(kind="slurm", n_workers=8)
@@ -62,7 +62,7 @@ def test_no_more_workers_are_asked_for_than_can_be_busy(tmp_path: Path, fake):
     assert submit(cluster, tmp_path / "sweep", tmp_path, specs).n_submitted == 3
 
 
-def test_a_longer_horizon_waits_for_what_it_would_go_on_from_and_for_nothing_else():
+def test_a_longer_horizon_waits_only_for_the_part_it_would_resume_from():
     short, middle, long = horizons(100, 200, 400)
     [other] = horizons(100, seed=1)
     assert should_wait(long, 0, [short])
@@ -75,7 +75,7 @@ def test_a_longer_horizon_waits_for_what_it_would_go_on_from_and_for_nothing_els
     assert not should_wait(make_specs(1)[0], 0, make_specs(2))
 
 
-def test_a_worker_trains_each_horizon_from_where_the_one_before_left_the_stable_phase(
+def test_each_horizon_resumes_where_the_one_before_left_the_stable_phase(
     tmp_path: Path,
 ):
     specs = horizons(100, 200, 400)
@@ -85,7 +85,7 @@ def test_a_worker_trains_each_horizon_from_where_the_one_before_left_the_stable_
     assert steps == [0, 80, 160]
 
 
-def test_another_worker_takes_another_stable_phase_and_leaves_one_under_way_alone(tmp_path: Path):
+def test_another_worker_takes_another_stable_phase(tmp_path: Path):
     first, second = horizons(100, 400), horizons(50, 200, seed=1)
     make_sweep(tmp_path, [*first, *second])
     (run_dir := run_dir_of(tmp_path, first[0])).mkdir(parents=True)
@@ -112,7 +112,7 @@ def test_the_time_left_counts_a_stable_phase_once(tmp_path: Path):
     held.release()
 
 
-def test_a_run_given_up_holds_nobody_up(tmp_path: Path):
+def test_a_failed_run_delays_no_other_run(tmp_path: Path):
     """The shortest fails three times; the others train their stable phase themselves."""
     specs = horizons(100, 200, 400)
 
@@ -127,7 +127,7 @@ def test_a_run_given_up_holds_nobody_up(tmp_path: Path):
     assert RunResult.load(run_dir_of(tmp_path, specs[1])).reused_tokens == 0
 
 
-def test_runs_without_a_stable_phase_are_trained_as_ever(tmp_path: Path):
+def test_runs_without_a_stable_phase_are_not_affected(tmp_path: Path):
     """Their trainer is not told of stable phases."""
     specs = make_specs(2)
     summary = work(make_sweep(tmp_path, specs), train=fake_train)

@@ -104,11 +104,11 @@ class PeerError(RuntimeError):
         (PeerError("rank 1 of 2: x", "OSError: [Errno 28] a checkpoint needs 9 bytes"), "disk"),
     ],
 )
-def test_an_error_tells_what_kind_it_is(error: Exception, kind: str):
+def test_errors_are_classified(error: Exception, kind: str):
     assert failure_kind(error) == kind
 
 
-def test_torchs_own_words_are_known():
+def test_messages_of_torch_are_classified():
     torch = pytest.importorskip("torch")
     assert torch.OutOfMemoryError.__name__ == "OutOfMemoryError"
     with pytest.raises(RuntimeError) as caught:
@@ -116,7 +116,7 @@ def test_torchs_own_words_are_known():
     assert failure_kind(caught.value) == "oom"
 
 
-def test_three_errors_are_a_failed_run_of_kind_error(tmp_path: Path):
+def test_three_errors_make_a_failed_run_of_kind_error(tmp_path: Path):
     [bad] = make_specs(1, RAISES)
     work(make_sweep(tmp_path, [bad]))
     run_dir = run_dir_of(tmp_path, bad)
@@ -126,7 +126,7 @@ def test_three_errors_are_a_failed_run_of_kind_error(tmp_path: Path):
     assert {a.micro_batch_tokens for a in read_attempts(run_dir)} == {bad.batch_tokens}
 
 
-def test_three_workers_that_cannot_read_the_data_give_a_run_up(tmp_path: Path, spec, run_dir: Path):
+def test_a_run_fails_after_three_workers_could_not_read_its_data(tmp_path: Path, spec, run_dir: Path):
     bad = raising(DataError("shard x has other contents"))
     for n in range(1, MAX_ATTEMPTS + 1):
         summary = work(tmp_path, bad)
@@ -139,7 +139,7 @@ def test_three_workers_that_cannot_read_the_data_give_a_run_up(tmp_path: Path, s
 
 
 @pytest.mark.slow
-def test_a_worker_that_cannot_read_the_data_gives_no_run_up_and_goes(tmp_path: Path):
+def test_a_worker_that_cannot_read_the_data_exits_after_one_attempt(tmp_path: Path):
     """As on a node with a bad copy of it: the runs are left to workers elsewhere."""
     specs = make_specs(3)
     make_sweep(tmp_path, specs)
@@ -149,7 +149,7 @@ def test_a_worker_that_cannot_read_the_data_gives_no_run_up_and_goes(tmp_path: P
 
 
 @pytest.mark.parametrize("text", [None, "junk", "{}"])
-def test_a_node_that_cannot_see_the_data_claims_nothing(tmp_path: Path, capsys, text: str | None):
+def test_a_node_that_cannot_read_the_data_claims_nothing(tmp_path: Path, capsys, text: str | None):
     """Training is the real one here: whether a token folder can be opened is its business."""
     make_sweep(tmp_path / "sweep", make_specs(3))
     (tmp_path / "data").mkdir()
@@ -162,7 +162,7 @@ def test_a_node_that_cannot_see_the_data_claims_nothing(tmp_path: Path, capsys, 
     assert not list((tmp_path / "sweep" / "runs").glob("*"))
 
 
-def test_data_that_goes_away_later_is_of_kind_data(tmp_path: Path):
+def test_data_that_disappears_later_is_of_kind_data(tmp_path: Path):
     with pytest.raises(DataError, match="holds no prepared tokens") as gone:
         Manifest.load(tmp_path)
     assert failure_kind(gone.value) == "data"
@@ -179,7 +179,7 @@ NO_ROOM = [errno.ENOSPC, errno.EDQUOT, errno.EROFS]
 
 @pytest.mark.parametrize("number", NO_ROOM)
 @pytest.mark.slow
-def test_a_full_disk_stops_the_worker_and_costs_no_run_anything(tmp_path: Path, number: int):
+def test_a_full_disk_stops_the_worker_and_is_no_attempt(tmp_path: Path, number: int):
     specs = make_specs(3)
     run_dirs = [run_dir_of(make_sweep(tmp_path, specs), s) for s in specs]
     calls: list[int] = []
@@ -198,7 +198,7 @@ def test_a_full_disk_stops_the_worker_and_costs_no_run_anything(tmp_path: Path, 
     assert len(work(tmp_path).finished) == 3
 
 
-def test_a_disk_too_full_for_a_claim_or_a_release_says_so_too(
+def test_a_disk_too_full_for_a_claim_or_a_release_is_reported(
     tmp_path: Path, spec, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     def full(path: Path, *args) -> None:
@@ -217,7 +217,7 @@ def test_a_disk_too_full_for_a_claim_or_a_release_says_so_too(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_folder_that_cannot_be_written_to_is_said_in_a_line(
+def test_a_folder_that_is_not_writable_is_reported_in_one_line(
     tmp_path: Path, spec, run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     def refuse(path: Path, *args, **kwargs) -> None:
@@ -234,7 +234,7 @@ def test_a_folder_that_cannot_be_written_to_is_said_in_a_line(
 
 
 @pytest.mark.slow
-def test_a_rank_that_is_gone_is_no_attempt_but_a_way_to_be_cut_off(
+def test_a_dead_rank_is_an_interruption_and_no_attempt(
     tmp_path: Path, spec, run_dir: Path
 ):
     gone = PeerError("rank 1 of 2 on n2: ended, or does not answer")
@@ -249,7 +249,7 @@ def test_a_rank_that_is_gone_is_no_attempt_but_a_way_to_be_cut_off(
 
 
 @pytest.mark.slow
-def test_a_rank_may_be_lost_for_ever_while_something_is_saved(tmp_path: Path, spec, run_dir: Path):
+def test_interruptions_are_not_limited_while_checkpoints_advance(tmp_path: Path, spec, run_dir: Path):
     for step in range(4 * MAX_STALLS):
         (run_dir / "checkpoints" / f"step-{step + 1:08d}").mkdir(parents=True)
         work(tmp_path, once(raising(PeerError("rank 1 of 2: ended"))))
@@ -309,7 +309,7 @@ def test_running_out_of_memory_halves_the_micro_batch(tmp_path: Path, spec, run_
     assert summary.errors == 3
 
 
-def test_what_was_used_counts_not_what_was_asked_for(tmp_path: Path, run_dir: Path):
+def test_the_micro_batch_that_was_used_is_halved(tmp_path: Path, run_dir: Path):
     """micro_batch_tokens=0: the run chose 6 rows by its memory."""
     used: list[int] = []
     inner = needs(3, used)
@@ -322,7 +322,7 @@ def test_what_was_used_counts_not_what_was_asked_for(tmp_path: Path, run_dir: Pa
     assert used == [6, 3]
 
 
-def test_a_run_for_which_one_row_is_too_much_fails_as_oom(tmp_path: Path, run_dir: Path):
+def test_a_run_that_runs_out_of_memory_with_one_sequence_fails_as_oom(tmp_path: Path, run_dir: Path):
     used: list[int] = []
     summary = work(tmp_path, needs(0, used), replace(RUNTIME, micro_batch_tokens=4 * ROW))
     assert used == [4, 2, 1]
@@ -330,7 +330,7 @@ def test_a_run_for_which_one_row_is_too_much_fails_as_oom(tmp_path: Path, run_di
     assert (result.status, result.failure, len(summary.failed)) == ("failed", "oom", 1)
 
 
-def test_running_out_of_memory_before_the_first_forward_pass_comes_to_an_end(
+def test_running_out_of_memory_before_the_first_forward_pass_ends_in_failure(
     tmp_path: Path, run_dir: Path
 ):
     """The model alone does not fit: nobody said what a forward pass would have been."""
@@ -339,7 +339,7 @@ def test_running_out_of_memory_before_the_first_forward_pass_comes_to_an_end(
     assert summary.errors == 5  # 16, 8, 4, 2, 1 rows
 
 
-def test_another_runs_trouble_leaves_the_micro_batch_alone(tmp_path: Path):
+def test_failures_of_another_run_do_not_change_the_micro_batch(tmp_path: Path):
     specs = make_specs(2)
     make_sweep(tmp_path, specs)
     used: list[int] = []
@@ -353,7 +353,7 @@ def test_another_runs_trouble_leaves_the_micro_batch_alone(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_errors_and_memory_have_budgets_of_their_own(tmp_path: Path, run_dir: Path):
+def test_errors_and_memory_failures_are_limited_separately(tmp_path: Path, run_dir: Path):
     calls: list[int] = []
     tight = needs(1, [])
 
@@ -368,14 +368,14 @@ def test_errors_and_memory_have_budgets_of_their_own(tmp_path: Path, run_dir: Pa
     assert kinds == ["oom", "error", "oom", "error", "oom", "oom"]
 
 
-def test_half_of_an_odd_number_of_rows_is_a_whole_number_of_rows():
+def test_halving_an_odd_number_of_sequences_rounds_down():
     used = [Attempt("oom", micro_batch_tokens=5 * ROW), Attempt("error", micro_batch_tokens=ROW)]
     assert micro_batch_after(used, ROW) == 2 * ROW
     assert micro_batch_after(used[1:], ROW) == 0
     assert micro_batch_after([Attempt("oom", micro_batch_tokens=ROW)], ROW) == ROW
 
 
-def test_a_worker_killed_by_the_kernel_for_want_of_memory_is_an_oom(
+def test_a_worker_killed_by_the_out_of_memory_killer_is_an_oom(
     tmp_path: Path, spec, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(claims, "oom_kills", lambda: 7)
@@ -392,7 +392,7 @@ def test_a_worker_killed_by_the_kernel_for_want_of_memory_is_an_oom(
     assert "out-of-memory killer" in attempt.reason
 
 
-def test_this_kernel_counts_what_it_kills():
+def test_this_kernel_counts_out_of_memory_kills():
     assert claims.oom_kills() >= 0
 
 
@@ -425,7 +425,7 @@ def cut_off(run_dir: Path, released: bool, times: int, saves: bool = False) -> N
 @pytest.mark.parametrize(
     ("released", "how"), [(True, "was stopped"), (False, "died without a message")]
 )
-def test_a_run_that_is_cut_off_without_progress_is_lost(
+def test_a_run_interrupted_without_progress_is_lost(
     tmp_path: Path, run_dir: Path, released: bool, how: str
 ):
     cut_off(run_dir, released, MAX_STALLS)
@@ -438,7 +438,7 @@ def test_a_run_that_is_cut_off_without_progress_is_lost(
 
 
 @pytest.mark.parametrize("released", [True, False])
-def test_a_run_that_is_cut_off_less_often_goes_on(
+def test_a_run_interrupted_less_often_continues(
     tmp_path: Path, spec, run_dir: Path, released: bool
 ):
     cut_off(run_dir, released, MAX_STALLS - 1)
@@ -446,7 +446,7 @@ def test_a_run_that_is_cut_off_less_often_goes_on(
 
 
 @pytest.mark.parametrize("released", [True, False])
-def test_a_run_that_saves_something_each_time_may_be_cut_off_for_ever(
+def test_a_run_that_saves_each_time_may_be_interrupted_without_limit(
     tmp_path: Path, spec, run_dir: Path, released: bool
 ):
     cut_off(run_dir, released, 4 * MAX_STALLS, saves=True)
@@ -454,14 +454,14 @@ def test_a_run_that_saves_something_each_time_may_be_cut_off_for_ever(
     assert work(tmp_path).finished == [spec.run_id]
 
 
-def test_progress_once_starts_the_count_anew(tmp_path: Path, spec, run_dir: Path):
+def test_progress_resets_the_count_of_stalls(tmp_path: Path, spec, run_dir: Path):
     cut_off(run_dir, False, MAX_STALLS - 1)
     cut_off(run_dir, False, 1, saves=True)
     cut_off(run_dir, False, MAX_STALLS - 1)
     assert work(tmp_path).finished == [spec.run_id]
 
 
-def test_an_error_is_no_preemption(tmp_path: Path, spec, run_dir: Path):
+def test_an_error_is_not_a_stall(tmp_path: Path, spec, run_dir: Path):
     """Two errors between deaths: the deaths alone count."""
     cut_off(run_dir, False, MAX_STALLS - 1)
     calls: list[int] = []
@@ -486,7 +486,7 @@ def test_a_run_that_kills_its_workers_is_lost_after_five(tmp_path: Path):
     assert RunResult.load(run_dir).failure == "lost"
 
 
-def test_launching_again_gives_a_lost_run_all_its_tries(tmp_path: Path, spec, run_dir: Path):
+def test_launching_again_resets_the_limits_of_a_lost_run(tmp_path: Path, spec, run_dir: Path):
     cut_off(run_dir, False, MAX_STALLS)
     assert work(tmp_path).failed == [spec.run_id]
     assert launch(command(), [spec], tmp_path, tmp_path, train=fake_train) == 0
@@ -496,7 +496,7 @@ def test_launching_again_gives_a_lost_run_all_its_tries(tmp_path: Path, spec, ru
 # Time
 
 
-def test_a_worker_skips_what_does_not_fit_and_goes_when_nothing_does(tmp_path: Path):
+def test_a_worker_skips_runs_that_do_not_fit_and_exits_when_none_does(tmp_path: Path):
     """The longest run takes 9 s of the job's 12: of those that are left, only one fits into 3 s."""
     specs = [
         replace(s, steps=n, seed=n) for s, n in zip(make_specs(4), (90, 80, 25, 40), strict=True)
@@ -537,7 +537,7 @@ def test_a_workers_first_run_is_never_skipped(tmp_path: Path, spec, run_dir: Pat
     assert work(tmp_path, time_of_job=JobTime(now - 3, now + 6)).finished == [spec.run_id]
 
 
-def test_a_worker_that_runs_out_of_time_asks_to_be_started_again(tmp_path: Path):
+def test_a_worker_that_runs_out_of_time_exits_with_75(tmp_path: Path):
     specs = make_specs(2)
     make_sweep(tmp_path, specs)
     process = start_worker(tmp_path, "w", f"--deadline={time.time() - 1}")
@@ -545,12 +545,12 @@ def test_a_worker_that_runs_out_of_time_asks_to_be_started_again(tmp_path: Path)
     assert not list(tmp_path.glob("runs/*/claim-1.json"))
 
 
-def test_a_worker_with_time_for_everything_does_everything(tmp_path: Path):
+def test_a_worker_with_enough_time_trains_everything(tmp_path: Path):
     make_sweep(tmp_path, make_specs(2))
     assert start_worker(tmp_path, "w", f"--deadline={time.time() + 3600}").wait(30) == 0
 
 
-def test_a_warning_that_comes_before_python_is_ready_stops_the_worker_and_kills_nobody(
+def test_a_warning_received_while_python_starts_stops_the_worker(
     tmp_path: Path,
 ):
     """As Slurm sends it to every process of a job: also to workers that are just being loaded."""
@@ -564,7 +564,7 @@ def test_a_warning_that_comes_before_python_is_ready_stops_the_worker_and_kills_
     assert not list(tmp_path.glob("runs/*/result.json"))
 
 
-def test_without_holding_it_back_the_same_warning_kills():
+def test_without_blocking_the_same_warning_kills():
     """Otherwise the test above would prove nothing."""
     import subprocess
     import sys
@@ -574,7 +574,7 @@ def test_without_holding_it_back_the_same_warning_kills():
     assert process.wait(30) == -signal.SIGUSR2
 
 
-def test_a_pool_holds_warnings_back_while_its_workers_start(tmp_path: Path):
+def test_a_pool_blocks_warnings_while_its_workers_start(tmp_path: Path):
     from sweep_fakes import PROGRAM
 
     from chinchilla.sweep import local_pool

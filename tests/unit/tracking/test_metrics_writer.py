@@ -30,13 +30,13 @@ def test_lines_are_on_disk_at_once(tmp_path: Path):
     writer.close()
 
 
-def test_resuming_forgets_what_came_after_the_checkpoint(tmp_path: Path):
+def test_resuming_removes_lines_after_the_checkpoint(tmp_path: Path):
     write_steps(tmp_path, 0, 5, 10, 15, 20)
     write_steps(tmp_path, 12, 15, 20)
     assert steps_in(tmp_path) == [5, 10, 15, 20]
 
 
-def test_a_run_that_starts_anew_forgets_everything(tmp_path: Path):
+def test_a_run_that_starts_from_scratch_removes_all_lines(tmp_path: Path):
     write_steps(tmp_path, 0, 5, 10)
     write_steps(tmp_path, 0, 5)
     assert steps_in(tmp_path) == [5]
@@ -45,7 +45,7 @@ def test_a_run_that_starts_anew_forgets_everything(tmp_path: Path):
 @pytest.mark.parametrize(
     "torn", ['{"step": 1', "{", "\x00\x00\x00", '"step"\n', '{"loss": 3}\n', "7\n"]
 )
-def test_a_torn_last_line_costs_only_itself(tmp_path: Path, torn: str):
+def test_an_incomplete_last_line_is_skipped(tmp_path: Path, torn: str):
     write_steps(tmp_path, 0, 5, 10)
     with open(tmp_path / "metrics.jsonl", "a") as f:
         f.write(torn)

@@ -364,7 +364,7 @@ def test_a_tracker_error_is_one_line_and_the_next_call_tries_again(
     assert works.steps == [5, 10, 12]
 
 
-def test_without_the_package_sync_says_what_to_install(
+def test_without_the_package_sync_names_it(
     swept: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ):
     for to, module in (("wandb", "wandb"), ("tensorboard", "tensorboard")):
@@ -397,7 +397,7 @@ def test_event_files_hold_every_line(swept: Path):
 
 
 @pytest.mark.slow
-def test_the_real_wandb_offline_keeps_the_metrics_and_no_key(swept: Path, data_dir: Path):
+def test_wandb_offline_stores_the_metrics_and_no_key(swept: Path, data_dir: Path):
     """A canary for a key: in the environment of everything, and afterwards in no file."""
     pytest.importorskip("wandb")
     canary = "c0ffee" * 6 + "cafe"

@@ -44,7 +44,7 @@ def test_an_array_whose_launcher_died_is_found_and_cancelled(
     assert record.exists()
 
 
-def test_a_number_that_slurm_gave_to_somebody_else_since_is_left_alone(
+def test_a_job_number_reused_by_another_sweep_is_not_cancelled(
     tmp_path: Path, fake: FakeSlurm, capsys
 ):
     sweep = tmp_path / "sweep"
@@ -54,7 +54,7 @@ def test_a_number_that_slurm_gave_to_somebody_else_since_is_left_alone(
     assert fake.cancelled() == []
 
 
-def test_jobs_of_another_person_are_named(tmp_path: Path, fake: FakeSlurm, capsys):
+def test_jobs_of_another_user_are_reported(tmp_path: Path, fake: FakeSlurm, capsys):
     sweep = tmp_path / "sweep"
     launch(on_slurm(), make_specs(9), sweep, tmp_path)
     me = fake.jobs()[0].split("|")[1]
@@ -91,7 +91,7 @@ def test_a_local_sweep_has_nothing_to_cancel_and_names_its_workers(
     assert "by host-12-0: stop them with Ctrl-C" in out
 
 
-def test_a_folder_without_a_sweep_is_said(tmp_path: Path, capsys):
+def test_a_folder_without_a_sweep_is_refused(tmp_path: Path, capsys):
     assert main(["cancel", f"sweep_dir={tmp_path}"]) == 2
     assert "plan" in capsys.readouterr().err
 
@@ -102,7 +102,7 @@ def test_a_folder_without_a_sweep_is_said(tmp_path: Path, capsys):
 )
 @pytest.mark.parametrize("name", ["intention.json", "job.json"])
 @pytest.mark.slow
-def test_a_damaged_note_of_a_submission_is_named_with_what_to_do(
+def test_a_damaged_record_of_an_array_is_reported_with_advice(
     tmp_path: Path, fake: FakeSlurm, capsys, name: str, text: str
 ):
     sweep = tmp_path / "sweep"
@@ -122,7 +122,7 @@ def test_a_damaged_note_of_a_submission_is_named_with_what_to_do(
 
 
 @pytest.mark.parametrize("name", ["plan.jsonl", "runs"])
-def test_a_damaged_sweep_can_be_cancelled_all_the_same(
+def test_a_damaged_sweep_can_be_cancelled(
     tmp_path: Path, fake: FakeSlurm, capsys, name: str
 ):
     sweep = tmp_path / "sweep"
@@ -132,7 +132,7 @@ def test_a_damaged_sweep_can_be_cancelled_all_the_same(
     assert fake.jobs() == []
 
 
-def test_a_comment_that_is_no_utf_8_hides_no_job(tmp_path: Path, fake: FakeSlurm, capsys):
+def test_a_comment_that_is_not_utf_8_hides_no_job(tmp_path: Path, fake: FakeSlurm, capsys):
     """Somebody's job in an old encoding: status and cancel go on as ever."""
     sweep = tmp_path / "sweep"
     launch(on_slurm(), make_specs(9), sweep, tmp_path)

@@ -50,7 +50,7 @@ def test_a_job_requeues_its_own_element_only(monkeypatch: pytest.MonkeyPatch, co
     ],
 )
 @pytest.mark.slow
-def test_a_job_returns_when_it_is_meant_to_go_on(
+def test_a_job_is_requeued_if_it_is_to_continue(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signum: int, state: str, returns: bool
 ):
     specs = make_specs(2, SLOW)
@@ -115,7 +115,7 @@ def rank_zero(monkeypatch: pytest.MonkeyPatch, sweep_dir: Path, work) -> int:
 
 
 @pytest.mark.parametrize(("state", "n_requeues"), [("RUNNING", 1), ("COMPLETING", 0)])
-def test_a_job_of_which_another_rank_was_told_to_stop_returns_unless_it_is_ending(
+def test_a_job_stopped_on_another_rank_is_requeued_unless_it_is_ending(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, state: str, n_requeues: int
 ):
     make_sweep(tmp_path, make_specs(1))
@@ -132,7 +132,7 @@ def test_a_job_of_which_another_rank_was_told_to_stop_returns_unless_it_is_endin
     assert calls[0][0] == "squeue"
 
 
-def test_a_job_that_lost_a_rank_is_back_in_the_queue_before_anything_else(
+def test_a_job_that_lost_a_rank_is_requeued_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """srun ends rank 0 too, after Slurm's KillWait: what comes later may not come at all."""
@@ -151,7 +151,7 @@ def test_a_job_that_lost_a_rank_is_back_in_the_queue_before_anything_else(
     assert [c[0] for c in calls] == ["squeue", "scontrol"], "asked once"
 
 
-def test_a_job_that_can_train_nothing_here_does_not_return(
+def test_a_job_that_cannot_train_here_is_not_requeued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """It would find the same disk, or the same data, again and again."""
@@ -163,7 +163,7 @@ def test_a_job_that_can_train_nothing_here_does_not_return(
 
 
 @pytest.mark.parametrize(("timeout_min", "codes"), [(1e-6, [75, 75]), (600.0, [0, 0])])
-def test_a_job_whose_time_is_too_short_for_what_is_left_returns(
+def test_a_job_whose_time_is_too_short_for_the_rest_is_requeued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout_min: float, codes: list[int]
 ):
     make_sweep(tmp_path, make_specs(2))

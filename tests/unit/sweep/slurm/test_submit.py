@@ -18,7 +18,7 @@ from chinchilla.sweep.run_files import run_dir_of
 SUPPORT = Path(slurm_fakes.__file__).parent
 
 
-def test_the_script_says_what_was_asked(tmp_path: Path, fake: FakeSlurm, capsys):
+def test_the_script_has_the_settings(tmp_path: Path, fake: FakeSlurm, capsys):
     sweep = tmp_path / "sweep"
     asked = on_slurm(gpus_per_node=2, setup_lines=["module load cuda"])
     assert launch(asked, make_specs(9), sweep, tmp_path) == 0
@@ -58,7 +58,7 @@ def test_a_short_job_is_not_warned_at_its_start(tmp_path: Path, fake: FakeSlurm)
     assert "--signal=USR2@30" in fake.scripts()[0]
 
 
-def test_never_more_jobs_than_runs_and_none_for_nothing(tmp_path: Path, fake: FakeSlurm, capsys):
+def test_no_more_jobs_than_runs_are_submitted(tmp_path: Path, fake: FakeSlurm, capsys):
     sweep = tmp_path / "sweep"
     [spec] = make_specs(1)
     assert launch(on_slurm(gpus_per_node=0), [spec], sweep, tmp_path) == 0
@@ -73,7 +73,7 @@ def test_never_more_jobs_than_runs_and_none_for_nothing(tmp_path: Path, fake: Fa
     assert "1/1 runs" in capsys.readouterr().out
 
 
-def test_launching_again_submits_only_workers_that_are_gone(
+def test_launching_again_replaces_only_jobs_that_have_ended(
     tmp_path: Path, fake: FakeSlurm, capsys: pytest.CaptureFixture[str]
 ):
     specs, sweep = make_specs(9), tmp_path / "sweep"
@@ -96,7 +96,7 @@ def test_launching_again_submits_only_workers_that_are_gone(
     assert told["earlier_job_ids"] == ["41", "42"]
 
 
-def test_jobs_are_ours_by_number_where_comments_are_dropped(tmp_path: Path, fake: FakeSlurm):
+def test_jobs_are_identified_by_number_if_comments_are_dropped(tmp_path: Path, fake: FakeSlurm):
     specs, sweep = make_specs(9), tmp_path / "sweep"
     launch(on_slurm(), specs, sweep, tmp_path)
     fake.set_jobs([row.rpartition("|")[0] + "|(null)" for row in fake.jobs()])
@@ -104,20 +104,20 @@ def test_jobs_are_ours_by_number_where_comments_are_dropped(tmp_path: Path, fake
     assert len(fake.scripts()) == 1
 
 
-def test_other_sweeps_jobs_are_not_ours(tmp_path: Path, fake: FakeSlurm):
+def test_jobs_of_other_sweeps_are_not_counted(tmp_path: Path, fake: FakeSlurm):
     for name in ("one", "two"):
         launch(on_slurm(), make_specs(9), tmp_path / name, tmp_path)
     assert len(fake.jobs()) == 6
 
 
-def test_a_squeue_that_fails_decides_nothing(tmp_path: Path, fake: FakeSlurm):
+def test_nothing_is_submitted_if_squeue_fails(tmp_path: Path, fake: FakeSlurm):
     (fake.folder / "squeue_fails").write_text("slurm_load_jobs error: Socket timed out")
     with pytest.raises(InputError, match=r"Socket timed out.*Nothing was submitted"):
         launch(on_slurm(), make_specs(9), tmp_path / "sweep", tmp_path)
     assert fake.scripts() == []
 
 
-def test_arrays_keep_to_the_sites_limit_and_ours(tmp_path: Path, fake: FakeSlurm, capsys):
+def test_arrays_respect_the_sites_limit_and_max_queued_jobs(tmp_path: Path, fake: FakeSlurm, capsys):
     (fake.folder / "max_array").write_text("4")
     asked = on_slurm(gpus_per_node=1)
     asked.cluster.n_workers, asked.cluster.max_queued_jobs = 9, 12
@@ -128,7 +128,7 @@ def test_arrays_keep_to_the_sites_limit_and_ours(tmp_path: Path, fake: FakeSlurm
     assert "6 more would exceed cluster.max_queued_jobs" in capsys.readouterr().out
 
 
-def test_what_a_shell_inside_a_job_has_set_does_not_reach_ours(
+def test_variables_of_a_surrounding_job_are_not_passed_on(
     tmp_path: Path, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
 ):
     for key in ("SLURM_JOB_ID", "SLURM_MEM_PER_NODE", "SBATCH_PARTITION", "SQUEUE_STATES"):
@@ -143,13 +143,13 @@ def test_what_a_shell_inside_a_job_has_set_does_not_reach_ours(
     assert os.environ["SBATCH_PARTITION"] == "1"
 
 
-def test_no_slurm_here_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_machine_without_slurm_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="login node"):
         launch(on_slurm(), make_specs(1), tmp_path / "sweep", tmp_path)
 
 
-def test_a_refusal_by_sbatch_is_said_and_not_waited_for_again(tmp_path: Path, fake: FakeSlurm):
+def test_a_refusal_by_sbatch_is_reported_and_recorded(tmp_path: Path, fake: FakeSlurm):
     refusal = fake.folder / "sbatch_fails"
     refusal.write_text("invalid partition")
     with pytest.raises(InputError, match=r"invalid partition\. Change .* and launch again"):
@@ -161,7 +161,7 @@ def test_a_refusal_by_sbatch_is_said_and_not_waited_for_again(tmp_path: Path, fa
     assert len(fake.jobs()) == 2
 
 
-def test_jobs_that_sbatch_does_not_own_up_to_are_found(tmp_path: Path, fake: FakeSlurm):
+def test_jobs_queued_by_an_sbatch_that_timed_out_are_adopted(tmp_path: Path, fake: FakeSlurm):
     """A controller under load queues the job and answers too late."""
     (fake.folder / "sbatch_fails").write_text("Socket timed out on send/recv operation")
     (fake.folder / "queues_all_the_same").touch()
@@ -170,7 +170,7 @@ def test_jobs_that_sbatch_does_not_own_up_to_are_found(tmp_path: Path, fake: Fak
     assert json.loads(record.read_text())["job_id"] == "41"
 
 
-def test_the_number_of_jobs_must_be_given(tmp_path: Path, fake: FakeSlurm):
+def test_the_number_of_jobs_must_be_set(tmp_path: Path, fake: FakeSlurm):
     asked = on_slurm()
     asked.cluster.n_workers = 0
     with pytest.raises(InputError, match=r"cluster\.n_workers=2"):
@@ -220,7 +220,7 @@ def test_two_launchers_at_once_submit_each_worker_once(tmp_path: Path, fake: Fak
 
 @pytest.mark.parametrize("last", [30, 45, 50, 55])
 @pytest.mark.slow
-def test_a_launcher_killed_anywhere_leaves_nothing_twice(
+def test_no_job_is_submitted_twice_after_a_launcher_was_killed(
     tmp_path: Path, fake: FakeSlurm, last: int
 ):
     """Between any two steps of a submission; sbatch takes a moment and outlives its launcher."""
@@ -228,7 +228,7 @@ def test_a_launcher_killed_anywhere_leaves_nothing_twice(
 
 
 @pytest.mark.slow
-def test_a_launcher_killed_at_thirty_points_leaves_nothing_twice(tmp_path: Path, fake: FakeSlurm):
+def test_no_job_is_submitted_twice_after_a_launcher_was_killed_at_thirty_points(tmp_path: Path, fake: FakeSlurm):
     out = start_launcher(tmp_path / "whole").communicate(timeout=60)[0]
     n = int(out.split()[-2])
     points = range(1, n + 1, max(1, n // 30))

@@ -30,7 +30,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return sweep
 
 
-def test_a_runs_errors_and_its_part_of_the_workers_log(trained: Path, capsys):
+def test_the_logs_of_a_run_have_its_errors_and_its_part_of_the_workers_log(trained: Path, capsys):
     out = say(capsys, trained, f"run={BAD.run_id}")
     assert f"{BAD.run_id}  failed: RuntimeError: the disk said no" in out
     for n in (1, 2, 3):
@@ -47,7 +47,7 @@ def test_a_runs_errors_and_its_part_of_the_workers_log(trained: Path, capsys):
     assert second == f"{first.replace('claim 1', 'claim 2')}, to publish the result"
 
 
-def test_lines_are_the_last_ones_of_each_log(trained: Path, capsys):
+def test_lines_limits_the_lines_of_each_log(trained: Path, capsys):
     told = json.loads(say(capsys, trained, f"run={BAD.run_id}", "lines=2", "format=json"))
     assert [len(e["lines"]) for e in told["excerpts"]] == [2]
     assert len(told["error"]) == 2
@@ -59,7 +59,7 @@ def test_lines_are_the_last_ones_of_each_log(trained: Path, capsys):
     assert told["claims"][0]["worker"]
 
 
-def test_a_sweeps_errors_come_first(trained: Path, capsys):
+def test_the_logs_of_a_sweep_begin_with_its_errors(trained: Path, capsys):
     out = say(capsys, trained)
     assert out.index(f"failed {BAD.run_id}: RuntimeError") < out.index(".log")
     assert f"failed {FINE.run_id}" not in out
@@ -85,7 +85,7 @@ def _boom(*args, **kwargs):
     raise RuntimeError("boom")
 
 
-def test_why_a_claim_ended_is_told_where_no_attempt_says_it(tmp_path: Path, capsys):
+def test_the_reason_why_a_claim_ended_is_shown(tmp_path: Path, capsys):
     """A full disk costs no attempt, and a killed worker writes nothing: the claims know."""
     make_sweep(tmp_path, [FINE])
     claim = acquire(run_dir_of(tmp_path, FINE), "first")
@@ -105,7 +105,7 @@ def test_why_a_claim_ended_is_told_where_no_attempt_says_it(tmp_path: Path, caps
     assert "the last claim was not released: its worker was killed" in out
 
 
-def test_attempts_before_a_retry_are_still_told(trained: Path, capsys):
+def test_attempts_before_a_retry_are_shown(trained: Path, capsys):
     run_dir = run_dir_of(trained, BAD)
     set_aside(run_dir)
     try:
@@ -119,7 +119,7 @@ def test_attempts_before_a_retry_are_still_told(trained: Path, capsys):
 
 
 @pytest.mark.parametrize("text", ["", "[", "3", '{"reason":', '{"pid": 3}', "\xff", "[" * 100_000])
-def test_damaged_records_stop_nothing(trained: Path, capsys, text: str):
+def test_damaged_records_are_shown_as_damaged(trained: Path, capsys, text: str):
     run_dir = run_dir_of(trained, BAD)
     paths = [run_dir / "attempts" / "2.json", next(run_dir.glob("claim-*.json"))]
     before = [path.read_bytes() for path in paths]
@@ -135,6 +135,6 @@ def test_damaged_records_stop_nothing(trained: Path, capsys, text: str):
     assert ", ?: ?\n" in out, "a claim of which nothing is known"
 
 
-def test_a_run_that_is_not_there_is_said(trained: Path, capsys):
+def test_an_unknown_run_is_refused(trained: Path, capsys):
     assert main(["logs", f"sweep_dir={trained}", "run=nothing"]) == 2
     assert "no such run" in capsys.readouterr().err

@@ -61,13 +61,13 @@ def test_the_line_and_the_table(mixed: Path):
     assert "RuntimeError: no" in text
 
 
-def test_it_is_json(mixed: Path):
+def test_the_status_is_valid_json(mixed: Path):
     value = json.loads(json.dumps(sweep_status(mixed).to_dict(), allow_nan=False))
     assert value["counts"]["failed"] == 1
     assert value["rows"][3]["step"] == 10
 
 
-def test_nobody_working_means_no_time(tmp_path: Path):
+def test_without_workers_the_time_left_is_unknown(tmp_path: Path):
     status = sweep_status(make_sweep(tmp_path, make_specs(2)))
     assert status.seconds_left is None
     assert "time left unknown" in summary_line(status)
@@ -86,7 +86,7 @@ def test_durations(seconds: float | None, text: str):
     assert clock(seconds) == text
 
 
-def test_a_damaged_result_is_one_row_not_the_end_of_status(mixed: Path):
+def test_a_damaged_result_affects_only_its_row(mixed: Path):
     [run_dir] = [c for c in (mixed / "runs").iterdir() if '"finished"' in _text(c / "result.json")]
     (run_dir / "result.json").write_text('{"schema": 1, "spec": {')
     rows = {row.run_id: row for row in sweep_status(mixed).rows}
@@ -114,7 +114,7 @@ DAMAGED = (
 
 @pytest.mark.parametrize("text", DAMAGED)
 @pytest.mark.parametrize("file", ["progress.json", "attempts/1.json", "claim-1.json"])
-def test_small_files_that_are_damaged_do_not_stop_it(mixed: Path, file: str, text: str):
+def test_damaged_small_files_do_not_stop_the_status(mixed: Path, file: str, text: str):
     for path in list(mixed.glob(f"runs/*/{file}")):
         path.write_text(text)
     status = sweep_status(mixed)

@@ -33,7 +33,7 @@ def test_a_failure_has_its_kind(result: Path, tmp_path: Path):
         {"spec": 3}, {"spec": None}, {"flops_spent": True}, {"final_loss": "nan"},
     ],
 )  # fmt: skip
-def test_what_is_no_result_is_shown_as_damaged(result: Path, tmp_path: Path, odd: dict):
+def test_an_invalid_result_is_shown_as_damaged(result: Path, tmp_path: Path, odd: dict):
     result.write_text(json.dumps({**json.loads(result.read_text()), **odd}))
     [row] = sweep_status(tmp_path).rows
     assert (row.state, row.reason) == ("waiting", "result.json is damaged: launch the sweep again")
@@ -48,14 +48,14 @@ def test_a_result_without_a_field_is_damaged(result: Path, tmp_path: Path, name:
     assert (row.state, row.reason) == ("waiting", "result.json is damaged: launch the sweep again")
 
 
-def test_another_versions_result_is_said_in_a_line(result: Path, tmp_path: Path):
+def test_a_result_of_another_version_is_refused_in_one_line(result: Path, tmp_path: Path):
     result.write_text(json.dumps({**json.loads(result.read_text()), "schema": 99}))
     with pytest.raises(InputError, match=r"result\.json.*schema 99"):
         sweep_status(tmp_path)
 
 
 @pytest.mark.parametrize("odd", [1e305, 10**299, -1.0])
-def test_a_number_that_a_result_may_hold_stops_no_status(result: Path, tmp_path: Path, odd: float):
+def test_extreme_numbers_in_a_result_do_not_stop_the_status(result: Path, tmp_path: Path, odd: float):
     result.write_text(json.dumps({**json.loads(result.read_text()), "final_loss": odd}))
     [row] = sweep_status(tmp_path).rows
     assert (row.state, row.loss) == ("failed", odd)

@@ -74,7 +74,7 @@ def test_a_queue_that_does_not_answer_is_unknown_and_no_error(
     assert "queue unknown" in status(capsys, sweep)
 
 
-def test_a_local_sweep_asks_nobody(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
+def test_a_local_sweep_has_no_queue(tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch):
     sweep = make_sweep(tmp_path, make_specs(1))
     assert jobs_in_queue(sweep) is None
     assert "queue" not in status(capsys, sweep)
@@ -112,7 +112,7 @@ def test_watching_without_a_terminal_prints_each_change_once_and_ends(tmp_path: 
     assert lines[-1].startswith("3/3 runs")
 
 
-def test_watching_ends_where_no_job_is_left(tmp_path: Path, fake: FakeSlurm):
+def test_watching_ends_when_no_job_is_left(tmp_path: Path, fake: FakeSlurm):
     """A sweep that was cancelled: said once, after a second look; a requeued job is waited for."""
     sweep, out = tmp_path / "sweep", io.StringIO()
     launch(on_slurm(), make_specs(9), sweep, tmp_path)
@@ -136,7 +136,7 @@ def test_watching_ends_where_no_job_is_left(tmp_path: Path, fake: FakeSlurm):
     assert watch(sweep, 1.0, out=out, sleep=finish_all) == 0, "an unknown queue is not empty"
 
 
-def test_what_a_watch_ends_with_says_whether_all_went_well(tmp_path: Path, fake: FakeSlurm, capsys):
+def test_the_exit_code_of_watch(tmp_path: Path, fake: FakeSlurm, capsys):
     """So that `status watch=true && fit` fits no half of a sweep."""
     sweep, specs = tmp_path / "sweep", make_specs(2)
     launch(on_slurm(), specs, sweep, tmp_path)
@@ -174,7 +174,7 @@ def test_a_terminal_gets_a_table_that_stays_in_place(
     assert specs[0].run_id in text
 
 
-def test_a_folder_without_a_sweep_is_said(tmp_path: Path):
+def test_a_folder_without_a_sweep_is_refused(tmp_path: Path):
     with pytest.raises(InputError, match="plan"):
         watch(tmp_path, 1.0)
 
@@ -195,6 +195,6 @@ def test_a_large_sweep_shows_what_matters(tmp_path: Path):
 
 
 @pytest.mark.parametrize("words", [["interval_seconds=0"], ["rows=-1"], ["watch=maybe"]])
-def test_settings_that_cannot_be_are_refused(tmp_path: Path, words: list[str], capsys):
+def test_invalid_settings_are_refused(tmp_path: Path, words: list[str], capsys):
     assert main(["status", f"sweep_dir={tmp_path}", *words]) == 2
     assert capsys.readouterr().err.count("\n") == 1
