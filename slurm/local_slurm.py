@@ -38,7 +38,9 @@ from local_slurm_conf import write_files
 
 PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client", "munged": "munge"}  # fmt: skip
 ACCOUNTING_PACKAGES = {"slurmdbd": "slurmdbd", "mariadbd": "mariadb-server"}
-NODE_MARK = "LOCAL_SLURM_NODE"  # in slurmd's environment; inherited by the step managers that it starts
+NODE_MARK = (
+    "LOCAL_SLURM_NODE"  # in slurmd's environment; inherited by the step managers that it starts
+)
 REPLACED = ("SLURM", "SBATCH", "SRUN", "SALLOC", "SQUEUE", "MUNGE")
 
 

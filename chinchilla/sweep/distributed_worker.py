@@ -14,7 +14,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,7 +25,7 @@ from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import DataError, InputError, one_line
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.preflight import check_data, worker_name
-from chinchilla.sweep.run_files import load_runtime
+from chinchilla.sweep.run_files import RunFilter, load_runtime
 from chinchilla.sweep.schedule import job_time
 from chinchilla.sweep.signals import Stop, stop_on_signals
 from chinchilla.sweep.worker import parse_arguments, run_worker
@@ -45,7 +45,7 @@ def work(
     stop: Stop,
     *,
     worker: str = "",
-    only: Collection[str] | None = None,
+    only: RunFilter | None = None,
     deadline: float = 0.0,
 ) -> int:
     """Run this rank's part of a worker until it ends.
@@ -56,7 +56,7 @@ def work(
         data_dir: token folder.
         stop: flag that ends the worker at the next step, whichever rank sets it.
         worker: name in claims; default: host and process of rank 0.
-        only: restrict to these run ids.
+        only: selects the runs to train.
         deadline: UNIX time at which the worker will be stopped; 0: taken from Slurm, or none.
 
     Returns:
@@ -102,7 +102,7 @@ def _run_rank_zero(
     data_dir: Path,
     stop: Stop,
     worker: str,
-    only: Collection[str] | None,
+    only: RunFilter | None,
     deadline: float,
 ) -> int:
     def train(

@@ -6,14 +6,13 @@ train no other runs, so that a large model is never trained by a small job.
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from chinchilla.config import ClusterConfig
 from chinchilla.core.errors import InputError
-from chinchilla.plan.records import RunSpec, count_label, load_plan
+from chinchilla.plan.records import RunSpec, count_label
 
 
 @dataclass(frozen=True)
@@ -136,38 +135,25 @@ def _check_batch(spec: RunSpec, job_class: JobClass) -> None:
         )
 
 
-class RunsBySize(Collection[str]):
-    """Run ids of the plan's runs with min_params < N <= max_params, including runs added later."""
+@dataclass(frozen=True)
+class SizeRange:
+    """Selects runs with min_params < N <= max_params."""
 
-    def __init__(self, sweep_dir: Path, min_params: float, max_params: float) -> None:
-        self.plan = sweep_dir / "plan.jsonl"
-        self.min_params, self.max_params = min_params, max_params
-        self.known: dict[str, int] = {}  # run id -> N
+    min_params: float
+    max_params: float
 
-    def __contains__(self, run_id: object) -> bool:
-        if run_id not in self.known:
-            self.known = {s.run_id: s.N for s in load_plan(self.plan)}
-        N = self.known.get(str(run_id))
-        return N is not None and self.min_params < N <= self.max_params
+    def __call__(self, spec: RunSpec) -> bool:
+        return self.min_params < spec.N <= self.max_params
 
-    def __iter__(self) -> Iterator[str]:
-        self.known = {s.run_id: s.N for s in load_plan(self.plan)}
-        return (run_id for run_id in self.known if run_id in self)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
+    @property
+    def arguments(self) -> list[str]:
+        """The same as arguments of a worker process."""
+        return [f"--min-params={self.min_params!r}", f"--max-params={self.max_params!r}"]
 
 
-def runs_of_job(sweep_dir: Path, job_class: Mapping[str, Any] | None) -> RunsBySize | None:
+def runs_of_job(job_class: Mapping[str, Any] | None) -> SizeRange | None:
     """Runs that a job may train, from `job_class` of its intention.json; None: all."""
     if not job_class or (not job_class["min_params"] and job_class["max_params"] is None):
         return None
     limit = job_class["max_params"]
-    return RunsBySize(sweep_dir, job_class["min_params"], math.inf if limit is None else limit)
-
-
-def size_arguments(only: RunsBySize | None) -> list[str]:
-    """The same as arguments of a worker process."""
-    if only is None:
-        return []
-    return [f"--min-params={only.min_params!r}", f"--max-params={only.max_params!r}"]
+    return SizeRange(job_class["min_params"], math.inf if limit is None else limit)

@@ -74,7 +74,8 @@ def launch(
     if note := prepare(sweep_dir, specs, command.runtime, kind):
         print(note, file=sys.stderr)
     # A sweep trains the whole plan, `train` only its own run.
-    only = {s.run_id for s in specs} if isinstance(command, TrainCommand) else None
+    ids = {s.run_id for s in specs}
+    only = (lambda s: s.run_id in ids) if isinstance(command, TrainCommand) else None
     missing = missing_specs(sweep_dir, only)
     errors: list[str] = []
     if missing and kind == "slurm":

@@ -7,11 +7,10 @@ import os
 import shutil
 import socket
 import sys
-from collections.abc import Collection
 from pathlib import Path
 
 from chinchilla.core.errors import DataError, one_line
-from chinchilla.sweep.run_files import missing_specs
+from chinchilla.sweep.run_files import RunFilter, missing_specs
 
 
 def limit_threads(n: int) -> None:
@@ -30,7 +29,7 @@ def worker_name(i: int = 0) -> str:
     return f"{prefix}{socket.gethostname()}-{os.getpid()}-{i}"
 
 
-def check_data(sweep_dir: Path, data_dir: Path, only: Collection[str] | None = None) -> None:
+def check_data(sweep_dir: Path, data_dir: Path, only: RunFilter | None = None) -> None:
     """Check, before anything is claimed, that `data_dir` holds the data of the missing runs.
 
     Raises:

@@ -18,7 +18,7 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from chinchilla.plan.records import RESULT_SCHEMA, SPEC_SCHEMA, RunResult, RunSp
 from chinchilla.sweep.claims import utc_now
 
 RUNTIME_SCHEMA = 2
+RunFilter = Callable[[RunSpec], bool]  # selects runs of a plan
 _CHECKPOINT = re.compile(r"step-(\d{8,18})")
 
 
@@ -84,13 +85,13 @@ def clean_sweep(sweep_dir: Path) -> None:
         clean_leftovers(folder)
 
 
-def planned_specs(sweep_dir: Path, only: Collection[str] | None = None) -> list[RunSpec]:
-    """Runs of the plan; with `only`, those with these run ids."""
+def planned_specs(sweep_dir: Path, only: RunFilter | None = None) -> list[RunSpec]:
+    """Runs of the plan that `only` selects; default: all."""
     specs = load_plan(sweep_dir / "plan.jsonl")
-    return [s for s in specs if only is None or s.run_id in only]
+    return [s for s in specs if only is None or only(s)]
 
 
-def missing_specs(sweep_dir: Path, only: Collection[str] | None = None) -> list[RunSpec]:
+def missing_specs(sweep_dir: Path, only: RunFilter | None = None) -> list[RunSpec]:
     """Planned runs without a result, the longest first."""
     specs = planned_specs(sweep_dir, only)
     missing = [s for s in specs if not has_result(run_dir_of(sweep_dir, s))]

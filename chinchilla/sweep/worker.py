@@ -18,7 +18,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,10 +45,11 @@ from chinchilla.sweep.failures import (
     read_attempts,
     record_attempt,
 )
-from chinchilla.sweep.job_classes import RunsBySize
+from chinchilla.sweep.job_classes import SizeRange
 from chinchilla.sweep.preflight import check_data, limit_threads, no_space, worker_name
 from chinchilla.sweep.run_files import (
     ProgressFile,
+    RunFilter,
     has_result,
     load_runtime,
     missing_specs,
@@ -100,7 +101,7 @@ def run_worker(
     worker: str,
     train: Train | None = None,
     *,
-    only: Collection[str] | None = None,
+    only: RunFilter | None = None,
     stop: Stop | None = None,
     stale_seconds: float = STALE_SECONDS,
     time_of_job: JobTime | None = None,
@@ -113,7 +114,7 @@ def run_worker(
         runtime: how to execute; not part of any run's identity.
         worker: this worker's name in claims.
         train: substitute for `chinchilla.train.train_run`.
-        only: restrict to these run ids; default: the whole plan.
+        only: selects the runs to train; default: the whole plan.
         stop: flag that ends the worker at the next step; default: set by signals.
         stale_seconds: age of the heartbeat from which a worker on another machine counts as dead.
         time_of_job: time available to this worker; runs that do not fit are skipped (`schedule`).
@@ -149,7 +150,7 @@ class _Worker:
     data_dir: Path
     runtime: RuntimeConfig
     train: Train | None
-    only: Collection[str] | None
+    only: RunFilter | None
     stop: Stop
     stale_seconds: float
     time_of_job: JobTime | None
@@ -342,7 +343,7 @@ def parse_arguments(prog: str, argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.only = None
     if args.min_params > 0 or args.max_params < math.inf:
-        args.only = RunsBySize(args.sweep_dir, args.min_params, args.max_params)
+        args.only = SizeRange(args.min_params, args.max_params)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
     limit_threads(args.threads)
     return args

@@ -3,7 +3,7 @@
 metrics.jsonl is the record of a run; `replay` sends its lines to a tracker. While a run trains, each
 tracker has a process of its own that follows the file:
 
-    python -m chinchilla.tracking.mirror  <  one JSON line; end of file when training has ended
+    python -m chinchilla.tracking.mirror JOB     (JSON; its standard input is closed at the end of training)
 
 The training process never imports or calls a tracker, so one that hangs, fails or is missing cannot
 affect training. Afterwards `chinchilla sync` replays what a tracker has not received yet, as recorded
@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError, one_line
@@ -54,16 +54,6 @@ class Target:
             return self.tracker
         host = os.environ.get("WANDB_BASE_URL") or "wandb.ai"
         return f"wandb {self.mode} {host} {self.project}"
-
-
-class Tracker(Protocol):
-    """One run in a tracking service. Any call may raise or hang."""
-
-    def log(self, line: Line) -> None:
-        """Record one line of metrics.jsonl at its step."""
-
-    def close(self, summary: Line) -> None:
-        """Record the run's result, if `summary` has one, and disconnect."""
 
 
 class WandbTracker:
@@ -144,7 +134,7 @@ def replay(
         after_step: the tracker has, or keeps, only lines up to this step.
         summary: the run's result; empty while it has none.
     """
-    tracker: Tracker
+    tracker: WandbTracker | TensorboardTracker
     if target.tracker == "wandb":
         tracker = WandbTracker(run_dir, spec, target.project, target.mode)
     else:
@@ -224,33 +214,22 @@ class MirrorProcess:
             "target": asdict(target),
             "timeout_seconds": TIMEOUT_SECONDS,
         }
-        # Slurm sends its warnings to every process of a job: the mirror must not die of them.
-        warnings = {signal.SIGUSR1, signal.SIGUSR2}
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, warnings)
+        # Slurm sends its warnings to every process of a job; they must not end the mirror.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "chinchilla.tracking.mirror"],
+                [sys.executable, "-m", "chinchilla.tracking.mirror", json.dumps(job)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is not for the mirror
+                start_new_session=True,  # so that Ctrl-C does not reach it
             )
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        self._send(json.dumps(job).encode() + b"\n")
-
-    def _send(self, text: bytes = b"", close: bool = False) -> None:
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(text)
-            self.process.stdin.flush()
-            if close:
-                self.process.stdin.close()
-        except (OSError, ValueError):  # it has ended already, or was closed before
-            pass
 
     def training_ended(self) -> None:
         """Let the process send the remaining lines and exit; does not wait for it."""
-        self._send(close=True)
+        assert self.process.stdin is not None
+        self.process.stdin.close()
 
     def wait(self, deadline: float) -> bool:
         """Whether the process has ended by `deadline` (time.monotonic)."""
@@ -307,7 +286,7 @@ def _warning(tracker: str, problem: str) -> str:
 
 def main() -> None:
     """Follow one run until standard input is closed, as it is when training ends or is killed."""
-    job = json.loads(sys.stdin.readline())
+    job = json.loads(sys.argv[1])
     run_dir, target = Path(job["run_dir"]), Target(**job["target"])
     ended = threading.Event()
 

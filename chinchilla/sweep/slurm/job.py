@@ -16,16 +16,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import read_json
 from chinchilla.sweep import local_pool
-from chinchilla.sweep.job_classes import runs_of_job, size_arguments
+from chinchilla.sweep.job_classes import runs_of_job
 from chinchilla.sweep.preflight import limit_threads
-from chinchilla.sweep.run_files import load_runtime, missing_specs
+from chinchilla.sweep.run_files import RunFilter, load_runtime, missing_specs
 from chinchilla.sweep.signals import WARNINGS, Stop, stop_on_signals, warning_seconds
 from chinchilla.sweep.slurm.queue import clean_environment
 
@@ -43,8 +43,8 @@ def run_job(folder: Path) -> list[int]:
     gpus = local_pool.visible_gpus() if n_workers > 1 else ()
     devices = tuple(gpus[i % len(gpus)] for i in range(n_workers)) if gpus else ()
     size = local_pool.PoolSize(n_workers, int(settings["threads"]), devices)
-    only = runs_of_job(sweep_dir, settings.get("job_class"))
-    program = (*local_pool.WORKER, *size_arguments(only))
+    only = runs_of_job(settings.get("job_class"))
+    program = (*local_pool.WORKER, *(only.arguments if only else ()))
     deadline = _deadline(float(settings.get("timeout_min", 0)))
     data_dir = Path(settings["data_dir"])
     with (
@@ -78,7 +78,7 @@ def _run_rank(settings: Mapping[str, Any]) -> int:
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
     limit_threads(int(settings["threads"]))
     sweep_dir, data_dir = Path(settings["sweep_dir"]), Path(settings["data_dir"])
-    only = runs_of_job(sweep_dir, settings["job_class"])
+    only = runs_of_job(settings["job_class"])
     deadline = _deadline(float(settings.get("timeout_min", 0)))
     with stop_on_signals() as stop:
         runtime = load_runtime(sweep_dir)
@@ -147,7 +147,7 @@ def _is_running() -> bool:
     return done.returncode == 0 and done.stdout.strip() == "RUNNING"
 
 
-def _requeue_now(sweep_dir: Path, only: Collection[str] | None) -> bool:
+def _requeue_now(sweep_dir: Path, only: RunFilter | None) -> bool:
     """Requeue this job at once if it is running and runs are left; returns whether it was."""
     try:
         return _is_running() and bool(missing_specs(sweep_dir, only)) and _call_requeue()

@@ -10,11 +10,12 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
 from chinchilla.core.units import clock
+from chinchilla.sweep.run_files import RunFilter
 from chinchilla.sweep.slurm.queue import JobsInQueue, jobs_in_queue
 from chinchilla.sweep.view.status import (
     ENDED,
@@ -98,11 +99,11 @@ class SweepProgress:
     Args:
         sweep_dir: folder of the sweep, with its plan.
         out: where to show it; default: standard output.
-        only: restrict to these run ids; default: the whole plan.
+        only: selects the runs to show; default: the whole plan.
     """
 
     def __init__(
-        self, sweep_dir: Path, out: TextIO | None = None, only: Collection[str] | None = None
+        self, sweep_dir: Path, out: TextIO | None = None, only: RunFilter | None = None
     ) -> None:
         self.sweep_dir, self.only = sweep_dir, only
         self.out = sys.stdout if out is None else out

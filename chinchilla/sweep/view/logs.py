@@ -78,7 +78,7 @@ class Logs:
 def run_logs(sweep_dir: Path, spec: RunSpec, n_lines: int) -> Logs:
     """Attempts and claims of one run, and the last `n_lines` of each log about it."""
     run_dir = run_dir_of(sweep_dir, spec)
-    [row] = sweep_status(sweep_dir, only={spec.run_id}).rows
+    [row] = sweep_status(sweep_dir, only=lambda s: s.run_id == spec.run_id).rows
     claims = []
     for path in _numbered(run_dir, "claim-*.json"):
         value = _record(path)

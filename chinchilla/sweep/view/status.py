@@ -9,7 +9,7 @@ import dataclasses
 import json
 import sys
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from chinchilla.plan.records import RESULT_SCHEMA, RunResult, RunSpec
 from chinchilla.sweep.claims import claim_status, file_system_now
 from chinchilla.sweep.failures import MAX_ATTEMPTS, read_attempts
 from chinchilla.sweep.provenance import fewer_runs, n_planned, read_launches
-from chinchilla.sweep.run_files import is_damaged, planned_specs, read_progress
+from chinchilla.sweep.run_files import RunFilter, is_damaged, planned_specs, read_progress
 from chinchilla.sweep.slurm.queue import JobsInQueue
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ class SweepStatus:
 def sweep_status(
     sweep_dir: Path,
     known: dict[str, RunRow] | None = None,
-    only: Collection[str] | None = None,
+    only: RunFilter | None = None,
 ) -> SweepStatus:
     """Read the status of a sweep.
 
@@ -98,7 +98,7 @@ def sweep_status(
         sweep_dir: the sweep's folder.
         known: rows of runs that had ended at an earlier call; used and extended, so that repeated
             calls are cheap. Omit it if failed runs may have been retried since.
-        only: restrict to these run ids; default: the whole plan.
+        only: selects the runs to read; default: the whole plan.
 
     Raises:
         InputError: no plan there, or files of another schema.

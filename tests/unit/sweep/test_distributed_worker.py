@@ -109,7 +109,9 @@ def test_two_ranks_train_a_sweep_and_a_common_error_is_a_failure_of_its_run(
 
 
 @pytest.mark.slow
-def test_a_stop_on_the_other_rank_releases_the_run_which_can_be_resumed(data_dir: Path, tmp_path: Path):
+def test_a_stop_on_the_other_rank_releases_the_run_which_can_be_resumed(
+    data_dir: Path, tmp_path: Path
+):
     [spec] = make_sweep(tmp_path / "s", data_dir, (4, 2000))
     run_dir = run_dir_of(tmp_path / "s", spec)
     processes = start(tmp_path / "s", data_dir)

@@ -42,7 +42,9 @@ def finished(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("words", [AGAIN, ["status"]], ids=["sweep", "status"])
-def test_a_finished_sweep_is_shown_without_importing_training_or_fits(words: list[str], finished: Path):
+def test_a_finished_sweep_is_shown_without_importing_training_or_fits(
+    words: list[str], finished: Path
+):
     code = (
         f"import sys; from chinchilla.cli import main; code = main({[*words, f'sweep_dir={finished}']});"
         f"print(*['loads ' + m for m in {NOT_NEEDED} if m in sys.modules]); sys.exit(code)"

@@ -101,9 +101,7 @@ def test_damaged_lines_are_skipped(tmp_path: Path):
     assert read_launches(tmp_path).codes == [code_here().label]
 
 
-def test_a_truncated_plan_is_reported(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_a_truncated_plan_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     specs = make_specs(3)
     launch(command(), specs, tmp_path, tmp_path, train=fake_train)
     plan = tmp_path / "plan.jsonl"

@@ -144,9 +144,7 @@ def test_a_crash_between_renames_loses_nothing(sweep: Path, monkeypatch: pytest.
     ],
 )
 @pytest.mark.slow
-def test_json_that_is_not_a_result_is_damaged_and_its_run_trained_again(
-    sweep: Path, capsys, text
-):
+def test_json_that_is_not_a_result_is_damaged_and_its_run_trained_again(sweep: Path, capsys, text):
     """Every command says so, none stops at it, and launching, as they advise, helps."""
     path = run_dir_of(sweep, BAD) / "result.json"
     path.write_text(text if isinstance(text, str) else text(path.read_text()))

@@ -126,7 +126,9 @@ def test_three_errors_make_a_failed_run_of_kind_error(tmp_path: Path):
     assert {a.micro_batch_tokens for a in read_attempts(run_dir)} == {bad.batch_tokens}
 
 
-def test_a_run_fails_after_three_workers_could_not_read_its_data(tmp_path: Path, spec, run_dir: Path):
+def test_a_run_fails_after_three_workers_could_not_read_its_data(
+    tmp_path: Path, spec, run_dir: Path
+):
     bad = raising(DataError("shard x has other contents"))
     for n in range(1, MAX_ATTEMPTS + 1):
         summary = work(tmp_path, bad)
@@ -234,9 +236,7 @@ def test_a_folder_that_is_not_writable_is_reported_in_one_line(
 
 
 @pytest.mark.slow
-def test_a_dead_rank_is_an_interruption_and_no_attempt(
-    tmp_path: Path, spec, run_dir: Path
-):
+def test_a_dead_rank_is_an_interruption_and_no_attempt(tmp_path: Path, spec, run_dir: Path):
     gone = PeerError("rank 1 of 2 on n2: ended, or does not answer")
     for _ in range(MAX_STALLS):
         work(tmp_path, once(raising(gone)))
@@ -249,7 +249,9 @@ def test_a_dead_rank_is_an_interruption_and_no_attempt(
 
 
 @pytest.mark.slow
-def test_interruptions_are_not_limited_while_checkpoints_advance(tmp_path: Path, spec, run_dir: Path):
+def test_interruptions_are_not_limited_while_checkpoints_advance(
+    tmp_path: Path, spec, run_dir: Path
+):
     for step in range(4 * MAX_STALLS):
         (run_dir / "checkpoints" / f"step-{step + 1:08d}").mkdir(parents=True)
         work(tmp_path, once(raising(PeerError("rank 1 of 2: ended"))))
@@ -322,7 +324,9 @@ def test_the_micro_batch_that_was_used_is_halved(tmp_path: Path, run_dir: Path):
     assert used == [6, 3]
 
 
-def test_a_run_that_runs_out_of_memory_with_one_sequence_fails_as_oom(tmp_path: Path, run_dir: Path):
+def test_a_run_that_runs_out_of_memory_with_one_sequence_fails_as_oom(
+    tmp_path: Path, run_dir: Path
+):
     used: list[int] = []
     summary = work(tmp_path, needs(0, used), replace(RUNTIME, micro_batch_tokens=4 * ROW))
     assert used == [4, 2, 1]

@@ -364,9 +364,7 @@ def test_a_tracker_error_is_one_line_and_the_next_call_tries_again(
     assert works.steps == [5, 10, 12]
 
 
-def test_without_the_package_sync_names_it(
-    swept: Path, monkeypatch: pytest.MonkeyPatch, capsys
-):
+def test_without_the_package_sync_names_it(swept: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     for to, module in (("wandb", "wandb"), ("tensorboard", "tensorboard")):
         monkeypatch.setitem(sys.modules, module, None)
         monkeypatch.delitem(sys.modules, "torch.utils.tensorboard.writer", raising=False)

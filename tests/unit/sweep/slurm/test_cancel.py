@@ -122,9 +122,7 @@ def test_a_damaged_record_of_an_array_is_reported_with_advice(
 
 
 @pytest.mark.parametrize("name", ["plan.jsonl", "runs"])
-def test_a_damaged_sweep_can_be_cancelled(
-    tmp_path: Path, fake: FakeSlurm, capsys, name: str
-):
+def test_a_damaged_sweep_can_be_cancelled(tmp_path: Path, fake: FakeSlurm, capsys, name: str):
     sweep = tmp_path / "sweep"
     launch(on_slurm(), make_specs(9), sweep, tmp_path)
     (sweep / name).write_text("{")

@@ -132,9 +132,7 @@ def test_a_job_stopped_on_another_rank_is_requeued_unless_it_is_ending(
     assert calls[0][0] == "squeue"
 
 
-def test_a_job_that_lost_a_rank_is_requeued_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_job_that_lost_a_rank_is_requeued_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """srun ends rank 0 too, after Slurm's KillWait: what comes later may not come at all."""
     make_sweep(tmp_path, make_specs(1))
     calls = answers(monkeypatch, "RUNNING")

@@ -117,7 +117,9 @@ def test_nothing_is_submitted_if_squeue_fails(tmp_path: Path, fake: FakeSlurm):
     assert fake.scripts() == []
 
 
-def test_arrays_respect_the_sites_limit_and_max_queued_jobs(tmp_path: Path, fake: FakeSlurm, capsys):
+def test_arrays_respect_the_sites_limit_and_max_queued_jobs(
+    tmp_path: Path, fake: FakeSlurm, capsys
+):
     (fake.folder / "max_array").write_text("4")
     asked = on_slurm(gpus_per_node=1)
     asked.cluster.n_workers, asked.cluster.max_queued_jobs = 9, 12
@@ -228,7 +230,9 @@ def test_no_job_is_submitted_twice_after_a_launcher_was_killed(
 
 
 @pytest.mark.slow
-def test_no_job_is_submitted_twice_after_a_launcher_was_killed_at_thirty_points(tmp_path: Path, fake: FakeSlurm):
+def test_no_job_is_submitted_twice_after_a_launcher_was_killed_at_thirty_points(
+    tmp_path: Path, fake: FakeSlurm
+):
     out = start_launcher(tmp_path / "whole").communicate(timeout=60)[0]
     n = int(out.split()[-2])
     points = range(1, n + 1, max(1, n // 30))

@@ -55,7 +55,9 @@ def test_a_result_of_another_version_is_refused_in_one_line(result: Path, tmp_pa
 
 
 @pytest.mark.parametrize("odd", [1e305, 10**299, -1.0])
-def test_extreme_numbers_in_a_result_do_not_stop_the_status(result: Path, tmp_path: Path, odd: float):
+def test_extreme_numbers_in_a_result_do_not_stop_the_status(
+    result: Path, tmp_path: Path, odd: float
+):
     result.write_text(json.dumps({**json.loads(result.read_text()), "final_loss": odd}))
     [row] = sweep_status(tmp_path).rows
     assert (row.state, row.loss) == ("failed", odd)
