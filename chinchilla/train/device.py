@@ -5,7 +5,6 @@ import gc
 import os
 import platform
 import resource
-import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -158,24 +157,6 @@ def versions() -> dict[str, str]:
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
     return found
-
-
-def git_commit() -> str:
-    """Commit of this source tree, with +dirty when it was changed; empty outside a checkout."""
-    here = Path(__file__).resolve().parents[2]
-    if not (here / ".git").exists():
-        return ""
-    ask = ["git", "-C", os.fspath(here)]
-    try:
-        head = subprocess.run(
-            [*ask, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, timeout=10
-        )
-        dirty = subprocess.run(
-            [*ask, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=10
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return head.stdout.strip() + ("+dirty" if dirty.stdout.strip() else "")
 
 
 def _cpu_model() -> str:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from chinchilla.core.provenance import code_here
 from chinchilla.core.shapes import flops_per_token
 from chinchilla.data.dataset import TokenData
 from chinchilla.plan.records import Curve, RunResult, RunSpec
@@ -73,7 +74,7 @@ def summarize(
         peak_memory_bytes=max(ranks.gather(devices.peak_memory(device))),
         device=name if ranks.world == 1 else f"{ranks.world} x {name}",
         versions=devices.versions(),
-        git=devices.git_commit(),
+        git=code_here().label,
         started_utc=started.isoformat(timespec="seconds"),
         finished_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         attempts=attempts,
