@@ -3,7 +3,7 @@
     torchrun --nproc-per-node 8 -m chinchilla.sweep.distributed_worker SWEEP_DIR DATA_DIR
 
 On Slurm every task of a job with several ranks runs this (`slurm.job`). Rank 0 runs the loop of an
-ordinary worker (`worker.run_worker`): it claims, records and publishes, and broadcasts each run to
+ordinary worker (`worker.Worker`): it claims, records and publishes, and broadcasts each run to
 the other ranks. A stop requested on any rank stops all at the next step. If a rank fails or dies, the
 attempt and the worker end on all ranks. Rank 0 records the cause and the run can be claimed again: an
 exception that a rank reports is a failure of the run; a rank that dies is an interruption.
@@ -28,7 +28,7 @@ from chinchilla.sweep.preflight import check_data, worker_name
 from chinchilla.sweep.run_files import RunFilter, load_runtime
 from chinchilla.sweep.schedule import job_time
 from chinchilla.sweep.signals import Stop, stop_on_signals
-from chinchilla.sweep.worker import parse_arguments, run_worker
+from chinchilla.sweep.worker import Worker, parse_arguments
 from chinchilla.tracking.mirror import wait_for_mirrors
 from chinchilla.train import train_run
 from chinchilla.train.device import give_memory_back
@@ -159,7 +159,7 @@ def _run_rank_zero(
         return result
 
     try:
-        summary = run_worker(
+        summary = Worker(
             sweep_dir,
             data_dir,
             load_runtime(sweep_dir),
@@ -168,7 +168,7 @@ def _run_rank_zero(
             only=only,
             stop=_StopOrBroken(stop, ranks),
             time_of_job=job_time(deadline),
-        )
+        ).run()
     finally:
         if not ranks.broken:
             ranks.order(None)

@@ -29,7 +29,7 @@ from chinchilla.sweep.run_files import missing_specs, run_dir_of, save_runtime, 
 from chinchilla.sweep.signals import stop_on_signals
 from chinchilla.sweep.view.live import SweepProgress
 from chinchilla.sweep.view.status import SweepStatus, summary_line, sweep_status
-from chinchilla.sweep.worker import Train, run_worker
+from chinchilla.sweep.worker import Train, Worker
 from chinchilla.tracking.mirror import wait_for_mirrors
 
 EXIT_OK, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75
@@ -98,7 +98,7 @@ def launch(
             with stop_on_signals() as stop, SweepProgress(sweep_dir, out, only):
                 if kind == "debug":
                     limit_threads(command.cluster.threads_per_worker)
-                    summary = run_worker(
+                    summary = Worker(
                         sweep_dir,
                         data_dir,
                         command.runtime,
@@ -106,7 +106,7 @@ def launch(
                         train,
                         only=only,
                         stop=stop,
-                    )
+                    ).run()
                     errors += [summary.unfit] if summary.unfit else []
                     if summary.needs_restart:
                         errors.append("this process can no longer use the GPU: launch again")

@@ -19,7 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -94,69 +94,59 @@ class WorkerSummary:
         return 75 if self.stopped or self.out_of_time else 0
 
 
-def run_worker(
-    sweep_dir: Path,
-    data_dir: Path,
-    runtime: RuntimeConfig,
-    worker: str,
-    train: Train | None = None,
-    *,
-    only: RunFilter | None = None,
-    stop: Stop | None = None,
-    stale_seconds: float = STALE_SECONDS,
-    time_of_job: JobTime | None = None,
-) -> WorkerSummary:
-    """Train unfinished runs of a sweep, one after the other, until none can be claimed.
+@dataclass
+class Worker:
+    """Trains unfinished runs of a sweep, one after the other, until none can be claimed.
 
     Args:
         sweep_dir: the sweep's folder; its plan may grow meanwhile.
         data_dir: token folder.
         runtime: how to execute; not part of any run's identity.
-        worker: this worker's name in claims.
+        name: this worker's name in claims.
         train: substitute for `chinchilla.train.train_run`.
         only: selects the runs to train; default: the whole plan.
         stop: flag that ends the worker at the next step; default: set by signals.
         stale_seconds: age of the heartbeat from which a worker on another machine counts as dead.
         time_of_job: time available to this worker; runs that do not fit are skipped (`schedule`).
-
-    Returns:
-        What this worker did. Errors in a run are recorded with the run, not raised.
     """
-    summary = WorkerSummary(worker)
-    with contextlib.nullcontext(stop) if stop is not None else stop_on_signals() as stop:
-        loop = _Worker(
-            sweep_dir, data_dir, runtime, train, only, stop, stale_seconds, time_of_job, summary
-        )
-        try:
-            if train is None:
-                check_data(sweep_dir, data_dir, only)
-            while not (stop or summary.needs_restart or summary.unfit) and loop.next_run():
-                pass
-        except DataError as error:
-            summary.unfit = one_line(error)
-        except OSError as error:
-            if failure_kind(error) != "disk":
-                raise
-            summary.unfit = no_space(error, sweep_dir)
-        summary.stopped = bool(stop)
-    return summary
-
-
-@dataclass
-class _Worker:
-    """Settings and state of a worker."""
 
     sweep_dir: Path
     data_dir: Path
     runtime: RuntimeConfig
-    train: Train | None
-    only: RunFilter | None
-    stop: Stop
-    stale_seconds: float
-    time_of_job: JobTime | None
-    summary: WorkerSummary
-    width: int | None = None  # d_model of the last run
-    throughput: Throughput = field(default_factory=Throughput)
+    name: str
+    train: Train | None = None
+    _: KW_ONLY
+    only: RunFilter | None = None
+    stop: Stop | None = None
+    stale_seconds: float = STALE_SECONDS
+    time_of_job: JobTime | None = None
+
+    def __post_init__(self) -> None:
+        self.summary = WorkerSummary(self.name)
+        self.width: int | None = None  # d_model of the last run
+        self.throughput = Throughput()
+
+    def run(self) -> WorkerSummary:
+        """Work until nothing is left to claim. Errors in a run are recorded, not raised."""
+        summary = self.summary
+        with self._signals() as self.stop:
+            try:
+                if self.train is None:
+                    check_data(self.sweep_dir, self.data_dir, self.only)
+                while not (self.stop or summary.needs_restart or summary.unfit):
+                    if not self.next_run():
+                        break
+            except DataError as error:
+                summary.unfit = one_line(error)
+            except OSError as error:
+                if failure_kind(error) != "disk":
+                    raise
+                summary.unfit = no_space(error, self.sweep_dir)
+            summary.stopped = bool(self.stop)
+        return summary
+
+    def _signals(self) -> contextlib.AbstractContextManager[Stop]:
+        return stop_on_signals() if self.stop is None else contextlib.nullcontext(self.stop)
 
     def next_run(self) -> bool:
         """Claim and train one run, or wait briefly; False if nothing is left to claim."""
@@ -203,7 +193,7 @@ class _Worker:
                 continue
             claim = acquire(
                 run_dir,
-                self.summary.worker,
+                self.name,
                 step=step,
                 stalls=count_stalls(run_dir, status.record, step),
                 now=now,
@@ -367,7 +357,7 @@ def main(argv: list[str] | None = None, train: Train | None = None) -> int:
         runtime = load_runtime(args.sweep_dir)
         writable_dir(args.sweep_dir / "runs", "sweep_dir")
         with stop_on_signals(StopWithParent()) as stop:
-            summary = run_worker(
+            summary = Worker(
                 args.sweep_dir,
                 args.data_dir,
                 runtime,
@@ -376,7 +366,7 @@ def main(argv: list[str] | None = None, train: Train | None = None) -> int:
                 only=args.only,
                 stop=stop,
                 time_of_job=job_time(args.deadline),
-            )
+            ).run()
             wait_for_mirrors()
             with block_warnings():  # until the new program has its handlers
                 if summary.needs_restart and not stop:

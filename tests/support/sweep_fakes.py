@@ -1,4 +1,4 @@
-"""A sweep of fake runs: specs, a training function whose behaviour the seed decides, subprocesses."""
+"""Fake runs: specs, a training function whose behaviour depends on the seed, and worker processes."""
 
 import os
 import signal
@@ -106,12 +106,14 @@ def fake_train(
     should_stop: Callable[[], bool],
     still_mine: Callable[[], bool],
 ) -> RunResult | None:
-    """Keeps train_run's contract; notes each call in starts.txt (one process at a time writes)."""
+    """Substitute for train_run; appends each call to starts.txt (one process writes at a time)."""
     with open(run_dir / "starts.txt", "a") as f:
         f.write(f"{os.getpid()}\n")
     on_start(runtime.micro_batch_tokens or spec.batch_tokens)
     kind = spec.seed // 1000 * 1000
-    for step in range(1, spec.steps + 1):
+    n = 10 * spec.steps if kind == SLOW else spec.steps
+    for i in range(1, n + 1):
+        step = -(-i * spec.steps // n)
         if should_stop():
             return None
         if kind == RAISES and step == 3:
@@ -120,7 +122,7 @@ def fake_train(
             raise RuntimeError("CUDA error: device-side assert triggered")
         if kind == DIES and step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(1.0 if kind == SLOW else 0.003)
+        time.sleep(0.1 if kind == SLOW else 0.003)
         on_progress(step, 3.0)
     if kind == DIVERGES:
         return make_result(spec, "diverged", "loss is not finite", attempts=attempts)
@@ -141,7 +143,7 @@ def start_worker(sweep_dir: Path, name: str, *words: str) -> subprocess.Popen[by
 def wait_until(condition: Callable[[], Any], seconds: float = 20) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timed out"
         time.sleep(0.02)
     return value
 

@@ -31,7 +31,7 @@ from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep import claims
 from chinchilla.sweep.run_files import clean_sweep
 from chinchilla.sweep.signals import Stop
-from chinchilla.sweep.worker import run_worker
+from chinchilla.sweep.worker import Worker
 
 RUNTIME = RuntimeConfig(device="cpu")
 FORK = multiprocessing.get_context("fork")
@@ -56,9 +56,9 @@ def work_as(
     name: str, sweep_dir: Path, train: Callable[..., Any], stale: float = 60.0
 ) -> list[str]:
     """One worker to the end of the sweep; the runs that it says it finished."""
-    summary = run_worker(
+    summary = Worker(
         sweep_dir, sweep_dir, RUNTIME, name, train, stop=Stop(), stale_seconds=stale
-    )
+    ).run()
     return summary.finished
 
 

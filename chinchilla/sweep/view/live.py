@@ -42,11 +42,11 @@ class LiveView:
 
     Args:
         out: a terminal, or a stream for lines.
-        limit: rows of the table on a terminal; 0 = all. Default: what fits on the terminal.
+        limit: rows of the table on a terminal; 0 = as many as fit.
         as_json: print JSON objects without the rows of runs instead of text.
     """
 
-    def __init__(self, out: TextIO, limit: int | None = None, as_json: bool = False) -> None:
+    def __init__(self, out: TextIO, limit: int = 0, as_json: bool = False) -> None:
         self.out, self.limit, self.as_json = out, limit, as_json
         self.ended: set[str] | None = None  # run ids; None before the first status
         self.last_counts: Any = None
@@ -66,9 +66,8 @@ class LiveView:
         if self.live is not None:
             for row in new:
                 self.live.console.print(end_line(row), markup=False, highlight=False)
-            limit = self.limit
-            if limit is None:
-                limit = max(3, self.live.console.size.height - 8)
+            fits = max(3, self.live.console.size.height - 8)
+            limit = min(self.limit or fits, fits)
             self.live.update(render_status(status, queue, limit), refresh=True)
             return
         counts = (status.counts, queue.line if queue else "")
@@ -146,7 +145,7 @@ def watch(
     Args:
         sweep_dir: the sweep's folder.
         interval_seconds: between two reads of files and queue.
-        limit: rows of the table on a terminal; 0 = all.
+        limit: rows of the table on a terminal; 0 = as many as fit.
         as_json: print JSON objects.
         out: where to show it; default: standard output.
         sleep: waits.

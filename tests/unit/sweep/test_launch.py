@@ -31,7 +31,7 @@ from chinchilla.sweep.claims import latest_claim
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.run_files import read_progress, run_dir_of
 from chinchilla.sweep.view.live import SweepProgress
-from chinchilla.sweep.worker import run_worker
+from chinchilla.sweep.worker import Worker
 
 SUPPORT = Path(sweep_fakes.__file__).parent
 
@@ -265,7 +265,7 @@ def test_a_result_that_is_a_broken_link_is_not_trained_repeatedly(tmp_path: Path
     run_dir = run_dir_of(make_sweep(tmp_path, [spec]), spec)
     run_dir.mkdir(parents=True)
     (run_dir / "result.json").symlink_to("/nowhere/result.json")
-    done = run_worker(tmp_path, tmp_path, RuntimeConfig(device="cpu"), "one", fake_train)
+    done = Worker(tmp_path, tmp_path, RuntimeConfig(device="cpu"), "one", fake_train).run()
     assert (done.finished, (run_dir / "starts.txt").exists()) == ([], False)
     assert debug([spec], tmp_path) == 0
     assert RunResult.load(run_dir).status == "finished"

@@ -16,7 +16,7 @@ from chinchilla.sweep.run_files import run_dir_of, stable_phase_step
 from chinchilla.sweep.schedule import in_order, should_wait
 from chinchilla.sweep.slurm.submit import submit
 from chinchilla.sweep.view.status import sweep_status
-from chinchilla.sweep.worker import run_worker
+from chinchilla.sweep.worker import Worker
 
 RUNTIME = RuntimeConfig(device="cpu")
 
@@ -42,7 +42,7 @@ def train(spec, run_dir, data_dir, runtime, *, stable_phases=None, **kwargs):
 
 
 def work(sweep_dir: Path, worker: str = "w", train=train):
-    return run_worker(sweep_dir, sweep_dir, RUNTIME, worker, train, stale_seconds=0.4)
+    return Worker(sweep_dir, sweep_dir, RUNTIME, worker, train, stale_seconds=0.4).run()
 
 
 def test_runs_of_a_stable_phase_are_ordered_from_short_to_long():

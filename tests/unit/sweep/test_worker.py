@@ -29,13 +29,13 @@ from chinchilla.sweep import claims
 from chinchilla.sweep.claims import ClaimRecord, acquire, claim_status, latest_claim
 from chinchilla.sweep.run_files import load_runtime, read_progress, run_dir_of
 from chinchilla.sweep.signals import STOP_SIGNALS
-from chinchilla.sweep.worker import run_worker
+from chinchilla.sweep.worker import Worker
 
 RUNTIME = RuntimeConfig(device="cpu")
 
 
 def work(sweep_dir: Path, train=fake_train, worker: str = "w"):
-    return run_worker(sweep_dir, sweep_dir, RUNTIME, worker, train)
+    return Worker(sweep_dir, sweep_dir, RUNTIME, worker, train).run()
 
 
 def test_the_longest_run_is_claimed_first(tmp_path: Path):
@@ -193,7 +193,7 @@ def test_a_worker_waits_for_a_silent_node_and_takes_over_its_run(tmp_path: Path)
     (run_dir / "claim-1.json").write_text(json.dumps(asdict(record)))
     then = claims.file_system_now(run_dir) - 0.6
     os.utime(run_dir / "claim-1.json", (then, then))
-    summary = run_worker(tmp_path, tmp_path, RUNTIME, "w", fake_train, stale_seconds=1.0)
+    summary = Worker(tmp_path, tmp_path, RUNTIME, "w", fake_train, stale_seconds=1.0).run()
     assert summary.finished == [spec.run_id]
 
 

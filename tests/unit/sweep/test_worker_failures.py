@@ -39,14 +39,14 @@ from chinchilla.sweep.failures import (
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.schedule import JobTime
-from chinchilla.sweep.worker import run_worker
+from chinchilla.sweep.worker import Worker
 
 RUNTIME = RuntimeConfig(device="cpu")
 ROW = make_specs(1)[0].model.seq_len  # 16 rows a batch
 
 
 def work(sweep_dir: Path, train=fake_train, runtime=RUNTIME, **told):
-    return run_worker(sweep_dir, sweep_dir, runtime, "w", train, **told)
+    return Worker(sweep_dir, sweep_dir, runtime, "w", train, **told).run()
 
 
 def raising(error: Exception):

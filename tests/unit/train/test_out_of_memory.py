@@ -12,7 +12,7 @@ from chinchilla.model import Transformer
 from chinchilla.plan.records import Curve, RunResult, save_plan
 from chinchilla.sweep.failures import read_attempts
 from chinchilla.sweep.run_files import run_dir_of
-from chinchilla.sweep.worker import run_worker
+from chinchilla.sweep.worker import Worker
 from chinchilla.train import train_run, trainer
 
 # fp32 sums in another order: 2^-24 relative at each update, grown by 24 updates of a large step.
@@ -51,7 +51,7 @@ def test_a_run_goes_on_with_half_the_micro_batch(
     save_plan([spec], tmp_path / "plan.jsonl")
     monkeypatch.setattr(trainer, "Transformer", Tight)
     monkeypatch.setattr(Tight, "rows", room)
-    summary = run_worker(tmp_path, data_dir, make_runtime(), "w")
+    summary = Worker(tmp_path, data_dir, make_runtime(), "w").run()
     assert summary.finished == [spec.run_id]
     run_dir = run_dir_of(tmp_path, spec)
     used = [a.micro_batch_tokens // SEQ_LEN for a in read_attempts(run_dir) if a.failure == "oom"]
@@ -79,7 +79,7 @@ def test_memory_that_runs_out_half_way_costs_only_what_came_after_the_checkpoint
 
     monkeypatch.setattr(trainer, "Transformer", Fills)
     runtime = make_runtime(checkpoint_minutes=EVERY_UPDATE, validation_evals=1)
-    assert run_worker(tmp_path, data_dir, runtime, "w").finished == [spec.run_id]
+    assert Worker(tmp_path, data_dir, runtime, "w").run().finished == [spec.run_id]
     run_dir = run_dir_of(tmp_path, spec)
     [attempt] = read_attempts(run_dir)
     assert passes.count(2) > passes.count(ROWS) == 11

@@ -20,7 +20,7 @@ from chinchilla.config import ClusterConfig
 from chinchilla.plan.grid import plan_cost, taken_over
 from chinchilla.plan.records import Curve, RunResult, RunSpec, save_plan
 from chinchilla.sweep.run_files import run_dir_of, save_runtime
-from chinchilla.sweep.worker import run_worker
+from chinchilla.sweep.worker import Worker
 from chinchilla.train import checkpoint, train_run
 from chinchilla.train.checkpoint import load_checkpoint
 from chinchilla.train.distributed import join
@@ -331,7 +331,7 @@ def test_a_trained_sweep_goes_through_the_tokens_that_its_plan_says(data_dir: Pa
     ladder = (8, 16, 32)
     specs = horizons(data_dir, *ladder)
     save_plan(specs, tmp_path / "plan.jsonl")
-    summary = run_worker(tmp_path, data_dir, make_runtime(), "w")
+    summary = Worker(tmp_path, data_dir, make_runtime(), "w").run()
     assert len(summary.finished) == len(specs)
     results = [RunResult.load(run_dir_of(tmp_path, s)) for s in specs]
     trained, over = sum(r.trained_tokens for r in results), taken_over(specs)
