@@ -198,9 +198,9 @@ class Cluster:
 
     # Commands.
 
-    def up(self, asked: dict) -> str:
+    def up(self, options: dict) -> str:
         """Start the cluster, or restart daemons that have died."""
-        needed = PACKAGES | (ACCOUNTING_PACKAGES if asked["accounting"] else {})
+        needed = PACKAGES | (ACCOUNTING_PACKAGES if options["accounting"] else {})
         missing = [package for program, package in needed.items() if not shutil.which(program)]
         if missing:
             raise Problem(
@@ -210,16 +210,16 @@ class Cluster:
         began = time.monotonic()
         if any(self.pid(name) for name in self.names()):
             now = self.settings
-            other = [f"{k}={now[k]}" for k in asked if now[k] != asked[k]]
+            other = [f"{k}={now[k]}" for k in options if now[k] != options[k]]
             if other:
                 raise Problem(
                     f"a cluster with {', '.join(other)} runs in {self.folder}: `down` first"
                 )
         else:
-            n = asked["nodes"]
+            n = options["nodes"]
             ports = free_ports(n + 3)
             now = {
-                **asked,
+                **options,
                 "ctld_port": ports[0],
                 "dbd_port": ports[1],
                 "sql_port": ports[2],
@@ -256,7 +256,7 @@ class Cluster:
         self.start("munged", words, lambda: not subprocess.run(probe, capture_output=True).returncode)  # fmt: skip
 
     def start_accounting(self, now: dict) -> None:
-        """MariaDB, slurmdbd over it, and this cluster in its books."""
+        """Start MariaDB and slurmdbd and register this cluster."""
         data, at = self.folder / "mariadb", self.folder / "run" / "mariadb.socket"
         user = f"--user={getpass.getuser()}"
         if not (data / "mysql").is_dir():
@@ -286,7 +286,7 @@ class Cluster:
         self.start(f"slurmd.{node}", words, lambda: listens(port), **{NODE_MARK: f"{self.folder}:{node}"})  # fmt: skip
 
     def wait_until_ready(self, nodes: list[str]) -> None:
-        """Until the controller gives jobs to all of `nodes`."""
+        """Wait until the controller can start jobs on all of `nodes`."""
 
         def ready() -> bool:
             rows = self.ask("sinfo", "-hN", "-p", "main", "-n", ",".join(nodes), "-o", "%T")
@@ -296,7 +296,7 @@ class Cluster:
             raise Problem(f"nodes are not ready, see {self.folder}/log/slurmctld.log")
 
     def node(self, word: str) -> str:
-        """A node's name, given as it is or by its number from 1."""
+        """Name of a node given by name or by its number from 1."""
         names = self.settings["node_names"]
         name = f"127.0.0.{10 + int(word)}" if word.isdigit() else word
         if name not in names:
@@ -304,7 +304,7 @@ class Cluster:
         return name
 
     def node_kill(self, word: str) -> str:
-        """The node's slurmd and all its jobs die at once, as when the power goes."""
+        """Kill the node's slurmd and all its jobs, as a power failure does."""
         node = self.node(word)
         if not self.pid(f"slurmd.{node}"):
             raise Problem(f"node {node} is down already")
@@ -319,10 +319,13 @@ class Cluster:
         return f"{node} is back"
 
     def down(self) -> str:
-        """Stop everything; files stay, so that logs can be read."""
+        """Stop everything. Files are kept, so that logs can be read."""
         names = self.names()
         for name in sorted(names, key=lambda n: not n.startswith("slurmd.")):
-            if name not in ("munged", "mariadbd"):  # the others speak to these while they end
+            if name not in (
+                "munged",
+                "mariadbd",
+            ):  # the other daemons need these until they have ended
                 self.stop(name)
         self.kill_jobs()
         for name in ("mariadbd", "munged"):
@@ -330,7 +333,7 @@ class Cluster:
         return f"down, {len(names)} processes; logs are in {self.folder}/log" if names else "nothing runs"  # fmt: skip
 
     def status(self) -> tuple[str, bool]:
-        """Text for people, and whether all of it runs."""
+        """Text to print, and whether all daemons run."""
         found = {name: self.pid(name) for name in self.names()}
         lines = [f"  {name:18} {f'pid {pid}' if pid else 'dead'}" for name, pid in found.items()]
         if found.get("slurmctld"):
@@ -349,21 +352,21 @@ def main() -> int:
     place = Path(tempfile.gettempdir()) / f"chinchilla-slurm-{os.getuid()}"
     parser.add_argument("--dir", type=Path, default=place, help=f"its files; default {place}")
     commands = parser.add_subparsers(dest="command", required=True)
-    up = commands.add_parser("up", help="start the cluster, or what of it has died")
+    up = commands.add_parser("up", help="start the cluster, or restart daemons that have died")
     up.add_argument("--accounting", action="store_true", help="slurmdbd and MariaDB too")
     for name, value, what in (
         ("nodes", 4, "how many"),
         ("cpus", 4, "of a node"),
         ("memory-mb", 8000, "of a node; nothing enforces it"),
-        ("gpus", 2, "of a node, pretended"),
-        ("max-array", 1001, "most elements of a job array"),
+        ("gpus", 2, "of a node, simulated"),
+        ("max-array", 1001, "maximum size of a job array"),
     ):
         up.add_argument(f"--{name}", type=int, default=value, help=f"{what}; default {value}")
     commands.add_parser("down", help="stop it")
-    commands.add_parser("status", help="show processes and nodes; exit 1 unless all of it runs")
+    commands.add_parser("status", help="show processes and nodes; exit 1 unless all daemons run")
     for name in ("node-kill", "node-start"):
         commands.add_parser(name).add_argument("node", help="name, or number from 1")
-    commands.add_parser("run", help="a command that talks to it").add_argument(
+    commands.add_parser("run", help="run a command with its address").add_argument(
         "words", nargs=argparse.REMAINDER
     )
     args = parser.parse_args()

@@ -1,7 +1,7 @@
-"""What the daemons of local_slurm.py read: slurm.conf, gres.conf, slurmdbd.conf and a key.
+"""Configuration of local_slurm.py's daemons: slurm.conf, gres.conf, slurmdbd.conf and a key.
 
-Every setting that is not there to move files into one folder, or to keep to loopback, makes a test
-quick: jobs are requeued after 5 s, killed 5 s after TERM, and a silent node is down after 15 s.
+Settings move all files into one folder, restrict traffic to loopback, or shorten delays for tests:
+jobs are requeued after 5 s and killed 5 s after TERM, and an unresponsive node is down after 15 s.
 """
 
 import getpass
@@ -18,7 +18,7 @@ SlurmdUser={user}
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 AuthType=auth/munge
 CredType=cred/munge
-# cred_expire is also what a requeued job waits for before it may start again; 5 s is the least.
+# A requeued job may start again after cred_expire; 5 s is the minimum.
 AuthInfo=socket={dir}/run/munge.socket,cred_expire=5
 StateSaveLocation={dir}/state
 SlurmdSpoolDir={dir}/spool/%n
@@ -38,7 +38,7 @@ SelectTypeParameters=CR_CPU_Memory
 SlurmdParameters=config_overrides
 GresTypes=gpu
 MaxArraySize={max_array}
-# Job numbers never repeat, also when the folder is made anew.
+# Job numbers do not repeat, even if the folder is recreated.
 FirstJobId={first_job}
 JobRequeue=1
 KillWait=5
@@ -88,44 +88,44 @@ StorageLoc=accounting
 """
 
 
-def write_files(folder: Path, asked: dict) -> None:
-    """Make the cluster's folder: what the daemons read, and where they write.
+def write_files(folder: Path, settings: dict) -> None:
+    """Create the cluster's folder with its configuration.
 
     Args:
         folder: of the cluster.
-        asked: accounting, cpus, memory_mb and gpus of a node, max_array, first_job, ctld_port,
+        settings: accounting, cpus, memory_mb and gpus of a node, max_array, first_job, ctld_port,
             dbd_port, sql_port, and node_names with their node_ports.
     """
     conf = folder / "conf"
     for name in ("", "conf", "run", "log", "state", "spool", "gpu"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        # munged refuses a socket that not everybody can reach; the key is what protects it.
+        # munged requires that all users can reach its socket; access is protected by the key.
         (folder / name).chmod(0o755)
     key = conf / "munge.key"
     if not key.exists():
         key.touch(mode=0o600)
         key.write_bytes(os.urandom(128))
     host = socket.gethostname().split(".")[0]
-    words = {**asked, "dir": folder, "host": host, "user": getpass.getuser()}
-    words["nodes"] = ",".join(asked["node_names"])
-    text = SLURM_CONF + (WITH_ACCOUNTING if asked["accounting"] else WITHOUT_ACCOUNTING)
-    gpus = f" Gres=gpu:{asked['gpus']}" if asked["gpus"] else ""
+    words = {**settings, "dir": folder, "host": host, "user": getpass.getuser()}
+    words["nodes"] = ",".join(settings["node_names"])
+    text = SLURM_CONF + (WITH_ACCOUNTING if settings["accounting"] else WITHOUT_ACCOUNTING)
+    gpus = f" Gres=gpu:{settings['gpus']}" if settings["gpus"] else ""
     nodes = "".join(
         f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
-        f"CPUs={asked['cpus']} RealMemory={asked['memory_mb']}{gpus}\n"
-        for name, port in zip(asked["node_names"], asked["node_ports"], strict=True)
+        f"CPUs={settings['cpus']} RealMemory={settings['memory_mb']}{gpus}\n"
+        for name, port in zip(settings["node_names"], settings["node_ports"], strict=True)
     )
     text = text.format(**words) + nodes + PARTITIONS.format(**words)
     (conf / "slurm.conf").write_text(text)
     lines = ["AutoDetect=off"]
-    for i in range(asked["gpus"]):
+    for i in range(settings["gpus"]):
         device = folder / "gpu" / f"gpu{i}"
-        if not device.is_symlink():  # slurmd takes character devices only
+        if not device.is_symlink():  # slurmd accepts character devices only
             device.symlink_to("/dev/null")
         lines.append(f"NodeName={words['nodes']} Name=gpu File={device}")
     (conf / "gres.conf").write_text("\n".join(lines) + "\n")
     (conf / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
-    if asked["accounting"]:
+    if settings["accounting"]:
         dbd = conf / "slurmdbd.conf"
         dbd.touch(mode=0o600)
         dbd.write_text(SLURMDBD_CONF.format(**words))

@@ -1,4 +1,4 @@
-"""One Slurm for all of these tests, skipped where its programs are not installed."""
+"""One local Slurm for these tests, which are skipped if it is not installed."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _empty_queue(cluster: None) -> Iterator[None]:
-    """No test leaves jobs to the next."""
+    """Cancel all jobs after each test."""
     yield
     slurm("scancel", "--user", str(os.getuid()))
     slurm("scancel", "--signal=KILL", "--full", "--user", str(os.getuid()))
@@ -57,7 +57,7 @@ def data_dir(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def reference(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """The sweep as two processes here measure it, undisturbed."""
+    """The sweep trained by two local processes, undisturbed."""
     made = Sweep(tmp_path_factory.mktemp("reference") / "tiny", data_dir)
     made.launch(*LOCAL)
     made.assert_measured_as(made)

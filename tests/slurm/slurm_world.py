@@ -1,4 +1,4 @@
-"""A tiny sweep, and the Slurm it is launched on."""
+"""A tiny sweep to launch on Slurm."""
 
 import json
 import os
@@ -49,13 +49,13 @@ def queue(form: str = "%i") -> list[str]:
 def wait_until(condition: Callable[[], Any], seconds: float = 150) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited in vain; queue: {queue('%i %T %r')}"
+        assert time.monotonic() < deadline, f"timed out; queue: {queue('%i %T %r')}"
         time.sleep(0.1)
     return value
 
 
 class Sweep:
-    """A sweep in a folder of its own."""
+    """A sweep in its own folder."""
 
     def __init__(self, folder: Path, data_dir: Path) -> None:
         self.folder = folder
@@ -72,14 +72,14 @@ class Sweep:
         )
 
     def launch(self, *more: str, **environment: str) -> str:
-        """What the command said."""
+        """Output of the command."""
         process = self.start(*more, **environment)
         out = process.communicate(timeout=200)[0]
         assert process.returncode == 0, out
         return out
 
     def launch_on_slurm(self, *more: str, **environment: str) -> dict[str, Any]:
-        """What the command said: job_ids, n_submitted, n_earlier, ..."""
+        """JSON of the command: job_ids, n_submitted, n_earlier, ..."""
         words = {word.split("=")[0]: word for word in (*SLURM, *more)}  # a word is given once
         out = self.launch(*words.values(), "format=json", **environment)
         return json.loads(out.splitlines()[-1])
@@ -91,7 +91,7 @@ class Sweep:
         ]
 
     def running(self) -> dict[str, int]:
-        """Run id and step of each unfinished run that has got somewhere."""
+        """Run id and step of each unfinished run that has progressed."""
         found = {}
         for path in self.folder.glob("runs/*/progress.json"):
             if not (path.parent / "result.json").exists():
@@ -99,22 +99,22 @@ class Sweep:
         return {run_id: step for run_id, step in found.items() if step > 0}
 
     def arrays(self) -> list[str]:
-        """Numbers of the arrays that were submitted for it."""
+        """Numbers of its arrays."""
         found = self.folder.glob("slurm/*/job.json")
         return sorted(json.loads(p.read_text())["job_id"] for p in found)
 
     def logs(self) -> str:
-        """What its jobs and workers printed."""
+        """Output of its jobs and workers."""
         files = [*self.folder.glob("slurm/*/*_log.*"), *self.folder.glob("workers/*.log")]
         return "\n".join(f"{p.name}: {p.read_text()}" for p in files)
 
     def wait_for_the_end(self) -> None:
-        """Until none of its jobs is in the queue."""
+        """Wait until none of its jobs is in the queue."""
         arrays = self.arrays()
         wait_until(lambda: not {i.split("_")[0] for i in queue()} & set(arrays), 240)
 
     def assert_measured_as(self, reference: "Sweep", n_interrupted: int = 0) -> None:
-        """Every run is over and has the reference's bits, and at most so many were started anew."""
+        """Check that every run has the reference's bits and that at most n_interrupted were restarted."""
         found = self.results()
         assert len(found) == N_CELLS, self.logs()
         # Fewer when a run ended by itself in the moment before it was to be interrupted.

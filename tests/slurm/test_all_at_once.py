@@ -1,8 +1,8 @@
-"""One sweep in three shapes of jobs, and everything that can go wrong with it, at once.
+"""One sweep with three job classes and many failures at once.
 
-Two launchers start together; a node dies, a job is preempted, one runs into its time limit, one is
-cancelled, one run raises. All others finish; launching again trains that run alone; and every loss is
-that of an undisturbed local sweep, bit for bit. With CHINCHILLA_RECORD=FILE.json what was seen is kept.
+Two launchers start together; a node fails, a job is preempted, one reaches its time limit, one is
+cancelled, one run raises an error. All other runs finish; launching again trains only the failed run;
+all losses are bit-identical to an undisturbed local sweep. CHINCHILLA_RECORD=FILE.json stores a record.
 """
 
 import datetime
@@ -115,17 +115,17 @@ def test_all_failures_at_once(data_dir: Path, tmp_path: Path):
     reference, sweep = (Large(tmp_path / name, data_dir, longest) for name in ("local", "slurm"))
     reference.say(*LOCAL)
     reference_seconds = time.monotonic() - began
-    told = json.loads(sweep.say("dry_run=true", "format=json"))["runs"]
-    assert len(told) == N_CELLS
-    raises = min((r for r in told if r["N"] < 6e3), key=lambda r: r["C"])["run_id"]
+    output = json.loads(sweep.say("dry_run=true", "format=json"))["runs"]
+    assert len(output) == N_CELLS
+    raises = min((r for r in output if r["N"] < 6e3), key=lambda r: r["C"])["run_id"]
     in_the_way = sweep.folder / "runs" / raises / "metrics.jsonl"
     in_the_way.mkdir(parents=True)  # where a file must be
 
     # Two launchers at once.
     launchers = [sweep.start(*JOBS) for _ in range(2)]
-    said = [p.communicate(timeout=PATIENCE)[0] for p in launchers]
-    assert [p.returncode for p in launchers] == [0, 0], said
-    assert sorted("submitted no workers" in out for out in said) == [False, True], said
+    printed = [p.communicate(timeout=PATIENCE)[0] for p in launchers]
+    assert [p.returncode for p in launchers] == [0, 0], printed
+    assert sorted("submitted no workers" in out for out in printed) == [False, True], printed
     jobs = sweep.jobs()
     assert set(jobs) == {"small", "middle", "large"}
     assert len(queue()) == 4

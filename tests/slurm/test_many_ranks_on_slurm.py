@@ -1,6 +1,6 @@
-"""A run on two nodes with two ranks each, under a real Slurm: finishes, and comes back by itself.
+"""A run on two nodes with two ranks each, on a real Slurm: it finishes, and is requeued when interrupted.
 
-Against four processes of this machine, every bit: which node a rank is on changes no sum.
+Results are bit-identical to those of four local processes.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A sweep on a real Slurm, left alone and disturbed; its losses are those of a local sweep, bit for bit."""
+"""Sweeps on a real Slurm, with and without failures, have bit-identical losses to a local sweep."""
 
 import os
 import shutil
@@ -13,18 +13,18 @@ pytestmark = pytest.mark.slurm
 
 
 def restarts(job: str) -> int:
-    """How often Slurm has started a job again."""
+    """Number of restarts of a job."""
     words = slurm("scontrol", "show", "job", job).split()
     return max(int(w.split("=")[1]) for w in words if w.startswith("Restarts="))
 
 
 def test_results_on_slurm_equal_local_results(sweep: Sweep, reference: Sweep):
-    """Launched as from a shell inside some other job, whose variables must not reach ours."""
+    """Launched from inside another job, whose variables must not be passed on."""
     began = time.monotonic()
     foreign = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "9", "SBATCH_PARTITION": "none", "SBATCH_TIMELIMIT": "1"}  # fmt: skip
-    said = sweep.launch_on_slurm("cluster.n_workers=4", **foreign)
+    printed = sweep.launch_on_slurm("cluster.n_workers=4", **foreign)
     assert time.monotonic() - began < 30
-    assert (said["n_submitted"], said["n_earlier"]) == (4, 0)
+    assert (printed["n_submitted"], printed["n_earlier"]) == (4, 0)
     assert len(queue()) == 4, "it returned while the jobs run"
     assert set(queue("%P %l %k")) == {
         f"main 30:00 chinchilla:tiny:{next(sweep.folder.glob('slurm/*')).name}"
@@ -32,24 +32,24 @@ def test_results_on_slurm_equal_local_results(sweep: Sweep, reference: Sweep):
     sweep.wait_for_the_end()
     sweep.assert_measured_as(reference)
     assert "6/6 runs" in sweep.launch(*SLURM)
-    assert sweep.arrays() == said["job_ids"], "a finished sweep submits nothing"
+    assert sweep.arrays() == printed["job_ids"], "a finished sweep submits nothing"
 
 
 def test_queued_jobs_count_and_arrays_respect_the_sites_limit(sweep: Sweep):
     """With the partition down every worker waits; arrays hold five jobs here."""
     slurm("scontrol", "update", "PartitionName=main", "State=DOWN")
     try:
-        asked = ("cluster.n_workers=6", "cluster.max_queued_jobs=8")
-        said = sweep.launch_on_slurm(*asked)
-        assert said["n_submitted"] == 6
-        sizes = [queue("%F").count(job) for job in said["job_ids"]]
+        settings = ("cluster.n_workers=6", "cluster.max_queued_jobs=8")
+        printed = sweep.launch_on_slurm(*settings)
+        assert printed["n_submitted"] == 6
+        sizes = [queue("%F").count(job) for job in printed["job_ids"]]
         assert sizes == [5, 1]
-        again = sweep.launch_on_slurm(*asked)
+        again = sweep.launch_on_slurm(*settings)
         assert (again["n_submitted"], again["n_earlier"]) == (0, 6)
         assert again["states"] == {"PENDING (PartitionDown)": 6}
         other = Sweep(sweep.folder.with_name("other"), Path(sweep.words[-2].split("=")[1]))
-        said = other.launch_on_slurm(*asked)
-        assert (said["n_submitted"], said["n_over_cap"]) == (2, 4)
+        printed = other.launch_on_slurm(*settings)
+        assert (printed["n_submitted"], printed["n_over_cap"]) == (2, 4)
         assert len(queue()) == 8
     finally:
         slurm("scontrol", "update", "PartitionName=main", "State=UP")
@@ -57,10 +57,10 @@ def test_queued_jobs_count_and_arrays_respect_the_sites_limit(sweep: Sweep):
 
 def test_two_launchers_at_once(sweep: Sweep, reference: Sweep):
     launchers = [sweep.start(*SLURM) for _ in range(2)]
-    said = [p.communicate(timeout=120)[0] for p in launchers]
-    assert [p.returncode for p in launchers] == [0, 0], said
-    assert sum("submitted 2 workers" in out for out in said) == 1
-    assert sum("submitted no workers" in out for out in said) == 1
+    printed = [p.communicate(timeout=120)[0] for p in launchers]
+    assert [p.returncode for p in launchers] == [0, 0], printed
+    assert sum("submitted 2 workers" in out for out in printed) == 1
+    assert sum("submitted no workers" in out for out in printed) == 1
     sweep.wait_for_the_end()
     sweep.assert_measured_as(reference)
 
@@ -68,7 +68,7 @@ def test_two_launchers_at_once(sweep: Sweep, reference: Sweep):
 def test_jobs_of_a_launcher_killed_after_sbatch_work_and_are_adopted(
     sweep: Sweep, reference: Sweep, tmp_path: Path
 ):
-    """It dies before it knows the number; the jobs work, and the next launch knows them."""
+    """It dies before it has the number; the next launch finds the jobs in the queue."""
     deadly = tmp_path / "bin" / "sbatch"
     deadly.parent.mkdir()
     deadly.write_text(f'#!/bin/sh\n{shutil.which("sbatch")} "$@"\nkill -9 $PPID\n')
@@ -77,14 +77,14 @@ def test_jobs_of_a_launcher_killed_after_sbatch_work_and_are_adopted(
     launcher.communicate(timeout=120)
     assert launcher.returncode == -9
     assert sweep.arrays() == []
-    said = sweep.launch_on_slurm()
-    assert (said["n_submitted"], said["n_earlier"], len(said["adopted"])) == (0, 2, 1)
+    printed = sweep.launch_on_slurm()
+    assert (printed["n_submitted"], printed["n_earlier"], len(printed["adopted"])) == (0, 2, 1)
     sweep.wait_for_the_end()
     sweep.assert_measured_as(reference)
 
 
 def test_runs_of_a_failed_node_are_taken_over(sweep: Sweep, reference: Sweep):
-    """Nobody waits for Slurm to notice, which takes half a minute: the sweep is over before."""
+    """The sweep ends before Slurm notices the failure, which takes half a minute."""
     [job] = sweep.launch_on_slurm(*WHOLE_NODES)["job_ids"]
     wait_until(lambda: len(sweep.running()) == 2)
     victim = dict(row.split() for row in queue("%i %N"))[f"{job}_0"]
@@ -99,7 +99,7 @@ def test_runs_of_a_failed_node_are_taken_over(sweep: Sweep, reference: Sweep):
 
 
 def test_the_job_of_a_failed_node_is_restarted_elsewhere(sweep: Sweep, reference: Sweep):
-    """Launching meanwhile adds nobody: the job that Slurm will start again counts."""
+    """Launching meanwhile submits nothing: the job that Slurm will restart counts."""
     words = (*WHOLE_NODES, "cluster.n_workers=1")
     [job] = sweep.launch_on_slurm(*words)["job_ids"]
     wait_until(sweep.running)
@@ -108,8 +108,8 @@ def test_the_job_of_a_failed_node_is_restarted_elsewhere(sweep: Sweep, reference
     try:
         # A job that Slurm is about to requeue is COMPLETING for a moment, and counts as over.
         wait_until(lambda: "COMPLETING" not in queue("%T"))
-        said = sweep.launch_on_slurm(*words)
-        assert (said["n_submitted"], said["n_earlier"]) == (0, 1)
+        printed = sweep.launch_on_slurm(*words)
+        assert (printed["n_submitted"], printed["n_earlier"]) == (0, 1)
         wait_until(lambda: restarts(job) == 1)
         sweep.wait_for_the_end()
     finally:
@@ -124,8 +124,8 @@ def test_a_cancelled_element_is_replaced(sweep: Sweep, reference: Sweep):
     slurm("scancel", f"{job}_1")
     wait_until(lambda: f"{job}_1" not in queue())
     before = {p: p.read_bytes() for p in sweep.folder.glob("runs/*/result.json")}
-    said = sweep.launch_on_slurm()
-    assert (said["n_submitted"], said["n_earlier"]) == (1, 1)
+    printed = sweep.launch_on_slurm()
+    assert (printed["n_submitted"], printed["n_earlier"]) == (1, 1)
     sweep.wait_for_the_end()
     sweep.assert_measured_as(reference, n_interrupted=1)
     assert {p: p.read_bytes() for p in before} == before
@@ -138,8 +138,8 @@ def test_after_a_cancellation_a_launch_trains_the_rest(sweep: Sweep, reference: 
     sweep.wait_for_the_end()
     before = {p: p.read_bytes() for p in sweep.folder.glob("runs/*/result.json")}
     assert 0 < len(before) < N_CELLS
-    said = sweep.launch_on_slurm()
-    assert (said["n_submitted"], said["n_earlier"]) == (2, 0)
+    printed = sweep.launch_on_slurm()
+    assert (printed["n_submitted"], printed["n_earlier"]) == (2, 0)
     sweep.wait_for_the_end()
     sweep.assert_measured_as(reference, n_interrupted=2)
     assert {p: p.read_bytes() for p in before} == before

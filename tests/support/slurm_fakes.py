@@ -1,4 +1,4 @@
-"""A stand-in for Slurm: sbatch, srun, squeue and scontrol as scripts over a folder."""
+"""A fake Slurm: sbatch, srun, squeue, scontrol and scancel as scripts over a folder."""
 
 import getpass
 import os
@@ -24,7 +24,7 @@ for i in $(seq 0 ${{last:-0}}); do
     echo "$n|{1}|PENDING|Resources|$comment"
 done >> {0}/queue
 [ -e {0}/sbatch_fails ] && exit 1
-echo "Submitted batch job $n"
+echo "Submitted batch job $n on cluster c1"
 """
 SQUEUE = """
 env > {0}/squeue.env
@@ -46,7 +46,7 @@ done
 
 
 class FakeSlurm:
-    """Files squeue_fails, sbatch_fails, ... in `folder` change what it does."""
+    """Files such as squeue_fails and sbatch_fails in `folder` change its behaviour."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -81,7 +81,7 @@ class FakeSlurm:
         (self.folder / "queue").write_text("".join(f"{row}\n" for row in rows))
 
 
-def on_slurm(**more) -> SweepCommand:
+def on_slurm(**cluster) -> SweepCommand:
     return command(
         kind="slurm",
         n_workers=3,
@@ -89,5 +89,5 @@ def on_slurm(**more) -> SweepCommand:
         qos="long",
         timeout_min=90,
         host_memory_gb=32,
-        **more,
+        **cluster,
     )

@@ -1,8 +1,8 @@
-"""Every torture at its full count; writes docs/results/torture.json. `make torture`, minutes.
+"""Run every torture test at its full count (minutes) and write docs/results/torture.json.
 
     python tests/torture/run.py [OUT.json]
 
-Exits with 1 if any case went wrong; the file says which.
+Exits with 1 if any case failed; the file lists them.
 """
 
 import datetime
@@ -105,7 +105,7 @@ def main(out: Path) -> int:
                 print(f"    {line}", flush=True)
     import torch
 
-    told = {
+    output = {
         "build_command": "make torture",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": git_commit(),
@@ -114,7 +114,7 @@ def main(out: Path) -> int:
         "seconds": round(time.perf_counter() - began, 1),
         "results": results,
     }
-    out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+    out.write_text(json.dumps(output, indent=1) + "\n", encoding="utf-8")
     return int(any(row["wrong"] for row in results))
 
 

@@ -1,9 +1,9 @@
-"""Many processes over one sweep's folder: each run is trained once and has one result, whatever.
+"""Many processes on one sweep's folder: each run is trained once and has one result.
 
     python tests/torture/torture_claims.py NAME FOLDER COUNT...
 
-runs one of the tortures in a process of its own (no torch in it, so that 64 forks are light) and
-prints its tally as JSON.
+runs one of the tests in its own process, without torch so that 64 forks are cheap, and prints its
+counts as JSON.
 """
 
 import contextlib
@@ -95,7 +95,7 @@ def race(work: Path, n_workers: int, n_runs: int) -> dict[str, Any]:
         p.start()
     for p in processes:
         p.join()
-    said = [json.loads((work / f"w{i}.json").read_text()) for i in range(n_workers)]
+    printed = [json.loads((work / f"w{i}.json").read_text()) for i in range(n_workers)]
     cases = []
     for spec in specs:
         run_dir, problems = sweep_dir / "runs" / spec.run_id, []
@@ -103,11 +103,11 @@ def race(work: Path, n_workers: int, n_runs: int) -> dict[str, Any]:
             problems.append(f"trained by {starts(run_dir)}")
         if [RunResult.load(run_dir).device] != starts(run_dir):
             problems.append("the result is not its trainer's")
-        if sum(spec.run_id in done for done in said) != 1:
+        if sum(spec.run_id in done for done in printed) != 1:
             problems.append("not reported by exactly one worker")
         cases.append((spec.run_id, problems))
     cases.append(("leftovers", leftovers(sweep_dir)))
-    return tally(cases, workers=n_workers, run_dirs=n_runs, busy_workers=sum(map(bool, said)))
+    return tally(cases, workers=n_workers, run_dirs=n_runs, busy_workers=sum(map(bool, printed)))
 
 
 def writers(work: Path, n_writers: int, n_runs: int) -> dict[str, Any]:
@@ -179,7 +179,7 @@ def late(work: Path, n: int) -> dict[str, Any]:
         ).device != "successor":
             problems.append("the original wrote over the result")
         if comes_back and original.exitcode != 0:
-            problems.append("the original said that it had finished it")
+            problems.append("the original worker reported the run as finished")
         latest = claims.latest_claim(run_dir)
         if not latest or latest.worker != "successor" or not latest.released:
             problems.append("the last claim is not the successor's, released")

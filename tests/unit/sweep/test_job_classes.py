@@ -89,8 +89,8 @@ def test_invalid_job_classes_are_refused(resources: list[dict], why: str):
 
 def test_job_classes_can_be_set_on_the_command_line():
     words = "cluster.resources=[{name:small,max_params:2e6,host_memory_gb:4},{name:large,nodes:2}]"
-    told = compose("sweep", ["cluster=slurm", words])
-    small, large = told.cluster.resources
+    output = compose("sweep", ["cluster=slurm", words])
+    small, large = output.cluster.resources
     assert (small.max_params, small.host_memory_gb, small.nodes, large.nodes) == (2e6, 4, None, 2)
     with pytest.raises(InputError, match="up_to_param"):
         compose("sweep", ["cluster=slurm", "cluster.resources=[{name:small,up_to_param:2e6}]"])
@@ -98,8 +98,8 @@ def test_job_classes_can_be_set_on_the_command_line():
 
 def test_each_job_class_is_an_array_of_its_own(tmp_path: Path, fake: FakeSlurm, capsys):
     sweep, specs = tmp_path / "sweep", sizes(1, 1, 1, 1, 4, 4, 4, 16)
-    asked = on_slurm(resources=three())
-    assert launch(asked, specs, sweep, tmp_path) == 0
+    settings = on_slurm(resources=three())
+    assert launch(settings, specs, sweep, tmp_path) == 0
     assert "submitted 5 workers as jobs 41, 42, 43: 1 large, 1 middle, 3 small" in (
         capsys.readouterr().out
     )
@@ -110,46 +110,50 @@ def test_each_job_class_is_an_array_of_its_own(tmp_path: Path, fake: FakeSlurm, 
         assert part in middle, part
     for part in ("--array=0-2%3", "--partition=cpu", "--mem=4GB", "--nodes=1", "--time=90"):
         assert part in small, part
-    told = [json.loads(p.read_text()) for p in sweep.glob("slurm/*/intention.json")]
-    shapes = {t["job_class"]["name"]: t["job_class"] for t in told}
+    output = [json.loads(p.read_text()) for p in sweep.glob("slurm/*/intention.json")]
+    shapes = {t["job_class"]["name"]: t["job_class"] for t in output}
     assert shapes["middle"] == {
         "name": "middle", "min_params": SMALL, "max_params": MIDDLE, "nodes": 1, "ranks_per_node": 1,
     }  # fmt: skip
     assert shapes["large"]["max_params"] is None
     assert (shapes["large"]["nodes"], shapes["large"]["ranks_per_node"]) == (2, 2)
-    assert {t["job_class"]["name"]: t["n_workers"] for t in told} == {"small": 1, "middle": 2, "large": 1}  # fmt: skip
+    assert {t["job_class"]["name"]: t["n_workers"] for t in output} == {"small": 1, "middle": 2, "large": 1}  # fmt: skip
 
 
 def test_launching_again_counts_the_jobs_of_each_class_separately(
     tmp_path: Path, fake: FakeSlurm, capsys
 ):
     sweep, specs = tmp_path / "sweep", sizes(1, 1, 1, 1, 4, 4, 4, 16)
-    asked = on_slurm(resources=three())
-    asked.format = "json"
-    launch(asked, specs, sweep, tmp_path)
+    settings = on_slurm(resources=three())
+    settings.format = "json"
+    launch(settings, specs, sweep, tmp_path)
     fake.set_jobs(
         [row for row in fake.jobs() if row.split("|")[0] == "42"]
     )  # only middle's is left
     capsys.readouterr()
-    launch(asked, specs, sweep, tmp_path)
-    told = json.loads(capsys.readouterr().out)
-    assert told["job_classes"] == {"large": 1, "middle": 0, "small": 3}
-    assert (told["n_earlier"], told["n_other_classes"]) == (1, 0)
-    asked.cluster.resources = []  # jobs of shapes that are no more are no help to the one there is
-    launch(asked, specs, sweep, tmp_path)
-    told = json.loads(capsys.readouterr().out)
-    assert (told["job_classes"], told["n_earlier"], told["n_other_classes"]) == ({"all": 3}, 5, 5)
+    launch(settings, specs, sweep, tmp_path)
+    output = json.loads(capsys.readouterr().out)
+    assert output["job_classes"] == {"large": 1, "middle": 0, "small": 3}
+    assert (output["n_earlier"], output["n_other_classes"]) == (1, 0)
+    settings.cluster.resources = []  # jobs of shapes that are no more are no help to the one there is
+    launch(settings, specs, sweep, tmp_path)
+    output = json.loads(capsys.readouterr().out)
+    assert (output["job_classes"], output["n_earlier"], output["n_other_classes"]) == (
+        {"all": 3},
+        5,
+        5,
+    )
 
 
 def test_the_limit_on_queued_jobs_is_shared_by_all_job_classes(
     tmp_path: Path, fake: FakeSlurm, capsys
 ):
-    asked = on_slurm(resources=three(), max_queued_jobs=3)
-    asked.format = "json"
-    launch(asked, sizes(1, 1, 1, 1, 4, 4, 4, 16), tmp_path / "sweep", tmp_path)
-    told = json.loads(capsys.readouterr().out)
-    assert told["job_classes"] == {"large": 1, "middle": 1, "small": 1}
-    assert (told["n_submitted"], told["n_over_cap"]) == (3, 2)
+    settings = on_slurm(resources=three(), max_queued_jobs=3)
+    settings.format = "json"
+    launch(settings, sizes(1, 1, 1, 1, 4, 4, 4, 16), tmp_path / "sweep", tmp_path)
+    output = json.loads(capsys.readouterr().out)
+    assert output["job_classes"] == {"large": 1, "middle": 1, "small": 1}
+    assert (output["n_submitted"], output["n_over_cap"]) == (3, 2)
 
 
 def test_nothing_is_submitted_if_a_run_fits_no_job_class(tmp_path: Path, fake: FakeSlurm):
@@ -167,15 +171,15 @@ def test_a_batch_not_divisible_by_its_ranks_is_refused_before_anything_is_submit
         ResourceConfig(name="small", max_params=SMALL),
         ResourceConfig(name="odd", **odd),
     ]
-    asked = on_slurm(resources=resources)
+    settings = on_slurm(resources=resources)
     words = (
         r"run \S+: a batch of 16 rows \(1,024 tokens\) is not divisible by the 3 ranks of a job of "
         r"odd \(cluster\.nodes=1 x cluster\.ranks_per_node=3\)\. .*recipe\.batch_tokens"
     )
     with pytest.raises(InputError, match=words):
-        launch(asked, sizes(1, 16), tmp_path / "sweep", tmp_path)
+        launch(settings, sizes(1, 16), tmp_path / "sweep", tmp_path)
     assert fake.jobs() == []
-    assert [shape.name for shape, _ in assign(sizes(1), asked.cluster)] == ["small"]
+    assert [shape.name for shape, _ in assign(sizes(1), settings.cluster)] == ["small"]
     assert len(assign(sizes(1, 4, 16), ClusterConfig(kind="slurm", resources=three()))) == 3
 
 

@@ -99,9 +99,9 @@ def test_another_versions_folder_is_refused(tmp_path: Path, file: str):
 
 
 def test_json_is_one_document_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    asked = command()
-    asked.format = "json"
-    assert launch(asked, make_specs(1), tmp_path, tmp_path, train=fake_train) == 0
+    settings = command()
+    settings.format = "json"
+    assert launch(settings, make_specs(1), tmp_path, tmp_path, train=fake_train) == 0
     assert json.loads(capsys.readouterr().out)["counts"]["finished"] == 1
 
 
@@ -111,8 +111,8 @@ def test_train_trains_only_its_own_run(tmp_path: Path, capsys: pytest.CaptureFix
     assert debug([first, bad], tmp_path) == 1
     make_sweep(tmp_path, [first, bad, second])
     capsys.readouterr()
-    asked = TrainCommand(cluster=command().cluster, format="json")
-    assert launch(asked, [third], tmp_path, tmp_path, train=fake_train) == 0
+    settings = TrainCommand(cluster=command().cluster, format="json")
+    assert launch(settings, [third], tmp_path, tmp_path, train=fake_train) == 0
     assert capsys.readouterr().out == ""  # the command prints the result
     assert not run_dir_of(tmp_path, second).exists()
     assert RunResult.load(run_dir_of(tmp_path, bad)).status == "failed"
@@ -121,8 +121,8 @@ def test_train_trains_only_its_own_run(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_local_workers_share_the_sweep(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     specs = make_specs(5) + make_specs(1, DIVERGES)
-    asked = command(kind="local", n_workers=2)
-    assert launch(asked, specs, tmp_path, tmp_path, program=PROGRAM) == 0
+    settings = command(kind="local", n_workers=2)
+    assert launch(settings, specs, tmp_path, tmp_path, program=PROGRAM) == 0
     out = capsys.readouterr().out
     assert "6/6 runs, 100% of FLOPs, 1 diverged" in out
     assert "loss is not finite" in out
@@ -131,18 +131,18 @@ def test_local_workers_share_the_sweep(tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_a_worker_that_cannot_start_is_reported(tmp_path: Path, capsys):
-    asked = command(kind="local", n_workers=1)
+    settings = command(kind="local", n_workers=1)
     broken = (sys.executable, "-c", "raise SystemExit('no such library')")
-    assert launch(asked, make_specs(1), tmp_path, tmp_path, program=broken) == 1
+    assert launch(settings, make_specs(1), tmp_path, tmp_path, program=broken) == 1
     assert "no such library" in capsys.readouterr().err
 
 
 def test_a_killed_worker_is_reported_but_no_failure_if_others_finish(tmp_path: Path, capsys):
     """One of two workers ends with code 9; the other one finishes every run."""
-    asked = command(kind="local", n_workers=2)
+    settings = command(kind="local", n_workers=2)
     half = (sys.executable, str(tmp_path / "half.py"))
     (tmp_path / "half.py").write_text(HALF)
-    assert launch(asked, make_specs(2), tmp_path / "s", tmp_path, program=half) == 0
+    assert launch(settings, make_specs(2), tmp_path / "s", tmp_path, program=half) == 0
     assert "ended with code 9" in capsys.readouterr().err
 
 

@@ -82,9 +82,9 @@ def test_every_launch_is_recorded_and_changed_code_is_reported(
     for n, code in enumerate(codes):
         monkeypatch.setattr(provenance, "code_here", lambda code=code: code)
         launch(command(), make_specs(1), tmp_path, tmp_path, train=fake_train)
-        said = capsys.readouterr()
-        assert ("used code" in said.err) == (n == 2)
-        assert "used code" not in said.out
+        printed = capsys.readouterr()
+        assert ("used code" in printed.err) == (n == 2)
+        assert "used code" not in printed.out
     lines = [json.loads(x) for x in (tmp_path / "launches.jsonl").read_text().splitlines()]
     assert [line["code"] for line in lines] == [asdict(code) for code in codes]
     assert {"utc", "user", "host", "kind"} < set(lines[0])
@@ -109,8 +109,8 @@ def test_a_truncated_plan_is_reported(tmp_path: Path, capsys: pytest.CaptureFixt
     plan.write_text("".join(whole.splitlines(keepends=True)[:2]))
     capsys.readouterr()
     assert main(["status", f"sweep_dir={tmp_path}"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "warning: plan.jsonl has 2 runs, 3 at the latest launch" in said
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "warning: plan.jsonl has 2 runs, 3 at the latest launch" in printed
     launch(command(), specs[:2], tmp_path, tmp_path, train=fake_train)
     assert "plan.jsonl has 2 runs, 3 at" in capsys.readouterr().err
     launch(command(), specs, tmp_path, tmp_path, train=fake_train)
@@ -130,8 +130,8 @@ def test_a_plan_without_runs_is_refused_with_what_to_do(
     for word in ("status", "cancel", "logs", "retry"):
         capsys.readouterr()
         assert main([word, f"sweep_dir={tmp_path}"]) == 2
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1
-        assert "move it away and give the same sweep command again" in said
+        printed = capsys.readouterr().err
+        assert printed.count("\n") == 1
+        assert "move it away and give the same sweep command again" in printed
     plan.unlink()
     assert launch(command(), specs, tmp_path, tmp_path, train=fake_train) == 0

@@ -33,8 +33,8 @@ SPECS = [FINE, BAD, NAN]
 def say(capsys: pytest.CaptureFixture[str], sweep: Path, *words: str) -> tuple[int, str]:
     capsys.readouterr()
     code = main(["retry", f"sweep_dir={sweep}", *words])
-    said = capsys.readouterr()
-    return code, said.out + said.err
+    printed = capsys.readouterr()
+    return code, printed.out + printed.err
 
 
 def test_failed_runs_become_trainable_and_their_files_are_kept(sweep: Path, capsys):
@@ -149,8 +149,8 @@ def test_json_that_is_not_a_result_is_damaged_and_its_run_trained_again(sweep: P
     path = run_dir_of(sweep, BAD) / "result.json"
     path.write_text(text if isinstance(text, str) else text(path.read_text()))
     assert main(["status", f"sweep_dir={sweep}"]) == 0
-    said = capsys.readouterr().out
-    assert FINE.run_id in said
+    printed = capsys.readouterr().out
+    assert FINE.run_id in printed
     assert main(["logs", f"sweep_dir={sweep}", f"run={BAD.run_id}"]) == 0
     launch(command(), SPECS, sweep, sweep, train=lambda s, *a, attempts, **k: make_result(s))
     assert RunResult.load(path.parent).status == "finished"

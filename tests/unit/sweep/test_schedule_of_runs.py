@@ -11,11 +11,11 @@ from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.schedule import MIN_SHARE, SIMILAR_C, JobTime, Throughput, in_order, job_time
 
 
-def runs(*asked: tuple[int, float]) -> list[RunSpec]:
+def runs(*settings: tuple[int, float]) -> list[RunSpec]:
     """Runs by width and training FLOPs, as nearly as whole steps allow."""
     [base] = make_specs(1)
     made = []
-    for i, (width, flops) in enumerate(asked):
+    for i, (width, flops) in enumerate(settings):
         model = replace(base.model, d_model=width, ffw_size=4 * width, n_heads=width // 32)
         one = replace(base, model=model, steps=1, cosine_steps=1, seed=i)
         made.append(replace(one, steps=round(flops / one.C), cosine_steps=round(flops / one.C)))
@@ -137,14 +137,14 @@ def test_a_given_deadline_takes_precedence(monkeypatch: pytest.MonkeyPatch):
 
 
 def test_duration_uses_the_speed_of_the_nearest_measured_model():
-    small, large, asked = runs((64, 1e12), (256, 2e12), (192, 1e12))
+    small, large, settings = runs((64, 1e12), (256, 2e12), (192, 1e12))
     pace = Throughput()
-    assert pace.seconds(asked, 0, None) is None
+    assert pace.seconds(settings, 0, None) is None
     pace.add(small, small.steps, seconds=1.0)
     pace.add(large, large.steps // 2, seconds=2.0)
     assert pace.seconds(large, large.steps // 2, None) == pytest.approx(2.0, rel=0.02)
     assert pace.seconds(small, 0, None) == pytest.approx(1.0)
-    assert pace.seconds(asked, 0, None) == pytest.approx(4.0 * asked.C / large.C, rel=0.02)
+    assert pace.seconds(settings, 0, None) == pytest.approx(4.0 * settings.C / large.C, rel=0.02)
 
 
 def test_without_measurements_the_runs_own_speed_is_used():

@@ -128,7 +128,7 @@ def test_a_failed_run_delays_no_other_run(tmp_path: Path):
 
 
 def test_runs_without_a_stable_phase_are_not_affected(tmp_path: Path):
-    """Their trainer is not told of stable phases."""
+    """Their trainer gets no argument stable_phases."""
     specs = make_specs(2)
     summary = work(make_sweep(tmp_path, specs), train=fake_train)
     assert summary.finished == [s.run_id for s in specs[::-1]]

@@ -45,8 +45,8 @@ RUNTIME = RuntimeConfig(device="cpu")
 ROW = make_specs(1)[0].model.seq_len  # 16 rows a batch
 
 
-def work(sweep_dir: Path, train=fake_train, runtime=RUNTIME, **told):
-    return Worker(sweep_dir, sweep_dir, runtime, "w", train, **told).run()
+def work(sweep_dir: Path, train=fake_train, runtime=RUNTIME, **output):
+    return Worker(sweep_dir, sweep_dir, runtime, "w", train, **output).run()
 
 
 def raising(error: Exception):
@@ -158,9 +158,9 @@ def test_a_node_that_cannot_read_the_data_claims_nothing(tmp_path: Path, capsys,
     if text is not None:
         (tmp_path / "data" / "manifest.json").write_text(text)
     assert worker.main([str(tmp_path / "sweep"), str(tmp_path / "data"), "--name=w"]) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert str(tmp_path / "data") in said
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert str(tmp_path / "data") in printed
     assert not list((tmp_path / "sweep" / "runs").glob("*"))
 
 
@@ -210,9 +210,9 @@ def test_a_disk_too_full_for_a_claim_or_a_release_is_reported(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(claims, "create_once", full)
         assert worker.main([str(tmp_path), str(tmp_path), "--name=w"], fake_train) == 1
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "claim-1.json" in said
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert "claim-1.json" in printed
     error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert worker.main([str(tmp_path), str(tmp_path), "--name=w"], raising(error)) == 1
     assert read_attempts(run_dir) == []
@@ -227,9 +227,9 @@ def test_a_folder_that_is_not_writable_is_reported_in_one_line(
 
     monkeypatch.setattr(Path, "touch", refuse)
     assert worker.main([str(tmp_path), str(tmp_path), "--name=w"], fake_train) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert "Read-only file system" in said
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert "Read-only file system" in printed
 
 
 # Other ranks
@@ -337,7 +337,7 @@ def test_a_run_that_runs_out_of_memory_with_one_sequence_fails_as_oom(
 def test_running_out_of_memory_before_the_first_forward_pass_ends_in_failure(
     tmp_path: Path, run_dir: Path
 ):
-    """The model alone does not fit: nobody said what a forward pass would have been."""
+    """The model alone does not fit, so the micro-batch was never recorded."""
     summary = work(tmp_path, raising(MemoryError()))
     assert RunResult.load(run_dir).failure == "oom"
     assert summary.errors == 5  # 16, 8, 4, 2, 1 rows

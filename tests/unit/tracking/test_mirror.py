@@ -271,13 +271,13 @@ class FakeWandb(types.ModuleType):
     def __init__(self, fail: str = "") -> None:
         super().__init__("wandb")
         self.fail = fail
-        self.told: list[tuple[str, dict]] = []
+        self.output: list[tuple[str, dict]] = []
         self.summary: dict = {}
 
     def _does(self, name: str, values: dict) -> None:
         if name == self.fail:
             raise RuntimeError("wandb is down")
-        self.told.append((name, values))
+        self.output.append((name, values))
 
     def Settings(self, **settings):
         return settings
@@ -292,7 +292,7 @@ class FakeWandb(types.ModuleType):
 
     @property
     def steps(self) -> list[int]:
-        return [values["step"] for name, values in self.told if name == "log"]
+        return [values["step"] for name, values in self.output if name == "log"]
 
 
 @pytest.fixture
@@ -326,7 +326,7 @@ def test_sync_sends_each_line_once_however_often_it_is_called(swept: Path, fake:
     assert run("", swept) == 0
     assert capsys.readouterr().out == ("wandb: sent 3 lines of 1 runs; 1 have no metrics yet.\n")
     assert fake.steps == [5, 10, 12]
-    assert fake.told[0][1]["mode"] == "online"
+    assert fake.output[0][1]["mode"] == "online"
     assert fake.summary["status"] == "finished"
     assert fake.summary["validation_loss.validation"] > 0
     assert run("", swept) == 0

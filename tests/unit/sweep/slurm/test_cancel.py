@@ -59,8 +59,8 @@ def test_jobs_of_another_user_are_reported(tmp_path: Path, fake: FakeSlurm, caps
     launch(on_slurm(), make_specs(9), sweep, tmp_path)
     me = fake.jobs()[0].split("|")[1]
     fake.set_jobs([row.replace(f"|{me}|", "|ada|") for row in fake.jobs()])
-    told = json.loads(cancel(sweep, capsys, "format=json"))
-    assert (told["job_ids"], told["n_jobs"], told["others"]) == ([], 0, {"ada": ["41"]})
+    output = json.loads(cancel(sweep, capsys, "format=json"))
+    assert (output["job_ids"], output["n_jobs"], output["others"]) == ([], 0, {"ada": ["41"]})
     assert fake.cancelled() == []
 
 
@@ -69,11 +69,11 @@ def test_a_queue_that_does_not_answer_cancels_nothing(tmp_path: Path, fake: Fake
     launch(on_slurm(), make_specs(9), sweep, tmp_path)
     (fake.folder / "squeue_fails").write_text("no controller")
     assert main(["cancel", f"sweep_dir={sweep}"]) == 2
-    said = capsys.readouterr().err
-    assert "no controller" in said
-    assert "Nothing was cancelled; cancel again" in said
-    assert "submitted" not in said
-    assert said.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert "no controller" in printed
+    assert "Nothing was cancelled; cancel again" in printed
+    assert "submitted" not in printed
+    assert printed.count("\n") == 1
     assert fake.cancelled() == []
 
 
@@ -111,14 +111,14 @@ def test_a_damaged_record_of_an_array_is_reported_with_advice(
     path.write_text(text)
     capsys.readouterr()
     assert main(["status", f"sweep_dir={sweep}"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "queue unknown" in said
-    assert "out of the sweep's folder" in said
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "queue unknown" in printed
+    assert "out of the sweep's folder" in printed
     assert main(["cancel", f"sweep_dir={sweep}"]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
-    assert f"{path} is damaged" in said
-    assert f"move {path.parent} out" in said
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert f"{path} is damaged" in printed
+    assert f"move {path.parent} out" in printed
 
 
 @pytest.mark.parametrize("name", ["plan.jsonl", "runs"])

@@ -55,8 +55,8 @@ def test_a_job_is_requeued_if_it_is_to_continue(
 ):
     specs = make_specs(2, SLOW)
     make_sweep(tmp_path, specs)
-    asked = {"sweep_dir": str(tmp_path), "data_dir": str(tmp_path), "n_workers": 2, "threads": 1}
-    write_json(tmp_path / "intention.json", asked)
+    settings = {"sweep_dir": str(tmp_path), "data_dir": str(tmp_path), "n_workers": 2, "threads": 1}
+    write_json(tmp_path / "intention.json", settings)
     squeue = tmp_path / "bin" / "squeue"
     squeue.parent.mkdir()
     squeue.write_text(f'#!/bin/sh\n[ "$3" = 41 ] && echo {state}\n')
@@ -100,7 +100,7 @@ def rank_zero(monkeypatch: pytest.MonkeyPatch, sweep_dir: Path, work) -> int:
     from chinchilla.sweep import distributed_worker
     from chinchilla.train.distributed import Ranks
 
-    asked = {
+    settings = {
         "sweep_dir": str(sweep_dir),
         "data_dir": str(sweep_dir),
         "threads": 1,
@@ -111,7 +111,7 @@ def rank_zero(monkeypatch: pytest.MonkeyPatch, sweep_dir: Path, work) -> int:
     monkeypatch.setattr(
         distributed_worker, "work", lambda ranks, s, d, stop, **k: work(ranks, stop)
     )
-    return job._run_rank(asked)
+    return job._run_rank(settings)
 
 
 @pytest.mark.parametrize(("state", "n_requeues"), [("RUNNING", 1), ("COMPLETING", 0)])
@@ -165,8 +165,8 @@ def test_a_job_whose_time_is_too_short_for_the_rest_is_requeued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout_min: float, codes: list[int]
 ):
     make_sweep(tmp_path, make_specs(2))
-    asked = {"sweep_dir": str(tmp_path), "data_dir": str(tmp_path), "n_workers": 2, "threads": 1}
-    write_json(tmp_path / "intention.json", asked | {"timeout_min": timeout_min})
+    settings = {"sweep_dir": str(tmp_path), "data_dir": str(tmp_path), "n_workers": 2, "threads": 1}
+    write_json(tmp_path / "intention.json", settings | {"timeout_min": timeout_min})
     monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
     requeued = []
     monkeypatch.setattr(job, "requeue", lambda stop: requeued.append(1))

@@ -20,8 +20,8 @@ SUPPORT = Path(slurm_fakes.__file__).parent
 
 def test_the_script_has_the_settings(tmp_path: Path, fake: FakeSlurm, capsys):
     sweep = tmp_path / "sweep"
-    asked = on_slurm(gpus_per_node=2, setup_lines=["module load cuda"])
-    assert launch(asked, make_specs(9), sweep, tmp_path) == 0
+    settings = on_slurm(gpus_per_node=2, setup_lines=["module load cuda"])
+    assert launch(settings, make_specs(9), sweep, tmp_path) == 0
     [text] = fake.scripts()
     for part in (
         "--array=0-2%3",
@@ -52,9 +52,9 @@ def test_the_script_has_the_settings(tmp_path: Path, fake: FakeSlurm, capsys):
 
 
 def test_a_short_job_is_not_warned_at_its_start(tmp_path: Path, fake: FakeSlurm):
-    asked = on_slurm()
-    asked.cluster.timeout_min = 2
-    launch(asked, make_specs(2), tmp_path / "sweep", tmp_path)
+    settings = on_slurm()
+    settings.cluster.timeout_min = 2
+    launch(settings, make_specs(2), tmp_path / "sweep", tmp_path)
     assert "--signal=USR2@30" in fake.scripts()[0]
 
 
@@ -86,14 +86,14 @@ def test_launching_again_replaces_only_jobs_that_have_ended(
     fake.set_jobs([rows[0], rows[1].replace("PENDING", "COMPLETING")])  # one over, one ending
     launch(on_slurm(), specs, sweep, tmp_path)
     assert [row.split("|")[0] for row in fake.jobs()] == ["41", "41", "42", "42"]
-    asked = on_slurm()
-    asked.cluster.n_workers = 5
-    asked.format = "json"
+    settings = on_slurm()
+    settings.cluster.n_workers = 5
+    settings.format = "json"
     capsys.readouterr()
-    launch(asked, specs, sweep, tmp_path)
-    told = json.loads(capsys.readouterr().out)
-    assert (told["n_submitted"], told["n_earlier"]) == (2, 3)
-    assert told["earlier_job_ids"] == ["41", "42"]
+    launch(settings, specs, sweep, tmp_path)
+    output = json.loads(capsys.readouterr().out)
+    assert (output["n_submitted"], output["n_earlier"]) == (2, 3)
+    assert output["earlier_job_ids"] == ["41", "42"]
 
 
 def test_jobs_are_identified_by_number_if_comments_are_dropped(tmp_path: Path, fake: FakeSlurm):
@@ -121,11 +121,11 @@ def test_arrays_respect_the_sites_limit_and_max_queued_jobs(
     tmp_path: Path, fake: FakeSlurm, capsys
 ):
     (fake.folder / "max_array").write_text("4")
-    asked = on_slurm(gpus_per_node=1)
-    asked.cluster.n_workers, asked.cluster.max_queued_jobs = 9, 12
-    launch(asked, make_specs(30), tmp_path / "sweep", tmp_path)
+    settings = on_slurm(gpus_per_node=1)
+    settings.cluster.n_workers, settings.cluster.max_queued_jobs = 9, 12
+    launch(settings, make_specs(30), tmp_path / "sweep", tmp_path)
     assert [row.split("|")[0] for row in fake.jobs()] == ["41"] * 4 + ["42"] * 4 + ["43"]
-    launch(asked, make_specs(30), tmp_path / "other", tmp_path)
+    launch(settings, make_specs(30), tmp_path / "other", tmp_path)
     assert len(fake.jobs()) == 12
     assert "6 more would exceed cluster.max_queued_jobs" in capsys.readouterr().out
 
@@ -156,8 +156,8 @@ def test_a_refusal_by_sbatch_is_reported_and_recorded(tmp_path: Path, fake: Fake
     refusal.write_text("invalid partition")
     with pytest.raises(InputError, match=r"invalid partition\. Change .* and launch again"):
         launch(on_slurm(), make_specs(2), tmp_path / "sweep", tmp_path)
-    [said] = tmp_path.glob("sweep/slurm/*/refused.json")
-    assert "invalid partition" in json.loads(said.read_text())["message"]
+    [printed] = tmp_path.glob("sweep/slurm/*/refused.json")
+    assert "invalid partition" in json.loads(printed.read_text())["message"]
     refusal.unlink()
     launch(on_slurm(), make_specs(2), tmp_path / "sweep", tmp_path)
     assert len(fake.jobs()) == 2
@@ -173,10 +173,10 @@ def test_jobs_queued_by_an_sbatch_that_timed_out_are_adopted(tmp_path: Path, fak
 
 
 def test_the_number_of_jobs_must_be_set(tmp_path: Path, fake: FakeSlurm):
-    asked = on_slurm()
-    asked.cluster.n_workers = 0
+    settings = on_slurm()
+    settings.cluster.n_workers = 0
     with pytest.raises(InputError, match=r"cluster\.n_workers=2"):
-        launch(asked, make_specs(2), tmp_path / "sweep", tmp_path)
+        launch(settings, make_specs(2), tmp_path / "sweep", tmp_path)
 
 
 LAUNCH = """
@@ -214,10 +214,10 @@ def start_launcher(sweep: Path, last: int = 10**9) -> subprocess.Popen[str]:
 def test_two_launchers_at_once_submit_each_worker_once(tmp_path: Path, fake: FakeSlurm):
     make_sweep(tmp_path / "sweep", make_specs(9))
     launchers = [start_launcher(tmp_path / "sweep") for _ in range(2)]
-    said = "".join(p.communicate(timeout=60)[0] for p in launchers)
+    printed = "".join(p.communicate(timeout=60)[0] for p in launchers)
     assert len(fake.jobs()) == 3
-    assert "submitted 3 workers" in said
-    assert "submitted no workers" in said
+    assert "submitted 3 workers" in printed
+    assert "submitted no workers" in printed
 
 
 @pytest.mark.parametrize("last", [30, 45, 50, 55])

@@ -48,15 +48,15 @@ def test_the_logs_of_a_run_have_its_errors_and_its_part_of_the_workers_log(train
 
 
 def test_lines_limits_the_lines_of_each_log(trained: Path, capsys):
-    told = json.loads(say(capsys, trained, f"run={BAD.run_id}", "lines=2", "format=json"))
-    assert [len(e["lines"]) for e in told["excerpts"]] == [2]
-    assert len(told["error"]) == 2
+    output = json.loads(say(capsys, trained, f"run={BAD.run_id}", "lines=2", "format=json"))
+    assert [len(e["lines"]) for e in output["excerpts"]] == [2]
+    assert len(output["error"]) == 2
     assert (
-        "has failed and will not be retried" in told["excerpts"][0]["lines"][-1]
-        or "failed" in told["state"]
+        "has failed and will not be retried" in output["excerpts"][0]["lines"][-1]
+        or "failed" in output["state"]
     )
-    assert [a["file"] for a in told["attempts"]] == [f"attempts/{n}.json" for n in (1, 2, 3)]
-    assert told["claims"][0]["worker"]
+    assert [a["file"] for a in output["attempts"]] == [f"attempts/{n}.json" for n in (1, 2, 3)]
+    assert output["claims"][0]["worker"]
 
 
 def test_the_logs_of_a_sweep_begin_with_its_errors(trained: Path, capsys):
@@ -94,8 +94,8 @@ def test_the_reason_why_a_claim_ended_is_shown(tmp_path: Path, capsys):
     assert "claim 1, " in out
     assert ": first; ended: OSError: no space left on device\n" in out
     assert "not released" not in out
-    told = json.loads(say(capsys, tmp_path, f"run={FINE.run_id}", "format=json"))
-    assert told["claims"][-1]["ended"] == "OSError: no space left on device"
+    output = json.loads(say(capsys, tmp_path, f"run={FINE.run_id}", "format=json"))
+    assert output["claims"][-1]["ended"] == "OSError: no space left on device"
     killed = acquire(run_dir_of(tmp_path, FINE), "second")
     killed._stop.set()
     path = run_dir_of(tmp_path, FINE) / "claim-2.json"

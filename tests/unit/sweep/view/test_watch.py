@@ -43,15 +43,15 @@ def test_jobs_in_the_queue_are_shown_with_their_reasons(tmp_path: Path, fake: Fa
     rows = fake.jobs()
     fake.set_jobs([rows[0].replace("PENDING", "RUNNING"), *rows[1:], "77|ada|RUNNING|None|else"])
     assert "jobs in the queue: 1 RUNNING, 2 PENDING (Resources)" in status(capsys, sweep)
-    told = json.loads(status(capsys, sweep, "format=json"))["queue"]
-    assert told["unknown"] == ""
+    output = json.loads(status(capsys, sweep, "format=json"))["queue"]
+    assert output["unknown"] == ""
     assert {
         "job_class": "all",
         "state": "PENDING",
         "reason": "Resources",
         "job_id": "41",
         "n": 2,
-    } in (told["jobs"])
+    } in (output["jobs"])
     fake.set_jobs([])
     assert "jobs in the queue: none" in status(capsys, sweep)
 
@@ -67,9 +67,9 @@ def test_a_queue_that_does_not_answer_is_unknown_and_no_error(
     out = status(capsys, sweep)
     assert "0/9 runs" in out
     assert "queue unknown: squeue failed (No such file" in out
-    told = json.loads(status(capsys, sweep, "format=json"))
-    assert told["queue"]["jobs"] == []
-    assert told["counts"]["waiting"] == 9
+    output = json.loads(status(capsys, sweep, "format=json"))
+    assert output["queue"]["jobs"] == []
+    assert output["counts"]["waiting"] == 9
     next(sweep.glob("slurm/*/intention.json")).write_text("{")
     assert "queue unknown" in status(capsys, sweep)
 
@@ -113,7 +113,7 @@ def test_watching_without_a_terminal_prints_each_change_once_and_ends(tmp_path: 
 
 
 def test_watching_ends_when_no_job_is_left(tmp_path: Path, fake: FakeSlurm):
-    """A sweep that was cancelled: said once, after a second look; a requeued job is waited for."""
+    """A cancelled sweep is reported once, after a second check; a requeued job is waited for."""
     sweep, out = tmp_path / "sweep", io.StringIO()
     launch(on_slurm(), make_specs(9), sweep, tmp_path)
     rows, naps = fake.jobs(), []
@@ -137,7 +137,7 @@ def test_watching_ends_when_no_job_is_left(tmp_path: Path, fake: FakeSlurm):
 
 
 def test_the_exit_code_of_watch(tmp_path: Path, fake: FakeSlurm, capsys):
-    """So that `status watch=true && fit` fits no half of a sweep."""
+    """So that `status watch=true && fit` does not fit an incomplete sweep."""
     sweep, specs = tmp_path / "sweep", make_specs(2)
     launch(on_slurm(), specs, sweep, tmp_path)
     fake.set_jobs([])
