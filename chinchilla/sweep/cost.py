@@ -139,20 +139,17 @@ def _disk_bytes(spec: RunSpec, runtime: RuntimeConfig) -> float:
 
 
 def _together(rows: Sequence[ClassEstimate]) -> ClassEstimate:
-    bounded = all(r.worst_gpu_hours is not None for r in rows)
-    return ClassEstimate(
-        name="all",
-        n_runs=sum(r.n_runs for r in rows),
-        flops=sum(r.flops for r in rows),
-        gpu_hours=sum(r.gpu_hours for r in rows),
-        worst_gpu_hours=sum(r.worst_gpu_hours or 0.0 for r in rows) if bounded else None,
-        price=sum(r.price for r in rows),
-        worst_price=sum(r.worst_price or 0.0 for r in rows) if bounded else None,
-        seconds=max((r.seconds for r in rows), default=0.0),
-        n_jobs=sum(r.n_jobs for r in rows),
-        disk_bytes=sum(r.disk_bytes for r in rows),
-        peak_disk_bytes=sum(r.peak_disk_bytes for r in rows),
-    )
+    total = ClassEstimate("all", 0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0, 0.0, 0.0)
+    names = [f.name for f in dataclasses.fields(ClassEstimate) if f.name != "name"]
+    for row in rows:
+        values = {k: _add(getattr(total, k), getattr(row, k)) for k in names}
+        values["seconds"] = max(total.seconds, row.seconds)
+        total = dataclasses.replace(total, **values)
+    return total
+
+
+def _add(a: Any, b: Any) -> Any:
+    return None if a is None or b is None else a + b
 
 
 def check_gpu_hours(cost: Estimate, limit: float, yes: bool) -> None:

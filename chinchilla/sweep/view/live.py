@@ -22,7 +22,6 @@ from chinchilla.sweep.view.status import (
     RunRow,
     SweepStatus,
     render_status,
-    summary_line,
     sweep_status,
 )
 
@@ -173,16 +172,13 @@ def watch(
             sleep(interval_seconds)
     finally:
         view.close()
+    if not n_left:
+        return 1 if status.counts["failed"] else 0
     if not as_json:
-        if not out.isatty():
-            print(summary_line(status), file=out, flush=True)
-        if n_left:
-            print(
-                f"no job of this sweep is left, but {n_left} run{' has' if n_left == 1 else 's have'} "
-                "not ended: run the same sweep command again to continue.",
-                file=out,
-                flush=True,
-            )
-    if n_left:
-        return 75
-    return 1 if status.counts["failed"] else 0
+        print(
+            f"no job of this sweep is left, but {n_left} run{' has' if n_left == 1 else 's have'} "
+            "not ended: run the same sweep command again to continue.",
+            file=out,
+            flush=True,
+        )
+    return 75
