@@ -196,7 +196,7 @@ def cancel(command: config.CancelCommand) -> int:
     from chinchilla.sweep.slurm.cancel import cancel as cancel_jobs
 
     sweep_dir = Path(command.sweep_dir)
-    if not (sweep_dir / "slurm").is_dir():  # jobs can be cancelled even if the plan is damaged
+    if not (sweep_dir / "submitit").is_dir():  # jobs can be cancelled even if the plan is damaged
         _sweep_dir(command.sweep_dir)
     result = cancel_jobs(sweep_dir)
     if command.format == "json":

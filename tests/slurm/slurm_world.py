@@ -100,12 +100,12 @@ class Sweep:
 
     def arrays(self) -> list[str]:
         """Numbers of its arrays."""
-        found = self.folder.glob("slurm/*/job.json")
+        found = self.folder.glob("submitit/*/job.json")
         return sorted(json.loads(p.read_text())["job_id"] for p in found)
 
     def logs(self) -> str:
         """Output of its jobs and workers."""
-        files = [*self.folder.glob("slurm/*/*_log.*"), *self.folder.glob("workers/*.log")]
+        files = [*self.folder.glob("submitit/*/*_log.*"), *self.folder.glob("workers/*.log")]
         return "\n".join(f"{p.name}: {p.read_text()}" for p in files)
 
     def wait_for_the_end(self) -> None:

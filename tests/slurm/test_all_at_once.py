@@ -65,7 +65,7 @@ class Large(Sweep):
     def jobs(self) -> dict[str, str]:
         """Shape -> number of its array."""
         found = {}
-        for path in self.folder.glob("slurm/*/job.json"):
+        for path in self.folder.glob("submitit/*/job.json"):
             shape = json.loads((path.parent / "intention.json").read_text())["job_class"]["name"]
             assert shape not in found, "an array of this shape was submitted twice"
             found[shape] = str(json.loads(path.read_text())["job_id"])

@@ -159,4 +159,4 @@ def is_rank(process: Path, job: str, rank: str) -> bool:
     except OSError:
         return False
     wanted = {f"SLURM_JOB_ID={job}".encode(), f"SLURM_PROCID={rank}".encode()}
-    return wanted <= set(words) and b"chinchilla.sweep.slurm.job" in name and b"srun" not in name
+    return wanted <= set(words) and b"submitit.core._submit" in name and b"srun" not in name

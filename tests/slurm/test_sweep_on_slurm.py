@@ -27,7 +27,7 @@ def test_results_on_slurm_equal_local_results(sweep: Sweep, reference: Sweep):
     assert (printed["n_submitted"], printed["n_earlier"]) == (4, 0)
     assert len(queue()) == 4, "it returned while the jobs run"
     assert set(queue("%P %l %k")) == {
-        f"main 30:00 chinchilla:tiny:{next(sweep.folder.glob('slurm/*')).name}"
+        f"main 30:00 chinchilla:tiny:{next(sweep.folder.glob('submitit/*')).name}"
     }
     sweep.wait_for_the_end()
     sweep.assert_measured_as(reference)

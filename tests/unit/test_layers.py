@@ -16,6 +16,7 @@ HEAVY = (
     "torch",
     "hydra",
     "omegaconf",
+    "submitit",
     "wandb",
     "matplotlib",
     "datasets",

@@ -19,7 +19,7 @@ INTENTION = {"user": "somebody", "n_jobs": 1, "job_class": None}
 @pytest.fixture
 def sweep_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "sweep"
-    (folder / "slurm" / "0123abcd").mkdir(parents=True)
+    (folder / "submitit" / "0123abcd").mkdir(parents=True)
     (folder / "runs" / SPEC.run_id).mkdir(parents=True)
     save_plan(SPECS, folder / "plan.jsonl")
     return folder
@@ -35,7 +35,7 @@ def sweep_dir(tmp_path: Path) -> Path:
 @pytest.mark.slow
 def test_a_submission_that_cannot_be_read(sweep_dir: Path, capsys, file: str, text: str):
     """Nothing is cancelled, nothing submitted: it is not known what is in the queue."""
-    folder = sweep_dir / "slurm" / "0123abcd"
+    folder = sweep_dir / "submitit" / "0123abcd"
     (folder / "intention.json").write_text(json.dumps(INTENTION))
     (folder / file).write_text(text)
     assert "0123abcd" in only_line(capsys, main(["cancel", f"sweep_dir={sweep_dir}"]))
@@ -49,7 +49,7 @@ def test_a_submission_that_cannot_be_read(sweep_dir: Path, capsys, file: str, te
 def test_poison_in_a_submission(sweep_dir: Path, tmp_path: Path, payload):
     from chinchilla.sweep.slurm.queue import job_arrays
 
-    (sweep_dir / "slurm" / "0123abcd" / "intention.json").write_bytes(payload(tmp_path))
+    (sweep_dir / "submitit" / "0123abcd" / "intention.json").write_bytes(payload(tmp_path))
     with pytest.raises(InputError, match="0123abcd"):
         job_arrays(sweep_dir)
     assert not list(tmp_path.rglob("executed"))
@@ -121,7 +121,7 @@ def test_a_state_that_cannot_be_is_passed_over_in_one_line(tmp_path: Path, chang
 def test_a_pickle_for_what_a_job_was_asked(sweep_dir: Path, tmp_path: Path):
     from chinchilla.sweep.slurm.job import run_job
 
-    folder = sweep_dir / "slurm" / "0123abcd"
+    folder = sweep_dir / "submitit" / "0123abcd"
     (folder / "intention.json").write_bytes(pickled(tmp_path))
     with pytest.raises(InputError, match=r"intention\.json cannot be read"):
         run_job(folder)

@@ -1,6 +1,7 @@
 """What the source may not call, so that no file and no config that is read can run code.
 
-tests/unit/test_poison.py puts poison where files are read.
+tests/unit/test_poison.py puts poison where files are read. (submitit pickles the command of a job;
+only submitit reads that file.)
 """
 
 import ast

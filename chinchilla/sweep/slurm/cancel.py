@@ -52,7 +52,7 @@ def cancel(sweep_dir: Path) -> Cancelled:
         InputError: no sweep there, or Slurm does not answer: then nothing is cancelled.
     """
     workers = _workers_outside(sweep_dir)
-    if not (sweep_dir / "slurm").is_dir():
+    if not (sweep_dir / "submitit").is_dir():
         return Cancelled([], 0, {}, workers)
     me = user_name()
     by_user: dict[str, list[QueuedJob]] = {me: []}

@@ -1,6 +1,6 @@
 """A Slurm job of a sweep: runs one worker per GPU until nothing can be claimed.
 
-    python -m chinchilla.sweep.slurm.job FOLDER_OF_ITS_ARRAY
+submitit calls `run_job` in each job of an array.
 
 A job that receives its warning (USR2: time limit or preemption) saves, releases its runs and requeues
 itself; so does one whose workers found no run that fits into its remaining time. A job that is ended
@@ -47,6 +47,7 @@ def run_job(folder: Path) -> list[int]:
     program = (*local_pool.WORKER, *(only.arguments if only else ()))
     deadline = _deadline(float(settings.get("timeout_min", 0)))
     data_dir = Path(settings["data_dir"])
+    # These handlers replace submitit's, which would also requeue from forked helpers.
     with (
         stop_on_signals() as stop,
         local_pool.start(sweep_dir, data_dir, size, program, deadline) as workers,
@@ -94,7 +95,7 @@ def _run_rank(settings: Mapping[str, Any]) -> int:
         )
         if ranks.rank:
             # Always 0: srun would kill rank 0 after a bad exit code, before it has recorded the
-            # cause and requeued the job.
+            # cause and requeued the job. This also avoids a result of submitit.
             distributed_worker.leave(0)
         if any(requeued):
             _exit_after_requeue(stop)
@@ -172,8 +173,5 @@ def _exit_after_requeue(stop: Stop) -> NoReturn:
     deadline = time.monotonic() + 120
     while signal.SIGTERM not in stop.seen and time.monotonic() < deadline:
         time.sleep(0.5)
+    # SystemExit, so that submitit does not replace the pickle that the requeued job will read.
     sys.exit(75)
-
-
-if __name__ == "__main__":
-    run_job(Path(sys.argv[1]))

@@ -1,12 +1,13 @@
 """The jobs of a sweep in Slurm's queue, and the records of its job arrays.
 
-Each array that a launcher submits has a folder slurm/<token>/ with intention.json, written before
+Each array that a launcher submits has a folder submitit/<token>/ with intention.json, written before
 sbatch is called, and afterwards job.json with the array's number or refused.json with sbatch's message.
 The token is part of the jobs' comment, so that an array is found in the queue even if its launcher died
 before it learned the number. If Slurm does not answer, an error is raised: a failed squeue must never
 be taken for an empty queue.
 """
 
+import contextlib
 import getpass
 import os
 import pwd
@@ -14,7 +15,7 @@ import re
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ SETTLE_SECONDS = 15.0  # until a job shows in the queue whose sbatch outlived it
 UNKNOWN = "so it is not known what is queued."
 NOT_SUBMITTED = f"{UNKNOWN} Nothing was submitted; launch again when Slurm answers."
 # Settings of a surrounding job or of the user's defaults, such as partition, tasks or memory.
-_FOREIGN = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SCONTROL_")
+_FOREIGN = ("SLURM_", "SBATCH_", "SRUN_", "SALLOC_", "SQUEUE_", "SCONTROL_", "SUBMITIT_")
 _KEPT = ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT")  # address of the controller, credentials
 # COMPLETING counts as ended. If Slurm requeues such a job, one additional worker does no harm.
 _ENDED = frozenset(
@@ -56,12 +57,16 @@ def clean_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k in _KEPT or not k.startswith(_FOREIGN)}
 
 
-class SlurmError(InputError):
-    """A Slurm command failed; `problem` is its message."""
-
-    def __init__(self, program: str, problem: str, hint: str) -> None:
-        super().__init__(f"{program} failed ({problem}), {hint}")
-        self.problem = problem
+@contextlib.contextmanager
+def cleaned_environment() -> Iterator[None]:
+    """Apply `clean_environment` to os.environ, for libraries that pass it on."""
+    removed = {k: v for k, v in os.environ.items() if k not in clean_environment()}
+    for key in removed:
+        del os.environ[key]
+    try:
+        yield
+    finally:
+        os.environ.update(removed)
 
 
 def run_slurm(*command: str, timeout: float = TIMEOUT_SECONDS, hint: str = NOT_SUBMITTED) -> str:
@@ -73,7 +78,7 @@ def run_slurm(*command: str, timeout: float = TIMEOUT_SECONDS, hint: str = NOT_S
         hint: consequence of a failure, for the error message.
 
     Raises:
-        SlurmError: the command does not exist, failed, or did not answer.
+        InputError: the command does not exist, failed, or did not answer.
     """
     try:
         done = subprocess.run(
@@ -92,7 +97,7 @@ def run_slurm(*command: str, timeout: float = TIMEOUT_SECONDS, hint: str = NOT_S
         if not done.returncode:
             return done.stdout
         problem = " ".join(done.stderr.split()) or "no message"
-    raise SlurmError(command[0], problem, hint)
+    raise InputError(f"{command[0]} failed ({problem}), {hint}")
 
 
 def user_name() -> str:
@@ -178,7 +183,7 @@ def job_arrays(sweep_dir: Path) -> list[JobArray]:
     Raises:
         InputError: a record cannot be read.
     """
-    paths = sorted(sweep_dir.glob("slurm/*/intention.json"), key=lambda p: p.stat().st_mtime)
+    paths = sorted(sweep_dir.glob("submitit/*/intention.json"), key=lambda p: p.stat().st_mtime)
     return [read_array(path.parent) for path in paths]
 
 

@@ -1,22 +1,25 @@
 """Submit a sweep to Slurm: one array of detached workers per job class.
 
-Each array has a folder slurm/<token>/ with its sbatch script. The jobs read only files of the sweep's
-folder, so the state of a sweep does not depend on Slurm's accounting. `queue` records and finds what
-has been submitted.
+submitit writes the sbatch script and starts our Python in the job. Its results and pickles are not
+used: the state of a sweep is in the sweep's folder, so it does not depend on Slurm's accounting.
+`queue` records and finds what has been submitted.
 """
 
+import contextlib
 import dataclasses
+import io
 import re
 import shlex
 import shutil
+import signal
 import socket
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from chinchilla.config import ClusterConfig
 from chinchilla.core.errors import InputError
@@ -29,11 +32,11 @@ from chinchilla.sweep.job_classes import JobClass, assign, job_classes
 from chinchilla.sweep.run_files import sweep_argument
 from chinchilla.sweep.signals import warning_seconds
 from chinchilla.sweep.slurm import queue
+from chinchilla.sweep.slurm.job import run_job
 
 # Messages of sbatch after which the job may be in the queue nevertheless.
 _DOUBTFUL = re.compile(
-    "timed out|no answer|unexpected output|contact|communicat|zero bytes|unknown reason",
-    re.IGNORECASE,
+    "timed out|no answer|make sense|contact|communicat|zero bytes|unknown reason", re.IGNORECASE
 )
 PROGRAMS = ("sbatch", "srun", "squeue", "scontrol")
 
@@ -182,16 +185,46 @@ def _submit_array(
     still_mine: Callable[[], bool],
 ) -> str:
     """Record the intention, call sbatch, record and return the array's number."""
+    import submitit
+
     cluster = job_class.cluster
     token = uuid.uuid4().hex[:8]
-    folder = sweep_dir / "slurm" / token
+    # A folder per array, because job numbers repeat after a cluster was reinstalled.
+    folder = sweep_dir / "submitit" / token
     folder.mkdir(parents=True)
     name = re.sub(r"[^\w.-]", "-", sweep_dir.name)
     comment = f"chinchilla:{name}:{token}"
     n_workers = job_class.workers_per_job
+    # If the launcher dies after sbatch, submitit's pickles are never written; the jobs' setup then
+    # links this copy in their place.
+    task = submitit.core.utils.DelayedSubmission(run_job, folder)
+    task.set_timeout(cluster.timeout_min, 1000)
+    task.dump(folder / "task.pkl")
+    executor = submitit.AutoExecutor(
+        folder=folder,
+        cluster="slurm",
+        slurm_max_num_timeout=1000,
+        # A warning received before Python has installed its handlers would end the job.
+        slurm_python="env --ignore-signal=USR2 " + shlex.quote(sys.executable),
+    )
     suffix = "" if job_class.name == "all" else f"-{job_class.name}"
-    script = folder / "script.sh"
-    script.write_text(job_script(cluster, folder, f"chinchilla-{name}{suffix}", comment, n_jobs))
+    optional = ("partition", "account", "qos", "constraint")
+    executor.update_parameters(
+        name=f"chinchilla-{name}{suffix}",
+        timeout_min=cluster.timeout_min,
+        nodes=cluster.nodes,
+        tasks_per_node=cluster.ranks_per_node,
+        cpus_per_task=cluster.cpus_per_task,
+        mem_gb=cluster.host_memory_gb,
+        slurm_comment=comment,
+        slurm_array_parallelism=n_jobs,
+        slurm_signal_delay_s=warning_seconds(60 * cluster.timeout_min),
+        slurm_srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cluster.cpus_per_task}"],
+        slurm_additional_parameters={"requeue": True},
+        slurm_setup=[_link_task(folder), *cluster.setup_lines],
+        **({"gpus_per_node": cluster.gpus_per_node} if cluster.gpus_per_node else {}),
+        **{f"slurm_{key}": value for key in optional if (value := getattr(cluster, key))},
+    )
     intention = {
         "comment": comment,
         "user": queue.user_name(),
@@ -211,56 +244,51 @@ def _submit_array(
         raise InputError("another launcher of this sweep has taken over; nothing was submitted.")
     array = queue.read_array(folder)
     try:
-        output = queue.run_slurm("sbatch", str(script))
-        match = re.search(r"batch job (\d+)", output)
-        if match is None:
-            raise queue.SlurmError("sbatch", f"unexpected output: {output.strip()}", queue.UNKNOWN)
-        queue.record_job(array, match[1])
-    except queue.SlurmError as error:
-        doubtful = _DOUBTFUL.search(error.problem)
-        queue.settle([array], queue.SETTLE_SECONDS if doubtful else 0.0)
+        with (
+            queue.cleaned_environment(),
+            _time_limit(queue.TIMEOUT_SECONDS),
+            contextlib.redirect_stderr(io.StringIO()),  # submitit prints sbatch's message
+            executor.batch(),
+        ):
+            jobs = [executor.submit(run_job, folder) for _ in range(n_jobs)]
+        queue.record_job(array, str(jobs[0].job_id).split("_")[0])
+    except (
+        submitit.core.utils.FailedJobError,
+        submitit.core.utils.FailedSubmissionError,
+        TimeoutError,
+    ) as error:
+        # submitit catches the TimeoutError while sbatch is running, and ends sbatch.
+        cause = error.__cause__ if isinstance(error.__cause__, TimeoutError) else error
+        message = " ".join(str(cause).split())
+        queue.settle([array], queue.SETTLE_SECONDS if _DOUBTFUL.search(message) else 0.0)
         if array.job_id is None:
-            refusal = {"message": error.problem, "refused_utc": utc_now()}
-            write_json(folder / "refused.json", refusal)
+            write_json(folder / "refused.json", {"message": message, "refused_utc": utc_now()})
             raise InputError(
-                f"sbatch refused the sweep's jobs: {error.problem.rstrip('.')}. Change the setting "
-                "that it names (cluster.*), and launch again."
+                f"sbatch refused the sweep's jobs: {message.rstrip('.')}. Change the setting that it "
+                "names (cluster.*), and launch again."
             ) from None
     assert array.job_id is not None
     return array.job_id
 
 
-def job_script(cluster: ClusterConfig, folder: Path, name: str, comment: str, n_jobs: int) -> str:
-    """The sbatch script of an array of `n_jobs` jobs. Slurm's logs are written to `folder`."""
-    job = "%A_%a" if n_jobs > 1 else "%j"
-    options: dict[str, Any] = {
-        "job-name": name,
-        "comment": comment,
-        "output": f"{folder}/{job}_0_log.out",
-        "error": f"{folder}/{job}_0_log.err",
-        "open-mode": "append",
-        "time": cluster.timeout_min,
-        "nodes": cluster.nodes,
-        "ntasks-per-node": cluster.ranks_per_node,
-        "cpus-per-task": cluster.cpus_per_task,
-        "gpus-per-node": cluster.gpus_per_node,
-        "mem": f"{cluster.host_memory_gb}GB",
-        "signal": f"USR2@{warning_seconds(60 * cluster.timeout_min)}",
-        "array": f"0-{n_jobs - 1}%{n_jobs}" if n_jobs > 1 else "",
-        **{key: getattr(cluster, key) for key in ("partition", "account", "qos", "constraint")},
-    }
-    srun = [
-        "srun", "--unbuffered", "--kill-on-bad-exit=1", f"--cpus-per-task={cluster.cpus_per_task}",
-        f"--output={folder}/{job}_%t_log.out", f"--error={folder}/{job}_%t_log.err",
-        # A warning received before Python has installed its handlers would end the job.
-        "env", "--ignore-signal=USR2",
-        sys.executable, "-m", "chinchilla.sweep.slurm.job", str(folder),
-    ]  # fmt: skip
-    lines = [
-        "#!/bin/bash",
-        *(f"#SBATCH --{key}={shlex.quote(str(x))}" for key, x in options.items() if x),
-        "#SBATCH --requeue",
-        *cluster.setup_lines,
-        shlex.join(srun),
-    ]
-    return "\n".join(lines) + "\n"
+@contextlib.contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the main thread after `seconds`; submitit has no limit for sbatch."""
+
+    def expired(signum: int, frame: Any) -> NoReturn:
+        raise TimeoutError(f"sbatch: no answer in {seconds:.0f} s")
+
+    previous = signal.signal(signal.SIGALRM, expired)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def _link_task(folder: Path) -> str:
+    """Shell line that links task.pkl as the pickle of a job whose launcher died before writing it."""
+    job = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
+    path = shlex.quote(str(folder))
+    return f"ln {path}/task.pkl {path}/{job}_submitted.pkl 2>/dev/null || true"

@@ -1,6 +1,6 @@
 """Everything logged about a run or a sweep, for `chinchilla logs`.
 
-Workers write workers/<name>.log; Slurm writes logs to slurm/<token>/. The logs of a run are found
+Workers write workers/<name>.log; Slurm writes logs to submitit/<token>/. The logs of a run are found
 from its claims, which name the worker, whose name contains the number of its Slurm job.
 """
 
@@ -97,7 +97,7 @@ def run_logs(sweep_dir: Path, spec: RunSpec, n_lines: int) -> Logs:
         excerpts.append(Excerpt(str(path), _lines_about(_tail(path), spec.run_id)[-n_lines:]))
     jobs = dict.fromkeys(m[1] for worker in workers if (m := _JOB.match(worker)))
     pattern = re.compile(rf"(?:{'|'.join(map(re.escape, jobs))})_\w+_log\.(?:out|err)")
-    paths = sorted(sweep_dir.glob("slurm/*/*_log.*")) if jobs else []
+    paths = sorted(sweep_dir.glob("submitit/*/*_log.*")) if jobs else []
     excerpts += [
         Excerpt(str(path), _tail(path)[-n_lines:]) for path in paths if pattern.fullmatch(path.name)
     ]
@@ -116,10 +116,10 @@ def sweep_logs(sweep_dir: Path, n_lines: int) -> Logs:
     ]
     title = "runs with errors (details: chinchilla logs run=ID)"
     excerpts = [Excerpt(title, problems[-n_lines:])] if problems else []
-    for path in sorted(sweep_dir.glob("slurm/*/refused.json")):
+    for path in sorted(sweep_dir.glob("submitit/*/refused.json")):
         message = _record(path).get("message", "?")
         excerpts.append(Excerpt(str(path), [f"sbatch refused these jobs: {message}"]))
-    for pattern in ("workers/*.log", "slurm/*/*_log.err"):
+    for pattern in ("workers/*.log", "submitit/*/*_log.err"):
         newest = max(sweep_dir.glob(pattern), key=lambda p: p.stat().st_mtime, default=None)
         if newest and (tail := _tail(newest)[-n_lines:]):
             excerpts.append(Excerpt(str(newest), tail))

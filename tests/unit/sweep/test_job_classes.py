@@ -18,6 +18,8 @@ from chinchilla.sweep.job_classes import SizeRange, assign, job_classes
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.run_files import missing_specs, run_dir_of
 
+pytest.importorskip("submitit")
+
 
 def sizes(*layers: int) -> list[RunSpec]:
     """Runs of growing N: some 100k and 50k more for each layer."""
@@ -110,7 +112,7 @@ def test_each_job_class_is_an_array_of_its_own(tmp_path: Path, fake: FakeSlurm, 
         assert part in middle, part
     for part in ("--array=0-2%3", "--partition=cpu", "--mem=4GB", "--nodes=1", "--time=90"):
         assert part in small, part
-    output = [json.loads(p.read_text()) for p in sweep.glob("slurm/*/intention.json")]
+    output = [json.loads(p.read_text()) for p in sweep.glob("submitit/*/intention.json")]
     shapes = {t["job_class"]["name"]: t["job_class"] for t in output}
     assert shapes["middle"] == {
         "name": "middle", "min_params": SMALL, "max_params": MIDDLE, "nodes": 1, "ranks_per_node": 1,

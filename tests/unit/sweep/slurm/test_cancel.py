@@ -12,6 +12,8 @@ from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.run_files import run_dir_of
 
+pytest.importorskip("submitit")
+
 
 def cancel(sweep: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
     capsys.readouterr()
@@ -38,7 +40,7 @@ def test_an_array_whose_launcher_died_is_found_and_cancelled(
 ):
     sweep = tmp_path / "sweep"
     launch(on_slurm(), make_specs(9), sweep, tmp_path)
-    [record] = sweep.glob("slurm/*/job.json")
+    [record] = sweep.glob("submitit/*/job.json")
     record.unlink()
     assert "cancelled 3 jobs: 41." in cancel(sweep, capsys)
     assert record.exists()
@@ -107,7 +109,7 @@ def test_a_damaged_record_of_an_array_is_reported_with_advice(
 ):
     sweep = tmp_path / "sweep"
     launch(on_slurm(), make_specs(9), sweep, tmp_path)
-    [path] = sweep.glob(f"slurm/*/{name}")
+    [path] = sweep.glob(f"submitit/*/{name}")
     path.write_text(text)
     capsys.readouterr()
     assert main(["status", f"sweep_dir={sweep}"]) == 0

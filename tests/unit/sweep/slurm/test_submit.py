@@ -14,8 +14,11 @@ from sweep_fakes import make_result, make_specs, make_sweep
 from chinchilla.core.errors import InputError
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.run_files import run_dir_of
+from chinchilla.sweep.slurm import queue
 
 SUPPORT = Path(slurm_fakes.__file__).parent
+
+pytest.importorskip("submitit")
 
 
 def test_the_script_has_the_settings(tmp_path: Path, fake: FakeSlurm, capsys):
@@ -45,7 +48,7 @@ def test_the_script_has_the_settings(tmp_path: Path, fake: FakeSlurm, capsys):
     assert "submitted 3 workers as job 41" in out
     assert f"chinchilla status sweep_dir={sweep}" in out
     assert f"chinchilla cancel sweep_dir={sweep}" in out
-    [record] = sweep.glob("slurm/*/job.json")
+    [record] = sweep.glob("submitit/*/job.json")
     assert json.loads(record.read_text())["job_id"] == "41"
     intention = json.loads((record.parent / "intention.json").read_text())
     assert (intention["n_jobs"], intention["n_workers"], intention["threads"]) == (3, 2, 4)
@@ -156,7 +159,7 @@ def test_a_refusal_by_sbatch_is_reported_and_recorded(tmp_path: Path, fake: Fake
     refusal.write_text("invalid partition")
     with pytest.raises(InputError, match=r"invalid partition\. Change .* and launch again"):
         launch(on_slurm(), make_specs(2), tmp_path / "sweep", tmp_path)
-    [printed] = tmp_path.glob("sweep/slurm/*/refused.json")
+    [printed] = tmp_path.glob("sweep/submitit/*/refused.json")
     assert "invalid partition" in json.loads(printed.read_text())["message"]
     refusal.unlink()
     launch(on_slurm(), make_specs(2), tmp_path / "sweep", tmp_path)
@@ -168,8 +171,19 @@ def test_jobs_queued_by_an_sbatch_that_timed_out_are_adopted(tmp_path: Path, fak
     (fake.folder / "sbatch_fails").write_text("Socket timed out on send/recv operation")
     (fake.folder / "queues_all_the_same").touch()
     assert launch(on_slurm(), make_specs(9), tmp_path / "sweep", tmp_path) == 0
-    [record] = tmp_path.glob("sweep/slurm/*/job.json")
+    [record] = tmp_path.glob("sweep/submitit/*/job.json")
     assert json.loads(record.read_text())["job_id"] == "41"
+
+
+def test_an_sbatch_that_does_not_answer_is_ended(
+    tmp_path: Path, fake: FakeSlurm, monkeypatch: pytest.MonkeyPatch
+):
+    (fake.folder / "sbatch_sleeps").write_text("60")
+    monkeypatch.setattr(queue, "TIMEOUT_SECONDS", 1.0)
+    monkeypatch.setattr(queue, "SETTLE_SECONDS", 0.0)
+    with pytest.raises(InputError, match="no answer in 1 s"):
+        launch(on_slurm(), make_specs(2), tmp_path / "sweep", tmp_path)
+    assert fake.scripts() == []
 
 
 def test_the_number_of_jobs_must_be_set(tmp_path: Path, fake: FakeSlurm):
@@ -183,6 +197,7 @@ LAUNCH = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
+import submitit
 from slurm_fakes import on_slurm
 from sweep_fakes import make_specs
 from chinchilla.sweep.slurm import queue
@@ -250,5 +265,5 @@ def kill_and_launch_again(sweep: Path, fake: FakeSlurm, last: int) -> bool:
     launch(on_slurm(gpus_per_node=1), make_specs(9), sweep, sweep)
     assert len(fake.jobs()) == 3
     live = {row.rpartition(":")[2] for row in fake.jobs()}
-    assert {p.parent.name for p in sweep.glob("slurm/*/job.json")} == live
+    assert {p.parent.name for p in sweep.glob("submitit/*/job.json")} == live
     return True

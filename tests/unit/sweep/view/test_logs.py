@@ -71,7 +71,7 @@ def test_slurms_own_logs_are_found_by_the_workers_job(tmp_path: Path, capsys):
     for path in run_dir.glob("claim-*.json"):
         value = json.loads(path.read_text())
         path.write_text(json.dumps({**value, "worker": "slurm41_2-node-7-0"}))
-    folder = tmp_path / "slurm" / "abc"
+    folder = tmp_path / "submitit" / "abc"
     folder.mkdir(parents=True)
     for name in ("41_2_0_log.err", "41_1_0_log.err", "141_2_0_log.err", "41_2_0_log.out"):
         (folder / name).write_text(f"this is {name}\n")

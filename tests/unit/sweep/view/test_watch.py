@@ -25,6 +25,14 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
+    pytest.importorskip("submitit")
+    made = FakeSlurm(tmp_path / "slurm")
+    monkeypatch.setenv("PATH", made.path)
+    return made
+
+
 def finish(sweep: Path, spec: RunSpec, status: str = "finished") -> None:
     run_dir = run_dir_of(sweep, spec)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -70,7 +78,7 @@ def test_a_queue_that_does_not_answer_is_unknown_and_no_error(
     output = json.loads(status(capsys, sweep, "format=json"))
     assert output["queue"]["jobs"] == []
     assert output["counts"]["waiting"] == 9
-    next(sweep.glob("slurm/*/intention.json")).write_text("{")
+    next(sweep.glob("submitit/*/intention.json")).write_text("{")
     assert "queue unknown" in status(capsys, sweep)
 
 
