@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from chinchilla.config.checks import check_format
+from chinchilla.config.checks import require_format
 from chinchilla.core.errors import InputError
 
 MOST = 4  # corpora that fit beside each other
@@ -19,7 +19,7 @@ class CompareCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
-        check_format(self.format)
+        require_format(self.format)
         n = len(self.sweep_dirs) + len(self.fits)
         if not 2 <= n <= MOST:
             raise InputError(

@@ -3,7 +3,14 @@
 import re
 from dataclasses import dataclass, field, fields
 
-from chinchilla.config.checks import check_format, choice, countable, not_negative, positive, whole
+from chinchilla.config.checks import (
+    require_choice,
+    require_countable,
+    require_format,
+    require_not_negative,
+    require_positive,
+    require_whole,
+)
 from chinchilla.core.errors import InputError
 
 ACTIONS = ("prepare", "tokenizer", "overlap", "pack", "unpack")
@@ -48,15 +55,15 @@ class SourceConfig:
 
     def check(self, key: str) -> None:
         """Refuse what cannot be read; `key` begins the names of knobs."""
-        choice(f"{key}format", self.format, FORMATS)
+        require_choice(f"{key}format", self.format, FORMATS)
         if self.format == "hub" and not self.hub_name:
             raise InputError(f"{key}format=hub needs {key}hub_name, such as allenai/c4.")
         if self.format in ("text", "jsonl", "parquet") and not self.paths:
             raise InputError(f"{key}format={self.format} needs {key}paths=[FILE_OR_FOLDER, ...].")
-        positive(f"{key}weight", self.weight)
+        require_positive(f"{key}weight", self.weight)
         for name in ("max_documents", "dedup_paragraphs"):
-            whole(f"{key}{name}", getattr(self, name))
-        countable(f"{key}max_documents", self.max_documents)
+            require_whole(f"{key}{name}", getattr(self, name))
+        require_countable(f"{key}max_documents", self.max_documents)
 
 
 @dataclass(kw_only=True)
@@ -101,15 +108,15 @@ class TokenizerConfig:
     normalization: str = "identity"  # identity, or nfkc, which loses what it changes (section 4.1)
 
     def __post_init__(self) -> None:
-        choice("tokenizer.normalization", self.normalization, ("identity", "nfkc"))
-        choice("tokenizer.algorithm", self.algorithm, ("bpe", "unigram"))
-        positive("tokenizer.train_mb", self.train_mb)
+        require_choice("tokenizer.normalization", self.normalization, ("identity", "nfkc"))
+        require_choice("tokenizer.algorithm", self.algorithm, ("bpe", "unigram"))
+        require_positive("tokenizer.train_mb", self.train_mb)
         if self.train_mb < 1e-3:
             raise InputError(
                 f"tokenizer.train_mb={self.train_mb:g} is under a kilobyte (0.001), of which no tokenizer "
                 "can be trained. Give megabytes, such as 100."
             )
-        countable("tokenizer.vocab_size", self.vocab_size, bits=32)
+        require_countable("tokenizer.vocab_size", self.vocab_size, bits=32)
         if self.vocab_size < 260:
             raise InputError(
                 f"tokenizer.vocab_size={self.vocab_size} is below 260: 256 byte pieces and the control pieces come first."
@@ -130,7 +137,7 @@ class NearConfig:
                 f"near.threshold={self.threshold} is not in [0.3, 1]: documents that share less are "
                 "hardly the same text."
             )
-        positive("near.ngram", self.ngram)
+        require_positive("near.ngram", self.ngram)
         if not 16 <= self.permutations <= 1024:
             raise InputError(f"near.permutations={self.permutations} is not in [16, 1024].")
 
@@ -161,18 +168,18 @@ class DataCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
-        check_format(self.format)
-        choice("action", self.action, ACTIONS)
-        choice("dedup", self.dedup, ("exact", "near"))
-        positive("ngram", self.ngram)
+        require_format(self.format)
+        require_choice("action", self.action, ACTIONS)
+        require_choice("dedup", self.dedup, ("exact", "near"))
+        require_positive("ngram", self.ngram)
         if self.action == "overlap" and not self.against:
             raise InputError(
                 "against is missing: give against=[FILE, ...], evaluations as .jsonl (column=text), "
                 ".parquet, or plain text, to look for in the training text of data_dir."
             )
-        not_negative("n_workers", self.n_workers)
-        positive("shard_tokens", self.shard_tokens)
-        countable("shard_tokens", self.shard_tokens)
+        require_not_negative("n_workers", self.n_workers)
+        require_positive("shard_tokens", self.shard_tokens)
+        require_countable("shard_tokens", self.shard_tokens)
         if self.action in ("pack", "unpack") and not self.pack_dir:
             raise InputError("pack_dir is missing: give pack_dir=FOLDER, where the pack is to be.")
         if not 0 < self.validation_fraction < 1:

@@ -2,7 +2,12 @@
 
 from dataclasses import dataclass
 
-from chinchilla.config.checks import check_format, check_n_bootstrap, not_negative, whole
+from chinchilla.config.checks import (
+    require_format,
+    require_n_bootstrap,
+    require_not_negative,
+    require_whole,
+)
 from chinchilla.core.errors import InputError
 
 
@@ -18,10 +23,10 @@ class DiagnoseCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
-        check_format(self.format)
-        not_negative("budget_flops", self.budget_flops)
-        check_n_bootstrap(self.n_bootstrap)
-        whole("seed", self.seed)
+        require_format(self.format)
+        require_not_negative("budget_flops", self.budget_flops)
+        require_n_bootstrap(self.n_bootstrap)
+        require_whole("seed", self.seed)
         if not self.fits and not self.sweep_dir:
             raise InputError(
                 "give fits=FOLDER (of `chinchilla fit`) or sweep_dir=FOLDER (a sweep)."

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from chinchilla.config.checks import choice, positive
+from chinchilla.config.checks import require_choice, require_positive
 
 POINTS = ("hoffmann",)  # keys of fetch.SOURCES
 
@@ -17,5 +17,5 @@ class FetchCommand:
     timeout_s: float = 30.0  # seconds that the download may take
 
     def __post_init__(self) -> None:
-        choice("points", self.points, POINTS)
-        positive("timeout_s", self.timeout_s)
+        require_choice("points", self.points, POINTS)
+        require_positive("timeout_s", self.timeout_s)

@@ -4,12 +4,12 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from chinchilla.config.checks import (
-    check_format,
-    check_n_bootstrap,
-    choice,
-    not_negative,
-    positive,
-    whole,
+    require_choice,
+    require_format,
+    require_n_bootstrap,
+    require_not_negative,
+    require_positive,
+    require_whole,
 )
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import FLOP_CONVENTIONS
@@ -69,18 +69,18 @@ def check_settings(prefix: str = "", **settings: Any) -> None:
     for name, value in settings.items():
         key = prefix + name
         if name in CHOICES:
-            choice(key, value, CHOICES[name])
+            require_choice(key, value, CHOICES[name])
         elif name in ABOVE_ZERO:
-            positive(key, value)
+            require_positive(key, value)
         elif name == "target_flops":
-            not_negative(key, value)
+            require_not_negative(key, value)
         elif name == "window":
             _check_window(key, value)
         elif name == "n_bootstrap":
-            check_n_bootstrap(value)
+            require_n_bootstrap(value)
         else:
             assert name == "seed"
-            whole(key, value)
+            require_whole(key, value)
     if (settings.get("part"), settings.get("schedule")) == ("tail", "constant"):
         raise InputError(
             f"{prefix}part=tail is for learning rates that decay to the end of each run, and "
@@ -145,12 +145,12 @@ class FitCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
-        check_format(self.format)
-        choice("duplicates", self.duplicates, DUPLICATES)
+        require_format(self.format)
+        require_choice("duplicates", self.duplicates, DUPLICATES)
         if not self.approaches:
             raise InputError(f"approaches=[] names none. Choose from {', '.join(APPROACHES)}.")
-        choice("flop_convention", self.flop_convention, ("unknown", *FLOP_CONVENTIONS))
-        choice("n_convention", self.n_convention, N_CONVENTIONS)
+        require_choice("flop_convention", self.flop_convention, ("unknown", *FLOP_CONVENTIONS))
+        require_choice("n_convention", self.n_convention, N_CONVENTIONS)
         if self.minima:
             self._check_minima()
         elif bool(self.sweep_dir) == bool(self.observations or self.curves):
@@ -166,15 +166,15 @@ class FitCommand:
                 f"tokens_per_param={window}: give the smallest and the largest D/N to keep, such as "
                 "[2,200]."
             )
-        choice("loss", self.loss, LOSSES)
-        choice("approach3_law", self.approach3_law, APPROACH3_LAWS)
+        require_choice("loss", self.loss, LOSSES)
+        require_choice("approach3_law", self.approach3_law, APPROACH3_LAWS)
         check_settings("envelope_", part=self.envelope_part, schedule=self.envelope_schedule)
         isoflop = ("profile", "window", "interval")
         check_settings("isoflop_", **{name: getattr(self, f"isoflop_{name}") for name in isoflop})
         names = ("n_bootstrap", "seed", "objective", "method", "resampling", "target_flops")
         check_settings(**{name: getattr(self, name) for name in (*names, *ABOVE_ZERO)})
         for approach in self.approaches:
-            choice("approaches", approach, APPROACHES)
+            require_choice("approaches", approach, APPROACHES)
         if len(set(self.approaches)) < len(self.approaches):
             raise InputError(f"approaches=[{','.join(self.approaches)}] names one twice.")
 

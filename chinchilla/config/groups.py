@@ -5,7 +5,12 @@ import math
 import re
 from dataclasses import dataclass, field
 
-from chinchilla.config.checks import choice, mfu, not_negative, positive
+from chinchilla.config.checks import (
+    require_choice,
+    require_mfu,
+    require_not_negative,
+    require_positive,
+)
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import FLOP_CONVENTIONS
 
@@ -73,22 +78,24 @@ class RecipeConfig:
 
     def __post_init__(self) -> None:
         for key in ("cosine_cycle", "batch_multiple_rows", "lr_base_width", "adam_eps"):
-            positive(f"recipe.{key}", getattr(self, key))
-        choice("recipe.lr_batch_rule", self.lr_batch_rule, ("none", "step_law", "deepseek"))
-        choice("recipe.schedule", self.schedule, ("cosine", "cooldown", "multistep"))
+            require_positive(f"recipe.{key}", getattr(self, key))
+        require_choice("recipe.lr_batch_rule", self.lr_batch_rule, ("none", "step_law", "deepseek"))
+        require_choice("recipe.schedule", self.schedule, ("cosine", "cooldown", "multistep"))
         for key in ("peak_lr", "batch_tokens"):
-            (positive if self.lr_batch_rule == "none" else not_negative)(
+            (require_positive if self.lr_batch_rule == "none" else require_not_negative)(
                 f"recipe.{key}", getattr(self, key)
             )
-        choice("recipe.parametrization", self.parametrization, ("standard", "mup", "completep"))
-        not_negative("recipe.base_layers", self.base_layers)
+        require_choice(
+            "recipe.parametrization", self.parametrization, ("standard", "mup", "completep")
+        )
+        require_not_negative("recipe.base_layers", self.base_layers)
         self._check_parametrization()
         if self.lr_batch_rule != "none":
             self._check_rule()
         if self.schedule == "cooldown":
             self._check_cooldown()
-        choice("recipe.precision", self.precision, ("auto", "bf16", "fp32", "bf16_weights"))
-        choice("recipe.optimizer", self.optimizer, ("adamw", "adam"))
+        require_choice("recipe.precision", self.precision, ("auto", "bf16", "fp32", "bf16_weights"))
+        require_choice("recipe.optimizer", self.optimizer, ("adamw", "adam"))
         to_nothing = self.schedule == "cooldown" or (self.schedule, self.lr_batch_rule) == (
             "cosine",
             "step_law",
@@ -105,7 +112,7 @@ class RecipeConfig:
             if not 0 <= getattr(self, key) < 1:
                 raise InputError(f"recipe.{key}={getattr(self, key)} is not in [0, 1).")
         for key in ("warmup_steps", "weight_decay", "grad_clip", "seed"):
-            not_negative(f"recipe.{key}", getattr(self, key))
+            require_not_negative(f"recipe.{key}", getattr(self, key))
 
     def _check_parametrization(self) -> None:
         kind = f"recipe.parametrization={self.parametrization}"
@@ -181,21 +188,21 @@ class GridConfig:
 
     def __post_init__(self) -> None:
         for budget in self.budgets:
-            positive("grid.budgets", budget)
-        positive("grid.kv_size", self.kv_size)
-        choice("grid.flop_convention", self.flop_convention, tuple(FLOP_CONVENTIONS))
+            require_positive("grid.budgets", budget)
+        require_positive("grid.kv_size", self.kv_size)
+        require_choice("grid.flop_convention", self.flop_convention, tuple(FLOP_CONVENTIONS))
         if bool(self.horizon_models) != bool(self.horizon_tokens_per_param):
             raise InputError(
                 "grid.horizon_models and grid.horizon_tokens_per_param make runs only together: give both."
             )
         for key in ("sizes_per_budget", "vocab_size", "min_sizes", "min_side", "min_steps"):
-            not_negative(f"grid.{key}", getattr(self, key))
+            require_not_negative(f"grid.{key}", getattr(self, key))
         if not self.span > 1:
             raise InputError(
                 f"grid.span={self.span} must be above 1: sizes lie in expected/span..expected*span."
             )
         for ratio in self.horizon_tokens_per_param:
-            positive("grid.horizon_tokens_per_param", ratio)
+            require_positive("grid.horizon_tokens_per_param", ratio)
         if not self.models or not self.budgets:
             raise InputError(
                 "the grid has no models or no budgets. Choose one with grid=NAME, or give both."
@@ -229,9 +236,9 @@ class ResourceConfig:
             raise InputError(
                 f"cluster.resources: name={self.name!r} must be one word, such as small."
             )
-        not_negative(f"cluster.resources, {self.name}: max_params", self.max_params)
+        require_not_negative(f"cluster.resources, {self.name}: max_params", self.max_params)
         if self.mfu is not None:
-            mfu(f"cluster.resources, {self.name}: mfu", self.mfu)
+            require_mfu(f"cluster.resources, {self.name}: mfu", self.mfu)
 
 
 @dataclass(kw_only=True)
@@ -264,13 +271,13 @@ class ClusterConfig:
     resources: list[ResourceConfig] = field(default_factory=list)  # slurm: jobs by model size
 
     def __post_init__(self) -> None:
-        choice("cluster.kind", self.kind, ("debug", "local", "slurm", "torchrun"))
+        require_choice("cluster.kind", self.kind, ("debug", "local", "slurm", "torchrun"))
         for key in ("peak_flops", "gpu_memory_gb", "timeout_min", "nodes", "ranks_per_node"):
-            positive(f"cluster.{key}", getattr(self, key))
-        mfu("cluster.mfu", self.mfu)
+            require_positive(f"cluster.{key}", getattr(self, key))
+        require_mfu("cluster.mfu", self.mfu)
         for key in ("n_workers", "max_queued_jobs", "threads_per_worker", "gpus_per_node"):
-            not_negative(f"cluster.{key}", getattr(self, key))
-        not_negative("cluster.price_per_device_hour", self.price_per_device_hour)
+            require_not_negative(f"cluster.{key}", getattr(self, key))
+        require_not_negative("cluster.price_per_device_hour", self.price_per_device_hour)
         if len(names := [r.name for r in self.resources]) > len(set(names)):
             raise InputError(f"cluster.resources: names {', '.join(names)} must all differ.")
         limits = [r.max_params or math.inf for r in self.resources]
@@ -302,14 +309,14 @@ class RuntimeConfig:
     shard_ranks: int = 0  # ranks of a run that hold one copy of its weights together; 0 = all
 
     def __post_init__(self) -> None:
-        not_negative("runtime.shard_ranks", self.shard_ranks)
-        choice("runtime.compile_blocks", self.compile_blocks, ("auto", "always", "never"))
-        choice("runtime.wandb", self.wandb, ("disabled", "offline", "online"))
-        not_negative("runtime.micro_batch_tokens", self.micro_batch_tokens)
+        require_not_negative("runtime.shard_ranks", self.shard_ranks)
+        require_choice("runtime.compile_blocks", self.compile_blocks, ("auto", "always", "never"))
+        require_choice("runtime.wandb", self.wandb, ("disabled", "offline", "online"))
+        require_not_negative("runtime.micro_batch_tokens", self.micro_batch_tokens)
         for key in (
             "checkpoint_minutes",
             "log_every_steps",
             "validation_tokens",
             "validation_evals",
         ):
-            positive(f"runtime.{key}", getattr(self, key))
+            require_positive(f"runtime.{key}", getattr(self, key))

@@ -2,7 +2,13 @@
 
 from dataclasses import dataclass, field
 
-from chinchilla.config.checks import check_format, choice, mfu, not_negative, positive
+from chinchilla.config.checks import (
+    require_choice,
+    require_format,
+    require_mfu,
+    require_not_negative,
+    require_positive,
+)
 from chinchilla.core.errors import InputError
 from chinchilla.core.paper import LOSS_LAWS
 from chinchilla.core.shapes import FLOP_CONVENTIONS, POSITIONS
@@ -25,10 +31,10 @@ class RatesConfig:
     co2_grams_per_kwh: float = 0.0  # of the site's electricity; needs device_watts; 0 = unsaid
 
     def __post_init__(self) -> None:
-        positive("rates.peak_flops", self.peak_flops)
-        mfu("rates.mfu", self.mfu)
+        require_positive("rates.peak_flops", self.peak_flops)
+        require_mfu("rates.mfu", self.mfu)
         for key in ("price_per_device_hour", "device_watts", "co2_grams_per_kwh"):
-            not_negative(f"rates.{key}", getattr(self, key))
+            require_not_negative(f"rates.{key}", getattr(self, key))
         if not self.pue >= 1:
             raise InputError(
                 f"rates.pue={self.pue} is below 1: a site uses at least what its computers use."
@@ -43,7 +49,7 @@ class RatesConfig:
 
 
 def _within(key: str, value: float, low: float, high: float, unit: str) -> None:
-    positive(key, value)
+    require_positive(key, value)
     if not low <= value <= high:
         raise InputError(
             f"{key}={value:g} is outside of {low:g} to {high:g} {unit}: no run is that small or "
@@ -53,8 +59,8 @@ def _within(key: str, value: float, low: float, high: float, unit: str) -> None:
 
 def _check_shapes(command: "PredictCommand | DesignCommand") -> None:
     for key in ("vocab_size", "seq_len", "kv_size"):
-        positive(key, getattr(command, key))
-    choice("positions", command.positions, POSITIONS)
+        require_positive(key, getattr(command, key))
+    require_choice("positions", command.positions, POSITIONS)
 
 
 @dataclass(kw_only=True)
@@ -82,7 +88,7 @@ class PredictCommand:
     format: str = "text"  # text, or json: always everything
 
     def __post_init__(self) -> None:
-        check_format(self.format)
+        require_format(self.format)
         if not self.budget_flops and not self.target_loss and not self.frontier:
             raise InputError(
                 "budget_flops is missing: give budget_flops=VALUE in FLOPs, such as 1e21, or "
@@ -91,15 +97,15 @@ class PredictCommand:
         for budget in self.budget_flops:
             _within("budget_flops", budget, *FLOPS_RANGE, "FLOPs")
         for key in ("target_loss", "inference_tokens", "unique_tokens"):
-            not_negative(key, getattr(self, key))
+            require_not_negative(key, getattr(self, key))
         for key in ("inference_tokens", "unique_tokens"):
             if tokens := getattr(self, key):
                 _within(key, tokens, 1, MOST_TOKENS, "tokens")
         if self.law:
-            choice("law", self.law, tuple(LOSS_LAWS))
+            require_choice("law", self.law, tuple(LOSS_LAWS))
         _check_shapes(self)
         if self.flop_convention:
-            choice("flop_convention", self.flop_convention, tuple(FLOP_CONVENTIONS))
+            require_choice("flop_convention", self.flop_convention, tuple(FLOP_CONVENTIONS))
             if self.frontier and not self.law:
                 raise InputError(
                     "flop_convention says how shapes count beside law=NAME; with a frontier they count "
@@ -138,14 +144,14 @@ class DesignCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
-        check_format(self.format)
+        require_format(self.format)
         _within("budget_flops", self.budget_flops, *FLOPS_RANGE, "FLOPs")
         if not 1 <= self.n_runs <= MOST_RUNS:
             raise InputError(
                 f"n_runs={self.n_runs} is not 1 to {MOST_RUNS}: train some, fit again, and ask again."
             )
         for key in ("spend", "min_ratio", "max_ratio"):
-            not_negative(key, getattr(self, key))
+            require_not_negative(key, getattr(self, key))
         if self.spend:
             _within("spend", self.spend, *FLOPS_RANGE, "FLOPs")
         for key in ("min_ratio", "max_ratio"):
@@ -169,10 +175,10 @@ class ScoreCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
-        check_format(self.format)
+        require_format(self.format)
         if bool(self.result) == bool(self.observations):
             raise InputError(
                 "give one of result=FILE.json (a run) or observations=FILE.csv (a table of runs)."
             )
         if self.loss:
-            choice("loss", self.loss, ("train", "validation"))
+            require_choice("loss", self.loss, ("train", "validation"))

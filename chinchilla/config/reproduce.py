@@ -2,7 +2,12 @@
 
 from dataclasses import dataclass
 
-from chinchilla.config.checks import check_format, check_n_bootstrap, choice, not_negative
+from chinchilla.config.checks import (
+    require_choice,
+    require_format,
+    require_n_bootstrap,
+    require_not_negative,
+)
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import FLOP_CONVENTIONS
 
@@ -27,12 +32,12 @@ class ReproduceCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
-        check_format(self.format)
-        choice("table", self.table, ("table2",))
-        choice("flop_convention", self.flop_convention, ("unknown", *FLOP_CONVENTIONS))
-        check_n_bootstrap(self.n_bootstrap)
+        require_format(self.format)
+        require_choice("table", self.table, ("table2",))
+        require_choice("flop_convention", self.flop_convention, ("unknown", *FLOP_CONVENTIONS))
+        require_n_bootstrap(self.n_bootstrap)
         for key in ("drop_highest", "seed"):
-            not_negative(key, getattr(self, key))
+            require_not_negative(key, getattr(self, key))
         if not self.points:
             raise InputError(
                 "points is missing: give points=FILE.csv, a table of final losses. `chinchilla fetch "

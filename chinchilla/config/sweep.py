@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from chinchilla.config.checks import check_format, not_negative, positive
+from chinchilla.config.checks import require_format, require_not_negative, require_positive
 
 
 @dataclass(kw_only=True)
@@ -18,9 +18,9 @@ class StatusCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
-        check_format(self.format)
-        positive("interval_seconds", self.interval_seconds)
-        not_negative("rows", self.rows)
+        require_format(self.format)
+        require_positive("interval_seconds", self.interval_seconds)
+        require_not_negative("rows", self.rows)
 
 
 @dataclass(kw_only=True)
@@ -31,7 +31,7 @@ class CancelCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
-        check_format(self.format)
+        require_format(self.format)
 
 
 @dataclass(kw_only=True)
@@ -44,7 +44,7 @@ class RetryCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
-        check_format(self.format)
+        require_format(self.format)
 
 
 @dataclass(kw_only=True)
@@ -57,5 +57,5 @@ class LogsCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
-        check_format(self.format)
-        positive("lines", self.lines)
+        require_format(self.format)
+        require_positive("lines", self.lines)

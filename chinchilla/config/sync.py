@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from chinchilla.config.checks import check_format, choice
+from chinchilla.config.checks import require_choice, require_format
 
 
 @dataclass(kw_only=True)
@@ -18,6 +18,6 @@ class SyncCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
-        check_format(self.format)
-        choice("to", self.to, ("wandb", "tensorboard"))
-        choice("wandb", self.wandb, ("online", "offline"))
+        require_format(self.format)
+        require_choice("to", self.to, ("wandb", "tensorboard"))
+        require_choice("wandb", self.wandb, ("online", "offline"))

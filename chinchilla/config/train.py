@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from chinchilla.config.checks import check_format, not_negative, positive
+from chinchilla.config.checks import require_format, require_not_negative, require_positive
 from chinchilla.config.groups import (
     ClusterConfig,
     GridConfig,
@@ -30,10 +30,10 @@ class TrainCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
-        check_format(self.format)
+        require_format(self.format)
         for key in ("budget_flops", "tokens"):
-            not_negative(key, getattr(self, key))
-        positive("epochs", self.epochs)
+            require_not_negative(key, getattr(self, key))
+        require_positive("epochs", self.epochs)
 
 
 @dataclass(kw_only=True)
@@ -57,11 +57,11 @@ class PlanCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
-        check_format(self.format)
-        positive("epochs", self.epochs)
-        positive("gpus", self.gpus)
-        not_negative("tokens", self.tokens)
-        not_negative("micro_batch_tokens", self.micro_batch_tokens)
+        require_format(self.format)
+        require_positive("epochs", self.epochs)
+        require_positive("gpus", self.gpus)
+        require_not_negative("tokens", self.tokens)
+        require_not_negative("micro_batch_tokens", self.micro_batch_tokens)
         if not self.tokens and (self.gpus > 1 or self.micro_batch_tokens):
             raise InputError(
                 "gpus= and micro_batch_tokens= are of one model. Give its tokens= too, above 0, or leave "
@@ -90,9 +90,9 @@ class SweepCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
-        check_format(self.format)
-        positive("epochs", self.epochs)
-        not_negative("max_gpu_hours", self.max_gpu_hours)
+        require_format(self.format)
+        require_positive("epochs", self.epochs)
+        require_not_negative("max_gpu_hours", self.max_gpu_hours)
 
 
 @dataclass(kw_only=True)
@@ -104,5 +104,5 @@ class FlopsCommand:
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
-        check_format(self.format)
-        not_negative("tokens", self.tokens)
+        require_format(self.format)
+        require_not_negative("tokens", self.tokens)

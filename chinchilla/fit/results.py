@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from chinchilla.config.checks import choice
+from chinchilla.config.checks import require_choice
 from chinchilla.config.fit import APPROACHES
 from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.files import read_json, sha256_file, write_json
@@ -280,8 +280,8 @@ class FitResults:
         records = built(dict[str, dict[str, Any]], value["approaches"], f"{where}: approaches")
         for name, record in records.items():
             at, status = f"{where}: {name}", record.pop("status", None)
-            choice(f"{where}: approaches", name, APPROACHES)
-            choice(f"{at}.status", status, ("fitted", "refused"))
+            require_choice(f"{where}: approaches", name, APPROACHES)
+            require_choice(f"{at}.status", status, ("fitted", "refused"))
             if status == "refused":
                 refused[name] = built(FailedFit, record, at)
                 continue

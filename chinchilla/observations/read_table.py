@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.config.checks import choice
+from chinchilla.config.checks import require_choice
 from chinchilla.config.fit import LOSSES, N_CONVENTIONS
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import FLOP_CONVENTIONS
@@ -221,13 +221,13 @@ def conventions_of(table: Table, said: dict[str, str]) -> dict[str, str]:
     conventions = {}
     for name in CONVENTIONS:
         stated = said.get(name, "unknown")
-        choice(name, stated, KNOWN[name])
+        require_choice(name, stated, KNOWN[name])
         if stated == "unknown" and name in table.columns:
             values = [str(value).strip() or "unknown" for value in table.columns[name]]
             stated = values[0] if values else stated
             for i, value in enumerate(values):
                 if value not in KNOWN[name]:
-                    choice(f"{table.at(i)}: {name}", value, KNOWN[name])
+                    require_choice(f"{table.at(i)}: {name}", value, KNOWN[name])
                 if value != stated:
                     raise InputError(
                         f"{table.at(i)}: {name}={value}, but {stated} before: rows counted in two "

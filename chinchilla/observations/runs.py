@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.config.checks import choice
+from chinchilla.config.checks import require_choice
 from chinchilla.config.fit import DUPLICATES
 from chinchilla.core.errors import InputError
 from chinchilla.core.units import (
@@ -43,7 +43,7 @@ def runs_of(table: Table, said: dict[str, str], duplicates: str) -> dict[str, An
     Raises:
         InputError: naming the rows and what is wrong with them.
     """
-    choice("duplicates", duplicates, DUPLICATES)
+    require_choice("duplicates", duplicates, DUPLICATES)
     conventions = conventions_of(table, said)
     columns, derived = quantities(table, conventions["flop_convention"])
     notes = [*table.notes, *derived]

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from matplotlib.axes import Axes
 
-from chinchilla.config.checks import choice
+from chinchilla.config.checks import require_choice
 from chinchilla.core.errors import InputError
 from chinchilla.fit.display import exponent_text
 from chinchilla.fit.result import FitResult, called
@@ -39,7 +39,7 @@ def _panel(ax: Axes | None) -> Iterator[Axes]:
 
 def plot_fits(fits: FitResults, ax: Axes | None, quantity: str) -> Axes:
     """N_opt or D_opt against C: the recommended answer and every approach."""
-    choice("quantity", quantity, ("N", "D"))
+    require_choice("quantity", quantity, ("N", "D"))
     at = optimum.budgets_shown(fits.fitted)
     if at is None:
         raise InputError("there is nothing to plot: every approach was refused, see print(fits).")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.config.checks import choice
+from chinchilla.config.checks import require_choice
 from chinchilla.config.fit import DUPLICATES
 from chinchilla.core.errors import InputError
 from chinchilla.core.units import TOKENS_PER_PARAM, perplexities
@@ -37,7 +37,7 @@ def minima_of_table(table: Table, duplicates: str = "drop") -> tuple[Minima, lis
         InputError: columns missing, values that are not numbers, fewer than three minima, two at one
             C, or losses that do not fall with C.
     """
-    choice("duplicates", duplicates, DUPLICATES)
+    require_choice("duplicates", duplicates, DUPLICATES)
     notes = list(table.notes)
     C_name = "C" if "C" in table.columns else "budget_flops"
     if missing := [name for name in (C_name, "L") if name not in table.columns]:
