@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from chinchilla import cli
-from chinchilla.config import GridConfig, ModelConfig, RecipeConfig
+from chinchilla.config import COMMANDS, GridConfig, ModelConfig, RecipeConfig
+from chinchilla.config.compose import GROUPS, _schemas, choices, compose, composed, config_dir
 from chinchilla.core import paper
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import named_shapes, shape_named
@@ -18,7 +19,7 @@ from chinchilla.fit.results import FitResults
 from chinchilla.plan.grid import build_shape, plan_grid
 from chinchilla.plan.records import Curve, RunResult, load_plan, save_plan
 
-MODELS = cli.choices("model")
+MODELS = choices("model")
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def one_line(said: Said, code: int, *parts: str) -> None:
 def test_usage_lists_every_command_and_exit_code(say, words):
     said = say(words)
     assert said.code == 0
-    for command in cli.COMMANDS:
+    for command in COMMANDS:
         assert f"\n  {command} " in said.out
     for code in ("0 ok", "1 a run failed", "2 bad input", "3 refused", "75 requeue"):
         assert code in said.out
@@ -70,15 +71,15 @@ def test_version(say, words):
     assert say(words).out.split()[0] == "chinchilla"
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command_explains_every_key_it_takes(say, command):
     said = say(f"{command} --help")
     assert said.code == 0
     explained = {line.split()[0] for line in said.out.splitlines() if line.startswith("  ")}
-    composed = cli.compose(command, [], as_yaml=True)
     from omegaconf import OmegaConf
 
-    for key in leaves(OmegaConf.to_container(OmegaConf.create(composed))):
+    values, _ = composed(command, [])
+    for key in leaves(OmegaConf.to_container(values)):
         assert key in explained
 
 
@@ -90,12 +91,33 @@ def leaves(value: dict, prefix: str = "") -> list[str]:
     return found
 
 
-def test_help_of_a_command_lists_the_named_choices(say):
+def test_help_of_a_command_lists_the_named_options_and_the_chosen_one(say):
     out = say("plan --help").out
     grids = next(line for line in out.splitlines() if line.startswith("  grid="))
-    assert {"demo", "paper"} <= set(grids.split())
-    assert "cluster=  debug local slurm" in out
+    assert grids.split() == ["grid=paper", "or", "demo", "gpu_small"]
+    assert "cluster=slurm or debug local slurm_local torchrun" in " ".join(out.split())
     assert "chinchilla_70b" in say("train --help").out
+
+
+def value_in_help(out: str, key: str) -> str:
+    """The text in the last brackets of a setting's help."""
+    text = out.partition(f"\n  {key} ")[2].partition("]\n")[0]
+    return text.rpartition("[")[2]
+
+
+def test_help_shows_the_values_that_the_command_will_use(say):
+    """Of the chosen YAML files and of the words beside --help, not of the dataclasses."""
+    out = say("sweep --help").out
+    assert value_in_help(out, "recipe.peak_lr") == "0.017"
+    assert value_in_help(out, "recipe.batch_tokens") == "512 tokens"
+    assert value_in_help(out, "recipe.schedule") == "cosine"
+    assert value_in_help(out, "grid.horizon_tokens_per_param") == "4, 8, 16"
+    out = say("sweep recipe=cooldown recipe.seed=3 --help").out
+    assert value_in_help(out, "recipe.peak_lr") == "0.0002"
+    assert value_in_help(out, "recipe.seed") == "3"
+    assert value_in_help(out, "recipe.schedule") == "cooldown"
+    assert value_in_help(say("score --help").out, "prediction") == "REQUIRED"
+    one_line(say("sweep recipe=nothing --help"), 2, "no such recipe")
 
 
 # ------------------------------------------------------------------ what is mistyped
@@ -109,7 +131,7 @@ def test_help_of_a_command_lists_the_named_choices(say):
         ("plan gird.span=2", ["plan has no key 'gird.span'", "Did you mean grid.span?", "--help"]),
         ("plan sweep_dir=x", ["plan has no key 'sweep_dir'"]),
         ("plan =3", ["plan has no key ''"]),
-        ("plan +grid.foo=3", ["plan has no key 'grid.foo'"]),
+        ("plan +grid.foo=3", ["plan has no key '+grid.foo'"]),
         ("plan hydra.run.dir=x", ["plan has no key 'hydra.run.dir'"]),
         ("plan grid.spam", ["'grid.spam' is not key=value", "Did you mean grid.span?"]),
         ("plan grid", ["'grid' is not key=value", "Write grid=VALUE"]),
@@ -126,7 +148,7 @@ def test_help_of_a_command_lists_the_named_choices(say):
         ("plan grid.sizes_per_budget=2.5", ["grid.sizes_per_budget=2.5", "to Integer"]),
         ("plan recipe.seed=", ["recipe.seed=", "to Integer"]),
         ("plan grid.name=null", ["grid.name=null", "not Optional"]),
-        ("flops ~model.d_model=512", ["~model.d_model=512"]),
+        ("flops ~model.d_model=512", ["~model.d_model", "Did you mean model.d_model?"]),
         ("predict budget_flops=a", ["budget_flops=[a]", "could not be converted to Float"]),
         ("flops model.d_model=[1", ["model.d_model=[1 cannot be read as key=value"]),
         ("data corpus=text corpus.paths=[a=b]", ["cannot be read as key=value", "quotes"]),
@@ -218,20 +240,17 @@ GIVEN = {  # the values that only a person can give
 }
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_a_yaml_that_composes(command):
     """As far as it goes without the values that only a person can give."""
-    told = cli.compose(command, GIVEN.get(command, []))
-    assert type(told) is cli.COMMANDS[command]
+    told = compose(command, GIVEN.get(command, []))
+    assert type(told) is COMMANDS[command]
 
 
 def test_every_yaml_belongs_to_a_command_or_a_group():
-    names = {
-        str(p.relative_to(cli.config_dir()).with_suffix(""))
-        for p in cli.config_dir().rglob("*.yaml")
-    }
-    groups = {f"{g}/{name}" for g in cli.GROUPS if g != "model" for name in cli.choices(g)}
-    assert names == set(cli.COMMANDS) | groups
+    names = {str(p.relative_to(config_dir()).with_suffix("")) for p in config_dir().rglob("*.yaml")}
+    groups = {f"{g}/{name}" for g in GROUPS if g != "model" for name in choices(g)}
+    assert names == set(COMMANDS) | groups
 
 
 NEEDED = {"text": ["corpus.paths=[a.txt]"], "jsonl": ["corpus.paths=[a.jsonl]"],
@@ -240,7 +259,7 @@ NEEDED = {"text": ["corpus.paths=[a.txt]"], "jsonl": ["corpus.paths=[a.jsonl]"],
 
 def together(command: str) -> list[list[str]]:
     """Words that between them choose every name of every group of a command, a name a group."""
-    groups = {g: cli.choices(g) for g in cli.GROUPS if g in cli.COMMANDS[command].__annotations__}
+    groups = {g: choices(g) for g in GROUPS if g in COMMANDS[command].__annotations__}
     groups = {g: names for g, names in groups.items() if g != "model" and names}
     n = max(map(len, groups.values()), default=0)
     return [[f"{g}={names[i % len(names)]}" for g, names in groups.items()] for i in range(n)]
@@ -248,12 +267,12 @@ def together(command: str) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [(command, words) for command in cli.COMMANDS for words in together(command)],
+    [(command, words) for command in COMMANDS for words in together(command)],
 )
 def test_every_named_choice_composes_with_every_command_that_has_its_group(command, words):
     chosen = dict(word.split("=") for word in words)
     needed = [*NEEDED.get(chosen.get("corpus"), []), *GIVEN.get(command, [])]
-    told = cli.compose(command, [*words, *needed])
+    told = compose(command, [*words, *needed])
     for group, name in chosen.items():
         if hasattr(getattr(told, group), "name"):
             assert getattr(told, group).name == name
@@ -267,7 +286,7 @@ def test_there_are_fifty_two_models():
 def test_every_model_name_fills_the_models_knobs_with_its_shape(name):
     from omegaconf import OmegaConf
 
-    chosen = cli._schemas("train")["model"][f"{name}.yaml"].node
+    chosen = _schemas("train")["model"][f"{name}.yaml"].node
     model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(ModelConfig), chosen))
     model.positions = "relative"
     assert build_shape(model, paper.VOCAB_SIZE) == named_shapes()[name]
@@ -276,20 +295,20 @@ def test_every_model_name_fills_the_models_knobs_with_its_shape(name):
 @pytest.mark.parametrize("command", ["train", "flops"])
 @pytest.mark.parametrize("name", ["57m", "2.30b", "gopher_280b"])
 def test_a_model_name_composes(command, name):
-    model = cli.compose(command, [f"model={name}", "model.seq_len=128"]).model
+    model = compose(command, [f"model={name}", "model.seq_len=128"]).model
     assert (model.d_model, model.seq_len) == (named_shapes()[name].d_model, 128)
 
 
 def test_a_whole_number_may_be_written_with_an_exponent():
-    assert cli.compose("flops", ["model.vocab_size=3.2e4"]).model.vocab_size == 32_000
+    assert compose("flops", ["model.vocab_size=3.2e4"]).model.vocab_size == 32_000
     with pytest.raises(InputError, match=r"model.vocab_size=2.5e0.*to Integer"):
-        cli.compose("flops", ["model.vocab_size=2.5e0"])
+        compose("flops", ["model.vocab_size=2.5e0"])
 
 
 @pytest.mark.parametrize("named", [[], ["model=57m"]])
 def test_another_width_brings_its_own_feed_forward_and_heads(named):
     words = [*named, "model.d_model=384", "model.n_layers=6"]
-    shape = build_shape(cli.compose("flops", words).model, paper.VOCAB_SIZE)
+    shape = build_shape(compose("flops", words).model, paper.VOCAB_SIZE)
     assert shape == shape_named("384x6", paper.VOCAB_SIZE, paper.SEQ_LEN, 64, "rope")
 
 
@@ -322,7 +341,7 @@ def test_who_else_uses_hydra_in_the_process_finds_its_store_as_it_was():
 
 
 def test_names_that_yaml_would_read_as_numbers_stay_names():
-    assert cli.compose("data", ["corpus=wikipedia"]).corpus.hub_config == "20231101.en"
+    assert compose("data", ["corpus=wikipedia"]).corpus.hub_config == "20231101.en"
 
 
 @pytest.mark.parametrize("words", ["flops --cfg", "flops --cfg job"])
@@ -675,7 +694,7 @@ def test_a_choice_that_is_not_yaml_is_one_line(capsys, tmp_path):
     (tmp_path / "grid" / "bad.yaml").write_text("name: x\nbudgets: [1e17\n")
     assert cli.main(["plan", f"--config-dir={tmp_path}", "grid=bad"]) == 2
     err = capsys.readouterr().err
-    assert err.startswith("chinchilla: a named choice is not YAML")
+    assert err.startswith("chinchilla: a named option is not YAML")
     assert err.count("\n") == 1
 
 
@@ -709,7 +728,7 @@ def test_a_choice_of_ones_own_may_have_any_name(tmp_path, name):
     folder = tmp_path / "peter's"
     (folder / "corpus").mkdir(parents=True)
     (folder / "corpus" / f"{name}.yaml").write_text("format: embedded\nmax_documents: 7")
-    told = cli.compose("data", ["--config-dir", str(folder), f"corpus={name}"])
+    told = compose("data", ["--config-dir", str(folder), f"corpus={name}"])
     assert told.corpus.max_documents == 7
 
 

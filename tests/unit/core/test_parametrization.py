@@ -194,10 +194,10 @@ BAD = [
     ({"parametrization": "ntk"}, "recipe.parametrization='ntk': choose one of standard, mup, completep"),
     ({"parametrization": "mup", "lr_width_exponent": 0.5}, "would scale it twice"),
     ({"parametrization": "completep"}, "completep needs the layers"),
-    ({"parametrization": "mup", "base_layers": 4}, "completep needs the layers .* and nothing else"),
-    ({"base_layers": 4}, "completep needs the layers .* and nothing else"),
-    ({"parametrization": "completep", "base_layers": 4, "optimizer": "adam"}, "the decay of AdamW"),
-    ({"parametrization": "mup", "lr_batch_rule": "deepseek", "peak_lr": 0}, "rates of the standard"),
+    ({"parametrization": "mup", "base_layers": 4}, "completep needs the layers .* the others take 0"),
+    ({"base_layers": 4}, "completep needs the layers .* the others take 0"),
+    ({"parametrization": "completep", "base_layers": 4, "optimizer": "adam"}, "decay of AdamW"),
+    ({"parametrization": "mup", "lr_batch_rule": "deepseek", "peak_lr": 0}, "rates for the standard"),
 ]  # fmt: skip
 
 
