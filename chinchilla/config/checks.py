@@ -9,6 +9,7 @@ from chinchilla.core.errors import InputError
 
 MIN_BOOTSTRAP = 20  # resamples; percentiles of fewer mean nothing
 MAX_BOOTSTRAP = 100_000  # resamples; more do not move percentiles and exhaust memory
+FORMATS = ("text", "json")  # of the output of a command
 
 
 def require_number(
@@ -61,7 +62,7 @@ def require_choice(key: str, value: Any, choices: Collection[str]) -> None:
 
 
 def require_format(value: Any) -> None:
-    require_choice("format", value, ("text", "json"))
+    require_choice("format", value, FORMATS)
 
 
 def require_mfu(key: str, value: Any) -> None:

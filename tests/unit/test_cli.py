@@ -143,7 +143,7 @@ def test_help_shows_the_values_that_the_command_will_use(say):
         ("flops experiment=x", ["no such experiment", "Choices: none"]),
         ("plan grid.span=wide", ["grid.span=wide", "'wide'", "could not be converted to Float"]),
         ("plan cluster.mfu=7", ["cluster.mfu=7.0", "above 0 and at most 1"]),
-        ("plan model=57m", ["model= is planned with tokens="]),
+        ("plan model=57m", ["model= is for one model. Give tokens="]),
         ("plan tokens=1e30", ["steps=", "not a whole number from 1 to 2^62"]),
         ("plan grid.sizes_per_budget=2.5", ["grid.sizes_per_budget=2.5", "to Integer"]),
         ("plan recipe.seed=", ["recipe.seed=", "to Integer"]),
