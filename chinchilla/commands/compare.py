@@ -16,7 +16,7 @@ from chinchilla.fit.results import FILE, FitResults
 
 def compare(command: config.CompareCommand) -> int:
     """Write compare.json, compare.html and its figure, and print the tables."""
-    from chinchilla.commands.show import new_table, print_table
+    from chinchilla.commands.show import print_table
     from chinchilla.report.comparison import tables_of, write_comparison
 
     sides = _sides(command)
@@ -28,17 +28,9 @@ def compare(command: config.CompareCommand) -> int:
     if command.format == "json":
         print_json(asdict(found))
         return code
-    for title, table in tables_of(found).values():
-        words = [
-            name
-            for name, is_number in zip(table.columns, table.numeric, strict=True)
-            if not is_number
-        ]
-        shown = new_table(title, table.columns, left=words)
-        for row in table.rows:
-            shown.add_row(*(cell.text for cell in row))
+    for table in tables_of(found).values():
         if table.rows:
-            print_table(shown)
+            print_table(table)
     print(told(found))
     for e in found.exponents:
         if e.a is None and e.refused != NOT_ASKED:

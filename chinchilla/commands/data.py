@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from chinchilla import config
 from chinchilla.commands.shared import print_json
-from chinchilla.commands.show import console, new_table, print_table
+from chinchilla.commands.show import new_table, print_table
 from chinchilla.core.files import writable_dir
 from chinchilla.core.units import count
 from chinchilla.plan.records import RunSpec
@@ -157,7 +157,7 @@ def _show_sources(manifest: "Manifest") -> None:
             f"{sum(source.dropped.values()):,}", f"{train.bytes:,}", f"{train.tokens:,}",
             f"{source.splits['validation'].tokens:,}", source.licence or "not stated",
         )  # fmt: skip
-    console().print(table)
+    print_table(table)
 
 
 def longest_use(specs: Sequence[RunSpec], tokens: "TokenData") -> "list[SourceUse]":

@@ -23,9 +23,9 @@ def fit(command: config.FitCommand) -> int:
     """Fit the approaches, write each frontier, print Table 2 beside ours."""
     if command.minima:
         return fit_minima.fit(command)
+    from chinchilla.commands.show import show_table2
     from chinchilla.commands.show_answer import show_recommended
     from chinchilla.recommend import fit_table
-    from chinchilla.report.tables import table2_text
 
     finals, curves = _runs(command)
     out_dir = Path(command.out_dir or Path(command.sweep_dir) / "fits")
@@ -38,7 +38,7 @@ def fit(command: config.FitCommand) -> int:
     if command.format == "json":
         print((out_dir / "frontier.json").read_text(encoding="utf-8"), end="")
     else:
-        print(table2_text(fits))
+        show_table2(fits)
         for note in finals.notes:
             print(f"note: {note}")
         said: dict[str, list[str]] = {}  # what several approaches say is said once

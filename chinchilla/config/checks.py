@@ -83,4 +83,6 @@ def require_n_bootstrap(value: Any) -> None:
             f"{MIN_BOOTSTRAP}, or 0 for no intervals."
         )
     if value > MAX_BOOTSTRAP:
-        raise InputError(f"n_bootstrap={value}: give at most {MAX_BOOTSTRAP:,}.")
+        raise InputError(
+            f"n_bootstrap={value}: so many resamples exhaust memory. Give at most {MAX_BOOTSTRAP:,}."
+        )

@@ -151,7 +151,7 @@ def test_one_vocabulary_each_and_one_corpus_twice_are_noted(sides):
 
 
 def test_the_papers_table_a2_stands_beside_approach_2(sides):
-    _, table = tables_of(compare(sides))["exponents"]
+    table = tables_of(compare(sides))["exponents"]
     rows = [[run_dir.text for run_dir in row] for row in table.rows]
     at = [row[0] for row in rows].index("2 isoflop")
     assert [row[1] for row in rows[at : at + 4]] == ["prose", "code", "paper, C4", "paper, GitHub"]

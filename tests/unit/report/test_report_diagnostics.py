@@ -78,9 +78,9 @@ def test_paths_are_drawn_from_the_rows(found):
 def test_without_numbers_there_are_no_figures_and_no_error(found):
     gone = {name: Finding("unavailable", "too few runs.", kind="few") for name in found.items}
     empty = replace(found, items=gone)
-    assert [f[2] for f in figures(empty, None)] == [None, None]
-    shown = section(empty)
-    assert shown["influential"].rows == shown["counted"].rows == []
-    assert len(shown["verdicts"].rows) == len(ITEMS)
+    assert [f.figure for f in figures(empty, None)] == [None, None]
+    shown = section(empty)["tables"]
+    assert shown["influential-table"].rows == shown["counted-table"].rows == []
+    assert len(shown["verdict-table"].rows) == len(ITEMS)
     assert section(None) is None
-    assert [f[2] for f in figures(None, None)] == [None, None]
+    assert [f.figure for f in figures(None, None)] == [None, None]
