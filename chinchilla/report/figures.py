@@ -147,11 +147,11 @@ def training_curves(
     results: Sequence[RunResult] = (),
     curves: Mapping[str, Curve] | None = None,
 ) -> Figure | None:
-    """Loss against FLOPs of every run, coloured by N, with approach 1's envelope on top.
+    """Loss against FLOPs of every run, coloured by N, with approach 1's envelope.
 
     Args:
         points: every measured point of the finished runs, as approach 1 read them.
-        envelope: approach 1's frontier, if it could be fitted.
+        envelope: approach 1's result, if it could be fitted.
         results: all runs; those that did not finish are drawn grey and dashed.
         curves: run_id -> training curve, for the unfinished runs.
     """
@@ -189,8 +189,8 @@ def isoflop_curves(
     """Final loss against N at each budget, the shape fitted to it, and the minimum (approach 2).
 
     Args:
-        frontier: approach 2's frontier; None draws the points alone.
-        finals: final losses, for budgets that the frontier does not describe and runs left out.
+        frontier: approach 2's result; None draws the points alone.
+        finals: final losses, for budgets that the result does not describe and runs left out.
         standard_errors: run_id -> standard error of its final loss, drawn as a bar.
     """
     figure, (ax,) = new_figure(5.6)
@@ -207,12 +207,12 @@ def isoflop_curves_side_by_side(
     corpora: Sequence[tuple[str, FitResult | None, Observations]],
     bits_per_nat: Sequence[float] | None,
 ) -> Figure | None:
-    """The isoFLOP curves of several corpora, a panel each: one N axis, a budget in one colour.
+    """The IsoFLOP curves of several corpora, a panel each, with one N axis and one colour per budget.
 
     Args:
-        corpora: name, approach 2's frontier (None draws the points alone) and final losses.
-        bits_per_nat: of each corpus; then all panels are in bits per byte, to one scale. None: each
-            in its own nats per token.
+        corpora: name, approach 2's result (None draws the points alone) and final losses.
+        bits_per_nat: bits per byte in a nat per token of each corpus; all panels are then in bits
+            per byte, to one scale. None: each panel in its own nats per token.
     """
     panels = [isoflop.budgets_of(frontier, finals) for _, frontier, finals in corpora]
     if not all(panels):
@@ -227,7 +227,7 @@ def isoflop_curves_side_by_side(
     spans = np.ptp(limits, axis=1)
     for i, (ax, budgets) in enumerate(zip(axes, panels, strict=True)):
         name, frontier, finals = corpora[i]
-        span = spans.max() if bits_per_nat else spans[i]  # to one scale where the unit is one
+        span = spans.max() if bits_per_nat else spans[i]  # one scale if the unit is the same
         middle = limits[i].mean()
         for C in everything if i == 0 else ():
             ax.plot([], [], "o", color=shades[C], label=f"{power_of_ten(C)} FLOPs")
@@ -242,9 +242,9 @@ def isoflop_curves_side_by_side(
         if i == 0 or not bits_per_nat:
             kind = kinds[i] if kinds[i] == kinds[0] or not bits_per_nat else ""
             ax.set_ylabel(f"final {kind}" + ("loss, bits/byte" if bits_per_nat else L_LABEL))
-    isoflop.empty_star(axes[0])
+    isoflop.star_entry(axes[0])
     if any(b.get("refused") for budgets in panels for b in budgets):
-        isoflop.empty_refused(axes[0])
+        isoflop.refused_entry(axes[0])
     legend_below(figure, axes, 4)
     return figure
 
@@ -279,7 +279,7 @@ def optimal_sizes(frontiers: Mapping[str, FitResult]) -> Figure | None:
 
 @house_style()
 def loss_surface(frontier: FitResult | None, finals: Observations | None) -> Figure | None:
-    """Approach 3: contours of L(N, D) under the runs, and what the law leaves unexplained."""
+    """Approach 3: contours of L(N, D) with the runs, and the residuals of the law."""
     if frontier is None or frontier.law is None or finals is None or len(finals) == 0:
         return None
     figure, (left, right) = new_figure(4.8, 2)

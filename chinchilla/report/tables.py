@@ -108,11 +108,10 @@ def table2(fits: FitResults, short: bool = False) -> Table:
         caption="Exponents of N_opt ~ C^a and D_opt ~ C^b. Brackets: 80% intervals (10th to 90th "
         "percentile), ours over resampled runs, the paper's over 100 fits to 80% of its data.",
         left=("Approach", ""),
-        grouped=False,
     )
     for approach, published in PAPER_ROWS.items():
         fitted = fits.fitted.get(approach)
-        label = name_of(approach, fitted, short)
+        label = name_of(approach, fitted, short)  # Kaplan et al. have none, and no row of ours
         if fitted is not None:
             laws = [Cell(exponent(x), x.exponent, "ours") for x in (fitted.N_opt, fitted.D_opt)]
             table.add_row(label, "ours", *laws, Cell(str(fitted.n_runs), fitted.n_runs))
@@ -121,7 +120,7 @@ def table2(fits: FitResults, short: bool = False) -> Table:
             table.add_row(label, "ours", state, state, NONE)
         theirs = name_of(approach, short=short) if approach in LABELS else published.label
         table.add_row(
-            "" if theirs == label and approach in APPROACHES else theirs,
+            "" if short and theirs == label else theirs,
             "paper",
             _published(published.a, published.a_p10, published.a_p90),
             _published(published.b, published.b_p10, published.b_p90),

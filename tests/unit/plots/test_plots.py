@@ -91,7 +91,7 @@ def test_what_cannot_be_drawn_is_said_in_a_line(fits, obs):
     for plot in (refused.plot, refused.plot_residuals):
         with pytest.raises(InputError, match="every approach was refused"):
             plot()
-    with pytest.raises(InputError, match="must be matplotlib Axes, and is Figure"):
+    with pytest.raises(InputError, match="must be matplotlib Axes, not Figure"):
         fits.plot(ax=Figure())
 
 

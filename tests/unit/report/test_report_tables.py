@@ -164,4 +164,4 @@ def test_final_losses_are_not_called_training_curves(capsys):
             assert table.rows[0][0].text == name
         ours, theirs, *_ = table2(FitResults({"envelope": f}, {}, {})).rows
         assert ours[0].text == name
-        assert theirs[0].text == ("" if f is curves else "1. Minimum over training curves")
+        assert theirs[0].text == "1. Minimum over training curves"
