@@ -1,7 +1,7 @@
 """key=value words -> Hydra -> the dataclass of a command.
 
-Hydra composes configs/<command>.yaml, the named options of its groups and the words; OmegaConf
-turns the result into the dataclass, which checks every value. Code above this module never sees a
+Hydra composes configs/<command>.yaml (of a command with groups), the named options of the groups and
+the words; OmegaConf turns the result into the dataclass, which checks every value. Code above this module never sees a
 DictConfig. Hydra is imported only when something is composed.
 """
 
@@ -64,7 +64,8 @@ def composed(command: str, words: Sequence[str]) -> tuple[Any, dict[str, str]]:
         overrides.append(f"hydra.searchpath=[{_quoted(f'file://{folder}')}]")
     try:
         with _hydra(command):
-            result = hydra_compose(command, overrides=overrides, return_hydra_config=True)
+            name = command if (config_dir() / f"{command}.yaml").exists() else f"{command}_schema"
+            result = hydra_compose(name, overrides=overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_message(error, command)) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
