@@ -20,6 +20,7 @@ def require_number(
     at_least: float | None = None,
     below: float | None = None,
     at_most: float | None = None,
+    hint: str = "",
 ) -> None:
     """Refuse a value that is not a number within the bounds; `above` and `below` are exclusive."""
     is_number = isinstance(value, Real) and not math.isnan(value)
@@ -36,7 +37,7 @@ def require_number(
     text = f"be {' and '.join(allowed)}"
     if allowed == ["at least 0"]:
         text = "not be negative" if is_number else "be a number"
-    raise InputError(f"{key}={value} must {text}.")
+    raise InputError(f"{key}={value} must {text}. {hint}".rstrip())
 
 
 def _plain(bound: float) -> str:

@@ -4,12 +4,14 @@ import itertools
 import math
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from chinchilla.config.setting import REQUIRED, Config, setting
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import FLOP_CONVENTIONS, POSITIONS
 
 MFU_HELP = "Expected model FLOPs utilisation, the share of peak_flops that is used."
+SHARE: dict[str, Any] = {"above": 0, "at_most": 1, "hint": "Give 0.4 for 40%."}
 POSITIONS_HELP = "Position encoding; relative: Transformer-XL's, as in the paper."
 SLURM_OR_TORCHRUN = "Slurm and torchrun:"
 
@@ -251,7 +253,7 @@ class ResourceConfig(Config):
     qos: str | None = setting(None, "Slurm QOS.")
     constraint: str | None = setting(None, "Node features.")
     peak_flops: float | None = setting(None, "Peak of one device.", unit="FLOP/s")
-    mfu: float | None = setting(None, MFU_HELP, above=0, at_most=1, optional=True)
+    mfu: float | None = setting(None, MFU_HELP, **SHARE, optional=True)
     gpu_memory_gb: float | None = setting(
         None, "Memory of one device, 1 GB = 1e9 bytes.", unit="GB"
     )
@@ -288,7 +290,7 @@ class ClusterConfig(Config, prefix="cluster."):
         unit="FLOP/s",
         above=0,
     )
-    mfu: float = setting(0.4, f"{MFU_HELP} Only for estimates.", above=0, at_most=1)
+    mfu: float = setting(0.4, f"{MFU_HELP} Only for estimates.", **SHARE)
     gpu_memory_gb: float = setting(
         80.0, "Memory of one device, 1 GB = 1e9 bytes.", unit="GB", above=0
     )

@@ -35,6 +35,7 @@ def setting(
     at_most: float | None = None,
     choices: Sequence[str] = (),
     optional: bool = False,
+    hint: str = "",
 ) -> Any:
     """Define one setting: a dataclass field whose metadata hold its bounds and its help.
 
@@ -48,9 +49,11 @@ def setting(
         at_most: inclusive upper bound.
         choices: values that are accepted. Of a list, bounds and choices hold for each element.
         optional: whether 0, None and an empty text are accepted too, for a value that is not set.
+        hint: advice at the end of the error for a value out of bounds.
     """
     bounds = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
     metadata = {
+        "hint": hint,
         "help": help,
         "unit": unit,
         "bounds": {name: bound for name, bound in bounds.items() if bound is not None},
@@ -94,7 +97,7 @@ def _check(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
     if choices := metadata.get("choices"):
         require_choice(key, value, choices)
     if bounds := metadata.get("bounds"):
-        require_number(key, value, **bounds)
+        require_number(key, value, **bounds, hint=metadata["hint"])
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{key}={value} is not a finite number.")
 
@@ -113,7 +116,8 @@ class Setting:
 def settings_of(schema: type, prefix: str = "") -> list[Setting]:
     """Every setting of a config dataclass, those of its groups too."""
     hints, comments, listed = get_type_hints(schema), _comments(schema), []
-    for field in dataclasses.fields(schema):
+    own = vars(schema).get("__annotations__", {})  # listed before inherited settings
+    for field in sorted(dataclasses.fields(schema), key=lambda field: field.name not in own):
         hint, metadata = hints[field.name], field.metadata
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             listed += settings_of(hint, f"{prefix}{field.name}.")
