@@ -10,7 +10,15 @@ import pytest
 
 from chinchilla import cli
 from chinchilla.config import COMMANDS, GridConfig, ModelConfig, RecipeConfig
-from chinchilla.config.compose import GROUPS, _schemas, choices, compose, composed, config_dir, groups_of
+from chinchilla.config.compose import (
+    GROUPS,
+    _schemas,
+    choices,
+    compose,
+    composed,
+    config_dir,
+    groups_of,
+)
 from chinchilla.core import paper
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import named_shapes, shape_named
@@ -169,7 +177,7 @@ def test_what_is_mistyped_is_said_with_the_way_out(say, words, parts):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ("predict budget_flops=-1", ["budget_flops=-1.0 must be above 0"]),
+        ("predict budget_flops=-1", ["budget_flops=-1.0 must be at least 1000"]),
         ("predict budget_flops=inf", ["budget_flops=inf"]),
         ("plan grid.budgets=[1e20,inf]", ["grid.budgets=inf"]),
         ("plan recipe.peak_lr=inf", ["recipe.peak_lr=inf"]),
