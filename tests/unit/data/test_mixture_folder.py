@@ -212,10 +212,10 @@ def test_files_that_moved_to_another_source_are_noticed(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sources": ["a", "a"]}, "two are called 'a'"),
-        ({"sources": ["a"], "paths": ["x"]}, r"corpus.paths=\['x'\] is of a single source"),
+        ({"sources": ["a", "a"]}, "two have the name 'a'"),
+        ({"sources": ["a"], "paths": ["x"]}, r"corpus.paths=\['x'\] applies to a single source"),
         ({"sources": ["a"], "max_documents": 50}, "max_documents=50 .* set it in each of corpus.so"),
-        ({"sources": ["a"], "gopher": True}, "corpus.gopher=True is of a single source"),
+        ({"sources": ["a"], "gopher": True}, "corpus.gopher=True applies to a single source"),
         ({"sources": ["a"], "format": "embedded"}, "begin with corpus=text"),
         ({"sources": ["a b"]}, "must be one word"),
         ({"sources": ["../a"]}, "must be one word"),
