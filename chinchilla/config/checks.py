@@ -75,15 +75,15 @@ def require_countable(key: str, value: int, bits: int = 64) -> None:
     require_number(key, value, at_most=2 ** (bits - 1) - 1)
 
 
-def require_n_bootstrap(value: Any) -> None:
+def require_n_bootstrap(key: str, value: Any) -> None:
     """Refuse a number of resamples other than 0 and those that give useful percentiles."""
-    require_whole("n_bootstrap", value)
+    require_whole(key, value)
     if value and value < MIN_BOOTSTRAP:
         raise InputError(
-            f"n_bootstrap={value}: percentiles of so few resamples are meaningless. Give at least "
+            f"{key}={value}: percentiles of so few resamples are meaningless. Give at least "
             f"{MIN_BOOTSTRAP}, or 0 for no intervals."
         )
     if value > MAX_BOOTSTRAP:
         raise InputError(
-            f"n_bootstrap={value}: so many resamples exhaust memory. Give at most {MAX_BOOTSTRAP:,}."
+            f"{key}={value}: so many resamples exhaust memory. Give at most {MAX_BOOTSTRAP:,}."
         )

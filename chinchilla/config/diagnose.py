@@ -22,15 +22,15 @@ class DiagnoseCommand(Config):
         at_least=0,
     )
     n_bootstrap: int = setting(
-        400, "Bootstrap resamples of the runs for the IsoFLOP minima; 0 = no intervals."
+        400,
+        "Bootstrap resamples of the runs for the IsoFLOP minima; 0 = no intervals.",
+        check=require_n_bootstrap,
     )
-    seed: int = setting(0, "Seed of the bootstrap.")
+    seed: int = setting(0, "Seed of the bootstrap.", check=require_whole)
     format: str = setting("text", "Output.", choices=FORMATS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_n_bootstrap(self.n_bootstrap)
-        require_whole("seed", self.seed)
         if not self.fits and not self.sweep_dir:
             raise InputError(
                 "give fits=FOLDER (of `chinchilla fit`) or sweep_dir=FOLDER (a sweep)."

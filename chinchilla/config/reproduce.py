@@ -27,7 +27,7 @@ class ReproduceCommand(Config):
         unit="runs",
         at_least=0,
     )
-    n_bootstrap: int = setting(4_000, "Bootstrap resamples of the runs.")
+    n_bootstrap: int = setting(4_000, "Bootstrap resamples of the runs.", check=require_n_bootstrap)
     seed: int = setting(0, "Seed of the bootstrap.", at_least=0)
     flop_convention: str = setting(
         "unknown", "How the points count C.", choices=("unknown", *FLOP_CONVENTIONS)
@@ -42,7 +42,6 @@ class ReproduceCommand(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_n_bootstrap(self.n_bootstrap)
         if not self.points:
             raise InputError(
                 "points is missing: give points=FILE.csv, a table of final losses. `chinchilla fetch "

@@ -14,7 +14,7 @@ import dataclasses
 import inspect
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_origin, get_type_hints
 
@@ -36,6 +36,7 @@ def setting(
     choices: Sequence[str] = (),
     optional: bool = False,
     hint: str = "",
+    check: Callable[[str, Any], None] | None = None,
 ) -> Any:
     """Define one setting: a dataclass field whose metadata hold its bounds and its help.
 
@@ -50,10 +51,12 @@ def setting(
         choices: values that are accepted. Of a list, bounds and choices hold for each element.
         optional: whether 0, None and an empty text are accepted too, for a value that is not set.
         hint: advice at the end of the error for a value out of bounds.
+        check: a further check of (key, value), which raises InputError.
     """
     bounds = {"above": above, "at_least": at_least, "below": below, "at_most": at_most}
     metadata = {
         "hint": hint,
+        "check": check,
         "help": help,
         "unit": unit,
         "bounds": {name: bound for name, bound in bounds.items() if bound is not None},
@@ -88,16 +91,23 @@ class Config:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             given = getattr(self, field.name)
             for value in given if isinstance(given, list) else [given]:
-                _check(prefix + field.name, value, field.metadata)
+                check_value(prefix + field.name, value, field.metadata)
 
 
-def _check(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
+def check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
+    """Check one value against the metadata of its setting.
+
+    Raises:
+        InputError: it is out of bounds, not among the choices, or not finite.
+    """
     if metadata.get("optional") and (value is None or value == 0 or value == ""):
         return
     if choices := metadata.get("choices"):
         require_choice(key, value, choices)
     if bounds := metadata.get("bounds"):
         require_number(key, value, **bounds, hint=metadata["hint"])
+    if check := metadata.get("check"):
+        check(key, value)
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{key}={value} is not a finite number.")
 
