@@ -44,10 +44,6 @@ def _plain(bound: float) -> str:
     return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
-def require_positive(key: str, value: Any) -> None:
-    require_number(key, value, above=0)
-
-
 def require_not_negative(key: str, value: Any) -> None:
     require_number(key, value, at_least=0)
 
@@ -60,19 +56,6 @@ def require_whole(key: str, value: Any) -> None:
 def require_choice(key: str, value: Any, choices: Collection[str]) -> None:
     if value not in choices:
         raise InputError(f"{key}={value!r}: choose one of {', '.join(choices)}.")
-
-
-def require_format(value: Any) -> None:
-    require_choice("format", value, FORMATS)
-
-
-def require_mfu(key: str, value: Any) -> None:
-    require_number(key, value, above=0, at_most=1)
-
-
-def require_countable(key: str, value: int, bits: int = 64) -> None:
-    """Refuse a number that a signed integer of so many bits cannot hold."""
-    require_number(key, value, at_most=2 ** (bits - 1) - 1)
 
 
 def require_n_bootstrap(key: str, value: Any) -> None:

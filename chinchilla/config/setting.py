@@ -11,9 +11,7 @@ accepts neither Literal nor tuples, and frozen dataclasses cannot be merged.
 
 import copy
 import dataclasses
-import inspect
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_origin, get_type_hints
@@ -91,7 +89,8 @@ class Config:
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             given = getattr(self, field.name)
             for value in given if isinstance(given, list) else [given]:
-                check_value(prefix + field.name, value, field.metadata)
+                if field.metadata:  # not a group, which checks its own values
+                    check_value(prefix + field.name, value, field.metadata)
 
 
 def check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
@@ -100,13 +99,13 @@ def check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
     Raises:
         InputError: it is out of bounds, not among the choices, or not finite.
     """
-    if metadata.get("optional") and (value is None or value == 0 or value == ""):
+    if metadata["optional"] and (value is None or value == 0 or value == ""):
         return
-    if choices := metadata.get("choices"):
+    if choices := metadata["choices"]:
         require_choice(key, value, choices)
-    if bounds := metadata.get("bounds"):
+    if bounds := metadata["bounds"]:
         require_number(key, value, **bounds, hint=metadata["hint"])
-    if check := metadata.get("check"):
+    if check := metadata["check"]:
         check(key, value)
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{key}={value} is not a finite number.")
@@ -125,30 +124,21 @@ class Setting:
 
 def settings_of(schema: type, prefix: str = "") -> list[Setting]:
     """Every setting of a config dataclass, those of its groups too."""
-    hints, comments, listed = get_type_hints(schema), _comments(schema), []
+    hints, listed = get_type_hints(schema), []
     own = vars(schema).get("__annotations__", {})  # listed before inherited settings
     for field in sorted(dataclasses.fields(schema), key=lambda field: field.name not in own):
         hint, metadata = hints[field.name], field.metadata
         if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             listed += settings_of(hint, f"{prefix}{field.name}.")
             continue
-        choices = f" One of {', '.join(metadata['choices'])}." if metadata.get("choices") else ""
+        choices = f" One of {', '.join(metadata['choices'])}." if metadata["choices"] else ""
         listed.append(
             Setting(
                 key=prefix + field.name,
                 type=get_origin(hint) or hint,
                 element=getattr(hint, "__args__", (hint,))[0],
-                help=metadata.get("help", comments.get(field.name, "")) + choices,
-                unit=metadata.get("unit", ""),
+                help=metadata["help"] + choices,
+                unit=metadata["unit"],
             )
         )
     return listed
-
-
-def _comments(schema: type) -> dict[str, str]:
-    """The comment behind each field that is not a `setting` yet."""
-    field = (
-        r"^    (\w+): (?:[^#\n]*\($\n)?.*?  # (.*)$"  # a long comment puts the value in brackets
-    )
-    sources = [inspect.getsource(c) for c in schema.__mro__ if dataclasses.is_dataclass(c)]
-    return dict(re.findall(field, "".join(sources[::-1]), re.MULTILINE))
