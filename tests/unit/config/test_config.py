@@ -41,7 +41,7 @@ def test_every_setting_has_help(setting):
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda c: c.__name__)
-def test_every_config_says_what_it_is(schema):
+def test_every_config_has_a_docstring(schema):
     assert not schema.__doc__.startswith(schema.__name__ + "(")  # what dataclass writes itself
 
 
@@ -132,6 +132,6 @@ def test_an_impossible_value_is_refused_by_its_key(schema, values, why):
         (ReportCommand, {"fits": "fits"}),
     ],
 )
-def test_the_ends_of_what_is_allowed_are_allowed(schema, values):
+def test_bounds_that_are_inclusive_are_accepted(schema, values):
     made = schema(**values)
     assert {name: getattr(made, name) for name in values} == values

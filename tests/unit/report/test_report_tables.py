@@ -58,7 +58,7 @@ def test_terminal_table_wraps_long_reasons(capsys):
     assert max(map(len, lines[lines.index(lines[-1]) - 3 :])) <= 100
 
 
-def test_missing_interval_is_said_not_invented():
+def test_a_missing_interval_is_shown_as_such():
     rows = table2(FitResults({"isoflop": frontier("isoflop", None, None)}, {}, {})).rows
     assert "0.490 (no interval)" in {cell.text for row in rows for cell in row}
 
@@ -75,9 +75,9 @@ def test_predictions_cover_the_budgets_and_one_decade_beyond():
 def test_predictions_are_those_of_the_predict_command(world):
     """One computation: N, D and the loss of the report are the command's own."""
     table = predictions(world.fits, [1e14])
-    told = predict([1e14, 1e15], world.fits, published=False)
-    assert len(table.rows) == len(told) == 6
-    for row, p in zip(table.rows, told, strict=True):
+    predicted = predict([1e14, 1e15], world.fits, published=False)
+    assert len(table.rows) == len(predicted) == 6
+    for row, p in zip(table.rows, predicted, strict=True):
         assert [row[i].value for i in (0, 2, 3, 5)] == [p.C, p.N, p.D, p.L]
 
 
@@ -101,7 +101,7 @@ def test_run_table_sorts_by_numbers_and_shows_the_reason(world):
     assert first["D/N"].value == first["D, tokens"].value / first["N"].value
 
 
-def test_a_run_that_never_took_a_step_is_a_row_too(world):
+def test_a_run_without_steps_has_a_row(world):
     result = replace(world.results[-1], status="failed", steps_done=0, flops_spent=0.0)
     row = [cell.text for cell in runs([result], None).rows[0]]
     assert row[4:6] == ["0", "0"]
@@ -128,7 +128,7 @@ def test_tables_import_neither_torch_nor_matplotlib():
     assert done.stdout.strip() == "[]"
 
 
-def test_epochs_stand_in_the_table_of_runs_where_any_repeats_data(world):
+def test_the_table_of_runs_has_epochs_if_any_run_repeats_data(world):
     def column(results, finals=None) -> list[str] | None:
         table = runs(results, finals)
         at = table.columns.index("Epochs") if "Epochs" in table.columns else None
