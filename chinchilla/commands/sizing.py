@@ -1,4 +1,4 @@
-"""`chinchilla plan tokens=...`: parameters, FLOPs, time, price and memory of one model."""
+"""chinchilla plan tokens=...: one model on many GPUs, before anything is spent on it."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from chinchilla.plan.grid import build_shape, plan_run
 from chinchilla.plan.memory import Memory, memory
 from chinchilla.plan.records import RunSpec
 
-MEMORY_SHARE = 0.85  # usable share of a device's memory, as in training
+MEMORY_SHARE = 0.85  # of a device's memory that is planned for, as training does
 PARTS = {
     "weights": "weights",
     "gradients": "gradients",
@@ -30,8 +30,8 @@ def one_model(command: config.PlanCommand) -> int:
     """Print parameters, FLOPs by every convention, time, price, and memory of a GPU by part.
 
     Raises:
-        InputError: micro_batch_tokens is not a multiple of seq_len up to a GPU's share of the batch.
-        Refusal: the model does not fit into the GPUs.
+        InputError: tokens of a pass that are no whole rows, or more than a GPU's part of the batch.
+        Refusal: it does not fit into the GPUs.
     """
     cluster, gpus = command.cluster, command.gpus
     spec = plan_run(
@@ -49,7 +49,7 @@ def one_model(command: config.PlanCommand) -> int:
         raise Refusal(_too_large(command, spec, needed))
     C = {name: flops_per_token(spec.model, name) * spec.D for name in FLOP_CONVENTIONS}
     total_rows = spec.batch_tokens // spec.model.seq_len
-    busy = min(gpus, total_rows)  # a row is trained on one GPU
+    busy = min(gpus, total_rows)  # a row is one GPU's
     seconds = C["with_head"] / (busy * cluster.peak_flops * cluster.mfu)
     hours = gpus * seconds / 3600
     if command.format == "json":
@@ -81,9 +81,9 @@ def one_model(command: config.PlanCommand) -> int:
         table.add_row(name, f"{flops:.4g}")
     print_table(table)
     table = new_table("Memory of one GPU", ("part", "GB"), left=("part",))
-    for part, label in PARTS.items():
+    for part, words in PARTS.items():
         if size := getattr(needed, part):
-            table.add_row(label, f"{size / 1e9:.2f}")
+            table.add_row(words, f"{size / 1e9:.2f}")
     table.add_row("total", f"{needed.total / 1e9:.2f} of {cluster.gpu_memory_gb:g}")
     print_table(table)
     print(
@@ -93,17 +93,17 @@ def one_model(command: config.PlanCommand) -> int:
     )
     if gpus > total_rows:
         print(
-            f"note: a row is trained on one GPU, so a batch of {total_rows:,} rows leaves "
-            f"{gpus - total_rows:,} GPUs idle; the price includes them."
+            f"note: a row is trained on one GPU: a batch of {total_rows:,} leaves {gpus - total_rows:,} "
+            "GPUs idle, and they are in the price."
         )
     if total_rows % gpus:
         least = math.ceil(total_rows / gpus) * gpus * spec.model.seq_len
         print(
-            f"note: {total_rows:,} rows per batch are not a multiple of {gpus:,} ranks, which training "
-            f"requires: give recipe.batch_tokens={least}."
+            f"note: a batch of {total_rows:,} rows does not divide among {gpus:,} ranks; training asks "
+            f"for one that does: recipe.batch_tokens={least}."
         )
     if command.activation_checkpointing:
-        print("note: blocks are computed twice; give cluster.mfu= with this included.")
+        print("note: blocks are computed twice; cluster.mfu= has to be what is left of it.")
     return 0
 
 
@@ -116,16 +116,16 @@ def _room(command: config.PlanCommand) -> float:
 
 
 def _rows(command: config.PlanCommand, spec: RunSpec) -> int:
-    """Rows of a GPU's forward pass: those given, or the most that fit, at least one."""
+    """Rows of a GPU's forward pass: those asked for, or the most that fit, at least one."""
     seq_len = spec.model.seq_len
     most = math.ceil(spec.batch_tokens / seq_len / command.gpus)
-    if given := command.micro_batch_tokens:
-        if given % seq_len or given > most * seq_len:
+    if asked := command.micro_batch_tokens:
+        if asked % seq_len or asked > most * seq_len:
             raise InputError(
-                f"micro_batch_tokens={given} is not a multiple of seq_len={seq_len} up to a GPU's share of "
-                f"the batch, {most * seq_len:,}. Give a multiple, or 0 for the most that fit."
+                f"micro_batch_tokens={asked} is not a number of rows of {seq_len} tokens up to a GPU's "
+                f"part of the batch, {most * seq_len:,}. Give a multiple, or 0 for the most that fit."
             )
-        return given // seq_len
+        return asked // seq_len
     rows, room = most, _room(command)
     recompute = command.activation_checkpointing
     while rows > 1 and memory(spec, rows * seq_len, command.gpus, recompute).total > room:
@@ -134,22 +134,22 @@ def _rows(command: config.PlanCommand, spec: RunSpec) -> int:
 
 
 def _too_large(command: config.PlanCommand, spec: RunSpec, needed: Memory) -> str:
-    """The message for a model that does not fit, with the cheapest change that makes it fit."""
+    """What does not fit, and the cheapest thing that would make it."""
     largest = max(PARTS, key=lambda part: getattr(needed, part))
     room, row = _room(command), spec.model.seq_len
     if memory(spec, row, command.gpus, command.activation_checkpointing).total <= room:
-        advice = "Give micro_batch_tokens=0."
+        do = "Give micro_batch_tokens=0."
     elif memory(spec, row, command.gpus, recompute=True).total <= room:
-        advice = "Give activation_checkpointing=true."
+        do = "Give activation_checkpointing=true."
     else:
-        advice = "Give more GPUs, or cluster.gpu_memory_gb= of larger ones."
+        do = "Give more GPUs, or cluster.gpu_memory_gb= of larger ones."
         for gpus in (2**k for k in range(1, 17)):
             if gpus > command.gpus and memory(spec, row, gpus, recompute=True).total <= room:
-                advice = f"Give gpus={gpus} activation_checkpointing=true, or more GPUs."
+                do = f"Give gpus={gpus} activation_checkpointing=true, or more GPUs."
                 break
     where = "1 GPU" if command.gpus == 1 else f"each of {_gpus(command.gpus)}"
     return (
         f"{spec.N:,} parameters need {needed.total / 1e9:,.1f} GB on {where}, "
         f"{getattr(needed, largest) / 1e9:,.1f} of them for {PARTS[largest]}; "
-        f"cluster.gpu_memory_gb={command.cluster.gpu_memory_gb:g}, of which {MEMORY_SHARE:.0%} can be used. {advice}"
+        f"cluster.gpu_memory_gb={command.cluster.gpu_memory_gb:g}, of which {MEMORY_SHARE:.0%} are planned for. {do}"
     )
