@@ -88,30 +88,6 @@ def _overlap(command: config.DataCommand) -> int:
     return 0
 
 
-def _pack(command: config.DataCommand) -> int:
-    """Compress a token folder, or make one again out of its pack."""
-    from chinchilla.data import pack as packs
-    from chinchilla.sweep.view.progress import stage_progress
-
-    data_dir, pack_dir = Path(command.data_dir).expanduser(), Path(command.pack_dir).expanduser()
-    with stage_progress() as report:
-        shown = report if command.format == "text" else None
-        if command.action == "pack":
-            made = packs.pack(data_dir, pack_dir, command.n_workers, shown)
-        else:
-            packs.unpack(pack_dir, data_dir, shown)
-            made = packs.load_pack(pack_dir)
-    if command.format == "json":
-        told = {"data_id": made.data_id, "tokens": made.tokens, "bytes": made.size}
-        return print_json({"data_dir": str(data_dir), "pack_dir": str(pack_dir), **told})
-    where = pack_dir if command.action == "pack" else data_dir
-    print(
-        f"{where}: data_id {made.data_id}, {made.tokens:,} tokens; packed in {made.size:,} bytes, "
-        f"{made.size / made.tokens:.3f} a token."
-    )
-    return 0
-
-
 def _prepare(command: config.DataCommand) -> int:
     """Prepare a corpus and say what came of it."""
     from chinchilla.data.prepare.pipeline import prepare
@@ -193,6 +169,4 @@ ACTIONS = {
     "prepare": _prepare,
     "tokenizer": _tokenizer,
     "overlap": _overlap,
-    "pack": _pack,
-    "unpack": _pack,
 }

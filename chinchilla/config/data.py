@@ -1,4 +1,4 @@
-"""What `chinchilla data` can be told: sources, filters, tokenizer, packs."""
+"""What `chinchilla data` can be told: sources, filters, tokenizer."""
 
 import re
 from dataclasses import dataclass, field, fields
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from chinchilla.config.checks import check_format, choice, countable, not_negative, positive, whole
 from chinchilla.core.errors import InputError
 
-ACTIONS = ("prepare", "tokenizer", "overlap", "pack", "unpack")
+ACTIONS = ("prepare", "tokenizer", "overlap")
 MAX_NAME = 100  # bytes of a source's name; a file's has 255, of which a temporary one takes some
 FORMATS = ("embedded", "text", "jsonl", "parquet", "hub")
 
@@ -142,11 +142,10 @@ class DataCommand:
     chinchilla data [prepare] corpus=...      documents to tokens, manifest and data card
     chinchilla data tokenizer corpus=...      train a tokenizer alone, or measure one
     chinchilla data overlap against=FILES     n-grams of evaluations in the training text
-    chinchilla data pack pack_dir=...         the token folder under xz; unpack makes it again
     """
 
     corpus: CorpusConfig
-    action: str = "prepare"  # prepare, tokenizer, overlap, pack, unpack
+    action: str = "prepare"  # prepare, tokenizer, overlap
     against: list[str] = field(default_factory=list)  # overlap: evaluation files, an item a line
     ngram: int = 13  # overlap: words in a row
     column: str = "text"  # overlap: field of the evaluation files that holds an item's text
@@ -156,8 +155,7 @@ class DataCommand:
     data_dir: str = "data"  # folder for tokenizer, shards and manifest
     validation_fraction: float = 0.02  # share of documents held out, chosen by hash of their text
     shard_tokens: int = 100_000_000  # tokens per shard file
-    n_workers: int = 0  # tokenising processes, or threads that pack; 0 = one per core
-    pack_dir: str = ""  # pack, unpack: folder of the pack
+    n_workers: int = 0  # tokenizing processes; 0 = one per core
     format: str = "text"  # text or json
 
     def __post_init__(self) -> None:
@@ -173,7 +171,5 @@ class DataCommand:
         not_negative("n_workers", self.n_workers)
         positive("shard_tokens", self.shard_tokens)
         countable("shard_tokens", self.shard_tokens)
-        if self.action in ("pack", "unpack") and not self.pack_dir:
-            raise InputError("pack_dir is missing: give pack_dir=FOLDER, where the pack is to be.")
         if not 0 < self.validation_fraction < 1:
             raise InputError(f"validation_fraction={self.validation_fraction} is not in (0, 1).")

@@ -18,7 +18,6 @@
     mixture.py     which source gives which row
     tokens.py      memory-mapped shards -> batches, each a pure function of (seed, step)
     overlap.py     evaluations in the training text
-    pack.py        token folders under xz, and back
 
 Nothing here imports torch.
 """

@@ -127,7 +127,7 @@ def test_prepare_is_what_data_does_and_can_be_said(world, capsys):
     assert main(["data", "prepare", *words(world)[1:]]) == 0
     assert "data_id" in capsys.readouterr().out
     assert main(["data", "prepair", *words(world)[1:]]) == 2
-    assert "choose one of prepare, tokenizer, overlap, pack" in capsys.readouterr().err
+    assert "choose one of prepare, tokenizer, overlap." in capsys.readouterr().err
 
 
 def test_a_tokenizer_that_loses_text_is_said_to(world, tmp_path, capsys):
