@@ -22,7 +22,7 @@ from bench_arguments import Arguments, count, existing_folder, out_file
 
 from chinchilla.core.errors import InputError
 from chinchilla.data.dataset import BLOCK_ROWS, TokenData
-from chinchilla.data.manifest import Shard
+from chinchilla.data.manifest import HEADER_BYTES, Shard
 
 BATCHES = 1024
 
@@ -42,7 +42,7 @@ def theirs(
     import torch
 
     def batch(_: int) -> object:
-        data = np.memmap(path, dtype, "r", shard.header, (shard.tokens,))
+        data = np.memmap(path, dtype, "r", HEADER_BYTES, (shard.tokens,))
         places = torch.randint(len(data) - seq_len, (rows,))
         x = torch.stack([torch.from_numpy(data[i : i + seq_len].astype(np.int64)) for i in places])
         y = torch.stack(

@@ -77,7 +77,7 @@ MALFORMED = {
         "jsonl",
         "x.jsonl",
         b'[{"text": "a"}]\n',
-        "with fields. Give one object a line.",
+        "with fields. Write one object per line.",
     ),
     "jsonl number": ("jsonl", "x.jsonl", b'{"text": 3}\n', "field 'text' holds int"),
     "jsonl latin1": ("jsonl", "x.jsonl", b'{"text": "a"}\n{"text": "\xe9"}\n', "offset 24"),
@@ -101,12 +101,12 @@ MALFORMED = {
     "surrogate in UTF-8": ("text", "x.txt", b"a\xed\xa0\x80", "byte 0xed at offset 1"),
     "cut character": ("text", "x.txt", b"one\ntwo\xe4\xb8", "byte 0xe4 at offset 7"),
     "gzip as text": ("text", "x.txt", gzip.compress(ROWS), "x.txt is not UTF-8: byte 0x8b"),
-    "gzip as text, advice": ("text", "x.txt", gzip.compress(ROWS), "unpack it if it is compressed"),
+    "gzip as text, advice": ("text", "x.txt", gzip.compress(ROWS), "decompress it first"),
     "zstd": (
         "jsonl",
         "x.jsonl.zst",
         bytes.fromhex("28b52ffd2400010000611cd36d2c"),
-        "unpack it if it is compressed",
+        "decompress it first",
     ),
     "zip as gzip": ("jsonl", "x.jsonl.gz", b"PK\3\4" + bytes(99), "cannot be read after line 0"),
     "gzip of latin1": ("jsonl", "x.jsonl.gz", gzip.compress(b'{"text": "\xe9"}'), "is not UTF-8"),
@@ -182,7 +182,7 @@ def test_links_that_lead_in_circles(tmp_path):
 def test_a_pipe_is_no_file(tmp_path):
     """It would wait for ever, and could not be read a second time for its hash."""
     os.mkfifo(tmp_path / "a.txt")
-    with pytest.raises(DataError, match="is no regular file"):
+    with pytest.raises(DataError, match="is not a regular file"):
         read(tmp_path / "a.txt", "text")
     with pytest.raises(DataError, match="has no files named"):
         read(tmp_path, "text")

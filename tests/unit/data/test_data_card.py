@@ -5,7 +5,6 @@ import json
 from data_corpora import command, documents, write_jsonl
 
 from chinchilla.config import CorpusConfig
-from chinchilla.data.manifest import Manifest
 from chinchilla.data.prepare.pipeline import prepare
 
 
@@ -24,7 +23,7 @@ def test_the_card_accounts_for_every_document(tmp_path):
     assert card["data_id"] == m.data_id
     assert source["files"] == 1
     text = (tmp_path / "d" / "data_card.md").read_text()
-    assert "| custom | duplicate | 4 | the same text again |" in text
+    assert "| custom | duplicate | 4 | exact duplicate |" in text
     assert r"CC0 \| see notice" in text  # the table stays a table
     assert str(tmp_path) not in text  # nobody's paths
 
@@ -36,15 +35,6 @@ def test_the_card_comes_back_when_it_is_lost(tmp_path):
     (tmp_path / "d" / "data_card.md").unlink()
     assert prepare(told).already_prepared
     assert (tmp_path / "d" / "data_card.md").read_text() == text
-
-
-def test_folders_from_before_there_were_sources_get_one_too(tmp_path, token_dir):
-    record = json.loads((token_dir / "manifest.json").read_text())
-    del record["sources"]
-    (tmp_path / "manifest.json").write_text(json.dumps(record))
-    [source] = Manifest.load(tmp_path).all_sources()
-    assert source.name == "custom"
-    assert source.documents == 60
 
 
 def test_hub_sources_say_which_revision(tmp_path):

@@ -1,6 +1,5 @@
 """Several sources in one folder: shares of the stream, epochs of each, nothing counted twice."""
 
-import dataclasses
 import json
 import shutil
 
@@ -13,8 +12,8 @@ from chinchilla.core.errors import DataError, InputError
 from chinchilla.data.dataset import TokenData
 from chinchilla.data.manifest import Manifest
 from chinchilla.data.prepare.pipeline import prepare
-from chinchilla.data.prepare.shuffle_dedup import Spool
-from chinchilla.data.prepare.stages import sample_of
+from chinchilla.data.prepare.shuffle_dedup import Buckets
+from chinchilla.data.prepare.stages import training_sample
 
 SEQ = 64  # rows long enough that no two are the same
 SHARES = {"books": 0.5, "laws": 0.3, "tiny": 0.2}
@@ -205,17 +204,17 @@ def test_files_that_moved_to_another_source_are_noticed(tmp_path):
     prepare(told)
     told.corpus.sources[0].paths.pop()
     told.corpus.sources[1].paths.insert(0, str(tmp_path / "more.jsonl"))
-    with pytest.raises(InputError, match=r"more.jsonl was of source 'books', now of 'laws'"):
+    with pytest.raises(InputError, match=r"more.jsonl belonged to source 'books', now to 'laws'"):
         prepare(told)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sources": ["a", "a"]}, "two are called 'a'"),
-        ({"sources": ["a"], "paths": ["x"]}, r"corpus.paths=\['x'\] is of a single source"),
+        ({"sources": ["a", "a"]}, "two have the name 'a'"),
+        ({"sources": ["a"], "paths": ["x"]}, r"corpus.paths=\['x'\] applies to a single source"),
         ({"sources": ["a"], "max_documents": 50}, "max_documents=50 .* set it in each of corpus.so"),
-        ({"sources": ["a"], "gopher": True}, "corpus.gopher=True is of a single source"),
+        ({"sources": ["a"], "gopher": True}, "corpus.gopher=True applies to a single source"),
         ({"sources": ["a"], "format": "embedded"}, "begin with corpus=text"),
         ({"sources": ["a b"]}, "must be one word"),
         ({"sources": ["../a"]}, "must be one word"),
@@ -261,22 +260,12 @@ def test_sources_edited_by_hand_are_found(tmp_path, folder, edit):
         Manifest.load(tmp_path / "d")
 
 
-def test_one_source_is_the_stream_it_was_before_there_were_mixtures(token_dir):
-    """Folders without sources in their manifest, and those with one, read the same."""
-    now = TokenData.open(token_dir)
-    before = TokenData(token_dir, dataclasses.replace(now.manifest, sources=[]))
-    assert before.data_id == now.data_id
-    for seed, step in ((0, 0), (3, 1_000)):
-        assert np.array_equal(before.batch(seed, step, 5, SEQ), now.batch(seed, step, 5, SEQ))
-    assert np.array_equal(before.held_out(999, SEQ), now.held_out(999, SEQ))
-
-
 def test_the_tokenizer_is_trained_on_the_shares(tmp_path):
     """3 to 1 by weight, though both sources have as much text."""
-    with Spool(tmp_path / "spool", 2) as spool:
+    with Buckets(tmp_path / "buckets", 2) as buckets:
         for number, letter in enumerate("ab"):
             for i in range(2_000):
-                spool.add(f"{letter * 99}{i:05d}", number)
-        sample = "".join(sample_of(spool, 0.01, 0.08, [3, 1]))
+                buckets.add(f"{letter * 99}{i:05d}", number)
+        sample = "".join(training_sample(buckets, 0.01, 0.08, [3, 1]))
     assert sample.count("a") == pytest.approx(3 * sample.count("b"), rel=0.02)
     assert len(sample) == pytest.approx(80_000, rel=0.01)

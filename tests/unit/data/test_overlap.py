@@ -83,7 +83,7 @@ def test_the_command_enters_it_into_the_data_card(folder, tmp_path, capsys):
     evaluation = write_jsonl(tmp_path / "my|eval.jsonl", [SECRET, FRESH])
     assert "Not measured" in (folder / "data_card.md").read_text()
     assert main(["data", "overlap", f"data_dir={folder}", f"against=['{evaluation}']"]) == 0
-    assert "of 2 items 1 share 13 words" in capsys.readouterr().out
+    assert "2 items; 1 share a 13-gram" in capsys.readouterr().out
     card = json.loads((folder / "data_card.json").read_text())
     assert card["overlap"][0]["any"] == 1
     sha256 = hashlib.sha256(evaluation.read_bytes()).hexdigest()[:8]
@@ -136,7 +136,7 @@ def test_another_tokenizer_in_the_folder_is_refused(folder, tmp_path):
     """It would decode the tokens to other words, in which nothing is ever found."""
     model = train_tokenizer([SECRET * 50, FRESH * 50], 290).model
     (folder / "tokenizer.model").write_bytes(model)
-    with pytest.raises(DataError, match="is not the tokenizer that made the tokens beside it"):
+    with pytest.raises(DataError, match="is not the tokenizer that produced the tokens"):
         overlap(folder, write_jsonl(tmp_path / "e.jsonl", [SECRET]), 13, "text")
 
 
@@ -152,7 +152,7 @@ def test_overlap_without_files_or_with_bad_ones(folder, tmp_path, capsys):
     assert f"against: {tmp_path} is a folder" in capsys.readouterr().err
     os.mkfifo(tmp_path / "pipe")
     assert main(["data", "overlap", f"data_dir={folder}", f"against={tmp_path / 'pipe'}"]) == 2
-    assert "pipe is no regular file" in capsys.readouterr().err
+    assert "pipe is not a regular file" in capsys.readouterr().err
     assert not list(folder.glob("overlap-*"))  # refused before any was searched for
     with pytest.raises(DataError, match="has no item of 13 words"):
         overlap(folder, write_jsonl(tmp_path / "e.jsonl", ["short"]), 13, "text")
@@ -193,5 +193,5 @@ def test_an_overlap_of_other_tokens_is_refused_and_a_file_of_ones_own_left_alone
     ours.write_text(json.dumps({**json.loads(ours.read_text()), "data_id": "0"}))
     (folder / "data_card.md").unlink()
     told = command(folder, folder.parent / "a.jsonl")
-    with pytest.raises(DataError, match=r"overlap-e.* is no overlap with the data beside it"):
+    with pytest.raises(DataError, match=r"overlap-e.* is about data 0"):
         prepare(told)

@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chinchilla.core.errors import DataError
-from chinchilla.data.prepare.tokenizer_stats import measure
-from chinchilla.data.tokenizer import Tokenizer, segments, train_tokenizer
+from chinchilla.data.tokenizer import Tokenizer, segments, tokenizer_stats, train_tokenizer
 
 DIFFICULT = [
     "",
@@ -153,7 +152,7 @@ def test_measured_by_source():
     texts = [(0, "peace treaty 1789"), (0, "x² ½"), (1, "war")]
     for normalization, lost in (("identity", 0), ("nfkc", 1)):
         t = train_tokenizer(documents(), 330, normalization=normalization)
-        first, second = measure(t, [(n, x.encode()) for n, x in texts], ["a", "b"])
+        first, second = tokenizer_stats(t, [(n, x.encode()) for n, x in texts], ["a", "b"])
         assert (first.source, first.documents, first.bytes, first.words) == ("a", 2, 23, 5)
         assert first.tokens == sum(len(t.encode(x)) for n, x in texts if n == 0)
         assert (first.changed, first.nfkc_changed) == (lost, 1)
@@ -163,6 +162,6 @@ def test_measured_by_source():
 
 
 def test_measuring_stops_when_every_source_has_given_enough(monkeypatch):
-    monkeypatch.setattr("chinchilla.data.prepare.tokenizer_stats.MEASURED_BYTES", 10)
+    monkeypatch.setattr("chinchilla.data.tokenizer.MEASURED_BYTES", 10)
     endless = ((i % 2, b"peace") for i in range(10**9))
-    assert [m.documents for m in measure(tokenizer("bpe"), endless, ["a", "b"])] == [2, 2]
+    assert [m.documents for m in tokenizer_stats(tokenizer("bpe"), endless, ["a", "b"])] == [2, 2]

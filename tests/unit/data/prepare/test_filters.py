@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from chinchilla.data.dataset import TokenData
 from chinchilla.data.prepare import filters
-from chinchilla.data.prepare.filters import gopher_rule
-from chinchilla.data.prepare.paragraphs import Repeats
+from chinchilla.data.prepare.filters import RepeatedParagraphs, gopher_rule
 from chinchilla.data.prepare.pipeline import prepare
 
 VOCABULARY = [f"{a}{b}" for a in WORDS for b in ("", "ed", "ing", "ly", "er", "ness", "al")]
@@ -79,7 +78,7 @@ def test_a_source_is_filtered_when_it_asks(tmp_path):
     assert m.dropped["gopher_length"] == 2
     assert m.dropped["gopher_bullets"] == 1
     assert sum(s.documents for s in m.splits.values()) == 30
-    assert "| gopher_length | 2 | a rule of Rae" in (tmp_path / "d" / "data_card.md").read_text()
+    assert "| gopher_length | 2 | rule of Rae" in (tmp_path / "d" / "data_card.md").read_text()
 
 
 # Paragraphs
@@ -102,7 +101,7 @@ def test_ngrams_are_counted_as_by_hand(words, n):
     sizes = np.array([len(word) for word in words])
     most = max(grams, key=lambda g: grams.count(g) * len("".join(g)), default=())
     expected = grams.count(most) * len("".join(most)) if grams.count(most) > 1 else 0
-    assert filters._in_commonest_ngram(ids, sizes, n) == expected
+    assert filters._in_top_ngram(ids, sizes, n) == expected
 
 
 def documents_with(paragraph: str) -> list[str]:
@@ -154,13 +153,13 @@ def test_a_document_of_nothing_but_repeats_is_dropped(tmp_path):
 def test_text_without_repeats_comes_through_untouched():
     texts = [b"a\n\nb \r\n \t\n\n c\n", b"\n\n\nd", b"e\n\n", b"\xc3\xa9\n \nf"]
     given = [(0, bytes([i]), t) for i, t in enumerate(texts)]
-    left = [t for _, _, t in Repeats([given], [2])(0, given, [Counter()])]
+    left = [t for _, _, t in RepeatedParagraphs([given], [2])(0, given, [Counter()])]
     assert left == texts
 
 
 def test_sources_that_did_not_ask_are_left_alone():
     given = [(0, b"0", b"same text"), (1, b"1", b"same text\n\nsame text"), (0, b"2", b"same text")]
-    left = [t for _, _, t in Repeats([given], [0, 5])(0, given, [Counter(), Counter()])]
+    left = [t for _, _, t in RepeatedParagraphs([given], [0, 5])(0, given, [Counter(), Counter()])]
     assert left == [b"same text", b"same text\n\n", b"same text"]
 
 

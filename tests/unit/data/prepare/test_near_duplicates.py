@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 from chinchilla.cli import main
 from chinchilla.config import CorpusConfig, DataCommand, NearConfig, SourceConfig, TokenizerConfig
 from chinchilla.core.errors import InputError
-from chinchilla.data.prepare.near_duplicates import NearDuplicates, Signatures, Signer, bands_of
+from chinchilla.data.prepare.near_duplicates import (
+    NearDuplicates,
+    Signer,
+    bands_of,
+    find_near_duplicates,
+)
 from chinchilla.data.prepare.pipeline import prepare
 
 pytest.importorskip("datasketch")
@@ -146,7 +151,7 @@ def test_signatures_are_those_that_they_were():
 def test_signatures_do_not_depend_on_how_a_long_document_is_cut(monkeypatch):
     long = " ".join(text(3, 5_000)).encode()
     [whole] = Signer(NearConfig())([long])
-    monkeypatch.setattr("chinchilla.data.prepare.near_duplicates._SHINGLES", 100)
+    monkeypatch.setattr("chinchilla.data.prepare.near_duplicates._NGRAMS_PER_UPDATE", 100)
     [parts] = Signer(NearConfig())([long])
     assert np.array_equal(whole, parts)
 
@@ -156,11 +161,8 @@ def test_groups_are_those_of_all_pairs(tmp_path):
     told = NearConfig(permutations=64, threshold=0.7)
     texts = [changed(text(i // 6), i % 6 * 2).encode() for i in range(180)]
     signatures = Signer(told)(texts)
-    made = Signatures(tmp_path / "near", told)
     sources = [i % 2 for i in range(180)]
-    made.add(sources[:100], signatures[:100])
-    made.add(sources[100:], signatures[100:])
-    left_out = made.near_duplicates()
+    left_out = find_near_duplicates([signatures[:100], signatures[100:]], sources, told, tmp_path)
     alike = (signatures[:, None] == signatures[None]).mean(axis=2) >= 0.7
     group = np.arange(180)
     for _ in range(180):
@@ -175,7 +177,7 @@ def test_counts_are_exact_in_every_bucket():
     from collections import Counter
 
     given = [[(0, b"1", b"a"), (1, b"2", b"b")], [(1, b"3", b"c")]]
-    leave_out = NearDuplicates(np.array([False, True, True]), [2, 1])
+    leave_out = NearDuplicates(np.array([False, True, True]), np.array([2, 1]))
     counts = [Counter(), Counter()]
     assert list(leave_out(0, given[0], counts)) == [given[0][0]]
     assert list(leave_out(1, given[1], counts)) == []

@@ -163,7 +163,7 @@ def test_files_that_are_not_ours_stay(tmp_path):
     prepare(what)
     (tmp_path / "d" / "train-00001.bin").unlink()
     (tmp_path / "d" / "train-00077.bin").write_bytes(b"mine")
-    with pytest.raises(InputError, match=r"names train-00077.bin, which"):
+    with pytest.raises(InputError, match=r"overwritten.*train-00077.bin"):
         prepare(what)
     (tmp_path / "d" / "train-00077.bin").rename(tmp_path / "d" / "train-77.bin")
     assert not prepare(what).already_prepared
@@ -220,7 +220,7 @@ if __name__ == "__main__":
     replace, calls = os.replace, []
     def counted(a, b):
         calls.append(b)
-        if point == "rename" and len(calls) == 4: die()
+        if point == "rename" and len(calls) == 7: die()
         replace(a, b)
     os.replace = counted
     if point == "manifest": Manifest.save = die
@@ -229,7 +229,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("point", ["read", "tokenizer", "tokenise", "rename", "manifest"])
+@pytest.mark.parametrize("point", ["read", "tokenizer", "tokenize", "rename", "manifest"])
 def test_killed_and_run_again_gives_the_same_bytes(tmp_path, token_dir, point):
     corpus = write_jsonl(tmp_path / "a.jsonl", documents())
     script = tmp_path / "killed.py"
@@ -256,7 +256,7 @@ def test_killed_preparation_leaves_no_workers_behind(tmp_path):
     paths = os.pathsep.join([str(SUPPORT), str(SUPPORT.parents[1])])
     mark = f"CHINCHILLA_TEST_MARK={script}"
     subprocess.run(
-        [sys.executable, script, "tokenise", tmp_path / "d", corpus],
+        [sys.executable, script, "tokenize", tmp_path / "d", corpus],
         env={**os.environ, "PYTHONPATH": paths, "CHINCHILLA_TEST_MARK": str(script)},
         stdout=subprocess.DEVNULL,  # a pipe would wait for the workers too
         stderr=subprocess.DEVNULL,
@@ -286,10 +286,10 @@ def test_worker_killed_for_memory_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("chinchilla.data.prepare.encode.BATCH_BYTES", 500)
 
     def kill_workers(stage: str, done: float, total: float) -> None:
-        for child in multiprocessing.active_children() if stage == "tokenise" else ():
+        for child in multiprocessing.active_children() if stage == "tokenize" else ():
             child.kill()
 
-    with pytest.raises(InputError, match=r"tokenising processes died.*n_workers="):
+    with pytest.raises(InputError, match=r"worker processes died.*n_workers"):
         prepare(command(tmp_path / "d", path, n_workers=2), kill_workers)
     assert (tmp_path / "d" / ".chinchilla-work").exists(), "with fewer it goes on from there"
     assert not (tmp_path / "d" / "manifest.json").exists()
@@ -331,7 +331,7 @@ def test_the_fraction_that_is_suggested_works(tmp_path):
 
 
 def test_half_of_everything_is_not_advised_for_the_sake_of_a_few_documents(tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "MODEST", 0.0)  # whatever these documents' hashes are
+    monkeypatch.setattr(stages, "MAX_ADVISED_FRACTION", 0.0)  # whatever these documents' hashes are
     path = write_jsonl(tmp_path / "a.jsonl", documents(3))
     with pytest.raises(DataError, match=r"empty. Give it more or shorter documents") as caught:
         prepare(command(tmp_path / "d", path, validation_fraction=1e-9))

@@ -1,23 +1,25 @@
 """A preparation that was stopped goes on where it was, with the bytes it would have had."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from data_corpora import documents, write_jsonl
 from test_prepare_killed import contents, mixture
 
 from chinchilla.config import SourceConfig, TokenizerConfig
-from chinchilla.core.errors import UnreachableError
-from chinchilla.data.prepare import stages
+from chinchilla.core.errors import InputError, UnreachableError
+from chinchilla.data.prepare import install, stages
 from chinchilla.data.prepare.pipeline import prepare
-from chinchilla.data.prepare.resume_state import Unfinished
-from chinchilla.data.prepare.shuffle_dedup import Spool
+from chinchilla.data.prepare.shuffle_dedup import Buckets
+from chinchilla.data.prepare.stages import ResumeState
 
-KINDS = ("read", "tokenizer", "tokenise")
+KINDS = ("read", "tokenizer", "tokenize")
 
 
 class Stopped(KeyboardInterrupt):
@@ -58,7 +60,7 @@ def same(found: dict[str, str], expected: dict[str, str]) -> bool:
 
 @pytest.mark.parametrize(
     ("stage", "share", "less"),
-    [("read", 0.5, "read"), ("tokenizer", 1, "read"), ("tokenise", 0.5, "tokenise")],
+    [("read", 0.5, "read"), ("tokenizer", 1, "read"), ("tokenize", 0.5, "tokenize")],
 )
 def test_what_was_done_is_not_done_again(whole, tmp_path, stage, share, less):
     expected, all_steps = whole
@@ -102,7 +104,7 @@ def test_counts_of_what_was_left_out_are_those_of_one_go(tmp_path):
         texts = [*documents(30, 0), *documents(30, 0)[:9], *documents(30, 1)[:4], "", ""]
         write_jsonl(folder / "a.jsonl", texts)
         if stop:
-            for stage, share in (("read", 0.5), ("tokenise", 0.3), ("tokenise", 0.8)):
+            for stage, share in (("read", 0.5), ("tokenize", 0.3), ("tokenize", 0.8)):
                 with pytest.raises(Stopped):
                     prepare(told, stop_at(stage, share))
         made.append(prepare(told))
@@ -116,10 +118,10 @@ def test_workers_may_be_others_and_settings_may_not(whole, tmp_path):
     expected, all_steps = whole
     told = mixture(tmp_path, tmp_path / "d")
     with pytest.raises(Stopped):
-        prepare(told, stop_at("tokenise", 0.5))
+        prepare(told, stop_at("tokenize", 0.5))
     told.validation_fraction = 0.4
     with pytest.raises(Stopped):
-        prepare(told, stop_at("tokenise", 0.5))
+        prepare(told, stop_at("tokenize", 0.5))
     told.validation_fraction = 0.3
     again: list[str] = []
     prepare(told, lambda stage, *_: again.append(stage))
@@ -131,7 +133,7 @@ def test_workers_may_be_others_and_settings_may_not(whole, tmp_path):
 def test_text_that_changed_in_between_is_read_anew(tmp_path):
     told = mixture(tmp_path, tmp_path / "d")
     with pytest.raises(Stopped):
-        prepare(told, stop_at("tokenise", 0.5))
+        prepare(told, stop_at("tokenize", 0.5))
     write_jsonl(tmp_path / "a.jsonl", documents(31, 7))
     m = prepare(told)
     assert m.sources[0].documents == 31
@@ -155,26 +157,39 @@ def test_a_stream_that_has_other_documents_now_is_read_anew(tmp_path, monkeypatc
     assert [s.documents for s in m.sources] == [30, 30]
 
 
+def stop_at_move(monkeypatch, number: int) -> None:
+    """Ctrl-C before the file of this number is moved into its place."""
+    moves = iter(range(10**6))
+
+    def replace(source: Path, target: Path) -> None:
+        if next(moves) == number:
+            raise Stopped
+        os.replace(source, target)
+
+    monkeypatch.setattr(install, "os", SimpleNamespace(**{**vars(os), "replace": replace}))
+
+
 @pytest.mark.parametrize("given", [False, True])
-def test_the_folders_own_tokenizer_may_be_given_after_a_stop(tmp_path, monkeypatch, given):
-    """It stands in its place already: it is then the person's, and stays."""
+def test_an_installed_tokenizer_may_be_given_after_an_interruption(tmp_path, monkeypatch, given):
+    """The interrupted installation is completed first; the tokenizer keeps its bytes."""
     told = mixture(tmp_path, tmp_path / "d")
     if given:
         prepare(mixture(tmp_path, tmp_path / "other"))
         shutil.copy(tmp_path / "other" / "tokenizer.model", tmp_path / "t.model")
         told = replace(told, tokenizer=TokenizerConfig(model=str(tmp_path / "t.model")))
-
-    def fails(*_: object) -> None:
-        raise Stopped
-
-    monkeypatch.setattr("chinchilla.data.prepare.pipeline.write_card", fails)
+    stop_at_move(monkeypatch, 4)  # after the cards, the tokenizer and a shard
     with pytest.raises(Stopped):
         prepare(told)
     monkeypatch.undo()
     model = (tmp_path / "d" / "tokenizer.model").read_bytes()
     (tmp_path / "t.model").unlink(missing_ok=True)
     here = TokenizerConfig(model=str(tmp_path / "d" / "tokenizer.model"))
-    assert prepare(replace(told, tokenizer=here)).tokenizer.algorithm == "given"
+    if given:
+        assert prepare(replace(told, tokenizer=here)).tokenizer.algorithm == "given"
+    else:  # as it would be without the interruption
+        with pytest.raises(InputError, match=r"tokenizer.*now given.*another data_dir"):
+            prepare(replace(told, tokenizer=here))
+        assert prepare(told).already_prepared  # the refused call completed the installation
     assert (tmp_path / "d" / "tokenizer.model").read_bytes() == model
 
 
@@ -218,7 +233,7 @@ def test_a_hub_that_does_not_answer_costs_nothing(whole, tmp_path, monkeypatch):
     "damage",
     [
         lambda work: (work / "state.json").write_text("{"),
-        lambda work: (work / "state.json").write_text('{"asked": 1}'),
+        lambda work: (work / "state.json").write_text('{"digest": 1}'),
         lambda work: (work / "documents" / "064").write_bytes(b""),
         lambda work: shutil.rmtree(work / "documents"),
         lambda work: [p.write_bytes(p.read_bytes()[:70]) for p in work.glob("*.bin")],
@@ -229,46 +244,77 @@ def test_damage_to_what_was_unfinished_costs_only_time(whole, tmp_path, damage):
     expected, _ = whole
     told = mixture(tmp_path, tmp_path / "d")
     with pytest.raises(Stopped):
-        prepare(told, stop_at("tokenise", 0.9))
+        prepare(told, stop_at("tokenize", 0.9))
     damage(tmp_path / "d" / ".chinchilla-work")
     prepare(told)
     assert same(contents(tmp_path / "d"), expected)
 
 
-def test_shards_that_had_come_to_their_place_are_taken_back(whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", range(7))
+def test_an_interrupted_installation_is_completed(whole, tmp_path, monkeypatch, number):
     expected, _ = whole
     told = mixture(tmp_path, tmp_path / "d")
-
-    def fails(*_: object) -> None:
-        raise Stopped
-
-    monkeypatch.setattr("chinchilla.data.prepare.pipeline.write_card", fails)
+    stop_at_move(monkeypatch, number)
     with pytest.raises(Stopped):
         prepare(told)
-    assert list((tmp_path / "d").glob("train-*.bin"))
+    assert not (tmp_path / "d" / "manifest.json").exists()
+    assert len([p for p in (tmp_path / "d").iterdir() if p.name in expected]) == number
     monkeypatch.undo()
     again: list[str] = []
-    prepare(told, lambda stage, *_: again.append(stage))
+    assert not prepare(told, lambda stage, *_: again.append(stage)).already_prepared
     assert same(contents(tmp_path / "d"), expected)
-    assert "read" not in again
-    assert "tokenizer" not in again
+    assert again == []
+
+
+def test_an_interrupted_installation_overwrites_nothing(whole, tmp_path, monkeypatch):
+    """A file that appeared at the place of one not yet moved stops it, and stays."""
+    expected, _ = whole
+    told = mixture(tmp_path, tmp_path / "d")
+    stop_at_move(monkeypatch, 4)
+    with pytest.raises(Stopped):
+        prepare(told)
+    monkeypatch.undo()
+    name = next(n for n in expected if n.startswith("train-b-"))
+    (tmp_path / "d" / name).write_bytes(b"mine")
+    before = contents(tmp_path / "d")
+    with pytest.raises(InputError, match=rf"overwritten.*{name}.*another data_dir"):
+        prepare(told)
+    assert contents(tmp_path / "d") == before
+    (tmp_path / "d" / name).unlink()
+    prepare(told)
+    assert same(contents(tmp_path / "d"), expected)
+
+
+def test_a_file_lost_during_an_interrupted_installation_is_prepared_again(
+    whole, tmp_path, monkeypatch
+):
+    expected, _ = whole
+    told = mixture(tmp_path, tmp_path / "d")
+    stop_at_move(monkeypatch, 5)
+    with pytest.raises(Stopped):
+        prepare(told)
+    monkeypatch.undo()
+    for folder in (tmp_path / "d", tmp_path / "d" / ".chinchilla-work"):
+        next(folder.glob("*.bin")).unlink()
+    assert not prepare(told).already_prepared
+    assert same(contents(tmp_path / "d"), expected)
 
 
 def test_reading_saves_only_now_and_then(tmp_path, monkeypatch):
     """By default a state every 30 seconds; a small corpus has none."""
     monkeypatch.setattr(stages, "CHECKPOINT_SECONDS", 30.0)
     saved: list[Path] = []
-    monkeypatch.setattr(Unfinished, "save", lambda self, work: saved.append(work))
+    monkeypatch.setattr(ResumeState, "save", lambda self, work: saved.append(work))
     prepare(mixture(tmp_path, tmp_path / "d"))
     assert saved == []
 
 
 def test_the_state_says_no_more_than_is_on_the_disk(tmp_path):
     """Lengths in the state are those of the files, whatever came after."""
-    with Spool(tmp_path / "s", 1) as spool:
-        spool.add("one", 0)
-        state = json.loads(json.dumps(spool.sync().lengths))
-        spool.add("two", 0)
+    with Buckets(tmp_path / "s", 1) as buckets:
+        buckets.add("one", 0)
+        state = json.loads(json.dumps(buckets.sync().lengths))
+        buckets.add("two", 0)
     sizes = [path.stat().st_size for path in sorted((tmp_path / "s").iterdir())]
     assert sum(state) < sum(sizes)
     assert all(a <= b for a, b in zip(state, sizes, strict=True))

@@ -107,7 +107,7 @@ def saved_whole(tmp_path_factory):
 def test_there_are_enough_points_of_every_kind(whole):
     calls, _ = whole
     assert len(calls) > POINTS
-    assert {"read", "tokenizer", "tokenise", "replace", "fsync"} <= set(calls)
+    assert {"read", "tokenizer", "tokenize", "replace", "fsync"} <= set(calls)
 
 
 @pytest.mark.parametrize("seconds", [30.0, 0.0])
@@ -155,7 +155,7 @@ def damaged(tmp_path_factory):
     next((folder / "d").glob("train-b-*.bin")).unlink()
     shutil.copytree(folder / "d", folder / "trial")
     calls = run(replace(told, data_dir=str(folder / "trial")), 0)
-    return told, expected, len(calls) - calls[::-1].index("tokenise")
+    return told, expected, len(calls) - calls[::-1].index("tokenize")
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from test_tokenizer import DIFFICULT
 
 from chinchilla.data.prepare import word_cache
 from chinchilla.data.prepare.encode import Encoder
-from chinchilla.data.prepare.word_cache import Words, separable
+from chinchilla.data.prepare.word_cache import WordCache, is_separable
 from chinchilla.data.tokenizer import Tokenizer, train_tokenizer
 
 
@@ -30,7 +30,7 @@ def whole(t: Tokenizer, texts: list[str]) -> list[int]:
 def test_difficult_texts_and_documents(split_digits, dtype):
     t = tokenizer(split_digits=split_digits)
     texts = [*DIFFICULT, " \n ".join(DIFFICULT), "▁".join(DIFFICULT), *documents()]
-    found = Words(t, dtype).encode(texts)
+    found = WordCache(t, dtype).encode(texts)
     assert found.dtype == dtype
     assert found.tolist() == whole(t, texts)
 
@@ -38,27 +38,27 @@ def test_difficult_texts_and_documents(split_digits, dtype):
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.text() | st.text(alphabet=" \n▁ab.1é\0"), max_size=4))
 def test_any_texts(texts):
-    assert Words(tokenizer(), "uint16").encode(texts).tolist() == whole(tokenizer(), texts)
+    assert WordCache(tokenizer(), "uint16").encode(texts).tolist() == whole(tokenizer(), texts)
 
 
 def test_texts_longer_than_sentencepiece_is_given_at_once():
     texts = ["a " * 40_000, "b" * 70_000, " " * 70_000 + "c", "d\n" * 40_000]
-    assert Words(tokenizer(), "uint16").encode(texts).tolist() == whole(tokenizer(), texts)
+    assert WordCache(tokenizer(), "uint16").encode(texts).tolist() == whole(tokenizer(), texts)
 
 
 def test_forgetting_changes_nothing(monkeypatch):
     monkeypatch.setattr(word_cache, "MAX_WORDS", 20)
-    some = Words(tokenizer(), "uint16")
+    some = WordCache(tokenizer(), "uint16")
     for texts in ([t] for t in [*DIFFICULT, *documents()]):
         assert some.encode(texts).tolist() == whole(tokenizer(), texts)
 
 
 def test_what_is_remembered_is_bounded_in_bytes():
     """Text without spaces (Chinese, base64) is made of words as long as its lines."""
-    some = Words(tokenizer(), "uint16")
+    some = WordCache(tokenizer(), "uint16")
     texts = [f"{n} " + f"{n:x}" * 5_000 for n in range(30)]
     assert some.encode(texts).tolist() == whole(tokenizer(), texts)
-    assert max(map(len, some._known)) <= word_cache.MAX_LENGTH
+    assert max(map(len, some._cache)) <= word_cache.MAX_LENGTH
     assert some.encode(texts).tolist() == whole(tokenizer(), texts)
 
 
@@ -76,10 +76,10 @@ def trained(**options) -> bytes:
 
 
 def test_what_is_made_here_is_separable():
-    assert separable(tokenizer().model)
-    assert separable(trained())
-    assert not separable(tokenizer(algorithm="unigram").model)
-    assert not separable(tokenizer(normalization="nfkc").model)
+    assert is_separable(tokenizer().model)
+    assert is_separable(trained())
+    assert not is_separable(tokenizer(algorithm="unigram").model)
+    assert not is_separable(tokenizer(normalization="nfkc").model)
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_what_is_made_here_is_separable():
 )
 def test_models_whose_words_hang_together_are_encoded_whole(options):
     model = trained(**options)
-    assert not separable(model)
+    assert not is_separable(model)
     t, texts = Tokenizer(model), documents()
     encoded = Encoder(model, "uint16")([text.encode() for text in texts])
     assert encoded.tolist() == whole(t, texts)
