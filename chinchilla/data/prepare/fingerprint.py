@@ -71,15 +71,16 @@ def source_files(command: DataCommand) -> list[tuple[str, Path]]:
 def file_record(source: str, path: Path) -> FileRecord:
     """Size, modification time and hash of a source file."""
     try:
-        record = {"file": str(path), **_stat(path), "sha256": sha256_file(path)}
+        stat = path.stat()
+        record = {
+            "file": str(path),
+            "size": stat.st_size,
+            "mtime_ns": stat.st_mtime_ns,
+            "sha256": sha256_file(path),
+        }
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from None
     return {"source": source, **record} if source else record
-
-
-def _stat(path: Path) -> dict[str, int]:
-    stat = path.stat()
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
 def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
@@ -99,8 +100,8 @@ def changed_files(
 ) -> list[str]:
     """What differs between recorded source files and those of now; empty if their contents agree.
 
-    Copied, renamed or touched files count as unchanged. Only files whose size or modification time
-    differs are read.
+    Copied, renamed or touched files count as unchanged. Only files whose name, size or modification
+    time differs are read.
 
     Args:
         before: records of the files that were prepared.
@@ -109,24 +110,19 @@ def changed_files(
     """
     if len(before) != len(now):
         return [f"{len(before)} source files, now {len(now)}"]
-    changed = _changed_pair(before, now)
-    if changed and not ordered:
-        sizes = {(old.get("source", ""), old["size"]) for old in before}
-        hashes = sorted((old.get("source", ""), old["sha256"]) for old in before)
-        if all((name, path.stat().st_size) in sizes for name, path in now) and hashes == sorted(
-            (name, sha256_file(path)) for name, path in now
-        ):
-            return []
-    return changed
+    recorded = {(old["file"], old["size"], old["mtime_ns"]): old["sha256"] for old in before}
 
+    def digest(path: Path) -> str:
+        stat = path.stat()
+        return recorded.get((str(path), stat.st_size, stat.st_mtime_ns)) or sha256_file(path)
 
-def _changed_pair(before: list[FileRecord], now: list[tuple[str, Path]]) -> list[str]:
-    """The first difference when files are compared in their order."""
-    for old, (name, path) in zip(before, now, strict=True):
-        if old.get("source", "") != name:
-            return [f"{path} belonged to source {old.get('source')!r}, now to {name!r}"]
-        stat = _stat(path)
-        touched = (old["size"], old["mtime_ns"]) != (stat["size"], stat["mtime_ns"])
-        if touched and (old["size"] != stat["size"] or old["sha256"] != sha256_file(path)):
-            return [f"{path} has other contents now"]
-    return []
+    old_hashes = [(old.get("source", ""), old["sha256"]) for old in before]
+    hashes = [(source, digest(path)) for source, path in now]
+    if hashes == old_hashes or (not ordered and sorted(hashes) == sorted(old_hashes)):
+        return []
+    old_source = {sha256: source for source, sha256 in old_hashes}
+    for (source, path), one in zip(now, hashes, strict=True):
+        if one not in old_hashes and one[1] in old_source:
+            return [f"{path} belonged to source {old_source[one[1]]!r}, now to {source!r}"]
+    pairs = zip(now, hashes, old_hashes, strict=True)
+    return [next(f"{path} has other contents now" for (_, path), one, old in pairs if one != old)]

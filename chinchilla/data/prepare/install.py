@@ -11,7 +11,7 @@ import re
 import shutil
 from pathlib import Path
 
-from chinchilla.config import DataCommand
+from chinchilla.config import DataCommand, TokenizerConfig
 from chinchilla.core.errors import DataError, InputError
 from chinchilla.core.files import fsync_dir
 from chinchilla.data.data_card import CARD, CARD_JSON, overlap_reports
@@ -108,7 +108,7 @@ def refuse_foreign_files(command: DataCommand, data_dir: Path, old: Manifest | N
     if foreign:
         raise _refusal(data_dir, foreign)
     if TOKENIZER_FILE not in replaceable:
-        refuse_other_size(command, data_dir)
+        refuse_other_tokenizer(command.tokenizer, data_dir)
 
 
 def _refusal(data_dir: Path, names: list[str]) -> InputError:
@@ -119,45 +119,33 @@ def _refusal(data_dir: Path, names: list[str]) -> InputError:
     )
 
 
-def refuse_other_size(command: DataCommand, data_dir: Path) -> None:
-    """Stop, before training a tokenizer, if the one in the folder cannot be the same.
+def refuse_other_tokenizer(
+    config: TokenizerConfig, data_dir: Path, trained: Tokenizer | None = None
+) -> None:
+    """Stop if the folder has a tokenizer that these settings do not give.
+
+    Before training, a tokenizer with the right number of pieces is accepted.
 
     Raises:
-        InputError: it has another number of pieces, or other bytes than the one given.
+        InputError: it is another tokenizer, which would be overwritten.
     """
     existing = data_dir / TOKENIZER_FILE
     if not os.path.lexists(existing):
         return
-    if command.tokenizer.model:
-        given = Tokenizer.load(Path(command.tokenizer.model).expanduser())
-        refuse_other_tokenizer(given, data_dir)
-        return
+    expected = Tokenizer.load(Path(config.model).expanduser()) if config.model else trained
     try:
-        same = Tokenizer.load(existing).vocab_size == command.tokenizer.vocab_size
+        tokenizer = Tokenizer.load(existing)
+        if expected:
+            same = tokenizer.sha256 == expected.sha256
+        else:
+            same = tokenizer.vocab_size == config.vocab_size
     except DataError:
         same = False
     if not same:
-        raise _other_tokenizer(existing)
-
-
-def refuse_other_tokenizer(tokenizer: Tokenizer, data_dir: Path) -> None:
-    """Stop before a tokenizer file in the folder is replaced by one with other bytes.
-
-    Raises:
-        InputError: it has other bytes.
-    """
-    existing = data_dir / TOKENIZER_FILE
-    if os.path.lexists(existing) and not (
-        existing.is_file() and existing.read_bytes() == tokenizer.model
-    ):
-        raise _other_tokenizer(existing)
-
-
-def _other_tokenizer(existing: Path) -> InputError:
-    return InputError(
-        f"{existing} is another tokenizer than these settings give, and would be overwritten. Use it "
-        f"(tokenizer.model={existing}), move it away, or choose another data_dir."
-    )
+        raise InputError(
+            f"{existing} is another tokenizer than these settings give, and would be overwritten. Use "
+            f"it (tokenizer.model={existing}), move it away, or choose another data_dir."
+        )
 
 
 def _same_bytes(one: Path, other: Path) -> bool:

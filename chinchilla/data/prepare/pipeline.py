@@ -44,7 +44,6 @@ from chinchilla.data.prepare.install import (
     TOKENIZER_FILE,
     install,
     refuse_foreign_files,
-    refuse_other_size,
     refuse_other_tokenizer,
 )
 from chinchilla.data.prepare.near_duplicates import require_datasketch
@@ -167,7 +166,7 @@ def _run_stages(
         stages.filter()
         tokenizer = stages.tokenizer()
         if damaged is None or command.tokenizer.model:
-            refuse_other_tokenizer(tokenizer, data_dir)
+            refuse_other_tokenizer(command.tokenizer, data_dir, tokenizer)
         splits = stages.encode(tokenizer)
     manifest = _manifest(command, stages, tokenizer, splits, files)
     same_tokens = damaged is not None and damaged.data_id == manifest.data_id
@@ -272,7 +271,7 @@ def make_tokenizer(
             )
         clean_leftovers(data_dir)
         if not given:
-            refuse_other_size(command, data_dir)
+            refuse_other_tokenizer(command.tokenizer, data_dir)
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
         try:
@@ -282,7 +281,7 @@ def make_tokenizer(
                 stages.filter()
                 tokenizer = stages.tokenizer()
                 if not given:
-                    refuse_other_tokenizer(tokenizer, data_dir)
+                    refuse_other_tokenizer(command.tokenizer, data_dir, tokenizer)
                 progress("measure", 0, 1)
                 validation = (
                     (source, text)

@@ -1,4 +1,4 @@
-"""The tokenizer gives back every text it is given, and says what it cannot be trained on."""
+"""The tokenizer is lossless, and errors of training are explained."""
 
 from functools import cache
 
@@ -50,7 +50,7 @@ def with_numbers(split_digits: bool) -> Tokenizer:
 
 @pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
 @pytest.mark.parametrize("text", DIFFICULT)
-def test_difficult_text_comes_back(algorithm, text):
+def test_difficult_text_is_restored(algorithm, text):
     t = tokenizer(algorithm)
     ids = t.encode(text)
     assert t.decode(ids) == text
@@ -61,13 +61,13 @@ def test_difficult_text_comes_back(algorithm, text):
 @settings(max_examples=300, deadline=None)
 @given(st.text() | st.text(alphabet=" \n\t\r▁a\0é👍"))
 @pytest.mark.slow
-def test_any_text_comes_back(text):
+def test_any_text_is_restored(text):
     assert tokenizer("bpe").decode(tokenizer("bpe").encode(text)) == text
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(alphabet="ab \n"), st.integers(1, 7))
-def test_segments_lose_nothing_and_stay_short(text, limit):
+def test_segments_are_short_and_concatenate_to_the_text(text, limit):
     parts = list(segments(text, limit))
     assert "".join(parts) == text
     assert all(0 < len(p) <= limit for p in parts)
@@ -75,7 +75,7 @@ def test_segments_lose_nothing_and_stay_short(text, limit):
 
 @pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
 def test_cutting_at_newlines_changes_no_token(algorithm):
-    """What a document becomes does not depend on how it was cut up for SentencePiece."""
+    """The tokens do not depend on how a document is cut for SentencePiece."""
     t = tokenizer(algorithm)
     text = "\n\n".join(documents(400))
     assert len(text) > 2 * 32_768
@@ -121,7 +121,7 @@ def test_training_is_silent(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_model_file_that_is_none(tmp_path):
+def test_a_file_that_is_not_a_model_is_refused(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         Tokenizer.load(tmp_path / "absent.model")
     for content in (b"not a model", b"\0" * 100):
@@ -133,22 +133,22 @@ def test_model_file_that_is_none(tmp_path):
         Tokenizer.load(tmp_path / "bad.model")
 
 
-def test_digits_are_split_when_asked_for():
+def test_split_digits():
     assert len(with_numbers(False).encode("1789")) < 4
     assert len(with_numbers(True).encode("1789")) >= 4
     for text in DIFFICULT:
         assert with_numbers(True).decode(with_numbers(True).encode(text)) == text
 
 
-def test_nfkc_loses_what_it_changes_and_says_so():
+def test_nfkc_is_lossy_and_reported_as_such():
     t = train_tokenizer(documents(), 330, normalization="nfkc")
     assert not t.lossless
     assert tokenizer("bpe").lossless
     assert t.decode(t.encode("x² ½ ﬁ")) == "x2 1⁄2 fi"
 
 
-def test_measured_by_source():
-    """Counts are those of the texts; what NFKC would change is counted beside what is lost."""
+def test_statistics_by_source():
+    """Counts of the texts, of those not restored, and of those NFKC would change."""
     texts = [(0, "peace treaty 1789"), (0, "x² ½"), (1, "war")]
     for normalization, lost in (("identity", 0), ("nfkc", 1)):
         t = train_tokenizer(documents(), 330, normalization=normalization)
@@ -161,7 +161,7 @@ def test_measured_by_source():
         assert second.fertility == len(t.encode("war"))
 
 
-def test_measuring_stops_when_every_source_has_given_enough(monkeypatch):
+def test_statistics_read_a_limited_amount_of_each_source(monkeypatch):
     monkeypatch.setattr("chinchilla.data.tokenizer.MEASURED_BYTES", 10)
     endless = ((i % 2, b"peace") for i in range(10**9))
     assert [m.documents for m in tokenizer_stats(tokenizer("bpe"), endless, ["a", "b"])] == [2, 2]

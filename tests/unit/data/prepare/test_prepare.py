@@ -1,4 +1,4 @@
-"""Preparing a token folder: the same bytes whatever happens on the way, clear refusals."""
+"""Preparing a token folder: reproducible bytes and clear errors."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def files(data_dir: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
 
 
-def test_every_document_is_in_one_split_and_comes_back_unchanged(tmp_path):
+def test_every_document_is_in_one_split_and_restored(tmp_path):
     texts = [*documents(50), "tabs\t and \r\n ▁ and 👍", "  spaces  "]
     m = prepare(command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", texts)))
     train, held_out = decoded(tmp_path / "d", "train"), decoded(tmp_path / "d", "validation")
@@ -68,7 +68,7 @@ def test_bytes_do_not_depend_on_order_files_or_workers(tmp_path, monkeypatch):
     assert m.data_id == Manifest.load(tmp_path / "one").data_id
 
 
-def test_data_id_names_the_tokens_and_not_their_files(tmp_path):
+def test_data_id_depends_on_the_tokens_and_not_on_the_files(tmp_path):
     a = write_jsonl(tmp_path / "a.jsonl", documents(60))
     b = write_jsonl(tmp_path / "b.jsonl", documents(61))
     ids = {
@@ -84,7 +84,7 @@ def test_data_id_names_the_tokens_and_not_their_files(tmp_path):
     assert len({ids["base"], ids["split"], ids["text"]}) == 3
 
 
-def test_held_out_documents_stay_held_out_when_the_corpus_grows(tmp_path):
+def test_validation_documents_stay_there_when_the_corpus_grows(tmp_path):
     for n in (60, 90):
         prepare(command(tmp_path / str(n), write_jsonl(tmp_path / f"{n}.jsonl", documents(n))))
     few, many = (set(decoded(tmp_path / n, "validation")) for n in ("60", "90"))
@@ -133,7 +133,7 @@ STRANGERS = ["train-00000.bin", "validation-00077.bin", "data_card.md", "data_ca
 
 
 @pytest.mark.parametrize("name", [*STRANGERS, "tokenizer.model"])
-def test_a_file_that_would_be_written_over_stops_it_before_anything_is_read(tmp_path, name):
+def test_a_foreign_file_is_refused_before_anything_is_read(tmp_path, name):
     what = command(tmp_path / "d", tmp_path / "not read.jsonl")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / name).write_bytes(b"mine")
@@ -143,8 +143,8 @@ def test_a_file_that_would_be_written_over_stops_it_before_anything_is_read(tmp_
     assert (tmp_path / "d" / name).read_bytes() == b"mine"
 
 
-def test_files_that_are_not_ours_stay(tmp_path):
-    """Also beside an unfinished preparation, and when a damaged folder is made again."""
+def test_foreign_files_are_kept(tmp_path):
+    """Also next to an unfinished preparation, and when a damaged folder is prepared again."""
     what = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
     mine = [tmp_path / "d" / n for n in ("train-mine-00000.bin", "overlap-notes.json", "train.bin")]
     (tmp_path / "d").mkdir()
@@ -171,7 +171,7 @@ def test_files_that_are_not_ours_stay(tmp_path):
     assert (tmp_path / "d" / "train-77.bin").read_bytes() == b"mine"
 
 
-def test_a_tokenizer_made_before_is_used_if_the_settings_give_it_and_else_kept(tmp_path):
+def test_an_existing_tokenizer_is_reused_or_refused(tmp_path):
     what = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
     make_tokenizer(what)
     model = tmp_path / "d" / "tokenizer.model"
@@ -192,7 +192,7 @@ def test_a_tokenizer_made_before_is_used_if_the_settings_give_it_and_else_kept(t
     assert (model.read_bytes(), model.stat().st_mtime_ns) == before
 
 
-def test_a_manifest_cannot_have_files_elsewhere_removed(tmp_path):
+def test_a_manifest_cannot_delete_files_outside_the_folder(tmp_path):
     what = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
     prepare(what)
     record = json.loads((tmp_path / "d" / "manifest.json").read_text())
@@ -295,7 +295,7 @@ def test_worker_killed_for_memory_is_one_line(tmp_path, monkeypatch):
     assert not (tmp_path / "d" / "manifest.json").exists()
 
 
-def test_two_at_once_in_one_folder(tmp_path):
+def test_a_second_process_in_the_same_folder_is_refused(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", documents())
 
     def again(stage: str, done: float, total: float) -> None:
@@ -321,7 +321,7 @@ def test_corpus_that_cannot_be_split(tmp_path, texts, message):
         prepare(command(tmp_path / "d", path, validation_fraction=0.001))
 
 
-def test_the_fraction_that_is_suggested_works(tmp_path):
+def test_the_suggested_fraction_works(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", documents(12))
     for fraction in (1e-9, 1 - 1e-9):  # the lowest of these twelve lies at a modest place
         with pytest.raises(DataError, match="Use validation_fraction=") as caught:
@@ -330,7 +330,7 @@ def test_the_fraction_that_is_suggested_works(tmp_path):
         prepare(command(tmp_path / str(fraction), path, validation_fraction=suggested))
 
 
-def test_half_of_everything_is_not_advised_for_the_sake_of_a_few_documents(tmp_path, monkeypatch):
+def test_a_large_validation_fraction_is_not_suggested(tmp_path, monkeypatch):
     monkeypatch.setattr(stages, "MAX_ADVISED_FRACTION", 0.0)  # whatever these documents' hashes are
     path = write_jsonl(tmp_path / "a.jsonl", documents(3))
     with pytest.raises(DataError, match=r"empty. Give it more or shorter documents") as caught:
@@ -338,7 +338,7 @@ def test_half_of_everything_is_not_advised_for_the_sake_of_a_few_documents(tmp_p
     assert "Use validation_fraction" not in str(caught.value)
 
 
-def test_existing_tokenizer_is_used_as_it_is(tmp_path, token_dir):
+def test_a_given_tokenizer_is_used_unchanged(tmp_path, token_dir):
     path = write_jsonl(tmp_path / "a.jsonl", documents(40, seed=5))
     what = command(tmp_path / "d", path)
     what.tokenizer = TokenizerConfig(model=str(token_dir / "tokenizer.model"))
@@ -352,7 +352,7 @@ def test_existing_tokenizer_is_used_as_it_is(tmp_path, token_dir):
         prepare(what)
 
 
-def test_existing_tokenizer_may_lie_in_data_dir(tmp_path, token_dir):
+def test_a_given_tokenizer_may_be_in_data_dir(tmp_path, token_dir):
     path = write_jsonl(tmp_path / "a.jsonl", documents())
     (tmp_path / "d").mkdir()
     own = tmp_path / "d" / "tokenizer.model"
@@ -364,7 +364,7 @@ def test_existing_tokenizer_may_lie_in_data_dir(tmp_path, token_dir):
 
 
 def test_more_than_65536_pieces_need_uint32(tmp_path, monkeypatch):
-    """Width follows the vocabulary; a fake tokenizer, as training 65,537 pieces takes minutes."""
+    """With a fake tokenizer, as training 65,537 pieces takes minutes."""
     path = write_jsonl(tmp_path / "a.jsonl", documents())
     monkeypatch.setattr(Tokenizer, "vocab_size", 65_537, raising=False)
     real = Tokenizer.__init__
@@ -409,7 +409,7 @@ def test_full_disk_is_one_line(tmp_path, monkeypatch):
         (lambda m: m.clear(), "is not a token manifest"),
     ],
 )
-def test_manifest_that_was_tampered_with(tmp_path, token_dir, edit, message):
+def test_an_edited_manifest_is_refused(tmp_path, token_dir, edit, message):
     shutil.copytree(token_dir, tmp_path / "d")
     manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
     edit(manifest)
@@ -419,7 +419,7 @@ def test_manifest_that_was_tampered_with(tmp_path, token_dir, edit, message):
 
 
 def test_embedded_corpus_with_512_pieces(tmp_path):
-    """The figures that the README beside the corpus states."""
+    """The figures in the README of the corpus."""
     m = prepare(
         DataCommand(
             corpus=CorpusConfig(name="sotu", format="embedded", max_documents=40),

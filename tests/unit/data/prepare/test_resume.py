@@ -1,4 +1,4 @@
-"""A preparation that was stopped goes on where it was, with the bytes it would have had."""
+"""An interrupted preparation is resumed and gives the same bytes."""
 
 import json
 import os
@@ -23,11 +23,11 @@ KINDS = ("read", "tokenizer", "tokenize")
 
 
 class Stopped(KeyboardInterrupt):
-    """Ctrl-C at a chosen place."""
+    """Ctrl-C at a chosen point."""
 
 
 def stop_at(stage: str, share: float, seen: list[str] | None = None):
-    """A progress that raises once so much of a stage is done."""
+    """A progress callback that raises once a share of a stage is done."""
 
     def progress(name: str, done: float, total: float) -> None:
         if seen is not None:
@@ -54,7 +54,7 @@ def whole(tmp_path_factory):
 
 
 def same(found: dict[str, str], expected: dict[str, str]) -> bool:
-    """But for the manifest, which has the paths and times of the text."""
+    """Equal except for the manifest, which has paths and times of the text."""
     return found | {"manifest.json": ""} == expected | {"manifest.json": ""}
 
 
@@ -62,23 +62,23 @@ def same(found: dict[str, str], expected: dict[str, str]) -> bool:
     ("stage", "share", "less"),
     [("read", 0.5, "read"), ("tokenizer", 1, "read"), ("tokenize", 0.5, "tokenize")],
 )
-def test_what_was_done_is_not_done_again(whole, tmp_path, stage, share, less):
+def test_resuming_does_not_repeat_finished_work(whole, tmp_path, stage, share, less):
     expected, all_steps = whole
-    told = mixture(tmp_path, tmp_path / "d")
+    config = mixture(tmp_path, tmp_path / "d")
     with pytest.raises(Stopped):
-        prepare(told, stop_at(stage, share))
+        prepare(config, stop_at(stage, share))
     assert not (tmp_path / "d" / "manifest.json").exists()
     again: list[str] = []
-    prepare(told, lambda stage, *_: again.append(stage))
+    prepare(config, lambda stage, *_: again.append(stage))
     assert same(contents(tmp_path / "d"), expected)
     assert again.count(less) < 0.8 * all_steps[less]
     assert not (tmp_path / "d" / ".chinchilla-work").exists()
 
 
 @pytest.mark.slow
-def test_stopped_again_and_again_it_still_comes_to_its_end(whole, tmp_path):
+def test_repeated_interruptions_still_make_progress(whole, tmp_path):
     expected, _ = whole
-    told, stops = mixture(tmp_path, tmp_path / "d"), 0
+    config, stops = mixture(tmp_path, tmp_path / "d"), 0
     while not (tmp_path / "d" / "manifest.json").exists():
         calls = iter(range(10**6))
 
@@ -87,7 +87,7 @@ def test_stopped_again_and_again_it_still_comes_to_its_end(whole, tmp_path):
                 raise Stopped
 
         try:
-            prepare(told, progress)
+            prepare(config, progress)
         except Stopped:
             stops += 1
     assert stops >= 5
@@ -95,47 +95,47 @@ def test_stopped_again_and_again_it_still_comes_to_its_end(whole, tmp_path):
 
 
 @pytest.mark.slow
-def test_counts_of_what_was_left_out_are_those_of_one_go(tmp_path):
+def test_counts_of_dropped_documents_survive_interruptions(tmp_path):
     made = []
     for stop in (False, True):
         folder = tmp_path / str(stop)
         folder.mkdir()
-        told = mixture(folder, folder / "d")
+        config = mixture(folder, folder / "d")
         texts = [*documents(30, 0), *documents(30, 0)[:9], *documents(30, 1)[:4], "", ""]
         write_jsonl(folder / "a.jsonl", texts)
         if stop:
             for stage, share in (("read", 0.5), ("tokenize", 0.3), ("tokenize", 0.8)):
                 with pytest.raises(Stopped):
-                    prepare(told, stop_at(stage, share))
-        made.append(prepare(told))
+                    prepare(config, stop_at(stage, share))
+        made.append(prepare(config))
     assert made[0].sources == made[1].sources
     a, b = made[0].sources
     assert (a.dropped["duplicate"], a.dropped["empty"], b.dropped["in_other_source"]) == (9, 2, 4)
 
 
 @pytest.mark.slow
-def test_workers_may_be_others_and_settings_may_not(whole, tmp_path):
+def test_changed_settings_start_over(whole, tmp_path):
     expected, all_steps = whole
-    told = mixture(tmp_path, tmp_path / "d")
+    config = mixture(tmp_path, tmp_path / "d")
     with pytest.raises(Stopped):
-        prepare(told, stop_at("tokenize", 0.5))
-    told.validation_fraction = 0.4
+        prepare(config, stop_at("tokenize", 0.5))
+    config.validation_fraction = 0.4
     with pytest.raises(Stopped):
-        prepare(told, stop_at("tokenize", 0.5))
-    told.validation_fraction = 0.3
+        prepare(config, stop_at("tokenize", 0.5))
+    config.validation_fraction = 0.3
     again: list[str] = []
-    prepare(told, lambda stage, *_: again.append(stage))
+    prepare(config, lambda stage, *_: again.append(stage))
     assert again.count("read") == all_steps["read"]  # begun anew
     assert same(contents(tmp_path / "d"), expected)
 
 
 @pytest.mark.slow
-def test_text_that_changed_in_between_is_read_anew(tmp_path):
-    told = mixture(tmp_path, tmp_path / "d")
+def test_changed_text_starts_over(tmp_path):
+    config = mixture(tmp_path, tmp_path / "d")
     with pytest.raises(Stopped):
-        prepare(told, stop_at("tokenize", 0.5))
+        prepare(config, stop_at("tokenize", 0.5))
     write_jsonl(tmp_path / "a.jsonl", documents(31, 7))
-    m = prepare(told)
+    m = prepare(config)
     assert m.sources[0].documents == 31
     other = tmp_path / "other"
     other.mkdir()
@@ -144,16 +144,16 @@ def test_text_that_changed_in_between_is_read_anew(tmp_path):
     assert prepare(fresh).data_id == m.data_id
 
 
-def test_a_stream_that_has_other_documents_now_is_read_anew(tmp_path, monkeypatch):
-    """A hub data set has no file whose hash could be compared."""
-    told = mixture(tmp_path, tmp_path / "d")
+def test_a_stream_with_other_documents_starts_over(tmp_path, monkeypatch):
+    """A hub data set has no file whose hash can be compared."""
+    config = mixture(tmp_path, tmp_path / "d")
     with pytest.raises(Stopped):
-        prepare(told, stop_at("read", 0.5))
+        prepare(config, stop_at("read", 0.5))
     real = stages.read_documents
     monkeypatch.setattr(
         stages, "read_documents", lambda source: (f"New. {t}" for t in real(source))
     )
-    m = prepare(told)
+    m = prepare(config)
     assert [s.documents for s in m.sources] == [30, 30]
 
 
@@ -172,29 +172,29 @@ def stop_at_move(monkeypatch, number: int) -> None:
 @pytest.mark.parametrize("given", [False, True])
 def test_an_installed_tokenizer_may_be_given_after_an_interruption(tmp_path, monkeypatch, given):
     """The interrupted installation is completed first; the tokenizer keeps its bytes."""
-    told = mixture(tmp_path, tmp_path / "d")
+    config = mixture(tmp_path, tmp_path / "d")
     if given:
         prepare(mixture(tmp_path, tmp_path / "other"))
         shutil.copy(tmp_path / "other" / "tokenizer.model", tmp_path / "t.model")
-        told = replace(told, tokenizer=TokenizerConfig(model=str(tmp_path / "t.model")))
+        config = replace(config, tokenizer=TokenizerConfig(model=str(tmp_path / "t.model")))
     stop_at_move(monkeypatch, 4)  # after the cards, the tokenizer and a shard
     with pytest.raises(Stopped):
-        prepare(told)
+        prepare(config)
     monkeypatch.undo()
     model = (tmp_path / "d" / "tokenizer.model").read_bytes()
     (tmp_path / "t.model").unlink(missing_ok=True)
     here = TokenizerConfig(model=str(tmp_path / "d" / "tokenizer.model"))
     if given:
-        assert prepare(replace(told, tokenizer=here)).tokenizer.algorithm == "given"
+        assert prepare(replace(config, tokenizer=here)).tokenizer.algorithm == "given"
     else:  # as it would be without the interruption
         with pytest.raises(InputError, match=r"tokenizer.*now given.*another data_dir"):
-            prepare(replace(told, tokenizer=here))
-        assert prepare(told).already_prepared  # the refused call completed the installation
+            prepare(replace(config, tokenizer=here))
+        assert prepare(config).already_prepared  # the refused call completed the installation
     assert (tmp_path / "d" / "tokenizer.model").read_bytes() == model
 
 
 def unreachable_after(real: Callable[..., Iterator[str]], n: int):
-    """A source that fails after `n` documents as a hub does."""
+    """A source that fails after `n` documents, as a hub would."""
 
     def read(source: SourceConfig) -> Iterator[str]:
         for k, text in enumerate(real(source)):
@@ -205,26 +205,26 @@ def unreachable_after(real: Callable[..., Iterator[str]], n: int):
     return read
 
 
-def test_a_hub_that_does_not_answer_costs_nothing(whole, tmp_path, monkeypatch):
-    """Neither what was read before, nor what there is of damaged data."""
+def test_an_unreachable_hub_loses_no_data(whole, tmp_path, monkeypatch):
+    """Neither documents read before nor damaged data."""
     expected, _ = whole
     monkeypatch.setattr(stages, "CHECKPOINT_SECONDS", 0.0)
-    real, told = stages.read_documents, mixture(tmp_path, tmp_path / "d")
+    real, config = stages.read_documents, mixture(tmp_path, tmp_path / "d")
     monkeypatch.setattr(stages, "read_documents", unreachable_after(real, 20))
     with pytest.raises(UnreachableError):
-        prepare(told)
+        prepare(config)
     assert (tmp_path / "d" / ".chinchilla-work" / "state.json").exists()
     monkeypatch.setattr(stages, "read_documents", real)
-    prepare(told)
+    prepare(config)
     assert same(contents(tmp_path / "d"), expected)
     (tmp_path / "d" / "tokenizer.model").unlink()
     before = contents(tmp_path / "d")
     monkeypatch.setattr(stages, "read_documents", unreachable_after(real, 0))
     with pytest.raises(UnreachableError):
-        prepare(told)
+        prepare(config)
     assert contents(tmp_path / "d") == before
     monkeypatch.setattr(stages, "read_documents", real)
-    prepare(told)
+    prepare(config)
     assert same(contents(tmp_path / "d"), expected)
 
 
@@ -240,28 +240,28 @@ def test_a_hub_that_does_not_answer_costs_nothing(whole, tmp_path, monkeypatch):
         lambda work: [p.unlink() for p in work.glob("train-b-*.bin")],
     ],
 )
-def test_damage_to_what_was_unfinished_costs_only_time(whole, tmp_path, damage):
+def test_a_damaged_unfinished_preparation_starts_over(whole, tmp_path, damage):
     expected, _ = whole
-    told = mixture(tmp_path, tmp_path / "d")
+    config = mixture(tmp_path, tmp_path / "d")
     with pytest.raises(Stopped):
-        prepare(told, stop_at("tokenize", 0.9))
+        prepare(config, stop_at("tokenize", 0.9))
     damage(tmp_path / "d" / ".chinchilla-work")
-    prepare(told)
+    prepare(config)
     assert same(contents(tmp_path / "d"), expected)
 
 
 @pytest.mark.parametrize("number", range(7))
 def test_an_interrupted_installation_is_completed(whole, tmp_path, monkeypatch, number):
     expected, _ = whole
-    told = mixture(tmp_path, tmp_path / "d")
+    config = mixture(tmp_path, tmp_path / "d")
     stop_at_move(monkeypatch, number)
     with pytest.raises(Stopped):
-        prepare(told)
+        prepare(config)
     assert not (tmp_path / "d" / "manifest.json").exists()
     assert len([p for p in (tmp_path / "d").iterdir() if p.name in expected]) == number
     monkeypatch.undo()
     again: list[str] = []
-    assert not prepare(told, lambda stage, *_: again.append(stage)).already_prepared
+    assert not prepare(config, lambda stage, *_: again.append(stage)).already_prepared
     assert same(contents(tmp_path / "d"), expected)
     assert again == []
 
@@ -269,19 +269,19 @@ def test_an_interrupted_installation_is_completed(whole, tmp_path, monkeypatch, 
 def test_an_interrupted_installation_overwrites_nothing(whole, tmp_path, monkeypatch):
     """A file that appeared at the place of one not yet moved stops it, and stays."""
     expected, _ = whole
-    told = mixture(tmp_path, tmp_path / "d")
+    config = mixture(tmp_path, tmp_path / "d")
     stop_at_move(monkeypatch, 4)
     with pytest.raises(Stopped):
-        prepare(told)
+        prepare(config)
     monkeypatch.undo()
     name = next(n for n in expected if n.startswith("train-b-"))
     (tmp_path / "d" / name).write_bytes(b"mine")
     before = contents(tmp_path / "d")
     with pytest.raises(InputError, match=rf"overwritten.*{name}.*another data_dir"):
-        prepare(told)
+        prepare(config)
     assert contents(tmp_path / "d") == before
     (tmp_path / "d" / name).unlink()
-    prepare(told)
+    prepare(config)
     assert same(contents(tmp_path / "d"), expected)
 
 
@@ -289,19 +289,19 @@ def test_a_file_lost_during_an_interrupted_installation_is_prepared_again(
     whole, tmp_path, monkeypatch
 ):
     expected, _ = whole
-    told = mixture(tmp_path, tmp_path / "d")
+    config = mixture(tmp_path, tmp_path / "d")
     stop_at_move(monkeypatch, 5)
     with pytest.raises(Stopped):
-        prepare(told)
+        prepare(config)
     monkeypatch.undo()
     for folder in (tmp_path / "d", tmp_path / "d" / ".chinchilla-work"):
         next(folder.glob("*.bin")).unlink()
-    assert not prepare(told).already_prepared
+    assert not prepare(config).already_prepared
     assert same(contents(tmp_path / "d"), expected)
 
 
-def test_reading_saves_only_now_and_then(tmp_path, monkeypatch):
-    """By default a state every 30 seconds; a small corpus has none."""
+def test_a_short_preparation_saves_no_state(tmp_path, monkeypatch):
+    """The state is saved every 30 seconds."""
     monkeypatch.setattr(stages, "CHECKPOINT_SECONDS", 30.0)
     saved: list[Path] = []
     monkeypatch.setattr(ResumeState, "save", lambda self, work: saved.append(work))
@@ -309,8 +309,8 @@ def test_reading_saves_only_now_and_then(tmp_path, monkeypatch):
     assert saved == []
 
 
-def test_the_state_says_no_more_than_is_on_the_disk(tmp_path):
-    """Lengths in the state are those of the files, whatever came after."""
+def test_the_state_describes_only_flushed_data(tmp_path):
+    """Lengths in the state are at most those of the files."""
     with Buckets(tmp_path / "s", 1) as buckets:
         buckets.add("one", 0)
         state = json.loads(json.dumps(buckets.sync().lengths))
