@@ -123,18 +123,9 @@ def _show_sources(manifest: "Manifest") -> None:
     """Print a table with one row per source."""
     table = new_table(
         "sources",
-        [
-            "source",
-            "share",
-            "documents",
-            "dropped",
-            "bytes",
-            "tokens",
-            "validation tokens",
-            "licence",
-        ],
+        ["source", "share", "documents", "dropped", "bytes", "tokens", "validation tokens", "licence"],
         left=("source", "licence"),
-    )
+    )  # fmt: skip
     rows = sum(source.rows for source in manifest.sources)
     for source in manifest.sources:
         train = source.splits["train"]
@@ -147,7 +138,7 @@ def _show_sources(manifest: "Manifest") -> None:
 
 
 def longest_use(specs: Sequence[RunSpec], tokens: "TokenData") -> "list[SourceUse]":
-    """What the run with the most tokens reads from each source."""
+    """The amounts that the run with the most tokens reads from each source."""
     longest = max(specs, key=lambda spec: spec.D)
     return tokens.use(longest.D, longest.model.seq_len)
 

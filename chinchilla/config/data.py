@@ -18,13 +18,9 @@ class SourceConfig:
     name: str = "custom"  # used in file names and in the manifest
     format: str = "text"  # embedded, text, jsonl, parquet, hub
     paths: list[str] = field(default_factory=list)  # files or folders (text, jsonl, parquet)
-    separator: str = (
-        ""  # text: lines equal to this separate documents; blank = blank lines; empty = none
-    )
+    separator: str = ""  # text: line between documents; blank = a blank line; empty = none
     column: str = "text"  # field that holds the document (jsonl, parquet, hub)
-    hub_name: str = (
-        ""  # data set on the Hugging Face hub, such as allenai/c4, or a local copy of one
-    )
+    hub_name: str = ""  # data set on the hub, such as allenai/c4, or a folder with a copy of one
     hub_config: str = ""  # configuration of the data set, such as en
     hub_dir: str = ""  # folder of the data set to read, such as python; empty = the default
     hub_split: str = "train"  # split of the data set
@@ -33,9 +29,7 @@ class SourceConfig:
     weight: float = 1.0  # share of the training tokens, relative to the other sources
     build_command: str = ""  # command that creates the files; shown if they are missing
     licence: str = ""  # as stated by the publisher; recorded in the data card
-    gopher: bool = (
-        False  # drop documents that break the rules of Rae et al. 2021; English web pages
-    )
+    gopher: bool = False  # drop documents that break the rules of Rae et al. 2021 (for English)
     dedup_paragraphs: int = 0  # drop repeated paragraphs of at least this many bytes; 0 = off
 
     def __post_init__(self) -> None:
@@ -99,7 +93,7 @@ class TokenizerConfig:
 
     vocab_size: int = 32_000  # pieces; the paper uses 32,000
     algorithm: str = "bpe"  # bpe or unigram
-    train_mb: float = 100.0  # MB of text to train the tokenizer on, a random sample of documents
+    train_mb: float = 100.0  # MB of training text for the tokenizer, a random sample
     model: str = ""  # a SentencePiece .model file to use instead of training one
     split_digits: bool = False  # encode each digit as a separate piece
     normalization: str = "identity"  # identity, or nfkc, which is lossy (section 4.1)

@@ -228,24 +228,20 @@ def _read_parquet(corpus: SourceConfig) -> Iterator[str]:
 
 def _read_hub(corpus: SourceConfig) -> Iterator[str]:
     """One document per row of a hub data set, streamed."""
-    where = {
-        "path": corpus.hub_name,
-        "name": corpus.hub_config or None,
-        "data_dir": corpus.hub_dir or None,
-        "split": corpus.hub_split,
-        "revision": corpus.hub_revision or None,
-    }
-    yield from _stream(where, corpus.column, f"hub data set {corpus.hub_name}")
-
-
-def _stream(source: dict[str, Any], column: str, name: str) -> Iterator[str]:
-    """Rows of a streamed data set, which messages call `name`."""
     import datasets
 
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors are raised as DataError
+    name, column = f"hub data set {corpus.hub_name}", corpus.column
     row = 0
     try:
-        rows = datasets.load_dataset(**source, streaming=True)
+        rows = datasets.load_dataset(
+            corpus.hub_name,
+            corpus.hub_config or None,
+            data_dir=corpus.hub_dir or None,
+            split=corpus.hub_split,
+            revision=corpus.hub_revision or None,
+            streaming=True,
+        )
         columns = rows.column_names or []
         if columns and column not in columns:
             raise DataError(_no_column(name, column, columns))
@@ -260,11 +256,11 @@ def _stream(source: dict[str, Any], column: str, name: str) -> Iterator[str]:
         where = f"{name} cannot be read after row {row}" if row else f"{name} cannot be read"
         transient = row or isinstance(error, ConnectionError | TimeoutError)
         kind = UnreachableError if transient else DataError
-        raise kind(f"{where}: {reason}.{_advice(error, source['path'])}") from None
+        raise kind(f"{where}: {reason}.{_advice(error, corpus.hub_name)}") from None
 
 
 def _advice(error: Exception, path: str) -> str:
-    """What to do about an error of `datasets`; empty if its message is enough."""
+    """Advice on an error of `datasets`; empty if its message is enough."""
     import datasets
     from huggingface_hub import errors
 

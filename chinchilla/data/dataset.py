@@ -26,7 +26,7 @@ _ROUNDS = 6
 
 @dataclass(frozen=True)
 class SourceUse:
-    """What a run reads from one source, with the columns of Table A1."""
+    """The amount that a run reads from one source, with the columns of Table A1."""
 
     name: str
     share: float  # of the training tokens
@@ -145,7 +145,7 @@ class TokenData:
         return self.sources[int(np.argmin(rows / self.order.parts))].name
 
     def use(self, D: int, seq_len: int) -> list[SourceUse]:
-        """What a run of D tokens reads from each source.
+        """The amount that a run of D tokens reads from each source.
 
         Args:
             D: training tokens, whole rows.

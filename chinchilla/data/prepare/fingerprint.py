@@ -98,14 +98,14 @@ def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -
 def changed_files(
     before: list[FileRecord], now: list[tuple[str, Path]], ordered: bool
 ) -> list[str]:
-    """What differs between recorded source files and those of now; empty if their contents agree.
+    """Differences between recorded and current source files; empty if their contents agree.
 
     Copied, renamed or touched files count as unchanged. Only files whose name, size or modification
     time differs are read.
 
     Args:
         before: records of the files that were prepared.
-        now: source name and path.
+        now: source name and path of the current files.
         ordered: whether the order of the files determines which documents are read.
     """
     if len(before) != len(now):

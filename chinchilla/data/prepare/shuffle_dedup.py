@@ -28,7 +28,7 @@ Filter = Callable[[int, Iterable[Document], Dropped], Iterable[Document]]
 
 
 def document_key(text: bytes) -> bytes:
-    """32 bytes that determine where a document goes: the first 8 its order, the last 8 its split."""
+    """32 bytes; the first 8 determine the order of a document, the last 8 its split."""
     return hashlib.sha256(b"chinchilla document\0" + text).digest()
 
 

@@ -267,14 +267,14 @@ class Stages:
 
 @dataclass(frozen=True)
 class _Mark:
-    """What is true once all documents before it are encoded."""
+    """The state to save once all documents before it are encoded."""
 
     buckets: int
     dropped: list[dict[str, int]]
 
 
 def _text_bytes(sources: list[SourceConfig]) -> float:
-    """Size of all files, about that of their text; 0 where it cannot be told from the files."""
+    """Size of all files, about that of their text; 0 if the files do not determine it."""
     files = [path for source in sources for path in corpus_files(source)]
     plain = all(path.suffix in (".txt", ".json", ".jsonl") for path in files)
     if not plain or any(source.max_documents or not corpus_files(source) for source in sources):
