@@ -205,7 +205,7 @@ def test_parquet_cut_short_and_without_rows(tmp_path):
     with pytest.raises(DataError, match="has no documents"):
         read(tmp_path, "parquet")
     pq.write_table(pa.table({"text": ["one"]}), tmp_path / "b.parquet")
-    assert read(tmp_path, "parquet") == ["one"]  # an empty file among others is no obstacle
+    assert read(tmp_path, "parquet") == ["one"]  # empty files are allowed among others
 
 
 def test_a_path_that_is_too_long():
@@ -255,20 +255,20 @@ def test_hub_rows_are_streamed(monkeypatch):
     """Only as many rows are read as are used."""
     import datasets
 
-    asked: list[int] = []
+    n_read: list[int] = []
 
     class Rows:
         column_names = None  # some hub data sets do not state theirs
 
         def __iter__(self):
             for i in range(10**9):
-                asked.append(i)
+                n_read.append(i)
                 yield {"text": f"row {i}"}
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Rows())
     corpus = CorpusConfig(format="hub", hub_name="x/y", max_documents=3)
     assert list(read_documents(corpus)) == ["row 0", "row 1", "row 2"]
-    assert len(asked) <= 4
+    assert len(n_read) <= 4
 
 
 def test_every_corpus_yaml_holds_fields_of_the_config():
@@ -281,7 +281,7 @@ def test_every_corpus_yaml_holds_fields_of_the_config():
             fields["paths"] = ["given.by.user"]
         fields["sources"] = [SourceConfig(**each) for each in fields.get("sources", [])]
         CorpusConfig(**fields)
-        assert path.read_text().startswith("# "), f"{path.name} does not say what it is"
+        assert path.read_text().startswith("# "), f"{path.name} has no comment"
 
 
 def test_importing_the_data_package_leaves_torch_out():

@@ -24,8 +24,8 @@ def test_the_card_accounts_for_every_document(tmp_path):
     assert source["files"] == 1
     text = (tmp_path / "d" / "data_card.md").read_text()
     assert "| custom | duplicate | 4 | exact duplicate |" in text
-    assert r"CC0 \| see notice" in text  # the table stays a table
-    assert str(tmp_path) not in text  # nobody's paths
+    assert r"CC0 \| see notice" in text  # the table is still valid
+    assert str(tmp_path) not in text  # no local paths
 
 
 def test_a_missing_card_is_written_again(tmp_path):

@@ -49,7 +49,7 @@ def test_batch_size_does_not_change_what_is_read(data, rows):
 def test_a_batch_may_span_epochs(data):
     n = data.n_rows(SEQ)
     both = data.batch(0, 0, 2 * n + 5, SEQ)
-    step, rows = n // 7, 7  # this batch holds the end of one epoch and the next's start
+    step, rows = n // 7, 7  # this batch spans two epochs
     assert np.array_equal(data.batch(0, step, rows, SEQ), both[step * rows : (step + 1) * rows])
 
 

@@ -37,7 +37,7 @@ def json_lines(column: str):
     return write
 
 
-# data set -> (a file of the training split, how it is written, configuration -> files)
+# data set -> (a file of the training split, its format, configuration -> files)
 LAYOUTS = {
     "HuggingFaceFW/fineweb": (
         "sample/10BT/000_00000.parquet", parquet("text"), {"sample-10BT": "sample/10BT/*"}),

@@ -15,7 +15,7 @@ from chinchilla.data.prepare.pipeline import prepare
 from chinchilla.data.prepare.shuffle_dedup import Buckets
 from chinchilla.data.prepare.stages import training_sample
 
-SEQ = 64  # rows long enough that no two are the same
+SEQ = 64  # long enough that all rows are distinct
 SHARES = {"books": 0.5, "laws": 0.3, "tiny": 0.2}
 
 
@@ -84,7 +84,7 @@ def test_batch_size_does_not_change_what_is_read(data, rows):
 
 def test_each_source_is_read_completely_before_it_repeats(data):
     n = len(rows_of(data, "tiny"))
-    rows = data.batch(0, 0, 11 * n, SEQ)  # a fifth of the rows: twice, and some
+    rows = data.batch(0, 0, 11 * n, SEQ)  # a fifth of these rows: more than two epochs
     seen = [tuple(row) for row in rows if tuple(row) in set(rows_of(data, "tiny"))]
     assert sorted(seen[:n]) == sorted(seen[n : 2 * n]) == sorted(rows_of(data, "tiny"))
     assert seen[:n] != seen[n : 2 * n]

@@ -67,7 +67,7 @@ def test_no_ngram_spans_two_documents(tmp_path):
     )
     evaluation = write_jsonl(tmp_path / "e.jsonl", [SECRET])
     [item], _ = overlap(tmp_path / "d", evaluation, 9, "text")
-    assert item.found <= 1  # nine words lie in the second part alone
+    assert item.found <= 1  # one of the nine-word n-grams is inside the second part
 
 
 @settings(max_examples=60, deadline=None)
@@ -102,14 +102,14 @@ def test_evaluations_with_the_same_file_name_are_both_in_the_card(folder, tmp_pa
     words = ["data", "overlap", f"data_dir={folder}"]
     both = [str(tmp_path / name / "test.jsonl") for name in ("leaked", "clean")]
     assert main([*words, f"against=[{','.join(both)}]"]) == 0
-    assert main([*words, f"against={both[1]}"]) == 0  # again: takes its own place only
+    assert main([*words, f"against={both[1]}"]) == 0  # again: replaces only its own report
     card = json.loads((folder / "data_card.json").read_text())
     assert sorted((each["path"], each["any"]) for each in card["overlap"]) == [
         ("clean/test.jsonl", 0),
         ("leaked/test.jsonl", 2),
     ]
     assert len(list(folder.glob("overlap-*.json"))) == 2
-    assert main([*words, f"against={both[0]}", "ngram=15"]) == 0  # another question
+    assert main([*words, f"against={both[0]}", "ngram=15"]) == 0  # another report
     card = json.loads((folder / "data_card.json").read_text())
     assert sorted((each["ngram"], each["any"]) for each in card["overlap"]) == [
         (13, 0),
@@ -153,7 +153,7 @@ def test_overlap_without_files_or_with_bad_ones(folder, tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe")
     assert main(["data", "overlap", f"data_dir={folder}", f"against={tmp_path / 'pipe'}"]) == 2
     assert "pipe is not a regular file" in capsys.readouterr().err
-    assert not list(folder.glob("overlap-*"))  # refused before any was searched for
+    assert not list(folder.glob("overlap-*"))  # refused before any search
     with pytest.raises(DataError, match="has no item of 13 words"):
         overlap(folder, write_jsonl(tmp_path / "e.jsonl", ["short"]), 13, "text")
     (tmp_path / "blank.txt").write_text(" \n\n")

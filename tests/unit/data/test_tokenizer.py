@@ -21,14 +21,14 @@ DIFFICULT = [
     "\ufeffbyte order mark",
     "ﬁ ½ ① Å Ａ e\u0301 é \u1e9b\u0323",  # all changed by NFKC
     "👍🏽 👩‍👩‍👧‍👦 \U0010ffff",
-    "▁ a▁b ▁▁ ▁",  # how SentencePiece writes a space
-    "▅ ⁇ \ufffd",  # its signs for unknown and malformed
+    "▁ a▁b ▁▁ ▁",  # SentencePiece represents a space as U+2581
+    "▅ ⁇ \ufffd",  # symbols for unknown and malformed text
     "<s></s><unk><pad><0x0A> [eos]",
     "العربية 中文 हिन्दी",
-    "\u202ereversed\u202c \u200b\u200d\u2060 \u061c",  # marks that are not seen
-    "Z\u0351\u036b\u0343a\u0348\u033bl\u0347g\u0324o",  # marks on marks
-    "\ufffe \uffff \U000fdd00 \ue000",  # no characters, and private ones
-    "ﷺ ㎒ ⅷ ㈱ ﬀﬁﬂ ² ₂ ½ H₂O x²+y²≠z² ℵ₀",  # what NFKC writes out
+    "\u202ereversed\u202c \u200b\u200d\u2060 \u061c",  # invisible characters
+    "Z\u0351\u036b\u0343a\u0348\u033bl\u0347g\u0324o",  # stacked combining marks
+    "\ufffe \uffff \U000fdd00 \ue000",  # noncharacters and private use
+    "ﷺ ㎒ ⅷ ㈱ ﬀﬁﬂ ² ₂ ½ H₂O x²+y²≠z² ℵ₀",  # decomposed by NFKC
     "\u1680\u2000\u2003\u202f\u205f\u3000",  # other spaces
     "\n" * 300 + " " * 300 + "\0" * 300,
     "𝐇𝐞𝐥𝐥𝐨 𝔀𝓸𝓻𝓵𝓭 \U000e0041\U000e007f 🏳️‍🌈 🇫🇷",

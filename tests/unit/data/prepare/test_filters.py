@@ -115,7 +115,7 @@ def test_the_first_occurrence_of_a_paragraph_is_kept(tmp_path):
     m = prepare(config)
     texts = decoded(tmp_path / "d", "train") + decoded(tmp_path / "d", "validation")
     assert sum(t.count(notice) for t in texts) == 1
-    assert sum("The end of" in t for t in texts) == 40  # shorter ones stay
+    assert sum("The end of" in t for t in texts) == 40  # shorter paragraphs are kept
     [source] = m.sources
     assert source.paragraphs == 39
     assert source.paragraph_bytes == 39 * len(notice + "\n\n")

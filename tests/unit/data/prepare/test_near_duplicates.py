@@ -53,7 +53,7 @@ def near(folder, *texts, **settings):
 def test_planted_near_duplicates_are_dropped_and_distinct_documents_kept(tmp_path):
     originals = [text(i) for i in range(60)]
     planted = [changed(words, 2) for words in originals[:20]]
-    apart = [changed(words, 12) for words in originals[20:40]]  # 60 of 196 n-grams are others
+    apart = [changed(words, 12) for words in originals[20:40]]  # 60 of 196 n-grams differ
     kept = [" ".join(words) for words in originals]
     assert min(similarity(a, b) for a, b in zip(kept[:20], planted, strict=True)) > 0.9
     assert max(similarity(a, b) for a, b in zip(kept[20:40], apart, strict=True)) < 0.6

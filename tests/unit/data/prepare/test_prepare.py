@@ -92,11 +92,11 @@ def test_validation_documents_stay_there_when_the_corpus_grows(tmp_path):
 
 
 def test_second_time_returns_at_once(tmp_path):
-    what = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
-    first = prepare(what)
+    config = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
+    first = prepare(config)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "d").iterdir()}
-    os.utime(tmp_path / "a.jsonl")  # touched, not changed
-    second = prepare(what)
+    os.utime(tmp_path / "a.jsonl")  # modification time only
+    second = prepare(config)
     assert (first.already_prepared, second.already_prepared) == (False, True)
     assert second == first
     assert {p: p.stat().st_mtime_ns for p in before if p.name != ".lock"} == {
@@ -119,12 +119,12 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
 
 
 def test_damaged_folder_is_rebuilt(tmp_path):
-    what = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
-    prepare(what)
+    config = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
+    prepare(config)
     good = files(tmp_path / "d")
     (tmp_path / "d" / "train-00001.bin").unlink()
     (tmp_path / "d" / "mine.txt").write_text("not ours to remove")
-    assert not prepare(what).already_prepared
+    assert not prepare(config).already_prepared
     assert files(tmp_path / "d") == good
     assert (tmp_path / "d" / "mine.txt").exists()
 
@@ -134,18 +134,18 @@ STRANGERS = ["train-00000.bin", "validation-00077.bin", "data_card.md", "data_ca
 
 @pytest.mark.parametrize("name", [*STRANGERS, "tokenizer.model"])
 def test_a_foreign_file_is_refused_before_anything_is_read(tmp_path, name):
-    what = command(tmp_path / "d", tmp_path / "not read.jsonl")
+    config = command(tmp_path / "d", tmp_path / "not read.jsonl")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / name).write_bytes(b"mine")
     (tmp_path / "not read.jsonl").write_text("no JSON")
     with pytest.raises(InputError, match=rf"{name}.*another data_dir"):
-        prepare(what)
+        prepare(config)
     assert (tmp_path / "d" / name).read_bytes() == b"mine"
 
 
 def test_foreign_files_are_kept(tmp_path):
     """Also next to an unfinished preparation, and when a damaged folder is prepared again."""
-    what = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
+    config = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
     mine = [tmp_path / "d" / n for n in ("train-mine-00000.bin", "overlap-notes.json", "train.bin")]
     (tmp_path / "d").mkdir()
     for path in mine:
@@ -155,53 +155,53 @@ def test_foreign_files_are_kept(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(what, stop)
+        prepare(config, stop)
     (tmp_path / "d" / "train-00000.bin").write_bytes(b"mine")
     with pytest.raises(InputError, match=r"train-00000.bin.*another data_dir"):
-        prepare(what)
+        prepare(config)
     (tmp_path / "d" / "train-00000.bin").unlink()
-    prepare(what)
+    prepare(config)
     (tmp_path / "d" / "train-00001.bin").unlink()
     (tmp_path / "d" / "train-00077.bin").write_bytes(b"mine")
     with pytest.raises(InputError, match=r"overwritten.*train-00077.bin"):
-        prepare(what)
+        prepare(config)
     (tmp_path / "d" / "train-00077.bin").rename(tmp_path / "d" / "train-77.bin")
-    assert not prepare(what).already_prepared
+    assert not prepare(config).already_prepared
     assert [path.read_bytes() for path in mine] == [b"mine"] * 3
     assert (tmp_path / "d" / "train-77.bin").read_bytes() == b"mine"
 
 
 def test_an_existing_tokenizer_is_reused_or_refused(tmp_path):
-    what = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
-    make_tokenizer(what)
+    config = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
+    make_tokenizer(config)
     model = tmp_path / "d" / "tokenizer.model"
     before = model.read_bytes(), model.stat().st_mtime_ns
-    make_tokenizer(what)
-    for config in (
-        TokenizerConfig(vocab_size=310),  # seen before anything is read
-        TokenizerConfig(vocab_size=300, algorithm="unigram"),  # seen once it is trained
+    make_tokenizer(config)
+    for tokenizer in (
+        TokenizerConfig(vocab_size=310),  # refused before anything is read
+        TokenizerConfig(vocab_size=300, algorithm="unigram"),  # refused after training
     ):
-        what.tokenizer = config
+        config.tokenizer = tokenizer
         for make in (make_tokenizer, prepare):
             with pytest.raises(InputError, match=r"another tokenizer.*another data_dir"):
-                make(what)
+                make(config)
             assert not (tmp_path / "d" / "manifest.json").exists()
     assert (model.read_bytes(), model.stat().st_mtime_ns) == before
-    what.tokenizer = TokenizerConfig(vocab_size=300)
-    prepare(what)
+    config.tokenizer = TokenizerConfig(vocab_size=300)
+    prepare(config)
     assert (model.read_bytes(), model.stat().st_mtime_ns) == before
 
 
 def test_a_manifest_cannot_delete_files_outside_the_folder(tmp_path):
-    what = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
-    prepare(what)
+    config = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
+    prepare(config)
     record = json.loads((tmp_path / "d" / "manifest.json").read_text())
     record["splits"]["validation"]["shards"][0]["file"] = "../mine.bin"
     (tmp_path / "d" / "manifest.json").write_text(json.dumps(record))
     (tmp_path / "mine.bin").write_text("mine")
     (tmp_path / "d" / "train-00000.bin").unlink()
     with pytest.raises(InputError, match=r"mine.bin"):
-        prepare(what)
+        prepare(config)
     assert (tmp_path / "mine.bin").exists()
 
 
@@ -258,7 +258,7 @@ def test_killed_preparation_leaves_no_workers_behind(tmp_path):
     subprocess.run(
         [sys.executable, script, "tokenize", tmp_path / "d", corpus],
         env={**os.environ, "PYTHONPATH": paths, "CHINCHILLA_TEST_MARK": str(script)},
-        stdout=subprocess.DEVNULL,  # a pipe would wait for the workers too
+        stdout=subprocess.DEVNULL,  # a pipe would also wait for the workers
         stderr=subprocess.DEVNULL,
     )
 
@@ -323,7 +323,7 @@ def test_corpus_that_cannot_be_split(tmp_path, texts, message):
 
 def test_the_suggested_fraction_works(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", documents(12))
-    for fraction in (1e-9, 1 - 1e-9):  # the lowest of these twelve lies at a modest place
+    for fraction in (1e-9, 1 - 1e-9):  # the lowest position of these twelve is small
         with pytest.raises(DataError, match="Use validation_fraction=") as caught:
             prepare(command(tmp_path / "d", path, validation_fraction=fraction))
         suggested = float(str(caught.value).split("Use validation_fraction=")[1].split(",")[0])
@@ -331,7 +331,9 @@ def test_the_suggested_fraction_works(tmp_path):
 
 
 def test_a_large_validation_fraction_is_not_suggested(tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "MAX_ADVISED_FRACTION", 0.0)  # whatever these documents' hashes are
+    monkeypatch.setattr(
+        stages, "MAX_ADVISED_FRACTION", 0.0
+    )  # independent of the hashes of these documents
     path = write_jsonl(tmp_path / "a.jsonl", documents(3))
     with pytest.raises(DataError, match=r"empty. Give it more or shorter documents") as caught:
         prepare(command(tmp_path / "d", path, validation_fraction=1e-9))
@@ -340,16 +342,16 @@ def test_a_large_validation_fraction_is_not_suggested(tmp_path, monkeypatch):
 
 def test_a_given_tokenizer_is_used_unchanged(tmp_path, token_dir):
     path = write_jsonl(tmp_path / "a.jsonl", documents(40, seed=5))
-    what = command(tmp_path / "d", path)
-    what.tokenizer = TokenizerConfig(model=str(token_dir / "tokenizer.model"))
-    m = prepare(what)
+    config = command(tmp_path / "d", path)
+    config.tokenizer = TokenizerConfig(model=str(token_dir / "tokenizer.model"))
+    m = prepare(config)
     assert m.tokenizer.algorithm == "given"
     assert m.tokenizer.vocab_size == 300
     assert m.tokenizer.sha256 == Manifest.load(token_dir).tokenizer.sha256
-    what.tokenizer = TokenizerConfig(model=str(tmp_path / "absent.model"))
-    what.data_dir = str(tmp_path / "e")
+    config.tokenizer = TokenizerConfig(model=str(tmp_path / "absent.model"))
+    config.data_dir = str(tmp_path / "e")
     with pytest.raises(DataError, match=r"absent.model cannot be read"):
-        prepare(what)
+        prepare(config)
 
 
 def test_a_given_tokenizer_may_be_in_data_dir(tmp_path, token_dir):
@@ -357,10 +359,10 @@ def test_a_given_tokenizer_may_be_in_data_dir(tmp_path, token_dir):
     (tmp_path / "d").mkdir()
     own = tmp_path / "d" / "tokenizer.model"
     shutil.copy(token_dir / "tokenizer.model", own)
-    what = command(tmp_path / "d", path)
-    what.tokenizer = TokenizerConfig(model=str(own))
-    assert prepare(what).data_id == Manifest.load(token_dir).data_id
-    assert prepare(what).already_prepared
+    config = command(tmp_path / "d", path)
+    config.tokenizer = TokenizerConfig(model=str(own))
+    assert prepare(config).data_id == Manifest.load(token_dir).data_id
+    assert prepare(config).already_prepared
 
 
 def test_more_than_65536_pieces_need_uint32(tmp_path, monkeypatch):

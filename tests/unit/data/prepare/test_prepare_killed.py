@@ -66,9 +66,9 @@ def run(command: DataCommand, die_at: int) -> list[str]:
     real = {name: getattr(os, name) for name in ("replace", "fsync", "unlink", "mkdir")}
 
     def before(name: str) -> Callable[..., object]:
-        def wrapped(*args: object, **more: object) -> object:
+        def wrapped(*args: object, **kwargs: object) -> object:
             step(name)
-            return real[name](*args, **more)
+            return real[name](*args, **kwargs)
 
         return wrapped
 
@@ -87,9 +87,9 @@ def whole(tmp_path_factory):
     """The steps and files of an uninterrupted preparation."""
     folder = tmp_path_factory.mktemp("whole")
     calls = run(mixture(folder, folder / "d"), 0)
-    found = contents(folder / "d")
-    del found["manifest.json"]
-    return calls, found
+    files = contents(folder / "d")
+    del files["manifest.json"]
+    return calls, files
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +99,9 @@ def saved_whole(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chinchilla.data.prepare.stages.CHECKPOINT_SECONDS", 0.0)
         calls = run(mixture(folder, folder / "d", DEDUP), 0)
-    found = contents(folder / "d")
-    del found["manifest.json"]
-    return calls, found
+    files = contents(folder / "d")
+    del files["manifest.json"]
+    return calls, files
 
 
 def test_the_kill_points_cover_every_kind_of_step(whole):
@@ -120,7 +120,7 @@ def test_killed_at_any_point_and_resumed_gives_the_same_bytes(
     monkeypatch.setattr("chinchilla.data.prepare.stages.CHECKPOINT_SECONDS", seconds)
     calls, expected = saved_whole if seconds == 0 else whole
     die_at = 1 + point * (len(calls) - 1) // (POINTS - 1)
-    if point >= POINTS // 2:  # half of them where files come to their places
+    if point >= POINTS // 2:  # half of them near the end, where files are installed
         die_at = len(calls) - (POINTS - 1 - point)
     config = mixture(tmp_path, tmp_path / "d", "exact" if seconds else DEDUP)
     child = os.fork()
@@ -132,12 +132,12 @@ def test_killed_at_any_point_and_resumed_gives_the_same_bytes(
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status)
     assert os.WTERMSIG(status) == signal.SIGKILL
-    if (tmp_path / "d" / "manifest.json").exists():  # then everything it names is there and whole
+    if (tmp_path / "d" / "manifest.json").exists():  # then all its files are complete
         TokenData.open(tmp_path / "d", verify=True)
     manifest = prepare(config)
-    found = contents(tmp_path / "d")
-    del found["manifest.json"]  # has the paths and times of the text
-    assert found == expected
+    files = contents(tmp_path / "d")
+    del files["manifest.json"]  # contains paths and times of the text
+    assert files == expected
     assert manifest.data_id in (tmp_path / "d" / "data_card.md").read_text()
     assert not (tmp_path / "d" / ".chinchilla-work").exists()
     assert not list((tmp_path / "d").glob(".*.tmp"))

@@ -53,9 +53,9 @@ def whole(tmp_path_factory):
     return contents(folder / "d"), {kind: seen.count(kind) for kind in KINDS}
 
 
-def same(found: dict[str, str], expected: dict[str, str]) -> bool:
+def same(files: dict[str, str], expected: dict[str, str]) -> bool:
     """Equal except for the manifest, which has paths and times of the text."""
-    return found | {"manifest.json": ""} == expected | {"manifest.json": ""}
+    return files | {"manifest.json": ""} == expected | {"manifest.json": ""}
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_changed_settings_start_over(whole, tmp_path):
     config.validation_fraction = 0.3
     again: list[str] = []
     prepare(config, lambda stage, *_: again.append(stage))
-    assert again.count("read") == all_steps["read"]  # begun anew
+    assert again.count("read") == all_steps["read"]  # started over
     assert same(contents(tmp_path / "d"), expected)
 
 
@@ -186,7 +186,7 @@ def test_an_installed_tokenizer_may_be_given_after_an_interruption(tmp_path, mon
     here = TokenizerConfig(model=str(tmp_path / "d" / "tokenizer.model"))
     if given:
         assert prepare(replace(config, tokenizer=here)).tokenizer.algorithm == "given"
-    else:  # as it would be without the interruption
+    else:  # as without the interruption
         with pytest.raises(InputError, match=r"tokenizer.*now given.*another data_dir"):
             prepare(replace(config, tokenizer=here))
         assert prepare(config).already_prepared  # the refused call completed the installation
