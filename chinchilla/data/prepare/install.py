@@ -29,20 +29,18 @@ def install(work: Path, data_dir: Path) -> None:
     """
     new = Manifest.load(work)
     old = Manifest.load(data_dir) if (data_dir / MANIFEST).exists() else None
-    replaceable = _own_files(old, data_dir) if old else []
-    # A file that is no longer in `work` was moved before an interruption.
+    same_tokenizer = _same_bytes(data_dir / TOKENIZER_FILE, work / TOKENIZER_FILE)
+    stay = [TOKENIZER_FILE] if same_tokenizer else []
+    replaceable = [name for name in _own_files(old, data_dir) if name not in stay]
+    # A file that is not in `work` was moved before an interruption.
     waiting = [
         name
         for name in (CARD, CARD_JSON, TOKENIZER_FILE, *new.shard_files)
-        if (work / name).exists()
+        if name not in stay and (work / name).exists()
     ]
     in_the_way = [
         name for name in waiting if name not in replaceable and os.path.lexists(data_dir / name)
     ]
-    if TOKENIZER_FILE in waiting and _same_bytes(data_dir / TOKENIZER_FILE, work / TOKENIZER_FILE):
-        for names in (waiting, in_the_way, replaceable):
-            if TOKENIZER_FILE in names:
-                names.remove(TOKENIZER_FILE)
     if in_the_way:
         raise _refusal(data_dir, in_the_way)
     if old:
@@ -67,15 +65,15 @@ def _remove_damaged(old: Manifest, files: list[str], data_dir: Path, new_id: str
     fsync_dir(data_dir)
 
 
-def _own_files(manifest: Manifest, data_dir: Path) -> list[str]:
+def _own_files(manifest: Manifest | None, data_dir: Path) -> list[str]:
     """Files of a folder that a preparation wrote; a tokenizer that was given is not among them."""
-    names = [CARD, CARD_JSON, *manifest.shard_files]
-    if manifest.tokenizer.algorithm != "given":
-        names.append(TOKENIZER_FILE)
+    if manifest is None:
+        return []
     for name in manifest.shard_files:
         if not re.fullmatch(r"[\w.-]+\.bin", name):
             raise DataError(f"{data_dir / MANIFEST}: {name!r} is not the name of a shard.")
-    return names
+    trained = manifest.tokenizer.algorithm != "given"
+    return [CARD, CARD_JSON, *([TOKENIZER_FILE] if trained else []), *manifest.shard_files]
 
 
 def refuse_foreign_files(command: DataCommand, data_dir: Path, old: Manifest | None) -> None:
@@ -89,7 +87,7 @@ def refuse_foreign_files(command: DataCommand, data_dir: Path, old: Manifest | N
     Raises:
         InputError: names the files.
     """
-    replaceable = _own_files(old, data_dir) if old else []
+    replaceable = _own_files(old, data_dir)
     sources = command.corpus.each()
     suffix = (
         "|".join(f"-{re.escape(source.name)}" for source in sources) if len(sources) > 1 else ""
@@ -149,4 +147,4 @@ def refuse_other_tokenizer(
 
 
 def _same_bytes(one: Path, other: Path) -> bool:
-    return one.is_file() and one.read_bytes() == other.read_bytes()
+    return one.is_file() and other.is_file() and one.read_bytes() == other.read_bytes()
