@@ -7,7 +7,7 @@ from chinchilla.config import checks
 from chinchilla.config.setting import Config, setting
 from chinchilla.core.errors import InputError
 
-ACTIONS = ("prepare", "tokenizer", "overlap", "pack", "unpack")
+ACTIONS = ("prepare", "tokenizer", "overlap")
 MAX_NAME = 100  # bytes of a source's name, which is part of file names (at most 255 bytes)
 FORMATS = ("embedded", "text", "jsonl", "parquet", "hub")
 INT32, INT64 = 2**31 - 1, 2**63 - 1  # counted in files and libraries
@@ -154,7 +154,6 @@ class DataCommand(Config):
     chinchilla data [prepare] corpus=...      tokenize a corpus; write shards, manifest and data card
     chinchilla data tokenizer corpus=...      train a tokenizer, or measure one
     chinchilla data overlap against=FILES     measure the overlap of evaluations with the training text
-    chinchilla data pack pack_dir=...         compress a token folder with xz; unpack restores it
     """
 
     corpus: CorpusConfig
@@ -182,7 +181,6 @@ class DataCommand(Config):
         100_000_000, "Tokens per shard file.", unit="tokens", above=0, at_most=INT64
     )
     n_workers: int = setting(0, "Tokenizing processes; 0 = one per core.", at_least=0)
-    pack_dir: str = setting("", "pack, unpack: folder of the pack.")
     format: str = setting("text", "Output.", choices=checks.FORMATS)
 
     def __post_init__(self) -> None:
@@ -192,5 +190,3 @@ class DataCommand(Config):
                 "against is missing: give against=[FILE, ...], the evaluations to look up in the training "
                 "text of data_dir, as .jsonl (column=text), .parquet or plain text."
             )
-        if self.action in ("pack", "unpack") and not self.pack_dir:
-            raise InputError("pack_dir is missing: give pack_dir=FOLDER, the folder of the pack.")

@@ -23,7 +23,8 @@ import pytest
 from chinchilla.cli import main
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import ModelShape
-from chinchilla.data.manifest import Manifest, Shard, Split, TokenizerInfo
+from chinchilla.data.manifest import Manifest, Source, SourceSplit, TokenizerInfo
+from chinchilla.data.shards import ShardWriter
 from chinchilla.plan.records import Curve, RunSpec, save_plan
 from chinchilla.sweep.claims import take
 from chinchilla.sweep.run_files import load_runtime
@@ -288,17 +289,21 @@ def test_a_pickle_for_the_spec_of_a_run(tmp_path: Path):
 def make_data(folder: Path, **changes: Any) -> Manifest:
     """A whole token folder, and a manifest that agrees with whatever was changed in it."""
     folder.mkdir(exist_ok=True)
-    for name in ("train-00000.bin", "validation-00000.bin"):
-        (folder / name).write_bytes(bytes(2 * 4096))
     (folder / "tokenizer.model").write_bytes(b"pieces")
-    shard = {s: Shard(f"{s}-00000.bin", 4096, "0" * 64) for s in ("train", "validation")}
-    if name := changes.pop("shard", None):
-        shard["train"] = replace(shard["train"], file=name)
     tokenizer = TokenizerInfo("tokenizer.model", "0" * 64, 300, "bpe", 1, True)
     if name := changes.pop("tokenizer", None):
         tokenizer = replace(tokenizer, file=name)
-    splits = {s: Split(1, 4096, 9000, "0" * 64, [shard[s]]) for s in shard}
-    manifest = replace(Manifest({}, tokenizer, "uint16", splits, {}, {}), **changes)
+    splits = {}
+    for split in ("train", "validation"):
+        writer = ShardWriter(folder, split, 4096, "uint16", eos=1)
+        writer.add(np.zeros(4096, np.uint16), 1, 9000)
+        splits[split] = writer.close()
+    if name := changes.pop("shard", None):
+        shard = replace(splits["train"].shards[0], file=name)
+        splits["train"] = replace(splits["train"], shards=[shard])
+    sizes = {split: SourceSplit(1, 4096, 9000) for split in splits}
+    source = Source("zeros", "", 1, 2, 18_000, {}, sizes)
+    manifest = replace(Manifest({}, tokenizer, "uint16", splits, {}, {}, [source]), **changes)
     manifest.save(folder)
     return manifest
 
