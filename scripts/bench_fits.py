@@ -113,7 +113,7 @@ TASKS = [
     Task("vpnls", "scipy", "point", "the same, method=scipy", LINEAR),
     Task("ours", "refits", "resamples", "refit_loss_law of 4000 resamples"),
     Task("ours", "intervals", "resamples",
-         "fit_parametric(n_bootstrap=4000, resampling=pairs), whole: every other interval beside"),
+         "fit_parametric(n_bootstrap=4000, resampling=pairs), whole"),
     Task("epoch", "resamples", "resamples", "its bootstrap cell: 4000, BFGS from one start each",
          slow=True),
     Task("vpnls", "resamples", "resamples", "has none: README's call on 50 resamples, times 80",

@@ -67,10 +67,7 @@ def ours(folder: Path, points: Found, name: str) -> Work:
     def intervals() -> Found:
         fit = fit_parametric(obs, n_bootstrap=N_RESAMPLES, resampling="pairs")
         assert fit.N_opt.samples
-        return {
-            **_exponents(fit.N_opt.exponent, fit.N_opt.samples[1]),
-            "intervals": sorted({i.method for i in fit.intervals}),
-        }
+        return _exponents(fit.N_opt.exponent, fit.N_opt.samples[1])
 
     def isoflop() -> Found:
         shape = "parabola" if name == "parabola" else "exact"

@@ -70,9 +70,8 @@ def isoflop(**settings: str) -> Fit:
     return lambda obs, seed: fit_isoflop(obs, n_bootstrap=n, seed=seed, **settings).N_opt
 
 
-def envelope(part: str) -> Fit:
-    n = N_BOOTSTRAP["envelope"]
-    return lambda obs, seed: fit_envelope(obs, part=part, n_bootstrap=n, seed=seed).N_opt
+def envelope(obs: Observations, seed: int) -> PowerLaw:
+    return fit_envelope(obs, n_bootstrap=N_BOOTSTRAP["envelope"], seed=seed).N_opt
 
 
 def study(fit: Fit, design: Design, noise: str, n_sweeps: int) -> dict[str, Any]:
@@ -125,9 +124,7 @@ def _of(error: np.ndarray, in80: float, in95: float) -> dict[str, float]:
 
 def recommended(n_bootstrap: int, design: Design, noise: str, n_sweeps: int) -> dict[str, Any]:
     """Coverage and errors of the recommendation at ten times the largest C, seeds 0, 1, ..."""
-    command = FitCommand(
-        observations="-", out_dir="-", n_bootstrap=n_bootstrap, compare_intervals=False
-    )
+    command = FitCommand(observations="-", out_dir="-", n_bootstrap=n_bootstrap)
     lead: Counter[str] = Counter()
     errors: dict[str, list[dict[str, float]]] = {"N": [], "L": []}
     held: dict[str, list[bool]] = {"N": [], "L": []}
@@ -195,16 +192,8 @@ STUDIES: list[tuple[str, Study, Mapping[str, tuple[str, ...]], int]] = [
     ("parametric, bayesian (default)", partial(study, parametric("bayesian")), OF_LAWS, N_SWEEPS),
     ("isoflop, exact, wild (default)", partial(study, isoflop()), OF_PROFILES, N_SLOW),
     ("isoflop, parabola, wild", partial(study, isoflop(profile="parabola")), PLAIN, N_PARABOLA),
-    (
-        "isoflop, parabola, pairs",
-        partial(study, isoflop(profile="parabola", interval="pairs")),
-        PLAIN,
-        N_PARABOLA,
-    ),
     ("parametric, pairs", partial(study, parametric("pairs")), PLAIN, N_SWEEPS),
-    ("envelope, all (default)", partial(study, envelope("all")), OF_CURVES, N_SLOW),
-    ("envelope, tail", partial(study, envelope("tail")), OF_CURVES, N_SLOW),
-    ("envelope, hull", partial(study, envelope("hull")), OF_CURVES, N_SLOW),
+    ("envelope, all (default)", partial(study, envelope), OF_CURVES, N_SLOW),
     ("recommended", partial(recommended, 100), OF_SPARSE, N_RECOMMENDED),
     ("recommended", partial(recommended, 0), OF_PROFILES, N_RECOMMENDED),
 ]

@@ -103,9 +103,10 @@ def test_the_command_writes_what_it_prints(drawn, tmp_path, capsys, monkeypatch)
     assert main(["reproduce", "table2", *words]) == 0
     printed = capsys.readouterr().out
     assert (tmp_path / "out" / "table2.md").read_text() in printed
-    for fit, how in (("isoflop", "keep every run"), ("parametric", "random weights on the runs")):
+    for fit, method in (("isoflop", "wild bootstrap (HC2)"), ("parametric", "Bayesian bootstrap")):
         (line,) = [x for x in printed.splitlines() if x.startswith(f"{fit}: ")]
-        assert f"over 20 {'resamples that' if fit == 'isoflop' else 'draws of'} {how}" in line
+        assert line.startswith(f"{fit}: {method}")
+        assert line.endswith(", 20 resamples.")
     record = json.loads((tmp_path / "out" / "table2.json").read_text())
     assert {row["whose"] for row in record["rows"]} == {"ours", "paper"}
     assert main(["reproduce", "table2", *words, "format=json"]) == 0
