@@ -145,15 +145,6 @@ def fits_html(fits: FitResults) -> str:
     )
 
 
-def result_html(f: FitResult) -> str:
-    """The lines of the text, and warnings."""
-    head, *rest = result_text(f).splitlines()
-    body = "<br>".join(escape(line.strip()) for line in rest if "print()" not in line)
-    return f"<p><b>{escape(head)}</b><br>{body}</p>" + _html_list(
-        "Warnings and parts that were not used", [*f.warnings, *f.refusals]
-    )
-
-
 def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     def cells(kind: str, row: Sequence[str]) -> str:
         inner = "".join(f'<{kind} style="text-align: left">{escape(x)}</{kind}>' for x in row)

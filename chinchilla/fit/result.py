@@ -14,7 +14,7 @@ import numpy as np
 
 from chinchilla.config.fit import APPROACHES, Approach
 from chinchilla.core.errors import InputError
-from chinchilla.core.json_codec import IN_MEMORY, stored_fields
+from chinchilla.core.json_codec import IN_MEMORY
 from chinchilla.observations.table import Observations
 
 if TYPE_CHECKING:
@@ -228,11 +228,6 @@ class FitResult:
 
         return result_text(self)
 
-    def _repr_html_(self) -> str:
-        from chinchilla.fit.display import result_html
-
-        return result_html(self)
-
     @property
     def a(self) -> float:
         """Exponent of N_opt."""
@@ -252,11 +247,7 @@ class FitResult:
         return observations_at(self.runs)
 
     def to_frame(self) -> "DataFrame":
-        """Data frame of the points of the frontier: C, N, D, L and budget_flops.
-
-        Raises:
-            InputError: pandas is not installed.
-        """
+        """Data frame of the points of the frontier: C, N, D, L and budget_flops."""
         from chinchilla.fit.display import points_frame
 
         return points_frame(self)
@@ -267,35 +258,26 @@ class FitResult:
         Columns are C, N, D, D/N, L, the bounds of the 80% intervals (N_low, N_high, ...), approach, and
         beyond, which is C over the largest C of the points. L is the law's. For approaches 1 and 2 it is
         E + K*C^-g fitted to the losses of their points, without an interval.
-
-        Raises:
-            InputError: C is not positive, or pandas is not installed.
         """
         from chinchilla.fit.display import result_predictions
 
         return result_predictions(self, C)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """Plot the runs and the fit.
+        """Plot the runs and the fit on `ax`, or in a new figure.
 
         Approach 1: training curves and their envelope. Approach 2: IsoFLOP profiles, with excluded runs.
         Approach 3: contours of the law.
-
-        Args:
-            ax: where to draw; None makes a new figure.
         """
         from chinchilla.plots.results import plot_frontier
 
         return plot_frontier(self, ax)
 
     def plot_residuals(self, ax: "Axes | None" = None) -> "Axes":
-        """Plot the residuals.
+        """Plot the residuals on `ax`, or in a new figure.
 
         Approach 1: sizes on the envelope over N_opt(C). Approach 2: losses minus the profile of their
         budget. Approach 3: losses minus the law.
-
-        Args:
-            ax: where to draw; None makes a new figure.
         """
         from chinchilla.plots.results import plot_frontier_residuals
 
@@ -330,8 +312,9 @@ class FitResult:
         return fitted[names[0]]
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to plain objects for JSON; lists are not copied."""
-        value: dict[str, Any] = _plain(self)
+        """Convert to plain objects for JSON."""
+        value = dataclasses.asdict(dataclasses.replace(self, runs=None))
+        del value["runs"]
         return value
 
 
@@ -347,11 +330,3 @@ def observations_at(runs: RunsOf) -> Observations:
             "results from the folder that `chinchilla fit` or FitResults.save wrote."
         )
     return runs if isinstance(runs, Observations) else runs()
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in stored_fields(value)}
-    if isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
-        return [_plain(x) for x in value]
-    return value

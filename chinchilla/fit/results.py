@@ -179,11 +179,7 @@ class FitResults:
         return sizes(self, C)
 
     def to_frame(self) -> "DataFrame":
-        """Data frame with one row per approach: exponents with 80% intervals, the law, or the refusal.
-
-        Raises:
-            InputError: pandas is not installed.
-        """
+        """Data frame with one row per approach: exponents with 80% intervals, the law, or the refusal."""
         from chinchilla.fit.display import fits_frame
 
         return fits_frame(self)
@@ -208,22 +204,13 @@ class FitResults:
         return fits_predictions(self, C, force)
 
     def plot(self, ax: "Axes | None" = None, quantity: Literal["N", "D"] = "N") -> "Axes":
-        """Plot N_opt or D_opt against C: the recommended answer with its 80% band, and each approach.
-
-        Args:
-            ax: where to draw; None makes a new figure.
-            quantity: N or D.
-        """
+        """Plot N_opt or D_opt against C: the recommended answer with its 80% band, and each approach."""
         from chinchilla.plots.results import plot_fits
 
         return plot_fits(self, ax, quantity)
 
     def plot_residuals(self, ax: "Axes | None" = None) -> "Axes":
-        """Plot the residuals of the recommended approach, see `FitResult.plot_residuals`.
-
-        Args:
-            ax: where to draw; None makes a new figure.
-        """
+        """Plot the residuals of the recommended approach, see `FitResult.plot_residuals`."""
         from chinchilla.plots.results import plot_fits_residuals
 
         return plot_fits_residuals(self, ax)

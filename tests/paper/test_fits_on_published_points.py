@@ -77,7 +77,7 @@ def test_approach_3_reaches_the_reference_optimum_of_245_points(figure_4):
     assert law.beta == pytest.approx(0.4530493, abs=1e-6)
 
 
-def test_runs_that_miss_the_law_by_far_are_named_with_what_they_do(figure_4):
+def test_outliers_are_named_with_their_effect(figure_4):
     """Four of the five that Besiroglu et al. (2024) left out, and one more; nothing is left out."""
     fit = fit_parametric(figure_4, n_bootstrap=0)
     with open(public("hoffmann_fig4.csv"), newline="") as f:
@@ -184,7 +184,7 @@ def test_approach_2_on_figure_4(figure_4):
         "budget 1e+20: the fitted curve has no minimum between N=6.32e+08"
     )
     assert [b["kind"] for b in fit.details["budgets"] if b["refused"]] == ["curve_misses"]
-    # C differs by up to a fifth inside budgets, at random: it moves a by under .01 and is not said.
+    # C differs by up to a fifth inside budgets, at random: it moves a by under .01, which is not reported.
     assert fit.details["unequal_flops"]["max_C_ratio"] == pytest.approx(1.21, abs=0.01)
     assert abs(fit.details["unequal_flops"]["of_a"]) < 0.01
     # At 1e19 two runs at 4.7 and 5.0 nats pull the parabola .071 below the lowest loss measured.
@@ -242,7 +242,7 @@ def figure_4_budgets(figure_4) -> Observations:
     return replace(figure_4, C=C, budget_flops=budget, flop_convention="paper")
 
 
-def test_approach_2_hangs_on_the_window(figure_4_budgets):
+def test_approach_2_depends_on_the_window(figure_4_budgets):
     """Parabolas through the 85 points at a budget: a = .488 and 62.0B; within .15 nats .503, 68.3B."""
     assert np.isfinite(figure_4_budgets.budget_flops).sum() == 85
     fit = fit_isoflop(figure_4_budgets, profile="parabola", window="all", n_bootstrap=0)
@@ -282,14 +282,14 @@ def test_the_far_ends_of_the_profiles_decide_the_exact_shape_on_all_245_points(f
     assert all(0.4985 < w["a"] < 0.5006 for w in near)
 
 
-def test_approach_1_on_figure_4_knows_that_it_has_only_run_ends(figure_4_240):
+def test_approach_1_on_figure_4_uses_final_losses_only(figure_4_240):
     """The paper, on curves: a = .50 (.488, .502)."""
     fit = fit_envelope(figure_4_240, n_bootstrap=100)
     assert fit.settings["endpoints_only"]
     assert fit.N_opt.exponent == pytest.approx(0.50, abs=0.03)
 
 
-def test_approach_1_on_whole_public_curves_says_how_little_they_cover():
+def test_approach_1_on_public_curves_warns_of_few_horizons():
     """OLMo ladder: five sizes, five horizons a factor two apart, N without embeddings."""
     obs = Observations.from_csv(public("olmo_ladder_curves.csv"))
     fit = fit_envelope(obs, n_bootstrap=50)

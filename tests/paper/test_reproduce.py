@@ -71,7 +71,7 @@ def test_the_papers_grid_has_its_4500_starts():
     assert starts[:, 3].max() == 2
 
 
-def test_a_search_told_to_go_on_finds_the_law_and_one_that_stops_early_does_not(drawn):
+def test_a_tight_search_finds_the_law_and_default_tolerances_do_not(drawn):
     starts = grid_starts()[::450]
     rng = np.random.default_rng(0)
     L = drawn.L * np.exp(0.003 * rng.normal(size=len(drawn)))
@@ -131,14 +131,14 @@ def test_counts_beyond_a_thousand_trillions_keep_their_digits():
 )
 def test_mistakes_are_one_line(words, parts, capsys):
     assert main(words) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
     for part in parts:
-        assert part in said
+        assert part in message
 
 
 @pytest.mark.slow
-def test_the_published_points_say_why_approach_3_differs():
+def test_the_reasons_why_approach_3_differs_on_the_published_points():
     points = Observations.from_csv(published_points(), flop_convention="six_nd")
     found = reproduce(points, n_bootstrap=400)
     ours = [row for row in found.rows if row.whose == "ours" and row.approach[0] == "3"]

@@ -164,9 +164,7 @@ def fit_isoflop(
         },
         details={
             "budgets": [_record(p, q) for p, q in zip(profiles, plain, strict=True)],
-            "parabola": _parabola(
-                [p for p in plain if not p.refused], used, cost, n_bootstrap, seed
-            ),
+            "parabola": _parabola([p for p in plain if not p.refused], used, cost),
             "window": of_window,
             "windows": windows(used, exponents, cost),
             "akima": akima_line(used),
@@ -339,31 +337,23 @@ def _size(x: float) -> float | None:
 
 
 def _parabola(
-    paper: list[Profile], used: list[Profile], cost: FlopsPerToken, n: int, seed: int
+    paper: list[Profile], used: list[Profile], cost: FlopsPerToken
 ) -> dict[str, Any] | None:
     """Lines through the minima of the paper's parabolas, and their shift from the exact shape's."""
     if len(paper) < 2:
         return None
     log_k, a, log_m, b = map(float, lines(minima(paper)[None], cost)[0])
-    samples = resampled_lines(paper, cost, n, seed)
-    C_far = FAR * paper[-1].budget
-    try:
-        laws = bootstrap.power_laws((log_k, a), (log_m, b), samples, C_far, _scatter(paper))[:2]
-    except FitError:
-        return None
-    record: dict[str, Any] = {
-        name: {key: getattr(law, key) for key in ("coefficient", "exponent", "p10", "p90", "ci95")}
-        for name, law in zip(("N_opt", "D_opt"), laws, strict=True)
-    }
-    record["budgets"] = [p.budget for p in paper]
-    record["N"] = np.exp(minima(paper)[:, 1]).tolist()
-    record["shift"] = None
+    shift = None
     if isinstance(used[0].shape, ExactShape):
-        record["shift"] = {
-            "budgets": [p.budget for p in used],
-            "of_N_opt": [_shift(p) for p in used],  # relative; positive: the parabola's is larger
-        }
-    return record
+        # Relative shift of N_opt; positive: the parabola's is larger.
+        shift = {"budgets": [p.budget for p in used], "of_N_opt": [_shift(p) for p in used]}
+    return {
+        "N_opt": {"coefficient": float(np.exp(log_k)), "exponent": a},
+        "D_opt": {"coefficient": float(np.exp(log_m)), "exponent": b},
+        "budgets": [p.budget for p in paper],
+        "N": np.exp(minima(paper)[:, 1]).tolist(),
+        "shift": shift,
+    }
 
 
 def _shift(p: Profile) -> float | None:

@@ -93,9 +93,9 @@ def test_a_size_outside_of_its_own_interval_is_reported_if_a_is_not():
 
 def test_sizes_or_tokens_that_fall_with_compute_are_refused():
     for N, D, name in ((-0.2, 1.2, "N_opt"), (1.1, -0.1, "D_opt")):
-        with pytest.raises(FitError, match=f"{name} falls as C grows") as told:
+        with pytest.raises(FitError, match=f"{name} falls as C grows") as error:
             power_laws((0.0, N), (0.0, D), np.zeros((0, 4)), 1e20)
-        assert told.value.kind == "falls"
+        assert error.value.kind == "falls"
 
 
 def test_random_weights_vary_also_where_a_run_is_alone_in_its_budget(observe, law):

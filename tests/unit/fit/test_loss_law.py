@@ -67,8 +67,8 @@ def runs_of(shapes, observe, law, convention):
 def test_a_token_costs_at_the_sizes_seen_what_it_cost_there(law, observe, convention):
     cost = FlopsPerToken.from_observations(runs_of(A9, observe, law, convention))
     N = np.array([n_params(s) for s in A9], float)
-    told = np.exp(cost.log_and_slope(np.log(N))[0])
-    assert told == pytest.approx([flops_per_token(s, convention) for s in A9], rel=1e-12)
+    per_token = np.exp(cost.log_and_slope(np.log(N))[0])
+    assert per_token == pytest.approx([flops_per_token(s, convention) for s in A9], rel=1e-12)
     assert cost.max_error < 1e-12
 
 
@@ -77,8 +77,8 @@ def test_between_the_sizes_seen_a_token_costs_what_it_would(law, observe):
     cost = FlopsPerToken.from_observations(runs_of(A9[::2], observe, law, "with_head"))
     others = A9[1:-1:2]
     N = np.array([n_params(s) for s in others], float)
-    told = np.exp(cost.log_and_slope(np.log(N))[0])
-    assert told == pytest.approx([flops_per_token(s, "with_head") for s in others], rel=0.05)
+    per_token = np.exp(cost.log_and_slope(np.log(N))[0])
+    assert per_token == pytest.approx([flops_per_token(s, "with_head") for s in others], rel=0.05)
 
 
 def test_cost_and_slope_agree_and_go_on_smoothly_beyond_the_sizes(law, observe):
@@ -93,7 +93,7 @@ def test_cost_and_slope_agree_and_go_on_smoothly_beyond_the_sizes(law, observe):
 
 @pytest.mark.parametrize(("convention", "precision"), [("with_head", 0.015), ("paper", 0.03)])
 def test_the_best_size_is_that_of_a_dense_family_of_shapes(law, observe, convention, precision):
-    """Shapes of every width, as deep as Table A9's trend: the search over them knows no curve."""
+    """Shapes of every width, as deep as Table A9's trend: the search over them uses no fitted curve."""
     width = np.log([s.d_model for s in A9])
     depth = np.polyfit(width, np.log([s.n_layers for s in A9]), 2)
     d = np.geomspace(400, 6_500, 20_001)
@@ -110,7 +110,7 @@ def test_the_best_size_is_that_of_a_dense_family_of_shapes(law, observe, convent
     assert numeric_frontier(law, cost, C)[0] == pytest.approx(best, rel=precision)
 
 
-def test_runs_of_one_size_count_by_their_mean_and_the_spread_is_said(law, observe):
+def test_runs_of_one_size_count_by_their_mean_and_the_spread_is_reported(law, observe):
     N = np.repeat([1e8, 1e9, 1e10], 2)
     N[1] *= 1 + 1e-5  # the same model, counted a little otherwise
     D = 20 * N

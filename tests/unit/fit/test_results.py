@@ -106,11 +106,11 @@ REFUSED = [  # where, the value put there, part of the answer
     [pytest.param(*case, id=f"{'.'.join(case[0])}={str(case[1])[:20]}") for case in REFUSED],
 )
 def test_an_invalid_value_is_refused_in_one_line(edited, path, value, part):
-    with pytest.raises(InputError) as told:
+    with pytest.raises(InputError) as error:
         FitResults.load(edited(path, value))
-    assert part in str(told.value)
-    assert "frontier.json" in str(told.value)
-    assert "\n" not in str(told.value)
+    assert part in str(error.value)
+    assert "frontier.json" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

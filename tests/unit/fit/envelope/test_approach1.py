@@ -1,4 +1,4 @@
-"""Approach 1: envelopes of curves whose answer is known, and their honest edges."""
+"""Approach 1: envelopes of curves with a known frontier, and their censored edges."""
 
 import time
 
@@ -164,13 +164,13 @@ def test_curves_that_never_meet_are_refused(observe, law):
 def test_ends_of_runs_at_one_ratio_are_refused(observe, law):
     """Any line through them is D = 20*N, whatever the law: a = .500 [.500, .500]."""
     N = 1e7 * 1.5 ** np.arange(15)
-    with pytest.raises(FitError, match=r"no curves, and cannot tell N from D.*20 tokens") as told:
+    with pytest.raises(FitError, match=r"no curves, and cannot tell N from D.*20 tokens") as error:
         fit_envelope(observe(N, 20 * N, law(N, 20 * N)))
-    assert told.value.kind == "one_ray"
+    assert error.value.kind == "one_ray"
     D = N * np.where(np.arange(15) % 2, 24, 20)
-    with pytest.raises(FitError, match=r"competes with 0\.0 other sizes.*the plan's") as told:
+    with pytest.raises(FitError, match=r"competes with 0\.0 other sizes.*the plan's") as error:
         fit_envelope(observe(N, D, law(N, D)))
-    assert told.value.kind == "no_overlap"
+    assert error.value.kind == "no_overlap"
 
 
 def test_ends_of_a_grid_follow_the_grid_and_not_the_law_and_are_refused(observe, monkeypatch):
@@ -224,7 +224,7 @@ def ladders(law, observe):
     return build
 
 
-def test_few_sizes_make_a_staircase_and_the_line_goes_through_its_risers(ladders, law):
+def test_few_sizes_make_a_staircase_and_the_line_goes_through_the_mid_points_of_steps(ladders, law):
     """Least squares through m whole steps finds a*(1 - 1/m^2); of six sizes four are inside."""
     fit = fit_envelope(ladders(6, penalty=0.0), n_bootstrap=0)
     (_, a), (_, b), _ = six_nd_frontier(law)
@@ -277,14 +277,14 @@ def test_the_exponent_lies_inside_its_own_interval(ladders, law):
 
 
 def test_refusals_are_typed(curves, observe, law):
-    with pytest.raises(FitError) as told:
+    with pytest.raises(FitError) as error:
         fit_envelope(curves(0.0, n_sizes=2))
-    assert told.value.kind == "too_few_sizes"
+    assert error.value.kind == "too_few_sizes"
     N = np.repeat([1e8, 1e9, 1e10], 10)
     D = 20 * N * np.tile(np.linspace(0.5, 1, 10), 3)
-    with pytest.raises(FitError) as told:
+    with pytest.raises(FitError) as error:
         fit_envelope(observe(N, D, law(N, D), run_id=np.repeat(["a", "b", "c"], 10)))
-    assert told.value.kind == "no_overlap"
+    assert error.value.kind == "no_overlap"
 
 
 def test_four_thousand_resamples_of_run_ends_take_a_second(isoflop_runs):

@@ -56,7 +56,7 @@ def demo_sweep(law, observe):
 
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("horizons", [True, False])
-def test_ends_of_one_budget_that_differ_by_a_step_leave_the_answer_as_it_is(
+def test_ends_of_one_budget_that_differ_by_a_step_do_not_change_the_result(
     demo_sweep, horizons, named
 ):
     """The longest run of a budget, alone beyond the others, used to move a by up to .34."""

@@ -121,18 +121,18 @@ def test_readings_that_disagree_are_reported(ladders):
     fit = fit_envelope(ladders(bent=0.025), n_bootstrap=100)
     tail = fit.details["readings"]["tail"]["a"]
     assert not fit.N_opt.ci95[0] <= tail <= fit.N_opt.ci95[1]
-    said = next(w for w in fit.warnings if "readings of the same curves disagree" in w)
-    assert f"a={tail:.3f} by the last 15% of each run" in said
-    assert f"the middles of the steps, a={fit.N_opt.exponent:.3f}" in said
+    message = next(w for w in fit.warnings if "readings of the same curves disagree" in w)
+    assert f"a={tail:.3f} by the last 15% of each run" in message
+    assert f"the middles of the steps, a={fit.N_opt.exponent:.3f}" in message
 
 
 def test_a_hull_off_by_its_known_bias_is_no_disagreement():
     law = PowerLaw(1.0, 0.5, 0.48, 0.52, [0.47, 0.53])
-    said = [
+    message = [
         disagreement({"steps": {"a": 0.5, "b": 0.5}, "hull": {"a": a, "b": 1 - a}}, law)
         for a in (0.42, 0.40)
     ]
-    assert said[0] == []
-    assert "a=0.400 by the convex hull, outside the 95% interval" in said[1][0]
+    assert message[0] == []
+    assert "a=0.400 by the convex hull, outside the 95% interval" in message[1][0]
     assert disagreement({"staircase": {"a": 0.46, "b": 0.5}}, law) != []
     assert disagreement({"staircase": {"a": 0.1, "b": 0.5}}, PowerLaw(1.0, 0.5)) == []

@@ -1,4 +1,4 @@
-"""Intervals of approach 2: one draw of signs moves profiles and exponents; none without width is stated."""
+"""Intervals of approach 2: one draw of signs moves profiles and exponents."""
 
 from dataclasses import replace
 
@@ -92,9 +92,7 @@ def test_resamples_that_do_not_vary_are_no_interval_where_runs_scatter(
     assert any("no interval: all 50 resamples give a=" in w for w in fit.warnings) == (noise > 0)
 
 
-def test_one_degree_of_freedom_gives_wide_intervals_and_no_absurd_resample(
-    isoflop_runs, monkeypatch
-):
+def test_one_degree_of_freedom_gives_wide_intervals_and_finite_resamples(isoflop_runs, monkeypatch):
     """Student's t with one degree of freedom has no variance; N_opt of a resample stays a number."""
     monkeypatch.setattr(intervals, "_freedom", lambda used, x: 1.0)
     runs = isoflop_runs(ISOFLOP_BUDGETS, noise=0.002)
