@@ -24,7 +24,6 @@ from chinchilla.config.fit import (
     EnvelopeSchedule,
     IsoflopProfile,
     IsoflopWindow,
-    Method,
     Objective,
     Resampling,
 )
@@ -55,7 +54,6 @@ def fit(
     isoflop_profile: IsoflopProfile = "exact",
     objective: Objective = "huber",
     huber_delta: float = 1e-3,
-    method: Method = "newton",
     resampling: Resampling = "bayesian",
     envelope_schedule: EnvelopeSchedule = "matched",
     approach3_law: Approach3Law = "auto",
@@ -79,7 +77,6 @@ def fit(
         isoflop_profile: approach 2: "exact", or "parabola" as the paper.
         objective: approach 3: "huber", "lad" or "least_squares", of log-residuals.
         huber_delta: approach 3: where the Huber loss turns linear.
-        method: approach 3: "newton", or "paper" (minutes).
         resampling: approach 3: how runs are resampled.
         envelope_schedule: approach 1: learning rates that decay to the end of each run ("matched"), or
             "constant".
@@ -107,7 +104,6 @@ def fit(
         isoflop_profile=isoflop_profile,
         objective=objective,
         huber_delta=huber_delta,
-        method=method,
         resampling=resampling,
         envelope_schedule=envelope_schedule,
         approach3_law=approach3_law,

@@ -20,7 +20,6 @@ EnvelopeSchedule = Literal["matched", "constant"]  # of the learning rate, along
 IsoflopProfile = Literal["exact", "parabola"]
 IsoflopWindow = Literal["auto", "all"] | float  # a number: the width in ln N
 Duplicates = Literal["drop", "refuse"]  # treatment of exact copies of a run
-Method = Literal["newton", "paper"]  # of approach 3
 Approach3Law = Literal["auto", "power", "saturating"]  # of approach 3 in the recommendation
 Resampling = Literal["bayesian", "pairs", "by_size"]
 
@@ -32,7 +31,6 @@ ENVELOPE_SCHEDULES: tuple[str, ...] = get_args(EnvelopeSchedule)
 ISOFLOP_PROFILES: tuple[str, ...] = get_args(IsoflopProfile)
 ISOFLOP_WINDOWS = ("auto", "all")  # or a width in ln N
 DUPLICATES: tuple[str, ...] = get_args(Duplicates)
-METHODS: tuple[str, ...] = get_args(Method)
 APPROACH3_LAWS: tuple[str, ...] = get_args(Approach3Law)
 RESAMPLINGS: tuple[str, ...] = get_args(Resampling)
 
@@ -40,7 +38,6 @@ CHOICES = {  # setting of a fit -> its choices
     "schedule": ENVELOPE_SCHEDULES,
     "profile": ISOFLOP_PROFILES,
     "objective": OBJECTIVES,
-    "method": METHODS,
     "resampling": RESAMPLINGS,
 }
 OF_MINIMA = (  # settings that can be combined with minima=
@@ -72,10 +69,6 @@ def check_settings(prefix: str = "", **settings: Any) -> None:
         else:
             assert name == "seed"
             whole(key, value)
-    if settings.get("method") == "paper" and settings.get("objective", "huber") != "huber":
-        raise InputError(
-            f"method=paper minimises huber, not {settings['objective']}. Leave one out."
-        )
 
 
 def _check_window(key: str, value: Any) -> None:
@@ -109,7 +102,6 @@ class FitCommand:
     huber_delta: float = 1e-3  # approach 3, on log-loss (section 3.3)
     objective: str = "huber"  # approach 3: huber (the paper's sum), lad, least_squares
     approach3_law: str = "auto"  # in the recommendation: auto (both), power, or saturating
-    method: str = "newton"  # approach 3: newton, or paper (L-BFGS from 4500 starts, minutes)
     resampling: str = "bayesian"  # approach 3: bayesian, pairs, by_size
     smooth_steps: float = 10.0  # approach 1: Gaussian window over a training curve, in points
     envelope_points: int = 1_500  # approach 1: log-spaced FLOP values
@@ -152,7 +144,7 @@ class FitCommand:
         choice("approach3_law", self.approach3_law, APPROACH3_LAWS)
         check_settings("envelope_", schedule=self.envelope_schedule)
         check_settings("isoflop_", profile=self.isoflop_profile, window=self.isoflop_window)
-        names = ("n_bootstrap", "seed", "objective", "method", "resampling")
+        names = ("n_bootstrap", "seed", "objective", "resampling")
         check_settings(**{name: getattr(self, name) for name in (*names, *ABOVE_ZERO)})
         for approach in self.approaches:
             choice("approaches", approach, APPROACHES)

@@ -69,7 +69,6 @@ def fit_all(
         "parametric": {
             "huber_delta": command.huber_delta,
             "objective": command.objective,
-            "method": command.method,
             "resampling": command.resampling,
         },
     }

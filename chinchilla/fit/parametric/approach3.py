@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.config.fit import Method, Objective, Resampling, check_settings
+from chinchilla.config.fit import Objective, Resampling, check_settings
 from chinchilla.core.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.arguments import accepts_tables
 from chinchilla.fit.loss_law import FrontierSolver, six_nd_frontier
-from chinchilla.fit.parametric.paper_search import fit_by_search
 from chinchilla.fit.parametric.solver import OBJECTIVES, Laws, fit_loss_law, refit_loss_law
 from chinchilla.fit.parametric.windows import misfit_warning
 from chinchilla.fit.result import FitResult, LossLaw, conventions
@@ -41,7 +40,6 @@ def fit_parametric(
     *,
     huber_delta: float = 1e-3,
     objective: Objective = "huber",
-    method: Method = "newton",
     n_bootstrap: int = 1_000,
     seed: int = 0,
     resampling: Resampling = "bayesian",
@@ -56,8 +54,6 @@ def fit_parametric(
         obs: final losses; of curves only the last points are used.
         huber_delta: where the Huber loss turns linear, in log-loss.
         objective: huber, lad or least_squares, of log-residuals.
-        method: newton, or paper: L-BFGS from the paper's 4500 starts (huber only; minutes). The
-            intervals come from Newton refits in both cases.
         n_bootstrap: resamples of runs; 0 for no interval.
         seed: of the resampling.
         resampling: how runs are drawn or weighted: a key of `bootstrap.RESAMPLINGS`.
@@ -67,7 +63,7 @@ def fit_parametric(
         InputError: an invalid setting.
     """
     how: dict[str, Any] = {"huber_delta": huber_delta, "objective": objective}
-    check_settings(method=method, resampling=resampling, n_bootstrap=n_bootstrap, seed=seed, **how)
+    check_settings(resampling=resampling, n_bootstrap=n_bootstrap, seed=seed, **how)
     obs.check_distinct()
     obs = obs.finals()
     if obs.C.max() < MIN_C_RANGE * obs.C.min():
@@ -78,10 +74,7 @@ def fit_parametric(
     check_falling(obs, "approach 3")
     check_signal(obs, "approach 3")
 
-    if method == "paper":
-        law, certificate = fit_by_search(obs.N, obs.D, obs.L, huber_delta)
-    else:
-        law, certificate = fit_loss_law(obs.N, obs.D, obs.L, None, **how)
+    law, certificate = fit_loss_law(obs.N, obs.D, obs.L, None, **how)
     residuals = np.log(obs.L / law(obs.N, obs.D))
 
     solver = FrontierSolver.of(obs)
@@ -118,9 +111,7 @@ def fit_parametric(
         settings={
             "huber_delta": huber_delta if objective == "huber" else None,
             "objective": OBJECTIVES[objective],
-            "method": "L-BFGS from the paper's 4500 starts"
-            if method == "paper"
-            else "variable-projection starts, semi-smooth Newton",
+            "method": "variable-projection starts, semi-smooth Newton",
             "frontier": "closed form, C = 6*N*D"
             if solver.cost is None
             else "line through the exact optima over the observed C, FLOPs per token from the runs' own C/D",

@@ -1,9 +1,9 @@
 """The paper's own minimisation of approach 3, for comparison: L-BFGS from 4500 starts (section D.2).
 
 alpha and beta from {0, .5, 1, 1.5, 2}, e from {-1, -.5, 0, .5, 1}, a and b from {0, 5, ..., 25}. The best
-end point is taken, and must not lie on the boundary of the grid. The result depends on whether losses are
-summed or averaged and on when the search stops: with a mean, SciPy's default tolerance, which is absolute,
-stops after about eight steps at one of many points (Besiroglu et al. 2024). SciPy is imported when called.
+end point is taken. The result depends on whether losses are summed or averaged and on when the search stops:
+with a mean, SciPy's default tolerance, which is absolute, stops after about eight steps at one of many points
+(Besiroglu et al. 2024). SciPy is imported when called.
 """
 
 import itertools
@@ -13,14 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.core.errors import FitError
 from chinchilla.fit.parametric.newton import Problem, huber
 from chinchilla.fit.result import LossLaw
 
 COEFFICIENTS = (0.0, 5.0, 10.0, 15.0, 20.0, 25.0)  # a and b
 OFFSETS = (-1.0, -0.5, 0.0, 0.5, 1.0)  # e
 EXPONENTS = (0.0, 0.5, 1.0, 1.5, 2.0)  # alpha and beta
-CONVERGED = 1e-6  # relative decrease that a Newton step may still predict at the best end point
 STOPS = {
     "tight": {"ftol": 0.0, "gtol": 1e-12, "maxiter": 5_000, "maxfun": 20_000},
     "scipy": {},  # ftol 2.2e-9, absolute for an objective below 1; gtol 1e-5
@@ -38,7 +36,6 @@ class Searched:
     iterations: np.ndarray  # (n_starts,)
     said_success: np.ndarray  # (n_starts,) bool: SciPy's `success`
     predicted_relative_decrease: float  # of a Newton step from the best end point
-    on_boundary: bool  # whether the best end point lies on or outside the boundary of the grid
 
     @property
     def share_at_best(self) -> float:
@@ -89,8 +86,6 @@ def search(
     law = LossLaw(E, A, B, float(best[3]), float(best[4]))
     problem = Problem.of(N, D, L)
     predicted = problem.predicted_decrease(problem.theta(law), np.ones(len(L)), huber_delta)
-    edge = np.array([25.0, 25.0, 1.0, 2.0, 2.0])
-    low = np.array([0.0, 0.0, -1.0, 0.0, 0.0])
     return Searched(
         law=law,
         objective=float(f.min()),
@@ -99,7 +94,6 @@ def search(
         iterations=np.array([end.nit for end in ends]),
         said_success=np.array([bool(end.success) for end in ends]),
         predicted_relative_decrease=predicted / max(float(f.min()), 1e-300),
-        on_boundary=bool(np.any((best <= low) | (best >= edge))),
     )
 
 
@@ -148,34 +142,6 @@ def paths(
                 "start": [float(v) for v in start],
             }  # fmt: skip
     return best
-
-
-def fit_by_search(
-    N: np.ndarray, D: np.ndarray, L: np.ndarray, huber_delta: float = 1e-3
-) -> tuple[LossLaw, dict[str, Any]]:
-    """Fit by `method=paper`: the best of 4500 tight searches with its certificate; about a minute.
-
-    Raises:
-        FitError: the best end point is not a minimum, or lies on the boundary of the grid.
-    """
-    result = search(N, D, L, huber_delta)
-    certificate = {
-        "objective": result.objective,
-        "predicted_relative_decrease": result.predicted_relative_decrease,
-        "converged": True,
-        "n_starts": len(result.objectives),
-        "n_converged": int(result.said_success.sum()),
-        "n_agreeing": round(result.share_at_best * len(result.objectives)),
-        "bound_hits": [],
-    }
-    if not result.predicted_relative_decrease < CONVERGED or result.on_boundary:
-        where = "on the grid's boundary" if result.on_boundary else "not at a minimum"
-        raise FitError(
-            f"method=paper: the best of {len(result.objectives)} searches ends {where} (a Newton step "
-            f"predicts a relative decrease of {result.predicted_relative_decrease:.1e}). Use method=newton.",
-            "not_converged",
-        )
-    return result.law, certificate
 
 
 def objective(N: np.ndarray, D: np.ndarray, L: np.ndarray, huber_delta: float, scale: float) -> Any:
