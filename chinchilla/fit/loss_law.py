@@ -53,9 +53,8 @@ SAME_SIZE = 1e-3  # relative difference of N below which two sizes count as one
 class FlopsPerToken:
     """Training FLOPs per token c(N), estimated from C/D of the runs.
 
-    At the sizes of the runs it is exact (the mean, where runs of one size differ). Between them ln(c/N) is a
-    monotone cubic in ln N (Fritsch and Carlson 1980), and outside it continues along the tangent of
-    the trend, a parabola through all sizes. Neighbouring shapes of Table A9 differ by a few per cent in
+    At the sizes of the runs it is exact (the mean, where runs of one size differ). Between them ln(c/N) is
+    linear in ln N, and outside it continues along the tangent of the trend, a parabola through all sizes. Neighbouring shapes of Table A9 differ by a few per cent in
     c because of their depth, and a larger one may be cheaper, so the best size is computed from the
     trend.
     """
@@ -94,55 +93,21 @@ class FlopsPerToken:
             raise InputError(f"{where}: flops_per_token lacks sizes, or their ratios.")
         return cost
 
-    def log_and_slope(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """ln c and d ln c / d ln N at x = ln N, each of the same shape."""
+    def log_cost(self, x: np.ndarray) -> np.ndarray:
+        """ln c at x = ln N, of the same shape."""
         x = np.asarray(x, float)
-        nodes, y = np.array(self.log_N), np.array(self.log_ratio)
-        inside = np.clip(x, nodes[0], nodes[-1])
-        value, slope = monotone_cubic(nodes, y, inside)
-        _, end_slope = self.trend_and_slope(inside)
-        slope = np.where(x == inside, slope, end_slope - 1)
-        return x + value + slope * (x - inside), 1 + slope
+        inside = np.clip(x, self.log_N[0], self.log_N[-1])
+        slope = self.trend_and_slope(inside)[1]
+        log_c: np.ndarray = inside + np.interp(inside, self.log_N, self.log_ratio)
+        return log_c + slope * (x - inside)
 
     def trend_and_slope(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same for the trend, from which the best size is computed."""
+        """ln c of the trend and its slope d ln c / d ln N at x = ln N, each of the same shape."""
         x = np.asarray(x, float)
         inside = np.clip(x, self.log_N[0], self.log_N[-1])
         polynomial = np.polynomial.Polynomial(self.trend)
         value, slope = polynomial(inside - self.centre), polynomial.deriv()(inside - self.centre)
         return x + value + slope * (x - inside), 1 + slope
-
-
-def monotone_cubic(
-    nodes: np.ndarray, y: np.ndarray, x: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Interpolate without overshoot by a monotone cubic (Fritsch and Carlson 1980).
-
-    Slopes at the nodes are weighted harmonic means of the adjacent secants, or zero where these
-    differ in sign; at the two ends they are the secants.
-
-    Args:
-        nodes: (k,) ascending abscissae.
-        y: (k,) values there.
-        x: any shape, within the nodes.
-
-    Returns:
-        Value and derivative at x, same shape.
-    """
-    if len(nodes) == 1:
-        return np.full_like(x, y[0]), np.zeros_like(x)
-    h, secant = np.diff(nodes), np.diff(y) / np.diff(nodes)
-    slope = np.concatenate([secant[:1], np.zeros(len(nodes) - 2), secant[-1:]])
-    turns = secant[:-1] * secant[1:] <= 0
-    left, right = np.where(turns, 1, secant[:-1]), np.where(turns, 1, secant[1:])
-    w_left, w_right = h[:-1] + 2 * h[1:], 2 * h[:-1] + h[1:]
-    harmonic = (w_left + w_right) / (w_left / left + w_right / right)
-    slope[1:-1] = np.where(turns, 0, harmonic)
-    i = np.clip(np.searchsorted(nodes, x, side="right") - 1, 0, len(h) - 1)
-    t, h, rise = (x - nodes[i]) / h[i], h[i], y[i + 1] - y[i]
-    m0, m1 = slope[i] * h, slope[i + 1] * h  # slopes per unit of t
-    c2, c3 = 3 * rise - 2 * m0 - m1, m0 + m1 - 2 * rise
-    return y[i] + t * (m0 + t * (c2 + t * c3)), (m0 + t * (2 * c2 + 3 * t * c3)) / h
 
 
 def is_six_nd(obs: Observations) -> bool:
@@ -222,7 +187,7 @@ def numeric_frontier(
             "FLOPs per token, computed as C/D of the runs, do not rise steadily with N. Check columns "
             "C, N and D, or give C = 6*N*D with flop_convention=six_nd."
         )
-    return np.exp(best), C / np.exp(cost.log_and_slope(best)[0])
+    return np.exp(best), C / np.exp(cost.log_cost(best))
 
 
 def _row(law: LossLaw) -> np.ndarray:
@@ -261,7 +226,7 @@ class FrontierSolver:
 
     def _per_token(self, log_N: np.ndarray) -> np.ndarray:
         """ln FLOPs per token."""
-        return np.log(6) + log_N if self.cost is None else self.cost.log_and_slope(log_N)[0]
+        return np.log(6) + log_N if self.cost is None else self.cost.log_cost(log_N)
 
     def points(self, law: LossLaw) -> list[OptimalPoint]:
         """The optimum at each C."""

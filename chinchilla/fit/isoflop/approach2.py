@@ -131,7 +131,7 @@ def fit_isoflop(
         warnings.append("a line through two budgets cannot be checked for curvature.")
     warnings += _excluded(of_window, a) + _below_measured(used)
     warnings += _influence(without["run"], a) + repeats(obs)
-    D = np.exp(at[:, 0] - cost.log_and_slope(at[:, 1])[0])
+    D = np.exp(at[:, 0] - cost.log_cost(at[:, 1]))
     return FitResult(
         approach="isoflop",
         N_opt=N_opt,

@@ -332,6 +332,6 @@ def lines(at: np.ndarray, cost: FlopsPerToken) -> np.ndarray:
     enough = (n >= 2) & (n > y.shape[-1] / 2)
     found = np.full((len(at), 4), np.nan)
     x, y, keep = x[enough], y[enough], keep[enough]
-    D = x - cost.log_and_slope(np.where(keep, y, cost.log_N[0]))[0]
+    D = x - cost.log_cost(np.where(keep, y, cost.log_N[0]))
     found[enough] = np.stack([*fit_line(x, y, keep), *fit_line(x, D, keep)], axis=1)
     return found
