@@ -6,33 +6,24 @@ that reached it and the tokens D seen by then. Straight lines in log-log through
 D_opt.
 
 Ends. The runs of one budget end at C values that differ by up to one step; `curves.py` extends them to
-one C. The envelope never rises with C (`lower_envelope.py`). Without these two rules, moving the ends by up to
-half a step changes a by .106 (root mean square, the demo's design on a known law); with them by .0085.
+one C. The envelope never rises with C (`lower_envelope.py`).
 
-Edges. Points are censored where the best size may lie outside the sizes tried: all C below the last win of the
+Edges. C where the best size may lie outside the sizes tried are censored: all C below the last win of the
 smallest size and above the first win of the largest, and all up to the last win of a size while no larger
-one has a curve. They are shown but not fitted. (Dropping points by size instead would cut the
-steps of the envelope on one side and tilt the line.)
+one has a curve. They are shown but not fitted. (Dropping points by size instead would cut the steps of the
+envelope on one side and tilt the line.)
 
 Steps. The envelope is a staircase in N, and least squares through m whole steps gives a*(1 - 1/m^2):
--.03 with six sizes, of which four are inside. At the C where the best size changes from one to the next, the
-optimum is halfway between them. The line therefore goes through the mid-points of the steps, connected by
-straight pieces and weighted evenly in ln C. details["staircase"] holds the line through all points.
+-.03 with six sizes, of which four are inside. Where the best size changes from one to the next, the optimum is
+halfway between them. The line therefore goes through the mid-points of the steps, connected by straight
+pieces and weighted evenly in ln C. details["staircase"] holds the line through all points.
 
-Readings. With a decaying learning rate a loss in mid-run is pessimistic, so that the envelope should touch
-curves only near their ends; `tail_share` is the share that does (paper, footnote 4: all of it in the last
-15%). details["readings"] holds a and b by the last 15% of each run, by the lower convex hull of (ln C, ln L)
-and by all points; a warning names those outside the 95% interval.
+Readings. details["readings"] holds a and b by the last 15% of each run, where losses of matched schedules are
+not pessimistic, by the lower convex hull of (ln C, ln L) and by all points; a warning names those outside the
+95% interval. `tail_share` is the share of the envelope in the last 15% (paper, footnote 4: all of it).
 
-Schedules. schedule="constant" is for learning rates that do not decay: whole curves count, also below the end
-of the cheapest run.
-
-Accuracy, over 200 sweeps of curves that end on a known law (docs/results/coverage.json; 6 to 24 sizes
-over a factor 100 in N, 5 to 160 tokens per parameter): the mean error of a is +.004 to -.018. A bootstrap
-over runs takes sizes away, which moves an envelope more than noise does, so that the interval is
-conservative with few sizes: the 80% interval contained a in 89.5-100% of sweeps (70.5% with 24 sizes and
-uneven noise), the 95% interval in 92.5-100%. By tails alone the error is -.001 to -.010, by the hull -.02
-to -.06.
+On 200 sweeps of curves that end on a known law (docs/results/coverage.json) the mean error of a is +.004 to
+-.018. Resamples of runs lose sizes, so that intervals are conservative with few sizes.
 
 Without curves an endpoint envelope is used: the best final loss among runs of about equal C
 (bins of a factor 1.25), where no cheaper bin has a better one. NumPy only: no torch.

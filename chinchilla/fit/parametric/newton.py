@@ -141,18 +141,20 @@ class Problem:
         f, predicted, converged = np.full(k, np.inf), np.full(k, np.inf), np.zeros(k, bool)
         live = np.arange(k)
         for _ in range(MAX_STEPS):
-            f[live], g, H = self.derivatives(theta[live], w[live], width)
+            f[live], g, H = self.derivatives(theta[live], w, width)
             step, predicted[live], convex = newton_step(g, H)
             # An exact fit leaves residuals of 1e-14, which are rounding errors.
-            floor = (TOLERANCE if final else LOOSE) * f[live] + 1e-28 * w[live].sum(-1)
+            floor = (TOLERANCE if final else LOOSE) * f[live] + 1e-28 * w.sum(-1)
             done = (predicted[live] <= floor) & convex
             converged[live[done]] = True
-            live, step = live[~done], step[~done]
+            live, step, w = live[~done], step[~done], w[~done]
             if not len(live):
                 break
             step /= np.maximum(1, (np.abs(step) / MAX_MOVE).max(-1, keepdims=True))
-            moved = self._line_search(theta, f, step, predicted, w, width, live)
-            live = live[moved]  # the others cannot decrease further than rounding
+            best, f_best = self._line_search(theta[live], f[live], step, predicted[live], w, width)
+            moved = f_best <= f[live]  # the others cannot decrease further than rounding
+            theta[live[moved]] = best[moved]
+            live, w = live[moved], w[moved]
             if not len(live):
                 break
         return Solutions(theta, f, predicted, converged)
@@ -165,27 +167,24 @@ class Problem:
         predicted: np.ndarray,
         w: np.ndarray,
         width: float,
-        live: np.ndarray,
-    ) -> np.ndarray:
-        """Move theta[live] by the first length that achieves a tenth of the predicted decrease, or the best.
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Find the first step length that achieves a tenth of the predicted decrease, else the best.
 
         Returns:
-            (len(live),) bool: whether the objective did not rise.
+            (k, 5) parameter vectors and the (k,) objectives there.
         """
-        best, f_best = theta[live], np.full(len(live), np.inf)
-        rows = np.arange(len(live))
+        best, f_best = theta.copy(), np.full(len(theta), np.inf)
+        rows = np.arange(len(theta))
         for length in STEP_LENGTHS:
-            trial = theta[live[rows]] + length * step[rows]
+            trial = theta[rows] + length * step[rows]
             trial[:, 2] = np.maximum(trial[:, 2], self.lowest_e)
-            f_trial = self.objective(trial, w[live[rows]], width)
+            f_trial = self.objective(trial, w if len(rows) == len(w) else w[rows], width)
             lower = f_trial < f_best[rows]
             best[rows[lower]], f_best[rows[lower]] = trial[lower], f_trial[lower]
-            rows = rows[f_trial > f[live[rows]] - 0.1 * length * predicted[live[rows]]]
+            rows = rows[f_trial > f[rows] - 0.1 * length * predicted[rows]]
             if not len(rows):
                 break
-        moved = f_best <= f[live]
-        theta[live[moved]] = best[moved]
-        return moved
+        return best, f_best
 
     @cached_property
     def _log_terms(self) -> np.ndarray:
