@@ -125,42 +125,24 @@ def _own_answer(f: FitResult) -> str:
 
 
 def fits_html(fits: FitResults) -> str:
-    """Recommended answer, a table of the approaches, and the reasons."""
+    """Recommended answer and a table of the approaches."""
     rows = [
         [called(name), str(f.n_runs), exponent_text(f.N_opt), exponent_text(f.D_opt), ""]
         for name, f in fits.fitted.items()
     ]
     rows += [[called(name), "", "", "", f"refused: {r.reason}"] for name, r in fits.refused.items()]
-    try:
-        reasons = recommendation(fits, default_budget(fits)).reasons
-    except Refusal:
-        reasons = []
-    notes = [w for f in fits.fitted.values() for w in f.warnings]
-    notes += [str(note) for note in fits.data.get("notes", ())]
-    return (
-        f"<p><b>{escape(_answer(fits))}</b></p>"
-        + _html_table(["", "runs", "a [80%]", "b [80%]", ""], rows)
-        + _html_list("Reasons", reasons)
-        + _html_list("Warnings and notes", list(dict.fromkeys(notes)))
-    )
+    table = "".join(_html_row("td", row) for row in rows)
+    header = _html_row("th", ["", "runs", "a [80%]", "b [80%]", ""])
+    return f"<p><b>{escape(_answer(fits))}</b></p><table>{header}{table}</table>"
 
 
-def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def cells(kind: str, row: Sequence[str]) -> str:
-        inner = "".join(f'<{kind} style="text-align: left">{escape(x)}</{kind}>' for x in row)
-        return f"<tr>{inner}</tr>"
-
-    return f"<table>{cells('th', header)}{''.join(cells('td', row) for row in rows)}</table>"
+def _html_row(tag: str, row: Sequence[str]) -> str:
+    cells = "".join(f'<{tag} style="text-align: left">{escape(x)}</{tag}>' for x in row)
+    return f"<tr>{cells}</tr>"
 
 
-def _html_list(title: str, items: Sequence[str]) -> str:
-    if not items:
-        return ""
-    inner = "".join(f"<li>{escape(text)}</li>" for text in items)
-    return f"<details><summary>{title} ({len(items)})</summary><ul>{inner}</ul></details>"
-
-
-def _frame(rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None) -> "DataFrame":
+def _frame(rows: Any, columns: Sequence[str]) -> "DataFrame":
+    """Data frame of rows or columns."""
     try:
         import pandas as pd
     except ImportError:
@@ -176,47 +158,24 @@ def fits_frame(fits: FitResults) -> "DataFrame":
     recommended = None if model is None else model.approach
     rows: list[dict[str, Any]] = []
     for name, f in fits.fitted.items():
-        row: dict[str, Any] = {
-            "approach": name,
-            "recommended": name == recommended,
-            "n_runs": f.n_runs,
-        }
+        row: dict[str, Any] = {"approach": name, "n_runs": f.n_runs, "refused": ""}
         for key, line in (("a", f.N_opt), ("b", f.D_opt)):
             row |= {key: line.exponent, f"{key}_low": line.p10, f"{key}_high": line.p90}
-        row |= {
-            k: None if f.law is None else getattr(f.law, k)
-            for k in ("E", "A", "B", "alpha", "beta")
-        }
-        rows.append({**row, "refused": ""})
+        law = {} if f.law is None else vars(f.law)
+        rows.append({**row, **law, "recommended": name == recommended})
     for name, refused in fits.refused.items():
-        rows.append(
-            {"approach": name, "recommended": name == recommended, "refused": refused.reason}
-        )
+        row = {"approach": name, "recommended": name == recommended, "refused": refused.reason}
+        rows.append(row)
     columns = "approach recommended n_runs a a_low a_high b b_low b_high E A B alpha beta refused"
     return _frame(rows, columns.split())
 
 
 def points_frame(f: FitResult) -> "DataFrame":
     """Points of a result, one row each."""
-    columns = ("C", "N", "D", "L", "budget_flops")
-    return _frame([{k: getattr(p, k) for k in columns} for p in f.points], columns)
+    return _frame([vars(p) for p in f.points], ("C", "N", "D", "L", "budget_flops"))
 
 
-COLUMNS = [
-    "C",
-    "N",
-    "D",
-    "D/N",
-    "L",
-    "N_low",
-    "N_high",
-    "D_low",
-    "D_high",
-    "L_low",
-    "L_high",
-    "approach",
-    "beyond",
-]
+COLUMNS = ["C", "N", "D", "D/N", "L", "N_low", "N_high", "D_low", "D_high", "L_low", "L_high", "approach", "beyond"]
 
 
 def fits_predictions(fits: FitResults, C: Any, force: bool = False) -> "DataFrame":
@@ -237,16 +196,10 @@ def result_predictions(f: FitResult, C: Any) -> "DataFrame":
     N, D = f.N_opt(c), f.D_opt(c)
     L, bounds = _losses(f, c, N, D)
     largest = max((p.C for p in f.points), default=np.nan)
-    values = {"C": c, "N": N, "D": D, "D/N": D / N, "L": L, "L_low": bounds[0], "L_high": bounds[1]}
-    values["N_low"], values["N_high"] = f.N_opt.band(c)
-    values["D_low"], values["D_high"] = f.D_opt.band(c)
-    values["beyond"] = c / largest
-    columns = {name: x.tolist() for name, x in values.items()}
-    rows = [
-        {**dict(zip(columns, row, strict=True)), "approach": f.approach}
-        for row in zip(*columns.values(), strict=True)
-    ]
-    return _frame(rows, COLUMNS)
+    columns = {"C": c, "N": N, "D": D, "D/N": D / N, "L": L}
+    for key, (low, high) in (("N", f.N_opt.band(c)), ("D", f.D_opt.band(c)), ("L", bounds)):
+        columns |= {f"{key}_low": low, f"{key}_high": high}
+    return _frame({**columns, "approach": f.approach, "beyond": c / largest}, COLUMNS)
 
 
 def _losses(

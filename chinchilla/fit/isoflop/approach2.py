@@ -25,8 +25,6 @@ from chinchilla.fit import bootstrap
 from chinchilla.fit.arguments import accepts_tables
 from chinchilla.fit.isoflop.intervals import FAR, METHOD, resampled_lines
 from chinchilla.fit.isoflop.profile import (
-    MIN_SIDE,
-    MIN_SIZES,
     ExactShape,
     Parabola,
     Profile,
@@ -152,12 +150,6 @@ def fit_isoflop(
             if exponents is None
             else f"alpha={exponents[0]:.6g}, beta={exponents[1]:.6g}: approach 3 (objective={objective}, "
             f"huber_delta={huber_delta:g}) on the same {len(lawful)} runs, refitted in each resample",
-            "C_of_a_point": "achieved, by the parabola's own weights"
-            if exponents is None
-            else "achieved, mean of ln C over the budget's runs",
-            "D_of_a_point": "C over FLOPs per token at N_opt, from the runs' own C/D",
-            "min_sizes": MIN_SIZES,
-            "min_side": MIN_SIDE,
             "n_bootstrap": n_bootstrap,
             "seed": seed,
             "interval": bootstrap.method(METHOD, n_bootstrap),
