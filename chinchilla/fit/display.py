@@ -175,7 +175,21 @@ def points_frame(f: FitResult) -> "DataFrame":
     return _frame([vars(p) for p in f.points], ("C", "N", "D", "L", "budget_flops"))
 
 
-COLUMNS = ["C", "N", "D", "D/N", "L", "N_low", "N_high", "D_low", "D_high", "L_low", "L_high", "approach", "beyond"]
+COLUMNS = [
+    "C",
+    "N",
+    "D",
+    "D/N",
+    "L",
+    "N_low",
+    "N_high",
+    "D_low",
+    "D_high",
+    "L_low",
+    "L_high",
+    "approach",
+    "beyond",
+]
 
 
 def fits_predictions(fits: FitResults, C: Any, force: bool = False) -> "DataFrame":

@@ -26,6 +26,11 @@ def fit_line(
     return y.sum(-1) / n - slope * mean_x, slope
 
 
+def quadratic_columns(x: np.ndarray) -> np.ndarray:
+    """(n, 3) design matrix of a parabola: 1, x, x^2. Centre x first."""
+    return x[:, None] ** np.arange(3)
+
+
 def log_log_line(C: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Least-squares power law, as (ln coefficient, exponent) of y = k * C^e.
 

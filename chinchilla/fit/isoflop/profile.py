@@ -21,7 +21,7 @@ import numpy as np
 from chinchilla.core.units import is_rounded, same_values
 from chinchilla.fit.isoflop.window import MAX_C_RATIO
 from chinchilla.fit.loss_law import FlopsPerToken
-from chinchilla.fit.numerics import fit_line
+from chinchilla.fit.numerics import fit_line, quadratic_columns
 from chinchilla.observations.table import Observations
 
 MIN_SIZES = 4  # distinct sizes at a budget
@@ -59,7 +59,7 @@ class Parabola:
         return self._powers(x) @ of_log_C
 
     def _powers(self, x: np.ndarray) -> np.ndarray:
-        return (x - self.centre)[:, None] ** np.arange(3)
+        return quadratic_columns(x - self.centre)
 
 
 @dataclass(frozen=True)
@@ -299,7 +299,7 @@ def parabolas(x: np.ndarray, Y: np.ndarray, w: np.ndarray) -> np.ndarray:
     Returns:
         (k, 3, m) coefficients, lowest power first; NaN where under three distinct x have weight.
     """
-    X = x[:, None] ** np.arange(3)
+    X = quadratic_columns(x)
     distinct, index = np.unique(x, return_inverse=True)
     present = (w @ (index[:, None] == np.arange(len(distinct)))) > 0  # (k, n_distinct)
     enough = present.sum(-1) >= 3

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.fit.numerics import quadratic_columns
 from chinchilla.observations.table import Observations
 
 WIDTHS = (1.3, 1.6, 2.0)  # in ln N on each side of the lowest loss: factors of 3.7, 5.0 and 7.4
@@ -149,8 +150,7 @@ def _residuals(x: np.ndarray, L: np.ndarray) -> np.ndarray | None:
     """(n,) residuals of a parabola over sqrt(1 - leverage); None with too few sizes."""
     if len(np.unique(x)) < MIN_SIZES - 1 or len(x) < MIN_SIZES:
         return None
-    X = (x - x.mean())[:, None] ** np.arange(3)
-    Q = np.linalg.qr(X)[0]
+    Q = np.linalg.qr(quadratic_columns(x - x.mean()))[0]
     leverage = np.minimum((Q**2).sum(axis=1), 0.99)
     residuals: np.ndarray = (L - Q @ (Q.T @ L)) / np.sqrt(1 - leverage)
     return residuals
