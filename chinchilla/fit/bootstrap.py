@@ -24,6 +24,7 @@ RESAMPLINGS = {  # -> name of the method
     "by_size": "bootstrap of whole model sizes",
 }
 N_PARAMETERS = 5  # of the loss law
+FAR = 10.0  # times the largest C, where N_opt is compared with its own interval
 VARIANCE = 0.88  # of random weights on many runs
 MAX_VARIANCE = 5.0  # of the weights of one resample: beyond, a few runs have all the weight
 OFF_CENTRE = 0.05  # warn of an estimate in the outer twentieth of its 80% interval, or outside
@@ -136,7 +137,7 @@ def power_laws(
     if len(fitted) and scatter > ZERO_WIDTH and _constant(fitted[:, 1]):
         warnings.append(
             f"no interval: all {len(fitted)} resamples give a={fitted[0, 1]:.4g}, although the runs "
-            f"miss the fit by {scatter:.1e} in the logarithm (rms). Use another resampling, such as bayesian."
+            f"miss the fit by {scatter:.1e} in the logarithm (rms). Add runs."
         )
         fitted = fitted[:0]
     laws = []

@@ -55,7 +55,6 @@ __all__ = ["fit_envelope", "smooth"]
 ENDS = f"curves of one budget, or that end within {SAME_END - 1:.0%} of one C, are extended to the longest"
 MIN_TAIL_SHARE = 0.85  # share of envelope points in tails below which a warning is given
 FEW_SIZES = 16  # sizes on the envelope below which the width of the steps dominates the interval
-FAR = 10.0  # times the largest C, where N_opt is compared with its own interval
 
 
 @accepts_tables
@@ -130,7 +129,7 @@ def fit_envelope(
         except FitError:
             continue
     N_opt, D_opt, bootstrap_counts, warnings = bootstrap.power_laws(
-        *lines, samples, FAR * float(obs.C.max()), _scatter(envelope, lines[0])
+        *lines, samples, bootstrap.FAR * float(obs.C.max()), _scatter(envelope, lines[0])
     )
 
     details, of_envelope = _describe(envelope, curves is not None)

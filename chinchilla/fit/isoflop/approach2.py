@@ -23,7 +23,7 @@ from chinchilla.config.fit import IsoflopProfile, IsoflopWindow, Objective, chec
 from chinchilla.core.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.arguments import accepts_tables
-from chinchilla.fit.isoflop.intervals import FAR, METHOD, resampled_lines
+from chinchilla.fit.isoflop.intervals import METHOD, resampled_lines
 from chinchilla.fit.isoflop.profile import (
     ExactShape,
     Parabola,
@@ -119,7 +119,7 @@ def fit_isoflop(
     resampled = None if exponents is None else lawful
     samples = resampled_lines(used, cost, n_bootstrap, seed, resampled, how)
     N_opt, D_opt, counts, of_interval = bootstrap.power_laws(
-        (log_k, a), (log_m, b), samples, FAR * float(obs.C.max()), _scatter(used)
+        (log_k, a), (log_m, b), samples, bootstrap.FAR * float(obs.C.max()), _scatter(used)
     )
     unequal, of_unequal = unequal_flops(used, cost)
     without = leave_out(used, exponents, cost)

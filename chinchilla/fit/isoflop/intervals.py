@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.fit.bootstrap import FAR
 from chinchilla.fit.isoflop.profile import ExactShape, Profile, fit_budget, lines, minima
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.parametric.solver import fit_loss_law, refit_loss_law
@@ -25,7 +26,6 @@ METHOD = "wild bootstrap (HC2), Student's t"
 N_REDRAWN = 200  # draws of signs, each with a refit of approach 3; further resamples reuse them with new widths
 STEP = 0.5  # change of the weights in these refits
 MAX_STRETCH = 20.0  # of one resample; reached only outside a 95% interval
-FAR = 10.0  # times the largest C, where the interval of N_opt is needed
 
 
 def resampled_lines(

@@ -25,7 +25,6 @@ OUTLIER = 6.0  # robust standard deviations of log-residuals
 MANY = 0.1  # share of outliers above which they are a second population
 SAME_A = 2e-3  # outliers that move a by less are not reported
 MIN_C_RANGE = 1.5  # the largest C over the smallest
-FAR = 10.0  # times the largest C, where N_opt is compared with its own interval
 # Condition number above which a is typically wrong by .05 (33 on the published points). Where the law is
 # off by about .5% of the loss, the median error of a is .013 below 100, .033 at 150 to 200, .047 at 200 to
 # 300, .11 at 500 to 1000 and .19 at 1000 to 3000, where 44% of the fits lie over .05 outside their 80%
@@ -82,7 +81,10 @@ def fit_parametric(
     refits = refit_loss_law(obs.N, obs.D, obs.L, weights, law, **how)
     samples = solver.all_lines(refits.theta)
     N_opt, D_opt, counts, warnings = bootstrap.power_laws(
-        *solver.lines(law), samples, FAR * float(obs.C.max()), float(np.sqrt(np.mean(residuals**2)))
+        *solver.lines(law),
+        samples,
+        bootstrap.FAR * float(obs.C.max()),
+        float(np.sqrt(np.mean(residuals**2))),
     )
     law_samples = np.zeros((0, 5))
     if N_opt.samples:

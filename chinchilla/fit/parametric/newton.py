@@ -18,7 +18,7 @@ import numpy as np
 from chinchilla.fit.result import LossLaw
 
 GRID = np.geomspace(0.06, 1.5, 9)  # alpha and beta of the starts
-FAR = 2  # grid nodes between the best start and the starts on its sides: a factor 2.2
+SIDE = 2  # grid nodes between the best start and the starts on its sides: a factor 2.2
 TOLERANCE = 1e-13  # converged when a Newton step would reduce the objective by less than this share
 LOOSE = 1e-4  # the same for the Huber widths before the final one
 MAX_STEPS = 200  # per Huber width
@@ -110,7 +110,7 @@ class Problem:
             order = order[:, :1]
         elif which == "sides":
             di, dj = i[order] - i[order[:, :1]], j[order] - j[order[:, :1]]
-            sides = (di == 0, di <= -FAR, di >= FAR, dj <= -FAR, dj >= FAR)
+            sides = (di == 0, di <= -SIDE, di >= SIDE, dj <= -SIDE, dj >= SIDE)
             order = np.take_along_axis(order, np.stack([s.argmax(1) for s in sides], 1), 1)
         exponents = np.stack([GRID[i], GRID[j]], axis=-1)[order]
         chosen = np.take_along_axis(coefficients, order[..., None], axis=1)
@@ -231,9 +231,10 @@ class Problem:
         total = p.sum(axis=1)
         p /= total[:, None]
         r = np.log(total)
-        f = np.einsum("kn,kn->k", w, huber(r, width))
-        psi = w * np.clip(r, -width, width)
-        curvature = np.where(np.abs(r) <= width, w, 0.0) - psi  # of m m'
+        slope = np.clip(r, -width, width)  # derivative of the Huber loss
+        psi = w * slope
+        f = np.einsum("kn,kn->k", psi, r - 0.5 * slope)
+        curvature = np.where(slope == r, w, 0.0) - psi  # of m m'
         m = np.empty((len(p), 5, len(self.y)))
         m[:, :3], m[:, 3], m[:, 4] = p, -self.u * p[:, 0], -self.v * p[:, 1]
         g = (m @ psi[..., None])[..., 0]
@@ -264,9 +265,8 @@ class Problem:
 
 def huber(r: np.ndarray, width: float) -> np.ndarray:
     """r^2/2 within the width, linear outside."""
-    size = np.abs(r)
-    small = np.minimum(size, width)
-    return small * (size - 0.5 * small)
+    slope = np.clip(r, -width, width)
+    return slope * (r - 0.5 * slope)
 
 
 def newton_step(g: np.ndarray, H: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
