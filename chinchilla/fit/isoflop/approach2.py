@@ -93,13 +93,13 @@ def fit_isoflop(
     every = finals.where(~np.isnan(finals.budget_flops))
     _check(every)
     check_signal(every, "approach 2")
-    near = find_window(every, str(window))
-    obs = every.where(near.keep)
+    selection = find_window(every, str(window))
+    obs = every.where(selection.keep)
     cost = FlopsPerToken.from_observations(obs)
     # Far from the minima the law fits no better than a profile, so that alpha and beta come from the
     # runs that the profiles are fitted to.
-    lawful = finals if near.width is None else obs
-    exponents, warnings = (None, []) if profile == "parabola" else _exponents(lawful, how)
+    law_runs = finals if selection.width is None else obs
+    exponents, warnings = (None, []) if profile == "parabola" else _exponents(law_runs, how)
 
     plain = _profiles(obs, None, cost)
     profiles = plain if exponents is None else _profiles(obs, exponents, cost)
@@ -116,14 +116,14 @@ def fit_isoflop(
     _check_falling(used, at[:, 0])
 
     log_k, a, log_m, b = map(float, lines(at[None], cost)[0])
-    resampled = None if exponents is None else lawful
+    resampled = None if exponents is None else law_runs
     samples = resampled_lines(used, cost, n_bootstrap, seed, resampled, how)
     N_opt, D_opt, counts, of_interval = bootstrap.power_laws(
         (log_k, a), (log_m, b), samples, bootstrap.FAR * float(obs.C.max()), _scatter(used)
     )
     unequal, of_unequal = unequal_flops(used, cost)
     without = leave_out(used, exponents, cost)
-    of_window = near.record(every) | _without_window(every, near, exponents, cost)
+    of_window = selection.record(every) | _without_window(every, selection, exponents, cost)
     warnings += of_interval + of_unequal
     if len(used) == 2:
         warnings.append("a line through two budgets cannot be checked for curvature.")
@@ -143,13 +143,13 @@ def fit_isoflop(
         settings={
             "profile": PROFILES["parabola" if exponents is None else "exact"],
             "window": "all sizes"
-            if near.width is None
-            else f"sizes within a factor of {np.exp(near.width):.3g} of each budget's lowest loss"
+            if selection.width is None
+            else f"sizes within a factor of {np.exp(selection.width):.3g} of each budget's lowest loss"
             + (" (chosen from the data)" if window == "auto" else ""),
             "exponents": "none"
             if exponents is None
             else f"alpha={exponents[0]:.6g}, beta={exponents[1]:.6g}: approach 3 (objective={objective}, "
-            f"huber_delta={huber_delta:g}) on the same {len(lawful)} runs, refitted in each resample",
+            f"huber_delta={huber_delta:g}) on the same {len(law_runs)} runs, refitted in each resample",
             "n_bootstrap": n_bootstrap,
             "seed": seed,
             "interval": bootstrap.method(METHOD, n_bootstrap),
@@ -211,7 +211,10 @@ def parabolas_of(obs: Observations, window: str = "auto") -> list[Profile]:
 
 
 def _without_window(
-    every: Observations, near: Window, exponents: tuple[float, float] | None, cost: FlopsPerToken
+    every: Observations,
+    selection: Window,
+    exponents: tuple[float, float] | None,
+    cost: FlopsPerToken,
 ) -> dict[str, float | None]:
     """a with the outliers, and a with all sizes; None where nothing was excluded."""
 
@@ -219,10 +222,10 @@ def _without_window(
         used = [p for p in _profiles(every.where(keep), exponents, cost) if not p.refused]
         return None if len(used) < 2 else float(lines(minima(used)[None], cost)[0, 1])
 
-    outliers = np.isin(every.run_id, [o["run_id"] for o in near.outliers])
+    outliers = np.isin(every.run_id, [o["run_id"] for o in selection.outliers])
     return {
-        "a_with_outliers": a(near.keep | outliers) if outliers.any() else None,
-        "a_all_sizes": a(np.ones(len(every), bool)) if not near.keep.all() else None,
+        "a_with_outliers": a(selection.keep | outliers) if outliers.any() else None,
+        "a_all_sizes": a(np.ones(len(every), bool)) if not selection.keep.all() else None,
     }
 
 

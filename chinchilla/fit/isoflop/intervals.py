@@ -33,7 +33,7 @@ def resampled_lines(
     cost: FlopsPerToken,
     n: int,
     seed: int,
-    lawful: Observations | None = None,
+    law_runs: Observations | None = None,
     how: dict[str, Any] | None = None,
 ) -> np.ndarray:
     """Compute lines through the minima of resampled profiles.
@@ -43,7 +43,7 @@ def resampled_lines(
         cost: FLOPs per token at a size.
         n: resamples.
         seed: of the generator.
-        lawful: the runs that alpha and beta were fitted to, which include those of `used`; None if
+        law_runs: the runs that alpha and beta were fitted to, which include those of `used`; None if
             the exponents are not resampled.
         how: huber_delta and objective of that fit.
 
@@ -53,9 +53,9 @@ def resampled_lines(
     if n == 0:
         return np.zeros((0, 4))
     rng = np.random.default_rng(seed)
-    k = n if lawful is None else min(n, N_REDRAWN)
-    rows = _rows(used, lawful)
-    n_runs = sum(len(p.obs) for p in used) if lawful is None else len(lawful)
+    k = n if law_runs is None else min(n, N_REDRAWN)
+    rows = _rows(used, law_runs)
+    n_runs = sum(len(p.obs) for p in used) if law_runs is None else len(law_runs)
     signs = rng.choice([-1.0, 1.0], size=(k, n_runs))
     at = np.full((k, len(used), 2), np.nan)
     for j, p in enumerate(used):
@@ -63,8 +63,8 @@ def resampled_lines(
         moves = signs[:, rows[j]] * (p.residuals / np.sqrt(1 - p.leverage))
         at[:, j] = p.points(p.c + moves @ p.solver.T)
     freedom = _freedom(used, at[..., 1])
-    if lawful is not None:
-        at[..., 1] += _moved(used, _changed_exponents(lawful, how or {}, signs, rng), cost)
+    if law_runs is not None:
+        at[..., 1] += _moved(used, _changed_exponents(law_runs, how or {}, signs, rng), cost)
     samples = lines(at, cost)[np.arange(n) % k]
     stretch = np.sqrt(freedom / np.maximum(rng.chisquare(freedom, size=(n, 1)), 1e-300))
     stretch = np.minimum(stretch, MAX_STRETCH)
@@ -72,28 +72,28 @@ def resampled_lines(
     return centre + (samples - centre) * stretch
 
 
-def _rows(used: list[Profile], lawful: Observations | None) -> list[np.ndarray]:
+def _rows(used: list[Profile], law_runs: Observations | None) -> list[np.ndarray]:
     """Indices of each profile's runs among the resampled runs."""
-    if lawful is None:
+    if law_runs is None:
         ends = np.cumsum([len(p.obs) for p in used])
         return [np.arange(end - len(p.obs), end) for p, end in zip(used, ends, strict=True)]
-    labels, rows = lawful.budget_labels, []
+    labels, rows = law_runs.budget_labels, []
     for p in used:
         of_budget = np.flatnonzero(labels == p.budget)
-        rows.append(of_budget[np.argsort(lawful.N[of_budget], kind="stable")])  # as `fit_budget`
-        assert np.array_equal(lawful.L[rows[-1]], p.obs.L)
+        rows.append(of_budget[np.argsort(law_runs.N[of_budget], kind="stable")])  # as `fit_budget`
+        assert np.array_equal(law_runs.L[rows[-1]], p.obs.L)
     return rows
 
 
 def _changed_exponents(
-    lawful: Observations, how: dict[str, Any], signs: np.ndarray, rng: np.random.Generator
+    law_runs: Observations, how: dict[str, Any], signs: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
     """(k, 2) changes of alpha and beta for signs (k, n_runs).
 
     A refit that does not converge takes the change of another; 0 if none converges.
     """
-    law, _ = fit_loss_law(lawful.N, lawful.D, lawful.L, None, **how)
-    laws = refit_loss_law(lawful.N, lawful.D, lawful.L, 1 + STEP * signs, law, **how)
+    law, _ = fit_loss_law(law_runs.N, law_runs.D, law_runs.L, None, **how)
+    laws = refit_loss_law(law_runs.N, law_runs.D, law_runs.L, 1 + STEP * signs, law, **how)
     changes: np.ndarray = (laws.theta[:, 3:] - (law.alpha, law.beta)) / STEP
     good = np.flatnonzero(laws.converged)
     if not len(good):
