@@ -175,25 +175,15 @@ def table2_text(fits: FitResults, width: int = 80) -> str:
 
 
 def intervals(frontiers: Mapping[str, FitResult]) -> Table:
-    """Every approach's interval of a, and the other ways to it that were compared."""
+    """Every approach's interval of a and its method."""
     rows = []
     for approach, f in frontiers.items():
         name = Cell(name_of(approach, f))
         if f.N_opt.p10 is not None:
-            method = Cell(f"used: {f.settings.get('interval', 'not stated')}", None, "text")
+            method = Cell(f.settings.get("interval", "not stated"), None, "text")
             pairs = ([f.N_opt.p10, f.N_opt.p90], f.N_opt.ci95)
-            rows.append([name, method, *map(_pair, pairs), Cell("–"), Cell("–")])
-        sizes = {i.method: i for i in f.intervals if i.of == "N_opt"}
-        for i in (i for i in f.intervals if i.of == "a"):
-            N = sizes.get(i.method)
-            at = Cell("–") if N is None or N.C is None else Cell(flops(N.C), N.C)
-            both = (
-                Cell("–") if N is None or N.ci95 is None else Cell(" to ".join(map(count, N.ci95)))
-            )
-            rows.append([
-                name, Cell(i.method, None, "text"), _pair([i.p10, i.p90]), _pair(i.ci95), at, both,
-            ])  # fmt: skip
-    return Table(["Approach", "Method", "a, 80%", "a, 95%", "C, FLOPs", "N_opt at C, 95%"], rows)
+            rows.append([name, method, *map(_pair, pairs)])
+    return Table(["Approach", "Method", "a, 80%", "a, 95%"], rows)
 
 
 def _pair(bounds: Sequence[float | None] | None) -> Cell:
