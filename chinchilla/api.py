@@ -21,12 +21,9 @@ from chinchilla.config.checks import require_not_negative, require_whole
 from chinchilla.config.fit import (
     Approach,
     Approach3Law,
-    EnvelopePart,
     EnvelopeSchedule,
-    IsoflopInterval,
     IsoflopProfile,
     IsoflopWindow,
-    Method,
     Objective,
     Resampling,
 )
@@ -55,14 +52,9 @@ def fit(
     best: bool = False,
     isoflop_window: IsoflopWindow = "auto",
     isoflop_profile: IsoflopProfile = "exact",
-    isoflop_interval: IsoflopInterval = "wild",
     objective: Objective = "huber",
     huber_delta: float = 1e-3,
-    method: Method = "newton",
     resampling: Resampling = "bayesian",
-    compare_intervals: bool = True,
-    target_flops: float = 0.0,
-    envelope_part: EnvelopePart = "all",
     envelope_schedule: EnvelopeSchedule = "matched",
     approach3_law: Approach3Law = "auto",
     envelope_points: int = 1_500,
@@ -83,14 +75,9 @@ def fit(
         isoflop_window: approach 2: sizes used, "auto", "all", or a distance in ln N from each budget's
             lowest loss.
         isoflop_profile: approach 2: "exact", or "parabola" as the paper.
-        isoflop_interval: approach 2: "wild" or "pairs".
         objective: approach 3: "huber", "lad" or "least_squares", of log-residuals.
         huber_delta: approach 3: where the Huber loss turns linear.
-        method: approach 3: "newton", or "paper" (minutes).
         resampling: approach 3: how runs are resampled.
-        compare_intervals: approach 3: whether to compute every kind of interval.
-        target_flops: where intervals of N_opt are compared; 0 is ten times the largest C.
-        envelope_part: approach 1: the part of the curves that is used.
         envelope_schedule: approach 1: learning rates that decay to the end of each run ("matched"), or
             "constant".
         approach3_law: of approach 3 in the recommendation: "auto" (a richer law beside the paper's where
@@ -115,14 +102,9 @@ def fit(
         best=best,
         isoflop_window=str(isoflop_window),
         isoflop_profile=isoflop_profile,
-        isoflop_interval=isoflop_interval,
         objective=objective,
         huber_delta=huber_delta,
-        method=method,
         resampling=resampling,
-        compare_intervals=compare_intervals,
-        target_flops=target_flops,
-        envelope_part=envelope_part,
         envelope_schedule=envelope_schedule,
         approach3_law=approach3_law,
         envelope_points=envelope_points,

@@ -61,7 +61,7 @@ def main(n_designs: int) -> None:
         for loss in SURFACES.values():
             obs = Observations.of(N=N, D=D, L=loss(N, D) * np.exp(noise), C=C, budget_flops=C)
             try:
-                fit = fit_parametric(obs, n_bootstrap=200, compare_intervals=False)
+                fit = fit_parametric(obs, n_bootstrap=200)
             except FitError:
                 continue
             a = fit.N_opt

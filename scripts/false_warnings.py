@@ -71,7 +71,6 @@ def main(n_sweeps: int) -> None:
         out_dir="fits",
         approaches=["isoflop", "parametric"],
         n_bootstrap=N_BOOTSTRAP,
-        compare_intervals=False,
     )
     verdicts: Counter[tuple[str, str]] = Counter()
     total = 0

@@ -42,7 +42,7 @@ from chinchilla.config import FitCommand  # noqa: E402
 from chinchilla.core.errors import Refusal  # noqa: E402
 from chinchilla.fit import fit_isoflop  # noqa: E402
 from chinchilla.fit.isoflop.profile import fit_budget  # noqa: E402
-from chinchilla.fit.isoflop.refusals import akima_minimum  # noqa: E402
+from chinchilla.fit.isoflop.sensitivity import akima_minimum  # noqa: E402
 from chinchilla.fit.isoflop.window import find_window  # noqa: E402
 from chinchilla.fit.loss_law import FlopsPerToken  # noqa: E402
 from chinchilla.fit.results import FitResults  # noqa: E402
@@ -73,7 +73,7 @@ def observations(rows: Sequence[dict[str, str]]) -> Observations:
 
 def fitted(obs: Observations) -> FitResults:
     """As `chinchilla fit` with its defaults."""
-    return fit_table(obs, None, FitCommand(observations="-", out_dir="-", compare_intervals=False))
+    return fit_table(obs, None, FitCommand(observations="-", out_dir="-"))
 
 
 def measured(obs: Observations) -> dict[str, float]:

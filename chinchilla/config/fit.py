@@ -11,15 +11,12 @@ from chinchilla.core.shapes import FLOP_CONVENTIONS
 # Types of the options for the notebook API; OmegaConf, which fills the dataclasses, refuses Literal.
 Approach = Literal["envelope", "isoflop", "parametric"]  # approaches 1, 2, 3 of section 3
 Objective = Literal["huber", "lad", "least_squares"]  # of approach 3
-EnvelopePart = Literal["all", "tail", "hull"]
 EnvelopeSchedule = Literal["matched", "constant"]  # of the learning rate, along the curves
 IsoflopProfile = Literal["exact", "parabola"]
-IsoflopInterval = Literal["wild", "pairs"]
 IsoflopWindow = Literal["auto", "all"] | float  # a number: the width in ln N
 Duplicates = Literal["drop", "refuse"]  # treatment of exact copies of a run
-Method = Literal["newton", "paper"]  # of approach 3
 Approach3Law = Literal["auto", "power", "saturating"]  # of approach 3 in the recommendation
-Resampling = Literal["bayesian", "pairs", "by_size", "by_budget", "stratified", "subsample"]
+Resampling = Literal["bayesian", "pairs", "by_size"]
 
 APPROACHES: tuple[str, ...] = get_args(Approach)
 N_CONVENTIONS = ("unknown", "total", "non_embedding")  # how N is counted
@@ -87,30 +84,11 @@ class FitCommand(Config):
         "Approach 3 in the recommendation; auto considers both laws.",
         choices=APPROACH3_LAWS,
     )
-    method: str = setting(
-        "newton",
-        "Approach 3: solver; paper: L-BFGS from 4,500 starts, which takes minutes.",
-        choices=get_args(Method),
-    )
     resampling: str = setting("bayesian", "Approach 3: bootstrap.", choices=RESAMPLINGS)
-    compare_intervals: bool = setting(
-        True, "Approach 3: also compute the intervals of other methods."
-    )
-    target_flops: float = setting(
-        0.0,
-        "C at which intervals of N_opt are compared; 0 = ten times the largest C.",
-        unit="FLOPs",
-        at_least=0,
-    )
     smooth_steps: float = setting(
         10.0, "Approach 1: width of the Gaussian smoothing of curves.", unit="points", above=0
     )
     envelope_points: int = setting(1_500, "Approach 1: log-spaced values of C.", above=0)
-    envelope_part: str = setting(
-        "all",
-        "Approach 1: part of the curves; tail: the last 15%.",
-        choices=get_args(EnvelopePart),
-    )
     envelope_schedule: str = setting(
         "matched",
         "Approach 1: learning rate of the curves; matched: decays to the end of each run.",
@@ -125,11 +103,6 @@ class FitCommand(Config):
         "auto",
         "Approach 2: sizes used: auto, all, or a distance in ln N from the lowest loss.",
         check=check_window,
-    )
-    isoflop_interval: str = setting(
-        "wild",
-        "Approach 2: bootstrap; pairs, of runs, is too wide.",
-        choices=get_args(IsoflopInterval),
     )
     tokens_per_param: list[float] = setting([], "Use only runs with D/N in [LOW,HIGH].")
     flop_convention: str = setting(
@@ -170,8 +143,6 @@ class FitCommand(Config):
                 f"tokens_per_param={window}: give the smallest and the largest D/N to keep, such as "
                 "[2,200]."
             )
-        check_combinations("envelope_", part=self.envelope_part, schedule=self.envelope_schedule)
-        check_combinations(method=self.method, objective=self.objective)
 
     def _check_minima(self) -> None:
         """Refuse tables of runs and settings of approaches together with minima."""
@@ -200,20 +171,6 @@ def check_settings(**settings: Any) -> None:
     for name, value in settings.items():
         keys = (name, f"envelope_{name}", f"isoflop_{name}")
         check_value(name, value, next(known[key] for key in keys if key in known))
-    check_combinations(**settings)
-
-
-def check_combinations(prefix: str = "", **settings: Any) -> None:
-    """Refuse settings of a fit that exclude each other."""
-    if (settings.get("part"), settings.get("schedule")) == ("tail", "constant"):
-        raise InputError(
-            f"{prefix}part=tail is for learning rates that decay to the end of each run, and "
-            f"{prefix}schedule=constant is for rates that do not. Leave one out."
-        )
-    if settings.get("method") == "paper" and settings.get("objective", "huber") != "huber":
-        raise InputError(
-            f"method=paper minimises huber, not {settings['objective']}. Leave one out."
-        )
 
 
 @dataclass(kw_only=True)

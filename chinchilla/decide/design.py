@@ -103,10 +103,7 @@ def gradient(law: LossLaw, C: float, cost: FlopsPerToken | None = None) -> np.nd
 
 def jacobian(law: LossLaw, N: np.ndarray, D: np.ndarray) -> np.ndarray:
     """(n, 5) d ln L_hat / d (ln A, ln B, ln E, alpha, beta) at each run."""
-    N, D = np.asarray(N, float), np.asarray(D, float)
-    L = law(N, D)
-    size, data = law.A * N**-law.alpha / L, law.B * D**-law.beta / L
-    return np.stack([size, data, law.E / L, -size * np.log(N), -data * np.log(D)], axis=1)
+    return law.jacobian(np.asarray(N, float), np.asarray(D, float))
 
 
 def candidates(

@@ -306,9 +306,5 @@ def jacobian(law: LossLaw, N: np.ndarray, D: np.ndarray, centred: bool = True) -
         centred: whether A and B are the coefficients at the mean ln N and ln D of these runs,
             instead of at N = 1 and D = 1, as the law is written.
     """
-    u, v = np.log(N), np.log(D)
-    if centred:
-        u, v = u - u.mean(), v - v.mean()
-    L = law(N, D)
-    p, q = law.A / N**law.alpha / L, law.B / D**law.beta / L
-    return np.stack([p, q, law.E / L, -p * u, -q * v], axis=1)
+    centre = (float(np.log(N).mean()), float(np.log(D).mean())) if centred else (0.0, 0.0)
+    return law.jacobian(N, D, centre)

@@ -16,7 +16,7 @@ from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.findings import Finding, combined, finding, judge, number
 from chinchilla.diagnose.influence import times
 from chinchilla.diagnose.profile_minima import Vertices, vertices
-from chinchilla.fit.result import line
+from chinchilla.fit.numerics import log_log_line
 
 MIN_POINTS = 6  # of a frontier that is cut in thirds
 MIN_VERTICES = 4  # of a curve with three coefficients
@@ -57,7 +57,7 @@ def slopes(C: np.ndarray, N: np.ndarray) -> list[dict[str, Any]]:
     rows = []
     for part in np.array_split(np.argsort(C, kind="stable"), 3):
         straight = len(np.unique(C[part])) > 1
-        slope = line(C[part], N[part])[1] if straight else None
+        slope = log_log_line(C[part], N[part])[1] if straight else None
         rows.append({"C": [float(C[part].min()), float(C[part].max())], "a": slope})
     return rows
 

@@ -18,7 +18,8 @@ from chinchilla.core.errors import FitError
 from chinchilla.diagnose.context import N_PARAMETERS, Context, jacobian
 from chinchilla.diagnose.findings import LOG_L, Finding, combined, finding, judge, number
 from chinchilla.diagnose.influence import times
-from chinchilla.fit.result import LossLaw, line
+from chinchilla.fit.numerics import log_log_line
+from chinchilla.fit.result import LossLaw
 from chinchilla.observations.table import Observations
 
 MIN_ABOVE = 5  # runs to predict
@@ -183,5 +184,5 @@ def _power_law_in_C(below: Observations, above: Observations) -> dict[str, float
     """ln L = c0 + c1 ln C by least squares on the runs below, scored above; None at one C."""
     if below.C.max() < MIN_C_RANGE * below.C.min():
         return None
-    log_k, slope = line(below.C, below.L)
+    log_k, slope = log_log_line(below.C, below.L)
     return _errors(log_k + slope * np.log(above.C) - np.log(above.L))

@@ -143,26 +143,16 @@ def interval_methods(fits: FitResults) -> dict[str, str]:
 
 
 def intervals(fitted: Mapping[str, FitResult]) -> Table:
-    """The interval of a of every approach, and those of other methods that were compared."""
+    """The interval of a of every approach and its method."""
     table = Table(
-        ["Approach", "Method", "a, 80%", "a, 95%", "C, FLOPs", "N_opt at C, 95%"],
-        caption="Intervals by method. For approach 3 several methods are compared; those that ignore "
-        "the design or the unequal noise are too narrow.",
+        ["Approach", "Method", "a, 80%", "a, 95%"],
+        caption="Intervals of a by approach, with their methods.",
     )
     for approach, f in fitted.items():
-        name = name_of(approach, f)
         if f.N_opt.p10 is not None:
-            method = Cell(f"used: {f.settings.get('interval', 'not stated')}", None, "text")
+            method = Cell(str(f.settings.get("interval", "not stated")), None, "text")
             interval = bounds([f.N_opt.p10, f.N_opt.p90])
-            table.add_row(name, method, interval, bounds(f.N_opt.ci95), NONE, NONE)
-        sizes = {i.method: i for i in f.intervals if i.of == "N_opt"}
-        for i in (i for i in f.intervals if i.of == "a"):
-            N = sizes.get(i.method)
-            table.add_row(
-                name, Cell(i.method, None, "text"), bounds([i.p10, i.p90]), bounds(i.ci95),
-                cell(N.C if N else None, flops),
-                NONE if N is None or N.ci95 is None else " to ".join(map(count, N.ci95)),
-            )  # fmt: skip
+            table.add_row(name_of(approach, f), method, interval, bounds(f.N_opt.ci95))
     return table
 
 

@@ -80,9 +80,7 @@ def test_condition_numbers_in_windows_of_tokens_per_parameter(all_240, low, high
 def test_runs_near_one_ratio_are_warned_of_by_the_fit(all_240):
     """15 < D/N < 27: a = .325, an 80% interval up to .46, where all runs give .514."""
     ratio = all_240.obs.D / all_240.obs.N
-    narrow = fit_parametric(
-        all_240.obs.where((15 < ratio) & (ratio < 27)), n_bootstrap=200, compare_intervals=False
-    )
+    narrow = fit_parametric(all_240.obs.where((15 < ratio) & (ratio < 27)), n_bootstrap=200)
     assert narrow.certificate["condition_number"] == pytest.approx(297, abs=0.5)
     assert narrow.N_opt.exponent == pytest.approx(0.325, abs=5e-4)
     assert narrow.N_opt.p90 < 0.5

@@ -23,7 +23,6 @@ CODE = LossLaw(0.9, 300.0, 900.0, 0.30, 0.36)  # a = .36/.66 = .545
 BUDGETS = (1e18, 1e19, 1e20, 1e21)
 SETTINGS = FitCommand(
     observations="runs.csv", out_dir="x", approaches=["isoflop", "parametric"], n_bootstrap=200,
-    compare_intervals=False,
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from chinchilla.observations.table import Observations
 
 
 def context_of(obs: Observations, n_bootstrap: int) -> Context:
-    frontier = fit_parametric(obs, n_bootstrap=n_bootstrap, compare_intervals=False)
+    frontier = fit_parametric(obs, n_bootstrap=n_bootstrap)
     return Context(obs, FitResults.of({"parametric": frontier}, {}, obs), 10 * float(obs.C.max()))
 
 

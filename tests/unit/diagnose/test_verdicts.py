@@ -364,5 +364,5 @@ def test_losses_exactly_on_a_law_cause_no_warning():
     D = C / 6 / N
     told = {"flop_convention": "six_nd", "n_convention": "total"}
     obs = Observations.of(N=N, D=D, L=law(N, D), C=C, budget_flops=C, **told)
-    command = FitCommand(observations="x", out_dir="x", n_bootstrap=60, compare_intervals=False)
+    command = FitCommand(observations="x", out_dir="x", n_bootstrap=60)
     assert diagnose(obs, fit_all(obs, None, command), n_bootstrap=60).count("warning") == 0

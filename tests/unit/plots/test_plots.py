@@ -24,7 +24,7 @@ def obs() -> Observations:
 
 @pytest.fixture(scope="module")
 def fits(obs) -> FitResults:
-    return chinchilla.fit(obs, n_bootstrap=40, compare_intervals=False)
+    return chinchilla.fit(obs, n_bootstrap=40)
 
 
 @pytest.fixture(autouse=True)

@@ -201,13 +201,3 @@ def test_a_loss_that_rises_in_between_is_a_note():
     L[3] = L[2] * 1.001
     fits = fit_minima(table(C=C, L=L))
     assert any("does not fall from C" in note for note in fits.data["notes"])
-
-
-def test_a_file_that_was_edited_is_refused(tmp_path):
-    fits = fit_minima(table(C=C, L=losses(C)))
-    fits.save(tmp_path / "frontier.json")
-    value = json.loads((tmp_path / "frontier.json").read_text())
-    value["data"]["N"] = [1e8, 1e9]
-    (tmp_path / "frontier.json").write_text(json.dumps(value))
-    with pytest.raises(InputError, match=r"data\.N must be null"):
-        FitResults.load(tmp_path)

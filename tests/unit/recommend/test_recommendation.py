@@ -18,7 +18,7 @@ BUDGETS = [1e18, 3e18, 1e19, 3e19, 1e20, 3e20, 1e21]
 
 
 def fitted(obs: Observations, **settings) -> FitResults:
-    told = {"n_bootstrap": 0, "compare_intervals": False, **settings}
+    told = {"n_bootstrap": 0, **settings}
     return fit_table(obs, None, FitCommand(observations="-", out_dir="-", **told))
 
 
