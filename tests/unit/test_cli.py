@@ -511,7 +511,7 @@ def test_a_fit_without_any_answer_exits_3_with_the_reasons(say, tmp_path):
         ("run_id,budget_flops,C,N,D,L\na,,1,2,3,nan\n", ["line 2: L=nan"]),
         ("run_id,budget_flops,C,N,D,L\na,,1,2,x,3\n", ["line 2: D='x' is not a number"]),
         ("run_id,budget_flops,C,N,D,L\na,,1,2,3,4\na,,1,2,3,5\n", ["line 3: the same run as line 2"]),
-        ("a\nb,\x00\x01\n", ["holds NUL bytes"]),
+        ("a\nb,\x00\x01\n", ["contains NUL bytes"]),
     ],
 )  # fmt: skip
 def test_a_wrong_csv_is_said_in_one_line(say, tmp_path, text, parts):
@@ -532,7 +532,7 @@ def test_a_wrong_csv_is_said_in_one_line(say, tmp_path, text, parts):
     ],
 )
 def test_a_place_that_cannot_be_written_is_said_by_its_key(say, law_csv, words, key):
-    one_line(say(words), 2, key, "not a folder that can be written to")
+    one_line(say(words), 2, key, "not a writable folder")
 
 
 def test_a_folder_given_as_a_file_is_said(say, tmp_path):
