@@ -722,7 +722,7 @@ def test_paths_may_have_letters_of_any_alphabet(tmp_path):
 @pytest.mark.parametrize(
     ("error", "parts"),
     [
-        (OSError(28, "No space left on device"), ["No space left on device. Make room"]),
+        (OSError(28, "No space left on device"), ["No space left on device. Free space"]),
         (OSError(21, "Is a directory", "a/runtime.json"), ["a/runtime.json", "move the folder"]),
         (OSError("odd"), ["odd."]),
     ],
