@@ -135,7 +135,7 @@ def _repeated_runs(path: Path, ground: DecisionModel) -> dict[str, Any]:
     table = read_table.read_csv(path, "repeated_runs")
     if missing := [name for name in wanted if name not in table.columns]:
         raise InputError(
-            f"{path}: no column {', '.join(missing)} (found {', '.join(table.found) or 'none'}). "
+            f"{path}: no column {', '.join(missing)} (found {', '.join(table.header) or 'none'}). "
             "repeated_runs has the columns N,D,L,unique_tokens."
         )
     if not len(table):

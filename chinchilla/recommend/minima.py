@@ -12,11 +12,11 @@ import numpy as np
 from chinchilla.config.checks import require_choice
 from chinchilla.config.fit import DUPLICATES
 from chinchilla.core.errors import InputError
-from chinchilla.core.units import TOKENS_PER_PARAM, perplexities
 from chinchilla.fit.results import MINIMA, FitResults
-from chinchilla.observations.column_names import accepted, shortened
+from chinchilla.observations.columns import accepted_names, shortened
 from chinchilla.observations.read_table import Table, conventions_of, numbers
 from chinchilla.observations.rows import BUDGET_TOLERANCE
+from chinchilla.observations.units import TOKENS_PER_PARAM, perplexities
 from chinchilla.recommend.candidates import pairs_of_minima
 from chinchilla.recommend.choose import of_minima, scored
 from chinchilla.recommend.forecast import MIN_LOSS, Minima
@@ -30,7 +30,7 @@ def minima_of_table(table: Table, duplicates: str = "drop") -> tuple[Minima, lis
     C is read from budget_flops where the table has no C; exact copies of a row are dropped.
 
     Args:
-        table: columns C, L and optional N, as `tables_in` finds them.
+        table: columns C, L and optional N, as `read_table` finds them.
         duplicates: drop or refuse, of exact copies.
 
     Raises:
@@ -44,8 +44,8 @@ def minima_of_table(table: Table, duplicates: str = "drop") -> tuple[Minima, lis
         missing = ["C" if name == "budget_flops" else name for name in missing]
         raise InputError(
             f"{table.name}: no column {', '.join(missing)} (found "
-            f"{shortened(', '.join(table.found)) or 'none'}). A table of minima has the columns C,L and "
-            f"optional N. Accepted names: {accepted(missing)}.{table.hint}"
+            f"{shortened(', '.join(table.header)) or 'none'}). A table of minima has the columns C,L and "
+            f"optional N. Accepted names: {accepted_names(missing)}.{table.hint}"
         )
     C, L = numbers(table, C_name), numbers(table, "L")
     if np.isnan(C).any():

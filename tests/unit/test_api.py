@@ -166,7 +166,7 @@ def test_without_C_arrays_and_frames_enter_by_one_rule():
     for obs in (Observations.of(**columns), Observations.from_frame(columns)):
         assert obs.C.tolist() == [1.2e18, 6e18]
         assert obs.flop_convention == "six_nd"
-        assert obs.notes == ("C = 6*N*D on every row: the table gives no C.",)
+        assert obs.notes == ("C = 6*N*D in every row: the table has no column C.",)
     for enter in (
         lambda **x: Observations.of(**columns, **x),
         lambda **x: Observations.from_frame(columns, **x),
@@ -182,7 +182,7 @@ def test_fits_print_answers_and_refusals(runs):
     text = str(fits)
     assert "approach 2 (isoflop): 22 runs" in text
     assert "approach 1 (envelope) refused: no." in text
-    assert "note: C = 6*N*D on every row" in text
+    assert "note: C = 6*N*D in every row" in text
 
 
 def test_laws_print_without_intervals_too():

@@ -537,7 +537,7 @@ def test_a_fit_with_all_approaches_refused_exits_3_with_the_reasons(run, tmp_pat
         ("run_id,budget_flops,C,N,D,L\na,,1,2,3,nan\n", ["line 2: L=nan"]),
         ("run_id,budget_flops,C,N,D,L\na,,1,2,x,3\n", ["line 2: D='x' is not a number"]),
         ("run_id,budget_flops,C,N,D,L\na,,1,2,3,4\na,,1,2,3,5\n", ["line 3: the same run as line 2"]),
-        ("a\nb,\x00\x01\n", ["holds NUL bytes"]),
+        ("a\nb,\x00\x01\n", ["contains NUL bytes"]),
     ],
 )  # fmt: skip
 def test_a_malformed_csv_gives_one_line(run, tmp_path, text, parts):
@@ -558,7 +558,7 @@ def test_a_malformed_csv_gives_one_line(run, tmp_path, text, parts):
     ],
 )
 def test_a_path_that_cannot_be_written_gives_its_key(run, law_csv, words, key):
-    one_line(run(words), 2, key, "not a folder that can be written to")
+    one_line(run(words), 2, key, "not a writable folder")
 
 
 def test_a_folder_given_as_a_file_gives_one_line(run, tmp_path):
@@ -750,7 +750,7 @@ def test_paths_may_have_letters_of_any_alphabet(tmp_path):
 @pytest.mark.parametrize(
     ("error", "parts"),
     [
-        (OSError(28, "No space left on device"), ["No space left on device. Make room"]),
+        (OSError(28, "No space left on device"), ["No space left on device. Free space"]),
         (OSError(21, "Is a directory", "a/runtime.json"), ["a/runtime.json", "move the folder"]),
         (OSError("odd"), ["odd."]),
     ],

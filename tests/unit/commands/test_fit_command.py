@@ -86,7 +86,7 @@ BAD = {  # what is wrong -> the lines or bytes, parts of the answer
     "short row": ([*good(), "r9,,6e20"], ["line 10: 3 values for the 6 columns"]),
     "open quote": (
         [*good(), '"r9,,6e20,1e10,1e10,2.5'],
-        ["from line 10 on", "Is a quote left open?"],
+        ["from line 10 on", "Check for an unclosed quote"],
     ),
     "no C": (without("C"), ["no column C", "With flop_convention=six_nd, C is computed"]),
     "no L": (without("L"), ["no column L (found run_id, budget_flops, C, N, D)"]),
@@ -110,7 +110,7 @@ BAD = {  # what is wrong -> the lines or bytes, parts of the answer
     "N in millions": (scaled(N=1e-6), ["N looks like millions", "such as 70e9"]),
     "D in billions": (scaled(D=1e-9), ["D looks like billions"]),
     "C in PFLOP/s-days": (scaled(C=1 / 8.64e19), ["C looks like PFLOP/s-days"]),
-    "perplexity": (scaled(L=10.0), ["is no loss in nats per token", "perplexity"]),
+    "perplexity": (scaled(L=10.0), ["is not a loss in nats per token", "perplexity"]),
     "header only": ([HEADER], ["no runs, only a header"]),
     "empty file": (b"", ["found none", "C,N,D,L"]),
     "only comments": (["# nothing", "# here"], ["found none"]),
@@ -120,12 +120,12 @@ BAD = {  # what is wrong -> the lines or bytes, parts of the answer
     ),
     "mixed conventions": (
         [f"{HEADER},n_convention", f"{good()[1]},total", f"{good()[2]},non_embedding"],
-        ["line 3: n_convention=non_embedding, but total before"],
+        ["line 3: n_convention=non_embedding, but total in earlier rows"],
     ),
     "JSON": (b'{"N": [1e8]}\n', ["no column C, N, D, L"]),
-    "damaged UTF-16": (b"\xff\xfeC\x00,", ["runs.csv is damaged UTF-16 text"]),
-    "Latin-1": ("\n".join(good()).encode() + b"\n# caf\xe9\n", ["is not UTF-8"]),
-    "NUL bytes": ("\n".join(good()).encode() + b"\x00\x00", ["holds NUL bytes"]),
+    "damaged UTF-16": (b"\xff\xfeC\x00,", ["not valid UTF-16"]),
+    "Latin-1": ("\n".join(good()).encode() + b"\n# caf\xe9\n", ["is not valid UTF-8"]),
+    "NUL bytes": ("\n".join(good()).encode() + b"\x00\x00", ["contains NUL bytes"]),
     "spreadsheet": (b"PK\x03\x04\x14\x00", ["is a spreadsheet or a zip: export"]),
     "gzip": (b"\x1f\x8b\x08\x00", ["is compressed: unpack"]),
     "Parquet": (b"PAR1\x15\x04", ["is a Parquet file"]),
@@ -259,12 +259,12 @@ def test_columns_under_other_names_without_C_give_the_same_fit(fit, tmp_path):
     renamed = ["Loss\tPARAMS\tTokens\tnote", *(f"{c[5]}\t{c[3]}\t{c[4]}\tx" for c in run_dirs)]
     code, out, _ = fit(renamed, *words)
     assert code == 0
-    assert "note: C = 6*N*D on every row: the table gives no C." in out
+    assert "note: C = 6*N*D in every row: the table has no column C." in out
     second = json.loads((tmp_path / "fits" / "frontier.json").read_text())
     a, b = (x["approaches"]["parametric"] for x in (first, second))
     assert a["law"] == b["law"]
     assert b["conventions"]["n_convention"] == "non_embedding"
-    assert second["data"]["notes"] == ["C = 6*N*D on every row: the table gives no C."]
+    assert second["data"]["notes"] == ["C = 6*N*D in every row: the table has no column C."]
     assert list(read_back(tmp_path).run_id[:2]) == ["run0000", "run0001"]
 
 
@@ -301,7 +301,7 @@ def test_curves_go_to_approach_1_and_rows_of_observations_to_approach_3(fit, tmp
     lower = [",".join([*x.split(",")[:5], repr(float(x.split(",")[5]) - 0.01)]) for x in ends]
     code, out, _ = fit([HEADER, *lower], "curves=curves.csv")
     assert code == 0
-    assert "5 runs are known by their curve alone" in out
+    assert "5 runs have no row in observations" in out
     told = json.loads((tmp_path / "fits" / "frontier.json").read_text())["approaches"]
     assert told["parametric"]["n_runs"] == 25
     assert told["envelope"]["settings"]["endpoints_only"] is False
@@ -320,7 +320,7 @@ def test_curves_alone_are_enough(fit, tmp_path, capsys):
         "approaches=[envelope,parametric]",
     ]
     assert cli.main(["fit", *words]) == 0
-    assert "25 runs are known by their curve alone" in capsys.readouterr().out
+    assert "25 runs have no row in observations" in capsys.readouterr().out
     assert len(read_back(tmp_path)) == 25
 
 
@@ -364,8 +364,8 @@ def test_budgets_in_the_wrong_rows_and_swapped_columns_are_said(fit):
     D = BUDGETS / 6 / VALLEYS
     code, _, err = fit(table(VALLEYS, D, LAW(VALLEYS, D), BUDGETS[::-1]))
     assert code == 2
-    assert "are budgets in the right rows?" in err
+    assert "each budget is in the row of its run" in err
     _, out, _ = fit(
         table(RATIOS * SIZES, SIZES, LAW(SIZES, RATIOS * SIZES)), "approaches=parametric"
     )
-    assert "are N and D in the right columns?" in out
+    assert "Check the columns N and D." in out

@@ -1,4 +1,4 @@
-"""Rows of other people's tables: copies, seeds, searches, units row by row, budgets, their order."""
+"""Runs of a table: derived columns, copies, seeds, searches, IsoFLOP budgets."""
 
 import time
 from pathlib import Path
@@ -8,42 +8,43 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from public_data import public
+from tables import BUDGET_RUNS, LAW, RUNS, SIX_ND, assert_same_runs, distinct_runs
 
 from chinchilla import cli
 from chinchilla.core.errors import InputError
 from chinchilla.fit.isoflop.approach2 import fit_isoflop
-from chinchilla.fit.loss_law import named_law
 from chinchilla.fit.parametric.approach3 import fit_parametric
-from chinchilla.observations.read_table import COLUMNS, OPTIONAL
-from chinchilla.observations.table import Observations
-
-LAW = named_law("hoffmann")
-SIX = {"flop_convention": "six_nd"}
+from chinchilla.observations import Observations
+from chinchilla.observations.columns import COLUMNS, OPTIONAL
 
 
-RUNS = "run_id,C,N,D,L\na,1.2e18,1e8,2e9,3.5\nb,4.8e18,2e8,4e9,3.2\n"
+@pytest.mark.parametrize("missing", ["C", "N", "D"])
+def test_one_of_C_N_D_is_computed_with_six_nd(csv, missing):
+    values = {"C": "6e17", "N": "1e8", "D": "1e9", "L": "3.5"}
+    given = {name: text for name, text in values.items() if name != missing}
+    text = ",".join(given) + "\n" + ",".join(given.values()) + "\n"
+    obs = csv(text, flop_convention="six_nd")
+    assert getattr(obs, missing)[0] == pytest.approx(float(values[missing]), rel=1e-15)
+    assert f"the table has no column {missing}" in obs.notes[0]
+    with pytest.raises(InputError, match=f"With flop_convention=six_nd, {missing} is computed"):
+        csv(text)
 
 
-def same(a: Observations, b: Observations) -> None:
-    for name in ("C", "N", "D", "L"):
-        np.testing.assert_allclose(getattr(a, name), getattr(b, name), rtol=1e-12)
-
-
-# ------------------------------------------------------------------ copies, seeds, the best of a search
+# Copies and seeds
 
 
 def test_equal_rounded_losses_are_different_runs(csv):
     text = "run_id,C,N,D,L,lr\na,6e20,1e9,1e11,2.1399,1e-3\nb,6e20,1e9,1e11,2.1399,2e-3\n"
     assert len(csv(text)) == 2
     without = "".join(",".join(line.split(",")[:-1]) + "\n" for line in text.splitlines())
-    assert len(csv(without)) == 2  # two names, and five digits: seeds may well agree
-    assert len(csv(text.replace("2.1399", "2.139912345"))) == 2  # another rate is another run
+    assert len(csv(without)) == 2  # two names, five digits: possibly two seeds
+    assert len(csv(text.replace("2.1399", "2.139912345"))) == 2  # another learning rate
     assert len(csv(without.replace("2.1399", "2.139912345"))) == 1
     assert len(csv(text.replace("b,", "a,").replace("2e-3", "1e-3"))) == 1
     assert len(csv(text.replace("2e-3", "1e-3").replace("run_id", "x").replace("b,", "a,"))) == 1
 
 
-def test_two_seeds_of_one_rounded_loss_are_no_copies_for_the_fits():
+def test_the_fits_count_seeds_with_equal_rounded_losses():
     C = np.repeat([1e18, 1e19, 1e20], 9)
     N = 0.6 * (C / 6) ** 0.4565 * np.tile(np.geomspace(0.25, 4, 9), 3)
     L = np.round(LAW(N, C / (6 * N)), 4)
@@ -56,14 +57,14 @@ def test_two_seeds_of_one_rounded_loss_are_no_copies_for_the_fits():
     assert fit_parametric(obs, n_bootstrap=0).n_runs == 32
 
 
-def test_exact_copies_are_dropped_with_a_count_or_refused(csv):
+def test_exact_copies_are_dropped_with_a_note_or_refused(csv):
     rows = RUNS.splitlines()
     text = "\n".join([*rows, rows[1], rows[1]]) + "\n"
     obs = csv(text)
-    same(obs, csv(RUNS))
+    assert_same_runs(obs, csv(RUNS))
     assert obs.notes[0].startswith("2 of 4 rows left out: exact copies of other rows (")
     assert "line 4: the same run as line 2" in obs.notes[0]
-    with pytest.raises(InputError, match=r"line 4: the same run as line 2 \(2 of 4.*narrow every"):
+    with pytest.raises(InputError, match=r"line 4: the same run as line 2 \(2 of 4.*narrows every"):
         csv(text, duplicates="refuse")
     with pytest.raises(InputError, match="duplicates='keep': choose one of drop, refuse"):
         csv(text, duplicates="keep")
@@ -76,17 +77,17 @@ def test_public_tables_of_rounded_losses_and_of_copies():
     assert "4 of 8 rows left out" in obs.notes[0]
 
 
-def test_a_curve_that_shares_its_first_points_with_another_is_no_copy(csv):
+def test_a_curve_is_a_copy_only_if_all_its_points_are(csv):
     shared = [f"{6e8 * D!r},1e8,{D!r},{float(LAW(1e8, D))!r}" for D in (1e9, 2e9, 3e9)]
     text = "run_id,C,N,D,L\n" + "".join(f"stable phase,{row}\n" for row in shared)
     text += "".join(f"branch,{row}\n" for row in shared[:2])
     longer = text + "branch,2.4e18,1e8,4e9,2.9\n"
     assert len(csv(longer)) == 6
-    obs = csv(text)  # a part of another curve and nothing else
+    obs = csv(text)  # every point of the branch is one of the stable phase
     assert set(obs.run_id) == {"stable phase"}
 
 
-def test_three_seeds_under_one_name_are_asked_for_names_of_their_own():
+def test_seeds_under_one_name_are_refused():
     path = public("../cases/12/seeds.csv")
     with pytest.raises(InputError, match=r"line 3: .*give each seed a run_id of its own"):
         Observations.from_csv(path)
@@ -94,8 +95,27 @@ def test_three_seeds_under_one_name_are_asked_for_names_of_their_own():
 
 def test_seeds_of_one_configuration_are_kept(csv):
     text = "run_id,N,D,L\ns0,1e8,2e9,3.50\ns1,1e8,2e9,3.51\ns2,1e8,2e9,3.50\nb,2e8,4e9,3.2\n"
-    obs = csv(text, **SIX)
+    obs = csv(text, **SIX_ND)
     assert (len(obs), len(obs.notes)) == (4, 1)
+
+
+def test_two_losses_of_one_run_at_one_D_are_refused(csv):
+    with pytest.raises(
+        InputError,
+        match=r"line 4: the same run as line 2 .*narrows every.*give each seed a run_id of its own",
+    ):
+        csv(BUDGET_RUNS + "a,1e18,1.1e18,1e8,1.7e9,3.4\n")
+
+
+def test_two_C_of_one_run_at_one_D_are_refused(csv):
+    with pytest.raises(
+        InputError, match=r"line 4: the same run as line 2 .*narrows every interval"
+    ):
+        csv(BUDGET_RUNS + "a,1e18,1.1e18,1e8,1.7e9,3.5\n")
+
+
+def test_points_of_one_curve_are_not_duplicates(csv):
+    assert csv(BUDGET_RUNS + "a,1e18,5e17,1e8,8.5e8,3.9\n").has_curves
 
 
 def search() -> str:
@@ -106,8 +126,8 @@ def search() -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_many_losses_of_one_N_and_D_name_best_and_best_keeps_the_lowest(csv):
-    obs = csv(search(), **SIX)
+def test_a_search_is_noted_and_best_keeps_the_lowest_losses(csv):
+    obs = csv(search(), **SIX_ND)
     assert any("15 of 15 runs share" in note and "best=true" in note for note in obs.notes)
     best = obs.best()
     np.testing.assert_allclose(best.L, LAW(best.N, best.D), rtol=1e-12)
@@ -125,57 +145,7 @@ def test_the_command_keeps_the_best(tmp_path, monkeypatch, capsys):
     assert len(Observations.from_csv(Path("fits/observations.csv"))) == 3
 
 
-# ------------------------------------------------------------------ units, row by row
-
-
-def test_three_rows_in_another_unit_are_refused_by_line():
-    path = public("../cases/02/runs.csv")
-    with pytest.raises(InputError, match=r"runs.csv lines 7, 11 and 49: .*D looks like thousands"):
-        Observations.from_csv(path)
-
-
-def grid(n: int = 12) -> dict[str, np.ndarray]:
-    N = np.geomspace(1e8, 1e10, n)
-    D = 20 * N * np.tile([0.5, 1.0, 2.0], n)[:n]
-    return {"C": 6 * N * D, "N": N, "D": D, "L": LAW(N, D)}
-
-
-@pytest.mark.parametrize(
-    ("column", "factor", "what"),
-    [("N", 1e-6, "N looks like millions"), ("D", 1e-9, "D looks like billions"),
-     ("D", 1e-3, "D looks like thousands"), ("C", 1 / 8.64e19, "C looks like PFLOP/s-days")],
-)  # fmt: skip
-def test_one_row_in_another_unit_is_refused_with_the_unit(column, factor, what):
-    columns = grid()
-    columns[column] = columns[column] * np.where(np.arange(12) == 7, factor, 1)
-    with pytest.raises(InputError, match=rf"the frame row 7: .*{what}"):
-        Observations.of(**columns)
-
-
-def test_a_row_in_another_unit_is_seen_where_C_is_derived():
-    columns = grid()
-    del columns["C"]
-    columns["D"] = columns["D"] * np.where(np.arange(12) == 7, 1e-9, 1)
-    with pytest.raises(InputError, match=r"the frame row 7: D/N is .* D looks like"):
-        Observations.of(**columns)
-
-
-def test_one_perplexity_among_losses_is_refused_by_row():
-    columns = grid()
-    columns["L"] = np.where(np.arange(12) == 7, 31.0, columns["L"])
-    with pytest.raises(InputError, match="the frame row 7: L=31 is no loss"):
-        Observations.of(**columns)
-
-
-def test_a_factor_of_ten_in_one_row_is_a_note():
-    columns = grid()
-    assert Observations.of(**columns).notes == ()
-    columns["D"] = columns["D"] * np.where(np.arange(12) == 7, 10, 1)
-    (note,) = Observations.of(**columns).notes
-    assert note.startswith("row 7: 6*N*D/C is 10, and 1 in the median")
-
-
-# ------------------------------------------------------------------ budgets
+# Budgets
 
 
 def sweep(budgets, jitter=0.0, n_sizes=5) -> dict[str, np.ndarray]:
@@ -187,13 +157,13 @@ def sweep(budgets, jitter=0.0, n_sizes=5) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.008])
-def test_equal_C_forms_budgets_where_none_is_named(jitter):
+def test_runs_of_equal_C_form_budgets(jitter):
     obs = Observations.of(**sweep([1e18, 1e19, 1e20], jitter))
     np.testing.assert_array_equal(obs.budget_flops, np.repeat([1e18, 1e19, 1e20], 5))
     assert "15 of 15 runs end at 3 values of C to within 2%" in obs.notes[0]
 
 
-def test_a_table_that_names_a_budget_gets_no_others():
+def test_given_budgets_are_not_extended():
     columns = sweep([1e18, 1e19])
     named = np.where(columns["C"] == 1e18, 1e18, np.nan)
     obs = Observations.of(**columns, budget_flops=named)
@@ -204,20 +174,20 @@ def test_a_table_that_names_a_budget_gets_no_others():
 @pytest.mark.parametrize(
     "columns",
     [
-        grid(24),
+        distinct_runs(24),
         sweep([1e18, 1e19, 1e20], n_sizes=2),
         sweep(np.geomspace(1e18, 1e19, 150), n_sizes=1),
         sweep([1e18, 1e19], jitter=0.1),
     ],
     ids=["24 different C", "two sizes", "close together", "spread"],
 )
-def test_what_is_no_clear_group_is_no_budget(columns):
+def test_unclear_groups_form_no_budgets(columns):
     obs = Observations.of(**columns)
     assert np.isnan(obs.budget_flops).all()
     assert obs.notes == ()
 
 
-def test_runs_drawn_anywhere_form_no_budget_by_chance():
+def test_random_runs_form_no_budgets():
     for seed in range(20):
         rng = np.random.default_rng(seed)
         N = 10 ** rng.uniform(7, 10, 200)
@@ -236,13 +206,13 @@ def test_a_curve_belongs_to_the_budget_of_its_end():
     np.testing.assert_array_equal(obs.budget_flops, np.repeat([1e18, 1e19], 15))
 
 
-def test_the_public_table_without_budgets_gets_its_nine():
-    obs = Observations.from_csv(public("isoflop_without_budget_column.csv"), **SIX)
+def test_the_public_table_without_budgets_has_nine():
+    obs = Observations.from_csv(public("isoflop_without_budget_column.csv"), **SIX_ND)
     assert len(np.unique(obs.budget_flops)) == 9
     np.testing.assert_array_equal(obs.budget_flops, obs.C)
 
 
-def test_what_was_inferred_survives_our_own_file(tmp_path):
+def test_inferred_budgets_survive_save(tmp_path):
     columns = sweep([1e18, 1e19])
     obs = Observations.of(**{name: np.append(x, x[0]) for name, x in columns.items()})
     obs.save(tmp_path / "o.csv")
@@ -251,11 +221,11 @@ def test_what_was_inferred_survives_our_own_file(tmp_path):
         np.testing.assert_array_equal(getattr(again, name), getattr(obs, name))
 
 
-# ------------------------------------------------------------------ time
+# Time and properties
 
 
-def test_twenty_thousand_rows_take_a_second_at_most(csv):
-    """Suffixes, decimal commas and a copy of every row: the slow way through."""
+def test_twenty_thousand_rows_take_at_most_a_second(csv):
+    """The slow path: suffixes, decimal commas and a copy of every row."""
     rng = np.random.default_rng(0)
     N, ratio = 10 ** rng.uniform(8, 10, 10_000), 10 ** rng.uniform(0, 2, 10_000)
     rows = [
@@ -264,12 +234,10 @@ def test_twenty_thousand_rows_take_a_second_at_most(csv):
     ]
     text = "run_id;params;tokens;loss\n" + "\n".join(rows * 2) + "\n"
     start = time.process_time()
-    obs = csv(text, **SIX)
+    obs = csv(text, **SIX_ND)
     assert time.process_time() - start < 1.0
     np.testing.assert_allclose(obs.N, N, rtol=1e-4)
 
-
-# ------------------------------------------------------------------ properties
 
 ROWS = st.lists(
     st.tuples(
@@ -286,7 +254,7 @@ ROWS = st.lists(
 )
 @given(rows=ROWS, budgets=st.booleans(), random=st.randoms(use_true_random=False))
 def test_the_order_of_rows_and_other_columns_do_not_matter(tmp_path, rows, budgets, random):
-    """Some runs of equal C, so that budgets form; a curve where two rows have one run_id."""
+    """Some tables have runs of equal C, which form budgets; some runs have two points."""
     lines = []
     for i, (N, ratio, L, twin) in enumerate(rows):
         D = 1e19 / (6 * N) if budgets else ratio * N
@@ -302,16 +270,16 @@ def test_the_order_of_rows_and_other_columns_do_not_matter(tmp_path, rows, budge
         except InputError as error:
             return type(error).__name__
 
-    told = read(lines, "run_id,C,N,D,L")
+    expected = read(lines, "run_id,C,N,D,L")
     shuffled = random.sample(lines, len(lines))
     wider = [f"{line},{random.random()},x{k}" for k, line in enumerate(shuffled)]
     for other in (
         read(shuffled, "run_id,C,N,D,L"),
         read(wider, "run_id,C,N,D,L,learning rate,remark"),
     ):
-        if isinstance(told, str) or isinstance(other, str):
-            assert told == other
+        if isinstance(expected, str) or isinstance(other, str):
+            assert expected == other
             continue
-        one, two = (np.lexsort((x.D, x.run_id)) for x in (told, other))
+        one, two = (np.lexsort((x.D, x.run_id)) for x in (expected, other))
         for name in (*COLUMNS, *OPTIONAL):
-            np.testing.assert_array_equal(getattr(told, name)[one], getattr(other, name)[two])
+            np.testing.assert_array_equal(getattr(expected, name)[one], getattr(other, name)[two])
