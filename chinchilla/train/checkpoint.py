@@ -54,7 +54,7 @@ from chinchilla.train.checkpoint_files import (
     verify,
 )
 from chinchilla.train.checkpoint_shards import OPTIMIZER, WEIGHTS, of_shard, read_rows, shard_files
-from chinchilla.train.distributed import ALONE, Ranks
+from chinchilla.train.distributed import SINGLE, RankGroup
 
 KEEP = 2  # checkpoints kept per run: the newest and the one before it
 ASIDE = "damaged-"  # before the name of a checkpoint that did not verify
@@ -83,7 +83,7 @@ def save_checkpoint(
     spec: RunSpec,
     checkpoint: Checkpoint,
     tokenizer: str = "",
-    ranks: Ranks = ALONE,
+    ranks: RankGroup = SINGLE,
     keep_all: bool = False,
 ) -> Path:
     """Write one checkpoint under `folder`; once it reads back, keep it and the one before it.
@@ -109,13 +109,13 @@ def save_checkpoint(
     """
     final = folder / f"step-{checkpoint.step:08d}"
     there = False
-    with ranks.together():
+    with ranks.raise_together():
         if ranks.rank == 0:
             make_dirs(folder)
             there = _is_there(final, spec, tokenizer)
-    if not any(ranks.agree(there)):
+    if not any(ranks.any_rank(there)):
         _write(final, spec, checkpoint, tokenizer, ranks)
-        with ranks.together():
+        with ranks.raise_together():
             try:
                 verify(final, ranks, from_disk=True)
             except Damaged as error:
@@ -133,7 +133,7 @@ def load_checkpoint(
     folder: Path,
     spec: RunSpec,
     tokenizer: str = "",
-    ranks: Ranks = ALONE,
+    ranks: RankGroup = SINGLE,
     at_most: int | None = None,
 ) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that verifies (None: start anew), and a line for each that did not.
@@ -156,7 +156,7 @@ def load_checkpoint(
         clean_leftovers(folder)
     complaints: list[str] = []
     paths = [p for p in newest_first(folder) if at_most is None or step_of(p) <= at_most]
-    for name in ranks.broadcast([path.name for path in paths]):
+    for name in ranks.gather([path.name for path in paths])[0]:
         path = folder / name
         found = None
         # Every file is known to be whole before any rank reads a number.
@@ -177,10 +177,10 @@ def load_checkpoint(
     return None, complaints
 
 
-def _tried(ranks: Ranks, work: Callable[[], T]) -> tuple[T | None, bool, str]:
+def _tried(ranks: RankGroup, work: Callable[[], T]) -> tuple[T | None, bool, str]:
     """What `work` gives here; whether it met damage on any rank, and what any rank could not read."""
     value, damaged, unreadable = None, "", ""
-    with ranks.together():
+    with ranks.raise_together():
         try:
             value = work()
         except (Damaged, SafetensorError) as error:
@@ -193,7 +193,7 @@ def _tried(ranks: Ranks, work: Callable[[], T]) -> tuple[T | None, bool, str]:
     return value, False, next((u for _, u in said if u), "")
 
 
-def _load(path: Path, n_shards: int, spec: RunSpec, tokenizer: str, ranks: Ranks) -> Checkpoint:
+def _load(path: Path, n_shards: int, spec: RunSpec, tokenizer: str, ranks: RankGroup) -> Checkpoint:
     state = read_state(path)
     weights, optimizer = (
         read_rows([path / of_shard(name, i, n_shards) for i in range(n_shards)], ranks)
@@ -219,7 +219,7 @@ def _is_there(final: Path, spec: RunSpec, tokenizer: str) -> bool:
     if not os.path.lexists(final):
         return False
     try:
-        verify(final, ALONE)
+        verify(final, SINGLE)
         _refuse_another(final, read_state(final), spec, tokenizer)
     except Damaged:
         _put_aside(final)
@@ -228,12 +228,12 @@ def _is_there(final: Path, spec: RunSpec, tokenizer: str) -> bool:
 
 
 def _write(
-    final: Path, spec: RunSpec, checkpoint: Checkpoint, tokenizer: str, ranks: Ranks
+    final: Path, spec: RunSpec, checkpoint: Checkpoint, tokenizer: str, ranks: RankGroup
 ) -> None:
-    temporary = Path(ranks.broadcast(str(temporary_path(final))))
-    needed = sum(ranks.gather(checkpoint.n_bytes if ranks.writes else 0))
+    temporary = Path(ranks.gather(str(temporary_path(final)))[0])
+    needed = sum(ranks.gather(checkpoint.n_bytes if ranks.saves_shard else 0))
     try:
-        with ranks.together(), _full_disk_explained(final, needed):
+        with ranks.raise_together(), _full_disk_explained(final, needed):
             if ranks.rank == 0:
                 temporary.mkdir()
                 state = {
@@ -245,9 +245,9 @@ def _write(
                 }
                 write_json(temporary / STATE, state)
         digests = {}
-        with ranks.together(), _full_disk_explained(final, needed, begun=True):
+        with ranks.raise_together(), _full_disk_explained(final, needed, begun=True):
             both = ((WEIGHTS, checkpoint.weights), (OPTIMIZER, checkpoint.optimizer))
-            for name, tensors in both if ranks.writes else ():
+            for name, tensors in both if ranks.saves_shard else ():
                 path = temporary / of_shard(name, ranks.shard, ranks.shards)
                 save_file(tensors, path)
                 # safetensors makes files for their owner alone; the umask decides, as for others.
@@ -256,7 +256,7 @@ def _write(
                 digests[path.name] = sha256_file(path)
         for more in ranks.gather(digests):
             digests |= more
-        with ranks.together(), _full_disk_explained(final, needed, begun=True):
+        with ranks.raise_together(), _full_disk_explained(final, needed, begun=True):
             if ranks.rank == 0:
                 digests[STATE] = sha256_file(temporary / STATE)
                 schema = SCHEMA if ranks.shards == 1 else SHARDED

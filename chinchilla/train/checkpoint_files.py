@@ -18,7 +18,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.core.files import read_json, sha256_file
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.checkpoint_shards import OPTIMIZER, WEIGHTS, shard_files
-from chinchilla.train.distributed import Ranks
+from chinchilla.train.distributed import RankGroup
 
 SCHEMA = 2
 SHARDED = 3  # schema of those in shards, which versions that know of none must not call damaged
@@ -50,7 +50,7 @@ def manifest_text(body: dict[str, Any]) -> str:
     return json.dumps({**body, "sha256": digest}, indent=1) + "\n"
 
 
-def verify(path: Path, ranks: Ranks, from_disk: bool = False) -> int:
+def verify(path: Path, ranks: RankGroup, from_disk: bool = False) -> int:
     """Read every byte and compare it with the manifest; each rank its part of the files.
 
     Args:
@@ -86,7 +86,7 @@ def verify(path: Path, ranks: Ranks, from_disk: bool = False) -> int:
         raise Damaged(f"{MANIFEST} does not list the three files, or those of every shard")
     for name in files:
         _plain_file(path, name)
-    for name in files[ranks.rank :: ranks.world]:
+    for name in files[ranks.rank :: ranks.world_size]:
         if from_disk and hasattr(os, "posix_fadvise"):
             with open(path / name, "rb") as f:
                 os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
-from chinchilla.train.distributed import Ranks
+from chinchilla.train.distributed import RankGroup
 
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 LOSSES = "losses"  # in the optimizer's file: the loss of every step so far
@@ -32,7 +32,7 @@ def shard_files(n_shards: int) -> list[str]:
     return [of_shard(name, i, n_shards) for i in range(n_shards) for name in (WEIGHTS, OPTIMIZER)]
 
 
-def read_rows(files: Sequence[Path], ranks: Ranks) -> dict[str, torch.Tensor]:
+def read_rows(files: Sequence[Path], ranks: RankGroup) -> dict[str, torch.Tensor]:
     """This rank's rows of every tensor in `files`, the shards' files in order; no other rows are read.
 
     Raises:

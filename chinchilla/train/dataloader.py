@@ -8,7 +8,7 @@ from torch import Tensor
 
 from chinchilla.data.dataset import TokenData
 from chinchilla.plan.records import RunSpec
-from chinchilla.train.distributed import ALONE, Ranks
+from chinchilla.train.distributed import SINGLE, RankGroup
 
 DEPTH = 2  # host buffers: one is filled while the other is copied
 
@@ -34,7 +34,7 @@ class Feed:
         spec: RunSpec,
         rows: int,
         device: torch.device,
-        ranks: Ranks = ALONE,
+        ranks: RankGroup = SINGLE,
         ahead: bool | None = None,
     ) -> None:
         self.data, self.spec, self.rows, self.device, self.ranks = data, spec, rows, device, ranks
@@ -75,7 +75,7 @@ class Feed:
 
     def _drawn(self, step: int) -> np.ndarray:
         # Batches of a rank's size, counted over all ranks: together they are the batch of this step.
-        counter = step * self.ranks.world + self.ranks.rank
+        counter = step * self.ranks.world_size + self.ranks.rank
         return self.data.batch(self.spec.seed, counter, self.rows, self.spec.model.seq_len)
 
     def _ask(self, step: int) -> None:

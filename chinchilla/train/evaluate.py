@@ -6,12 +6,12 @@ import numpy as np
 import torch
 
 from chinchilla.model import Transformer
-from chinchilla.train.distributed import ALONE, Ranks
+from chinchilla.train.distributed import SINGLE, RankGroup
 
 
 @torch.no_grad()
 def validation_loss(
-    model: Transformer, rows: np.ndarray, rows_per_pass: int, ranks: Ranks = ALONE
+    model: Transformer, rows: np.ndarray, rows_per_pass: int, ranks: RankGroup = SINGLE
 ) -> float:
     """Mean loss over all targets of `rows`, nats per token.
 
@@ -23,7 +23,7 @@ def validation_loss(
     """
     device = model.embedding.device
     total = 0.0
-    for start in range(0, len(rows), rows_per_pass * ranks.world):
+    for start in range(0, len(rows), rows_per_pass * ranks.world_size):
         begin = start + ranks.rank * rows_per_pass
         mine = rows[begin : begin + rows_per_pass]
         # All ranks of a sharded model have to go through it; one without rows takes any, for nothing.
@@ -34,7 +34,7 @@ def validation_loss(
     reshard: Any = getattr(model, "reshard", None)
     if reshard:  # as a backward pass would: until then `parameters` are those of all ranks
         reshard()
-    total = float(ranks.total(torch.tensor(total, dtype=torch.float64)))
+    total = float(ranks.reduce_sum(torch.tensor(total, dtype=torch.float64)))
     return total / (rows.shape[0] * (rows.shape[1] - 1))
 
 

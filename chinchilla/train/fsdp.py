@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from chinchilla.model import Transformer
-from chinchilla.train.distributed import Ranks
+from chinchilla.train.distributed import RankGroup
 
 
 def local(tensor: Any) -> Tensor:
@@ -22,7 +22,7 @@ def local(tensor: Any) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def shard_model(model: Transformer, ranks: Ranks) -> None:
+def shard_model(model: Transformer, ranks: RankGroup) -> None:
     """Cut `model`, built on the meta device, and give it memory on this rank's device, not yet filled.
 
     Gradients come out as sums over ranks, so each rank's loss has to carry its share of the batch.
@@ -46,7 +46,7 @@ def shard_model(model: Transformer, ranks: Ranks) -> None:
 
 
 @torch.no_grad()
-def fill(model: Transformer, seed: int, ranks: Ranks) -> None:
+def fill(model: Transformer, seed: int, ranks: RankGroup) -> None:
     """Initial weights of `seed`, the same bits whatever the number of ranks.
 
     Each rank draws every tensor, one at a time, and keeps its rows.
@@ -63,12 +63,12 @@ def sum_over_copies(model: Any, last: bool) -> None:
     model.set_requires_all_reduce(last)
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], most: float, ranks: Ranks) -> None:
+def clip_gradients(parameters: Iterable[nn.Parameter], most: float, ranks: RankGroup) -> None:
     """Scale all gradients so that their norm, over all ranks, is at most `most`.
 
     One sum over the ranks that hold a copy; nothing is sent to the host.
     """
-    if ranks.world == 1:
+    if ranks.world_size == 1:
         torch.nn.utils.clip_grad_norm_(parameters, most)
         return
     import torch.distributed as dist

@@ -18,13 +18,13 @@ from pathlib import Path
 from chinchilla.core.errors import InputError, one_line
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from chinchilla.train.distributed import ALONE, Ranks
+from chinchilla.train.distributed import SINGLE, RankGroup
 
 NOBODY = {"train_seconds": 0.0, "evaluations": []}  # progress that is anybody's
 
 
 def load_stable_phase(
-    stable_phases: Path, spec: RunSpec, tokenizer: str = "", ranks: Ranks = ALONE
+    stable_phases: Path, spec: RunSpec, tokenizer: str = "", ranks: RankGroup = SINGLE
 ) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint of its stable phase that `spec` can start from; a line for each damaged one.
 
@@ -42,7 +42,7 @@ def load_stable_phase(
             folder, spec.stable_phase, tokenizer, ranks, at_most=spec.stable_steps
         )
     except InputError as error:  # of another version: then this run trains alone
-        if ranks.world > 1:
+        if ranks.world_size > 1:
             raise
         return None, [one_line(error)]
 
@@ -52,7 +52,7 @@ def save_stable_phase(
     spec: RunSpec,
     checkpoint: Checkpoint,
     tokenizer: str = "",
-    ranks: Ranks = ALONE,
+    ranks: RankGroup = SINGLE,
 ) -> None:
     """Leave the state at the start of `spec`'s cool-down for other horizons.
 

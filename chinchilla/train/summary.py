@@ -11,7 +11,7 @@ from chinchilla.core.shapes import flops_per_token
 from chinchilla.data.dataset import TokenData
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.train import device as devices
-from chinchilla.train.distributed import Ranks
+from chinchilla.train.distributed import RankGroup
 
 # The final loss is the mean over this last share of a run. The same share for every run: a fixed
 # number of steps would lag further behind the end of short runs and tilt the exponents.
@@ -27,7 +27,7 @@ def summarize(
     validation_tokens: int,
     model: nn.Module,
     device: torch.device,
-    ranks: Ranks,
+    ranks: RankGroup,
     train_seconds: float,
     started: datetime,
     attempts: int,
@@ -69,9 +69,9 @@ def summarize(
         flops_spent=flops_per_token(spec.model, spec.flop_convention) * done * spec.batch_tokens,
         train_seconds=train_seconds,
         tokens_per_second=speed,
-        mfu=model_flops * speed / (peak * ranks.world) if peak else None,
+        mfu=model_flops * speed / (peak * ranks.world_size) if peak else None,
         peak_memory_bytes=max(ranks.gather(devices.peak_memory(device))),
-        device=name if ranks.world == 1 else f"{ranks.world} x {name}",
+        device=name if ranks.world_size == 1 else f"{ranks.world_size} x {name}",
         versions=devices.versions(),
         git=devices.git_commit(),
         started_utc=started.isoformat(timespec="seconds"),

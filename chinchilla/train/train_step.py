@@ -19,7 +19,7 @@ from chinchilla.plan.memory import memory
 from chinchilla.plan.records import RunSpec
 from chinchilla.train import attention_backend
 from chinchilla.train import device as devices
-from chinchilla.train.distributed import Ranks
+from chinchilla.train.distributed import RankGroup
 
 WARM_UPS = 3  # passes before a capture, as torch asks for
 log = logging.getLogger("chinchilla.train")
@@ -139,7 +139,7 @@ def _side_stream(device: torch.device) -> torch.cuda.Stream:
 
 
 def rows_at_once(
-    spec: RunSpec, rows: int, runtime: RuntimeConfig, device: torch.device, ranks: Ranks
+    spec: RunSpec, rows: int, runtime: RuntimeConfig, device: torch.device, ranks: RankGroup
 ) -> int:
     """Rows of a micro-batch, the same on all ranks: what was asked for, or what memory holds.
 
@@ -154,7 +154,7 @@ def rows_at_once(
         memory(spec, rows * seq_len, ranks.shards, recompute, device.type).total
     ):
         rows = (rows + 1) // 2
-    return ranks.least(rows)
+    return min(ranks.gather(rows))
 
 
 def _in_short(error: Exception) -> str:

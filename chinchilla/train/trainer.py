@@ -26,7 +26,7 @@ from chinchilla.train import divergence
 from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from chinchilla.train.checkpoint_shards import LOSSES
 from chinchilla.train.dataloader import Feed
-from chinchilla.train.distributed import ALONE, Ranks
+from chinchilla.train.distributed import SINGLE, RankGroup
 from chinchilla.train.evaluate import evaluation_steps, validation_loss
 from chinchilla.train.fsdp import clip_gradients, fill, local, shard_model, sum_over_copies
 from chinchilla.train.optim import build_optimizer, set_learning_rate
@@ -48,7 +48,7 @@ def train_run(
     on_progress: Callable[[int, float], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     still_mine: Callable[[], bool] | None = None,
-    ranks: Ranks = ALONE,
+    ranks: RankGroup = SINGLE,
     stable_phases: Path | None = None,
 ) -> RunResult | None:
     """Train `spec` in the folder `run_dir`, resuming from its checkpoints.
@@ -107,14 +107,14 @@ def _train(
     spec, ranks = run.spec, run.ranks
 
     def lost() -> bool:
-        return any(ranks.agree(not still_mine()))
+        return any(ranks.any_rank(not still_mine()))
 
     gc.collect()
     gc.freeze()  # what is there stays; looking through it again and again would hold up updates
     try:
         on_start(run.micro_rows * spec.model.seq_len)
         while run.step < spec.steps and not run.diverged:
-            stop, due = ranks.agree(should_stop(), run.checkpoint_due())
+            stop, due = ranks.any_rank(should_stop(), run.checkpoint_due())
             if run.step > run.saved and (stop or due):
                 if lost():
                     return None
@@ -147,15 +147,15 @@ class _Run:
         run_dir: Path,
         data_dir: Path,
         runtime: RuntimeConfig,
-        ranks: Ranks = ALONE,
+        ranks: RankGroup = SINGLE,
         stable_phases: Path | None = None,
     ) -> None:
         self.spec, self.run_dir, self.runtime, self.ranks = spec, run_dir, runtime, ranks
         self.stable_phases = stable_phases if spec.stable_phase else None
         self.started = datetime.now(UTC)
-        with ranks.together():
+        with ranks.raise_together():
             self.data = open_data(spec, run_dir, data_dir)
-            self.rows = rows_per_rank(spec, ranks.world)
+            self.rows = rows_per_rank(spec, ranks.world_size)
             self.held_out = self.data.held_out(runtime.validation_tokens, spec.model.seq_len)
             if ranks.rank == 0:
                 claim_folder(run_dir, spec)
@@ -169,13 +169,13 @@ class _Run:
         self.passes = Passes(
             self.model,
             self.micro_rows,
-            share=1 / (self.rows * ranks.world * spec.model.seq_len),
+            share=1 / (self.rows * ranks.world_size * spec.model.seq_len),
             # A graph keeps its memory: a smaller last micro-batch would need its own beside it.
             graphs=runtime.cuda_graphs
             and self.device.type == "cuda"
-            and ranks.world == 1
+            and ranks.world_size == 1
             and self.rows % self.micro_rows == 0,
-            may_fall_back=ranks.world == 1,
+            may_fall_back=ranks.world_size == 1,
         )
         self.feed = Feed(self.data, spec, self.rows, self.device, ranks)
         self.evaluate_at = set(
@@ -193,7 +193,7 @@ class _Run:
         self.diverged = ""
         self._start_or_resume()
         self.logbook: Logbook | None = None
-        with ranks.together():
+        with ranks.raise_together():
             if ranks.rank == 0:
                 self.logbook = Logbook(run_dir, spec, runtime, self.step)
         self.first_step, self.start_seconds = self.step, self.train_seconds
@@ -211,7 +211,7 @@ class _Run:
         set_learning_rate(self.optimizer, learning_rate(spec, self.step))
         for start in range(0, n, self.micro_rows):
             micro = tokens[start : start + self.micro_rows]
-            if ranks.shards < ranks.world:
+            if ranks.shards < ranks.world_size:
                 sum_over_copies(self.model, start + self.micro_rows >= n)
             self.losses[self.step] += self.passes.add(micro)
         if spec.grad_clip:
@@ -263,9 +263,9 @@ class _Run:
 
     def _sum_losses(self) -> None:
         """Make the losses since the last time those of whole batches; all ranks come by here."""
-        if self.ranks.world > 1:
+        if self.ranks.world_size > 1:
             new = self.losses[self.summed : self.step]
-            new.copy_(self.ranks.total(new))
+            new.copy_(self.ranks.reduce_sum(new))
         self.summed = self.step
 
     def checkpoint_due(self) -> bool:
@@ -312,7 +312,7 @@ class _Run:
         evals = np.array(self.evaluations, float).reshape(-1, 2)
         losses = self.losses[: self.step].double().cpu().numpy()
         curve = Curve(np.arange(self.step), losses, evals[:, 0], evals[:, 1])
-        with self.ranks.together():
+        with self.ranks.raise_together():
             if self.ranks.rank == 0:
                 curve.save(self.run_dir)
         return summarize(
@@ -339,7 +339,7 @@ class _Run:
             self.spec.multipliers,
             devices.compiles(self.runtime.compile_blocks, self.device),
         )
-        if self.ranks.world == 1:
+        if self.ranks.world_size == 1:
             return devices.cast_weights(Transformer(*settings), self.spec).to(self.device)
         with torch.device("meta"):
             model = devices.cast_weights(Transformer(*settings), self.spec)
@@ -357,10 +357,10 @@ class _Run:
         for line in complaints if ranks.rank == 0 else ():
             print(f"warning: {line}", flush=True)
         if found is None:
-            with ranks.together():
+            with ranks.raise_together():
                 fill(self.model, self.spec.seed, ranks)
             return
-        with ranks.together():
+        with ranks.raise_together():
             try:
                 self._restore(found)
             except (RuntimeError, KeyError) as error:

@@ -18,7 +18,7 @@ from chinchilla.plan.grid import plan_run
 from chinchilla.plan.memory import memory
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.device import DTYPES, cast_weights
-from chinchilla.train.distributed import ALONE, Ranks, join
+from chinchilla.train.distributed import SINGLE, RankGroup, join
 from chinchilla.train.fsdp import clip_gradients, fill, shard_model
 from chinchilla.train.optim import build_optimizer
 from chinchilla.train.train_step import Passes
@@ -34,7 +34,7 @@ def spec_of(shape: tuple[int, ...], rows: int, precision: str, positions: str) -
     )  # fmt: skip
 
 
-def train(spec: RunSpec, micro_rows: int, recompute: bool, ranks: Ranks, updates: int) -> None:
+def train(spec: RunSpec, micro_rows: int, recompute: bool, ranks: RankGroup, updates: int) -> None:
     """As the training loop does, on made-up tokens; rows are those of one rank.
 
     But for freed memory, which is not kept: what the allocator loses by that is not in the estimate.
@@ -42,7 +42,7 @@ def train(spec: RunSpec, micro_rows: int, recompute: bool, ranks: Ranks, updates
     shape = spec.model
     rows = spec.batch_tokens // shape.seq_len
     settings = shape, DTYPES[spec.precision], recompute, spec.multipliers
-    if ranks.world == 1:
+    if ranks.world_size == 1:
         model = cast_weights(Transformer(*settings), spec).init_weights(0)
     else:
         with torch.device("meta"):
@@ -59,7 +59,7 @@ def train(spec: RunSpec, micro_rows: int, recompute: bool, ranks: Ranks, updates
         passes.clear()
 
 
-def measure(told: dict[str, Any], ranks: Ranks) -> tuple[float, float]:
+def measure(told: dict[str, Any], ranks: RankGroup) -> tuple[float, float]:
     precision, positions = told["precision"], told["positions"]
     recompute, micro_rows = told["recompute"], told["micro_rows"]
     spec = spec_of(told["shape"], told["rows"], precision, positions)
@@ -72,13 +72,13 @@ def measure(told: dict[str, Any], ranks: Ranks) -> tuple[float, float]:
     status = Path("/proc/self/status").read_text().splitlines()
     [peak] = [int(line.split()[1]) for line in status if line.startswith("VmHWM")]
     tokens = micro_rows * spec.model.seq_len
-    estimate = memory(spec, tokens, ranks.world, recompute, "cpu")
+    estimate = memory(spec, tokens, ranks.world_size, recompute, "cpu")
     print(estimate, file=sys.stderr)
     return 1024 * peak - before, estimate.total
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    together = join("cpu") or ALONE
+    together = join("cpu") or SINGLE
     print(json.dumps(measure(json.loads(sys.argv[1]), together)))
     together.close()

@@ -79,7 +79,7 @@ def train(spec: RunSpec, run_dir: Path, data_dir: Path, more: dict[str, Any]) ->
     def should_stop() -> bool:
         nonlocal asked
         asked += 1
-        return ranks.rank == ranks.world - 1 and 0 < stop_before <= asked
+        return ranks.rank == ranks.world_size - 1 and 0 < stop_before <= asked
 
     result = train_run(spec, run_dir, data_dir, settings, should_stop=should_stop, ranks=ranks)
     assert (result is None) == (stop_before > 0)

@@ -19,10 +19,10 @@ from train_world import make_spec
 from chinchilla.core.errors import InputError
 from chinchilla.train import checkpoint, checkpoint_files
 from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from chinchilla.train.distributed import Ranks
+from chinchilla.train.distributed import RankGroup
 
 
-class Threads(Ranks):
+class Threads(RankGroup):
     """One rank of several in this process."""
 
     def __init__(self, rank: int, world: int, shards: int, said: list, barrier: Any) -> None:
@@ -36,11 +36,11 @@ class Threads(Ranks):
         self.barrier.wait(20)
         return told
 
-    def agree(self, *wishes: bool) -> tuple[bool, ...]:
+    def any_rank(self, *wishes: bool) -> tuple[bool, ...]:
         return tuple(map(any, zip(*self.gather(wishes), strict=True)))
 
 
-def on_ranks(world: int, work: Callable[[Ranks], Any], shards: int = 0) -> list[Any]:
+def on_ranks(world: int, work: Callable[[RankGroup], Any], shards: int = 0) -> list[Any]:
     """What `work` gives or raises on each rank."""
     said, barrier, out = [""] * world, threading.Barrier(world), [None] * world
 
@@ -60,7 +60,7 @@ def on_ranks(world: int, work: Callable[[Ranks], Any], shards: int = 0) -> list[
     return out
 
 
-def cut(step: int, ranks: Ranks) -> Checkpoint:
+def cut(step: int, ranks: RankGroup) -> Checkpoint:
     """This rank's rows of `made(step)`."""
     whole = made(step)
     weights = {k: v[ranks.rows(len(v))].clone() for k, v in whole.weights.items()}
@@ -86,7 +86,7 @@ def saved(folder: Path, world: int, *steps: int, shards: int = 0) -> list[Path]:
 def loaded(folder: Path, world: int = 1, shards: int = 0) -> tuple[int, list[str]]:
     """Step and complaints on all ranks, once the rows that each has got are those of that step."""
 
-    def load(ranks: Ranks) -> tuple[int, list[str]]:
+    def load(ranks: RankGroup) -> tuple[int, list[str]]:
         found, complaints = load_checkpoint(folder, SPEC, "", ranks)
         if found is None:
             return 0, complaints

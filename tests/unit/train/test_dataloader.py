@@ -10,7 +10,7 @@ from train_world import make_spec
 from chinchilla.core.errors import DataError
 from chinchilla.data.dataset import TokenData
 from chinchilla.train.dataloader import Feed
-from chinchilla.train.distributed import Ranks
+from chinchilla.train.distributed import RankGroup
 
 CPU = torch.device("cpu")
 
@@ -37,7 +37,7 @@ def test_ids_above_the_signed_range_come_through(data_dir: Path, monkeypatch: py
 def test_ranks_share_a_batch_in_its_order(data_dir: Path):
     data, spec = TokenData.open(data_dir), make_spec()
     whole = Feed(data, spec, 4, CPU).batch(5)
-    parts = [Feed(data, spec, 2, CPU, Ranks(r, 2)).batch(5) for r in range(2)]
+    parts = [Feed(data, spec, 2, CPU, RankGroup(r, 2)).batch(5) for r in range(2)]
     assert torch.equal(torch.cat(parts), whole)
 
 
