@@ -39,7 +39,7 @@ def load_stable_phase(
     folder = stable_phases / spec.stable_phase_id
     try:
         return load_checkpoint(
-            folder, spec.stable_phase, tokenizer, ranks, at_most=spec.stable_steps
+            folder, spec.stable_phase, tokenizer, ranks, max_step=spec.stable_steps
         )
     except InputError as error:  # of another version: then this run trains alone
         if ranks.world_size > 1:

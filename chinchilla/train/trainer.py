@@ -24,7 +24,7 @@ from chinchilla.tracking.metrics_writer import Logbook
 from chinchilla.train import device as devices
 from chinchilla.train import divergence
 from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from chinchilla.train.checkpoint_shards import LOSSES
+from chinchilla.train.checkpoint_files import LOSSES
 from chinchilla.train.dataloader import Feed
 from chinchilla.train.distributed import SINGLE, RankGroup
 from chinchilla.train.evaluate import evaluation_steps, validation_loss

@@ -229,10 +229,10 @@ def test_what_is_said_to_be_needed_is_enough_and_not_much_more(tmp_path: Path):
 # What is kept
 
 
-def test_an_older_one_goes_only_when_the_new_one_reads_back(
+def test_a_bit_lost_after_a_save_costs_that_checkpoint_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """A disk that loses a bit after the rename: the save fails, both older ones stay."""
+    """A disk that loses a bit after the rename: loading notices and uses the one before."""
     saved(tmp_path, 10, 20)
     rename = os.rename
 
@@ -243,13 +243,11 @@ def test_an_older_one_goes_only_when_the_new_one_reads_back(
 
     with monkeypatch.context() as patch:
         patch.setattr(os, "rename", rename_and_rot)
-        with pytest.raises(OSError, match="does not read back as it was written") as error:
-            saved(tmp_path, 30)
-    assert error.value.errno == errno.EIO
-    assert names(tmp_path) == ["damaged-step-00000030", "step-00000010", "step-00000020"]
-    got, complaints = load_checkpoint(tmp_path, SPEC)
+        saved(tmp_path, 30)
+    got, [line] = load_checkpoint(tmp_path, SPEC)
     assert_is(got, 20)
-    assert complaints == []
+    assert "weights.safetensors does not match its SHA-256" in line
+    assert names(tmp_path) == ["damaged-step-00000030", "step-00000020"]
 
 
 def test_a_damaged_one_is_put_aside_until_the_next_save(tmp_path: Path):

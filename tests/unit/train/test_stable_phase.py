@@ -168,7 +168,7 @@ def test_two_that_leave_the_same_stable_phase_at_once_do_each_other_no_harm(
 ):
     """The other commits between our look and our rename."""
     short, stable_phases, first = left_by_the_shorter(data_dir, tmp_path)
-    monkeypatch.setattr(checkpoint, "_is_there", lambda *args: False)
+    monkeypatch.setattr(checkpoint, "_already_saved", lambda *args: False)
     again = train_run(short, tmp_path / "again", data_dir, RUNTIME, stable_phases=stable_phases)
     same_bits(first, tmp_path / "short", again, tmp_path / "again")
     assert [p.name for p in (stable_phases / short.stable_phase_id).iterdir()] == ["step-00000008"]
