@@ -154,7 +154,7 @@ def _lead(
             attempts=attempts,
             should_stop=wants_to_stop,
             still_mine=still_mine,
-            ranks=ranks,
+            group=ranks,
             stable_phases=stable_phases,
             **callbacks,
         )
@@ -195,7 +195,7 @@ def _follow(ranks: RankGroup, stop: Stop) -> None:
                 RuntimeConfig(**order["runtime"]),
                 attempts=order["attempts"],
                 should_stop=lambda: bool(stop),
-                ranks=ranks,
+                group=ranks,
                 stable_phases=Path(order["stable_phases"]) if order["stable_phases"] else None,
             )
         except Exception as error:

@@ -96,7 +96,7 @@ def verify(path: Path, group: RankGroup) -> int:
     digests = body.get("files")
     n_shards = len(digests) // 2 if isinstance(digests, dict) else 0
     files = files_of(n_shards)
-    if not n_shards or set(digests) != set(files):
+    if not isinstance(digests, dict) or not n_shards or set(digests) != set(files):
         raise Damaged(f"{MANIFEST} does not list the three files, or the files of every shard")
     for name in files:
         _require_plain_file(path, name)

@@ -23,16 +23,15 @@ def allocated(spec, run_dir: Path, data_dir: Path, **runtime) -> int:
     """Most bytes that three updates and what they stand on need, beyond what was there."""
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
-    run = trainer._Run(spec, run_dir, data_dir, replace(RUNTIME, **runtime))
+    run = trainer.Trainer(spec, run_dir, data_dir, replace(RUNTIME, **runtime))
     torch.cuda.reset_peak_memory_stats()
     try:
         for _ in range(3):
-            run.update()
+            run.train_step()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     finally:
-        run.feed.close()
-        run.logbook.close()
+        run.close()
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -17,7 +17,7 @@ from chinchilla.model import Transformer
 from chinchilla.plan.grid import plan_run
 from chinchilla.plan.memory import memory
 from chinchilla.plan.records import Curve, RunResult, RunSpec, load_plan
-from chinchilla.train import train_run, trainer
+from chinchilla.train import fsdp, train_run, trainer
 from chinchilla.train.checkpoint import load_checkpoint
 from chinchilla.train.device import MEMORY_SHARE, PEAK_FLOPS, peak_flops
 
@@ -116,7 +116,7 @@ def test_a_batch_that_does_not_fit_is_cut_until_it_does(
                 seen.append(len(tokens))
             return super().forward(tokens, targets)
 
-    monkeypatch.setattr(trainer, "Transformer", Spy)
+    monkeypatch.setattr(fsdp, "Transformer", Spy)
     plain = replace(RUNTIME, cuda_graphs=False, compile_blocks="never")
     train_run(spec, tmp_path, data_dir, plain)
     assert seen == [4] * 8
@@ -154,22 +154,21 @@ def test_a_model_is_three_programs_whatever_its_depth(data_dir: Path, tmp_path: 
 
 
 def test_nothing_waits_for_the_device_between_log_points(data_dir: Path, tmp_path: Path):
-    run = trainer._Run(make_spec(data_dir), tmp_path, data_dir, RUNTIME)
-    run.evaluate_at = set()
+    run = trainer.Trainer(make_spec(data_dir), tmp_path, data_dir, RUNTIME)
+    run.evaluation_steps = set()
     for _ in range(3):
-        run.update()
+        run.train_step()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(5):
-            run.update()
+            run.train_step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-        run.feed.close()
-        run.logbook.close()
+        run.close()
 
 
 def test_a_batch_that_fits_is_not_cut(data_dir: Path, tmp_path: Path):
-    run = trainer._Run(make_spec(data_dir), tmp_path, data_dir, RUNTIME)
+    run = trainer.Trainer(make_spec(data_dir), tmp_path, data_dir, RUNTIME)
     run.logbook.close()
     assert run.micro_rows == run.rows == 16
 

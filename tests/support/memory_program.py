@@ -19,9 +19,9 @@ from chinchilla.plan.memory import memory
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.device import DTYPES, cast_weights
 from chinchilla.train.distributed import SINGLE, RankGroup, join
-from chinchilla.train.fsdp import clip_gradients, fill, shard_model
+from chinchilla.train.fsdp import clip_gradients, init_weights, shard_model
 from chinchilla.train.optim import build_optimizer
-from chinchilla.train.train_step import Passes
+from chinchilla.train.train_step import ForwardBackward
 
 
 def spec_of(shape: tuple[int, ...], rows: int, precision: str, positions: str) -> RunSpec:
@@ -48,15 +48,19 @@ def train(spec: RunSpec, micro_rows: int, recompute: bool, ranks: RankGroup, upd
         with torch.device("meta"):
             model = Transformer(*settings)
         shard_model(model, ranks)
-        fill(model, 0, ranks)
+        init_weights(model, 0, ranks)
     optimizer = build_optimizer(model, spec)
-    passes = Passes(model, micro_rows, 1 / spec.batch_tokens, graphs=False, may_fall_back=False)
+    passes = ForwardBackward(
+        model, micro_rows, 1 / spec.batch_tokens, cuda_graphs=False, may_fall_back=False
+    )
     for _ in range(updates):
         for _ in range(rows // micro_rows):
-            passes.add(torch.randint(shape.vocab_size, (micro_rows, shape.seq_len + 1)))
+            passes.forward_backward(
+                torch.randint(shape.vocab_size, (micro_rows, shape.seq_len + 1))
+            )
         clip_gradients(model.parameters(), 1.0, ranks)
         optimizer.step()
-        passes.clear()
+        passes.zero_grad()
 
 
 def measure(told: dict[str, Any], ranks: RankGroup) -> tuple[float, float]:

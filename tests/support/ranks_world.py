@@ -81,7 +81,7 @@ def train(spec: RunSpec, run_dir: Path, data_dir: Path, more: dict[str, Any]) ->
         asked += 1
         return ranks.rank == ranks.world_size - 1 and 0 < stop_before <= asked
 
-    result = train_run(spec, run_dir, data_dir, settings, should_stop=should_stop, ranks=ranks)
+    result = train_run(spec, run_dir, data_dir, settings, should_stop=should_stop, group=ranks)
     assert (result is None) == (stop_before > 0)
     if result and ranks.rank == 0:
         result.save(run_dir)

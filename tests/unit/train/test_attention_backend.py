@@ -18,7 +18,7 @@ BOTH = (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)
 
 @pytest.fixture(autouse=True)
 def _anew():
-    attention_backend.fastest.cache_clear()
+    attention_backend.fastest_backend.cache_clear()
 
 
 @pytest.mark.parametrize("first", BOTH)
@@ -37,27 +37,30 @@ def test_the_fastest_is_taken(monkeypatch: pytest.MonkeyPatch, first: SDPBackend
         return 1.0 if on == first else 2.0
 
     monkeypatch.setattr(attention_backend, "_seconds", told)
-    assert attention_backend.fastest(BOTH, (2, 2, 16, 8), False, torch.float32, CPU) == first
+    assert (
+        attention_backend.fastest_backend(BOTH, (2, 2, 16, 8), False, torch.float32, CPU) == first
+    )
     assert seen == list(BOTH)
 
 
 def test_a_kernel_that_cannot_is_passed_over():
     only_gpus = (SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH)
     assert (
-        attention_backend.fastest(only_gpus, (2, 2, 16, 8), False, torch.float32, CPU)
+        attention_backend.fastest_backend(only_gpus, (2, 2, 16, 8), False, torch.float32, CPU)
         in only_gpus[1:]
     )
     # A bias on the scores that is learned: the flash kernel has no gradient for it.
     assert (
-        attention_backend.fastest(BOTH, (2, 2, 16, 8), True, torch.float32, CPU) == SDPBackend.MATH
+        attention_backend.fastest_backend(BOTH, (2, 2, 16, 8), True, torch.float32, CPU)
+        == SDPBackend.MATH
     )
-    assert attention_backend.fastest((), (2, 2, 16, 8), False, torch.float32, CPU) is None
+    assert attention_backend.fastest_backend((), (2, 2, 16, 8), False, torch.float32, CPU) is None
 
 
 def test_a_cpu_keeps_what_torch_chooses():
     """No bit of a run follows from a clock."""
     shape = make_spec().model
-    kept = attention_backend.chosen(shape, 4, torch.float32, CPU)
+    kept = attention_backend.fastest_attention(shape, 4, torch.float32, CPU)
     assert isinstance(kept, contextlib.nullcontext)
 
 
@@ -74,7 +77,7 @@ def test_a_program_of_another_kernel_is_not_taken_from_the_cache(
         torch._dynamo.reset()
         counters.clear()
         x = torch.randn(2, 2, 16, 8, requires_grad=True)
-        with attention_backend.only(kernel):
+        with attention_backend.restrict_to(kernel):
             program = torch.compile(one_layer)
             program(x).sum().backward()
             with torch.profiler.profile() as seen:

@@ -9,7 +9,7 @@ from train_world import make_spec
 
 from chinchilla.core.errors import DataError
 from chinchilla.data.dataset import TokenData
-from chinchilla.train.dataloader import Feed
+from chinchilla.train.dataloader import BatchLoader
 from chinchilla.train.distributed import RankGroup
 
 CPU = torch.device("cpu")
@@ -17,10 +17,10 @@ CPU = torch.device("cpu")
 
 def test_a_thread_draws_the_same_batches(data_dir: Path):
     data, spec = TokenData.open(data_dir), make_spec()
-    plain = Feed(data, spec, 4, CPU)
-    with closing(Feed(data, spec, 4, CPU, ahead=True)) as feed:
+    plain = BatchLoader(data, spec, 4, CPU)
+    with closing(BatchLoader(data, spec, 4, CPU, prefetch=True)) as loader:
         for step in (0, 1, 2, 3, 7, 8, 2, 3, spec.steps - 1):  # a resumed run begins anywhere
-            expected, got = plain.batch(step), feed.batch(step)
+            expected, got = plain.batch(step), loader.batch(step)
             assert got.dtype == torch.int64
             assert torch.equal(got, expected)
 
@@ -30,14 +30,14 @@ def test_ids_above_the_signed_range_come_through(data_dir: Path, monkeypatch: py
     data, spec = TokenData.open(data_dir), make_spec()
     high = data.batch(0, 0, 4, spec.model.seq_len) + 60_000
     monkeypatch.setattr(data, "batch", lambda *a: high)
-    with closing(Feed(data, spec, 4, CPU, ahead=True)) as feed:
-        assert torch.equal(feed.batch(0), torch.from_numpy(high))
+    with closing(BatchLoader(data, spec, 4, CPU, prefetch=True)) as loader:
+        assert torch.equal(loader.batch(0), torch.from_numpy(high))
 
 
 def test_ranks_share_a_batch_in_its_order(data_dir: Path):
     data, spec = TokenData.open(data_dir), make_spec()
-    whole = Feed(data, spec, 4, CPU).batch(5)
-    parts = [Feed(data, spec, 2, CPU, RankGroup(r, 2)).batch(5) for r in range(2)]
+    whole = BatchLoader(data, spec, 4, CPU).batch(5)
+    parts = [BatchLoader(data, spec, 2, CPU, RankGroup(r, 2)).batch(5) for r in range(2)]
     assert torch.equal(torch.cat(parts), whole)
 
 
@@ -49,10 +49,10 @@ def test_what_the_thread_meets_is_raised_where_the_batch_is_asked_for(
     def damaged(*a):
         raise DataError("a shard is damaged")
 
-    with closing(Feed(data, spec, 4, CPU, ahead=True)) as feed:
-        feed.batch(0)
-        feed.batch(1)
+    with closing(BatchLoader(data, spec, 4, CPU, prefetch=True)) as loader:
+        loader.batch(0)
+        loader.batch(1)
         monkeypatch.setattr(data, "batch", damaged)
-        feed._next = None  # drawn before the damage, perhaps
+        loader._next = None  # drawn before the damage, perhaps
         with pytest.raises(DataError, match="damaged"):
-            feed.batch(2)
+            loader.batch(2)

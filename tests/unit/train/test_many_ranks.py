@@ -23,7 +23,7 @@ from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.train import train_run
 from chinchilla.train.checkpoint import load_checkpoint
 from chinchilla.train.distributed import join
-from chinchilla.train.fsdp import fill, local, shard_model
+from chinchilla.train.fsdp import init_weights, local, shard_model
 from chinchilla.train.preflight import rows_per_rank
 
 NEAR = 1e-5  # nats; measured: 1e-6
@@ -131,7 +131,7 @@ def weights_are_those_of_one_process(spec: RunSpec) -> None:
     with torch.device("meta"):
         model = Transformer(spec.model)
     shard_model(model, ranks)
-    fill(model, spec.seed, ranks)
+    init_weights(model, spec.seed, ranks)
     alone = Transformer(spec.model).init_weights(spec.seed)
     for name, p in alone.named_parameters():
         mine = local(dict(model.named_parameters())[name])
@@ -227,11 +227,11 @@ def fail_in_an_update(spec: RunSpec, run_dir: Path, data_dir: Path) -> None:
                 raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
             return super().forward(tokens, targets)
 
-    from chinchilla.train import trainer
+    from chinchilla.train import fsdp
 
-    trainer.Transformer = Failing
+    fsdp.Transformer = Failing
     try:
-        train_run(spec, run_dir, data_dir, make_runtime(), ranks=ranks)
+        train_run(spec, run_dir, data_dir, make_runtime(), group=ranks)
     except RuntimeError as error:
         assert ranks.broken
         print(f"{type(error).__name__}: {error}")

@@ -12,7 +12,7 @@ from chinchilla.model import Transformer
 from chinchilla.plan.records import Curve, RunResult, save_plan
 from chinchilla.sweep.run_files import read_attempts, run_dir_of
 from chinchilla.sweep.worker import run_worker
-from chinchilla.train import train_run, trainer
+from chinchilla.train import fsdp, train_run
 
 # fp32 sums in another order: 2^-24 relative at each update, grown by 24 updates of a large step.
 ROUNDING = 1e-4  # nats
@@ -48,7 +48,7 @@ def test_a_run_goes_on_with_half_the_micro_batch(
     spec = make_spec(data_dir)
     whole = train_run(spec, tmp_path / "whole", data_dir, make_runtime())
     save_plan([spec], tmp_path / "plan.jsonl")
-    monkeypatch.setattr(trainer, "Transformer", Tight)
+    monkeypatch.setattr(fsdp, "Transformer", Tight)
     monkeypatch.setattr(Tight, "rows", room)
     summary = run_worker(tmp_path, data_dir, make_runtime(), "w")
     assert summary.finished == [spec.run_id]
@@ -76,7 +76,7 @@ def test_memory_that_runs_out_half_way_costs_only_what_came_after_the_checkpoint
             self.rows = ROWS if len(passes) < 11 else 2
             return super().forward(tokens, targets)
 
-    monkeypatch.setattr(trainer, "Transformer", Fills)
+    monkeypatch.setattr(fsdp, "Transformer", Fills)
     runtime = make_runtime(checkpoint_minutes=EVERY_UPDATE, validation_evals=1)
     assert run_worker(tmp_path, data_dir, runtime, "w").finished == [spec.run_id]
     run_dir = run_dir_of(tmp_path, spec)

@@ -225,7 +225,7 @@ def train_of_stable_phase(
     spec: RunSpec, run_dir: Path, data_dir: Path, stable_phases: Path
 ) -> None:
     ranks = join("cpu", 0, 60)
-    result = train_run(spec, run_dir, data_dir, RUNTIME, ranks=ranks, stable_phases=stable_phases)
+    result = train_run(spec, run_dir, data_dir, RUNTIME, group=ranks, stable_phases=stable_phases)
     if ranks.rank == 0:
         result.save(run_dir)
     ranks.close()

@@ -7,7 +7,7 @@ import torch
 from train_world import make_spec
 
 from chinchilla.model import Transformer, compiling
-from chinchilla.train.train_step import Passes
+from chinchilla.train.train_step import ForwardBackward
 
 SHAPE = make_spec().model
 
@@ -21,9 +21,9 @@ def added(micro_rows: int, batch: torch.Tensor, **more) -> tuple[float, list[tor
     """Loss and gradients of a batch, cut into micro-batches."""
     model = Transformer(SHAPE, **more).init_weights(0)
     share = 1 / batch[:, 1:].numel()
-    passes = Passes(model, micro_rows, share, graphs=False, may_fall_back=True)
+    passes = ForwardBackward(model, micro_rows, share, cuda_graphs=False, may_fall_back=True)
     passes.prepare(batch)
-    loss = sum(float(passes.add(micro)) for micro in batch.split(micro_rows))
+    loss = sum(float(passes.forward_backward(micro)) for micro in batch.split(micro_rows))
     return loss, [p.grad for p in model.parameters()]
 
 
@@ -85,7 +85,7 @@ def test_a_compiler_may_fail_at_a_later_shape(monkeypatch: pytest.MonkeyPatch):
 
 def test_cleared_gradients_are_gone():
     model = Transformer(SHAPE).init_weights(0)
-    passes = Passes(model, 2, 1.0, graphs=False, may_fall_back=True)
-    passes.add(tokens(2))
-    passes.clear()
+    passes = ForwardBackward(model, 2, 1.0, cuda_graphs=False, may_fall_back=True)
+    passes.forward_backward(tokens(2))
+    passes.zero_grad()
     assert all(p.grad is None for p in model.parameters())

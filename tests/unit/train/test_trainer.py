@@ -29,7 +29,7 @@ from chinchilla.core.shapes import flops_per_token, n_params
 from chinchilla.data.dataset import TokenData
 from chinchilla.model import Transformer
 from chinchilla.plan.records import Curve, RunResult, RunSpec
-from chinchilla.train import train_run, trainer
+from chinchilla.train import fsdp, train_run, trainer
 from chinchilla.train.checkpoint import load_checkpoint
 from chinchilla.train.device import pick_device
 
@@ -155,7 +155,7 @@ def test_a_finished_run_asked_again_gives_its_result_without_training(
     whole, spec: RunSpec, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     first = train_run(spec, tmp_path, data_dir, RUNTIME)
-    monkeypatch.setattr(trainer._Run, "update", None)
+    monkeypatch.setattr(trainer.Trainer, "train_step", None)
     again = train_run(spec, tmp_path, data_dir, RUNTIME)
     same_bits(first, tmp_path, again, whole[1])
     assert again.train_seconds == pytest.approx(first.train_seconds, abs=0.05)
@@ -269,7 +269,7 @@ def test_micro_batches_are_as_long_as_told(spec: RunSpec, data_dir: Path, tmp_pa
             return super().forward(tokens, targets)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "Transformer", Spy)
+        patch.setattr(fsdp, "Transformer", Spy)
         runtime = make_runtime(micro_batch_tokens=3 * SEQ_LEN + 5)
         train_run(spec, tmp_path, data_dir, runtime, should_stop=stop_at(2))
     assert seen == [(3, SEQ_LEN), (1, SEQ_LEN)] * 2
@@ -306,14 +306,14 @@ def test_a_run_that_blows_up_ends_as_diverged(data_dir: Path, tmp_path: Path, lo
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, losses: dict[int, float]) -> None:
     """Replace what training measured at some steps; the updates themselves are not touched."""
-    real = trainer._Run.update
+    real = trainer.Trainer.train_step
 
     def update(self) -> None:
         real(self)
         if self.step in losses:
             self.losses[self.step - 1] = losses[self.step]
 
-    monkeypatch.setattr(trainer._Run, "update", update)
+    monkeypatch.setattr(trainer.Trainer, "train_step", update)
 
 
 @pytest.mark.parametrize("log_every_steps", [1, 7, 24])
@@ -383,7 +383,7 @@ def test_a_model_without_room_for_all_pieces_is_refused(
     spec: RunSpec, data_dir: Path, tmp_path: Path
 ):
     small = replace(spec, model=replace(spec.model, vocab_size=300))
-    with pytest.raises(InputError, match="vocab_size=300 is below the 400 pieces"):
+    with pytest.raises(InputError, match="vocab_size=300 is below the 400 tokens"):
         train_run(small, tmp_path, data_dir, RUNTIME)
 
 
