@@ -10,7 +10,7 @@ from rich.table import Table
 
 from chinchilla.config import ClusterConfig, RatesConfig
 from chinchilla.core.units import count, duration, number
-from chinchilla.plan.grid import plan_cost, taken_over
+from chinchilla.plan.cost import plan_cost, reused_steps
 from chinchilla.plan.memory import memory
 from chinchilla.plan.records import RunSpec
 
@@ -52,7 +52,7 @@ def show_plan(
     ):
         table.add_column(name, justify="right", no_wrap=True)
     speed = cluster.peak_flops * cluster.mfu
-    over = taken_over(specs)
+    over = reused_steps(specs)
     too_big = []
     for i, s in enumerate(specs):
         needed = memory(s, s.model.seq_len).total

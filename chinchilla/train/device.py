@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from chinchilla.core.errors import InputError
+from chinchilla.plan.memory import MEMORY_SHARE
 from chinchilla.plan.records import RunSpec
 
 # Dense bf16 FLOP/s from data sheets. The first key contained in the device's name applies.
@@ -26,7 +27,6 @@ PEAK_FLOPS = (
     ("B200", 2250e12), ("A100", 312e12), ("L40S", 362e12), ("A10G", 70e12), ("A10", 125e12),
     ("L4", 121e12), ("RTX 4090", 165e12), ("RTX 3090", 71e12),
 )  # fmt: skip
-MEMORY_SHARE = 0.85  # share of a GPU's free memory that the automatic micro-batch may use
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
 GLIBC_DEFAULTS = {M_TRIM_THRESHOLD: 128 * 1024, M_MMAP_MAX: 65_536}
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "bf16_weights": torch.bfloat16}

@@ -15,11 +15,11 @@ from chinchilla.core.shapes import ModelShape
 from chinchilla.data.dataset import TokenData
 from chinchilla.model import Transformer
 from chinchilla.plan.grid import plan_run
-from chinchilla.plan.memory import memory
+from chinchilla.plan.memory import MEMORY_SHARE, memory
 from chinchilla.plan.records import Curve, RunResult, RunSpec, load_plan
 from chinchilla.train import fsdp, train_run, trainer
 from chinchilla.train.checkpoint import load_checkpoint
-from chinchilla.train.device import MEMORY_SHARE, PEAK_FLOPS, peak_flops
+from chinchilla.train.device import PEAK_FLOPS, peak_flops
 
 pytestmark = pytest.mark.gpu
 RUNTIME = RuntimeConfig(device="cuda", validation_tokens=4096, validation_evals=3)

@@ -90,7 +90,7 @@ def test_depths_share_their_programs_where_branches_are_scaled_by_depth(backend)
     backend("aot_eager")
     for depth in (1, 2, 5):
         by = replace(multipliers(model(16, depth, True).shape), residual=1 / depth)
-        same(model(16, depth, True, by=by), model(16, depth, False, by=by))
+        same(model(16, depth, True, factors=by), model(16, depth, False, factors=by))
     assert counters["stats"]["unique_graphs"] <= 3  # a scaled block, one that is not, norm
 
 

@@ -10,12 +10,12 @@ from chinchilla.config import ClusterConfig, GridConfig, ModelConfig, RecipeConf
 from chinchilla.core import paper
 from chinchilla.core.errors import DataError, InputError, Refusal
 from chinchilla.core.shapes import FLOP_CONVENTIONS, flops_per_token, named_shapes
+from chinchilla.plan.cost import plan_cost
 from chinchilla.plan.grid import (
     build_shape,
     check_comparable,
     check_same_recipe,
     check_tokens,
-    plan_cost,
     plan_grid,
     plan_run,
 )

@@ -14,7 +14,7 @@ from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.parametrization import PARAMETRIZATIONS
 from chinchilla.core.shapes import ModelShape, n_params_non_embedding, shape_named
 from chinchilla.plan.grid import plan_run
-from chinchilla.plan.lr_rules import RULES, by_rule, deepseek_flops, doubts
+from chinchilla.plan.lr_rules import RULES, apply_rule, deepseek_flops, extrapolation_warnings
 from chinchilla.plan.records import OPTIMIZERS, PRECISIONS, SCHEDULES
 
 STEP_LAW = RecipeConfig(lr_batch_rule="step_law", peak_lr=0, batch_tokens=0, final_lr_ratio=0)
@@ -80,18 +80,22 @@ def test_what_a_recipe_states_itself_is_not_the_laws():
     shape = shape_named("74m", 32_000, 2048, 64, "rope")
     assert planned(shape, replace(STEP_LAW, batch_tokens=2**19), 1e10).batch_tokens == 2**19
     assert planned(shape, replace(STEP_LAW, peak_lr=1e-3), 1e10).peak_lr == 1e-3
-    assert by_rule(RecipeConfig(), shape, 1e10) == RecipeConfig()
+    assert apply_rule(RecipeConfig(), shape, 1e10) == RecipeConfig()
 
 
 def test_outside_of_what_a_law_was_fitted_on_it_says_so():
     inside = planned(shape_named("425m", 32_000, 2048, 64, "rope"), STEP_LAW, 1e10)
     small = planned(shape_named("64x2", 32_000, 2048, 64, "rope"), STEP_LAW, 1e9)
-    assert doubts(STEP_LAW, [inside]) == doubts(RecipeConfig(), [small]) == []
-    said = doubts(STEP_LAW, [inside, small])
+    assert (
+        extrapolation_warnings(STEP_LAW, [inside])
+        == extrapolation_warnings(RecipeConfig(), [small])
+        == []
+    )
+    said = extrapolation_warnings(STEP_LAW, [inside, small])
     assert len(said) == 2
     assert "on non-embedding N from 60m to 1b: 1 of 2 runs lie outside, 131k to 131k" in said[0]
     assert "on D from 2b to 100b: 1 of 2 runs" in said[1]
-    assert "C from 1e+17 to 3e+20" in doubts(DEEPSEEK, [small])[0]
+    assert "C from 1e+17 to 3e+20" in extrapolation_warnings(DEEPSEEK, [small])[0]
 
 
 BAD = [

@@ -43,7 +43,7 @@ specs = st.builds(
     warmup_steps=counts, peak_lr=reals, final_lr_ratio=reals, weight_decay=reals, beta1=reals,
     beta2=reals, adam_eps=reals, grad_clip=reals, precision=st.sampled_from(PRECISIONS),
     seed=st.integers(-(2**63), 2**64), optimizer=st.sampled_from(OPTIMIZERS),
-    schedule=st.sampled_from(["cosine", "multistep"]), cooldown_steps=counts, schema=st.just(2),
+    schedule=st.sampled_from(["cosine", "multistep"]), cooldown_steps=counts, schema=st.just(3),
 )  # fmt: skip
 losses = st.dictionaries(st.text(), reals)
 results = st.builds(
@@ -179,12 +179,11 @@ def test_a_parametrisation_and_its_base_change_the_run_id(spec):
 
 
 def test_the_run_id_is_a_fixed_function_of_the_spec(spec):
-    """Fields added later are left out of the record and of the hash while they have their defaults."""
-    assert spec.run_id == "c6e18-n43.7m-s0-6c295e"
+    """All machines that share a sweep's folder have to agree on it."""
+    assert spec.run_id == "c6e18-n43.7m-s0-c0cd98"
     line = spec.to_dict()
-    assert len(line) == 19
+    assert line.keys() == {f.name for f in dataclasses.fields(RunSpec)}
     assert RunSpec.from_dict(line, "here") == spec
-    assert replace(spec, optimizer="adam").to_dict() == {**line, "optimizer": "adam"}
 
 
 @pytest.mark.parametrize("steps", [-1, 0, 45_264])
@@ -220,7 +219,7 @@ def test_labels_change_unit_where_the_digits_do(x, label):
 
 def test_a_spec_of_another_schema_says_both_versions_and_what_to_do(spec):
     with pytest.raises(
-        InputError, match=r"plan.jsonl line 3: RunSpec of schema 1; .* reads schema 2"
+        InputError, match=r"plan.jsonl line 3: RunSpec of schema 1; .* reads schema 3"
     ):
         RunSpec.from_dict({**spec.to_dict(), "schema": 1}, "plan.jsonl line 3")
 

@@ -17,7 +17,7 @@ from ranks_world import end, said, start
 from train_world import ROWS, SEQ_LEN, make_runtime, make_spec, same_bits, stop_at
 
 from chinchilla.config import ClusterConfig
-from chinchilla.plan.grid import plan_cost, taken_over
+from chinchilla.plan.cost import plan_cost, reused_steps
 from chinchilla.plan.records import Curve, RunResult, RunSpec, save_plan
 from chinchilla.sweep.run_files import run_dir_of, save_runtime
 from chinchilla.sweep.worker import run_worker
@@ -322,7 +322,7 @@ def test_what_is_left_of_a_plan_starts_from_what_is_done():
 def test_runs_of_other_stable_phases_and_schedules_take_nothing_over():
     specs = [make_spec(None, 100), make_spec(None, 200), *horizons(None, 100),
              *horizons(None, 200, seed=1)]  # fmt: skip
-    assert set(taken_over(specs).values()) == {0}
+    assert set(reused_steps(specs).values()) == {0}
     assert cost(specs) == sum(s.C for s in specs)
 
 
@@ -334,7 +334,7 @@ def test_a_trained_sweep_goes_through_the_tokens_that_its_plan_says(data_dir: Pa
     summary = run_worker(tmp_path, data_dir, make_runtime(), "w")
     assert len(summary.finished) == len(specs)
     results = [RunResult.load(run_dir_of(tmp_path, s)) for s in specs]
-    trained, over = sum(r.trained_tokens for r in results), taken_over(specs)
+    trained, over = sum(r.trained_tokens for r in results), reused_steps(specs)
     assert trained == sum((s.steps - over[s.run_id]) * s.batch_tokens for s in specs)
     assert trained <= 0.7 * sum(s.D for s in specs)
     assert trained / sum(s.D for s in specs) == pytest.approx(37 / 56)
