@@ -51,7 +51,7 @@ def test_memory_is_estimated_within_a_tenth(
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_compiled_blocks_and_graphs_need_no_more_than_the_estimate(
+def test_compiled_blocks_and_graphs_do_not_exceed_the_estimated_memory(
     data_dir: Path, tmp_path: Path, recompute: bool
 ):
     """So that the micro-batch that is found from it fits: MEMORY_SHARE is for what it leaves out."""

@@ -73,7 +73,7 @@ def test_the_gpu_in_fp32_agrees_with_the_cpu(data_dir: Path, tmp_path: Path):
     np.testing.assert_allclose(losses[1], losses[0], atol=5e-3)
 
 
-def test_a_stopped_run_goes_on_close_to_one_that_did_not(data_dir: Path, tmp_path: Path):
+def test_a_stopped_run_resumes_close_to_one_that_was_not_stopped(data_dir: Path, tmp_path: Path):
     """Atomic additions on a GPU are not ordered, so close and not equal: 0.02 nats in bf16."""
     spec = make_spec(data_dir, steps=40)
     whole = train_run(spec, tmp_path / "whole", data_dir, RUNTIME)
@@ -88,7 +88,7 @@ def test_a_stopped_run_goes_on_close_to_one_that_did_not(data_dir: Path, tmp_pat
     )
 
 
-def test_the_result_names_the_gpu_its_speed_and_its_memory(data_dir: Path, tmp_path: Path):
+def test_the_result_contains_the_gpu_its_speed_and_its_memory(data_dir: Path, tmp_path: Path):
     result = train_run(make_spec(data_dir, steps=20), tmp_path, data_dir, RUNTIME)
     name = torch.cuda.get_device_name()
     assert result.device == name
@@ -101,7 +101,7 @@ def test_the_result_names_the_gpu_its_speed_and_its_memory(data_dir: Path, tmp_p
         assert result.mfu is None
 
 
-def test_a_batch_that_does_not_fit_is_cut_until_it_does(
+def test_a_batch_that_does_not_fit_is_split_until_it_does(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """As on a GPU whose free memory is what four of sixteen rows are estimated to need."""
@@ -123,7 +123,7 @@ def test_a_batch_that_does_not_fit_is_cut_until_it_does(
 
 
 @pytest.mark.parametrize("micro_rows", [16, 4, 5])
-def test_graphs_and_compiled_blocks_measure_what_plain_passes_do(
+def test_graphs_and_compiled_blocks_give_the_losses_of_plain_passes(
     data_dir: Path, tmp_path: Path, micro_rows: int
 ):
     """Evaluations between replays, and a smaller last micro-batch, included."""
@@ -143,7 +143,7 @@ def test_graphs_and_compiled_blocks_measure_what_plain_passes_do(
         np.testing.assert_allclose(curve.validation_loss, plain.validation_loss, atol=2e-3)
 
 
-def test_a_model_is_three_programs_whatever_its_depth(data_dir: Path, tmp_path: Path):
+def test_a_model_compiles_to_three_programs_at_any_depth(data_dir: Path, tmp_path: Path):
     """A block, the last norm, and the loss of a chunk."""
     torch._dynamo.reset()
     counters.clear()
@@ -167,7 +167,7 @@ def test_nothing_waits_for_the_device_between_log_points(data_dir: Path, tmp_pat
         run.close()
 
 
-def test_a_batch_that_fits_is_not_cut(data_dir: Path, tmp_path: Path):
+def test_a_batch_that_fits_is_not_split(data_dir: Path, tmp_path: Path):
     run = trainer.Trainer(make_spec(data_dir), tmp_path, data_dir, RUNTIME)
     run.logbook.close()
     assert run.micro_rows == run.rows == 16

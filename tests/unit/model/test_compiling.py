@@ -56,7 +56,7 @@ def same(one: Transformer, other: Transformer) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("recompute", [False, True])
-def test_a_compiled_model_computes_what_it_does_without(backend, positions: str, recompute: bool):
+def test_a_compiled_model_computes_the_same(backend, positions: str, recompute: bool):
     backend("aot_eager")
     more = {"positions": positions, "recompute": recompute}
     same(model(16, 2, True, **more), model(16, 2, False, **more))
@@ -65,7 +65,7 @@ def test_a_compiled_model_computes_what_it_does_without(backend, positions: str,
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_so_does_one_that_is_compiled_to_machine_code(backend, positions: str):
+def test_a_model_compiled_to_machine_code_computes_the_same(backend, positions: str):
     backend("inductor")
     same(model(16, 2, True, positions), model(16, 2, False, positions))
 
@@ -105,7 +105,7 @@ def test_many_widths_in_one_process_are_all_compiled(backend):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["aot_eager", "inductor"])
-def test_a_compiled_chunk_has_the_loss_and_gradients_of_one_that_is_not(backend, name: str):
+def test_a_compiled_chunk_has_the_same_loss_and_gradients(backend, name: str):
     """So a GPU computes it; the vocabulary is one that is padded."""
     if name == "inductor" and not shutil.which("g++"):
         pytest.skip("no C++ compiler")

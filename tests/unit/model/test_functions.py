@@ -93,7 +93,7 @@ def test_the_loss_of_bf16_rows_has_fp32_gradients_of_fp32_weights():
         (1024, "cpu", 1040), (32768, "cpu", 32784), (1000, "cpu", 1000), (50257, "cpu", 50257),
     ],
 )  # fmt: skip
-def test_the_vocabulary_is_padded_for_matrix_units_and_off_whole_pages(
+def test_the_vocabulary_is_padded_for_matrix_units_and_caches(
     vocab_size: int, device: str, padded: int
 ):
     assert padded_vocab(vocab_size, device) == padded
@@ -123,7 +123,7 @@ def test_huge_logits_neither_overflow_nor_vanish(grad: bool):
         assert loss.item() == expected
 
 
-def test_a_loss_that_is_not_finite_stays_so():
+def test_a_nan_in_the_weights_gives_a_nan_loss():
     W = torch.tensor([[math.nan], [0.0]], requires_grad=True)
     loss = total_loss(torch.ones(1, 1), W, torch.zeros(2), torch.tensor([1]))
     assert math.isnan(loss.item())

@@ -30,7 +30,7 @@ def planned(shape: ModelShape, recipe: RecipeConfig, tokens: float):
 @pytest.mark.parametrize(
     ("layers", "d_model", "lr", "rows"), [(30, 4096, 4.2e-4, 2304), (95, 8192, 3.2e-4, 4608)]
 )
-def test_deepseeks_law_gives_what_deepseek_trained_with(layers, d_model, lr, rows):
+def test_deepseeks_law_gives_deepseeks_published_settings(layers, d_model, lr, rows):
     """DeepSeek LLM 7B and 67B, Table 2: 2T tokens in rows of 4096; both settings were near the law."""
     shape = ModelShape(d_model, 4 * d_model, 128, d_model // 128, layers, 102_400, 4096)
     spec = planned(shape, DEEPSEEK, 2e12)
@@ -57,7 +57,7 @@ def test_step_laws_coefficients_are_the_mean_of_its_bootstrap():
     assert rule.batch_tokens(shape, D) == pytest.approx(batch, rel=5e-3)
 
 
-def test_step_laws_cosine_ends_at_1e_5_whatever_the_peak():
+def test_step_laws_cosine_ends_at_1e_5_for_every_peak():
     shapes = [shape_named(name, 32_000, 2048, 64, "rope") for name in ("74m", "425m")]
     specs = [planned(s, STEP_LAW, 1e10) for s in shapes]
     assert specs[0].peak_lr > 2 * specs[1].peak_lr
@@ -65,7 +65,7 @@ def test_step_laws_cosine_ends_at_1e_5_whatever_the_peak():
 
 
 @pytest.mark.parametrize("multiple", [1, 8, 64])
-def test_a_laws_batch_is_the_nearest_multiple_of_so_many_rows(multiple):
+def test_the_batch_of_a_law_is_rounded_to_a_multiple_of_rows(multiple):
     shape = shape_named("74m", 32_000, 2048, 64, "rope")
     exact = RULES["step_law"].batch_tokens(shape, 1e10) / 2048  # rows
     spec = planned(shape, replace(STEP_LAW, batch_multiple_rows=multiple), 1e10)
@@ -76,14 +76,14 @@ def test_a_laws_batch_is_the_nearest_multiple_of_so_many_rows(multiple):
     assert few.batch_tokens == multiple * 2048  # at least one, however short the run
 
 
-def test_what_a_recipe_states_itself_is_not_the_laws():
+def test_values_in_the_recipe_override_the_law():
     shape = shape_named("74m", 32_000, 2048, 64, "rope")
     assert planned(shape, replace(STEP_LAW, batch_tokens=2**19), 1e10).batch_tokens == 2**19
     assert planned(shape, replace(STEP_LAW, peak_lr=1e-3), 1e10).peak_lr == 1e-3
     assert apply_rule(RecipeConfig(), shape, 1e10) == RecipeConfig()
 
 
-def test_outside_of_what_a_law_was_fitted_on_it_says_so():
+def test_runs_outside_of_the_fitted_range_of_a_law_are_reported():
     inside = planned(shape_named("425m", 32_000, 2048, 64, "rope"), STEP_LAW, 1e10)
     small = planned(shape_named("64x2", 32_000, 2048, 64, "rope"), STEP_LAW, 1e9)
     assert (
@@ -113,12 +113,12 @@ BAD = [
 
 
 @pytest.mark.parametrize(("recipe", "why"), BAD, ids=[str(r) for r, _ in BAD])
-def test_what_does_not_go_together_is_refused(recipe, why):
+def test_incompatible_settings_are_refused(recipe, why):
     with pytest.raises(InputError, match=why):
         RecipeConfig(**recipe)
 
 
-def test_a_cool_downs_warm_up_does_not_know_the_horizon():
+def test_the_warm_up_before_a_cool_down_does_not_depend_on_the_length():
     """Other schedules keep it below a share of the run; here it is the same, or the run refused."""
     shape = shape_named("44m", 32_000, 2048, 64, "rope")
     recipe = RecipeConfig(schedule="cooldown", warmup_steps=500, batch_tokens=2**17)
@@ -134,7 +134,7 @@ TYPED = re.findall(r"^    chinchilla (.*)$", DOCS, re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", TYPED)
-def test_what_the_docs_type_is_accepted_and_every_recipe_plans(line, tmp_path, monkeypatch):
+def test_the_commands_in_the_docs_are_accepted(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command, *words = line.split()
     told = compose(command, words)
@@ -142,12 +142,12 @@ def test_what_the_docs_type_is_accepted_and_every_recipe_plans(line, tmp_path, m
     assert command != "plan" or main([command, *words, "out="]) == 0
 
 
-def test_the_docs_name_every_choice_of_a_recipe():
+def test_the_docs_mention_every_choice_of_a_recipe():
     known = (*RULES, *SCHEDULES, *OPTIMIZERS, *PRECISIONS, *PARAMETRIZATIONS)
     assert [name for name in known if f"`{name}`" not in DOCS] == []
 
 
-def test_a_config_offers_what_a_spec_may_hold():
+def test_the_choices_of_a_config_are_those_of_a_spec():
     """Each list stands twice: a config must not import what a record needs."""
     for key, known in (("lr_batch_rule", ("none", *RULES)), ("schedule", SCHEDULES),
                        ("optimizer", OPTIMIZERS), ("precision", ("auto", *PRECISIONS)),
@@ -178,7 +178,7 @@ def test_sharing_a_stable_phase_is_shown_and_counted(capsys):
     assert costs[1]["shared_flops"] == 0
 
 
-def test_a_plan_by_a_law_shows_its_batches_and_warns_beside_json(capsys):
+def test_a_plan_with_a_law_shows_its_batches_and_warns_on_stderr(capsys):
     words = ["grid=paper", "recipe=step_law", "grid.budgets=[1e19]", "out="]
     assert main(["plan", *words, "format=json"]) == 0
     said = capsys.readouterr()

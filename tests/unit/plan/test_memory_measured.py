@@ -71,6 +71,6 @@ def test_the_memory_model_is_within_a_tenth_of_the_measured_peak(shape: tuple, m
     ],
     ids=["fp32", "bf16-recomputed"],
 )
-def test_so_it_is_of_each_of_two_ranks_that_share_a_model(more: dict):
+def test_the_memory_model_is_within_a_tenth_of_the_peak_of_each_of_two_ranks(more: dict):
     for measured, estimate in measured_and_estimated(2, PLAIN | {"shape": WEIGHTS} | more):
         assert estimate == pytest.approx(measured, rel=0.1)

@@ -22,7 +22,7 @@ def _anew():
 
 
 @pytest.mark.parametrize("first", BOTH)
-def test_the_fastest_is_taken(monkeypatch: pytest.MonkeyPatch, first: SDPBackend):
+def test_the_fastest_kernel_is_chosen(monkeypatch: pytest.MonkeyPatch, first: SDPBackend):
     """Every candidate really runs, forward and backward; the clock decides."""
     real, seen = attention_backend._seconds, []
 
@@ -43,7 +43,7 @@ def test_the_fastest_is_taken(monkeypatch: pytest.MonkeyPatch, first: SDPBackend
     assert seen == list(BOTH)
 
 
-def test_a_kernel_that_cannot_is_passed_over():
+def test_an_unsupported_kernel_is_skipped():
     only_gpus = (SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH)
     assert (
         attention_backend.fastest_backend(only_gpus, (2, 2, 16, 8), False, torch.float32, CPU)
@@ -57,7 +57,7 @@ def test_a_kernel_that_cannot_is_passed_over():
     assert attention_backend.fastest_backend((), (2, 2, 16, 8), False, torch.float32, CPU) is None
 
 
-def test_a_cpu_keeps_what_torch_chooses():
+def test_a_cpu_uses_torchs_default_kernel():
     """No bit of a run follows from a clock."""
     shape = make_spec().model
     kept = attention_backend.fastest_attention(shape, 4, torch.float32, CPU)
@@ -65,7 +65,7 @@ def test_a_cpu_keeps_what_torch_chooses():
 
 
 @pytest.mark.slow
-def test_a_program_of_another_kernel_is_not_taken_from_the_cache(
+def test_a_program_compiled_for_another_kernel_is_not_loaded_from_the_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))

@@ -99,7 +99,7 @@ REAL = {name: getattr(os, name) for name in PowerCuts.CALLS}
 
 @pytest.mark.skipif(sys.platform != "linux", reason="asks /proc which file is fsynced")
 @pytest.mark.parametrize("before", [[], [10], [10, 20]])
-def test_a_power_cut_at_any_moment_of_a_save_leaves_the_old_one_or_the_new_one(
+def test_a_power_cut_at_any_moment_of_a_save_keeps_the_old_or_the_new_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: list[int]
 ):
     run_dir = tmp_path / "run"
@@ -124,7 +124,7 @@ def test_a_power_cut_at_any_moment_of_a_save_leaves_the_old_one_or_the_new_one(
 # Full disks
 
 
-def test_without_room_a_save_does_not_begin_and_says_needed_and_free(
+def test_a_save_without_enough_space_does_not_begin_and_reports_needed_and_free_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     saved(tmp_path, 10, 20)
@@ -164,7 +164,7 @@ except OSError as error:
 
 
 @pytest.mark.slow
-def test_a_write_that_the_system_cuts_short_is_said_the_same_way(tmp_path: Path):
+def test_a_write_interrupted_by_a_file_size_limit_is_reported_like_a_full_disk(tmp_path: Path):
     """A real failing write, inside safetensors, in the middle of a file: a limit of 20,000 bytes."""
     saved(tmp_path, 10, 20)
     command = [sys.executable, "-c", PRELUDE + CUT_SHORT, str(tmp_path)]
@@ -198,7 +198,7 @@ assert_is(load_checkpoint(folder, SPEC)[0], 20)
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_really_full_leaves_the_old_one(tmp_path: Path):
+def test_a_real_full_disk_keeps_the_older_checkpoint(tmp_path: Path):
     """On a disk of 256 KiB, in a mount namespace of its own."""
     (tmp_path / "code.py").write_text(PRELUDE + FULL)
     disk = tmp_path / "disk"
@@ -218,7 +218,7 @@ def test_a_disk_that_is_really_full_leaves_the_old_one(tmp_path: Path):
         assert "are free" in line
 
 
-def test_what_is_said_to_be_needed_is_enough_and_not_much_more(tmp_path: Path):
+def test_the_reported_size_of_a_checkpoint_is_a_tight_upper_bound(tmp_path: Path):
     big = made(10)
     big.weights["c"] = torch.zeros(100_000)
     path = save_checkpoint(tmp_path, SPEC, big)
@@ -229,7 +229,7 @@ def test_what_is_said_to_be_needed_is_enough_and_not_much_more(tmp_path: Path):
 # What is kept
 
 
-def test_a_bit_lost_after_a_save_costs_that_checkpoint_only(
+def test_a_bit_lost_after_a_save_invalidates_only_that_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """A disk that loses a bit after the rename: loading notices and uses the one before."""
@@ -250,7 +250,7 @@ def test_a_bit_lost_after_a_save_costs_that_checkpoint_only(
     assert names(tmp_path) == ["damaged-step-00000030", "step-00000020"]
 
 
-def test_a_damaged_one_is_put_aside_until_the_next_save(tmp_path: Path):
+def test_a_damaged_checkpoint_is_renamed_until_the_next_save(tmp_path: Path):
     """So that it never counts as one of the two that are kept."""
     flip(saved(tmp_path, 10, 20)[1] / "weights.safetensors")
     load_checkpoint(tmp_path, SPEC)
@@ -262,7 +262,7 @@ def test_a_damaged_one_is_put_aside_until_the_next_save(tmp_path: Path):
     assert names(tmp_path) == ["step-00000015", "step-00000020"]
 
 
-def test_a_file_servers_trouble_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_error_of_the_file_server_is_not_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     saved(tmp_path, 10, 20)
     real = checkpoint_files.sha256_file
 
@@ -279,7 +279,7 @@ def test_a_file_servers_trouble_is_no_damage(tmp_path: Path, monkeypatch: pytest
     assert_is(load_checkpoint(tmp_path, SPEC)[0], 20)
 
 
-def test_a_whole_one_of_the_same_step_is_not_written_again(
+def test_an_intact_checkpoint_of_the_same_step_is_not_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     saved(tmp_path, 10)
@@ -291,7 +291,7 @@ def test_a_whole_one_of_the_same_step_is_not_written_again(
     assert_is(load_checkpoint(tmp_path, SPEC)[0], 10)
 
 
-def test_a_deletion_that_is_killed_leaves_nothing_under_a_checkpoints_name(
+def test_a_killed_deletion_leaves_no_partial_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     saved(tmp_path, 10, 20)
@@ -312,9 +312,7 @@ def test_a_deletion_that_is_killed_leaves_nothing_under_a_checkpoints_name(
 @pytest.mark.parametrize(
     ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o027, 0o640, 0o750)]
 )
-def test_the_group_may_read_what_the_umask_lets_it(
-    tmp_path: Path, umask: int, file: int, folder: int
-):
+def test_files_have_the_mode_of_the_umask(tmp_path: Path, umask: int, file: int, folder: int):
     """safetensors alone would make files that only their owner can read."""
     before = os.umask(umask)
     try:
@@ -328,7 +326,7 @@ def test_the_group_may_read_what_the_umask_lets_it(
 # What is refused
 
 
-def test_a_checkpoint_of_another_version_is_refused_by_name(tmp_path: Path):
+def test_a_checkpoint_of_another_version_is_refused_with_the_version(tmp_path: Path):
     """Not taken for damage: it would be thrown away, and the run begun anew."""
     [path] = saved(tmp_path, 10)
     vouch(path, schema=99, version="9.9.9")
@@ -348,7 +346,7 @@ def test_a_checkpoint_of_another_version_is_refused_by_name(tmp_path: Path):
         ),
     ],
 )
-def test_a_checkpoint_of_another_spec_is_refused_with_what_differs(
+def test_a_checkpoint_of_another_spec_is_refused_with_the_differences(
     tmp_path: Path, change: dict, told: str
 ):
     saved(tmp_path, 10)
@@ -364,7 +362,9 @@ def test_a_checkpoint_of_another_tokenizer_is_refused(tmp_path: Path):
         load_checkpoint(tmp_path, SPEC, tokenizer="b" * 64)
 
 
-def test_data_made_again_with_another_tokenizer_is_refused_by_that(data_dir: Path, tmp_path: Path):
+def test_data_prepared_again_with_another_tokenizer_is_refused_with_both_tokenizers(
+    data_dir: Path, tmp_path: Path
+):
     spec, run_dir, other = make_spec(data_dir), tmp_path / "run", tmp_path / "data"
     assert train_run(spec, run_dir, data_dir, make_runtime(), should_stop=stop_at(3)) is None
     make_speeches(other, vocab_size=390)
@@ -374,7 +374,7 @@ def test_data_made_again_with_another_tokenizer_is_refused_by_that(data_dir: Pat
         train_run(spec, run_dir, other, make_runtime())
 
 
-def test_weights_of_another_shape_under_the_right_name_are_refused(data_dir: Path, tmp_path: Path):
+def test_weights_of_another_shape_are_refused(data_dir: Path, tmp_path: Path):
     spec = make_spec(data_dir)
     save_checkpoint(tmp_path / "checkpoints", spec, made(10))
     with pytest.raises(InputError, match=r"step-00000010 does not fit its own spec"):
@@ -382,7 +382,7 @@ def test_weights_of_another_shape_under_the_right_name_are_refused(data_dir: Pat
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_a_link_in_a_files_place_is_damage(tmp_path: Path, file: str):
+def test_a_symbolic_link_instead_of_a_file_is_damage(tmp_path: Path, file: str):
     """Even one that leads to the very bytes: it may lead elsewhere at the next look."""
     _, newest = saved(tmp_path / "c", 10, 20)
     os.rename(newest / file, tmp_path / file)
@@ -411,7 +411,7 @@ BROKEN_STATES = {
 
 
 @pytest.mark.parametrize("broken", BROKEN_STATES.values(), ids=BROKEN_STATES)
-def test_a_state_that_no_run_wrote_is_damage_even_when_vouched_for(tmp_path: Path, broken):
+def test_an_invalid_state_is_damage_even_with_a_matching_hash(tmp_path: Path, broken):
     _, newest = saved(tmp_path, 5, 10)
     path = newest / "state.json"
     text = (
@@ -427,7 +427,9 @@ def test_a_state_that_no_run_wrote_is_damage_even_when_vouched_for(tmp_path: Pat
     assert "\n" not in line
 
 
-def test_the_curve_of_a_run_that_another_took_is_not_written_over(data_dir: Path, tmp_path: Path):
+def test_the_curve_of_a_run_that_another_worker_has_taken_over_is_not_overwritten(
+    data_dir: Path, tmp_path: Path
+):
     """The last update is done, the checkpoint is another's business: nothing more is written."""
     spec = make_spec(data_dir)
     first = train_run(spec, tmp_path, data_dir, make_runtime(checkpoint_minutes=EVERY_UPDATE))

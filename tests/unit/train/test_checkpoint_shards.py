@@ -147,7 +147,7 @@ def test_all_ranks_fall_back_from_a_damaged_shard(tmp_path: Path, file: str, dam
 
 
 @pytest.mark.parametrize("rank", [0, 2])
-def test_a_full_disk_on_one_rank_leaves_the_older_checkpoint(
+def test_a_full_disk_on_one_rank_keeps_the_older_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
 ):
     saved(tmp_path, 3, 10)
@@ -171,7 +171,7 @@ def test_a_full_disk_on_one_rank_leaves_the_older_checkpoint(
 
 
 @pytest.mark.parametrize("call", ["mkdir", "write_json", "write_text", "rename", "sha256_file"])
-def test_a_commit_that_fails_leaves_the_older_checkpoint_and_no_half_one(
+def test_a_failed_commit_keeps_the_older_checkpoint_and_no_partial_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ):
     saved(tmp_path, 3, 10)
@@ -195,7 +195,7 @@ def test_a_checkpoint_of_another_spec_is_refused_on_all_ranks(tmp_path: Path):
     assert all("steps 24 there and 25 here" in str(error) for error in out)
 
 
-def test_a_manifest_that_leaves_a_shard_out_is_damage(tmp_path: Path):
+def test_a_manifest_without_one_shard_is_damage(tmp_path: Path):
     [path] = saved(tmp_path, 3, 10)
     body = json.loads((path / "MANIFEST.json").read_text())
     del body["sha256"]

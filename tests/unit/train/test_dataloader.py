@@ -15,7 +15,7 @@ from chinchilla.train.distributed import RankGroup
 CPU = torch.device("cpu")
 
 
-def test_a_thread_draws_the_same_batches(data_dir: Path):
+def test_prefetching_gives_the_same_batches(data_dir: Path):
     data, spec = TokenData.open(data_dir), make_spec()
     plain = BatchLoader(data, spec, 4, CPU)
     with closing(BatchLoader(data, spec, 4, CPU, prefetch=True)) as loader:
@@ -25,7 +25,9 @@ def test_a_thread_draws_the_same_batches(data_dir: Path):
             assert torch.equal(got, expected)
 
 
-def test_ids_above_the_signed_range_come_through(data_dir: Path, monkeypatch: pytest.MonkeyPatch):
+def test_token_ids_above_the_signed_16_bit_range_are_kept(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
     """16 bits hold 65,536 pieces; torch widens only the signed kind."""
     data, spec = TokenData.open(data_dir), make_spec()
     high = data.batch(0, 0, 4, spec.model.seq_len) + 60_000
@@ -41,7 +43,7 @@ def test_ranks_share_a_batch_in_its_order(data_dir: Path):
     assert torch.equal(torch.cat(parts), whole)
 
 
-def test_what_the_thread_meets_is_raised_where_the_batch_is_asked_for(
+def test_an_error_of_the_prefetching_thread_is_raised_by_batch(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
     data, spec = TokenData.open(data_dir), make_spec()

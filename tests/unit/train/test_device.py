@@ -60,7 +60,7 @@ def asked(how: str) -> tuple[float, float, float]:
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc's allocator")
-def test_what_an_update_frees_serves_the_next_and_goes_back_after_a_run():
+def test_freed_memory_is_reused_during_a_run_and_returned_afterwards():
     again, given_back, kept_later = asked("keep")
     assert again < 5
     assert given_back > 100
@@ -69,7 +69,7 @@ def test_what_an_update_frees_serves_the_next_and_goes_back_after_a_run():
     assert again > 50  # or it need not be done
 
 
-def test_a_run_on_a_cpu_keeps_what_it_frees(
+def test_a_run_on_a_cpu_keeps_freed_memory(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     told = []
@@ -79,7 +79,7 @@ def test_a_run_on_a_cpu_keeps_what_it_frees(
     assert told == [("keep_freed_memory", "cpu"), ("free_as_usual", "cpu")]
 
 
-def test_a_run_on_a_gpu_leaves_the_allocator_of_the_host_alone(monkeypatch: pytest.MonkeyPatch):
+def test_a_run_on_a_gpu_does_not_change_the_host_allocator(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(device.ctypes, "CDLL", lambda name: pytest.fail("asked for the C library"))
     device.keep_freed_memory(torch.device("cuda"))
     device.free_as_usual(torch.device("cuda"))

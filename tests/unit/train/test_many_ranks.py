@@ -74,7 +74,7 @@ def assert_same_bits(run_dir: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_four_processes_measure_what_one_does(four: Path, one: Path):
+def test_four_processes_give_the_losses_of_one(four: Path, one: Path):
     assert_near(four, one)
     assert Curve.load(four).loss[0] == Curve.load(one).loss[0], "the same rows and weights"
     assert RunResult.load(four).device.startswith("4 x CPU")
@@ -92,7 +92,7 @@ def test_four_processes_measure_what_one_does(four: Path, one: Path):
         (4, {"validation_tokens": 16}),  # fewer rows than ranks
     ],
 )
-def test_however_the_work_is_cut(
+def test_losses_do_not_depend_on_how_the_work_is_divided(
     spec: RunSpec, one: Path, data_dir: Path, tmp_path: Path, world: int, runtime: dict
 ):
     trained(world, spec, tmp_path / "run", data_dir, **runtime)
@@ -104,7 +104,9 @@ def test_however_the_work_is_cut(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("positions", "clip"), [("relative", 1.0), ("rope", 0.1), ("rope", 0.0)])
-def test_whatever_is_trained(data_dir: Path, tmp_path: Path, positions: str, clip: float):
+def test_positions_and_clipping_give_the_losses_of_one_process(
+    data_dir: Path, tmp_path: Path, positions: str, clip: float
+):
     spec = make_spec(data_dir, batch_tokens=BATCH, positions=positions, grad_clip=clip)
     train_run(spec, tmp_path / "one", data_dir, make_runtime()).save(tmp_path / "one")
     trained(2, spec, tmp_path / "two", data_dir)
@@ -160,7 +162,7 @@ def test_recomputing_blocks_changes_no_bit(
 
 
 @pytest.mark.slow
-def test_one_ranks_wish_stops_all_at_a_step_and_they_go_on_with_the_same_bits(
+def test_a_stop_on_one_rank_stops_all_at_the_same_step_and_they_resume_with_the_same_bits(
     spec: RunSpec, four: Path, data_dir: Path, tmp_path: Path
 ):
     run_dir = tmp_path / "run"
@@ -173,7 +175,7 @@ def test_one_ranks_wish_stops_all_at_a_step_and_they_go_on_with_the_same_bits(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(4, 2), (4, 1), (1, 4), (2, 3)])
-def test_a_run_goes_on_with_another_number_of_ranks(
+def test_a_run_resumes_with_another_number_of_ranks(
     data_dir: Path, tmp_path: Path, before: int, after: int
 ):
     spec = make_spec(data_dir, batch_tokens=12 * 16)
@@ -190,7 +192,7 @@ def test_a_run_goes_on_with_another_number_of_ranks(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 2])
-def test_a_killed_rank_ends_the_others_and_the_run_goes_on_with_the_same_bits(
+def test_a_killed_rank_ends_the_others_and_the_run_resumes_with_the_same_bits(
     spec: RunSpec, four: Path, data_dir: Path, tmp_path: Path, victim: int
 ):
     run_dir, out = tmp_path / "run", tmp_path / "said"
@@ -241,7 +243,7 @@ def fail_in_an_update(spec: RunSpec, run_dir: Path, data_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_error_on_one_rank_ends_all_and_all_know_it(
+def test_an_error_on_one_rank_ends_all_ranks_with_its_message(
     spec: RunSpec, data_dir: Path, tmp_path: Path
 ):
     began = time.monotonic()

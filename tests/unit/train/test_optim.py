@@ -70,7 +70,7 @@ def test_adam_adds_the_decay_to_the_gradient():
         torch.testing.assert_close(p.double(), theta, rtol=3e-6, atol=3e-6, msg=name)
 
 
-def test_the_rate_of_an_update_reaches_numbers_and_tensors_and_each_groups_own_multiple():
+def test_set_learning_rate_handles_numbers_tensors_and_group_scales():
     p = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
     groups = [{"params": p[:1], "lr_scale": 1.0},
               {"params": p[1:2], "lr_scale": 1.0, "lr": torch.tensor(1.0)},

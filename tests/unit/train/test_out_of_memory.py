@@ -30,7 +30,7 @@ class Tight(Transformer):
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2, 4])
-def test_micro_batches_are_neutral(data_dir: Path, tmp_path: Path, micro_batches: int):
+def test_losses_do_not_depend_on_micro_batches(data_dir: Path, tmp_path: Path, micro_batches: int):
     spec = make_spec(data_dir)
     whole = train_run(spec, tmp_path / "whole", data_dir, make_runtime())
     runtime = make_runtime(micro_batch_tokens=ROWS * SEQ_LEN // micro_batches)
@@ -42,7 +42,7 @@ def test_micro_batches_are_neutral(data_dir: Path, tmp_path: Path, micro_batches
 
 
 @pytest.mark.parametrize("room", [2, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_run_goes_on_with_half_the_micro_batch(
+def test_after_running_out_of_memory_a_run_resumes_with_half_the_micro_batch(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ):
     spec = make_spec(data_dir)
@@ -62,7 +62,7 @@ def test_a_run_goes_on_with_half_the_micro_batch(
     np.testing.assert_allclose(*curves, atol=ROUNDING, rtol=0)
 
 
-def test_memory_that_runs_out_half_way_costs_only_what_came_after_the_checkpoint(
+def test_running_out_of_memory_repeats_only_the_steps_after_the_checkpoint(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     spec = make_spec(data_dir)

@@ -25,9 +25,7 @@ RECIPES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_a_run_learns_and_goes_on_as_if_it_never_stopped(
-    data_dir: Path, tmp_path: Path, recipe: dict
-):
+def test_a_run_learns_and_resumes_with_the_same_bits(data_dir: Path, tmp_path: Path, recipe: dict):
     spec = make_spec(data_dir, steps=14, **recipe)
     one = train_run(spec, tmp_path / "one", data_dir, RUNTIME)
     for stop in (3, 6):  # ... 3 updates, and 6 more
@@ -40,7 +38,7 @@ def test_a_run_learns_and_goes_on_as_if_it_never_stopped(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_two_processes_train_it_as_one_does(data_dir: Path, tmp_path: Path, recipe: dict):
+def test_two_processes_give_the_losses_of_one(data_dir: Path, tmp_path: Path, recipe: dict):
     """Each step's losses; without fp32 weights within bf16's rounding, as gradients are summed in two
     orders."""
     spec = make_spec(data_dir, batch_tokens=8 * 16, **recipe)
@@ -85,7 +83,7 @@ def test_without_an_fp32_copy_small_updates_are_lost(data_dir: Path, tmp_path: P
     assert moved["bf16_weights"] < 0.05
 
 
-def test_a_plan_knows_that_bf16_weights_need_half_the_memory_for_the_state():
+def test_bf16_weights_halve_the_estimated_memory_of_the_state():
     specs = {p: make_spec(precision=p) for p in ("fp32", "bf16", "bf16_weights")}
     estimated = {p: memory(s, device="cpu").total for p, s in specs.items()}
     N = specs["fp32"].N  # of 400 pieces, which a CPU does not pad

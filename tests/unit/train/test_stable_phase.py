@@ -63,7 +63,7 @@ def left_by_the_shorter(data_dir: Path, folder: Path) -> tuple[RunSpec, Path, Ru
     return short, folder / "stable_phases", result
 
 
-def test_a_horizon_that_starts_from_the_stable_phase_ends_in_the_bits_of_one_trained_alone(
+def test_a_run_from_a_shared_stable_phase_has_the_bits_of_one_trained_alone(
     alone, data_dir: Path, tmp_path: Path
 ):
     result, run_dir, spec = alone
@@ -83,7 +83,7 @@ def test_a_horizon_that_starts_from_the_stable_phase_ends_in_the_bits_of_one_tra
     ]
 
 
-def test_stopped_after_the_stable_phase_a_run_goes_on_and_remembers_what_it_took_over(
+def test_a_run_stopped_after_its_stable_phase_resumes_and_reports_the_reused_tokens(
     alone, data_dir: Path, tmp_path: Path
 ):
     result, run_dir, spec = alone
@@ -99,7 +99,7 @@ def test_stopped_after_the_stable_phase_a_run_goes_on_and_remembers_what_it_took
     assert shared.reused_tokens == 8 * ROWS * SEQ_LEN
 
 
-def test_whoever_leaves_a_stable_phase_leaves_the_same_bytes(data_dir: Path, tmp_path: Path):
+def test_all_runs_save_the_same_bytes_for_a_stable_phase(data_dir: Path, tmp_path: Path):
     """Two horizons with one start of their cool-downs, by other fractions, FLOPs and sweeps."""
     [one] = horizons(data_dir, 10)
     other = replace(
@@ -129,14 +129,14 @@ def test_whoever_leaves_a_stable_phase_leaves_the_same_bytes(data_dir: Path, tmp
      {"weight_decay": 0.0}, {"optimizer": "adam"}, {"precision": "bf16"}, {"beta2": 0.9}],
     ids=str,
 )  # fmt: skip
-def test_what_changes_a_step_of_the_stable_phase_changes_the_stable_phase(other):
+def test_settings_that_affect_the_stable_phase_change_its_id(other):
     [spec] = horizons(None, 20)
     assert make_spec(None, 20, **{**COOLDOWN, **other}).stable_phase_id != spec.stable_phase_id
     assert make_spec(None, 40, **COOLDOWN).stable_phase_id == spec.stable_phase_id
     assert make_spec(None, 20).stable_phase is None
 
 
-def test_a_damaged_stable_phase_is_passed_over_and_said(
+def test_a_damaged_stable_phase_is_skipped_and_reported(
     alone, data_dir: Path, tmp_path: Path, capsys
 ):
     result, run_dir, spec = alone
@@ -151,7 +151,9 @@ def test_a_damaged_stable_phase_is_passed_over_and_said(
     )
 
 
-def test_a_shorter_horizon_never_starts_behind_its_own_cool_down(data_dir: Path, tmp_path: Path):
+def test_a_shorter_run_does_not_start_past_the_start_of_its_cool_down(
+    data_dir: Path, tmp_path: Path
+):
     """... although the stable phase has gone further: a retried run, or a horizon planned later."""
     short, long = horizons(data_dir, 10, 20)
     alone = train_run(short, tmp_path / "alone", data_dir, RUNTIME)
@@ -163,7 +165,7 @@ def test_a_shorter_horizon_never_starts_behind_its_own_cool_down(data_dir: Path,
     assert late.reused_tokens == 0
 
 
-def test_two_that_leave_the_same_stable_phase_at_once_do_each_other_no_harm(
+def test_two_runs_may_save_the_same_stable_phase_at_once(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The other commits between our look and our rename."""
@@ -174,7 +176,7 @@ def test_two_that_leave_the_same_stable_phase_at_once_do_each_other_no_harm(
     assert [p.name for p in (stable_phases / short.stable_phase_id).iterdir()] == ["step-00000008"]
 
 
-def test_a_full_disk_at_the_stable_phase_is_said_and_leaves_nothing_half_done(
+def test_a_full_disk_at_the_stable_phase_is_reported_and_leaves_no_partial_checkpoint(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     [short] = horizons(data_dir, 10)
@@ -198,7 +200,7 @@ def test_a_full_disk_at_the_stable_phase_is_said_and_leaves_nothing_half_done(
     assert result.status == "finished"
 
 
-def test_the_stable_phase_is_left_with_a_checkpoint_of_the_runs_own_as_well(
+def test_a_run_stopped_at_the_end_of_its_stable_phase_still_shares_it(
     data_dir: Path, tmp_path: Path
 ):
     """Stopped right at the start of its cool-down, a run leaves the stable phase when it goes on."""
@@ -232,9 +234,7 @@ def train_of_stable_phase(
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_from_what_one_left_and_leave_it_for_one(
-    data_dir: Path, tmp_path: Path
-):
+def test_stable_phases_are_shared_between_one_and_two_processes(data_dir: Path, tmp_path: Path):
     short, middle, long = horizons(data_dir, 10, 20, 40)
     stable_phases = tmp_path / "stable_phases"
     train_run(short, tmp_path / "short", data_dir, RUNTIME, stable_phases=stable_phases)
@@ -259,7 +259,7 @@ def test_two_processes_go_on_from_what_one_left_and_leave_it_for_one(
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_workers_are_killed_ends_in_the_bits_of_runs_trained_alone(
+def test_a_sweep_whose_workers_are_killed_gives_the_bits_of_runs_trained_alone(
     data_dir: Path, tmp_path: Path
 ):
     """SIGKILL before, at and after the ends of stable phases; two workers at a time, on two stable phases."""
@@ -301,7 +301,7 @@ def cost(specs: list[RunSpec]) -> float:
 
 
 @pytest.mark.parametrize("ladder", [(100, 200, 400, 800), (100, 200, 400), (100, 200, 300, 400)])
-def test_a_plan_over_horizons_costs_at_most_seven_tenths_of_the_cosine_plan(ladder):
+def test_sharing_stable_phases_costs_at_most_seven_tenths_of_cosine_runs(ladder):
     """The last 20% of each, and the longest stable phase once."""
     shared = horizons(None, *ladder)
     whole = cost([make_spec(None, n) for n in ladder])
@@ -310,7 +310,7 @@ def test_a_plan_over_horizons_costs_at_most_seven_tenths_of_the_cosine_plan(ladd
     assert cost(shared) <= 0.7 * whole
 
 
-def test_what_is_left_of_a_plan_starts_from_what_is_done():
+def test_the_remaining_plan_reuses_finished_stable_phases():
     specs = horizons(None, 100, 200, 400)
     left = plan_cost(specs[1:], ClusterConfig(), 8, plan=[*specs, *specs])
     assert left.flops == pytest.approx((120 + 240) / 200 * specs[1].C)
@@ -319,14 +319,14 @@ def test_what_is_left_of_a_plan_starts_from_what_is_done():
     assert left.seconds == left.longest_run_seconds > specs[2].C / (989e12 * 0.4) * 0.8
 
 
-def test_runs_of_other_stable_phases_and_schedules_take_nothing_over():
+def test_runs_of_other_stable_phases_and_schedules_reuse_nothing():
     specs = [make_spec(None, 100), make_spec(None, 200), *horizons(None, 100),
              *horizons(None, 200, seed=1)]  # fmt: skip
     assert set(reused_steps(specs).values()) == {0}
     assert cost(specs) == sum(s.C for s in specs)
 
 
-def test_a_trained_sweep_goes_through_the_tokens_that_its_plan_says(data_dir: Path, tmp_path: Path):
+def test_a_sweep_trains_as_many_tokens_as_its_plan_predicts(data_dir: Path, tmp_path: Path):
     """A size at three horizons: at most .7 of what they would be with a cosine each."""
     ladder = (8, 16, 32)
     specs = horizons(data_dir, *ladder)

@@ -37,7 +37,7 @@ def test_micro_batches_add_up_to_the_batch(micro_rows: int):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_a_compiler_that_fails_is_said_once_and_costs_no_gradient(
+def test_a_failing_compiler_is_reported_once_and_changes_no_gradient(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     def broken(graph, inputs):
@@ -83,7 +83,7 @@ def test_a_compiler_may_fail_at_a_later_shape(monkeypatch: pytest.MonkeyPatch):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_cleared_gradients_are_gone():
+def test_zero_grad_discards_gradients():
     model = Transformer(SHAPE).init_weights(0)
     passes = ForwardBackward(model, 2, 1.0, cuda_graphs=False, may_fall_back=True)
     passes.forward_backward(tokens(2))

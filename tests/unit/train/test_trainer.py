@@ -55,7 +55,7 @@ def metrics(run_dir: Path) -> list[dict]:
 # What a run does
 
 
-def test_the_loss_goes_down_from_guessing_evenly(whole, spec: RunSpec):
+def test_the_loss_decreases_from_that_of_a_uniform_prediction(whole, spec: RunSpec):
     result, run_dir = whole
     loss = Curve.load(run_dir).loss
     assert loss[0] == pytest.approx(math.log(spec.model.vocab_size) + 0.5, abs=0.4)
@@ -71,7 +71,7 @@ def test_the_first_loss_is_the_models_on_the_first_batch(whole, spec: RunSpec, d
     assert Curve.load(whole[1]).loss[0] == pytest.approx(expected, rel=1e-6)
 
 
-def test_twice_is_the_same_bit_for_bit(whole, spec: RunSpec, data_dir: Path, tmp_path: Path):
+def test_training_is_deterministic(whole, spec: RunSpec, data_dir: Path, tmp_path: Path):
     again = train_run(spec, tmp_path / "run", data_dir, RUNTIME)
     same_bits(*whole, again, tmp_path / "run")
 
@@ -126,7 +126,7 @@ def test_gradients_are_clipped_when_asked(whole, data_dir: Path, tmp_path: Path)
         pytest.param([2, 5, 8, 11, 14, 17, 20, 23], marks=pytest.mark.slow),
     ],
 )
-def test_a_stopped_run_goes_on_as_if_it_never_stopped(
+def test_a_stopped_run_resumes_with_the_same_bits(
     whole, spec: RunSpec, data_dir: Path, tmp_path: Path, stops: list[int]
 ):
     run_dir, done = tmp_path / "run", 0
@@ -151,7 +151,7 @@ def test_a_run_stopped_before_its_first_update_leaves_no_checkpoint(
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_finished_run_asked_again_gives_its_result_without_training(
+def test_a_finished_run_returns_its_result_without_training_again(
     whole, spec: RunSpec, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     first = train_run(spec, tmp_path, data_dir, RUNTIME)
@@ -161,7 +161,7 @@ def test_a_finished_run_asked_again_gives_its_result_without_training(
     assert again.train_seconds == pytest.approx(first.train_seconds, abs=0.05)
 
 
-def test_wall_seconds_add_up_over_attempts(spec: RunSpec, data_dir: Path, tmp_path: Path):
+def test_train_seconds_add_up_over_attempts(spec: RunSpec, data_dir: Path, tmp_path: Path):
     def slowly() -> bool:
         time.sleep(0.02)  # counts as training: it is between two updates
         return False
@@ -177,7 +177,7 @@ def test_wall_seconds_add_up_over_attempts(spec: RunSpec, data_dir: Path, tmp_pa
     assert result.tokens_per_second == pytest.approx(spec.D / result.train_seconds)
 
 
-def test_a_damaged_checkpoint_costs_steps_and_no_bits(
+def test_resuming_past_a_damaged_checkpoint_gives_the_same_bits(
     whole, spec: RunSpec, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     run_dir = tmp_path / "run"
@@ -190,7 +190,7 @@ def test_a_damaged_checkpoint_costs_steps_and_no_bits(
     assert f"warning: checkpoint {newest} is damaged" in capsys.readouterr().out
 
 
-def test_nobody_saves_over_a_run_that_another_worker_took(
+def test_nothing_is_written_for_a_run_that_another_worker_has_taken_over(
     spec: RunSpec, data_dir: Path, tmp_path: Path
 ):
     lost = {"still_mine": lambda: False}
@@ -216,7 +216,7 @@ def newest_step(run_dir: Path) -> int:
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_goes_on_as_if_it_never_was(
+def test_a_run_killed_at_random_moments_resumes_with_the_same_bits(
     whole, spec: RunSpec, data_dir: Path, tmp_path: Path, seed: int
 ):
     """SIGKILL while it trains and writes checkpoints, again and again, then left alone."""
@@ -259,7 +259,7 @@ def test_micro_batches_change_only_the_rounding(
     )
 
 
-def test_micro_batches_are_as_long_as_told(spec: RunSpec, data_dir: Path, tmp_path: Path):
+def test_micro_batches_have_the_configured_size(spec: RunSpec, data_dir: Path, tmp_path: Path):
     seen = []
 
     class Spy(Transformer):
@@ -275,7 +275,9 @@ def test_micro_batches_are_as_long_as_told(spec: RunSpec, data_dir: Path, tmp_pa
     assert seen == [(3, SEQ_LEN), (1, SEQ_LEN)] * 2
 
 
-def test_habits_change_no_loss(whole, spec: RunSpec, data_dir: Path, tmp_path: Path):
+def test_logging_evaluation_and_checkpoint_intervals_change_no_loss(
+    whole, spec: RunSpec, data_dir: Path, tmp_path: Path
+):
     runtime = make_runtime(log_every_steps=3, validation_evals=9, checkpoint_minutes=EVERY_UPDATE)
     result = train_run(spec, tmp_path, data_dir, runtime)
     np.testing.assert_array_equal(Curve.load(tmp_path).loss, Curve.load(whole[1]).loss)
@@ -287,7 +289,9 @@ def test_habits_change_no_loss(whole, spec: RunSpec, data_dir: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("log_every_steps", [1, 5, 24])
-def test_a_run_that_blows_up_ends_as_diverged(data_dir: Path, tmp_path: Path, log_every_steps: int):
+def test_an_unstable_run_is_recorded_as_diverged(
+    data_dir: Path, tmp_path: Path, log_every_steps: int
+):
     spec = make_spec(data_dir, peak_lr=1e30, grad_clip=0.0)
     runtime = make_runtime(log_every_steps=log_every_steps, checkpoint_minutes=EVERY_UPDATE)
     result = train_run(spec, tmp_path, data_dir, runtime)
@@ -317,7 +321,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch, losses: dict[int, float]) -> None:
 
 
 @pytest.mark.parametrize("log_every_steps", [1, 7, 24])
-def test_a_loss_that_is_not_finite_names_its_step(
+def test_divergence_reports_the_first_step_whose_loss_is_not_finite(
     spec: RunSpec,
     data_dir: Path,
     tmp_path: Path,
@@ -332,7 +336,7 @@ def test_a_loss_that_is_not_finite_names_its_step(
 
 @pytest.mark.parametrize("log_every_steps", [1, 2, 7, 24])
 @pytest.mark.parametrize(("n", "status"), [(9, "finished"), (10, "diverged")])
-def test_ten_steps_a_nat_above_guessing_evenly_are_divergence_however_often_one_looks(
+def test_ten_steps_a_nat_above_uniform_are_divergence_at_any_log_interval(
     spec: RunSpec, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     log_every_steps: int, n: int, status: str,
 ):  # fmt: skip
@@ -354,7 +358,7 @@ def test_a_high_loss_during_warm_up_is_not_divergence(
 
 
 @pytest.mark.parametrize("checkpoint_minutes", [EVERY_UPDATE, 10])
-def test_a_held_out_loss_that_is_not_finite_is_divergence(
+def test_a_validation_loss_that_is_not_finite_is_divergence(
     spec: RunSpec, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_minutes: float
 ):  # fmt: skip
     """The last update can break the weights after the last finite training loss."""
@@ -379,7 +383,7 @@ def test_data_of_another_id_is_refused(spec: RunSpec, data_dir: Path, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_without_room_for_all_pieces_is_refused(
+def test_a_model_with_too_small_a_vocabulary_is_refused(
     spec: RunSpec, data_dir: Path, tmp_path: Path
 ):
     small = replace(spec, model=replace(spec.model, vocab_size=300))
@@ -396,17 +400,17 @@ def test_the_folder_of_another_run_is_refused(spec: RunSpec, data_dir: Path, tmp
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "meta", "mps"])
-def test_devices_that_do_not_train_are_refused_by_name(name: str):
+def test_unsupported_devices_are_refused_by_name(name: str):
     with pytest.raises(InputError, match=f"runtime.device='{name}'.*auto, cpu, cuda or cuda:1"):
         pick_device(name)
 
 
-def test_a_gpu_that_is_not_there_is_refused():
+def test_a_missing_gpu_is_refused():
     with pytest.raises(InputError, match=r"runtime.device=cuda:99: this machine shows \d+ CUDA"):
         pick_device("cuda:99")
 
 
-def test_auto_is_a_device_that_is_there():
+def test_auto_is_an_available_device():
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -433,7 +437,7 @@ def test_the_result_counts_parameters_tokens_and_flops(whole, spec: RunSpec):
     assert result.flops_spent == pytest.approx(spec.C, rel=1e-12)
 
 
-def test_bits_per_byte_come_from_held_out_text_alone(whole, data_dir: Path):
+def test_bits_per_byte_use_the_validation_text_only(whole, data_dir: Path):
     result, _ = whole
     split = TokenData.open(data_dir).manifest.splits["validation"]
     expected = result.validation_loss["validation"] / math.log(2) * split.tokens / split.bytes
@@ -451,7 +455,9 @@ def test_a_cpu_has_a_name_and_no_mfu(whole):
     assert result.started_utc <= result.finished_utc
 
 
-def test_held_out_losses_are_measured_where_the_schedule_says(whole, spec: RunSpec, data_dir: Path):
+def test_validation_losses_are_measured_at_the_evaluation_steps(
+    whole, spec: RunSpec, data_dir: Path
+):
     curve = Curve.load(whole[1])
     assert curve.validation_step.tolist() == [3, 6, 12, 24]
     assert curve.step.tolist() == list(range(24))
@@ -459,7 +465,7 @@ def test_held_out_losses_are_measured_where_the_schedule_says(whole, spec: RunSp
     assert np.all(np.diff(curve.validation_loss) < 0)
 
 
-def test_metrics_lines_hold_mean_loss_rate_and_held_out_loss(whole, spec: RunSpec):
+def test_metrics_lines_contain_mean_loss_rate_and_validation_loss(whole, spec: RunSpec):
     result, run_dir = whole
     lines, curve = metrics(run_dir), Curve.load(run_dir)
     assert [m["step"] for m in lines] == [5, 10, 15, 20, 24]
@@ -472,7 +478,7 @@ def test_metrics_lines_hold_mean_loss_rate_and_held_out_loss(whole, spec: RunSpe
     ]  # fmt: skip
 
 
-def test_progress_is_told_at_log_points(spec: RunSpec, data_dir: Path, tmp_path: Path):
+def test_progress_is_reported_at_log_points(spec: RunSpec, data_dir: Path, tmp_path: Path):
     told: list[tuple[int, float]] = []
     train_run(spec, tmp_path, data_dir, RUNTIME, on_progress=lambda *x: told.append(x))
     assert told == [(m["step"], m["loss"]) for m in metrics(tmp_path)]
