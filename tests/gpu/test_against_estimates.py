@@ -40,12 +40,16 @@ def test_memory_is_estimated_within_a_tenth(
     data_dir: Path, tmp_path: Path, shape: tuple[int, int, int], rows: int, recompute: bool
 ):
     """Of plain passes in bf16, in two micro-batches; a first run loads libraries and their workspace."""
-    told = {"cuda_graphs": False, "compile_blocks": "never", "activation_checkpointing": recompute}
+    settings = {
+        "cuda_graphs": False,
+        "compile_blocks": "never",
+        "activation_checkpointing": recompute,
+    }
     small = make_spec(data_dir, steps=10, rows=4)
-    allocated(small, tmp_path / "small", data_dir, **told)
+    allocated(small, tmp_path / "small", data_dir, **settings)
     spec = make_spec(data_dir, steps=10, shape=shape, rows=rows)
     half = spec.batch_tokens // 2
-    used = allocated(spec, tmp_path / "run", data_dir, micro_batch_tokens=half, **told)
+    used = allocated(spec, tmp_path / "run", data_dir, micro_batch_tokens=half, **settings)
     estimate = memory(spec, half, recompute=recompute).total
     assert estimate == pytest.approx(used, rel=0.1)
 

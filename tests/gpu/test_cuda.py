@@ -77,8 +77,8 @@ def test_a_stopped_run_resumes_close_to_one_that_was_not_stopped(data_dir: Path,
     """Atomic additions on a GPU are not ordered, so close and not equal: 0.02 nats in bf16."""
     spec = make_spec(data_dir, steps=40)
     whole = train_run(spec, tmp_path / "whole", data_dir, RUNTIME)
-    asked = iter(range(1000))
-    stop = {"should_stop": lambda: next(asked) >= 20}
+    calls = iter(range(1000))
+    stop = {"should_stop": lambda: next(calls) >= 20}
     assert train_run(spec, tmp_path / "run", data_dir, RUNTIME, **stop) is None
     result = train_run(spec, tmp_path / "run", data_dir, RUNTIME)
     one, two = Curve.load(tmp_path / "whole"), Curve.load(tmp_path / "run")
@@ -128,13 +128,13 @@ def test_graphs_and_compiled_blocks_give_the_losses_of_plain_passes(
 ):
     """Evaluations between replays, and a smaller last micro-batch, included."""
     spec = make_spec(data_dir, steps=30, precision="fp32")
-    told = replace(RUNTIME, micro_batch_tokens=micro_rows * 128)
+    runtime = replace(RUNTIME, micro_batch_tokens=micro_rows * 128)
     found = {}
     for blocks in ("never", "always"):
         for graphs in (False, True):
             run_dir = tmp_path / f"{blocks}-{graphs}"
             train_run(
-                spec, run_dir, data_dir, replace(told, compile_blocks=blocks, cuda_graphs=graphs)
+                spec, run_dir, data_dir, replace(runtime, compile_blocks=blocks, cuda_graphs=graphs)
             )
             found[blocks, graphs] = Curve.load(run_dir)
     plain = found["never", False]

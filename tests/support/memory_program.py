@@ -1,4 +1,4 @@
-"""A process that trains a few updates and prints [peak bytes above what it held before, estimate].
+"""Train a few updates and print [peak bytes above those before, estimated bytes].
 
 python memory_program.py SETTINGS.json     as one rank of several where RANK and WORLD_SIZE say so
 """
@@ -25,7 +25,7 @@ from chinchilla.train.train_step import ForwardBackward
 
 
 def spec_of(shape: tuple[int, ...], rows: int, precision: str, positions: str) -> RunSpec:
-    """A run of batches of so many rows; shape is n_layers, d_model, vocab_size, seq_len."""
+    """A run with `rows` rows per batch; shape is n_layers, d_model, vocab_size, seq_len."""
     n_layers, d, vocab_size, seq_len = shape
     return plan_run(
         ModelShape(d, 4 * d, 64, d // 64, n_layers, vocab_size, seq_len, positions),
@@ -35,9 +35,9 @@ def spec_of(shape: tuple[int, ...], rows: int, precision: str, positions: str) -
 
 
 def train(spec: RunSpec, micro_rows: int, recompute: bool, ranks: RankGroup, updates: int) -> None:
-    """As the training loop does, on made-up tokens; rows are those of one rank.
+    """Train on random tokens like the training loop; rows are those of one rank.
 
-    But for freed memory, which is not kept: what the allocator loses by that is not in the estimate.
+    Freed memory is not kept (`keep_freed_memory`), since the estimate does not include fragmentation.
     """
     shape = spec.model
     rows = spec.batch_tokens // shape.seq_len
@@ -63,11 +63,11 @@ def train(spec: RunSpec, micro_rows: int, recompute: bool, ranks: RankGroup, upd
         passes.zero_grad()
 
 
-def measure(told: dict[str, Any], ranks: RankGroup) -> tuple[float, float]:
-    precision, positions = told["precision"], told["positions"]
-    recompute, micro_rows = told["recompute"], told["micro_rows"]
-    spec = spec_of(told["shape"], told["rows"], precision, positions)
-    # First something small: it loads what there is to load.
+def measure(settings_given: dict[str, Any], ranks: RankGroup) -> tuple[float, float]:
+    precision, positions = settings_given["precision"], settings_given["positions"]
+    recompute, micro_rows = settings_given["recompute"], settings_given["micro_rows"]
+    spec = spec_of(settings_given["shape"], settings_given["rows"], precision, positions)
+    # A small run first loads libraries.
     train(spec_of((1, 64, 64, 16), 2, precision, positions), 1, recompute, ranks, 1)
     gc.collect()
     before = 4096 * int(Path("/proc/self/statm").read_text().split()[1])
@@ -83,6 +83,6 @@ def measure(told: dict[str, Any], ranks: RankGroup) -> tuple[float, float]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    together = join("cpu") or SINGLE
-    print(json.dumps(measure(json.loads(sys.argv[1]), together)))
-    together.close()
+    ranks = join("cpu") or SINGLE
+    print(json.dumps(measure(json.loads(sys.argv[1]), ranks)))
+    ranks.close()

@@ -33,10 +33,10 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[object], None
 
 
 def model(
-    width: int, depth: int, compile_blocks: bool, positions: str = "rope", **more
+    width: int, depth: int, compile_blocks: bool, positions: str = "rope", **settings
 ) -> Transformer:
     shape = ModelShape(width, 4 * width, 8, width // 8, depth, 64, 24, positions)
-    return Transformer(shape, compile_blocks=compile_blocks, **more).init_weights(0)
+    return Transformer(shape, compile_blocks=compile_blocks, **settings).init_weights(0)
 
 
 def passed(m: Transformer, rows: int = 3) -> list[torch.Tensor]:
@@ -58,8 +58,8 @@ def same(one: Transformer, other: Transformer) -> None:
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_compiled_model_computes_the_same(backend, positions: str, recompute: bool):
     backend("aot_eager")
-    more = {"positions": positions, "recompute": recompute}
-    same(model(16, 2, True, **more), model(16, 2, False, **more))
+    settings = {"positions": positions, "recompute": recompute}
+    same(model(16, 2, True, **settings), model(16, 2, False, **settings))
 
 
 @pytest.mark.slow

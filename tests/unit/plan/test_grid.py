@@ -26,14 +26,14 @@ PAPER_MODELS = list(named_shapes())[:50]
 
 
 def one_run(shape=SMALL, recipe=None, **changes):
-    told = {
+    settings = {
         "flop_convention": "paper",
         "data_id": "d",
         "precision": "bf16",
         "budget_flops": 6e18,
         **changes,
     }
-    return plan_run(shape, recipe or RecipeConfig(), **told)
+    return plan_run(shape, recipe or RecipeConfig(), **settings)
 
 
 def paper_grid(**changes) -> GridConfig:
@@ -75,10 +75,10 @@ def test_a_run_planned_by_tokens_has_no_budget():
     assert abs(spec.D - 1e9) <= spec.batch_tokens / 2
 
 
-@pytest.mark.parametrize("told", [{}, {"tokens": 1e9, "budget_flops": 1e18}])
-def test_a_run_needs_one_of_budget_and_tokens(told):
+@pytest.mark.parametrize("settings", [{}, {"tokens": 1e9, "budget_flops": 1e18}])
+def test_a_run_needs_one_of_budget_and_tokens(settings):
     with pytest.raises(InputError, match=r"one of budget_flops .* or tokens"):
-        one_run(**{"budget_flops": None, **told})
+        one_run(**{"budget_flops": None, **settings})
 
 
 def test_a_batch_that_is_not_a_multiple_of_seq_len_is_refused_with_the_nearest():
@@ -93,9 +93,9 @@ def test_a_batch_that_is_not_a_multiple_of_seq_len_is_refused_with_the_nearest()
 def test_a_budget_below_one_step_is_refused_with_three_suggestions():
     with pytest.raises(Refusal) as error:
         one_run(budget_flops=1e13)
-    for said in ("1e+13 FLOPs", "N=43.7m", "at least 1 are needed", "Lower recipe.batch_tokens",
+    for part in ("1e+13 FLOPs", "N=43.7m", "at least 1 are needed", "Lower recipe.batch_tokens",
                  "raise the budget", "smaller model"):  # fmt: skip
-        assert said in str(error.value)
+        assert part in str(error.value)
 
 
 def test_fewer_than_the_minimum_steps_are_refused():
@@ -216,9 +216,9 @@ def test_all_sizes_are_planned_if_no_number_is_given():
 
 
 def test_the_order_and_repetition_of_names_do_not_matter():
-    told = expand(paper_grid(budgets=[1e20, 6e18]))
+    specs = expand(paper_grid(budgets=[1e20, 6e18]))
     other = expand(paper_grid(budgets=[6e18, 1e20, 6e18], models=PAPER_MODELS[::-1] * 2))
-    assert told == other
+    assert specs == other
 
 
 def test_a_grid_needs_a_vocabulary():

@@ -91,10 +91,10 @@ def test_runs_outside_of_the_fitted_range_of_a_law_are_reported():
         == extrapolation_warnings(RecipeConfig(), [small])
         == []
     )
-    said = extrapolation_warnings(STEP_LAW, [inside, small])
-    assert len(said) == 2
-    assert "on non-embedding N from 60m to 1b: 1 of 2 runs lie outside, 131k to 131k" in said[0]
-    assert "on D from 2b to 100b: 1 of 2 runs" in said[1]
+    warnings = extrapolation_warnings(STEP_LAW, [inside, small])
+    assert len(warnings) == 2
+    assert "on non-embedding N from 60m to 1b: 1 of 2 runs lie outside, 131k to 131k" in warnings[0]
+    assert "on D from 2b to 100b: 1 of 2 runs" in warnings[1]
     assert "C from 1e+17 to 3e+20" in extrapolation_warnings(DEEPSEEK, [small])[0]
 
 
@@ -137,8 +137,8 @@ TYPED = re.findall(r"^    chinchilla (.*)$", DOCS, re.MULTILINE)
 def test_the_commands_in_the_docs_are_accepted(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command, *words = line.split()
-    told = compose(command, words)
-    assert told.recipe.peak_lr or told.recipe.lr_batch_rule != "none"
+    command_config = compose(command, words)
+    assert command_config.recipe.peak_lr or command_config.recipe.lr_batch_rule != "none"
     assert command != "plan" or main([command, *words, "out="]) == 0
 
 
@@ -164,8 +164,8 @@ def test_sharing_a_stable_phase_is_shown_and_counted(capsys):
             "grid.horizon_tokens_per_param=[4,8,16,32]", "out="]  # fmt: skip
     cooldown = ["recipe.schedule=cooldown", "recipe.warmup_steps=20"]
     assert main(["plan", *grid, *cooldown]) == 0
-    said = capsys.readouterr().out
-    share = int(re.search(r"FLOPs are trained of the runs' [\d.e+]+ \((\d+)%\)", said)[1])
+    output = capsys.readouterr().out
+    share = int(re.search(r"FLOPs are trained of the runs' [\d.e+]+ \((\d+)%\)", output)[1])
     costs = []
     for words in (cooldown, []):
         assert main(["plan", *grid, *words, "format=json"]) == 0
@@ -181,10 +181,10 @@ def test_sharing_a_stable_phase_is_shown_and_counted(capsys):
 def test_a_plan_with_a_law_shows_its_batches_and_warns_on_stderr(capsys):
     words = ["grid=paper", "recipe=step_law", "grid.budgets=[1e19]", "out="]
     assert main(["plan", *words, "format=json"]) == 0
-    said = capsys.readouterr()
-    runs = json.loads(said.out)["runs"]
+    output = capsys.readouterr()
+    runs = json.loads(output.out)["runs"]
     assert len({r["peak_lr"] for r in runs}) == len({r["batch_tokens"] for r in runs}) == len(runs)
     assert all(r["peak_lr"] * r["final_lr_ratio"] == pytest.approx(1e-5) for r in runs)
-    assert said.err.startswith(
+    assert output.err.startswith(
         "warning: recipe.lr_batch_rule=step_law (Step Law, arXiv 2503.04715) was"
     )

@@ -1,4 +1,4 @@
-"""The attention kernel is the one that was the fastest, and never one that cannot do the shape."""
+"""The attention kernel is the fastest one that supports the shape."""
 
 import contextlib
 from pathlib import Path
@@ -23,10 +23,10 @@ def _anew():
 
 @pytest.mark.parametrize("first", BOTH)
 def test_the_fastest_kernel_is_chosen(monkeypatch: pytest.MonkeyPatch, first: SDPBackend):
-    """Every candidate really runs, forward and backward; the clock decides."""
+    """Every candidate runs forward and backward; only the measured time is replaced."""
     real, seen = attention_backend._seconds, []
 
-    def told(*size):
+    def fake_seconds(*size):
         real(*size)
         on = (
             SDPBackend.FLASH_ATTENTION
@@ -36,7 +36,7 @@ def test_the_fastest_kernel_is_chosen(monkeypatch: pytest.MonkeyPatch, first: SD
         seen.append(on)
         return 1.0 if on == first else 2.0
 
-    monkeypatch.setattr(attention_backend, "_seconds", told)
+    monkeypatch.setattr(attention_backend, "_seconds", fake_seconds)
     assert (
         attention_backend.fastest_backend(BOTH, (2, 2, 16, 8), False, torch.float32, CPU) == first
     )
@@ -49,7 +49,7 @@ def test_an_unsupported_kernel_is_skipped():
         attention_backend.fastest_backend(only_gpus, (2, 2, 16, 8), False, torch.float32, CPU)
         in only_gpus[1:]
     )
-    # A bias on the scores that is learned: the flash kernel has no gradient for it.
+    # The flash kernel has no gradient for a learned bias on the scores.
     assert (
         attention_backend.fastest_backend(BOTH, (2, 2, 16, 8), True, torch.float32, CPU)
         == SDPBackend.MATH
@@ -58,7 +58,7 @@ def test_an_unsupported_kernel_is_skipped():
 
 
 def test_a_cpu_uses_torchs_default_kernel():
-    """No bit of a run follows from a clock."""
+    """The bits of a run must not depend on a timing."""
     shape = make_spec().model
     kept = attention_backend.fastest_attention(shape, 4, torch.float32, CPU)
     assert isinstance(kept, contextlib.nullcontext)

@@ -79,12 +79,12 @@ def test_nothing_on_disk_is_a_pickle(tmp_path: Path):
         assert start[:1] == b"{" or start[8:9] == b"{", file
 
 
-def vouch(path: Path, **more: object) -> None:
-    """Write a manifest that agrees with whatever the files hold now."""
+def update_manifest(path: Path, **changes: object) -> None:
+    """Write a manifest with the hashes of the current files."""
     body = json.loads((path / "MANIFEST.json").read_text())
     del body["sha256"]
     body["files"] = {name: sha256_file(path / name) for name in body["files"]}
-    (path / "MANIFEST.json").write_text(checkpoint_files.manifest_text({**body, **more}))
+    (path / "MANIFEST.json").write_text(checkpoint_files.manifest_text({**body, **changes}))
 
 
 def flip(path: Path) -> None:
@@ -131,7 +131,7 @@ def test_if_no_checkpoint_can_be_read_the_run_starts_anew_with_a_warning(tmp_pat
 
 
 def test_damaged_checkpoints_do_not_take_the_place_of_good_ones(tmp_path: Path):
-    """After a fall-back to 10, saving 12 and 14 keeps both; 20 is left alone, and passed over.
+    """After falling back to 10, saving 12 and 14 keeps both; 20 is not touched.
 
     It may as well be whole and belong to whoever took the run over: a late save must not delete it.
     """
@@ -212,7 +212,7 @@ def test_a_full_disk_keeps_the_older_checkpoint_and_no_partial_one(
     assert complaints == []
     assert got is not None
     assert_is(got, got.step)
-    # Only the very last fsync comes after the rename: the new one is there then, and whole.
+    # Only the last fsync is after the rename: by then the new checkpoint is complete.
     late = name == "fsync_dir" or (name, n) == ("fsync", 6)
     assert got.step == (20 if late else 10)
     saved(tmp_path, 20)
@@ -222,7 +222,7 @@ def test_a_full_disk_keeps_the_older_checkpoint_and_no_partial_one(
 def test_a_save_makes_the_number_of_calls_that_faults_are_injected_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The list above would go stale in silence otherwise."""
+    """Otherwise the list above could miss calls that are added later."""
     count: dict[str, int] = {}
     for module, name, _ in FAULTS:
         if name in count:
@@ -235,25 +235,25 @@ def test_a_save_makes_the_number_of_calls_that_faults_are_injected_into(
 
         monkeypatch.setattr(module, name, call)
     saved(tmp_path, 10)
-    told = {name: 1 + max(n for _, f, n in FAULTS if f == name) for name in count}
-    assert count == told
+    expected = {name: 1 + max(n for _, f, n in FAULTS if f == name) for name in count}
+    assert count == expected
 
 
 def test_a_truncated_tensor_file_is_damage_even_with_a_matching_hash(tmp_path: Path):
-    """The manifest agrees with the bytes, the bytes are not safetensors."""
+    """The hash matches, but the file is not safetensors."""
     _, newest = saved(tmp_path, 10, 20)
     truncate(newest / "weights.safetensors")
-    vouch(newest)
+    update_manifest(newest)
     got, [line] = load_checkpoint(tmp_path, SPEC)
     assert_is(got, 10)
     assert str(newest) in line
 
 
 def test_loading_a_checkpoint_runs_no_code(tmp_path: Path):
-    """A pickle in a tensor file's place is damage, even when the manifest vouches for it."""
+    """A pickle in place of a tensor file is damage, even with a matching hash."""
     [path] = saved(tmp_path, 10)
     torch.save({"a": torch.zeros(1)}, path / "weights.safetensors")
-    vouch(path)
+    update_manifest(path)
     got, lines = load_checkpoint(tmp_path, SPEC)
     assert got is None
     assert "damaged" in lines[0]

@@ -1,6 +1,6 @@
-"""Checkpoints in shards: written by some ranks, read by any number, whole or absent like the others.
+"""Sharded checkpoints, written and read by different numbers of ranks.
 
-Ranks are threads here: what they tell each other goes through a list and a barrier.
+Ranks are threads here, which communicate through a list and a barrier.
 """
 
 import errno
@@ -25,28 +25,28 @@ from chinchilla.train.distributed import RankGroup
 class Threads(RankGroup):
     """One rank of several in this process."""
 
-    def __init__(self, rank: int, world: int, shards: int, said: list, barrier: Any) -> None:
+    def __init__(self, rank: int, world: int, shards: int, values: list, barrier: Any) -> None:
         super().__init__(rank, world, shards=shards)
-        self.said, self.barrier = said, barrier
+        self.values, self.barrier = values, barrier
 
     def gather(self, value: Any) -> list[Any]:
-        self.said[self.rank] = json.dumps(value)
+        self.values[self.rank] = json.dumps(value)
         self.barrier.wait(20)
-        told = [json.loads(text) for text in self.said]
+        result = [json.loads(text) for text in self.values]
         self.barrier.wait(20)
-        return told
+        return result
 
     def any_rank(self, *wishes: bool) -> tuple[bool, ...]:
         return tuple(map(any, zip(*self.gather(wishes), strict=True)))
 
 
 def on_ranks(world: int, work: Callable[[RankGroup], Any], shards: int = 0) -> list[Any]:
-    """What `work` gives or raises on each rank."""
-    said, barrier, out = [""] * world, threading.Barrier(world), [None] * world
+    """The result or exception of `work` on each rank."""
+    values, barrier, out = [""] * world, threading.Barrier(world), [None] * world
 
     def go(rank: int) -> None:
         try:
-            out[rank] = work(Threads(rank, world, shards or world, said, barrier))
+            out[rank] = work(Threads(rank, world, shards or world, values, barrier))
         except BaseException as error:
             out[rank] = error
             if isinstance(error, threading.BrokenBarrierError):
@@ -84,18 +84,18 @@ def saved(folder: Path, world: int, *steps: int, shards: int = 0) -> list[Path]:
 
 
 def loaded(folder: Path, world: int = 1, shards: int = 0) -> tuple[int, list[str]]:
-    """Step and complaints on all ranks, once the rows that each has got are those of that step."""
+    """Step and warnings, which are equal on all ranks; checks the rows that each rank has loaded."""
 
     def load(ranks: RankGroup) -> tuple[int, list[str]]:
         found, complaints = load_checkpoint(folder, SPEC, "", ranks)
         if found is None:
             return 0, complaints
         expected = cut(found.step, ranks)
-        for got, told in (
+        for got, wanted in (
             (found.weights, expected.weights),
             (found.optimizer, expected.optimizer),
         ):
-            for name, value in told.items():
+            for name, value in wanted.items():
                 assert torch.equal(got[name], value), name
         assert torch.equal(found.optimizer["losses"], torch.arange(float(found.step)))
         assert found.optimizer["step.b"] == found.step
@@ -113,7 +113,7 @@ def loaded(folder: Path, world: int = 1, shards: int = 0) -> tuple[int, list[str
 @pytest.mark.parametrize("readers", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("writers", [1, 2, 3, 4, 7])
 def test_any_number_of_ranks_reads_what_any_other_wrote(tmp_path: Path, writers: int, readers: int):
-    """Tensors of five and two rows: shards are uneven, and some are empty."""
+    """With tensors of five and two rows, shards are uneven and some are empty."""
     saved(tmp_path, writers, 10)
     assert loaded(tmp_path, readers) == (10, [])
 

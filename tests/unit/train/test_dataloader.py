@@ -1,4 +1,4 @@
-"""Batches in order, drawn beforehand or not."""
+"""Batches with and without prefetching, on one and several ranks."""
 
 from contextlib import closing
 from pathlib import Path
@@ -28,7 +28,7 @@ def test_prefetching_gives_the_same_batches(data_dir: Path):
 def test_token_ids_above_the_signed_16_bit_range_are_kept(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """16 bits hold 65,536 pieces; torch widens only the signed kind."""
+    """Vocabularies up to 65,536 use uint16, which torch converts by way of int16."""
     data, spec = TokenData.open(data_dir), make_spec()
     high = data.batch(0, 0, 4, spec.model.seq_len) + 60_000
     monkeypatch.setattr(data, "batch", lambda *a: high)
@@ -55,6 +55,6 @@ def test_an_error_of_the_prefetching_thread_is_raised_by_batch(
         loader.batch(0)
         loader.batch(1)
         monkeypatch.setattr(data, "batch", damaged)
-        loader._next = None  # drawn before the damage, perhaps
+        loader._next = None  # may have been read before the damage
         with pytest.raises(DataError, match="damaged"):
             loader.batch(2)

@@ -1,4 +1,4 @@
-"""What the training process asks of its machine."""
+"""Devices, and memory that malloc keeps or returns."""
 
 import ctypes
 import os
@@ -48,38 +48,38 @@ print((resident() - before) * PAGE / 2**20)
 """
 
 
-def asked(how: str) -> tuple[float, float, float]:
-    """MiB an update asks the system for again, that are given back after them all, and kept later."""
+def measured(how: str) -> tuple[float, float, float]:
+    """MiB requested again by an update, returned after all updates, and kept after that."""
     others = ("MALLOC_", "GLIBC_TUNABLES", "THP_MEM", "LD_PRELOAD")
     env = {k: v for k, v in os.environ.items() if not k.startswith(others)}
     command = [sys.executable, "-c", PROGRAM, how]
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    again, given_back, kept_later = map(float, done.stdout.split())
-    return again, given_back, kept_later
+    requested, returned, kept = map(float, done.stdout.split())
+    return requested, returned, kept
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc's allocator")
 def test_freed_memory_is_reused_during_a_run_and_returned_afterwards():
-    again, given_back, kept_later = asked("keep")
-    assert again < 5
-    assert given_back > 100
-    assert kept_later < 5
-    again, *_ = asked("do not")
-    assert again > 50  # or it need not be done
+    requested, returned, kept = measured("keep")
+    assert requested < 5
+    assert returned > 100
+    assert kept < 5
+    requested, *_ = measured("do not")
+    assert requested > 50  # or it need not be done
 
 
 def test_a_run_on_a_cpu_keeps_freed_memory(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    told = []
+    calls = []
     for name in ("keep_freed_memory", "free_as_usual"):
-        monkeypatch.setattr(device, name, lambda where, name=name: told.append((name, where.type)))
+        monkeypatch.setattr(device, name, lambda where, name=name: calls.append((name, where.type)))
     assert train_run(make_spec(data_dir, steps=2), tmp_path, data_dir, make_runtime())
-    assert told == [("keep_freed_memory", "cpu"), ("free_as_usual", "cpu")]
+    assert calls == [("keep_freed_memory", "cpu"), ("free_as_usual", "cpu")]
 
 
 def test_a_run_on_a_gpu_does_not_change_the_host_allocator(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: pytest.fail("asked for the C library"))
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: pytest.fail("the C library was loaded"))
     device.keep_freed_memory(torch.device("cuda"))
     device.free_as_usual(torch.device("cuda"))

@@ -33,7 +33,7 @@ def test_half_way_the_cosine_is_half_way_down():
 
 
 def test_a_longer_cosine_ends_the_run_at_a_higher_rate():
-    """Figure A1: 1.5x leaves the rate at cos(pi * 90/140) of the way."""
+    """Figure A1: with 1.5x the run ends at cos(pi * 90/140)."""
     rate = learning_rate(replace(SPEC, cosine_steps=150), 99)
     expected = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 90 / 140))
     assert rate == pytest.approx(expected * SPEC.peak_lr, rel=1e-12)
@@ -64,7 +64,7 @@ def test_rates_stay_between_zero_and_the_peak(spec):
 
 @given(schedules)
 def test_rates_do_not_jump(spec):
-    """No step is longer than the steepest of line and cosine."""
+    """No change exceeds the steepest slope of warm-up and cosine."""
     rates = [learning_rate(spec, step) for step in range(spec.steps)]
     line = 1 / max(1, spec.warmup_steps)
     cosine = math.pi / 2 / max(1, spec.cosine_steps - spec.warmup_steps)

@@ -1,4 +1,4 @@
-"""Horizons that share a stable phase: the same bits as alone, for less training."""
+"""Runs that share a stable phase have the same bits as runs trained alone."""
 
 import errno
 import filecmp
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ranks_world import end, said, start
+from ranks_world import end, output_of, start
 from train_world import ROWS, SEQ_LEN, make_runtime, make_spec, same_bits, stop_at
 
 from chinchilla.config import ClusterConfig
@@ -48,14 +48,14 @@ def same_weights(a: Path, b: Path, spec: RunSpec) -> None:
 
 @pytest.fixture(scope="session")
 def alone(data_dir: Path, tmp_path_factory: pytest.TempPathFactory):
-    """The longer of two horizons, trained from its start, and its run."""
+    """The longer of two runs, trained alone: result, folder and spec."""
     [_, spec] = horizons(data_dir, 10, 20)
     run_dir = tmp_path_factory.mktemp("alone") / "run"
     return train_run(spec, run_dir, data_dir, RUNTIME), run_dir, spec
 
 
-def left_by_the_shorter(data_dir: Path, folder: Path) -> tuple[RunSpec, Path, RunResult]:
-    """The shorter of the two horizons, the stable phases with what it left there, its result."""
+def saved_by_the_shorter(data_dir: Path, folder: Path) -> tuple[RunSpec, Path, RunResult]:
+    """The shorter of the two runs, the folder of stable phases it has saved to, its result."""
     [short] = horizons(data_dir, 10)
     result = train_run(
         short, folder / "short", data_dir, RUNTIME, stable_phases=folder / "stable_phases"
@@ -67,15 +67,15 @@ def test_a_run_from_a_shared_stable_phase_has_the_bits_of_one_trained_alone(
     alone, data_dir: Path, tmp_path: Path
 ):
     result, run_dir, spec = alone
-    short, stable_phases, first = left_by_the_shorter(data_dir, tmp_path)
+    short, stable_phases, first = saved_by_the_shorter(data_dir, tmp_path)
     shared = train_run(spec, tmp_path / "long", data_dir, RUNTIME, stable_phases=stable_phases)
     same_bits(result, run_dir, shared, tmp_path / "long")
     same_weights(run_dir, tmp_path / "long", spec)
-    assert len(Curve.load(tmp_path / "long").loss) == 20  # the stable phase's losses are in it
+    assert len(Curve.load(tmp_path / "long").loss) == 20  # including those of the stable phase
     batch = ROWS * SEQ_LEN
     assert (first.reused_tokens, first.trained_tokens) == (0, 10 * batch)
     assert (shared.reused_tokens, shared.trained_tokens) == (8 * batch, 12 * batch)
-    assert shared.flops_spent == result.flops_spent == spec.C  # of the whole horizon
+    assert shared.flops_spent == result.flops_spent == spec.C  # of the whole run
     assert shared.train_seconds > 0
     assert sorted(p.name for p in (stable_phases / short.stable_phase_id).iterdir()) == [
         "step-00000008",
@@ -87,7 +87,7 @@ def test_a_run_stopped_after_its_stable_phase_resumes_and_reports_the_reused_tok
     alone, data_dir: Path, tmp_path: Path
 ):
     result, run_dir, spec = alone
-    _, stable_phases, _ = left_by_the_shorter(data_dir, tmp_path)
+    _, stable_phases, _ = saved_by_the_shorter(data_dir, tmp_path)
     stop = stop_at(3)
     long = tmp_path / "long"
     assert (
@@ -100,7 +100,7 @@ def test_a_run_stopped_after_its_stable_phase_resumes_and_reports_the_reused_tok
 
 
 def test_all_runs_save_the_same_bytes_for_a_stable_phase(data_dir: Path, tmp_path: Path):
-    """Two horizons with one start of their cool-downs, by other fractions, FLOPs and sweeps."""
+    """Two runs whose cool-downs start at the same step, with other lengths, budgets and sweeps."""
     [one] = horizons(data_dir, 10)
     other = replace(
         one, steps=12, cosine_steps=12, cooldown_steps=4, budget_flops=1e9, sweep="another",
@@ -140,7 +140,7 @@ def test_a_damaged_stable_phase_is_skipped_and_reported(
     alone, data_dir: Path, tmp_path: Path, capsys
 ):
     result, run_dir, spec = alone
-    short, stable_phases, _ = left_by_the_shorter(data_dir, tmp_path)
+    short, stable_phases, _ = saved_by_the_shorter(data_dir, tmp_path)
     left = stable_phases / short.stable_phase_id / "step-00000008" / "weights.safetensors"
     left.write_bytes(left.read_bytes()[:-1] + b"!")
     again = train_run(spec, tmp_path / "long", data_dir, RUNTIME, stable_phases=stable_phases)
@@ -154,7 +154,7 @@ def test_a_damaged_stable_phase_is_skipped_and_reported(
 def test_a_shorter_run_does_not_start_past_the_start_of_its_cool_down(
     data_dir: Path, tmp_path: Path
 ):
-    """... although the stable phase has gone further: a retried run, or a horizon planned later."""
+    """The saved stable phase is longer: a retried run, or a shorter run planned later."""
     short, long = horizons(data_dir, 10, 20)
     alone = train_run(short, tmp_path / "alone", data_dir, RUNTIME)
     train_run(long, tmp_path / "long", data_dir, RUNTIME, stable_phases=tmp_path / "stable_phases")
@@ -168,8 +168,8 @@ def test_a_shorter_run_does_not_start_past_the_start_of_its_cool_down(
 def test_two_runs_may_save_the_same_stable_phase_at_once(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The other commits between our look and our rename."""
-    short, stable_phases, first = left_by_the_shorter(data_dir, tmp_path)
+    """The other run commits between the check and the rename."""
+    short, stable_phases, first = saved_by_the_shorter(data_dir, tmp_path)
     monkeypatch.setattr(checkpoint, "_already_saved", lambda *args: False)
     again = train_run(short, tmp_path / "again", data_dir, RUNTIME, stable_phases=stable_phases)
     same_bits(first, tmp_path / "short", again, tmp_path / "again")
@@ -203,7 +203,7 @@ def test_a_full_disk_at_the_stable_phase_is_reported_and_leaves_no_partial_check
 def test_a_run_stopped_at_the_end_of_its_stable_phase_still_shares_it(
     data_dir: Path, tmp_path: Path
 ):
-    """Stopped right at the start of its cool-down, a run leaves the stable phase when it goes on."""
+    """Stopped at the start of its cool-down, a run saves the stable phase when it resumes."""
     [short] = horizons(data_dir, 10)
     stable_phases = tmp_path / "stable_phases"
     stop = stop_at(8)
@@ -241,7 +241,7 @@ def test_stable_phases_are_shared_between_one_and_two_processes(data_dir: Path, 
     codes = end(
         start(
             2,
-            tmp_path / "said",
+            tmp_path / "output",
             train_of_stable_phase,
             middle,
             tmp_path / "middle",
@@ -249,7 +249,7 @@ def test_stable_phases_are_shared_between_one_and_two_processes(data_dir: Path, 
             stable_phases,
         )
     )
-    assert codes == [0, 0], said(tmp_path / "said")
+    assert codes == [0, 0], output_of(tmp_path / "output")
     assert RunResult.load(tmp_path / "middle").reused_tokens == 8 * ROWS * SEQ_LEN
     result = train_run(long, tmp_path / "long", data_dir, RUNTIME, stable_phases=stable_phases)
     assert result.reused_tokens == 16 * ROWS * SEQ_LEN
@@ -262,7 +262,7 @@ def test_stable_phases_are_shared_between_one_and_two_processes(data_dir: Path, 
 def test_a_sweep_whose_workers_are_killed_gives_the_bits_of_runs_trained_alone(
     data_dir: Path, tmp_path: Path
 ):
-    """SIGKILL before, at and after the ends of stable phases; two workers at a time, on two stable phases."""
+    """SIGKILL before, at and after the ends of two stable phases, with two workers at a time."""
     specs = [s for seed in (0, 1) for s in horizons(data_dir, 30, 60, 90, seed=seed)]
     sweep = tmp_path / "sweep"
     sweep.mkdir()
@@ -293,7 +293,7 @@ def test_a_sweep_whose_workers_are_killed_gives_the_bits_of_runs_trained_alone(
     assert not list(sweep.glob("stable_phases/*/.tmp-*"))
 
 
-# What it costs
+# Cost
 
 
 def cost(specs: list[RunSpec]) -> float:
@@ -302,7 +302,7 @@ def cost(specs: list[RunSpec]) -> float:
 
 @pytest.mark.parametrize("ladder", [(100, 200, 400, 800), (100, 200, 400), (100, 200, 300, 400)])
 def test_sharing_stable_phases_costs_at_most_seven_tenths_of_cosine_runs(ladder):
-    """The last 20% of each, and the longest stable phase once."""
+    """Each cool-down (20%), and the longest stable phase once."""
     shared = horizons(None, *ladder)
     whole = cost([make_spec(None, n) for n in ladder])
     expected = (0.8 * max(ladder) + 0.2 * sum(ladder)) / sum(ladder)
@@ -315,7 +315,7 @@ def test_the_remaining_plan_reuses_finished_stable_phases():
     left = plan_cost(specs[1:], ClusterConfig(), 8, plan=[*specs, *specs])
     assert left.flops == pytest.approx((120 + 240) / 200 * specs[1].C)
     assert left.flops + left.shared_flops == pytest.approx(sum(s.C for s in specs[1:]))
-    # One after the other on one stable phase, however many workers there are.
+    # The runs of one stable phase are consecutive for any number of workers.
     assert left.seconds == left.longest_run_seconds > specs[2].C / (989e12 * 0.4) * 0.8
 
 
@@ -327,7 +327,7 @@ def test_runs_of_other_stable_phases_and_schedules_reuse_nothing():
 
 
 def test_a_sweep_trains_as_many_tokens_as_its_plan_predicts(data_dir: Path, tmp_path: Path):
-    """A size at three horizons: at most .7 of what they would be with a cosine each."""
+    """One size at three lengths: at most 0.7 of the tokens of cosine runs."""
     ladder = (8, 16, 32)
     specs = horizons(data_dir, *ladder)
     save_plan(specs, tmp_path / "plan.jsonl")

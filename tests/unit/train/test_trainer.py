@@ -36,23 +36,11 @@ from chinchilla.train.device import pick_device
 RUNTIME = make_runtime()
 
 
-@pytest.fixture(scope="session")
-def spec(data_dir: Path) -> RunSpec:
-    return make_spec(data_dir)
-
-
-@pytest.fixture(scope="session")
-def whole(spec: RunSpec, data_dir: Path, tmp_path_factory: pytest.TempPathFactory):
-    """A run that never stopped, and its folder."""
-    run_dir = tmp_path_factory.mktemp("whole") / "run"
-    return train_run(spec, run_dir, data_dir, RUNTIME), run_dir
-
-
 def metrics(run_dir: Path) -> list[dict]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-# What a run does
+# Losses
 
 
 def test_the_loss_decreases_from_that_of_a_uniform_prediction(whole, spec: RunSpec):
@@ -92,7 +80,7 @@ def test_relative_positions_train_and_resume(data_dir: Path, tmp_path: Path):
 
 
 def test_bf16_follows_fp32_and_keeps_fp32_weights(whole, data_dir: Path, tmp_path: Path):
-    """Rounding to 8 bits moves this run's losses by under 0.05 nats."""
+    """Rounding to 8 bits changes the losses of this run by less than 0.05 nats."""
     spec = make_spec(data_dir, precision="bf16")
     result = train_run(spec, tmp_path, data_dir, RUNTIME)
     assert result.final_loss == pytest.approx(whole[0].final_loss, abs=0.05)
@@ -103,7 +91,7 @@ def test_bf16_follows_fp32_and_keeps_fp32_weights(whole, data_dir: Path, tmp_pat
 
 
 def test_gradients_are_clipped_when_asked(whole, data_dir: Path, tmp_path: Path):
-    """Adam forgets a gradient's size, so clipping shows once norms differ between steps."""
+    """Adam is invariant to the gradient's scale, so clipping matters only when norms vary."""
     losses = {}
     for clip in (0.0, 1e9, 0.1):
         run_dir = tmp_path / str(clip)
@@ -113,7 +101,7 @@ def test_gradients_are_clipped_when_asked(whole, data_dir: Path, tmp_path: Path)
     assert np.abs(losses[0.1] - losses[0.0]).max() > 1e-4
 
 
-# Stopping and going on
+# Stopping and resuming
 
 
 @pytest.mark.parametrize(
@@ -131,7 +119,7 @@ def test_a_stopped_run_resumes_with_the_same_bits(
 ):
     run_dir, done = tmp_path / "run", 0
     for stop in stops:
-        should_stop = stop_at(stop - done)  # it is asked once before each update left
+        should_stop = stop_at(stop - done)  # called once before each remaining update
         assert train_run(spec, run_dir, data_dir, RUNTIME, should_stop=should_stop) is None
         assert not (run_dir / "curve.npz").exists()
         done = stop
@@ -162,17 +150,17 @@ def test_a_finished_run_returns_its_result_without_training_again(
 
 
 def test_train_seconds_add_up_over_attempts(spec: RunSpec, data_dir: Path, tmp_path: Path):
-    def slowly() -> bool:
-        time.sleep(0.02)  # counts as training: it is between two updates
+    def slow() -> bool:
+        time.sleep(0.02)  # between two updates, so it counts as training
         return False
 
     stop = stop_at(12)
 
-    def slowly_then_stop() -> bool:
-        return slowly() or stop()
+    def slow_then_stop() -> bool:
+        return slow() or stop()
 
-    train_run(spec, tmp_path, data_dir, RUNTIME, should_stop=slowly_then_stop)
-    result = train_run(spec, tmp_path, data_dir, RUNTIME, should_stop=slowly)
+    train_run(spec, tmp_path, data_dir, RUNTIME, should_stop=slow_then_stop)
+    result = train_run(spec, tmp_path, data_dir, RUNTIME, should_stop=slow)
     assert 24 * 0.02 < result.train_seconds
     assert result.tokens_per_second == pytest.approx(spec.D / result.train_seconds)
 
@@ -201,7 +189,7 @@ def test_nothing_is_written_for_a_run_that_another_worker_has_taken_over(
 
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["chinchilla.train"])  # torch is imported once, not per kill
+FORKSERVER.set_forkserver_preload(["chinchilla.train"])  # torch is imported only once
 
 
 def start_process(*args) -> multiprocessing.process.BaseProcess:
@@ -219,11 +207,11 @@ def newest_step(run_dir: Path) -> int:
 def test_a_run_killed_at_random_moments_resumes_with_the_same_bits(
     whole, spec: RunSpec, data_dir: Path, tmp_path: Path, seed: int
 ):
-    """SIGKILL while it trains and writes checkpoints, again and again, then left alone."""
+    """SIGKILL three times while it trains and writes checkpoints, then resumed to the end."""
     run_dir, draw = tmp_path / "run", random.Random(seed)
     eager = make_runtime(checkpoint_minutes=EVERY_UPDATE)
     landed = []
-    for floor in (1, 7, 13):  # each process gets beyond the one before it
+    for floor in (1, 7, 13):  # each process gets further than the one before
         process = start_process(spec, run_dir, data_dir, eager)
         deadline = time.monotonic() + 60
         while newest_step(run_dir) < floor:
@@ -243,7 +231,7 @@ def test_a_run_killed_at_random_moments_resumes_with_the_same_bits(
     assert not list((run_dir / "checkpoints").glob(".tmp-*"))
 
 
-# What may not change a run
+# Settings that must not change a run
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
@@ -309,7 +297,7 @@ def test_an_unstable_run_is_recorded_as_diverged(
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, losses: dict[int, float]) -> None:
-    """Replace what training measured at some steps; the updates themselves are not touched."""
+    """Replace the recorded losses of some steps without changing the updates."""
     real = trainer.Trainer.train_step
 
     def update(self) -> None:
@@ -361,8 +349,8 @@ def test_a_high_loss_during_warm_up_is_not_divergence(
 def test_a_validation_loss_that_is_not_finite_is_divergence(
     spec: RunSpec, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_minutes: float
 ):  # fmt: skip
-    """The last update can break the weights after the last finite training loss."""
-    monkeypatch.setattr(trainer, "validation_loss", lambda *told: math.nan)
+    """The last update can make weights infinite after the last finite training loss."""
+    monkeypatch.setattr(trainer, "validation_loss", lambda *args: math.nan)
     runtime = make_runtime(validation_evals=1, checkpoint_minutes=checkpoint_minutes)
     result = train_run(spec, tmp_path, data_dir, runtime)
     assert result.status == "diverged"
@@ -414,7 +402,7 @@ def test_auto_is_an_available_device():
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-# What a result says
+# Contents of a result
 
 
 def test_the_final_loss_is_the_mean_over_its_window(whole):
@@ -479,6 +467,6 @@ def test_metrics_lines_contain_mean_loss_rate_and_validation_loss(whole, spec: R
 
 
 def test_progress_is_reported_at_log_points(spec: RunSpec, data_dir: Path, tmp_path: Path):
-    told: list[tuple[int, float]] = []
-    train_run(spec, tmp_path, data_dir, RUNTIME, on_progress=lambda *x: told.append(x))
-    assert told == [(m["step"], m["loss"]) for m in metrics(tmp_path)]
+    calls: list[tuple[int, float]] = []
+    train_run(spec, tmp_path, data_dir, RUNTIME, on_progress=lambda *x: calls.append(x))
+    assert calls == [(m["step"], m["loss"]) for m in metrics(tmp_path)]
