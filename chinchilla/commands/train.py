@@ -25,7 +25,7 @@ VERIFY_BYTES = 4e9  # token folders up to this size are verified before a sweep,
 
 
 def plan(command: config.PlanCommand) -> int:
-    """Expand a grid, show it with its cost, write plan.jsonl; with tokens= show one model."""
+    """Plan a grid, show its cost and write plan.jsonl; with tokens=, size one model."""
     if command.tokens:
         from chinchilla.commands.sizing import one_model
 
@@ -36,8 +36,8 @@ def plan(command: config.PlanCommand) -> int:
         writable_dir(out.parent, "out")
         if out.is_file() and {s.sweep for s in load_plan(out)} - {command.grid.name}:
             raise InputError(
-                f"out={out} holds the plan of another grid, which would be lost. Give out=FILE, or "
-                "out= to print only."
+                f"out={out} contains the plan of another grid, which would be overwritten. Give "
+                "out=FILE, or out= to print only."
             )
         save_plan(specs, out)
     if command.format == "json":
@@ -98,7 +98,7 @@ def train(command: config.TrainCommand) -> int:
 
 
 def flops(command: config.FlopsCommand) -> int:
-    """N and training FLOPs of a shape, by every convention."""
+    """Show N and training FLOPs of a model in every FLOP convention."""
     from chinchilla.core.paper import VOCAB_SIZE
     from chinchilla.core.shapes import (
         FLOP_CONVENTIONS,
@@ -123,15 +123,15 @@ def flops(command: config.FlopsCommand) -> int:
         s = dataclasses.replace(shape, positions=positions)
         print(
             f"N = {n_params(s):,} parameters with {positions} positions, "
-            f"{n_params_non_embedding(s):,} without the tied embedding; {s.vocab_size:,} pieces"
+            f"{n_params_non_embedding(s):,} without the tied embedding; vocabulary {s.vocab_size:,}"
         )
     table = Table(
-        title=f"training FLOPs, {shape.positions} positions, {shape.seq_len:,} tokens a row",
+        title=f"training FLOPs, {shape.positions} positions, {shape.seq_len:,} tokens per row",
         title_justify="left",
     )
     for name in (
         "convention",
-        "training FLOPs a token",
+        "training FLOPs per token",
         "over 6N",
         *(["C, FLOPs"] if command.tokens else []),
     ):
@@ -173,8 +173,8 @@ def planned(
 def _check_vocab(key: str, vocab_size: int, tokens: "TokenData") -> None:
     if vocab_size and vocab_size < tokens.vocab_size:
         raise InputError(
-            f"{key}={vocab_size} is below the tokenizer's {tokens.vocab_size} pieces. Leave it 0 to take the "
-            "tokenizer's."
+            f"{key}={vocab_size} is below the tokenizer's vocabulary size {tokens.vocab_size}. "
+            "Leave it 0 to use that."
         )
 
 
