@@ -2,16 +2,16 @@
 
 import math
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
 
 from chinchilla.core.shapes import flops_per_token
-from chinchilla.data.dataset import TokenData
-from chinchilla.plan.records import Curve, RunResult, RunSpec
+from chinchilla.plan.records import Curve, RunResult
 from chinchilla.train import device as devices
-from chinchilla.train.distributed import RankGroup
+
+if TYPE_CHECKING:
+    from chinchilla.train.trainer import Trainer
 
 # The final loss is the mean over this last share of a run. The share is the same for every run: a
 # fixed number of steps would lag further behind the end of short runs and bias the exponents.
@@ -51,63 +51,34 @@ def divergence(losses: np.ndarray, begin: int, vocab_size: int, warmup_steps: in
     )
 
 
-def build_result(
-    spec: RunSpec,
-    curve: Curve,
-    diverged: str,
-    *,
-    data: TokenData,
-    validation_tokens: int,
-    model: nn.Module,
-    device: torch.device,
-    group: RankGroup,
-    train_seconds: float,
-    started: datetime,
-    attempts: int,
-    reused_steps: int = 0,
-) -> RunResult:
-    """The result of a run.
-
-    Args:
-        spec: the run.
-        curve: its losses.
-        diverged: reason, if it has diverged.
-        data: what it was trained on.
-        validation_tokens: tokens of an evaluation.
-        model: the trained model, for its number of parameters.
-        device: where it was trained.
-        group: the ranks, all of which call this.
-        train_seconds: over all attempts.
-        started: of this attempt.
-        attempts: how often it was started.
-        reused_steps: first steps that came from a stable phase of another run.
-    """
+def build_result(run: "Trainer", curve: Curve, attempts: int) -> RunResult:
+    """The result of `run`, whose losses are `curve`; all ranks call this."""
+    spec, data, group = run.spec, run.data, run.group
     losses, steps_done = curve.loss, len(curve.loss)
     window = max(1, round(FINAL_SHARE * steps_done))
     final_losses = losses[-window:]
-    finished = not diverged
-    speed = (steps_done - reused_steps) * spec.batch_tokens / max(1e-9, train_seconds)
-    peak = devices.peak_flops(device)
+    finished = not run.diverged
+    seconds = run.timer.seconds
+    speed = (steps_done - run.reused_steps) * spec.batch_tokens / max(1e-9, seconds)
     mfu = None
-    if peak:
-        model_flops = flops_per_token(spec.model, "with_head")
-        mfu = model_flops * speed / (peak * group.world_size)
+    if peak := devices.peak_flops(run.device):
+        mfu = flops_per_token(spec.model, "with_head") * speed / (peak * group.world_size)
     validation = {"validation": float(curve.validation_loss[-1])} if finished else {}
-    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    sizes = {name: p.numel() for name, p in run.model.named_parameters()}
     n_params = sum(sizes.values())
-    name = devices.device_name(device)
+    device = devices.device_name(run.device)
     use = data.use(steps_done * spec.batch_tokens, spec.model.seq_len)
     return RunResult(
         spec=spec,
         status="finished" if finished else "diverged",
-        reason=diverged,
+        reason=run.diverged,
         final_loss=float(final_losses.mean()) if finished else None,
         final_loss_se=float(final_losses.std(ddof=1) / np.sqrt(window))
         if finished and window > 1
         else None,
         final_loss_steps=window,
         validation_loss=validation,
-        validation_tokens={"validation": validation_tokens},
+        validation_tokens={"validation": len(run.validation_rows) * spec.model.seq_len},
         bits_per_byte={
             k: v / math.log(2) / data.bytes_per_token("validation") for k, v in validation.items()
         },
@@ -117,17 +88,17 @@ def build_result(
         flops_spent=flops_per_token(spec.model, spec.flop_convention)
         * steps_done
         * spec.batch_tokens,
-        train_seconds=train_seconds,
+        train_seconds=seconds,
         tokens_per_second=speed,
         mfu=mfu,
-        peak_memory_bytes=max(group.gather(devices.peak_memory(device))),
-        device=name if group.world_size == 1 else f"{group.world_size} x {name}",
+        peak_memory_bytes=max(group.gather(devices.peak_memory(run.device))),
+        device=device if group.world_size == 1 else f"{group.world_size} x {device}",
         versions=devices.versions(),
         git=devices.git_commit(),
-        started_utc=started.isoformat(timespec="seconds"),
+        started_utc=run.started.isoformat(timespec="seconds"),
         finished_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         attempts=attempts,
         unique_tokens=sum(source.unique for source in use),
         epochs={source.name: source.epochs for source in use},
-        reused_tokens=reused_steps * spec.batch_tokens,
+        reused_tokens=run.reused_steps * spec.batch_tokens,
     )

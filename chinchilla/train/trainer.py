@@ -305,20 +305,7 @@ class Trainer:
         with self.group.raise_together():
             if self.group.rank == 0:
                 curve.save(self.run_dir)
-        return build_result(
-            self.spec,
-            curve,
-            self.diverged,
-            data=self.data,
-            validation_tokens=len(self.validation_rows) * self.spec.model.seq_len,
-            model=self.model,
-            device=self.device,
-            group=self.group,
-            train_seconds=self.timer.seconds,
-            started=self.started,
-            attempts=attempts,
-            reused_steps=self.reused_steps,
-        )
+        return build_result(self, curve, attempts)
 
     def close(self) -> None:
         """Stop the threads and release what the run has changed in this process."""
