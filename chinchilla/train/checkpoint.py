@@ -82,7 +82,6 @@ def save_checkpoint(
     folder: Path,
     spec: RunSpec,
     checkpoint: Checkpoint,
-    tokenizer: str = "",
     group: RankGroup = SINGLE,
     keep_all: bool = False,
 ) -> Path:
@@ -95,7 +94,6 @@ def save_checkpoint(
         folder: the run's checkpoints; created if missing.
         spec: the run.
         checkpoint: the state; each rank passes its rows.
-        tokenizer: SHA-256 of the data's tokenizer.
         group: the ranks that save together.
         keep_all: do not delete older checkpoints. Several runs may save the same step at once.
 
@@ -112,9 +110,9 @@ def save_checkpoint(
     with group.raise_together():
         if group.rank == 0:
             make_dirs(folder)
-            exists = _already_saved(final, spec, tokenizer)
+            exists = _already_saved(final, spec)
     if not any(group.any_rank(exists)):
-        _write(final, spec, checkpoint, tokenizer, group)
+        _write(final, spec, checkpoint, group)
     if group.rank == 0:
         earlier = [path for path in newest_first(folder) if step_of(path) <= checkpoint.step]
         obsolete = [] if keep_all else earlier[KEEP:]
@@ -126,7 +124,6 @@ def save_checkpoint(
 def load_checkpoint(
     folder: Path,
     spec: RunSpec,
-    tokenizer: str = "",
     group: RankGroup = SINGLE,
     max_step: int | None = None,
 ) -> tuple[Checkpoint | None, list[str]]:
@@ -137,7 +134,6 @@ def load_checkpoint(
     Args:
         folder: the run's checkpoints.
         spec: the run.
-        tokenizer: SHA-256 of the data's tokenizer; "" = do not compare.
         group: the ranks that load together; each gets its rows.
         max_step: ignore later checkpoints; None = no limit.
 
@@ -145,8 +141,7 @@ def load_checkpoint(
         The checkpoint, or None if there is none, and a warning for each that could not be used.
 
     Raises:
-        InputError: the newest intact checkpoint belongs to another spec, data set, tokenizer or
-            version.
+        InputError: the newest intact checkpoint belongs to another spec or version.
     """
     if group.rank == 0:
         clean_leftovers(folder)
@@ -155,7 +150,7 @@ def load_checkpoint(
     for name in group.gather([path.name for path in paths])[0]:  # as rank 0 lists them
         path = folder / name
         try:
-            return _load(path, spec, tokenizer, group), warnings
+            return _load(path, spec, group), warnings
         except Damaged as error:
             warnings.append(f"checkpoint {path} is damaged ({error}); trying the one before it.")
             if group.rank == 0:
@@ -167,7 +162,7 @@ def load_checkpoint(
     return None, warnings
 
 
-def _load(path: Path, spec: RunSpec, tokenizer: str, group: RankGroup) -> Checkpoint:
+def _load(path: Path, spec: RunSpec, group: RankGroup) -> Checkpoint:
     """Verify all files, then read this rank's rows."""
     n_shards = _on_all_ranks(group, lambda: verify(path, group))
 
@@ -177,7 +172,7 @@ def _load(path: Path, spec: RunSpec, tokenizer: str, group: RankGroup) -> Checkp
             read_rows([path / shard_file(name, i, n_shards) for i in range(n_shards)], group)
             for name in (WEIGHTS, OPTIMIZER)
         )
-        _refuse_another(path, state, spec, tokenizer)
+        _refuse_another(path, state, spec)
         return Checkpoint(state["step"], weights, optimizer, state["progress"])
 
     return _on_all_ranks(group, read)
@@ -201,33 +196,23 @@ def _on_all_ranks(group: RankGroup, read: Callable[[], T]) -> T:
     return result
 
 
-def recorded_tokenizer(folder: Path) -> str:
-    """SHA-256 of the tokenizer in the newest readable checkpoint; "" if there is none."""
-    for path in newest_first(folder):
-        with contextlib.suppress(Damaged):
-            return str(read_state(path)["tokenizer"])
-    return ""
-
-
 # Writing
 
 
-def _already_saved(final: Path, spec: RunSpec, tokenizer: str) -> bool:
+def _already_saved(final: Path, spec: RunSpec) -> bool:
     """Whether this checkpoint exists and is intact; a damaged one is renamed."""
     if not os.path.lexists(final):
         return False
     try:
         verify(final, SINGLE)
-        _refuse_another(final, read_state(final), spec, tokenizer)
+        _refuse_another(final, read_state(final), spec)
     except Damaged:
         _set_aside(final)
         return False
     return True
 
 
-def _write(
-    final: Path, spec: RunSpec, checkpoint: Checkpoint, tokenizer: str, group: RankGroup
-) -> None:
+def _write(final: Path, spec: RunSpec, checkpoint: Checkpoint, group: RankGroup) -> None:
     temporary = Path(group.gather(str(temporary_path(final)))[0])
     needed = sum(group.gather(checkpoint.n_bytes if group.saves_shard else 0))
     digests: dict[str, str] = {}
@@ -240,7 +225,6 @@ def _write(
                 state = {
                     "run_id": spec.run_id,
                     "spec": spec.to_dict(),
-                    "tokenizer": tokenizer,
                     "step": checkpoint.step,
                     "progress": checkpoint.progress,
                 }
@@ -318,11 +302,9 @@ def _set_aside(path: Path) -> None:
         os.rename(path, target)
 
 
-def _refuse_another(path: Path, state: dict[str, Any], spec: RunSpec, tokenizer: str) -> None:
-    """Raise InputError if the checkpoint's spec or tokenizer differs from this run's."""
+def _refuse_another(path: Path, state: dict[str, Any], spec: RunSpec) -> None:
+    """Raise InputError if the checkpoint's spec differs from this run's."""
     saved, own = _flat(RunSpec.from_dict(state["spec"], str(path / STATE))), _flat(spec)
-    if tokenizer and state["tokenizer"]:
-        saved["tokenizer"], own["tokenizer"] = state["tokenizer"][:12], tokenizer[:12]
     differing = [k for k in own if own[k] != saved.get(k) and k != "sweep"]
     if differing:
         listed = ", ".join(f"{k} {saved.get(k)} there and {own[k]} here" for k in differing)

@@ -122,7 +122,7 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         state = dict(read_json(path / STATE, "state"))
         spec = RunSpec.from_dict(state["spec"], str(path / STATE))
-        if state["run_id"] != spec.run_id or not isinstance(state["tokenizer"], str):
+        if state["run_id"] != spec.run_id:
             raise ValueError("run_id does not match the spec")
         if state["step"] != step_of(path):
             raise ValueError("step does not match the folder's name")

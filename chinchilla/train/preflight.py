@@ -6,10 +6,9 @@ from chinchilla.core.errors import DataError, InputError
 from chinchilla.core.files import make_dirs, read_json, write_json
 from chinchilla.data.dataset import TokenData
 from chinchilla.plan.records import RunSpec
-from chinchilla.train.checkpoint import recorded_tokenizer
 
 
-def open_data(spec: RunSpec, run_dir: Path, data_dir: Path) -> TokenData:
+def open_data(spec: RunSpec, data_dir: Path) -> TokenData:
     """Open the token folder that `spec` was planned with.
 
     Raises:
@@ -17,14 +16,9 @@ def open_data(spec: RunSpec, run_dir: Path, data_dir: Path) -> TokenData:
     """
     data = TokenData.open(data_dir)
     if data.data_id != spec.data_id:
-        tokenizer = data.manifest.tokenizer.sha256
-        trained_with = recorded_tokenizer(run_dir / "checkpoints") or tokenizer
-        detail = ""
-        if trained_with != tokenizer:
-            detail = f" (tokenizer {tokenizer[:12]}, not {trained_with[:12]})"
         raise DataError(
             f"run {spec.run_id} was planned on data {spec.data_id}, but {data_dir} holds "
-            f"{data.data_id}{detail}. Give the data_dir it was planned on, or plan again."
+            f"{data.data_id} (other text or another tokenizer). Give the data_dir it was planned on, or plan again."
         )
     if data.vocab_size > spec.model.vocab_size:
         raise DataError(

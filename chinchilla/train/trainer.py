@@ -76,8 +76,7 @@ def train_run(
 
     Raises:
         DataError: the data is not the spec's, or is damaged.
-        InputError: the folder or its checkpoint belongs to another spec, data set, tokenizer or
-            version.
+        InputError: the folder or its checkpoint belongs to another spec or version.
         OSError: a checkpoint cannot be written. Older ones are untouched.
         PeerError: another rank failed or ended. If `group.broken`, it cannot train further runs.
     """
@@ -122,7 +121,7 @@ class Trainer:
         )
         self.started = datetime.now(UTC)
         with group.raise_together():
-            self.data = open_data(spec, run_dir, data_dir)
+            self.data = open_data(spec, data_dir)
             self.rows = rows_per_rank(spec, group.world_size)
             self.validation_rows = self.data.held_out(runtime.validation_tokens, spec.model.seq_len)
             if group.rank == 0:
@@ -132,7 +131,6 @@ class Trainer:
             self.model = build_model(spec, runtime, self.device, group)
             devices.reset_peak_memory(self.device)
             self.optimizer = build_optimizer(self.model, spec)
-        self.tokenizer = self.data.manifest.tokenizer.sha256
         self.micro_rows = micro_batch_rows(spec, self.rows, runtime, self.device, group)
         single = group.world_size == 1
         self.passes = ForwardBackward(
@@ -285,7 +283,7 @@ class Trainer:
         """Save everything that the next update depends on."""
         folder = self.run_dir / "checkpoints"
         with self.timer.paused():
-            save_checkpoint(folder, self.spec, self._state(), self.tokenizer, self.group)
+            save_checkpoint(folder, self.spec, self._state(), self.group)
         self.saved_step, self.saved_at = self.step, time.perf_counter()
 
     def save_stable_phase(self) -> None:
@@ -295,7 +293,7 @@ class Trainer:
         assert stable_phase is not None
         with self.timer.paused():
             state = replace(self._state(), progress=NO_PROGRESS)  # the same whoever saves it
-            save_checkpoint(folder, stable_phase, state, self.tokenizer, self.group, keep_all=True)
+            save_checkpoint(folder, stable_phase, state, self.group, keep_all=True)
 
     def finish(self, attempts: int) -> RunResult:
         """Write curve.npz and build the result."""
@@ -319,11 +317,11 @@ class Trainer:
     def _start_or_resume(self) -> None:
         """Load this run's newest checkpoint, else a shared stable phase, else initial weights."""
         spec, group, folder = self.spec, self.group, self.run_dir / "checkpoints"
-        checkpoint, warnings = load_checkpoint(folder, spec, self.tokenizer, group)
+        checkpoint, warnings = load_checkpoint(folder, spec, group)
         if checkpoint is None and self.stable_phase_dir and spec.stable_phase:
             folder = self.stable_phase_dir
             checkpoint, more_warnings = load_checkpoint(
-                folder, spec.stable_phase, self.tokenizer, group, max_step=spec.stable_steps
+                folder, spec.stable_phase, group, max_step=spec.stable_steps
             )
             warnings += more_warnings
             self.reused_steps = checkpoint.step if checkpoint else 0

@@ -76,9 +76,7 @@ def cut(step: int, ranks: RankGroup) -> Checkpoint:
 
 def saved(folder: Path, world: int, *steps: int, shards: int = 0) -> list[Path]:
     for step in steps:
-        out = on_ranks(
-            world, lambda r, s=step: save_checkpoint(folder, SPEC, cut(s, r), "", r), shards
-        )
+        out = on_ranks(world, lambda r, s=step: save_checkpoint(folder, SPEC, cut(s, r), r), shards)
         assert all(path == folder / f"step-{step:08d}" for path in out), out
     return [folder / f"step-{step:08d}" for step in steps]
 
@@ -87,7 +85,7 @@ def loaded(folder: Path, world: int = 1, shards: int = 0) -> tuple[int, list[str
     """Step and warnings, which are equal on all ranks; checks the rows that each rank has loaded."""
 
     def load(ranks: RankGroup) -> tuple[int, list[str]]:
-        found, complaints = load_checkpoint(folder, SPEC, "", ranks)
+        found, complaints = load_checkpoint(folder, SPEC, ranks)
         if found is None:
             return 0, complaints
         expected = cut(found.step, ranks)
@@ -160,7 +158,7 @@ def test_a_full_disk_on_one_rank_keeps_the_older_checkpoint(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", full)
-        out = on_ranks(3, lambda r: save_checkpoint(tmp_path, SPEC, cut(20, r), "", r))
+        out = on_ranks(3, lambda r: save_checkpoint(tmp_path, SPEC, cut(20, r), r))
     for i, error in enumerate(out):
         assert "a checkpoint needs" in str(error)
         assert isinstance(error, OSError) == (i == rank)
@@ -181,7 +179,7 @@ def test_a_failed_commit_keeps_the_older_checkpoint_and_no_partial_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(os if call in ("mkdir", "rename") else checkpoint, call, broken)
-        out = on_ranks(3, lambda r: save_checkpoint(tmp_path, SPEC, cut(20, r), "", r))
+        out = on_ranks(3, lambda r: save_checkpoint(tmp_path, SPEC, cut(20, r), r))
     assert all(isinstance(error, Exception) for error in out)
     assert names(tmp_path) == ["step-00000010"]
     assert loaded(tmp_path, 1) == (10, [])
@@ -190,7 +188,7 @@ def test_a_failed_commit_keeps_the_older_checkpoint_and_no_partial_one(
 def test_a_checkpoint_of_another_spec_is_refused_on_all_ranks(tmp_path: Path):
     saved(tmp_path, 2, 10)
     other = make_spec(steps=25)
-    out = on_ranks(2, lambda r: load_checkpoint(tmp_path, other, "", r))
+    out = on_ranks(2, lambda r: load_checkpoint(tmp_path, other, r))
     assert all(isinstance(error, InputError) for error in out)
     assert all("steps 24 there and 25 here" in str(error) for error in out)
 
