@@ -1,8 +1,9 @@
 """The processes that train one run together: collectives, shared errors and how they find each other.
 
 A rank is one process with one device. torchrun or srun starts them; `join` connects them. Control
-messages use gloo on the CPU and torch's key-value store, never the GPU. A single process has a
-group of size one: its methods return their argument, and torch.distributed is not imported.
+messages use gloo on the CPU and torch's key-value store, never the GPU. Objects are pickled only
+between the connected processes of one run (`gather`). A single process has a group of size one: its
+methods return their argument, and torch.distributed is not imported.
 """
 
 import contextlib
