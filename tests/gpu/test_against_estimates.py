@@ -1,4 +1,4 @@
-"""On a CUDA device: the memory model beside what is allocated, bf16 curves beside fp32's."""
+"""On a CUDA device: estimated and allocated memory, and loss curves of bf16 and fp32."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.gpu
 
 
 def allocated(spec, run_dir: Path, data_dir: Path, **runtime) -> int:
-    """Most bytes that three updates and what they stand on need, beyond what was there."""
+    """Peak bytes allocated by a trainer and three updates."""
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     run = trainer.Trainer(spec, run_dir, data_dir, replace(RUNTIME, **runtime))
@@ -39,7 +39,7 @@ def allocated(spec, run_dir: Path, data_dir: Path, **runtime) -> int:
 def test_memory_is_estimated_within_a_tenth(
     data_dir: Path, tmp_path: Path, shape: tuple[int, int, int], rows: int, recompute: bool
 ):
-    """Of plain passes in bf16, in two micro-batches; a first run loads libraries and their workspace."""
+    """Plain passes in bf16 with two micro-batches; a small run first loads libraries."""
     settings = {
         "cuda_graphs": False,
         "compile_blocks": "never",
@@ -58,7 +58,7 @@ def test_memory_is_estimated_within_a_tenth(
 def test_compiled_blocks_and_graphs_do_not_exceed_the_estimated_memory(
     data_dir: Path, tmp_path: Path, recompute: bool
 ):
-    """So that the micro-batch that is found from it fits: MEMORY_SHARE is for what it leaves out."""
+    """So that the automatic micro-batch fits; MEMORY_SHARE covers what the estimate omits."""
     spec = make_spec(data_dir, steps=10, shape=(512, 8, 512), rows=64)
     used = allocated(
         spec, tmp_path, data_dir, micro_batch_tokens=spec.batch_tokens,
@@ -69,9 +69,9 @@ def test_compiled_blocks_and_graphs_do_not_exceed_the_estimated_memory(
 
 
 def test_bf16_ends_where_fp32_does_after_1e15_flops(tmp_path: Path):
-    """To half a percent: of the loss at the end, and on the way of its mean over tenths of the run.
+    """Final loss and the mean loss of each tenth of the run agree within half a percent.
 
-    All speeches, so that 11 million tokens are a few epochs of them and not learnt by heart.
+    All speeches are used, so that 11 million tokens are only a few epochs.
     """
     data_dir = make_speeches(tmp_path / "speeches", 1000, 512)
     data = TokenData.open(data_dir)

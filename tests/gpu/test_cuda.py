@@ -74,7 +74,7 @@ def test_the_gpu_in_fp32_agrees_with_the_cpu(data_dir: Path, tmp_path: Path):
 
 
 def test_a_stopped_run_resumes_close_to_one_that_was_not_stopped(data_dir: Path, tmp_path: Path):
-    """Atomic additions on a GPU are not ordered, so close and not equal: 0.02 nats in bf16."""
+    """Atomic additions on a GPU are not ordered, so losses differ by up to 0.02 nats in bf16."""
     spec = make_spec(data_dir, steps=40)
     whole = train_run(spec, tmp_path / "whole", data_dir, RUNTIME)
     calls = iter(range(1000))
@@ -104,7 +104,7 @@ def test_the_result_contains_the_gpu_its_speed_and_its_memory(data_dir: Path, tm
 def test_a_batch_that_does_not_fit_is_split_until_it_does(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """As on a GPU whose free memory is what four of sixteen rows are estimated to need."""
+    """With free memory that fits the estimate of four of sixteen rows."""
     spec = make_spec(data_dir, steps=2)
     room = memory(spec, 4 * 128).total / MEMORY_SHARE + 1
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (room, room))
@@ -126,7 +126,7 @@ def test_a_batch_that_does_not_fit_is_split_until_it_does(
 def test_graphs_and_compiled_blocks_give_the_losses_of_plain_passes(
     data_dir: Path, tmp_path: Path, micro_rows: int
 ):
-    """Evaluations between replays, and a smaller last micro-batch, included."""
+    """Including evaluations between replays, and a smaller last micro-batch."""
     spec = make_spec(data_dir, steps=30, precision="fp32")
     runtime = replace(RUNTIME, micro_batch_tokens=micro_rows * 128)
     found = {}
@@ -181,7 +181,7 @@ def test_a_batch_that_fits_is_not_split(data_dir: Path, tmp_path: Path):
 def test_memory_is_estimated_within_a_factor_of_two(
     data_dir: Path, tmp_path: Path, shape, rows: int, positions: str, precision: str
 ):
-    """Of what is allocated at most; and never so low that MEMORY_SHARE would not cover it."""
+    """And the estimate is high enough that MEMORY_SHARE covers the difference."""
     spec = make_spec(
         data_dir, steps=3, shape=shape, rows=rows, positions=positions, precision=precision
     )

@@ -1,4 +1,4 @@
-"""Compiled blocks: the same numbers, and one program for each width whatever the depth."""
+"""Compiled blocks compute the same, and all depths of one width share a program."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ POSITIONS = ("rope", "relative")
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[object], None]]:
-    """Choose what programs are made with; nothing of it outlives the test."""
+    """Choose the compiler backend for one test."""
 
     def choose(name: object) -> None:
         monkeypatch.setattr(compiling, "BACKEND", name)
@@ -96,7 +96,7 @@ def test_depths_share_their_programs_where_branches_are_scaled_by_depth(backend)
 
 @pytest.mark.slow
 def test_many_widths_in_one_process_are_all_compiled(backend):
-    """torch's own limit is eight programs of a function."""
+    """torch's default limit is eight programs per function."""
     backend("eager")
     for n in range(2, 14):
         passed(model(8 * n, 1, True))
@@ -106,7 +106,7 @@ def test_many_widths_in_one_process_are_all_compiled(backend):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["aot_eager", "inductor"])
 def test_a_compiled_chunk_has_the_same_loss_and_gradients(backend, name: str):
-    """So a GPU computes it; the vocabulary is one that is padded."""
+    """As on a GPU, with a vocabulary that is padded."""
     if name == "inductor" and not shutil.which("g++"):
         pytest.skip("no C++ compiler")
     backend(name)

@@ -87,7 +87,7 @@ def test_the_logits_of_a_prefix_are_a_prefix_of_the_logits(positions: str):
 
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_order_of_earlier_tokens_matters(positions: str):
-    """One attention layer without positions would see a bag of tokens."""
+    """One attention layer without positions would be invariant to their order."""
     model = Transformer(small(positions, n_layers=1)).init_weights(0)
     tokens = random_tokens(1, 24)
     swapped = tokens.clone()

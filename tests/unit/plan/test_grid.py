@@ -1,4 +1,4 @@
-"""Budgets become steps, grids become runs, and what cannot work is refused before it costs."""
+"""Planning of runs and grids, estimated cost, and plans that are refused."""
 
 import math
 from dataclasses import replace
@@ -186,7 +186,7 @@ def test_the_papers_grid_is_nine_budgets_of_nine_sizes(paper_plan):
 
 
 def test_each_profile_is_centred_on_the_expected_optimum(paper_plan):
-    """Log-spaced from a quarter of it to four times it, as far as Table A9 has sizes."""
+    """Log-spaced from a quarter to four times the optimum, as far as Table A9 has sizes."""
     for budget in paper.ISOFLOP_BUDGETS:
         expected = 0.14488 * budget**0.4899
         offset = np.log([s.N / expected for s in paper_plan if s.budget_flops == budget])
@@ -204,7 +204,7 @@ def test_sizes_of_an_isoflop_curve_increase_and_tokens_decrease(paper_plan):
 
 
 def test_every_run_of_the_papers_grid_spends_its_budget(paper_plan):
-    """Even the largest model at the smallest budget takes so many steps that rounding is small."""
+    """Even the largest model at the smallest budget has so many steps that rounding is small."""
     off = [abs(s.C / s.budget_flops - 1) for s in paper_plan]
     assert max(off) < 2e-4
     assert all(s.flop_convention == "paper" for s in paper_plan)
@@ -270,7 +270,7 @@ def test_horizon_runs_train_one_size_for_several_multiples_of_its_parameters():
 
 
 def test_a_run_that_an_isoflop_curve_contains_is_not_planned_twice():
-    """The same run under two names would be counted twice by every fit."""
+    """Every fit would count the run twice."""
     profile = expand(paper_grid(budgets=[1e20]))
     twin = profile[4]
     name = next(name for name, shape in named_shapes().items() if shape == twin.model)
@@ -304,7 +304,7 @@ def test_the_epochs_suggested_by_the_refusal_suffice():
 
 
 def test_memory_of_a_large_model_is_its_weights_and_their_optimizer():
-    """70B at one row a pass: 16 bytes a parameter and 2 for the bf16 copy, plus activations."""
+    """70B at one row per pass: 16 bytes per parameter, 2 for the bf16 copy, plus activations."""
     shape = replace(named_shapes()["chinchilla_70b"], positions="rope")
     spec = one_run(shape, budget_flops=5.76e23)
     assert 18 * spec.N < memory(spec, 2048).total < 20 * spec.N

@@ -1,4 +1,4 @@
-"""Published laws for learning rate and batch size, held against what their authors printed."""
+"""Published laws for learning rate and batch size, compared with their authors' numbers."""
 
 import json
 import re
@@ -119,7 +119,7 @@ def test_incompatible_settings_are_refused(recipe, why):
 
 
 def test_the_warm_up_before_a_cool_down_does_not_depend_on_the_length():
-    """Other schedules keep it below a share of the run; here it is the same, or the run refused."""
+    """Other schedules limit it to a share of the run; here a run that is too short is refused."""
     shape = shape_named("44m", 32_000, 2048, 64, "rope")
     recipe = RecipeConfig(schedule="cooldown", warmup_steps=500, batch_tokens=2**17)
     specs = [planned(shape, recipe, steps * 2**17) for steps in (1000, 4000)]
@@ -148,7 +148,7 @@ def test_the_docs_mention_every_choice_of_a_recipe():
 
 
 def test_the_choices_of_a_config_are_those_of_a_spec():
-    """Each list stands twice: a config must not import what a record needs."""
+    """The lists are defined twice, because config must not import plan."""
     for key, known in (("lr_batch_rule", ("none", *RULES)), ("schedule", SCHEDULES),
                        ("optimizer", OPTIMIZERS), ("precision", ("auto", *PRECISIONS)),
                        ("parametrization", PARAMETRIZATIONS)):  # fmt: skip
@@ -159,7 +159,7 @@ def test_the_choices_of_a_config_are_those_of_a_spec():
 
 
 def test_sharing_a_stable_phase_is_shown_and_counted(capsys):
-    """Two sizes at four horizons, and the budget's runs, some of whose sizes are the same."""
+    """Sizes at four lengths, and an IsoFLOP curve with some of the same sizes."""
     grid = ["grid=demo", "grid.vocab_size=400", "grid.budgets=[6e10]", "recipe=demo",
             "grid.horizon_tokens_per_param=[4,8,16,32]", "out="]  # fmt: skip
     cooldown = ["recipe.schedule=cooldown", "recipe.warmup_steps=20"]

@@ -1,4 +1,4 @@
-"""The memory model beside the peak of processes that train (resident set, Linux)."""
+"""The memory model compared with the peak resident memory of training processes (Linux)."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Records that leave a process come back as they were, or say in one line why not."""
+"""Records can be written and read without change; invalid files are refused in one line."""
 
 import dataclasses
 import json
@@ -90,7 +90,7 @@ def test_a_spec_survives_json(spec):
 
 @given(specs)
 def test_a_spec_keeps_its_run_id_through_json(spec):
-    """A worker that reads the plan must find the folder that the launcher made."""
+    """A worker that reads the plan must find the folder that the launcher created."""
     text = json.dumps(spec.to_dict(), allow_nan=False)
     assert RunSpec.from_dict(json.loads(text), "here").run_id == spec.run_id
 
@@ -289,7 +289,7 @@ def test_a_plan_that_is_not_text_is_refused(tmp_path):
 
 
 def test_a_result_contains_no_nan(tmp_path, result):
-    """Other JSON readers refuse NaN; a run without a loss says None."""
+    """NaN is not JSON; a run without a loss has None."""
     with pytest.raises(ValueError, match="not JSON compliant"):
         replace(result, final_loss=float("nan")).save(tmp_path)
     assert list(tmp_path.iterdir()) == []
