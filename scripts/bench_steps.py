@@ -97,7 +97,7 @@ def ours(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) 
     from chinchilla.config import RecipeConfig, RuntimeConfig
     from chinchilla.data.dataset import TokenData
     from chinchilla.plan.grid import plan_run
-    from chinchilla.train.trainer import _Run
+    from chinchilla.train.trainer import Trainer
 
     shape = our_shape(job["shape"])
     batch_tokens = job["rows"] * shape.seq_len
@@ -113,12 +113,12 @@ def ours(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) 
         device=device.type, micro_batch_tokens=batch_tokens, log_every_steps=LOG_EVERY,
         compile_blocks="always" if job["compile"] else "never", cuda_graphs=job["compile"],
     )  # fmt: skip
-    run = _Run(spec, tokens.parent / "run", tokens, runtime)
+    run = Trainer(spec, tokens.parent / "run", tokens, runtime)
 
     def step(number: int) -> None:
         assert run.step == number
-        run.update()
-        if run.at_log_point():
+        run.train_step()
+        if run.log_due():
             run.log()
         assert not run.diverged, run.diverged
 

@@ -12,7 +12,7 @@ from rich.table import Table as RichTable
 from chinchilla.config import ClusterConfig, RatesConfig
 from chinchilla.core.table import Table
 from chinchilla.core.units import count, duration, number
-from chinchilla.plan.grid import plan_cost, taken_over
+from chinchilla.plan.cost import plan_cost, reused_steps
 from chinchilla.plan.memory import memory
 from chinchilla.plan.records import RunSpec
 
@@ -76,7 +76,7 @@ def show_plan(
         print(f"{specs[0].sweep}: all {len(specs)} runs have their results.")
         return
     needed = {s.run_id: memory(s, s.model.seq_len).total for s in specs}
-    shared = taken_over(specs)
+    shared = reused_steps(specs)
     print_table(_plan_table(specs, cluster, needed, shared))
     if any(shared.values()):
         cost = plan_cost(specs, cluster, 1)

@@ -14,7 +14,7 @@ from typing import Any
 
 from chinchilla.config import ClusterConfig, RuntimeConfig
 from chinchilla.core.errors import InputError, Refusal
-from chinchilla.plan.grid import n_at_once, plan_cost, state_bytes
+from chinchilla.plan.cost import n_at_once, plan_cost, state_bytes
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.job_classes import Shape, assign
 from chinchilla.sweep.run_files import MAX_ATTEMPTS

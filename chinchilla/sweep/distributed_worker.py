@@ -35,14 +35,14 @@ from chinchilla.sweep.worker import run_worker
 from chinchilla.tracking import mirror
 from chinchilla.train import train_run
 from chinchilla.train.device import give_memory_back
-from chinchilla.train.distributed import PeerError, Ranks, join, slurm_settings
+from chinchilla.train.distributed import PeerError, RankGroup, join, slurm_settings
 
 __all__ = ["join", "leave", "main", "slurm_settings", "work"]
 log = logging.getLogger("chinchilla.sweep")
 
 
 def work(
-    ranks: Ranks,
+    ranks: RankGroup,
     sweep_dir: Path,
     data_dir: Path,
     stop: Stop,
@@ -70,7 +70,7 @@ def work(
     """
     try:
         try:
-            with ranks.together():
+            with ranks.raise_together():
                 check_data(sweep_dir, data_dir, only)
         except Exception as error:
             raise ranks.failure(error) from None
@@ -80,7 +80,9 @@ def work(
         name = worker or worker_name()
         return _lead(ranks, sweep_dir, data_dir, stop, name, only, deadline)
     except PeerError as error:
-        print(f"rank {ranks.rank} of {ranks.world} leaves: {error}", file=sys.stderr, flush=True)
+        print(
+            f"rank {ranks.rank} of {ranks.world_size} leaves: {error}", file=sys.stderr, flush=True
+        )
         return 75 if ranks.broken else 1
     except InputError as error:
         print(f"chinchilla: {one_line(error)}", file=sys.stderr, flush=True)
@@ -92,7 +94,7 @@ def work(
 class _StopOrBroken(Stop):
     """Also says yes once the ranks cannot train together any more."""
 
-    def __init__(self, stop: Stop, ranks: Ranks) -> None:
+    def __init__(self, stop: Stop, ranks: RankGroup) -> None:
         super().__init__()
         self.stop, self.ranks = stop, ranks
 
@@ -101,7 +103,7 @@ class _StopOrBroken(Stop):
 
 
 def _lead(
-    ranks: Ranks,
+    ranks: RankGroup,
     sweep_dir: Path,
     data_dir: Path,
     stop: Stop,
@@ -131,7 +133,7 @@ def _lead(
             "stable_phases": str(stable_phases.resolve()) if stable_phases else "",
         }
         try:
-            ranks.order(order)
+            ranks.broadcast(order)
         except PeerError as error:
             raise ranks.failure(error) from None
         raised: Exception | None = None
@@ -152,7 +154,7 @@ def _lead(
             attempts=attempts,
             should_stop=wants_to_stop,
             still_mine=still_mine,
-            ranks=ranks,
+            group=ranks,
             stable_phases=stable_phases,
             **callbacks,
         )
@@ -175,7 +177,7 @@ def _lead(
         )
     finally:
         if not ranks.broken:
-            ranks.order(None)
+            ranks.broadcast(None)
     if summary.unfit:
         sys.stdout.flush()
         print(f"chinchilla: {summary.unfit}", file=sys.stderr, flush=True)
@@ -183,8 +185,8 @@ def _lead(
     return 75 if ranks.broken or stop or summary.out_of_time else 0
 
 
-def _follow(ranks: Ranks, stop: Stop) -> None:
-    while (order := ranks.order()) is not None:
+def _follow(ranks: RankGroup, stop: Stop) -> None:
+    while (order := ranks.broadcast()) is not None:
         try:
             train_run(
                 RunSpec.from_dict(order["spec"], "order of rank 0"),
@@ -193,7 +195,7 @@ def _follow(ranks: Ranks, stop: Stop) -> None:
                 RuntimeConfig(**order["runtime"]),
                 attempts=order["attempts"],
                 should_stop=lambda: bool(stop),
-                ranks=ranks,
+                group=ranks,
                 stable_phases=Path(order["stable_phases"]) if order["stable_phases"] else None,
             )
         except Exception as error:

@@ -169,7 +169,7 @@ def stable_phase_step(sweep_dir: Path, spec: RunSpec) -> int:
 
 
 def stable_phases_of(sweep_dir: Path) -> Path:
-    """Where the runs of a sweep leave what their horizons share (`train.stable_phases`)."""
+    """Where the runs of a sweep leave what their horizons share (`train.schedule`)."""
     return sweep_dir / "stable_phases"
 
 

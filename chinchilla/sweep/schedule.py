@@ -5,7 +5,7 @@ short; but among runs nearly as long as the longest, those with the width the wo
 its kernels are compiled and its memory is laid out for it. Nearly as long is C >= 0.8 of the longest
 left, so what a worker puts off is at most 1.25 times as long as what it takes instead.
 
-Runs that share a stable phase (`train.stable_phases`) are taken from the shortest to the longest, each where the one
+Runs that share a stable phase (`train.schedule`) are taken from the shortest to the longest, each where the one
 before left it, and stand in the order as their longest does. While a worker is still on the stable phase that a
 longer one would go on from, that one is left to it (`waits`): the others take another stable phase, or end.
 

@@ -657,7 +657,7 @@ def test_a_sweep_planned_by_another_version_gives_one_line(run, sweep_dir, comma
     specs = load_plan(sweep_dir / "plan.jsonl")
     save_plan([replace(s, schema=1) for s in specs], sweep_dir / "plan.jsonl")
     one_line(
-        run(f"{command} sweep_dir=sweep"), 2, "plan.jsonl line 1", "schema 1", "reads schema 2"
+        run(f"{command} sweep_dir=sweep"), 2, "plan.jsonl line 1", "schema 1", "reads schema 3"
     )
 
 

@@ -87,7 +87,6 @@ STATES: dict[str, dict[str, Any]] = {
     "a list for a spec": {"spec": []},
     "a spec of no steps": {"spec": SPEC.to_dict() | {"steps": 0}},
     "a spec of another schema": {"spec": SPEC.to_dict() | {"schema": 9}},
-    "a number for a tokenizer": {"tokenizer": 3},
     "no progress": {"progress": None},
     "text for seconds": {"progress": {"train_seconds": "long", "evaluations": []}},
     "evaluations that are not pairs": {"progress": {"train_seconds": 0, "evaluations": [1]}},

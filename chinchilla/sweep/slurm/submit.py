@@ -24,7 +24,7 @@ from typing import Any
 from chinchilla.config import ClusterConfig
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_json
-from chinchilla.plan.grid import n_at_once
+from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import utc_now
 from chinchilla.sweep.hints import given

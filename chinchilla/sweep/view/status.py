@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import read_json
-from chinchilla.plan.grid import taken_over
+from chinchilla.plan.cost import reused_steps
 from chinchilla.plan.records import RESULT_SCHEMA, RunResult, RunSpec
 from chinchilla.sweep.claims import file_system_now, look
 from chinchilla.sweep.provenance import fewer_runs, launched_codes, n_launched, n_planned
@@ -131,7 +131,7 @@ def sweep_status(
         flops_done=sum(map(_flops_behind, rows)),
         flops_total=sum(row.flops for row in rows),
         n_workers=counted["running"],
-        seconds_left=_seconds_left(rows, taken_over(specs) if shared else {}),
+        seconds_left=_seconds_left(rows, reused_steps(specs) if shared else {}),
         codes=launched_codes(sweep_dir),
         n_launched=n_launched(sweep_dir),
         n_planned=n_planned(sweep_dir),

@@ -37,7 +37,7 @@ def spec_of(kind: str, width: int, layers: int = BASE_LAYERS, lr: float = 1e-2, 
 
 
 def model_of(spec: RunSpec) -> Transformer:
-    return Transformer(spec.model, by=spec.multipliers).init_weights(0)
+    return Transformer(spec.model, factors=spec.multipliers).init_weights(0)
 
 
 def loss_of(model: Transformer, rows: torch.Tensor) -> torch.Tensor:

@@ -98,11 +98,11 @@ def answers(monkeypatch: pytest.MonkeyPatch, state: str) -> list[list[str]]:
 def rank_zero(monkeypatch: pytest.MonkeyPatch, sweep_dir: Path, work) -> int:
     """Rank 0's part of a job of two ranks, with `work(ranks, stop)` for the worker's."""
     from chinchilla.sweep import distributed_worker
-    from chinchilla.train.distributed import Ranks
+    from chinchilla.train.distributed import RankGroup
 
     asked = {"sweep_dir": str(sweep_dir), "data_dir": str(sweep_dir), "threads": 1, "shape": None}
     monkeypatch.setattr(distributed_worker, "slurm_settings", lambda environment: {})
-    monkeypatch.setattr(distributed_worker, "join", lambda *a, **k: Ranks())
+    monkeypatch.setattr(distributed_worker, "join", lambda *a, **k: RankGroup())
     monkeypatch.setattr(
         distributed_worker, "work", lambda ranks, s, d, stop, **k: work(ranks, stop)
     )
