@@ -6,7 +6,7 @@ DIR holds porian_refinedweb_isoflop.csv, openathena_isoflop.csv and hoffmann_fig
 without its largest budget and without all budgets above an eighth of it, under approach3_law=power, auto and
 saturating. Approach 3's weighted forecast at the largest budget is compared with the minimum of a parabola
 through that budget's runs. Errors are |ln predicted - ln measured|, of N_opt and of the loss. Writes
-docs/results/richer_law.json and prints it as a Markdown table.
+docs/results/fit_saturating_law.json and prints it as a Markdown table.
 """
 
 import json
@@ -21,8 +21,10 @@ from score_extrapolation import SPLITS, TABLES, observations, rows_of, sweeps_of
 from chinchilla.config.fit import APPROACH3_LAWS
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
-from chinchilla.recommend.candidates import law_readings, laws_of, pairs_of_laws
-from chinchilla.recommend.choose import forecasts_of_laws, minima_of
+from chinchilla.recommend.forecast import forecasts_of_laws
+from chinchilla.recommend.held_out import errors_of_laws
+from chinchilla.recommend.laws import candidate_laws, fit_windows
+from chinchilla.recommend.minima import minima_of
 
 ROOT = Path(__file__).resolve().parents[1]
 HOW = {"huber_delta": 1e-3, "objective": "huber"}
@@ -36,11 +38,11 @@ def errors(obs: Observations, split: float) -> dict[str, list[float]]:
     kept = obs.where(obs.budget_flops <= limit)
     truth, fits = minima_of(obs, FitResults.of({}, {}, obs)), FitResults.of({}, {}, kept)
     measured = np.log([truth.N[-1], truth.L[-1]])
-    readings, minima = law_readings(kept, HOW), minima_of(kept, fits)
+    readings, minima = fit_windows(kept, HOW), minima_of(kept, fits)
     found = {}
     for law in APPROACH3_LAWS:
-        laws = laws_of(kept, readings, law)
-        parts = forecasts_of_laws(laws, pairs_of_laws(kept, laws, minima, fits.cost, HOW))
+        laws = candidate_laws(kept, readings, law)
+        parts = forecasts_of_laws(laws, errors_of_laws(kept, laws, minima, fits.cost, HOW))
         logs = [parts[q].log_at(float(truth.C[-1]), fits.cost) for q in ("N", "L")]
         found[law] = np.abs(logs - measured).tolist()
     return found
@@ -67,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Arguments(__doc__)
     parser.add_argument("folder", type=existing_folder, help="with the public tables")
     parser.add_argument(
-        "--out", type=out_file, default=ROOT / "docs" / "results" / "richer_law.json"
+        "--out", type=out_file, default=ROOT / "docs" / "results" / "fit_saturating_law.json"
     )
     told = parser.parse_args(arguments)
     sweeps: dict[str, Observations] = {}

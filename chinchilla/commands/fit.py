@@ -115,7 +115,7 @@ def _runs_of_csv(command: config.FitCommand) -> tuple[Observations, Observations
 
 def report(command: config.ReportCommand) -> int:
     """Write report.html with its figures and name it."""
-    from chinchilla.recommend.answer import default_budget, headline, recommendation
+    from chinchilla.recommend.evaluate import default_budget, headline, recommendation
     from chinchilla.report.page import write_report
 
     fits_dir = Path(command.fits or Path(command.sweep_dir) / "fits")

@@ -16,7 +16,7 @@ NEEDS_A_LAW = ("law", "target_loss", "inference_tokens", "unique_tokens", "prere
 def fit(command: config.FitCommand) -> int:
     """Forecast the loss (and N_opt) from a table of minima, write frontier.json, print the answer."""
     from chinchilla.commands.show_answer import show_recommended
-    from chinchilla.recommend.minima import fit_minima
+    from chinchilla.recommend.minima_table import fit_minima
 
     table = read_csv(Path(command.minima), "minima", command.columns)
     fits = fit_minima(table, asdict(command), command.duplicates)
@@ -38,7 +38,7 @@ def predict(command: config.PredictCommand, fits: FitResults) -> int:
     Raises:
         Refusal: a question that needs a loss law of N and D.
     """
-    from chinchilla.recommend.answer import default_budget, headline, recommendation
+    from chinchilla.recommend.evaluate import default_budget, headline, recommendation
 
     if asked := [name for name in NEEDS_A_LAW if getattr(command, name)]:
         raise Refusal(

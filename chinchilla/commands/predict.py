@@ -28,7 +28,7 @@ from chinchilla.observations import read_table
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import RunResult
 from chinchilla.recommend import Recommendation, recommendation
-from chinchilla.recommend.answer import default_budget, local_law
+from chinchilla.recommend.evaluate import default_budget, local_law
 
 
 def predict(command: config.PredictCommand) -> int:

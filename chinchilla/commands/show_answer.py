@@ -13,7 +13,7 @@ from chinchilla.decide.design import Design
 from chinchilla.decide.predict import OURS, Prediction
 from chinchilla.decide.preregister import Score
 from chinchilla.fit.results import FitResults
-from chinchilla.recommend.answer import Recommendation, default_budget, headline, recommendation
+from chinchilla.recommend.evaluate import Recommendation, default_budget, headline, recommendation
 
 NEAR = 0.05  # more compute than this, and a shape is not near the best size
 METHODS = (

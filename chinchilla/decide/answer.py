@@ -19,7 +19,7 @@ from chinchilla.fit.loss_law import FlopsPerToken, named_law
 from chinchilla.fit.result import LossLaw
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import SINGLE_EPOCH
-from chinchilla.recommend.answer import FAR, budget_for, default_budget, local_law
+from chinchilla.recommend.evaluate import RANGE_ONLY, budget_for, default_budget, local_law
 
 FITTED = "the recommended answer"  # how the law of the fits is called
 DEFAULT_LAW = "besiroglu"
@@ -166,7 +166,7 @@ def for_target(
         **asdict(best),
         "E": ground.law.E,
         "C_interval80": interval,
-        "range_only": ground.fits is not None and best.C > FAR * ground.fits.data["C"][1],
+        "range_only": ground.fits is not None and best.C > RANGE_ONLY * ground.fits.data["C"][1],
         "bill": asdict(allocation.bill(best.C, rates)),
     }
     if inference_tokens:

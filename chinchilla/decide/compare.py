@@ -17,7 +17,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.fit.result import FitResult, called
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
-from chinchilla.recommend.answer import default_budget, headline, recommendation
+from chinchilla.recommend.evaluate import default_budget, headline, recommendation
 
 LEADS = ("isoflop", "parametric", "envelope")  # Appendix C is approach 2
 MOST_RESAMPLES = 1_000  # of each side: a million differences

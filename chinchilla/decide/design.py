@@ -24,7 +24,7 @@ from chinchilla.fit.loss_law import FlopsPerToken, flops_at, log_N_opt, six_nd_f
 from chinchilla.fit.result import FitResult, LossLaw
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import count_label
-from chinchilla.recommend.answer import Recommendation
+from chinchilla.recommend.evaluate import Recommendation
 
 N_RATIOS = 25  # tokens per parameter tried for a size, log-spaced between the limits
 WIDER = 2.0  # how far outside the tokens per parameter seen a run may go

@@ -1,170 +1,224 @@
-"""Losses at the minima of IsoFLOP profiles alone, as a table: C, L and, where known, N.
+"""Minima of IsoFLOP profiles, and the curves fitted through them: N_opt = k*C^a and L = E + K*C^-g.
 
-Many reports publish a loss per budget and no runs. No approach can be fitted to them, but the loss
-follows E + K*C^-g and N_opt a line, so the recommendation can be made. NumPy only.
+Neither curve holds exactly over three decades of C: a recipe that suits large budgets is often poor for
+small ones, so the smallest budgets bend both curves. Each curve is therefore fitted with several
+weightings of the budgets, exp(-(ln C_max - ln C) / r) with r from RECENCY. `held_out` weights the
+resulting forecasts by how well each predicts the sweep's own larger budgets. NumPy only.
 """
 
-import dataclasses
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 
-from chinchilla.config.checks import choice
-from chinchilla.config.fit import DUPLICATES
-from chinchilla.core.errors import InputError
-from chinchilla.core.units import TOKENS_PER_PARAM, perplexities
-from chinchilla.fit.results import MINIMA, FitResults
-from chinchilla.observations.column_names import accepted, shortened
-from chinchilla.observations.read_table import Table, conventions_of, numbers
-from chinchilla.observations.rows import BUDGET_TOLERANCE
-from chinchilla.recommend.candidates import pairs_of_minima
-from chinchilla.recommend.choose import of_minima, scored
-from chinchilla.recommend.forecast import MIN_LOSS, Minima
-from chinchilla.recommend.held_out import weights_of
-from chinchilla.recommend.model import Forecast, RecommendedModel
+from chinchilla.fit.isoflop.approach2 import parabolas_of
+from chinchilla.fit.isoflop.profile import Profile
+from chinchilla.fit.results import FitResults
+from chinchilla.observations.table import Observations
+
+RECENCY = {  # name -> ln C over which the weight of a budget falls by a factor e
+    "the largest budgets": 1.0,
+    "the larger budgets": 2.0,
+    "nearly all budgets": 4.0,
+    "all budgets alike": np.inf,
+}
+EXPONENTS = np.arange(0.02, 0.601, 0.02)  # grid of g; refined twice around the best value
+# Standard deviation of ln N_opt and ln L about a curve with as many parameters as points.
+SCATTER = {"N": 0.05, "L": 0.002}
+MIN_LINE = 2  # budgets needed to fit N_opt
+MIN_LOSS = 3  # budgets needed to fit the loss
+REACH = 0.35  # distance in ln N outside the sizes tried at which a minimum is still accepted
+# A refusal of approach 2 with one of these kinds still leaves parabolas with usable minima.
+MINIMUM_AT_EDGE = ("vertex_at_edge", "vertex_outside")
 
 
-def minima_of_table(table: Table, duplicates: str = "drop") -> tuple[Minima, list[str]]:
-    """The minima that a table holds, C rising, and notes of how it was read.
+@dataclass(frozen=True)
+class Minima:
+    """Minima of IsoFLOP profiles in order of C. N is NaN where only losses are known."""
 
-    C is read from budget_flops where the table has no C; exact copies of a row are dropped.
+    C: np.ndarray  # (m,) training FLOPs
+    N: np.ndarray  # (m,) parameters
+    L: np.ndarray  # (m,) nats per token
+    # (m,) standard errors of ln N and ln L from the scatter of the runs about their profiles; 0 if unknown
+    sd_N: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    sd_L: np.ndarray = field(default_factory=lambda: np.zeros(0))
+
+    def __post_init__(self) -> None:
+        for name in ("sd_N", "sd_L"):
+            if len(getattr(self, name)) != len(self.C):
+                object.__setattr__(self, name, np.zeros(len(self.C)))
+
+    def __len__(self) -> int:
+        return len(self.C)
+
+    @property
+    def log_C(self) -> np.ndarray:
+        """(m,) ln C."""
+        return np.log(self.C)
+
+    def where(self, keep: np.ndarray) -> "Minima":
+        """The minima selected by a mask or an index array."""
+        return Minima(*(getattr(self, f.name)[keep] for f in fields(self)))
+
+
+def minima_of(obs: Observations, fits: FitResults) -> Minima:
+    """Minima of the parabolas through the IsoFLOP budgets of `obs`, within approach 2's window.
+
+    Parabolas assume no law. A minimum counts if it lies within REACH of the sizes tried. Approach 2
+    itself requires two sizes on each side, but such a minimum still measures N_opt and the loss, and the
+    held-out errors show how well. Empty if approach 2 was refused for another reason (no signal, flat
+    profiles, losses that rise).
+    """
+    refused = fits.refused.get("isoflop")
+    none = Minima(*(np.empty(0) for _ in "CNL"))
+    if refused is not None and refused.kind not in MINIMUM_AT_EDGE:
+        return none
+    profiles = parabolas_of(obs, str(fits.command.get("isoflop_window", "auto")))
+    noise = _relative_noise(profiles)
+    rows = []
+    for p in profiles:
+        x = np.log(p.obs.N)
+        if p.c is None or not x.min() - REACH < p.x_opt < x.max() + REACH:
+            continue
+        powers = np.array([1.0, u := p.x_opt - float(x.mean()), u * u])
+        loss = float(powers @ p.c)
+        sd_N = noise * loss * float(np.sqrt((p.pull**2).sum()))
+        sd_L = noise * float(np.sqrt(((powers @ p.solver) ** 2).sum()))
+        C = float(np.exp(np.log(p.obs.C).mean()))
+        rows.append((C, float(np.exp(p.x_opt)), loss, sd_N, sd_L))
+    if not rows:
+        return none
+    return Minima(*(np.array(column, float) for column in zip(*sorted(rows), strict=True)))
+
+
+def _relative_noise(profiles: Sequence[Profile]) -> float:
+    """Standard deviation of (loss - parabola) / loss, pooled over budgets."""
+    square, freedom = 0.0, 0
+    for p in profiles:
+        if p.c is not None and len(p.obs) > 3:
+            square += float(((p.residuals / p.obs.L) ** 2).sum())
+            freedom += len(p.obs) - 3
+    return float(np.sqrt(square / freedom)) if freedom else 0.0
+
+
+@dataclass(frozen=True)
+class CurveFit:
+    """Parameters of one fitted curve and their covariance (empty if it has none)."""
+
+    parameters: list[float]
+    covariance: list[list[float]]
+
+
+def size_lines(minima: Minima) -> dict[str, CurveFit]:
+    """ln k and a of N_opt = k*C^a for each weighting of the budgets; empty if sizes are unknown."""
+    if len(minima) < MIN_LINE or not np.isfinite(minima.N).all():
+        return {}
+    return {name: line(minima, r) for name, r in RECENCY.items()}
+
+
+def loss_curves(minima: Minima) -> dict[str, CurveFit]:
+    """E, ln K and g of L = E + K*C^-g for each weighting of the budgets; empty below MIN_LOSS minima."""
+    if len(minima) < MIN_LOSS:
+        return {}
+    return {name: saturating(minima, r) for name, r in RECENCY.items()}
+
+
+def line(minima: Minima, r: float) -> CurveFit:
+    """ln k and a of N_opt = k * C^a by weighted least squares in log-log.
 
     Args:
-        table: columns C, L and optional N, as `tables_in` finds them.
-        duplicates: drop or refuse, of exact copies.
-
-    Raises:
-        InputError: columns missing, values that are not numbers, fewer than three minima, two at one
-            C, or losses that do not fall with C.
+        minima: at least MIN_LINE.
+        r: ln C over which the weight of a budget falls by a factor e; infinite for equal weights.
     """
-    choice("duplicates", duplicates, DUPLICATES)
-    notes = list(table.notes)
-    C_name = "C" if "C" in table.columns else "budget_flops"
-    if missing := [name for name in (C_name, "L") if name not in table.columns]:
-        missing = ["C" if name == "budget_flops" else name for name in missing]
-        raise InputError(
-            f"{table.name}: no column {', '.join(missing)} (found "
-            f"{shortened(', '.join(table.found)) or 'none'}). A table of minima has the columns C,L and "
-            f"optional N. Accepted names: {accepted(missing)}.{table.hint}"
-        )
-    C, L = numbers(table, C_name), numbers(table, "L")
-    if np.isnan(C).any():
-        raise InputError(f"{table.at(int(np.argmax(np.isnan(C))))}: {C_name} is empty. Give it.")
-    N = numbers(table, "N") if "N" in table.columns else np.full(len(C), np.nan)
-    bad, text = perplexities(L)
-    if len(bad):
-        raise InputError(f"{table.name} {table.rows(bad.tolist())}: {text}")
-    order = np.argsort(C, kind="stable")
-    rows, copies = _without_copies(np.stack([C, np.nan_to_num(N), L], axis=1), order)
-    if len(copies):
-        if duplicates == "refuse":
-            raise InputError(
-                f"{table.name}: exact copies of an earlier minimum in {table.rows(copies.tolist())}. Remove them, "
-                "or give duplicates=drop."
-            )
-        notes.append(
-            f"{len(copies)} exact copies of a minimum were dropped ({table.rows(copies.tolist())})."
-        )
-    if len(rows) < MIN_LOSS:
-        raise InputError(
-            f"{table.name}: {len(rows)} minima, and E + K*C^-g has three parameters. Give at least "
-            f"{MIN_LOSS} minima, or the runs themselves as observations=FILE.csv."
-        )
-    found = Minima(C[rows], N[rows], L[rows])
-    ratio = found.C / (6 * found.N**2)  # tokens per parameter, NaN without sizes
-    low, high = TOKENS_PER_PARAM
-    if np.any((ratio < low) | (ratio > high)):
-        raise InputError(
-            f"{table.name}: {np.nanmin(ratio):.2g} to {np.nanmax(ratio):.2g} tokens per parameter, D being "
-            "C/(6*N): check the units of C and N. Give FLOPs and parameters as whole counts, such as 70e9."
-        )
-    close = np.flatnonzero(found.C[1:] <= (1 + BUDGET_TOLERANCE) * found.C[:-1])
-    if len(close):
-        i, j = rows[close[0]], rows[close[0] + 1]
-        raise InputError(
-            f"{table.name}: {table.rows([min(i, j), max(i, j)])} are two minima at C = {C[i]:.4g} FLOPs. "
-            "Keep the one measured with the recipe that the forecast is for."
-        )
-    if found.L[-1] >= found.L[0]:
-        raise InputError(
-            f"{table.name}: the loss does not fall with C ({found.L[0]:.4g} nats at {found.C[0]:.3g} FLOPs, "
-            f"{found.L[-1]:.4g} at {found.C[-1]:.3g}). Are C and L in the right rows and columns?"
-        )
-    rises = np.flatnonzero(np.diff(found.L) >= 0)
-    if len(rises):
-        at = ", ".join(f"{found.C[i]:.3g} to {found.C[i + 1]:.3g}" for i in rises)
-        notes.append(f"The loss does not fall from C = {at}: check these minima.")
-    return found, notes
+    x, y, w = minima.log_C, np.log(minima.N), _recency_weights(minima.log_C, r)
+    middle = float(w @ x / w.sum())
+    dx = x - middle
+    a = float((w * dx) @ y / ((w * dx) @ dx))
+    log_k = float(w @ y / w.sum()) - a * middle
+    X = np.stack([np.ones_like(x), x], axis=1)
+    return CurveFit([log_k, a], _covariance(X, y - log_k - a * x, w, minima.sd_N, SCATTER["N"]))
 
 
-def _without_copies(values: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows in the given order without exact copies of an earlier row; the copies."""
-    _, first = np.unique(values, axis=0, return_index=True)
-    is_first = np.isin(order, first)
-    return order[is_first], np.sort(order[~is_first])
+def saturating(minima: Minima, r: float) -> CurveFit:
+    """E, ln K and g of L = E + K * C^-g with E, K >= 0, by weighted least squares of relative residuals.
 
-
-def fit_minima(
-    table: Table, command: dict[str, Any] | None = None, duplicates: str = "drop"
-) -> FitResults:
-    """The recommendation that follows from losses at minima alone.
+    E and K are linear for a given g, which is found on a grid that is refined twice.
 
     Args:
-        table: see `minima_of_table`.
-        command: what `chinchilla fit` was told, for the record.
-        duplicates: drop or refuse, of exact copies.
-
-    Returns:
-        Fits without approaches; `recommended` holds the forecasts.
-
-    Raises:
-        InputError: see `minima_of_table`; N_opt that does not rise with C, or faster than C.
+        minima: at least MIN_LOSS.
+        r: as in `line`.
     """
-    conventions_of(table, {})
-    minima, notes = minima_of_table(table, duplicates)
-    pairs = pairs_of_minima(minima)
-    parts = of_minima(minima, pairs)
-    if "N" in parts:
-        a = float(_weighted(parts["N"])[1])
-        if not 0 < a < 1:
-            raise InputError(
-                f"{table.name}: N_opt grows as C^{a:.3g}, and only exponents between 0 and 1 can be "
-                "optimal sizes. Check columns C and N, or leave N out (columns C and L alone)."
-            )
-    held_out = scored(parts, pairs)
-    model = RecommendedModel(
-        approach=MINIMA,
-        C_range=[float(minima.C[0]), float(minima.C[-1])],
-        N=parts.get("N"),
-        L=parts["L"],
-        reasons=_reasons(len(minima), parts["L"], held_out),
-        held_out={MINIMA: held_out},
+    x, L = minima.log_C, minima.L
+    u = x - x.max()  # so that K has the size of the loss
+    w = _recency_weights(x, r)
+    grid, best = EXPONENTS, (0.0, 0.0, 0.0)
+    for step in (EXPONENTS[1] - EXPONENTS[0], 1e-3, 5e-5):
+        best = _best_exponent(grid, u, L, np.sqrt(w) / L)
+        grid = np.clip(np.linspace(best[2] - step, best[2] + step, 41), 1e-3, 1.0)
+    E, K, g = best
+    p = np.exp(-g * u)
+    fitted = E + K * p
+    # Covariance of E, ln K at the largest budget and g, then transformed to ln K of C^-g.
+    X = np.stack([1 / fitted, K * p / fitted, -K * u * p / fitted], axis=1)
+    V = np.array(_covariance(X, np.log(L / fitted), w, minima.sd_L, SCATTER["L"]))
+    T = np.array([[1.0, 0, 0], [0, 1.0, x.max()], [0, 0, 1.0]])
+    return CurveFit([E, float(np.log(max(K, 1e-300)) + g * x.max()), g], (T @ V @ T.T).tolist())
+
+
+def _recency_weights(log_C: np.ndarray, r: float) -> np.ndarray:
+    return np.exp(-(log_C.max() - log_C) / r)
+
+
+def _covariance(
+    X: np.ndarray, residuals: np.ndarray, w: np.ndarray, sd: np.ndarray, scatter: float
+) -> list[list[float]]:
+    """Covariance of weighted least squares.
+
+    The residual variance is unbiased for equal errors: the weighted sum of squares over the sum of
+    weights minus the part absorbed by the fit. It is `scatter`^2 if no degree of freedom is left, and
+    never below the variance of the minima themselves, `sd`^2.
+    """
+    m, p = X.shape
+    inverse = np.linalg.pinv(X.T @ (w[:, None] * X), hermitian=True)
+    meat = X.T @ (w[:, None] ** 2 * X)
+    square = scatter**2
+    if m > p:
+        square = float(w @ residuals**2 / max(w.sum() - np.trace(inverse @ meat), 1e-12))
+    square = max(square, float(w @ sd**2 / w.sum()))
+    V: list[list[float]] = (square * inverse @ meat @ inverse).tolist()
+    return V
+
+
+def _best_exponent(
+    grid: np.ndarray, u: np.ndarray, L: np.ndarray, scale: np.ndarray
+) -> tuple[float, float, float]:
+    """E, K and g with the smallest sum of squares over a grid of g; K at the largest budget."""
+    p = np.exp(-grid[:, None] * u) * scale  # (k, m) regressor of K
+    y = L * scale
+    ee, ep, pp = scale @ scale, p @ scale, (p**2).sum(axis=1)
+    ey, py = scale @ y, p @ y
+    det = ee * pp - ep**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        E = (ey * pp - py * ep) / det
+        K = (ee * py - ep * ey) / det
+    E, K = (
+        np.where(K < 0, ey / ee, np.where(E < 0, 0.0, E)),
+        np.where(K < 0, 0.0, np.where(E < 0, py / pp, K)),
     )
-    data: dict[str, Any] = {"n_runs": len(minima), "C": model.C_range}
-    data |= dict.fromkeys(("N", "D", "tokens_per_param", "max_epochs"))
-    data["notes"] = notes
-    return dataclasses.replace(
-        FitResults({}, {}, data, command=dict(command or {})), recommended=model.to_dict()
-    )
+    rss = ((E[:, None] * scale + K[:, None] * p - y) ** 2).sum(axis=1)
+    i = int(np.nanargmin(rss))
+    return float(E[i]), float(K[i]), float(grid[i])
 
 
-def _weighted(f: Forecast) -> np.ndarray:
-    """Parameters of the members' weighted mean."""
-    return np.asarray(weights_of(f.scores, f.quantity) @ np.array(f.members))
+def line_at(rows: np.ndarray, x: float) -> tuple[np.ndarray, np.ndarray]:
+    """ln N at ln C = x of (k, 2) lines, and the gradient with respect to their parameters (k, 2)."""
+    gradient = np.stack([np.ones(len(rows)), np.full(len(rows), x)], axis=1)
+    return rows[:, 0] + rows[:, 1] * x, gradient
 
 
-def _reasons(n: int, loss: Forecast, held_out: dict[str, Any]) -> list[str]:
-    """What the forecast was made from, how well it predicted, and how far E is known."""
-    E = [row[0] for row in loss.members]
-    said = [
-        f"{n} minima and no runs: the loss is E + K*C^-g through them, with E = {min(E):.3g} to "
-        f"{max(E):.3g} nats per token by how much the larger budgets count."
-    ]
-    errors = [(held_out[q], of) for q, of in (("N", "N_opt"), ("L", "the loss"))]
-    known = [f"{100 * float(np.expm1(e)):.2g}% in {of}" for e, of in errors if e is not None]
-    if known:
-        said.append(
-            f"The larger minima were forecast from the smaller ones, {held_out['n']} pairs, with an error of "
-            f"{' and '.join(known)}."
-        )
-    return said
+def loss_at(rows: np.ndarray, x: float) -> tuple[np.ndarray, np.ndarray]:
+    """ln L at ln C = x of (k, 3) curves E, ln K, g, and the gradient in these parameters (k, 3)."""
+    E, log_K, g = rows.T
+    term = np.exp(log_K - g * x)
+    L = E + term
+    return np.log(L), np.stack([1 / L, term / L, -x * term / L], axis=1)

@@ -17,7 +17,7 @@ from chinchilla.fit.result import LossLaw
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import recommendation
-from chinchilla.recommend.answer import local_law
+from chinchilla.recommend.evaluate import local_law
 
 LAW = LossLaw(E=1.7, A=400.0, B=1700.0, alpha=0.34, beta=0.36)
 NOISE = 0.004

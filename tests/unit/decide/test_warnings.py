@@ -16,7 +16,7 @@ from chinchilla.fit.result import FitResult, LossLaw, PowerLaw
 from chinchilla.fit.results import FailedFit, FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import recommendation
-from chinchilla.recommend.answer import headline
+from chinchilla.recommend.evaluate import headline
 
 LAW = LossLaw(1.8, 480.0, 2000.0, 0.34, 0.36)
 UNSAID = {"flop_convention": "six_nd", "n_convention": "unknown", "loss_kind": "train"}
@@ -123,7 +123,7 @@ def test_an_approach_that_was_not_asked_for_is_not_recommended():
     """The runs name budgets, and only approach 3 was fitted."""
     r, _ = said(fits_of(parametric()))
     assert r.approach == "parametric"
-    assert r.reasons[0].endswith("approach 2 was not asked for.")
+    assert r.reasons[0].endswith("approach 2 was not requested.")
     assert "refused" not in " ".join(r.reasons)
 
 

@@ -11,8 +11,8 @@ from chinchilla.fit.loss_law import six_nd_frontier
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import fit_table, recommendation
-from chinchilla.recommend.answer import budget_for, default_budget, headline, local_law, model_of
-from chinchilla.recommend.model import RecommendedModel
+from chinchilla.recommend.evaluate import budget_for, default_budget, headline, local_law, model_of
+from chinchilla.recommend.forecast import RecommendedModel
 
 BUDGETS = [1e18, 3e18, 1e19, 3e19, 1e20, 3e20, 1e21]
 
@@ -117,7 +117,7 @@ def test_far_beyond_the_runs_only_a_range_is_stated(isoflop_runs):
     assert "N between" in said
     assert "do not support" in said
     assert f"{far.N:.3g}" not in said
-    with pytest.raises(Refusal, match=r"give force=true"):
+    with pytest.raises(Refusal, match="force=true"):
         recommendation(fits, 2e27)
     assert recommendation(fits, 2e27, force=True).range_only
 
