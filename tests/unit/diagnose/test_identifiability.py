@@ -79,8 +79,8 @@ def test_fit_itself_warns_of_an_ill_conditioned_design(scattered_runs):
     assert not warned((2, 6, 20, 60, 200))
 
 
-def test_a_wide_standard_error_cannot_tell(scattered_runs):
+def test_a_wide_standard_error_is_inconclusive(scattered_runs):
     obs = scattered_runs(ratios=(2, 20, 200), noise=0.06, seed=2)
     context = context_of(obs, 200)
     assert context.se_a[0] > 0.05
-    assert identifiability(context).verdict == "cannot_tell"
+    assert identifiability(context).verdict == "inconclusive"
