@@ -45,7 +45,7 @@ from bench_arguments import Arguments, count, existing_folder, out_file, positiv
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from chinchilla.decide.v_optimal import MISFIT, Knowledge, coordinates, kernel  # noqa: E402
+from chinchilla.decide.v_optimal import MISFIT, Posterior, coordinates, kernel  # noqa: E402
 
 URL = "https://github.com/PlanarG/active-sl"
 COST_POWER = 1 / 3  # gain over cost^0 takes dear runs first, over cost^1 cheap ones
@@ -226,12 +226,12 @@ def _known(
     Z: np.ndarray,
     variance: float,
     misfit: float,
-) -> Knowledge:
+) -> Posterior:
     """The target's losses and those of all runs before any is measured; bounds are two sd of u."""
     sd = (law.high - law.low) / 4
     J, target_J = (np.nan_to_num(law(u[None], x)[1][0]) * sd for x in (X, target))
     places, targets = Z[: len(X)], Z[len(X) :]
-    return Knowledge(
+    return Posterior(
         J, places, target_J, kernel(targets, places), np.ones(len(target)),
         (1 - misfit) * variance, misfit * variance, np.ones(len(X)),
     )  # fmt: skip

@@ -9,7 +9,9 @@ from typing import Any
 
 HOMES = {  # module of this package -> the commands it holds
     "diagnose": ("diagnose",),
-    "predict": ("predict", "design", "score"),
+    "predict": ("predict",),
+    "design": ("design",),
+    "score": ("score",),
     "reproduce": ("reproduce",),
     "data": ("data",),
     "train": ("plan", "train", "flops"),

@@ -12,13 +12,13 @@ from chinchilla.core import paper
 from chinchilla.core.files import write_text
 from chinchilla.core.units import count
 from chinchilla.decide.compare import (
-    NOT_ASKED,
+    NOT_REQUESTED,
     VERDICTS,
     Comparison,
     Difference,
     Exponents,
     Side,
-    told,
+    summary,
 )
 from chinchilla.report import sections
 from chinchilla.report.figures import isoflop_curves_side_by_side
@@ -62,7 +62,7 @@ def _with_interval(x: float | None, interval: list[float] | None, none: str) -> 
 
 
 def _absent(e: Exponents) -> str:
-    return "not fitted" if e.refused == NOT_ASKED else "refused"
+    return "not fitted" if e.refused == NOT_REQUESTED else "refused"
 
 
 def _exponents(found: Comparison) -> Table:
@@ -181,12 +181,12 @@ def write_comparison(out_dir: Path, sides: Sequence[Side], found: Comparison) ->
     refused = [
         (f"{e.corpus} · {LABELS[e.approach]}", e.refused)
         for e in found.exponents
-        if e.refused not in ("", NOT_ASKED)
+        if e.refused not in ("", NOT_REQUESTED)
     ]
     page = render(
         "compare.html.j2",
         title=" and ".join(s.name for s in sides),
-        headline=told(found),
+        headline=summary(found),
         facts=[(s.name, _fact(s)) for s in sides],
         figures=figures,
         tables=tables,

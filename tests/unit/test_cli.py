@@ -447,7 +447,7 @@ def test_a_fit_is_predicted_from_and_reported(say, law_csv, tmp_path):
     assert by["this data, parametric"]["D"] == pytest.approx(2.379e12, rel=1e-3)
     assert not any(name.startswith(("law", "paper", "Kaplan")) for name in by)  # 44 times too far
     out = say("predict budget_flops=5.76e23 frontier=fits").out
-    assert "note: not shown, over 10x outside of their runs: paper approach 1, " in out
+    assert "note: not shown, over 10x outside the compute of their runs: paper approach 1, " in out
     assert all(f"│ {name} " in out for name in ("envelope", "isoflop", "parametric"))
     said = say("report fits=fits")
     assert (said.code, said.err) == (0, "")

@@ -110,7 +110,7 @@ def test_the_test_sees_imports_inside_functions():
         "chinchilla.observations.table",
         "chinchilla.cli",
         "chinchilla.diagnose.verdicts",
-        "chinchilla.decide.answer",
+        "chinchilla.decide.decision",
     ],
 )
 def test_a_light_module_loads_nothing_heavy(module):

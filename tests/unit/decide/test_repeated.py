@@ -176,7 +176,7 @@ def test_runs_without_repeats_are_refused():
 def test_repeats_that_lose_nothing_end_at_the_range_that_was_searched():
     """Losses as if every repeat were fresh: R_D has no end, and the range is what is named."""
     N, D, U, _ = drawn(15.4, 5.3)
-    with pytest.raises(FitError, match=r"R_[DN] runs above 3000, the end of the range searched"):
+    with pytest.raises(FitError, match=r"R_[DN] is above 3000, the limit of the range searched"):
         fit_repeated(N, D, U, LAW(N, D), LAW)
 
 

@@ -9,7 +9,7 @@ from recommended import with_recommendation
 from chinchilla.config import RatesConfig
 from chinchilla.core.errors import Refusal
 from chinchilla.core.shapes import named_shapes
-from chinchilla.decide.answer import FITTED, DecisionModel, for_budget, for_target
+from chinchilla.decide.decision import FITTED, DecisionModel, for_budget, for_target
 from chinchilla.decide.warnings import gather, refuse_if_nothing_fitted
 from chinchilla.fit.loss_law import six_nd_frontier
 from chinchilla.fit.result import FitResult, LossLaw, PowerLaw
@@ -174,15 +174,15 @@ def test_an_answer_beyond_the_runs_says_how_far():
 
 
 def law_answer(fits: FitResults | None, law: str = "", **asked) -> dict:
-    ground = DecisionModel.of(fits, law)
-    assert ground is not None
-    told: dict = {"law": {"name": ground.name}, "decisions": []}
+    model = DecisionModel.of(fits, law)
+    assert model is not None
+    answer: dict = {"law": {"name": model.name}, "decisions": []}
     if L := asked.get("target_loss"):
-        told["target"] = for_target(ground, L, RatesConfig(), asked.get("inference_tokens", 0.0))
+        answer["target"] = for_target(model, L, RatesConfig(), asked.get("inference_tokens", 0.0))
     if C := asked.get("C"):
         served = asked.get("inference_tokens", 0.0)
-        told["decisions"] = [for_budget(ground, C, named_shapes(), RatesConfig(), served)]
-    return told
+        answer["decisions"] = [for_budget(model, C, named_shapes(), RatesConfig(), served)]
+    return answer
 
 
 def test_a_size_for_serving_beyond_the_tokens_per_parameter_seen_says_so():
