@@ -56,11 +56,11 @@ def predict(command: config.PredictCommand) -> int:
 
     # Costs of departures, a target loss, limited data; then warnings.
     answer |= _decisions(command, model, _budgets_with_a_value(command, budgets, recommended))
-    found = warnings.gather(fits, recommended, answer)
-    found += [
+    all_warnings = warnings.gather(fits, recommended, answer)
+    all_warnings += [
         warnings.AnswerWarning("note", text, C) for C in budgets if (text := omitted_text(C, name))
     ]
-    answer["warnings"] = [asdict(warning) for warning in found]
+    answer["warnings"] = [asdict(warning) for warning in all_warnings]
     if command.preregister:
         answer["preregistered"] = str(_preregister(command, fits, model, rows, recommended))
     if command.format == "json":

@@ -92,9 +92,9 @@ def _print_published(decision: Mapping[str, Any], law: Mapping[str, Any]) -> Non
     )
 
 
-def _print_warnings(found: Sequence[Mapping[str, Any]]) -> None:
-    for one in found:
-        print(f"{'note' if one['kind'] == 'note' else 'warning'}: {one['text']}")
+def _print_warnings(warnings: Sequence[Mapping[str, Any]]) -> None:
+    for warning in warnings:
+        print(f"{'note' if warning['kind'] == 'note' else 'warning'}: {warning['text']}")
 
 
 def _ratio(x: float) -> str:

@@ -195,8 +195,8 @@ def fit_repeated(
     if near is not None:
         starts = [np.log(near)]
     exact = {"xatol": 1e-9, "fatol": 1e-15, "maxiter": 4_000}
-    found = [minimize(objective, x, method="Nelder-Mead", options=exact) for x in starts]
-    best = min(found, key=lambda end: end.fun)
+    minima_found = [minimize(objective, x, method="Nelder-Mead", options=exact) for x in starts]
+    best = min(minima_found, key=lambda end: end.fun)
     R_D, R_N = (float(x) for x in np.exp(best.x))
     for name, value in (("R_D", R_D), ("R_N", R_N)):
         if not R_RANGE[0] * 1.05 < value < R_RANGE[1] / 1.05:
@@ -225,7 +225,7 @@ def _range(
     surface: np.ndarray,
     ends: np.ndarray,
     axis: int,
-    found: float,
+    fitted: float,
     limit: float,
 ) -> list[float]:
     """Smallest and largest value of one R for which the best other R keeps the objective below `limit`."""
@@ -237,5 +237,5 @@ def _range(
         values = objective(np.stack([fixed, tried] if axis == 0 else [tried, fixed], axis=-1))
         other = np.take_along_axis(tried, values.argmin(1)[:, None], axis=1)[:, 0]
         width /= 4
-    good = np.append(ends[values.min(1) <= limit], found)
+    good = np.append(ends[values.min(1) <= limit], fitted)
     return [float(np.exp(good.min())), float(np.exp(good.max()))]

@@ -73,12 +73,12 @@ def parabola_minima(context: Context) -> ParabolaMinima:
         if law is not None:
             columns[:, 0] = law(obs.N[rows], obs.D[rows])
             log_N_law[:, j] = _minima(x, columns, w)[0]
-    found = np.isfinite(log_N[0])
-    if found.sum() < 2:
+    with_minimum = np.isfinite(log_N[0])
+    if with_minimum.sum() < 2:
         raise FitError("fewer than two budgets have a parabola with a minimum.", "no_minimum")
-    log_C, log_N, log_N_law = log_C[:, found], log_N[:, found], log_N_law[:, found]
+    log_C, log_N, log_N_law = (x[:, with_minimum] for x in (log_C, log_N, log_N_law))
     return ParabolaMinima(
-        budgets=used[found],
+        budgets=used[with_minimum],
         log_C=log_C[0],
         log_N=log_N[0],
         log_N_law=None if law is None else log_N_law[0],

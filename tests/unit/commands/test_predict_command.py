@@ -68,7 +68,7 @@ def one_line(said: Said, code: int, *parts: str) -> None:
 # ------------------------------------------------------------------ predict
 
 
-def test_a_person_sees_the_split_the_cost_and_what_departures_cost(say):
+def test_the_text_shows_the_split_its_cost_and_the_cost_of_departures(say):
     out = say("predict budget_flops=5.76e23 rates.price_per_device_hour=2.5 detail=true").out
     first, rest = out.strip().split("\n", 1)
     assert "N 72.2B, D 1.33T tokens, 18.4 tokens per parameter, loss 1.9744" in first
@@ -152,7 +152,7 @@ def test_a_fit_by_another_objective_answers_too(say, fits, objective):
     assert row["L_p10"] < row["L"] < row["L_p90"]
 
 
-def test_the_first_line_is_what_to_do_with_these_runs(say, fits):
+def test_the_first_line_is_the_recommended_answer(say, fits):
     out = say("predict budget_flops=1e21 frontier=fits").out
     first, rest = out.strip().split("\n", 1)
     r = say("predict budget_flops=1e21 frontier=fits format=json").json["recommended"]
@@ -172,7 +172,7 @@ def test_the_first_line_is_what_to_do_with_these_runs(say, fits):
     assert "compute wasted, %" in more
 
 
-def test_a_law_that_is_named_stands_beside_the_runs_own_answer(say, fits):
+def test_a_named_law_is_shown_with_the_recommended_answer(say, fits):
     out = say("predict budget_flops=1e21 frontier=fits law=hoffmann").out
     first, *rest = (line for line in out.splitlines() if line)
     assert first.startswith("C = 1e+21 FLOPs: N 2.")
@@ -234,7 +234,7 @@ def test_few_unique_tokens_are_repeated(say):
     assert say("predict budget_flops=5.76e23 unique_tokens=1e11").out.count("unique tokens") == 1
 
 
-def test_what_repeats_are_worth_is_fitted_from_runs(say, tmp_path):
+def test_the_value_of_repeats_is_fitted_to_runs(say, tmp_path):
     law = RepeatedLaw(named_law("muennighoff"), 8.0, 3.0)
     with open(tmp_path / "repeats.csv", "w", newline="") as f:
         writer = csv.writer(f)
@@ -257,7 +257,7 @@ def test_what_repeats_are_worth_is_fitted_from_runs(say, tmp_path):
     one_line(say(words), 2, "no column unique_tokens (found N, D, L)")
 
 
-def test_a_table_of_fitted_runs_says_what_its_own_repeats_are_worth(say, tmp_path):
+def test_the_value_of_repeats_is_fitted_to_the_table_of_a_fit(say, tmp_path):
     """The file beside frontier.json goes in as it is; the law is fitted to the runs that repeat nothing."""
     law = RepeatedLaw(named_law("muennighoff"), 8.0, 3.0)
     once = [(D, D, k) for D in np.geomspace(1e8, 1e11, 5) for k in (0.02, 0.1, 0.5, 1)]
@@ -333,7 +333,7 @@ def test_shapes_of_ones_own_and_another_flop_count(say):
         ("score prediction=p.json result=r", ["p.json does not exist"]),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line(say, words, parts):
+def test_mistakes_are_refused_in_one_line(say, words, parts):
     one_line(say(words), 2, *parts)
 
 
@@ -398,7 +398,7 @@ def test_warnings_are_printed_below_the_answer(say, fits):
     assert out.index(f"reason: {far['reasons'][-1]}") < warning < out.index("Cost:", answer)
 
 
-def test_the_best_shape_comes_with_its_cost(say, fits):
+def test_the_best_shape_is_shown_with_its_cost(say, fits):
     words = "predict budget_flops=1e21 frontier=fits"
     rows = say(f"{words} format=json").json["decisions"][0]["shapes"]
     best = min(rows, key=lambda row: row["excess"])
@@ -450,7 +450,7 @@ def test_next_runs_are_shown_and_written(say, fits):
     assert told["interval80"][0] < told["N_opt"] < told["interval80"][1]
 
 
-def test_a_design_states_what_it_costs_and_what_it_gains(say, fits):
+def test_a_design_states_its_cost_and_benefit(say, fits):
     words = "design frontier=fits budget_flops=1e23 n_runs=3"
     out = say(f"{words} rates.price_per_device_hour=2.5").out
     told = say(f"{words} format=json rates.price_per_device_hour=2.5").json
@@ -484,7 +484,7 @@ def test_another_table_beside_the_fits_is_refused(say, fits):
 @pytest.mark.parametrize(
     ("limit", "given", "needed"), [("min_ratio=500", 500, "max_ratio"), ("max_ratio=1", 1, "min")]
 )
-def test_one_limit_beyond_the_other_is_said(say, fits, limit, given, needed):
+def test_contradicting_limits_are_refused(say, fits, limit, given, needed):
     said = say(f"design frontier=fits budget_flops=1e23 {limit}")
     one_line(said, 2, f"={given}", f"Give {needed}")
 

@@ -55,7 +55,7 @@ def by(found, approach: str, of: str = "a"):
     return [d for d in found.differences if (d.approach, d.of) == (approach, of)]
 
 
-def test_a_difference_of_two_laws_comes_back_with_its_interval(sides):
+def test_a_difference_of_two_laws_is_recovered_with_its_interval(sides):
     found = compare(sides)
     for approach in ("isoflop", "parametric"):
         (d,) = by(found, approach)
@@ -80,7 +80,7 @@ def test_the_interval_of_a_difference_is_wider_than_either():
     assert max(widths[:2]) < widths[2] < sum(widths[:2]) * 1.05
 
 
-def test_sizes_stand_at_the_shared_budgets_and_their_ratio_beside_them(sides):
+def test_sizes_are_compared_at_the_shared_budgets(sides):
     found = compare(sides)
     assert found.budgets == list(BUDGETS)
     ratio = next(d for d in by(found, "isoflop", "N_opt") if d.C == 1e20)
@@ -126,7 +126,7 @@ def test_runs_counted_in_two_ways_do_not_compare(sides, convention, value, advic
         compare([sides[0], other])
 
 
-def test_what_only_one_side_says_is_noted(sides):
+def test_an_assumed_convention_is_noted(sides):
     """The page gives one convention for both: of one of them nobody knows."""
     quiet = replace(sides[1].finals, loss_kind="unknown", flop_convention="unknown")
     found = compare([sides[0], replace(sides[1], finals=quiet)])
@@ -150,7 +150,7 @@ def test_one_vocabulary_each_and_one_corpus_twice_are_noted(sides):
 # ------------------------------------------------------------------ tables, figure, page
 
 
-def test_the_papers_table_a2_stands_beside_approach_2(sides):
+def test_the_papers_table_a2_is_shown_with_approach_2(sides):
     _, table = tables_of(compare(sides))["exponents"]
     rows = [[run_dir.text for run_dir in row] for row in table.rows]
     at = [row[0] for row in rows].index("2 isoflop")
@@ -173,7 +173,7 @@ def test_panels_share_sizes_and_colours_and_in_bits_per_byte_the_scale(sides):
     assert np.ptp(left.get_ylim()) != pytest.approx(np.ptp(right.get_ylim()))
 
 
-def test_the_page_holds_everything_and_fetches_nothing(sides, tmp_path):
+def test_the_page_is_self_contained(sides, tmp_path):
     unsafe = replace(sides[1], name="<b>code</b>")
     page = write_comparison(tmp_path, [sides[0], unsafe], compare([sides[0], unsafe])).read_text()
     assert "<b>code</b>" not in page
@@ -315,7 +315,7 @@ def test_corpora_that_nothing_could_be_fitted_to_are_drawn_and_say_so(say, sides
         ("sweep_dirs=[a,b] format=xml", "format"),
     ],
 )
-def test_what_cannot_be_compared_is_said_in_one_line(say, words, part):
+def test_what_cannot_be_compared_is_refused_in_one_line(say, words, part):
     code, _, err = say(f"compare {words} out_dir=both")
     assert (code, err.count("\n")) == (2, 1), err
     assert part in err

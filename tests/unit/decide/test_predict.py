@@ -71,14 +71,14 @@ def test_approach_3_gives_the_best_size_that_the_budget_buys():
     assert row.L <= min(better) * 1.001
 
 
-def test_a_budget_beyond_the_runs_says_how_far():
+def test_a_budget_beyond_the_runs_states_the_factor():
     obs = sweep()
     fits = together(obs, fit_isoflop(obs, n_bootstrap=0))
     row = predictions([3e16], fits)[0]
     assert row.beyond == pytest.approx(100, rel=0.01)
 
 
-def test_a_budget_below_the_runs_says_how_far():
+def test_a_budget_below_the_runs_states_the_factor():
     obs = sweep()
     fits = together(obs, fit_isoflop(obs, n_bootstrap=0))
     row = predictions([3e11], fits)[0]
@@ -109,7 +109,7 @@ def test_the_published_law_that_was_asked_for_is_given_at_any_C():
     assert "hoffmann," not in omitted_text(5.76e23, "law hoffmann")
 
 
-def test_kaplans_line_stands_beside_the_papers():
+def test_kaplans_line_is_shown_with_the_papers():
     """Section D.4: 4.68B at 1e21 FLOPs, against 2.86B by approach 1."""
     rows = {row.by: row for row in predictions([1e21])}
     assert rows["Kaplan 2020 (section D.4)"].N == pytest.approx(4.68e9, rel=1e-9)
@@ -139,7 +139,7 @@ def noisy() -> tuple[FitResults, Observations, ResampledLaws]:
     return together(obs, fit), obs, resampled
 
 
-def test_intervals_are_nested_and_hold_the_truth(noisy):
+def test_intervals_are_nested_and_cover_the_truth(noisy):
     fits, _, _ = noisy
     (row,) = predictions([1e20], fits, published=False)
     for name, truth in (("N", None), ("D", None), ("L", float(LAW(row.N, row.D)))):
@@ -231,7 +231,7 @@ def test_the_local_law_has_the_slope_of_the_recommended_loss(with_head, C):
     assert np.log(near.L / r.L) == pytest.approx(np.log(there.L / r.L), rel=0.02)
 
 
-def test_data_without_end_is_spent_as_recommended(noisy):
+def test_with_unlimited_data_the_split_is_the_recommended_one(noisy):
     """Under C = 6ND the split for more unique tokens than are needed is the recommended one."""
     fits, _, _ = noisy
     model = DecisionModel.of(fits)

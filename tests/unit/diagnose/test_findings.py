@@ -61,7 +61,7 @@ def test_a_move_too_uncertain_for_a_linear_error_causes_no_warning():
         judge(np.array([np.nan]), np.array([1.0]), 50)
 
 
-def test_the_threshold_is_exceeded_as_often_as_said():
+def test_the_threshold_is_exceeded_at_the_stated_rate():
     """Student's t with 8 degrees of freedom, the largest of four: one in a hundred."""
     t = np.random.default_rng(0).standard_t(8, size=(200_000, 4))
     rate = (np.abs(t).max(axis=1) > threshold(4, 8)).mean()

@@ -308,7 +308,7 @@ def test_residuals_report_their_spread_and_a_trend_put_there(isoflop_runs):
 # ------------------------------------------------------------------ what cannot be had, and the file
 
 
-def test_what_cannot_be_computed_says_why(scattered_runs, observe, law):
+def test_an_unavailable_diagnostic_states_the_reason(scattered_runs, observe, law):
     found = diagnose(obs := scattered_runs(noise=0.003), fitted(obs))
     kinds = {name: item.kind for name, item in found.items.items() if item.verdict == "unavailable"}
     assert kinds == {"approach_2_against_3": "no_isoflop"}
@@ -340,7 +340,7 @@ def test_runs_that_are_not_those_fitted_are_refused(scattered_runs):
         diagnose(obs.where(np.arange(39)), fitted(obs, 0))
 
 
-def test_the_file_comes_back_and_belongs_to_its_frontier(isoflop_runs, n_noise, tmp_path):
+def test_the_file_survives_and_belongs_to_its_frontier(isoflop_runs, n_noise, tmp_path):
     obs = isoflop_runs(BUDGETS[:4], noise=n_noise, seed=1)
     fits = fitted(obs, 20)
     fits.save(tmp_path / "frontier.json")

@@ -30,7 +30,7 @@ def test_forecasts_of_exact_minima_are_exact_at_every_distance():
     assert max(abs(e) for p in pairs["L"] for e in p.errors.values()) < 1e-4
 
 
-def test_a_line_and_a_curve_give_their_parameters_and_standard_errors_back():
+def test_a_line_and_a_curve_recover_their_parameters_and_standard_errors():
     """Noise of 2% on N_opt and of .1% on the loss: the spread of refits matches the covariance of the fits."""
     rng = np.random.default_rng(0)
     m = exact()

@@ -131,7 +131,7 @@ def test_the_saturating_law_is_selected_where_it_predicts_larger_budgets_better(
         assert auto.held_out["parametric"][q] < 0.6 * power.held_out["parametric"][q]
 
 
-def test_it_can_stand_alone_and_travels_through_a_file():
+def test_it_can_be_used_alone_and_survives_its_file():
     """approach3_law=saturating: the recommendation of three budgets is its own, as a file keeps it."""
     obs = sweep(noise=1e-3)
     fits = fit_all(obs, None, FitCommand(observations="-", out_dir="-", approaches=["parametric"], n_bootstrap=0))  # fmt: skip
@@ -150,7 +150,7 @@ def test_it_can_stand_alone_and_travels_through_a_file():
         RecommendedModel.from_dict(value, "frontier.json")
 
 
-def test_a_member_without_optimum_does_not_silence_the_others():
+def test_a_member_without_optimum_is_ignored():
     none = [1.7, 400.0, 1e-300, 0.34, 0.38, 1.0, 1e9]
     forecast = Forecast("N", "law", ["a", "b"], [0.1, 0.1], [none, list(TRUE)], [], error_scale([], "N"))  # fmt: skip
     assert forecast.log_at(1e21) == pytest.approx(optimum(TRUE, None, 1e21)[0][0])
