@@ -1,4 +1,4 @@
-"""Score approach 3's forecast with and without the richer law, on budgets it has not seen.
+"""Score approach 3's forecast with and without the saturating law, on held-out budgets.
 
     python scripts/score_richer_law.py DIR [--out FILE]
 
@@ -6,7 +6,7 @@ DIR holds porian_refinedweb_isoflop.csv, openathena_isoflop.csv and hoffmann_fig
 without its largest budget and without all budgets above an eighth of it, under approach3_law=power, auto and
 saturating. Approach 3's weighted forecast at the largest budget is compared with the minimum of a parabola
 through that budget's runs. Errors are |ln predicted - ln measured|, of N_opt and of the loss. Writes
-docs/results/fit_saturating_law.json and prints it as a Markdown table.
+docs/results/richer_law.json and prints it as a Markdown table.
 """
 
 import json
@@ -69,13 +69,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Arguments(__doc__)
     parser.add_argument("folder", type=existing_folder, help="with the public tables")
     parser.add_argument(
-        "--out", type=out_file, default=ROOT / "docs" / "results" / "fit_saturating_law.json"
+        "--out", type=out_file, default=ROOT / "docs" / "results" / "richer_law.json"
     )
-    told = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     sweeps: dict[str, Observations] = {}
     for name, column in TABLES.items():
-        sweeps |= sweeps_of(told.folder / name, column)
-    points = [r for r in rows_of(told.folder / "hoffmann_fig4.csv") if r["budget_flops"]]
+        sweeps |= sweeps_of(args.folder / name, column)
+    points = [r for r in rows_of(args.folder / "hoffmann_fig4.csv") if r["budget_flops"]]
     sweeps["hoffmann_fig4"] = observations(points)
     scores = {
         split: {name: errors(obs, factor) for name, obs in sweeps.items()}
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         "summary": {split: summary(list(found.values())) for split, found in scores.items()},
         "sweeps": scores,
     }
-    told.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print("| split | law | N_opt: mean, median, nearer, further | loss |\n|---|---|---|---|")
     for split, of in record["summary"].items():
         for law in APPROACH3_LAWS:
