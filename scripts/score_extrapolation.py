@@ -48,8 +48,8 @@ from chinchilla.fit.results import FitResults  # noqa: E402
 from chinchilla.observations.read_table import read_frame  # noqa: E402
 from chinchilla.observations.table import Observations  # noqa: E402
 from chinchilla.recommend import fit_table, recommendation  # noqa: E402
-from chinchilla.recommend.minima import minima_of  # noqa: E402
-from chinchilla.recommend.minima_table import fit_minima  # noqa: E402
+from chinchilla.recommend.isoflop_minima import minima_of  # noqa: E402
+from chinchilla.recommend.minima import fit_minima  # noqa: E402
 
 TABLES = {"porian_refinedweb_isoflop.csv": "config", "openathena_isoflop.csv": "experiment"}
 SPLITS = {"without the largest budget": 1.0, "without budgets above an eighth": 8.0}

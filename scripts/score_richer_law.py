@@ -23,8 +23,8 @@ from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend.forecast import forecasts_of_laws
 from chinchilla.recommend.held_out import errors_of_laws
+from chinchilla.recommend.isoflop_minima import minima_of
 from chinchilla.recommend.laws import candidate_laws, fit_windows
-from chinchilla.recommend.minima import minima_of
 
 ROOT = Path(__file__).resolve().parents[1]
 HOW = {"huber_delta": 1e-3, "objective": "huber"}

@@ -53,7 +53,7 @@ def fit(command: config.FitCommand) -> int:
 
 def _fit_minima(command: config.FitCommand) -> int:
     """Forecast the loss (and N_opt) from a table of minima, write frontier.json, print the answer."""
-    from chinchilla.recommend.minima_table import fit_minima
+    from chinchilla.recommend.minima import fit_minima
 
     table = read_csv(Path(command.minima), "minima", command.columns)
     fits = fit_minima(table, asdict(command), command.duplicates)

@@ -16,7 +16,7 @@ from chinchilla.core.units import count
 from chinchilla.fit.result import FitResult, PowerLaw, called
 from chinchilla.fit.results import FitResults
 from chinchilla.recommend.evaluate import default_budget, headline, model_of, recommendation
-from chinchilla.recommend.minima import MIN_LOSS, Minima, loss_at, saturating
+from chinchilla.recommend.isoflop_minima import MIN_LOSS, Minima, loss_at, saturating
 
 if TYPE_CHECKING:
     from pandas import DataFrame

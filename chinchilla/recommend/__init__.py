@@ -6,14 +6,14 @@
 `choose` decides which approach is recommended; `fit`, `predict`, the report, `compare` and the notebook
 API all show its decision. The modules, in order of use:
 
-    minima        minima of IsoFLOP profiles, and the curves through them (approach 2)
-    laws          loss laws on windows of tokens per parameter, and the saturating law (approach 3)
-    held_out      errors on the sweep's own larger budgets; weights and error scales that follow
-    forecast      forecasts of N_opt and the loss, and the record for frontier.json
-    choose        the decision
-    reasons       the sentences that explain it
-    evaluate      the recommendation at a budget
-    minima_table  a table of losses at minima, without runs
+    isoflop_minima  minima of IsoFLOP profiles, and the curves through them (approach 2)
+    laws            loss laws on windows of tokens per parameter, and the saturating law (approach 3)
+    held_out        errors on the sweep's own larger budgets; weights and error scales that follow
+    forecast        forecasts of N_opt and the loss, and the record for frontier.json
+    choose          the decision
+    reasons         the sentences that explain it
+    evaluate        the recommendation at a budget
+    minima          a table of losses at minima, without runs
 
 NumPy and SciPy only: this package must import without torch.
 """

@@ -34,8 +34,8 @@ from chinchilla.recommend.held_out import (
     errors_of_minima,
     forecast_weights,
 )
+from chinchilla.recommend.isoflop_minima import minima_of
 from chinchilla.recommend.laws import CandidateLaw, WindowFit, candidate_laws, fit_windows
-from chinchilla.recommend.minima import minima_of
 from chinchilla.recommend.reasons import condition_number, evidence, excluded_runs, saturating_law
 
 SWITCH = 0.8  # approach 3's held-out error over approach 2's, below which approach 3 is recommended

@@ -27,8 +27,7 @@ from chinchilla.recommend.held_out import (
     forecast_weights,
     scores,
 )
-from chinchilla.recommend.laws import CandidateLaw, optimum
-from chinchilla.recommend.minima import (
+from chinchilla.recommend.isoflop_minima import (
     MIN_LOSS,
     CurveFit,
     Minima,
@@ -38,6 +37,7 @@ from chinchilla.recommend.minima import (
     saturating,
     size_lines,
 )
+from chinchilla.recommend.laws import CandidateLaw, optimum
 
 KINDS = {"line": 2, "saturating": 3, "law": 7}  # kind of a member -> its number of parameters
 QUANTITIES = {"line": "N", "saturating": "L", "law": "NL"}  # kind -> what it may forecast

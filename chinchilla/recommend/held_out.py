@@ -24,8 +24,15 @@ import numpy as np
 
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.observations.table import Observations
+from chinchilla.recommend.isoflop_minima import (
+    CurveFit,
+    Minima,
+    line_at,
+    loss_at,
+    loss_curves,
+    size_lines,
+)
 from chinchilla.recommend.laws import CandidateLaw, log_loss, optimum
-from chinchilla.recommend.minima import CurveFit, Minima, line_at, loss_at, loss_curves, size_lines
 
 MIN_FITTED = 3  # budgets below a split
 RECENT = 2.8  # ln C over which the weight of a held-out budget falls by a factor e

@@ -13,7 +13,7 @@ from chinchilla.recommend.held_out import (
     forecast_weights,
     scores,
 )
-from chinchilla.recommend.minima import Minima, line, line_at, loss_at, saturating
+from chinchilla.recommend.isoflop_minima import Minima, line, line_at, loss_at, saturating
 
 C = np.geomspace(1e18, 1e21, 7)
 

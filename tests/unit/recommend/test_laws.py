@@ -16,6 +16,7 @@ from chinchilla.observations.table import Observations
 from chinchilla.recommend.choose import choose
 from chinchilla.recommend.forecast import Forecast, RecommendedModel, forecasts_of_laws
 from chinchilla.recommend.held_out import error_scale, errors_of_laws
+from chinchilla.recommend.isoflop_minima import minima_of
 from chinchilla.recommend.laws import (
     candidate_laws,
     fit_saturating_law,
@@ -23,7 +24,6 @@ from chinchilla.recommend.laws import (
     log_loss,
     optimum,
 )
-from chinchilla.recommend.minima import minima_of
 
 HOW = {"huber_delta": 1e-3, "objective": "huber"}
 TRUE = np.array([1.8, 4e4, 4e6, 0.62, 0.72, 0.6, 2e8])  # E, A, B, alpha, beta, q, D0

@@ -12,7 +12,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.read_table import read_csv, read_frame
 from chinchilla.recommend.evaluate import recommendation
-from chinchilla.recommend.minima_table import fit_minima
+from chinchilla.recommend.minima import fit_minima
 
 E, G = 1.69, 0.154  # of the loss at the minima below, and N_opt = .1 * C^.5
 C = np.geomspace(1e18, 3e20, 6)
