@@ -19,7 +19,7 @@ from chinchilla.core.errors import FitError
 from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.findings import Finding, finding, judge, number
 from chinchilla.fit import bootstrap
-from chinchilla.fit.isoflop.profile import parabolas
+from chinchilla.fit.isoflop.profile import Parabola, parabolas
 
 MIN_SAMPLES = 40  # resamples, for a standard deviation
 MIN_MINIMA = 4  # for a curve with three coefficients
@@ -90,14 +90,12 @@ def parabola_minima(context: Context) -> ParabolaMinima:
 
 def _minima(x: np.ndarray, columns: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """ln N and the second column at the minimum of each weighting's parabola; NaN without one."""
-    centre = x.mean()
-    fit = parabolas(x - centre, columns, w)  # (k, 3, 2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z = -fit[:, 1, 0] / (2 * fit[:, 2, 0])
-    good = (fit[:, 2, 0] > 0) & (x.min() < z + centre) & (z + centre < x.max())
-    z = np.where(good, z, np.nan)
-    second = (z[:, None] ** np.arange(3) * fit[:, :, 1]).sum(axis=1)
-    return z + centre, second
+    shape = Parabola(float(x.mean()))
+    fit = parabolas(x - shape.centre, columns, w)  # (k, 3, 2)
+    log_N = shape.minima(fit[:, :, 0])
+    log_N = np.where((x.min() < log_N) & (log_N < x.max()), log_N, np.nan)
+    powers = (log_N - shape.centre)[:, None] ** np.arange(3)
+    return log_N, (powers * fit[:, :, 1]).sum(axis=1)
 
 
 # ------------------------------------------------------------------ curvature of the frontier
