@@ -85,7 +85,7 @@ def test_the_report_shows_diagnostics_of_its_own_fits_only(say, fits):
     say("fit observations=runs.csv out_dir=fits n_bootstrap=30 flop_convention=six_nd")
     code, out, _ = say("report fits=fits")
     assert code == 0
-    assert "was made from another frontier.json and is left out" in out
+    assert "belongs to another frontier.json and is left out" in out
     assert 'id="diagnostics"' not in page.read_text()
 
 
