@@ -32,7 +32,9 @@ def design(command: config.DesignCommand) -> int:
     if parametric is None:
         refused = fits.refused.get("parametric")
         reason = refused.reason if refused else "not requested"
-        raise Refusal(f"design needs approach 3, and it was not fitted here ({reason}).")
+        raise Refusal(
+            f"design needs approach 3, and it was not fitted here ({reason.rstrip('.')})."
+        )
     obs = fits.runs_beside(path)
     shapes = available_shapes(
         command.shapes, command.vocab_size, command.seq_len, command.kv_size, command.positions

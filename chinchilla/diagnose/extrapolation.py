@@ -119,8 +119,8 @@ def _expanding_window(
     return finding(
         judgement,
         message,
-        "Expect errors of this size beyond the runs, which the interval of the fit does not include. "
-        "Keep extrapolations short, and train a few large runs to check them.",
+        "Keep extrapolations short, and train a few large runs to check them. Errors of this size must be "
+        "expected beyond the runs, and the interval of the fit does not include them.",
         {"windows": rows, "beaten_by_power_law": beaten},
         unit=LOG_L,
         if_inconclusive="Add runs at the largest C or N: noise hides errors of the predicted loss that "

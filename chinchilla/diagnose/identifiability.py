@@ -95,7 +95,7 @@ def identifiability(context: Context) -> Finding:
         "n_budgets": len(context.named_budgets()),
     }
     coverage = (
-        f"{values['n_sizes']} sizes, {values['n_token_counts']} token counts, {low:.3g} to "
+        f"{values['n_sizes']} sizes, {values['n_token_counts']} distinct D, {low:.3g} to "
         f"{high:.3g} tokens per parameter, corr(ln N, ln D) {correlation:.2f}"
     )
     try:

@@ -358,7 +358,7 @@ def test_without_approach_3_a_law_must_be_named(say, fits):
     assert "No loss could be forecast. Give law=NAME for the costs of departures." in out
     one_line(say("predict budget_flops=1e20 frontier=fits unique_tokens=1e9"), 3, "give law=NAME")
     assert say("predict budget_flops=1e20 frontier=fits law=hoffmann unique_tokens=1e9").code == 0
-    one_line(say("design frontier=fits budget_flops=1e22"), 3, "design needs approach 3", "(no.)")
+    one_line(say("design frontier=fits budget_flops=1e22"), 3, "design needs approach 3", "(no)")
 
 
 def test_a_fit_that_was_refused_has_no_answer(say, fits):
