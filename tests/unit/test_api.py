@@ -46,9 +46,9 @@ def test_importing_the_package_loads_nothing():
     [
         "import chinchilla; f = chinchilla.fit(t, n_bootstrap=0)",
         "import chinchilla.fit; import chinchilla; f = chinchilla.fit(t, n_bootstrap=0)",
-        "from chinchilla import fit; f = fit(t, n_bootstrap=0); from chinchilla.fit import Fits",
-        "from chinchilla.fit import Fits; import chinchilla; f = chinchilla.fit(t, n_bootstrap=0)",
-        "import chinchilla; f = chinchilla.fit(t, n_bootstrap=0); from chinchilla.fit import Fits; "
+        "from chinchilla import fit; f = fit(t, n_bootstrap=0); from chinchilla.fit import FitResults",
+        "from chinchilla.fit import FitResults; import chinchilla; f = chinchilla.fit(t, n_bootstrap=0)",
+        "import chinchilla; f = chinchilla.fit(t, n_bootstrap=0); from chinchilla.fit import FitResults; "
         "from chinchilla.fit.isoflop.approach2 import fit_isoflop; f = chinchilla.fit(t, n_bootstrap=0)",
     ],
 )
