@@ -6,7 +6,7 @@
     fits = chinchilla.fit(obs)
     fits.predict([1e21, 1e22])
 
-They do what the commands of these names do, with settings as keyword arguments, and return records
+They correspond to the commands of the same names, take settings as keyword arguments, and return records
 instead of writing files. NumPy and SciPy only: this module must import without torch.
 """
 
@@ -60,7 +60,7 @@ def fit(
     envelope_points: int = 1_500,
     smooth_steps: float = 10.0,
 ) -> FitResults:
-    """All approaches on a table of runs, and the recommended answer, as `chinchilla fit`.
+    """Fit all approaches to a table of runs and recommend an answer, as `chinchilla fit`.
 
     Args:
         obs: final losses: Observations, a pandas or polars frame, or a dict of arrays with the columns
@@ -80,17 +80,18 @@ def fit(
         resampling: approach 3: how runs are resampled.
         envelope_schedule: approach 1: learning rates that decay to the end of each run ("matched"), or
             "constant".
-        approach3_law: of approach 3 in the recommendation: "auto" (a richer law beside the paper's where
-            that misses the runs), "power" (the paper's alone) or "saturating" (the richer alone).
+        approach3_law: of approach 3 in the recommendation: "auto" (adds a law with two
+            more parameters if the paper's misses the runs), "power" (the paper's alone) or "saturating"
+            (the other alone).
         envelope_points: approach 1: values of C.
         smooth_steps: approach 1: width of the smoothing, in points of a curve.
 
     Returns:
-        Fits. Its first line is the recommended answer at ten times the largest C; `predict` gives
+        FitResults. The first line of its text is the recommended answer at ten times the largest C; `predict` gives
         others. Approaches without an answer are in `refused`.
 
     Raises:
-        InputError: a table or setting that cannot be.
+        InputError: a table or setting is invalid.
     """
     command = FitCommand(
         observations=IN_MEMORY,
@@ -144,11 +145,10 @@ def diagnose(
     n_bootstrap: int = 400,
     seed: int = 0,
 ) -> Diagnostics:
-    """Every diagnostic of fits, as `chinchilla diagnose`: what to trust, and what to do first.
+    """Run every diagnostic of fits, as `chinchilla diagnose`.
 
     Args:
-        fits: of `fit`, or read by `FitResults.load` from a folder. Observations or a data frame are fitted
-            first.
+        fits: from `fit` or `FitResults.load`. Observations or a data frame are fitted first.
         obs: the observations that were fitted; None uses those that the fits know.
         budget_flops: FLOPs at which moves of N_opt are stated; 0 is ten times the largest C.
         n_bootstrap: resamples of runs for the IsoFLOP minima; 0 for no intervals.
@@ -170,7 +170,7 @@ def simulate(
     noise: float = 3e-3,
     seed: int = 0,
 ) -> Observations:
-    """Observations drawn from a law, with C = 6*N*D: a sweep whose true answer is known.
+    """Observations drawn from a law, with C = 6*N*D: a sweep with a known answer.
 
     Args:
         law: the law, or the name of a published one.
@@ -182,7 +182,7 @@ def simulate(
         seed: of the noise.
 
     Raises:
-        InputError: a budget, size or noise that cannot be.
+        InputError: a budget, size or noise is invalid.
     """
     law = named_law(law) if isinstance(law, str) else law
     C = np.atleast_1d(np.asarray(budgets, float))
@@ -195,7 +195,7 @@ def simulate(
     N = N.ravel()
     D = C / (6 * N)
     scatter = np.exp(noise * np.random.default_rng(seed).normal(size=len(N)))
-    found = Observations.of(
+    obs = Observations.of(
         N=N,
         D=D,
         L=law(N, D) * scatter,
@@ -205,7 +205,7 @@ def simulate(
         n_convention="total",
     )
     note = f"simulated: {law}; noise {noise:g} of ln L, seed {seed}."
-    return dataclasses.replace(found, notes=(*found.notes, note))
+    return dataclasses.replace(obs, notes=(*obs.notes, note))
 
 
 def _sizes_of(law: LossLaw, C: np.ndarray, sizes: Any) -> np.ndarray:

@@ -14,7 +14,7 @@ from pathlib import Path
 from chinchilla.commands.shared import sweep_results
 from chinchilla.core.files import write_json
 from chinchilla.fit.results import FitResults
-from chinchilla.recommend.answer import default_budget, recommendation
+from chinchilla.recommend.evaluate import default_budget, recommendation
 from chinchilla.train.device import git_commit
 
 

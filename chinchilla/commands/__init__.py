@@ -9,7 +9,9 @@ from typing import Any
 
 MODULES = {  # module of this package -> its commands
     "diagnose": ("diagnose",),
-    "predict": ("predict", "design", "score"),
+    "predict": ("predict",),
+    "design": ("design",),
+    "score": ("score",),
     "reproduce": ("reproduce",),
     "data": ("data",),
     "train": ("plan", "train", "flops"),

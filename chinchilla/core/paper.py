@@ -219,23 +219,3 @@ KAPLAN_C_RANGE = (6e14, 1.2e21)
 # Muennighoff et al. (2023), arXiv 2305.16264, appendix A: R_D* and R_N* of repeated tokens and
 # excess parameters, for the law `muennighoff`.
 REPEATS_MUENNIGHOFF = (15.387756, 5.309743)
-
-
-class OverTrainingConstants(NamedTuple):
-    """L = E + (a*M^eta + b*M^-eta) * C^-eta, M = D/N, C = 6*N*D; Err = eps - k*exp(-gamma*L)."""
-
-    E: float
-    a: float
-    b: float
-    eta: float
-    eps: float  # downstream: mean error over the 17 tasks that beat chance early
-    k: float
-    gamma: float
-
-
-# Gadre et al. (2024), arXiv 2403.08540: loss on C4's validation set, by training set.
-OVER_TRAINING = {
-    "c4": OverTrainingConstants(1.508, 141.3, 189.5, 0.1212, 0.850, 2.079, 0.756),
-    "redpajama": OverTrainingConstants(1.837, 212.2, 366.7, 0.1364, 0.857, 2.206, 0.715),
-    "refinedweb": OverTrainingConstants(1.734, 157.1, 246.2, 0.1272, 0.865, 2.215, 0.707),
-}

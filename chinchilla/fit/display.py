@@ -15,8 +15,8 @@ from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.units import count
 from chinchilla.fit.result import FitResult, PowerLaw, called
 from chinchilla.fit.results import FitResults
-from chinchilla.recommend.answer import default_budget, headline, model_of, recommendation
-from chinchilla.recommend.forecast import MIN_LOSS, Minima, loss_at, saturating
+from chinchilla.recommend.evaluate import default_budget, headline, model_of, recommendation
+from chinchilla.recommend.isoflop_minima import MIN_LOSS, Minima, loss_at, saturating
 
 if TYPE_CHECKING:
     from pandas import DataFrame

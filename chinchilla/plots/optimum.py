@@ -27,7 +27,7 @@ from chinchilla.plots.style import (
     padded,
     power_of_ten,
 )
-from chinchilla.recommend.answer import default_budget, recommendation
+from chinchilla.recommend.evaluate import default_budget, recommendation
 
 # line widths inside the range of the runs and beyond it; the widest is drawn first
 LINES = {"parametric": (5.6, 1.4), "envelope": (4.0, 1.0), "isoflop": (2.6, 0.7)}

@@ -16,7 +16,7 @@ from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.plots import isoflop, optimum, runs
 from chinchilla.plots.style import exponent_note, house_style, legend_inside, new_axes
-from chinchilla.recommend.answer import model_of
+from chinchilla.recommend.evaluate import model_of
 
 ORDER = ("isoflop", "parametric", "envelope")  # of residuals if nothing is recommended
 

@@ -13,7 +13,7 @@ from chinchilla.core import paper
 from chinchilla.core.files import write_text
 from chinchilla.core.table import NONE, Cell, Table, cell
 from chinchilla.core.units import count
-from chinchilla.decide.compare import NOT_ASKED, VERDICTS, Comparison, Side, told
+from chinchilla.decide.compare import NOT_REQUESTED, VERDICTS, Comparison, Side, summary
 from chinchilla.fit.result import PowerLaw
 from chinchilla.report import sections
 from chinchilla.report.figures import Drawing, isoflop_curves_side_by_side, saved
@@ -44,7 +44,7 @@ def _exponents(found: Comparison) -> Table:
         label = SHORT_LABELS[approach]
         for e in found.exponents:
             if e.approach == approach:
-                missing = "not fitted" if e.refused == NOT_ASKED else "refused"
+                missing = "not fitted" if e.refused == NOT_REQUESTED else "refused"
                 table.add_row(
                     label,
                     e.corpus,
@@ -152,12 +152,12 @@ def write_comparison(out_dir: Path, sides: Sequence[Side], found: Comparison) ->
     refused = [
         (f"{e.corpus} · {LABELS[e.approach]}", e.refused)
         for e in found.exponents
-        if e.refused not in ("", NOT_ASKED)
+        if e.refused not in ("", NOT_REQUESTED)
     ]
     page = render(
         "compare.html.j2",
         title=" and ".join(s.name for s in sides),
-        headline=told(found),
+        headline=summary(found),
         facts=[(s.name, _fact(s)) for s in sides],
         figures=figures,
         tables=tables_of(found),

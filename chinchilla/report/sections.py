@@ -21,8 +21,8 @@ from chinchilla.fit.result import FitResult, PowerLaw
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import RunResult
-from chinchilla.recommend.answer import default_budget, recommendation
-from chinchilla.recommend.answer import headline as recommended_line
+from chinchilla.recommend.evaluate import default_budget, recommendation
+from chinchilla.recommend.evaluate import headline as recommended_line
 from chinchilla.report.tables import PAPER_ROWS, flops, name_of
 
 CONVENTIONS: dict[str, dict[str, str]] = {  # record's field -> its value -> explanation

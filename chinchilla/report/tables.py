@@ -13,8 +13,8 @@ from chinchilla.config import APPROACHES
 from chinchilla.core import paper
 from chinchilla.core.table import NONE, Cell, Table, cell
 from chinchilla.core.units import count
-from chinchilla.decide.predict import CARRIED
-from chinchilla.decide.predict import predictions as predict
+from chinchilla.decide.predictions import MAX_FACTOR
+from chinchilla.decide.predictions import predictions as predict
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.fit.result import FitResult, PowerLaw
 from chinchilla.fit.results import FitResults
@@ -90,9 +90,9 @@ def published_lines() -> dict[str, PowerLaw]:
 
 
 def published_near(C: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """C and the paper's N_opt by approach, where C is at most CARRIED times outside of its runs."""
+    """C and the paper's N_opt by approach, where C is at most MAX_FACTOR times outside of its runs."""
     low, high = paper.LAW_C_RANGE["hoffmann"]
-    near = C[(low / CARRIED <= C) & (high * CARRIED >= C)]
+    near = C[(low / MAX_FACTOR <= C) & (high * MAX_FACTOR >= C)]
     return {name: (near, line(near)) for name, line in published_lines().items() if len(near)}
 
 

@@ -46,9 +46,9 @@ def test_importing_the_package_loads_nothing():
     [
         "import chinchilla; f = chinchilla.fit(t, n_bootstrap=0)",
         "import chinchilla.fit; import chinchilla; f = chinchilla.fit(t, n_bootstrap=0)",
-        "from chinchilla import fit; f = fit(t, n_bootstrap=0); from chinchilla.fit import Fits",
-        "from chinchilla.fit import Fits; import chinchilla; f = chinchilla.fit(t, n_bootstrap=0)",
-        "import chinchilla; f = chinchilla.fit(t, n_bootstrap=0); from chinchilla.fit import Fits; "
+        "from chinchilla import fit; f = fit(t, n_bootstrap=0); from chinchilla.fit import FitResults",
+        "from chinchilla.fit import FitResults; import chinchilla; f = chinchilla.fit(t, n_bootstrap=0)",
+        "import chinchilla; f = chinchilla.fit(t, n_bootstrap=0); from chinchilla.fit import FitResults; "
         "from chinchilla.fit.isoflop.approach2 import fit_isoflop; f = chinchilla.fit(t, n_bootstrap=0)",
     ],
 )
@@ -105,7 +105,7 @@ def said_in(block: str) -> list[str]:
     return re.findall(r"^# (.*)$", block, re.MULTILINE)
 
 
-def test_the_example_of_the_docs_prints_what_it_says():
+def test_the_example_of_the_docs_prints_its_output():
     """A line that ends in ... is compared as far as it goes."""
     (block,) = re.findall(r"```python\n(.*?)```", (DOCS / "observations.md").read_text(), re.DOTALL)
     out = io.StringIO()
@@ -312,7 +312,7 @@ def test_exponents_are_the_slope_of_the_recommended_sizes(fits):
     assert (f.a, f.b) == (f.N_opt.exponent, f.D_opt.exponent)
 
 
-def test_what_was_saved_comes_back_with_its_runs(fits, tmp_path):
+def test_saved_fits_are_loaded_with_their_runs(fits, tmp_path):
     fits.save(str(tmp_path / "kept"))
     back = FitResults.load(str(tmp_path / "kept"))
     assert repr(back) == repr(fits)
@@ -336,7 +336,7 @@ def test_diagnostics_of_fits_in_memory_and_of_loaded_ones_are_the_same(fits, tmp
     assert repr(found).splitlines()[-1] == found.summary
 
 
-def test_a_published_law_says_its_optimum():
+def test_a_published_law_gives_its_optimum():
     law = LossLaw.published("hoffmann")
     assert law == named_law("hoffmann")
     N, D, L = law.optimum(5.76e23)
@@ -388,7 +388,7 @@ def test_sizes_to_simulate_may_be_explicit():
         chinchilla.simulate(budgets=[0.0])
 
 
-def test_curves_come_as_a_second_table_or_alone():
+def test_curves_are_a_second_table_or_the_only_one():
     law = named_law("hoffmann")
     N = np.repeat(np.geomspace(1e7, 1e10, 12), 60)
     D = np.tile(np.geomspace(1e8, 1e12, 60), 12)

@@ -475,7 +475,7 @@ def test_predict_and_report_read_a_fit(run, law_csv, tmp_path):
     assert by["this data, parametric"]["D"] == pytest.approx(2.379e12, rel=1e-3)
     assert not any(name.startswith(("law", "paper", "Kaplan")) for name in by)  # 44 times too far
     out = run("predict budget_flops=5.76e23 frontier=fits").out
-    assert "note: not shown, over 10x outside of their runs: paper approach 1, " in out
+    assert "note: not shown, over 10x outside the compute of their runs: paper approach 1, " in out
     assert all(f"│ {name} " in out for name in ("envelope", "isoflop", "parametric"))
     result = run("report fits=fits")
     assert (result.code, result.err) == (0, "")

@@ -15,8 +15,8 @@ from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.result import FitResult, LossLaw, OptimalPoint, PowerLaw
 from chinchilla.fit.results import FailedFit
 from chinchilla.recommend import fit_table
+from chinchilla.recommend.forecast import Forecast, RecommendedModel
 from chinchilla.recommend.held_out import ErrorScale
-from chinchilla.recommend.model import Forecast, RecommendedModel
 
 TEXT = (Path(__file__).parents[2] / "docs" / "frontier.md").read_text(encoding="utf-8")
 

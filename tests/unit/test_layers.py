@@ -139,7 +139,7 @@ def test_unit_tests_lie_in_folders_of_the_package():
         "chinchilla.observations",
         "chinchilla.cli",
         "chinchilla.diagnose.verdicts",
-        "chinchilla.decide.answer",
+        "chinchilla.decide.decision",
     ],
 )
 def test_light_modules_import_no_heavy_ones(module):

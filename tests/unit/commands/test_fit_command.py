@@ -133,7 +133,7 @@ BAD = {  # what is wrong -> the lines or bytes, parts of the answer
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_what_is_wrong_with_a_csv_is_said_in_one_line(fit, tmp_path, kind):
+def test_a_wrong_csv_is_refused_in_one_line(fit, tmp_path, kind):
     content, parts = BAD[kind]
     code, out, err = fit(content)
     assert (code, out) == (2, "")
@@ -144,7 +144,7 @@ def test_what_is_wrong_with_a_csv_is_said_in_one_line(fit, tmp_path, kind):
     assert not (tmp_path / "fits").exists()
 
 
-def test_a_missing_file_and_a_folder_are_said_in_one_line(fit, tmp_path):
+def test_a_missing_file_and_a_folder_are_refused_in_one_line(fit, tmp_path):
     assert (
         fit(None)[2]
         == "chinchilla: observations=runs.csv cannot be read (No such file or directory).\n"
@@ -165,7 +165,7 @@ def test_a_missing_file_and_a_folder_are_said_in_one_line(fit, tmp_path):
         ("curves=none.csv", "curves=none.csv cannot be read (No such file"),
     ],
 )
-def test_a_knob_that_does_not_fit_the_csv_is_said_in_one_line(fit, word, part):
+def test_a_setting_that_does_not_fit_the_csv_is_refused_in_one_line(fit, word, part):
     code, _, err = fit(good(), word)
     assert code == 2
     assert err.count("\n") == 1
@@ -360,7 +360,7 @@ def test_losses_that_rise_with_compute_are_refused(fit):
     assert "more compute does not lower the loss" in out
 
 
-def test_budgets_in_the_wrong_rows_and_swapped_columns_are_said(fit):
+def test_budgets_in_the_wrong_rows_and_swapped_columns_are_detected(fit):
     D = BUDGETS / 6 / VALLEYS
     code, _, err = fit(table(VALLEYS, D, LAW(VALLEYS, D), BUDGETS[::-1]))
     assert code == 2

@@ -11,7 +11,7 @@ from recommended import with_recommendation
 
 from chinchilla.fit import FailedFit, FitResult, FitResults
 from chinchilla.recommend import recommendation
-from chinchilla.recommend.answer import default_budget, headline
+from chinchilla.recommend.evaluate import default_budget, headline
 from chinchilla.report.page import maths, write_report
 
 SECTIONS = ("exponents", "figures", "predictions", "warnings", "runs", "settings", "environment")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from chinchilla.commands.show import show_table2
-from chinchilla.decide.predict import predictions as predict
+from chinchilla.decide.predictions import predictions as predict
 from chinchilla.fit import FailedFit, FitResult, FitResults, OptimalPoint, PowerLaw
 from chinchilla.observations.table import Observations
 from chinchilla.report.sections import facts

@@ -1,4 +1,4 @@
-"""The richer law of approach 3: fitted where the five-parameter law misses, selected by held-out errors."""
+"""The saturating law: fitted where the five-parameter law misses, selected by held-out errors."""
 
 import csv
 from dataclasses import replace
@@ -13,11 +13,17 @@ from chinchilla.fit import FitResults, fit_all
 from chinchilla.fit.loss_law import log_N_opt
 from chinchilla.fit.parametric.solver import fit_loss_law
 from chinchilla.observations.table import Observations
-from chinchilla.recommend.candidates import law_readings, laws_of, pairs_of_laws
-from chinchilla.recommend.choose import choose, forecasts_of_laws, minima_of
-from chinchilla.recommend.held_out import error_scale
-from chinchilla.recommend.model import Forecast, RecommendedModel
-from chinchilla.recommend.richer import log_loss, optimum, richer_law
+from chinchilla.recommend.choose import choose
+from chinchilla.recommend.forecast import Forecast, RecommendedModel, forecasts_of_laws
+from chinchilla.recommend.held_out import error_scale, errors_of_laws
+from chinchilla.recommend.isoflop_minima import minima_of
+from chinchilla.recommend.laws import (
+    candidate_laws,
+    fit_saturating_law,
+    fit_windows,
+    log_loss,
+    optimum,
+)
 
 HOW = {"huber_delta": 1e-3, "objective": "huber"}
 TRUE = np.array([1.8, 4e4, 4e6, 0.62, 0.72, 0.6, 2e8])  # E, A, B, alpha, beta, q, D0
@@ -52,9 +58,9 @@ def test_runs_on_the_law_give_it_back():
     """Noise of .1%: losses within .2% at the optima of 10 and 100 times the largest C, N_opt within 10%."""
     obs = sweep(noise=1e-3)
     law, _ = fit_loss_law(obs.N, obs.D, obs.L)
-    found = richer_law(obs, law, everything(obs))
+    found = fit_saturating_law(obs, law, everything(obs))
     assert found is not None
-    assert found.miss < 1.5e-3
+    assert found.misfit < 1.5e-3
     for times in (10, 100):
         (x,), (y,) = optimum(found.theta, None, times * BUDGETS[-1])
         (x_true,), (y_true,) = optimum(TRUE, None, times * BUDGETS[-1])
@@ -62,12 +68,12 @@ def test_runs_on_the_law_give_it_back():
         assert y == pytest.approx(y_true, abs=2e-3)
 
 
-def test_a_law_that_holds_has_no_richer_one():
+def test_a_law_that_holds_needs_no_saturating_law():
     """Runs on the five-parameter law with noise of .3%: nothing is fitted, unless it is asked for."""
     obs = sweep(np.array([1.7, 400.0, 400.0, 0.34, 0.28, 1.0, 0.0]), noise=3e-3)
     law, _ = fit_loss_law(obs.N, obs.D, obs.L)
-    assert richer_law(obs, law, everything(obs)) is None
-    asked = richer_law(obs, law, everything(obs), always=True)
+    assert fit_saturating_law(obs, law, everything(obs)) is None
+    asked = fit_saturating_law(obs, law, everything(obs), always=True)
     assert asked is not None
     assert log_loss(np.array(asked.theta), np.log(obs.N), np.log(obs.D)) == pytest.approx(
         np.log(law(obs.N, obs.D)), abs=5e-3
@@ -75,11 +81,11 @@ def test_a_law_that_holds_has_no_richer_one():
     assert recommended(obs, "auto") == recommended(obs, "power")
 
 
-def test_under_thirty_runs_have_no_richer_law():
+def test_under_thirty_runs_have_no_saturating_law():
     obs = sweep(n_sizes=11).where(np.arange(66) % 11 % 3 == 0)
     law, _ = fit_loss_law(obs.N, obs.D, obs.L)
     assert len(obs) < 30
-    assert richer_law(obs, law, everything(obs), always=True) is None
+    assert fit_saturating_law(obs, law, everything(obs), always=True) is None
 
 
 def test_a_diverged_run_is_left_out():
@@ -88,7 +94,7 @@ def test_a_diverged_run_is_left_out():
     L[30] *= 1.5
     obs = Observations.of(N=obs.N, D=obs.D, L=L, C=obs.C, budget_flops=obs.budget_flops)
     law, _ = fit_loss_law(obs.N, obs.D, obs.L)
-    found = richer_law(obs, law, everything(obs))
+    found = fit_saturating_law(obs, law, everything(obs))
     assert found is not None
     assert np.flatnonzero(~found.keep).tolist() == [30]
 
@@ -108,7 +114,7 @@ def test_a_law_without_optimum_is_nan():
     assert np.isnan(optimum(theta, None, 1e21)).all()
 
 
-def test_the_richer_law_is_selected_where_it_predicts_larger_budgets_better():
+def test_the_saturating_law_is_selected_where_it_predicts_larger_budgets_better():
     """Runs on it: approach 3 improves, and where it is recommended the reason names what moved."""
     obs = sweep(noise=2e-3)
     auto, power = recommended(obs, "auto"), recommended(obs, "power")
@@ -125,7 +131,7 @@ def test_the_richer_law_is_selected_where_it_predicts_larger_budgets_better():
         assert auto.held_out["parametric"][q] < 0.6 * power.held_out["parametric"][q]
 
 
-def test_it_can_stand_alone_and_travels_through_a_file():
+def test_it_can_be_used_alone_and_survives_its_file():
     """approach3_law=saturating: the recommendation of three budgets is its own, as a file keeps it."""
     obs = sweep(noise=1e-3)
     fits = fit_all(obs, None, FitCommand(observations="-", out_dir="-", approaches=["parametric"], n_bootstrap=0))  # fmt: skip
@@ -144,7 +150,7 @@ def test_it_can_stand_alone_and_travels_through_a_file():
         RecommendedModel.from_dict(value, "frontier.json")
 
 
-def test_a_member_without_optimum_does_not_silence_the_others():
+def test_a_member_without_optimum_is_ignored():
     none = [1.7, 400.0, 1e-300, 0.34, 0.38, 1.0, 1e9]
     forecast = Forecast("N", "law", ["a", "b"], [0.1, 0.1], [none, list(TRUE)], [], error_scale([], "N"))  # fmt: skip
     assert forecast.log_at(1e21) == pytest.approx(optimum(TRUE, None, 1e21)[0][0])
@@ -170,8 +176,8 @@ def test_public_sweeps_that_the_law_misses_are_predicted_better_with_it():
         kept = obs.where(obs.budget_flops <= obs.budget_flops.max() / 8 * 1.01)
         fits = FitResults.of({}, {}, kept)
         for law, found in errors.items():
-            laws = laws_of(kept, law_readings(kept, HOW), law)
-            pairs = pairs_of_laws(kept, laws, minima_of(kept, fits), fits.cost, HOW)
+            laws = candidate_laws(kept, fit_windows(kept, HOW), law)
+            pairs = errors_of_laws(kept, laws, minima_of(kept, fits), fits.cost, HOW)
             logs = [f.log_at(float(truth.C[-1]), fits.cost) for f in forecasts_of_laws(laws, pairs).values()]  # fmt: skip
             found.append(np.abs(logs - np.log([truth.N[-1], truth.L[-1]])).tolist())
     N, L = (np.mean(errors["auto"], axis=0) / np.mean(errors["power"], axis=0)).tolist()
