@@ -1,18 +1,18 @@
-# Everything runs inside .venv with the exact versions of constraints.txt.
+# Every target runs in .venv with the exact versions of constraints.txt.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Over the cores, but not over all of a large machine.
+# Use all cores, but at most eight.
 SPREAD := -n auto --maxprocesses 8 --dist worksteal
 PINS := $(VENV)/.pins-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-slow torture test-gpu bench-gpu test-slurm slurm-up slurm-down slurm-demo check format lock wheel clean
 
-help: ## what can be made
+help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
-install: $(PINS) ## .venv with the package and its tools, at the pinned versions
+install: $(PINS) ## create .venv with the package and its tools, at the pinned versions
 
 $(PINS): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else f"make: {sys.executable} is Python {v[0]}.{v[1]}; 3.11, 3.12 or 3.13 is needed. Name one: make PYTHON=python3.12 ...")'
@@ -24,39 +24,39 @@ $(PINS): pyproject.toml constraints.txt
 demo: install ## data -> plan -> sweep -> fit -> diagnose -> report on the text that ships: about 5 minutes on 2 cores
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/reproduce_small.sh
 
-test: install ## the quick tests: about 4 minutes on 2 cores
+test: install ## run the quick tests: about 3 minutes on 2 cores
 	$(BIN)/python -m pytest $(SPREAD) -m 'not slow and not gpu and not slurm'
 
-test-slow: install ## the tests that take seconds each; 12 minutes in all on 2 cores
+test-slow: install ## run the slow tests: about 9 minutes on 2 cores
 	$(BIN)/python -m pytest $(SPREAD) -m 'slow and not gpu and not slurm'
 
-torture: install ## kill, damage and race everything at full count: 10 minutes; docs/results/torture.json
+torture: install ## run the fault-injection tests at full count: 10 minutes; writes docs/results/torture.json
 	$(BIN)/python tests/torture/run.py
 
-test-gpu: install ## the tests that need a CUDA device
+test-gpu: install ## run the tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu
 
-bench-gpu: install ## on a GPU, 9 minutes a call: tests, throughput, a sweep; PEERS='--nanogpt DIR ...'
+bench-gpu: install ## on a GPU, 9 minutes per call: tests, throughput, a sweep; PEERS='--nanogpt DIR ...'
 	@PATH="$(CURDIR)/$(BIN):$$PATH" PEERS="$(PEERS)" bash scripts/gpu_session.sh || [ $$? -eq 75 ]
 
-test-slurm: install ## the tests on a real Slurm, which they start and stop; about 12 minutes
+test-slurm: install ## run the tests on a local Slurm, which they start and stop: about 12 minutes
 	$(BIN)/python -m pytest -m slurm
 
-slurm-up: ## a Slurm of four nodes on this machine; needs Debian's packages (slurm/README.md)
+slurm-up: ## start a Slurm of four nodes on this machine; needs Debian's packages (slurm/README.md)
 	$(PYTHON) slurm/local_slurm.py up
 
-slurm-down: ## stop it
+slurm-down: ## stop that Slurm
 	$(PYTHON) slurm/local_slurm.py down
 
-slurm-demo: install slurm-up ## submit the demo's sweep to it
+slurm-demo: install slurm-up ## submit the demo's sweep to that Slurm
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash slurm/demo.sh
 
-check: install ## ruff format, ruff, mypy
+check: install ## run ruff format, ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: install ## rewrite the source as ruff formats it
+format: install ## format the source with ruff
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

@@ -6,7 +6,7 @@
     fits = chinchilla.fit(obs)
     fits.predict([1e21, 1e22])
 
-They do what the commands of these names do, with settings as keyword arguments, and return records
+They correspond to the commands of the same names, take settings as keyword arguments, and return records
 instead of writing files. NumPy and SciPy only: this module must import without torch.
 """
 
@@ -17,16 +17,13 @@ from typing import Any
 import numpy as np
 
 from chinchilla.config import FitCommand
-from chinchilla.config.checks import not_negative, whole
+from chinchilla.config.checks import require_not_negative, require_whole
 from chinchilla.config.fit import (
     Approach,
     Approach3Law,
-    EnvelopePart,
     EnvelopeSchedule,
-    IsoflopInterval,
     IsoflopProfile,
     IsoflopWindow,
-    Method,
     Objective,
     Resampling,
 )
@@ -55,20 +52,15 @@ def fit(
     best: bool = False,
     isoflop_window: IsoflopWindow = "auto",
     isoflop_profile: IsoflopProfile = "exact",
-    isoflop_interval: IsoflopInterval = "wild",
     objective: Objective = "huber",
     huber_delta: float = 1e-3,
-    method: Method = "newton",
     resampling: Resampling = "bayesian",
-    compare_intervals: bool = True,
-    target_flops: float = 0.0,
-    envelope_part: EnvelopePart = "all",
     envelope_schedule: EnvelopeSchedule = "matched",
     approach3_law: Approach3Law = "auto",
     envelope_points: int = 1_500,
     smooth_steps: float = 10.0,
 ) -> FitResults:
-    """All approaches on a table of runs, and the recommended answer, as `chinchilla fit`.
+    """Fit all approaches to a table of runs and recommend an answer, as `chinchilla fit`.
 
     Args:
         obs: final losses: Observations, a pandas or polars frame, or a dict of arrays with the columns
@@ -83,27 +75,23 @@ def fit(
         isoflop_window: approach 2: sizes used, "auto", "all", or a distance in ln N from each budget's
             lowest loss.
         isoflop_profile: approach 2: "exact", or "parabola" as the paper.
-        isoflop_interval: approach 2: "wild" or "pairs".
         objective: approach 3: "huber", "lad" or "least_squares", of log-residuals.
         huber_delta: approach 3: where the Huber loss turns linear.
-        method: approach 3: "newton", or "paper" (minutes).
         resampling: approach 3: how runs are resampled.
-        compare_intervals: approach 3: whether to compute every kind of interval.
-        target_flops: where intervals of N_opt are compared; 0 is ten times the largest C.
-        envelope_part: approach 1: the part of the curves that is used.
         envelope_schedule: approach 1: learning rates that decay to the end of each run ("matched"), or
             "constant".
-        approach3_law: of approach 3 in the recommendation: "auto" (a richer law beside the paper's where
-            that misses the runs), "power" (the paper's alone) or "saturating" (the richer alone).
+        approach3_law: of approach 3 in the recommendation: "auto" (adds a law with two
+            more parameters if the paper's misses the runs), "power" (the paper's alone) or "saturating"
+            (the other alone).
         envelope_points: approach 1: values of C.
         smooth_steps: approach 1: width of the smoothing, in points of a curve.
 
     Returns:
-        Fits. Its first line is the recommended answer at ten times the largest C; `predict` gives
+        FitResults. The first line of its text is the recommended answer at ten times the largest C; `predict` gives
         others. Approaches without an answer are in `refused`.
 
     Raises:
-        InputError: a table or setting that cannot be.
+        InputError: a table or setting is invalid.
     """
     command = FitCommand(
         observations=IN_MEMORY,
@@ -115,14 +103,9 @@ def fit(
         best=best,
         isoflop_window=str(isoflop_window),
         isoflop_profile=isoflop_profile,
-        isoflop_interval=isoflop_interval,
         objective=objective,
         huber_delta=huber_delta,
-        method=method,
         resampling=resampling,
-        compare_intervals=compare_intervals,
-        target_flops=target_flops,
-        envelope_part=envelope_part,
         envelope_schedule=envelope_schedule,
         approach3_law=approach3_law,
         envelope_points=envelope_points,
@@ -162,11 +145,10 @@ def diagnose(
     n_bootstrap: int = 400,
     seed: int = 0,
 ) -> Diagnostics:
-    """Every diagnostic of fits, as `chinchilla diagnose`: what to trust, and what to do first.
+    """Run every diagnostic of fits, as `chinchilla diagnose`.
 
     Args:
-        fits: of `fit`, or read by `FitResults.load` from a folder. Observations or a data frame are fitted
-            first.
+        fits: from `fit` or `FitResults.load`. Observations or a data frame are fitted first.
         obs: the observations that were fitted; None uses those that the fits know.
         budget_flops: FLOPs at which moves of N_opt are stated; 0 is ten times the largest C.
         n_bootstrap: resamples of runs for the IsoFLOP minima; 0 for no intervals.
@@ -188,7 +170,7 @@ def simulate(
     noise: float = 3e-3,
     seed: int = 0,
 ) -> Observations:
-    """Observations drawn from a law, with C = 6*N*D: a sweep whose true answer is known.
+    """Observations drawn from a law, with C = 6*N*D: a sweep with a known answer.
 
     Args:
         law: the law, or the name of a published one.
@@ -200,20 +182,20 @@ def simulate(
         seed: of the noise.
 
     Raises:
-        InputError: a budget, size or noise that cannot be.
+        InputError: a budget, size or noise is invalid.
     """
     law = named_law(law) if isinstance(law, str) else law
     C = np.atleast_1d(np.asarray(budgets, float))
     if C.ndim != 1 or not len(C) or not (np.isfinite(C) & (C > 0)).all():
         raise InputError(f"budgets={budgets}: give training FLOPs above 0, such as [1e19, 1e20].")
-    not_negative("noise", noise)
-    whole("seed", seed)
+    require_not_negative("noise", noise)
+    require_whole("seed", seed)
     N = _sizes_of(law, C, sizes)
     C = np.broadcast_to(C[:, None], N.shape).ravel()
     N = N.ravel()
     D = C / (6 * N)
     scatter = np.exp(noise * np.random.default_rng(seed).normal(size=len(N)))
-    found = Observations.of(
+    obs = Observations.of(
         N=N,
         D=D,
         L=law(N, D) * scatter,
@@ -223,7 +205,7 @@ def simulate(
         n_convention="total",
     )
     note = f"simulated: {law}; noise {noise:g} of ln L, seed {seed}."
-    return dataclasses.replace(found, notes=(*found.notes, note))
+    return dataclasses.replace(obs, notes=(*obs.notes, note))
 
 
 def _sizes_of(law: LossLaw, C: np.ndarray, sizes: Any) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Time the fits beside four public programs, on the same points, in one run.
+"""Time the fits and those of four public programs on the same points.
 
     python scripts/bench_fits.py --peers DIR [--rounds 3] [--quick] [--only ours,kyo] [--out FILE]
 
@@ -7,7 +7,7 @@ paper's Figure 4 without the five highest losses (hoffmann_fig4.csv in the folde
 CHINCHILLA_PUBLIC_DATA names, default shared/data beside the checkout); approach 2 gets those of them
 that belong to a budget. Whole runs of `chinchilla fit` on ill-fitting tables are timed by whole_fits.py.
 
-The programs are nobody's to ship here, so DIR holds checkouts of them, each with its own .venv:
+DIR holds checkouts of the programs, each with its own .venv:
 
     cd DIR
     git clone https://github.com/epoch-research/analyzing-chinchilla epoch
@@ -21,12 +21,11 @@ The programs are nobody's to ship here, so DIR holds checkouts of them, each wit
     (cd vpnls && .venv/bin/python setup.py build_ext --inplace)
     formll/.venv/bin/pip install -r formll/requirements.txt
 
-What is missing is named and left out. PEERS names the commits that the recorded times are of; a
-checkout at another one is used, and recorded as such. Each measurement is a process of its own
-(bench_programs.py) with one thread: CPU seconds around the work, imports apart, in interleaved rounds;
-medians. What takes over a minute runs once. Every point fit is judged by one yardstick, the paper's
-objective: the sum of Huber(1e-3) on log-loss, and how far it lies above the lowest that any program
-reached. A program that minimises something else need not come near; the table says what it minimises.
+Missing programs are reported and left out. PEERS holds the commits of the recorded times; a checkout at
+another commit is used and recorded as such. Each measurement runs in its own process (bench_programs.py)
+with one thread, in interleaved rounds; medians of CPU seconds without imports are recorded. Measurements of
+over a minute run once. Every point fit is evaluated by the paper's objective, the sum of Huber(1e-3) on
+log-loss, relative to the lowest that any program reached; the table names what a program minimises.
 """
 
 import csv
@@ -44,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_arguments import Arguments, count, existing_folder, out_file
-from bench_programs import DELTA, PROGRAMS, Found
+from bench_programs import DELTA, PROGRAMS, TASKS, Found, Task
 from whole_fits import whole_fits
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,12 +52,12 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 
 @dataclass(frozen=True)
 class Peer:
-    """A public program: where it is, and the commit and file that the recorded times are of."""
+    """A public program: its address, and the commit and file of the recorded times."""
 
     url: str
     commit: str
     file: str
-    blob: str  # git's id of that file at that commit
+    blob: str  # git's blob id of the file
 
 
 PEERS = {
@@ -81,69 +80,25 @@ PEERS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Task:
-    """One thing timed."""
-
-    program: str  # ours, or a key of PEERS
-    name: str
-    kind: str  # point: approach 3; resamples: its intervals; isoflop: approach 2 with intervals
-    what: str
-    minimises: str = "sum of Huber(1e-3) on log-loss"
-    slow: bool = False  # over a minute: once
-    share: float = 1.0  # of the task that runs; the time is scaled up by it
-
-
-MSE = "mean square of linear loss"
-LINEAR = "mean of Huber(1e-3) on linear loss"
-TASKS = [
-    Task("ours", "fit", "point", "fit_loss_law"),
-    Task("ours", "search", "point", "L-BFGS from the paper's 4500 starts, tight", slow=True),
-    Task("epoch", "grid", "point", "cell `Replicate exactly`: L-BFGS-B from the 4500 starts",
-         slow=True),
-    Task("epoch", "headline", "point", "the cell of its published constants: BFGS from one start",
-         "likelihood of Huber with a free scale"),
-    Task("kyo", "default", "point", "Chinchilla.fit, README's grid of 3125 starts, BFGS",
-         "mean of asymmetric absolute error of linear loss", slow=True),
-    Task("kyo", "log_huber", "point", "the same with its log_huber(delta=1e-3)",
-         "mean of Huber(1e-3) on log-loss", slow=True),
-    Task("vpnls", "default", "point", "fit_vpnls as it comes: grid of 0.01", MSE),
-    Task("vpnls", "readme", "point", "README's real-data call: grid of 0.01", LINEAR),
-    Task("vpnls", "fine", "point", "the same, grid of 0.001", LINEAR),
-    Task("vpnls", "scipy", "point", "the same, method=scipy", LINEAR),
-    Task("ours", "refits", "resamples", "refit_loss_law of 4000 resamples"),
-    Task("ours", "intervals", "resamples",
-         "fit_parametric(n_bootstrap=4000, resampling=pairs), whole: every other interval beside"),
-    Task("epoch", "resamples", "resamples", "its bootstrap cell: 4000, BFGS from one start each",
-         slow=True),
-    Task("vpnls", "resamples", "resamples", "has none: README's call on 50 resamples, times 80",
-         LINEAR, share=1 / 80),
-    Task("ours", "isoflop", "isoflop", "fit_isoflop(n_bootstrap=1000): exact shape, wild", ""),
-    Task("ours", "parabola", "isoflop", "the same with profile=parabola", ""),
-    Task("formll", "isoflop", "isoflop",
-         "interp_flop (Akima, 1000 noise draws) and fit_compute_optimal_power_laws", ""),
-]  # fmt: skip
-
-
 def missing(peers: Path | None, name: str) -> str:
-    """Why a program can not run, and what to do; empty where it can."""
+    """Reason why a program cannot run, or ""."""
     peer = PEERS[name]
     if peers is None:
-        return f"{name}: left out, no --peers folder named. See the head of this script."
+        return f"{name}: left out, no --peers folder given. See the docstring of this script."
     if not (peers / name / peer.file).is_file():
         return f"{name}: left out, {peers / name / peer.file} is missing. git clone {peer.url} {peers / name}"
     return ""
 
 
 def version_of(peers: Path, name: str) -> str:
-    """The commit of PEERS where the checkout holds its file, else that it is another."""
+    """The commit of PEERS if the checkout contains its file, else "unknown"."""
     content = (peers / name / PEERS[name].file).read_bytes()
     blob = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     return PEERS[name].commit if blob == PEERS[name].blob else f"unknown (blob {blob[:12]})"
 
 
 def run(task: Task, folder: Path, points: Path) -> Found:
-    """One measurement in a process of its own; {"failed": why} where it ends badly."""
+    """Run one measurement in its own process; {"failed": reason} if it fails."""
     python = folder / ".venv" / "bin" / "python"
     if task.program == "ours" or not python.exists():
         python = Path(sys.executable)
@@ -163,7 +118,7 @@ def run(task: Task, folder: Path, points: Path) -> Found:
 
 
 def huber_sum(points: Found, laws: Any, weights: Any = 1.0) -> Any:
-    """(k,) the yardstick of (k, 5) E, A, B, alpha, beta."""
+    """(k,) sum of Huber losses of (k, 5) E, A, B, alpha, beta."""
     import numpy as np
 
     E, A, B, alpha, beta = np.atleast_2d(np.asarray(laws, float)).T[:, :, None]
@@ -173,7 +128,7 @@ def huber_sum(points: Found, laws: Any, weights: Any = 1.0) -> Any:
 
 
 def judge_resamples(points: Found, drawn: Any, laws: Any) -> Found:
-    """How many of someone's resamples end at their minimum, beside our refits of the same."""
+    """Shares of resamples that end at their minimum, of a program and of our refits."""
     import numpy as np
 
     sys.path.insert(0, str(ROOT))
@@ -274,29 +229,37 @@ def table(entries: list[Found]) -> str:
 
 
 def _ended(e: Found) -> str:
-    said = [e["status"]] if "status" in e else []
+    parts = [e["status"]] if "status" in e else []
     if "n_starts" in e:
-        said.append(f"{e['n_success']} of {e['n_starts']} say success")
+        parts.append(f"{e['n_success']} of {e['n_starts']} report success")
     for key, words in (
         ("share_of_starts_at_best", "at the lowest of them"),
         ("share_certified", "certified"),
-        ("share_success", "say converged"),
+        ("share_success", "report convergence"),
         ("share_within_1e-6_of_minimum", "within 1e-6 of their minimum"),
     ):
         if key in e and e.get("n_starts") != 1:
-            said.append(f"{e[key]:.1%} {words}")
+            parts.append(f"{e[key]:.1%} {words}")
     if "n_budgets" in e:
-        said.append(f"{e['n_budgets']} budgets")
+        parts.append(f"{e['n_budgets']} budgets")
     if "predicted_relative_decrease" in e:
-        said.append(f"a Newton step promises {e['predicted_relative_decrease']:.0e}")
-    return ", ".join(said)
+        parts.append(f"predicted decrease {e['predicted_relative_decrease']:.0e}")
+    return ", ".join(parts)
 
 
 def git_commit() -> str:
-    """Commit of this checkout, with +dirty when it was changed."""
-    ask = ["git", "-C", os.fspath(ROOT), "describe", "--always", "--abbrev=12", "--dirty=+dirty"]
-    told = subprocess.run([*ask, "--exclude=*"], capture_output=True, text=True, check=False)
-    return told.stdout.strip()
+    """Commit of this checkout, with +dirty if it has changes."""
+    command = [
+        "git",
+        "-C",
+        os.fspath(ROOT),
+        "describe",
+        "--always",
+        "--abbrev=12",
+        "--dirty=+dirty",
+    ]
+    output = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True, check=False)
+    return output.stdout.strip()
 
 
 def machine() -> str:
@@ -320,30 +283,32 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=count, default=3)
     parser.add_argument("--quick", action="store_true", help="leave out what takes over a minute")
     parser.add_argument(
-        "--only", default="", help="programs, with commas; or whole, which renews whole_fits alone"
+        "--only",
+        default="",
+        help="programs, separated by commas; or whole, to renew whole_fits only",
     )
     parser.add_argument(
         "--out", type=out_file, default=ROOT / "docs" / "results" / "bench_fits.json"
     )
-    told = parser.parse_args(arguments)
-    whole = (ROOT, public_folder(), told.rounds, processor(), git_commit())
-    if told.only == "whole":
-        kept = json.loads(told.out.read_text(encoding="utf-8")) if told.out.exists() else {}
-        kept["whole_fits"] = whole_fits(*whole)
-        told.out.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    options = parser.parse_args(arguments)
+    whole = (ROOT, public_folder(), options.rounds, processor(), git_commit())
+    if options.only == "whole":
+        record = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
+        record["whole_fits"] = whole_fits(*whole)
+        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         return 0
-    peers = told.peers.resolve() if told.peers else None
-    wanted = told.only.split(",") if told.only else list(PROGRAMS)
-    if unknown := [name for name in wanted if name not in PROGRAMS]:
+    peers = options.peers.resolve() if options.peers else None
+    names = options.only.split(",") if options.only else list(PROGRAMS)
+    if unknown := [name for name in names if name not in PROGRAMS]:
         parser.error(
             f"--only: there is no program {unknown[0]!r}. Choose from {','.join(PROGRAMS)}."
         )
-    absent = {name: why for name in PEERS if name in wanted and (why := missing(peers, name))}
-    for why in absent.values():
-        print(why, file=sys.stderr)
+    absent = {name: reason for name in PEERS if name in names and (reason := missing(peers, name))}
+    for reason in absent.values():
+        print(reason, file=sys.stderr)
     tasks = [
         t for t in TASKS
-        if t.program in wanted and t.program not in absent and not (told.quick and t.slow)
+        if t.program in names and t.program not in absent and not (options.quick and t.slow)
     ]  # fmt: skip
     if not tasks:
         print("nothing is left to time.", file=sys.stderr)
@@ -353,7 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         given = Path(scratch, "points.json")
         given.write_text(json.dumps(points))
-        for turn in range(told.rounds):
+        for turn in range(options.rounds):
             for task in tasks:
                 if turn and task.slow:
                     continue
@@ -373,20 +338,20 @@ def main(arguments: list[str] | None = None) -> int:
         "commit": git_commit(),
         "python": platform.python_version(),
         "points": f"{len(points['L'])} of Figure 4, without the five highest losses",
-        "rounds": told.rounds,
+        "rounds": options.rounds,
         "yardstick": "sum of Huber(1e-3) on log-loss",
         "lowest_objective": lowest,
         "peers": {
             name: {"url": p.url, "commit": version_of(peers, name)}
             for name, p in PEERS.items()
-            if peers is not None and name in wanted and name not in absent
+            if peers is not None and name in names and name not in absent
         },
         "left_out": absent,
         "measured": entries,
     }
-    if not told.only:
+    if not options.only:
         record["whole_fits"] = whole_fits(*whole)
-    told.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(table(entries))
     return 0
 

@@ -1,11 +1,11 @@
-"""Time, CPU and peak memory of one `chinchilla data`, and the data card that comes of it.
+"""Time, CPU and peak memory of one `chinchilla data` command, and its data card.
 
     python scripts/bench_prepare.py docs/results/corpus_debian_compact corpus=debian_compact \\
         tokenizer.vocab_size=8192
 
-Prepares into a new folder below the working directory, which goes again. Writes NAME.json (what it took,
-and the card) and NAME.md (the card). Peak memory is that of all processes together, twice a second: the
-proportional set size (PSS) of each, which shares out what they share. Linux only.
+Prepares into a temporary folder below the working directory. Writes NAME.json (the measurements and the
+card) and NAME.md (the card). Peak memory is the sum over all processes of the proportional set size (PSS),
+sampled twice per second. Linux only.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from bench_arguments import Arguments, out_file
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all below it."""
+    """A process and all its descendants."""
     found = [pid]
     for each in found:
         with contextlib.suppress(OSError):
@@ -34,8 +34,8 @@ def tree(pid: int) -> list[int]:
 
 
 def pss(pid: int) -> int:
-    """Bytes of memory a process has, pages that it shares divided among those who share them."""
-    with contextlib.suppress(OSError):  # it has ended
+    """Proportional set size of a process in bytes."""
+    with contextlib.suppress(OSError):  # the process has ended
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 return 1024 * int(line.split()[1])
@@ -44,14 +44,14 @@ def pss(pid: int) -> int:
 
 def main() -> None:
     parser = Arguments(__doc__)
-    parser.add_argument("name", metavar="NAME", type=out_file, help="of both files, without ending")
+    parser.add_argument("name", metavar="NAME", type=out_file, help="of both files, without suffix")
     parser.add_argument(
-        "words", metavar="WORD", nargs=argparse.REMAINDER, help="of chinchilla data"
+        "words", metavar="WORD", nargs=argparse.REMAINDER, help="settings of chinchilla data"
     )
-    told = parser.parse_args()
-    name, words = told.name, told.words
+    arguments = parser.parse_args()
+    name, words = arguments.name, arguments.words
     if not words:
-        parser.error("nothing to prepare. Give the words of a chinchilla data, as corpus=sotu.")
+        parser.error("nothing to prepare. Give settings of chinchilla data, such as corpus=sotu.")
     with tempfile.TemporaryDirectory(dir=".") as folder:
         command = [sys.executable, "-m", "chinchilla.cli", "data", *words, f"data_dir={folder}"]
         began = time.perf_counter()
@@ -64,28 +64,28 @@ def main() -> None:
             sys.exit(process.returncode)
         if not (Path(folder) / "data_card.json").exists():
             parser.error(
-                f"chinchilla data {' '.join(words)} writes no data card. Give other words."
+                f"chinchilla data {' '.join(words)} writes no data card. Give other settings."
             )
         used = resource.getrusage(resource.RUSAGE_CHILDREN)
         card = json.loads((Path(folder) / "data_card.json").read_text())
         text = (Path(folder) / "data_card.md").read_text()
     git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    took = {
+    measured = {
         "command": " ".join(["chinchilla data", *words]),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "commit": git.stdout.strip(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "load_average": os.getloadavg(),
-        "train_seconds": round(seconds, 1),
+        "wall_seconds": round(seconds, 1),
         "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
         "peak_pss_mb": round(peak / 1e6),  # of all processes together
         "peak_rss_mb_largest_process": round(used.ru_maxrss * 1024 / 1e6),
         "text_mb": round(sum(source["bytes_in"] for source in card["sources"]) / 1e6),
         "tokens": sum(split["tokens"] for split in card["totals"].values()),
     }
-    name.with_suffix(".json").write_text(json.dumps({**took, "card": card}, indent=1) + "\n")
+    name.with_suffix(".json").write_text(json.dumps({**measured, "card": card}, indent=1) + "\n")
     name.with_suffix(".md").write_text(text)
-    print(json.dumps(took, indent=1))
+    print(json.dumps(measured, indent=1))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""One measurement of bench_fits.py: a program's work on given points, in a process of its own.
+"""One measurement of bench_fits.py: the fit of a program to given points, in its own process.
 
     PYTHON scripts/bench_programs.py PROGRAM NAME FOLDER POINTS.json OUT.json
 
-PROGRAM and NAME are those of a task there; FOLDER holds the program. Runs under that program's own
-Python, so it needs nothing of this package but for PROGRAM=ours. CPU seconds, its children's
-included, around the work alone; imports and preparation are told apart.
+PROGRAM and NAME are those of a task; FOLDER holds the program. It runs under that program's own Python and
+needs this package only for PROGRAM=ours. CPU seconds include child processes; imports and preparation are
+measured separately.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,50 @@ DELTA = 1e-3  # Huber width in log-loss (section 3.3)
 N_RESAMPLES = 4000
 Found = dict[str, Any]
 Work = Callable[[], Found]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One measurement."""
+
+    program: str  # ours, or a key of PEERS
+    name: str
+    kind: str  # point: approach 3; resamples: its intervals; isoflop: approach 2 with intervals
+    what: str
+    minimises: str = "sum of Huber(1e-3) on log-loss"
+    slow: bool = False  # over a minute: once
+    share: float = 1.0  # of the task that is run; the time is divided by it
+
+
+MSE = "mean square of linear loss"
+LINEAR = "mean of Huber(1e-3) on linear loss"
+TASKS = [
+    Task("ours", "fit", "point", "fit_loss_law"),
+    Task("ours", "search", "point", "L-BFGS from the paper's 4500 starts, tight", slow=True),
+    Task("epoch", "grid", "point", "cell `Replicate exactly`: L-BFGS-B from the 4500 starts",
+         slow=True),
+    Task("epoch", "headline", "point", "the cell of its published constants: BFGS from one start",
+         "likelihood of Huber with a free scale"),
+    Task("kyo", "default", "point", "Chinchilla.fit, README's grid of 3125 starts, BFGS",
+         "mean of asymmetric absolute error of linear loss", slow=True),
+    Task("kyo", "log_huber", "point", "the same with its log_huber(delta=1e-3)",
+         "mean of Huber(1e-3) on log-loss", slow=True),
+    Task("vpnls", "default", "point", "fit_vpnls as it comes: grid of 0.01", MSE),
+    Task("vpnls", "readme", "point", "README's real-data call: grid of 0.01", LINEAR),
+    Task("vpnls", "fine", "point", "the same, grid of 0.001", LINEAR),
+    Task("vpnls", "scipy", "point", "the same, method=scipy", LINEAR),
+    Task("ours", "refits", "resamples", "refit_loss_law of 4000 resamples"),
+    Task("ours", "intervals", "resamples",
+         "fit_parametric(n_bootstrap=4000, resampling=pairs), whole"),
+    Task("epoch", "resamples", "resamples", "its bootstrap cell: 4000, BFGS from one start each",
+         slow=True),
+    Task("vpnls", "resamples", "resamples", "README's call on 50 resamples, times 80; it has no bootstrap",
+         LINEAR, share=1 / 80),
+    Task("ours", "isoflop", "isoflop", "fit_isoflop(n_bootstrap=1000): exact shape, wild", ""),
+    Task("ours", "parabola", "isoflop", "the same with profile=parabola", ""),
+    Task("formll", "isoflop", "isoflop",
+         "interp_flop (Akima, 1000 noise draws) and fit_compute_optimal_power_laws", ""),
+]  # fmt: skip
 
 
 def ours(folder: Path, points: Found, name: str) -> Work:
@@ -48,8 +93,8 @@ def ours(folder: Path, points: Found, name: str) -> Work:
     def fit() -> Found:
         law, certificate = fit_loss_law(N, D, L)
         starts = {"n_starts": certificate["n_starts"], "n_success": certificate["n_converged"]}
-        promised = certificate["predicted_relative_decrease"]
-        return {**_constants(law), **starts, "predicted_relative_decrease": promised}
+        predicted = certificate["predicted_relative_decrease"]
+        return {**_constants(law), **starts, "predicted_relative_decrease": predicted}
 
     def search_paper() -> Found:
         found = search(N, D, L)
@@ -67,10 +112,7 @@ def ours(folder: Path, points: Found, name: str) -> Work:
     def intervals() -> Found:
         fit = fit_parametric(obs, n_bootstrap=N_RESAMPLES, resampling="pairs")
         assert fit.N_opt.samples
-        return {
-            **_exponents(fit.N_opt.exponent, fit.N_opt.samples[1]),
-            "intervals": sorted({i.method for i in fit.intervals}),
-        }
+        return _exponents(fit.N_opt.exponent, fit.N_opt.samples[1])
 
     def isoflop() -> Found:
         shape = "parabola" if name == "parabola" else "exact"
@@ -83,7 +125,7 @@ def ours(folder: Path, points: Found, name: str) -> Work:
 
 
 def epoch(folder: Path, points: Found, name: str) -> Work:
-    """Besiroglu et al. (2024): cells of their notebook, read when they run."""
+    """Besiroglu et al. (2024): cells of their notebook."""
     import numpy as np
     import pandas as pd
     from autograd import grad
@@ -105,23 +147,30 @@ def epoch(folder: Path, points: Found, name: str) -> Work:
 
     def work() -> Found:
         with recorded_minimize() as ends, np.errstate(over="ignore", invalid="ignore"):
-            names["minimize"] = optimize.minimize  # an earlier cell imported the unrecorded one
+            names["minimize"] = optimize.minimize  # an earlier cell imported the original
             exec(cell, names)
         if name == "resamples":
             theta = np.array(names["param_list"])
             A, B, E = np.exp(theta[:, :3].T)
             laws = np.column_stack([E, A, B, theta[:, 3:]])
-            told = _starts([s for s, _, _ in ends], [n for _, n, _ in ends])
-            return {"laws": laws.tolist(), "drawn": drawn.tolist(), **_spread(laws), **told}
+            starts = _starts([s for s, _, _ in ends], [n for _, n, _ in ends])
+            return {"laws": laws.tolist(), "drawn": drawn.tolist(), **_spread(laws), **starts}
         a, b, e, alpha, beta = (names["best_params"] if name == "grid" else names["result"].x)[:5]
         A, B, E = map(float, np.exp([a, b, e]))
-        return {"E": E, "A": A, "B": B, "alpha": float(alpha), "beta": float(beta), **_told(ends)}
+        return {
+            "E": E,
+            "A": A,
+            "B": B,
+            "alpha": float(alpha),
+            "beta": float(beta),
+            **_search_summary(ends),
+        }
 
     return work
 
 
 def kyo(folder: Path, points: Found, name: str) -> Work:
-    """kyo-takano/chinchilla; it has this package's import name, so it must come first."""
+    """kyo-takano/chinchilla, which has the same import name as this package."""
     import numpy as np
 
     sys.path.insert(0, str(folder))
@@ -137,12 +186,12 @@ def kyo(folder: Path, points: Found, name: str) -> Work:
         csv.writer(f).writerows([("C", "N", "D", "loss"), *rows])
     own = {"loss_fn": lambda y, y_hat: log_huber(y, y_hat, DELTA)} if name == "log_huber" else {}
     model = chinchilla.Chinchilla(project, param_grid=grid, log_level=100, **own)
-    model.visualizer.optim = lambda *args, **kwargs: None  # its figure is no part of the fit
+    model.visualizer.optim = lambda *args, **kwargs: None  # its figure is not part of the fit
 
     def work() -> Found:
         with recorded_minimize() as ends:
             model.fit(parallel=False)
-        return {**{key: float(x) for key, x in model.params.items()}, **_told(ends)}
+        return {**{key: float(x) for key, x in model.params.items()}, **_search_summary(ends)}
 
     return work
 
@@ -187,7 +236,7 @@ def vpnls(folder: Path, points: Found, name: str) -> Work:
 
 
 def formll(folder: Path, points: Found, name: str) -> Work:
-    """Porian et al. (2024): their estimator, given one final loss a run."""
+    """Porian et al. (2024): their estimator on one final loss per run."""
     import numpy as np
     import pandas as pd
 
@@ -221,17 +270,17 @@ PROGRAMS = {"ours": ours, "epoch": epoch, "kyo": kyo, "vpnls": vpnls, "formll": 
 
 
 def cell_with(notebook: Found, mark: str) -> str:
-    """Source of the first code cell that holds `mark`."""
+    """Source of the first code cell that contains `mark`."""
     for cell in notebook["cells"]:
         source = "".join(cell["source"])
         if cell["cell_type"] == "code" and mark in source:
             return source
-    raise ValueError(f"no code cell holds {mark!r}: another version of the notebook?")
+    raise ValueError(f"no code cell contains {mark!r}: this is another version of the notebook.")
 
 
 @contextlib.contextmanager
 def recorded_minimize() -> Iterator[list[tuple[bool, int, float]]]:
-    """Whether SciPy said success, its iterations and the value, for each minimisation inside."""
+    """Record SciPy's success, iterations and value of each minimisation."""
     import scipy.optimize
 
     original, ends = scipy.optimize.minimize, []
@@ -252,8 +301,8 @@ def _constants(law: Any) -> Found:
     return {key: getattr(law, key) for key in ("E", "A", "B", "alpha", "beta")}
 
 
-def _told(ends: list[tuple[bool, int, float]]) -> Found:
-    """Of searches of one objective: what they say, and how many end at the lowest of them."""
+def _search_summary(ends: list[tuple[bool, int, float]]) -> Found:
+    """Summary of searches of one objective, with the share that ends at the lowest value."""
     if not ends:
         return {}
     success, iterations, values = zip(*ends, strict=True)
@@ -283,13 +332,13 @@ def _spread(laws: Any) -> Found:
 
 
 def cpu_seconds() -> float:
-    """CPU seconds of this process and of its children that have ended."""
+    """CPU seconds of this process and its ended children."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def measure(program: str, name: str, folder: Path, points: Found) -> Found:
-    """Prepare, then work until a second or five calls have passed, at least once."""
+    """Prepare, then repeat the work for a second or five calls, at least once."""
     started = cpu_seconds()
     work = PROGRAMS[program](folder, points, name)
     spent_before = cpu_seconds() - started
@@ -313,17 +362,17 @@ def main() -> None:
     parser.add_argument("folder", metavar="FOLDER", type=existing_folder)
     parser.add_argument("points", metavar="POINTS.json", type=json_file, help="N, D, C, L, budget_flops")  # fmt: skip
     parser.add_argument("out", metavar="OUT.json", type=out_file)
-    told = parser.parse_args()
-    from bench_fits import TASKS  # which imports this module
-
-    names = [task.name for task in TASKS if task.program == told.program]
-    if told.name not in names:
-        parser.error(f"{told.program} has no task {told.name!r}. Give one of {', '.join(names)}.")
-    if missing := {"N", "D", "C", "L", "budget_flops"} - told.points.keys():
-        parser.error(f"POINTS.json is without {', '.join(sorted(missing))}. Add them.")
+    options = parser.parse_args()
+    names = [task.name for task in TASKS if task.program == options.program]
+    if options.name not in names:
+        parser.error(
+            f"{options.program} has no task {options.name!r}. Give one of {', '.join(names)}."
+        )
+    if missing := {"N", "D", "C", "L", "budget_flops"} - options.points.keys():
+        parser.error(f"POINTS.json lacks {', '.join(sorted(missing))}. Add them.")
     warnings.simplefilter("ignore")
-    measured = measure(told.program, told.name, told.folder, told.points)
-    told.out.write_text(json.dumps(measured))
+    measured = measure(options.program, options.name, options.folder, options.points)
+    options.out.write_text(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -72,21 +72,24 @@ def our_weights(shape: dict[str, int]) -> dict[str, Tensor]:
 
 def write_tokens(folder: Path, job: dict[str, Any]) -> None:
     """A token folder with a frequency like words have (1 / rank), enough for every step once."""
-    from chinchilla.data.manifest import Manifest, Split, TokenizerInfo
+    from chinchilla.data.manifest import Manifest, Source, SourceSplit, TokenizerInfo
     from chinchilla.data.shards import ShardWriter
 
     s, rng = job["shape"], np.random.default_rng(0)
-    vocab_size, splits = s["vocab_size"], {}
+    vocab_size, splits, sizes = s["vocab_size"], {}, {}
     p = 1 / np.arange(1, vocab_size + 1)
     n = (max(N_LOSSES, job["warm_ups"]) + job["steps"] + 1) * job["rows"] * s["seq_len"] + 1
     for name, size in (("train", n), ("validation", 4 * (s["seq_len"] + 1))):
         writer = ShardWriter(folder, name, n, "uint16", vocab_size - 1)
         writer.add(rng.choice(vocab_size, size, p=p / p.sum()).astype(np.uint16), 1, size)
-        split: Split = writer.close()
-        splits[name] = split
+        splits[name] = writer.close()
+        sizes[name] = SourceSplit(1, size, size)
     (folder / "tokenizer.model").write_bytes(b"")
     info = TokenizerInfo("tokenizer.model", "0" * 64, vocab_size, "given", vocab_size - 1, False)
-    Manifest({"name": "zipf"}, info, "uint16", splits, {}, {}).save(folder)
+    source = Source(
+        "zipf", "", 1, len(sizes), sum(each.bytes for each in sizes.values()), {}, sizes
+    )
+    Manifest({"name": "zipf"}, info, "uint16", splits, {}, {}, [source]).save(folder)
 
 
 def ours(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) -> Side:
@@ -94,7 +97,7 @@ def ours(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) 
     from chinchilla.config import RecipeConfig, RuntimeConfig
     from chinchilla.data.dataset import TokenData
     from chinchilla.plan.grid import plan_run
-    from chinchilla.train.trainer import _Run
+    from chinchilla.train.trainer import Trainer
 
     shape = our_shape(job["shape"])
     batch_tokens = job["rows"] * shape.seq_len
@@ -110,12 +113,12 @@ def ours(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) 
         device=device.type, micro_batch_tokens=batch_tokens, log_every_steps=LOG_EVERY,
         compile_blocks="always" if job["compile"] else "never", cuda_graphs=job["compile"],
     )  # fmt: skip
-    run = _Run(spec, tokens.parent / "run", tokens, runtime)
+    run = Trainer(spec, tokens.parent / "run", tokens, runtime)
 
     def step(number: int) -> None:
         assert run.step == number
-        run.update()
-        if run.at_log_point():
+        run.train_step()
+        if run.log_due():
             run.log()
         assert not run.diverged, run.diverged
 

@@ -196,7 +196,8 @@ def measure(work: Path, n_finished: int = 400, n_large: int = 10_000) -> list[di
 
 
 def main(out: Path) -> int:
-    from chinchilla.train.device import device_name, git_commit, versions
+    from chinchilla.core.provenance import code_here
+    from chinchilla.train.device import device_name, versions
 
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder))
@@ -207,7 +208,7 @@ def main(out: Path) -> int:
         {
             "build_command": "python scripts/bench_sweep_files.py",
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "commit": git_commit(),
+            "commit": code_here().label,
             "machine": f"{os.cpu_count()} cores, {device_name(torch.device('cpu'))}",
             "load_average": round(os.getloadavg()[0], 1),
             "versions": versions(),

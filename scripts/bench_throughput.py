@@ -221,13 +221,14 @@ def machine(device: str) -> dict[str, Any]:
     """Where, when and with what."""
     import torch
 
-    from chinchilla.train.device import device_name, git_commit, peak_flops, versions
+    from chinchilla.core.provenance import code_here
+    from chinchilla.train.device import device_name, peak_flops, versions
 
     d = torch.device(device)
     now = datetime.datetime.now(datetime.UTC)
     return {
         "device": device_name(d), "peak_flops": peak_flops(d), "host_cpus": os.cpu_count(),
-        "platform": platform.platform(), "date": now.strftime("%Y-%m-%d"), "commit": git_commit(),
+        "platform": platform.platform(), "date": now.strftime("%Y-%m-%d"), "commit": code_here().label,
         "versions": versions(), "threads": 1 if device == "cpu" else None,
     }  # fmt: skip
 

@@ -1,10 +1,10 @@
-"""Tokens a second of `chinchilla data`'s pool, of a plain SentencePiece pool, and of `datasets.map`.
+"""Tokens per second of `chinchilla data`, of a plain SentencePiece pool, and of `datasets.map`.
 
     python scripts/bench_tokenize.py TEXT.jsonl MODEL [--out docs/results/tokenize.json]
 
-All take the same documents out of memory to tokens on disk, with as many processes; they take
-turns, and figures are medians of wall-clock time, starting the processes included. The plain pool is
-what one writes first: multiprocessing.Pool, a list of documents to a worker, NumPy back, one file.
+All encode the same documents from memory to disk with the same number of processes. They are measured
+alternately; figures are medians of wall-clock time, including the start of the processes. The plain pool
+is a multiprocessing.Pool that sends lists of documents to workers and writes their arrays to one file.
 """
 
 import itertools
@@ -29,13 +29,13 @@ from chinchilla.data.prepare.encode import Encoder, dtype_of, in_batches, in_poo
 from chinchilla.data.shards import ShardWriter
 from chinchilla.data.tokenizer import Tokenizer
 
-CHUNK = 256  # documents that the plain pool gives a worker
-PIECES = 64  # that the result of datasets.map is written in
+CHUNK = 256  # documents per task of the plain pool
+PIECES = 64  # parts in which the result of datasets.map is written
 _plain: sentencepiece.SentencePieceProcessor
 
 
 def ours(texts: list[str], model: bytes, n: int, folder: Path) -> int:
-    """Tokens written by the package's pool."""
+    """Encode with the package; returns the number of tokens."""
     tokenizer = Tokenizer(model)
     dtype = dtype_of(tokenizer)
     writer = ShardWriter(folder, "train", 100_000_000, dtype, tokenizer.eos_id)
@@ -58,7 +58,7 @@ def encode_plain(texts: list[str]) -> np.ndarray:
 
 
 def plain(texts: list[str], model: bytes, n: int, folder: Path) -> int:
-    """Tokens written by a plain pool."""
+    """Encode with a plain pool; returns the number of tokens."""
     chunks: Iterator[list[str]] = (texts[i : i + CHUNK] for i in range(0, len(texts), CHUNK))
     total = 0
     with (
@@ -72,7 +72,7 @@ def plain(texts: list[str], model: bytes, n: int, folder: Path) -> int:
 
 
 def mapped(texts: list[str], model: bytes, n: int, folder: Path, batched: bool = False) -> int:
-    """Tokens written by datasets.map, then piece by piece into one file, as nanoGPT's prepare.py does."""
+    """Encode with datasets.map and write in parts, as nanoGPT's prepare.py; returns the number of tokens."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -118,48 +118,54 @@ def main() -> None:
     parser.add_argument(
         "model", type=existing_file, help="a SentencePiece model of at most 65,536 pieces"
     )
-    parser.add_argument("--mb", type=positive, default=64, help="of text, from the beginning")
+    parser.add_argument(
+        "--mb", type=positive, default=64, help="MB of text to encode, from the beginning"
+    )
     parser.add_argument("--times", type=count, default=5)
     parser.add_argument("--processes", type=count, default=os.cpu_count())
     parser.add_argument("--out", type=out_file)
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     texts, size = [], 0
     try:
-        tokenizer = Tokenizer.load(told.model)
-        with open(told.text, encoding="utf-8") as lines:
+        tokenizer = Tokenizer.load(arguments.model)
+        with open(arguments.text, encoding="utf-8") as lines:
             for line in lines:
                 texts.append(json.loads(line)["text"])
                 size += len(texts[-1].encode())
-                if size >= told.mb * 1e6:
+                if size >= arguments.mb * 1e6:
                     break
     except DataError as error:
         parser.error(str(error))
     except (ValueError, KeyError, TypeError, AttributeError):
-        parser.error(f"{told.text}: line {len(texts) + 1} is not JSON with a field text. Mend it.")
+        parser.error(
+            f"{arguments.text}: line {len(texts) + 1} is not JSON with a field text. Correct it."
+        )
     if len(texts) < PIECES:
         parser.error(
             f"{len(texts)} documents are too few. Give {PIECES} or more, or a larger --mb."
         )
     if tokenizer.vocab_size > 65_536:
-        parser.error(f"{told.model} has {tokenizer.vocab_size} pieces. Give one of at most 65,536.")
+        parser.error(
+            f"{arguments.model} has {tokenizer.vocab_size} pieces. Give one of at most 65,536."
+        )
     model = tokenizer.model
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     tokens: dict[str, int] = {}
-    for _ in range(told.times):
+    for _ in range(arguments.times):
         for way, run in WAYS.items():
             with tempfile.TemporaryDirectory() as folder:
                 began = time.perf_counter()
-                tokens[way] = run(texts, model, told.processes, Path(folder))
+                tokens[way] = run(texts, model, arguments.processes, Path(folder))
                 seconds[way].append(time.perf_counter() - began)
     rates = {way: tokens[way] / statistics.median(times) for way, times in seconds.items()}
     print(
-        f"{len(texts):,} documents, {size / 1e6:.1f} MB, {told.processes} processes, medians of {told.times}"
+        f"{len(texts):,} documents, {size / 1e6:.1f} MB, {arguments.processes} processes, medians of {arguments.times}"
     )
     for way, rate in rates.items():
         print(
-            f"{way:22} {rate / 1e6:6.3f} M tokens/s, ours {rates['chinchilla data'] / rate:.2f} times"
+            f"{way:22} {rate / 1e6:6.3f} M tokens/s; chinchilla data: {rates['chinchilla data'] / rate:.2f}x"
         )
-    if told.out:
+    if arguments.out:
         git = subprocess.run(
             ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
         )
@@ -169,11 +175,11 @@ def main() -> None:
             "machine": f"{platform.machine()}, {os.cpu_count()} cores",
             "python": platform.python_version(),
             "sentencepiece": sentencepiece.__version__,
-            "documents": len(texts), "bytes": size, "processes": told.processes, "times": told.times,
+            "documents": len(texts), "bytes": size, "processes": arguments.processes, "times": arguments.times,
             "tokens": tokens, "tokens_per_second": rates, "seconds": seconds,
             "ours_against": {way: rates["chinchilla data"] / rate for way, rate in rates.items()},
         }  # fmt: skip
-        told.out.write_text(json.dumps(record, indent=1) + "\n")
+        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

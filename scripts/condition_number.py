@@ -2,10 +2,10 @@
 
     python scripts/condition_number.py [designs]
 
-Designs of several budgets and several tokens per parameter, from one ratio to a factor 30, are drawn at
-random. Their losses follow laws that differ slightly from L = E + A/N^alpha + B/D^beta: another size
-term, an interaction, a dependence on D/N, a beta that varies with N. Prints by condition number how far
-the fitted a is from the exponent of the true optima, beside its 80% interval. This is the evidence for
+Designs with several budgets and several tokens per parameter, from one ratio to a factor of 30, are drawn
+at random. Their losses follow laws that differ slightly from L = E + A/N^alpha + B/D^beta: another size
+term, an interaction, a dependence on D/N, a beta that varies with N. Prints by condition number the error
+of the fitted a with respect to the exponent of the true optima, and its 80% interval. This is the evidence for
 `chinchilla.fit.parametric.approach3.ILL_CONDITIONED`. About 15 CPU-seconds per 50 designs.
 """
 
@@ -61,7 +61,7 @@ def main(n_designs: int) -> None:
         for loss in SURFACES.values():
             obs = Observations.of(N=N, D=D, L=loss(N, D) * np.exp(noise), C=C, budget_flops=C)
             try:
-                fit = fit_parametric(obs, n_bootstrap=200, compare_intervals=False)
+                fit = fit_parametric(obs, n_bootstrap=200)
             except FitError:
                 continue
             a = fit.N_opt

@@ -1,17 +1,16 @@
-"""How often intervals hold the truth: synthetic sweeps of known laws, each approach, several noises.
+"""Measure the coverage of intervals on synthetic sweeps of known laws.
 
     python scripts/coverage.py [OUT.json] [approach=NAME] [design=NAME]
 
 Draws sweeps (coverage_designs.py), fits each, and counts how often the 80% and 95% intervals of a and
-of N_opt at ten times the largest C hold the law's own. Writes docs/results/coverage.json (or OUT.json)
-after every study, each with its date and commit, and skips those it already holds under these settings,
-so it can be stopped; delete the file, or a study in it, to start anew. approach=NAME and design=NAME
-keep to the approaches and designs whose name contains NAME. An hour on one core.
+of N_opt at ten times the largest C contain the true values. Writes docs/results/coverage.json (or OUT.json)
+after every study, each with its date and commit. Studies that the file already contains under these settings are
+skipped, so that the script can be interrupted; delete the file, or a study in it, to repeat it.
+approach=NAME and design=NAME select the approaches and designs whose name contains NAME. An hour on one core.
 
-"recommended" is what `chinchilla fit` recommends at ten times the largest C (recommend/): how often its 80%
-intervals hold the true N_opt and the true loss there, and its root mean square errors beside those of
-approaches 2 and 3. With IsoFLOP profiles it is fitted without resamples, which its interval uses for laws alone
-and which can only make it wider.
+"recommended" is the recommendation of `chinchilla fit` at ten times the largest C (recommend/): coverage of its
+80% intervals of N_opt and the loss, and its root mean square errors with those of approaches 2 and 3. With
+IsoFLOP profiles it is fitted without resamples, which can only widen its interval.
 """
 
 import datetime
@@ -31,6 +30,7 @@ from coverage_designs import LADDERS, MISFITS, NOISES, PENALTY, PROFILES, SPARSE
 from chinchilla.config import FitCommand
 from chinchilla.core.errors import FitError, Refusal
 from chinchilla.core.files import read_json, write_json
+from chinchilla.core.provenance import code_here
 from chinchilla.fit import fit_envelope, fit_isoflop
 from chinchilla.fit.bootstrap import draw, power_laws
 from chinchilla.fit.loss_law import FrontierSolver
@@ -38,29 +38,28 @@ from chinchilla.fit.parametric.approach3 import fit_loss_law, refit_loss_law
 from chinchilla.fit.result import PowerLaw
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import fit_table, recommendation
-from chinchilla.train.device import git_commit
 
 N_SWEEPS = 300  # binomial standard error 1.3% at 95%, 2.3% at 80%
 N_SLOW = 200  # the same for approaches 1 and 2, which are slower: 1.5% and 2.8%
-N_PARABOLA = 100  # 2.2% and 4%: approach 2 as the paper has it, for comparison
+N_PARABOLA = 100  # 2.2% and 4%: the paper's approach 2, for comparison
 N_RECOMMENDED = 60  # 5.2% at 80%
 N_BOOTSTRAP = {"parametric": 400, "isoflop": 1_000, "envelope": 200}
 
-Fit = Callable[[Observations, int], PowerLaw]  # the resampling has the sweep's seed
+Fit = Callable[[Observations, int], PowerLaw]  # (observations, seed of the resampling) -> N_opt
 Designs = Mapping[str, Callable[[], Design]]
 Study = Callable[[Design, str, int], dict[str, Any]]  # of a design, a noise and a number of sweeps
 
 
 def parametric(resampling: str) -> Fit:
-    """What `fit_parametric` does for N_opt, without the intervals that it compares."""
+    """N_opt as `fit_parametric` fits it."""
 
     def fit(obs: Observations, seed: int) -> PowerLaw:
         law, _ = fit_loss_law(obs.N, obs.D, obs.L)
         weights = draw(resampling, obs, N_BOOTSTRAP["parametric"], seed)
         laws = refit_loss_law(obs.N, obs.D, obs.L, weights, law)
-        frame = FrontierSolver.of(obs)
-        N_line, D_line = frame.lines(law)
-        return power_laws(N_line, D_line, frame.all_lines(laws.theta), 10 * float(obs.C.max()))[0]
+        solver = FrontierSolver.of(obs)
+        samples = solver.all_lines(laws.theta)
+        return power_laws(*solver.lines(law), samples, 10 * float(obs.C.max()))[0]
 
     return fit
 
@@ -70,14 +69,13 @@ def isoflop(**settings: str) -> Fit:
     return lambda obs, seed: fit_isoflop(obs, n_bootstrap=n, seed=seed, **settings).N_opt
 
 
-def envelope(part: str) -> Fit:
-    n = N_BOOTSTRAP["envelope"]
-    return lambda obs, seed: fit_envelope(obs, part=part, n_bootstrap=n, seed=seed).N_opt
+def envelope(obs: Observations, seed: int) -> PowerLaw:
+    return fit_envelope(obs, n_bootstrap=N_BOOTSTRAP["envelope"], seed=seed).N_opt
 
 
 def study(fit: Fit, design: Design, noise: str, n_sweeps: int) -> dict[str, Any]:
     """Coverage and bias over sweeps of seeds 0, 1, ..."""
-    a, log_N, held, inside, refused = [], [], [], 0, 0
+    a, log_N, covered, inside, refused = [], [], [], 0, 0
     for seed in range(n_sweeps):
         obs = design.build(noise, seed)
         C = 10 * float(obs.C.max())
@@ -94,7 +92,7 @@ def study(fit: Fit, design: Design, noise: str, n_sweeps: int) -> dict[str, Any]
         a.append(law.exponent - design.a)
         log_N.append(float(np.log(law(C)) - truth))
         inside += law.p10 <= law.exponent <= law.p90
-        held.append(
+        covered.append(
             [
                 law.p10 <= design.a <= law.p90,
                 law.ci95[0] <= design.a <= law.ci95[1],
@@ -103,7 +101,7 @@ def study(fit: Fit, design: Design, noise: str, n_sweeps: int) -> dict[str, Any]
         )
     if len(a) < 2:
         return {"n_sweeps": len(a), "without_interval": refused}
-    share = np.mean(held, axis=0)
+    share = np.mean(covered, axis=0)
     return {
         "n_sweeps": len(a),
         "without_interval": refused,
@@ -125,12 +123,10 @@ def _of(error: np.ndarray, in80: float, in95: float) -> dict[str, float]:
 
 def recommended(n_bootstrap: int, design: Design, noise: str, n_sweeps: int) -> dict[str, Any]:
     """Coverage and errors of the recommendation at ten times the largest C, seeds 0, 1, ..."""
-    command = FitCommand(
-        observations="-", out_dir="-", n_bootstrap=n_bootstrap, compare_intervals=False
-    )
-    lead: Counter[str] = Counter()
+    command = FitCommand(observations="-", out_dir="-", n_bootstrap=n_bootstrap)
+    approaches: Counter[str] = Counter()
     errors: dict[str, list[dict[str, float]]] = {"N": [], "L": []}
-    held: dict[str, list[bool]] = {"N": [], "L": []}
+    covered: dict[str, list[bool]] = {"N": [], "L": []}
     half: dict[str, list[float]] = {"N": [], "L": []}
     refused = 0
     for seed in range(n_sweeps):
@@ -139,19 +135,19 @@ def recommended(n_bootstrap: int, design: Design, noise: str, n_sweeps: int) -> 
         truth = {"N": design.log_N_opt(C), "L": design.log_L_opt(C)}
         fits = fit_table(obs, None, command)
         try:
-            found = recommendation(fits, C)
+            result = recommendation(fits, C)
         except Refusal:
             refused += 1
             continue
-        lead[found.approach] += 1
-        own = {"N": found.N, "L": found.L}, {"N": found.N_interval80, "L": found.L_interval80}
+        approaches[result.approach] += 1
+        estimates = {"N": (result.N, result.N_interval80), "L": (result.L, result.L_interval80)}
         others = {name: fits.fitted[name] for name in fits.fitted if name != "envelope"}
         for q, true in truth.items():
-            value, interval = own[0][q], own[1][q]
+            value, interval = estimates[q]
             if value is None or interval is None:
                 continue
             low, high = np.log(interval)
-            held[q].append(bool(low <= true <= high))
+            covered[q].append(bool(low <= true <= high))
             half[q].append(float(high - low) / 2)
             error = {"recommended": float(np.log(value)) - true}
             if q == "N":
@@ -161,12 +157,12 @@ def recommended(n_bootstrap: int, design: Design, noise: str, n_sweeps: int) -> 
                 error["parametric"] = float(np.log(law(N, C / (6 * N)))) - true
             errors[q].append(error)
     return {
-        "n_sweeps": sum(lead.values()),
+        "n_sweeps": sum(approaches.values()),
         "without_interval": refused,
-        "lead": dict(lead),
+        "lead": dict(approaches),
         **{
             f"log_{q}_at_10x": {
-                "in80": round(float(np.mean(held[q])), 4),
+                "in80": round(float(np.mean(covered[q])), 4),
                 "median_half_width": float(f"{np.median(half[q]):.3g}"),
                 "bias": float(f"{np.mean([e['recommended'] for e in errors[q]]):.3g}"),
                 "rms": {k: _rms(errors[q], k) for k in ("recommended", "isoflop", "parametric")},
@@ -178,8 +174,8 @@ def recommended(n_bootstrap: int, design: Design, noise: str, n_sweeps: int) -> 
 
 
 def _rms(errors: list[dict[str, float]], name: str) -> float | None:
-    found = [e[name] for e in errors if name in e]
-    return float(f"{np.sqrt(np.mean(np.square(found))):.3g}") if found else None
+    values = [e[name] for e in errors if name in e]
+    return float(f"{np.sqrt(np.mean(np.square(values))):.3g}") if values else None
 
 
 TWO = ("even", "uneven")
@@ -195,16 +191,8 @@ STUDIES: list[tuple[str, Study, Mapping[str, tuple[str, ...]], int]] = [
     ("parametric, bayesian (default)", partial(study, parametric("bayesian")), OF_LAWS, N_SWEEPS),
     ("isoflop, exact, wild (default)", partial(study, isoflop()), OF_PROFILES, N_SLOW),
     ("isoflop, parabola, wild", partial(study, isoflop(profile="parabola")), PLAIN, N_PARABOLA),
-    (
-        "isoflop, parabola, pairs",
-        partial(study, isoflop(profile="parabola", interval="pairs")),
-        PLAIN,
-        N_PARABOLA,
-    ),
     ("parametric, pairs", partial(study, parametric("pairs")), PLAIN, N_SWEEPS),
-    ("envelope, all (default)", partial(study, envelope("all")), OF_CURVES, N_SLOW),
-    ("envelope, tail", partial(study, envelope("tail")), OF_CURVES, N_SLOW),
-    ("envelope, hull", partial(study, envelope("hull")), OF_CURVES, N_SLOW),
+    ("envelope, all (default)", partial(study, envelope), OF_CURVES, N_SLOW),
     ("recommended", partial(recommended, 100), OF_SPARSE, N_RECOMMENDED),
     ("recommended", partial(recommended, 0), OF_PROFILES, N_RECOMMENDED),
 ]
@@ -218,11 +206,14 @@ def main(out: Path, only: dict[str, str]) -> None:
         "noise_sd_of_ln_L": NOISES,
         "penalty": PENALTY,
     }
-    kept = read_json(out, "coverage") if out.exists() else {}
-    studies: list[dict[str, Any]] = kept["studies"] if kept.get("settings") == settings else []
+    old = read_json(out, "coverage") if out.exists() else {}
+    studies: list[dict[str, Any]] = old["studies"] if old.get("settings") == settings else []
     machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
     record: dict[str, Any] = {"machine": machine, "settings": settings}
-    made = {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "commit": git_commit()}
+    made = {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": code_here().label,
+    }
     done = {(s["approach"], s["design"], s["noise"]) for s in studies}
     print(f"{'':58}     a: 80%   95%     bias    +-    ln N_opt: 80%   95%    bias    +-")
     for approach, measure, designs, n_sweeps in STUDIES:
@@ -232,10 +223,10 @@ def main(out: Path, only: dict[str, str]) -> None:
                 continue
             if key not in done:
                 start = time.process_time()
-                found = measure(DESIGNS[name](), noise, n_sweeps)
+                study_result = measure(DESIGNS[name](), noise, n_sweeps)
                 seconds = round(time.process_time() - start, 1)
                 named = dict(zip(("approach", "design", "noise"), key, strict=True))
-                studies.append({**named, **found, "cpu_seconds": seconds, **made})
+                studies.append({**named, **study_result, "cpu_seconds": seconds, **made})
                 out.parent.mkdir(parents=True, exist_ok=True)
                 write_json(out, {**record, "studies": studies})
             row = next(s for s in studies if (s["approach"], s["design"], s["noise"]) == key)
@@ -274,7 +265,7 @@ if __name__ == "__main__":
     known = {"approach": [name for name, *_ in STUDIES], "design": list(DESIGNS)}
     for key, names in known.items():
         if not any(only[key] in name for name in names):
-            sys.exit(f"{key}={only[key]} is in none of: {'; '.join(names)}")
+            sys.exit(f"{key}={only[key]} matches none of: {'; '.join(names)}")
     if len(files) > 1:
         sys.exit(__doc__)
     main(Path((*files, "docs/results/coverage.json")[0]), only)

@@ -1,7 +1,7 @@
 """The synthetic sweeps of coverage.py: designs, noises, and the true optimum of each.
 
-A design is which runs a sweep has; its losses follow Hoffmann et al.'s law, but for those designs
-whose names say that they have a term more. Noise is in ln L, one error a run:
+A design is the set of runs of a sweep. Its losses follow Hoffmann et al.'s law, in some designs with a further
+term. Noise is in ln L, one error per run:
 
     even       normal, sd .002
     uneven     sd .0075 over the sweep as on the points published by Hoffmann et al. (residuals of
@@ -25,10 +25,10 @@ LAW = named_law("hoffmann")
 (LOG_K, A), _, _ = six_nd_frontier(LAW)
 NOISES = {"even": 0.002, "uneven": 0.0075, "heavy": 0.002, "outliers": 0.002}
 OUTLIERS = 0.03  # share of the runs
-TOO_HIGH = 0.02, 0.1  # how much of ln L they lie above the law
-PENALTY = 0.05  # how much a curve lies above the law at its start, falling to 0 at its end
+TOO_HIGH = 0.02, 0.1  # range of ln L by which they lie above the law
+PENALTY = 0.05  # share by which a curve lies above the law at its start, decreasing to 0 at its end
 RATIOS = (5, 10, 20, 40, 80, 160)  # tokens per parameter of the horizons; the best are 15 to 45
-STEP = 0.05  # a run ends up to so much beyond its budget, of its C
+STEP = 0.05  # share of C by which a run may exceed its budget
 CROSS = 0.1, 0.3, 0.1  # c, g, h of a further term c*(N/1e9)^-g*(D/2e10)^-h, nats per token
 BEND = 0.004  # of a further term BEND*(ln(D/N) - ln 20)^2, nats per token
 
@@ -51,7 +51,7 @@ class Design:
 
 
 def errors(C: np.ndarray, noise: str, seed: int) -> np.ndarray:
-    """(n,) errors of ln L of runs that spent C."""
+    """(n,) errors of ln L of runs with C FLOPs."""
     rng = np.random.default_rng(seed)
     if noise == "even":
         return NOISES[noise] * rng.normal(size=len(C))
@@ -75,7 +75,7 @@ def with_bend(N: np.ndarray, D: np.ndarray) -> np.ndarray:
 
 
 def optimum(losses: Losses, C: float) -> float:
-    """ln N of the lowest loss at C = 6*N*D, on a grid so fine that its error is below 1e-4."""
+    """ln N of the lowest loss at C = 6*N*D, on a grid with an error below 1e-4."""
     x = np.linspace(np.log(1e6), np.log(1e13), 400_001)
     return float(x[np.argmin(losses(np.exp(x), C / (6 * np.exp(x))))])
 
@@ -87,7 +87,7 @@ def final_losses(
     losses: Losses = LAW,
     beyond: float = 0.0,
 ) -> Design:
-    """Runs of sizes N that spend C (n,), up to a share `beyond` more; budgets None: none is named."""
+    """Runs of sizes N with FLOPs C (n,), up to a share `beyond` more; without budgets if None."""
     names = np.array([f"run{i:03d}" for i in range(len(C))])
     labels = np.full(len(C), np.nan) if budgets is None else budgets
 
@@ -106,7 +106,7 @@ def final_losses(
 def profiles(budgets: Any, n_sizes: int, half_width: float, **more: Any) -> Design:
     """An isoFLOP grid: n_sizes at each budget, centred on the law's optimum, evenly in ln N.
 
-    Grids of under four sizes take them in turn from a set of four or five, so that D/N differs.
+    Grids of under four sizes take them cyclically from a set of four or five, so that D/N differs.
     """
     budgets = np.array(budgets, float)
     places = np.geomspace(1 / half_width, half_width, max(n_sizes, 4))
@@ -120,7 +120,7 @@ def profiles(budgets: Any, n_sizes: int, half_width: float, **more: Any) -> Desi
 
 
 def scattered(n: int) -> Design:
-    """Sizes of 50 million to 5 billion, 4 to 160 tokens per parameter; no run names a budget."""
+    """Sizes of 50 million to 5 billion, 4 to 160 tokens per parameter, without budgets."""
     rng = np.random.default_rng(7)
     N = np.exp(rng.uniform(np.log(5e7), np.log(5e9), n))
     ratio = np.exp(rng.uniform(np.log(4), np.log(160), n))
@@ -165,7 +165,7 @@ PROFILES = {  # with approach 2
     "6 budgets x 9 sizes, +-30x": lambda: profiles(spread(6), 9, 30.0),
     "9 x 7, up to 5% beyond C": lambda: profiles(ISOFLOP_BUDGETS, 7, 4.0, beyond=STEP),
 }
-MISFITS = {  # the same, and a term that the fit does not have
+MISFITS = {  # with a term that the fitted law does not have
     "9 x 7, cross term": lambda: profiles(ISOFLOP_BUDGETS, 7, 4.0, losses=with_cross_term),
     "9 x 7, bend in ln(D/N)": lambda: profiles(ISOFLOP_BUDGETS, 7, 4.0, losses=with_bend),
 }

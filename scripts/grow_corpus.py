@@ -1,10 +1,10 @@
-"""A corpus of any size out of a small one, to measure what preparing it takes.
+"""Create a corpus of any size from a small one, to measure the cost of preparing it.
 
     python scripts/grow_corpus.py SMALL.jsonl LARGE.jsonl --gb 10
 
-Every new document is as long as a real one and made of sentences of real ones, drawn at random, each with
-its place in the series at the end of its first line, so that no two are equal. Its words are those of the
-real text, so tokenising costs what it costs there; near duplicates and overlaps mean nothing in it.
+Every new document consists of randomly drawn sentences of real documents, as many as a real document has, and
+begins with its number, so that no two are equal. The words are those of the real text, and so is the cost
+of tokenizing them. Near duplicates and overlaps are not meaningful in it.
 """
 
 import argparse
@@ -18,23 +18,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("small", type=Path, help="JSON lines with a field text")
     parser.add_argument("large", type=Path)
-    parser.add_argument("--gb", type=float, required=True, help="of text, 1e9 bytes each")
-    parser.add_argument("--sentences-mb", type=float, default=50, help="of real text to draw from")
-    told = parser.parse_args()
+    parser.add_argument(
+        "--gb", type=float, required=True, help="size in units of 1e9 bytes of text"
+    )
+    parser.add_argument(
+        "--sentences-mb", type=float, default=50, help="MB of real text to draw from"
+    )
+    arguments = parser.parse_args()
     sentences: list[str] = []
-    lengths: list[int] = []  # of documents, in sentences
+    lengths: list[int] = []  # sentences per document
     size = 0
-    with open(told.small, encoding="utf-8") as file:
+    with open(arguments.small, encoding="utf-8") as file:
         for line in file:
-            found = re.split(r"(?<=[.!?\n]) ", json.loads(line)["text"])
-            sentences += found
-            lengths.append(len(found))
+            parts = re.split(r"(?<=[.!?\n]) ", json.loads(line)["text"])
+            sentences += parts
+            lengths.append(len(parts))
             size += len(line)
-            if size > told.sentences_mb * 1e6:
+            if size > arguments.sentences_mb * 1e6:
                 break
     rng, written, number = random.Random(0), 0, 0
-    with open(told.large, "w", encoding="utf-8") as out:
-        while written < told.gb * 1e9:
+    with open(arguments.large, "w", encoding="utf-8") as out:
+        while written < arguments.gb * 1e9:
             drawn = rng.choices(sentences, k=rng.choice(lengths))
             text = f"{number}: " + " ".join(drawn)
             out.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")

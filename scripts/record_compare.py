@@ -13,7 +13,7 @@ from pathlib import Path
 
 from chinchilla.commands.shared import finished_results
 from chinchilla.core.files import read_json, write_json
-from chinchilla.train.device import git_commit
+from chinchilla.core.provenance import code_here
 
 
 def main(folder: Path, docs: Path) -> None:
@@ -26,7 +26,7 @@ def main(folder: Path, docs: Path) -> None:
     record = {
         "machine": f"{results[0].device}, {os.cpu_count()} cores",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": git_commit(),
+        "commit": code_here().label,
         "versions": results[0].versions,
         "command": "scripts/compare_corpora.sh",
         **found,

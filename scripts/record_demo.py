@@ -13,9 +13,9 @@ from pathlib import Path
 
 from chinchilla.commands.shared import sweep_results
 from chinchilla.core.files import write_json
+from chinchilla.core.provenance import code_here
 from chinchilla.fit.results import FitResults
-from chinchilla.recommend.answer import default_budget, recommendation
-from chinchilla.train.device import git_commit
+from chinchilla.recommend.evaluate import default_budget, recommendation
 
 
 def main(sweep_dir: Path, docs: Path) -> None:
@@ -27,7 +27,7 @@ def main(sweep_dir: Path, docs: Path) -> None:
     record = {
         "machine": f"{results[0].device}, {os.cpu_count()} cores",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": git_commit(),
+        "commit": code_here().label,
         "versions": results[0].versions,
         "runs": {
             status: sum(r.status == status for r in results)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import chinchilla
 from chinchilla.core.files import sha256_file, write_json, write_text
+from chinchilla.core.provenance import code_here
 from chinchilla.observations.table import Observations
 from chinchilla.report.reproduce import markdown, reproduce
-from chinchilla.train.device import git_commit
 
 
 def main(points: Path, curves: Path | None, folder: Path) -> None:
@@ -29,7 +29,7 @@ def main(points: Path, curves: Path | None, folder: Path) -> None:
     made = {
         "machine": f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": git_commit(),
+        "commit": code_here().label,
         "version": chinchilla.__version__,
         "points_sha256": sha256_file(points),
         "cpu_seconds": round(time.process_time() - start, 1),

@@ -3,26 +3,26 @@
     python scripts/score_design.py DIR [--tasks data_con,moe] [--seeds 5] [--budget 0.1] [--out FILE]
 
 Writes docs/results/design.json and prints it as a Markdown table. DIR is a checkout of
-https://github.com/PlanarG/active-sl (Li et al. 2026, arXiv 2604.22753), whose tables and laws are read
-where they lie; its laws.py are imported, so give a checkout that you trust. Reading the tables needs
-pyarrow. What is missing is named and left out.
+https://github.com/PlanarG/active-sl (Li et al. 2026, arXiv 2604.22753) with its tables and laws. Its laws.py
+are imported, so give a checkout that you trust. Reading the tables needs pyarrow. Missing tables are named
+and left out.
 
 A task has runs that may be chosen (train), each with a cost; runs of the target, which cost more (test);
 and up to ten laws. A method chooses runs one after another until no other fits in the budget, a share of
-the cost of all; the law is fitted to them by least squares inside the task's bounds, and R2 over the
-target's runs, cut off at -1, is its score. Every method is scored with the same fits:
+the cost of all runs. The law is fitted to them by least squares within the task's bounds. The score is R2
+over the target's runs, clipped at -1. Every method is scored with the same fits:
 
     random      in random order, every run that still fits
     cheapest    in order of cost
     v_optimal   V-optimal: the variance of the target's losses by the law alone, over cost^(1/3)
-    ours        the same with what the law misses (chinchilla/decide/v_optimal.py)
+    ours        the same with misfit of the law (chinchilla/decide/v_optimal.py)
     all         every run, whatever the cost
 
 The last two choices start from the cheapest runs, 2.5 for each parameter of the law or a fifth of the
-budget, and know the losses of the runs that they have chosen and nothing of the target's. A law has
-several local minima, so each score is repeated with other starts; median, mean and the 10th and 90th
-percentile are over laws and repeats. The published figures were reached with another optimizer and are
-means: they stand beside these, not against them.
+budget. They use the losses of the chosen runs and none of the target's. A law has several local minima,
+so each score is repeated with other starts; median, mean and the 10th and 90th percentile are over laws
+and repeats. The published figures are means obtained with another optimizer and are not directly
+comparable.
 """
 
 import datetime
@@ -45,22 +45,20 @@ from bench_arguments import Arguments, count, existing_folder, out_file, positiv
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from chinchilla.decide.v_optimal import MISFIT, Knowledge, coordinates, kernel  # noqa: E402
+from chinchilla.decide.v_optimal import MISFIT, Posterior, coordinates, kernel  # noqa: E402
 
 URL = "https://github.com/PlanarG/active-sl"
-COST_POWER = 1 / 3  # gain over cost^0 takes dear runs first, over cost^1 cheap ones
+COST_POWER = 1 / 3  # gain over cost^0 prefers expensive runs, over cost^1 cheap ones
 FIRST = (2.5, 0.2)  # runs for each parameter that a choice starts from, and the share of the budget
 REFIT = 3  # runs chosen between two fits
 STARTS = (96, 8)  # of the fit that is scored and of the first; of the others, beside the best four
-PSEUDO_RUNS, PSEUDO_SD = (
-    2,
-    0.2,
-)  # a prior of the residuals' variance: runs, and sd over that of losses
+# Prior of the residual variance: number of runs, and standard deviation over that of the losses.
+PSEUDO_RUNS, PSEUDO_SD = 2, 0.2
 
 
 @dataclass(frozen=True)
 class Task:
-    """Where a task's tables are, which columns are read, and what Table 2 of the paper says at 10%."""
+    """Tables and columns of a task, and the results in Table 2 of the paper at 10%."""
 
     folder: str
     inputs: tuple[str, ...]
@@ -226,12 +224,12 @@ def _known(
     Z: np.ndarray,
     variance: float,
     misfit: float,
-) -> Knowledge:
+) -> Posterior:
     """The target's losses and those of all runs before any is measured; bounds are two sd of u."""
     sd = (law.high - law.low) / 4
     J, target_J = (np.nan_to_num(law(u[None], x)[1][0]) * sd for x in (X, target))
     places, targets = Z[: len(X)], Z[len(X) :]
-    return Knowledge(
+    return Posterior(
         J, places, target_J, kernel(targets, places), np.ones(len(target)),
         (1 - misfit) * variance, misfit * variance, np.ones(len(X)),
     )  # fmt: skip
@@ -330,8 +328,8 @@ def table(tasks: dict[str, Any]) -> str:
 def commit(folder: Path) -> str:
     """Commit of a checkout, with +dirty when it was changed; empty outside of one."""
     ask = ["git", "-C", os.fspath(folder), "describe", "--always", "--abbrev=12", "--dirty=+dirty"]
-    told = subprocess.run([*ask, "--exclude=*"], capture_output=True, text=True, check=False)
-    return told.stdout.strip()
+    args = subprocess.run([*ask, "--exclude=*"], capture_output=True, text=True, check=False)
+    return args.stdout.strip()
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -343,13 +341,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--budget", type=positive, default=0.1, help="share of the cost of all runs"
     )
     parser.add_argument("--out", type=out_file, default=ROOT / "docs" / "results" / "design.json")
-    told = parser.parse_args(arguments)
-    wanted = told.tasks.split(",")
+    args = parser.parse_args(arguments)
+    wanted = args.tasks.split(",")
     if unknown := [name for name in wanted if name not in TASKS]:
         parser.error(f"--tasks: there is no task {unknown[0]!r}. Choose from {','.join(TASKS)}.")
-    if told.budget > 1:
-        parser.error(f"--budget: {told.budget:g} is more than all runs cost. Give 1 or less.")
-    folder = told.folder.resolve()
+    if args.budget > 1:
+        parser.error(f"--budget: {args.budget:g} is more than all runs cost. Give 1 or less.")
+    folder = args.folder.resolve()
     absent = {name: why for name in wanted if (why := missing(folder, name))}
     for why in absent.values():
         print(why, file=sys.stderr)
@@ -357,19 +355,19 @@ def main(arguments: list[str] | None = None) -> int:
         print("nothing is left to score.", file=sys.stderr)
         return 1
     tasks = {
-        name: score(folder, name, told.seeds, told.budget) for name in wanted if name not in absent
+        name: score(folder, name, args.seeds, args.budget) for name in wanted if name not in absent
     }
     record = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "commit": commit(ROOT),
         "tables": {"url": URL, "commit": commit(folder)},
-        "budget": told.budget,
-        "repeats": told.seeds,
+        "budget": args.budget,
+        "repeats": args.seeds,
         "left_out": absent,
         "tasks": tasks,
     }
-    told.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(table(tasks))
     return 0
 

@@ -1,22 +1,21 @@
-"""Score the recommended answer on budgets it has not seen: N_opt, loss and 80% intervals.
+"""Score the recommended answer on held-out budgets: N_opt, loss and 80% intervals.
 
     python scripts/score_extrapolation.py DIR [--out FILE]
     python scripts/score_extrapolation.py --table sweeps.csv:config [--table ...]
 
 Writes docs/results/extrapolation.json and prints it as Markdown tables. A table is a CSV of IsoFLOP runs
-(budget_flops, C, N, D, L) and, behind the colon, the column that tells its sweeps apart; DIR holds the
-public ones, under the names below. What is missing is named and left out.
+(budget_flops, C, N, D, L) and, after the colon, the column that identifies its sweeps. DIR holds the
+public tables under the names below. Missing ones are named and left out.
 
-Every sweep is fitted twice, without its largest budget and without all budgets above an eighth of it, as
-`chinchilla fit` fits it; the recommendation at the C of the largest budget is compared with what that
-budget's own runs say. A profile of five to ten sizes does not have one minimum, so N_opt is read in two
-ways: the minimum of a parabola in the window that `chinchilla fit` uses ("parabola"), and Akima's
-interpolation of ln L ("akima", Porian et al. 2024), which is no reading where its minimum is at an edge.
-The loss is that of the parabola. Errors are |predicted / measured - 1|; `sd` is the standard error of
-ln N_opt as the parabola reads it, from the scatter of the runs about it: what cannot be blamed on the
-prediction.
+Every sweep is fitted twice with the defaults of `chinchilla fit`: without its largest budget, and without
+all budgets above an eighth of it. The recommendation at the C of the largest budget is compared with that
+budget's own runs. A profile of five to ten sizes does not have a unique minimum, so N_opt is measured in
+two ways: the minimum of a parabola in the window that `chinchilla fit` uses ("parabola"), and Akima's
+interpolation of ln L ("akima", Porian et al. 2024; missing if its minimum is at an edge). The loss is
+that of the parabola. Errors are |predicted / measured - 1|. `sd` is the standard error of ln N_opt of the
+parabola, from the scatter of the runs about it: the part of the error that is not the prediction's.
 
-Where they are in DIR, three more rows are scored: exponents of approach 2 against the published ones
+If their tables are in DIR, three more results are scored: exponents of approach 2 against the published ones
 (porian_refinedweb_published.csv), the recommendation on the paper's 245 points at the Gopher budget
 (hoffmann_fig4.csv), and forecasts of later losses from minima alone (marin_moe_minima.csv).
 """
@@ -42,14 +41,14 @@ from chinchilla.config import FitCommand  # noqa: E402
 from chinchilla.core.errors import Refusal  # noqa: E402
 from chinchilla.fit import fit_isoflop  # noqa: E402
 from chinchilla.fit.isoflop.profile import fit_budget  # noqa: E402
-from chinchilla.fit.isoflop.refusals import akima_minimum  # noqa: E402
+from chinchilla.fit.isoflop.sensitivity import akima_minimum  # noqa: E402
 from chinchilla.fit.isoflop.window import find_window  # noqa: E402
 from chinchilla.fit.loss_law import FlopsPerToken  # noqa: E402
 from chinchilla.fit.results import FitResults  # noqa: E402
 from chinchilla.observations.read_table import read_frame  # noqa: E402
 from chinchilla.observations.table import Observations  # noqa: E402
 from chinchilla.recommend import fit_table, recommendation  # noqa: E402
-from chinchilla.recommend.choose import minima_of  # noqa: E402
+from chinchilla.recommend.isoflop_minima import minima_of  # noqa: E402
 from chinchilla.recommend.minima import fit_minima  # noqa: E402
 
 TABLES = {"porian_refinedweb_isoflop.csv": "config", "openathena_isoflop.csv": "experiment"}
@@ -65,19 +64,19 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 
 def observations(rows: Sequence[dict[str, str]]) -> Observations:
-    """Rows with the columns of an IsoFLOP table, an empty budget being none."""
+    """Rows with the columns of an IsoFLOP table; an empty budget is NaN."""
     columns = {name: [float(row[name] or "nan") for row in rows] for name in COLUMNS}
     names = [row.get("run_id") or f"run{i:04d}" for i, row in enumerate(rows)]
     return Observations.of(**columns, run_id=names)
 
 
 def fitted(obs: Observations) -> FitResults:
-    """As `chinchilla fit` with its defaults."""
-    return fit_table(obs, None, FitCommand(observations="-", out_dir="-", compare_intervals=False))
+    """Fits with the defaults of `chinchilla fit`."""
+    return fit_table(obs, None, FitCommand(observations="-", out_dir="-"))
 
 
 def measured(obs: Observations) -> dict[str, float]:
-    """N_opt in both readings and the loss at the minimum of one budget's own runs; NaN for none."""
+    """N_opt by both methods and the loss at the minimum of one budget's runs; NaN if missing."""
     empty = FitResults.of({}, {}, obs)
     minimum = minima_of(obs, empty)
     near = obs.where(find_window(obs, "auto").keep)
@@ -96,7 +95,7 @@ def measured(obs: Observations) -> dict[str, float]:
 
 
 def score(obs: Observations, split: float) -> dict[str, Any]:
-    """One sweep and split: errors, and whether the intervals contain what was measured."""
+    """One sweep and split: errors, and whether the intervals contain the measured values."""
     largest = float(np.nanmax(obs.budget_flops))
     held = obs.where(obs.budget_flops == largest)
     limit = largest / split * 1.01 if split > 1 else largest * 0.999
@@ -127,7 +126,7 @@ def score(obs: Observations, split: float) -> dict[str, Any]:
 
 
 def summary(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Median errors and the share of intervals that contain what was measured."""
+    """Median errors and the share of intervals that contain the measured values."""
     found: dict[str, Any] = {
         "n": len(scores),
         "refused": sum("refused" in s for s in scores),
@@ -247,23 +246,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=out_file, default=ROOT / "docs" / "results" / "extrapolation.json"
     )
-    told = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     tables: dict[str, tuple[Path, str]] = {}
-    for given in told.table:
+    for given in args.table:
         name, _, column = given.rpartition(":")
         if not name or not Path(name).is_file():
-            parser.error(f"--table: {given!r} is no FILE.csv:COLUMN with a file that exists.")
+            parser.error(f"--table: {given!r} is not FILE.csv:COLUMN with an existing file.")
         tables[Path(name).name] = (Path(name), column)
-    if told.folder:
-        tables |= {n: (told.folder / n, c) for n, c in TABLES.items()}
+    if args.folder:
+        tables |= {n: (args.folder / n, c) for n, c in TABLES.items()}
     absent = [name for name, (path, _) in tables.items() if not path.is_file()]
     for name in absent:
-        print(f"{name}: left out, it is not in {told.folder}.", file=sys.stderr)
+        print(f"{name}: left out, it is not in {args.folder}.", file=sys.stderr)
     tables = {name: place for name, place in tables.items() if name not in absent}
     if not tables:
-        print(
-            "nothing is left to score: give a folder or --table FILE.csv:COLUMN.", file=sys.stderr
-        )
+        print("no table to score: give a folder or --table FILE.csv:COLUMN.", file=sys.stderr)
         return 1
     sweeps: dict[str, Any] = {}
     for table, (path, column) in tables.items():
@@ -290,9 +287,9 @@ def main(arguments: list[str] | None = None) -> int:
         ("gopher", "hoffmann_fig4.csv", gopher),
         ("minima", "marin_moe_minima.csv", from_minima),
     ):
-        if told.folder and (told.folder / file).is_file():
-            record[key] = of(told.folder)
-    told.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        if args.folder and (args.folder / file).is_file():
+            record[key] = of(args.folder)
+    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(text(record))
     return 0
 

@@ -1,4 +1,4 @@
-"""Score approach 3's forecast with and without the richer law, on budgets it has not seen.
+"""Score approach 3's forecast with and without the saturating law, on held-out budgets.
 
     python scripts/score_richer_law.py DIR [--out FILE]
 
@@ -21,8 +21,10 @@ from score_extrapolation import SPLITS, TABLES, observations, rows_of, sweeps_of
 from chinchilla.config.fit import APPROACH3_LAWS
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
-from chinchilla.recommend.candidates import law_readings, laws_of, pairs_of_laws
-from chinchilla.recommend.choose import forecasts_of_laws, minima_of
+from chinchilla.recommend.forecast import forecasts_of_laws
+from chinchilla.recommend.held_out import errors_of_laws
+from chinchilla.recommend.isoflop_minima import minima_of
+from chinchilla.recommend.laws import candidate_laws, fit_windows
 
 ROOT = Path(__file__).resolve().parents[1]
 HOW = {"huber_delta": 1e-3, "objective": "huber"}
@@ -36,11 +38,11 @@ def errors(obs: Observations, split: float) -> dict[str, list[float]]:
     kept = obs.where(obs.budget_flops <= limit)
     truth, fits = minima_of(obs, FitResults.of({}, {}, obs)), FitResults.of({}, {}, kept)
     measured = np.log([truth.N[-1], truth.L[-1]])
-    readings, minima = law_readings(kept, HOW), minima_of(kept, fits)
+    readings, minima = fit_windows(kept, HOW), minima_of(kept, fits)
     found = {}
     for law in APPROACH3_LAWS:
-        laws = laws_of(kept, readings, law)
-        parts = forecasts_of_laws(laws, pairs_of_laws(kept, laws, minima, fits.cost, HOW))
+        laws = candidate_laws(kept, readings, law)
+        parts = forecasts_of_laws(laws, errors_of_laws(kept, laws, minima, fits.cost, HOW))
         logs = [parts[q].log_at(float(truth.C[-1]), fits.cost) for q in ("N", "L")]
         found[law] = np.abs(logs - measured).tolist()
     return found
@@ -69,11 +71,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=out_file, default=ROOT / "docs" / "results" / "richer_law.json"
     )
-    told = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
     sweeps: dict[str, Observations] = {}
     for name, column in TABLES.items():
-        sweeps |= sweeps_of(told.folder / name, column)
-    points = [r for r in rows_of(told.folder / "hoffmann_fig4.csv") if r["budget_flops"]]
+        sweeps |= sweeps_of(args.folder / name, column)
+    points = [r for r in rows_of(args.folder / "hoffmann_fig4.csv") if r["budget_flops"]]
     sweeps["hoffmann_fig4"] = observations(points)
     scores = {
         split: {name: errors(obs, factor) for name, obs in sweeps.items()}
@@ -83,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         "summary": {split: summary(list(found.values())) for split, found in scores.items()},
         "sweeps": scores,
     }
-    told.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print("| split | law | N_opt: mean, median, nearer, further | loss |\n|---|---|---|---|")
     for split, of in record["summary"].items():
         for law in APPROACH3_LAWS:

@@ -1,9 +1,9 @@
-"""Whole runs of `chinchilla fit` on tables that the law fits badly: a part of bench_fits.py.
+"""Complete runs of `chinchilla fit` on tables that the law fits badly; part of bench_fits.py.
 
     python scripts/bench_fits.py --only whole
 
-Each run is a process of its own with the environment's own number of threads: CPU seconds, user and
-system, from its start to its end, imports and files included. Tables: the public ones that are there
+Each run is a separate process with the environment's number of threads. CPU seconds are user and system
+time of the whole process, including imports and files. Tables: the available public ones
 (gadre_overtraining.csv, datablations.csv, hoffmann_fig4.csv, and each config of
 porian_refinedweb_isoflop.csv) and two synthetic ones.
 """
@@ -24,11 +24,11 @@ Found = dict[str, Any]
 COLUMNS = ("run_id", "budget_flops", "C", "N", "D", "L")
 PUBLIC = ("gadre_overtraining.csv", "datablations.csv", "hoffmann_fig4.csv")
 SWEEPS = "porian_refinedweb_isoflop.csv"
-LIMITS = ((250, 4.0), (2_808, 10.0), (20_000, 60.0))  # rows, CPU seconds wanted
+LIMITS = ((250, 4.0), (2_808, 10.0), (20_000, 60.0))  # rows, CPU seconds allowed
 
 
 def rates(n: int = 2_808) -> list[dict[str, Any]]:
-    """42 sizes and horizons on one law, each at many learning rates: most end far above it."""
+    """42 sizes and horizons on one law, each at many learning rates, most of them poor."""
     import numpy as np
 
     rng = np.random.default_rng(1)
@@ -41,7 +41,7 @@ def rates(n: int = 2_808) -> list[dict[str, Any]]:
 
 
 def wide_profiles(n: int = 20_000) -> list[dict[str, Any]]:
-    """Budgets of 40 sizes a factor 400 apart, whose losses bend away from the law at both ends."""
+    """Budgets of 40 sizes a factor 400 apart, whose losses differ from the law at both ends."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -59,7 +59,7 @@ def _rows(budgets: Any, N: Any, D: Any, L: Any) -> list[dict[str, Any]]:
 
 
 def tables(folder: Path, scratch: Path) -> Iterable[tuple[str, Path, int]]:
-    """Name, file and rows of each table; those made here are written to scratch."""
+    """Name, file and rows of each table; synthetic ones are written to scratch."""
     for name in PUBLIC:
         if (folder / name).exists():
             with open(folder / name, newline="") as f:
@@ -102,11 +102,11 @@ def whole_fits(root: Path, folder: Path, rounds: int, machine: str, commit: str)
                 fit_seconds(root, path, Path(scratch, "fits"))
                 for _ in range(1 if n_rows > LIMITS[1][0] else rounds)
             ]
-            wanted = next(limit for rows, limit in LIMITS if n_rows <= rows or rows == 20_000)
+            limit = next(seconds for rows, seconds in LIMITS if n_rows <= rows or rows == 20_000)
             print(f"whole fit: {name}, {n_rows} rows", calls, file=sys.stderr, flush=True)
             measured.append({
                 "table": name, "rows": n_rows, "cpu_seconds": statistics.median(calls),
-                "cpu_seconds_range": [min(calls), max(calls)], "wanted_at_most": wanted,
+                "cpu_seconds_range": [min(calls), max(calls)], "wanted_at_most": limit,
             })  # fmt: skip
     return {
         "machine": machine,

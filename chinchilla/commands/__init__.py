@@ -1,15 +1,17 @@
-"""What each command does: one function a command, from its dataclass to an exit code.
+"""The commands: a function for each, from its dataclass to an exit code.
 
-Heavy imports stay inside the functions: planning and fitting never load torch.
+Heavy imports are inside the functions, so that planning and fitting never load torch.
 """
 
 import importlib
 from collections.abc import Callable
 from typing import Any
 
-HOMES = {  # module of this package -> the commands it holds
+MODULES = {  # module of this package -> its commands
     "diagnose": ("diagnose",),
-    "predict": ("predict", "design", "score"),
+    "predict": ("predict",),
+    "design": ("design",),
+    "score": ("score",),
     "reproduce": ("reproduce",),
     "data": ("data",),
     "train": ("plan", "train", "flops"),
@@ -22,7 +24,7 @@ HOMES = {  # module of this package -> the commands it holds
 
 
 def function(command: str) -> Callable[[Any], int]:
-    """The function that carries out `command`; only its own module is imported."""
-    home = next(module for module, names in HOMES.items() if command in names)
-    found: Callable[[Any], int] = getattr(importlib.import_module(f"{__name__}.{home}"), command)
-    return found
+    """The function of a command; only its own module is imported."""
+    name = next(module for module, commands in MODULES.items() if command in commands)
+    run: Callable[[Any], int] = getattr(importlib.import_module(f"{__name__}.{name}"), command)
+    return run

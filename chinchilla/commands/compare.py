@@ -1,4 +1,4 @@
-"""`chinchilla compare`: corpora side by side."""
+"""`chinchilla compare`: the fits of several corpora."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -9,65 +9,59 @@ from chinchilla import config
 from chinchilla.commands.shared import finished_results, print_json
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import writable_dir, write_json
-from chinchilla.decide.compare import NOT_ASKED, Side, told
-from chinchilla.decide.compare import compare as set_side_by_side
+from chinchilla.decide.compare import NOT_REQUESTED, Side, summary
+from chinchilla.decide.compare import compare as compare_sides
 from chinchilla.fit.results import FILE, FitResults
 
 
 def compare(command: config.CompareCommand) -> int:
     """Write compare.json, compare.html and its figure, and print the tables."""
-    from chinchilla.commands.show import new_table, print_table
+    from chinchilla.commands.show import print_table
     from chinchilla.report.comparison import tables_of, write_comparison
 
     sides = _sides(command)
-    found = set_side_by_side(sides)
+    comparison = compare_sides(sides)
     out_dir = writable_dir(Path(command.out_dir), "out_dir")
-    write_json(out_dir / "compare.json", asdict(found))
-    page = write_comparison(out_dir, sides, found)
-    code = 0 if found.lead else 3
+    write_json(out_dir / "compare.json", asdict(comparison))
+    page = write_comparison(out_dir, sides, comparison)
+    approach = comparison.approach
+    code = 0 if approach else 3
     if command.format == "json":
-        print_json(asdict(found))
+        print_json(asdict(comparison))
         return code
-    for title, table in tables_of(found).values():
-        words = [
-            name
-            for name, is_number in zip(table.columns, table.numeric, strict=True)
-            if not is_number
-        ]
-        shown = new_table(title, table.columns, left=words)
-        for row in table.rows:
-            shown.add_row(*(cell.text for cell in row))
+    for table in tables_of(comparison).values():
         if table.rows:
-            print_table(shown)
-    print(told(found))
-    for e in found.exponents:
-        if e.a is None and e.refused != NOT_ASKED:
+            print_table(table)
+    print(summary(comparison))
+    for e in comparison.exponents:
+        if e.a is None and e.refused != NOT_REQUESTED:
             print(f"note, {e.corpus}: {e.approach} refused: {e.refused}")
-    if lead := found.lead:
+    if approach:
         for side in sides:
-            for text in side.fits.fitted[lead].refusals:
+            for text in side.fits.fitted[approach].refusals:
                 print(f"note, {side.name}: not used: {text}")
-    for note in found.notes:
+    for note in comparison.notes:
         print(f"note: {note}")
     print(f"wrote {page}")
     return code
 
 
 def _sides(command: config.CompareCommand) -> list[Side]:
-    """Each folder's fits and runs, in the order given.
+    """The fits and runs of each folder, in the given order.
 
     Raises:
-        InputError: a folder twice, without fits, or fits of other runs than lie beside them.
+        InputError: a folder is given twice, has no fits, or its runs are not those of the fits.
     """
     folders = [*command.sweep_dirs, *command.fits]
     places = [Path(f) / "fits" for f in command.sweep_dirs]
     places += [Path(f).parent if Path(f).name == FILE else Path(f) for f in command.fits]
-    seen: dict[Path, str] = {}
+    first: dict[Path, str] = {}
     for folder, place in zip(folders, places, strict=True):
-        if place.resolve() in seen:
-            first = seen[place.resolve()]
-            raise InputError(f"{folder} is the same as {first}: give two different folders.")
-        seen[place.resolve()] = folder
+        if place.resolve() in first:
+            raise InputError(
+                f"{folder} is the same as {first[place.resolve()]}: give two different folders."
+            )
+        first[place.resolve()] = folder
     names = command.names or [Path(f).resolve().name for f in folders]
     if len(set(names)) < len(names):
         names = folders
@@ -79,13 +73,13 @@ def _sides(command: config.CompareCommand) -> list[Side]:
 
 
 def _side(name: str, folder: str, place: Path, is_sweep: bool) -> Side:
-    """Fits in `place`, their runs, and of a sweep what its results know of the tokens."""
+    """Fits in `place`, their runs, and for a sweep the data and vocabulary of its results."""
     if not (place / FILE).exists():
-        given = f"observations=RUNS.csv out_dir={folder}"
+        settings = f"observations=RUNS.csv out_dir={folder}"
         if is_sweep:
-            given = f"sweep_dir={folder} loss=validation"
+            settings = f"sweep_dir={folder} loss=validation"
         raise InputError(
-            f"{folder} has no fits ({place / FILE}). Make them: chinchilla fit {given}"
+            f"{folder} has no fits ({place / FILE}). Make them: chinchilla fit {settings}"
         )
     fits = FitResults.load(place)
     finals = fits.runs_beside(place).finals()

@@ -1,4 +1,4 @@
-"""The commands around text: data; and what a plan says of the sources it would read."""
+"""`chinchilla data`, and the table of sources that `plan`, `sweep` and `train` print."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from chinchilla import config
 from chinchilla.commands.shared import print_json
-from chinchilla.commands.show import console, new_table, print_table
+from chinchilla.commands.show import new_table, print_table
 from chinchilla.core.files import writable_dir
 from chinchilla.core.units import count
 from chinchilla.plan.records import RunSpec
@@ -18,102 +18,79 @@ if TYPE_CHECKING:
 
 
 def data(command: config.DataCommand) -> int:
-    """Carry out the action asked for."""
+    """Run the action: prepare, tokenizer or overlap."""
     return ACTIONS[command.action](command)
 
 
 def _tokenizer(command: config.DataCommand) -> int:
-    """Train or load a tokenizer and say what it does to each source."""
+    """Train or load a tokenizer and print its statistics by source."""
     from chinchilla.commands.progress import stage_progress
     from chinchilla.data.prepare.pipeline import TOKENIZER_FILE, make_tokenizer
 
     with stage_progress() as report:
-        made, found = make_tokenizer(command, report if command.format == "text" else None)
+        tokenizer, stats = make_tokenizer(command, report if command.format == "text" else None)
     path = command.tokenizer.model or str(Path(command.data_dir) / TOKENIZER_FILE)
     if command.format == "json":
         return print_json({
-            "model": path, "sha256": made.sha256, "vocab_size": made.vocab_size,
-            "lossless": made.lossless,
+            "model": path, "sha256": tokenizer.sha256, "vocab_size": tokenizer.vocab_size,
+            "lossless": tokenizer.lossless,
             "sources": [
-                dataclasses.asdict(m) | {"bytes_per_token": m.bytes_per_token, "fertility": m.fertility}
-                for m in found
+                dataclasses.asdict(s) | {"bytes_per_token": s.bytes_per_token, "fertility": s.fertility}
+                for s in stats
             ],
         })  # fmt: skip
     table = new_table(
-        "on validation documents",
-        ["source", "documents", "bytes", "bytes a token", "tokens a word", "not given back", "changed by NFKC"],
+        "tokenizer statistics on validation documents",
+        ["source", "documents", "bytes", "bytes/token", "tokens/word", "not restored", "changed by NFKC"],
         left=("source",),
     )  # fmt: skip
-    for m in found:
+    for s in stats:
         table.add_row(
-            m.source, f"{m.documents:,}", f"{m.bytes:,}", f"{m.bytes_per_token:.3f}",
-            f"{m.fertility:.3f}", f"{m.changed:,}", f"{m.nfkc_changed:,}",
+            s.source, f"{s.documents:,}", f"{s.bytes:,}", f"{s.bytes_per_token:.3f}",
+            f"{s.fertility:.3f}", f"{s.changed:,}", f"{s.nfkc_changed:,}",
         )  # fmt: skip
     print_table(table)
-    kept = "gives every text back" if made.lossless else "does NOT give every text back"
-    print(f"{path}: {made.vocab_size:,} pieces, {kept}; sha256 {made.sha256[:12]}.")
+    lossless = "lossless" if tokenizer.lossless else "NOT lossless"
+    print(f"{path}: {tokenizer.vocab_size:,} pieces, {lossless}, sha256 {tokenizer.sha256[:12]}.")
     return 0
 
 
 def _overlap(command: config.DataCommand) -> int:
-    """Look for evaluations in the training text, and enter what was found into the data card."""
+    """Measure the overlap of evaluations with the training text, and add it to the data card."""
     from chinchilla.commands.progress import stage_progress
-    from chinchilla.data.data_card import CARD, write_card
+    from chinchilla.data.data_card import CARD, overlap_summaries, write_card
     from chinchilla.data.manifest import Manifest
     from chinchilla.data.overlap import check_evaluation, overlap, save_overlap
 
     folder = Path(command.data_dir).expanduser()
     manifest = Manifest.load(folder)
-    for given in command.against:
-        check_evaluation(Path(given).expanduser())
-    found = []
+    files = [Path(name).expanduser() for name in command.against]
+    for file in files:
+        check_evaluation(file)
+    summaries = []
     with stage_progress() as report:
-        for given in command.against:
-            items, summary = overlap(
-                folder, Path(given).expanduser(), command.ngram, command.column,
-                report if command.format == "text" else None,
-            )  # fmt: skip
-            save_overlap(folder, Path(given), items, summary)
-            found.append(summary)
-    write_card(folder, manifest)
+        progress = report if command.format == "text" else None
+        for file in files:
+            items, summary = overlap(folder, file, command.ngram, command.column, progress)
+            save_overlap(folder, file, items, summary)
+            summaries.append(summary)
+    write_card(folder, manifest, overlap_summaries(folder, manifest.data_id))
     if command.format == "json":
-        return print_json({"data_dir": str(folder), "data_id": manifest.data_id, "overlap": found})
-    for s in found:
-        print(
-            f"{s['path']}: of {s['items']:,} items {s['any']:,} share {s['ngram']} words in a row with the "
-            f"training text, {s['half']:,} at least half of theirs, {s['all']:,} all; {s['too_short']:,} "
-            "are shorter."
+        return print_json(
+            {"data_dir": str(folder), "data_id": manifest.data_id, "overlap": summaries}
         )
-    print(f"item by item in {folder}/overlap-*.json; entered into {folder / CARD}.")
-    return 0
-
-
-def _pack(command: config.DataCommand) -> int:
-    """Compress a token folder, or make one again out of its pack."""
-    from chinchilla.commands.progress import stage_progress
-    from chinchilla.data import pack as packs
-
-    data_dir, pack_dir = Path(command.data_dir).expanduser(), Path(command.pack_dir).expanduser()
-    with stage_progress() as report:
-        shown = report if command.format == "text" else None
-        if command.action == "pack":
-            made = packs.pack(data_dir, pack_dir, command.n_workers, shown)
-        else:
-            packs.unpack(pack_dir, data_dir, shown)
-            made = packs.load_pack(pack_dir)
-    if command.format == "json":
-        told = {"data_id": made.data_id, "tokens": made.tokens, "bytes": made.size}
-        return print_json({"data_dir": str(data_dir), "pack_dir": str(pack_dir), **told})
-    where = pack_dir if command.action == "pack" else data_dir
-    print(
-        f"{where}: data_id {made.data_id}, {made.tokens:,} tokens; packed in {made.size:,} bytes, "
-        f"{made.size / made.tokens:.3f} a token."
-    )
+    for s in summaries:
+        print(
+            f"{s['path']}: {s['items']:,} items; {s['any']:,} share a {s['ngram']}-gram of words with the "
+            f"training text, {s['half']:,} at least half of their {s['ngram']}-grams, {s['all']:,} all. "
+            f"{s['too_short']:,} items are shorter."
+        )
+    print(f"Counts by item: {folder}/overlap-*.json. Summary: {folder / CARD}.")
     return 0
 
 
 def _prepare(command: config.DataCommand) -> int:
-    """Prepare a corpus and say what came of it."""
+    """Prepare a token folder and print its contents."""
     from chinchilla.commands.progress import stage_progress
     from chinchilla.data.prepare.pipeline import prepare
 
@@ -126,29 +103,29 @@ def _prepare(command: config.DataCommand) -> int:
         )
     if len(manifest.sources) > 1:
         _show_sources(manifest)
-    train, held = manifest.splits["train"], manifest.splits["validation"]
+    train, validation = manifest.splits["train"], manifest.splits["validation"]
     if manifest.already_prepared:
         print("already prepared, nothing to do:")
     print(
-        f"{folder}: data_id {manifest.data_id}, {train.tokens:,} training tokens in {train.documents:,} documents, "
-        f"{held.tokens:,} held out in {held.documents:,}; {manifest.tokenizer.vocab_size:,} pieces, "
-        f"{train.bytes / train.tokens:.3f} bytes a token."
+        f"{folder}: data_id {manifest.data_id}. Training: {train.tokens:,} tokens in {train.documents:,} "
+        f"documents; validation: {validation.tokens:,} tokens in {validation.documents:,} documents. "
+        f"Tokenizer: {manifest.tokenizer.vocab_size:,} pieces, {train.bytes / train.tokens:.3f} bytes per token."
     )
     if not manifest.tokenizer.lossless:
         print(
-            "This tokenizer does NOT give every text back: its bits per byte leave out what it loses, and "
-            "do not compare with those of a lossless one."
+            "This tokenizer is NOT lossless, so bits per byte are not comparable with those of a "
+            "lossless one."
         )
     return 0
 
 
 def _show_sources(manifest: "Manifest") -> None:
-    """A line for each source of a mixture."""
+    """Print a table with one row per source."""
     table = new_table(
         "sources",
-        ["source", "share", "documents", "dropped", "bytes", "tokens", "held out", "licence"],
+        ["source", "share", "documents", "dropped", "bytes", "tokens", "validation tokens", "licence"],
         left=("source", "licence"),
-    )
+    )  # fmt: skip
     rows = sum(source.rows for source in manifest.sources)
     for source in manifest.sources:
         train = source.splits["train"]
@@ -157,26 +134,26 @@ def _show_sources(manifest: "Manifest") -> None:
             f"{sum(source.dropped.values()):,}", f"{train.bytes:,}", f"{train.tokens:,}",
             f"{source.splits['validation'].tokens:,}", source.licence or "not stated",
         )  # fmt: skip
-    console().print(table)
+    print_table(table)
 
 
 def longest_use(specs: Sequence[RunSpec], tokens: "TokenData") -> "list[SourceUse]":
-    """What the run with the most tokens takes from each source."""
+    """The amounts that the run with the most tokens reads from each source."""
     longest = max(specs, key=lambda spec: spec.D)
     return tokens.use(longest.D, longest.model.seq_len)
 
 
 def use_record(use: "Sequence[SourceUse]") -> list[dict[str, Any]]:
-    """Sources for JSON."""
+    """Sources and their epochs, for JSON output."""
     return [dataclasses.asdict(source) | {"epochs": source.epochs} for source in use]
 
 
 def show_use(use: "Sequence[SourceUse]", epochs: float) -> None:
-    """The sources of a plan as Table A1 gives those of MassiveText, one line each."""
+    """Print the sources of a plan with the columns of Table A1 of the paper."""
     drawn = sum(source.drawn for source in use)
     table = new_table(
-        f"what the longest run reads, {count(drawn)} tokens; epochs={epochs:g} allows no more of a source",
-        ["source", "text", "documents", "share", "tokens", "epochs"],
+        f"sources of the longest run, {count(drawn)} tokens; limit per source: epochs={epochs:g}",
+        ["source", "size", "documents", "share", "tokens", "epochs"],
         left=("source",),
     )
     for source in use:
@@ -193,6 +170,4 @@ ACTIONS = {
     "prepare": _prepare,
     "tokenizer": _tokenizer,
     "overlap": _overlap,
-    "pack": _pack,
-    "unpack": _pack,
 }

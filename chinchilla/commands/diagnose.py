@@ -1,4 +1,4 @@
-"""The command `diagnose`."""
+"""`chinchilla diagnose`: checks of the fits."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def diagnose(command: config.DiagnoseCommand) -> int:
     if command.sweep_dir:
         specs = load_plan(Path(command.sweep_dir) / "plan.jsonl")
         shapes = {spec.run_id: spec.model for spec in specs}
-    found = run_diagnostics(
+    diagnostics = run_diagnostics(
         fits.runs_beside(fits_dir),
         fits,
         C_star=command.budget_flops,
@@ -28,11 +28,11 @@ def diagnose(command: config.DiagnoseCommand) -> int:
         shapes=shapes,
         frontier_sha256=sha256_file(fits_dir / FRONTIER),
     )
-    writable_dir(fits_dir, "fits")
-    found.save(fits_dir / FILE)
+    path = writable_dir(fits_dir, "fits") / FILE
+    diagnostics.save(path)
     if command.format == "json":
-        print((fits_dir / FILE).read_text(encoding="utf-8"), end="")
+        print(path.read_text(encoding="utf-8"), end="")
     else:
-        print(found)
-        print(f"wrote {fits_dir / FILE}")
+        print(diagnostics)
+        print(f"wrote {path}")
     return 0

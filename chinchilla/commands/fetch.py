@@ -1,4 +1,4 @@
-"""The command that downloads: fetch."""
+"""`chinchilla fetch`: download published measurements."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from chinchilla import config
 
 
 def fetch(command: config.FetchCommand) -> int:
-    """Write published measurements as a CSV of runs; say whose they are and what may be done."""
+    """Write published measurements as a CSV of runs; print their source and licence."""
     from chinchilla.observations.fetch import fetch as download
     from chinchilla.observations.table import Observations
 

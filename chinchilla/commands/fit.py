@@ -1,59 +1,88 @@
-"""The commands on a trained sweep or a table of runs: fit, report."""
+"""`chinchilla fit` and `chinchilla report`: a trained sweep or a table of runs."""
 
 import dataclasses
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
 from chinchilla import config
-from chinchilla.commands import fit_minima
 from chinchilla.commands.progress import late_lines
 from chinchilla.commands.shared import sweep_results
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import writable_dir
-from chinchilla.decide.preregister import marks_of
+from chinchilla.decide.preregister import fingerprints
 from chinchilla.diagnose.verdicts import FILE as DIAGNOSTICS
 from chinchilla.diagnose.verdicts import Diagnostics
-from chinchilla.fit.results import RUNS, FitResults
+from chinchilla.fit.results import FILE, RUNS, FitResults
+from chinchilla.observations.read_table import read_csv
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import Curve, RunResult
 
 
 def fit(command: config.FitCommand) -> int:
-    """Fit the approaches, write each frontier, print Table 2 beside ours."""
-    if command.minima:
-        return fit_minima.fit(command)
-    from chinchilla.commands.show_answer import show_recommended
+    """Fit the approaches, write frontier.json, and print Table 2 and the recommended answer."""
+    from chinchilla.commands.show import show_table2
     from chinchilla.recommend import fit_table
-    from chinchilla.report.tables import table2_text
 
+    if command.minima:
+        return _fit_minima(command)
     finals, curves = _runs(command)
-    out_dir = Path(command.out_dir or Path(command.sweep_dir) / "fits")
-    writable_dir(out_dir, "out_dir")
+    out_dir = writable_dir(Path(command.out_dir or Path(command.sweep_dir) / "fits"), "out_dir")
     with late_lines() as stage:
         fits = fit_table(finals, curves, command, stage)
     finals.save(out_dir / RUNS)  # first: frontier.json holds its SHA-256
     fits = fits.with_runs(out_dir / RUNS)
-    fits.save(out_dir / "frontier.json")
+    fits.save(out_dir / FILE)
     if command.format == "json":
-        print((out_dir / "frontier.json").read_text(encoding="utf-8"), end="")
+        print((out_dir / FILE).read_text(encoding="utf-8"), end="")
     else:
-        print(table2_text(fits))
+        show_table2(fits)
         for note in finals.notes:
             print(f"note: {note}")
-        said: dict[str, list[str]] = {}  # what several approaches say is said once
-        for approach, frontier in fits.fitted.items():
-            for line in [*frontier.warnings, *frontier.refusals]:
-                said.setdefault(line, []).append(approach)
-        for line, approaches in said.items():
-            print(f"note, {', '.join(approaches)}: {line}")
-        print(f"wrote {out_dir / 'frontier.json'}")
-        show_recommended(fits)
+        notes: dict[str, list[str]] = {}  # note -> the approaches that share it
+        for approach, result in fits.fitted.items():
+            for note in [*result.warnings, *result.refusals]:
+                notes.setdefault(note, []).append(approach)
+        for note, approaches in notes.items():
+            print(f"note, {', '.join(approaches)}: {note}")
+        print(f"wrote {out_dir / FILE}")
+        _print_default_answer(fits)
     return 0 if fits.fitted else 3
 
 
+def _fit_minima(command: config.FitCommand) -> int:
+    """Forecast the loss (and N_opt) from a table of minima, write frontier.json, print the answer."""
+    from chinchilla.recommend.minima import fit_minima
+
+    table = read_csv(Path(command.minima), "minima", command.columns)
+    fits = fit_minima(table, asdict(command), command.duplicates)
+    out_dir = writable_dir(Path(command.out_dir), "out_dir")
+    fits.save(out_dir / FILE)
+    if command.format == "json":
+        print((out_dir / FILE).read_text(encoding="utf-8"), end="")
+        return 0
+    for note in fits.data["notes"]:
+        print(f"note: {note}")
+    print(f"wrote {out_dir / FILE}")
+    _print_default_answer(fits)
+    return 0
+
+
+def _print_default_answer(fits: FitResults) -> None:
+    """Print the recommended answer at ten times the largest budget."""
+    from chinchilla.commands.predict_text import print_recommendation
+    from chinchilla.recommend.evaluate import default_budget, recommendation
+
+    if fits.recommended is None:
+        print("No approach has an answer for these runs.")
+        return
+    print_recommendation(recommendation(fits, default_budget(fits)))
+    print("For another budget: chinchilla predict frontier=... budget_flops=...")
+
+
 def _runs(command: config.FitCommand) -> tuple[Observations, Observations | None]:
-    """Final losses and, where there are any, curves: of a sweep, or of CSVs."""
+    """Final losses and curves (if any) of a sweep or of CSVs."""
     curves = None
     if command.sweep_dir:
         results, curve_of = sweep_results(Path(command.sweep_dir))
@@ -74,10 +103,10 @@ def _runs(command: config.FitCommand) -> tuple[Observations, Observations | None
 def _points_along(
     results: list[RunResult], curve_of: dict[str, Curve], loss: str
 ) -> Observations | None:
-    """Every loss of the finished runs, for approach 1; None if there are no such runs.
+    """All losses of the finished runs, for approach 1; None if there are no such runs.
 
-    Runs with a cool-down are left out: before it their losses are those of a rate that has not come
-    down, and only their ends are points of a law (Haegele et al. 2024).
+    Runs with a cool-down are excluded: before it their learning rate has not decayed, and only their
+    final losses are points of a law (Haegele et al. 2024).
     """
     done = [r for r in results if r.status == "finished" and r.spec.stable_phase is None]
     if not done:
@@ -86,7 +115,7 @@ def _points_along(
 
 
 def _runs_of_csv(command: config.FitCommand) -> tuple[Observations, Observations | None]:
-    """The table of observations, with the ends of curves whose run it does not hold."""
+    """The table of observations, completed by final losses from curves of other runs."""
 
     def read(key: str) -> Observations:
         obs = Observations.from_csv(
@@ -106,7 +135,7 @@ def _runs_of_csv(command: config.FitCommand) -> tuple[Observations, Observations
     curves = read("curves")
     if not curves.has_curves:
         raise InputError(
-            f"curves={command.curves}: no two rows share a run_id, so there is no curve. Give final "
+            f"curves={command.curves}: no two rows share a run_id, so there are no curves. Give final "
             "losses as observations=FILE.csv."
         )
     none = curves.where(np.zeros(len(curves), bool))
@@ -114,8 +143,8 @@ def _runs_of_csv(command: config.FitCommand) -> tuple[Observations, Observations
 
 
 def report(command: config.ReportCommand) -> int:
-    """Write report.html with its figures and name it."""
-    from chinchilla.recommend.answer import default_budget, headline, recommendation
+    """Write report.html with its figures."""
+    from chinchilla.recommend.evaluate import default_budget, headline, recommendation
     from chinchilla.report.page import write_report
 
     fits_dir = Path(command.fits or Path(command.sweep_dir) / "fits")
@@ -124,8 +153,8 @@ def report(command: config.ReportCommand) -> int:
     diagnostics = Diagnostics.beside(fits_dir)
     if diagnostics is None and (fits_dir / DIAGNOSTICS).exists():
         print(
-            f"note: {fits_dir / DIAGNOSTICS} was made from another frontier.json and is left out. "
-            "Run `chinchilla diagnose` again."
+            f"note: {fits_dir / DIAGNOSTICS} belongs to another frontier.json and is left out. Run "
+            "`chinchilla diagnose` again."
         )
     results: list[RunResult] = []
     curve_of: dict[str, Curve] = {}
@@ -159,13 +188,13 @@ def _refuse_other_runs(
     command: config.ReportCommand, fitted: Observations, sweep: Observations
 ) -> None:
     """Refuse fits of runs that are not finished runs of the sweep with the same N, D and loss."""
-    theirs = set(marks_of(sweep))
-    other = [mark not in theirs for mark in marks_of(fitted)]
-    where = f"fits={command.fits or Path(command.sweep_dir) / 'fits'}"
+    in_sweep = set(fingerprints(sweep))
+    other = [fingerprint not in in_sweep for fingerprint in fingerprints(fitted)]
     if any(other):
+        first = fitted.run_id[int(np.argmax(other))]
         raise InputError(
-            f"{where} was fitted to {len(fitted)} runs, and {sum(other)} of them "
-            f"({fitted.run_id[int(np.argmax(other))]}{', ...' if sum(other) > 1 else ''}) are not runs "
-            f"of sweep_dir={command.sweep_dir} with the same N, D and final loss. Give the fits of this "
-            "sweep, or run `chinchilla fit` on it again."
+            f"fits={command.fits or Path(command.sweep_dir) / 'fits'} was fitted to {len(fitted)} runs, and "
+            f"{sum(other)} of them ({first}{', ...' if sum(other) > 1 else ''}) are not runs of "
+            f"sweep_dir={command.sweep_dir} with the same N, D and final loss. Give the fits of this sweep, "
+            "or run `chinchilla fit` on it again."
         )

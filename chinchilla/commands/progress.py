@@ -1,4 +1,4 @@
-"""Lines on standard error that say what a command is doing, once it has taken two seconds."""
+"""Progress lines on standard error for commands that take more than two seconds."""
 
 import contextlib
 import sys
@@ -20,18 +20,15 @@ NEXT_SECONDS = 10.0
 def late_lines(
     out: TextIO | None = None, first: float = FIRST_SECONDS, following: float = NEXT_SECONDS
 ) -> Iterator[Callable[[str], None]]:
-    """Show what a block of work is at, if it takes long.
-
-    Nothing is printed in the first seconds. Then the current stage is, with the seconds passed, and
-    again every `following` seconds until the block ends.
+    """Print the current stage of a block of work and the elapsed seconds, if it takes long.
 
     Args:
-        out: where to; default: standard error.
+        out: stream to print to; default: standard error.
         first: seconds before the first line.
         following: seconds between lines.
 
     Yields:
-        A function to be told the name of each stage as it begins.
+        A function to call with the name of each stage as it begins.
     """
     out = sys.stderr if out is None else out
     began, stage, over = time.monotonic(), "", threading.Event()

@@ -1,8 +1,7 @@
-"""`chinchilla reproduce`: a published table from points one has."""
+"""`chinchilla reproduce`: a table of the paper from published points."""
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 from chinchilla import config
 from chinchilla.commands.shared import print_json
@@ -12,14 +11,15 @@ from chinchilla.observations.table import Observations
 
 
 def reproduce(command: config.ReproduceCommand) -> int:
-    """Table 2 with Tables 3 and A3 from our laws, and why approach 3 differs."""
+    """Print Tables 2, 3 and A3 from our fits, and why approach 3 differs from the paper's."""
     from chinchilla.report.reproduce import markdown, reproduce
 
-    said: dict[str, Any] = {"flop_convention": command.flop_convention}
-    points = Observations.from_csv(Path(command.points), key="points", **said)
-    curves = None
-    if command.curves:
-        curves = Observations.from_csv(Path(command.curves), key="curves", **said)
+    def read(key: str) -> Observations:
+        path = Path(getattr(command, key))
+        return Observations.from_csv(path, key=key, flop_convention=command.flop_convention)
+
+    points = read("points")
+    curves = read("curves") if command.curves else None
     found = reproduce(
         points,
         curves,

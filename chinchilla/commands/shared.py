@@ -1,4 +1,4 @@
-"""What several commands need: a sweep's results, JSON on standard output."""
+"""Helpers of several commands: results of a sweep, JSON on standard output."""
 
 import json
 from pathlib import Path
@@ -35,16 +35,16 @@ def finished_results(sweep_dir: Path) -> list[RunResult]:
 
 
 def print_json(value: Any) -> int:
-    """Print a value as JSON, which has no NaN and no infinity.
+    """Print a value as JSON.
 
     Raises:
-        Refusal: it holds one.
+        Refusal: the value contains NaN or infinity, which JSON cannot represent.
     """
     try:
         print(json.dumps(value, indent=1, default=str, allow_nan=False))
     except ValueError:
         raise Refusal(
-            "the answer holds a number that is not finite, which no JSON can. Ask for less extreme "
-            "values."
+            "the result contains a number that is not finite, which JSON cannot represent. Give less "
+            "extreme values."
         ) from None
     return 0

@@ -1,18 +1,60 @@
-"""Plans as tables for a terminal, and what every table and line of costs here is made with."""
+"""Tables, plans and costs as text for a terminal."""
 
 import os
 import sys
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Table as RichTable
 
 from chinchilla.config import ClusterConfig, RatesConfig
+from chinchilla.core.table import Table
 from chinchilla.core.units import count, duration, number
-from chinchilla.plan.grid import plan_cost, taken_over
+from chinchilla.plan.cost import plan_cost, reused_steps
 from chinchilla.plan.memory import memory
 from chinchilla.plan.records import RunSpec
+
+if TYPE_CHECKING:
+    from chinchilla.fit.results import FitResults
+
+
+def console() -> Console:
+    """A rich console; 120 columns wide where the output is not a terminal."""
+    width = None if sys.stdout.isatty() else 120
+    return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def print_table(table: Table) -> None:
+    """Print a table under its caption."""
+    shown = RichTable()
+    for name, is_number in zip(table.columns, table.numeric, strict=True):
+        shown.add_column(
+            name, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold"
+        )
+    following = [*(row[0].text for row in table.rows[1:]), None]
+    for row, after in zip(table.rows, following, strict=True):
+        ends_group = table.grouped and row[0].text != after
+        shown.add_row(*(cell.text for cell in row), end_section=ends_group)
+    print(f"\n{table.caption}")
+    console().print(shown)
+
+
+def new_table(title: str, columns: Sequence[str], left: Sequence[str] = ()) -> Table:
+    """An empty table; the columns in `left` hold text, the others numbers."""
+    return Table(columns, caption=title, left=left)
+
+
+def show_table2(fits: "FitResults") -> None:
+    """Print Table 2, ours and the paper's, how intervals were computed, and refused approaches."""
+    from chinchilla.report.tables import interval_methods, name_of, table2
+
+    print_table(table2(fits, short=True))
+    notes = [f"[{name}] {method}" for name, method in interval_methods(fits).items()]
+    notes += [f"{name_of(a, short=True)} refused: {r.reason}" for a, r in fits.refused.items()]
+    for note in notes:
+        print(textwrap.fill(note, 100, subsequent_indent="  "))
 
 
 def show_plan(
@@ -21,69 +63,64 @@ def show_plan(
     done: Collection[str] = (),
     cost_line: bool = True,
 ) -> None:
-    """Print a plan run by run, then what is left of it will cost, and by which assumptions.
+    """Print a plan run by run, then the cost of the runs without a result.
 
     Args:
         specs: the whole plan.
         cluster: speed, price and memory of a device.
         done: run_ids that have their result.
-        cost_line: whether to print the cost; a sweep has an estimate of its own.
+        cost_line: whether to print the cost; a sweep prints an estimate of its own.
     """
     left = [s for s in specs if s.run_id not in done]
     if not left:
         print(f"{specs[0].sweep}: all {len(specs)} runs have their results.")
         return
-    table = Table(
-        title=f"{specs[0].sweep}: {len(specs)} runs, C counted as {specs[0].flop_convention}",
-        title_justify="left",
-    )
-    batches = len({s.batch_tokens for s in specs}) > 1  # a law's follow from D
-    for name in (
-        "budget",
-        "N",
-        "D, tokens",
-        "D/N",
-        *(["batch"] if batches else []),
-        "steps",
-        "peak lr",
-        "C, FLOPs",
-        "memory",
-        "time",
-    ):
-        table.add_column(name, justify="right", no_wrap=True)
-    speed = cluster.peak_flops * cluster.mfu
-    over = taken_over(specs)
-    too_big = []
-    for i, s in enumerate(specs):
-        needed = memory(s, s.model.seq_len).total
-        if needed > cluster.gpu_memory_gb * 1e9:
-            too_big.append(s)
-        last = i + 1 == len(specs) or specs[i + 1].budget_flops != s.budget_flops
-        table.add_row(
-            "horizon" if s.budget_flops is None else f"{s.budget_flops:.3g}", count(s.N), count(s.D),
-            f"{s.D / s.N:.1f}", *([count(s.batch_tokens)] if batches else []), f"{s.steps:,}",
-            f"{s.peak_lr:.2e}", f"{s.C:.4g}", _bytes(needed),
-            duration(s.C / speed * (1 - over[s.run_id] / s.steps)), end_section=last,
-        )  # fmt: skip
-    console().print(table)
-    if any(over.values()):
-        whole = plan_cost(specs, cluster, 1)
+    needed = {s.run_id: memory(s, s.model.seq_len).total for s in specs}
+    shared = reused_steps(specs)
+    print_table(_plan_table(specs, cluster, needed, shared))
+    if any(shared.values()):
+        cost = plan_cost(specs, cluster, 1)
+        total = cost.flops + cost.shared_flops
         print(
-            f"Horizons share their stable phases, each from the start of the one before's cool-down: "
-            f"{whole.flops:.3g} FLOPs are trained of the runs' {whole.flops + whole.shared_flops:.3g} "
-            f"({whole.flops / (whole.flops + whole.shared_flops):.0%})."
+            f"Horizons of a model share their stable phase: {cost.flops:.3g} FLOPs are trained of the "
+            f"runs' {total:.3g} ({cost.flops / total:.0%})."
         )
     if cost_line:
         _show_cost(left, len(specs), cluster)
+    too_big = [s for s in specs if needed[s.run_id] > cluster.gpu_memory_gb * 1e9]
     if too_big:
         print(
             f"note: {len(too_big)} runs need more than {cluster.gpu_memory_gb:g} GB on one device "
-            f"(largest N={count(max(s.N for s in too_big))}), even with one row a pass (fp32 weights, gradients and Adam state)."
+            f"(largest N={count(max(s.N for s in too_big))}), even with one row per forward pass "
+            "(fp32 weights, gradients and Adam state)."
         )
 
 
+def _plan_table(
+    specs: Sequence[RunSpec],
+    cluster: ClusterConfig,
+    needed: Mapping[str, float],
+    shared: Mapping[str, int],
+) -> Table:
+    speed = cluster.peak_flops * cluster.mfu
+    batch = ("batch",) if len({s.batch_tokens for s in specs}) > 1 else ()
+    table = new_table(
+        f"{specs[0].sweep}: {len(specs)} runs, C counted as {specs[0].flop_convention}",
+        ("budget", "N", "D, tokens", "D/N", *batch, "steps", "peak lr", "C, FLOPs", "memory", "time"),
+    )  # fmt: skip
+    table.grouped = True
+    for s in specs:
+        table.add_row(
+            "horizon" if s.budget_flops is None else f"{s.budget_flops:.3g}", count(s.N), count(s.D),
+            f"{s.D / s.N:.1f}", *([count(s.batch_tokens)] if batch else []), f"{s.steps:,}",
+            f"{s.peak_lr:.2e}", f"{s.C:.4g}", _bytes(needed[s.run_id]),
+            duration(s.C / speed * (1 - shared[s.run_id] / s.steps)),
+        )  # fmt: skip
+    return table
+
+
 def _show_cost(left: Sequence[RunSpec], n: int, cluster: ClusterConfig) -> None:
-    """What `left` of a plan's `n` runs cost, and by which assumptions."""
+    """Print the cost of the `left` runs of a plan's `n`, with its assumptions."""
     workers = cluster.n_workers or (1 if cluster.kind == "debug" else os.cpu_count() or 1)
     cost = plan_cost(left, cluster, workers)
     hourly = cluster.price_per_device_hour
@@ -97,7 +134,7 @@ def _show_cost(left: Sequence[RunSpec], n: int, cluster: ClusterConfig) -> None:
 
 
 def bill_text(cost: Mapping[str, Any], rates: RatesConfig) -> str:
-    """FLOPs as device-hours, money, energy and CO2, with the rates they stand on."""
+    """FLOPs as device-hours, price, energy and CO2, with the rates used."""
     text = (
         f"{number(cost['device_hours'])} device-hours at {rates.peak_flops:.3g} FLOP/s x "
         f"{rates.mfu:.0%} MFU"
@@ -114,40 +151,15 @@ def bill_text(cost: Mapping[str, Any], rates: RatesConfig) -> str:
 
 
 def percent(x: float | None, without: str = "never") -> str:
-    """A share in percent; None is what no amount reaches."""
+    """A share in percent; `without` for None."""
     return without if x is None else f"{100 * x:+.3g}"
 
 
-def print_table(table: Table) -> None:
-    """A table under its title, which may be wider than the table."""
-    title, table.title = table.title, None
-    print(f"\n{title}")
-    console().print(table)
-
-
-def new_table(title: str, columns: Sequence[str], left: Sequence[str] = ()) -> Table:
-    """Numbers right, the columns in `left` left and wrapping."""
-    table = Table(title=title, title_justify="left")
-    for name in columns:
-        table.add_column(
-            name,
-            justify="left" if name in left else "right",
-            no_wrap=name not in left,
-            overflow="fold",
-        )
-    return table
-
-
 def between(low: float | None, high: float | None) -> str:
+    """An interval of counts; empty without one."""
     return "" if low is None or high is None else f"{count(low)}-{count(high)}"
 
 
 def _bytes(n: float) -> str:
     unit, size = next((u for u in (("TB", 1e12), ("GB", 1e9)) if n >= u[1]), ("MB", 1e6))
     return f"{n / size:.3g} {unit}"
-
-
-def console() -> Console:
-    return Console(
-        width=None if sys.stdout.isatty() else 120, highlight=False, markup=False, emoji=False
-    )

@@ -1,22 +1,19 @@
-"""chinchilla plan tokens=...: one model on many GPUs, before anything is spent on it."""
+"""chinchilla plan tokens=...: FLOPs, time, price and memory of training one model on many GPUs."""
 
 import dataclasses
 import math
 
-from rich.table import Table
-
 from chinchilla import config
 from chinchilla.commands.shared import print_json
-from chinchilla.commands.show import console
+from chinchilla.commands.show import new_table, print_table
 from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.paper import VOCAB_SIZE
 from chinchilla.core.shapes import FLOP_CONVENTIONS, flops_per_token, n_params_non_embedding
 from chinchilla.core.units import duration, number
 from chinchilla.plan.grid import build_shape, plan_run
-from chinchilla.plan.memory import Memory, memory
+from chinchilla.plan.memory import MEMORY_SHARE, Memory, memory
 from chinchilla.plan.records import RunSpec
 
-MEMORY_SHARE = 0.85  # of a device's memory that is planned for, as training does
 PARTS = {
     "weights": "weights",
     "gradients": "gradients",
@@ -29,11 +26,12 @@ PARTS = {
 
 
 def one_model(command: config.PlanCommand) -> int:
-    """Print parameters, FLOPs by every convention, time, price, and memory of a GPU by part.
+    """Print parameters, FLOPs in every convention, time, price, and the memory of a GPU by part.
 
     Raises:
-        InputError: tokens of a pass that are no whole rows, or more than a GPU's part of the batch.
-        Refusal: it does not fit into the GPUs.
+        InputError: micro_batch_tokens is not a multiple of the row length, or exceeds a GPU's part of
+            the batch.
+        Refusal: the model does not fit into the memory of the GPUs.
     """
     cluster, gpus = command.cluster, command.gpus
     spec = plan_run(
@@ -51,7 +49,7 @@ def one_model(command: config.PlanCommand) -> int:
         raise Refusal(_too_large(command, spec, needed))
     C = {name: flops_per_token(spec.model, name) * spec.D for name in FLOP_CONVENTIONS}
     total_rows = spec.batch_tokens // spec.model.seq_len
-    busy = min(gpus, total_rows)  # a row is one GPU's
+    busy = min(gpus, total_rows)  # a row cannot be divided
     seconds = C["with_head"] / (busy * cluster.peak_flops * cluster.mfu)
     hours = gpus * seconds / 3600
     if command.format == "json":
@@ -78,16 +76,16 @@ def one_model(command: config.PlanCommand) -> int:
         f"embedding), D = {spec.D:.4g} tokens in {spec.steps:,} steps of {spec.batch_tokens:,}, "
         f"D/N = {number(spec.D / spec.N)}."
     )
-    table = Table("FLOP convention", "training FLOPs")
+    table = new_table("Training FLOPs by convention", ("convention", "FLOPs"), left=("convention",))
     for name, flops in C.items():
         table.add_row(name, f"{flops:.4g}")
-    console().print(table)
-    table = Table("memory of one GPU", "GB")
+    print_table(table)
+    table = new_table("Memory of one GPU", ("part", "GB"), left=("part",))
     for part, words in PARTS.items():
         if size := getattr(needed, part):
             table.add_row(words, f"{size / 1e9:.2f}")
     table.add_row("total", f"{needed.total / 1e9:.2f} of {cluster.gpu_memory_gb:g}")
-    console().print(table)
+    print_table(table)
     print(
         f"{_gpus(gpus)}, passes of {micro:,} tokens on each: {duration(seconds)}, {number(hours)} "
         f"GPU-hours at {cluster.mfu:.0%} of {cluster.peak_flops:.3g} FLOP/s, "
@@ -95,17 +93,19 @@ def one_model(command: config.PlanCommand) -> int:
     )
     if gpus > total_rows:
         print(
-            f"note: a row is trained on one GPU: a batch of {total_rows:,} leaves {gpus - total_rows:,} "
-            "GPUs idle, and they are in the price."
+            f"note: a row cannot be divided among GPUs: with a batch of {total_rows:,} rows "
+            f"{gpus - total_rows:,} GPUs are idle; they are included in the price."
         )
     if total_rows % gpus:
         least = math.ceil(total_rows / gpus) * gpus * spec.model.seq_len
         print(
-            f"note: a batch of {total_rows:,} rows does not divide among {gpus:,} ranks; training asks "
-            f"for one that does: recipe.batch_tokens={least}."
+            f"note: a batch of {total_rows:,} rows does not divide among {gpus:,} ranks, as training "
+            f"requires. The next batch that does: recipe.batch_tokens={least}."
         )
     if command.activation_checkpointing:
-        print("note: blocks are computed twice; cluster.mfu= has to be what is left of it.")
+        print(
+            "note: activation checkpointing computes blocks twice; lower cluster.mfu accordingly."
+        )
     return 0
 
 
@@ -118,17 +118,17 @@ def _room(command: config.PlanCommand) -> float:
 
 
 def _rows(command: config.PlanCommand, spec: RunSpec) -> int:
-    """Rows of a GPU's forward pass: those asked for, or the most that fit, at least one."""
+    """Rows of a GPU's forward pass: micro_batch_tokens, or as many as fit, at least one."""
     seq_len = spec.model.seq_len
-    most = math.ceil(spec.batch_tokens / seq_len / command.gpus)
-    if asked := command.micro_batch_tokens:
-        if asked % seq_len or asked > most * seq_len:
+    max_rows = math.ceil(spec.batch_tokens / seq_len / command.gpus)
+    if tokens := command.micro_batch_tokens:
+        if tokens % seq_len or tokens > max_rows * seq_len:
             raise InputError(
-                f"micro_batch_tokens={asked} is not a number of rows of {seq_len} tokens up to a GPU's "
-                f"part of the batch, {most * seq_len:,}. Give a multiple, or 0 for the most that fit."
+                f"micro_batch_tokens={tokens} is not a multiple of the row length {seq_len} up to a GPU's "
+                f"part of the batch, {max_rows * seq_len:,}. Give a multiple, or 0 for as many as fit."
             )
-        return asked // seq_len
-    rows, room = most, _room(command)
+        return tokens // seq_len
+    rows, room = max_rows, _room(command)
     recompute = command.activation_checkpointing
     while rows > 1 and memory(spec, rows * seq_len, command.gpus, recompute).total > room:
         rows = (rows + 1) // 2
@@ -136,22 +136,22 @@ def _rows(command: config.PlanCommand, spec: RunSpec) -> int:
 
 
 def _too_large(command: config.PlanCommand, spec: RunSpec, needed: Memory) -> str:
-    """What does not fit, and the cheapest thing that would make it."""
+    """Message: the memory needed, and the smallest change with which it fits."""
     largest = max(PARTS, key=lambda part: getattr(needed, part))
     room, row = _room(command), spec.model.seq_len
     if memory(spec, row, command.gpus, command.activation_checkpointing).total <= room:
-        do = "Give micro_batch_tokens=0."
+        advice = "Give micro_batch_tokens=0."
     elif memory(spec, row, command.gpus, recompute=True).total <= room:
-        do = "Give activation_checkpointing=true."
+        advice = "Give activation_checkpointing=true."
     else:
-        do = "Give more GPUs, or cluster.gpu_memory_gb= of larger ones."
+        advice = "Give more GPUs, or cluster.gpu_memory_gb= of larger ones."
         for gpus in (2**k for k in range(1, 17)):
             if gpus > command.gpus and memory(spec, row, gpus, recompute=True).total <= room:
-                do = f"Give gpus={gpus} activation_checkpointing=true, or more GPUs."
+                advice = f"Give gpus={gpus} activation_checkpointing=true, or more GPUs."
                 break
     where = "1 GPU" if command.gpus == 1 else f"each of {_gpus(command.gpus)}"
     return (
         f"{spec.N:,} parameters need {needed.total / 1e9:,.1f} GB on {where}, "
         f"{getattr(needed, largest) / 1e9:,.1f} of them for {PARTS[largest]}; "
-        f"cluster.gpu_memory_gb={command.cluster.gpu_memory_gb:g}, of which {MEMORY_SHARE:.0%} are planned for. {do}"
+        f"cluster.gpu_memory_gb={command.cluster.gpu_memory_gb:g}, of which {MEMORY_SHARE:.0%} can be used. {advice}"
     )

@@ -1,4 +1,4 @@
-"""The commands around one run or a plan: plan, train, flops."""
+"""The commands plan, train and flops, and the planning that `sweep` shares with `plan`."""
 
 import dataclasses
 import os
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from chinchilla.data.dataset import SourceUse, TokenData
 
 
-VERIFY_BYTES = 4e9  # token folders up to this size are hashed before a sweep, at about 1 GB/s
+VERIFY_BYTES = 4e9  # token folders up to this size are verified before a sweep, at about 1 GB/s
 
 
 def plan(command: config.PlanCommand) -> int:
-    """Expand a grid, show it with its cost, write plan.jsonl; with tokens= show one model."""
+    """Plan a grid, show its cost and write plan.jsonl; with tokens=, size one model."""
     if command.tokens:
         from chinchilla.commands.sizing import one_model
 
@@ -36,12 +36,12 @@ def plan(command: config.PlanCommand) -> int:
         writable_dir(out.parent, "out")
         if out.is_file() and {s.sweep for s in load_plan(out)} - {command.grid.name}:
             raise InputError(
-                f"out={out} holds the plan of another grid, which would be lost. Give out=FILE, or "
-                "out= to print only."
+                f"out={out} contains the plan of another grid, which would be overwritten. Give "
+                "out=FILE, or out= to print only."
             )
         save_plan(specs, out)
     if command.format == "json":
-        from chinchilla.plan.grid import plan_cost
+        from chinchilla.plan.cost import plan_cost
 
         cost = plan_cost(specs, command.cluster, command.cluster.n_workers or 1)
         return print_json(
@@ -85,19 +85,20 @@ def train(command: config.TrainCommand) -> int:
         result = RunResult.load(run_dir)
         if command.format == "json":
             return print_json(dataclasses.asdict(result))
-        held = ", ".join(f"{k} {v:.4f}" for k, v in result.validation_loss.items())
+        validation = ", ".join(f"{k} {v:.4f}" for k, v in result.validation_loss.items())
         loss = result.reason
         if result.final_loss is not None:
             se = "" if result.final_loss_se is None else f" ± {result.final_loss_se:.4f}"
             loss = f"final loss {result.final_loss:.4f}{se} nats/token"
         print(
-            f"{spec.run_id}: {result.status}, {loss}; {held or 'no validation loss'}. {run_dir / 'result.json'}"
+            f"{spec.run_id}: {result.status}, {loss}; {validation or 'no validation loss'}. "
+            f"{run_dir / 'result.json'}"
         )
     return code
 
 
 def flops(command: config.FlopsCommand) -> int:
-    """N and training FLOPs of a shape, by every convention."""
+    """Show N and training FLOPs of a model in every FLOP convention."""
     from chinchilla.core.paper import VOCAB_SIZE
     from chinchilla.core.shapes import (
         FLOP_CONVENTIONS,
@@ -122,15 +123,15 @@ def flops(command: config.FlopsCommand) -> int:
         s = dataclasses.replace(shape, positions=positions)
         print(
             f"N = {n_params(s):,} parameters with {positions} positions, "
-            f"{n_params_non_embedding(s):,} without the tied embedding; {s.vocab_size:,} pieces"
+            f"{n_params_non_embedding(s):,} without the tied embedding; vocabulary {s.vocab_size:,}"
         )
     table = Table(
-        title=f"training FLOPs, {shape.positions} positions, {shape.seq_len:,} tokens a row",
+        title=f"training FLOPs, {shape.positions} positions, {shape.seq_len:,} tokens per row",
         title_justify="left",
     )
     for name in (
         "convention",
-        "training FLOPs a token",
+        "training FLOPs per token",
         "over 6N",
         *(["C, FLOPs"] if command.tokens else []),
     ):
@@ -145,7 +146,7 @@ def flops(command: config.FlopsCommand) -> int:
 def planned(
     command: config.PlanCommand | config.SweepCommand,
 ) -> "tuple[list[RunSpec], list[SourceUse]]":
-    """The grid's specs, and what the longest takes from each source; tokens that exist, checked."""
+    """The specs of the grid, checked against the data, and the longest run's use of each source."""
     from chinchilla.plan.grid import plan_grid
 
     device = command.runtime.device if isinstance(command, config.SweepCommand) else "auto"
@@ -169,11 +170,11 @@ def planned(
     return specs, _checked_use(command, specs, tokens)
 
 
-def _check_vocab(key: str, asked: int, tokens: "TokenData") -> None:
-    if asked and asked < tokens.vocab_size:
+def _check_vocab(key: str, vocab_size: int, tokens: "TokenData") -> None:
+    if vocab_size and vocab_size < tokens.vocab_size:
         raise InputError(
-            f"{key}={asked} is below the tokenizer's {tokens.vocab_size} pieces. Leave it 0 to take the "
-            "tokenizer's."
+            f"{key}={vocab_size} is below the tokenizer's vocabulary size {tokens.vocab_size}. "
+            "Leave it 0 to use that."
         )
 
 
@@ -182,7 +183,7 @@ def _checked_use(
     specs: list[RunSpec],
     tokens: "TokenData",
 ) -> "list[SourceUse]":
-    """What the longest run takes from each source, shown before anything is refused or spent."""
+    """Show the longest run's use of each source, then check that the tokens suffice."""
     from chinchilla.plan.grid import check_tokens
 
     seq_len = specs[0].model.seq_len
@@ -192,13 +193,13 @@ def _checked_use(
         show_use(use, command.epochs)
     what = "tokens that exist"
     if len(use) > 1:
-        what = f"tokens that there are before source {tokens.scarcest(seq_len)!r} repeats"
+        what = f"tokens available before source {tokens.scarcest(seq_len)!r} repeats"
     check_tokens(specs, available, command.epochs, what)
     return use
 
 
 def _open_tokens(data_dir: str) -> "TokenData":
-    """The token folder, its shards checked against their hashes where that takes seconds."""
+    """Open the token folder; verify the hashes of its shards if it is small."""
     from chinchilla.data.dataset import TokenData
 
     size = sum(path.stat().st_size for path in Path(data_dir).glob("*.bin"))
@@ -206,26 +207,28 @@ def _open_tokens(data_dir: str) -> "TokenData":
 
 
 def _warn(recipe: config.RecipeConfig, specs: list[RunSpec]) -> None:
-    """Say on stderr, beside any format, what the recipe's law was not fitted on."""
-    from chinchilla.plan.lr_rules import doubts
+    """Warn on stderr of runs outside of the range that the recipe's law was fitted on."""
+    from chinchilla.plan.lr_rules import extrapolation_warnings
 
-    for line in doubts(recipe, specs):
+    for line in extrapolation_warnings(recipe, specs):
         print(f"warning: {line}", file=sys.stderr)
 
 
 def _precision(recipe: config.RecipeConfig, cluster: config.ClusterConfig, device: str) -> str:
-    """bf16 where a GPU will train, fp32 on a CPU, unless the recipe says which."""
+    """The recipe's precision; auto is bf16 if a GPU will train, fp32 on a CPU."""
     if recipe.precision != "auto":
         return recipe.precision
-    here = (
+    has_gpu = (
         Path("/dev/nvidia0").exists()
         and os.environ.get("CUDA_VISIBLE_DEVICES") != ""
         and not metadata.version("torch").endswith("+cpu")
     )
-    on_gpu = device != "cpu" and ((cluster.kind == "slurm" and cluster.gpus_per_node > 0) or here)
+    on_gpu = device != "cpu" and (
+        (cluster.kind == "slurm" and cluster.gpus_per_node > 0) or has_gpu
+    )
     return "bf16" if on_gpu else "fp32"
 
 
 def derived(s: RunSpec) -> dict[str, Any]:
-    """What a spec does not say itself, for JSON."""
+    """Quantities computed from a spec, for JSON."""
     return {"run_id": s.run_id, "N": s.N, "D": s.D, "C": s.C}

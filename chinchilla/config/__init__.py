@@ -1,8 +1,6 @@
-"""Every knob, with its unit. Plain dataclasses; the comment behind a field is its help text.
+"""Every setting of every command: default, unit, bounds, choices and help (see `setting`).
 
-Hydra fills these from `configs/` and the command line; `cli.py` turns them into objects once, and
-nothing below it sees a DictConfig. Standard library only. Not frozen, no Literal, no tuples:
-OmegaConf 2.3 could not merge them. A field without default must be given.
+`compose` fills these dataclasses from configs/ and the command line.
 """
 
 from chinchilla.config.compare import CompareCommand
@@ -30,8 +28,31 @@ from chinchilla.config.sweep import CancelCommand, LogsCommand, RetryCommand, St
 from chinchilla.config.sync import SyncCommand
 from chinchilla.config.train import FlopsCommand, PlanCommand, SweepCommand, TrainCommand
 
+COMMANDS: dict[str, type] = {
+    "data": DataCommand,
+    "plan": PlanCommand,
+    "sweep": SweepCommand,
+    "train": TrainCommand,
+    "status": StatusCommand,
+    "logs": LogsCommand,
+    "retry": RetryCommand,
+    "cancel": CancelCommand,
+    "sync": SyncCommand,
+    "fetch": FetchCommand,
+    "fit": FitCommand,
+    "diagnose": DiagnoseCommand,
+    "predict": PredictCommand,
+    "design": DesignCommand,
+    "score": ScoreCommand,
+    "reproduce": ReproduceCommand,
+    "report": ReportCommand,
+    "compare": CompareCommand,
+    "flops": FlopsCommand,
+}
+
 __all__ = [
     "APPROACHES",
+    "COMMANDS",
     "CancelCommand",
     "ClusterConfig",
     "CompareCommand",

@@ -1,61 +1,72 @@
-"""Checks that config dataclasses share: one line each for what cannot be."""
+"""Checks of single values. Each raises InputError with the key, the value and what is accepted."""
 
+import math
+from collections.abc import Collection
 from numbers import Integral, Real
+from typing import Any
 
 from chinchilla.core.errors import InputError
 
-MIN_BOOTSTRAP = 20  # resamples
-MAX_BOOTSTRAP = 100_000  # of more, percentiles do not move and memory runs out
+MIN_BOOTSTRAP = 20  # resamples; percentiles of fewer mean nothing
+MAX_BOOTSTRAP = 100_000  # resamples; more do not move percentiles and exhaust memory
+FORMATS = ("text", "json")  # of the output of a command
 
 
-def positive(key: str, value: float) -> None:
-    if not (isinstance(value, Real) and value > 0):
-        raise InputError(f"{key}={value} must be above 0.")
+def require_number(
+    key: str,
+    value: Any,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    at_most: float | None = None,
+    hint: str = "",
+) -> None:
+    """Refuse a value that is not a number within the bounds; `above` and `below` are exclusive."""
+    is_number = isinstance(value, Real) and not math.isnan(value)
+    if (
+        is_number
+        and (above is None or value > above)
+        and (at_least is None or value >= at_least)
+        and (below is None or value < below)
+        and (at_most is None or value <= at_most)
+    ):
+        return
+    bounds = {"above": above, "at least": at_least, "below": below, "at most": at_most}
+    allowed = [f"{words} {_plain(bound)}" for words, bound in bounds.items() if bound is not None]
+    text = f"be {' and '.join(allowed)}"
+    if allowed == ["at least 0"]:
+        text = "not be negative" if is_number else "be a number"
+    raise InputError(f"{key}={value} must {text}. {hint}".rstrip())
 
 
-def not_negative(key: str, value: float) -> None:
-    if not (isinstance(value, Real) and value >= 0):
-        negative = isinstance(value, Real) and value < 0
-        raise InputError(f"{key}={value} must {'not be negative' if negative else 'be a number'}.")
+def _plain(bound: float) -> str:
+    return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
-def mfu(key: str, value: float) -> None:
-    if not (isinstance(value, Real) and 0 < value <= 1):
-        raise InputError(
-            f"{key}={value} is not above 0 and at most 1: it is the share of peak_flops that is used, 0.4 "
-            "for 40%."
-        )
+def require_not_negative(key: str, value: Any) -> None:
+    require_number(key, value, at_least=0)
 
 
-def whole(key: str, value: int) -> None:
+def require_whole(key: str, value: Any) -> None:
     if not isinstance(value, Integral) or value < 0:
         raise InputError(f"{key}={value!r} must be a whole number from 0 up.")
 
 
-def countable(key: str, value: int, bits: int = 64) -> None:
-    """Refuse what a signed integer of so many bits cannot hold: files and libraries count with those."""
-    if value > (most := 2 ** (bits - 1) - 1):
-        raise InputError(f"{key}={value} is more than {bits} bits count. Give at most {most:,}.")
-
-
-def check_format(value: str) -> None:
-    choice("format", value, ("text", "json"))
-
-
-def choice(key: str, value: str, choices: tuple[str, ...]) -> None:
+def require_choice(key: str, value: Any, choices: Collection[str]) -> None:
     if value not in choices:
         raise InputError(f"{key}={value!r}: choose one of {', '.join(choices)}.")
 
 
-def check_n_bootstrap(value: int) -> None:
-    whole("n_bootstrap", value)
+def require_n_bootstrap(key: str, value: Any) -> None:
+    """Refuse a number of resamples other than 0 and those that give useful percentiles."""
+    require_whole(key, value)
     if value and value < MIN_BOOTSTRAP:
         raise InputError(
-            f"n_bootstrap={value}: percentiles of so few resamples mean nothing. Give at least "
+            f"{key}={value}: percentiles of so few resamples are meaningless. Give at least "
             f"{MIN_BOOTSTRAP}, or 0 for no intervals."
         )
     if value > MAX_BOOTSTRAP:
         raise InputError(
-            f"n_bootstrap={value}: so many resamples need more memory than they tell. Give at most "
-            f"{MAX_BOOTSTRAP:,}."
+            f"{key}={value}: so many resamples exhaust memory. Give at most {MAX_BOOTSTRAP:,}."
         )

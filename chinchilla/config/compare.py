@@ -1,34 +1,34 @@
-"""What `chinchilla compare` can be told."""
+"""Settings of `chinchilla compare`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from chinchilla.config.checks import check_format
+from chinchilla.config.checks import FORMATS
+from chinchilla.config.setting import REQUIRED, Config, setting
 from chinchilla.core.errors import InputError
 
-MOST = 4  # corpora that fit beside each other
+MAX_CORPORA = 4  # that fit side by side
 
 
 @dataclass(kw_only=True)
-class CompareCommand:
-    """`chinchilla compare`: set the fits of two corpora side by side, as the paper's Appendix C."""
+class CompareCommand(Config):
+    """`chinchilla compare`: compare the fits of two to four corpora, as the paper's Appendix C."""
 
-    sweep_dirs: list[str] = field(default_factory=list)  # folders of sweeps that were fitted
-    fits: list[str] = field(default_factory=list)  # folders that `chinchilla fit` wrote of CSVs
-    names: list[str] = field(default_factory=list)  # of the corpora; empty = their folders' names
-    out_dir: str  # where compare.html, compare.json and figures go
-    format: str = "text"  # text or json
+    sweep_dirs: list[str] = setting([], "Folders of fitted sweeps.")
+    fits: list[str] = setting([], "Folders that `chinchilla fit` wrote for CSVs.")
+    names: list[str] = setting([], "Names of the corpora; empty = the names of their folders.")
+    out_dir: str = setting(REQUIRED, "Folder for compare.html, compare.json and figures.")
+    format: str = setting("text", "Output.", choices=FORMATS)
 
     def __post_init__(self) -> None:
-        check_format(self.format)
+        super().__post_init__()
         n = len(self.sweep_dirs) + len(self.fits)
-        if not 2 <= n <= MOST:
+        if not 2 <= n <= MAX_CORPORA:
             raise InputError(
-                f"compare sets 2 to {MOST} corpora side by side and is given {n}. Give "
-                "sweep_dirs=[FOLDER,FOLDER] (sweeps), fits=[FOLDER,FOLDER] (fits of CSVs), or some of both."
+                f"compare needs 2 to {MAX_CORPORA} corpora and is given {n}. Give "
+                "sweep_dirs=[FOLDER,FOLDER] (sweeps), fits=[FOLDER,FOLDER] (fits of CSVs), or both."
             )
+        names = ",".join(self.names)
         if self.names and len(self.names) != n:
-            raise InputError(
-                f"names=[{','.join(self.names)}] names {len(self.names)} of {n} corpora."
-            )
+            raise InputError(f"names=[{names}] has {len(self.names)} names for {n} corpora.")
         if len(set(self.names)) < len(self.names):
-            raise InputError(f"names=[{','.join(self.names)}] gives one name twice.")
+            raise InputError(f"names=[{names}] has a name twice.")

@@ -1,179 +1,192 @@
-"""What `chinchilla data` can be told: sources, filters, tokenizer, packs."""
+"""Settings of `chinchilla data`: sources, filters and tokenizer."""
 
 import re
 from dataclasses import dataclass, field, fields
 
-from chinchilla.config.checks import check_format, choice, countable, not_negative, positive, whole
+from chinchilla.config import checks
+from chinchilla.config.setting import Config, setting
 from chinchilla.core.errors import InputError
 
-ACTIONS = ("prepare", "tokenizer", "overlap", "pack", "unpack")
-MAX_NAME = 100  # bytes of a source's name; a file's has 255, of which a temporary one takes some
+ACTIONS = ("prepare", "tokenizer", "overlap")
+MAX_NAME = 100  # bytes of a source's name, which is part of file names (at most 255 bytes)
 FORMATS = ("embedded", "text", "jsonl", "parquet", "hub")
+INT32, INT64 = 2**31 - 1, 2**63 - 1  # counted in files and libraries
 
 
 @dataclass(kw_only=True)
-class SourceConfig:
+class SourceConfig(Config):
     """Documents of one kind: the embedded text, files, or a hub data set."""
 
-    name: str = "custom"  # for people and files; recorded in the manifest
-    format: str = "text"  # embedded, text, jsonl, parquet, hub
-    paths: list[str] = field(default_factory=list)  # files or folders (text, jsonl, parquet)
-    separator: str = (
-        ""  # text: a line equal to this parts documents; blank = a blank line; empty = none
+    name: str = setting("custom", "Name of the source in file names and the manifest.")
+    format: str = setting("text", "Kind of source.", choices=FORMATS)
+    paths: list[str] = setting([], "Files or folders (text, jsonl, parquet).")
+    separator: str = setting(
+        "",
+        "text: lines equal to this separate documents; blank = blank lines; empty = one document per file.",
     )
-    column: str = "text"  # field that holds the document (jsonl, parquet, hub)
-    hub_name: str = ""  # data set on the hub, such as allenai/c4
-    hub_config: str = ""  # its configuration, such as en
-    hub_dir: str = ""  # the folder of it to read, such as python; empty = what it gives by itself
-    hub_split: str = "train"  # its split
-    hub_revision: str = ""  # commit or tag of the data set; empty = the newest, whatever that is
-    max_documents: int = 0  # stop after so many; 0 = all
-    weight: float = 1.0  # share of the training rows, relative to the other sources' weights
-    build_command: str = ""  # the command that makes its files, for people who lack them
-    licence: str = ""  # as its publisher states it; for the data card
-    gopher: bool = False  # drop documents by the rules of Rae et al. 2021; made for English pages
-    dedup_paragraphs: int = 0  # drop paragraphs of so many bytes that stood before; 0 = none
+    column: str = setting("text", "Field that holds the document (jsonl, parquet, hub).")
+    hub_name: str = setting(
+        "", "Data set on the Hugging Face hub, such as allenai/c4, or a local copy of one."
+    )
+    hub_config: str = setting("", "Configuration of the data set, such as en.")
+    hub_dir: str = setting(
+        "", "Folder of the data set to read, such as python; empty = the default."
+    )
+    hub_split: str = setting("train", "Split of the data set.")
+    hub_revision: str = setting("", "Commit or tag of the data set; empty = the newest.")
+    max_documents: int = setting(
+        0, "Read at most this many documents; 0 = all.", at_least=0, at_most=INT64
+    )
+    weight: float = setting(
+        1.0, "Share of the training tokens, relative to the other sources.", above=0
+    )
+    build_command: str = setting("", "Command that creates the files; shown if they are missing.")
+    licence: str = setting("", "As stated by the publisher; recorded in the data card.")
+    gopher: bool = setting(
+        False, "Drop documents that break the rules of Rae et al. 2021; for English web pages."
+    )
+    dedup_paragraphs: int = setting(
+        0, "Drop repeated paragraphs of at least this many bytes; 0 = off.", at_least=0
+    )
 
     def __post_init__(self) -> None:
-        self.check(f"corpus.sources, {self.name}: ")
+        self.check_source(f"corpus.sources, {self.name}: ")
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise InputError(
-                f"corpus.sources: name={self.name!r} must be one word, such as books: files are named by it."
+                f"corpus.sources: name={self.name!r} must be one word, such as books, as it is part of file names."
             )
         if len(self.name.encode()) > MAX_NAME:
             raise InputError(
-                f"corpus.sources: name={self.name[:20]}... has {len(self.name.encode())} bytes, and files "
-                f"are named by it. Use at most {MAX_NAME}."
+                f"corpus.sources: name={self.name[:20]}... has {len(self.name.encode())} bytes, and is part of "
+                f"file names. Use at most {MAX_NAME}."
             )
 
-    def check(self, key: str) -> None:
-        """Refuse what cannot be read; `key` begins the names of knobs."""
-        choice(f"{key}format", self.format, FORMATS)
+    def check_source(self, prefix: str) -> None:
+        """Check the settings of one source; `prefix` begins their names in messages."""
+        self.check_values(prefix)
         if self.format == "hub" and not self.hub_name:
-            raise InputError(f"{key}format=hub needs {key}hub_name, such as allenai/c4.")
+            raise InputError(f"{prefix}format=hub needs {prefix}hub_name, such as allenai/c4.")
         if self.format in ("text", "jsonl", "parquet") and not self.paths:
-            raise InputError(f"{key}format={self.format} needs {key}paths=[FILE_OR_FOLDER, ...].")
-        positive(f"{key}weight", self.weight)
-        for name in ("max_documents", "dedup_paragraphs"):
-            whole(f"{key}{name}", getattr(self, name))
-        countable(f"{key}max_documents", self.max_documents)
+            raise InputError(
+                f"{prefix}format={self.format} needs {prefix}paths=[FILE_OR_FOLDER, ...]."
+            )
 
 
 @dataclass(kw_only=True)
 class CorpusConfig(SourceConfig):
-    """What training reads: one source, or several in fixed shares of tokens."""
+    """The text to train on: one source, or several in fixed shares of tokens."""
 
-    sources: list[SourceConfig] = field(default_factory=list)  # several, each with a weight
+    sources: list[SourceConfig] = setting([], "Several sources, each with a weight.")
 
     def __post_init__(self) -> None:
         if not self.sources:
-            self.check("corpus.")
+            self.check_source("corpus.")
             return
-        for knob in fields(SourceConfig):
-            usual = [] if knob.name == "paths" else knob.default
-            if knob.name != "name" and (given := getattr(self, knob.name)) != usual:
-                where = "set it in each of corpus.sources"
-                if self.format == "embedded":  # corpus=sotu, which nobody need have said
-                    where = (
-                        "begin with corpus=text, and make the embedded text one of corpus.sources"
-                    )
-                raise InputError(f"corpus.{knob.name}={given} is of a single source: {where}.")
+        for each in fields(SourceConfig):
+            default = [] if each.name == "paths" else each.default
+            if each.name != "name" and (value := getattr(self, each.name)) != default:
+                advice = "set it in each of corpus.sources"
+                if self.format == "embedded":  # from corpus=sotu, which is the default
+                    advice = "begin with corpus=text, and add the embedded text to corpus.sources"
+                raise InputError(
+                    f"corpus.{each.name}={value} applies to a single source: {advice}."
+                )
         names = [source.name for source in self.sources]
-        if twice := sorted({name for name in names if names.count(name) > 1}):
+        if repeated := sorted({name for name in names if names.count(name) > 1}):
             raise InputError(
-                f"corpus.sources: two are called {twice[0]!r}. Give each its own name."
+                f"corpus.sources: two have the name {repeated[0]!r}. Give each its own name."
             )
 
     def each(self) -> list[SourceConfig]:
-        """The sources by name, whatever order they were given in; a single one is the corpus."""
+        """The sources sorted by name; the corpus itself if it has only one."""
         return sorted(self.sources, key=lambda source: source.name) or [self]
 
 
 @dataclass(kw_only=True)
-class TokenizerConfig:
-    """SentencePiece with byte fallback; lossless unless normalised."""
+class TokenizerConfig(Config, prefix="tokenizer."):
+    """SentencePiece with byte fallback; lossless unless normalization is nfkc."""
 
-    vocab_size: int = 32_000  # pieces; the paper uses 32,000
-    algorithm: str = "bpe"  # bpe or unigram
-    train_mb: float = 100.0  # MB of text the tokenizer is trained on, drawn evenly over documents
-    model: str = ""  # an existing SentencePiece .model to use instead of training one
-    split_digits: bool = False  # each digit a piece of its own
-    normalization: str = "identity"  # identity, or nfkc, which loses what it changes (section 4.1)
-
-    def __post_init__(self) -> None:
-        choice("tokenizer.normalization", self.normalization, ("identity", "nfkc"))
-        choice("tokenizer.algorithm", self.algorithm, ("bpe", "unigram"))
-        positive("tokenizer.train_mb", self.train_mb)
-        if self.train_mb < 1e-3:
-            raise InputError(
-                f"tokenizer.train_mb={self.train_mb:g} is under a kilobyte (0.001), of which no tokenizer "
-                "can be trained. Give megabytes, such as 100."
-            )
-        countable("tokenizer.vocab_size", self.vocab_size, bits=32)
-        if self.vocab_size < 260:
-            raise InputError(
-                f"tokenizer.vocab_size={self.vocab_size} is below 260: 256 byte pieces and the control pieces come first."
-            )
+    vocab_size: int = setting(
+        32_000,
+        "Pieces, of which bytes and control pieces take 259; the paper uses 32,000.",
+        at_least=260,
+        at_most=INT32,
+    )
+    algorithm: str = setting("bpe", "Training algorithm.", choices=("bpe", "unigram"))
+    train_mb: float = setting(
+        100.0,
+        "Text to train the tokenizer on, a random sample of documents.",
+        unit="MB",
+        at_least=1e-3,
+    )
+    model: str = setting("", "A SentencePiece .model file to use instead of training one.")
+    split_digits: bool = setting(False, "Encode each digit as a separate piece.")
+    normalization: str = setting(
+        "identity", "nfkc is lossy (section 4.1).", choices=("identity", "nfkc")
+    )
 
 
 @dataclass(kw_only=True)
-class NearConfig:
-    """What counts as nearly the same text: sets of n-grams of words, by MinHash."""
+class NearConfig(Config, prefix="near."):
+    """Near duplicates: MinHash of word n-grams."""
 
-    threshold: float = 0.8  # Jaccard similarity of two documents' n-grams from which they are near
-    ngram: int = 5  # words in a row; shorter documents are left alone
-    permutations: int = 128  # of MinHash; the similarity is known to about sqrt(.25 / permutations)
-
-    def __post_init__(self) -> None:
-        if not 0.3 <= self.threshold <= 1:
-            raise InputError(
-                f"near.threshold={self.threshold} is not in [0.3, 1]: documents that share less are "
-                "hardly the same text."
-            )
-        positive("near.ngram", self.ngram)
-        if not 16 <= self.permutations <= 1024:
-            raise InputError(f"near.permutations={self.permutations} is not in [16, 1024].")
+    threshold: float = setting(
+        0.8,
+        "Jaccard similarity of word n-grams that makes documents near duplicates.",
+        at_least=0.3,
+        at_most=1,
+    )
+    ngram: int = setting(
+        5, "Words per n-gram; shorter documents are never near duplicates.", above=0
+    )
+    permutations: int = setting(
+        128,
+        "Permutations of MinHash; standard error of the similarity at most sqrt(.25 / permutations).",
+        at_least=16,
+        at_most=1024,
+    )
 
 
 @dataclass(kw_only=True)
-class DataCommand:
+class DataCommand(Config):
     """`chinchilla data`: documents -> tokenizer -> token shards.
 
-    chinchilla data [prepare] corpus=...      documents to tokens, manifest and data card
-    chinchilla data tokenizer corpus=...      train a tokenizer alone, or measure one
-    chinchilla data overlap against=FILES     n-grams of evaluations in the training text
-    chinchilla data pack pack_dir=...         the token folder under xz; unpack makes it again
+    chinchilla data [prepare] corpus=...      tokenize a corpus; write shards, manifest and data card
+    chinchilla data tokenizer corpus=...      train a tokenizer, or measure one
+    chinchilla data overlap against=FILES     measure the overlap of evaluations with the training text
     """
 
     corpus: CorpusConfig
-    action: str = "prepare"  # prepare, tokenizer, overlap, pack, unpack
-    against: list[str] = field(default_factory=list)  # overlap: evaluation files, an item a line
-    ngram: int = 13  # overlap: words in a row
-    column: str = "text"  # overlap: field of the evaluation files that holds an item's text
-    dedup: str = "exact"  # exact: equal documents; near: also those nearly the same (MinHash)
+    action: str = setting("prepare", "What to do.", choices=ACTIONS)
+    against: list[str] = setting([], "overlap: evaluation files, one item per line.")
+    ngram: int = setting(13, "overlap: words per n-gram.", above=0)
+    column: str = setting(
+        "text", "overlap: field of the evaluation files that holds an item's text."
+    )
+    dedup: str = setting(
+        "exact",
+        "exact: drop equal documents; near: also near duplicates (MinHash).",
+        choices=("exact", "near"),
+    )
     near: NearConfig = field(default_factory=NearConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
-    data_dir: str = "data"  # folder for tokenizer, shards and manifest
-    validation_fraction: float = 0.02  # share of documents held out, chosen by hash of their text
-    shard_tokens: int = 100_000_000  # tokens per shard file
-    n_workers: int = 0  # tokenising processes, or threads that pack; 0 = one per core
-    pack_dir: str = ""  # pack, unpack: folder of the pack
-    format: str = "text"  # text or json
+    data_dir: str = setting("data", "Folder for tokenizer, shards and manifest.")
+    validation_fraction: float = setting(
+        0.02,
+        "Share of documents in the validation split, selected by hash of the text.",
+        above=0,
+        below=1,
+    )
+    shard_tokens: int = setting(
+        100_000_000, "Tokens per shard file.", unit="tokens", above=0, at_most=INT64
+    )
+    n_workers: int = setting(0, "Tokenizing processes; 0 = one per core.", at_least=0)
+    format: str = setting("text", "Output.", choices=checks.FORMATS)
 
     def __post_init__(self) -> None:
-        check_format(self.format)
-        choice("action", self.action, ACTIONS)
-        choice("dedup", self.dedup, ("exact", "near"))
-        positive("ngram", self.ngram)
+        super().__post_init__()
         if self.action == "overlap" and not self.against:
             raise InputError(
-                "against is missing: give against=[FILE, ...], evaluations as .jsonl (column=text), "
-                ".parquet, or plain text, to look for in the training text of data_dir."
+                "against is missing: give against=[FILE, ...], the evaluations to look up in the training "
+                "text of data_dir, as .jsonl (column=text), .parquet or plain text."
             )
-        not_negative("n_workers", self.n_workers)
-        positive("shard_tokens", self.shard_tokens)
-        countable("shard_tokens", self.shard_tokens)
-        if self.action in ("pack", "unpack") and not self.pack_dir:
-            raise InputError("pack_dir is missing: give pack_dir=FOLDER, where the pack is to be.")
-        if not 0 < self.validation_fraction < 1:
-            raise InputError(f"validation_fraction={self.validation_fraction} is not in (0, 1).")

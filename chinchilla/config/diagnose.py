@@ -2,26 +2,35 @@
 
 from dataclasses import dataclass
 
-from chinchilla.config.checks import check_format, check_n_bootstrap, not_negative, whole
+from chinchilla.config.checks import FORMATS, require_n_bootstrap, require_whole
+from chinchilla.config.setting import Config, setting
 from chinchilla.core.errors import InputError
 
 
 @dataclass(kw_only=True)
-class DiagnoseCommand:
+class DiagnoseCommand(Config):
     """`chinchilla diagnose`: checks of the fits, ordered by their effect on the recommended answer."""
 
-    fits: str = ""  # folder that `chinchilla fit` wrote; empty = <sweep_dir>/fits
-    sweep_dir: str = ""  # folder of a sweep: its shapes make other counts of N and C exact
-    budget_flops: float = 0.0  # where moves of N_opt are stated; 0 = ten times the largest C
-    n_bootstrap: int = 400  # resamples of runs for the isoFLOP minima; 0 for no intervals
-    seed: int = 0  # of the resampling
-    format: str = "text"  # text or json
+    fits: str = setting("", "Folder that `chinchilla fit` wrote; empty = <sweep_dir>/fits.")
+    sweep_dir: str = setting(
+        "", "Folder of a sweep, whose shapes make other counts of N and C exact."
+    )
+    budget_flops: float = setting(
+        0.0,
+        "C at which effects on N_opt are stated; 0 = ten times the largest C of the runs.",
+        unit="FLOPs",
+        at_least=0,
+    )
+    n_bootstrap: int = setting(
+        400,
+        "Bootstrap resamples of the runs for the IsoFLOP minima; 0 = no intervals.",
+        check=require_n_bootstrap,
+    )
+    seed: int = setting(0, "Seed of the bootstrap.", check=require_whole)
+    format: str = setting("text", "Output.", choices=FORMATS)
 
     def __post_init__(self) -> None:
-        check_format(self.format)
-        not_negative("budget_flops", self.budget_flops)
-        check_n_bootstrap(self.n_bootstrap)
-        whole("seed", self.seed)
+        super().__post_init__()
         if not self.fits and not self.sweep_dir:
             raise InputError(
                 "give fits=FOLDER (of `chinchilla fit`) or sweep_dir=FOLDER (a sweep)."

@@ -1,21 +1,21 @@
-"""What `chinchilla fetch` can be told."""
+"""Settings of `chinchilla fetch`."""
 
 from dataclasses import dataclass
 
-from chinchilla.config.checks import choice, positive
+from chinchilla.config.setting import REQUIRED, Config, setting
 
-POINTS = ("hoffmann",)  # keys of fetch.SOURCES
+POINTS = ("hoffmann",)  # keys of observations.fetch.SOURCES
 
 
 @dataclass(kw_only=True)
-class FetchCommand:
-    """`chinchilla fetch`: download published measurements that may not be shipped, as a CSV of runs."""
+class FetchCommand(Config):
+    """`chinchilla fetch`: download published measurements that cannot be redistributed, as a CSV."""
 
-    points: str  # which: hoffmann (the paper's Figure 4, 245 final losses)
-    out: str  # the CSV to write; never overwrites another file
-    url: str = ""  # another place of the same file; empty = where it was published
-    timeout_s: float = 30.0  # seconds that the download may take
-
-    def __post_init__(self) -> None:
-        choice("points", self.points, POINTS)
-        positive("timeout_s", self.timeout_s)
+    points: str = setting(
+        REQUIRED,
+        "Data set; hoffmann: 245 final losses digitised from the paper's Figure 4.",
+        choices=POINTS,
+    )
+    out: str = setting(REQUIRED, "CSV file to write; another file there is not overwritten.")
+    url: str = setting("", "Another location of the same file; empty = where it was published.")
+    timeout_s: float = setting(30.0, "Time limit of the download.", unit="seconds", above=0)

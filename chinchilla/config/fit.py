@@ -1,100 +1,37 @@
-"""What the commands after a trained sweep can be told."""
+"""Settings of `chinchilla fit` and `chinchilla report`."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from chinchilla.config.checks import (
-    check_format,
-    check_n_bootstrap,
-    choice,
-    not_negative,
-    positive,
-    whole,
-)
+from chinchilla.config.checks import FORMATS, require_n_bootstrap, require_whole
+from chinchilla.config.setting import Config, check_value, setting
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import FLOP_CONVENTIONS
 
-# Options as types, for the functions of the notebook API; OmegaConf's records below hold text.
+# Types of the options for the notebook API; OmegaConf, which fills the dataclasses, refuses Literal.
 Approach = Literal["envelope", "isoflop", "parametric"]  # approaches 1, 2, 3 of section 3
 Objective = Literal["huber", "lad", "least_squares"]  # of approach 3
-EnvelopePart = Literal["all", "tail", "hull"]
 EnvelopeSchedule = Literal["matched", "constant"]  # of the learning rate, along the curves
 IsoflopProfile = Literal["exact", "parabola"]
-IsoflopInterval = Literal["wild", "pairs"]
 IsoflopWindow = Literal["auto", "all"] | float  # a number: the width in ln N
-Duplicates = Literal["drop", "refuse"]  # what is done with exact copies of a run
-Method = Literal["newton", "paper"]  # of approach 3
+Duplicates = Literal["drop", "refuse"]  # treatment of exact copies of a run
 Approach3Law = Literal["auto", "power", "saturating"]  # of approach 3 in the recommendation
-Resampling = Literal["bayesian", "pairs", "by_size", "by_budget", "stratified", "subsample"]
+Resampling = Literal["bayesian", "pairs", "by_size"]
 
 APPROACHES: tuple[str, ...] = get_args(Approach)
 N_CONVENTIONS = ("unknown", "total", "non_embedding")  # how N is counted
 LOSSES = ("train", "validation")
-OBJECTIVES: tuple[str, ...] = get_args(Objective)
-ENVELOPE_PARTS: tuple[str, ...] = get_args(EnvelopePart)
-ENVELOPE_SCHEDULES: tuple[str, ...] = get_args(EnvelopeSchedule)
-ISOFLOP_PROFILES: tuple[str, ...] = get_args(IsoflopProfile)
-ISOFLOP_INTERVALS: tuple[str, ...] = get_args(IsoflopInterval)
-ISOFLOP_WINDOWS = ("auto", "all")  # or a width in ln N
 DUPLICATES: tuple[str, ...] = get_args(Duplicates)
-METHODS: tuple[str, ...] = get_args(Method)
 APPROACH3_LAWS: tuple[str, ...] = get_args(Approach3Law)
 RESAMPLINGS: tuple[str, ...] = get_args(Resampling)
-
-CHOICES = {  # setting of a fit -> what it may be
-    "part": ENVELOPE_PARTS,
-    "schedule": ENVELOPE_SCHEDULES,
-    "profile": ISOFLOP_PROFILES,
-    "interval": ISOFLOP_INTERVALS,
-    "objective": OBJECTIVES,
-    "method": METHODS,
-    "resampling": RESAMPLINGS,
-}
-OF_MINIMA = (  # what minima= goes with
+WITH_MINIMA = (  # settings that can be combined with minima=
     "minima", "out_dir", "columns", "duplicates", "loss", "flop_convention", "n_convention", "format",
 )  # fmt: skip
-ABOVE_ZERO = ("huber_delta", "smooth_steps", "envelope_points")
 
 
-def check_settings(prefix: str = "", **settings: Any) -> None:
-    """Refuse settings of a fit that cannot be: the command and the functions share these rules.
-
-    Args:
-        prefix: before the names of settings in errors, such as isoflop_.
-        **settings: by the names that the functions give them.
-
-    Raises:
-        InputError: naming the setting and what it may be.
-    """
-    for name, value in settings.items():
-        key = prefix + name
-        if name in CHOICES:
-            choice(key, value, CHOICES[name])
-        elif name in ABOVE_ZERO:
-            positive(key, value)
-        elif name == "target_flops":
-            not_negative(key, value)
-        elif name == "window":
-            _check_window(key, value)
-        elif name == "n_bootstrap":
-            check_n_bootstrap(value)
-        else:
-            assert name == "seed"
-            whole(key, value)
-    if (settings.get("part"), settings.get("schedule")) == ("tail", "constant"):
-        raise InputError(
-            f"{prefix}part=tail is for learning rates that decay to the end of each run, and "
-            f"{prefix}schedule=constant says that they do not. Leave one out."
-        )
-    if settings.get("method") == "paper" and settings.get("objective", "huber") != "huber":
-        raise InputError(
-            f"method=paper minimises huber, not {settings['objective']}. Leave one out."
-        )
-
-
-def _check_window(key: str, value: Any) -> None:
-    """auto, all, or a positive number of ln N as text."""
-    if value in ISOFLOP_WINDOWS:
+def check_window(key: str, value: Any) -> None:
+    """Accept auto, all, or a positive number of ln N as text."""
+    if value in ("auto", "all"):
         return
     try:
         width = float(value)
@@ -102,104 +39,151 @@ def _check_window(key: str, value: Any) -> None:
         width = 0.0
     if not 0 < width < float("inf"):
         raise InputError(
-            f"{key}={value}: give auto, all, or the distance in ln N either way of each budget's "
-            "lowest loss, such as 1.6 (a factor of 5)."
+            f"{key}={value}: give auto, all, or the distance in ln N on each side of a budget's lowest "
+            "loss, such as 1.6 (a factor of 5)."
         )
 
 
 @dataclass(kw_only=True)
-class FitCommand:
-    """`chinchilla fit`: the three approaches on a sweep or on a CSV."""
+class FitCommand(Config):
+    """`chinchilla fit`: fit the three approaches to a sweep or a CSV."""
 
-    sweep_dir: str = ""  # folder of a sweep; give this or observations
-    observations: str = ""  # CSV with run_id, budget_flops, C, N, D, L; give this or sweep_dir
-    curves: str = ""  # CSV of points along runs (rows share a run_id), for approach 1
-    minima: str = ""  # CSV of losses at IsoFLOP minima alone: C, L, optional N; no runs beside it
-    out_dir: str = ""  # where fits go; empty = <sweep_dir>/fits
-    approaches: list[str] = field(default_factory=lambda: list(APPROACHES))  # the paper's 1, 2, 3
-    loss: str = "train"  # which loss of a sweep: train (smoothed final) or validation
-    n_bootstrap: int = 1_000  # resamples of runs for the intervals; 0 = no intervals
-    seed: int = 0  # of the bootstrap
-    huber_delta: float = 1e-3  # approach 3, on log-loss (section 3.3)
-    objective: str = "huber"  # approach 3: huber (the paper's sum), lad, least_squares
-    approach3_law: str = "auto"  # in the recommendation: auto (both), power, or saturating
-    method: str = "newton"  # approach 3: newton, or paper (L-BFGS from 4500 starts, minutes)
-    resampling: str = (
-        "bayesian"  # approach 3: bayesian, pairs, by_size, by_budget, stratified, subsample
+    sweep_dir: str = setting("", "Folder of a sweep; give this or observations.")
+    observations: str = setting(
+        "", "CSV with run_id, budget_flops, C, N, D, L; give this or sweep_dir."
     )
-    compare_intervals: bool = True  # approach 3: every way to an interval beside the one taken
-    target_flops: float = 0.0  # where intervals of N_opt are compared; 0 = ten times the largest C
-    smooth_steps: float = 10.0  # approach 1: Gaussian window over a training curve, in points
-    envelope_points: int = 1_500  # approach 1: log-spaced FLOP values
-    envelope_part: str = "all"  # approach 1: of the curves, all, tail (last 15%) or hull
-    envelope_schedule: str = "matched"  # approach 1: matched (rates decay to each end) or constant
-    isoflop_profile: str = "exact"  # approach 2: exact (no bias) or parabola (the paper's)
-    isoflop_window: str = "auto"  # approach 2: sizes used: auto, all, or a width in ln N
-    isoflop_interval: str = "wild"  # approach 2: wild (covers), or pairs (of runs; too wide)
-    tokens_per_param: list[float] = field(default_factory=list)  # keep runs with D/N in [lo,hi]
-    flop_convention: str = "unknown"  # how a CSV counts C: with_head, paper, appendix_f, six_nd
-    n_convention: str = "unknown"  # how a CSV counts N: total, non_embedding
-    columns: dict[str, str] = field(default_factory=dict)  # of a CSV: columns.N="Model Size (M)"
-    duplicates: str = "drop"  # exact copies of a run in a CSV: drop (with a note) or refuse
-    best: bool = False  # keep the lowest loss of each (N, D), as of a search over learning rates
-    format: str = "text"  # text or json
+    curves: str = setting("", "Approach 1: CSV of points along runs, whose rows share a run_id.")
+    minima: str = setting(
+        "", "CSV of losses at IsoFLOP minima (C, L, optional N), in place of runs."
+    )
+    out_dir: str = setting("", "Folder for the fits; empty = <sweep_dir>/fits.")
+    approaches: list[str] = setting(
+        list(APPROACHES), "Approaches 1, 2, 3 of the paper.", choices=APPROACHES
+    )
+    loss: str = setting(
+        "train",
+        "Which loss of a sweep; train: final training loss, smoothed.",
+        choices=LOSSES,
+    )
+    n_bootstrap: int = setting(
+        1_000,
+        "Bootstrap resamples of the runs for intervals; 0 = no intervals.",
+        check=require_n_bootstrap,
+    )
+    seed: int = setting(0, "Seed of the bootstrap.", check=require_whole)
+    huber_delta: float = setting(
+        1e-3, "Approach 3: delta of the Huber loss of ln L (section 3.3).", above=0
+    )
+    objective: str = setting(
+        "huber",
+        "Approach 3: huber is the paper's sum, lad least absolute deviations.",
+        choices=get_args(Objective),
+    )
+    approach3_law: str = setting(
+        "auto",
+        "Approach 3 in the recommendation; auto considers both laws.",
+        choices=APPROACH3_LAWS,
+    )
+    resampling: str = setting("bayesian", "Approach 3: bootstrap.", choices=RESAMPLINGS)
+    smooth_steps: float = setting(
+        10.0, "Approach 1: width of the Gaussian smoothing of curves.", unit="points", above=0
+    )
+    envelope_points: int = setting(1_500, "Approach 1: log-spaced values of C.", above=0)
+    envelope_schedule: str = setting(
+        "matched",
+        "Approach 1: learning rate of the curves; matched: decays to the end of each run.",
+        choices=get_args(EnvelopeSchedule),
+    )
+    isoflop_profile: str = setting(
+        "exact",
+        "Approach 2: shape of a curve; exact is unbiased, parabola is the paper's.",
+        choices=get_args(IsoflopProfile),
+    )
+    isoflop_window: str = setting(
+        "auto",
+        "Approach 2: sizes used: auto, all, or a distance in ln N from the lowest loss.",
+        check=check_window,
+    )
+    tokens_per_param: list[float] = setting([], "Use only runs with D/N in [LOW,HIGH].")
+    flop_convention: str = setting(
+        "unknown", "How a CSV counts C.", choices=("unknown", *FLOP_CONVENTIONS)
+    )
+    n_convention: str = setting("unknown", "How a CSV counts N.", choices=N_CONVENTIONS)
+    columns: dict[str, str] = setting({}, 'Columns of a CSV, such as columns.N="Model Size (M)".')
+    duplicates: str = setting(
+        "drop", "Exact copies of a run in a CSV; drop prints a note.", choices=DUPLICATES
+    )
+    best: bool = setting(
+        False, "Use only the lowest loss of each (N, D), as after a search over learning rates."
+    )
+    format: str = setting("text", "Output.", choices=FORMATS)
 
     def __post_init__(self) -> None:
-        check_format(self.format)
-        choice("duplicates", self.duplicates, DUPLICATES)
+        super().__post_init__()
         if not self.approaches:
-            raise InputError(f"approaches=[] names none. Choose from {', '.join(APPROACHES)}.")
-        choice("flop_convention", self.flop_convention, ("unknown", *FLOP_CONVENTIONS))
-        choice("n_convention", self.n_convention, N_CONVENTIONS)
+            raise InputError(f"approaches=[] is empty. Choose from {', '.join(APPROACHES)}.")
+        if len(set(self.approaches)) < len(self.approaches):
+            raise InputError(
+                f"approaches=[{','.join(self.approaches)}] contains an approach twice."
+            )
         if self.minima:
             self._check_minima()
         elif bool(self.sweep_dir) == bool(self.observations or self.curves):
             raise InputError(
                 "give one of sweep_dir=FOLDER (a sweep) or observations=FILE.csv (a table of runs; "
-                "curves=FILE.csv beside it or alone), or minima=FILE.csv (losses at minima alone)."
+                "optionally curves=FILE.csv), or minima=FILE.csv (losses at IsoFLOP minima)."
             )
         if not self.sweep_dir and not self.out_dir:
-            raise InputError("out_dir is missing: fits of a CSV need a folder, out_dir=FOLDER.")
+            raise InputError(
+                "out_dir is missing: give a folder for the fits of a CSV, out_dir=FOLDER."
+            )
         window = self.tokens_per_param
         if window and not (len(window) == 2 and 0 < window[0] < window[1]):
             raise InputError(
                 f"tokens_per_param={window}: give the smallest and the largest D/N to keep, such as "
                 "[2,200]."
             )
-        choice("loss", self.loss, LOSSES)
-        choice("approach3_law", self.approach3_law, APPROACH3_LAWS)
-        check_settings("envelope_", part=self.envelope_part, schedule=self.envelope_schedule)
-        isoflop = ("profile", "window", "interval")
-        check_settings("isoflop_", **{name: getattr(self, f"isoflop_{name}") for name in isoflop})
-        names = ("n_bootstrap", "seed", "objective", "method", "resampling", "target_flops")
-        check_settings(**{name: getattr(self, name) for name in (*names, *ABOVE_ZERO)})
-        for approach in self.approaches:
-            choice("approaches", approach, APPROACHES)
-        if len(set(self.approaches)) < len(self.approaches):
-            raise InputError(f"approaches=[{','.join(self.approaches)}] names one twice.")
 
     def _check_minima(self) -> None:
-        """Refuse what says nothing beside minima: other tables, settings of approaches."""
+        """Refuse tables of runs and settings of approaches together with minima."""
         other = []
         for f in fields(self):
             default = f.default_factory() if callable(f.default_factory) else f.default
-            if f.name not in OF_MINIMA and getattr(self, f.name) != default:
+            if f.name not in WITH_MINIMA and getattr(self, f.name) != default:
                 other.append(f.name)
         if other:
             raise InputError(
                 f"minima={self.minima} holds losses at minima and no runs, so no approach is fitted and "
-                f"{', '.join(other)} cannot be used beside it. Leave out one or the other."
+                f"{', '.join(other)} cannot be used with it. Leave out one or the other."
             )
 
 
-@dataclass(kw_only=True)
-class ReportCommand:
-    """`chinchilla report`: one HTML page and its figures."""
+def check_settings(**settings: Any) -> None:
+    """Check arguments of the fit functions against the settings of FitCommand.
 
-    sweep_dir: str = ""  # folder of a sweep
-    fits: str = ""  # folder that `chinchilla fit` wrote; empty = <sweep_dir>/fits
-    out_dir: str = ""  # empty = <sweep_dir>/report, or <fits>/report
+    Args:
+        **settings: by the argument names; `window` is the setting isoflop_window.
+
+    Raises:
+        InputError: an invalid setting, with its valid values.
+    """
+    known = {f.name: f.metadata for f in fields(FitCommand)}
+    for name, value in settings.items():
+        keys = (name, f"envelope_{name}", f"isoflop_{name}")
+        check_value(name, value, next(known[key] for key in keys if key in known))
+
+
+@dataclass(kw_only=True)
+class ReportCommand(Config):
+    """`chinchilla report`: write one HTML page with its figures."""
+
+    sweep_dir: str = setting("", "Folder of a sweep.")
+    fits: str = setting("", "Folder that `chinchilla fit` wrote; empty = <sweep_dir>/fits.")
+    out_dir: str = setting(
+        "", "Folder of the report; empty = <sweep_dir>/report, or <fits>/report."
+    )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.sweep_dir and not self.fits:
             raise InputError("give sweep_dir=FOLDER (a sweep) or fits=FOLDER (fits of a CSV).")

@@ -1,201 +1,234 @@
-"""Knobs that several commands share: model, recipe, grid, cluster, runtime."""
+"""Settings that several commands share: model, recipe, grid, cluster, runtime."""
 
 import itertools
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
-from chinchilla.config.checks import choice, mfu, not_negative, positive
+from chinchilla.config.setting import REQUIRED, Config, setting
 from chinchilla.core.errors import InputError
-from chinchilla.core.shapes import FLOP_CONVENTIONS
+from chinchilla.core.shapes import FLOP_CONVENTIONS, POSITIONS
+
+MFU_HELP = "Expected model FLOPs utilisation, the share of peak_flops that is used."
+SHARE: dict[str, Any] = {"above": 0, "at_most": 1, "hint": "Give 0.4 for 40%."}
+POSITIONS_HELP = "Position encoding; relative: Transformer-XL's, as in the paper."
+SLURM_OR_TORCHRUN = "Slurm and torchrun:"
 
 
 @dataclass(kw_only=True)
-class ModelConfig:
+class ModelConfig(Config, prefix="model."):
     """One shape, in Table A9's names. `model=44m` ... `model=16b` choose a row of the table."""
 
-    d_model: int = 512  # width of the residual stream
-    ffw_size: int = 0  # width of the feed-forward layer; 0 = 4 * d_model
-    kv_size: int = 64  # width of one attention head
-    n_heads: int = 0  # attention heads; 0 = d_model / kv_size
-    n_layers: int = 8  # transformer blocks
-    vocab_size: int = 0  # 0 = the tokenizer's
-    seq_len: int = 2_048  # tokens a row predicts
-    positions: str = "rope"  # rope, or relative (Transformer-XL, as the paper)
+    d_model: int = setting(512, "Width of the residual stream.")
+    ffw_size: int = setting(0, "Width of the feed-forward layer; 0 = 4 * d_model.")
+    kv_size: int = setting(64, "Width of one attention head.")
+    n_heads: int = setting(0, "Attention heads; 0 = d_model / kv_size.")
+    n_layers: int = setting(8, "Transformer blocks.")
+    vocab_size: int = setting(0, "Tokens of the vocabulary; 0 = the tokenizer's.")
+    seq_len: int = setting(2_048, "Tokens that one row predicts.", unit="tokens")
+    positions: str = setting("rope", POSITIONS_HELP, choices=POSITIONS)
 
 
 @dataclass(kw_only=True)
-class RecipeConfig:
-    """How to train, whatever the size; `train` and `sweep` share it. All of it enters run_id."""
+class RecipeConfig(Config, prefix="recipe."):
+    """How to train, for every size; `train` and `sweep` share it. All of it enters run_id."""
 
-    lr_batch_rule: str = (
-        "none"  # law for what is 0 of peak_lr and batch_tokens: none, step_law, deepseek
+    lr_batch_rule: str = setting(
+        "none",
+        "Published law that sets peak_lr and batch_tokens where these are 0.",
+        choices=("none", "step_law", "deepseek"),
     )
-    peak_lr: float = 2e-4  # learning rate after warm-up, at d_model = lr_base_width; 0 = the rule's
-    lr_base_width: int = (
-        512  # width that peak_lr is stated for; of mup and completep the base width
+    peak_lr: float = setting(
+        2e-4,
+        "Learning rate after warm-up, for d_model = lr_base_width; 0 = set by lr_batch_rule.",
+        at_least=0,
     )
-    lr_width_exponent: float = (
-        0.0  # peak = peak_lr * (lr_base_width / d_model)^exponent; 0 = constant
+    lr_base_width: int = setting(
+        512, "d_model that peak_lr is given for; the base width of mup and completep.", above=0
     )
-    parametrization: str = (
-        "standard"  # standard, mup (rate for any width), completep (and any depth)
+    lr_width_exponent: float = setting(
+        0.0, "Peak rate = peak_lr * (lr_base_width / d_model)^exponent; 0 = the same at any width."
     )
-    base_layers: int = 0  # parametrization=completep: layers that peak_lr is stated for
-    schedule: str = (
-        "cosine"  # after warm-up: cosine, cooldown (constant, then 1-sqrt), multistep (DeepSeek)
+    parametrization: str = setting(
+        "standard",
+        "mup transfers the rate across widths, completep across widths and depths.",
+        choices=("standard", "mup", "completep"),
     )
-    final_lr_ratio: float = 0.1  # last learning rate / peak (section 3: decay by 10x); 0 with a cooldown = to nothing, with step_law = 1e-5 / peak
-    cosine_cycle: float = 1.0  # length of the cosine / length of the run; above 1 shows figure A1
-    cooldown_fraction: float = (
-        0.2  # schedule=cooldown: last share of a run, in which the rate falls
+    base_layers: int = setting(
+        0, "parametrization=completep: number of layers that peak_lr is given for.", at_least=0
     )
-    warmup_steps: int = (
-        1_500  # linear warm-up, optimizer steps, at most; schedule=cooldown: exactly
+    schedule: str = setting(
+        "cosine",
+        "Learning rate after warm-up. cooldown: constant, then 1 - sqrt. multistep: DeepSeek's.",
+        choices=("cosine", "cooldown", "multistep"),
     )
-    warmup_fraction: float = (
-        0.05  # ... and at most this share of the run; schedule=cooldown: unused
+    final_lr_ratio: float = setting(
+        0.1,
+        "Last learning rate / peak (section 3 of the paper: 0.1). 0 is accepted with "
+        "schedule=cooldown (decay to zero) and lr_batch_rule=step_law (decay to 1e-5).",
+        at_least=0,
+        at_most=1,
     )
-    batch_tokens: int = 524_288  # tokens per optimizer step, over all devices; 0 = the rule's
-    batch_multiple_rows: int = (
-        1  # rows that a rule's batch is a multiple of, such as the ranks of a run
+    cosine_cycle: float = setting(
+        1.0,
+        "Length of the cosine / length of the run; above 1 the cosine does not finish (figure A1).",
+        at_least=1,
     )
-    optimizer: str = (
-        "adamw"  # adamw (decoupled decay), adam (decay added to the gradient: figure A7)
+    cooldown_fraction: float = setting(
+        0.2, "schedule=cooldown: last share of a run, in which the rate decays.", above=0, below=1
     )
-    weight_decay: float = 0.1  # on matrices only
-    beta1: float = 0.9  # Adam's, of the gradient's mean
-    beta2: float = 0.95  # Adam's, of its square's mean
-    adam_eps: float = 1e-8  # Adam's
-    grad_clip: float = 1.0  # global norm; 0 = no clipping
-    precision: str = "auto"  # bf16 (fp32 master weights), fp32, bf16_weights (no fp32 copy: figure A6); auto = bf16 where there is a GPU
-    seed: int = 0  # initial weights and token order
+    warmup_steps: int = setting(
+        1_500,
+        "Most optimizer steps of linear warm-up; with schedule=cooldown the exact number.",
+        at_least=0,
+    )
+    warmup_fraction: float = setting(
+        0.05,
+        "Most warm-up as a share of the run; unused with schedule=cooldown.",
+        at_least=0,
+        below=1,
+    )
+    batch_tokens: int = setting(
+        524_288,
+        "Tokens per optimizer step, over all devices; 0 = set by lr_batch_rule.",
+        unit="tokens",
+        at_least=0,
+    )
+    batch_multiple_rows: int = setting(
+        1, "The batch of lr_batch_rule is a multiple of this many rows, e.g. the ranks.", above=0
+    )
+    optimizer: str = setting(
+        "adamw",
+        "adamw: decoupled weight decay. adam: decay added to the gradient (figure A7).",
+        choices=("adamw", "adam"),
+    )
+    weight_decay: float = setting(0.1, "Weight decay, on matrices only.", at_least=0)
+    beta1: float = setting(0.9, "Decay rate of Adam's first moment.", at_least=0, below=1)
+    beta2: float = setting(0.95, "Decay rate of Adam's second moment.", at_least=0, below=1)
+    adam_eps: float = setting(1e-8, "Adam's epsilon.", above=0)
+    grad_clip: float = setting(1.0, "Largest global gradient norm; 0 = no clipping.", at_least=0)
+    precision: str = setting(
+        "auto",
+        "bf16: bf16 compute, fp32 weights. bf16_weights: no fp32 weights (figure A6). "
+        "auto: bf16 on a GPU, else fp32.",
+        choices=("auto", "bf16", "fp32", "bf16_weights"),
+    )
+    seed: int = setting(0, "Seed of the initial weights and the token order.", at_least=0)
 
     def __post_init__(self) -> None:
-        for key in ("cosine_cycle", "batch_multiple_rows", "lr_base_width", "adam_eps"):
-            positive(f"recipe.{key}", getattr(self, key))
-        choice("recipe.lr_batch_rule", self.lr_batch_rule, ("none", "step_law", "deepseek"))
-        choice("recipe.schedule", self.schedule, ("cosine", "cooldown", "multistep"))
-        for key in ("peak_lr", "batch_tokens"):
-            (positive if self.lr_batch_rule == "none" else not_negative)(
-                f"recipe.{key}", getattr(self, key)
-            )
-        choice("recipe.parametrization", self.parametrization, ("standard", "mup", "completep"))
-        not_negative("recipe.base_layers", self.base_layers)
+        super().__post_init__()
         self._check_parametrization()
-        if self.lr_batch_rule != "none":
+        if self.lr_batch_rule == "none":
+            for key in ("peak_lr", "batch_tokens"):
+                if not getattr(self, key):
+                    raise InputError(
+                        f"recipe.{key}={getattr(self, key)} must be above 0, unless "
+                        "recipe.lr_batch_rule sets it."
+                    )
+        else:
             self._check_rule()
-        if self.schedule == "cooldown":
-            self._check_cooldown()
-        choice("recipe.precision", self.precision, ("auto", "bf16", "fp32", "bf16_weights"))
-        choice("recipe.optimizer", self.optimizer, ("adamw", "adam"))
-        to_nothing = self.schedule == "cooldown" or (self.schedule, self.lr_batch_rule) == (
-            "cosine",
-            "step_law",
+        decays_to_zero = self.schedule == "cooldown" or (
+            self.schedule == "cosine" and self.lr_batch_rule == "step_law"
         )
-        if not (0 < self.final_lr_ratio <= 1 or (to_nothing and self.final_lr_ratio == 0)):
-            raise InputError(f"recipe.final_lr_ratio={self.final_lr_ratio} is not in (0, 1].")
-        if not 0 <= self.warmup_fraction < 1:
-            raise InputError(f"recipe.warmup_fraction={self.warmup_fraction} is not in [0, 1).")
-        if self.cosine_cycle < 1:
+        if not self.final_lr_ratio and not decays_to_zero:
             raise InputError(
-                f"recipe.cosine_cycle={self.cosine_cycle} is below 1: the cosine would end before the run does."
+                f"recipe.final_lr_ratio={self.final_lr_ratio} must be above 0 and at most 1, unless "
+                "recipe.schedule=cooldown or recipe.lr_batch_rule=step_law."
             )
-        for key in ("beta1", "beta2"):
-            if not 0 <= getattr(self, key) < 1:
-                raise InputError(f"recipe.{key}={getattr(self, key)} is not in [0, 1).")
-        for key in ("warmup_steps", "weight_decay", "grad_clip", "seed"):
-            not_negative(f"recipe.{key}", getattr(self, key))
+        if self.schedule == "cooldown" and self.cosine_cycle != 1:
+            raise InputError(
+                f"recipe.cosine_cycle={self.cosine_cycle} is for recipe.schedule=cosine, not cooldown."
+            )
 
     def _check_parametrization(self) -> None:
         kind = f"recipe.parametrization={self.parametrization}"
         if (self.base_layers > 0) != (self.parametrization == "completep"):
             raise InputError(
                 f"{kind} with recipe.base_layers={self.base_layers}: completep needs the layers that "
-                "recipe.peak_lr is stated for, and nothing else does."
+                "recipe.peak_lr is given for; the others take 0."
             )
         if self.parametrization == "standard":
             return
         if self.lr_width_exponent:
             raise InputError(
-                f"{kind} scales the rate with the width by itself: recipe.lr_width_exponent="
+                f"{kind} already scales the learning rate with the width: recipe.lr_width_exponent="
                 f"{self.lr_width_exponent} would scale it twice. Give 0."
             )
         if self.lr_batch_rule != "none" and not self.peak_lr:
             raise InputError(
-                f"recipe.lr_batch_rule={self.lr_batch_rule} states rates of the standard parametrisation. Give "
-                f"recipe.peak_lr with {kind}."
+                f"recipe.lr_batch_rule={self.lr_batch_rule} gives learning rates for the standard "
+                f"parametrization. Give recipe.peak_lr with {kind}."
             )
         if self.parametrization == "completep" and self.optimizer != "adamw":
             raise InputError(
-                f"{kind} states the decay of AdamW, not of recipe.optimizer={self.optimizer}."
+                f"{kind} defines the weight decay of AdamW, not of recipe.optimizer={self.optimizer}."
             )
 
     def _check_rule(self) -> None:
+        rule = f"recipe.lr_batch_rule={self.lr_batch_rule}"
         if self.peak_lr and self.batch_tokens:
             raise InputError(
-                f"recipe.lr_batch_rule={self.lr_batch_rule} has nothing to decide beside recipe.peak_lr={self.peak_lr} and "
-                f"recipe.batch_tokens={self.batch_tokens}. Give 0 for what it should, as recipe={self.lr_batch_rule} does."
+                f"{rule} has no effect: recipe.peak_lr={self.peak_lr} and "
+                f"recipe.batch_tokens={self.batch_tokens} are both given. Give 0 for the one that the "
+                f"rule should set, as recipe={self.lr_batch_rule} does."
             )
         if not self.peak_lr and self.lr_width_exponent:
             raise InputError(
-                f"recipe.lr_batch_rule={self.lr_batch_rule} gives every run its own peak rate: "
-                f"recipe.lr_width_exponent={self.lr_width_exponent} would scale it twice. Give 0."
+                f"{rule} sets the peak rate of each run: recipe.lr_width_exponent="
+                f"{self.lr_width_exponent} would scale it twice. Give 0."
             )
         if self.schedule == "cooldown":
             raise InputError(
-                f"recipe.lr_batch_rule={self.lr_batch_rule} gives every horizon another rate or batch, and "
-                "recipe.schedule=cooldown is for horizons that share one. Choose one of the two."
-            )
-
-    def _check_cooldown(self) -> None:
-        if not 0 < self.cooldown_fraction < 1:
-            raise InputError(f"recipe.cooldown_fraction={self.cooldown_fraction} is not in (0, 1).")
-        if self.cosine_cycle != 1:
-            raise InputError(
-                f"recipe.cosine_cycle={self.cosine_cycle} is for recipe.schedule=cosine, not cooldown."
+                f"{rule} gives each horizon another rate or batch, and recipe.schedule=cooldown needs "
+                "the same for all horizons of a model. Choose one of the two."
             )
 
 
 @dataclass(kw_only=True)
-class GridConfig:
-    """Which runs make a sweep: isoFLOP profiles (approach 2) and fixed sizes at several horizons (1)."""
+class GridConfig(Config, prefix="grid."):
+    """The runs of a sweep: IsoFLOP curves (approach 2) and fixed sizes at several horizons (1)."""
 
-    name: str = "custom"  # names the sweep
-    budgets: list[float] = field(default_factory=list)  # FLOPs of each isoFLOP profile
-    models: list[str] = field(default_factory=list)  # candidates: Table A9 names, or WIDTHxLAYERS
-    kv_size: int = 64  # head width of WIDTHxLAYERS shapes
-    seq_len: int = 2_048  # tokens a row predicts
-    vocab_size: int = 0  # 0 = the tokenizer's; needed when planning without data
-    positions: str = "rope"  # rope, or relative (Transformer-XL, as the paper)
-    flop_convention: str = "with_head"  # with_head, paper, appendix_f, six_nd
-    sizes_per_budget: int = 0  # so many candidates, log-spaced around the expected optimum; 0 = all
-    span: float = 4.0  # ... from expected / span to expected * span
-    expected_coefficient: float = 0.14488  # expected N_opt = coefficient * C^exponent (Table A3)
-    expected_exponent: float = 0.4899  # by approach 2 of the paper (Table A3)
-    min_sizes: int = 5  # fewer sizes at a budget are refused
-    min_side: int = 2  # fewer sizes on a side of the expected optimum are refused
-    min_steps: int = 100  # a run with fewer optimizer steps is refused
-    horizon_models: list[str] = field(default_factory=list)  # sizes trained at several horizons
-    horizon_tokens_per_param: list[float] = field(default_factory=list)  # D/N of those runs
+    name: str = setting("custom", "Name of the sweep.")
+    budgets: list[float] = setting([], "Compute of each IsoFLOP curve.", unit="FLOPs", above=0)
+    models: list[str] = setting([], "Candidate sizes: names of Table A9, or WIDTHxLAYERS.")
+    kv_size: int = setting(64, "Width of one attention head of WIDTHxLAYERS shapes.", above=0)
+    seq_len: int = setting(2_048, "Tokens that one row predicts.", unit="tokens")
+    vocab_size: int = setting(
+        0, "Tokens of the vocabulary; 0 = the tokenizer's, so needed without data.", at_least=0
+    )
+    positions: str = setting("rope", POSITIONS_HELP, choices=POSITIONS)
+    flop_convention: str = setting(
+        "with_head", "How training FLOPs are counted.", choices=tuple(FLOP_CONVENTIONS)
+    )
+    sizes_per_budget: int = setting(
+        0,
+        "Sizes of each budget, spaced evenly in log N around the expected optimum; 0 = all.",
+        at_least=0,
+    )
+    span: float = setting(
+        4.0, "Sizes lie from the expected optimum / span to the optimum * span.", above=1
+    )
+    expected_coefficient: float = setting(
+        0.14488, "Coefficient k of the expected N_opt = k * C^a (Table A3, approach 2)."
+    )
+    expected_exponent: float = setting(
+        0.4899, "Exponent a of the expected N_opt = k * C^a (Table A3, approach 2)."
+    )
+    min_sizes: int = setting(5, "A budget with fewer sizes is refused.", at_least=0)
+    min_side: int = setting(
+        2, "A budget with fewer sizes on one side of the expected optimum is refused.", at_least=0
+    )
+    min_steps: int = setting(100, "A run with fewer optimizer steps is refused.", at_least=0)
+    horizon_models: list[str] = setting([], "Sizes trained at several horizons.")
+    horizon_tokens_per_param: list[float] = setting([], "D/N of the horizons.", above=0)
 
     def __post_init__(self) -> None:
-        for budget in self.budgets:
-            positive("grid.budgets", budget)
-        positive("grid.kv_size", self.kv_size)
-        choice("grid.flop_convention", self.flop_convention, tuple(FLOP_CONVENTIONS))
+        super().__post_init__()
         if bool(self.horizon_models) != bool(self.horizon_tokens_per_param):
             raise InputError(
-                "grid.horizon_models and grid.horizon_tokens_per_param make runs only together: give both."
+                "grid.horizon_models and grid.horizon_tokens_per_param need each other: give both."
             )
-        for key in ("sizes_per_budget", "vocab_size", "min_sizes", "min_side", "min_steps"):
-            not_negative(f"grid.{key}", getattr(self, key))
-        if not self.span > 1:
-            raise InputError(
-                f"grid.span={self.span} must be above 1: sizes lie in expected/span..expected*span."
-            )
-        for ratio in self.horizon_tokens_per_param:
-            positive("grid.horizon_tokens_per_param", ratio)
         if not self.models or not self.budgets:
             raise InputError(
                 "the grid has no models or no budgets. Choose one with grid=NAME, or give both."
@@ -203,74 +236,91 @@ class GridConfig:
 
 
 @dataclass(kw_only=True)
-class ResourceConfig:
-    """Slurm jobs for the models of a sweep up to a size; what is null is the cluster's own."""
+class ResourceConfig(Config):
+    """Slurm jobs for the models of a sweep up to a size; null takes the value of the cluster."""
 
-    name: str  # names these jobs in what is said about them
-    max_params: float = 0.0  # largest N that takes them; 0 = any
-    n_workers: int | None = None  # jobs of this shape
-    nodes: int | None = None  # nodes of one job
-    ranks_per_node: int | None = None  # ranks of a run on each node
-    gpus_per_node: int | None = None  # GPUs of one job on each node
-    cpus_per_task: int | None = None  # cores of one job, or of one rank
-    host_memory_gb: int | None = None  # host memory on each node
-    timeout_min: int | None = None  # time limit, minutes
-    partition: str | None = None  # slurm partition
-    account: str | None = None  # slurm account
-    qos: str | None = None  # slurm QOS
-    constraint: str | None = None  # node features
-    peak_flops: float | None = None  # of one device, FLOP/s
-    mfu: float | None = None  # expected model FLOPs utilisation
-    gpu_memory_gb: float | None = None  # of one device, 1e9 bytes
-    price_per_device_hour: float | None = None  # in your currency
+    name: str = setting(REQUIRED, "Name of these jobs in messages.")
+    max_params: float = setting(0.0, "Largest N trained in these jobs; 0 = any.", at_least=0)
+    n_workers: int | None = setting(None, "Jobs of this kind.")
+    nodes: int | None = setting(None, "Nodes of one job.")
+    ranks_per_node: int | None = setting(None, "Ranks of a run on each node.")
+    gpus_per_node: int | None = setting(None, "GPUs of one job on each node.")
+    cpus_per_task: int | None = setting(None, "Cores of one job, or of one rank.")
+    host_memory_gb: int | None = setting(None, "Host memory on each node.", unit="GB")
+    timeout_min: int | None = setting(None, "Time limit.", unit="minutes")
+    partition: str | None = setting(None, "Slurm partition.")
+    account: str | None = setting(None, "Slurm account.")
+    qos: str | None = setting(None, "Slurm QOS.")
+    constraint: str | None = setting(None, "Node features.")
+    peak_flops: float | None = setting(None, "Peak of one device.", unit="FLOP/s")
+    mfu: float | None = setting(None, MFU_HELP, **SHARE, optional=True)
+    gpu_memory_gb: float | None = setting(
+        None, "Memory of one device, 1 GB = 1e9 bytes.", unit="GB"
+    )
+    price_per_device_hour: float | None = setting(None, "Price in your currency.")
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise InputError(
                 f"cluster.resources: name={self.name!r} must be one word, such as small."
             )
-        not_negative(f"cluster.resources, {self.name}: max_params", self.max_params)
-        if self.mfu is not None:
-            mfu(f"cluster.resources, {self.name}: mfu", self.mfu)
+        self.check_values(f"cluster.resources, {self.name}: ")
 
 
 @dataclass(kw_only=True)
-class ClusterConfig:
-    """Where runs are trained, and what that costs."""
+class ClusterConfig(Config, prefix="cluster."):
+    """Where runs are trained, and the cost of a device."""
 
-    kind: str = "local"  # debug (in this process), local (processes here, one per GPU), slurm, torchrun (starts nothing, says how)
-    n_workers: int = 0  # processes, 0 = one per GPU or core; on slurm the size of the job array
-    threads_per_worker: int = 0  # CPU threads of one worker; 0 = cores / workers
-    peak_flops: float = 989e12  # of one device, FLOP/s, dense bf16 (H100 SXM data sheet)
-    mfu: float = 0.4  # expected model FLOPs utilisation, for estimates only
-    gpu_memory_gb: float = 80.0  # of one device, 1e9 bytes
-    price_per_device_hour: float = 2.5  # in your currency
-    partition: str = ""  # slurm
-    account: str = ""  # slurm
-    qos: str = ""  # slurm
-    constraint: str = ""  # slurm
-    max_queued_jobs: int = (
-        0  # slurm: most jobs of yours in the queue at once, as a QOS may limit; 0 = any
+    kind: str = setting(
+        "local",
+        "debug: in this process. local: processes on this machine. torchrun: prints the command.",
+        choices=("debug", "local", "slurm", "torchrun"),
     )
-    timeout_min: int = 240  # slurm: time limit of one worker, minutes
-    nodes: int = 1  # slurm, torchrun: nodes of one job
-    ranks_per_node: int = (
-        1  # slurm, torchrun: ranks of a run on each node; 1 on 1 node = a worker per GPU
+    n_workers: int = setting(
+        0,
+        "Processes, 0 = one per GPU or core; on Slurm the jobs of the job array.",
+        at_least=0,
     )
-    cpus_per_task: int = 8  # slurm: cores of one job, or of one rank where a job has several
-    gpus_per_node: int = 1  # slurm: GPUs of one job on each node
-    host_memory_gb: int = 64  # slurm: host memory of one job on each node
-    setup_lines: list[str] = field(default_factory=list)  # slurm: shell lines before Python starts
-    resources: list[ResourceConfig] = field(default_factory=list)  # slurm: jobs by model size
+    threads_per_worker: int = setting(
+        0, "CPU threads of one worker; 0 = cores / workers.", at_least=0
+    )
+    peak_flops: float = setting(
+        989e12,
+        "Peak of one device in dense bf16 (default: data sheet of the H100 SXM).",
+        unit="FLOP/s",
+        above=0,
+    )
+    mfu: float = setting(0.4, f"{MFU_HELP} Only for estimates.", **SHARE)
+    gpu_memory_gb: float = setting(
+        80.0, "Memory of one device, 1 GB = 1e9 bytes.", unit="GB", above=0
+    )
+    price_per_device_hour: float = setting(2.5, "Price in your currency.", at_least=0)
+    partition: str = setting("", "Slurm: partition; empty = the cluster's default.")
+    account: str = setting("", "Slurm: account; empty = your default account.")
+    qos: str = setting("", "Slurm: QOS; empty = the default.")
+    constraint: str = setting("", "Slurm: node features, such as h100.")
+    max_queued_jobs: int = setting(
+        0, "Slurm: most of your jobs in the queue at once, as a QOS may limit; 0 = any.", at_least=0
+    )
+    timeout_min: int = setting(240, "Slurm: time limit of one job.", unit="minutes", above=0)
+    nodes: int = setting(1, f"{SLURM_OR_TORCHRUN} nodes of one job.", above=0)
+    ranks_per_node: int = setting(
+        1,
+        f"{SLURM_OR_TORCHRUN} ranks of a run on each node; 1 on 1 node = one worker per GPU.",
+        above=0,
+    )
+    cpus_per_task: int = setting(8, "Slurm: cores of one job, or of each rank of a job.")
+    gpus_per_node: int = setting(
+        1, "Slurm: GPUs of one job on each node; 0 = CPU only.", at_least=0
+    )
+    host_memory_gb: int = setting(64, "Slurm: host memory of one job on each node.", unit="GB")
+    setup_lines: list[str] = setting([], "Slurm: shell lines to run before Python starts.")
+    resources: list[ResourceConfig] = setting(
+        [], "Slurm: jobs by model size, see slurm/README.md; empty = one kind for all sizes."
+    )
 
     def __post_init__(self) -> None:
-        choice("cluster.kind", self.kind, ("debug", "local", "slurm", "torchrun"))
-        for key in ("peak_flops", "gpu_memory_gb", "timeout_min", "nodes", "ranks_per_node"):
-            positive(f"cluster.{key}", getattr(self, key))
-        mfu("cluster.mfu", self.mfu)
-        for key in ("n_workers", "max_queued_jobs", "threads_per_worker", "gpus_per_node"):
-            not_negative(f"cluster.{key}", getattr(self, key))
-        not_negative("cluster.price_per_device_hour", self.price_per_device_hour)
+        super().__post_init__()
         if len(names := [r.name for r in self.resources]) > len(set(names)):
             raise InputError(f"cluster.resources: names {', '.join(names)} must all differ.")
         limits = [r.max_params or math.inf for r in self.resources]
@@ -282,34 +332,41 @@ class ClusterConfig:
 
 
 @dataclass(kw_only=True)
-class RuntimeConfig:
-    """How a run is executed; none of it may change its losses, so none of it enters run_id."""
+class RuntimeConfig(Config, prefix="runtime."):
+    """How a run is executed. None of it changes the losses, so none of it enters run_id."""
 
-    device: str = "auto"  # auto, cpu, cuda, cuda:1
-    micro_batch_tokens: int = 0  # tokens per forward pass; 0 = the whole batch if it fits
-    checkpoint_minutes: float = 10.0  # time between checkpoints
-    log_every_steps: int = 10  # optimizer steps between metrics lines
-    validation_tokens: int = 65_536  # tokens of the validation set that every run is scored on
-    validation_evals: int = 24  # validation evaluations, geometric over the last 8x of a run
-    wandb: str = "disabled"  # disabled, offline, online: mirror metrics to Weights & Biases
-    wandb_project: str = "chinchilla"  # project there
-    tensorboard: bool = False  # event files in <run>/tensorboard; needs the package tensorboard
-    activation_checkpointing: bool = False  # recompute blocks for the backward pass, to save memory
-    compile_blocks: str = (
-        "auto"  # auto (on a GPU), always, never: torch.compile each block, once per width
+    device: str = setting("auto", "auto, cpu, cuda, or one GPU such as cuda:1.")
+    micro_batch_tokens: int = setting(
+        0, "Tokens per forward pass; 0 = the whole batch if it fits.", unit="tokens", at_least=0
     )
-    cuda_graphs: bool = True  # on a GPU, replay a micro-batch's passes as one graph
-    shard_ranks: int = 0  # ranks of a run that hold one copy of its weights together; 0 = all
-
-    def __post_init__(self) -> None:
-        not_negative("runtime.shard_ranks", self.shard_ranks)
-        choice("runtime.compile_blocks", self.compile_blocks, ("auto", "always", "never"))
-        choice("runtime.wandb", self.wandb, ("disabled", "offline", "online"))
-        not_negative("runtime.micro_batch_tokens", self.micro_batch_tokens)
-        for key in (
-            "checkpoint_minutes",
-            "log_every_steps",
-            "validation_tokens",
-            "validation_evals",
-        ):
-            positive(f"runtime.{key}", getattr(self, key))
+    checkpoint_minutes: float = setting(10.0, "Time between checkpoints.", unit="minutes", above=0)
+    log_every_steps: int = setting(10, "Optimizer steps between lines of metrics.", above=0)
+    validation_tokens: int = setting(
+        65_536, "Tokens of the validation set used at each evaluation.", unit="tokens", above=0
+    )
+    validation_evals: int = setting(
+        24, "Evaluations of a run, spaced evenly in log steps over its last 7/8.", above=0
+    )
+    wandb: str = setting(
+        "disabled",
+        "Copy metrics to Weights & Biases.",
+        choices=("disabled", "offline", "online"),
+    )
+    wandb_project: str = setting("chinchilla", "Weights & Biases project.")
+    tensorboard: bool = setting(
+        False, "Write event files to <run>/tensorboard; needs the package tensorboard."
+    )
+    activation_checkpointing: bool = setting(
+        False, "Recompute blocks in the backward pass, to save memory."
+    )
+    compile_blocks: str = setting(
+        "auto",
+        "Apply torch.compile to each block, once per width. auto: on a GPU.",
+        choices=("auto", "always", "never"),
+    )
+    cuda_graphs: bool = setting(
+        True, "On a GPU, replay the passes of a micro-batch as one CUDA graph."
+    )
+    shard_ranks: int = setting(
+        0, "Ranks that share one copy of the weights (FSDP); 0 = all ranks of a run.", at_least=0
+    )

@@ -1,157 +1,174 @@
-"""What the commands that use a fitted frontier can be told: predict, design, score."""
+"""Settings of the commands that use fits: predict, design, score."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
-from chinchilla.config.checks import check_format, choice, mfu, not_negative, positive
+from chinchilla.config.checks import FORMATS
+from chinchilla.config.groups import MFU_HELP, POSITIONS_HELP, SHARE
+from chinchilla.config.setting import REQUIRED, Config, setting
 from chinchilla.core.errors import InputError
 from chinchilla.core.paper import LOSS_LAWS
 from chinchilla.core.shapes import FLOP_CONVENTIONS, POSITIONS
 
-FLOPS_RANGE = (1e3, 1e40)  # a budget outside of it is a slip of the hand
-MOST_TOKENS = 1e30
-MOST_RUNS = 100  # that design proposes at once
-RATIO_RANGE = (1e-3, 1e6)  # tokens per parameter
+FLOPS: dict[str, Any] = {
+    "unit": "FLOPs", "at_least": 1e3, "at_most": 1e40, "hint": "Check the exponent.",
+}  # fmt: skip
+TOKENS: dict[str, Any] = {"unit": "tokens", "at_least": 1, "at_most": 1e30, "optional": True}
+TOKENS_PER_PARAM: dict[str, Any] = {"at_least": 1e-3, "at_most": 1e6, "optional": True}
+MAX_RUNS = 100  # proposed by design
+FRONTIER_HELP = "frontier.json of `chinchilla fit`, or its folder"
 
 
 @dataclass(kw_only=True)
-class RatesConfig:
-    """What FLOPs cost: speed, price and power of a device. 0 = not stated, not printed."""
+class RatesConfig(Config, prefix="rates."):
+    """The cost of FLOPs: speed, price and power of a device. 0 = not given and not printed."""
 
-    peak_flops: float = 989e12  # of one device, FLOP/s, dense bf16 (H100 SXM data sheet)
-    mfu: float = 0.4  # expected model FLOPs utilisation, above 0 and at most 1
-    price_per_device_hour: float = 0.0  # in your currency; 0 = unsaid
-    device_watts: float = 0.0  # electric power of one device with its share of the host; 0 = unsaid
-    pue: float = 1.0  # power of the whole site / power of its computers; needs device_watts
-    co2_grams_per_kwh: float = 0.0  # of the site's electricity; needs device_watts; 0 = unsaid
+    peak_flops: float = setting(
+        989e12,
+        "Peak of one device in dense bf16 (default: data sheet of the H100 SXM).",
+        unit="FLOP/s",
+        above=0,
+    )
+    mfu: float = setting(0.4, MFU_HELP, **SHARE)
+    price_per_device_hour: float = setting(
+        0.0, "Price in your currency; 0 = not given.", at_least=0
+    )
+    device_watts: float = setting(
+        0.0,
+        "Electric power of one device with its share of the host; 0 = not given.",
+        unit="W",
+        at_least=0,
+    )
+    pue: float = setting(
+        1.0, "Power of the site / power of its computers; needs device_watts.", at_least=1
+    )
+    co2_grams_per_kwh: float = setting(
+        0.0,
+        "CO2 of the site's electricity; needs device_watts; 0 = not given.",
+        unit="g/kWh",
+        at_least=0,
+    )
 
     def __post_init__(self) -> None:
-        positive("rates.peak_flops", self.peak_flops)
-        mfu("rates.mfu", self.mfu)
-        for key in ("price_per_device_hour", "device_watts", "co2_grams_per_kwh"):
-            not_negative(f"rates.{key}", getattr(self, key))
-        if not self.pue >= 1:
-            raise InputError(
-                f"rates.pue={self.pue} is below 1: a site uses at least what its computers use."
-            )
-        if not self.device_watts:
-            for key, unsaid in (("pue", 1.0), ("co2_grams_per_kwh", 0.0)):
-                if getattr(self, key) != unsaid:
-                    raise InputError(
-                        f"rates.{key}={getattr(self, key):g} says nothing without the power of a "
-                        "device. Give rates.device_watts too."
-                    )
-
-
-def _within(key: str, value: float, low: float, high: float, unit: str) -> None:
-    positive(key, value)
-    if not low <= value <= high:
-        raise InputError(
-            f"{key}={value:g} is outside of {low:g} to {high:g} {unit}: no run is that small or "
-            "large. Check its exponent."
-        )
-
-
-def _check_shapes(command: "PredictCommand | DesignCommand") -> None:
-    for key in ("vocab_size", "seq_len", "kv_size"):
-        positive(key, getattr(command, key))
-    choice("positions", command.positions, POSITIONS)
+        super().__post_init__()
+        for key, default in (("pue", 1.0), ("co2_grams_per_kwh", 0.0)):
+            if not self.device_watts and getattr(self, key) != default:
+                raise InputError(
+                    f"rates.{key}={getattr(self, key):g} has no effect without the power of a device. "
+                    "Give rates.device_watts as well."
+                )
 
 
 @dataclass(kw_only=True)
-class PredictCommand:
-    """`chinchilla predict`: how to spend a budget: N, D, loss, and what departures cost."""
+class ShapesConfig(Config):
+    """Settings of the shapes that predict and design offer."""
 
-    budget_flops: list[float] = field(default_factory=list)  # FLOPs; empty = 10x the largest run's
-    frontier: str = ""  # frontier.json of `chinchilla fit`, or its folder; empty = published laws
-    law: str = ""  # decide by this published law; empty = what these runs recommend, else besiroglu
-    target_loss: float = 0.0  # nats per token: the cheapest budget that reaches it
-    inference_tokens: float = 0.0  # tokens to be served: the size cheapest to train and serve
-    unique_tokens: float = 0.0  # tokens that exist: the best N, D and epochs when they must repeat
-    repeated_runs: str = ""  # CSV with N, D, L, unique_tokens (observations.csv)
-    shapes: list[str] = field(default_factory=list)  # names, WIDTHxLAYERS; empty = Tables A9, 4
-    vocab_size: int = 32_000  # of shapes
-    seq_len: int = 2_048  # of shapes, tokens
-    kv_size: int = 128  # head width of WIDTHxLAYERS shapes
-    positions: str = "relative"  # of shapes: relative (Table A9's counts) or rope
-    flop_convention: str = ""  # with law=: how shapes count FLOPs; empty = 6*N*D
+    vocab_size: int = setting(32_000, "Vocabulary of the shapes.", unit="tokens", above=0)
+    seq_len: int = setting(2_048, "Sequence length of the shapes.", unit="tokens", above=0)
+    kv_size: int = setting(128, "Width of one attention head of WIDTHxLAYERS shapes.", above=0)
+    positions: str = setting("relative", POSITIONS_HELP, choices=POSITIONS)
+
+
+@dataclass(kw_only=True)
+class PredictCommand(ShapesConfig):
+    """`chinchilla predict`: N, D and loss for a budget, and the cost of other choices."""
+
+    budget_flops: list[float] = setting(
+        [], "Budgets; empty = ten times the C of the largest run.", **FLOPS
+    )
+    frontier: str = setting("", f"{FRONTIER_HELP}; empty = published laws.")
+    law: str = setting(
+        "",
+        "Published law to decide by; empty = the recommendation of the fits, else besiroglu.",
+        choices=tuple(LOSS_LAWS),
+        optional=True,
+    )
+    target_loss: float = setting(
+        0.0, "Find the smallest budget that reaches this loss.", unit="nats per token", at_least=0
+    )
+    inference_tokens: float = setting(
+        0.0, "Tokens to be served: find the size with the lowest total cost.", **TOKENS
+    )
+    unique_tokens: float = setting(
+        0.0, "Tokens that exist: find N, D and epochs if they must repeat.", **TOKENS
+    )
+    repeated_runs: str = setting("", "CSV with N, D, L, unique_tokens (observations.csv).")
+    shapes: list[str] = setting(
+        [], "Shapes on offer: names or WIDTHxLAYERS; empty = Tables A9 and 4."
+    )
+    flop_convention: str = setting(
+        "",
+        "With law=: how shapes count FLOPs; empty = 6*N*D.",
+        choices=tuple(FLOP_CONVENTIONS),
+        optional=True,
+    )
     rates: RatesConfig = field(default_factory=RatesConfig)
-    preregister: bool = False  # write the answer to a dated, hashed file before the run
-    preregister_file: str = ""  # empty = <frontier's folder>/preregistered/<date>-<hash>.json
-    force: bool = False  # answer a million times beyond the runs, too
-    detail: bool = False  # print the long tables too: wrong sizes, shapes, over-training
-    format: str = "text"  # text, or json: always everything
+    preregister: bool = setting(
+        False, "Write the prediction to a dated, hashed file before the run."
+    )
+    preregister_file: str = setting(
+        "",
+        "File of preregister=true; empty = <frontier's folder>/preregistered/<date>-<hash>.json.",
+    )
+    force: bool = setting(False, "Predict even a million times beyond the runs.")
+    detail: bool = setting(False, "Also print the tables of wrong sizes, shapes and over-training.")
+    format: str = setting("text", "Output; json always has all tables.", choices=FORMATS)
 
     def __post_init__(self) -> None:
-        check_format(self.format)
         if not self.budget_flops and not self.target_loss and not self.frontier:
             raise InputError(
                 "budget_flops is missing: give budget_flops=VALUE in FLOPs, such as 1e21, or "
                 "target_loss=VALUE in nats per token. `chinchilla predict --help` lists the keys."
             )
-        for budget in self.budget_flops:
-            _within("budget_flops", budget, *FLOPS_RANGE, "FLOPs")
-        for key in ("target_loss", "inference_tokens", "unique_tokens"):
-            not_negative(key, getattr(self, key))
-        for key in ("inference_tokens", "unique_tokens"):
-            if tokens := getattr(self, key):
-                _within(key, tokens, 1, MOST_TOKENS, "tokens")
-        if self.law:
-            choice("law", self.law, tuple(LOSS_LAWS))
-        _check_shapes(self)
-        if self.flop_convention:
-            choice("flop_convention", self.flop_convention, tuple(FLOP_CONVENTIONS))
-            if self.frontier and not self.law:
-                raise InputError(
-                    "flop_convention says how shapes count beside law=NAME; with a frontier they count "
-                    "as its runs do. Leave it out."
-                )
+        super().__post_init__()
+        if self.flop_convention and self.frontier and not self.law:
+            raise InputError(
+                "flop_convention is for law=NAME; with a frontier, FLOPs are counted as for its runs. "
+                "Leave it out."
+            )
         if self.repeated_runs and not self.unique_tokens:
             raise InputError(
-                "repeated_runs says what repeats are worth; unique_tokens is missing: how many "
-                "tokens exist. Give unique_tokens=VALUE."
+                "repeated_runs needs unique_tokens, the number of tokens that exist. Give "
+                "unique_tokens=VALUE."
             )
         if self.preregister_file and not self.preregister:
             raise InputError("preregister_file is given without preregister=true. Give both.")
         if self.preregister and not self.frontier and not self.preregister_file:
             raise InputError(
-                "preregister=true without a frontier needs a place: preregister_file=FILE.json."
+                "preregister=true without a frontier needs preregister_file=FILE.json."
             )
 
 
 @dataclass(kw_only=True)
-class DesignCommand:
-    """`chinchilla design`: the next runs that narrow N_opt at a larger budget most."""
+class DesignCommand(ShapesConfig):
+    """`chinchilla design`: propose the next runs, which narrow N_opt at a larger budget most."""
 
-    frontier: str  # frontier.json of `chinchilla fit`, or its folder, with observations.csv beside
-    budget_flops: float  # C*, FLOPs: the budget whose N_opt should be known better
-    n_runs: int = 4  # runs to propose, at most 100
-    spend: float = 0.0  # FLOPs of all proposed runs together; 0 = n_runs times the dearest run
-    min_ratio: float = 0.0  # fewest tokens per parameter; 0 = half of the runs' least, at least 2
-    max_ratio: float = 0.0  # most tokens per parameter; 0 = twice the runs' most, at most 200
-    shapes: list[str] = field(default_factory=list)  # beside the runs' own; empty = Table A9
-    vocab_size: int = 32_000  # of shapes
-    seq_len: int = 2_048  # of shapes, tokens
-    kv_size: int = 128  # head width of WIDTHxLAYERS shapes
-    positions: str = "relative"  # of shapes: relative (Table A9's counts) or rope
-    out_dir: str = ""  # where design.csv goes; empty = the folder of the frontier
+    frontier: str = setting(REQUIRED, f"{FRONTIER_HELP}, with observations.csv.")
+    budget_flops: float = setting(REQUIRED, "Budget C* whose N_opt is to be narrowed.", **FLOPS)
+    n_runs: int = setting(4, "Runs to propose.", at_least=1, at_most=MAX_RUNS)
+    spend: float = setting(
+        0.0,
+        "Compute of all proposed runs; 0 = n_runs times that of the largest run.",
+        **FLOPS,
+        optional=True,
+    )
+    min_ratio: float = setting(
+        0.0,
+        "Fewest tokens per parameter; 0 = half of the runs' fewest, at least 2.",
+        **TOKENS_PER_PARAM,
+    )
+    max_ratio: float = setting(
+        0.0,
+        "Most tokens per parameter; 0 = twice the runs' most, at most 200.",
+        **TOKENS_PER_PARAM,
+    )
+    shapes: list[str] = setting([], "Shapes besides those of the runs; empty = Table A9.")
+    out_dir: str = setting("", "Folder for design.csv; empty = the folder of the frontier.")
     rates: RatesConfig = field(default_factory=RatesConfig)
-    format: str = "text"  # text or json
+    format: str = setting("text", "Output.", choices=FORMATS)
 
     def __post_init__(self) -> None:
-        check_format(self.format)
-        _within("budget_flops", self.budget_flops, *FLOPS_RANGE, "FLOPs")
-        if not 1 <= self.n_runs <= MOST_RUNS:
-            raise InputError(
-                f"n_runs={self.n_runs} is not 1 to {MOST_RUNS}: train some, fit again, and ask again."
-            )
-        for key in ("spend", "min_ratio", "max_ratio"):
-            not_negative(key, getattr(self, key))
-        if self.spend:
-            _within("spend", self.spend, *FLOPS_RANGE, "FLOPs")
-        for key in ("min_ratio", "max_ratio"):
-            if ratio := getattr(self, key):
-                _within(key, ratio, *RATIO_RANGE, "tokens per parameter")
-        _check_shapes(self)
+        super().__post_init__()
         if self.min_ratio and self.max_ratio and self.min_ratio >= self.max_ratio:
             raise InputError(
                 f"min_ratio={self.min_ratio:g} must be below max_ratio={self.max_ratio:g}."
@@ -159,20 +176,25 @@ class DesignCommand:
 
 
 @dataclass(kw_only=True)
-class ScoreCommand:
-    """`chinchilla score`: hold a preregistered prediction against what was measured."""
+class ScoreCommand(Config):
+    """`chinchilla score`: compare a preregistered prediction with measured losses."""
 
-    prediction: str  # file that `chinchilla predict preregister=true` wrote
-    result: str = ""  # result.json of a run, or its folder; give this or observations
-    observations: str = ""  # CSV with run_id, budget_flops, C, N, D, L; give this or result
-    loss: str = ""  # which loss of a result: train or validation; empty = the predicted one
-    format: str = "text"  # text or json
+    prediction: str = setting(REQUIRED, "File that `chinchilla predict preregister=true` wrote.")
+    result: str = setting("", "result.json of a run, or its folder; give this or observations.")
+    observations: str = setting(
+        "", "CSV with run_id, budget_flops, C, N, D, L; give this or result."
+    )
+    loss: str = setting(
+        "",
+        "Loss of the result to compare; empty = the predicted one.",
+        choices=("train", "validation"),
+        optional=True,
+    )
+    format: str = setting("text", "Output.", choices=FORMATS)
 
     def __post_init__(self) -> None:
-        check_format(self.format)
+        super().__post_init__()
         if bool(self.result) == bool(self.observations):
             raise InputError(
                 "give one of result=FILE.json (a run) or observations=FILE.csv (a table of runs)."
             )
-        if self.loss:
-            choice("loss", self.loss, ("train", "validation"))

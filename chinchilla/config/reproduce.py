@@ -1,38 +1,47 @@
-"""What `chinchilla reproduce` can be told."""
+"""Settings of `chinchilla reproduce`."""
 
 from dataclasses import dataclass
 
-from chinchilla.config.checks import check_format, check_n_bootstrap, choice, not_negative
+from chinchilla.config.checks import FORMATS, require_n_bootstrap
+from chinchilla.config.setting import REQUIRED, Config, setting
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import FLOP_CONVENTIONS
 
 
 @dataclass(kw_only=True)
-class ReproduceCommand:
-    """`chinchilla reproduce`: the paper's Table 2 (with 3 and A3) from public points.
+class ReproduceCommand(Config):
+    """`chinchilla reproduce`: compute the paper's Tables 2, 3 and A3 from published points.
 
     chinchilla reproduce table2 points=CSV
     """
 
-    table: str  # table2
-    points: str = ""  # CSV of final losses, such as `chinchilla fetch points=hoffmann` writes
-    curves: str = ""  # CSV of training curves for approach 1; empty = the envelope of run ends
-    out_dir: str = ""  # folder that receives table2.md and table2.json; empty = only print
-    drop_highest: int = 5  # highest losses left out of approach 3, as Besiroglu et al. 2024 do
-    n_bootstrap: int = 4_000  # resamples of runs
-    seed: int = 0  # of the resampling
-    flop_convention: str = "unknown"  # how the points count C
-    explain: bool = True  # run what shows why approach 3 differs from the paper's: half a minute
-    full_grid: bool = False  # also search from all 4500 starts to the end: minutes
-    format: str = "text"  # text or json
+    table: str = setting(REQUIRED, "Table to reproduce.", choices=("table2",))
+    points: str = setting(
+        "", "CSV of final losses, such as `chinchilla fetch points=hoffmann` writes."
+    )
+    curves: str = setting("", "CSV of training curves for approach 1; empty = final losses only.")
+    out_dir: str = setting("", "Folder for table2.md and table2.json; empty = only print.")
+    drop_highest: int = setting(
+        5,
+        "Highest losses excluded from approach 3; 5 in Besiroglu et al. 2024.",
+        unit="runs",
+        at_least=0,
+    )
+    n_bootstrap: int = setting(4_000, "Bootstrap resamples of the runs.", check=require_n_bootstrap)
+    seed: int = setting(0, "Seed of the bootstrap.", at_least=0)
+    flop_convention: str = setting(
+        "unknown", "How the points count C.", choices=("unknown", *FLOP_CONVENTIONS)
+    )
+    explain: bool = setting(
+        True, "Also show why approach 3 differs from the paper's; takes half a minute."
+    )
+    full_grid: bool = setting(
+        False, "With explain: also search from all 4,500 starts to convergence; takes minutes."
+    )
+    format: str = setting("text", "Output.", choices=FORMATS)
 
     def __post_init__(self) -> None:
-        check_format(self.format)
-        choice("table", self.table, ("table2",))
-        choice("flop_convention", self.flop_convention, ("unknown", *FLOP_CONVENTIONS))
-        check_n_bootstrap(self.n_bootstrap)
-        for key in ("drop_highest", "seed"):
-            not_negative(key, getattr(self, key))
+        super().__post_init__()
         if not self.points:
             raise InputError(
                 "points is missing: give points=FILE.csv, a table of final losses. `chinchilla fetch "

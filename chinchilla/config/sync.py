@@ -1,23 +1,23 @@
-"""Settings of the command sync."""
+"""Settings of `chinchilla sync`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from chinchilla.config.checks import check_format, choice
+from chinchilla.config.checks import FORMATS
+from chinchilla.config.setting import REQUIRED, Config, setting
 
 
 @dataclass(kw_only=True)
-class SyncCommand:
+class SyncCommand(Config):
     """`chinchilla sync`: send a sweep's new metrics to a tracker; may be repeated."""
 
-    sweep_dir: str  # folder of the sweep
-    to: str = "wandb"  # wandb or tensorboard
-    wandb: str = "online"  # online, or offline (files to upload with `wandb sync`)
-    wandb_project: str = "chinchilla"  # project in Weights & Biases
-    runs: list[str] = field(default_factory=list)  # run ids or prefixes; empty = all
-    again: bool = False  # send all steps, also those sent before
-    format: str = "text"  # text or json
-
-    def __post_init__(self) -> None:
-        check_format(self.format)
-        choice("to", self.to, ("wandb", "tensorboard"))
-        choice("wandb", self.wandb, ("online", "offline"))
+    sweep_dir: str = setting(REQUIRED, "Folder of the sweep.")
+    to: str = setting("wandb", "Tracker.", choices=("wandb", "tensorboard"))
+    wandb: str = setting(
+        "online",
+        "offline writes files to upload with `wandb sync`.",
+        choices=("online", "offline"),
+    )
+    wandb_project: str = setting("chinchilla", "Project in Weights & Biases.")
+    runs: list[str] = setting([], "Run ids or prefixes; empty = all.")
+    again: bool = setting(False, "Send all steps, including those sent before.")
+    format: str = setting("text", "Output.", choices=FORMATS)

@@ -1,8 +1,8 @@
-"""What the commands up to a trained sweep can be told."""
+"""Settings of the commands that plan and train: train, plan, sweep, flops."""
 
 from dataclasses import dataclass, field
 
-from chinchilla.config.checks import check_format, not_negative, positive
+from chinchilla.config.checks import FORMATS
 from chinchilla.config.groups import (
     ClusterConfig,
     GridConfig,
@@ -10,35 +10,41 @@ from chinchilla.config.groups import (
     RecipeConfig,
     RuntimeConfig,
 )
+from chinchilla.config.setting import Config, setting
 from chinchilla.core.errors import InputError
+from chinchilla.core.shapes import FLOP_CONVENTIONS
+
+DATA_DIR_HELP = "Folder of tokens that `chinchilla data` wrote."
+EPOCHS_HELP = "Most passes over the training data that a run may make."
+ONE_MODEL = "With tokens=:"  # settings of `plan` for one model
 
 
 @dataclass(kw_only=True)
-class TrainCommand:
-    """`chinchilla train`: one model to its budget."""
+class TrainCommand(Config):
+    """`chinchilla train`: train one model to its budget."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    data_dir: str = "data"  # folder that `chinchilla data` wrote
-    out_dir: str = "runs/single"  # folder that receives runs/<run_id>
-    budget_flops: float = 0.0  # training FLOPs to spend; give this or tokens
-    tokens: float = 0.0  # training tokens; give this or budget_flops
-    flop_convention: str = "with_head"  # with_head, paper, appendix_f, six_nd
-    epochs: float = 1.0  # passes over the data a run may make
-    format: str = "text"  # text or json
-
-    def __post_init__(self) -> None:
-        check_format(self.format)
-        for key in ("budget_flops", "tokens"):
-            not_negative(key, getattr(self, key))
-        positive("epochs", self.epochs)
+    data_dir: str = setting("data", DATA_DIR_HELP)
+    out_dir: str = setting("runs/single", "Folder that receives runs/<run_id>.")
+    budget_flops: float = setting(
+        0.0, "Training FLOPs to spend; give this or tokens.", unit="FLOPs", at_least=0
+    )
+    tokens: float = setting(
+        0.0, "Training tokens; give this or budget_flops.", unit="tokens", at_least=0
+    )
+    flop_convention: str = setting(
+        "with_head", "How training FLOPs are counted.", choices=tuple(FLOP_CONVENTIONS)
+    )
+    epochs: float = setting(1.0, EPOCHS_HELP, above=0)
+    format: str = setting("text", "Output.", choices=FORMATS)
 
 
 @dataclass(kw_only=True)
-class PlanCommand:
-    """`chinchilla plan`: a grid of runs, its cost, its refusals; nothing is trained.
+class PlanCommand(Config):
+    """`chinchilla plan`: list the runs of a grid and their cost, or refuse it; trains nothing.
 
     With tokens= one model instead of a grid: `chinchilla plan model=chinchilla_70b tokens=1.4e12 gpus=512`.
     """
@@ -47,62 +53,63 @@ class PlanCommand:
     model: ModelConfig = field(default_factory=ModelConfig)
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    data_dir: str = ""  # token folder; empty = plan without data (grid.vocab_size decides)
-    out: str = "plan.jsonl"  # file to write; empty = only print
-    epochs: float = 1.0  # passes over the data a run may make
-    tokens: float = 0.0  # training tokens of one model, planned instead of a grid
-    gpus: int = 1  # of one model: GPUs that train it together, each holding a share of its state
-    micro_batch_tokens: int = 0  # of one model: tokens of a GPU's pass; 0 = the most that fit
-    activation_checkpointing: bool = False  # of one model: recompute blocks for the backward pass
-    format: str = "text"  # text or json
+    data_dir: str = setting("", f"{DATA_DIR_HELP} Empty = plan without data, by grid.vocab_size.")
+    out: str = setting("plan.jsonl", "File to write; empty = only print.")
+    epochs: float = setting(1.0, EPOCHS_HELP, above=0)
+    tokens: float = setting(
+        0.0, "Training tokens of one model, planned instead of a grid.", unit="tokens", at_least=0
+    )
+    gpus: int = setting(1, f"{ONE_MODEL} GPUs that train the model together (FSDP).", above=0)
+    micro_batch_tokens: int = setting(
+        0,
+        f"{ONE_MODEL} tokens per forward pass of one GPU; 0 = the most that fit.",
+        unit="tokens",
+        at_least=0,
+    )
+    activation_checkpointing: bool = setting(
+        False, f"{ONE_MODEL} recompute blocks in the backward pass, to save memory."
+    )
+    format: str = setting("text", "Output.", choices=FORMATS)
 
     def __post_init__(self) -> None:
-        check_format(self.format)
-        positive("epochs", self.epochs)
-        positive("gpus", self.gpus)
-        not_negative("tokens", self.tokens)
-        not_negative("micro_batch_tokens", self.micro_batch_tokens)
+        super().__post_init__()
         if not self.tokens and (self.gpus > 1 or self.micro_batch_tokens):
             raise InputError(
-                "gpus= and micro_batch_tokens= are of one model. Give its tokens= too, above 0, or leave "
-                "them."
+                "gpus= and micro_batch_tokens= are for one model. Give tokens=VALUE above 0 as well, or "
+                "leave them out."
             )
         if not self.tokens and self.model != ModelConfig():
             raise InputError(
-                "model= is planned with tokens= above 0. Give them, or grid.models=[...] for a grid."
+                "model= is for one model. Give tokens=VALUE above 0 as well, or grid.models=[...] for a "
+                "grid."
             )
 
 
 @dataclass(kw_only=True)
-class SweepCommand:
-    """`chinchilla sweep`: plan a grid, show its cost, train what is missing."""
+class SweepCommand(Config):
+    """`chinchilla sweep`: plan a grid, show its cost, train the runs that have no result."""
 
     grid: GridConfig
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
-    data_dir: str = "data"  # folder that `chinchilla data` wrote
-    sweep_dir: str = ""  # folder of the sweep; empty = runs/<grid.name>
-    epochs: float = 1.0  # passes over the data a run may make
-    dry_run: bool = False  # show runs and cost, launch nothing
-    max_gpu_hours: float = 0.0  # more device-hours expected are refused; 0 = no limit
-    yes: bool = False  # launch above max_gpu_hours, too
-    format: str = "text"  # text or json
-
-    def __post_init__(self) -> None:
-        check_format(self.format)
-        positive("epochs", self.epochs)
-        not_negative("max_gpu_hours", self.max_gpu_hours)
+    data_dir: str = setting("data", DATA_DIR_HELP)
+    sweep_dir: str = setting("", "Folder of the sweep; empty = runs/<grid.name>.")
+    epochs: float = setting(1.0, EPOCHS_HELP, above=0)
+    dry_run: bool = setting(False, "Show the runs and their cost, and launch nothing.")
+    max_gpu_hours: float = setting(
+        0.0, "Refuse a sweep expected to take more device-hours; 0 = no limit.", at_least=0
+    )
+    yes: bool = setting(False, "Launch even above max_gpu_hours.")
+    format: str = setting("text", "Output.", choices=FORMATS)
 
 
 @dataclass(kw_only=True)
-class FlopsCommand:
-    """`chinchilla flops`: N and training FLOPs per token of a shape, by every convention."""
+class FlopsCommand(Config):
+    """`chinchilla flops`: count N and the training FLOPs per token of a shape by every convention."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
-    tokens: float = 0.0  # training tokens; above 0 also prints C
-    format: str = "text"  # text or json
-
-    def __post_init__(self) -> None:
-        check_format(self.format)
-        not_negative("tokens", self.tokens)
+    tokens: float = setting(
+        0.0, "Training tokens; above 0 also prints C.", unit="tokens", at_least=0
+    )
+    format: str = setting("text", "Output.", choices=FORMATS)

@@ -1,1 +1,1 @@
-"""What every other part builds on: published numbers, shapes, units, errors, atomic files, JSON."""
+"""Published numbers, model shapes, units, errors, atomic files and JSON: used by all other packages."""

@@ -1,8 +1,8 @@
-"""Packages that can be called: `chinchilla.fit(obs)` although `chinchilla.fit` is a subpackage.
+"""Callable packages: `chinchilla.fit(obs)`, although `chinchilla.fit` is also a subpackage.
 
-Python sets the attribute `fit` of `chinchilla` to the subpackage whenever anything below it is first
-imported, so a function of that name would be replaced by whichever import comes later. A module of a
-class with `__call__` is both, in any order of imports. Floor 0: the standard library only.
+Python sets the attribute `fit` of `chinchilla` to the subpackage when anything below it is first imported,
+which would replace a function of that name. A module whose class has `__call__` works as both, in any
+order of imports. Standard library only.
 """
 
 import importlib
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class CallableModule(ModuleType):
-    """A package that stands for a function of its name in `chinchilla.api`, loaded when first called."""
+    """A package that calls the function of its name in `chinchilla.api`."""
 
     @property
     def _function(self) -> Any:
@@ -21,12 +21,12 @@ class CallableModule(ModuleType):
         return getattr(api, self.__name__.rpartition(".")[2])
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function of `chinchilla.api`; its signature and documentation are there."""
+        """Call the function of `chinchilla.api`, which has the signature and the documentation."""
         return self._function(*args, **kwargs)
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """What `help` and notebooks show."""
+        """The signature shown by `help` and notebooks."""
         return inspect.signature(self._function)
 
 

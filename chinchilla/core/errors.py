@@ -1,4 +1,4 @@
-"""The two ways a command says no; `cli.py` turns each into one line and an exit code."""
+"""Exceptions that end a command with one line and an exit code, and the formatting of errors."""
 
 import difflib
 import errno
@@ -7,17 +7,18 @@ from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """What a person gave cannot be used: says what was given, why not, what to do (exit 2)."""
+    """Invalid input: the message states what was given, why it is invalid, what to do (exit code 2)."""
 
 
 class Refusal(ValueError):
-    """Well-formed input that cannot identify what was asked: a plan, a fit (exit 3)."""
+    """Valid input from which the requested plan or fit cannot be made (exit code 3)."""
 
 
 class FitError(Refusal):
-    """One approach cannot answer from these observations; the others may.
+    """One approach cannot be fitted to these observations; others may be.
 
-    `kind` is one word for programs: unidentified, opens_downward, vertex_outside, ...
+    Attributes:
+        kind: identifier for programs: unidentified, opens_downward, vertex_outside, ...
     """
 
     def __init__(self, message: str, kind: str = "unidentified") -> None:
@@ -26,45 +27,59 @@ class FitError(Refusal):
 
 
 class DataError(InputError):
-    """A corpus, tokenizer or token file that cannot be read as what it claims to be."""
+    """A corpus, tokenizer or token file that cannot be read in its format."""
 
 
 class UnreachableError(DataError):
-    """Text that a hub or a network did not give now, and may give later."""
+    """Text that a hub or a network did not deliver; a later attempt may succeed."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """ " Did you mean X?" for the known word closest to `word`, or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {close[0]}?" if close else ""
+    """ " Did you mean X?" for the known word closest to `word`, or ""."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f" Did you mean {matches[0]}?" if matches else ""
 
 
-def one_line(error: Exception) -> str:
-    """What an error says, as one line without control characters, however much a file held."""
-    said = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]+", " ", str(error))
-    return said if len(said) <= 3000 else f"{said[:3000]} ..."
+def one_line(error: BaseException, max_length: int = 3000) -> str:
+    """The message of an error on one line, without control characters."""
+    message = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u2028\u2029]+", " ", str(error))
+    return message if len(message) <= max_length else f"{message[:max_length]} ..."
+
+
+def error_summary(error: BaseException) -> str:
+    """Type and first line of an error of another library: "RuntimeError: out of memory".
+
+    Later lines are left out: torch appends a C++ stack.
+    """
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
 _OS_ADVICE = {
-    errno.ENOSPC: "Make room on that disk",
-    errno.EDQUOT: "Make room within the quota",
-    errno.EROFS: "Choose a folder that can be written to",
-    errno.EACCES: "Ask for permission, or choose another path",
-    errno.EPERM: "Ask for permission, or choose another path",
-    errno.EISDIR: "A file belongs there: move the folder away or choose another path",
-    errno.ENOTDIR: "A folder belongs there: move the file away or choose another path",
-    errno.EEXIST: "Move what is there away or choose another path",
-    errno.ENOTEMPTY: "Move what is there away or choose another path",
+    errno.ENOSPC: "Free space on that disk",
+    errno.EDQUOT: "Free space within the quota",
+    errno.EROFS: "Choose a writable folder",
+    errno.EACCES: "Get permission, or choose another path",
+    errno.EPERM: "Get permission, or choose another path",
+    errno.EISDIR: "A file is expected: move the folder or choose another path",
+    errno.ENOTDIR: "A folder is expected: move the file or choose another path",
+    errno.EEXIST: "Move the existing file or choose another path",
+    errno.ENOTEMPTY: "Move the existing files or choose another path",
     errno.ENOENT: "Check the path",
     errno.ENAMETOOLONG: "Choose a shorter path",
     errno.EMFILE: "Raise the limit on open files (ulimit -n)",
 }
 
 
-def of_system(error: OSError) -> Exception:
-    """What the system refused, for which file, and what to do about it."""
-    said = f"{error.strerror or error}"
+def os_error_message(error: OSError) -> str:
+    """Reason and file of an error of the operating system, and what to do, on one line."""
+    message = f"{error.strerror or error}"
     if error.filename:
-        said += f": {error.filename}"
-    advice = _OS_ADVICE.get(error.errno or 0, "See to that")
-    return Exception(f"{said}. {advice}, and run the same command again.")
+        message += f": {error.filename}"
+    advice = _OS_ADVICE.get(error.errno or 0, "Resolve the problem")
+    return one_line(Exception(f"{message}. {advice}, and run the same command again."))
+
+
+def of_system(error: OSError) -> Exception:
+    """Former form of `os_error_message`, until its caller is renamed."""
+    return Exception(os_error_message(error))

@@ -1,8 +1,9 @@
-"""Writing so that a crash, a full disk or a second reader never sees half a file.
+"""Atomic writes: neither a crash nor a full disk nor another reader leaves or sees a partial file.
 
-One file per fact: written to a temporary name beside its place, fsynced, renamed, and the folder
-fsynced, so that after a power cut there is either the old file or the new one. A temporary name
-says which process made it, so that what a killed one left can be told from work in progress.
+A file is written under a temporary name beside its final path, synced and renamed, and its folder
+is synced, so that after a power failure either the old or the new file exists. The temporary name
+identifies the process that made it, so that leftovers of a killed process can be told from work in
+progress.
 """
 
 import contextlib
@@ -23,12 +24,12 @@ from typing import IO, Any
 
 from chinchilla.core.errors import InputError
 
-LEFTOVER_SECONDS = 3600.0  # age at which another machine's temporary file counts as left behind
+LEFTOVER_SECONDS = 3600.0  # age from which a temporary file of another machine is a leftover
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d{1,9})-[0-9a-f]{8}\.tmp")
 
 
 def fsync_dir(path: Path) -> None:
-    """Make renames inside `path` survive a power cut."""
+    """Sync a folder, so that renames in it survive a power failure."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -37,7 +38,7 @@ def fsync_dir(path: Path) -> None:
 
 
 def make_dirs(path: Path) -> None:
-    """Create a folder and those above it, each so that it survives a power cut."""
+    """Create a folder and its parents, each synced so that it survives a power failure."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
@@ -46,7 +47,7 @@ def make_dirs(path: Path) -> None:
 
 @functools.cache
 def process_table() -> str:
-    """Name of the process table this process is in; pids compare only inside one."""
+    """Identifier of the process table (machine, boot, PID namespace); pids are unique only within one."""
     parts = [socket.gethostname()]
     with contextlib.suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -55,7 +56,7 @@ def process_table() -> str:
 
 
 def process_start(pid: int) -> str | None:
-    """Something that tells process `pid` from others with its number; None if it does not run."""
+    """Start time of process `pid`, "" if it cannot be read; None if no such process runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -70,7 +71,7 @@ def process_start(pid: int) -> str | None:
 
 
 def temporary_path(path: Path) -> Path:
-    """A name beside `path` that nobody else uses, and that says who made it."""
+    """A unique path beside `path` that identifies this process."""
     return path.with_name(
         f".{path.name}.{_table_digest()}-{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
     )
@@ -82,34 +83,34 @@ def _table_digest() -> str:
 
 
 def clean_leftovers(folder: Path) -> list[str]:
-    """Remove what killed processes left in `folder` under `temporary_path` names.
+    """Remove the temporary files that killed processes left in `folder`.
 
-    A dead process of this machine leaves nothing worth waiting for; of other machines' files only
-    those without a change for an hour go. Nothing else is touched, and links are not followed.
+    Files of dead processes of this machine are removed at once, those of other machines after an
+    hour without a change. Other files are not touched, and links are not followed.
 
     Returns:
-        The names that went.
+        The names of the removed files.
     """
-    gone = []
+    removed = []
     for name in os.listdir(folder) if folder.is_dir() else ():
         if (match := _TEMPORARY.fullmatch(name)) is None:
             continue
         path = folder / name
         dead = match[1] == _table_digest() and process_start(int(match[2])) is None
-        with contextlib.suppress(OSError):  # somebody else may clean here too
+        with contextlib.suppress(OSError):  # another process may remove it first
             if dead or time.time() - _last_change(path) > LEFTOVER_SECONDS:
                 remove(path)
-                gone.append(name)
-    return gone
+                removed.append(name)
+    return removed
 
 
 def _last_change(path: Path) -> float:
-    inside = path.iterdir() if path.is_dir() and not path.is_symlink() else ()
-    return max(p.lstat().st_mtime for p in (path, *inside))
+    children = path.iterdir() if path.is_dir() and not path.is_symlink() else ()
+    return max(p.lstat().st_mtime for p in (path, *children))
 
 
 def remove(path: Path) -> None:
-    """Delete a file, a link (not what it leads to), or a folder with all that is in it."""
+    """Delete a file, a link (not its target), or a folder with its contents."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -118,40 +119,39 @@ def remove(path: Path) -> None:
 
 @contextmanager
 def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file that takes `path`'s place only when the block ends without an error."""
-    if path.is_dir():  # said before the work is done, and by its own name
+    """Open a temporary file that replaces `path` when the block ends without an error."""
+    if path.is_dir():  # fail before the block runs, with the right name
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = temporary_path(path)
     try:
-        with open(
-            temporary,
-            mode,
-            encoding=None if "b" in mode else "utf-8",
-            newline="" if "b" not in mode else None,
-        ) as f:
+        text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+        with open(temporary, mode, **text) as f:  # type: ignore[call-overload]
             yield f
             f.flush()
             os.fsync(f.fileno())
         os.replace(temporary, path)
         fsync_dir(path.parent)
     except OSError as error:
-        _name(error, path)
+        _set_filename(error, path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _name(error: OSError, path: Path) -> None:
-    """Say which file it was: a write to a full disk knows only its descriptor."""
+def _set_filename(error: OSError, path: Path) -> None:
+    """Add the file name to an error of a file descriptor, such as a write to a full disk."""
     if error.errno and error.filename is None:
         error.filename = str(path)
 
 
 def create_once(path: Path, text: str) -> bool:
-    """Create `path` with `text`, whole and for good; False if it exists already.
+    """Create `path` with `text` atomically; exactly one of several processes succeeds.
+
+    Returns:
+        Whether this call created the file; False if it exists.
 
     Raises:
-        InputError: the file system has no hard links, which claims are made with.
+        InputError: the file system has no hard links.
     """
     temporary = temporary_path(path)
     try:
@@ -162,7 +162,7 @@ def create_once(path: Path, text: str) -> bool:
         try:
             os.link(temporary, path)
         except FileExistsError:
-            # An NFS server whose answer got lost is asked again and finds its own work: two names.
+            # After a lost reply, an NFS client repeats the request and finds its own link.
             if os.stat(temporary).st_nlink != 2:
                 return False
         fsync_dir(path.parent)
@@ -170,28 +170,28 @@ def create_once(path: Path, text: str) -> bool:
     except OSError as error:
         if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
             raise InputError(
-                f"{path.parent}: this file system has no hard links, so workers cannot agree who "
-                "trains what. Put the sweep on another one (local disk, NFS, Lustre)."
+                f"{path.parent}: this file system has no hard links, which workers need to claim runs. Use "
+                "another file system (local disk, NFS, Lustre)."
             ) from None
-        _name(error, path)
+        _set_filename(error, path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace `path` by `text` in one step."""
+    """Replace `path` by `text` atomically."""
     with atomic_write(path) as f:
         f.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Replace `path` by `value` as JSON in one step; NaN and infinity are refused."""
+    """Replace `path` by `value` as JSON atomically; NaN and infinity raise ValueError."""
     write_text(path, pretty_json(value) + "\n")
 
 
 def pretty_json(value: Any) -> str:
-    """JSON for eyes and diffs: a key a line, a list of plain values on one line."""
+    """JSON with one key per line; lists of numbers are on one line."""
     return _pretty(value, "\n")
 
 
@@ -204,18 +204,19 @@ def _pretty(value: Any, newline: str) -> str:
         isinstance(x, dict | list | tuple | str) for x in value
     ):
         return "[" + ",".join(inner + _pretty(x, inner) for x in value) + newline + "]"
-    return json.dumps(value, allow_nan=False)  # all of a long list at once: in C
+    return json.dumps(value, allow_nan=False)  # a long list in one call, in C
 
 
 def read_json(path: Path, what: str) -> Any:
-    """The JSON in `path`; `what` names it in the error a person sees.
+    """Read JSON; `what` describes the file in error messages.
 
     Raises:
-        InputError: missing, unreadable, not JSON, or with NaN or infinity in it, which we never write.
+        InputError: missing, unreadable, not JSON, or containing NaN or infinity, which are never
+            written.
     """
 
     def refuse(constant: str) -> None:
-        raise ValueError(f"{constant} is no number that this file may hold")
+        raise ValueError(f"{constant} is not allowed")
 
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
@@ -224,19 +225,19 @@ def read_json(path: Path, what: str) -> Any:
     except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON
         why = getattr(error, "strerror", None) or error
         raise InputError(
-            f"{what}: {path} cannot be read ({why}). Bring it back from a copy, or have it made anew."
+            f"{what}: {path} cannot be read ({why}). Restore it from a copy, or create it again."
         ) from None
 
 
 def inside(folder: Path, name: str) -> Path:
-    """`folder/name`, once it is sure that it lies in there.
+    """`folder/name`, checked to lie in `folder`.
 
     Raises:
-        InputError: an absolute name, one with `..`, or a symbolic link that leads out.
+        InputError: an absolute name, a name with `..`, or a symbolic link to a path outside.
     """
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()) or path.resolve() == folder.resolve():
-        raise InputError(f"{path} leads out of its folder. Only files inside {folder} are read.")
+        raise InputError(f"{path} leads out of its folder. Only files in {folder} are read.")
     return path
 
 
@@ -250,10 +251,10 @@ def sha256_file(path: Path) -> str:
 
 
 def writable_dir(path: Path, key: str) -> Path:
-    """Create `path` if needed and prove that files can be made in it.
+    """Create `path` if needed, and check that files can be created in it.
 
     Raises:
-        InputError: naming the config `key` that gave the folder.
+        InputError: naming the setting `key` that gave the folder.
     """
     probe = temporary_path(path / "write-test")
     try:
@@ -262,7 +263,6 @@ def writable_dir(path: Path, key: str) -> Path:
         probe.unlink()
     except OSError as error:
         raise InputError(
-            f"{key}={path} is not a folder that can be written to ({error.strerror}). "
-            f"Choose another {key}."
+            f"{key}={path} is not a writable folder ({error.strerror}). Choose another {key}."
         ) from None
     return path

@@ -1,8 +1,7 @@
-"""Published numbers: Hoffmann et al. (2022), arXiv 2203.15556, and the corrections to it.
+"""Published numbers of Hoffmann et al. (2022), arXiv 2203.15556, and of the work that corrects it.
 
-Every constant names its table or section. Nothing here is computed; what can be computed from
-these (N of a shape, FLOPs, frontiers) lives in `shapes.py` and `fit/`, and `tests/paper` holds the
-tables against it.
+Every constant names its table or section. Nothing here is computed: `tests/paper` compares these
+numbers with what `shapes.py` and `fit/` compute.
 """
 
 from typing import NamedTuple
@@ -20,7 +19,7 @@ class A9Row(NamedTuple):
 
 
 # Table A9: all 50 models trained. Six rows (3530, 4084, 11452, 12569, 13735, 14940) have
-# n_heads * kv_size != d_model; their parameter counts confirm it, so they are not misprints.
+# n_heads * kv_size != d_model. Their parameter counts agree with that, so these are not misprints.
 TABLE_A9 = (
     A9Row(44, 512, 2048, 64, 8, 8),
     A9Row(57, 576, 2304, 64, 9, 9),
@@ -106,8 +105,8 @@ class Table2Row(NamedTuple):
     b_p90: float | None
 
 
-# Table 2. Intervals: 10th and 90th percentile over 100 fits to 80% of the data. That subsampling
-# understates the spread, and approach 3's interval cannot be right (Besiroglu et al. 2024).
+# Table 2. Intervals: 10th and 90th percentile over 100 fits to 80% of the data, which understates
+# the spread; the interval of approach 3 is implausibly narrow (Besiroglu et al. 2024).
 TABLE_2 = (
     Table2Row(
         "envelope", "1. Minimum over training curves", 0.50, 0.488, 0.502, 0.50, 0.501, 0.512
@@ -121,14 +120,14 @@ TABLE_2 = (
 
 
 class TableA2Row(NamedTuple):
-    """One row of Table A2: exponents by approach 2 on one corpus, printed without intervals."""
+    """One row of Table A2: exponents of approach 2 on one corpus, without intervals."""
 
     corpus: str
     a: float
     b: float
 
 
-# Table A2 (Appendix C): approach 2, four isoFLOP profiles a corpus, one tokenizer for both.
+# Table A2 (Appendix C): approach 2 with four IsoFLOP profiles per corpus and one tokenizer.
 TABLE_A2 = (TableA2Row("C4", 0.50, 0.50), TableA2Row("GitHub", 0.53, 0.47))
 
 # Table 3, approach 1's projections: (parameters, FLOPs, tokens) as printed. The 67B row prints
@@ -145,8 +144,8 @@ TABLE_3 = (
     (10e12, 1.30e28, 216.2e12),
 )
 
-# Table A3: parameters, then FLOPs and tokens by approach 2 and by approach 3. The paper prints
-# 1.26e24 FLOPs for 175B under approach 3; 6*N*D says 1.26e25, which is used here.
+# Table A3: parameters, then FLOPs and tokens by approach 2 and by approach 3. For 175B under
+# approach 3 the paper prints 1.26e24 FLOPs; 6*N*D is 1.26e25, which is used here.
 TABLE_A3 = (
     (400e6, 1.84e19, 7.7e9, 2.21e19, 9.2e9),
     (1e9, 1.20e20, 20.0e9, 1.62e20, 27.1e9),
@@ -159,14 +158,14 @@ TABLE_A3 = (
     (10e12, 1.75e28, 292.0e12, 8.55e28, 1425.5e12),
 )
 
-# Legend of Figure 3; not in the text. Confirmed by the coordinates of Figure 4 under the `paper`
-# FLOP convention.
+# Legend of Figure 3, not in the text. The coordinates of Figure 4 agree under the `paper` FLOP
+# convention.
 ISOFLOP_BUDGETS = (6e18, 1e19, 3e19, 6e19, 1e20, 3e20, 6e20, 1e21, 3e21)
 
-GOPHER_BUDGET = 5.76e23  # FLOPs; section 3. A given constant: no counting convention yields it.
+GOPHER_BUDGET = 5.76e23  # FLOPs; section 3. No counting convention reproduces it from the shape.
 
-# Straight lines in log-log through Table 3 and through Table A3's approach 2: (coefficient,
-# exponent) of N_opt = coefficient * C^exponent. Recomputed from the tables (tests/paper).
+# Power laws N_opt = coefficient * C^exponent through Table 3 and through approach 2 of Table A3:
+# (coefficient, exponent). Recomputed from the tables in tests/paper.
 N_OPT_TABLE_3 = (0.09916, 0.4981)
 N_OPT_TABLE_A3_ISOFLOP = (0.14488, 0.4899)
 
@@ -201,8 +200,8 @@ LOSS_LAWS = {
     ),
 }  # fmt: skip
 
-# Training FLOPs (6*N*D) of the smallest and largest run that each law was fitted to: Figure 4's
-# points, and for Muennighoff et al. the four isoFLOP profiles on C4 of Figure A2.
+# Training FLOPs (6*N*D) of the smallest and largest run that each law was fitted to: the points of
+# Figure 4, and for Muennighoff et al. the four IsoFLOP profiles on C4 of Figure A2.
 LAW_C_RANGE = {
     "hoffmann": (1.4e18, 1.3e22),
     "hoffmann_rounded": (1.4e18, 1.3e22),
@@ -210,33 +209,13 @@ LAW_C_RANGE = {
     "muennighoff": (1e19, 1e21),
 }
 
-# Kaplan et al. (2020) as section D.4 reads it: 4.68B parameters at 1e21 FLOPs; Table 2's exponent.
+# Kaplan et al. (2020) as used in section D.4: 4.68B parameters at 1e21 FLOPs, exponent of Table 2.
 N_OPT_KAPLAN = (4.68e9 / 1e21**0.73, 0.73)
 
-# Kaplan et al. (2020), sections 1 and 2.2: 768 to 1.5e9 parameters without embeddings, each trained for
-# 2.5e5 steps of 512 sequences of 1,024 tokens; 6*N*D of the smallest and the largest.
+# Kaplan et al. (2020), sections 1 and 2.2: 768 to 1.5e9 parameters without embeddings, each trained
+# for 2.5e5 steps of 512 sequences of 1,024 tokens; 6*N*D of the smallest and the largest.
 KAPLAN_C_RANGE = (6e14, 1.2e21)
 
 # Muennighoff et al. (2023), arXiv 2305.16264, appendix A: R_D* and R_N* of repeated tokens and
 # excess parameters, for the law `muennighoff`.
 REPEATS_MUENNIGHOFF = (15.387756, 5.309743)
-
-
-class OverTrainingConstants(NamedTuple):
-    """L = E + (a*M^eta + b*M^-eta) * C^-eta, M = D/N, C = 6*N*D; Err = eps - k*exp(-gamma*L)."""
-
-    E: float
-    a: float
-    b: float
-    eta: float
-    eps: float  # downstream: mean error over the 17 tasks that beat chance early
-    k: float
-    gamma: float
-
-
-# Gadre et al. (2024), arXiv 2403.08540: loss on C4's validation set, by training set.
-OVER_TRAINING = {
-    "c4": OverTrainingConstants(1.508, 141.3, 189.5, 0.1212, 0.850, 2.079, 0.756),
-    "redpajama": OverTrainingConstants(1.837, 212.2, 366.7, 0.1364, 0.857, 2.206, 0.715),
-    "refinedweb": OverTrainingConstants(1.734, 157.1, 246.2, 0.1272, 0.865, 2.215, 0.707),
-}

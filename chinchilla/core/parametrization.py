@@ -1,13 +1,12 @@
-"""Factors by which a learning rate tuned on a small model holds for a larger one. Floor 0.
+"""Parametrizations: scale factors with which a learning rate transfers between model sizes.
 
-    standard   matrices at 1/sqrt(n_in), one rate for all of them
-    mup        muP for Adam (Yang et al. 2022, arXiv 2203.03466): width transfers
-    completep  CompleteP, alpha = 1 (arXiv 2505.01618): width and depth transfer
+    standard   initialization with 1/sqrt(n_in), one learning rate
+    mup        muP for Adam (Yang et al. 2022, arXiv 2203.03466): transfers across width
+    completep  CompleteP, alpha = 1 (arXiv 2505.01618): transfers across width and depth
 
-Both are stated against a base shape, whose peak rate the recipe gives: m_d = d_model / base_width and
-m_L = n_layers / base_layers. The rules are those of the authors' code, EleutherAI/nanoGPT-mup, which
-like this model ties embedding and output. Everything follows from the shape, so that checkpoints and
-shards know nothing of it. docs/recipes.md has the table.
+The factors are relative to a base shape, whose peak learning rate the recipe gives:
+m_d = d_model / base_width and m_L = n_layers / base_layers. They are those of the authors' code,
+EleutherAI/nanoGPT-mup, which also ties embedding and output. docs/recipes.md has the table.
 """
 
 import math
@@ -20,30 +19,29 @@ PARAMETRIZATIONS = ("standard", "mup", "completep")
 
 @dataclass(frozen=True)
 class Multipliers:
-    """What a parametrisation makes of one shape. Hidden matrices are all but the tied embedding."""
+    """Scale factors of one model shape. Hidden matrices are all but the tied embedding."""
 
     embedding_std: float  # initial standard deviation of the tied embedding
-    branch_divisor: (
-        float  # ... of matrices that write into the residual stream: 1/sqrt(n_in) over it
-    )
-    attention: float  # scale of q.k
-    residual: float = 1.0  # each branch times this is added to the residual stream
-    output: float = 1.0  # logits, but for the output bias
-    hidden_lr: float = 1.0  # learning rate of hidden matrices over the run's
-    hidden_decay: float = 1.0  # AdamW's decay of hidden matrices over the run's
-    eps: float = 1.0  # Adam's epsilon over the run's
+    # Standard deviation of matrices that write to the residual stream: 1/sqrt(n_in) / divisor.
+    branch_divisor: float
+    attention: float  # factor of q.k
+    residual: float = 1.0  # factor of each branch that is added to the residual stream
+    output: float = 1.0  # factor of the logits, without the output bias
+    hidden_lr: float = 1.0  # factor of the learning rate of hidden matrices
+    hidden_decay: float = 1.0  # factor of the weight decay of hidden matrices
+    eps: float = 1.0  # factor of Adam's epsilon
 
 
 def multipliers(
     shape: ModelShape, kind: str = "standard", base_width: int = 0, base_layers: int = 0
 ) -> Multipliers:
-    """The factors of a shape.
+    """The scale factors of a model shape.
 
     Args:
         shape: the model.
         kind: one of PARAMETRIZATIONS.
-        base_width: d_model that the rate is stated for; not of a standard one.
-        base_layers: n_layers that it is stated for; of completep only.
+        base_width: d_model of the base shape; for mup and completep.
+        base_layers: n_layers of the base shape; for completep.
     """
     gpt2 = (2 * shape.n_layers) ** 0.5
     if kind == "standard":

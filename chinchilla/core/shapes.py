@@ -1,11 +1,11 @@
-"""Sizes and costs of a decoder-only transformer: parameters N and training FLOPs C.
+"""Parameters N and training FLOPs C of a decoder-only transformer.
 
 From Appendix F, Table A4 and Table A9 of Hoffmann et al. (2022). Standard library only.
 
-N is always the exact number of trained parameters, embedding included and tied. With
-`positions="relative"` (Transformer-XL, as in the paper) it equals Table A9's column in 50 of 50
-rows; with `positions="rope"` a layer has no relative-position projection and no u, v vectors, so
-the same shape is 5-8% smaller. Compare shapes, not labels.
+N is the exact number of trained parameters, including the tied embedding. With
+`positions="relative"` (Transformer-XL, as in the paper) it equals all 50 rows of Table A9. With
+`positions="rope"` a layer has no relative-position projection and no u, v vectors, so the same
+shape has 5-8% fewer parameters than its name states.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ POSITIONS = ("rope", "relative")
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A transformer's widths, in Table A9's names."""
+    """Dimensions of a transformer, named as in Table A9."""
 
     d_model: int
     ffw_size: int
@@ -27,21 +27,12 @@ class ModelShape:
     n_heads: int
     n_layers: int
     vocab_size: int
-    seq_len: int  # tokens a row predicts; also the attention span counted in FLOPs
+    seq_len: int  # tokens per sequence; also the attention span in the FLOP count
     positions: str = "rope"
 
     def __post_init__(self) -> None:
-        for name in (
-            "d_model",
-            "ffw_size",
-            "kv_size",
-            "n_heads",
-            "n_layers",
-            "vocab_size",
-            "seq_len",
-        ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+        for name, value in vars(self).items():
+            if name != "positions" and (not isinstance(value, int) or value < 1):
                 raise InputError(f"model.{name}={value!r} is not a positive whole number.")
         if self.positions not in POSITIONS:
             raise InputError(
@@ -49,21 +40,22 @@ class ModelShape:
             )
         if self.kv_size % 2:
             raise InputError(
-                f"model.kv_size={self.kv_size} is odd: positions pair its dimensions. Make it even."
+                f"model.kv_size={self.kv_size} is odd, but positions pair its dimensions. Make it even."
             )
 
     @property
     def inner(self) -> int:
-        """Width of all heads together; not always d_model (six rows of Table A9)."""
+        """Total width of all heads; differs from d_model in six rows of Table A9."""
         return self.n_heads * self.kv_size
 
 
 def n_params(shape: ModelShape) -> int:
-    """N: every trained parameter, the tied embedding counted once.
+    """N: all trained parameters, with the tied embedding counted once.
 
-    Tied embedding V*d and output bias V; final gain d; per layer the projections Q, K, V, O (and
-    R when positions are relative), the two FFN matrices with both biases, O's bias, two gains,
-    and u, v when relative. METHODS: rounds to Table A9's printed value in 50 of 50 rows.
+    The tied embedding V*d, the output bias V and the final gain d. Per layer: the projections Q, K,
+    V, O, the bias of O, the two FFN matrices and their biases, and two gains; with relative
+    positions also the projection R and the vectors u, v. Rounds to the printed value in all 50 rows
+    of Table A9.
     """
     d, f, q = shape.d_model, shape.ffw_size, shape.inner
     relative = shape.positions == "relative"
@@ -72,42 +64,34 @@ def n_params(shape: ModelShape) -> int:
 
 
 def n_params_non_embedding(shape: ModelShape) -> int:
-    """N without the tied embedding matrix (Kaplan et al. count this)."""
+    """N without the tied embedding matrix, as counted by Kaplan et al."""
     return n_params(shape) - shape.vocab_size * shape.d_model
 
 
 def _layer_forward(s: ModelShape) -> float:
-    """Forward FLOPs per token of one layer, Appendix F; causal masking is not discounted."""
+    """Forward FLOPs per token of one layer (Appendix F), without a discount for causal masking."""
     d, q, S = s.d_model, s.inner, s.seq_len
     return 6 * d * q + 2 * S * q + 3 * s.n_heads * S + 2 * S * q + 2 * q * d + 4 * d * s.ffw_size
 
 
-def _layers_only(s: ModelShape) -> float:
+def _layers(s: ModelShape) -> float:
     return 3.0 * s.n_layers * _layer_forward(s)
 
 
-def _with_head(s: ModelShape) -> float:
-    return _layers_only(s) + 6.0 * s.d_model * s.vocab_size
-
-
-def _appendix_f(s: ModelShape) -> float:
-    return _layers_only(s) + 12.0 * s.d_model * s.vocab_size
-
-
-def _six_nd(s: ModelShape) -> float:
-    return 6.0 * n_params(s)
-
-
 FLOP_CONVENTIONS: dict[str, Callable[[ModelShape], float]] = {
-    "with_head": _with_head,  # layers and output logits; not the embedding look-up
-    "paper": _layers_only,  # Appendix F without embedding and logit rows: what Table A4 used
-    "appendix_f": _appendix_f,  # Appendix F's text taken literally
-    "six_nd": _six_nd,  # C = 6 N D, Figure 4 and the closed-form frontier
+    # layers and output logits, without the embedding lookup
+    "with_head": lambda s: _layers(s) + 6.0 * s.d_model * s.vocab_size,
+    # Appendix F without embedding and logits, as in Table A4
+    "paper": _layers,
+    # Appendix F as written
+    "appendix_f": lambda s: _layers(s) + 12.0 * s.d_model * s.vocab_size,
+    # C = 6 N D, as in Figure 4 and the closed-form optimum
+    "six_nd": lambda s: 6.0 * n_params(s),
 }
 
 
 def flops_per_token(shape: ModelShape, convention: str) -> float:
-    """Training FLOPs per token, forward plus backward (backward = 2 x forward).
+    """Training FLOPs per token: forward, and backward at twice the forward cost.
 
     Args:
         shape: the model.
@@ -124,7 +108,7 @@ def flops_per_token(shape: ModelShape, convention: str) -> float:
 
 
 def _a9_names() -> dict[str, paper.A9Row]:
-    """Short names of Table A9's rows: 44m ... 1.42b, 1.43b ... 16b, each unique."""
+    """Unique short names of the rows of Table A9: 44m ... 1.42b, 1.43b ... 16b."""
     names: dict[str, paper.A9Row] = {}
     for row in paper.TABLE_A9:
         same = [
@@ -140,7 +124,7 @@ def _a9_names() -> dict[str, paper.A9Row]:
 
 
 def named_shapes() -> dict[str, ModelShape]:
-    """The `model` group: Table A9 by size, and Table 4's two; 32k vocabulary, 2048 tokens."""
+    """The shapes of Table A9 and Table 4 by name, with 32k vocabulary and 2048 tokens per sequence."""
     rows: dict[str, tuple[int, int, int, int, int]] = {
         name: (r.d_model, r.ffw_size, r.kv_size, r.n_heads, r.n_layers)
         for name, r in _a9_names().items()
@@ -155,13 +139,14 @@ def named_shapes() -> dict[str, ModelShape]:
 def shape_named(
     name: str, vocab_size: int, seq_len: int, kv_size: int, positions: str
 ) -> ModelShape:
-    """A shape by its name: one of Table A9's ("44m"), or "DxL" in the table's proportions.
+    """A shape by name: a row of Table A9 ("44m"), or WIDTHxLAYERS in the proportions of the table.
 
-    "24x3" is d_model 24 with 3 layers, ffw_size 4*d_model as in every row of Table A9, and
-    d_model // kv_size heads (at least one) that share the width evenly.
+    "24x3" has d_model 24, 3 layers, ffw_size 4*d_model as in every row of Table A9, and
+    d_model // kv_size heads (at least one) of equal size.
 
     Raises:
-        InputError: neither a known name nor DxL, or D cannot be split into even heads.
+        InputError: neither a known name nor WIDTHxLAYERS, or the width cannot be split into heads
+            of even size.
     """
     known = named_shapes()
     if name in known:
@@ -177,8 +162,8 @@ def shape_named(
     n_heads = max(1, d_model // kv_size)
     if d_model % (2 * n_heads):
         raise InputError(
-            f"model {name!r}: width {d_model} does not split into {n_heads} heads of even size "
-            f"near kv_size={kv_size}. Change one of them."
+            f"model {name!r}: width {d_model} cannot be split into {n_heads} heads of even size near "
+            f"kv_size={kv_size}. Change one of them."
         )
     return ModelShape(
         d_model,

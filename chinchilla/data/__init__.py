@@ -1,24 +1,21 @@
-"""Text to tokens to batches.
+"""From text to batches. The path of a document, in reading order:
 
-    corpus.py      documents out of files or a hub data set, one at a time
-    filters.py     rules for documents that are hardly prose
-    spool.py       documents on disk, in an order that only their text decides
-    ngrams.py      words in a row as hashes
-    near.py        which documents are nearly the same
-    paragraphs.py  which paragraphs stood before
-    tokenizer.py   lossless SentencePiece; measure.py says what one does to each source
-    encode.py      documents -> tokens in a pool of processes
-    shards.py      tokens -> files
-    stages.py      documents -> validation split, tokenizer, shards, each going on where it was stopped
-    unfinished.py  how far that has come
-    prepare.py     the stages, the manifest, and files in their places
-    ours.py        which files of a folder are ours to replace or remove
-    settings.py    what was asked, to tell one folder from another
-    manifest.py    the manifest's record and file; card.py the same for people
-    mixture.py     which source gives which row
-    tokens.py      memory-mapped shards -> batches, each a pure function of (seed, step)
-    overlap.py     evaluations in the training text
-    pack.py        token folders under xz, and back
+    corpus.py                   read documents from files or a hub data set, one at a time
+    prepare/pipeline.py         `chinchilla data`: run the stages and install the result
+    prepare/stages.py           the stages: read, filter, train the tokenizer, encode; resumable
+    prepare/filters.py          quality rules; repeated paragraphs
+    prepare/shuffle_dedup.py    shuffle and deduplicate documents on disk
+    prepare/near_duplicates.py  find near duplicates (MinHash)
+    tokenizer.py                train and apply a SentencePiece tokenizer; its statistics
+    prepare/encode.py           encode documents in a pool of processes, with prepare/word_cache.py
+    shards.py                   the file format of tokens
+    manifest.py                 the contents of a token folder, and data_id
+    data_card.py                the same as a report
+    prepare/fingerprint.py      settings and source files that determine the tokens
+    prepare/install.py          move a finished preparation into place
+    mixture.py                  which source each row of the training stream comes from
+    dataset.py                  shards -> batches, each a pure function of (seed, step)
+    overlap.py                  n-gram overlap of evaluations with the training text; ngrams.py hashes
 
 Nothing here imports torch.
 """

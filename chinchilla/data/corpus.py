@@ -1,9 +1,9 @@
-"""Documents out of a corpus, one at a time: embedded text, files, or a hub data set.
+"""Read the documents of a corpus, one at a time: embedded text, files, or a hub data set.
 
-JSON lines are read here, line by line: `datasets` fixes a schema from the first block of a file and
-stops at a field that first appears later. Parquet is read by pyarrow, as `datasets` takes names of
-files for patterns. Hub data sets come through `datasets` in streaming mode. No format holds more than
-one document, or one row group, in memory.
+JSON lines are parsed line by line: `datasets` infers a schema from the first block of a file and fails
+at a field that first occurs later. Parquet is read with pyarrow, because `datasets` interprets file
+names as patterns. Hub data sets are streamed by `datasets`. No reader holds more than one document, or
+one batch of rows, in memory.
 """
 
 import gzip
@@ -24,15 +24,15 @@ SUFFIXES = {
     "jsonl": (".jsonl", ".jsonl.gz", ".jsonl.xz", ".json", ".json.gz", ".json.xz"),
     "parquet": (".parquet",),
 }
-MAX_DOCUMENT = 1 << 28  # bytes of one line or document
-ROWS_AT_ONCE = 256  # of a Parquet file
+MAX_DOCUMENT = 1 << 28  # bytes of a line or document
+ROWS_PER_BATCH = 256  # of a Parquet file
 
 
 def read_documents(corpus: SourceConfig) -> Iterator[str]:
-    """The documents of a corpus in a fixed order: files by name, rows as they stand.
+    """The documents of a corpus in a fixed order: by file name, then by row.
 
     Raises:
-        DataError: a path, file, column or data set that cannot be read; says which and why.
+        DataError: a path, file, column or data set cannot be read.
     """
     documents = islice(_READERS[corpus.format](corpus), corpus.max_documents or None)
     count = 0
@@ -43,23 +43,25 @@ def read_documents(corpus: SourceConfig) -> Iterator[str]:
 
 
 def corpus_files(corpus: SourceConfig) -> list[Path]:
-    """The files a corpus is read from, folders expanded and sorted; none for the hub.
+    """The files of a corpus, with folders expanded and sorted; none for a data set on the hub.
 
-    Of a hub data set that lies in a folder, all its files: what `datasets` takes of them is its affair.
+    For a local copy of a hub data set, all visible files, of which `datasets` may read only some.
 
     Raises:
-        DataError: a path that does not exist, or a folder without files of the format.
+        DataError: a path does not exist, or a folder has no files of the format.
     """
     if corpus.format == "hub":
         copy = Path(corpus.hub_name)
-        return [path for path in sorted(copy.rglob("*")) if path.is_file() and _shown(path, copy)]
+        return [path for path in sorted(copy.rglob("*")) if path.is_file() and _visible(path, copy)]
     if corpus.format == "embedded":
         return [Path(str(resources.files("chinchilla.data") / "embedded" / "sotu.jsonl.xz"))]
     suffixes, files = SUFFIXES[corpus.format], []
-    for given in corpus.paths:
-        path = Path(given).expanduser()
+    for name in corpus.paths:
+        path = Path(name).expanduser()
         if corpus.build_command and not path.exists():
-            raise DataError(f"corpus.paths: {path} does not exist. Make it: {corpus.build_command}")
+            raise DataError(
+                f"corpus.paths: {path} does not exist. Create it with: {corpus.build_command}"
+            )
         try:
             files += _files_at(path, suffixes)
         except OSError as error:
@@ -67,36 +69,36 @@ def corpus_files(corpus: SourceConfig) -> list[Path]:
     return files
 
 
-def _shown(path: Path, folder: Path) -> bool:
-    """Whether `datasets` looks at a file of a folder: not at .git and .cache."""
+def _visible(path: Path, folder: Path) -> bool:
+    """Whether no part of the path is hidden; `datasets` ignores .git and .cache."""
     return not any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _files_at(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """The file itself, or the folder's files of the format by name."""
+    """The file itself, or the files of the format in a folder, sorted by name."""
     if not path.is_dir():
         if not path.exists():
             raise DataError(f"corpus.paths: {path} does not exist.")
         if not path.is_file():
-            raise DataError(f"corpus.paths: {path} is no regular file; copy the text into one.")
+            raise DataError(f"corpus.paths: {path} is not a regular file. Copy the text to one.")
         if path.stat().st_size == 0:
             raise DataError(f"{path} is empty.")
         return [path]
-    found = sorted(p for p in path.rglob("*") if p.name.endswith(suffixes) and p.is_file())
-    if not found:
+    files = sorted(p for p in path.rglob("*") if p.name.endswith(suffixes) and p.is_file())
+    if not files:
         raise DataError(f"folder {path} has no files named *{', *'.join(suffixes)}.")
-    return found
+    return files
 
 
 def _read_text(corpus: SourceConfig) -> Iterator[str]:
-    """One document per file, or per part between separator lines; newlines untouched."""
-    parting = {"": None, "blank": ""}.get(corpus.separator, corpus.separator)
+    """One document per file, or per part between separator lines; newlines are kept."""
+    separator = {"": None, "blank": ""}.get(corpus.separator, corpus.separator)
     for path in corpus_files(corpus):
         part: list[str] = []
         size = 0
         for line in _text_lines(path):
             size += len(line)
-            if parting is not None and line.strip() == parting:
+            if separator is not None and line.strip() == separator:
                 yield from _document(part)
                 part, size = [], 0
             else:
@@ -113,7 +115,7 @@ def _document(lines: list[str]) -> Iterator[str]:
 
 
 def _text_lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file, each with its own ending."""
+    """Lines of a UTF-8 file with their line endings."""
     offset = 0
     try:
         with open(path, "rb") as file:
@@ -121,7 +123,9 @@ def _text_lines(path: Path) -> Iterator[str]:
                 text = line.decode("utf-8")
                 if "\0" in text:
                     at = offset + line.index(0)
-                    raise DataError(f"{path} has a NUL byte at offset {at}: it is not a text file.")
+                    raise DataError(
+                        f"{path} has a NUL byte at offset {at}, so it is not a text file."
+                    )
                 yield text
                 offset += len(line)
     except OSError as error:
@@ -131,7 +135,7 @@ def _text_lines(path: Path) -> Iterator[str]:
 
 
 def _read_jsonl(corpus: SourceConfig) -> Iterator[str]:
-    """One document per line, in a named field; gzip and xz by suffix."""
+    """One document per line, in a named field; gzip and xz are recognized by suffix."""
     column = "text" if corpus.format == "embedded" else corpus.column
     for path in corpus_files(corpus):
         number, offset = 0, 0
@@ -146,27 +150,27 @@ def _read_jsonl(corpus: SourceConfig) -> Iterator[str]:
         except DataError:
             raise
         except (ValueError, RecursionError) as error:
-            why = "it has NUL bytes: a binary file?" if b"\0" in line else str(error)
-            advice = "Give one object a line, without a byte order mark."
+            reason = "it has NUL bytes: a binary file?" if b"\0" in line else str(error)
             raise DataError(
-                f"{path} line {number} is not one JSON object ({why}). {advice}"
+                f"{path} line {number} is not one JSON object ({reason}). "
+                "Write one object per line, without a byte order mark."
             ) from None
         except (OSError, EOFError, lzma.LZMAError) as error:
             raise DataError(f"{path} cannot be read after line {number} ({error}).") from None
 
 
 def _lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
-    """Lines with their endings, none longer than a document may be."""
+    """Lines with their endings; refuses lines longer than MAX_DOCUMENT."""
     while line := file.readline(MAX_DOCUMENT + 1):
         if len(line) > MAX_DOCUMENT:
-            raise _too_long(path, "cut its lines")
+            raise _too_long(path, "split its lines")
         yield line
 
 
 def _too_long(path: Path, remedy: str) -> DataError:
     return DataError(
-        f"{path} has a document of over {MAX_DOCUMENT / 1e6:,.0f} MB, which would have to be held in "
-        f"memory whole: {remedy}, or make it several files."
+        f"{path} has a document of over {MAX_DOCUMENT / 1e6:,.0f} MB, which would be held in memory as "
+        f"a whole: {remedy}, or split the file."
     )
 
 
@@ -179,12 +183,12 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _field(record: Any, column: str, path: Path, number: int) -> str:
-    """The text of one JSON line; null counts as empty."""
+    """The text of one JSON line; null is an empty text."""
     where = f"{path} line {number}"
     if not isinstance(record, dict):
         kind = type(record).__name__
         raise DataError(
-            f"{where} is a JSON {kind}, not an object with fields. Give one object a line."
+            f"{where} is a JSON {kind}, not an object with fields. Write one object per line."
         )
     if column not in record:
         raise DataError(_no_column(where, column, list(record)))
@@ -211,7 +215,7 @@ def _read_parquet(corpus: SourceConfig) -> Iterator[str]:
             with parquet.ParquetFile(path) as file:
                 if column not in file.schema_arrow.names:
                     raise DataError(_no_column(str(path), column, file.schema_arrow.names))
-                for batch in file.iter_batches(ROWS_AT_ONCE, columns=[column]):
+                for batch in file.iter_batches(ROWS_PER_BATCH, columns=[column]):
                     for value in batch.column(0).to_pylist():
                         row += 1
                         yield _text(value, f"{path} row {row}", column)
@@ -224,24 +228,20 @@ def _read_parquet(corpus: SourceConfig) -> Iterator[str]:
 
 def _read_hub(corpus: SourceConfig) -> Iterator[str]:
     """One document per row of a hub data set, streamed."""
-    where = {
-        "path": corpus.hub_name,
-        "name": corpus.hub_config or None,
-        "data_dir": corpus.hub_dir or None,
-        "split": corpus.hub_split,
-        "revision": corpus.hub_revision or None,
-    }
-    yield from _stream(where, corpus.column, f"hub data set {corpus.hub_name}")
-
-
-def _stream(source: dict[str, Any], column: str, name: str) -> Iterator[str]:
-    """Rows of a streamed data set; `name` is how errors call it."""
     import datasets
 
-    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors come back as ours
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # its errors are raised as DataError
+    name, column = f"hub data set {corpus.hub_name}", corpus.column
     row = 0
     try:
-        rows = datasets.load_dataset(**source, streaming=True)
+        rows = datasets.load_dataset(
+            corpus.hub_name,
+            corpus.hub_config or None,
+            data_dir=corpus.hub_dir or None,
+            split=corpus.hub_split,
+            revision=corpus.hub_revision or None,
+            streaming=True,
+        )
         columns = rows.column_names or []
         if columns and column not in columns:
             raise DataError(_no_column(name, column, columns))
@@ -251,48 +251,50 @@ def _stream(source: dict[str, Any], column: str, name: str) -> Iterator[str]:
             yield _text(record[column], f"{name} row {row}", column)
     except DataError:
         raise
-    except Exception as error:  # datasets raises from pyarrow, fsspec, httpx, its own, and others
+    except Exception as error:  # from pyarrow, fsspec, httpx, datasets and others
         reason = (" ".join(str(error).split())[:300] or type(error).__name__).rstrip(".")
         where = f"{name} cannot be read after row {row}" if row else f"{name} cannot be read"
-        later = row or isinstance(error, ConnectionError | TimeoutError)
-        kind = UnreachableError if later else DataError
-        raise kind(f"{where}: {reason}.{_way_out(error, source['path'])}") from None
+        transient = row or isinstance(error, ConnectionError | TimeoutError)
+        kind = UnreachableError if transient else DataError
+        raise kind(f"{where}: {reason}.{_advice(error, corpus.hub_name)}") from None
 
 
-def _way_out(error: Exception, path: str) -> str:
-    """What to do about an error of `datasets`; nothing where it says so itself."""
+def _advice(error: Exception, path: str) -> str:
+    """Advice on an error of `datasets`; empty if its message is enough."""
     import datasets
     from huggingface_hub import errors
 
-    said = str(error)
-    if isinstance(error, errors.GatedRepoError) or "gated" in said:
+    message = str(error)
+    if isinstance(error, errors.GatedRepoError) or "gated" in message:
         return (
-            f" It asks for consent: accept its terms on https://huggingface.co/datasets/{path}, then "
-            "log in: hf auth login."
+            f" Its terms must be accepted on https://huggingface.co/datasets/{path}. Then log in: "
+            "hf auth login."
         )
     if isinstance(error, ConnectionError | errors.LocalEntryNotFoundError | TimeoutError):
         return " Without network, use corpus=sotu or files (corpus=text, jsonl, parquet)."
-    if isinstance(error, datasets.exceptions.DataFilesNotFoundError) or "any data files" in said:
-        return " Set corpus.hub_dir to a folder of it that has data."
+    if isinstance(error, datasets.exceptions.DataFilesNotFoundError) or "any data files" in message:
+        return " Set corpus.hub_dir to a folder of the data set that has data files."
     if isinstance(error, datasets.exceptions.DatasetNotFoundError):
-        return " Check corpus.hub_name and hub_revision; for a private one log in: hf auth login."
-    if "BuilderConfig" in said or "Config name" in said:
+        return " Check corpus.hub_name and hub_revision; for a private data set, log in: hf auth login."
+    if "BuilderConfig" in message or "Config name" in message:
         return " Set corpus.hub_config."
-    if "Bad split" in said or "Unknown split" in said:
+    if "Bad split" in message or "Unknown split" in message:
         return " Set corpus.hub_split."
-    if "script" in said:
-        return " Choose a data set of plain files."
+    if "script" in message:
+        return " Choose a data set that consists of data files."
     return ""
 
 
 def _not_utf8(path: Path, offset: int, error: UnicodeDecodeError, where: str = "") -> DataError:
-    """`offset` is where the line begins; control characters in it are no text of any encoding."""
+    """The error for a line at byte `offset` that is not UTF-8, with advice from its bytes."""
     line, at = error.object, error.start
     advice = "Convert it, for example: iconv -f LATIN1 -t UTF-8."
     if line.startswith((b"\xff\xfe", b"\xfe\xff")):
         advice = "Convert it: iconv -f UTF-16 -t UTF-8."
     elif _CONTROL.search(line):
-        advice = "It looks like no text at all: unpack it if it is compressed (of JSON lines .gz and .xz are read)."
+        advice = (
+            "It does not look like text: decompress it first (only JSON lines may be .gz or .xz)."
+        )
     return DataError(
         f"{path} is not UTF-8: {where}byte 0x{line[at]:02x} at offset {offset + at}. {advice}"
     )
@@ -301,8 +303,8 @@ def _not_utf8(path: Path, offset: int, error: UnicodeDecodeError, where: str = "
 _CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
 
 
-def _no_column(where: str, column: str, found: list[str]) -> str:
-    return f"{where} has no column {column!r}. Found: {', '.join(found)}. Set corpus.column."
+def _no_column(where: str, column: str, columns: list[str]) -> str:
+    return f"{where} has no column {column!r}. Found: {', '.join(columns)}. Set corpus.column."
 
 
 _READERS = {

@@ -1,10 +1,11 @@
-"""The data card beside a manifest: what came in, what was dropped and why, sizes, licences, overlap.
+"""The data card of a token folder: sources, sizes, licences, what was left out, and overlaps.
 
-`data_card.json` and `data_card.md` say the same, the first for programs. Both follow from the
-manifest, and from the `overlap-*.json` files that `chinchilla data overlap` leaves in the folder.
+`data_card.json` and `data_card.md` have the same content. It comes from the manifest and from the
+`overlap-*.json` reports that `chinchilla data overlap` writes into the folder.
 """
 
 import contextlib
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,19 @@ from chinchilla.data.manifest import SPLITS, Manifest
 
 CARD_JSON, CARD = "data_card.json", "data_card.md"
 OVERLAPS = "overlap-*.json"
-WHY = {
-    "duplicate": "the same text again",
-    "in_other_source": "the same text in a source before it",
-    "near_duplicate": "nearly the same text as one that stays (MinHash)",
-    "empty": "no text",
-    "only_repeats": "every paragraph of it stood before",
-    "not_unicode": "lone surrogates, which UTF-8 cannot hold",
+REASONS = {
+    "duplicate": "exact duplicate",
+    "in_other_source": "exact duplicate of a document in an earlier source",
+    "near_duplicate": "near duplicate (MinHash)",
+    "empty": "empty",
+    "only_repeats": "every paragraph is a repeat",
+    "not_unicode": "lone surrogates, which UTF-8 cannot encode",
 }
-
-_RULE = "a rule of Rae et al. 2021, A.1"
 
 
 @dataclass(frozen=True)
-class _Overlap:
-    """What the card shows of an `overlap-*.json`; that has more."""
+class _OverlapSummary:
+    """The fields of an overlap report that the card shows."""
 
     file: str
     sha256: str
@@ -46,20 +45,30 @@ class _Overlap:
     column: str = "text"
 
 
-def write_card(data_dir: Path, manifest: Manifest) -> None:
-    """Write both files anew."""
-    card = card_record(data_dir, manifest)
-    write_json(data_dir / CARD_JSON, card)
-    write_text(data_dir / CARD, card_text(card))
+def write_card(folder: Path, manifest: Manifest, overlaps: list[dict[str, Any]]) -> None:
+    """Write data_card.json and data_card.md into a folder.
+
+    Args:
+        folder: where to write.
+        manifest: of the token folder.
+        overlaps: summaries of its overlap reports (`overlap_summaries`).
+    """
+    card = card_record(manifest, overlaps)
+    write_json(folder / CARD_JSON, card)
+    write_text(folder / CARD, card_text(card))
 
 
-def card_record(data_dir: Path, manifest: Manifest) -> dict[str, Any]:
-    """The card for programs; sources by name, counts of documents and UTF-8 bytes."""
-    sources = manifest.all_sources()
+def card_record(manifest: Manifest, overlaps: list[dict[str, Any]]) -> dict[str, Any]:
+    """The content of data_card.json; sizes are numbers of documents and UTF-8 bytes."""
+    sources = manifest.sources
     rows = sum(source.rows for source in sources)
-    told = manifest.corpus.get("sources") or [manifest.corpus]
-    origin = {str(each.get("name", "corpus")): _origin(each) for each in told}
-    files = manifest.settings.get("sources", [])
+    configs = manifest.corpus.get("sources") or [manifest.corpus]
+    origin = {str(each.get("name", "corpus")): _origin(each) for each in configs}
+    files = [
+        file.get("source")
+        for file in manifest.settings.get("sources", [])
+        if not file["file"].endswith(".model")
+    ]
     return {
         "name": manifest.corpus.get("name", "corpus"),
         "data_id": manifest.data_id,
@@ -76,11 +85,7 @@ def card_record(data_dir: Path, manifest: Manifest) -> dict[str, Any]:
             {
                 "name": source.name,
                 "from": origin.get(source.name, ""),
-                "files": sum(
-                    file.get("source", source.name) == source.name
-                    and not file["file"].endswith(".model")
-                    for file in files
-                ),
+                "files": sum(name in (None, source.name) for name in files),
                 "licence": source.licence,
                 "share": source.rows / rows,
                 "documents_in": source.documents,
@@ -88,48 +93,46 @@ def card_record(data_dir: Path, manifest: Manifest) -> dict[str, Any]:
                 "dropped": source.dropped,
                 "paragraphs_dropped": source.paragraphs,
                 "paragraph_bytes_dropped": source.paragraph_bytes,
-                **{
-                    name: {
-                        "documents": source.splits[name].documents,
-                        "bytes": source.splits[name].bytes,
-                        "tokens": source.splits[name].tokens,
-                    }
-                    for name in SPLITS
-                },
+                **{name: dataclasses.asdict(source.splits[name]) for name in SPLITS},
             }
             for source in sources
         ],
-        "overlap": _overlaps(data_dir, manifest.data_id),
+        "overlap": overlaps,
     }
 
 
-def _overlaps(data_dir: Path, data_id: str) -> list[dict[str, Any]]:
-    """Summaries of what was measured on these tokens."""
-    found = []
-    for path, told in overlap_files(data_dir):
-        if told["data_id"] != data_id:
+def overlap_summaries(data_dir: Path, data_id: str) -> list[dict[str, Any]]:
+    """Summaries of the overlap reports in a folder, without their items.
+
+    Raises:
+        DataError: a report is about other tokens.
+    """
+    summaries = []
+    for path, report in overlap_reports(data_dir):
+        if report["data_id"] != data_id:
             raise DataError(
-                f"{path} is no overlap with the data beside it. Delete it, and measure again."
+                f"{path} is about data {report['data_id']}, the folder holds {data_id}. Delete the "
+                "report, and run chinchilla data overlap again."
             )
-        found.append({k: v for k, v in told.items() if k not in ("columns", "per_item")})
-    return found
+        summaries.append({k: v for k, v in report.items() if k not in ("columns", "per_item")})
+    return summaries
 
 
-def overlap_files(data_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
-    """What `data overlap` left in a folder; other files that are called so are not ours."""
-    found = []
+def overlap_reports(data_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
+    """Path and content of the overlap reports in a folder; other files of such names are ignored."""
+    reports = []
     for path in sorted(data_dir.glob(OVERLAPS)):
         with contextlib.suppress(InputError):
-            told = read_json(path, "overlap")
-            if isinstance(told, dict):
-                shown = {key: told[key] for key in told.keys() & fields_of(_Overlap)[0].keys()}
-                built(_Overlap, shown, str(path))
-                found.append((path, told))
-    return found
+            report = read_json(path, "overlap")
+            if isinstance(report, dict):
+                shown = report.keys() & fields_of(_OverlapSummary)[0].keys()
+                built(_OverlapSummary, {key: report[key] for key in shown}, str(path))
+                reports.append((path, report))
+    return reports
 
 
 def _origin(source: dict[str, Any]) -> str:
-    """Where the documents come from, without anybody's paths."""
+    """Where the documents come from, without local paths."""
     if source.get("format") != "hub":
         return str(source.get("format", ""))
     where = [source.get("hub_name"), source.get("hub_config"), source.get("hub_split")]
@@ -137,90 +140,98 @@ def _origin(source: dict[str, Any]) -> str:
 
 
 def card_text(card: dict[str, Any]) -> str:
-    """The card for people, in Markdown."""
-    tokenizer, totals = card["tokenizer"], card["totals"]
-    kept = "gives every text back" if tokenizer["lossless"] else "does not give every text back"
+    """The content of data_card.md."""
+    tokenizer, fraction = card["tokenizer"], card["validation_fraction"]
     lines = [
         f"# Data card: {card['name']}",
         "",
         f"data_id `{card['data_id']}`. Tokenizer: {tokenizer['algorithm']}, "
-        f"{tokenizer['vocab_size']:,} pieces, {kept} (sha256 `{tokenizer['sha256'][:12]}`).",
+        f"{tokenizer['vocab_size']:,} pieces, {'' if tokenizer['lossless'] else 'not '}lossless "
+        f"(sha256 `{tokenizer['sha256'][:12]}`).",
         "",
-        "| split | documents | bytes | tokens |",
-        "|---|--:|--:|--:|",
-        *(
-            f"| {name} | {split['documents']:,} | {split['bytes']:,} | {split['tokens']:,} |"
-            for name, split in totals.items()
+        *_table(
+            ["split", "documents", "bytes", "tokens"],
+            [
+                [name, f"{split['documents']:,}", f"{split['bytes']:,}", f"{split['tokens']:,}"]
+                for name, split in card["totals"].items()
+            ],
+            n_left=1,
         ),
         "",
-        f"Held out: {card['validation_fraction']:.3g} of the documents of every source, by hash of the text."
-        if card["validation_fraction"]
+        f"Validation split: a fraction of {fraction:.3g} of the documents of every source, selected by "
+        "hash of the text."
+        if fraction
         else "",
         "",
         "## Sources",
         "",
-        "| source | from | licence | share of tokens | documents in | bytes in | dropped | training tokens | bytes a token |",
-        "|---|---|---|--:|--:|--:|--:|--:|--:|",
-        *(
-            f"| {_cell(s['name'])} | {_cell(s['from'])} | {_cell(s['licence']) or 'not stated'} "
-            f"| {s['share']:.2%} | {s['documents_in']:,} | {s['bytes_in']:,} "
-            f"| {sum(s['dropped'].values()):,} | {s['train']['tokens']:,} "
-            f"| {s['train']['bytes'] / s['train']['tokens']:.3f} |"
-            for s in card["sources"]
+        *_table(
+            ["source", "from", "licence", "share of tokens", "documents in", "bytes in", "dropped",
+             "training tokens", "bytes per token"],
+            [
+                [
+                    s["name"], s["from"], s["licence"] or "not stated", f"{s['share']:.2%}",
+                    f"{s['documents_in']:,}", f"{s['bytes_in']:,}", f"{sum(s['dropped'].values()):,}",
+                    f"{s['train']['tokens']:,}", f"{s['train']['bytes'] / s['train']['tokens']:.3f}",
+                ]
+                for s in card["sources"]
+            ],
+            n_left=3,
         ),
         "",
-        "## Dropped",
+        "## Left out",
         "",
-        *_dropped(card["sources"]),
+        *_left_out(card["sources"]),
         "",
         "## Overlap with evaluations",
         "",
-        *_overlap(card["overlap"]),
-    ]
+        *_overlaps(card["overlap"]),
+    ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
-def _dropped(sources: list[dict[str, Any]]) -> list[str]:
-    rows = [
-        f"| {_cell(s['name'])} | {reason} | {n:,} | {WHY.get(reason, _RULE if reason.startswith('gopher') else '')} |"
-        for s in sources
-        for reason, n in sorted(s["dropped"].items())
-        if n
-    ]
-    rows += [
-        f"| {_cell(s['name'])} | paragraphs | {s['paragraphs_dropped']:,} paragraphs | "
-        f"{s['paragraph_bytes_dropped']:,} bytes that stood before |"
-        for s in sources
-        if s["paragraphs_dropped"]
-    ]
-    return (
-        ["| source | reason | documents | |", "|---|---|--:|---|", *rows] if rows else ["Nothing."]
-    )
+def _left_out(sources: list[dict[str, Any]]) -> list[str]:
+    rows = []
+    for source in sources:
+        for reason, n in sorted(source["dropped"].items()):
+            gopher = "rule of Rae et al. 2021, A.1.1" if reason.startswith("gopher") else ""
+            if n:
+                rows.append([source["name"], reason, f"{n:,}", REASONS.get(reason, gopher)])
+        if n := source["paragraphs_dropped"]:
+            note = f"{source['paragraph_bytes_dropped']:,} bytes of repeated paragraphs"
+            rows.append([source["name"], "paragraphs", f"{n:,} paragraphs", note])
+    if not rows:
+        return ["Nothing."]
+    return _table(["source", "reason", "documents", "note"], rows, n_left=2)
 
 
-def _overlap(found: list[dict[str, Any]]) -> list[str]:
-    if not found:
-        return ["Not measured. `chinchilla data overlap against=FILES` does."]
+def _overlaps(overlaps: list[dict[str, Any]]) -> list[str]:
+    if not overlaps:
+        return ["Not measured. Run `chinchilla data overlap against=FILES`."]
+    rows = []
+    for each in overlaps:
+        column = each.get("column", "text")
+        by_source = ", ".join(f"{name} {n:,}" for name, n in each["sources"].items() if n)
+        rows.append([
+            each.get("path", each["file"]) + (f" ({column})" if column != "text" else ""),
+            each["sha256"][:8], f"{each['ngram']}",
+            *(f"{each[key]:,}" for key in ("items", "too_short", "any", "half", "all")),
+            by_source or "none",
+        ])  # fmt: skip
+    titles = ["evaluation", "sha256", "n", "items", "shorter than n words", "any", "half", "all"]
     return [
-        "Items with n-grams of words that also stand in the training text (any, half of them, all).",
+        "Number of items of which any, at least half, or all word n-grams occur in the training text.",
         "",
-        "| evaluation | sha256 | words in a row | items | shorter | any | half | all | by source |",
-        "|---|---|--:|--:|--:|--:|--:|--:|---|",
-        *(
-            f"| {_cell(_evaluation(each))} | {_cell(each['sha256'][:8])} | {each['ngram']} | {each['items']:,} | {each['too_short']:,} "
-            f"| {each['any']:,} | {each['half']:,} | {each['all']:,} "
-            f"| {_cell(', '.join(f'{k} {v:,}' for k, v in each['sources'].items() if v)) or 'none'} |"
-            for each in found
-        ),
+        *_table([*titles, "n-grams found by source"], rows, n_left=2),
     ]
 
 
-def _evaluation(found: dict[str, Any]) -> str:
-    """The end of a path, and the column where it is not the usual one."""
-    column = found.get("column", "text")
-    return found.get("path", found["file"]) + (f" ({column})" if column != "text" else "")
-
-
-def _cell(text: str) -> str:
-    """Text that leaves a Markdown table whole."""
-    return " ".join(str(text).split()).replace("|", "\\|")
+def _table(titles: list[str], rows: list[list[str]], n_left: int) -> list[str]:
+    """A Markdown table whose first `n_left` columns are left-aligned."""
+    rule = ["---"] * n_left + ["--:"] * (len(titles) - n_left)
+    cells = [
+        titles,
+        rule,
+        *([" ".join(x.split()).replace("|", "\\|") for x in row] for row in rows),
+    ]
+    return [f"| {' | '.join(row)} |" for row in cells]

@@ -1,11 +1,10 @@
-"""Token shards to batches, each batch a pure function of (seed, step).
+"""Token shards to batches. Each batch is a pure function of (seed, step).
 
-The training tokens of each source are cut into rows of seq_len + 1 at stride seq_len (a row's last
-token is the next row's first). Which source gives row k of the stream follows from the shares asked
-for (`mixture.py`). Each epoch of a source reads every row of it once, in an order drawn for
-(seed, epoch, source) by a keyed permutation that needs no memory. So a run with D tokens reads the
-first D tokens of one stream, whatever its batch size or number of devices, and resuming needs only
-the step.
+The training tokens of each source are cut into rows of seq_len + 1 tokens at stride seq_len, so the
+last token of a row is the first of the next. `mixture.py` determines which source row k of the stream
+comes from. In each epoch of a source, every row of it is read once, in an order given by a keyed
+permutation of (seed, epoch, source) that needs no memory. A run of D tokens therefore reads the first D
+tokens of one stream, whatever its batch size or number of devices, and resuming needs only the step.
 """
 
 import hashlib
@@ -21,24 +20,24 @@ from chinchilla.data.manifest import Manifest
 from chinchilla.data.mixture import RowOrder
 from chinchilla.data.shards import document_ends, map_tokens
 
-BLOCK_ROWS = 16_384  # of the stream, whose places are drawn together
+BLOCK_ROWS = 16_384  # rows of the stream whose positions are computed together
 _ROUNDS = 6
 
 
 @dataclass(frozen=True)
 class SourceUse:
-    """What a run takes from one source, as Table A1 counts it."""
+    """The amount that a run reads from one source, with the columns of Table A1."""
 
     name: str
     share: float  # of the training tokens
     documents: int
     bytes: int  # of text
-    tokens: int  # predicted by one pass in whole rows
+    tokens: int  # predicted in one epoch, in whole rows
     drawn: int  # tokens that the run reads
 
     @property
     def epochs(self) -> float:
-        """Passes over the source."""
+        """Epochs of the source."""
         return self.drawn / self.tokens
 
     @property
@@ -51,12 +50,12 @@ class TokenData:
     """A prepared token folder, memory-mapped.
 
     Attributes:
-        manifest: what the folder states about itself.
-        data_id: names the token stream.
+        manifest: the contents of the folder.
+        data_id: identifies the token stream.
         vocab_size: pieces of the tokenizer; every token is below it.
         n_train_tokens: tokens of the training split, eos included.
-        sources: what the tokens come from, by name; one where the manifest names none.
-        order: which source gives which row.
+        sources: the sources, sorted by name.
+        order: the source of each row.
     """
 
     def __init__(self, data_dir: Path, manifest: Manifest) -> None:
@@ -65,7 +64,7 @@ class TokenData:
         self.data_id = manifest.data_id
         self.vocab_size = manifest.tokenizer.vocab_size
         self.n_train_tokens = manifest.splits["train"].tokens
-        self.sources = manifest.all_sources()
+        self.sources = manifest.sources
         self.order = RowOrder([source.rows for source in self.sources])
         self._blocks: dict[tuple[int, int, int], np.ndarray] = {}
         self._shards = {
@@ -76,21 +75,21 @@ class TokenData:
             name: np.cumsum([0] + [s.tokens for s in split.shards])
             for name, split in manifest.splits.items()
         }
-        self._begins = {  # of each source in the split
+        self._begins = {  # first token of each source
             name: np.cumsum([0] + [source.splits[name].tokens for source in self.sources])
             for name in manifest.splits
         }
 
     @classmethod
     def open(cls, data_dir: Path | str, verify: bool = False) -> "TokenData":
-        """Open what `chinchilla data` wrote.
+        """Open a folder written by `chinchilla data`.
 
         Args:
             data_dir: the token folder.
             verify: also read every shard and compare its SHA-256 (about 1 GB/s).
 
         Raises:
-            InputError: no token folder; DataError: a shard that is not as the manifest states.
+            DataError: not a token folder, or a shard does not match the manifest.
         """
         data_dir = Path(data_dir)
         manifest = Manifest.load(data_dir)
@@ -105,34 +104,34 @@ class TokenData:
         return cls(data_dir, manifest)
 
     def bytes_per_token(self, split: str = "validation") -> float:
-        """UTF-8 bytes of text per token, sources in their shares.
+        """UTF-8 bytes of text per token, weighted by the shares of the sources.
 
-        Bits per byte = nats per token / this / ln 2.
+        Bits per byte = nats per token / (bytes per token) / ln 2.
         """
         each = [s.rows * s.splits[split].bytes / s.splits[split].tokens for s in self.sources]
         return sum(each) / self.order.period
 
     def n_rows(self, seq_len: int, split: str = "train") -> int:
-        """Rows of seq_len predicted tokens that the sources have, each row once."""
+        """Rows of seq_len predicted tokens in one epoch of every source."""
         return int(self._source_rows(seq_len, split).sum())
 
     def _source_rows(self, seq_len: int, split: str) -> np.ndarray:
-        """(sources,) rows that each source has, at least one."""
+        """(sources,) rows in one epoch of each source; refuses a source without even one."""
         rows = np.maximum(np.diff(self._begins[split]) - 1, 0) // seq_len
         if rows.all():
             return rows
         source = self.sources[int(np.argmin(rows))]
-        whose = f" of source {source.name!r}" if len(self.sources) > 1 else ""
+        of_source = f" of source {source.name!r}" if len(self.sources) > 1 else ""
         kind, remedy = "training", "more text"
         if split == "validation":
             kind, remedy = "validation", "the data with a larger validation_fraction"
         raise DataError(
-            f"{self.data_dir} has {source.splits[split].tokens} {kind} tokens{whose}, fewer than one "
+            f"{self.data_dir} has {source.splits[split].tokens} {kind} tokens{of_source}, fewer than one "
             f"row of seq_len+1={seq_len + 1}. Prepare {remedy}, or choose a smaller seq_len."
         )
 
     def epoch_tokens(self, seq_len: int) -> int:
-        """Training tokens, in whole rows of seq_len, that a run may read before a source repeats.
+        """Training tokens, in whole rows of seq_len, that a run reads before any source repeats.
 
         Raises:
             DataError: a source without even one row.
@@ -141,16 +140,16 @@ class TokenData:
         return int((rows * self.order.period // self.order.parts).min()) * seq_len
 
     def scarcest(self, seq_len: int) -> str:
-        """Name of the source that is first to repeat."""
+        """Name of the first source to repeat."""
         rows = self._source_rows(seq_len, "train")
         return self.sources[int(np.argmin(rows / self.order.parts))].name
 
     def use(self, D: int, seq_len: int) -> list[SourceUse]:
-        """What a run of D tokens takes from each source.
+        """The amount that a run of D tokens reads from each source.
 
         Args:
             D: training tokens, whole rows.
-            seq_len: tokens a row predicts.
+            seq_len: predicted tokens per row.
         """
         drawn = self.order.counts(D // seq_len)
         available = self._source_rows(seq_len, "train")
@@ -167,13 +166,13 @@ class TokenData:
         ]
 
     def batch(self, seed: int, step: int, rows: int, seq_len: int) -> np.ndarray:
-        """Training rows [step*rows, (step+1)*rows) of the endless stream of this seed.
+        """Training rows [step*rows, (step+1)*rows) of the infinite stream of this seed.
 
         Args:
-            seed: chooses the order of rows.
-            step: optimizer step, or any counter of batches, from 0.
-            rows: rows in a batch.
-            seq_len: tokens a row predicts.
+            seed: determines the order of rows.
+            step: number of the batch, from 0.
+            rows: rows per batch.
+            seq_len: predicted tokens per row.
 
         Returns:
             (rows, seq_len + 1) int64 tokens: inputs [:, :-1], targets [:, 1:].
@@ -185,43 +184,43 @@ class TokenData:
         batch = self._rows("train", begins[start : start + rows], seq_len)
         if batch.max() >= self.vocab_size:
             raise DataError(
-                f"{self.data_dir} holds token {batch.max()}, but its tokenizer has {self.vocab_size} "
-                "pieces: a shard is damaged. Prepare the data again in another data_dir."
+                f"{self.data_dir} has token {batch.max()}, but its tokenizer has {self.vocab_size} pieces: "
+                "a shard is damaged. Prepare the data again in another data_dir."
             )
         return batch.astype(np.int64)
 
     def _block(self, seed: int, seq_len: int, block: int) -> np.ndarray:
-        """(BLOCK_ROWS,) first tokens of the stream's rows from block * BLOCK_ROWS on.
+        """(BLOCK_ROWS,) position of the first token of each row from row block * BLOCK_ROWS on.
 
-        Drawn together and kept for the next batches: for 32 rows alone the drawing would take
-        longer than the reading.
+        Computed together and cached: for 32 rows at a time, this would take longer than reading them.
         """
         key = (seed, seq_len, block)
         if key not in self._blocks:
             available = self._source_rows(seq_len, "train")
             numbers = block * BLOCK_ROWS + np.arange(BLOCK_ROWS, dtype=np.int64)
             sources, turns = self.order.locate(numbers)
-            epochs, places = np.divmod(turns, available[sources])
+            epochs, indices = np.divmod(turns, available[sources])
             begins = self._begins["train"][sources]
             for source, epoch in set(zip(sources.tolist(), epochs.tolist(), strict=True)):
                 chosen = (sources == source) & (epochs == epoch)
                 name = f"/{self.sources[source].name}" if len(self.sources) > 1 else ""
-                drawn = permute(places[chosen], int(available[source]), f"{seed}/{epoch}{name}")
-                begins[chosen] += drawn * seq_len
+                permuted = permute(indices[chosen], int(available[source]), f"{seed}/{epoch}{name}")
+                begins[chosen] += permuted * seq_len
             while len(self._blocks) >= 4:
                 del self._blocks[next(iter(self._blocks))]
             self._blocks[key] = begins
         return self._blocks[key]
 
     def held_out(self, n_tokens: int, seq_len: int) -> np.ndarray:
-        """The validation rows every run is scored on: spread evenly, the same for everybody.
+        """The validation rows, spread evenly over the split and the same for every run.
 
-        Sources come in their shares. One that has too few rows for its share gives them more than
-        once, so that the mean over all rows is the mixture's; the most plentiful never repeats.
+        Sources have their shares of the rows. A source with too few rows for its share repeats them,
+        so that the mean over all rows is that of the mixture; the most plentiful source never repeats.
 
         Args:
-            n_tokens: tokens to score, rounded down to rows; all there are, if there are fewer.
-            seq_len: tokens a row predicts.
+            n_tokens: predicted tokens, rounded down to rows; at most one epoch of the most plentiful
+                source.
+            seq_len: predicted tokens per row.
 
         Returns:
             (rows, seq_len + 1) int64 tokens, rows >= 1.
@@ -233,14 +232,16 @@ class TokenData:
         most = int((available * self.order.period // self.order.parts).max())
         each = self.order.counts(min(most, max(1, n_tokens // seq_len)))
         begins = [
-            begin + np.arange(n) * has // n * seq_len
-            for begin, n, has in zip(self._begins["validation"], each, available, strict=False)
+            begin + np.arange(n) * n_available // n * seq_len
+            for begin, n, n_available in zip(
+                self._begins["validation"], each, available, strict=False
+            )
             if n
         ]
         return self._rows("validation", np.concatenate(begins), seq_len).astype(np.int64)
 
     def tokens(self, split: str, begin: int, end: int) -> np.ndarray:
-        """Tokens [begin, end) of a split, as they stand in its shards."""
+        """Tokens [begin, end) of a split."""
         starts, parts = self._starts[split], []
         for start, shard in zip(starts, self._shards[split], strict=False):
             if begin < start + len(shard) and end > start:
@@ -248,52 +249,48 @@ class TokenData:
         return np.concatenate(parts) if parts else np.zeros(0, np.uint16)
 
     def document_ends(self, split: str) -> np.ndarray:
-        """(documents,) int64 tokens of a split up to the end of each document, eos included."""
-        eos = self.manifest.tokenizer.eos_id
-        shards = zip(self.manifest.splits[split].shards, self._shards[split], strict=True)
-        ends = [document_ends(self.data_dir / s.file, s, tokens, eos) for s, tokens in shards]
+        """(documents,) int64 number of tokens up to the end of each document, eos included."""
+        shards, width = self.manifest.splits[split].shards, self.manifest.token_bytes
+        ends = [document_ends(self.data_dir / shard.file, shard, width) for shard in shards]
         starts = self._starts[split]
         return np.concatenate([start + each for start, each in zip(starts, ends, strict=False)])
 
     def _rows(self, split: str, begins: np.ndarray, seq_len: int) -> np.ndarray:
-        """(rows, seq_len + 1), as narrow as in the shards, by the place of their first token.
-
-        A row may run over the end of a shard.
-        """
+        """(rows, seq_len + 1) tokens from the given positions, in the dtype of the shards."""
         starts, shards = self._starts[split], self._shards[split]
-        homes = np.searchsorted(starts, begins, side="right") - 1
-        offsets = begins - starts[homes]
+        numbers = np.searchsorted(starts, begins, side="right") - 1
+        offsets = begins - starts[numbers]
         width = seq_len + 1
         rows = [
-            shards[home][offset : offset + width]
-            for home, offset in zip(homes.tolist(), offsets.tolist(), strict=True)
+            shards[number][offset : offset + width]
+            for number, offset in zip(numbers.tolist(), offsets.tolist(), strict=True)
         ]
         for i, row in enumerate(rows):
-            if len(row) < width:
+            if len(row) < width:  # the row continues in the next shard
                 rows[i] = self.tokens(split, begins[i], begins[i] + width)
         return np.concatenate(rows).reshape(len(rows), width)
 
 
-def permute(places: np.ndarray, n: int, key: str) -> np.ndarray:
-    """Image of `places` under the permutation of range(n) that `key` draws.
+def permute(indices: np.ndarray, n: int, key: str) -> np.ndarray:
+    """Images of `indices` under a pseudorandom permutation of range(n).
 
-    A balanced Feistel network (Luby and Rackoff 1988) on the next even number of bits, walked along
-    its cycle until it falls below n again: a bijection for any round function, under 4 rounds of
-    walking on average, nothing stored.
+    A balanced Feistel network (Luby and Rackoff 1988) on the next even number of bits, applied
+    repeatedly until the value is below n (cycle walking; fewer than 4 applications on average). It is a
+    bijection for any round function, and nothing is stored.
 
     Args:
-        places: (k,) int64, each in [0, n).
+        indices: (k,) int64, each in [0, n).
         n: size of the range, above 0.
-        key: names the permutation.
+        key: selects the permutation.
 
     Returns:
-        (k,) int64, distinct where `places` are.
+        (k,) int64, distinct where `indices` are.
     """
     half = np.uint64(max(1, math.ceil((n - 1).bit_length() / 2)))
     mask = np.uint64((1 << int(half)) - 1)
     digest = hashlib.sha256(b"chinchilla rows\0" + key.encode()).digest()
     keys = [_mix(np.frombuffer(digest, "<u8") + np.uint64(i)) for i in range(_ROUNDS)]
-    out = places.astype(np.uint64)
+    out = indices.astype(np.uint64)
     outside = np.arange(len(out))
     while len(outside):
         left, right = out[outside] >> half, out[outside] & mask
@@ -305,7 +302,7 @@ def permute(places: np.ndarray, n: int, key: str) -> np.ndarray:
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
-    """splitmix64's finalizer (Steele, Lea and Flood 2014): every input bit moves every output bit."""
+    """splitmix64's finalizer (Steele, Lea and Flood 2014): every input bit affects every output bit."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))

@@ -1,10 +1,10 @@
-"""How much of an evaluation stands in the training text: n-grams of words, hashed, streamed.
+"""Overlap of an evaluation with the training text: shared word n-grams, by hash, streamed.
 
-The paper warns of train/test leakage (section 4.2.1) and measures none. This is the check of GPT-3
-(Brown et al. 2020, appendix C): words in lower case without punctuation, 13 in a row. The
-evaluation's n-grams are held as sorted 64-bit hashes; training documents are decoded from the shards
-and go past once, so memory follows from the evaluation alone. Two different n-grams share a hash with
-a chance of about evaluation n-grams x training words / 2^64.
+The paper warns of train/test leakage (section 4.2.1) without measuring it. This is the check of GPT-3
+(Brown et al. 2020, appendix C): n-grams of 13 words in lower case without punctuation. The n-grams of
+the evaluation are held as sorted 64-bit hashes, and the training documents are decoded from the shards
+one at a time, so memory depends on the evaluation alone. The probability of a false match is about
+(n-grams of the evaluation) x (training words) / 2^64.
 """
 
 import hashlib
@@ -32,17 +32,17 @@ Progress = Callable[[str, float, float], None]
 
 
 @dataclass(frozen=True)
-class Item:
-    """One item of an evaluation: a line of JSON, or a file of text."""
+class ItemOverlap:
+    """The overlap of one item of an evaluation: a line of JSON, a row, or a text file."""
 
-    item: int  # from 1, as they stand in the file
-    ngrams: int  # distinct; 0 when the item is shorter than one
-    found: int  # of them in the training text
-    sources: dict[str, int]  # source -> how many of them are in it
+    item: int  # number in the file, from 1
+    ngrams: int  # distinct n-grams; 0 if the item is shorter than one
+    found: int  # of these, in the training text
+    sources: dict[str, int]  # of these, in each source that has any
 
 
 def documents_of(data: TokenData, tokenizer: Tokenizer, source: int) -> Iterator[str]:
-    """The training documents of one source, decoded from its shards."""
+    """Decode the training documents of one source from its shards."""
     last = np.cumsum([each.splits["train"].documents for each in data.sources])[source]
     first = last - data.sources[source].splits["train"].documents
     ends = data.document_ends("train")
@@ -54,64 +54,64 @@ def documents_of(data: TokenData, tokenizer: Tokenizer, source: int) -> Iterator
 
 def overlap(
     data_dir: Path, file: Path, n: int, column: str, progress: Progress | None = None
-) -> tuple[list[Item], dict[str, Any]]:
-    """Look for every n-gram of an evaluation file in the training split of a token folder.
+) -> tuple[list[ItemOverlap], dict[str, Any]]:
+    """Look up every n-gram of an evaluation file in the training split of a token folder.
 
     Args:
         data_dir: token folder.
-        file: .jsonl (also .gz, .xz): an item a line, its text in `column`; .parquet: an item a row;
-            else one item, the file's text.
-        n: words in a row.
+        file: .jsonl (also .gz, .xz): one item per line, its text in `column`; .parquet: one item per
+            row; any other file is one item of plain text.
+        n: words per n-gram.
         column: field that holds the text.
-        progress: called with (`overlap`, tokens done, tokens there are).
+        progress: called with ("overlap", bytes of text done, bytes in all).
 
     Returns:
-        Items in the order of the file, and a summary for the data card.
+        The items in the order of the file, and a summary for the data card.
 
     Raises:
-        DataError: a file that cannot be read, no item as long as n words, or a tokenizer that did not
-            make the tokens.
+        DataError: a file cannot be read, no item has n words, or the tokenizer in the folder is not
+            the one that produced the tokens.
     """
     data = TokenData.open(data_dir)
     model = data_dir / data.manifest.tokenizer.file
     tokenizer = Tokenizer.load(model)
-    if tokenizer.sha256 != data.manifest.tokenizer.sha256:  # the tokens would say something else
+    if tokenizer.sha256 != data.manifest.tokenizer.sha256:
         raise DataError(
-            f"{model} is not the tokenizer that made the tokens beside it. Put that one back, or prepare "
-            "the data again (chinchilla data)."
+            f"{model} is not the tokenizer that produced the tokens in this folder. Restore that one, or "
+            "prepare the data again (chinchilla data)."
         )
     hashes = WordHashes()
     try:
         items = [np.unique(ngram_hashes(hashes(text), n)) for text in _texts(file, column)]
-    except DataError as error:  # the corpus' reader names the corpus' keys
-        said = str(error).replace("corpus 'against' has no documents", f"{file} has no text")
-        raise DataError(said.replace("Set corpus.column.", "Set column=.")) from None
-    wanted = np.unique(np.concatenate(items))
-    if not len(wanted):
+    except DataError as error:  # the reader of corpora names settings of the corpus
+        message = str(error).replace("corpus 'against' has no documents", f"{file} has no text")
+        raise DataError(message.replace("Set corpus.column.", "Set column=.")) from None
+    ngrams = np.unique(np.concatenate(items))
+    if not len(ngrams):
         raise DataError(f"{file} has no item of {n} words. Give a smaller ngram=.")
-    found = np.zeros((len(data.sources), len(wanted)), bool)
+    found = np.zeros((len(data.sources), len(ngrams)), bool)
     done = 0
     for number in range(len(data.sources)):
         for text in documents_of(data, tokenizer, number):
-            mine = ngram_hashes(hashes(text), n)
-            place = np.minimum(np.searchsorted(wanted, mine), len(wanted) - 1)
-            found[number, place[wanted[place] == mine]] = True
+            of_document = ngram_hashes(hashes(text), n)
+            index = np.minimum(np.searchsorted(ngrams, of_document), len(ngrams) - 1)
+            found[number, index[ngrams[index] == of_document]] = True
             done += len(text.encode("utf-8", "surrogatepass"))
             if progress:
                 progress("overlap", done, data.manifest.splits["train"].bytes)
-    return _summary(file, n, column, items, wanted, found, data.manifest)
+    return _summary(file, n, column, items, ngrams, found, data.manifest)
 
 
 def check_evaluation(file: Path) -> None:
-    """Refuse what is no file, before any is searched for.
+    """Check that an evaluation is a regular file, before any search begins.
 
     Raises:
-        DataError: a folder, a pipe, or nothing there.
+        DataError: it is a folder or a pipe, or does not exist.
     """
     if not file.is_file():
-        what = "is no regular file" if file.exists() else "does not exist"
-        what = "is a folder" if file.is_dir() else what
-        raise DataError(f"against: {file} {what}. Give evaluation files: against=[FILE, ...].")
+        problem = "is not a regular file" if file.exists() else "does not exist"
+        problem = "is a folder" if file.is_dir() else problem
+        raise DataError(f"against: {file} {problem}. Give evaluation files: against=[FILE, ...].")
 
 
 def _texts(file: Path, column: str) -> Iterable[str]:
@@ -127,49 +127,52 @@ def _summary(
     file: Path,
     n: int,
     column: str,
-    grams: list[np.ndarray],
-    wanted: np.ndarray,
+    ngrams_by_item: list[np.ndarray],
+    ngrams: np.ndarray,
     found: np.ndarray,
-    m: Manifest,
-) -> tuple[list[Item], dict[str, Any]]:
-    names = [source.name for source in m.all_sources()]
+    manifest: Manifest,
+) -> tuple[list[ItemOverlap], dict[str, Any]]:
+    """Items and summary; found: (sources, ngrams) whether an n-gram occurs in a source."""
+    names = [source.name for source in manifest.sources]
     items = []
-    for number, mine in enumerate(grams, 1):
-        hits = found[:, np.searchsorted(wanted, mine)]  # (sources, ngrams of the item)
-        each = {name: int(k) for name, k in zip(names, hits.sum(axis=1), strict=True) if k}
-        items.append(Item(number, len(mine), int(hits.any(axis=0).sum()), each))
-    judged = [item for item in items if item.ngrams]
-    shares = np.array([item.found / item.ngrams for item in judged])
+    for number, of_item in enumerate(ngrams_by_item, 1):
+        hits = found[:, np.searchsorted(ngrams, of_item)]  # (sources, n-grams of the item)
+        by_source = {name: int(k) for name, k in zip(names, hits.sum(axis=1), strict=True) if k}
+        items.append(ItemOverlap(number, len(of_item), int(hits.any(axis=0).sum()), by_source))
+    long_enough = [item for item in items if item.ngrams]
+    shares = np.array([item.found / item.ngrams for item in long_enough])
     return items, {
         "schema": SCHEMA,
         "file": file.name,
-        "path": "/".join(file.absolute().parts[-2:]),  # two evaluations may be called test.jsonl
+        "path": "/".join(file.absolute().parts[-2:]),  # several may be called test.jsonl
         "sha256": sha256_file(file),
         "column": column,
-        "data_id": m.data_id,
+        "data_id": manifest.data_id,
         "ngram": n,
         "items": len(items),
-        "too_short": len(items) - len(judged),
+        "too_short": len(items) - len(long_enough),
         "any": int((shares > 0).sum()),
         "half": int((shares >= 0.5).sum()),
         "all": int((shares == 1).sum()),
-        "ngrams": len(wanted),
+        "ngrams": len(ngrams),
         "ngrams_found": int(found.any(axis=0).sum()),
         "sources": {name: int(k) for name, k in zip(names, found.sum(axis=1), strict=True)},
     }
 
 
-def save_overlap(data_dir: Path, file: Path, items: list[Item], summary: dict[str, Any]) -> Path:
-    """Write overlap-NAME-COLUMN-NGRAM-HASH.json into the token folder: the summary with every item.
+def save_overlap(
+    data_dir: Path, file: Path, items: list[ItemOverlap], summary: dict[str, Any]
+) -> Path:
+    """Write the report, overlap-NAME-COLUMN-NGRAM-HASH.json, into the token folder.
 
-    HASH is of what was asked (contents of the evaluation, column, ngram): the rest is for people, and
-    two evaluations may have one name, two columns one spelling in ASCII.
+    HASH depends on the contents of the evaluation, `column` and `ngram`, so reports of different
+    evaluations with the same name do not collide, and repeating a measurement replaces its report.
 
     Returns:
-        The file written; the same measured again takes its place.
+        The file written.
     """
-    asked = [summary["sha256"], summary["column"], summary["ngram"]]
-    digest = hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:12]
+    identity = [summary["sha256"], summary["column"], summary["ngram"]]
+    digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
     parts = [file.name[:100], summary["column"][:30], f"{summary['ngram']}", digest]
     name = re.sub(r"[^\w.-]", "_", "-".join(parts), flags=re.ASCII)
     path = data_dir / f"overlap-{name}.json"

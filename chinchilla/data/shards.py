@@ -1,11 +1,8 @@
-"""Shards: files of tokens that say what they are, and where each document ends.
+"""Shards: token files with a header and an index of the ends of documents.
 
-    64 bytes       "chintoks", version (1), bytes a token, tokens, documents that end here; zeros
-    tokens         little-endian uint16 or uint32
-    documents      uint64, little-endian: tokens of this file up to the end of each
-
-Folders of version 0.1.0 have tokens and nothing else. The hash of a split is that of its tokens alone,
-so the two kinds of folder name the same stream.
+64 bytes       "chintoks", version (1), bytes per token, tokens, documents that end here; zeros
+tokens         little-endian uint16 or uint32
+documents      little-endian uint64: number of tokens in this file up to the end of each document
 """
 
 import hashlib
@@ -19,28 +16,33 @@ import numpy as np
 from chinchilla.core.errors import DataError
 from chinchilla.core.files import sha256_file
 from chinchilla.data.manifest import HEADER_BYTES, Shard, Split
-from chinchilla.data.prepare.shuffle_dedup import NotAsWritten
 
 _MAGIC, _VERSION = b"chintoks", 1
 _HEADER = struct.Struct("<8sIIQQ32x")
-_BLOCK = 1 << 24  # bytes
 assert _HEADER.size == HEADER_BYTES
 
 
+class ResumeError(DataError):
+    """Files of an unfinished preparation do not match its saved state; it has to start over."""
+
+
 class ShardWriter:
-    """Tokens of one source's split into files of at most `shard_tokens`, named `prefix`-00000.bin."""
+    """Writes the tokens of one source and split to files of at most `shard_tokens` tokens.
+
+    The files are called `prefix`-00000.bin, `prefix`-00001.bin, and so on.
+    """
 
     def __init__(self, folder: Path, prefix: str, shard_tokens: int, dtype: str, eos: int) -> None:
         self.folder, self.prefix, self.shard_tokens = folder, prefix, shard_tokens
         self.dtype, self.eos = np.dtype(dtype).newbyteorder("<"), eos
         self.shards: list[Shard] = []
         self.documents = self.tokens = self.bytes = 0
-        self._stream = hashlib.sha256()
+        self._stream = hashlib.sha256()  # of the tokens of all shards
         self._file: IO[bytes] | None = None
         self._ends: list[np.ndarray] = []  # of documents in the open file, in tokens
 
     def add(self, tokens: np.ndarray, documents: int, n_bytes: int) -> None:
-        """Append tokens that stand for so many documents and bytes of text."""
+        """Append the tokens of `documents` documents, whose text has `n_bytes` bytes."""
         self.documents += documents
         self.tokens += len(tokens)
         self.bytes += n_bytes
@@ -53,19 +55,22 @@ class ShardWriter:
             self._ends.append(np.flatnonzero(part == self.eos) + 1 + self.shard_tokens - self._room)
             self._room -= len(part)
             if self._room == 0:
-                self._end_shard()
+                self._finish_shard()
 
-    def _open(self, tokens: int) -> IO[bytes]:
-        """The file of the next shard, of which so many tokens are there already."""
-        path = self.folder / f"{self.prefix}-{len(self.shards):05d}.bin"
-        file = open(path, "r+b" if tokens else "w+b")  # noqa: SIM115 (open across calls)
-        file.seek(HEADER_BYTES + tokens * self.dtype.itemsize)
+    def _next_path(self) -> Path:
+        return self.folder / f"{self.prefix}-{len(self.shards):05d}.bin"
+
+    def _open(self, n_tokens: int) -> IO[bytes]:
+        """Open the next shard and position it after its first `n_tokens` tokens."""
+        file = open(self._next_path(), "r+b" if n_tokens else "w+b")  # noqa: SIM115
+        file.seek(HEADER_BYTES + n_tokens * self.dtype.itemsize)
         file.truncate()
-        self._file, self._room, self._ends = file, self.shard_tokens - tokens, []
+        self._file, self._room, self._ends = file, self.shard_tokens - n_tokens, []
         return file
 
-    def _end_shard(self) -> None:
-        file = self._file
+    def _finish_shard(self) -> None:
+        """Write the document index and the header of the open shard, and close it."""
+        file, path = self._file, self._next_path()
         assert file is not None
         tokens, ends = self.shard_tokens - self._room, np.concatenate(self._ends)
         file.write(ends.astype("<u8").tobytes())
@@ -74,86 +79,70 @@ class ShardWriter:
         file.flush()
         os.fsync(file.fileno())
         file.close()
-        name = f"{self.prefix}-{len(self.shards):05d}.bin"
-        digest = sha256_file(self.folder / name)
-        self.shards.append(Shard(name, tokens, digest, HEADER_BYTES, len(ends)))
+        self.shards.append(Shard(path.name, tokens, sha256_file(path), len(ends)))
         self._file = None
 
     def sync(self) -> Split:
-        """Everything so far to the disk, and what that is; `resume` goes on from it."""
+        """Flush everything to the disk and return the state from which `resume` continues."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
         return Split(self.documents, self.tokens, self.bytes, "", list(self.shards))
 
-    def resume(self, done: Split) -> None:
-        """Take up what `sync` gave; what was written after it is forgotten.
+    def resume(self, state: Split) -> None:
+        """Continue from a state returned by `sync`; anything written after it is cut off.
 
         Raises:
-            NotAsWritten: the files are not as they were.
+            ResumeError: a file is not as it was written.
         """
-        self.documents, self.bytes = done.documents, done.bytes
-        for shard in done.shards:
+        rest = state.tokens - sum(shard.tokens for shard in state.shards)
+        for shard in state.shards:
             path = self.folder / shard.file
             if not path.is_file() or sha256_file(path) != shard.sha256:
-                raise NotAsWritten(f"{path} is not as it was written.")
-            self._read(path, shard.tokens)
-        self.shards, self.tokens = list(done.shards), sum(shard.tokens for shard in done.shards)
-        rest = done.tokens - self.tokens
+                raise ResumeError(f"{path} is not as it was written.")
+            self._stream.update(self._map(path, shard.tokens).data)
+        self.shards = list(state.shards)
+        self.documents, self.tokens, self.bytes = state.documents, state.tokens, state.bytes
         if rest:
-            path = self.folder / f"{self.prefix}-{len(self.shards):05d}.bin"
-            if (
-                not path.is_file()
-                or path.stat().st_size < HEADER_BYTES + rest * self.dtype.itemsize
-            ):
-                raise NotAsWritten(f"{path} is not as it was written.")
-            ends = self._read(path, rest)
+            try:
+                tokens = self._map(self._next_path(), rest)
+            except (OSError, ValueError):  # missing, or shorter than that
+                raise ResumeError(f"{self._next_path()} is not as it was written.") from None
+            self._stream.update(tokens.data)
+            ends = np.flatnonzero(tokens == self.eos) + 1
             self._open(rest)
-            self._ends, self.tokens = [ends], done.tokens
+            self._ends = [ends]
 
-    def _read(self, path: Path, tokens: int) -> np.ndarray:
-        """Hash the tokens of a file into the stream; the places where documents end."""
-        left, ends, at = tokens * self.dtype.itemsize, [np.zeros(0, np.int64)], 0
-        with open(path, "rb") as file:
-            file.seek(HEADER_BYTES)
-            while left and (data := file.read(min(left, _BLOCK))):
-                self._stream.update(data)
-                part = np.frombuffer(data, self.dtype)
-                ends.append(np.flatnonzero(part == self.eos) + 1 + at)
-                left, at = left - len(data), at + len(part)
-        return np.concatenate(ends)
+    def _map(self, path: Path, n_tokens: int) -> np.ndarray:
+        return np.memmap(path, self.dtype, "r", HEADER_BYTES, (n_tokens,))
 
     def close(self) -> Split:
-        """End the last shard and say what was written."""
+        """Finish the last shard and return the contents of all."""
         if self._file is not None:
-            self._end_shard()
+            self._finish_shard()
         digest = self._stream.hexdigest()
         return Split(self.documents, self.tokens, self.bytes, digest, self.shards)
 
 
 def map_tokens(path: Path, shard: Shard, dtype: str) -> np.ndarray:
-    """(tokens,) the tokens of a shard, mapped.
+    """(tokens,) the tokens of a shard, memory-mapped.
 
     Raises:
-        DataError: the file is another one than the manifest states.
+        DataError: the header does not match the manifest.
     """
-    width = np.dtype(dtype).itemsize
-    if shard.header:
-        with open(path, "rb") as file:
-            head = file.read(HEADER_BYTES)
-        expected = (_MAGIC, _VERSION, width, shard.tokens, shard.documents)
-        if len(head) < HEADER_BYTES or _HEADER.unpack(head) != expected:
-            raise DataError(
-                f"{path} does not begin as a shard of {shard.tokens} tokens and {shard.documents} "
-                "documents does. Delete it, and prepare the data again (chinchilla data)."
-            )
-    little = np.dtype(dtype).newbyteorder("<")
-    return np.asarray(np.memmap(path, little, "r", shard.header, (shard.tokens,)))
+    with open(path, "rb") as file:
+        header = file.read(HEADER_BYTES)
+    expected = (_MAGIC, _VERSION, np.dtype(dtype).itemsize, shard.tokens, shard.documents)
+    if len(header) < HEADER_BYTES or _HEADER.unpack(header) != expected:
+        raise DataError(
+            f"{path} does not begin with the header of a shard of {shard.tokens} tokens and "
+            f"{shard.documents} documents. Delete it, and prepare the data again (chinchilla data)."
+        )
+    little_endian = np.dtype(dtype).newbyteorder("<")
+    return np.asarray(np.memmap(path, little_endian, "r", HEADER_BYTES, (shard.tokens,)))
 
 
-def document_ends(path: Path, shard: Shard, tokens: np.ndarray, eos: int) -> np.ndarray:
-    """(documents,) int64 tokens of a shard up to the end of each document in it."""
-    if not shard.header:
-        return np.flatnonzero(tokens == eos) + 1
-    begin = shard.header + tokens.nbytes
-    return np.fromfile(path, "<u8", shard.documents, offset=begin).astype(np.int64)
+def document_ends(path: Path, shard: Shard, token_bytes: int) -> np.ndarray:
+    """(documents,) int64 number of tokens of a shard up to the end of each document in it."""
+    offset = HEADER_BYTES + token_bytes * shard.tokens
+    return np.fromfile(path, "<u8", shard.documents, offset=offset).astype(np.int64)

@@ -1,15 +1,17 @@
-"""SentencePiece (Kudo and Richardson 2018), set so that decode(encode(text)) == text.
+"""SentencePiece tokenizers (Kudo and Richardson 2018), configured to be lossless, and their statistics.
 
-Section 4.1 of the paper trains on SentencePiece with 32,000 pieces and without NFKC. Identity
-normalisation, byte fallback and kept spaces make it lossless but for one character: SentencePiece
-writes a space as U+2581, so that a U+2581 in the text would come back as a space. `encode` gives
-that character as its three byte pieces instead.
+Section 4.1 of the paper trains SentencePiece with 32,000 pieces and without NFKC. Identity
+normalization, byte fallback and preserved spaces make decode(encode(text)) == text, with one exception:
+SentencePiece represents a space as U+2581, so a U+2581 in the text would be decoded as a space. `encode`
+emits the three byte pieces of that character instead.
 """
 
 import hashlib
 import io
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +19,21 @@ import sentencepiece
 
 from chinchilla.core.errors import DataError
 
-SPACE_MARK = "\u2581"  # how SentencePiece spells a space inside pieces
-MAX_SEGMENT = 32_768  # characters given to SentencePiece at once; memory grows with it
+SPACE_MARK = "\u2581"  # represents a space inside pieces
+MAX_SEGMENT = 32_768  # characters per call of SentencePiece, whose memory grows with them
 MAX_TRAIN_LINE = 1_000  # characters; at most 4,000 bytes, under SentencePiece's 4,192
-_UNTRAINABLE = re.compile("[\n\0\u2581\u2585]")  # pieces of their own, or reserved by the trainer
+_UNTRAINABLE = re.compile(
+    "[\n\0\u2581\u2585]"
+)  # always separate pieces, or reserved by the trainer
+MEASURED_BYTES = 4_000_000  # per source; beyond this, bytes per token change by under one percent
+_WORD = re.compile(r"\w+")
 _PROBE = (
     "a\u2581 \t\r\n\n  \u00e9 e\u0301 \ufb01 \u4e2d \U0001f44d\U0001f3fd <s></s><unk> \x00\x7f "
 )
 
 
 def segments(text: str, limit: int = MAX_SEGMENT) -> Iterator[str]:
-    """Cut text after newlines, else before spaces, else anywhere, into at most `limit` characters."""
+    """Cut text into at most `limit` characters: after a newline, else before a space, else anywhere."""
     start = 0
     while len(text) - start > limit:
         cut = text.rfind("\n", start, start + limit) + 1
@@ -46,7 +52,7 @@ class Tokenizer:
 
     Attributes:
         vocab_size: pieces.
-        eos_id: closes every document; never the result of encoding text.
+        eos_id: ends every document; never produced by encoding text.
         sha256: of the model file.
     """
 
@@ -64,7 +70,7 @@ class Tokenizer:
         """Read a SentencePiece .model file.
 
         Raises:
-            DataError: missing, not a SentencePiece model, or without an end-of-text piece.
+            DataError: the file is missing, not a SentencePiece model, or has no eos piece.
         """
         try:
             model = path.read_bytes()
@@ -77,13 +83,11 @@ class Tokenizer:
         except (RuntimeError, IndexError):
             raise DataError(f"tokenizer {path} is not a SentencePiece model.") from None
         if tokenizer.eos_id < 0 or tokenizer.vocab_size <= tokenizer.eos_id:
-            raise DataError(
-                f"tokenizer {path} has no eos piece; documents could not be told apart."
-            )
+            raise DataError(f"tokenizer {path} has no eos piece, which separates documents.")
         return tokenizer
 
     def encode(self, text: str) -> list[int]:
-        """Text to piece ids, without eos."""
+        """Piece ids of a text, without eos."""
         ids: list[int] = []
         for segment in segments(text):
             if SPACE_MARK in segment and self._space_mark:
@@ -97,16 +101,16 @@ class Tokenizer:
         return ids
 
     def encode_each(self, words: list[str]) -> list[list[int]]:
-        """Short texts without U+2581 to piece ids, without eos; one call is faster than many."""
+        """Piece ids of short texts without U+2581; one call is faster than many."""
         return self._processor.encode(words, num_threads=1)
 
     def decode(self, ids: list[int]) -> str:
-        """Piece ids to text; eos decodes to nothing."""
+        """Text of piece ids; eos decodes to an empty string."""
         return self._processor.decode(ids)
 
     @property
     def lossless(self) -> bool:
-        """Whether difficult text survives: false for most models trained elsewhere."""
+        """Whether a probe of difficult text is restored; false for most models trained elsewhere."""
         return self.decode(self.encode(_PROBE)) == _PROBE
 
 
@@ -117,23 +121,24 @@ def train_tokenizer(
     split_digits: bool = False,
     normalization: str = "identity",
 ) -> Tokenizer:
-    """Train a tokenizer; the same texts in the same order give the same model.
+    """Train a tokenizer. The same texts in the same order give the same model.
 
-    Single-threaded. Holds the texts in memory, so give a sample (bpe: 12 MB/s here, unigram 1).
+    Training is single-threaded and holds the texts in memory (about 12 MB/s for bpe, 1 MB/s for
+    unigram).
 
     Args:
         texts: sample of documents.
         vocab_size: pieces, of which 259 are unknown, eos, newline and the 256 bytes.
         algorithm: bpe or unigram.
-        split_digits: each digit a piece of its own.
-        normalization: identity, or nfkc: then text that NFKC changes does not come back.
+        split_digits: encode each digit as a separate piece.
+        normalization: identity, or nfkc, which is lossy.
 
     Raises:
-        DataError: the text supports fewer pieces, or its alphabet needs more.
+        DataError: the text supports only fewer pieces, or its alphabet needs more.
     """
     out = io.BytesIO()
-    # Only what was asked for: the model file records every option it is given.
-    more: dict[str, Any] = {"split_digits": True} if split_digits else {}
+    # The model file records every option that is passed, so defaults are not.
+    options: dict[str, Any] = {"split_digits": True} if split_digits else {}
     try:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=_training_lines(texts),
@@ -151,8 +156,8 @@ def train_tokenizer(
             bos_id=-1,
             pad_id=-1,
             num_threads=1,
-            minloglevel=2,  # errors only; they come back as exceptions
-            **more,
+            minloglevel=2,  # errors only, which are raised as exceptions
+            **options,
         )
     except RuntimeError as error:
         raise DataError(_explain(str(error), vocab_size)) from None
@@ -160,27 +165,79 @@ def train_tokenizer(
 
 
 def _training_lines(texts: Iterable[str]) -> Iterator[str]:
-    """Lines that SentencePiece keeps: it skips long ones and cuts nothing."""
+    """Lines short enough for the trainer, which skips long ones."""
     for text in texts:
         for line in _UNTRAINABLE.split(text):
             yield from segments(line, MAX_TRAIN_LINE)
 
 
 def _explain(message: str, vocab_size: int) -> str:
-    """SentencePiece's message in our words, with the number to use."""
-    given = f"tokenizer.vocab_size={vocab_size}"
+    """Rephrase an error of SentencePiece, with the number of pieces to use."""
+    setting = f"tokenizer.vocab_size={vocab_size}"
     if match := re.search(r"too high.*<= (\d+)", message):
         return (
-            f"{given} is more than this text supports: use at most "
+            f"{setting} is more than this text supports: use at most "
             f"tokenizer.vocab_size={match[1]}, or more text."
         )
     if match := re.search(r"smaller than required_chars. \d+ vs (\d+)", message):
         return (
-            f"{given} is too small for the characters of this text: use at least "
+            f"{setting} is too small for the characters of this text: use at least "
             f"tokenizer.vocab_size={match[1]}."
         )
     if "sentences_.empty" in message:
         return (
             "the corpus has no text to train a tokenizer on: only newlines or control characters."
         )
-    return f"{given}: SentencePiece could not train ({message.strip().splitlines()[-1]})."
+    return f"{setting}: SentencePiece could not train ({message.strip().splitlines()[-1]})."
+
+
+@dataclass(frozen=True)
+class TokenizerStats:
+    """Statistics of one tokenizer on the validation documents of one source."""
+
+    source: str
+    documents: int
+    bytes: int
+    tokens: int  # without eos
+    words: int  # runs of letters and digits, whatever the tokenizer
+    changed: int  # documents that decode(encode(text)) does not restore
+    nfkc_changed: int  # documents that NFKC, the default of SentencePiece, would change
+
+    @property
+    def bytes_per_token(self) -> float:
+        return self.bytes / max(1, self.tokens)
+
+    @property
+    def fertility(self) -> float:
+        """Tokens per word."""
+        return self.tokens / max(1, self.words)
+
+
+def tokenizer_stats(
+    tokenizer: Tokenizer, documents: Iterable[tuple[int, bytes]], names: list[str]
+) -> list[TokenizerStats]:
+    """Measure a tokenizer on the first MEASURED_BYTES of each source.
+
+    Args:
+        tokenizer: any tokenizer.
+        documents: (source number, text), of a split on which it was not trained.
+        names: of the sources.
+    """
+    counts = [[0] * 6 for _ in names]
+    for source, data in documents:
+        if counts[source][1] >= MEASURED_BYTES:
+            if all(each[1] >= MEASURED_BYTES for each in counts):
+                break
+            continue
+        text = data.decode("utf-8")
+        ids = tokenizer.encode(text)
+        of_document = (
+            1,
+            len(data),
+            len(ids),
+            len(_WORD.findall(text)),
+            tokenizer.decode(ids) != text,
+            unicodedata.normalize("NFKC", text) != text,
+        )
+        counts[source] = [a + b for a, b in zip(counts[source], of_document, strict=True)]
+    return [TokenizerStats(name, *each) for name, each in zip(names, counts, strict=True)]

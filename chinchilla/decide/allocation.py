@@ -1,10 +1,10 @@
-"""What a loss law says about a decision: how to split a budget, and what each departure costs.
+"""How to split a budget between N and D by a loss law, and what each departure costs.
 
-A law L(N, D) and a count of training FLOPs per token (`cost`; None is C = 6*N*D) answer: the best
-N and D for C FLOPs, the cheapest C for a loss, the extra compute of a size that is off, the best
-shape that can be built, the size that is cheapest to train and serve, and the bill. Everything is
-solved on the law itself, so each answer is as good as the law at that place. NumPy only: this
-module must import without torch.
+A law L(N, D) and a count of training FLOPs per token (`cost`; None is C = 6*N*D) determine the best N
+and D for C FLOPs, the cheapest C for a loss, the extra compute of another size, the best shape that can
+be built, the cost of over-training, the size that is cheapest to train and serve, and the bill.
+Everything is solved on the law itself, so each result is as accurate as the law at that point. NumPy
+only: this module must import without torch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,9 @@ from chinchilla.fit.loss_law import FlopsPerToken, flops_at, log_N_opt, numeric_
 from chinchilla.fit.result import LossLaw
 from chinchilla.observations.table import Observations
 
-FACTORS = (1 / 4, 1 / 2, 1 / 1.5, 1.1, 1.5, 2.0, 4.0)  # of N_opt, for the price of a wrong size
-LOG_N = np.linspace(np.log(1.0), np.log(1e16), 4_000)  # sizes that any answer may have
+FACTORS = (1 / 4, 1 / 2, 1 / 1.5, 1.1, 1.5, 2.0, 4.0)  # of N_opt, for the cost of a wrong size
+TIMES_RATIO = (2, 5, 10, 30)  # times the optimal tokens per parameter, for over-training
+LOG_N = np.linspace(np.log(1.0), np.log(1e16), 4_000)  # sizes that are considered
 
 
 @dataclass(frozen=True)
@@ -35,25 +36,36 @@ class Allocation:
 
 @dataclass(frozen=True)
 class Misallocation:
-    """N off by a factor: what the optimum's loss then costs, and what the budget then reaches."""
+    """The cost of training N = factor * N_opt."""
 
     factor: float  # N / N_opt
     N: float
-    wasted: float | None  # C / C'' - 1: C'' reaches the same loss with the best size
-    excess: float | None  # C' / C - 1 to reach the same loss; None: no number of tokens reaches it
+    wasted: float | None  # C / C'' - 1, where C'' reaches the same loss with the best size
+    excess: float | None  # C' / C - 1 to reach the optimal loss; None if no number of tokens does
     extra_loss: float  # nats per token, at the same C
 
 
 @dataclass(frozen=True)
 class Buildable:
-    """A shape with the tokens that the budget buys, and what it loses against the optimum."""
+    """A shape with the tokens that the budget buys, compared with the optimum."""
 
     name: str
     N: float
     D: float
     L: float
-    extra_loss: float  # nats per token above the best size that need not be buildable
-    excess: float | None  # C' / C - 1 to reach that loss; None: this size never does
+    extra_loss: float  # nats per token above the best size of any shape
+    excess: float | None  # C' / C - 1 to reach its loss; None if this size never does
+
+
+@dataclass(frozen=True)
+class OverTrained:
+    """A model smaller than the optimum, trained on more tokens with the same FLOPs."""
+
+    times: float  # tokens per parameter over those of the optimum
+    N: float
+    D: float
+    L: float
+    extra_loss: float  # nats per token above the optimum
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,7 @@ class Serving:
 
 @dataclass(frozen=True)
 class Bill:
-    """What FLOPs cost at the speed, price and power that were stated; None where none was."""
+    """The cost of FLOPs at the stated speed, price and power; None if not stated."""
 
     flops: float
     device_hours: float
@@ -79,20 +91,20 @@ class Bill:
 
 
 def allocate(law: LossLaw, C: float, cost: FlopsPerToken | None = None) -> Allocation:
-    """The N and D that make the lowest loss with C training FLOPs: what every decision starts from.
+    """The N and D with the lowest loss for C training FLOPs.
 
     Raises:
         FitError: FLOPs per token do not rise with N, so no trade-off exists to solve.
-        Refusal: the best size lies outside of 1 to 1e16 parameters, where c(N) is not followed.
+        Refusal: the best size lies outside 1 to 1e16 parameters.
     """
     if cost is not None:
-        numeric_frontier(law, cost, np.array([C]))  # says why, where there is no trade-off
+        numeric_frontier(law, cost, np.array([C]))  # raises FitError if there is no trade-off
     theta = np.array([[law.E, law.A, law.B, law.alpha, law.beta]])
     N = float(allocate_each(theta, C, cost)[0][0])
     if not np.isfinite(N):
         raise Refusal(
-            f"the best size for {C:.3g} FLOPs lies outside of 1 to 1e16 parameters. Ask for a "
-            "budget nearer to the runs."
+            f"the best size for {C:.3g} FLOPs lies outside 1 to 1e16 parameters. Give a budget "
+            "nearer to the runs."
         )
     return spent(law, C, N, cost)
 
@@ -102,7 +114,7 @@ def allocate_each(
 ) -> tuple[np.ndarray, np.ndarray]:
     """N and D, (k,) each, of (k, 5) laws E, A, B, alpha, beta at C FLOPs; NaN without an optimum."""
     log_N = log_N_opt(theta, cost, np.array([C]))[:, 0]
-    if cost is not None:  # solved on a grid of sizes: its ends are no optima
+    if cost is not None:  # solved on a grid of sizes, whose ends are not optima
         log_N = np.where((log_N > LOG_N[0]) & (log_N < LOG_N[-1]), log_N, np.nan)
     N = np.exp(log_N)
     return N, C / flops_at(N, cost)
@@ -127,9 +139,9 @@ def misallocation(
     factors: Sequence[float] = FACTORS,
     cost: FlopsPerToken | None = None,
 ) -> list[Misallocation]:
-    """What it costs to train another size than the best one, exactly on the law.
+    """The cost of training another size than the best one, exactly on the law.
 
-    Two prices of N = factor * N_opt(C). `wasted`: the loss it reaches with C needs only C'' at the
+    Two costs of N = factor * N_opt(C). `wasted`: the loss it reaches with C needs only C'' at the
     best size, C / C'' - 1. `excess`: to reach L_opt(C) at this size it needs C', C' / C - 1. Both
     are about (alpha+beta)/2 * (ln factor)^2 under C = 6*N*D.
     """
@@ -144,7 +156,7 @@ def misallocation(
 
 
 def _wasted(law: LossLaw, run: Allocation, cost: FlopsPerToken | None) -> float | None:
-    """C over the least C for the same loss, less one; None where that lies outside all sizes."""
+    """C over the least C for the same loss, minus one; None if that needs a size outside LOG_N."""
     try:
         return run.C / cheapest(law, run.L, cost).C - 1
     except Refusal:
@@ -162,10 +174,11 @@ def sizes_within(
     ends = []
     for far in (best.N / 1e4, best.N * 1e4):
         near = best.N
-        for _ in range(60):  # bisection in ln N between the optimum and a size that is too far
+        for _ in range(60):  # bisection in ln N between the optimum and a size outside
             middle = float(np.sqrt(near * far))
-            found = _excess(law, middle, best, cost)
-            near, far = (middle, far) if found is not None and found <= excess else (near, middle)
+            extra = _excess(law, middle, best, cost)
+            inside = extra is not None and extra <= excess
+            near, far = (middle, far) if inside else (near, middle)
         ends.append(near)
     return ends[0], ends[1]
 
@@ -179,7 +192,7 @@ def cheapest(law: LossLaw, L: float, cost: FlopsPerToken | None = None) -> Alloc
     """The least training compute that reaches loss L, with its N and D.
 
     Raises:
-        Refusal: L is at or below E, which no N and D reach, or only beyond 1e16 parameters.
+        Refusal: L is at or below E, which no N and D reach, or needs over 1e16 parameters.
     """
     if L <= law.E:
         raise Refusal(
@@ -190,8 +203,8 @@ def cheapest(law: LossLaw, L: float, cost: FlopsPerToken | None = None) -> Alloc
     reached = law(np.exp(x), np.exp(log_D))
     if not reached[-1] < L < reached[0]:
         raise Refusal(
-            f"a loss of {L:.6g} nats per token is reached by this law only outside of 1 to 1e16 "
-            f"parameters (E={law.E:.4g}): no answer there means anything."
+            f"a loss of {L:.6g} nats per token is reached by this law only outside 1 to 1e16 parameters "
+            f"(E={law.E:.4g}). Give a larger loss."
         )
     N = float(np.exp(np.interp(-np.log(L - law.E), -np.log(reached - law.E), x)))
     D = float(tokens_for(law, N, L))
@@ -201,7 +214,7 @@ def cheapest(law: LossLaw, L: float, cost: FlopsPerToken | None = None) -> Alloc
 def optimal_path(
     law: LossLaw, cost: FlopsPerToken | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """ln N, ln D_opt and ln C along the frontier, by size: explicit, no search.
+    """ln N, ln D_opt and ln C along the frontier, in closed form for each size.
 
     At the optimum alpha*A*N^-alpha = (dlnc/dlnN) * beta*B*D^-beta, c the FLOPs per token.
     """
@@ -225,17 +238,21 @@ def count_shapes(
     Args:
         shapes: name -> shape.
         cost: FLOPs per token of the runs; None is 6*N.
-        n_convention: non_embedding leaves the embedding out of N; else all parameters count.
-        flop_convention: a key of shapes.FLOP_CONVENTIONS to count by instead of `cost`, or empty.
+        n_convention: non_embedding excludes the embedding from N; else all parameters count.
+        flop_convention: a key of shapes.FLOP_CONVENTIONS to use instead of `cost`, or empty.
     """
     counted = n_params_non_embedding if n_convention == "non_embedding" else n_params
-    found = {}
+    sizes = {}
     for name, shape in shapes.items():
         N = float(counted(shape))
-        own = flop_convention not in ("", "six_nd")
-        c = flops_per_token(shape, flop_convention) if own else flops_at(N, cost)
-        found[name] = (N, 6 * N if flop_convention == "six_nd" else float(c))
-    return found
+        if flop_convention == "six_nd":
+            per_token = 6 * N
+        elif flop_convention:
+            per_token = float(flops_per_token(shape, flop_convention))
+        else:
+            per_token = float(flops_at(N, cost))
+        sizes[name] = (N, per_token)
+    return sizes
 
 
 def snap(
@@ -246,14 +263,14 @@ def snap(
 ) -> list[Buildable]:
     """Each size with D re-optimised for the budget, the least extra compute first.
 
-    Sizes that never reach the optimum's loss come last, by their loss. Where a shape's own FLOPs per
-    token lie below `cost` (`curve_through` other shapes) it can come out slightly ahead of the optimum.
+    Sizes that never reach the optimum's loss come last, by their loss. A shape whose own FLOPs per token
+    lie below `cost` (`curve_through` other shapes) can be slightly better than the optimum.
 
     Args:
         law: the loss.
         C: training FLOPs.
         sizes: name -> (N, training FLOPs per token), at least one (`count_shapes`).
-        cost: FLOPs per token of the optimum they are compared with; None is C = 6*N*D.
+        cost: FLOPs per token of the optimum for comparison; None is C = 6*N*D.
     """
     best = allocate(law, C, cost)
     rows = []
@@ -265,7 +282,7 @@ def snap(
 
 
 def curve_through(sizes: Mapping[str, tuple[float, float]]) -> FlopsPerToken:
-    """FLOPs per token over N, from shapes (`count_shapes`) instead of runs."""
+    """FLOPs per token as a function of N, from shapes (`count_shapes`) instead of runs."""
     N, per_token = np.array(list(sizes.values())).T
     one = np.ones_like(N)
     return FlopsPerToken.from_observations(
@@ -279,6 +296,31 @@ def neighbours(rows: Sequence[Buildable], n: int = 5) -> list[Buildable]:
     at = by_size.index(rows[0])
     first = max(0, min(at - n // 2, len(by_size) - n))
     return by_size[first : first + n]
+
+
+def overtrain(
+    law: LossLaw,
+    C: float,
+    times: Sequence[float] = TIMES_RATIO,
+    cost: FlopsPerToken | None = None,
+) -> list[OverTrained]:
+    """The loss that the same FLOPs reach at D/N = times * that of the optimum.
+
+    The size is the optimum's over sqrt(times) under C = 6*N*D, and is solved for otherwise.
+    """
+    best = allocate(law, C, cost)
+    rows = []
+    for k in times:
+        ratio = k * best.D / best.N
+        if cost is None:
+            N = float(np.sqrt(C / (6 * ratio)))
+        else:
+            x = np.linspace(np.log(best.N) - 10, np.log(best.N) + 10, 8_001)
+            log_C = cost.trend_and_slope(x)[0] + np.log(ratio) + x
+            N = float(np.exp(np.interp(np.log(C), log_C, x)))
+        L = float(law(N, ratio * N))
+        rows.append(OverTrained(k, N, ratio * N, L, L - best.L))
+    return rows
 
 
 def serve(
@@ -299,7 +341,7 @@ def serve(
         return flops_at(N, cost) * tokens_for(law, N, L) + 2 * N * inference_tokens
 
     N = trained_only.N * np.geomspace(1e-6, 1, 4_000)
-    for _ in range(6):  # ever finer around the least: the total is smooth, with one minimum
+    for _ in range(6):  # refine around the minimum; the total is smooth and has only one
         at = int(np.argmin(total(N)))
         N = np.geomspace(N[max(at - 1, 0)], N[min(at + 1, len(N) - 1)], 200)
     best_N = float(N[np.argmin(total(N))])
@@ -313,7 +355,7 @@ def serve(
 def bill(flops: float, rates: RatesConfig) -> Bill:
     """Device-hours, money, energy and CO2 of `flops`, at the rates `rates` states.
 
-    Energy is device_watts * pue over the device-hours; a rate of 0 means not stated.
+    Energy is device_watts * pue times the device-hours; a rate of 0 means not stated.
     """
     hours = flops / (rates.peak_flops * rates.mfu) / 3600
     price, grams = rates.price_per_device_hour, rates.co2_grams_per_kwh

@@ -1,9 +1,9 @@
-"""Corpora side by side, as Appendix C of Hoffmann et al. (2022): do their frontiers differ?
+"""Compare corpora, as Appendix C of Hoffmann et al. (2022): do their frontiers differ?
 
-Fits with the runs they were made from in, a record of plain values out: `compare.json`. Differences
-have intervals from the resamples that the fits keep, every resample of one against every one of the
-other: the runs of two sweeps are independent. Losses in nats per token do not compare across
-tokenizers, bits per byte do. NumPy only.
+The input is fits with the runs they were made from, the output a record of plain values: `compare.json`.
+Intervals of differences use the resamples stored in the fits: every resample of one corpus is combined
+with every resample of the other, because the runs of two sweeps are independent. Losses in nats per token
+are not comparable across tokenizers, bits per byte are. NumPy only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,36 +17,36 @@ from chinchilla.core.errors import InputError
 from chinchilla.fit.result import FitResult, called
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
-from chinchilla.recommend.answer import default_budget, headline, recommendation
+from chinchilla.recommend.evaluate import default_budget, headline, recommendation
 
-LEADS = ("isoflop", "parametric", "envelope")  # Appendix C is approach 2
-MOST_RESAMPLES = 1_000  # of each side: a million differences
+PREFERENCE = ("isoflop", "parametric", "envelope")  # Appendix C uses approach 2
+MAX_RESAMPLES = 1_000  # of each corpus, so a million differences
 CONVENTIONS = ("flop_convention", "n_convention", "loss_kind")
-NOT_ASKED = "not asked for"
-VERDICTS = {  # what the interval of a difference of exponents says
-    "differ": "more than their intervals allow (the 95% interval leaves out 0)",
-    "may differ": "perhaps more than their intervals allow (the 80% interval leaves out 0, the 95% one holds it)",
-    "not told apart": "no more than their intervals allow (the 80% interval holds 0)",
-    "no interval": "no interval: a fit keeps no resamples (n_bootstrap=0, or too few could be fitted)",
+NOT_REQUESTED = "not requested"
+VERDICTS = {  # of a difference of exponents
+    "differ": "they differ (the 95% interval excludes 0)",
+    "may differ": "they may differ (the 80% interval excludes 0, the 95% interval does not)",
+    "not distinguishable": "no significant difference (the 80% interval includes 0)",
+    "no interval": "no interval: a fit has too few resamples (n_bootstrap)",
 }
 
 
 @dataclass(frozen=True)
 class Side:
-    """One corpus: its fits, the final losses they stand on, and what is known of its tokens."""
+    """One corpus: its fits, the final losses they were made from, and what is known of its tokens."""
 
     name: str
     folder: str
     fits: FitResults
     finals: Observations
-    bits_per_nat: float | None = None  # bits per byte in a nat per token, by the validation text
+    bits_per_nat: float | None = None  # bits per byte for one nat per token, on the validation text
     data_ids: tuple[str, ...] = ()
     vocab_sizes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
 class Exponents:
-    """One approach on one corpus; a and b with [p10, p90], None where there are none."""
+    """One approach on one corpus; a and b with [p10, p90], None if there is no fit."""
 
     approach: str
     corpus: str
@@ -55,18 +55,18 @@ class Exponents:
     b: float | None
     b_interval: list[float] | None
     n_runs: int | None
-    refused: str = ""  # why there is no answer
+    refused: str = ""  # why there is no fit
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The second corpus against the first: a minus a, or N_opt over N_opt at C."""
+    """The second corpus compared with the first: a minus a, or N_opt over N_opt at C."""
 
     approach: str
     first: str
     second: str
-    of: str  # a, N_opt
-    C: float | None  # FLOPs, of N_opt
+    of: str  # a or N_opt
+    C: float | None  # FLOPs, for N_opt
     value: float
     interval: list[float] | None  # [p10, p90]
     ci95: list[float] | None
@@ -98,7 +98,7 @@ class Lowest:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `chinchilla compare` found."""
+    """The result of `chinchilla compare`."""
 
     corpora: list[dict]
     conventions: dict[str, str]
@@ -108,51 +108,52 @@ class Comparison:
     sizes: list[Size]
     lowest: list[Lowest]
     notes: list[str]
-    # Each corpus's recommended answer at one budget, ten times the smallest of their largest C.
+    # The recommended answer of each corpus at one budget, ten times the smallest of their largest C.
     recommended: list[dict[str, Any]] = field(default_factory=list)
-    schema: int = 2
+    schema: int = 3
 
     @property
-    def lead(self) -> str | None:
-        """The approach to quote: the first of LEADS that every corpus could be fitted by."""
-        for approach in LEADS:
-            found = [e for e in self.exponents if e.approach == approach]
-            if found and all(e.a is not None for e in found):
+    def approach(self) -> str | None:
+        """The approach to quote: the first in PREFERENCE that was fitted to every corpus."""
+        for approach in PREFERENCE:
+            rows = [e for e in self.exponents if e.approach == approach]
+            if rows and all(e.a is not None for e in rows):
                 return approach
         return None
 
 
 def compare(sides: Sequence[Side]) -> Comparison:
-    """Exponents, optimal sizes and losses of two corpora or more; differences are from the first.
+    """Exponents, optimal sizes and losses of two or more corpora; differences are from the first.
 
     Raises:
-        InputError: their runs count FLOPs or parameters in two ways, or hold two kinds of loss.
+        InputError: their runs count FLOPs or parameters in different ways, or hold different losses.
     """
     conventions = _conventions(sides)
-    named = [{float(b) for b in s.finals.budget_labels if np.isfinite(b)} for s in sides]
-    budgets = sorted(set.intersection(*named))
-    at, notes = _places(sides, budgets)
-    notes += _unsaid(sides, conventions) + _notes(sides)
+    budgets = sorted(
+        set.intersection(
+            *({float(b) for b in s.finals.budget_labels if np.isfinite(b)} for s in sides)
+        )
+    )
+    places, notes = _shared_compute(sides, budgets)
+    notes += _assumed_conventions(sides, conventions) + _notes(sides)
     fitted: Mapping[str, list[FitResult]] = {
         a: [s.fits.fitted[a] for s in sides]
         for a in APPROACHES
         if all(a in s.fits.fitted for s in sides)
     }
+    first, *others = (s.name for s in sides)
     differences, sizes = [], []
-    for approach, frontiers in fitted.items():
-        names = [s.name for s in sides]
-        differences += [
-            _of_exponents(approach, names[0], name, frontiers[0], f)
-            for name, f in zip(names[1:], frontiers[1:], strict=True)
-        ]
-        for C in at:
-            sizes += [_size(approach, n, f, C) for n, f in zip(names, frontiers, strict=True)]
-            differences += [
-                _of_sizes(approach, names[0], name, frontiers[0], f, C)
-                for name, f in zip(names[1:], frontiers[1:], strict=True)
-            ]
+    for approach, (fit, *other_fits) in fitted.items():
+        for name, other in zip(others, other_fits, strict=True):
+            differences.append(_exponent_difference(approach, first, name, fit, other))
+        for C in places:
+            sizes += [_size(approach, s.name, s.fits.fitted[approach], C) for s in sides]
+            for name, other in zip(others, other_fits, strict=True):
+                differences.append(_size_ratio(approach, first, name, fit, other, C))
+    C = min(default_budget(s.fits) for s in sides)
+    answers = {s.name: recommendation(s.fits, C) for s in sides if s.fits.recommended is not None}
     return Comparison(
-        corpora=[_about(s) for s in sides],
+        corpora=[_corpus(s) for s in sides],
         conventions=conventions,
         budgets=budgets,
         exponents=[_exponents(a, s) for a in APPROACHES for s in sides],
@@ -160,96 +161,84 @@ def compare(sides: Sequence[Side]) -> Comparison:
         sizes=sizes,
         lowest=[_lowest(s, b) for b in budgets for s in sides],
         notes=notes,
-        recommended=_recommended(sides),
+        recommended=[
+            {"corpus": name, "answer": headline(r), **r.to_dict()} for name, r in answers.items()
+        ],
     )
 
 
-def _recommended(sides: Sequence[Side]) -> list[dict[str, Any]]:
-    """The recommended answer of every corpus that has one, at the same budget."""
-    C = min(default_budget(s.fits) for s in sides)
-    return [
-        {"corpus": s.name, "answer": headline(r), **r.to_dict()}
-        for s in sides
-        if s.fits.recommended is not None
-        for r in [recommendation(s.fits, C)]
-    ]
-
-
 def _conventions(sides: Sequence[Side]) -> dict[str, str]:
-    """How all of them count; what one leaves unsaid counts as the others say."""
-    found = {}
+    """The conventions of all corpora; an unknown one is assumed to be that of the others."""
+    conventions = {}
     for name in CONVENTIONS:
-        said = {s.name: getattr(s.finals, name) for s in sides}
-        known = {corpus: x for corpus, x in said.items() if x != "unknown"}
+        known = {s.name: x for s in sides if (x := getattr(s.finals, name)) != "unknown"}
         if len(set(known.values())) > 1:
-            told = ", ".join(f"{x} in {corpus}" for corpus, x in known.items())
-            cure = "Fit both with one loss=" if name == "loss_kind" else "Count both in one way"
-            raise InputError(f"{name} differs ({told}): the two do not compare. {cure}.")
-        found[name] = next(iter(known.values()), "unknown")
-    return found
+            listed = ", ".join(f"{x} in {corpus}" for corpus, x in known.items())
+            advice = "Fit both with the same loss=" if name == "loss_kind" else "Count both alike"
+            raise InputError(f"{name} differs ({listed}): they are not comparable. {advice}.")
+        conventions[name] = next(iter(known.values()), "unknown")
+    return conventions
 
 
-def _unsaid(sides: Sequence[Side], conventions: dict[str, str]) -> list[str]:
-    """A note for each side about which a convention is only supposed."""
+def _assumed_conventions(sides: Sequence[Side], conventions: dict[str, str]) -> list[str]:
+    """A note for each corpus whose conventions are assumed."""
     notes = []
-    others = "the other says" if len(sides) == 2 else "others say"
+    others = "the other corpus" if len(sides) == 2 else "the other corpora"
     for side in sides:
-        supposed = {
+        assumed = {
             name: x
             for name, x in conventions.items()
             if x != "unknown" and getattr(side.finals, name) == "unknown"
         }
-        if supposed:
+        if assumed:
             notes.append(
-                f"{side.name} does not say its {', '.join(supposed)}: taken to be "
-                f"{', '.join(supposed.values())}, as {others}."
+                f"{side.name} does not state its {', '.join(assumed)}: assumed to be "
+                f"{', '.join(assumed.values())}, as in {others}."
             )
     return notes
 
 
-def _places(sides: Sequence[Side], budgets: list[float]) -> tuple[list[float], list[str]]:
+def _shared_compute(sides: Sequence[Side], budgets: list[float]) -> tuple[list[float], list[str]]:
     """C at which sizes are compared: the shared budgets, else ends and middle of the shared range."""
     if budgets:
         return budgets, []
     low = max(float(s.finals.C.min()) for s in sides)
     high = min(float(s.finals.C.max()) for s in sides)
     if low < high:
-        return [float(C) for C in np.geomspace(low, high, 3)], [
-            "no isoFLOP budget is shared: sizes are compared over the range of C that is."
+        places = [float(C) for C in np.geomspace(low, high, 3)]
+        return places, [
+            "no IsoFLOP budget is shared: sizes are compared over the shared range of C."
         ]
-    return [], ["no C is shared: sizes are not compared."]
+    return [], ["the ranges of C do not overlap: sizes are not compared."]
 
 
 def _notes(sides: Sequence[Side]) -> list[str]:
+    """Notes on shared tokens or runs, repeated data, and vocabularies."""
     notes = []
-    ids = [s.data_ids for s in sides]
     for i, side in enumerate(sides):
-        if side.data_ids and side.data_ids in ids[:i]:
-            notes.append(
-                f"{side.name} reads the same tokens as {sides[ids.index(side.data_ids)].name}."
-            )
-    tables = [s.fits.data.get("observations_sha256") for s in sides]
-    for i, side in enumerate(sides):
-        if tables[i] and tables[i] in tables[:i]:
-            first = sides[tables.index(tables[i])].name
-            notes.append(
-                f"{side.name} and {first} are fits of the same runs: they are not independent."
-            )
+        for other in sides[:i]:
+            if side.data_ids and side.data_ids == other.data_ids:
+                notes.append(f"{side.name} reads the same tokens as {other.name}.")
+            table = side.fits.data.get("observations_sha256")
+            if table and table == other.fits.data.get("observations_sha256"):
+                notes.append(
+                    f"{side.name} and {other.name} are fits of the same runs: they are not independent."
+                )
         if len(repeating := side.finals.repeating()):
             notes.append(
                 f"{len(repeating)} of {len(side.finals)} runs on {side.name} repeat data, up to "
-                f"{repeating.most_epochs()}: repeated tokens count as new ones here."
+                f"{repeating.most_epochs()}: repeated tokens are counted as new ones here."
             )
     sizes = [s.vocab_sizes for s in sides]
     if all(sizes) and len(set(sizes)) > 1:
+        listed = ", ".join(f"{s.name} {max(s.vocab_sizes):,}" for s in sides)
         notes.append(
-            f"vocabularies differ ({', '.join(f'{s.name} {max(s.vocab_sizes):,}' for s in sides)}), and N "
-            "counts the embedding: that alone moves N_opt."
+            f"vocabularies differ ({listed}), and N includes the embedding: this alone changes N_opt."
         )
     return notes
 
 
-def _about(side: Side) -> dict:
+def _corpus(side: Side) -> dict:
     factor = side.bits_per_nat
     return {
         "name": side.name,
@@ -263,62 +252,56 @@ def _about(side: Side) -> dict:
     }
 
 
-def _pair(low: float | None, high: float | None) -> list[float] | None:
-    return None if low is None or high is None else [low, high]
-
-
 def _exponents(approach: str, side: Side) -> Exponents:
     f = side.fits.fitted.get(approach)
     if f is None:
         refused = side.fits.refused.get(approach)
-        why = refused.reason if refused else NOT_ASKED
-        return Exponents(approach, side.name, None, None, None, None, None, why)
-    N, D = f.N_opt, f.D_opt
+        reason = refused.reason if refused else NOT_REQUESTED
+        return Exponents(approach, side.name, None, None, None, None, None, reason)
+    intervals = [
+        None if law.p10 is None or law.p90 is None else [law.p10, law.p90]
+        for law in (f.N_opt, f.D_opt)
+    ]
     return Exponents(
-        approach, side.name, N.exponent, _pair(N.p10, N.p90), D.exponent, _pair(D.p10, D.p90), f.n_runs
+        approach, side.name, f.N_opt.exponent, intervals[0], f.D_opt.exponent, intervals[1], f.n_runs
     )  # fmt: skip
 
 
-def _spread(first: np.ndarray, second: np.ndarray) -> tuple[list[float] | None, list[float] | None]:
-    """10-90% and 95% of the second's resamples less the first's."""
+def _intervals(
+    first: np.ndarray, second: np.ndarray
+) -> tuple[list[float] | None, list[float] | None, str]:
+    """10-90% and 95% of the second's resamples minus the first's, and the verdict."""
     if not len(first) or not len(second):
-        return None, None
-    apart = second[None, :MOST_RESAMPLES] - first[:MOST_RESAMPLES, None]
-    low95, p10, p90, high95 = map(float, np.percentile(apart, (2.5, 10, 90, 97.5)))
-    return [p10, p90], [low95, high95]
+        return None, None, "no interval"
+    difference = second[None, :MAX_RESAMPLES] - first[:MAX_RESAMPLES, None]
+    low95, p10, p90, high95 = map(float, np.percentile(difference, (2.5, 10, 90, 97.5)))
+    if not low95 <= 0 <= high95:
+        verdict = "differ"
+    else:
+        verdict = "not distinguishable" if p10 <= 0 <= p90 else "may differ"
+    return [p10, p90], [low95, high95], verdict
 
 
-def _verdict(interval: list[float] | None, ci95: list[float] | None, none: float = 0.0) -> str:
-    if interval is None or ci95 is None:
-        return "no interval"
-    if not ci95[0] <= none <= ci95[1]:
-        return "differ"
-    return "not told apart" if interval[0] <= none <= interval[1] else "may differ"
-
-
-def _of_exponents(approach: str, first: str, second: str, f: FitResult, g: FitResult) -> Difference:
-    one, other = (np.array(x.N_opt.samples[1] if x.N_opt.samples else []) for x in (f, g))
-    interval, ci95 = _spread(one, other)
+def _exponent_difference(
+    approach: str, first: str, second: str, f: FitResult, g: FitResult
+) -> Difference:
+    samples = [np.array(x.N_opt.samples[1] if x.N_opt.samples else []) for x in (f, g)]
     value = g.N_opt.exponent - f.N_opt.exponent
-    return Difference(
-        approach, first, second, "a", None, value, interval, ci95, _verdict(interval, ci95)
-    )
+    return Difference(approach, first, second, "a", None, value, *_intervals(*samples))
 
 
-def _of_sizes(
+def _size_ratio(
     approach: str, first: str, second: str, f: FitResult, g: FitResult, C: float
 ) -> Difference:
-    bounds = _spread(np.log(f.N_opt.all_at(C)), np.log(g.N_opt.all_at(C)))
-    interval, ci95 = (None if x is None else [float(np.exp(y)) for y in x] for x in bounds)
+    *bounds, verdict = _intervals(np.log(f.N_opt.all_at(C)), np.log(g.N_opt.all_at(C)))
+    interval, ci95 = (None if x is None else np.exp(x).tolist() for x in bounds)
     ratio = float(g.N_opt(C) / f.N_opt(C))
-    return Difference(
-        approach, first, second, "N_opt", C, ratio, interval, ci95, _verdict(interval, ci95, 1.0)
-    )
+    return Difference(approach, first, second, "N_opt", C, ratio, interval, ci95, verdict)
 
 
 def _size(approach: str, corpus: str, f: FitResult, C: float) -> Size:
     low, high = (float(x) for x in f.N_opt.band(C))
-    return Size(C, approach, corpus, float(f.N_opt(C)), [low, high] if low == low else None)
+    return Size(C, approach, corpus, float(f.N_opt(C)), None if np.isnan(low) else [low, high])
 
 
 def _lowest(side: Side, budget: float) -> Lowest:
@@ -329,23 +312,30 @@ def _lowest(side: Side, budget: float) -> Lowest:
     return Lowest(budget, side.name, float(runs.N[i]), float(runs.D[i]), L, bits)
 
 
-def told(found: Comparison) -> str:
-    """The recommended answers, the exponents of the approach that all share, and whether they differ."""
-    answers = " ".join(f"{r['corpus']}: {r['answer']}" for r in found.recommended)
-    lead = found.lead
-    if lead is None:
-        text = "No approach could be fitted to every corpus: their exponents cannot be compared."
-        return f"{answers} {text}".strip()
-    said = [
-        f"C^{e.a:.2f}"
-        + (f" [{e.a_interval[0]:.2f}, {e.a_interval[1]:.2f}]" if e.a_interval else "")
-        + f" on {e.corpus}"
-        for e in found.exponents
-        if e.approach == lead
+def summary(comparison: Comparison) -> str:
+    """The recommended answers, the exponents by one approach, and whether they differ."""
+    sentences = [f"{r['corpus']}: {r['answer']}" for r in comparison.recommended]
+    approach = comparison.approach
+    if approach is None:
+        sentences.append(
+            "No approach could be fitted to every corpus: their exponents cannot be compared."
+        )
+        return " ".join(sentences)
+    exponents = [
+        f"C^{e.a:.2f}{_bracket(e.a_interval, '.2f')} on {e.corpus}"
+        for e in comparison.exponents
+        if e.approach == approach
     ]
-    text = f"By {called(lead)} N_opt grows as {' and as '.join(said)}."
-    for d in found.differences:
-        if d.approach == lead and d.of == "a":
-            held = "" if d.interval is None else f" [{d.interval[0]:+.2f}, {d.interval[1]:+.2f}]"
-            text += f" {d.second} less {d.first} is {round(d.value, 2) + 0.0:+.2f}{held}: {VERDICTS[d.verdict]}."
-    return f"{answers} {text}".strip()
+    sentences.append(f"By {called(approach)} N_opt grows as {' and as '.join(exponents)}.")
+    for d in comparison.differences:
+        if d.approach == approach and d.of == "a":
+            value = round(d.value, 2) + 0.0  # no -0.00
+            sentences.append(
+                f"a({d.second}) - a({d.first}) = {value:+.2f}{_bracket(d.interval, '+.2f')}: "
+                f"{VERDICTS[d.verdict]}."
+            )
+    return " ".join(sentences)
+
+
+def _bracket(interval: list[float] | None, form: str) -> str:
+    return "" if interval is None else f" [{interval[0]:{form}}, {interval[1]:{form}}]"

@@ -1,12 +1,12 @@
-"""Which runs to train next, to know N_opt at a larger budget better.
+"""Which runs to train next in order to determine N_opt at a larger budget.
 
 Near the fit, approach 3's law turns errors of losses into an error of ln N_opt(C*) by g' (J'J)^-1 J' with
-g = d ln N_opt(C*) / d theta and J = d ln L_hat / d theta of the runs; one more run adds its own row to J,
-whatever its loss turns out to be, so runs can be compared before any is trained. That the law is right
-everywhere would ask for extreme runs, half a token per parameter or the cheapest of all, where it is
-known to fail. So half of the variance of the residuals is taken as what the law misses: a smooth function
-of C and of the distance from the best size at that C, growing with this distance (`optimal`), which also
-moves the best size itself. Runs are chosen greedily by the variance of ln N_opt(C*) that is then left.
+g = d ln N_opt(C*) / d theta and J = d ln L_hat / d theta of the runs. One more run adds its own row to J
+whatever its loss will be, so runs can be compared before any is trained. A law that is trusted everywhere
+leads to extreme runs (half a token per parameter, or the cheapest of all), where the law is known to
+fail. Half of the variance of the residuals is therefore modelled as misfit of the law: a smooth function
+of C and of the distance from the best size at that C, which grows with this distance (`v_optimal`) and
+also moves the best size itself. Runs are chosen greedily by the remaining variance of ln N_opt(C*).
 NumPy only.
 """
 
@@ -18,28 +18,28 @@ import numpy as np
 from chinchilla.core.errors import FitError, InputError, Refusal
 from chinchilla.core.shapes import ModelShape
 from chinchilla.decide.allocation import allocate, count_shapes
-from chinchilla.decide.bootstrap_laws import Percentiles, ResampledLaws
-from chinchilla.decide.v_optimal import LENGTH, MISFIT, Knowledge, kernel
+from chinchilla.decide.predictions import Percentiles, ResampledLaws
+from chinchilla.decide.v_optimal import LENGTH, MISFIT, Posterior, kernel
 from chinchilla.fit.loss_law import FlopsPerToken, flops_at, log_N_opt, six_nd_frontier
 from chinchilla.fit.result import FitResult, LossLaw
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import count_label
-from chinchilla.recommend.answer import Recommendation
+from chinchilla.recommend.evaluate import Recommendation
 
 N_RATIOS = 25  # tokens per parameter tried for a size, log-spaced between the limits
-WIDER = 2.0  # how far outside the tokens per parameter seen a run may go
-RATIOS = (2.0, 200.0)  # ... and where that ends in any case
-# What the law misses is (1 + z^2 / 2) (1 + 4 w^2) times as much as at the target: z = the distance of ln C
+WIDER = 2.0  # factor by which proposed tokens per parameter may lie outside those of the runs
+RATIOS = (2.0, 200.0)  # limits of proposed tokens per parameter
+# The misfit of the law is (1 + z^2 / 2) (1 + 4 w^2) times that at the target. z = the distance of ln C
 # from the target's, in standard deviations of ln C over runs and candidates; w = ln N / N_opt(C).
 GROWTH = (0.5, 4.0)
-# Standard deviations of ln A, ln B, ln E, alpha, beta before any run: wider than published laws differ.
+# Prior standard deviations of ln A, ln B, ln E, alpha, beta: wider than the range of published laws.
 PRIOR = (5.0, 5.0, 1.0, 0.5, 0.5)
-MOST_MEASURED = 500  # runs so far that enter one by one; beyond, as many at random stand for all
-QUIET = 1e-4  # least noise of ln L: below, losses are reproduced no better
-CHEAPER = 0.02  # share of the variance gained that may be given up for a cheaper run
-WIDEST = 100.0  # factor to which N_opt(C*) must be known: beyond, the law's slopes say nothing
-H = 1e-4  # step in ln N of the numerical bend of c(N)
-Z80 = 1.2815515655446004  # 90th percentile of the normal: half of an 80% interval over sigma
+MAX_RUNS = 500  # runs that enter one by one; of more, a random sample of this size is used
+MIN_NOISE = 1e-4  # of ln L: the best reproducibility of a loss
+CHEAPER = 0.02  # share of the variance reduction that may be given up for a cheaper run
+MAX_WIDTH = 100.0  # largest 80% interval of N_opt(C*), as a factor, for which runs are proposed
+STEP = 1e-4  # in ln N, for the second derivative of c(N)
+Z80 = 1.2815515655446004  # 90th percentile of the normal distribution
 
 
 @dataclass(frozen=True)
@@ -59,39 +59,39 @@ class Step:
     run: Candidate
     width: float  # 90th over 10th percentile of N_opt(C*)
     interval80: list[float]  # of N_opt(C*), parameters
-    narrows: float  # share of ln(width) before the first proposed run that this run takes off
+    narrows: float  # reduction of ln(width) by this run, as a share of ln(width) now
     spent: float  # FLOPs of this and the earlier proposed runs
 
 
 @dataclass(frozen=True)
 class Design:
-    """What is known now, and the proposed runs in the order of their worth."""
+    """The current interval of N_opt(C*), and the proposed runs, the most useful first."""
 
     C_star: float
     N_opt: float
     width: float  # 90th over 10th percentile of N_opt(C*) now
     interval80: list[float]  # of N_opt(C*) now, parameters
-    source: str  # where that width comes from
+    source: str  # of that width
     steps: list[Step]
     n_candidates: int
-    limits: dict[str, list[float]]  # tokens per parameter and C that candidates keep to
-    n_convention: str  # how N is counted, shapes too; unknown: all their parameters
+    limits: dict[str, list[float]]  # of tokens per parameter and C
+    n_convention: str  # how N is counted; unknown: shapes count all parameters
 
 
 def gradient(law: LossLaw, C: float, cost: FlopsPerToken | None = None) -> np.ndarray:
-    """(5,) d ln N_opt(C) / d (ln A, ln B, ln E, alpha, beta), other parameters held.
+    """(5,) d ln N_opt(C) / d (ln A, ln B, ln E, alpha, beta).
 
     N_opt solves ln C = ln c(N) + ln D_opt(N), with ln D_opt = (ln(beta B / (alpha A)) + alpha ln N +
-    ln slope) / beta and slope = dlnc/dlnN; so the derivatives of ln D_opt, over its own slope in
-    ln N.
+    ln slope) / beta and slope = dlnc/dlnN. The result is the derivatives of ln D_opt divided by the
+    slope of ln C in ln N.
     """
     if cost is None:
         (log_k, a), _, _ = six_nd_frontier(law)
         x, slope, bend = log_k + a * np.log(C), 1.0, 0.0
     else:
         x = float(np.log(allocate(law, C, cost).N))
-        before, slope, after = map(float, cost.trend_and_slope(x + np.array([-H, 0, H]))[1])
-        bend = float(np.log(after / before)) / (2 * H)
+        before, slope, after = map(float, cost.trend_and_slope(x + np.array([-STEP, 0, STEP]))[1])
+        bend = float(np.log(after / before)) / (2 * STEP)
     ratio = np.log(law.beta * law.B / (law.alpha * law.A))
     log_D = (ratio + law.alpha * x + np.log(slope)) / law.beta
     along = np.array(
@@ -103,10 +103,7 @@ def gradient(law: LossLaw, C: float, cost: FlopsPerToken | None = None) -> np.nd
 
 def jacobian(law: LossLaw, N: np.ndarray, D: np.ndarray) -> np.ndarray:
     """(n, 5) d ln L_hat / d (ln A, ln B, ln E, alpha, beta) at each run."""
-    N, D = np.asarray(N, float), np.asarray(D, float)
-    L = law(N, D)
-    size, data = law.A * N**-law.alpha / L, law.B * D**-law.beta / L
-    return np.stack([size, data, law.E / L, -size * np.log(N), -data * np.log(D)], axis=1)
+    return law.jacobian(np.asarray(N, float), np.asarray(D, float))
 
 
 def candidates(
@@ -119,15 +116,15 @@ def candidates(
     Args:
         sizes: name -> (N, training FLOPs per token).
         ratios: lowest and highest tokens per parameter.
-        C_limits: cheapest and dearest run, FLOPs.
+        C_limits: FLOPs of the cheapest and the most expensive run.
     """
-    found = []
+    runs = []
     for name, (N, per_token) in sizes.items():
         for ratio in np.geomspace(*ratios, N_RATIOS):
             C = float(ratio * N * per_token)
             if C_limits[0] <= C <= C_limits[1]:
-                found.append(Candidate(name, N, float(ratio * N), C))
-    return found
+                runs.append(Candidate(name, N, float(ratio * N), C))
+    return runs
 
 
 def sizes_of(
@@ -135,7 +132,7 @@ def sizes_of(
 ) -> dict[str, tuple[float, float]]:
     """Sizes that can be built: those of the runs, then `shapes`; name -> (N, FLOPs per token).
 
-    N is counted as the runs count it, and a token costs what the trend of their FLOPs says of N.
+    N is counted as the runs count it, and FLOPs per token are the trend of the runs over N.
     """
     own = {
         f"n{count_label(N)}": (float(N), float(flops_at(N, cost)))
@@ -145,12 +142,15 @@ def sizes_of(
 
 
 def ratio_limits(obs: Observations) -> tuple[float, float]:
-    """Tokens per parameter that a proposed run keeps to: those of the runs widened by WIDER, inside
-    of RATIOS (where law after law has been seen to fail), or those of the runs if none are inside."""
-    seen = obs.finals().D / obs.finals().N
-    low, high = np.clip([seen.min() / WIDER, seen.max() * WIDER], *RATIOS)
+    """Limits of tokens per parameter of a proposed run.
+
+    They are those of the runs widened by WIDER and clipped to RATIOS, outside of which laws often fail;
+    or those of the runs if they lie outside RATIOS.
+    """
+    ratio = obs.finals().D / obs.finals().N
+    low, high = np.clip([ratio.min() / WIDER, ratio.max() * WIDER], *RATIOS)
     if high < WIDER * low:
-        low, high = seen.min(), seen.max()
+        low, high = ratio.min(), ratio.max()
     return float(low), float(high)
 
 
@@ -166,12 +166,11 @@ def propose(
     ratios: tuple[float, float] = (0.0, 0.0),
     recommended: tuple[Recommendation, LossLaw] | None = None,
 ) -> Design:
-    """Runs that narrow the interval of N_opt(C_star), greedily, one after another.
+    """Runs that narrow the interval of N_opt(C_star), chosen greedily one after another.
 
-    Each may cost an equal share of what is left to spend. Of candidates within 2% of the best gain the
-    cheapest is taken. A run that is proposed twice is meant with another seed. The interval that is
-    expected is today's, narrowed as the law alone or the law with what it misses says, whichever
-    narrows less.
+    Each may cost an equal share of the remaining budget. Of candidates within 2% of the best gain the
+    cheapest is chosen. A run that is proposed twice needs another seed. The expected interval is the
+    current one, narrowed by the law alone or by the law with misfit, whichever narrows it less.
 
     Args:
         frontier: approach 3 on `obs`.
@@ -180,16 +179,16 @@ def propose(
         sizes: what can be built (`sizes_of`).
         cost: FLOPs per token of the runs; None is C = 6*N*D.
         n_runs: runs to propose.
-        spend: FLOPs of all proposed runs together; 0 = n_runs times the dearest run so far.
+        spend: FLOPs of all proposed runs; 0 = n_runs times the most expensive run so far.
         ratios: lowest and highest tokens per parameter of a proposed run; 0 = `ratio_limits`.
-        recommended: the recommended answer at C_star, whose N_opt and interval are to be narrowed, and
-            the law that has its N, D and loss; None = approach 3's own.
+        recommended: the recommended answer at C_star and the law that has its N, D and loss; None =
+            approach 3's own.
 
     Raises:
         FitError: the runs so far do not determine the law.
-        InputError: a ratio that was given lies beyond the other one.
-        Refusal: no size and length fits inside the limits, or N_opt(C_star) is known to no better than
-            a factor of WIDEST.
+        InputError: the limits of tokens per parameter contradict each other.
+        Refusal: no size and length fits inside the limits, or the 80% interval of N_opt(C_star) is wider
+            than a factor of MAX_WIDTH.
     """
     law, obs = frontier.law, obs.finals()
     if recommended is not None:
@@ -198,46 +197,47 @@ def propose(
     spend = spend or n_runs * float(obs.C.max())
     pool, limits = _pool(obs, sizes, spend, ratios)
     information = jacobian(law, obs.N, obs.D)
-    information /= np.linalg.norm(information, axis=0)  # columns of like size
+    information /= np.linalg.norm(information, axis=0)  # columns of equal length
     if np.linalg.cond(information.T @ information) > 1e14:
         raise FitError(
-            "these runs do not determine the law's five parameters, so no interval can be narrowed "
-            "by design yet. Train some sizes at several tokens per parameter first."
+            "these runs do not determine the law's five parameters, so no runs can be proposed. Train "
+            "some sizes at several tokens per parameter first."
         )
-    known = _knowledge(law, obs, pool, C_star, cost, MISFIT)
-    by_law = _knowledge(law, obs, pool, C_star, cost, 0.0)
+    posterior = _posterior(law, obs, pool, C_star, cost, MISFIT)
+    by_law = _posterior(law, obs, pool, C_star, cost, 0.0)
     if recommended is not None and recommended[0].N and recommended[0].N_interval80:
         N_opt, source = recommended[0].N, "the recommended answer"
-        around = np.log(np.array(recommended[0].N_interval80) / N_opt)
+        log_interval = np.log(np.array(recommended[0].N_interval80) / N_opt)
     else:
         N_opt = allocate(law, C_star, cost).N
-        around, source = _interval_now(frontier, C_star, cost, N_opt, float(by_law.target[0]))
-    log_width = float(around[1] - around[0])
-    if not log_width <= np.log(WIDEST):
+        variance = float(by_law.target[0])
+        log_interval, source = _current_interval(frontier, C_star, cost, N_opt, variance)
+    log_width = float(log_interval[1] - log_interval[0])
+    if not log_width <= np.log(MAX_WIDTH):
         raise Refusal(
-            f"N_opt({C_star:.3g} FLOPs) is known only to a factor of {np.exp(log_width):.3g} (90th over "
-            f"10th percentile, {source}), over {WIDEST:g}: the law is too loose there to choose runs "
-            "by. Give a budget_flops nearer to the runs, or train a grid of sizes first."
+            f"the 80% interval of N_opt({C_star:.3g} FLOPs) spans a factor of {np.exp(log_width):.3g} "
+            f"({source}), and the limit is {MAX_WIDTH:g}. Give a budget_flops nearer to the runs, or train "
+            "a grid of sizes first."
         )
-    start = float(known.target[0]), float(by_law.target[0])
+    start = float(posterior.target[0]), float(by_law.target[0])
     C = np.array([candidate.C for candidate in pool])
     steps: list[Step] = []
     before, spent = 1.0, 0.0
     for left in range(n_runs, 0, -1):
         if spend - spent < C.min():
             break
-        i = _next(known.gain(), C, (spend - spent) / left)
-        known.measure(np.array([i]))
+        i = _next(posterior.gain(), C, (spend - spent) / left)
+        posterior.measure(np.array([i]))
         by_law.measure(np.array([i]))
-        now = float(np.sqrt(max(known.target[0] / start[0], by_law.target[0] / start[1])))
+        now = float(np.sqrt(max(posterior.target[0] / start[0], by_law.target[0] / start[1])))
         spent += pool[i].C
         steps.append(
-            Step(pool[i], float(np.exp(log_width * now)), (N_opt * np.exp(around * now)).tolist(),
+            Step(pool[i], float(np.exp(log_width * now)), (N_opt * np.exp(log_interval * now)).tolist(),
                  before - now, spent)
         )  # fmt: skip
         before = now
     return Design(
-        C_star, N_opt, float(np.exp(log_width)), (N_opt * np.exp(around)).tolist(), source, steps,
+        C_star, N_opt, float(np.exp(log_width)), (N_opt * np.exp(log_interval)).tolist(), source, steps,
         len(pool), limits, obs.n_convention,
     )  # fmt: skip
 
@@ -248,7 +248,7 @@ def _pool(
     spend: float,
     ratios: tuple[float, float],
 ) -> tuple[list[Candidate], dict[str, list[float]]]:
-    """The candidates, and the limits of tokens per parameter and C that they keep to."""
+    """The candidates, and their limits of tokens per parameter and C."""
     C_limits = (float(obs.C.min()), spend)
     low, high = ratio_limits(obs)
     ratios = (ratios[0] or low, ratios[1] or high)
@@ -256,8 +256,8 @@ def _pool(
         given = "min_ratio" if ratios[0] != low else "max_ratio"
         other = "max_ratio" if given == "min_ratio" else "min_ratio"
         raise InputError(
-            f"min_ratio={ratios[0]:g} is not below max_ratio={ratios[1]:.4g}, which follows from "
-            f"the runs where it is not given. Give {other} beside {given}."
+            f"min_ratio={ratios[0]:g} is not below max_ratio={ratios[1]:.4g}; the one that is not given "
+            f"follows from the runs. Give {other} too."
         )
     pool = candidates(sizes, ratios, C_limits)
     if not pool:
@@ -269,38 +269,37 @@ def _pool(
     return pool, {"tokens_per_param": list(ratios), "C": list(C_limits)}
 
 
-def _knowledge(
+def _posterior(
     law: LossLaw,
     obs: Observations,
     pool: list[Candidate],
     C_star: float,
     cost: FlopsPerToken | None,
     misfit: float,
-) -> Knowledge:
+) -> Posterior:
     """ln N_opt(C_star) and ln L at the candidates, given the runs so far.
 
-    Args:
-        misfit: share of the residuals' variance that is taken as what the law misses.
+    `misfit` is the share of the residual variance that is attributed to misfit of the law.
     """
-    some = np.random.default_rng(0).permutation(len(obs))[:MOST_MEASURED]
-    N = np.concatenate([[c.N for c in pool], obs.N[some]])
-    D = np.concatenate([[c.D for c in pool], obs.D[some]])
-    C = np.concatenate([[c.C for c in pool], obs.C[some]])
+    used = np.random.default_rng(0).permutation(len(obs))[:MAX_RUNS]
+    N = np.concatenate([[c.N for c in pool], obs.N[used]])
+    D = np.concatenate([[c.D for c in pool], obs.D[used]])
+    C = np.concatenate([[c.C for c in pool], obs.C[used]])
     off = np.log(N / best_sizes(law, C, cost))  # distance from the best size at this C
     ahead = np.log(C / C_star)
     ahead /= max(float(ahead.std()), 1e-9)
     Z = np.stack([ahead, off], axis=1)
     growth = (1 + GROWTH[0] * ahead**2) * (1 + GROWTH[1] * off**2)
     residual = np.log(obs.L / law(obs.N, obs.D))
-    variance = max(1.4826 * float(np.median(np.abs(residual))), QUIET) ** 2
+    variance = max(1.4826 * float(np.median(np.abs(residual))), MIN_NOISE) ** 2
     noise = np.full(len(N), (1 - misfit) * variance)
-    noise[len(pool) :] *= len(some) / len(obs)
-    # What the law misses, delta in ln L, moves ln N_opt by -(d delta / d ln N) / bend at fixed C.
+    noise[len(pool) :] *= len(used) / len(obs)
+    # The misfit, delta in ln L, moves ln N_opt by -(d delta / d ln N) / bend at fixed C.
     best = allocate(law, C_star, cost)
     size, data = law.A * best.N**-law.alpha / best.L, law.B * best.D**-law.beta / best.L
     bend = law.alpha**2 * size + law.beta**2 * data
     at_target = growth * kernel(Z, np.zeros((1, 2)))[:, 0]
-    known = Knowledge(
+    posterior = Posterior(
         jacobian(law, N, D) * PRIOR,
         Z,
         (gradient(law, C_star, cost) * PRIOR)[None],
@@ -310,8 +309,8 @@ def _knowledge(
         misfit * variance,
         growth,
     )
-    known.measure(np.arange(len(pool), len(N)))
-    return known
+    posterior.measure(np.arange(len(pool), len(N)))
+    return posterior
 
 
 def best_sizes(law: LossLaw, C: np.ndarray, cost: FlopsPerToken | None) -> np.ndarray:
@@ -321,17 +320,17 @@ def best_sizes(law: LossLaw, C: np.ndarray, cost: FlopsPerToken | None) -> np.nd
 
 
 def _next(gain: np.ndarray, C: np.ndarray, share: float) -> int:
-    """The candidate with the largest gain within a share of the budget; of like ones the cheapest."""
+    """The candidate with the largest gain within a share of the budget; the cheapest of similar ones."""
     allowed = np.flatnonzero(C <= max(share, float(C.min())))
     gain = gain[allowed]
     good = allowed[gain >= (1 - CHEAPER) * gain.max()]
     return int(good[np.argmin(C[good])])
 
 
-def _interval_now(
+def _current_interval(
     frontier: FitResult, C_star: float, cost: FlopsPerToken | None, N_opt: float, variance: float
 ) -> tuple[np.ndarray, str]:
-    """ln of the 10th and 90th percentile of N_opt(C*) over N_opt: of resampled laws, or residuals."""
+    """ln of the 10th and 90th percentile of N_opt(C*) over N_opt, from resampled laws or residuals."""
     resampled = ResampledLaws.of(frontier)
     spread = None if resampled is None else Percentiles.of(resampled.optima(C_star, cost)[0])
     if spread is not None:

@@ -2,11 +2,11 @@
 
     L = E + A / N'^alpha + B / D'^beta
     D' = U + U * R_D * (1 - exp(-(D/U - 1) / R_D))              U = unique tokens used
-    N' = U_N + U_N * R_N * (1 - exp(-(N/U_N - 1) / R_N))        U_N = best size for U tokens, or N
+    N' = U_N + U_N * R_N * (1 - exp(-(N/U_N - 1) / R_N))        U_N = min(N, best size for U tokens)
 
-A repeated token is worth ever less than a fresh one, and so is a parameter beyond what U tokens
-deserve; neither ever harms, which the authors' own runs contradict at hundreds of epochs. E, A, B,
-alpha and beta come from single-epoch runs. NumPy, and SciPy's minimiser inside the fit.
+The value of a token decreases with each repeat, and so does that of parameters beyond the best size for
+U tokens. Neither is ever harmful in this law, unlike in the authors' own runs at hundreds of epochs. E, A,
+B, alpha and beta come from single-epoch runs. NumPy, and SciPy's minimiser inside the fit.
 """
 
 from collections.abc import Callable
@@ -23,22 +23,22 @@ from chinchilla.fit.parametric.approach3 import fit_loss_law
 from chinchilla.fit.result import LossLaw
 from chinchilla.observations.table import SINGLE_EPOCH
 
-N_GRID = 64  # values of each R where the search starts
-R_RANGE = (0.03, 3e3)  # R_D and R_N searched; at an end the runs do not see the decay
-FEWEST_ONCE = 6  # single-epoch runs that the law of five parameters needs
-NEARLY = 0.01  # share of the objective that a worse fit may lose and still be called as good
+N_GRID = 64  # grid values of each R
+R_RANGE = (0.03, 3e3)  # limits of R_D and R_N; at a limit the runs do not determine the decay
+MIN_SINGLE_EPOCH = 6  # single-epoch runs needed to fit the law with five parameters
+TOLERANCE = 0.01  # relative increase of the objective that counts as an equally good fit
 
 
 @dataclass(frozen=True)
 class RepeatedLaw:
-    """A single-epoch law and how fast repeated tokens and excess parameters lose their worth."""
+    """A single-epoch law, and how fast repeated tokens and excess parameters lose their value."""
 
     law: LossLaw
-    R_D: float  # repeats over which the worth of a token falls to 1/e
+    R_D: float  # repeats over which the value of a token falls to 1/e
     R_N: float  # the same for parameters beyond the best size of the unique tokens
 
     def size_for(self, unique_tokens: float | np.ndarray) -> np.ndarray:
-        """U_N: the size for which so many tokens are compute-optimal (under C = 6*N*D)."""
+        """U_N: the size for which `unique_tokens` are compute-optimal (C = 6*N*D)."""
         return _size_for(self.law, unique_tokens)
 
     def __call__(
@@ -47,7 +47,7 @@ class RepeatedLaw:
         D: np.ndarray | float,
         unique_tokens: np.ndarray | float,
     ) -> np.ndarray:
-        """Loss, nats per token, at N parameters and D tokens of which `unique_tokens` differ."""
+        """Loss, nats per token, at N parameters and D tokens, `unique_tokens` of them distinct."""
         return _loss(self.law, self.R_D, self.R_N, N, D, unique_tokens)
 
 
@@ -68,11 +68,11 @@ def _loss(
     N, D = np.asarray(N, float), np.asarray(D, float)
     U = np.minimum(unique_tokens, D)
     U_N = np.minimum(N, _size_for(law, U))
-    return law(U_N * _worth(N / U_N, R_N), U * _worth(D / U, R_D))
+    return law(U_N * _value(N / U_N, R_N), U * _value(D / U, R_D))
 
 
-def _worth(times: np.ndarray, R: float | np.ndarray) -> np.ndarray:
-    """How many fresh uses `times` uses are worth: 1 + R * (1 - exp(-(times - 1) / R))."""
+def _value(times: np.ndarray, R: float | np.ndarray) -> np.ndarray:
+    """Number of fresh uses with the value of `times` uses: 1 + R * (1 - exp(-(times - 1) / R))."""
     return 1 - R * np.expm1(-(times - 1) / R)
 
 
@@ -83,13 +83,13 @@ def named_repeats(law: LossLaw) -> RepeatedLaw:
 
 @dataclass(frozen=True)
 class ConstrainedAllocation:
-    """The best use of C FLOPs when only so many tokens exist."""
+    """The best use of C FLOPs with a limited number of tokens."""
 
     best: Allocation
     unique_tokens: float
-    epochs: float  # D / unique tokens; 1 or less: nothing is repeated
-    single_epoch: Allocation  # the same FLOPs without repeating a token: a larger model
-    unlimited_loss: float  # nats per token with as many fresh tokens as wished
+    epochs: float  # D / unique tokens; at most 1 if nothing is repeated
+    single_epoch: Allocation  # the same FLOPs without repeats: a larger model
+    unlimited_loss: float  # nats per token with unlimited fresh tokens
 
 
 def allocate_repeated(law: RepeatedLaw, C: float, unique_tokens: float) -> ConstrainedAllocation:
@@ -113,7 +113,7 @@ def allocate_repeated(law: RepeatedLaw, C: float, unique_tokens: float) -> Const
         N = np.geomspace(N[max(at - 1, 0)], N[min(at + 1, len(N) - 1)], 201)
     best_N = float(N[np.argmin(loss(N))])
     D = C / (6 * best_N)
-    once_N = max(free, C / (6 * unique_tokens))  # bigger only where the tokens run out
+    once_N = max(free, C / (6 * unique_tokens))  # larger only if the tokens run out
     once_D = C / (6 * once_N)
     return ConstrainedAllocation(
         Allocation(C, best_N, D, float(law(best_N, D, unique_tokens))),
@@ -133,30 +133,30 @@ def fit_repeated(
     huber_delta: float = 1e-3,
     near: tuple[float, float] | None = None,
 ) -> tuple[RepeatedLaw, dict[str, Any]]:
-    """R_D and R_N from runs that repeat data, the single-epoch law held fixed.
+    """R_D and R_N from runs that repeat data, with the single-epoch law fixed.
 
-    Minimises the sum of Huber(delta) on log-loss, as Muennighoff et al. do. R_D and R_N trade
-    against each other along a shallow IsoFLOP curve, so the certificate says how far each may move before
-    the objective is 1% worse; on the published 182 runs that is a factor of over ten, and the
-    published pair is one of several minima along it, not the lowest.
+    Minimises the sum of Huber(delta) on log-loss, as Muennighoff et al. do. R_D and R_N trade off along a
+    shallow valley, so the certificate states how far each may move before the objective is 1% worse. On
+    the 182 published runs that is a factor of over ten, and the published pair is one of several minima
+    in the valley, not the lowest.
 
     Args:
         N: (n,) parameters.
         D: (n,) tokens seen, repeats included.
         U: (n,) unique tokens; D where nothing is repeated.
         L: (n,) final loss, nats per token.
-        law: the single-epoch law; None = fitted here to the runs that repeat nothing.
+        law: the single-epoch law; None = fitted here to the runs without repeats.
         huber_delta: where the Huber loss turns linear, in log-loss.
-        near: start (R_D, R_N) and give the minimum it leads to, instead of the lowest of all.
+        near: start at (R_D, R_N) and return the minimum reached, instead of the lowest of all.
 
     Returns:
-        The law, and its certificate: objective, n_runs, n_repeated, max_epochs (the
-        largest D/U), n_minima (distinct minima on
-        the grid of starts), R_D_range and R_N_range (within 1% of the objective).
+        The law, and its certificate: objective, n_runs, n_repeated, max_epochs (the largest D/U),
+        n_minima (distinct minima on the grid of starts), R_D_range and R_N_range (within 1% of the
+        objective).
 
     Raises:
-        FitError: fewer than three runs repeat data, too few do not where no law is given, none of them exceeds the size for its tokens,
-            or the lowest objective lies at an end of the range searched.
+        FitError: fewer than three runs repeat data, too few do not and no law is given, or the lowest
+            objective lies at a limit of the range searched.
     """
     from scipy.optimize import minimize
 
@@ -164,18 +164,18 @@ def fit_repeated(
     repeats = D > SINGLE_EPOCH * U
     if repeats.sum() < 3:
         raise FitError(
-            f"{repeats.sum()} of {len(N)} runs repeat data; at least 3 are needed to see what a "
-            "repeat is worth. Train some sizes for several epochs of fewer unique tokens."
+            f"{repeats.sum()} of {len(N)} runs repeat data, and at least 3 are needed to fit the value "
+            "of repeats. Train some sizes for several epochs of fewer unique tokens."
         )
     if law is None:
-        once = ~repeats
-        if once.sum() < FEWEST_ONCE:
+        single = ~repeats
+        if single.sum() < MIN_SINGLE_EPOCH:
             raise FitError(
-                f"{once.sum()} of {len(N)} runs repeat nothing, and the law that a repeat is held against "
-                f"needs {FEWEST_ONCE} such. Train some sizes for one epoch, or give law=NAME of a "
+                f"{single.sum()} of {len(N)} runs repeat no data, and the single-epoch law needs "
+                f"{MIN_SINGLE_EPOCH} such runs. Train some sizes for one epoch, or give law=NAME of a "
                 "published one."
             )
-        law, _ = fit_loss_law(N[once], D[once], L[once], huber_delta=huber_delta)
+        law, _ = fit_loss_law(N[single], D[single], L[single], huber_delta=huber_delta)
     log_L = np.log(L)
 
     def objective(log_R: np.ndarray) -> np.ndarray:
@@ -195,19 +195,18 @@ def fit_repeated(
     if near is not None:
         starts = [np.log(near)]
     exact = {"xatol": 1e-9, "fatol": 1e-15, "maxiter": 4_000}
-    found = [minimize(objective, x, method="Nelder-Mead", options=exact) for x in starts]
-    best = min(found, key=lambda end: end.fun)
+    minima_found = [minimize(objective, x, method="Nelder-Mead", options=exact) for x in starts]
+    best = min(minima_found, key=lambda end: end.fun)
     R_D, R_N = (float(x) for x in np.exp(best.x))
     for name, value in (("R_D", R_D), ("R_N", R_N)):
         if not R_RANGE[0] * 1.05 < value < R_RANGE[1] / 1.05:
             raise FitError(
-                f"{name} runs {'above' if value > 1 else 'below'} "
-                f"{R_RANGE[1] if value > 1 else R_RANGE[0]:g}, the end of the range searched: these "
-                "runs do not show how fast repeats lose their worth. Add runs with more epochs, and larger models "
-                "on few unique tokens.",
+                f"{name} is {'above' if value > 1 else 'below'} {R_RANGE[1] if value > 1 else R_RANGE[0]:g}, "
+                "the limit of the range searched: these runs do not determine how fast repeats lose their "
+                "value. Add runs with more epochs, and larger models on few unique tokens.",
                 "at_bound",
             )
-    limit = (1 + NEARLY) * best.fun + 1e-12 * len(N)
+    limit = (1 + TOLERANCE) * best.fun + 1e-12 * len(N)
     ranges = [_range(objective, surface, ends, axis, best.x[axis], limit) for axis in (0, 1)]
     certificate = {
         "objective": float(best.fun),
@@ -226,17 +225,17 @@ def _range(
     surface: np.ndarray,
     ends: np.ndarray,
     axis: int,
-    found: float,
+    fitted: float,
     limit: float,
 ) -> list[float]:
-    """Smallest and largest value of one R whose best other R keeps the objective under `limit`."""
+    """Smallest and largest value of one R for which the best other R keeps the objective below `limit`."""
     other = ends[surface.argmin(axis=1 - axis)]  # (N_GRID,) best other R on the grid
     width = ends[1] - ends[0]
-    for _ in range(10):  # and by a zoom around it
+    for _ in range(10):  # refine it
         tried = other[:, None] + width * np.linspace(-1, 1, 9)
         fixed = np.broadcast_to(ends[:, None], tried.shape)
         values = objective(np.stack([fixed, tried] if axis == 0 else [tried, fixed], axis=-1))
         other = np.take_along_axis(tried, values.argmin(1)[:, None], axis=1)[:, 0]
         width /= 4
-    good = np.append(ends[values.min(1) <= limit], found)
+    good = np.append(ends[values.min(1) <= limit], fitted)
     return [float(np.exp(good.min())), float(np.exp(good.max()))]

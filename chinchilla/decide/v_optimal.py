@@ -1,22 +1,22 @@
-"""Which runs make a target known best: V-optimal choice with a law that may be wrong.
+"""V-optimal choice of runs with a law that may be wrong.
 
-The loss of a run at x is taken as f(x; theta) + delta(x) + noise: the law near its fit, with a weak
-normal prior on theta; a Gaussian process delta for what the law misses, so that runs far from the
-target say less about it and neighbouring runs share their error (universal kriging; Sacks et al. 1989);
-and independent noise. All of it is normal, so the variance of a target after one more run is known
-before its loss is, and the best next run lowers the summed variance of the targets most (V-optimal).
-With delta = 0 this is the usual V-optimal design, which prefers extreme runs: the law is then trusted
+The loss of a run at x is modelled as f(x; theta) + delta(x) + noise: the law near its fit, with a weak
+normal prior on theta; a Gaussian process delta for the misfit of the law, so that runs far from the
+target carry less information and neighbouring runs share their error (universal kriging; Sacks et al.
+1989); and independent noise. Everything is normal, so the variance of a target after one more run does
+not depend on its loss. The best next run reduces the summed variance of the targets most (V-optimal).
+With delta = 0 this is the usual V-optimal design, which prefers extreme runs because it trusts the law
 everywhere. NumPy only.
 """
 
 import numpy as np
 
-LENGTH = 1.0  # distance, in standard deviations of ln x over all places, at which delta changes
-MISFIT = 0.5  # share of the residual variance taken as delta, the rest as noise
+LENGTH = 1.0  # correlation length of delta, in standard deviations of ln x over all places
+MISFIT = 0.5  # share of the residual variance attributed to delta, the rest to noise
 
 
 def coordinates(log_x: np.ndarray) -> np.ndarray:
-    """(n, d) ln x of all places and targets -> the same, each column with standard deviation 1."""
+    """(n, d) ln x of all places and targets, each column scaled to standard deviation 1."""
     sd = log_x.std(axis=0)
     return log_x / np.where(sd > 0, sd, 1.0)
 
@@ -27,8 +27,8 @@ def kernel(Z: np.ndarray, others: np.ndarray) -> np.ndarray:
     return np.exp(-np.maximum(square, 0.0) / (2 * LENGTH**2))
 
 
-class Knowledge:
-    """What is known of targets and of possible runs, as a normal distribution.
+class Posterior:
+    """Normal distribution of the targets and of the losses of possible runs.
 
     Attributes:
         target: (t,) variance of each target.
@@ -47,15 +47,15 @@ class Knowledge:
         misfit: float,
         growth: np.ndarray,
     ) -> None:
-        """Before any run is measured.
+        """The prior, before any run is measured.
 
         Args:
             J: (n, p) derivatives of the loss by theta, each times the prior standard deviation.
             Z: (n, d) coordinates of the places, from `coordinates`.
             target_J: (t, p) derivatives of the targets, scaled alike.
-            target_delta: (t, n) covariance of each target's part in delta and delta at the places,
+            target_delta: (t, n) covariance of each target's dependence on delta with delta at the places,
                 for a delta of variance 1.
-            target_own: (t,) variance of that part.
+            target_own: (t,) variance of that dependence.
             noise: variance of one run's noise, for all places or (n,).
             misfit: variance of delta where growth is 1.
             growth: (n,) standard deviation of delta at the places, relative to that at the targets.
@@ -68,7 +68,7 @@ class Knowledge:
         self.target = np.einsum("ij,ij->i", target_J, target_J) + misfit * target_own
 
     def measure(self, which: np.ndarray) -> None:
-        """Take the runs at these places as measured; a place may be measured again."""
+        """Condition on runs at these places; a place may be measured again."""
         covariance = self._J @ self._J[which].T
         growth = self._growth[:, None] * self._growth[which]
         covariance += self._misfit * growth * kernel(self._Z, self._Z[which])
@@ -84,5 +84,5 @@ class Knowledge:
         self._factors = np.vstack([self._factors, factors])
 
     def gain(self) -> np.ndarray:
-        """(n,) what one run at each place takes off the summed variance of the targets."""
+        """(n,) reduction of the summed variance of the targets by one run at each place."""
         return np.asarray((self.cross**2).sum(0) / (self.variance + self._noise))

@@ -1,8 +1,8 @@
-"""What a reader has to know before acting on the recommended answer: each warning in one line.
+"""Warnings that belong under an answer, one line each.
 
-Warnings that only the question brings up (tokens per parameter and losses beyond the runs, a published
-law carried beyond its own), those of the fit itself, refusals, and notes of how the table was read.
-Which approach is recommended, and why, is decided in `chinchilla.recommend`. NumPy only.
+They concern the requested budget (tokens per parameter or a loss beyond the runs, a published law far from
+its own runs), the fit itself, refused approaches, and how the table was read. `chinchilla.recommend`
+decides which approach is recommended. NumPy only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,121 +12,127 @@ from typing import Any
 from chinchilla.core import paper
 from chinchilla.core.errors import Refusal
 from chinchilla.core.units import number
-from chinchilla.decide.answer import FITTED
-from chinchilla.decide.predict import beyond
+from chinchilla.decide.decision import FITTED
+from chinchilla.decide.predictions import beyond
 from chinchilla.fit.result import called
 from chinchilla.fit.results import FitResults
 from chinchilla.recommend import Recommendation
 
-FAR_RATIO = 2.0  # tokens per parameter this many times beyond the runs' are reported
+MAX_RATIO_FACTOR = 2.0  # tokens per parameter this many times beyond the runs' are reported
 
 
 @dataclass(frozen=True)
-class Caveat:
-    """One doubt, for programs and for people."""
+class AnswerWarning:
+    """One warning or note about an answer."""
 
-    kind: str
+    kind: str  # beyond_C, beyond_ratio, fit_warning, refused, note
     text: str
-    C: float | None = None  # FLOPs of the answer it is about; None: of all
+    C: float | None = None  # FLOPs of the answer it concerns; None: all answers
 
 
 def gather(
     fits: FitResults | None, recommended: Sequence[Recommendation], answer: Mapping[str, Any]
-) -> list[Caveat]:
-    """Every caveat, those of single budgets first.
+) -> list[AnswerWarning]:
+    """All warnings, those of single budgets first.
 
     Args:
-        fits: what was fitted; None: published answers alone.
-        recommended: the recommended answer at each budget.
-        answer: law, decisions and target as `chinchilla predict format=json` gives them.
+        fits: the fits; None for published answers only.
+        recommended: the recommendation at each budget.
+        answer: law, decisions and target, as in the JSON of `chinchilla predict`.
     """
-    said: list[Caveat] = []
+    warnings: list[AnswerWarning] = []
     if fits is not None:
         for r in recommended:
             if r.N is not None and r.D is not None:
-                said += _beyond_ratio(r.C, {"N": r.N, "D": r.D}, fits, "this answer")
-    said += _of_decisions(answer, fits)
+                warnings += _ratio_outside(r.C, {"N": r.N, "D": r.D}, fits, "this answer")
+    if answer["law"] is not None:
+        warnings += _of_decisions(answer, fits)
     if fits is not None:
-        said += _of_fit(fits, str((fits.recommended or {}).get("approach", "")))
-    return list(dict.fromkeys(said))
+        warnings += _of_fit(fits)
+    return list(dict.fromkeys(warnings))
 
 
 def refuse_if_nothing_fitted(fits: FitResults | None, where: str) -> None:
-    """Say why a fit has no answer at all.
+    """State why a fit has no answer at all.
 
     Raises:
-        Refusal: every approach was refused.
+        Refusal: no approach has a usable answer.
     """
     if fits is None or fits.recommended is not None:
         return
-    why = [
+    reasons = [
         *(f"{called(name)}: its exponent of N_opt is not between 0 and 1" for name in fits.fitted),
         *(f"{called(name)}, {r.kind}: {r.reason.rstrip('.')}" for name, r in fits.refused.items()),
     ]
     raise Refusal(
-        f"frontier={where}: no approach has an answer for these runs ({'; '.join(why)}). Give law=NAME "
+        f"frontier={where}: no approach has an answer for these runs ({'; '.join(reasons)}). Give law=NAME "
         "to decide by a published law."
     )
 
 
-def _of_decisions(answer: Mapping[str, Any], fits: FitResults | None) -> list[Caveat]:
-    """Of what the law alone decides: a target loss, sizes for serving, a published law carried far."""
+def _of_decisions(answer: Mapping[str, Any], fits: FitResults | None) -> list[AnswerWarning]:
+    """Warnings about a target loss, sizes for serving, and a published law far from its runs."""
     law, decisions = answer["law"], answer["decisions"]
-    if law is None:
-        return []
-    target = [answer["target"]] if "target" in answer else []
-    said: list[Caveat] = []
+    targets = [answer["target"]] if "target" in answer else []
+    warnings: list[AnswerWarning] = []
     if law["name"] != FITTED or fits is None:
-        covered = paper.LAW_C_RANGE.get(law["name"].removeprefix("law "))
-        for place in (*decisions, *target):
-            what = f"loss {place['L']:g}" if place in target else "this answer"
-            far = beyond(place["C"], covered)
-            said += _beyond_C(place["C"], far, f"{what} by {law['name']}", "its runs")
-        return said
-    for place in target:
-        what, C = f"loss {place['L']:g}", place["C"]
-        said += _beyond_C(C, beyond(C, fits.data["C"]), what, "these runs")
-        said += _beyond_ratio(C, place, fits, what)
-    for place in (*decisions, *target):
+        C_range = paper.LAW_C_RANGE.get(law["name"].removeprefix("law "))
+        for place in decisions:
+            warnings += _C_outside(place["C"], C_range, f"this answer by {law['name']}", "its runs")
+        for place in targets:
+            subject = f"loss {place['L']:g} by {law['name']}"
+            warnings += _C_outside(place["C"], C_range, subject, "its runs")
+        return warnings
+    for place in targets:
+        subject = f"loss {place['L']:g}"
+        warnings += _C_outside(place["C"], fits.data["C"], subject, "these runs")
+        warnings += _ratio_outside(place["C"], place, fits, subject)
+    for place in (*decisions, *targets):
         if served := place.get("inference"):
-            said += _beyond_ratio(place["C"], served["best"], fits, "the size for serving")
-    return said
+            warnings += _ratio_outside(place["C"], served["best"], fits, "the size for serving")
+    return warnings
 
 
-def _beyond_C(C: float, factor: float | None, what: str, runs: str) -> list[Caveat]:
-    """Whether an answer lies outside of the C of the runs, `factor` times their end."""
+def _C_outside(
+    C: float, C_range: Sequence[float] | None, subject: str, runs: str
+) -> list[AnswerWarning]:
+    """A warning if C lies outside the range of the runs."""
+    factor = beyond(C, C_range)
     if factor is None:
         return []
     end = "largest" if factor > 1 else "smallest"
-    text = f"Extrapolation, {what}: {number(factor)}x the {end} C of {runs}."
-    return [Caveat("beyond_C", text, C)]
+    text = f"Extrapolation, {subject}: {number(factor)}x the {end} C of {runs}."
+    return [AnswerWarning("beyond_C", text, C)]
 
 
-def _beyond_ratio(
-    C: float, place: Mapping[str, float], fits: FitResults, what: str
-) -> list[Caveat]:
-    """Whether D/N lies outside of the runs' by over FAR_RATIO."""
+def _ratio_outside(
+    C: float, place: Mapping[str, float], fits: FitResults, subject: str
+) -> list[AnswerWarning]:
+    """A warning if D/N lies outside the runs' by more than MAX_RATIO_FACTOR."""
     if fits.data.get("tokens_per_param") is None:  # minima without sizes
         return []
     low, high = fits.data["tokens_per_param"]
     ratio = place["D"] / place["N"]
-    if low / FAR_RATIO <= ratio <= FAR_RATIO * high:
+    if low / MAX_RATIO_FACTOR <= ratio <= MAX_RATIO_FACTOR * high:
         return []
     end, name = (high, "most") if ratio > high else (low, "fewest")
     text = (
-        f"Extrapolation, {what}: {number(ratio)} tokens per parameter, {number(ratio / end)}x the {name} "
+        f"Extrapolation, {subject}: {number(ratio)} tokens per parameter, {number(ratio / end)}x the {name} "
         f"of these runs ({number(end)})."
     )
-    return [Caveat("beyond_ratio", text, C)]
+    return [AnswerWarning("beyond_ratio", text, C)]
 
 
-def _of_fit(fits: FitResults, approach: str) -> list[Caveat]:
-    """Warnings of the recommended approach, refusals of the others, notes of how the runs were read."""
-    said = []
+def _of_fit(fits: FitResults) -> list[AnswerWarning]:
+    """Warnings of the recommended approach, refusals of the others, notes on how the runs were read."""
+    warnings = []
+    approach = str((fits.recommended or {}).get("approach", ""))
     if approach in fits.fitted:
         texts = fits.fitted[approach].warnings
-        said = [Caveat("fit_warning", f"{called(approach)}: {text}") for text in texts]
+        warnings = [AnswerWarning("fit_warning", f"{called(approach)}: {text}") for text in texts]
     for name, r in fits.refused.items():
         first = r.reason.split(". ")[0].removesuffix(".")
-        said.append(Caveat("refused", f"{called(name)} was refused ({r.kind}): {first}."))
-    return said + [Caveat("note", text) for text in fits.data["notes"]]
+        warnings.append(
+            AnswerWarning("refused", f"{called(name)} was refused ({r.kind}): {first}.")
+        )
+    return warnings + [AnswerWarning("note", text) for text in fits.data["notes"]]

@@ -1,4 +1,4 @@
-"""Diagnostics of fits: fits in, verdicts with a message, an advice and an effect out. NumPy only."""
+"""Diagnostics of fits: verdicts with a message, an effect and advice. NumPy only."""
 
 from chinchilla.core.callable_module import make_callable
 

@@ -1,12 +1,12 @@
 """The runs and fits that the diagnostics examine, and refits of parts of the runs.
 
-A fit of a part of the runs differs from the fit of all of them even if the law holds exactly. For a
-least-squares fit the size of that difference is known: Var(part - all) = Var(part) - Var(all), and the
-design alone determines how much the variance grows. `Refits.expected` and `expected_log_N` are its
-square root for a and for ln N_opt at C_star, scaled so that the fit of all runs has the standard error
-of the bootstrap in frontier.json, and never below what leaving out as many average runs would do
-(a robust fit also moves when runs without leverage leave). `z` and `log_N_z` are the moves divided by
-it. NumPy only: this module must import without torch.
+A fit of a part of the runs differs from the fit of all runs even if the law holds exactly. For least
+squares the size of that difference is known: Var(part - all) = Var(part) - Var(all), and the design alone
+determines how much the variance grows. `Refits.expected` and `expected_log_N` are its square root for a
+and for ln N_opt at C_star. They are scaled so that the fit of all runs has the standard error of the
+bootstrap in frontier.json, and are never smaller than after leaving out as many average runs (a robust
+fit also moves if runs without leverage are left out). `z` and `log_N_z` are the moves divided by them.
+NumPy only: this module must import without torch.
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ import numpy as np
 
 from chinchilla.core.errors import FitError
 from chinchilla.core.shapes import ModelShape
-from chinchilla.diagnose.findings import first_sentence, number
+from chinchilla.diagnose.findings import Judgement, judge, number, sd_text
 from chinchilla.fit.loss_law import FrontierSolver
 from chinchilla.fit.parametric.solver import OBJECTIVES, Laws, refit_loss_law
 from chinchilla.fit.result import LossLaw
@@ -26,10 +26,11 @@ from chinchilla.fit.results import FitResults
 from chinchilla.observations.checks import robust_sd
 from chinchilla.observations.table import Observations
 
-MIN_RUNS = 8  # of a part that is fitted: five parameters, and residuals to judge them by
+MIN_RUNS = 8  # of a part: five parameters, and residuals
 MIN_DISTINCT = 3  # sizes, and token counts, of a part
+MIN_SHARE = 3  # a growing part is judged if it holds at least one in MIN_SHARE of the runs
 N_PARAMETERS = 5  # of the loss law
-ROUNDING = 1e-5  # a standard error of a below this is rounding, from losses exactly on a law
+ROUNDING = 1e-5  # a smaller standard error of a is rounding, from losses exactly on a law
 SAME_SIZE = 1e-3  # sizes closer than this in ln N are one size, as when read from a figure
 
 
@@ -41,36 +42,49 @@ class Refits:
     n: np.ndarray  # (k,) runs in each
     a: np.ndarray  # (k,) exponent of N_opt
     log_N: np.ndarray  # (k,) ln N_opt(C_star)
-    expected: np.ndarray  # (k,) standard deviation of a - a_all if the law holds
-    expected_log_N: np.ndarray  # (k,) the same of ln N_opt(C_star)
-    move: np.ndarray  # (k,) a - a_all
+    expected: np.ndarray  # (k,) standard deviation of `move` if the law holds
+    expected_log_N: np.ndarray  # (k,) standard deviation of `log_N_move` if the law holds
+    move: np.ndarray  # (k,) a - a of all runs
     log_N_move: np.ndarray  # (k,) ln N_opt(C_star) - that of all runs
+    C_star: float
 
     @property
-    def beta(self) -> np.ndarray:
-        """(k,) exponent of D in the law."""
-        return self.laws.theta[:, 4]
+    def fitted(self) -> np.ndarray:
+        """(k,) bool: the parts that could be fitted."""
+        return np.isfinite(self.a)
 
     @property
     def z(self) -> np.ndarray:
-        """(k,) the move of a over its expected standard deviation; 0 where no run was left out."""
-        return _over(self.move, self.expected)
+        """(k,) move of a over its expected standard deviation; 0 if no run was left out."""
+        return _ratio(self.move, self.expected)
 
     @property
     def log_N_z(self) -> np.ndarray:
-        """(k,) the same of ln N_opt(C_star)."""
-        return _over(self.log_N_move, self.expected_log_N)
+        """(k,) the same for ln N_opt(C_star)."""
+        return _ratio(self.log_N_move, self.expected_log_N)
 
-    @property
-    def freedom(self) -> np.ndarray:
-        """(k,) degrees of freedom of each refit: runs less parameters."""
-        return self.n - N_PARAMETERS
+    def judge(self, judged: np.ndarray | bool = True, n_moves: int = 0) -> Judgement:
+        """The verdict on the moves of ln N_opt, see `findings.judge`.
+
+        Args:
+            judged: (k,) bool: the parts to judge.
+            n_moves: number of independent moves; 0 = all judged.
+        """
+        moves = np.where(judged, self.log_N_move, np.nan)
+        return judge(moves, self.expected_log_N, self.n - N_PARAMETERS, n_moves=n_moves)
+
+    def change(self, i: int) -> str:
+        """The change of N_opt by the i-th refit, for display."""
+        return (
+            f"N_opt({self.C_star:.3g}) changes by {np.expm1(self.log_N_move[i]):+.0%} "
+            f"({sd_text(self.log_N_z[i])})"
+        )
 
     def row(self, i: int) -> dict[str, Any]:
         """The i-th refit as JSON; None where it could not be made."""
         numbers = {
             "a": self.a[i],
-            "beta": self.beta[i],
+            "beta": self.laws.theta[i, 4],
             "log_N_opt": self.log_N[i],
             "expected_sd": self.expected[i],
             "z": self.z[i],
@@ -89,7 +103,7 @@ class Context:
         obs: one row per run.
         fits: frontier.json.
         C_star: FLOPs at which moves of N_opt are stated.
-        n_bootstrap: resamples of runs for the isoFLOP vertices.
+        n_bootstrap: resamples of runs for the IsoFLOP minima.
         seed: of the resampling.
         shapes: run_id -> model, for runs of a sweep.
     """
@@ -110,14 +124,18 @@ class Context:
         """
         frontier = self.fits.fitted.get("parametric")
         if frontier is None or frontier.law is None:
-            refused = self.fits.refused.get("parametric")
-            why = f" ({first_sentence(refused.reason)})" if refused else ""
-            raise FitError(f"approach 3 was not fitted{why}.", "no_law")
+            raise self.not_fitted("parametric", "approach 3", "no_law")
         return replace(frontier.law, intervals={})
+
+    def not_fitted(self, name: str, title: str, kind: str) -> FitError:
+        """The error that an approach was not fitted, with the first sentence of the reason."""
+        refused = self.fits.refused.get(name)
+        why = f" ({refused.reason.partition('. ')[0].removesuffix('.')})" if refused else ""
+        return FitError(f"{title} was not fitted{why}.", kind)
 
     @cached_property
     def loss_settings(self) -> dict[str, Any]:
-        """The settings of approach 3, as keywords of `fit_loss_law`."""
+        """The settings of approach 3, as keyword arguments of `fit_loss_law`."""
         settings = self.fits.fitted["parametric"].settings
         names = {words: name for name, words in OBJECTIVES.items()}
         return {
@@ -126,14 +144,14 @@ class Context:
         }
 
     @cached_property
-    def frame(self) -> FrontierSolver:
+    def solver(self) -> FrontierSolver:
         """Converts a law to its frontier for the C and the FLOP count of these runs."""
         return FrontierSolver.of(self.obs)
 
     def line(self, law: LossLaw, C: float | None = None) -> tuple[float, float]:
-        """a and ln N_opt(C), C_star if not given, of one law; NaN where it has no frontier."""
+        """a and ln N_opt(C) of a law, at C_star by default; NaN if it has no frontier."""
         try:
-            (log_k, a), _ = self.frame.lines(law)
+            (log_k, a), _ = self.solver.lines(law)
         except FitError:
             return np.nan, np.nan
         return a, log_k + a * float(np.log(C or self.C_star))
@@ -149,18 +167,30 @@ class Context:
         return self.line(self.law)[1]
 
     @cached_property
+    def residuals(self) -> np.ndarray:
+        """(n,) ln L - ln L_hat."""
+        return np.log(self.obs.L / self.law(self.obs.N, self.obs.D))
+
+    # ------------------------------------------------------------------ standard errors
+
+    @property
     def se_a(self) -> tuple[float, str]:
         """Standard error of a, and its source."""
-        return float(self._standard_errors[0]), (
-            "bootstrap over runs"
-            if self.fits.fitted["parametric"].N_opt.samples
-            else "equal errors, no bootstrap in frontier.json"
+        resampled = self.fits.fitted["parametric"].N_opt.samples
+        source = (
+            "bootstrap over runs" if resampled else "equal errors, no bootstrap in frontier.json"
         )
+        return float(self._standard_errors[0]), source
 
     @property
     def se_log_N(self) -> float:
         """Standard error of ln N_opt(C_star)."""
         return float(self._standard_errors[1])
+
+    @property
+    def inflation(self) -> float:
+        """Variance of the fit over that of least squares with equal errors, at least 1."""
+        return max(1.0, (self.se_log_N / max(float(self._equal_errors[1]), ROUNDING)) ** 2)
 
     @cached_property
     def _standard_errors(self) -> np.ndarray:
@@ -175,33 +205,46 @@ class Context:
 
     @cached_property
     def _equal_errors(self) -> np.ndarray:
-        """(2,) the same for least squares and errors of one size."""
+        """(2,) standard errors of least squares with equal errors."""
         r = self.residuals
         q = self._variance(np.ones((1, len(r)), bool))[:, 0]
         return np.sqrt(r @ r / len(r) * q)
 
     @cached_property
     def _noise(self) -> np.ndarray:
-        """(2,) standard errors that moves are measured by: a bootstrap of few runs may be too small.
-
-        At least those of the efficient fit if errors were normal with the median size of the residuals.
-        """
+        """(2,) standard errors for moves. A bootstrap of few runs may be too small, so they are at least
+        those of the efficient fit with normal errors of the median size of the residuals."""
         n = len(self.obs)
         rms = float(np.sqrt(np.mean(self.residuals**2)))
         typical = robust_sd(self.residuals) * np.sqrt(n / max(n - N_PARAMETERS, 1))
         floor = self._equal_errors * typical / max(rms, 1e-300)
         return np.maximum(self._standard_errors, floor)
 
-    @cached_property
-    def inflation(self) -> float:
-        """Variance of the fit over that of least squares with errors of one size, at least 1."""
-        ratio = self.se_log_N / max(float(self._equal_errors[1]), ROUNDING)
-        return max(1.0, ratio**2)
+    def _variance(self, keep: np.ndarray) -> np.ndarray:
+        """(2, k) variance of a and of ln N_opt(C_star) on each part, per unit variance of ln L."""
+        J = jacobian(self.law, self.obs.N, self.obs.D)
+        M = np.einsum("kn,ni,nj->kij", keep.astype(float), J, J)
+        g = self._gradient
+        return np.einsum("mi,kij,mj->mk", g, np.linalg.pinv(M, hermitian=True), g)
 
     @cached_property
-    def residuals(self) -> np.ndarray:
-        """(n,) ln L - ln L_hat."""
-        return np.log(self.obs.L / self.law(self.obs.N, self.obs.D))
+    def _gradient(self) -> np.ndarray:
+        """(2, 5) derivatives of a and ln N_opt(C_star) in (ln A, ln B, ln E, alpha, beta).
+
+        A and B are the terms' coefficients at the mean ln N and ln D.
+        """
+        u, v = float(np.log(self.obs.N).mean()), float(np.log(self.obs.D).mean())
+        law, step = self.law, 1e-5
+
+        def at(move: np.ndarray) -> np.ndarray:
+            A, B, E = np.exp(move[:3]) * (law.A, law.B, law.E)
+            alpha, beta = law.alpha + move[3], law.beta + move[4]
+            A, B = A * np.exp(move[3] * u), B * np.exp(move[4] * v)
+            return np.array(self.line(LossLaw(float(E), float(A), float(B), alpha, beta)))
+
+        return np.stack([(at(h) - at(-h)) / (2 * step) for h in step * np.eye(5)], axis=1)
+
+    # ------------------------------------------------------------------ parts of the runs
 
     @cached_property
     def size(self) -> np.ndarray:
@@ -214,11 +257,11 @@ class Context:
 
     @cached_property
     def budgets(self) -> np.ndarray:
-        """(n,) isoFLOP budget of each run to six digits, NaN for none."""
+        """(n,) IsoFLOP budget of each run to six digits, NaN for none."""
         return np.array([float(f"{b:.6g}") for b in self.obs.budget_flops])
 
     def named_budgets(self) -> np.ndarray:
-        """Distinct budgets, ascending; empty if no run has one."""
+        """Distinct budgets in ascending order; empty if no run has one."""
         return np.unique(self.budgets[np.isfinite(self.budgets)])
 
     def cuts(self) -> tuple[np.ndarray, np.ndarray]:
@@ -250,47 +293,25 @@ class Context:
         converged = np.zeros(len(keep), bool)
         if possible.any():
             weights = keep[possible].astype(float)
-            found = refit_loss_law(obs.N, obs.D, obs.L, weights, law, **self.loss_settings)
-            theta[possible], objective[possible] = found.theta, found.objective
-            converged[possible] = found.converged
+            refits = refit_loss_law(obs.N, obs.D, obs.L, weights, law, **self.loss_settings)
+            theta[possible], objective[possible] = refits.theta, refits.objective
+            converged[possible] = refits.converged
         laws = Laws(theta, objective, converged)
-        lines = self.frame.all_lines(theta)  # (k, 4)
-        log_N = lines[:, 0] + lines[:, 1] * np.log(self.C_star)
+        lines = self.solver.all_lines(theta)  # (k, 4)
+        a, log_N = lines[:, 1], lines[:, 0] + lines[:, 1] * np.log(self.C_star)
         q = self._variance(np.vstack([np.ones((1, len(obs)), bool), keep]))  # (2, 1 + k)
-        grown = np.maximum(q[:, 1:] / q[:, :1], len(obs) / np.maximum(n, 1))
-        expected = self._noise[:, None] * np.sqrt(np.maximum(grown - 1, 0))
-        a = lines[:, 1]
-        return Refits(laws, n, a, log_N, expected[0], expected[1], a - self.a, log_N - self.log_N)
+        growth = np.maximum(q[:, 1:] / q[:, :1], len(obs) / np.maximum(n, 1))
+        expected = self._noise[:, None] * np.sqrt(np.maximum(growth - 1, 0))
+        return Refits(
+            laws, n, a, log_N, expected[0], expected[1], a - self.a, log_N - self.log_N, self.C_star
+        )
 
     def _can_fit(self, keep: np.ndarray) -> bool:
         sizes, tokens = len(np.unique(self.size[keep])), len(np.unique(self.obs.D[keep]))
         return keep.sum() >= MIN_RUNS and min(sizes, tokens) >= MIN_DISTINCT
 
-    def _variance(self, keep: np.ndarray) -> np.ndarray:
-        """(2, k) variance of a and of ln N_opt(C_star) on each part, per unit variance of ln L."""
-        J = jacobian(self.law, self.obs.N, self.obs.D)
-        M = np.einsum("kn,ni,nj->kij", keep.astype(float), J, J)
-        g = self._gradient()
-        return np.einsum("mi,kij,mj->mk", g, np.linalg.pinv(M, hermitian=True), g)
 
-    def _gradient(self) -> np.ndarray:
-        """(2, 5) derivatives of a and ln N_opt(C_star) in (ln A, ln B, ln E, alpha, beta).
-
-        A and B are the terms' coefficients at the mean ln N and ln D.
-        """
-        u, v = float(np.log(self.obs.N).mean()), float(np.log(self.obs.D).mean())
-        law, step = self.law, 1e-5
-
-        def at(move: np.ndarray) -> np.ndarray:
-            A, B, E = np.exp(move[:3]) * (law.A, law.B, law.E)
-            alpha, beta = law.alpha + move[3], law.beta + move[4]
-            A, B = A * np.exp(move[3] * u), B * np.exp(move[4] * v)
-            return np.array(self.line(LossLaw(float(E), float(A), float(B), alpha, beta)))
-
-        return np.stack([(at(h) - at(-h)) / (2 * step) for h in step * np.eye(5)], axis=1)
-
-
-def _over(move: np.ndarray, sd: np.ndarray) -> np.ndarray:
+def _ratio(move: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """move / sd, and 0 where sd is 0."""
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(sd > 0, move / sd, 0 * move)
@@ -300,15 +321,11 @@ def jacobian(law: LossLaw, N: np.ndarray, D: np.ndarray, centred: bool = True) -
     """d ln L / d (ln A, ln B, ln E, alpha, beta) at each run, (n, 5).
 
     Args:
-        law: the point at which to differentiate.
+        law: where to differentiate.
         N: (n,) parameters.
         D: (n,) tokens.
-        centred: whether A and B are the coefficients at the mean ln N and ln D of these runs,
-            instead of at N = 1 and D = 1, as the law is written.
+        centred: whether A and B are the coefficients at the mean ln N and ln D of these runs, instead
+            of at N = 1 and D = 1, as the law is written.
     """
-    u, v = np.log(N), np.log(D)
-    if centred:
-        u, v = u - u.mean(), v - v.mean()
-    L = law(N, D)
-    p, q = law.A / N**law.alpha / L, law.B / D**law.beta / L
-    return np.stack([p, q, law.E / L, -p * u, -q * v], axis=1)
+    centre = (float(np.log(N).mean()), float(np.log(D).mean())) if centred else (0.0, 0.0)
+    return law.jacobian(N, D, centre)

@@ -1,19 +1,19 @@
-"""The exponent under other ways to count N and C, from the same runs and losses.
+"""The exponent if N and C are counted in other ways, from the same runs and losses.
 
 N with and without the embedding; C as recorded, 6ND, 6 N_nonemb D (Kaplan et al. 2020) and the
-conventions of `shapes.py`. If the shapes are known (the plan of a sweep) every count is exact. If all
-sizes of a table are within 2% of rows of Table A9, the shapes of those rows are used (vocabulary
-32,000, 2048 tokens). Otherwise only the non-embedding N is available, by the relation that Pearce and
-Song (2024, arXiv 2406.12907) fitted to Table A9, N_total = n + 47491 n^(1/3): an approximation.
+conventions of `shapes.py`. If the shapes are known (the plan of a sweep), every count is exact. If all
+sizes are within 2% of rows of Table A9, the shapes of those rows are used (vocabulary 32,000, 2048
+tokens). Otherwise only the non-embedding N is available, by the relation that Pearce and Song (2024,
+arXiv 2406.12907) fitted to Table A9, N_total = n + 47491 n^(1/3): an approximation.
 
-Approach 3 is refitted where N changes; C changes only the FLOPs that its frontier is computed for.
-Approach 2 keeps its groups of runs, which under another count did not spend equal FLOPs: so every run
-is first moved along D to the mean C of its group, its loss changed by what the law predicts, and
-parabolas are fitted (`isoflop_levelled`, in all rows alike; it differs from the exponent in
-frontier.json where budgets were not met exactly or another profile was fitted).
+Approach 3 is refitted if N changes; C changes only the FLOPs for which its frontier is computed. The
+IsoFLOP groups of approach 2 did not spend equal FLOPs under another count. Every run is therefore first
+moved along D to the mean C of its group, its loss is changed by the law's prediction, and parabolas are
+fitted (`isoflop_levelled`, in all rows alike; it differs from the exponent in frontier.json if budgets
+were not met exactly or another profile was fitted).
 
-A count that is not stated is a note, not a warning: it changes what the exponent means and says nothing
-about the runs. NumPy only.
+An unstated count is a note, not a warning: it changes the meaning of the exponent and does not affect
+the runs. NumPy only.
 """
 
 from collections.abc import Mapping
@@ -41,12 +41,12 @@ from chinchilla.observations.table import Observations
 
 PEARCE_SONG = 47_491.0  # Pearce and Song (2024), section 4: vocabulary 32,000, Table A9's shapes
 KAPLAN_SIZES = (768.0, 1.5e9)  # non-embedding parameters of Kaplan et al. (2020)
-A9_WITHIN = 0.02
+A9_TOLERANCE = 0.02  # in ln N
 
 
 @dataclass(frozen=True)
 class Counts:
-    """Parameters in both ways, and FLOPs per token by convention, of each run."""
+    """Parameters with and without the embedding, and FLOPs per token by convention, of each run."""
 
     N_total: np.ndarray  # (n,)
     N_non_embedding: np.ndarray  # (n,)
@@ -78,8 +78,7 @@ def count_runs(context: Context) -> Counts:
         return _exact(known, "the sweep's own shapes")
     convention = obs.n_convention
     if convention.startswith("non"):
-        n = obs.N
-        return _approximate(total_from_non_embedding(n), n)
+        return _approximate(total_from_non_embedding(obs.N), obs.N)
     if convention not in ("unknown", "total"):
         raise FitError(
             f"N was counted as {convention!r}: neither total nor non-embedding.", "unknown_N"
@@ -87,8 +86,8 @@ def count_runs(context: Context) -> Counts:
     rows = [s for name, s in named_shapes().items() if not name.endswith(("70b", "280b"))]
     log_N = np.log([n_params(s) for s in rows])
     nearest = np.abs(np.log(obs.N)[:, None] - log_N).argmin(axis=1)
-    if np.abs(np.log(obs.N) - log_N[nearest]).max() < A9_WITHIN:
-        counts = _exact([rows[i] for i in nearest], "shapes of Table A9, found by N within 2%")
+    if np.abs(np.log(obs.N) - log_N[nearest]).max() < A9_TOLERANCE:
+        counts = _exact([rows[i] for i in nearest], "shapes of Table A9 (N within 2%)")
         without = obs.N - (counts.N_total - counts.N_non_embedding)
         per_token = {**counts.per_token, **_six(obs.N, without)}
         return replace(counts, N_total=obs.N, N_non_embedding=without, per_token=per_token)
@@ -138,19 +137,17 @@ def local_exponent(law: LossLaw, n_low: float, n_high: float) -> float:
 
 
 def conventions(context: Context) -> Finding:
-    """a by approach 3, and by approach 2 where budgets exist, under each count of N and of C."""
+    """a by approach 3, and by approach 2 if there are budgets, under each count of N and of C."""
     counts = count_runs(context)
     obs = context.obs
     recorded_N = "non_embedding" if obs.n_convention.startswith("non") else "total"
-    sizes = {"total": counts.N_total, "non_embedding": counts.N_non_embedding}
     per_token = {"as_recorded": obs.C / obs.D, **counts.per_token}
     rows: list[dict[str, Any]] = []
-    for N_name, N in sizes.items():
+    for N_name, N in (("total", counts.N_total), ("non_embedding", counts.N_non_embedding)):
         if N.min() <= 0:
             continue
-        if N_name == recorded_N:
-            law = context.law
-        else:
+        law = context.law
+        if N_name != recorded_N:
             law = fit_loss_law(N, obs.D, obs.L, None, **context.loss_settings)[0]
         for C_name, cost in per_token.items():
             if C_name != "as_recorded" and np.allclose(cost * obs.D, obs.C, rtol=1e-6):
@@ -161,25 +158,18 @@ def conventions(context: Context) -> Finding:
     if not known:
         raise FitError("approach 3 has no frontier under any count of N and C.", "no_frontier")
     low, high = (f(known, key=lambda r: r["parametric"]) for f in (min, max))
-    kaplan = None if recorded_N == "non_embedding" else local_exponent(context.law, *KAPLAN_SIZES)
     message = (
         f"approach 3 gives a = {low['parametric']:.3f} ({_count(low)}) to "
-        f"{high['parametric']:.3f} ({_count(high)}) for the same runs; its standard error is "
+        f"{high['parametric']:.3f} ({_count(high)}) for the same runs. The standard error of a is "
         f"{context.se_a[0]:.3f}. Counts: {counts.source}."
     )
+    kaplan = None if recorded_N == "non_embedding" else local_exponent(context.law, *KAPLAN_SIZES)
     if kaplan is not None:
         message += (
-            f" Over the sizes of Kaplan et al. (768 to 1.5e9 without the embedding of 32,000 tokens) the "
-            f"exponent of this law would be {kaplan:.2f}."
+            f" For the sizes of Kaplan et al. (768 to 1.5e9 parameters without the embedding) this law "
+            f"has the exponent {kaplan:.2f}."
         )
-    unknown = [
-        setting
-        for setting, value in (
-            ("n_convention", obs.n_convention),
-            ("flop_convention", obs.flop_convention),
-        )
-        if value == "unknown"
-    ]
+    unknown = [n for n in ("n_convention", "flop_convention") if getattr(obs, n) == "unknown"]
     note = ""
     if unknown:
         note = (
@@ -201,30 +191,30 @@ def conventions(context: Context) -> Finding:
 
 
 def _count(row: dict[str, Any]) -> str:
-    return f"N {row['N'].replace('_', '-')}, C {row['C']}"
+    return f"N {row['N'].replace('_', '-')}, C {row['C'].replace('_', ' ')}"
 
 
 def _exponents(context: Context, obs: Observations, law: LossLaw) -> dict[str, Any]:
-    """a of one count by approaches 3 and 2, with the reason where one has none."""
-    found: dict[str, Any] = {"parametric": None, "isoflop_levelled": None, "why_not": []}
+    """a under one count by approaches 3 and 2, with the reason if one is missing."""
+    row: dict[str, Any] = {"parametric": None, "isoflop_levelled": None, "why_not": []}
     try:
-        found["parametric"] = FrontierSolver.of(obs).lines(law)[0][1]
+        row["parametric"] = FrontierSolver.of(obs).lines(law)[0][1]
     except FitError as error:
-        found["why_not"].append(f"approach 3: {error}")
+        row["why_not"].append(f"approach 3: {error}")
     if len(context.named_budgets()) >= 2:
         try:
             levelled = fit_isoflop(_levelled(obs, law), profile="parabola", n_bootstrap=0)
-            found["isoflop_levelled"] = levelled.N_opt.exponent
+            row["isoflop_levelled"] = levelled.N_opt.exponent
         except FitError as error:
-            found["why_not"].append(f"approach 2: {error}")
-    return found
+            row["why_not"].append(f"approach 2: {error}")
+    return row
 
 
 def _levelled(obs: Observations, law: LossLaw) -> Observations:
     """The runs of each budget moved along D to their mean C, their losses changed by the law.
 
     Raises:
-        FitError: a run so far below the law that its loss would not stay positive (not_levelled).
+        FitError: a run is so far below the law that its loss would not stay positive (not_levelled).
     """
     C = obs.C.copy()
     for budget in np.unique(obs.budget_flops[np.isfinite(obs.budget_flops)]):

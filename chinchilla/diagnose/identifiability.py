@@ -4,7 +4,7 @@ The condition number of the Jacobian d ln L_hat / d theta is the ratio between t
 determined direction of the parameters. Published values follow four conventions: `raw` in
 (ln A, ln B, ln E, alpha, beta) as the law is written, with A and B the terms at one parameter and one
 token; `centred` with A and B at the mean ln N and ln D; and both with each column scaled to length one
-(`raw_scaled`, `centred_scaled`). The last is judged, because it depends neither on the origin nor on
+(`raw_scaled`, `centred_scaled`). The last one is judged, because it depends neither on the origin nor on
 the units. It is the `condition_number` in frontier.json. NumPy only.
 """
 
@@ -23,6 +23,14 @@ MIN_RATIO_RANGE = 4.0  # largest over smallest tokens per parameter
 MIN_SIZES = 5
 MAX_SE_A = 0.05  # standard error of a
 NAMES = ("A", "B", "E", "alpha", "beta")
+_ADVICE = (
+    "Train some sizes at several tokens per parameter, on both sides of the optimum: only such runs "
+    "separate the size term from the token term. Until then use approach 2."
+)
+_INCONCLUSIVE = (
+    "Add runs at more budgets and on both sides of each optimum: the standard error of the exponent is "
+    f"above {MAX_SE_A:g}."
+)
 
 
 def condition_numbers(law: LossLaw, N: np.ndarray, D: np.ndarray) -> dict[str, float]:
@@ -33,12 +41,12 @@ def condition_numbers(law: LossLaw, N: np.ndarray, D: np.ndarray) -> dict[str, f
         N: (n,) parameters.
         D: (n,) tokens.
     """
-    found = {}
+    numbers = {}
     for name, centred in (("raw", False), ("centred", True)):
         J = jacobian(law, N, D, centred)
-        found[name] = float(np.linalg.cond(J))
-        found[f"{name}_scaled"] = float(np.linalg.cond(J / np.linalg.norm(J, axis=0)))
-    return found
+        numbers[name] = float(np.linalg.cond(J))
+        numbers[f"{name}_scaled"] = float(np.linalg.cond(J / np.linalg.norm(J, axis=0)))
+    return numbers
 
 
 def weakest_direction(law: LossLaw, N: np.ndarray, D: np.ndarray) -> tuple[dict[str, float], str]:
@@ -51,7 +59,7 @@ def weakest_direction(law: LossLaw, N: np.ndarray, D: np.ndarray) -> tuple[dict[
 
     Returns:
         Components by parameter (columns scaled to length one, A and B at the mean ln N and ln D,
-        A, B and E in logarithms), the largest positive; and a clause.
+        A, B and E in logarithms), the largest positive; and a phrase.
     """
     J = jacobian(law, N, D)
     v = np.linalg.svd(J / np.linalg.norm(J, axis=0))[2][-1]
@@ -71,24 +79,24 @@ def identifiability(context: Context) -> Finding:
     in ln N_opt at C_star, and at least two standard errors of it.
 
     Raises:
-        FitError: approach 3 was not requested (no_law). If it refused these runs, that is a warning.
+        FitError: approach 3 was not requested (no_law). If it was refused, that is a warning.
     """
     obs = context.obs
     ratio = obs.D / obs.N
+    low, high = float(ratio.min()), float(ratio.max())
+    varied = np.ptp(obs.N) > 0 and np.ptp(obs.D) > 0
+    correlation = float(np.corrcoef(np.log(obs.N), np.log(obs.D))[0, 1]) if varied else 1.0
     values: dict[str, Any] = {
-        "corr_lnN_lnD": float(np.corrcoef(np.log(obs.N), np.log(obs.D))[0, 1])
-        if np.ptp(obs.N) > 0 and np.ptp(obs.D) > 0
-        else 1.0,
-        "tokens_per_parameter": [float(ratio.min()), float(ratio.max())],
+        "corr_lnN_lnD": correlation,
+        "tokens_per_parameter": [low, high],
         "n_runs": len(obs),
         "n_sizes": int(context.size.max()) + 1,
         "n_token_counts": len(np.unique(obs.D)),
         "n_budgets": len(context.named_budgets()),
     }
-    low, high = values["tokens_per_parameter"]
-    cover = (
-        f"{values['n_sizes']} sizes, {values['n_token_counts']} token counts, {low:.3g} to "
-        f"{high:.3g} tokens per parameter, corr(ln N, ln D) {values['corr_lnN_lnD']:.2f}"
+    coverage = (
+        f"{values['n_sizes']} sizes, {values['n_token_counts']} distinct D, {low:.3g} to "
+        f"{high:.3g} tokens per parameter, corr(ln N, ln D) {correlation:.2f}"
     )
     try:
         law = context.law
@@ -96,26 +104,24 @@ def identifiability(context: Context) -> Finding:
         if "parametric" not in context.fits.refused:
             raise
         values["condition"] = None
-        return Finding("warning", f"{error} The runs: {cover}.", _ADVICE, None, values=values)
+        return Finding("warning", f"{error} The runs: {coverage}.", _ADVICE, None, values=values)
     values["condition"] = condition_numbers(law, obs.N, obs.D)
     values["weakest"], words = weakest_direction(law, obs.N, obs.D)
-    condition = values["condition"]["centred_scaled"]
-    weak = (
+    condition, se = values["condition"]["centred_scaled"], context.se_a[0]
+    message = (
+        f"condition number {condition:.3g} (limit {ILL_CONDITIONED:.3g}). The losses change least on "
+        f"{words}. {coverage}; standard error of a {se:.3f}."
+    )
+    if (
         condition > ILL_CONDITIONED
-        or abs(values["corr_lnN_lnD"]) > MAX_CORRELATION
+        or abs(correlation) > MAX_CORRELATION
         or high < MIN_RATIO_RANGE * low
         or values["n_sizes"] < MIN_SIZES
-    )
-    se = context.se_a[0]
-    message = (
-        f"condition number {condition:.3g} (limit {ILL_CONDITIONED:.3g}); the losses change least on "
-        f"{words}; {cover}; standard error of a {se:.3f}."
-    )
-    if weak:
+    ):
         return Finding("warning", message, _ADVICE, _effect(context), values=values)
     if se > MAX_SE_A:
-        return Finding("cannot_tell", message, _NOISE, _effect(context), values=values)
-    return Finding("passed", message, "", 0.0, values=values)
+        return Finding("inconclusive", message, _INCONCLUSIVE, _effect(context), values=values)
+    return Finding("passed", message, values=values)
 
 
 def _effect(context: Context) -> float:
@@ -124,13 +130,3 @@ def _effect(context: Context) -> float:
         other = float(np.log(context.fits.fitted["isoflop"].N_opt(context.C_star)))
         effect = max(effect, abs(other - context.log_N))
     return effect
-
-
-_ADVICE = (
-    "Train some sizes at several tokens per parameter, on both sides of the optimum: only such runs "
-    "separate the size term from the token term. Until then prefer approach 2."
-)
-_NOISE = (
-    "Add runs, at more budgets and on both sides of each optimum: the exponent has a standard error "
-    f"above {MAX_SE_A:g}."
-)

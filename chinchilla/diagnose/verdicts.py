@@ -2,26 +2,25 @@
 
     diagnose(finals, fits, ...) -> Diagnostics -> diagnostics.json beside frontier.json
 
-diagnostics.json, schema 2:
+diagnostics.json, schema 3:
 
-    schema            2
+    schema            3
     frontier_sha256   of the frontier.json that it belongs to; the report shows no other
     C_star            FLOPs at which moves of N_opt are stated
     a, se_a, se_from  approach 3's exponent of N_opt, its standard error and the source of that;
                       null without a law
-    n_bootstrap, seed of the resamples for the isoFLOP minima
+    n_bootstrap, seed of the resamples for the IsoFLOP minima
     items             name -> {verdict, message, advice, effect, effect_unit, note, kind, values}
 
-Items are ordered by verdict (warning, cannot_tell, passed, unavailable), then by the size of `effect`,
+Items are ordered by verdict (warning, inconclusive, passed, unavailable), then by the size of `effect`:
 the move of the recommended answer that the finding implies, in "ln N_opt at C_star" or "ln L"
 (`findings.py` describes how a verdict is reached; the two units are compared in multiples of ln 1.25
-and .01). `effect` is null where it is unknown. `kind` is one word for programs where an item is
-unavailable (no_law, no_isoflop, no_budgets, too_few_runs, ...), else empty. `values` holds the
-numbers: N in parameters, D in tokens, C in FLOPs as the runs count them, losses in nats per token, null
-where there was no fit. Rows of refits hold n (runs), a, beta, log_N_opt at C_star, expected_sd (of the
-move of a under a law that holds, `context.py`), z (the move over it), and log_N_move,
-log_N_expected_sd and log_N_z for ln N_opt. Items that ask one question in several ways hold the
-verdict, message, effect and values of each part by its name:
+and .01). `effect` is null if unknown. `kind` is one word for programs if an item is unavailable (no_law,
+no_isoflop, no_budgets, too_few_runs, ...), else empty. `values` holds the numbers: N in parameters, D in
+tokens, C in FLOPs as the runs count them, losses in nats per token, null where there was no fit. Rows of
+refits hold n (runs), a, beta, log_N_opt at C_star, expected_sd (of the move of a if the law holds,
+`context.py`), z (the move over it), and log_N_move, log_N_expected_sd and log_N_z for ln N_opt. Items with
+several parts hold the verdict, message, effect and values of each part by its name:
 
     identifiability       condition (raw, centred, raw_scaled, centred_scaled), weakest, corr_lnN_lnD,
                           tokens_per_parameter, n_sizes, n_token_counts, n_budgets
@@ -31,11 +30,10 @@ verdict, message, effect and values of each part by its name:
                           window_path: windows (rows by range of tokens per parameter, or of N)
     curvature             quadratic_term: exponent_change_per_decade, p10, p90, ci95,
                           exponent_at_middle, log_N_move, log_N_move_sd;
-                          largest_compute: cuts (rows by C_max), drifts, one_way;
+                          largest_compute: cuts (rows by C_max), drifts;
                           slopes_by_thirds: envelope, isoflop, parametric (three rows each)
-    extrapolation         in_C, in_N: windows (held_out, in_sample, previous_window, power_law_in_C,
-                          nearest_third, each mae, bias in ln L, n; expected_ratio, bias_expected_sd),
-                          ratio, beaten_by_power_law
+    extrapolation         in_C, in_N: windows (held_out, in_sample, previous_window, power_law_in_C, each
+                          mae, bias in ln L, n; bias_expected_sd), beaten_by_power_law
     approach_2_against_3  a_isoflop, a_isoflop_of_law, a_parametric, slope_z, log_N_move, rms_z, budgets
     residuals             sd, kurtosis, share_in_linear_zone, trend_per_decade
     conventions           rows by N and C: parametric, isoflop_levelled, why_not; source, exact,
@@ -45,6 +43,7 @@ NumPy only: this module must import without torch.
 """
 
 import dataclasses
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,22 +53,23 @@ from chinchilla.core.errors import FitError, InputError
 from chinchilla.core.files import read_json, sha256_file, write_json
 from chinchilla.core.json_codec import built
 from chinchilla.core.shapes import ModelShape
-from chinchilla.diagnose.consistency import approach_2_against_3, residuals
 from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.conventions import conventions
 from chinchilla.diagnose.curvature import curvature
 from chinchilla.diagnose.extrapolation import extrapolation
-from chinchilla.diagnose.findings import VERDICTS, Finding, called
+from chinchilla.diagnose.findings import VERDICTS, Finding, called, described
 from chinchilla.diagnose.identifiability import identifiability
-from chinchilla.diagnose.influence import leave_one_out
-from chinchilla.diagnose.text import text
-from chinchilla.diagnose.windows import windows
+from chinchilla.diagnose.minima import approach_2_against_3
+from chinchilla.diagnose.refits import leave_one_out, windows
+from chinchilla.diagnose.residuals import residuals
 from chinchilla.fit.results import FILE as FRONTIER
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations, observations_of
 
-SCHEMA = 2
+SCHEMA = 3
 FILE = "diagnostics.json"
+WIDTH = 100  # columns of text
+INDENT = " " * 13
 
 ITEMS: dict[str, Callable[[Context], Finding]] = {
     "identifiability": identifiability,
@@ -85,7 +85,7 @@ ITEMS: dict[str, Callable[[Context], Finding]] = {
 
 @dataclass(frozen=True)
 class Diagnostics:
-    """Every finding about one frontier.json, in order of verdict and effect."""
+    """All findings about one frontier.json, in order of verdict and effect."""
 
     items: dict[str, Finding]
     C_star: float
@@ -103,29 +103,45 @@ class Diagnostics:
 
     @property
     def summary(self) -> str:
-        """For example "4 passed, 2 cannot tell, 3 warnings, 1 unavailable."."""
+        """For example "4 passed, 2 inconclusive, 3 warnings."."""
         warnings = self.count("warning")
-        return (
-            f"{self.count('passed')} passed, {self.count('cannot_tell')} cannot tell, "
-            f"{warnings} warning{'' if warnings == 1 else 's'}, "
-            f"{self.count('unavailable')} unavailable."
-        )
+        counts = [
+            f"{self.count('passed')} passed",
+            *(f"{n} inconclusive" for n in [self.count("inconclusive")] if n),
+            f"{warnings} warning{'' if warnings == 1 else 's'}",
+            *(f"{n} unavailable" for n in [self.count("unavailable")] if n),
+        ]
+        return f"{', '.join(counts)}."
 
     @property
     def first(self) -> str:
-        """The advice of the finding with the largest effect, as one line."""
+        """The advice of the finding with the largest effect."""
         for name, item in self.items.items():
             if item.advice:
                 return f"Do this first: {item.advice} ({called(name)})"
         if self.count("passed"):
-            return "Nothing to do first: no diagnostic found a relevant effect."
+            return "No diagnostic found a relevant effect."
         return "Do this first: fit more runs. No diagnostic could be computed."
 
     def __str__(self) -> str:
-        """One paragraph an item: verdict, message, effect and advice; then what to do first."""
-        return text(self.items, self.first, self.summary)
+        """One paragraph per item: verdict, message, effect and advice; then what to do first."""
+        lines = []
+        for name, item in self.items.items():
+            head = f"{called(item.verdict):<12} {called(name)}: "
+            lines += textwrap.wrap(head + item.message, WIDTH, subsequent_indent=INDENT)
+            if effect := described(item):
+                lines.append(f"{INDENT}{effect}")
+            for text in (
+                f"note: {item.note}" * bool(item.note),
+                f"-> {item.advice}" * bool(item.advice),
+            ):
+                lines += textwrap.wrap(
+                    text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT + "   "
+                )
+        lines += textwrap.wrap(self.first, WIDTH, subsequent_indent="   ")
+        return "\n".join([*lines, self.summary])
 
-    __repr__ = __str__  # a notebook shows it; the record itself fills pages
+    __repr__ = __str__  # for notebooks; the full record would fill pages
 
     def save(self, path: Path) -> None:
         """Write diagnostics.json."""
@@ -145,23 +161,24 @@ class Diagnostics:
                 f"{path} has schema {schema!r} and this version reads schema {SCHEMA}. Run "
                 "`chinchilla diagnose` again."
             )
-        found: Diagnostics = built(cls, value, str(path))
-        for name, item in found.items.items():
+        diagnostics: Diagnostics = built(cls, value, str(path))
+        for name, item in diagnostics.items.items():
             if item.verdict not in VERDICTS:
                 raise InputError(
                     f"{path}: {name}: verdict {item.verdict!r} is not one of {', '.join(VERDICTS)}. "
                     "Run `chinchilla diagnose` again."
                 )
-        return found
+        return diagnostics
 
     @classmethod
     def beside(cls, fits_dir: Path) -> "Diagnostics | None":
-        """The diagnostics of the frontier.json in a folder; None if there are none of that file."""
+        """The diagnostics of the frontier.json in a folder; None if it has none."""
         path = fits_dir / FILE
         if not path.exists():
             return None
-        found = cls.load(path)
-        return found if found.frontier_sha256 == sha256_file(fits_dir / FRONTIER) else None
+        diagnostics = cls.load(path)
+        current = diagnostics.frontier_sha256 == sha256_file(fits_dir / FRONTIER)
+        return diagnostics if current else None
 
 
 def diagnose(
@@ -177,22 +194,22 @@ def diagnose(
     """Every diagnostic of one set of fits.
 
     Args:
-        obs: the observations (or data frame) that were fitted; of curves only the last points are used.
+        obs: the observations (or data frame) that were fitted; only the last points of curves are used.
         fits: the results of `chinchilla fit` on them.
         C_star: FLOPs at which moves of N_opt are stated; 0 = ten times the largest C.
         n_bootstrap: resamples of runs for the isoFLOP minima; 0 for no intervals.
         seed: of the resampling.
-        shapes: run_id -> model, where known, for exact counts in `conventions`.
+        shapes: run_id -> model, if known, for exact counts in `conventions`.
         frontier_sha256: of the file that `fits` was read from.
 
     Raises:
-        InputError: `obs` are not the runs that `fits` were made from.
+        InputError: `obs` are not the runs that were fitted.
     """
     obs = observations_of(obs).finals()
     if fits.data.get("n_runs") not in (None, len(obs)):
         raise InputError(
-            f"observations.csv has {len(obs)} runs, but frontier.json was fitted to "
-            f"{fits.data['n_runs']}. Run `chinchilla fit` again."
+            f"observations.csv has {len(obs)} runs, but frontier.json was fitted to {fits.data['n_runs']}. "
+            "Run `chinchilla fit` again."
         )
     context = Context(obs, fits, C_star or 10 * float(obs.C.max()), n_bootstrap, seed, shapes or {})
     items = {}
@@ -201,14 +218,14 @@ def diagnose(
             items[name] = item(context)
         except FitError as error:
             items[name] = Finding("unavailable", str(error), kind=error.kind)
-    known: dict[str, Any] = {}
+    exponent: dict[str, Any] = {}
     if "parametric" in fits.fitted:
-        known = {"a": context.a, "se_a": context.se_a[0], "se_from": context.se_a[1]}
+        exponent = {"a": context.a, "se_a": context.se_a[0], "se_from": context.se_a[1]}
     return Diagnostics(
         dict(sorted(items.items(), key=lambda pair: pair[1].rank)),
         context.C_star,
         n_bootstrap=n_bootstrap,
         seed=seed,
         frontier_sha256=frontier_sha256,
-        **known,
+        **exponent,
     )

@@ -1,4 +1,4 @@
-"""What the three fits share at the door: data frames in, a frontier that knows its runs out."""
+"""Decorator of the fit functions: accept data frames and keep the observations with the result."""
 
 import dataclasses
 import functools
@@ -11,17 +11,17 @@ from chinchilla.observations.table import Observations, observations_of
 P = ParamSpec("P")
 
 
-def takes_tables(
+def accepts_tables(
     fit: Callable[Concatenate[Observations, P], FitResult],
 ) -> Callable[Concatenate[Observations | Any, P], FitResult]:
-    """A fit whose first argument may also be a pandas or polars frame, or a dict of arrays.
+    """Let the first argument also be a pandas or polars frame, or a dict of arrays.
 
-    The frontier keeps a reference to the observations, for its figures.
+    The result keeps a reference to the observations, for its figures.
     """
 
     @functools.wraps(fit)
-    def fit_to_table(obs: Observations | Any, *args: P.args, **settings: P.kwargs) -> FitResult:
+    def wrapper(obs: Observations | Any, *args: P.args, **settings: P.kwargs) -> FitResult:
         obs = observations_of(obs)
         return dataclasses.replace(fit(obs, *args, **settings), runs=obs)
 
-    return fit_to_table
+    return wrapper

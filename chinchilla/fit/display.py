@@ -1,7 +1,7 @@
-"""Results as people read them in a notebook: text, HTML and data frames.
+"""Text, HTML and data frames of results, for notebooks.
 
-`FitResults` and `FitResult` show themselves by these functions. pandas is imported when a frame is asked for.
-NumPy and SciPy only: this module must import without torch.
+`FitResults` and `FitResult` use these functions for their representations. pandas is imported when a data
+frame is made. NumPy and SciPy only: this module must import without torch.
 """
 
 import textwrap
@@ -15,14 +15,14 @@ from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.units import count
 from chinchilla.fit.result import FitResult, PowerLaw, called
 from chinchilla.fit.results import FitResults
-from chinchilla.recommend.answer import default_budget, headline, model_of, recommendation
-from chinchilla.recommend.forecast import MIN_LOSS, Minima, loss_at, saturating
+from chinchilla.recommend.evaluate import default_budget, headline, model_of, recommendation
+from chinchilla.recommend.isoflop_minima import MIN_LOSS, Minima, loss_at, saturating
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 WIDTH = 100  # columns of text
-BEYOND = 10.0  # times the largest C: where a frontier's own answer is shown
+BEYOND = 10.0  # times the largest C, where the prediction of one approach is shown
 
 
 def exponent_text(law: PowerLaw) -> str:
@@ -41,7 +41,7 @@ def exponents(fits: FitResults) -> tuple[float, float]:
     model = model_of(fits)
     if model is None or model.N is None:
         raise Refusal(
-            "these fits recommend no N_opt. See print(fits) for the reason of each approach, or ask one: "
+            "these fits have no recommended N_opt. See print(fits) for the reasons, or use one approach: "
             "fits.fitted['isoflop'].a."
         )
     C = default_budget(fits)
@@ -51,17 +51,17 @@ def exponents(fits: FitResults) -> tuple[float, float]:
 
 
 def sizes(fits: FitResults, C: Any) -> Any:
-    """The recommended N at C, of the shape of C."""
-    found = [recommendation(fits, c).N for c in budgets(C)]
-    values = np.array([np.nan if n is None else n for n in found])
+    """Recommended N at C, of the shape of C."""
+    N = [recommendation(fits, c).N for c in budgets(C)]
+    values = np.array([np.nan if n is None else n for n in N])
     return values.reshape(np.shape(C)) if np.ndim(C) else float(values[0])
 
 
 def budgets(C: Any) -> list[float]:
-    """FLOPs as a list.
+    """Convert FLOPs to a list of floats.
 
     Raises:
-        InputError: one is no positive finite number.
+        InputError: a value is not a positive finite number.
     """
     try:
         values = np.atleast_1d(np.asarray(C, float)).ravel()
@@ -73,9 +73,9 @@ def budgets(C: Any) -> list[float]:
 
 
 def _answer(fits: FitResults) -> str:
-    """The recommended answer in a line, or why there is none."""
+    """Recommended answer in one line, or the reason why there is none."""
     if fits.recommended is None and fits.fitted:
-        return "No recommendation was made for these fits: chinchilla.fit makes one."
+        return "These fits have no recommendation. Use chinchilla.fit to get one."
     try:
         return headline(recommendation(fits, default_budget(fits)))
     except Refusal as refusal:
@@ -83,7 +83,7 @@ def _answer(fits: FitResults) -> str:
 
 
 def fits_text(fits: FitResults) -> str:
-    """The recommended answer, then a line an approach."""
+    """Recommended answer, then one line for each approach."""
     lines = textwrap.wrap(_answer(fits), WIDTH, subsequent_indent="  ")
     for name, f in fits.fitted.items():
         lines.append(
@@ -91,94 +91,63 @@ def fits_text(fits: FitResults) -> str:
             f"{f.n_runs} runs"
         )
     for name, refused in fits.refused.items():
-        said = f"{called(name)} refused: {refused.reason}"
-        lines.append("  " + textwrap.shorten(said, WIDTH - 2, placeholder=" ..."))
-    return "\n".join([*lines, _more(fits)])
-
-
-def _more(fits: FitResults) -> str:
+        reason = f"{called(name)} refused: {refused.reason}"
+        lines.append("  " + textwrap.shorten(reason, WIDTH - 2, placeholder=" ..."))
     n = sum(len(f.warnings) + len(f.refusals) for f in fits.fitted.values())
     n += len(fits.data.get("notes", ()))
-    return (
+    lines.append(
         f"  [80% intervals]; print() shows methods and {n} warnings and notes; "
         "chinchilla.diagnose() checks them"
     )
+    return "\n".join(lines)
 
 
-def frontier_text(f: FitResult) -> str:
-    """An approach's own answer beyond its points, its exponents, the law."""
+def result_text(f: FitResult) -> str:
+    """Prediction of one approach beyond its points, its exponents, and the law."""
     lines = [_own_answer(f)]
     lines.append(f"  a = {exponent_text(f.N_opt)}, b = {exponent_text(f.D_opt)}, 80% intervals")
     if f.law:
         terms = f"{f.law.A:.4g} / N^{f.law.alpha:.4f} + {f.law.B:.4g} / D^{f.law.beta:.4f}"
         lines.append(f"  L(N, D) = {f.law.E:.4f} + {terms}")
-    if more := len(f.warnings) + len(f.refusals):
-        lines.append(f"  print() shows {more} warnings and parts that were not used")
+    if n := len(f.warnings) + len(f.refusals):
+        lines.append(f"  print() shows {n} warnings and notes on unused data")
     return "\n".join(lines)
 
 
 def _own_answer(f: FitResult) -> str:
-    said = f"{called(f.approach)}, {f.n_runs} runs"
+    title = f"{called(f.approach)}, {f.n_runs} runs"
     if not f.points:
-        return said
+        return title
     C = float(f"{BEYOND * max(p.C for p in f.points):.2g}")
     (low,), (high,) = (np.atleast_1d(x) for x in f.N_opt.band(C))
     between = "" if np.isnan(low) else f" ({count(low)}-{count(high)})"
-    return f"{said}. C = {C:.3g} FLOPs: N {count(float(f.N_opt(C)))}{between}, D {count(float(f.D_opt(C)))} tokens"
+    return f"{title}. C = {C:.3g} FLOPs: N {count(float(f.N_opt(C)))}{between}, D {count(float(f.D_opt(C)))} tokens"
 
 
 def fits_html(fits: FitResults) -> str:
-    """The recommended answer, a table of the approaches, and the reasons."""
+    """Recommended answer and a table of the approaches."""
     rows = [
         [called(name), str(f.n_runs), exponent_text(f.N_opt), exponent_text(f.D_opt), ""]
         for name, f in fits.fitted.items()
     ]
     rows += [[called(name), "", "", "", f"refused: {r.reason}"] for name, r in fits.refused.items()]
-    try:
-        reasons = recommendation(fits, default_budget(fits)).reasons
-    except Refusal:
-        reasons = []
-    notes = [w for f in fits.fitted.values() for w in f.warnings]
-    notes += [str(note) for note in fits.data.get("notes", ())]
-    return (
-        f"<p><b>{escape(_answer(fits))}</b></p>"
-        + _html_table(["", "runs", "a [80%]", "b [80%]", ""], rows)
-        + _html_list("Reasons", reasons)
-        + _html_list("Warnings and notes", list(dict.fromkeys(notes)))
-    )
+    table = "".join(_html_row("td", row) for row in rows)
+    header = _html_row("th", ["", "runs", "a [80%]", "b [80%]", ""])
+    return f"<p><b>{escape(_answer(fits))}</b></p><table>{header}{table}</table>"
 
 
-def frontier_html(f: FitResult) -> str:
-    """The lines of the text, and warnings."""
-    head, *rest = frontier_text(f).splitlines()
-    body = "<br>".join(escape(line.strip()) for line in rest if "print()" not in line)
-    return f"<p><b>{escape(head)}</b><br>{body}</p>" + _html_list(
-        "Warnings and parts that were not used", [*f.warnings, *f.refusals]
-    )
+def _html_row(tag: str, row: Sequence[str]) -> str:
+    cells = "".join(f'<{tag} style="text-align: left">{escape(x)}</{tag}>' for x in row)
+    return f"<tr>{cells}</tr>"
 
 
-def _html_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    def cells(kind: str, row: Sequence[str]) -> str:
-        inner = "".join(f'<{kind} style="text-align: left">{escape(x)}</{kind}>' for x in row)
-        return f"<tr>{inner}</tr>"
-
-    return f"<table>{cells('th', header)}{''.join(cells('td', row) for row in rows)}</table>"
-
-
-def _html_list(title: str, items: Sequence[str]) -> str:
-    if not items:
-        return ""
-    inner = "".join(f"<li>{escape(text)}</li>" for text in items)
-    return f"<details><summary>{title} ({len(items)})</summary><ul>{inner}</ul></details>"
-
-
-def _frame(rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None) -> "DataFrame":
+def _frame(rows: Any, columns: Sequence[str]) -> "DataFrame":
+    """Data frame of rows or columns."""
     try:
         import pandas as pd
     except ImportError:
         raise InputError(
-            "pandas is not installed, and tables of results are pandas data frames. Run `pip install "
-            "pandas`."
+            "tables of results need pandas, which is not installed. Run `pip install pandas`."
         ) from None
     return pd.DataFrame(rows, columns=columns)
 
@@ -186,27 +155,24 @@ def _frame(rows: Sequence[dict[str, Any]], columns: Sequence[str] | None = None)
 def fits_frame(fits: FitResults) -> "DataFrame":
     """One row per approach."""
     model = model_of(fits)
-    lead = None if model is None else model.approach
+    recommended = None if model is None else model.approach
     rows: list[dict[str, Any]] = []
     for name, f in fits.fitted.items():
-        row: dict[str, Any] = {"approach": name, "recommended": name == lead, "n_runs": f.n_runs}
+        row: dict[str, Any] = {"approach": name, "n_runs": f.n_runs, "refused": ""}
         for key, line in (("a", f.N_opt), ("b", f.D_opt)):
             row |= {key: line.exponent, f"{key}_low": line.p10, f"{key}_high": line.p90}
-        row |= {
-            k: None if f.law is None else getattr(f.law, k)
-            for k in ("E", "A", "B", "alpha", "beta")
-        }
-        rows.append({**row, "refused": ""})
+        law = {} if f.law is None else vars(f.law)
+        rows.append({**row, **law, "recommended": name == recommended})
     for name, refused in fits.refused.items():
-        rows.append({"approach": name, "recommended": name == lead, "refused": refused.reason})
+        row = {"approach": name, "recommended": name == recommended, "refused": refused.reason}
+        rows.append(row)
     columns = "approach recommended n_runs a a_low a_high b b_low b_high E A B alpha beta refused"
     return _frame(rows, columns.split())
 
 
-def frontier_frame(f: FitResult) -> "DataFrame":
-    """The points of a frontier."""
-    columns = ("C", "N", "D", "L", "budget_flops")
-    return _frame([{k: getattr(p, k) for k in columns} for p in f.points], columns)
+def points_frame(f: FitResult) -> "DataFrame":
+    """Points of a result, one row each."""
+    return _frame([vars(p) for p in f.points], ("C", "N", "D", "L", "budget_flops"))
 
 
 COLUMNS = [
@@ -227,7 +193,7 @@ COLUMNS = [
 
 
 def fits_predictions(fits: FitResults, C: Any, force: bool = False) -> "DataFrame":
-    """The recommended answer, one row per C."""
+    """Recommended answer, one row per C."""
     rows = []
     for c in budgets(C):
         r = recommendation(fits, c, force)
@@ -238,22 +204,16 @@ def fits_predictions(fits: FitResults, C: Any, force: bool = False) -> "DataFram
     return _frame(rows, (*COLUMNS, "range_only"))
 
 
-def frontier_predictions(f: FitResult, C: Any) -> "DataFrame":
-    """What one approach says, one row per C."""
+def result_predictions(f: FitResult, C: Any) -> "DataFrame":
+    """Prediction of one approach, one row per C."""
     c = np.array(budgets(C))
     N, D = f.N_opt(c), f.D_opt(c)
     L, bounds = _losses(f, c, N, D)
     largest = max((p.C for p in f.points), default=np.nan)
-    values = {"C": c, "N": N, "D": D, "D/N": D / N, "L": L, "L_low": bounds[0], "L_high": bounds[1]}
-    values["N_low"], values["N_high"] = f.N_opt.band(c)
-    values["D_low"], values["D_high"] = f.D_opt.band(c)
-    values["beyond"] = c / largest
-    columns = {name: x.tolist() for name, x in values.items()}
-    rows = [
-        {**dict(zip(columns, row, strict=True)), "approach": f.approach}
-        for row in zip(*columns.values(), strict=True)
-    ]
-    return _frame(rows, COLUMNS)
+    columns = {"C": c, "N": N, "D": D, "D/N": D / N, "L": L}
+    for key, (low, high) in (("N", f.N_opt.band(c)), ("D", f.D_opt.band(c)), ("L", bounds)):
+        columns |= {f"{key}_low": low, f"{key}_high": high}
+    return _frame({**columns, "approach": f.approach, "beyond": c / largest}, COLUMNS)
 
 
 def _losses(

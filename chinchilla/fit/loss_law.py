@@ -1,8 +1,7 @@
-"""The loss law L(N, D) = E + A/N^alpha + B/D^beta and the frontier that follows from it.
+"""The compute-optimal frontier of the loss law L(N, D) = E + A/N^alpha + B/D^beta.
 
-Published constants by name (`paper.LOSS_LAWS`); N_opt(C) and D_opt(C) in closed form where
-C = 6*N*D (Hoffmann et al. 2022, equation 4), and exactly along the first-order condition where
-FLOPs are counted in another way. NumPy only: this module must import without torch.
+N_opt(C) and D_opt(C) have a closed form where C = 6*N*D (Hoffmann et al. 2022, equation 4). For other counts of
+FLOPs they follow from the first-order condition. NumPy only: this module must import without torch.
 """
 
 from dataclasses import dataclass
@@ -11,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from chinchilla.core.errors import FitError, InputError
-from chinchilla.core.json_codec import checked
+from chinchilla.core.json_codec import built
 from chinchilla.core.paper import LOSS_LAWS
+from chinchilla.fit.numerics import fit_line
 from chinchilla.fit.result import LossLaw, OptimalPoint
 from chinchilla.observations.table import Observations
 
 
 def named_law(name: str) -> LossLaw:
-    """A published law: a key of `paper.LOSS_LAWS`.
+    """Return a published law, a key of `paper.LOSS_LAWS`.
 
     Raises:
         InputError: no such law.
@@ -30,7 +30,7 @@ def named_law(name: str) -> LossLaw:
 
 
 def six_nd_frontier(law: LossLaw) -> tuple[tuple[float, float], tuple[float, float], float]:
-    """The closed form under C = 6*N*D (section 3.3, equation 4).
+    """Closed form of the frontier under C = 6*N*D (section 3.3, equation 4).
 
     N_opt = G*(C/6)^a and D_opt = (C/6)^b / G with G = (alpha*A / (beta*B))^(1/(alpha+beta)),
     a = beta/(alpha+beta), b = alpha/(alpha+beta).
@@ -46,33 +46,32 @@ def six_nd_frontier(law: LossLaw) -> tuple[tuple[float, float], tuple[float, flo
     return N_line, D_line, float(np.exp(log_G))
 
 
-SAME_SIZE = 1e-3  # sizes closer than this share of N are one size
+SAME_SIZE = 1e-3  # relative difference of N below which two sizes count as one
 
 
 @dataclass(frozen=True)
 class FlopsPerToken:
-    """Training FLOPs per token c(N), learned from runs' own C/D.
+    """Training FLOPs per token c(N), estimated from C/D of the runs.
 
-    Exact at the sizes seen (the mean, where runs of one size differ), a monotone cubic of
-    ln(c/N) in ln N between them (Fritsch and Carlson 1980), the trend's tangent outside. The trend
-    is a parabola through all sizes: neighbouring shapes of Table A9 differ by some per cent in c
-    for their depth alone, and a larger one may even be cheaper, so the best size has to follow the
-    trend of c and not its jumps.
+    At the sizes of the runs it is exact (the mean, where runs of one size differ). Between them ln(c/N) is
+    linear in ln N, and outside it continues along the tangent of the trend, a parabola through all sizes. Neighbouring shapes of Table A9 differ by a few per cent in
+    c because of their depth, and a larger one may be cheaper, so the best size is computed from the
+    trend.
     """
 
-    log_N: tuple[float, ...]  # ln of the distinct sizes, rising
+    log_N: tuple[float, ...]  # ln of the distinct sizes, ascending
     log_ratio: tuple[float, ...]  # ln(C/(D*N)) there; ln 6 where C = 6*N*D
     trend: tuple[float, ...]  # of log_ratio in ln N - centre, lowest power first
     centre: float  # mean of log_N
-    max_error: float  # largest |ln(C/D) - ln c(N)| over the runs: how far runs of one size differ
+    max_error: float  # largest |ln(C/D) - ln c(N)| over the runs
 
     @classmethod
     def from_observations(cls, obs: Observations) -> "FlopsPerToken":
-        """c(N) of these runs; the trend's degree follows the number of sizes, at most 2."""
+        """Estimate c(N) from the runs; the trend has at most degree 2."""
         order = np.argsort(obs.N, kind="stable")
         x = np.log(obs.N[order])
         y = np.log(obs.C / obs.D)[order] - x
-        size = np.append(0, np.cumsum(np.diff(x) > SAME_SIZE))  # (n,) index of each run's size
+        size = np.append(0, np.cumsum(np.diff(x) > SAME_SIZE))  # (n,) size index of each run
         runs = np.bincount(size)
         log_N, log_ratio = np.bincount(size, x) / runs, np.bincount(size, y) / runs
         centre = float(log_N.mean())
@@ -84,35 +83,26 @@ class FlopsPerToken:
 
     @classmethod
     def from_dict(cls, value: Any, where: str) -> "FlopsPerToken":
-        """The inverse of `dataclasses.asdict`, also of one read from JSON.
+        """Read the result of `dataclasses.asdict` from JSON.
 
         Raises:
-            InputError: naming `where`: other fields, or values that are no such curve.
+            InputError: naming `where`: missing or unknown fields, or invalid values.
         """
-        value = checked(value, cls, None, where)
-        try:
-            log_N, log_ratio, trend = (
-                tuple(map(float, value[key])) for key in ("log_N", "log_ratio", "trend")
-            )
-            found = cls(log_N, log_ratio, trend, float(value["centre"]), float(value["max_error"]))
-        except (TypeError, ValueError):
-            raise InputError(f"{where}: flops_per_token holds what is no number.") from None
-        if not found.trend or not 0 < len(found.log_N) == len(found.log_ratio):
+        cost: FlopsPerToken = built(cls, value, where)
+        if not cost.trend or not 0 < len(cost.log_N) == len(cost.log_ratio):
             raise InputError(f"{where}: flops_per_token lacks sizes, or their ratios.")
-        return found
+        return cost
 
-    def log_and_slope(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """ln c and d ln c / d ln N at x = ln N, same shape: what a token costs at a size."""
+    def log_cost(self, x: np.ndarray) -> np.ndarray:
+        """ln c at x = ln N, of the same shape."""
         x = np.asarray(x, float)
-        nodes, y = np.array(self.log_N), np.array(self.log_ratio)
-        inside = np.clip(x, nodes[0], nodes[-1])
-        value, slope = monotone_cubic(nodes, y, inside)
-        _, end_slope = self.trend_and_slope(inside)
-        slope = np.where(x == inside, slope, end_slope - 1)
-        return x + value + slope * (x - inside), 1 + slope
+        inside = np.clip(x, self.log_N[0], self.log_N[-1])
+        slope = self.trend_and_slope(inside)[1]
+        log_c: np.ndarray = inside + np.interp(inside, self.log_N, self.log_ratio)
+        return log_c + slope * (x - inside)
 
     def trend_and_slope(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The same of the trend alone: what decides the best size."""
+        """ln c of the trend and its slope d ln c / d ln N at x = ln N, each of the same shape."""
         x = np.asarray(x, float)
         inside = np.clip(x, self.log_N[0], self.log_N[-1])
         polynomial = np.polynomial.Polynomial(self.trend)
@@ -120,70 +110,34 @@ class FlopsPerToken:
         return x + value + slope * (x - inside), 1 + slope
 
 
-def monotone_cubic(
-    nodes: np.ndarray, y: np.ndarray, x: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """A smooth curve through points that never overshoots them (Fritsch and Carlson 1980).
-
-    Slopes at the nodes are weighted harmonic means of the secants beside them, zero where these
-    differ in sign; at the two ends the secant itself.
-
-    Args:
-        nodes: (k,) rising abscissae.
-        y: (k,) values there.
-        x: any shape, within the nodes.
-
-    Returns:
-        Value and derivative at x, same shape.
-    """
-    if len(nodes) == 1:
-        return np.full_like(x, y[0]), np.zeros_like(x)
-    h, secant = np.diff(nodes), np.diff(y) / np.diff(nodes)
-    slope = np.concatenate([secant[:1], np.zeros(len(nodes) - 2), secant[-1:]])
-    turns = secant[:-1] * secant[1:] <= 0
-    left, right = np.where(turns, 1, secant[:-1]), np.where(turns, 1, secant[1:])
-    w_left, w_right = h[:-1] + 2 * h[1:], 2 * h[:-1] + h[1:]
-    harmonic = (w_left + w_right) / (w_left / left + w_right / right)
-    slope[1:-1] = np.where(turns, 0, harmonic)
-    i = np.clip(np.searchsorted(nodes, x, side="right") - 1, 0, len(h) - 1)
-    t, h, rise = (x - nodes[i]) / h[i], h[i], y[i + 1] - y[i]
-    m0, m1 = slope[i] * h, slope[i + 1] * h  # slopes per unit of t
-    c2, c3 = 3 * rise - 2 * m0 - m1, m0 + m1 - 2 * rise
-    return y[i] + t * (m0 + t * (c2 + t * c3)), (m0 + t * (2 * c2 + 3 * t * c3)) / h
-
-
 def is_six_nd(obs: Observations) -> bool:
-    """Whether C is 6*N*D on every row (within 1e-6; 1% where it is said to be).
+    """Whether C is 6*N*D on every row: within 1e-6, or 1% where flop_convention is six_nd.
 
     Raises:
-        InputError: C is said to be 6*N*D and is not.
+        InputError: flop_convention is six_nd and C is not 6*N*D.
     """
     off = float(np.abs(obs.C / (6 * obs.N * obs.D) - 1).max())
     if obs.flop_convention == "six_nd" and off > 0.01:
         raise InputError(
-            f"flop_convention=six_nd, but C is up to {off:.0%} off 6*N*D. Say how C was counted, or "
-            "leave flop_convention out."
+            f"flop_convention=six_nd, but C differs from 6*N*D by up to {off:.0%}. Give the convention by "
+            "which C was counted, or leave flop_convention out."
         )
     return obs.flop_convention == "six_nd" or off < 1e-6
 
 
 def flops_at(N: float | np.ndarray, cost: FlopsPerToken | None) -> np.ndarray:
-    """Training FLOPs per token at N parameters: 6*N, or the trend of the runs' own count over N.
-
-    The trend, because neighbouring shapes differ by a percent or two for their depth alone, which
-    is no property of a size.
-    """
+    """Training FLOPs per token at N parameters: 6*N, or the trend of the runs' own count."""
     N = np.asarray(N, float)
     return 6 * N if cost is None else np.exp(cost.trend_and_slope(np.log(N))[0])
 
 
 def log_N_opt(laws: np.ndarray, cost: FlopsPerToken | None, C: np.ndarray) -> np.ndarray:
-    """ln N_opt of many laws at many FLOPs.
+    """Compute ln N_opt of many laws at many FLOPs.
 
     At the best size, d/dlnN of A/N^alpha + B/(C/c(N))^beta is zero, which gives
     D_opt(N)^beta = (beta*B)/(alpha*A) * N^alpha * dlnc/dlnN and so C(N) = c(N)*D_opt(N) explicitly.
-    C(N) rises, so it is inverted by interpolation on a fine grid of N: no search, no local minimum.
-    c is its trend over sizes where N_opt is decided (`FlopsPerToken`).
+    C(N) increases, so it is inverted by interpolation on a fine grid of N. c is the trend of
+    `FlopsPerToken`.
 
     Args:
         laws: (k, 5) E, A, B, alpha, beta.
@@ -191,7 +145,7 @@ def log_N_opt(laws: np.ndarray, cost: FlopsPerToken | None, C: np.ndarray) -> np
         C: (n,) FLOPs.
 
     Returns:
-        (k, n); NaN for a law whose C(N) does not rise, so that no trade-off exists to solve.
+        (k, n); NaN for a law whose C(N) does not increase, which has no optimum.
     """
     _, A, B, alpha, beta = np.asarray(laws, float).T[..., None]  # each (k, 1)
     log_C = np.log(np.asarray(C, float))
@@ -201,20 +155,20 @@ def log_N_opt(laws: np.ndarray, cost: FlopsPerToken | None, C: np.ndarray) -> np
     x = np.linspace(np.log(1.0), np.log(1e16), 2_000)
     log_c, slope = cost.trend_and_slope(x)
     log_slope = np.log(np.maximum(slope, 1e-12))
-    found = np.full((len(alpha), len(log_C)), np.nan)
+    log_N = np.full((len(alpha), len(log_C)), np.nan)
     if slope.min() <= 0:
-        return found
+        return log_N
     for row in np.flatnonzero(np.isfinite(ratio[:, 0])):
         at = log_c + (ratio[row] + alpha[row] * x + log_slope) / beta[row]
         if np.all(np.diff(at) > 0):
-            found[row] = np.interp(log_C, at, x)
-    return found
+            log_N[row] = np.interp(log_C, at, x)
+    return log_N
 
 
 def numeric_frontier(
     law: LossLaw, cost: FlopsPerToken, C: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """N_opt and D_opt where a token costs c(N) FLOPs instead of 6N (see `log_N_opt`).
+    """Compute N_opt and D_opt for c(N) FLOPs per token instead of 6N (see `log_N_opt`).
 
     Args:
         law: the loss.
@@ -225,15 +179,15 @@ def numeric_frontier(
         N_opt (n,) and D_opt (n,), with C = c(N_opt)*D_opt exactly.
 
     Raises:
-        FitError: FLOPs per token do not rise with N, so no trade-off exists to solve.
+        FitError: FLOPs per token do not rise with N, so there is no optimum.
     """
     best = log_N_opt(_row(law), cost, C)[0]
     if np.isnan(best).any():
         raise FitError(
-            "FLOPs per token, read as C/D of the runs, do not rise steadily with N. Check columns "
+            "FLOPs per token, computed as C/D of the runs, do not rise steadily with N. Check columns "
             "C, N and D, or give C = 6*N*D with flop_convention=six_nd."
         )
-    return np.exp(best), C / np.exp(cost.log_and_slope(best)[0])
+    return np.exp(best), C / np.exp(cost.log_cost(best))
 
 
 def _row(law: LossLaw) -> np.ndarray:
@@ -242,19 +196,19 @@ def _row(law: LossLaw) -> np.ndarray:
 
 @dataclass(frozen=True)
 class FrontierSolver:
-    """How one set of observations turns laws into lines: their C range and their FLOP count."""
+    """Computes the frontier of laws over the C range and with the FLOP count of the observations."""
 
     C: np.ndarray  # (n,) log-spaced over the C of the runs
     cost: FlopsPerToken | None  # None: C = 6*N*D
 
     @classmethod
     def of(cls, obs: Observations, n_points: int = 25) -> "FrontierSolver":
-        """The frontier's frame for these observations."""
+        """Build for these observations, with `n_points` values of C."""
         cost = None if is_six_nd(obs) else FlopsPerToken.from_observations(obs)
         return cls(np.geomspace(obs.C.min(), obs.C.max(), n_points), cost)
 
     def lines(self, law: LossLaw) -> tuple[tuple[float, float], tuple[float, float]]:
-        """(ln coefficient, exponent) of N_opt and D_opt: exact, or a line over the range of C.
+        """(ln coefficient, exponent) of N_opt and D_opt: exact, or fitted over the range of C.
 
         Raises:
             FitError: FLOPs per token do not rise with N.
@@ -267,19 +221,16 @@ class FrontierSolver:
     def all_lines(self, laws: np.ndarray) -> np.ndarray:
         """(k, 4) lines of N_opt and D_opt of (k, 5) laws; NaN where a law has none."""
         x = np.log(self.C)
-        dx = x - x.mean()
         log_N = log_N_opt(laws, self.cost, self.C)  # (k, n)
-        per_token = np.log(6) + log_N if self.cost is None else self.cost.log_and_slope(log_N)[0]
-        lines = []
-        for y in (log_N, x - per_token):
-            slope = y @ dx / (dx @ dx)
-            lines += [y.mean(axis=1) - slope * x.mean(), slope]
-        return np.stack(lines, axis=1)
+        return np.stack([*fit_line(x, log_N), *fit_line(x, x - self._per_token(log_N))], axis=1)
+
+    def _per_token(self, log_N: np.ndarray) -> np.ndarray:
+        """ln FLOPs per token."""
+        return np.log(6) + log_N if self.cost is None else self.cost.log_cost(log_N)
 
     def points(self, law: LossLaw) -> list[OptimalPoint]:
-        """The optimum at each C of the frame."""
+        """The optimum at each C."""
         log_N = log_N_opt(_row(law), self.cost, self.C)[0]
-        per_token = np.log(6) + log_N if self.cost is None else self.cost.log_and_slope(log_N)[0]
-        N, D = np.exp(log_N), self.C / np.exp(per_token)
+        N, D = np.exp(log_N), self.C / np.exp(self._per_token(log_N))
         rows = zip(self.C, N, D, law(N, D), strict=True)
         return [OptimalPoint(*map(float, row)) for row in rows]

@@ -1,7 +1,6 @@
-"""The compute-optimal frontier: what every approach ends in.
+"""The result of one approach: power laws N_opt(C) and D_opt(C), with intervals from resampled runs.
 
-N_opt(C) = coefficient * C^exponent and likewise D_opt, with intervals from resampled runs.
-`FitResults` (fits.py) holds the frontiers of one `chinchilla fit` and owns their file, frontier.json.
+`FitResults` (results.py) holds the results of one `chinchilla fit` and owns their file, frontier.json.
 NumPy only: this module must import without torch.
 """
 
@@ -15,27 +14,29 @@ import numpy as np
 
 from chinchilla.config.fit import APPROACHES, Approach
 from chinchilla.core.errors import InputError
-from chinchilla.core.json_codec import IN_MEMORY, stored_fields
+from chinchilla.core.json_codec import IN_MEMORY
 from chinchilla.observations.table import Observations
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-RunsOf = Observations | Callable[[], Observations] | None  # at hand, or read when asked for
+RunsOf = (
+    Observations | Callable[[], Observations] | None
+)  # in memory, or a function that reads them
 
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """y = coefficient * C^exponent; p10, p90 and ci95 bound the exponent (resampled runs).
+    """y = coefficient * C^exponent, with intervals of the exponent.
 
-    `samples` are the bootstrap's ln coefficients and exponents, two rows of equal length: bands at
-    any C come from them.
+    `samples` holds the ln coefficients and exponents of the resamples, two rows of equal length, from which
+    bands at any C are computed.
     """
 
     coefficient: float
     exponent: float
-    p10: float | None = None  # None when no interval could be had (too few resamples fitted)
+    p10: float | None = None  # None if there is no interval
     p90: float | None = None
     ci95: list[float] | None = None  # [2.5th, 97.5th percentile]
     samples: list[list[float]] = field(default_factory=list)
@@ -76,7 +77,7 @@ class PowerLaw:
 
 
 def conventions(obs: Observations) -> dict[str, str]:
-    """How these observations count FLOPs and parameters, and which loss they hold."""
+    """Conventions by which the observations count FLOPs and parameters, and the kind of loss."""
     return {
         "flop_convention": obs.flop_convention,
         "n_convention": obs.n_convention,
@@ -84,22 +85,9 @@ def conventions(obs: Observations) -> dict[str, str]:
     }
 
 
-def line(C: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Least-squares straight line in log-log, as (ln coefficient, exponent) of y = k * C^e.
-
-    Args:
-        C: (n,) FLOPs, at least two distinct values.
-        y: (n,) parameters or tokens.
-    """
-    x, z = np.log(C), np.log(y)
-    dx = x - x.mean()
-    exponent = float(dx @ (z - z.mean()) / (dx @ dx))
-    return float(z.mean() - exponent * x.mean()), exponent
-
-
 @dataclass(frozen=True)
 class OptimalPoint:
-    """One point of the frontier: the best size found (or modelled) at FLOPs C."""
+    """One point of the frontier: the measured or modelled best size at FLOPs C."""
 
     C: float
     N: float
@@ -109,7 +97,7 @@ class OptimalPoint:
 
 
 class Optimum(NamedTuple):
-    """The best use of C training FLOPs, each value of the shape of C."""
+    """Compute-optimal size, tokens and loss at C training FLOPs, each of the shape of C."""
 
     N: Any  # parameters
     D: Any  # tokens
@@ -144,7 +132,7 @@ class LossLaw:
     def published(
         cls, name: Literal["hoffmann", "hoffmann_rounded", "besiroglu", "muennighoff"]
     ) -> "LossLaw":
-        """A published law by its name.
+        """Return a published law by its name.
 
         Raises:
             InputError: no such law.
@@ -154,7 +142,7 @@ class LossLaw:
         return named_law(name)
 
     def optimum(self, C: np.ndarray | float) -> Optimum:
-        """The size and the tokens with the lowest loss where C = 6*N*D (equation 4), and that loss.
+        """Compute the size and tokens with the lowest loss where C = 6*N*D (equation 4), and that loss.
 
         Args:
             C: training FLOPs, a number or an array.
@@ -169,26 +157,28 @@ class LossLaw:
 
         N_line, D_line, _ = six_nd_frontier(self)
         N, D = (PowerLaw(float(np.exp(k)), e)(C) for k, e in (N_line, D_line))
-        found = Optimum(N, D, self(N, D))
-        return found if np.ndim(C) else Optimum(*map(float, found))
+        optimum = Optimum(N, D, self(N, D))
+        return optimum if np.ndim(C) else Optimum(*map(float, optimum))
 
+    def jacobian(
+        self, N: np.ndarray, D: np.ndarray, centre: tuple[float, float] = (0.0, 0.0)
+    ) -> np.ndarray:
+        """(n, 5) derivatives of ln L in (ln A, ln B, ln E, alpha, beta) at each run.
 
-@dataclass(frozen=True)
-class Interval:
-    """One way to an interval, of one quantity: how much the method decides is seen side by side."""
-
-    method: str
-    of: str  # a, the exponent of N_opt; or N_opt, parameters at C
-    estimate: float
-    se: float | None  # of a; of ln N_opt. None where the method has none
-    p10: float | None
-    p90: float | None
-    ci95: list[float] | None
-    C: float | None = None  # FLOPs at which N_opt is meant
+        Args:
+            N: (n,) parameters.
+            D: (n,) tokens.
+            centre: ln N and ln D at which A and B are the coefficients of the two terms; zeros as the
+                law is written.
+        """
+        u, v = np.log(N) - centre[0], np.log(D) - centre[1]
+        L = self(N, D)
+        p, q = self.A / N**self.alpha / L, self.B / D**self.beta / L
+        return np.stack([p, q, self.E / L, -p * u, -q * v], axis=1)
 
 
 def called(approach: str) -> str:
-    """An approach with its number in the paper: "approach 2 (isoflop)"; or losses at minima alone."""
+    """Label of an approach with its number in the paper, such as "approach 2 (isoflop)"."""
     if approach == "minima":
         return "losses at minima"
     number = f" {APPROACHES.index(approach) + 1}" if approach in APPROACHES else ""
@@ -197,7 +187,7 @@ def called(approach: str) -> str:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What one approach says about one set of observations."""
+    """The result of one approach on one set of observations."""
 
     approach: str  # envelope, isoflop, parametric
     N_opt: PowerLaw
@@ -205,30 +195,27 @@ class FitResult:
     points: list[OptimalPoint]
     n_runs: int
     conventions: dict[str, str]  # flop_convention, n_convention, loss_kind
-    settings: dict[str, Any]  # every choice that decided the numbers, with the interval's method
+    settings: dict[str, Any]  # every setting, and the method of the interval
     law: LossLaw | None = None  # approach 3 only
-    # Approach 3: the resamples' laws, five rows E, A, B, alpha, beta; and ln L - ln L_hat of each
-    # run as it is, not widened for the five parameters.
+    # Approach 3: laws of the resamples, five rows E, A, B, alpha, beta; and ln L - ln L_hat of each run,
+    # without correction for the five fitted parameters.
     law_samples: list[list[float]] = field(default_factory=list)
     log_residuals: list[float] = field(default_factory=list)
-    certificate: dict[str, Any] | None = None  # approach 3: the proof of convergence
-    intervals: list[Interval] = field(default_factory=list)  # ways to an interval, side by side
+    certificate: dict[str, Any] | None = None  # approach 3: evidence of convergence
     details: dict[str, Any] = field(default_factory=dict)  # per budget parabolas, the envelope, ...
-    refusals: list[str] = field(
-        default_factory=list
-    )  # parts of the data that could not be used, and why
+    refusals: list[str] = field(default_factory=list)  # runs and budgets not used, with reasons
     warnings: list[str] = field(default_factory=list)
-    # The observations that were fitted; of frontiers read from a file, a function that reads them.
+    # The observations that were fitted, or a function that reads them.
     runs: RunsOf = field(default=None, compare=False, repr=False, metadata=IN_MEMORY)
 
     def __str__(self) -> str:
-        """All that people may want: both power laws with their interval and its method, the law."""
-        said = [f"{key.partition('_')[0]} {value}" for key, value in self.conventions.items()]
+        """Both power laws with their intervals and method, the law, warnings and unused data."""
+        counted = [f"{key.partition('_')[0]} {value}" for key, value in self.conventions.items()]
         lines = [
-            f"{called(self.approach)}: {self.n_runs} runs; {', '.join(said)}",
+            f"{called(self.approach)}: {self.n_runs} runs; {', '.join(counted)}",
             f"  N_opt = {self.N_opt}",
             f"  D_opt = {self.D_opt}",
-            f"  interval: {self.settings.get('interval', 'none')}",
+            f"  80% interval: {self.settings.get('interval', 'none')}",
             *([f"  {self.law}"] if self.law else []),
             *(f"  warning: {text}" for text in self.warnings),
             *(f"  not used: {text}" for text in self.refusals),
@@ -236,15 +223,10 @@ class FitResult:
         return "\n".join(lines)
 
     def __repr__(self) -> str:
-        """A few lines; `print` shows the method of the interval, warnings, and what was not used."""
-        from chinchilla.fit.display import frontier_text
+        """A short summary; `print` also shows the method of the interval, warnings and unused data."""
+        from chinchilla.fit.display import result_text
 
-        return frontier_text(self)
-
-    def _repr_html_(self) -> str:
-        from chinchilla.fit.display import frontier_html
-
-        return frontier_html(self)
+        return result_text(self)
 
     @property
     def a(self) -> float:
@@ -257,97 +239,87 @@ class FitResult:
         return self.D_opt.exponent
 
     def observations(self) -> Observations:
-        """The observations that were fitted.
+        """Return the observations that were fitted.
 
         Raises:
-            InputError: this frontier was made without them, or their file is missing or another.
+            InputError: they are not known, or their file is missing or has changed.
         """
         return observations_at(self.runs)
 
     def to_frame(self) -> "DataFrame":
-        """The points of the frontier: C, N, D, L and budget_flops, one row each.
+        """Data frame of the points of the frontier: C, N, D, L and budget_flops."""
+        from chinchilla.fit.display import points_frame
 
-        Raises:
-            InputError: pandas is not installed.
-        """
-        from chinchilla.fit.display import frontier_frame
-
-        return frontier_frame(self)
+        return points_frame(self)
 
     def predict(self, C: Any) -> "DataFrame":
-        """What this approach alone says at C training FLOPs, a number or a list: one row each.
+        """Predict by this approach alone at C training FLOPs, a number or a list; one row each.
 
-        Columns C, N, D, D/N, L, the bounds of the 80% intervals (N_low, N_high, ...), approach, and
-        C over the largest C of the frontier's points. L is the law's; of approaches 1 and 2 it is E +
-        K*C^-g through the losses of their points, without an interval.
-
-        Raises:
-            InputError: C is not positive, or pandas is not installed.
+        Columns are C, N, D, D/N, L, the bounds of the 80% intervals (N_low, N_high, ...), approach, and
+        beyond, which is C over the largest C of the points. L is the law's. For approaches 1 and 2 it is
+        E + K*C^-g fitted to the losses of their points, without an interval.
         """
-        from chinchilla.fit.display import frontier_predictions
+        from chinchilla.fit.display import result_predictions
 
-        return frontier_predictions(self, C)
+        return result_predictions(self, C)
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
-        """The runs and what was fitted to them.
+        """Plot the runs and the fit on `ax`, or in a new figure.
 
-        Approach 1: training curves and their envelope. Approach 2: IsoFLOP profiles, with the runs that
-        were left out. Approach 3: contours of the law.
-
-        Args:
-            ax: where to draw; None makes a new figure.
+        Approach 1: training curves and their envelope. Approach 2: IsoFLOP profiles, with excluded runs.
+        Approach 3: contours of the law.
         """
         from chinchilla.plots.results import plot_frontier
 
         return plot_frontier(self, ax)
 
     def plot_residuals(self, ax: "Axes | None" = None) -> "Axes":
-        """What the fit leaves unexplained.
+        """Plot the residuals on `ax`, or in a new figure.
 
-        Approach 1: sizes on the envelope over N_opt(C). Approach 2: losses less the profile of their
-        budget. Approach 3: losses less the law.
-
-        Args:
-            ax: where to draw; None makes a new figure.
+        Approach 1: sizes on the envelope over N_opt(C). Approach 2: losses minus the profile of their
+        budget. Approach 3: losses minus the law.
         """
         from chinchilla.plots.results import plot_frontier_residuals
 
         return plot_frontier_residuals(self, ax)
 
     def save(self, path: Path | str) -> None:
-        """Write a frontier.json that holds this approach alone, see `FitResults.save`."""
+        """Write a frontier.json with this approach alone, see `FitResults.save`."""
         from chinchilla.fit.results import FitResults
 
         FitResults.of({self.approach: self}, {}, self.observations()).save(path)
 
     @classmethod
     def load(cls, path: Path | str, approach: Approach | None = None) -> "FitResult":
-        """The frontier of one approach in frontier.json, or in a folder's.
+        """Load the result of one approach from frontier.json or its folder.
 
         Args:
             path: the file or its folder.
-            approach: which; None where the file holds a single one.
+            approach: which approach; may be None if the file holds only one.
 
         Raises:
-            InputError: as `FitResults.load`; or the file holds no such frontier, or several.
+            InputError: as `FitResults.load`; or the file does not hold that approach, or several.
         """
         from chinchilla.fit.results import FitResults
 
         fitted = FitResults.load(path).fitted
         names = [approach] if approach else list(fitted)
         if len(names) != 1 or names[0] not in fitted:
-            held = ", ".join(fitted) or "none"
-            raise InputError(f"{path} holds the approaches {held}. Give one of them as approach.")
+            available = ", ".join(fitted) or "none"
+            raise InputError(
+                f"{path} holds the approaches {available}. Give one of them as approach."
+            )
         return fitted[names[0]]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: records as objects, lists as they are, not copied."""
-        value: dict[str, Any] = _plain(self)
+        """Convert to plain objects for JSON."""
+        value = dataclasses.asdict(dataclasses.replace(self, runs=None))
+        del value["runs"]
         return value
 
 
 def observations_at(runs: RunsOf) -> Observations:
-    """The observations that a result holds or can read.
+    """Return the observations that a result holds or can read.
 
     Raises:
         InputError: it has none.
@@ -355,14 +327,6 @@ def observations_at(runs: RunsOf) -> Observations:
     if runs is None:
         raise InputError(
             "the runs that were fitted are needed here and are not known. Fit them again, or load the "
-            "fits from the folder that `chinchilla fit` or Fits.save wrote."
+            "results from the folder that `chinchilla fit` or FitResults.save wrote."
         )
     return runs if isinstance(runs, Observations) else runs()
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in stored_fields(value)}
-    if isinstance(value, list) and value and dataclasses.is_dataclass(value[0]):
-        return [_plain(x) for x in value]
-    return value

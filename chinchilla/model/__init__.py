@@ -1,4 +1,4 @@
-"""The model that is trained: a decoder-only transformer in the paper's proportions."""
+"""The decoder-only transformer that is trained, with the paper's shapes."""
 
 from chinchilla.model.transformer import Transformer
 

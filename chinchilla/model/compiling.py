@@ -1,4 +1,4 @@
-"""torch.compile as this package uses it: one program for each shape of a block, whatever the depth."""
+"""torch.compile with one program per shape of a block, shared by models of all depths."""
 
 import functools
 from collections.abc import Callable
@@ -7,17 +7,17 @@ from typing import Any
 import torch
 
 BACKEND = "inductor"
-MOST_SHAPES = 512  # programs of one function: widths x lengths x rows that a worker may come by
+MAX_SHAPES = 512  # programs per function: widths x lengths x rows that one worker may train
 
 
 @functools.cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` as one compiled graph for each set of shapes, compiled when it first meets them.
+    """Compile `function` as one graph per set of input shapes, at the first call with each.
 
-    Called with a module as its first argument, its weights are inputs of the graph: all blocks of
-    one width share a program, those of another depth or another run, too.
+    If the first argument is a module, its weights are inputs of the graph. All blocks of one width
+    therefore share a program, also across depths and runs.
     """
-    import torch._dynamo.config as limits  # a second to import
+    import torch._dynamo.config as limits  # takes a second to import
 
-    limits.recompile_limit = limits.accumulated_recompile_limit = MOST_SHAPES
+    limits.recompile_limit = limits.accumulated_recompile_limit = MAX_SHAPES
     return torch.compile(function, backend=BACKEND, dynamic=False, fullgraph=True)

@@ -1,7 +1,8 @@
-"""Parts of a block: linear maps with fp32 weights, rotary and Transformer-XL attention, FFN.
+"""Layers of a transformer block: linear, RMSNorm, attention (rotary or Transformer-XL), FFN.
 
-Weights are fp32 whatever the compute dtype; each use casts them to the activations' dtype, so the
-same source trains in fp32 on a CPU and in bf16 on a GPU with fp32 master weights (section 4.1).
+Weights are fp32 for every compute dtype and are cast to the activations' dtype where they are used.
+The same code therefore trains in fp32 on a CPU and in bf16 with fp32 master weights on a GPU
+(section 4.1).
 """
 
 import torch
@@ -16,7 +17,7 @@ from chinchilla.model.functions import rms_norm, rotate
 
 
 class Linear(nn.Module):
-    """y = x W^T (+ b) in x's dtype; weight (n_out, n_in) and bias (n_out,) stay fp32."""
+    """y = x W^T (+ b) in x's dtype, with fp32 weight (n_out, n_in) and bias (n_out,)."""
 
     def __init__(self, n_in: int, n_out: int, bias: bool = False) -> None:
         super().__init__()
@@ -29,7 +30,7 @@ class Linear(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation with a gain, no bias (Gopher's choice)."""
+    """Root-mean-square normalization with a gain and no bias, as in Gopher."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -47,29 +48,30 @@ def rope_angles(seq_len: int, kv_size: int, device: torch.device | None = None) 
 
 
 def sinusoid(seq_len: int, width: int, device: torch.device | None = None) -> Tensor:
-    """Transformer-XL's encoding of distances seq_len-1 ... 0: (seq_len, width)."""
+    """Transformer-XL's sinusoidal encoding of distances seq_len-1 ... 0: (seq_len, width)."""
     rates = 10_000 ** (-torch.arange(0, width, 2, device=device).float() / width)
     angles = torch.outer(torch.arange(seq_len - 1, -1, -1, device=device).float(), rates)
     return torch.cat((angles.sin(), angles.cos()), dim=-1)[:, :width]
 
 
 def relative_shift(x: Tensor) -> Tensor:
-    """Turn scores by distance into scores by key: (..., T, T) to (..., T, T).
+    """Reorder scores by distance into scores by key: (..., T, T) to (..., T, T).
 
-    Column k of the input scores distance T-1-k. Column j of the output scores distance i-j for
-    query i; entries with j > i are meaningless and must be masked (Dai et al. 2019, appendix B).
+    Column k of the input is the score of distance T-1-k. Column j of the output is the score of
+    distance i-j for query i; entries with j > i are undefined and must be masked (Dai et al. 2019,
+    appendix B).
     """
     *batch, T, _ = x.shape
     return F.pad(x, (1, 0)).reshape(*batch, T + 1, T)[..., 1:, :]
 
 
 class Attention(nn.Module):
-    """Causal self-attention over n_heads heads of kv_size; positions rotary or relative."""
+    """Causal self-attention with n_heads heads of kv_size, and rotary or relative positions."""
 
-    def __init__(self, shape: ModelShape, by: Multipliers | None = None) -> None:
+    def __init__(self, shape: ModelShape, factors: Multipliers | None = None) -> None:
         super().__init__()
         d, q = shape.d_model, shape.inner
-        self.scale = (by or multipliers(shape)).attention
+        self.scale = (factors or multipliers(shape)).attention
         self.n_heads, self.kv_size = shape.n_heads, shape.kv_size
         self.qkv = Linear(d, 3 * q)  # rows: query, key, value
         self.out = Linear(q, d, bias=True)
@@ -84,7 +86,7 @@ class Attention(nn.Module):
         return x.unflatten(-1, (-1, self.kv_size)).transpose(-3, -2)
 
     def forward(self, x: Tensor, positions: Tensor) -> Tensor:
-        """x (B, T, d_model); positions: rope_angles or sinusoid. Gives (B, T, d_model)."""
+        """(B, T, d_model) to (B, T, d_model); positions are those of rope_angles or sinusoid."""
         T, inner = x.shape[-2], self.n_heads * self.kv_size
         qk, v = self.qkv(x).split((2 * inner, inner), -1)
         v = self._heads(v)  # (B, n_heads, T, kv_size)
@@ -102,8 +104,8 @@ class Attention(nn.Module):
                 scale=self.scale,
             )
         else:
-            turned = rotate(qk.unflatten(-1, (-1, self.kv_size)), positions)
-            q, k = turned.transpose(-3, -2).chunk(2, -3)  # (B, n_heads, T, kv_size) each
+            rotated = rotate(qk.unflatten(-1, (-1, self.kv_size)), positions)
+            q, k = rotated.transpose(-3, -2).chunk(2, -3)  # (B, n_heads, T, kv_size) each
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self.scale)
         return self.out(y.transpose(-3, -2).flatten(-2))
 
@@ -123,27 +125,28 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """x + attention(norm(x)), then x + FFN(norm(x)).
 
-    With `recompute` only the input is kept for the backward pass, which runs the block again.
+    With `recompute` only the input is kept, and the backward pass runs the block again (activation
+    checkpointing).
     """
 
     def __init__(
-        self, shape: ModelShape, recompute: bool = False, by: Multipliers | None = None
+        self, shape: ModelShape, recompute: bool = False, factors: Multipliers | None = None
     ) -> None:
         super().__init__()
         self.recompute = recompute
-        residual = (by or multipliers(shape)).residual
+        residual = (factors or multipliers(shape)).residual
         self.scaled = residual != 1.0
-        # A tensor: compiled programs take it as an input, so that depths share them.
+        # A buffer is an input of the compiled program, which models of other depths can share.
         self.residual: Tensor
         self.register_buffer("residual", torch.tensor(residual), persistent=False)
         self.attention_norm = RMSNorm(shape.d_model)
-        self.attention = Attention(shape, by)
+        self.attention = Attention(shape, factors)
         self.ffw_norm = RMSNorm(shape.d_model)
         self.ffw = FeedForward(shape)
 
-    def forward(self, x: Tensor, positions: Tensor, compile_it: bool = False) -> Tensor:
-        """x (B, T, d_model) and what `Transformer.position_table` gives; (B, T, d_model)."""
-        run = compiled(Block.work) if compile_it else Block.work
+    def forward(self, x: Tensor, positions: Tensor, compiled_block: bool = False) -> Tensor:
+        """(B, T, d_model) to (B, T, d_model); positions are from `Transformer.position_table`."""
+        run = compiled(Block.compute) if compiled_block else Block.compute
         y: Tensor
         if self.recompute and torch.is_grad_enabled():
             y = checkpoint(run, self, x, positions, use_reentrant=False, preserve_rng_state=False)
@@ -151,8 +154,8 @@ class Block(nn.Module):
             y = run(self, x, positions)
         return y
 
-    def work(self, x: Tensor, positions: Tensor) -> Tensor:
-        """What is compiled: nothing in it may depend on anything but shapes."""
+    def compute(self, x: Tensor, positions: Tensor) -> Tensor:
+        """The compiled part; it must not depend on anything but shapes."""
         if not self.scaled:
             x = x + self.attention(self.attention_norm(x), positions)
             return x + self.ffw(self.ffw_norm(x))

@@ -1,1 +1,8 @@
-"""Final losses and loss curves as the fits read them, from runs of ours or from tables of others."""
+"""Observations: the table of losses that every fit reads, from finished runs, CSV files and frames.
+
+read_table -> columns, numbers -> runs (rows, units) -> Observations
+"""
+
+from chinchilla.observations.table import Observations, observations_of
+
+__all__ = ["Observations", "observations_of"]

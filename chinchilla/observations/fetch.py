@@ -1,8 +1,8 @@
-"""Public measurements that may not be shipped: downloaded by their user, checked, converted.
+"""Download published measurements that may not be redistributed, verify and convert them.
 
 The final losses of Figure 4 of Hoffmann et al. (2022) were read from the vector figure by Besiroglu
-et al. (2024, arXiv 2404.10102). Their repository states no licence, so this package holds neither the
-points nor anything computed from them: it knows where they lie and the SHA-256 of the file. Floor 0.
+et al. (2024, arXiv 2404.10102). Their repository states no licence, so this package contains
+neither the points nor anything computed from them, only their URL and SHA-256.
 """
 
 import csv
@@ -19,29 +19,32 @@ from pathlib import Path
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import writable_dir, write_text
 from chinchilla.core.paper import ISOFLOP_BUDGETS
-from chinchilla.observations.read_table import COLUMNS, CONVENTIONS
+from chinchilla.core.units import CONVENTIONS
+from chinchilla.observations.columns import COLUMNS
 
-MAX_BYTES = 10_000_000  # more than any file here: a page of another kind is not read to its end
-SAME_BUDGET = 0.1  # a point belongs to an isoFLOP budget when its 6*N*D lies within this share
-N_OUTLIERS = 5  # the highest losses, which Besiroglu et al. leave out of their fits
+MAX_BYTES = 10_000_000  # larger than any of the files
+SAME_BUDGET = (
+    0.1  # relative distance of 6*N*D from an IsoFLOP budget up to which a point belongs to it
+)
+N_OUTLIERS = 5  # highest losses, excluded by Besiroglu et al.
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file of other people, and how it becomes a table of runs."""
+    """A published file, and its conversion to a table of runs."""
 
     url: str
-    sha256: str  # of the file as it lies there
-    convert: Callable[[str], str]  # its text -> our CSV
+    sha256: str  # of the published file
+    convert: Callable[[str], str]  # text of the file -> CSV of runs
     citation: str
     licence: str
 
 
 def figure_4(text: str) -> str:
-    """The points of Figure 4 as a table of runs; C = 6*N*D, as the figure plots it.
+    """Convert the points of Figure 4 to a CSV of runs, with C = 6*N*D as in the figure.
 
-    N, C and L are the figure's, to ten digits; D = C/(6N). budget_flops is the isoFLOP budget within
-    a tenth of C, else empty. epoch_outlier marks the five highest losses.
+    N, C and L have ten digits; D = C/(6N). budget_flops is the IsoFLOP budget within 10% of C, or
+    empty. epoch_outlier marks the five highest losses.
 
     Args:
         text: CSV with the columns Model Size (parameters), Training FLOP, loss (nats per token).
@@ -58,8 +61,8 @@ def figure_4(text: str) -> str:
         nearest = min(ISOFLOP_BUDGETS, key=lambda budget: abs(C / budget - 1))
         budget = f"{nearest:g}" if abs(C / nearest - 1) <= SAME_BUDGET else ""
         numbers = (f"{x:.10g}" for x in (C, N, C / (6 * N), L))
-        said = ("six_nd", "total", "train")
-        writer.writerow((f"fig4_{i:03d}", budget, *numbers, L in highest, *said))
+        conventions = ("six_nd", "total", "train")
+        writer.writerow((f"fig4_{i:03d}", budget, *numbers, L in highest, *conventions))
     return out.getvalue()
 
 
@@ -71,49 +74,47 @@ SOURCES = {
         convert=figure_4,
         citation="Hoffmann et al. (2022), Figure 4, as read by Besiroglu et al. (2024), "
         "arXiv 2404.10102",
-        licence="its repository states no licence: for your own use, do not redistribute the file or "
-        "its copy.",
+        licence="the repository states no licence: use the file yourself, do not redistribute it.",
     ),
 }
 
 
 def fetch(points: str, out: Path, url: str = "", timeout_s: float = 30.0) -> Source:
-    """Download a published table, check that it is that table, and write it as a CSV of runs.
+    """Download a published table, verify its SHA-256, and write it as a CSV of runs.
 
     Args:
         points: a key of SOURCES.
-        out: the CSV to write; one that is there already may only be the same.
-        url: another place of the same file; "" = the source's own.
-        timeout_s: seconds that the download may take in all.
+        out: the CSV to write; an existing file is never changed.
+        url: URL of a copy; "" for the source's own.
+        timeout_s: time limit of the whole download, seconds.
 
     Raises:
-        InputError: no connection, another file than expected, or `out` cannot be written. Nothing
+        InputError: no connection, another file than expected, or `out` cannot be written. No file
             is left behind.
     """
     source = SOURCES[points]
     if out.is_dir():
-        raise InputError(f"out={out} is a folder. Name a file in it: out={out / points}.csv.")
+        raise InputError(f"out={out} is a folder. Give a file in it: out={out / points}.csv.")
     where = url or source.url
     raw = _download(where, timeout_s)
     digest = hashlib.sha256(raw).hexdigest()
     if digest != source.sha256:
         raise InputError(
-            f"{where} gave {len(raw):,} bytes with SHA-256 {digest[:12]}..., not the points of "
-            f"{points} ({source.sha256[:12]}...): the file is cut short or another one. Nothing was "
-            "written."
+            f"{where} has {len(raw):,} bytes with SHA-256 {digest[:12]}..., not the points of {points} "
+            f"({source.sha256[:12]}...): it is truncated or another file. Nothing was written."
         )
     text = source.convert(raw.decode("utf-8"))
     writable_dir(out.parent, "out")
     if not out.exists():
         write_text(out, text)
     elif out.read_bytes() != text.encode("utf-8"):
-        raise InputError(f"out={out} exists and holds something else. Choose another name.")
+        raise InputError(f"out={out} exists with other content. Choose another name.")
     return source
 
 
 def _download(url: str, timeout_s: float) -> bytes:
-    """The bytes at a URL, within the time given."""
-    cure = "Nothing was written. Try again, or give url= of a copy."
+    """Download a URL within the time limit."""
+    advice = "Nothing was written. Try again, or give url= of a copy."
     deadline = time.monotonic() + timeout_s
     raw = bytearray()
     try:
@@ -123,20 +124,19 @@ def _download(url: str, timeout_s: float) -> bytes:
                 raw += block
                 if time.monotonic() > deadline:
                     raise TimeoutError
-    except TimeoutError:
-        raise InputError(f"{url} did not arrive within {timeout_s:g} s. {cure}") from None
     except urllib.error.HTTPError as error:
-        raise InputError(f"{url}: HTTP {error.code} {error.reason}. {cure}") from None
-    except urllib.error.URLError as error:
-        reason = error.reason
-        if isinstance(reason, TimeoutError):
-            raise InputError(f"{url} did not arrive within {timeout_s:g} s. {cure}") from None
-        why = getattr(reason, "strerror", None) or reason
-        raise InputError(f"{url} cannot be reached ({why}). {cure}") from None
+        raise InputError(f"{url}: HTTP {error.code} {error.reason}. {advice}") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise InputError(f"{url} cannot be read ({error}). {cure}") from None
+        reason = getattr(error, "reason", error)  # of a URLError
+        if isinstance(reason, TimeoutError):
+            problem = f"did not arrive within {timeout_s:g} s"
+        else:
+            problem = f"cannot be reached ({getattr(reason, 'strerror', None) or reason})"
+        raise InputError(f"{url} {problem}. {advice}") from None
     if len(raw) > MAX_BYTES:
-        raise InputError(f"{url} holds more than {MAX_BYTES:,} bytes: another file. {cure}")
+        raise InputError(
+            f"{url} has more than {MAX_BYTES:,} bytes, so it is another file. {advice}"
+        )
     if expected.isdigit() and len(raw) < int(expected):
-        raise InputError(f"{url} ended after {len(raw):,} of {int(expected):,} bytes. {cure}")
+        raise InputError(f"{url} ended after {len(raw):,} of {int(expected):,} bytes. {advice}")
     return bytes(raw)

@@ -1,13 +1,12 @@
-"""What trained runs measured, as the columns of Observations: ends of runs, or points along them.
+"""Make observations of finished runs: their final losses, or all points of their training curves."""
 
-RunResult and Curve in, a dict of columns and conventions out. Floor 0: NumPy only.
-"""
-
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from chinchilla.config.checks import require_choice
 from chinchilla.config.fit import LOSSES
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import flops_per_token
@@ -15,75 +14,79 @@ from chinchilla.plan.grid import check_comparable
 from chinchilla.plan.records import Curve, RunResult
 
 
-def ends(results: Sequence[RunResult], loss: str) -> dict[str, Any]:
-    """A row per finished run: its smoothed final training loss, or its validation loss.
+def final_losses(results: Sequence[RunResult], loss: str) -> dict[str, Any]:
+    """The fields of `Observations` with one row per finished run.
 
     Args:
-        results: runs in any state.
-        loss: "train" or "validation".
+        results: runs in any state; a note counts those that did not finish.
+        loss: "train" for the smoothed final training loss, "validation" for the mean validation
+            loss.
 
     Raises:
-        InputError: no run has finished, or their losses do not compare.
+        InputError: no run has finished, or their losses are not comparable.
     """
-    _check_loss(loss)
-    done = [r for r in results if r.status == "finished"]
-    scored = {tuple(r.validation_tokens.items()) for r in done}
-    if loss == "validation" and len(scored) > 1:
+    require_choice("loss", loss, LOSSES)
+    finished = [r for r in results if r.status == "finished"]
+    tokens = {tuple(r.validation_tokens.items()) for r in finished}
+    if loss == "validation" and len(tokens) > 1:
         raise InputError(
-            "these runs were scored on different validation tokens "
-            f"({', '.join(sorted(str(dict(s)) for s in scored))}): their losses do not compare. "
+            "these runs were evaluated on different validation tokens "
+            f"({', '.join(sorted(str(dict(t)) for t in tokens))}), so their losses are not comparable. "
             "Fit with loss=train, or train them again with one runtime.validation_tokens."
         )
-    points = [
-        (r, float(r.spec.D), r.final_loss if loss == "train" else _mean(r.validation_loss))
-        for r in done
-    ]
-    return _columns(points, loss)
+    losses = [r.final_loss if loss == "train" else _mean(r.validation_loss) for r in finished]
+    fields = _fields([(r, float(r.spec.D), L) for r, L in zip(finished, losses, strict=True)], loss)
+    if unfinished := Counter(r.status for r in results if r.status != "finished"):
+        states = ", ".join(f"{n} {status}" for status, n in sorted(unfinished.items()))
+        n = unfinished.total()
+        fields["notes"] = (f"{n} of {len(results)} runs left out: not finished ({states}).",)
+    return fields
 
 
-def along(results: Sequence[RunResult], curves: Sequence[Curve], loss: str) -> dict[str, Any]:
-    """A row per measured point of every finished run.
+def loss_curves(results: Sequence[RunResult], curves: Sequence[Curve], loss: str) -> dict[str, Any]:
+    """The fields of `Observations` with one row per measured point of every finished run.
 
     Args:
         results: runs in any state.
         curves: their curves, in the same order.
-        loss: "train", a point per optimizer step, or "validation", a point per evaluation.
+        loss: "train" for a point per optimizer step, "validation" for a point per evaluation.
 
     Raises:
-        InputError: no run has finished, or they do not compare.
+        InputError: no run has finished, or their losses are not comparable.
     """
-    _check_loss(loss)
+    require_choice("loss", loss, LOSSES)
     points: list[tuple[RunResult, float, float | None]] = []
     for r, curve in zip(results, curves, strict=True):
         if r.status != "finished":
             continue
-        done = curve.step + 1 if loss == "train" else curve.validation_step
+        steps = curve.step + 1 if loss == "train" else curve.validation_step
         values = curve.loss if loss == "train" else curve.validation_loss
         points += [
-            (r, float(k * r.spec.batch_tokens), float(L))
-            for k, L in zip(done, values, strict=True)
-            if k > 0
+            (r, float(step * r.spec.batch_tokens), float(L))
+            for step, L in zip(steps, values, strict=True)
+            if step > 0
         ]
-    return _columns(points, loss)
+    return _fields(points, loss)
 
 
-def _columns(points: Sequence[tuple[RunResult, float, float | None]], loss: str) -> dict[str, Any]:
-    """Of (run, tokens seen, loss): what Observations is made of."""
+def _fields(points: Sequence[tuple[RunResult, float, float | None]], loss: str) -> dict[str, Any]:
+    """The fields of `Observations` from (run, tokens seen, loss)."""
     check_comparable([r.spec for r, _, _ in points])
     if not points:
-        raise InputError("no run has finished yet: nothing to fit. See `chinchilla status`.")
+        raise InputError(
+            "no run has finished yet, so there is nothing to fit. See `chinchilla status`."
+        )
     specs = [r.spec for r, _, _ in points]
     D = np.array([D for _, D, _ in points], float)
     per_token = np.array([flops_per_token(s.model, s.flop_convention) for s in specs], float)
     unique = [np.nan if r.unique_tokens is None else r.unique_tokens for r, _, _ in points]
-    # A mixture's sources are all read evenly, so that epochs grow as D does.
+    # All sources of a mixture are read at constant rates, so epochs are proportional to D.
     share = [D / (r.steps_done * r.spec.batch_tokens) if r.steps_done else 1 for r, D, _ in points]
-    passes = [max(r.epochs.values(), default=np.nan) for r, _, _ in points]
+    epochs = [max(r.epochs.values(), default=np.nan) for r, _, _ in points]
+    budgets = [np.nan if s.budget_flops is None else s.budget_flops for s in specs]
     return {
         "run_id": np.array([s.run_id for s in specs], dtype=str),
-        "budget_flops": np.array(
-            [np.nan if s.budget_flops is None else s.budget_flops for s in specs], float
-        ),
+        "budget_flops": np.array(budgets, float),
         "C": per_token * D,
         "N": np.array([s.N for s in specs], float),
         "D": D,
@@ -91,18 +94,13 @@ def _columns(points: Sequence[tuple[RunResult, float, float | None]], loss: str)
         "flop_convention": specs[0].flop_convention,
         "n_convention": "total",
         "loss_kind": loss,
-        # In mid-run exact for one source: of several, each is read through before it repeats.
+        # Exact for a single source: each source is read to its end before it repeats.
         "unique_tokens": np.minimum(np.array(unique, float), D),
-        "max_epochs": np.maximum(np.array(passes, float) * np.array(share, float), 1.0),
+        "max_epochs": np.maximum(np.array(epochs, float) * np.array(share, float), 1.0),
     }
 
 
-def _mean(held_out: dict[str, float]) -> float:
-    if not held_out:
+def _mean(losses: dict[str, float]) -> float:
+    if not losses:
         raise InputError("these runs have no validation loss. Fit with loss=train.")
-    return float(np.mean(list(held_out.values())))
-
-
-def _check_loss(loss: str) -> None:
-    if loss not in LOSSES:
-        raise InputError(f"loss={loss!r}: choose one of {', '.join(LOSSES)}.")
+    return float(np.mean(list(losses.values())))

@@ -1,182 +1,166 @@
-"""A table as the runs it holds: copies left out, units checked row by row, budgets found in equal C.
-
-A Table in, the columns, conventions and notes of Observations out. Floor 0: NumPy only.
-"""
+"""Make runs of a table: derive missing columns, drop copies, check units, find IsoFLOP budgets."""
 
 from collections import Counter
 from typing import Any
 
 import numpy as np
 
-from chinchilla.config.checks import choice
+from chinchilla.config.checks import require_choice
 from chinchilla.config.fit import DUPLICATES
 from chinchilla.core.errors import InputError
-from chinchilla.core.units import (
-    budget_slip,
-    perplexities,
-    row_slips,
-    unit_slip,
-    unusual_factor,
-    unusual_rows,
-)
-from chinchilla.observations.read_table import COLUMNS, OPTIONAL, Table, conventions_of, quantities
+from chinchilla.observations.columns import COLUMNS, OPTIONAL, accepted_names, shortened
+from chinchilla.observations.read_table import NUMERIC, Table, conventions_of, numbers
 from chinchilla.observations.rows import (
     check_distinct,
     equal_budgets,
     final_rows,
     find_copies,
-    shared_configurations,
+    repeats_per_configuration,
 )
+from chinchilla.observations.units import check_units
 
-CROWDED = 4  # runs at one (N, D) from which a note asks whether they are a search
-ASK_BEST = "best=true keeps the lowest loss of each (N, D)"
+SEARCH_SIZE = 4  # runs at one (N, D) from which a note mentions best=true
+BEST_ADVICE = "best=true keeps the lowest loss of each (N, D)"
+
+Columns = dict[str, np.ndarray]
 
 
-def runs_of(table: Table, said: dict[str, str], duplicates: str) -> dict[str, Any]:
-    """What Observations of a table are made of, once all of it is believable.
+def runs_of(table: Table, stated: dict[str, str], duplicates: str) -> dict[str, Any]:
+    """The fields of `Observations` from a table.
 
     Args:
-        table: what a person brought.
-        said: conventions that were stated beside it.
-        duplicates: drop or refuse, of exact copies.
+        table: as read from a file or a frame.
+        stated: conventions that the caller gave.
+        duplicates: "drop" or "refuse" exact copies.
 
     Raises:
         InputError: naming the rows and what is wrong with them.
     """
-    choice("duplicates", duplicates, DUPLICATES)
-    conventions = conventions_of(table, said)
-    columns, derived = quantities(table, conventions["flop_convention"])
-    notes = [*table.notes, *derived]
+    require_choice("duplicates", duplicates, DUPLICATES)
+    conventions = conventions_of(table, stated)
+    notes = [*table.notes]
+    columns = _numeric_columns(table, conventions["flop_convention"], notes)
+    columns["run_id"] = _run_names(table)
+    _split_by_budget(columns, notes)
+    rows = np.arange(len(table))
+    if not table.is_saved:
+        rows = _without_copies(table, columns, duplicates, notes)
+        columns = {name: x[rows] for name, x in columns.items()}
+    run_id, D = columns["run_id"], columns["D"]
+    check_distinct(run_id, D, columns["L"], table.name, lambda i: table.row(int(rows[i])))
+    final = final_rows(run_id, D)
+    notes += check_units(table, columns, rows, final)
+    ends = {name: x[final] for name, x in columns.items()}
+    if not table.is_saved and np.isnan(columns["budget_flops"]).all():
+        _assign_budgets(columns, ends, notes)
+    counts = repeats_per_configuration(ends["N"], ends["D"], ends["unique_tokens"])
+    if len(counts) and counts.max() >= SEARCH_SIZE:
+        notes.append(
+            f"{counts.sum()} of {len(ends['N'])} runs share their N and D with other runs, up to "
+            f"{counts.max()} runs at one (N, D). If these are a search over learning rates or batch "
+            f"sizes, {BEST_ADVICE}. Seeds of one configuration are repeats, and all are kept."
+        )
+    fields = {name: columns[name] for name in (*COLUMNS, *OPTIONAL)}
+    return {**fields, **conventions, "notes": tuple(notes)}
+
+
+def _numeric_columns(table: Table, flop_convention: str, notes: list[str]) -> Columns:
+    """All columns of numbers; with six_nd, a missing one of C, N and D is computed and noted."""
+    missing = [name for name in ("C", "N", "D", "L") if name not in table.columns]
+    derived = missing[0] if len(missing) == 1 and missing != ["L"] else ""
+    if missing and not (derived and flop_convention == "six_nd"):
+        advice = f" With flop_convention=six_nd, {derived} is computed." if derived else ""
+        raise InputError(
+            f"{table.name}: no column {', '.join(missing)} (found "
+            f"{shortened(', '.join(table.header)) or 'none'}). A CSV of runs has the columns "
+            f"{','.join(COLUMNS)}; run_id and budget_flops are optional.{advice} Accepted names: "
+            f'{accepted_names(missing)}. For another name give columns.{missing[0]}="NAME".{table.hint}'
+        )
+    if not len(table):
+        raise InputError(f"{table.name}: no runs, only a header.")
+    empty = np.full(len(table), np.nan)
+    columns = {name: numbers(table, name) if name in table.columns else empty for name in NUMERIC}
+    C, N, D = columns["C"], columns["N"], columns["D"]
+    if derived:
+        formula, columns[derived] = {
+            "C": ("6*N*D", 6 * N * D),
+            "N": ("C/(6*D)", C / (6 * D)),
+            "D": ("C/(6*N)", C / (6 * N)),
+        }[derived]
+        notes.append(f"{derived} = {formula} in every row: the table has no column {derived}.")
+    return columns
+
+
+def _run_names(table: Table) -> np.ndarray:
+    """(n,) run_id, or run0000, run0001, ... if the table has none."""
     names = [f"run{i:04d}" for i in range(len(table))]
     if "run_id" in table.columns:
         names = [str(name).strip() for name in table.columns["run_id"]]
     if "" in names:
-        raise InputError(f"{table.at(names.index(''))}: run_id is empty.")
-    columns["run_id"] = np.array(names, dtype=str)
-    for name in OPTIONAL:
-        columns.setdefault(name, np.full(len(names), np.nan))
-    _split_by_budget(columns, notes)
-    rows = np.arange(len(names))  # of the table
-    if not table.is_saved:
-        rows = _without_copies(table, columns, duplicates, notes)
-        columns = {name: x[rows] for name, x in columns.items()}
-    check_distinct(
-        columns["run_id"], columns["D"], columns["L"], table.name, lambda i: table.row(int(rows[i]))
-    )
-    final = final_rows(columns["run_id"], columns["D"])
-    ends = {name: x[final] for name, x in columns.items()}
-    _check_units(table, columns, rows, ends, rows[final], notes)
-    if not table.is_saved and np.isnan(columns["budget_flops"]).all():
-        _fill_budgets(columns, ends, notes)
-    counts = shared_configurations(ends["N"], ends["D"], ends["unique_tokens"])
-    if len(counts) and counts.max() >= CROWDED:
-        notes.append(
-            f"{counts.sum()} of {len(ends['N'])} runs share their N and D with other runs, up to "
-            f"{counts.max()} at one (N, D). If they are a search over learning rates or batch sizes, "
-            f"{ASK_BEST}; seeds of one configuration are repeats, and all are kept."
-        )
-    found = {name: columns[name] for name in (*COLUMNS, *OPTIONAL)}
-    return {**found, **conventions, "notes": tuple(notes)}
+        raise InputError(f"{table.at(names.index(''))}: run_id is empty. Give every run a name.")
+    return np.array(names, dtype=str)
 
 
-def _split_by_budget(columns: dict[str, Any], notes: list[str]) -> None:
-    """Give a run_id that occurs at several isoFLOP budgets a name for each, and note it.
+def _split_by_budget(columns: Columns, notes: list[str]) -> None:
+    """Treat a run_id that occurs at several IsoFLOP budgets as one run per budget.
 
-    A run belongs to one budget. Tables that name runs by their size repeat the name at every budget, and
-    read as points along one curve all but the largest budget of each size would be lost.
+    Tables that name runs by model size repeat the name at every budget. Read as points along one
+    curve, all but the largest budget of each size would be lost.
     """
-    labels = np.array([f"{b:.6g}" for b in columns["budget_flops"]])
-    named = labels != "nan"
-    pairs = {
-        (run, label)
-        for run, label in zip(
-            columns["run_id"][named].tolist(), labels[named].tolist(), strict=True
-        )
-    }
-    times = Counter(run for run, _ in pairs)
-    several = np.array([times[run] > 1 for run in columns["run_id"].tolist()], bool) & named
-    if not several.any():
+    run_id = columns["run_id"].tolist()
+    labels = [f"{b:.6g}" for b in columns["budget_flops"].tolist()]
+    pairs = {pair for pair in zip(run_id, labels, strict=True) if pair[1] != "nan"}
+    n_budgets = Counter(run for run, _ in pairs)
+    n_split = sum(count > 1 for count in n_budgets.values())
+    if not n_split:
         return
-    names = [
-        f"{run}@{label}" if split else run
-        for run, label, split in zip(
-            columns["run_id"].tolist(), labels.tolist(), several.tolist(), strict=True
-        )
-    ]
-    n = sum(count > 1 for count in times.values())
-    columns["run_id"] = np.array(names, dtype=str)
+    columns["run_id"] = np.array(
+        [
+            f"{run}@{label}" if n_budgets[run] > 1 and label != "nan" else run
+            for run, label in zip(run_id, labels, strict=True)
+        ],
+        dtype=str,
+    )
     notes.append(
-        f"{n} run_ids occur at several budgets: a run belongs to one, so that each run_id and budget "
-        "counts as a run (run_id@budget)."
+        f"{n_split} run_ids occur at several budgets. Each run_id and budget is read as one run "
+        "(run_id@budget)."
     )
 
 
 def _without_copies(
-    table: Table, columns: dict[str, Any], duplicates: str, notes: list[str]
+    table: Table, columns: Columns, duplicates: str, notes: list[str]
 ) -> np.ndarray:
-    """Indices of the rows that are no exact copies, and a note of how many are."""
-    n = len(columns["run_id"])
+    """Indices of the rows that are not exact copies."""
+    n = len(table)
     copy_of = find_copies(
         columns["run_id"] if "run_id" in table.columns else np.full(n, ""),
         [columns[name] for name in ("C", "N", "D", "L")],
-        [*(columns[name] for name in ("budget_flops", *OPTIONAL)), *table.others],
+        [*table.other_columns, *(columns[name] for name in ("budget_flops", *OPTIONAL))],
     )
     copies = np.flatnonzero(copy_of >= 0)
-    if not len(copies):
-        return np.arange(n)
-    i = int(copies[0])
-    same = f"{table.row(i)}: the same run as {table.row(int(copy_of[i]))}"
-    if duplicates == "refuse":
-        raise InputError(
-            f"{table.name} {same} ({len(copies)} of {n} rows are exact copies). Counting one run twice would narrow "
-            "every interval: remove the copies, or give duplicates=drop."
-        )
-    notes.append(f"{len(copies)} of {n} rows left out: exact copies of other rows (first {same}).")
+    if len(copies):
+        i = int(copies[0])
+        first = f"{table.row(i)}: the same run as {table.row(int(copy_of[i]))}"
+        if duplicates == "refuse":
+            raise InputError(
+                f"{table.name} {first} ({len(copies)} of {n} rows are exact copies). A run that is counted "
+                "twice narrows every interval: remove the copies, or give duplicates=drop."
+            )
+        notes.append(f"{len(copies)} of {n} rows left out: exact copies of other rows ({first}).")
     return np.flatnonzero(copy_of < 0)
 
 
-def _check_units(
-    table: Table,
-    columns: dict[str, Any],
-    rows: np.ndarray,
-    ends: dict[str, Any],
-    end_rows: np.ndarray,
-    notes: list[str],
-) -> None:
-    """Refuse units that cannot be, of the table and of its rows; note what looks odd."""
-
-    def cnd(of: dict[str, Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return of["C"], of["N"], of["D"]
-
-    for slip in (unit_slip(*cnd(ends)), budget_slip(ends["C"], ends["budget_flops"])):
-        if slip:
-            raise InputError(f"{table.name}: {slip}")
-    for at, (bad, slip) in (
-        (rows, row_slips(*cnd(columns), ends=False)),
-        (end_rows, row_slips(*cnd(ends), ends=True)),
-        (end_rows, perplexities(ends["L"])),
-    ):
-        if len(bad):  # of most rows the column is meant, and no line
-            which = f" {table.rows(at[bad])}" if 2 * len(bad) <= len(at) else ""
-            raise InputError(f"{table.name}{which}: {slip}")
-    if odd := unusual_factor(*cnd(ends)):
-        notes.append(odd)
-    bad, odd = unusual_rows(*cnd(ends))
-    if len(bad):
-        notes.append(f"{table.rows(end_rows[bad])}: {odd}")
-
-
-def _fill_budgets(columns: dict[str, Any], ends: dict[str, Any], notes: list[str]) -> None:
-    """Budgets of runs that equal C shows, with their curves, and a note of them."""
+def _assign_budgets(columns: Columns, ends: Columns, notes: list[str]) -> None:
+    """Fill budget_flops with the IsoFLOP budgets that runs of equal final C form."""
     budgets = equal_budgets(ends["C"], ends["N"])
-    named = np.isfinite(budgets)
-    if not named.any():
+    has_budget = np.isfinite(budgets)
+    if not has_budget.any():
         return
     of_run = dict(zip(ends["run_id"].tolist(), budgets.tolist(), strict=True))
     columns["budget_flops"] = np.array([of_run[run] for run in columns["run_id"].tolist()], float)
-    found = np.unique(budgets[named])
+    values = np.unique(budgets[has_budget])
     notes.append(
-        f"budget_flops is not given: {named.sum()} of {len(named)} runs end at {len(found)} values of C "
-        f"to within 2% ({found.min():.3g} to {found.max():.3g} FLOPs), and each of these was taken as an "
-        "isoFLOP budget. To choose others, name them in a column budget_flops."
+        f"budget_flops is not given. {has_budget.sum()} of {len(budgets)} runs end at {len(values)} values "
+        f"of C to within 2% ({values.min():.3g} to {values.max():.3g} FLOPs), which are used as IsoFLOP "
+        "budgets. To use others, give a column budget_flops."
     )

@@ -1,14 +1,12 @@
-"""Observations: one row per loss measured, the waist between training and fitting.
+"""Observations: the table of losses that connects training and fitting.
 
-Training writes into it (`from_results`, `from_curves`), every fit reads from it, and someone else's
-runs enter at the same place: a CSV (`from_csv`), a frame (`from_frame`), arrays (`of`). Columns are
-float64 throughout: 6*N*D overflows int64 silently. docs/observations.md describes the CSV. Floor 0:
-NumPy only.
+Finished runs become observations by `from_results` and `from_curves`; other tables by `from_csv`,
+`from_frame` and `of`. docs/observations.md describes the CSV. NumPy only: this module must import
+without torch.
 """
 
 import csv
 import io
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,24 +17,36 @@ import numpy as np
 from chinchilla.config.fit import Duplicates
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_text
-from chinchilla.observations.from_runs import along, ends
-from chinchilla.observations.read_table import COLUMNS, CONVENTIONS, OPTIONAL, read_csv, read_frame
+from chinchilla.core.units import CONVENTIONS
+from chinchilla.observations.columns import ALL_COLUMNS, COLUMNS, OPTIONAL
+from chinchilla.observations.from_runs import final_losses, loss_curves
+from chinchilla.observations.read_table import read_csv, read_frame
 from chinchilla.observations.rows import best_of_each, check_distinct, final_rows
-from chinchilla.observations.runs import ASK_BEST, runs_of
+from chinchilla.observations.runs import BEST_ADVICE, runs_of
 from chinchilla.plan.records import Curve, RunResult, count_label
 
-SINGLE_EPOCH = 1.001  # epochs up to here count as one
+SINGLE_EPOCH = 1.001  # more epochs than this count as repetition
 
 
 @dataclass(frozen=True, repr=False)
 class Observations:
-    """Losses of runs, in arrays of equal length n.
+    """Losses of runs, one row per measurement. Rows of one run_id are points of a training curve.
 
-    run_id (n,) str; budget_flops (n,) the isoFLOP budget asked for, NaN where a run belongs to
-    none; C (n,) training FLOPs spent; N (n,) parameters; D (n,) tokens; L (n,) nats per token.
-    Rows that share a run_id are points along one training curve; `is_final` marks each run's last.
-    unique_tokens (n,) of the D tokens those that differ, max_epochs (n,) passes over the most repeated
-    of several sources; NaN where not recorded; both may be left out.
+    All columns but run_id are float64: 6*N*D overflows int64.
+
+    Attributes:
+        run_id: (n,) names of runs.
+        budget_flops: (n,) intended FLOPs of the run's IsoFLOP budget, NaN if it belongs to none.
+        C: (n,) training FLOPs spent.
+        N: (n,) parameters.
+        D: (n,) tokens seen.
+        L: (n,) loss, nats per token.
+        flop_convention: how C is counted, a key of `shapes.FLOP_CONVENTIONS`.
+        n_convention: how N is counted, total or non_embedding.
+        loss_kind: train or validation.
+        notes: what was derived or left out when the table was read.
+        unique_tokens: (n,) distinct tokens among D, NaN if not recorded; may be omitted.
+        max_epochs: (n,) epochs of the most repeated source, NaN if not recorded; may be omitted.
     """
 
     run_id: np.ndarray
@@ -45,10 +55,10 @@ class Observations:
     N: np.ndarray
     D: np.ndarray
     L: np.ndarray
-    flop_convention: str = "unknown"  # how C was counted: a key of shapes.FLOP_CONVENTIONS
-    n_convention: str = "unknown"  # how N was counted: total, non_embedding
-    loss_kind: str = "unknown"  # train, validation
-    notes: tuple[str, ...] = ()  # what was derived or left out on the way in, for the record
+    flop_convention: str = "unknown"
+    n_convention: str = "unknown"
+    loss_kind: str = "unknown"
+    notes: tuple[str, ...] = ()
     unique_tokens: np.ndarray = field(default_factory=lambda: np.zeros(0))
     max_epochs: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
@@ -71,179 +81,174 @@ class Observations:
         return len(self.run_id)
 
     def __str__(self) -> str:
-        """A few lines for people: how many runs, what they cover, how they are counted."""
+        """A summary: number of runs, ranges of C, N, D and L, conventions and notes."""
         if not len(self):
             return "no runs"
         finals = self.finals()
         budgets = np.unique(finals.budget_flops[np.isfinite(finals.budget_flops)])
-        named = f"{len(budgets)} isoFLOP budgets" if len(budgets) else "no isoFLOP budget named"
         points = f" in {len(self)} points" if self.has_curves else ""
 
-        def span(values: np.ndarray, form: Any) -> str:
+        def span(values: np.ndarray, form: Callable[[float], str]) -> str:
             return f"{form(values.min())} to {form(values.max())}"
 
         lines = [
-            f"{len(finals)} runs{points}, {named}",
+            f"{len(finals)} runs{points}, {len(budgets) or 'no'} IsoFLOP budgets",
             f"  C {span(finals.C, '{:.3g}'.format)} FLOPs ({self.flop_convention})",
             f"  N {span(finals.N, count_label)} parameters ({self.n_convention})",
             f"  D {span(finals.D, count_label)} tokens, "
             f"D/N {span(finals.D / finals.N, '{:.3g}'.format)}",
             f"  L {span(finals.L, '{:.3f}'.format)} nats per token ({self.loss_kind})",
         ]
-        if len(repeat := self.repeating()):
-            lines.append(f"  {len(repeat)} runs repeat data, up to {repeat.most_epochs()}")
+        if len(again := self.repeating()):
+            lines.append(f"  {len(again)} runs repeat data, up to {again.most_epochs()}")
         return "\n".join(lines + [f"  note: {note}" for note in self.notes])
 
     def __repr__(self) -> str:
         return f"<Observations: {len(self)} rows, {len(np.unique(self.run_id))} runs>"
 
-    def where(self, keep: np.ndarray) -> "Observations":
-        """The rows selected by a boolean mask or an index array; rows may repeat (bootstrap)."""
-        return replace(self, **{name: getattr(self, name)[keep] for name in (*COLUMNS, *OPTIONAL)})
+    def where(self, rows: np.ndarray) -> "Observations":
+        """The rows selected by a boolean mask or by indices, which may repeat (bootstrap)."""
+        return replace(self, **{name: getattr(self, name)[rows] for name in (*COLUMNS, *OPTIONAL)})
 
     @property
     def is_final(self) -> np.ndarray:
-        """(n,) bool: the row with the most tokens of its run."""
+        """(n,) bool, the row with the most tokens of each run."""
         return final_rows(self.run_id, self.D)
 
     @property
     def budget_labels(self) -> np.ndarray:
-        """(n,) budget_flops to six digits, so that 1e19 and 0.1e20 + 1 are one; NaN for none."""
+        """(n,) budget_flops rounded to six digits, so that 1e19 and 1.0000001e19 are equal."""
         return np.array([float(f"{b:.6g}") for b in self.budget_flops])
 
     @property
     def has_curves(self) -> bool:
-        """Whether some run has more than one point."""
+        """Whether some run has more than one row."""
         return len(np.unique(self.run_id)) < len(self)
 
     @property
     def epochs(self) -> np.ndarray:
-        """(n,) passes over the most repeated source, at least 1; NaN where not recorded.
+        """(n,) epochs of the most repeated source, at least 1; NaN if not recorded.
 
-        Without max_epochs all sources count as one: tokens seen over those that differ.
+        Without max_epochs, all sources count as one: D / unique_tokens.
         """
         return np.maximum(np.fmax(self.D / self.unique_tokens, self.max_epochs), 1.0)
 
     def most_epochs(self) -> str:
-        """The most epochs of any row here, in words."""
+        """The largest number of epochs of any row, as text."""
         i = int(np.nanargmax(self.epochs))
-        mixed = self.epochs[i] > SINGLE_EPOCH * np.fmax(self.D[i] / self.unique_tokens[i], 1.0)
-        return f"{self.epochs[i]:.3g} epochs" + (" of the most repeated source" if mixed else "")
+        is_mixture = self.epochs[i] > SINGLE_EPOCH * np.fmax(self.D[i] / self.unique_tokens[i], 1.0)
+        source = " of the most repeated source" if is_mixture else ""
+        return f"{self.epochs[i]:.3g} epochs{source}"
 
     def finals(self) -> "Observations":
-        """One row per run: its last point."""
+        """The last row of each run."""
         return self.where(self.is_final)
 
     def repeating(self) -> "Observations":
-        """One row per run that is known to have read more than one epoch."""
-        ends = self.finals()
-        return ends.where(ends.epochs > SINGLE_EPOCH)
+        """The last row of each run with more than one epoch."""
+        finals = self.finals()
+        return finals.where(finals.epochs > SINGLE_EPOCH)
 
-    def check_distinct(self, table: str = "", row: Callable[[int], str] = "row {}".format) -> None:
-        """Refuse a run that is counted twice: it would narrow every interval.
+    def check_distinct(self) -> None:
+        """Refuse a run that is counted twice: two rows with one run_id and equal D.
 
-        Twice is the same run_id at the same D, to within 1e-9. Equal numbers under two names are two
-        runs: losses are rounded, and seeds and learning rates stand in columns that are not ours.
-
-        Args:
-            table: what errors call the table.
-            row: what errors call its i-th row.
+        Equal numbers under two run_ids are two runs: losses are rounded, and seeds and learning
+        rates are not columns of this table.
 
         Raises:
             InputError: naming both rows.
         """
-        check_distinct(self.run_id, self.D, self.L, table, row)
+        check_distinct(self.run_id, self.D, self.L, "", "row {}".format)
 
     def best(self) -> "Observations":
-        """The run of the lowest final loss of each (N, D), with its curve, and a note of how many are not."""
-        ends = self.finals()
-        keep = best_of_each(ends.N, ends.D, ends.L)
-        note = f"{np.count_nonzero(~keep)} of {len(ends)} runs left out: not the lowest loss of their (N, D)."
-        kept = self.where(np.isin(self.run_id, ends.run_id[keep]))
-        notes = [text for text in self.notes if ASK_BEST not in text]  # it has been done
-        return replace(kept, notes=(*notes, note))
+        """The run of the lowest final loss of each (N, D), with its curve; a note counts the others."""
+        finals = self.finals()
+        is_best = best_of_each(finals.N, finals.D, finals.L)
+        notes = tuple(note for note in self.notes if BEST_ADVICE not in note)
+        return replace(self, notes=notes)._runs(
+            finals, is_best, "not the lowest loss of their (N, D)"
+        )
 
     def within(self, tokens_per_param: Sequence[float]) -> "Observations":
-        """The runs whose D/N lies between two values at their end, and a note of how many do not.
+        """The runs whose final D/N lies in a range; a note counts the others.
 
         Args:
-            tokens_per_param: the smallest and the largest D/N to keep.
+            tokens_per_param: the smallest and the largest D/N.
 
         Raises:
-            InputError: no run does.
+            InputError: no run lies in the range.
         """
         low, high = tokens_per_param
-        ends = self.finals()
-        ratio = ends.D / ends.N
+        finals = self.finals()
+        ratio = finals.D / finals.N
         inside = (low <= ratio) & (ratio <= high)
         if not inside.any():
             raise InputError(
-                f"tokens_per_param=[{low:g},{high:g}] leaves no run: these have {ratio.min():.3g} "
-                f"to {ratio.max():.3g} tokens per parameter."
+                f"tokens_per_param=[{low:g},{high:g}] leaves no run: these have {ratio.min():.3g} to "
+                f"{ratio.max():.3g} tokens per parameter."
             )
-        note = (
-            f"{np.count_nonzero(~inside)} of {len(ends)} runs left out: tokens per parameter outside "
-            f"[{low:g}, {high:g}]."
-        )
-        kept = self.where(np.isin(self.run_id, ends.run_id[inside]))
-        return replace(kept, notes=(*self.notes, note))
+        return self._runs(finals, inside, f"tokens per parameter outside [{low:g}, {high:g}]")
 
     def completed_by(self, curves: "Observations") -> "Observations":
-        """These runs, and the last points of curves whose run has no row here.
+        """These runs, and the last points of curves of runs that have no row here.
 
         Raises:
-            InputError: the two share no run_id, a run has another N there, or they are counted in
-                different ways.
+            InputError: the two tables share no run_id, a run has different N in them, or their
+                conventions differ.
         """
         if len(self) and not np.isin(self.run_id, curves.run_id).any():
             raise InputError(
                 f"observations and curves share no run_id ({self.run_id[0]}, ... and "
-                f"{curves.run_id[0]}, ...): one run under two names would count twice. Give each "
-                "run one run_id in both, or give one of the two tables."
+                f"{curves.run_id[0]}, ...), so a run under two names would be counted twice. Use one "
+                "run_id per run in both tables, or give only one of the tables."
             )
-        told = (note for note in curves.notes if note not in self.notes)
-        said: dict[str, Any] = {"notes": (*self.notes, *told)}
+        fields: dict[str, Any] = {}
         for name in CONVENTIONS:
-            ours, theirs = getattr(self, name), getattr(curves, name)
-            if "unknown" not in (ours, theirs) and ours != theirs:
+            own, other = getattr(self, name), getattr(curves, name)
+            if "unknown" not in (own, other) and own != other:
                 raise InputError(
-                    f"observations and curves were counted in two ways: {name}={ours} and {theirs}."
+                    f"observations and curves differ in {name}: {own} and {other}. Give both tables in "
+                    "one convention."
                 )
-            said[name] = theirs if ours == "unknown" else ours
+            fields[name] = other if own == "unknown" else own
+        finals = curves.finals()
         N = dict(zip(self.run_id.tolist(), self.N.tolist(), strict=True))
-        ends = curves.finals()
-        for run_id, n in zip(ends.run_id.tolist(), ends.N.tolist(), strict=True):
+        for run_id, n in zip(finals.run_id.tolist(), finals.N.tolist(), strict=True):
             if N.get(run_id, n) != n:
                 raise InputError(
-                    f"run {run_id}: N={N[run_id]:.10g} in observations and {n:.10g} in curves. Are "
-                    "these two runs of one name?"
+                    f"run {run_id}: N={N[run_id]:.10g} in observations and {n:.10g} in curves. Check "
+                    "whether two runs share this name."
                 )
-        new = ends.where(~np.isin(ends.run_id, self.run_id))
-        if not len(new):
-            return replace(self, **said)
-        note = (
-            f"{len(new)} runs are known by their curve alone: its last point stands for the final "
-            "loss, unsmoothed."
-        )
-        said |= {
-            n: np.concatenate([getattr(self, n), getattr(new, n)]) for n in (*COLUMNS, *OPTIONAL)
-        }
-        return replace(self, **{**said, "notes": (*said["notes"], note)})
+        notes = [*self.notes, *(note for note in curves.notes if note not in self.notes)]
+        new = finals.where(~np.isin(finals.run_id, self.run_id))
+        if len(new):
+            notes.append(
+                f"{len(new)} runs have no row in observations: the last point of their curve, unsmoothed, "
+                "is used as their final loss."
+            )
+            for name in (*COLUMNS, *OPTIONAL):
+                fields[name] = np.concatenate([getattr(self, name), getattr(new, name)])
+        return replace(self, **fields, notes=tuple(notes))
+
+    def _runs(self, finals: "Observations", keep: np.ndarray, reason: str) -> "Observations":
+        """All rows of the runs selected among `finals`, and a note of how many are left out and why."""
+        note = f"{np.count_nonzero(~keep)} of {len(finals)} runs left out: {reason}."
+        rows = self.where(np.isin(self.run_id, finals.run_id[keep]))
+        return replace(rows, notes=(*self.notes, note))
 
     def save(self, path: Path) -> None:
-        """Write the CSV that `from_csv` reads: floats keep every digit, notes become comments."""
+        """Write the CSV that `from_csv` reads: floats with all digits, notes as comments."""
         out = io.StringIO()
         out.writelines(f"# {note}\n" for note in self.notes)
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow((*COLUMNS, *OPTIONAL, *CONVENTIONS))
-        tail = tuple(getattr(self, name) for name in CONVENTIONS)
+        writer.writerow(ALL_COLUMNS)
+        conventions = tuple(getattr(self, name) for name in CONVENTIONS)
         columns = [getattr(self, name).tolist() for name in (*COLUMNS, *OPTIONAL)]
-        quoted = csv.writer(
-            out, lineterminator="\n", quoting=csv.QUOTE_ALL
-        )  # a # marks no comment there
+        quoted = csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL)
         for run_id, *row in zip(*columns, strict=True):
+            # An unquoted run_id that starts with # would be read as a comment.
             (quoted if run_id.startswith("#") else writer).writerow(
-                (run_id, *("" if x != x else repr(x) for x in row), *tail)
+                (run_id, *("" if x != x else repr(x) for x in row), *conventions)
             )
         write_text(path, out.getvalue())
 
@@ -255,28 +260,29 @@ class Observations:
         key: str = "observations",
         columns: Mapping[str, str] | None = None,
         duplicates: str = "drop",
-        **said: str,
+        **conventions: str,
     ) -> "Observations":
-        """Read a CSV of runs: C, N, D, L; run_id, budget_flops, unique_tokens, max_epochs if there.
+        """Read a CSV of runs with the columns C, N, D, L and optional others.
 
-        Names of columns, numbers and files are read as docs/observations.md says; other columns only
-        tell copies from runs. Without run_id every row is a run. Equal C gives budgets where the
-        table names none. Notes say what was left out or inferred. The conventions are
-        read from columns of those names (files written by `save`) unless said here; of C, N and D
-        one may be missing where flop_convention is six_nd.
+        docs/observations.md describes names, units, numbers and files. Without run_id, every row is
+        a run. Without budget_flops, runs of equal C form IsoFLOP budgets. Notes state what was left
+        out or inferred.
 
         Args:
             path: the file.
-            key: what the person gave it as, for errors.
-            columns: our column -> theirs, such as {"N": "Model Size (M)"}; the unit multiplies.
-            duplicates: what is done with exact copies of a run: drop or refuse.
-            **said: flop_convention, n_convention, loss_kind.
+            key: the setting that named the file, for error messages.
+            columns: our column -> name in the file, such as {"N": "Model Size (M)"}.
+            duplicates: "drop" or "refuse" exact copies of a run.
+            **conventions: flop_convention, n_convention, loss_kind; they take precedence over
+                columns of these names. With flop_convention="six_nd", one of C, N and D may be
+                missing.
 
         Raises:
-            InputError: naming file, line and column: missing column, not a number, NaN, not
-                positive, a row too long or too short, a run given twice, units that cannot be.
+            InputError: naming file, line and column: a column is missing, a value is not a positive
+                finite number, a row is too long or too short, a run occurs twice, or units are
+                wrong.
         """
-        return cls(**runs_of(read_csv(Path(path), key, columns), said, duplicates))
+        return cls(**runs_of(read_csv(Path(path), key, columns), conventions, duplicates))
 
     @classmethod
     def from_frame(
@@ -285,24 +291,24 @@ class Observations:
         *,
         columns: Mapping[str, str] | None = None,
         duplicates: Duplicates = "drop",
-        **said: str,
+        **conventions: str,
     ) -> "Observations":
-        """The same of anything with named columns: a pandas or polars frame, a dict of arrays.
+        """Read anything with named columns: a pandas or polars frame, or a dict of arrays.
 
         Args:
-            frame: columns N, D, L, and where there are any C, run_id and budget_flops, or aliases;
-                without C, C = 6*N*D.
-            columns: our column -> theirs, as in `from_csv`.
-            duplicates: drop or refuse, as in `from_csv`.
-            **said: flop_convention, n_convention, loss_kind.
+            frame: columns N, D, L and optionally C, run_id and others, under any name that
+                `from_csv` accepts. Without C, C = 6*N*D.
+            columns: as in `from_csv`.
+            duplicates: as in `from_csv`.
+            **conventions: as in `from_csv`.
 
         Raises:
-            InputError: as `from_csv`, naming the row counted from 0.
+            InputError: as in `from_csv`, naming the row, counted from 0.
         """
         table = read_frame(frame, columns)
         if "C" not in table.columns and "flop_convention" not in table.columns:
-            said = {"flop_convention": "six_nd", **said}
-        return cls(**runs_of(table, said, duplicates))
+            conventions = {"flop_convention": "six_nd", **conventions}
+        return cls(**runs_of(table, conventions, duplicates))
 
     @classmethod
     def of(
@@ -317,64 +323,61 @@ class Observations:
         unique_tokens: Any = None,
         max_epochs: Any = None,
         duplicates: Duplicates = "drop",
-        **said: str,
+        **conventions: str,
     ) -> "Observations":
-        """The same of arrays; a single value counts for every row.
+        """Make observations of arrays; a scalar applies to every row.
 
         Args:
             N: (n,) parameters.
             D: (n,) tokens.
             L: (n,) losses, nats per token.
-            C: (n,) training FLOPs; None = 6*N*D.
-            budget_flops: (n,) the isoFLOP budget of each run, NaN for none; None = none.
-            run_id: (n,) names; rows of one name are points along one curve; None = each its own.
-            unique_tokens: (n,) of D those that differ, NaN for unknown; None = unknown.
-            max_epochs: (n,) passes over the most repeated of several sources, as unique_tokens.
-            duplicates: drop or refuse, as in `from_csv`.
-            **said: flop_convention, n_convention, loss_kind.
+            C: (n,) training FLOPs; None for 6*N*D.
+            budget_flops: (n,) IsoFLOP budget of each run, NaN for none.
+            run_id: (n,) names; rows of one name are points of one curve. None if every row is a
+                run.
+            unique_tokens: (n,) distinct tokens among D, NaN if unknown.
+            max_epochs: (n,) epochs of the most repeated source, NaN if unknown.
+            duplicates: as in `from_csv`.
+            **conventions: as in `from_csv`.
 
         Raises:
-            InputError: as `from_csv`.
+            InputError: as in `from_csv`.
         """
         given = {"N": N, "D": D, "L": L, "C": C, "budget_flops": budget_flops, "run_id": run_id}
         given |= {"unique_tokens": unique_tokens, "max_epochs": max_epochs}
-        given = {name: np.asarray(x) for name, x in given.items() if x is not None}
-        if len({x.shape for x in given.values() if x.ndim}) > 1:
-            told = ", ".join(f"{name} {x.shape}" for name, x in given.items())
-            raise InputError(f"arrays must be of equal length; these are {told}.")
-        columns = np.broadcast_arrays(*map(np.atleast_1d, given.values()))
-        return cls.from_frame(
-            dict(zip(given, columns, strict=True)), duplicates=duplicates, columns=None, **said
-        )
+        arrays = {name: np.asarray(x) for name, x in given.items() if x is not None}
+        if len({x.shape for x in arrays.values() if x.ndim}) > 1:
+            shapes = ", ".join(f"{name} {x.shape}" for name, x in arrays.items())
+            raise InputError(f"arrays must be of equal length; the shapes are {shapes}.")
+        columns = np.broadcast_arrays(*map(np.atleast_1d, arrays.values()))
+        frame = dict(zip(arrays, columns, strict=True))
+        return cls.from_frame(frame, duplicates=duplicates, columns=None, **conventions)
 
     @classmethod
     def from_results(cls, results: Sequence[RunResult], loss: str) -> "Observations":
         """One row per finished run: its smoothed final training loss, or its validation loss.
 
         Args:
-            results: any states; only finished runs become rows, a note counts the others.
+            results: runs in any state; a note counts those that did not finish.
             loss: "train" or "validation".
         """
-        rows = cls(**ends(results, loss))
-        out = Counter(r.status for r in results if r.status != "finished")
-        if not out:
-            return rows
-        told = ", ".join(f"{n} {status}" for status, n in sorted(out.items()))
-        note = f"{out.total()} of {len(results)} runs left out, which did not finish: {told}."
-        return replace(rows, notes=(*rows.notes, note))
+        return cls(**final_losses(results, loss))
 
     @classmethod
     def from_curves(
         cls, results: Sequence[RunResult], curves: Sequence[Curve], loss: str
     ) -> "Observations":
-        """Every measured point of every finished run: approach 1's input.
+        """All measured points of every finished run, for approach 1.
 
-        With loss="train" a point per optimizer step, unsmoothed; with "validation" the held-out
-        evaluations along the run, which end with the final one.
+        Args:
+            results: runs in any state.
+            curves: their curves, in the same order.
+            loss: "train" for unsmoothed losses of every optimizer step, or "validation" for the
+                evaluations during the run, of which the last is the final one.
         """
-        return cls(**along(results, curves, loss))
+        return cls(**loss_curves(results, curves, loss))
 
 
 def observations_of(table: Any) -> Observations:
-    """Observations as they are; a pandas or polars frame or a dict of arrays by `from_frame`."""
+    """`table` if it is Observations already, else `Observations.from_frame(table)`."""
     return table if isinstance(table, Observations) else Observations.from_frame(table)

@@ -1,1 +1,1 @@
-"""What a run is before it starts: records, grids of runs, learning-rate rules, memory."""
+"""Planning: run records, grids of runs, learning-rate rules, memory and cost estimates."""

@@ -1,8 +1,8 @@
-"""Peak learning rate and batch size by published laws. Floor 0.
+"""Peak learning rate and batch size from published laws.
 
-A recipe names a law (`recipe.lr_batch_rule`) and leaves to it what it gives as 0. A law knows the model and
-the run's tokens D, and says for which it was fitted; outside it is an extrapolation, and `doubts`
-says so. docs/recipes.md has the formulas beside their sources.
+A recipe names a law (`recipe.lr_batch_rule`), which fills in the settings that are 0. A law depends on
+the model and the run's tokens D. Outside of the range it was fitted on it is an extrapolation, for
+which `extrapolation_warnings` has a line. docs/recipes.md has the formulas with their sources.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,18 +15,18 @@ from chinchilla.plan.records import RunSpec, count_label
 
 @dataclass(frozen=True)
 class Rule:
-    """A law for runs of one shape and length; every function takes (shape, D)."""
+    """A published law; every function takes (shape, D)."""
 
     source: str
     peak_lr: Callable[[ModelShape, float], float]
     batch_tokens: Callable[[ModelShape, float], float]  # before rounding
-    valid: dict[str, tuple[float, float]]  # quantity -> from, to: the runs that it was fitted on
-    quantities: Callable[[ModelShape, float], dict[str, float]]  # ... of a run
-    final_lr: float = 0.0  # rate at the end of a cosine, whatever the peak; 0 = the recipe's ratio
+    valid: dict[str, tuple[float, float]]  # quantity -> range of the runs it was fitted on
+    quantities: Callable[[ModelShape, float], dict[str, float]]  # the same quantities of a run
+    final_lr: float = 0.0  # absolute rate at the end of a cosine; 0 = the recipe's final_lr_ratio
 
 
 def deepseek_flops(shape: ModelShape, D: float) -> float:
-    """C = M * D as DeepSeek counts it: M = 72*n_layers*d_model^2 + 12*n_layers*d_model*seq_len."""
+    """DeepSeek's C = M * D with M = 72*n_layers*d_model^2 + 12*n_layers*d_model*seq_len."""
     d, n = shape.d_model, shape.n_layers
     return (72 * n * d**2 + 12 * n * d * shape.seq_len) * D
 
@@ -50,15 +50,17 @@ RULES = {
 }
 
 
-def by_rule(recipe: RecipeConfig, shape: ModelShape, D: float) -> RecipeConfig:
-    """The recipe of one run, with what it leaves to its law filled in.
+def apply_rule(recipe: RecipeConfig, shape: ModelShape, D: float) -> RecipeConfig:
+    """The recipe of one run, with zeros filled in by its law.
 
-    A batch is rounded to the nearest multiple of batch_multiple_rows rows, and is at least one.
+    The batch is rounded to the nearest multiple of batch_multiple_rows rows, and is at least one
+    multiple.
 
     Args:
-        recipe: peak_lr=0, batch_tokens=0 and (of a law that states one) final_lr_ratio=0 are the law's.
+        recipe: the law sets peak_lr and batch_tokens if they are 0, and final_lr_ratio if it is 0 and
+            the law has a final rate.
         shape: the model.
-        D: training tokens asked for, before they are rounded to whole steps.
+        D: planned training tokens, before rounding to whole steps.
     """
     if recipe.lr_batch_rule == "none":
         return recipe
@@ -72,22 +74,22 @@ def by_rule(recipe: RecipeConfig, shape: ModelShape, D: float) -> RecipeConfig:
     )  # fmt: skip
 
 
-def doubts(recipe: RecipeConfig, specs: Sequence[RunSpec]) -> list[str]:
-    """A line for each quantity by which runs lie outside of what the recipe's law was fitted on."""
+def extrapolation_warnings(recipe: RecipeConfig, specs: Sequence[RunSpec]) -> list[str]:
+    """A line for each quantity in which runs are outside of the range the recipe's law was fitted on."""
     if recipe.lr_batch_rule == "none":
         return []
     rule = RULES[recipe.lr_batch_rule]
-    found = []
+    lines = []
     for name, (low, high) in rule.valid.items():
         values = [rule.quantities(s.model, s.D)[name] for s in specs]
         outside = [x for x in values if not low <= x <= high]
         if outside:
-            found.append(
+            lines.append(
                 f"recipe.lr_batch_rule={recipe.lr_batch_rule} ({rule.source}) was fitted on {name} from {_label(low)} to "
                 f"{_label(high)}: {len(outside)} of {len(values)} runs lie outside, "
                 f"{_label(min(outside))} to {_label(max(outside))}."
             )
-    return found
+    return lines
 
 
 def _label(x: float) -> str:

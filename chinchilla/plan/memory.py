@@ -1,10 +1,10 @@
-"""What a training run holds in the memory of one device, part by part. Floor 0.
+"""Estimated memory of a training run on one device, part by part.
 
-Counted from what the model keeps for its backward pass (`model.layers`, `model.functions`) and from
-how FSDP2 cuts a model (`train.fsdp`); tests compare it with measured peaks. It does not include
-what an allocator loses between its blocks, nor the workspaces of libraries (oneDNN's bf16 kernels for
-AMX take some 15 MB). The peaks were those of fp32, bf16 and bf16 weights on a CPU, of a whole model and
-of two shards; those on a GPU have a test (tests/gpu) that has not run yet.
+It counts what the model keeps for its backward pass (`model.layers`, `model.functions`) and how FSDP2
+shards a model (`train.fsdp`). Memory fragmentation and workspaces of libraries are not included
+(oneDNN's bf16 kernels for AMX take some 15 MB). Tests compare the estimate with measured peaks on a
+CPU: fp32, bf16 and bf16 weights, whole and in two shards. The test on a GPU (tests/gpu) has not been
+run yet.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,23 +12,25 @@ from dataclasses import asdict, dataclass
 from chinchilla.core.shapes import ModelShape
 from chinchilla.plan.records import RunSpec
 
-# Of fp32 logits that exist at a time. On a CPU what its caches hold, but each chunk reads and writes
-# the whole gradient of the embedding: 512 rows are worth that (scripts/bench_loss_chunks.py).
+MEMORY_SHARE = 0.85  # share of a GPU's memory that estimates may use; the rest is what they omit
+# Bytes of fp32 logits in memory at a time. On a CPU a chunk should fit into the caches, but each chunk
+# also reads and writes the whole gradient of the embedding, so it has at least 512 rows
+# (scripts/bench_loss_chunks.py).
 LOSS_CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 512 << 20}
-LEAST_CHUNK_ROWS = {"cpu": 512, "cuda": 1}
+MIN_CHUNK_ROWS = {"cpu": 512, "cuda": 1}
 
 
 @dataclass(frozen=True)
 class Memory:
     """Peak bytes on one device."""
 
-    weights: float  # those that the optimizer updates
+    weights: float  # as updated by the optimizer
     gradients: float
     moments: float  # Adam's two
     compute_copies: float  # bf16 copies of fp32 weights
-    gathered: float  # whole tensors of a sharded model: embedding, two blocks, a block's gradients
-    activations: float  # kept for the backward pass, and its widest gradient
-    loss: float  # a chunk of logits, a padded embedding, gradients made in the forward pass
+    gathered: float  # unsharded tensors: embedding, two blocks, gradients of a block
+    activations: float  # kept for the backward pass, and its largest gradient
+    loss: float  # a chunk of logits, the padded embedding, gradients computed in the forward pass
 
     @property
     def total(self) -> float:
@@ -46,14 +48,14 @@ def memory(
 
     Args:
         spec: the run.
-        micro_batch_tokens: tokens of this device's forward pass; 0 = the whole batch.
-        shards: devices that hold one copy of the state together (FSDP).
-        recompute: blocks keep only their input (activation checkpointing).
-        device: cuda or cpu; how much of the logits exists at a time.
+        micro_batch_tokens: tokens of a forward pass on this device; 0 = the whole batch.
+        shards: devices among which the state is sharded (FSDP).
+        recompute: activation checkpointing.
+        device: cuda or cpu; determines the size of a chunk of logits.
     """
     s = spec.model
-    width = 4 if spec.precision == "fp32" else 2  # of activations and of what computes
-    stored = 2 if spec.precision == "bf16_weights" else 4
+    width = 4 if spec.precision == "fp32" else 2  # bytes of activations and compute copies
+    stored = 2 if spec.precision == "bf16_weights" else 4  # bytes of weights and moments
     tokens = min(micro_batch_tokens or spec.batch_tokens, spec.batch_tokens)
     block = (spec.N - s.vocab_size * (s.d_model + 1) - s.d_model) / s.n_layers
     whole_embedding = s.vocab_size * s.d_model * stored
@@ -61,10 +63,10 @@ def memory(
     per_layer = (s.d_model if recompute else kept) * s.n_layers + (kept if recompute else 0)
     widest = max(s.ffw_size, 2 * s.n_heads * s.seq_len if s.positions == "relative" else 0)
     sharded = shards > 1
-    copied = stored != width and not sharded  # weights of this device are cast before they compute
+    copied = stored != width and not sharded  # weights are cast before they are used
     columns = padded_vocab(s.vocab_size, device)
-    # A padded embedding is a copy, and the one that computes: it takes the place of a cast one.
-    more_rows = 0 if columns == s.vocab_size else columns - (s.vocab_size if copied else 0)
+    # The padded embedding replaces the cast copy.
+    extra_rows = 0 if columns == s.vocab_size else columns - (s.vocab_size if copied else 0)
     chunk = 4 * columns * min(tokens, loss_chunk_rows(columns, device))
     return Memory(
         weights=stored * spec.N / shards,
@@ -75,15 +77,16 @@ def memory(
         activations=float(tokens * (per_layer + widest) * width),
         loss=chunk * (2 + width / 4)
         + (4.0 * columns + tokens * width) * s.d_model
-        + width * more_rows * s.d_model,
+        + width * extra_rows * s.d_model,
     )
 
 
 def padded_vocab(vocab_size: int, device: str) -> int:
-    """Logits of a token on a cpu or cuda device, those of probability zero at the end included.
+    """Vocabulary size including padding, on a cpu or cuda device.
 
-    A GPU's matrix units want multiples of 128. On a CPU fp32 rows that are whole pages apart fall on the
-    same few lines of its caches when the gradient of the embedding goes down their columns.
+    On a GPU matrix products are faster with multiples of 128. On a CPU rows whose distance is a
+    multiple of the page size map to the same cache lines, which slows down the gradient of the
+    embedding.
     """
     if device == "cuda":
         return -(-vocab_size // 128) * 128
@@ -91,16 +94,16 @@ def padded_vocab(vocab_size: int, device: str) -> int:
 
 
 def loss_chunk_rows(columns: int, device: str) -> int:
-    """Tokens whose logits, `columns` each, exist at a time, on a cpu or cuda device."""
-    return max(LEAST_CHUNK_ROWS[device], LOSS_CHUNK_BYTES[device] // (4 * columns))
+    """Rows of a chunk of logits with `columns` columns, on a cpu or cuda device."""
+    return max(MIN_CHUNK_ROWS[device], LOSS_CHUNK_BYTES[device] // (4 * columns))
 
 
 def block_values(s: ModelShape) -> float:
-    """Values of a token that one block keeps for its backward pass.
+    """Values per token that a block keeps for its backward pass.
 
-    Two for each norm (what is normed, and times the gain), query, key and value, the rotated query and
-    key, attention's output, and the feed-forward layer before and after its GELU. Relative positions
-    keep three more projections in place of the rotated pair, and a score for every distance.
+    Two for each norm (normalized, and times the gain), query, key and value, rotated query and key,
+    the output of attention, and the feed-forward layer before and after its GELU. With relative
+    positions, three projections instead of the rotated pair, and a score for every distance.
     """
     attention = 6 * s.inner
     if s.positions == "relative":

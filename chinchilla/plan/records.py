@@ -1,9 +1,10 @@
-"""The records that flow from stage to stage, and their files.
+"""The records of a run and their files: RunSpec, RunResult, Curve.
 
     RunSpec (plan.jsonl, spec.json) -> RunResult (result.json, curve.npz)
-    -> Observations (observations.csv, `observations.py`) -> FitResult (frontier.json, `fit`)
+    -> Observations (observations.csv, `observations`) -> FitResult (frontier.json, `fit`)
 
-Each is a frozen dataclass with a `schema` number that owns its JSON. Floor 0: NumPy only.
+Each record is a frozen dataclass that reads and writes its own file. NumPy only: this module must
+import without torch.
 """
 
 import dataclasses
@@ -21,7 +22,7 @@ import numpy as np
 
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import atomic_write, read_json, write_json
-from chinchilla.core.json_codec import built, checked, fields_of
+from chinchilla.core.json_codec import built, checked
 from chinchilla.core.parametrization import PARAMETRIZATIONS, Multipliers, multipliers
 from chinchilla.core.shapes import FLOP_CONVENTIONS, ModelShape, flops_per_token, n_params
 
@@ -29,12 +30,12 @@ PRECISIONS = ("bf16", "fp32", "bf16_weights")
 OPTIMIZERS = ("adamw", "adam")
 SCHEDULES = ("cosine", "cooldown", "multistep")
 STATES = ("finished", "diverged", "failed")
-SPEC_SCHEMA = 2
+SPEC_SCHEMA = 3
 RESULT_SCHEMA = 2
 
 
 def count_label(x: float) -> str:
-    """A count in two or three digits with k, m, b, t: 41.5m, 1.3b."""
+    """A count with two or three digits and k, m, b or t: 41.5m, 1.3b."""
     for unit, size in (("t", 1e12), ("b", 1e9), ("m", 1e6), ("k", 1e3)):
         if x >= 0.9995 * size:
             return f"{x / size:.3g}{unit}"
@@ -50,21 +51,18 @@ _CHOICES = {
 }
 
 
-_SORTED = json.JSONEncoder(sort_keys=True)
-
-
 @dataclass(frozen=True)
 class RunSpec:
-    """Everything that decides a run's losses, and nothing else: same spec, same `run_id`."""
+    """Everything that determines a run's losses. Equal specs have the same `run_id`."""
 
-    sweep: str  # name of the sweep; not part of the identity
-    budget_flops: float | None  # C asked for, kept as given; None for a horizon run of approach 1
+    sweep: str  # name of the sweep; not part of run_id
+    budget_flops: float | None  # the planned C; None for a run of approach 1, planned by tokens
     flop_convention: str
     model: ModelShape
     data_id: str  # hash of the token manifest
     batch_tokens: int  # tokens per optimizer step, over all devices
     steps: int
-    cosine_steps: int  # length of the cosine; equal to `steps` when matched
+    cosine_steps: int  # length of the cosine; equal to `steps` if matched to the run
     warmup_steps: int
     peak_lr: float
     final_lr_ratio: float
@@ -72,19 +70,15 @@ class RunSpec:
     beta1: float
     beta2: float
     adam_eps: float
-    grad_clip: float  # global norm; 0 for none
+    grad_clip: float  # maximum global norm; 0 = no clipping
     precision: str  # bf16 (fp32 master weights), fp32, or bf16_weights (no fp32 copy)
     seed: int  # initial weights and token order
-    # At their defaults the fields from here on are not written, and are no part of the identity: runs
-    # that were planned before there was a choice keep their files and their run_id.
-    optimizer: str = (
-        "adamw"  # adamw (decoupled weight decay), or adam (decay added to the gradient)
-    )
+    optimizer: str = "adamw"  # decoupled weight decay; adam adds the decay to the gradient
     schedule: str = "cosine"  # after the warm-up: cosine, cooldown, multistep (`train.schedule`)
-    cooldown_steps: int = 0  # last steps of a cooldown, in which the rate falls; 0 for the others
-    parametrization: str = "standard"  # standard, mup, completep (`parametrization`)
-    base_width: int = 0  # d_model whose rate peak_lr is; 0 for standard
-    base_layers: int = 0  # n_layers whose rate it is; 0 but for completep
+    cooldown_steps: int = 0  # last steps, in which the rate of a cooldown falls; 0 for the others
+    parametrization: str = "standard"  # standard, mup, completep (`core.parametrization`)
+    base_width: int = 0  # d_model that peak_lr was tuned for; 0 for standard
+    base_layers: int = 0  # n_layers that peak_lr was tuned for; 0 except for completep
     schema: int = SPEC_SCHEMA
 
     def __post_init__(self) -> None:
@@ -99,21 +93,21 @@ class RunSpec:
             raise InputError(
                 f"cooldown_steps={self.cooldown_steps} is not from 1 to steps={self.steps}."
             )
-        based = {"base_width": self.parametrization != "standard",
+        requires_base = {"base_width": self.parametrization != "standard",
                  "base_layers": self.parametrization == "completep"}  # fmt: skip
-        for name, needed in based.items():
+        for name, needed in requires_base.items():
             if (getattr(self, name) > 0) != needed or getattr(self, name) < 0:
                 raise InputError(
                     f"{name}={getattr(self, name)} does not go with parametrization={self.parametrization!r}."
                 )
         for name, known in _CHOICES.items():
             if getattr(self, name) not in known:
-                told = f"{name}={getattr(self, name)!r}"
-                raise InputError(f"{told}: choose one of {', '.join(known)}.")
+                value = f"{name}={getattr(self, name)!r}"
+                raise InputError(f"{value}: choose one of {', '.join(known)}.")
 
     @property
     def N(self) -> int:
-        """Parameters, embedding included (`shapes.n_params`)."""
+        """Parameters including the embedding (`shapes.n_params`)."""
         return n_params(self.model)
 
     @property
@@ -123,19 +117,20 @@ class RunSpec:
 
     @property
     def multipliers(self) -> Multipliers:
-        """Factors of its parametrisation on initial weights, activations, rates."""
+        """Factors of the parametrization for initial weights, activations and rates."""
         return multipliers(self.model, self.parametrization, self.base_width, self.base_layers)
 
     @property
     def stable_steps(self) -> int:
-        """Steps before its cool-down, that longer and shorter runs share; 0 for other schedules."""
+        """Steps before the cool-down, which runs of other lengths share; 0 for other schedules."""
         return self.steps - self.cooldown_steps if self.schedule == "cooldown" else 0
 
     @functools.cached_property
     def stable_phase(self) -> "RunSpec | None":
-        """What its steps before the cool-down depend on: equal for all horizons; None without one.
+        """The stable phase as a spec, equal for runs of all lengths; None for other schedules.
 
-        A name and not a run: of what belongs to a horizon it has the least.
+        It identifies the shared checkpoint and is not trained itself: the fields that depend on the
+        length have their smallest values.
         """
         if self.schedule != "cooldown":
             return None
@@ -146,19 +141,19 @@ class RunSpec:
 
     @property
     def stable_phase_id(self) -> str:
-        """Folder of its stable phase, such as n42m-s0-2dd5d8; "" without one."""
+        """Folder name of the stable phase, such as n42m-s0-2dd5d8; "" if there is none."""
         return self.stable_phase.run_id.partition("-")[2] if self.stable_phase else ""
 
     @property
     def C(self) -> float:
-        """Achieved training FLOPs under `flop_convention`."""
+        """Training FLOPs of `steps` steps under `flop_convention`."""
         return flops_per_token(self.model, self.flop_convention) * self.D
 
-    @functools.cached_property  # a status asks each of thousands of runs several times
+    @functools.cached_property  # `status` needs it several times for thousands of runs
     def run_id(self) -> str:
-        """Readable head plus hash of the spec, such as c6e18-n42m-s0-2dd5d8."""
+        """Budget or tokens, N, seed and a hash of all fields, such as c6e18-n42m-s0-2dd5d8."""
         identity = {k: v for k, v in self.to_dict().items() if k != "sweep"}
-        digest = hashlib.sha256(_SORTED.encode(identity).encode()).hexdigest()[:6]
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:6]
         head = (
             f"d{count_label(self.D)}"
             if self.budget_flops is None
@@ -167,12 +162,8 @@ class RunSpec:
         return f"{head}-n{count_label(self.N)}-s{self.seed}-{digest}"
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; without the later fields that are at their defaults."""
-        later, own, model = _later(RunSpec), vars(self), vars(self.model)
-        value = {
-            name: x for name in fields_of(RunSpec)[0] if (x := own[name]) != later.get(name, ...)
-        }
-        return {**value, "model": {name: model[name] for name in fields_of(ModelShape)[0]}}
+        """All fields, for JSON."""
+        return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, value: dict[str, Any], where: str) -> "RunSpec":
@@ -182,42 +173,40 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What became of one spec. Losses are nats per token; times are UTC, ISO 8601.
+    """The outcome of a run. Losses are nats per token; times are UTC, ISO 8601.
 
-    D, C and `flops_spent` are those of the whole run, as every fit wants them, also where its first
-    `reused_tokens` were trained by another run (`train.stable_phases`). `trained_tokens` is what it cost;
-    `train_seconds` and `tokens_per_second` are about these.
+    D, C and `flops_spent` are those of the whole run, as fits need them, even if another run trained
+    its first `reused_tokens` (`train.schedule`). `train_seconds` and `tokens_per_second` refer to its
+    own `trained_tokens`.
     """
 
     spec: RunSpec
     status: str  # finished, diverged, failed
-    reason: str  # why, when not finished
+    reason: str  # why it did not finish
     final_loss: float | None  # mean training loss over the last `final_loss_steps` steps
     final_loss_se: float | None  # its standard error
     final_loss_steps: int
-    validation_loss: dict[str, float]  # validation set -> mean over its tokens, at the last step
+    validation_loss: dict[str, float]  # validation set -> mean over its tokens after the last step
     validation_tokens: dict[str, int]
-    bits_per_byte: dict[str, float]  # validation loss / ln 2 * tokens / bytes
-    n_params: int  # counted on the built model
+    bits_per_byte: dict[str, float]  # validation_loss / ln(2) * tokens / bytes
+    n_params: int  # counted in the trained model
     n_params_non_embedding: int
     steps_done: int
-    flops_spent: float  # C of the steps done, whoever did them, under the spec's convention
-    train_seconds: float  # training only, over all attempts
+    flops_spent: float  # C of all steps done, under the spec's convention
+    train_seconds: float  # without checkpoints, evaluation and compilation; over all attempts
     tokens_per_second: float
-    mfu: float | None  # model FLOPs utilisation against the device's stated peak; None if unknown
+    mfu: float | None  # model FLOPs utilization of the data-sheet peak; None if that is unknown
     peak_memory_bytes: int
     device: str
     versions: dict[str, str]
-    git: str  # commit, "+dirty" when the tree had changes, "" outside a checkout
+    git: str  # commit, "+dirty" if the tree had changes, "" outside a checkout
     started_utc: str
     finished_utc: str
     attempts: int = 1
-    failure: str = ""  # what ended a failed run: oom, data, error, lost
-    unique_tokens: int | None = None  # of the tokens read, those that differ; None if not recorded
+    failure: str = ""  # kind of failure: oom, data, error, lost
+    unique_tokens: int | None = None  # different tokens among those read; None if not recorded
     epochs: dict[str, float] = field(default_factory=dict)  # source -> passes over its tokens
-    reused_tokens: int = (
-        0  # of its tokens, those that came from a stable phase that another run trained
-    )
+    reused_tokens: int = 0  # tokens of a stable phase that another run trained
     schema: int = RESULT_SCHEMA
 
     def __post_init__(self) -> None:
@@ -226,7 +215,7 @@ class RunResult:
 
     @property
     def trained_tokens(self) -> int:
-        """Tokens that this run itself went through."""
+        """Tokens that this run trained itself."""
         return self.steps_done * self.spec.batch_tokens - self.reused_tokens
 
     def save(self, run_dir: Path) -> None:
@@ -249,10 +238,13 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Curve:
-    """One run's training: the loss of every step, and validation losses at some steps.
+    """The loss of every step of a run, and validation losses after some steps.
 
-    Arrays: step (n,) and loss (n,) with loss[i] measured before update step[i]; validation_step
-    (m,) updates done, validation_loss (m,).
+    Args:
+        step: (n,) number of the update, from 0.
+        loss: (n,) loss[i] is measured before update step[i].
+        validation_step: (m,) updates done.
+        validation_loss: (m,) nats per token.
     """
 
     step: np.ndarray
@@ -269,7 +261,7 @@ class Curve:
         try:
             with np.load(run_dir / "curve.npz", allow_pickle=False) as z:
                 arrays = {k: z[k] for k in ("step", "loss", "validation_step", "validation_loss")}
-            # NumPy gives a member that is no array as its bytes.
+            # NumPy returns a member that is not an array as bytes.
             if any(
                 getattr(a, "ndim", 0) != 1 or a.dtype.kind not in "fiu" for a in arrays.values()
             ):
@@ -277,7 +269,7 @@ class Curve:
             curve = cls(**arrays)
             pairs = ((curve.step, curve.loss), (curve.validation_step, curve.validation_loss))
             if any(len(x) != len(y) or (x < 0).any() or (np.diff(x) <= 0).any() for x, y in pairs):
-                raise ValueError("not losses at steps that rise from 0")
+                raise ValueError("steps do not increase from 0")
             return curve
         except (
             OSError, EOFError, ValueError, TypeError, KeyError, MemoryError,
@@ -291,26 +283,15 @@ class Curve:
             ) from None
 
 
-@functools.cache
-def _later(cls: type) -> dict[str, Any]:
-    """Fields that records of the same schema have not always had, with what was understood then."""
-    fields = dataclasses.fields(cls)
-    return {
-        f.name: f.default
-        for f in fields
-        if f.default is not dataclasses.MISSING and f.name != "schema"
-    }
-
-
 def save_plan(specs: list[RunSpec], path: Path) -> None:
-    """Write plan.jsonl: one spec a line."""
+    """Write plan.jsonl, one spec per line."""
     with atomic_write(path) as f:
         f.writelines(json.dumps(s.to_dict(), allow_nan=False) + "\n" for s in specs)
 
 
 _PLAN_ADVICE = (
     "If it is damaged, move it away and give the same sweep command again: the plan is written anew, "
-    "and runs that were trained are kept."
+    "and trained runs are kept."
 )
 
 
@@ -318,7 +299,7 @@ def load_plan(path: Path) -> list[RunSpec]:
     """Read plan.jsonl.
 
     Raises:
-        InputError: missing, not JSON lines, without runs, another schema.
+        InputError: the file is missing, not JSON lines, empty, or of another schema.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -327,7 +308,7 @@ def load_plan(path: Path) -> list[RunSpec]:
         raise InputError(
             f"plan {path} cannot be read ({why}). Give a folder that `chinchilla sweep` made."
         ) from None
-    specs: dict[str, RunSpec] = {}  # a run counts once, however often its line stands there
+    specs: dict[str, RunSpec] = {}  # repeated lines count once
     for i, line in enumerate(lines, 1):
         try:
             value = json.loads(line)

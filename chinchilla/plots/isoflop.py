@@ -1,8 +1,8 @@
-"""IsoFLOP profiles: final losses against N at each budget, the shape fitted to them, and its minimum.
+"""IsoFLOP curves: final losses against N at each budget, the fitted shape and its minimum.
 
-After figure 3 of Hoffmann et al. (2022), left. `draw` draws on a given axis; runs that the fit
-left out (sizes outside of the window, outliers) are drawn apart. Missing keys of `FitResult.details` make
-a figure plainer, never an error.
+After figure 3 of Hoffmann et al. (2022), left. `draw_on` draws on a given axis; runs that the fit
+left out (sizes outside of the window, outliers) have markers of their own. Keys that are missing in
+`FitResult.details` make a figure plainer and raise no error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from chinchilla.plots.style import (
     GREY,
     L_LABEL,
     N_LABEL,
+    RED,
     inner_range,
     log_scale,
     mark_outside,
@@ -26,10 +27,17 @@ from chinchilla.plots.style import (
     sequential,
 )
 
-L_NAMES = {"train": "training ", "validation": "validation "}  # by loss_kind; unknown has none
-REACH = 1.15  # how far a profile is drawn past its smallest and largest model
-MIN_SPAN = 0.02  # nats per token, of a panel
-STAR: dict[str, Any] = {"markeredgecolor": "white", "markersize": 13, "linestyle": "none"}
+L_NAMES = {"train": "training ", "validation": "validation "}  # by loss_kind; "" for unknown
+REACH = 1.15  # factor by which a curve extends beyond its smallest and largest model
+MIN_SPAN = 0.02  # nats per token, smallest height of a panel
+STAR: dict[str, Any] = {
+    "marker": "*", "color": "black", "markeredgecolor": "white", "markersize": 13, "linestyle": "none",
+}  # fmt: skip
+STAR_LABEL = "minimum, $N_{opt}$"
+LEFT_OUT: dict[str, dict[str, Any]] = {
+    "window": {"marker": ".", "color": "#9ca3af", "label": "outside of the window, left out"},
+    "outlier": {"marker": "x", "color": RED, "label": "outlier, left out"},
+}
 
 
 def draw_on(
@@ -39,12 +47,12 @@ def draw_on(
     standard_errors: Mapping[str, float] | None = None,
     labelled: bool = True,
 ) -> bool:
-    """All of the figure but its legend and note: profiles, minima, runs left out, axes.
+    """The whole figure except its legend and note: curves, minima, runs left out, axes.
 
     Args:
         ax: where to draw.
-        frontier: approach 2's frontier; None draws the points alone.
-        finals: final losses, for budgets that the frontier does not describe and runs left out.
+        frontier: approach 2's result; None draws the points alone.
+        finals: final losses, for budgets that the result does not describe and runs left out.
         standard_errors: run_id -> standard error of its final loss, drawn as a bar.
         labelled: whether the legend names the budgets.
 
@@ -57,8 +65,7 @@ def draw_on(
     out = left_out(frontier, finals, budgets)
     colors = shades([b["budget_flops"] for b in budgets])
     draw(ax, budgets, colors, 1.0, standard_errors, labelled)
-    limits = loss_limits(budgets, 1.0)
-    ax.set(xlim=size_limits(budgets, out), ylim=limits)
+    ax.set(xlim=size_limits(budgets, out), ylim=loss_limits(budgets, 1.0))
     draw_left_out(ax, out, budgets, 1.0)
     kind = L_NAMES.get(loss_drawn(frontier, finals), "")
     ax.set(xlabel=N_LABEL, ylabel=f"final {kind}{L_LABEL}")
@@ -67,15 +74,20 @@ def draw_on(
 
 
 def budgets_of(frontier: FitResult | None, finals: Observations | None) -> list[dict[str, Any]]:
-    """Approach 2's budgets as it saw them; without it, the points that name a budget."""
-    said = [b for b in (frontier.details.get("budgets") or [] if frontier else []) if len(b["N"])]
-    if said or finals is None:
-        return sorted(said, key=lambda b: b["budget_flops"])
-    named = finals.budget_labels
-    groups = [(c, finals.where(named == c)) for c in np.unique(named[~np.isnan(named)])]
-    return [
-        {"budget_flops": float(c), "N": o.N, "L": o.L, "run_ids": list(o.run_id)} for c, o in groups
+    """The budgets of approach 2's details; without these, the runs that name a budget."""
+    details = (frontier.details.get("budgets") or []) if frontier else []
+    budgets = [b for b in details if len(b["N"])]
+    if not budgets and finals is not None:
+        named = finals.budget_labels
+        groups = [(c, finals.where(named == c)) for c in np.unique(named[~np.isnan(named)])]
+        budgets = [
+            {"budget_flops": float(c), "N": o.N, "L": o.L, "run_ids": list(o.run_id)}
+            for c, o in groups
+        ]
+    arrays = [
+        {**b, "N": np.asarray(b["N"], float), "L": np.asarray(b["L"], float)} for b in budgets
     ]
+    return sorted(arrays, key=lambda b: b["budget_flops"])
 
 
 def left_out(
@@ -94,7 +106,7 @@ def left_out(
 
 
 def loss_drawn(frontier: FitResult | None, finals: Observations | None) -> str:
-    """loss_kind of the profiles, as the fit or else its runs say: train, validation or unknown."""
+    """loss_kind of the fit, or else of its runs: train, validation or unknown."""
     kind = frontier.conventions.get("loss_kind", "unknown") if frontier else "unknown"
     return finals.loss_kind if kind == "unknown" and finals is not None else kind
 
@@ -102,36 +114,33 @@ def loss_drawn(frontier: FitResult | None, finals: Observations | None) -> str:
 def size_limits(
     budgets: Sequence[Mapping[str, Any]], out: Mapping[str, Observations] | None = None
 ) -> tuple[float, float]:
-    """Around every model, those left out too, and the ends of the curves."""
+    """Limits around every model, including those left out, and the ends of the curves."""
     N = np.concatenate([*(b["N"] for b in budgets), *(o.N for o in (out or {}).values())])
     return padded(np.array([N.min() / REACH, N.max() * REACH]), 0.02)
 
 
 def loss_limits(budgets: Sequence[Mapping[str, Any]], scale: float) -> tuple[float, float]:
-    """Around the losses that are no outliers and the curves; a curve that leaves these is cut off.
+    """Limits around the curves and the losses that are not outliers; curves beyond them are cut off.
 
-    Outliers are losses far above (or below) the minimum of their budget by the measure of all budgets
-    with a minimum together: one run at 5 nats does not flatten minima that are .1 deep.
+    Outliers are losses far above or below the minimum of their budget, relative to those of all budgets
+    with a minimum: one run at 5 nats does not flatten curves that are 0.1 deep.
     """
-    depths = [np.asarray(b["L"], float) - (b.get("L_opt") or np.min(b["L"])) for b in budgets]
-    answered = [d for b, d in zip(budgets, depths, strict=True) if not b.get("refused")]
-    low, high = inner_range(np.concatenate(answered or depths))
-    losses = [
-        np.asarray(b["L"])[(d >= low) & (d <= high)] for b, d in zip(budgets, depths, strict=True)
-    ]
+    depths = [b["L"] - (b.get("L_opt") or b["L"].min()) for b in budgets]
+    fitted = [d for b, d in zip(budgets, depths, strict=True) if not b.get("refused")]
+    low, high = inner_range(np.concatenate(fitted or depths))
+    losses = [b["L"][(d >= low) & (d <= high)] for b, d in zip(budgets, depths, strict=True)]
     minima = [b["L_opt"] for b in budgets if b.get("L_opt") and not b.get("refused")]
     L = scale * np.concatenate([*losses, minima])
-    drawn = [
-        scale * curve for b in budgets if (curve := fitted_loss(b, sizes_along(b))) is not None
-    ]
+    curves = [fitted_loss(b, sizes_along(b)) for b in budgets]
     span = max(float(np.ptp(L)), MIN_SPAN)
-    curves = np.concatenate([L, *drawn]).clip(L.min() - span / 3, L.max() + span / 3)
-    return curves.min() - 0.08 * span, curves.max() + 0.04 * span
+    shown = np.concatenate([L, *(scale * c for c in curves if c is not None)])
+    shown = shown.clip(L.min() - span / 3, L.max() + span / 3)
+    return shown.min() - 0.08 * span, shown.max() + 0.04 * span
 
 
 def sizes_along(budget: Mapping[str, Any]) -> np.ndarray:
     """Sizes at which a budget's curve is drawn."""
-    return np.geomspace(min(budget["N"]) / REACH, max(budget["N"]) * REACH, 200)
+    return np.geomspace(budget["N"].min() / REACH, budget["N"].max() * REACH, 200)
 
 
 def shades(budgets: Sequence[float]) -> dict[float, Any]:
@@ -152,17 +161,16 @@ def draw(
     size = 6 if sum(len(b["N"]) for b in budgets) <= 80 else 4
     minima = []
     for b in budgets:
-        color = colors[b["budget_flops"]]
-        N, L = np.asarray(b["N"], float), scale * np.asarray(b["L"], float)
+        color, N, L = colors[b["budget_flops"]], b["N"], scale * b["L"]
         refused = bool(b.get("refused"))
-        label = f"{power_of_ten(b['budget_flops'])} FLOPs" + (", refused" if refused else "")
         errors = [scale * (standard_errors or {}).get(str(i), 0.0) for i in b.get("run_ids", [])]
         if len(errors) == len(N) and any(errors):
             ax.errorbar(N, L, errors, fmt="none", ecolor=color, elinewidth=1, capsize=2)
-        points: dict[str, Any] = {"markerfacecolor": "white" if refused else color}
-        if labelled:
-            points["label"] = label
-        ax.plot(N, L, "o", color=color, markersize=size, **points)
+        label = f"{power_of_ten(b['budget_flops'])} FLOPs" + (", refused" if refused else "")
+        ax.plot(
+            N, L, "o", color=color, markersize=size, label=label if labelled else None,
+            markerfacecolor="white" if refused else color,
+        )  # fmt: skip
         grid = sizes_along(b)
         curve = fitted_loss(b, grid)
         if curve is not None:
@@ -173,33 +181,31 @@ def draw(
     if minima:
         x, y = zip(*minima, strict=True)
         ax.plot(x, y, color="#374151", linewidth=1, linestyle=":", zorder=2.5)
-        style = {**STAR, "label": "minimum, $N_{opt}$"} if labelled else STAR
-        ax.plot(x, y, marker="*", color="black", zorder=4, **style)
+        ax.plot(x, y, zorder=4, label=STAR_LABEL if labelled else None, **STAR)
 
 
 def name_budgets(ax: Axes, budgets: Sequence[Mapping[str, Any]]) -> None:
-    """Each budget's FLOPs on the left of its curve, or of its points, where they enter the panel."""
+    """Each budget's FLOPs at the left end of its curve, or of its points, inside the panel."""
     colors = shades([b["budget_flops"] for b in budgets])
     low, high = ax.get_ylim()
     left, right = ax.get_xlim()
     ax.set_xlim(left / (right / left) ** 0.1, right)
     log_scale(ax, "x")
     if any(b.get("refused") for b in budgets):
-        empty_refused(ax)
-    outline = [withStroke(linewidth=2.5, foreground="white")]
+        refused_entry(ax)
     for b in budgets:
         N = sizes_along(b)
         L = fitted_loss(b, N)
         if L is None:
             order = np.argsort(b["N"])
-            N, L = np.asarray(b["N"])[order], np.asarray(b["L"])[order]
+            N, L = b["N"][order], b["L"][order]
         inside = np.flatnonzero((L >= low) & (L <= high))
         if len(inside):
             ax.annotate(
                 power_of_ten(b["budget_flops"]),
                 (N[inside[0]], L[inside[0]]), (-3, 0), textcoords="offset points", ha="right",
                 va="center", fontsize="small", color=colors[b["budget_flops"]], zorder=4.5,
-                path_effects=outline,
+                path_effects=[withStroke(linewidth=2.5, foreground="white")],
             )  # fmt: skip
 
 
@@ -210,58 +216,46 @@ def draw_left_out(
     scale: float,
     counted: bool = True,
 ) -> None:
-    """Runs that the fit left out, and triangles for all runs beyond the panel's limits, set before.
+    """Runs that the fit left out, and triangles for runs beyond the panel's limits, set before.
 
-    `counted` puts the number of the latter into the legend.
+    `counted` gives the number of the latter in the legend.
     """
-    styles: dict[str, dict[str, Any]] = {
-        "window": {
-            "marker": ".",
-            "color": "#9ca3af",
-            "label": "outside of the window, left out",
-        },
-        "outlier": {"marker": "x", "color": "#b91c1c", "label": "outlier, left out"},
-    }
     for name, runs in out.items():
         if len(runs):
-            ax.plot(
-                runs.N, scale * runs.L, linestyle="none", markersize=6, zorder=2, **styles[name]
-            )
+            ax.plot(runs.N, scale * runs.L, linestyle="", markersize=6, zorder=2, **LEFT_OUT[name])
     N = np.concatenate([*(b["N"] for b in budgets), *(o.N for o in out.values())])
     L = np.concatenate([*(b["L"] for b in budgets), *(o.L for o in out.values())])
     mark_outside(ax, N, scale * L, counted)
 
 
 def fitted_loss(budget: Mapping[str, Any], N: np.ndarray) -> np.ndarray | None:
-    """The fitted shape: its curve where approach 2 kept one, else c0 + c1 x + c2 x^2, x = ln N."""
+    """The fitted shape: the stored curve, else c0 + c1 x + c2 x^2 with x = ln N; None without."""
     x, curve = np.log(N), budget.get("curve")
     if curve:
         return np.interp(x, np.log(curve["N"]), curve["L"])
     coefficients = budget.get("coefficients")
     if coefficients is None or len(coefficients) != 3:
         return None
-    c0, c1, c2 = coefficients
-    return c0 + c1 * x + c2 * x**2
+    return np.polynomial.polynomial.polyval(x, coefficients)
 
 
 def profile_residuals(
     budgets: Sequence[Mapping[str, Any]],
 ) -> list[tuple[float, np.ndarray, np.ndarray]]:
-    """Of each budget with a minimum: its FLOPs, N over N_opt, and losses less the profile."""
-    found = []
+    """For each budget with a minimum: its FLOPs, N / N_opt, and losses minus the fitted shape."""
+    parts = []
     for b in budgets:
-        N, L = np.asarray(b["N"], float), np.asarray(b["L"], float)
-        fitted = fitted_loss(b, N)
+        fitted = fitted_loss(b, b["N"])
         if fitted is not None and b.get("N_opt") and not b.get("refused"):
-            found.append((float(b["budget_flops"]), N / b["N_opt"], L - fitted))
-    return found
+            parts.append((float(b["budget_flops"]), b["N"] / b["N_opt"], b["L"] - fitted))
+    return parts
 
 
-def empty_star(ax: Axes) -> None:
-    """The legend entry of the minima, for panels that draw without labels."""
-    ax.plot([], [], marker="*", color="black", label="minimum, $N_{opt}$", **STAR)
+def star_entry(ax: Axes) -> None:
+    """The legend entry of the minima, for panels that are drawn without labels."""
+    ax.plot([], [], label=STAR_LABEL, **STAR)
 
 
-def empty_refused(ax: Axes) -> None:
+def refused_entry(ax: Axes) -> None:
     """The legend entry of refused budgets."""
     ax.plot([], [], "o--", color=GREY, markerfacecolor="white", label="refused: no minimum")

@@ -22,16 +22,17 @@ from chinchilla.plots.style import (
     D_LABEL,
     MARKERS,
     N_LABEL,
+    legend_inside,
     log_scale,
     padded,
     power_of_ten,
 )
-from chinchilla.recommend.answer import default_budget, recommendation
+from chinchilla.recommend.evaluate import default_budget, recommendation
 
-# widths inside the runs and beyond, bottom to top: all plain, and none hides another
+# line widths inside the range of the runs and beyond it; the widest is drawn first
 LINES = {"parametric": (5.6, 1.4), "envelope": (4.0, 1.0), "isoflop": (2.6, 0.7)}
-N_BUDGETS = 16  # at which the recommended answer is evaluated for its band
-BEYOND = 15.0  # times the largest C: where the panel ends
+N_BUDGETS = 16  # budgets at which the recommended answer is evaluated for its band
+BEYOND = 15.0  # the panel ends at so many times the largest C
 
 
 def budgets_shown(frontiers: Mapping[str, FitResult]) -> tuple[np.ndarray, float, float] | None:
@@ -100,15 +101,11 @@ def exponents_inside(ax: Axes, frontiers: Mapping[str, FitResult], quantity: str
     for approach, f in frontiers.items():
         lines.append(Line2D([], [], color=COLORS[approach], linewidth=3))
         texts.append(f"${name}$ = {exponent_text(f.N_opt if quantity == 'N' else f.D_opt)}")
-    ax.legend(
-        lines, texts, loc="upper left", fontsize="small", frameon=True, framealpha=0.85,
-        edgecolor="none", title=f"exponent ${name}$ [80% interval]", title_fontsize="small",
-        alignment="left",
-    )  # fmt: skip
+    legend_inside(ax, f"exponent ${name}$ [80% interval]", (lines, texts), "upper left")
 
 
 def finish(ax: Axes, quantity: str, grid: np.ndarray, low: float, high: float, shown: Any) -> None:
-    """Limits, labels, and the shade over what lies beyond the runs."""
+    """Limits, labels, and shading outside of the range of the runs."""
     for beyond in ((grid[0], low), (high, grid[-1])):
         shade = ax.axvspan(*beyond, color="#f0f1f4", zorder=0, linewidth=0)
     shade.set_label("beyond the runs")
@@ -125,14 +122,14 @@ def draw_recommended(
     """The recommended line with its 80% band, and the answer at ten times the largest C."""
     budgets = np.geomspace(grid[0], grid[-1], N_BUDGETS)
     try:
-        found = [recommendation(fits, float(C)) for C in budgets]
+        answers = [recommendation(fits, float(C)) for C in budgets]
         answer = recommendation(fits, default_budget(fits))
         name = "a" if quantity == "N" else "b"
         value = exponents(fits)[0 if quantity == "N" else 1]
     except Refusal:
         return []
-    y = np.array([getattr(r, quantity) for r in found], float)
-    low, high = np.array([getattr(r, f"{quantity}_interval80") for r in found], float).T
+    y = np.array([getattr(r, quantity) for r in answers], float)
+    low, high = np.array([getattr(r, f"{quantity}_interval80") for r in answers], float).T
     at, ends = getattr(answer, quantity), getattr(answer, f"{quantity}_interval80")
     ax.fill_between(
         budgets, low, high, facecolor="none", edgecolor="#9ca3af", hatch="///", linewidth=0,
@@ -143,7 +140,7 @@ def draw_recommended(
         label=f"recommended, {called(answer.approach)}: ${name}$ = {value:.3f}",
     )  # fmt: skip
     reach = [[max(at - ends[0], 0.0)], [max(ends[1] - at, 0.0)]]
-    said = (
+    label = (
         f"{quantity} = {count(at)} ({count(ends[0])}-{count(ends[1])}) at {power_of_ten(answer.C)}"
     )
     ax.errorbar(
@@ -155,6 +152,6 @@ def draw_recommended(
         markersize=12,
         capsize=3,
         zorder=6,
-        label=said,
+        label=label,
     )
     return [low, high]

@@ -1,6 +1,6 @@
-"""`plot` and `plot_residuals` of results in a notebook: on the axis given, or on a new figure.
+"""`plot` and `plot_residuals` of results in a notebook, on a given axis or a new figure.
 
-Nothing global is changed: a given axis keeps the style of its figure, and a new figure has ours.
+No global state changes: a given axis keeps the style of its figure, a new figure has ours.
 """
 
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from matplotlib.axes import Axes
 
-from chinchilla.config.checks import choice
+from chinchilla.config.checks import require_choice
 from chinchilla.core.errors import InputError
 from chinchilla.fit.display import exponent_text
 from chinchilla.fit.result import FitResult, called
@@ -16,30 +16,26 @@ from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.plots import isoflop, optimum, runs
 from chinchilla.plots.style import exponent_note, house_style, legend_inside, new_axes
-from chinchilla.recommend.answer import model_of
+from chinchilla.recommend.evaluate import model_of
 
-LEADS = (
-    "isoflop",
-    "parametric",
-    "envelope",
-)  # whose residuals are shown where nothing is recommended
+ORDER = ("isoflop", "parametric", "envelope")  # of residuals if nothing is recommended
 
 
 @contextmanager
 def _panel(ax: Axes | None) -> Iterator[Axes]:
-    """The axes given, or those of a new figure in our style."""
+    """The given axes, or those of a new figure in our style."""
     if ax is None:
         with house_style():
             yield new_axes()
     elif isinstance(ax, Axes):
         yield ax
     else:
-        raise InputError(f"ax must be matplotlib Axes, and is {type(ax).__name__}.")
+        raise InputError(f"ax must be matplotlib Axes, not {type(ax).__name__}.")
 
 
 def plot_fits(fits: FitResults, ax: Axes | None, quantity: str) -> Axes:
     """N_opt or D_opt against C: the recommended answer and every approach."""
-    choice("quantity", quantity, ("N", "D"))
+    require_choice("quantity", quantity, ("N", "D"))
     at = optimum.budgets_shown(fits.fitted)
     if at is None:
         raise InputError("there is nothing to plot: every approach was refused, see print(fits).")
@@ -57,7 +53,7 @@ def plot_fits(fits: FitResults, ax: Axes | None, quantity: str) -> Axes:
 
 
 def plot_frontier(f: FitResult, ax: Axes | None) -> Axes:
-    """The runs and what an approach fitted to them."""
+    """The runs and the fit of one approach to them."""
     known = None if f.runs is None else f.observations()
     title = exponent_note("a", f.N_opt)
     with _panel(ax) as panel:
@@ -77,7 +73,7 @@ def plot_frontier(f: FitResult, ax: Axes | None) -> Axes:
 
 
 def _lone_line(ax: Axes, f: FitResult) -> None:
-    """N_opt against C, where the curves of approach 1 are not at hand."""
+    """N_opt against C, for approach 1 without its curves."""
     at = optimum.budgets_shown({f.approach: f})
     if at is None:
         raise InputError(f"{called(f.approach)} has no points to plot.")
@@ -87,11 +83,11 @@ def _lone_line(ax: Axes, f: FitResult) -> None:
 
 
 def plot_frontier_residuals(f: FitResult, ax: Axes | None) -> Axes:
-    """What an approach leaves unexplained."""
+    """The residuals of one approach."""
     finals: Observations | None = f.observations().finals() if f.approach == "parametric" else None
     parts = isoflop.profile_residuals(isoflop.budgets_of(f, None))
     if f.approach == "isoflop" and not parts:
-        raise InputError("these fits do not hold the profiles of approach 2. Fit the runs again.")
+        raise InputError("these fits have no IsoFLOP curves of approach 2. Fit the runs again.")
     with _panel(ax) as panel:
         if finals is not None:
             runs.draw_law_residuals(panel, f, finals)
@@ -107,7 +103,7 @@ def plot_frontier_residuals(f: FitResult, ax: Axes | None) -> Axes:
 def plot_fits_residuals(fits: FitResults, ax: Axes | None) -> Axes:
     """The residuals of the recommended approach."""
     model = model_of(fits)
-    order = LEADS if model is None else (model.approach, *LEADS)
+    order = ORDER if model is None else (model.approach, *ORDER)
     for approach in order:
         if approach in fits.fitted:
             return plot_frontier_residuals(fits.fitted[approach], ax)

@@ -29,10 +29,10 @@ from chinchilla.plots.style import (
 
 
 def draw_curves(ax: Axes, points: Observations) -> None:
-    """Loss against FLOPs of every run, coloured by N; with axes and colour bar.
+    """Loss against FLOPs of every run, coloured by N, with axes and colour bar.
 
-    The limits leave out the losses before training has begun to work and runs that went astray: far
-    above the losses of the second half of the runs.
+    The limits leave out losses far above those of the last decade of each run: the start of training
+    and runs that diverged.
     """
     norm, colors = log_norm(points.N), sequential()
     shown, late = [], []
@@ -54,7 +54,7 @@ def draw_curves(ax: Axes, points: Observations) -> None:
 
 
 def binned(x: np.ndarray, y: np.ndarray, n: int = 240) -> tuple[np.ndarray, np.ndarray]:
-    """Means of y in n log-spaced bins of x: less noise, and a file a browser can open."""
+    """Means of y in n log-spaced bins of x, for less noise and smaller files."""
     finite = np.isfinite(x) & np.isfinite(y) & (x > 0) & (y > 0)
     x, y = x[finite], y[finite]
     if len(x) <= n:
@@ -66,7 +66,7 @@ def binned(x: np.ndarray, y: np.ndarray, n: int = 240) -> tuple[np.ndarray, np.n
 
 
 def draw_envelope(ax: Axes, envelope: FitResult | None) -> None:
-    """The lowest loss at each C, as approach 1 found it."""
+    """Approach 1's envelope: the lowest loss at each C."""
     if envelope is None:
         return
     found = envelope.details.get("envelope") or {}
@@ -80,18 +80,18 @@ def draw_envelope(ax: Axes, envelope: FitResult | None) -> None:
     label = "lowest loss at each C (approach 1's envelope)"
     ax.plot(C[~censored], L[~censored], ".", color="black", markersize=3.5, label=label)
     if censored.any():
-        label = "the same at an edge of the sizes tried: not in the fit"
+        label = "envelope at an edge of the sizes tried: not in the fit"
         ax.plot(C[censored], L[censored], ".", color="#9ca3af", markersize=3.5, label=label)
 
 
 def draw_surface(ax: Axes, frontier: FitResult, finals: Observations) -> None:
-    """Contours of the law L(N, D) under the runs, and the efficient frontier."""
+    """Contours of the law L(N, D) with the runs, and the efficient frontier."""
     law = frontier.law
     assert law is not None
     D_range, N_range = padded(finals.D, 0.12), padded(finals.N, 0.12)
     D, N = np.meshgrid(np.geomspace(*D_range, 120), np.geomspace(*N_range, 120))
     L = law(N, D)
-    # Contours where the runs are: a corner of the panel without runs may hold far larger losses.
+    # Levels from the losses of the runs: corners without runs may have far larger losses.
     levels = np.unique(np.quantile(law(finals.N, finals.D), np.linspace(0.02, 0.98, 10)))
     shades = sequential()(np.linspace(0, 1, len(levels)))
     contours = ax.contour(D, N, L, levels=levels, colors=shades, linewidths=1.1)
@@ -108,46 +108,40 @@ def draw_surface(ax: Axes, frontier: FitResult, finals: Observations) -> None:
 
 
 def draw_law_residuals(ax: Axes, frontier: FitResult, finals: Observations) -> None:
-    """Measured losses less the law against C, coloured by N."""
-    law, colors, norm = frontier.law, sequential(), log_norm(finals.N)
-    assert law is not None
-    residual = finals.L - law(finals.N, finals.D)
-    ax.axhline(0, color=GREY, linewidth=1)
-    ax.scatter(
-        finals.C, residual, c=finals.N, norm=norm, cmap=colors, s=34, edgecolors="white",
-        linewidths=0.5,
-    )  # fmt: skip
-    ax.set(xlim=padded(finals.C), ylim=residual_limits(residual), xlabel=C_LABEL)
-    mark_outside(ax, finals.C, residual)
-    ax.set_ylabel("measured − law, nats/token")
-    ax.set_title("Residuals")
+    """Measured losses minus the law against C, coloured by N."""
+    assert frontier.law is not None
+    residual = finals.L - frontier.law(finals.N, finals.D)
+    _draw_residuals(ax, finals.C, residual, finals.N, 34)
+    ax.set(xlabel=C_LABEL, ylabel="measured − law, nats/token")
     log_scale(ax, "x", power_of_ten)
-    size_bar(ax, norm, colors)
-
-
-def residual_limits(residual: np.ndarray) -> tuple[float, float]:
-    """Limits around zero and the residuals that are no outliers."""
-    low, high = inner_range(residual)
-    inside = np.abs(residual[(residual >= low) & (residual <= high)])
-    reach = 1.15 * max(float(inside.max(initial=0.0)), 1e-6)
-    return -reach, reach
+    size_bar(ax, log_norm(finals.N), sequential())
 
 
 def draw_profile_residuals(ax: Axes, parts: list[tuple[float, np.ndarray, np.ndarray]]) -> None:
-    """Losses less the profile of their budget, against N over N_opt; coloured by the budget."""
-    ax.axhline(0, color=GREY, linewidth=1)
+    """Losses minus the fitted shape of their budget against N / N_opt, coloured by the budget."""
     budget = np.concatenate([np.full(len(x), C) for C, x, _ in parts])
     ratio, residual = (np.concatenate([p[i] for p in parts]) for i in (1, 2))
-    norm, colors = log_norm(budget), sequential()
-    ax.scatter(
-        ratio, residual, c=budget, norm=norm, cmap=colors, s=30, edgecolors="white", linewidths=0.5
-    )
-    ax.set(xlim=padded(ratio), ylim=residual_limits(residual))
+    _draw_residuals(ax, ratio, residual, budget, 30)
     ax.set(xlabel="$N\\,/\\,N_{opt}$ of the budget", ylabel="measured − profile, nats/token")
-    ax.set_title("Residuals")
     log_scale(ax, "x", plain)
-    mark_outside(ax, ratio, residual)
-    size_bar(ax, norm, colors, "budget, FLOPs", power_of_ten)
+    size_bar(ax, log_norm(budget), sequential(), "budget, FLOPs", power_of_ten)
+
+
+def _draw_residuals(
+    ax: Axes, x: np.ndarray, residual: np.ndarray, shade: np.ndarray, size: float
+) -> None:
+    """Residuals around zero, coloured by `shade`; the limits leave out outliers, which are marked."""
+    ax.axhline(0, color=GREY, linewidth=1)
+    ax.scatter(
+        x, residual, c=shade, norm=log_norm(shade), cmap=sequential(), s=size, edgecolors="white",
+        linewidths=0.5,
+    )  # fmt: skip
+    low, high = inner_range(residual)
+    inside = np.abs(residual[(residual >= low) & (residual <= high)])
+    reach = 1.15 * max(float(inside.max(initial=0.0)), 1e-6)
+    ax.set(xlim=padded(x), ylim=(-reach, reach))
+    mark_outside(ax, x, residual)
+    ax.set_title("Residuals")
 
 
 def draw_envelope_residuals(ax: Axes, frontier: FitResult) -> None:

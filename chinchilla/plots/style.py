@@ -1,9 +1,9 @@
-"""How every figure looks: colours, log ticks, and files that are the same bytes each time.
+"""Style of all figures: colours, log ticks, legends, and reproducible files.
 
 Colours are Okabe and Ito's for the three approaches and viridis without its pale end for ordered
-quantities; markers differ too, so that nothing is told by colour alone. Object-oriented
-matplotlib only: no global state. Only `new_axes` asks pyplot for a figure, and only where pyplot shows
-figures (a notebook, or a session that imported it).
+quantities; markers differ too, so that no information is in colour alone. Object-oriented
+matplotlib without global state; only `new_axes` uses pyplot, and only in a notebook or a session
+that imported it.
 """
 
 import io
@@ -33,11 +33,12 @@ from chinchilla.plan.records import count_label
 COLORS = {"envelope": "#009E73", "isoflop": "#0072B2", "parametric": "#D55E00"}
 MARKERS = {"envelope": "^", "isoflop": "o", "parametric": "s"}
 GREY = "#6b7280"
+RED = "#b91c1c"
 C_LABEL = "C, training FLOPs"
 D_LABEL = "D, tokens"
 L_LABEL = "loss, nats/token"
 N_LABEL = "N, parameters"
-WIDTH = 9.6  # inches: 920 CSS pixels, so that 10 pt text reads as 13 px in the page
+WIDTH = 9.6  # inches: 920 CSS pixels, so that 10 pt text is 13 px in the page
 
 STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],  # ships with matplotlib: the same glyphs everywhere
@@ -59,26 +60,26 @@ STYLE: dict[str, Any] = {
     "legend.frameon": False,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
-    "svg.fonttype": "path",  # looks the same where the font is missing
-    "svg.hashsalt": "chinchilla",  # ids that do not change from run to run
+    "svg.fonttype": "path",  # independent of installed fonts
+    "svg.hashsalt": "chinchilla",  # reproducible ids
     "path.simplify": True,
 }
 
 
 @contextmanager
 def house_style() -> Iterator[None]:
-    """Matplotlib's defaults and ours on top, whatever the user's matplotlibrc says."""
+    """Matplotlib's defaults with STYLE, independent of the user's matplotlibrc."""
     with matplotlib.style.context(["default", STYLE]):
         yield
 
 
 def sequential() -> Colormap:
-    """Viridis without its yellow end, which white swallows."""
+    """Viridis without its yellow end, which is hard to see on white."""
     return ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.88, 256)))
 
 
 def log_norm(values: np.ndarray) -> LogNorm:
-    """From the smallest to the largest; a single value gets some room."""
+    """Norm from the smallest to the largest value, with room around a single one."""
     low, high = float(np.min(values)), float(np.max(values))
     return LogNorm(low, high) if high > low * 1.001 else LogNorm(low / 2, high * 2)
 
@@ -101,7 +102,7 @@ def plain(x: float) -> str:
 
 
 def log_ticks(low: float, high: float, at_most: int = 7) -> list[float]:
-    """Round tick values inside [low, high], four where so many may be, even under a decade."""
+    """Round tick values inside [low, high], at least four if allowed, even under a decade."""
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     for heads in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
         ticks = [h * 10.0**k for k in decades for h in heads]
@@ -112,7 +113,7 @@ def log_ticks(low: float, high: float, at_most: int = 7) -> list[float]:
 
 
 def log_scale(ax: Axes, which: str, label: Callable[[float], str] = short_count) -> None:
-    """Make an axis logarithmic, with as many `log_ticks` as have room; for limits set before."""
+    """Make an axis logarithmic with as many `log_ticks` as fit; the limits must be set before."""
     axis: Axis = ax.xaxis if which == "x" else ax.yaxis
     (ax.set_xscale if which == "x" else ax.set_yscale)("log")
     low, high = ax.get_xlim() if which == "x" else ax.get_ylim()
@@ -155,13 +156,13 @@ def new_axes(width: float = 7.2, height: float = 4.8) -> Axes:
 
 
 def _in_notebook() -> bool:
-    """Whether IPython runs this session."""
+    """Whether the session runs in IPython."""
     shell = sys.modules.get("IPython")
     return shell is not None and shell.get_ipython() is not None
 
 
 def inner_range(values: np.ndarray, reach: float = 3.0) -> tuple[float, float]:
-    """Tukey's outer fences: quartiles -+ `reach` interquartile ranges; outliers lie outside of them."""
+    """Tukey's outer fences: quartiles -+ `reach` interquartile ranges; outliers lie outside."""
     values = np.asarray(values, float)
     low, high = np.percentile(values[np.isfinite(values)], (25, 75))
     return float(low - reach * (high - low)), float(high + reach * (high - low))
@@ -176,7 +177,7 @@ def mark_outside(ax: Axes, x: np.ndarray, y: np.ndarray, counted: bool = True) -
     for beyond, at, marker in ((y > high, 1.0, "^"), (y < low, 0.0, "v")):
         if beyond.any():
             ax.plot(
-                x[beyond], np.full(beyond.sum(), at), marker, color="#b91c1c", markersize=6,
+                x[beyond], np.full(beyond.sum(), at), marker, color=RED, markersize=6,
                 transform=ax.get_xaxis_transform(), clip_on=False, zorder=5, label=label,
             )  # fmt: skip
             label = "_" + label
@@ -196,7 +197,7 @@ def size_bar(
     label: str = N_LABEL,
     ticks: Callable[[float], str] = short_count,
 ) -> None:
-    """A colour bar on the right of a panel, which leaves the panel and its neighbours as they are."""
+    """A colour bar on the right of a panel, which does not resize the panel."""
     inset = ax.inset_axes((1.015, 0.0, 0.025, 1.0))
     figure = ax.get_figure()
     assert figure is not None
@@ -207,25 +208,22 @@ def size_bar(
 
 
 def note(ax: Axes, text: str) -> None:
-    """A note inside the panel, where it covers the least; no legend of the panel's own beside it."""
-    ax.legend(
-        [],
-        [],
-        title=text,
-        loc="best",
-        frameon=True,
-        framealpha=0.85,
-        edgecolor="none",
-        title_fontsize="small",
-    )
+    """A note inside the panel where it covers least data, for panels without a legend of their own."""
+    legend_inside(ax, text, ([], []))
 
 
-def legend_inside(ax: Axes, title: str = "") -> None:
-    """The legend inside the panel, where it covers the least, headed by a note."""
-    handles, labels = ax.get_legend_handles_labels()
+def legend_inside(
+    ax: Axes,
+    title: str = "",
+    entries: tuple[Sequence[Any], Sequence[str]] | None = None,
+    loc: Any = "best",
+) -> None:
+    """A legend inside the panel, where it covers least data, under a title."""
+    handles, labels = ax.get_legend_handles_labels() if entries is None else entries
     ax.legend(
-        handles, labels, title=title or None, loc="best", fontsize="small", frameon=True,
-        framealpha=0.85, edgecolor="none", title_fontsize="small", alignment="left",
+        handles, labels, title=title or None, loc=loc, fontsize="small", frameon=True,
+        framealpha=0.85, edgecolor="none", title_fontsize="small",
+        alignment="left" if len(handles) else "center",
     )  # fmt: skip
 
 
@@ -246,12 +244,12 @@ def save_figure(figure: Figure, folder: Path, name: str) -> bytes:
     """Write <name>.png (150 dpi) and <name>.svg; the same figure gives the same bytes.
 
     Returns:
-        The SVG, for the page to carry inside itself.
+        The SVG, to embed in the page.
     """
     drawn = {}
     with house_style():
         figure.draw_without_rendering()
-        figure.set_layout_engine("none")  # keep the layout just found: finding it again is slow
+        figure.set_layout_engine("none")  # keep this layout: computing it again is slow
         for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=suffix, dpi=150, metadata=metadata)

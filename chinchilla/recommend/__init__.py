@@ -1,23 +1,24 @@
-"""The recommended answer: N, D and loss at a budget with 80% intervals, chosen by evidence.
+"""The recommended answer: N, D and loss at a budget with 80% intervals.
 
-    fit_table(finals, curves, command) -> Fits with `recommended` set
+    fit_table(finals, curves, command) -> FitResults with `recommended` set
     recommendation(fits, C)            -> Recommendation: N, D, L, intervals, reasons
 
-`choose` is the only place that decides which approach is recommended. `fit`, `predict`, the report,
-`compare` and the notebook API all show what it decided. The parts:
+`choose` decides which approach is recommended; `fit`, `predict`, the report, `compare` and the notebook
+API all show its decision. The modules, in order of use:
 
-    forecast    lines and saturating power laws through the minima of IsoFLOP profiles
-    held_out    errors on the sweep's own larger budgets; weights and error scale from them
-    richer      a law with two parameters more than approach 3's, where that misses the runs
-    candidates  what each approach offers, fitted to any part of the budgets
-    choose      the decision, as a record for frontier.json
-    answer      the record evaluated at a budget
-    minima      losses at minima alone, as a table
+    isoflop_minima  minima of IsoFLOP profiles, and the curves through them (approach 2)
+    laws            loss laws on windows of tokens per parameter, and the saturating law (approach 3)
+    held_out        errors on the sweep's own larger budgets; weights and error scales that follow
+    forecast        forecasts of N_opt and the loss, and the record for frontier.json
+    choose          the decision
+    reasons         the sentences that explain it
+    evaluate        the recommendation at a budget
+    minima          a table of losses at minima, without runs
 
 NumPy and SciPy only: this package must import without torch.
 """
 
-from chinchilla.recommend.answer import Recommendation, recommendation
 from chinchilla.recommend.choose import fit_table
+from chinchilla.recommend.evaluate import Recommendation, recommendation
 
 __all__ = ["Recommendation", "fit_table", "recommendation"]

@@ -1,156 +1,300 @@
-"""Forecasts through the minima of IsoFLOP profiles: N_opt(C) as a line, the loss as E + K*C^-g.
+"""Forecasts of N_opt and of the loss at any budget, and the record that `chinchilla fit` stores.
 
-Neither holds exactly over three decades: recipes that suit the larger budgets are often poor at the
-smallest, so that the smallest budgets bend both curves. Each forecast is therefore fitted with several
-weightings of the budgets, exp(-(ln C_max - ln C) / r) with r from RECENCY; `held_out` weighs them by
-how well each predicts the sweep's own larger budgets. NumPy only.
+A forecast is a weighted mean, in the logarithm, of a few members. Its interval combines the spread of
+the members, their standard error (delta method), and the error scale measured on held-out budgets. The
+weight of a member falls with its held-out score and with its standard error at the budget: the slope of
+a few large budgets predicts well nearby and badly far away. NumPy and SciPy only.
 """
 
-from dataclasses import dataclass, field, fields
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
+from scipy.special import stdtrit
 
-RECENCY = {  # name -> ln C over which a budget's weight falls by a factor e
-    "the largest budgets": 1.0,
-    "the larger budgets": 2.0,
-    "nearly all budgets": 4.0,
-    "all budgets alike": np.inf,
-}
-EXPONENTS = np.arange(0.02, 0.601, 0.02)  # g tried first; then twice a finer grid around the best
-SCATTER = {
-    "N": 0.05,
-    "L": 0.002,
-}  # of ln N_opt and ln L about a curve through as few points as it has parameters
-MIN_LINE = 2  # budgets for N_opt
-MIN_LOSS = 3  # budgets for the loss
+from chinchilla.core.errors import InputError
+from chinchilla.core.json_codec import built
+from chinchilla.fit.loss_law import FlopsPerToken
+from chinchilla.fit.results import FitResults
+from chinchilla.recommend.held_out import (
+    MAX_ERROR,
+    ErrorScale,
+    HeldOut,
+    combined,
+    error_scale,
+    forecast_weights,
+    scores,
+)
+from chinchilla.recommend.isoflop_minima import (
+    MIN_LOSS,
+    CurveFit,
+    Minima,
+    line_at,
+    loss_at,
+    loss_curves,
+    saturating,
+    size_lines,
+)
+from chinchilla.recommend.laws import CandidateLaw, optimum
+
+KINDS = {"line": 2, "saturating": 3, "law": 7}  # kind of a member -> its number of parameters
+QUANTITIES = {"line": "N", "saturating": "L", "law": "NL"}  # kind -> what it may forecast
+APPROACHES = ("isoflop", "parametric", "envelope", "minima")
+LEVEL = 0.8  # of intervals
+# Error scales for approach 1, which no held-out budget measures: on synthetic curves with a known law
+# N_opt was off by 25% and the loss by up to 2% at ten times the largest C.
+ENVELOPE_ERROR = {"N": 0.15, "L": 0.008}
+# Condition number of approach 3 -> standard deviation of a if the law is off by half a percent: the
+# median errors measured by scripts/condition_number.py, divided by .6745.
+ERROR_OF_A = {100.0: 0.02, 175.0: 0.05, 250.0: 0.07, 400.0: 0.09, 750.0: 0.16, 2000.0: 0.27}
 
 
 @dataclass(frozen=True)
-class Minima:
-    """Minima of IsoFLOP profiles, C rising. N is NaN where only losses are known."""
+class Estimate:
+    """A value and its 80% interval."""
 
-    C: np.ndarray  # (m,) training FLOPs
-    N: np.ndarray  # (m,) parameters
-    L: np.ndarray  # (m,) nats per token
-    # (m,) standard errors of ln N and ln L, from the scatter of the runs about their profiles; 0 where
-    # they are not known.
-    sd_N: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    sd_L: np.ndarray = field(default_factory=lambda: np.zeros(0))
-
-    def __post_init__(self) -> None:
-        for name in ("sd_N", "sd_L"):
-            if len(getattr(self, name)) != len(self.C):
-                object.__setattr__(self, name, np.zeros(len(self.C)))
-
-    def __len__(self) -> int:
-        return len(self.C)
+    value: float
+    low: float
+    high: float
 
     @property
-    def x(self) -> np.ndarray:
-        """(m,) ln C."""
-        return np.log(self.C)
-
-    def where(self, keep: np.ndarray) -> "Minima":
-        """The minima selected by a mask or an index array."""
-        return Minima(*(getattr(self, f.name)[keep] for f in fields(self)))
-
-
-def recency_weights(x: np.ndarray, r: float) -> np.ndarray:
-    """(m,) weights of budgets at ln C = x; r in ln C, infinite for equal weights."""
-    return np.exp(-(x.max() - x) / r)
+    def interval(self) -> list[float]:
+        """[low, high]."""
+        return [self.low, self.high]
 
 
 @dataclass(frozen=True)
-class Member:
-    """Parameters of one curve, and their covariance from its residuals."""
+class Forecast:
+    """N_opt or the loss at the optimum as a function of C.
 
-    parameters: list[float]
-    covariance: list[list[float]]
-
-
-def line(minima: Minima, r: float) -> Member:
-    """ln k and a of N_opt = k * C^a, by weighted least squares in log-log."""
-    x, y, w = minima.x, np.log(minima.N), recency_weights(minima.x, r)
-    middle = float(w @ x / w.sum())
-    dx = x - middle
-    a = float((w * dx) @ y / ((w * dx) @ dx))
-    log_k = float(w @ y / w.sum()) - a * middle
-    X = np.stack([np.ones_like(x), x], axis=1)
-    return Member([log_k, a], _covariance(X, y - log_k - a * x, w, minima.sd_N, SCATTER["N"]))
-
-
-def saturating(minima: Minima, r: float) -> Member:
-    """E, K and g of L = E + K * C^-g with E, K >= 0, by weighted least squares of relative residuals.
-
-    For each g the other two are linear; g is found on a grid that is refined twice.
+    Members are rows of parameters: ln k and a of a line (N = k*C^a); E, ln K and g of a saturating power
+    law (L = E + K*C^-g); or E, A, B, alpha, beta, q and D0 of a loss law (`laws`), solved at C.
+    `covariances` belong to the members. Laws have none: their standard error comes from resampled runs.
     """
-    x, L = minima.x, minima.L
-    u = x - x.max()  # so that K is of the size of the loss
-    w = recency_weights(x, r)
-    grid, best = EXPONENTS, (0.0, 0.0, 0.0)
-    for step in (EXPONENTS[1] - EXPONENTS[0], 1e-3, 5e-5):
-        best = _best_of(grid, u, L, np.sqrt(w) / L)
-        grid = np.clip(np.linspace(best[2] - step, best[2] + step, 41), 1e-3, 1.0)
-    E, K, g = best
-    p = np.exp(-g * u)
-    fitted = E + K * p
-    # In E, ln K at the largest budget, and g; then in ln K of C^-g, so that rows need no reference.
-    X = np.stack([1 / fitted, K * p / fitted, -K * u * p / fitted], axis=1)
-    V = np.array(_covariance(X, np.log(L / fitted), w, minima.sd_L, SCATTER["L"]))
-    T = np.array([[1.0, 0, 0], [0, 1.0, x.max()], [0, 0, 1.0]])
-    return Member([E, float(np.log(max(K, 1e-300)) + g * x.max()), g], (T @ V @ T.T).tolist())
+
+    quantity: str  # N (parameters) or L (nats per token)
+    kind: str  # a key of KINDS
+    names: list[str]  # of the members
+    scores: list[float]  # held-out errors of the logarithm; 0 where nothing was held out
+    members: list[list[float]]
+    covariances: list[list[list[float]]]
+    error: ErrorScale
+
+    def log_at(self, C: float, cost: FlopsPerToken | None = None) -> float:
+        """The logarithm of the forecast at C FLOPs; NaN where a law has no optimum."""
+        return self._mean_and_errors(C, cost)[0]
+
+    def at(
+        self, C: float, h: float, cost: FlopsPerToken | None = None, resampled: float = 0.0
+    ) -> Estimate:
+        """The forecast at C FLOPs with its 80% interval.
+
+        Args:
+            C: training FLOPs.
+            h: distance of C in ln C beyond the budgets it was fitted to; 0 inside.
+            cost: FLOPs per token, for laws; None is 6*N.
+            resampled: standard deviation of the logarithm over resamples of the runs, if known.
+        """
+        middle, spread, standard_error = self._mean_and_errors(C, cost)
+        sd = max(self.error.sd(h), spread, standard_error, resampled)
+        half = float(stdtrit(self.error.freedom, (1 + LEVEL) / 2)) * sd
+        return Estimate(*(float(np.exp(middle + x)) for x in (0.0, -half, half)))
+
+    def slope(self, C: float, cost: FlopsPerToken | None = None) -> float:
+        """d ln value / d ln C at C FLOPs."""
+        step = 1e-3
+        up, down = (self.log_at(float(C * np.exp(x)), cost) for x in (step, -step))
+        return (up - down) / (2 * step)
+
+    def _mean_and_errors(self, C: float, cost: FlopsPerToken | None) -> tuple[float, float, float]:
+        """The forecast's logarithm, the spread of its members, and their mean standard error."""
+        logs, error = self._members_at(C, cost)
+        known = np.isfinite(logs)  # a law may have no optimum there
+        if not known.any():
+            return float("nan"), 0.0, 0.0
+        logs, error = logs[known], error[known]
+        w = forecast_weights(np.array(self.scores)[known].tolist(), self.quantity, error)
+        middle = float(w @ logs)
+        return middle, float(np.sqrt(w @ (logs - middle) ** 2)), float(w @ error)
+
+    def _members_at(self, C: float, cost: FlopsPerToken | None) -> tuple[np.ndarray, np.ndarray]:
+        """(k,) the logarithm of each member's value at C FLOPs, and its standard error."""
+        rows = np.asarray(self.members, float)
+        if self.kind == "law":
+            logs = optimum(rows, cost, C)[0 if self.quantity == "N" else 1]
+            return logs, np.zeros(len(rows))
+        logs, gradient = (line_at if self.kind == "line" else loss_at)(rows, float(np.log(C)))
+        if not self.covariances:
+            return logs, np.zeros(len(rows))
+        V = np.asarray(self.covariances, float)
+        square = np.einsum("ki,kij,kj->k", gradient, V, gradient)
+        return logs, np.sqrt(np.maximum(square, 0.0))
 
 
-def _covariance(
-    X: np.ndarray, residuals: np.ndarray, w: np.ndarray, sd: np.ndarray, least: float
-) -> list[list[float]]:
-    """Covariance of weighted least squares.
+@dataclass(frozen=True)
+class RecommendedModel:
+    """Which approach is recommended for these runs, why, and its forecasts.
 
-    The residuals' variance is unbiased for equal errors: the weighted sum of squares over the sum of the
-    weights less what the fit takes out of it; `least`^2 where no residual is left. It is never below
-    that of the minima themselves, `sd`: a curve through three minima misses none of them.
+    `held_out` holds, by approach, the mean absolute error of ln N_opt ("N") and ln L ("L") on held-out
+    budgets and the number of forecasts ("n"). `shape` holds approach 3's alpha and beta near the
+    optimum, which determine the cost of a departure from the best size; None without approach 3.
     """
-    m, p = X.shape
-    inverse = np.linalg.pinv(X.T @ (w[:, None] * X), hermitian=True)
-    meat = X.T @ (w[:, None] ** 2 * X)
-    square = least**2
-    if m > p:
-        square = float(w @ residuals**2 / max(w.sum() - np.trace(inverse @ meat), 1e-12))
-    square = max(square, float(w @ sd**2 / w.sum()))
-    V: list[list[float]] = (square * inverse @ meat @ inverse).tolist()
-    return V
+
+    approach: str  # one of APPROACHES
+    C_range: list[float]  # smallest and largest C that the forecasts are fitted to
+    N: Forecast | None  # None if only losses at minima are known
+    L: Forecast | None  # None if no loss curve could be fitted
+    reasons: list[str] = field(default_factory=list)
+    outliers: list[dict[str, Any]] = field(default_factory=list)
+    held_out: dict[str, dict[str, Any]] = field(default_factory=dict)
+    shape: list[float] | None = None
+
+    def beyond(self, C: float) -> float:
+        """Distance of C outside of C_range in ln C; 0 inside."""
+        low, high = self.C_range
+        return float(max(np.log(C / high), np.log(low / C), 0.0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, value: Any, where: str) -> "RecommendedModel":
+        """The inverse of `to_dict`.
+
+        Raises:
+            InputError: naming `where`: unknown fields, other types, or values that no fit has.
+        """
+        model: RecommendedModel = built(cls, value, where)
+        for name, f in (("N", model.N), ("L", model.L)):
+            if f is not None and (problem := _inconsistency(f, name)):
+                raise InputError(f"{where}.{name}: {problem}. Run `chinchilla fit` again.")
+        if model.approach not in APPROACHES:
+            raise InputError(
+                f"{where}.approach {model.approach!r} is not one of {', '.join(APPROACHES)}."
+            )
+        if model.shape is not None and (len(model.shape) != 2 or not min(model.shape) > 0):
+            raise InputError(f"{where}.shape must be two positive exponents, or null.")
+        if len(model.C_range) != 2 or not 0 < model.C_range[0] <= model.C_range[1]:
+            raise InputError(f"{where}.C_range must be the smallest and the largest C.")
+        return model
 
 
-def _best_of(
-    grid: np.ndarray, u: np.ndarray, L: np.ndarray, scale: np.ndarray
-) -> tuple[float, float, float]:
-    """E, K and g with the least sum of squares over a grid of g; K at the largest budget."""
-    p = np.exp(-grid[:, None] * u) * scale  # (k, m) the term of K
-    y = L * scale
-    ee, ep, pp = scale @ scale, p @ scale, (p**2).sum(axis=1)
-    ey, py = scale @ y, p @ y
-    det = ee * pp - ep**2
-    with np.errstate(divide="ignore", invalid="ignore"):
-        E = (ey * pp - py * ep) / det
-        K = (ee * py - ep * ey) / det
-    E, K = (
-        np.where(K < 0, ey / ee, np.where(E < 0, 0.0, E)),
-        np.where(K < 0, 0.0, np.where(E < 0, py / pp, K)),
+def _inconsistency(f: Forecast, quantity: str) -> str:
+    """What is wrong with a forecast read from a file; "" if nothing is."""
+    if f.kind not in KINDS:
+        return f"kind {f.kind!r} is not one of {', '.join(KINDS)}"
+    n = KINDS[f.kind]
+    if f.quantity != quantity or quantity not in QUANTITIES[f.kind]:
+        return "it is a forecast of another quantity"
+    if len(f.members) != len(f.scores) or any(len(row) != n for row in f.members):
+        return "members and scores do not match"
+    if f.covariances and np.shape(f.covariances) != (len(f.members), n, n):
+        return "members and covariances do not match"
+    if len(f.names) != len(f.members):
+        return "members and names do not match"
+    if any(V[i][i] < 0 for V in f.covariances for i in range(n)):
+        return "a variance is negative"
+    if not f.scores or min(f.scores) < 0:
+        return "scores are missing or negative"
+    if not (min(f.error.scale, f.error.freedom, f.error.offset) > 0 and f.error.rate >= 0):
+        return "the error scale is not positive"
+    return ""
+
+
+# ------------------------------------------------------------------ forecasts of each approach
+
+
+def forecasts_of_minima(
+    minima: Minima, held_out: Mapping[str, list[HeldOut]]
+) -> dict[str, Forecast]:
+    """Approach 2, by quantity: N_opt along lines, the loss along E + K*C^-g."""
+    forecasts = {}
+    if lines := size_lines(minima):
+        forecasts["N"] = _forecast("N", "line", lines, held_out["N"])
+    if curves := loss_curves(minima):
+        forecasts["L"] = _forecast("L", "saturating", curves, held_out["L"])
+    return forecasts
+
+
+def forecasts_of_laws(
+    laws: Sequence[CandidateLaw], held_out: Mapping[str, list[HeldOut]], condition: float = 1.0
+) -> dict[str, Forecast]:
+    """Approach 3, by quantity: the candidate laws, weighted by their held-out errors.
+
+    If the runs hardly separate N from D, a misfit of half a percent moves a further than any resampling
+    shows. The error scale of N_opt is then at least what ERROR_OF_A measured for `condition`, the
+    condition number of the fit.
+    """
+    members = {law.name: CurveFit(law.theta, []) for law in laws}
+    forecasts = {q: _forecast(q, "law", members, held_out[q]) for q in ("N", "L")}
+    least = float(np.interp(np.log(condition), np.log(list(ERROR_OF_A)), list(ERROR_OF_A.values())))
+    scale = max(forecasts["N"].error.scale, least)
+    return forecasts | {"N": _with_scale(forecasts["N"], scale)}
+
+
+def forecasts_of_envelope(fits: FitResults) -> dict[str, Forecast]:
+    """Approach 1, by quantity: its line, and E + K*C^-g through its envelope."""
+    frontier = fits.fitted["envelope"]
+    row = [float(np.log(frontier.N_opt.coefficient)), frontier.N_opt.exponent]
+    forecasts = {"N": _forecast("N", "line", {"the envelope": CurveFit(row, [])}, [])}
+    C, N, L = (np.array([getattr(p, name) for p in frontier.points], float) for name in "CNL")
+    if len(C) >= MIN_LOSS:
+        curve = saturating(Minima(C, N, L), np.inf)
+        forecasts["L"] = _forecast("L", "saturating", {"the envelope": curve}, [])
+    return {q: _with_scale(f, ENVELOPE_ERROR[q]) for q, f in forecasts.items()}
+
+
+def held_out_summary(
+    forecasts: Mapping[str, Forecast], held_out: Mapping[str, list[HeldOut]]
+) -> dict[str, Any]:
+    """The number of held-out errors ("n") and the scores of the weighted forecasts ("N", "L")."""
+    summary: dict[str, Any] = {"n": max(len(held_out["N"]), len(held_out["L"]))}
+    for quantity in ("N", "L"):
+        score = None
+        if quantity in forecasts and held_out[quantity]:
+            f = forecasts[quantity]
+            weight = dict(zip(f.names, forecast_weights(f.scores, quantity).tolist(), strict=True))
+            score = scores(combined(held_out[quantity], weight)).get("")
+        summary[quantity] = score
+    return summary
+
+
+def error_text(held_out: Mapping[str, Any]) -> str:
+    """A held-out summary in words; "" if no error could be measured."""
+    known = [(held_out[q], name) for q, name in (("N", "N_opt"), ("L", "the loss"))]
+    return " and ".join(
+        f"{100 * float(np.expm1(e)):.2g}% in {name}" for e, name in known if e is not None
     )
-    rss = ((E[:, None] * scale + K[:, None] * p - y) ** 2).sum(axis=1)
-    i = int(np.nanargmin(rss))
-    return float(E[i]), float(K[i]), float(grid[i])
 
 
-def line_at(rows: np.ndarray, x: float) -> tuple[np.ndarray, np.ndarray]:
-    """ln N at ln C = x of (k, 2) lines, and the gradient in their parameters (k, 2)."""
-    gradient = np.stack([np.ones(len(rows)), np.full(len(rows), x)], axis=1)
-    return rows[:, 0] + rows[:, 1] * x, gradient
+def _forecast(
+    quantity: str, kind: str, members: Mapping[str, CurveFit], held_out: Sequence[HeldOut]
+) -> Forecast:
+    by_name = scores(held_out)
+    member_scores = [by_name.get(name, MAX_ERROR if held_out else 0.0) for name in members]
+    weight = dict(zip(members, forecast_weights(member_scores, quantity).tolist(), strict=True))
+    rate = _asymptotic_rate(kind, members) if quantity == "L" else 0.0
+    return Forecast(
+        quantity=quantity,
+        kind=kind,
+        names=list(members),
+        scores=member_scores,
+        members=[m.parameters for m in members.values()],
+        covariances=[m.covariance for m in members.values() if m.covariance],
+        error=error_scale(combined(held_out, weight), quantity, rate),
+    )
 
 
-def loss_at(rows: np.ndarray, x: float) -> tuple[np.ndarray, np.ndarray]:
-    """ln L at ln C = x of (k, 3) curves E, ln K, g, and the gradient in these parameters (k, 3)."""
-    E, log_K, g = rows.T
-    term = np.exp(log_K - g * x)
-    L = E + term
-    return np.log(L), np.stack([1 / L, term / L, -x * term / L], axis=1)
+def _asymptotic_rate(kind: str, members: Mapping[str, CurveFit]) -> float:
+    """g, with which the loss at the optimum approaches its asymptote as C^-g: the mean over members."""
+    rows = [m.parameters for m in members.values()]
+    if kind == "saturating":
+        return float(np.mean([row[2] for row in rows]))
+    return float(np.mean([row[5] * row[3] * row[4] / (row[3] + row[4]) for row in rows]))
+
+
+def _with_scale(f: Forecast, scale: float) -> Forecast:
+    return dataclasses.replace(f, error=dataclasses.replace(f.error, scale=scale))

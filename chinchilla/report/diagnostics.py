@@ -1,6 +1,6 @@
 """The report's section on diagnostics.json: verdicts, influential runs, counts, and two figures.
 
-`Diagnostics` in; `Table`s and matplotlib Figures out, None where there is nothing to draw. The panel
+`Diagnostics` in; tables and matplotlib figures out, None where there is nothing to draw. The panel
 or table of an unavailable item is left out.
 """
 
@@ -11,13 +11,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from chinchilla.core.table import NONE, Cell, Table, cell
 from chinchilla.core.units import count
 from chinchilla.diagnose.findings import called, described
 from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.fit.result import FitResult
 from chinchilla.plots.style import (
+    C_LABEL,
     COLORS,
     GREY,
+    N_LABEL,
     house_style,
     legend_below,
     log_norm,
@@ -27,8 +30,8 @@ from chinchilla.plots.style import (
     power_of_ten,
     sequential,
 )
-from chinchilla.report.figures import C_LABEL, N_LABEL
-from chinchilla.report.tables import Cell, Table, flops
+from chinchilla.report.figures import Drawing
+from chinchilla.report.tables import flops
 
 NAMES = {
     "identifiability": "Identifiability",
@@ -70,91 +73,83 @@ def section(found: Diagnostics | None) -> dict[str, Any] | None:
     """The contents of the section for the template; None without diagnostics."""
     if found is None:
         return None
-    return {
-        "summary": found.summary,
-        "first": found.first,
-        "verdicts": verdicts(found),
-        "influential": influential(found),
-        "influential_caption": (
-            f"The runs that move N_opt at {flops(found.C_star)} FLOPs most when they are left out, "
-            "with the changes of a and of N_opt."
-        ),
-        "counted": counted(found),
-        "counted_caption": (
-            "The same runs under other counts of N and C. Counts: "
-            f"{_values(found, 'conventions').get('source', '')}. Approach 2 by parabolas, each "
-            "budget's runs moved to equal C by the law."
-        ),
+    tables = {
+        "verdict-table": verdicts(found),
+        "influential-table": influential(found),
+        "counted-table": counted(found),
     }
+    return {"summary": found.summary, "first": found.first, "tables": tables}
 
 
-def figures(
-    found: Diagnostics | None, parametric: FitResult | None
-) -> list[tuple[str, str, Figure | None, str, str]]:
-    """(name, title, figure, caption, alt) of both figures, in the page's order."""
+def figures(found: Diagnostics | None, parametric: FitResult | None) -> list[Drawing]:
+    """Both figures in the page's order; without a figure where there is nothing to draw."""
     interval = None
-    if parametric is not None:
-        law = parametric.N_opt
-        if law.p10 is not None and law.p90 is not None:
-            interval = (law.p10, law.p90)
-    drawn = {
-        "exponent_paths": exponent_paths(found, interval),
-        "influence": influence(found, interval),
-    }
+    if parametric is not None and parametric.N_opt.p10 is not None:
+        assert parametric.N_opt.p90 is not None
+        interval = (parametric.N_opt.p10, parametric.N_opt.p90)
     return [
-        (name, title, drawn[name], caption, alt) for name, (title, caption, alt) in FIGURES.items()
+        Drawing(name, title, draw(found, interval), caption, alt)
+        for (name, (title, caption, alt)), draw in zip(
+            FIGURES.items(), (exponent_paths, influence), strict=True
+        )
     ]
 
 
 def verdicts(found: Diagnostics) -> Table:
     """Every item: verdict, message, effect, advice; in the order of `Diagnostics.items`."""
-    rows = [
-        [
+    table = Table(
+        ["Item", "Verdict", "Found", "Effect", "What to do"],
+        caption="Diagnostics, ordered by verdict and by the effect on the answer. a is approach 3's "
+        "exponent of N_opt. Standard deviations are those of the move that a law which holds would "
+        "show when the same runs are left out.",
+    )
+    for name, item in found.items.items():
+        table.add_row(
             Cell(NAMES.get(name, name), None, "text"),
             Cell(called(item.verdict), None, f"verdict {item.verdict}"),
             Cell(" ".join(filter(None, (item.message, item.note))), None, "text long"),
-            Cell(described(item) or "–", None, "text"),
-            Cell(item.advice or "–", None, "text"),
-        ]
-        for name, item in found.items.items()
-    ]
-    return Table(["Item", "Verdict", "Found", "Effect", "What to do"], rows)
+            Cell(described(item) or NONE, None, "text"),
+            Cell(item.advice or NONE, None, "text"),
+        )
+    return table
 
 
 def influential(found: Diagnostics) -> Table:
     """The runs that move N_opt most."""
-    rows = [
-        [
-            Cell(r["run_id"], None, "id"),
-            Cell(flops(r["C"]), r["C"]),
-            Cell(count(r["N"]), r["N"]),
-            Cell(count(r["D"]), r["D"]),
-            Cell(f"{r['residual']:+.4f}", r["residual"]),
-            Cell(f"{r['a_change']:+.4f}", r["a_change"]),
-            Cell(f"{r['N_opt_change']:+.1%}", r["N_opt_change"]),
-        ]
-        for r in _part(found, "leave_one_out", "runs").get("top", [])
-        if r["a"] is not None
-    ]
-    columns = ["Run", "C, FLOPs", "N", "D, tokens", "ln L − law", "a", "N_opt"]
-    return Table(columns, rows)
+    table = Table(
+        ["Run", "C, FLOPs", "N", "D, tokens", "ln L − law", "a", "N_opt"],
+        caption=f"The runs that move N_opt at {flops(found.C_star)} FLOPs most when they are left "
+        "out, with the changes of a and of N_opt.",
+    )
+    for r in _part(found, "leave_one_out", "runs").get("top", []):
+        if r["a"] is not None:
+            table.add_row(
+                Cell(r["run_id"], None, "id"),
+                cell(r["C"], flops),
+                cell(r["N"], count),
+                cell(r["D"], count),
+                *(cell(r[key], "{:+.4f}".format) for key in ("residual", "a_change")),
+                cell(r["N_opt_change"], "{:+.1%}".format),
+            )
+    return table
 
 
 def counted(found: Diagnostics) -> Table:
     """a under each count of N and C, by approaches 2 and 3."""
-    recorded = _values(found, "conventions").get("recorded", {}).get("C", "unknown")
-    rows = [
-        [
-            Cell(r["N"].replace("_", "-")),
-            Cell(C_NAMES.get(r["C"], r["C"]).format(recorded)),
-            *(
-                Cell("–") if r[by] is None else Cell(f"{r[by]:.3f}", r[by])
-                for by in ("parametric", "isoflop_levelled")
-            ),
-        ]
-        for r in _values(found, "conventions").get("rows", [])
-    ]
-    return Table(["N", "C", "a, approach 3", "a, approach 2 at equal C"], rows)
+    values = _values(found, "conventions")
+    recorded = values.get("recorded", {}).get("C", "unknown")
+    table = Table(
+        ["N", "C", "a, approach 3", "a, approach 2 at equal C"],
+        caption=f"The same runs under other counts of N and C. Counts: {values.get('source', '')}. "
+        "Approach 2 by parabolas, each budget's runs moved to equal C by the law.",
+    )
+    for r in values.get("rows", []):
+        table.add_row(
+            r["N"].replace("_", "-"),
+            C_NAMES.get(r["C"], r["C"]).format(recorded),
+            *(cell(r[by], "{:.3f}".format) for by in ("parametric", "isoflop_levelled")),
+        )
+    return table
 
 
 def _values(found: Diagnostics, item: str) -> Mapping[str, Any]:
@@ -189,15 +184,16 @@ def exponent_paths(
     figure, panels = new_figure(4.9, len(shown))
     for ax, rows in zip(panels, shown, strict=True):
         _all_runs(ax, found, interval)
+        places = np.arange(len(rows))
         if rows is drops:
-            _path(ax, np.arange(len(rows)), rows)
-            ax.set_xticks(np.arange(len(rows)), [str(r["k"]) for r in rows])
+            _path(ax, places, rows)
+            ax.set_xticks(places, [str(r["k"]) for r in rows])
             ax.set(xlabel="k, highest losses left out")
             ax.set_title("Highest losses")
         elif rows is windows:
-            _path(ax, np.arange(len(rows)), rows, joined=False)
-            words = [f"{'T' if r['of'] != 'N' else 'N'}: {_window(r['part'])}" for r in rows]
-            ax.set_xticks(np.arange(len(rows)), words, rotation=90, fontsize=8)
+            _path(ax, places, rows, joined=False)
+            labels = [f"{'T' if r['of'] != 'N' else 'N'}: {_window(r['part'])}" for r in rows]
+            ax.set_xticks(places, labels, rotation=90, fontsize=8)
             ax.set_title("Windows of T = D/N, of N")
         else:
             C = np.array([r["C_max"] for r in rows])
@@ -247,8 +243,8 @@ def influence(found: Diagnostics | None, interval: tuple[float, float] | None) -
     bar.outline.set_visible(False)
     _all_runs(right, found, interval)
     _path(right, np.arange(len(groups)), groups, joined=False)
-    words = [flops(g["budget_flops"]) if by == "budget" else count(g["N"]) for g in groups]
-    right.set_xticks(np.arange(len(groups)), words, rotation=90 if len(words) > 6 else 0)
+    labels = [flops(g["budget_flops"]) if by == "budget" else count(g["N"]) for g in groups]
+    right.set_xticks(np.arange(len(groups)), labels, rotation=90 if len(labels) > 6 else 0)
     right.set(xlabel="budget left out, FLOPs" if by == "budget" else "size left out, parameters")
     right.set_ylabel("$a$, exponent of $N_{opt}$ (approach 3)")
     right.set_ylim(*_limits(groups, found, interval, bars=True))
@@ -261,8 +257,8 @@ def _fitted(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [r for r in rows if r["a"] is not None]
 
 
-def _window(words: str) -> str:
-    return words.replace("without the ", "no ").replace("quarter", "¼")
+def _window(part: str) -> str:
+    return part.replace("without the ", "no ").replace("quarter", "¼")
 
 
 def _all_runs(ax: Axes, found: Diagnostics, interval: tuple[float, float] | None) -> None:

@@ -1,15 +1,19 @@
-"""The report's four figures, after figures 2, 3, A3 and 4 of Hoffmann et al. (2022).
+"""The figures of the report, after figures 2, 3, A3 and 4 of Hoffmann et al. (2022), with captions.
 
-Records in, a matplotlib Figure out, or None when there is nothing to draw. Each panel is drawn by
-`chinchilla.plots`, which the notebook API shares; here are their layout, legends and the paper's lines.
+Records in, a matplotlib Figure out, or None where there is nothing to draw. The panels are drawn by
+`chinchilla.plots`, as for the notebook API; layout, legends and the paper's lines are added here.
 """
 
+import base64
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from chinchilla.config import APPROACHES
+from chinchilla.config.fit import LOSSES
 from chinchilla.core.shapes import flops_per_token
 from chinchilla.fit.result import FitResult
 from chinchilla.observations.table import Observations
@@ -17,7 +21,6 @@ from chinchilla.plan.records import Curve, RunResult
 from chinchilla.plots import isoflop, optimum, runs
 from chinchilla.plots.isoflop import L_NAMES, loss_drawn
 from chinchilla.plots.style import (
-    C_LABEL,
     COLORS,
     GREY,
     L_LABEL,
@@ -29,20 +32,112 @@ from chinchilla.plots.style import (
     new_figure,
     note,
     power_of_ten,
+    save_figure,
 )
 from chinchilla.report.tables import LABELS, name_of, published_near
 
-__all__ = [
-    "C_LABEL",
-    "L_NAMES",
-    "N_LABEL",
-    "isoflop_curves",
-    "isoflop_curves_side_by_side",
-    "loss_drawn",
-    "loss_surface",
-    "optimal_sizes",
-    "training_curves",
-]
+
+@dataclass
+class Drawing:
+    """A figure of a page with its texts; `src` is the data: URI of its SVG once it is saved."""
+
+    name: str  # file stem under figures/
+    title: str
+    figure: Figure | None
+    caption: str
+    alt: str
+    src: str = ""
+
+
+def saved(folder: Path, drawings: Sequence[Drawing]) -> list[Drawing]:
+    """The drawings that have a figure, written to `folder`; files of the others are removed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for d in drawings:
+        if d.figure is None:
+            for suffix in ("png", "svg"):
+                (folder / f"{d.name}.{suffix}").unlink(missing_ok=True)
+        else:
+            svg = base64.b64encode(save_figure(d.figure, folder, d.name)).decode("ascii")
+            d.src = f"data:image/svg+xml;base64,{svg}"
+    return [d for d in drawings if d.src]
+
+
+def report_figures(
+    results: Sequence[RunResult],
+    curves: Mapping[str, Curve],
+    curve_obs: Observations | None,
+    finals: Observations | None,
+    fitted: Mapping[str, FitResult],
+) -> list[Drawing]:
+    """The four figures of a report; arguments as for `write_report`."""
+    if curve_obs is None and curves:
+        kind = finals.loss_kind if finals is not None and finals.loss_kind in LOSSES else "train"
+        known = [r for r in results if r.spec.run_id in curves and r.status == "finished"]
+        if known:
+            known_curves = [curves[r.spec.run_id] for r in known]
+            curve_obs = Observations.from_curves(known, known_curves, kind)
+    envelope, iso = fitted.get("envelope"), fitted.get("isoflop")
+    loss = loss_drawn(iso, finals)
+    errors = {}
+    if loss == "train":
+        errors = {r.spec.run_id: r.final_loss_se for r in results if r.final_loss_se is not None}
+    bars = "; bars are standard errors of the final training loss" if errors else ""
+    return [
+        Drawing(
+            "training_curves",
+            "Training curves and the envelope",
+            training_curves(curve_obs, envelope, results, curves),
+            "One line per run, coloured by model size; long runs are shown as means in bins. Black "
+            "dots: the lowest loss at C FLOPs among the runs that lasted so long. Larger models should "
+            "take over from smaller ones as C grows, and the black dots should lie near the ends of "
+            "runs: earlier, the learning rate is still high and the loss pessimistic."
+            f"{_tail_text(envelope)} After figure 2 of the paper, left.",
+            "Loss against training FLOPs for every run, with the lower envelope.",
+        ),
+        Drawing(
+            "isoflop_curves",
+            "IsoFLOP curves",
+            isoflop_curves(iso, finals, errors),
+            f"Final {L_NAMES.get(loss, '')}losses: each colour is one budget spent on models of "
+            f"different size{bars}. A budget determines an optimum only if its losses rise on both "
+            "sides of the star, the minimum of the fitted shape. Hollow points and a dashed line: the "
+            "budget was refused; it has no star, and the dotted line through the stars skips it. After "
+            "figure 3 of the paper, left.",
+            "Final loss against parameters, one fitted IsoFLOP curve for each compute budget.",
+        ),
+        Drawing(
+            "optimal_sizes",
+            "Optimal size and tokens against compute",
+            optimal_sizes(fitted),
+            "Line and 80% band of each approach: thick over the C of its own points, thin beyond them. "
+            "Triangles: sizes on approach 1's envelope. Discs: minima of approach 2's IsoFLOP curves. "
+            "Approach 3 has no points of its own and is thick over the C of all runs. Dashed: the "
+            "paper's own lines, left out at budgets over 10 times outside of the C of its runs (1.4e18 "
+            "to 1.3e22). Compare slopes: heights also depend on data, vocabulary and on how N and C are "
+            "counted. After figure A3 of the paper.",
+            "Optimal parameters and optimal tokens against training FLOPs, ours and the paper's.",
+        ),
+        Drawing(
+            "loss_surface",
+            "The fitted loss surface",
+            loss_surface(fitted.get("parametric"), finals),
+            "Left: contours of the law with the runs it was fitted to; the efficient frontier has the "
+            "lowest loss at each C. Right: measured minus predicted loss. Residuals that bend with C or "
+            "sort by colour mean that the form of the law does not fit; then do not trust its "
+            "extrapolation. After figure 4 of the paper, left.",
+            "Contours of the fitted loss over tokens and parameters, and its residuals.",
+        ),
+    ]
+
+
+def _tail_text(envelope: FitResult | None) -> str:
+    share = envelope.details.get("tail_share") if envelope else None
+    if not isinstance(share, int | float):
+        return ""
+    return (
+        f" Here {share:.0%} of them lie in the last 15% of their run; in the paper all do "
+        "(footnote 4)."
+    )
 
 
 @house_style()
@@ -52,11 +147,11 @@ def training_curves(
     results: Sequence[RunResult] = (),
     curves: Mapping[str, Curve] | None = None,
 ) -> Figure | None:
-    """Loss against FLOPs of every run, coloured by N, with approach 1's envelope on top.
+    """Loss against FLOPs of every run, coloured by N, with approach 1's envelope.
 
     Args:
         points: every measured point of the finished runs, as approach 1 read them.
-        envelope: approach 1's frontier, if it could be fitted.
+        envelope: approach 1's result, if it could be fitted.
         results: all runs; those that did not finish are drawn grey and dashed.
         curves: run_id -> training curve, for the unfinished runs.
     """
@@ -94,8 +189,8 @@ def isoflop_curves(
     """Final loss against N at each budget, the shape fitted to it, and the minimum (approach 2).
 
     Args:
-        frontier: approach 2's frontier; None draws the points alone.
-        finals: final losses, for budgets that the frontier does not describe and runs left out.
+        frontier: approach 2's result; None draws the points alone.
+        finals: final losses, for budgets that the result does not describe and runs left out.
         standard_errors: run_id -> standard error of its final loss, drawn as a bar.
     """
     figure, (ax,) = new_figure(5.6)
@@ -112,12 +207,12 @@ def isoflop_curves_side_by_side(
     corpora: Sequence[tuple[str, FitResult | None, Observations]],
     bits_per_nat: Sequence[float] | None,
 ) -> Figure | None:
-    """The isoFLOP curves of several corpora, a panel each: one N axis, a budget in one colour.
+    """The IsoFLOP curves of several corpora, a panel each, with one N axis and one colour per budget.
 
     Args:
-        corpora: name, approach 2's frontier (None draws the points alone) and final losses.
-        bits_per_nat: of each corpus; then all panels are in bits per byte, to one scale. None: each
-            in its own nats per token.
+        corpora: name, approach 2's result (None draws the points alone) and final losses.
+        bits_per_nat: bits per byte in a nat per token of each corpus; all panels are then in bits
+            per byte, to one scale. None: each panel in its own nats per token.
     """
     panels = [isoflop.budgets_of(frontier, finals) for _, frontier, finals in corpora]
     if not all(panels):
@@ -132,7 +227,7 @@ def isoflop_curves_side_by_side(
     spans = np.ptp(limits, axis=1)
     for i, (ax, budgets) in enumerate(zip(axes, panels, strict=True)):
         name, frontier, finals = corpora[i]
-        span = spans.max() if bits_per_nat else spans[i]  # to one scale where the unit is one
+        span = spans.max() if bits_per_nat else spans[i]  # one scale if the unit is the same
         middle = limits[i].mean()
         for C in everything if i == 0 else ():
             ax.plot([], [], "o", color=shades[C], label=f"{power_of_ten(C)} FLOPs")
@@ -147,9 +242,9 @@ def isoflop_curves_side_by_side(
         if i == 0 or not bits_per_nat:
             kind = kinds[i] if kinds[i] == kinds[0] or not bits_per_nat else ""
             ax.set_ylabel(f"final {kind}" + ("loss, bits/byte" if bits_per_nat else L_LABEL))
-    isoflop.empty_star(axes[0])
+    isoflop.star_entry(axes[0])
     if any(b.get("refused") for budgets in panels for b in budgets):
-        isoflop.empty_refused(axes[0])
+        isoflop.refused_entry(axes[0])
     legend_below(figure, axes, 4)
     return figure
 
@@ -184,7 +279,7 @@ def optimal_sizes(frontiers: Mapping[str, FitResult]) -> Figure | None:
 
 @house_style()
 def loss_surface(frontier: FitResult | None, finals: Observations | None) -> Figure | None:
-    """Approach 3: contours of L(N, D) under the runs, and what the law leaves unexplained."""
+    """Approach 3: contours of L(N, D) with the runs, and the residuals of the law."""
     if frontier is None or frontier.law is None or finals is None or len(finals) == 0:
         return None
     figure, (left, right) = new_figure(4.8, 2)

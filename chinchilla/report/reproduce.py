@@ -1,7 +1,7 @@
-"""`chinchilla reproduce table2`: the paper's Tables 2, 3 and A3 from points and curves one has.
+"""`chinchilla reproduce table2`: the paper's Tables 2, 3 and A3 from published points and curves.
 
-Fits in, plain tables and one paragraph out: why approach 3 differs from what was printed, each
-reason shown by a run. Standard library and NumPy; SciPy for the searches that stop early.
+Observations in, tables and one paragraph out: why approach 3 differs from the printed values, each
+reason with numbers computed here. NumPy, and SciPy for the searches that stop early.
 """
 
 import itertools
@@ -14,6 +14,7 @@ import numpy as np
 
 from chinchilla.core import paper
 from chinchilla.core.errors import FitError
+from chinchilla.core.table import Table
 from chinchilla.core.units import count
 from chinchilla.fit import fit_envelope, fit_isoflop, fit_parametric
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
@@ -33,7 +34,7 @@ EARLY = tuple(  # starts of the paper's grid, from its middle
 
 @dataclass(frozen=True)
 class Row:
-    """One line of Table 2: exponents with 80% and 95% intervals, and whose they are."""
+    """One line of Table 2: exponents with 80% and 95% intervals, ours or the paper's."""
 
     approach: str
     whose: str  # ours or paper
@@ -63,14 +64,14 @@ class Projection:
 
 @dataclass(frozen=True)
 class Reproduced:
-    """Everything that `chinchilla reproduce table2` says."""
+    """The result of `chinchilla reproduce table2`."""
 
     rows: list[Row]
     projections: list[Projection]
-    reasons: list[dict[str, Any]]  # what, numbers, sentence
+    reasons: list[dict[str, Any]]  # what, its numbers, text
     settings: dict[str, Any]
     refusals: dict[str, str] = field(default_factory=dict)
-    intervals: dict[str, str] = field(default_factory=dict)  # by fit, how they were made
+    intervals: dict[str, str] = field(default_factory=dict)  # by fit, the method
 
 
 def reproduce(
@@ -86,13 +87,13 @@ def reproduce(
 
     Args:
         points: final losses; budget_flops names the isoFLOP runs.
-        curves: training curves for approach 1; None: the envelope of run ends, labelled so.
-        drop_highest: losses left out of approach 3, highest first: five, as Besiroglu et al. do;
-            the fit to all is shown beside it.
+        curves: training curves for approach 1; None: final losses only, labelled so.
+        drop_highest: number of highest losses excluded from approach 3, five in Besiroglu et al.;
+            the fit to all points is shown as well.
         n_bootstrap: resamples of runs.
         seed: of the resampling.
-        explain: run what shows why approach 3 differs from the paper's (half a minute).
-        full_grid: also search from all 4500 starts to the end (minutes).
+        explain: compute why approach 3 differs from the paper's (half a minute).
+        full_grid: also search from all 4,500 starts to convergence (minutes).
     """
     settings = {"n_bootstrap": n_bootstrap, "seed": seed}
     points = points.finals()
@@ -131,20 +132,20 @@ def reproduce(
     ]
     ours = fits.get("parametric") if explain else None
     reasons = why_approach_3_differs(kept, points, ours, full_grid)
-    told = settings | {"drop_highest": drop_highest, "full_grid": full_grid}
+    settings |= {"drop_highest": drop_highest, "full_grid": full_grid}
     methods = {name: str(fit.settings["interval"]) for name, fit in fits.items()}
-    return Reproduced(rows, projections, reasons, told, refusals, methods)
+    return Reproduced(rows, projections, reasons, settings, refusals, methods)
 
 
 def _our_row(label: str, f: FitResult, n: int) -> Row:
     if f.approach == "envelope":
-        note = "run ends only: weaker" if f.settings["endpoints_only"] else ""
-        data = f"{n} run ends" if f.settings["endpoints_only"] else f"curves of {n} runs"
+        note = "no curves: weaker" if f.settings["endpoints_only"] else ""
+        data = f"{n} final losses" if f.settings["endpoints_only"] else f"curves of {n} runs"
     else:
         data, note = f"{f.n_runs} of {n} runs", ""
         if f.approach == "isoflop":
             exact = f.settings["exponents"] != "none"
-            note = "exact shape" if exact else "parabolas, as the paper"
+            note = "exact shape" if exact else "parabolas, as in the paper"
     return Row(
         label, "ours", data,
         f.N_opt.exponent, _pair(f.N_opt), f.N_opt.ci95,
@@ -197,13 +198,13 @@ def _projections(
 def why_approach_3_differs(
     kept: Observations, every: Observations, frontier: FitResult | None, full_grid: bool
 ) -> list[dict[str, Any]]:
-    """The reasons, each with the numbers of a run made here.
+    """The reasons, each with numbers computed from these points.
 
     Args:
         kept: the points approach 3 was fitted to.
         every: all points, outliers included.
         frontier: our approach 3 on `kept`.
-        full_grid: whether to search from all 4500 starts to the end.
+        full_grid: whether to search from all 4,500 starts to convergence.
     """
     if frontier is None or frontier.law is None or frontier.certificate is None:
         return []
@@ -218,8 +219,8 @@ def why_approach_3_differs(
             "objective": lowest,
             "objective_published": published,
             "a": a,
-            "says": f"the minimum of the sum of Huber losses is a = {a:.3f}; the constants that were "
-            f"printed (a = .457) lie {published / lowest - 1:.0%} above it",
+            "text": f"the minimum of the sum of Huber losses is at a = {a:.3f}; at the printed "
+            f"constants (a = .457) the sum is {published / lowest - 1:.0%} higher",
         }
     ]
     mean = search(N, D, L, reduction="mean", stop="scipy")
@@ -234,26 +235,26 @@ def why_approach_3_differs(
         "said_success": float(mean.said_success.mean()),
         "a": a_mean,
         "a_of_ends_within_20_percent": [float(low), float(high)],
-        "says": f"averaging it and stopping at SciPy's defaults, {len(mean.objectives)} starts end "
-        f"after {mean.iterations.mean():.0f} steps on average, {mean.said_success.mean():.0%} of them "
-        f"with success=True, the best at a = {a_mean:.3f}, and those within 20% of the minimum "
-        f"anywhere from {low:.2f} to {high:.2f}",
+        "text": f"with the mean in place of the sum and SciPy's default tolerances, "
+        f"{len(mean.objectives)} searches end after {mean.iterations.mean():.0f} steps on average, "
+        f"{mean.said_success.mean():.0%} of them with success=True, the best at a = {a_mean:.3f} and "
+        f"those within 20% of the minimum at a from {low:.2f} to {high:.2f}",
     })  # fmt: skip
     near = paths(N, D, L, EARLY, named_law("hoffmann"))
     reasons.append({
         "what": "early stop",
         **near,
-        "says": f"on its way to the minimum one of {near['n_paths']} searches passes a = {near['a']:.3f} "
-        f"(A = {near['A']:.0f}, B = {near['B']:.0f}, E = {near['E']:.2f}) after {near['step']} of "
-        f"{near['n_steps']} steps, close to the 406, 411 and 1.69 that were printed: the nearest point "
-        "of all, chosen after the fact: it shows what an early stop can give, not what was done",
+        "text": f"after {near['step']} of {near['n_steps']} steps one of {near['n_paths']} searches is at "
+        f"a = {near['a']:.3f} (A = {near['A']:.0f}, B = {near['B']:.0f}, E = {near['E']:.2f}), close to "
+        "the printed 406, 411 and 1.69; this is the nearest point of all searches, chosen afterwards, "
+        "and shows only what an early stop can give",
     })  # fmt: skip
     exact, rounded = _at_gopher("hoffmann"), _at_gopher("hoffmann_rounded")
     reasons.append({
         "what": "rounding",
         "N_at_gopher": exact,
         "N_at_gopher_rounded": rounded,
-        "says": f"rounding the exponents to two digits moves N_opt at 5.76e23 FLOPs from "
+        "text": f"rounding the exponents to two digits moves N_opt at 5.76e23 FLOPs from "
         f"{count(exact)} to {count(rounded)}",
     })  # fmt: skip
     if len(every) > len(kept):
@@ -263,7 +264,7 @@ def why_approach_3_differs(
             "what": "outliers",
             "n_dropped": len(every) - len(kept),
             "a": a_all,
-            "says": f"with the {len(every) - len(kept)} highest losses kept, a is {a_all:.3f} instead "
+            "text": f"with the {len(every) - len(kept)} highest losses included, a is {a_all:.3f} instead "
             f"of {a:.3f}",
         })  # fmt: skip
     if full_grid:
@@ -272,70 +273,61 @@ def why_approach_3_differs(
             "what": "4500 starts to the end",
             "objective": tight.objective,
             "share_at_best": tight.share_at_best,
-            "says": f"searched to the end from all {len(tight.objectives)} starts, "
-            f"{tight.share_at_best:.0%} reach the minimum and none goes below it "
+            "text": f"of searches from all {len(tight.objectives)} starts to convergence, "
+            f"{tight.share_at_best:.0%} reach the minimum and none finds a lower one "
             f"({tight.objective:.12g} against {lowest:.12g})",
         })  # fmt: skip
     return reasons
 
 
-def paragraph(found: Reproduced) -> str:
-    """Why approach 3 differs, in one paragraph."""
-    if not found.reasons:
-        return ""
-    said = "; ".join(reason["says"] for reason in found.reasons)
-    return f"Why approach 3 differs from the paper's: {said}."
-
-
 def markdown(found: Reproduced) -> str:
-    """Tables 2, 3 and A3 as text, ours over the paper's."""
-    lines = ["Table 2: N_opt ~ C^a, D_opt ~ C^b", ""]
-    head = ("approach", "", "runs", "a", "80%", "95%", "b", "80%", "95%", "N_opt at 5.76e23")
-    above = [None, *found.rows]
-    lines += _aligned([head, *map(_cells, found.rows, above)])
+    """Tables 2, 3 and A3 as Markdown, ours above the paper's, and why approach 3 differs."""
+    lines = ["Table 2: N_opt ~ C^a, D_opt ~ C^b", "", *_table2(found.rows).markdown()]
     for name in dict.fromkeys(p.table for p in found.projections):
+        rows = [p for p in found.projections if p.table == name]
         lines += ["", f"{name}: FLOPs and tokens at which a size is optimal", ""]
-        table = [("N", "C, ours", "80%", "C, paper", "D, ours", "D, paper")]
-        for p in (p for p in found.projections if p.table == name):
-            bounds = "" if p.C_80 is None else f"{flops(p.C_80[0])} to {flops(p.C_80[1])}"
-            table.append(
-                (count(p.N), flops(p.C), bounds, flops(p.paper_C), count(p.D), count(p.paper_D))
-            )
-        lines += _aligned(table)
+        lines += _projection_table(rows).markdown()
     for name, reason in found.refusals.items():
         lines += ["", f"{name} refused: {reason}"]
     lines += ["", "Intervals of the paper: 80%, over 100 fits to 80% of the data. Ours:"]
-    lines += [f"{name}: {how}." for name, how in found.intervals.items()]
-    why = paragraph(found)
-    return "\n".join([*lines, *(["", why] if why else [])]) + "\n"
+    lines += [f"{name}: {method}." for name, method in found.intervals.items()]
+    if found.reasons:
+        texts = "; ".join(reason["text"] for reason in found.reasons)
+        lines += ["", f"Why approach 3 differs from the paper's: {texts}."]
+    return "\n".join(lines) + "\n"
 
 
-def _cells(row: Row, above: Row | None) -> tuple[str, ...]:
-    """A row of Table 2; the paper's does not repeat the name of ours above it."""
-    same = row.whose == "paper" and above is not None and row.approach == above.approach
-    return (
-        "" if same else row.approach,
-        row.whose,
-        row.data + (f" ({row.note})" if row.note else ""),
-        *(_number(row.a), _range(row.a_80), _range(row.a_95)),
-        *(_number(row.b), _range(row.b_80), _range(row.b_95)),
-        "" if row.N_at_gopher is None else count(row.N_at_gopher),
+def _table2(rows: Sequence[Row]) -> Table:
+    table = Table(
+        ["approach", "", "runs", "a", "80%", "95%", "b", "80%", "95%", "N_opt at 5.76e23"]
     )
+    above = ""
+    for row in rows:
+        table.add_row(
+            "" if row.whose == "paper" and row.approach == above else row.approach,
+            row.whose,
+            row.data + (f" ({row.note})" if row.note else ""),
+            *(_number(row.a), _range(row.a_80), _range(row.a_95)),
+            *(_number(row.b), _range(row.b_80), _range(row.b_95)),
+            "" if row.N_at_gopher is None else count(row.N_at_gopher),
+        )
+        above = row.approach
+    return table
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as a table that Markdown and a terminal both show."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "| " + " | ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-    return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]
+def _projection_table(rows: Sequence[Projection]) -> Table:
+    table = Table(["N", "C, ours", "80%", "C, paper", "D, ours", "D, paper"])
+    for p in rows:
+        interval = "" if p.C_80 is None else f"{flops(p.C_80[0])} to {flops(p.C_80[1])}"
+        table.add_row(
+            count(p.N), flops(p.C), interval, flops(p.paper_C), count(p.D), count(p.paper_D)
+        )
+    return table
 
 
 def _number(x: float | None) -> str:
     return "" if x is None else f"{x:.3f}"
 
 
-def _range(pair: list[float] | None) -> str:
-    return "" if pair is None else f"{pair[0]:.3f} to {pair[1]:.3f}"
+def _range(interval: list[float] | None) -> str:
+    return "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"

@@ -1,22 +1,20 @@
-"""The report's tables as plain rows: Table 2 beside ours, predictions, frontier points, runs.
+"""The tables of the report: Table 2, intervals, predictions, points of the frontiers, runs.
 
-Reads frontiers, observations and run results; gives `Table`s that `page` turns into HTML and
-`table2_text` into lines for a terminal. Standard library and NumPy: `chinchilla fit` prints from
-here without importing matplotlib or torch.
+Fits, observations and run results in, `Table` records out. NumPy only: `chinchilla fit` prints Table
+2 from here without importing matplotlib or torch.
 """
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from chinchilla.config import APPROACHES
 from chinchilla.core import paper
+from chinchilla.core.table import NONE, Cell, Table, cell
 from chinchilla.core.units import count
-from chinchilla.decide.predict import CARRIED
-from chinchilla.decide.predict import predictions as predict
+from chinchilla.decide.predictions import MAX_FACTOR
+from chinchilla.decide.predictions import predictions as predict
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.fit.result import FitResult, PowerLaw
 from chinchilla.fit.results import FitResults
@@ -26,41 +24,18 @@ from chinchilla.plan.records import RunResult
 PAPER_ROWS = {row.approach: row for row in paper.TABLE_2}
 LABELS = {approach: PAPER_ROWS[approach].label for approach in APPROACHES}
 SHORT_LABELS = {"envelope": "1 envelope", "isoflop": "2 isoflop", "parametric": "3 parametric"}
-RUN_ENDS = "1. Minimum over ends of runs (no curves)"  # approach 1 where runs had none
-SHORT_RUN_ENDS = "1 run ends"
-MAX_ROWS = 12  # of a list that would otherwise be as long as the envelope's 1500 points
-
-
-class Cell(NamedTuple):
-    """What a reader sees, the number to sort by, and a mark: ours, extrapolated, a run's state."""
-
-    text: str
-    value: float | None = None
-    kind: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Column heads and rows of equal length."""
-
-    columns: list[str]
-    rows: list[list[Cell]]
-
-    @property
-    def numeric(self) -> list[bool]:
-        """Per column, whether its cells are numbers (they align right)."""
-        return [
-            any(row[i].value is not None for row in self.rows) for i in range(len(self.columns))
-        ]
+RUN_ENDS = "1. Minimum over final losses (no curves)"  # approach 1 without training curves
+SHORT_RUN_ENDS = "1 final losses"
+MAX_ROWS = 12  # of a long list, such as the 1,500 points of an envelope
 
 
 def name_of(approach: str, fitted: FitResult | None = None, short: bool = False) -> str:
-    """What an approach is called in tables, figures and notes.
+    """The label of an approach in tables, figures and notes.
 
     Args:
-        approach: a key of LABELS; any other name is returned as it is.
-        fitted: what it found; approach 1 without curves has another name.
-        short: as in a terminal's table.
+        approach: a key of LABELS; any other name is returned unchanged.
+        fitted: the result; approach 1 without training curves has a label of its own.
+        short: the label for tables in a terminal.
     """
     if fitted is not None and fitted.settings.get("endpoints_only"):
         return SHORT_RUN_ENDS if short else RUN_ENDS
@@ -80,6 +55,11 @@ def flops(x: float) -> str:
     return f"{head.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
+def loss(x: float) -> str:
+    """A loss with four decimals."""
+    return f"{x:.4f}"
+
+
 def exponent(law: PowerLaw) -> str:
     """An exponent with its 80% interval: 0.487 [0.462, 0.534]."""
     if law.p10 is None or law.p90 is None:
@@ -87,8 +67,12 @@ def exponent(law: PowerLaw) -> str:
     return f"{law.exponent:.3f} [{law.p10:.3f}, {law.p90:.3f}]"
 
 
-def _published(value: float, p10: float | None, p90: float | None) -> str:
-    return f"{value:.2f}" if p10 is None else f"{value:.2f} [{p10:.3f}, {p90:.3f}]"
+def bounds(interval: Sequence[float | None] | None, sign: str = "") -> Cell:
+    """An interval of exponents: 0.462 to 0.534; with sign="+" of differences."""
+    low, high = interval or (None, None)
+    if low is None or high is None:
+        return Cell(NONE)
+    return Cell(f"{low:{sign}.3f} to {high:{sign}.3f}", low)
 
 
 def published_lines() -> dict[str, PowerLaw]:
@@ -106,107 +90,78 @@ def published_lines() -> dict[str, PowerLaw]:
 
 
 def published_near(C: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """C and the paper's N_opt by approach, where C is at most CARRIED times outside of its runs."""
+    """C and the paper's N_opt by approach, where C is at most MAX_FACTOR times outside of its runs."""
     low, high = paper.LAW_C_RANGE["hoffmann"]
-    near = C[(low / CARRIED <= C) & (high * CARRIED >= C)]
+    near = C[(low / MAX_FACTOR <= C) & (high * MAX_FACTOR >= C)]
     return {name: (near, line(near)) for name, line in published_lines().items() if len(near)}
 
 
-def table2(frontiers: Mapping[str, FitResult], refusals: Mapping[str, str]) -> Table:
-    """Table 2's exponents, ours beside the paper's; refused and absent approaches are said so."""
-    rows = []
-    for approach, published in PAPER_ROWS.items():
-        ours = frontiers.get(approach)
-        if ours is not None:
-            a, b = (Cell(exponent(law), law.exponent, "ours") for law in (ours.N_opt, ours.D_opt))
-        else:
-            a = b = Cell(_absent(approach, refusals), None, "muted")
-        differs = "; ours: over ends of runs" if name_of(approach, ours) == RUN_ENDS else ""
-        rows.append(
-            [
-                Cell(f"{published.label}{differs}"),
-                a,
-                Cell(_published(published.a, published.a_p10, published.a_p90), published.a),
-                b,
-                Cell(_published(published.b, published.b_p10, published.b_p90), published.b),
-                Cell(str(ours.n_runs), ours.n_runs) if ours else Cell("–", None, "muted"),
-            ]
-        )
-    return Table(["Approach", "a, ours", "a, paper", "b, ours", "b, paper", "Runs"], rows)
-
-
-def _absent(approach: str, refusals: Mapping[str, str]) -> str:
-    if approach in refusals:
-        return "refused"
-    return "not fitted" if approach in APPROACHES else "–"
-
-
-def table2_text(fits: FitResults, width: int = 80) -> str:
-    """Table 2 beside ours for a terminal, then why an approach was refused.
+def table2(fits: FitResults, short: bool = False) -> Table:
+    """Table 2: the exponents of each approach, ours above the paper's.
 
     Args:
-        fits: what `chinchilla fit` found.
-        width: columns of the terminal; the table itself needs 64.
+        fits: the results; a refused or missing approach has its state in place of numbers.
+        short: labels for a terminal.
     """
-    frontiers, refusals = fits.fitted, {a: r.reason for a, r in fits.refused.items()}
-    rows = [("", "", "a  (N_opt ~ C^a)", "b  (D_opt ~ C^b)")]
-    for approach, row in zip(PAPER_ROWS, table2(frontiers, refusals).rows, strict=True):
-        if approach in APPROACHES:
-            ours = name_of(approach, frontiers.get(approach), short=True)
-            theirs = name_of(approach, short=True)
-            rows.append((ours, "ours", row[1].text, row[3].text))
-            rows.append(("" if ours == theirs else theirs, "paper", row[2].text, row[4].text))
-        else:
-            rows.append(("Kaplan 2020", "", row[2].text, row[4].text))
-    widths = [max(len(row[i]) for row in rows) for i in range(4)]
-    lines = [
-        "  ".join(text.ljust(w) for text, w in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    lines.insert(1, "-" * max(map(len, lines)))
-    for approach, f in frontiers.items():
+    table = Table(
+        ["Approach", "", "a", "b", "Runs"],
+        caption="Exponents of N_opt ~ C^a and D_opt ~ C^b. Brackets: 80% intervals (10th to 90th "
+        "percentile), ours over resampled runs, the paper's over 100 fits to 80% of its data.",
+        left=("Approach", ""),
+    )
+    for approach, published in PAPER_ROWS.items():
+        fitted = fits.fitted.get(approach)
+        label = name_of(approach, fitted, short)  # Kaplan et al. have none, and no row of ours
+        if fitted is not None:
+            laws = [Cell(exponent(x), x.exponent, "ours") for x in (fitted.N_opt, fitted.D_opt)]
+            table.add_row(label, "ours", *laws, Cell(str(fitted.n_runs), fitted.n_runs))
+        elif approach in APPROACHES:
+            state = Cell("refused" if approach in fits.refused else "not fitted", None, "muted")
+            table.add_row(label, "ours", state, state, NONE)
+        theirs = name_of(approach, short=short) if approach in LABELS else published.label
+        table.add_row(
+            "" if short and theirs == label else theirs,
+            "paper",
+            _published(published.a, published.a_p10, published.a_p90),
+            _published(published.b, published.b_p10, published.b_p90),
+            NONE,
+        )
+    return table
+
+
+def _published(value: float, p10: float | None, p90: float | None) -> Cell:
+    return Cell(f"{value:.2f}" if p10 is None else f"{value:.2f} [{p10:.3f}, {p90:.3f}]", value)
+
+
+def interval_methods(fits: FitResults) -> dict[str, str]:
+    """How the interval of each approach was computed, by its short label."""
+    return {
+        name_of(approach, f, short=True): str(f.settings.get("interval", "method not stated"))
+        for approach, f in fits.fitted.items()
+        if f.N_opt.p10 is not None
+    }
+
+
+def intervals(fitted: Mapping[str, FitResult]) -> Table:
+    """The interval of a of every approach and its method."""
+    table = Table(
+        ["Approach", "Method", "a, 80%", "a, 95%"],
+        caption="Intervals of a by approach, with their methods.",
+    )
+    for approach, f in fitted.items():
         if f.N_opt.p10 is not None:
-            said = f"[{name_of(approach, f, short=True)}] {f.settings.get('interval', 'interval not stated')}"
-            lines += textwrap.wrap(said, max(width, 40), subsequent_indent="  ")
-    for approach, reason in refusals.items():
-        said = f"{SHORT_LABELS.get(approach, approach)} refused: {reason}"
-        lines += textwrap.wrap(said, max(width, 40), subsequent_indent="  ")
-    return "\n".join(lines)
+            method = Cell(str(f.settings.get("interval", "not stated")), None, "text")
+            interval = bounds([f.N_opt.p10, f.N_opt.p90])
+            table.add_row(name_of(approach, f), method, interval, bounds(f.N_opt.ci95))
+    return table
 
 
-def intervals(frontiers: Mapping[str, FitResult]) -> Table:
-    """Every approach's interval of a, and the other ways to it that were compared."""
-    rows = []
-    for approach, f in frontiers.items():
-        name = Cell(name_of(approach, f))
-        if f.N_opt.p10 is not None:
-            method = Cell(f"used: {f.settings.get('interval', 'not stated')}", None, "text")
-            pairs = ([f.N_opt.p10, f.N_opt.p90], f.N_opt.ci95)
-            rows.append([name, method, *map(_pair, pairs), Cell("–"), Cell("–")])
-        sizes = {i.method: i for i in f.intervals if i.of == "N_opt"}
-        for i in (i for i in f.intervals if i.of == "a"):
-            N = sizes.get(i.method)
-            at = Cell("–") if N is None or N.C is None else Cell(flops(N.C), N.C)
-            both = (
-                Cell("–") if N is None or N.ci95 is None else Cell(" to ".join(map(count, N.ci95)))
-            )
-            rows.append([
-                name, Cell(i.method, None, "text"), _pair([i.p10, i.p90]), _pair(i.ci95), at, both,
-            ])  # fmt: skip
-    return Table(["Approach", "Method", "a, 80%", "a, 95%", "C, FLOPs", "N_opt at C, 95%"], rows)
-
-
-def _pair(bounds: Sequence[float | None] | None) -> Cell:
-    low, high = bounds or (None, None)
-    return Cell("–") if low is None or high is None else Cell(f"{low:.3f} to {high:.3f}", low)
-
-
-def tried_budgets(finals: Observations | None, frontiers: Mapping[str, FitResult]) -> list[float]:
-    """The isoFLOP budgets of the runs; without any, the ends and middle of the FLOPs covered."""
+def tried_budgets(finals: Observations | None, fitted: Mapping[str, FitResult]) -> list[float]:
+    """The IsoFLOP budgets of the runs; without any, the ends and middle of the FLOPs covered."""
     named = finals.budget_flops if finals is not None else np.zeros(0)
     budgets = sorted({float(c) for c in named[~np.isnan(named)]})
     if not budgets:
-        C = [p.C for f in frontiers.values() for p in f.points]
+        C = [p.C for f in fitted.values() for p in f.points]
         if not C and finals is not None:
             C = list(finals.C)
         budgets = [float(c) for c in np.geomspace(min(C), max(C), 3)] if C else []
@@ -214,73 +169,112 @@ def tried_budgets(finals: Observations | None, frontiers: Mapping[str, FitResult
 
 
 def _thinned(items: Sequence) -> list:
-    """At most MAX_ROWS of a sequence, evenly spaced, both ends kept."""
+    """At most MAX_ROWS of a sequence, evenly spaced, both ends included."""
     if len(items) <= MAX_ROWS:
         return list(items)
     return [items[i] for i in np.linspace(0, len(items) - 1, MAX_ROWS).round().astype(int)]
 
 
 def predictions(fits: FitResults, budgets: Sequence[float]) -> Table:
-    """N_opt and D_opt at each budget and one decade beyond the last, with 80% intervals.
-
-    The numbers are those of `chinchilla predict`: `fit.predict.predictions`.
-    """
-    asked = [*budgets, 10 * max(budgets)] if budgets else []
-    rows = []
-    for p in predict(asked, fits, published=False):
+    """N_opt and D_opt at each budget and at ten times the last, as `chinchilla predict` gives them."""
+    table = Table(
+        ["C, FLOPs", "Approach", "N_opt", "D_opt, tokens", "D/N", "L, nats/token", "Range"],
+        caption="Predictions at the budgets of the runs and at ten times the largest, with 80% "
+        "intervals. L by approach 3's law.",
+    )
+    for p in predict([*budgets, 10 * max(budgets)] if budgets else [], fits, published=False):
         approach = p.by.removeprefix("this data, ")
-        loss = Cell("–") if p.L is None else Cell(f"{p.L:.3f}", p.L)
-        rows.append(
-            [
-                Cell(flops(p.C), p.C),
-                Cell(name_of(approach, fits.fitted.get(approach))),
-                Cell(_with_band(p.N, p.N_p10, p.N_p90), p.N),
-                Cell(_with_band(p.D, p.D_p10, p.D_p90), p.D),
-                Cell(ratio(p.D / p.N), p.D / p.N),
-                loss,
-                Cell("covered") if p.beyond is None else Cell("extrapolated", None, "extrapolated"),
-            ]
+        extrapolated = p.beyond is not None
+        table.add_row(
+            cell(p.C, flops),
+            name_of(approach, fits.fitted.get(approach)),
+            Cell(_with_band(p.N, p.N_p10, p.N_p90), p.N),
+            Cell(_with_band(p.D, p.D_p10, p.D_p90), p.D),
+            cell(p.D / p.N, ratio),
+            cell(p.L, lambda L: f"{L:.3f}"),
+            Cell("extrapolated", None, "extrapolated") if extrapolated else Cell("covered"),
         )
-    columns = ["C, FLOPs", "Approach", "N_opt", "D_opt, tokens", "D/N", "L, nats/token", "Range"]
-    return Table(columns, rows)
+    return table
 
 
 def _with_band(x: float, low: float | None, high: float | None) -> str:
     return count(x) + ("" if low is None or high is None else f" [{count(low)}, {count(high)}]")
 
 
-def frontier_points(frontiers: Mapping[str, FitResult]) -> Table:
-    """The points each line was fitted through; of a long envelope, twelve evenly spaced."""
-    rows = [
-        [
-            Cell(name_of(approach, f)),
-            _budget(p.budget_flops),
-            Cell(flops(p.C), p.C),
-            *_sizes(p.N, p.D),
-            Cell(f"{p.L:.4f}", p.L),
-        ]
-        for approach, f in frontiers.items()
+def frontier_points(fitted: Mapping[str, FitResult]) -> Table:
+    """The points that each line was fitted to; of a long envelope, MAX_ROWS evenly spaced."""
+    points = [
+        (name_of(approach, f), p)
+        for approach, f in fitted.items()
         for p in _thinned(sorted(f.points, key=lambda p: p.C))
     ]
-    columns = ["Approach", "Budget, FLOPs", "C, FLOPs", "N", "D, tokens", "D/N", "L, nats/token"]
-    return Table(columns, rows)
+    return Table.of(
+        {
+            "Approach": (Cell(name) for name, _ in points),
+            "Budget, FLOPs": (cell(p.budget_flops, flops) for _, p in points),
+            "C, FLOPs": (cell(p.C, flops) for _, p in points),
+            **_sizes([p.N for _, p in points], [p.D for _, p in points]),
+            "L, nats/token": (cell(p.L, loss) for _, p in points),
+        },
+        f"Points that each line was fitted to; of a long list, {MAX_ROWS} evenly spaced. Approach 3's "
+        "points are computed from its law.",
+    )
+
+
+def _sizes(N: Iterable[float], D: Iterable[float]) -> dict[str, list[Cell]]:
+    pairs = [(float(n), float(d)) for n, d in zip(N, D, strict=True)]
+    return {
+        "N": [cell(n, count) for n, _ in pairs],
+        "D, tokens": [cell(d, count) for _, d in pairs],
+        "D/N": [cell(d / n, ratio) for n, d in pairs],
+    }
 
 
 def runs(results: Sequence[RunResult], finals: Observations | None) -> Table:
-    """Every run with its state; of a CSV alone, its rows. Epochs where any run repeats data: its most repeated source's."""
-    table = _runs(results, finals)
-    epochs = [_epochs(r) for r in results]
-    if not results and finals is not None:
-        epochs = [None if np.isnan(x) else float(x) for x in finals.epochs]
+    """Every run with its state; without results, the rows of the observations.
+
+    Epochs, those of a run's most repeated source, are shown if any run repeats data.
+    """
+    caption = "All runs; click a column head to sort. D: tokens seen. C: FLOPs spent."
+    columns: dict[str, list[Cell]] = {}
+    if results:
+        columns["Run"] = [Cell(r.spec.run_id, None, "id") for r in results]
+        columns["State"] = [_state(r) for r in results]
+        columns["Budget, FLOPs"] = [cell(r.spec.budget_flops, flops) for r in results]
+        columns |= _sizes(
+            [r.spec.N for r in results], [r.steps_done * r.spec.batch_tokens for r in results]
+        )
+        columns |= _epochs([_most_epochs(r) for r in results])
+        columns["Training loss ± SE"] = [
+            _with_error(r.final_loss, r.final_loss_se) for r in results
+        ]
+        columns["Validation loss"] = [_by_set(r.validation_loss) for r in results]
+        columns["Bits/byte"] = [_by_set(r.bits_per_byte) for r in results]
+        columns["C, FLOPs"] = [cell(r.flops_spent, flops) for r in results]
+        columns["Steps"] = [_steps(r) for r in results]
+        columns["Peak LR"] = [cell(r.spec.peak_lr, lambda x: f"{x:.3g}") for r in results]
+    elif finals is not None:
+        columns["Run"] = [Cell(str(run_id), None, "id") for run_id in finals.run_id]
+        columns["Budget, FLOPs"] = [cell(x, flops) for x in _known(finals.budget_flops)]
+        columns |= _sizes(finals.N, finals.D)
+        columns |= _epochs(_known(finals.epochs))
+        columns["Loss, nats/token"] = [cell(float(x), loss) for x in finals.L]
+        columns["C, FLOPs"] = [cell(float(x), flops) for x in finals.C]
+    return Table.of(columns, caption)
+
+
+def _known(values: np.ndarray) -> list[float | None]:
+    """Values with None in place of NaN."""
+    return [None if np.isnan(x) else float(x) for x in values]
+
+
+def _epochs(epochs: Sequence[float | None]) -> dict[str, list[Cell]]:
     if not any(x is not None and x > SINGLE_EPOCH for x in epochs):
-        return table
-    at = table.columns.index("D/N") + 1
-    cells = [Cell("–") if x is None else Cell(f"{x:.3g}", x) for x in epochs]
-    rows = [[*row[:at], cell, *row[at:]] for row, cell in zip(table.rows, cells, strict=True)]
-    return Table([*table.columns[:at], "Epochs", *table.columns[at:]], rows)
+        return {}
+    return {"Epochs": [cell(x, lambda x: f"{x:.3g}") for x in epochs]}
 
 
-def _epochs(r: RunResult) -> float | None:
+def _most_epochs(r: RunResult) -> float | None:
     """Passes over the run's most repeated source; None if not recorded."""
     known = list(r.epochs.values())
     if r.unique_tokens:
@@ -288,66 +282,25 @@ def _epochs(r: RunResult) -> float | None:
     return max([*known, 1.0]) if known else None
 
 
-def _runs(results: Sequence[RunResult], finals: Observations | None) -> Table:
-    if results:
-        columns = ["Run", "State", "Budget, FLOPs", "N", "D, tokens", "D/N", "Training loss ± SE"]
-        columns += ["Validation loss", "Bits/byte", "C, FLOPs", "Steps", "Peak LR"]
-        return Table(columns, [_result_row(r) for r in results])
-    columns = ["Run", "Budget, FLOPs", "N", "D, tokens", "D/N", "Loss, nats/token", "C, FLOPs"]
-    if finals is None:
-        return Table(columns, [])
-    names = ("run_id", "budget_flops", "N", "D", "L", "C")
-    rows = [
-        [
-            Cell(str(run_id), None, "id"),
-            _budget(None if np.isnan(budget) else float(budget)),
-            *_sizes(float(N), float(D)),
-            Cell(f"{L:.4f}", float(L)),
-            Cell(flops(C), float(C)),
-        ]
-        for run_id, budget, N, D, L, C in zip(*(getattr(finals, n) for n in names), strict=True)
-    ]
-    return Table(columns, rows)
-
-
-def _budget(x: float | None) -> Cell:
-    return Cell("–") if x is None else Cell(flops(x), x)
-
-
-def _sizes(N: float, D: float) -> list[Cell]:
-    return [Cell(count(N), N), Cell(count(D), D), Cell(ratio(D / N), D / N)]
-
-
-def _result_row(r: RunResult) -> list[Cell]:
-    spec = r.spec
-    steps = f"{r.steps_done}" if r.steps_done == spec.steps else f"{r.steps_done} of {spec.steps}"
+def _state(r: RunResult) -> Cell:
     reason = textwrap.shorten(r.reason, 160, placeholder=" …")
-    return [
-        Cell(spec.run_id, None, "id"),
-        Cell(r.status + (f": {reason}" if reason else ""), None, f"state {r.status}"),
-        _budget(spec.budget_flops),
-        *_sizes(spec.N, r.steps_done * spec.batch_tokens),
-        _loss(r.final_loss, r.final_loss_se),
-        _by_set(r.validation_loss),
-        _by_set(r.bits_per_byte),
-        Cell(flops(r.flops_spent), r.flops_spent),
-        Cell(steps, r.steps_done),
-        Cell(f"{spec.peak_lr:.3g}", spec.peak_lr),
-    ]
+    return Cell(r.status + (f": {reason}" if reason else ""), None, f"state {r.status}")
 
 
-def _loss(mean: float | None, se: float | None) -> Cell:
-    if mean is None:
-        return Cell("–")
-    return Cell(f"{mean:.4f}" + (f" ± {se:.4f}" if se is not None else ""), mean)
+def _steps(r: RunResult) -> Cell:
+    done, planned = r.steps_done, r.spec.steps
+    return Cell(f"{done}" if done == planned else f"{done} of {planned}", done)
+
+
+def _with_error(mean: float | None, se: float | None) -> Cell:
+    return cell(mean, lambda x: loss(x) + (f" ± {se:.4f}" if se is not None else ""))
 
 
 def _by_set(values: Mapping[str, float]) -> Cell:
-    """One validation set: its number; several: each with its name, sorted by their mean."""
+    """The value of one validation set, or of several with their names, sorted by the mean."""
     if not values:
-        return Cell("–")
+        return Cell(NONE)
     if len(values) == 1:
-        text = f"{next(iter(values.values())):.4f}"
-    else:
-        text = ", ".join(f"{name} {x:.4f}" for name, x in values.items())
+        return cell(next(iter(values.values())), loss)
+    text = ", ".join(f"{name} {x:.4f}" for name, x in values.items())
     return Cell(text, float(np.mean(list(values.values()))))

@@ -13,7 +13,7 @@ from typing import Any
 
 from chinchilla.config import ClusterConfig, RuntimeConfig
 from chinchilla.core.errors import InputError, Refusal
-from chinchilla.plan.grid import n_at_once, plan_cost, state_bytes
+from chinchilla.plan.cost import n_at_once, plan_cost, state_bytes
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.failures import MAX_ATTEMPTS
 from chinchilla.sweep.job_classes import JobClass, assign

@@ -32,14 +32,14 @@ from chinchilla.sweep.worker import Worker, parse_arguments
 from chinchilla.tracking.mirror import wait_for_mirrors
 from chinchilla.train import train_run
 from chinchilla.train.device import give_memory_back
-from chinchilla.train.distributed import PeerError, Ranks, join, slurm_settings
+from chinchilla.train.distributed import PeerError, RankGroup, join, slurm_settings
 
 __all__ = ["join", "leave", "main", "slurm_settings", "work"]
 log = logging.getLogger("chinchilla.sweep")
 
 
 def work(
-    ranks: Ranks,
+    ranks: RankGroup,
     sweep_dir: Path,
     data_dir: Path,
     stop: Stop,
@@ -66,7 +66,7 @@ def work(
     """
     try:
         try:
-            with ranks.together():
+            with ranks.raise_together():
                 check_data(sweep_dir, data_dir, only)
         except Exception as error:
             raise ranks.failure(error) from None
@@ -76,7 +76,7 @@ def work(
         _run_other_rank(ranks, stop)
         return 0
     except PeerError as error:
-        print(f"rank {ranks.rank} of {ranks.world} ends: {error}", file=sys.stderr, flush=True)
+        print(f"rank {ranks.rank} of {ranks.world_size} ends: {error}", file=sys.stderr, flush=True)
         return 75 if ranks.broken else 1
     except InputError as error:
         print(f"chinchilla: {one_line(error)}", file=sys.stderr, flush=True)
@@ -88,7 +88,7 @@ def work(
 class _StopOrBroken(Stop):
     """Also true when the ranks can no longer train together."""
 
-    def __init__(self, stop: Stop, ranks: Ranks) -> None:
+    def __init__(self, stop: Stop, ranks: RankGroup) -> None:
         super().__init__()
         self.stop, self.ranks = stop, ranks
 
@@ -97,7 +97,7 @@ class _StopOrBroken(Stop):
 
 
 def _run_rank_zero(
-    ranks: Ranks,
+    ranks: RankGroup,
     sweep_dir: Path,
     data_dir: Path,
     stop: Stop,
@@ -127,7 +127,7 @@ def _run_rank_zero(
             "stable_phases": str(stable_phases.resolve()) if stable_phases else "",
         }
         try:
-            ranks.order(call)
+            ranks.broadcast(call)
         except PeerError as error:
             raise ranks.failure(error) from None
         raised: Exception | None = None
@@ -148,7 +148,7 @@ def _run_rank_zero(
             attempts=attempts,
             should_stop=stop_or_raised,
             still_mine=still_mine,
-            ranks=ranks,
+            group=ranks,
             stable_phases=stable_phases,
             **callbacks,
         )
@@ -171,12 +171,12 @@ def _run_rank_zero(
         ).run()
     finally:
         if not ranks.broken:
-            ranks.order(None)
+            ranks.broadcast(None)
     return summary.exit_code()
 
 
-def _run_other_rank(ranks: Ranks, stop: Stop) -> None:
-    while (call := ranks.order()) is not None:
+def _run_other_rank(ranks: RankGroup, stop: Stop) -> None:
+    while (call := ranks.broadcast()) is not None:
         try:
             train_run(
                 RunSpec.from_dict(call["spec"], "run from rank 0"),
@@ -185,7 +185,7 @@ def _run_other_rank(ranks: Ranks, stop: Stop) -> None:
                 RuntimeConfig(**call["runtime"]),
                 attempts=call["attempts"],
                 should_stop=lambda: bool(stop),
-                ranks=ranks,
+                group=ranks,
                 stable_phases=Path(call["stable_phases"]) if call["stable_phases"] else None,
             )
         except Exception as error:

@@ -17,7 +17,7 @@ from pathlib import Path
 from chinchilla.config import ClusterConfig, RuntimeConfig, SweepCommand, TrainCommand
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import writable_dir
-from chinchilla.plan.grid import n_at_once
+from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec, load_plan, save_plan
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.claims import Claim, acquire

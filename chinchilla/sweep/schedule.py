@@ -4,7 +4,7 @@ Order: runs with fewer failed attempts first, then the largest C first, so that 
 last. Among runs nearly as long as the longest (C >= 0.8 of it), a worker prefers those with the width
 that it has just trained, because its kernels are compiled and its memory is allocated for it.
 
-Runs that share a stable phase (`train.stable_phases`) are ordered from shortest to longest, each
+Runs that share a stable phase (`train.schedule`) are ordered from shortest to longest, each
 resuming where the one before left the stable phase; their place in the order is that of the longest.
 While a worker trains the part of the stable phase that a longer run would resume from, other workers
 leave that run alone (`should_wait`).

@@ -1,14 +1,12 @@
-"""Checkpoints that are whole or absent.
+"""Save and load checkpoints, which are either complete or absent.
 
-    checkpoints/step-00000120/weights.safetensors optimizer.safetensors state.json MANIFEST.json
+A checkpoint is written into a temporary folder, every file is fsynced and hashed, and the folder is
+renamed into place (`checkpoint_files` has its contents). Loading verifies all hashes and falls back
+to the previous checkpoint if the newest one is damaged. Nothing is pickled.
 
-Written into a temporary folder, every file fsynced, the folder renamed into place; MANIFEST.json
-holds the SHA-256 of each file and of itself. A new checkpoint is read back before an older one
-goes. Loading walks back to the newest that verifies; one that does not is put aside. No pickle.
-
-Ranks that hold a shard each write it (`shards`), and rank 0 commits once all have. Every rank calls
-`save_checkpoint` and `load_checkpoint`; what goes wrong on one goes wrong on all, and all load the
-same. Any number of ranks reads what any other number wrote.
+All ranks call `save_checkpoint` and `load_checkpoint` together. Each rank writes its own shard and
+rank 0 commits; an error on one rank is raised on all. A run can be resumed with a different number
+of ranks than it was saved with.
 """
 
 import contextlib
@@ -20,7 +18,6 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,37 +40,40 @@ from chinchilla.core.files import (
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.checkpoint_files import (
     MANIFEST,
+    OPTIMIZER,
     SCHEMA,
-    SHARDED,
     STATE,
+    WEIGHTS,
     Damaged,
+    files_of,
     manifest_text,
     newest_first,
+    read_rows,
     read_state,
+    shard_file,
     step_of,
     verify,
 )
-from chinchilla.train.checkpoint_shards import OPTIMIZER, WEIGHTS, of_shard, read_rows, shard_files
-from chinchilla.train.distributed import ALONE, Ranks
+from chinchilla.train.distributed import SINGLE, RankGroup
 
-KEEP = 2  # checkpoints kept per run: the newest and the one before it
-ASIDE = "damaged-"  # before the name of a checkpoint that did not verify
+KEEP = 2  # checkpoints per run: the newest and the one before it
+DAMAGED_PREFIX = "damaged-"  # a damaged checkpoint is renamed, and deleted after the next save
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 T = TypeVar("T")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a run needs to go on as if it had never stopped."""
+    """Everything that the next update depends on; of tensors, this rank's rows."""
 
     step: int  # updates done
-    weights: dict[str, torch.Tensor]  # this rank's rows of each
+    weights: dict[str, torch.Tensor]
     optimizer: dict[str, torch.Tensor]  # exp_avg.<name>, exp_avg_sq.<name>, step.<name>, losses
-    progress: dict[str, Any]  # plain JSON: wall seconds, validation evaluations so far
+    progress: dict[str, Any]  # plain JSON: training seconds, validation evaluations so far
 
     @property
     def n_bytes(self) -> int:
-        """Room it takes on a disk, headers and state counted generously."""
+        """Upper bound of its size on disk."""
         tensors = (*self.weights.values(), *self.optimizer.values())
         return sum(t.nbytes + 256 for t in tensors) + len(json.dumps(self.progress)) + 8192
 
@@ -82,220 +82,202 @@ def save_checkpoint(
     folder: Path,
     spec: RunSpec,
     checkpoint: Checkpoint,
-    tokenizer: str = "",
-    ranks: Ranks = ALONE,
+    group: RankGroup = SINGLE,
     keep_all: bool = False,
 ) -> Path:
-    """Write one checkpoint under `folder`; once it reads back, keep it and the one before it.
+    """Write a checkpoint, then delete all but the newest two up to its step.
 
-    Those of later steps stay: they belong to whoever took this run over. A whole one of the same
-    step stays as well: it holds the same.
+    Checkpoints of later steps are not touched: they belong to a worker that has taken over the run.
+    An intact checkpoint of the same step is kept as it is.
 
     Args:
-        folder: the run's checkpoints; made if needed.
-        spec: whose state it is.
-        checkpoint: the state; each rank gives the rows it holds.
-        tokenizer: SHA-256 of the tokenizer that made the data.
-        ranks: those that save together.
-        keep_all: leave older ones as well. Several runs may save the same there at once.
+        folder: the run's checkpoints; created if missing.
+        spec: the run.
+        checkpoint: the state; each rank passes its rows.
+        group: the ranks that save together.
+        keep_all: do not delete older checkpoints. Several runs may save the same step at once.
 
     Returns:
-        Where it is.
+        Path of the checkpoint.
 
     Raises:
-        OSError: the disk is full or gone; a full one is said with the bytes needed and free.
+        OSError: the checkpoint cannot be written; for a full disk with the bytes needed and free.
             Older checkpoints are untouched.
-        InputError: another run's checkpoint stands in its place.
+        InputError: a checkpoint of another run has the same path.
     """
     final = folder / f"step-{checkpoint.step:08d}"
-    there = False
-    with ranks.together():
-        if ranks.rank == 0:
+    exists = False
+    with group.raise_together():
+        if group.rank == 0:
             make_dirs(folder)
-            there = _is_there(final, spec, tokenizer)
-    if not any(ranks.agree(there)):
-        _write(final, spec, checkpoint, tokenizer, ranks)
-        with ranks.together():
-            try:
-                verify(final, ranks, from_disk=True)
-            except Damaged as error:
-                _put_aside(final)
-                why = f"a checkpoint does not read back as it was written ({error})"
-                raise OSError(errno.EIO, why, str(final)) from None
-    if ranks.rank == 0:
+            exists = _already_saved(final, spec)
+    if not any(group.any_rank(exists)):
+        _write(final, spec, checkpoint, group)
+    if group.rank == 0:
         earlier = [path for path in newest_first(folder) if step_of(path) <= checkpoint.step]
-        for path in (*(() if keep_all else earlier[KEEP:]), *folder.glob(f"{ASIDE}*")):
-            _discard(path)
+        obsolete = [] if keep_all else earlier[KEEP:]
+        for path in (*obsolete, *folder.glob(f"{DAMAGED_PREFIX}*")):
+            _delete(path)
     return final
 
 
 def load_checkpoint(
     folder: Path,
     spec: RunSpec,
-    tokenizer: str = "",
-    ranks: Ranks = ALONE,
-    at_most: int | None = None,
+    group: RankGroup = SINGLE,
+    max_step: int | None = None,
 ) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that verifies (None: start anew), and a line for each that did not.
+    """Load the newest intact checkpoint.
 
-    What killed saves left behind is removed. A damaged checkpoint is put aside, and goes when the
-    next one has been saved.
+    Temporary folders of killed processes are deleted, and damaged checkpoints renamed.
 
     Args:
         folder: the run's checkpoints.
         spec: the run.
-        tokenizer: SHA-256 of the tokenizer that made the data; "" = whichever.
-        ranks: those that load together; each gets its rows.
-        at_most: the last step that will do; None = any.
+        group: the ranks that load together; each gets its rows.
+        max_step: ignore later checkpoints; None = no limit.
+
+    Returns:
+        The checkpoint, or None if there is none, and a warning for each that could not be used.
 
     Raises:
-        InputError: the newest that verifies belongs to another spec, data set, tokenizer or version;
-            says which.
+        InputError: the newest intact checkpoint belongs to another spec or version.
     """
-    if ranks.rank == 0:
+    if group.rank == 0:
         clean_leftovers(folder)
-    complaints: list[str] = []
-    paths = [p for p in newest_first(folder) if at_most is None or step_of(p) <= at_most]
-    for name in ranks.broadcast([path.name for path in paths]):
+    paths = [p for p in newest_first(folder) if max_step is None or step_of(p) <= max_step]
+    warnings: list[str] = []
+    for name in group.gather([path.name for path in paths])[0]:  # as rank 0 lists them
         path = folder / name
-        found = None
-        # Every file is known to be whole before any rank reads a number.
-        n_shards, damaged, why = _tried(ranks, partial(verify, path, ranks))
-        if n_shards and not why:
-            load = partial(_load, path, n_shards, spec, tokenizer, ranks)
-            found, damaged, why = _tried(ranks, load)
-        if found and not why:
-            return found, complaints
-        if damaged:
-            complaints.append(f"checkpoint {path} is damaged ({why}); trying the one before it.")
-            if ranks.rank == 0:
-                _put_aside(path)
-        else:
-            complaints.append(f"checkpoint {path} cannot be read ({why}); trying an older one.")
-    if complaints:
-        complaints.append(f"no checkpoint in {folder} can be used: the run starts anew.")
-    return None, complaints
-
-
-def _tried(ranks: Ranks, work: Callable[[], T]) -> tuple[T | None, bool, str]:
-    """What `work` gives here; whether it met damage on any rank, and what any rank could not read."""
-    value, damaged, unreadable = None, "", ""
-    with ranks.together():
         try:
-            value = work()
+            return _load(path, spec, group), warnings
+        except Damaged as error:
+            warnings.append(f"checkpoint {path} is damaged ({error}); trying the one before it.")
+            if group.rank == 0:
+                _set_aside(path)
+        except OSError as error:
+            warnings.append(f"checkpoint {path} cannot be read ({error}); trying an older one.")
+    if warnings:
+        warnings.append(f"no checkpoint in {folder} can be used: the run starts anew.")
+    return None, warnings
+
+
+def _load(path: Path, spec: RunSpec, group: RankGroup) -> Checkpoint:
+    """Verify all files, then read this rank's rows."""
+    n_shards = _on_all_ranks(group, lambda: verify(path, group))
+
+    def read() -> Checkpoint:
+        state = read_state(path)
+        weights, optimizer = (
+            read_rows([path / shard_file(name, i, n_shards) for i in range(n_shards)], group)
+            for name in (WEIGHTS, OPTIMIZER)
+        )
+        _refuse_another(path, state, spec)
+        return Checkpoint(state["step"], weights, optimizer, state["progress"])
+
+    return _on_all_ranks(group, read)
+
+
+def _on_all_ranks(group: RankGroup, read: Callable[[], T]) -> T:
+    """The result of `read`; damage or an unreadable file on any rank is raised on all."""
+    problem = ("", "")
+    with group.raise_together():
+        try:
+            result = read()
         except (Damaged, SafetensorError) as error:
-            damaged = str(error)
-        except OSError as error:  # a file server's trouble says nothing about what it holds
-            unreadable = str(error)
-    said = ranks.gather([damaged, unreadable])
-    if why := next((d for d, _ in said if d), ""):
-        return value, True, why
-    return value, False, next((u for _, u in said if u), "")
-
-
-def _load(path: Path, n_shards: int, spec: RunSpec, tokenizer: str, ranks: Ranks) -> Checkpoint:
-    state = read_state(path)
-    weights, optimizer = (
-        read_rows([path / of_shard(name, i, n_shards) for i in range(n_shards)], ranks)
-        for name in (WEIGHTS, OPTIMIZER)
-    )
-    _refuse_another(path, state, spec, tokenizer)
-    return Checkpoint(state["step"], weights, optimizer, state["progress"])
-
-
-def recorded_tokenizer(folder: Path) -> str:
-    """SHA-256 of the tokenizer that the newest checkpoint was trained with; "" if none says."""
-    for path in newest_first(folder):
-        with contextlib.suppress(Damaged):
-            return str(read_state(path)["tokenizer"])
-    return ""
+            problem = ("damaged", str(error))
+        except OSError as error:  # an error of the file server does not prove damage
+            problem = ("unreadable", str(error))
+    problems = dict(reversed(group.gather(problem)))
+    if "damaged" in problems:
+        raise Damaged(problems["damaged"])
+    if "unreadable" in problems:
+        raise OSError(problems["unreadable"])
+    return result
 
 
 # Writing
 
 
-def _is_there(final: Path, spec: RunSpec, tokenizer: str) -> bool:
-    """Whether this very checkpoint was saved before; a damaged one makes room."""
+def _already_saved(final: Path, spec: RunSpec) -> bool:
+    """Whether this checkpoint exists and is intact; a damaged one is renamed."""
     if not os.path.lexists(final):
         return False
     try:
-        verify(final, ALONE)
-        _refuse_another(final, read_state(final), spec, tokenizer)
+        verify(final, SINGLE)
+        _refuse_another(final, read_state(final), spec)
     except Damaged:
-        _put_aside(final)
+        _set_aside(final)
         return False
     return True
 
 
-def _write(
-    final: Path, spec: RunSpec, checkpoint: Checkpoint, tokenizer: str, ranks: Ranks
-) -> None:
-    temporary = Path(ranks.broadcast(str(temporary_path(final))))
-    needed = sum(ranks.gather(checkpoint.n_bytes if ranks.writes else 0))
+def _write(final: Path, spec: RunSpec, checkpoint: Checkpoint, group: RankGroup) -> None:
+    temporary = Path(group.gather(str(temporary_path(final)))[0])
+    needed = sum(group.gather(checkpoint.n_bytes if group.saves_shard else 0))
+    digests: dict[str, str] = {}
     try:
-        with ranks.together(), _full_disk_explained(final, needed):
-            if ranks.rank == 0:
+        with group.raise_together(), _disk_errors_explained(final, needed):
+            if group.rank == 0:
+                if shutil.disk_usage(final.parent).free < needed:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 temporary.mkdir()
                 state = {
                     "run_id": spec.run_id,
                     "spec": spec.to_dict(),
-                    "tokenizer": tokenizer,
                     "step": checkpoint.step,
                     "progress": checkpoint.progress,
                 }
                 write_json(temporary / STATE, state)
-        digests = {}
-        with ranks.together(), _full_disk_explained(final, needed, begun=True):
-            both = ((WEIGHTS, checkpoint.weights), (OPTIMIZER, checkpoint.optimizer))
-            for name, tensors in both if ranks.writes else ():
-                path = temporary / of_shard(name, ranks.shard, ranks.shards)
-                save_file(tensors, path)
-                # safetensors makes files for their owner alone; the umask decides, as for others.
-                shutil.copymode(temporary / STATE, path)
-                _fsync(path)
-                digests[path.name] = sha256_file(path)
-        for more in ranks.gather(digests):
-            digests |= more
-        with ranks.together(), _full_disk_explained(final, needed, begun=True):
-            if ranks.rank == 0:
                 digests[STATE] = sha256_file(temporary / STATE)
-                schema = SCHEMA if ranks.shards == 1 else SHARDED
-                files = {name: digests[name] for name in (*shard_files(ranks.shards), STATE)}
-                body = {"schema": schema, "version": __version__, "files": files}
-                write_text(temporary / MANIFEST, manifest_text(body))  # fsyncs the folder, too
+        with group.raise_together(), _disk_errors_explained(final, needed):
+            if group.saves_shard:
+                for name, tensors in (
+                    (WEIGHTS, checkpoint.weights),
+                    (OPTIMIZER, checkpoint.optimizer),
+                ):
+                    path = temporary / shard_file(name, group.shard, group.shards)
+                    save_file(tensors, path)
+                    # safetensors creates files of mode 600; give them the mode of the others.
+                    shutil.copymode(temporary / STATE, path)
+                    _fsync(path)
+                    digests[path.name] = sha256_file(path)
+        for others in group.gather(digests):
+            digests |= others
+        with group.raise_together(), _disk_errors_explained(final, needed):
+            if group.rank == 0:
+                files = {name: digests[name] for name in files_of(group.shards)}
+                body = {"schema": SCHEMA, "version": __version__, "files": files}
+                write_text(temporary / MANIFEST, manifest_text(body))  # also fsyncs the folder
                 try:
                     os.rename(temporary, final)
-                except (
-                    OSError
-                ) as error:  # somebody was faster (a stable phase's); it is verified next
+                except OSError as error:  # another run has just saved the same stable phase
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                         raise
                 fsync_dir(final.parent)
     finally:
-        if ranks.rank == 0:
+        if group.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextlib.contextmanager
-def _full_disk_explained(path: Path, needed: int, begun: bool = False) -> Iterator[None]:
-    """Refuse to begin without room; say what was needed where a write fails for want of it."""
+def _disk_errors_explained(path: Path, needed: int) -> Iterator[None]:
+    """Add the checkpoint's path and, for a full disk, the bytes needed and free to an error."""
     try:
-        if not begun and shutil.disk_usage(path.parent).free < needed:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield
     except (OSError, SafetensorError) as error:
         number = getattr(error, "errno", None)
-        if isinstance(error, SafetensorError):  # it knows the number, but is no OSError
-            told = re.search(r"\(os error (\d+)\)", str(error))
-            number = int(told[1]) if told else errno.EIO
-        if number not in _FULL:
+        if isinstance(error, SafetensorError):  # not an OSError; the message holds the number
+            match = re.search(r"\(os error (\d+)\)", str(error))
+            number = int(match[1]) if match else errno.EIO
+        if number not in DISK_FULL:
             raise OSError(number, f"a checkpoint cannot be written ({error})", str(path)) from error
         free = shutil.disk_usage(path.parent).free
-        why = (
-            f"{os.strerror(number)}: a checkpoint needs {needed:,} bytes and {free:,} are free. Older "
-            "checkpoints are untouched: make room (or ask for more quota) and launch again"
+        message = (
+            f"{os.strerror(number)}: a checkpoint needs {needed:,} bytes and {free:,} are free. "
+            "Older checkpoints are untouched: make room (or ask for more quota) and launch again"
         )
-        raise OSError(number, why, str(path)) from None
+        raise OSError(number, message, str(path)) from None
 
 
 def _fsync(path: Path) -> None:
@@ -303,37 +285,35 @@ def _fsync(path: Path) -> None:
         os.fsync(f.fileno())
 
 
-def _discard(path: Path) -> None:
-    """Delete a checkpoint; under its own name it is never half there."""
+def _delete(path: Path) -> None:
+    """Rename, then delete: a partly deleted folder never has a checkpoint's name."""
     with contextlib.suppress(OSError):
         temporary = temporary_path(path)
         os.rename(path, temporary)
         remove(temporary)
 
 
-def _put_aside(path: Path) -> None:
-    """Keep what is damaged out of the way, to be looked at; others' may have been faster."""
-    aside = path.with_name(f"{ASIDE}{path.name}")
-    if os.path.lexists(aside):
-        _discard(aside)
+def _set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint so that it can be inspected; another process may do the same."""
+    target = path.with_name(f"{DAMAGED_PREFIX}{path.name}")
+    if os.path.lexists(target):
+        _delete(target)
     with contextlib.suppress(OSError):
-        os.rename(path, aside)
+        os.rename(path, target)
 
 
-def _refuse_another(path: Path, state: dict[str, Any], spec: RunSpec, tokenizer: str) -> None:
-    """Raise InputError with what differs, if anything does that matters."""
-    saved = RunSpec.from_dict(state["spec"], str(path / STATE))
-    there, here = _flat(dataclasses.asdict(saved)), _flat(dataclasses.asdict(spec))
-    if tokenizer and state["tokenizer"]:
-        there["tokenizer"], here["tokenizer"] = state["tokenizer"][:12], tokenizer[:12]
-    differs = [k for k in here if here[k] != there.get(k) and k != "sweep"]
-    if differs:
-        listed = ", ".join(f"{k} {there.get(k)} there and {here[k]} here" for k in differs)
+def _refuse_another(path: Path, state: dict[str, Any], spec: RunSpec) -> None:
+    """Raise InputError if the checkpoint's spec differs from this run's."""
+    saved, own = _flat(RunSpec.from_dict(state["spec"], str(path / STATE))), _flat(spec)
+    differing = [k for k in own if own[k] != saved.get(k) and k != "sweep"]
+    if differing:
+        listed = ", ".join(f"{k} {saved.get(k)} there and {own[k]} here" for k in differing)
         raise InputError(
             f"checkpoint {path} belongs to run {state['run_id']}, not {spec.run_id}: {listed}. "
             "Resume with what it was trained with, or use another folder."
         )
 
 
-def _flat(spec: dict[str, Any]) -> dict[str, Any]:
-    return {**spec, **{f"model.{k}": v for k, v in spec["model"].items()}, "model": None}
+def _flat(spec: RunSpec) -> dict[str, Any]:
+    fields = dataclasses.asdict(spec)
+    return {**fields, **{f"model.{k}": v for k, v in fields.pop("model").items()}}

@@ -1,70 +1,84 @@
-"""What is in a checkpoint's folder, and whether it is what was written.
+"""The files of one checkpoint folder: names, manifest, verification, and tensors split into shards.
 
     step-00000120/weights.safetensors optimizer.safetensors state.json MANIFEST.json
 
-MANIFEST.json holds the SHA-256 of each file and of itself. `train.checkpoint` writes such folders and
-chooses among them.
+MANIFEST.json holds the SHA-256 of each file and of itself. With several shards there is a pair of
+tensor files for each, such as weights-00000-of-00004.safetensors. A shard holds the same rows of
+every tensor; scalars and the loss history are in the first shard only.
 """
 
+import contextlib
 import hashlib
 import json
-import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from chinchilla import __version__
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import read_json, sha256_file
 from chinchilla.plan.records import RunSpec
-from chinchilla.train.checkpoint_shards import OPTIMIZER, WEIGHTS, shard_files
-from chinchilla.train.distributed import Ranks
+from chinchilla.train.distributed import RankGroup
 
-SCHEMA = 2
-SHARDED = 3  # schema of those in shards, which versions that know of none must not call damaged
+SCHEMA = 4
+WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
+LOSSES = "losses"  # key in the optimizer's file: the loss of every step so far
 STATE = "state.json"
-FILES = (WEIGHTS, OPTIMIZER, STATE)  # of a checkpoint in one shard
 MANIFEST = "MANIFEST.json"
+FILES = (WEIGHTS, OPTIMIZER, STATE)  # of a checkpoint in one shard
 _STEP = re.compile(r"step-(\d{8,})")
 
 
 class Damaged(Exception):
-    """A checkpoint that is not what was written."""
+    """The checkpoint differs from what was written."""
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """A run's checkpoints by their steps, whole or not; without those put aside."""
-    found = folder.iterdir() if folder.is_dir() else ()
-    return sorted((p for p in found if _STEP.fullmatch(p.name)), key=step_of, reverse=True)
+    """Checkpoints of a run, by descending step, without looking inside."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    return sorted((p for p in paths if _STEP.fullmatch(p.name)), key=step_of, reverse=True)
 
 
 def step_of(path: Path) -> int:
-    """Updates done at a checkpoint, by its folder's name."""
+    """Number of updates done, from the name of the checkpoint's folder."""
     match = _STEP.fullmatch(path.name)
     return int(match[1]) if match else 0
 
 
+def shard_file(name: str, shard: int, n_shards: int) -> str:
+    """Name of a tensor file in a checkpoint of `n_shards` shards."""
+    stem = name.removesuffix(".safetensors")
+    return name if n_shards == 1 else f"{stem}-{shard:05d}-of-{n_shards:05d}.safetensors"
+
+
+def files_of(n_shards: int) -> list[str]:
+    """All files of a checkpoint but the manifest."""
+    tensors = (shard_file(n, i, n_shards) for i in range(n_shards) for n in (WEIGHTS, OPTIMIZER))
+    return [*tensors, STATE]
+
+
 def manifest_text(body: dict[str, Any]) -> str:
-    """The manifest as it is written; only an untouched one is equal to what this makes of it."""
+    """The manifest as written to disk, with its own SHA-256 appended."""
     digest = hashlib.sha256(json.dumps(body).encode()).hexdigest()
     return json.dumps({**body, "sha256": digest}, indent=1) + "\n"
 
 
-def verify(path: Path, ranks: Ranks, from_disk: bool = False) -> int:
-    """Read every byte and compare it with the manifest; each rank its part of the files.
-
-    Args:
-        path: the checkpoint.
-        ranks: those that share the reading.
-        from_disk: ask the disk for what has just been written, not the memory of it.
+def verify(path: Path, group: RankGroup) -> int:
+    """Compare every file with its hash in the manifest. The ranks divide the files among them.
 
     Returns:
-        In how many shards it is.
+        The number of shards.
 
     Raises:
-        Damaged: saying what differs; InputError: whole, but another version's.
+        Damaged: a file is missing, is a link, or does not match.
+        InputError: the checkpoint is of another schema.
     """
-    _plain_file(path, MANIFEST)
+    _require_plain_file(path, MANIFEST)
     try:
         text = (path / MANIFEST).read_bytes().decode()
         body = dict(json.loads(text))
@@ -73,29 +87,26 @@ def verify(path: Path, ranks: Ranks, from_disk: bool = False) -> int:
     body.pop("sha256", None)
     if manifest_text(body) != text:
         raise Damaged(f"{MANIFEST} does not match its SHA-256")
-    if body.get("schema") not in (SCHEMA, SHARDED):
+    if body.get("schema") != SCHEMA:
         raise InputError(
             f"checkpoint {path} was written by version {body.get('version')} (schema "
-            f"{body.get('schema')}); version {__version__} reads schema {SCHEMA} and {SHARDED}. "
-            "Resume with the version that wrote it, or use another folder."
+            f"{body.get('schema')}); version {__version__} reads schema {SCHEMA}. Resume with the "
+            "version that wrote it, or use another folder."
         )
-    stated = body.get("files")
-    n_shards = len(stated) // 2 if isinstance(stated, dict) else 1
-    files = (*shard_files(n_shards), STATE)
-    if not isinstance(stated, dict) or set(stated) != set(files):
-        raise Damaged(f"{MANIFEST} does not list the three files, or those of every shard")
+    digests = body.get("files")
+    n_shards = len(digests) // 2 if isinstance(digests, dict) else 0
+    files = files_of(n_shards)
+    if not isinstance(digests, dict) or not n_shards or set(digests) != set(files):
+        raise Damaged(f"{MANIFEST} does not list the three files, or the files of every shard")
     for name in files:
-        _plain_file(path, name)
-    for name in files[ranks.rank :: ranks.world]:
-        if from_disk and hasattr(os, "posix_fadvise"):
-            with open(path / name, "rb") as f:
-                os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        if stated[name] != sha256_file(path / name):
+        _require_plain_file(path, name)
+    for name in files[group.rank :: group.world_size]:
+        if digests[name] != sha256_file(path / name):
             raise Damaged(f"{name} does not match its SHA-256")
     return n_shards
 
 
-def _plain_file(path: Path, name: str) -> None:
+def _require_plain_file(path: Path, name: str) -> None:
     if path.is_symlink() or (path / name).is_symlink():
         raise Damaged(f"{name} is a symbolic link")
     if not (path / name).is_file():
@@ -103,20 +114,54 @@ def _plain_file(path: Path, name: str) -> None:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """state.json, with the fields and the step that it must have.
+    """Read state.json and check its fields.
 
     Raises:
-        Damaged: it has not.
+        Damaged: a field is missing or inconsistent.
     """
     try:
         state = dict(read_json(path / STATE, "state"))
         spec = RunSpec.from_dict(state["spec"], str(path / STATE))
-        if state["run_id"] != spec.run_id or not isinstance(state["tokenizer"], str):
-            raise ValueError("its run_id is not its spec's")
+        if state["run_id"] != spec.run_id:
+            raise ValueError("run_id does not match the spec")
         if state["step"] != step_of(path):
-            raise ValueError("its step is not its folder's")
+            raise ValueError("step does not match the folder's name")
         float(state["progress"]["train_seconds"])
         [(int(a), float(b)) for a, b in state["progress"]["evaluations"]]
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Damaged(f"{STATE}: {error}") from None
     return state
+
+
+def read_rows(files: Sequence[Path], group: RankGroup) -> dict[str, torch.Tensor]:
+    """Read this rank's rows of every tensor; other rows are not read from disk.
+
+    Args:
+        files: the files of all shards, in order. Their number may differ from `group.shards`.
+        group: the reading ranks.
+
+    Raises:
+        SafetensorError: not a safetensors file, or shards of different widths.
+    """
+    if len(files) == group.shards == 1:
+        return load_file(files[0])
+    tensors = {}
+    with contextlib.ExitStack() as stack:
+        shards = [stack.enter_context(safe_open(f, "pt")) for f in files]
+        for name in shards[0].keys():  # noqa: SIM118 (no mapping)
+            if name == LOSSES or not shards[0].get_slice(name).get_shape():
+                tensors[name] = shards[0].get_tensor(name)
+                continue
+            slices = [shard.get_slice(name) for shard in shards]
+            shapes = [s.get_shape() for s in slices]
+            if any(shape[1:] != shapes[0][1:] for shape in shapes):
+                raise SafetensorError(f"the shards of {name} do not fit together")
+            wanted = group.rows(sum(shape[0] for shape in shapes))
+            pieces, begin = [], 0
+            for part, (n_rows, *_) in zip(slices, shapes, strict=True):
+                low, high = max(wanted.start, begin), min(wanted.stop, begin + n_rows)
+                if low < high:
+                    pieces.append(part[low - begin : high - begin])
+                begin += n_rows
+            tensors[name] = torch.cat(pieces) if pieces else shards[0].get_tensor(name)[:0]
+    return tensors

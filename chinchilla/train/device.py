@@ -1,4 +1,4 @@
-"""The machine a run trains on: device, compute dtype, peak speed, memory, versions."""
+"""The hardware and software of a run: device, precision, memory, timing, versions."""
 
 import ctypes
 import gc
@@ -6,6 +6,9 @@ import os
 import platform
 import resource
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import TypeVar
@@ -14,25 +17,24 @@ import torch
 from torch import nn
 
 from chinchilla.core.errors import InputError
+from chinchilla.plan.memory import MEMORY_SHARE
 from chinchilla.plan.records import RunSpec
 
-# Dense bf16 FLOP/s by data sheet, matched against the device's name in this order.
+# Dense bf16 FLOP/s from data sheets. The first key contained in the device's name applies.
 PEAK_FLOPS = (
     ("H200", 989e12), ("H100 PCIe", 756e12), ("H100 NVL", 835e12), ("H100", 989e12),
     ("B200", 2250e12), ("A100", 312e12), ("L40S", 362e12), ("A10G", 70e12), ("A10", 125e12),
     ("L4", 121e12), ("RTX 4090", 165e12), ("RTX 3090", 71e12),
 )  # fmt: skip
-MEMORY_SHARE = 0.85  # of a GPU's free memory that the automatic micro-batch may plan for
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
 GLIBC_DEFAULTS = {M_TRIM_THRESHOLD: 128 * 1024, M_MMAP_MAX: 65_536}
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "bf16_weights": torch.bfloat16}
-
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 def cast_weights(model: Model, spec: RunSpec) -> Model:
-    """Turn the weights themselves into bf16 where `spec` wants no fp32 copy of them (figure A6)."""
+    """Convert the weights to bf16 if precision is bf16_weights (no fp32 copy; figure A6)."""
     if spec.precision == "bf16_weights":
         for p in model.parameters():
             p.data = p.data.to(torch.bfloat16)
@@ -40,68 +42,96 @@ def cast_weights(model: Model, spec: RunSpec) -> Model:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device called `name`; auto is the first GPU, or the CPU.
+    """The device of runtime.device; auto is the first GPU, or the CPU if there is none.
 
     Raises:
-        InputError: no such device here.
+        InputError: this machine has no such device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     device = check_device(name)
     if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # streams, events and graphs are made on the current one
+        torch.cuda.set_device(device)  # streams, events and graphs are created on the current one
     return device
 
 
 def check_device(name: str) -> torch.device:
-    """A device that this machine has.
+    """The device called `name`.
 
     Raises:
-        InputError: it has not.
+        InputError: this machine has no such device.
     """
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda"):
-            raise RuntimeError("not a device that training was tried on")
+            raise RuntimeError("not supported for training")
     except RuntimeError:
         raise InputError(
             f"runtime.device={name!r} is not a device that trains: auto, cpu, cuda or cuda:1."
         ) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(
-            f"runtime.device={name}: this machine shows {torch.cuda.device_count()} CUDA devices. Use runtime.device=cpu."
+            f"runtime.device={name}: this machine shows {torch.cuda.device_count()} CUDA devices. "
+            "Use runtime.device=cpu."
         )
     return device
 
 
-def compiles(asked: str, device: torch.device) -> bool:
-    """Whether runtime.compile_blocks = auto, always or never means to compile: auto does on a GPU.
+def compiles(setting: str, device: torch.device) -> bool:
+    """Whether to compile, given runtime.compile_blocks = auto, always or never.
 
-    On a CPU compiling a shape takes as long as many a small run, and gains less than a tenth
-    (docs/results/throughput_steps_cpu.json).
+    auto compiles on a GPU only. On a CPU compilation takes as long as many a small run and saves
+    less than a tenth of each step (docs/results/throughput_steps_cpu.json).
     """
-    return asked == "always" or (asked == "auto" and device.type == "cuda")
+    return setting == "always" or (setting == "auto" and device.type == "cuda")
 
 
 def device_name(device: torch.device) -> str:
-    """What a person calls it: the GPU's product name, or the CPU's with its threads."""
+    """The GPU's product name, or the CPU's with the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"CPU {_cpu_model()}, {torch.get_num_threads()} threads"
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Data-sheet dense bf16 FLOP/s, None where it is not known (CPUs)."""
+    """Data-sheet dense bf16 FLOP/s; None for CPUs and unknown GPUs."""
     if device.type != "cuda":
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak for key, peak in PEAK_FLOPS if key in name), None)
 
 
-def memory_room(device: torch.device) -> float:
-    """Bytes the automatic micro-batch may plan for: MEMORY_SHARE of a GPU's, or half the host's.
+class Timer:
+    """Seconds spent training, without checkpoints, evaluation and compilation."""
 
-    The host's whole memory counts, not what is free: a run's bits must not depend on its neighbours.
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.seconds, self._since = device, 0.0, 0.0
+
+    def start(self) -> None:
+        """Count from now."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # updates are queued, and finish later
+        self._since = time.perf_counter()
+
+    def read(self) -> float:
+        """The total until now."""
+        before = self._since
+        self.start()
+        self.seconds += self._since - before
+        return self.seconds
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not count the block."""
+        self.read()
+        yield
+        self.start()
+
+
+def memory_room(device: torch.device) -> float:
+    """Bytes that the automatic micro-batch may use: MEMORY_SHARE of a GPU's, or half the host's.
+
+    Total host memory counts, not free memory: a run must not depend on other processes.
     """
     if device.type == "cuda":
         return MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]
@@ -109,28 +139,28 @@ def memory_room(device: torch.device) -> float:
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """Let this process keep what CPU tensors of its main thread free for the next ones, during a run.
+    """On a CPU, make malloc reuse freed memory instead of returning it to the system.
 
-    glibc gives large blocks back to the system as soon as they are freed, and each update asks for the
-    same ones again: a page fault for every 4 KiB of them. With another C library, or in another thread,
-    nothing changes. `free_as_usual` ends it.
+    By default glibc returns large blocks at once, and each update allocates the same ones again, at
+    the cost of a page fault per 4 KiB. Applies to the main thread under glibc. `free_as_usual`
+    restores the default.
     """
-    _tell_malloc(device, {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1})
+    _set_malloc(device, {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1})
 
 
 def free_as_usual(device: torch.device) -> None:
-    """End `keep_freed_memory`: new memory goes back to the system once it is freed, as before."""
-    _tell_malloc(device, GLIBC_DEFAULTS)
+    """Undo `keep_freed_memory` for memory allocated from now on."""
+    _set_malloc(device, GLIBC_DEFAULTS)
 
 
-def _tell_malloc(device: torch.device, settings: dict[int, int]) -> None:
+def _set_malloc(device: torch.device, settings: dict[int, int]) -> None:
     if device.type == "cpu" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for key, value in settings.items():
             libc.mallopt(key, value)
 
 
 def give_memory_back() -> None:
-    """Give the system what a run of this process left: the next one's micro-batch may depend on it."""
+    """Return this process's free memory to the system, as the next run's micro-batch may need it."""
     gc.collect()
     torch.cuda.empty_cache()
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
@@ -138,25 +168,25 @@ def give_memory_back() -> None:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Start counting a run's own peak; a CPU's is that of the process and cannot be reset."""
+    """Reset the GPU's peak statistics; a CPU's peak is that of the process and cannot be reset."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes held so far: allocated on the GPU, or resident in this process."""
+    """Peak bytes: allocated on the GPU, or resident in this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def versions() -> dict[str, str]:
-    """Versions that a result depends on."""
-    found = {"python": platform.python_version(), "chinchilla": metadata.version("chinchilla-lab")}
-    found |= {name: metadata.version(name) for name in ("torch", "numpy", "sentencepiece")}
+    """Versions of Python and of the packages that a result depends on."""
+    result = {"python": platform.python_version(), "chinchilla": metadata.version("chinchilla-lab")}
+    result |= {name: metadata.version(name) for name in ("torch", "numpy", "sentencepiece")}
     if torch.version.cuda:
-        found["cuda"] = torch.version.cuda
-    return found
+        result["cuda"] = torch.version.cuda
+    return result
 
 
 def _cpu_model() -> str:

@@ -1,9 +1,9 @@
-"""What a training process knows of the processes that train the same run with it.
+"""The processes that train one run together: collectives, shared errors and how they find each other.
 
-A rank is one process with one device. torchrun or srun starts them together; `join` finds the
-others. Control goes over gloo and a small key-value store, never through a GPU, and as JSON, never
-as a pickle. One process alone has no peers: every method then is the identity, and
-torch.distributed is not even imported.
+A rank is one process with one device. torchrun or srun starts them; `join` connects them. Control
+messages use gloo on the CPU and torch's key-value store, never the GPU. Objects are pickled only
+between the connected processes of one run (`gather`). A single process has a group of size one: its
+methods return their argument, and torch.distributed is not imported.
 """
 
 import contextlib
@@ -20,18 +20,17 @@ import torch
 
 from chinchilla.core.errors import InputError
 
-JOIN_SECONDS = 300.0  # for all ranks of a worker to find each other
-ANSWER_SECONDS = 600.0  # for a rank to take part in what all do together, before it counts as dead
-REPORT_SECONDS = 2.0  # for ranks to say why they left, once one has, and to hear why
-CLOSE_SECONDS = 20.0  # for all to leave, at the good end
-FIRST_PORT, N_PORTS = 20_000, 12_000  # below the ports that systems give to outgoing connections
+JOIN_SECONDS = 300.0  # for all ranks to find each other at the start
+COLLECTIVE_SECONDS = 600.0  # timeout of a collective; then a missing rank counts as dead
+REPORT_SECONDS = 2.0  # after a failure: to write the cause into the store and to read it
+CLOSE_SECONDS = 20.0  # at the regular end: for all ranks to leave
+FIRST_PORT, N_PORTS = 20_000, 12_000  # below the usual range of outgoing connections
 
 
 class PeerError(RuntimeError):
     """Another rank failed, ended or did not answer.
 
-    `reported` is the kind and first line of the error that it met, by its own account; empty where it
-    is gone or silent.
+    `reported` is the error type and first line that the rank wrote down; empty if it is gone.
     """
 
     def __init__(self, message: str, reported: str = "") -> None:
@@ -39,130 +38,123 @@ class PeerError(RuntimeError):
         self.reported = reported
 
 
-class Ranks:
-    """This process among `world` that train one run.
+class RankGroup:
+    """This process and its peers.
 
     Args:
-        rank: number among all, from 0; rank 0 alone claims, logs and commits.
-        world: how many there are.
-        device: where this one computes; None: as runtime.device says.
-        shards: ranks that hold one copy of the weights together (FSDP); with fewer than `world`
-            there are several copies (HSDP).
-        store: torch's key-value store that all reach.
-        hosts: where each rank is, for people.
+        rank: number of this process, from 0. Only rank 0 claims runs, logs and commits checkpoints.
+        world_size: number of processes.
+        device: this rank's device; None = as runtime.device.
+        shards: ranks that hold one copy of the weights together (FSDP). With fewer than
+            `world_size` there are several copies (HSDP).
+        store: torch's key-value store.
+        hosts: host name of each rank, for messages.
 
     Attributes:
-        on_lost: called once it is clear that a rank has ended without a word.
+        shard: which shard of the weights this rank holds.
+        mesh: device mesh, (shards,) or (copies, shards).
+        broken: True after an error that not all ranks met at the same point. No collective can
+            succeed then.
+        on_lost: called when a rank has ended without reporting an error.
     """
 
     def __init__(
         self,
         rank: int = 0,
-        world: int = 1,
+        world_size: int = 1,
         device: torch.device | None = None,
         shards: int = 1,
         store: Any = None,
         hosts: tuple[str, ...] = (),
     ) -> None:
-        self.rank, self.world, self.device = rank, world, device
+        self.rank, self.world_size, self.device = rank, world_size, device
         self.shards, self.shard = shards, rank % shards
         self.hosts = hosts
-        self.mesh: Any = None  # of devices: (shards,), or (copies, shards)
-        self.broken = False  # an error that not all ranks met at the same point: nothing works now
+        self.mesh: Any = None
+        self.broken = False
         self.on_lost: Callable[[], None] = lambda: None
         self._store = store
-        self._agreed: Exception | None = None
-        self._n_orders = 0  # so far
+        self._shared_error: Exception | None = None
+        self._n_broadcasts = 0
 
     @property
-    def writes(self) -> bool:
-        """Whether this rank saves its shard: those of the first copy do."""
+    def saves_shard(self) -> bool:
+        """Whether this rank writes its shard into checkpoints: the ranks of the first copy do."""
         return self.rank < self.shards
 
     def rows(self, n: int) -> slice:
-        """The rows of a tensor with n rows that this rank holds; torch.chunk's way to cut."""
+        """This rank's rows of a tensor with n rows, split like `torch.chunk`."""
         size = -(-n // self.shards)
         begin = min(n, self.shard * size)
         return slice(begin, min(n, begin + size))
 
-    # What all do at the same point
+    # Collectives: every rank calls them at the same point
 
-    def agree(self, *wishes: bool) -> tuple[bool, ...]:
-        """Each wish, if any rank has it."""
-        if self.world == 1:
-            return wishes
-        return tuple(bool(x) for x in self._reduced(torch.tensor(wishes, dtype=torch.uint8), "MAX"))
-
-    def least(self, n: int) -> int:
-        """The smallest n of all ranks."""
-        return n if self.world == 1 else int(self._reduced(torch.tensor(n), "MIN"))
-
-    def total(self, values: torch.Tensor) -> torch.Tensor:
-        """Sum over ranks, in float64 on the CPU: exact for a few float32 of like size."""
-        values = values.double().cpu()
-        return values if self.world == 1 else self._reduced(values, "SUM")
-
-    def _reduced(self, values: torch.Tensor, op: str) -> torch.Tensor:
+    def any_rank(self, *flags: bool) -> tuple[bool, ...]:
+        """For each flag, whether it is true on any rank."""
+        if self.world_size == 1:
+            return flags
         import torch.distributed as dist
 
-        dist.all_reduce(values, op=getattr(dist.ReduceOp, op))
+        values = torch.tensor(flags, dtype=torch.uint8)
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return tuple(bool(x) for x in values)
+
+    def reduce_sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Sum over ranks, in float64 on the CPU: exact for a few float32 of similar size."""
+        values = values.double().cpu()
+        if self.world_size > 1:
+            import torch.distributed as dist
+
+            dist.all_reduce(values)
         return values
 
-    def broadcast(self, value: Any = None) -> Any:
-        """Rank 0's value, anything JSON holds."""
-        return value if self.world == 1 else self.gather(value if self.rank == 0 else None)[0]
-
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, anything JSON holds, in the order of ranks."""
-        if self.world == 1:
+        """The value of every rank, ordered by rank."""
+        if self.world_size == 1:
             return [value]
         import torch.distributed as dist
 
-        mine = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world)]
-        dist.all_gather(sizes, torch.tensor([len(mine)]))
-        longest = max(int(n) for n in sizes)
-        texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world)]
-        dist.all_gather(texts, torch.nn.functional.pad(mine, (0, longest - len(mine))))
-        return [
-            json.loads(text[: int(n)].numpy().tobytes())
-            for text, n in zip(texts, sizes, strict=True)
-        ]
-
-    def order(self, value: Any = None) -> Any:
-        """Rank 0's next order; the others wait for it as long as rank 0 lives.
-
-        Over the store, because a wait for work may be longer than any collective should take.
-        """
-        if self.world == 1:
-            return value
-        self._n_orders += 1
-        if self.rank == 0:
-            self._set(f"order/{self._n_orders}", value)
-            return value
-        return self._get(f"order/{self._n_orders}", 0, None)
+        values = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
 
     @contextlib.contextmanager
-    def together(self) -> Iterator[None]:
-        """A block that succeeds or fails on all ranks alike.
+    def raise_together(self) -> Iterator[None]:
+        """If the block raises on any rank, raise on all of them.
 
         Raises:
-            PeerError: here it went well, elsewhere not. Where it failed, its own error rises.
+            PeerError: on ranks where the block succeeded. The failing rank raises its own error.
         """
-        if self.world == 1:
+        if self.world_size == 1:
             yield
             return
-        mine: Exception | None = None
+        error: Exception | None = None
         try:
             yield
-        except Exception as error:
-            mine = error
-        said = self.gather(_in_words(mine) if mine else None)
-        if first := next(((i, text) for i, text in enumerate(said) if text), None):
-            self._agreed = mine or PeerError(self._of(*first), first[1])
-            raise self._agreed
+        except Exception as e:
+            error = e
+        for rank, reported in enumerate(self.gather(_summary(error) if error else "")):
+            if reported:
+                self._shared_error = error or PeerError(self._describe(rank, reported), reported)
+                raise self._shared_error
 
-    # The store
+    def broadcast(self, value: Any = None) -> Any:
+        """Send a JSON value from rank 0 to all; the others wait without a timeout.
+
+        It uses the store because waiting for the next run may take longer than the timeout of a
+        collective.
+        """
+        if self.world_size == 1:
+            return value
+        self._n_broadcasts += 1
+        key = f"broadcast/{self._n_broadcasts}"
+        if self.rank == 0:
+            self._set(key, value)
+            return value
+        return self._get(key, 0, None)
+
+    # The key-value store
 
     def _set(self, key: str, value: Any) -> None:
         with _store_errors():
@@ -172,71 +164,70 @@ class Ranks:
         with _store_errors():
             return bool(self._store.check([key]))
 
-    def _get(self, key: str, rank: int, patience: float | None) -> Any:
-        """Asked for again and again: a wait inside the store would be deaf to signals."""
-        began, nap = time.monotonic(), 0.0005
+    def _get(self, key: str, rank: int, timeout: float | None) -> Any:
+        """Poll for a key that `rank` sets; a blocking wait in the store would not handle signals."""
+        start, delay = time.monotonic(), 0.0005
         while not self._has(key):
             if not self.broken and self._has("left"):
                 raise PeerError("another rank has left")
-            if patience is not None and time.monotonic() - began > patience:
-                raise PeerError(self._of(rank, f"no answer within {patience:g} s"))
-            time.sleep(nap)
-            nap = min(0.1, 1.5 * nap)
+            if timeout is not None and time.monotonic() - start > timeout:
+                raise PeerError(self._describe(rank, f"no answer within {timeout:g} s"))
+            time.sleep(delay)
+            delay = min(0.1, 1.5 * delay)
         with _store_errors():
             return json.loads(self._store.get(key))
 
-    def _of(self, rank: int, text: str) -> str:
-        where = f" on {self.hosts[rank]}" if self.hosts else ""
-        return f"rank {rank} of {self.world}{where}: {text}"
+    def _describe(self, rank: int, text: str) -> str:
+        host = f" on {self.hosts[rank]}" if self.hosts else ""
+        return f"rank {rank} of {self.world_size}{host}: {text}"
 
-    # Leaving
+    # Failing and leaving
 
     def failure(self, error: Exception) -> Exception:
-        """What to raise for `error`: itself where it is the cause, else what another rank met.
+        """The error to raise for `error`: itself if it is the cause, otherwise the peer's error.
 
-        Unless all met it together, the ranks are out of step for good and the group is `broken`: this
-        process must end soon. Its connections close with it, which is how those that wait for it learn
-        of it; it has left word for them.
+        Unless all ranks raised it together (`raise_together`), the ranks are out of step and the
+        group is `broken`: this process has to exit soon. It first writes its error into the store.
+        The others notice when its connections close, and read the cause there.
         """
-        if self.world == 1 or error is self._agreed or self.broken:
+        if self.world_size == 1 or error is self._shared_error or self.broken:
             return error
         self.broken = True
         with contextlib.suppress(PeerError):
-            self._set(f"left/{self.rank}", [_in_words(error), _is_of_peers(error)])
+            self._set(f"left/{self.rank}", [_summary(error), _is_peer_failure(error)])
             self._set("left", True)
-        if not _is_of_peers(error):
-            return error
-        return self._cause(_in_words(error))
+        return self._find_cause(_summary(error)) if _is_peer_failure(error) else error
 
-    def _cause(self, seen: str) -> PeerError:
-        """Who made the others leave; a rank that was killed says nothing, so silence is an answer."""
-        began, told = time.monotonic(), False
+    def _find_cause(self, seen: str) -> PeerError:
+        """Read from the store which rank failed first; a killed rank writes nothing."""
+        start, reported_lost = time.monotonic(), False
         try:
             while True:
-                silent = [i for i in range(self.world) if not self._has(f"left/{i}")]
-                for i in range(self.world):
-                    if i not in silent:
-                        text, of_peers = self._get(f"left/{i}", i, 0.0)
-                        if not of_peers:
-                            return PeerError(self._of(i, text), text)
-                if not silent or time.monotonic() - began > REPORT_SECONDS:
+                silent = [i for i in range(self.world_size) if not self._has(f"left/{i}")]
+                for i in set(range(self.world_size)) - set(silent):
+                    text, is_peer_failure = self._get(f"left/{i}", i, 0.0)
+                    if not is_peer_failure:
+                        return PeerError(self._describe(i, text), text)
+                waited = time.monotonic() - start
+                if not silent or waited > REPORT_SECONDS:
                     break
-                # Word is left before connections close, so silence here most likely stays silence.
-                if not told and time.monotonic() - began > REPORT_SECONDS / 8:
-                    told = True
+                # A rank writes before its connections close: one that has not by now was killed.
+                if not reported_lost and waited > REPORT_SECONDS / 8:
+                    reported_lost = True
                     self.on_lost()
                 time.sleep(0.05)
         except PeerError as error:
             return PeerError(f"{error}; {seen}")
         if silent:
-            return PeerError("; ".join(self._of(i, "ended, or does not answer") for i in silent))
+            gone = (self._describe(i, "ended, or does not answer") for i in silent)
+            return PeerError("; ".join(gone))
         return PeerError(seen)
 
     def close(self) -> None:
-        """Leave; rank 0 last, where the store may live that tells the others why."""
-        if self.world == 1:
+        """Leave the group. Rank 0 leaves last, because it may host the store."""
+        if self.world_size == 1:
             return
-        patience = REPORT_SECONDS if self.broken else CLOSE_SECONDS
+        timeout = REPORT_SECONDS if self.broken else CLOSE_SECONDS
         if not self.broken:
             import torch.distributed as dist
 
@@ -246,13 +237,13 @@ class Ranks:
             with contextlib.suppress(PeerError):
                 self._set(f"gone/{self.rank}", True)
             return
-        end = time.monotonic() + patience
-        for i in range(1, self.world):
-            with contextlib.suppress(PeerError):  # one that was killed says nothing
+        end = time.monotonic() + timeout
+        for i in range(1, self.world_size):
+            with contextlib.suppress(PeerError):  # a killed rank sets nothing
                 self._get(f"gone/{i}", i, max(0.0, end - time.monotonic()))
 
 
-ALONE = Ranks()
+SINGLE = RankGroup()  # one process that trains alone
 
 
 def join(
@@ -260,81 +251,78 @@ def join(
     shard_ranks: int = 0,
     seconds: float = JOIN_SECONDS,
     settings: Mapping[str, str] = os.environ,
-) -> Ranks:
-    """Meet the processes that torchrun, or Slurm's srun, started beside this one.
+) -> RankGroup:
+    """Connect to the processes that torchrun or srun started beside this one.
 
     Args:
-        device: runtime.device. cpu, or auto and cuda for the GPU of this rank's place on its node.
+        device: runtime.device: cpu, or auto or cuda for the GPU with this rank's local number.
         shard_ranks: ranks that hold one copy of the weights; 0 = all.
         seconds: how long to wait for the others.
-        settings: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, as torchrun sets them;
+        settings: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT as set by torchrun;
             in a Slurm job `slurm_settings(os.environ)`.
 
     Raises:
-        InputError: a device or a number of shards that cannot be.
-        PeerError: not all came in time; says who is missing, or which address does not answer.
+        InputError: an unknown device, or shard_ranks does not divide the number of ranks.
+        PeerError: a rank did not come in time, or the address does not answer.
     """
-    rank, world = int(settings.get("RANK", 0)), int(settings.get("WORLD_SIZE", 1))
-    local_rank = int(settings.get("LOCAL_RANK", 0))
-    if world == 1:
-        return Ranks()
-    shards = shard_ranks or world
-    if world % shards:
+    rank, world_size = int(settings.get("RANK", 0)), int(settings.get("WORLD_SIZE", 1))
+    if world_size == 1:
+        return RankGroup()
+    shards = shard_ranks or world_size
+    if world_size % shards:
         raise InputError(
-            f"runtime.shard_ranks={shard_ranks} does not divide the {world} ranks of a worker. "
+            f"runtime.shard_ranks={shard_ranks} does not divide the {world_size} ranks of a worker. "
             "Choose a divisor, or 0 for all."
         )
-    where = _device(device, local_rank)
+    own_device = _device(device, int(settings.get("LOCAL_RANK", 0)))
     address = f"{settings['MASTER_ADDR']}:{settings['MASTER_PORT']}"
     import torch.distributed as dist
 
-    wait = timedelta(seconds=seconds)
+    timeout = timedelta(seconds=seconds)
     try:
-        store = dist.PrefixStore("chinchilla", _open_store(settings, rank, world, wait))
-        ranks = Ranks(rank, world, where, shards, store)
-        ranks._set(f"host/{rank}", os.environ.get("SLURMD_NODENAME") or socket.gethostname())
+        store = dist.PrefixStore("chinchilla", _open_store(settings, rank, world_size, timeout))
+        group = RankGroup(rank, world_size, own_device, shards, store)
+        group._set(f"host/{rank}", os.environ.get("SLURMD_NODENAME") or socket.gethostname())
         end = time.monotonic() + seconds
-        ranks.hosts = tuple(
-            ranks._get(f"host/{i}", i, max(0.0, end - time.monotonic())) for i in range(world)
+        group.hosts = tuple(
+            group._get(f"host/{i}", i, max(0.0, end - time.monotonic())) for i in range(world_size)
         )
         dist.init_process_group(
-            "gloo" if where.type == "cpu" else "cpu:gloo,cuda:nccl",
+            "gloo" if own_device.type == "cpu" else "cpu:gloo,cuda:nccl",
             store=dist.PrefixStore("group", store),
             rank=rank,
-            world_size=world,
-            timeout=timedelta(seconds=ANSWER_SECONDS),
+            world_size=world_size,
+            timeout=timedelta(seconds=COLLECTIVE_SECONDS),
         )
     except (PeerError, RuntimeError) as error:
         raise PeerError(
-            f"rank {rank} of {world} did not meet the others at {address} within {seconds:g} s: "
-            f"{_in_words(error)}"
+            f"rank {rank} of {world_size} did not meet the others at {address} within "
+            f"{seconds:g} s: {_summary(error)}"
         ) from None
     from torch.distributed.device_mesh import init_device_mesh
 
-    shape = (shards,) if shards == world else (world // shards, shards)
-    names = ("shard",) if shards == world else ("copy", "shard")
-    ranks.mesh = init_device_mesh(where.type, shape, mesh_dim_names=names)
-    return ranks
+    copies = world_size // shards
+    shape, names = ((shards,), ("shard",)) if copies == 1 else ((copies, shards), ("copy", "shard"))
+    group.mesh = init_device_mesh(own_device.type, shape, mesh_dim_names=names)
+    return group
 
 
 def slurm_settings(environment: Mapping[str, str]) -> dict[str, str]:
-    """torchrun's variables from those that srun sets; the port follows from the job and its start."""
+    """torchrun's variables from those of srun."""
     job, start = int(environment["SLURM_JOB_ID"]), int(environment.get("SLURM_RESTART_COUNT", 0))
     host = "127.0.0.1"
     if int(environment.get("SLURM_JOB_NUM_NODES", 1)) > 1:
         command = ["scontrol", "show", "hostnames", environment["SLURM_JOB_NODELIST"]]
-        done = subprocess.run(command, capture_output=True, errors="replace", timeout=60)
-        if done.returncode or not done.stdout.strip():
-            raise PeerError(
-                f"scontrol does not say which nodes this job has: {done.stderr.strip()}"
-            )
-        host = done.stdout.split()[0]
+        result = subprocess.run(command, capture_output=True, errors="replace", timeout=60)
+        if result.returncode or not result.stdout.strip():
+            raise PeerError(f"scontrol did not list the nodes of this job: {result.stderr.strip()}")
+        host = result.stdout.split()[0]
     return {
         "RANK": environment["SLURM_PROCID"],
         "WORLD_SIZE": environment["SLURM_NTASKS"],
         "LOCAL_RANK": environment["SLURM_LOCALID"],
         "MASTER_ADDR": host,
-        # Another port for each start: one that was killed may still hold its own.
+        # Another port after each restart: a killed process may still hold the old one.
         "MASTER_PORT": str(FIRST_PORT + (13 * job + start) % N_PORTS),
     }
 
@@ -342,7 +330,7 @@ def slurm_settings(environment: Mapping[str, str]) -> dict[str, str]:
 def _device(name: str, local_rank: int) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise InputError(
-            f"runtime.device={name}: with several ranks each takes the GPU of its place on its node. "
+            f"runtime.device={name}: with several ranks each takes the GPU with its local rank. "
             "Give auto, cuda or cpu."
         )
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
@@ -350,20 +338,20 @@ def _device(name: str, local_rank: int) -> torch.device:
     n = torch.cuda.device_count()
     if n == 0:
         raise InputError(
-            "runtime.device=cuda: this machine shows no CUDA device. Use runtime.device=cpu."
+            "runtime.device=cuda: this machine has no CUDA device. Use runtime.device=cpu."
         )
-    device = torch.device("cuda", local_rank % n)  # a site may show each task its own GPU only
+    device = torch.device("cuda", local_rank % n)  # Slurm may show each task only its own GPU
     torch.cuda.set_device(device)
     return device
 
 
-def _open_store(settings: Mapping[str, str], rank: int, world: int, wait: timedelta) -> Any:
+def _open_store(settings: Mapping[str, str], rank: int, world_size: int, timeout: timedelta) -> Any:
     import torch.distributed as dist
 
-    if settings.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun holds it
-        return next(dist.rendezvous("env://", timeout=wait))[0]
+    if settings.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun hosts the store
+        return next(dist.rendezvous("env://", timeout=timeout))[0]
     host, port = settings["MASTER_ADDR"], int(settings["MASTER_PORT"])
-    return dist.TCPStore(host, port, world, rank == 0, wait, wait_for_workers=False)
+    return dist.TCPStore(host, port, world_size, rank == 0, timeout, wait_for_workers=False)
 
 
 @contextlib.contextmanager
@@ -371,19 +359,20 @@ def _store_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise PeerError(f"rank 0 is gone ({_in_words(error)})") from None
+        raise PeerError(f"rank 0 is gone ({_summary(error)})") from None
 
 
-def _in_words(error: Exception) -> str:
-    """Kind and first line of an error, without the C++ stack that torch appends."""
+def _summary(error: Exception) -> str:
+    """Type and first line of an error, without the C++ stack that torch appends."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
 
 
-def _is_of_peers(error: Exception) -> bool:
-    """Whether an error tells of other processes, and not of this one."""
-    told = str(error)
+def _is_peer_failure(error: Exception) -> bool:
+    """Whether an error was caused by another process."""
     return isinstance(error, PeerError) or (
         isinstance(error, RuntimeError)
-        and (type(error).__name__.startswith("Dist") or "gloo" in told or "NCCL" in told)
+        and (
+            type(error).__name__.startswith("Dist") or "gloo" in str(error) or "NCCL" in str(error)
+        )
     )

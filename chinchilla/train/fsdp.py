@@ -1,8 +1,8 @@
-"""A model cut into shards, one for each rank (FSDP2: `torch.distributed.fsdp.fully_shard`).
+"""Build the model on its device: whole, or sharded over ranks (FSDP2: `fully_shard`).
 
-Every tensor is cut along its rows. A block's weights are put together just before they are used
-and dropped after. In bf16 the blocks' weights travel as bf16 and their gradients as fp32; the tied
-embedding travels as fp32, because its gradient is summed over tokens before it is sent.
+Every tensor is split along its rows. A block's weights are gathered just before they are used and
+freed afterwards. In bf16 the blocks' weights are communicated as bf16 and their gradients as fp32.
+The tied embedding is communicated as fp32, because its gradient is summed over tokens first.
 """
 
 import warnings
@@ -12,69 +12,92 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from chinchilla.config import RuntimeConfig
 from chinchilla.model import Transformer
-from chinchilla.train.distributed import Ranks
+from chinchilla.plan.records import RunSpec
+from chinchilla.train.device import DTYPES, cast_weights, compiles
+from chinchilla.train.distributed import RankGroup
 
 
-def local(tensor: Any) -> Tensor:
-    """The rows of a tensor that live on this rank; all of them where nothing is cut."""
-    tensor = tensor.detach()
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+def build_model(
+    spec: RunSpec, runtime: RuntimeConfig, device: torch.device, group: RankGroup
+) -> Transformer:
+    """The model on its device, sharded if there are several ranks, its weights uninitialized."""
+    settings = (
+        spec.model,
+        DTYPES[spec.precision],
+        runtime.activation_checkpointing,
+        spec.multipliers,
+        compiles(runtime.compile_blocks, device),
+    )
+    if group.world_size == 1:
+        return cast_weights(Transformer(*settings), spec).to(device)
+    with torch.device("meta"):
+        model = cast_weights(Transformer(*settings), spec)
+    shard_model(model, group)
+    return model
 
 
-def shard_model(model: Transformer, ranks: Ranks) -> None:
-    """Cut `model`, built on the meta device, and give it memory on this rank's device, not yet filled.
+def shard_model(model: Transformer, group: RankGroup) -> None:
+    """Shard a model built on the meta device and allocate its memory on this rank's device.
 
-    Gradients come out as sums over ranks, so each rank's loss has to carry its share of the batch.
+    Gradients are summed over ranks, so each rank's loss has to be divided by the tokens of the
+    whole batch.
     """
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
     # Logits are a view, and nothing is done to them in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    low = model.dtype if model.dtype != torch.float32 else None
-    policy = MixedPrecisionPolicy(low, torch.float32, cast_forward_inputs=False)
+    compute_dtype = model.dtype if model.dtype != torch.float32 else None
+    policy = MixedPrecisionPolicy(compute_dtype, torch.float32, cast_forward_inputs=False)
     for block in model.blocks:
-        fully_shard(block, mesh=ranks.mesh, mp_policy=policy)
-    whole = MixedPrecisionPolicy(cast_forward_inputs=False)
-    fully_shard(model, mesh=ranks.mesh, mp_policy=whole)
+        fully_shard(block, mesh=group.mesh, mp_policy=policy)
+    full_precision = MixedPrecisionPolicy(cast_forward_inputs=False)
+    fully_shard(model, mesh=group.mesh, mp_policy=full_precision)
     for module in (model, *model.blocks):
         assert isinstance(module, FSDPModule)
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
-    model.to_empty(device=ranks.device)
+    model.to_empty(device=group.device)
     model.fill_tables()
 
 
 @torch.no_grad()
-def fill(model: Transformer, seed: int, ranks: Ranks) -> None:
-    """Initial weights of `seed`, the same bits whatever the number of ranks.
+def init_weights(model: Transformer, seed: int, group: RankGroup) -> None:
+    """Set the initial weights of `seed`, with the same bits for any number of ranks.
 
     Each rank draws every tensor, one at a time, and keeps its rows.
     """
     parameters = dict(model.named_parameters())
     for name, value in model.initial_weights(seed):
-        mine, rows = local(parameters[name]), value[ranks.rows(len(value))]
-        assert mine.shape == rows.shape, name
-        mine.copy_(rows)
+        target, rows = local(parameters[name]), value[group.rows(len(value))]
+        assert target.shape == rows.shape, name
+        target.copy_(rows)
 
 
-def sum_over_copies(model: Any, last: bool) -> None:
-    """Whether the next backward sums gradients over copies, too: only a batch's last one has to."""
-    model.set_requires_all_reduce(last)
+def local(tensor: Any) -> Tensor:
+    """The rows of a tensor on this rank; all rows if it is not sharded."""
+    tensor = tensor.detach()
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def clip_gradients(parameters: Iterable[nn.Parameter], most: float, ranks: Ranks) -> None:
-    """Scale all gradients so that their norm, over all ranks, is at most `most`.
+def reduce_copies(model: Any, enabled: bool) -> None:
+    """Whether the next backward pass also sums gradients over copies of the weights (HSDP)."""
+    model.set_requires_all_reduce(enabled)
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, group: RankGroup) -> None:
+    """Scale all gradients so that their norm over all ranks is at most `max_norm`.
 
     One sum over the ranks that hold a copy; nothing is sent to the host.
     """
-    if ranks.world == 1:
-        torch.nn.utils.clip_grad_norm_(parameters, most)
+    if group.world_size == 1:
+        torch.nn.utils.clip_grad_norm_(parameters, max_norm)
         return
     import torch.distributed as dist
 
     gradients = [local(p.grad) for p in parameters if p.grad is not None]
     square = torch.stack(torch._foreach_norm(gradients)).square().sum()
-    dist.all_reduce(square, group=ranks.mesh.get_group("shard"))
-    scale = (most / (square.sqrt() + 1e-6)).clamp(max=1.0)
+    dist.all_reduce(square, group=group.mesh.get_group("shard"))
+    scale = (max_norm / (square.sqrt() + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_(gradients, scale)

@@ -1,51 +1,98 @@
-"""AdamW, or Adam as Gopher was trained with (section 4.1, figure A7)."""
+"""AdamW, or Adam as used for Gopher (section 4.1, figure A7), and the state that checkpoints hold."""
 
 import torch
 from torch import Tensor, nn
 
 from chinchilla.plan.records import RunSpec
+from chinchilla.train.fsdp import local
 
 OPTIMIZERS = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def build_optimizer(model: nn.Module, spec: RunSpec) -> torch.optim.Optimizer:
-    """The optimizer of `spec` over all weights; gains and biases are not decayed.
+    """The optimizer of `spec` for all weights, without weight decay on gains and biases.
 
-    Hidden matrices have a group of their own, whose rate and decay follow the parametrisation.
+    Hidden matrices form their own group; the parametrization scales its learning rate and decay.
 
-    AdamW takes peak_lr * weight_decay of a weight away at each update; Adam adds weight_decay times
-    the weight to its gradient, after clipping, so that the decay is divided by the gradient's size as
-    well (Loshchilov and Hutter 2019, algorithm 2).
+    AdamW subtracts peak_lr * weight_decay of a weight at each update. Adam adds weight_decay times
+    the weight to its gradient after clipping, so the decay is normalized like the gradient
+    (Loshchilov and Hutter 2019, algorithm 2).
 
-    Its two moments have the weights' dtype: fp32 beside fp32 weights (`precision` bf16 and fp32),
-    bf16 beside bf16 weights (bf16_weights). The learning rate is a placeholder: `set_learning_rate`
-    sets it before every update. On a GPU it is a tensor there, one for each group.
+    The moments have the weights' dtype: fp32 for `precision` bf16 and fp32, bf16 for bf16_weights.
+    The learning rate given here is a placeholder that `set_learning_rate` replaces before every
+    update. On a GPU each group holds it as a tensor there.
     """
-    by = spec.multipliers
+    factors = spec.multipliers
     parameters = dict(model.named_parameters())
     embedding = parameters.pop("embedding")
     hidden = [p for p in parameters.values() if p.dim() >= 2]
     vectors = [p for p in parameters.values() if p.dim() < 2]
     decay = spec.weight_decay
     groups = [
-        {"params": hidden, "weight_decay": decay * by.hidden_decay, "lr_scale": by.hidden_lr},
+        {
+            "params": hidden,
+            "weight_decay": decay * factors.hidden_decay,
+            "lr_scale": factors.hidden_lr,
+        },
         {"params": [embedding], "weight_decay": decay, "lr_scale": 1.0},
         {"params": vectors, "weight_decay": 0.0, "lr_scale": 1.0},
     ]
     if embedding.device.type == "cuda":
         for group in groups:
             group["lr"] = torch.tensor(spec.peak_lr, device=embedding.device)
-    betas = (spec.beta1, spec.beta2)
-    return OPTIMIZERS[spec.optimizer](
-        groups, lr=spec.peak_lr, betas=betas, eps=spec.adam_eps * by.eps, fused=True
-    )
+    betas, eps = (spec.beta1, spec.beta2), spec.adam_eps * factors.eps
+    return OPTIMIZERS[spec.optimizer](groups, lr=spec.peak_lr, betas=betas, eps=eps, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The rate of the next update, numbers or tensors; a group may have its own multiple of it."""
+    """Set the rate of the next update in every group, times the group's `lr_scale`."""
     for group in optimizer.param_groups:
         scaled = rate * group["lr_scale"]
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(scaled)
         else:
             group["lr"] = scaled
+
+
+def state_of(
+    model: nn.Module, optimizer: torch.optim.Optimizer, shard: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """This rank's rows of weights and optimizer state, on the CPU; scalars in shard 0 only."""
+    weights = {name: local(p).cpu().contiguous() for name, p in model.named_parameters()}
+    state = {
+        f"{key}.{name}": local(value).cpu().contiguous()
+        for name, p in model.named_parameters()
+        for key, value in optimizer.state[p].items()
+        if value.dim() or shard == 0
+    }
+    return weights, state
+
+
+def load_state(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    weights: dict[str, Tensor],
+    state: dict[str, Tensor],
+) -> None:
+    """Copy what `state_of` returned into the model and its optimizer.
+
+    Raises:
+        KeyError: a tensor is missing, unknown or of another shape.
+    """
+    parameters = dict(model.named_parameters())
+    if unknown := set(weights) - set(parameters):
+        raise KeyError(f"unknown weights {sorted(unknown)}")
+    for name, p in parameters.items():
+        moments = {key: torch.zeros_like(p) for key in MOMENTS}
+        _copy(weights[name], p)
+        for key, moment in moments.items():
+            _copy(state[f"{key}.{name}"], moment)
+        step = state[f"step.{name}"].to(p.device, copy=True)
+        optimizer.state[p] = {"step": step, **moments}
+
+
+def _copy(rows: Tensor, target: Tensor) -> None:
+    if rows.shape != local(target).shape:
+        raise KeyError(f"shape {tuple(rows.shape)} instead of {tuple(local(target).shape)}")
+    local(target).copy_(rows)

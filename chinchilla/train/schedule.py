@@ -2,10 +2,21 @@
 
 Every schedule begins with a linear warm-up to peak_lr and ends at peak_lr * final_lr_ratio:
 
-    cosine     a cosine; longer than the run (cosine_steps > steps) it shows figure A1
-    cooldown   constant, then 1 - sqrt over the last cooldown_steps (Haegele et al. 2024, arXiv 2405.18392)
+    cosine     a cosine; longer than the run (cosine_steps > steps) it reproduces figure A1
+    cooldown   warmup-stable-decay: constant, then 1 - sqrt over the last cooldown_steps
+               (Haegele et al. 2024, arXiv 2405.18392)
     multistep  constant, sqrt(final_lr_ratio) of it from 80% of the steps on, final_lr_ratio from 90%
                on: 31.6% and 10% with a ratio of 0.1 (DeepSeek LLM, arXiv 2401.02954)
+
+Shared stable phases: before its cool-down a `cooldown` run depends on everything in its spec except
+its length (`RunSpec.stable_phase`). Runs of several lengths therefore train these steps only once. A
+run that reaches its cool-down saves a checkpoint in
+<sweep_dir>/stable_phases/<stable_phase_id>/step-00000080/, and a run without a checkpoint of its own
+starts from the newest one that is not past the start of its own cool-down. On a CPU the result has
+the same bits as a run trained alone, including its curve, because the checkpoint contains all losses
+so far. It does not contain who saved it, so it does not matter which of several runs came first.
+These checkpoints are all kept, for lengths that are planned later. Deleting the folder only costs
+training time.
 """
 
 import math
@@ -17,14 +28,14 @@ def learning_rate(spec: RunSpec, step: int) -> float:
     """Rate of update number `step` (0 is the first).
 
     The cosine falls from peak_lr at the end of the warm-up to peak_lr * final_lr_ratio at
-    `cosine_steps`. With cosine_steps == steps the schedule is matched to the run, as every run of
-    the paper's grids is; a longer cosine leaves the run before the rate has come down (figure A1).
-    A cool-down's first update is still at the peak, so that its last one does not stand still.
+    `cosine_steps`. With cosine_steps == steps it is matched to the run, as in the paper's grids; with
+    a longer cosine the run ends at a higher rate (figure A1). The first update of a cool-down still
+    has the peak rate, so that the last one is above the final rate.
     """
     if step < spec.warmup_steps:
         return spec.peak_lr * (step + 1) / spec.warmup_steps
-    falling = {"cosine": _cosine, "cooldown": _cooldown, "multistep": _multistep}[spec.schedule]
-    return spec.peak_lr * falling(spec, step)
+    decay = {"cosine": _cosine, "cooldown": _cooldown, "multistep": _multistep}[spec.schedule]
+    return spec.peak_lr * decay(spec, step)
 
 
 def _cosine(spec: RunSpec, step: int) -> float:

@@ -1,7 +1,7 @@
-"""Forward and backward passes of one run: compiled, and on a GPU replayed as one CUDA graph.
+"""Forward and backward passes, compiled, and on a GPU replayed as one CUDA graph.
 
-Each is faster than the plain pass and the same but for rounding. What cannot be had here is said
-once, in a warning, and done without.
+Both change a loss by rounding only. Where compilation or a graph is not possible, a warning is
+logged once and plain passes are used.
 """
 
 import functools
@@ -19,57 +19,62 @@ from chinchilla.plan.memory import memory
 from chinchilla.plan.records import RunSpec
 from chinchilla.train import attention_backend
 from chinchilla.train import device as devices
-from chinchilla.train.distributed import Ranks
+from chinchilla.train.distributed import RankGroup
 
-WARM_UPS = 3  # passes before a capture, as torch asks for
+WARMUP_PASSES = 3  # before a CUDA graph is captured, as in torch's documentation
 log = logging.getLogger("chinchilla.train")
 
 
-class Passes:
-    """Adds up the gradients of a batch, one micro-batch after the other.
+class ForwardBackward:
+    """Accumulates the gradients of a batch over its micro-batches.
 
     Args:
         model: on its device.
-        rows: of a micro-batch; the last of a batch may have fewer.
-        share: of one token's loss in the loss of the batch.
-        graphs: replay a CUDA graph for micro-batches of `rows`, as all have to be; the model is one
-            process's alone.
-        may_fall_back: go on without what fails. Ranks that train together cannot: the others would
-            not follow.
+        rows: rows of a micro-batch; the last one of a batch may have fewer.
+        loss_scale: 1 / tokens of the whole batch over all ranks.
+        cuda_graphs: replay a CUDA graph. Every micro-batch must have `rows` rows, and the model
+            must not be sharded.
+        may_fall_back: use plain passes if compilation or capture fails. Must be False for several
+            ranks, since the others would not do the same.
     """
 
     def __init__(
-        self, model: Transformer, rows: int, share: float, graphs: bool, may_fall_back: bool
+        self,
+        model: Transformer,
+        rows: int,
+        loss_scale: float,
+        cuda_graphs: bool,
+        may_fall_back: bool,
     ) -> None:
-        self.model, self.rows, self.share = model, rows, share
-        self.graphs, self.may_fall_back = graphs, may_fall_back
-        self.prepared = False  # for passes at full speed
+        self.model, self.rows, self.loss_scale = model, rows, loss_scale
+        self.cuda_graphs, self.may_fall_back = cuda_graphs, may_fall_back
+        self.prepared = False
         self._graph: Any = None
-        self._tokens = self._loss = torch.empty(0)  # what the graph reads, and writes
+        self._tokens = self._loss = torch.empty(0)  # input and output of the graph
 
     def prepare(self, batch: Tensor) -> None:
-        """Measure, compile and capture what a batch's micro-batches need, while there are no gradients.
+        """Compile, capture and choose attention kernels, while there are no gradients yet.
 
         Args:
-            batch: (rows of a batch, seq_len + 1), on the device; nothing of it is added.
+            batch: (rows of a batch, seq_len + 1), on the device. Its gradients are discarded.
         """
         self.prepared = True
         for size in {self.rows, len(batch) % self.rows} - {0}:
             if self.model.compile_blocks:
-                self._try_compiled(batch[:size])
+                self._compile(batch[:size])
             else:
                 self._attention(size, batch.device)
-        if self.graphs:
+        if self.cuda_graphs:
             self._capture(batch[: self.rows])
 
-    def add(self, tokens: Tensor) -> Tensor:
-        """Add a micro-batch's gradients to those there are.
+    def forward_backward(self, tokens: Tensor) -> Tensor:
+        """Add the gradients of a micro-batch to those of the weights.
 
         Args:
             tokens: (B, seq_len + 1), on the device.
 
         Returns:
-            Its loss times `share`, summed over its tokens; a scalar on the device.
+            The summed loss of its tokens times `loss_scale`, a scalar on the device.
         """
         if self._graph is None:
             return self._plain(tokens)
@@ -77,23 +82,21 @@ class Passes:
         self._graph.replay()
         return self._loss
 
-    def clear(self) -> None:
-        """Forget the gradients. A graph's stay where they are, as zeros: it adds to them there."""
+    def zero_grad(self) -> None:
+        """Discard the gradients. With a graph they are set to zero: it adds to fixed addresses."""
         self.model.zero_grad(set_to_none=self._graph is None)
 
     def _plain(self, tokens: Tensor) -> Tensor:
-        model = self.model
         with self._attention(len(tokens), tokens.device):
-            loss = model(tokens[:, :-1], tokens[:, 1:]) * self.share
+            loss = self.model(tokens[:, :-1], tokens[:, 1:]) * self.loss_scale
             loss.backward()
         return loss.detach()
 
     def _attention(self, rows: int, device: torch.device) -> AbstractContextManager[None]:
-        """The kernel for passes of so many rows, measured when it is asked for first."""
-        return attention_backend.chosen(self.model.shape, rows, self.model.dtype, device)
+        return attention_backend.fastest_attention(self.model.shape, rows, self.model.dtype, device)
 
-    def _try_compiled(self, tokens: Tensor) -> None:
-        """One pass for nothing."""
+    def _compile(self, tokens: Tensor) -> None:
+        """Run a throwaway pass to trigger compilation."""
         try:
             self._plain(tokens)
         except torch.OutOfMemoryError:
@@ -101,9 +104,9 @@ class Passes:
         except Exception as error:
             if not self.may_fall_back:
                 raise
-            log.warning("not compiled: %s", _in_short(error))
+            log.warning("not compiled: %s", one_line(error)[:300])
             self.model.compile_blocks = False
-        self.clear()
+        self.zero_grad()
 
     def _capture(self, tokens: Tensor) -> None:
         self._tokens = tokens.clone()
@@ -111,11 +114,11 @@ class Passes:
         try:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
-                for _ in range(WARM_UPS):
+                for _ in range(WARMUP_PASSES):
                     self._plain(self._tokens)
             torch.cuda.current_stream().wait_stream(stream)
             graph = torch.cuda.CUDAGraph()
-            # The outer one puts the stream back where a capture fails: then its own context does not.
+            # torch.cuda.graph does not restore the stream if the capture fails; the outer block does.
             with (
                 torch.cuda.stream(torch.cuda.current_stream()),
                 torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"),
@@ -127,35 +130,35 @@ class Passes:
         except RuntimeError as error:
             if not self.may_fall_back:
                 raise
-            log.warning("no CUDA graph: %s", _in_short(error))
-            self.graphs = False
-        self.clear()
+            log.warning("no CUDA graph: %s", one_line(error)[:300])
+            self.cuda_graphs = False
+        self.zero_grad()
 
 
 @functools.cache
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all captures of a process: each stream keeps workspaces of its own."""
+    """One stream for all captures of a process, because each stream keeps its own workspaces."""
     return torch.cuda.Stream(device)
 
 
-def rows_at_once(
-    spec: RunSpec, rows: int, runtime: RuntimeConfig, device: torch.device, ranks: Ranks
+def micro_batch_rows(
+    spec: RunSpec, rows: int, runtime: RuntimeConfig, device: torch.device, group: RankGroup
 ) -> int:
-    """Rows of a micro-batch, the same on all ranks: what was asked for, or what memory holds.
+    """Rows of a micro-batch, equal on all ranks: runtime.micro_batch_tokens, or what memory allows.
 
     Args:
-        rows: a rank's part of a batch.
+        spec: the run.
+        rows: this rank's part of a batch.
+        runtime: micro_batch_tokens and activation_checkpointing.
+        device: this rank's device.
+        group: the ranks.
     """
     seq_len = spec.model.seq_len
     if runtime.micro_batch_tokens:
         return max(1, min(rows, runtime.micro_batch_tokens // seq_len))
     room, recompute = devices.memory_room(device), runtime.activation_checkpointing
-    while rows > 1 and room < (
-        memory(spec, rows * seq_len, ranks.shards, recompute, device.type).total
-    ):
+    while rows > 1:
+        if memory(spec, rows * seq_len, group.shards, recompute, device.type).total <= room:
+            break
         rows = (rows + 1) // 2
-    return ranks.least(rows)
-
-
-def _in_short(error: Exception) -> str:
-    return one_line(error)[:300]
+    return min(group.gather(rows))

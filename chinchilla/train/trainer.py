@@ -1,14 +1,15 @@
-"""Train one RunSpec to the end of its schedule and say what came out.
+"""Train one RunSpec to the end of its schedule. `Trainer.train` and `Trainer.train_step` are the loop.
 
-A run is a pure function of its spec and data: batches follow from (seed, step), the learning rate
-from the step, and a resumed run goes through the same bits on a CPU as one that never stopped.
-Several ranks (`ranks`) cut each batch into equal parts, in its order, and share the weights
-(`sharding`); every decision is the same on all of them.
+A run is a pure function of its spec and data: each batch follows from (seed, step), the learning
+rate from the step. On a CPU a resumed run gives the same bits as an uninterrupted one. Several ranks
+(`distributed`) divide each batch into equal parts and shard the weights (`fsdp`); every decision is
+the same on all of them.
 """
 
 import gc
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,23 +19,22 @@ import torch
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
-from chinchilla.model import Transformer
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.tracking.metrics_writer import MetricsWriter
 from chinchilla.train import device as devices
-from chinchilla.train import divergence
 from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from chinchilla.train.checkpoint_shards import LOSSES
-from chinchilla.train.dataloader import Feed
-from chinchilla.train.distributed import ALONE, Ranks
+from chinchilla.train.checkpoint_files import LOSSES
+from chinchilla.train.dataloader import BatchLoader
+from chinchilla.train.distributed import SINGLE, RankGroup
 from chinchilla.train.evaluate import evaluation_steps, validation_loss
-from chinchilla.train.fsdp import clip_gradients, fill, local, shard_model, sum_over_copies
-from chinchilla.train.optim import build_optimizer, set_learning_rate
+from chinchilla.train.fsdp import build_model, clip_gradients, init_weights, reduce_copies
+from chinchilla.train.optim import build_optimizer, load_state, set_learning_rate, state_of
 from chinchilla.train.preflight import claim_folder, open_data, rows_per_rank
+from chinchilla.train.result import DIVERGENCE_STEPS, build_result, divergence
 from chinchilla.train.schedule import learning_rate
-from chinchilla.train.stable_phases import load_stable_phase, save_stable_phase
-from chinchilla.train.summary import summarize
-from chinchilla.train.train_step import Passes, rows_at_once
+from chinchilla.train.train_step import ForwardBackward, micro_batch_rows
+
+NO_PROGRESS = {"train_seconds": 0.0, "evaluations": []}  # of a shared stable phase
 
 
 def train_run(
@@ -48,98 +48,63 @@ def train_run(
     on_progress: Callable[[int, float], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
     still_mine: Callable[[], bool] | None = None,
-    ranks: Ranks = ALONE,
+    group: RankGroup = SINGLE,
     stable_phases: Path | None = None,
 ) -> RunResult | None:
     """Train `spec` in the folder `run_dir`, resuming from its checkpoints.
 
-    With several ranks, each calls this with the same spec, run, data_dir, runtime and attempts.
-    What any of them answers to `should_stop` and `still_mine` counts for all; rank 0 alone writes,
-    but for the shards of checkpoints.
+    With several ranks, each calls this with the same spec, run_dir, data_dir, runtime and attempts.
+    If any rank's `should_stop` or `still_mine` fires, all ranks act on it. Only rank 0 writes,
+    except for checkpoint shards.
 
     Args:
         spec: what to train.
-        run: the run's folder; receives spec.json, metrics.jsonl, curve.npz, checkpoints/.
+        run_dir: receives spec.json, metrics.jsonl, curve.npz and checkpoints/.
         data_dir: folder of `chinchilla data`; its data_id must be the spec's.
-        runtime: device and habits; none of it changes a loss.
-        attempts: how often this run was started, for the record.
-        on_start: called with the tokens of a forward pass, before the first update.
+        runtime: device, logging, checkpoint intervals; none of it changes a loss.
+        attempts: how often this run was started, for the result.
+        on_start: called with the tokens of a micro-batch before the first update.
         on_progress: called with (updates done, mean loss since the last call) at log points.
-        should_stop: asked before every update; when true, a checkpoint is saved and None returned.
-        still_mine: asked before a checkpoint or the curve is written; when false, None is returned.
-        ranks: the processes that train this run together.
-        stable phases: folder of stable phases to start from and to leave (`train.stable_phases`); None = train alone.
+        should_stop: checked before every update; if true, save a checkpoint and return None.
+        still_mine: checked before anything is written; if false, return None.
+        group: the processes that train this run together.
+        stable_phases: folder in which runs share stable phases (`train.schedule`); None = do not
+            share.
 
     Returns:
         The result, finished or diverged, not yet saved; None when stopped.
 
     Raises:
         DataError: the data is not the spec's, or is damaged.
-        InputError: the folder or its checkpoint belongs to another spec, data set, tokenizer or
-            version.
-        OSError: no room for a checkpoint; says how much is needed. Older ones are untouched.
-        PeerError: another rank failed or ended. If `ranks.broken`, no run can be trained with them
-            any more.
+        InputError: the folder or its checkpoint belongs to another spec or version.
+        OSError: a checkpoint cannot be written. Older ones are untouched.
+        PeerError: another rank failed or ended. If `group.broken`, it cannot train further runs.
     """
     try:
-        return _train(
-            _Run(spec, run_dir, data_dir, runtime, ranks, stable_phases),
-            attempts,
-            on_start or (lambda micro_batch_tokens: None),
-            on_progress or (lambda step, loss: None),
-            should_stop or (lambda: False),
-            still_mine or (lambda: True),
-        )
+        trainer = Trainer(spec, run_dir, data_dir, runtime, group, stable_phases)
+        gc.collect()
+        gc.freeze()  # exempt existing objects from garbage collection so that it does not stall steps
+        try:
+            if on_start:
+                on_start(trainer.micro_rows * spec.model.seq_len)
+            if not trainer.train(
+                on_progress or (lambda step, loss: None),
+                should_stop or (lambda: False),
+                still_mine or (lambda: True),
+            ):
+                return None
+            return trainer.finish(attempts)
+        finally:
+            gc.unfreeze()
+            trainer.close()
     except Exception as error:
-        if (failure := ranks.failure(error)) is error:
+        if (cause := group.failure(error)) is error:
             raise
-        raise failure from error
+        raise cause from error
 
 
-def _train(
-    run: "_Run",
-    attempts: int,
-    on_start: Callable[[int], None],
-    on_progress: Callable[[int, float], None],
-    should_stop: Callable[[], bool],
-    still_mine: Callable[[], bool],
-) -> RunResult | None:
-    spec, ranks = run.spec, run.ranks
-
-    def lost() -> bool:
-        return any(ranks.agree(not still_mine()))
-
-    gc.collect()
-    gc.freeze()  # what is there stays; looking through it again and again would hold up updates
-    try:
-        on_start(run.micro_rows * spec.model.seq_len)
-        while run.step < spec.steps and not run.diverged:
-            stop, due = ranks.agree(should_stop(), run.checkpoint_due())
-            if run.step > run.saved and (stop or due):
-                if lost():
-                    return None
-                run.save()
-            if stop:
-                return None
-            run.save_stable_phase()
-            run.update()
-            if run.at_log_point():
-                on_progress(run.step, run.log())
-        if run.step > run.saved and not run.diverged:
-            if lost():
-                return None
-            run.save()
-        return None if lost() else run.finish(attempts)
-    finally:
-        gc.unfreeze()
-        devices.free_as_usual(run.device)
-        run.feed.close()
-        if run.logbook:
-            run.logbook.close()
-
-
-class _Run:
-    """The state of a run between two updates."""
+class Trainer:
+    """A run in progress: model, optimizer, data and what has been measured so far."""
 
     def __init__(
         self,
@@ -147,113 +112,162 @@ class _Run:
         run_dir: Path,
         data_dir: Path,
         runtime: RuntimeConfig,
-        ranks: Ranks = ALONE,
+        group: RankGroup = SINGLE,
         stable_phases: Path | None = None,
     ) -> None:
-        self.spec, self.run_dir, self.runtime, self.ranks = spec, run_dir, runtime, ranks
-        self.stable_phases = stable_phases if spec.stable_phase else None
+        self.spec, self.run_dir, self.runtime, self.group = spec, run_dir, runtime, group
+        self.stable_phase_dir = (
+            stable_phases / spec.stable_phase_id if stable_phases and spec.stable_phase else None
+        )
         self.started = datetime.now(UTC)
-        with ranks.together():
-            self.data = open_data(spec, run_dir, data_dir)
-            self.rows = rows_per_rank(spec, ranks.world)
-            self.held_out = self.data.held_out(runtime.validation_tokens, spec.model.seq_len)
-            if ranks.rank == 0:
+        with group.raise_together():
+            self.data = open_data(spec, data_dir)
+            self.rows = rows_per_rank(spec, group.world_size)
+            self.validation_rows = self.data.held_out(runtime.validation_tokens, spec.model.seq_len)
+            if group.rank == 0:
                 claim_folder(run_dir, spec)
-            self.device = ranks.device or devices.pick_device(runtime.device)
+            self.device = group.device or devices.pick_device(runtime.device)
             devices.keep_freed_memory(self.device)
-            self.model = self._build_model()
+            self.model = build_model(spec, runtime, self.device, group)
             devices.reset_peak_memory(self.device)
             self.optimizer = build_optimizer(self.model, spec)
-        self.tokenizer = self.data.manifest.tokenizer.sha256
-        self.micro_rows = rows_at_once(spec, self.rows, runtime, self.device, ranks)
-        self.passes = Passes(
+        self.micro_rows = micro_batch_rows(spec, self.rows, runtime, self.device, group)
+        single = group.world_size == 1
+        self.passes = ForwardBackward(
             self.model,
             self.micro_rows,
-            share=1 / (self.rows * ranks.world * spec.model.seq_len),
-            # A graph keeps its memory: a smaller last micro-batch would need its own beside it.
-            graphs=runtime.cuda_graphs
+            loss_scale=1 / spec.batch_tokens,
+            # A second graph for a smaller last micro-batch would need memory of its own.
+            cuda_graphs=runtime.cuda_graphs
             and self.device.type == "cuda"
-            and ranks.world == 1
+            and single
             and self.rows % self.micro_rows == 0,
-            may_fall_back=ranks.world == 1,
+            may_fall_back=single,
         )
-        self.feed = Feed(self.data, spec, self.rows, self.device, ranks)
-        self.evaluate_at = set(
+        self.loader = BatchLoader(self.data, spec, self.rows, self.device, group)
+        self.evaluation_steps = set(
             evaluation_steps(spec.steps, runtime.validation_evals, spec.stable_steps)
         )
-        # One rank's share of each loss, until they are summed; on the device until asked for.
+        # Losses stay on the device until a log point, so that no step waits for it. They are this
+        # rank's part of each loss until `_sum_losses`.
         self.losses = torch.zeros(spec.steps, device=self.device)
-        self.summed = 0  # updates done whose losses are those of the whole batch
         self.step = 0  # updates done
-        self.saved = 0  # updates done at the last checkpoint
-        self.logged = 0  # updates done at the last log point
+        self.summed_step = self.saved_step = self.logged_step = 0  # ... at the last of each
+        self.reused_steps = 0  # updates of a stable phase that another run trained
         self.evaluations: list[list[float]] = []  # [updates done, validation loss]
-        self.train_seconds = 0.0
-        self.stable_steps = 0  # of the updates done, those that another run did
-        self.diverged = ""
+        self.diverged = ""  # reason, if so
+        self.timer = devices.Timer(self.device)
         self._start_or_resume()
         self.logbook: MetricsWriter | None = None
-        with ranks.together():
-            if ranks.rank == 0:
+        with group.raise_together():
+            if group.rank == 0:
                 self.logbook = MetricsWriter(run_dir, spec, runtime, self.step)
-        self.first_step, self.start_seconds = self.step, self.train_seconds
-        self.clock = self.saved_at = time.perf_counter()
+        self.first_step, self.first_seconds = self.step, self.timer.seconds
+        self.saved_at = time.perf_counter()
+        self.timer.start()
 
-    def update(self) -> None:
-        """One optimizer step on the batch that belongs to this step."""
-        spec, ranks, n = self.spec, self.ranks, self.rows
-        tokens = self.feed.batch(self.step)
+    def train(
+        self,
+        on_progress: Callable[[int, float], None],
+        should_stop: Callable[[], bool],
+        still_mine: Callable[[], bool],
+    ) -> bool:
+        """Train to the last step or to divergence; arguments as in `train_run`.
+
+        Returns:
+            False if stopped, or if another worker has taken over the run.
+        """
+
+        def save() -> bool:
+            if self.step > self.saved_step:
+                if any(self.group.any_rank(not still_mine())):
+                    return False
+                self.save_checkpoint()
+            return True
+
+        while self.step < self.spec.steps and not self.diverged:
+            # Ranks have to act together, so a signal or an elapsed interval on one counts for all.
+            stop, save_due = self.group.any_rank(should_stop(), self.checkpoint_due())
+            if (stop or save_due) and not save():
+                return False
+            if stop:
+                return False
+            if self.stable_phase_dir and self.step == self.spec.stable_steps > self.reused_steps:
+                self.save_stable_phase()
+
+            self.train_step()
+
+            if self.step in self.evaluation_steps:
+                self.evaluate()
+            if self.log_due():
+                on_progress(self.step, self.log())
+        if not self.diverged and not save():
+            return False
+        return not any(self.group.any_rank(not still_mine()))
+
+    def train_step(self) -> None:
+        """One update of the weights."""
+        spec, group = self.spec, self.group
+
+        # The batch is a function of (seed, step): a resumed run reads the same tokens.
+        tokens = self.loader.batch(self.step)  # (rows, seq_len + 1), this rank's part
         if not self.passes.prepared:
-            self._lap()
-            self.passes.prepare(tokens)
-            self._wait()
-            self.clock = time.perf_counter()  # compiling is not training time
-        set_learning_rate(self.optimizer, learning_rate(spec, self.step))
-        for start in range(0, n, self.micro_rows):
-            micro = tokens[start : start + self.micro_rows]
-            if ranks.shards < ranks.world:
-                sum_over_copies(self.model, start + self.micro_rows >= n)
-            self.losses[self.step] += self.passes.add(micro)
-        if spec.grad_clip:
-            clip_gradients(self.model.parameters(), spec.grad_clip, ranks)
-        self.optimizer.step()
-        self.passes.clear()
-        self.step += 1
-        if self.step in self.evaluate_at:
-            self._lap()
-            held_out = validation_loss(self.model, self.held_out, self.micro_rows, ranks)
-            if np.isfinite(held_out):
-                self.evaluations.append([self.step, held_out])
-            else:  # this update broke the weights; no later loss can be finite
-                self.diverged = f"validation loss is not finite after step {self.step}"
-            self.clock = time.perf_counter()  # evaluation is not training time
+            with self.timer.paused():
+                self.passes.prepare(tokens)  # compile
 
-    def at_log_point(self) -> bool:
-        """Whether the losses since the last log point are to be looked at."""
-        at_end = self.step == self.spec.steps or bool(self.diverged)
-        return at_end or self.step % self.runtime.log_every_steps == 0
+        # Forward and backward. Micro-batches bound the memory of activations: their gradients add
+        # up to those of the whole batch, because each loss is divided by the batch's tokens.
+        micro_batches = tokens.split(self.micro_rows)
+        for i, micro_batch in enumerate(micro_batches, 1):
+            if group.shards < group.world_size:  # communicate between copies once per batch
+                reduce_copies(self.model, i == len(micro_batches))
+            self.losses[self.step] += self.passes.forward_backward(micro_batch)
+
+        # Clip the global norm, so that one bad batch cannot make a large update.
+        if spec.grad_clip:
+            clip_gradients(self.model.parameters(), spec.grad_clip, group)
+
+        # Update with the learning rate of this step.
+        set_learning_rate(self.optimizer, learning_rate(spec, self.step))
+        self.optimizer.step()
+        self.passes.zero_grad()
+        self.step += 1
+
+    def evaluate(self) -> None:
+        """Measure the validation loss."""
+        with self.timer.paused():
+            loss = validation_loss(self.model, self.validation_rows, self.micro_rows, self.group)
+        if np.isfinite(loss):
+            self.evaluations.append([self.step, loss])
+        else:  # the weights are not finite either, so all later losses would be the same
+            self.diverged = f"validation loss is not finite after step {self.step}"
+
+    def log_due(self) -> bool:
+        """Whether this step is a log point: every `log_every_steps`, and the last one."""
+        last = self.step == self.spec.steps or bool(self.diverged)
+        return last or self.step % self.runtime.log_every_steps == 0
 
     def log(self) -> float:
-        """Write one metrics line; notice divergence. Gives the mean loss of the last few steps."""
+        """Write a line of metrics, check for divergence; returns the mean loss of the last steps."""
         self._sum_losses()
         window = self.losses[max(0, self.step - self.runtime.log_every_steps) : self.step]
         loss = float(window.mean())  # waits for the device
-        self._lap()
-        done = (self.step - self.first_step) * self.spec.batch_tokens
-        speed = done / max(1e-9, self.train_seconds - self.start_seconds)
-        line: dict[str, Any] = {"step": self.step, "tokens": self.step * self.spec.batch_tokens}
-        line |= {"loss": loss if np.isfinite(loss) else None}
-        line |= {
+        seconds = self.timer.read() - self.first_seconds
+        tokens_done = (self.step - self.first_step) * self.spec.batch_tokens
+        line: dict[str, Any] = {
+            "step": self.step,
+            "tokens": self.step * self.spec.batch_tokens,
+            "loss": loss if np.isfinite(loss) else None,
             "lr": learning_rate(self.spec, self.step - 1),
-            "tokens_per_second": round(speed, 1),
+            "tokens_per_second": round(tokens_done / max(1e-9, seconds), 1),
         }
-        if self.evaluations and self.evaluations[-1][0] > self.logged:
+        if self.evaluations and self.evaluations[-1][0] > self.logged_step:
             line["validation_loss"] = self.evaluations[-1][1]
         if self.logbook:
             self.logbook.write(**line)
-        self.logged = self.step
-        begin = max(0, self.step - len(window) - divergence.STEPS + 1)
-        self.diverged = self.diverged or divergence.reason(
+        self.logged_step = self.step
+        begin = max(0, self.step - len(window) - DIVERGENCE_STEPS + 1)
+        self.diverged = self.diverged or divergence(
             self.losses[begin : self.step].double().cpu().numpy(),
             begin,
             self.spec.model.vocab_size,
@@ -261,145 +275,94 @@ class _Run:
         )
         return loss
 
-    def _sum_losses(self) -> None:
-        """Make the losses since the last time those of whole batches; all ranks come by here."""
-        if self.ranks.world > 1:
-            new = self.losses[self.summed : self.step]
-            new.copy_(self.ranks.total(new))
-        self.summed = self.step
-
     def checkpoint_due(self) -> bool:
-        """Whether the last checkpoint is old enough."""
+        """Whether `checkpoint_minutes` have passed since the last checkpoint."""
         return time.perf_counter() - self.saved_at > 60 * self.runtime.checkpoint_minutes
 
+    def save_checkpoint(self) -> None:
+        """Save everything that the next update depends on."""
+        folder = self.run_dir / "checkpoints"
+        with self.timer.paused():
+            save_checkpoint(folder, self.spec, self._state(), self.group)
+        self.saved_step, self.saved_at = self.step, time.perf_counter()
+
     def save_stable_phase(self) -> None:
-        """Let other horizons go on from here, where this one's cool-down begins."""
-        here = self.step == self.spec.stable_steps
-        if self.stable_phases and here and self.step > self.stable_steps:
-            save_stable_phase(
-                self.stable_phases, self.spec, self._state(), self.tokenizer, self.ranks
-            )
-            self.clock = time.perf_counter()
-
-    def save(self) -> None:
-        """Commit a checkpoint of everything that the next update depends on."""
-        save_checkpoint(
-            self.run_dir / "checkpoints", self.spec, self._state(), self.tokenizer, self.ranks
-        )
-        self.saved = self.step
-        self.clock = self.saved_at = time.perf_counter()
-
-    def _state(self) -> Checkpoint:
-        """Everything that the next update depends on; this rank's part."""
-        self._lap()
-        self._sum_losses()
-        state = {
-            f"{key}.{name}": local(value).cpu().contiguous()
-            for name, p in self.model.named_parameters()
-            for key, value in self.optimizer.state[p].items()
-            if value.dim() or self.ranks.shard == 0
-        }
-        if self.ranks.shard == 0:
-            state[LOSSES] = self.losses[: self.step].cpu().clone()
-        weights = {n: local(p).cpu().contiguous() for n, p in self.model.named_parameters()}
-        progress = {"train_seconds": self.train_seconds, "evaluations": self.evaluations}
-        if self.stable_steps:
-            progress["stable_steps"] = self.stable_steps
-        return Checkpoint(self.step, weights, state, progress)
+        """Save the state before the cool-down for longer and shorter runs."""
+        folder, stable_phase = self.stable_phase_dir, self.spec.stable_phase
+        assert folder is not None
+        assert stable_phase is not None
+        with self.timer.paused():
+            state = replace(self._state(), progress=NO_PROGRESS)  # the same whoever saves it
+            save_checkpoint(folder, stable_phase, state, self.group, keep_all=True)
 
     def finish(self, attempts: int) -> RunResult:
-        """Write curve.npz and sum the run up."""
-        evals = np.array(self.evaluations, float).reshape(-1, 2)
+        """Write curve.npz and build the result."""
+        evaluations = np.array(self.evaluations, float).reshape(-1, 2)
         losses = self.losses[: self.step].double().cpu().numpy()
-        curve = Curve(np.arange(self.step), losses, evals[:, 0], evals[:, 1])
-        with self.ranks.together():
-            if self.ranks.rank == 0:
+        curve = Curve(np.arange(self.step), losses, evaluations[:, 0], evaluations[:, 1])
+        with self.group.raise_together():
+            if self.group.rank == 0:
                 curve.save(self.run_dir)
-        return summarize(
-            self.spec,
-            curve,
-            self.diverged,
-            data=self.data,
-            validation_tokens=len(self.held_out) * self.spec.model.seq_len,
-            model=self.model,
-            device=self.device,
-            ranks=self.ranks,
-            train_seconds=self.train_seconds,
-            started=self.started,
-            attempts=attempts,
-            stable_steps=self.stable_steps,
-        )
+        return build_result(self, curve, attempts)
 
-    def _build_model(self) -> Transformer:
-        """The model, on its device, its weights not filled yet."""
-        settings = (
-            self.spec.model,
-            devices.DTYPES[self.spec.precision],
-            self.runtime.activation_checkpointing,
-            self.spec.multipliers,
-            devices.compiles(self.runtime.compile_blocks, self.device),
-        )
-        if self.ranks.world == 1:
-            return devices.cast_weights(Transformer(*settings), self.spec).to(self.device)
-        with torch.device("meta"):
-            model = devices.cast_weights(Transformer(*settings), self.spec)
-        shard_model(model, self.ranks)
-        return model
+    def close(self) -> None:
+        """Stop the threads and release what the run has changed in this process."""
+        devices.free_as_usual(self.device)
+        self.loader.close()
+        if self.logbook:
+            self.logbook.close()
+
+    # State, for checkpoints
 
     def _start_or_resume(self) -> None:
-        folder, ranks = self.run_dir / "checkpoints", self.ranks
-        found, complaints = load_checkpoint(folder, self.spec, self.tokenizer, ranks)
-        if found is None and self.stable_phases:
-            folder = self.stable_phases / self.spec.stable_phase_id
-            found, more = load_stable_phase(self.stable_phases, self.spec, self.tokenizer, ranks)
-            complaints += more
-            self.stable_steps = found.step if found else 0
-        for line in complaints if ranks.rank == 0 else ():
+        """Load this run's newest checkpoint, else a shared stable phase, else initial weights."""
+        spec, group, folder = self.spec, self.group, self.run_dir / "checkpoints"
+        checkpoint, warnings = load_checkpoint(folder, spec, group)
+        if checkpoint is None and self.stable_phase_dir and spec.stable_phase:
+            folder = self.stable_phase_dir
+            checkpoint, more_warnings = load_checkpoint(
+                folder, spec.stable_phase, group, max_step=spec.stable_steps
+            )
+            warnings += more_warnings
+            self.reused_steps = checkpoint.step if checkpoint else 0
+        for line in warnings if group.rank == 0 else ():
             print(f"warning: {line}", flush=True)
-        if found is None:
-            with ranks.together():
-                fill(self.model, self.spec.seed, ranks)
-            return
-        with ranks.together():
+        with group.raise_together():
+            if checkpoint is None:
+                init_weights(self.model, spec.seed, group)
+                return
             try:
-                self._restore(found)
+                self._restore(checkpoint)
             except (RuntimeError, KeyError) as error:
-                why = " ".join(str(error).split())[:200]
+                reason = " ".join(str(error).split())[:200]
                 raise InputError(
-                    f"checkpoint {folder / f'step-{found.step:08d}'} does not fit its own spec "
-                    f"({why}). Delete it and launch again."
+                    f"checkpoint {folder / f'step-{checkpoint.step:08d}'} does not fit its own spec "
+                    f"({reason}). Delete it and launch again."
                 ) from None
-        self.step = self.saved = self.summed = found.step
-        self.logged = found.step - found.step % self.runtime.log_every_steps
-        self.evaluations = found.progress["evaluations"]
-        self.train_seconds = found.progress["train_seconds"]
-        self.stable_steps = found.progress.get("stable_steps", self.stable_steps)
 
-    def _restore(self, found: Checkpoint) -> None:
-        parameters = dict(self.model.named_parameters())
-        if more := set(found.weights) - set(parameters):
-            raise KeyError(f"unknown weights {sorted(more)}")
-        for name, p in parameters.items():
-            moments = {key: torch.zeros_like(p) for key in ("exp_avg", "exp_avg_sq")}
-            _copy(found.weights[name], p)
-            for key, moment in moments.items():
-                _copy(found.optimizer[f"{key}.{name}"], moment)
-            step = found.optimizer[f"step.{name}"].to(self.device, copy=True)
-            self.optimizer.state[p] = {"step": step, **moments}
-        self.losses[: found.step] = found.optimizer[LOSSES].to(self.device)
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        load_state(self.model, self.optimizer, checkpoint.weights, checkpoint.optimizer)
+        self.step = self.saved_step = self.summed_step = checkpoint.step
+        self.logged_step = self.step - self.step % self.runtime.log_every_steps
+        self.losses[: self.step] = checkpoint.optimizer[LOSSES].to(self.device)
+        self.evaluations = checkpoint.progress["evaluations"]
+        self.timer.seconds = checkpoint.progress["train_seconds"]
+        self.reused_steps = checkpoint.progress.get("reused_steps", self.reused_steps)
 
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+    def _state(self) -> Checkpoint:
+        """This rank's part of a checkpoint."""
+        progress = {"train_seconds": self.timer.seconds, "evaluations": self.evaluations}
+        if self.reused_steps:
+            progress["reused_steps"] = self.reused_steps
+        self._sum_losses()
+        weights, optimizer = state_of(self.model, self.optimizer, self.group.shard)
+        if self.group.shard == 0:
+            optimizer[LOSSES] = self.losses[: self.step].cpu().clone()
+        return Checkpoint(self.step, weights, optimizer, progress)
 
-    def _lap(self) -> None:
-        self._wait()  # updates under way are training time
-        now = time.perf_counter()
-        self.train_seconds += now - self.clock
-        self.clock = now
-
-
-def _copy(rows: torch.Tensor, to: torch.Tensor) -> None:
-    if rows.shape != local(to).shape:
-        raise KeyError(f"{tuple(rows.shape)} where {tuple(local(to).shape)} belongs")
-    local(to).copy_(rows)
+    def _sum_losses(self) -> None:
+        """Sum the latest losses over ranks; all ranks call this."""
+        if self.group.world_size > 1:
+            new = self.losses[self.summed_step : self.step]
+            new.copy_(self.group.reduce_sum(new))
+        self.summed_step = self.step

@@ -1,4 +1,4 @@
-"""GPU tests skip themselves without a CUDA device; a prepared token folder for them."""
+"""Skips GPU tests without a CUDA device, and prepares a token folder for them."""
 
 from pathlib import Path
 
@@ -15,6 +15,6 @@ def _cuda() -> None:
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty speeches in 512 pieces."""
+    """Forty speeches with a vocabulary of 512."""
     folder = tmp_path_factory.mktemp("speeches")
     return make_speeches(folder, 40, 512)

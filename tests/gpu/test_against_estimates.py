@@ -1,4 +1,4 @@
-"""On a CUDA device: the memory model beside what is allocated, bf16 curves beside fp32's."""
+"""On a CUDA device: estimated and allocated memory, and loss curves of bf16 and fp32."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,19 +20,18 @@ pytestmark = pytest.mark.gpu
 
 
 def allocated(spec, run_dir: Path, data_dir: Path, **runtime) -> int:
-    """Most bytes that three updates and what they stand on need, beyond what was there."""
+    """Peak bytes allocated by a trainer and three updates."""
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
-    run = trainer._Run(spec, run_dir, data_dir, replace(RUNTIME, **runtime))
+    run = trainer.Trainer(spec, run_dir, data_dir, replace(RUNTIME, **runtime))
     torch.cuda.reset_peak_memory_stats()
     try:
         for _ in range(3):
-            run.update()
+            run.train_step()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
     finally:
-        run.feed.close()
-        run.logbook.close()
+        run.close()
 
 
 @pytest.mark.parametrize("recompute", [False, True])
@@ -40,22 +39,26 @@ def allocated(spec, run_dir: Path, data_dir: Path, **runtime) -> int:
 def test_memory_is_estimated_within_a_tenth(
     data_dir: Path, tmp_path: Path, shape: tuple[int, int, int], rows: int, recompute: bool
 ):
-    """Of plain passes in bf16, in two micro-batches; a first run loads libraries and their workspace."""
-    told = {"cuda_graphs": False, "compile_blocks": "never", "activation_checkpointing": recompute}
+    """Plain passes in bf16 with two micro-batches; a small run first loads libraries."""
+    settings = {
+        "cuda_graphs": False,
+        "compile_blocks": "never",
+        "activation_checkpointing": recompute,
+    }
     small = make_spec(data_dir, steps=10, rows=4)
-    allocated(small, tmp_path / "small", data_dir, **told)
+    allocated(small, tmp_path / "small", data_dir, **settings)
     spec = make_spec(data_dir, steps=10, shape=shape, rows=rows)
     half = spec.batch_tokens // 2
-    used = allocated(spec, tmp_path / "run", data_dir, micro_batch_tokens=half, **told)
+    used = allocated(spec, tmp_path / "run", data_dir, micro_batch_tokens=half, **settings)
     estimate = memory(spec, half, recompute=recompute).total
     assert estimate == pytest.approx(used, rel=0.1)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_compiled_blocks_and_graphs_need_no_more_than_the_estimate(
+def test_compiled_blocks_and_graphs_do_not_exceed_the_estimated_memory(
     data_dir: Path, tmp_path: Path, recompute: bool
 ):
-    """So that the micro-batch that is found from it fits: MEMORY_SHARE is for what it leaves out."""
+    """So that the automatic micro-batch fits; MEMORY_SHARE covers what the estimate omits."""
     spec = make_spec(data_dir, steps=10, shape=(512, 8, 512), rows=64)
     used = allocated(
         spec, tmp_path, data_dir, micro_batch_tokens=spec.batch_tokens,
@@ -66,9 +69,9 @@ def test_compiled_blocks_and_graphs_need_no_more_than_the_estimate(
 
 
 def test_bf16_ends_where_fp32_does_after_1e15_flops(tmp_path: Path):
-    """To half a percent: of the loss at the end, and on the way of its mean over tenths of the run.
+    """Final loss and the mean loss of each tenth of the run agree within half a percent.
 
-    All speeches, so that 11 million tokens are a few epochs of them and not learnt by heart.
+    All speeches are used, so that 11 million tokens are only a few epochs.
     """
     data_dir = make_speeches(tmp_path / "speeches", 1000, 512)
     data = TokenData.open(data_dir)

@@ -15,11 +15,11 @@ from chinchilla.core.shapes import ModelShape
 from chinchilla.data.dataset import TokenData
 from chinchilla.model import Transformer
 from chinchilla.plan.grid import plan_run
-from chinchilla.plan.memory import memory
+from chinchilla.plan.memory import MEMORY_SHARE, memory
 from chinchilla.plan.records import Curve, RunResult, RunSpec, load_plan
-from chinchilla.train import train_run, trainer
+from chinchilla.train import fsdp, train_run, trainer
 from chinchilla.train.checkpoint import load_checkpoint
-from chinchilla.train.device import MEMORY_SHARE, PEAK_FLOPS, peak_flops
+from chinchilla.train.device import PEAK_FLOPS, peak_flops
 
 pytestmark = pytest.mark.gpu
 RUNTIME = RuntimeConfig(device="cuda", validation_tokens=4096, validation_evals=3)
@@ -73,12 +73,12 @@ def test_the_gpu_in_fp32_agrees_with_the_cpu(data_dir: Path, tmp_path: Path):
     np.testing.assert_allclose(losses[1], losses[0], atol=5e-3)
 
 
-def test_a_stopped_run_goes_on_close_to_one_that_did_not(data_dir: Path, tmp_path: Path):
-    """Atomic additions on a GPU are not ordered, so close and not equal: 0.02 nats in bf16."""
+def test_a_stopped_run_resumes_close_to_one_that_was_not_stopped(data_dir: Path, tmp_path: Path):
+    """Atomic additions on a GPU are not ordered, so losses differ by up to 0.02 nats in bf16."""
     spec = make_spec(data_dir, steps=40)
     whole = train_run(spec, tmp_path / "whole", data_dir, RUNTIME)
-    asked = iter(range(1000))
-    stop = {"should_stop": lambda: next(asked) >= 20}
+    calls = iter(range(1000))
+    stop = {"should_stop": lambda: next(calls) >= 20}
     assert train_run(spec, tmp_path / "run", data_dir, RUNTIME, **stop) is None
     result = train_run(spec, tmp_path / "run", data_dir, RUNTIME)
     one, two = Curve.load(tmp_path / "whole"), Curve.load(tmp_path / "run")
@@ -88,7 +88,7 @@ def test_a_stopped_run_goes_on_close_to_one_that_did_not(data_dir: Path, tmp_pat
     )
 
 
-def test_the_result_names_the_gpu_its_speed_and_its_memory(data_dir: Path, tmp_path: Path):
+def test_the_result_contains_the_gpu_its_speed_and_its_memory(data_dir: Path, tmp_path: Path):
     result = train_run(make_spec(data_dir, steps=20), tmp_path, data_dir, RUNTIME)
     name = torch.cuda.get_device_name()
     assert result.device == name
@@ -101,10 +101,10 @@ def test_the_result_names_the_gpu_its_speed_and_its_memory(data_dir: Path, tmp_p
         assert result.mfu is None
 
 
-def test_a_batch_that_does_not_fit_is_cut_until_it_does(
+def test_a_batch_that_does_not_fit_is_split_until_it_does(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """As on a GPU whose free memory is what four of sixteen rows are estimated to need."""
+    """With free memory that fits the estimate of four of sixteen rows."""
     spec = make_spec(data_dir, steps=2)
     room = memory(spec, 4 * 128).total / MEMORY_SHARE + 1
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (room, room))
@@ -116,25 +116,25 @@ def test_a_batch_that_does_not_fit_is_cut_until_it_does(
                 seen.append(len(tokens))
             return super().forward(tokens, targets)
 
-    monkeypatch.setattr(trainer, "Transformer", Spy)
+    monkeypatch.setattr(fsdp, "Transformer", Spy)
     plain = replace(RUNTIME, cuda_graphs=False, compile_blocks="never")
     train_run(spec, tmp_path, data_dir, plain)
     assert seen == [4] * 8
 
 
 @pytest.mark.parametrize("micro_rows", [16, 4, 5])
-def test_graphs_and_compiled_blocks_measure_what_plain_passes_do(
+def test_graphs_and_compiled_blocks_give_the_losses_of_plain_passes(
     data_dir: Path, tmp_path: Path, micro_rows: int
 ):
-    """Evaluations between replays, and a smaller last micro-batch, included."""
+    """Including evaluations between replays, and a smaller last micro-batch."""
     spec = make_spec(data_dir, steps=30, precision="fp32")
-    told = replace(RUNTIME, micro_batch_tokens=micro_rows * 128)
+    runtime = replace(RUNTIME, micro_batch_tokens=micro_rows * 128)
     found = {}
     for blocks in ("never", "always"):
         for graphs in (False, True):
             run_dir = tmp_path / f"{blocks}-{graphs}"
             train_run(
-                spec, run_dir, data_dir, replace(told, compile_blocks=blocks, cuda_graphs=graphs)
+                spec, run_dir, data_dir, replace(runtime, compile_blocks=blocks, cuda_graphs=graphs)
             )
             found[blocks, graphs] = Curve.load(run_dir)
     plain = found["never", False]
@@ -143,7 +143,7 @@ def test_graphs_and_compiled_blocks_measure_what_plain_passes_do(
         np.testing.assert_allclose(curve.validation_loss, plain.validation_loss, atol=2e-3)
 
 
-def test_a_model_is_three_programs_whatever_its_depth(data_dir: Path, tmp_path: Path):
+def test_a_model_compiles_to_three_programs_at_any_depth(data_dir: Path, tmp_path: Path):
     """A block, the last norm, and the loss of a chunk."""
     torch._dynamo.reset()
     counters.clear()
@@ -154,22 +154,21 @@ def test_a_model_is_three_programs_whatever_its_depth(data_dir: Path, tmp_path: 
 
 
 def test_nothing_waits_for_the_device_between_log_points(data_dir: Path, tmp_path: Path):
-    run = trainer._Run(make_spec(data_dir), tmp_path, data_dir, RUNTIME)
-    run.evaluate_at = set()
+    run = trainer.Trainer(make_spec(data_dir), tmp_path, data_dir, RUNTIME)
+    run.evaluation_steps = set()
     for _ in range(3):
-        run.update()
+        run.train_step()
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(5):
-            run.update()
+            run.train_step()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-        run.feed.close()
-        run.logbook.close()
+        run.close()
 
 
-def test_a_batch_that_fits_is_not_cut(data_dir: Path, tmp_path: Path):
-    run = trainer._Run(make_spec(data_dir), tmp_path, data_dir, RUNTIME)
+def test_a_batch_that_fits_is_not_split(data_dir: Path, tmp_path: Path):
+    run = trainer.Trainer(make_spec(data_dir), tmp_path, data_dir, RUNTIME)
     run.logbook.close()
     assert run.micro_rows == run.rows == 16
 
@@ -182,7 +181,7 @@ def test_a_batch_that_fits_is_not_cut(data_dir: Path, tmp_path: Path):
 def test_memory_is_estimated_within_a_factor_of_two(
     data_dir: Path, tmp_path: Path, shape, rows: int, positions: str, precision: str
 ):
-    """Of what is allocated at most; and never so low that MEMORY_SHARE would not cover it."""
+    """And the estimate is high enough that MEMORY_SHARE covers the difference."""
     spec = make_spec(
         data_dir, steps=3, shape=shape, rows=rows, positions=positions, precision=precision
     )

@@ -1,4 +1,4 @@
-"""data -> plan -> sweep -> status -> fit -> report -> predict, as typed, on text that ships.
+"""data -> plan -> sweep -> status -> fit -> report -> predict on the command line, on the embedded corpus.
 
 One quick test goes the whole way; the slow ones look closer at each stage, in the same sweep.
 """
@@ -45,7 +45,7 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def sweep_dir(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny grid, trained in this process."""
+    """A sweep of the tiny grid, trained in this process."""
     folder = tmp_path_factory.mktemp("sweep") / "tiny"
     assert sweep(data_dir, folder, *DEBUG) == 0
     return folder
@@ -69,7 +69,7 @@ def run_dir(folder: Path, spec: RunSpec) -> Path:
 
 
 def assert_same_losses(folder: Path, reference: Path) -> None:
-    """Every run of `folder` measured what the same run of `reference` did, bit for bit."""
+    """All losses of `folder` equal those of `reference` bit for bit."""
     found = results(folder)
     assert found
     for result in found:
@@ -82,7 +82,7 @@ def assert_same_losses(folder: Path, reference: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_plan_is_what_a_sweep_then_trains(data_dir: Path, sweep_dir: Path, tmp_path: Path):
+def test_a_sweep_trains_its_plan(data_dir: Path, sweep_dir: Path, tmp_path: Path):
     out = tmp_path / "plan.jsonl"
     assert main(["plan", *GRID, f"data_dir={data_dir}", f"out={out}"]) == 0
     planned = load_plan(out)
@@ -91,7 +91,7 @@ def test_a_plan_is_what_a_sweep_then_trains(data_dir: Path, sweep_dir: Path, tmp
 
 
 @pytest.mark.slow
-def test_every_run_leaves_its_files(sweep_dir: Path):
+def test_every_run_writes_its_files(sweep_dir: Path):
     found = results(sweep_dir)
     assert [r.status for r in found] == ["finished"] * 12
     for result in found:
@@ -105,8 +105,8 @@ def test_every_run_leaves_its_files(sweep_dir: Path):
 
 
 @pytest.mark.slow
-def test_budgets_travel_unchanged_and_are_met(sweep_dir: Path):
-    """To half a step: the smallest run here has 14."""
+def test_budgets_are_recorded_and_spent(sweep_dir: Path):
+    """C agrees to half a step; the smallest run has 14 steps."""
     found = results(sweep_dir)
     assert [r.spec.budget_flops for r in found] == [1e9] * 5 + [2e9] * 5 + [None] * 2
     for r in found[:10]:
@@ -127,7 +127,7 @@ def test_a_second_launch_trains_nothing(
 
 
 @pytest.mark.slow
-def test_status_knows_every_run(sweep_dir: Path, capsys: pytest.CaptureFixture[str]):
+def test_status_lists_every_run(sweep_dir: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["status", f"sweep_dir={sweep_dir}", "format=json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["counts"]["finished"] == 12
@@ -135,7 +135,7 @@ def test_status_knows_every_run(sweep_dir: Path, capsys: pytest.CaptureFixture[s
         assert name in json.dumps(told)
 
 
-def test_fit_report_and_predict_follow(
+def test_fit_report_and_predict_of_the_sweep(
     sweep_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     fits, page = tmp_path / "fits", tmp_path / "report"
@@ -161,7 +161,7 @@ def test_fit_report_and_predict_follow(
 
 
 @pytest.mark.slow
-def test_two_processes_measure_the_same_bits_as_one(
+def test_two_processes_and_one_give_identical_losses(
     data_dir: Path, sweep_dir: Path, tmp_path: Path
 ):
     assert sweep(data_dir, tmp_path / "tiny", *LOCAL, *FIRST_BUDGET) == 0
@@ -170,17 +170,17 @@ def test_two_processes_measure_the_same_bits_as_one(
 
 
 def claim_pids(folder: Path) -> set[int]:
-    """Processes of this sweep's workers, as their claims name them."""
+    """PIDs of the workers of this sweep, from their claims."""
     claims = folder.glob("runs/*/claim-*.json")
     return {json.loads(p.read_text())["pid"] for p in claims}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("also_workers", [False, True])
-def test_a_killed_sweep_goes_on_where_it_was(
+def test_a_killed_sweep_resumes(
     data_dir: Path, sweep_dir: Path, tmp_path: Path, also_workers: bool
 ):
-    """SIGKILL of the launcher, or of it and its workers, three times; then left alone."""
+    """SIGKILL of the launcher, or of launcher and workers, three times; then one complete launch."""
     folder = tmp_path / "tiny"
     command = [sys.executable, "-m", "chinchilla.cli"]
     command += words_of(data_dir, folder, *LOCAL, "runtime.checkpoint_minutes=0.002")
@@ -209,7 +209,7 @@ def test_a_killed_sweep_goes_on_where_it_was(
 
 
 def is_worker_of(pid: int, folder: Path) -> bool:
-    """Whether `pid` lives and is a worker of this sweep, not a stranger with its number."""
+    """Whether `pid` runs and is a worker of this sweep, not another process with the same PID."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]

@@ -1,4 +1,4 @@
-"""What the README tells people to type is accepted as typed."""
+"""The commands of the README are accepted as printed."""
 
 import re
 import shlex
@@ -33,7 +33,7 @@ def code_blocks(text: str) -> list[list[str]]:
 
 
 def commands_in(block: list[str]) -> list[list[str]]:
-    """Words behind `chinchilla` on each command line that has no placeholder."""
+    """Arguments of each `chinchilla` command line without placeholders."""
     found = []
     for line in "\n".join(block).replace("\\\n", " ").splitlines():
         parts = re.split(r"&&|\||;", line.strip().removeprefix("$ "))
@@ -53,7 +53,7 @@ FILES = {
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the YAML files that the README shows, where a reader would put them."""
+    """A folder with the YAML files of the README at the paths it gives."""
     for name, text in FILES.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -61,7 +61,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_readme_shows_how_to_use_most_commands():
+def test_the_readme_shows_most_commands():
     assert len(COMMAND_LINES) >= 5, "no commands were found: has the README's form changed?"
     assert {"data", "sweep", "fit"} <= {words[0] for words in COMMAND_LINES}
 
@@ -78,15 +78,15 @@ def test_a_command_of_the_readme_is_accepted(words: list[str]):
     "words", [words for words in COMMAND_LINES if words[0] in ("plan", "sweep")], ids=" ".join
 )
 def test_a_plan_or_sweep_of_the_readme_is_not_refused(words: list[str]):
-    """On the demo's data with 512 pieces, on others with 32,000."""
+    """With the vocabulary of the demo, 512, or of other corpora, 32,000."""
     told = compose(words[0], words[1:])
     pieces = 512 if told.grid.name == "demo" else 32_000
     specs = plan_grid(told.grid, told.recipe, vocab_size=pieces, data_id="none", precision="bf16")
     assert len(specs) >= 5 * len(told.grid.budgets)
 
 
-def test_commands_are_found_in_fences_and_indents_and_placeholders_are_skipped():
-    """Or a changed README would quietly go unread."""
+def test_commands_are_found_in_fenced_and_indented_blocks():
+    """Otherwise the tests above would skip a README with other formatting."""
     text = """
 ```bash
 $ chinchilla plan grid=paper  # its cost

@@ -1,4 +1,4 @@
-"""The wheel alone, in an environment without torch: plans and fits work, everything is inside."""
+"""The wheel in an environment without torch: contents, plans and fits."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Python of an environment with the wheel and what plans, fits and reports import."""
+    """Python of an environment with the wheel and the dependencies of plans, fits and reports."""
     folder = tmp_path_factory.mktemp("venv")
     venv.create(folder, with_pip=True)
     path = folder / "bin" / "python"
@@ -62,7 +62,7 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(python: Path, tmp_path: Path):
-    """Run the installed `chinchilla` in an empty folder; gives what it printed."""
+    """Run the installed `chinchilla` in an empty folder and return its output."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
 
     def chinchilla(*words: str) -> str:
@@ -86,7 +86,7 @@ def test_configs_and_the_embedded_corpus_are_in_the_wheel(wheel: Path):
     assert not [n for n in inside if not n.startswith(("chinchilla/", "chinchilla_lab-"))]
 
 
-def test_the_environment_has_the_wheel_and_no_torch(python: Path, tmp_path: Path):
+def test_the_environment_has_no_torch(python: Path, tmp_path: Path):
     code = (
         "import importlib.util as u, chinchilla; "
         "print(chinchilla.__file__, *(u.find_spec(m) for m in ('torch', 'datasets', 'wandb')))"
@@ -98,19 +98,19 @@ def test_the_environment_has_the_wheel_and_no_torch(python: Path, tmp_path: Path
     assert told.split()[1:] == ["None"] * 3
 
 
-def test_help_lists_the_commands_and_the_named_choices(run):
+def test_help_lists_commands_and_choices(run):
     assert "usage: chinchilla COMMAND" in run("--help")
     assert "paper" in run("plan", "--help")
 
 
-def test_a_grid_is_planned_without_torch(run, tmp_path: Path):
+def test_plan_without_torch(run, tmp_path: Path):
     told = run("plan", "grid=paper", "grid.vocab_size=32000", "out=plan.jsonl")
     assert "device-hours" in told
     specs = [json.loads(line) for line in (tmp_path / "plan.jsonl").read_text().splitlines()]
     assert len({spec["budget_flops"] for spec in specs}) >= 9
 
 
-def test_runs_of_a_csv_are_fitted_reported_and_extrapolated_without_torch(run, tmp_path: Path):
+def test_fit_report_and_predict_without_torch(run, tmp_path: Path):
     (tmp_path / "runs.csv").write_text(observations())
     run("fit", "observations=runs.csv", "out_dir=fits", "n_bootstrap=20")
     run("report", "fits=fits")

@@ -71,7 +71,7 @@ def test_the_papers_grid_has_its_4500_starts():
     assert starts[:, 3].max() == 2
 
 
-def test_a_search_told_to_go_on_finds_the_law_and_one_that_stops_early_does_not(drawn):
+def test_a_tight_search_finds_the_law_and_default_tolerances_do_not(drawn):
     starts = grid_starts()[::450]
     rng = np.random.default_rng(0)
     L = drawn.L * np.exp(0.003 * rng.normal(size=len(drawn)))
@@ -103,9 +103,10 @@ def test_the_command_writes_what_it_prints(drawn, tmp_path, capsys, monkeypatch)
     assert main(["reproduce", "table2", *words]) == 0
     printed = capsys.readouterr().out
     assert (tmp_path / "out" / "table2.md").read_text() in printed
-    for fit, how in (("isoflop", "keep every run"), ("parametric", "random weights on the runs")):
+    for fit, method in (("isoflop", "wild bootstrap (HC2)"), ("parametric", "Bayesian bootstrap")):
         (line,) = [x for x in printed.splitlines() if x.startswith(f"{fit}: ")]
-        assert f"over 20 {'resamples that' if fit == 'isoflop' else 'draws of'} {how}" in line
+        assert line.startswith(f"{fit}: {method}")
+        assert line.endswith(", 20 resamples.")
     record = json.loads((tmp_path / "out" / "table2.json").read_text())
     assert {row["whose"] for row in record["rows"]} == {"ours", "paper"}
     assert main(["reproduce", "table2", *words, "format=json"]) == 0
@@ -130,14 +131,14 @@ def test_counts_beyond_a_thousand_trillions_keep_their_digits():
 )
 def test_mistakes_are_one_line(words, parts, capsys):
     assert main(words) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
     for part in parts:
-        assert part in said
+        assert part in message
 
 
 @pytest.mark.slow
-def test_the_published_points_say_why_approach_3_differs():
+def test_the_reasons_why_approach_3_differs_on_the_published_points():
     points = Observations.from_csv(published_points(), flop_convention="six_nd")
     found = reproduce(points, n_bootstrap=400)
     ours = [row for row in found.rows if row.whose == "ours" and row.approach[0] == "3"]

@@ -17,10 +17,11 @@ import pytest
 from slurm_world import RUNTIME, Sweep, queue, slurm
 
 from chinchilla.core.files import write_json
+from chinchilla.core.provenance import code_here
 from chinchilla.plan.records import Curve, RunResult, load_plan
 from chinchilla.sweep.failures import n_attempts
 from chinchilla.sweep.view.status import sweep_status
-from chinchilla.train.device import git_commit, versions
+from chinchilla.train.device import versions
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -181,7 +182,7 @@ def test_all_failures_at_once(data_dir: Path, tmp_path: Path):
             {
                 "build_command": "CHINCHILLA_RECORD=FILE python -m pytest tests/slurm/test_all_at_once.py",
                 "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-                "commit": git_commit(),
+                "commit": code_here().label,
                 "machine": f"{os.cpu_count()} cores, four Slurm nodes on one machine",
                 "slurm": slurm("sinfo", "--version").strip(),
                 "versions": versions(),

@@ -43,14 +43,14 @@ def command(data_dir: Path, *paths: Path, **settings: object) -> DataCommand:
 
 
 def shard_tokens(path: Path, dtype: str = "uint16") -> np.ndarray:
-    """The tokens of a shard, by what its header says."""
+    """The tokens of a shard, read with the counts in its header."""
     magic, version, width, tokens, _ = struct.unpack("<8sIIQQ", path.read_bytes()[:32])
     assert (magic, version, width) == (b"chintoks", 1, np.dtype(dtype).itemsize)
     return np.fromfile(path, np.dtype(dtype).newbyteorder("<"), tokens, offset=64)
 
 
 def decoded(data_dir: Path, split: str) -> list[str]:
-    """The documents of a split, read back from its shards."""
+    """The documents of a split, decoded from its shards."""
     manifest = Manifest.load(data_dir)
     tokenizer = Tokenizer.load(data_dir / "tokenizer.model")
     shards = [data_dir / s.file for s in manifest.splits[split].shards]

@@ -1,4 +1,4 @@
-"""A process that trains a few updates and prints [peak bytes above what it held before, estimate].
+"""Train a few updates and print [peak bytes above those before, estimated bytes].
 
 python memory_program.py SETTINGS.json     as one rank of several where RANK and WORLD_SIZE say so
 """
@@ -18,14 +18,14 @@ from chinchilla.plan.grid import plan_run
 from chinchilla.plan.memory import memory
 from chinchilla.plan.records import RunSpec
 from chinchilla.train.device import DTYPES, cast_weights
-from chinchilla.train.distributed import ALONE, Ranks, join
-from chinchilla.train.fsdp import clip_gradients, fill, shard_model
+from chinchilla.train.distributed import SINGLE, RankGroup, join
+from chinchilla.train.fsdp import clip_gradients, init_weights, shard_model
 from chinchilla.train.optim import build_optimizer
-from chinchilla.train.train_step import Passes
+from chinchilla.train.train_step import ForwardBackward
 
 
 def spec_of(shape: tuple[int, ...], rows: int, precision: str, positions: str) -> RunSpec:
-    """A run of batches of so many rows; shape is n_layers, d_model, vocab_size, seq_len."""
+    """A run with `rows` rows per batch; shape is n_layers, d_model, vocab_size, seq_len."""
     n_layers, d, vocab_size, seq_len = shape
     return plan_run(
         ModelShape(d, 4 * d, 64, d // 64, n_layers, vocab_size, seq_len, positions),
@@ -34,36 +34,40 @@ def spec_of(shape: tuple[int, ...], rows: int, precision: str, positions: str) -
     )  # fmt: skip
 
 
-def train(spec: RunSpec, micro_rows: int, recompute: bool, ranks: Ranks, updates: int) -> None:
-    """As the training loop does, on made-up tokens; rows are those of one rank.
+def train(spec: RunSpec, micro_rows: int, recompute: bool, ranks: RankGroup, updates: int) -> None:
+    """Train on random tokens like the training loop; rows are those of one rank.
 
-    But for freed memory, which is not kept: what the allocator loses by that is not in the estimate.
+    Freed memory is not kept (`keep_freed_memory`), since the estimate does not include fragmentation.
     """
     shape = spec.model
     rows = spec.batch_tokens // shape.seq_len
     settings = shape, DTYPES[spec.precision], recompute, spec.multipliers
-    if ranks.world == 1:
+    if ranks.world_size == 1:
         model = cast_weights(Transformer(*settings), spec).init_weights(0)
     else:
         with torch.device("meta"):
             model = Transformer(*settings)
         shard_model(model, ranks)
-        fill(model, 0, ranks)
+        init_weights(model, 0, ranks)
     optimizer = build_optimizer(model, spec)
-    passes = Passes(model, micro_rows, 1 / spec.batch_tokens, graphs=False, may_fall_back=False)
+    passes = ForwardBackward(
+        model, micro_rows, 1 / spec.batch_tokens, cuda_graphs=False, may_fall_back=False
+    )
     for _ in range(updates):
         for _ in range(rows // micro_rows):
-            passes.add(torch.randint(shape.vocab_size, (micro_rows, shape.seq_len + 1)))
+            passes.forward_backward(
+                torch.randint(shape.vocab_size, (micro_rows, shape.seq_len + 1))
+            )
         clip_gradients(model.parameters(), 1.0, ranks)
         optimizer.step()
-        passes.clear()
+        passes.zero_grad()
 
 
-def measure(told: dict[str, Any], ranks: Ranks) -> tuple[float, float]:
-    precision, positions = told["precision"], told["positions"]
-    recompute, micro_rows = told["recompute"], told["micro_rows"]
-    spec = spec_of(told["shape"], told["rows"], precision, positions)
-    # First something small: it loads what there is to load.
+def measure(settings_given: dict[str, Any], ranks: RankGroup) -> tuple[float, float]:
+    precision, positions = settings_given["precision"], settings_given["positions"]
+    recompute, micro_rows = settings_given["recompute"], settings_given["micro_rows"]
+    spec = spec_of(settings_given["shape"], settings_given["rows"], precision, positions)
+    # A small run first loads libraries.
     train(spec_of((1, 64, 64, 16), 2, precision, positions), 1, recompute, ranks, 1)
     gc.collect()
     before = 4096 * int(Path("/proc/self/statm").read_text().split()[1])
@@ -72,13 +76,13 @@ def measure(told: dict[str, Any], ranks: Ranks) -> tuple[float, float]:
     status = Path("/proc/self/status").read_text().splitlines()
     [peak] = [int(line.split()[1]) for line in status if line.startswith("VmHWM")]
     tokens = micro_rows * spec.model.seq_len
-    estimate = memory(spec, tokens, ranks.world, recompute, "cpu")
+    estimate = memory(spec, tokens, ranks.world_size, recompute, "cpu")
     print(estimate, file=sys.stderr)
     return 1024 * peak - before, estimate.total
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    together = join("cpu") or ALONE
-    print(json.dumps(measure(json.loads(sys.argv[1]), together)))
-    together.close()
+    ranks = join("cpu") or SINGLE
+    print(json.dumps(measure(json.loads(sys.argv[1]), ranks)))
+    ranks.close()

@@ -1,4 +1,4 @@
-"""Several processes that train one run, each started from a server that has imported torch."""
+"""Several processes that train one run, forked from a server that has imported torch."""
 
 import multiprocessing
 import os
@@ -28,7 +28,7 @@ def free_port() -> int:
 
 
 def start(world: int, out: Path, target: Callable[..., None], *args: Any) -> list[BaseProcess]:
-    """`target(ranks, *args)` in `world` processes; what they print goes to out/rank-<i>.txt."""
+    """`target(ranks, *args)` in `world` processes; their output goes to out/rank-<i>.txt."""
     out.mkdir(exist_ok=True)
     port = free_port()
     processes = []
@@ -50,7 +50,7 @@ def _as_rank(rank: int, world: int, port: int, out: Path, target: Callable, *arg
 
 
 def end(processes: list[BaseProcess], seconds: float = 120) -> list[int | None]:
-    """Exit codes; whoever has not ended by then is killed, with code None."""
+    """Exit codes; a process that has not ended by then is killed and has code None."""
     deadline = time.monotonic() + seconds
     codes = []
     for process in processes:
@@ -62,34 +62,34 @@ def end(processes: list[BaseProcess], seconds: float = 120) -> list[int | None]:
     return codes
 
 
-def said(out: Path) -> str:
+def output_of(out: Path) -> str:
     return "\n".join(f"{p.name}: {p.read_text()}" for p in sorted(out.glob("rank-*.txt")))
 
 
 # Targets
 
 
-def train(spec: RunSpec, run_dir: Path, data_dir: Path, more: dict[str, Any]) -> None:
-    """Train with runtime settings `more`; stop_before=n: the last rank alone wants to, before update n."""
-    stop_before = more.pop("stop_before", 0)
-    settings = make_runtime(**more)
+def train(spec: RunSpec, run_dir: Path, data_dir: Path, changes: dict[str, Any]) -> None:
+    """Train with runtime settings; stop_before=n: should_stop of the last rank fires before update n."""
+    stop_before = changes.pop("stop_before", 0)
+    settings = make_runtime(**changes)
     ranks = join("cpu", settings.shard_ranks, 60)
-    asked = 0
+    calls = 0
 
     def should_stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return ranks.rank == ranks.world - 1 and 0 < stop_before <= asked
+        nonlocal calls
+        calls += 1
+        return ranks.rank == ranks.world_size - 1 and 0 < stop_before <= calls
 
-    result = train_run(spec, run_dir, data_dir, settings, should_stop=should_stop, ranks=ranks)
+    result = train_run(spec, run_dir, data_dir, settings, should_stop=should_stop, group=ranks)
     assert (result is None) == (stop_before > 0)
     if result and ranks.rank == 0:
         result.save(run_dir)
     ranks.close()
 
 
-def trained(world: int, spec: RunSpec, run_dir: Path, data_dir: Path, **more: Any) -> None:
-    """`train` in `world` processes, to its good end."""
-    out = run_dir.with_name(f"{run_dir.name}-said")
-    codes = end(start(world, out, train, spec, run_dir, data_dir, more))
-    assert codes == [0] * world, said(out)
+def trained(world: int, spec: RunSpec, run_dir: Path, data_dir: Path, **changes: Any) -> None:
+    """Run `train` in `world` processes, which must all succeed."""
+    out = run_dir.with_name(f"{run_dir.name}-output")
+    codes = end(start(world, out, train, spec, run_dir, data_dir, changes))
+    assert codes == [0] * world, output_of(out)

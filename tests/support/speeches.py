@@ -1,4 +1,4 @@
-"""A prepared token folder, for the tests that train."""
+"""A fixture with a prepared token folder, for tests that train."""
 
 from pathlib import Path
 
@@ -11,5 +11,5 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve speeches in 400 pieces."""
+    """Twelve speeches with a vocabulary of 400."""
     return make_speeches(tmp_path_factory.mktemp("speeches"))

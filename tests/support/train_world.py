@@ -1,4 +1,4 @@
-"""One tiny corpus, model and recipe; a run's losses as bytes; training in a process to be killed."""
+"""A tiny model and recipe, exact comparison of two runs, and training in a process that is killed."""
 
 import sys
 from pathlib import Path
@@ -28,36 +28,41 @@ def make_spec(
 ) -> RunSpec:
     """A run on `data_dir`; without one, on data that does not exist."""
     vocab_size = TokenData.open(data_dir).vocab_size if data_dir else 400
-    told = {"peak_lr": 2e-2, "batch_tokens": ROWS * SEQ_LEN, "warmup_steps": 3, **recipe}
+    settings = {"peak_lr": 2e-2, "batch_tokens": ROWS * SEQ_LEN, "warmup_steps": 3, **recipe}
     return plan_run(
         ModelShape(16, 64, 8, 2, 1, vocab_size, SEQ_LEN, positions),
-        RecipeConfig(warmup_fraction=0.5, **told),
+        RecipeConfig(warmup_fraction=0.5, **settings),
         flop_convention="with_head",
         data_id=TokenData.open(data_dir).data_id if data_dir else "none",
         precision=precision,
-        tokens=steps * told["batch_tokens"],
+        tokens=steps * settings["batch_tokens"],
     )
 
 
-def make_runtime(**more: Any) -> RuntimeConfig:
-    told = {"device": "cpu", "validation_tokens": 256, "validation_evals": 4, "log_every_steps": 5}
-    return RuntimeConfig(**{**told, **more})
+def make_runtime(**changes: Any) -> RuntimeConfig:
+    settings = {
+        "device": "cpu",
+        "validation_tokens": 256,
+        "validation_evals": 4,
+        "log_every_steps": 5,
+    }
+    return RuntimeConfig(**{**settings, **changes})
 
 
 def stop_at(step: int):
-    """A should_stop that says yes before update number `step`; it is asked once before each."""
-    asked = -1
+    """A should_stop that returns True before update number `step`; it is called once before each."""
+    calls = -1
 
     def should_stop() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked >= step
+        nonlocal calls
+        calls += 1
+        return calls >= step
 
     return should_stop
 
 
 def same_bits(a: RunResult, a_run_dir: Path, b: RunResult, b_run_dir: Path) -> None:
-    """Two runs measured the same, bit for bit: every loss of the curve and of the result."""
+    """Assert that every loss of two runs is equal, in the curve and in the result."""
     one, two = Curve.load(a_run_dir), Curve.load(b_run_dir)
     for name in ("step", "loss", "validation_step", "validation_loss"):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name), name)
@@ -66,7 +71,7 @@ def same_bits(a: RunResult, a_run_dir: Path, b: RunResult, b_run_dir: Path) -> N
 
 
 def train_and_save(spec: RunSpec, run_dir: Path, data_dir: Path, runtime: RuntimeConfig) -> None:
-    """What a killed process was doing: train, and save the result."""
+    """The work of a process that is killed: train and save the result."""
     torch.set_num_threads(1)
     sys.stdout = open(run_dir.parent / f"{run_dir.name}.out", "a", buffering=1)  # noqa: SIM115
     result = train_run(spec, run_dir, data_dir, runtime)

@@ -85,7 +85,8 @@ def fresh(folder: Path) -> Path:
 
 
 def main(out: Path) -> int:
-    from chinchilla.train.device import device_name, git_commit, versions
+    from chinchilla.core.provenance import code_here
+    from chinchilla.train.device import device_name, versions
 
     results, began = [], time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +109,7 @@ def main(out: Path) -> int:
     output = {
         "build_command": "make torture",
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": git_commit(),
+        "commit": code_here().label,
         "machine": f"{os.cpu_count()} cores, {device_name(torch.device('cpu'))}, {platform.system()}",
         "versions": versions(),
         "seconds": round(time.perf_counter() - began, 1),

@@ -12,11 +12,11 @@ from chinchilla import Observations, named_law
 from chinchilla.config import FitCommand
 from chinchilla.core.json_codec import IN_MEMORY
 from chinchilla.fit.loss_law import FlopsPerToken
-from chinchilla.fit.result import FitResult, Interval, LossLaw, OptimalPoint, PowerLaw
+from chinchilla.fit.result import FitResult, LossLaw, OptimalPoint, PowerLaw
 from chinchilla.fit.results import FailedFit
 from chinchilla.recommend import fit_table
+from chinchilla.recommend.forecast import Forecast, RecommendedModel
 from chinchilla.recommend.held_out import ErrorScale
-from chinchilla.recommend.model import Forecast, RecommendedModel
 
 TEXT = (Path(__file__).parents[2] / "docs" / "frontier.md").read_text(encoding="utf-8")
 
@@ -71,7 +71,6 @@ def test_the_records_inside(written):
         ("N_opt and D_opt", fit["D_opt"]),
         ("points", fit["points"][0]),
         ("law", fit["law"]),
-        ("intervals", fit["intervals"][0]),
         ("flops_per_token", written["flops_per_token"]),
         ("certificate (approach 3)", fit["certificate"]),
         ("recommended", written["recommended"]),
@@ -88,7 +87,6 @@ def test_the_records_inside(written):
         ("N_opt and D_opt", PowerLaw),
         ("points", OptimalPoint),
         ("law", LossLaw),
-        ("intervals", Interval),
         ("flops_per_token", FlopsPerToken),
         ("recommended", RecommendedModel),
         ("forecast", Forecast),

@@ -1,4 +1,4 @@
-"""The building: imports go down only, and the lower floors are quick to enter."""
+"""Structure of the package: layers of imports, light imports, sizes of files and folders."""
 
 import ast
 import resource
@@ -23,7 +23,7 @@ HEAVY = (
     "sentencepiece",
 )
 
-FLOORS = {
+LAYERS = {
     "core": 0,
     "config": 1,
     "plan": 2,
@@ -34,13 +34,13 @@ FLOORS = {
 }  # fmt: skip
 
 
-def unit_of(module: str) -> str:
-    """The file or folder of the package that a dotted name lies in: chinchilla.fit.isoflop.approach2 -> fit."""
+def part_of(module: str) -> str:
+    """The top-level part of a dotted name: chinchilla.fit.isoflop.approach2 -> fit."""
     return module.split(".")[1]
 
 
 def imported(path: Path) -> set[str]:
-    """Units of the package that a file imports, at its top and inside its functions."""
+    """Parts of the package that a file imports, also inside functions."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -51,7 +51,7 @@ def imported(path: Path) -> set[str]:
             names = [f"chinchilla.{a.name}" for a in node.names] if whole_package else [node.module]
         else:
             continue
-        found |= {unit_of(name) for name in names if name.startswith("chinchilla.")}
+        found |= {part_of(name) for name in names if name.startswith("chinchilla.")}
     return found - {"__version__"}
 
 
@@ -64,42 +64,71 @@ IMPORTS = [
 ]
 
 
-def test_every_part_of_the_package_has_a_floor():
-    """A new file or folder: decide its floor (see CONTRIBUTING.md), then name it above."""
+def test_every_part_of_the_package_has_a_layer():
+    """Add a new file or folder to LAYERS (see CONTRIBUTING.md)."""
     parts = {p.relative_to(PACKAGE).with_suffix("").parts[0] for p in SOURCES} - {"__init__"}
-    assert parts <= set(FLOORS)
-    assert {other for _, _, other in IMPORTS} <= set(FLOORS)
+    assert parts <= set(LAYERS)
+    assert {other for _, _, other in IMPORTS} <= set(LAYERS)
 
 
 def test_imports_go_down_only():
-    up = [
+    upward = [
         f"{path} imports {other}"
         for path, own, other in IMPORTS
-        if FLOORS.get(other, 0) > FLOORS.get(own, 4)
+        if LAYERS.get(other, 0) > LAYERS.get(own, 4)
     ]
-    assert up == []
+    assert upward == []
 
 
-def test_train_and_fit_never_meet():
-    meet = [str(path) for path, own, other in IMPORTS if {own, other} == {"train", "fit"}]
-    assert meet == []
+def test_train_and_fit_do_not_import_each_other():
+    found = [str(path) for path, own, other in IMPORTS if {own, other} == {"train", "fit"}]
+    assert found == []
 
 
-def test_fits_know_nothing_of_what_is_made_of_them():
-    below = [
+def test_fits_import_neither_diagnose_nor_decide():
+    found = [
         str(p) for p, own, other in IMPORTS if own == "fit" and other in ("diagnose", "decide")
     ]
-    assert below == []
+    assert found == []
 
 
-def test_data_and_model_know_nothing_of_each_other():
-    meet = [str(path) for path, own, other in IMPORTS if {own, other} == {"data", "model"}]
-    assert meet == []
+def test_data_and_model_do_not_import_each_other():
+    found = [str(path) for path, own, other in IMPORTS if {own, other} == {"data", "model"}]
+    assert found == []
 
 
-def test_the_test_sees_imports_inside_functions():
-    """`sweep.worker` loads the trainer only when a worker starts; the walk must still find it."""
+def test_imports_inside_functions_are_found():
+    """`sweep.worker` imports the trainer only when a worker starts."""
     assert "train" in imported(PACKAGE / "sweep" / "worker.py")
+
+
+MAX_FILES, MAX_LINES = 16, 400
+LARGER_FOLDERS = {"train": 18, "sweep": 17, "commands": 18}  # do not add files to these
+LONGER_FILES = {"cli.py": 410, "train/trainer.py": 410}  # do not add lines to these
+
+
+def test_folders_and_files_are_small():
+    folders = {path.parent for path in SOURCES}
+    for folder in folders - {PACKAGE}:
+        name = str(folder.relative_to(PACKAGE))
+        assert len(list(folder.glob("*.py"))) <= LARGER_FOLDERS.get(name, MAX_FILES), name
+    for path in SOURCES:
+        name = str(path.relative_to(PACKAGE))
+        n_lines = len(path.read_text(encoding="utf-8").splitlines())
+        assert n_lines <= LONGER_FILES.get(name, MAX_LINES), name
+
+
+def test_only_the_api_and_the_command_line_lie_at_the_package_root():
+    assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "api.py", "cli.py"}
+
+
+def test_unit_tests_lie_in_folders_of_the_package():
+    """tests/unit mirrors the package; tests/unit/scripts tests the scripts."""
+    root = Path(__file__).parent
+    folders = {path.parent.relative_to(root) for path in root.rglob("test_*.py")}
+    assert [
+        str(f) for f in folders if f.parts[:1] != ("scripts",) and not (PACKAGE / f).is_dir()
+    ] == []
 
 
 @pytest.mark.parametrize(
@@ -107,20 +136,20 @@ def test_the_test_sees_imports_inside_functions():
     [
         "chinchilla.plan.grid",
         "chinchilla.fit",
-        "chinchilla.observations.table",
+        "chinchilla.observations",
         "chinchilla.cli",
         "chinchilla.diagnose.verdicts",
-        "chinchilla.decide.answer",
+        "chinchilla.decide.decision",
     ],
 )
-def test_a_light_module_loads_nothing_heavy(module):
+def test_light_modules_import_no_heavy_ones(module):
     code = f"import sys, {module}; print(*[m for m in {HEAVY} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.split() == []
 
 
 @pytest.mark.parametrize("words", [["--help"], ["fit", "--help"]])
-def test_help_answers_within_half_a_cpu_second(words):
+def test_help_takes_less_than_half_a_cpu_second(words):
     seconds = []
     for _ in range(3):
         before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,4 +1,4 @@
-"""Malformed files of launchers and checkpoints, and names in them that lead elsewhere."""
+"""Malformed files of launchers and checkpoints, and names in them with paths to other folders."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def sweep_dir(tmp_path: Path) -> Path:
     return folder
 
 
-# What launchers leave
+# Files of launchers
 
 
 @pytest.mark.parametrize("file", ["intention.json", "job.json"])
@@ -33,8 +33,8 @@ def sweep_dir(tmp_path: Path) -> Path:
     "text", ["", "{", "[]", "{}", "3", "null", '"text"', '{"job_class": 3}', "NaN"]
 )
 @pytest.mark.slow
-def test_a_submission_that_cannot_be_read(sweep_dir: Path, capsys, file: str, text: str):
-    """Nothing is cancelled, nothing submitted: it is not known what is in the queue."""
+def test_unreadable_submissions_block_cancel(sweep_dir: Path, capsys, file: str, text: str):
+    """The state of the queue is unknown, so nothing is cancelled or submitted."""
     folder = sweep_dir / "submitit" / "0123abcd"
     (folder / "intention.json").write_text(json.dumps(INTENTION))
     (folder / file).write_text(text)
@@ -46,7 +46,7 @@ def test_a_submission_that_cannot_be_read(sweep_dir: Path, capsys, file: str, te
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
-def test_poison_in_a_submission(sweep_dir: Path, tmp_path: Path, payload):
+def test_payloads_in_a_submission(sweep_dir: Path, tmp_path: Path, payload):
     from chinchilla.sweep.slurm.queue import job_arrays
 
     (sweep_dir / "submitit" / "0123abcd" / "intention.json").write_bytes(payload(tmp_path))
@@ -56,14 +56,14 @@ def test_poison_in_a_submission(sweep_dir: Path, tmp_path: Path, payload):
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "3", '{"label": 3}', "\x00", '{"label": "a"'])
-def test_a_record_of_launches_that_cannot_be_read_stops_nobody(sweep_dir: Path, capsys, text: str):
+def test_an_unreadable_record_of_launches_is_ignored(sweep_dir: Path, capsys, text: str):
     (sweep_dir / "launches.jsonl").write_text(text + "\n")
     assert main(["status", f"sweep_dir={sweep_dir}"]) == 0
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["../../secret", "/etc/secret", "a/../../../secret", "\x00"])
-def test_a_worker_whose_name_leads_elsewhere_shows_nothing_from_there(
+def test_logs_of_a_worker_name_with_a_path_are_not_shown(
     sweep_dir: Path, tmp_path: Path, capsys, name: str
 ):
     (tmp_path / "secret.log").write_text(f"the secret of {SPEC.run_id}\n")
@@ -76,7 +76,7 @@ def test_a_worker_whose_name_leads_elsewhere_shows_nothing_from_there(
     assert err == ""
 
 
-# Checkpoints, vouched for by a manifest that was made for what is in them
+# Checkpoints whose manifest matches the changed file
 
 STATES: dict[str, dict[str, Any]] = {
     "no step": {"step": None},
@@ -87,17 +87,18 @@ STATES: dict[str, dict[str, Any]] = {
     "a list for a spec": {"spec": []},
     "a spec of no steps": {"spec": SPEC.to_dict() | {"steps": 0}},
     "a spec of another schema": {"spec": SPEC.to_dict() | {"schema": 9}},
-    "a number for a tokenizer": {"tokenizer": 3},
     "no progress": {"progress": None},
     "text for seconds": {"progress": {"train_seconds": "long", "evaluations": []}},
-    "evaluations that are no pairs": {"progress": {"train_seconds": 0, "evaluations": [1]}},
+    "evaluations that are not pairs": {"progress": {"train_seconds": 0, "evaluations": [1]}},
     "evaluations of text": {"progress": {"train_seconds": 0, "evaluations": [["a", "b"]]}},
     "evaluations of three": {"progress": {"train_seconds": 0, "evaluations": [[1, 2, 3]]}},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("change", STATES.values(), ids=STATES)
-def test_a_state_that_cannot_be_is_passed_over_in_one_line(tmp_path: Path, change: dict[str, Any]):
+def test_invalid_checkpoint_states_are_skipped_with_one_line(
+    tmp_path: Path, change: dict[str, Any]
+):
     import torch
 
     from chinchilla.core.files import sha256_file
@@ -118,7 +119,7 @@ def test_a_state_that_cannot_be_is_passed_over_in_one_line(tmp_path: Path, chang
     assert "\n" not in lines[0]
 
 
-def test_a_pickle_for_what_a_job_was_asked(sweep_dir: Path, tmp_path: Path):
+def test_a_pickle_as_the_intention_of_a_job(sweep_dir: Path, tmp_path: Path):
     from chinchilla.sweep.slurm.job import run_job
 
     folder = sweep_dir / "submitit" / "0123abcd"

@@ -1,7 +1,7 @@
-"""Poison in every place where a file is read: none is executed, each is refused by its name.
+"""Payloads with code in every file that is read: none is executed, each file is refused by name.
 
-Each payload would leave a canary if it were executed; the refusal is one line and exit code 2 where
-the command line reaches it.
+A payload creates the canary file if it is executed. On the command line, the refusal is one line
+and exit code 2.
 """
 
 import gzip
@@ -23,7 +23,8 @@ import pytest
 from chinchilla.cli import main
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import ModelShape
-from chinchilla.data.manifest import Manifest, Shard, Split, TokenizerInfo
+from chinchilla.data.manifest import Manifest, Source, SourceSplit, TokenizerInfo
+from chinchilla.data.shards import ShardWriter
 from chinchilla.plan.records import Curve, RunSpec, save_plan
 from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.run_files import load_runtime
@@ -32,7 +33,7 @@ CANARY = "executed"
 
 
 class Evil:
-    """Leaves the canary when it is unpickled."""
+    """Creates the canary file when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.command = f"touch {folder / CANARY}"
@@ -47,13 +48,13 @@ def pickled(folder: Path) -> bytes:
 
 @pytest.fixture(autouse=True)
 def _no_canary(tmp_path: Path):
-    """After each test here: nothing was executed."""
+    """Check after each test that nothing was executed."""
     yield
     assert not list(tmp_path.rglob(CANARY))
 
 
-def test_the_payload_is_live(tmp_path: Path):
-    """Otherwise everything below would pass for nothing."""
+def test_the_payload_is_executed_by_unsafe_readers(tmp_path: Path):
+    """Otherwise the tests below would prove nothing."""
     pickle.loads(pickled(tmp_path))
     (tmp_path / CANARY).unlink()
     np.save(tmp_path / "x.npy", np.array([Evil(tmp_path)], dtype=object))
@@ -61,13 +62,13 @@ def test_the_payload_is_live(tmp_path: Path):
     (tmp_path / CANARY).unlink()
 
 
-def assert_refused(capsys: pytest.CaptureFixture[str], words: list[str], *told: str) -> None:
-    """Exit code 2 and, after what told of progress, one line that names what is wrong."""
+def assert_refused(capsys: pytest.CaptureFixture[str], words: list[str], *parts: str) -> None:
+    """Exit code 2 and, after lines on progress, one line with the given parts."""
     assert main(words) == 2
     *progress, line = capsys.readouterr().err.splitlines()
     assert line.startswith("chinchilla: ")
-    for name in told:
-        assert name in line
+    for part in parts:
+        assert part in line
     for before in progress:
         assert before.split()[0] in ("read", "tokenizer")
 
@@ -91,11 +92,11 @@ def run_dir(sweep_dir: Path) -> Path:
     return sweep_dir / "runs" / SPEC.run_id
 
 
-# ... in the files of a sweep
+# Files of a sweep
 
 
 @pytest.mark.parametrize("command", ["status", "fit"])
-def test_a_pickle_for_a_plan(sweep_dir: Path, tmp_path: Path, capsys, command: str):
+def test_a_pickle_as_plan(sweep_dir: Path, tmp_path: Path, capsys, command: str):
     (sweep_dir / "plan.jsonl").write_bytes(pickled(tmp_path))
     assert_refused(capsys, [command, f"sweep_dir={sweep_dir}"], "plan.jsonl")
 
@@ -107,20 +108,20 @@ def test_a_pickle_among_the_fits(tmp_path: Path, capsys, file: str):
     assert_refused(capsys, ["report", f"fits={tmp_path}", f"out_dir={tmp_path / 'out'}"], "json")
 
 
-def test_a_pickle_for_a_frontier(tmp_path: Path, capsys):
+def test_a_pickle_as_frontier(tmp_path: Path, capsys):
     (tmp_path / "frontier.json").write_bytes(pickled(tmp_path))
     words = ["predict", "budget_flops=1e20", f"frontier={tmp_path}"]
     assert_refused(capsys, words, "frontier.json")
 
 
-def test_a_pickle_for_a_preregistered_prediction(tmp_path: Path, capsys):
+def test_a_pickle_as_preregistered_prediction(tmp_path: Path, capsys):
     (tmp_path / "p.json").write_bytes(pickled(tmp_path))
     words = ["score", f"prediction={tmp_path / 'p.json'}", f"result={tmp_path}"]
     assert_refused(capsys, words, "p.json")
 
 
 @pytest.mark.parametrize("key", ["observations", "curves"])
-def test_a_pickle_for_a_csv(tmp_path: Path, capsys, key: str):
+def test_a_pickle_as_csv(tmp_path: Path, capsys, key: str):
     given = {"observations": tmp_path / "runs.csv", key: tmp_path / "evil.csv"}
     (tmp_path / "runs.csv").write_text("N,D,L\n1e8,2e9,3.2\n")
     (tmp_path / "evil.csv").write_bytes(pickled(tmp_path))
@@ -128,19 +129,19 @@ def test_a_pickle_for_a_csv(tmp_path: Path, capsys, key: str):
     assert_refused(capsys, words, "evil.csv")
 
 
-def test_a_formula_for_a_loss(tmp_path: Path, capsys):
+def test_a_formula_as_loss(tmp_path: Path, capsys):
     (tmp_path / "runs.csv").write_text("C,N,D,L\n1e18,1e8,2e9,=cmd|'/C touch executed'!A0\n")
     words = ["fit", f"observations={tmp_path / 'runs.csv'}", f"out_dir={tmp_path}"]
     assert_refused(capsys, words, "runs.csv line 2")
 
 
-def test_a_pickle_for_runtime_settings(sweep_dir: Path, tmp_path: Path):
+def test_a_pickle_as_runtime_settings(sweep_dir: Path, tmp_path: Path):
     (sweep_dir / "runtime.json").write_bytes(pickled(tmp_path))
     with pytest.raises(InputError, match=r"runtime\.json"):
         load_runtime(sweep_dir)
 
 
-def test_a_pickle_for_a_claim_is_set_aside(run_dir: Path, tmp_path: Path, caplog):
+def test_a_pickle_as_claim_is_set_aside(run_dir: Path, tmp_path: Path, caplog):
     (run_dir / "claim-1.json").write_bytes(pickled(tmp_path))
     os.utime(run_dir / "claim-1.json", (0, 0))
     claim = acquire(run_dir, "w")
@@ -151,7 +152,7 @@ def test_a_pickle_for_a_claim_is_set_aside(run_dir: Path, tmp_path: Path, caplog
 
 
 @pytest.mark.parametrize("file", ["result.json", "progress.json"])
-def test_a_pickle_in_a_run_does_not_stop_status(
+def test_status_reports_a_pickle_as_result_and_ignores_one_as_progress(
     sweep_dir: Path, run_dir: Path, tmp_path: Path, capsys, file: str
 ):
     (run_dir / file).write_bytes(pickled(tmp_path))
@@ -159,12 +160,12 @@ def test_a_pickle_in_a_run_does_not_stop_status(
     assert ("result.json is damaged" in capsys.readouterr().out) == (file == "result.json")
 
 
-def test_a_pickle_for_a_result_is_refused_by_fit(sweep_dir: Path, run_dir: Path, tmp_path, capsys):
+def test_a_pickle_as_result(sweep_dir: Path, run_dir: Path, tmp_path, capsys):
     (run_dir / "result.json").write_bytes(pickled(tmp_path))
     assert_refused(capsys, ["fit", f"sweep_dir={sweep_dir}"], "result.json")
 
 
-# ... in curves
+# Curves
 
 
 def npz(path: Path, members: dict[str, bytes]) -> None:
@@ -173,7 +174,7 @@ def npz(path: Path, members: dict[str, bytes]) -> None:
             z.writestr(name, data)
 
 
-def put(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
@@ -186,8 +187,10 @@ def npy(array: np.ndarray) -> bytes:
 PLAIN = npy(np.zeros(3))
 FOUR = ("step", "loss", "validation_step", "validation_loss")
 CURVES: dict[str, Callable[[Path, Path], None]] = {
-    "a pickle": lambda path, tmp: put(path, pickled(tmp)),
-    "an npy of objects": lambda path, tmp: put(path, npy(np.array([Evil(tmp)], dtype=object))),
+    "a pickle": lambda path, tmp: write_bytes(path, pickled(tmp)),
+    "an npy of objects": lambda path, tmp: write_bytes(
+        path, npy(np.array([Evil(tmp)], dtype=object))
+    ),
     "objects for losses": lambda path, tmp: npz(
         path,
         {f"{k}.npy": PLAIN for k in FOUR} | {"loss.npy": npy(np.array([Evil(tmp)], dtype=object))},
@@ -198,7 +201,7 @@ CURVES: dict[str, Callable[[Path, Path], None]] = {
         | {"step.npy": npy(np.array([(1, Evil(tmp))], dtype=[("a", int), ("b", object)]))},
     ),
     "pickles for arrays": lambda path, tmp: npz(path, {f"{k}.npy": pickled(tmp) for k in FOUR}),
-    "an array where four belong": lambda path, tmp: put(path, PLAIN),
+    "an array where four belong": lambda path, tmp: write_bytes(path, PLAIN),
     "text for numbers": lambda path, tmp: npz(
         path, {f"{k}.npy": npy(np.array(["import os"])) for k in FOUR}
     ),
@@ -206,24 +209,24 @@ CURVES: dict[str, Callable[[Path, Path], None]] = {
         path,
         {f"{k}.npy": PLAIN.replace(b"(3,), }           ", b"(300000000000,), }") for k in FOUR},
     ),
-    "names that lead out": lambda path, tmp: npz(
+    "names outside the folder": lambda path, tmp: npz(
         path, {f"../{CANARY}": b"x", f"{tmp}/{CANARY}": b"x"}
     ),
 }
 
 
 @pytest.mark.parametrize("write", CURVES.values(), ids=CURVES)
-def test_a_curve_that_is_not_four_arrays_of_numbers(run_dir: Path, tmp_path: Path, write):
+def test_curves_other_than_four_numeric_arrays(run_dir: Path, tmp_path: Path, write):
     write(run_dir / "curve.npz", tmp_path)
     with pytest.raises(InputError, match=r"curve\.npz is damaged"):
         Curve.load(run_dir)
 
 
-# ... in checkpoints
+# Checkpoints
 
 
-def test_poison_in_a_checkpoint(tmp_path: Path):
-    """Vouched for by its manifest: only the format stands between the payload and a run."""
+def test_payloads_in_a_checkpoint(tmp_path: Path):
+    """The manifest matches the payload, so only the file format protects the run."""
     import torch
 
     from chinchilla.core.files import sha256_file
@@ -253,7 +256,7 @@ def test_poison_in_a_checkpoint(tmp_path: Path):
             assert f"checkpoint {path} is damaged" in lines[0]
 
 
-def test_a_checkpoint_that_lists_files_elsewhere(tmp_path: Path):
+def test_a_checkpoint_that_lists_files_outside_its_folder(tmp_path: Path):
     import torch
 
     from chinchilla.train import checkpoint, checkpoint_files
@@ -269,7 +272,7 @@ def test_a_checkpoint_that_lists_files_elsewhere(tmp_path: Path):
     assert "does not list the three files" in line
 
 
-def test_a_pickle_for_the_spec_of_a_run(tmp_path: Path):
+def test_a_pickle_as_spec(tmp_path: Path):
     from chinchilla.config import RuntimeConfig
     from chinchilla.train import train_run
 
@@ -282,23 +285,27 @@ def test_a_pickle_for_the_spec_of_a_run(tmp_path: Path):
         train_run(spec, run_dir, data, RuntimeConfig(device="cpu"))
 
 
-# ... in token folders
+# Token folders
 
 
 def make_data(folder: Path, **changes: Any) -> Manifest:
-    """A whole token folder, and a manifest that agrees with whatever was changed in it."""
+    """A complete token folder, with a manifest that matches the changes."""
     folder.mkdir(exist_ok=True)
-    for name in ("train-00000.bin", "validation-00000.bin"):
-        (folder / name).write_bytes(bytes(2 * 4096))
     (folder / "tokenizer.model").write_bytes(b"pieces")
-    shard = {s: Shard(f"{s}-00000.bin", 4096, "0" * 64) for s in ("train", "validation")}
-    if name := changes.pop("shard", None):
-        shard["train"] = replace(shard["train"], file=name)
     tokenizer = TokenizerInfo("tokenizer.model", "0" * 64, 300, "bpe", 1, True)
     if name := changes.pop("tokenizer", None):
         tokenizer = replace(tokenizer, file=name)
-    splits = {s: Split(1, 4096, 9000, "0" * 64, [shard[s]]) for s in shard}
-    manifest = replace(Manifest({}, tokenizer, "uint16", splits, {}, {}), **changes)
+    splits = {}
+    for split in ("train", "validation"):
+        writer = ShardWriter(folder, split, 4096, "uint16", eos=1)
+        writer.add(np.zeros(4096, np.uint16), 1, 9000)
+        splits[split] = writer.close()
+    if name := changes.pop("shard", None):
+        shard = replace(splits["train"].shards[0], file=name)
+        splits["train"] = replace(splits["train"], shards=[shard])
+    sizes = {split: SourceSplit(1, 4096, 9000) for split in splits}
+    source = Source("zeros", "", 1, 2, 18_000, {}, sizes)
+    manifest = replace(Manifest({}, tokenizer, "uint16", splits, {}, {}, [source]), **changes)
     manifest.save(folder)
     return manifest
 
@@ -311,7 +318,7 @@ def plan_on(folder: Path) -> list[str]:
     "name", ["../secret.bin", "/etc/hostname", "link.bin", "sub/../../secret.bin"]
 )
 @pytest.mark.parametrize("key", ["shard", "tokenizer"])
-def test_a_manifest_that_leads_out_of_its_folder(tmp_path: Path, capsys, key: str, name: str):
+def test_a_manifest_with_paths_outside_its_folder(tmp_path: Path, capsys, key: str, name: str):
     (tmp_path / "secret.bin").write_bytes(bytes(2 * 4096))
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "link.bin").symlink_to(tmp_path / "secret.bin")
@@ -320,20 +327,20 @@ def test_a_manifest_that_leads_out_of_its_folder(tmp_path: Path, capsys, key: st
 
 
 @pytest.mark.parametrize("dtype", ["object", "O", "V8", "float64", "../x"])
-def test_a_manifest_of_tokens_that_are_no_integers(tmp_path: Path, capsys, dtype: str):
-    """Bytes read as objects would be taken for pointers."""
+def test_a_manifest_with_a_non_integer_dtype(tmp_path: Path, capsys, dtype: str):
+    """Bytes of dtype object would be read as pointers."""
     make_data(tmp_path / "data", dtype=dtype)
     assert_refused(capsys, plan_on(tmp_path / "data"), "manifest.json", "dtype")
 
 
-def test_a_pickle_for_a_manifest(tmp_path: Path, capsys):
+def test_a_pickle_as_manifest(tmp_path: Path, capsys):
     make_data(tmp_path / "data")
     (tmp_path / "data" / "manifest.json").write_bytes(pickled(tmp_path))
     assert_refused(capsys, plan_on(tmp_path / "data"), "manifest.json")
 
 
-def test_a_folder_that_is_as_it_should_be_is_read(tmp_path: Path):
-    """Also through a link to the whole of it."""
+def test_a_valid_token_folder_is_read(tmp_path: Path):
+    """Also through a link to the folder."""
     from chinchilla.data.dataset import TokenData
 
     (tmp_path / "link").symlink_to(tmp_path / "data")
@@ -341,7 +348,7 @@ def test_a_folder_that_is_as_it_should_be_is_read(tmp_path: Path):
     assert TokenData.open(tmp_path / "link").data_id == manifest.data_id
 
 
-# ... in a corpus
+# Corpora
 
 
 def data_words(tmp_path: Path, *words: str) -> list[str]:
@@ -365,21 +372,21 @@ CORPORA: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize(("name", "pack"), CORPORA.items(), ids=CORPORA)
-def test_a_pickle_for_a_corpus(tmp_path: Path, capsys, name: str, pack):
+def test_a_pickle_as_corpus(tmp_path: Path, capsys, name: str, pack):
     (tmp_path / name).write_bytes(pack(pickled(tmp_path)))
     form = "text" if name.endswith("txt") else "jsonl"
     words = data_words(tmp_path, f"corpus.format={form}", f"corpus.paths=[{tmp_path / name}]")
     assert_refused(capsys, words, name)
 
 
-def test_a_pickle_for_a_tokenizer(tmp_path: Path, capsys):
+def test_a_pickle_as_tokenizer(tmp_path: Path, capsys):
     (tmp_path / "t.model").write_bytes(pickled(tmp_path))
     words = data_words(tmp_path, "corpus=sotu", f"tokenizer.model={tmp_path / 't.model'}")
     assert_refused(capsys, words, "t.model")
 
 
 def parquet_with_a_pickled_type(path: Path, folder: Path) -> None:
-    """The hole of pyarrow below 14.0.1 (CVE-2023-47248): a column type that is a pickle."""
+    """A pickled column type, executed by pyarrow before 14.0.1 (CVE-2023-47248)."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -391,9 +398,9 @@ def parquet_with_a_pickled_type(path: Path, folder: Path) -> None:
     pq.write_table(pa.table([pa.array([1, 2])], schema=pa.schema([field])), path)
 
 
-@pytest.mark.slow  # the hub's library takes ten seconds to import
+@pytest.mark.slow  # importing datasets takes ten seconds
 @pytest.mark.parametrize("kind", ["a pickle", "a pickled type"])
-def test_poison_in_parquet(tmp_path: Path, capsys, kind: str):
+def test_payloads_in_parquet(tmp_path: Path, capsys, kind: str):
     path = tmp_path / "x.parquet"
     if kind == "a pickle":
         path.write_bytes(pickled(tmp_path))
@@ -425,7 +432,7 @@ def tar_of_pickles(folder: Path, tmp: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", [loading_script, pickles_only, tar_of_pickles])
-def test_a_data_set_of_the_hub_that_brings_code(tmp_path: Path, capsys, monkeypatch, make):
+def test_a_hub_data_set_with_code(tmp_path: Path, capsys, monkeypatch, make):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     folder = tmp_path / "evilset"
@@ -435,7 +442,7 @@ def test_a_data_set_of_the_hub_that_brings_code(tmp_path: Path, capsys, monkeypa
     assert_refused(capsys, words, "evilset")
 
 
-# ... in configs
+# Settings
 
 YAML = {
     "a tag": "name: !!python/object/apply:os.system ['touch {canary}']",
@@ -452,7 +459,7 @@ YAML = {
 
 
 @pytest.mark.parametrize("text", YAML.values(), ids=YAML)
-def test_poison_in_a_named_choice(tmp_path: Path, capsys, text: str):
+def test_payloads_in_a_yaml_choice(tmp_path: Path, capsys, text: str):
     (tmp_path / "grid").mkdir()
     (tmp_path / "grid" / "evil.yaml").write_text(text.format(canary=tmp_path / CANARY))
     assert_refused(capsys, ["plan", "--config-dir", str(tmp_path), "grid=evil", "out="])
@@ -469,6 +476,6 @@ def test_poison_in_a_named_choice(tmp_path: Path, capsys, text: str):
         "grid.name=${os.system:touch executed}",
     ],
 )
-def test_poison_in_an_override(tmp_path: Path, capsys, monkeypatch, word: str):
+def test_payloads_in_an_override(tmp_path: Path, capsys, monkeypatch, word: str):
     monkeypatch.chdir(tmp_path)
     assert_refused(capsys, ["plan", "grid=small", "out=", word])

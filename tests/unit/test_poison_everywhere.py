@@ -1,7 +1,7 @@
-"""Every payload in every place: none is executed, each is refused by the name of its file.
+"""Every payload in every file: none is executed, each required file is refused by name.
 
-Places that only advise (progress, attempts, claims, measured lines) are passed over instead, as what
-is there may also be an accident. tests/unit/test_poison.py tells the single stories.
+Advisory files (progress, attempts, claims, metrics) are ignored instead, because they may also be
+damaged by accident. tests/unit/test_poison.py tests each reader with payloads made for it.
 """
 
 import io
@@ -31,7 +31,7 @@ from chinchilla.sweep.run_files import load_runtime, read_progress
 
 
 def archive(names: list[str]) -> Callable[[Path], bytes]:
-    """A zip whose members would land elsewhere if it were unpacked."""
+    """A zip whose members would be unpacked to other folders."""
 
     def make(folder: Path) -> bytes:
         out = io.BytesIO()
@@ -53,7 +53,7 @@ def tar_with_a_link(folder: Path) -> bytes:
 
 
 def torch_like(folder: Path) -> bytes:
-    """What torch.save writes: a zip with data.pkl."""
+    """A zip with data.pkl, as written by torch.save."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w") as z:
         z.writestr("archive/data.pkl", pickled(folder))
@@ -125,7 +125,7 @@ def test_there_are_enough_payloads():
     assert len(PAYLOADS) >= 15
 
 
-# Places that must refuse: file name, reader of its folder
+# Required files: name, and reader of its folder
 
 
 def frontier(folder: Path) -> object:
@@ -157,7 +157,7 @@ REFUSING: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 @pytest.mark.parametrize("file", REFUSING)
-def test_a_file_that_decides_is_refused_by_name(tmp_path: Path, file: str, payload):
+def test_payloads_in_required_files_are_refused_by_name(tmp_path: Path, file: str, payload):
     folder = tmp_path / "world"
     folder.mkdir()
     if file == "manifest.json":
@@ -165,15 +165,15 @@ def test_a_file_that_decides_is_refused_by_name(tmp_path: Path, file: str, paylo
     (folder / file).write_bytes(payload(tmp_path))
     with pytest.raises(InputError) as refused:
         REFUSING[file](folder)
-    said = str(refused.value)
-    assert file in said
-    assert len(said) < 1500
+    message = str(refused.value)
+    assert file in message
+    assert len(message) < 1500
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
 @pytest.mark.parametrize("file", ["train-00000.bin", "validation-00000.bin", "tokenizer.model"])
-def test_a_file_of_tokens_is_refused_by_name(tmp_path: Path, file: str, payload):
-    """Before a sweep by the shards' hashes; a tokenizer by what SentencePiece makes of it."""
+def test_payloads_in_token_files_are_refused_by_name(tmp_path: Path, file: str, payload):
+    """Shards are verified by their hashes, the tokenizer by SentencePiece."""
     from chinchilla.data.tokenizer import Tokenizer
 
     make_data(tmp_path / "data")
@@ -189,8 +189,8 @@ def test_a_file_of_tokens_is_refused_by_name(tmp_path: Path, file: str, payload)
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
-def test_a_checkpoint_is_passed_over_by_name(tmp_path: Path, payload):
-    """In each file, vouched for by a manifest that was made for it."""
+def test_payloads_in_checkpoints_are_skipped_by_name(tmp_path: Path, payload):
+    """In each file, with a manifest that matches it."""
     import torch
 
     from chinchilla.core.files import sha256_file
@@ -212,11 +212,11 @@ def test_a_checkpoint_is_passed_over_by_name(tmp_path: Path, payload):
         assert str(path) in lines[0]
 
 
-# Places that are passed over
+# Advisory files
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
-def test_what_only_advises_is_passed_over(tmp_path: Path, payload, caplog):
+def test_payloads_in_advisory_files_are_ignored(tmp_path: Path, payload, caplog):
     run_dir = tmp_path / "run"
     (run_dir / "attempts").mkdir(parents=True)
     for file in ("claim-1.json", "heartbeat", "progress.json", "attempts/1.json"):
@@ -235,7 +235,7 @@ def test_what_only_advises_is_passed_over(tmp_path: Path, payload, caplog):
 
 
 @pytest.mark.parametrize("payload", PAYLOADS.values(), ids=PAYLOADS)
-def test_measured_lines_are_passed_over(tmp_path: Path, payload):
+def test_payloads_in_metrics_are_ignored(tmp_path: Path, payload):
     from chinchilla.tracking.metrics_writer import MetricsWriter
 
     first = json.dumps({"step": 5, "loss": 1.0})
@@ -247,12 +247,14 @@ def test_measured_lines_are_passed_over(tmp_path: Path, payload):
     assert [json.loads(line)["step"] for line in lines] == [5, 15]
 
 
-# Links and folders in a file's place
+# Links and folders in place of files
 
 
 @pytest.mark.parametrize("file", REFUSING)
 @pytest.mark.parametrize("kind", ["a folder", "a dangling link", "a link to itself"])
-def test_what_is_no_file_is_refused_by_name(tmp_path: Path, file: str, kind: str):
+def test_folders_and_links_in_place_of_files_are_refused_by_name(
+    tmp_path: Path, file: str, kind: str
+):
     folder = tmp_path / "world"
     folder.mkdir()
     if file == "manifest.json":
@@ -267,6 +269,6 @@ def test_what_is_no_file_is_refused_by_name(tmp_path: Path, file: str, kind: str
     assert file in str(refused.value)
 
 
-def test_fit_commands_are_made_of_plain_values():
-    """What reaches the commands are dataclasses of plain values: nothing in them can be called."""
+def test_fit_commands_contain_only_plain_values():
+    """Commands receive dataclasses of plain values, without callables."""
     assert not any(callable(value) for value in vars(FitCommand(sweep_dir="x")).values())

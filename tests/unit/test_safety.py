@@ -1,6 +1,6 @@
-"""What the source may not call, so that no file and no config that is read can run code.
+"""Functions that the source must not call, so that no input file and no setting can run code.
 
-tests/unit/test_poison.py puts poison where files are read. (submitit pickles the command of a job;
+tests/unit/test_poison.py tests the readers with payloads. (submitit pickles the command of a job;
 only submitit reads that file.)
 """
 
@@ -23,7 +23,7 @@ CALLS = {
 
 
 def dotted(node: ast.AST, names: dict[str, str]) -> str:
-    """numpy.load for np.load, os.system for a system that came from os; "" for what has no name."""
+    """The full name of an expression, such as numpy.load for np.load; "" for other expressions."""
     if isinstance(node, ast.Name):
         return names.get(node.id, node.id)
     if isinstance(node, ast.Attribute) and (owner := dotted(node.value, names)):
@@ -31,8 +31,8 @@ def dotted(node: ast.AST, names: dict[str, str]) -> str:
     return ""
 
 
-def offences(source: str) -> list[str]:
-    """What a source does that could run code out of a file or a config: line and reason."""
+def unsafe_calls(source: str) -> list[str]:
+    """Calls and imports that could run code from a file or a setting: line and reason."""
     tree, names, found = ast.parse(source), {}, []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -44,7 +44,7 @@ def offences(source: str) -> list[str]:
                 found.append((node, node.module))
     for node in ast.walk(tree):
         if isinstance(node, ast.Name | ast.Attribute) and dotted(node, names) in CALLS:
-            found.append((node, dotted(node, names)))  # called, or handed on to be called
+            found.append((node, dotted(node, names)))  # called, or passed as a function
         if not isinstance(node, ast.Call):
             continue
         given = {k.arg: k.value for k in node.keywords}
@@ -66,8 +66,8 @@ SOURCES = sorted(Path(chinchilla.__file__).parent.rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
-def test_the_source_cannot_run_what_it_reads(path: Path):
-    assert offences(path.read_text(encoding="utf-8")) == []
+def test_the_source_has_no_unsafe_calls(path: Path):
+    assert unsafe_calls(path.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize(
@@ -100,8 +100,8 @@ def test_the_source_cannot_run_what_it_reads(path: Path):
         "import runpy\nrunpy.run_path(config.file)",
     ],
 )
-def test_the_walk_sees(source: str):
-    assert offences(source)
+def test_unsafe_calls_are_found(source: str):
+    assert unsafe_calls(source)
 
 
 @pytest.mark.parametrize(
@@ -115,5 +115,5 @@ def test_the_walk_sees(source: str):
         "import json\njson.load(f)",
     ],
 )
-def test_the_walk_lets_pass(source: str):
-    assert offences(source) == []
+def test_safe_calls_are_accepted(source: str):
+    assert unsafe_calls(source) == []

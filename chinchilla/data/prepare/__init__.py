@@ -1,1 +1,1 @@
-"""Preparing a token folder: documents are shuffled, split, tokenized and written in shards."""
+"""Preparation of a token folder: shuffle, deduplicate, split, tokenize and write shards."""

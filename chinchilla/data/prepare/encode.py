@@ -1,8 +1,6 @@
-"""Documents to tokens, or to anything else, in a pool of processes: results in order, a bounded number
-in flight.
+"""Encode documents in a pool of processes: results in order, a bounded number of batches in flight.
 
-What a batch of documents becomes depends on the documents only, so the number of workers never
-changes a byte.
+The result of a batch depends only on its documents, so the number of workers never changes the tokens.
 """
 
 import multiprocessing
@@ -20,30 +18,29 @@ from typing import Any
 import numpy as np
 
 from chinchilla.core.errors import InputError
-from chinchilla.data.prepare.word_cache import Words, separable
+from chinchilla.data.prepare.word_cache import WordCache, is_separable
 from chinchilla.data.tokenizer import Tokenizer
 
-BATCH_BYTES = 1 << 20  # of text handed to a worker at once, or one document if that is longer
-IN_FLIGHT = 3  # batches per worker waiting or done
+BATCH_BYTES = 1 << 20  # of text per batch; a longer document is a batch of its own
+IN_FLIGHT = 3  # batches per worker, submitted and not yet consumed
 
 Work = Callable[[list[bytes]], np.ndarray]
 
 
 @dataclass
 class Batch:
-    """Documents of one kind on their way to a worker."""
+    """Documents of one source and split."""
 
-    kind: tuple[int, str]  # source and split
+    kind: tuple[int, str]  # source, split
     texts: list[bytes] = field(default_factory=list)
     bytes: int = 0
-    mark: Any = None  # what is true once all before this, and this, are done
+    mark: Any = None  # a value that holds once this batch and all before it are done
 
 
 def in_batches(documents: Iterable[tuple[tuple[int, str], bytes] | Any]) -> Iterator[Batch]:
-    """(kind, text) into batches of about BATCH_BYTES, those of one kind in order.
+    """Group (kind, text) into batches of about BATCH_BYTES, in order within each kind.
 
-    Anything that is no tuple is a mark: it closes the batches open at that place and goes with the
-    last of them.
+    Any item that is not a tuple is a mark: it ends all open batches and is attached to the last.
     """
     open_batches: dict[tuple[int, str], Batch] = {}
     for each in documents:
@@ -65,12 +62,12 @@ def in_batches(documents: Iterable[tuple[tuple[int, str], bytes] | Any]) -> Iter
 def in_pool(
     batches: Iterable[Batch], work: Work, n_workers: int
 ) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Each batch with what `work` makes of its texts.
+    """Apply `work` to the texts of each batch.
 
     Args:
         batches: consumed only as fast as results are taken.
-        work: goes to the processes; the same result for the same texts.
-        n_workers: processes; 1 works in this one.
+        work: is pickled and sent to the workers; must be deterministic.
+        n_workers: number of processes; 1 runs in this process.
 
     Yields:
         (batch, result), in the order of `batches`.
@@ -82,7 +79,7 @@ def in_pool(
         for batch in batches:
             yield batch, work(batch.texts)
         return
-    # Reading has started threads (pyarrow), so forking this process would not be safe.
+    # pyarrow may have started threads, so fork would not be safe.
     context = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(n_workers, context, _start_worker, (work,))
     try:
@@ -96,21 +93,21 @@ def in_pool(
             yield done, future.result()
     except BrokenProcessPool:
         raise InputError(
-            f"one of {n_workers} tokenising processes died, most likely for lack of memory. "
-            "Use fewer with n_workers=, or cut very long documents."
+            f"one of {n_workers} worker processes died, probably for lack of memory. "
+            "Set a smaller n_workers, or cut very long documents."
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 
 
 def dtype_of(tokenizer: Tokenizer) -> str:
-    """uint16 where every piece fits, else uint32."""
+    """uint16 if every piece fits, else uint32."""
     return "uint16" if tokenizer.vocab_size <= 65_536 else "uint32"
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """Texts to tokens; every process makes its own tokenizer from the model."""
+    """Encodes texts; every process creates its own tokenizer from the model."""
 
     model: bytes
     dtype: str  # uint16 or uint32
@@ -120,16 +117,16 @@ class Encoder:
         return Tokenizer(self.model)
 
     @cached_property
-    def _words(self) -> Words | None:
-        return Words(self._tokenizer, self.dtype) if separable(self.model) else None
+    def _words(self) -> WordCache | None:
+        return WordCache(self._tokenizer, self.dtype) if is_separable(self.model) else None
 
     def __call__(self, texts: list[bytes]) -> np.ndarray:
         """(tokens,) pieces of each text, each followed by eos."""
-        decoded = [text.decode("utf-8") for text in texts]
+        strings = [text.decode("utf-8") for text in texts]
         if self._words is not None:
-            return self._words.encode(decoded)
+            return self._words.encode(strings)
         eos = [self._tokenizer.eos_id]
-        parts = [np.array(self._tokenizer.encode(text) + eos, self.dtype) for text in decoded]
+        parts = [np.array(self._tokenizer.encode(text) + eos, self.dtype) for text in strings]
         return np.concatenate(parts) if parts else np.zeros(0, self.dtype)
 
 
@@ -138,9 +135,9 @@ _work: Work | None = None
 
 def _start_worker(work: Work) -> None:
     global _work
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
     _work = work
-    # Without this, workers of a killed process would wait for work for ever.
+    # Without this, the workers of a killed process would wait for work indefinitely.
     threading.Thread(target=_die_with_parent, name="parent-watch", daemon=True).start()
 
 

@@ -1,51 +1,63 @@
-"""What decides the bytes of a token folder, to tell whether a folder is the one asked for."""
+"""The settings and source files that determine the tokens of a folder.
+
+They decide whether a folder already holds the requested data, and whether an unfinished preparation
+can be resumed.
+"""
 
 import dataclasses
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
-from chinchilla.config import CorpusConfig, DataCommand, SourceConfig
+import chinchilla
+from chinchilla.config import CorpusConfig, DataCommand
 from chinchilla.core.errors import DataError
 from chinchilla.core.files import sha256_file
 from chinchilla.data.corpus import corpus_files
 
+NOT_IN_TOKENS = ("name", "paths", "licence", "build_command")  # fields that change no token
+
+FileRecord = dict[str, Any]  # source (if there are several), file, size, mtime_ns, sha256
+
 
 def settings_of(command: DataCommand) -> dict[str, Any]:
-    """What decides the bytes of the folder; the corpus' name and the workers do not."""
+    """The settings that determine the tokens."""
     corpus = dataclasses.asdict(command.corpus)
-    for key in (*_NOT_BYTES, "weight"):
+    for key in (*NOT_IN_TOKENS, "weight"):
         del corpus[key]
     corpus["sources"] = {
-        source.name: {k: v for k, v in dataclasses.asdict(source).items() if k not in _NOT_BYTES}
+        source.name: {k: v for k, v in dataclasses.asdict(source).items() if k not in NOT_IN_TOKENS}
         for source in command.corpus.sources
     }
+    # The bytes of a tokenizer given by the user are among the source files.
+    given = {"model": "given"} if command.tokenizer.model else None
     return {
         "corpus": corpus,
-        "tokenizer": _of_tokenizer(dataclasses.asdict(command.tokenizer)),
+        "tokenizer": given or dataclasses.asdict(command.tokenizer),
         "dedup": dataclasses.asdict(command.near) if command.dedup == "near" else command.dedup,
         "validation_fraction": command.validation_fraction,
         "shard_tokens": command.shard_tokens,
     }
 
 
-def _of_tokenizer(settings: dict[str, Any]) -> dict[str, Any]:
-    """Of one that was given only that it was: its file is among the sources, and nothing is trained."""
-    return {"model": "given"} if settings.get("model") else settings
-
-
-_NOT_BYTES = ("name", "paths", "licence", "build_command")
+def resume_digest(command: DataCommand, files: list[FileRecord]) -> str:
+    """Identifies what an unfinished preparation was of: version, settings and text."""
+    texts = [[file.get("source"), file["sha256"]] for file in files]
+    content = [chinchilla.__version__, settings_of(command), texts]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def corpus_record(corpus: CorpusConfig) -> dict[str, Any]:
-    """What the manifest says of where the documents come from."""
-    told = dataclasses.asdict(corpus)
-    for source in (told, *told["sources"]):
-        del source["paths"], source["build_command"]
-    return told if corpus.sources else {k: v for k, v in told.items() if k != "sources"}
+    """The corpus as recorded in the manifest, without local paths and licences."""
+    record = dataclasses.asdict(corpus)
+    for source in (record, *record["sources"]):
+        del source["paths"], source["build_command"], source["licence"]
+    return record if corpus.sources else {k: v for k, v in record.items() if k != "sources"}
 
 
 def source_files(command: DataCommand) -> list[tuple[str, Path]]:
-    """Each file that decides the folder's bytes, with its source's name if there are several."""
+    """(source name, file) of every file that determines the tokens; no name for a single source."""
     files = [
         (source.name if command.corpus.sources else "", path)
         for source in command.corpus.each()
@@ -56,77 +68,61 @@ def source_files(command: DataCommand) -> list[tuple[str, Path]]:
     return files
 
 
-def fingerprint(name: str, path: Path) -> dict[str, Any]:
-    """A file as it was read: size, time, hash."""
+def file_record(source: str, path: Path) -> FileRecord:
+    """Size, modification time and hash of a source file."""
     try:
-        found = {"file": str(path), **_stat(path), "sha256": sha256_file(path)}
+        stat = path.stat()
+        record = {
+            "file": str(path),
+            "size": stat.st_size,
+            "mtime_ns": stat.st_mtime_ns,
+            "sha256": sha256_file(path),
+        }
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from None
-    return {"source": name, **found} if name else found
+    return {"source": source, **record} if source else record
 
 
-def _stat(path: Path) -> dict[str, int]:
-    stat = path.stat()
-    return {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-
-
-_DEFAULTS = DataCommand(corpus=CorpusConfig(format="embedded"))
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """`key=value, now value` of each setting that differs; one newer than the folder had its default."""
-    before = {**before, "tokenizer": _of_tokenizer(before.get("tokenizer", {}))}
-    usual = settings_of(_DEFAULTS)
-    source = dataclasses.asdict(SourceConfig(format="embedded"))
-    usual["corpus"]["sources"] = dict.fromkeys(now["corpus"]["sources"], source)
-    return _differences(before, now, usual)
-
-
-def _differences(
-    before: dict[str, Any], now: dict[str, Any], default: dict[str, Any], prefix: str = ""
-) -> list[str]:
-    found: list[str] = []
+def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    """`key=value, now value` for each setting that differs."""
+    changed: list[str] = []
     for key in sorted(before.keys() | now.keys()):
-        usual = default.get(key)
-        old, new = before.get(key, usual), now.get(key)
+        old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
-            inner = usual if isinstance(usual, dict) else {}
-            found += _differences(old, new, inner, f"{prefix}{key}.")
+            changed += differences(old, new, f"{prefix}{key}.")
         elif old != new:
-            found.append(f"{prefix}{key}={old}, now {new}")
-    return found
-
-
-def changed_files(
-    before: list[dict[str, Any]], now: list[tuple[str, Path]], ordered: bool
-) -> list[str]:
-    """Source files with other contents; one that was only copied, renamed or touched is the same.
-
-    Args:
-        before: fingerprints.
-        now: source and file.
-        ordered: whether the order of files decides what is read of them.
-    """
-    if len(before) != len(now):
-        return [f"{len(before)} source files, now {len(now)}"]
-    changed = _changed_pairs(before, now)
-    if changed and not ordered:
-        there = sorted((old.get("source", ""), old["sha256"]) for old in before)
-        sizes = {(old.get("source", ""), old["size"]) for old in before}
-        if all((name, path.stat().st_size) in sizes for name, path in now) and there == sorted(
-            (name, sha256_file(path)) for name, path in now
-        ):
-            return []
+            changed.append(f"{prefix}{key}={old}, now {new}")
     return changed
 
 
-def _changed_pairs(before: list[dict[str, Any]], now: list[tuple[str, Path]]) -> list[str]:
-    """The same, file by file in their order."""
-    for old, (name, path) in zip(before, now, strict=True):
-        if old.get("source", "") != name:
-            return [f"{path} was of source {old.get('source')!r}, now of {name!r}"]
-        stat = _stat(path)
-        touched = (old["size"], old["mtime_ns"]) != (stat["size"], stat["mtime_ns"])
-        if touched and (old["size"] != stat["size"] or old["sha256"] != sha256_file(path)):
-            return [f"{path} has other contents now"]
-    return []
+def changed_files(
+    before: list[FileRecord], now: list[tuple[str, Path]], ordered: bool
+) -> list[str]:
+    """Differences between recorded and current source files; empty if their contents agree.
+
+    Copied, renamed or touched files count as unchanged. Only files whose name, size or modification
+    time differs are read.
+
+    Args:
+        before: records of the files that were prepared.
+        now: source name and path of the current files.
+        ordered: whether the order of the files determines which documents are read.
+    """
+    if len(before) != len(now):
+        return [f"{len(before)} source files, now {len(now)}"]
+    recorded = {(old["file"], old["size"], old["mtime_ns"]): old["sha256"] for old in before}
+
+    def digest(path: Path) -> str:
+        stat = path.stat()
+        return recorded.get((str(path), stat.st_size, stat.st_mtime_ns)) or sha256_file(path)
+
+    old_hashes = [(old.get("source", ""), old["sha256"]) for old in before]
+    hashes = [(source, digest(path)) for source, path in now]
+    if hashes == old_hashes or (not ordered and sorted(hashes) == sorted(old_hashes)):
+        return []
+    old_source = {sha256: source for source, sha256 in old_hashes}
+    for (source, path), one in zip(now, hashes, strict=True):
+        if one not in old_hashes and one[1] in old_source:
+            return [f"{path} belonged to source {old_source[one[1]]!r}, now to {source!r}"]
+    pairs = zip(now, hashes, old_hashes, strict=True)
+    return [next(f"{path} has other contents now" for (_, path), one, old in pairs if one != old)]

@@ -1,18 +1,18 @@
-"""Documents that are nearly the same, by MinHash (Broder 1997) and bands of it (Leskovec et al., ch. 3).
+"""Near-duplicate documents by MinHash (Broder 1997) and banding (Leskovec et al., chapter 3).
 
-A document is the set of its n-grams of words; two are near where the Jaccard similarity of their sets,
-as their signatures estimate it, reaches the threshold. Signatures come from `datasketch`, whose
-permutations follow from a seed and a named scheme. Documents are numbered in key order, pairs are
-looked for among those that agree in a whole band, every pair is checked on the signatures, and what
-is near, also over others, is one group, of which one document stays: of the first source, and there
-the first by key. So what stays follows from the texts alone.
+A document is the set of its word n-grams. Two documents are near duplicates if the Jaccard similarity
+of these sets, estimated from their MinHash signatures, reaches the threshold. Candidate pairs agree in
+all rows of a band; each is checked on the whole signatures. Near duplicates form groups (transitively),
+and each group keeps one document: the first by source, then by key. The result therefore depends only
+on the texts. Signatures come from `datasketch` with a fixed seed and permutation scheme.
 
-Signatures and bands lie on disk. Memory: one band, about 40 bytes a document (400 MB for ten million).
+Signatures and bands are kept on disk. Memory: one band, about 40 bytes per document (400 MB for ten
+million documents).
 """
 
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,21 +22,21 @@ import numpy as np
 
 from chinchilla.config import NearConfig
 from chinchilla.core.errors import InputError
-from chinchilla.data.ngrams import WordHashes, joined, ngram_hashes
-from chinchilla.data.prepare.shuffle_dedup import Document
+from chinchilla.data.ngrams import WordHashes, combined_hash, ngram_hashes
+from chinchilla.data.prepare.shuffle_dedup import Document, Dropped
 
-RECALL = 0.99  # of pairs exactly at the threshold that share a band
+RECALL = 0.99  # probability that a pair exactly at the threshold shares a band
 MAX_BANDS = 64  # each is a file
 SEED = 1
-SCHEME = "affine32"  # datasketch's name of how permutations are drawn
+SCHEME = "affine32"  # datasketch's name of the permutation family
 MAX_LEADERS = 100  # documents of one bucket that all others in it are compared with
-_SHINGLES = 1 << 14  # given to datasketch at once; it holds permutations x 4 bytes for each
+_NGRAMS_PER_UPDATE = 1 << 14  # datasketch needs permutations x 4 bytes for each
+_ROWS_PER_READ = 1 << 14  # signatures in memory at once
 _EMPTY = np.uint32(0xFFFFFFFF)
-_ROWS = 1 << 14  # signatures in memory at once
 
 
-def need_datasketch() -> Any:
-    """The library.
+def require_datasketch() -> Any:
+    """Import the library.
 
     Raises:
         InputError: it is not installed.
@@ -52,7 +52,7 @@ def need_datasketch() -> Any:
 
 
 def bands_of(near: NearConfig) -> tuple[int, int]:
-    """Bands and the permutations in each: as many as still find RECALL of pairs at the threshold."""
+    """Number of bands and rows per band: as many rows as still reach RECALL at the threshold."""
     for rows in range(near.permutations, 1, -1):
         bands = min(MAX_BANDS, near.permutations // rows)
         if 1 - (1 - near.threshold**rows) ** bands >= RECALL:
@@ -62,136 +62,117 @@ def bands_of(near: NearConfig) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Signer:
-    """Texts to signatures; goes to worker processes."""
+    """Computes MinHash signatures; is sent to worker processes."""
 
     near: NearConfig
 
     @cached_property
     def _tools(self) -> tuple[Any, Any, WordHashes]:
-        minhash = need_datasketch().MinHash
+        minhash = require_datasketch().MinHash
         first = minhash(self.near.permutations, seed=SEED, scheme=SCHEME)
         return minhash, first.permutations, WordHashes()
 
     def __call__(self, texts: list[bytes]) -> np.ndarray:
-        """(texts, permutations) uint32; of one shorter than an n-gram, nothing but _EMPTY."""
+        """(texts, permutations) uint32; all _EMPTY for a text shorter than one n-gram."""
         minhash, permutations, hashes = self._tools
         out = np.empty((len(texts), self.near.permutations), np.uint32)
         for row, text in enumerate(texts):
             grams = ngram_hashes(hashes(text.decode("utf-8")), self.near.ngram)
             grams = np.unique(grams >> np.uint64(32))
-            made = minhash(
-                len(out[row]), seed=SEED, scheme=SCHEME, permutations=permutations, hashfunc=_itself
+            signature = minhash(
+                len(out[row]), seed=SEED, scheme=SCHEME, permutations=permutations, hashfunc=int
             )
-            for begin in range(0, len(grams), _SHINGLES):
-                made.update_batch(grams[begin : begin + _SHINGLES].tolist())
-            out[row] = made.hashvalues
+            for begin in range(0, len(grams), _NGRAMS_PER_UPDATE):
+                signature.update_batch(grams[begin : begin + _NGRAMS_PER_UPDATE].tolist())
+            out[row] = signature.hashvalues
         return out
 
 
-def _itself(value: int) -> int:
-    return value
+def find_near_duplicates(
+    signatures: Iterable[np.ndarray], sources: Iterable[int], near: NearConfig, folder: Path
+) -> np.ndarray:
+    """Decide which documents to leave out.
+
+    Args:
+        signatures: (documents, permutations) uint32 each, of all documents in key order.
+        sources: source of each document; read after the last signature.
+        near: threshold and permutations.
+        folder: an empty folder for the signatures.
+
+    Returns:
+        (documents,) bool, True for documents to leave out.
+    """
+    n_bands, n_rows = bands_of(near)
+    bands = [folder / f"band-{i:03d}" for i in range(n_bands)]
+    with ExitStack() as stack:
+        out = stack.enter_context(open(folder / "signatures", "wb"))
+        band_files = [stack.enter_context(open(path, "wb")) for path in bands]
+        for some in signatures:
+            out.write(some.tobytes())
+            for i, file in enumerate(band_files):
+                columns = some[:, i * n_rows : (i + 1) * n_rows].T.astype(np.uint64)
+                file.write(combined_hash(columns).tobytes())
+    by_source = np.argsort(np.fromiter(sources, np.uint16), kind="stable")
+    rank = np.empty(len(by_source), np.int64)
+    rank[by_source] = np.arange(len(by_source))
+    groups = _Groups(rank)
+    with open(folder / "signatures", "rb") as stored:
+        for path in bands:
+            for members in _equal(np.fromfile(path, np.uint64)):
+                _join_near(stored.fileno(), members, groups, near)
+    return groups.parent != np.arange(len(rank))
 
 
-class Signatures:
-    """Signatures of documents on disk, in the order in which they are added."""
+def _join_near(file: int, members: np.ndarray, groups: "_Groups", near: NearConfig) -> None:
+    """Join the near duplicates among documents that share a band.
 
-    def __init__(self, folder: Path, near: NearConfig) -> None:
-        folder.mkdir(exist_ok=True)
-        self.near, self.folder = near, folder
-        self.bands, self._band_rows = bands_of(near)
-        names = ["sources", "signatures", *(f"band-{i:03d}" for i in range(self.bands))]
-        self._files = {name: open(folder / name, "ab") for name in names}  # noqa: SIM115
-        self._width = {"sources": 2, "signatures": 4 * near.permutations}
+    Each of the first MAX_LEADERS documents is compared with all after it.
+    """
+    members = members[np.argsort(groups.rank[members])]
+    for place, leader in enumerate(members[:MAX_LEADERS].tolist()):
+        roots = groups.roots(members[place:])
+        others = members[place:][roots != roots[0]]
+        if not len(others):
+            return
+        first = _read(file, [leader], near)
+        if (first == _EMPTY).all():  # short documents share every band, and are left alone
+            return
+        for begin in range(0, len(others), _ROWS_PER_READ):
+            some = others[begin : begin + _ROWS_PER_READ]
+            similarity = (_read(file, some.tolist(), near) == first).mean(axis=1)
+            for other in some[similarity >= near.threshold].tolist():
+                groups.join(leader, other)
 
-    def keep(self, documents: int) -> bool:
-        """Forget all but the first so many documents; false if there are fewer."""
-        for name, file in self._files.items():
-            size = documents * self._width.get(name, 8)
-            if os.fstat(file.fileno()).st_size < size:
-                return False
-            file.truncate(size)
-        return True
 
-    def add(self, sources: list[int], signatures: np.ndarray) -> None:
-        """Keep documents' signatures, (documents, permutations) uint32, and what they are from."""
-        n = self._band_rows
-        self._files["sources"].write(np.array(sources, np.uint16).tobytes())
-        self._files["signatures"].write(signatures.tobytes())
-        for i in range(self.bands):
-            columns = signatures[:, i * n : (i + 1) * n].T.astype(np.uint64)
-            self._files[f"band-{i:03d}"].write(joined(columns).tobytes())
-
-    def flush(self) -> None:
-        """Everything to the disk."""
-        for file in self._files.values():
-            file.flush()
-            os.fsync(file.fileno())
-
-    def close(self) -> None:
-        for file in self._files.values():
-            file.close()
-
-    def near_duplicates(self) -> np.ndarray:
-        """(documents,) bool: which to leave out. Closes the files."""
-        self.close()
-        sources = np.fromfile(self.folder / "sources", np.uint16)
-        rank = np.empty(len(sources), np.int64)
-        rank[np.argsort(sources, kind="stable")] = np.arange(len(sources))
-        groups = _Groups(rank)
-        with open(self.folder / "signatures", "rb") as file:
-            for i in range(self.bands):
-                keys = np.fromfile(self.folder / f"band-{i:03d}", np.uint64)
-                for members in _equal(keys):
-                    self._join(file.fileno(), members, groups)
-        return groups.parent != np.arange(len(sources))
-
-    def _join(self, file: int, members: np.ndarray, groups: "_Groups") -> None:
-        """Put together those of one bucket that are near, each compared with the first ones in it."""
-        members = members[np.argsort(groups.rank[members])]
-        for place, leader in enumerate(members[:MAX_LEADERS].tolist()):
-            roots = groups.roots(members[place:])
-            others = members[place:][roots != roots[0]]
-            if (roots == roots[0]).all():
-                return
-            first = self._read(file, [leader])
-            if (first == _EMPTY).all():  # short documents share every band, and are not judged
-                return
-            for begin in range(0, len(others), _ROWS):
-                some = others[begin : begin + _ROWS]
-                alike = (self._read(file, some.tolist()) == first).mean(axis=1)
-                for other in some[alike >= self.near.threshold].tolist():
-                    groups.join(leader, other)
-
-    def _read(self, file: int, documents: list[int]) -> np.ndarray:
-        """(documents, permutations) uint32; not mapped, as mapped pages count as memory in use."""
-        width = self._width["signatures"]
-        found = b"".join(os.pread(file, width, width * each) for each in documents)
-        return np.frombuffer(found, np.uint32).reshape(len(documents), -1)
+def _read(file: int, documents: list[int], near: NearConfig) -> np.ndarray:
+    """(documents, permutations) uint32; not memory-mapped, as mapped pages count as memory in use."""
+    width = 4 * near.permutations
+    rows = b"".join(os.pread(file, width, width * each) for each in documents)
+    return np.frombuffer(rows, np.uint32).reshape(len(documents), -1)
 
 
 class NearDuplicates:
-    """Leaves out what `Signatures` found; a filter of a spool."""
+    """Filter of buckets that leaves out the documents found by `find_near_duplicates`."""
 
-    def __init__(self, left_out: np.ndarray, documents: list[int]) -> None:
-        """`documents`: how many distinct ones each bucket has."""
-        self._begins = [0, *np.cumsum(documents).tolist()]
-        self._left_out = left_out
+    def __init__(self, left_out: np.ndarray, bucket_sizes: np.ndarray) -> None:
+        """`bucket_sizes`: (buckets,) number of distinct documents in each."""
+        self._buckets = np.split(left_out, np.cumsum(bucket_sizes)[:-1])
 
     def __call__(
-        self, bucket: int, documents: Iterable[Document], counts: list[Counter[str]]
+        self, bucket: int, documents: Iterable[Document], dropped: Dropped
     ) -> Iterator[Document]:
-        """The documents of a bucket that stay; counts `near_duplicate` by source."""
-        for each in counts:
+        """Yield the documents that stay; count `near_duplicate` by source."""
+        for each in dropped:
             each["near_duplicate"] += 0
-        for number, document in enumerate(documents, self._begins[bucket]):
-            if self._left_out[number]:
-                counts[document[0]]["near_duplicate"] += 1
+        for document, left_out in zip(documents, self._buckets[bucket], strict=True):
+            if left_out:
+                dropped[document[0]]["near_duplicate"] += 1
             else:
                 yield document
 
 
 class _Groups:
-    """Disjoint sets of documents, each named by its member of lowest rank."""
+    """Disjoint sets of documents; the root of a set is its member of lowest rank."""
 
     def __init__(self, rank: np.ndarray) -> None:
         self.rank = rank
@@ -212,9 +193,9 @@ class _Groups:
 
 
 def _equal(keys: np.ndarray) -> Iterator[np.ndarray]:
-    """Places of each key that stands more than once."""
+    """Indices of each value that occurs more than once."""
     order = np.argsort(keys, kind="stable")
-    new = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]]) != 0)
-    ends = np.append(new[1:], len(keys))
-    for i in np.flatnonzero(ends - new > 1):
-        yield order[new[i] : ends[i]]
+    starts = np.flatnonzero(np.diff(keys[order], prepend=~keys[order[:1]]) != 0)
+    ends = np.append(starts[1:], len(keys))
+    for i in np.flatnonzero(ends - starts > 1):
+        yield order[starts[i] : ends[i]]

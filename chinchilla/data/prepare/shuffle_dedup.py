@@ -1,13 +1,12 @@
-"""Documents on disk, in an order that only their text decides.
+"""Shuffle and deduplicate documents on disk, ordered by content hash.
 
-Each document is keyed by the SHA-256 of its text and put into one of 128 files by the first bits of
-the key. Read back file by file, each sorted, the documents come in key order: a fixed shuffle that
-is the same whatever order they arrived in. Equal documents meet, so duplicates drop out exactly; of
-those in several sources the first source keeps its own. Disk: the size of the text. Memory: one
-file, 1/128 of the text.
+The key of a document is the SHA-256 of its text. Its first bits select one of 128 bucket files. Read
+back bucket by bucket, each sorted by key, the documents come in an order that depends only on their
+text: a fixed shuffle, whatever the order of the input. Equal documents are adjacent, which makes
+exact deduplication simple; a document that occurs in several sources stays in the first of them.
+Disk: the size of the text. Memory: one bucket, 1/128 of the text.
 """
 
-import dataclasses
 import hashlib
 import os
 import struct
@@ -17,39 +16,42 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 
-from chinchilla.core.errors import DataError
+from chinchilla.data.shards import ResumeError
 
 N_BUCKETS = 128  # open files while writing; macOS allows 256 by default
 _KEY_BYTES = 32
 _HEAD = struct.Struct("<HQ")  # source, bytes of text
 
 Document = tuple[int, bytes, bytes]  # source, key, text
-Filter = Callable[[int, Iterable[Document], list[Counter[str]]], Iterable[Document]]
-
-
-class NotAsWritten(DataError):
-    """Files of an unfinished preparation that are not as its state says: it is begun anew."""
+Dropped = list[Counter[str]]  # per source: what was left out, by reason
+Filter = Callable[[int, Iterable[Document], Dropped], Iterable[Document]]
 
 
 def document_key(text: bytes) -> bytes:
-    """32 bytes that decide a document's place: the first 8 its order, the last 8 its split."""
+    """32 bytes; the first 8 determine the order of a document, the last 8 its split."""
     return hashlib.sha256(b"chinchilla document\0" + text).digest()
 
 
 def split_position(key: bytes) -> float:
-    """Where a document falls in [0, 1); below validation_fraction it is held out."""
+    """A number in [0, 1); documents below validation_fraction are the validation split."""
     return int.from_bytes(key[-8:], "big") / 2**64
 
 
+def split_of(key: bytes, validation_fraction: float) -> str:
+    """The split of a document: train or validation."""
+    return "validation" if split_position(key) < validation_fraction else "train"
+
+
 @dataclass
-class Intake:
-    """What one source gave while it was read.
+class SourceCounts:
+    """Counts of the documents read from one source.
 
     Attributes:
-        read, read_bytes: documents as they came in, and the bytes of those that are text.
-        documents: kept so far, duplicates included.
-        dropped: documents left out, by reason.
-        lowest, highest: extreme split positions seen.
+        read: documents read.
+        read_bytes: bytes of those that are valid Unicode.
+        documents: documents written to a bucket, duplicates included.
+        dropped: documents not written, by reason.
+        lowest, highest: extreme split positions of the documents written.
     """
 
     read: int = 0
@@ -61,131 +63,120 @@ class Intake:
 
 
 @dataclass
-class SpoolState:
-    """How far a spool has come; `Spool` takes it up again from there."""
+class BucketState:
+    """State from which `Buckets` continues after an interruption."""
 
     lengths: list[int] = field(default_factory=lambda: [0] * N_BUCKETS)  # bytes of each file
-    intake: list[Intake] = field(default_factory=list)
-    bytes: int = 0  # of all documents kept, duplicates included
-    last: str = ""  # key of the last document given, whatever became of it
+    sources: list[SourceCounts] = field(default_factory=list)
+    bytes: int = 0  # of all documents written, duplicates included
+    last_key: str = ""  # of the last document read, also if it was dropped
 
 
-class Spool:
-    """Documents waiting to be tokenised, in `folder`.
+class Buckets:
+    """Documents on disk, to be read back in key order.
 
     Attributes:
-        state: what came in.
-        left_out: bucket -> source -> what was left out of it when it was last read back, by reason.
-        filters: what else leaves documents out; called with (bucket, documents, counts by source).
+        state: what was written.
+        filters: called in turn with (bucket, documents, dropped) for each bucket read back.
     """
 
-    def __init__(self, folder: Path, n_sources: int = 1, state: SpoolState | None = None) -> None:
-        """Begin, or go on from what `sync` gave.
+    def __init__(self, folder: Path, n_sources: int = 1, state: BucketState | None = None) -> None:
+        """Start with empty files, or continue from a state returned by `sync`.
 
         Raises:
-            NotAsWritten: the files are shorter than they were then.
+            ResumeError: a file is shorter than it was.
         """
         folder.mkdir(exist_ok=True)
-        self.state = state or SpoolState(intake=[Intake() for _ in range(n_sources)])
+        self.state = state or BucketState(sources=[SourceCounts() for _ in range(n_sources)])
+        self.filters: list[Filter] = []
         self._files = []
         self._unsynced: set[int] = set()
         for i, length in enumerate(self.state.lengths):
             path = folder / f"{i:03d}"
             if length and (not path.is_file() or path.stat().st_size < length):
-                raise NotAsWritten(f"{path} is not as it was written.")
+                raise ResumeError(f"{path} is not as it was written.")
             file = open(path, "r+b" if length else "w+b")  # noqa: SIM115
             self._files.append(file)
             file.truncate(length)
             file.seek(length)
-        self.left_out: list[list[Counter[str]]] = [[] for _ in range(N_BUCKETS)]
-        self.filters: list[Filter] = []
-
-    @property
-    def bytes(self) -> int:
-        return self.state.bytes
-
-    @property
-    def intake(self) -> list[Intake]:
-        return self.state.intake
 
     def add(self, text: str, source: int = 0, broken_rule: str = "") -> None:
-        """Keep one document; empty ones, lone surrogates and breakers of rules are only counted."""
-        intake, dropped = self.intake[source], self.intake[source].dropped
-        intake.read += 1
+        """Write one document; count it as dropped if it is empty, invalid or breaks a rule."""
+        counts = self.state.sources[source]
+        counts.read += 1
         try:
             data = text.encode("utf-8")
         except UnicodeEncodeError:
-            self.state.last = document_key(text.encode("utf-8", "surrogatepass")).hex()
-            dropped["not_unicode"] += 1
+            self.state.last_key = document_key(text.encode("utf-8", "surrogatepass")).hex()
+            counts.dropped["not_unicode"] += 1
             return
         key = document_key(data)
-        self.state.last = key.hex()
-        intake.read_bytes += len(data)
-        if not data:
-            dropped["empty"] += 1
-            return
-        if broken_rule:
-            dropped[broken_rule] = dropped.get(broken_rule, 0) + 1
+        self.state.last_key = key.hex()
+        counts.read_bytes += len(data)
+        if not data or broken_rule:
+            reason = broken_rule if data else "empty"
+            counts.dropped[reason] = counts.dropped.get(reason, 0) + 1
             return
         bucket = key[0] * N_BUCKETS // 256
-        self._unsynced.add(bucket)
         self._files[bucket].write(key + _HEAD.pack(source, len(data)) + data)
+        self._unsynced.add(bucket)
         self.state.lengths[bucket] += _KEY_BYTES + _HEAD.size + len(data)
-        intake.documents += 1
         self.state.bytes += len(data)
+        counts.documents += 1
         position = split_position(key)
-        intake.lowest = min(intake.lowest, position)
-        intake.highest = max(intake.highest, position)
+        counts.lowest = min(counts.lowest, position)
+        counts.highest = max(counts.highest, position)
 
-    def sync(self) -> SpoolState:
-        """Everything so far to the disk, and what that is."""
+    def sync(self) -> BucketState:
+        """Flush everything to the disk and return the state to continue from."""
         for bucket in self._unsynced:
             self._files[bucket].flush()
             os.fsync(self._files[bucket].fileno())
         self._unsynced.clear()
-        return dataclasses.replace(self.state)
+        return self.state
 
-    def bucket(self, number: int) -> list[Document]:
-        """(source, key, text) of the distinct documents of one file that the filters leave, in key order.
+    def read(self, bucket: int, dropped: Dropped | None = None) -> list[Document]:
+        """The documents of one bucket in key order, without duplicates and filtered.
 
-        The key is that of the document as it came in, whatever was left out of it.
+        Args:
+            bucket: number of the bucket.
+            dropped: receives the counts of what was left out of this bucket.
+
+        Returns:
+            (source, key, text) of each document. The key is that of the whole document, also where
+            a filter has removed paragraphs.
         """
-        counts: list[Counter[str]] = [Counter() for _ in self.intake]
-        documents: Iterable[Document] = self._distinct(number, counts)
+        counts: Dropped = [Counter() for _ in self.state.sources]
+        documents: Iterable[Document] = self._distinct(bucket, counts)
         for leave_out in self.filters:
-            documents = leave_out(number, documents, counts)
-        found = list(documents)
-        self.left_out[number] = counts
-        return found
+            documents = leave_out(bucket, documents, counts)
+        result = list(documents)
+        for total, each in zip(dropped or [], counts, strict=False):
+            total.update(each)
+        return result
 
     def __iter__(self) -> Iterator[Document]:
-        for number in range(N_BUCKETS):
-            yield from self.bucket(number)
+        for bucket in range(N_BUCKETS):
+            yield from self.read(bucket)
 
-    def dropped(self, source: int) -> Counter[str]:
-        """All that was left out of a source, by reason."""
-        total = Counter({"duplicate": 0, **self.intake[source].dropped})
-        for counts in self.left_out:
-            total.update(counts[source] if counts else {})
-        return total
-
-    def _distinct(self, number: int, counts: list[Counter[str]]) -> Iterator[Document]:
-        file = self._files[number]
+    def _distinct(self, bucket: int, dropped: Dropped) -> Iterator[Document]:
+        file = self._files[bucket]
         file.seek(0)
         records = []
         while key := file.read(_KEY_BYTES):
             source, length = _HEAD.unpack(file.read(_HEAD.size))
             records.append((key, source, file.read(length)))
         records.sort()
-        last, owner = b"", -1
+        last_key, first_source = b"", -1
         for key, source, text in records:
-            if key != last:
+            if key != last_key:
                 yield source, key, text
-                last, owner = key, source
+                last_key, first_source = key, source
             else:
-                counts[source]["duplicate" if source == owner else "in_other_source"] += 1
+                reason = "duplicate" if source == first_source else "in_other_source"
+                dropped[source][reason] += 1
 
-    def __enter__(self) -> "Spool":
+    def __enter__(self) -> "Buckets":
         return self
 
     def __exit__(

@@ -1,186 +1,228 @@
-"""The stages of preparing, each of which goes on where it was stopped.
+"""The stages of a preparation. Each continues where an interrupted run stopped.
 
-    read       documents into the spool
-    near       which are nearly the same (dedup=near), and which paragraphs stood before
-    tokenizer  trained on a sample, or the one given
-    encode     documents into shards
+    read        documents into buckets on disk
+    filter      find near duplicates (dedup=near) and repeated paragraphs
+    tokenizer   train one on a sample, or load the one given
+    encode      documents into shards
 
-Every CHECKPOINT_SECONDS what is there goes to the disk, and then into the state.
+Every CHECKPOINT_SECONDS of reading and encoding, everything so far is flushed to the disk and then
+described in `state.json`. A resumed stage cuts off what was written after that, so its output is
+identical to that of an uninterrupted run.
 """
 
-import hashlib
 import os
 import shutil
 import time
-from collections import Counter, deque
+from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from chinchilla.config import CorpusConfig, DataCommand, SourceConfig
-from chinchilla.core.errors import DataError
-from chinchilla.core.files import atomic_write
+from chinchilla.core.errors import DataError, InputError
+from chinchilla.core.files import atomic_write, read_json, sha256_file, write_json
+from chinchilla.core.json_codec import built
 from chinchilla.data.corpus import corpus_files, read_documents
 from chinchilla.data.manifest import SPLITS, Split
 from chinchilla.data.mixture import whole_parts
 from chinchilla.data.prepare.encode import Encoder, dtype_of, in_batches, in_pool
-from chinchilla.data.prepare.filters import gopher_rule
-from chinchilla.data.prepare.near_duplicates import NearDuplicates, Signatures, Signer
-from chinchilla.data.prepare.paragraphs import Repeats
-from chinchilla.data.prepare.resume_state import Unfinished
+from chinchilla.data.prepare.filters import RepeatedParagraphs, gopher_rule
+from chinchilla.data.prepare.install import TOKENIZER_FILE
+from chinchilla.data.prepare.near_duplicates import NearDuplicates, Signer, find_near_duplicates
 from chinchilla.data.prepare.shuffle_dedup import (
     N_BUCKETS,
-    Intake,
-    NotAsWritten,
-    Spool,
+    Buckets,
+    BucketState,
+    Dropped,
+    SourceCounts,
     document_key,
-    split_position,
+    split_of,
 )
-from chinchilla.data.shards import ShardWriter
+from chinchilla.data.shards import ResumeError, ShardWriter
 from chinchilla.data.tokenizer import Tokenizer, train_tokenizer
 
-TOKENIZER_FILE = "tokenizer.model"
-BYTES_PER_WORKER = 4 << 20  # less text than this does not pay for another process
+STATE = "state.json"
+BYTES_PER_WORKER = 4 << 20  # with less text than this, another process costs more than it saves
 CHECKPOINT_SECONDS = 30.0
-MODEST = 0.2  # validation_fraction that may be advised: it holds for every source
+MAX_ADVISED_FRACTION = 0.2  # largest validation_fraction to suggest, as it applies to every source
 
 Progress = Callable[[str, float, float], None]  # stage, done, total (0 = not known)
 
 
+@dataclass
+class ResumeState:
+    """The part of an unfinished preparation that is safely on the disk.
+
+    Attributes:
+        digest: of the settings and source files (`resume_digest`).
+        buckets: documents read.
+        source, documents: the source being read and the number of its documents read; the number
+            of sources once all are read.
+        tokenizer: SHA-256 of the tokenizer, once there is one.
+        encoded: number of buckets that are fully encoded.
+        dropped: per source, what was left out of these buckets, by reason.
+        written: `source/split` -> its shards.
+    """
+
+    digest: str
+    buckets: BucketState = field(default_factory=BucketState)
+    source: int = 0
+    documents: int = 0
+    tokenizer: str = ""
+    encoded: int = 0
+    dropped: list[dict[str, int]] = field(default_factory=list)
+    written: dict[str, Split] = field(default_factory=dict)
+
+    def save(self, work: Path) -> None:
+        """Write state.json atomically."""
+        write_json(work / STATE, asdict(self))
+
+    @staticmethod
+    def load(work: Path, digest: str) -> "ResumeState | None":
+        """The state in a working folder; None if there is none, it is damaged or of other data."""
+        try:
+            state: ResumeState = built(ResumeState, read_json(work / STATE, "state"), STATE)
+        except InputError:
+            return None
+        return state if state.digest == digest else None
+
+
 class Stages:
-    """One preparation in a working folder."""
+    """One preparation in a working folder. Call the stages in order, inside `with stages.buckets`.
+
+    Attributes:
+        buckets: the documents.
+        dropped: per source, everything that was left out, by reason; complete after `encode`.
+    """
 
     def __init__(
-        self, command: DataCommand, work: Path, state: Unfinished, progress: Progress
+        self, command: DataCommand, work: Path, state: ResumeState, progress: Progress
     ) -> None:
         self.command, self.work, self.state, self.progress = command, work, state, progress
         self.sources = command.corpus.each()
         self.rows = whole_parts([source.weight for source in self.sources])
-        told = state.spool if state.spool.intake else None
-        self.spool = Spool(work / "documents", len(self.sources), told)
-        self._at = state.source, state.documents  # where reading is
+        before = state.buckets if state.buckets.sources else None
+        self.buckets = Buckets(work / "documents", len(self.sources), before)
+        self.dropped: Dropped = []
+        self._position = state.source, state.documents  # of reading
         self._saved = time.monotonic()
 
-    def _due(self) -> bool:
+    def _save_due(self) -> bool:
         return time.monotonic() - self._saved >= CHECKPOINT_SECONDS
 
     def _save(self) -> None:
-        if self._at != (self.state.source, self.state.documents):
-            self.state.spool = self.spool.sync()
-            self.state.source, self.state.documents = self._at
+        if self._position != (self.state.source, self.state.documents):
+            self.state.buckets = self.buckets.sync()
+            self.state.source, self.state.documents = self._position
         self.state.save(self.work)
         self._saved = time.monotonic()
 
     def _n_workers(self) -> int:
-        wanted = self.command.n_workers or os.cpu_count() or 1
-        return min(wanted, self.spool.bytes // BYTES_PER_WORKER + 1)
+        n_workers = self.command.n_workers or os.cpu_count() or 1
+        return min(n_workers, self.buckets.state.bytes // BYTES_PER_WORKER + 1)
 
     def read(self) -> None:
-        """All documents of all sources."""
-        spool, state = self.spool, self.state
-        total = _size_of(self.sources)
-        for number in range(state.source, len(self.sources)):
+        """Read all documents of all sources into the buckets."""
+        counts = self.buckets.state.sources
+        total = _text_bytes(self.sources)
+        for number in range(self.state.source, len(self.sources)):
             source = self.sources[number]
             texts = read_documents(source)
-            if number == state.source and state.documents:
-                self._pass_over(texts)
-            for given, text in enumerate(texts, spool.intake[number].read + 1):
-                spool.add(text, number, gopher_rule(text) if source.gopher else "")
-                self.progress("read", sum(each.read_bytes for each in spool.intake), total)
-                self._at = number, given
-                if self._due():
+            if number == self.state.source and self.state.documents:
+                self._skip_documents(texts)
+            for n_read, text in enumerate(texts, counts[number].read + 1):
+                self.buckets.add(text, number, gopher_rule(text) if source.gopher else "")
+                self.progress("read", sum(each.read_bytes for each in counts), total)
+                self._position = number, n_read
+                if self._save_due():
                     self._save()
-            _check_split(source, spool.intake[number], self.command.validation_fraction)
-        self._at = len(self.sources), 0
+            _check_splits(source, counts[number], self.command.validation_fraction)
+        self._position = len(self.sources), 0
 
-    def _pass_over(self, texts: Iterator[str]) -> None:
-        """Read up to where the source was stopped; the document there must be the one it was."""
+    def _skip_documents(self, texts: Iterator[str]) -> None:
+        """Skip the documents read before the interruption; the last one must be unchanged."""
         last, done = "", 0
         for _ in range(self.state.documents):
             last = next(texts, "")
             done += len(last)
-            self.progress("pass over what was read", done, self.spool.bytes)
-        if document_key(last.encode("utf-8", "surrogatepass")).hex() != self.spool.state.last:
-            raise NotAsWritten("the documents are other ones now.")
+            self.progress("skip documents already read", done, self.buckets.state.bytes)
+        key = document_key(last.encode("utf-8", "surrogatepass")).hex()
+        if key != self.buckets.state.last_key:
+            raise ResumeError("the documents have changed.")
 
-    def leave_out(self) -> None:
-        """Find near duplicates, then repeated paragraphs among what stays."""
+    def filter(self) -> None:
+        """Find near duplicates, then repeated paragraphs in the documents that remain."""
         if self.command.dedup == "near":
-            self.spool.filters.append(self._near())
-        shortest = [source.dedup_paragraphs for source in self.sources]
-        if any(shortest):
-            buckets = (self.spool.bucket(number) for number in range(N_BUCKETS))
-            self.spool.filters.append(Repeats(buckets, shortest))
+            self.buckets.filters.append(self._near_duplicates())
+        min_bytes = [source.dedup_paragraphs for source in self.sources]
+        if any(min_bytes):
+            documents = (self.buckets.read(number) for number in range(N_BUCKETS))
+            self.buckets.filters.append(RepeatedParagraphs(documents, min_bytes))
 
-    def _near(self) -> NearDuplicates:
-        found = self.work / "near.npy"
-        distinct = self.state.distinct
-        if len(distinct) < N_BUCKETS or not found.exists():
-            signatures = Signatures(self.work / "near", self.command.near)
-            if not signatures.keep(sum(distinct)):
-                raise NotAsWritten("signatures are missing.")
-            self._sign(signatures)
-            left_out = signatures.near_duplicates()
-            with atomic_write(found, "wb") as file:
-                np.save(file, left_out, allow_pickle=False)
-            self._save()
-            shutil.rmtree(self.work / "near")
-        return NearDuplicates(np.load(found, allow_pickle=False), distinct)
+    def _near_duplicates(self) -> NearDuplicates:
+        """Find near duplicates, or load the result of an interrupted run."""
+        path = self.work / "near.npz"
+        if not path.exists():
+            self._save()  # the result is valid only for the documents in this state
+            sources, bucket_sizes = array("H"), []
 
-    def _sign(self, signatures: Signatures) -> None:
-        """Signatures of all documents of the buckets that have none yet."""
-        came: deque[int] = deque()  # source of each document on its way
-        sizes: dict[int, int] = {}
+            def documents() -> Iterator[tuple[tuple[int, str], bytes]]:
+                for number in range(N_BUCKETS):
+                    bucket = self.buckets.read(number)
+                    bucket_sizes.append(len(bucket))
+                    for source, _, text in bucket:
+                        sources.append(source)
+                        yield (0, ""), text
 
-        def documents() -> Iterator[Any]:
-            for number in range(len(self.state.distinct), N_BUCKETS):
-                bucket = self.spool.bucket(number)
-                sizes[number] = len(bucket)
-                for source, _, text in bucket:
-                    came.append(source)
-                    yield (0, "sign"), text
-                if number + 1 == N_BUCKETS or self._due():
-                    yield number + 1
+            def signatures() -> Iterator[np.ndarray]:
+                done = 0
+                signer = Signer(self.command.near)
+                for batch, rows in in_pool(in_batches(documents()), signer, self._n_workers()):
+                    yield rows
+                    done += batch.bytes
+                    self.progress("near duplicates", done, self.buckets.state.bytes)
 
-        done = 0
-        work = Signer(self.command.near)
-        for batch, made in in_pool(in_batches(documents()), work, self._n_workers()):
-            signatures.add([came.popleft() for _ in batch.texts], made)
-            done += batch.bytes
-            self.progress("near duplicates", done, self.spool.bytes)
-            if batch.mark:
-                begun = len(self.state.distinct)
-                self.state.distinct += [sizes[i] for i in range(begun, batch.mark)]
-                if self._due():
-                    signatures.flush()
-                    self._save()
+            (folder := self.work / "near").mkdir(exist_ok=True)
+            left_out = find_near_duplicates(signatures(), sources, self.command.near, folder)
+            with atomic_write(path, "wb") as file:
+                np.savez(file, left_out=left_out, bucket_sizes=bucket_sizes)
+            shutil.rmtree(folder)
+        with np.load(path, allow_pickle=False) as result:
+            return NearDuplicates(result["left_out"], result["bucket_sizes"])
 
-    def tokenizer(self, *before: Path) -> Tokenizer:
-        """The tokenizer given; one that `before` holds, if it was made here; or one trained now.
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer given, the one of an interrupted run, or one trained now.
 
-        Trained on training documents in key order, which is a fixed shuffle, sources in their shares.
+        It is trained on training documents in key order (a fixed shuffle), sources in their shares.
         """
-        config = self.command.tokenizer
+        config, path = self.command.tokenizer, self.work / TOKENIZER_FILE
         if config.model:
-            return Tokenizer.load(Path(config.model).expanduser())
-        for path in before:
-            if path.is_file() and _sha256(path) == self.state.tokenizer:
-                return Tokenizer.load(path)
-        self.progress("tokenizer", 0, 1)
-        sample = sample_of(self.spool, self.command.validation_fraction, config.train_mb, self.rows)
-        made = train_tokenizer(
-            sample, config.vocab_size, config.algorithm, config.split_digits, config.normalization
-        )
-        self.progress("tokenizer", 1, 1)
-        return made
+            tokenizer = Tokenizer.load(Path(config.model).expanduser())
+        elif path.is_file() and sha256_file(path) == self.state.tokenizer:
+            tokenizer = Tokenizer.load(path)
+        else:
+            self.progress("tokenizer", 0, 1)
+            fraction = self.command.validation_fraction
+            sample = training_sample(self.buckets, fraction, config.train_mb, self.rows)
+            tokenizer = train_tokenizer(
+                sample,
+                config.vocab_size,
+                config.algorithm,
+                config.split_digits,
+                config.normalization,
+            )
+            self.progress("tokenizer", 1, 1)
+        with atomic_write(path, "wb") as file:
+            file.write(tokenizer.model)
+        return tokenizer
 
     def encode(self, tokenizer: Tokenizer) -> dict[tuple[int, str], Split]:
-        """All documents into shards: (source, split) -> what is in them."""
-        with atomic_write(self.work / TOKENIZER_FILE, "wb") as file:
-            file.write(tokenizer.model)
-        dtype = dtype_of(tokenizer)
+        """Encode all documents into shards; returns (source, split) -> its shards."""
+        state, dtype = self.state, dtype_of(tokenizer)
         writers = {
             (number, split): ShardWriter(
                 self.work,
@@ -192,43 +234,47 @@ class Stages:
             for number, source in enumerate(self.sources)
             for split in SPLITS
         }
-        state, spool = self.state, self.spool
-        if state.tokenizer == tokenizer.sha256:
-            for number, counts in enumerate(state.left_out):
-                spool.left_out[number] = [Counter(each) for each in counts]
+        if state.tokenizer == tokenizer.sha256 and state.written:
+            self.dropped = [Counter(each) for each in state.dropped]
             for (number, split), writer in writers.items():
-                if f"{number}/{split}" in state.written:
-                    writer.resume(state.written[f"{number}/{split}"])
+                writer.resume(state.written[f"{number}/{split}"])
         else:
-            state.tokenizer, state.left_out, state.written = tokenizer.sha256, [], {}
+            state.tokenizer, state.encoded, state.written = tokenizer.sha256, 0, {}
+            self.dropped = [
+                Counter({"duplicate": 0, **counts.dropped}) for counts in self.buckets.state.sources
+            ]
         done = sum(writer.bytes for writer in writers.values())
-        encoder = Encoder(tokenizer.model, dtype)
-        batches = in_batches(self._in_splits(len(state.left_out)))
-        for batch, tokens in in_pool(batches, encoder, self._n_workers()):
+        batches = in_batches(self._documents_by_split(state.encoded))
+        for batch, tokens in in_pool(batches, Encoder(tokenizer.model, dtype), self._n_workers()):
             if batch.texts:
                 writers[batch.kind].add(tokens, len(batch.texts), batch.bytes)
             done += batch.bytes
-            self.progress("tokenise", done, spool.bytes)
+            self.progress("tokenize", done, self.buckets.state.bytes)
             if batch.mark:
+                state.encoded, state.dropped = batch.mark.buckets, batch.mark.dropped
                 state.written = {f"{n}/{split}": w.sync() for (n, split), w in writers.items()}
-                state.left_out = [
-                    [dict(each) for each in counts] for counts in spool.left_out[: batch.mark]
-                ]
                 self._save()
-        return {which: writer.close() for which, writer in writers.items()}
+        return {kind: writer.close() for kind, writer in writers.items()}
 
-    def _in_splits(self, first: int) -> Iterator[Any]:
-        """Documents with their source and split, and after each bucket how many are through."""
-        fraction = self.command.validation_fraction
+    def _documents_by_split(self, first: int) -> Iterator[Any]:
+        """((source, split), text) of all documents from a bucket on, with a mark when a save is due."""
         for number in range(first, N_BUCKETS):
-            for source, key, text in self.spool.bucket(number):
-                yield (source, split_of(key, fraction)), text
-            if self._due():  # a mark cuts batches short
-                yield number + 1
+            for source, key, text in self.buckets.read(number, self.dropped):
+                yield (source, split_of(key, self.command.validation_fraction)), text
+            if self._save_due():
+                yield _Mark(number + 1, [dict(each) for each in self.dropped])
 
 
-def _size_of(sources: list[SourceConfig]) -> float:
-    """Bytes of all files, which is a little more than their text; 0 where that says nothing of it."""
+@dataclass(frozen=True)
+class _Mark:
+    """The state to save once all documents before it are encoded."""
+
+    buckets: int
+    dropped: list[dict[str, int]]
+
+
+def _text_bytes(sources: list[SourceConfig]) -> float:
+    """Size of all files, about that of their text; 0 if the files do not determine it."""
     files = [path for source in sources for path in corpus_files(source)]
     plain = all(path.suffix in (".txt", ".json", ".jsonl") for path in files)
     if not plain or any(source.max_documents or not corpus_files(source) for source in sources):
@@ -236,53 +282,44 @@ def _size_of(sources: list[SourceConfig]) -> float:
     return float(sum(path.stat().st_size for path in files))
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def training_sample(
+    buckets: Buckets, validation_fraction: float, train_mb: float, rows: list[int]
+) -> Iterator[str]:
+    """Training documents in key order, up to `train_mb` MB in all, sources in their shares.
 
-
-def split_of(key: bytes, fraction: float) -> str:
-    """train or validation, by the document's key."""
-    return "validation" if split_position(key) < fraction else "train"
-
-
-def sample_of(spool: Spool, fraction: float, train_mb: float, rows: list[int]) -> Iterator[str]:
-    """Training documents in key order until train_mb are full.
-
-    Each source fills its share. No document gives more than 1/64 of that, so that a few long ones
-    do not fill it.
+    A document contributes at most 1/64 of its source's share, so that long ones do not dominate.
     """
     left = [int(train_mb * 1e6 * part / sum(rows)) for part in rows]
     longest = [max(10_000, n // 64) for n in left]
-    for source, key, text in spool:
+    for source, key, text in buckets:
         if max(left) <= 0:
             return
-        if left[source] > 0 and split_of(key, fraction) == "train":
+        if left[source] > 0 and split_of(key, validation_fraction) == "train":
             part = text[: min(longest[source], left[source])]
             left[source] -= len(part)
-            yield part.decode("utf-8", errors="ignore")  # a character may be cut at the end
+            yield part.decode("utf-8", errors="ignore")  # the cut may be inside a character
 
 
-def _check_split(source: SourceConfig, intake: Intake, fraction: float) -> None:
-    """Both splits need a document of every source."""
-    what = "the corpus" if isinstance(source, CorpusConfig) else f"source {source.name!r}"
-    if intake.documents == 0:
-        dropped = {"duplicate": 0, **intake.dropped}
-        raise DataError(f"{what} has no text: dropped {dropped}.")
-    if intake.lowest == intake.highest:
+def _check_splits(source: SourceConfig, counts: SourceCounts, fraction: float) -> None:
+    """Check that the source has a document in each split."""
+    name = "the corpus" if isinstance(source, CorpusConfig) else f"source {source.name!r}"
+    if counts.documents == 0:
+        raise DataError(f"{name} has no text: dropped { ({'duplicate': 0, **counts.dropped}) }.")
+    if counts.lowest == counts.highest:
         raise DataError(
-            f"{what} is one document, and the validation split needs one of its own. "
-            "Cut the text into several files, or part one with corpus.separator=blank."
+            f"{name} is one document, and both the training and the validation split need one. "
+            "Cut the text into several files, or set corpus.separator=blank."
         )
-    if intake.lowest >= fraction or intake.highest < fraction:
-        empty = "validation" if intake.lowest >= fraction else "training"
-        # A little above the lowest position, and so below the next unless they are very close.
-        enough = min(intake.lowest * 1.001 + 1e-4, (intake.lowest + intake.highest) / 2)
+    if counts.lowest >= fraction or counts.highest < fraction:
+        empty = "validation" if counts.lowest >= fraction else "training"
+        # Slightly above the lowest position, and below the next unless they are very close.
+        enough = min(counts.lowest * 1.001 + 1e-4, (counts.lowest + counts.highest) / 2)
         advice = (
             f"Use validation_fraction={enough:.6g}, or more and shorter documents."
-            if enough <= max(MODEST, fraction)
-            else "Give it more or shorter documents, put it into another source, or leave it out."
+            if enough <= max(MAX_ADVISED_FRACTION, fraction)
+            else "Give it more or shorter documents, merge it into another source, or omit it."
         )
         raise DataError(
             f"validation_fraction={fraction:g} leaves the {empty} split of the "
-            f"{intake.documents} documents of {what} empty. {advice}"
+            f"{counts.documents} documents of {name} empty. {advice}"
         )

@@ -1,13 +1,13 @@
-"""SentencePiece word by word, each distinct word once: the same tokens, in a fraction of the time.
+"""Encode texts word by word with SentencePiece, each distinct word once: same tokens, much faster.
 
-A BPE model merges only what is a piece. Where none of its pieces has a space after anything but spaces,
-and none mixes a newline or U+2581 with anything, no merge crosses from one word into the next, so a
-text's tokens are those of its words, one after the other. Words are few: of 20 MB of documentation
-95 in 100 have been seen before.
+A BPE model only merges symbols whose concatenation is a piece. If none of its pieces has a space after
+anything but spaces, and none combines a newline or U+2581 with anything else, no merge crosses a word
+boundary, and the tokens of a text are those of its words in order. Words repeat: in 20 MB of
+documentation, 95% of the words had occurred before.
 
-Unigram models are left alone: their scores are summed in 32 bits along the whole text, whose rounding
-can decide between two ways to cut one word. So is any model that changes text (NFKC, a dummy
-prefix, removed spaces) and any with pieces out of use.
+This does not hold for unigram models (their scores are summed in 32 bits along the whole text, and
+rounding can decide between two segmentations of a word), for models that change the text (NFKC, a
+dummy prefix, removed spaces), and for models with unused pieces.
 """
 
 import re
@@ -20,55 +20,52 @@ import numpy as np
 
 from chinchilla.data.tokenizer import SPACE_MARK, Tokenizer, segments
 
-MAX_WORDS = 1 << 19  # remembered at once, in 100 to 150 MB
-MAX_LENGTH = 32  # characters of a word that is worth remembering
+MAX_WORDS = 1 << 19  # cached at once, in 100 to 150 MB
+MAX_LENGTH = 32  # characters; longer words are not cached
 _WORD = re.compile(rf" *[^ \n{SPACE_MARK}]+| +|[\n{SPACE_MARK}]")
 _CODES = {"uint16": "H", "uint32": "I"}
 
 
-class Words:
-    """The words that were met, with their tokens.
-
-    `separable` says whether a model can be used so.
-    """
+class WordCache:
+    """Encodes texts with a cache of the tokens of words; requires a model that `is_separable`."""
 
     def __init__(self, tokenizer: Tokenizer, dtype: str) -> None:
         self._tokenizer, self._dtype, self._code = tokenizer, np.dtype(dtype), _CODES[dtype]
-        # SentencePiece itself would take U+2581 for a space.
+        # SentencePiece itself treats U+2581 as a space.
         self._mark = {SPACE_MARK: self._bytes(tokenizer.encode(SPACE_MARK))}
-        self._known = dict(self._mark)
+        self._cache = dict(self._mark)
         self._eos = self._bytes([tokenizer.eos_id])
 
     def encode(self, texts: Iterable[str]) -> np.ndarray:
         """(tokens,) of each text, each followed by eos."""
-        parted = [list(chain.from_iterable(map(_WORD.findall, segments(t)))) for t in texts]
-        long = self._learn(set().union(*parted))
-        known = self._known.__getitem__
-        found = b"".join(b"".join(map(known, words)) + self._eos for words in parted)
-        for word in long:  # hardly ever met again, and of any size
-            del self._known[word]
-        return np.frombuffer(found, self._dtype)
+        words_by_text = [list(chain.from_iterable(map(_WORD.findall, segments(t)))) for t in texts]
+        uncached = self._add(set().union(*words_by_text))
+        tokens_of = self._cache.__getitem__
+        tokens = b"".join(b"".join(map(tokens_of, words)) + self._eos for words in words_by_text)
+        for word in uncached:
+            del self._cache[word]
+        return np.frombuffer(tokens, self._dtype)
 
-    def _learn(self, words: set[str]) -> list[str]:
-        """Know all of them; gives those that are too long to be kept."""
-        new = words.difference(self._known)
-        if len(self._known) + len(new) > MAX_WORDS:
-            self._known = dict(self._mark)
-            new = words.difference(self._known)
-        listed = list(new)
-        for word, ids in zip(listed, self._tokenizer.encode_each(listed), strict=True):
-            self._known[word] = self._bytes(ids)
-        return [word for word in listed if len(word) > MAX_LENGTH]
+    def _add(self, words: set[str]) -> list[str]:
+        """Add words to the cache; returns those too long to stay there."""
+        new = words.difference(self._cache)
+        if len(self._cache) + len(new) > MAX_WORDS:
+            self._cache = dict(self._mark)
+            new = words.difference(self._cache)
+        ordered = list(new)
+        for word, ids in zip(ordered, self._tokenizer.encode_each(ordered), strict=True):
+            self._cache[word] = self._bytes(ids)
+        return [word for word in ordered if len(word) > MAX_LENGTH]
 
     def _bytes(self, ids: list[int]) -> bytes:
         return array(self._code, ids).tobytes()
 
 
-def separable(model: bytes) -> bool:
-    """Whether a SentencePiece model's tokens of a text are those of its words, whatever the text."""
+def is_separable(model: bytes) -> bool:
+    """Whether the tokens of any text are those of its words, for a SentencePiece model."""
     try:
         from sentencepiece import sentencepiece_model_pb2
-    except (ImportError, TypeError):  # protobuf of another age: the slow way gives the same
+    except (ImportError, TypeError):  # incompatible protobuf: encode whole texts instead
         return False
     schema: Any = sentencepiece_model_pb2
     proto = schema.ModelProto()

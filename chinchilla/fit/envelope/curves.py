@@ -1,17 +1,16 @@
-"""Training curves as functions of FLOPs, on one grid of C: what approach 1 takes its envelope of.
+"""Training curves as functions of FLOPs on one grid of C, from which approach 1 takes its envelope.
 
-Stated here because the paper does not: the Gaussian's window is cut at +-window/2 with sigma =
-window/4 and renormalised at the ends of a curve; curves are linear in ln C between their points, and
-start after their last gap of more than a factor 3 in C (often from a first point in warm-up), where a
-straight line lies well above the loss; C runs over the values at which at least three sizes have a
-curve. Where learning rates decay
-(schedule="matched") it starts at the C of the cheapest run: below it every loss is from mid-run, and a
-few such points far to the left would turn the line. Where they are constant it starts with the curves.
+Details that the paper leaves open: the Gaussian's window is cut at +-window/2 with sigma = window/4 and
+renormalised at the ends of a curve. Curves are linear in ln C between their points. They start after
+their last gap of more than a factor 3 in C (often after a first point in warm-up), where a straight line lies
+well above the loss. C covers the values at which at least three sizes have a curve. Where learning rates
+decay (schedule="matched") it starts at the C of the cheapest run, because below it every loss is from
+mid-run; where they are constant it starts with the curves.
 
-Ends. The runs of one budget end at C values that differ by up to one step. Beyond the second longest
-end the longest run would be alone and have the lowest loss there, whatever its size. Each curve is
-therefore extended to the last of the ends that belong together (`common_ends`), by the slope of its
-loss in ln C over its last 15%. NumPy only.
+The runs of one budget end at C values that differ by up to one step. Beyond the second longest end the
+longest run would be alone and have the lowest loss there, whatever its size. Each curve is therefore extended
+to the last of the ends that belong together (`common_ends`), by the slope of its loss in ln C over its last
+15%. NumPy only.
 """
 
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from chinchilla.core.errors import FitError
+from chinchilla.fit.numerics import fit_line
 from chinchilla.observations.table import Observations
 
 MIN_SIZES = 3  # distinct sizes with a curve at a C, and on the uncensored envelope
@@ -27,32 +27,28 @@ TAIL = 0.85  # a point is in its run's tail after this share of the run's FLOPs
 MAX_GAP = 3.0  # factor in C between points of one curve; on L = 1.7 + .5*D^-.3 the line is .007 off
 SAME_END = 1.02  # ends within this factor of C count as one C
 SAME_BUDGET = 1.1  # the same for runs that name one budget; a run that ends earlier was cut off
-SCHEDULES = {
-    "matched": "decays to the end of each run: only what lies beyond the cheapest run's end counts",
-    "constant": "constant: whole curves count, as their losses do not depend on where a run ends",
-}
 
 
 @dataclass(frozen=True)
 class Curves:
-    """All runs on one grid of C, so that a resample of runs is a masked minimum."""
+    """All runs on one grid of C."""
 
-    C: np.ndarray  # (g,) FLOPs, rising
-    L: np.ndarray  # (r, g) loss of run r at C; inf where it has none
-    D: np.ndarray  # (r, g) tokens seen there
+    C: np.ndarray  # (g,) FLOPs, ascending
+    L: np.ndarray  # (r, g) loss of each run at C; inf outside its curve
+    D: np.ndarray  # (r, g) tokens seen at C
     N: np.ndarray  # (r,) parameters
-    C_end: np.ndarray  # (r,) FLOPs at its end, which runs of one budget share
+    C_end: np.ndarray  # (r,) FLOPs at the end; equal for runs of one budget
     D_end: np.ndarray  # (r,) tokens of the whole run, as measured
-    on: np.ndarray  # (r, 2) first and last index of C at which it has a curve; (g, -1) for none
+    on: np.ndarray  # (r, 2) first and last index of C on the curve; (g, -1) if none
 
     @property
     def one_horizon(self) -> bool:
-        """Whether all runs end after the same tokens, to SAME_END."""
+        """Whether all runs end after the same tokens, within SAME_END."""
         return bool(self.D_end.max() <= SAME_END * self.D_end.min())
 
 
 def smooth(L: np.ndarray, window: float) -> np.ndarray:
-    """Gaussian mean of a curve over `window` points, renormalised at its ends.
+    """Smooth a curve by a Gaussian over `window` points, renormalised at its ends.
 
     Args:
         L: (n,) losses, evenly spaced.
@@ -69,16 +65,16 @@ def smooth(L: np.ndarray, window: float) -> np.ndarray:
 def read_curves(
     obs: Observations, window: float, n_points: int, schedule: str = "matched"
 ) -> tuple[Curves, list[str]]:
-    """Smooth every curve, extend it to the end of its budget and read it at common values of C.
+    """Smooth every curve, extend it to the end of its budget and interpolate it at common values of C.
 
     Args:
         obs: points along runs.
         window: of `smooth`, in points.
         n_points: log-spaced values of C.
-        schedule: of the learning rate: a key of SCHEDULES.
+        schedule: of the learning rate, matched or constant.
 
     Returns:
-        The curves, and a sentence for each run that could not be read as one.
+        The curves, and a sentence for each run that could not be used.
 
     Raises:
         FitError: curves of too few sizes (too_few_sizes), or at no C enough of them (no_overlap).
@@ -118,9 +114,9 @@ def read_curves(
 
 
 def _split(obs: Observations) -> tuple[list[Observations], list[str]]:
-    """The points of each run that make a curve, in order, and what could not be used."""
+    """Split points into runs in the order of D, and list what could not be used."""
     runs, refusals, n_trimmed = [], [], 0
-    # Strings are slow to sort: number the stretches of equal run_id, and sort by those.
+    # Strings are slow to sort: number the stretches of equal run_id and sort by the numbers.
     changes = np.append(True, obs.run_id[1:] != obs.run_id[:-1])
     _, number = np.unique(obs.run_id[changes], return_inverse=True)
     of_row = number[np.cumsum(changes) - 1]
@@ -152,7 +148,7 @@ def _split(obs: Observations) -> tuple[list[Observations], list[str]]:
 
 
 def common_ends(C_end: np.ndarray, budget: np.ndarray) -> np.ndarray:
-    """The C to which each run counts: the last of the ends that belong together.
+    """Extend the end of each run to the last of the ends that belong together.
 
     Args:
         C_end: (r,) FLOPs of the whole runs.
@@ -175,22 +171,21 @@ def common_ends(C_end: np.ndarray, budget: np.ndarray) -> np.ndarray:
 
 
 def _last_slope(x: np.ndarray, y: np.ndarray) -> float:
-    """Least-squares slope over the last 15% of C, at least two points; no rise is extended."""
+    """Least-squares slope over the last 15% of C, at least two points; at most 0."""
     tail = np.append(x[:-2] >= x[-1] + np.log(TAIL), [True, True])
-    dx = x[tail] - x[tail].mean()
-    return min(float(dx @ y[tail] / (dx @ dx)), 0.0)
+    return min(float(fit_line(x[tail], y[tail])[1]), 0.0)
 
 
 def _shared_span(sizes: np.ndarray, spans: np.ndarray, schedule: str) -> tuple[float, float]:
-    """First and last C at which MIN_SIZES sizes have a curve and, if rates decay, a run has ended."""
+    """First and last C at which MIN_SIZES sizes have a curve and, for "matched", a run has ended."""
     edges = np.unique(spans)
     live = [
         len(np.unique(sizes[(spans[:, 0] <= c) & (spans[:, 1] >= c)])) >= MIN_SIZES for c in edges
     ]
     if sum(live) < 2:
         raise FitError(
-            f"approach 1: at no C do {MIN_SIZES} sizes have a curve, so none can be seen to be "
-            "better than both its neighbours. Train neighbouring sizes over overlapping FLOPs.",
+            f"approach 1: at no C do {MIN_SIZES} sizes have a curve, so that no size can be compared with "
+            "both its neighbours. Train neighbouring sizes over overlapping FLOPs.",
             "no_overlap",
         )
     low, high = edges[live].min(), edges[live].max()

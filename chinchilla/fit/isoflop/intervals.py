@@ -1,66 +1,50 @@
-"""Intervals of approach 2: resamples of the runs of each budget, and the lines through their minima.
+"""Intervals of approach 2: a wild bootstrap of the losses, and the lines through the resampled minima.
 
-The default, "wild", keeps every run and redraws the sign of its residual. One set of signs moves both parts of
-a bottom: the coefficients of its profile, by residuals over sqrt(1 - leverage) (HC2, MacKinnon and White 1985);
-and the exponents alpha and beta, by refits of approach 3 to the same runs with weights 1 + STEP * sign, whose
-differences from the fit are divided by STEP. Exponents drawn apart from the profiles' residuals, although
-both have the same errors, covered N_opt at ten times the largest C in 71 to 83% where 80% was stated.
+Every run is kept and the sign of its residual is redrawn. One set of signs moves both parts of a minimum: the
+coefficients of its profile, by residuals over sqrt(1 - leverage) (HC2, MacKinnon and White 1985), and the
+exponents alpha and beta, by refits of approach 3 to the same runs with weights 1 + STEP * sign, whose
+differences from the fit are divided by STEP. Exponents drawn independently of the residuals covered N_opt at
+ten times the largest C in only 71 to 83% of sweeps at a nominal 80%.
 
-The spread is stretched from normal to Student's t, with Satterthwaite's degrees of freedom of Bell and
-McCaffrey's (2002) variances within a budget, for a or for N_opt at FAR times the largest C, whichever has fewer.
-The noise is taken as equal within a budget; where the outermost sizes are noisier, intervals are too narrow.
-"pairs" draws the runs of each budget with replacement, the same for profiles and exponents. With five to nine
-sizes it is too wide, because a resample with three sizes left has an arbitrary minimum.
-Measured shares stand in docs/fitting.md. NumPy only: this module must import without torch.
+The spread is widened from a normal distribution to Student's t, with Satterthwaite's degrees of freedom of
+Bell and McCaffrey's (2002) variances within a budget, for a or for N_opt at FAR times the largest C,
+whichever has fewer. The noise is assumed to be equal within a budget; where the outermost sizes are noisier,
+intervals are too narrow. docs/fitting.md gives the measured coverage. NumPy only.
 """
 
 from typing import Any
 
 import numpy as np
 
-from chinchilla.fit import bootstrap
-from chinchilla.fit.isoflop.profile import (
-    ExactShape,
-    Profile,
-    fit_budget,
-    lines,
-    minima,
-    weighted_fits,
-)
+from chinchilla.fit.bootstrap import FAR
+from chinchilla.fit.isoflop.profile import ExactShape, Profile, fit_budget, lines, minima
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.parametric.solver import fit_loss_law, refit_loss_law
 from chinchilla.observations.table import Observations
 
-INTERVALS = {
-    "wild": "resamples that keep every run and redraw the sign of its residual over sqrt(1 - "
-    "leverage), stretched to Student's t",
-    "pairs": "bootstrap resamples of runs with replacement",
-}
-N_REDRAWN = 200  # draws of signs, each with a refit of approach 3; more resamples repeat them, stretched anew
-STEP = 0.5  # of the weights of these refits, each way
-MAX_STRETCH = 20.0  # of one resample; only tails beyond a 95% interval reach it
-FAR = 10.0  # times the largest C, where N_opt is stated
+METHOD = "wild bootstrap (HC2), Student's t"
+N_REDRAWN = 200  # draws of signs, each with a refit of approach 3; further resamples reuse them with new widths
+STEP = 0.5  # change of the weights in these refits
+MAX_STRETCH = 20.0  # of one resample; reached only outside a 95% interval
 
 
 def resampled_lines(
     used: list[Profile],
     cost: FlopsPerToken,
-    interval: str,
     n: int,
     seed: int,
-    lawful: Observations | None = None,
+    law_runs: Observations | None = None,
     how: dict[str, Any] | None = None,
 ) -> np.ndarray:
-    """Lines through the minima of resampled profiles (section 3.2, by either of INTERVALS).
+    """Compute lines through the minima of resampled profiles.
 
     Args:
         used: the m profiles that have a minimum.
         cost: FLOPs per token at a size.
-        interval: "wild" or "pairs".
         n: resamples.
-        seed: of the drawing.
-        lawful: the runs that alpha and beta were fitted to, those of `used` among them; None where
-            they are not redrawn.
+        seed: of the generator.
+        law_runs: the runs that alpha and beta were fitted to, which include those of `used`; None if
+            the exponents are not resampled.
         how: huber_delta and objective of that fit.
 
     Returns:
@@ -69,62 +53,48 @@ def resampled_lines(
     if n == 0:
         return np.zeros((0, 4))
     rng = np.random.default_rng(seed)
-    rows, groups = _rows(used, lawful)
-    k = n if lawful is None or interval == "pairs" else min(n, N_REDRAWN)
-    if interval == "pairs":
-        drawn = bootstrap.draw_counts(len(groups), k, seed, strata=groups)
-    else:
-        drawn = rng.choice([-1.0, 1.0], size=(k, len(groups)))
+    k = n if law_runs is None else min(n, N_REDRAWN)
+    rows = _rows(used, law_runs)
+    n_runs = sum(len(p.obs) for p in used) if law_runs is None else len(law_runs)
+    signs = rng.choice([-1.0, 1.0], size=(k, n_runs))
     at = np.full((k, len(used), 2), np.nan)
     for j, p in enumerate(used):
         assert p.c is not None
-        own = drawn[:, rows[j]]
-        if interval == "pairs":
-            c = weighted_fits(p.columns, p.obs.L[:, None], own, p.obs.N)[..., 0]
-        else:
-            c = p.c + (own * (p.residuals / np.sqrt(1 - p.leverage))) @ p.solver.T
-        at[:, j] = p.points(c)
+        moves = signs[:, rows[j]] * (p.residuals / np.sqrt(1 - p.leverage))
+        at[:, j] = p.points(p.c + moves @ p.solver.T)
     freedom = _freedom(used, at[..., 1])
-    if lawful is not None:
-        at[..., 1] += _moved(used, _redrawn(lawful, how or {}, interval, drawn, rng), cost)
+    if law_runs is not None:
+        at[..., 1] += _moved(used, _changed_exponents(law_runs, how or {}, signs, rng), cost)
     samples = lines(at, cost)[np.arange(n) % k]
-    if interval == "pairs":
-        return samples
     stretch = np.sqrt(freedom / np.maximum(rng.chisquare(freedom, size=(n, 1)), 1e-300))
     stretch = np.minimum(stretch, MAX_STRETCH)
-    middle = lines(minima(used)[None], cost)
-    return middle + (samples - middle) * stretch
+    centre = lines(minima(used)[None], cost)
+    return centre + (samples - centre) * stretch
 
 
-def _rows(used: list[Profile], lawful: Observations | None) -> tuple[list[np.ndarray], np.ndarray]:
-    """The columns of each profile's runs among the runs drawn, and the group that each of these is drawn in."""
-    if lawful is None:
-        groups = np.repeat(np.arange(len(used)), [len(p.obs) for p in used])
-        return [np.flatnonzero(groups == j) for j in range(len(used))], groups
-    labels, rows = lawful.budget_labels, []
+def _rows(used: list[Profile], law_runs: Observations | None) -> list[np.ndarray]:
+    """Indices of each profile's runs among the resampled runs."""
+    if law_runs is None:
+        ends = np.cumsum([len(p.obs) for p in used])
+        return [np.arange(end - len(p.obs), end) for p, end in zip(used, ends, strict=True)]
+    labels, rows = law_runs.budget_labels, []
     for p in used:
-        of = np.flatnonzero(labels == p.budget)
-        rows.append(of[np.argsort(lawful.N[of], kind="stable")])  # as `fit_profile` sorts them
-        assert np.array_equal(lawful.L[rows[-1]], p.obs.L)
-    return rows, bootstrap.budget_groups(lawful)
+        of_budget = np.flatnonzero(labels == p.budget)
+        rows.append(of_budget[np.argsort(law_runs.N[of_budget], kind="stable")])  # as `fit_budget`
+        assert np.array_equal(law_runs.L[rows[-1]], p.obs.L)
+    return rows
 
 
-def _redrawn(
-    lawful: Observations,
-    how: dict[str, Any],
-    interval: str,
-    drawn: np.ndarray,
-    rng: np.random.Generator,
+def _changed_exponents(
+    law_runs: Observations, how: dict[str, Any], signs: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """(k, 2) changes of alpha and beta for draws (k, n_runs): signs, or counts of each run.
+    """(k, 2) changes of alpha and beta for signs (k, n_runs).
 
-    A refit that does not converge takes the change of another; 0 where none converges.
+    A refit that does not converge takes the change of another; 0 if none converges.
     """
-    law, _ = fit_loss_law(lawful.N, lawful.D, lawful.L, None, **how)
-    step = 1.0 if interval == "pairs" else STEP
-    w = drawn if interval == "pairs" else 1 + STEP * drawn
-    laws = refit_loss_law(lawful.N, lawful.D, lawful.L, w, law, **how)
-    changes: np.ndarray = (laws.theta[:, 3:] - (law.alpha, law.beta)) / step
+    law, _ = fit_loss_law(law_runs.N, law_runs.D, law_runs.L, None, **how)
+    laws = refit_loss_law(law_runs.N, law_runs.D, law_runs.L, 1 + STEP * signs, law, **how)
+    changes: np.ndarray = (laws.theta[:, 3:] - (law.alpha, law.beta)) / STEP
     good = np.flatnonzero(laws.converged)
     if not len(good):
         return np.zeros_like(changes)
@@ -134,7 +104,7 @@ def _redrawn(
 
 
 def _moved(used: list[Profile], changes: np.ndarray, cost: FlopsPerToken) -> np.ndarray:
-    """(k, m) how far changes (k, 2) of alpha and beta move each minimum in ln N, to first order."""
+    """(k, m) shifts of the minima in ln N by changes (k, 2) of alpha and beta, to first order."""
     shape = used[0].shape
     assert isinstance(shape, ExactShape)
     own = np.array([shape.alpha, shape.beta])
@@ -151,7 +121,7 @@ def _moved(used: list[Profile], changes: np.ndarray, cost: FlopsPerToken) -> np.
 
 
 def _freedom(used: list[Profile], x: np.ndarray) -> float:
-    """Satterthwaite's degrees of freedom of the variance of a, or of N_opt far out, from resampled minima x."""
+    """Satterthwaite's degrees of freedom from resampled minima x, of a or of N_opt far out."""
     log_C = minima(used)[:, 0]
     far = np.log(FAR * max(float(p.obs.C.max()) for p in used))
     of_a = log_C - log_C.mean()
@@ -164,14 +134,3 @@ def _freedom(used: list[Profile], x: np.ndarray) -> float:
         return float(own.sum())
     parts = np.stack([of_a**2, of_N**2]) * spread
     return float((parts.sum(axis=1) ** 2 / (parts**2 / own).sum(axis=1)).min())
-
-
-def method(interval: str, n: int, seed: int) -> str:
-    """How the interval was made, for a FitResult's settings."""
-    if n == 0:
-        return "none (n_bootstrap=0)"
-    return (
-        f"10th to 90th percentile over {n} {INTERVALS[interval]}, drawn within each budget; a budget "
-        "without a minimum in a resample is left out of it, and a resample counts when over half of "
-        f"the budgets remain{'; about twice too wide' if interval == 'pairs' else ''} (seed {seed})"
-    )

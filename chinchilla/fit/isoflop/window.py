@@ -1,21 +1,20 @@
-"""Which runs of a budget an IsoFLOP profile is fitted to: a window around the lowest loss, less outliers.
+"""Selection of the runs for an IsoFLOP profile: a window around the lowest loss, without outliers.
 
 A parabola or the shape of the loss law describes a profile near its minimum. Far from it real sweeps
-follow neither: at .01 tokens per parameter, or with warm-up longer than the run, the loss is several
-times further from the minimum than the curve allows, and least squares moves the minimum to
-accommodate those runs. So a profile uses the sizes within a window of the lowest measured loss.
+deviate from both: at .01 tokens per parameter, or with warm-up longer than the run, the loss is several
+times further from the minimum than the curve, and least squares shifts the minimum. A profile therefore uses
+the sizes within a window of the lowest measured loss.
 
 The window is chosen from the data, once for all budgets: the widest of WIDTHS whose scatter about the
 fitted parabolas is at most GROWTH times that of the narrowest, by the median and by the root mean
-square (`choose_width`). On sweeps that follow the law it is
-the widest in nine of ten; on profiles that reach far into the data-starved range it is the narrowest.
-On ten published RefinedWeb sweeps (Porian et al. 2024) every exponent then lies within .03 of the
-published one; with all sizes, five of ten do (docs/fitting.md).
+square (`choose_width`). On sweeps that follow the law this is the widest in nine of ten cases; on profiles
+that reach far into the data-starved range it is the narrowest. With it the exponents of ten published
+RefinedWeb sweeps (Porian et al. 2024) are all within .03 of the published ones; with all sizes five
+are (docs/fitting.md).
 
 Outliers inside the windows are runs whose studentized residual exceeds MAX_RESIDUAL robust standard
-deviations, pooled over budgets, and MIN_MISS of the loss. They are excluded one at a time, the window
-moves with the lowest loss that remains, and each is reported with the minimum it would have given.
-NumPy only: this module must import without torch.
+deviations, pooled over budgets, and MIN_MISS of the loss. They are excluded one at a time, and the window
+follows the lowest loss that remains. NumPy only: this module must import without torch.
 """
 
 from collections.abc import Sequence
@@ -24,25 +23,26 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.fit.numerics import quadratic_columns
 from chinchilla.observations.table import Observations
 
-WIDTHS = (1.3, 1.6, 2.0)  # in ln N, either way of the lowest loss: factors of 3.7, 5.0 and 7.4
+WIDTHS = (1.3, 1.6, 2.0)  # in ln N on each side of the lowest loss: factors of 3.7, 5.0 and 7.4
 GROWTH = 1.4  # scatter in a wider window over that in the narrowest, above which it is rejected
-FLOOR = 2e-3  # of the loss: scatter below this is no evidence against a window
+FLOOR = 2e-3  # of the loss: scatter below this does not reject a window
 MAX_C_RATIO = 1.3  # of C inside a budget; the paper's points are within 10% either way
-MIN_SIZES = 5  # sizes that a window holds where the budget has them
+MIN_SIZES = 5  # sizes in a window, if the budget has them
 MIN_SIDE = 2  # of them on each side of the lowest loss
 MAX_RESIDUAL = 6.0  # robust standard deviations of an outlier
-MIN_MISS = 5e-3  # of the loss: a run nearer than this to its profile is no outlier
-MAX_EXCLUDED = 0.2  # share of a budget's runs: more outliers than that are not single failures
+MIN_MISS = 5e-3  # of the loss: a run closer than this to its profile is not an outlier
+MAX_EXCLUDED = 0.2  # share of a budget's runs that may be excluded as outliers
 
 
 @dataclass(frozen=True)
 class Window:
-    """The sizes used: `width` in ln N either way of each budget's lowest loss; None for all sizes.
+    """The runs used: `width` in ln N on each side of each budget's lowest loss; None for all sizes.
 
-    `scatter` holds, for each width tried, the robust standard deviation of the residuals over the
-    loss; `outliers` the runs that were excluded, one record each.
+    `scatter` holds the robust standard deviation of the residuals over the loss for each width that was
+    tried, and `outliers` a record of each excluded run.
     """
 
     width: float | None
@@ -51,24 +51,22 @@ class Window:
     outliers: list[dict[str, Any]] = field(default_factory=list)
 
     def record(self, obs: Observations) -> dict[str, Any]:
-        """For frontier.json: width in ln N and as a factor, scatter by width, runs left out."""
-        left_out = ~self.keep
-        names = [o["run_id"] for o in self.outliers]
-        left_out &= ~np.isin(obs.run_id, names)
+        """Record for frontier.json: width in ln N and as a factor, scatter by width, excluded runs."""
+        outliers = np.isin(obs.run_id, [o["run_id"] for o in self.outliers])
         return {
             "width": self.width,
             "factor": None if self.width is None else float(np.exp(self.width)),
             "scatter": [{"width": w, "of_loss": s} for w, s in self.scatter.items()],
-            "n_outside": int(left_out.sum()),
+            "n_outside": int((~self.keep & ~outliers).sum()),
             "outliers": self.outliers,
         }
 
 
 def find_window(obs: Observations, window: str) -> Window:
-    """The runs of every budget that approach 2 is fitted to.
+    """Select the runs of every budget that approach 2 is fitted to.
 
     Args:
-        obs: (n,) final losses; every run names a budget.
+        obs: (n,) final losses; every run has a budget.
         window: "auto", "all", or a width in ln N as text.
     """
     if window == "all":
@@ -85,7 +83,7 @@ def find_window(obs: Observations, window: str) -> Window:
 
 
 def near_lowest(x: np.ndarray, L: np.ndarray, width: float) -> np.ndarray:
-    """(n,) bool: sizes within `width` of the lowest loss, widened to MIN_SIZES and MIN_SIDE.
+    """Mask of sizes within `width` of the lowest loss, widened to MIN_SIZES and MIN_SIDE.
 
     Args:
         x: (n,) ln N.
@@ -109,54 +107,50 @@ def near_lowest(x: np.ndarray, L: np.ndarray, width: float) -> np.ndarray:
 def choose_width(
     obs: Observations, rows: Sequence[np.ndarray], widths: Sequence[float] = WIDTHS
 ) -> tuple[float, dict[float, float]]:
-    """The widest window in which parabolas still describe the profiles, and the scatter in each.
+    """Find the widest window in which parabolas describe the profiles, and the scatter in each.
 
     Args:
         obs: final losses.
         rows: the rows of each budget.
-        widths: in ln N, rising.
+        widths: in ln N, ascending.
     """
-    sizes = {w: _sizes(obs, rows, w) for w in widths}
-    scatter = {w: _robust(r) for w, r in sizes.items()}
-    narrow = scatter[widths[0]]
-    most = max(MAX_RESIDUAL * narrow, MIN_MISS)  # a single outlier says nothing about the window
-    square = {
-        w: float(np.sqrt(np.mean(np.minimum(r, most) ** 2))) for w, r in sizes.items() if len(r)
+    residuals = {w: _absolute_residuals(obs, rows, w) for w in widths}
+    scatter = {w: _robust(r) for w, r in residuals.items()}
+    limit = max(MAX_RESIDUAL * scatter[widths[0]], MIN_MISS)  # bounds the effect of single outliers
+    rms = {
+        w: float(np.sqrt(np.mean(np.minimum(r, limit) ** 2))) if len(r) else 0.0
+        for w, r in residuals.items()
     }
     chosen = widths[0]
     for width in widths[1:]:
-        grown = (
-            found.get(width, 0.0) / max(found.get(widths[0], 0.0), FLOOR / GROWTH)
-            for found in (scatter, square)
-        )
-        if max(grown) > GROWTH:
+        growth = [x[width] / max(x[widths[0]], FLOOR / GROWTH) for x in (scatter, rms)]
+        if max(growth) > GROWTH:
             break
         chosen = width
     return chosen, scatter
 
 
-def _sizes(obs: Observations, rows: Sequence[np.ndarray], width: float) -> np.ndarray:
-    """Sizes of the studentized residuals over the loss, of all budgets; empty without any."""
-    found = [np.empty(0)]
+def _absolute_residuals(obs: Observations, rows: Sequence[np.ndarray], width: float) -> np.ndarray:
+    """Absolute studentized residuals of all budgets, over the lowest loss; empty without any."""
+    parts = [np.empty(0)]
     for i in rows:
         x, L = np.log(obs.N[i]), obs.L[i]
         keep = near_lowest(x, L, width)
         if (r := _residuals(x[keep], L[keep])) is not None:
-            found.append(np.abs(r) / L[keep].min())
-    return np.concatenate(found)
+            parts.append(np.abs(r) / L[keep].min())
+    return np.concatenate(parts)
 
 
-def _robust(sizes: np.ndarray) -> float:
-    """Standard deviation by the median size; 0 without any."""
-    return 1.4826 * float(np.median(sizes)) if len(sizes) else 0.0
+def _robust(residuals: np.ndarray) -> float:
+    """Standard deviation from the median of absolute residuals; 0 without any."""
+    return 1.4826 * float(np.median(residuals)) if len(residuals) else 0.0
 
 
 def _residuals(x: np.ndarray, L: np.ndarray) -> np.ndarray | None:
-    """(n,) residuals of a parabola over sqrt(1 - leverage); None where none can be estimated."""
+    """(n,) residuals of a parabola over sqrt(1 - leverage); None with too few sizes."""
     if len(np.unique(x)) < MIN_SIZES - 1 or len(x) < MIN_SIZES:
         return None
-    X = (x - x.mean())[:, None] ** np.arange(3)
-    Q = np.linalg.qr(X)[0]
+    Q = np.linalg.qr(quadratic_columns(x - x.mean()))[0]
     leverage = np.minimum((Q**2).sum(axis=1), 0.99)
     residuals: np.ndarray = (L - Q @ (Q.T @ L)) / np.sqrt(1 - leverage)
     return residuals
@@ -165,12 +159,12 @@ def _residuals(x: np.ndarray, L: np.ndarray) -> np.ndarray | None:
 def _select(
     obs: Observations, rows: Sequence[np.ndarray], width: float
 ) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """The rows inside the windows without outliers, and a record of each outlier."""
+    """Mask of the rows inside the windows without outliers, and a record of each outlier."""
     keep = np.zeros(len(obs), bool)
     outliers: list[dict[str, Any]] = []
-    noise = max(_robust(_sizes(obs, rows, width)), 1e-12)
+    noise = max(_robust(_absolute_residuals(obs, rows, width)), 1e-12)
     for i in rows:
-        # No profile at one budget, or no lowest loss: such a budget is refused as a whole.
+        # Such a budget is refused as a whole: it has no single C, or no lowest loss.
         if obs.C[i].max() > MAX_C_RATIO * obs.C[i].min() or not np.ptp(obs.L[i]):
             keep[i] = True
             continue

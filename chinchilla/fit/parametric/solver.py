@@ -3,19 +3,19 @@
     min over (a, b, e, alpha, beta) of
         sum_i Huber_delta( LSE(a - alpha*ln N_i, b - beta*ln D_i, e) - ln L_i ),  A, B, E = exp(a, b, e)
 
-with delta = 1e-3 and the SUM, not the mean: a mean under default tolerances stops early and moves
-the exponent from .514 to .634 on the published points (Besiroglu et al. 2024). The engine is
-`newton.py`; this module starts it and certifies its answer. NumPy only (SciPy for lad).
+with delta = 1e-3 and the sum, not the mean: a mean under default tolerances stops early and moves
+the exponent from .514 to .634 on the published points (Besiroglu et al. 2024). `newton.py` minimises; this
+module chooses the starts and certifies the result. NumPy only (SciPy for lad).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from chinchilla.core.errors import FitError
 from chinchilla.fit.parametric.least_absolute import polish
-from chinchilla.fit.parametric.newton import Objective, Problem
+from chinchilla.fit.parametric.newton import Problem
 from chinchilla.fit.result import LossLaw
 
 OBJECTIVES = {
@@ -26,24 +26,25 @@ OBJECTIVES = {
 MIN_EXPONENT = 1e-3  # alpha or beta below this: no trade-off
 MAX_EXPONENT = 3.0  # alpha or beta above this: the term is a wall at the smallest N or D
 MIN_SHARE = 1e-4  # E below this share of the smallest loss counts as zero
-LAD_WIDTHS = (1e-3, 3e-4, 1e-4)  # Huber widths that stand in for lad in refits
-MAX_RAY = 1.05  # the largest D/N over the smallest, below which all runs have one
-MIN_CHECKED = 20  # refits that also start on their own: one in CHECKED_EVERY, at least so many
-CHECKED_EVERY = 25
-MANY_LOWER = 0.05  # share of these that must end lower for all refits to start on their own
+LAD_WIDTHS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5, 1e-5)  # Huber widths before `polish`
+LAD_REFIT_WIDTHS = (1e-3, 3e-4, 1e-4)  # Huber widths that approximate lad in refits
+MAX_RAY = 1.05  # ratio of the largest to the smallest D/N below which all runs have one
+MIN_CHECKED = 20  # refits that also use their own start: at least this many
+CHECKED_EVERY = 25  # and one in this many
+MANY_LOWER = 0.05  # share of these with a lower minimum above which all refits use their own start
 MAX_CONDITION = 1e6  # of the column-scaled Jacobian; 33 on the published points
 
 
 @dataclass(frozen=True)
 class Laws:
-    """k laws fitted to k weightings of the same runs; rows that did not converge hold NaN."""
+    """Laws fitted to k weightings of the same runs; rows that did not converge hold NaN."""
 
     theta: np.ndarray  # (k, 5) E, A, B, alpha, beta
     objective: np.ndarray  # (k,)
     converged: np.ndarray  # (k,) bool: certified, and no exponent at a bound
 
     def law(self, i: int) -> LossLaw:
-        """The i-th."""
+        """The i-th law."""
         E, A, B, alpha, beta = map(float, self.theta[i])
         return LossLaw(E, A, B, alpha, beta)
 
@@ -62,7 +63,7 @@ def fit_loss_law(
     objective: str = "huber",
     starts: str = "sides",
 ) -> tuple[LossLaw, dict[str, Any]]:
-    """The law that minimises the paper's objective, and the proof that it does.
+    """Fit the law that minimises the paper's objective, with a certificate of convergence.
 
     Args:
         N: (n,) parameters.
@@ -72,12 +73,12 @@ def fit_loss_law(
         huber_delta: where the Huber loss turns linear, in log-loss.
         objective: of log-residuals: huber (the paper's sum), lad (sum |r|), least_squares
             (sum r^2/2).
-        starts: "sides" (5, and the whole grid where those disagree) or "grid" (81).
+        starts: "sides" (5, and the whole grid where they disagree) or "grid" (81).
 
     Returns:
-        The law, and its certificate: objective; predicted_relative_decrease (what one more Newton
-        step would gain, over the objective); converged; n_starts; n_agreeing (starts that end
-        within 1e-8 of the best); n_basins (distinct minima among converged starts); bound_hits.
+        The law, and its certificate: objective; predicted_relative_decrease (of one more Newton step,
+        over the objective); converged; n_starts; n_agreeing (starts that end within 1e-8 of the
+        best); n_basins (distinct minima among converged starts); bound_hits.
 
     Raises:
         FitError: too few runs or sizes, no convergence, a law without trade-off (an exponent at
@@ -85,12 +86,12 @@ def fit_loss_law(
     """
     w = np.ones(len(N)) if weights is None else np.asarray(weights, float)
     _check_design(N[w > 0], D[w > 0], L[w > 0])
-    problem, aim = Problem.of(N, D, L), Objective.named(objective, huber_delta)
+    problem, widths = Problem.of(N, D, L), huber_widths(objective, huber_delta)
     first = problem.starts(w[None], starts)[0]  # (n_starts, 5)
-    end = problem.solve(first, np.broadcast_to(w, (len(first), len(w))), aim)
+    end = problem.solve(first, np.broadcast_to(w, (len(first), len(w))), widths)
     if starts != "grid" and (not end.converged.all() or np.ptp(end.f) > 1e-8 * end.f.min() + 1e-20):
         first = problem.starts(w[None], "grid")[0]
-        end = problem.solve(first, np.broadcast_to(w, (len(first), len(w))), aim)
+        end = problem.solve(first, np.broadcast_to(w, (len(first), len(w))), widths)
     f = np.where(end.converged, end.f, np.inf)
     best = int(np.argmin(f))
     tolerance = 1e-8 * f[best] + 1e-20
@@ -101,22 +102,22 @@ def fit_loss_law(
             "parameters: widen the range of sizes and of tokens per parameter.",
             "not_converged",
         )
-    theta, lowest, promised = end.theta[best], float(f[best]), float(end.predicted[best])
+    theta, lowest, predicted = end.theta[best], float(f[best]), float(end.predicted[best])
     if objective == "lad":
         exact = polish(problem, theta, w)
         if not exact.converged[0]:
             raise FitError(
-                "approach 3 with objective=lad did not converge: the last linear programme still "
-                f"promises {exact.predicted[0] / exact.f[0]:.1e} of the objective. Use huber.",
+                "approach 3 with objective=lad did not converge: the last linear programme predicts a "
+                f"decrease of {exact.predicted[0] / exact.f[0]:.1e} of the objective. Use huber.",
                 "not_converged",
             )
-        theta, lowest, promised = exact.theta[0], float(exact.f[0]), float(exact.predicted[0])
+        theta, lowest, predicted = exact.theta[0], float(exact.f[0]), float(exact.predicted[0])
     law = problem.law(theta)
     hits = bound_hits(law, L)
     r = problem.residuals(theta)
     certificate: dict[str, Any] = {
         "objective": lowest,
-        "predicted_relative_decrease": promised / max(lowest, 1e-300),
+        "predicted_relative_decrease": predicted / max(lowest, 1e-300),
         "converged": True,
         "n_starts": len(first),
         "n_converged": int(end.converged.sum()),
@@ -124,7 +125,7 @@ def fit_loss_law(
         "n_basins": _n_basins(f[np.isfinite(f)]),
         "bound_hits": hits,
         "condition_number": problem.condition_number(theta, w),
-        "share_in_linear_zone": float(w @ (np.abs(r) > aim.width) / w.sum()),
+        "share_in_linear_zone": float(w @ (np.abs(r) > widths[-1]) / w.sum()),
         "rms_log_residual": float(np.sqrt(w @ r**2 / w.sum())),
     }
     if any(name in hit for hit in hits for name in ("alpha", "beta")):
@@ -135,7 +136,7 @@ def fit_loss_law(
         )
     if certificate["condition_number"] > MAX_CONDITION:
         raise FitError(
-            f"approach 3 cannot tell its parameters apart (condition number "
+            f"approach 3 cannot determine its parameters (condition number "
             f"{certificate['condition_number']:.1e}): N and D rise together in these runs. Train "
             "some sizes at several tokens per parameter.",
             "ill_conditioned",
@@ -152,39 +153,37 @@ def refit_loss_law(
     huber_delta: float = 1e-3,
     objective: str = "huber",
 ) -> Laws:
-    """Many fits of one set of runs at once: resamples, runs left out, windows.
+    """Fit the law to many weightings of one set of runs: resamples, runs left out, windows.
 
-    Each starts at the law of all runs. One in 25 of them and at least 20, evenly spread, also start
-    on their own (variable projection) and keep the lower end; if more than a twentieth of these end
-    lower, all refits start on their own too, otherwise only those that have not converged. LAD stops
-    at Huber width 1e-4.
+    Each refit starts at `near`. One in 25 and at least 20, evenly spread, also use their own
+    variable-projection start and keep the lower minimum. If more than 5% of these find a lower minimum, all
+    refits use their own start as well, otherwise only those that have not converged. The objective
+    lad is approximated by a Huber width of 1e-4.
 
     Args:
         N: (n,) parameters.
         D: (n,) tokens.
         L: (n,) final loss, nats per token.
         weights: (k, n) how often each run counts in each fit; 0 leaves it out.
-        near: the law of all runs.
+        near: the law of all runs, the start.
         huber_delta: where the Huber loss turns linear, in log-loss.
         objective: huber, lad or least_squares.
     """
-    problem, aim = Problem.of(N, D, L), Objective.named(objective, huber_delta)
-    weights = np.asarray(weights, float)
+    problem, weights = Problem.of(N, D, L), np.asarray(weights, float)
     k = len(weights)
     if not k:
         return Laws(np.empty((0, 5)), np.empty(0), np.empty(0, bool))
-    if objective == "huber":  # near enough to need no way there
-        aim = replace(aim, widths=aim.widths[-1:])
-    elif objective == "lad":
-        aim = replace(aim, widths=LAD_WIDTHS)
-    end = problem.solve(np.broadcast_to(problem.theta(near), (k, 5)), weights, aim)
+    widths: tuple[float, ...] = LAD_REFIT_WIDTHS
+    if objective != "lad":  # the start is close enough for the final width
+        widths = huber_widths(objective, huber_delta)[-1:]
+    end = problem.solve(np.broadcast_to(problem.theta(near), (k, 5)), weights, widths)
     theta, f, converged = end.theta, end.f, end.converged
 
     def start_anew(rows: np.ndarray) -> float:
-        """The share of `rows` in which a start of its own ends lower, or converges at last."""
+        """Refit `rows` from their own starts; returns the share with a lower minimum or first convergence."""
         if not len(rows):
             return 0.0
-        own = problem.solve(problem.starts(weights[rows], "best")[:, 0], weights[rows], aim)
+        own = problem.solve(problem.starts(weights[rows], "best")[:, 0], weights[rows], widths)
         better = own.converged & (~converged[rows] | (own.f < f[rows] * (1 - 1e-8) - 1e-20))
         at = rows[better]
         theta[at], f[at], converged[at] = own.theta[better], own.f[better], True
@@ -204,20 +203,27 @@ def refit_loss_law(
     return Laws(np.where(good[:, None], laws, np.nan), np.where(good, f, np.nan), good)
 
 
+def huber_widths(objective: str, huber_delta: float) -> tuple[float, ...]:
+    """Huber widths at which an objective is minimised, decreasing to the final one."""
+    if objective == "least_squares":
+        return (np.inf,)
+    return LAD_WIDTHS if objective == "lad" else (10 * huber_delta, huber_delta)
+
+
 def bound_hits(law: LossLaw, L: np.ndarray) -> list[str]:
-    """Which parameters ran off to where the data cannot see them."""
+    """Parameters at a bound, which the data do not determine."""
     hits = [
         f"{name}={value:.3g} is not in (0, {MAX_EXPONENT:g})"
         for name, value in (("alpha", law.alpha), ("beta", law.beta))
         if not MIN_EXPONENT < value < MAX_EXPONENT
     ]
     if law.E < MIN_SHARE * L.min():
-        hits.append(f"E={law.E:.2g} is zero: no irreducible loss can be seen in these runs")
+        hits.append(f"E={law.E:.2g} is zero: these runs show no irreducible loss")
     return hits
 
 
-def one_ray(N: np.ndarray, D: np.ndarray, who: str) -> None:
-    """Refuse runs that all have one D/N.
+def check_ratios(N: np.ndarray, D: np.ndarray, approach: str) -> None:
+    """Refuse runs that all have the same D/N.
 
     Raises:
         FitError: one_ray.
@@ -225,8 +231,8 @@ def one_ray(N: np.ndarray, D: np.ndarray, who: str) -> None:
     ratios = D / N
     if ratios.max() < MAX_RAY * ratios.min():
         raise FitError(
-            f"{who} cannot tell N from D: every run has {np.median(ratios):.3g} tokens per "
-            "parameter. Train some sizes at several.",
+            f"{approach} cannot tell N from D: every run has {np.median(ratios):.3g} tokens per "
+            "parameter. Train some sizes at several tokens per parameter.",
             "one_ray",
         )
 
@@ -246,10 +252,10 @@ def _check_design(N: np.ndarray, D: np.ndarray, L: np.ndarray) -> None:
     for name, values in (("sizes N", N), ("token counts D", D)):
         if (n := len(np.unique(values))) < 3:
             raise FitError(
-                f"approach 3 needs three different {name} to see a curve; these runs have {n}.",
+                f"approach 3 needs three different {name}; these runs have {n}.",
                 "too_few_levels",
             )
-    one_ray(N, D, "approach 3")
+    check_ratios(N, D, "approach 3")
 
 
 def _identified(N: np.ndarray, D: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -259,12 +265,12 @@ def _identified(N: np.ndarray, D: np.ndarray, weights: np.ndarray) -> np.ndarray
     for values in (N, D):
         order = np.argsort(values, kind="stable")
         _, starts = np.unique(values[order], return_index=True)
-        seen = np.logical_or.reduceat(used[:, order], starts, axis=1)  # (k, n_levels)
-        good &= seen.sum(axis=1) >= 3
+        present = np.logical_or.reduceat(used[:, order], starts, axis=1)  # (k, n_levels)
+        good &= present.sum(axis=1) >= 3
     return good
 
 
 def _n_basins(f: np.ndarray) -> int:
-    """Distinct minima among objectives, told apart beyond 1e-6 relative."""
+    """Number of distinct minima among objectives, which differ by more than 1e-6 relative."""
     f = np.sort(f)
     return 1 + int((np.diff(f) > 1e-6 * f[:-1] + 1e-20).sum())

@@ -25,7 +25,7 @@ from chinchilla.config import ClusterConfig
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_json
 from chinchilla.core.provenance import code_here
-from chinchilla.plan.grid import n_at_once
+from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import utc_now
 from chinchilla.sweep.job_classes import JobClass, assign, job_classes

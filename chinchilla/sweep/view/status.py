@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from chinchilla.core.errors import InputError
 from chinchilla.core.units import clock
-from chinchilla.plan.grid import taken_over
+from chinchilla.plan.cost import reused_steps
 from chinchilla.plan.records import RESULT_SCHEMA, RunResult, RunSpec
 from chinchilla.sweep.claims import claim_status, file_system_now
 from chinchilla.sweep.failures import MAX_ATTEMPTS, read_attempts
@@ -124,7 +124,7 @@ def sweep_status(
         flops_done=sum(map(_flops_spent, rows)),
         flops_total=sum(row.flops for row in rows),
         n_workers=counts["running"],
-        seconds_left=_seconds_left(rows, taken_over(specs) if shared else {}),
+        seconds_left=_seconds_left(rows, reused_steps(specs) if shared else {}),
         codes=launches.codes,
         n_launched=launches.n_runs,
         n_planned=n_planned(sweep_dir),

@@ -1,4 +1,4 @@
-"""`chinchilla data` and what plans say of its sources, as a person sees them."""
+"""Output of `chinchilla data`, and of plans about their sources."""
 
 import json
 
@@ -13,7 +13,7 @@ WORDS = ["grid=demo", "recipe=demo", "out="]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A corpus of two sources in a YAML file of the person's own, prepared."""
+    """A prepared corpus of two sources, described in a YAML file."""
     folder = tmp_path_factory.mktemp("world")
     for seed, name in enumerate(("common", "rare")):
         write_jsonl(folder / f"{name}.jsonl", documents(60 if name == "common" else 12, seed))
@@ -60,12 +60,12 @@ def test_a_mixture_is_shown_source_by_source(world, capsys):
 def test_a_plan_shows_epochs_by_source_and_refuses_the_scarce_one(world, capsys):
     given = ["plan", *WORDS, f"data_dir={world / 'data'}"]
     assert main(given) == 2
-    said = capsys.readouterr()
-    rare = next(line for line in said.out.splitlines() if "│ rare " in line)
+    message = capsys.readouterr()
+    rare = next(line for line in message.out.splitlines() if "│ rare " in line)
     assert rare.rstrip(" │").endswith("!")
-    assert "before source 'rare' repeats; epochs=1 allows" in said.err
-    assert said.err.count("\n") == 1
-    enough = said.err.split("allow repeats with ")[1].split(".")[0]
+    assert "before source 'rare' repeats; epochs=1 allows" in message.err
+    assert message.err.count("\n") == 1
+    enough = message.err.split("allow repeats with ")[1].split(".")[0]
     assert main([*given, enough]) == 0
     assert main([*given, enough, "format=json"]) == 0
 
@@ -81,29 +81,29 @@ def test_a_plan_in_json_has_the_epochs_of_each_source(world, capsys):
     assert rare["epochs"] == pytest.approx(longest / 4 / rare["tokens"], rel=1e-3)
 
 
-def test_a_dry_run_shows_them_too(world, capsys):
+def test_a_dry_run_shows_the_sources(world, capsys):
     given = ["sweep", "grid=demo", "recipe=demo", f"data_dir={world / 'data'}", "epochs=1e9"]
     assert main([*given, "dry_run=true", f"sweep_dir={world / 'sweep'}"]) == 0
-    assert "epochs=1e+09 allows no more of a source" in capsys.readouterr().out
+    assert "limit per source: epochs=1e+09" in capsys.readouterr().out
     assert main([*given, "dry_run=true", f"sweep_dir={world / 'sweep'}", "format=json"]) == 0
     assert [s["name"] for s in json.loads(capsys.readouterr().out)["sources"]] == ["common", "rare"]
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("model.vocab_size=100", "model.vocab_size=100 is below the tokenizer's"),
         ("runtime.device=cuda:99", "runtime.device=cuda:99: this machine shows"),
         ("runtime.device=tpu", "runtime.device='tpu' is not a device that trains"),
     ],
 )
-def test_a_run_that_cannot_be_is_refused_before_anything_is_written(world, capsys, word, said):
+def test_an_invalid_run_is_refused_before_anything_is_written(world, capsys, word, message):
     assert main([
         "train", "model.d_model=16", "model.kv_size=8", "model.n_layers=1", "model.seq_len=32",
         "recipe=demo", "recipe.batch_tokens=8192", "recipe.precision=fp32", "tokens=32768",
         "epochs=20", "cluster=debug", f"data_dir={world / 'data'}", f"out_dir={world / 'none'}", word,
     ]) == 2  # fmt: skip
-    assert said in capsys.readouterr().err.splitlines()[-1]
+    assert message in capsys.readouterr().err.splitlines()[-1]
     assert not list((world / "none").glob("*"))
 
 
@@ -123,23 +123,23 @@ def test_a_run_records_what_it_repeated(world, capsys):
     assert result["unique_tokens"] == pytest.approx(unique)
 
 
-def test_prepare_is_what_data_does_and_can_be_said(world, capsys):
+def test_prepare_is_the_default_action(world, capsys):
     assert main(["data", "prepare", *words(world)[1:]]) == 0
     assert "data_id" in capsys.readouterr().out
     assert main(["data", "prepair", *words(world)[1:]]) == 2
-    assert "choose one of prepare, tokenizer, overlap, pack" in capsys.readouterr().err
+    assert "choose one of prepare, tokenizer, overlap." in capsys.readouterr().err
 
 
-def test_a_tokenizer_that_loses_text_is_said_to(world, tmp_path, capsys):
+def test_a_lossy_tokenizer_is_reported(world, tmp_path, capsys):
     given = [w for w in words(world) if not w.startswith("data_dir")]
     lossy = ["tokenizer.normalization=nfkc", f"data_dir={tmp_path / 'd'}"]
     assert main([*given, *lossy]) == 0
-    assert "does NOT give every text back" in capsys.readouterr().out
+    assert "NOT lossless" in capsys.readouterr().out
     assert main(words(world)) == 0
-    assert "does NOT" not in capsys.readouterr().out
+    assert "NOT" not in capsys.readouterr().out
 
 
-def test_a_tokenizer_alone_is_the_one_that_prepare_would_train(world, tmp_path, capsys):
+def test_the_tokenizer_action_trains_the_same_model_as_prepare(world, tmp_path, capsys):
     given = [w for w in words(world)[1:] if not w.startswith("data_dir")]
     assert main(["data", "tokenizer", *given, f"data_dir={tmp_path / 't'}", "format=json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -153,16 +153,16 @@ def test_a_tokenizer_alone_is_the_one_that_prepare_would_train(world, tmp_path, 
     assert sorted(p.name for p in (tmp_path / "t").iterdir()) == [".lock", "tokenizer.model"]
 
 
-def test_a_given_tokenizer_is_measured_and_left_alone(world, tmp_path, capsys):
+def test_a_given_tokenizer_is_measured_and_unchanged(world, tmp_path, capsys):
     model = world / "data" / "tokenizer.model"
     given = [*words(world)[1:], f"tokenizer.model={model}"]
     before = model.stat().st_mtime_ns
     assert main(["data", "tokenizer", *given]) == 0
     out = capsys.readouterr().out
-    assert "gives every text back" in out
+    assert "pieces, lossless" in out
     assert model.stat().st_mtime_ns == before
 
 
-def test_the_tokenizer_of_prepared_data_is_not_written_over(world, capsys):
+def test_the_tokenizer_of_prepared_data_is_not_overwritten(world, capsys):
     assert main(["data", "tokenizer", *words(world)[1:]]) == 2
-    assert "holds data prepared with a tokenizer of its own" in capsys.readouterr().err
+    assert "holds data prepared with its own tokenizer" in capsys.readouterr().err

@@ -46,18 +46,18 @@ def fits(say, tmp_path):
     return tmp_path / "fits"
 
 
-def test_every_item_gets_a_verdict_an_effect_and_what_to_do(say, fits):
+def test_every_item_gets_a_verdict_an_effect_and_advice(say, fits):
     code, out, err = say("diagnose fits=fits n_bootstrap=60")
     assert (code, err) == (0, "")
     found = Diagnostics.load(fits / "diagnostics.json")
     assert set(found.items) == set(ITEMS)
     for name, item in found.items.items():
-        assert f"{item.verdict.replace('_', ' '):<11} {name.replace('_', ' ')}: " in out
-        assert bool(item.advice) == (item.verdict in ("warning", "cannot_tell"))
+        assert f"{item.verdict.replace('_', ' '):<12} {name.replace('_', ' ')}: " in out
+        assert bool(item.advice) == (item.verdict in ("warning", "inconclusive"))
         assert item.message.endswith(".")
         assert item.effect is not None
-    advised = found.count("warning") + found.count("cannot_tell")
-    assert out.count("\n            -> ") == advised > 0
+    advised = found.count("warning") + found.count("inconclusive")
+    assert out.count("\n             -> ") == advised > 0
     assert out.count("Do this first: ") == 1
     assert f"\n{found.summary}\nwrote fits/diagnostics.json\n" in out
     assert max(map(len, out.splitlines())) <= 100
@@ -85,7 +85,7 @@ def test_the_report_shows_diagnostics_of_its_own_fits_only(say, fits):
     say("fit observations=runs.csv out_dir=fits n_bootstrap=30 flop_convention=six_nd")
     code, out, _ = say("report fits=fits")
     assert code == 0
-    assert "was made from another frontier.json and is left out" in out
+    assert "belongs to another frontier.json and is left out" in out
     assert 'id="diagnostics"' not in page.read_text()
 
 
@@ -146,5 +146,5 @@ def test_a_file_of_an_earlier_schema_is_refused_in_one_line(say, fits):
     (fits / "diagnostics.json").write_text('{"schema": 1, "items": {}}')
     code, out, err = say("report fits=fits")
     assert (code, out) == (2, "")
-    assert err.endswith("reads schema 2. Run `chinchilla diagnose` again.\n")
+    assert err.endswith("reads schema 3. Run `chinchilla diagnose` again.\n")
     assert err.count("\n") == 1

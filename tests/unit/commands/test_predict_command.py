@@ -68,12 +68,12 @@ def one_line(said: Said, code: int, *parts: str) -> None:
 # ------------------------------------------------------------------ predict
 
 
-def test_a_person_sees_the_split_the_cost_and_what_departures_cost(say):
+def test_the_text_shows_the_split_its_cost_and_the_cost_of_departures(say):
     out = say("predict budget_flops=5.76e23 rates.price_per_device_hour=2.5 detail=true").out
     first, rest = out.strip().split("\n", 1)
     assert "N 72.2B, D 1.33T tokens, 18.4 tokens per parameter, loss 1.9744" in first
     assert "law besiroglu" in rest
-    assert "note: not shown, over 10x outside of their runs: paper approach 1, " in rest
+    assert "note: not shown, over 10x outside the compute of their runs: paper approach 1, " in rest
     assert "404,449 device-hours at 9.89e+14 FLOP/s x 40% MFU, 1,011,122 at 2.5 an hour" in rest
     for part in ("+18.6", "chinchilla_70b (best)", "over-training", "at most 1% more compute"):
         assert part in rest
@@ -152,7 +152,7 @@ def test_a_fit_by_another_objective_answers_too(say, fits, objective):
     assert row["L_p10"] < row["L"] < row["L_p90"]
 
 
-def test_the_first_line_is_what_to_do_with_these_runs(say, fits):
+def test_the_first_line_is_the_recommended_answer(say, fits):
     out = say("predict budget_flops=1e21 frontier=fits").out
     first, rest = out.strip().split("\n", 1)
     r = say("predict budget_flops=1e21 frontier=fits format=json").json["recommended"]
@@ -162,17 +162,17 @@ def test_the_first_line_is_what_to_do_with_these_runs(say, fits):
     assert f"{r['D'] / r['N']:.1f} tokens per parameter" in first
     assert first.endswith("80% intervals, by approach 3 (parametric).")
     assert rest.startswith("reason: Approach 3 (parametric) is recommended: it uses all runs")
-    assert rest.index("by these runs, each") < rest.index("by published lines and laws")
-    assert "approach 3 by resampled laws" in rest
+    assert rest.index("each approach of these runs") < rest.index("published lines and laws")
+    assert "resampled laws (approach 3)" in rest
     assert "wasted" not in rest
     said = say("fit observations=runs.csv out_dir=fits approaches=parametric n_bootstrap=100").out
     assert say("predict frontier=fits").out.strip().splitlines()[0] in said
     more = say("predict budget_flops=1e21 frontier=fits detail=true").out
-    assert "if the recommended answer is right, a wrong size" in more
+    assert "another size, by the recommended answer" in more
     assert "compute wasted, %" in more
 
 
-def test_a_law_that_is_named_stands_beside_the_runs_own_answer(say, fits):
+def test_a_named_law_is_shown_with_the_recommended_answer(say, fits):
     out = say("predict budget_flops=1e21 frontier=fits law=hoffmann").out
     first, *rest = (line for line in out.splitlines() if line)
     assert first.startswith("C = 1e+21 FLOPs: N 2.")
@@ -180,7 +180,7 @@ def test_a_law_that_is_named_stands_beside_the_runs_own_answer(say, fits):
     (named,) = (line for line in rest if line.startswith("C = 1e+21 FLOPs"))
     assert "by law hoffmann (C = 6*N*D): N 2.22B, D 75.2B tokens" in named
     assert rest[0].startswith("reason: ")
-    assert "If law hoffmann is right, sizes from 1.86B to 2.66B cost at most 1% more" in out
+    assert "By law hoffmann, sizes from 1.86B to 2.66B need at most 1% more compute" in out
 
 
 def test_far_beyond_the_runs_only_a_range_is_shown(say, fits):
@@ -193,14 +193,14 @@ def test_far_beyond_the_runs_only_a_range_is_shown(say, fits):
     )
     assert "The runs do not support more than this range." in out
     assert "Cost:" not in out
-    assert "by these runs" not in out
+    assert "each approach of these runs" not in out
     words = "predict budget_flops=1e25 frontier=fits"
     for key in ("unique_tokens=1e9", "inference_tokens=1e9"):
         one_line(say(f"{words} {key}"), 3, "support a range only", "law=NAME")
     named = say(f"{words} law=hoffmann").out
     assert "C = 1e+25 FLOPs, by law hoffmann (C = 6*N*D): N " in named
     assert "Cost:" in named
-    assert "by these runs, each" not in named
+    assert "each approach of these runs" not in named
 
 
 def test_a_million_times_beyond_the_runs_is_refused_unless_forced(say, fits):
@@ -234,7 +234,7 @@ def test_few_unique_tokens_are_repeated(say):
     assert say("predict budget_flops=5.76e23 unique_tokens=1e11").out.count("unique tokens") == 1
 
 
-def test_what_repeats_are_worth_is_fitted_from_runs(say, tmp_path):
+def test_the_value_of_repeats_is_fitted_to_runs(say, tmp_path):
     law = RepeatedLaw(named_law("muennighoff"), 8.0, 3.0)
     with open(tmp_path / "repeats.csv", "w", newline="") as f:
         writer = csv.writer(f)
@@ -247,7 +247,7 @@ def test_what_repeats_are_worth_is_fitted_from_runs(say, tmp_path):
     words = "predict budget_flops=1e22 unique_tokens=1e10 repeated_runs=repeats.csv"
     told = say(f"{words} format=json").json["repeated"]
     assert (told["R_D"], told["R_N"]) == pytest.approx((8, 3), rel=1e-3)
-    assert "These runs fit within 1% as well" in say(words).out
+    assert "fit these runs equally well (within 1%)" in say(words).out
     named = (tmp_path / "repeats.csv").read_text().replace("N,D,L,", "params,Tokens,loss,", 1)
     (tmp_path / "repeats.csv").write_text(named)
     assert say(f"{words} format=json").json["repeated"]["R_D"] == told["R_D"]
@@ -257,7 +257,7 @@ def test_what_repeats_are_worth_is_fitted_from_runs(say, tmp_path):
     one_line(say(words), 2, "no column unique_tokens (found N, D, L)")
 
 
-def test_a_table_of_fitted_runs_says_what_its_own_repeats_are_worth(say, tmp_path):
+def test_the_value_of_repeats_is_fitted_to_the_table_of_a_fit(say, tmp_path):
     """The file beside frontier.json goes in as it is; the law is fitted to the runs that repeat nothing."""
     law = RepeatedLaw(named_law("muennighoff"), 8.0, 3.0)
     once = [(D, D, k) for D in np.geomspace(1e8, 1e11, 5) for k in (0.02, 0.1, 0.5, 1)]
@@ -273,7 +273,7 @@ def test_a_table_of_fitted_runs_says_what_its_own_repeats_are_worth(say, tmp_pat
     words = "predict frontier=own budget_flops=1e22 unique_tokens=1e10 repeated_runs=own/observations.csv"
     answer = say(f"{words} format=json").json
     assert (answer["repeated"]["R_D"], answer["repeated"]["R_N"]) == pytest.approx((8, 3), rel=0.02)
-    assert "the law itself to the 20 that repeat nothing" in answer["repeated"]["source"]
+    assert "the law itself to the 20 without repeated data" in answer["repeated"]["source"]
     assert any("repeat data" in said["text"] for said in answer["warnings"])
     rows = (tmp_path / "own" / "observations.csv").read_text()
     (tmp_path / "own" / "observations.csv").write_text(
@@ -304,8 +304,8 @@ def test_shapes_of_ones_own_and_another_flop_count(say):
     [
         ("predict", ["budget_flops is missing", "target_loss=VALUE"]),
         ("predict budget_flops=1e20 law=kaplan", ["law='kaplan': choose one of hoffmann"]),
-        ("predict budget_flops=1", ["budget_flops=1 is outside of 1000 to 1e+40 FLOPs"]),
-        ("predict budget_flops=[1e20,1e41]", ["budget_flops=1e+41 is outside"]),
+        ("predict budget_flops=1", ["budget_flops=1.0 must be at least 1000 and at most 1e+40"]),
+        ("predict budget_flops=[1e20,1e41]", ["budget_flops=1e+41 must be at least 1000"]),
         ("predict budget_flops=1e20 kv_size=0", ["kv_size=0 must be above 0"]),
         ("predict budget_flops=1e20 inference_tokens=1e300", ["inference_tokens=1e+300"]),
         ("predict budget_flops=1e20 rates.mfu=40", ["rates.mfu=40", "0.4 for 40%"]),
@@ -314,12 +314,18 @@ def test_shapes_of_ones_own_and_another_flop_count(say):
             "predict budget_flops=1e20 rates.co2_grams_per_kwh=300",
             ["rates.co2_grams_per_kwh=300", "rates.device_watts"],
         ),
-        ("design frontier=f budget_flops=1e22 n_runs=101", ["n_runs=101 is not 1 to 100"]),
-        ("design frontier=f budget_flops=1e50", ["budget_flops=1e+50 is outside"]),
+        (
+            "design frontier=f budget_flops=1e22 n_runs=101",
+            ["n_runs=101 must be at least 1 and at most 100"],
+        ),
+        (
+            "design frontier=f budget_flops=1e50",
+            ["budget_flops=1e+50 must be at least 1000", "exponent"],
+        ),
         ("predict target_loss=-1", ["target_loss=-1"]),
-        ("predict budget_flops=1e20 rates.pue=0.9", ["rates.pue=0.9 is below 1"]),
+        ("predict budget_flops=1e20 rates.pue=0.9", ["rates.pue=0.9 must be at least 1"]),
         ("predict budget_flops=1e20 shapes=[huge]", ["'huge' is neither a row of Table A9"]),
-        ("predict budget_flops=1e20 repeated_runs=x.csv", ["unique_tokens is missing"]),
+        ("predict budget_flops=1e20 repeated_runs=x.csv", ["needs unique_tokens"]),
         (
             "predict budget_flops=1e20 unique_tokens=1e9 repeated_runs=x.csv",
             ["repeated_runs=x.csv cannot be read"],
@@ -333,7 +339,7 @@ def test_shapes_of_ones_own_and_another_flop_count(say):
         ("score prediction=p.json result=r", ["p.json does not exist"]),
     ],
 )
-def test_what_cannot_be_is_said_in_one_line(say, words, parts):
+def test_mistakes_are_refused_in_one_line(say, words, parts):
     one_line(say(words), 2, *parts)
 
 
@@ -355,10 +361,10 @@ def test_without_approach_3_a_law_must_be_named(say, fits):
     out = say("predict budget_flops=1e20 frontier=fits").out
     assert out.strip().splitlines()[0].endswith("80% intervals, by approach 1 (envelope).")
     assert "warning: approach 3 (parametric) was refused (x): no." in out
-    assert "No loss could be forecast. Give law=NAME for what departures cost." in out
+    assert "No loss could be forecast. Give law=NAME for the costs of departures." in out
     one_line(say("predict budget_flops=1e20 frontier=fits unique_tokens=1e9"), 3, "give law=NAME")
     assert say("predict budget_flops=1e20 frontier=fits law=hoffmann unique_tokens=1e9").code == 0
-    one_line(say("design frontier=fits budget_flops=1e22"), 3, "design needs approach 3", "(no.)")
+    one_line(say("design frontier=fits budget_flops=1e22"), 3, "design needs approach 3", "(no)")
 
 
 def test_a_fit_that_was_refused_has_no_answer(say, fits):
@@ -377,7 +383,7 @@ def test_a_fit_that_was_refused_has_no_answer(say, fits):
     assert "warning: approach 3 (parametric) was refused (x): no." in said.out
 
 
-def test_what_the_reader_should_know_stands_under_the_answer(say, fits):
+def test_warnings_are_printed_below_the_answer(say, fits):
     words = "predict budget_flops=[1e20,1e24] frontier=fits inference_tokens=1e15"
     told = say(f"{words} format=json").json
     near, far = told["recommendations"]
@@ -398,19 +404,20 @@ def test_what_the_reader_should_know_stands_under_the_answer(say, fits):
     assert out.index(f"reason: {far['reasons'][-1]}") < warning < out.index("Cost:", answer)
 
 
-def test_the_best_shape_comes_with_its_cost(say, fits):
+def test_the_best_shape_is_shown_with_its_cost(say, fits):
     words = "predict budget_flops=1e21 frontier=fits"
     rows = say(f"{words} format=json").json["decisions"][0]["shapes"]
     best = min(rows, key=lambda row: row["excess"])
     out = say(words).out
-    assert f"The best shape on offer is {best['name']}, on {best['D'] / 1e9:.1f}B tokens: " in out
-    assert "more compute for the best size's loss (all its parameters counted" in out
+    assert f"The best available shape is {best['name']} on {best['D'] / 1e9:.1f}B tokens: " in out
+    assert "more compute for the loss of the best size (with all its parameters" in out
     assert (
-        "No shape on offer is within 5% of the compute: the best, 1.3b"
+        "No available shape is within 5% of the compute. The best shape, 1.3b"
         in say(f"{words} shapes=[1.3b,48x2]").out
     )
     assert (
-        "No shape on offer reaches the best size's loss: 48x2" in say(f"{words} shapes=[48x2]").out
+        "No available shape reaches the loss of the best size. The best shape, 48x2"
+        in say(f"{words} shapes=[48x2]").out
     )
 
 
@@ -449,12 +456,12 @@ def test_next_runs_are_shown_and_written(say, fits):
     assert told["interval80"][0] < told["N_opt"] < told["interval80"][1]
 
 
-def test_a_design_states_what_it_costs_and_what_it_gains(say, fits):
+def test_a_design_states_its_cost_and_benefit(say, fits):
     words = "design frontier=fits budget_flops=1e23 n_runs=3"
     out = say(f"{words} rates.price_per_device_hour=2.5").out
     told = say(f"{words} format=json rates.price_per_device_hour=2.5").json
     first, *_, last = told["steps"]
-    assert f"a factor {told['width']:.3g} (90th over 10th percentile, {told['source']})" in out
+    assert f"a factor {told['width']:.3g} ({told['source']})" in out
     assert f"from a factor {told['width']:.3g} to {last['width']:.3g} (" in out
     assert f" {first['narrows']:.1%} " in out
     assert "at 2.5 an hour" in out
@@ -462,9 +469,9 @@ def test_a_design_states_what_it_costs_and_what_it_gains(say, fits):
     assert " price " not in say(words).out
 
 
-def test_a_run_proposed_twice_is_meant_with_another_seed(say, fits):
+def test_a_run_proposed_twice_needs_another_seed(say, fits):
     said = say("design frontier=fits budget_flops=1e23 n_runs=20 shapes=[44m]").out
-    assert "A run that stands here twice is meant with another seed" in said
+    assert "Train a run that is listed twice with another seed." in said
 
 
 def test_a_design_needs_the_runs_of_the_fit(say, fits):
@@ -483,7 +490,7 @@ def test_another_table_beside_the_fits_is_refused(say, fits):
 @pytest.mark.parametrize(
     ("limit", "given", "needed"), [("min_ratio=500", 500, "max_ratio"), ("max_ratio=1", 1, "min")]
 )
-def test_one_limit_beyond_the_other_is_said(say, fits, limit, given, needed):
+def test_contradicting_limits_are_refused(say, fits, limit, given, needed):
     said = say(f"design frontier=fits budget_flops=1e23 {limit}")
     one_line(said, 2, f"={given}", f"Give {needed}")
 
@@ -524,16 +531,16 @@ def measured(path, L_factor: float, C: float = 1e21) -> None:
     path.write_text(f"run_id,budget_flops,C,N,D,L\nbig,,{6 * N * D},{N},{D},{L}\n")
 
 
-def test_a_prediction_is_held_against_what_came(say, prediction, tmp_path):
+def test_a_prediction_is_scored(say, prediction, tmp_path):
     measured(tmp_path / "came.csv", 1.0)
     said = say(f"score prediction={prediction} observations=came.csv")
     assert said.code == 0
     assert "unchanged" in said.out
-    assert "measured beside predicted by the recommended answer at 1e+21 FLOPs" in said.out
+    assert "measured and predicted loss, by the recommended answer at 1e+21 FLOPs" in said.out
     assert "│ inside" in said.out
     assert "1 of 1 runs lie inside their 80% interval." in said.out
     assert "note: flop_convention, n_convention, loss_kind not compared" in said.out
-    assert said.out.count("note: these results have no time recorded") == 1
+    assert said.out.count("note: these results have no recorded time") == 1
     (run,) = say(f"score prediction={prediction} observations=came.csv format=json").json["runs"]
     assert run["inside"] is True
     assert abs(run["percent"]) < 2
@@ -544,10 +551,10 @@ def test_a_prediction_is_held_against_what_came(say, prediction, tmp_path):
     assert run["N_over_best"] == pytest.approx(2.5e9 / r["N"])
 
 
-def test_a_run_of_another_budget_is_held_against_the_law(say, prediction, tmp_path):
+def test_a_run_of_another_budget_is_scored_by_the_law(say, prediction, tmp_path):
     measured(tmp_path / "came.csv", 1.0, C=1.2e21)
     said = say(f"score prediction={prediction} observations=came.csv")
-    assert "measured beside predicted by approach 3 (parametric)" in said.out
+    assert "measured and predicted loss, by approach 3 (parametric)" in said.out
     assert "1 of 1 runs lie inside their 95% interval." in said.out
     (run,) = say(f"score prediction={prediction} observations=came.csv format=json").json["runs"]
     assert run["interval80"] is None
@@ -625,4 +632,4 @@ def test_a_prediction_gets_its_own_file_and_keeps_it(say, fits):
 def test_shapes_of_fitted_runs_are_counted_as_the_runs_are(say, fits):
     said = say(f"predict frontier={fits} budget_flops=1e21 flop_convention=with_head")
     assert said.code == 2
-    assert "flop_convention says how shapes count beside law=NAME" in said.err
+    assert "flop_convention is for law=NAME" in said.err

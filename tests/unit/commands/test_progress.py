@@ -1,4 +1,4 @@
-"""What a long command says of itself."""
+"""Progress lines of long commands."""
 
 import io
 import time
@@ -6,7 +6,7 @@ import time
 from chinchilla.commands.progress import late_lines
 
 
-def test_a_long_command_names_its_stage_and_a_short_one_says_nothing():
+def test_a_long_command_prints_its_stage_and_a_short_one_prints_nothing():
     out = io.StringIO()
     with late_lines(out, first=0.05, following=0.05) as stage:
         stage("fit: approach 3 (parametric), 40 rows, 50 resamples")

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever fails."""
+"""Atomic writes, JSON files and leftovers of killed processes."""
 
 import errno
 import json
@@ -37,13 +37,13 @@ def names(path):
     return sorted(p.name for p in path.parent.iterdir())
 
 
-def test_a_written_file_is_there_and_nothing_else(tmp_path):
+def test_write_text_leaves_only_the_file(tmp_path):
     write_text(tmp_path / "a.txt", "one\ntwo ä\n")
     assert (tmp_path / "a.txt").read_bytes() == "one\ntwo ä\n".encode()
     assert names(tmp_path / "a.txt") == ["a.txt"]
 
 
-def test_nothing_shows_before_the_block_ends(old_file):
+def test_the_old_content_is_visible_until_the_block_ends(old_file):
     with atomic_write(old_file) as f:
         f.write("new")
         f.flush()
@@ -52,7 +52,7 @@ def test_nothing_shows_before_the_block_ends(old_file):
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), KeyboardInterrupt(), SystemExit(1)])
-def test_an_exception_inside_leaves_the_old_file_and_no_temporary(old_file, error):
+def test_an_exception_keeps_the_old_file_and_removes_the_temporary_one(old_file, error):
     def write_half():
         with atomic_write(old_file) as f:
             f.write("half of the n")
@@ -65,20 +65,20 @@ def test_an_exception_inside_leaves_the_old_file_and_no_temporary(old_file, erro
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])
-def test_a_full_disk_leaves_the_old_file_and_no_temporary(old_file, monkeypatch, call):
+def test_a_full_disk_keeps_the_old_file_and_removes_the_temporary_one(old_file, monkeypatch, call):
     def fail(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(files.os, call, fail)
     with pytest.raises(OSError, match="No space left") as error:
         write_text(old_file, "new")
-    assert error.value.filename == str(old_file), "the system names none"
+    assert error.value.filename == str(old_file), "the system gives no file name"
     assert old_file.read_text() == "old"
     assert names(old_file) == ["fact.json"]
 
 
-def test_the_content_is_on_disk_before_the_name_is_and_the_name_after(tmp_path, monkeypatch):
-    """The order that survives a power cut: fsync file, rename, fsync folder."""
+def test_file_and_folder_are_synced_around_the_rename(tmp_path, monkeypatch):
+    """The order that survives a power failure: fsync file, rename, fsync folder."""
     done = []
     real_fsync, real_replace = os.fsync, os.replace
 
@@ -96,7 +96,7 @@ def test_the_content_is_on_disk_before_the_name_is_and_the_name_after(tmp_path, 
     assert done == ["file", "rename", "folder"]
 
 
-def test_two_writers_at_once_do_not_share_a_temporary(old_file):
+def test_concurrent_writers_use_different_temporary_files(old_file):
     with atomic_write(old_file) as a, atomic_write(old_file) as b:
         a.write("a" * 10)
         b.write("b" * 5)
@@ -104,40 +104,40 @@ def test_two_writers_at_once_do_not_share_a_temporary(old_file):
     assert names(old_file) == ["fact.json"]
 
 
-def test_bytes_are_written_as_they_are(tmp_path):
+def test_binary_mode_writes_bytes_unchanged(tmp_path):
     with atomic_write(tmp_path / "b", "wb") as f:
         f.write(b"\r\n\x00")
     assert (tmp_path / "b").read_bytes() == b"\r\n\x00"
 
 
-def test_a_folder_in_the_place_of_the_file_is_said_by_its_name(tmp_path):
+def test_an_existing_folder_is_reported_by_name(tmp_path):
     with pytest.raises(IsADirectoryError) as error:
         write_text(tmp_path, "x")
     assert error.value.filename == str(tmp_path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_json_that_other_readers_refuse_is_not_written(old_file, value):
+def test_nan_and_infinity_are_not_written_as_json(old_file, value):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(old_file, {"loss": value})
     assert old_file.read_text() == "old"
 
 
-def test_json_comes_back(tmp_path):
+def test_json_round_trip(tmp_path):
     value = {"a": [1, 2.5e-300, None, "ä\u2028"], "b": {}}
     write_json(tmp_path / "x.json", value)
     assert read_json(tmp_path / "x.json", "thing") == value
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"a": 1}}', b"\xff\xfe"])
-def test_what_is_not_json_is_said_with_its_path(tmp_path, content):
+def test_invalid_json_is_reported_with_its_path(tmp_path, content):
     path = tmp_path / "x.json"
     path.write_bytes(content)
     with pytest.raises(InputError, match=f"thing: {path} cannot be read"):
         read_json(path, "thing")
 
 
-def test_a_missing_file_and_a_folder_are_said_with_their_path(tmp_path):
+def test_a_missing_file_and_a_folder_are_reported_with_their_path(tmp_path):
     with pytest.raises(InputError, match=r"thing: .*none.json does not exist"):
         read_json(tmp_path / "none.json", "thing")
     with pytest.raises(InputError, match=r"thing: .* cannot be read .*directory"):
@@ -151,23 +151,23 @@ def test_sha256_of_more_than_one_block(tmp_path):
     assert sha256_file(path) == "af1d4dc65b0fc058024a01f569b02a5ae351de9a8f9ea052a52c135d920c3e07"
 
 
-def test_writable_dir_makes_the_folder_and_leaves_it_empty(tmp_path):
+def test_writable_dir_creates_an_empty_folder(tmp_path):
     made = writable_dir(tmp_path / "a" / "b", "out_dir")
     assert made.is_dir()
     assert list(made.iterdir()) == []
 
 
-def test_a_folder_below_a_file_is_refused_by_its_key(old_file):
-    """Root may write anywhere that permissions forbid, but nobody can write below a file."""
+def test_a_folder_below_a_file_is_refused_with_its_setting(old_file):
+    """Root ignores permissions, but cannot write below a file either."""
     with pytest.raises(
-        InputError, match=r"^sweep_dir=.*fact.json/x is not a folder .*another sweep_dir"
+        InputError, match=r"^sweep_dir=.*fact.json/x is not a writable folder .*another sweep_dir"
     ):
         writable_dir(old_file / "x", "sweep_dir")
     with pytest.raises(InputError, match=r"sweep_dir=.*File exists"):
         writable_dir(old_file, "sweep_dir")
 
 
-def test_a_folder_in_which_no_file_can_be_made_is_refused(tmp_path, monkeypatch):
+def test_a_read_only_folder_is_refused(tmp_path, monkeypatch):
     def read_only(self, *args, **kwargs):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
 
@@ -176,7 +176,7 @@ def test_a_folder_in_which_no_file_can_be_made_is_refused(tmp_path, monkeypatch)
         writable_dir(tmp_path, "out_dir")
 
 
-def test_one_line_of_json_file_ends_with_a_newline(tmp_path):
+def test_a_json_file_ends_with_a_newline(tmp_path):
     write_json(tmp_path / "x.json", [1])
     text = (tmp_path / "x.json").read_text()
     assert text.endswith("]\n")
@@ -189,16 +189,16 @@ def dead_pid() -> int:
     return child.pid
 
 
-def left_by(path, pid: int, table: str = ""):
-    """A temporary name as process `pid` of this or another process table would give it."""
+def leftover_of(path, pid: int, table: str = ""):
+    """The temporary path of process `pid` of this or another process table."""
     name = temporary_path(path).name.replace(f"-{os.getpid()}-", f"-{pid}-")
     return path.with_name(name.replace(files._table_digest(), table or files._table_digest()))
 
 
-def test_what_a_dead_process_left_goes_and_work_in_progress_stays(tmp_path):
-    dead = left_by(tmp_path / "result.json", dead_pid())
+def test_clean_leftovers_removes_files_of_dead_processes_only(tmp_path):
+    dead = leftover_of(tmp_path / "result.json", dead_pid())
     dead.write_text("half")
-    folder = left_by(tmp_path / "step-00000010", dead_pid())
+    folder = leftover_of(tmp_path / "step-00000010", dead_pid())
     (folder / "inner").mkdir(parents=True)
     alive = temporary_path(tmp_path / "result.json")
     alive.write_text("half")
@@ -207,12 +207,12 @@ def test_what_a_dead_process_left_goes_and_work_in_progress_stays(tmp_path):
 
 
 @pytest.mark.parametrize(("age", "stays"), [(0, True), (3500, True), (3700, False)])
-def test_another_machines_leftovers_go_after_an_hour(tmp_path, age, stays):
-    far = left_by(tmp_path / "result.json", dead_pid(), table="0123abcd")
+def test_leftovers_of_another_machine_are_removed_after_an_hour(tmp_path, age, stays):
+    far = leftover_of(tmp_path / "result.json", dead_pid(), table="0123abcd")
     far.write_text("half")
-    folder = left_by(tmp_path / "step-00000010", os.getpid(), table="0123abcd")
+    folder = leftover_of(tmp_path / "step-00000010", os.getpid(), table="0123abcd")
     folder.mkdir()
-    (folder / "weights").write_text("a file in it that still grows keeps the folder")
+    (folder / "weights").write_text("a growing file in it keeps the folder")
     then = time.time() - age
     os.utime(far, (then, then))
     os.utime(folder, (0, 0))
@@ -224,23 +224,23 @@ def test_another_machines_leftovers_go_after_an_hour(tmp_path, age, stays):
 @pytest.mark.parametrize(
     "name", ["result.json", "x.tmp", ".x.tmp", ".result.json.1234abcd.tmp", ".vimrc.swp", "~$a.tmp"]
 )
-def test_files_of_other_names_are_nobodys_leftovers(tmp_path, name):
+def test_clean_leftovers_ignores_other_names(tmp_path, name):
     (tmp_path / name).write_text("mine")
     os.utime(tmp_path / name, (0, 0))
     assert clean_leftovers(tmp_path) == []
     assert (tmp_path / name).read_text() == "mine"
 
 
-def test_a_leftover_that_is_a_link_goes_without_what_it_leads_to(tmp_path):
+def test_clean_leftovers_removes_a_link_and_not_its_target(tmp_path):
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_text("mine")
-    left_by(tmp_path / "step-00000010", dead_pid()).symlink_to(tmp_path / "precious")
+    leftover_of(tmp_path / "step-00000010", dead_pid()).symlink_to(tmp_path / "precious")
     assert len(clean_leftovers(tmp_path)) == 1
     assert (tmp_path / "precious" / "file").read_text() == "mine"
 
 
-def test_a_killed_writer_leaves_what_the_next_one_cleans(tmp_path):
-    """The real thing: SIGKILL with the temporary file open."""
+def test_the_leftover_of_a_killed_writer_is_removed(tmp_path):
+    """SIGKILL while the temporary file is open."""
     code = (
         "import os, signal, sys; from pathlib import Path; from chinchilla.core.files import atomic_write\n"
         "with atomic_write(Path(sys.argv[1])) as f:\n"
@@ -253,14 +253,14 @@ def test_a_killed_writer_leaves_what_the_next_one_cleans(tmp_path):
     assert names(path) == []
 
 
-def test_what_is_created_once_stays(tmp_path):
+def test_create_once_never_replaces_a_file(tmp_path):
     assert create_once(tmp_path / "x", "first")
     assert not create_once(tmp_path / "x", "second")
     assert (tmp_path / "x").read_text() == "first"
     assert names(tmp_path / "x") == ["x"]
 
 
-def test_folders_are_made_so_that_each_survives_a_power_cut(tmp_path, monkeypatch):
+def test_make_dirs_syncs_every_parent(tmp_path, monkeypatch):
     synced = []
     monkeypatch.setattr(files, "fsync_dir", synced.append)
     make_dirs(tmp_path / "a" / "b" / "c")
@@ -279,7 +279,7 @@ def test_a_name_that_leads_out_of_its_folder_is_refused(tmp_path, name):
 
 
 @pytest.mark.parametrize("content", [b"[" * 100_000, b"9" * 5_000])
-def test_json_that_python_gives_up_on_is_said_in_a_line(tmp_path, content):
+def test_json_beyond_the_limits_of_python_is_refused(tmp_path, content):
     (tmp_path / "x.json").write_bytes(content)
     with pytest.raises(InputError, match="cannot be read"):
         read_json(tmp_path / "x.json", "thing")

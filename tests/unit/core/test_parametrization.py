@@ -1,4 +1,4 @@
-"""muP and CompleteP: their tables, and what they are for: the scale of activations, the best rate."""
+"""muP and CompleteP: factors, scale of activations, transfer of the best learning rate."""
 
 from dataclasses import replace
 
@@ -37,23 +37,23 @@ def spec_of(kind: str, width: int, layers: int = BASE_LAYERS, lr: float = 1e-2, 
 
 
 def model_of(spec: RunSpec) -> Transformer:
-    return Transformer(spec.model, by=spec.multipliers).init_weights(0)
+    return Transformer(spec.model, factors=spec.multipliers).init_weights(0)
 
 
 def loss_of(model: Transformer, rows: torch.Tensor) -> torch.Tensor:
     return F.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten())
 
 
-# The tables
+# Factors
 
 
-def test_a_standard_model_has_no_factors():
+def test_factors_of_the_standard_parametrization():
     by = multipliers(shape_of(64))
     assert (by.embedding_std, by.branch_divisor, by.attention) == (1 / 8, 2.0, 1 / 4)
     assert (by.residual, by.output, by.hidden_lr, by.hidden_decay, by.eps) == (1, 1, 1, 1, 1)
 
 
-def test_mups_factors_are_those_of_its_table():
+def test_factors_of_mup():
     """Four times the base width: Yang et al. 2022, table 8, with a tied embedding."""
     by = multipliers(shape_of(128), "mup", BASE_WIDTH)
     assert by.embedding_std == BASE_WIDTH**-0.5  # does not shrink with the width
@@ -61,7 +61,7 @@ def test_mups_factors_are_those_of_its_table():
     assert (by.hidden_decay, by.eps, by.residual, by.branch_divisor) == (1, 1, 1, 2)
 
 
-def test_completeps_factors_are_those_of_its_table():
+def test_factors_of_completep():
     """Four times the base width, eight times the base depth."""
     by = multipliers(shape_of(128, 16), "completep", BASE_WIDTH, BASE_LAYERS)
     assert (by.output, by.hidden_lr, by.attention) == (1 / 4, 1 / 4, 1 / 16)
@@ -70,7 +70,7 @@ def test_completeps_factors_are_those_of_its_table():
 
 
 @pytest.mark.parametrize("kind", ["mup", "completep"])
-def test_hidden_matrices_have_their_own_rate_and_decay_and_others_the_runs(kind):
+def test_learning_rate_and_decay_of_hidden_matrices(kind):
     spec = spec_of(kind, 128, weight_decay=0.1)
     model = model_of(spec)
     optimizer = build_optimizer(model, spec)
@@ -86,8 +86,8 @@ def test_hidden_matrices_have_their_own_rate_and_decay_and_others_the_runs(kind)
 
 
 @pytest.mark.parametrize("kind", ["mup", "completep"])
-def test_forward_is_written_out_with_the_factors(kind):
-    """Logits of one block, by hand in float64: scores, branches and output scaled where they should be."""
+def test_the_forward_pass_applies_the_factors(kind):
+    """Logits of one block computed by hand in float64."""
     spec = spec_of(kind, 64, layers=4 if kind == "completep" else 1)
     model, by = model_of(spec).double(), spec.multipliers
     model.dtype = torch.float64
@@ -105,11 +105,11 @@ def test_forward_is_written_out_with_the_factors(kind):
     assert all(block.attention.scale == 1 / 16 for block in model.blocks)
 
 
-# What they are for
+# Transfer
 
 
 def moved(spec: RunSpec, steps: int = 5) -> float:
-    """Root mean square by which `steps` updates on one batch move the last residual stream."""
+    """RMS change of the last residual stream after `steps` updates on one batch."""
     model = model_of(spec)
     optimizer = build_optimizer(model, spec)
     set_learning_rate(optimizer, spec.peak_lr)
@@ -125,8 +125,8 @@ def moved(spec: RunSpec, steps: int = 5) -> float:
     return (stream[-1] - stream[0]).square().mean().sqrt().item()
 
 
-def test_over_eight_times_the_width_updates_move_activations_as_far():
-    """Coordinate check: with one rate for all widths the standard model's go up with the width."""
+def test_updates_of_mup_and_completep_are_independent_of_width():
+    """Coordinate check: with one learning rate, the updates of a standard model grow with the width."""
     far = {kind: [moved(spec_of(kind, d)) for d in (32, 64, 128, 256)]
            for kind in ("standard", "mup", "completep")}  # fmt: skip
     assert far["standard"][-1] > 4 * far["standard"][0]
@@ -136,7 +136,7 @@ def test_over_eight_times_the_width_updates_move_activations_as_far():
 
 
 @pytest.mark.slow
-def test_over_eight_times_the_depth_only_completeps_do():
+def test_only_updates_of_completep_are_independent_of_depth():
     far = {kind: [moved(spec_of(kind, 32, n)) for n in (2, 4, 8, 16)]
            for kind in ("standard", "mup", "completep")}  # fmt: skip
     assert far["standard"][-1] > 4 * far["standard"][0]
@@ -145,7 +145,7 @@ def test_over_eight_times_the_depth_only_completeps_do():
 
 
 def markov_rows(n: int) -> torch.Tensor:
-    """Rows of a random chain over VOCAB states, which a model can learn."""
+    """Sequences of a random Markov chain over VOCAB states."""
     draw = torch.Generator().manual_seed(1)
     chain = torch.softmax(2.5 * torch.randn(VOCAB, VOCAB, generator=draw), -1)
     columns = [torch.randint(VOCAB, (n,), generator=draw)]
@@ -170,8 +170,8 @@ def final_loss(spec: RunSpec, batches: torch.Tensor) -> float:
 
 
 @pytest.mark.slow
-def test_the_best_rate_of_a_small_model_is_that_of_one_eight_times_as_wide():
-    """Factors of two apart: within one with muP, two or more away in the standard parametrisation."""
+def test_the_best_learning_rate_transfers_over_eight_times_the_width():
+    """In factors of two: within one for muP, two or more apart for the standard parametrization."""
     batches = markov_rows(80 * 2 * ROWS).view(80, 2 * ROWS, -1)
     best = {}
     for kind in ("standard", "mup"):
@@ -187,27 +187,27 @@ def test_the_best_rate_of_a_small_model_is_that_of_one_eight_times_as_wide():
     assert best["standard", 16] - best["standard", 128] >= 2, best
 
 
-# What a recipe may say
+# Settings
 
 
 BAD = [
     ({"parametrization": "ntk"}, "recipe.parametrization='ntk': choose one of standard, mup, completep"),
     ({"parametrization": "mup", "lr_width_exponent": 0.5}, "would scale it twice"),
     ({"parametrization": "completep"}, "completep needs the layers"),
-    ({"parametrization": "mup", "base_layers": 4}, "completep needs the layers .* and nothing else"),
-    ({"base_layers": 4}, "completep needs the layers .* and nothing else"),
-    ({"parametrization": "completep", "base_layers": 4, "optimizer": "adam"}, "the decay of AdamW"),
-    ({"parametrization": "mup", "lr_batch_rule": "deepseek", "peak_lr": 0}, "rates of the standard"),
+    ({"parametrization": "mup", "base_layers": 4}, "completep needs the layers .* the others take 0"),
+    ({"base_layers": 4}, "completep needs the layers .* the others take 0"),
+    ({"parametrization": "completep", "base_layers": 4, "optimizer": "adam"}, "decay of AdamW"),
+    ({"parametrization": "mup", "lr_batch_rule": "deepseek", "peak_lr": 0}, "rates for the standard"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("recipe", "why"), BAD, ids=[str(r) for r, _ in BAD])
-def test_what_does_not_go_together_is_refused(recipe, why):
+def test_inconsistent_settings_are_refused(recipe, why):
     with pytest.raises(InputError, match=why):
         RecipeConfig(**recipe)
 
 
-def test_a_spec_states_the_base_that_its_parametrisation_needs_and_no_other():
+def test_a_spec_requires_the_base_shape_of_its_parametrization_only():
     plain, mup = spec_of("standard", 64), spec_of("mup", 64)
     assert (plain.base_width, mup.base_width, mup.base_layers) == (0, BASE_WIDTH, 0)
     assert spec_of("completep", 64).base_layers == BASE_LAYERS

@@ -1,4 +1,4 @@
-"""Sizes and costs of shapes, away from the paper's tables (those are in tests/paper)."""
+"""Parameters and FLOPs of shapes; tests/paper compares them with the paper's tables."""
 
 from dataclasses import replace
 
@@ -36,7 +36,7 @@ def test_relative_positions_add_a_projection_and_two_vectors_a_layer():
 
 
 def test_flops_of_a_small_model_counted_row_by_row():
-    """Appendix F for one sequence of 64 tokens, forward, then three passes."""
+    """Appendix F for one sequence of 64 tokens; training costs three forward passes."""
     S, V, d, q, f, heads = 64, 100, 32, 32, 128, 2
     layer = (
         2 * 3 * S * d * q + 2 * S * S * q + 3 * heads * S * S + 2 * S * S * q + 2 * S * q * d
@@ -48,14 +48,13 @@ def test_flops_of_a_small_model_counted_row_by_row():
     assert flops_per_token(SMALL, "six_nd") == 6 * n_params(SMALL)
 
 
-def test_heads_of_any_number_cost_what_their_joint_width_costs():
-    """Only the softmax sees how many heads there are."""
+def test_the_number_of_heads_changes_only_the_softmax():
     one, four = replace(SMALL, kv_size=32, n_heads=1), replace(SMALL, kv_size=8, n_heads=4)
     assert n_params(one) == n_params(four)
     assert flops_per_token(four, "paper") - flops_per_token(one, "paper") == 3 * 3 * 3 * 3 * 64
 
 
-def test_unknown_convention_names_the_known_ones():
+def test_an_unknown_convention_is_refused_with_the_choices():
     with pytest.raises(
         InputError, match="'6nd': choose one of with_head, paper, appendix_f, six_nd"
     ):
@@ -78,7 +77,7 @@ def test_odd_heads_and_unknown_positions_are_refused():
         replace(SMALL, positions="alibi")
 
 
-def test_fifty_two_names_ordered_by_size_and_all_different():
+def test_fifty_two_distinct_shapes_ordered_by_size():
     shapes = named_shapes()
     sizes = [n_params(s) for s in shapes.values()]
     assert len(shapes) == len(set(shapes.values())) == 52
@@ -86,14 +85,14 @@ def test_fifty_two_names_ordered_by_size_and_all_different():
 
 
 @pytest.mark.parametrize("name", ["44m", "893m", "1.42b", "1.43b", "2.28b", "16b"])
-def test_a_name_says_the_size_of_its_model(name):
+def test_a_name_is_the_rounded_size_of_its_model(name):
     value = float(name[:-1]) * (1e6 if name.endswith("m") else 1e9)
     half_a_digit = 0.5 if "." not in name else 0.5 / 10 ** len(name[:-1].partition(".")[2])
     unit = 1e6 if name.endswith("m") else 1e9
     assert abs(n_params(named_shapes()[name]) - value) <= half_a_digit * unit
 
 
-def test_a_named_model_takes_vocabulary_length_and_positions_from_the_grid():
+def test_a_named_shape_uses_the_given_vocabulary_length_and_positions():
     shape = shape_named("44m", vocab_size=500, seq_len=128, kv_size=64, positions="rope")
     assert (shape.vocab_size, shape.seq_len, shape.positions) == (500, 128, "rope")
     assert (shape.d_model, shape.n_layers, shape.n_heads) == (512, 8, 8)
@@ -104,13 +103,13 @@ def test_width_x_layers_keeps_the_proportions_of_table_a9():
     assert shape == named_shapes()["117m"]
 
 
-def test_a_width_below_one_head_becomes_one_head():
+def test_a_width_below_one_head_has_one_head():
     shape = shape_named("16x1", vocab_size=100, seq_len=64, kv_size=64, positions="rope")
     assert (shape.n_heads, shape.kv_size) == (1, 16)
 
 
 @given(heads=st.integers(1, 40), half=st.integers(1, 64), layers=st.integers(1, 99))
-def test_width_x_layers_fills_its_width_with_heads_of_the_size_asked_for(heads, half, layers):
+def test_width_x_layers_has_heads_of_the_given_size(heads, half, layers):
     width, kv = heads * 2 * half, 2 * half
     shape = shape_named(f"{width}x{layers}", vocab_size=9, seq_len=8, kv_size=kv, positions="rope")
     assert (shape.d_model, shape.n_heads, shape.kv_size) == (width, heads, kv)
@@ -121,7 +120,7 @@ def test_width_x_layers_fills_its_width_with_heads_of_the_size_asked_for(heads, 
 @pytest.mark.parametrize("name", ["33x2", "130x2"])
 def test_a_width_without_even_heads_is_refused(name):
     with pytest.raises(
-        InputError, match=r"does not split into . heads of even size near kv_size=64"
+        InputError, match=r"cannot be split into . heads of even size near kv_size=64"
     ):
         shape_named(name, vocab_size=9, seq_len=8, kv_size=64, positions="rope")
 
@@ -129,11 +128,11 @@ def test_a_width_without_even_heads_is_refused(name):
 @pytest.mark.parametrize(
     "name", ["45m", "0x3", "32x0", "x3", "32x", "32x3x2", "-32x3", "32 x 3", ""]
 )
-def test_what_is_no_model_is_refused_with_both_ways_to_name_one(name):
+def test_an_invalid_name_is_refused_with_both_formats(name):
     with pytest.raises(InputError, match=r"neither a row of Table A9 .* nor WIDTHxLAYERS"):
         shape_named(name, vocab_size=9, seq_len=8, kv_size=64, positions="rope")
 
 
-def test_a_misspelt_model_gets_the_nearest_name():
+def test_a_misspelt_name_is_refused_with_the_nearest_one():
     with pytest.raises(InputError, match=r"Did you mean chinchilla_70b\?"):
         shape_named("chinchila_70b", vocab_size=9, seq_len=8, kv_size=64, positions="rope")

@@ -1,4 +1,4 @@
-"""Reading documents: every format gives them, everything malformed gives one clear line."""
+"""Reading documents in every format; malformed files give an error of one line."""
 
 import gzip
 import json
@@ -23,7 +23,7 @@ def read(path: Path, kind: str, **settings: object) -> list[str]:
     return list(read_documents(CorpusConfig(format=kind, paths=[str(path)], **settings)))
 
 
-def test_embedded_text_is_what_its_readme_states():
+def test_the_embedded_text_matches_its_readme():
     texts = list(read_documents(CorpusConfig(format="embedded")))
     assert len(texts) == 249
     assert sum(len(t.encode()) for t in texts) == 12_185_751
@@ -34,7 +34,7 @@ def test_embedded_text_is_what_its_readme_states():
     ("suffix", "pack"), [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress)]
 )
 def test_json_lines_plain_and_compressed(tmp_path, suffix, pack):
-    """A field that first appears on a later line is no obstacle."""
+    """A field may first occur on a later line."""
     path = tmp_path / f"a.jsonl{suffix}"
     path.write_bytes(pack(ROWS))
     assert read(path, "jsonl") == ["a\r\n b ", "é"]
@@ -77,7 +77,7 @@ MALFORMED = {
         "jsonl",
         "x.jsonl",
         b'[{"text": "a"}]\n',
-        "with fields. Give one object a line.",
+        "with fields. Write one object per line.",
     ),
     "jsonl number": ("jsonl", "x.jsonl", b'{"text": 3}\n', "field 'text' holds int"),
     "jsonl latin1": ("jsonl", "x.jsonl", b'{"text": "a"}\n{"text": "\xe9"}\n', "offset 24"),
@@ -101,12 +101,12 @@ MALFORMED = {
     "surrogate in UTF-8": ("text", "x.txt", b"a\xed\xa0\x80", "byte 0xed at offset 1"),
     "cut character": ("text", "x.txt", b"one\ntwo\xe4\xb8", "byte 0xe4 at offset 7"),
     "gzip as text": ("text", "x.txt", gzip.compress(ROWS), "x.txt is not UTF-8: byte 0x8b"),
-    "gzip as text, advice": ("text", "x.txt", gzip.compress(ROWS), "unpack it if it is compressed"),
+    "gzip as text, advice": ("text", "x.txt", gzip.compress(ROWS), "decompress it first"),
     "zstd": (
         "jsonl",
         "x.jsonl.zst",
         bytes.fromhex("28b52ffd2400010000611cd36d2c"),
-        "unpack it if it is compressed",
+        "decompress it first",
     ),
     "zip as gzip": ("jsonl", "x.jsonl.gz", b"PK\3\4" + bytes(99), "cannot be read after line 0"),
     "gzip of latin1": ("jsonl", "x.jsonl.gz", gzip.compress(b'{"text": "\xe9"}'), "is not UTF-8"),
@@ -151,7 +151,7 @@ def test_folder_without_files_of_the_format(tmp_path, kind):
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.jsonl.gz"])
 def test_a_line_that_does_not_fit_into_memory_is_refused(tmp_path, monkeypatch, name):
-    """A file without newlines is not read whole first; compressed, it would be still longer."""
+    """A file without newlines is not read as a whole, also if it is compressed."""
     monkeypatch.setattr("chinchilla.data.corpus.MAX_DOCUMENT", 10_000)
     line = b"a" * 50_000
     (tmp_path / name).write_bytes(gzip.compress(line) if name.endswith(".gz") else line)
@@ -168,8 +168,8 @@ def test_a_document_of_many_lines_that_does_not_fit_is_refused(tmp_path, monkeyp
     assert len(read(tmp_path / "a.txt", "text", separator="blank")) == 5_000
 
 
-def test_links_that_lead_in_circles(tmp_path):
-    """A folder linked into itself is read once; a link to itself is no file."""
+def test_circular_links(tmp_path):
+    """A folder linked into itself is read once; a link to itself does not exist."""
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "a.txt").write_text("one")
     (tmp_path / "d" / "again").symlink_to(tmp_path / "d")
@@ -179,17 +179,17 @@ def test_links_that_lead_in_circles(tmp_path):
         read(tmp_path / "d" / "b.txt", "text")
 
 
-def test_a_pipe_is_no_file(tmp_path):
-    """It would wait for ever, and could not be read a second time for its hash."""
+def test_a_pipe_is_refused(tmp_path):
+    """Reading it would block, and it could not be read again for its hash."""
     os.mkfifo(tmp_path / "a.txt")
-    with pytest.raises(DataError, match="is no regular file"):
+    with pytest.raises(DataError, match="is not a regular file"):
         read(tmp_path / "a.txt", "text")
     with pytest.raises(DataError, match="has no files named"):
         read(tmp_path, "text")
 
 
 def test_a_file_named_twice_gives_its_documents_twice(tmp_path):
-    """They drop out as duplicates when they are prepared, and are counted there."""
+    """They are dropped and counted as duplicates during the preparation."""
     (tmp_path / "a.txt").write_text("one")
     corpus = CorpusConfig(format="text", paths=[str(tmp_path), str(tmp_path / "a.txt")])
     assert list(read_documents(corpus)) == ["one", "one"]
@@ -205,22 +205,22 @@ def test_parquet_cut_short_and_without_rows(tmp_path):
     with pytest.raises(DataError, match="has no documents"):
         read(tmp_path, "parquet")
     pq.write_table(pa.table({"text": ["one"]}), tmp_path / "b.parquet")
-    assert read(tmp_path, "parquet") == ["one"]  # an empty file among others is no obstacle
+    assert read(tmp_path, "parquet") == ["one"]  # empty files are allowed among others
 
 
-def test_path_that_the_system_refuses():
+def test_a_path_that_is_too_long():
     with pytest.raises(DataError, match=r"cannot be read \(File name too long\)"):
         read(Path("x" * 5_000), "text")
 
 
-def test_names_of_parquet_files_are_names_and_no_patterns(tmp_path):
+def test_names_of_parquet_files_are_not_patterns(tmp_path):
     """A browser saves a second part.parquet as part(1).parquet, or part[1].parquet."""
     for name in ("part1", "part[1]", "part*", "a::b"):
         pq.write_table(pa.table({"text": [name]}), tmp_path / f"{name}.parquet")
     assert read(tmp_path, "parquet") == ["a::b", "part*", "part1", "part[1]"]
 
 
-def test_parquet_whose_text_is_no_utf8_is_said(tmp_path):
+def test_parquet_text_that_is_not_utf8_is_refused(tmp_path):
     bad = pa.array([b"good", b"caf\xe9"]).view(pa.string())
     pq.write_table(pa.table({"text": bad}), tmp_path / "a.parquet")
     with pytest.raises(DataError, match=r"a.parquet cannot be read.*utf-8"):
@@ -240,7 +240,7 @@ def test_parquet_column_that_is_not_text(tmp_path, table):
         read(tmp_path, "parquet")
 
 
-def test_hub_without_network_says_what_works_instead(monkeypatch):
+def test_an_unreachable_hub_has_advice(monkeypatch):
     import datasets
 
     def offline(*_: object, **__: object) -> None:
@@ -252,23 +252,23 @@ def test_hub_without_network_says_what_works_instead(monkeypatch):
 
 
 def test_hub_rows_are_streamed(monkeypatch):
-    """Only as many rows are asked for as are used."""
+    """Only as many rows are read as are used."""
     import datasets
 
-    asked: list[int] = []
+    n_read: list[int] = []
 
     class Rows:
         column_names = None  # some hub data sets do not state theirs
 
         def __iter__(self):
             for i in range(10**9):
-                asked.append(i)
+                n_read.append(i)
                 yield {"text": f"row {i}"}
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: Rows())
     corpus = CorpusConfig(format="hub", hub_name="x/y", max_documents=3)
     assert list(read_documents(corpus)) == ["row 0", "row 1", "row 2"]
-    assert len(asked) <= 4
+    assert len(n_read) <= 4
 
 
 def test_every_corpus_yaml_holds_fields_of_the_config():
@@ -281,7 +281,7 @@ def test_every_corpus_yaml_holds_fields_of_the_config():
             fields["paths"] = ["given.by.user"]
         fields["sources"] = [SourceConfig(**each) for each in fields.get("sources", [])]
         CorpusConfig(**fields)
-        assert path.read_text().startswith("# "), f"{path.name} does not say what it is"
+        assert path.read_text().startswith("# "), f"{path.name} has no comment"
 
 
 def test_importing_the_data_package_leaves_torch_out():

@@ -1,11 +1,10 @@
-"""The data card says what came in, what was dropped and why, and whose it is."""
+"""The data card: counts of documents, reasons, licences."""
 
 import json
 
 from data_corpora import command, documents, write_jsonl
 
 from chinchilla.config import CorpusConfig
-from chinchilla.data.manifest import Manifest
 from chinchilla.data.prepare.pipeline import prepare
 
 
@@ -13,9 +12,9 @@ def test_the_card_accounts_for_every_document(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", [*documents(30), *documents(4), "", ""])
     with path.open("a") as f:
         f.write('{"text": "lone \\ud800 surrogate"}\n')
-    told = command(tmp_path / "d", path)
-    told.corpus.licence = "CC0 | see\nnotice"
-    m = prepare(told)
+    config = command(tmp_path / "d", path)
+    config.corpus.licence = "CC0 | see\nnotice"
+    m = prepare(config)
     card = json.loads((tmp_path / "d" / "data_card.json").read_text())
     [source] = card["sources"]
     assert source["documents_in"] == 37
@@ -24,30 +23,21 @@ def test_the_card_accounts_for_every_document(tmp_path):
     assert card["data_id"] == m.data_id
     assert source["files"] == 1
     text = (tmp_path / "d" / "data_card.md").read_text()
-    assert "| custom | duplicate | 4 | the same text again |" in text
-    assert r"CC0 \| see notice" in text  # the table stays a table
-    assert str(tmp_path) not in text  # nobody's paths
+    assert "| custom | duplicate | 4 | exact duplicate |" in text
+    assert r"CC0 \| see notice" in text  # the table is still valid
+    assert str(tmp_path) not in text  # no local paths
 
 
-def test_the_card_comes_back_when_it_is_lost(tmp_path):
-    told = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
-    prepare(told)
+def test_a_missing_card_is_written_again(tmp_path):
+    config = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
+    prepare(config)
     text = (tmp_path / "d" / "data_card.md").read_text()
     (tmp_path / "d" / "data_card.md").unlink()
-    assert prepare(told).already_prepared
+    assert prepare(config).already_prepared
     assert (tmp_path / "d" / "data_card.md").read_text() == text
 
 
-def test_folders_from_before_there_were_sources_get_one_too(tmp_path, token_dir):
-    record = json.loads((token_dir / "manifest.json").read_text())
-    del record["sources"]
-    (tmp_path / "manifest.json").write_text(json.dumps(record))
-    [source] = Manifest.load(tmp_path).all_sources()
-    assert source.name == "custom"
-    assert source.documents == 60
-
-
-def test_hub_sources_say_which_revision(tmp_path):
+def test_the_origin_of_a_hub_source_has_its_revision(tmp_path):
     from chinchilla.data.data_card import _origin
 
     hub = CorpusConfig(format="hub", hub_name="allenai/c4", hub_config="en")

@@ -19,7 +19,6 @@ from chinchilla import cli
 from chinchilla.config import SourceConfig
 from chinchilla.core.errors import DataError
 from chinchilla.data.corpus import read_documents
-from chinchilla.data.manifest import Manifest
 from chinchilla.data.prepare.pipeline import prepare
 
 
@@ -38,7 +37,7 @@ def json_lines(column: str):
     return write
 
 
-# data set -> (a file of the training split, how it is written, configuration -> files)
+# data set -> (a file of the training split, its format, configuration -> files)
 LAYOUTS = {
     "HuggingFaceFW/fineweb": (
         "sample/10BT/000_00000.parquet", parquet("text"), {"sample-10BT": "sample/10BT/*"}),
@@ -67,7 +66,7 @@ PRESETS = [
 
 
 def prose(n: int, seed: int) -> list[str]:
-    """Documents that Gopher's rules leave."""
+    """Documents that pass the rules of Gopher."""
     return [
         f"The state of the union, and that which we have to be with. {d}"
         for d in documents(n, seed)
@@ -82,24 +81,24 @@ def lay_out(source: SourceConfig, seed: int) -> list[str]:
     path.parent.mkdir(parents=True, exist_ok=True)
     texts = prose(30, seed)
     write(path, texts)
-    told = [
+    config = [
         {"config_name": name, "data_files": [{"split": "train", "path": files}]}
         for name, files in configs.items()
     ]
-    if told:
-        (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': told})}---\n")
+    if config:
+        (folder / "README.md").write_text(f"---\n{yaml.safe_dump({'configs': config})}---\n")
     return texts
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_hub_preset_reads_its_data_sets_as_the_hub_lays_them_out(tmp_path, monkeypatch, preset):
     monkeypatch.chdir(tmp_path)
-    told = cli.compose("data", [
+    config = cli.compose("data", [
         f"corpus={preset}", "tokenizer.vocab_size=300", "validation_fraction=0.2",
         "n_workers=1", f"data_dir={tmp_path / 'd'}",
     ])  # fmt: skip
-    texts = {s.name: lay_out(s, i) for i, s in enumerate(told.corpus.each())}
-    m = prepare(told)
+    texts = {s.name: lay_out(s, i) for i, s in enumerate(config.corpus.each())}
+    m = prepare(config)
     assert {s.name: s.documents for s in m.sources} == dict.fromkeys(texts, 30)
     read = decoded(tmp_path / "d", "train") + decoded(tmp_path / "d", "validation")
     assert set(read) <= {t for each in texts.values() for t in each}
@@ -110,22 +109,22 @@ def test_every_hub_preset_is_tested():
     hub = []
     for name in cli.choices("corpus"):
         path = cli.config_dir() / "corpus" / f"{name}.yaml"
-        told = yaml.safe_load(path.read_text())
-        if any(each.get("format") == "hub" for each in told.get("sources", [told])):
+        config = yaml.safe_load(path.read_text())
+        if any(each.get("format") == "hub" for each in config.get("sources", [config])):
             hub.append(name)
     assert hub == PRESETS
 
 
 def test_massivetext_like_has_the_shares_of_table_a1(tmp_path, monkeypatch):
-    told = cli.compose("data", ["corpus=massivetext_like"])
-    shares = {s.name: s.weight for s in told.corpus.sources}
+    config = cli.compose("data", ["corpus=massivetext_like"])
+    shares = {s.name: s.weight for s in config.corpus.sources}
     assert shares == {
         "web": 0.45, "books": 0.30, "c4": 0.10, "news": 0.10, "github": 0.04, "wikipedia": 0.01,
     }  # fmt: skip
 
 
 def refused(monkeypatch=None, error: Exception | None = None, **settings: object) -> str:
-    """The one line that a hub source is refused with."""
+    """The error message of a hub source."""
     if monkeypatch and error:
         import datasets
 
@@ -152,19 +151,19 @@ def refused(monkeypatch=None, error: Exception | None = None, **settings: object
         ({"hub_config": "", "hub_dir": "klingon"}, "Set corpus.hub_dir"),
     ],
 )
-def test_a_schema_that_changed_is_said_with_what_there_is(
-    tmp_path, monkeypatch, settings, expected
-):
+def test_a_changed_schema_is_reported(tmp_path, monkeypatch, settings, expected):
     monkeypatch.chdir(tmp_path)
     lay_out(SourceConfig(format="hub", hub_name="allenai/c4"), 0)
     assert expected in refused(**settings)
 
 
-def test_a_data_set_that_became_a_script_is_refused(tmp_path, monkeypatch):
+def test_a_data_set_with_a_script_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x" / "script").mkdir(parents=True)
     (tmp_path / "x" / "script" / "script.py").write_text("raise SystemExit('ran')")
-    assert "Choose a data set of plain files" in refused(hub_name="x/script", hub_config="")
+    assert "Choose a data set that consists of data files" in refused(
+        hub_name="x/script", hub_config=""
+    )
 
 
 def gated() -> Exception:
@@ -184,10 +183,10 @@ def dataset_not_found(message: str) -> Exception:
     [
         (ConnectionError("Couldn't reach 'allenai/c4' on the Hub (timed out)"), "use corpus=sotu"),
         (TimeoutError("read timed out"), "use corpus=sotu"),
-        (gated(), "https://huggingface.co/datasets/allenai/c4, then log in: hf auth login"),
+        (gated(), "https://huggingface.co/datasets/allenai/c4. Then log in: hf auth login"),
         (
             dataset_not_found("Dataset 'allenai/c4' is a gated dataset on the Hub."),
-            "accept its terms",
+            "terms must be accepted",
         ),
         (
             dataset_not_found("Dataset 'allenai/c4' doesn't exist on the Hub."),
@@ -196,11 +195,11 @@ def dataset_not_found(message: str) -> Exception:
         (RuntimeError(""), "RuntimeError"),
     ],
 )
-def test_offline_gated_and_missing_are_said_with_the_way_out(monkeypatch, error, expected):
+def test_offline_gated_and_missing_data_sets_have_advice(monkeypatch, error, expected):
     assert expected in refused(monkeypatch, error)
 
 
-def test_what_breaks_in_the_middle_says_after_which_row(tmp_path, monkeypatch):
+def test_an_error_in_the_middle_names_the_row(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     lay_out(SourceConfig(format="hub", hub_name="allenai/c4"), 0)
     with gzip.open("allenai/c4/en/c4-train.00000-of-01024.json.gz", "at") as file:
@@ -208,8 +207,8 @@ def test_what_breaks_in_the_middle_says_after_which_row(tmp_path, monkeypatch):
     assert "row" in refused()
 
 
-def test_a_mirror_is_a_folder(tmp_path, monkeypatch):
-    """hub_name may be a folder with a copy of the data set, for machines without network."""
+def test_a_local_copy_of_a_data_set(tmp_path, monkeypatch):
+    """hub_name may be a folder, for machines without a network."""
     monkeypatch.chdir(tmp_path)
     texts = lay_out(SourceConfig(format="hub", hub_name="allenai/c4"), 0)
     monkeypatch.chdir("/")
@@ -217,23 +216,9 @@ def test_a_mirror_is_a_folder(tmp_path, monkeypatch):
     assert list(read_documents(mirror)) == texts
 
 
-def test_the_compact_corpus_says_how_it_is_made(tmp_path, monkeypatch, capsys):
+def test_the_compact_corpus_names_its_build_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["data", "corpus=debian_compact", f"data_dir={tmp_path / 'd'}"]) == 2
-    said = capsys.readouterr().err
-    assert "books.jsonl does not exist. Make it: python scripts/debian_compact.py" in said
-    assert said.count("\n") == 1
-
-
-def test_folders_of_several_sources_from_before_there_was_a_knob_are_still_theirs(tmp_path):
-    """A knob that is newer than a folder had its default then, in each source too."""
-    from test_prepare_killed import mixture
-
-    told = mixture(tmp_path, tmp_path / "d")
-    prepare(told)
-    record = json.loads((tmp_path / "d" / "manifest.json").read_text())
-    for source in (record["settings"]["corpus"], *record["settings"]["corpus"]["sources"].values()):
-        del source["hub_dir"]
-    (tmp_path / "d" / "manifest.json").write_text(json.dumps(record))
-    assert prepare(told).already_prepared
-    assert Manifest.load(tmp_path / "d").sources
+    message = capsys.readouterr().err
+    assert "books.jsonl does not exist. Create it with: python scripts/debian_compact.py" in message
+    assert message.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Rows by token deficit: no prefix of the stream is a whole row away from the shares asked for."""
+"""Row order: every prefix of the stream is within one row of the shares."""
 
 import numpy as np
 import pytest
@@ -23,21 +23,21 @@ TABLE_A1 = [0.45, 0.30, 0.10, 0.10, 0.04, 0.01]
         ([2**0.5, 1.0], [5_858, 4_142]),
     ],
 )
-def test_weights_become_whole_parts(weights, parts):
+def test_weights_are_converted_to_whole_rows(weights, parts):
     assert whole_parts(weights) == parts
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(0.3, 1), min_size=1, max_size=30))
-def test_shares_from_one_percent_up_are_met_within_one_percent(weights):
+def test_shares_of_at_least_one_percent_are_rounded_by_under_one_percent(weights):
     parts = np.array(whole_parts(weights))
     assert sum(parts) <= MAX_PERIOD
     assert parts / sum(parts) == pytest.approx(np.array(weights) / sum(weights), rel=0.01)
 
 
 @pytest.mark.parametrize("weights", [[1e-6, 1], [1, 1e-6], [0.003_45, 0.996_55], [1e-12, 1e12]])
-def test_a_share_that_is_not_met_within_one_percent_is_refused(weights):
-    """It would be another mixture than the one that was asked for."""
+def test_a_share_rounded_by_over_one_percent_is_refused(weights):
+    """It would be another mixture."""
     with pytest.raises(InputError, match=r"weight=\S+ is a share of .* over 1% off\. Give a share"):
         whole_parts(weights)
 
@@ -52,7 +52,7 @@ def test_every_prefix_is_less_than_one_row_from_its_shares(parts):
 
 
 def test_largest_deficit_first_would_be_more_than_one_row_off():
-    """Why the order goes by deadline; the same shares keep the bound here."""
+    """The reason for earliest deadline first, which keeps the bound for the same shares."""
     parts = [50, 3, 2, 50, 1, 3, 91, 1, 3, 1, 2, 1]
     period, given, worst = sum(parts), np.zeros(len(parts)), 0.0
     for k in range(1, period + 1):
@@ -64,8 +64,8 @@ def test_largest_deficit_first_would_be_more_than_one_row_off():
     assert np.abs(found).max() < 1
 
 
-def test_where_a_row_is_follows_from_its_number_alone():
-    """Counts, sources and turns agree with one another, far from the start too."""
+def test_the_source_of_a_row_depends_only_on_its_number():
+    """Counts, sources and indices agree, also far from the start."""
     order = RowOrder([45, 30, 10, 10, 4, 1])
     for start in (0, 97, 10**15 + 7):
         source, turn = order.locate(start + np.arange(250))
@@ -76,7 +76,7 @@ def test_where_a_row_is_follows_from_its_number_alone():
             )
 
 
-def test_the_order_is_fixed_for_all_time():
-    """A change here changes every run on a mixture."""
+def test_the_order_has_not_changed():
+    """A change would change every run on a mixture."""
     source, _ = RowOrder([5, 3, 1]).locate(np.arange(18))
     assert source.tolist() == [0, 1, 0, 0, 1, 0, 1, 0, 2, 0, 1, 0, 0, 1, 0, 1, 0, 2]

@@ -1,6 +1,5 @@
-"""Several sources in one folder: shares of the stream, epochs of each, nothing counted twice."""
+"""Several sources in one folder: shares of the stream, epochs, duplicates."""
 
-import dataclasses
 import json
 import shutil
 
@@ -13,15 +12,15 @@ from chinchilla.core.errors import DataError, InputError
 from chinchilla.data.dataset import TokenData
 from chinchilla.data.manifest import Manifest
 from chinchilla.data.prepare.pipeline import prepare
-from chinchilla.data.prepare.shuffle_dedup import Spool
-from chinchilla.data.prepare.stages import sample_of
+from chinchilla.data.prepare.shuffle_dedup import Buckets
+from chinchilla.data.prepare.stages import training_sample
 
-SEQ = 64  # rows long enough that no two are the same
+SEQ = 64  # long enough that all rows are distinct
 SHARES = {"books": 0.5, "laws": 0.3, "tiny": 0.2}
 
 
 def mixture(folder, data_dir, weights=None, **settings):
-    """Three sources of different sizes, each text saying where it is from."""
+    """Three sources of different sizes; each text begins with the name of its source."""
     weights = weights or SHARES
     texts = {
         "books": [f"book {t}" for t in documents(60, seed=1)],
@@ -64,7 +63,7 @@ def rows_of(data, name, seq=SEQ):
 
 
 def origin(data, rows):
-    """Which source each row is from; rows are long enough to be told apart."""
+    """The source of each row; rows are long enough to be distinct."""
     homes = {row: name for name in SHARES for row in rows_of(data, name, rows.shape[1] - 1)}
     return [homes[tuple(row)] for row in rows]
 
@@ -83,15 +82,15 @@ def test_batch_size_does_not_change_what_is_read(data, rows):
     assert np.array_equal(one, many)
 
 
-def test_each_source_is_read_through_before_it_repeats(data):
+def test_each_source_is_read_completely_before_it_repeats(data):
     n = len(rows_of(data, "tiny"))
-    rows = data.batch(0, 0, 11 * n, SEQ)  # a fifth of the rows: twice, and some
+    rows = data.batch(0, 0, 11 * n, SEQ)  # a fifth of these rows: more than two epochs
     seen = [tuple(row) for row in rows if tuple(row) in set(rows_of(data, "tiny"))]
     assert sorted(seen[:n]) == sorted(seen[n : 2 * n]) == sorted(rows_of(data, "tiny"))
     assert seen[:n] != seen[n : 2 * n]
 
 
-def test_a_run_may_read_so_much_before_a_source_repeats(data):
+def test_epoch_tokens_is_the_longest_run_without_repeats(data):
     longest = data.epoch_tokens(SEQ)
     assert data.scarcest(SEQ) == "tiny"
     for D, times in ((longest, 1), (longest + 6 * SEQ, 2)):
@@ -106,7 +105,7 @@ def test_a_run_may_read_so_much_before_a_source_repeats(data):
     assert [s.share for s in use.values()] == [0.5, 0.3, 0.2]
 
 
-def test_held_out_rows_come_in_the_same_shares_and_the_scarce_repeat(data, folder):
+def test_validation_rows_have_the_same_shares_and_scarce_sources_repeat(data, folder):
     rows = [tuple(row) for row in data.held_out(10**9, SEQ)]
     assert data.held_out(20 * SEQ, SEQ).shape == (20, SEQ + 1)
     counts = np.array([len(rows_heldout(folder, name)) for name in SHARES])
@@ -125,12 +124,12 @@ def rows_heldout(folder, name):
     return [tuple(tokens[i : i + SEQ + 1]) for i in range(0, len(tokens) - SEQ, SEQ)]
 
 
-def test_bytes_per_token_goes_by_share(data):
+def test_bytes_per_token_is_weighted_by_share(data):
     each = [s.splits["train"].bytes / s.splits["train"].tokens for s in data.sources]
     assert data.bytes_per_token("train") == pytest.approx(np.dot(each, [0.5, 0.3, 0.2]))
 
 
-def test_the_manifest_says_what_each_source_gave(data):
+def test_the_manifest_has_the_counts_of_each_source(data):
     books, laws, tiny = data.manifest.sources
     assert [s.name for s in (books, laws, tiny)] == ["books", "laws", "tiny"]
     assert [s.rows for s in (books, laws, tiny)] == [5, 3, 2]
@@ -142,12 +141,12 @@ def test_the_manifest_says_what_each_source_gave(data):
             assert getattr(whole, count) == sum(parts)
 
 
-def test_neither_order_nor_workers_nor_shard_size_move_the_stream(tmp_path, data, monkeypatch):
+def test_the_stream_does_not_depend_on_order_workers_or_shard_size(tmp_path, data, monkeypatch):
     monkeypatch.setattr("chinchilla.data.prepare.stages.BYTES_PER_WORKER", 1)
     monkeypatch.setattr("chinchilla.data.prepare.encode.BATCH_BYTES", 2_000)
     backwards = dict(reversed(SHARES.items()))
-    told = mixture(tmp_path, tmp_path / "d", backwards, n_workers=2, shard_tokens=700)
-    again = prepare(told)
+    config = mixture(tmp_path, tmp_path / "d", backwards, n_workers=2, shard_tokens=700)
+    again = prepare(config)
     assert again.splits["train"].sha256 == data.manifest.splits["train"].sha256
     assert again.data_id == data.data_id
     assert np.array_equal(
@@ -155,7 +154,7 @@ def test_neither_order_nor_workers_nor_shard_size_move_the_stream(tmp_path, data
     )
 
 
-def test_other_shares_are_another_stream(tmp_path, data):
+def test_other_shares_give_another_data_id(tmp_path, data):
     other = {"books": 0.4, "laws": 0.4, "tiny": 0.2}
     again = prepare(mixture(tmp_path, tmp_path / "d", other))
     assert again.data_id != data.data_id
@@ -164,11 +163,11 @@ def test_other_shares_are_another_stream(tmp_path, data):
 
 
 def test_a_text_in_two_sources_counts_once(tmp_path):
-    told = mixture(tmp_path, tmp_path / "d")
+    config = mixture(tmp_path, tmp_path / "d")
     shared = [f"law {t}" for t in documents(40, seed=2)][:5]
     with open(tmp_path / "tiny.jsonl", "a") as f:
         f.writelines(json.dumps({"text": t}) + "\n" for t in shared)
-    m = prepare(told)
+    m = prepare(config)
     _, laws, tiny = m.sources
     assert tiny.documents == 17
     assert tiny.dropped["in_other_source"] == 5
@@ -177,13 +176,13 @@ def test_a_text_in_two_sources_counts_once(tmp_path):
     assert m.dropped["in_other_source"] == 5
 
 
-def test_a_source_with_nothing_of_its_own_is_refused(tmp_path):
-    told = mixture(tmp_path, tmp_path / "d")
+def test_a_source_without_distinct_documents_is_refused(tmp_path):
+    config = mixture(tmp_path, tmp_path / "d")
     shutil.copy(tmp_path / "laws.jsonl", tmp_path / "tiny.jsonl")
     with pytest.raises(
         DataError, match=r"'tiny' has no train documents that are not in the sources"
     ):
-        prepare(told)
+        prepare(config)
 
 
 def test_each_source_needs_both_splits(tmp_path):
@@ -198,31 +197,31 @@ def test_a_source_shorter_than_a_row_is_named(folder):
         TokenData.open(folder).epoch_tokens(9_000)
 
 
-def test_files_that_moved_to_another_source_are_noticed(tmp_path):
-    told = mixture(tmp_path, tmp_path / "d")
+def test_files_that_moved_to_another_source_are_refused(tmp_path):
+    config = mixture(tmp_path, tmp_path / "d")
     write_jsonl(tmp_path / "more.jsonl", documents(20, seed=9))
-    told.corpus.sources[0].paths.append(str(tmp_path / "more.jsonl"))
-    prepare(told)
-    told.corpus.sources[0].paths.pop()
-    told.corpus.sources[1].paths.insert(0, str(tmp_path / "more.jsonl"))
-    with pytest.raises(InputError, match=r"more.jsonl was of source 'books', now of 'laws'"):
-        prepare(told)
+    config.corpus.sources[0].paths.append(str(tmp_path / "more.jsonl"))
+    prepare(config)
+    config.corpus.sources[0].paths.pop()
+    config.corpus.sources[1].paths.insert(0, str(tmp_path / "more.jsonl"))
+    with pytest.raises(InputError, match=r"more.jsonl belonged to source 'books', now to 'laws'"):
+        prepare(config)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"sources": ["a", "a"]}, "two are called 'a'"),
-        ({"sources": ["a"], "paths": ["x"]}, r"corpus.paths=\['x'\] is of a single source"),
+        ({"sources": ["a", "a"]}, "two have the name 'a'"),
+        ({"sources": ["a"], "paths": ["x"]}, r"corpus.paths=\['x'\] applies to a single source"),
         ({"sources": ["a"], "max_documents": 50}, "max_documents=50 .* set it in each of corpus.so"),
-        ({"sources": ["a"], "gopher": True}, "corpus.gopher=True is of a single source"),
+        ({"sources": ["a"], "gopher": True}, "corpus.gopher=True applies to a single source"),
         ({"sources": ["a"], "format": "embedded"}, "begin with corpus=text"),
         ({"sources": ["a b"]}, "must be one word"),
         ({"sources": ["../a"]}, "must be one word"),
         ({"sources": ["a" * 101]}, "has 101 bytes.*at most 100"),
     ],
 )  # fmt: skip
-def test_sources_that_cannot_be_told_apart(settings, message):
+def test_invalid_corpora_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         CorpusConfig(**{
             **settings,
@@ -252,7 +251,7 @@ def test_a_source_that_cannot_be_read_is_named(given, message):
         lambda m: m["sources"][0]["splits"].pop("validation"),
     ],
 )
-def test_sources_edited_by_hand_are_found(tmp_path, folder, edit):
+def test_edited_sources_in_a_manifest_are_refused(tmp_path, folder, edit):
     shutil.copytree(folder, tmp_path / "d")
     record = json.loads((tmp_path / "d" / "manifest.json").read_text())
     edit(record)
@@ -261,22 +260,12 @@ def test_sources_edited_by_hand_are_found(tmp_path, folder, edit):
         Manifest.load(tmp_path / "d")
 
 
-def test_one_source_is_the_stream_it_was_before_there_were_mixtures(token_dir):
-    """Folders without sources in their manifest, and those with one, read the same."""
-    now = TokenData.open(token_dir)
-    before = TokenData(token_dir, dataclasses.replace(now.manifest, sources=[]))
-    assert before.data_id == now.data_id
-    for seed, step in ((0, 0), (3, 1_000)):
-        assert np.array_equal(before.batch(seed, step, 5, SEQ), now.batch(seed, step, 5, SEQ))
-    assert np.array_equal(before.held_out(999, SEQ), now.held_out(999, SEQ))
-
-
 def test_the_tokenizer_is_trained_on_the_shares(tmp_path):
     """3 to 1 by weight, though both sources have as much text."""
-    with Spool(tmp_path / "spool", 2) as spool:
+    with Buckets(tmp_path / "buckets", 2) as buckets:
         for number, letter in enumerate("ab"):
             for i in range(2_000):
-                spool.add(f"{letter * 99}{i:05d}", number)
-        sample = "".join(sample_of(spool, 0.01, 0.08, [3, 1]))
+                buckets.add(f"{letter * 99}{i:05d}", number)
+        sample = "".join(training_sample(buckets, 0.01, 0.08, [3, 1]))
     assert sample.count("a") == pytest.approx(3 * sample.count("b"), rel=0.02)
     assert len(sample) == pytest.approx(80_000, rel=0.01)

@@ -1,4 +1,4 @@
-"""Evaluation items that stand in the training text are found, and only those."""
+"""Overlap of evaluation items with the training text."""
 
 import hashlib
 import json
@@ -30,8 +30,8 @@ def folder(tmp_path):
     return tmp_path / "d"
 
 
-def test_items_in_the_training_text_are_found_and_no_others(folder, tmp_path):
-    """Case and punctuation do not hide an item; a shared tail shows as a share."""
+def test_only_items_in_the_training_text_are_found(folder, tmp_path):
+    """Case and punctuation do not hide an item; a shared part is counted."""
     half = " ".join(SECRET.split()[:14]) + " but then it went " + FRESH
     loud = SECRET.upper().replace(" ", ", ") + "!"
     evaluation = write_jsonl(tmp_path / "eval.jsonl", [SECRET, FRESH, loud, half, "too short"])
@@ -41,7 +41,7 @@ def test_items_in_the_training_text_are_found_and_no_others(folder, tmp_path):
     assert (summary["any"], summary["half"], summary["all"]) == (3, 2, 2)
 
 
-def test_held_out_text_is_no_training_text(folder, tmp_path):
+def test_the_validation_split_is_not_searched(folder, tmp_path):
     data = TokenData.open(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer.model")
     trained = set(documents_of(data, tokenizer, 0))
@@ -53,13 +53,13 @@ def test_held_out_text_is_no_training_text(folder, tmp_path):
     assert all(i.found == i.ngrams for i in items)
 
 
-def test_documents_come_back_whole_also_those_that_lie_in_two_shards(folder):
+def test_documents_in_two_shards_are_decoded_whole(folder):
     data, tokenizer = TokenData.open(folder), Tokenizer.load(folder / "tokenizer.model")
     assert len(data.manifest.splits["train"].shards) > 1
     assert list(documents_of(data, tokenizer, 0)) == decoded(folder, "train")
 
 
-def test_no_ngram_runs_over_the_end_of_a_document(tmp_path):
+def test_no_ngram_spans_two_documents(tmp_path):
     words = SECRET.split()
     texts = [*documents(30), " ".join(words[:8]), " ".join(words[8:])]
     prepare(
@@ -67,49 +67,49 @@ def test_no_ngram_runs_over_the_end_of_a_document(tmp_path):
     )
     evaluation = write_jsonl(tmp_path / "e.jsonl", [SECRET])
     [item], _ = overlap(tmp_path / "d", evaluation, 9, "text")
-    assert item.found <= 1  # nine words lie in the second part alone
+    assert item.found <= 1  # one of the nine-word n-grams is inside the second part
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from("abcd"), max_size=40), st.integers(1, 6))
-def test_equal_ngrams_and_only_those_have_equal_hashes(words, n):
+def test_hashes_are_equal_exactly_for_equal_ngrams(words, n):
     hashes = ngram_hashes(WordHashes()(" ".join(words)), n)
     grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
     assert len(hashes) == len(grams)
     assert len(np.unique(hashes)) == len(set(grams))
 
 
-def test_the_command_enters_it_into_the_data_card(folder, tmp_path, capsys):
+def test_the_command_adds_the_overlap_to_the_data_card(folder, tmp_path, capsys):
     evaluation = write_jsonl(tmp_path / "my|eval.jsonl", [SECRET, FRESH])
     assert "Not measured" in (folder / "data_card.md").read_text()
     assert main(["data", "overlap", f"data_dir={folder}", f"against=['{evaluation}']"]) == 0
-    assert "of 2 items 1 share 13 words" in capsys.readouterr().out
+    assert "2 items; 1 share a 13-gram" in capsys.readouterr().out
     card = json.loads((folder / "data_card.json").read_text())
     assert card["overlap"][0]["any"] == 1
     sha256 = hashlib.sha256(evaluation.read_bytes()).hexdigest()[:8]
     where = rf"| {tmp_path.name}/my\|eval.jsonl | {sha256} | 13 | 2 | 0 | 1 |"
     assert where in (folder / "data_card.md").read_text()
     [path] = folder.glob("overlap-my_eval.jsonl-text-13-*.json")
-    told = json.loads(path.read_text())
-    assert told["per_item"] == [[1, 5, 5], [2, 3, 0]]
+    config = json.loads(path.read_text())
+    assert config["per_item"] == [[1, 5, 5], [2, 3, 0]]
 
 
-def test_evaluations_of_one_name_stand_beside_each_other_in_the_card(folder, tmp_path):
-    """The second, clean one must not hide that the first stands in the training text."""
+def test_evaluations_with_the_same_file_name_are_both_in_the_card(folder, tmp_path):
+    """The report of the second, clean one must not replace that of the first."""
     for name, texts in (("leaked", [SECRET, SECRET + " x"]), ("clean", [FRESH])):
         (tmp_path / name).mkdir()
         write_jsonl(tmp_path / name / "test.jsonl", texts)
     words = ["data", "overlap", f"data_dir={folder}"]
     both = [str(tmp_path / name / "test.jsonl") for name in ("leaked", "clean")]
     assert main([*words, f"against=[{','.join(both)}]"]) == 0
-    assert main([*words, f"against={both[1]}"]) == 0  # again: takes its own place only
+    assert main([*words, f"against={both[1]}"]) == 0  # again: replaces only its own report
     card = json.loads((folder / "data_card.json").read_text())
     assert sorted((each["path"], each["any"]) for each in card["overlap"]) == [
         ("clean/test.jsonl", 0),
         ("leaked/test.jsonl", 2),
     ]
     assert len(list(folder.glob("overlap-*.json"))) == 2
-    assert main([*words, f"against={both[0]}", "ngram=15"]) == 0  # another question
+    assert main([*words, f"against={both[0]}", "ngram=15"]) == 0  # another report
     card = json.loads((folder / "data_card.json").read_text())
     assert sorted((each["ngram"], each["any"]) for each in card["overlap"]) == [
         (13, 0),
@@ -121,8 +121,8 @@ def test_evaluations_of_one_name_stand_beside_each_other_in_the_card(folder, tmp
     assert "| clean/test.jsonl | " in text
 
 
-def test_columns_that_ascii_cannot_spell_stand_beside_each_other(folder, tmp_path):
-    """The clean column must not take the place of the one that stands in the training text."""
+def test_columns_with_non_ascii_names_are_both_in_the_card(folder, tmp_path):
+    """The report of the clean column must not replace that of the other."""
     evaluation = tmp_path / "e.jsonl"
     evaluation.write_text(json.dumps({"問題": SECRET, "答案": FRESH}) + "\n")
     for column in ("問題", "答案"):
@@ -133,10 +133,10 @@ def test_columns_that_ascii_cannot_spell_stand_beside_each_other(folder, tmp_pat
 
 
 def test_another_tokenizer_in_the_folder_is_refused(folder, tmp_path):
-    """It would decode the tokens to other words, in which nothing is ever found."""
+    """It would decode the tokens to wrong words, and no overlap would be found."""
     model = train_tokenizer([SECRET * 50, FRESH * 50], 290).model
     (folder / "tokenizer.model").write_bytes(model)
-    with pytest.raises(DataError, match="is not the tokenizer that made the tokens beside it"):
+    with pytest.raises(DataError, match="is not the tokenizer that produced the tokens"):
         overlap(folder, write_jsonl(tmp_path / "e.jsonl", [SECRET]), 13, "text")
 
 
@@ -144,16 +144,16 @@ def test_overlap_without_files_or_with_bad_ones(folder, tmp_path, capsys):
     assert main(["data", "overlap", f"data_dir={folder}"]) == 2
     assert "against is missing" in capsys.readouterr().err
     assert main(["data", "overlap", f"data_dir={folder}", f"against={tmp_path / 'no.jsonl'}"]) == 2
-    assert "against: " in (said := capsys.readouterr().err)
-    assert "no.jsonl does not exist" in said
+    assert "against: " in (message := capsys.readouterr().err)
+    assert "no.jsonl does not exist" in message
     good = write_jsonl(tmp_path / "good.jsonl", [SECRET])
     both = f"against=[{good},{tmp_path}]"
     assert main(["data", "overlap", f"data_dir={folder}", both]) == 2
     assert f"against: {tmp_path} is a folder" in capsys.readouterr().err
     os.mkfifo(tmp_path / "pipe")
     assert main(["data", "overlap", f"data_dir={folder}", f"against={tmp_path / 'pipe'}"]) == 2
-    assert "pipe is no regular file" in capsys.readouterr().err
-    assert not list(folder.glob("overlap-*"))  # refused before any was searched for
+    assert "pipe is not a regular file" in capsys.readouterr().err
+    assert not list(folder.glob("overlap-*"))  # refused before any search
     with pytest.raises(DataError, match="has no item of 13 words"):
         overlap(folder, write_jsonl(tmp_path / "e.jsonl", ["short"]), 13, "text")
     (tmp_path / "blank.txt").write_text(" \n\n")
@@ -174,7 +174,7 @@ def test_overlap_without_files_or_with_bad_ones(folder, tmp_path, capsys):
         {"column": 3},
     ],
 )
-def test_a_report_with_values_of_other_types_is_not_ours(folder, tmp_path, wrong):
+def test_a_report_with_values_of_other_types_is_ignored(folder, tmp_path, wrong):
     evaluation = write_jsonl(tmp_path / "e.jsonl", [SECRET])
     words = ["data", "overlap", f"data_dir={folder}", f"against={evaluation}"]
     assert main(words) == 0
@@ -184,7 +184,7 @@ def test_a_report_with_values_of_other_types_is_not_ours(folder, tmp_path, wrong
     assert len(json.loads((folder / "data_card.json").read_text())["overlap"]) == 1
 
 
-def test_an_overlap_of_other_tokens_is_refused_and_a_file_of_ones_own_left_alone(folder, tmp_path):
+def test_a_report_about_other_tokens_is_refused_and_other_files_are_ignored(folder, tmp_path):
     (folder / "overlap-notes.json").write_text('{"mine": 1}')
     (folder / "overlap-draft.json").write_text("{")
     evaluation = write_jsonl(tmp_path / "e.jsonl", [SECRET])
@@ -192,6 +192,6 @@ def test_an_overlap_of_other_tokens_is_refused_and_a_file_of_ones_own_left_alone
     [ours] = folder.glob("overlap-e.jsonl-*.json")
     ours.write_text(json.dumps({**json.loads(ours.read_text()), "data_id": "0"}))
     (folder / "data_card.md").unlink()
-    told = command(folder, folder.parent / "a.jsonl")
-    with pytest.raises(DataError, match=r"overlap-e.* is no overlap with the data beside it"):
-        prepare(told)
+    config = command(folder, folder.parent / "a.jsonl")
+    with pytest.raises(DataError, match=r"overlap-e.* is about data 0"):
+        prepare(config)

@@ -1,4 +1,4 @@
-"""The tokenizer gives back every text it is given, and says what it cannot be trained on."""
+"""The tokenizer is lossless, and errors of training are explained."""
 
 from functools import cache
 
@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chinchilla.core.errors import DataError
-from chinchilla.data.prepare.tokenizer_stats import measure
-from chinchilla.data.tokenizer import Tokenizer, segments, train_tokenizer
+from chinchilla.data.tokenizer import Tokenizer, segments, tokenizer_stats, train_tokenizer
 
 DIFFICULT = [
     "",
@@ -22,14 +21,14 @@ DIFFICULT = [
     "\ufeffbyte order mark",
     "ﬁ ½ ① Å Ａ e\u0301 é \u1e9b\u0323",  # all changed by NFKC
     "👍🏽 👩‍👩‍👧‍👦 \U0010ffff",
-    "▁ a▁b ▁▁ ▁",  # how SentencePiece writes a space
-    "▅ ⁇ \ufffd",  # its signs for unknown and malformed
+    "▁ a▁b ▁▁ ▁",  # SentencePiece represents a space as U+2581
+    "▅ ⁇ \ufffd",  # symbols for unknown and malformed text
     "<s></s><unk><pad><0x0A> [eos]",
     "العربية 中文 हिन्दी",
-    "\u202ereversed\u202c \u200b\u200d\u2060 \u061c",  # marks that are not seen
-    "Z\u0351\u036b\u0343a\u0348\u033bl\u0347g\u0324o",  # marks on marks
-    "\ufffe \uffff \U000fdd00 \ue000",  # no characters, and private ones
-    "ﷺ ㎒ ⅷ ㈱ ﬀﬁﬂ ² ₂ ½ H₂O x²+y²≠z² ℵ₀",  # what NFKC writes out
+    "\u202ereversed\u202c \u200b\u200d\u2060 \u061c",  # invisible characters
+    "Z\u0351\u036b\u0343a\u0348\u033bl\u0347g\u0324o",  # stacked combining marks
+    "\ufffe \uffff \U000fdd00 \ue000",  # noncharacters and private use
+    "ﷺ ㎒ ⅷ ㈱ ﬀﬁﬂ ² ₂ ½ H₂O x²+y²≠z² ℵ₀",  # decomposed by NFKC
     "\u1680\u2000\u2003\u202f\u205f\u3000",  # other spaces
     "\n" * 300 + " " * 300 + "\0" * 300,
     "𝐇𝐞𝐥𝐥𝐨 𝔀𝓸𝓻𝓵𝓭 \U000e0041\U000e007f 🏳️‍🌈 🇫🇷",
@@ -51,7 +50,7 @@ def with_numbers(split_digits: bool) -> Tokenizer:
 
 @pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
 @pytest.mark.parametrize("text", DIFFICULT)
-def test_difficult_text_comes_back(algorithm, text):
+def test_difficult_text_is_restored(algorithm, text):
     t = tokenizer(algorithm)
     ids = t.encode(text)
     assert t.decode(ids) == text
@@ -62,13 +61,13 @@ def test_difficult_text_comes_back(algorithm, text):
 @settings(max_examples=300, deadline=None)
 @given(st.text() | st.text(alphabet=" \n\t\r▁a\0é👍"))
 @pytest.mark.slow
-def test_any_text_comes_back(text):
+def test_any_text_is_restored(text):
     assert tokenizer("bpe").decode(tokenizer("bpe").encode(text)) == text
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.text(alphabet="ab \n"), st.integers(1, 7))
-def test_segments_lose_nothing_and_stay_short(text, limit):
+def test_segments_are_short_and_concatenate_to_the_text(text, limit):
     parts = list(segments(text, limit))
     assert "".join(parts) == text
     assert all(0 < len(p) <= limit for p in parts)
@@ -76,7 +75,7 @@ def test_segments_lose_nothing_and_stay_short(text, limit):
 
 @pytest.mark.parametrize("algorithm", ["bpe", "unigram"])
 def test_cutting_at_newlines_changes_no_token(algorithm):
-    """What a document becomes does not depend on how it was cut up for SentencePiece."""
+    """The tokens do not depend on how a document is cut for SentencePiece."""
     t = tokenizer(algorithm)
     text = "\n\n".join(documents(400))
     assert len(text) > 2 * 32_768
@@ -122,7 +121,7 @@ def test_training_is_silent(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_model_file_that_is_none(tmp_path):
+def test_a_file_that_is_not_a_model_is_refused(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         Tokenizer.load(tmp_path / "absent.model")
     for content in (b"not a model", b"\0" * 100):
@@ -134,26 +133,26 @@ def test_model_file_that_is_none(tmp_path):
         Tokenizer.load(tmp_path / "bad.model")
 
 
-def test_digits_are_split_when_asked_for():
+def test_split_digits():
     assert len(with_numbers(False).encode("1789")) < 4
     assert len(with_numbers(True).encode("1789")) >= 4
     for text in DIFFICULT:
         assert with_numbers(True).decode(with_numbers(True).encode(text)) == text
 
 
-def test_nfkc_loses_what_it_changes_and_says_so():
+def test_nfkc_is_lossy_and_reported_as_such():
     t = train_tokenizer(documents(), 330, normalization="nfkc")
     assert not t.lossless
     assert tokenizer("bpe").lossless
     assert t.decode(t.encode("x² ½ ﬁ")) == "x2 1⁄2 fi"
 
 
-def test_measured_by_source():
-    """Counts are those of the texts; what NFKC would change is counted beside what is lost."""
+def test_statistics_by_source():
+    """Counts of the texts, of those not restored, and of those NFKC would change."""
     texts = [(0, "peace treaty 1789"), (0, "x² ½"), (1, "war")]
     for normalization, lost in (("identity", 0), ("nfkc", 1)):
         t = train_tokenizer(documents(), 330, normalization=normalization)
-        first, second = measure(t, [(n, x.encode()) for n, x in texts], ["a", "b"])
+        first, second = tokenizer_stats(t, [(n, x.encode()) for n, x in texts], ["a", "b"])
         assert (first.source, first.documents, first.bytes, first.words) == ("a", 2, 23, 5)
         assert first.tokens == sum(len(t.encode(x)) for n, x in texts if n == 0)
         assert (first.changed, first.nfkc_changed) == (lost, 1)
@@ -162,7 +161,7 @@ def test_measured_by_source():
         assert second.fertility == len(t.encode("war"))
 
 
-def test_measuring_stops_when_every_source_has_given_enough(monkeypatch):
-    monkeypatch.setattr("chinchilla.data.prepare.tokenizer_stats.MEASURED_BYTES", 10)
+def test_statistics_read_a_limited_amount_of_each_source(monkeypatch):
+    monkeypatch.setattr("chinchilla.data.tokenizer.MEASURED_BYTES", 10)
     endless = ((i % 2, b"peace") for i in range(10**9))
-    assert [m.documents for m in measure(tokenizer("bpe"), endless, ["a", "b"])] == [2, 2]
+    assert [m.documents for m in tokenizer_stats(tokenizer("bpe"), endless, ["a", "b"])] == [2, 2]

@@ -74,7 +74,7 @@ def test_the_compute_that_makes_up_for_a_wrong_size_does_just_that():
         assert row.extra_loss > 0
 
 
-def test_a_size_too_small_to_reach_the_loss_says_never():
+def test_a_size_too_small_to_reach_the_loss_has_no_excess():
     (row,) = misallocation(LAW, 1e22, factors=[1e-3])
     assert row.excess is None
     assert row.wasted > 1
@@ -143,7 +143,7 @@ def test_a_buildable_shape_spends_the_budget_and_the_best_is_near_the_optimum(co
     assert abs(rows[0].extra_loss) < 3e-3  # the curve of FLOPs over N is smooth, shapes are not
 
 
-def test_shapes_stand_in_the_order_of_the_compute_they_cost():
+def test_shapes_are_sorted_by_extra_compute():
     """At 1.2e23 16b loses less than 70b with the same C, but needs more C for the same loss."""
     rows = snap(LAW, 1.2e23, count_shapes(SHAPES, None))
     costs = [np.inf if row.excess is None else row.excess for row in rows]
@@ -160,7 +160,7 @@ def test_no_shape_counted_as_the_runs_beats_the_optimum(counted, with_head):
     assert all(row.excess is None or row.excess >= 0 for row in rows)
 
 
-def test_shapes_count_N_as_it_is_said():
+def test_shapes_count_N_by_the_stated_convention():
     for said, counted in (
         ("non_embedding", n_params_non_embedding),
         ("total", n_params),

@@ -11,7 +11,7 @@ from chinchilla import cli
 from chinchilla.config import FitCommand
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import ModelShape
-from chinchilla.decide.compare import Side, compare, told
+from chinchilla.decide.compare import Side, compare, summary
 from chinchilla.fit import FitResults, LossLaw, fit_all
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import RunResult, RunSpec, save_plan
@@ -23,7 +23,6 @@ CODE = LossLaw(0.9, 300.0, 900.0, 0.30, 0.36)  # a = .36/.66 = .545
 BUDGETS = (1e18, 1e19, 1e20, 1e21)
 SETTINGS = FitCommand(
     observations="runs.csv", out_dir="x", approaches=["isoflop", "parametric"], n_bootstrap=200,
-    compare_intervals=False,
 )  # fmt: skip
 
 
@@ -55,21 +54,21 @@ def by(found, approach: str, of: str = "a"):
     return [d for d in found.differences if (d.approach, d.of) == (approach, of)]
 
 
-def test_a_difference_of_two_laws_comes_back_with_its_interval(sides):
+def test_a_difference_of_two_laws_is_recovered_with_its_interval(sides):
     found = compare(sides)
     for approach in ("isoflop", "parametric"):
         (d,) = by(found, approach)
         assert d.value == pytest.approx(0.36 / 0.66 - 0.5, abs=0.02)
         assert d.ci95[0] < d.interval[0] < d.value < d.interval[1] < d.ci95[1]
         assert d.verdict == "differ"
-    assert "N_opt grows as C^0.50 [" in told(found)
-    assert "code less prose is +0.0" in told(found)
-    assert "more than their intervals allow (the 95% interval leaves out 0)" in told(found)
+    assert "N_opt grows as C^0.50 [" in summary(found)
+    assert "a(code) - a(prose) = +0.0" in summary(found)
+    assert "they differ (the 95% interval excludes 0)" in summary(found)
 
 
-def test_two_sweeps_of_one_law_are_not_told_apart():
+def test_two_sweeps_of_one_law_are_not_distinguishable():
     found = compare([side("one", runs(EVEN, 2, 3e-3)), side("other", runs(EVEN, 3, 3e-3))])
-    assert {d.verdict for d in found.differences} == {"not told apart"}
+    assert {d.verdict for d in found.differences} == {"not distinguishable"}
 
 
 def test_the_interval_of_a_difference_is_wider_than_either():
@@ -80,7 +79,7 @@ def test_the_interval_of_a_difference_is_wider_than_either():
     assert max(widths[:2]) < widths[2] < sum(widths[:2]) * 1.05
 
 
-def test_sizes_stand_at_the_shared_budgets_and_their_ratio_beside_them(sides):
+def test_sizes_are_compared_at_the_shared_budgets(sides):
     found = compare(sides)
     assert found.budgets == list(BUDGETS)
     ratio = next(d for d in by(found, "isoflop", "N_opt") if d.C == 1e20)
@@ -96,7 +95,7 @@ def test_without_shared_budgets_sizes_are_compared_where_both_have_runs():
     )
     assert found.budgets == found.lowest == []
     assert sorted({s.C for s in found.sizes}) == pytest.approx([3e18, 3e19, 3e20])
-    assert any("no isoFLOP budget is shared" in note for note in found.notes)
+    assert any("no IsoFLOP budget is shared" in note for note in found.notes)
 
 
 def test_bits_per_byte_are_the_nats_of_the_best_run_times_its_corpus_factor(sides):
@@ -111,30 +110,30 @@ def test_fits_without_resamples_say_that_there_is_no_interval():
     settings = replace(SETTINGS, n_bootstrap=0)
     found = compare([side("one", runs(EVEN), settings), side("other", runs(CODE), settings)])
     assert {d.verdict for d in found.differences} == {"no interval"}
-    assert "a fit keeps no resamples" in told(found)
+    assert "too few resamples" in summary(found)
 
 
 @pytest.mark.parametrize(
-    ("convention", "value", "cure"),
-    [("flop_convention", "paper", "one way"), ("loss_kind", "train", "one loss=")],
+    ("convention", "value", "advice"),
+    [("flop_convention", "paper", "Count both alike"), ("loss_kind", "train", "same loss=")],
 )
-def test_runs_counted_in_two_ways_do_not_compare(sides, convention, value, cure):
+def test_runs_counted_in_two_ways_do_not_compare(sides, convention, value, advice):
     other = replace(sides[1], finals=replace(sides[1].finals, **{convention: value}))
     with pytest.raises(
-        InputError, match=f"{convention} differs .* in prose, {value} in code.*{cure}"
+        InputError, match=f"{convention} differs .* in prose, {value} in code.*{advice}"
     ):
         compare([sides[0], other])
 
 
-def test_what_only_one_side_says_is_noted(sides):
+def test_an_assumed_convention_is_noted(sides):
     """The page gives one convention for both: of one of them nobody knows."""
     quiet = replace(sides[1].finals, loss_kind="unknown", flop_convention="unknown")
     found = compare([sides[0], replace(sides[1], finals=quiet)])
-    (note,) = (note for note in found.notes if "does not say" in note)
+    (note,) = (note for note in found.notes if "does not state" in note)
     assert note == (
-        "code does not say its flop_convention, loss_kind: taken to be six_nd, validation, as the other says."
+        "code does not state its flop_convention, loss_kind: assumed to be six_nd, validation, as in the other corpus."
     )
-    assert not any("does not say" in note for note in compare(sides).notes)
+    assert not any("does not state" in note for note in compare(sides).notes)
 
 
 def test_one_vocabulary_each_and_one_corpus_twice_are_noted(sides):
@@ -150,8 +149,8 @@ def test_one_vocabulary_each_and_one_corpus_twice_are_noted(sides):
 # ------------------------------------------------------------------ tables, figure, page
 
 
-def test_the_papers_table_a2_stands_beside_approach_2(sides):
-    _, table = tables_of(compare(sides))["exponents"]
+def test_the_papers_table_a2_is_shown_with_approach_2(sides):
+    table = tables_of(compare(sides))["exponents"]
     rows = [[run_dir.text for run_dir in row] for row in table.rows]
     at = [row[0] for row in rows].index("2 isoflop")
     assert [row[1] for row in rows[at : at + 4]] == ["prose", "code", "paper, C4", "paper, GitHub"]
@@ -173,7 +172,7 @@ def test_panels_share_sizes_and_colours_and_in_bits_per_byte_the_scale(sides):
     assert np.ptp(left.get_ylim()) != pytest.approx(np.ptp(right.get_ylim()))
 
 
-def test_the_page_holds_everything_and_fetches_nothing(sides, tmp_path):
+def test_the_page_is_self_contained(sides, tmp_path):
     unsafe = replace(sides[1], name="<b>code</b>")
     page = write_comparison(tmp_path, [sides[0], unsafe], compare([sides[0], unsafe])).read_text()
     assert "<b>code</b>" not in page
@@ -304,18 +303,18 @@ def test_corpora_that_nothing_could_be_fitted_to_are_drawn_and_say_so(say, sides
 @pytest.mark.parametrize(
     ("words", "part"),
     [
-        ("sweep_dirs=[a]", "2 to 4 corpora side by side and is given 1"),
+        ("sweep_dirs=[a]", "2 to 4 corpora and is given 1"),
         ("sweep_dirs=[a,b,c,d,e]", "is given 5"),
         ("sweep_dirs=[a,./a]", "./a is the same as a: give two different folders"),
         ("sweep_dirs=[a,a]", "a is the same as a"),
-        ("sweep_dirs=[a,b] names=[x]", "names=[x] names 1 of 2 corpora"),
-        ("sweep_dirs=[a,b] names=[x,x]", "gives one name twice"),
+        ("sweep_dirs=[a,b] names=[x]", "names=[x] has 1 names for 2 corpora"),
+        ("sweep_dirs=[a,b] names=[x,x]", "has a name twice"),
         ("sweep_dirs=[a,b]", "Make them: chinchilla fit sweep_dir=a loss=validation"),
         ("fits=[a,b]", "Make them: chinchilla fit observations=RUNS.csv out_dir=a"),
         ("sweep_dirs=[a,b] format=xml", "format"),
     ],
 )
-def test_what_cannot_be_compared_is_said_in_one_line(say, words, part):
+def test_what_cannot_be_compared_is_refused_in_one_line(say, words, part):
     code, _, err = say(f"compare {words} out_dir=both")
     assert (code, err.count("\n")) == (2, 1), err
     assert part in err
@@ -331,4 +330,4 @@ def test_two_kinds_of_loss_are_refused_before_anything_is_written(say, sides, tm
 
 
 def test_the_record_is_plain_values(sides):
-    assert json.loads(json.dumps(asdict(compare(sides))))["schema"] == 2
+    assert json.loads(json.dumps(asdict(compare(sides))))["schema"] == 3

@@ -16,9 +16,8 @@ from chinchilla.core.shapes import (
     shape_named,
 )
 from chinchilla.decide.allocation import allocate
-from chinchilla.decide.answer import DecisionModel, for_budget, for_target, for_unique_tokens
-from chinchilla.decide.bootstrap_laws import ResampledLaws
-from chinchilla.decide.predict import left_out, predictions
+from chinchilla.decide.decision import DecisionModel, for_budget, for_target, for_unique_tokens
+from chinchilla.decide.predictions import ResampledLaws, omitted_text, predictions
 from chinchilla.fit import FitResult, FitResults, LossLaw, fit_isoflop, fit_parametric
 from chinchilla.fit.loss_law import flops_at
 from chinchilla.observations.table import Observations
@@ -72,14 +71,14 @@ def test_approach_3_gives_the_best_size_that_the_budget_buys():
     assert row.L <= min(better) * 1.001
 
 
-def test_a_budget_beyond_the_runs_says_how_far():
+def test_a_budget_beyond_the_runs_states_the_factor():
     obs = sweep()
     fits = together(obs, fit_isoflop(obs, n_bootstrap=0))
     row = predictions([3e16], fits)[0]
     assert row.beyond == pytest.approx(100, rel=0.01)
 
 
-def test_a_budget_below_the_runs_says_how_far():
+def test_a_budget_below_the_runs_states_the_factor():
     obs = sweep()
     fits = together(obs, fit_isoflop(obs, n_bootstrap=0))
     row = predictions([3e11], fits)[0]
@@ -90,25 +89,27 @@ def test_a_published_answer_is_given_near_its_own_runs_only():
     """Figure 4's runs end at 1.3e22 FLOPs, Muennighoff's at 1e21, Kaplan's at 1.2e21."""
     assert len(predictions([1e20])) == 7
     assert all(row.beyond is None for row in predictions([1e20]))
-    assert left_out(1e20) == ""
+    assert omitted_text(1e20) == ""
     rows = {row.by: row for row in predictions([1e23])}
     assert rows["law hoffmann"].beyond == pytest.approx(1e23 / 1.3e22)
     assert set(rows).isdisjoint({"law muennighoff", "Kaplan 2020 (section D.4)"})
-    assert left_out(1e23) == (
-        "not shown, over 10x outside of their runs: Kaplan 2020 (83.3x); muennighoff (100x)."
+    assert omitted_text(1e23) == (
+        "not shown, over 10x outside the compute of their runs: Kaplan 2020 (83.3x); muennighoff (100x)."
     )
     assert predictions([5.76e23]) == []
-    assert "paper approach 2, hoffmann, hoffmann_rounded, besiroglu (44.3x)" in left_out(5.76e23)
+    assert "paper approach 2, hoffmann, hoffmann_rounded, besiroglu (44.3x)" in omitted_text(
+        5.76e23
+    )
     assert [row.by for row in predictions([1e17])] == ["Kaplan 2020 (section D.4)"]
 
 
 def test_the_published_law_that_was_asked_for_is_given_at_any_C():
-    (row,) = predictions([5.76e23], asked="law hoffmann")
+    (row,) = predictions([5.76e23], named="law hoffmann")
     assert row.beyond == pytest.approx(44.3, rel=1e-3)
-    assert "hoffmann," not in left_out(5.76e23, "law hoffmann")
+    assert "hoffmann," not in omitted_text(5.76e23, "law hoffmann")
 
 
-def test_kaplans_line_stands_beside_the_papers():
+def test_kaplans_line_is_shown_with_the_papers():
     """Section D.4: 4.68B at 1e21 FLOPs, against 2.86B by approach 1."""
     rows = {row.by: row for row in predictions([1e21])}
     assert rows["Kaplan 2020 (section D.4)"].N == pytest.approx(4.68e9, rel=1e-9)
@@ -138,7 +139,7 @@ def noisy() -> tuple[FitResults, Observations, ResampledLaws]:
     return together(obs, fit), obs, resampled
 
 
-def test_intervals_are_nested_and_hold_the_truth(noisy):
+def test_intervals_are_nested_and_cover_the_truth(noisy):
     fits, _, _ = noisy
     (row,) = predictions([1e20], fits, published=False)
     for name, truth in (("N", None), ("D", None), ("L", float(LAW(row.N, row.D)))):
@@ -200,18 +201,18 @@ def test_a_point_lies_inside_of_its_own_interval(with_head, C):
 
 @pytest.mark.parametrize("C", [1e17, 1e21, 1e23])
 def test_every_decision_has_the_same_optimum(with_head, C):
-    ground = DecisionModel.of(with_head)
-    assert ground is not None
+    model = DecisionModel.of(with_head)
+    assert model is not None
     r = recommendation(with_head, C)
-    decision = for_budget(ground, C, named_shapes(), RatesConfig())
-    best = allocate(ground.at(C).law, C, with_head.cost)
+    decision = for_budget(model, C, named_shapes(), RatesConfig())
+    best = allocate(model.at(C).law, C, with_head.cost)
     assert (decision["N"], decision["D"], decision["L"]) == (best.N, best.D, best.L)
     assert r.L == pytest.approx(best.L, rel=1e-12)
     assert (r.N, r.D) == pytest.approx((best.N, best.D), rel=1e-6)  # solved on a grid of sizes
-    assert decision["law"] == {name: getattr(ground.at(C).law, name) for name in decision["law"]}
+    assert decision["law"] == {name: getattr(model.at(C).law, name) for name in decision["law"]}
     low, high = decision["N_within_1_percent"]
     assert low < r.N < high
-    target = for_target(ground, r.L, RatesConfig())
+    target = for_target(model, r.L, RatesConfig())
     assert (target["N"], target["C"]) == pytest.approx((best.N, C), rel=1e-3)
     (row,) = (
         x for x in predictions([C], with_head, published=False) if x.by.endswith("parametric")
@@ -223,20 +224,20 @@ def test_every_decision_has_the_same_optimum(with_head, C):
 @pytest.mark.parametrize("C", [1e19, 1e22])
 def test_the_local_law_has_the_slope_of_the_recommended_loss(with_head, C):
     """So that a budget a little larger or smaller is decided alike by the law of its neighbour."""
-    ground = DecisionModel.of(with_head)
-    assert ground is not None
-    near = allocate(ground.at(C).law, 1.01 * C, with_head.cost)
+    model = DecisionModel.of(with_head)
+    assert model is not None
+    near = allocate(model.at(C).law, 1.01 * C, with_head.cost)
     r, there = recommendation(with_head, C), recommendation(with_head, 1.01 * C)
     assert np.log(near.L / r.L) == pytest.approx(np.log(there.L / r.L), rel=0.02)
 
 
-def test_data_without_end_is_spent_as_recommended(noisy):
+def test_with_unlimited_data_the_split_is_the_recommended_one(noisy):
     """Under C = 6ND the split for more unique tokens than are needed is the recommended one."""
     fits, _, _ = noisy
-    ground = DecisionModel.of(fits)
-    assert ground is not None
+    model = DecisionModel.of(fits)
+    assert model is not None
     r = recommendation(fits, 1e21)
-    (row,) = for_unique_tokens(ground, [1e21], 1e14)["budgets"]
+    (row,) = for_unique_tokens(model, [1e21], 1e14)["budgets"]
     assert (row["best"]["N"], row["best"]["L"]) == pytest.approx((r.N, r.L), rel=1e-3)
 
 
@@ -260,9 +261,9 @@ def test_shapes_are_chosen_and_priced_by_the_runs_own_flops(convention):
     ids = np.array([f"r{i}" for i in range(len(N))])
     obs = Observations(ids, C, C, N, D, law(N, D), flop_convention=convention)
     fits = together(obs, fit_parametric(obs, n_bootstrap=0))
-    ground = DecisionModel.of(fits)
-    assert ground is not None
-    decision = for_budget(ground, 1e18, named_shapes(), RatesConfig())
+    model = DecisionModel.of(fits)
+    assert model is not None
+    decision = for_budget(model, 1e18, named_shapes(), RatesConfig())
     assert decision["N"] == pytest.approx(8.1e7, rel=0.15)
     best = next(row for row in decision["shapes"] if row["name"] == decision["best_shape"])
     bought = 1e18 / (6 * best["N"] * (1 + 0.8 * (best["N"] / 1e8) ** -0.35))
@@ -275,9 +276,9 @@ def test_a_convention_that_contradicts_the_runs_makes_no_shape_cheaper(noisy):
     """Runs at 6ND that are said to count as the paper does."""
     _, obs, _ = noisy
     obs = replace(obs, flop_convention="paper")
-    ground = DecisionModel.of(together(obs, fit_parametric(obs, n_bootstrap=0)))
-    assert ground is not None
-    decision = for_budget(ground, 1e20, named_shapes(), RatesConfig())
+    model = DecisionModel.of(together(obs, fit_parametric(obs, n_bootstrap=0)))
+    assert model is not None
+    decision = for_budget(model, 1e20, named_shapes(), RatesConfig())
     assert all(row["excess"] is None or row["excess"] >= 0 for row in decision["shapes"])
     for row in decision["shapes"]:
         assert 6 * row["N"] * row["D"] == pytest.approx(1e20, rel=1e-9)
@@ -286,9 +287,9 @@ def test_a_convention_that_contradicts_the_runs_makes_no_shape_cheaper(noisy):
 def test_shapes_are_compared_by_the_count_of_the_fit(noisy):
     _, obs, _ = noisy
     counted = n_params_non_embedding(named_shapes()["44m"])
-    for said, N in (("non_embedding", counted), ("unknown", n_params(named_shapes()["44m"]))):
-        named = replace(obs, n_convention=said)
-        ground = DecisionModel.of(together(named, fit_parametric(named, n_bootstrap=0)))
-        assert ground is not None
-        built = {row.name: row for row in ground.built(1e20, named_shapes())}
-        assert built["44m"].N == N
+    for convention, N in (("non_embedding", counted), ("unknown", n_params(named_shapes()["44m"]))):
+        named = replace(obs, n_convention=convention)
+        model = DecisionModel.of(together(named, fit_parametric(named, n_bootstrap=0)))
+        assert model is not None
+        buildable = {row.name: row for row in model.buildable(1e20, named_shapes())}
+        assert buildable["44m"].N == N

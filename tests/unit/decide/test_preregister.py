@@ -1,23 +1,32 @@
-"""Predictions written down: nothing in them changes unseen, and results are held against them."""
+"""Preregistered predictions: changes are detected, and results are scored against them."""
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 from recommended import with_recommendation
 
 from chinchilla.core.errors import InputError
-from chinchilla.decide.bootstrap_laws import ResampledLaws
-from chinchilla.decide.predict import predictions
-from chinchilla.decide.preregister import digest, load, record_of, refuse_known, save, score, unsaid
+from chinchilla.decide.decision import DecisionModel
+from chinchilla.decide.predictions import ResampledLaws, predictions
+from chinchilla.decide.preregister import (
+    Preregistration,
+    digest,
+    load,
+    not_compared,
+    preregister,
+    refuse_known,
+    save,
+    score,
+)
 from chinchilla.fit import fit_parametric
 from chinchilla.fit.result import LossLaw
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import recommendation
-from chinchilla.recommend.answer import local_law
+from chinchilla.recommend.evaluate import local_law
 
 LAW = LossLaw(E=1.7, A=400.0, B=1700.0, alpha=0.34, beta=0.36)
 NOISE = 0.004
@@ -31,8 +40,15 @@ def runs(N, D, seed=0, kind="train", noise=NOISE) -> Observations:
     return Observations(ids, np.full(len(N), np.nan), 6 * N * D, N, D, L, "six_nd", loss_kind=kind)
 
 
+def write(path, record: Preregistration, **changes) -> dict:
+    """A file with changed fields and the hash that belongs to them."""
+    value = json.loads(json.dumps(asdict(record) | changes))
+    path.write_text(json.dumps(value | {"sha256": digest(value)}))
+    return value
+
+
 @pytest.fixture(scope="module")
-def record(tmp_path_factory) -> dict:
+def record(tmp_path_factory) -> Preregistration:
     N = np.repeat(np.geomspace(5e7, 2e9, 8), 5)
     obs = runs(N, N * np.tile([5, 10, 20, 40, 80], 8))
     fit = fit_parametric(obs, n_bootstrap=300)
@@ -40,24 +56,25 @@ def record(tmp_path_factory) -> dict:
     file = tmp_path_factory.mktemp("fits") / "frontier.json"
     obs.save(file.parent / "observations.csv")
     fits.with_runs(file.parent / "observations.csv").save(file)
-    resampled = ResampledLaws.of(fit)
+    model = DecisionModel(
+        fit.law, "approach 3", resampled=ResampledLaws.of(fit), conventions=fit.conventions
+    )
     rows = predictions([1e21], fits)
-    said = fit.conventions
-    return record_of(rows, fit.law, "approach 3", resampled, None, file, said, {"n": 1}, obs)
+    return preregister(rows, [], model, "approach 3", {"n": 1}, file, obs)
 
 
-def test_it_is_dated_in_utc_and_says_what_it_stands_on(record):
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", record["made_utc"])
-    assert re.fullmatch(r"[0-9a-f]{64}", record["frontier_sha256"])
-    assert re.fullmatch(r"[0-9a-f]{64}", record["observations_sha256"])
-    assert len(record["fitted_runs"]) == 40
-    assert set(record["versions"]) == {"chinchilla", "python", "numpy"}
-    assert record["predictions"][0]["by"] == "this data, parametric"
+def test_it_is_dated_in_utc_and_identifies_the_fit(record):
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", record.made_utc)
+    assert re.fullmatch(r"[0-9a-f]{64}", record.frontier_sha256)
+    assert re.fullmatch(r"[0-9a-f]{64}", record.observations_sha256)
+    assert len(record.fitted_runs) == 40
+    assert set(record.versions) == {"chinchilla", "python", "numpy"}
+    assert record.predictions[0].by == "this data, parametric"
 
 
 def test_what_is_read_is_what_was_written(record, tmp_path):
     path = save(record, None, tmp_path)
-    assert path.name == f"{record['made_utc'][:10]}-{record['sha256'][:8]}.json"
+    assert path.name == f"{record.made_utc[:10]}-{record.sha256[:8]}.json"
     assert path.parent == tmp_path / "preregistered"
     assert load(path) == record
 
@@ -66,7 +83,7 @@ def test_a_prediction_is_never_overwritten(record, tmp_path):
     path = save(record, tmp_path / "mine.json", tmp_path)
     before = path.read_bytes()
     with pytest.raises(InputError, match="never overwritten"):
-        save({**record, "law_name": "another"}, path, tmp_path)
+        save(replace(record, law_name="another"), path, tmp_path)
     assert path.read_bytes() == before
 
 
@@ -82,7 +99,7 @@ def test_a_prediction_is_never_overwritten(record, tmp_path):
     ],
 )
 def test_any_change_is_seen(record, tmp_path, change):
-    changed = json.loads(json.dumps(record))
+    changed = json.loads(json.dumps(asdict(record)))
     change(changed)
     (tmp_path / "p.json").write_text(json.dumps(changed))
     with pytest.raises(InputError, match="was changed after it was written"):
@@ -90,12 +107,12 @@ def test_any_change_is_seen(record, tmp_path, change):
 
 
 def test_layout_is_no_change(record, tmp_path):
-    (tmp_path / "p.json").write_text(json.dumps(record, sort_keys=True))
-    assert digest(load(tmp_path / "p.json")) == record["sha256"]
+    (tmp_path / "p.json").write_text(json.dumps(asdict(record), sort_keys=True))
+    assert load(tmp_path / "p.json") == record
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", '{"schema": 9, "sha256": ""}', "{"])
-def test_another_file_is_said(tmp_path, text):
+def test_another_file_is_refused(tmp_path, text):
     (tmp_path / "p.json").write_text(text)
     with pytest.raises(InputError, match=r"prediction.*p\.json"):
         load(tmp_path / "p.json")
@@ -123,9 +140,9 @@ def test_a_run_that_went_wrong_lies_outside(record):
     assert bad.C == pytest.approx(6 * 5e8 * 1e10)
 
 
-def test_how_far_a_run_was_from_the_best_size_is_said(record):
-    best = record["predictions"][0]
-    (row,) = score(record, runs([2 * best["N"]], [best["D"] / 2]))
+def test_the_distance_from_the_best_size_is_stated(record):
+    best = record.predictions[0]
+    (row,) = score(record, runs([2 * best.N], [best.D / 2]))
     assert row.N_over_best == pytest.approx(2, rel=1e-3)
 
 
@@ -141,13 +158,13 @@ def test_another_loss_does_not_compare(record):
 def test_another_count_does_not_compare(record, name, ours, theirs):
     result = replace(runs([5e8], [1e10]), **{name: theirs})
     with pytest.raises(InputError, match=f"{name}={ours} and the result {name}={theirs}"):
-        score({**record, name: ours}, result)
+        score(replace(record, **{name: ours}), result)
 
 
-def test_what_is_not_said_is_noted_and_does_not_stop_a_score(record):
+def test_what_is_not_stated_is_noted_and_does_not_prevent_a_score(record):
     result = replace(runs([5e8], [1e10]), flop_convention="unknown")
     assert len(score(record, result)) == 1
-    assert unsaid(record, result) == ["flop_convention", "n_convention"]
+    assert not_compared(record, result) == ["flop_convention", "n_convention"]
 
 
 @pytest.mark.parametrize(
@@ -173,10 +190,9 @@ def test_what_is_not_said_is_noted_and_does_not_stop_a_score(record):
         ("recommended", [{"C": 1e21, "L": 2.0, "L_interval80": [1.0], "law": CONSTANTS}]),
     ],
 )
-def test_a_file_with_a_right_hash_and_wrong_fields_is_said(record, tmp_path, field, value):
-    changed = {**record, field: value}
-    (tmp_path / "p.json").write_text(json.dumps({**changed, "sha256": digest(changed)}))
-    with pytest.raises(InputError, match=rf"p\.json: {field} is missing or not what"):
+def test_a_file_with_a_right_hash_and_wrong_fields_is_refused(record, tmp_path, field, value):
+    write(tmp_path / "p.json", record, **{field: value})
+    with pytest.raises(InputError, match=rf"p\.json: {field}"):
         load(tmp_path / "p.json")
 
 
@@ -194,35 +210,32 @@ def test_a_save_that_fails_leaves_nothing(record, tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def advised() -> tuple[dict, list]:
-    """A prediction with the recommended answers at 1e21 and 1e23 FLOPs, and these."""
+def advised() -> tuple[Preregistration, list]:
+    """A prediction with the recommended answers at 1e21 and 1e23 FLOPs, and these answers."""
     N = np.repeat(np.geomspace(5e7, 2e9, 8), 5)
     obs = runs(N, N * np.tile([5, 10, 20, 40, 80], 8))
     fits = FitResults.of({"parametric": fit_parametric(obs, n_bootstrap=50)}, {}, obs)
     fits = with_recommendation(fits, obs)
-    said = [recommendation(fits, C) for C in (1e21, 1e23)]
-    laws = [local_law(fits, r.C) for r in said]
+    answers = [recommendation(fits, C) for C in (1e21, 1e23)]
+    rows = [(r, local_law(fits, r.C)) for r in answers]
     law = fits.fitted["parametric"].law
-    rows = list(zip(said, laws, strict=True))
-    record = record_of(
-        [], law, "approach 3", None, None, None, {"loss_kind": "train"}, {}, None, rows
-    )
-    return record, said
+    model = DecisionModel(law, "approach 3", conventions={"loss_kind": "train"})
+    return preregister([], rows, model, "approach 3", {}), answers
 
 
 def test_recommended_answers_are_kept_as_they_were_given(advised, tmp_path):
-    record, said = advised
-    kept = load(save(record, None, tmp_path))["recommended"]
-    for row, r in zip(kept, said, strict=True):
-        assert {k: row[k] for k in row if k != "law"} == r.to_dict()
-        assert float(LossLaw(**row["law"])(r.N, r.D)) == pytest.approx(r.L, rel=1e-9)
+    record, answers = advised
+    loaded = load(save(record, None, tmp_path)).recommended
+    for row, r in zip(loaded, answers, strict=True):
+        assert {k: v for k, v in row.to_dict().items() if k != "law"} == r.to_dict()
+        assert float(row.law(r.N, r.D)) == pytest.approx(r.L, rel=1e-9)
 
 
 @pytest.mark.parametrize("nearly", [0.92, 1.0, 1.09])
-def test_a_run_at_a_predicted_budget_is_held_against_the_recommended_answer(advised, nearly):
+def test_a_run_at_a_predicted_budget_is_scored_by_the_recommended_answer(advised, nearly):
     """At twice the best size, to which the loss and its 80% interval are moved."""
-    record, said = advised
-    for r in said:
+    record, answers = advised
+    for r in answers:
         obs = runs([2 * r.N], [nearly * r.D / 2], noise=0.0)
         (row,) = score(record, obs)
         assert row.by == f"the recommended answer at {r.C:.3g} FLOPs"
@@ -237,7 +250,7 @@ def test_a_run_at_a_predicted_budget_is_held_against_the_recommended_answer(advi
 
 
 @pytest.mark.parametrize("factor", [0.9, 1.11])
-def test_a_run_at_another_budget_is_held_against_the_law(advised, factor):
+def test_a_run_at_another_budget_is_scored_by_the_law(advised, factor):
     record, (r, _) = advised
     (row,) = score(record, runs([r.N], [factor * r.D]))
     assert (row.by, row.interval80) == ("approach 3", None)
@@ -245,37 +258,29 @@ def test_a_run_at_another_budget_is_held_against_the_law(advised, factor):
 
 def test_without_a_law_a_run_at_a_predicted_budget_is_scored_all_the_same(advised):
     record, (r, _) = advised
-    assert len(score({**record, "law": None}, runs([r.N], [r.D]))) == 1
+    assert len(score(replace(record, law=None), runs([r.N], [r.D]))) == 1
     with pytest.raises(InputError, match=r"no loss was predicted for a run of 3e\+19 FLOPs"):
-        score({**record, "law": None}, runs([5e8], [1e10]))
-
-
-def test_a_prediction_of_schema_2_is_scored_by_its_law(record, tmp_path):
-    old = {k: v for k, v in record.items() if k != "recommended"} | {"schema": 2}
-    (tmp_path / "p.json").write_text(json.dumps({**old, "sha256": digest(old)}))
-    obs = runs([5e8], [1e10])
-    assert score(load(tmp_path / "p.json"), obs) == score(record, obs)
+        score(replace(record, law=None), runs([5e8], [1e10]))
 
 
 def test_without_a_law_there_is_no_loss_to_score(record):
     with pytest.raises(InputError, match="no law, so no loss was predicted"):
-        score({**record, "law": None}, runs([5e8], [1e10]))
+        score(replace(record, law=None), runs([5e8], [1e10]))
 
 
 def test_without_resamples_there_is_no_verdict(record):
-    (row,) = score({**record, "resampled_laws": []}, runs([5e8], [1e10]))
+    (row,) = score(replace(record, resampled_laws=[]), runs([5e8], [1e10]))
     assert (row.ci95, row.inside) == (None, None)
 
 
-def test_a_prediction_of_schema_1_is_refused_by_its_reason(record, tmp_path):
-    old = {k: v for k, v in record.items() if k not in ("fitted_runs", "observations_sha256")}
-    old["schema"] = 1
-    (tmp_path / "p.json").write_text(json.dumps({**old, "sha256": digest(old)}))
-    with pytest.raises(InputError, match="schema 1, which does not hold the runs that were fitted"):
+@pytest.mark.parametrize("schema", [1, 2, 3])
+def test_a_prediction_of_an_earlier_schema_is_refused(record, tmp_path, schema):
+    write(tmp_path / "p.json", record, schema=schema)
+    with pytest.raises(InputError, match=rf"schema {schema}.*Predict again"):
         load(tmp_path / "p.json")
 
 
-def test_a_run_that_was_fitted_is_no_test_under_any_name(record):
+def test_a_run_that_was_fitted_is_refused_under_any_name(record):
     N = np.repeat(np.geomspace(5e7, 2e9, 8), 5)
     fitted = runs(N, N * np.tile([5, 10, 20, 40, 80], 8))
     new = runs([5e8], [1e10], seed=4)
@@ -301,7 +306,7 @@ def test_a_run_that_was_fitted_is_no_test_under_any_name(record):
     ],
 )
 def test_a_run_that_finished_before_the_prediction_is_refused(record, times, notes):
-    dated = {**record, "made_utc": "2026-05-01T12:00:00Z"}
+    dated = replace(record, made_utc="2026-05-01T12:00:00Z")
     new = runs([5e8], [1e10], seed=4)
     if notes is None:
         with pytest.raises(InputError, match=r"r0 finished at .* before this prediction was made"):

@@ -136,19 +136,19 @@ def test_scarce_tokens_are_repeated_and_no_other_size_does_better():
         assert float(PUBLISHED(N, 5.76e23 / (6 * N), 1e11)) > found.best.L
 
 
-def test_an_impossible_amount_of_tokens_is_said():
+def test_an_impossible_number_of_tokens_is_refused():
     with pytest.raises(InputError, match="unique_tokens=0"):
         allocate_repeated(PUBLISHED, 1e21, 0)
 
 
 @pytest.mark.parametrize("R", [(15.4, 5.3), (4.0, 20.0), (60.0, 1.5)])
-def test_the_worth_of_repeats_comes_back_from_its_own_runs(R):
+def test_the_value_of_repeats_is_recovered_from_its_own_runs(R):
     found, certificate = fit_repeated(*drawn(*R), law=LAW)
     assert (found.R_D, found.R_N) == pytest.approx(R, rel=1e-4)
     assert certificate["objective"] < 1e-12
 
 
-def test_it_comes_back_from_noisy_runs():
+def test_it_is_recovered_from_noisy_runs():
     found, certificate = fit_repeated(*drawn(15.4, 5.3, noise=0.005), law=LAW)
     assert found.R_D == pytest.approx(15.4, rel=0.15)
     assert found.R_N == pytest.approx(5.3, rel=0.15)
@@ -176,7 +176,7 @@ def test_runs_without_repeats_are_refused():
 def test_repeats_that_lose_nothing_end_at_the_range_that_was_searched():
     """Losses as if every repeat were fresh: R_D has no end, and the range is what is named."""
     N, D, U, _ = drawn(15.4, 5.3)
-    with pytest.raises(FitError, match=r"R_[DN] runs above 3000, the end of the range searched"):
+    with pytest.raises(FitError, match=r"R_[DN] is above 3000, the limit of the range searched"):
         fit_repeated(N, D, U, LAW(N, D), LAW)
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from chinchilla.decide.v_optimal import Knowledge, coordinates, kernel
+from chinchilla.decide.v_optimal import Posterior, coordinates, kernel
 
 RNG = np.random.default_rng(4)
 J, TARGET_J = RNG.normal(size=(30, 4)), RNG.normal(size=(3, 4))
@@ -12,9 +12,9 @@ GROWTH = RNG.uniform(1, 3, 30)
 NOISE, MISFIT = 0.3, 0.5
 
 
-def knowledge(misfit: float = MISFIT) -> Knowledge:
+def posterior(misfit: float = MISFIT) -> Posterior:
     delta = kernel(Z[30:], Z[:30]) * GROWTH
-    return Knowledge(J, Z[:30], TARGET_J, delta, np.ones(3), NOISE, misfit, GROWTH)
+    return Posterior(J, Z[:30], TARGET_J, delta, np.ones(3), NOISE, misfit, GROWTH)
 
 
 def direct(measured: np.ndarray) -> np.ndarray:
@@ -28,25 +28,25 @@ def direct(measured: np.ndarray) -> np.ndarray:
 
 
 def test_measured_in_parts_or_at_once_the_variance_is_the_same():
-    known = knowledge()
+    known = posterior()
     known.measure(np.array([3, 8, 11]))
     known.measure(np.array([20]))
     assert known.target == pytest.approx(direct(np.array([3, 8, 11, 20])), rel=1e-9)
 
 
 def test_the_gain_is_what_the_next_run_takes_off():
-    known = knowledge()
+    known = posterior()
     known.measure(np.array([0, 1, 2]))
     gain, before = known.gain(), known.target.sum()
     for i in (5, 17, 2):  # the last again, with new noise
-        one = knowledge()
+        one = posterior()
         one.measure(np.array([0, 1, 2]))
         one.measure(np.array([i]))
         assert before - one.target.sum() == pytest.approx(gain[i], rel=1e-9)
 
 
 def test_without_misfit_it_is_the_usual_v_optimal_design():
-    known = knowledge(misfit=0.0)
+    known = posterior(misfit=0.0)
     known.measure(np.arange(10))
     information = J[:10].T @ J[:10] / NOISE + np.eye(4)
     expected = np.diag(TARGET_J @ np.linalg.solve(information, TARGET_J.T))
@@ -58,7 +58,7 @@ def test_what_the_law_misses_is_shared_by_neighbours():
     flat = np.zeros((2, 1))
     places = np.array([[0.0, 0.0], [3.0, 0.0]])
     target = np.array([[1.5, 0.0]])
-    known = Knowledge(flat, places, np.zeros((1, 1)), kernel(target, places), np.ones(1), 0.1, 1.0,
+    known = Posterior(flat, places, np.zeros((1, 1)), kernel(target, places), np.ones(1), 0.1, 1.0,
                       np.ones(2))  # fmt: skip
     known.measure(np.array([0]))
     again, other = known.gain()

@@ -9,14 +9,14 @@ from recommended import with_recommendation
 from chinchilla.config import RatesConfig
 from chinchilla.core.errors import Refusal
 from chinchilla.core.shapes import named_shapes
-from chinchilla.decide.answer import FITTED, DecisionModel, for_budget, for_target
+from chinchilla.decide.decision import FITTED, DecisionModel, for_budget, for_target
 from chinchilla.decide.warnings import gather, refuse_if_nothing_fitted
 from chinchilla.fit.loss_law import six_nd_frontier
 from chinchilla.fit.result import FitResult, LossLaw, PowerLaw
 from chinchilla.fit.results import FailedFit, FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import recommendation
-from chinchilla.recommend.answer import headline
+from chinchilla.recommend.evaluate import headline
 
 LAW = LossLaw(1.8, 480.0, 2000.0, 0.34, 0.36)
 UNSAID = {"flop_convention": "six_nd", "n_convention": "unknown", "loss_kind": "train"}
@@ -81,7 +81,7 @@ def near(factor: float, name: str = "isoflop") -> FitResult:
     return line_of(name, factor * three.N_opt.coefficient, three.N_opt.exponent)
 
 
-def test_a_sane_answer_inside_of_the_runs_brings_no_caveat():
+def test_an_answer_inside_the_runs_has_no_warning():
     r, caveats = said(fits_of(parametric(), near(1.0)))
     assert caveats == []
     # The law holds, so that approach 3 predicts the larger budgets better than the minima do.
@@ -93,7 +93,7 @@ def test_a_sane_answer_inside_of_the_runs_brings_no_caveat():
 
 
 @pytest.mark.parametrize("shift", [0.5, -0.5])
-def test_the_answer_lies_inside_of_its_own_interval_where_the_resamples_do_not_hold_it(shift):
+def test_the_answer_lies_inside_its_interval_if_the_resamples_exclude_it(shift):
     r, _ = said(fits_of(parametric(shift=shift)))
     assert r.approach == "parametric"
     for value, interval in ((r.N, r.N_interval80), (r.D, r.D_interval80), (r.L, r.L_interval80)):
@@ -119,11 +119,11 @@ def test_an_exponent_that_cannot_be_is_not_recommended(exponent):
     assert "the exponent of N_opt along the IsoFLOP minima is not between 0 and 1" in r.reasons[0]
 
 
-def test_an_approach_that_was_not_asked_for_is_not_recommended():
+def test_an_approach_that_was_not_requested_is_not_recommended():
     """The runs name budgets, and only approach 3 was fitted."""
     r, _ = said(fits_of(parametric()))
     assert r.approach == "parametric"
-    assert r.reasons[0].endswith("approach 2 was not asked for.")
+    assert r.reasons[0].endswith("approach 2 was not requested.")
     assert "refused" not in " ".join(r.reasons)
 
 
@@ -138,7 +138,7 @@ def test_approaches_whose_intervals_do_not_overlap_are_named_with_their_range():
     assert r.reasons[0] == r.disagreement
 
 
-def test_what_the_fit_said_is_said_again():
+def test_warnings_and_refusals_of_the_fit_are_repeated():
     """Warnings of the approach recommended, refusals with their kind, notes of the runs."""
     two = line_of("isoflop", 0.6, 0.46, warnings=["a line through two budgets."])
     refused = {"envelope": FailedFit("only 1 size. Train more sizes.", "too_few_sizes")}
@@ -151,7 +151,7 @@ def test_what_the_fit_said_is_said_again():
     ]
 
 
-def test_an_answer_beyond_the_runs_says_how_far():
+def test_an_answer_beyond_the_runs_states_the_factor():
     fits = fits_of(parametric())
     assert said(fits, C=1.6e22)[0].reasons[-1] == (
         "Extrapolation: 16x the compute of the largest run."
@@ -174,18 +174,18 @@ def test_an_answer_beyond_the_runs_says_how_far():
 
 
 def law_answer(fits: FitResults | None, law: str = "", **asked) -> dict:
-    ground = DecisionModel.of(fits, law)
-    assert ground is not None
-    told: dict = {"law": {"name": ground.name}, "decisions": []}
+    model = DecisionModel.of(fits, law)
+    assert model is not None
+    answer: dict = {"law": {"name": model.name}, "decisions": []}
     if L := asked.get("target_loss"):
-        told["target"] = for_target(ground, L, RatesConfig(), asked.get("inference_tokens", 0.0))
+        answer["target"] = for_target(model, L, RatesConfig(), asked.get("inference_tokens", 0.0))
     if C := asked.get("C"):
         served = asked.get("inference_tokens", 0.0)
-        told["decisions"] = [for_budget(ground, C, named_shapes(), RatesConfig(), served)]
-    return told
+        answer["decisions"] = [for_budget(model, C, named_shapes(), RatesConfig(), served)]
+    return answer
 
 
-def test_a_size_for_serving_beyond_the_tokens_per_parameter_seen_says_so():
+def test_a_size_for_serving_beyond_the_tokens_per_parameter_of_the_runs_is_warned_of():
     fits = fits_of(parametric())
     _, ((kind, text),) = said(fits, **law_answer(fits, C=1e20, inference_tokens=1e15))
     assert kind == "beyond_ratio"
@@ -194,7 +194,7 @@ def test_a_size_for_serving_beyond_the_tokens_per_parameter_seen_says_so():
 
 
 @pytest.mark.parametrize(("loss", "end"), [(1.95, "largest"), (6.0, "smallest")])
-def test_a_target_loss_beyond_the_runs_says_how_far(loss, end):
+def test_a_target_loss_beyond_the_runs_states_the_factor(loss, end):
     fits = fits_of(parametric(warnings=["5 runs miss the law."]))
     answer = law_answer(fits, target_loss=loss)
     assert answer["law"]["name"] == FITTED
@@ -206,7 +206,7 @@ def test_a_target_loss_beyond_the_runs_says_how_far(loss, end):
     assert caveats[-1].kind == "fit_warning"
 
 
-def test_a_published_law_carried_far_says_how_far():
+def test_a_published_law_far_from_its_runs_states_the_factor():
     (one,) = gather(None, [], law_answer(None, "hoffmann", target_loss=1.9))
     assert one.text == ("Extrapolation, loss 1.9 by law hoffmann: 76.9x the largest C of its runs.")
 

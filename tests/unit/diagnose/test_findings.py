@@ -1,4 +1,4 @@
-"""The rule that decides between verdicts, and what a Finding states."""
+"""The rule that decides between verdicts, and the text of a Finding."""
 
 from dataclasses import replace
 
@@ -15,30 +15,30 @@ from chinchilla.diagnose.findings import LOG_L, Finding, combined, described, ju
         (0.50, 0.05, "warning"),  # relevant, and ten standard deviations
         (0.10, 0.01, "passed"),  # certain, and irrelevant
         (0.05, 0.05, "passed"),  # a relevant move would have been seen
-        (0.05, 0.20, "cannot_tell"),  # and here it would not
-        (0.25, 0.11, "cannot_tell"),  # relevant, and not certain
+        (0.05, 0.20, "inconclusive"),  # and here it would not
+        (0.25, 0.11, "inconclusive"),  # relevant, and not certain
     ],
 )
 def test_a_move_is_judged_by_its_size_and_by_its_error(move, sd, verdict):
     found = judge(np.array([move, 0.0]), np.array([sd, sd]), 50)
     assert found.verdict == verdict
-    expected = {"warning": move, "passed": move, "cannot_tell": max(move, 2 * sd)}[verdict]
+    expected = {"warning": move, "passed": move, "inconclusive": max(move, 2 * sd)}[verdict]
     assert found.effect == pytest.approx(expected)
 
 
 def test_a_part_that_passed_decides_for_the_same_question_only():
     parts = {
-        "blind": lambda _: Finding("cannot_tell", "b.", "add runs.", 2.0),
+        "blind": lambda _: Finding("inconclusive", "b.", "add runs.", 2.0),
         "precise": lambda _: Finding("passed", "p.", effect=0.01),
         "missing": lambda _: (_ for _ in ()).throw(FitError("no runs.", "too_few_runs")),
     }
     one = combined(parts, None, one_question=True)
     assert (one.verdict, one.effect, one.advice) == ("passed", 0.01, "")
-    assert one.message == "precise: p. Others: blind cannot tell, missing unavailable."
+    assert one.message == "precise: p. Others: blind inconclusive, missing unavailable."
     assert one.values["missing"]["kind"] == "too_few_runs"
-    assert combined(parts, None).verdict == "cannot_tell"
+    assert combined(parts, None).verdict == "inconclusive"
     del parts["precise"]
-    parts["less_blind"] = lambda _: Finding("cannot_tell", "l.", "add runs.", 0.5)
+    parts["less_blind"] = lambda _: Finding("inconclusive", "l.", "add runs.", 0.5)
     assert combined(parts, None, one_question=True).effect == 0.5
     assert combined(parts, None).effect == 2.0
 
@@ -47,21 +47,21 @@ def test_effects_are_stated_with_their_unit():
     loss = Finding("warning", "x.", effect=-0.02, effect_unit=LOG_L)
     assert described(loss) == "effect: 2.00% of the loss"
     assert loss.relative_effect == pytest.approx(2)
-    size = Finding("cannot_tell", "x.", effect=np.log(1.25**3))
-    assert described(size) == "hidden by noise: up to a factor 1.95 in N_opt"
+    size = Finding("inconclusive", "x.", effect=np.log(1.25**3))
+    assert described(size) == "noise could hide up to a factor 1.95 in N_opt"
     assert size.relative_effect == pytest.approx(3)
     assert described(replace(size, effect=50.0)).endswith("a factor over 100 in N_opt")
     assert described(Finding("unavailable", "x.")) == ""
 
 
 def test_a_move_too_uncertain_for_a_linear_error_causes_no_warning():
-    assert judge(np.array([9.0]), np.array([1.0]), 50).verdict == "cannot_tell"
+    assert judge(np.array([9.0]), np.array([1.0]), 50).verdict == "inconclusive"
     assert judge(np.array([9.0, np.nan]), np.array([0.5, np.nan]), 50).verdict == "warning"
     with pytest.raises(FitError, match="too few runs"):
         judge(np.array([np.nan]), np.array([1.0]), 50)
 
 
-def test_the_threshold_is_exceeded_as_often_as_said():
+def test_the_threshold_is_exceeded_at_the_stated_rate():
     """Student's t with 8 degrees of freedom, the largest of four: one in a hundred."""
     t = np.random.default_rng(0).standard_t(8, size=(200_000, 4))
     rate = (np.abs(t).max(axis=1) > threshold(4, 8)).mean()

@@ -8,14 +8,19 @@ import pytest
 from chinchilla.config import FitCommand
 from chinchilla.core.errors import FitError, InputError
 from chinchilla.core.files import sha256_file
-from chinchilla.diagnose.consistency import approach_2_against_3, residuals
 from chinchilla.diagnose.context import Context
-from chinchilla.diagnose.curvature import largest_compute, quadratic, slopes
+from chinchilla.diagnose.curvature import largest_compute, slopes
 from chinchilla.diagnose.extrapolation import extrapolation_in_C, extrapolation_in_N, score
 from chinchilla.diagnose.findings import VERDICTS, Finding
-from chinchilla.diagnose.influence import leave_one_budget_out, leave_one_run_out
+from chinchilla.diagnose.minima import approach_2_against_3, quadratic
+from chinchilla.diagnose.refits import (
+    drop_path,
+    leave_one_budget_out,
+    leave_one_run_out,
+    window_path,
+)
+from chinchilla.diagnose.residuals import residuals
 from chinchilla.diagnose.verdicts import ITEMS, Diagnostics, diagnose
-from chinchilla.diagnose.windows import drop_path, window_path
 from chinchilla.fit import FitResults, fit_all, fit_parametric
 from chinchilla.fit.loss_law import named_law
 from chinchilla.fit.parametric.approach3 import fit_loss_law
@@ -83,14 +88,14 @@ def test_few_sweeps_from_a_true_law_get_any_warning(isoflop_runs, scattered_runs
 
 
 @pytest.mark.slow
-def test_noise_that_hides_a_relevant_move_cannot_tell(isoflop_runs):
-    """The same runs with ten times the noise: no diagnostic of the law's form may pass unseen."""
+def test_noise_that_hides_a_relevant_move_is_inconclusive(isoflop_runs):
+    """The same runs with ten times the noise: no diagnostic of the law's form may pass."""
 
     def verdicts(noise: float) -> dict[str, str]:
         obs = isoflop_runs(BUDGETS[:4], noise=noise, seed=4)
         found = diagnose(obs, fitted(obs, 100), n_bootstrap=100)
         for item in found.items.values():
-            if item.verdict == "cannot_tell":
+            if item.verdict == "inconclusive":
                 assert item.relative_effect >= 1
                 assert item.advice
         return {name: item.verdict for name, item in found.items.items()}
@@ -98,7 +103,7 @@ def test_noise_that_hides_a_relevant_move_cannot_tell(isoflop_runs):
     asked = ("windows", "curvature", "approach_2_against_3", "leave_one_out", "extrapolation")
     quiet, loud = verdicts(1e-4), verdicts(0.01)
     assert {quiet[name] for name in asked} == {"passed"}
-    assert {loud[name] for name in asked} == {"cannot_tell"}
+    assert {loud[name] for name in asked} == {"inconclusive"}
 
 
 def test_items_are_ordered_by_verdict_and_effect_and_one_comes_first(isoflop_runs, n_noise):
@@ -303,7 +308,7 @@ def test_residuals_report_their_spread_and_a_trend_put_there(isoflop_runs):
 # ------------------------------------------------------------------ what cannot be had, and the file
 
 
-def test_what_cannot_be_computed_says_why(scattered_runs, observe, law):
+def test_an_unavailable_diagnostic_states_the_reason(scattered_runs, observe, law):
     found = diagnose(obs := scattered_runs(noise=0.003), fitted(obs))
     kinds = {name: item.kind for name, item in found.items.items() if item.verdict == "unavailable"}
     assert kinds == {"approach_2_against_3": "no_isoflop"}
@@ -335,7 +340,7 @@ def test_runs_that_are_not_those_fitted_are_refused(scattered_runs):
         diagnose(obs.where(np.arange(39)), fitted(obs, 0))
 
 
-def test_the_file_comes_back_and_belongs_to_its_frontier(isoflop_runs, n_noise, tmp_path):
+def test_the_file_survives_and_belongs_to_its_frontier(isoflop_runs, n_noise, tmp_path):
     obs = isoflop_runs(BUDGETS[:4], noise=n_noise, seed=1)
     fits = fitted(obs, 20)
     fits.save(tmp_path / "frontier.json")
@@ -362,7 +367,7 @@ def test_losses_exactly_on_a_law_cause_no_warning():
     C = np.repeat(np.geomspace(1e18, 1e21, 7), 7)
     N = np.tile(np.geomspace(0.25, 4, 7), 7) * 0.6 * (C / 6) ** 0.4565
     D = C / 6 / N
-    told = {"flop_convention": "six_nd", "n_convention": "total"}
-    obs = Observations.of(N=N, D=D, L=law(N, D), C=C, budget_flops=C, **told)
-    command = FitCommand(observations="x", out_dir="x", n_bootstrap=60, compare_intervals=False)
+    conventions = {"flop_convention": "six_nd", "n_convention": "total"}
+    obs = Observations.of(N=N, D=D, L=law(N, D), C=C, budget_flops=C, **conventions)
+    command = FitCommand(observations="x", out_dir="x", n_bootstrap=60)
     assert diagnose(obs, fit_all(obs, None, command), n_bootstrap=60).count("warning") == 0

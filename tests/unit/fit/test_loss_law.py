@@ -8,7 +8,6 @@ from chinchilla.core.shapes import flops_per_token, n_params, named_shapes
 from chinchilla.fit.loss_law import (
     FlopsPerToken,
     FrontierSolver,
-    monotone_cubic,
     named_law,
     numeric_frontier,
     six_nd_frontier,
@@ -64,36 +63,37 @@ def runs_of(shapes, observe, law, convention):
 
 
 @pytest.mark.parametrize("convention", ["with_head", "paper"])
-def test_a_token_costs_at_the_sizes_seen_what_it_cost_there(law, observe, convention):
+def test_flops_per_token_are_exact_at_the_sizes_of_the_runs(law, observe, convention):
     cost = FlopsPerToken.from_observations(runs_of(A9, observe, law, convention))
     N = np.array([n_params(s) for s in A9], float)
-    told = np.exp(cost.log_and_slope(np.log(N))[0])
-    assert told == pytest.approx([flops_per_token(s, convention) for s in A9], rel=1e-12)
+    per_token = np.exp(cost.log_cost(np.log(N)))
+    assert per_token == pytest.approx([flops_per_token(s, convention) for s in A9], rel=1e-12)
     assert cost.max_error < 1e-12
 
 
-def test_between_the_sizes_seen_a_token_costs_what_it_would(law, observe):
+def test_flops_per_token_between_the_sizes_of_the_runs(law, observe):
     """Every second size of Table A9 left out: depth alone moves FLOPs per token by up to 5%."""
     cost = FlopsPerToken.from_observations(runs_of(A9[::2], observe, law, "with_head"))
     others = A9[1:-1:2]
     N = np.array([n_params(s) for s in others], float)
-    told = np.exp(cost.log_and_slope(np.log(N))[0])
-    assert told == pytest.approx([flops_per_token(s, "with_head") for s in others], rel=0.05)
+    per_token = np.exp(cost.log_cost(np.log(N)))
+    assert per_token == pytest.approx([flops_per_token(s, "with_head") for s in others], rel=0.05)
 
 
-def test_cost_and_slope_agree_and_go_on_smoothly_beyond_the_sizes(law, observe):
+def test_cost_and_slope_agree_and_continue_beyond_the_sizes(law, observe):
     cost = FlopsPerToken.from_observations(runs_of(A9[::5], observe, law, "with_head"))
-    for measure in (cost.log_and_slope, cost.trend_and_slope):
-        x = np.linspace(np.log(1e7), np.log(1e12), 4_000)
-        value, slope = measure(x)
-        assert np.diff(value) / np.diff(x) == pytest.approx((slope[1:] + slope[:-1]) / 2, abs=5e-3)
-        beyond = np.log(1e12) < x + 4
+    x = np.linspace(np.log(1e7), np.log(1e12), 4_000)
+    trend, slope = cost.trend_and_slope(x)
+    assert np.diff(trend) / np.diff(x) == pytest.approx((slope[1:] + slope[:-1]) / 2, abs=5e-3)
+    beyond = np.log(1e12) < x + 4
+    for value in (trend, cost.log_cost(x)):
+        assert np.abs(np.diff(value, 2)).max() < 1e-3  # no jump at the ends of the sizes
         assert np.ptp(np.diff(value[beyond])) < 1e-12
 
 
 @pytest.mark.parametrize(("convention", "precision"), [("with_head", 0.015), ("paper", 0.03)])
 def test_the_best_size_is_that_of_a_dense_family_of_shapes(law, observe, convention, precision):
-    """Shapes of every width, as deep as Table A9's trend: the search over them knows no curve."""
+    """Shapes of every width, as deep as Table A9's trend: the search over them uses no fitted curve."""
     width = np.log([s.d_model for s in A9])
     depth = np.polyfit(width, np.log([s.n_layers for s in A9]), 2)
     d = np.geomspace(400, 6_500, 20_001)
@@ -110,7 +110,7 @@ def test_the_best_size_is_that_of_a_dense_family_of_shapes(law, observe, convent
     assert numeric_frontier(law, cost, C)[0] == pytest.approx(best, rel=precision)
 
 
-def test_runs_of_one_size_count_by_their_mean_and_the_spread_is_said(law, observe):
+def test_runs_of_one_size_count_by_their_mean_and_the_spread_is_reported(law, observe):
     N = np.repeat([1e8, 1e9, 1e10], 2)
     N[1] *= 1 + 1e-5  # the same model, counted a little otherwise
     D = 20 * N
@@ -121,21 +121,7 @@ def test_runs_of_one_size_count_by_their_mean_and_the_spread_is_said(law, observ
     assert cost.max_error == pytest.approx(np.log(1.1) / 2, rel=1e-9)
 
 
-def test_a_curve_through_points_never_overshoots_them():
-    rng = np.random.default_rng(0)
-    for n in (1, 2, 3, 9):
-        nodes, y = np.sort(rng.normal(size=n)), rng.normal(size=n)
-        x = np.linspace(nodes[0], nodes[-1], 501)
-        value, slope = monotone_cubic(nodes, y, x)
-        assert monotone_cubic(nodes, y, nodes)[0] == pytest.approx(y, abs=1e-15)
-        for i in range(n - 1):
-            inside = (nodes[i] <= x) & (x <= nodes[i + 1])
-            assert np.all(value[inside] <= max(y[i : i + 2]) + 1e-12)
-            assert np.all(value[inside] >= min(y[i : i + 2]) - 1e-12)
-            assert np.all(slope[inside] * (y[i + 1] - y[i]) >= -1e-9)
-
-
-def test_points_lie_on_the_lines_and_cost_their_C(law, scattered_runs):
+def test_points_lie_on_the_lines_and_use_their_C(law, scattered_runs):
     frame = FrontierSolver.of(scattered_runs())
     (log_k, a), _ = frame.lines(law)
     for point in frame.points(law):

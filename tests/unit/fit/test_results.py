@@ -1,4 +1,4 @@
-"""frontier.json as people and accidents leave it: read as it was written, or refused in one line."""
+"""frontier.json: loaded as it was saved, or refused in one line."""
 
 import copy
 import json
@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
     D = C / (6.1 * N)
     noise = np.exp(3e-3 * np.random.default_rng(0).normal(size=len(N)))
     obs = Observations.of(N=N, D=D, C=C, L=named_law("hoffmann")(N, D) * noise, budget_flops=C)
-    command = FitCommand(observations="x.csv", out_dir="x", n_bootstrap=20, compare_intervals=False)
+    command = FitCommand(observations="x.csv", out_dir="x", n_bootstrap=20)
     fits = fit_table(obs, None, command)
     assert not fits.refused
     obs.save(folder / "observations.csv")
@@ -63,52 +63,33 @@ REFUSED = [  # where, the value put there, part of the answer
     (FIT, 5, "approaches.parametric must be an object, and is 5"),
     (("approaches", "foo"), {"status": "refused", "reason": ""}, "approaches='foo': choose one of"),
     ((*FIT, "status"), "perhaps", "status='perhaps': choose one of fitted, refused"),
-    ((*FIT, "approach"), "isoflop", "approach has another name"),
     ((*N_OPT, "exponent"), "x", 'N_opt: exponent must be a finite number, and is "x"'),
     ((*N_OPT, "exponent"), None, "exponent must be a finite number, and is null"),
     ((*N_OPT, "exponent"), True, "exponent must be a finite number, and is true"),
-    ((*N_OPT, "exponent"), 1e300, "N_opt.exponent is above 10"),
     ((*N_OPT, "coefficient"), 0, "N_opt.coefficient is not positive"),
     ((*N_OPT, "samples"), "x", "samples must be a list"),
     ((*N_OPT, "samples"), [1, 2], "samples must be a list, and is 1"),
     ((*N_OPT, "samples"), [[1, 2], [3]], "N_opt.samples must be 2 rows of equal length"),
-    ((*N_OPT, "ci95"), [0.4], "N_opt.ci95 is no pair"),
     ((*N_OPT, "slope"), 0.5, "slope missing or unknown"),
-    (LAW, None, "law is missing"),
-    ((*FIT, "certificate"), None, "law is not certified"),
-    ((*FIT, "certificate", "converged"), False, "law is not certified"),
-    ((*LAW, "alpha"), 0.9, "contradict each other"),
-    ((*N_OPT, "coefficient"), 12.0, "contradict each other"),
-    (("approaches", "envelope", "N_opt", "coefficient"), 12.0, "contradict each other"),
-    (("approaches", "envelope", "N_opt", "coefficient"), 1e-3, "contradict each other"),
-    ((*N_OPT, "p10"), 0.9, "N_opt.p10 is above p90"),
-    ((*N_OPT, "ci95"), [0.6, 0.4], "N_opt.ci95 falls"),
     (("approaches",), {}, "approaches is empty"),
     ((*LAW, "alpha"), "x", "alpha must be a finite number"),
     ((*LAW, "alpha"), 0, "law.alpha is not positive"),
     ((*LAW, "alpha"), -1, "law.alpha is not positive"),
-    ((*LAW, "beta"), 1e308, "law.beta is above 10"),
     ((*LAW, "E"), None, "E must be a finite number"),
-    ((*LAW, "E"), -0.1, "law.E is negative"),
-    ((*LAW, "A"), float("nan"), "NaN is no number that this file may hold"),
-    ((*LAW, "A"), float("inf"), "Infinity is no number that this file may hold"),
-    ((*LAW, "intervals"), {"E": [1.0]}, "law.intervals.E is no pair"),
+    ((*LAW, "A"), float("nan"), "NaN is not allowed"),
+    ((*LAW, "A"), float("inf"), "Infinity is not allowed"),
     ((*FIT, "law_samples"), [[1.0], [2.0]], "law_samples must be 5 rows of equal length"),
     ((*FIT, "settings"), None, "settings must be an object"),
-    ((*FIT, "settings"), {}, "settings lack the interval"),
     ((*FIT, "conventions"), [], "conventions must be an object"),
-    ((*FIT, "conventions"), {}, "conventions lack a name"),
     ((*FIT, "n_runs"), "x", "n_runs must be a whole number"),
-    ((*FIT, "n_runs"), 0, "n_runs is not positive"),
     ((*FIT, "points"), None, "points must be a list"),
     ((*FIT, "points"), [1], "not a OptimalPoint"),
     ((*FIT, "points"), [{"C": 1e19, "N": 0, "D": 1e9, "L": 3.0}], "points.N is not positive"),
-    ((*FIT, "intervals"), None, "intervals must be a list"),
     ((*FIT, "warnings"), None, "warnings must be a list"),
     ((*FIT, "warnings"), [1], "warnings must be text"),
     ((*FIT, "details"), None, "details must be an object"),
     (("data",), None, "data must be an object"),
-    (("data",), {}, "data.C must be a list"),
+    (("data",), {}, "data.C must be the smallest and the largest value"),
     (("data", "C"), [1], "data.C must be the smallest and the largest value"),
     (("data", "C"), "ab", 'data.C must be a list, and is "ab"'),
     (("data", "notes"), None, "data.notes must be a list"),
@@ -124,12 +105,12 @@ REFUSED = [  # where, the value put there, part of the answer
     ("path", "value", "part"),
     [pytest.param(*case, id=f"{'.'.join(case[0])}={str(case[1])[:20]}") for case in REFUSED],
 )
-def test_an_edit_that_no_fit_could_have_found_is_refused_in_one_line(edited, path, value, part):
-    with pytest.raises(InputError) as told:
+def test_an_invalid_value_is_refused_in_one_line(edited, path, value, part):
+    with pytest.raises(InputError) as error:
         FitResults.load(edited(path, value))
-    assert part in str(told.value)
-    assert "frontier.json" in str(told.value)
-    assert "\n" not in str(told.value)
+    assert part in str(error.value)
+    assert "frontier.json" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -140,12 +121,12 @@ def test_an_edit_that_no_fit_could_have_found_is_refused_in_one_line(edited, pat
         (("approaches", "isoflop", "details"), {}),
         (("approaches", "isoflop", "details", "budgets"), None),
         (("approaches", "envelope", "details"), {}),
-        (("schema",), 3.0),
+        (("schema",), 4.0),
         (("command",), {}),
     ],
 )
 @pytest.mark.slow
-def test_an_edit_that_decides_no_number_leaves_answers_as_they_were(
+def test_an_edit_of_settings_or_details_does_not_change_predictions(
     edited, folder, capsys, path, value
 ):
     words = ["budget_flops=1e23", "format=json"]
@@ -159,8 +140,8 @@ def test_an_edit_that_decides_no_number_leaves_answers_as_they_were(
         assert cli.main(["report", f"fits={there}"]) == 0
 
 
-def test_what_any_short_staircase_gives_can_be_read_again(tmp_path):
-    """Few sizes, uneven, noisy: their line may lie far off the points' mean, and is no contradiction."""
+def test_results_of_short_staircases_can_be_loaded(tmp_path):
+    """Few sizes, uneven and noisy: their line may lie far from the mean of the points."""
     law, rng, read = named_law("hoffmann"), np.random.default_rng(0), 0
     command = FitCommand(
         observations="x", out_dir="x", approaches=["envelope"], n_bootstrap=0, envelope_points=200
@@ -183,13 +164,16 @@ def test_what_any_short_staircase_gives_can_be_read_again(tmp_path):
     assert read > 15
 
 
-def test_a_fit_that_could_not_be_read_again_is_refused_when_it_is_made(folder, monkeypatch):
-    steep = FitResults.load(folder).fitted["isoflop"]
-    steep = replace(steep, N_opt=replace(steep.N_opt, exponent=12.0))
-    monkeypatch.setitem(FITS, "isoflop", lambda obs, **settings: steep)
+def test_a_result_that_could_not_be_loaded_is_refused_when_it_is_fitted(folder, monkeypatch):
+    result = FitResults.load(folder).fitted["isoflop"]
+    result = replace(result, N_opt=replace(result.N_opt, coefficient=np.inf))
+    monkeypatch.setitem(FITS, "isoflop", lambda obs, **settings: result)
     obs = Observations.from_csv(folder / "observations.csv")
     command = FitCommand(observations="x", out_dir="x", approaches=["isoflop"])
-    assert "N_opt.exponent is above 10" in fit_all(obs, None, command).refused["isoflop"].reason
+    assert (
+        "N_opt.coefficient is not positive and finite"
+        in fit_all(obs, None, command).refused["isoflop"].reason
+    )
 
 
 def test_a_record_in_a_notebook_is_a_few_lines(folder):

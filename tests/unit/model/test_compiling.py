@@ -1,4 +1,4 @@
-"""Compiled blocks: the same numbers, and one program for each width whatever the depth."""
+"""Compiled blocks compute the same, and all depths of one width share a program."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ POSITIONS = ("rope", "relative")
 
 @pytest.fixture
 def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[object], None]]:
-    """Choose what programs are made with; nothing of it outlives the test."""
+    """Choose the compiler backend for one test."""
 
     def choose(name: object) -> None:
         monkeypatch.setattr(compiling, "BACKEND", name)
@@ -33,10 +33,10 @@ def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[object], None
 
 
 def model(
-    width: int, depth: int, compile_blocks: bool, positions: str = "rope", **more
+    width: int, depth: int, compile_blocks: bool, positions: str = "rope", **settings
 ) -> Transformer:
     shape = ModelShape(width, 4 * width, 8, width // 8, depth, 64, 24, positions)
-    return Transformer(shape, compile_blocks=compile_blocks, **more).init_weights(0)
+    return Transformer(shape, compile_blocks=compile_blocks, **settings).init_weights(0)
 
 
 def passed(m: Transformer, rows: int = 3) -> list[torch.Tensor]:
@@ -56,16 +56,16 @@ def same(one: Transformer, other: Transformer) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("recompute", [False, True])
-def test_a_compiled_model_computes_what_it_does_without(backend, positions: str, recompute: bool):
+def test_a_compiled_model_computes_the_same(backend, positions: str, recompute: bool):
     backend("aot_eager")
-    more = {"positions": positions, "recompute": recompute}
-    same(model(16, 2, True, **more), model(16, 2, False, **more))
+    settings = {"positions": positions, "recompute": recompute}
+    same(model(16, 2, True, **settings), model(16, 2, False, **settings))
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler")
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_so_does_one_that_is_compiled_to_machine_code(backend, positions: str):
+def test_a_model_compiled_to_machine_code_computes_the_same(backend, positions: str):
     backend("inductor")
     same(model(16, 2, True, positions), model(16, 2, False, positions))
 
@@ -90,13 +90,13 @@ def test_depths_share_their_programs_where_branches_are_scaled_by_depth(backend)
     backend("aot_eager")
     for depth in (1, 2, 5):
         by = replace(multipliers(model(16, depth, True).shape), residual=1 / depth)
-        same(model(16, depth, True, by=by), model(16, depth, False, by=by))
+        same(model(16, depth, True, factors=by), model(16, depth, False, factors=by))
     assert counters["stats"]["unique_graphs"] <= 3  # a scaled block, one that is not, norm
 
 
 @pytest.mark.slow
 def test_many_widths_in_one_process_are_all_compiled(backend):
-    """torch's own limit is eight programs of a function."""
+    """torch's default limit is eight programs per function."""
     backend("eager")
     for n in range(2, 14):
         passed(model(8 * n, 1, True))
@@ -105,8 +105,8 @@ def test_many_widths_in_one_process_are_all_compiled(backend):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["aot_eager", "inductor"])
-def test_a_compiled_chunk_has_the_loss_and_gradients_of_one_that_is_not(backend, name: str):
-    """So a GPU computes it; the vocabulary is one that is padded."""
+def test_a_compiled_chunk_has_the_same_loss_and_gradients(backend, name: str):
+    """As on a GPU, with a vocabulary that is padded."""
     if name == "inductor" and not shutil.which("g++"):
         pytest.skip("no C++ compiler")
     backend(name)

@@ -1,4 +1,4 @@
-"""Gradients written by hand are those that autograd finds, and losses survive any logits."""
+"""Hand-written gradients equal those of autograd; extreme logits give the right loss."""
 
 import math
 
@@ -21,7 +21,7 @@ def drawn(*sizes: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Ten
 
 
 def agree(ours: Tensor, reference: Tensor, inputs: list[Tensor], rtol: float = 1e-9) -> None:
-    """Values, and gradients of a weighted sum of them."""
+    """Compare values, and gradients of a weighted sum of them."""
     weights = torch.randn(ours.shape, dtype=ours.dtype, generator=torch.Generator().manual_seed(9))
     torch.testing.assert_close(ours, reference.to(ours.dtype), rtol=rtol, atol=rtol)
     got = torch.autograd.grad((ours * weights).sum(), inputs)
@@ -45,7 +45,7 @@ def test_rms_norm_of_nothing_is_nothing():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_rms_norm_keeps_the_dtype_and_sums_in_fp32(dtype: torch.dtype):
-    """Squares of 4096 numbers near 200 pass bf16's and fp16's precision, not fp32's."""
+    """The sum of squares of 4096 numbers near 200 exceeds the precision of bf16, not of fp32."""
     x = (200 + drawn(2, 4096, dtype=torch.float32)).to(dtype).detach()
     y = rms_norm(x, torch.ones(4096))
     assert y.dtype == dtype
@@ -62,7 +62,7 @@ def test_rotation():
 @pytest.mark.parametrize("rows", [1, 5, 12, 100])
 @pytest.mark.parametrize("vocab_size", [17, 1024])
 def test_the_loss_of_all_targets(monkeypatch: pytest.MonkeyPatch, rows: int, vocab_size: int):
-    """Whatever the size of a chunk, one that does not divide the rows included; 1,024 are padded."""
+    """With several chunk sizes, also one that does not divide the rows; 1,024 is padded."""
     monkeypatch.setattr(functions, "loss_chunk_rows", lambda columns, device: rows)
     x, W, b = drawn(12, 6), drawn(vocab_size, 6, seed=1), drawn(vocab_size, seed=2)
     targets = torch.randint(vocab_size, (12,), generator=torch.Generator().manual_seed(3))
@@ -93,7 +93,7 @@ def test_the_loss_of_bf16_rows_has_fp32_gradients_of_fp32_weights():
         (1024, "cpu", 1040), (32768, "cpu", 32784), (1000, "cpu", 1000), (50257, "cpu", 50257),
     ],
 )  # fmt: skip
-def test_the_vocabulary_is_padded_for_matrix_units_and_off_whole_pages(
+def test_the_vocabulary_is_padded_for_matrix_units_and_caches(
     vocab_size: int, device: str, padded: int
 ):
     assert padded_vocab(vocab_size, device) == padded
@@ -116,21 +116,21 @@ def test_padding_of_the_vocabulary_changes_nothing(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("grad", [False, True])
 def test_huge_logits_neither_overflow_nor_vanish(grad: bool):
-    """A probability below the smallest fp32 still has its logarithm as a loss."""
+    """The loss is exact even if the probability underflows in fp32."""
     W = torch.tensor([[1e4], [0.0], [-1e4]], requires_grad=grad)
     for target, expected in ((0, 0.0), (1, 1e4), (2, 2e4)):
         loss = total_loss(torch.ones(1, 1), W, torch.zeros(3), torch.tensor([target]))
         assert loss.item() == expected
 
 
-def test_a_loss_that_is_not_finite_stays_so():
+def test_a_nan_in_the_weights_gives_a_nan_loss():
     W = torch.tensor([[math.nan], [0.0]], requires_grad=True)
     loss = total_loss(torch.ones(1, 1), W, torch.zeros(2), torch.tensor([1]))
     assert math.isnan(loss.item())
 
 
 def test_an_evaluation_makes_no_gradients(monkeypatch: pytest.MonkeyPatch):
-    """Of weights that are trained, too: they take as long again, and a matrix of the vocabulary."""
+    """Not even of trained weights: gradients would double the time and need another matrix."""
     made = []
     monkeypatch.setattr(functions, "chunk_gradients", lambda *a: made.append(a))
     W = torch.randn(17, 6, requires_grad=True)

@@ -79,7 +79,7 @@ def test_a_token_changes_no_earlier_logit(positions: str, place: int):
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_a_shorter_row_gives_the_beginning_of_a_longer_ones_logits(positions: str):
+def test_the_logits_of_a_prefix_are_a_prefix_of_the_logits(positions: str):
     model, tokens = built(positions), random_tokens(2, 24)
     with torch.no_grad():
         torch.testing.assert_close(model(tokens[:, :9]), model(tokens)[:, :9], atol=1e-5, rtol=1e-5)
@@ -87,7 +87,7 @@ def test_a_shorter_row_gives_the_beginning_of_a_longer_ones_logits(positions: st
 
 @pytest.mark.parametrize("positions", POSITIONS)
 def test_order_of_earlier_tokens_matters(positions: str):
-    """One attention layer without positions would see a bag of tokens."""
+    """One attention layer without positions would be invariant to their order."""
     model = Transformer(small(positions, n_layers=1)).init_weights(0)
     tokens = random_tokens(1, 24)
     swapped = tokens.clone()
@@ -177,7 +177,7 @@ def test_rotation_keeps_lengths():
 
 @pytest.mark.parametrize("positions", POSITIONS)
 @pytest.mark.parametrize("d_model", [16, 64, 256])
-def test_training_starts_near_guessing_evenly_at_every_width(d_model: int, positions: str):
+def test_the_initial_loss_is_near_uniform_at_every_width(d_model: int, positions: str):
     """Unit-variance logits cost ln V + 1/2: the log of the mean of exp(normal)."""
     shape = ModelShape(d_model, 4 * d_model, 8, d_model // 8, 4, 2_000, 32, positions)
     model = Transformer(shape).init_weights(1)
@@ -190,7 +190,7 @@ def test_training_starts_near_guessing_evenly_at_every_width(d_model: int, posit
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_weights_are_the_seeds(positions: str):
+def test_initial_weights_depend_only_on_the_seed(positions: str):
     one, same, other = built(positions, seed=3), built(positions, seed=3), built(positions, seed=4)
     for (name, a), b, c in zip(
         one.named_parameters(), same.parameters(), other.parameters(), strict=True
@@ -220,7 +220,7 @@ def test_every_weight_gets_a_finite_fp32_gradient(positions: str, dtype: torch.d
 
 
 @pytest.mark.parametrize("positions", POSITIONS)
-def test_bf16_activations_lose_little(positions: str):
+def test_bf16_activations_change_the_loss_little(positions: str):
     """bf16 keeps 8 bits: a mean over 1,200 tokens agrees to a few thousandths of a nat."""
     tokens = random_tokens(50, 25)
     found = {}

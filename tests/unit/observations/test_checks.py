@@ -1,4 +1,4 @@
-"""What no fit should be made of, and what every fit should be doubted for."""
+"""Losses without signal are refused; misfits are warned of."""
 
 import numpy as np
 import pytest
@@ -19,17 +19,17 @@ def runs(observe, L):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_shuffled_losses_and_noise_answer_nothing(observe, seed):
-    """Chance passes the check in one of a hundred; these seeds are none of them."""
+def test_shuffled_losses_and_noise_are_refused_by_all_approaches(observe, seed):
+    """One shuffle of a hundred passes by chance; these seeds do not."""
     rng = np.random.default_rng(seed)
     for L in (rng.permutation(LAW(N, D)), 3 + 0.3 * rng.normal(size=len(N))):
         for fit in (fit_envelope, fit_isoflop, fit_parametric):
-            with pytest.raises(FitError) as told:
+            with pytest.raises(FitError) as error:
                 fit(runs(observe, L), n_bootstrap=0)
-            assert told.value.kind in ("no_signal", "loss_rises")
+            assert error.value.kind in ("no_signal", "loss_rises")
 
 
-def test_a_hundred_shuffles_pass_about_once(observe):
+def test_about_one_of_a_hundred_shuffles_passes(observe):
     passed = 0
     for seed in range(100):
         try:
@@ -42,8 +42,8 @@ def test_a_hundred_shuffles_pass_about_once(observe):
 
 @pytest.mark.parametrize("noise", [0.0, 0.002, 0.02])
 @pytest.mark.parametrize(("n_budgets", "n_sizes"), [(2, 5), (3, 4), (5, 7)])
-def test_honest_sweeps_have_a_signal(observe, noise, n_budgets, n_sizes):
-    """Two per cent of noise is four times that of the published points."""
+def test_noisy_sweeps_on_a_law_have_a_signal(observe, noise, n_budgets, n_sizes):
+    """2% noise is four times that of the published points."""
     budgets = np.repeat(1e19 * 10.0 ** np.arange(n_budgets), n_sizes)
     sizes = np.tile(np.geomspace(0.2, 5, n_sizes), n_budgets) * 0.09 * budgets**0.5
     tokens = budgets / 6 / sizes
@@ -53,12 +53,12 @@ def test_honest_sweeps_have_a_signal(observe, noise, n_budgets, n_sizes):
         check_signal(observe(sizes, tokens, L, budget=budgets), "x")
 
 
-def test_honest_small_sweeps_have_no_outliers(observe):
-    """A robust fit of five parameters goes through five of twelve runs: their misses say nothing."""
+def test_small_noisy_sweeps_have_no_outliers(observe):
+    """A robust fit of five parameters passes through five of twelve runs, whose residuals are zero."""
     budgets = np.repeat([1e18, 1e19, 1e20], 4)
     sizes = np.tile([0.35, 0.7, 1.4, 2.8], 3) * 0.09 * budgets**0.5
     tokens = budgets / 6 / sizes
-    said = fitted = 0
+    warned = fitted = 0
     for seed in range(30):
         L = LAW(sizes, tokens) * np.exp(0.01 * np.random.default_rng(seed).normal(size=12))
         try:
@@ -66,18 +66,18 @@ def test_honest_small_sweeps_have_no_outliers(observe):
         except FitError:
             continue
         fitted += 1
-        said += any("robust standard deviations" in w for w in fit.warnings)
+        warned += any("robust standard deviations" in w for w in fit.warnings)
     assert fitted >= 25
-    assert said <= 3
+    assert warned <= 3
 
 
-def test_the_robust_spread_is_the_standard_deviation_of_normal_residuals():
+def test_robust_sd_of_normal_residuals():
     r = np.random.default_rng(0).normal(size=4_000)
     assert robust_sd(r) == pytest.approx(1.0, abs=0.05)  # standard error .016 * 1.17
 
 
 @pytest.mark.parametrize("gap", [0.1, 0.2, 0.6])
-def test_two_data_sets_in_one_table_are_doubted(observe, gap):
+def test_two_data_sets_in_one_table_are_warned_of(observe, gap):
     L = LAW(N, D) + gap * (np.arange(len(N)) % 2)
     try:
         fit = fit_parametric(runs(observe, L), n_bootstrap=0)

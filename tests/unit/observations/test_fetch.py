@@ -1,4 +1,4 @@
-"""Downloads: the right bytes become a table of runs, everything else one line and no file."""
+"""Downloads: the expected file becomes a table of runs; any other is one line and no file."""
 
 import contextlib
 import csv
@@ -44,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
         return None
 
     def handle(self):
-        with contextlib.suppress(OSError):  # a client that gave up
+        with contextlib.suppress(OSError):  # the client closed the connection
             super().handle()
 
     def log_message(self, *args):
@@ -53,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def server():
-    """The address of a server on this machine."""
+    """URL of a local server."""
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{httpd.server_port}"
@@ -82,7 +82,7 @@ def get(server, tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_the_points_become_a_table_of_runs(get, tmp_path):
+def test_the_points_are_converted_to_a_table_of_runs(get, tmp_path):
     code, out, err = get()
     assert (code, err) == (0, "")
     assert "states no licence" in out
@@ -92,7 +92,7 @@ def test_the_points_become_a_table_of_runs(get, tmp_path):
     assert obs.N.tolist() == [100000000.5, 2e8, 3e8]
     assert obs.D == pytest.approx(obs.C / (6 * obs.N), rel=1e-9)
     assert obs.budget_flops.tolist()[::2] == [6e18, 1e19]  # 6.1e18 and 9.3e18, within a tenth
-    assert not obs.budget_flops[1] > 0  # 2.4e18 belongs to none
+    assert not obs.budget_flops[1] > 0  # 2.4e18 belongs to no budget
     assert (obs.flop_convention, obs.n_convention, obs.loss_kind) == ("six_nd", "total", "train")
 
 
@@ -108,7 +108,7 @@ def test_the_points_become_a_table_of_runs(get, tmp_path):
         ("http://127.0.0.1:1/x", ("timeout_s=0",), ["timeout_s=0.0 must be above 0"]),
     ],
 )
-def test_what_does_not_arrive_is_one_line_and_leaves_nothing(get, tmp_path, url, words, parts):
+def test_a_failed_download_is_one_line_and_leaves_no_file(get, tmp_path, url, words, parts):
     code, _, err = get(url, *words)
     assert code == 2
     assert err.count("\n") == 1
@@ -118,7 +118,7 @@ def test_what_does_not_arrive_is_one_line_and_leaves_nothing(get, tmp_path, url,
 
 
 def test_no_connection_is_one_line(get, tmp_path):
-    with socket.socket() as s:  # a port that nobody listens on
+    with socket.socket() as s:  # a port without a listener
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     code, _, err = get(f"http://127.0.0.1:{port}/x")
@@ -128,30 +128,30 @@ def test_no_connection_is_one_line(get, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_larger_than_any_of_these_is_not_read_to_its_end(get, monkeypatch):
+def test_a_large_file_is_not_read_completely(get, monkeypatch):
     monkeypatch.setattr(fetch, "MAX_BYTES", 100)
     code, _, err = get()
     assert code == 2
     assert "more than 100 bytes" in err
 
 
-def test_a_file_that_is_there_is_kept(get, tmp_path):
+def test_an_existing_file_is_kept(get, tmp_path):
     (tmp_path / "points.csv").write_text("mine\n")
     code, _, err = get()
     assert code == 2
-    assert "points.csv exists and holds something else" in err
+    assert "points.csv exists with other content" in err
     assert (tmp_path / "points.csv").read_text() == "mine\n"
     (tmp_path / "points.csv").unlink()
     assert get()[0] == 0
     first = (tmp_path / "points.csv").stat()
-    assert get()[0] == 0  # the same file again is no harm, and is not written again
+    assert get()[0] == 0  # an identical file is accepted and not rewritten
     assert (tmp_path / "points.csv").stat().st_mtime_ns == first.st_mtime_ns
 
 
-def test_a_place_that_cannot_be_written_is_said(get, tmp_path):
+def test_an_unwritable_path_is_refused(get, tmp_path):
     (tmp_path / "file").write_text("")
-    assert "is a folder. Name a file in it" in get("", f"out={tmp_path}")[2]
-    assert "not a folder that can be written to" in get("", "out=file/points.csv")[2]
+    assert "is a folder. Give a file in it" in get("", f"out={tmp_path}")[2]
+    assert "not a writable folder" in get("", "out=file/points.csv")[2]
 
 
 def test_every_name_of_points_has_a_source():
@@ -161,7 +161,7 @@ def test_every_name_of_points_has_a_source():
         assert len(source.sha256) == 64
 
 
-def test_figure_4_is_converted_as_the_published_points_are():
+def test_the_conversion_agrees_with_the_published_points():
     path = public("hoffmann_fig4.csv")
     with open(path, newline="") as f:
         published = list(csv.DictReader(f))

@@ -1,31 +1,25 @@
-"""Other people's tables: what can be read is read, the rest is refused by file, line and column."""
+"""Files of other programs: encodings, delimiters, comments, conventions; errors name the line."""
+
+import io
 
 import numpy as np
 import pytest
+from public_data import public
+from tables import BUDGET_RUNS, HEADER, RUNS, SIX_ND, assert_same_runs
 
 from chinchilla.core.errors import InputError
-from chinchilla.observations.read_table import COLUMNS, CONVENTIONS
-from chinchilla.observations.table import Observations
-
-HEADER = "run_id,budget_flops,C,N,D,L\n"
-GOOD = HEADER + "a,1e18,1e18,1e8,1.7e9,3.5\nb,,2e18,2e8,1.7e9,3.2\n"
+from chinchilla.core.units import CONVENTIONS
+from chinchilla.observations import Observations
+from chinchilla.observations.columns import COLUMNS
 
 
-def same(a: Observations, b: Observations) -> None:
+def assert_same_columns(a: Observations, b: Observations) -> None:
     for name in (*COLUMNS, *CONVENTIONS):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
 
 
-def test_unique_tokens_may_stand_in_a_csv_and_be_empty(csv):
-    header = HEADER.replace("L\n", "L,Unique\n")
-    obs = csv(header + "a,1e18,1e18,1e8,1.7e9,3.5,1e8\nb,,2e18,2e8,1.7e9,3.2,\n")
-    np.testing.assert_array_equal(obs.unique_tokens, [1e8, np.nan])
-    with pytest.raises(InputError, match="line 2: unique_tokens=0 is not a positive"):
-        csv(header + "a,1e18,1e18,1e8,1.7e9,3.5,0\n")
-
-
-def test_a_plain_csv_is_read(csv):
-    obs = csv(GOOD)
+def test_a_plain_csv(csv):
+    obs = csv(BUDGET_RUNS)
     assert list(obs.run_id) == ["a", "b"]
     assert obs.C.tolist() == [1e18, 2e18]
     assert obs.budget_flops[0] == 1e18
@@ -36,196 +30,64 @@ def test_a_plain_csv_is_read(csv):
 @pytest.mark.parametrize(
     "text",
     [
-        "\ufeff" + GOOD,
-        GOOD.replace("\n", "\r\n"),
-        "# measured in spring\n\n" + GOOD.replace("b,", "# one more remark\n\nb,"),
-        GOOD.replace("run_id,budget_flops", " run_id , budget_flops "),
-        GOOD.replace("a,1e18,", " a , 1e18 , "),
-        GOOD.removesuffix("\n"),
-        GOOD.replace("b,,", "b,nan,"),
-        GOOD.replace("L\n", "L,\n").replace("3.5\n", "3.5,\n"),
+        "\ufeff" + BUDGET_RUNS,
+        BUDGET_RUNS.replace("\n", "\r\n"),
+        "# measured in spring\n\n" + BUDGET_RUNS.replace("b,", "# one more remark\n\nb,"),
+        BUDGET_RUNS.replace("run_id,budget_flops", " run_id , budget_flops "),
+        BUDGET_RUNS.replace("a,1e18,", " a , 1e18 , "),
+        BUDGET_RUNS.removesuffix("\n"),
+        BUDGET_RUNS.replace("b,,", "b,nan,"),
+        BUDGET_RUNS.replace("L\n", "L,\n").replace("3.5\n", "3.5,\n"),
     ],
     ids=["BOM", "CRLF", "comments", "spaces in header", "spaces", "no last newline", "nan budget",
          "trailing comma"],
 )  # fmt: skip
-def test_spelling_does_not_matter(csv, text):
-    same(csv(text), csv(GOOD))
+def test_equivalent_files(csv, text):
+    assert_same_columns(csv(text), csv(BUDGET_RUNS))
 
 
-def test_columns_in_any_order_with_others_among_them(csv):
+def test_columns_in_any_order_among_others(csv):
     shuffled = (
         "L,note,D,N,C,run_id,budget_flops\n3.5,x,1.7e9,1e8,1e18,a,1e18\n3.2,,1.7e9,2e8,2e18,b,\n"
     )
-    same(csv(shuffled), csv(GOOD))
+    assert_same_columns(csv(shuffled), csv(BUDGET_RUNS))
 
 
-def test_conventions_come_from_the_file_unless_the_caller_says_them(csv):
-    text = "run_id,budget_flops,C,N,D,L,flop_convention\na,,6e18,1e9,1e9,3,six_nd\n"
-    assert csv(text).flop_convention == "six_nd"
-    assert csv(text, flop_convention="paper").flop_convention == "paper"
-    assert csv(text, n_convention="non_embedding").n_convention == "non_embedding"
+@pytest.mark.parametrize("delimiter", ["\t", ";"])
+def test_other_delimiters(csv, delimiter):
+    assert_same_columns(csv(BUDGET_RUNS.replace(",", delimiter)), csv(BUDGET_RUNS))
 
 
-def test_rows_counted_in_two_ways_are_not_read_as_one(csv):
-    text = "run_id,budget_flops,C,N,D,L,flop_convention\na,,6e18,1e9,1e9,3,six_nd\nb,,6e18,2e9,1e9,2,paper\n"
-    with pytest.raises(InputError, match="line 3: flop_convention=paper, but six_nd before"):
-        csv(text)
-
-
-@pytest.mark.parametrize("missing", ["C", "N", "D", "L"])
-def test_a_missing_column_is_named_beside_those_found(csv, missing):
-    kept = [c for c in COLUMNS if c != missing]
-    with pytest.raises(InputError, match=rf"no column {missing} \(found {', '.join(kept)}\)"):
-        csv(",".join(kept) + "\na,1,2,3,4\n")
-
-
-@pytest.mark.parametrize("column", ["C", "N", "D", "L"])
-@pytest.mark.parametrize(
-    ("value", "why"),
-    [("nan", "not a positive finite"), ("-1", "not a positive finite"), ("0", "not a positive"),
-     ("inf", "not a positive finite"), ("1e400", "not a positive finite"), ("", "is not a number"),
-     ("7 zillion", "is not a number"), ("0x10", "is not a number")],
-)  # fmt: skip
-def test_a_bad_number_is_named_by_line_and_column(csv, column, value, why):
-    row = {"run_id": "c", "budget_flops": "", "C": "3e18", "N": "1e9", "D": "5e8", "L": "3"}
-    row[column] = value
-    with pytest.raises(InputError, match=rf"runs.csv line 4: {column}=.*{why}"):
-        csv(GOOD + ",".join(row[c] for c in COLUMNS) + "\n")
-
-
-@pytest.mark.parametrize("value", ["0", "-1e18", "inf", "big"])
-def test_a_budget_may_be_empty_but_not_wrong(csv, value):
-    with pytest.raises(InputError, match=rf"line 2: budget_flops='?{value}'? is not a"):
-        csv(GOOD.replace("a,1e18,", f"a,{value},"))
-
-
-def test_lines_are_counted_as_an_editor_counts_them(csv):
-    with pytest.raises(InputError, match=r"line 6: L=x|line 6: L='x'"):
-        csv("# remark\n\n" + HEADER + "# remark\n\nb,,2e18,2e8,1.7e9,x\n")
-
-
-def test_a_row_cut_short_is_refused(csv):
-    with pytest.raises(InputError, match="line 4: 4 values for the 6 columns"):
-        csv(GOOD + "c,,3e18,1e9\n")
-
-
-def test_a_thousands_separator_shifts_no_numbers(csv):
-    """1,700,000,000 would be read as D=1 and L=700."""
-    with pytest.raises(InputError, match=r"line 4: more values than the 6 columns"):
-        csv(GOOD + "c,,3e18,1e9,1,700,000,000,3.1\n")
-
-
-def test_a_column_that_occurs_twice_is_refused(csv):
-    with pytest.raises(InputError, match="the column L occurs twice"):
-        csv("run_id,budget_flops,C,N,D,L,L\na,,1,2,3,4,5\n")
-
-
-def test_one_run_at_one_D_with_two_losses_asks_for_a_name_for_each_seed(csv):
-    with pytest.raises(
-        InputError,
-        match=r"line 4: the same run as line 2 .*narrow every.*give each seed a run_id of its own",
-    ):
-        csv(GOOD + "a,1e18,1.1e18,1e8,1.7e9,3.4\n")
-
-
-def test_one_run_at_one_D_with_another_C_is_refused(csv):
-    with pytest.raises(InputError, match=r"line 4: the same run as line 2 .*narrow every interval"):
-        csv(GOOD + "a,1e18,1.1e18,1e8,1.7e9,3.5\n")
-
-
-def test_points_along_one_run_are_no_duplicates(csv):
-    assert csv(GOOD + "a,1e18,5e17,1e8,8.5e8,3.9\n").has_curves
-
-
-@pytest.mark.parametrize("run_id", ["", "  ", '""'])
-def test_a_run_needs_a_name(csv, run_id):
-    with pytest.raises(InputError, match=r"line 4: run_id is empty"):
-        csv(GOOD + f"{run_id},,3e18,1e9,5e8,3\n")
-
-
-@pytest.mark.parametrize("text", ["", "\n\n", "# only remarks\n", "\ufeff"])
-def test_an_empty_file_says_what_a_csv_of_runs_has(csv, text):
-    with pytest.raises(InputError, match=r"\(found none\).*run_id,budget_flops,C,N,D,L"):
-        csv(text)
-
-
-def test_a_header_alone_is_no_run(csv):
-    with pytest.raises(InputError, match="no runs, only a header"):
-        csv(HEADER)
-
-
-@pytest.mark.parametrize(
-    ("content", "why"),
-    [
-        (GOOD.encode("utf-16")[:-1], "is damaged UTF-16 text: save it as UTF-8"),
-        (GOOD.encode("utf-16-le"), "holds NUL bytes"),
-        (GOOD.encode() + b"caf\xe9", r"byte \d+ is not UTF-8"),
-        (b"\x00\x01\x02", "holds NUL bytes"),
-        (b"PK\x03\x04rest", "is a spreadsheet or a zip: export"),
-        (b"\x1f\x8b\x08rest", "is compressed: unpack"),
-        (b"PAR1rest", "is a Parquet file"),
-    ],
-)
-def test_what_is_not_utf8_text_is_refused_by_what_it_is(csv, content, why):
-    with pytest.raises(InputError, match=f"observations=.*runs.csv .*{why}"):
-        csv(content)
-
-
-def test_a_field_without_end_is_refused(csv):
-    with pytest.raises(InputError, match=r"is not a CSV from line 4 on .*field larger.* quote"):
-        csv(GOOD + '"' + "x" * 200_000)
-    with pytest.raises(InputError, match=r"is not a CSV from line 3 on .*unexpected end.* quote"):
-        csv(GOOD.replace("\nb,", '\n"b,'))
-
-
-def test_a_run_without_name_column_is_numbered(csv):
-    obs = csv(GOOD.replace("run_id,", "").replace("a,", "").replace("b,", ""))
-    assert list(obs.run_id) == ["run0000", "run0001"]
-    assert obs.N.tolist() == [1e8, 2e8]
+def test_unique_tokens_may_be_empty(csv):
+    header = HEADER.replace("L\n", "L,Unique\n")
+    obs = csv(header + "a,1e18,1e18,1e8,1.7e9,3.5,1e8\nb,,2e18,2e8,1.7e9,3.2,\n")
+    np.testing.assert_array_equal(obs.unique_tokens, [1e8, np.nan])
+    with pytest.raises(InputError, match="line 2: unique_tokens=0 is not a positive"):
+        csv(header + "a,1e18,1e18,1e8,1.7e9,3.5,0\n")
 
 
 def test_budgets_may_be_missing(csv):
     assert np.isnan(csv("C,N,D,L\n1e18,1e8,1.7e9,3.5\n").budget_flops).all()
 
 
-@pytest.mark.parametrize("delimiter", ["\t", ";"])
-def test_tabs_and_semicolons_separate_too(csv, delimiter):
-    same(csv(GOOD.replace(",", delimiter)), csv(GOOD))
+def test_runs_without_run_id_are_numbered(csv):
+    obs = csv(BUDGET_RUNS.replace("run_id,", "").replace("a,", "").replace("b,", ""))
+    assert list(obs.run_id) == ["run0000", "run0001"]
+    assert obs.N.tolist() == [1e8, 2e8]
 
 
-@pytest.mark.parametrize(
-    ("header", "why"),
-    [
-        ("run_id,budget_flops,C,N,D,L,loss", "the columns L and loss both give L. Rename one"),
-        (
-            "run_id,budget_flops,C,params,D,L,Parameters",
-            "columns params and Parameters both give N",
-        ),
-        ("run_id,budget_flops,C,N,D,L,Run", "the columns run_id and Run both give run_id"),
-        ("run_id,budget_flops,C,N,D,L,tokens", "the columns D and tokens both give D"),
-        ("run_id,budget_flops,C,N,D,loss,loss", "the column loss occurs twice"),
-    ],
-)
-def test_two_names_of_one_column_are_refused(csv, header, why):
-    with pytest.raises(InputError, match=why):
-        csv(header + "\na,,1e18,1e8,1.7e9,3.5,3.5\n")
+def test_a_stated_convention_takes_precedence_over_the_file(csv):
+    text = "run_id,budget_flops,C,N,D,L,flop_convention\na,,6e18,1e9,1e9,3,six_nd\n"
+    assert csv(text).flop_convention == "six_nd"
+    assert csv(text, flop_convention="paper").flop_convention == "paper"
+    assert csv(text, n_convention="non_embedding").n_convention == "non_embedding"
 
 
-def test_small_letters_are_other_peoples_columns(csv):
-    """l, d and n are layers and widths as often as losses and tokens."""
-    text = GOOD.replace("D,L\n", "D,L,l,d,n\n").replace("3.5\n", "3.5,12,768,1\n")
-    same(csv(text.replace("3.2\n", "3.2,24,1024,2\n")), csv(GOOD))
-
-
-@pytest.mark.parametrize("missing", ["C", "N", "D"])
-def test_one_of_C_N_D_follows_from_the_others_where_C_is_6ND(csv, missing):
-    values = {"C": "6e17", "N": "1e8", "D": "1e9", "L": "3.5"}
-    given = {name: text for name, text in values.items() if name != missing}
-    text = ",".join(given) + "\n" + ",".join(given.values()) + "\n"
-    obs = csv(text, flop_convention="six_nd")
-    assert getattr(obs, missing)[0] == pytest.approx(float(values[missing]), rel=1e-15)
-    assert f"the table gives no {missing}" in obs.notes[0]
-    with pytest.raises(InputError, match=f"With flop_convention=six_nd, {missing} is computed"):
+def test_two_conventions_in_one_table_are_refused(csv):
+    text = "run_id,budget_flops,C,N,D,L,flop_convention\na,,6e18,1e9,1e9,3,six_nd\nb,,6e18,2e9,1e9,2,paper\n"
+    with pytest.raises(
+        InputError, match="line 3: flop_convention=paper, but six_nd in earlier rows"
+    ):
         csv(text)
 
 
@@ -233,12 +95,73 @@ def test_one_of_C_N_D_follows_from_the_others_where_C_is_6ND(csv, missing):
     ("name", "stated"),
     [("flop_convention", "6nd"), ("n_convention", "all"), ("loss_kind", "valid")],
 )
-def test_a_convention_must_be_a_known_one(csv, name, stated):
-    text = GOOD.replace("L\n", f"L,{name}\n").replace("3.5\n", f"3.5,{stated}\n")
+def test_an_unknown_convention_is_refused(csv, name, stated):
+    text = BUDGET_RUNS.replace("L\n", f"L,{name}\n").replace("3.5\n", f"3.5,{stated}\n")
     with pytest.raises(InputError, match=rf"line 2: {name}='{stated}': choose one of unknown"):
         csv(text.replace("3.2\n", f"3.2,{stated}\n"))
     with pytest.raises(InputError, match=f"{name}='{stated}': choose one of unknown"):
-        csv(GOOD, **{name: stated})
+        csv(BUDGET_RUNS, **{name: stated})
+
+
+def test_line_numbers_include_comments_and_empty_lines(csv):
+    with pytest.raises(InputError, match=r"line 6: L=x|line 6: L='x'"):
+        csv("# remark\n\n" + HEADER + "# remark\n\nb,,2e18,2e8,1.7e9,x\n")
+
+
+def test_a_short_row_is_refused(csv):
+    with pytest.raises(InputError, match="line 4: 4 values for the 6 columns"):
+        csv(BUDGET_RUNS + "c,,3e18,1e9\n")
+
+
+def test_a_long_row_is_refused(csv):
+    """1,700,000,000 would be read as D=1 and L=700."""
+    with pytest.raises(InputError, match=r"line 4: more values than the 6 columns"):
+        csv(BUDGET_RUNS + "c,,3e18,1e9,1,700,000,000,3.1\n")
+
+
+@pytest.mark.parametrize("run_id", ["", "  ", '""'])
+def test_an_empty_run_id_is_refused(csv, run_id):
+    with pytest.raises(InputError, match=r"line 4: run_id is empty"):
+        csv(BUDGET_RUNS + f"{run_id},,3e18,1e9,5e8,3\n")
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "# only remarks\n", "\ufeff"])
+def test_an_empty_file_is_reported_with_the_expected_columns(csv, text):
+    with pytest.raises(InputError, match=r"\(found none\).*run_id,budget_flops,C,N,D,L"):
+        csv(text)
+
+
+def test_a_header_alone_is_refused(csv):
+    with pytest.raises(InputError, match="no runs, only a header"):
+        csv(HEADER)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (BUDGET_RUNS.encode("utf-16")[:-1], "byte \\d+ is not valid UTF-16. Save it as UTF-8"),
+        (BUDGET_RUNS.encode("utf-16-le"), "contains NUL bytes"),
+        (BUDGET_RUNS.encode() + b"caf\xe9", r"byte \d+ is not valid UTF-8"),
+        (b"\x00\x01\x02", "contains NUL bytes"),
+        (b"PK\x03\x04rest", "is a spreadsheet or a zip: export"),
+        (b"\x1f\x8b\x08rest", "is compressed: unpack"),
+        (b"PAR1rest", "is a Parquet file"),
+    ],
+)
+def test_a_file_that_is_not_utf8_text_is_refused_with_its_format(csv, content, why):
+    with pytest.raises(InputError, match=f"observations=.*runs.csv .*{why}"):
+        csv(content)
+
+
+def test_an_unclosed_quote_is_reported_by_line(csv):
+    with pytest.raises(
+        InputError, match=r"is not a valid CSV from line 4 on .*field larger.* quote"
+    ):
+        csv(BUDGET_RUNS + '"' + "x" * 200_000)
+    with pytest.raises(
+        InputError, match=r"is not a valid CSV from line 3 on .*unexpected end.* quote"
+    ):
+        csv(BUDGET_RUNS.replace("\nb,", '\n"b,'))
 
 
 def test_a_missing_file_and_a_folder_are_refused(tmp_path):
@@ -248,47 +171,84 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
         Observations.from_csv(tmp_path)
 
 
-# ------------------------------------------------------------------ units
+def test_a_table_of_runs_of_weights_and_biases(csv):
+    text = (
+        '"Name","State","Notes","Runtime","n_params","tokens","total_flops","loss/val","eval/acc"\n'
+        '"sage-sun-1","finished","-","3600","100000000","2000000000","1.2e18","3.5","NaN"\n'
+        '"sage-sun-2","finished","-","7200","200000000","4000000000","4.8e18","3.2","Infinity"\n'
+    )
+    obs = csv(text)
+    assert_same_runs(obs, csv(RUNS))
+    assert list(obs.run_id) == ["sage-sun-1", "sage-sun-2"]
+    assert obs.loss_kind == "validation"
 
 
-def table(C, N, D, L) -> str:
-    """Four runs about these values, as a CSV."""
-    rows = [
-        f"{C * k!r},{N * k**0.5!r},{D * k**0.5!r},{L / k**0.05!r}" for k in (1.0, 2.0, 4.0, 8.0)
-    ]
-    return "C,N,D,L\n" + "\n".join(rows) + "\n"
+def test_a_chart_of_weights_and_biases_is_refused_with_advice(csv):
+    with pytest.raises(InputError, match=r"chart exported from .*Export the table of runs instead"):
+        csv('"Step","sun-1 - train/loss","sun-1 - train/loss__MIN"\n"1","3.2","3.2"\n')
 
 
 @pytest.mark.parametrize(
-    ("C", "N", "D", "L", "why"),
-    [
-        (8.4e18, 70, 2e10, 3, r"6\*N\*D/C is 1e-06 in the median: N looks like millions"),
-        (5.9e23, 70, 1.4e12, 3, "N looks like billions"),
-        (8.4e18, 7e7, 20, 3, "D looks like billions"),
-        (8.4e18, 7e7, 2e4, 3, "D looks like millions"),
-        (5.9e23, 70, 1.4, 3, "N looks like billions and D looks like trillions"),
-        (8.4e18 / 8.64e19, 7e7, 2e10, 3, "C looks like PFLOP/s-days"),
-        (8.4, 7e7, 2e10, 3, "C looks like EFLOPs"),
-        (8.4e18, 7e7, 2e10, 22, "L=22 is no loss in nats per token: it looks like perplexity"),
-    ],
+    ("text", "what"),
+    [('[{"N": 1}]\n', "JSON"), ("<table>\n", "HTML"), ("| N | D |\n|---|---|\n", "Markdown")],
 )
-def test_a_slip_of_units_is_named(csv, C, N, D, L, why):
-    with pytest.raises(InputError, match=f"runs.csv: .*{why}"):
-        csv(table(C, N, D, L))
+def test_other_text_formats_are_refused_with_advice(csv, text, what):
+    with pytest.raises(InputError, match=f"no column C, N, D, L.*looks like .*{what}.*CSV"):
+        csv(text)
 
 
-@pytest.mark.parametrize(("N", "D"), [(70, 1400), (70, 1.4e9), (7e7, 1.4)])
-def test_a_slip_of_units_is_seen_even_where_C_is_derived(csv, N, D):
-    text = f"N,D,L\n{N},{D},3\n{2 * N},{2 * D},2.9\n"
-    with pytest.raises(InputError, match=r"looks like millions or billions"):
-        csv(text, flop_convention="six_nd")
+def test_a_name_column_with_repeats_is_not_run_id(csv):
+    """Two models of one name are two runs, and no curve."""
+    obs = csv(RUNS.replace("run_id", "name").replace("b,", "a,"))
+    assert list(obs.run_id) == ["run0000", "run0001"]
 
 
-def test_another_way_of_counting_is_a_note_and_no_error(csv):
-    assert csv(table(8.4e18, 7e7, 2e10, 3)).notes == ()
-    (note,) = csv(table(8.4e18, 2e7, 2e10, 3)).notes
-    assert "6*N*D/C is 0.29 in the median" in note
+def test_a_file_of_numpy_savetxt(csv):
+    x = np.array([[1.2e18, 1e8, 2e9, 3.5], [4.8e18, 2e8, 4e9, 3.2]])
+    for delimiter in (",", "\t", " "):
+        out = io.StringIO()
+        np.savetxt(out, x, delimiter=delimiter, header=delimiter.join("CNDL"))
+        assert_same_runs(csv("# from run 7\n" + out.getvalue()), csv(RUNS))
 
 
-def test_an_untrained_point_of_a_curve_may_lose_more_than_a_final_loss(csv):
-    assert csv("run_id,C,N,D,L\na,6e17,1e8,1e9,3\na,6e14,1e8,1e6,25\n").has_curves
+def test_files_and_frames_of_pandas(csv, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    df = pandas.DataFrame(
+        {"params": [10**8, 2 * 10**8], "tokens": [2 * 10**9, 4 * 10**9], "final_loss": [3.5, 3.2]}
+    )
+    for text in (df.to_csv(), df.reset_index().to_csv(), df.to_csv(sep=";", decimal=",")):
+        assert_same_runs(csv(text, **SIX_ND), csv(RUNS))
+    assert_same_runs(Observations.from_frame(df), csv(RUNS))
+    df["name of run"] = ["a", "b"]
+    named = df.set_index("name of run").rename_axis("run_id")
+    assert list(Observations.from_frame(named).run_id) == ["a", "b"]
+    twice = pandas.concat([df, df], ignore_index=True)
+    assert len(Observations.from_frame(twice.reset_index())) == 2  # row numbers are ignored
+
+
+def test_a_row_whose_run_id_starts_with_a_hash_is_a_run(csv):
+    obs = csv("# lr 3e-4, seed 1, N, D, L\n" + RUNS.replace("b,", "#b,") + "# a, b, c, d, e\n")
+    assert list(obs.run_id) == ["a", "#b"]
+    assert obs.notes[0].startswith("1 lines that start with # ")
+    assert "(first: line 4)" in obs.notes[0]
+    assert csv(RUNS.replace("b,", '"#b",')).notes == ()
+
+
+def test_a_run_id_that_starts_with_a_hash_survives_save(csv, tmp_path):
+    obs = csv(RUNS.replace("b,", '"#b",'))
+    obs.save(tmp_path / "o.csv")
+    again = Observations.from_csv(tmp_path / "o.csv")
+    assert (list(again.run_id), again.notes) == (["a", "#b"], ())
+
+
+def test_a_commented_number_is_not_a_row(csv):
+    text = "C,N,D,L\n1.2e18,1e8,2e9,3.5\n#4.8e18,2e8,4e9,3.2\n"
+    assert len(csv(text)) == 1
+
+
+def test_a_table_with_twenty_hashed_run_ids():
+    obs = Observations.from_csv(public("../cases/01/runs.csv"))
+    plain = Observations.from_csv(public("../cases/01/runs_without_hash.csv"))
+    assert len(obs) == 60
+    assert_same_runs(obs, plain)
+    assert "20 lines that start with #" in obs.notes[0]

@@ -1,4 +1,4 @@
-"""Budgets become steps, grids become runs, and what cannot work is refused before it costs."""
+"""Planning of runs and grids, estimated cost, and plans that are refused."""
 
 import math
 from dataclasses import replace
@@ -10,12 +10,12 @@ from chinchilla.config import ClusterConfig, GridConfig, ModelConfig, RecipeConf
 from chinchilla.core import paper
 from chinchilla.core.errors import DataError, InputError, Refusal
 from chinchilla.core.shapes import FLOP_CONVENTIONS, flops_per_token, named_shapes
+from chinchilla.plan.cost import plan_cost
 from chinchilla.plan.grid import (
     build_shape,
     check_comparable,
     check_same_recipe,
     check_tokens,
-    plan_cost,
     plan_grid,
     plan_run,
 )
@@ -26,14 +26,14 @@ PAPER_MODELS = list(named_shapes())[:50]
 
 
 def one_run(shape=SMALL, recipe=None, **changes):
-    told = {
+    settings = {
         "flop_convention": "paper",
         "data_id": "d",
         "precision": "bf16",
         "budget_flops": 6e18,
         **changes,
     }
-    return plan_run(shape, recipe or RecipeConfig(), **told)
+    return plan_run(shape, recipe or RecipeConfig(), **settings)
 
 
 def paper_grid(**changes) -> GridConfig:
@@ -63,25 +63,25 @@ def test_a_run_spends_its_budget_to_half_a_step(convention, budget):
     assert spec.C == step_flops * spec.steps
 
 
-def test_conventions_that_count_more_buy_fewer_steps():
+def test_conventions_that_count_more_flops_give_fewer_steps():
     steps = [one_run(flop_convention=c).steps for c in ("paper", "with_head", "appendix_f")]
     assert steps == sorted(steps, reverse=True)
     assert len(set(steps)) == 3
 
 
-def test_tokens_instead_of_a_budget_leave_the_budget_open():
+def test_a_run_planned_by_tokens_has_no_budget():
     spec = one_run(budget_flops=None, tokens=1e9)
     assert spec.budget_flops is None
     assert abs(spec.D - 1e9) <= spec.batch_tokens / 2
 
 
-@pytest.mark.parametrize("told", [{}, {"tokens": 1e9, "budget_flops": 1e18}])
-def test_a_run_needs_one_of_budget_and_tokens(told):
+@pytest.mark.parametrize("settings", [{}, {"tokens": 1e9, "budget_flops": 1e18}])
+def test_a_run_needs_one_of_budget_and_tokens(settings):
     with pytest.raises(InputError, match=r"one of budget_flops .* or tokens"):
-        one_run(**{"budget_flops": None, **told})
+        one_run(**{"budget_flops": None, **settings})
 
 
-def test_a_batch_that_is_no_multiple_of_the_row_names_the_nearest():
+def test_a_batch_that_is_not_a_multiple_of_seq_len_is_refused_with_the_nearest():
     with pytest.raises(
         InputError, match=r"batch_tokens=500000 is not a multiple .* nearest is 499712"
     ):
@@ -90,22 +90,22 @@ def test_a_batch_that_is_no_multiple_of_the_row_names_the_nearest():
         one_run(recipe=RecipeConfig(batch_tokens=10))
 
 
-def test_a_budget_below_one_step_is_refused_with_the_three_ways_out():
+def test_a_budget_below_one_step_is_refused_with_three_suggestions():
     with pytest.raises(Refusal) as error:
         one_run(budget_flops=1e13)
-    for said in ("1e+13 FLOPs", "N=43.7m", "at least 1 are needed", "Lower recipe.batch_tokens",
+    for part in ("1e+13 FLOPs", "N=43.7m", "at least 1 are needed", "Lower recipe.batch_tokens",
                  "raise the budget", "smaller model"):  # fmt: skip
-        assert said in str(error.value)
+        assert part in str(error.value)
 
 
-def test_too_few_steps_are_refused_and_just_enough_are_not():
+def test_fewer_than_the_minimum_steps_are_refused():
     steps = one_run().steps
     assert one_run(min_steps=steps).steps == steps
     with pytest.raises(Refusal, match=f"at least {steps + 1} are needed"):
         one_run(min_steps=steps + 1)
 
 
-def test_the_cosine_matches_the_run_unless_told_otherwise():
+def test_the_cosine_matches_the_run_by_default():
     assert one_run().cosine_steps == one_run().steps
     longer = one_run(recipe=RecipeConfig(cosine_cycle=1.25))
     assert longer.cosine_steps == round(1.25 * longer.steps)
@@ -118,7 +118,7 @@ def test_warm_up_is_short_for_short_runs():
     assert one_run(recipe=RecipeConfig(warmup_steps=0)).warmup_steps == 0
 
 
-def test_the_recipe_reaches_the_spec_unchanged():
+def test_the_recipe_is_copied_to_the_spec():
     recipe = RecipeConfig(
         final_lr_ratio=0.2, weight_decay=0.01, beta1=0.8, beta2=0.9, adam_eps=1e-6, grad_clip=0.5,
         seed=7,
@@ -152,14 +152,14 @@ def test_the_learning_rate_is_constant_by_default():
 # ------------------------------------------------------------------ a shape
 
 
-def test_zeros_of_a_model_are_filled_in():
+def test_zeros_in_a_model_config_get_defaults():
     shape = build_shape(ModelConfig(d_model=256, kv_size=32, n_layers=3), vocab_size=500)
     assert (shape.ffw_size, shape.n_heads, shape.vocab_size) == (1024, 8, 500)
     given = build_shape(ModelConfig(ffw_size=100, n_heads=3, vocab_size=99), vocab_size=500)
     assert (given.ffw_size, given.n_heads, given.vocab_size) == (100, 3, 99)
 
 
-def test_widths_that_heads_do_not_divide_are_refused_unless_heads_are_given():
+def test_a_width_that_is_not_a_multiple_of_kv_size_needs_n_heads():
     with pytest.raises(InputError, match=r"d_model=100 is not a multiple of model.kv_size=64"):
         build_shape(ModelConfig(d_model=100), vocab_size=9)
     assert build_shape(ModelConfig(d_model=100, n_heads=2), vocab_size=9).inner == 128
@@ -186,7 +186,7 @@ def test_the_papers_grid_is_nine_budgets_of_nine_sizes(paper_plan):
 
 
 def test_each_profile_is_centred_on_the_expected_optimum(paper_plan):
-    """Log-spaced from a quarter of it to four times it, as far as Table A9 has sizes."""
+    """Log-spaced from a quarter to four times the optimum, as far as Table A9 has sizes."""
     for budget in paper.ISOFLOP_BUDGETS:
         expected = 0.14488 * budget**0.4899
         offset = np.log([s.N / expected for s in paper_plan if s.budget_flops == budget])
@@ -196,7 +196,7 @@ def test_each_profile_is_centred_on_the_expected_optimum(paper_plan):
         assert sum(offset < 0) in (4, 5)
 
 
-def test_sizes_of_a_profile_rise_and_tokens_fall(paper_plan):
+def test_sizes_of_an_isoflop_curve_increase_and_tokens_decrease(paper_plan):
     for budget in paper.ISOFLOP_BUDGETS:
         runs = [s for s in paper_plan if s.budget_flops == budget]
         assert [s.N for s in runs] == sorted(s.N for s in runs)
@@ -204,21 +204,21 @@ def test_sizes_of_a_profile_rise_and_tokens_fall(paper_plan):
 
 
 def test_every_run_of_the_papers_grid_spends_its_budget(paper_plan):
-    """Even the largest model at the smallest budget takes so many steps that rounding is small."""
+    """Even the largest model at the smallest budget has so many steps that rounding is small."""
     off = [abs(s.C / s.budget_flops - 1) for s in paper_plan]
     assert max(off) < 2e-4
     assert all(s.flop_convention == "paper" for s in paper_plan)
 
 
-def test_all_sizes_are_taken_when_no_number_is_given():
+def test_all_sizes_are_planned_if_no_number_is_given():
     specs = expand(paper_grid(budgets=[1e20], sizes_per_budget=0))
     assert len(specs) == 50
 
 
 def test_the_order_and_repetition_of_names_do_not_matter():
-    told = expand(paper_grid(budgets=[1e20, 6e18]))
+    specs = expand(paper_grid(budgets=[1e20, 6e18]))
     other = expand(paper_grid(budgets=[6e18, 1e20, 6e18], models=PAPER_MODELS[::-1] * 2))
-    assert told == other
+    assert specs == other
 
 
 def test_a_grid_needs_a_vocabulary():
@@ -240,7 +240,7 @@ def test_too_few_sizes_at_a_budget_are_refused():
         (["44m", "57m", "74m", "90m", "106m"], "larger"),
     ],
 )
-def test_a_profile_at_the_edge_of_the_sizes_names_the_missing_side(models, side):
+def test_a_budget_whose_optimum_is_not_bracketed_is_refused_with_the_missing_side(models, side):
     models = [m.replace("1.4b", "1.42b") for m in models]
     with pytest.raises(
         Refusal, match=f"optimum is expected at N=910m .* only 0 .* are {side}; 2 .*Add {side}"
@@ -253,7 +253,7 @@ def test_a_run_of_too_few_steps_refuses_the_grid():
         expand(paper_grid(budgets=[1e20]), RecipeConfig(batch_tokens=2**28))
 
 
-def test_an_expectation_that_is_no_size_is_refused():
+def test_an_expected_coefficient_that_is_not_positive_is_refused():
     with pytest.raises(InputError, match=r"grid.expected_coefficient=-1 must be above 0"):
         expand(paper_grid(expected_coefficient=-1))
 
@@ -269,8 +269,8 @@ def test_horizon_runs_train_one_size_for_several_multiples_of_its_parameters():
         assert spec.cosine_steps == spec.steps
 
 
-def test_a_horizon_run_that_a_profile_trains_already_is_not_trained_twice():
-    """The same run under two names would be counted twice by every fit."""
+def test_a_run_that_an_isoflop_curve_contains_is_not_planned_twice():
+    """Every fit would count the run twice."""
     profile = expand(paper_grid(budgets=[1e20]))
     twin = profile[4]
     name = next(name for name, shape in named_shapes().items() if shape == twin.model)
@@ -284,7 +284,7 @@ def test_a_horizon_run_that_a_profile_trains_already_is_not_trained_twice():
 # ------------------------------------------------------------------ data, memory, cost
 
 
-def test_the_longest_run_decides_whether_there_are_tokens_enough():
+def test_a_plan_whose_longest_run_needs_too_many_tokens_is_refused():
     specs = [one_run(budget_flops=None, tokens=t) for t in (1e9, 4e9, 2e9)]
     longest = max(s.D for s in specs)
     check_tokens(specs, available=longest, epochs=1)
@@ -296,7 +296,7 @@ def test_the_longest_run_decides_whether_there_are_tokens_enough():
     assert "epochs=4" in str(error.value)
 
 
-def test_the_epochs_that_the_refusal_proposes_are_enough():
+def test_the_epochs_suggested_by_the_refusal_suffice():
     spec = one_run(budget_flops=None, tokens=4.3e9)
     with pytest.raises(DataError, match="epochs=5"):
         check_tokens([spec], available=1_000_000_000, epochs=1)
@@ -304,7 +304,7 @@ def test_the_epochs_that_the_refusal_proposes_are_enough():
 
 
 def test_memory_of_a_large_model_is_its_weights_and_their_optimizer():
-    """70B at one row a pass: 16 bytes a parameter and 2 for the bf16 copy, plus activations."""
+    """70B at one row per pass: 16 bytes per parameter, 2 for the bf16 copy, plus activations."""
     shape = replace(named_shapes()["chinchilla_70b"], positions="rope")
     spec = one_run(shape, budget_flops=5.76e23)
     assert 18 * spec.N < memory(spec, 2048).total < 20 * spec.N
@@ -324,7 +324,7 @@ def test_memory_of_a_large_model_is_its_weights_and_their_optimizer():
     ],
     ids=["layers", "width", "vocabulary", "length with relative positions", "batch"],
 )
-def test_memory_grows_with_what_is_held(bigger):
+def test_estimated_memory_grows_with_batch_and_model(bigger):
     spec = one_run()
     assert memory(replace(spec, **bigger)).total > memory(spec).total
 
@@ -335,7 +335,7 @@ def test_a_smaller_pass_needs_less_memory_and_a_larger_one_no_more_than_the_batc
     assert memory(spec, 2**30).total == memory(spec).total
 
 
-def test_fp32_holds_no_copy_but_wider_activations():
+def test_fp32_needs_no_compute_copy_but_larger_activations():
     spec = one_run()
     fp32 = replace(spec, precision="fp32")
     assert memory(fp32).total > memory(spec).total
@@ -355,12 +355,12 @@ def test_cost_is_flops_over_achieved_speed():
     assert plan_cost(specs, cluster, workers=1).seconds == pytest.approx(seconds, rel=1e-4)
 
 
-def test_nothing_left_to_do_costs_nothing():
+def test_an_empty_plan_costs_nothing():
     cost = plan_cost([], ClusterConfig(), workers=4)
     assert (cost.flops, cost.price, cost.seconds) == (0, 0, 0)
 
 
-def test_runs_that_do_not_compare_are_kept_apart():
+def test_runs_that_are_not_comparable_are_refused():
     one = one_run()
     check_comparable([one, one_run(budget_flops=1e19)])
     differing = {

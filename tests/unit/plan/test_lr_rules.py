@@ -1,4 +1,4 @@
-"""Published laws for learning rate and batch size, held against what their authors printed."""
+"""Published laws for learning rate and batch size, compared with their authors' numbers."""
 
 import json
 import re
@@ -14,7 +14,7 @@ from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.parametrization import PARAMETRIZATIONS
 from chinchilla.core.shapes import ModelShape, n_params_non_embedding, shape_named
 from chinchilla.plan.grid import plan_run
-from chinchilla.plan.lr_rules import RULES, by_rule, deepseek_flops, doubts
+from chinchilla.plan.lr_rules import RULES, apply_rule, deepseek_flops, extrapolation_warnings
 from chinchilla.plan.records import OPTIMIZERS, PRECISIONS, SCHEDULES
 
 STEP_LAW = RecipeConfig(lr_batch_rule="step_law", peak_lr=0, batch_tokens=0, final_lr_ratio=0)
@@ -30,7 +30,7 @@ def planned(shape: ModelShape, recipe: RecipeConfig, tokens: float):
 @pytest.mark.parametrize(
     ("layers", "d_model", "lr", "rows"), [(30, 4096, 4.2e-4, 2304), (95, 8192, 3.2e-4, 4608)]
 )
-def test_deepseeks_law_gives_what_deepseek_trained_with(layers, d_model, lr, rows):
+def test_deepseeks_law_gives_deepseeks_published_settings(layers, d_model, lr, rows):
     """DeepSeek LLM 7B and 67B, Table 2: 2T tokens in rows of 4096; both settings were near the law."""
     shape = ModelShape(d_model, 4 * d_model, 128, d_model // 128, layers, 102_400, 4096)
     spec = planned(shape, DEEPSEEK, 2e12)
@@ -57,7 +57,7 @@ def test_step_laws_coefficients_are_the_mean_of_its_bootstrap():
     assert rule.batch_tokens(shape, D) == pytest.approx(batch, rel=5e-3)
 
 
-def test_step_laws_cosine_ends_at_1e_5_whatever_the_peak():
+def test_step_laws_cosine_ends_at_1e_5_for_every_peak():
     shapes = [shape_named(name, 32_000, 2048, 64, "rope") for name in ("74m", "425m")]
     specs = [planned(s, STEP_LAW, 1e10) for s in shapes]
     assert specs[0].peak_lr > 2 * specs[1].peak_lr
@@ -65,7 +65,7 @@ def test_step_laws_cosine_ends_at_1e_5_whatever_the_peak():
 
 
 @pytest.mark.parametrize("multiple", [1, 8, 64])
-def test_a_laws_batch_is_the_nearest_multiple_of_so_many_rows(multiple):
+def test_the_batch_of_a_law_is_rounded_to_a_multiple_of_rows(multiple):
     shape = shape_named("74m", 32_000, 2048, 64, "rope")
     exact = RULES["step_law"].batch_tokens(shape, 1e10) / 2048  # rows
     spec = planned(shape, replace(STEP_LAW, batch_multiple_rows=multiple), 1e10)
@@ -76,46 +76,50 @@ def test_a_laws_batch_is_the_nearest_multiple_of_so_many_rows(multiple):
     assert few.batch_tokens == multiple * 2048  # at least one, however short the run
 
 
-def test_what_a_recipe_states_itself_is_not_the_laws():
+def test_values_in_the_recipe_override_the_law():
     shape = shape_named("74m", 32_000, 2048, 64, "rope")
     assert planned(shape, replace(STEP_LAW, batch_tokens=2**19), 1e10).batch_tokens == 2**19
     assert planned(shape, replace(STEP_LAW, peak_lr=1e-3), 1e10).peak_lr == 1e-3
-    assert by_rule(RecipeConfig(), shape, 1e10) == RecipeConfig()
+    assert apply_rule(RecipeConfig(), shape, 1e10) == RecipeConfig()
 
 
-def test_outside_of_what_a_law_was_fitted_on_it_says_so():
+def test_runs_outside_of_the_fitted_range_of_a_law_are_reported():
     inside = planned(shape_named("425m", 32_000, 2048, 64, "rope"), STEP_LAW, 1e10)
     small = planned(shape_named("64x2", 32_000, 2048, 64, "rope"), STEP_LAW, 1e9)
-    assert doubts(STEP_LAW, [inside]) == doubts(RecipeConfig(), [small]) == []
-    said = doubts(STEP_LAW, [inside, small])
-    assert len(said) == 2
-    assert "on non-embedding N from 60m to 1b: 1 of 2 runs lie outside, 131k to 131k" in said[0]
-    assert "on D from 2b to 100b: 1 of 2 runs" in said[1]
-    assert "C from 1e+17 to 3e+20" in doubts(DEEPSEEK, [small])[0]
+    assert (
+        extrapolation_warnings(STEP_LAW, [inside])
+        == extrapolation_warnings(RecipeConfig(), [small])
+        == []
+    )
+    warnings = extrapolation_warnings(STEP_LAW, [inside, small])
+    assert len(warnings) == 2
+    assert "on non-embedding N from 60m to 1b: 1 of 2 runs lie outside, 131k to 131k" in warnings[0]
+    assert "on D from 2b to 100b: 1 of 2 runs" in warnings[1]
+    assert "C from 1e+17 to 3e+20" in extrapolation_warnings(DEEPSEEK, [small])[0]
 
 
 BAD = [
     ({"lr_batch_rule": "kaplan"}, "recipe.lr_batch_rule='kaplan': choose one of none, step_law, deepseek"),
-    ({"lr_batch_rule": "step_law"}, "recipe.lr_batch_rule=step_law has nothing to decide beside recipe.peak_lr=0.0002"),
+    ({"lr_batch_rule": "step_law"}, "recipe.lr_batch_rule=step_law has no effect: recipe.peak_lr=0.0002"),
     ({"lr_batch_rule": "deepseek", "peak_lr": 0, "lr_width_exponent": 0.5}, "would scale it twice"),
     ({"lr_batch_rule": "deepseek", "peak_lr": 0, "schedule": "cooldown"}, "Choose one of the two"),
-    ({"lr_batch_rule": "deepseek", "peak_lr": 0, "final_lr_ratio": 0}, r"final_lr_ratio=0 is not in \(0, 1\]"),
+    ({"lr_batch_rule": "deepseek", "peak_lr": 0, "final_lr_ratio": 0}, "final_lr_ratio=0 must be above 0 and at most 1"),
     ({"peak_lr": 0}, "recipe.peak_lr=0 must be above 0"),
     ({"batch_tokens": 0}, "recipe.batch_tokens=0 must be above 0"),
     ({"schedule": "wsd"}, "recipe.schedule='wsd': choose one of cosine, cooldown, multistep"),
-    ({"schedule": "cooldown", "cooldown_fraction": 0}, r"cooldown_fraction=0 is not in \(0, 1\)"),
+    ({"schedule": "cooldown", "cooldown_fraction": 0}, "cooldown_fraction=0 must be above 0 and below 1"),
     ({"schedule": "cooldown", "cosine_cycle": 1.5}, "recipe.cosine_cycle=1.5 is for .*cosine, not cool"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("recipe", "why"), BAD, ids=[str(r) for r, _ in BAD])
-def test_what_does_not_go_together_is_refused(recipe, why):
+def test_incompatible_settings_are_refused(recipe, why):
     with pytest.raises(InputError, match=why):
         RecipeConfig(**recipe)
 
 
-def test_a_cool_downs_warm_up_does_not_know_the_horizon():
-    """Other schedules keep it below a share of the run; here it is the same, or the run refused."""
+def test_the_warm_up_before_a_cool_down_does_not_depend_on_the_length():
+    """Other schedules limit it to a share of the run; here a run that is too short is refused."""
     shape = shape_named("44m", 32_000, 2048, 64, "rope")
     recipe = RecipeConfig(schedule="cooldown", warmup_steps=500, batch_tokens=2**17)
     specs = [planned(shape, recipe, steps * 2**17) for steps in (1000, 4000)]
@@ -130,21 +134,21 @@ TYPED = re.findall(r"^    chinchilla (.*)$", DOCS, re.MULTILINE)
 
 
 @pytest.mark.parametrize("line", TYPED)
-def test_what_the_docs_type_is_accepted_and_every_recipe_plans(line, tmp_path, monkeypatch):
+def test_the_commands_in_the_docs_are_accepted(line, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     command, *words = line.split()
-    told = compose(command, words)
-    assert told.recipe.peak_lr or told.recipe.lr_batch_rule != "none"
+    command_config = compose(command, words)
+    assert command_config.recipe.peak_lr or command_config.recipe.lr_batch_rule != "none"
     assert command != "plan" or main([command, *words, "out="]) == 0
 
 
-def test_the_docs_name_every_choice_of_a_recipe():
+def test_the_docs_mention_every_choice_of_a_recipe():
     known = (*RULES, *SCHEDULES, *OPTIMIZERS, *PRECISIONS, *PARAMETRIZATIONS)
     assert [name for name in known if f"`{name}`" not in DOCS] == []
 
 
-def test_a_config_offers_what_a_spec_may_hold():
-    """Each list stands twice: a config must not import what a record needs."""
+def test_the_choices_of_a_config_are_those_of_a_spec():
+    """The lists are defined twice, because config must not import plan."""
     for key, known in (("lr_batch_rule", ("none", *RULES)), ("schedule", SCHEDULES),
                        ("optimizer", OPTIMIZERS), ("precision", ("auto", *PRECISIONS)),
                        ("parametrization", PARAMETRIZATIONS)):  # fmt: skip
@@ -155,13 +159,13 @@ def test_a_config_offers_what_a_spec_may_hold():
 
 
 def test_sharing_a_stable_phase_is_shown_and_counted(capsys):
-    """Two sizes at four horizons, and the budget's runs, some of whose sizes are the same."""
+    """Sizes at four lengths, and an IsoFLOP curve with some of the same sizes."""
     grid = ["grid=demo", "grid.vocab_size=400", "grid.budgets=[6e10]", "recipe=demo",
             "grid.horizon_tokens_per_param=[4,8,16,32]", "out="]  # fmt: skip
     cooldown = ["recipe.schedule=cooldown", "recipe.warmup_steps=20"]
     assert main(["plan", *grid, *cooldown]) == 0
-    said = capsys.readouterr().out
-    share = int(re.search(r"FLOPs are trained of the runs' [\d.e+]+ \((\d+)%\)", said)[1])
+    output = capsys.readouterr().out
+    share = int(re.search(r"FLOPs are trained of the runs' [\d.e+]+ \((\d+)%\)", output)[1])
     costs = []
     for words in (cooldown, []):
         assert main(["plan", *grid, *words, "format=json"]) == 0
@@ -174,13 +178,13 @@ def test_sharing_a_stable_phase_is_shown_and_counted(capsys):
     assert costs[1]["shared_flops"] == 0
 
 
-def test_a_plan_by_a_law_shows_its_batches_and_warns_beside_json(capsys):
+def test_a_plan_with_a_law_shows_its_batches_and_warns_on_stderr(capsys):
     words = ["grid=paper", "recipe=step_law", "grid.budgets=[1e19]", "out="]
     assert main(["plan", *words, "format=json"]) == 0
-    said = capsys.readouterr()
-    runs = json.loads(said.out)["runs"]
+    output = capsys.readouterr()
+    runs = json.loads(output.out)["runs"]
     assert len({r["peak_lr"] for r in runs}) == len({r["batch_tokens"] for r in runs}) == len(runs)
     assert all(r["peak_lr"] * r["final_lr_ratio"] == pytest.approx(1e-5) for r in runs)
-    assert said.err.startswith(
+    assert output.err.startswith(
         "warning: recipe.lr_batch_rule=step_law (Step Law, arXiv 2503.04715) was"
     )

@@ -1,4 +1,4 @@
-"""The memory model beside the peak of processes that train (resident set, Linux)."""
+"""The memory model compared with the peak resident memory of training processes (Linux)."""
 
 import json
 import os
@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 
-def measured_and_estimated(world: int, told: dict) -> list[tuple[float, float]]:
+def measured_and_estimated(world: int, settings: dict) -> list[tuple[float, float]]:
     """Measured and estimated peak bytes of each rank.
 
     The allocator returns memory at once, and oneDNN keeps to kernels without large workspaces of their
@@ -29,18 +29,18 @@ def measured_and_estimated(world: int, told: dict) -> list[tuple[float, float]]:
     env |= {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     processes = [
         subprocess.Popen(
-            [sys.executable, str(PROGRAM), json.dumps(told)], stdout=subprocess.PIPE, text=True,
+            [sys.executable, str(PROGRAM), json.dumps(settings)], stdout=subprocess.PIPE, text=True,
             env=env | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(world)
     ]  # fmt: skip
-    said = [process.communicate()[0] for process in processes]
+    outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * world
-    return [tuple(json.loads(lines.splitlines()[-1])) for lines in said]
+    return [tuple(json.loads(lines.splitlines()[-1])) for lines in outputs]
 
 
 @pytest.mark.parametrize(
-    ("shape", "more"),
+    ("shape", "changes"),
     [
         (ACTIVATIONS, {}),
         (ACTIVATIONS, {"micro_rows": 4}),
@@ -58,19 +58,19 @@ def measured_and_estimated(world: int, told: dict) -> list[tuple[float, float]]:
         "vocabulary", "bf16-vocabulary", "weights", "bf16-weights",
     ],
 )  # fmt: skip
-def test_the_memory_model_is_within_a_tenth_of_the_measured_peak(shape: tuple, more: dict):
-    [(measured, estimate)] = measured_and_estimated(1, PLAIN | {"shape": shape} | more)
+def test_the_memory_model_is_within_a_tenth_of_the_measured_peak(shape: tuple, changes: dict):
+    [(measured, estimate)] = measured_and_estimated(1, PLAIN | {"shape": shape} | changes)
     assert estimate == pytest.approx(measured, rel=0.1)
 
 
 @pytest.mark.parametrize(
-    "more",
+    "changes",
     [
         {"rows": 8, "micro_rows": 4},
         {"rows": 2, "micro_rows": 1, "recompute": True, "precision": "bf16"},
     ],
     ids=["fp32", "bf16-recomputed"],
 )
-def test_so_it_is_of_each_of_two_ranks_that_share_a_model(more: dict):
-    for measured, estimate in measured_and_estimated(2, PLAIN | {"shape": WEIGHTS} | more):
+def test_the_memory_model_is_within_a_tenth_of_the_peak_of_each_of_two_ranks(changes: dict):
+    for measured, estimate in measured_and_estimated(2, PLAIN | {"shape": WEIGHTS} | changes):
         assert estimate == pytest.approx(measured, rel=0.1)

@@ -1,4 +1,4 @@
-"""Records that leave a process come back as they were, or say in one line why not."""
+"""Records can be written and read without change; invalid files are refused in one line."""
 
 import dataclasses
 import json
@@ -43,7 +43,7 @@ specs = st.builds(
     warmup_steps=counts, peak_lr=reals, final_lr_ratio=reals, weight_decay=reals, beta1=reals,
     beta2=reals, adam_eps=reals, grad_clip=reals, precision=st.sampled_from(PRECISIONS),
     seed=st.integers(-(2**63), 2**64), optimizer=st.sampled_from(OPTIMIZERS),
-    schedule=st.sampled_from(["cosine", "multistep"]), cooldown_steps=counts, schema=st.just(2),
+    schedule=st.sampled_from(["cosine", "multistep"]), cooldown_steps=counts, schema=st.just(3),
 )  # fmt: skip
 losses = st.dictionaries(st.text(), reals)
 results = st.builds(
@@ -90,7 +90,7 @@ def test_a_spec_survives_json(spec):
 
 @given(specs)
 def test_a_spec_keeps_its_run_id_through_json(spec):
-    """A worker that reads the plan must find the folder that the launcher made."""
+    """A worker that reads the plan must find the folder that the launcher created."""
     text = json.dumps(spec.to_dict(), allow_nan=False)
     assert RunSpec.from_dict(json.loads(text), "here").run_id == spec.run_id
 
@@ -102,7 +102,7 @@ def test_a_plan_survives_its_file(tmp_path, plan):
     assert load_plan(tmp_path / "plan.jsonl") == plan
 
 
-def test_a_run_whose_line_stands_twice_counts_once(tmp_path, spec):
+def test_a_repeated_line_of_a_plan_counts_once(tmp_path, spec):
     save_plan([spec, spec], tmp_path / "plan.jsonl")
     assert load_plan(tmp_path / "plan.jsonl") == [spec]
 
@@ -136,7 +136,7 @@ def test_quantities_of_a_spec(spec):
     assert spec.C == pytest.approx(6e18, rel=0.5 / 45_263)  # to half a step
 
 
-def test_run_id_reads_as_budget_size_and_seed(spec):
+def test_run_id_contains_budget_size_and_seed(spec):
     assert spec.run_id.startswith("c6e18-n43.7m-s0-")
     horizon = replace(spec, budget_flops=None, seed=3)
     assert horizon.run_id.startswith("d23.7b-n43.7m-s3-")
@@ -171,7 +171,7 @@ def test_every_other_field_of_a_spec_changes_the_run_id(spec, name):
     assert replace(spec, **{name: value}).run_id != spec.run_id
 
 
-def test_a_parametrisation_and_its_base_change_the_run_id(spec):
+def test_a_parametrization_and_its_base_change_the_run_id(spec):
     mup = replace(spec, parametrization="mup", base_width=256)
     deep = replace(spec, parametrization="completep", base_width=256, base_layers=4)
     others = [replace(mup, base_width=128), replace(deep, base_layers=8)]
@@ -179,16 +179,15 @@ def test_a_parametrisation_and_its_base_change_the_run_id(spec):
 
 
 def test_the_run_id_is_a_fixed_function_of_the_spec(spec):
-    """Fields added later are left out of the record and of the hash while they have their defaults."""
-    assert spec.run_id == "c6e18-n43.7m-s0-6c295e"
+    """All machines that share a sweep's folder have to agree on it."""
+    assert spec.run_id == "c6e18-n43.7m-s0-c0cd98"
     line = spec.to_dict()
-    assert len(line) == 19
+    assert line.keys() == {f.name for f in dataclasses.fields(RunSpec)}
     assert RunSpec.from_dict(line, "here") == spec
-    assert replace(spec, optimizer="adam").to_dict() == {**line, "optimizer": "adam"}
 
 
 @pytest.mark.parametrize("steps", [-1, 0, 45_264])
-def test_a_cool_down_lies_within_its_run(spec, steps):
+def test_a_cool_down_must_lie_within_its_run(spec, steps):
     with pytest.raises(InputError, match=f"cooldown_steps={steps} is not from 1 to steps=45263"):
         replace(spec, schedule="cooldown", cooldown_steps=steps)
 
@@ -218,14 +217,14 @@ def test_labels_change_unit_where_the_digits_do(x, label):
     assert count_label(x) == label
 
 
-def test_a_spec_of_another_schema_says_both_versions_and_what_to_do(spec):
+def test_a_spec_of_another_schema_is_refused_with_both_schemas(spec):
     with pytest.raises(
-        InputError, match=r"plan.jsonl line 3: RunSpec of schema 1; .* reads schema 2"
+        InputError, match=r"plan.jsonl line 3: RunSpec of schema 1; .* reads schema 3"
     ):
         RunSpec.from_dict({**spec.to_dict(), "schema": 1}, "plan.jsonl line 3")
 
 
-def test_a_result_of_another_schema_is_refused_by_its_path(tmp_path, result):
+def test_a_result_of_another_schema_is_refused_with_its_path(tmp_path, result):
     replace(result, schema=99).save(tmp_path)
     with pytest.raises(InputError, match=r"result.json: RunResult of schema 99; .* reads schema 2"):
         RunResult.load(tmp_path)
@@ -237,7 +236,7 @@ def test_a_result_with_a_spec_of_another_schema_is_refused(tmp_path, result):
         RunResult.load(tmp_path)
 
 
-def test_no_schema_at_all_is_another_schema(spec):
+def test_a_missing_schema_is_refused(spec):
     value = spec.to_dict()
     del value["schema"]
     with pytest.raises(InputError, match="RunSpec of schema None"):
@@ -263,14 +262,14 @@ def test_fields_of_the_shape_are_checked_as_well(spec):
 
 
 @pytest.mark.parametrize("value", [None, [], "spec", 3])
-def test_what_is_no_object_is_no_spec(spec, value):
+def test_a_spec_that_is_not_an_object_is_refused(spec, value):
     with pytest.raises(InputError, match="here: not a RunSpec"):
         RunSpec.from_dict(value, "here")
     with pytest.raises(InputError, match="here: model: not a ModelShape"):
         RunSpec.from_dict({**spec.to_dict(), "model": value}, "here")
 
 
-def test_a_broken_line_of_a_plan_is_named_by_its_number(tmp_path, spec):
+def test_an_invalid_line_of_a_plan_is_reported_with_its_number(tmp_path, spec):
     path = tmp_path / "plan.jsonl"
     save_plan([spec, spec], path)
     path.write_text(path.read_text()[:-30])  # a copy cut short
@@ -278,19 +277,19 @@ def test_a_broken_line_of_a_plan_is_named_by_its_number(tmp_path, spec):
         load_plan(path)
 
 
-def test_a_missing_plan_says_which_command_makes_one(tmp_path):
+def test_a_missing_plan_is_reported_with_the_command_that_writes_it(tmp_path):
     with pytest.raises(InputError, match=r"plan .*plan.jsonl cannot be read .*`chinchilla sweep`"):
         load_plan(tmp_path / "plan.jsonl")
 
 
-def test_a_plan_that_is_no_text_is_refused(tmp_path):
+def test_a_plan_that_is_not_text_is_refused(tmp_path):
     (tmp_path / "plan.jsonl").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(InputError, match="cannot be read"):
         load_plan(tmp_path / "plan.jsonl")
 
 
-def test_a_result_holds_no_nan(tmp_path, result):
-    """Other JSON readers refuse NaN; a run without a loss says None."""
+def test_a_result_contains_no_nan(tmp_path, result):
+    """NaN is not JSON; a run without a loss has None."""
     with pytest.raises(ValueError, match="not JSON compliant"):
         replace(result, final_loss=float("nan")).save(tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -308,7 +307,7 @@ def test_a_result_holds_no_nan(tmp_path, result):
     ],
     ids=["empty", "header", "half", "no end", "text", "bits lost"],
 )
-def test_a_damaged_curve_is_said_in_one_line(tmp_path, damage):
+def test_a_damaged_curve_is_reported_in_one_line(tmp_path, damage):
     rng = np.random.default_rng(0)
     Curve(np.arange(1000), rng.random(1000)).save(tmp_path)
     path = tmp_path / "curve.npz"
@@ -317,7 +316,7 @@ def test_a_damaged_curve_is_said_in_one_line(tmp_path, damage):
         Curve.load(tmp_path)
 
 
-def test_a_missing_curve_and_missing_arrays_are_said(tmp_path):
+def test_a_missing_curve_and_missing_arrays_are_reported(tmp_path):
     with pytest.raises(InputError, match=r"training curve .* is missing"):
         Curve.load(tmp_path)
     np.savez(tmp_path / "curve.npz", step=np.arange(3), loss=np.ones(3))

@@ -24,7 +24,7 @@ def obs() -> Observations:
 
 @pytest.fixture(scope="module")
 def fits(obs) -> FitResults:
-    return chinchilla.fit(obs, n_bootstrap=40, compare_intervals=False)
+    return chinchilla.fit(obs, n_bootstrap=40)
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def results(fits: FitResults):
 
 
 @pytest.mark.slow
-def test_every_figure_is_drawn_on_the_axis_given_and_changes_nothing_else(fits):
+def test_every_figure_is_drawn_on_the_given_axis_only(fits):
     before = dict(matplotlib.rcParams)
     for plot in results(fits):
         figure = Figure()
@@ -86,12 +86,12 @@ def test_the_figure_of_fits_shows_the_recommended_answer_and_every_interval(fits
         fits.plot(quantity="L")
 
 
-def test_what_cannot_be_drawn_is_said_in_a_line(fits, obs):
+def test_fits_that_cannot_be_drawn_give_one_line(fits, obs):
     refused = FitResults.of({}, {"envelope": FailedFit("no.")}, obs)
     for plot in (refused.plot, refused.plot_residuals):
         with pytest.raises(InputError, match="every approach was refused"):
             plot()
-    with pytest.raises(InputError, match="must be matplotlib Axes, and is Figure"):
+    with pytest.raises(InputError, match="must be matplotlib Axes, not Figure"):
         fits.plot(ax=Figure())
 
 
@@ -160,7 +160,7 @@ def test_figures_of_loaded_fits_are_those_in_memory(fits, tmp_path):
         assert f.plot().get_ylim() == g.plot().get_ylim()
 
 
-def test_fences_hold_all_of_a_cloud_and_none_of_its_outliers():
+def test_inner_range_contains_a_cloud_without_its_outliers():
     cloud = np.random.default_rng(0).normal(size=200)
     low, high = inner_range(np.append(cloud, [50.0, -80.0]))
     assert -80 < low < cloud.min()

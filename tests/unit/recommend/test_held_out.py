@@ -1,19 +1,19 @@
-"""Held-out errors: what is weighed, what the error scale is, and forecasts that are exact."""
+"""Held-out errors: weights, error scales, and exact forecasts of exact minima."""
 
 import numpy as np
 import pytest
 
-from chinchilla.recommend.candidates import pairs_of_minima
-from chinchilla.recommend.forecast import Minima, line, line_at, loss_at, saturating
 from chinchilla.recommend.held_out import (
     PRIOR,
     PRIOR_N,
-    Pair,
+    HeldOut,
     combined,
     error_scale,
+    errors_of_minima,
+    forecast_weights,
     scores,
-    weights_of,
 )
+from chinchilla.recommend.isoflop_minima import Minima, line, line_at, loss_at, saturating
 
 C = np.geomspace(1e18, 1e21, 7)
 
@@ -23,54 +23,54 @@ def exact() -> Minima:
 
 
 def test_forecasts_of_exact_minima_are_exact_at_every_distance():
-    pairs = pairs_of_minima(exact())
+    pairs = errors_of_minima(exact())
     assert len(pairs["N"]) == len(pairs["L"]) == 4 + 3 + 2 + 1
-    assert max(p.h for p in pairs["L"]) == pytest.approx(np.log(C[-1] / C[2]))
+    assert max(p.distance for p in pairs["L"]) == pytest.approx(np.log(C[-1] / C[2]))
     assert max(abs(e) for p in pairs["N"] for e in p.errors.values()) < 1e-9
     assert max(abs(e) for p in pairs["L"] for e in p.errors.values()) < 1e-4
 
 
-def test_a_line_and_a_curve_give_their_parameters_and_standard_errors_back():
-    """Noise of 2% on N_opt and of .1% on the loss: the spread of refits is what the members say."""
+def test_a_line_and_a_curve_recover_their_parameters_and_standard_errors():
+    """Noise of 2% on N_opt and of .1% on the loss: the spread of refits matches the covariance of the fits."""
     rng = np.random.default_rng(0)
     m = exact()
     x = float(np.log(1e22))
-    N, L, said_N, said_L = [], [], [], []
+    N, L, variance_N, variance_L = [], [], [], []
     for _ in range(300):
         noisy = Minima(
             C, m.N * np.exp(rng.normal(0, 0.02, 7)), m.L * np.exp(rng.normal(0, 1e-3, 7))
         )
-        for member, at, values, said in (
-            (line(noisy, np.inf), line_at, N, said_N),
-            (saturating(noisy, np.inf), loss_at, L, said_L),
+        for curve, at, values, variances in (
+            (line(noisy, np.inf), line_at, N, variance_N),
+            (saturating(noisy, np.inf), loss_at, L, variance_L),
         ):
-            logs, gradient = at(np.array([member.parameters]), x)
+            logs, gradient = at(np.array([curve.parameters]), x)
             values.append(float(logs[0]))
-            said.append(float(gradient[0] @ np.array(member.covariance) @ gradient[0]))
+            variances.append(float(gradient[0] @ np.array(curve.covariance) @ gradient[0]))
     assert np.mean(N) == pytest.approx(np.log(0.1 * 1e22**0.5), abs=0.01)
     assert np.mean(L) == pytest.approx(np.log(1.7 + 60 * 1e22**-0.09), abs=2e-3)
-    assert np.sqrt(np.mean(said_N)) == pytest.approx(np.std(N), rel=0.15)
-    assert np.sqrt(np.median(said_L)) == pytest.approx(np.std(L), rel=0.5)
+    assert np.sqrt(np.mean(variance_N)) == pytest.approx(np.std(N), rel=0.15)
+    assert np.sqrt(np.median(variance_L)) == pytest.approx(np.std(L), rel=0.5)
 
 
 def test_the_forecast_with_smaller_held_out_errors_weighs_more():
-    pairs = [Pair(float(i), 1.0, {"good": 0.01, "bad": 0.3, "none": np.nan}) for i in range(4)]
+    pairs = [HeldOut(float(i), 1.0, {"good": 0.01, "bad": 0.3, "none": np.nan}) for i in range(4)]
     found = scores(pairs)
     assert found["good"] == pytest.approx(0.01)
     assert found["bad"] == pytest.approx(0.3)
-    w = weights_of([found[n] for n in ("good", "bad", "none")], "N")
+    w = forecast_weights([found[n] for n in ("good", "bad", "none")], "N")
     assert w.sum() == pytest.approx(1)
     assert w[0] > 0.95
     assert w[2] < 1e-4
-    assert weights_of([0.0, 0.0], "N") == pytest.approx([0.5, 0.5])
+    assert forecast_weights([0.0, 0.0], "N") == pytest.approx([0.5, 0.5])
     # A forecast whose own standard error is large far away loses its weight there.
-    assert weights_of([0.05, 0.05], "N", np.array([1.0, 0.05]))[0] < 0.01
+    assert forecast_weights([0.05, 0.05], "N", np.array([1.0, 0.05]))[0] < 0.01
 
 
 def test_the_error_scale_is_that_of_the_held_out_errors_and_the_prior_where_there_are_none():
     none = error_scale([], "L")
     assert (none.scale, none.freedom) == (PRIOR["L"], PRIOR_N)
-    far = [Pair(float(i), 3.0, {"": 0.03 * (-1) ** i}) for i in range(200)]
+    far = [HeldOut(float(i), 3.0, {"": 0.03 * (-1) ** i}) for i in range(200)]
     found = error_scale(far, "L")
     assert found.sd(3.0) == pytest.approx(0.03, rel=0.03)
     assert found.freedom == PRIOR_N + 200
@@ -82,6 +82,9 @@ def test_the_error_scale_is_that_of_the_held_out_errors_and_the_prior_where_ther
 
 
 def test_a_forecast_without_an_error_at_a_pair_is_left_out_there():
-    pairs = [Pair(1.0, 1.0, {"a": 0.1, "b": np.nan}), Pair(2.0, 1.0, {"a": np.nan, "b": np.nan})]
+    pairs = [
+        HeldOut(1.0, 1.0, {"a": 0.1, "b": np.nan}),
+        HeldOut(2.0, 1.0, {"a": np.nan, "b": np.nan}),
+    ]
     (one,) = combined(pairs, {"a": 0.5, "b": 0.5})
     assert one.errors[""] == pytest.approx(0.1)

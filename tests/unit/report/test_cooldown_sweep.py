@@ -12,7 +12,7 @@ from chinchilla.plan.records import save_plan
 
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["cosine", "cooldown"])
-def test_the_envelope_reads_curves_of_cosines_and_only_ends_of_cool_downs(
+def test_the_envelope_reads_curves_of_cosines_and_only_final_losses_of_cooldowns(
     make_world, tmp_path: Path, schedule: str, capsys
 ):
     world = make_world(n_bootstrap=0)

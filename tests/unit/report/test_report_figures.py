@@ -34,7 +34,7 @@ def test_isoflop_curve_points_are_the_observed_losses_and_refused_budgets_hollow
     assert len(lines["minimum, $N_{opt}$"].get_xdata()) == 3
 
 
-def test_the_isoflop_curve_drawn_runs_through_its_bottom(world):
+def test_the_isoflop_curve_has_its_minimum_at_n_opt(world):
     figure = isoflop_curves(world.frontiers["isoflop"], world.finals)
     profile = world.frontiers["isoflop"].details["budgets"][0]
     curves = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 200]
@@ -45,15 +45,15 @@ def test_the_isoflop_curve_drawn_runs_through_its_bottom(world):
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "label"),
     [("train", "training loss"), ("validation", "validation loss"), ("unknown", "loss")],
 )
-def test_the_loss_axes_name_the_loss_that_was_fitted(world, kind, said):
+def test_the_loss_axes_name_the_loss_that_was_fitted(world, kind, label):
     runs, points = (replace(o, loss_kind=kind) for o in (world.finals, world.curve_obs))
     fit = replace(world.frontiers["isoflop"], conventions={"loss_kind": kind})
     for figure in (isoflop_curves(fit, None), isoflop_curves(None, runs)):
-        assert figure.axes[0].get_ylabel() == f"final {said}, nats/token"
-    assert training_curves(points, None).axes[0].get_ylabel() == f"{said}, nats/token"
+        assert figure.axes[0].get_ylabel() == f"final {label}, nats/token"
+    assert training_curves(points, None).axes[0].get_ylabel() == f"{label}, nats/token"
 
 
 def test_no_isoflop_curve_is_cut_off_by_the_frame(world):
@@ -65,7 +65,7 @@ def test_no_isoflop_curve_is_cut_off_by_the_frame(world):
             assert low < min(getattr(curve, data)()) < max(getattr(curve, data)()) < high
 
 
-def test_a_isoflop_curve_far_above_its_points_does_not_flatten_the_others(world):
+def test_a_curve_far_above_its_points_does_not_flatten_the_others(world):
     fit = world.frontiers["isoflop"]
     wild = {**fit.details["budgets"][0], "coefficients": [1e4, -2e3, 100.0], "curve": None}
     details = {"budgets": [wild, *fit.details["budgets"][1:]]}
@@ -73,7 +73,7 @@ def test_a_isoflop_curve_far_above_its_points_does_not_flatten_the_others(world)
     assert high - low < 2 * np.ptp(world.finals.L)
 
 
-def test_side_by_side_the_legend_tells_of_refused_budgets_where_there_are_some(world):
+def test_side_by_side_the_legend_has_refused_budgets_if_there_are_any(world):
     fit = world.frontiers["isoflop"]
     entry = "refused: no minimum"
     assert entry in legend_texts(isoflop_curves_side_by_side([("a", fit, world.finals)] * 2, None))
@@ -84,7 +84,7 @@ def test_side_by_side_the_legend_tells_of_refused_budgets_where_there_are_some(w
     )
 
 
-def test_unfinished_runs_are_drawn_apart(world):
+def test_unfinished_runs_have_their_own_style(world):
     figure = training_curves(
         world.curve_obs, world.frontiers["envelope"], world.results, world.curves
     )
@@ -123,7 +123,7 @@ def test_lines_are_thick_over_their_points_and_thin_beyond(world):
         assert thick.get_linewidth() >= max(2.5, 3 * thin.get_linewidth())
 
 
-def test_the_legend_shows_whose_points_are_triangles_and_whose_are_discs(world):
+def test_the_legend_shows_the_markers_of_each_approach(world):
     legend = optimal_sizes(world.frontiers).legends[0]
     marks = [handle.get_marker() for handle in legend.legend_handles[:3]]
     assert [t.get_text()[0] for t in legend.get_texts()[:3]] == ["1", "2", "3"]

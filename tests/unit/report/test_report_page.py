@@ -11,7 +11,7 @@ from recommended import with_recommendation
 
 from chinchilla.fit import FailedFit, FitResult, FitResults
 from chinchilla.recommend import recommendation
-from chinchilla.recommend.answer import default_budget, headline
+from chinchilla.recommend.evaluate import default_budget, headline
 from chinchilla.report.page import maths, write_report
 
 SECTIONS = ("exponents", "figures", "predictions", "warnings", "runs", "settings", "environment")
@@ -64,7 +64,7 @@ def test_page_holds_every_section_and_fetches_nothing(report: Path):
     assert page.tags.count("img") == len(FIGURES)
 
 
-def test_page_answers_first_and_with_an_interval(world, report: Path):
+def test_the_answer_with_its_interval_comes_first(world, report: Path):
     """The answer that `chinchilla predict` gives first for the same budget, then why."""
     r = recommendation(world.fits, default_budget(world.fits))
     text = Reader(report.read_text(encoding="utf-8")).text.replace("\u00a0", " ")
@@ -150,7 +150,7 @@ def test_a_csv_of_curves_draws_them(world, tmp_path: Path):
     assert page.text.count(str(world.finals.run_id[0])) == 1
 
 
-def test_when_everything_refused_the_page_says_so(world, tmp_path: Path):
+def test_the_page_of_refused_approaches_gives_the_reasons(world, tmp_path: Path):
     refusals = dict.fromkeys(("envelope", "isoflop", "parametric"), "too few runs.")
     inputs = world.report_inputs() | {"fits": found({}, refusals), "curve_obs": None}
     inputs |= {"curves": {}, "results": [], "finals": None}
@@ -159,7 +159,7 @@ def test_when_everything_refused_the_page_says_so(world, tmp_path: Path):
     assert text.count("too few runs.") == 3
 
 
-def test_hostile_names_stay_text(world, tmp_path: Path):
+def test_names_with_markup_are_escaped(world, tmp_path: Path):
     evil = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
     inputs = world.report_inputs() | {
         "title": evil,
@@ -177,7 +177,7 @@ def test_hostile_names_stay_text(world, tmp_path: Path):
     assert maths("C^<b>") == "C^&lt;b&gt;"
 
 
-def test_doubts_stand_under_the_headline(world, tmp_path: Path):
+def test_warnings_are_below_the_headline(world, tmp_path: Path):
     """Before the figures, and as the terminal says them."""
     law = world.frontiers["parametric"]
     inputs = world.report_inputs() | {

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from chinchilla.decide.predict import predictions as predict
+from chinchilla.commands.show import show_table2
+from chinchilla.decide.predictions import predictions as predict
 from chinchilla.fit import FailedFit, FitResult, FitResults, OptimalPoint, PowerLaw
 from chinchilla.observations.table import Observations
 from chinchilla.report.sections import facts
@@ -22,7 +23,6 @@ from chinchilla.report.tables import (
     ratio,
     runs,
     table2,
-    table2_text,
 )
 
 
@@ -34,36 +34,33 @@ def frontier(approach: str, p10: float | None = 0.45, p90: float | None = 0.53) 
     return FitResult(approach, N_opt, D_opt, points, 27, {}, {})
 
 
-def test_terminal_table_sets_ours_over_the_papers_and_says_why_not():
-    text = table2_text(
-        FitResults(
-            {"isoflop": frontier("isoflop")},
-            {"parametric": FailedFit("N and D rise together.")},
-            {},
-        )
-    )
-    lines = text.splitlines()
-    ours = next(i for i, line in enumerate(lines) if line.startswith("2 isoflop"))
-    row = "2 isoflop ours 0.490 [0.450, 0.530] 0.510 [0.470, 0.550]"
-    assert " ".join(lines[ours].split()) == row
-    assert " ".join(lines[ours + 1].split()) == "paper 0.49 [0.462, 0.534] 0.51 [0.483, 0.529]"
-    assert lines[ours].index("0.490") == lines[ours + 1].index("0.49")
-    assert next(line for line in lines if "1 envelope" in line).split()[-2:] == ["not", "fitted"]
+def printed(fits: FitResults, capsys) -> list[str]:
+    """Lines of Table 2 in a terminal, with single spaces and without frames."""
+    show_table2(fits)
+    out = capsys.readouterr().out.translate(str.maketrans("│┃", "  "))
+    return [" ".join(line.split()) for line in out.splitlines()]
+
+
+def test_terminal_table_shows_ours_above_the_papers_and_why_not(capsys):
+    refused = {"parametric": FailedFit("N and D rise together.")}
+    lines = printed(FitResults({"isoflop": frontier("isoflop")}, refused, {}), capsys)
+    at = lines.index("2 isoflop ours 0.490 [0.450, 0.530] 0.510 [0.470, 0.550] 27")
+    assert lines[at + 1] == "paper 0.49 [0.462, 0.534] 0.51 [0.483, 0.529] –"
+    assert "1 envelope ours not fitted not fitted –" in lines
+    assert "3 parametric ours refused refused –" in lines
     assert "3 parametric refused: N and D rise together." in lines
-    assert max(map(len, lines)) <= 80
+    assert "Kaplan et al. (2020) paper 0.73 0.27 –" in lines
 
 
-def test_terminal_table_wraps_long_reasons():
-    text = table2_text(
-        FitResults({}, {"isoflop": FailedFit("no budget has a minimum. " * 12)}, {}), width=70
-    )
-    assert max(map(len, text.splitlines())) <= 70
+def test_terminal_table_wraps_long_reasons(capsys):
+    show_table2(FitResults({}, {"isoflop": FailedFit("no budget has a minimum. " * 12)}, {}))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines[lines.index(lines[-1]) - 3 :])) <= 100
 
 
-def test_missing_interval_is_said_not_invented():
-    assert "0.490 (no interval)" in table2_text(
-        FitResults({"isoflop": frontier("isoflop", None, None)}, {}, {})
-    )
+def test_a_missing_interval_is_shown_as_such():
+    rows = table2(FitResults({"isoflop": frontier("isoflop", None, None)}, {}, {})).rows
+    assert "0.490 (no interval)" in {cell.text for row in rows for cell in row}
 
 
 def test_predictions_cover_the_budgets_and_one_decade_beyond():
@@ -78,9 +75,9 @@ def test_predictions_cover_the_budgets_and_one_decade_beyond():
 def test_predictions_are_those_of_the_predict_command(world):
     """One computation: N, D and the loss of the report are the command's own."""
     table = predictions(world.fits, [1e14])
-    told = predict([1e14, 1e15], world.fits, published=False)
-    assert len(table.rows) == len(told) == 6
-    for row, p in zip(table.rows, told, strict=True):
+    predicted = predict([1e14, 1e15], world.fits, published=False)
+    assert len(table.rows) == len(predicted) == 6
+    for row, p in zip(table.rows, predicted, strict=True):
         assert [row[i].value for i in (0, 2, 3, 5)] == [p.C, p.N, p.D, p.L]
 
 
@@ -104,7 +101,7 @@ def test_run_table_sorts_by_numbers_and_shows_the_reason(world):
     assert first["D/N"].value == first["D, tokens"].value / first["N"].value
 
 
-def test_a_run_that_never_took_a_step_is_a_row_too(world):
+def test_a_run_without_steps_has_a_row(world):
     result = replace(world.results[-1], status="failed", steps_done=0, flops_spent=0.0)
     row = [cell.text for cell in runs([result], None).rows[0]]
     assert row[4:6] == ["0", "0"]
@@ -131,7 +128,7 @@ def test_tables_import_neither_torch_nor_matplotlib():
     assert done.stdout.strip() == "[]"
 
 
-def test_epochs_stand_in_the_table_of_runs_where_any_repeats_data(world):
+def test_the_table_of_runs_has_epochs_if_any_run_repeats_data(world):
     def column(results, finals=None) -> list[str] | None:
         table = runs(results, finals)
         at = table.columns.index("Epochs") if "Epochs" in table.columns else None
@@ -151,20 +148,20 @@ def test_epochs_stand_in_the_table_of_runs_where_any_repeats_data(world):
     assert "epochs" not in dict(facts([], world.finals))
 
 
-def test_ends_of_runs_are_not_called_training_curves():
+def test_final_losses_are_not_called_training_curves(capsys):
     """Approach 1 without curves, in every table; the paper's own row keeps its name."""
     ends = replace(frontier("envelope"), settings={"endpoints_only": True})
     curves = replace(frontier("envelope"), settings={"endpoints_only": False})
-    text = " ".join(table2_text(FitResults({"envelope": ends}, {}, {})).split())
-    assert "1 run ends ours 0.490 [0.450, 0.530]" in text
-    assert "1 envelope paper 0.50" in text
-    assert "[1 run ends] interval not stated" in text
-    assert "1 envelope ours 0.490" in " ".join(
-        table2_text(FitResults({"envelope": curves}, {}, {})).split()
-    )
+    lines = printed(FitResults({"envelope": ends}, {}, {}), capsys)
+    at = lines.index("1 final losses ours 0.490 [0.450, 0.530] 0.510 [0.470, 0.550] 27")
+    assert lines[at + 1].startswith("1 envelope paper 0.50")
+    assert "[1 final losses] method not stated" in lines
+    lines = printed(FitResults({"envelope": curves}, {}, {}), capsys)
+    assert any(line.startswith("1 envelope ours 0.490") for line in lines)
     for f, name in ((ends, RUN_ENDS), (curves, "1. Minimum over training curves")):
         assert name_of("envelope", f) == name
         for table in (intervals({"envelope": f}), frontier_points({"envelope": f})):
             assert table.rows[0][0].text == name
-    assert table2({"envelope": ends}, {}).rows[0][0].text.endswith("ours: over ends of runs")
-    assert table2({"envelope": curves}, {}).rows[0][0].text == "1. Minimum over training curves"
+        ours, theirs, *_ = table2(FitResults({"envelope": f}, {}, {})).rows
+        assert ours[0].text == name
+        assert theirs[0].text == "1. Minimum over training curves"

@@ -32,12 +32,14 @@ def task(program: str, name: str, kind: str = "point", **more) -> bench_fits.Tas
 
 def test_an_absent_program_is_named_with_what_to_do(tmp_path, capsys):
     assert bench_fits.main(["--peers", str(tmp_path), "--only", "vpnls,kyo"]) == 1
-    told = capsys.readouterr().err
-    assert f"vpnls: left out, {tmp_path / 'vpnls/src/vpnls/grid.py'} is missing. git clone" in told
-    assert "https://github.com/kyo-takano/chinchilla" in told
-    assert "nothing is left to time" in told
+    output = capsys.readouterr().err
+    assert (
+        f"vpnls: left out, {tmp_path / 'vpnls/src/vpnls/grid.py'} is missing. git clone" in output
+    )
+    assert "https://github.com/kyo-takano/chinchilla" in output
+    assert "nothing is left to time" in output
     assert bench_fits.main(["--only", "epoch"]) == 1
-    assert "epoch: left out, no --peers folder named" in capsys.readouterr().err
+    assert "epoch: left out, no --peers folder given" in capsys.readouterr().err
 
 
 def test_another_version_of_a_program_is_recorded_as_such(tmp_path):
@@ -131,7 +133,7 @@ def test_the_table_tells_a_failure_beside_what_ran():
     ran |= {"above_minimum": 2e-5, "n_starts": 5, "n_success": 4, "a": 0.5}
     failed = bench_fits.summary(task("kyo", "default"), [{"failed": "ImportError: no x"}], {})
     lines = bench_fits.table([ran, failed]).splitlines()
-    assert "| ours | fit | 0.0123 | 2.0e-05 |  |  | 0.5000 |  | 4 of 5 say success |" in lines
+    assert "| ours | fit | 0.0123 | 2.0e-05 |  |  | 0.5000 |  | 4 of 5 report success |" in lines
     assert any("failed: ImportError: no x" in line for line in lines)
 
 
@@ -153,8 +155,10 @@ def test_minimisations_are_recorded_and_scipy_is_left_as_it_was():
     assert [success for success, _, _ in ends] == [True, False]
     assert ends[0][1] > 0
     assert [value for _, _, value in ends] == pytest.approx([0, 9], abs=1e-9)
-    told = bench_programs._told([(False, 0, float("nan")), *ends])  # overflow ends in NaN
-    assert told == {
+    output = bench_programs._search_summary(
+        [(False, 0, float("nan")), *ends]
+    )  # overflow ends in NaN
+    assert output == {
         "n_starts": 3,
         "n_success": 1,
         "median_iterations": 0.0,

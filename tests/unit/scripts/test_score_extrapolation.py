@@ -63,8 +63,8 @@ def test_what_a_parabola_reads_is_the_minimum_that_was_drawn(isoflop_runs, law):
     ("words", "code", "said"),
     [
         (("nowhere",), 2, "there is no folder 'nowhere'"),
-        (("--table", "sweeps.csv:sweep"), 2, "'sweeps.csv:sweep' is no FILE.csv:COLUMN"),
-        ((), 1, "nothing is left to score"),
+        (("--table", "sweeps.csv:sweep"), 2, "'sweeps.csv:sweep' is not FILE.csv:COLUMN"),
+        ((), 1, "no table to score"),
         ((".",), 1, "porian_refinedweb_isoflop.csv: left out"),
     ],
 )

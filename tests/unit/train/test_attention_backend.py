@@ -1,4 +1,4 @@
-"""The attention kernel is the one that was the fastest, and never one that cannot do the shape."""
+"""The attention kernel is the fastest one that supports the shape."""
 
 import contextlib
 from pathlib import Path
@@ -18,15 +18,15 @@ BOTH = (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)
 
 @pytest.fixture(autouse=True)
 def _anew():
-    attention_backend.fastest.cache_clear()
+    attention_backend.fastest_backend.cache_clear()
 
 
 @pytest.mark.parametrize("first", BOTH)
-def test_the_fastest_is_taken(monkeypatch: pytest.MonkeyPatch, first: SDPBackend):
-    """Every candidate really runs, forward and backward; the clock decides."""
+def test_the_fastest_kernel_is_chosen(monkeypatch: pytest.MonkeyPatch, first: SDPBackend):
+    """Every candidate runs forward and backward; only the measured time is replaced."""
     real, seen = attention_backend._seconds, []
 
-    def told(*size):
+    def fake_seconds(*size):
         real(*size)
         on = (
             SDPBackend.FLASH_ATTENTION
@@ -36,33 +36,36 @@ def test_the_fastest_is_taken(monkeypatch: pytest.MonkeyPatch, first: SDPBackend
         seen.append(on)
         return 1.0 if on == first else 2.0
 
-    monkeypatch.setattr(attention_backend, "_seconds", told)
-    assert attention_backend.fastest(BOTH, (2, 2, 16, 8), False, torch.float32, CPU) == first
+    monkeypatch.setattr(attention_backend, "_seconds", fake_seconds)
+    assert (
+        attention_backend.fastest_backend(BOTH, (2, 2, 16, 8), False, torch.float32, CPU) == first
+    )
     assert seen == list(BOTH)
 
 
-def test_a_kernel_that_cannot_is_passed_over():
+def test_an_unsupported_kernel_is_skipped():
     only_gpus = (SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH)
     assert (
-        attention_backend.fastest(only_gpus, (2, 2, 16, 8), False, torch.float32, CPU)
+        attention_backend.fastest_backend(only_gpus, (2, 2, 16, 8), False, torch.float32, CPU)
         in only_gpus[1:]
     )
-    # A bias on the scores that is learned: the flash kernel has no gradient for it.
+    # The flash kernel has no gradient for a learned bias on the scores.
     assert (
-        attention_backend.fastest(BOTH, (2, 2, 16, 8), True, torch.float32, CPU) == SDPBackend.MATH
+        attention_backend.fastest_backend(BOTH, (2, 2, 16, 8), True, torch.float32, CPU)
+        == SDPBackend.MATH
     )
-    assert attention_backend.fastest((), (2, 2, 16, 8), False, torch.float32, CPU) is None
+    assert attention_backend.fastest_backend((), (2, 2, 16, 8), False, torch.float32, CPU) is None
 
 
-def test_a_cpu_keeps_what_torch_chooses():
-    """No bit of a run follows from a clock."""
+def test_a_cpu_uses_torchs_default_kernel():
+    """The bits of a run must not depend on a timing."""
     shape = make_spec().model
-    kept = attention_backend.chosen(shape, 4, torch.float32, CPU)
+    kept = attention_backend.fastest_attention(shape, 4, torch.float32, CPU)
     assert isinstance(kept, contextlib.nullcontext)
 
 
 @pytest.mark.slow
-def test_a_program_of_another_kernel_is_not_taken_from_the_cache(
+def test_a_program_compiled_for_another_kernel_is_not_loaded_from_the_cache(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
@@ -74,7 +77,7 @@ def test_a_program_of_another_kernel_is_not_taken_from_the_cache(
         torch._dynamo.reset()
         counters.clear()
         x = torch.randn(2, 2, 16, 8, requires_grad=True)
-        with attention_backend.only(kernel):
+        with attention_backend.restrict_to(kernel):
             program = torch.compile(one_layer)
             program(x).sum().backward()
             with torch.profiler.profile() as seen:

@@ -46,7 +46,7 @@ def names(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir())
 
 
-def test_what_was_saved_comes_back_bit_for_bit(tmp_path: Path):
+def test_loading_returns_the_saved_bits(tmp_path: Path):
     [path] = saved(tmp_path, 7)
     assert path.name == "step-00000007"
     got, complaints = load_checkpoint(tmp_path, SPEC)
@@ -54,7 +54,7 @@ def test_what_was_saved_comes_back_bit_for_bit(tmp_path: Path):
     assert complaints == []
 
 
-def test_no_folder_is_no_checkpoint(tmp_path: Path):
+def test_a_missing_folder_has_no_checkpoint(tmp_path: Path):
     assert load_checkpoint(tmp_path / "none", SPEC) == (None, [])
 
 
@@ -79,12 +79,12 @@ def test_nothing_on_disk_is_a_pickle(tmp_path: Path):
         assert start[:1] == b"{" or start[8:9] == b"{", file
 
 
-def vouch(path: Path, **more: object) -> None:
-    """Write a manifest that agrees with whatever the files hold now."""
+def update_manifest(path: Path, **changes: object) -> None:
+    """Write a manifest with the hashes of the current files."""
     body = json.loads((path / "MANIFEST.json").read_text())
     del body["sha256"]
     body["files"] = {name: sha256_file(path / name) for name in body["files"]}
-    (path / "MANIFEST.json").write_text(checkpoint_files.manifest_text({**body, **more}))
+    (path / "MANIFEST.json").write_text(checkpoint_files.manifest_text({**body, **changes}))
 
 
 def flip(path: Path) -> None:
@@ -103,7 +103,7 @@ def empty(path: Path) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", [flip, truncate, empty, Path.unlink])
-def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, file: str, damage):
+def test_a_damaged_checkpoint_is_skipped_for_the_one_before(tmp_path: Path, file: str, damage):
     _, newest = saved(tmp_path, 10, 20)
     damage(newest / file)
     got, [line] = load_checkpoint(tmp_path, SPEC)
@@ -113,7 +113,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path: Path, file: 
 
 
 @pytest.mark.parametrize("manifest", ["{}", "[]", "null", "[1]", '{"state.json": 3}', "[" * 10**5])
-def test_a_manifest_that_vouches_for_nothing_is_damage(tmp_path: Path, manifest: str):
+def test_a_manifest_without_hashes_is_damage(tmp_path: Path, manifest: str):
     _, newest = saved(tmp_path, 10, 20)
     (newest / "MANIFEST.json").write_text(manifest)
     got, [line] = load_checkpoint(tmp_path, SPEC)
@@ -121,7 +121,7 @@ def test_a_manifest_that_vouches_for_nothing_is_damage(tmp_path: Path, manifest:
     assert str(newest) in line
 
 
-def test_when_none_can_be_read_the_run_starts_anew_and_says_so(tmp_path: Path):
+def test_if_no_checkpoint_can_be_read_the_run_starts_anew_with_a_warning(tmp_path: Path):
     for path in saved(tmp_path, 10, 20):
         flip(path / "weights.safetensors")
     got, lines = load_checkpoint(tmp_path, SPEC)
@@ -131,7 +131,7 @@ def test_when_none_can_be_read_the_run_starts_anew_and_says_so(tmp_path: Path):
 
 
 def test_damaged_checkpoints_do_not_take_the_place_of_good_ones(tmp_path: Path):
-    """After a fall-back to 10, saving 12 and 14 keeps both; 20 is left alone, and passed over.
+    """After falling back to 10, saving 12 and 14 keeps both; 20 is not touched.
 
     It may as well be whole and belong to whoever took the run over: a late save must not delete it.
     """
@@ -140,7 +140,7 @@ def test_damaged_checkpoints_do_not_take_the_place_of_good_ones(tmp_path: Path):
     assert names(tmp_path) == ["step-00000012", "step-00000014", "step-00000020"]
 
 
-def test_a_checkpoint_of_another_spec_is_refused_by_name(tmp_path: Path):
+def test_a_checkpoint_of_another_spec_is_refused_with_both_run_ids(tmp_path: Path):
     saved(tmp_path, 10)
     other = replace(SPEC, seed=1)
     with pytest.raises(
@@ -149,12 +149,12 @@ def test_a_checkpoint_of_another_spec_is_refused_by_name(tmp_path: Path):
         load_checkpoint(tmp_path, other)
 
 
-def test_the_sweeps_name_is_not_the_runs_identity(tmp_path: Path):
+def test_a_checkpoint_can_be_loaded_under_another_sweep_name(tmp_path: Path):
     saved(tmp_path, 10)
     assert_is(load_checkpoint(tmp_path, replace(SPEC, sweep="other"))[0], 10)
 
 
-def test_a_half_written_checkpoint_of_a_killed_save_is_never_read_and_goes(tmp_path: Path):
+def test_the_partial_checkpoint_of_a_killed_save_is_deleted_unread(tmp_path: Path):
     [path] = saved(tmp_path, 10)
     child = subprocess.Popen(["true"])
     child.wait()
@@ -199,7 +199,7 @@ FAULTS = [
 @pytest.mark.parametrize(
     ("module", "name", "n"), FAULTS, ids=[f"{m.__name__}.{f}-{n}" for m, f, n in FAULTS]
 )
-def test_a_full_disk_leaves_the_older_checkpoint_and_no_half_one(
+def test_a_full_disk_keeps_the_older_checkpoint_and_no_partial_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module, name: str, n: int
 ):
     saved(tmp_path, 10)
@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_no_half_one(
     assert complaints == []
     assert got is not None
     assert_is(got, got.step)
-    # Only the very last fsync comes after the rename: the new one is there then, and whole.
+    # Only the last fsync is after the rename: by then the new checkpoint is complete.
     late = name == "fsync_dir" or (name, n) == ("fsync", 6)
     assert got.step == (20 if late else 10)
     saved(tmp_path, 20)
@@ -222,7 +222,7 @@ def test_a_full_disk_leaves_the_older_checkpoint_and_no_half_one(
 def test_a_save_makes_the_number_of_calls_that_faults_are_injected_into(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The list above would go stale in silence otherwise."""
+    """Otherwise the list above could miss calls that are added later."""
     count: dict[str, int] = {}
     for module, name, _ in FAULTS:
         if name in count:
@@ -235,31 +235,31 @@ def test_a_save_makes_the_number_of_calls_that_faults_are_injected_into(
 
         monkeypatch.setattr(module, name, call)
     saved(tmp_path, 10)
-    told = {name: 1 + max(n for _, f, n in FAULTS if f == name) for name in count}
-    assert count == told
+    expected = {name: 1 + max(n for _, f, n in FAULTS if f == name) for name in count}
+    assert count == expected
 
 
-def test_a_tensor_file_that_was_cut_but_listed_as_such_is_damage(tmp_path: Path):
-    """The manifest agrees with the bytes, the bytes are not safetensors."""
+def test_a_truncated_tensor_file_is_damage_even_with_a_matching_hash(tmp_path: Path):
+    """The hash matches, but the file is not safetensors."""
     _, newest = saved(tmp_path, 10, 20)
     truncate(newest / "weights.safetensors")
-    vouch(newest)
+    update_manifest(newest)
     got, [line] = load_checkpoint(tmp_path, SPEC)
     assert_is(got, 10)
     assert str(newest) in line
 
 
 def test_loading_a_checkpoint_runs_no_code(tmp_path: Path):
-    """A pickle in a tensor file's place is damage, even when the manifest vouches for it."""
+    """A pickle in place of a tensor file is damage, even with a matching hash."""
     [path] = saved(tmp_path, 10)
     torch.save({"a": torch.zeros(1)}, path / "weights.safetensors")
-    vouch(path)
+    update_manifest(path)
     got, lines = load_checkpoint(tmp_path, SPEC)
     assert got is None
     assert "damaged" in lines[0]
 
 
-def test_other_files_in_the_folder_are_left_alone(tmp_path: Path):
+def test_other_files_in_the_folder_are_not_touched(tmp_path: Path):
     (tmp_path / "notes.txt").write_text("mine")
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
     saved(tmp_path, 1, 2, 3)

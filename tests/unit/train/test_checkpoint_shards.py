@@ -1,6 +1,6 @@
-"""Checkpoints in shards: written by some ranks, read by any number, whole or absent like the others.
+"""Sharded checkpoints, written and read by different numbers of ranks.
 
-Ranks are threads here: what they tell each other goes through a list and a barrier.
+Ranks are threads here, which communicate through a list and a barrier.
 """
 
 import errno
@@ -19,34 +19,34 @@ from train_world import make_spec
 from chinchilla.core.errors import InputError
 from chinchilla.train import checkpoint, checkpoint_files
 from chinchilla.train.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from chinchilla.train.distributed import Ranks
+from chinchilla.train.distributed import RankGroup
 
 
-class Threads(Ranks):
+class Threads(RankGroup):
     """One rank of several in this process."""
 
-    def __init__(self, rank: int, world: int, shards: int, said: list, barrier: Any) -> None:
+    def __init__(self, rank: int, world: int, shards: int, values: list, barrier: Any) -> None:
         super().__init__(rank, world, shards=shards)
-        self.said, self.barrier = said, barrier
+        self.values, self.barrier = values, barrier
 
     def gather(self, value: Any) -> list[Any]:
-        self.said[self.rank] = json.dumps(value)
+        self.values[self.rank] = json.dumps(value)
         self.barrier.wait(20)
-        told = [json.loads(text) for text in self.said]
+        result = [json.loads(text) for text in self.values]
         self.barrier.wait(20)
-        return told
+        return result
 
-    def agree(self, *wishes: bool) -> tuple[bool, ...]:
+    def any_rank(self, *wishes: bool) -> tuple[bool, ...]:
         return tuple(map(any, zip(*self.gather(wishes), strict=True)))
 
 
-def on_ranks(world: int, work: Callable[[Ranks], Any], shards: int = 0) -> list[Any]:
-    """What `work` gives or raises on each rank."""
-    said, barrier, out = [""] * world, threading.Barrier(world), [None] * world
+def on_ranks(world: int, work: Callable[[RankGroup], Any], shards: int = 0) -> list[Any]:
+    """The result or exception of `work` on each rank."""
+    values, barrier, out = [""] * world, threading.Barrier(world), [None] * world
 
     def go(rank: int) -> None:
         try:
-            out[rank] = work(Threads(rank, world, shards or world, said, barrier))
+            out[rank] = work(Threads(rank, world, shards or world, values, barrier))
         except BaseException as error:
             out[rank] = error
             if isinstance(error, threading.BrokenBarrierError):
@@ -60,7 +60,7 @@ def on_ranks(world: int, work: Callable[[Ranks], Any], shards: int = 0) -> list[
     return out
 
 
-def cut(step: int, ranks: Ranks) -> Checkpoint:
+def cut(step: int, ranks: RankGroup) -> Checkpoint:
     """This rank's rows of `made(step)`."""
     whole = made(step)
     weights = {k: v[ranks.rows(len(v))].clone() for k, v in whole.weights.items()}
@@ -76,26 +76,24 @@ def cut(step: int, ranks: Ranks) -> Checkpoint:
 
 def saved(folder: Path, world: int, *steps: int, shards: int = 0) -> list[Path]:
     for step in steps:
-        out = on_ranks(
-            world, lambda r, s=step: save_checkpoint(folder, SPEC, cut(s, r), "", r), shards
-        )
+        out = on_ranks(world, lambda r, s=step: save_checkpoint(folder, SPEC, cut(s, r), r), shards)
         assert all(path == folder / f"step-{step:08d}" for path in out), out
     return [folder / f"step-{step:08d}" for step in steps]
 
 
 def loaded(folder: Path, world: int = 1, shards: int = 0) -> tuple[int, list[str]]:
-    """Step and complaints on all ranks, once the rows that each has got are those of that step."""
+    """Step and warnings, which are equal on all ranks; checks the rows that each rank has loaded."""
 
-    def load(ranks: Ranks) -> tuple[int, list[str]]:
-        found, complaints = load_checkpoint(folder, SPEC, "", ranks)
+    def load(ranks: RankGroup) -> tuple[int, list[str]]:
+        found, complaints = load_checkpoint(folder, SPEC, ranks)
         if found is None:
             return 0, complaints
         expected = cut(found.step, ranks)
-        for got, told in (
+        for got, wanted in (
             (found.weights, expected.weights),
             (found.optimizer, expected.optimizer),
         ):
-            for name, value in told.items():
+            for name, value in wanted.items():
                 assert torch.equal(got[name], value), name
         assert torch.equal(found.optimizer["losses"], torch.arange(float(found.step)))
         assert found.optimizer["step.b"] == found.step
@@ -113,7 +111,7 @@ def loaded(folder: Path, world: int = 1, shards: int = 0) -> tuple[int, list[str
 @pytest.mark.parametrize("readers", [1, 2, 3, 4, 7])
 @pytest.mark.parametrize("writers", [1, 2, 3, 4, 7])
 def test_any_number_of_ranks_reads_what_any_other_wrote(tmp_path: Path, writers: int, readers: int):
-    """Tensors of five and two rows: shards are uneven, and some are empty."""
+    """With tensors of five and two rows, shards are uneven and some are empty."""
     saved(tmp_path, writers, 10)
     assert loaded(tmp_path, readers) == (10, [])
 
@@ -147,7 +145,7 @@ def test_all_ranks_fall_back_from_a_damaged_shard(tmp_path: Path, file: str, dam
 
 
 @pytest.mark.parametrize("rank", [0, 2])
-def test_a_full_disk_on_one_rank_leaves_the_older_checkpoint(
+def test_a_full_disk_on_one_rank_keeps_the_older_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
 ):
     saved(tmp_path, 3, 10)
@@ -160,7 +158,7 @@ def test_a_full_disk_on_one_rank_leaves_the_older_checkpoint(
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", full)
-        out = on_ranks(3, lambda r: save_checkpoint(tmp_path, SPEC, cut(20, r), "", r))
+        out = on_ranks(3, lambda r: save_checkpoint(tmp_path, SPEC, cut(20, r), r))
     for i, error in enumerate(out):
         assert "a checkpoint needs" in str(error)
         assert isinstance(error, OSError) == (i == rank)
@@ -171,7 +169,7 @@ def test_a_full_disk_on_one_rank_leaves_the_older_checkpoint(
 
 
 @pytest.mark.parametrize("call", ["mkdir", "write_json", "write_text", "rename", "sha256_file"])
-def test_a_commit_that_fails_leaves_the_older_checkpoint_and_no_half_one(
+def test_a_failed_commit_keeps_the_older_checkpoint_and_no_partial_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
 ):
     saved(tmp_path, 3, 10)
@@ -181,7 +179,7 @@ def test_a_commit_that_fails_leaves_the_older_checkpoint_and_no_half_one(
 
     with monkeypatch.context() as patch:
         patch.setattr(os if call in ("mkdir", "rename") else checkpoint, call, broken)
-        out = on_ranks(3, lambda r: save_checkpoint(tmp_path, SPEC, cut(20, r), "", r))
+        out = on_ranks(3, lambda r: save_checkpoint(tmp_path, SPEC, cut(20, r), r))
     assert all(isinstance(error, Exception) for error in out)
     assert names(tmp_path) == ["step-00000010"]
     assert loaded(tmp_path, 1) == (10, [])
@@ -190,12 +188,12 @@ def test_a_commit_that_fails_leaves_the_older_checkpoint_and_no_half_one(
 def test_a_checkpoint_of_another_spec_is_refused_on_all_ranks(tmp_path: Path):
     saved(tmp_path, 2, 10)
     other = make_spec(steps=25)
-    out = on_ranks(2, lambda r: load_checkpoint(tmp_path, other, "", r))
+    out = on_ranks(2, lambda r: load_checkpoint(tmp_path, other, r))
     assert all(isinstance(error, InputError) for error in out)
     assert all("steps 24 there and 25 here" in str(error) for error in out)
 
 
-def test_a_manifest_that_leaves_a_shard_out_is_damage(tmp_path: Path):
+def test_a_manifest_without_one_shard_is_damage(tmp_path: Path):
     [path] = saved(tmp_path, 3, 10)
     body = json.loads((path / "MANIFEST.json").read_text())
     del body["sha256"]
@@ -204,4 +202,4 @@ def test_a_manifest_that_leaves_a_shard_out_is_damage(tmp_path: Path):
     (path / "MANIFEST.json").write_text(checkpoint_files.manifest_text(body))
     step, lines = loaded(tmp_path, 3)
     assert step == 0
-    assert "does not list the three files, or those of every shard" in lines[0]
+    assert "does not list the three files" in lines[0]

@@ -1,4 +1,4 @@
-"""Batches in order, drawn beforehand or not."""
+"""Batches with and without prefetching, on one and several ranks."""
 
 from contextlib import closing
 from pathlib import Path
@@ -9,39 +9,41 @@ from train_world import make_spec
 
 from chinchilla.core.errors import DataError
 from chinchilla.data.dataset import TokenData
-from chinchilla.train.dataloader import Feed
-from chinchilla.train.distributed import Ranks
+from chinchilla.train.dataloader import BatchLoader
+from chinchilla.train.distributed import RankGroup
 
 CPU = torch.device("cpu")
 
 
-def test_a_thread_draws_the_same_batches(data_dir: Path):
+def test_prefetching_gives_the_same_batches(data_dir: Path):
     data, spec = TokenData.open(data_dir), make_spec()
-    plain = Feed(data, spec, 4, CPU)
-    with closing(Feed(data, spec, 4, CPU, ahead=True)) as feed:
+    plain = BatchLoader(data, spec, 4, CPU)
+    with closing(BatchLoader(data, spec, 4, CPU, prefetch=True)) as loader:
         for step in (0, 1, 2, 3, 7, 8, 2, 3, spec.steps - 1):  # a resumed run begins anywhere
-            expected, got = plain.batch(step), feed.batch(step)
+            expected, got = plain.batch(step), loader.batch(step)
             assert got.dtype == torch.int64
             assert torch.equal(got, expected)
 
 
-def test_ids_above_the_signed_range_come_through(data_dir: Path, monkeypatch: pytest.MonkeyPatch):
-    """16 bits hold 65,536 pieces; torch widens only the signed kind."""
+def test_token_ids_above_the_signed_16_bit_range_are_kept(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Vocabularies up to 65,536 use uint16, which torch converts by way of int16."""
     data, spec = TokenData.open(data_dir), make_spec()
     high = data.batch(0, 0, 4, spec.model.seq_len) + 60_000
     monkeypatch.setattr(data, "batch", lambda *a: high)
-    with closing(Feed(data, spec, 4, CPU, ahead=True)) as feed:
-        assert torch.equal(feed.batch(0), torch.from_numpy(high))
+    with closing(BatchLoader(data, spec, 4, CPU, prefetch=True)) as loader:
+        assert torch.equal(loader.batch(0), torch.from_numpy(high))
 
 
 def test_ranks_share_a_batch_in_its_order(data_dir: Path):
     data, spec = TokenData.open(data_dir), make_spec()
-    whole = Feed(data, spec, 4, CPU).batch(5)
-    parts = [Feed(data, spec, 2, CPU, Ranks(r, 2)).batch(5) for r in range(2)]
+    whole = BatchLoader(data, spec, 4, CPU).batch(5)
+    parts = [BatchLoader(data, spec, 2, CPU, RankGroup(r, 2)).batch(5) for r in range(2)]
     assert torch.equal(torch.cat(parts), whole)
 
 
-def test_what_the_thread_meets_is_raised_where_the_batch_is_asked_for(
+def test_an_error_of_the_prefetching_thread_is_raised_by_batch(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ):
     data, spec = TokenData.open(data_dir), make_spec()
@@ -49,10 +51,10 @@ def test_what_the_thread_meets_is_raised_where_the_batch_is_asked_for(
     def damaged(*a):
         raise DataError("a shard is damaged")
 
-    with closing(Feed(data, spec, 4, CPU, ahead=True)) as feed:
-        feed.batch(0)
-        feed.batch(1)
+    with closing(BatchLoader(data, spec, 4, CPU, prefetch=True)) as loader:
+        loader.batch(0)
+        loader.batch(1)
         monkeypatch.setattr(data, "batch", damaged)
-        feed._next = None  # drawn before the damage, perhaps
+        loader._next = None  # may have been read before the damage
         with pytest.raises(DataError, match="damaged"):
-            feed.batch(2)
+            loader.batch(2)

@@ -1,4 +1,4 @@
-"""What the training process asks of its machine."""
+"""Devices, and memory that malloc keeps or returns."""
 
 import ctypes
 import os
@@ -15,7 +15,7 @@ from chinchilla.train import device, train_run
 PROGRAM = """
 import ctypes, resource, sys
 PR_SET_THP_DISABLE = 41
-ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # a fault brings a page in, not 2 MiB
+ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # a fault maps a page, not 2 MiB
 
 import torch
 from chinchilla.train.device import free_as_usual, give_memory_back, keep_freed_memory
@@ -33,53 +33,48 @@ def resident():
     return int(open("/proc/self/statm").read().split()[1])
 
 torch.set_num_threads(1)
-if sys.argv[1] == "keep":
-    keep_freed_memory(torch.device("cpu"))
-faults(10)
+faults(2)
+print(faults(5) * PAGE / 2**20)
+keep_freed_memory(torch.device("cpu"))
+faults(5)
 print(faults(10) * PAGE / 2**20)
 before = resident()
 give_memory_back()
 print((before - resident()) * PAGE / 2**20)
 free_as_usual(torch.device("cpu"))
 before = resident()
-larger = torch.ones(128, 1 << 20)  # 512 MiB: than any hole between what is still held
+larger = torch.ones(128, 1 << 20)  # 512 MiB, larger than any gap between live blocks
 del larger
 print((resident() - before) * PAGE / 2**20)
 """
 
 
-def asked(how: str) -> tuple[float, float, float]:
-    """MiB an update asks the system for again, that are given back after them all, and kept later."""
-    others = ("MALLOC_", "GLIBC_TUNABLES", "THP_MEM", "LD_PRELOAD")
-    env = {k: v for k, v in os.environ.items() if not k.startswith(others)}
-    command = [sys.executable, "-c", PROGRAM, how]
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc's allocator")
+def test_freed_memory_is_reused_during_a_run_and_returned_afterwards():
+    """MiB that an update requests by default and with the setting, and that are returned and kept."""
+    allocator = ("MALLOC_", "GLIBC_TUNABLES", "THP_MEM", "LD_PRELOAD")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(allocator)}
+    command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stderr
-    again, given_back, kept_later = map(float, done.stdout.split())
-    return again, given_back, kept_later
+    by_default, requested, returned, kept = map(float, done.stdout.split())
+    assert by_default > 50  # otherwise the setting is not needed
+    assert requested < 5
+    assert returned > 100
+    assert kept < 5
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="not glibc's allocator")
-def test_what_an_update_frees_serves_the_next_and_goes_back_after_a_run():
-    again, given_back, kept_later = asked("keep")
-    assert again < 5
-    assert given_back > 100
-    assert kept_later < 5
-    again, *_ = asked("do not")
-    assert again > 50  # or it need not be done
-
-
-def test_a_run_on_a_cpu_keeps_what_it_frees(
+def test_a_run_on_a_cpu_keeps_freed_memory(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    told = []
+    calls = []
     for name in ("keep_freed_memory", "free_as_usual"):
-        monkeypatch.setattr(device, name, lambda where, name=name: told.append((name, where.type)))
+        monkeypatch.setattr(device, name, lambda where, name=name: calls.append((name, where.type)))
     assert train_run(make_spec(data_dir, steps=2), tmp_path, data_dir, make_runtime())
-    assert told == [("keep_freed_memory", "cpu"), ("free_as_usual", "cpu")]
+    assert calls == [("keep_freed_memory", "cpu"), ("free_as_usual", "cpu")]
 
 
-def test_a_run_on_a_gpu_leaves_the_allocator_of_the_host_alone(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: pytest.fail("asked for the C library"))
+def test_a_run_on_a_gpu_does_not_change_the_host_allocator(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(device.ctypes, "CDLL", lambda name: pytest.fail("the C library was loaded"))
     device.keep_freed_memory(torch.device("cuda"))
     device.free_as_usual(torch.device("cuda"))

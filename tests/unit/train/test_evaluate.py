@@ -12,7 +12,7 @@ from chinchilla.train.evaluate import evaluation_steps, validation_loss
 SHAPE = make_spec().model
 
 
-def test_held_out_loss_is_the_mean_over_all_targets():
+def test_validation_loss_is_the_mean_over_all_targets():
     model = Transformer(SHAPE).init_weights(0)
     rows = np.random.default_rng(0).integers(0, 400, (7, 17))
     tokens = torch.from_numpy(rows)
@@ -23,7 +23,7 @@ def test_held_out_loss_is_the_mean_over_all_targets():
         assert validation_loss(model, rows, rows_per_pass) == pytest.approx(expected, rel=1e-6)
 
 
-def test_held_out_loss_leaves_no_gradient():
+def test_validation_loss_leaves_no_gradient():
     model = Transformer(SHAPE).init_weights(0)
     validation_loss(model, np.zeros((2, 17), np.int64), 2)
     assert all(p.grad is None for p in model.parameters())

@@ -1,4 +1,4 @@
-"""One run on several processes (gloo): the losses of one process, whatever was stopped or killed.
+"""One run on several processes (gloo) has the losses of one process, also after stops and kills.
 
 fp32 differs from one process only in the order of sums: each rank adds up its rows, then the ranks
 are added. 2^-24 relative at each update; 24 updates of this large step make it 1e-6 nats, and these
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import ranks_world
 import torch
-from ranks_world import end, said, start, trained
+from ranks_world import end, output_of, start, trained
 from train_world import EVERY_UPDATE, make_runtime, make_spec, same_bits
 
 from chinchilla.core.errors import InputError
@@ -23,7 +23,7 @@ from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.train import train_run
 from chinchilla.train.checkpoint import load_checkpoint
 from chinchilla.train.distributed import join
-from chinchilla.train.fsdp import fill, local, shard_model
+from chinchilla.train.fsdp import init_weights, local, shard_model
 from chinchilla.train.preflight import rows_per_rank
 
 NEAR = 1e-5  # nats; measured: 1e-6
@@ -37,7 +37,7 @@ def spec(data_dir: Path) -> RunSpec:
 
 @pytest.fixture(scope="module")
 def one(spec: RunSpec, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of one process that never stopped."""
+    """An uninterrupted run of one process."""
     run_dir = tmp_path_factory.mktemp("one") / "run"
     train_run(spec, run_dir, data_dir, make_runtime()).save(run_dir)
     return run_dir
@@ -45,7 +45,7 @@ def one(spec: RunSpec, data_dir: Path, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture(scope="module")
 def four(spec: RunSpec, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run of four processes that never stopped."""
+    """An uninterrupted run of four processes."""
     run_dir = tmp_path_factory.mktemp("four") / "run"
     trained(4, spec, run_dir, data_dir)
     return run_dir
@@ -74,7 +74,7 @@ def assert_same_bits(run_dir: Path, other: Path) -> None:
 
 
 @pytest.mark.slow
-def test_four_processes_measure_what_one_does(four: Path, one: Path):
+def test_four_processes_give_the_losses_of_one(four: Path, one: Path):
     assert_near(four, one)
     assert Curve.load(four).loss[0] == Curve.load(one).loss[0], "the same rows and weights"
     assert RunResult.load(four).device.startswith("4 x CPU")
@@ -92,7 +92,7 @@ def test_four_processes_measure_what_one_does(four: Path, one: Path):
         (4, {"validation_tokens": 16}),  # fewer rows than ranks
     ],
 )
-def test_however_the_work_is_cut(
+def test_losses_do_not_depend_on_how_the_work_is_divided(
     spec: RunSpec, one: Path, data_dir: Path, tmp_path: Path, world: int, runtime: dict
 ):
     trained(world, spec, tmp_path / "run", data_dir, **runtime)
@@ -104,7 +104,9 @@ def test_however_the_work_is_cut(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("positions", "clip"), [("relative", 1.0), ("rope", 0.1), ("rope", 0.0)])
-def test_whatever_is_trained(data_dir: Path, tmp_path: Path, positions: str, clip: float):
+def test_positions_and_clipping_give_the_losses_of_one_process(
+    data_dir: Path, tmp_path: Path, positions: str, clip: float
+):
     spec = make_spec(data_dir, batch_tokens=BATCH, positions=positions, grad_clip=clip)
     train_run(spec, tmp_path / "one", data_dir, make_runtime()).save(tmp_path / "one")
     trained(2, spec, tmp_path / "two", data_dir)
@@ -131,7 +133,7 @@ def weights_are_those_of_one_process(spec: RunSpec) -> None:
     with torch.device("meta"):
         model = Transformer(spec.model)
     shard_model(model, ranks)
-    fill(model, spec.seed, ranks)
+    init_weights(model, spec.seed, ranks)
     alone = Transformer(spec.model).init_weights(spec.seed)
     for name, p in alone.named_parameters():
         mine = local(dict(model.named_parameters())[name])
@@ -143,7 +145,7 @@ def weights_are_those_of_one_process(spec: RunSpec) -> None:
 @pytest.mark.slow
 def test_shards_start_with_the_weights_of_one_process(spec: RunSpec, tmp_path: Path):
     """Three ranks: some shards are shorter than others, and some are empty."""
-    assert end(start(3, tmp_path, weights_are_those_of_one_process, spec)) == [0] * 3, said(
+    assert end(start(3, tmp_path, weights_are_those_of_one_process, spec)) == [0] * 3, output_of(
         tmp_path
     )
 
@@ -156,11 +158,11 @@ def test_recomputing_blocks_changes_no_bit(
     assert_same_bits(tmp_path, one)
 
 
-# Stopping and going on
+# Stopping and resuming
 
 
 @pytest.mark.slow
-def test_one_ranks_wish_stops_all_at_a_step_and_they_go_on_with_the_same_bits(
+def test_a_stop_on_one_rank_stops_all_at_the_same_step_and_they_resume_with_the_same_bits(
     spec: RunSpec, four: Path, data_dir: Path, tmp_path: Path
 ):
     run_dir = tmp_path / "run"
@@ -173,7 +175,7 @@ def test_one_ranks_wish_stops_all_at_a_step_and_they_go_on_with_the_same_bits(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(4, 2), (4, 1), (1, 4), (2, 3)])
-def test_a_run_goes_on_with_another_number_of_ranks(
+def test_a_run_resumes_with_another_number_of_ranks(
     data_dir: Path, tmp_path: Path, before: int, after: int
 ):
     spec = make_spec(data_dir, batch_tokens=12 * 16)
@@ -190,32 +192,32 @@ def test_a_run_goes_on_with_another_number_of_ranks(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 2])
-def test_a_killed_rank_ends_the_others_and_the_run_goes_on_with_the_same_bits(
+def test_a_killed_rank_ends_the_others_and_the_run_resumes_with_the_same_bits(
     spec: RunSpec, four: Path, data_dir: Path, tmp_path: Path, victim: int
 ):
-    run_dir, out = tmp_path / "run", tmp_path / "said"
+    run_dir, out = tmp_path / "run", tmp_path / "output"
     eager = {"checkpoint_minutes": EVERY_UPDATE}
     processes = start(4, out, ranks_world.train, spec, run_dir, data_dir, eager)
     deadline = time.monotonic() + 60
     while not (run_dir / "checkpoints" / "step-00000003").exists():
-        assert time.monotonic() < deadline, said(out)
+        assert time.monotonic() < deadline, output_of(out)
         time.sleep(0.001)
     os.kill(processes[victim].pid, signal.SIGKILL)
     codes = end(processes, 30)
     assert codes[victim] == -signal.SIGKILL
-    assert set(codes) == {-signal.SIGKILL, 1}, said(out)
-    told = [(out / f"rank-{i}.txt").read_text() for i in range(4) if i != victim]
+    assert set(codes) == {-signal.SIGKILL, 1}, output_of(out)
+    outputs = [(out / f"rank-{i}.txt").read_text() for i in range(4) if i != victim]
     gone = "rank 0 is gone" if victim == 0 else "rank 2 of 4 on .*: ended, or does not answer"
-    for text in told:
+    for text in outputs:
         assert "PeerError" in text.strip().splitlines()[-1]
     if victim:
-        assert "rank 2 of 4 on " in told[0].splitlines()[-1], gone
+        assert "rank 2 of 4 on " in outputs[0].splitlines()[-1], gone
     trained(4, spec, run_dir, data_dir)
     assert_same_bits(run_dir, four)
 
 
 def fail_in_an_update(spec: RunSpec, run_dir: Path, data_dir: Path) -> None:
-    """Rank 1 meets an error that the others know nothing of, in the middle of a step."""
+    """Rank 1 raises an error in the middle of a step; the others do not."""
     ranks = join("cpu", 0, 60)
     passes = 0
 
@@ -227,11 +229,11 @@ def fail_in_an_update(spec: RunSpec, run_dir: Path, data_dir: Path) -> None:
                 raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
             return super().forward(tokens, targets)
 
-    from chinchilla.train import trainer
+    from chinchilla.train import fsdp
 
-    trainer.Transformer = Failing
+    fsdp.Transformer = Failing
     try:
-        train_run(spec, run_dir, data_dir, make_runtime(), ranks=ranks)
+        train_run(spec, run_dir, data_dir, make_runtime(), group=ranks)
     except RuntimeError as error:
         assert ranks.broken
         print(f"{type(error).__name__}: {error}")
@@ -241,16 +243,16 @@ def fail_in_an_update(spec: RunSpec, run_dir: Path, data_dir: Path) -> None:
 
 
 @pytest.mark.slow
-def test_an_error_on_one_rank_ends_all_and_all_know_it(
+def test_an_error_on_one_rank_ends_all_ranks_with_its_message(
     spec: RunSpec, data_dir: Path, tmp_path: Path
 ):
     began = time.monotonic()
     codes = end(start(4, tmp_path, fail_in_an_update, spec, tmp_path / "run", data_dir))
-    assert codes == [0] * 4, said(tmp_path)
+    assert codes == [0] * 4, output_of(tmp_path)
     assert time.monotonic() - began < 60
     for rank in range(4):
         last = (tmp_path / f"rank-{rank}.txt").read_text().splitlines()[-1]
-        assert last.endswith("CUDA out of memory. Tried to allocate 2.00 GiB"), said(tmp_path)
+        assert last.endswith("CUDA out of memory. Tried to allocate 2.00 GiB"), output_of(tmp_path)
         assert last.startswith("RuntimeError" if rank == 1 else "PeerError: rank 1 of 4 on ")
 
 

@@ -11,11 +11,11 @@ SPEC = make_spec(positions="relative", weight_decay=0.3, beta1=0.8, beta2=0.9, p
 
 
 def stepped(n: int, spec: RunSpec = SPEC):
-    """Weights before and after n updates with random gradients, which are given too."""
+    """Model, optimizer, weights before, and gradients of n updates with random gradients."""
     model = Transformer(spec.model).init_weights(0)
     optimizer = build_optimizer(model, spec)
     draw = torch.Generator().manual_seed(0)
-    for p in model.parameters():  # zeros would hide a decay
+    for p in model.parameters():  # the decay of zeros would not show
         p.data += torch.randn(p.shape, generator=draw)
     before = {name: p.detach().double().clone() for name, p in model.named_parameters()}
     grads = []
@@ -28,7 +28,7 @@ def stepped(n: int, spec: RunSpec = SPEC):
 
 
 def test_three_updates_are_loshchilov_and_hutters_algorithm_2():
-    """Decay on matrices only; every number by hand in float64."""
+    """Decay on matrices only, computed in float64."""
     model, _, before, grads = stepped(3)
     for name, p in model.named_parameters():
         theta, m, v = before[name], 0.0, 0.0
@@ -57,7 +57,7 @@ def test_moments_are_fp32():
 
 
 def test_adam_adds_the_decay_to_the_gradient():
-    """Algorithm 2 of Loshchilov and Hutter without decoupling, by hand in float64."""
+    """Algorithm 2 of Loshchilov and Hutter without decoupling, in float64."""
     model, _, before, grads = stepped(3, replace(SPEC, optimizer="adam"))
     for name, p in model.named_parameters():
         theta, m, v = before[name], 0.0, 0.0
@@ -70,7 +70,7 @@ def test_adam_adds_the_decay_to_the_gradient():
         torch.testing.assert_close(p.double(), theta, rtol=3e-6, atol=3e-6, msg=name)
 
 
-def test_the_rate_of_an_update_reaches_numbers_and_tensors_and_each_groups_own_multiple():
+def test_set_learning_rate_handles_numbers_tensors_and_group_scales():
     p = [torch.nn.Parameter(torch.zeros(2)) for _ in range(3)]
     groups = [{"params": p[:1], "lr_scale": 1.0},
               {"params": p[1:2], "lr_scale": 1.0, "lr": torch.tensor(1.0)},
@@ -79,4 +79,4 @@ def test_the_rate_of_an_update_reaches_numbers_and_tensors_and_each_groups_own_m
     tensor = optimizer.param_groups[1]["lr"]
     set_learning_rate(optimizer, 0.5)
     assert [float(g["lr"]) for g in optimizer.param_groups] == [0.5, 0.5, 0.125]
-    assert optimizer.param_groups[1]["lr"] is tensor  # a captured graph reads this very tensor
+    assert optimizer.param_groups[1]["lr"] is tensor  # a captured graph reads this tensor

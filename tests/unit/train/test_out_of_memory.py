@@ -1,4 +1,4 @@
-"""A run that runs out of memory is tried again with half the micro-batch, and ends as it would have."""
+"""A run that runs out of memory is resumed with half the micro-batch and has the same losses."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,21 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from train_world import EVERY_UPDATE, ROWS, SEQ_LEN, make_runtime, make_spec
+from train_world import EVERY_UPDATE, ROWS, SEQ_LEN, make_runtime
 
 from chinchilla.model import Transformer
-from chinchilla.plan.records import Curve, RunResult, save_plan
+from chinchilla.plan.records import Curve, RunResult, RunSpec, save_plan
 from chinchilla.sweep.failures import read_attempts
 from chinchilla.sweep.run_files import run_dir_of
 from chinchilla.sweep.worker import Worker
-from chinchilla.train import train_run, trainer
+from chinchilla.train import fsdp, train_run
 
 # fp32 sums in another order: 2^-24 relative at each update, grown by 24 updates of a large step.
 ROUNDING = 1e-4  # nats
 
 
 class Tight(Transformer):
-    """Has room for so many rows in a forward pass that is trained on, and for no more."""
+    """Raises OutOfMemoryError for training passes of more than `rows` rows."""
 
     rows = ROWS
 
@@ -31,25 +31,28 @@ class Tight(Transformer):
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2, 4])
-def test_micro_batches_are_neutral(data_dir: Path, tmp_path: Path, micro_batches: int):
-    spec = make_spec(data_dir)
-    whole = train_run(spec, tmp_path / "whole", data_dir, make_runtime())
+def test_losses_do_not_depend_on_micro_batches(
+    spec: RunSpec, whole, data_dir: Path, tmp_path: Path, micro_batches: int
+):
     runtime = make_runtime(micro_batch_tokens=ROWS * SEQ_LEN // micro_batches)
     result = train_run(spec, tmp_path / "split", data_dir, runtime)
-    assert result.spec.run_id == whole.spec.run_id
-    curves = [Curve.load(tmp_path / name).loss for name in ("whole", "split")]
+    assert result.spec.run_id == whole[0].spec.run_id
+    curves = [Curve.load(folder).loss for folder in (whole[1], tmp_path / "split")]
     np.testing.assert_allclose(*curves, atol=0 if micro_batches == 1 else ROUNDING, rtol=0)
-    assert result.final_loss == pytest.approx(whole.final_loss, abs=ROUNDING)
+    assert result.final_loss == pytest.approx(whole[0].final_loss, abs=ROUNDING)
 
 
 @pytest.mark.parametrize("room", [2, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_run_goes_on_with_half_the_micro_batch(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+def test_after_running_out_of_memory_a_run_resumes_with_half_the_micro_batch(
+    spec: RunSpec,
+    whole,
+    data_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    room: int,
 ):
-    spec = make_spec(data_dir)
-    whole = train_run(spec, tmp_path / "whole", data_dir, make_runtime())
     save_plan([spec], tmp_path / "plan.jsonl")
-    monkeypatch.setattr(trainer, "Transformer", Tight)
+    monkeypatch.setattr(fsdp, "Transformer", Tight)
     monkeypatch.setattr(Tight, "rows", room)
     summary = Worker(tmp_path, data_dir, make_runtime(), "w").run()
     assert summary.finished == [spec.run_id]
@@ -58,16 +61,14 @@ def test_a_run_goes_on_with_half_the_micro_batch(
     assert used == [4, 2][: len(used)]
     assert len(used) == {2: 1, 1: 2}[room]
     result = RunResult.load(run_dir)
-    assert result.spec.run_id == whole.spec.run_id
-    curves = [Curve.load(folder).loss for folder in (tmp_path / "whole", run_dir)]
+    assert result.spec.run_id == whole[0].spec.run_id
+    curves = [Curve.load(folder).loss for folder in (whole[1], run_dir)]
     np.testing.assert_allclose(*curves, atol=ROUNDING, rtol=0)
 
 
-def test_memory_that_runs_out_half_way_costs_only_what_came_after_the_checkpoint(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_running_out_of_memory_repeats_only_the_steps_after_the_checkpoint(
+    spec: RunSpec, whole, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    spec = make_spec(data_dir)
-    whole = train_run(spec, tmp_path / "whole", data_dir, make_runtime())
     save_plan([spec], tmp_path / "plan.jsonl")
     passes = []
 
@@ -77,7 +78,7 @@ def test_memory_that_runs_out_half_way_costs_only_what_came_after_the_checkpoint
             self.rows = ROWS if len(passes) < 11 else 2
             return super().forward(tokens, targets)
 
-    monkeypatch.setattr(trainer, "Transformer", Fills)
+    monkeypatch.setattr(fsdp, "Transformer", Fills)
     runtime = make_runtime(checkpoint_minutes=EVERY_UPDATE, validation_evals=1)
     assert Worker(tmp_path, data_dir, runtime, "w").run().finished == [spec.run_id]
     run_dir = run_dir_of(tmp_path, spec)
@@ -85,8 +86,8 @@ def test_memory_that_runs_out_half_way_costs_only_what_came_after_the_checkpoint
     assert passes.count(2) > passes.count(ROWS) == 11
     assert attempt.failure == "oom"
     losses = Curve.load(run_dir).loss
-    before = Curve.load(tmp_path / "whole").loss
+    before = Curve.load(whole[1]).loss
     np.testing.assert_array_equal(losses[:10], before[:10])
     np.testing.assert_allclose(losses, before, atol=ROUNDING, rtol=0)
     assert RunResult.load(run_dir).attempts == 2
-    assert replace(RunResult.load(run_dir).spec, sweep="") == replace(whole.spec, sweep="")
+    assert replace(RunResult.load(run_dir).spec, sweep="") == replace(whole[0].spec, sweep="")

@@ -1,4 +1,4 @@
-"""bf16 training beside fp32 over a whole run; 1e15 FLOPs of it in tests/gpu, 1e11 on a CPU."""
+"""bf16 and fp32 training over a whole run of 1e11 FLOPs; tests/gpu has one of 1e15."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from chinchilla.train import train_run
 
 @pytest.mark.slow
 def test_bf16_ends_where_fp32_does_after_1e11_flops(tmp_path: Path):
-    """To half a percent: of the loss at the end, and of its mean over each tenth of the run."""
+    """Final loss and the mean loss of each tenth of the run agree within half a percent."""
     data_dir = make_speeches(tmp_path / "speeches", 40, 512)
     data = TokenData.open(data_dir)
     found = {}

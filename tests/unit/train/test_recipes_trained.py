@@ -1,4 +1,4 @@
-"""Every way to train that a recipe may ask for: it learns, and goes on after a stop bit for bit."""
+"""Optimizers, precisions, schedules and parametrizations: training learns and resumes exactly."""
 
 from pathlib import Path
 
@@ -25,12 +25,10 @@ RECIPES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_a_run_learns_and_goes_on_as_if_it_never_stopped(
-    data_dir: Path, tmp_path: Path, recipe: dict
-):
+def test_a_run_learns_and_resumes_with_the_same_bits(data_dir: Path, tmp_path: Path, recipe: dict):
     spec = make_spec(data_dir, steps=14, **recipe)
     one = train_run(spec, tmp_path / "one", data_dir, RUNTIME)
-    for stop in (3, 6):  # ... 3 updates, and 6 more
+    for stop in (3, 6):  # 3 updates, then 6 more
         stopped = train_run(spec, tmp_path / "two", data_dir, RUNTIME, should_stop=stop_at(stop))
         assert stopped is None
     two = train_run(spec, tmp_path / "two", data_dir, RUNTIME)
@@ -40,7 +38,7 @@ def test_a_run_learns_and_goes_on_as_if_it_never_stopped(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_two_processes_train_it_as_one_does(data_dir: Path, tmp_path: Path, recipe: dict):
+def test_two_processes_give_the_losses_of_one(data_dir: Path, tmp_path: Path, recipe: dict):
     """Each step's losses; without fp32 weights within bf16's rounding, as gradients are summed in two
     orders."""
     spec = make_spec(data_dir, batch_tokens=8 * 16, **recipe)
@@ -53,7 +51,7 @@ def test_two_processes_train_it_as_one_does(data_dir: Path, tmp_path: Path, reci
 
 
 def test_without_an_fp32_copy_weights_and_moments_are_bf16(data_dir: Path, tmp_path: Path):
-    """... in the checkpoint, too, which is half as large."""
+    """Also in the checkpoint, which is half as large."""
     sizes = {}
     for precision in ("bf16", "bf16_weights"):
         run_dir = tmp_path / precision
@@ -69,7 +67,7 @@ def test_without_an_fp32_copy_weights_and_moments_are_bf16(data_dir: Path, tmp_p
 
 
 def test_without_an_fp32_copy_small_updates_are_lost(data_dir: Path, tmp_path: Path):
-    """Figure A6's reason: at 8 bits, an update under 1/256 of a weight is rounded away."""
+    """The cause of figure A6: with 8 bits an update below 1/256 of a weight is lost in rounding."""
     spec = {p: make_spec(data_dir, steps=6, peak_lr=1e-6, precision=p, weight_decay=0.0)
             for p in ("bf16", "bf16_weights")}  # fmt: skip
     moved = {}
@@ -85,8 +83,8 @@ def test_without_an_fp32_copy_small_updates_are_lost(data_dir: Path, tmp_path: P
     assert moved["bf16_weights"] < 0.05
 
 
-def test_a_plan_knows_that_bf16_weights_need_half_the_memory_for_the_state():
+def test_bf16_weights_halve_the_estimated_memory_of_the_state():
     specs = {p: make_spec(precision=p) for p in ("fp32", "bf16", "bf16_weights")}
     estimated = {p: memory(s, device="cpu").total for p, s in specs.items()}
-    N = specs["fp32"].N  # of 400 pieces, which a CPU does not pad
+    N = specs["fp32"].N  # with a vocabulary of 400, which is not padded on a CPU
     assert estimated["bf16"] - estimated["bf16_weights"] == (16 - 8 + 2) * N  # and no compute copy

@@ -14,7 +14,7 @@ SPEC = replace(
 )
 
 
-def test_warm_up_is_a_line_that_ends_at_the_peak():
+def test_warm_up_is_linear_and_ends_at_the_peak():
     rates = [learning_rate(SPEC, step) for step in range(10)]
     assert rates == pytest.approx([3e-4 * (i + 1) for i in range(10)], rel=1e-12)
 
@@ -32,8 +32,8 @@ def test_half_way_the_cosine_is_half_way_down():
     assert learning_rate(SPEC, 54) == pytest.approx(0.55 * SPEC.peak_lr, rel=1e-12)
 
 
-def test_a_longer_cosine_leaves_the_run_before_the_rate_is_down():
-    """Figure A1: 1.5x leaves the rate at cos(pi * 90/140) of the way."""
+def test_a_longer_cosine_ends_the_run_at_a_higher_rate():
+    """Figure A1: with 1.5x the run ends at cos(pi * 90/140)."""
     rate = learning_rate(replace(SPEC, cosine_steps=150), 99)
     expected = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * 90 / 140))
     assert rate == pytest.approx(expected * SPEC.peak_lr, rel=1e-12)
@@ -64,7 +64,7 @@ def test_rates_stay_between_zero_and_the_peak(spec):
 
 @given(schedules)
 def test_rates_do_not_jump(spec):
-    """No step is longer than the steepest of line and cosine."""
+    """No change exceeds the steepest slope of warm-up and cosine."""
     rates = [learning_rate(spec, step) for step in range(spec.steps)]
     line = 1 / max(1, spec.warmup_steps)
     cosine = math.pi / 2 / max(1, spec.cosine_steps - spec.warmup_steps)
@@ -81,7 +81,7 @@ def test_rates_only_fall_after_the_warm_up(spec):
 COOLDOWN = replace(SPEC, schedule="cooldown", cooldown_steps=20, final_lr_ratio=0.0)
 
 
-def test_a_cool_down_is_constant_then_one_minus_a_root():
+def test_a_cool_down_schedule_is_constant_then_one_minus_a_square_root():
     """Haegele et al. 2024: peak * (1 - sqrt((s - s0) / (S - s0))), s from 0."""
     rates = [learning_rate(COOLDOWN, step) for step in range(100)]
     assert rates[:10] == [learning_rate(SPEC, step) for step in range(10)]

@@ -1,4 +1,4 @@
-"""Horizons that share a stable phase: the same bits as alone, for less training."""
+"""Runs that share a stable phase have the same bits as runs trained alone."""
 
 import errno
 import filecmp
@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ranks_world import end, said, start
+from ranks_world import end, output_of, start
 from train_world import ROWS, SEQ_LEN, make_runtime, make_spec, same_bits, stop_at
 
 from chinchilla.config import ClusterConfig
-from chinchilla.plan.grid import plan_cost, taken_over
+from chinchilla.plan.cost import plan_cost, reused_steps
 from chinchilla.plan.records import Curve, RunResult, RunSpec, save_plan
 from chinchilla.sweep.run_files import run_dir_of, save_runtime
 from chinchilla.sweep.worker import Worker
@@ -48,14 +48,14 @@ def same_weights(a: Path, b: Path, spec: RunSpec) -> None:
 
 @pytest.fixture(scope="session")
 def alone(data_dir: Path, tmp_path_factory: pytest.TempPathFactory):
-    """The longer of two horizons, trained from its start, and its run."""
+    """The longer of two runs, trained alone: result, folder and spec."""
     [_, spec] = horizons(data_dir, 10, 20)
     run_dir = tmp_path_factory.mktemp("alone") / "run"
     return train_run(spec, run_dir, data_dir, RUNTIME), run_dir, spec
 
 
-def left_by_the_shorter(data_dir: Path, folder: Path) -> tuple[RunSpec, Path, RunResult]:
-    """The shorter of the two horizons, the stable phases with what it left there, its result."""
+def saved_by_the_shorter(data_dir: Path, folder: Path) -> tuple[RunSpec, Path, RunResult]:
+    """The shorter of the two runs, the folder of stable phases it has saved to, its result."""
     [short] = horizons(data_dir, 10)
     result = train_run(
         short, folder / "short", data_dir, RUNTIME, stable_phases=folder / "stable_phases"
@@ -63,19 +63,19 @@ def left_by_the_shorter(data_dir: Path, folder: Path) -> tuple[RunSpec, Path, Ru
     return short, folder / "stable_phases", result
 
 
-def test_a_horizon_that_starts_from_the_stable_phase_ends_in_the_bits_of_one_trained_alone(
+def test_a_run_from_a_shared_stable_phase_has_the_bits_of_one_trained_alone(
     alone, data_dir: Path, tmp_path: Path
 ):
     result, run_dir, spec = alone
-    short, stable_phases, first = left_by_the_shorter(data_dir, tmp_path)
+    short, stable_phases, first = saved_by_the_shorter(data_dir, tmp_path)
     shared = train_run(spec, tmp_path / "long", data_dir, RUNTIME, stable_phases=stable_phases)
     same_bits(result, run_dir, shared, tmp_path / "long")
     same_weights(run_dir, tmp_path / "long", spec)
-    assert len(Curve.load(tmp_path / "long").loss) == 20  # the stable phase's losses are in it
+    assert len(Curve.load(tmp_path / "long").loss) == 20  # including those of the stable phase
     batch = ROWS * SEQ_LEN
     assert (first.reused_tokens, first.trained_tokens) == (0, 10 * batch)
     assert (shared.reused_tokens, shared.trained_tokens) == (8 * batch, 12 * batch)
-    assert shared.flops_spent == result.flops_spent == spec.C  # of the whole horizon
+    assert shared.flops_spent == result.flops_spent == spec.C  # of the whole run
     assert shared.train_seconds > 0
     assert sorted(p.name for p in (stable_phases / short.stable_phase_id).iterdir()) == [
         "step-00000008",
@@ -83,11 +83,11 @@ def test_a_horizon_that_starts_from_the_stable_phase_ends_in_the_bits_of_one_tra
     ]
 
 
-def test_stopped_after_the_stable_phase_a_run_goes_on_and_remembers_what_it_took_over(
+def test_a_run_stopped_after_its_stable_phase_resumes_and_reports_the_reused_tokens(
     alone, data_dir: Path, tmp_path: Path
 ):
     result, run_dir, spec = alone
-    _, stable_phases, _ = left_by_the_shorter(data_dir, tmp_path)
+    _, stable_phases, _ = saved_by_the_shorter(data_dir, tmp_path)
     stop = stop_at(3)
     long = tmp_path / "long"
     assert (
@@ -99,8 +99,8 @@ def test_stopped_after_the_stable_phase_a_run_goes_on_and_remembers_what_it_took
     assert shared.reused_tokens == 8 * ROWS * SEQ_LEN
 
 
-def test_whoever_leaves_a_stable_phase_leaves_the_same_bytes(data_dir: Path, tmp_path: Path):
-    """Two horizons with one start of their cool-downs, by other fractions, FLOPs and sweeps."""
+def test_all_runs_save_the_same_bytes_for_a_stable_phase(data_dir: Path, tmp_path: Path):
+    """Two runs whose cool-downs start at the same step, with other lengths, budgets and sweeps."""
     [one] = horizons(data_dir, 10)
     other = replace(
         one, steps=12, cosine_steps=12, cooldown_steps=4, budget_flops=1e9, sweep="another",
@@ -129,18 +129,18 @@ def test_whoever_leaves_a_stable_phase_leaves_the_same_bytes(data_dir: Path, tmp
      {"weight_decay": 0.0}, {"optimizer": "adam"}, {"precision": "bf16"}, {"beta2": 0.9}],
     ids=str,
 )  # fmt: skip
-def test_what_changes_a_step_of_the_stable_phase_changes_the_stable_phase(other):
+def test_settings_that_affect_the_stable_phase_change_its_id(other):
     [spec] = horizons(None, 20)
     assert make_spec(None, 20, **{**COOLDOWN, **other}).stable_phase_id != spec.stable_phase_id
     assert make_spec(None, 40, **COOLDOWN).stable_phase_id == spec.stable_phase_id
     assert make_spec(None, 20).stable_phase is None
 
 
-def test_a_damaged_stable_phase_is_passed_over_and_said(
+def test_a_damaged_stable_phase_is_skipped_and_reported(
     alone, data_dir: Path, tmp_path: Path, capsys
 ):
     result, run_dir, spec = alone
-    short, stable_phases, _ = left_by_the_shorter(data_dir, tmp_path)
+    short, stable_phases, _ = saved_by_the_shorter(data_dir, tmp_path)
     left = stable_phases / short.stable_phase_id / "step-00000008" / "weights.safetensors"
     left.write_bytes(left.read_bytes()[:-1] + b"!")
     again = train_run(spec, tmp_path / "long", data_dir, RUNTIME, stable_phases=stable_phases)
@@ -151,8 +151,10 @@ def test_a_damaged_stable_phase_is_passed_over_and_said(
     )
 
 
-def test_a_shorter_horizon_never_starts_behind_its_own_cool_down(data_dir: Path, tmp_path: Path):
-    """... although the stable phase has gone further: a retried run, or a horizon planned later."""
+def test_a_shorter_run_does_not_start_past_the_start_of_its_cool_down(
+    data_dir: Path, tmp_path: Path
+):
+    """The saved stable phase is longer: a retried run, or a shorter run planned later."""
     short, long = horizons(data_dir, 10, 20)
     alone = train_run(short, tmp_path / "alone", data_dir, RUNTIME)
     train_run(long, tmp_path / "long", data_dir, RUNTIME, stable_phases=tmp_path / "stable_phases")
@@ -163,18 +165,18 @@ def test_a_shorter_horizon_never_starts_behind_its_own_cool_down(data_dir: Path,
     assert late.reused_tokens == 0
 
 
-def test_two_that_leave_the_same_stable_phase_at_once_do_each_other_no_harm(
+def test_two_runs_may_save_the_same_stable_phase_at_once(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The other commits between our look and our rename."""
-    short, stable_phases, first = left_by_the_shorter(data_dir, tmp_path)
-    monkeypatch.setattr(checkpoint, "_is_there", lambda *args: False)
+    """The other run commits between the check and the rename."""
+    short, stable_phases, first = saved_by_the_shorter(data_dir, tmp_path)
+    monkeypatch.setattr(checkpoint, "_already_saved", lambda *args: False)
     again = train_run(short, tmp_path / "again", data_dir, RUNTIME, stable_phases=stable_phases)
     same_bits(first, tmp_path / "short", again, tmp_path / "again")
     assert [p.name for p in (stable_phases / short.stable_phase_id).iterdir()] == ["step-00000008"]
 
 
-def test_a_full_disk_at_the_stable_phase_is_said_and_leaves_nothing_half_done(
+def test_a_full_disk_at_the_stable_phase_is_reported_and_leaves_no_partial_checkpoint(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     [short] = horizons(data_dir, 10)
@@ -198,10 +200,10 @@ def test_a_full_disk_at_the_stable_phase_is_said_and_leaves_nothing_half_done(
     assert result.status == "finished"
 
 
-def test_the_stable_phase_is_left_with_a_checkpoint_of_the_runs_own_as_well(
+def test_a_run_stopped_at_the_end_of_its_stable_phase_still_shares_it(
     data_dir: Path, tmp_path: Path
 ):
-    """Stopped right at the start of its cool-down, a run leaves the stable phase when it goes on."""
+    """Stopped at the start of its cool-down, a run saves the stable phase when it resumes."""
     [short] = horizons(data_dir, 10)
     stable_phases = tmp_path / "stable_phases"
     stop = stop_at(8)
@@ -225,23 +227,21 @@ def train_of_stable_phase(
     spec: RunSpec, run_dir: Path, data_dir: Path, stable_phases: Path
 ) -> None:
     ranks = join("cpu", 0, 60)
-    result = train_run(spec, run_dir, data_dir, RUNTIME, ranks=ranks, stable_phases=stable_phases)
+    result = train_run(spec, run_dir, data_dir, RUNTIME, group=ranks, stable_phases=stable_phases)
     if ranks.rank == 0:
         result.save(run_dir)
     ranks.close()
 
 
 @pytest.mark.slow
-def test_two_processes_go_on_from_what_one_left_and_leave_it_for_one(
-    data_dir: Path, tmp_path: Path
-):
+def test_stable_phases_are_shared_between_one_and_two_processes(data_dir: Path, tmp_path: Path):
     short, middle, long = horizons(data_dir, 10, 20, 40)
     stable_phases = tmp_path / "stable_phases"
     train_run(short, tmp_path / "short", data_dir, RUNTIME, stable_phases=stable_phases)
     codes = end(
         start(
             2,
-            tmp_path / "said",
+            tmp_path / "output",
             train_of_stable_phase,
             middle,
             tmp_path / "middle",
@@ -249,7 +249,7 @@ def test_two_processes_go_on_from_what_one_left_and_leave_it_for_one(
             stable_phases,
         )
     )
-    assert codes == [0, 0], said(tmp_path / "said")
+    assert codes == [0, 0], output_of(tmp_path / "output")
     assert RunResult.load(tmp_path / "middle").reused_tokens == 8 * ROWS * SEQ_LEN
     result = train_run(long, tmp_path / "long", data_dir, RUNTIME, stable_phases=stable_phases)
     assert result.reused_tokens == 16 * ROWS * SEQ_LEN
@@ -259,10 +259,10 @@ def test_two_processes_go_on_from_what_one_left_and_leave_it_for_one(
 
 
 @pytest.mark.slow
-def test_a_sweep_whose_workers_are_killed_ends_in_the_bits_of_runs_trained_alone(
+def test_a_sweep_whose_workers_are_killed_gives_the_bits_of_runs_trained_alone(
     data_dir: Path, tmp_path: Path
 ):
-    """SIGKILL before, at and after the ends of stable phases; two workers at a time, on two stable phases."""
+    """SIGKILL before, at and after the ends of two stable phases, with two workers at a time."""
     specs = [s for seed in (0, 1) for s in horizons(data_dir, 30, 60, 90, seed=seed)]
     sweep = tmp_path / "sweep"
     sweep.mkdir()
@@ -293,7 +293,7 @@ def test_a_sweep_whose_workers_are_killed_ends_in_the_bits_of_runs_trained_alone
     assert not list(sweep.glob("stable_phases/*/.tmp-*"))
 
 
-# What it costs
+# Cost
 
 
 def cost(specs: list[RunSpec]) -> float:
@@ -301,8 +301,8 @@ def cost(specs: list[RunSpec]) -> float:
 
 
 @pytest.mark.parametrize("ladder", [(100, 200, 400, 800), (100, 200, 400), (100, 200, 300, 400)])
-def test_a_plan_over_horizons_costs_at_most_seven_tenths_of_the_cosine_plan(ladder):
-    """The last 20% of each, and the longest stable phase once."""
+def test_sharing_stable_phases_costs_at_most_seven_tenths_of_cosine_runs(ladder):
+    """Each cool-down (20%), and the longest stable phase once."""
     shared = horizons(None, *ladder)
     whole = cost([make_spec(None, n) for n in ladder])
     expected = (0.8 * max(ladder) + 0.2 * sum(ladder)) / sum(ladder)
@@ -310,31 +310,31 @@ def test_a_plan_over_horizons_costs_at_most_seven_tenths_of_the_cosine_plan(ladd
     assert cost(shared) <= 0.7 * whole
 
 
-def test_what_is_left_of_a_plan_starts_from_what_is_done():
+def test_the_remaining_plan_reuses_finished_stable_phases():
     specs = horizons(None, 100, 200, 400)
     left = plan_cost(specs[1:], ClusterConfig(), 8, plan=[*specs, *specs])
     assert left.flops == pytest.approx((120 + 240) / 200 * specs[1].C)
     assert left.flops + left.shared_flops == pytest.approx(sum(s.C for s in specs[1:]))
-    # One after the other on one stable phase, however many workers there are.
+    # The runs of one stable phase are consecutive for any number of workers.
     assert left.seconds == left.longest_run_seconds > specs[2].C / (989e12 * 0.4) * 0.8
 
 
-def test_runs_of_other_stable_phases_and_schedules_take_nothing_over():
+def test_runs_of_other_stable_phases_and_schedules_reuse_nothing():
     specs = [make_spec(None, 100), make_spec(None, 200), *horizons(None, 100),
              *horizons(None, 200, seed=1)]  # fmt: skip
-    assert set(taken_over(specs).values()) == {0}
+    assert set(reused_steps(specs).values()) == {0}
     assert cost(specs) == sum(s.C for s in specs)
 
 
-def test_a_trained_sweep_goes_through_the_tokens_that_its_plan_says(data_dir: Path, tmp_path: Path):
-    """A size at three horizons: at most .7 of what they would be with a cosine each."""
+def test_a_sweep_trains_as_many_tokens_as_its_plan_predicts(data_dir: Path, tmp_path: Path):
+    """One size at three lengths: at most 0.7 of the tokens of cosine runs."""
     ladder = (8, 16, 32)
     specs = horizons(data_dir, *ladder)
     save_plan(specs, tmp_path / "plan.jsonl")
     summary = Worker(tmp_path, data_dir, make_runtime(), "w").run()
     assert len(summary.finished) == len(specs)
     results = [RunResult.load(run_dir_of(tmp_path, s)) for s in specs]
-    trained, over = sum(r.trained_tokens for r in results), taken_over(specs)
+    trained, over = sum(r.trained_tokens for r in results), reused_steps(specs)
     assert trained == sum((s.steps - over[s.run_id]) * s.batch_tokens for s in specs)
     assert trained <= 0.7 * sum(s.D for s in specs)
     assert trained / sum(s.D for s in specs) == pytest.approx(37 / 56)

@@ -1,4 +1,4 @@
-"""Gradients of a batch: the same whatever its micro-batches, and without what cannot be had."""
+"""Gradients of a batch do not depend on its micro-batches, nor on a compiler that fails."""
 
 import logging
 
@@ -7,7 +7,7 @@ import torch
 from train_world import make_spec
 
 from chinchilla.model import Transformer, compiling
-from chinchilla.train.train_step import Passes
+from chinchilla.train.train_step import ForwardBackward
 
 SHAPE = make_spec().model
 
@@ -17,27 +17,29 @@ def tokens(rows: int) -> torch.Tensor:
     return torch.randint(SHAPE.vocab_size, (rows, SHAPE.seq_len + 1), generator=generator)
 
 
-def added(micro_rows: int, batch: torch.Tensor, **more) -> tuple[float, list[torch.Tensor]]:
-    """Loss and gradients of a batch, cut into micro-batches."""
-    model = Transformer(SHAPE, **more).init_weights(0)
+def accumulated(
+    micro_rows: int, batch: torch.Tensor, **settings
+) -> tuple[float, list[torch.Tensor]]:
+    """Loss and gradients of a batch, split into micro-batches."""
+    model = Transformer(SHAPE, **settings).init_weights(0)
     share = 1 / batch[:, 1:].numel()
-    passes = Passes(model, micro_rows, share, graphs=False, may_fall_back=True)
+    passes = ForwardBackward(model, micro_rows, share, cuda_graphs=False, may_fall_back=True)
     passes.prepare(batch)
-    loss = sum(float(passes.add(micro)) for micro in batch.split(micro_rows))
+    loss = sum(float(passes.forward_backward(micro)) for micro in batch.split(micro_rows))
     return loss, [p.grad for p in model.parameters()]
 
 
 @pytest.mark.parametrize("micro_rows", [1, 2, 3, 4])
 def test_micro_batches_add_up_to_the_batch(micro_rows: int):
     batch = tokens(8)
-    whole, gradients = added(8, batch)
-    loss, cut = added(micro_rows, batch)
+    whole, gradients = accumulated(8, batch)
+    loss, cut = accumulated(micro_rows, batch)
     assert loss == pytest.approx(whole, rel=1e-6)
     for a, b in zip(cut, gradients, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
 
-def test_a_compiler_that_fails_is_said_once_and_costs_no_gradient(
+def test_a_failing_compiler_is_reported_once_and_changes_no_gradient(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
     def broken(graph, inputs):
@@ -48,19 +50,19 @@ def test_a_compiler_that_fails_is_said_once_and_costs_no_gradient(
     torch._dynamo.reset()
     batch = tokens(4)
     with caplog.at_level(logging.WARNING):
-        loss, gradients = added(2, batch, compile_blocks=True)
+        loss, gradients = accumulated(2, batch, compile_blocks=True)
     compiling.compiled.cache_clear()
     torch._dynamo.reset()
-    expected_loss, expected = added(2, batch)
+    expected_loss, expected = accumulated(2, batch)
     assert loss == expected_loss
     assert all(torch.equal(a, b) for a, b in zip(gradients, expected, strict=True))
-    [said] = [r.getMessage() for r in caplog.records if "not compiled" in r.getMessage()]
-    assert "no compiler here" in said
-    assert "\n" not in said
+    [message] = [r.getMessage() for r in caplog.records if "not compiled" in r.getMessage()]
+    assert "no compiler here" in message
+    assert "\n" not in message
 
 
 def test_a_compiler_may_fail_at_a_later_shape(monkeypatch: pytest.MonkeyPatch):
-    """The last micro-batch of a batch has fewer rows, and so programs of its own."""
+    """The last micro-batch has fewer rows and is therefore compiled separately."""
     made = []
 
     def fails_late(graph, inputs):
@@ -70,11 +72,11 @@ def test_a_compiler_may_fail_at_a_later_shape(monkeypatch: pytest.MonkeyPatch):
         return graph.forward
 
     batch = tokens(5)
-    expected_loss, expected = added(3, batch)
+    expected_loss, expected = accumulated(3, batch)
     monkeypatch.setattr(compiling, "BACKEND", fails_late)
     compiling.compiled.cache_clear()
     torch._dynamo.reset()
-    loss, gradients = added(3, batch, compile_blocks=True)
+    loss, gradients = accumulated(3, batch, compile_blocks=True)
     compiling.compiled.cache_clear()
     torch._dynamo.reset()
     assert len(made) > 2
@@ -83,9 +85,9 @@ def test_a_compiler_may_fail_at_a_later_shape(monkeypatch: pytest.MonkeyPatch):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
 
 
-def test_cleared_gradients_are_gone():
+def test_zero_grad_discards_gradients():
     model = Transformer(SHAPE).init_weights(0)
-    passes = Passes(model, 2, 1.0, graphs=False, may_fall_back=True)
-    passes.add(tokens(2))
-    passes.clear()
+    passes = ForwardBackward(model, 2, 1.0, cuda_graphs=False, may_fall_back=True)
+    passes.forward_backward(tokens(2))
+    passes.zero_grad()
     assert all(p.grad is None for p in model.parameters())

@@ -29,33 +29,21 @@ from chinchilla.core.shapes import flops_per_token, n_params
 from chinchilla.data.dataset import TokenData
 from chinchilla.model import Transformer
 from chinchilla.plan.records import Curve, RunResult, RunSpec
-from chinchilla.train import train_run, trainer
+from chinchilla.train import fsdp, train_run, trainer
 from chinchilla.train.checkpoint import load_checkpoint
 from chinchilla.train.device import pick_device
 
 RUNTIME = make_runtime()
 
 
-@pytest.fixture(scope="session")
-def spec(data_dir: Path) -> RunSpec:
-    return make_spec(data_dir)
-
-
-@pytest.fixture(scope="session")
-def whole(spec: RunSpec, data_dir: Path, tmp_path_factory: pytest.TempPathFactory):
-    """A run that never stopped, and its folder."""
-    run_dir = tmp_path_factory.mktemp("whole") / "run"
-    return train_run(spec, run_dir, data_dir, RUNTIME), run_dir
-
-
 def metrics(run_dir: Path) -> list[dict]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-# What a run does
+# Losses
 
 
-def test_the_loss_goes_down_from_guessing_evenly(whole, spec: RunSpec):
+def test_the_loss_decreases_from_that_of_a_uniform_prediction(whole, spec: RunSpec):
     result, run_dir = whole
     loss = Curve.load(run_dir).loss
     assert loss[0] == pytest.approx(math.log(spec.model.vocab_size) + 0.5, abs=0.4)
@@ -71,7 +59,7 @@ def test_the_first_loss_is_the_models_on_the_first_batch(whole, spec: RunSpec, d
     assert Curve.load(whole[1]).loss[0] == pytest.approx(expected, rel=1e-6)
 
 
-def test_twice_is_the_same_bit_for_bit(whole, spec: RunSpec, data_dir: Path, tmp_path: Path):
+def test_training_is_deterministic(whole, spec: RunSpec, data_dir: Path, tmp_path: Path):
     again = train_run(spec, tmp_path / "run", data_dir, RUNTIME)
     same_bits(*whole, again, tmp_path / "run")
 
@@ -92,7 +80,7 @@ def test_relative_positions_train_and_resume(data_dir: Path, tmp_path: Path):
 
 
 def test_bf16_follows_fp32_and_keeps_fp32_weights(whole, data_dir: Path, tmp_path: Path):
-    """Rounding to 8 bits moves this run's losses by under 0.05 nats."""
+    """Rounding to 8 bits changes the losses of this run by less than 0.05 nats."""
     spec = make_spec(data_dir, precision="bf16")
     result = train_run(spec, tmp_path, data_dir, RUNTIME)
     assert result.final_loss == pytest.approx(whole[0].final_loss, abs=0.05)
@@ -103,7 +91,7 @@ def test_bf16_follows_fp32_and_keeps_fp32_weights(whole, data_dir: Path, tmp_pat
 
 
 def test_gradients_are_clipped_when_asked(whole, data_dir: Path, tmp_path: Path):
-    """Adam forgets a gradient's size, so clipping shows once norms differ between steps."""
+    """Adam is invariant to the gradient's scale, so clipping matters only when norms vary."""
     losses = {}
     for clip in (0.0, 1e9, 0.1):
         run_dir = tmp_path / str(clip)
@@ -113,7 +101,7 @@ def test_gradients_are_clipped_when_asked(whole, data_dir: Path, tmp_path: Path)
     assert np.abs(losses[0.1] - losses[0.0]).max() > 1e-4
 
 
-# Stopping and going on
+# Stopping and resuming
 
 
 @pytest.mark.parametrize(
@@ -126,12 +114,12 @@ def test_gradients_are_clipped_when_asked(whole, data_dir: Path, tmp_path: Path)
         pytest.param([2, 5, 8, 11, 14, 17, 20, 23], marks=pytest.mark.slow),
     ],
 )
-def test_a_stopped_run_goes_on_as_if_it_never_stopped(
+def test_a_stopped_run_resumes_with_the_same_bits(
     whole, spec: RunSpec, data_dir: Path, tmp_path: Path, stops: list[int]
 ):
     run_dir, done = tmp_path / "run", 0
     for stop in stops:
-        should_stop = stop_at(stop - done)  # it is asked once before each update left
+        should_stop = stop_at(stop - done)  # called once before each remaining update
         assert train_run(spec, run_dir, data_dir, RUNTIME, should_stop=should_stop) is None
         assert not (run_dir / "curve.npz").exists()
         done = stop
@@ -151,33 +139,33 @@ def test_a_run_stopped_before_its_first_update_leaves_no_checkpoint(
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_finished_run_asked_again_gives_its_result_without_training(
+def test_a_finished_run_returns_its_result_without_training_again(
     whole, spec: RunSpec, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     first = train_run(spec, tmp_path, data_dir, RUNTIME)
-    monkeypatch.setattr(trainer._Run, "update", None)
+    monkeypatch.setattr(trainer.Trainer, "train_step", None)
     again = train_run(spec, tmp_path, data_dir, RUNTIME)
     same_bits(first, tmp_path, again, whole[1])
     assert again.train_seconds == pytest.approx(first.train_seconds, abs=0.05)
 
 
-def test_wall_seconds_add_up_over_attempts(spec: RunSpec, data_dir: Path, tmp_path: Path):
-    def slowly() -> bool:
-        time.sleep(0.02)  # counts as training: it is between two updates
+def test_train_seconds_add_up_over_attempts(spec: RunSpec, data_dir: Path, tmp_path: Path):
+    def slow() -> bool:
+        time.sleep(0.02)  # between two updates, so it counts as training
         return False
 
     stop = stop_at(12)
 
-    def slowly_then_stop() -> bool:
-        return slowly() or stop()
+    def slow_then_stop() -> bool:
+        return slow() or stop()
 
-    train_run(spec, tmp_path, data_dir, RUNTIME, should_stop=slowly_then_stop)
-    result = train_run(spec, tmp_path, data_dir, RUNTIME, should_stop=slowly)
+    train_run(spec, tmp_path, data_dir, RUNTIME, should_stop=slow_then_stop)
+    result = train_run(spec, tmp_path, data_dir, RUNTIME, should_stop=slow)
     assert 24 * 0.02 < result.train_seconds
     assert result.tokens_per_second == pytest.approx(spec.D / result.train_seconds)
 
 
-def test_a_damaged_checkpoint_costs_steps_and_no_bits(
+def test_resuming_past_a_damaged_checkpoint_gives_the_same_bits(
     whole, spec: RunSpec, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
     run_dir = tmp_path / "run"
@@ -190,7 +178,7 @@ def test_a_damaged_checkpoint_costs_steps_and_no_bits(
     assert f"warning: checkpoint {newest} is damaged" in capsys.readouterr().out
 
 
-def test_nobody_saves_over_a_run_that_another_worker_took(
+def test_nothing_is_written_for_a_run_that_another_worker_has_taken_over(
     spec: RunSpec, data_dir: Path, tmp_path: Path
 ):
     lost = {"still_mine": lambda: False}
@@ -201,7 +189,7 @@ def test_nobody_saves_over_a_run_that_another_worker_took(
 
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["chinchilla.train"])  # torch is imported once, not per kill
+FORKSERVER.set_forkserver_preload(["chinchilla.train"])  # torch is imported only once
 
 
 def start_process(*args) -> multiprocessing.process.BaseProcess:
@@ -216,14 +204,14 @@ def newest_step(run_dir: Path) -> int:
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.slow
-def test_a_run_killed_at_random_moments_goes_on_as_if_it_never_was(
+def test_a_run_killed_at_random_moments_resumes_with_the_same_bits(
     whole, spec: RunSpec, data_dir: Path, tmp_path: Path, seed: int
 ):
-    """SIGKILL while it trains and writes checkpoints, again and again, then left alone."""
+    """SIGKILL three times while it trains and writes checkpoints, then resumed to the end."""
     run_dir, draw = tmp_path / "run", random.Random(seed)
     eager = make_runtime(checkpoint_minutes=EVERY_UPDATE)
     landed = []
-    for floor in (1, 7, 13):  # each process gets beyond the one before it
+    for floor in (1, 7, 13):  # each process gets further than the one before
         process = start_process(spec, run_dir, data_dir, eager)
         deadline = time.monotonic() + 60
         while newest_step(run_dir) < floor:
@@ -243,7 +231,7 @@ def test_a_run_killed_at_random_moments_goes_on_as_if_it_never_was(
     assert not list((run_dir / "checkpoints").glob(".tmp-*"))
 
 
-# What may not change a run
+# Settings that must not change a run
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3])
@@ -259,7 +247,7 @@ def test_micro_batches_change_only_the_rounding(
     )
 
 
-def test_micro_batches_are_as_long_as_told(spec: RunSpec, data_dir: Path, tmp_path: Path):
+def test_micro_batches_have_the_configured_size(spec: RunSpec, data_dir: Path, tmp_path: Path):
     seen = []
 
     class Spy(Transformer):
@@ -269,13 +257,15 @@ def test_micro_batches_are_as_long_as_told(spec: RunSpec, data_dir: Path, tmp_pa
             return super().forward(tokens, targets)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "Transformer", Spy)
+        patch.setattr(fsdp, "Transformer", Spy)
         runtime = make_runtime(micro_batch_tokens=3 * SEQ_LEN + 5)
         train_run(spec, tmp_path, data_dir, runtime, should_stop=stop_at(2))
     assert seen == [(3, SEQ_LEN), (1, SEQ_LEN)] * 2
 
 
-def test_habits_change_no_loss(whole, spec: RunSpec, data_dir: Path, tmp_path: Path):
+def test_logging_evaluation_and_checkpoint_intervals_change_no_loss(
+    whole, spec: RunSpec, data_dir: Path, tmp_path: Path
+):
     runtime = make_runtime(log_every_steps=3, validation_evals=9, checkpoint_minutes=EVERY_UPDATE)
     result = train_run(spec, tmp_path, data_dir, runtime)
     np.testing.assert_array_equal(Curve.load(tmp_path).loss, Curve.load(whole[1]).loss)
@@ -287,7 +277,9 @@ def test_habits_change_no_loss(whole, spec: RunSpec, data_dir: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("log_every_steps", [1, 5, 24])
-def test_a_run_that_blows_up_ends_as_diverged(data_dir: Path, tmp_path: Path, log_every_steps: int):
+def test_an_unstable_run_is_recorded_as_diverged(
+    data_dir: Path, tmp_path: Path, log_every_steps: int
+):
     spec = make_spec(data_dir, peak_lr=1e30, grad_clip=0.0)
     runtime = make_runtime(log_every_steps=log_every_steps, checkpoint_minutes=EVERY_UPDATE)
     result = train_run(spec, tmp_path, data_dir, runtime)
@@ -305,19 +297,19 @@ def test_a_run_that_blows_up_ends_as_diverged(data_dir: Path, tmp_path: Path, lo
 
 
 def poisoned(monkeypatch: pytest.MonkeyPatch, losses: dict[int, float]) -> None:
-    """Replace what training measured at some steps; the updates themselves are not touched."""
-    real = trainer._Run.update
+    """Replace the recorded losses of some steps without changing the updates."""
+    real = trainer.Trainer.train_step
 
     def update(self) -> None:
         real(self)
         if self.step in losses:
             self.losses[self.step - 1] = losses[self.step]
 
-    monkeypatch.setattr(trainer._Run, "update", update)
+    monkeypatch.setattr(trainer.Trainer, "train_step", update)
 
 
 @pytest.mark.parametrize("log_every_steps", [1, 7, 24])
-def test_a_loss_that_is_not_finite_names_its_step(
+def test_divergence_reports_the_first_step_whose_loss_is_not_finite(
     spec: RunSpec,
     data_dir: Path,
     tmp_path: Path,
@@ -332,7 +324,7 @@ def test_a_loss_that_is_not_finite_names_its_step(
 
 @pytest.mark.parametrize("log_every_steps", [1, 2, 7, 24])
 @pytest.mark.parametrize(("n", "status"), [(9, "finished"), (10, "diverged")])
-def test_ten_steps_a_nat_above_guessing_evenly_are_divergence_however_often_one_looks(
+def test_ten_steps_a_nat_above_uniform_are_divergence_at_any_log_interval(
     spec: RunSpec, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     log_every_steps: int, n: int, status: str,
 ):  # fmt: skip
@@ -354,11 +346,11 @@ def test_a_high_loss_during_warm_up_is_not_divergence(
 
 
 @pytest.mark.parametrize("checkpoint_minutes", [EVERY_UPDATE, 10])
-def test_a_held_out_loss_that_is_not_finite_is_divergence(
+def test_a_validation_loss_that_is_not_finite_is_divergence(
     spec: RunSpec, data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_minutes: float
 ):  # fmt: skip
-    """The last update can break the weights after the last finite training loss."""
-    monkeypatch.setattr(trainer, "validation_loss", lambda *told: math.nan)
+    """The last update can make weights infinite after the last finite training loss."""
+    monkeypatch.setattr(trainer, "validation_loss", lambda *args: math.nan)
     runtime = make_runtime(validation_evals=1, checkpoint_minutes=checkpoint_minutes)
     result = train_run(spec, tmp_path, data_dir, runtime)
     assert result.status == "diverged"
@@ -379,11 +371,11 @@ def test_data_of_another_id_is_refused(spec: RunSpec, data_dir: Path, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_without_room_for_all_pieces_is_refused(
+def test_a_model_with_too_small_a_vocabulary_is_refused(
     spec: RunSpec, data_dir: Path, tmp_path: Path
 ):
     small = replace(spec, model=replace(spec.model, vocab_size=300))
-    with pytest.raises(InputError, match="vocab_size=300 is below the 400 pieces"):
+    with pytest.raises(InputError, match="vocab_size=300 is below the 400 tokens"):
         train_run(small, tmp_path, data_dir, RUNTIME)
 
 
@@ -396,21 +388,21 @@ def test_the_folder_of_another_run_is_refused(spec: RunSpec, data_dir: Path, tmp
 
 
 @pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "meta", "mps"])
-def test_devices_that_do_not_train_are_refused_by_name(name: str):
+def test_unsupported_devices_are_refused_by_name(name: str):
     with pytest.raises(InputError, match=f"runtime.device='{name}'.*auto, cpu, cuda or cuda:1"):
         pick_device(name)
 
 
-def test_a_gpu_that_is_not_there_is_refused():
+def test_a_missing_gpu_is_refused():
     with pytest.raises(InputError, match=r"runtime.device=cuda:99: this machine shows \d+ CUDA"):
         pick_device("cuda:99")
 
 
-def test_auto_is_a_device_that_is_there():
+def test_auto_is_an_available_device():
     assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
-# What a result says
+# Contents of a result
 
 
 def test_the_final_loss_is_the_mean_over_its_window(whole):
@@ -433,7 +425,7 @@ def test_the_result_counts_parameters_tokens_and_flops(whole, spec: RunSpec):
     assert result.flops_spent == pytest.approx(spec.C, rel=1e-12)
 
 
-def test_bits_per_byte_come_from_held_out_text_alone(whole, data_dir: Path):
+def test_bits_per_byte_use_the_validation_text_only(whole, data_dir: Path):
     result, _ = whole
     split = TokenData.open(data_dir).manifest.splits["validation"]
     expected = result.validation_loss["validation"] / math.log(2) * split.tokens / split.bytes
@@ -451,7 +443,9 @@ def test_a_cpu_has_a_name_and_no_mfu(whole):
     assert result.started_utc <= result.finished_utc
 
 
-def test_held_out_losses_are_measured_where_the_schedule_says(whole, spec: RunSpec, data_dir: Path):
+def test_validation_losses_are_measured_at_the_evaluation_steps(
+    whole, spec: RunSpec, data_dir: Path
+):
     curve = Curve.load(whole[1])
     assert curve.validation_step.tolist() == [3, 6, 12, 24]
     assert curve.step.tolist() == list(range(24))
@@ -459,7 +453,7 @@ def test_held_out_losses_are_measured_where_the_schedule_says(whole, spec: RunSp
     assert np.all(np.diff(curve.validation_loss) < 0)
 
 
-def test_metrics_lines_hold_mean_loss_rate_and_held_out_loss(whole, spec: RunSpec):
+def test_metrics_lines_contain_mean_loss_rate_and_validation_loss(whole, spec: RunSpec):
     result, run_dir = whole
     lines, curve = metrics(run_dir), Curve.load(run_dir)
     assert [m["step"] for m in lines] == [5, 10, 15, 20, 24]
@@ -472,7 +466,7 @@ def test_metrics_lines_hold_mean_loss_rate_and_held_out_loss(whole, spec: RunSpe
     ]  # fmt: skip
 
 
-def test_progress_is_told_at_log_points(spec: RunSpec, data_dir: Path, tmp_path: Path):
-    told: list[tuple[int, float]] = []
-    train_run(spec, tmp_path, data_dir, RUNTIME, on_progress=lambda *x: told.append(x))
-    assert told == [(m["step"], m["loss"]) for m in metrics(tmp_path)]
+def test_progress_is_reported_at_log_points(spec: RunSpec, data_dir: Path, tmp_path: Path):
+    calls: list[tuple[int, float]] = []
+    train_run(spec, tmp_path, data_dir, RUNTIME, on_progress=lambda *x: calls.append(x))
+    assert calls == [(m["step"], m["loss"]) for m in metrics(tmp_path)]

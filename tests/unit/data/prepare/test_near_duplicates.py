@@ -1,4 +1,4 @@
-"""dedup=near: planted near duplicates go, distinct documents stay, whatever the order and the workers."""
+"""dedup=near: near duplicates are dropped, whatever the order and the number of workers."""
 
 import json
 import random
@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 from chinchilla.cli import main
 from chinchilla.config import CorpusConfig, DataCommand, NearConfig, SourceConfig, TokenizerConfig
 from chinchilla.core.errors import InputError
-from chinchilla.data.prepare.near_duplicates import NearDuplicates, Signatures, Signer, bands_of
+from chinchilla.data.prepare.near_duplicates import (
+    NearDuplicates,
+    Signer,
+    bands_of,
+    find_near_duplicates,
+)
 from chinchilla.data.prepare.pipeline import prepare
 
 pytest.importorskip("datasketch")
@@ -26,7 +31,7 @@ def text(seed: int, words: int = 200) -> list[str]:
 
 
 def changed(words: list[str], places: int) -> str:
-    """The same text with so many words of it others."""
+    """The text with `places` words replaced."""
     out = list(words)
     for i in range(places):
         out[(i + 1) * len(out) // (places + 1)] = f"changed{i}"
@@ -34,21 +39,21 @@ def changed(words: list[str], places: int) -> str:
 
 
 def similarity(a: str, b: str, n: int = 5) -> float:
-    """Jaccard similarity of the n-grams of words, exactly."""
+    """Exact Jaccard similarity of the word n-grams."""
     sets = [{tuple(t.split()[i : i + n]) for i in range(len(t.split()) - n + 1)} for t in (a, b)]
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
 
 
 def near(folder, *texts, **settings):
     paths = [write_jsonl(folder / f"{i}.jsonl", each) for i, each in enumerate(texts)]
-    told = command(folder / "d", *paths, dedup="near", **settings)
-    return prepare(told)
+    config = command(folder / "d", *paths, dedup="near", **settings)
+    return prepare(config)
 
 
-def test_planted_near_duplicates_go_and_distinct_documents_stay(tmp_path):
+def test_planted_near_duplicates_are_dropped_and_distinct_documents_kept(tmp_path):
     originals = [text(i) for i in range(60)]
     planted = [changed(words, 2) for words in originals[:20]]
-    apart = [changed(words, 12) for words in originals[20:40]]  # 60 of 196 n-grams are others
+    apart = [changed(words, 12) for words in originals[20:40]]  # 60 of 196 n-grams differ
     kept = [" ".join(words) for words in originals]
     assert min(similarity(a, b) for a, b in zip(kept[:20], planted, strict=True)) > 0.9
     assert max(similarity(a, b) for a, b in zip(kept[20:40], apart, strict=True)) < 0.6
@@ -59,13 +64,13 @@ def test_planted_near_duplicates_go_and_distinct_documents_stay(tmp_path):
     assert all((a in left) != (b in left) for a, b in zip(kept[:20], planted, strict=True))
 
 
-def test_case_punctuation_and_line_breaks_tell_nothing_apart(tmp_path):
+def test_case_punctuation_and_line_breaks_are_ignored(tmp_path):
     words = text(1)
     same = [" ".join(words), "\n".join(words), ", ".join(words).upper() + "!"]
     assert near(tmp_path, [*documents(30), *same]).dropped["near_duplicate"] == 2
 
 
-def test_documents_shorter_than_an_ngram_are_left_alone(tmp_path):
+def test_documents_shorter_than_an_ngram_are_kept(tmp_path):
     short = ["one two", "one, two", "One two.", "a b c d", "A b c d"]
     m = near(tmp_path, [*documents(30), *short])
     assert m.dropped["near_duplicate"] == 0
@@ -73,7 +78,7 @@ def test_documents_shorter_than_an_ngram_are_left_alone(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_stays_depends_on_neither_order_nor_workers(tmp_path, monkeypatch):
+def test_the_result_does_not_depend_on_order_or_workers(tmp_path, monkeypatch):
     monkeypatch.setattr("chinchilla.data.prepare.stages.BYTES_PER_WORKER", 1)
     monkeypatch.setattr("chinchilla.data.prepare.encode.BATCH_BYTES", 3_000)
     texts = [changed(text(i // 3), i % 3) for i in range(60)]
@@ -116,7 +121,7 @@ def test_of_two_sources_the_first_by_name_keeps_its_own(tmp_path):
 
 
 def test_a_chain_of_near_documents_is_one_group(tmp_path):
-    """Each is near the next, the ends are not near each other."""
+    """Each is a near duplicate of the next, but the ends are not of each other."""
     words, chain = text(5), []
     for step in range(12):
         words = [*words[:10], *(f"s{step}x{i}" for i in range(3)), *words[13:]][3:] + words[:3]
@@ -133,8 +138,8 @@ def test_bands_find_pairs_at_the_threshold(threshold, permutations):
     assert 1 - (1 - threshold**rows) ** bands >= 0.99
 
 
-def test_signatures_are_those_that_they_were():
-    """What stays would change with these: a library that draws other permutations is another one."""
+def test_signatures_have_not_changed():
+    """Other permutations of the library would change which documents are kept."""
     signatures = Signer(NearConfig())(
         [b"the quick brown fox jumps over the lazy dog", b"too short"]
     )
@@ -146,21 +151,18 @@ def test_signatures_are_those_that_they_were():
 def test_signatures_do_not_depend_on_how_a_long_document_is_cut(monkeypatch):
     long = " ".join(text(3, 5_000)).encode()
     [whole] = Signer(NearConfig())([long])
-    monkeypatch.setattr("chinchilla.data.prepare.near_duplicates._SHINGLES", 100)
+    monkeypatch.setattr("chinchilla.data.prepare.near_duplicates._NGRAMS_PER_UPDATE", 100)
     [parts] = Signer(NearConfig())([long])
     assert np.array_equal(whole, parts)
 
 
 def test_groups_are_those_of_all_pairs(tmp_path):
-    """Against comparing every pair of signatures, over enough documents that buckets have many."""
-    told = NearConfig(permutations=64, threshold=0.7)
+    """Compared with all pairs of signatures, with many documents per bucket."""
+    config = NearConfig(permutations=64, threshold=0.7)
     texts = [changed(text(i // 6), i % 6 * 2).encode() for i in range(180)]
-    signatures = Signer(told)(texts)
-    made = Signatures(tmp_path / "near", told)
+    signatures = Signer(config)(texts)
     sources = [i % 2 for i in range(180)]
-    made.add(sources[:100], signatures[:100])
-    made.add(sources[100:], signatures[100:])
-    left_out = made.near_duplicates()
+    left_out = find_near_duplicates([signatures[:100], signatures[100:]], sources, config, tmp_path)
     alike = (signatures[:, None] == signatures[None]).mean(axis=2) >= 0.7
     group = np.arange(180)
     for _ in range(180):
@@ -175,14 +177,14 @@ def test_counts_are_exact_in_every_bucket():
     from collections import Counter
 
     given = [[(0, b"1", b"a"), (1, b"2", b"b")], [(1, b"3", b"c")]]
-    leave_out = NearDuplicates(np.array([False, True, True]), [2, 1])
+    leave_out = NearDuplicates(np.array([False, True, True]), np.array([2, 1]))
     counts = [Counter(), Counter()]
     assert list(leave_out(0, given[0], counts)) == [given[0][0]]
     assert list(leave_out(1, given[1], counts)) == []
     assert counts == [Counter(near_duplicate=0), Counter(near_duplicate=2)]
 
 
-def test_without_the_library_one_line_says_what_to_install(tmp_path, monkeypatch, capsys):
+def test_a_missing_library_is_reported_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "datasketch", None)
     path = write_jsonl(tmp_path / "a.jsonl", documents())
     with pytest.raises(InputError, match=r"pip install 'chinchilla-lab\[near\]'"):
@@ -192,7 +194,7 @@ def test_without_the_library_one_line_says_what_to_install(tmp_path, monkeypatch
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_near_and_exact_folders_are_told_apart(tmp_path):
+def test_folders_with_other_dedup_settings_are_refused(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", documents())
     prepare(command(tmp_path / "d", path, dedup="near"))
     assert prepare(command(tmp_path / "d", path, dedup="near")).already_prepared
@@ -207,6 +209,6 @@ def test_near_and_exact_folders_are_told_apart(tmp_path):
     [({"threshold": 0.1}, "near.threshold=0.1"), ({"threshold": 1.1}, "near.threshold=1.1"),
      ({"ngram": 0}, "near.ngram=0"), ({"permutations": 8}, "near.permutations=8")],
 )  # fmt: skip
-def test_settings_that_cannot_be(settings, message):
+def test_invalid_settings_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         NearConfig(**settings)

@@ -1,4 +1,4 @@
-"""Preparing a token folder: the same bytes whatever happens on the way, clear refusals."""
+"""Preparing a token folder: reproducible bytes and clear errors."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ def files(data_dir: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in found}
 
 
-def test_every_document_is_in_one_split_and_comes_back_unchanged(tmp_path):
+def test_every_document_is_in_one_split_and_restored(tmp_path):
     texts = [*documents(50), "tabs\t and \r\n ▁ and 👍", "  spaces  "]
     m = prepare(command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", texts)))
     train, held_out = decoded(tmp_path / "d", "train"), decoded(tmp_path / "d", "validation")
@@ -68,7 +68,7 @@ def test_bytes_do_not_depend_on_order_files_or_workers(tmp_path, monkeypatch):
     assert m.data_id == Manifest.load(tmp_path / "one").data_id
 
 
-def test_data_id_names_the_tokens_and_not_their_files(tmp_path):
+def test_data_id_depends_on_the_tokens_and_not_on_the_files(tmp_path):
     a = write_jsonl(tmp_path / "a.jsonl", documents(60))
     b = write_jsonl(tmp_path / "b.jsonl", documents(61))
     ids = {
@@ -84,7 +84,7 @@ def test_data_id_names_the_tokens_and_not_their_files(tmp_path):
     assert len({ids["base"], ids["split"], ids["text"]}) == 3
 
 
-def test_held_out_documents_stay_held_out_when_the_corpus_grows(tmp_path):
+def test_validation_documents_stay_there_when_the_corpus_grows(tmp_path):
     for n in (60, 90):
         prepare(command(tmp_path / str(n), write_jsonl(tmp_path / f"{n}.jsonl", documents(n))))
     few, many = (set(decoded(tmp_path / n, "validation")) for n in ("60", "90"))
@@ -92,11 +92,11 @@ def test_held_out_documents_stay_held_out_when_the_corpus_grows(tmp_path):
 
 
 def test_second_time_returns_at_once(tmp_path):
-    what = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
-    first = prepare(what)
+    config = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
+    first = prepare(config)
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "d").iterdir()}
-    os.utime(tmp_path / "a.jsonl")  # touched, not changed
-    second = prepare(what)
+    os.utime(tmp_path / "a.jsonl")  # modification time only
+    second = prepare(config)
     assert (first.already_prepared, second.already_prepared) == (False, True)
     assert second == first
     assert {p: p.stat().st_mtime_ns for p in before if p.name != ".lock"} == {
@@ -119,12 +119,12 @@ def test_other_settings_in_the_same_folder_are_refused(tmp_path):
 
 
 def test_damaged_folder_is_rebuilt(tmp_path):
-    what = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
-    prepare(what)
+    config = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
+    prepare(config)
     good = files(tmp_path / "d")
     (tmp_path / "d" / "train-00001.bin").unlink()
     (tmp_path / "d" / "mine.txt").write_text("not ours to remove")
-    assert not prepare(what).already_prepared
+    assert not prepare(config).already_prepared
     assert files(tmp_path / "d") == good
     assert (tmp_path / "d" / "mine.txt").exists()
 
@@ -133,19 +133,19 @@ STRANGERS = ["train-00000.bin", "validation-00077.bin", "data_card.md", "data_ca
 
 
 @pytest.mark.parametrize("name", [*STRANGERS, "tokenizer.model"])
-def test_a_file_that_would_be_written_over_stops_it_before_anything_is_read(tmp_path, name):
-    what = command(tmp_path / "d", tmp_path / "not read.jsonl")
+def test_a_foreign_file_is_refused_before_anything_is_read(tmp_path, name):
+    config = command(tmp_path / "d", tmp_path / "not read.jsonl")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / name).write_bytes(b"mine")
     (tmp_path / "not read.jsonl").write_text("no JSON")
     with pytest.raises(InputError, match=rf"{name}.*another data_dir"):
-        prepare(what)
+        prepare(config)
     assert (tmp_path / "d" / name).read_bytes() == b"mine"
 
 
-def test_files_that_are_not_ours_stay(tmp_path):
-    """Also beside an unfinished preparation, and when a damaged folder is made again."""
-    what = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
+def test_foreign_files_are_kept(tmp_path):
+    """Also next to an unfinished preparation, and when a damaged folder is prepared again."""
+    config = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
     mine = [tmp_path / "d" / n for n in ("train-mine-00000.bin", "overlap-notes.json", "train.bin")]
     (tmp_path / "d").mkdir()
     for path in mine:
@@ -155,53 +155,53 @@ def test_files_that_are_not_ours_stay(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(what, stop)
+        prepare(config, stop)
     (tmp_path / "d" / "train-00000.bin").write_bytes(b"mine")
     with pytest.raises(InputError, match=r"train-00000.bin.*another data_dir"):
-        prepare(what)
+        prepare(config)
     (tmp_path / "d" / "train-00000.bin").unlink()
-    prepare(what)
+    prepare(config)
     (tmp_path / "d" / "train-00001.bin").unlink()
     (tmp_path / "d" / "train-00077.bin").write_bytes(b"mine")
-    with pytest.raises(InputError, match=r"names train-00077.bin, which"):
-        prepare(what)
+    with pytest.raises(InputError, match=r"overwritten.*train-00077.bin"):
+        prepare(config)
     (tmp_path / "d" / "train-00077.bin").rename(tmp_path / "d" / "train-77.bin")
-    assert not prepare(what).already_prepared
+    assert not prepare(config).already_prepared
     assert [path.read_bytes() for path in mine] == [b"mine"] * 3
     assert (tmp_path / "d" / "train-77.bin").read_bytes() == b"mine"
 
 
-def test_a_tokenizer_made_before_is_used_if_the_settings_give_it_and_else_kept(tmp_path):
-    what = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
-    make_tokenizer(what)
+def test_an_existing_tokenizer_is_reused_or_refused(tmp_path):
+    config = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
+    make_tokenizer(config)
     model = tmp_path / "d" / "tokenizer.model"
     before = model.read_bytes(), model.stat().st_mtime_ns
-    make_tokenizer(what)
-    for config in (
-        TokenizerConfig(vocab_size=310),  # seen before anything is read
-        TokenizerConfig(vocab_size=300, algorithm="unigram"),  # seen once it is trained
+    make_tokenizer(config)
+    for tokenizer in (
+        TokenizerConfig(vocab_size=310),  # refused before anything is read
+        TokenizerConfig(vocab_size=300, algorithm="unigram"),  # refused after training
     ):
-        what.tokenizer = config
+        config.tokenizer = tokenizer
         for make in (make_tokenizer, prepare):
             with pytest.raises(InputError, match=r"another tokenizer.*another data_dir"):
-                make(what)
+                make(config)
             assert not (tmp_path / "d" / "manifest.json").exists()
     assert (model.read_bytes(), model.stat().st_mtime_ns) == before
-    what.tokenizer = TokenizerConfig(vocab_size=300)
-    prepare(what)
+    config.tokenizer = TokenizerConfig(vocab_size=300)
+    prepare(config)
     assert (model.read_bytes(), model.stat().st_mtime_ns) == before
 
 
-def test_a_manifest_cannot_have_files_elsewhere_removed(tmp_path):
-    what = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
-    prepare(what)
+def test_a_manifest_cannot_delete_files_outside_the_folder(tmp_path):
+    config = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
+    prepare(config)
     record = json.loads((tmp_path / "d" / "manifest.json").read_text())
     record["splits"]["validation"]["shards"][0]["file"] = "../mine.bin"
     (tmp_path / "d" / "manifest.json").write_text(json.dumps(record))
     (tmp_path / "mine.bin").write_text("mine")
     (tmp_path / "d" / "train-00000.bin").unlink()
     with pytest.raises(InputError, match=r"mine.bin"):
-        prepare(what)
+        prepare(config)
     assert (tmp_path / "mine.bin").exists()
 
 
@@ -220,7 +220,7 @@ if __name__ == "__main__":
     replace, calls = os.replace, []
     def counted(a, b):
         calls.append(b)
-        if point == "rename" and len(calls) == 4: die()
+        if point == "rename" and len(calls) == 7: die()
         replace(a, b)
     os.replace = counted
     if point == "manifest": Manifest.save = die
@@ -229,7 +229,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("point", ["read", "tokenizer", "tokenise", "rename", "manifest"])
+@pytest.mark.parametrize("point", ["read", "tokenizer", "tokenize", "rename", "manifest"])
 def test_killed_and_run_again_gives_the_same_bytes(tmp_path, token_dir, point):
     corpus = write_jsonl(tmp_path / "a.jsonl", documents())
     script = tmp_path / "killed.py"
@@ -256,9 +256,9 @@ def test_killed_preparation_leaves_no_workers_behind(tmp_path):
     paths = os.pathsep.join([str(SUPPORT), str(SUPPORT.parents[1])])
     mark = f"CHINCHILLA_TEST_MARK={script}"
     subprocess.run(
-        [sys.executable, script, "tokenise", tmp_path / "d", corpus],
+        [sys.executable, script, "tokenize", tmp_path / "d", corpus],
         env={**os.environ, "PYTHONPATH": paths, "CHINCHILLA_TEST_MARK": str(script)},
-        stdout=subprocess.DEVNULL,  # a pipe would wait for the workers too
+        stdout=subprocess.DEVNULL,  # a pipe would also wait for the workers
         stderr=subprocess.DEVNULL,
     )
 
@@ -286,16 +286,16 @@ def test_worker_killed_for_memory_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("chinchilla.data.prepare.encode.BATCH_BYTES", 500)
 
     def kill_workers(stage: str, done: float, total: float) -> None:
-        for child in multiprocessing.active_children() if stage == "tokenise" else ():
+        for child in multiprocessing.active_children() if stage == "tokenize" else ():
             child.kill()
 
-    with pytest.raises(InputError, match=r"tokenising processes died.*n_workers="):
+    with pytest.raises(InputError, match=r"worker processes died.*n_workers"):
         prepare(command(tmp_path / "d", path, n_workers=2), kill_workers)
     assert (tmp_path / "d" / ".chinchilla-work").exists(), "with fewer it goes on from there"
     assert not (tmp_path / "d" / "manifest.json").exists()
 
 
-def test_two_at_once_in_one_folder(tmp_path):
+def test_a_second_process_in_the_same_folder_is_refused(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", documents())
 
     def again(stage: str, done: float, total: float) -> None:
@@ -321,50 +321,52 @@ def test_corpus_that_cannot_be_split(tmp_path, texts, message):
         prepare(command(tmp_path / "d", path, validation_fraction=0.001))
 
 
-def test_the_fraction_that_is_suggested_works(tmp_path):
+def test_the_suggested_fraction_works(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", documents(12))
-    for fraction in (1e-9, 1 - 1e-9):  # the lowest of these twelve lies at a modest place
+    for fraction in (1e-9, 1 - 1e-9):  # the lowest position of these twelve is small
         with pytest.raises(DataError, match="Use validation_fraction=") as caught:
             prepare(command(tmp_path / "d", path, validation_fraction=fraction))
         suggested = float(str(caught.value).split("Use validation_fraction=")[1].split(",")[0])
         prepare(command(tmp_path / str(fraction), path, validation_fraction=suggested))
 
 
-def test_half_of_everything_is_not_advised_for_the_sake_of_a_few_documents(tmp_path, monkeypatch):
-    monkeypatch.setattr(stages, "MODEST", 0.0)  # whatever these documents' hashes are
+def test_a_large_validation_fraction_is_not_suggested(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        stages, "MAX_ADVISED_FRACTION", 0.0
+    )  # independent of the hashes of these documents
     path = write_jsonl(tmp_path / "a.jsonl", documents(3))
     with pytest.raises(DataError, match=r"empty. Give it more or shorter documents") as caught:
         prepare(command(tmp_path / "d", path, validation_fraction=1e-9))
     assert "Use validation_fraction" not in str(caught.value)
 
 
-def test_existing_tokenizer_is_used_as_it_is(tmp_path, token_dir):
+def test_a_given_tokenizer_is_used_unchanged(tmp_path, token_dir):
     path = write_jsonl(tmp_path / "a.jsonl", documents(40, seed=5))
-    what = command(tmp_path / "d", path)
-    what.tokenizer = TokenizerConfig(model=str(token_dir / "tokenizer.model"))
-    m = prepare(what)
+    config = command(tmp_path / "d", path)
+    config.tokenizer = TokenizerConfig(model=str(token_dir / "tokenizer.model"))
+    m = prepare(config)
     assert m.tokenizer.algorithm == "given"
     assert m.tokenizer.vocab_size == 300
     assert m.tokenizer.sha256 == Manifest.load(token_dir).tokenizer.sha256
-    what.tokenizer = TokenizerConfig(model=str(tmp_path / "absent.model"))
-    what.data_dir = str(tmp_path / "e")
+    config.tokenizer = TokenizerConfig(model=str(tmp_path / "absent.model"))
+    config.data_dir = str(tmp_path / "e")
     with pytest.raises(DataError, match=r"absent.model cannot be read"):
-        prepare(what)
+        prepare(config)
 
 
-def test_existing_tokenizer_may_lie_in_data_dir(tmp_path, token_dir):
+def test_a_given_tokenizer_may_be_in_data_dir(tmp_path, token_dir):
     path = write_jsonl(tmp_path / "a.jsonl", documents())
     (tmp_path / "d").mkdir()
     own = tmp_path / "d" / "tokenizer.model"
     shutil.copy(token_dir / "tokenizer.model", own)
-    what = command(tmp_path / "d", path)
-    what.tokenizer = TokenizerConfig(model=str(own))
-    assert prepare(what).data_id == Manifest.load(token_dir).data_id
-    assert prepare(what).already_prepared
+    config = command(tmp_path / "d", path)
+    config.tokenizer = TokenizerConfig(model=str(own))
+    assert prepare(config).data_id == Manifest.load(token_dir).data_id
+    assert prepare(config).already_prepared
 
 
 def test_more_than_65536_pieces_need_uint32(tmp_path, monkeypatch):
-    """Width follows the vocabulary; a fake tokenizer, as training 65,537 pieces takes minutes."""
+    """With a fake tokenizer, as training 65,537 pieces takes minutes."""
     path = write_jsonl(tmp_path / "a.jsonl", documents())
     monkeypatch.setattr(Tokenizer, "vocab_size", 65_537, raising=False)
     real = Tokenizer.__init__
@@ -409,7 +411,7 @@ def test_full_disk_is_one_line(tmp_path, monkeypatch):
         (lambda m: m.clear(), "is not a token manifest"),
     ],
 )
-def test_manifest_that_was_tampered_with(tmp_path, token_dir, edit, message):
+def test_an_edited_manifest_is_refused(tmp_path, token_dir, edit, message):
     shutil.copytree(token_dir, tmp_path / "d")
     manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
     edit(manifest)
@@ -419,7 +421,7 @@ def test_manifest_that_was_tampered_with(tmp_path, token_dir, edit, message):
 
 
 def test_embedded_corpus_with_512_pieces(tmp_path):
-    """The figures that the README beside the corpus states."""
+    """The figures in the README of the corpus."""
     m = prepare(
         DataCommand(
             corpus=CorpusConfig(name="sotu", format="embedded", max_documents=40),

@@ -1,4 +1,4 @@
-"""Preparing killed at any moment: nothing half-written is ever read, run again gives the same bytes.
+"""A preparation killed at any point is never read half-written, and resuming gives the same bytes.
 
 Every step that touches the disk or hands over work is a point; the process dies there by SIGKILL. It
 is forked from this one, so that each death costs milliseconds.
@@ -60,15 +60,15 @@ def counted(die_at: int, calls: list[str]) -> Callable[[str], None]:
 
 
 def run(command: DataCommand, die_at: int) -> list[str]:
-    """Prepare with every step counted, to die at step `die_at` (0 = never)."""
+    """Prepare with every step counted, and be killed at step `die_at` (0 = never)."""
     calls: list[str] = []
     step = counted(die_at, calls)
     real = {name: getattr(os, name) for name in ("replace", "fsync", "unlink", "mkdir")}
 
     def before(name: str) -> Callable[..., object]:
-        def wrapped(*args: object, **more: object) -> object:
+        def wrapped(*args: object, **kwargs: object) -> object:
             step(name)
-            return real[name](*args, **more)
+            return real[name](*args, **kwargs)
 
         return wrapped
 
@@ -84,60 +84,60 @@ def run(command: DataCommand, die_at: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Every step of a preparation that nobody disturbs, and what comes of it."""
+    """The steps and files of an uninterrupted preparation."""
     folder = tmp_path_factory.mktemp("whole")
     calls = run(mixture(folder, folder / "d"), 0)
-    found = contents(folder / "d")
-    del found["manifest.json"]
-    return calls, found
+    files = contents(folder / "d")
+    del files["manifest.json"]
+    return calls, files
 
 
 @pytest.fixture(scope="module")
 def saved_whole(tmp_path_factory):
-    """The same with a state after every step, and near duplicates looked for."""
+    """The same with a saved state after every step, and dedup=near."""
     folder = tmp_path_factory.mktemp("saved")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("chinchilla.data.prepare.stages.CHECKPOINT_SECONDS", 0.0)
         calls = run(mixture(folder, folder / "d", DEDUP), 0)
-    found = contents(folder / "d")
-    del found["manifest.json"]
-    return calls, found
+    files = contents(folder / "d")
+    del files["manifest.json"]
+    return calls, files
 
 
-def test_there_are_enough_points_of_every_kind(whole):
+def test_the_kill_points_cover_every_kind_of_step(whole):
     calls, _ = whole
     assert len(calls) > POINTS
-    assert {"read", "tokenizer", "tokenise", "replace", "fsync"} <= set(calls)
+    assert {"read", "tokenizer", "tokenize", "replace", "fsync"} <= set(calls)
 
 
 @pytest.mark.parametrize("seconds", [30.0, 0.0])
 @pytest.mark.parametrize("point", range(POINTS))
 @pytest.mark.slow
-def test_killed_anywhere_and_run_again_gives_the_same_bytes(
+def test_killed_at_any_point_and_resumed_gives_the_same_bytes(
     whole, saved_whole, tmp_path, monkeypatch, point, seconds
 ):
-    """Without a state of what was done, and with one after every step (dedup=near too)."""
+    """Without a saved state, and with one after every step (and dedup=near)."""
     monkeypatch.setattr("chinchilla.data.prepare.stages.CHECKPOINT_SECONDS", seconds)
     calls, expected = saved_whole if seconds == 0 else whole
     die_at = 1 + point * (len(calls) - 1) // (POINTS - 1)
-    if point >= POINTS // 2:  # half of them where files come to their places
+    if point >= POINTS // 2:  # half of them near the end, where files are installed
         die_at = len(calls) - (POINTS - 1 - point)
-    told = mixture(tmp_path, tmp_path / "d", "exact" if seconds else DEDUP)
+    config = mixture(tmp_path, tmp_path / "d", "exact" if seconds else DEDUP)
     child = os.fork()
     if child == 0:
         try:
-            run(told, die_at)
+            run(config, die_at)
         finally:
             os._exit(1)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status)
     assert os.WTERMSIG(status) == signal.SIGKILL
-    if (tmp_path / "d" / "manifest.json").exists():  # then everything it names is there and whole
+    if (tmp_path / "d" / "manifest.json").exists():  # then all its files are complete
         TokenData.open(tmp_path / "d", verify=True)
-    manifest = prepare(told)
-    found = contents(tmp_path / "d")
-    del found["manifest.json"]  # has the paths and times of the text
-    assert found == expected
+    manifest = prepare(config)
+    files = contents(tmp_path / "d")
+    del files["manifest.json"]  # contains paths and times of the text
+    assert files == expected
     assert manifest.data_id in (tmp_path / "d" / "data_card.md").read_text()
     assert not (tmp_path / "d" / ".chinchilla-work").exists()
     assert not list((tmp_path / "d").glob(".*.tmp"))
@@ -145,36 +145,36 @@ def test_killed_anywhere_and_run_again_gives_the_same_bytes(
 
 @pytest.fixture(scope="module")
 def damaged(tmp_path_factory):
-    """A folder with an overlap report that has lost a shard, the whole one, and the steps of mending."""
+    """A folder with an overlap report and a missing shard, the complete files, the steps of the repair."""
     folder = tmp_path_factory.mktemp("damaged")
-    told = mixture(folder, folder / "d")
-    prepare(told)
+    config = mixture(folder, folder / "d")
+    prepare(config)
     against = write_jsonl(folder / "e.jsonl", documents(3))
     assert main(["data", "overlap", f"data_dir={folder / 'd'}", f"against={against}"]) == 0
     expected = contents(folder / "d")
     next((folder / "d").glob("train-b-*.bin")).unlink()
     shutil.copytree(folder / "d", folder / "trial")
-    calls = run(replace(told, data_dir=str(folder / "trial")), 0)
-    return told, expected, len(calls) - calls[::-1].index("tokenise")
+    calls = run(replace(config, data_dir=str(folder / "trial")), 0)
+    return config, expected, len(calls) - calls[::-1].index("tokenize")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("step", [-30, -10, *range(0, 75, 3)])
-def test_killed_while_damaged_data_is_made_anew(damaged, tmp_path, step):
-    """What was there stays until all is tokens again, and what was measured on them stays for good."""
-    told, expected, last_tokens = damaged
-    shutil.copytree(told.data_dir, tmp_path / "d")
+def test_killed_while_damaged_data_is_replaced(damaged, tmp_path, step):
+    """The files stay until all tokens are encoded again, and the overlap report is kept."""
+    config, expected, last_tokens = damaged
+    shutil.copytree(config.data_dir, tmp_path / "d")
     before = contents(tmp_path / "d")
-    told = replace(told, data_dir=str(tmp_path / "d"))
+    config = replace(config, data_dir=str(tmp_path / "d"))
     child = os.fork()
     if child == 0:
         try:
-            run(told, last_tokens + step)
+            run(config, last_tokens + step)
         finally:
             os._exit(1)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     if step <= 0:
         assert contents(tmp_path / "d") == before
-    prepare(told)
+    prepare(config)
     assert contents(tmp_path / "d") == expected
     assert not (tmp_path / "d" / ".chinchilla-work").exists()

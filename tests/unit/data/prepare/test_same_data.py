@@ -1,4 +1,4 @@
-"""When a folder is the data asked for, though it is asked for in other words."""
+"""Requests that a prepared folder satisfies, and that it does not."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +20,7 @@ def two(tmp_path: Path) -> tuple[Path, Path]:
     )
 
 
-def test_files_in_another_order_and_by_other_names(two, tmp_path: Path):
+def test_reordered_and_renamed_files_are_the_same_data(two, tmp_path: Path):
     first = prepare(command(tmp_path / "d", *two))
     again = prepare(command(tmp_path / "d", *two[::-1]))
     assert (again.already_prepared, again.data_id) == (True, first.data_id)
@@ -31,10 +31,10 @@ def test_files_in_another_order_and_by_other_names(two, tmp_path: Path):
         prepare(command(tmp_path / "d", two[1], tmp_path / "c.jsonl"))
 
 
-def test_but_not_where_only_the_first_documents_are_taken(two, tmp_path: Path):
+def test_the_order_of_files_matters_with_max_documents(two, tmp_path: Path):
     def some(*paths: Path) -> DataCommand:
-        told = command(tmp_path / "d", *paths)
-        return replace(told, corpus=replace(told.corpus, max_documents=20))
+        config = command(tmp_path / "d", *paths)
+        return replace(config, corpus=replace(config.corpus, max_documents=20))
 
     prepare(some(*two))
     assert prepare(some(*two)).already_prepared
@@ -42,13 +42,13 @@ def test_but_not_where_only_the_first_documents_are_taken(two, tmp_path: Path):
         prepare(some(*two[::-1]))
 
 
-def test_a_tokenizer_that_is_given_counts_by_its_bytes(two, tmp_path: Path, monkeypatch):
+def test_a_given_tokenizer_is_compared_by_its_bytes(two, tmp_path: Path, monkeypatch):
     prepare(command(tmp_path / "made", *two))
     monkeypatch.chdir(tmp_path)
 
     def given(model: str, **more: object) -> DataCommand:
-        told = command(tmp_path / "d", *two)
-        return replace(told, tokenizer=TokenizerConfig(model=model, **more))
+        config = command(tmp_path / "d", *two)
+        return replace(config, tokenizer=TokenizerConfig(model=model, **more))
 
     prepare(given("made/tokenizer.model"))
     assert prepare(given(f"{tmp_path}/made/tokenizer.model", vocab_size=500)).already_prepared
@@ -57,23 +57,23 @@ def test_a_tokenizer_that_is_given_counts_by_its_bytes(two, tmp_path: Path, monk
         prepare(given("other/tokenizer.model"))
 
 
-def test_a_hub_data_set_that_lies_in_a_folder_may_change(tmp_path: Path):
+def test_changes_of_a_local_hub_data_set_are_found(tmp_path: Path):
     (tmp_path / "hub").mkdir()
     write_jsonl(tmp_path / "hub" / "a.jsonl", documents(30))
     corpus = CorpusConfig(format="hub", hub_name=str(tmp_path / "hub"))
-    told = replace(command(tmp_path / "d", tmp_path), corpus=corpus)
-    prepare(told)
-    assert prepare(told).already_prepared
+    config = replace(command(tmp_path / "d", tmp_path), corpus=corpus)
+    prepare(config)
+    assert prepare(config).already_prepared
     (tmp_path / "hub" / ".cache").mkdir()
     (tmp_path / "hub" / ".cache" / "a.jsonl.metadata").write_text("1764340000")
-    assert prepare(told).already_prepared, "what a download leaves beside the files is not read"
+    assert prepare(config).already_prepared, "what a download leaves beside the files is not read"
     write_jsonl(tmp_path / "hub" / "a.jsonl", documents(31))
     with pytest.raises(InputError, match="other contents"):
-        prepare(told)
+        prepare(config)
 
 
-def test_a_folder_in_ones_home(two, tmp_path: Path, monkeypatch, capsys):
-    """No shell replaces the ~ of data_dir=~/d."""
+def test_a_folder_in_the_home_directory(two, tmp_path: Path, monkeypatch, capsys):
+    """The shell does not expand the ~ in data_dir=~/d."""
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "home").mkdir()
@@ -82,7 +82,7 @@ def test_a_folder_in_ones_home(two, tmp_path: Path, monkeypatch, capsys):
     assert (tmp_path / "home" / "d" / "manifest.json").exists()
     assert not (tmp_path / "~").exists()
     assert main(["data", "overlap", "data_dir=~/d", "against=[~/../a.jsonl,b.jsonl]"]) == 0
-    assert "b.jsonl: of 30 items" in capsys.readouterr().out
+    assert "b.jsonl: 30 items" in capsys.readouterr().out
 
 
 def test_a_licence_may_be_given_later(two, tmp_path: Path, capsys):
@@ -96,4 +96,4 @@ def test_a_licence_may_be_given_later(two, tmp_path: Path, capsys):
     assert "CC0" in (tmp_path / "d" / "data_card.md").read_text()
     assert main([*words, "corpus.licence=CC0", "format=json"]) == 0
     assert main([*words, "format=json"]) == 0
-    assert capsys.readouterr().out.count('"licence": "CC0"') == 4
+    assert capsys.readouterr().out.count('"licence": "CC0"') == 2

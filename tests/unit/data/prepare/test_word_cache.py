@@ -1,4 +1,4 @@
-"""Word by word gives the tokens that SentencePiece gives for the whole text."""
+"""Encoding word by word gives the same tokens as SentencePiece on the whole text."""
 
 import io
 from functools import cache
@@ -12,7 +12,7 @@ from test_tokenizer import DIFFICULT
 
 from chinchilla.data.prepare import word_cache
 from chinchilla.data.prepare.encode import Encoder
-from chinchilla.data.prepare.word_cache import Words, separable
+from chinchilla.data.prepare.word_cache import WordCache, is_separable
 from chinchilla.data.tokenizer import Tokenizer, train_tokenizer
 
 
@@ -30,7 +30,7 @@ def whole(t: Tokenizer, texts: list[str]) -> list[int]:
 def test_difficult_texts_and_documents(split_digits, dtype):
     t = tokenizer(split_digits=split_digits)
     texts = [*DIFFICULT, " \n ".join(DIFFICULT), "▁".join(DIFFICULT), *documents()]
-    found = Words(t, dtype).encode(texts)
+    found = WordCache(t, dtype).encode(texts)
     assert found.dtype == dtype
     assert found.tolist() == whole(t, texts)
 
@@ -38,48 +38,48 @@ def test_difficult_texts_and_documents(split_digits, dtype):
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.text() | st.text(alphabet=" \n▁ab.1é\0"), max_size=4))
 def test_any_texts(texts):
-    assert Words(tokenizer(), "uint16").encode(texts).tolist() == whole(tokenizer(), texts)
+    assert WordCache(tokenizer(), "uint16").encode(texts).tolist() == whole(tokenizer(), texts)
 
 
-def test_texts_longer_than_sentencepiece_is_given_at_once():
+def test_texts_longer_than_a_segment():
     texts = ["a " * 40_000, "b" * 70_000, " " * 70_000 + "c", "d\n" * 40_000]
-    assert Words(tokenizer(), "uint16").encode(texts).tolist() == whole(tokenizer(), texts)
+    assert WordCache(tokenizer(), "uint16").encode(texts).tolist() == whole(tokenizer(), texts)
 
 
-def test_forgetting_changes_nothing(monkeypatch):
+def test_clearing_the_cache_changes_nothing(monkeypatch):
     monkeypatch.setattr(word_cache, "MAX_WORDS", 20)
-    some = Words(tokenizer(), "uint16")
+    some = WordCache(tokenizer(), "uint16")
     for texts in ([t] for t in [*DIFFICULT, *documents()]):
         assert some.encode(texts).tolist() == whole(tokenizer(), texts)
 
 
-def test_what_is_remembered_is_bounded_in_bytes():
-    """Text without spaces (Chinese, base64) is made of words as long as its lines."""
-    some = Words(tokenizer(), "uint16")
+def test_the_cache_is_bounded_in_bytes():
+    """In text without spaces (Chinese, base64), a line is one word."""
+    some = WordCache(tokenizer(), "uint16")
     texts = [f"{n} " + f"{n:x}" * 5_000 for n in range(30)]
     assert some.encode(texts).tolist() == whole(tokenizer(), texts)
-    assert max(map(len, some._known)) <= word_cache.MAX_LENGTH
+    assert max(map(len, some._cache)) <= word_cache.MAX_LENGTH
     assert some.encode(texts).tolist() == whole(tokenizer(), texts)
 
 
 def trained(**options) -> bytes:
     out = io.BytesIO()
-    told = {
+    config = {
         "model_type": "bpe", "byte_fallback": True, "add_dummy_prefix": False, "vocab_size": 400,
         "remove_extra_whitespaces": False, "normalization_rule_name": "identity", "minloglevel": 2,
         **options,
     }  # fmt: skip
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*documents(), *["of the"] * 500]), model_writer=out, **told
+        sentence_iterator=iter([*documents(), *["of the"] * 500]), model_writer=out, **config
     )
     return out.getvalue()
 
 
-def test_what_is_made_here_is_separable():
-    assert separable(tokenizer().model)
-    assert separable(trained())
-    assert not separable(tokenizer(algorithm="unigram").model)
-    assert not separable(tokenizer(normalization="nfkc").model)
+def test_models_trained_here_are_separable():
+    assert is_separable(tokenizer().model)
+    assert is_separable(trained())
+    assert not is_separable(tokenizer(algorithm="unigram").model)
+    assert not is_separable(tokenizer(normalization="nfkc").model)
 
 
 @pytest.mark.parametrize(
@@ -95,9 +95,9 @@ def test_what_is_made_here_is_separable():
         {"normalization_rule_name": "nmt_nfkc_cf"},
     ],
 )
-def test_models_whose_words_hang_together_are_encoded_whole(options):
+def test_other_models_encode_whole_texts(options):
     model = trained(**options)
-    assert not separable(model)
+    assert not is_separable(model)
     t, texts = Tokenizer(model), documents()
     encoded = Encoder(model, "uint16")([text.encode() for text in texts])
     assert encoded.tolist() == whole(t, texts)

@@ -1,4 +1,4 @@
-"""Approach 1: envelopes of curves whose answer is known, and their honest edges."""
+"""Approach 1: envelopes of curves with a known frontier, and their censored edges."""
 
 import time
 
@@ -9,6 +9,8 @@ from chinchilla.core.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.envelope import approach1
 from chinchilla.fit.envelope.approach1 import fit_envelope, smooth
+from chinchilla.fit.envelope.curves import read_curves
+from chinchilla.fit.envelope.lower_envelope import convex_hull, curve_envelopes
 from chinchilla.fit.loss_law import six_nd_frontier
 from chinchilla.fit.result import LossLaw
 
@@ -68,7 +70,7 @@ def test_pessimistic_mid_runs_leave_the_envelope_at_run_ends(curves, law):
     assert not any("in mid-run" in w for w in fit.warnings)
 
 
-def test_few_horizons_are_told_by_the_tail_share(curves):
+def test_few_horizons_lower_the_tail_share(curves):
     fit = fit_envelope(curves(0.02, horizon_factor=2.0, loss_kind="validation"), n_bootstrap=0)
     assert fit.details["tail_share"] < 0.85
     assert any("Add horizons between" in w for w in fit.warnings)
@@ -129,10 +131,10 @@ def test_the_interval_covers_and_resamples_whole_runs(curves, law):
     assert fit.N_opt.p10 - 0.01 < a < fit.N_opt.p90 + 0.01
     assert fit.N_opt.p10 < fit.N_opt.exponent < fit.N_opt.p90
     assert fit.n_runs == len(np.unique(obs.run_id))
-    assert "resamples of runs" in fit.settings["interval"]
+    assert fit.settings["interval"] == "pairs bootstrap of runs, 200 resamples"
 
 
-def test_run_ends_alone_are_a_weaker_envelope_and_say_so(isoflop_runs, law):
+def test_final_losses_alone_are_labelled_weaker(isoflop_runs, law):
     fit = fit_envelope(isoflop_runs(np.geomspace(6e18, 3e21, 9)), n_bootstrap=0)
     assert fit.settings["endpoints_only"] is True
     assert "weaker" in fit.warnings[0]
@@ -162,13 +164,13 @@ def test_curves_that_never_meet_are_refused(observe, law):
 def test_ends_of_runs_at_one_ratio_are_refused(observe, law):
     """Any line through them is D = 20*N, whatever the law: a = .500 [.500, .500]."""
     N = 1e7 * 1.5 ** np.arange(15)
-    with pytest.raises(FitError, match=r"no curves, and cannot tell N from D.*20 tokens") as told:
+    with pytest.raises(FitError, match=r"no curves, and cannot tell N from D.*20 tokens") as error:
         fit_envelope(observe(N, 20 * N, law(N, 20 * N)))
-    assert told.value.kind == "one_ray"
+    assert error.value.kind == "one_ray"
     D = N * np.where(np.arange(15) % 2, 24, 20)
-    with pytest.raises(FitError, match=r"competes with 0\.0 other sizes.*the plan's") as told:
+    with pytest.raises(FitError, match=r"competes with 0\.0 other sizes.*the plan's") as error:
         fit_envelope(observe(N, D, law(N, D)))
-    assert told.value.kind == "no_overlap"
+    assert error.value.kind == "no_overlap"
 
 
 def test_ends_of_a_grid_follow_the_grid_and_not_the_law_and_are_refused(observe, monkeypatch):
@@ -222,7 +224,7 @@ def ladders(law, observe):
     return build
 
 
-def test_few_sizes_make_a_staircase_and_the_line_goes_through_its_risers(ladders, law):
+def test_few_sizes_make_a_staircase_and_the_line_goes_through_the_mid_points_of_steps(ladders, law):
     """Least squares through m whole steps finds a*(1 - 1/m^2); of six sizes four are inside."""
     fit = fit_envelope(ladders(6, penalty=0.0), n_bootstrap=0)
     (_, a), (_, b), _ = six_nd_frontier(law)
@@ -248,51 +250,41 @@ def test_horizons_that_end_do_not_shift_the_line(ladders, law, n_sizes):
     assert fit.N_opt(1e20) == pytest.approx(np.exp(log_k) * 1e20**a, rel=0.1)
 
 
-def test_tails_alone_and_the_hull_touch_curves_near_their_ends(ladders, law):
+def test_readings_by_tails_and_the_hull_agree_with_the_law(ladders, law):
     (_, a), _, _ = six_nd_frontier(law)
     obs = ladders(16, penalty=0.02)
-    whole, tail, hull = (fit_envelope(obs, part=p, n_bootstrap=0) for p in ("all", "tail", "hull"))
+    whole = fit_envelope(obs, n_bootstrap=0)
     assert whole.details["tail_share"] < 0.8
-    assert any("in mid-run" in w for w in whole.warnings)
-    assert tail.details["tail_share"] == 1
-    assert not any("in mid-run" in w for w in tail.warnings)
-    assert tail.N_opt.exponent == pytest.approx(a, abs=0.01)
-    assert tail.details["tails_at_C"] < 3
-    assert any("which run happens to end there decides" in w for w in tail.warnings)
-    assert hull.N_opt.exponent == pytest.approx(a, abs=0.04)
-    assert any("For comparison only" in w for w in hull.warnings)
-    C, L = (np.log(hull.details["envelope"][k]) for k in ("C", "L"))
+    assert any("mid-run" in w for w in whole.warnings)
+    assert whole.details["readings"]["tail"]["a"] == pytest.approx(a, abs=0.01)
+    assert whole.details["readings"]["hull"]["a"] == pytest.approx(a, abs=0.04)
+    curves, _ = read_curves(obs, 0.0, 1500)
+    envelope = curve_envelopes(curves, curves.L)(np.arange(len(curves.N)))
+    hull = convex_hull(envelope)
+    C, L = np.log(hull.C), np.log(hull.L)
     assert np.all(np.diff(np.diff(L) / np.diff(C)) > 0)  # convex
-    lowest = np.interp(C, *(np.log(whole.details["envelope"][k]) for k in ("C", "L")))
-    assert np.all(L <= lowest + 1e-3)
+    assert np.all(L <= np.interp(C, np.log(envelope.C), np.log(envelope.L)) + 1e-12)
 
 
-def test_a_hull_of_run_ends(isoflop_runs, law):
-    fit = fit_envelope(isoflop_runs(np.geomspace(6e18, 3e21, 9)), part="hull", n_bootstrap=0)
-    assert fit.N_opt.exponent == pytest.approx(law.beta / (law.alpha + law.beta), abs=1e-9)
-    assert fit.settings["part"] == "hull"
-
-
-@pytest.mark.parametrize("part", ["all", "tail"])
-def test_the_answer_lies_inside_its_own_interval(ladders, law, part):
+def test_the_exponent_lies_inside_its_own_interval(ladders, law):
     """Eight ladders with run-to-run noise of .2%; a staircase through fewer runs is no smaller a."""
     (_, a), _, _ = six_nd_frontier(law)
     for seed in range(8):
-        fit = fit_envelope(ladders(12, noise=2e-3, seed=seed), part=part, n_bootstrap=100)
+        fit = fit_envelope(ladders(12, noise=2e-3, seed=seed), n_bootstrap=100)
         assert fit.N_opt.p10 < fit.N_opt.exponent < fit.N_opt.p90
         assert fit.N_opt.ci95[0] < a < fit.N_opt.ci95[1]
         assert not any("outside its own interval" in w for w in fit.warnings)
 
 
 def test_refusals_are_typed(curves, observe, law):
-    with pytest.raises(FitError) as told:
+    with pytest.raises(FitError) as error:
         fit_envelope(curves(0.0, n_sizes=2))
-    assert told.value.kind == "too_few_sizes"
+    assert error.value.kind == "too_few_sizes"
     N = np.repeat([1e8, 1e9, 1e10], 10)
     D = 20 * N * np.tile(np.linspace(0.5, 1, 10), 3)
-    with pytest.raises(FitError) as told:
+    with pytest.raises(FitError) as error:
         fit_envelope(observe(N, D, law(N, D), run_id=np.repeat(["a", "b", "c"], 10)))
-    assert told.value.kind == "no_overlap"
+    assert error.value.kind == "no_overlap"
 
 
 def test_four_thousand_resamples_of_run_ends_take_a_second(isoflop_runs):

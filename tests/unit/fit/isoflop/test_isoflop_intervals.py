@@ -1,4 +1,4 @@
-"""Intervals of approach 2: one draw of signs moves profiles and exponents; none without width is stated."""
+"""Intervals of approach 2: one draw of signs moves profiles and exponents."""
 
 from dataclasses import replace
 
@@ -27,7 +27,7 @@ def test_a_resample_is_what_losses_with_redrawn_signs_give(isoflop_runs, monkeyp
     ]
     monkeypatch.setattr(intervals, "_freedom", lambda used, x: 1e15)  # no stretch
     monkeypatch.setattr(intervals, "STEP", 0.05)  # to first order
-    found = intervals.resampled_lines(used, cost, "wild", 20, 3, obs, SMOOTH)
+    found = intervals.resampled_lines(used, cost, 20, 3, obs, SMOOTH)
     signs = np.random.default_rng(3).choice([-1.0, 1.0], size=(20, len(obs)))
     middle = lines(minima(used)[None], cost)[0]
     expected, apart = [], []
@@ -55,9 +55,8 @@ def test_refits_that_do_not_converge_leave_no_gaps(isoflop_runs, monkeypatch):
 
     monkeypatch.setattr(intervals, "refit_loss_law", one_in_ten)
     runs = isoflop_runs(ISOFLOP_BUDGETS, noise=0.002)
-    for interval in ("wild", "pairs"):
-        fit = fit_isoflop(runs, interval=interval, n_bootstrap=50)
-        assert fit.details["bootstrap"] == {"n_resamples": 50, "n_fitted": 50}
+    fit = fit_isoflop(runs, n_bootstrap=50)
+    assert fit.details["bootstrap"] == {"n_resamples": 50, "n_fitted": 50}
 
 
 @pytest.mark.parametrize("profile", ["exact", "parabola"])
@@ -93,9 +92,7 @@ def test_resamples_that_do_not_vary_are_no_interval_where_runs_scatter(
     assert any("no interval: all 50 resamples give a=" in w for w in fit.warnings) == (noise > 0)
 
 
-def test_one_degree_of_freedom_gives_wide_intervals_and_no_absurd_resample(
-    isoflop_runs, monkeypatch
-):
+def test_one_degree_of_freedom_gives_wide_intervals_and_finite_resamples(isoflop_runs, monkeypatch):
     """Student's t with one degree of freedom has no variance; N_opt of a resample stays a number."""
     monkeypatch.setattr(intervals, "_freedom", lambda used, x: 1.0)
     runs = isoflop_runs(ISOFLOP_BUDGETS, noise=0.002)

@@ -80,7 +80,7 @@ def test_a_minimum_far_below_every_measured_loss_is_reported(isoflop_runs):
     assert any("below every measured loss at budget 1e+19" in text for text in fit.warnings)
 
 
-def test_the_loss_still_falls_is_said_only_where_it_does(isoflop_runs):
+def test_a_falling_loss_is_reported_only_where_it_falls(isoflop_runs):
     """A curve without minimum although the lowest loss has worse ones on both sides."""
     runs = isoflop_runs(BUDGETS, n_sizes=9, noise=0)
     L = runs.L.copy()

@@ -1,11 +1,9 @@
-"""The engine: exact derivatives, minima found from afar, many fits at once, constrained fits."""
+"""Batched Newton: exact derivatives, distant starts, and many fits at once."""
 
 import numpy as np
 import pytest
 
-from chinchilla.fit.loss_law import FrontierSolver, six_nd_frontier
-from chinchilla.fit.parametric.intervals import FixedExponent, FixedSize
-from chinchilla.fit.parametric.newton import Objective, Problem, _Descent
+from chinchilla.fit.parametric.newton import Problem
 from chinchilla.fit.parametric.solver import fit_loss_law, refit_loss_law
 from chinchilla.fit.result import LossLaw
 
@@ -25,50 +23,14 @@ def test_gradient_and_hessian_are_those_of_the_objective(problem, width):
     rng = np.random.default_rng(0)
     theta = np.array([[0.1, -0.2, 0.6, 0.3, 0.4]])
     w = rng.uniform(0, 3, (1, len(problem.y)))
-    descent = _Descent(problem, w, width, None)
-    _, g, H = descent.derivatives(theta, w)
+    _, g, H = problem.derivatives(theta, w, width)
     step = 1e-6
     for i in range(5):
         e = step * np.eye(5)[i]
-        up, down = (descent.objective(theta + s * e, w)[0] for s in (1, -1))
+        up, down = (problem.objective(theta + s * e, w, width)[0] for s in (1, -1))
         assert g[0, i] == pytest.approx((up - down) / (2 * step), rel=1e-6, abs=1e-9)
-        up, down = (descent.derivatives(theta + s * e, w)[1][0] for s in (1, -1))
+        up, down = (problem.derivatives(theta + s * e, w, width)[1][0] for s in (1, -1))
         assert H[0, i] == pytest.approx((up - down) / (2 * step), rel=1e-4, abs=1e-6)
-
-
-@pytest.mark.parametrize("constraint", ["exponent", "size"])
-def test_a_constrained_fit_has_the_gradient_of_what_it_minimises(problem, noisy, constraint):
-    frame = FrontierSolver.of(noisy)
-    fixed = FixedExponent() if constraint == "exponent" else FixedSize(problem.centre, 52.0, frame)
-    theta = np.array([[0.1, -0.2, 0.6, 0.3, 0.4]])
-    z = fixed.start(theta, np.array([0.5 if constraint == "exponent" else 23.0]))
-    w = np.ones((1, len(problem.y)))
-    descent = _Descent(problem, w, 1e-2, fixed)
-    _, g, H = descent.derivatives(z, w)
-    for i in range(1, 5):
-        e = 1e-6 * np.eye(5)[i]
-        up, down = (descent.objective(z + s * e, w)[0] for s in (1, -1))
-        assert g[0, i] == pytest.approx((up - down) / 2e-6, rel=1e-6, abs=1e-9)
-        up, down = (descent.derivatives(z + s * e, w)[1][0] for s in (1, -1))
-        assert H[0, i, 1:] == pytest.approx((up - down)[1:] / 2e-6, rel=1e-4, abs=1e-6)
-
-
-def test_a_constrained_fit_keeps_what_it_was_told(problem, noisy):
-    w = np.ones((2, len(problem.y)))
-    law, _ = fit_loss_law(noisy.N, noisy.D, noisy.L)
-    start = np.tile(problem.theta(law), (2, 1))
-    aim = Objective.named("huber", 1e-3)
-    z = FixedExponent().start(start, np.array([0.4, 0.6]))
-    for wanted, theta in zip(
-        (0.4, 0.6), problem.solve(z, w, aim, FixedExponent()).theta, strict=True
-    ):
-        one = problem.law(theta)
-        assert one.beta / (one.alpha + one.beta) == pytest.approx(wanted, rel=1e-12)
-    fixed = FixedSize(problem.centre, np.log(1e22), FrontierSolver.of(noisy))
-    z = fixed.start(start, np.log([5e9, 9e9]))
-    for wanted, theta in zip((5e9, 9e9), problem.solve(z, w, aim, fixed).theta, strict=True):
-        (log_k, a), _, _ = six_nd_frontier(problem.law(theta))
-        assert np.exp(log_k + a * np.log(1e22)) == pytest.approx(wanted, rel=1e-9)
 
 
 @pytest.mark.parametrize("objective", ["huber", "lad", "least_squares"])
@@ -94,7 +56,7 @@ def test_refits_are_the_fits_of_the_runs_they_weight(noisy):
 
 
 def test_refits_far_from_the_law_given_find_their_own_minimum(noisy):
-    """A start at a wrong law must not decide: refits start on their own as well."""
+    """The given start must not decide: refits also use their own starts."""
     wrong = LossLaw(1e-3, 1.0, 1e6, 0.05, 1.2)
     right, certificate = fit_loss_law(noisy.N, noisy.D, noisy.L)
     laws = refit_loss_law(noisy.N, noisy.D, noisy.L, np.ones((90, len(noisy))), wrong)

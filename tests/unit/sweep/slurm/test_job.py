@@ -98,7 +98,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, state: str) -> list[list[str]]:
 def rank_zero(monkeypatch: pytest.MonkeyPatch, sweep_dir: Path, work) -> int:
     """Rank 0's part of a job of two ranks, with `work(ranks, stop)` for the worker's."""
     from chinchilla.sweep import distributed_worker
-    from chinchilla.train.distributed import Ranks
+    from chinchilla.train.distributed import RankGroup
 
     settings = {
         "sweep_dir": str(sweep_dir),
@@ -107,7 +107,7 @@ def rank_zero(monkeypatch: pytest.MonkeyPatch, sweep_dir: Path, work) -> int:
         "job_class": None,
     }
     monkeypatch.setattr(distributed_worker, "slurm_settings", lambda environment: {})
-    monkeypatch.setattr(distributed_worker, "join", lambda *a, **k: Ranks())
+    monkeypatch.setattr(distributed_worker, "join", lambda *a, **k: RankGroup())
     monkeypatch.setattr(
         distributed_worker, "work", lambda ranks, s, d, stop, **k: work(ranks, stop)
     )

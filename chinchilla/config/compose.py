@@ -1,0 +1,258 @@
+"""key=value words -> Hydra -> the dataclass of a command.
+
+Hydra composes configs/<command>.yaml (of a command with groups), the named options of the groups and
+the words; OmegaConf turns the result into the dataclass, which checks every value. Code above this module never sees a
+DictConfig. Hydra is imported only when something is composed.
+"""
+
+import contextlib
+import functools
+import re
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from chinchilla.config import COMMANDS
+from chinchilla.config.setting import Setting, settings_of
+from chinchilla.core.errors import InputError, nearest
+
+POSITIONAL = {"reproduce": "table", "data": "action"}  # key of a bare first word
+GROUPS = ("corpus", "model", "recipe", "grid", "cluster", "runtime", "experiment")
+
+
+def compose(command: str, words: Sequence[str]) -> Any:
+    """The settings of a command.
+
+    Args:
+        command: a key of COMMANDS.
+        words: key=value words, and optionally --config-dir FOLDER with more named options.
+
+    Returns:
+        The dataclass of the command, which has checked every value.
+
+    Raises:
+        InputError: unknown key or option (with the nearest one), wrong type, missing value.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        return OmegaConf.to_object(composed(command, words)[0])
+    except OmegaConfBaseException as error:
+        raise InputError(_message(error, command)) from None
+
+
+def composed(command: str, words: Sequence[str]) -> tuple[Any, dict[str, str]]:
+    """What Hydra composes for a command, as a DictConfig, and the named option of each group."""
+    words = list(words)
+    if words and command in POSITIONAL and re.fullmatch(r"\w+", words[0]):
+        words[0] = f"{POSITIONAL[command]}={words[0]}"
+    words, folder = _split_config_dir(words)
+    overrides = [_override(command, word, folder) for word in words]
+    keys = [word.partition("=")[0] for word in overrides]
+    if twice := [key for key in dict.fromkeys(keys) if keys.count(key) > 1]:
+        raise InputError(f"{twice[0]} is given {keys.count(twice[0])} times. Give it once.")
+
+    import yaml
+    from hydra import compose as hydra_compose
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if folder:
+        overrides.append(f"hydra.searchpath=[{_quoted(f'file://{folder}')}]")
+    try:
+        with _hydra(command):
+            name = command if (config_dir() / f"{command}.yaml").exists() else f"{command}_schema"
+            result = hydra_compose(name, overrides=overrides, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_message(error, command)) from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"a named option is not YAML: {' '.join(str(error).split())}.") from None
+    chosen = {group: str(name) for group, name in result.hydra.runtime.choices.items()}
+    OmegaConf.set_readonly(result, False)
+    OmegaConf.set_struct(result, False)
+    del result["hydra"]
+    return result, chosen
+
+
+@contextlib.contextmanager
+def _hydra(command: str) -> Iterator[None]:
+    """Hydra set up for one command; its global store is restored for other users of Hydra."""
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+        store = ConfigStore.instance()
+        others = store.repo
+        try:
+            store.repo = _schemas(command)
+            yield
+        finally:
+            store.repo = others
+
+
+@functools.cache
+def _schemas(command: str) -> dict[str, Any]:
+    """Contents of Hydra's store for one command; few, as Hydra copies the store for each composition.
+
+    Hydra's own config has no defaults here: reading its YAML files for logging and launchers, which
+    are not used, would double the time.
+    """
+    from hydra.conf import HydraConf
+    from hydra.core.config_store import ConfigStore
+
+    from chinchilla.core.shapes import named_shapes
+
+    store = ConfigStore.instance()
+    store.repo = {}
+    store.store(group="hydra", name="config", node=HydraConf(defaults=[]), provider="hydra")
+    store.store(name=f"{command}_schema", node=COMMANDS[command])
+    if "model" in get_type_hints(COMMANDS[command]):
+        for name, shape in named_shapes().items():
+            # 0 where the value follows from d_model, so that model.d_model=... changes it too.
+            node = {
+                "d_model": shape.d_model,
+                "ffw_size": 0 if shape.ffw_size == 4 * shape.d_model else shape.ffw_size,
+                "kv_size": shape.kv_size,
+                "n_heads": 0 if shape.inner == shape.d_model else shape.n_heads,
+                "n_layers": shape.n_layers,
+            }
+            store.store(group="model", name=name, node=node)
+    return store.repo
+
+
+def config_dir() -> Path:
+    """The folder of YAML files: beside the package in a checkout, inside it in a wheel."""
+    inside = Path(__file__).parent.parent / "configs"
+    return inside if inside.is_dir() else inside.parent.parent / "configs"
+
+
+def groups_of(command: str) -> list[str]:
+    """The groups of settings that have named options for a command."""
+    return [g for g in GROUPS if g in get_type_hints(COMMANDS[command])] + ["experiment"]
+
+
+def choices(group: str, folder: Path | None = None) -> list[str]:
+    """Names that `group=NAME` accepts; those of `folder` (of --config-dir) too."""
+    from chinchilla.core.shapes import named_shapes
+
+    folders = [config_dir() / group, *([folder / group] if folder else [])]
+    names = [path.stem for each in folders for path in sorted(each.glob("*.yaml"))]
+    return names + (list(named_shapes()) if group == "model" else [])
+
+
+# ------------------------------------------------------------------ the words of the command line
+
+
+def _split_config_dir(words: Sequence[str]) -> tuple[list[str], Path | None]:
+    """The words without --config-dir FOLDER (or --config-dir=FOLDER), and the folder."""
+    rest, folder, remaining = [], None, iter(words)
+    for word in remaining:
+        flag, equals, name = word.partition("=")
+        if flag != "--config-dir":
+            rest.append(word)
+            continue
+        name = name if equals else next(remaining, "")
+        folder = Path(name).resolve()
+        if not name or not folder.is_dir():
+            raise InputError(
+                "--config-dir needs a folder that exists, with one sub-folder per group."
+            )
+    return rest, folder
+
+
+def _override(command: str, word: str, folder: Path | None) -> str:
+    """A key=value word in Hydra's grammar, after checking that the key exists."""
+    key, equals, value = word.partition("=")
+    settings = {s.key: s for s in settings_of(COMMANDS[command])}
+    groups = groups_of(command)
+    if not equals:
+        hint = f" Write {word}=VALUE." if word in (*settings, *groups) else ""
+        hint = hint or nearest(word, [*settings, *groups])
+        raise InputError(f"{word!r} is not key=value.{hint}")
+    if key in groups:
+        if value not in (names := choices(key, folder)):
+            short = names if len(names) < 12 else [*names[:5], "...", *names[-3:]]
+            raise InputError(
+                f"{key}={value}: there is no such {key}.{nearest(value, names)} "
+                f"Choices: {', '.join(short) or 'none'}."
+            )
+        # Quoted, as Hydra would read a file called nan or 7 as a number.
+        return f"{'+' if key == 'experiment' else ''}{key}={_quoted(value)}"
+    top = settings.get(key.partition(".")[0])
+    if top and top.type is dict:  # + because its keys are not in the schema
+        as_is = key == top.key or value[:1] in ("'", '"')
+        return f"+{key}={value if as_is else _quoted(value)}"
+    if key not in settings:
+        raise InputError(
+            f"{command} has no key {key!r}.{nearest(key, [*settings, *groups])} "
+            f"`chinchilla {command} --help` lists them."
+        )
+    return f"{key}={_hydra_value(settings[key], value)}"
+
+
+def _hydra_value(setting: Setting, value: str) -> str:
+    """The value of a setting in Hydra's grammar: 1e6 for ints, lists without brackets, any path."""
+    if setting.element is str:  # the shell does not expand a ~ behind =
+        start = r"(^)~(?=/)" if setting.type is str else r"(^|[\[,]\s*)~(?=/)"
+        value = re.sub(start, lambda found: f"{found[1]}{Path.home()}", value)
+    if setting.type is int and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d{1,2}", value):
+        number = Decimal(value)
+        return str(int(number)) if number == int(number) else value
+    if setting.type is list and value and not value.startswith("["):
+        return f"[{value}]"
+    if setting.type is str and re.search(r"[^\w./:@%+ -]", value, re.ASCII):
+        return value if value[0] in "'\"$" else _quoted(value)
+    return value
+
+
+def _quoted(value: str) -> str:
+    """A text in quotes; Hydra takes backslashes literally except before a quote."""
+    doubled = re.sub(r"(\\+)(?='|\Z)", r"\1\1", value)
+    return "'" + doubled.replace("'", r"\'") + "'"
+
+
+def _message(error: Exception, command: str) -> str:
+    """An error of Hydra or OmegaConf as one line that names the key."""
+    message = str(error)
+    first = message.strip().partition("\n")[0].rstrip(".")
+    cause = str(error.__cause__ or "").partition("\n")[0].rstrip(".")
+    key = re.search(r"full_key: (\S+)", message)
+    if "raised while composing config" in message:
+        option = re.search(r"In '([^'/]+)/([^']+)'", message)
+        where = f"{option[1]}={option[2]}" if option else "a named option"
+        return f"{where}: {_root_cause(error)}."
+    if first.startswith("Error merging override "):
+        given = first.removeprefix("Error merging override ")
+        return f"{given}: {cause or 'cannot be used'}."
+    if override := getattr(error, "override", None):
+        return f"{override} cannot be read as key=value ({first}). Put the value in quotes."
+    if "mandatory value" in message:
+        name = key[1] if key else first.rpartition(": ")[2]
+        return (
+            f"{name} is missing: give {name}=VALUE. `chinchilla {command} --help` lists the keys."
+        )
+    if key:
+        return f"{key[1]}: {first}."
+    if first.startswith("Could not override") and cause:  # inside a list
+        return f"{first}: {cause}."
+    return f"{first}."
+
+
+def _root_cause(error: BaseException) -> str:
+    """The first line of the error that caused all others, with the key it is about.
+
+    Messages that are empty or have unfilled placeholders of OmegaConf are skipped.
+    """
+    found, key = type(error).__name__, None
+    cause: BaseException | None = error
+    while cause:
+        first = str(cause).partition("\n")[0].rstrip(".")
+        found = first if first and "$VALUE" not in first else found
+        key = re.search(r"full_key: (\S+)", str(cause)) or key
+        cause = cause.__cause__ or cause.__context__
+    return f"{key[1]}: {found}" if key else found

@@ -1,0 +1,317 @@
+"""The recommendation at one budget: N, D and loss with 80% intervals, and the reasons for it."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from chinchilla.core.errors import InputError, Refusal
+from chinchilla.core.units import count, number
+from chinchilla.fit.loss_law import flops_at, log_N_opt
+from chinchilla.fit.result import LossLaw, called
+from chinchilla.fit.results import FitResults
+from chinchilla.recommend.forecast import Estimate, Forecast, RecommendedModel
+from chinchilla.recommend.laws import optimum
+
+DEFAULT_FACTOR = 10.0  # times the largest C: the budget answered if none is given
+RANGE_ONLY = (
+    1.01e3  # factor outside the runs beyond which only a range is stated (1,000, rounded up)
+)
+REFUSED = 1.01e6  # factor outside the runs beyond which an answer needs force=true
+MIN_SAMPLES = 10  # resamples needed for a standard deviation
+DEFAULT_SHAPE = (0.34, 0.34)  # alpha and beta for costs of departures if no law was fitted
+EDGE = 1.01  # a C outside the runs by less than this factor counts as inside
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """How to spend C training FLOPs.
+
+    N in parameters, D in tokens, L in nats per token, each with an 80% interval. N and D are None if only
+    losses at minima are known, L if no loss could be forecast. If `range_only` is set, C is more than
+    1,000 times beyond the data and only the intervals are meaningful.
+    """
+
+    C: float
+    approach: str
+    N: float | None
+    D: float | None
+    L: float | None
+    N_interval80: list[float] | None
+    D_interval80: list[float] | None
+    L_interval80: list[float] | None
+    beyond: float  # C over the largest C of the runs
+    range_only: bool = False
+    disagreement: str = ""  # names the approaches whose 80% intervals of N_opt do not overlap
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def ratio(self) -> float | None:
+        """Tokens per parameter."""
+        return None if self.N is None or self.D is None else self.D / self.N
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{headline(self)}\n" + "\n".join(f"  {text}" for text in self.reasons)
+
+    __repr__ = __str__
+
+
+def model_of(fits: FitResults, where: str = "recommended") -> RecommendedModel | None:
+    """The recommended model of these fits; None if no approach has a usable answer."""
+    return None if fits.recommended is None else RecommendedModel.from_dict(fits.recommended, where)
+
+
+def default_budget(fits: FitResults) -> float:
+    """The budget answered if none is given: ten times the largest C, to two digits."""
+    return float(f"{DEFAULT_FACTOR * fits.data['C'][1]:.2g}")
+
+
+def recommendation(fits: FitResults, C: float, force: bool = False) -> Recommendation:
+    """The recommended answer at C FLOPs.
+
+    Args:
+        fits: from `chinchilla fit`.
+        C: training FLOPs, counted as the runs count them.
+        force: whether to answer more than a million times beyond the data.
+
+    Raises:
+        Refusal: no approach has an answer, C lies too far beyond the data, or no optimum exists there.
+    """
+    C = _check_budget(C)
+    model = model_of(fits)
+    if model is None:
+        raise Refusal(
+            "no approach has an answer for these runs: see the refusals that `chinchilla fit` printed."
+        )
+    low, high = fits.data["C"]
+    outside = max(C / high, low / C)
+    if outside > REFUSED and not force:
+        side = "largest" if C > high else "smallest"
+        raise Refusal(
+            f"C = {C:.3g} FLOPs is a factor of {number(outside)} beyond the {side} run, and the limit is a "
+            "factor of a million. Give a budget nearer to the runs, or force=true."
+        )
+    N = D = L = None
+    if model.N is not None:
+        N = _estimate(fits, model, model.N, C)
+        if not np.isfinite(N.value):
+            raise Refusal(
+                f"the recommended law has no optimum at {C:.3g} FLOPs. Give a budget nearer to the runs."
+            )
+        D = Estimate(*(float(C / flops_at(x, fits.cost)) for x in (N.value, N.high, N.low)))
+    if model.L is not None:
+        L = _estimate(fits, model, model.L, C)
+    disagreement = "" if N is None else _disagreement(fits, model, C, N)
+    return Recommendation(
+        C=float(C),
+        approach=model.approach,
+        N=None if N is None else N.value,
+        D=None if D is None else D.value,
+        L=None if L is None else L.value,
+        N_interval80=None if N is None else N.interval,
+        D_interval80=None if D is None else D.interval,
+        L_interval80=None if L is None else L.interval,
+        beyond=float(C / high),
+        range_only=outside > RANGE_ONLY,
+        disagreement=disagreement,
+        reasons=[
+            *([disagreement] if disagreement else []),
+            *model.reasons,
+            *_extrapolation(C, model, low, high),
+        ],
+    )
+
+
+def _check_budget(C: Any) -> float:
+    """C as a number of FLOPs.
+
+    Raises:
+        InputError: it is not a positive finite number.
+    """
+    if isinstance(C, bool | np.bool_) or not isinstance(C, int | float | np.integer | np.floating):
+        raise InputError(f"C={C!r} is not a number of FLOPs, such as 1e21.")
+    if not 0 < C < np.inf:
+        raise InputError(f"C={C} FLOPs is not a positive finite number.")
+    return float(C)
+
+
+def _estimate(fits: FitResults, model: RecommendedModel, f: Forecast, C: float) -> Estimate:
+    return f.at(C, model.beyond(C), fits.cost, _resampled_sd(fits, model, f, C))
+
+
+def _resampled_sd(fits: FitResults, model: RecommendedModel, f: Forecast, C: float) -> float:
+    """Standard deviation of the forecast's logarithm over resampled runs; 0 if unknown.
+
+    Forecasts through minima use the covariance of their parameters instead.
+    """
+    if f.covariances:
+        return 0.0
+    logs = np.empty(0)
+    if f.kind == "law":
+        samples = fits.fitted["parametric"].law_samples if "parametric" in fits.fitted else []
+        if samples:
+            logs = optimum(np.array(samples, float).T, fits.cost, C)[0 if f.quantity == "N" else 1]
+    elif f.quantity == "N" and model.approach in fits.fitted:
+        logs = np.log(fits.fitted[model.approach].N_opt.all_at(C))
+    logs = logs[np.isfinite(logs)]
+    return float(np.std(logs, ddof=1)) if len(logs) >= MIN_SAMPLES else 0.0
+
+
+def _disagreement(fits: FitResults, model: RecommendedModel, C: float, N: Estimate) -> str:
+    """Name the approaches whose own 80% interval of N_opt does not overlap the recommended one."""
+    others = []
+    for name, frontier in fits.fitted.items():
+        if name == model.approach:
+            continue
+        if frontier.law is not None:
+            law, at = frontier.law, np.array([C])
+            theta = np.array(frontier.law_samples or np.zeros((5, 0)), float).T
+            logs = log_N_opt(theta, fits.cost, at)[:, 0]
+            row = np.array([[law.E, law.A, law.B, law.alpha, law.beta]])
+            value = float(np.exp(log_N_opt(row, fits.cost, at)[0, 0]))
+        else:
+            logs, value = np.log(frontier.N_opt.all_at(C)), float(frontier.N_opt(C))
+        logs = logs[np.isfinite(logs)]
+        if len(logs) < MIN_SAMPLES or not np.isfinite(value):
+            continue
+        low, high = (float(x) for x in np.exp(np.percentile(logs, (10, 90))))
+        low, high = min(low, value), max(high, value)  # all resamples may lie on one side of it
+        if low > N.high or high < N.low:
+            others.append((name, value, low, high))
+    if not others:
+        return ""
+    values = [N.value, *(value for _, value, _, _ in others)]
+    listed = ", ".join(
+        f"{called(name)} {count(value)} ({count(low)}-{count(high)})"
+        for name, value, low, high in others
+    )
+    return (
+        f"The approaches disagree beyond their 80% intervals: N_opt from {count(min(values))} to "
+        f"{count(max(values))}; recommended {called(model.approach)} {count(N.value)} "
+        f"({count(N.low)}-{count(N.high)}), but {listed}."
+    )
+
+
+def _extrapolation(C: float, model: RecommendedModel, low: float, high: float) -> list[str]:
+    """How far C lies outside the runs, and what follows from it."""
+    texts = []
+    if C > EDGE * high:
+        where = f"Extrapolation: {number(C / high)}x the compute of the largest run."
+    elif C < low / EDGE:
+        where = f"Extrapolation: {number(low / C)}x below the compute of the smallest run."
+    else:
+        where = ""
+    if max(C / high, low / C) > RANGE_ONLY:
+        where += " The runs do not support an answer this far away; only the range is meaningful."
+    if where:
+        texts.append(where)
+    largest = model.C_range[1]
+    if model.approach == "isoflop" and C > 1.3 * largest and high > 1.3 * largest:
+        texts.append(
+            f"The largest budget with a minimum has {largest:.3g} FLOPs, {number(C / largest)}x less: the "
+            "intervals widen from there."
+        )
+    return texts
+
+
+def headline(r: Recommendation) -> str:
+    """The recommendation in one line."""
+    if r.range_only:
+        parts = [
+            f"{name} between {_one_digit(x[0])} and {_one_digit(x[1])}{unit}"
+            for name, x, unit in (("N", r.N_interval80, ""), ("D", r.D_interval80, " tokens"))
+            if x is not None
+        ]
+        if r.L_interval80 is not None:
+            parts.append(f"loss between {r.L_interval80[0]:.3g} and {r.L_interval80[1]:.3g}")
+        return (
+            f"C = {r.C:.3g} FLOPs, {number(r.beyond)}x the compute of the largest run: {', '.join(parts)} (80%). "
+            "The runs do not support more than this range."
+        )
+    parts = []
+    if r.N is not None and r.D is not None and r.ratio is not None:
+        parts = [
+            f"N {count(r.N)} ({_counts(r.N_interval80)})",
+            f"D {count(r.D)} tokens ({_counts(r.D_interval80)})",
+            f"{r.ratio:,.3g} tokens per parameter",
+        ]
+    if r.L is not None and r.L_interval80 is not None:
+        parts.append(f"loss {r.L:.4f} ({r.L_interval80[0]:.4f}-{r.L_interval80[1]:.4f})")
+    text = f"C = {r.C:.3g} FLOPs: {', '.join(parts)}; 80% intervals, by {called(r.approach)}."
+    return f"{r.disagreement} {text}" if r.disagreement else text
+
+
+def _counts(interval: list[float] | None) -> str:
+    return "no interval" if interval is None else f"{count(interval[0])}-{count(interval[1])}"
+
+
+def _one_digit(x: float) -> str:
+    """A count rounded to one digit."""
+    return count(float(f"{x:.1g}")).replace(".00", "").replace(".0", "")
+
+
+def budget_for(fits: FitResults, L: float) -> tuple[float, list[float | None]]:
+    """The budget at which the recommended forecast reaches a loss, and its 80% interval.
+
+    Args:
+        fits: from `chinchilla fit`.
+        L: nats per token.
+
+    Returns:
+        C, and the C at which the lower and the upper end of the loss interval reach L; None if an end
+        does not reach it within a million times the runs' range.
+
+    Raises:
+        Refusal: the forecast does not reach it there.
+    """
+    model = model_of(fits)
+    if model is None or model.L is None:
+        raise Refusal(
+            "no loss could be forecast from these runs, so no budget for a loss can be stated. Give "
+            "law=NAME of a published law."
+        )
+    low, high = model.C_range
+    C = np.exp(np.linspace(np.log(low / 1e3), np.log(high * REFUSED), 600))
+    losses = [_estimate(fits, model, model.L, float(c)) for c in C]
+
+    def reached_at(values: list[float]) -> float | None:
+        y = np.minimum.accumulate(np.array(values))
+        if not y[-1] < L < y[0]:
+            return None
+        return float(np.exp(np.interp(-L, -y, np.log(C))))
+
+    at = reached_at([x.value for x in losses])
+    if at is None:
+        raise Refusal(
+            f"a loss of {L:.6g} nats per token is not reached by the recommended forecast between "
+            f"{C[0]:.2g} and {C[-1]:.2g} FLOPs ({losses[0].value:.4g} to {losses[-1].value:.4g}). Give a "
+            "loss in between."
+        )
+    return at, [reached_at([x.low for x in losses]), reached_at([x.high for x in losses])]
+
+
+def local_law(fits: FitResults, C: float) -> LossLaw | None:
+    """The loss law that has the recommended N, D, L and slope of L at C, for costs of departures.
+
+    With alpha and beta of approach 3 near the optimum, A*N^-alpha = beta*p*X and B*D^-beta = alpha*X
+    with X = -(dL/dlnC)/(alpha*beta) make N the best size at C and give the slope of the loss along the
+    frontier. p = dlnc/dlnN, where c is the FLOPs per token. E takes the rest of the loss. None if N or L
+    is not forecast, or if no such law exists.
+    """
+    model = model_of(fits)
+    if model is None or model.N is None or model.L is None:
+        return None
+    log_N, log_L = model.N.log_at(C, fits.cost), model.L.log_at(C, fits.cost)
+    N, L = float(np.exp(log_N)), float(np.exp(log_L))
+    D = float(C / flops_at(N, fits.cost))
+    p = 1.0 if fits.cost is None else float(fits.cost.trend_and_slope(np.array(log_N))[1])
+    alpha, beta = model.shape or DEFAULT_SHAPE
+    X = -L * model.L.slope(C, fits.cost) / (alpha * beta)
+    E = L - (beta * p + alpha) * X
+    if not (X > 0 and E >= 0 and np.isfinite(D)):
+        return None
+    return LossLaw(E, beta * p * X * N**alpha, alpha * X * D**beta, alpha, beta)

@@ -1,0 +1,105 @@
+"""The outcome of a run: the divergence check, and the RunResult built from its curve."""
+
+import math
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chinchilla.core.provenance import code_here
+from chinchilla.core.shapes import flops_per_token
+from chinchilla.plan.records import Curve, RunResult
+from chinchilla.train import device as devices
+
+if TYPE_CHECKING:
+    from chinchilla.train.trainer import Trainer
+
+# The final loss is the mean over this last share of a run. The share is the same for every run: a
+# fixed number of steps would lag further behind the end of short runs and bias the exponents.
+FINAL_SHARE = 0.02
+# A run has diverged if its mean loss over DIVERGENCE_STEPS steps after the warm-up is more than
+# DIVERGENCE_NATS above ln(vocab_size), the loss of a uniform prediction.
+DIVERGENCE_STEPS, DIVERGENCE_NATS = 10, 1.0
+
+
+def divergence(losses: np.ndarray, begin: int, vocab_size: int, warmup_steps: int) -> str:
+    """Why the run has diverged, or "".
+
+    A diverged run is recorded as a result and left out of fits.
+
+    Args:
+        losses: (n,) loss of the steps from `begin` on, nats per token: the new ones and the
+            DIVERGENCE_STEPS - 1 before them. The outcome does not depend on how often one checks.
+        begin: number of the first of these steps.
+        vocab_size: size of the vocabulary.
+        warmup_steps: steps in which a high loss is not divergence.
+    """
+    bad = np.flatnonzero(~np.isfinite(losses))
+    if len(bad):
+        return f"loss is not finite at step {begin + bad[0] + 1}"
+    n = DIVERGENCE_STEPS
+    if len(losses) < n:
+        return ""
+    means = np.convolve(losses, np.full(n, 1 / n), "valid")
+    last = begin + n + np.arange(len(means))  # updates done at the end of each window
+    uniform = float(np.log(vocab_size))
+    high = np.flatnonzero((means > uniform + DIVERGENCE_NATS) & (last - n >= warmup_steps))
+    if not len(high):
+        return ""
+    return (
+        f"loss {means[high[0]]:.2f} over the {n} steps to step {last[high[0]]} is more than "
+        f"{DIVERGENCE_NATS:g} nat above that of a uniform prediction (ln V = {uniform:.2f})"
+    )
+
+
+def build_result(run: "Trainer", curve: Curve, attempts: int) -> RunResult:
+    """The result of `run`, whose losses are `curve`; all ranks call this."""
+    spec, data, group = run.spec, run.data, run.group
+    losses, steps_done = curve.loss, len(curve.loss)
+    window = max(1, round(FINAL_SHARE * steps_done))
+    final_losses = losses[-window:]
+    finished = not run.diverged
+    seconds = run.timer.seconds
+    speed = (steps_done - run.reused_steps) * spec.batch_tokens / max(1e-9, seconds)
+    mfu = None
+    if peak := devices.peak_flops(run.device):
+        mfu = flops_per_token(spec.model, "with_head") * speed / (peak * group.world_size)
+    validation = {"validation": float(curve.validation_loss[-1])} if finished else {}
+    sizes = {name: p.numel() for name, p in run.model.named_parameters()}
+    n_params = sum(sizes.values())
+    device = devices.device_name(run.device)
+    use = data.use(steps_done * spec.batch_tokens, spec.model.seq_len)
+    return RunResult(
+        spec=spec,
+        status="finished" if finished else "diverged",
+        reason=run.diverged,
+        final_loss=float(final_losses.mean()) if finished else None,
+        final_loss_se=float(final_losses.std(ddof=1) / np.sqrt(window))
+        if finished and window > 1
+        else None,
+        final_loss_steps=window,
+        validation_loss=validation,
+        validation_tokens={"validation": len(run.validation_rows) * spec.model.seq_len},
+        bits_per_byte={
+            k: v / math.log(2) / data.bytes_per_token("validation") for k, v in validation.items()
+        },
+        n_params=n_params,
+        n_params_non_embedding=n_params - sizes["embedding"],
+        steps_done=steps_done,
+        flops_spent=flops_per_token(spec.model, spec.flop_convention)
+        * steps_done
+        * spec.batch_tokens,
+        train_seconds=seconds,
+        tokens_per_second=speed,
+        mfu=mfu,
+        peak_memory_bytes=max(group.gather(devices.peak_memory(run.device))),
+        device=device if group.world_size == 1 else f"{group.world_size} x {device}",
+        versions=devices.versions(),
+        git=code_here().label,
+        started_utc=run.started.isoformat(timespec="seconds"),
+        finished_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        attempts=attempts,
+        unique_tokens=sum(source.unique for source in use),
+        epochs={source.name: source.epochs for source in use},
+        reused_tokens=run.reused_steps * spec.batch_tokens,
+    )
