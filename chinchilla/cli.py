@@ -16,7 +16,7 @@ from chinchilla import __version__
 from chinchilla.config import COMMANDS
 from chinchilla.config.compose import choices, compose, composed, groups_of
 from chinchilla.config.setting import settings_of
-from chinchilla.core.errors import InputError, Refusal, nearest, of_system, one_line
+from chinchilla.core.errors import InputError, Refusal, nearest, one_line, os_error_message
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (receives what is still to be flushed)
         return 0
     except OSError as error:
-        return _fail(one_line(of_system(error)), 2)
+        return _fail(os_error_message(error), 2)
     except MemoryError as error:
         reason = str(error).partition("\n")[0] or "the system has no more"
         return _fail(f"out of memory ({reason}). Ask for less, or use a larger machine.", 2)

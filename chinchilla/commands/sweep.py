@@ -5,11 +5,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from chinchilla import config
 from chinchilla.commands.shared import print_json
-from chinchilla.commands.show import console
+from chinchilla.commands.show import console, new_table, print_table
 from chinchilla.core.errors import Refusal
 from chinchilla.core.files import writable_dir
 from chinchilla.plan.records import RunSpec, load_plan
@@ -93,22 +91,12 @@ def _show_estimate(cost: "Estimate", cluster: config.ClusterConfig) -> None:
 
     priced = any(row.price for row in cost.job_classes)
     jobs = "jobs" if cluster.kind == "slurm" else "workers"
-    table = Table(title="cost of the runs left to train", title_justify="left")
-    columns = [
-        "runs",
-        jobs,
-        "C, FLOPs",
-        "device-hours",
-        "worst case",
-        "wall time",
-        "disk",
-        "peak disk",
-    ]
-    if priced:
-        columns[5:5] = ["price", "worst case"]
-    table.add_column("job class")
-    for name in columns:
-        table.add_column(name, justify="right", no_wrap=True)
+    prices_head = ("price", "worst case") if priced else ()
+    columns = (
+        "job class", "runs", jobs, "C, FLOPs", "device-hours", "worst case", *prices_head,
+        "wall time", "disk", "peak disk",
+    )  # fmt: skip
+    table = new_table("cost of the runs left to train", columns, left=("job class",))
     totals = [cost.total] if len(cost.job_classes) > 1 else []
     for row in [*cost.job_classes, *totals]:
         prices = [f"{row.price:,.2f}", _or_unbounded(row.worst_price, ",.2f")] if priced else []
@@ -117,7 +105,7 @@ def _show_estimate(cost: "Estimate", cluster: config.ClusterConfig) -> None:
             _or_unbounded(row.worst_gpu_hours, ".3g"), *prices, duration(row.seconds),
             _bytes(row.disk_bytes), _bytes(row.peak_disk_bytes),
         )  # fmt: skip
-    console().print(table)
+    print_table(table)
     print(
         f"At {cluster.peak_flops:.3g} FLOP/s x {cluster.mfu:.0%} MFU"
         + (f" and {cluster.price_per_device_hour:g} a device-hour" if priced else "")

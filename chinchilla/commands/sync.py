@@ -7,7 +7,7 @@ from typing import Any
 
 from chinchilla import config
 from chinchilla.commands.shared import print_json
-from chinchilla.core.errors import InputError
+from chinchilla.core.errors import InputError, one_line
 from chinchilla.plan.records import RunResult, RunSpec
 
 
@@ -58,7 +58,7 @@ def _replay(run_dir: Path, spec: RunSpec, target: Any, *args: Any, **settings: A
             f"to={target.tracker}: {error}. Install it: pip install {target.tracker}."
         ) from None
     except Exception as error:
-        message = " ".join(str(error).split())[:300]
+        message = one_line(error, 300)
         raise InputError(
             f"to={target.tracker}: {type(error).__name__} at run {spec.run_id}: {message} Run the "
             "same command again to continue."

@@ -7,12 +7,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from chinchilla import config
 from chinchilla.commands.data import longest_use, show_use, use_record
 from chinchilla.commands.shared import print_json
-from chinchilla.commands.show import console, show_plan
+from chinchilla.commands.show import new_table, print_table, show_plan
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import writable_dir
 from chinchilla.plan.records import RunResult, RunSpec, load_plan, save_plan
@@ -125,21 +123,16 @@ def flops(command: config.FlopsCommand) -> int:
             f"N = {n_params(s):,} parameters with {positions} positions, "
             f"{n_params_non_embedding(s):,} without the tied embedding; vocabulary {s.vocab_size:,}"
         )
-    table = Table(
-        title=f"training FLOPs, {shape.positions} positions, {shape.seq_len:,} tokens per row",
-        title_justify="left",
+    total_head = ("C, FLOPs",) if command.tokens else ()
+    table = new_table(
+        f"training FLOPs, {shape.positions} positions, {shape.seq_len:,} tokens per row",
+        ("convention", "training FLOPs per token", "over 6N", *total_head),
+        left=("convention",),
     )
-    for name in (
-        "convention",
-        "training FLOPs per token",
-        "over 6N",
-        *(["C, FLOPs"] if command.tokens else []),
-    ):
-        table.add_column(name, justify="left" if name == "convention" else "right")
     for name, value in per_token.items():
         total = [f"{value * command.tokens:.4g}"] if command.tokens else []
         table.add_row(name, f"{value:.6g}", f"{value / (6 * N):.4f}", *total)
-    console().print(table)
+    print_table(table)
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 from chinchilla.config.checks import FORMATS, require_n_bootstrap, require_whole
 from chinchilla.config.setting import Config, check_value, setting
 from chinchilla.core.errors import InputError
-from chinchilla.core.shapes import FLOP_CONVENTIONS
+from chinchilla.core.units import CONVENTIONS
 
 # Types of the options for the notebook API; OmegaConf, which fills the dataclasses, refuses Literal.
 Approach = Literal["envelope", "isoflop", "parametric"]  # approaches 1, 2, 3 of section 3
@@ -19,8 +19,8 @@ Approach3Law = Literal["auto", "power", "saturating"]  # of approach 3 in the re
 Resampling = Literal["bayesian", "pairs", "by_size"]
 
 APPROACHES: tuple[str, ...] = get_args(Approach)
-N_CONVENTIONS = ("unknown", "total", "non_embedding")  # how N is counted
-LOSSES = ("train", "validation")
+N_CONVENTIONS = CONVENTIONS["n_convention"]
+LOSSES = CONVENTIONS["loss_kind"][1:]  # without "unknown"
 DUPLICATES: tuple[str, ...] = get_args(Duplicates)
 APPROACH3_LAWS: tuple[str, ...] = get_args(Approach3Law)
 RESAMPLINGS: tuple[str, ...] = get_args(Resampling)
@@ -106,7 +106,7 @@ class FitCommand(Config):
     )
     tokens_per_param: list[float] = setting([], "Use only runs with D/N in [LOW,HIGH].")
     flop_convention: str = setting(
-        "unknown", "How a CSV counts C.", choices=("unknown", *FLOP_CONVENTIONS)
+        "unknown", "How a CSV counts C.", choices=CONVENTIONS["flop_convention"]
     )
     n_convention: str = setting("unknown", "How a CSV counts N.", choices=N_CONVENTIONS)
     columns: dict[str, str] = setting({}, 'Columns of a CSV, such as columns.N="Model Size (M)".')

@@ -78,8 +78,3 @@ def os_error_message(error: OSError) -> str:
         message += f": {error.filename}"
     advice = _OS_ADVICE.get(error.errno or 0, "Resolve the problem")
     return one_line(Exception(f"{message}. {advice}, and run the same command again."))
-
-
-def of_system(error: OSError) -> Exception:
-    """Former form of `os_error_message`, until its caller is renamed."""
-    return Exception(os_error_message(error))

@@ -114,13 +114,3 @@ def _is_plain(cls: Any, value: Any) -> bool:
     if cls is float:
         return math.isfinite(value)
     return cls in (str, bool) or (cls is int and abs(value) < 10**40)
-
-
-# Former names, until their callers are renamed.
-built = decode
-fields_of = field_names
-
-
-def checked(value: Any, cls: type, schema: int | None, where: str) -> dict[str, Any]:
-    """Former name of `check_fields`."""
-    return check_fields(value, cls, where, schema)

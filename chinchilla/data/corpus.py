@@ -223,7 +223,7 @@ def _read_parquet(corpus: SourceConfig) -> Iterator[str]:
             raise
         except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
             where = f"{path} cannot be read after row {row}" if row else f"{path} cannot be read"
-            raise DataError(f"{where}: {one_line(error)[:300].rstrip('.')}.") from None
+            raise DataError(f"{where}: {one_line(error, 300).rstrip('.')}.") from None
 
 
 def _read_hub(corpus: SourceConfig) -> Iterator[str]:
@@ -252,7 +252,7 @@ def _read_hub(corpus: SourceConfig) -> Iterator[str]:
     except DataError:
         raise
     except Exception as error:  # from pyarrow, fsspec, httpx, datasets and others
-        reason = (" ".join(str(error).split())[:300] or type(error).__name__).rstrip(".")
+        reason = (one_line(error, 300) or type(error).__name__).rstrip(".")
         where = f"{name} cannot be read after row {row}" if row else f"{name} cannot be read"
         transient = row or isinstance(error, ConnectionError | TimeoutError)
         kind = UnreachableError if transient else DataError

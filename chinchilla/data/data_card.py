@@ -12,7 +12,7 @@ from typing import Any
 
 from chinchilla.core.errors import DataError, InputError
 from chinchilla.core.files import read_json, write_json, write_text
-from chinchilla.core.json_codec import built, fields_of
+from chinchilla.core.json_codec import decode, field_names
 from chinchilla.data.manifest import SPLITS, Manifest
 
 CARD_JSON, CARD = "data_card.json", "data_card.md"
@@ -125,8 +125,8 @@ def overlap_reports(data_dir: Path) -> list[tuple[Path, dict[str, Any]]]:
         with contextlib.suppress(InputError):
             report = read_json(path, "overlap")
             if isinstance(report, dict):
-                shown = report.keys() & fields_of(_OverlapSummary)[0].keys()
-                built(_OverlapSummary, {key: report[key] for key in shown}, str(path))
+                shown = report.keys() & field_names(_OverlapSummary)[0].keys()
+                decode(_OverlapSummary, {key: report[key] for key in shown}, str(path))
                 reports.append((path, report))
     return reports
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from chinchilla.core.errors import DataError, InputError
 from chinchilla.core.files import inside, read_json, write_json
-from chinchilla.core.json_codec import built
+from chinchilla.core.json_codec import decode
 
 MANIFEST = "manifest.json"
 SCHEMA = 3
@@ -162,7 +162,7 @@ class Manifest:
             )
         try:
             stated_id = record.pop("data_id")
-            manifest: Manifest = built(Manifest, record, str(path))
+            manifest: Manifest = decode(Manifest, record, str(path))
         except (KeyError, AttributeError, TypeError, InputError) as error:
             raise DataError(f"{path} is not a token manifest ({error}). {advice}") from None
         if problem := manifest._inconsistency(stated_id):

@@ -22,7 +22,7 @@ import numpy as np
 from chinchilla import __version__
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import create_once, make_dirs, pretty_json, read_json, sha256_file
-from chinchilla.core.json_codec import built
+from chinchilla.core.json_codec import decode
 from chinchilla.decide.allocation import allocate
 from chinchilla.decide.decision import DecisionModel, constants
 from chinchilla.decide.predictions import Percentiles, Prediction, ResampledLaws
@@ -227,7 +227,7 @@ def load(path: Path) -> Preregistration:
 
 
 def _typed(value: Any, where: str) -> Preregistration:
-    record: Preregistration = built(Preregistration, value, where)
+    record: Preregistration = decode(Preregistration, value, where)
     if record.flops_per_token is not None:
         FlopsPerToken.from_dict(asdict(record.flops_per_token), f"{where}: flops_per_token")
     return record

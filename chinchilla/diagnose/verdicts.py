@@ -51,7 +51,7 @@ from typing import Any
 
 from chinchilla.core.errors import FitError, InputError
 from chinchilla.core.files import read_json, sha256_file, write_json
-from chinchilla.core.json_codec import built
+from chinchilla.core.json_codec import decode
 from chinchilla.core.shapes import ModelShape
 from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.conventions import conventions
@@ -161,7 +161,7 @@ class Diagnostics:
                 f"{path} has schema {schema!r} and this version reads schema {SCHEMA}. Run "
                 "`chinchilla diagnose` again."
             )
-        diagnostics: Diagnostics = built(cls, value, str(path))
+        diagnostics: Diagnostics = decode(cls, value, str(path))
         for name, item in diagnostics.items.items():
             if item.verdict not in VERDICTS:
                 raise InputError(

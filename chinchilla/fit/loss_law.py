@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from chinchilla.core.errors import FitError, InputError
-from chinchilla.core.json_codec import built
+from chinchilla.core.json_codec import decode
 from chinchilla.core.paper import LOSS_LAWS
 from chinchilla.fit.numerics import fit_line
 from chinchilla.fit.result import LossLaw, OptimalPoint
@@ -88,7 +88,7 @@ class FlopsPerToken:
         Raises:
             InputError: naming `where`: missing or unknown fields, or invalid values.
         """
-        cost: FlopsPerToken = built(cls, value, where)
+        cost: FlopsPerToken = decode(cls, value, where)
         if not cost.trend or not 0 < len(cost.log_N) == len(cost.log_ratio):
             raise InputError(f"{where}: flops_per_token lacks sizes, or their ratios.")
         return cost

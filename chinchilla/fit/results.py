@@ -19,7 +19,7 @@ from chinchilla.config.checks import require_choice
 from chinchilla.config.fit import APPROACHES
 from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.files import read_json, sha256_file, write_json
-from chinchilla.core.json_codec import IN_MEMORY, built
+from chinchilla.core.json_codec import IN_MEMORY, decode
 from chinchilla.fit.loss_law import FlopsPerToken, is_six_nd
 from chinchilla.fit.result import FitResult, RunsOf, called, observations_at
 from chinchilla.observations.table import Observations
@@ -261,34 +261,34 @@ class FitResults:
         keys = ("approaches", "data", "flops_per_token", "command", "recommended")
         if missing := [name for name in keys if name not in value]:
             raise InputError(f"{path}: no {', '.join(missing)}. Run `chinchilla fit` again.")
-        data = built(dict[str, Any], value["data"], f"{path}: data")
+        data = decode(dict[str, Any], value["data"], f"{path}: data")
         for name in ("C", "N", "D", "tokens_per_param"):
-            ends = built(list[float] | None, data.get(name), f"{path}: data.{name}")
+            ends = decode(list[float] | None, data.get(name), f"{path}: data.{name}")
             if len(ends or ()) != 2 and (name == "C" or ends is not None):
                 raise InputError(f"{path}: data.{name} must be the smallest and the largest value.")
-        built(int, data.get("n_runs"), f"{path}: data.n_runs")
-        built(float | None, data.get("max_epochs"), f"{path}: data.max_epochs")
-        built(list[str], data.get("notes"), f"{path}: data.notes")
+        decode(int, data.get("n_runs"), f"{path}: data.n_runs")
+        decode(float | None, data.get("max_epochs"), f"{path}: data.max_epochs")
+        decode(list[str], data.get("notes"), f"{path}: data.notes")
         runs = partial(_runs_in, path.parent, str(data.get("observations_sha256", "")))
         fitted, refused = {}, {}
-        approaches = built(dict[str, dict[str, Any]], value["approaches"], f"{path}: approaches")
+        approaches = decode(dict[str, dict[str, Any]], value["approaches"], f"{path}: approaches")
         for name, record in approaches.items():
             where, status = f"{path}: {name}", record.pop("status", None)
             require_choice(f"{path}: approaches", name, APPROACHES)
             require_choice(f"{where}.status", status, ("fitted", "refused"))
             if status == "refused":
-                refused[name] = built(FailedFit, record, where)
+                refused[name] = decode(FailedFit, record, where)
                 continue
             record.pop("reason", None)
-            result = built(FitResult, record, where)
+            result = decode(FitResult, record, where)
             if reason := invalid(result):
                 raise InputError(f"{where}: {reason}. Run `chinchilla fit` again.")
             fitted[name] = dataclasses.replace(result, runs=runs)
         cost = value["flops_per_token"]
         if cost is not None:
             cost = FlopsPerToken.from_dict(cost, str(path))
-        command = built(dict[str, Any], value["command"], f"{path}: command")
-        recommended = built(dict[str, Any] | None, value["recommended"], f"{path}: recommended")
+        command = decode(dict[str, Any], value["command"], f"{path}: command")
+        recommended = decode(dict[str, Any] | None, value["recommended"], f"{path}: recommended")
         results = cls(fitted, refused, data, cost, command, recommended, runs)
         if not approaches and not results.of_minima:
             raise InputError(f"{path}: approaches is empty. Run `chinchilla fit` again.")

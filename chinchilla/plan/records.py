@@ -22,7 +22,7 @@ import numpy as np
 
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import atomic_write, read_json, write_json
-from chinchilla.core.json_codec import built, checked
+from chinchilla.core.json_codec import check_fields, decode
 from chinchilla.core.parametrization import PARAMETRIZATIONS, Multipliers, multipliers
 from chinchilla.core.shapes import FLOP_CONVENTIONS, ModelShape, flops_per_token, n_params
 
@@ -167,7 +167,7 @@ class RunSpec:
 
     @classmethod
     def from_dict(cls, value: dict[str, Any], where: str) -> "RunSpec":
-        spec: RunSpec = built(cls, checked(value, cls, SPEC_SCHEMA, where), where)
+        spec: RunSpec = decode(cls, value, where, SPEC_SCHEMA)
         return spec
 
 
@@ -225,9 +225,9 @@ class RunResult:
     def load(cls, run_dir: Path) -> "RunResult":
         path = run_dir / "result.json"
         try:
-            value = checked(read_json(path, "run result"), cls, RESULT_SCHEMA, str(path))
-            checked(value["spec"], RunSpec, SPEC_SCHEMA, str(path))
-            result: RunResult = built(cls, value, str(path))
+            value = check_fields(read_json(path, "run result"), cls, str(path), RESULT_SCHEMA)
+            check_fields(value["spec"], RunSpec, str(path), SPEC_SCHEMA)
+            result: RunResult = decode(cls, value, str(path))
             return result
         except InputError as error:
             raise InputError(

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from chinchilla.core.errors import InputError
-from chinchilla.core.json_codec import built
+from chinchilla.core.json_codec import decode
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.results import FitResults
 from chinchilla.recommend.held_out import (
@@ -167,7 +167,7 @@ class RecommendedModel:
         Raises:
             InputError: naming `where`: unknown fields, other types, or values that no fit has.
         """
-        model: RecommendedModel = built(cls, value, where)
+        model: RecommendedModel = decode(cls, value, where)
         for name, f in (("N", model.N), ("L", model.L)):
             if f is not None and (problem := _inconsistency(f, name)):
                 raise InputError(f"{where}.{name}: {problem}. Run `chinchilla fit` again.")

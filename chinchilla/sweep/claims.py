@@ -34,7 +34,7 @@ from chinchilla.core.files import (
     temporary_path,
     write_text,
 )
-from chinchilla.core.json_codec import built
+from chinchilla.core.json_codec import decode
 
 HEARTBEAT_SECONDS = 5.0  # between two touches of `heartbeat`
 STALE_SECONDS = 60.0  # without a heartbeat, after which a holder on another machine counts as dead
@@ -148,7 +148,7 @@ def _read(run_dir: Path, fence: int) -> ClaimRecord | None:
     """The claim with this fencing token; None if its file cannot be read."""
     path = _claim_path(run_dir, fence)
     try:
-        record: ClaimRecord = built(ClaimRecord, read_json(path, "claim"), str(path))
+        record: ClaimRecord = decode(ClaimRecord, read_json(path, "claim"), str(path))
     except InputError:
         return None
     whole = record.fence == fence and record.processes and 0 < record.pid < 2**31

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 from chinchilla.config import RuntimeConfig
-from chinchilla.core.errors import DataError, InputError, one_line
+from chinchilla.core.errors import DataError, InputError, error_summary, one_line
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.preflight import check_data, worker_name
 from chinchilla.sweep.run_files import RunFilter, load_runtime
@@ -191,7 +191,7 @@ def _run_other_rank(ranks: RankGroup, stop: Stop) -> None:
         except Exception as error:
             log.warning("%s: %s", type(error).__name__, error)
             if ranks.broken:
-                raise PeerError(f"{type(error).__name__}: {error}") from error
+                raise PeerError(error_summary(error)) from error
             # Otherwise all ranks have raised, and rank 0 records the failure.
         give_memory_back()
 

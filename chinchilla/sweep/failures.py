@@ -16,7 +16,7 @@ from pathlib import Path
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import DataError, InputError
 from chinchilla.core.files import read_json, write_json, write_text
-from chinchilla.core.json_codec import built
+from chinchilla.core.json_codec import decode
 from chinchilla.core.shapes import n_params_non_embedding
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import Claim, ClaimRecord, utc_now
@@ -78,12 +78,6 @@ def breaks_the_device(error: Exception) -> bool:
     return type(error).__name__ == "AcceleratorError" or "CUDA error" in str(error)
 
 
-def first_line(error: Exception) -> str:
-    """Type and first line of an error."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
 def n_attempts(run_dir: Path) -> int:
     """Number of failed attempts at this run."""
     try:
@@ -100,7 +94,7 @@ def read_attempts(run_dir: Path) -> list[Attempt]:
 
 def _read_attempt(path: Path) -> Attempt:
     try:
-        attempt: Attempt = built(Attempt, read_json(path, "attempt"), str(path))
+        attempt: Attempt = decode(Attempt, read_json(path, "attempt"), str(path))
     except InputError:
         return Attempt("error", "its record is damaged")
     return attempt

@@ -25,7 +25,7 @@ from typing import Any
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import clean_leftovers, read_json, temporary_path, write_json
-from chinchilla.core.json_codec import built
+from chinchilla.core.json_codec import decode
 from chinchilla.plan.records import RESULT_SCHEMA, SPEC_SCHEMA, RunResult, RunSpec, load_plan
 from chinchilla.sweep.claims import utc_now
 
@@ -72,7 +72,7 @@ def load_runtime(sweep_dir: Path) -> RuntimeConfig:
     if not isinstance(value, dict) or value.pop("schema", None) != RUNTIME_SCHEMA:
         raise InputError(f"{path}: not runtime settings of schema {RUNTIME_SCHEMA}. Launch again.")
     try:
-        runtime: RuntimeConfig = built(RuntimeConfig, value, str(path))
+        runtime: RuntimeConfig = decode(RuntimeConfig, value, str(path))
     except InputError as error:
         raise InputError(f"{error} Launch again with this version.") from None
     return runtime
@@ -117,7 +117,7 @@ def is_damaged(run_dir: Path) -> bool:
         if schemas != (RESULT_SCHEMA, SPEC_SCHEMA):
             pairs = zip(schemas, (RESULT_SCHEMA, SPEC_SCHEMA), strict=True)
             return not any(type(x) is int and x != expected for x, expected in pairs)
-        built(RunResult, value, "result.json")
+        decode(RunResult, value, "result.json")
     except FileNotFoundError:
         return has_result(run_dir)  # a broken link
     except (OSError, ValueError, RecursionError):  # InputError is a ValueError

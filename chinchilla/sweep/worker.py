@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from chinchilla.config import RuntimeConfig
-from chinchilla.core.errors import DataError, InputError, one_line
+from chinchilla.core.errors import DataError, InputError, error_summary, one_line
 from chinchilla.core.files import writable_dir
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import (
@@ -39,7 +39,6 @@ from chinchilla.sweep.failures import (
     count_stalls,
     earlier_death,
     failure_kind,
-    first_line,
     micro_batch_after,
     n_attempts,
     read_attempts,
@@ -267,7 +266,7 @@ class Worker:
             log.warning("%s was taken over by another worker", spec.run_id)
             return
         except Exception as error:
-            kind, reason = failure_kind(error), first_line(error)
+            kind, reason = failure_kind(error), error_summary(error)
             # A problem of this machine must not use up the attempts of one run after the other.
             if kind in ("data", "disk"):
                 self.summary.unfit = no_space(error, run_dir) if kind == "disk" else one_line(error)

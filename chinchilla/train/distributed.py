@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from chinchilla.core.errors import InputError
+from chinchilla.core.errors import InputError, error_summary
 
 JOIN_SECONDS = 300.0  # for all ranks to find each other at the start
 COLLECTIVE_SECONDS = 600.0  # timeout of a collective; then a missing rank counts as dead
@@ -134,7 +134,7 @@ class RankGroup:
             yield
         except Exception as e:
             error = e
-        for rank, reported in enumerate(self.gather(_summary(error) if error else "")):
+        for rank, reported in enumerate(self.gather(error_summary(error) if error else "")):
             if reported:
                 self._shared_error = error or PeerError(self._describe(rank, reported), reported)
                 raise self._shared_error
@@ -194,9 +194,9 @@ class RankGroup:
             return error
         self.broken = True
         with contextlib.suppress(PeerError):
-            self._set(f"left/{self.rank}", [_summary(error), _is_peer_failure(error)])
+            self._set(f"left/{self.rank}", [error_summary(error), _is_peer_failure(error)])
             self._set("left", True)
-        return self._find_cause(_summary(error)) if _is_peer_failure(error) else error
+        return self._find_cause(error_summary(error)) if _is_peer_failure(error) else error
 
     def _find_cause(self, seen: str) -> PeerError:
         """Read from the store which rank failed first; a killed rank writes nothing."""
@@ -297,7 +297,7 @@ def join(
     except (PeerError, RuntimeError) as error:
         raise PeerError(
             f"rank {rank} of {world_size} did not meet the others at {address} within "
-            f"{seconds:g} s: {_summary(error)}"
+            f"{seconds:g} s: {error_summary(error)}"
         ) from None
     from torch.distributed.device_mesh import init_device_mesh
 
@@ -359,13 +359,7 @@ def _store_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise PeerError(f"rank 0 is gone ({_summary(error)})") from None
-
-
-def _summary(error: Exception) -> str:
-    """Type and first line of an error, without the C++ stack that torch appends."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+        raise PeerError(f"rank 0 is gone ({error_summary(error)})") from None
 
 
 def _is_peer_failure(error: Exception) -> bool:

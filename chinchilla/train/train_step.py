@@ -104,7 +104,7 @@ class ForwardBackward:
         except Exception as error:
             if not self.may_fall_back:
                 raise
-            log.warning("not compiled: %s", one_line(error)[:300])
+            log.warning("not compiled: %s", one_line(error, 300))
             self.model.compile_blocks = False
         self.zero_grad()
 
@@ -130,7 +130,7 @@ class ForwardBackward:
         except RuntimeError as error:
             if not self.may_fall_back:
                 raise
-            log.warning("no CUDA graph: %s", one_line(error)[:300])
+            log.warning("no CUDA graph: %s", one_line(error, 300))
             self.cuda_graphs = False
         self.zero_grad()
 

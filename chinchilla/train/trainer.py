@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from chinchilla.config import RuntimeConfig
-from chinchilla.core.errors import InputError
+from chinchilla.core.errors import InputError, one_line
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.tracking.metrics_writer import MetricsWriter
 from chinchilla.train import device as devices
@@ -334,7 +334,7 @@ class Trainer:
             try:
                 self._restore(checkpoint)
             except (RuntimeError, KeyError) as error:
-                reason = " ".join(str(error).split())[:200]
+                reason = one_line(error, 200)
                 raise InputError(
                     f"checkpoint {folder / f'step-{checkpoint.step:08d}'} does not fit its own spec "
                     f"({reason}). Delete it and launch again."

@@ -25,7 +25,7 @@ import numpy as np
 from chinchilla.config import CorpusConfig, DataCommand, SourceConfig
 from chinchilla.core.errors import DataError, InputError
 from chinchilla.core.files import atomic_write, read_json, sha256_file, write_json
-from chinchilla.core.json_codec import built
+from chinchilla.core.json_codec import decode
 from chinchilla.data.corpus import corpus_files, read_documents
 from chinchilla.data.manifest import SPLITS, Split
 from chinchilla.data.mixture import whole_parts
@@ -85,7 +85,7 @@ class ResumeState:
     def load(work: Path, digest: str) -> "ResumeState | None":
         """The state in a working folder; None if there is none, it is damaged or of other data."""
         try:
-            state: ResumeState = built(ResumeState, read_json(work / STATE, "state"), STATE)
+            state: ResumeState = decode(ResumeState, read_json(work / STATE, "state"), STATE)
         except InputError:
             return None
         return state if state.digest == digest else None
