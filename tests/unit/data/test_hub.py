@@ -17,6 +17,7 @@ from huggingface_hub.errors import GatedRepoError
 
 from chinchilla import cli
 from chinchilla.config import SourceConfig
+from chinchilla.config.compose import choices, config_dir
 from chinchilla.core.errors import DataError
 from chinchilla.data.corpus import read_documents
 from chinchilla.data.prepare.pipeline import prepare
@@ -107,8 +108,8 @@ def test_a_hub_preset_reads_its_data_sets_as_the_hub_lays_them_out(tmp_path, mon
 
 def test_every_hub_preset_is_tested():
     hub = []
-    for name in cli.choices("corpus"):
-        path = cli.config_dir() / "corpus" / f"{name}.yaml"
+    for name in choices("corpus"):
+        path = config_dir() / "corpus" / f"{name}.yaml"
         config = yaml.safe_load(path.read_text())
         if any(each.get("format") == "hub" for each in config.get("sources", [config])):
             hub.append(name)
