@@ -46,7 +46,7 @@ def setting(
         at_least: inclusive lower bound.
         below: exclusive upper bound.
         at_most: inclusive upper bound.
-        choices: values that are accepted. Of a list, bounds and choices hold for each element.
+        choices: accepted values. For a list, bounds and choices apply to each element.
         optional: whether 0, None and an empty text are accepted too, for a value that is not set.
         hint: advice at the end of the error for a value out of bounds.
         check: a further check of (key, value), which raises InputError.

@@ -10,8 +10,8 @@ ln N_opt and one of ln L, at a distance h in ln C beyond the split. They determi
 * the error scale s of the weighted forecast: at a distance h the standard deviation of its error is
   s * sqrt(h0^2 + H^2). H = h for N_opt. For a loss that approaches its asymptote as C^-g,
   H = (1 - e^(-g*h))/g, because an error of the slope stops growing there. s^2 is shrunk towards
-  PRIOR^2, which counts as PRIOR_N held-out budgets. The prior is what real sweeps show
-  (docs/fitting.md); it protects against few or lucky errors.
+  PRIOR^2, which counts as PRIOR_N held-out budgets. The prior is estimated from public
+  sweeps (docs/fitting.md); it limits the effect of few or accidentally small errors.
 
 NumPy only.
 """
@@ -40,7 +40,7 @@ NEAR = 0.3  # a pair at distance h weighs 1 / (NEAR + h)
 MAX_SPLITS = 12  # splits, and held-out budgets of each; more are redundant
 FLOOR = {"N": 0.05, "L": 0.002}  # score differences below this are chance
 PRIOR = {"N": 0.08, "L": 0.0015}  # error per unit of ln C on sweeps in general
-PRIOR_N = 4.0  # held-out budgets that the prior counts as
+PRIOR_N = 4.0  # weight of the prior, in held-out budgets
 OFFSET = {"N": 1.5, "L": 0.5}  # h0 in ln C
 MAX_ERROR = 1.0  # errors of ln N_opt and ln L are clipped to this in scores
 QUANTILES = (0.5, 0.6, 0.7, 0.8, 0.9)  # of ln C: splits for runs without budgets

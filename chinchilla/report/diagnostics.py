@@ -285,7 +285,7 @@ def _limits(
     interval: tuple[float, float] | None,
     bars: bool = False,
 ) -> tuple[float, float]:
-    """Limits that contain every refit and the interval, and the bars if `bars`."""
+    """Limits that contain every refit and the interval, and the bars if `bars` is true."""
     values = [found.a, *(interval or ()), *(r["a"] for r in rows)]
     if bars:
         values += [r["a"] + side * (r["expected_sd"] or 0.0) for r in rows for side in (-1, 1)]

@@ -90,7 +90,7 @@ def published_lines() -> dict[str, PowerLaw]:
 
 
 def published_near(C: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """C and the paper's N_opt by approach, where C is at most MAX_FACTOR times outside of its runs."""
+    """C and the paper's N_opt by approach, where C is within a factor MAX_FACTOR of its runs."""
     low, high = paper.LAW_C_RANGE["hoffmann"]
     near = C[(low / MAX_FACTOR <= C) & (high * MAX_FACTOR >= C)]
     return {name: (near, line(near)) for name, line in published_lines().items() if len(near)}

@@ -64,7 +64,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that the next update depends on; of tensors, this rank's rows."""
+    """Everything that the next update depends on; tensors contain this rank's rows."""
 
     step: int  # updates done
     weights: dict[str, torch.Tensor]
@@ -188,7 +188,7 @@ def _on_all_ranks(group: RankGroup, read: Callable[[], T]) -> T:
             problem = ("damaged", str(error))
         except OSError as error:  # an error of the file server does not prove damage
             problem = ("unreadable", str(error))
-    problems = dict(reversed(group.gather(problem)))
+    problems = dict(reversed(group.gather(problem)))  # kind -> message of the lowest rank
     if "damaged" in problems:
         raise Damaged(problems["damaged"])
     if "unreadable" in problems:
@@ -213,7 +213,7 @@ def _already_saved(final: Path, spec: RunSpec) -> bool:
 
 
 def _write(final: Path, spec: RunSpec, checkpoint: Checkpoint, group: RankGroup) -> None:
-    temporary = Path(group.gather(str(temporary_path(final)))[0])
+    temporary = Path(group.gather(str(temporary_path(final)))[0])  # rank 0's, on all ranks
     needed = sum(group.gather(checkpoint.n_bytes if group.saves_shard else 0))
     digests: dict[str, str] = {}
     try:

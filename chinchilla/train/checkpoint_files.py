@@ -97,7 +97,7 @@ def verify(path: Path, group: RankGroup) -> int:
     n_shards = len(digests) // 2 if isinstance(digests, dict) else 0
     files = files_of(n_shards)
     if not isinstance(digests, dict) or not n_shards or set(digests) != set(files):
-        raise Damaged(f"{MANIFEST} does not list the three files, or the files of every shard")
+        raise Damaged(f"{MANIFEST} does not list {STATE} and the tensor files of every shard")
     for name in files:
         _require_plain_file(path, name)
     for name in files[group.rank :: group.world_size]:

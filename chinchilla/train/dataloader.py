@@ -94,6 +94,6 @@ class BatchLoader:
         return host.clone() if self.device.type == "cpu" else host, slot
 
     def close(self) -> None:
-        """Stop the thread, after the batch it is reading."""
+        """Stop the thread once its current batch is read."""
         if self._thread:
             self._thread.shutdown()

@@ -80,7 +80,7 @@ def check_device(name: str) -> torch.device:
 def compiles(setting: str, device: torch.device) -> bool:
     """Whether to compile, given runtime.compile_blocks = auto, always or never.
 
-    auto compiles on a GPU only. On a CPU compilation takes as long as many a small run and saves
+    auto compiles on a GPU only. On a CPU compilation can take longer than a small run and saves
     less than a tenth of each step (docs/results/throughput_steps_cpu.json).
     """
     return setting == "always" or (setting == "auto" and device.type == "cuda")
@@ -129,9 +129,10 @@ class Timer:
 
 
 def memory_room(device: torch.device) -> float:
-    """Bytes that the automatic micro-batch may use: MEMORY_SHARE of a GPU's, or half the host's.
+    """Bytes that the automatic micro-batch may use.
 
-    Total host memory counts, not free memory: a run must not depend on other processes.
+    MEMORY_SHARE of the GPU's free memory, or half of the host's total memory, so that a CPU run
+    does not depend on other processes.
     """
     if device.type == "cuda":
         return MEMORY_SHARE * torch.cuda.mem_get_info(device)[0]

@@ -30,7 +30,8 @@ FIRST_PORT, N_PORTS = 20_000, 12_000  # below the usual range of outgoing connec
 class PeerError(RuntimeError):
     """Another rank failed, ended or did not answer.
 
-    `reported` is the error type and first line that the rank wrote down; empty if it is gone.
+    `reported` is the error type and first line that the rank wrote into the store; empty if it
+    ended without a report.
     """
 
     def __init__(self, message: str, reported: str = "") -> None:
@@ -53,8 +54,8 @@ class RankGroup:
     Attributes:
         shard: which shard of the weights this rank holds.
         mesh: device mesh, (shards,) or (copies, shards).
-        broken: True after an error that not all ranks met at the same point. No collective can
-            succeed then.
+        broken: True after an error that was not raised on all ranks at the same point. No
+            collective can succeed then.
         on_lost: called when a rank has ended without reporting an error.
     """
 
@@ -186,9 +187,10 @@ class RankGroup:
     def failure(self, error: Exception) -> Exception:
         """The error to raise for `error`: itself if it is the cause, otherwise the peer's error.
 
-        Unless all ranks raised it together (`raise_together`), the ranks are out of step and the
-        group is `broken`: this process has to exit soon. It first writes its error into the store.
-        The others notice when its connections close, and read the cause there.
+        An error from `raise_together` was raised on all ranks, and the group remains usable. After
+        any other error the ranks are at different points: this process writes its error into the
+        store, the group becomes `broken`, and the process must exit. The other ranks detect the
+        closed connections and read the cause from the store.
         """
         if self.world_size == 1 or error is self._shared_error or self.broken:
             return error
@@ -211,7 +213,7 @@ class RankGroup:
                 waited = time.monotonic() - start
                 if not silent or waited > REPORT_SECONDS:
                     break
-                # A rank writes before its connections close: one that has not by now was killed.
+                # A failing rank reports before it disconnects: a rank still silent here was killed.
                 if not reported_lost and waited > REPORT_SECONDS / 8:
                     reported_lost = True
                     self.on_lost()
@@ -263,7 +265,7 @@ def join(
 
     Raises:
         InputError: an unknown device, or shard_ranks does not divide the number of ranks.
-        PeerError: a rank did not come in time, or the address does not answer.
+        PeerError: a rank did not connect in time, or the address does not answer.
     """
     rank, world_size = int(settings.get("RANK", 0)), int(settings.get("WORLD_SIZE", 1))
     if world_size == 1:

@@ -40,7 +40,7 @@ def validation_loss(
 
 
 def evaluation_steps(steps: int, n: int, stable_steps: int = 0) -> list[int]:
-    """Updates after which to evaluate: at most n, geometric over the last 8x, ending at steps.
+    """Updates after which to evaluate: at most n, log-spaced from steps / 8 to steps.
 
     There are none in the first `stable_steps`: whether another run has trained the stable phase
     must not change the curve.

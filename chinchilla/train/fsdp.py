@@ -82,14 +82,14 @@ def local(tensor: Any) -> Tensor:
 
 
 def reduce_copies(model: Any, enabled: bool) -> None:
-    """Whether the next backward pass also sums gradients over copies of the weights (HSDP)."""
+    """Set whether the next backward pass also sums gradients over copies of the weights (HSDP)."""
     model.set_requires_all_reduce(enabled)
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, group: RankGroup) -> None:
     """Scale all gradients so that their norm over all ranks is at most `max_norm`.
 
-    One sum over the ranks that hold a copy; nothing is sent to the host.
+    Uses one all-reduce over the ranks of a copy and no synchronization with the host.
     """
     if group.world_size == 1:
         torch.nn.utils.clip_grad_norm_(parameters, max_norm)

@@ -1,7 +1,7 @@
 """Forward and backward passes, compiled, and on a GPU replayed as one CUDA graph.
 
-Both change a loss by rounding only. Where compilation or a graph is not possible, a warning is
-logged once and plain passes are used.
+Compilation and CUDA graphs change a loss only by rounding. If either fails, a warning is logged
+once and passes run without it.
 """
 
 import functools
@@ -59,6 +59,7 @@ class ForwardBackward:
             batch: (rows of a batch, seq_len + 1), on the device. Its gradients are discarded.
         """
         self.prepared = True
+        # The size of a micro-batch, and that of a smaller last one if there is a remainder.
         for size in {self.rows, len(batch) % self.rows} - {0}:
             if self.model.compile_blocks:
                 self._compile(batch[:size])
@@ -83,7 +84,7 @@ class ForwardBackward:
         return self._loss
 
     def zero_grad(self) -> None:
-        """Discard the gradients. With a graph they are set to zero: it adds to fixed addresses."""
+        """Discard the gradients; a CUDA graph needs the same tensors, so they are set to zero."""
         self.model.zero_grad(set_to_none=self._graph is None)
 
     def _plain(self, tokens: Tensor) -> Tensor:

@@ -34,7 +34,8 @@ from chinchilla.train.result import DIVERGENCE_STEPS, build_result, divergence
 from chinchilla.train.schedule import learning_rate
 from chinchilla.train.train_step import ForwardBackward, micro_batch_rows
 
-NO_PROGRESS = {"train_seconds": 0.0, "evaluations": []}  # of a shared stable phase
+# Of a shared stable phase, which must not depend on the run that trained it.
+NO_PROGRESS = {"train_seconds": 0.0, "evaluations": []}
 
 
 def train_run(
@@ -98,7 +99,8 @@ def train_run(
             gc.unfreeze()
             trainer.close()
     except Exception as error:
-        if (cause := group.failure(error)) is error:
+        cause = group.failure(error)  # a collective fails on this rank if another rank has failed
+        if cause is error:
             raise
         raise cause from error
 
@@ -152,7 +154,9 @@ class Trainer:
         # rank's part of each loss until `_sum_losses`.
         self.losses = torch.zeros(spec.steps, device=self.device)
         self.step = 0  # updates done
-        self.summed_step = self.saved_step = self.logged_step = 0  # ... at the last of each
+        self.summed_step = 0  # self.step when losses were last summed over ranks
+        self.saved_step = 0  # self.step at the last checkpoint
+        self.logged_step = 0  # self.step at the last log point
         self.reused_steps = 0  # updates of a stable phase that another run trained
         self.evaluations: list[list[float]] = []  # [updates done, validation loss]
         self.diverged = ""  # reason, if so
@@ -192,8 +196,9 @@ class Trainer:
                 return False
             if stop:
                 return False
-            if self.stable_phase_dir and self.step == self.spec.stable_steps > self.reused_steps:
-                self.save_stable_phase()
+            at_cooldown = self.step == self.spec.stable_steps
+            if self.stable_phase_dir and at_cooldown and self.reused_steps < self.step:
+                self.save_stable_phase()  # unless this very checkpoint was reused
 
             self.train_step()
 
@@ -201,7 +206,7 @@ class Trainer:
                 self.evaluate()
             if self.log_due():
                 on_progress(self.step, self.log())
-        if not self.diverged and not save():
+        if not self.diverged and not save():  # a diverged run is never resumed
             return False
         return not any(self.group.any_rank(not still_mine()))
 
@@ -248,7 +253,7 @@ class Trainer:
         return last or self.step % self.runtime.log_every_steps == 0
 
     def log(self) -> float:
-        """Write a line of metrics, check for divergence; returns the mean loss of the last steps."""
+        """Write a line of metrics and set `diverged`; returns the mean loss of the last steps."""
         self._sum_losses()
         window = self.losses[max(0, self.step - self.runtime.log_every_steps) : self.step]
         loss = float(window.mean())  # waits for the device
@@ -266,6 +271,7 @@ class Trainer:
         if self.logbook:
             self.logbook.write(**line)
         self.logged_step = self.step
+        # The new steps and the DIVERGENCE_STEPS - 1 before them, see `divergence`.
         begin = max(0, self.step - len(window) - DIVERGENCE_STEPS + 1)
         self.diverged = self.diverged or divergence(
             self.losses[begin : self.step].double().cpu().numpy(),
@@ -287,12 +293,12 @@ class Trainer:
         self.saved_step, self.saved_at = self.step, time.perf_counter()
 
     def save_stable_phase(self) -> None:
-        """Save the state before the cool-down for longer and shorter runs."""
+        """Save the state at the start of the cool-down for runs of other lengths."""
         folder, stable_phase = self.stable_phase_dir, self.spec.stable_phase
         assert folder is not None
         assert stable_phase is not None
         with self.timer.paused():
-            state = replace(self._state(), progress=NO_PROGRESS)  # the same whoever saves it
+            state = replace(self._state(), progress=NO_PROGRESS)  # equal for all runs that save it
             save_checkpoint(folder, stable_phase, state, self.group, keep_all=True)
 
     def finish(self, attempts: int) -> RunResult:

@@ -26,7 +26,7 @@ MAX_WINDOW_SHARE = 0.05  # a smoothing window is never longer than this share of
 TAIL = 0.85  # a point is in its run's tail after this share of the run's FLOPs
 MAX_GAP = 3.0  # factor in C between points of one curve; on L = 1.7 + .5*D^-.3 the line is .007 off
 SAME_END = 1.02  # ends within this factor of C count as one C
-SAME_BUDGET = 1.1  # the same for runs that name one budget; a run that ends earlier was cut off
+SAME_BUDGET = 1.1  # the same for runs of one budget_flops; a run that ends earlier is incomplete
 
 
 @dataclass(frozen=True)

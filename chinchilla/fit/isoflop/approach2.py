@@ -366,7 +366,7 @@ def _influence(run: dict[str, Any], a: float) -> list[str]:
     if abs(run["a_without_it"] - a) <= max(run["half_width"], bootstrap.MIN_WIDTH):
         return []
     return [
-        f"one run decides: without {run['most']} a is {run['a_without_it']:.3f} instead of {a:.3f}, "
+        f"one run determines a: without {run['most']} a is {run['a_without_it']:.3f} instead of {a:.3f}, "
         f"outside the 95% interval of the other runs (+-{run['half_width']:.3f}). Check its training "
         "curve, or repeat it."
     ]

@@ -271,6 +271,6 @@ def _identified(N: np.ndarray, D: np.ndarray, weights: np.ndarray) -> np.ndarray
 
 
 def _n_basins(f: np.ndarray) -> int:
-    """Number of distinct minima among objectives, which differ by more than 1e-6 relative."""
+    """Number of distinct minima: objectives that differ by more than 1e-6 relative."""
     f = np.sort(f)
     return 1 + int((np.diff(f) > 1e-6 * f[:-1] + 1e-20).sum())

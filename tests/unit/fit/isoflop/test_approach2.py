@@ -209,7 +209,7 @@ def test_one_influential_run_is_named(isoflop_runs, law):
     """The smallest model of the smallest budget is 3% too high: only without it is a the law's."""
     obs = isoflop_runs(ISOFLOP_BUDGETS, n_sizes=7, noise=1e-4)
     clean = fit_isoflop(obs, n_bootstrap=0)
-    assert not any("one run decides" in w for w in clean.warnings)
+    assert not any("one run determines a" in w for w in clean.warnings)
     obs.L[0] *= 1.03
     fit = fit_isoflop(obs, profile="parabola", window="all", n_bootstrap=0)
     run = fit.details["leave_out"]["run"]
@@ -217,7 +217,9 @@ def test_one_influential_run_is_named(isoflop_runs, law):
     assert run["most"] == obs.run_id[0]
     assert run["a_without_it"] == pytest.approx(a, abs=1e-3)
     assert abs(fit.N_opt.exponent - a) > 5 * run["half_width"]
-    assert any(f"one run decides: without {obs.run_id[0]} a is 0.457" in w for w in fit.warnings)
+    assert any(
+        f"one run determines a: without {obs.run_id[0]} a is 0.457" in w for w in fit.warnings
+    )
 
 
 def test_the_interval_covers_the_truth(isoflop_runs, law):
