@@ -20,6 +20,7 @@ from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.findings import Finding, finding, judge, number
 from chinchilla.fit import bootstrap
 from chinchilla.fit.isoflop.profile import Parabola, parabolas
+from chinchilla.fit.numerics import fit_line
 
 MIN_SAMPLES = 40  # resamples, for a standard deviation
 MIN_MINIMA = 4  # for a curve with three coefficients
@@ -173,27 +174,25 @@ def approach_2_against_3(context: Context) -> Finding:
         raise FitError(
             "the law's losses have a minimum in fewer than two of these budgets.", "no_minimum"
         )
+    at = float(np.log(context.C_star))
     difference = minima.log_N - minima.log_N_law
-    spread = _spread(minima.log_N_samples - minima.log_N_law_samples)
+    differences = minima.log_N_samples - minima.log_N_law_samples  # (k, m)
+    spread = _spread(differences)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = difference / spread
-    at = float(np.log(context.C_star))
-    a2, N2 = _line(minima.log_C[both], minima.log_N[both], at)
-    a2_law, N2_law = _line(minima.log_C[both], minima.log_N_law[both], at)
-    samples = np.array(
-        [
-            np.subtract(_line(x[good], m[good], at), _line(x[good], y[good], at))
-            for x, m, y in zip(
-                minima.log_C_samples, minima.log_N_samples, minima.log_N_law_samples, strict=True
-            )
-            if (good := np.isfinite(m) & np.isfinite(y)).sum() > max(1, both.sum() / 2)
-        ]
-    ).reshape(-1, 2)
-    move, misfit = N2 - N2_law, a2 - a2_law
-    enough = len(samples) >= MIN_SAMPLES
-    sd, log_N_sd = np.std(samples, axis=0, ddof=1).tolist() if enough else (np.nan, np.nan)
+    # A line through differences is the difference of the two lines: its value at C_star, its slope.
+    move, misfit = map(float, fit_line(minima.log_C - at, difference, both))
+    a2_law = float(fit_line(minima.log_C - at, minima.log_N_law, both)[1])
+    a2 = a2_law + misfit
+    known = np.isfinite(differences)
+    complete = known.sum(axis=1) > max(1, both.sum() / 2)
+    samples = fit_line(minima.log_C_samples[complete] - at, differences[complete], known[complete])
+    log_N_sd, sd = np.nan, np.nan
+    if complete.sum() >= MIN_SAMPLES:
+        log_N_sd, sd = (float(np.std(x, ddof=1)) for x in samples)
     slope_z = misfit / sd if sd > 0 else np.nan
     typical = float(np.sqrt(np.nanmean(z**2))) if np.isfinite(z).any() else np.nan
+    N_opt_of_law = [np.exp(context.line(context.law, C)[1]) for C in np.exp(minima.log_C)]
     values = {
         "a_isoflop": a2,
         "a_isoflop_of_law": a2_law,
@@ -208,9 +207,7 @@ def approach_2_against_3(context: Context) -> Finding:
                 "budget_flops": float(c),
                 "N_measured": number(np.exp(minima.log_N[i])),
                 "N_of_law_by_parabola": number(np.exp(minima.log_N_law[i])),
-                "N_opt_of_law": number(
-                    np.exp(context.line(context.law, float(np.exp(minima.log_C[i])))[1])
-                ),
+                "N_opt_of_law": number(N_opt_of_law[i]),
                 "log_difference": number(difference[i]),
                 "sd": number(spread[i]),
                 "z": number(z[i]),
@@ -256,13 +253,6 @@ def approach_2_against_3(context: Context) -> Finding:
         if_inconclusive="Repeat runs near the minima of the smallest and the largest budget: noise hides "
         "a difference between the approaches that would matter.",
     )
-
-
-def _line(x: np.ndarray, y: np.ndarray, at: float) -> tuple[float, float]:
-    """Slope of the least-squares line, and its value at `at`."""
-    dx = x - x.mean()
-    slope = float(dx @ (y - y.mean()) / (dx @ dx))
-    return slope, float(y.mean() + slope * (at - x.mean()))
 
 
 def _spread(samples: np.ndarray) -> np.ndarray:

@@ -18,7 +18,16 @@ from chinchilla.fit.result import PowerLaw
 from chinchilla.report import sections
 from chinchilla.report.figures import Drawing, isoflop_curves_side_by_side, saved
 from chinchilla.report.page import render
-from chinchilla.report.tables import LABELS, SHORT_LABELS, bounds, exponent, flops, loss, ratio
+from chinchilla.report.tables import (
+    LABELS,
+    SHORT_LABELS,
+    bounds,
+    exponent,
+    flops,
+    loss,
+    ratio,
+    with_interval,
+)
 
 SAME_TOKENIZER = "four IsoFLOP curves for each corpus, one tokenizer for both"
 
@@ -92,13 +101,13 @@ def _sizes(found: Comparison) -> Table:
     names = [c["name"] for c in found.corpora]
     rows: dict[tuple[float, str], list[Cell]] = {}
     for s in sorted(found.sizes, key=lambda s: s.C):
-        band = f" [{count(s.interval[0])}, {count(s.interval[1])}]" if s.interval else ""
         head = [cell(s.C, flops), Cell(SHORT_LABELS[s.approach])]
-        rows.setdefault((s.C, s.approach), head).append(Cell(count(s.N) + band, s.N))
+        row = rows.setdefault((s.C, s.approach), head)
+        row.append(Cell(with_interval(s.N, s.interval, count), s.N))
     for d in found.differences:
         if d.C is not None:
-            band = f" [{ratio(d.interval[0])}, {ratio(d.interval[1])}]" if d.interval else ""
-            rows[d.C, d.approach].append(Cell(ratio(d.value) + band, d.value))
+            text = with_interval(d.value, d.interval, ratio)
+            rows[d.C, d.approach].append(Cell(text, d.value))
     return Table(
         ["C, FLOPs", "Approach", *names, *(f"{name} / {names[0]}" for name in names[1:])],
         list(rows.values()),
