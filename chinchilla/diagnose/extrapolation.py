@@ -16,7 +16,7 @@ import numpy as np
 
 from chinchilla.core.errors import FitError
 from chinchilla.diagnose.context import MIN_SHARE, N_PARAMETERS, Context
-from chinchilla.diagnose.findings import LOG_L, Finding, combined, finding, judge, number, sd_text
+from chinchilla.diagnose.findings import LOG_L, Finding, finding, judge, number, sd_text
 from chinchilla.fit.numerics import log_log_line
 from chinchilla.fit.result import LossLaw
 from chinchilla.observations.table import Observations
@@ -24,11 +24,6 @@ from chinchilla.observations.table import Observations
 MIN_ABOVE = 5  # runs to predict
 MIN_C_RANGE = 1.5  # largest C over smallest, for a power law in C
 N_QUANTILES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of distinct sizes
-
-
-def extrapolation(context: Context) -> Finding:
-    """Expanding windows in C and in N as one diagnostic."""
-    return combined({"in_C": extrapolation_in_C, "in_N": extrapolation_in_N}, context)
 
 
 def extrapolation_in_C(context: Context) -> Finding:

@@ -12,7 +12,7 @@ import numpy as np
 
 from chinchilla.core.errors import FitError
 from chinchilla.diagnose.context import Context, Refits
-from chinchilla.diagnose.findings import Finding, combined, finding, number
+from chinchilla.diagnose.findings import Finding, finding, number
 
 LISTED = 5  # runs or groups listed
 DROPPED = (0, 1, 2, 5, 10, 20, 40, 60)  # highest losses left out
@@ -29,16 +29,6 @@ _INCONCLUSIVE = (
 
 
 # ------------------------------------------------------------------ leave one out
-
-
-def leave_one_out(context: Context) -> Finding:
-    """a, beta and ln N_opt(C_star) without each run, each budget and each size."""
-    parts = {
-        "runs": leave_one_run_out,
-        "budgets": leave_one_budget_out,
-        "sizes": leave_one_size_out,
-    }
-    return combined(parts, context)
 
 
 def leave_one_run_out(context: Context) -> Finding:
@@ -154,11 +144,6 @@ def _range(parts: Refits) -> str:
 
 
 # ------------------------------------------------------------------ parts of the range
-
-
-def windows(context: Context) -> Finding:
-    """Approach 3 without the highest losses, and in windows of D/N and of N."""
-    return combined({"drop_path": drop_path, "window_path": window_path}, context)
 
 
 def drop_path(context: Context) -> Finding:
