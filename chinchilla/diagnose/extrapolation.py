@@ -127,12 +127,8 @@ def _bias_sd(
 ) -> float:
     """Standard deviation of the held-out bias if the law holds, with equal errors.
 
-    Args:
-        law: fitted to the runs below the cut.
-        inside: (n,) its log-residuals on them.
-        below: the runs below the cut.
-        above: the held-out runs.
-        inflation: variance of the fitted law over that of least squares.
+    `inside` holds the log-residuals of the runs below; `inflation` is the variance of the fitted law
+    over that of least squares.
     """
     J = law.jacobian(below.N, below.D)
     scale = np.linalg.norm(J, axis=0)
