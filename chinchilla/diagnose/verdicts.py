@@ -120,14 +120,14 @@ class Diagnostics:
     @property
     def summary(self) -> str:
         """For example "4 passed, 2 inconclusive, 3 warnings."."""
-        warnings = self.count("warning")
-        counts = [
-            f"{self.count('passed')} passed",
-            *(f"{n} inconclusive" for n in [self.count("inconclusive")] if n),
-            f"{warnings} warning{'' if warnings == 1 else 's'}",
-            *(f"{n} unavailable" for n in [self.count("unavailable")] if n),
-        ]
-        return f"{', '.join(counts)}."
+        counts = {verdict: self.count(verdict) for verdict in VERDICTS}
+        texts = [f"{counts['passed']} passed"]
+        if counts["inconclusive"]:
+            texts.append(f"{counts['inconclusive']} inconclusive")
+        texts.append(f"{counts['warning']} warning{'' if counts['warning'] == 1 else 's'}")
+        if counts["unavailable"]:
+            texts.append(f"{counts['unavailable']} unavailable")
+        return f"{', '.join(texts)}."
 
     @property
     def first(self) -> str:
@@ -235,14 +235,9 @@ def diagnose(
                 items[name] = combined(item, context, one_question=name in ONE_QUESTION)
         except FitError as error:
             items[name] = Finding("unavailable", str(error), kind=error.kind)
-    exponent: dict[str, Any] = {}
+    a: float | None = None
+    se_a: tuple[float | None, str] = (None, "")
     if "parametric" in fits.fitted:
-        exponent = {"a": context.a, "se_a": context.se_a[0], "se_from": context.se_a[1]}
-    return Diagnostics(
-        dict(sorted(items.items(), key=lambda pair: pair[1].rank)),
-        context.C_star,
-        n_bootstrap=n_bootstrap,
-        seed=seed,
-        frontier_sha256=frontier_sha256,
-        **exponent,
-    )
+        a, se_a = context.a, context.se_a
+    ordered = dict(sorted(items.items(), key=lambda pair: pair[1].rank))
+    return Diagnostics(ordered, context.C_star, a, *se_a, n_bootstrap, seed, frontier_sha256)

@@ -148,7 +148,7 @@ def conventions(
             texts[key] = "not stated with the data"
     window = sorted({r.final_loss_steps for r in results if r.status == "finished"})
     if recorded.get("loss_kind") == "train" and window:
-        steps = f"{window[0]}" if len(window) == 1 else f"{window[0]} to {window[-1]}"
+        steps = " to ".join(map(str, dict.fromkeys((window[0], window[-1]))))
         texts["loss_kind"] += f"; window of {steps} steps"
     D = "optimizer steps times tokens per batch, repeats included" if results else "as given"
     return [
@@ -174,17 +174,17 @@ def environment(results: Sequence[RunResult], meta: Mapping[str, Any]) -> list[t
     """Provenance given by the caller, then devices, versions and commits of the runs."""
     rows = _flatten(meta)
     versions = (
-        f"chinchilla {__version__}, Python {platform.python_version()}, NumPy {np.__version__}"
+        f"chinchilla {__version__}, Python {platform.python_version()}, NumPy {np.__version__}, "
+        f"matplotlib {metadata.version('matplotlib')}"
     )
-    rows.append(("report: versions", f"{versions}, matplotlib {metadata.version('matplotlib')}"))
+    rows.append(("report: versions", versions))
     seen: dict[str, Counter[str]] = {}
     for r in results:
         for key, value in {"device": r.device, "git": r.git, **r.versions}.items():
             seen.setdefault(f"runs: {key}", Counter())[value or "unknown"] += 1
     for key, values in seen.items():
-        one = len(values) == 1
-        text = ", ".join(v if one else f"{v} ({n} runs)" for v, n in sorted(values.items()))
-        rows.append((key, text))
+        counted = [f"{value} ({n} runs)" for value, n in sorted(values.items())]
+        rows.append((key, ", ".join(values if len(values) == 1 else counted)))
     return rows
 
 
