@@ -8,18 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 MODULES = {  # module of this package -> its commands
-    "diagnose": ("diagnose",),
-    "predict": ("predict",),
-    "design": ("design",),
-    "score": ("score",),
-    "reproduce": ("reproduce",),
+    "compare": ("compare",),
     "data": ("data",),
-    "train": ("plan", "train", "flops"),
+    "design": ("design",),
+    "fit": ("fit", "diagnose", "report"),
+    "predict": ("predict", "score"),
+    "reproduce": ("fetch", "reproduce"),
     "sweep": ("sweep", "status", "logs", "retry", "cancel"),
     "sync": ("sync",),
-    "fetch": ("fetch",),
-    "fit": ("fit", "report"),
-    "compare": ("compare",),
+    "train": ("plan", "train", "flops"),
 }
 
 

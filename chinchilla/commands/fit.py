@@ -1,4 +1,4 @@
-"""`chinchilla fit` and `chinchilla report`: a trained sweep or a table of runs."""
+"""`chinchilla fit`, `diagnose` and `report`: a trained sweep or a table of runs."""
 
 import dataclasses
 from dataclasses import asdict
@@ -10,14 +10,15 @@ from chinchilla import config
 from chinchilla.commands.progress import late_lines
 from chinchilla.commands.shared import sweep_results
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import writable_dir
+from chinchilla.core.files import sha256_file, writable_dir
 from chinchilla.decide.preregister import fingerprints
 from chinchilla.diagnose.verdicts import FILE as DIAGNOSTICS
 from chinchilla.diagnose.verdicts import Diagnostics
+from chinchilla.diagnose.verdicts import diagnose as run_diagnostics
 from chinchilla.fit.results import FILE, RUNS, FitResults
 from chinchilla.observations.read_table import read_csv
 from chinchilla.observations.table import Observations
-from chinchilla.plan.records import Curve, RunResult
+from chinchilla.plan.records import Curve, RunResult, load_plan
 
 
 def fit(command: config.FitCommand) -> int:
@@ -140,6 +141,33 @@ def _runs_of_csv(command: config.FitCommand) -> tuple[Observations, Observations
         )
     none = curves.where(np.zeros(len(curves), bool))
     return (read("observations") if command.observations else none).completed_by(curves), curves
+
+
+def diagnose(command: config.DiagnoseCommand) -> int:
+    """Run every diagnostic on the fits of a folder, write diagnostics.json beside them, print them."""
+    fits_dir = Path(command.fits or Path(command.sweep_dir) / "fits")
+    fits = FitResults.load(fits_dir)
+    shapes = {}
+    if command.sweep_dir:
+        specs = load_plan(Path(command.sweep_dir) / "plan.jsonl")
+        shapes = {spec.run_id: spec.model for spec in specs}
+    diagnostics = run_diagnostics(
+        fits.runs_beside(fits_dir),
+        fits,
+        C_star=command.budget_flops,
+        n_bootstrap=command.n_bootstrap,
+        seed=command.seed,
+        shapes=shapes,
+        frontier_sha256=sha256_file(fits_dir / FILE),
+    )
+    path = writable_dir(fits_dir, "fits") / DIAGNOSTICS
+    diagnostics.save(path)
+    if command.format == "json":
+        print(path.read_text(encoding="utf-8"), end="")
+    else:
+        print(diagnostics)
+        print(f"wrote {path}")
+    return 0
 
 
 def report(command: config.ReportCommand) -> int:

@@ -1,4 +1,4 @@
-"""`chinchilla reproduce`: a table of the paper from published points."""
+"""`chinchilla fetch` and `chinchilla reproduce`: published points and the paper's tables from them."""
 
 import dataclasses
 from pathlib import Path
@@ -8,6 +8,20 @@ from chinchilla.commands.shared import print_json
 from chinchilla.core.errors import Refusal
 from chinchilla.core.files import writable_dir, write_json, write_text
 from chinchilla.observations.table import Observations
+
+
+def fetch(command: config.FetchCommand) -> int:
+    """Write published measurements as a CSV of runs; print their source and licence."""
+    from chinchilla.observations.fetch import fetch as download
+
+    source = download(command.points, Path(command.out), command.url, command.timeout_s)
+    print(Observations.from_csv(Path(command.out)))
+    print(f"source: {source.citation}")
+    print(f"licence: {source.licence}")
+    print(
+        f"wrote {command.out}; fit it with `chinchilla fit observations={command.out} out_dir=DIR`"
+    )
+    return 0
 
 
 def reproduce(command: config.ReproduceCommand) -> int:

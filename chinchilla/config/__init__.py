@@ -11,9 +11,7 @@ from chinchilla.config.data import (
     SourceConfig,
     TokenizerConfig,
 )
-from chinchilla.config.diagnose import DiagnoseCommand
-from chinchilla.config.fetch import FetchCommand
-from chinchilla.config.fit import APPROACHES, FitCommand, ReportCommand
+from chinchilla.config.fit import APPROACHES, DiagnoseCommand, FitCommand, ReportCommand
 from chinchilla.config.groups import (
     ClusterConfig,
     GridConfig,
@@ -23,9 +21,14 @@ from chinchilla.config.groups import (
     RuntimeConfig,
 )
 from chinchilla.config.predict import DesignCommand, PredictCommand, RatesConfig, ScoreCommand
-from chinchilla.config.reproduce import ReproduceCommand
-from chinchilla.config.sweep import CancelCommand, LogsCommand, RetryCommand, StatusCommand
-from chinchilla.config.sync import SyncCommand
+from chinchilla.config.reproduce import FetchCommand, ReproduceCommand
+from chinchilla.config.sweep import (
+    CancelCommand,
+    LogsCommand,
+    RetryCommand,
+    StatusCommand,
+    SyncCommand,
+)
 from chinchilla.config.train import FlopsCommand, PlanCommand, SweepCommand, TrainCommand
 
 COMMANDS: dict[str, type] = {

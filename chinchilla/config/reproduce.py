@@ -1,4 +1,4 @@
-"""Settings of `chinchilla reproduce`."""
+"""Settings of `chinchilla fetch` and `chinchilla reproduce`."""
 
 from dataclasses import dataclass
 
@@ -6,6 +6,22 @@ from chinchilla.config.checks import FORMATS, require_n_bootstrap
 from chinchilla.config.setting import REQUIRED, Config, setting
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import FLOP_CONVENTIONS
+
+POINTS = ("hoffmann",)  # keys of observations.fetch.SOURCES
+
+
+@dataclass(kw_only=True)
+class FetchCommand(Config):
+    """`chinchilla fetch`: download published measurements that cannot be redistributed, as a CSV."""
+
+    points: str = setting(
+        REQUIRED,
+        "Data set; hoffmann: 245 final losses digitised from the paper's Figure 4.",
+        choices=POINTS,
+    )
+    out: str = setting(REQUIRED, "CSV file to write; another file there is not overwritten.")
+    url: str = setting("", "Another location of the same file; empty = where it was published.")
+    timeout_s: float = setting(30.0, "Time limit of the download.", unit="seconds", above=0)
 
 
 @dataclass(kw_only=True)

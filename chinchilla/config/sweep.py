@@ -1,4 +1,4 @@
-"""Settings of the commands status, cancel, retry and logs."""
+"""Settings of the commands on a sweep that exists: status, cancel, retry, logs, sync."""
 
 from dataclasses import dataclass
 
@@ -51,4 +51,21 @@ class LogsCommand(Config):
     sweep_dir: str = setting(REQUIRED, SWEEP_DIR_HELP)
     run: str = setting("", "Run id or prefix; empty = the whole sweep.")
     lines: int = setting(20, "Last lines shown of each log.", above=0)
+    format: str = setting("text", "Output.", choices=FORMATS)
+
+
+@dataclass(kw_only=True)
+class SyncCommand(Config):
+    """`chinchilla sync`: send a sweep's new metrics to a tracker; may be repeated."""
+
+    sweep_dir: str = setting(REQUIRED, SWEEP_DIR_HELP)
+    to: str = setting("wandb", "Tracker.", choices=("wandb", "tensorboard"))
+    wandb: str = setting(
+        "online",
+        "offline writes files to upload with `wandb sync`.",
+        choices=("online", "offline"),
+    )
+    wandb_project: str = setting("chinchilla", "Project in Weights & Biases.")
+    runs: list[str] = setting([], "Run ids or prefixes; empty = all.")
+    again: bool = setting(False, "Send all steps, including those sent before.")
     format: str = setting("text", "Output.", choices=FORMATS)

@@ -222,7 +222,8 @@ class Context:
 
     def _variance(self, keep: np.ndarray) -> np.ndarray:
         """(2, k) variance of a and of ln N_opt(C_star) on each part, per unit variance of ln L."""
-        J = jacobian(self.law, self.obs.N, self.obs.D)
+        N, D = self.obs.N, self.obs.D
+        J = self.law.jacobian(N, D, centre(N, D))
         M = np.einsum("kn,ni,nj->kij", keep.astype(float), J, J)
         g = self._gradient
         return np.einsum("mi,kij,mj->mk", g, np.linalg.pinv(M, hermitian=True), g)
@@ -233,8 +234,7 @@ class Context:
 
         A and B are the terms' coefficients at the mean ln N and ln D.
         """
-        u, v = float(np.log(self.obs.N).mean()), float(np.log(self.obs.D).mean())
-        law, step = self.law, 1e-5
+        (u, v), law, step = centre(self.obs.N, self.obs.D), self.law, 1e-5
 
         def at(move: np.ndarray) -> np.ndarray:
             A, B, E = np.exp(move[:3]) * (law.A, law.B, law.E)
@@ -317,15 +317,6 @@ def _ratio(move: np.ndarray, sd: np.ndarray) -> np.ndarray:
         return np.where(sd > 0, move / sd, 0 * move)
 
 
-def jacobian(law: LossLaw, N: np.ndarray, D: np.ndarray, centred: bool = True) -> np.ndarray:
-    """d ln L / d (ln A, ln B, ln E, alpha, beta) at each run, (n, 5).
-
-    Args:
-        law: where to differentiate.
-        N: (n,) parameters.
-        D: (n,) tokens.
-        centred: whether A and B are the coefficients at the mean ln N and ln D of these runs, instead
-            of at N = 1 and D = 1, as the law is written.
-    """
-    centre = (float(np.log(N).mean()), float(np.log(D).mean())) if centred else (0.0, 0.0)
-    return law.jacobian(N, D, centre)
+def centre(N: np.ndarray, D: np.ndarray) -> tuple[float, float]:
+    """Mean ln N and ln D: with A and B as the coefficients there, the parameters correlate least."""
+    return float(np.log(N).mean()), float(np.log(D).mean())

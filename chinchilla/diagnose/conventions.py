@@ -16,7 +16,7 @@ An unstated count is a note, not a warning: it changes the meaning of the expone
 the runs. NumPy only.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,43 +75,38 @@ def count_runs(context: Context) -> Counts:
     shapes = [context.shapes.get(str(run_id)) for run_id in obs.run_id]
     known = [s for s in shapes if s is not None]
     if len(known) == len(obs):
-        return _exact(known, "the sweep's own shapes")
-    convention = obs.n_convention
-    if convention.startswith("non"):
-        return _approximate(total_from_non_embedding(obs.N), obs.N)
-    if convention not in ("unknown", "total"):
+        total = np.array([n_params(s) for s in known], float)
+        return _counts(total, total - _embedding(known), "the sweep's own shapes", known)
+    approximation = "Pearce and Song's relation N_total = n + 47491 n^(1/3), an approximation"
+    if obs.n_convention.startswith("non"):
+        return _counts(total_from_non_embedding(obs.N), obs.N, approximation)
+    if obs.n_convention not in ("unknown", "total"):
         raise FitError(
-            f"N was counted as {convention!r}: neither total nor non-embedding.", "unknown_N"
+            f"N was counted as {obs.n_convention!r}: neither total nor non-embedding.", "unknown_N"
         )
     rows = [s for name, s in named_shapes().items() if not name.endswith(("70b", "280b"))]
     log_N = np.log([n_params(s) for s in rows])
     nearest = np.abs(np.log(obs.N)[:, None] - log_N).argmin(axis=1)
     if np.abs(np.log(obs.N) - log_N[nearest]).max() < A9_TOLERANCE:
-        counts = _exact([rows[i] for i in nearest], "shapes of Table A9 (N within 2%)")
-        without = obs.N - (counts.N_total - counts.N_non_embedding)
-        per_token = {**counts.per_token, **_six(obs.N, without)}
-        return replace(counts, N_total=obs.N, N_non_embedding=without, per_token=per_token)
-    return _approximate(obs.N, non_embedding_from_total(obs.N))
+        known = [rows[i] for i in nearest]
+        without = obs.N - _embedding(known)
+        return _counts(obs.N, without, "shapes of Table A9 (N within 2%)", known)
+    return _counts(obs.N, non_embedding_from_total(obs.N), approximation)
 
 
-def _exact(shapes: list[ModelShape], source: str) -> Counts:
-    total = np.array([n_params(s) for s in shapes], float)
-    without = np.array([n_params_non_embedding(s) for s in shapes], float)
-    per_token = {
-        name: np.array([flops_per_token(s, name) for s in shapes], float)
-        for name in FLOP_CONVENTIONS
-        if name != "six_nd"
-    }
-    return Counts(total, without, _six(total, without) | per_token, source)
+def _embedding(shapes: list[ModelShape]) -> np.ndarray:
+    """Parameters of the embedding of each shape."""
+    return np.array([n_params(s) - n_params_non_embedding(s) for s in shapes], float)
 
 
-def _approximate(total: np.ndarray, without: np.ndarray) -> Counts:
-    source = "Pearce and Song's relation N_total = n + 47491 n^(1/3), an approximation"
-    return Counts(total, without, _six(total, without), source)
-
-
-def _six(total: np.ndarray, without: np.ndarray) -> dict[str, np.ndarray]:
-    return {"six_nd": 6 * total, "six_n_non_embedding_d": 6 * without}
+def _counts(
+    total: np.ndarray, without: np.ndarray, source: str, shapes: Sequence[ModelShape] = ()
+) -> Counts:
+    per_token = {"six_nd": 6 * total, "six_n_non_embedding_d": 6 * without}
+    for name in FLOP_CONVENTIONS if shapes else ():
+        if name != "six_nd":
+            per_token[name] = np.array([flops_per_token(s, name) for s in shapes], float)
+    return Counts(total, without, per_token, source)
 
 
 def local_exponent(law: LossLaw, n_low: float, n_high: float) -> float:

@@ -12,23 +12,13 @@ import numpy as np
 
 from chinchilla.core.errors import FitError
 from chinchilla.diagnose.context import MIN_SHARE, Context
-from chinchilla.diagnose.findings import Finding, combined, finding
-from chinchilla.diagnose.minima import BEND_INCONCLUSIVE, BENDS, quadratic
+from chinchilla.diagnose.findings import Finding, finding
+from chinchilla.diagnose.minima import BEND_INCONCLUSIVE, BENDS
 from chinchilla.diagnose.refits import path_text
 from chinchilla.fit.numerics import log_log_line
 
 MIN_POINTS = 6  # of a frontier that is split into thirds
 NESTED = 3  # independent moves among those of nested parts, each about half of the next
-
-
-def curvature(context: Context) -> Finding:
-    """The three views as one diagnostic."""
-    parts = {
-        "quadratic_term": quadratic,
-        "largest_compute": largest_compute,
-        "slopes_by_thirds": thirds,
-    }
-    return combined(parts, context, one_question=True)
 
 
 def slopes(C: np.ndarray, N: np.ndarray) -> list[dict[str, Any]]:

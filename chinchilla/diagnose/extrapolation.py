@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from chinchilla.core.errors import FitError
-from chinchilla.diagnose.context import MIN_SHARE, N_PARAMETERS, Context, jacobian
-from chinchilla.diagnose.findings import LOG_L, Finding, combined, finding, judge, number, sd_text
+from chinchilla.diagnose.context import MIN_SHARE, N_PARAMETERS, Context
+from chinchilla.diagnose.findings import LOG_L, Finding, finding, judge, number, sd_text
 from chinchilla.fit.numerics import log_log_line
 from chinchilla.fit.result import LossLaw
 from chinchilla.observations.table import Observations
@@ -26,23 +26,16 @@ MIN_C_RANGE = 1.5  # largest C over smallest, for a power law in C
 N_QUANTILES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of distinct sizes
 
 
-def extrapolation(context: Context) -> Finding:
-    """Expanding windows in C and in N as one diagnostic."""
-    return combined({"in_C": extrapolation_in_C, "in_N": extrapolation_in_N}, context)
-
-
 def extrapolation_in_C(context: Context) -> Finding:
     """Expanding window in C."""
-    cuts, keep = context.cuts()
-    return _expanding_window(context, "C", cuts, keep, "FLOPs")
+    return _expanding_window(context, "C", *context.cuts(), "FLOPs")
 
 
 def extrapolation_in_N(context: Context) -> Finding:
     """Expanding window in N."""
     obs, size = context.obs, context.size
     sizes = np.array([obs.N[size == s].max() for s in range(int(size.max()) + 1)])
-    at = np.unique((np.array(N_QUANTILES) * (len(sizes) - 1)).round().astype(int))
-    cuts = sizes[at]
+    cuts = sizes[np.unique((np.array(N_QUANTILES) * (len(sizes) - 1)).round().astype(int))]
     return _expanding_window(context, "N", cuts, cuts[:, None] >= obs.N, "parameters")
 
 
@@ -134,17 +127,13 @@ def _bias_sd(
 ) -> float:
     """Standard deviation of the held-out bias if the law holds, with equal errors.
 
-    Args:
-        law: fitted to the runs below the cut.
-        inside: (n,) its log-residuals on them.
-        below: the runs below the cut.
-        above: the held-out runs.
-        inflation: variance of the fitted law over that of least squares.
+    `inside` holds the log-residuals of the runs below; `inflation` is the variance of the fitted law
+    over that of least squares.
     """
-    J = jacobian(law, below.N, below.D, centred=False)
+    J = law.jacobian(below.N, below.D)
     scale = np.linalg.norm(J, axis=0)
     inverse = np.linalg.pinv((J / scale).T @ (J / scale), hermitian=True)
-    mean = (jacobian(law, above.N, above.D, centred=False) / scale).mean(axis=0)
+    mean = (law.jacobian(above.N, above.D) / scale).mean(axis=0)
     variance = float(inside @ inside) / max(len(below) - N_PARAMETERS, 1)
     return float(np.sqrt(variance * (1 / len(above) + inflation * float(mean @ inverse @ mean))))
 

@@ -32,6 +32,8 @@ MAX_FACTOR = 100.0  # largest factor in N_opt that is printed
 MIN_FREEDOM = 3.0  # smallest degrees of freedom used in `threshold`
 MORE_RUNS = "Add runs, or repeat runs with other seeds, to reduce the noise."
 
+PART_KEYS = ("verdict", "message", "effect", "effect_unit")  # of each part of a combined finding
+
 _Input = TypeVar("_Input")
 
 
@@ -229,13 +231,7 @@ def combined(
     if others:
         message += f" Others: {', '.join(others)}."
     values: dict[str, Any] = {
-        name: {
-            "verdict": one.verdict,
-            "message": one.message,
-            "effect": one.effect,
-            "effect_unit": one.effect_unit,
-            **one.values,
-        }
+        name: {key: getattr(one, key) for key in PART_KEYS} | one.values
         for name, one in results.items()
     }
     for name, reason in errors.items():

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from chinchilla.core.errors import FitError
-from chinchilla.diagnose.context import Context, jacobian
+from chinchilla.diagnose.context import Context, centre
 from chinchilla.diagnose.findings import VISIBLE, Finding
 from chinchilla.fit.parametric.approach3 import ILL_CONDITIONED
 from chinchilla.fit.result import LossLaw
@@ -42,8 +42,8 @@ def condition_numbers(law: LossLaw, N: np.ndarray, D: np.ndarray) -> dict[str, f
         D: (n,) tokens.
     """
     numbers = {}
-    for name, centred in (("raw", False), ("centred", True)):
-        J = jacobian(law, N, D, centred)
+    for name, origin in (("raw", (0.0, 0.0)), ("centred", centre(N, D))):
+        J = law.jacobian(N, D, origin)
         numbers[name] = float(np.linalg.cond(J))
         numbers[f"{name}_scaled"] = float(np.linalg.cond(J / np.linalg.norm(J, axis=0)))
     return numbers
@@ -61,15 +61,14 @@ def weakest_direction(law: LossLaw, N: np.ndarray, D: np.ndarray) -> tuple[dict[
         Components by parameter (columns scaled to length one, A and B at the mean ln N and ln D,
         A, B and E in logarithms), the largest positive; and a phrase.
     """
-    J = jacobian(law, N, D)
+    J = law.jacobian(N, D, centre(N, D))
     v = np.linalg.svd(J / np.linalg.norm(J, axis=0))[2][-1]
     v = v * np.sign(v[np.argmax(np.abs(v))])
-    up = [n for n, x in zip(NAMES, v, strict=True) if x > 0.3 * v.max()]
-    down = [n for n, x in zip(NAMES, v, strict=True) if x < -0.3 * v.max()]
-    words = f"raising {' and '.join(up)}"
-    if down:
-        words += f" while lowering {' and '.join(down)}"
-    return {n: float(x) for n, x in zip(NAMES, v, strict=True)}, words
+    components = dict(zip(NAMES, v.tolist(), strict=True))
+    up = [name for name, x in components.items() if x > 0.3 * v.max()]
+    down = [name for name, x in components.items() if x < -0.3 * v.max()]
+    lowering = f" while lowering {' and '.join(down)}" if down else ""
+    return components, f"raising {' and '.join(up)}{lowering}"
 
 
 def identifiability(context: Context) -> Finding:
@@ -112,21 +111,17 @@ def identifiability(context: Context) -> Finding:
         f"condition number {condition:.3g} (limit {ILL_CONDITIONED:.3g}). The losses change least on "
         f"{words}. {coverage}; standard error of a {se:.3f}."
     )
+    effect = VISIBLE * context.se_log_N
+    if "isoflop" in context.fits.fitted:
+        other = float(np.log(context.fits.fitted["isoflop"].N_opt(context.C_star)))
+        effect = max(effect, abs(other - context.log_N))
     if (
         condition > ILL_CONDITIONED
         or abs(correlation) > MAX_CORRELATION
         or high < MIN_RATIO_RANGE * low
         or values["n_sizes"] < MIN_SIZES
     ):
-        return Finding("warning", message, _ADVICE, _effect(context), values=values)
+        return Finding("warning", message, _ADVICE, effect, values=values)
     if se > MAX_SE_A:
-        return Finding("inconclusive", message, _INCONCLUSIVE, _effect(context), values=values)
+        return Finding("inconclusive", message, _INCONCLUSIVE, effect, values=values)
     return Finding("passed", message, values=values)
-
-
-def _effect(context: Context) -> float:
-    effect = VISIBLE * context.se_log_N
-    if "isoflop" in context.fits.fitted:
-        other = float(np.log(context.fits.fitted["isoflop"].N_opt(context.C_star)))
-        effect = max(effect, abs(other - context.log_N))
-    return effect

@@ -20,6 +20,7 @@ from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.findings import Finding, finding, judge, number
 from chinchilla.fit import bootstrap
 from chinchilla.fit.isoflop.profile import Parabola, parabolas
+from chinchilla.fit.numerics import fit_line
 
 MIN_SAMPLES = 40  # resamples, for a standard deviation
 MIN_MINIMA = 4  # for a curve with three coefficients
@@ -37,15 +38,12 @@ _NO_INTERVAL = "Run `chinchilla diagnose` with n_bootstrap=400 for an interval."
 
 @dataclass(frozen=True)
 class ParabolaMinima:
-    """Minima in m budgets; (k, m) arrays are resamples, NaN without a minimum."""
+    """Minima in m budgets: row 0 of the runs, k rows of resamples; NaN without a minimum."""
 
     budgets: np.ndarray  # (m,) FLOPs
-    log_C: np.ndarray  # (m,) of the runs, at the minimum
-    log_N: np.ndarray  # (m,) measured
-    log_N_law: np.ndarray | None  # (m,) of the law's losses; None without a law
-    log_C_samples: np.ndarray  # (k, m)
-    log_N_samples: np.ndarray  # (k, m)
-    log_N_law_samples: np.ndarray | None  # (k, m)
+    log_C: np.ndarray  # (1 + k, m) of the runs, at the minimum
+    log_N: np.ndarray  # (1 + k, m) measured
+    log_N_law: np.ndarray  # (1 + k, m) of the law's losses; NaN without a law
 
 
 def parabola_minima(context: Context) -> ParabolaMinima:
@@ -76,16 +74,8 @@ def parabola_minima(context: Context) -> ParabolaMinima:
     with_minimum = np.isfinite(log_N[0])
     if with_minimum.sum() < 2:
         raise FitError("fewer than two budgets have a parabola with a minimum.", "no_minimum")
-    log_C, log_N, log_N_law = (x[:, with_minimum] for x in (log_C, log_N, log_N_law))
-    return ParabolaMinima(
-        budgets=used[with_minimum],
-        log_C=log_C[0],
-        log_N=log_N[0],
-        log_N_law=None if law is None else log_N_law[0],
-        log_C_samples=log_C[1:],
-        log_N_samples=log_N[1:],
-        log_N_law_samples=None if law is None else log_N_law[1:],
-    )
+    arrays = (x[:, with_minimum] for x in (log_C, log_N, log_N_law))
+    return ParabolaMinima(used[with_minimum], *arrays)
 
 
 def _minima(x: np.ndarray, columns: np.ndarray, w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -114,14 +104,12 @@ def quadratic(context: Context) -> Finding:
             "too_few_budgets",
         )
     log_C = float(np.log(context.C_star))
-    bend, at_middle, move = _bend(minima.log_C, minima.log_N, log_C)
-    samples = np.array(
-        [
-            _bend(x[good], y[good], log_C)[::2]
-            for x, y in zip(minima.log_C_samples, minima.log_N_samples, strict=True)
-            if (good := np.isfinite(y)).sum() > max(3, m / 2)
-        ]
-    ).reshape(-1, 2)
+    bends = [
+        _bend(x[good], y[good], log_C)
+        for x, y in zip(minima.log_C, minima.log_N, strict=True)
+        if (good := np.isfinite(y)).sum() > max(3, m / 2)
+    ]
+    (bend, at_middle, move), samples = bends[0], np.array(bends)[1:]
     values: dict[str, Any] = {
         "exponent_change_per_decade": bend,
         "exponent_at_middle": at_middle,
@@ -134,7 +122,7 @@ def quadratic(context: Context) -> Finding:
         message += f" through {m} minima; no interval ({len(samples)} resamples)."
         return Finding("inconclusive", message, _NO_INTERVAL, abs(move), values=values)
     low95, p10, p90, high95 = map(float, np.percentile(samples[:, 0], (2.5, 10, 90, 97.5)))
-    sd = float(np.std(samples[:, 1], ddof=1))
+    sd = float(np.std(samples[:, 2], ddof=1))
     values |= {"p10": p10, "p90": p90, "ci95": [low95, high95], "log_N_move_sd": sd}
     return finding(
         judge(np.array([move]), np.array([sd]), len(context.obs) - 3 * m, max_sd=np.inf),
@@ -164,36 +152,35 @@ def approach_2_against_3(context: Context) -> Finding:
     difference in each budget.
     """
     minima = parabola_minima(context)
-    if minima.log_N_law is None or minima.log_N_law_samples is None:
+    if "parametric" not in context.fits.fitted:
         raise FitError(
             "approach 3 was not fitted: approach 2 cannot be compared with it.", "no_law"
         )
-    both = np.isfinite(minima.log_N_law)
+    log_C, log_N, log_N_law = minima.log_C[0], minima.log_N[0], minima.log_N_law[0]
+    both = np.isfinite(log_N_law)
     if both.sum() < 2:
         raise FitError(
             "the law's losses have a minimum in fewer than two of these budgets.", "no_minimum"
         )
-    difference = minima.log_N - minima.log_N_law
-    spread = _spread(minima.log_N_samples - minima.log_N_law_samples)
+    at = float(np.log(context.C_star))
+    difference = log_N - log_N_law
+    differences = (minima.log_N - minima.log_N_law)[1:]  # (k, m)
+    spread = _spread(differences)
     with np.errstate(divide="ignore", invalid="ignore"):
         z = difference / spread
-    at = float(np.log(context.C_star))
-    a2, N2 = _line(minima.log_C[both], minima.log_N[both], at)
-    a2_law, N2_law = _line(minima.log_C[both], minima.log_N_law[both], at)
-    samples = np.array(
-        [
-            np.subtract(_line(x[good], m[good], at), _line(x[good], y[good], at))
-            for x, m, y in zip(
-                minima.log_C_samples, minima.log_N_samples, minima.log_N_law_samples, strict=True
-            )
-            if (good := np.isfinite(m) & np.isfinite(y)).sum() > max(1, both.sum() / 2)
-        ]
-    ).reshape(-1, 2)
-    move, misfit = N2 - N2_law, a2 - a2_law
-    enough = len(samples) >= MIN_SAMPLES
-    sd, log_N_sd = np.std(samples, axis=0, ddof=1).tolist() if enough else (np.nan, np.nan)
+    # A line through differences is the difference of the two lines: its value at C_star, its slope.
+    move, misfit = map(float, fit_line(log_C - at, difference, both))
+    a2_law = float(fit_line(log_C - at, log_N_law, both)[1])
+    a2 = a2_law + misfit
+    known = np.isfinite(differences)
+    complete = known.sum(axis=1) > max(1, both.sum() / 2)
+    samples = fit_line(minima.log_C[1:][complete] - at, differences[complete], known[complete])
+    log_N_sd, sd = np.nan, np.nan
+    if complete.sum() >= MIN_SAMPLES:
+        log_N_sd, sd = (float(np.std(x, ddof=1)) for x in samples)
     slope_z = misfit / sd if sd > 0 else np.nan
     typical = float(np.sqrt(np.nanmean(z**2))) if np.isfinite(z).any() else np.nan
+    N_opt_of_law = [np.exp(context.line(context.law, C)[1]) for C in np.exp(log_C)]
     values = {
         "a_isoflop": a2,
         "a_isoflop_of_law": a2_law,
@@ -206,11 +193,9 @@ def approach_2_against_3(context: Context) -> Finding:
         "budgets": [
             {
                 "budget_flops": float(c),
-                "N_measured": number(np.exp(minima.log_N[i])),
-                "N_of_law_by_parabola": number(np.exp(minima.log_N_law[i])),
-                "N_opt_of_law": number(
-                    np.exp(context.line(context.law, float(np.exp(minima.log_C[i])))[1])
-                ),
+                "N_measured": number(np.exp(log_N[i])),
+                "N_of_law_by_parabola": number(np.exp(log_N_law[i])),
+                "N_opt_of_law": number(N_opt_of_law[i]),
                 "log_difference": number(difference[i]),
                 "sd": number(spread[i]),
                 "z": number(z[i]),
@@ -256,13 +241,6 @@ def approach_2_against_3(context: Context) -> Finding:
         if_inconclusive="Repeat runs near the minima of the smallest and the largest budget: noise hides "
         "a difference between the approaches that would matter.",
     )
-
-
-def _line(x: np.ndarray, y: np.ndarray, at: float) -> tuple[float, float]:
-    """Slope of the least-squares line, and its value at `at`."""
-    dx = x - x.mean()
-    slope = float(dx @ (y - y.mean()) / (dx @ dx))
-    return slope, float(y.mean() + slope * (at - x.mean()))
 
 
 def _spread(samples: np.ndarray) -> np.ndarray:

@@ -12,11 +12,19 @@ import numpy as np
 
 from chinchilla.core.errors import FitError
 from chinchilla.diagnose.context import Context, Refits
-from chinchilla.diagnose.findings import Finding, combined, finding, number
+from chinchilla.diagnose.findings import Finding, finding, number
 
 LISTED = 5  # runs or groups listed
 DROPPED = (0, 1, 2, 5, 10, 20, 40, 60)  # highest losses left out
 MAX_LEFT_OUT = 0.5  # of the runs
+WINDOWS = {  # name -> quantiles of the range
+    "middle 80%": (0.1, 0.9),
+    "middle 50%": (0.25, 0.75),
+    "lower half": (0, 0.5),
+    "upper half": (0.5, 1),
+    "without the lowest quarter": (0.25, 1),
+    "without the highest quarter": (0, 0.75),
+}
 UNITS = {"tokens_per_parameter": "tokens per parameter", "N": "parameters"}
 _ADVICE = (
     "One law does not hold over the whole range. Fit the window of tokens per parameter and of sizes "
@@ -31,16 +39,6 @@ _INCONCLUSIVE = (
 # ------------------------------------------------------------------ leave one out
 
 
-def leave_one_out(context: Context) -> Finding:
-    """a, beta and ln N_opt(C_star) without each run, each budget and each size."""
-    parts = {
-        "runs": leave_one_run_out,
-        "budgets": leave_one_budget_out,
-        "sizes": leave_one_size_out,
-    }
-    return combined(parts, context)
-
-
 def leave_one_run_out(context: Context) -> Finding:
     """a, beta and ln N_opt(C_star) without each run, and the jackknife's standard error of a."""
     obs, n = context.obs, len(context.obs)
@@ -48,13 +46,10 @@ def leave_one_run_out(context: Context) -> Finding:
     if not parts.fitted.any():
         raise FitError("no fit without one run converged: too few runs.", "too_few_runs")
     runs = [
-        {
-            "run_id": str(obs.run_id[i]),
-            "C": float(obs.C[i]),
-            "N": float(obs.N[i]),
-            "log_N_opt_move": number(parts.log_N_move[i]),
-        }
-        for i in range(n)
+        {"run_id": run_id, "C": C, "N": N, "log_N_opt_move": number(move)}
+        for run_id, C, N, move in zip(
+            map(str, obs.run_id), obs.C.tolist(), obs.N.tolist(), parts.log_N_move, strict=True
+        )
     ]
     size = np.where(parts.fitted, np.abs(parts.log_N_move), -1)
     top = [
@@ -81,9 +76,7 @@ def leave_one_run_out(context: Context) -> Finding:
         {
             "top": top,
             "largest_move_of_a": largest,
-            "jackknife_se_of_a": float(
-                np.sqrt((len(a) - 1) / len(a) * ((a - a.mean()) ** 2).sum())
-            ),
+            "jackknife_se_of_a": float(np.sqrt(len(a) - 1) * a.std()),
             "n_fitted": len(a),
             "runs": runs,
         },
@@ -112,15 +105,7 @@ def leave_one_size_out(context: Context) -> Finding:
 def _leave_group_out(
     context: Context, keep: np.ndarray, group: str, key: str, values: list[float]
 ) -> Finding:
-    """Judge refits without each group.
-
-    Args:
-        context: the runs and fits.
-        keep: (k, n) bool: the runs that are left.
-        group: budget or size.
-        key: the name of `values` in the rows.
-        values: (k,) of the groups.
-    """
+    """Judge refits on the (k, n) runs `keep` that are left without each group; `values` are the groups'."""
     parts = context.refit(keep)
     n_lost = int((~parts.fitted).sum())
     if n_lost == len(values):
@@ -154,11 +139,6 @@ def _range(parts: Refits) -> str:
 
 
 # ------------------------------------------------------------------ parts of the range
-
-
-def windows(context: Context) -> Finding:
-    """Approach 3 without the highest losses, and in windows of D/N and of N."""
-    return combined({"drop_path": drop_path, "window_path": window_path}, context)
 
 
 def drop_path(context: Context) -> Finding:
@@ -207,17 +187,10 @@ def window_path(context: Context) -> Finding:
     rows: list[dict[str, Any]] = []
     keep = []
     for name, x in (("tokens_per_parameter", obs.D / obs.N), ("N", obs.N)):
-        low, q10, q25, q50, q75, q90, high = np.quantile(x, (0, 0.1, 0.25, 0.5, 0.75, 0.9, 1))
-        for part, left, right in (
-            ("middle 80%", q10, q90),
-            ("middle 50%", q25, q75),
-            ("lower half", low, q50),
-            ("upper half", q50, high),
-            ("without the lowest quarter", q25, high),
-            ("without the highest quarter", low, q75),
-        ):
-            keep.append((left <= x) & (x <= right))
-            rows.append({"of": name, "part": part, "low": float(left), "high": float(right)})
+        for part, shares in WINDOWS.items():
+            low, high = np.quantile(x, shares).tolist()
+            keep.append((low <= x) & (x <= high))
+            rows.append({"of": name, "part": part, "low": low, "high": high})
     parts = context.refit(np.array(keep))
     rows = [row | parts.row(i) for i, row in enumerate(rows)]
     n_fitted = int(parts.fitted.sum())

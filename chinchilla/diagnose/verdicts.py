@@ -55,12 +55,18 @@ from chinchilla.core.json_codec import decode
 from chinchilla.core.shapes import ModelShape
 from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.conventions import conventions
-from chinchilla.diagnose.curvature import curvature
-from chinchilla.diagnose.extrapolation import extrapolation
-from chinchilla.diagnose.findings import VERDICTS, Finding, called, described
+from chinchilla.diagnose.curvature import largest_compute, thirds
+from chinchilla.diagnose.extrapolation import extrapolation_in_C, extrapolation_in_N
+from chinchilla.diagnose.findings import VERDICTS, Finding, called, combined, described
 from chinchilla.diagnose.identifiability import identifiability
-from chinchilla.diagnose.minima import approach_2_against_3
-from chinchilla.diagnose.refits import leave_one_out, windows
+from chinchilla.diagnose.minima import approach_2_against_3, quadratic
+from chinchilla.diagnose.refits import (
+    drop_path,
+    leave_one_budget_out,
+    leave_one_run_out,
+    leave_one_size_out,
+    window_path,
+)
 from chinchilla.diagnose.residuals import residuals
 from chinchilla.fit.results import FILE as FRONTIER
 from chinchilla.fit.results import FitResults
@@ -71,16 +77,26 @@ FILE = "diagnostics.json"
 WIDTH = 100  # columns of text
 INDENT = " " * 13
 
-ITEMS: dict[str, Callable[[Context], Finding]] = {
+Parts = Mapping[str, Callable[[Context], Finding]]
+ITEMS: dict[str, Callable[[Context], Finding] | Parts] = {
     "identifiability": identifiability,
-    "leave_one_out": leave_one_out,
-    "windows": windows,
-    "curvature": curvature,
-    "extrapolation": extrapolation,
+    "leave_one_out": {
+        "runs": leave_one_run_out,
+        "budgets": leave_one_budget_out,
+        "sizes": leave_one_size_out,
+    },
+    "windows": {"drop_path": drop_path, "window_path": window_path},
+    "curvature": {
+        "quadratic_term": quadratic,
+        "largest_compute": largest_compute,
+        "slopes_by_thirds": thirds,
+    },
+    "extrapolation": {"in_C": extrapolation_in_C, "in_N": extrapolation_in_N},
     "approach_2_against_3": approach_2_against_3,
     "residuals": residuals,
     "conventions": conventions,
 }
+ONE_QUESTION = ("curvature",)  # items whose parts measure one thing in several ways
 
 
 @dataclass(frozen=True)
@@ -104,14 +120,14 @@ class Diagnostics:
     @property
     def summary(self) -> str:
         """For example "4 passed, 2 inconclusive, 3 warnings."."""
-        warnings = self.count("warning")
-        counts = [
-            f"{self.count('passed')} passed",
-            *(f"{n} inconclusive" for n in [self.count("inconclusive")] if n),
-            f"{warnings} warning{'' if warnings == 1 else 's'}",
-            *(f"{n} unavailable" for n in [self.count("unavailable")] if n),
-        ]
-        return f"{', '.join(counts)}."
+        counts = {verdict: self.count(verdict) for verdict in VERDICTS}
+        texts = [f"{counts['passed']} passed"]
+        if counts["inconclusive"]:
+            texts.append(f"{counts['inconclusive']} inconclusive")
+        texts.append(f"{counts['warning']} warning{'' if counts['warning'] == 1 else 's'}")
+        if counts["unavailable"]:
+            texts.append(f"{counts['unavailable']} unavailable")
+        return f"{', '.join(texts)}."
 
     @property
     def first(self) -> str:
@@ -131,13 +147,11 @@ class Diagnostics:
             lines += textwrap.wrap(head + item.message, WIDTH, subsequent_indent=INDENT)
             if effect := described(item):
                 lines.append(f"{INDENT}{effect}")
-            for text in (
-                f"note: {item.note}" * bool(item.note),
-                f"-> {item.advice}" * bool(item.advice),
-            ):
-                lines += textwrap.wrap(
-                    text, WIDTH, initial_indent=INDENT, subsequent_indent=INDENT + "   "
-                )
+            for prefix, text in (("note:", item.note), ("->", item.advice)):
+                if text:
+                    lines += textwrap.wrap(
+                        f"{INDENT}{prefix} {text}", WIDTH, subsequent_indent=INDENT + "   "
+                    )
         lines += textwrap.wrap(self.first, WIDTH, subsequent_indent="   ")
         return "\n".join([*lines, self.summary])
 
@@ -215,17 +229,15 @@ def diagnose(
     items = {}
     for name, item in ITEMS.items():
         try:
-            items[name] = item(context)
+            if callable(item):
+                items[name] = item(context)
+            else:
+                items[name] = combined(item, context, one_question=name in ONE_QUESTION)
         except FitError as error:
             items[name] = Finding("unavailable", str(error), kind=error.kind)
-    exponent: dict[str, Any] = {}
+    a: float | None = None
+    se_a: tuple[float | None, str] = (None, "")
     if "parametric" in fits.fitted:
-        exponent = {"a": context.a, "se_a": context.se_a[0], "se_from": context.se_a[1]}
-    return Diagnostics(
-        dict(sorted(items.items(), key=lambda pair: pair[1].rank)),
-        context.C_star,
-        n_bootstrap=n_bootstrap,
-        seed=seed,
-        frontier_sha256=frontier_sha256,
-        **exponent,
-    )
+        a, se_a = context.a, context.se_a
+    ordered = dict(sorted(items.items(), key=lambda pair: pair[1].rank))
+    return Diagnostics(ordered, context.C_star, a, *se_a, n_bootstrap, seed, frontier_sha256)

@@ -7,6 +7,7 @@ CPU: fp32, bf16 and bf16 weights, whole and in two shards. The test on a GPU (te
 run yet.
 """
 
+import math
 from dataclasses import asdict, dataclass
 
 from chinchilla.core.shapes import ModelShape
@@ -79,6 +80,17 @@ def memory(
         + (4.0 * columns + tokens * width) * s.d_model
         + width * extra_rows * s.d_model,
     )
+
+
+def rows_that_fit(spec: RunSpec, shards: int, room: float, recompute: bool = False) -> int:
+    """Rows of one forward pass with which the estimate is at most `room` bytes, at least one.
+
+    The rows of a device's part of the batch are halved until they fit.
+    """
+    rows = math.ceil(spec.batch_tokens / spec.model.seq_len / shards)
+    while rows > 1 and memory(spec, rows * spec.model.seq_len, shards, recompute).total > room:
+        rows = (rows + 1) // 2
+    return rows
 
 
 def padded_vocab(vocab_size: int, device: str) -> int:

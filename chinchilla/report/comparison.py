@@ -18,7 +18,16 @@ from chinchilla.fit.result import PowerLaw
 from chinchilla.report import sections
 from chinchilla.report.figures import Drawing, isoflop_curves_side_by_side, saved
 from chinchilla.report.page import render
-from chinchilla.report.tables import LABELS, SHORT_LABELS, bounds, exponent, flops, loss, ratio
+from chinchilla.report.tables import (
+    LABELS,
+    SHORT_LABELS,
+    bounds,
+    exponent,
+    flops,
+    loss,
+    ratio,
+    with_interval,
+)
 
 SAME_TOKENIZER = "four IsoFLOP curves for each corpus, one tokenizer for both"
 
@@ -45,28 +54,17 @@ def _exponents(found: Comparison) -> Table:
         for e in found.exponents:
             if e.approach == approach:
                 missing = "not fitted" if e.refused == NOT_REQUESTED else "refused"
-                table.add_row(
-                    label,
-                    e.corpus,
-                    _exponent(e.a, e.a_interval, missing),
-                    _exponent(e.b, e.b_interval, missing),
-                    cell(e.n_runs, "{:d}".format),
-                )
+                exponents = [
+                    Cell(missing, None, "muted")
+                    if x is None
+                    else Cell(exponent(PowerLaw(1.0, x, *(interval or ()))), x, "ours")
+                    for x, interval in ((e.a, e.a_interval), (e.b, e.b_interval))
+                ]
+                table.add_row(label, e.corpus, *exponents, cell(e.n_runs, "{:d}".format))
         for row in paper.TABLE_A2 if approach == "isoflop" else ():
-            table.add_row(
-                Cell(label, None, "muted"),
-                Cell(f"paper, {row.corpus}", None, "muted"),
-                cell(row.a, "{:.2f}".format),
-                cell(row.b, "{:.2f}".format),
-                NONE,
-            )
+            head = (Cell(text, None, "muted") for text in (label, f"paper, {row.corpus}"))
+            table.add_row(*head, *(cell(x, "{:.2f}".format) for x in (row.a, row.b)), NONE)
     return table
-
-
-def _exponent(x: float | None, interval: list[float] | None, missing: str) -> Cell:
-    if x is None:
-        return Cell(missing, None, "muted")
-    return Cell(exponent(PowerLaw(1.0, x, *(interval or ()))), x, "ours")
 
 
 def _differences(found: Comparison) -> Table:
@@ -92,13 +90,13 @@ def _sizes(found: Comparison) -> Table:
     names = [c["name"] for c in found.corpora]
     rows: dict[tuple[float, str], list[Cell]] = {}
     for s in sorted(found.sizes, key=lambda s: s.C):
-        band = f" [{count(s.interval[0])}, {count(s.interval[1])}]" if s.interval else ""
         head = [cell(s.C, flops), Cell(SHORT_LABELS[s.approach])]
-        rows.setdefault((s.C, s.approach), head).append(Cell(count(s.N) + band, s.N))
+        row = rows.setdefault((s.C, s.approach), head)
+        row.append(Cell(with_interval(s.N, s.interval, count), s.N))
     for d in found.differences:
         if d.C is not None:
-            band = f" [{ratio(d.interval[0])}, {ratio(d.interval[1])}]" if d.interval else ""
-            rows[d.C, d.approach].append(Cell(ratio(d.value) + band, d.value))
+            text = with_interval(d.value, d.interval, ratio)
+            rows[d.C, d.approach].append(Cell(text, d.value))
     return Table(
         ["C, FLOPs", "Approach", *names, *(f"{name} / {names[0]}" for name in names[1:])],
         list(rows.values()),
@@ -154,6 +152,9 @@ def write_comparison(out_dir: Path, sides: Sequence[Side], found: Comparison) ->
         for e in found.exponents
         if e.refused not in ("", NOT_REQUESTED)
     ]
+    notes = [("Comparison", text) for text in found.notes]
+    for s in sides:
+        notes += [(f"{s.name} · {about}", text) for about, text in sections.notes([], s.fits)]
     page = render(
         "compare.html.j2",
         title=" and ".join(s.name for s in sides),
@@ -162,14 +163,7 @@ def write_comparison(out_dir: Path, sides: Sequence[Side], found: Comparison) ->
         figures=figures,
         tables=tables_of(found),
         refusals=refused,
-        notes=[
-            *(("Comparison", text) for text in found.notes),
-            *(
-                (f"{s.name} · {who}", text)
-                for s in sides
-                for who, text in sections.notes([], s.fits)
-            ),
-        ],
+        notes=notes,
         conventions=sections.conventions([], sides[0].finals, {}),
         environment=sections.environment([], {"folders": [s.folder for s in sides]}),
     )

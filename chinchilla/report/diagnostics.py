@@ -49,24 +49,7 @@ C_NAMES = {
     "six_n_non_embedding_d": "6 × non-embedding N × D",
 }
 OURS = COLORS["parametric"]
-FIGURES = {
-    "exponent_paths": (
-        "The exponent on parts of the runs",
-        "Approach 3's exponent a of N_opt, refitted: without the k highest losses; within a share "
-        "of the range of tokens per parameter (T) or of N; on the runs up to C only. Line and band: "
-        "all runs with the 80% interval. Bars: one standard deviation of the move that a law which "
-        "holds would show. A path that leaves the band in one direction shows that the law does not "
-        "hold over the whole range.",
-        "The fitted exponent a as runs are left out in order.",
-    ),
-    "influence": (
-        "Influence of runs and groups",
-        "Left: how far leaving out one run moves N_opt beyond the runs, coloured by model size. "
-        "Right: a without each budget, or without each of the sizes that move it most, with one "
-        "standard deviation of the move that a law which holds would show; line and band as above.",
-        "Change of the predicted optimum without each run, and of a without each group of runs.",
-    ),
-}
+A_LABEL = "$a$, exponent of $N_{opt}$ (approach 3)"
 
 
 def section(found: Diagnostics | None) -> dict[str, Any] | None:
@@ -88,10 +71,26 @@ def figures(found: Diagnostics | None, parametric: FitResult | None) -> list[Dra
         assert parametric.N_opt.p90 is not None
         interval = (parametric.N_opt.p10, parametric.N_opt.p90)
     return [
-        Drawing(name, title, draw(found, interval), caption, alt)
-        for (name, (title, caption, alt)), draw in zip(
-            FIGURES.items(), (exponent_paths, influence), strict=True
-        )
+        Drawing(
+            "exponent_paths",
+            "The exponent on parts of the runs",
+            exponent_paths(found, interval),
+            "Approach 3's exponent a of N_opt, refitted: without the k highest losses; within a share "
+            "of the range of tokens per parameter (T) or of N; on the runs up to C only. Line and band: "
+            "all runs with the 80% interval. Bars: one standard deviation of the move that a law which "
+            "holds would show. A path that leaves the band in one direction shows that the law does not "
+            "hold over the whole range.",
+            "The fitted exponent a as runs are left out in order.",
+        ),
+        Drawing(
+            "influence",
+            "Influence of runs and groups",
+            influence(found, interval),
+            "Left: how far leaving out one run moves N_opt beyond the runs, coloured by model size. "
+            "Right: a without each budget, or without each of the sizes that move it most, with one "
+            "standard deviation of the move that a law which holds would show; line and band as above.",
+            "Change of the predicted optimum without each run, and of a without each group of runs.",
+        ),
     ]
 
 
@@ -182,13 +181,16 @@ def exponent_paths(
     if not shown:
         return None
     figure, panels = new_figure(4.9, len(shown))
+    limits = _limits([r for rows in shown for r in rows], found, interval)
     for ax, rows in zip(panels, shown, strict=True):
         _all_runs(ax, found, interval)
+        ax.set_ylim(limits)
+        ax.tick_params(labelleft=ax is panels[0])
         places = np.arange(len(rows))
         if rows is drops:
             _path(ax, places, rows)
             ax.set_xticks(places, [str(r["k"]) for r in rows])
-            ax.set(xlabel="k, highest losses left out")
+            ax.set_xlabel("k, highest losses left out")
             ax.set_title("Highest losses")
         elif rows is windows:
             _path(ax, places, rows, joined=False)
@@ -201,13 +203,7 @@ def exponent_paths(
             ax.set(xlim=padded(C, 0.08), xlabel="largest C used, training FLOPs")
             log_scale(ax, "x", power_of_ten)
             ax.set_title("Largest C")
-    low, high = _limits([r for rows in shown for r in rows], found, interval)
-    for i, ax in enumerate(panels):
-        ax.set_ylim(low, high)
-        if i:
-            ax.tick_params(labelleft=False)
-        else:
-            ax.set_ylabel("$a$, exponent of $N_{opt}$ (approach 3)")
+    panels[0].set_ylabel(A_LABEL)
     legend_below(figure, panels[:1], 3)
     return figure
 
@@ -219,10 +215,8 @@ def influence(found: Diagnostics | None, interval: tuple[float, float] | None) -
         return None
     runs = _part(found, "leave_one_out", "runs").get("runs", [])
     runs = [r for r in runs if r["log_N_opt_move"] is not None]
-    groups = _fitted(_part(found, "leave_one_out", "budgets").get("all", []))
-    by = "budget"
-    if not groups:
-        groups, by = _fitted(_part(found, "leave_one_out", "sizes").get("top", [])), "size"
+    budgets = _fitted(_part(found, "leave_one_out", "budgets").get("all", []))
+    groups = budgets or _fitted(_part(found, "leave_one_out", "sizes").get("top", []))
     if not runs or not groups:
         return None
     figure, (left, right) = new_figure(4.8, 2)
@@ -243,12 +237,12 @@ def influence(found: Diagnostics | None, interval: tuple[float, float] | None) -
     bar.outline.set_visible(False)
     _all_runs(right, found, interval)
     _path(right, np.arange(len(groups)), groups, joined=False)
-    labels = [flops(g["budget_flops"]) if by == "budget" else count(g["N"]) for g in groups]
+    labels = [flops(g["budget_flops"]) if budgets else count(g["N"]) for g in groups]
     right.set_xticks(np.arange(len(groups)), labels, rotation=90 if len(labels) > 6 else 0)
-    right.set(xlabel="budget left out, FLOPs" if by == "budget" else "size left out, parameters")
-    right.set_ylabel("$a$, exponent of $N_{opt}$ (approach 3)")
+    right.set(xlabel="budget left out, FLOPs" if budgets else "size left out, parameters")
+    right.set_ylabel(A_LABEL)
     right.set_ylim(*_limits(groups, found, interval, bars=True))
-    right.set_title(f"Without one {by}")
+    right.set_title("Without one budget" if budgets else "Without one size")
     legend_below(figure, [right], 3)
     return figure
 

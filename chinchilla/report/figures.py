@@ -8,6 +8,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -70,12 +71,10 @@ def report_figures(
     fitted: Mapping[str, FitResult],
 ) -> list[Drawing]:
     """The four figures of a report; arguments as for `write_report`."""
-    if curve_obs is None and curves:
+    done = [r for r in results if r.spec.run_id in curves and r.status == "finished"]
+    if curve_obs is None and done:
         kind = finals.loss_kind if finals is not None and finals.loss_kind in LOSSES else "train"
-        known = [r for r in results if r.spec.run_id in curves and r.status == "finished"]
-        if known:
-            known_curves = [curves[r.spec.run_id] for r in known]
-            curve_obs = Observations.from_curves(known, known_curves, kind)
+        curve_obs = Observations.from_curves(done, [curves[r.spec.run_id] for r in done], kind)
     envelope, iso = fitted.get("envelope"), fitted.get("isoflop")
     loss = loss_drawn(iso, finals)
     errors = {}
@@ -145,7 +144,7 @@ def training_curves(
     points: Observations | None,
     envelope: FitResult | None,
     results: Sequence[RunResult] = (),
-    curves: Mapping[str, Curve] | None = None,
+    curves: Mapping[str, Curve] = MappingProxyType({}),
 ) -> Figure | None:
     """Loss against FLOPs of every run, coloured by N, with approach 1's envelope.
 
@@ -161,19 +160,17 @@ def training_curves(
     runs.draw_curves(ax, points)
     runs.draw_envelope(ax, envelope)
     label = "did not finish"
-    for r in results:
-        curve = (curves or {}).get(r.spec.run_id)
-        if r.status == "finished" or curve is None:
-            continue
-        per_step = flops_per_token(r.spec.model, r.spec.flop_convention) * r.spec.batch_tokens
+    unfinished = [r for r in results if r.status != "finished" and r.spec.run_id in curves]
+    for r in unfinished:
+        curve = curves[r.spec.run_id]
+        step, L = curve.step + 1, curve.loss
         if points.loss_kind == "validation":
-            C, L = runs.binned(per_step * curve.validation_step, curve.validation_loss)
-        else:
-            C, L = runs.binned(per_step * (curve.step + 1), curve.loss)
-        if len(C) == 0:
-            continue
-        ax.plot(C, L, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), label=label)
-        label = "_" + label
+            step, L = curve.validation_step, curve.validation_loss
+        per_step = flops_per_token(r.spec.model, r.spec.flop_convention) * r.spec.batch_tokens
+        C, L = runs.binned(per_step * step, L)
+        if len(C):
+            ax.plot(C, L, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), label=label)
+            label = "_" + label
     if envelope is not None:
         note(ax, exponent_note("a", envelope.N_opt))
     legend_below(figure, [ax], 3, markerscale=2)

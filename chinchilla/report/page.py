@@ -61,10 +61,8 @@ def write_report(
     page = render(
         "page.html.j2",
         title=title,
-        headline=sections.headline(fits),
-        reasons=sections.reasons(fits),
+        **sections.answer(fits, diagnostics),
         agreement=sections.agreement(fits),
-        warnings=sections.warnings(fits, diagnostics),
         facts=sections.facts(results, finals),
         table2=tables.table2(fits),
         intervals=tables.intervals(fitted),

@@ -5,7 +5,7 @@ reason with numbers computed here. NumPy, and SciPy for the searches that stop e
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,9 +20,9 @@ from chinchilla.fit import fit_envelope, fit_isoflop, fit_parametric
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.fit.parametric.paper_search import paths, search
 from chinchilla.fit.parametric.solver import fit_loss_law
-from chinchilla.fit.result import FitResult, PowerLaw
+from chinchilla.fit.result import FitResult
 from chinchilla.observations.table import Observations
-from chinchilla.report.tables import flops, name_of
+from chinchilla.report.tables import flops, name_of, published_lines
 
 SIZES = tuple(row[0] for row in paper.TABLE_3)  # parameters of Tables 3 and A3
 EARLY = tuple(  # starts of the paper's grid, from its middle
@@ -121,15 +121,14 @@ def reproduce(
                 label = name_of(published.approach, frontier)
                 rows.append(_our_row(label, frontier, len(jobs[name][1].finals())))
         rows.append(_paper_row(published))
-    projections = [
-        *_projections("Table 3", fits.get("envelope"), [row[1:3] for row in paper.TABLE_3]),
-        *_projections(
-            "Table A3, approach 2", fits.get("isoflop"), [r[1:3] for r in paper.TABLE_A3]
-        ),
-        *_projections(
-            "Table A3, approach 3", fits.get("parametric"), [r[3:5] for r in paper.TABLE_A3]
-        ),
-    ]
+    projections: list[Projection] = []
+    for table, name, values in (  # values: the paper's C and D of each size
+        ("Table 3", "envelope", [row[1:3] for row in paper.TABLE_3]),
+        ("Table A3, approach 2", "isoflop", [row[1:3] for row in paper.TABLE_A3]),
+        ("Table A3, approach 3", "parametric", [row[3:5] for row in paper.TABLE_A3]),
+    ):
+        if name in fits:
+            projections += _projections(table, fits[name], values)
     ours = fits.get("parametric") if explain else None
     reasons = why_approach_3_differs(kept, points, ours, full_grid)
     settings |= {"drop_highest": drop_highest, "full_grid": full_grid}
@@ -138,36 +137,34 @@ def reproduce(
 
 
 def _our_row(label: str, f: FitResult, n: int) -> Row:
+    data, note = f"{f.n_runs} of {n} runs", ""
     if f.approach == "envelope":
-        note = "no curves: weaker" if f.settings["endpoints_only"] else ""
-        data = f"{n} final losses" if f.settings["endpoints_only"] else f"curves of {n} runs"
-    else:
-        data, note = f"{f.n_runs} of {n} runs", ""
-        if f.approach == "isoflop":
-            exact = f.settings["exponents"] != "none"
-            note = "exact shape" if exact else "parabolas, as in the paper"
+        data = f"curves of {n} runs"
+        if f.settings["endpoints_only"]:
+            data, note = f"{n} final losses", "no curves: weaker"
+    elif f.approach == "isoflop":
+        exact = f.settings["exponents"] != "none"
+        note = "exact shape" if exact else "parabolas, as in the paper"
+    N, D = f.N_opt, f.D_opt
     return Row(
         label, "ours", data,
-        f.N_opt.exponent, _pair(f.N_opt), f.N_opt.ci95,
-        f.D_opt.exponent, _pair(f.D_opt), f.D_opt.ci95,
-        float(f.N_opt(paper.GOPHER_BUDGET)), note,
+        N.exponent, _pair(N.p10, N.p90), N.ci95, D.exponent, _pair(D.p10, D.p90), D.ci95,
+        float(N(paper.GOPHER_BUDGET)), note,
     )  # fmt: skip
 
 
 def _paper_row(row: paper.Table2Row) -> Row:
-    def pair(low: float | None, high: float | None) -> list[float] | None:
-        return None if low is None or high is None else [low, high]
-
-    published = {
-        "envelope": paper.TABLE_3[3][0],
-        "isoflop": paper.N_OPT_TABLE_A3_ISOFLOP[0]
-        * paper.GOPHER_BUDGET ** paper.N_OPT_TABLE_A3_ISOFLOP[1],
-        "parametric": _at_gopher("hoffmann"),
-    }
+    line = published_lines().get(row.approach)  # Kaplan et al. have none
+    N = None if line is None else float(line(paper.GOPHER_BUDGET))
     return Row(
-        row.label, "paper", "", row.a, pair(row.a_p10, row.a_p90), None,
-        row.b, pair(row.b_p10, row.b_p90), None, published.get(row.approach),
+        row.label, "paper", "", row.a, _pair(row.a_p10, row.a_p90), None,
+        row.b, _pair(row.b_p10, row.b_p90), None,
+        paper.TABLE_3[3][0] if row.approach == "envelope" else N,
     )  # fmt: skip
+
+
+def _pair(low: float | None, high: float | None) -> list[float] | None:
+    return None if low is None or high is None else [low, high]
 
 
 def _at_gopher(law: str) -> float:
@@ -175,24 +172,16 @@ def _at_gopher(law: str) -> float:
     return float(np.exp(log_k + a * np.log(paper.GOPHER_BUDGET)))
 
 
-def _pair(law: PowerLaw) -> list[float] | None:
-    return None if law.p10 is None or law.p90 is None else [law.p10, law.p90]
-
-
 def _projections(
-    table: str, f: FitResult | None, published: list[tuple[float, ...]]
-) -> list[Projection]:
-    if f is None:
-        return []
-    found = []
+    table: str, f: FitResult, published: Sequence[tuple[float, ...]]
+) -> Iterator[Projection]:
     for N, (paper_C, paper_D) in zip(SIZES, published, strict=True):
         C = (N / f.N_opt.coefficient) ** (1 / f.N_opt.exponent)
         bounds = None
         if f.N_opt.samples:
             log_k, a = np.asarray(f.N_opt.samples)
-            bounds = [float(x) for x in np.exp(np.percentile((np.log(N) - log_k) / a, (10, 90)))]
-        found.append(Projection(table, N, float(C), bounds, float(C / (6 * N)), paper_C, paper_D))
-    return found
+            bounds = np.exp(np.percentile((np.log(N) - log_k) / a, (10, 90))).tolist()
+        yield Projection(table, N, float(C), bounds, float(C / (6 * N)), paper_C, paper_D)
 
 
 def why_approach_3_differs(
@@ -213,70 +202,64 @@ def why_approach_3_differs(
     a = best.beta / (best.alpha + best.beta)
     r = np.abs(np.log(named_law("hoffmann")(N, D) / L))
     published = float((np.minimum(r, 1e-3) * (r - np.minimum(r, 1e-3) / 2)).sum())
-    reasons = [
-        {
-            "what": "minimum",
-            "objective": lowest,
-            "objective_published": published,
-            "a": a,
-            "text": f"the minimum of the sum of Huber losses is at a = {a:.3f}; at the printed "
-            f"constants (a = .457) the sum is {published / lowest - 1:.0%} higher",
-        }
-    ]
+    reasons: list[dict[str, Any]] = []
+
+    def add(what: str, text: str, **numbers: Any) -> None:
+        reasons.append({"what": what, **numbers, "text": text})
+
+    add(
+        "minimum",
+        f"the minimum of the sum of Huber losses is at a = {a:.3f}; at the printed constants (a = .457) "
+        f"the sum is {published / lowest - 1:.0%} higher",
+        objective=lowest, objective_published=published, a=a,
+    )  # fmt: skip
     mean = search(N, D, L, reduction="mean", stop="scipy")
     good = mean.objectives <= 1.2 * lowest
     a_ends = mean.theta[good, 4] / (mean.theta[good, 3] + mean.theta[good, 4])
     low, high = np.percentile(a_ends, (5, 95)) if good.any() else (np.nan, np.nan)
     a_mean = mean.law.beta / (mean.law.alpha + mean.law.beta)
-    reasons.append({
-        "what": "mean instead of sum, default tolerances",
-        "n_starts": len(mean.objectives),
-        "mean_iterations": float(mean.iterations.mean()),
-        "said_success": float(mean.said_success.mean()),
-        "a": a_mean,
-        "a_of_ends_within_20_percent": [float(low), float(high)],
-        "text": f"with the mean in place of the sum and SciPy's default tolerances, "
-        f"{len(mean.objectives)} searches end after {mean.iterations.mean():.0f} steps on average, "
-        f"{mean.said_success.mean():.0%} of them with success=True, the best at a = {a_mean:.3f} and "
-        f"those within 20% of the minimum at a from {low:.2f} to {high:.2f}",
-    })  # fmt: skip
+    add(
+        "mean instead of sum, default tolerances",
+        f"with the mean in place of the sum and SciPy's default tolerances, {len(mean.objectives)} searches "
+        f"end after {mean.iterations.mean():.0f} steps on average, {mean.said_success.mean():.0%} of them "
+        f"with success=True, the best at a = {a_mean:.3f} and those within 20% of the minimum at a from "
+        f"{low:.2f} to {high:.2f}",
+        n_starts=len(mean.objectives), mean_iterations=float(mean.iterations.mean()),
+        said_success=float(mean.said_success.mean()), a=a_mean,
+        a_of_ends_within_20_percent=[float(low), float(high)],
+    )  # fmt: skip
     near = paths(N, D, L, EARLY, named_law("hoffmann"))
-    reasons.append({
-        "what": "early stop",
-        **near,
-        "text": f"after {near['step']} of {near['n_steps']} steps one of {near['n_paths']} searches is at "
+    add(
+        "early stop",
+        f"after {near['step']} of {near['n_steps']} steps one of {near['n_paths']} searches is at "
         f"a = {near['a']:.3f} (A = {near['A']:.0f}, B = {near['B']:.0f}, E = {near['E']:.2f}), close to "
         "the printed 406, 411 and 1.69; this is the nearest point of all searches, chosen afterwards, "
         "and shows only what an early stop can give",
-    })  # fmt: skip
+        **near,
+    )
     exact, rounded = _at_gopher("hoffmann"), _at_gopher("hoffmann_rounded")
-    reasons.append({
-        "what": "rounding",
-        "N_at_gopher": exact,
-        "N_at_gopher_rounded": rounded,
-        "text": f"rounding the exponents to two digits moves N_opt at 5.76e23 FLOPs from "
-        f"{count(exact)} to {count(rounded)}",
-    })  # fmt: skip
-    if len(every) > len(kept):
+    add(
+        "rounding",
+        f"rounding the exponents to two digits moves N_opt at 5.76e23 FLOPs from {count(exact)} to "
+        f"{count(rounded)}",
+        N_at_gopher=exact, N_at_gopher_rounded=rounded,
+    )  # fmt: skip
+    if n_dropped := len(every) - len(kept):
         other, _ = fit_loss_law(every.N, every.D, every.L)
         a_all = other.beta / (other.alpha + other.beta)
-        reasons.append({
-            "what": "outliers",
-            "n_dropped": len(every) - len(kept),
-            "a": a_all,
-            "text": f"with the {len(every) - len(kept)} highest losses included, a is {a_all:.3f} instead "
-            f"of {a:.3f}",
-        })  # fmt: skip
+        add(
+            "outliers",
+            f"with the {n_dropped} highest losses included, a is {a_all:.3f} instead of {a:.3f}",
+            n_dropped=n_dropped, a=a_all,
+        )  # fmt: skip
     if full_grid:
         tight = search(N, D, L)
-        reasons.append({
-            "what": "4500 starts to the end",
-            "objective": tight.objective,
-            "share_at_best": tight.share_at_best,
-            "text": f"of searches from all {len(tight.objectives)} starts to convergence, "
-            f"{tight.share_at_best:.0%} reach the minimum and none finds a lower one "
-            f"({tight.objective:.12g} against {lowest:.12g})",
-        })  # fmt: skip
+        add(
+            "4500 starts to the end",
+            f"of searches from all {len(tight.objectives)} starts to convergence, {tight.share_at_best:.0%} "
+            f"reach the minimum and none finds a lower one ({tight.objective:.12g} against {lowest:.12g})",
+            objective=tight.objective, share_at_best=tight.share_at_best,
+        )  # fmt: skip
     return reasons
 
 
@@ -318,10 +301,8 @@ def _table2(rows: Sequence[Row]) -> Table:
 def _projection_table(rows: Sequence[Projection]) -> Table:
     table = Table(["N", "C, ours", "80%", "C, paper", "D, ours", "D, paper"])
     for p in rows:
-        interval = "" if p.C_80 is None else f"{flops(p.C_80[0])} to {flops(p.C_80[1])}"
-        table.add_row(
-            count(p.N), flops(p.C), interval, flops(p.paper_C), count(p.D), count(p.paper_D)
-        )
+        C, D = (flops(p.C), flops(p.paper_C)), (count(p.D), count(p.paper_D))
+        table.add_row(count(p.N), C[0], _range(p.C_80, flops), C[1], *D)
     return table
 
 
@@ -329,5 +310,5 @@ def _number(x: float | None) -> str:
     return "" if x is None else f"{x:.3f}"
 
 
-def _range(interval: list[float] | None) -> str:
-    return "" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+def _range(interval: list[float] | None, show: Callable[[float], str] = "{:.3f}".format) -> str:
+    return "" if interval is None else " to ".join(map(show, interval))

@@ -17,13 +17,13 @@ from chinchilla.core.table import NONE, Cell, Table
 from chinchilla.core.units import count, duration
 from chinchilla.decide.warnings import gather
 from chinchilla.diagnose.verdicts import Diagnostics
-from chinchilla.fit.result import FitResult, PowerLaw
+from chinchilla.fit.result import FitResult
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import RunResult
 from chinchilla.recommend.evaluate import default_budget, recommendation
 from chinchilla.recommend.evaluate import headline as recommended_line
-from chinchilla.report.tables import PAPER_ROWS, flops, name_of
+from chinchilla.report.tables import PAPER_ROWS, exponent, flops, name_of
 
 CONVENTIONS: dict[str, dict[str, str]] = {  # record's field -> its value -> explanation
     "flop_convention": {
@@ -44,22 +44,26 @@ CONVENTIONS: dict[str, dict[str, str]] = {  # record's field -> its value -> exp
 }
 
 
-def headline(fits: FitResults) -> str:
-    """The recommended answer at ten times the largest budget, in one sentence."""
-    if fits.recommended is None:
-        refused = f" {len(fits.refused)} of {len(APPROACHES)} approaches refused."
-        return "These runs do not identify how a budget should be split." + (
-            refused if fits.refused else ""
-        )
-    return recommended_line(recommendation(fits, default_budget(fits)))
+def answer(fits: FitResults, diagnostics: Diagnostics | None) -> dict[str, Any]:
+    """The recommended answer at ten times the largest budget: headline, reasons, warnings.
 
-
-def reasons(fits: FitResults) -> list[str]:
-    """Reasons for the recommended answer."""
+    The warnings are those of `chinchilla predict` and of the diagnostics.
+    """
+    reasons: list[str] = []
+    warnings: list[str] = []
     if fits.recommended is None:
-        return []
-    r = recommendation(fits, default_budget(fits))
-    return [text for text in r.reasons if text != r.disagreement]
+        headline = "These runs do not identify how a budget should be split."
+        if fits.refused:
+            headline += f" {len(fits.refused)} of {len(APPROACHES)} approaches refused."
+    else:
+        r = recommendation(fits, default_budget(fits))
+        headline = recommended_line(r)
+        reasons = [text for text in r.reasons if text != r.disagreement]
+        gathered = gather(fits, [r], {"law": None, "decisions": []})
+        warnings = [one.text for one in gathered if one.kind != "note"]
+    if diagnostics is not None and diagnostics.count("warning"):
+        warnings.append(f"Diagnostics: {diagnostics.summary} {diagnostics.first}")
+    return {"headline": headline, "reasons": reasons, "warnings": warnings}
 
 
 def agreement(fits: FitResults) -> str:
@@ -71,7 +75,7 @@ def agreement(fits: FitResults) -> str:
     law, C = f.N_opt, [p.C for p in f.points]
     where = f"From {flops(min(C))} to {flops(max(C))} training FLOPs, " if C else ""
     text = (
-        f"{where}N_opt grows as C^{_short(law)} and D_opt as C^{_short(f.D_opt)} by approach "
+        f"{where}N_opt grows as C^{exponent(law, 2)} and D_opt as C^{exponent(f.D_opt, 2)} by approach "
         f"{name_of(approach, f)}. 10x the compute: {10**law.exponent:.1f}x the parameters and "
         f"{10**f.D_opt.exponent:.1f}x the tokens. Brackets: 80% intervals of the exponents."
     )
@@ -79,27 +83,9 @@ def agreement(fits: FitResults) -> str:
         side = "inside" if law.p10 <= published <= law.p90 else "outside"
         text += f" The paper's a by this approach, {published:.2f}, lies {side} the interval."
     others = [
-        f"{_short(o.N_opt)} ({name_of(a, o)})" for a, o in fits.fitted.items() if a != approach
+        f"{exponent(o.N_opt, 2)} ({name_of(a, o)})" for a, o in fits.fitted.items() if a != approach
     ]
     return f"{text} Other approaches: {' and '.join(others)}." if others else text
-
-
-def _short(law: PowerLaw) -> str:
-    if law.p10 is None or law.p90 is None:
-        return f"{law.exponent:.2f} (no interval)"
-    return f"{law.exponent:.2f} [{law.p10:.2f}, {law.p90:.2f}]"
-
-
-def warnings(fits: FitResults, diagnostics: Diagnostics | None) -> list[str]:
-    """Warnings about the headline: those of `chinchilla predict`, and of the diagnostics."""
-    texts: list[str] = []
-    if fits.recommended is not None:
-        answers = [recommendation(fits, default_budget(fits))]
-        gathered = gather(fits, answers, {"law": None, "decisions": []})
-        texts = [one.text for one in gathered if one.kind != "note"]
-    if diagnostics is not None and diagnostics.count("warning"):
-        texts.append(f"Diagnostics: {diagnostics.summary} {diagnostics.first}")
-    return texts
 
 
 def facts(results: Sequence[RunResult], finals: Observations | None) -> list[tuple[str, str]]:
@@ -162,7 +148,7 @@ def conventions(
             texts[key] = "not stated with the data"
     window = sorted({r.final_loss_steps for r in results if r.status == "finished"})
     if recorded.get("loss_kind") == "train" and window:
-        steps = f"{window[0]}" if len(window) == 1 else f"{window[0]} to {window[-1]}"
+        steps = " to ".join(map(str, dict.fromkeys((window[0], window[-1]))))
         texts["loss_kind"] += f"; window of {steps} steps"
     D = "optimizer steps times tokens per batch, repeats included" if results else "as given"
     return [
@@ -188,17 +174,17 @@ def environment(results: Sequence[RunResult], meta: Mapping[str, Any]) -> list[t
     """Provenance given by the caller, then devices, versions and commits of the runs."""
     rows = _flatten(meta)
     versions = (
-        f"chinchilla {__version__}, Python {platform.python_version()}, NumPy {np.__version__}"
+        f"chinchilla {__version__}, Python {platform.python_version()}, NumPy {np.__version__}, "
+        f"matplotlib {metadata.version('matplotlib')}"
     )
-    rows.append(("report: versions", f"{versions}, matplotlib {metadata.version('matplotlib')}"))
+    rows.append(("report: versions", versions))
     seen: dict[str, Counter[str]] = {}
     for r in results:
         for key, value in {"device": r.device, "git": r.git, **r.versions}.items():
             seen.setdefault(f"runs: {key}", Counter())[value or "unknown"] += 1
     for key, values in seen.items():
-        one = len(values) == 1
-        text = ", ".join(v if one else f"{v} ({n} runs)" for v, n in sorted(values.items()))
-        rows.append((key, text))
+        counted = [f"{value} ({n} runs)" for value, n in sorted(values.items())]
+        rows.append((key, ", ".join(values if len(values) == 1 else counted)))
     return rows
 
 

@@ -5,7 +5,7 @@ Fits, observations and run results in, `Table` records out. NumPy only: `chinchi
 """
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -60,11 +60,21 @@ def loss(x: float) -> str:
     return f"{x:.4f}"
 
 
-def exponent(law: PowerLaw) -> str:
+def with_interval(
+    x: float,
+    interval: Sequence[float | None] | None,
+    show: Callable[[float], str],
+    without: str = "",
+) -> str:
+    """A number with its interval, as 0.487 [0.462, 0.534]; followed by `without` if it has none."""
+    low, high = interval or (None, None)
+    return show(x) + (without if low is None or high is None else f" [{show(low)}, {show(high)}]")
+
+
+def exponent(law: PowerLaw, digits: int = 3) -> str:
     """An exponent with its 80% interval: 0.487 [0.462, 0.534]."""
-    if law.p10 is None or law.p90 is None:
-        return f"{law.exponent:.3f} (no interval)"
-    return f"{law.exponent:.3f} [{law.p10:.3f}, {law.p90:.3f}]"
+    show = f"{{:.{digits}f}}".format
+    return with_interval(law.exponent, (law.p10, law.p90), show, " (no interval)")
 
 
 def bounds(interval: Sequence[float | None] | None, sign: str = "") -> Cell:
@@ -158,13 +168,11 @@ def intervals(fitted: Mapping[str, FitResult]) -> Table:
 
 def tried_budgets(finals: Observations | None, fitted: Mapping[str, FitResult]) -> list[float]:
     """The IsoFLOP budgets of the runs; without any, the ends and middle of the FLOPs covered."""
-    named = finals.budget_flops if finals is not None else np.zeros(0)
-    budgets = sorted({float(c) for c in named[~np.isnan(named)]})
-    if not budgets:
-        C = [p.C for f in fitted.values() for p in f.points]
-        if not C and finals is not None:
-            C = list(finals.C)
-        budgets = [float(c) for c in np.geomspace(min(C), max(C), 3)] if C else []
+    named = np.zeros(0) if finals is None else finals.budget_flops
+    budgets = np.unique(named[~np.isnan(named)]).tolist()
+    C = [p.C for f in fitted.values() for p in f.points] or ([] if finals is None else finals.C)
+    if not budgets and len(C):
+        budgets = np.geomspace(min(C), max(C), 3).tolist()
     return _thinned(budgets)
 
 
@@ -184,21 +192,16 @@ def predictions(fits: FitResults, budgets: Sequence[float]) -> Table:
     )
     for p in predict([*budgets, 10 * max(budgets)] if budgets else [], fits, published=False):
         approach = p.by.removeprefix("this data, ")
-        extrapolated = p.beyond is not None
         table.add_row(
             cell(p.C, flops),
             name_of(approach, fits.fitted.get(approach)),
-            Cell(_with_band(p.N, p.N_p10, p.N_p90), p.N),
-            Cell(_with_band(p.D, p.D_p10, p.D_p90), p.D),
+            Cell(with_interval(p.N, (p.N_p10, p.N_p90), count), p.N),
+            Cell(with_interval(p.D, (p.D_p10, p.D_p90), count), p.D),
             cell(p.D / p.N, ratio),
-            cell(p.L, lambda L: f"{L:.3f}"),
-            Cell("extrapolated", None, "extrapolated") if extrapolated else Cell("covered"),
+            cell(p.L, "{:.3f}".format),
+            Cell("covered") if p.beyond is None else Cell("extrapolated", None, "extrapolated"),
         )
     return table
-
-
-def _with_band(x: float, low: float | None, high: float | None) -> str:
-    return count(x) + ("" if low is None or high is None else f" [{count(low)}, {count(high)}]")
 
 
 def frontier_points(fitted: Mapping[str, FitResult]) -> Table:
@@ -238,28 +241,29 @@ def runs(results: Sequence[RunResult], finals: Observations | None) -> Table:
     caption = "All runs; click a column head to sort. D: tokens seen. C: FLOPs spent."
     columns: dict[str, list[Cell]] = {}
     if results:
-        columns["Run"] = [Cell(r.spec.run_id, None, "id") for r in results]
-        columns["State"] = [_state(r) for r in results]
-        columns["Budget, FLOPs"] = [cell(r.spec.budget_flops, flops) for r in results]
-        columns |= _sizes(
-            [r.spec.N for r in results], [r.steps_done * r.spec.batch_tokens for r in results]
-        )
-        columns |= _epochs([_most_epochs(r) for r in results])
-        columns["Training loss ± SE"] = [
-            _with_error(r.final_loss, r.final_loss_se) for r in results
-        ]
-        columns["Validation loss"] = [_by_set(r.validation_loss) for r in results]
-        columns["Bits/byte"] = [_by_set(r.bits_per_byte) for r in results]
-        columns["C, FLOPs"] = [cell(r.flops_spent, flops) for r in results]
-        columns["Steps"] = [_steps(r) for r in results]
-        columns["Peak LR"] = [cell(r.spec.peak_lr, lambda x: f"{x:.3g}") for r in results]
+        D = [r.steps_done * r.spec.batch_tokens for r in results]
+        columns = {
+            "Run": [Cell(r.spec.run_id, None, "id") for r in results],
+            "State": [_state(r) for r in results],
+            "Budget, FLOPs": [cell(r.spec.budget_flops, flops) for r in results],
+            **_sizes([r.spec.N for r in results], D),
+            **_epochs([_most_epochs(r) for r in results]),
+            "Training loss ± SE": [_with_error(r.final_loss, r.final_loss_se) for r in results],
+            "Validation loss": [_by_set(r.validation_loss) for r in results],
+            "Bits/byte": [_by_set(r.bits_per_byte) for r in results],
+            "C, FLOPs": [cell(r.flops_spent, flops) for r in results],
+            "Steps": [_steps(r) for r in results],
+            "Peak LR": [cell(r.spec.peak_lr, "{:.3g}".format) for r in results],
+        }
     elif finals is not None:
-        columns["Run"] = [Cell(str(run_id), None, "id") for run_id in finals.run_id]
-        columns["Budget, FLOPs"] = [cell(x, flops) for x in _known(finals.budget_flops)]
-        columns |= _sizes(finals.N, finals.D)
-        columns |= _epochs(_known(finals.epochs))
-        columns["Loss, nats/token"] = [cell(float(x), loss) for x in finals.L]
-        columns["C, FLOPs"] = [cell(float(x), flops) for x in finals.C]
+        columns = {
+            "Run": [Cell(str(run_id), None, "id") for run_id in finals.run_id],
+            "Budget, FLOPs": [cell(x, flops) for x in _known(finals.budget_flops)],
+            **_sizes(finals.N, finals.D),
+            **_epochs(_known(finals.epochs)),
+            "Loss, nats/token": [cell(float(x), loss) for x in finals.L],
+            "C, FLOPs": [cell(float(x), flops) for x in finals.C],
+        }
     return Table.of(columns, caption)
 
 
@@ -271,7 +275,7 @@ def _known(values: np.ndarray) -> list[float | None]:
 def _epochs(epochs: Sequence[float | None]) -> dict[str, list[Cell]]:
     if not any(x is not None and x > SINGLE_EPOCH for x in epochs):
         return {}
-    return {"Epochs": [cell(x, lambda x: f"{x:.3g}") for x in epochs]}
+    return {"Epochs": [cell(x, "{:.3g}".format) for x in epochs]}
 
 
 def _most_epochs(r: RunResult) -> float | None:
@@ -298,9 +302,7 @@ def _with_error(mean: float | None, se: float | None) -> Cell:
 
 def _by_set(values: Mapping[str, float]) -> Cell:
     """The value of one validation set, or of several with their names, sorted by the mean."""
-    if not values:
-        return Cell(NONE)
-    if len(values) == 1:
-        return cell(next(iter(values.values())), loss)
+    if len(values) < 2:
+        return cell(next(iter(values.values()), None), loss)
     text = ", ".join(f"{name} {x:.4f}" for name, x in values.items())
     return Cell(text, float(np.mean(list(values.values()))))

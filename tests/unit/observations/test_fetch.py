@@ -13,7 +13,7 @@ import pytest
 from public_data import public
 
 from chinchilla import cli
-from chinchilla.config.fetch import POINTS
+from chinchilla.config.reproduce import POINTS
 from chinchilla.observations import fetch
 from chinchilla.observations.table import Observations
 
