@@ -8,7 +8,7 @@ compact=corpora/debian_compact
 
 step() { printf '\n==> chinchilla %s\n' "$*"; chinchilla "$@"; }
 
-[[ -e $compact/docs.jsonl ]] || python "$(dirname "$0")/debian_compact.py" $compact
+[[ -e $compact/docs.jsonl ]] || python "$(dirname "$0")/corpora/debian_compact.py" $compact
 for corpus in sotu debian_compact; do
     here=$dir/$corpus
     step data corpus=$corpus tokenizer.vocab_size=512 tokenizer.train_mb=4 data_dir="$here/data"

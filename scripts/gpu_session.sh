@@ -57,7 +57,7 @@ for file in $(asked tests && echo $TESTS); do
 done
 
 measure() { # throughput, or worker with --sweep
-    within 30 "$PYTHON" scripts/bench_throughput.py --device "$DEVICE" --rounds "$ROUNDS" \
+    within 30 "$PYTHON" scripts/bench/bench_throughput.py --device "$DEVICE" --rounds "$ROUNDS" \
         --minutes $(($(left) / 60)) --shapes "$SHAPES" "$@"
     code=$?
     stopped $code && again "throughput is not complete"

@@ -1,4 +1,4 @@
-"""scripts/bench_fits.py: what it says of absent programs, and that it times the program it names."""
+"""scripts/bench/bench_fits.py: what it says of absent programs, and that it times the program it names."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).parents[3] / "scripts"
+SCRIPTS = Path(__file__).parents[3] / "scripts" / "bench"
 sys.path.insert(0, str(SCRIPTS))
 import bench_fits  # noqa: E402
 import bench_programs  # noqa: E402

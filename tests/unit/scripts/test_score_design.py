@@ -1,4 +1,4 @@
-"""scripts/score_design.py: choices keep to the budget, fits find the law, bad input is one line."""
+"""scripts/studies/score_design.py: choices keep to the budget, fits find the law, bad input is one line."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).parents[3] / "scripts"
+SCRIPTS = Path(__file__).parents[3] / "scripts" / "studies"
 sys.path.insert(0, str(SCRIPTS))
 
 import score_design as sd  # noqa: E402

@@ -1,4 +1,4 @@
-"""scripts/score_extrapolation.py: held-out budgets of a known law are scored, bad input is one line."""
+"""scripts/studies/score_extrapolation.py: held-out budgets of a known law are scored, bad input is one line."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).parents[3] / "scripts"
+SCRIPTS = Path(__file__).parents[3] / "scripts" / "studies"
 BUDGETS = [1e18, 2e18, 4e18, 8e18, 1.6e19, 3.2e19, 6.4e19]
 
 

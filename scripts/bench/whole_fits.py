@@ -1,6 +1,6 @@
 """Complete runs of `chinchilla fit` on tables that the law fits badly; part of bench_fits.py.
 
-    python scripts/bench_fits.py --only whole
+    python scripts/bench/bench_fits.py --only whole
 
 Each run is a separate process with the environment's number of threads. CPU seconds are user and system
 time of the whole process, including imports and files. Tables: the available public ones

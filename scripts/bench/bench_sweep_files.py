@@ -1,6 +1,6 @@
 """Time what is asked of a large sweep's folder: launching it again when it is over, and its status.
 
-    python scripts/bench_sweep_files.py [OUT.json]
+    python scripts/bench/bench_sweep_files.py [OUT.json]
 
 Each command is a process of its own; counted are its CPU seconds (user and system), imports included,
 and the wall time beside them, medians of five rounds in which the commands take turns. Writes
@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench_arguments import Arguments, out_file
+from bench_tools import Arguments, out_file
 
 from chinchilla.core.files import pretty_json, write_json
 from chinchilla.plan.records import RunResult, RunSpec, save_plan
@@ -205,7 +205,7 @@ def main(out: Path) -> int:
     write_json(
         out,
         {
-            "build_command": "python scripts/bench_sweep_files.py",
+            "build_command": "python scripts/bench/bench_sweep_files.py",
             "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
             "commit": git_commit(),
             "machine": f"{os.cpu_count()} cores, {device_name(torch.device('cpu'))}",
@@ -223,7 +223,7 @@ def main(out: Path) -> int:
 
 
 if __name__ == "__main__":
-    default = Path(__file__).resolve().parents[1] / "docs" / "results" / "sweep_files.json"
+    default = Path(__file__).resolve().parents[2] / "docs" / "results" / "sweep_files.json"
     parser = Arguments(__doc__)
     parser.add_argument("out", metavar="OUT.json", nargs="?", type=out_file, default=default)
     sys.exit(main(parser.parse_args().out))

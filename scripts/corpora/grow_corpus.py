@@ -1,6 +1,6 @@
 """Create a corpus of any size from a small one, to measure the cost of preparing it.
 
-    python scripts/grow_corpus.py SMALL.jsonl LARGE.jsonl --gb 10
+    python scripts/corpora/grow_corpus.py SMALL.jsonl LARGE.jsonl --gb 10
 
 Every new document consists of randomly drawn sentences of real documents, as many as a real document has, and
 begins with its number, so that no two are equal. The words are those of the real text, and so is the cost

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench_arguments import Arguments
 from bench_steps import our_shape, write_tokens
+from bench_tools import Arguments
 
 WAYS = ("worker", "process_per_run")
 # d_model, n_heads, vocab_size, seq_len, rows of a batch; depths; steps
@@ -62,7 +62,7 @@ def timed(folder: Path, specs: list[Any], data: Path, cache: Path, runtime: Any)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     prepare(folder, specs, runtime, "local")
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     env = {**os.environ, "PYTHONPATH": str(root), "TORCHINDUCTOR_CACHE_DIR": str(cache)}
     threads = ["--threads", "1"] if runtime.device == "cpu" else []
     command = [sys.executable, "-m", "chinchilla.sweep.worker", str(folder), str(data), *threads]

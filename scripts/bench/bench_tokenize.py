@@ -1,6 +1,6 @@
 """Tokens per second of `chinchilla data`, of a plain SentencePiece pool, and of `datasets.map`.
 
-    python scripts/bench_tokenize.py TEXT.jsonl MODEL [--out docs/results/tokenize.json]
+    python scripts/bench/bench_tokenize.py TEXT.jsonl MODEL [--out docs/results/tokenize.json]
 
 All encode the same documents from memory to disk with the same number of processes. They are measured
 alternately; figures are medians of wall-clock time, including the start of the processes. The plain pool
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
-from bench_arguments import Arguments, count, existing_file, out_file, positive
+from bench_tools import Arguments, count, existing_file, out_file, positive
 
 from chinchilla.core.errors import DataError
 from chinchilla.data.prepare.encode import Encoder, dtype_of, in_batches, in_pool

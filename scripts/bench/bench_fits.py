@@ -1,6 +1,6 @@
 """Time the fits and those of four public programs on the same points.
 
-    python scripts/bench_fits.py --peers DIR [--rounds 3] [--quick] [--only ours,kyo] [--out FILE]
+    python scripts/bench/bench_fits.py --peers DIR [--rounds 3] [--quick] [--only ours,kyo] [--out FILE]
 
 Writes docs/results/bench_fits.json and prints it as a Markdown table. The points are the 240 of the
 paper's Figure 4 without the five highest losses (hoffmann_fig4.csv in the folder that
@@ -42,11 +42,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_arguments import Arguments, count, existing_folder, out_file
 from bench_programs import DELTA, PROGRAMS, TASKS, Found, Task
+from bench_tools import Arguments, count, existing_folder, out_file
 from whole_fits import whole_fits
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 

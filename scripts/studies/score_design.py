@@ -1,6 +1,6 @@
 """Score choices of runs on ScaleBench: R2 of the fitted law at the target for a tenth of the cost.
 
-    python scripts/score_design.py DIR [--tasks data_con,moe] [--seeds 5] [--budget 0.1] [--out FILE]
+    python scripts/studies/score_design.py DIR [--tasks data_con,moe] [--seeds 5] [--budget 0.1] [--out FILE]
 
 Writes docs/results/design.json and prints it as a Markdown table. DIR is a checkout of
 https://github.com/PlanarG/active-sl (Li et al. 2026, arXiv 2604.22753) with its tables and laws. Its laws.py
@@ -40,12 +40,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_arguments import Arguments, count, existing_folder, out_file, positive
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts" / "bench")]
 
-from chinchilla.decide.v_optimal import MISFIT, Posterior, coordinates, kernel  # noqa: E402
+from bench_tools import Arguments, count, existing_folder, out_file, positive
+
+from chinchilla.decide.v_optimal import MISFIT, Posterior, coordinates, kernel
 
 URL = "https://github.com/PlanarG/active-sl"
 COST_POWER = 1 / 3  # gain over cost^0 prefers expensive runs, over cost^1 cheap ones

@@ -1,7 +1,7 @@
 """Score the recommended answer on held-out budgets: N_opt, loss and 80% intervals.
 
-    python scripts/score_extrapolation.py DIR [--out FILE]
-    python scripts/score_extrapolation.py --table sweeps.csv:config [--table ...]
+    python scripts/studies/score_extrapolation.py DIR [--out FILE]
+    python scripts/studies/score_extrapolation.py --table sweeps.csv:config [--table ...]
 
 Writes docs/results/extrapolation.json and prints it as Markdown tables. A table is a CSV of IsoFLOP runs
 (budget_flops, C, N, D, L) and, after the colon, the column that identifies its sweeps. DIR holds the
@@ -31,25 +31,26 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_arguments import Arguments, existing_folder, out_file
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts" / "bench")]
+
+from bench_tools import Arguments, existing_folder, out_file
 from score_design import commit
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-from chinchilla.config import FitCommand  # noqa: E402
-from chinchilla.core.errors import Refusal  # noqa: E402
-from chinchilla.fit import fit_isoflop  # noqa: E402
-from chinchilla.fit.isoflop.profile import fit_budget  # noqa: E402
-from chinchilla.fit.isoflop.sensitivity import akima_minimum  # noqa: E402
-from chinchilla.fit.isoflop.window import find_window  # noqa: E402
-from chinchilla.fit.loss_law import FlopsPerToken  # noqa: E402
-from chinchilla.fit.results import FitResults  # noqa: E402
-from chinchilla.observations.read_table import read_frame  # noqa: E402
-from chinchilla.observations.table import Observations  # noqa: E402
-from chinchilla.recommend import fit_table, recommendation  # noqa: E402
-from chinchilla.recommend.isoflop_minima import minima_of  # noqa: E402
-from chinchilla.recommend.minima import fit_minima  # noqa: E402
+from chinchilla.config import FitCommand
+from chinchilla.core.errors import Refusal
+from chinchilla.fit import fit_isoflop
+from chinchilla.fit.isoflop.profile import fit_budget
+from chinchilla.fit.isoflop.sensitivity import akima_minimum
+from chinchilla.fit.isoflop.window import find_window
+from chinchilla.fit.loss_law import FlopsPerToken
+from chinchilla.fit.results import FitResults
+from chinchilla.observations.read_table import read_frame
+from chinchilla.observations.table import Observations
+from chinchilla.recommend import fit_table, recommendation
+from chinchilla.recommend.isoflop_minima import minima_of
+from chinchilla.recommend.minima import fit_minima
 
 TABLES = {"porian_refinedweb_isoflop.csv": "config", "openathena_isoflop.csv": "experiment"}
 SPLITS = {"without the largest budget": 1.0, "without budgets above an eighth": 8.0}

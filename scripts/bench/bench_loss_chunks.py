@@ -1,6 +1,6 @@
 """Head, loss and their gradients on a CPU by the size of the chunks that logits are made in.
 
-    python scripts/bench_loss_chunks.py [--rounds 5] [--seconds 0.4]
+    python scripts/bench/bench_loss_chunks.py [--rounds 5] [--seconds 0.4]
 
 One thread, eager, fp32; CPU time over that of the chunks the package chooses, in turn, medians.
 What `chinchilla.plan.memory.loss_chunk_rows` chooses on a CPU was read off this table.
@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench_arguments import Arguments, count, positive
+from bench_tools import Arguments, count, positive
 
 # vocab_size, d_model, tokens of a forward pass
 SHAPES = ((512, 64, 2048), (4096, 128, 768), (4096, 512, 1024), (32768, 128, 768), (32768, 512, 768))  # fmt: skip
@@ -26,7 +26,7 @@ def main() -> None:
     args = parser.parse_args()
     import torch
 
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     from chinchilla.model import functions
     from chinchilla.plan.memory import loss_chunk_rows, padded_vocab
     from chinchilla.train.device import keep_freed_memory

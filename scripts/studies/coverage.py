@@ -1,6 +1,6 @@
 """Measure the coverage of intervals on synthetic sweeps of known laws.
 
-    python scripts/coverage.py [OUT.json] [approach=NAME] [design=NAME]
+    python scripts/studies/coverage.py [OUT.json] [approach=NAME] [design=NAME]
 
 Draws sweeps (coverage_designs.py), fits each, and counts how often the 80% and 95% intervals of a and
 of N_opt at ten times the largest C contain the true values. Writes docs/results/coverage.json (or OUT.json)

@@ -1,6 +1,6 @@
 """One measurement of bench_fits.py: the fit of a program to given points, in its own process.
 
-    PYTHON scripts/bench_programs.py PROGRAM NAME FOLDER POINTS.json OUT.json
+    PYTHON scripts/bench/bench_programs.py PROGRAM NAME FOLDER POINTS.json OUT.json
 
 PROGRAM and NAME are those of a task; FOLDER holds the program. It runs under that program's own Python and
 needs this package only for PROGRAM=ours. CPU seconds include child processes; imports and preparation are
@@ -23,7 +23,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from bench_arguments import Arguments, existing_folder, json_file, out_file
+from bench_tools import Arguments, existing_folder, json_file, out_file
 
 DELTA = 1e-3  # Huber width in log-loss (section 3.3)
 N_RESAMPLES = 4000

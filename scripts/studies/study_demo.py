@@ -1,6 +1,6 @@
 """How the demo's recipe was chosen: validation loss over batch size, learning rate and seeds.
 
-    python scripts/study_demo.py DATA_DIR OUT_DIR [--budget 1e11] [--models 16x2,24x2,32x2]
+    python scripts/studies/study_demo.py DATA_DIR OUT_DIR [--budget 1e11] [--models 16x2,24x2,32x2]
         [--batches 512,1024] [--rates 0.012,0.017,0.024] [--seeds 0,1,2] [--heads 16]
 
 Trains every combination on all cores (what is already there is not trained again) and prints the

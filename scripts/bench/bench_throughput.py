@@ -1,8 +1,8 @@
 """Training speed beside public programs: same shapes, tokens, weights, clipping and precision.
 
-    python scripts/bench_throughput.py [--device cpu|cuda] [--nanogpt DIR] [--litgpt DIR]
+    python scripts/bench/bench_throughput.py [--device cpu|cuda] [--nanogpt DIR] [--litgpt DIR]
         [--torchtitan DIR] [--shapes NAME,...] [--rounds 5] [--minutes M] [--out FILE]
-    python scripts/bench_throughput.py --sweep [--device cpu|cuda] [--rounds 5] [--minutes M]
+    python scripts/bench/bench_throughput.py --sweep [--device cpu|cuda] [--rounds 5] [--minutes M]
         [--finished SWEEP_DIR --worker-seconds S] [--out FILE]
 
 DIR is a checkout of https://github.com/karpathy/nanoGPT, https://github.com/Lightning-AI/litgpt or
@@ -45,9 +45,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench_arguments import Arguments, amount, count, existing_folder, positive
+from bench_tools import Arguments, amount, count, existing_folder, positive
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 STEPS = Path(__file__).with_name("bench_steps.py")
 # name: n_layers, d_model, n_heads, vocab_size, seq_len, rows
 SHAPES = {

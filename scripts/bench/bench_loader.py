@@ -1,6 +1,6 @@
 """Speed of reading batches in tokens per CPU-second, compared with nanoGPT's `get_batch`.
 
-    python scripts/bench_loader.py data/sotu [--out docs/results/loader.json]     any prepared folder
+    python scripts/bench/bench_loader.py data/sotu [--out docs/results/loader.json]     any prepared folder
 
 `get_batch` is that of nanoGPT: it maps the file in every call, selects random positions, and copies to
 int64 twice. Both are measured alternately, 1,024 batches at a time, so that our time includes computing the
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_arguments import Arguments, count, existing_folder, out_file
+from bench_tools import Arguments, count, existing_folder, out_file
 
 from chinchilla.core.errors import InputError
 from chinchilla.data.dataset import BLOCK_ROWS, TokenData

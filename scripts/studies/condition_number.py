@@ -1,6 +1,6 @@
 """How the error of approach 3's exponent grows with the condition number of the design.
 
-    python scripts/condition_number.py [designs]
+    python scripts/studies/condition_number.py [designs]
 
 Designs with several budgets and several tokens per parameter, from one ratio to a factor of 30, are drawn
 at random. Their losses follow laws that differ slightly from L = E + A/N^alpha + B/D^beta: another size

@@ -1,4 +1,4 @@
-"""Command lines of scripts/bench_*.py: help at once, and bad input in one line before any work."""
+"""Command lines of scripts/bench/bench_*.py: help at once, and bad input in one line before any work."""
 
 import os
 import subprocess
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parents[3] / "scripts"
+SCRIPTS = Path(__file__).parents[3] / "scripts" / "bench"
 
 
 def call(script: str, *words: str, torch: Path) -> subprocess.CompletedProcess[str]:
     """A script with `torch`/torch.py in the place of PyTorch."""
     return subprocess.run(
         [sys.executable, SCRIPTS / script, *words], capture_output=True, text=True, timeout=60,
-        cwd=torch, env={**os.environ, "PYTHONPATH": f"{torch}{os.pathsep}{SCRIPTS.parent}"},
+        cwd=torch, env={**os.environ, "PYTHONPATH": f"{torch}{os.pathsep}{SCRIPTS.parents[1]}"},
     )  # fmt: skip
 
 

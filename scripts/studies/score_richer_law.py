@@ -1,6 +1,6 @@
 """Score approach 3's forecast with and without the saturating law, on held-out budgets.
 
-    python scripts/score_richer_law.py DIR [--out FILE]
+    python scripts/studies/score_richer_law.py DIR [--out FILE]
 
 DIR holds porian_refinedweb_isoflop.csv, openathena_isoflop.csv and hoffmann_fig4.csv. Every sweep is fitted
 without its largest budget and without all budgets above an eighth of it, under approach3_law=power, auto and
@@ -15,7 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_arguments import Arguments, existing_folder, out_file
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts" / "bench")]
+
+from bench_tools import Arguments, existing_folder, out_file
 from score_extrapolation import SPLITS, TABLES, observations, rows_of, sweeps_of
 
 from chinchilla.config.fit import APPROACH3_LAWS
@@ -26,7 +30,6 @@ from chinchilla.recommend.held_out import errors_of_laws
 from chinchilla.recommend.isoflop_minima import minima_of
 from chinchilla.recommend.laws import candidate_laws, fit_windows
 
-ROOT = Path(__file__).resolve().parents[1]
 HOW = {"huber_delta": 1e-3, "objective": "huber"}
 SAME = {"N": 5e-3, "L": 5e-4}  # errors that differ by less are the same
 

@@ -1,6 +1,6 @@
 """Rate of false warnings of `chinchilla diagnose`, on runs drawn from a law that holds.
 
-    python scripts/false_warnings.py [sweeps per design]
+    python scripts/studies/false_warnings.py [sweeps per design]
 
 Sweeps are drawn from the published law with random errors in ln L, on several designs, with the counts
 of N and C unstated. Prints, for each design and over all, the share of sweeps with any warning and the
