@@ -2,6 +2,7 @@
 
 import json
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -111,7 +112,7 @@ def test_resamples_that_end_above_their_minimum_are_counted(points):
     counts = np.array([np.bincount(row, minlength=36) for row in drawn], float)
     laws = refit_loss_law(N, D, L, counts, fit_loss_law(N, D, L)[0]).theta.copy()
     laws[2, 0] *= 1.001
-    judged = bench_fits.judge_resamples(noisy, drawn.tolist(), laws.tolist())
+    judged = bench_fits.score_resamples(noisy, drawn.tolist(), laws.tolist())
     assert judged["share_within_1e-6_of_minimum"] == 0.75
     assert judged["refit_loss_law_within_1e-6_on_the_same"] == 1.0
 
@@ -170,8 +171,8 @@ def test_work_is_timed_without_its_preparation(monkeypatch):
     """Five calls, or fewer when they fill a second; preparing is apart."""
 
     def spin(seconds: float) -> dict:
-        ends = bench_programs.time.process_time() + seconds
-        while bench_programs.time.process_time() < ends:
+        ends = time.process_time() + seconds
+        while time.process_time() < ends:
             pass
         return {"done": True}
 
