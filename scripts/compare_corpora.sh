@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Appendix C in small: the demo's sweep over two corpora, and their IsoFLOP curves side by side.
-# usage: scripts/compare_corpora.sh [FOLDER]     run again, it does only what is missing
-# The compact corpus is looked for in ./corpora/debian_compact, and made there if it is missing.
+# A small version of Appendix C: the demo sweep on two corpora, and a comparison of their IsoFLOP curves.
+# usage: scripts/compare_corpora.sh [FOLDER]
+# Steps that are complete are skipped. Creates ./corpora/debian_compact if it does not exist.
 set -euo pipefail
 dir=${1:-runs/compare}
 compact=corpora/debian_compact
