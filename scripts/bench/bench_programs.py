@@ -214,14 +214,14 @@ def vpnls(folder: Path, points: Found, name: str) -> Work:
                 "n_resamples": len(fits),
                 "share_success": float(np.mean([x.status.value == "converged" for x in fits])),
             }
-        found = fit(slice(None))
+        law = fit(slice(None))
         return {
-            "E": found.E,
-            "A": found.A * units[0] ** found.alpha,
-            "B": found.B * units[1] ** found.beta,
-            "alpha": found.alpha,
-            "beta": found.beta,
-            "status": found.status.value,
+            "E": law.E,
+            "A": law.A * units[0] ** law.alpha,
+            "B": law.B * units[1] ** law.beta,
+            "alpha": law.alpha,
+            "beta": law.beta,
+            "status": law.status.value,
         }
 
     return work
@@ -252,8 +252,8 @@ def formll(folder: Path, points: Found, name: str) -> Work:
         )  # fmt: skip
         fits = analysis.fit_compute_optimal_power_laws(optima, data, fit_loss=False)
         samples = [x["n_exponent"] for x in fits["bootstrap_weighted"]]
-        found = _exponents(fits["bs_median_weighted"]["n_exponent"], samples)
-        return {**found, "n_budgets": int(optima.n.notna().sum())}
+        exponents = _exponents(fits["bs_median_weighted"]["n_exponent"], samples)
+        return {**exponents, "n_budgets": int(optima.n.notna().sum())}
 
     return work
 
@@ -331,14 +331,14 @@ def measure(program: str, name: str, folder: Path, points: Found) -> Found:
     calls: list[float] = []
     while not calls or (sum(calls) < 1 and len(calls) < 5):
         started = cpu_seconds()
-        found = work()
+        result = work()
         calls.append(cpu_seconds() - started)
     versions = {
         package: metadata.version(package)
         for package in ("numpy", "scipy", "pandas")
         if package in sys.modules
     }
-    return {"calls": calls, "import_seconds": spent_before, "found": found, "versions": versions}
+    return {"calls": calls, "import_seconds": spent_before, "found": result, "versions": versions}
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ exit code is 1 if the CPU seconds of a command exceed its limit. Wall times have
 on the load of the machine.
 """
 
-import contextlib
 import datetime
 import json
 import os
@@ -17,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -161,19 +160,12 @@ def timed(commands: Sequence[Command]) -> list[dict[str, Any]]:
     return rows
 
 
-@contextlib.contextmanager
-def no_programs() -> Iterator[str]:
-    """A PATH without Slurm, with which submitting a job would fail."""
-    with tempfile.TemporaryDirectory() as empty:
-        yield empty
-
-
 def measure(work: Path, n_finished: int = 400, n_large: int = 10_000) -> list[dict[str, Any]]:
     """All rows of the record."""
     words, finished, large = finished_sweep(work, n_finished), work / "finished", work / "large"
     large_sweep(large, n_large)
     status = ("status", f"sweep_dir={large}")
-    with no_programs() as path:
+    with tempfile.TemporaryDirectory() as path:  # without Slurm, so submitting a job would fail
         again, text, as_json = timed([
             Command(f"a finished sweep of {n_finished} runs is launched again", 2.0,
                     ("sweep", *words), {"PATH": path}),
