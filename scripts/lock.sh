@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Resolves pyproject.toml in an empty environment and writes constraints.txt.
-# usage: scripts/lock.sh [PYTHON]      torch stays where TORCH says, so that CPU and CUDA users share one line
+# Resolve the dependencies of pyproject.toml in an empty environment and write constraints.txt.
+# usage: [TORCH=VERSION] scripts/lock.sh [PYTHON]
+# The version of torch is fixed by TORCH, so that the CPU and CUDA builds share one line.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${1:-python3}
@@ -15,7 +16,7 @@ trap 'rm -rf "$folder"' EXIT
     "$folder/venv/bin/pip" freeze --exclude chinchilla-lab | sed -E 's/\+[a-z0-9.]+$//' | sort -f
 } >"$folder/constraints.txt"
 if grep -nE '==[0-9.]+(a|b|rc|\.dev)[0-9]+' "$folder/constraints.txt"; then
-    echo "lock: the pre-releases above would be installed; tighten pyproject.toml." >&2
+    echo "lock: the pre-releases above would be installed. Restrict their versions in pyproject.toml." >&2
     exit 1
 fi
 mv "$folder/constraints.txt" constraints.txt

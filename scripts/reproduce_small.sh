@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The whole chain on the text that ships: data -> plan -> sweep -> fit -> diagnose -> report.
-# usage: scripts/reproduce_small.sh [SWEEP_DIR]     run again, it does only what is missing
+# All steps on the embedded corpus: data -> plan -> sweep -> fit -> diagnose -> report.
+# usage: scripts/reproduce_small.sh [SWEEP_DIR]
+# Steps that are complete are skipped.
 set -euo pipefail
 dir=${1:-runs/demo}
 

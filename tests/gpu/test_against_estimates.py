@@ -75,7 +75,7 @@ def test_bf16_ends_where_fp32_does_after_1e15_flops(tmp_path: Path):
     """
     data_dir = make_speeches(tmp_path / "speeches", 1000, 512)
     data = TokenData.open(data_dir)
-    found = {}
+    losses = {}
     for precision in ("fp32", "bf16"):
         spec = plan_run(
             ModelShape(384, 1536, 64, 6, 8, data.vocab_size, 256),
@@ -89,6 +89,6 @@ def test_bf16_ends_where_fp32_does_after_1e15_flops(tmp_path: Path):
         assert result.status == "finished"
         curve = Curve.load(tmp_path / precision).loss
         tenths = torch.from_numpy(curve.copy()).tensor_split(10)
-        found[precision] = [float(t.mean()) for t in tenths[1:]] + [result.final_loss]
-    assert found["bf16"] != found["fp32"]
-    assert found["bf16"] == pytest.approx(found["fp32"], rel=0.005)
+        losses[precision] = [float(t.mean()) for t in tenths[1:]] + [result.final_loss]
+    assert losses["bf16"] != losses["fp32"]
+    assert losses["bf16"] == pytest.approx(losses["fp32"], rel=0.005)

@@ -1,6 +1,6 @@
 """data -> plan -> sweep -> status -> fit -> report -> predict on the command line, on the embedded corpus.
 
-One quick test goes the whole way; the slow ones look closer at each stage, in the same sweep.
+One quick test runs all commands. The slow tests check each stage of the same sweep in detail.
 """
 
 import json
@@ -129,10 +129,10 @@ def test_a_second_launch_trains_nothing(
 @pytest.mark.slow
 def test_status_lists_every_run(sweep_dir: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["status", f"sweep_dir={sweep_dir}", "format=json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["counts"]["finished"] == 12
+    status = json.loads(capsys.readouterr().out)
+    assert status["counts"]["finished"] == 12
     for name in ("finished", *(s.run_id for s in load_plan(sweep_dir / "plan.jsonl"))):
-        assert name in json.dumps(told)
+        assert name in json.dumps(status)
 
 
 def test_fit_report_and_predict_of_the_sweep(

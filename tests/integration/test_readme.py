@@ -34,12 +34,14 @@ def code_blocks(text: str) -> list[list[str]]:
 
 def commands_in(block: list[str]) -> list[list[str]]:
     """Arguments of each `chinchilla` command line without placeholders."""
-    found = []
+    commands = []
     for line in "\n".join(block).replace("\\\n", " ").splitlines():
         parts = re.split(r"&&|\||;", line.strip().removeprefix("$ "))
-        typed = [part for part in parts if part.strip().startswith("chinchilla ")]
-        found += [shlex.split(p, comments=True)[1:] for p in typed if not PLACEHOLDER.search(p)]
-    return found
+        chinchilla_calls = [part for part in parts if part.strip().startswith("chinchilla ")]
+        commands += [
+            shlex.split(p, comments=True)[1:] for p in chinchilla_calls if not PLACEHOLDER.search(p)
+        ]
+    return commands
 
 
 BLOCKS = code_blocks(README.read_text(encoding="utf-8"))
@@ -69,8 +71,8 @@ def test_the_readme_shows_most_commands():
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("words", COMMAND_LINES, ids=" ".join)
 def test_a_command_of_the_readme_is_accepted(words: list[str]):
-    told = compose(words[0], words[1:])
-    assert isinstance(told, COMMANDS[words[0]])
+    command = compose(words[0], words[1:])
+    assert isinstance(command, COMMANDS[words[0]])
 
 
 @pytest.mark.usefixtures("folder")
@@ -79,10 +81,12 @@ def test_a_command_of_the_readme_is_accepted(words: list[str]):
 )
 def test_a_plan_or_sweep_of_the_readme_is_not_refused(words: list[str]):
     """With the vocabulary of the demo, 512, or of other corpora, 32,000."""
-    told = compose(words[0], words[1:])
-    pieces = 512 if told.grid.name == "demo" else 32_000
-    specs = plan_grid(told.grid, told.recipe, vocab_size=pieces, data_id="none", precision="bf16")
-    assert len(specs) >= 5 * len(told.grid.budgets)
+    command = compose(words[0], words[1:])
+    pieces = 512 if command.grid.name == "demo" else 32_000
+    specs = plan_grid(
+        command.grid, command.recipe, vocab_size=pieces, data_id="none", precision="bf16"
+    )
+    assert len(specs) >= 5 * len(command.grid.budgets)
 
 
 def test_commands_are_found_in_fenced_and_indented_blocks():

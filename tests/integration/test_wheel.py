@@ -91,11 +91,11 @@ def test_the_environment_has_no_torch(python: Path, tmp_path: Path):
         "import importlib.util as u, chinchilla; "
         "print(chinchilla.__file__, *(u.find_spec(m) for m in ('torch', 'datasets', 'wandb')))"
     )
-    told = subprocess.run(
+    output = subprocess.run(
         [str(python), "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
     ).stdout
-    assert "site-packages" in told
-    assert told.split()[1:] == ["None"] * 3
+    assert "site-packages" in output
+    assert output.split()[1:] == ["None"] * 3
 
 
 def test_help_lists_commands_and_choices(run):
@@ -104,8 +104,8 @@ def test_help_lists_commands_and_choices(run):
 
 
 def test_plan_without_torch(run, tmp_path: Path):
-    told = run("plan", "grid=paper", "grid.vocab_size=32000", "out=plan.jsonl")
-    assert "device-hours" in told
+    output = run("plan", "grid=paper", "grid.vocab_size=32000", "out=plan.jsonl")
+    assert "device-hours" in output
     specs = [json.loads(line) for line in (tmp_path / "plan.jsonl").read_text().splitlines()]
     assert len({spec["budget_flops"] for spec in specs}) >= 9
 
@@ -115,9 +115,9 @@ def test_fit_report_and_predict_without_torch(run, tmp_path: Path):
     run("fit", "observations=runs.csv", "out_dir=fits", "n_bootstrap=20")
     run("report", "fits=fits")
     assert (tmp_path / "fits" / "report" / "report.html").stat().st_size > 10_000
-    told = json.loads(run("predict", "frontier=fits", "budget_flops=1e20", "format=json"))
-    rows = told["predictions"]
+    output = json.loads(run("predict", "frontier=fits", "budget_flops=1e20", "format=json"))
+    rows = output["predictions"]
     [ours] = [row for row in rows if "parametric" in row["by"] and "data" in row["by"]]
-    # The least of 406.4/N^.34 + 410.7/D^.28 at 6ND = 1e20; noise-free points give it back.
+    # Minimum of 406.4/N^.34 + 410.7/D^.28 at 6ND = 1e20, which noise-free points must reproduce.
     G = (0.34 * 406.4 / (0.28 * 410.7)) ** (1 / 0.62)
     assert ours["N"] == pytest.approx(G * (1e20 / 6) ** (0.28 / 0.62), rel=0.02)

@@ -1,4 +1,4 @@
-"""Diagnostics of the 240 and 245 points of Figure 4 against numbers found by another program.
+"""Diagnostics of the 240 and 245 points of Figure 4 against results of another program.
 
 The measurements are not part of this repository. CHINCHILLA_PUBLIC_DATA names their folder
 (default: shared/data beside the checkout); tests that need a missing file skip.
@@ -78,8 +78,8 @@ def test_condition_numbers_in_windows_of_tokens_per_parameter(all_240, low, high
     assert found["raw_scaled"] == pytest.approx(raw_scaled, abs=0.5)
 
 
-def test_runs_near_one_ratio_are_warned_of_by_the_fit(all_240):
-    """15 < D/N < 27: a = .325, an 80% interval up to .46, where all runs give .514."""
+def test_the_fit_warns_of_runs_near_one_ratio(all_240):
+    """For 15 < D/N < 27, a = .325 with an 80% interval up to .46; all runs give .514."""
     ratio = all_240.obs.D / all_240.obs.N
     narrow = fit_parametric(all_240.obs.where((15 < ratio) & (ratio < 27)), n_bootstrap=200)
     assert narrow.certificate["condition_number"] == pytest.approx(297, abs=0.5)
@@ -92,7 +92,7 @@ def test_runs_near_one_ratio_are_warned_of_by_the_fit(all_240):
 
 @pytest.mark.slow
 def test_the_sizes_of_table_a9_are_counted(all_245):
-    """43 of the 50; N was read from a figure, so no two runs have quite the same."""
+    """43 of the 50. N was read from a figure, so no two runs have exactly the same N."""
     item = identifiability(all_245)
     assert item.verdict == "passed"
     assert item.values["n_sizes"] == 43
@@ -100,7 +100,7 @@ def test_the_sizes_of_table_a9_are_counted(all_245):
 
 
 def test_the_drop_path_over_the_highest_losses(all_245):
-    """beta .453, .367, .327, .267 without the 0, 5, 20, 60 HIGHEST LOSSES (not residuals)."""
+    """beta is .453, .367, .327, .267 without the 0, 5, 20, 60 highest losses (not residuals)."""
     item = drop_path(all_245)
     beta = {r["k"]: r["beta"] for r in item.values["highest_loss"]}
     assert [beta[k] for k in (0, 5, 20, 60)] == pytest.approx(
@@ -161,7 +161,7 @@ def test_held_out_errors_beside_the_paper_s_own_law(all_240):
 
 
 def test_the_frontier_bends_as_the_paper_saw(all_240):
-    """Appendix E: slopes fall with scale. Published without numbers; the sign is the oracle."""
+    """Appendix E: slopes fall with scale. The paper gives no numbers, so only the sign is tested."""
     parts = thirds(all_240).values
     for approach in ("isoflop", "parametric"):
         first, _, last = (r["a"] for r in parts[approach])

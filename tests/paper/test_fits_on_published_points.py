@@ -1,4 +1,4 @@
-"""Fits against what is published: named laws in closed form, and public measurements.
+"""Fits against published results: named laws in closed form, and public measurements.
 
 The measurements are not part of this repository. CHINCHILLA_PUBLIC_DATA names their folder
 (default: shared/data beside the checkout); tests that need a missing file skip.

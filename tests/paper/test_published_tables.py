@@ -87,7 +87,7 @@ def test_table_a4_read_literally_would_have_other_values():
     assert np.round(ratios, 4).tolist() == [1.5799, 1.3155, 1.2314, 1.1446, 1.1154, 1.0280]
 
 
-def test_gopher_costs_what_its_paper_says_once_rematerialisation_is_counted():
+def test_the_flops_of_gopher_with_rematerialisation_are_those_of_its_paper():
     """300B tokens and four passes instead of three: 6.31e23, Rae et al. (2021)."""
     C = 300e9 * flops_per_token(named_shapes()["gopher_280b"], "paper")
     assert C == pytest.approx(4.736e23, rel=2e-4)

@@ -38,7 +38,7 @@ def found(drawn):
     return reproduce(drawn, drop_highest=0, n_bootstrap=40, explain=False)
 
 
-def test_points_on_the_papers_law_give_its_row_of_table_2_back(found):
+def test_points_on_the_papers_law_reproduce_its_row_of_table_2(found):
     ours = {row.approach[0]: row for row in found.rows if row.whose == "ours"}
     assert ours["3"].a == pytest.approx(0.4565, abs=1e-4)
     assert ours["3"].N_at_gopher == pytest.approx(40.36e9, rel=1e-3)
@@ -51,7 +51,7 @@ def test_points_on_the_papers_law_give_its_row_of_table_2_back(found):
 
 
 def test_points_on_the_papers_law_project_its_sizes(found):
-    """By equation 4; the printed Table A3 lies 2 to 19% beside its own unrounded law."""
+    """By equation 4. The printed Table A3 differs by 2 to 19% from its own unrounded law."""
     rows = [p for p in found.projections if p.table == "Table A3, approach 3"]
     assert len(rows) == 9
     (log_k, a), _, _ = six_nd_frontier(LAW)
@@ -60,7 +60,9 @@ def test_points_on_the_papers_law_project_its_sizes(found):
         assert row.D == pytest.approx(row.C / (6 * row.N), rel=1e-12)
         assert row.C == pytest.approx(row.paper_C, rel=0.19)
         assert row.D == pytest.approx(row.paper_D, rel=0.19)
-        assert row.C_80 == pytest.approx([row.C, row.C], rel=1e-4)  # no noise, no width
+        assert row.C_80 == pytest.approx(
+            [row.C, row.C], rel=1e-4
+        )  # without noise the interval has no width
 
 
 def test_the_papers_grid_has_its_4500_starts():
@@ -129,7 +131,7 @@ def test_counts_beyond_a_thousand_trillions_keep_their_digits():
         (["reproduce", "table2", "points=x.csv", "n_bootstrap=3"], ["n_bootstrap=3", "20"]),
     ],
 )
-def test_mistakes_are_one_line(words, parts, capsys):
+def test_an_error_is_one_line(words, parts, capsys):
     assert main(words) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1
@@ -151,7 +153,7 @@ def test_the_reasons_why_approach_3_differs_on_the_published_points():
     mean = reasons["mean instead of sum, default tolerances"]
     assert (mean["n_starts"], mean["said_success"]) == (4500, 1.0)
     assert 5 < mean["mean_iterations"] < 12
-    assert abs(mean["a"] - 0.5139) > 0.03  # which wrong answer depends on rounding
+    assert abs(mean["a"] - 0.5139) > 0.03  # the wrong result depends on rounding
     assert reasons["early stop"]["distance"] < 1
     assert reasons["rounding"]["N_at_gopher_rounded"] == pytest.approx(32.2e9, rel=5e-3)
     assert reasons["outliers"]["a"] == pytest.approx(0.564644, abs=1e-5)

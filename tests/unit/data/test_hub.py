@@ -221,5 +221,8 @@ def test_the_compact_corpus_names_its_build_command(tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     assert cli.main(["data", "corpus=debian_compact", f"data_dir={tmp_path / 'd'}"]) == 2
     message = capsys.readouterr().err
-    assert "books.jsonl does not exist. Create it with: python scripts/debian_compact.py" in message
+    assert (
+        "books.jsonl does not exist. Create it with: python scripts/corpora/debian_compact.py"
+        in message
+    )
     assert message.count("\n") == 1

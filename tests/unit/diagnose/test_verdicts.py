@@ -76,7 +76,7 @@ def test_a_true_law_causes_no_warning(isoflop_runs, n_noise):
 
 @pytest.mark.slow
 def test_few_sweeps_from_a_true_law_get_any_warning(isoflop_runs, scattered_runs, n_noise):
-    """One of the 12 at most: the rate aimed at is one in twenty (scripts/false_warnings.py)."""
+    """One of the 12 at most: the rate aimed at is one in twenty (scripts/studies/false_warnings.py)."""
     warned = 0
     for seed in range(6):
         for obs in (

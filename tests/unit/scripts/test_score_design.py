@@ -1,4 +1,4 @@
-"""scripts/score_design.py: choices keep to the budget, fits find the law, bad input is one line."""
+"""scripts/studies/score_design.py: choices stay within the budget, fits find the law, errors are one line."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).parents[3] / "scripts"
+SCRIPTS = Path(__file__).parents[3] / "scripts" / "studies"
 sys.path.insert(0, str(SCRIPTS))
 
 import score_design as sd  # noqa: E402
@@ -70,7 +70,7 @@ def call(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("nowhere",), "argument folder: there is no folder 'nowhere'."),
         ((".", "--tasks", "moe,vocab"), "--tasks: there is no task 'vocab'. Choose from data_con,"),
@@ -78,14 +78,14 @@ def call(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ((".", "--seeds", "0"), "argument --seeds: '0' is not a whole number above 0."),
     ],
 )
-def test_bad_input_is_one_line(words, said, tmp_path):
+def test_bad_input_is_one_line(words, message, tmp_path):
     done = call(*words, "--out", "out.json", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert said in done.stderr
+    assert message in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_without_tables_it_says_what_is_missing(tmp_path):
+def test_missing_tables_are_named(tmp_path):
     done = call(".", "--tasks", "moe", "--out", "out.json", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("moe: left out, ")

@@ -1,4 +1,4 @@
-"""scripts/score_extrapolation.py: held-out budgets of a known law are scored, bad input is one line."""
+"""scripts/studies/score_extrapolation.py: held-out budgets of a known law are scored, errors are one line."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-SCRIPTS = Path(__file__).parents[3] / "scripts"
+SCRIPTS = Path(__file__).parents[3] / "scripts" / "studies"
 BUDGETS = [1e18, 2e18, 4e18, 8e18, 1.6e19, 3.2e19, 6.4e19]
 
 
@@ -46,7 +46,7 @@ def test_a_sweep_of_a_known_law_is_predicted_beyond_its_budgets(isoflop_runs, tm
     assert "| sweeps.csv | without the largest budget | 1 |" in done.stdout
 
 
-def test_what_a_parabola_reads_is_the_minimum_that_was_drawn(isoflop_runs, law):
+def test_the_minimum_of_a_parabola_is_that_of_the_law(isoflop_runs, law):
     sys.path.insert(0, str(SCRIPTS))
     import score_extrapolation as se
 
@@ -60,7 +60,7 @@ def test_what_a_parabola_reads_is_the_minimum_that_was_drawn(isoflop_runs, law):
 
 
 @pytest.mark.parametrize(
-    ("words", "code", "said"),
+    ("words", "code", "message"),
     [
         (("nowhere",), 2, "there is no folder 'nowhere'"),
         (("--table", "sweeps.csv:sweep"), 2, "'sweeps.csv:sweep' is not FILE.csv:COLUMN"),
@@ -68,9 +68,9 @@ def test_what_a_parabola_reads_is_the_minimum_that_was_drawn(isoflop_runs, law):
         ((".",), 1, "porian_refinedweb_isoflop.csv: left out"),
     ],
 )
-def test_bad_input_is_one_line_and_missing_tables_are_named(words, code, said, tmp_path):
+def test_bad_input_is_one_line_and_missing_tables_are_named(words, code, message, tmp_path):
     done = call(*words, "--out", "out.json", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (code, "")
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out.json").exists()

@@ -231,7 +231,7 @@ def test_the_interval_covers_the_truth(isoflop_runs, law):
 
 @pytest.mark.slow
 def test_the_80_percent_interval_has_its_nominal_coverage(isoflop_runs, law):
-    """60 sweeps of five sizes, so 80% +- 5%. Fully: scripts/coverage.py."""
+    """60 sweeps of five sizes, so 80% +- 5%. Fully: scripts/studies/coverage.py."""
     a = law.beta / (law.alpha + law.beta)
     covered = 0
     for seed in range(60):

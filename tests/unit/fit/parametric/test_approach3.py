@@ -140,7 +140,7 @@ def test_runs_alone_in_their_budget_have_an_interval(lone_runs):
 
 @pytest.mark.slow
 def test_the_interval_of_runs_alone_in_their_budget_has_its_nominal_coverage(lone_runs, law):
-    """60 sweeps, so 80% +- 5%. Fully: scripts/coverage.py."""
+    """60 sweeps, so 80% +- 5%. Fully: scripts/studies/coverage.py."""
     a = law.beta / (law.alpha + law.beta)
     fits = [fit_parametric(lone_runs(i), n_bootstrap=200) for i in range(60)]
     assert 0.67 < np.mean([f.N_opt.p10 < a < f.N_opt.p90 for f in fits]) < 0.93

@@ -1,11 +1,11 @@
-"""Many small runs by one worker, and by a process per run: `bench_throughput.py --sweep`.
+"""Many small runs in one worker process and in one process per run; part of bench_throughput.py --sweep.
 
-The runs have one width, several depths and two lengths each, on made-up tokens, with the runtime that a
-sweep has by default: on a GPU compiled blocks and CUDA graphs, on a CPU neither. Both ways start the same
-program, `python -m chinchilla.sweep.worker`, on a folder with all runs, or on a folder for each; each way
-and round has an empty compile cache, which its processes share. What is not training is overhead: start,
-imports, compiling, capturing, evaluations, checkpoints, records. A way that a call does not end goes on in
-the next with its cache, and begins anew where that is gone.
+The runs have one width, several depths and two lengths, on synthetic tokens, with the default runtime of a
+sweep: compiled blocks and CUDA graphs on a GPU, neither on a CPU. Both ways start the same program,
+`python -m chinchilla.sweep.worker`, on a folder with all runs or on one folder per run. Each way and round
+begins with an empty compile cache, which its processes share. Time outside of training is overhead: start,
+imports, compiling, graph capture, evaluations, checkpoints, records. A way that one call does not complete is
+continued by the next with the same cache, and starts again if the cache is gone.
 """
 
 import json
@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench_arguments import Arguments
 from bench_steps import our_shape, write_tokens
+from bench_tools import ROOT
 
 WAYS = ("worker", "process_per_run")
 # d_model, n_heads, vocab_size, seq_len, rows of a batch; depths; steps
@@ -28,11 +28,11 @@ SETTINGS: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = 
     "cpu": ((32, 2, 512, 64, 8), (1, 2, 3, 4), (100, 200)),
     "cuda": ((256, 4, 32768, 1024, 32), (2, 4, 6, 8), (100, 200)),
 }
-ASKED = {"cuda": {"seconds_of_a_further_run": 3.0, "runs_per_hour_over_a_process_per_run": 1.6}}
+TARGETS = {"cuda": {"seconds_of_a_further_run": 3.0, "runs_per_hour_over_a_process_per_run": 1.6}}
 
 
 def specs_of(device: str, data: Path) -> list[Any]:
-    """The runs, longest last; the tokens are written where there are none."""
+    """The runs, longest last. Writes the tokens if there are none."""
     from chinchilla.config import RecipeConfig
     from chinchilla.data.dataset import TokenData
     from chinchilla.plan.grid import plan_run
@@ -44,32 +44,31 @@ def specs_of(device: str, data: Path) -> list[Any]:
         data.mkdir(parents=True)
         write_tokens(data, {"shape": shape, "rows": rows, "warm_ups": 0, "steps": max(steps)})
     batch_tokens = rows * seq_len
-    told = {"flop_convention": "with_head", "data_id": TokenData.open(data).data_id}
-    told |= {"precision": "bf16" if device == "cuda" else "fp32"}
+    settings = {"flop_convention": "with_head", "data_id": TokenData.open(data).data_id}
+    settings |= {"precision": "bf16" if device == "cuda" else "fp32"}
     recipe = RecipeConfig(peak_lr=1e-3, batch_tokens=batch_tokens, warmup_fraction=0.1)
     return [
-        plan_run(our_shape({**shape, "n_layers": n}), recipe, tokens=s * batch_tokens, **told)
+        plan_run(our_shape({**shape, "n_layers": n}), recipe, tokens=s * batch_tokens, **settings)
         for s in steps
         for n in depths
     ]
 
 
 def timed(folder: Path, specs: list[Any], data: Path, cache: Path, runtime: Any) -> dict[str, Any]:
-    """One worker process on a folder of its own: seconds, and when each run was over."""
+    """One worker process on a new folder: its seconds, and the time at which each run ended."""
     from chinchilla.plan.records import RunResult
     from chinchilla.sweep.launch import prepare
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     prepare(folder, specs, runtime, "local")
-    root = Path(__file__).resolve().parents[1]
-    env = {**os.environ, "PYTHONPATH": str(root), "TORCHINDUCTOR_CACHE_DIR": str(cache)}
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": str(cache)}
     threads = ["--threads", "1"] if runtime.device == "cpu" else []
     command = [sys.executable, "-m", "chinchilla.sweep.worker", str(folder), str(data), *threads]
     began = time.time()
     done = subprocess.run(command, env=env, capture_output=True, text=True)
     seconds = time.time() - began
-    found = {}
+    runs = {}
     for spec in specs:
         run_dir = folder / "runs" / spec.run_id
         if not (run_dir / "result.json").exists():
@@ -78,10 +77,10 @@ def timed(folder: Path, specs: list[Any], data: Path, cache: Path, runtime: Any)
             )
         result = RunResult.load(run_dir)
         assert result.status == "finished", result.reason
-        over = (run_dir / "result.json").stat().st_mtime - began
-        found[spec.run_id] = {"train_seconds": result.train_seconds, "over_after": over}
+        ended = (run_dir / "result.json").stat().st_mtime - began
+        runs[spec.run_id] = {"train_seconds": result.train_seconds, "over_after": ended}
     shutil.rmtree(folder)
-    return {"seconds": seconds, "runs": found}
+    return {"seconds": seconds, "runs": runs}
 
 
 def sweep(
@@ -90,17 +89,17 @@ def sweep(
     minutes: float,
     work: Path,
     result: dict[str, Any],
-    keep: Callable[[dict[str, Any]], None],
+    save: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
-    """All processes that are missing in `result`, ways in turn, then the medians.
+    """Run the processes that are missing in `result`, ways alternately, and compute the medians.
 
     Args:
         device: cpu or cuda.
-        rounds: of both ways.
-        minutes: no process is started after so many.
+        rounds: number of rounds of both ways.
+        minutes: time after which no further process is started.
         work: folder for tokens and runs.
-        result: what earlier calls measured.
-        keep: called with `result` after every process.
+        result: record of earlier calls.
+        save: called with `result` after every process.
     """
     from chinchilla.config import RuntimeConfig
 
@@ -110,37 +109,37 @@ def sweep(
     result["n_runs"], result["rounds"] = len(specs), result.get("rounds", [])
     while len(result["rounds"]) < rounds:
         result["rounds"].append({way: {} for way in WAYS})
-    for r, found in enumerate(result["rounds"]):
+    for r, measured in enumerate(result["rounds"]):
         for way in WAYS if r % 2 == 0 else WAYS[::-1]:
             cache = work / f"cache-{way}-{r}"
-            # Processes that went on without the cache of those before would be slow for that.
-            if len(found[way]) < (1 if way == "worker" else len(specs)) and not cache.exists():
-                found[way].clear()
+            # Without the cache of the earlier processes, the others would have to compile again.
+            if len(measured[way]) < (1 if way == "worker" else len(specs)) and not cache.exists():
+                measured[way].clear()
                 cache.mkdir(parents=True)
             groups = [specs] if way == "worker" else [[spec] for spec in specs]
             for group in groups:
                 name = "all" if way == "worker" else group[0].run_id
-                if name in found[way]:
+                if name in measured[way]:
                     continue
                 if time.monotonic() > end:
-                    return summed(result, device)
-                found[way][name] = timed(work / "runs", group, work / "tokens", cache, runtime)
-                print(r, way, name, f"{found[way][name]['seconds']:.1f} s", flush=True)
-                keep(summed(result, device))
-    return summed(result, device)
+                    return summarize(result)
+                measured[way][name] = timed(work / "runs", group, work / "tokens", cache, runtime)
+                print(r, way, name, f"{measured[way][name]['seconds']:.1f} s", flush=True)
+                save(summarize(result))
+    return summarize(result)
 
 
-def summed(result: dict[str, Any], device: str) -> dict[str, Any]:
-    """Medians over the rounds that are whole."""
-    whole = [
+def summarize(result: dict[str, Any]) -> dict[str, Any]:
+    """Add the medians over complete rounds."""
+    complete = [
         r for r in result["rounds"] if r["worker"] and len(r["process_per_run"]) == result["n_runs"]
     ]
-    result["summary"] = {"rounds": len(whole), "n_runs": result["n_runs"]}
-    if not whole:
+    result["summary"] = {"rounds": len(complete), "n_runs": result["n_runs"]}
+    if not complete:
         return result
     each = []
-    for found in whole:
-        one, alone = found["worker"]["all"], list(found["process_per_run"].values())
+    for measured in complete:
+        one, alone = measured["worker"]["all"], list(measured["process_per_run"].values())
         runs = sorted(one["runs"].values(), key=lambda run: run["over_after"])
         first, further = runs[0], runs[1:]
         trained = sum(run["train_seconds"] for run in further)
@@ -163,51 +162,45 @@ def summed(result: dict[str, Any], device: str) -> dict[str, Any]:
 
 
 def of_finished(folder: Path, seconds: float, summary: dict[str, Any]) -> dict[str, Any]:
-    """A real sweep beside what a process per run would have taken, at the overhead measured here.
+    """Compare a finished sweep with one process per run, which would have the overhead measured here.
 
     Args:
-        folder: of the sweep, all its runs over.
-        seconds: that its workers took altogether.
-        summary: of this device.
+        folder: sweep folder in which all runs have ended.
+        seconds: total time of its workers.
+        summary: summary of this benchmark on the same device.
     """
     from chinchilla.plan.records import RunResult, load_plan
 
     specs = load_plan(folder / "plan.jsonl")
     results = [RunResult.load(folder / "runs" / s.run_id) for s in specs]
     trained = sum(r.train_seconds for r in results)
-    found = {
+    record = {
         "n_runs": len(results), "worker_seconds": seconds, "train_seconds": trained,
         "share_of_time_in_training": trained / seconds,
     }  # fmt: skip
     if "overhead_of_a_process" in summary:
         alone = trained + len(results) * summary["overhead_of_a_process"]
-        found["process_per_run_seconds_expected"] = alone
-        found["runs_per_hour_over_a_process_per_run"] = alone / seconds
-    return found
+        record["process_per_run_seconds_expected"] = alone
+        record["runs_per_hour_over_a_process_per_run"] = alone / seconds
+    return record
 
 
-def told(result: dict[str, Any], device: str) -> str:
-    """What was measured, in words."""
+def report(result: dict[str, Any], device: str) -> str:
+    """The results as text."""
     s = result["summary"]
     if not s["rounds"]:
-        return "no round is whole yet"
-    asked = ASKED.get(device, {})
-    limit = f" (asked: at most {asked['seconds_of_a_further_run']:.0f})" if asked else ""
+        return "no round is complete yet"
+    target = TARGETS.get(device, {})
+    limit = f" (target: at most {target['seconds_of_a_further_run']:.0f})" if target else ""
     lines = [
-        f"{s['n_runs']} runs of one width, medians of {s['rounds']} rounds, seconds of wall time:",
-        f"  one worker {s['worker_seconds']:.1f}, a process per run {s['process_per_run_seconds']:.1f}, "
+        f"{s['n_runs']} runs of one width, wall seconds, medians of {s['rounds']} rounds:",
+        f"  one worker {s['worker_seconds']:.1f}, one process per run {s['process_per_run_seconds']:.1f}, "
         f"of which training {s['train_seconds']:.1f}",
-        f"  not training: {s['overhead_of_a_process']:.2f} in a process of one run; in the worker "
-        f"{s['overhead_of_the_first_run']:.2f} for its first and "
-        f"{s['overhead_of_a_further_run']:.2f} for each further one{limit}",
-        f"  runs an hour over a process per run: {s['runs_per_hour_over_a_process_per_run']:.2f}",
+        f"  overhead: {s['overhead_of_a_process']:.2f} in a process with one run; in the worker "
+        f"{s['overhead_of_the_first_run']:.2f} for the first run and "
+        f"{s['overhead_of_a_further_run']:.2f} for each further run{limit}",
+        f"  runs per hour relative to one process per run: {s['runs_per_hour_over_a_process_per_run']:.2f}",
     ]
     if sweep := result.get("sweep"):
-        lines += [f"  a finished sweep: {json.dumps(sweep)} (asked: {json.dumps(asked)})"]
+        lines += [f"  a finished sweep: {json.dumps(sweep)} (target: {json.dumps(target)})"]
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    parser = Arguments(__doc__)
-    parser.parse_args()
-    parser.error("it measures nothing by itself: run bench_throughput.py --sweep")

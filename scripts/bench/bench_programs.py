@@ -1,9 +1,9 @@
-"""One measurement of bench_fits.py: the fit of a program to given points, in its own process.
+"""One measurement of bench_fits.py: the fit of one program to given points in its own process.
 
-    PYTHON scripts/bench_programs.py PROGRAM NAME FOLDER POINTS.json OUT.json
+    PYTHON scripts/bench/bench_programs.py PROGRAM NAME FOLDER POINTS.json OUT.json
 
-PROGRAM and NAME are those of a task; FOLDER holds the program. It runs under that program's own Python and
-needs this package only for PROGRAM=ours. CPU seconds include child processes; imports and preparation are
+PROGRAM and NAME identify a task of TASKS, and FOLDER contains the program. The script runs under the Python of that
+program and uses this package only for PROGRAM=ours. CPU seconds include child processes; imports and preparation are
 measured separately.
 """
 
@@ -11,11 +11,9 @@ import contextlib
 import csv
 import json
 import math
-import resource
 import statistics
 import sys
 import tempfile
-import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from bench_arguments import Arguments, existing_folder, json_file, out_file
+from bench_tools import Arguments, cpu_seconds, existing_folder, json_file, out_file
 
 DELTA = 1e-3  # Huber width in log-loss (section 3.3)
 N_RESAMPLES = 4000
@@ -40,7 +38,7 @@ class Task:
     kind: str  # point: approach 3; resamples: its intervals; isoflop: approach 2 with intervals
     what: str
     minimises: str = "sum of Huber(1e-3) on log-loss"
-    slow: bool = False  # over a minute: once
+    slow: bool = False  # takes over a minute, so it runs once
     share: float = 1.0  # of the task that is run; the time is divided by it
 
 
@@ -51,13 +49,13 @@ TASKS = [
     Task("ours", "search", "point", "L-BFGS from the paper's 4500 starts, tight", slow=True),
     Task("epoch", "grid", "point", "cell `Replicate exactly`: L-BFGS-B from the 4500 starts",
          slow=True),
-    Task("epoch", "headline", "point", "the cell of its published constants: BFGS from one start",
+    Task("epoch", "headline", "point", "the cell that gives its published constants: BFGS from one start",
          "likelihood of Huber with a free scale"),
     Task("kyo", "default", "point", "Chinchilla.fit, README's grid of 3125 starts, BFGS",
          "mean of asymmetric absolute error of linear loss", slow=True),
     Task("kyo", "log_huber", "point", "the same with its log_huber(delta=1e-3)",
          "mean of Huber(1e-3) on log-loss", slow=True),
-    Task("vpnls", "default", "point", "fit_vpnls as it comes: grid of 0.01", MSE),
+    Task("vpnls", "default", "point", "fit_vpnls with its defaults: grid of 0.01", MSE),
     Task("vpnls", "readme", "point", "README's real-data call: grid of 0.01", LINEAR),
     Task("vpnls", "fine", "point", "the same, grid of 0.001", LINEAR),
     Task("vpnls", "scipy", "point", "the same, method=scipy", LINEAR),
@@ -97,11 +95,11 @@ def ours(folder: Path, points: Found, name: str) -> Work:
         return {**_constants(law), **starts, "predicted_relative_decrease": predicted}
 
     def search_paper() -> Found:
-        found = search(N, D, L)
+        result = search(N, D, L)
         return {
-            **_constants(found.law),
-            **_starts(found.said_success, found.iterations),
-            "share_of_starts_at_best": found.share_at_best,
+            **_constants(result.law),
+            **_starts(result.said_success, result.iterations),
+            "share_of_starts_at_best": result.share_at_best,
         }
 
     def refits() -> Found:
@@ -157,14 +155,8 @@ def epoch(folder: Path, points: Found, name: str) -> Work:
             return {"laws": laws.tolist(), "drawn": drawn.tolist(), **_spread(laws), **starts}
         a, b, e, alpha, beta = (names["best_params"] if name == "grid" else names["result"].x)[:5]
         A, B, E = map(float, np.exp([a, b, e]))
-        return {
-            "E": E,
-            "A": A,
-            "B": B,
-            "alpha": float(alpha),
-            "beta": float(beta),
-            **_search_summary(ends),
-        }
+        law = {"E": E, "A": A, "B": B, "alpha": float(alpha), "beta": float(beta)}
+        return {**law, **_search_summary(ends)}
 
     return work
 
@@ -222,14 +214,14 @@ def vpnls(folder: Path, points: Found, name: str) -> Work:
                 "n_resamples": len(fits),
                 "share_success": float(np.mean([x.status.value == "converged" for x in fits])),
             }
-        found = fit(slice(None))
+        law = fit(slice(None))
         return {
-            "E": found.E,
-            "A": found.A * units[0] ** found.alpha,
-            "B": found.B * units[1] ** found.beta,
-            "alpha": found.alpha,
-            "beta": found.beta,
-            "status": found.status.value,
+            "E": law.E,
+            "A": law.A * units[0] ** law.alpha,
+            "B": law.B * units[1] ** law.beta,
+            "alpha": law.alpha,
+            "beta": law.beta,
+            "status": law.status.value,
         }
 
     return work
@@ -260,8 +252,8 @@ def formll(folder: Path, points: Found, name: str) -> Work:
         )  # fmt: skip
         fits = analysis.fit_compute_optimal_power_laws(optima, data, fit_loss=False)
         samples = [x["n_exponent"] for x in fits["bootstrap_weighted"]]
-        found = _exponents(fits["bs_median_weighted"]["n_exponent"], samples)
-        return {**found, "n_budgets": int(optima.n.notna().sum())}
+        exponents = _exponents(fits["bs_median_weighted"]["n_exponent"], samples)
+        return {**exponents, "n_budgets": int(optima.n.notna().sum())}
 
     return work
 
@@ -331,12 +323,6 @@ def _spread(laws: Any) -> Found:
     return {k: v for k, v in _exponents(0, a).items() if k != "a"} | {"n_resamples": len(laws)}
 
 
-def cpu_seconds() -> float:
-    """CPU seconds of this process and its ended children."""
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
-
-
 def measure(program: str, name: str, folder: Path, points: Found) -> Found:
     """Prepare, then repeat the work for a second or five calls, at least once."""
     started = cpu_seconds()
@@ -345,14 +331,14 @@ def measure(program: str, name: str, folder: Path, points: Found) -> Found:
     calls: list[float] = []
     while not calls or (sum(calls) < 1 and len(calls) < 5):
         started = cpu_seconds()
-        found = work()
+        result = work()
         calls.append(cpu_seconds() - started)
     versions = {
         package: metadata.version(package)
         for package in ("numpy", "scipy", "pandas")
         if package in sys.modules
     }
-    return {"calls": calls, "import_seconds": spent_before, "found": found, "versions": versions}
+    return {"calls": calls, "import_seconds": spent_before, "found": result, "versions": versions}
 
 
 def main() -> None:

@@ -1,13 +1,13 @@
-"""Time the fits and those of four public programs on the same points.
+"""Time the fits of this package and of four public programs on the same points.
 
-    python scripts/bench_fits.py --peers DIR [--rounds 3] [--quick] [--only ours,kyo] [--out FILE]
+    python scripts/bench/bench_fits.py --peers DIR [--rounds 3] [--quick] [--only ours,kyo] [--out FILE]
 
-Writes docs/results/bench_fits.json and prints it as a Markdown table. The points are the 240 of the
-paper's Figure 4 without the five highest losses (hoffmann_fig4.csv in the folder that
-CHINCHILLA_PUBLIC_DATA names, default shared/data beside the checkout); approach 2 gets those of them
-that belong to a budget. Whole runs of `chinchilla fit` on ill-fitting tables are timed by whole_fits.py.
+Writes docs/results/bench_fits.json and prints it as a Markdown table. The points are the 240 points of the
+paper's Figure 4 without the five highest losses (hoffmann_fig4.csv in the folder CHINCHILLA_PUBLIC_DATA, default
+shared/data beside the checkout). Approach 2 uses those that belong to a budget. whole_fits.py times complete runs
+of `chinchilla fit` on tables that the law fits badly.
 
-DIR holds checkouts of the programs, each with its own .venv:
+DIR contains checkouts of the programs, each with its own .venv:
 
     cd DIR
     git clone https://github.com/epoch-research/analyzing-chinchilla epoch
@@ -21,15 +21,14 @@ DIR holds checkouts of the programs, each with its own .venv:
     (cd vpnls && .venv/bin/python setup.py build_ext --inplace)
     formll/.venv/bin/pip install -r formll/requirements.txt
 
-Missing programs are reported and left out. PEERS holds the commits of the recorded times; a checkout at
-another commit is used and recorded as such. Each measurement runs in its own process (bench_programs.py)
-with one thread, in interleaved rounds; medians of CPU seconds without imports are recorded. Measurements of
-over a minute run once. Every point fit is evaluated by the paper's objective, the sum of Huber(1e-3) on
-log-loss, relative to the lowest that any program reached; the table names what a program minimises.
+Missing programs are reported and left out. PEERS lists the commits of the recorded times; a checkout at another
+commit is used and recorded as such. Each measurement runs in its own process (bench_programs.py) with one
+thread, in interleaved rounds. Medians of CPU seconds without imports are recorded. Measurements of over a minute
+run once. Every point fit is evaluated by the paper's objective, the sum of Huber(1e-3) on log-loss, relative to
+the lowest value that any program reached. The table states the objective that each program minimises.
 """
 
 import csv
-import datetime
 import hashlib
 import json
 import os
@@ -42,17 +41,25 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench_arguments import Arguments, count, existing_folder, out_file
 from bench_programs import DELTA, PROGRAMS, TASKS, Found, Task
+from bench_tools import (
+    RESULTS,
+    ROOT,
+    Arguments,
+    count,
+    existing_folder,
+    out_file,
+    provenance,
+    save_json,
+)
 from whole_fits import whole_fits
 
-ROOT = Path(__file__).resolve().parents[1]
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A public program: its address, and the commit and file of the recorded times."""
+    """A public program: URL, commit of the recorded times, and a file that identifies it."""
 
     url: str
     commit: str
@@ -107,12 +114,12 @@ def run(task: Task, folder: Path, points: Path) -> Found:
         program = Path(__file__).with_name("bench_programs.py")
         command = [python, program, task.program, task.name, folder, points, out]
         environment = {**os.environ, **ONE_THREAD, "MPLBACKEND": "Agg"}
-        ended = subprocess.run(
+        done = subprocess.run(
             list(map(os.fspath, command)), capture_output=True, text=True, cwd=scratch,
             env=environment, check=False,
         )  # fmt: skip
-        if ended.returncode or not out.exists():
-            lines = ended.stderr.strip().splitlines() or [f"exit code {ended.returncode}"]
+        if done.returncode or not out.exists():
+            lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
             return {"failed": lines[-1]}
         return json.loads(out.read_text())
 
@@ -127,8 +134,8 @@ def huber_sum(points: Found, laws: Any, weights: Any = 1.0) -> Any:
     return (weights * np.where(r <= DELTA, r * r / 2, DELTA * (r - DELTA / 2))).sum(axis=1)
 
 
-def judge_resamples(points: Found, drawn: Any, laws: Any) -> Found:
-    """Shares of resamples that end at their minimum, of a program and of our refits."""
+def score_resamples(points: Found, drawn: Any, laws: Any) -> Found:
+    """Shares of resamples that reach their minimum, for a program and for this package."""
     import numpy as np
 
     sys.path.insert(0, str(ROOT))
@@ -175,7 +182,7 @@ def summary(task: Task, runs: list[Found], points: Found) -> Found:
     failed = [r["failed"] for r in runs if "failed" in r]
     if failed:
         return {**entry, "failed": failed[-1]}
-    found = dict(runs[-1]["found"])
+    result = dict(runs[-1]["found"])
     calls = [call for r in runs for call in r["calls"]]
     entry |= {
         "cpu_seconds": statistics.median(calls) / task.share,
@@ -185,19 +192,19 @@ def summary(task: Task, runs: list[Found], points: Found) -> Found:
         "import_seconds": statistics.median(r["import_seconds"] for r in runs),
         "versions": runs[-1]["versions"],
     }
-    if "laws" in found:
-        found |= judge_resamples(points, found.pop("drawn"), found.pop("laws"))
-    if "alpha" in found:
-        law = [found[key] for key in ("E", "A", "B", "alpha", "beta")]
-        found |= {
-            "a": found["beta"] / (found["alpha"] + found["beta"]),
+    if "laws" in result:
+        result |= score_resamples(points, result.pop("drawn"), result.pop("laws"))
+    if "alpha" in result:
+        law = [result[key] for key in ("E", "A", "B", "alpha", "beta")]
+        result |= {
+            "a": result["beta"] / (result["alpha"] + result["beta"]),
             "objective": float(huber_sum(points, law)[0]),
         }
-    return entry | found
+    return entry | result
 
 
 def table(entries: list[Found]) -> str:
-    """The record in Markdown."""
+    """The record as Markdown tables."""
     lines = []
     for kind, title in (
         ("point", "Approach 3, point fit of 240 points"),
@@ -206,7 +213,7 @@ def table(entries: list[Found]) -> str:
     ):
         lines += [
             "", f"**{title}**", "",
-            "| program | what ran | CPU s | above the minimum | alpha | beta | a | 95% of a | ended |",
+            "| program | measured call | CPU s | above the minimum | alpha | beta | a | 95% of a | status |",
             "|---|---|---|---|---|---|---|---|---|",
         ]  # fmt: skip
         for e in (e for e in entries if e["kind"] == kind):
@@ -215,20 +222,20 @@ def table(entries: list[Found]) -> str:
                 continue
             ci = e.get("a_ci95")
             numbers = [f"{e[k]:.4f}" if k in e else "" for k in ("alpha", "beta", "a")]
-            cells = [
+            columns = [
                 e["program"],
                 e["what"] + (f"; minimises {e['minimises']}" if e.get("minimises") else ""),
                 f"{e['cpu_seconds']:.3g}",
                 f"{e['above_minimum']:.1e}" if "above_minimum" in e else "",
                 *numbers,
                 f"{ci[0]:.3f} to {ci[1]:.3f}" if ci else "",
-                _ended(e),
+                _status(e),
             ]
-            lines.append(f"| {' | '.join(cells)} |")
+            lines.append(f"| {' | '.join(columns)} |")
     return "\n".join(lines).strip()
 
 
-def _ended(e: Found) -> str:
+def _status(e: Found) -> str:
     parts = [e["status"]] if "status" in e else []
     if "n_starts" in e:
         parts.append(f"{e['n_success']} of {e['n_starts']} report success")
@@ -247,55 +254,24 @@ def _ended(e: Found) -> str:
     return ", ".join(parts)
 
 
-def git_commit() -> str:
-    """Commit of this checkout, with +dirty if it has changes."""
-    command = [
-        "git",
-        "-C",
-        os.fspath(ROOT),
-        "describe",
-        "--always",
-        "--abbrev=12",
-        "--dirty=+dirty",
-    ]
-    output = subprocess.run([*command, "--exclude=*"], capture_output=True, text=True, check=False)
-    return output.stdout.strip()
-
-
-def machine() -> str:
-    """Processor, number of cores, and that the programs use one thread."""
-    return f"{processor()}, 1 thread used"
-
-
-def processor() -> str:
-    """Processor and number of cores."""
-    about = Path("/proc/cpuinfo")
-    lines = about.read_text().splitlines() if about.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} cores"
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = Arguments(__doc__)
     parser.add_argument(
         "--peers", type=existing_folder, help="folder with epoch, kyo, vpnls, formll"
     )
     parser.add_argument("--rounds", type=count, default=3)
-    parser.add_argument("--quick", action="store_true", help="leave out what takes over a minute")
+    parser.add_argument("--quick", action="store_true", help="skip measurements of over a minute")
     parser.add_argument(
         "--only",
         default="",
-        help="programs, separated by commas; or whole, to renew whole_fits only",
+        help="programs, separated by commas; or whole, to measure only whole_fits",
     )
-    parser.add_argument(
-        "--out", type=out_file, default=ROOT / "docs" / "results" / "bench_fits.json"
-    )
+    parser.add_argument("--out", type=out_file, default=RESULTS / "bench_fits.json")
     options = parser.parse_args(arguments)
-    whole = (ROOT, public_folder(), options.rounds, processor(), git_commit())
     if options.only == "whole":
         record = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
-        record["whole_fits"] = whole_fits(*whole)
-        options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        record["whole_fits"] = whole_fits(public_folder(), options.rounds)
+        save_json(options.out, record)
         return 0
     peers = options.peers.resolve() if options.peers else None
     names = options.only.split(",") if options.only else list(PROGRAMS)
@@ -333,9 +309,8 @@ def main(arguments: list[str] | None = None) -> int:
         if "objective" in e:
             e["above_minimum"] = e["objective"] / lowest - 1
     record = {
-        "machine": machine(),
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": git_commit(),
+        **provenance(),
+        "threads": 1,
         "python": platform.python_version(),
         "points": f"{len(points['L'])} of Figure 4, without the five highest losses",
         "rounds": options.rounds,
@@ -350,8 +325,8 @@ def main(arguments: list[str] | None = None) -> int:
         "measured": entries,
     }
     if not options.only:
-        record["whole_fits"] = whole_fits(*whole)
-    options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        record["whole_fits"] = whole_fits(public_folder(), options.rounds)
+    save_json(options.out, record)
     print(table(entries))
     return 0
 

@@ -1,10 +1,10 @@
 """Create a corpus of any size from a small one, to measure the cost of preparing it.
 
-    python scripts/grow_corpus.py SMALL.jsonl LARGE.jsonl --gb 10
+    python scripts/corpora/grow_corpus.py SMALL.jsonl LARGE.jsonl --gb 10
 
-Every new document consists of randomly drawn sentences of real documents, as many as a real document has, and
-begins with its number, so that no two are equal. The words are those of the real text, and so is the cost
-of tokenizing them. Near duplicates and overlaps are not meaningful in it.
+Every new document consists of random sentences of real documents, as many as a real document has. It begins with its
+number, so no two documents are equal. The words, and therefore the cost of tokenizing, are those of the real text.
+Near duplicates and overlaps are not meaningful in such a corpus.
 """
 
 import argparse

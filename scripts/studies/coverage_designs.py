@@ -1,6 +1,6 @@
-"""The synthetic sweeps of coverage.py: designs, noises, and the true optimum of each.
+"""Synthetic sweeps for coverage.py: designs, noises and true optima.
 
-A design is the set of runs of a sweep. Its losses follow Hoffmann et al.'s law, in some designs with a further
+A design is the set of runs of a sweep. Its losses follow the law of Hoffmann et al., in some designs with a further
 term. Noise is in ln L, one error per run:
 
     even       normal, sd .002
@@ -25,10 +25,12 @@ LAW = named_law("hoffmann")
 (LOG_K, A), _, _ = six_nd_frontier(LAW)
 NOISES = {"even": 0.002, "uneven": 0.0075, "heavy": 0.002, "outliers": 0.002}
 OUTLIERS = 0.03  # share of the runs
-TOO_HIGH = 0.02, 0.1  # range of ln L by which they lie above the law
-PENALTY = 0.05  # share by which a curve lies above the law at its start, decreasing to 0 at its end
-RATIOS = (5, 10, 20, 40, 80, 160)  # tokens per parameter of the horizons; the best are 15 to 45
-STEP = 0.05  # share of C by which a run may exceed its budget
+TOO_HIGH = 0.02, 0.1  # range of the distance of outliers above the law, in ln L
+PENALTY = (
+    0.05  # relative distance of a curve above the law at its start; it decreases to 0 at the end
+)
+RATIOS = (5, 10, 20, 40, 80, 160)  # tokens per parameter of the horizons; the optimum is 15 to 45
+STEP = 0.05  # largest share of C by which a run exceeds its budget
 CROSS = 0.1, 0.3, 0.1  # c, g, h of a further term c*(N/1e9)^-g*(D/2e10)^-h, nats per token
 BEND = 0.004  # of a further term BEND*(ln(D/N) - ln 20)^2, nats per token
 
@@ -37,7 +39,7 @@ Losses = Callable[[np.ndarray, np.ndarray], np.ndarray]  # of N and D
 
 @dataclass(frozen=True)
 class Design:
-    """Sweeps of one kind: `build(noise, seed)`; the true exponent, ln N_opt at C, and losses."""
+    """Sweeps of one kind: build(noise, seed), the true exponent, ln N_opt of C, and the losses."""
 
     build: Callable[[str, int], Observations]
     a: float
@@ -51,7 +53,7 @@ class Design:
 
 
 def errors(C: np.ndarray, noise: str, seed: int) -> np.ndarray:
-    """(n,) errors of ln L of runs with C FLOPs."""
+    """(n,) errors of ln L for runs with C FLOPs."""
     rng = np.random.default_rng(seed)
     if noise == "even":
         return NOISES[noise] * rng.normal(size=len(C))
@@ -87,7 +89,7 @@ def final_losses(
     losses: Losses = LAW,
     beyond: float = 0.0,
 ) -> Design:
-    """Runs of sizes N with FLOPs C (n,), up to a share `beyond` more; without budgets if None."""
+    """Runs with N parameters and C FLOPs (n,), plus a random share of up to `beyond` of C."""
     names = np.array([f"run{i:03d}" for i in range(len(C))])
     labels = np.full(len(C), np.nan) if budgets is None else budgets
 
@@ -103,10 +105,10 @@ def final_losses(
     return Design(build, a, lambda at: optimum(losses, at), losses)
 
 
-def profiles(budgets: Any, n_sizes: int, half_width: float, **more: Any) -> Design:
-    """An isoFLOP grid: n_sizes at each budget, centred on the law's optimum, evenly in ln N.
+def profiles(budgets: Any, n_sizes: int, half_width: float, **options: Any) -> Design:
+    """An IsoFLOP grid: n_sizes per budget, centred on the optimum of the law, evenly spaced in ln N.
 
-    Grids of under four sizes take them cyclically from a set of four or five, so that D/N differs.
+    Grids of fewer than four sizes take them cyclically from four or five sizes, so that D/N varies.
     """
     budgets = np.array(budgets, float)
     places = np.geomspace(1 / half_width, half_width, max(n_sizes, 4))
@@ -116,7 +118,7 @@ def profiles(budgets: Any, n_sizes: int, half_width: float, **more: Any) -> Desi
         places = np.geomspace(1 / half_width, half_width, len(order))
         offsets = np.resize(places[order], n_sizes * len(budgets))
     C = np.repeat(budgets, max(n_sizes, 1))
-    return final_losses(C, np.exp(LOG_K) * C**A * offsets, C, **more)
+    return final_losses(C, np.exp(LOG_K) * C**A * offsets, C, **options)
 
 
 def scattered(n: int) -> Design:
@@ -128,7 +130,7 @@ def scattered(n: int) -> Design:
 
 
 def ladder(n_sizes: int) -> Design:
-    """Curves of sizes, each to the same six tokens per parameter; 60 points each."""
+    """Training curves of 60 points; each size is trained to the same six tokens per parameter."""
     sizes = np.geomspace(5e7, 5e9, n_sizes)
     N = np.repeat(sizes, len(RATIOS))
     C_end = 6 * N**2 * np.tile(np.array(RATIOS, float), len(sizes))
@@ -137,39 +139,34 @@ def ladder(n_sizes: int) -> Design:
     L = LAW(N[:, None], D) * (1 + PENALTY * (1 - done))
     names = np.repeat([f"run{i:03d}" for i in range(len(N))], 60)
     columns = np.repeat(N, 60), D.ravel()
-    unnamed = np.full(len(names), np.nan)
+    no_budgets = np.full(len(names), np.nan)
 
     def build(noise: str, seed: int) -> Observations:
         error = errors(C_end, noise, seed)[:, None]
-        return Observations(
-            names,
-            unnamed,
-            6 * columns[0] * columns[1],
-            *columns,
-            (L * np.exp(error)).ravel(),
-            loss_kind="validation",
-        )
+        noisy = (L * np.exp(error)).ravel()
+        C = 6 * columns[0] * columns[1]
+        return Observations(names, no_budgets, C, *columns, noisy, loss_kind="validation")
 
     return Design(build, A, lambda at: LOG_K + A * np.log(at))
 
 
 def spread(n: int) -> np.ndarray:
-    """n budgets over the range of the paper's nine."""
+    """n budgets over the range of the nine budgets of the paper."""
     return np.geomspace(ISOFLOP_BUDGETS[0], ISOFLOP_BUDGETS[-1], n)
 
 
-PROFILES = {  # with approach 2
+PROFILES = {  # designs for approach 2
     "9 budgets x 7 sizes, +-4x": lambda: profiles(ISOFLOP_BUDGETS, 7, 4.0),
     "9 budgets x 9 sizes, +-8x": lambda: profiles(ISOFLOP_BUDGETS, 9, 8.0),
     "5 budgets x 5 sizes, +-4x": lambda: profiles(ISOFLOP_BUDGETS[::2], 5, 4.0),
     "6 budgets x 9 sizes, +-30x": lambda: profiles(spread(6), 9, 30.0),
     "9 x 7, up to 5% beyond C": lambda: profiles(ISOFLOP_BUDGETS, 7, 4.0, beyond=STEP),
 }
-MISFITS = {  # with a term that the fitted law does not have
+MISFITS = {  # designs with a term that the fitted law lacks
     "9 x 7, cross term": lambda: profiles(ISOFLOP_BUDGETS, 7, 4.0, losses=with_cross_term),
     "9 x 7, bend in ln(D/N)": lambda: profiles(ISOFLOP_BUDGETS, 7, 4.0, losses=with_bend),
 }
-SPARSE = {  # approach 3 alone
+SPARSE = {  # designs for approach 3 only
     "15 runs, no budgets": lambda: scattered(15),
     "40 runs, no budgets": lambda: scattered(40),
     "24 budgets x 1 run": lambda: profiles(spread(24), 1, 5.0),

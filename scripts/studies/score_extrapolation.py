@@ -1,55 +1,51 @@
-"""Score the recommended answer on held-out budgets: N_opt, loss and 80% intervals.
+"""Score the recommendation on held-out budgets: N_opt, loss and 80% intervals.
 
-    python scripts/score_extrapolation.py DIR [--out FILE]
-    python scripts/score_extrapolation.py --table sweeps.csv:config [--table ...]
+    python scripts/studies/score_extrapolation.py DIR [--out FILE]
+    python scripts/studies/score_extrapolation.py --table sweeps.csv:config [--table ...]
 
 Writes docs/results/extrapolation.json and prints it as Markdown tables. A table is a CSV of IsoFLOP runs
-(budget_flops, C, N, D, L) and, after the colon, the column that identifies its sweeps. DIR holds the
-public tables under the names below. Missing ones are named and left out.
+(budget_flops, C, N, D, L), followed by a colon and the column that identifies its sweeps. DIR contains the public
+tables under the names in TABLES. Missing ones are reported and left out.
 
 Every sweep is fitted twice with the defaults of `chinchilla fit`: without its largest budget, and without
 all budgets above an eighth of it. The recommendation at the C of the largest budget is compared with that
 budget's own runs. A profile of five to ten sizes does not have a unique minimum, so N_opt is measured in
 two ways: the minimum of a parabola in the window that `chinchilla fit` uses ("parabola"), and Akima's
 interpolation of ln L ("akima", Porian et al. 2024; missing if its minimum is at an edge). The loss is
-that of the parabola. Errors are |predicted / measured - 1|. `sd` is the standard error of ln N_opt of the
-parabola, from the scatter of the runs about it: the part of the error that is not the prediction's.
+that of the parabola. Errors are |predicted / measured - 1|. `sd` is the standard error of the parabola's ln N_opt,
+from the scatter of the runs about it. This part of the error is not due to the prediction.
 
-If their tables are in DIR, three more results are scored: exponents of approach 2 against the published ones
+If their tables are in DIR, three more results are scored: exponents of approach 2 against published ones
 (porian_refinedweb_published.csv), the recommendation on the paper's 245 points at the Gopher budget
 (hoffmann_fig4.csv), and forecasts of later losses from minima alone (marin_moe_minima.csv).
 """
 
 import csv
-import datetime
-import json
-import os
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_arguments import Arguments, existing_folder, out_file
-from score_design import commit
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts" / "bench")]
 
-from chinchilla.config import FitCommand  # noqa: E402
-from chinchilla.core.errors import Refusal  # noqa: E402
-from chinchilla.fit import fit_isoflop  # noqa: E402
-from chinchilla.fit.isoflop.profile import fit_budget  # noqa: E402
-from chinchilla.fit.isoflop.sensitivity import akima_minimum  # noqa: E402
-from chinchilla.fit.isoflop.window import find_window  # noqa: E402
-from chinchilla.fit.loss_law import FlopsPerToken  # noqa: E402
-from chinchilla.fit.results import FitResults  # noqa: E402
-from chinchilla.observations.read_table import read_frame  # noqa: E402
-from chinchilla.observations.table import Observations  # noqa: E402
-from chinchilla.recommend import fit_table, recommendation  # noqa: E402
-from chinchilla.recommend.isoflop_minima import minima_of  # noqa: E402
-from chinchilla.recommend.minima import fit_minima  # noqa: E402
+from bench_tools import RESULTS, Arguments, existing_folder, out_file, provenance, save_json
+
+from chinchilla.config import FitCommand
+from chinchilla.core.errors import Refusal
+from chinchilla.fit import fit_isoflop
+from chinchilla.fit.isoflop.profile import fit_budget
+from chinchilla.fit.isoflop.sensitivity import akima_minimum
+from chinchilla.fit.isoflop.window import find_window
+from chinchilla.fit.loss_law import FlopsPerToken
+from chinchilla.fit.results import FitResults
+from chinchilla.observations.read_table import read_frame
+from chinchilla.observations.table import Observations
+from chinchilla.recommend import fit_table, recommendation
+from chinchilla.recommend.isoflop_minima import minima_of
+from chinchilla.recommend.minima import fit_minima
 
 TABLES = {"porian_refinedweb_isoflop.csv": "config", "openathena_isoflop.csv": "experiment"}
 SPLITS = {"without the largest budget": 1.0, "without budgets above an eighth": 8.0}
@@ -58,13 +54,13 @@ COLUMNS = ("budget_flops", "C", "N", "D", "L")
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV."""
+    """Rows of a CSV file."""
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def observations(rows: Sequence[dict[str, str]]) -> Observations:
-    """Rows with the columns of an IsoFLOP table; an empty budget is NaN."""
+    """Observations of the rows of an IsoFLOP table; an empty budget is NaN."""
     columns = {name: [float(row[name] or "nan") for row in rows] for name in COLUMNS}
     names = [row.get("run_id") or f"run{i:04d}" for i, row in enumerate(rows)]
     return Observations.of(**columns, run_id=names)
@@ -95,17 +91,17 @@ def measured(obs: Observations) -> dict[str, float]:
 
 
 def score(obs: Observations, split: float) -> dict[str, Any]:
-    """One sweep and split: errors, and whether the intervals contain the measured values."""
+    """Errors of one sweep and split, and whether the intervals contain the measured values."""
     largest = float(np.nanmax(obs.budget_flops))
     held = obs.where(obs.budget_flops == largest)
     limit = largest / split * 1.01 if split > 1 else largest * 0.999
-    kept = obs.where(obs.budget_flops <= limit)
+    smaller = obs.where(obs.budget_flops <= limit)
     C = float(np.exp(np.log(held.C).mean()))
-    found: dict[str, Any] = {"C": C, "beyond": C / float(kept.C.max())}
+    entry: dict[str, Any] = {"C": C, "beyond": C / float(smaller.C.max())}
     try:
-        r = recommendation(fitted(kept), C)
+        r = recommendation(fitted(smaller), C)
     except Refusal as error:
-        return {**found, "refused": str(error)}
+        return {**entry, "refused": str(error)}
     truth = measured(held)
     for name, value, interval in (
         ("parabola", r.N, r.N_interval80),
@@ -113,37 +109,37 @@ def score(obs: Observations, split: float) -> dict[str, Any]:
         ("L", r.L, r.L_interval80),
     ):
         if value is None or interval is None or np.isnan(truth[name]):
-            found[name] = None
+            entry[name] = None
             continue
-        found[name] = {
+        entry[name] = {
             "predicted": value,
             "interval80": interval,
             "measured": truth[name],
             "error": value / truth[name] - 1,
             "inside": bool(interval[0] <= truth[name] <= interval[1]),
         }
-    return {**found, "sd": None if np.isnan(truth["sd"]) else truth["sd"], "approach": r.approach}
+    return {**entry, "sd": None if np.isnan(truth["sd"]) else truth["sd"], "approach": r.approach}
 
 
 def summary(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Median errors and the share of intervals that contain the measured values."""
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "n": len(scores),
         "refused": sum("refused" in s for s in scores),
         "approaches": sorted({s["approach"] for s in scores if "approach" in s}),
     }
     sds = [s["sd"] for s in scores if s.get("sd") is not None]
-    found["median_sd"] = float(np.median(sds)) if sds else None
+    result["median_sd"] = float(np.median(sds)) if sds else None
     for name in ("parabola", "akima", "L"):
-        known = [s[name] for s in scores if s.get(name)]
-        errors = [abs(k["error"]) for k in known]
-        found[name] = {
-            "n": len(known),
+        cases = [s[name] for s in scores if s.get(name)]
+        errors = [abs(k["error"]) for k in cases]
+        result[name] = {
+            "n": len(cases),
             "median_error": float(np.median(errors)) if errors else None,
             "largest_error": max(errors, default=None),
-            "inside": float(np.mean([k["inside"] for k in known])) if known else None,
+            "inside": float(np.mean([k["inside"] for k in cases])) if cases else None,
         }
-    return found
+    return result
 
 
 def sweeps_of(path: Path, column: str) -> dict[str, Observations]:
@@ -160,11 +156,12 @@ def exponents(folder: Path) -> dict[str, Any]:
         for r in rows_of(folder / "porian_refinedweb_published.csv")
     }
     sweeps = sweeps_of(folder / "porian_refinedweb_isoflop.csv", "config")
-    off = {
+    errors = {
         name: fit_isoflop(sweeps[name], n_bootstrap=0).N_opt.exponent - a
         for name, a in published.items()
     }
-    return {"off": off, "n": len(off), "within_0.03": sum(abs(x) <= 0.03 for x in off.values())}
+    within = sum(abs(x) <= 0.03 for x in errors.values())
+    return {"off": errors, "n": len(errors), "within_0.03": within}
 
 
 def gopher(folder: Path) -> dict[str, Any]:
@@ -176,20 +173,20 @@ def gopher(folder: Path) -> dict[str, Any]:
 
 
 def from_minima(folder: Path) -> list[dict[str, Any]]:
-    """Later losses from six minima alone, as `chinchilla fit minima=` forecasts them."""
+    """Forecasts of later losses from six minima alone, as by `chinchilla fit minima=`."""
     rows = rows_of(folder / "marin_moe_minima.csv")
     of = {
         use: np.array([(float(r["C"]), float(r["L"])) for r in rows if r["use"] == use])
         for use in ("fit", "held_out")
     }
     fits = fit_minima(read_frame(dict(zip("CL", of["fit"].T, strict=True))))
-    found = []
+    forecasts = []
     for at, loss in of["held_out"]:
         e = recommendation(fits, float(at))
         assert e.L is not None
         assert e.L_interval80 is not None
         low, high = e.L_interval80
-        found.append(
+        forecasts.append(
             {
                 "C": float(at),
                 "predicted": e.L,
@@ -200,11 +197,11 @@ def from_minima(folder: Path) -> list[dict[str, Any]]:
                 "inside": bool(low <= loss <= high),
             }
         )
-    return found
+    return forecasts
 
 
 def text(record: dict[str, Any]) -> str:
-    """The record as Markdown."""
+    """The record as Markdown tables."""
     lines = [
         "| sweeps | split | n | N_opt, parabola: median error, inside | N_opt, Akima | loss | sd of the parabola's N_opt |",
         "|---|---|---|---|---|---|---|",
@@ -243,15 +240,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser = Arguments(__doc__)
     parser.add_argument("folder", type=existing_folder, nargs="?", help="with the public tables")
     parser.add_argument("--table", action="append", default=[], help="FILE.csv:COLUMN")
-    parser.add_argument(
-        "--out", type=out_file, default=ROOT / "docs" / "results" / "extrapolation.json"
-    )
+    parser.add_argument("--out", type=out_file, default=RESULTS / "extrapolation.json")
     args = parser.parse_args(arguments)
     tables: dict[str, tuple[Path, str]] = {}
-    for given in args.table:
-        name, _, column = given.rpartition(":")
+    for option in args.table:
+        name, _, column = option.rpartition(":")
         if not name or not Path(name).is_file():
-            parser.error(f"--table: {given!r} is not FILE.csv:COLUMN with an existing file.")
+            parser.error(f"--table: {option!r} is not FILE.csv:COLUMN with an existing file.")
         tables[Path(name).name] = (Path(name), column)
     if args.folder:
         tables |= {n: (args.folder / n, c) for n, c in TABLES.items()}
@@ -271,16 +266,14 @@ def main(arguments: list[str] | None = None) -> int:
             for name, obs in sweeps_of(path, column).items()
         }
     record: dict[str, Any] = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": commit(ROOT),
+        **provenance(),
         "summary": {
-            table: {split: summary([s[split] for s in found.values()]) for split in SPLITS}
-            for table, found in sweeps.items()
+            table: {split: summary([s[split] for s in scores.values()]) for split in SPLITS}
+            for table, scores in sweeps.items()
         },
         "sweeps": sweeps,
     }
-    every = [s[split] for found in sweeps.values() for s in found.values() for split in SPLITS]
+    every = [s[split] for scores in sweeps.values() for s in scores.values() for split in SPLITS]
     record["summary"]["all"] = {"both": summary(every)}
     for key, file, of in (
         ("exponents", "porian_refinedweb_published.csv", exponents),
@@ -289,7 +282,7 @@ def main(arguments: list[str] | None = None) -> int:
     ):
         if args.folder and (args.folder / file).is_file():
             record[key] = of(args.folder)
-    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    save_json(args.out, record)
     print(text(record))
     return 0
 

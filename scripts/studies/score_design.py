@@ -1,37 +1,31 @@
 """Score choices of runs on ScaleBench: R2 of the fitted law at the target for a tenth of the cost.
 
-    python scripts/score_design.py DIR [--tasks data_con,moe] [--seeds 5] [--budget 0.1] [--out FILE]
+    python scripts/studies/score_design.py DIR [--tasks data_con,moe] [--seeds 5] [--budget 0.1] [--out FILE]
 
 Writes docs/results/design.json and prints it as a Markdown table. DIR is a checkout of
-https://github.com/PlanarG/active-sl (Li et al. 2026, arXiv 2604.22753) with its tables and laws. Its laws.py
-are imported, so give a checkout that you trust. Reading the tables needs pyarrow. Missing tables are named
+https://github.com/PlanarG/active-sl (Li et al. 2026, arXiv 2604.22753) with its tables and laws. The script imports
+its laws.py files, so use a checkout that you trust. Reading the tables requires pyarrow. Missing tables are reported
 and left out.
 
-A task has runs that may be chosen (train), each with a cost; runs of the target, which cost more (test);
-and up to ten laws. A method chooses runs one after another until no other fits in the budget, a share of
-the cost of all runs. The law is fitted to them by least squares within the task's bounds. The score is R2
-over the target's runs, clipped at -1. Every method is scored with the same fits:
+A task has runs that may be chosen (train), each with a cost; target runs, which cost more (test); and up to ten
+laws. A method chooses runs one by one until no other fits in the budget, which is a share of the cost of all
+runs. The law is fitted to the chosen runs by least squares within the bounds of the task. The score is R2 over
+the target runs, clipped at -1. All methods are scored with the same fits:
 
-    random      in random order, every run that still fits
-    cheapest    in order of cost
-    v_optimal   V-optimal: the variance of the target's losses by the law alone, over cost^(1/3)
-    ours        the same with misfit of the law (chinchilla/decide/v_optimal.py)
-    all         every run, whatever the cost
+    random      every run that still fits, in random order
+    cheapest    every run that still fits, in order of cost
+    v_optimal   V-optimal: reduction of the variance of the target losses under the law alone, over cost^(1/3)
+    ours        V-optimal with misfit of the law (chinchilla/decide/v_optimal.py)
+    all         every run, without a budget
 
-The last two choices start from the cheapest runs, 2.5 for each parameter of the law or a fifth of the
-budget. They use the losses of the chosen runs and none of the target's. A law has several local minima,
-so each score is repeated with other starts; median, mean and the 10th and 90th percentile are over laws
-and repeats. The published figures are means obtained with another optimizer and are not directly
-comparable.
+v_optimal and ours start from the cheapest runs: 2.5 per parameter of the law, or a fifth of the budget if that is
+less. They use the losses of the chosen runs, but not those of the target. Because a law has several local minima,
+each score is repeated with other starts. Median, mean and the 10th and 90th percentiles are over laws and repeats.
+The published numbers are means obtained with another optimizer and are not directly comparable.
 """
 
-import datetime
 import importlib
 import importlib.util
-import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -40,18 +34,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_arguments import Arguments, count, existing_folder, out_file, positive
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts" / "bench")]
 
-from chinchilla.decide.v_optimal import MISFIT, Posterior, coordinates, kernel  # noqa: E402
+from bench_tools import (
+    RESULTS,
+    Arguments,
+    count,
+    existing_folder,
+    git_commit,
+    out_file,
+    positive,
+    provenance,
+    save_json,
+)
+
+from chinchilla.decide.v_optimal import MISFIT, Posterior, coordinates, kernel
 
 URL = "https://github.com/PlanarG/active-sl"
-COST_POWER = 1 / 3  # gain over cost^0 prefers expensive runs, over cost^1 cheap ones
-FIRST = (2.5, 0.2)  # runs for each parameter that a choice starts from, and the share of the budget
+COST_POWER = (
+    1 / 3
+)  # exponent of the cost by which gains are divided: 0 prefers expensive runs, 1 cheap ones
+FIRST = (2.5, 0.2)  # first runs: number per parameter, and the largest share of the budget
 REFIT = 3  # runs chosen between two fits
-STARTS = (96, 8)  # of the fit that is scored and of the first; of the others, beside the best four
+STARTS = (
+    96,
+    8,
+)  # starts of the scored fit and of the first; of the others, in addition to the best four
 # Prior of the residual variance: number of runs, and standard deviation over that of the losses.
 PSEUDO_RUNS, PSEUDO_SD = 2, 0.2
 
@@ -96,7 +106,7 @@ class Runs:
 
 
 class Law:
-    """A law of the benchmark in unbounded parameters u: ln theta where its bounds are positive."""
+    """A law of the benchmark in parameters u: ln(theta) if its bounds are positive, else theta."""
 
     def __init__(self, function: Callable[..., Any], bounds: list[tuple[float, float]]) -> None:
         low, high = np.array(bounds, float).T
@@ -114,7 +124,7 @@ class Law:
         return y.reshape(len(u), len(X)), J.reshape(len(u), len(X), -1) * scale
 
     def starts(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """(n, p) uniform inside the bounds; wide bounds about zero have every order of magnitude."""
+        """(n, p) starts, uniform inside the bounds; wide bounds about zero cover all orders of magnitude."""
         u = rng.uniform(self.low, self.high, (n, self.n_params))
         wide = ~self._log & (self.high - self.low > 100)
         return np.where(wide, u * 10.0 ** rng.uniform(-6, 0, u.shape), u)
@@ -159,7 +169,7 @@ def fit(law: Law, X: np.ndarray, y: np.ndarray, u: np.ndarray, steps: int):
 
 
 def _residuals(law: Law, X: np.ndarray, y: np.ndarray, u: np.ndarray):
-    """Residuals, derivatives and sums of squares; what is not finite counts as infinitely bad."""
+    """Residuals, derivatives and sums of squares, which are infinite if a value is not finite."""
     predicted, J = law(u, X)
     r = predicted - y
     f = (r**2).sum(1)
@@ -171,15 +181,15 @@ def _residuals(law: Law, X: np.ndarray, y: np.ndarray, u: np.ndarray):
 def choose(
     method: str, law: Law, runs: Runs, target: np.ndarray, budget: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Indices of the runs that a method trains within a budget.
+    """Indices of the runs that a method chooses within a budget.
 
     Args:
         method: one of METHODS.
-        law: to be fitted.
-        runs: those that may be chosen.
+        law: law that will be fitted.
+        runs: runs that may be chosen.
         target: (t, d) inputs of the target.
-        budget: the cost that all may have together.
-        rng: for random orders and starts.
+        budget: largest total cost.
+        rng: generator of random orders and starts.
     """
     order = np.argsort(runs.cost, kind="stable")
     if method == "all":
@@ -191,16 +201,16 @@ def choose(
     u, f = fit(law, runs.X[chosen], runs.y[chosen], law.starts(rng, STARTS[0]), 60)
     while True:
         left = budget * (1 + 1e-9) - runs.cost[chosen].sum()
-        open_ = np.setdiff1d(np.flatnonzero(runs.cost <= left), chosen)
-        if not len(open_):
+        affordable = np.setdiff1d(np.flatnonzero(runs.cost <= left), chosen)
+        if not len(affordable):
             return np.array(chosen)
         prior = PSEUDO_RUNS * (PSEUDO_SD * runs.y[chosen].std()) ** 2
         variance = (prior + f[0]) / (PSEUDO_RUNS + len(chosen))
         misfit = MISFIT if method == "ours" else 0.0
-        known = _known(law, u[0], runs.X, target, Z, variance, misfit)
-        known.measure(np.array(chosen))
-        worth = known.gain()[open_] / runs.cost[open_] ** COST_POWER
-        chosen.append(int(open_[np.argmax(worth)]))
+        posterior = _prior_of(law, u[0], runs.X, target, Z, variance, misfit)
+        posterior.measure(np.array(chosen))
+        gain = posterior.gain()[affordable] / runs.cost[affordable] ** COST_POWER
+        chosen.append(int(affordable[np.argmax(gain)]))
         if (len(chosen) - len(first)) % REFIT == 0:
             starts = np.vstack([u[:4], law.starts(rng, STARTS[1])])
             u, f = fit(law, runs.X[chosen], runs.y[chosen], starts, 25)
@@ -216,7 +226,7 @@ def _filled(order: np.ndarray, cost: np.ndarray, budget: float) -> np.ndarray:
     return np.array(chosen, int)
 
 
-def _known(
+def _prior_of(
     law: Law,
     u: np.ndarray,
     X: np.ndarray,
@@ -225,7 +235,7 @@ def _known(
     variance: float,
     misfit: float,
 ) -> Posterior:
-    """The target's losses and those of all runs before any is measured; bounds are two sd of u."""
+    """Distribution of all losses before any is measured; the bounds are two sd of u from their middle."""
     sd = (law.high - law.low) / 4
     J, target_J = (np.nan_to_num(law(u[None], x)[1][0]) * sd for x in (X, target))
     places, targets = Z[: len(X)], Z[len(X) :]
@@ -236,14 +246,14 @@ def _known(
 
 
 def r_squared(y: np.ndarray, predicted: np.ndarray) -> float:
-    """R2, cut off at -1 as the benchmark does; -1 where a prediction is not finite."""
+    """R2, clipped at -1 as in the benchmark; -1 if a prediction is not finite."""
     if not np.isfinite(predicted).all():
         return -1.0
     return float(max(1 - ((y - predicted) ** 2).sum() / ((y - y.mean()) ** 2).sum(), -1.0))
 
 
 def load(folder: Path, task: Task) -> tuple[Runs, Runs, dict[str, Law]]:
-    """Runs to choose from, runs of the target, and the laws of a task."""
+    """Runs that may be chosen, target runs, and laws of a task."""
     import pyarrow.parquet as parquet
 
     def read(split: str) -> Runs:
@@ -265,7 +275,7 @@ def load(folder: Path, task: Task) -> tuple[Runs, Runs, dict[str, Law]]:
 
 
 def missing(folder: Path, name: str) -> str:
-    """Why a task cannot be scored; empty where it can."""
+    """Reason why a task cannot be scored, or ""."""
     if importlib.util.find_spec("pyarrow") is None:
         return f"{name}: left out, pyarrow is not installed. pip install pyarrow."
     place = folder / "benchmark" / "dataset" / TASKS[name].folder
@@ -276,12 +286,12 @@ def missing(folder: Path, name: str) -> str:
 
 
 def score(folder: Path, name: str, n_seeds: int, share: float) -> dict[str, Any]:
-    """Every method on one task."""
+    """Score every method on one task."""
     runs, target, laws = load(folder, TASKS[name])
     budget, methods = share * float(runs.cost.sum()), {}
     for method in METHODS:
         started = time.process_time()
-        found = {law_name: [] for law_name in laws}
+        scores = {law_name: [] for law_name in laws}
         sizes, spent = [], []
         for law_name, law in laws.items():
             for seed in range(n_seeds):
@@ -289,15 +299,15 @@ def score(folder: Path, name: str, n_seeds: int, share: float) -> dict[str, Any]
                 chosen = choose(method, law, runs, target.X, budget, rng)
                 starts = law.starts(rng, STARTS[0])
                 u, _ = fit(law, runs.X[chosen], runs.y[chosen], starts, 150)
-                found[law_name].append(r_squared(target.y, law(u[:1], target.X)[0][0]))
+                scores[law_name].append(r_squared(target.y, law(u[:1], target.X)[0][0]))
                 sizes.append(len(chosen))
                 spent.append(runs.cost[chosen].sum() / runs.cost.sum())
-        values = np.array(list(found.values()))
+        values = np.array(list(scores.values()))
         p10, median, p90 = np.percentile(values, (10, 50, 90))
         methods[method] = {
             "median": float(median), "p10": float(p10), "p90": float(p90),
             "mean": float(values.mean()), "sd_of_repeats": float(values.std(axis=1).mean()),
-            "median_by_law": {k: float(np.median(x)) for k, x in found.items()},
+            "median_by_law": {k: float(np.median(x)) for k, x in scores.items()},
             "n_runs": float(np.median(sizes)), "spent": float(np.median(spent)),
             "cpu_seconds": round(time.process_time() - started, 1),
         }  # fmt: skip
@@ -309,7 +319,7 @@ def score(folder: Path, name: str, n_seeds: int, share: float) -> dict[str, Any]
 
 
 def table(tasks: dict[str, Any]) -> str:
-    """The scores as Markdown."""
+    """Scores as a Markdown table."""
     lines = [
         "| task | method | runs | R2: median (10-90%) | mean | published mean |",
         "|---" * 6 + "|",
@@ -317,57 +327,48 @@ def table(tasks: dict[str, Any]) -> str:
     for name, task in tasks.items():
         published = task["published_means_at_10_percent"]
         for method, s in task["methods"].items():
-            theirs = published.get("active" if method == "ours" else method)
+            reference = published.get("active" if method == "ours" else method)
             lines.append(
                 f"| {name} | {method} | {s['n_runs']:.0f} | {s['median']:.2f} ({s['p10']:.2f}-{s['p90']:.2f}) "
-                f"| {s['mean']:.2f} | {theirs:.2f}{' (its own selection)' if method == 'ours' else ''} |"
+                f"| {s['mean']:.2f} | {reference:.2f}{' (its own selection)' if method == 'ours' else ''} |"
             )
     return "\n".join(lines)
-
-
-def commit(folder: Path) -> str:
-    """Commit of a checkout, with +dirty when it was changed; empty outside of one."""
-    ask = ["git", "-C", os.fspath(folder), "describe", "--always", "--abbrev=12", "--dirty=+dirty"]
-    args = subprocess.run([*ask, "--exclude=*"], capture_output=True, text=True, check=False)
-    return args.stdout.strip()
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = Arguments(__doc__)
     parser.add_argument("folder", type=existing_folder, help=f"a checkout of {URL}")
-    parser.add_argument("--tasks", default="data_con,moe,farseer", help="with commas")
+    parser.add_argument("--tasks", default="data_con,moe,farseer", help="separated by commas")
     parser.add_argument("--seeds", type=count, default=5, help="repeats of each law")
     parser.add_argument(
         "--budget", type=positive, default=0.1, help="share of the cost of all runs"
     )
-    parser.add_argument("--out", type=out_file, default=ROOT / "docs" / "results" / "design.json")
+    parser.add_argument("--out", type=out_file, default=RESULTS / "design.json")
     args = parser.parse_args(arguments)
-    wanted = args.tasks.split(",")
-    if unknown := [name for name in wanted if name not in TASKS]:
+    names = args.tasks.split(",")
+    if unknown := [name for name in names if name not in TASKS]:
         parser.error(f"--tasks: there is no task {unknown[0]!r}. Choose from {','.join(TASKS)}.")
     if args.budget > 1:
         parser.error(f"--budget: {args.budget:g} is more than all runs cost. Give 1 or less.")
     folder = args.folder.resolve()
-    absent = {name: why for name in wanted if (why := missing(folder, name))}
+    absent = {name: why for name in names if (why := missing(folder, name))}
     for why in absent.values():
         print(why, file=sys.stderr)
-    if len(absent) == len(wanted):
+    if len(absent) == len(names):
         print("nothing is left to score.", file=sys.stderr)
         return 1
     tasks = {
-        name: score(folder, name, args.seeds, args.budget) for name in wanted if name not in absent
+        name: score(folder, name, args.seeds, args.budget) for name in names if name not in absent
     }
     record = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": commit(ROOT),
-        "tables": {"url": URL, "commit": commit(folder)},
+        **provenance(),
+        "tables": {"url": URL, "commit": git_commit(folder)},
         "budget": args.budget,
         "repeats": args.seeds,
         "left_out": absent,
         "tasks": tasks,
     }
-    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    save_json(args.out, record)
     print(table(tasks))
     return 0
 

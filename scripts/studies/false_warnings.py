@@ -1,16 +1,22 @@
-"""Rate of false warnings of `chinchilla diagnose`, on runs drawn from a law that holds.
+"""Rate of false warnings of `chinchilla diagnose` on runs that follow the fitted law.
 
-    python scripts/false_warnings.py [sweeps per design]
+    python scripts/studies/false_warnings.py [SWEEPS]
 
-Sweeps are drawn from the published law with random errors in ln L, on several designs, with the counts
-of N and C unstated. Prints, for each design and over all, the share of sweeps with any warning and the
-verdicts of each item. About 3 sweeps per CPU-second.
+Draws SWEEPS sweeps of each design from the published law, with random errors in ln L and without stated conventions
+for N and C. Prints, for each design and for all, the share of sweeps with a warning, and the verdicts of each item.
+About 3 sweeps per CPU second.
 """
 
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts" / "bench")]
+
+from bench_tools import Arguments, count
 
 from chinchilla.config import FitCommand
 from chinchilla.diagnose.verdicts import ITEMS, diagnose
@@ -25,7 +31,7 @@ N_BOOTSTRAP = 200
 def profiles(
     budgets: np.ndarray, n_sizes: int, half_width: float, off_centre: float = 1.0
 ) -> dict[str, np.ndarray]:
-    """IsoFLOP profiles: sizes a factor `half_width` to each side of `off_centre` times the optimum."""
+    """IsoFLOP profiles: sizes within a factor `half_width` of `off_centre` times the optimum."""
     a = LAW.beta / (LAW.alpha + LAW.beta)
     G = (LAW.alpha * LAW.A / (LAW.beta * LAW.B)) ** (1 / (LAW.alpha + LAW.beta))
     C = np.repeat(budgets, n_sizes)
@@ -35,7 +41,7 @@ def profiles(
 
 
 def grid(n_sizes: int, ratios: tuple[float, ...]) -> dict[str, np.ndarray]:
-    """Sizes times tokens per parameter, without budgets."""
+    """Grid of sizes and tokens per parameter, without budgets."""
     N = np.repeat(np.geomspace(5e7, 5e9, n_sizes), len(ratios))
     D = N * np.tile(ratios, n_sizes)
     return {"N": N, "D": D, "C": 6 * N * D}
@@ -67,11 +73,9 @@ def sweep(name: str, seed: int) -> Observations:
 def main(n_sweeps: int) -> None:
     """Print the table."""
     command = FitCommand(
-        observations="runs.csv",
-        out_dir="fits",
-        approaches=["isoflop", "parametric"],
+        observations="runs.csv", out_dir="fits", approaches=["isoflop", "parametric"],
         n_bootstrap=N_BOOTSTRAP,
-    )
+    )  # fmt: skip
     verdicts: Counter[tuple[str, str]] = Counter()
     total = 0
     for name in DESIGNS:
@@ -93,4 +97,6 @@ def main(n_sweeps: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 40)
+    parser = Arguments(__doc__)
+    parser.add_argument("sweeps", metavar="SWEEPS", nargs="?", type=count, default=40)
+    main(parser.parse_args().sweeps)

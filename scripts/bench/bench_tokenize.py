@@ -1,9 +1,9 @@
-"""Tokens per second of `chinchilla data`, of a plain SentencePiece pool, and of `datasets.map`.
+"""Tokens per second of `chinchilla data`, a plain SentencePiece pool, and `datasets.map`.
 
-    python scripts/bench_tokenize.py TEXT.jsonl MODEL [--out docs/results/tokenize.json]
+    python scripts/bench/bench_tokenize.py TEXT.jsonl MODEL [--out docs/results/tokenize.json]
 
 All encode the same documents from memory to disk with the same number of processes. They are measured
-alternately; figures are medians of wall-clock time, including the start of the processes. The plain pool
+alternately. The figures are medians of wall-clock time, including the start of the processes. The plain pool
 is a multiprocessing.Pool that sends lists of documents to workers and writes their arrays to one file.
 """
 
@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import sentencepiece
-from bench_arguments import Arguments, count, existing_file, out_file, positive
+from bench_tools import Arguments, count, existing_file, out_file, positive, provenance, save_json
 
 from chinchilla.core.errors import DataError
 from chinchilla.data.prepare.encode import Encoder, dtype_of, in_batches, in_pool
@@ -158,28 +157,21 @@ def main() -> None:
                 tokens[way] = run(texts, model, arguments.processes, Path(folder))
                 seconds[way].append(time.perf_counter() - began)
     rates = {way: tokens[way] / statistics.median(times) for way, times in seconds.items()}
-    print(
-        f"{len(texts):,} documents, {size / 1e6:.1f} MB, {arguments.processes} processes, medians of {arguments.times}"
-    )
+    corpus = f"{len(texts):,} documents, {size / 1e6:.1f} MB"
+    print(f"{corpus}, {arguments.processes} processes, medians of {arguments.times}")
+    ratios = {way: rates["chinchilla data"] / rate for way, rate in rates.items()}
     for way, rate in rates.items():
-        print(
-            f"{way:22} {rate / 1e6:6.3f} M tokens/s; chinchilla data: {rates['chinchilla data'] / rate:.2f}x"
-        )
+        print(f"{way:22} {rate / 1e6:6.3f} M tokens/s; chinchilla data: {ratios[way]:.2f}x")
     if arguments.out:
-        git = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        )
         record = {
-            "date": time.strftime("%Y-%m-%d", time.gmtime()),
-            "commit": git.stdout.strip(),
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+            **provenance(),
             "python": platform.python_version(),
             "sentencepiece": sentencepiece.__version__,
             "documents": len(texts), "bytes": size, "processes": arguments.processes, "times": arguments.times,
             "tokens": tokens, "tokens_per_second": rates, "seconds": seconds,
-            "ours_against": {way: rates["chinchilla data"] / rate for way, rate in rates.items()},
+            "ours_against": ratios,
         }  # fmt: skip
-        arguments.out.write_text(json.dumps(record, indent=1) + "\n")
+        save_json(arguments.out, record)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How the demo's recipe was chosen: validation loss over batch size, learning rate and seeds.
+"""Validation loss by batch size, learning rate and seed: the study behind the demo recipe.
 
-    python scripts/study_demo.py DATA_DIR OUT_DIR [--budget 1e11] [--models 16x2,24x2,32x2]
+    python scripts/studies/study_demo.py DATA_DIR OUT_DIR [--budget 1e11] [--models 16x2,24x2,32x2]
         [--batches 512,1024] [--rates 0.012,0.017,0.024] [--seeds 0,1,2] [--heads 16]
 
-Trains every combination on all cores (what is already there is not trained again) and prints the
-mean over seeds with its spread, so that a recipe is judged by its noise as well as its loss.
+Trains every combination on all cores, except for finished runs of an earlier call, and prints the mean and
+standard deviation over seeds.
 """
 
 import argparse
@@ -34,16 +34,16 @@ def main() -> int:
     parser.add_argument("--rates", default="0.012,0.017,0.024")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--heads", type=int, default=16, help="kv_size")
-    told = parser.parse_args()
+    args = parser.parse_args()
 
     command = compose("sweep", ["runtime=demo", "runtime.validation_evals=1"])
-    tokens = TokenData.open(told.data_dir)
-    seeds = [int(s) for s in told.seeds.split(",")]
+    tokens = TokenData.open(args.data_dir)
+    seeds = [int(s) for s in args.seeds.split(",")]
     groups = {}
     for model, batch, rate in itertools.product(
-        told.models.split(","), told.batches.split(","), told.rates.split(",")
+        args.models.split(","), args.batches.split(","), args.rates.split(",")
     ):
-        shape = shape_named(model, tokens.vocab_size, 128, told.heads, "rope")
+        shape = shape_named(model, tokens.vocab_size, 128, args.heads, "rope")
         groups[model, batch, rate] = [
             plan_run(
                 shape,
@@ -53,15 +53,15 @@ def main() -> int:
                 flop_convention="with_head",
                 data_id=tokens.data_id,
                 precision="fp32",
-                budget_flops=told.budget,
+                budget_flops=args.budget,
             )
             for seed in seeds
         ]
-    told.out_dir.mkdir(parents=True, exist_ok=True)
-    launch(command, [s for specs in groups.values() for s in specs], told.out_dir, told.data_dir)
+    args.out_dir.mkdir(parents=True, exist_ok=True)
+    launch(command, [s for specs in groups.values() for s in specs], args.out_dir, args.data_dir)
     print(f"{'model':>6} {'N':>7} {'steps':>6} {'batch':>6} {'peak_lr at 32':>13}  validation loss")
     for (model, batch, rate), specs in groups.items():
-        results = [RunResult.load(told.out_dir / "runs" / s.run_id) for s in specs]
+        results = [RunResult.load(args.out_dir / "runs" / s.run_id) for s in specs]
         losses = [r.validation_loss.get("validation", float("nan")) for r in results]
         spread = statistics.stdev(losses) if len(losses) > 1 else float("nan")
         print(

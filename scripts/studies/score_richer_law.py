@@ -1,21 +1,24 @@
-"""Score approach 3's forecast with and without the saturating law, on held-out budgets.
+"""Score forecasts of approach 3 with and without the saturating law on held-out budgets.
 
-    python scripts/score_richer_law.py DIR [--out FILE]
+    python scripts/studies/score_richer_law.py DIR [--out FILE]
 
-DIR holds porian_refinedweb_isoflop.csv, openathena_isoflop.csv and hoffmann_fig4.csv. Every sweep is fitted
+DIR contains porian_refinedweb_isoflop.csv, openathena_isoflop.csv and hoffmann_fig4.csv. Every sweep is fitted
 without its largest budget and without all budgets above an eighth of it, under approach3_law=power, auto and
 saturating. Approach 3's weighted forecast at the largest budget is compared with the minimum of a parabola
 through that budget's runs. Errors are |ln predicted - ln measured|, of N_opt and of the loss. Writes
 docs/results/richer_law.json and prints it as a Markdown table.
 """
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bench_arguments import Arguments, existing_folder, out_file
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts" / "bench")]
+
+from bench_tools import RESULTS, Arguments, existing_folder, out_file, save_json
 from score_extrapolation import SPLITS, TABLES, observations, rows_of, sweeps_of
 
 from chinchilla.config.fit import APPROACH3_LAWS
@@ -26,51 +29,48 @@ from chinchilla.recommend.held_out import errors_of_laws
 from chinchilla.recommend.isoflop_minima import minima_of
 from chinchilla.recommend.laws import candidate_laws, fit_windows
 
-ROOT = Path(__file__).resolve().parents[1]
 HOW = {"huber_delta": 1e-3, "objective": "huber"}
-SAME = {"N": 5e-3, "L": 5e-4}  # errors that differ by less are the same
+SAME = {"N": 5e-3, "L": 5e-4}  # errors that differ by less count as equal
 
 
 def errors(obs: Observations, split: float) -> dict[str, list[float]]:
-    """Errors of ln N_opt and ln L at the largest budget by approach3_law, of one sweep and split."""
+    """Errors of ln N_opt and ln L at the largest budget for each approach3_law; one sweep and split."""
     largest = float(np.nanmax(obs.budget_flops))
     limit = largest / split * 1.01 if split > 1 else largest * 0.999
-    kept = obs.where(obs.budget_flops <= limit)
-    truth, fits = minima_of(obs, FitResults.of({}, {}, obs)), FitResults.of({}, {}, kept)
+    smaller = obs.where(obs.budget_flops <= limit)
+    truth, fits = minima_of(obs, FitResults.of({}, {}, obs)), FitResults.of({}, {}, smaller)
     measured = np.log([truth.N[-1], truth.L[-1]])
-    readings, minima = fit_windows(kept, HOW), minima_of(kept, fits)
-    found = {}
+    readings, minima = fit_windows(smaller, HOW), minima_of(smaller, fits)
+    result = {}
     for law in APPROACH3_LAWS:
-        laws = candidate_laws(kept, readings, law)
-        parts = forecasts_of_laws(laws, errors_of_laws(kept, laws, minima, fits.cost, HOW))
+        laws = candidate_laws(smaller, readings, law)
+        parts = forecasts_of_laws(laws, errors_of_laws(smaller, laws, minima, fits.cost, HOW))
         logs = [parts[q].log_at(float(truth.C[-1]), fits.cost) for q in ("N", "L")]
-        found[law] = np.abs(logs - measured).tolist()
-    return found
+        result[law] = np.abs(logs - measured).tolist()
+    return result
 
 
 def summary(scores: list[dict[str, list[float]]]) -> dict[str, Any]:
-    """Mean and median errors by law, and how often each law is nearer and further than power."""
-    found: dict[str, Any] = {"n": len(scores)}
+    """Mean and median errors of each law, and how often it is better and worse than power."""
+    result: dict[str, Any] = {"n": len(scores)}
     for law in APPROACH3_LAWS:
-        found[law] = {}
+        result[law] = {}
         for i, q in enumerate("NL"):
             own = np.array([s[law][i] for s in scores])
-            more = own - np.array([s["power"][i] for s in scores])
-            found[law][q] = {
+            excess = own - np.array([s["power"][i] for s in scores])
+            result[law][q] = {
                 "mean": float(own.mean()),
                 "median": float(np.median(own)),
-                "nearer": int((more < -SAME[q]).sum()),
-                "further": int((more > SAME[q]).sum()),
+                "nearer": int((excess < -SAME[q]).sum()),
+                "further": int((excess > SAME[q]).sum()),
             }
-    return found
+    return result
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = Arguments(__doc__)
     parser.add_argument("folder", type=existing_folder, help="with the public tables")
-    parser.add_argument(
-        "--out", type=out_file, default=ROOT / "docs" / "results" / "richer_law.json"
-    )
+    parser.add_argument("--out", type=out_file, default=RESULTS / "richer_law.json")
     args = parser.parse_args(arguments)
     sweeps: dict[str, Observations] = {}
     for name, column in TABLES.items():
@@ -82,10 +82,10 @@ def main(arguments: list[str] | None = None) -> int:
         for split, factor in SPLITS.items()
     }
     record = {
-        "summary": {split: summary(list(found.values())) for split, found in scores.items()},
+        "summary": {split: summary(list(by_sweep.values())) for split, by_sweep in scores.items()},
         "sweeps": scores,
     }
-    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    save_json(args.out, record)
     print("| split | law | N_opt: mean, median, nearer, further | loss |\n|---|---|---|---|")
     for split, of in record["summary"].items():
         for law in APPROACH3_LAWS:

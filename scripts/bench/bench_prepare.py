@@ -1,6 +1,6 @@
-"""Time, CPU and peak memory of one `chinchilla data` command, and its data card.
+"""Wall time, CPU time and peak memory of one `chinchilla data` command, and its data card.
 
-    python scripts/bench_prepare.py docs/results/corpus_debian_compact corpus=debian_compact \\
+    python scripts/bench/bench_prepare.py docs/results/corpus_debian_compact corpus=debian_compact \\
         tokenizer.vocab_size=8192
 
 Prepares into a temporary folder below the working directory. Writes NAME.json (the measurements and the
@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -20,22 +19,22 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench_arguments import Arguments, out_file
+from bench_tools import Arguments, children_cpu_seconds, out_file, provenance, save_json
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all its descendants."""
-    found = [pid]
-    for each in found:
+    """Process IDs of a process and all its descendants."""
+    pids = [pid]
+    for each in pids:
         with contextlib.suppress(OSError):
             for thread in Path(f"/proc/{each}/task").iterdir():
-                found += map(int, (thread / "children").read_text().split())
-    return found
+                pids += map(int, (thread / "children").read_text().split())
+    return pids
 
 
 def pss(pid: int) -> int:
     """Proportional set size of a process in bytes."""
-    with contextlib.suppress(OSError):  # the process has ended
+    with contextlib.suppress(OSError):  # the process may have ended
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
             if line.startswith("Pss:"):
                 return 1024 * int(line.split()[1])
@@ -44,17 +43,19 @@ def pss(pid: int) -> int:
 
 def main() -> None:
     parser = Arguments(__doc__)
-    parser.add_argument("name", metavar="NAME", type=out_file, help="of both files, without suffix")
+    parser.add_argument(
+        "name", metavar="NAME", type=out_file, help="path of both files, without suffix"
+    )
     parser.add_argument(
         "words", metavar="WORD", nargs=argparse.REMAINDER, help="settings of chinchilla data"
     )
     arguments = parser.parse_args()
     name, words = arguments.name, arguments.words
     if not words:
-        parser.error("nothing to prepare. Give settings of chinchilla data, such as corpus=sotu.")
+        parser.error("no settings. Give settings of chinchilla data, such as corpus=sotu.")
     with tempfile.TemporaryDirectory(dir=".") as folder:
         command = [sys.executable, "-m", "chinchilla.cli", "data", *words, f"data_dir={folder}"]
-        began = time.perf_counter()
+        began, cpu_before = time.perf_counter(), children_cpu_seconds()
         process, peak = subprocess.Popen(command), 0
         while process.poll() is None:
             peak = max(peak, sum(map(pss, tree(process.pid))))
@@ -66,24 +67,21 @@ def main() -> None:
             parser.error(
                 f"chinchilla data {' '.join(words)} writes no data card. Give other settings."
             )
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         card = json.loads((Path(folder) / "data_card.json").read_text())
         text = (Path(folder) / "data_card.md").read_text()
-    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
     measured = {
         "command": " ".join(["chinchilla data", *words]),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "commit": git.stdout.strip(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        **provenance(),
         "load_average": os.getloadavg(),
         "wall_seconds": round(seconds, 1),
-        "cpu_seconds": round(used.ru_utime + used.ru_stime, 1),
-        "peak_pss_mb": round(peak / 1e6),  # of all processes together
-        "peak_rss_mb_largest_process": round(used.ru_maxrss * 1024 / 1e6),
+        "cpu_seconds": round(children_cpu_seconds() - cpu_before, 1),
+        "peak_pss_mb": round(peak / 1e6),  # sum over all processes
+        "peak_rss_mb_largest_process": round(largest * 1024 / 1e6),
         "text_mb": round(sum(source["bytes_in"] for source in card["sources"]) / 1e6),
         "tokens": sum(split["tokens"] for split in card["totals"].values()),
     }
-    name.with_suffix(".json").write_text(json.dumps({**measured, "card": card}, indent=1) + "\n")
+    save_json(name.with_suffix(".json"), {**measured, "card": card})
     name.with_suffix(".md").write_text(text)
     print(json.dumps(measured, indent=1))
 

@@ -1,19 +1,25 @@
-"""How the error of approach 3's exponent grows with the condition number of the design.
+"""Error of the exponent of approach 3 as a function of the condition number of the design.
 
-    python scripts/condition_number.py [designs]
+    python scripts/studies/condition_number.py [DESIGNS]
 
-Designs with several budgets and several tokens per parameter, from one ratio to a factor of 30, are drawn
-at random. Their losses follow laws that differ slightly from L = E + A/N^alpha + B/D^beta: another size
-term, an interaction, a dependence on D/N, a beta that varies with N. Prints by condition number the error
-of the fitted a with respect to the exponent of the true optima, and its 80% interval. This is the evidence for
-`chinchilla.fit.parametric.approach3.ILL_CONDITIONED`. About 15 CPU-seconds per 50 designs.
+Draws random designs with several budgets, whose tokens per parameter vary by a factor of up to 30. The losses follow
+laws that differ slightly from L = E + A/N^alpha + B/D^beta: another size term, an interaction, a dependence on D/N,
+or a beta that varies with N. Prints, by condition number, the error of the fitted a with respect to the exponent of
+the true optima, and the width of its 80% interval. `chinchilla.fit.parametric.approach3.ILL_CONDITIONED` is based on
+this table. 50 designs take about 15 CPU seconds.
 """
 
 import itertools
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts" / "bench")]
+
+from bench_tools import Arguments, count
 
 from chinchilla.core.errors import FitError
 from chinchilla.fit import fit_parametric
@@ -38,7 +44,7 @@ SURFACES: dict[str, Loss] = {
 
 
 def true_exponent(loss: Loss, C: np.ndarray) -> float:
-    """Slope of ln N_opt in ln C over the range of C, by search on a grid."""
+    """Slope of ln N_opt against ln C over the range of C, by search on a grid."""
     N = np.geomspace(1e6, 1e12, 6001)
     at = np.geomspace(C.min(), C.max(), 25)
     best = [np.log(N[np.argmin(loss(N, c / (6 * N)))]) for c in at]
@@ -84,4 +90,6 @@ def main(n_designs: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 200)
+    parser = Arguments(__doc__)
+    parser.add_argument("designs", metavar="DESIGNS", nargs="?", type=count, default=200)
+    main(parser.parse_args().designs)

@@ -1,21 +1,20 @@
 """Measure the coverage of intervals on synthetic sweeps of known laws.
 
-    python scripts/coverage.py [OUT.json] [approach=NAME] [design=NAME]
+    python scripts/studies/coverage.py [OUT.json] [--approach NAME] [--design NAME]
 
-Draws sweeps (coverage_designs.py), fits each, and counts how often the 80% and 95% intervals of a and
-of N_opt at ten times the largest C contain the true values. Writes docs/results/coverage.json (or OUT.json)
-after every study, each with its date and commit. Studies that the file already contains under these settings are
-skipped, so that the script can be interrupted; delete the file, or a study in it, to repeat it.
-approach=NAME and design=NAME select the approaches and designs whose name contains NAME. An hour on one core.
+Draws sweeps (coverage_designs.py), fits each, and counts how often the 80% and 95% intervals of a and of N_opt at
+ten times the largest C contain the true values. Writes docs/results/coverage.json (or OUT.json) after every study,
+with the date and commit of each study. Studies that the file already contains under these settings are skipped, so
+the script can be interrupted. Delete the file, or a study in it, to repeat it. --approach and --design select the
+approaches and designs whose name contains NAME. All studies take an hour on one core.
 
-"recommended" is the recommendation of `chinchilla fit` at ten times the largest C (recommend/): coverage of its
-80% intervals of N_opt and the loss, and its root mean square errors with those of approaches 2 and 3. With
-IsoFLOP profiles it is fitted without resamples, which can only widen its interval.
+The study "recommended" measures the recommendation of `chinchilla fit` at ten times the largest C
+(chinchilla/recommend): the coverage of its 80% intervals of N_opt and of the loss, and its root mean square errors
+with those of approaches 2 and 3. With IsoFLOP profiles it is fitted without resamples, which can only widen its
+interval.
 """
 
-import datetime
-import os
-import platform
+import argparse
 import sys
 import time
 from collections import Counter
@@ -25,12 +24,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts" / "bench")]
+
+from bench_tools import RESULTS, Arguments, provenance
 from coverage_designs import LADDERS, MISFITS, NOISES, PENALTY, PROFILES, SPARSE, A, Design
 
 from chinchilla.config import FitCommand
 from chinchilla.core.errors import FitError, Refusal
 from chinchilla.core.files import read_json, write_json
-from chinchilla.core.provenance import code_here
 from chinchilla.fit import fit_envelope, fit_isoflop
 from chinchilla.fit.bootstrap import draw, power_laws
 from chinchilla.fit.loss_law import FrontierSolver
@@ -40,18 +43,18 @@ from chinchilla.observations.table import Observations
 from chinchilla.recommend import fit_table, recommendation
 
 N_SWEEPS = 300  # binomial standard error 1.3% at 95%, 2.3% at 80%
-N_SLOW = 200  # the same for approaches 1 and 2, which are slower: 1.5% and 2.8%
-N_PARABOLA = 100  # 2.2% and 4%: the paper's approach 2, for comparison
+N_SLOW = 200  # for approaches 1 and 2, which are slower: 1.5% and 2.8%
+N_PARABOLA = 100  # for the paper's approach 2, as a comparison: 2.2% and 4%
 N_RECOMMENDED = 60  # 5.2% at 80%
 N_BOOTSTRAP = {"parametric": 400, "isoflop": 1_000, "envelope": 200}
 
 Fit = Callable[[Observations, int], PowerLaw]  # (observations, seed of the resampling) -> N_opt
 Designs = Mapping[str, Callable[[], Design]]
-Study = Callable[[Design, str, int], dict[str, Any]]  # of a design, a noise and a number of sweeps
+Study = Callable[[Design, str, int], dict[str, Any]]  # (design, noise, number of sweeps) -> record
 
 
 def parametric(resampling: str) -> Fit:
-    """N_opt as `fit_parametric` fits it."""
+    """Fit of N_opt as in `fit_parametric`."""
 
     def fit(obs: Observations, seed: int) -> PowerLaw:
         law, _ = fit_loss_law(obs.N, obs.D, obs.L)
@@ -74,7 +77,7 @@ def envelope(obs: Observations, seed: int) -> PowerLaw:
 
 
 def study(fit: Fit, design: Design, noise: str, n_sweeps: int) -> dict[str, Any]:
-    """Coverage and bias over sweeps of seeds 0, 1, ..."""
+    """Coverage and bias over sweeps with seeds 0, 1, ..."""
     a, log_N, covered, inside, refused = [], [], [], 0, 0
     for seed in range(n_sweeps):
         obs = design.build(noise, seed)
@@ -122,7 +125,7 @@ def _of(error: np.ndarray, in80: float, in95: float) -> dict[str, float]:
 
 
 def recommended(n_bootstrap: int, design: Design, noise: str, n_sweeps: int) -> dict[str, Any]:
-    """Coverage and errors of the recommendation at ten times the largest C, seeds 0, 1, ..."""
+    """Coverage and errors of the recommendation at ten times the largest C; seeds 0, 1, ..."""
     command = FitCommand(observations="-", out_dir="-", n_bootstrap=n_bootstrap)
     approaches: Counter[str] = Counter()
     errors: dict[str, list[dict[str, float]]] = {"N": [], "L": []}
@@ -198,7 +201,7 @@ STUDIES: list[tuple[str, Study, Mapping[str, tuple[str, ...]], int]] = [
 ]
 
 
-def main(out: Path, only: dict[str, str]) -> None:
+def main(args: argparse.Namespace) -> None:
     settings = {
         "n_bootstrap": N_BOOTSTRAP,
         "law": "hoffmann",
@@ -206,20 +209,16 @@ def main(out: Path, only: dict[str, str]) -> None:
         "noise_sd_of_ln_L": NOISES,
         "penalty": PENALTY,
     }
-    old = read_json(out, "coverage") if out.exists() else {}
+    old = read_json(args.out, "coverage") if args.out.exists() else {}
     studies: list[dict[str, Any]] = old["studies"] if old.get("settings") == settings else []
-    machine = f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    record: dict[str, Any] = {"machine": machine, "settings": settings}
-    made = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "commit": code_here().label,
-    }
+    made = provenance()
+    record: dict[str, Any] = {"machine": made.pop("machine"), "settings": settings}
     done = {(s["approach"], s["design"], s["noise"]) for s in studies}
     print(f"{'':58}     a: 80%   95%     bias    +-    ln N_opt: 80%   95%    bias    +-")
     for approach, measure, designs, n_sweeps in STUDIES:
         for name, noise in ((d, n) for d, noises in designs.items() for n in noises):
             key = (approach, name, noise)
-            if only["approach"] not in approach or only["design"] not in name:
+            if args.approach not in approach or args.design not in name:
                 continue
             if key not in done:
                 start = time.process_time()
@@ -227,8 +226,8 @@ def main(out: Path, only: dict[str, str]) -> None:
                 seconds = round(time.process_time() - start, 1)
                 named = dict(zip(("approach", "design", "noise"), key, strict=True))
                 studies.append({**named, **study_result, "cpu_seconds": seconds, **made})
-                out.parent.mkdir(parents=True, exist_ok=True)
-                write_json(out, {**record, "studies": studies})
+                args.out.parent.mkdir(parents=True, exist_ok=True)
+                write_json(args.out, {**record, "studies": studies})
             row = next(s for s in studies if (s["approach"], s["design"], s["noise"]) == key)
             print(_line(row), flush=True)
 
@@ -251,21 +250,18 @@ def _line(row: dict[str, Any]) -> str:
     )
 
 
+def command_line() -> argparse.Namespace:
+    parser = Arguments(__doc__)
+    parser.add_argument("out", nargs="?", type=Path, default=RESULTS / "coverage.json")
+    parser.add_argument("--approach", default="", help="part of the names of the approaches to run")
+    parser.add_argument("--design", default="", help="part of the names of the designs to run")
+    args = parser.parse_args()
+    names = {"approach": [name for name, *_ in STUDIES], "design": list(DESIGNS)}
+    for key, known in names.items():
+        if not any(getattr(args, key) in name for name in known):
+            parser.error(f"--{key} {getattr(args, key)} matches none of: {'; '.join(known)}")
+    return args
+
+
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(__doc__)
-        sys.exit(0)
-    only, files = {"approach": "", "design": ""}, []
-    for word in sys.argv[1:]:
-        key, equals, value = word.partition("=")
-        if equals and key in only:
-            only[key] = value
-        else:
-            files.append(word)
-    known = {"approach": [name for name, *_ in STUDIES], "design": list(DESIGNS)}
-    for key, names in known.items():
-        if not any(only[key] in name for name in names):
-            sys.exit(f"{key}={only[key]} matches none of: {'; '.join(names)}")
-    if len(files) > 1:
-        sys.exit(__doc__)
-    main(Path((*files, "docs/results/coverage.json")[0]), only)
+    main(command_line())

