@@ -8,7 +8,7 @@ drawn for each resample, VARIANCE n/(n - 2.5) times (n - 5)/chi-square(n - 5), s
 spread follows Student's t instead of a normal distribution; five is the number of parameters of the law.
 VARIANCE is below 1 because refits of the paper's objective, which is almost least absolute deviations,
 spread about 6% more than the fit itself; the factor n/(n - 2.5) corrects for residuals that are smaller
-than the errors. Both were set empirically by the coverage on the designs of scripts/coverage.py.
+than the errors. Both were set empirically by the coverage on the designs of scripts/studies/coverage.py.
 NumPy only.
 """
 

@@ -47,7 +47,7 @@ LEVEL = 0.8  # of intervals
 # N_opt was off by 25% and the loss by up to 2% at ten times the largest C.
 ENVELOPE_ERROR = {"N": 0.15, "L": 0.008}
 # Condition number of approach 3 -> standard deviation of a if the law is off by half a percent: the
-# median errors measured by scripts/condition_number.py, divided by .6745.
+# median errors measured by scripts/studies/condition_number.py, divided by .6745.
 ERROR_OF_A = {100.0: 0.02, 175.0: 0.05, 250.0: 0.07, 400.0: 0.09, 750.0: 0.16, 2000.0: 0.27}
 
 

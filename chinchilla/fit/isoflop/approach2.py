@@ -6,7 +6,7 @@ that C pays for at that size. Straight lines in log-log through the minima give 
 The curve is the paper's parabola or the exact shape of a profile under the loss law (`profile.py`).
 The minimum of a parabola is biased where alpha differs from beta: with nine sizes up to 8 times
 larger and smaller, in the default window, its N_opt at ten times the largest C is 1.9% too large, while the
-exact shape has no measurable bias (docs/results/coverage.json, scripts/coverage.py). The exact shape is the
+exact shape has no measurable bias (docs/results/coverage.json, scripts/studies/coverage.py). The exact shape is the
 default; details["parabola"] holds the parabola's lines and their shift.
 
 Tokens come in whole steps, so that a run does not spend its budget exactly. The points are therefore at the C

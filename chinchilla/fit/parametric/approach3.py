@@ -28,7 +28,7 @@ MIN_C_RANGE = 1.5  # the largest C over the smallest
 # Condition number above which a is typically wrong by .05 (33 on the published points). Where the law is
 # off by about .5% of the loss, the median error of a is .013 below 100, .033 at 150 to 200, .047 at 200 to
 # 300, .11 at 500 to 1000 and .19 at 1000 to 3000, where 44% of the fits lie over .05 outside their 80%
-# interval (scripts/condition_number.py). Whole public sweeps have 15 to 136; restricted to a narrow range
+# interval (scripts/studies/condition_number.py). Whole public sweeps have 15 to 136; restricted to a narrow range
 # of D/N they have 195 to 500, and a is off by .1 to .2.
 ILL_CONDITIONED = 200.0
 
