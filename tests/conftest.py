@@ -1,15 +1,29 @@
-"""What holds for every test."""
+"""Settings that hold for every test."""
 
 import gc
+import signal
 
 import pytest
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Keep what stays for good out of the garbage collector's way.
+def pytest_configure() -> None:
+    """Restore default signal handlers: a background job ignores SIGINT, and `nohup` SIGHUP.
 
-    A worker collects after each run that it trains. Through thousands of tests and torch's modules
-    that takes a third of a second; through what one test has made, next to nothing.
+    Programs that the tests start would inherit that.
+    """
+    for signum, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, handler)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Exempt existing objects from garbage collection.
+
+    A worker collects garbage after each run that it trains. With the objects of thousands of tests and
+    of torch's modules that takes a third of a second.
     """
     gc.collect()
     gc.freeze()
