@@ -1,9 +1,13 @@
-"""Files that the documentation names exist."""
+"""Files and settings that the documentation names exist."""
 
 import re
 from pathlib import Path
 
 import pytest
+
+from chinchilla.config import COMMANDS
+from chinchilla.config.compose import groups_of
+from chinchilla.config.setting import settings_of
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -38,3 +42,18 @@ def test_named_files_exist(page: Path):
 
 def test_paths_are_found():
     assert len(named_paths(ROOT / "docs" / "architecture.md")) >= 30
+
+
+IN_TEXT = re.compile(r"`([a-z][a-z_]*(?:\.[a-z_]+)*)=[^`=]*`")
+NOT_SETTINGS = {"sep"}  # `sep=;` is the first line of CSV files from Excel
+KNOWN_SETTINGS = {
+    setting.key for schema in COMMANDS.values() for setting in settings_of(schema)
+} | {group for command in COMMANDS for group in groups_of(command)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_named_settings_exist(page: Path):
+    """`key=value` in a page names a setting, or the last part of one's key."""
+    known = KNOWN_SETTINGS | {key.rpartition(".")[2] for key in KNOWN_SETTINGS}
+    named = set(IN_TEXT.findall(page.read_text(encoding="utf-8")))
+    assert sorted(named - known - NOT_SETTINGS) == []
