@@ -26,7 +26,7 @@ from chinchilla.train.device import versions
 pytestmark = [pytest.mark.slurm, pytest.mark.slow, pytest.mark.timeout(2400)]
 
 GRID = [
-    "grid=demo", "grid.name=all", "grid.budgets=[1e9,1.1e9,1.2e9,1.4e9,1.6e9,1.8e9,2e9]",
+    "grid=demo", "grid.name=all", "grid.budgets=[4e9,4.4e9,4.8e9,5.6e9,6.4e9,7.2e9,8e9]",
     "grid.models=[8x1,16x1,24x2]", "grid.sizes_per_budget=0", "grid.min_sizes=1", "grid.min_side=0",
     "grid.kv_size=8", "grid.seq_len=32", "grid.min_steps=8", "grid.horizon_models=[24x2]",
     "recipe=demo", "recipe.batch_tokens=384",
@@ -82,10 +82,13 @@ class Large(Sweep):
 
 
 def tokens_per_param(data_dir: Path, folder: Path) -> int:
-    """How many tokens per parameter the largest model trains on in LONG_SECONDS on this machine."""
+    """How many tokens per parameter the largest model trains on in LONG_SECONDS on this machine.
+
+    Measured on one thread, as the jobs have: two threads are slowed many times by any other load.
+    """
     trial = Sweep(folder, data_dir)
     grid = [w for w in GRID if not w.startswith(("grid.models", "grid.budgets", "grid.horizon"))]
-    more = ["grid.models=[24x2]", "grid.budgets=[4e9]", "grid.horizon_models=[]", "cluster=debug"]
+    more = ["grid.models=[24x2]", "grid.budgets=[4e9]", "grid.horizon_models=[]", *LOCAL]
     trial.words = [*grid, *more, "grid.horizon_tokens_per_param=[]", *RUNTIME, *trial.words[-2:]]
     trial.launch()
     [result] = trial.results()
