@@ -24,7 +24,7 @@ from typing import IO, Any
 
 from chinchilla.core.errors import InputError
 
-LEFTOVER_SECONDS = 3600.0  # age from which a temporary file of another machine is a leftover
+LEFTOVER_SECONDS = 3600.0  # age above which another machine's temporary file is deleted
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d{1,9})-[0-9a-f]{8}\.tmp")
 
 
@@ -204,7 +204,7 @@ def _pretty(value: Any, newline: str) -> str:
         isinstance(x, dict | list | tuple | str) for x in value
     ):
         return "[" + ",".join(inner + _pretty(x, inner) for x in value) + newline + "]"
-    return json.dumps(value, allow_nan=False)  # a long list in one call, in C
+    return json.dumps(value, allow_nan=False)  # json encodes a long list of numbers fast
 
 
 def read_json(path: Path, what: str) -> Any:

@@ -2,9 +2,10 @@
 
 The training tokens of each source are cut into rows of seq_len + 1 tokens at stride seq_len, so the
 last token of a row is the first of the next. `mixture.py` determines which source row k of the stream
-comes from. In each epoch of a source, every row of it is read once, in an order given by a keyed
-permutation of (seed, epoch, source) that needs no memory. A run of D tokens therefore reads the first D
-tokens of one stream, whatever its batch size or number of devices, and resuming needs only the step.
+comes from. Each epoch of a source reads all of its rows once, in the order of a pseudorandom
+permutation keyed by (seed, epoch, source), which is computed and not stored. A run of D tokens
+therefore reads the first D tokens of one stream for any batch size and number of devices, and only
+the step is needed to resume.
 """
 
 import hashlib
@@ -116,7 +117,7 @@ class TokenData:
         return int(self._source_rows(seq_len, split).sum())
 
     def _source_rows(self, seq_len: int, split: str) -> np.ndarray:
-        """(sources,) rows in one epoch of each source; refuses a source without even one."""
+        """(sources,) rows in one epoch of each source; DataError if a source has none."""
         rows = np.maximum(np.diff(self._begins[split]) - 1, 0) // seq_len
         if rows.all():
             return rows
@@ -140,7 +141,7 @@ class TokenData:
         return int((rows * self.order.period // self.order.parts).min()) * seq_len
 
     def scarcest(self, seq_len: int) -> str:
-        """Name of the first source to repeat."""
+        """Name of the source that is the first to repeat."""
         rows = self._source_rows(seq_len, "train")
         return self.sources[int(np.argmin(rows / self.order.parts))].name
 
@@ -192,7 +193,8 @@ class TokenData:
     def _block(self, seed: int, seq_len: int, block: int) -> np.ndarray:
         """(BLOCK_ROWS,) position of the first token of each row from row block * BLOCK_ROWS on.
 
-        Computed together and cached: for 32 rows at a time, this would take longer than reading them.
+        A block is computed at once and cached: for batches of 32 rows, computing their positions
+        separately would take longer than reading them.
         """
         key = (seed, seq_len, block)
         if key not in self._blocks:
@@ -214,8 +216,8 @@ class TokenData:
     def held_out(self, n_tokens: int, seq_len: int) -> np.ndarray:
         """The validation rows, spread evenly over the split and the same for every run.
 
-        Sources have their shares of the rows. A source with too few rows for its share repeats them,
-        so that the mean over all rows is that of the mixture; the most plentiful source never repeats.
+        Each source contributes its share of the rows. A source with too few rows repeats them, so
+        that the mean over all rows is that of the mixture. The most plentiful source never repeats.
 
         Args:
             n_tokens: predicted tokens, rounded down to rows; at most one epoch of the most plentiful

@@ -199,7 +199,7 @@ class TokenizerStats:
     documents: int
     bytes: int
     tokens: int  # without eos
-    words: int  # runs of letters and digits, whatever the tokenizer
+    words: int  # runs of letters and digits, independent of the tokenizer
     changed: int  # documents that decode(encode(text)) does not restore
     nfkc_changed: int  # documents that NFKC, the default of SentencePiece, would change
 

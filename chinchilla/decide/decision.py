@@ -35,7 +35,7 @@ class DecisionModel:
     law: LossLaw
     name: str
     cost: FlopsPerToken | None = None  # None: C = 6*N*D
-    flop_convention: str = ""  # how shapes count FLOPs; empty = by `cost`, as the runs do
+    flop_convention: str = ""  # how FLOPs of a shape are counted; empty = with `cost`
     resampled: ResampledLaws | None = None
     # flop_convention, n_convention and loss_kind of the fitted runs; empty for a published law
     conventions: Mapping[str, str] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class DecisionModel:
     def at(self, C: float) -> "DecisionModel":
         """The model that decides at C FLOPs: its law has the recommended N, D and loss there.
 
-        Costs of departures are then those from the recommended answer, whichever approach it is from.
+        The cost of a departure is then relative to the recommended answer of any approach.
         """
         law = None if self.fits is None else local_law(self.fits, C)
         return self if law is None else replace(self, law=law, resampled=None)

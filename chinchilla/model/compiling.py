@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 BACKEND = "inductor"
-MAX_SHAPES = 512  # programs per function: widths x lengths x rows that one worker may train
+MAX_SHAPES = 512  # limit of programs per function: one per width, length and number of rows
 
 
 @functools.cache

@@ -1,8 +1,8 @@
 """Normalization, rotary embedding and loss with hand-written gradients.
 
-Autograd would read and write the same numbers several times and keep more of them. Each formula is
-the textbook's; tests/unit/model/test_functions.py compares values and gradients with autograd in fp64.
-RMSNorm takes about half the time of torch's F.rms_norm, forward and backward, on a CPU.
+Autograd would read and write the same values several times and save more of them for the backward
+pass. tests/unit/model/test_functions.py compares values and gradients with those of autograd in
+fp64. On a CPU, RMSNorm takes about half the time of F.rms_norm, forward and backward.
 """
 
 import math
@@ -19,7 +19,7 @@ NORM_EPS = 1e-6
 
 
 def _sum_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of sums over x: fp32, or fp64 if x is."""
+    """The dtype of sums over x: fp64 if x is fp64, else fp32."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
@@ -89,9 +89,9 @@ def total_loss(
 ) -> Tensor:
     """Sum of the cross-entropies of the targets under logits x @ embedding.T + bias.
 
-    The logits are never all in memory: losses and gradients are computed for one chunk of rows after
-    the other. Cross-entropy is computed in fp32. The vocabulary may be padded for speed
-    (`memory.padded_vocab`); padding has probability zero.
+    Losses and gradients are computed one chunk of rows at a time, so that the logits of all rows
+    are never in memory together. Cross-entropy is computed in fp32. The vocabulary may be padded
+    for speed (`memory.padded_vocab`); padding has probability zero.
 
     Args:
         x: (n, d_model) in the compute dtype.
@@ -103,7 +103,7 @@ def total_loss(
     Returns:
         Scalar, nats, float64.
     """
-    # Inside a Function gradients are always disabled, so the mode is read here.
+    # Inside a Function, gradients are always disabled, so the gradient mode is read here.
     with_gradients = torch.is_grad_enabled()
     y: Tensor = _TotalLoss.apply(x, embedding, bias, targets, compile_chunks, with_gradients)
     return y
@@ -179,7 +179,7 @@ def chunk_gradients(
     target_logits = logits.gather(1, t).squeeze(1)
     largest = logits.amax(1)
     p = logits.softmax(1)
-    # The largest probability is at least 1 / vocab_size, so its logarithm is exact enough.
+    # The largest probability is at least 1 / vocab_size, so its logarithm is accurate enough.
     loss = (largest - p.amax(1).log() - target_logits).sum(dtype=torch.float64)
     d = p.scatter_add_(1, t, -torch.ones_like(t, dtype=p.dtype))
     return loss, d.to(x.dtype), d.sum(0)

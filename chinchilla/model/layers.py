@@ -136,7 +136,7 @@ class Block(nn.Module):
         self.recompute = recompute
         residual = (factors or multipliers(shape)).residual
         self.scaled = residual != 1.0
-        # A buffer is an input of the compiled program, which models of other depths can share.
+        # As a buffer it is an input of the compiled program, which all depths can thus share.
         self.residual: Tensor
         self.register_buffer("residual", torch.tensor(residual), persistent=False)
         self.attention_norm = RMSNorm(shape.d_model)
@@ -155,7 +155,7 @@ class Block(nn.Module):
         return y
 
     def compute(self, x: Tensor, positions: Tensor) -> Tensor:
-        """The compiled part; it must not depend on anything but shapes."""
+        """The part that is compiled. Its program may depend on shapes only."""
         if not self.scaled:
             x = x + self.attention(self.attention_norm(x), positions)
             return x + self.ffw(self.ffw_norm(x))

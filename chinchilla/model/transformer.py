@@ -18,7 +18,7 @@ from chinchilla.model.layers import Block, RMSNorm, rope_angles, sinusoid
 
 
 class Transformer(nn.Module):
-    """Tokens in, logits out.
+    """A decoder-only transformer from tokens to logits, or to the loss of given targets.
 
     Args:
         shape: widths, vocabulary, sequence length, kind of positions.
@@ -64,10 +64,11 @@ class Transformer(nn.Module):
     def initial_weights(self, seed: int) -> Iterator[tuple[str, Tensor]]:
         """Yield name and initial value of every parameter, drawn on the CPU in fp32.
 
-        Matrices are normal with standard deviation 1/sqrt(n_in). In the standard parametrization
-        those that write into the residual stream are divided by sqrt(2 * n_layers) (GPT-2), and
-        the tied embedding has 1/sqrt(d_model), so that logits start with unit variance at every
-        width. `core.parametrization` has the other ones. Gains are 1, biases 0.
+        Matrices are normal with standard deviation 1/sqrt(n_in). In the standard parametrization,
+        matrices that write into the residual stream are divided by sqrt(2 * n_layers) (GPT-2), and
+        the tied embedding has standard deviation 1/sqrt(d_model), so that logits start with unit
+        variance at every width. `core.parametrization` has the other parametrizations. Gains are 1,
+        biases 0.
         """
         generator = torch.Generator().manual_seed(seed)
         for name, p in self.named_parameters():
@@ -99,9 +100,8 @@ class Transformer(nn.Module):
             (B, T, vocab_size) in the compute dtype; with targets a float64 scalar in nats, computed
             without all logits in memory at once.
         """
-        use_compiled = (
-            self.compile_blocks and torch.is_grad_enabled()
-        )  # too slow to compile for evaluation
+        # For evaluation, compilation would take longer than it saves.
+        use_compiled = self.compile_blocks and torch.is_grad_enabled()
         x = F.embedding(tokens, self.embedding).to(self.dtype)  # (B, T, d_model)
         for block in self.blocks:
             x = block(x, self.positions, use_compiled)

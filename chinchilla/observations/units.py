@@ -56,7 +56,7 @@ def check_units(table: Table, columns: Columns, rows: np.ndarray, final: np.ndar
         (end_rows, _run_problem(ends)),
         (end_rows, perplexities(ends["L"])),
     ):
-        if len(bad):  # of most rows the whole column is wrong, and no line is named
+        if len(bad):  # lines are named unless most rows are wrong
             lines = f" {table.rows(where[bad])}" if 2 * len(bad) <= len(where) else ""
             raise InputError(f"{table.name}{lines}: {problem}")
     notes = []

@@ -210,7 +210,7 @@ def _inconsistency(f: Forecast, quantity: str) -> str:
 def forecasts_of_minima(
     minima: Minima, held_out: Mapping[str, list[HeldOut]]
 ) -> dict[str, Forecast]:
-    """Approach 2, by quantity: N_opt along lines, the loss along E + K*C^-g."""
+    """Forecasts of approach 2: N_opt from lines, the loss from curves E + K*C^-g."""
     forecasts = {}
     if lines := size_lines(minima):
         forecasts["N"] = _forecast("N", "line", lines, held_out["N"])

@@ -1,7 +1,7 @@
 """Corpora side by side: the tables of `chinchilla compare`, its figure and its page.
 
-A `Comparison` and the sides it was made from in; tables, compare.html and
-figures/compare_isoflop_curves.png and .svg out.
+The input is a `Comparison` with the sides that it compares. The output is tables, compare.html, and
+figures/compare_isoflop_curves.png and .svg.
 """
 
 import math

@@ -1,6 +1,7 @@
 """Text of the page besides tables and figures: answer, warnings, facts, conventions, environment.
 
-Records in, plain text out; the template escapes it. Standard library and NumPy.
+The functions turn records into plain text, which the template escapes. This module needs only the
+standard library and NumPy.
 """
 
 import platform

@@ -1,11 +1,12 @@
 """Leases on runs: which worker trains which run, decided by files in one shared folder.
 
 The claims on a run are numbered files, claim-1.json, claim-2.json, ... The highest number is the
-current claim, and the number is its fencing token. A claim is created with link(), which exactly one
-worker can do and which NFS decides on the server. Taking over from a dead worker and publishing a
-result both create the next claim, so they cannot both succeed. No number is reused. The holder of a
-claim touches the file `heartbeat`; ages are measured with the file system's clock. A claim file that
-cannot be read still counts: it expires when its heartbeat stops, and the next worker renames it.
+current claim, and the number is its fencing token. A claim is created with link(), which succeeds
+for exactly one worker, also on NFS, where the server decides. Taking over from a dead worker and
+publishing a result both create the next claim, so they cannot both succeed. No number is reused.
+The holder of a claim touches the file `heartbeat`; ages are measured with the file system's clock.
+A claim file that cannot be read still counts: it expires when its heartbeat stops, and the next
+worker renames it.
 """
 
 import contextlib
@@ -36,8 +37,8 @@ from chinchilla.core.files import (
 )
 from chinchilla.core.json_codec import decode
 
-HEARTBEAT_SECONDS = 5.0  # between two touches of `heartbeat`
-STALE_SECONDS = 60.0  # without a heartbeat, after which a holder on another machine counts as dead
+HEARTBEAT_SECONDS = 5.0  # interval at which a holder touches `heartbeat`
+STALE_SECONDS = 60.0  # age of the heartbeat above which a holder on another machine is dead
 _CLAIM = re.compile(r"claim-(\d+)\.json")
 log = logging.getLogger("chinchilla.sweep")
 
@@ -54,13 +55,12 @@ class ClaimRecord:
     pid_start: str  # distinguishes the process from a later one with the same pid
     claimed_utc: str
     step: int  # step of the newest checkpoint when the claim was made
-    starts: int  # claims made to train so far, this one included
+    starts: int  # claims made for training so far, including this one
     released: bool = False
     stalls: int = 0  # consecutive claims before this one that ended without a new checkpoint
-    oom_kills: int = (
-        -1
-    )  # processes killed on this machine by the out-of-memory killer; -1 = unknown
-    ended: str = ""  # why it was released, if not because the run or the worker ended
+    # Processes that the out-of-memory killer had ended on this machine; -1 = unknown.
+    oom_kills: int = -1
+    ended: str = ""  # reason of the release; "" if the run or the worker ended
     excused: bool = False  # released for a reason that does not count as a stall
 
     @property
@@ -73,8 +73,8 @@ class ClaimRecord:
 class ClaimStatus:
     """The latest claim on a run and its state.
 
-    States are free (never claimed, or released), held, silent (heartbeat late, but not by enough to
-    count as dead) and dead.
+    `state` is free (never claimed, or released), held, silent (the heartbeat is late, but not late
+    enough to count as dead) or dead.
     """
 
     state: str
@@ -91,7 +91,7 @@ def utc_now() -> str:
 
 
 def file_system_now(folder: Path) -> float:
-    """Time of the file system of `folder`; of this machine if nothing can be written there."""
+    """Time of the file system of `folder`, or of this machine if `folder` is not writable."""
     probe = temporary_path(folder / "clock")
     try:
         probe.touch()
@@ -115,7 +115,7 @@ def oom_kills() -> int:
 def _modified(path: Path) -> float:
     """Time of the last change of `path`; 0 if it does not exist."""
     try:
-        with open(path, "rb") as f:  # opening queries an NFS server; stat alone may be a minute old
+        with open(path, "rb") as f:  # open() asks an NFS server; stat() alone may be a minute old
             return os.fstat(f.fileno()).st_mtime
     except FileNotFoundError:
         return 0.0
@@ -138,7 +138,7 @@ def latest_claim(run_dir: Path) -> ClaimRecord | None:
     newest, *older = sorted(fences, reverse=True)
     if (record := _read(run_dir, newest)) is not None:
         return record
-    # Only the token is known. step=-1, so that the next claim counts as progress and not as a stall.
+    # Only the token is known. With step=-1 the next claim counts as progress, not as a stall.
     before = next((r for fence in older if (r := _read(run_dir, fence))), None)
     starts = before.starts + 1 if before else 1
     return ClaimRecord(newest, "unknown", "", "", 0, "", "", step=-1, starts=starts)
@@ -183,7 +183,7 @@ class Claim:
     def __init__(self, run_dir: Path, record: ClaimRecord, previous: ClaimRecord | None) -> None:
         self.run_dir = run_dir
         self.record = record
-        self.previous = previous  # if not released, its worker died
+        self.previous = previous  # the claim before; its worker died if it was not released
         self.lost = False
         self._lock = threading.Lock()  # `commit` changes the record that the heartbeat thread reads
         self._stop = threading.Event()
@@ -206,7 +206,7 @@ class Claim:
             return not self.lost
 
     def commit(self) -> bool:
-        """Acquire the next fencing token; only if this returns True may a result be written.
+        """Acquire the next fencing token. A result may be written only if this returns True.
 
         `still_mine` would not be enough: another worker could take over between the check and the
         write, and an NFS client may answer from its cache.
@@ -228,7 +228,7 @@ class Claim:
         return self.commit() and create_once(self.run_dir / name, pretty_json(value) + "\n")
 
     def release(self, ended: str = "", excused: bool = False) -> None:
-        """Stop the heartbeat and make the run available. May be called twice, and after a loss."""
+        """Stop the heartbeat and, unless the run was lost before, make it available."""
         self._stop.set()
         self._thread.join()
         if not self.record.released and self.still_mine():
@@ -253,7 +253,7 @@ def acquire(
     now: float | None = None,
     stale_seconds: float = STALE_SECONDS,
 ) -> Claim | None:
-    """Claim `run_dir`, creating it if needed, if it is free or its holder is dead.
+    """Claim a run that is free or whose holder is dead; create its folder if needed.
 
     Args:
         run_dir: folder of the run.

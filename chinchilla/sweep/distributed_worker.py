@@ -1,12 +1,13 @@
-"""A worker of several processes: all ranks train one run together, one run after the other.
+"""A worker of several processes (ranks), which train each run together.
 
     torchrun --nproc-per-node 8 -m chinchilla.sweep.distributed_worker SWEEP_DIR DATA_DIR
 
-On Slurm every task of a job with several ranks runs this (`slurm.job`). Rank 0 runs the loop of an
-ordinary worker (`worker.Worker`): it claims, records and publishes, and broadcasts each run to
-the other ranks. A stop requested on any rank stops all at the next step. If a rank fails or dies, the
-attempt and the worker end on all ranks. Rank 0 records the cause and the run can be claimed again: an
-exception that a rank reports is a failure of the run; a rank that dies is an interruption.
+On Slurm, every task of a job with several ranks calls `work` (`slurm.job`). Rank 0 runs the loop of
+an ordinary worker (`worker.Worker`): it claims, records and publishes, and broadcasts each run to
+the other ranks. A stop requested on any rank stops all ranks at the next step. If a rank fails or
+dies, the attempt and the worker end on all ranks. Rank 0 records the cause, and the run can be
+claimed again. An exception that a rank reports counts as a failure of the run, the death of a rank
+as an interruption.
 """
 
 import dataclasses
@@ -18,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Before torch is imported: it logs pages of C++ frames when a peer dies.
+# Set before torch is imported, which would otherwise log pages of C++ frames when a peer dies.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 from chinchilla.config import RuntimeConfig
@@ -54,10 +55,10 @@ def work(
         ranks: from `join`; closed when this returns.
         sweep_dir: the sweep's folder, shared by all ranks.
         data_dir: token folder.
-        stop: flag that ends the worker at the next step, whichever rank sets it.
+        stop: flag that ends the worker on all ranks at the next step; any rank may set it.
         worker: name in claims; default: host and process of rank 0.
         only: selects the runs to train.
-        deadline: UNIX time at which the worker will be stopped; 0: taken from Slurm, or none.
+        deadline: UNIX time at which the worker will be stopped; 0: from Slurm, if it has one.
 
     Returns:
         Exit code. Rank 0: 0 if nothing was left to claim; 75 if stopped, out of time, or a rank failed
@@ -86,7 +87,7 @@ def work(
 
 
 class _StopOrBroken(Stop):
-    """Also true when the ranks can no longer train together."""
+    """`stop`, and also true when the ranks can no longer train together."""
 
     def __init__(self, stop: Stop, ranks: RankGroup) -> None:
         super().__init__()
@@ -215,7 +216,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one rank as a process started by torchrun.
 
     Returns:
-        As `work`; also 2 for invalid settings, 1 if not all ranks joined.
+        The exit code of `work`; also 2 for invalid settings and 1 if not all ranks joined.
     """
     args = parse_arguments("torchrun ... -m chinchilla.sweep.distributed_worker", argv)
     with stop_on_signals() as stop:

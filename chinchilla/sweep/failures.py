@@ -1,8 +1,9 @@
 """What to do when an attempt at a run fails: classify it, record it, decide whether to try again.
 
 An exception in a run is recorded as attempts/<n>.json with its kind. A worker that was killed records
-nothing; the next worker detects it from the claims before its own (`count_stalls`, `earlier_death`).
-A run that should not be tried again gets a result with status "failed" and a file error.txt.
+nothing; the next worker detects this from the claims before its own (`count_stalls`,
+`earlier_death`). A run that should not be tried again gets a result with status "failed" and a file
+error.txt.
 """
 
 import dataclasses
@@ -34,9 +35,8 @@ _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 class Attempt:
     """A failed attempt at a run, as stored in attempts/<n>.json."""
 
-    failure: str = (
-        "error"  # oom: retried with half the micro-batch; data, error: retried; lost: not
-    )
+    # oom is retried with half the micro-batch, data and error are retried, lost is not.
+    failure: str = "error"
     reason: str = ""
     fence: int = 0  # fencing token of its claim
     step: int = 0  # optimizer steps done
@@ -48,11 +48,11 @@ class Attempt:
 
 
 def failure_kind(error: Exception) -> str:
-    """Classify an exception in a run: oom, data or error, which are failures of the run;
+    """Classify an exception in a run as oom, data, error, disk or peer.
 
-    disk (no space left) or peer (another rank died or does not answer), which are not. An error
-    reported by another rank has the kind that it has there. Errors are recognized by name and
-    message, so that this module does not import torch.
+    oom, data and error are failures of the run. disk (no space left) and peer (another rank died or
+    does not answer) are not. An error that another rank reports has the same kind as there.
+    Errors are recognized by name and message, so that this module does not import torch.
     """
     reported = getattr(error, "reported", None)  # by another rank: PeerError
     if reported == "":
@@ -103,7 +103,7 @@ def _read_attempt(path: Path) -> Attempt:
 def micro_batch_after(attempts: Sequence[Attempt], seq_len: int) -> int:
     """Micro-batch in tokens after out-of-memory failures; 0 if there were none.
 
-    Half the sequences of the smallest one tried. This changes losses by rounding only.
+    It has half as many sequences as the smallest one tried. Losses change only by rounding.
     """
     used = [a.micro_batch_tokens for a in attempts if a.failure == "oom"]
     return max(1, min(used) // seq_len // 2) * seq_len if used else 0
@@ -123,7 +123,7 @@ def count_stalls(run_dir: Path, before: ClaimRecord | None, step: int) -> int:
 
 
 def earlier_death(claim: Claim) -> tuple[str, str] | None:
-    """Kind and reason if the claims before this one ended in a way that is a failure of the run."""
+    """Kind and reason, if the ends of the earlier claims count as a failure of the run."""
     before, record = claim.previous, claim.record
     if before is None:
         return None
@@ -156,7 +156,7 @@ def record_attempt(
         runtime: settings of the attempt.
 
     Returns:
-        The failed result if it was published.
+        The failed result if it was published, else None.
     """
     run_dir, progress = claim.run_dir, read_progress(claim.run_dir)
     limit = min(runtime.micro_batch_tokens or spec.batch_tokens, spec.batch_tokens)

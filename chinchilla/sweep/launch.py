@@ -1,9 +1,9 @@
 """Launch a sweep: write its plan, then train the runs that have no result.
 
 cluster.kind selects where workers run: in this process (debug), in processes on this machine (local),
-in a Slurm job array (slurm), or wherever torchrun is started (torchrun). Launching again trains only
-runs without a result, retries failed runs, and adds new runs to the plan. Runs are never removed from
-a plan.
+in a Slurm job array (slurm), or wherever torchrun is started (torchrun). Launching again adds new
+runs to the plan, retries failed runs, and trains the runs without a result. Runs are never removed
+from a plan.
 """
 
 import contextlib
@@ -33,7 +33,7 @@ from chinchilla.sweep.worker import Train, Worker
 from chinchilla.tracking.mirror import wait_for_mirrors
 
 EXIT_OK, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75
-LAUNCH_WAIT_SECONDS = 90.0  # for another launcher of the same sweep
+LAUNCH_WAIT_SECONDS = 90.0  # longest wait for another launcher of the same sweep
 
 
 def launch(
@@ -53,8 +53,8 @@ def launch(
         specs: runs to add to the folder's plan.
         sweep_dir: the sweep's folder, created if needed.
         data_dir: token folder.
-        train: for debug: substitute for `chinchilla.train.train_run`.
-        program: for local: command that starts a worker.
+        train: substitute for `chinchilla.train.train_run`; used if cluster.kind is debug.
+        program: command that starts a worker; used if cluster.kind is local.
 
     Returns:
         Exit code: 0 if every run has ended and none failed (or jobs were submitted to Slurm, or the
@@ -123,7 +123,7 @@ def launch(
     _print_status(command, status, errors, sweep_dir)
     if status.counts["failed"]:
         return EXIT_FAILED
-    if status.done == len(status.rows):  # even if a worker failed, others did its work
+    if status.done == len(status.rows):  # even if a worker failed: others trained its runs
         return EXIT_OK
     return EXIT_FAILED if errors else EXIT_AGAIN
 
@@ -162,7 +162,7 @@ def launch_lock(sweep_dir: Path) -> Iterator[Claim]:
     """Exclude other launchers of the same sweep, by a claim on sweep_dir/launch.
 
     Raises:
-        InputError: another launcher does not release it.
+        InputError: another launcher holds it for longer than LAUNCH_WAIT_SECONDS.
     """
     folder = sweep_dir / "launch"
     deadline = time.monotonic() + LAUNCH_WAIT_SECONDS

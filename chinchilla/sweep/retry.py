@@ -17,7 +17,7 @@ from chinchilla.sweep.run_files import (
     sweep_argument,
 )
 
-# Of a diverged run, which starts from scratch: its checkpoints lead to the same end.
+# Also renamed for a diverged run: from its checkpoints it would diverge again.
 DIVERGED_FILES = ("checkpoints", "metrics.jsonl", "curve.npz")
 
 
@@ -101,7 +101,7 @@ def state_of(run_dir: Path) -> str:
     """Status in result.json: finished, diverged, failed or damaged; "" without a result.
 
     Raises:
-        InputError: it was written by another version.
+        InputError: the result was written by another version.
     """
     if not has_result(run_dir):
         return ""
@@ -118,8 +118,8 @@ def state_of(run_dir: Path) -> str:
 def set_aside(run_dir: Path, statuses: Collection[str] = ("failed", "damaged")) -> str:
     """Rename a run's result, if it has one of `statuses`, and the files that belong to it.
 
-    Done under a claim, so that no other process writes there. result.json is renamed last: if this
-    process dies before, the run still has its result and the next call continues.
+    Files are renamed under a claim, so that no other process writes to the folder. result.json is
+    renamed last: if this process dies before that, the next call finds it and continues.
 
     Returns:
         New name of the result; "" if it was not renamed.

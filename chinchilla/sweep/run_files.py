@@ -101,13 +101,13 @@ def missing_specs(sweep_dir: Path, only: RunFilter | None = None) -> list[RunSpe
 def has_result(run_dir: Path) -> bool:
     """Whether result.json exists, even if damaged or a broken link.
 
-    A worker could not publish a result there. Launching again renames a damaged one.
+    No worker can publish a result while it exists. Launching again renames a damaged one.
     """
     return os.path.lexists(run_dir / "result.json")
 
 
 def is_damaged(run_dir: Path) -> bool:
-    """Whether result.json is not a run result, and not one of another version either."""
+    """Whether result.json exists but is not a run result of this or another version."""
     try:
         value = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
         if not isinstance(value, dict):
@@ -126,12 +126,12 @@ def is_damaged(run_dir: Path) -> bool:
 
 
 def saved_step(run_dir: Path) -> int:
-    """Step of the run's newest checkpoint by its name; 0 if there is none."""
+    """Step of the run's newest checkpoint, from its name; 0 without one."""
     return max(_checkpoint_steps(run_dir / "checkpoints"), default=0)
 
 
 def stable_phase_step(sweep_dir: Path, spec: RunSpec) -> int:
-    """Step of the newest shared checkpoint of its stable phase that a run can start from, or 0."""
+    """Step of the newest shared checkpoint that a run can start from; 0 without one."""
     if not spec.stable_phase_id:
         return 0
     steps = _checkpoint_steps(stable_phases_of(sweep_dir) / spec.stable_phase_id)
@@ -158,7 +158,7 @@ def read_progress(run_dir: Path) -> dict[str, Any]:
 
 
 def _is_number(x: Any) -> bool:
-    return type(x) in (int, float) and abs(x) < 1e18  # neither NaN nor infinite
+    return type(x) in (int, float) and abs(x) < 1e18  # false for NaN and infinity
 
 
 class ProgressFile:
@@ -172,7 +172,7 @@ class ProgressFile:
         self.written = -math.inf
 
     def start(self, micro_batch_tokens: int) -> None:
-        """Record the micro-batch before the first forward pass, which may kill the process."""
+        """Record the micro-batch before the first forward pass, which may run out of memory."""
         self.micro_batch_tokens = micro_batch_tokens
         self._write({**read_progress(self.path.parent), "micro_batch_tokens": micro_batch_tokens})
 

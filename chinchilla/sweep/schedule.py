@@ -4,15 +4,16 @@ Order: runs with fewer failed attempts first, then the largest C first, so that 
 last. Among runs nearly as long as the longest (C >= 0.8 of it), a worker prefers those with the width
 that it has just trained, because its kernels are compiled and its memory is allocated for it.
 
-Runs that share a stable phase (`train.schedule`) are ordered from shortest to longest, each
-resuming where the one before left the stable phase; their place in the order is that of the longest.
-While a worker trains the part of the stable phase that a longer run would resume from, other workers
-leave that run alone (`should_wait`).
+Runs that share a stable phase (`train.schedule`) are placed together, where the longest of them
+belongs, and are ordered from shortest to longest: each resumes where the one before left the stable
+phase. While a worker trains the part of the stable phase that a longer run would resume from, other
+workers do not claim that run (`should_wait`).
 
 Time: a worker does not start a run that a whole job could finish but that does not fit into the time
 left of this job; it takes a shorter run that fits, or exits. A run that needs (nearly) a whole job or
-longer is started whenever a tenth of a job is left, and resumes from its checkpoint in the next job. A
-worker's first run and runs of unknown duration are never skipped, so every run gets its turn.
+longer is started if at least a tenth of a job is left, and resumes from its checkpoint in the next
+job. A worker's first run and runs of unknown duration are never skipped, so that every run is
+eventually started.
 """
 
 import math
@@ -25,8 +26,8 @@ from chinchilla.core.shapes import flops_per_token
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.signals import warning_seconds
 
-SIMILAR_C = 0.8  # C / C of the longest run, above which a worker may prefer its width
-MIN_SHARE = 0.1  # of a job's time: enough to start a run that needs a whole job or longer
+SIMILAR_C = 0.8  # share of the longest run's C from which a worker prefers its own width
+MIN_SHARE = 0.1  # of a job's time, which must be left to start a run that needs a whole job
 
 
 def in_order(
@@ -57,11 +58,11 @@ def in_order(
 
 
 def should_wait(spec: RunSpec, step: int, in_training: Iterable[RunSpec]) -> bool:
-    """Whether to postpone a run until one in training has saved more of their stable phase.
+    """Whether to postpone a run until another has saved more of their common stable phase.
 
     Args:
         spec: an unclaimed run.
-        step: where it could start now: the newest checkpoint of its stable phase.
+        step: step at which it could start now, from the newest checkpoint of its stable phase.
         in_training: runs that other workers are training.
     """
     return any(
@@ -108,7 +109,7 @@ def job_time(deadline: float = 0.0) -> JobTime | None:
     """Time available to this process: until `deadline`, or Slurm's warning; None if unlimited.
 
     Args:
-        deadline: UNIX seconds; 0: use SLURM_JOB_END_TIME, which Slurm 22.05 and later sets.
+        deadline: UNIX seconds; 0: use SLURM_JOB_END_TIME, which Slurm sets from version 22.05 on.
     """
     try:
         start = float(os.environ.get("SLURM_JOB_START_TIME") or time.time())
@@ -134,8 +135,8 @@ class Throughput:
     def seconds(self, spec: RunSpec, step: int, tokens_per_second: float | None) -> float | None:
         """Expected time for the rest of a run; None if no speed is known.
 
-        Uses the measured run with the nearest FLOPs per token, scaled by them; without
-        measurements, the run's own speed so far.
+        The speed is that of the measured run with the nearest FLOPs per token, scaled to those of
+        this run. Without measurements, it is the run's own speed so far.
 
         Args:
             spec: the run.

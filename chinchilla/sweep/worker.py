@@ -160,12 +160,16 @@ class Worker:
                 from chinchilla.train.device import give_memory_back
 
                 give_memory_back()
-        elif wait:  # a holder's node may have died, perhaps the previous node of this very job
+        elif wait:  # a holder's node may have died, perhaps the previous node of this job
             time.sleep(min(5.0, self.stale_seconds / 4))
         return claimed is not None or wait
 
     def claim_next(self) -> tuple[tuple[RunSpec, Claim] | None, bool]:
-        """Claim the next run (`schedule`). Without one, also return whether a holder is silent."""
+        """Claim the next run in the order of `schedule`.
+
+        Returns:
+            The run and its claim, or None; and, without a run, whether a holder is silent.
+        """
         runs = self.sweep_dir / "runs"
         runs.mkdir(exist_ok=True)
         now = file_system_now(runs)
@@ -219,13 +223,13 @@ class Worker:
     def _fits(self, spec: RunSpec, run_dir: Path, step: int) -> bool:
         if self.time_of_job is None:
             return True
-        if self.width is None:  # a new job has the most time that any job will have
+        if self.width is None:  # before its first run: no later job will have more time
             return self.time_of_job.fits(None)
         own = read_progress(run_dir).get("tokens_per_second")
         return self.time_of_job.fits(self.throughput.seconds(spec, step, own))
 
     def train_claimed(self, spec: RunSpec, claim: Claim) -> None:
-        """Make one attempt at a run; leaves a result, a record of the failure, or a checkpoint."""
+        """Attempt a run once, and write its result, a record of the failure, or a checkpoint."""
         run_dir = claim.run_dir
 
         def should_stop() -> bool:
@@ -267,7 +271,7 @@ class Worker:
             return
         except Exception as error:
             kind, reason = failure_kind(error), error_summary(error)
-            # A problem of this machine must not use up the attempts of one run after the other.
+            # End the worker: a problem of this machine would use up the attempts of all runs.
             if kind in ("data", "disk"):
                 self.summary.unfit = no_space(error, run_dir) if kind == "disk" else one_line(error)
             if kind in ("disk", "peer"):  # not a failure of the run
@@ -344,7 +348,7 @@ def main(argv: list[str] | None = None, train: Train | None = None) -> int:
     Returns:
         0: nothing left to claim; 75: stopped, or out of time; 1: this machine cannot train (data
         not readable, disk full); 2: the sweep's files are invalid or its folder is not writable.
-        1 and 2 print the reason in one line.
+        With 1 and 2, the reason is printed in one line.
     """
     args = parse_arguments("python -m chinchilla.sweep.worker", argv)
 
@@ -367,7 +371,7 @@ def main(argv: list[str] | None = None, train: Train | None = None) -> int:
                 time_of_job=job_time(args.deadline),
             ).run()
             wait_for_mirrors()
-            with block_warnings():  # until the new program has its handlers
+            with block_warnings():  # until the new program has installed its handlers
                 if summary.needs_restart and not stop:
                     sys.stdout.flush()
                     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -31,12 +31,11 @@ from chinchilla.plan.records import RunSpec
 
 POLL_SECONDS = 0.5  # between two reads of metrics.jsonl
 TIMEOUT_SECONDS = 10.0  # for a tracker to finish after training has ended
-SILENT_SECONDS = 1.0  # of that, before a message says what is being waited for
+SILENT_SECONDS = 1.0  # wait after which a message names the trackers
 SYNC_HINT = "Run `chinchilla sync` to send the rest."
 
-Line = dict[
-    str, Any
-]  # one line of metrics.jsonl: step (optimizer steps done), tokens, loss, lr, ...
+# One line of metrics.jsonl: step (optimizer steps done), tokens, loss, lr, ...
+Line = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Target:
 
 
 class WandbTracker:
-    """Weights & Biases: one run there per run of a sweep, however often it is resumed."""
+    """Weights & Biases: each run of a sweep is one run there, also if it is resumed."""
 
     def __init__(self, run_dir: Path, spec: RunSpec, project: str, mode: str) -> None:
         import wandb
@@ -106,7 +105,7 @@ class TensorboardTracker:
 
 
 def wandb_id(spec: RunSpec) -> str:
-    """Id in Weights & Biases: equal for every start of a run, different in another sweep."""
+    """Id in Weights & Biases: the same at every start of a run, different between sweeps."""
     return re.sub(r"[^\w.-]", "-", f"{spec.sweep}-{spec.run_id}")[-128:]
 
 
@@ -130,8 +129,8 @@ def replay(
         run_dir: folder of the run.
         spec: the run.
         target: the tracker.
-        lines: those to send.
-        after_step: the tracker has, or keeps, only lines up to this step.
+        lines: the lines to send.
+        after_step: last step that the tracker has; TensorBoard discards later ones.
         summary: the run's result; empty while it has none.
     """
     tracker: WandbTracker | TensorboardTracker
@@ -149,7 +148,7 @@ def replay(
 
 
 def synced(run_dir: Path, target: Target) -> dict[str, Any]:
-    """What a tracker has received of a run: the last `step`, and whether the `result`; or {}."""
+    """The last `step` of a run that a tracker has, and whether it has the `result`; or {}."""
     record = _read_synced(run_dir).get(target.key)
     if isinstance(record, dict) and type(record.get("step")) is int:
         return record
@@ -165,7 +164,7 @@ def _read_synced(run_dir: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[Line]:
-    """The lines of a metrics.jsonl, up to one that was cut short; none if there is no file.
+    """The lines of a metrics.jsonl before the first incomplete one; [] without a file.
 
     Raises:
         InputError: the file cannot be read.
@@ -189,7 +188,7 @@ def _parse(text: bytes) -> list[Line]:
 
 
 def follow(path: Path, after_step: int, ended: threading.Event) -> Iterator[Line]:
-    """Yield the lines of a growing metrics.jsonl until `ended` is set and the file is read."""
+    """Yield the lines of a growing metrics.jsonl until `ended` is set and all lines are read."""
     position, last = 0, False
     while not last:
         last = ended.is_set()  # before the read, so that no line is missed
@@ -232,7 +231,7 @@ class MirrorProcess:
         self.process.stdin.close()
 
     def wait(self, deadline: float) -> bool:
-        """Whether the process has ended by `deadline` (time.monotonic)."""
+        """Wait until `deadline` (time.monotonic); return whether the process has ended."""
         try:
             self.process.wait(max(0.0, deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
@@ -285,7 +284,7 @@ def _warning(tracker: str, problem: str) -> str:
 
 
 def main() -> None:
-    """Follow one run until standard input is closed, as it is when training ends or is killed."""
+    """Follow one run until standard input closes because training has ended or was killed."""
     job = json.loads(sys.argv[1])
     run_dir, target = Path(job["run_dir"]), Target(**job["target"])
     ended = threading.Event()

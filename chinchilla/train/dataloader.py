@@ -74,7 +74,7 @@ class BatchLoader:
         return tokens.long()
 
     def _read(self, step: int) -> np.ndarray:
-        # Number the ranks' parts consecutively: together they are the batch of one process.
+        # Parts of ranks are numbered consecutively; together they are a single process's batch.
         part = step * self.group.world_size + self.group.rank
         return self.data.batch(self.spec.seed, part, self.rows, self.spec.model.seq_len)
 

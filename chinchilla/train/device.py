@@ -122,7 +122,7 @@ class Timer:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Do not count the block."""
+        """Leave the time spent in the with block out of the total."""
         self.read()
         yield
         self.start()

@@ -22,7 +22,7 @@ from chinchilla.core.errors import InputError, error_summary
 
 JOIN_SECONDS = 300.0  # for all ranks to find each other at the start
 COLLECTIVE_SECONDS = 600.0  # timeout of a collective; then a missing rank counts as dead
-REPORT_SECONDS = 2.0  # after a failure: to write the cause into the store and to read it
+REPORT_SECONDS = 2.0  # to write the cause of a failure into the store, or read it from there
 CLOSE_SECONDS = 20.0  # at the regular end: for all ranks to leave
 FIRST_PORT, N_PORTS = 20_000, 12_000  # below the usual range of outgoing connections
 

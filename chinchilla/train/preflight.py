@@ -12,7 +12,7 @@ def open_data(spec: RunSpec, data_dir: Path) -> TokenData:
     """Open the token folder that `spec` was planned with.
 
     Raises:
-        DataError: it is a different one, or its vocabulary is larger than the model's.
+        DataError: the folder holds other data, or its vocabulary is larger than the model's.
     """
     data = TokenData.open(data_dir)
     if data.data_id != spec.data_id:

@@ -56,12 +56,12 @@ WORK, WORK_TOKENIZER = ".chinchilla-work", ".chinchilla-work-tokenizer"
 
 
 def prepare(command: DataCommand, progress: Progress | None = None) -> Manifest:
-    """Prepare a token folder, or return at once if it is there with the same settings.
+    """Prepare a token folder, or return at once if it was prepared with the same settings.
 
     Args:
         command: what to read, how to tokenize it, and where to put it.
-        progress: called with (stage, done, total): in bytes of text, but 0 and 1 for `tokenizer`;
-            a total of 0 is not known.
+        progress: called with (stage, done, total) in bytes of text; for the stage `tokenizer`, done
+            is 0, then 1. A total of 0 means that it is unknown.
 
     Returns:
         The folder's manifest; `already_prepared` is true if nothing had to be done.
@@ -78,7 +78,7 @@ def prepare(command: DataCommand, progress: Progress | None = None) -> Manifest:
         require_datasketch()
     with _locked(data_dir), _disk_errors(data_dir):
         clean_leftovers(data_dir)
-        interrupted = (work / MANIFEST).exists()  # after everything was built
+        interrupted = (work / MANIFEST).exists()  # an earlier call, after all was built
         if interrupted:
             install(work, data_dir)
         damaged = None
@@ -97,7 +97,7 @@ def prepare(command: DataCommand, progress: Progress | None = None) -> Manifest:
 
 
 def _is_complete(command: DataCommand, data_dir: Path, manifest: Manifest) -> bool:
-    """Whether all files of the prepared data are there; refuses data of other settings or text."""
+    """Whether all prepared files exist; InputError if they have other settings or texts."""
     settings = {k: v for k, v in manifest.settings.items() if k != "sources"}
     changed = differences(settings, settings_of(command))
     if not changed:
@@ -146,7 +146,7 @@ def _build(
         return _run_stages(command, data_dir, ResumeState(digest), files, damaged, progress)
     except UnreachableError:
         raise  # a later call can resume
-    except (DataError, OSError):  # another call would fail again: free the disk
+    except (DataError, OSError):  # resuming would fail again: free the disk space
         shutil.rmtree(work, ignore_errors=True)
         raise
 
@@ -222,7 +222,7 @@ def _manifest(
 
 
 def _source_split(source: SourceConfig, name: str, split: Split) -> SourceSplit:
-    """The size of a source in a split; it must not be empty."""
+    """The size of a source in a split; DataError if it is empty."""
     if split.tokens == 0:
         raise DataError(
             f"source {source.name!r} has no {name} documents that are not in the sources before it "
@@ -232,7 +232,7 @@ def _source_split(source: SourceConfig, name: str, split: Split) -> SourceSplit:
 
 
 def _merged(splits: list[Split]) -> Split:
-    """One split from those of the sources, in their order."""
+    """Merge the splits of the sources into one, in the order of the sources."""
     if len(splits) == 1:
         return splits[0]
     hashes = "".join(split.sha256 for split in splits)
@@ -248,7 +248,7 @@ def _merged(splits: list[Split]) -> Split:
 def make_tokenizer(
     command: DataCommand, progress: Progress | None = None
 ) -> tuple[Tokenizer, list[TokenizerStats]]:
-    """Train the tokenizer that `prepare` would, or load the one given, and measure it by source.
+    """Train the tokenizer as `prepare` does, or load the given one, and measure it by source.
 
     A model trained here is written to data_dir/tokenizer.model, where `prepare` reuses it if its
     settings give the same model.
@@ -321,7 +321,7 @@ def _locked(data_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def _disk_errors(data_dir: Path) -> Iterator[None]:
-    """Turn a full disk into an InputError."""
+    """Raise InputError if the disk is full."""
     try:
         yield
     except OSError as error:

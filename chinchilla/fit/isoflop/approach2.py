@@ -1,7 +1,8 @@
 """Approach 2 of Hoffmann et al. (2022), section 3.2: IsoFLOP profiles.
 
-For each budget C, a curve in ln N through the final losses; its minimum is N_opt(C), and D_opt is the tokens
-that C pays for at that size. Straight lines in log-log through the minima give the frontier.
+For each budget C, a curve in ln N is fitted to the final losses. Its minimum is N_opt(C), and
+D_opt(C) is the number of tokens that C FLOPs allow at that size. Straight lines through the minima
+in log-log coordinates give the frontier.
 
 The curve is the paper's parabola or the exact shape of a profile under the loss law (`profile.py`).
 The minimum of a parabola is biased where alpha differs from beta: with nine sizes up to 8 times
@@ -9,8 +10,9 @@ larger and smaller, in the default window, its N_opt at ten times the largest C 
 exact shape has no measurable bias (docs/results/coverage.json, scripts/studies/coverage.py). The exact shape is the
 default; details["parabola"] holds the parabola's lines and their shift.
 
-Tokens come in whole steps, so that a run does not spend its budget exactly. The points are therefore at the C
-achieved; `budget_flops` only groups runs and labels the points. `intervals.py` makes the intervals.
+A run has a whole number of steps, so that it does not spend its budget exactly. The points are
+therefore at the C spent; `budget_flops` only groups the runs and labels the points. `intervals.py`
+computes the intervals.
 
 NumPy only: this module must import without torch.
 """
@@ -42,7 +44,7 @@ from chinchilla.observations.checks import check_signal, repeats
 from chinchilla.observations.table import Observations
 
 MAX_LOG_N = 100.0  # a minimum beyond e^100 parameters is not stored
-MAX_BELOW = 0.01  # of the lowest measured loss: a fitted minimum further below is reported
+MAX_BELOW = 0.01  # of the lowest measured loss; a warning if a fitted minimum lies further below
 
 PROFILES = {
     "exact": "E + A/N^alpha + B/D^beta through the final losses of each budget, least squares",
@@ -70,10 +72,10 @@ def fit_isoflop(
             resample), or a parabola if approach 3 fails; "parabola" as in the paper.
         window: sizes that a profile is fitted to: "auto", "all" (the paper's), or the distance in
             ln N on each side of the lowest loss, see `window.py`.
-        huber_delta: of the fit that gives alpha and beta (approach 3).
-        objective: of that fit: huber, lad or least_squares.
+        huber_delta: Huber delta of the fit that gives alpha and beta (approach 3).
+        objective: objective of that fit: huber, lad or least_squares.
         n_bootstrap: resamples; 0 for no interval.
-        seed: of the resampling.
+        seed: seed of the resampling.
 
     Returns:
         A FitResult with details: budgets (each profile: budget_flops, run_ids, N, D, L, the parabola's
@@ -197,7 +199,7 @@ def _profiles(
 
 
 def parabolas_of(obs: Observations, window: str = "auto") -> list[Profile]:
-    """Fit the parabola of every budget in the window, C ascending, with a minimum or without.
+    """Fit the parabola of every budget in the window, C ascending, also those without a minimum.
 
     Args:
         obs: (n,) final losses.
@@ -327,7 +329,7 @@ def _record(p: Profile, plain: Profile) -> dict[str, Any]:
 
 
 def _size(x: float) -> float | None:
-    """exp(x), or None without a minimum within MAX_LOG_N."""
+    """exp(x); None if x is NaN or beyond MAX_LOG_N."""
     return float(np.exp(x)) if abs(x) < MAX_LOG_N else None
 
 
@@ -360,7 +362,7 @@ def _shift(p: Profile) -> float | None:
 
 
 def _influence(run: dict[str, Any], a: float) -> list[str]:
-    """Warn of a run without which a moves by more than the 95% interval of the others."""
+    """Warn if leaving out one run moves a outside the 95% interval of the other runs."""
     if run["half_width"] is None:
         return []
     if abs(run["a_without_it"] - a) <= max(run["half_width"], bootstrap.MIN_WIDTH):

@@ -1,15 +1,17 @@
 """Intervals of approach 2: a wild bootstrap of the losses, and the lines through the resampled minima.
 
-Every run is kept and the sign of its residual is redrawn. One set of signs moves both parts of a minimum: the
-coefficients of its profile, by residuals over sqrt(1 - leverage) (HC2, MacKinnon and White 1985), and the
-exponents alpha and beta, by refits of approach 3 to the same runs with weights 1 + STEP * sign, whose
-differences from the fit are divided by STEP. Exponents drawn independently of the residuals covered N_opt at
-ten times the largest C in only 71 to 83% of sweeps at a nominal 80%.
+A resample keeps every run and redraws the sign of its residual. The same signs change both the
+coefficients of the profiles and the exponents alpha and beta. The coefficients are refitted with
+residuals divided by sqrt(1 - leverage) (HC2, MacKinnon and White 1985). For the exponents, approach
+3 is refitted to the same runs with weights 1 + STEP * sign, and the changes are divided by STEP.
+With exponents drawn independently of the residuals, nominal 80% intervals covered N_opt at ten
+times the largest C in only 71 to 83% of sweeps.
 
-The spread is widened from a normal distribution to Student's t, with Satterthwaite's degrees of freedom of
-Bell and McCaffrey's (2002) variances within a budget, for a or for N_opt at FAR times the largest C,
-whichever has fewer. The noise is assumed to be equal within a budget; where the outermost sizes are noisier,
-intervals are too narrow. docs/fitting.md gives the measured coverage. NumPy only.
+The spread is widened from a normal distribution to Student's t. Its degrees of freedom are
+Satterthwaite's, from the variances within each budget (Bell and McCaffrey 2002): the smaller of
+those of a and those of N_opt at FAR times the largest C. The noise is assumed to be equal within a
+budget; if the outermost sizes are noisier, intervals are too narrow. docs/fitting.md gives the
+measured coverage. This module needs only NumPy.
 """
 
 from typing import Any
@@ -23,9 +25,10 @@ from chinchilla.fit.parametric.solver import fit_loss_law, refit_loss_law
 from chinchilla.observations.table import Observations
 
 METHOD = "wild bootstrap (HC2), Student's t"
-N_REDRAWN = 200  # draws of signs, each with a refit of approach 3; further resamples reuse them with new widths
+# Draws of signs, each with a refit of approach 3. Further resamples reuse them with new widths.
+N_REDRAWN = 200
 STEP = 0.5  # change of the weights in these refits
-MAX_STRETCH = 20.0  # of one resample; reached only outside a 95% interval
+MAX_STRETCH = 20.0  # limit of the widening of a resample; reached only outside a 95% interval
 
 
 def resampled_lines(
@@ -42,7 +45,7 @@ def resampled_lines(
         used: the m profiles that have a minimum.
         cost: FLOPs per token at a size.
         n: resamples.
-        seed: of the generator.
+        seed: seed of the random generator.
         law_runs: the runs that alpha and beta were fitted to, which include those of `used`; None if
             the exponents are not resampled.
         how: huber_delta and objective of that fit.
@@ -90,7 +93,7 @@ def _changed_exponents(
 ) -> np.ndarray:
     """(k, 2) changes of alpha and beta for signs (k, n_runs).
 
-    A refit that does not converge takes the change of another; 0 if none converges.
+    The change of a refit that does not converge is that of another refit; 0 if none converges.
     """
     law, _ = fit_loss_law(law_runs.N, law_runs.D, law_runs.L, None, **how)
     laws = refit_loss_law(law_runs.N, law_runs.D, law_runs.L, 1 + STEP * signs, law, **how)
@@ -121,7 +124,7 @@ def _moved(used: list[Profile], changes: np.ndarray, cost: FlopsPerToken) -> np.
 
 
 def _freedom(used: list[Profile], x: np.ndarray) -> float:
-    """Satterthwaite's degrees of freedom from resampled minima x, of a or of N_opt far out."""
+    """Satterthwaite's degrees of freedom of a or N_opt, the smaller, from resampled minima x."""
     log_C = minima(used)[:, 0]
     far = np.log(FAR * max(float(p.obs.C.max()) for p in used))
     of_a = log_C - log_C.mean()

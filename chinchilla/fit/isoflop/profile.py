@@ -7,10 +7,11 @@ Two curves, both linear in three coefficients for each budget:
   the budget and alpha, beta are shared by all. At C = 6*N*D and w = ln(N/N_opt) it is
   E + K*(e^(-alpha*w)/alpha + e^(beta*w)/beta).
 
-The minimum of a parabola through the exact shape is shifted from the optimum, for sizes centred on it by
-(alpha-beta)/6 * m4/m2 in ln N (m_k = mean k-th power of w), equally at every budget. For Hoffmann et
-al.'s law and 15 sizes that is .33, 1.32, 2.99, 5.37 % of N_opt for grids of +-2, 4, 8, 16 times
-(Czech et al. 2026, arXiv 2603.22339); sizes off centre shift it further. NumPy only.
+A parabola fitted to the exact shape has its minimum beside the optimum. For sizes centred on the
+optimum, the shift is (alpha-beta)/6 * m4/m2 in ln N (m_k = mean k-th power of w) at every budget.
+For Hoffmann et al.'s law and 15 sizes this is .33, 1.32, 2.99 and 5.37% of N_opt for grids of +-2,
+4, 8 and 16 times (Czech et al. 2026, arXiv 2603.22339). Sizes off centre increase the shift. This
+module needs only NumPy.
 """
 
 from dataclasses import dataclass, replace
@@ -35,8 +36,8 @@ REACH = 12.0  # distance from the mean size within which a minimum is searched, 
 class Parabola:
     """The paper's profile.
 
-    The minimum is a weighted sum of the losses. Its C is the same sum of the runs' ln C, so that an
-    error in C that is common to the runs moves both together.
+    The loss at the minimum is a weighted sum of the losses, and its ln C is the sum of the runs'
+    ln C with the same weights. An error in C that all runs share therefore moves both together.
     """
 
     centre: float  # mean ln N of the runs
@@ -123,7 +124,7 @@ class Profile:
     shape: Parabola | ExactShape
     refused: str = ""  # reason why there is no minimum
     kind: str = ""  # the reason in one word, for programs
-    x_opt: float = np.nan  # ln N at the minimum, also where it lies outside the sizes
+    x_opt: float = np.nan  # ln N at the minimum, even if it lies outside the sizes
     c: np.ndarray | None = None  # (3,) coefficients
 
     @cached_property
@@ -136,7 +137,7 @@ class Profile:
 
     @cached_property
     def leverage(self) -> np.ndarray:
-        """(n,) derivative of each fitted value in its own loss, at most .99."""
+        """(n,) derivative of each fitted value by its own loss, at most .99."""
         return np.minimum(np.einsum("ij,ji->i", self.columns, self.solver), 0.99)
 
     @cached_property
@@ -180,7 +181,7 @@ def fit_budget(
 
     Args:
         obs: (n,) the budget's final losses, in any order.
-        budget: FLOPs, the label.
+        budget: label of the budget, FLOPs.
         exponents: alpha and beta, or None for a parabola.
         cost: FLOPs per token at a size.
 

@@ -1,6 +1,7 @@
 """Sensitivity of approach 2: windows, single runs and budgets, unequal C, and minima without a shape.
 
-`leave_out` uses the closed form of leave-one-out fits, residual/(1 - leverage). NumPy only; SciPy for Akima.
+`leave_out` uses the closed form of leave-one-out fits, residual/(1 - leverage). Only
+`akima_minimum` needs SciPy.
 """
 
 from typing import Any
@@ -13,19 +14,18 @@ from chinchilla.fit.numerics import fit_line
 
 WINDOWS_NATS = (0.05, 0.1, 0.15, 0.2, 0.3)  # above each budget's lowest loss
 WINDOWS_FACTOR = (2.0, 4.0, 8.0)  # of N on each side of each minimum
-MAX_TILT_A, MAX_TILT_N = (
-    0.01,
-    0.1,
-)  # effects of unequal C on a and N_opt above which a warning is given
+# Effects of unequal C on a and N_opt above which a warning is given.
+MAX_TILT_A, MAX_TILT_N = 0.01, 0.1
 
 
 def windows(
     used: list[Profile], exponents: tuple[float, float] | None, cost: FlopsPerToken
 ) -> list[dict[str, Any]]:
-    """Fit again to losses near each budget's lowest, and to sizes near each minimum.
+    """Refit to losses near each budget's lowest loss, and to sizes near each minimum.
 
-    A window in nats extends further on the flat side of a profile. A parabola in it has a bias of its
-    own, up to 15% of N_opt on noise-free runs of Hoffmann et al.'s law (tests); the exact shape has none.
+    A window in nats extends further on the flat side of a profile. A parabola in it is biased,
+    by up to 15% of N_opt on noise-free runs of Hoffmann et al.'s law (tests); the exact shape is
+    not.
     """
     records = []
     for kind, width in [
@@ -61,9 +61,9 @@ def windows(
 def unequal_flops(used: list[Profile], cost: FlopsPerToken) -> tuple[dict[str, Any], list[str]]:
     """Measure differences of C within budgets and their effect on the minima; warn if it is large.
 
-    A run with more FLOPs has a lower loss, so that a trend of C with N tilts a parabola. The losses are
-    corrected to one C by the slope in ln C of the losses at the minima. The exact shape uses the D of each
-    run and needs no correction.
+    A run with more FLOPs has a lower loss, so a parabola is tilted if C rises or falls with N. The
+    losses are corrected to one C with the slope of the losses at the minima against ln C. The exact
+    shape uses the D of each run and needs no correction.
     """
     ratio = max(float(p.obs.C.max() / p.obs.C.min()) for p in used)
     record: dict[str, Any] = {"max_C_ratio": ratio, "of_N_opt": None, "of_a": None}
@@ -91,8 +91,8 @@ def leave_out(
 ) -> dict[str, Any]:
     """Fit without each run and without each budget: the range of a, and the largest change.
 
-    `half_width` is of the 95% interval of a without the run that moves it most, because a bad run widens
-    the interval of all runs.
+    `half_width` is half the width of the 95% interval of a without the run that changes a most. A
+    bad run would widen the interval.
     """
     at = minima(used)
     a = float(lines(at[None], cost)[0, 1])
@@ -160,7 +160,8 @@ def akima_minimum(N: np.ndarray, L: np.ndarray, n_grid: int = 2_000) -> float | 
         n_grid: sizes at which the curve is evaluated.
 
     Returns:
-        Parameters; None if the lowest is the smallest or largest size, or with under four sizes.
+        Parameters; None if the smallest or largest size has the lowest loss, or there are fewer
+        than four sizes.
     """
     from scipy.interpolate import Akima1DInterpolator
 

@@ -7,14 +7,15 @@ the sizes within a window of the lowest measured loss.
 
 The window is chosen from the data, once for all budgets: the widest of WIDTHS whose scatter about the
 fitted parabolas is at most GROWTH times that of the narrowest, by the median and by the root mean
-square (`choose_width`). On sweeps that follow the law this is the widest in nine of ten cases; on profiles
-that reach far into the data-starved range it is the narrowest. With it the exponents of ten published
-RefinedWeb sweeps (Porian et al. 2024) are all within .03 of the published ones; with all sizes five
-are (docs/fitting.md).
+square (`choose_width`). On sweeps that follow the law, this is the widest window in nine of ten
+cases; on profiles that reach far into the data-starved range, it is the narrowest. With this
+window, the exponents of all ten published RefinedWeb sweeps (Porian et al. 2024) are within .03 of
+the published values; with all sizes, those of five are (docs/fitting.md).
 
 Outliers inside the windows are runs whose studentized residual exceeds MAX_RESIDUAL robust standard
-deviations, pooled over budgets, and MIN_MISS of the loss. They are excluded one at a time, and the window
-follows the lowest loss that remains. NumPy only: this module must import without torch.
+deviations, pooled over budgets, and MIN_MISS of the loss. They are excluded one at a time, and
+after each the window is placed around the lowest remaining loss. NumPy only: this module must
+import without torch.
 """
 
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ from chinchilla.observations.table import Observations
 WIDTHS = (1.3, 1.6, 2.0)  # in ln N on each side of the lowest loss: factors of 3.7, 5.0 and 7.4
 GROWTH = 1.4  # scatter in a wider window over that in the narrowest, above which it is rejected
 FLOOR = 2e-3  # of the loss: scatter below this does not reject a window
-MAX_C_RATIO = 1.3  # of C inside a budget; the paper's points are within 10% either way
+MAX_C_RATIO = 1.3  # largest over smallest C of a budget; the paper's points are within +-10%
 MIN_SIZES = 5  # sizes in a window, if the budget has them
 MIN_SIDE = 2  # of them on each side of the lowest loss
 MAX_RESIDUAL = 6.0  # robust standard deviations of an outlier
@@ -164,7 +165,7 @@ def _select(
     outliers: list[dict[str, Any]] = []
     noise = max(_robust(_absolute_residuals(obs, rows, width)), 1e-12)
     for i in rows:
-        # Such a budget is refused as a whole: it has no single C, or no lowest loss.
+        # Without a single C or a lowest loss, the budget is refused as a whole later.
         if obs.C[i].max() > MAX_C_RATIO * obs.C[i].min() or not np.ptp(obs.L[i]):
             keep[i] = True
             continue

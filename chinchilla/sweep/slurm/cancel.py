@@ -16,7 +16,7 @@ class Cancelled:
     """What `chinchilla cancel` did."""
 
     job_ids: list[str]  # cancelled arrays
-    n_jobs: int  # live jobs of these
+    n_jobs: int  # live jobs in these arrays
     others: dict[str, list[str]]  # by user: arrays of this sweep that other users submitted
     workers: list[str]  # workers outside of Slurm that hold runs
 
@@ -45,11 +45,11 @@ class Cancelled:
 def cancel(sweep_dir: Path) -> Cancelled:
     """Cancel every job that this user has submitted for this sweep.
 
-    Launchers of the sweep are excluded meanwhile, and arrays whose launcher died before recording
-    their number are found first.
+    Launchers of the sweep are excluded meanwhile. Arrays whose launcher died before it recorded
+    their number are found in the queue first.
 
     Raises:
-        InputError: no sweep there, or Slurm does not answer: then nothing is cancelled.
+        InputError: Slurm does not answer; the message says whether jobs may have been cancelled.
     """
     workers = _workers_outside(sweep_dir)
     if not (sweep_dir / "submitit").is_dir():
@@ -74,7 +74,7 @@ def _workers_outside(sweep_dir: Path) -> list[str]:
     """Workers without a Slurm job that hold runs; none if the sweep's files are damaged."""
     try:
         rows = sweep_status(sweep_dir).rows
-    except (InputError, OSError):  # jobs must be cancelled all the same
+    except (InputError, OSError):  # jobs must be cancelled nevertheless
         return []
     return sorted(
         r.worker for r in rows if r.state == "running" and not r.worker.startswith("slurm")

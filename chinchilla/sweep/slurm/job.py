@@ -2,12 +2,12 @@
 
 submitit calls `run_job` in each job of an array.
 
-A job that receives its warning (USR2: time limit or preemption) saves, releases its runs and requeues
-itself; so does one whose workers found no run that fits into its remaining time. A job that is ended
-(TERM: scancel or a requeue) saves and exits.
+A job that receives its warning (USR2: time limit or preemption) saves and releases its runs, and
+requeues itself. A job whose workers find no run that fits into its remaining time also requeues
+itself. A job that is ended (TERM: scancel or a requeue) saves and exits.
 
-If a job class has several ranks, the job is one worker and Slurm starts this in a task per rank
-(`distributed_worker`). Only rank 0 requeues the job, and only its exit code counts.
+If a job class has several ranks, the job is one worker, and Slurm calls `run_job` in one task per
+rank (`distributed_worker`). Only rank 0 requeues the job, and only its exit code counts.
 """
 
 import logging
@@ -94,13 +94,14 @@ def _run_rank(settings: Mapping[str, Any]) -> int:
             ranks, sweep_dir, data_dir, stop, only=only, deadline=deadline
         )
         if ranks.rank:
-            # Always 0: srun would kill rank 0 after a bad exit code, before it has recorded the
-            # cause and requeued the job. This also avoids a result of submitit.
+            # Always 0: after another code, srun would kill rank 0 before it has recorded the cause
+            # and requeued the job. Leaving here also keeps submitit from writing a result.
             distributed_worker.leave(0)
         if any(requeued):
             _exit_after_requeue(stop)
-        # 75: out of time, warned, or a rank failed, which counts as an attempt or a stall of the
-        # run, so that requeueing ends. Code 1, no run can be trained here, is not requeued.
+        # 75: out of time, warned, or a rank failed. A failed rank counts as an attempt or a stall
+        # of the run, so that the job is not requeued without end. After code 1 (no run can be
+        # trained here) the job is not requeued.
         again = code == 75 and (not stop or _should_requeue(stop))
         if again and missing_specs(sweep_dir, only):
             requeue(stop)
@@ -110,29 +111,30 @@ def _run_rank(settings: Mapping[str, Any]) -> int:
 
 
 def _deadline(timeout_min: float) -> float:
-    """UNIX time of this job's warning; 0 if Slurm gives it to the workers, or there is none."""
+    """UNIX time of this job's warning; 0 if there is none, or if Slurm tells the workers."""
     if "SLURM_JOB_END_TIME" in os.environ or not timeout_min:
         return 0.0
     return time.time() + 60 * timeout_min - warning_seconds(60 * timeout_min)
 
 
 def job_name() -> str:
-    """This job's number, or its element of an array, for Slurm's commands."""
+    """Id of this job, or of this element of an array, for Slurm's commands."""
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
-        # Not SLURM_JOB_ID: for the last element it equals the array's number, i.e. all elements.
+        # Not SLURM_JOB_ID: for the last element it is the array's id, which means all elements.
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ["SLURM_JOB_ID"]
 
 
 def _should_requeue(stop: Stop) -> bool:
-    """Whether the signal received means that the job is to continue later."""
+    """Whether the signal received means that the job should continue later."""
     if stop.seen & set(WARNINGS):
         return True
-    # Without any signal here, another rank has received one that is not known.
+    # If no signal was received here, another rank has received one, and it is not known which.
     if stop.seen and signal.SIGTERM not in stop.seen:
         return False
     # TERM is sent at a cancellation, a requeue, and the beginning of a preemption's grace time. Only
-    # in the last case the job is still running, and would count as completed if it just exited.
+    # in the last case is the job still running; if it then exited, Slurm would count it as
+    # completed.
     return _is_running()
 
 
@@ -149,7 +151,7 @@ def _is_running() -> bool:
 
 
 def _requeue_now(sweep_dir: Path, only: RunFilter | None) -> bool:
-    """Requeue this job at once if it is running and runs are left; returns whether it was."""
+    """Requeue this job at once if it is running and runs are left; return whether it did."""
     try:
         return _is_running() and bool(missing_specs(sweep_dir, only)) and _call_requeue()
     except (OSError, InputError, subprocess.TimeoutExpired):

@@ -26,8 +26,8 @@ from chinchilla.sweep.claims import file_system_now, utc_now
 from chinchilla.sweep.job_classes import JobClass
 
 TIMEOUT_SECONDS = 60.0  # for an answer of Slurm's controller
-STATUS_TIMEOUT_SECONDS = 20.0  # the same where only a status is shown
-SETTLE_SECONDS = 15.0  # until a job shows in the queue whose sbatch outlived its launcher
+STATUS_TIMEOUT_SECONDS = 20.0  # for an answer if only a status is shown
+SETTLE_SECONDS = 15.0  # until the job of an sbatch that outlived its launcher appears in the queue
 UNKNOWN = "so it is not known what is queued."
 NOT_SUBMITTED = f"{UNKNOWN} Nothing was submitted; launch again when Slurm answers."
 # Settings of a surrounding job or of the user's defaults, such as partition, tasks or memory.
@@ -118,7 +118,7 @@ def max_array_size() -> int:
 class QueuedJob:
     """One job, or one element of an array, as shown by squeue."""
 
-    job_id: str  # of the array, for an element of an array
+    job_id: str  # the array's number for an element of an array
     user: str
     state: str  # PENDING, RUNNING, ...
     reason: str  # why it is pending
@@ -212,12 +212,12 @@ def settle(
     """Find the numbers of arrays in doubt in Slurm's queue and record them.
 
     Args:
-        arrays: of one sweep.
-        wait_seconds: how long to wait for arrays in doubt to show in the queue.
+        arrays: arrays of one sweep.
+        wait_seconds: how long to wait for arrays in doubt to appear in the queue.
         hint: consequence of a failure, for the error message.
 
     Returns:
-        Jobs in the queue of the users of these arrays; arrays whose number was recorded only now.
+        All queued jobs of these arrays' users, and the arrays whose number this call recorded.
 
     Raises:
         InputError: Slurm does not answer.
@@ -249,7 +249,7 @@ def settle_sweep(
     """`settle` all arrays of a sweep, waiting for those submitted in the last SETTLE_SECONDS.
 
     Returns:
-        Jobs in the queue, all arrays, and arrays whose number was recorded only now.
+        Jobs in the queue, all arrays, and the arrays whose number this call recorded.
     """
     arrays = job_arrays(sweep_dir)
     intentions = [a.folder / "intention.json" for a in arrays if a.in_doubt]

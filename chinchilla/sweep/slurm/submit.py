@@ -112,10 +112,10 @@ def submit(
     Only one launcher of a sweep may call this at a time.
 
     Args:
-        cluster: resources of one job, by model size. Up to `n_workers` jobs per class are submitted,
-            not more than its runs need, minus those of earlier launches in the queue.
+        cluster: resources of one job, by model size. Each class gets `n_workers` jobs, or fewer if
+            its runs need fewer; jobs of earlier launches that are in the queue count.
         sweep_dir: holds plan.jsonl and runtime.json, on a file system that the nodes share.
-        data_dir: token folder, shared too.
+        data_dir: token folder, on a file system that the nodes share.
         missing: runs without a result. The class of the longest run is submitted first.
         still_mine: checked before each sbatch; false if another launcher has taken over.
 
@@ -189,7 +189,7 @@ def _submit_array(
 
     cluster = job_class.cluster
     token = uuid.uuid4().hex[:8]
-    # A folder per array, because job numbers repeat after a cluster was reinstalled.
+    # A folder per array, because job numbers start again when a cluster is reinstalled.
     folder = sweep_dir / "submitit" / token
     folder.mkdir(parents=True)
     name = re.sub(r"[^\w.-]", "-", sweep_dir.name)
