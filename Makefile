@@ -24,10 +24,10 @@ $(PINS): pyproject.toml constraints.txt
 demo: install ## data -> plan -> sweep -> fit -> diagnose -> report on the text that ships: about 5 minutes on 2 cores
 	@PATH="$(CURDIR)/$(BIN):$$PATH" bash scripts/reproduce_small.sh
 
-test: install ## run the quick tests: about 3 minutes on 2 cores
+test: install ## run the quick tests: about 2.5 minutes on 2 cores
 	$(BIN)/python -m pytest $(SPREAD) -m 'not slow and not gpu and not slurm'
 
-test-slow: install ## run the slow tests: about 9 minutes on 2 cores
+test-slow: install ## run the slow tests: about 10 minutes on 2 cores
 	$(BIN)/python -m pytest $(SPREAD) -m 'slow and not gpu and not slurm'
 
 torture: install ## run the fault-injection tests at full count: 10 minutes; writes docs/results/torture.json
@@ -39,7 +39,7 @@ test-gpu: install ## run the tests that need a CUDA device
 bench-gpu: install ## on a GPU, 9 minutes per call: tests, throughput, a sweep; PEERS='--nanogpt DIR ...'
 	@PATH="$(CURDIR)/$(BIN):$$PATH" PEERS="$(PEERS)" bash scripts/gpu_session.sh || [ $$? -eq 75 ]
 
-test-slurm: install ## run the tests on a local Slurm, which they start and stop: about 12 minutes
+test-slurm: install ## run the tests on a local Slurm, which they start and stop: about 10 minutes
 	$(BIN)/python -m pytest -m slurm
 
 slurm-up: ## start a Slurm of four nodes on this machine; needs Debian's packages (slurm/README.md)
