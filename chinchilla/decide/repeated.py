@@ -135,10 +135,10 @@ def fit_repeated(
 ) -> tuple[RepeatedLaw, dict[str, Any]]:
     """R_D and R_N from runs that repeat data, with the single-epoch law fixed.
 
-    Minimises the sum of Huber(delta) on log-loss, as Muennighoff et al. do. R_D and R_N trade off along a
-    shallow valley, so the certificate states how far each may move before the objective is 1% worse. On
-    the 182 published runs that is a factor of over ten, and the published pair is one of several minima
-    in the valley, not the lowest.
+    Minimises the sum of Huber(delta) on log-loss, as Muennighoff et al. do. R_D and R_N are
+    strongly correlated: a change of one is nearly compensated by the other. The certificate therefore
+    states how far each may move before the objective is 1% worse. On the 182 published runs that is a
+    factor of over ten, and the published pair is a local minimum, not the lowest one.
 
     Args:
         N: (n,) parameters.

@@ -185,8 +185,18 @@ def conventions(context: Context) -> Finding:
     )
 
 
+def count_of_C(name: str, recorded: str = "") -> str:
+    """A count of C in words, with the recorded convention if the count is the recorded one."""
+    words = {
+        "as_recorded": f"as recorded ({recorded})" if recorded else "as recorded",
+        "six_nd": "6 × total N × D",
+        "six_n_non_embedding_d": "6 × non-embedding N × D",
+    }
+    return words.get(name, f"by {name}")
+
+
 def _count(row: dict[str, Any]) -> str:
-    return f"N {row['N'].replace('_', '-')}, C {row['C'].replace('_', ' ')}"
+    return f"N {row['N'].replace('_', '-')}, C {count_of_C(row['C'])}"
 
 
 def _exponents(context: Context, obs: Observations, law: LossLaw) -> dict[str, Any]:

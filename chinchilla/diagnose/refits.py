@@ -204,5 +204,5 @@ def window_path(context: Context) -> Finding:
         f"{parts.change(i)}."
     )
     if n_fitted < len(rows):
-        message += f" {len(rows) - n_fitted} windows have too few runs for a fit."
+        message += f" Windows with too few runs for a fit: {len(rows) - n_fitted}."
     return finding(judgement, message, _ADVICE, {"windows": rows}, if_inconclusive=_INCONCLUSIVE)

@@ -50,8 +50,8 @@ def residuals(context: Context) -> Finding:
     name, kind = kinds[judgement.index]
     trend = f"a {'slope' if kind == 'slope' else 'curve'} in {name}"
     advice = (
-        f"The law leaves {trend}: fit a narrower range of {name}, and look at the residuals in figure 4 "
-        "of the report."
+        f"The law leaves {trend}: fit a narrower range of {name}, and look at the residuals in the report's "
+        "figure of the fitted loss surface."
     )
     if (sd := robust_sd(r)) > MISFIT:
         judgement = replace(judgement, verdict="warning", effect=max(judgement.effect or 0.0, sd))

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from chinchilla.core.table import NONE, Cell, Table, cell
 from chinchilla.core.units import count
+from chinchilla.diagnose.conventions import count_of_C
 from chinchilla.diagnose.findings import called, described
 from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.fit.result import FitResult
@@ -42,11 +43,6 @@ NAMES = {
     "approach_2_against_3": "Approach 2 against 3",
     "residuals": "Residuals",
     "conventions": "Other counts of N and C",
-}
-C_NAMES = {
-    "as_recorded": "as recorded ({})",
-    "six_nd": "6 × total N × D",
-    "six_n_non_embedding_d": "6 × non-embedding N × D",
 }
 OURS = COLORS["parametric"]
 A_LABEL = "$a$, exponent of $N_{opt}$ (approach 3)"
@@ -145,7 +141,7 @@ def counted(found: Diagnostics) -> Table:
     for r in values.get("rows", []):
         table.add_row(
             r["N"].replace("_", "-"),
-            C_NAMES.get(r["C"], r["C"]).format(recorded),
+            count_of_C(r["C"], recorded),
             *(cell(r[by], "{:.3f}".format) for by in ("parametric", "isoflop_levelled")),
         )
     return table

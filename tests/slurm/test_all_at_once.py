@@ -141,7 +141,7 @@ def test_all_failures_at_once(data_dir: Path, tmp_path: Path):
         "sbatch", "--parsable", "--output=/dev/null", "-w", node_of(jobs["middle"]), "-c", "4",
         "--wrap", "sleep 1",
     ).strip()  # fmt: skip
-    # A node that dies, and the other job of that shape cancelled: nobody of it is left for a while.
+    # A node fails and the other job of that class is cancelled: for a while the class has no job.
     patiently(lambda: sweep.trained_by(killed))
     victim = node_of(killed)
     slurm("node-kill", victim)

@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -273,7 +274,13 @@ def _submit_array(
 
 @contextlib.contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the main thread after `seconds`; submitit has no limit for sbatch."""
+    """Raise TimeoutError after `seconds`; submitit has no limit for sbatch.
+
+    Signals reach the main thread only: in other threads there is no limit.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def expired(signum: int, frame: Any) -> NoReturn:
         raise TimeoutError(f"sbatch: no answer in {seconds:.0f} s")

@@ -126,7 +126,7 @@ def test_runs_counted_in_two_ways_do_not_compare(sides, convention, value, advic
 
 
 def test_an_assumed_convention_is_noted(sides):
-    """The page gives one convention for both: of one of them nobody knows."""
+    """The page shows one convention for both corpora, although one does not state it."""
     quiet = replace(sides[1].finals, loss_kind="unknown", flop_convention="unknown")
     found = compare([sides[0], replace(sides[1], finals=quiet)])
     (note,) = (note for note in found.notes if "does not state" in note)

@@ -1,4 +1,4 @@
-"""Workers and the stable phases that horizons share: the order, who waits for whom, and that nobody waits for ever."""
+"""Order of runs that share a stable phase: which run waits for which, and no run waits indefinitely."""
 
 import json
 import time

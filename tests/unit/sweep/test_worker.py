@@ -71,7 +71,9 @@ def test_a_killed_workers_run_is_taken_over_and_finished(tmp_path: Path):
 
     assert work(tmp_path, quick, "heir").finished == [spec.run_id]
     assert RunResult.load(run_dir).attempts == 2
-    assert not (run_dir / "attempts").exists()  # it had made progress: nobody's error
+    assert not (
+        run_dir / "attempts"
+    ).exists()  # the run had made progress, so no failed attempt is recorded
 
 
 @pytest.mark.slow
