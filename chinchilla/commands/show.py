@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table as RichTable
 
 from chinchilla.config import ClusterConfig, RatesConfig
@@ -19,6 +20,8 @@ from chinchilla.plan.records import RunSpec
 if TYPE_CHECKING:
     from chinchilla.fit.results import FitResults
 
+UNLIMITED = 10_000  # columns, wider than any table
+
 
 def console() -> Console:
     """A rich console; 120 columns wide where the output is not a terminal."""
@@ -27,18 +30,29 @@ def console() -> Console:
 
 
 def print_table(table: Table) -> None:
-    """Print a table under its caption."""
+    """Print a table under its caption, at least as wide as its numbers and longest words need.
+
+    In a narrower terminal the rows wrap: rich would cut the digits and units off instead.
+    """
     shown = RichTable()
-    for name, is_number in zip(table.columns, table.numeric, strict=True):
+    for i, (name, is_number) in enumerate(zip(table.columns, table.numeric, strict=True)):
+        width = max(map(len, [name, *(row[i].text for row in table.rows)])) if is_number else None
         shown.add_column(
-            name, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold"
+            name,
+            justify="right" if is_number else "left",
+            no_wrap=is_number,
+            min_width=width,
+            overflow="fold",
         )
     following = [*(row[0].text for row in table.rows[1:]), None]
     for row, after in zip(table.rows, following, strict=True):
         ends_group = table.grouped and row[0].text != after
         shown.add_row(*(cell.text for cell in row), end_section=ends_group)
     print(f"\n{table.caption}")
-    console().print(shown)
+    terminal = console()
+    unlimited = terminal.options.update_width(UNLIMITED)
+    terminal.width = max(terminal.width, Measurement.get(terminal, unlimited, shown).minimum)
+    terminal.print(shown)
 
 
 def new_table(title: str, columns: Sequence[str], left: Sequence[str] = ()) -> Table:

@@ -203,7 +203,7 @@ def load(path: Path) -> Preregistration:
         schema = value.get("schema") if isinstance(value, dict) else None
         raise InputError(
             f"prediction={path} has schema {schema!r}, and this version scores schema {SCHEMA} of `chinchilla "
-            "predict preregister=true`. Predict again, before the next run."
+            "predict preregister=true`. Score an older record with the version of chinchilla that wrote it."
         )
     try:
         sha256 = digest(value)

@@ -257,7 +257,10 @@ class FitResults:
             raise InputError(f"{path} does not exist. Make it with `chinchilla fit`.")
         value = read_json(path, "fits")
         if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-            raise InputError(f"{path} was not written by this version's `chinchilla fit`.")
+            raise InputError(
+                f"{path} was not written by this version's `chinchilla fit`. Fit again into another "
+                "out_dir, or use the version of chinchilla that wrote it."
+            )
         keys = ("approaches", "data", "flops_per_token", "command", "recommended")
         if missing := [name for name in keys if name not in value]:
             raise InputError(f"{path}: no {', '.join(missing)}. Run `chinchilla fit` again.")

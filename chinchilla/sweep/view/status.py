@@ -293,7 +293,7 @@ def render_status(status: SweepStatus, queue: JobsInQueue | None = None, limit: 
 
     table = Table(title=f"sweep {status.sweep}", title_justify="left")
     table.add_column("run", no_wrap=True)
-    table.add_column("state")
+    table.add_column("state", no_wrap=True, min_width=max(map(len, STATES)))
     for name in ("step", "loss", "tokens/s", "left"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("note", overflow="fold")

@@ -276,7 +276,7 @@ def test_without_resamples_there_is_no_verdict(record):
 @pytest.mark.parametrize("schema", [1, 2, 3])
 def test_a_prediction_of_an_earlier_schema_is_refused(record, tmp_path, schema):
     write(tmp_path / "p.json", record, schema=schema)
-    with pytest.raises(InputError, match=rf"schema {schema}.*Predict again"):
+    with pytest.raises(InputError, match=rf"schema {schema}.*version of chinchilla that wrote it"):
         load(tmp_path / "p.json")
 
 
