@@ -25,7 +25,8 @@ def data(command: config.DataCommand) -> int:
 def _tokenizer(command: config.DataCommand) -> int:
     """Train or load a tokenizer and print its statistics by source."""
     from chinchilla.commands.progress import stage_progress
-    from chinchilla.data.prepare.pipeline import TOKENIZER_FILE, make_tokenizer
+    from chinchilla.data.prepare.pipeline import make_tokenizer
+    from chinchilla.data.prepare.stages import TOKENIZER_FILE
 
     with stage_progress() as report:
         tokenizer, stats = make_tokenizer(command, report if command.format == "text" else None)
@@ -58,7 +59,7 @@ def _tokenizer(command: config.DataCommand) -> int:
 def _overlap(command: config.DataCommand) -> int:
     """Measure the overlap of evaluations with the training text, and add it to the data card."""
     from chinchilla.commands.progress import stage_progress
-    from chinchilla.data.data_card import CARD, overlap_summaries, write_card
+    from chinchilla.data.data_card import CARD, write_card
     from chinchilla.data.manifest import Manifest
     from chinchilla.data.overlap import check_evaluation, overlap, save_overlap
 
@@ -71,10 +72,10 @@ def _overlap(command: config.DataCommand) -> int:
     with stage_progress() as report:
         progress = report if command.format == "text" else None
         for file in files:
-            items, summary = overlap(folder, file, command.ngram, command.column, progress)
-            save_overlap(folder, file, items, summary)
-            summaries.append(summary)
-    write_card(folder, manifest, overlap_summaries(folder, manifest.data_id))
+            found = overlap(folder, file, command.ngram, command.column, progress)
+            save_overlap(folder, file, found)
+            summaries.append({k: v for k, v in found.items() if k not in ("columns", "per_item")})
+    write_card(folder, manifest)
     if command.format == "json":
         return print_json(
             {"data_dir": str(folder), "data_id": manifest.data_id, "overlap": summaries}

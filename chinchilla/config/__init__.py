@@ -7,7 +7,6 @@ from chinchilla.config.compare import CompareCommand
 from chinchilla.config.data import (
     CorpusConfig,
     DataCommand,
-    NearConfig,
     SourceConfig,
     TokenizerConfig,
 )
@@ -69,7 +68,6 @@ __all__ = [
     "GridConfig",
     "LogsCommand",
     "ModelConfig",
-    "NearConfig",
     "PlanCommand",
     "PredictCommand",
     "RatesConfig",

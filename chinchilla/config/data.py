@@ -1,4 +1,4 @@
-"""Settings of `chinchilla data`: sources, filters and tokenizer."""
+"""Settings of `chinchilla data`: sources and tokenizer."""
 
 import re
 from dataclasses import dataclass, field, fields
@@ -42,12 +42,6 @@ class SourceConfig(Config):
     )
     build_command: str = setting("", "Command that creates the files; shown if they are missing.")
     licence: str = setting("", "As stated by the publisher; recorded in the data card.")
-    gopher: bool = setting(
-        False, "Drop documents that break the rules of Rae et al. 2021; for English web pages."
-    )
-    dedup_paragraphs: int = setting(
-        0, "Drop repeated paragraphs of at least this many bytes; 0 = off.", at_least=0
-    )
 
     def __post_init__(self) -> None:
         self.check_source(f"corpus.sources, {self.name}: ")
@@ -127,27 +121,6 @@ class TokenizerConfig(Config, prefix="tokenizer."):
 
 
 @dataclass(kw_only=True)
-class NearConfig(Config, prefix="near."):
-    """Near duplicates: MinHash of word n-grams."""
-
-    threshold: float = setting(
-        0.8,
-        "Jaccard similarity of word n-grams that makes documents near duplicates.",
-        at_least=0.3,
-        at_most=1,
-    )
-    ngram: int = setting(
-        5, "Words per n-gram; shorter documents are never near duplicates.", above=0
-    )
-    permutations: int = setting(
-        128,
-        "Permutations of MinHash; standard error of the similarity at most sqrt(.25 / permutations).",
-        at_least=16,
-        at_most=1024,
-    )
-
-
-@dataclass(kw_only=True)
 class DataCommand(Config):
     """`chinchilla data`: documents -> tokenizer -> token shards.
 
@@ -163,12 +136,6 @@ class DataCommand(Config):
     column: str = setting(
         "text", "overlap: field of the evaluation files that holds an item's text."
     )
-    dedup: str = setting(
-        "exact",
-        "exact: drop equal documents; near: also near duplicates (MinHash).",
-        choices=("exact", "near"),
-    )
-    near: NearConfig = field(default_factory=NearConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data_dir: str = setting("data", "Folder for tokenizer, shards and manifest.")
     validation_fraction: float = setting(

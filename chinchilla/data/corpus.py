@@ -10,7 +10,7 @@ import gzip
 import json
 import lzma
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from itertools import islice
 from pathlib import Path
@@ -26,6 +26,7 @@ SUFFIXES = {
 }
 MAX_DOCUMENT = 1 << 28  # bytes of a line or document
 ROWS_PER_BATCH = 256  # of a Parquet file
+_CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
 
 
 def read_documents(corpus: SourceConfig) -> Iterator[str]:
@@ -39,7 +40,8 @@ def read_documents(corpus: SourceConfig) -> Iterator[str]:
     for count, text in enumerate(documents, 1):  # noqa: B007
         yield text
     if count == 0:
-        raise DataError(f"corpus {corpus.name!r} has no documents.")
+        where = f" in {', '.join(corpus.paths[:4])}" if corpus.paths else ""
+        raise DataError(f"corpus {corpus.name!r} has no documents{where}.")
 
 
 def corpus_files(corpus: SourceConfig) -> list[Path]:
@@ -81,8 +83,6 @@ def _files_at(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
             raise DataError(f"corpus.paths: {path} does not exist.")
         if not path.is_file():
             raise DataError(f"corpus.paths: {path} is not a regular file. Copy the text to one.")
-        if path.stat().st_size == 0:
-            raise DataError(f"{path} is empty.")
         return [path]
     files = sorted(p for p in path.rglob("*") if p.name.endswith(suffixes) and p.is_file())
     if not files:
@@ -96,7 +96,7 @@ def _read_text(corpus: SourceConfig) -> Iterator[str]:
     for path in corpus_files(corpus):
         part: list[str] = []
         size = 0
-        for line in _text_lines(path):
+        for line in _lines(path):
             size += len(line)
             if separator is not None and line.strip() == separator:
                 yield from _document(part)
@@ -114,64 +114,49 @@ def _document(lines: list[str]) -> Iterator[str]:
         yield text
 
 
-def _text_lines(path: Path) -> Iterator[str]:
-    """Lines of a UTF-8 file with their line endings."""
-    offset = 0
-    try:
-        with open(path, "rb") as file:
-            for line in _lines(file, path):
-                text = line.decode("utf-8")
-                if "\0" in text:
-                    at = offset + line.index(0)
-                    raise DataError(
-                        f"{path} has a NUL byte at offset {at}, so it is not a text file."
-                    )
-                yield text
-                offset += len(line)
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from None
-    except UnicodeDecodeError as error:
-        raise _not_utf8(path, offset, error) from None
-
-
 def _read_jsonl(corpus: SourceConfig) -> Iterator[str]:
-    """One document per line, in a named field; gzip and xz are recognized by suffix."""
+    """One document per line, in a named field."""
     column = "text" if corpus.format == "embedded" else corpus.column
     for path in corpus_files(corpus):
-        number, offset = 0, 0
-        try:
-            with _open(path) as file:
-                for number, line in enumerate(_lines(file, path), 1):
-                    if line.strip():
-                        yield _field(json.loads(line.decode("utf-8")), column, path, number)
-                    offset += len(line)
-        except UnicodeDecodeError as error:
-            raise _not_utf8(path, offset, error, f"line {number}, ") from None
-        except DataError:
-            raise
-        except (ValueError, RecursionError) as error:
-            reason = "it has NUL bytes: a binary file?" if b"\0" in line else str(error)
-            raise DataError(
-                f"{path} line {number} is not one JSON object ({reason}). "
-                "Write one object per line, without a byte order mark."
-            ) from None
-        except (OSError, EOFError, lzma.LZMAError) as error:
-            raise DataError(f"{path} cannot be read after line {number} ({error}).") from None
+        for number, line in enumerate(_lines(path), 1):
+            if not line.strip():
+                continue
+            where = f"{path} line {number}"
+            try:
+                record = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(
+                    f"{where} is not one JSON object ({error}). Write one object per line, without a "
+                    "byte order mark."
+                ) from None
+            if not isinstance(record, dict):
+                raise DataError(
+                    f"{where} is a JSON {type(record).__name__}, not an object with fields. Write one "
+                    "object per line."
+                )
+            yield _text(record, where, column)
 
 
-def _lines(file: IO[bytes], path: Path) -> Iterator[bytes]:
-    """Lines with their endings; refuses lines longer than MAX_DOCUMENT."""
-    while line := file.readline(MAX_DOCUMENT + 1):
-        if len(line) > MAX_DOCUMENT:
-            raise _too_long(path, "split its lines")
-        yield line
-
-
-def _too_long(path: Path, remedy: str) -> DataError:
-    return DataError(
-        f"{path} has a document of over {MAX_DOCUMENT / 1e6:,.0f} MB, which would be held in memory as "
-        f"a whole: {remedy}, or split the file."
-    )
+def _lines(path: Path) -> Iterator[str]:
+    """Lines of a UTF-8 file with their endings; gzip and xz are recognized by suffix."""
+    number = 0
+    try:
+        with _open(path) as file:
+            while line := file.readline(MAX_DOCUMENT + 1):
+                number += 1
+                if len(line) > MAX_DOCUMENT:
+                    raise _too_long(path, "split its lines")
+                text = line.decode("utf-8")
+                if "\0" in text:
+                    raise DataError(
+                        f"{path} line {number} has a NUL byte, so it is not a text file."
+                    )
+                yield text
+    except UnicodeDecodeError as error:
+        raise _not_utf8(f"{path} line {number}", error) from None
+    except (OSError, EOFError, lzma.LZMAError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path} cannot be read after line {number} ({reason}).") from None
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -182,25 +167,38 @@ def _open(path: Path) -> IO[bytes]:
     return open(path, "rb")
 
 
-def _field(record: Any, column: str, path: Path, number: int) -> str:
-    """The text of one JSON line; null is an empty text."""
-    where = f"{path} line {number}"
-    if not isinstance(record, dict):
-        kind = type(record).__name__
-        raise DataError(
-            f"{where} is a JSON {kind}, not an object with fields. Write one object per line."
-        )
+def _too_long(path: Path, remedy: str) -> DataError:
+    return DataError(
+        f"{path} has a document of over {MAX_DOCUMENT / 1e6:,.0f} MB, which would be held in memory as "
+        f"a whole: {remedy}, or split the file."
+    )
+
+
+def _not_utf8(where: str, error: UnicodeDecodeError) -> DataError:
+    """The error for a line that is not UTF-8, with advice from its bytes."""
+    line, at = error.object, error.start
+    advice = "Convert it, for example: iconv -f LATIN1 -t UTF-8."
+    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
+        advice = "Convert it: iconv -f UTF-16 -t UTF-8."
+    elif _CONTROL.search(line):
+        advice = "It does not look like text: decompress it first (only .gz and .xz are supported)."
+    return DataError(f"{where} is not UTF-8: byte 0x{line[at]:02x} at offset {at}. {advice}")
+
+
+def _text(record: Mapping[str, Any], where: str, column: str) -> str:
+    """The text of one record; null is an empty text."""
     if column not in record:
-        raise DataError(_no_column(where, column, list(record)))
-    return _text(record[column], where, column)
-
-
-def _text(value: Any, where: str, column: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
+        raise _no_column(where, column, record)
+    value = record[column]
+    if value is not None and not isinstance(value, str):
         raise DataError(f"{where}: field {column!r} holds {type(value).__name__}, not text.")
-    return value
+    return value or ""
+
+
+def _no_column(where: str, column: str, columns: Iterable[str]) -> DataError:
+    return DataError(
+        f"{where} has no column {column!r}. Found: {', '.join(columns)}. Set corpus.column."
+    )
 
 
 def _read_parquet(corpus: SourceConfig) -> Iterator[str]:
@@ -214,11 +212,11 @@ def _read_parquet(corpus: SourceConfig) -> Iterator[str]:
         try:
             with parquet.ParquetFile(path) as file:
                 if column not in file.schema_arrow.names:
-                    raise DataError(_no_column(str(path), column, file.schema_arrow.names))
+                    raise _no_column(str(path), column, file.schema_arrow.names)
                 for batch in file.iter_batches(ROWS_PER_BATCH, columns=[column]):
-                    for value in batch.column(0).to_pylist():
+                    for record in batch.to_pylist():
                         row += 1
-                        yield _text(value, f"{path} row {row}", column)
+                        yield _text(record, f"{path} row {row}", column)
         except DataError:
             raise
         except (OSError, ValueError, OverflowError, pyarrow.ArrowException) as error:
@@ -242,13 +240,8 @@ def _read_hub(corpus: SourceConfig) -> Iterator[str]:
             revision=corpus.hub_revision or None,
             streaming=True,
         )
-        columns = rows.column_names or []
-        if columns and column not in columns:
-            raise DataError(_no_column(name, column, columns))
         for row, record in enumerate(rows, 1):
-            if column not in record:
-                raise DataError(_no_column(f"{name} row {row}", column, list(record)))
-            yield _text(record[column], f"{name} row {row}", column)
+            yield _text(record, f"{name} row {row}", column)
     except DataError:
         raise
     except Exception as error:  # from pyarrow, fsspec, httpx, datasets and others
@@ -283,28 +276,6 @@ def _advice(error: Exception, path: str) -> str:
     if "script" in message:
         return " Choose a data set that consists of data files."
     return ""
-
-
-def _not_utf8(path: Path, offset: int, error: UnicodeDecodeError, where: str = "") -> DataError:
-    """The error for a line at byte `offset` that is not UTF-8, with advice from its bytes."""
-    line, at = error.object, error.start
-    advice = "Convert it, for example: iconv -f LATIN1 -t UTF-8."
-    if line.startswith((b"\xff\xfe", b"\xfe\xff")):
-        advice = "Convert it: iconv -f UTF-16 -t UTF-8."
-    elif _CONTROL.search(line):
-        advice = (
-            "It does not look like text: decompress it first (only JSON lines may be .gz or .xz)."
-        )
-    return DataError(
-        f"{path} is not UTF-8: {where}byte 0x{line[at]:02x} at offset {offset + at}. {advice}"
-    )
-
-
-_CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f]")
-
-
-def _no_column(where: str, column: str, columns: list[str]) -> str:
-    return f"{where} has no column {column!r}. Found: {', '.join(columns)}. Set corpus.column."
 
 
 _READERS = {

@@ -68,18 +68,15 @@ class TokenData:
         self.sources = manifest.sources
         self.order = RowOrder([source.rows for source in self.sources])
         self._blocks: dict[tuple[int, int, int], np.ndarray] = {}
-        self._shards = {
-            name: [map_tokens(data_dir / s.file, s, manifest.dtype) for s in split.shards]
-            for name, split in manifest.splits.items()
-        }
-        self._starts = {
-            name: np.cumsum([0] + [s.tokens for s in split.shards])
-            for name, split in manifest.splits.items()
-        }
-        self._begins = {  # first token of each source
-            name: np.cumsum([0] + [source.splits[name].tokens for source in self.sources])
-            for name in manifest.splits
-        }
+        self._shards: dict[str, list[np.ndarray]] = {}
+        self._starts: dict[str, np.ndarray] = {}  # first token of each shard
+        self._begins: dict[str, np.ndarray] = {}  # first token of each source
+        for name, split in manifest.splits.items():
+            self._shards[name] = [
+                map_tokens(data_dir / s.file, s, manifest.dtype) for s in split.shards
+            ]
+            self._starts[name] = np.cumsum([0] + [s.tokens for s in split.shards])
+            self._begins[name] = np.cumsum([0] + [s.splits[name].tokens for s in self.sources])
 
     @classmethod
     def open(cls, data_dir: Path | str, verify: bool = False) -> "TokenData":
@@ -95,13 +92,12 @@ class TokenData:
         data_dir = Path(data_dir)
         manifest = Manifest.load(data_dir)
         manifest.check_sizes(data_dir)
-        for split in manifest.splits.values() if verify else ():
-            for shard in split.shards:
-                if sha256_file(data_dir / shard.file) != shard.sha256:
-                    raise DataError(
-                        f"shard {data_dir / shard.file} has other contents than the manifest "
-                        "states. Delete it, and prepare the data again (chinchilla data)."
-                    )
+        for shard in manifest.shards if verify else ():
+            if sha256_file(data_dir / shard.file) != shard.sha256:
+                raise DataError(
+                    f"{data_dir / shard.file} has other contents than the manifest states. Move the "
+                    "folder away, and prepare the data again (chinchilla data)."
+                )
         return cls(data_dir, manifest)
 
     def bytes_per_token(self, split: str = "validation") -> float:
@@ -112,23 +108,17 @@ class TokenData:
         each = [s.rows * s.splits[split].bytes / s.splits[split].tokens for s in self.sources]
         return sum(each) / self.order.period
 
-    def n_rows(self, seq_len: int, split: str = "train") -> int:
-        """Rows of seq_len predicted tokens in one epoch of every source."""
-        return int(self._source_rows(seq_len, split).sum())
-
     def _source_rows(self, seq_len: int, split: str) -> np.ndarray:
         """(sources,) rows in one epoch of each source; DataError if a source has none."""
         rows = np.maximum(np.diff(self._begins[split]) - 1, 0) // seq_len
         if rows.all():
             return rows
         source = self.sources[int(np.argmin(rows))]
-        of_source = f" of source {source.name!r}" if len(self.sources) > 1 else ""
-        kind, remedy = "training", "more text"
-        if split == "validation":
-            kind, remedy = "validation", "the data with a larger validation_fraction"
+        remedy = "more text" if split == "train" else "the data with a larger validation_fraction"
         raise DataError(
-            f"{self.data_dir} has {source.splits[split].tokens} {kind} tokens{of_source}, fewer than one "
-            f"row of seq_len+1={seq_len + 1}. Prepare {remedy}, or choose a smaller seq_len."
+            f"{self.data_dir}: the {split} split of source {source.name!r} has {source.splits[split].tokens} "
+            f"tokens, fewer than one row of seq_len+1={seq_len + 1}. Prepare {remedy}, or choose a smaller "
+            "seq_len."
         )
 
     def epoch_tokens(self, seq_len: int) -> int:

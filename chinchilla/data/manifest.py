@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from chinchilla.core.files import inside, read_json, write_json
 from chinchilla.core.json_codec import decode
 
 MANIFEST = "manifest.json"
-SCHEMA = 3
+SCHEMA = 4
 DATA_ID_VERSION = 2  # part of every data_id; changes only if the meaning of the tokens changes
 SPLITS = ("train", "validation")
 HEADER_BYTES = 64  # of a shard
@@ -40,22 +41,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class Split:
-    """`train` or `validation`: the documents source by source, each followed by eos."""
+    """The training or validation documents of one source or of all, each followed by eos."""
 
     documents: int
     tokens: int  # eos tokens included
     bytes: int  # of the text in UTF-8, eos not counted
-    sha256: str  # of the token stream over all shards; with several sources, of their hashes
+    sha256: str  # of the token stream over all shards; of several sources, of their hashes
     shards: list[Shard]
-
-
-@dataclass(frozen=True)
-class SourceSplit:
-    """The size of one source in one split."""
-
-    documents: int
-    tokens: int  # eos tokens included
-    bytes: int  # of the text in UTF-8, eos not counted
 
 
 @dataclass(frozen=True)
@@ -68,9 +60,7 @@ class Source:
     documents: int  # read, before anything was left out
     bytes: int  # of the documents read that are valid Unicode
     dropped: dict[str, int]  # documents left out, by reason
-    splits: dict[str, SourceSplit]
-    paragraphs: int = 0  # repeated paragraphs removed from documents
-    paragraph_bytes: int = 0
+    splits: dict[str, Split]  # train, validation
 
 
 @dataclass(frozen=True)
@@ -89,15 +79,18 @@ class TokenizerInfo:
 class Manifest:
     """A prepared token folder."""
 
-    corpus: dict[str, Any]  # name, format and hub fields
+    corpus: str  # its name
     tokenizer: TokenizerInfo
     dtype: str  # uint16 or uint32
-    splits: dict[str, Split]  # train, validation
-    dropped: dict[str, int]  # documents left out, by reason
-    settings: dict[str, Any]  # settings that determine the tokens, and the source files
     sources: list[Source]
+    settings: dict[str, Any]  # settings that determine the tokens, and the source files
     schema: int = SCHEMA
     already_prepared: bool = field(default=False, compare=False)  # not saved
+
+    @cached_property
+    def splits(self) -> dict[str, Split]:
+        """Train and validation of all sources together, in the order of the sources."""
+        return {name: _merged([source.splits[name] for source in self.sources]) for name in SPLITS}
 
     @property
     def data_id(self) -> str:
@@ -112,7 +105,7 @@ class Manifest:
             ],
             "splits": {
                 name: [split.documents, split.tokens, split.bytes, split.sha256]
-                for name, split in sorted(self.splits.items())
+                for name, split in self.splits.items()
             },
         }
         if len(self.sources) > 1:
@@ -128,9 +121,9 @@ class Manifest:
         return 2 if self.dtype == "uint16" else 4
 
     @property
-    def shard_files(self) -> list[str]:
-        """Names of all shards."""
-        return [shard.file for split in self.splits.values() for shard in split.shards]
+    def shards(self) -> list[Shard]:
+        """All shards."""
+        return [shard for split in self.splits.values() for shard in split.shards]
 
     def save(self, data_dir: Path) -> None:
         """Write manifest.json atomically."""
@@ -151,11 +144,11 @@ class Manifest:
                 f"data_dir={data_dir} holds no prepared tokens (no {MANIFEST}). "
                 f"Prepare them first: chinchilla data corpus=sotu data_dir={data_dir}"
             )
+        advice = "Prepare the data in another data_dir."
         try:
             record = read_json(path, "data_dir")
         except InputError as error:
             raise DataError(str(error)) from None
-        advice = "Prepare the data in another data_dir."
         if isinstance(record, dict) and record.get("schema", SCHEMA) != SCHEMA:
             raise DataError(
                 f"{path} has schema {record['schema']}, this version reads {SCHEMA}. {advice}"
@@ -163,34 +156,25 @@ class Manifest:
         try:
             stated_id = record.pop("data_id")
             manifest: Manifest = decode(Manifest, record, str(path))
+            agrees = manifest.data_id == stated_id
         except (KeyError, AttributeError, TypeError, InputError) as error:
             raise DataError(f"{path} is not a token manifest ({error}). {advice}") from None
-        if problem := manifest._inconsistency(stated_id):
-            raise DataError(f"{path} was changed after it was written: {problem}. {advice}")
+        if manifest.dtype not in ("uint16", "uint32"):
+            raise DataError(f"{path} has dtype {manifest.dtype!r}, not uint16 or uint32. {advice}")
+        if not agrees or not manifest._is_consistent():
+            raise DataError(f"{path} was changed after it was written. {advice}")
         return manifest
 
-    def _inconsistency(self, stated_id: str) -> str:
-        """Why these values cannot be those that were saved; empty if they can."""
-        names = [self.splits.keys(), *(source.splits.keys() for source in self.sources)]
-        if not self.sources or any(set(SPLITS) - each for each in names):
-            return "a split is missing"
-        if self.dtype not in ("uint16", "uint32"):
-            return f"dtype {self.dtype!r} is not uint16 or uint32"
-        if self.tokenizer.vocab_size < 1:
-            return "the tokenizer has no pieces"
-        if self.data_id != stated_id:
-            return "the data_id does not match"
-        for name, split in self.splits.items():
-            by_shard = sum(shard.tokens for shard in split.shards)
-            by_source = sum(source.splits[name].tokens for source in self.sources)
-            if split.bytes < 1 or not split.tokens == by_shard == by_source:
-                return f"the token counts of {name} do not agree"
-        if any(
-            not 0 < source.rows <= MAX_ROWS or min(s.tokens for s in source.splits.values()) < 1
-            for source in self.sources
-        ):
-            return "a source has no rows or no tokens"
-        return ""
+    def _is_consistent(self) -> bool:
+        """Whether a preparation can have written these values."""
+        splits = [split for source in self.sources for split in source.splits.values()]
+        return (
+            bool(self.sources)
+            and self.tokenizer.vocab_size > 0
+            and all(0 < source.rows <= MAX_ROWS for source in self.sources)
+            and all(0 < split.tokens == sum(s.tokens for s in split.shards) for split in splits)
+            and all(split.bytes > 0 for split in splits)
+        )
 
     def check_sizes(self, data_dir: Path) -> None:
         """Check that every file is there with the size that it was written with.
@@ -199,18 +183,25 @@ class Manifest:
             DataError: a file is missing or has another size; the message names it.
             InputError: a file name leads out of the folder.
         """
-        for split in self.splits.values():
-            for shard in split.shards:
-                path, expected = inside(data_dir, shard.file), shard.size(self.token_bytes)
-                size = path.stat().st_size if path.is_file() else None
-                if size != expected:
-                    problem = "is missing" if size is None else f"has {size} bytes"
-                    raise DataError(
-                        f"shard {path} {problem}; the manifest states {expected} bytes. "
-                        "Prepare the data again (chinchilla data)."
-                    )
-        if not inside(data_dir, self.tokenizer.file).is_file():
-            raise DataError(
-                f"tokenizer {data_dir / self.tokenizer.file} is missing. "
-                "Prepare the data again (chinchilla data)."
-            )
+        sizes: dict[str, int | None] = {s.file: s.size(self.token_bytes) for s in self.shards}
+        for name, expected in {**sizes, self.tokenizer.file: None}.items():
+            path = inside(data_dir, name)
+            size = path.stat().st_size if path.is_file() else None
+            if size is None or expected not in (None, size):
+                problem = "is missing" if size is None else f"has {size} bytes, not {expected}"
+                raise DataError(
+                    f"{path} {problem}. Move the folder away, and prepare the data again (chinchilla data)."
+                )
+
+
+def _merged(splits: list[Split]) -> Split:
+    if len(splits) == 1:
+        return splits[0]
+    hashes = "".join(split.sha256 for split in splits)
+    return Split(
+        documents=sum(split.documents for split in splits),
+        tokens=sum(split.tokens for split in splits),
+        bytes=sum(split.bytes for split in splits),
+        sha256=hashlib.sha256(hashes.encode()).hexdigest(),
+        shards=[shard for split in splits for shard in split.shards],
+    )

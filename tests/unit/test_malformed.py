@@ -334,19 +334,20 @@ def test_invalid_runtime_settings(valid_files: Path, capsys, change: dict[str, A
 
 # Token manifests, also with a data_id that matches the change
 
-MANIFESTS: dict[str, tuple[tuple[str, ...], Any]] = {
+SOURCE = ("sources", 0)
+MANIFESTS: dict[str, tuple[tuple[str | int, ...], Any]] = {
     "another schema": (("schema",), 99),
-    "a list for splits": (("splits",), []),
-    "no validation split": (("splits",), {"train": None}),
-    "no shards": (("splits", "train", "shards"), None),
-    "text for tokens": (("splits", "train", "tokens"), "many"),
-    "tokens that the shards do not have": (("splits", "train", "tokens"), 10**9),
-    "a negative count": (("splits", "train", "tokens"), -1),
-    "half a token": (("splits", "train", "tokens"), 4096.5),
-    "no bytes": (("splits", "validation", "bytes"), 0),
-    "a number for a shard's name": (("splits", "train", "shards", 0, "file"), 3),  # type: ignore
-    "text for a shard's tokens": (("splits", "train", "shards", 0, "tokens"), "4096"),  # type: ignore
-    "an absent shard": (("splits", "train", "shards", 0, "file"), "none.bin"),  # type: ignore
+    "a list for splits": ((*SOURCE, "splits"), []),
+    "no validation split": ((*SOURCE, "splits"), {"train": None}),
+    "no shards": ((*SOURCE, "splits", "train", "shards"), None),
+    "text for tokens": ((*SOURCE, "splits", "train", "tokens"), "many"),
+    "tokens that the shards do not have": ((*SOURCE, "splits", "train", "tokens"), 10**9),
+    "a negative count": ((*SOURCE, "splits", "train", "tokens"), -1),
+    "half a token": ((*SOURCE, "splits", "train", "tokens"), 4096.5),
+    "no bytes": ((*SOURCE, "splits", "validation", "bytes"), 0),
+    "a number for a shard's name": ((*SOURCE, "splits", "train", "shards", 0, "file"), 3),  # type: ignore
+    "text for a shard's tokens": ((*SOURCE, "splits", "train", "shards", 0, "tokens"), "4096"),  # type: ignore
+    "an absent shard": ((*SOURCE, "splits", "train", "shards", 0, "file"), "none.bin"),  # type: ignore
     "null for a tokenizer": (("tokenizer",), None),
     "a number for a tokenizer's file": (("tokenizer", "file"), 3),
     "text for a vocabulary": (("tokenizer", "vocab_size"), "300"),
@@ -371,21 +372,16 @@ def test_invalid_token_manifests(valid_files: Path, capsys, keys, value, rehash:
 
 def update_data_id(path: Path) -> None:
     """Recompute the data_id of a changed manifest, if possible."""
-    from chinchilla.data.manifest import Manifest, Shard, Split, TokenizerInfo
+    from chinchilla.core.json_codec import decode
+    from chinchilla.data.manifest import Manifest
 
     record = json.loads(path.read_text())
+    del record["data_id"]
     try:
-        value = copy.deepcopy(record)
-        del value["data_id"]
-        splits = {
-            name: Split(**{**split, "shards": [Shard(**s) for s in split["shards"]]})
-            for name, split in value.pop("splits").items()
-        }
-        tokenizer = TokenizerInfo(**value.pop("tokenizer"))
-        record["data_id"] = Manifest(tokenizer=tokenizer, splits=splits, **value).data_id
-    except (TypeError, AttributeError, KeyError):
+        data_id = decode(Manifest, record, "").data_id
+    except (InputError, TypeError, AttributeError, KeyError):
         return
-    path.write_text(json.dumps(record))
+    path.write_text(json.dumps({"data_id": data_id, **record}))
 
 
 # Frontiers and predictions

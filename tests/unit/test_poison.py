@@ -23,7 +23,7 @@ import pytest
 from chinchilla.cli import main
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import ModelShape
-from chinchilla.data.manifest import Manifest, Source, SourceSplit, TokenizerInfo
+from chinchilla.data.manifest import Manifest, Source, TokenizerInfo
 from chinchilla.data.shards import ShardWriter
 from chinchilla.plan.records import Curve, RunSpec, save_plan
 from chinchilla.sweep.claims import acquire
@@ -303,9 +303,8 @@ def make_data(folder: Path, **changes: Any) -> Manifest:
     if name := changes.pop("shard", None):
         shard = replace(splits["train"].shards[0], file=name)
         splits["train"] = replace(splits["train"], shards=[shard])
-    sizes = {split: SourceSplit(1, 4096, 9000) for split in splits}
-    source = Source("zeros", "", 1, 2, 18_000, {}, sizes)
-    manifest = replace(Manifest({}, tokenizer, "uint16", splits, {}, {}, [source]), **changes)
+    source = Source("zeros", "", 1, 2, 18_000, {}, splits)
+    manifest = replace(Manifest("zeros", tokenizer, "uint16", [source], {}), **changes)
     manifest.save(folder)
     return manifest
 

@@ -8,12 +8,11 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -24,8 +23,6 @@ from chinchilla.data.tokenizer import Tokenizer
 BATCH_BYTES = 1 << 20  # of text per batch; a longer document is a batch of its own
 IN_FLIGHT = 3  # batches per worker, submitted and not yet consumed
 
-Work = Callable[[list[bytes]], np.ndarray]
-
 
 @dataclass
 class Batch:
@@ -34,75 +31,18 @@ class Batch:
     kind: tuple[int, str]  # source, split
     texts: list[bytes] = field(default_factory=list)
     bytes: int = 0
-    mark: Any = None  # a value that holds once this batch and all before it are done
 
 
-def in_batches(documents: Iterable[tuple[tuple[int, str], bytes] | Any]) -> Iterator[Batch]:
-    """Group (kind, text) into batches of about BATCH_BYTES, in order within each kind.
-
-    Any item that is not a tuple is a mark: it ends all open batches and is attached to the last.
-    """
+def in_batches(documents: Iterable[tuple[tuple[int, str], bytes]]) -> Iterator[Batch]:
+    """Group (kind, text) into batches of about BATCH_BYTES, in order within each kind."""
     open_batches: dict[tuple[int, str], Batch] = {}
-    for each in documents:
-        if not isinstance(each, tuple):
-            waiting = [*open_batches.values()] or [Batch((0, ""))]
-            waiting[-1].mark = each
-            open_batches = {}
-            yield from waiting
-            continue
-        kind, text = each
+    for kind, text in documents:
         batch = open_batches.setdefault(kind, Batch(kind))
         batch.texts.append(text)
         batch.bytes += len(text)
         if batch.bytes >= BATCH_BYTES:
             yield open_batches.pop(kind)
     yield from open_batches.values()
-
-
-def in_pool(
-    batches: Iterable[Batch], work: Work, n_workers: int
-) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Apply `work` to the texts of each batch.
-
-    Args:
-        batches: consumed only as fast as results are taken.
-        work: is pickled and sent to the workers; must be deterministic.
-        n_workers: number of processes; 1 runs in this process.
-
-    Yields:
-        (batch, result), in the order of `batches`.
-
-    Raises:
-        InputError: a worker was killed.
-    """
-    if n_workers == 1:
-        for batch in batches:
-            yield batch, work(batch.texts)
-        return
-    # pyarrow may have started threads, so fork would not be safe.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(n_workers, context, _start_worker, (work,))
-    try:
-        pending: deque[tuple[Batch, Future[np.ndarray]]] = deque()
-        for batch in batches:
-            pending.append((batch, pool.submit(_work_in_worker, batch.texts)))
-            if len(pending) >= IN_FLIGHT * n_workers:
-                done, future = pending.popleft()
-                yield done, future.result()
-        for done, future in pending:
-            yield done, future.result()
-    except BrokenProcessPool:
-        raise InputError(
-            f"one of {n_workers} worker processes died, probably for lack of memory. "
-            "Set a smaller n_workers, or cut very long documents."
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def dtype_of(tokenizer: Tokenizer) -> str:
-    """uint16 if every piece fits, else uint32."""
-    return "uint16" if tokenizer.vocab_size <= 65_536 else "uint32"
 
 
 @dataclass(frozen=True)
@@ -126,28 +66,75 @@ class Encoder:
         if self._words is not None:
             return self._words.encode(strings)
         eos = [self._tokenizer.eos_id]
-        parts = [np.array(self._tokenizer.encode(text) + eos, self.dtype) for text in strings]
-        return np.concatenate(parts) if parts else np.zeros(0, self.dtype)
+        return np.concatenate([
+            np.array(self._tokenizer.encode(text) + eos, self.dtype) for text in strings
+        ])  # fmt: skip
 
 
-_work: Work | None = None
+def dtype_of(tokenizer: Tokenizer) -> str:
+    """uint16 if every piece fits, else uint32."""
+    return "uint16" if tokenizer.vocab_size <= 65_536 else "uint32"
 
 
-def _start_worker(work: Work) -> None:
-    global _work
+def in_pool(
+    batches: Iterable[Batch], encoder: Encoder, n_workers: int
+) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Encode batches in worker processes.
+
+    Args:
+        batches: consumed only as fast as results are taken.
+        encoder: is sent to the workers.
+        n_workers: number of processes; 1 encodes in this process.
+
+    Yields:
+        (batch, tokens), in the order of `batches`.
+
+    Raises:
+        InputError: a worker was killed.
+    """
+    if n_workers == 1:
+        for batch in batches:
+            yield batch, encoder(batch.texts)
+        return
+    # pyarrow may have started threads, so fork would not be safe.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(n_workers, context, _start_worker, (encoder,))
+    try:
+        pending: deque[tuple[Batch, Future[np.ndarray]]] = deque()
+        for batch in batches:
+            pending.append((batch, pool.submit(_encode_in_worker, batch.texts)))
+            if len(pending) >= IN_FLIGHT * n_workers:
+                done, future = pending.popleft()
+                yield done, future.result()
+        for done, future in pending:
+            yield done, future.result()
+    except BrokenProcessPool:
+        raise InputError(
+            f"one of {n_workers} worker processes died, probably for lack of memory. "
+            "Set a smaller n_workers, or cut very long documents."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+_encoder: Encoder | None = None
+
+
+def _start_worker(encoder: Encoder) -> None:
+    global _encoder
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles Ctrl-C
-    _work = work
+    _encoder = encoder
     # Without this, the workers of a killed process would wait for work indefinitely.
-    threading.Thread(target=_die_with_parent, name="parent-watch", daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _die_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def _work_in_worker(texts: list[bytes]) -> np.ndarray:
-    assert _work is not None
-    return _work(texts)
+def _encode_in_worker(texts: list[bytes]) -> np.ndarray:
+    assert _encoder is not None
+    return _encoder(texts)

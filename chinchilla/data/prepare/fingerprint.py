@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import chinchilla
-from chinchilla.config import CorpusConfig, DataCommand
+from chinchilla.config import DataCommand
 from chinchilla.core.errors import DataError
 from chinchilla.core.files import sha256_file
 from chinchilla.data.corpus import corpus_files
@@ -35,7 +35,6 @@ def settings_of(command: DataCommand) -> dict[str, Any]:
     return {
         "corpus": corpus,
         "tokenizer": given or dataclasses.asdict(command.tokenizer),
-        "dedup": dataclasses.asdict(command.near) if command.dedup == "near" else command.dedup,
         "validation_fraction": command.validation_fraction,
         "shard_tokens": command.shard_tokens,
     }
@@ -46,14 +45,6 @@ def resume_digest(command: DataCommand, files: list[FileRecord]) -> str:
     texts = [[file.get("source"), file["sha256"]] for file in files]
     content = [chinchilla.__version__, settings_of(command), texts]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def corpus_record(corpus: CorpusConfig) -> dict[str, Any]:
-    """The corpus as recorded in the manifest, without local paths and licences."""
-    record = dataclasses.asdict(corpus)
-    for source in (record, *record["sources"]):
-        del source["paths"], source["build_command"], source["licence"]
-    return record if corpus.sources else {k: v for k, v in record.items() if k != "sources"}
 
 
 def source_files(command: DataCommand) -> list[tuple[str, Path]]:
@@ -68,16 +59,16 @@ def source_files(command: DataCommand) -> list[tuple[str, Path]]:
     return files
 
 
-def file_record(source: str, path: Path) -> FileRecord:
-    """Size, modification time and hash of a source file."""
+def file_record(source: str, path: Path, known: list[FileRecord]) -> FileRecord:
+    """Size, modification time and hash of a source file.
+
+    The hash is taken from one of the `known` records if name, size and time agree, else computed.
+    """
     try:
         stat = path.stat()
-        record = {
-            "file": str(path),
-            "size": stat.st_size,
-            "mtime_ns": stat.st_mtime_ns,
-            "sha256": sha256_file(path),
-        }
+        identity = {"file": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        same = [old["sha256"] for old in known if identity.items() <= old.items()]
+        record = {**identity, "sha256": same[0] if same else sha256_file(path)}
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from None
     return {"source": source, **record} if source else record
@@ -95,34 +86,19 @@ def differences(before: dict[str, Any], now: dict[str, Any], prefix: str = "") -
     return changed
 
 
-def changed_files(
-    before: list[FileRecord], now: list[tuple[str, Path]], ordered: bool
-) -> list[str]:
-    """Differences between recorded and current source files; empty if their contents agree.
+def changed_files(before: list[FileRecord], command: DataCommand) -> list[str]:
+    """How the source files differ from the recorded ones; empty if their contents agree.
 
-    Copied, renamed or touched files count as unchanged. Only files whose name, size or modification
-    time differs are read.
-
-    Args:
-        before: records of the files that were prepared.
-        now: source name and path of the current files.
-        ordered: whether the order of the files determines which documents are read.
+    Copied, renamed or touched files count as unchanged. The order matters only with max_documents,
+    and in a copy of a hub data set.
     """
+    now = [file_record(source, path, before) for source, path in source_files(command)]
     if len(before) != len(now):
         return [f"{len(before)} source files, now {len(now)}"]
-    recorded = {(old["file"], old["size"], old["mtime_ns"]): old["sha256"] for old in before}
-
-    def digest(path: Path) -> str:
-        stat = path.stat()
-        return recorded.get((str(path), stat.st_size, stat.st_mtime_ns)) or sha256_file(path)
-
-    old_hashes = [(old.get("source", ""), old["sha256"]) for old in before]
-    hashes = [(source, digest(path)) for source, path in now]
-    if hashes == old_hashes or (not ordered and sorted(hashes) == sorted(old_hashes)):
-        return []
-    old_source = {sha256: source for source, sha256 in old_hashes}
-    for (source, path), one in zip(now, hashes, strict=True):
-        if one not in old_hashes and one[1] in old_source:
-            return [f"{path} belonged to source {old_source[one[1]]!r}, now to {source!r}"]
-    pairs = zip(now, hashes, old_hashes, strict=True)
-    return [next(f"{path} has other contents now" for (_, path), one, old in pairs if one != old)]
+    old, new = ([(f.get("source", ""), f["sha256"]) for f in files] for files in (before, now))
+    if any(source.max_documents or source.format == "hub" for source in command.corpus.each()):
+        same = old == new
+    else:
+        same = sorted(old) == sorted(new)
+    changed = [file["file"] for file, a, b in zip(now, old, new, strict=True) if a != b]
+    return [] if same else [f"{changed[0]} has other contents or another source now"]

@@ -9,22 +9,22 @@ Disk: the size of the text. Memory: one bucket, 1/128 of the text.
 
 import hashlib
 import os
+import shutil
 import struct
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import TracebackType
 
-from chinchilla.data.shards import ResumeError
+from chinchilla.core.files import fsync_dir, read_json, write_json
 
 N_BUCKETS = 128  # open files while writing; macOS allows 256 by default
+COUNTS = "counts.json"
 _KEY_BYTES = 32
-_HEAD = struct.Struct("<HQ")  # source, bytes of text
+_HEAD = struct.Struct("<Q")  # bytes of text
 
 Document = tuple[int, bytes, bytes]  # source, key, text
-Dropped = list[Counter[str]]  # per source: what was left out, by reason
-Filter = Callable[[int, Iterable[Document], Dropped], Iterable[Document]]
 
 
 def document_key(text: bytes) -> bytes:
@@ -49,141 +49,93 @@ class SourceCounts:
     Attributes:
         read: documents read.
         read_bytes: bytes of those that are valid Unicode.
-        documents: documents written to a bucket, duplicates included.
+        written: documents written to a bucket, duplicates included.
         dropped: documents not written, by reason.
         lowest, highest: extreme split positions of the documents written.
     """
 
     read: int = 0
     read_bytes: int = 0
-    documents: int = 0
+    written: int = 0
     dropped: dict[str, int] = field(default_factory=lambda: {"empty": 0, "not_unicode": 0})
     lowest: float = 1.0
     highest: float = 0.0
 
 
-@dataclass
-class BucketState:
-    """State from which `Buckets` continues after an interruption."""
+def write_source(texts: Iterable[str], folder: Path) -> Iterator[int]:
+    """Write the documents of one source into bucket files, and their counts.
 
-    lengths: list[int] = field(default_factory=lambda: [0] * N_BUCKETS)  # bytes of each file
-    sources: list[SourceCounts] = field(default_factory=list)
-    bytes: int = 0  # of all documents written, duplicates included
-    last_key: str = ""  # of the last document read, also if it was dropped
+    The folder gets its name once it is complete. A folder with that name is left as it is.
+
+    Yields:
+        The bytes of text read so far, after every document.
+    """
+    if folder.exists():
+        return
+    temporary = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    counts = SourceCounts()
+    with ExitStack() as stack:
+        files = [stack.enter_context(open(temporary / f"{i:03d}", "wb")) for i in range(N_BUCKETS)]
+        for text in texts:
+            counts.read += 1
+            try:
+                data = text.encode("utf-8")
+            except UnicodeEncodeError:
+                counts.dropped["not_unicode"] += 1
+                continue
+            counts.read_bytes += len(data)
+            if data:
+                key = document_key(data)
+                files[key[0] * N_BUCKETS // 256].write(key + _HEAD.pack(len(data)) + data)
+                counts.written += 1
+                counts.lowest = min(counts.lowest, split_position(key))
+                counts.highest = max(counts.highest, split_position(key))
+            else:
+                counts.dropped["empty"] += 1
+            yield counts.read_bytes
+        for file in files:
+            if file.tell():
+                file.flush()
+                os.fsync(file.fileno())
+    write_json(temporary / COUNTS, asdict(counts))
+    os.replace(temporary, folder)
+    fsync_dir(folder.parent)
 
 
-class Buckets:
-    """Documents on disk, to be read back in key order.
+class Documents:
+    """The documents of all sources, in key order and without duplicates.
 
     Attributes:
-        state: what was written.
-        filters: called in turn with (bucket, documents, dropped) for each bucket read back.
+        counts: by source, what `write_source` has counted.
+        bytes: of text on disk, duplicates included.
     """
 
-    def __init__(self, folder: Path, n_sources: int = 1, state: BucketState | None = None) -> None:
-        """Start with empty files, or continue from a state returned by `sync`.
+    def __init__(self, folders: list[Path]) -> None:
+        self.folders = folders
+        self.counts = [SourceCounts(**read_json(f / COUNTS, "data_dir")) for f in folders]
+        self.bytes = sum(counts.read_bytes for counts in self.counts)
 
-        Raises:
-            ResumeError: a file is shorter than it was.
-        """
-        folder.mkdir(exist_ok=True)
-        self.state = state or BucketState(sources=[SourceCounts() for _ in range(n_sources)])
-        self.filters: list[Filter] = []
-        self._files = []
-        self._unsynced: set[int] = set()
-        for i, length in enumerate(self.state.lengths):
-            path = folder / f"{i:03d}"
-            if length and (not path.is_file() or path.stat().st_size < length):
-                raise ResumeError(f"{path} is not as it was written.")
-            file = open(path, "r+b" if length else "w+b")  # noqa: SIM115
-            self._files.append(file)
-            file.truncate(length)
-            file.seek(length)
-
-    def add(self, text: str, source: int = 0, broken_rule: str = "") -> None:
-        """Write one document; count it as dropped if it is empty, invalid or breaks a rule."""
-        counts = self.state.sources[source]
-        counts.read += 1
-        try:
-            data = text.encode("utf-8")
-        except UnicodeEncodeError:
-            self.state.last_key = document_key(text.encode("utf-8", "surrogatepass")).hex()
-            counts.dropped["not_unicode"] += 1
-            return
-        key = document_key(data)
-        self.state.last_key = key.hex()
-        counts.read_bytes += len(data)
-        if not data or broken_rule:
-            reason = broken_rule if data else "empty"
-            counts.dropped[reason] = counts.dropped.get(reason, 0) + 1
-            return
-        bucket = key[0] * N_BUCKETS // 256
-        self._files[bucket].write(key + _HEAD.pack(source, len(data)) + data)
-        self._unsynced.add(bucket)
-        self.state.lengths[bucket] += _KEY_BYTES + _HEAD.size + len(data)
-        self.state.bytes += len(data)
-        counts.documents += 1
-        position = split_position(key)
-        counts.lowest = min(counts.lowest, position)
-        counts.highest = max(counts.highest, position)
-
-    def sync(self) -> BucketState:
-        """Flush everything to the disk and return the state to continue from."""
-        for bucket in self._unsynced:
-            self._files[bucket].flush()
-            os.fsync(self._files[bucket].fileno())
-        self._unsynced.clear()
-        return self.state
-
-    def read(self, bucket: int, dropped: Dropped | None = None) -> list[Document]:
-        """The documents of one bucket in key order, without duplicates and filtered.
-
-        Args:
-            bucket: number of the bucket.
-            dropped: receives the counts of what was left out of this bucket.
-
-        Returns:
-            (source, key, text) of each document. The key is that of the whole document, also where
-            a filter has removed paragraphs.
-        """
-        counts: Dropped = [Counter() for _ in self.state.sources]
-        documents: Iterable[Document] = self._distinct(bucket, counts)
-        for leave_out in self.filters:
-            documents = leave_out(bucket, documents, counts)
-        result = list(documents)
-        for total, each in zip(dropped or [], counts, strict=False):
-            total.update(each)
-        return result
+    def read(self, bucket: int) -> tuple[list[Document], list[Counter[str]]]:
+        """One bucket: (source, key, text) of its documents; by source, those dropped by reason."""
+        records = []
+        for source, folder in enumerate(self.folders):
+            with open(folder / f"{bucket:03d}", "rb") as file:
+                while key := file.read(_KEY_BYTES):
+                    [length] = _HEAD.unpack(file.read(_HEAD.size))
+                    records.append((key, source, file.read(length)))
+        records.sort()
+        documents: list[Document] = []
+        dropped: list[Counter[str]] = [Counter() for _ in self.folders]
+        for key, source, text in records:
+            if documents and documents[-1][1] == key:
+                same_source = documents[-1][0] == source
+                dropped[source]["duplicate" if same_source else "in_other_source"] += 1
+            else:
+                documents.append((source, key, text))
+        return documents, dropped
 
     def __iter__(self) -> Iterator[Document]:
         for bucket in range(N_BUCKETS):
-            yield from self.read(bucket)
-
-    def _distinct(self, bucket: int, dropped: Dropped) -> Iterator[Document]:
-        file = self._files[bucket]
-        file.seek(0)
-        records = []
-        while key := file.read(_KEY_BYTES):
-            source, length = _HEAD.unpack(file.read(_HEAD.size))
-            records.append((key, source, file.read(length)))
-        records.sort()
-        last_key, first_source = b"", -1
-        for key, source, text in records:
-            if key != last_key:
-                yield source, key, text
-                last_key, first_source = key, source
-            else:
-                reason = "duplicate" if source == first_source else "in_other_source"
-                dropped[source][reason] += 1
-
-    def __enter__(self) -> "Buckets":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        for file in self._files:
-            file.close()
+            yield from self.read(bucket)[0]

@@ -165,4 +165,4 @@ def test_a_given_tokenizer_is_measured_and_unchanged(world, tmp_path, capsys):
 
 def test_the_tokenizer_of_prepared_data_is_not_overwritten(world, capsys):
     assert main(["data", "tokenizer", *words(world)[1:]]) == 2
-    assert "holds data prepared with its own tokenizer" in capsys.readouterr().err
+    assert "tokenizer.model exists and would be overwritten" in capsys.readouterr().err

@@ -1,7 +1,5 @@
 """The data card: counts of documents, reasons, licences."""
 
-import json
-
 from data_corpora import command, documents, write_jsonl
 
 from chinchilla.config import CorpusConfig
@@ -15,26 +13,16 @@ def test_the_card_accounts_for_every_document(tmp_path):
     config = command(tmp_path / "d", path)
     config.corpus.licence = "CC0 | see\nnotice"
     m = prepare(config)
-    card = json.loads((tmp_path / "d" / "data_card.json").read_text())
-    [source] = card["sources"]
-    assert source["documents_in"] == 37
-    kept = source["train"]["documents"] + source["validation"]["documents"]
-    assert kept + sum(source["dropped"].values()) == 37
-    assert card["data_id"] == m.data_id
-    assert source["files"] == 1
+    [source] = m.sources
+    assert source.documents == 37
+    kept = sum(split.documents for split in source.splits.values())
+    assert kept + sum(source.dropped.values()) == 37
     text = (tmp_path / "d" / "data_card.md").read_text()
+    assert m.data_id in text
+    assert "| source | reason | documents | note |\n| --- | --- | --: | --- |" in text
     assert "| custom | duplicate | 4 | exact duplicate |" in text
     assert r"CC0 \| see notice" in text  # the table is still valid
     assert str(tmp_path) not in text  # no local paths
-
-
-def test_a_missing_card_is_written_again(tmp_path):
-    config = command(tmp_path / "d", write_jsonl(tmp_path / "a.jsonl", documents()))
-    prepare(config)
-    text = (tmp_path / "d" / "data_card.md").read_text()
-    (tmp_path / "d" / "data_card.md").unlink()
-    assert prepare(config).already_prepared
-    assert (tmp_path / "d" / "data_card.md").read_text() == text
 
 
 def test_the_origin_of_a_hub_source_has_its_revision(tmp_path):

@@ -27,9 +27,13 @@ def stream(token_dir, split="train"):
     return np.concatenate([shard_tokens(s) for s in shards]).astype(np.int64)
 
 
+def n_rows(data):
+    return data.epoch_tokens(SEQ) // SEQ
+
+
 def test_an_epoch_reads_every_row_once(data, token_dir):
     """Rows are seq_len + 1 tokens at stride seq_len, over shard ends too."""
-    tokens, n = stream(token_dir), data.n_rows(SEQ)
+    tokens, n = stream(token_dir), n_rows(data)
     assert len(data.manifest.splits["train"].shards) > 3
     assert len(tokens) == data.n_train_tokens
     rows = data.batch(seed=0, step=0, rows=n, seq_len=SEQ)
@@ -47,14 +51,14 @@ def test_batch_size_does_not_change_what_is_read(data, rows):
 
 
 def test_a_batch_may_span_epochs(data):
-    n = data.n_rows(SEQ)
+    n = n_rows(data)
     both = data.batch(0, 0, 2 * n + 5, SEQ)
     step, rows = n // 7, 7  # this batch spans two epochs
     assert np.array_equal(data.batch(0, step, rows, SEQ), both[step * rows : (step + 1) * rows])
 
 
 def test_seeds_and_epochs_have_different_orders(data):
-    n = data.n_rows(SEQ)
+    n = n_rows(data)
     orders = [data.batch(seed, epoch, n, SEQ) for seed in (0, 1) for epoch in (0, 1)]
     for i, a in enumerate(orders):
         for b in orders[:i]:
@@ -95,7 +99,7 @@ def test_permutation_looks_random():
 
 
 def test_validation_rows_are_evenly_spread(data, token_dir):
-    tokens, n = stream(token_dir, "validation"), data.n_rows(SEQ, "validation")
+    tokens, n = stream(token_dir, "validation"), len(data.held_out(10**9, SEQ))
     rows = data.held_out(4 * SEQ, SEQ)
     assert rows.shape == (4, SEQ + 1)
     for k, row in enumerate(rows):
@@ -106,7 +110,7 @@ def test_validation_rows_are_evenly_spread(data, token_dir):
 
 
 def test_an_epoch_consists_of_whole_rows(data):
-    assert data.epoch_tokens(SEQ) == data.n_rows(SEQ) * SEQ
+    assert data.epoch_tokens(SEQ) % SEQ == 0
     assert data.n_train_tokens - SEQ <= data.epoch_tokens(SEQ) < data.n_train_tokens
 
 
@@ -134,7 +138,7 @@ def test_folder_without_tokens(tmp_path):
     ("damage", "message"),
     [
         (lambda p: p.unlink(), "train-00001.bin is missing"),
-        (lambda p: p.write_bytes(p.read_bytes()[:-2]), "train-00001.bin has 2078 bytes"),
+        (lambda p: p.write_bytes(p.read_bytes()[:-2]), "train-00001.bin has 2078 bytes, not 2080"),
         (lambda p: p.write_bytes(p.read_bytes() + b"xx"), "train-00001.bin has 2082 bytes"),
         (lambda p: p.write_bytes(bytes(2_080)), "train-00001.bin has other contents"),
         (lambda p: p.write_bytes(p.read_bytes()[:-8] + bytes(8)), "has other contents"),
@@ -159,28 +163,6 @@ def test_swapped_shards_are_found_by_verify(tmp_path, token_dir):
         TokenData.open(tmp_path / "d", verify=True)
     manifest = json.loads((tmp_path / "d" / "manifest.json").read_text())
     assert manifest["data_id"] == TokenData.open(tmp_path / "d").data_id
-
-
-@pytest.mark.parametrize("at", [0, 8, 12, 16, 24])
-def test_a_shard_with_a_wrong_header_is_named(tmp_path, token_dir, at):
-    """Magic, version, bytes per token, tokens and documents are checked."""
-    shutil.copytree(token_dir, tmp_path / "d")
-    path = tmp_path / "d" / "train-00001.bin"
-    whole = bytearray(path.read_bytes())
-    whole[at] ^= 1
-    path.write_bytes(whole)
-    with pytest.raises(
-        DataError, match=r"train-00001.bin does not begin with the header of a shard of 1000"
-    ):
-        TokenData.open(tmp_path / "d")
-
-
-def test_folders_of_an_older_schema_are_refused_in_one_line(tmp_path, token_dir):
-    shutil.copytree(token_dir, tmp_path / "d")
-    record = json.loads((tmp_path / "d" / "manifest.json").read_text())
-    (tmp_path / "d" / "manifest.json").write_text(json.dumps({**record, "schema": 2}))
-    with pytest.raises(DataError, match=r"has schema 2.*reads 3\. Prepare.*another data_dir\.$"):
-        TokenData.open(tmp_path / "d")
 
 
 def test_documents_end_after_eos(data, token_dir):

@@ -10,10 +10,7 @@ from data_corpora import documents, shard_tokens, write_jsonl
 from chinchilla.config import CorpusConfig, DataCommand, SourceConfig, TokenizerConfig
 from chinchilla.core.errors import DataError, InputError
 from chinchilla.data.dataset import TokenData
-from chinchilla.data.manifest import Manifest
 from chinchilla.data.prepare.pipeline import prepare
-from chinchilla.data.prepare.shuffle_dedup import Buckets
-from chinchilla.data.prepare.stages import training_sample
 
 SEQ = 64  # long enough that all rows are distinct
 SHARES = {"books": 0.5, "laws": 0.3, "tiny": 0.2}
@@ -173,7 +170,6 @@ def test_a_text_in_two_sources_counts_once(tmp_path):
     assert tiny.dropped["in_other_source"] == 5
     assert sum(p.documents for p in tiny.splits.values()) == 12
     assert laws.dropped["duplicate"] == 0
-    assert m.dropped["in_other_source"] == 5
 
 
 def test_a_source_without_distinct_documents_is_refused(tmp_path):
@@ -193,7 +189,9 @@ def test_each_source_needs_both_splits(tmp_path):
 
 
 def test_a_source_shorter_than_a_row_is_named(folder):
-    with pytest.raises(DataError, match=r"training tokens of source 'tiny', fewer than one row"):
+    with pytest.raises(
+        DataError, match=r"the train split of source 'tiny' has \d+ tokens, fewer than one row"
+    ):
         TokenData.open(folder).epoch_tokens(9_000)
 
 
@@ -204,7 +202,7 @@ def test_files_that_moved_to_another_source_are_refused(tmp_path):
     prepare(config)
     config.corpus.sources[0].paths.pop()
     config.corpus.sources[1].paths.insert(0, str(tmp_path / "more.jsonl"))
-    with pytest.raises(InputError, match=r"more.jsonl belonged to source 'books', now to 'laws'"):
+    with pytest.raises(InputError, match=r"more.jsonl has other contents or another source now"):
         prepare(config)
 
 
@@ -214,7 +212,7 @@ def test_files_that_moved_to_another_source_are_refused(tmp_path):
         ({"sources": ["a", "a"]}, "two have the name 'a'"),
         ({"sources": ["a"], "paths": ["x"]}, r"corpus.paths=\['x'\] applies to a single source"),
         ({"sources": ["a"], "max_documents": 50}, "max_documents=50 .* set it in each of corpus.so"),
-        ({"sources": ["a"], "gopher": True}, "corpus.gopher=True applies to a single source"),
+        ({"sources": ["a"], "column": "b"}, "corpus.column=b applies to a single source"),
         ({"sources": ["a"], "format": "embedded"}, "begin with corpus=text"),
         ({"sources": ["a b"]}, "must be one word"),
         ({"sources": ["../a"]}, "must be one word"),
@@ -240,32 +238,3 @@ def test_invalid_corpora_are_refused(settings, message):
 def test_a_source_that_cannot_be_read_is_named(given, message):
     with pytest.raises(InputError, match=message):
         SourceConfig(name="a", **given)
-
-
-@pytest.mark.parametrize(
-    "edit",
-    [
-        lambda m: m["sources"][0].update(rows=4),
-        lambda m: m["sources"][0]["splits"]["train"].update(tokens=7),
-        lambda m: m["sources"].pop(),
-        lambda m: m["sources"][0]["splits"].pop("validation"),
-    ],
-)
-def test_edited_sources_in_a_manifest_are_refused(tmp_path, folder, edit):
-    shutil.copytree(folder, tmp_path / "d")
-    record = json.loads((tmp_path / "d" / "manifest.json").read_text())
-    edit(record)
-    (tmp_path / "d" / "manifest.json").write_text(json.dumps(record))
-    with pytest.raises(DataError, match="was changed after it was written"):
-        Manifest.load(tmp_path / "d")
-
-
-def test_the_tokenizer_is_trained_on_the_shares(tmp_path):
-    """3 to 1 by weight, though both sources have as much text."""
-    with Buckets(tmp_path / "buckets", 2) as buckets:
-        for number, letter in enumerate("ab"):
-            for i in range(2_000):
-                buckets.add(f"{letter * 99}{i:05d}", number)
-        sample = "".join(training_sample(buckets, 0.01, 0.08, [3, 1]))
-    assert sample.count("a") == pytest.approx(3 * sample.count("b"), rel=0.02)
-    assert len(sample) == pytest.approx(80_000, rel=0.01)

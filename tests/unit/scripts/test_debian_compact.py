@@ -53,6 +53,13 @@ def test_lines_of_prose_are_joined_and_others_are_not():
     )
 
 
+def test_long_paragraphs_that_an_earlier_document_has_are_left_out():
+    notice, seen = "A notice that is on every page, and is long enough to be left out.", set()
+    pages = [f"{title}\n\n{notice}\n\nThe end." for title in ("One", "Two")]
+    assert recipe.distinct_paragraphs(pages[0], seen) == pages[0]
+    assert recipe.distinct_paragraphs(pages[1], seen) == "Two\n\nThe end."
+
+
 def test_pod_formatting_is_removed():
     assert "# NAME" in recipe.pod(b"\n=head1 NAME\n\nB<Perl> and I<C<more>>\n\n=cut\n")
     assert "Perl and more" in recipe.pod(b"\n=head1 NAME\n\nB<Perl> and I<C<more>>\n\n=cut\n")

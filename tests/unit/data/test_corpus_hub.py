@@ -66,21 +66,13 @@ PRESETS = [
 ]  # fmt: skip
 
 
-def prose(n: int, seed: int) -> list[str]:
-    """Documents that pass the rules of Gopher."""
-    return [
-        f"The state of the union, and that which we have to be with. {d}"
-        for d in documents(n, seed)
-    ]
-
-
 def lay_out(source: SourceConfig, seed: int) -> list[str]:
     """A data set's folder in the current one, as the hub has it."""
     file, write, configs = LAYOUTS[source.hub_name]
     folder = Path(source.hub_name)
     path = folder / file.format(dir=source.hub_dir)
     path.parent.mkdir(parents=True, exist_ok=True)
-    texts = prose(30, seed)
+    texts = documents(30, seed)
     write(path, texts)
     config = [
         {"config_name": name, "data_files": [{"split": "train", "path": files}]}
