@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from chinchilla import config
 from chinchilla.commands.shared import print_json
 from chinchilla.commands.show import new_table, print_table
-from chinchilla.core.files import writable_dir
 from chinchilla.core.units import count
 from chinchilla.plan.records import RunSpec
 
@@ -95,13 +94,16 @@ def _prepare(command: config.DataCommand) -> int:
     from chinchilla.commands.progress import stage_progress
     from chinchilla.data.prepare.pipeline import prepare
 
-    folder = writable_dir(Path(command.data_dir).expanduser(), "data_dir")
+    folder = Path(command.data_dir).expanduser()
     with stage_progress() as report:
         manifest = prepare(command, report if command.format == "text" else None)
     if command.format == "json":
-        return print_json(
-            {"data_dir": str(folder), "data_id": manifest.data_id, **dataclasses.asdict(manifest)}
-        )
+        totals = {
+            name: {"documents": split.documents, "tokens": split.tokens, "bytes": split.bytes}
+            for name, split in manifest.splits.items()
+        }
+        record = {"data_dir": str(folder), "data_id": manifest.data_id, "splits": totals}
+        return print_json(record | dataclasses.asdict(manifest))
     if len(manifest.sources) > 1:
         _show_sources(manifest)
     train, validation = manifest.splits["train"], manifest.splits["validation"]

@@ -8,7 +8,6 @@ from chinchilla.config.setting import Config, setting
 from chinchilla.core.errors import InputError
 
 ACTIONS = ("prepare", "tokenizer", "overlap")
-MAX_NAME = 100  # bytes of a source's name, which is part of file names (at most 255 bytes)
 FORMATS = ("embedded", "text", "jsonl", "parquet", "hub")
 INT32, INT64 = 2**31 - 1, 2**63 - 1  # counted in files and libraries
 
@@ -45,14 +44,10 @@ class SourceConfig(Config):
 
     def __post_init__(self) -> None:
         self.check_source(f"corpus.sources, {self.name}: ")
-        if not re.fullmatch(r"[\w.-]+", self.name):
+        if not re.fullmatch(r"[\w.-]{1,100}", self.name, re.ASCII):
             raise InputError(
-                f"corpus.sources: name={self.name!r} must be one word, such as books, as it is part of file names."
-            )
-        if len(self.name.encode()) > MAX_NAME:
-            raise InputError(
-                f"corpus.sources: name={self.name[:20]}... has {len(self.name.encode())} bytes, and is part of "
-                f"file names. Use at most {MAX_NAME}."
+                f"corpus.sources: name={self.name!r} is part of file names. Use one word of at most 100 "
+                "letters and digits, such as books."
             )
 
     def check_source(self, prefix: str) -> None:

@@ -129,7 +129,7 @@ def overlap(
             done += len(text.encode("utf-8", "surrogatepass"))
             if progress:
                 progress("overlap", done, data.manifest.splits["train"].bytes)
-    in_any: np.ndarray = found.any(axis=0)
+    in_any = np.asarray(found.any(axis=0))
     per_item = [
         [number, len(item), int(in_any[np.searchsorted(ngrams, item)].sum())]
         for number, item in enumerate(items, 1)

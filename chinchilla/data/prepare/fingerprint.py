@@ -7,6 +7,7 @@ can be resumed.
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +60,23 @@ def source_files(command: DataCommand) -> list[tuple[str, Path]]:
     return files
 
 
-def file_record(source: str, path: Path, known: list[FileRecord]) -> FileRecord:
+def file_record(
+    source: str, path: Path, known: Mapping[tuple[str, int, int], str] | None = None
+) -> FileRecord:
     """Size, modification time and hash of a source file.
 
-    The hash is taken from one of the `known` records if name, size and time agree, else computed.
+    Args:
+        source: its name; empty for a single source.
+        path: the file.
+        known: hashes of files that need not be read, by name, size and modification time.
     """
     try:
         stat = path.stat()
-        identity = {"file": str(path), "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
-        same = [old["sha256"] for old in known if identity.items() <= old.items()]
-        record = {**identity, "sha256": same[0] if same else sha256_file(path)}
+        identity = (str(path), stat.st_size, stat.st_mtime_ns)
+        sha256 = (known or {}).get(identity) or sha256_file(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from None
+    record = {"file": identity[0], "size": identity[1], "mtime_ns": identity[2], "sha256": sha256}
     return {"source": source, **record} if source else record
 
 
@@ -92,7 +98,8 @@ def changed_files(before: list[FileRecord], command: DataCommand) -> list[str]:
     Copied, renamed or touched files count as unchanged. The order matters only with max_documents,
     and in a copy of a hub data set.
     """
-    now = [file_record(source, path, before) for source, path in source_files(command)]
+    known = {(f["file"], f["size"], f["mtime_ns"]): f["sha256"] for f in before}
+    now = [file_record(source, path, known) for source, path in source_files(command)]
     if len(before) != len(now):
         return [f"{len(before)} source files, now {len(now)}"]
     old, new = ([(f.get("source", ""), f["sha256"]) for f in files] for files in (before, now))
@@ -100,5 +107,10 @@ def changed_files(before: list[FileRecord], command: DataCommand) -> list[str]:
         same = old == new
     else:
         same = sorted(old) == sorted(new)
-    changed = [file["file"] for file, a, b in zip(now, old, new, strict=True) if a != b]
-    return [] if same else [f"{changed[0]} has other contents or another source now"]
+    if same:
+        return []
+    known_texts = set(old)
+    other = [f["file"] for f, text in zip(now, new, strict=True) if text not in known_texts]
+    if other:
+        return [f"{other[0]} has other contents or another source now"]
+    return ["the source files are in another order now"]

@@ -108,7 +108,7 @@ def _existing(command: DataCommand, data_dir: Path) -> Manifest:
 
 def _build(command: DataCommand, work: Path, progress: Progress) -> None:
     """Build all files in the working folder, the manifest last, continuing a call that was interrupted."""
-    files = [file_record(source, path, []) for source, path in source_files(command)]
+    files = [file_record(source, path) for source, path in source_files(command)]
     digest = resume_digest(command, files)
     if not (work / DIGEST).exists() or (work / DIGEST).read_text() != digest:
         shutil.rmtree(work, ignore_errors=True)
@@ -175,8 +175,8 @@ def _refuse_other_files(command: DataCommand, data_dir: Path) -> None:
 def _refusal(data_dir: Path, names: list[str]) -> InputError:
     listed = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
     return InputError(
-        f"data_dir={data_dir} has no {MANIFEST}, but files that would be overwritten: {listed}. "
-        "Move them away, or choose another data_dir."
+        f"data_dir={data_dir} has no {MANIFEST}, but files of other data, which may be overwritten: "
+        f"{listed}. Move them away, or choose another data_dir."
     )
 
 

@@ -214,9 +214,9 @@ def test_files_that_moved_to_another_source_are_refused(tmp_path):
         ({"sources": ["a"], "max_documents": 50}, "max_documents=50 .* set it in each of corpus.so"),
         ({"sources": ["a"], "column": "b"}, "corpus.column=b applies to a single source"),
         ({"sources": ["a"], "format": "embedded"}, "begin with corpus=text"),
-        ({"sources": ["a b"]}, "must be one word"),
-        ({"sources": ["../a"]}, "must be one word"),
-        ({"sources": ["a" * 101]}, "has 101 bytes.*at most 100"),
+        ({"sources": ["a b"]}, "Use one word"),
+        ({"sources": ["../a"]}, "Use one word"),
+        ({"sources": ["a" * 101]}, "at most 100 letters"),
     ],
 )  # fmt: skip
 def test_invalid_corpora_are_refused(settings, message):

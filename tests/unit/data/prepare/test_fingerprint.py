@@ -38,7 +38,7 @@ def test_the_order_of_files_matters_with_max_documents(two, tmp_path: Path):
 
     prepare(some(*two))
     assert prepare(some(*two)).already_prepared
-    with pytest.raises(InputError, match="other contents"):
+    with pytest.raises(InputError, match="source files are in another order now"):
         prepare(some(*two[::-1]))
 
 

@@ -229,3 +229,17 @@ def test_an_interrupted_installation_overwrites_nothing(whole, tmp_path, monkeyp
     (tmp_path / "d" / name).unlink()
     prepare(config)
     assert same(contents(tmp_path / "d"), expected)
+
+
+def test_an_unfinished_installation_moves_no_file_from_outside(tmp_path, monkeypatch):
+    config = mixture(tmp_path, tmp_path / "d")
+    stop_at_move(monkeypatch, 0)
+    with pytest.raises(Stopped):
+        prepare(config)
+    monkeypatch.undo()
+    manifest = tmp_path / "d" / ".chinchilla-work" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("train-a-00000.bin", "../../mine.bin"))
+    (tmp_path / "mine.bin").write_bytes(b"mine")
+    with pytest.raises(InputError, match=r"mine.bin leads out"):
+        prepare(config)
+    assert (tmp_path / "mine.bin").read_bytes() == b"mine"
