@@ -53,37 +53,32 @@ def corpus_files(corpus: SourceConfig) -> list[Path]:
         DataError: a path does not exist, or a folder has no files of the format.
     """
     if corpus.format == "hub":
-        copy = Path(corpus.hub_name)
-        return [path for path in sorted(copy.rglob("*")) if path.is_file() and _visible(path, copy)]
+        copy = Path(corpus.hub_name)  # `datasets` ignores .git and .cache
+        return [
+            path
+            for path in sorted(copy.rglob("*"))
+            if path.is_file() and not any(x.startswith(".") for x in path.relative_to(copy).parts)
+        ]
     if corpus.format == "embedded":
         return [Path(str(resources.files("chinchilla.data") / "embedded" / "sotu.jsonl.xz"))]
-    suffixes, files = SUFFIXES[corpus.format], []
-    for name in corpus.paths:
-        path = Path(name).expanduser()
-        if corpus.build_command and not path.exists():
-            raise DataError(
-                f"corpus.paths: {path} does not exist. Create it with: {corpus.build_command}"
-            )
+    files = []
+    for path in (Path(name).expanduser() for name in corpus.paths):
         try:
-            files += _files_at(path, suffixes)
+            files += _files_at(path, SUFFIXES[corpus.format], corpus.build_command)
         except OSError as error:
             raise DataError(f"corpus.paths: {path} cannot be read ({error.strerror}).") from None
     return files
 
 
-def _visible(path: Path, folder: Path) -> bool:
-    """Whether no part of the path is hidden; `datasets` ignores .git and .cache."""
-    return not any(part.startswith(".") for part in path.relative_to(folder).parts)
-
-
-def _files_at(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def _files_at(path: Path, suffixes: tuple[str, ...], build_command: str) -> list[Path]:
     """The file itself, or the files of the format in a folder, sorted by name."""
-    if not path.is_dir():
-        if not path.exists():
-            raise DataError(f"corpus.paths: {path} does not exist.")
-        if not path.is_file():
-            raise DataError(f"corpus.paths: {path} is not a regular file. Copy the text to one.")
+    if path.is_file():
         return [path]
+    if not path.exists():
+        advice = f" Create it with: {build_command}" if build_command else ""
+        raise DataError(f"corpus.paths: {path} does not exist.{advice}")
+    if not path.is_dir():
+        raise DataError(f"corpus.paths: {path} is not a regular file. Copy the text to one.")
     files = sorted(p for p in path.rglob("*") if p.name.endswith(suffixes) and p.is_file())
     if not files:
         raise DataError(f"folder {path} has no files named *{', *'.join(suffixes)}.")

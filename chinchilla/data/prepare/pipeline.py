@@ -66,9 +66,8 @@ def prepare(command: DataCommand, progress: Progress | None = None) -> Manifest:
     work = data_dir / WORK
     with _locked(data_dir), _disk_errors(data_dir):
         clean_leftovers(data_dir)
-        built = (
-            work / MANIFEST
-        ).exists()  # by a call that was interrupted while it moved the files
+        # A manifest in the working folder: a call was interrupted while it moved the files.
+        built = (work / MANIFEST).exists()
         if not built and (data_dir / MANIFEST).exists():
             shutil.rmtree(work, ignore_errors=True)
             return dataclasses.replace(_existing(command, data_dir), already_prepared=True)
