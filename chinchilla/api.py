@@ -201,6 +201,7 @@ def simulate(
     C = np.atleast_1d(np.asarray(budgets, float))
     if C.ndim != 1 or not len(C) or not (np.isfinite(C) & (C > 0)).all():
         raise InputError(f"budgets={budgets}: give training FLOPs above 0, such as [1e19, 1e20].")
+    require_whole("n_sizes", n_sizes)
     if not 1 <= n_sizes <= MAX_SIZES or not 1 < half_width < np.inf:
         raise InputError(
             f"n_sizes={n_sizes}, half_width={half_width}: give a number of sizes from 1 to {MAX_SIZES} and "

@@ -34,17 +34,18 @@ def compare(command: config.CompareCommand) -> int:
             print_table(table)
     print(summary(comparison))
     notes = [
-        f"{e.corpus}: {e.approach} refused: {e.refused}"
+        f"note, {e.corpus}: {e.approach} refused: {e.refused}"
         for e in comparison.exponents
         if e.refused not in ("", NOT_REQUESTED)
     ]
     if approach:
         for side in sides:
             notes += [
-                f"{side.name}: not used: {text}" for text in side.fits.fitted[approach].refusals
+                f"note, {side.name}: not used: {text}"
+                for text in side.fits.fitted[approach].refusals
             ]
-    for note in [*notes, *comparison.notes]:
-        print(f"note: {note}")
+    for note in [*notes, *(f"note: {text}" for text in comparison.notes)]:
+        print(note)
     print(f"wrote {page}")
     return code
 

@@ -194,6 +194,10 @@ class ScoreCommand(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.prediction:
+            raise InputError(
+                "prediction is empty: give the file that `chinchilla predict preregister=true` wrote."
+            )
         if bool(self.result) == bool(self.observations):
             raise InputError(
                 "give one of result=FILE.json (a run) or observations=FILE.csv (a table of runs)."
