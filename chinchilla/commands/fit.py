@@ -116,8 +116,8 @@ def _runs(command: config.FitCommand) -> tuple[Observations, Observations | None
         curve_of = sweep_curves(Path(command.sweep_dir), results)
         curves = _points_along(results, curve_of, command.loss)
     else:
-        given = read("observations") if command.observations else None
         curves = read("curves") if command.curves else None
+        given = read("observations") if command.observations else None
         finals = with_ends_of_curves(given, curves)
     return restricted(finals, curves, command.best, command.tokens_per_param)
 
