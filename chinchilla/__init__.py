@@ -23,23 +23,6 @@ if TYPE_CHECKING:
     from chinchilla.recommend import recommendation
 
 __version__ = "0.1.0"
-
-_HOMES = {  # name -> the module that holds it
-    "Observations": "chinchilla.observations.table",
-    "FitResults": "chinchilla.fit",
-    "FitResult": "chinchilla.fit",
-    "LossLaw": "chinchilla.fit",
-    "PowerLaw": "chinchilla.fit",
-    "fit_envelope": "chinchilla.fit",
-    "fit_isoflop": "chinchilla.fit",
-    "fit_parametric": "chinchilla.fit",
-    "named_law": "chinchilla.fit.loss_law",
-    "recommendation": "chinchilla.recommend",
-    "simulate": "chinchilla.api",
-}
-# Subpackages that can be called (callable_module.py): chinchilla.fit(obs), chinchilla.diagnose(fits).
-_CALLABLE = ("diagnose", "fit")
-
 __all__ = [
     "FitResult",
     "FitResults",
@@ -57,14 +40,23 @@ __all__ = [
     "simulate",
 ]
 
+# Names that are not in chinchilla.fit, and subpackages that can be called (core/callable_module.py).
+_HOMES = {
+    "Observations": "chinchilla.observations.table",
+    "named_law": "chinchilla.fit.loss_law",
+    "recommendation": "chinchilla.recommend",
+    "simulate": "chinchilla.api",
+}
+_CALLABLE = ("diagnose", "fit")
+
 
 def __getattr__(name: str) -> Any:
     """PEP 562: a name of the notebook's API, from the module that holds it."""
     if name in _CALLABLE:
         return importlib.import_module(f"chinchilla.{name}")
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_HOMES.get(name, "chinchilla.fit")), name)
 
 
 def __dir__() -> list[str]:

@@ -36,8 +36,7 @@ from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations, observations_of
 from chinchilla.recommend import fit_table
 
-MAX_SIZES = 10_000  # of a budget: a larger number is a model size
-HALF_WIDTH = 4.0  # sizes from N_opt / 4 to 4 * N_opt
+MAX_SIZES = 10_000  # of a budget
 IN_MEMORY = "(in memory)"  # what frontier.json holds instead of the path of a table
 
 
@@ -111,30 +110,44 @@ def fit(
         envelope_points=envelope_points,
         smooth_steps=smooth_steps,
     )
-    finals, along = _tables(obs, curves)
+    along = None if curves is None else observations_of(curves)
+    finals = with_ends_of_curves(None if obs is None else observations_of(obs), along)
+    return fit_table(*restricted(finals, along, best, tokens_per_param), command)
+
+
+def with_ends_of_curves(obs: Observations | None, curves: Observations | None) -> Observations:
+    """Final losses, completed by the last points of the curves of other runs.
+
+    Raises:
+        InputError: both are None, the curves have one row per run, or the two tables do not fit together.
+    """
+    if curves is None:
+        if obs is None:
+            raise InputError("fit() needs runs: give observations or a data frame, or curves=.")
+        return obs
+    if not curves.has_curves:
+        raise InputError(
+            "curves: no two rows share a run_id, so there are no curves. Give final losses as observations."
+        )
+    none = curves.where(np.zeros(len(curves), bool))
+    return (none if obs is None else obs).completed_by(curves)
+
+
+def restricted(
+    finals: Observations,
+    curves: Observations | None,
+    best: bool,
+    tokens_per_param: Sequence[float],
+) -> tuple[Observations, Observations | None]:
+    """The runs, with their curves, of the lowest loss of each (N, D) and of a range of D/N, if asked for."""
     if best:
         finals = finals.best()
-        along = None if along is None else along.where(np.isin(along.run_id, finals.run_id))
     if tokens_per_param:
         finals = finals.within(tokens_per_param)
-        along = None if along is None else along.within(tokens_per_param)
-    return fit_table(finals, along, command)
-
-
-def _tables(obs: Any, curves: Any) -> tuple[Observations, Observations | None]:
-    """Final losses, completed by the ends of the curves; and the curves."""
-    if obs is None and curves is None:
-        raise InputError("fit() needs runs: give observations or a data frame, or curves=.")
-    if curves is None:
-        return observations_of(obs), None
-    along = observations_of(curves)
-    if not along.has_curves:
-        raise InputError(
-            "curves: no two rows share a run_id, so there is no curve. Give final losses as the first "
-            "argument."
-        )
-    none = along.where(np.zeros(len(along), bool))
-    return (none if obs is None else observations_of(obs)).completed_by(along), along
+    if curves is not None and (best or tokens_per_param):
+        keep = np.isin(curves.run_id, finals.run_id)
+        curves = curves.where(keep) if keep.any() else None
+    return finals, curves
 
 
 def diagnose(
@@ -166,7 +179,8 @@ def diagnose(
 def simulate(
     law: LossLaw | str = "hoffmann",
     budgets: Sequence[float] = (1e19, 3e19, 1e20, 3e20, 1e21),
-    sizes: int | tuple[int, float] | Any = (9, HALF_WIDTH),
+    n_sizes: int = 9,
+    half_width: float = 4.0,
     noise: float = 3e-3,
     seed: int = 0,
 ) -> Observations:
@@ -175,60 +189,33 @@ def simulate(
     Args:
         law: the law, or the name of a published one.
         budgets: (k,) training FLOPs.
-        sizes: the number of sizes per budget and the half-width as a factor: (9, 4.0) is nine sizes
-            from N_opt/4 to 4*N_opt, evenly in ln N; a number alone takes the factor 4. Or explicit
-            parameter counts: a list for all budgets, or (k, n), a row for each.
+        n_sizes: sizes per budget, evenly in ln N.
+        half_width: the sizes lie from N_opt / half_width to N_opt * half_width.
         noise: standard deviation of ln L.
         seed: of the noise.
 
     Raises:
-        InputError: a budget, size or noise is invalid.
+        InputError: a budget, the sizes or the noise are invalid.
     """
     law = named_law(law) if isinstance(law, str) else law
     C = np.atleast_1d(np.asarray(budgets, float))
     if C.ndim != 1 or not len(C) or not (np.isfinite(C) & (C > 0)).all():
         raise InputError(f"budgets={budgets}: give training FLOPs above 0, such as [1e19, 1e20].")
+    require_whole("n_sizes", n_sizes)
+    if not 1 <= n_sizes <= MAX_SIZES or not 1 < half_width < np.inf:
+        raise InputError(
+            f"n_sizes={n_sizes}, half_width={half_width}: give a number of sizes from 1 to {MAX_SIZES} and "
+            "a factor above 1."
+        )
     require_not_negative("noise", noise)
     require_whole("seed", seed)
-    N = _sizes_of(law, C, sizes)
-    C = np.broadcast_to(C[:, None], N.shape).ravel()
-    N = N.ravel()
+    steps = np.geomspace(1 / half_width, half_width, n_sizes) if n_sizes > 1 else np.ones(1)
+    N = (np.asarray(law.optimum(C).N)[:, None] * steps).ravel()
+    C = np.repeat(C, n_sizes)
     D = C / (6 * N)
-    scatter = np.exp(noise * np.random.default_rng(seed).normal(size=len(N)))
+    L = law(N, D) * np.exp(noise * np.random.default_rng(seed).normal(size=len(N)))
     obs = Observations.of(
-        N=N,
-        D=D,
-        L=law(N, D) * scatter,
-        C=C,
-        budget_flops=C,
-        flop_convention="six_nd",
-        n_convention="total",
+        N=N, D=D, L=L, C=C, budget_flops=C, flop_convention="six_nd", n_convention="total"
     )
     note = f"simulated: {law}; noise {noise:g} of ln L, seed {seed}."
     return dataclasses.replace(obs, notes=(*obs.notes, note))
-
-
-def _sizes_of(law: LossLaw, C: np.ndarray, sizes: Any) -> np.ndarray:
-    """(k, n) parameters of the runs of each budget."""
-    pair = isinstance(sizes, tuple) and len(sizes) == 2 and isinstance(sizes[0], int)
-    number, factor = sizes if pair else (sizes, HALF_WIDTH)
-    if pair or isinstance(sizes, int):
-        if not 1 <= number <= MAX_SIZES or not 1 < factor < np.inf:
-            raise InputError(
-                f"sizes={sizes}: give the number of sizes per budget and a half-width factor above 1, "
-                "such as (9, 4.0), or explicit parameter counts as a list."
-            )
-        steps = np.geomspace(1 / factor, factor, number) if number > 1 else np.ones(1)
-        return np.asarray(law.optimum(C).N)[:, None] * steps
-    try:
-        N = np.asarray(sizes, float)
-    except (TypeError, ValueError):
-        N = np.zeros(0)
-    if N.ndim == 1:
-        N = np.tile(N, (len(C), 1))
-    if N.ndim != 2 or len(N) != len(C) or not N.size or not (np.isfinite(N) & (N > 0)).all():
-        raise InputError(
-            f"sizes must be parameter counts above 0: a list for all budgets, or a row for each of the "
-            f"{len(C)} budgets."
-        )
-    return N

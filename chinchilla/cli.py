@@ -60,12 +60,6 @@ def _run(args: list[str]) -> int:
     if "-h" in words or "--help" in words:
         print(command_help(command, [word for word in words if word not in ("-h", "--help")]))
         return 0
-    if "--cfg" in words:  # as Hydra's own --cfg: print the composed settings and stop
-        from omegaconf import OmegaConf
-
-        values, _ = composed(command, [word for word in words if word not in ("--cfg", "job")])
-        print(OmegaConf.to_yaml(values), end="")
-        return 0
     from chinchilla import commands
 
     return commands.function(command)(compose(command, words))
@@ -79,7 +73,7 @@ def usage() -> str:
         lines.append(f"  {name:<9} {does[0].upper()}{does[1:]}")
     lines += [
         "",
-        "chinchilla COMMAND --help lists the settings of a command; --cfg prints their values.",
+        "chinchilla COMMAND --help lists the settings of a command with their values.",
         "Exit codes: 0 ok, 1 a run failed, 2 bad input, 3 refused, 75 requeue.",
     ]
     return "\n".join(lines)
@@ -92,16 +86,16 @@ def command_help(command: str, words: Sequence[str] = ()) -> str:
     config, chosen = composed(command, words)
     settings = settings_of(COMMANDS[command])
     width = max(len(s.key) for s in settings)
-    lines = [f"usage: chinchilla {command} [key=value ...]", ""]
-    lines += [
-        inspect.getdoc(COMMANDS[command]) or "",
+    lines = [
+        f"usage: chinchilla {command} [key=value ...]",
         "",
-        "Settings, with their values in brackets:",
+        inspect.getdoc(COMMANDS[command]) or "",
     ]
-    values = _flat(OmegaConf.to_container(config))
+    lines += ["", "Settings, with their values in brackets:"]
     for s in settings:
-        value = " ".join(filter(None, (_shown(values[s.key]), s.unit)))
-        lines += _wrapped(f"{s.key:<{width}}  ", f"{s.help} [{value}]")
+        missing = OmegaConf.is_missing(config, s.key)
+        value = "REQUIRED" if missing else _typed(OmegaConf.select(config, s.key))
+        lines += _wrapped(f"{s.key:<{width}}  ", f"{s.help} [{f'{value} {s.unit}'.strip()}]")
     if groups := [g for g in groups_of(command) if choices(g)]:
         lines += [
             "",
@@ -109,9 +103,8 @@ def command_help(command: str, words: Sequence[str] = ()) -> str:
         ]
         for group in groups:
             others = [name for name in choices(group) if name != chosen.get(group)]
-            lines += _wrapped(
-                f"{group}={chosen.get(group, '')}".ljust(18), f"or {' '.join(others)}"
-            )
+            head = f"{group}={chosen.get(group, '')}".ljust(18)
+            lines += _wrapped(head, f"or {' '.join(others)}")
     return "\n".join(lines)
 
 
@@ -126,27 +119,15 @@ def _wrapped(first: str, text: str) -> list[str]:
     )
 
 
-def _flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested settings by their full keys."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat[prefix + name] = value
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-    return flat
-
-
-def _shown(value: Any) -> str:
+def _typed(value: Any) -> str:
     """A value as it is typed on the command line, lists without their brackets."""
-    if value == "???":
-        return "REQUIRED"
-    if isinstance(value, list):
-        return ", ".join(map(_shown, value))
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(_typed, value))
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else str(value)
-    return "''" if value == "" else str(value)
+    return str(value) or "''"
 
 
 if __name__ == "__main__":

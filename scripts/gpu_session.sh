@@ -81,20 +81,12 @@ if [ ! -f "$DATA/manifest.json" ]; then
 fi
 settings="$RECIPE $SWEEP"
 if [ "$(cat "$SWEEP_DIR.settings" 2>/dev/null)" != "$settings" ]; then # other settings may add runs
-    began=$(date +%s)
     # Small corpora are repeated many times. Only the time of this sweep matters, not its losses.
     within 30 "$PYTHON" -m chinchilla.cli sweep grid=gpu_small $RECIPE cluster=debug \
         runtime.device="$DEVICE" data_dir="$DATA" sweep_dir="$SWEEP_DIR" epochs=1000 $SWEEP
     code=$?
-    if [ $code -eq 0 ] || stopped $code; then # includes starting and stopping
-        echo $(($(date +%s) - began)) >>"$SWEEP_DIR.seconds"
-    fi
     stopped $code && again "the sweep is incomplete"
     [ $code -eq 0 ] || exit 1
     echo "$settings" >"$SWEEP_DIR.settings"
-fi
-if selected worker; then
-    measure --sweep --finished "$SWEEP_DIR" --out "$RESULTS/throughput_sweep_$DEVICE.json" \
-        --worker-seconds "$(awk '{ s += $1 } END { print s }' "$SWEEP_DIR.seconds")"
 fi
 exit $failed

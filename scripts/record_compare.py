@@ -11,14 +11,14 @@ from pathlib import Path
 
 from bench.bench_tools import Arguments, existing_folder, provenance
 
-from chinchilla.commands.shared import finished_results
+from chinchilla.commands.shared import sweep_results
 from chinchilla.core.files import read_json, write_json
 
 
 def main(folder: Path, docs: Path) -> None:
     comparison = read_json(folder / "compare" / "compare.json", "comparison")
     for corpus in comparison["corpora"]:
-        results = finished_results(folder / corpus["name"])
+        results = [r for r in sweep_results(folder / corpus["name"]) if r.status == "finished"]
         corpus["folder"] = Path(corpus["folder"]).name
         corpus["training_seconds_over_all_runs"] = round(sum(r.train_seconds for r in results), 1)
         corpus["trained_at_commit"] = sorted({r.git for r in results})

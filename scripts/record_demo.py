@@ -19,7 +19,7 @@ from chinchilla.recommend.evaluate import default_budget, recommendation
 
 
 def main(sweep_dir: Path, docs: Path) -> None:
-    results, _ = sweep_results(sweep_dir)
+    results = sweep_results(sweep_dir)
     fits = FitResults.load(sweep_dir / "fits")
     fitted = fits.fitted
     finished = [r for r in results if r.status == "finished"]

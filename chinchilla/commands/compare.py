@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 
 from chinchilla import config
-from chinchilla.commands.shared import finished_results, print_json
+from chinchilla.commands.shared import print_json, sweep_results
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import writable_dir, write_json
 from chinchilla.decide.compare import NOT_REQUESTED, Side, summary
 from chinchilla.decide.compare import compare as compare_sides
-from chinchilla.fit.results import FILE, FitResults
+from chinchilla.fit.results import FitResults
 
 
 def compare(command: config.CompareCommand) -> int:
@@ -33,70 +33,56 @@ def compare(command: config.CompareCommand) -> int:
         if table.rows:
             print_table(table)
     print(summary(comparison))
-    for e in comparison.exponents:
-        if e.a is None and e.refused != NOT_REQUESTED:
-            print(f"note, {e.corpus}: {e.approach} refused: {e.refused}")
+    notes = [
+        f"note, {e.corpus}: {e.approach} refused: {e.refused}"
+        for e in comparison.exponents
+        if e.refused not in ("", NOT_REQUESTED)
+    ]
     if approach:
         for side in sides:
-            for text in side.fits.fitted[approach].refusals:
-                print(f"note, {side.name}: not used: {text}")
-    for note in comparison.notes:
-        print(f"note: {note}")
+            notes += [
+                f"note, {side.name}: not used: {text}"
+                for text in side.fits.fitted[approach].refusals
+            ]
+    for note in [*notes, *(f"note: {text}" for text in comparison.notes)]:
+        print(note)
     print(f"wrote {page}")
     return code
 
 
 def _sides(command: config.CompareCommand) -> list[Side]:
-    """The fits and runs of each folder, in the given order.
+    """The corpora in the given order.
 
     Raises:
         InputError: a folder is given twice, has no fits, or its runs are not those of the fits.
     """
     folders = [*command.sweep_dirs, *command.fits]
-    places = [Path(f) / "fits" for f in command.sweep_dirs]
-    places += [Path(f).parent if Path(f).name == FILE else Path(f) for f in command.fits]
-    first: dict[Path, str] = {}
-    for folder, place in zip(folders, places, strict=True):
-        if place.resolve() in first:
-            raise InputError(
-                f"{folder} is the same as {first[place.resolve()]}: give two different folders."
-            )
-        first[place.resolve()] = folder
+    places = [*(Path(f) / "fits" for f in command.sweep_dirs), *map(Path, command.fits)]
+    if len({path.resolve() for path in places}) < len(places):
+        raise InputError(f"{', '.join(folders)}: two are the same. Give different folders.")
     names = command.names or [Path(f).resolve().name for f in folders]
     if len(set(names)) < len(names):
         names = folders
-    n = len(command.sweep_dirs)
-    return [
-        _side(name, folder, place, is_sweep=i < n)
-        for i, (name, folder, place) in enumerate(zip(names, folders, places, strict=True))
-    ]
-
-
-def _side(name: str, folder: str, place: Path, is_sweep: bool) -> Side:
-    """Fits in `place`, their runs, and for a sweep the data and vocabulary of its results."""
-    if not (place / FILE).exists():
-        settings = f"observations=RUNS.csv out_dir={folder}"
-        if is_sweep:
-            settings = f"sweep_dir={folder} loss=validation"
-        raise InputError(
-            f"{folder} has no fits ({place / FILE}). Make them: chinchilla fit {settings}"
+    sides = []
+    for i, (name, folder, place) in enumerate(zip(names, folders, places, strict=True)):
+        fits = FitResults.load(place)
+        finals = fits.runs_beside(place).finals()
+        results = sweep_results(Path(folder)) if i < len(command.sweep_dirs) else []
+        results = [r for r in results if r.spec.run_id in finals.run_id]
+        factors = [
+            np.mean([*r.bits_per_byte.values()]) / np.mean([*r.validation_loss.values()])
+            for r in results
+            if r.bits_per_byte and r.validation_loss
+        ]
+        sides.append(
+            Side(
+                name,
+                folder,
+                fits,
+                finals,
+                float(np.median(factors)) if factors else None,
+                tuple(sorted({r.spec.data_id for r in results})),
+                tuple(sorted({r.spec.model.vocab_size for r in results})),
+            )
         )
-    fits = FitResults.load(place)
-    finals = fits.runs_beside(place).finals()
-    fitted = set(finals.run_id.tolist())
-    results = finished_results(Path(folder)) if is_sweep else []
-    results = [r for r in results if r.spec.run_id in fitted]
-    factors = [
-        float(np.mean(list(r.bits_per_byte.values())) / np.mean(list(r.validation_loss.values())))
-        for r in results
-        if r.bits_per_byte and r.validation_loss
-    ]
-    return Side(
-        name,
-        folder,
-        fits,
-        finals,
-        float(np.median(factors)) if factors else None,
-        tuple(sorted({r.spec.data_id for r in results})),
-        tuple(sorted({r.spec.model.vocab_size for r in results})),
-    )
+    return sides

@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from chinchilla import config
+from chinchilla.api import restricted, with_ends_of_curves
 from chinchilla.commands.progress import late_lines
-from chinchilla.commands.shared import sweep_results
+from chinchilla.commands.shared import sweep_curves, sweep_results
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import sha256_file, writable_dir
+from chinchilla.core.files import read_json, sha256_file, writable_dir
 from chinchilla.decide.preregister import fingerprints
 from chinchilla.diagnose.verdicts import FILE as DIAGNOSTICS
 from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.diagnose.verdicts import diagnose as run_diagnostics
-from chinchilla.fit.results import FILE, RUNS, FitResults
+from chinchilla.fit.results import FILE, RUNS, SCHEMA, FitResults
 from chinchilla.observations.read_table import read_csv
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import Curve, RunResult, load_plan
@@ -23,56 +24,67 @@ from chinchilla.plan.records import Curve, RunResult, load_plan
 
 def fit(command: config.FitCommand) -> int:
     """Fit the approaches, write frontier.json, and print Table 2 and the recommended answer."""
-    from chinchilla.commands.show import show_table2
-    from chinchilla.recommend import fit_table
-
+    out_dir = Path(command.out_dir or Path(command.sweep_dir) / "fits")
+    _refuse_older_fits(out_dir / FILE)
     if command.minima:
-        return _fit_minima(command)
-    finals, curves = _runs(command)
-    out_dir = writable_dir(Path(command.out_dir or Path(command.sweep_dir) / "fits"), "out_dir")
-    with late_lines() as stage:
-        fits = fit_table(finals, curves, command, stage)
-    finals.save(out_dir / RUNS)  # first: frontier.json holds its SHA-256
-    fits = fits.with_runs(out_dir / RUNS)
+        from chinchilla.recommend.minima import fit_minima
+
+        table = read_csv(Path(command.minima), "minima", command.columns)
+        fits = fit_minima(table, asdict(command), command.duplicates)
+        writable_dir(out_dir, "out_dir")
+    else:
+        from chinchilla.recommend import fit_table
+
+        finals, curves = _runs(command)
+        writable_dir(out_dir, "out_dir")
+        with late_lines() as stage:
+            fits = fit_table(finals, curves, command, stage)
+        finals.save(out_dir / RUNS)  # first: frontier.json holds its SHA-256
+        fits = fits.with_runs(out_dir / RUNS)
     fits.save(out_dir / FILE)
     if command.format == "json":
         print((out_dir / FILE).read_text(encoding="utf-8"), end="")
     else:
-        show_table2(fits)
-        for note in finals.notes:
-            print(f"note: {note}")
-        notes: dict[str, list[str]] = {}  # note -> the approaches that share it
-        for approach, result in fits.fitted.items():
-            for note in [*result.warnings, *result.refusals]:
-                notes.setdefault(note, []).append(approach)
-        for note, approaches in notes.items():
-            print(f"note, {', '.join(approaches)}: {note}")
+        _print_fits(fits)
         print(f"wrote {out_dir / FILE}")
         _print_default_answer(fits)
-    return 0 if fits.fitted else 3
+    return 0 if fits.fitted or fits.of_minima else 3
 
 
-def _fit_minima(command: config.FitCommand) -> int:
-    """Forecast the loss (and N_opt) from a table of minima, write frontier.json, print the answer."""
-    from chinchilla.recommend.minima import fit_minima
+def _refuse_older_fits(path: Path) -> None:
+    """Refuse to replace a frontier.json of another version."""
+    if not path.exists():
+        return
+    try:
+        schema = read_json(path, "fits")["schema"]
+    except (InputError, KeyError, TypeError):
+        schema = "unknown"
+    if schema != SCHEMA:
+        raise InputError(
+            f"{path} would be replaced, and it was written by another version (its schema is {schema}, this "
+            f"version writes {SCHEMA}). Give another out_dir, or move that folder away."
+        )
 
-    table = read_csv(Path(command.minima), "minima", command.columns)
-    fits = fit_minima(table, asdict(command), command.duplicates)
-    out_dir = writable_dir(Path(command.out_dir), "out_dir")
-    fits.save(out_dir / FILE)
-    if command.format == "json":
-        print((out_dir / FILE).read_text(encoding="utf-8"), end="")
-        return 0
+
+def _print_fits(fits: FitResults) -> None:
+    """Print Table 2 and the notes, each note once with the approaches that share it."""
+    from chinchilla.commands.show import show_table2
+
+    if not fits.of_minima:
+        show_table2(fits)
     for note in fits.data["notes"]:
         print(f"note: {note}")
-    print(f"wrote {out_dir / FILE}")
-    _print_default_answer(fits)
-    return 0
+    notes: dict[str, list[str]] = {}
+    for approach, result in fits.fitted.items():
+        for note in [*result.warnings, *result.refusals]:
+            notes.setdefault(note, []).append(approach)
+    for note, approaches in notes.items():
+        print(f"note, {', '.join(approaches)}: {note}")
 
 
 def _print_default_answer(fits: FitResults) -> None:
     """Print the recommended answer at ten times the largest budget."""
-    from chinchilla.commands.predict_text import print_recommendation
+    from chinchilla.commands.show import print_recommendation
     from chinchilla.recommend.evaluate import default_budget, recommendation
 
     if fits.recommended is None:
@@ -84,39 +96,6 @@ def _print_default_answer(fits: FitResults) -> None:
 
 def _runs(command: config.FitCommand) -> tuple[Observations, Observations | None]:
     """Final losses and curves (if any) of a sweep or of CSVs."""
-    curves = None
-    if command.sweep_dir:
-        results, curve_of = sweep_results(Path(command.sweep_dir))
-        finals = Observations.from_results(results, command.loss)
-        curves = _points_along(results, curve_of, command.loss)
-    else:
-        finals, curves = _runs_of_csv(command)
-    if command.best:
-        finals = finals.best()
-        if curves is not None:
-            curves = curves.where(np.isin(curves.run_id, finals.run_id))
-    if command.tokens_per_param:
-        finals = finals.within(command.tokens_per_param)
-        curves = None if curves is None else curves.within(command.tokens_per_param)
-    return finals, curves
-
-
-def _points_along(
-    results: list[RunResult], curve_of: dict[str, Curve], loss: str
-) -> Observations | None:
-    """All losses of the finished runs, for approach 1; None if there are no such runs.
-
-    Runs with a cool-down are excluded: before it their learning rate has not decayed, and only their
-    final losses are points of a law (Haegele et al. 2024).
-    """
-    done = [r for r in results if r.status == "finished" and r.spec.stable_phase is None]
-    if not done:
-        return None
-    return Observations.from_curves(done, [curve_of[r.spec.run_id] for r in done], loss)
-
-
-def _runs_of_csv(command: config.FitCommand) -> tuple[Observations, Observations | None]:
-    """The table of observations, completed by final losses from curves of other runs."""
 
     def read(key: str) -> Observations:
         obs = Observations.from_csv(
@@ -131,16 +110,30 @@ def _runs_of_csv(command: config.FitCommand) -> tuple[Observations, Observations
             obs = dataclasses.replace(obs, loss_kind="validation")
         return obs
 
-    if not command.curves:
-        return read("observations"), None
-    curves = read("curves")
-    if not curves.has_curves:
-        raise InputError(
-            f"curves={command.curves}: no two rows share a run_id, so there are no curves. Give final "
-            "losses as observations=FILE.csv."
-        )
-    none = curves.where(np.zeros(len(curves), bool))
-    return (read("observations") if command.observations else none).completed_by(curves), curves
+    if command.sweep_dir:
+        results = sweep_results(Path(command.sweep_dir))
+        finals = Observations.from_results(results, command.loss)
+        curve_of = sweep_curves(Path(command.sweep_dir), results)
+        curves = _points_along(results, curve_of, command.loss)
+    else:
+        curves = read("curves") if command.curves else None
+        given = read("observations") if command.observations else None
+        finals = with_ends_of_curves(given, curves)
+    return restricted(finals, curves, command.best, command.tokens_per_param)
+
+
+def _points_along(
+    results: list[RunResult], curve_of: dict[str, Curve], loss: str
+) -> Observations | None:
+    """All losses of the finished runs, for approach 1; None if there are no such runs.
+
+    Runs with a cool-down are excluded: before it their learning rate has not decayed, and only their
+    final losses are points of a law (Haegele et al. 2024).
+    """
+    done = [r for r in results if r.status == "finished" and r.spec.stable_phase is None]
+    if not done:
+        return None
+    return Observations.from_curves(done, [curve_of[r.spec.run_id] for r in done], loss)
 
 
 def diagnose(command: config.DiagnoseCommand) -> int:
@@ -189,7 +182,8 @@ def report(command: config.ReportCommand) -> int:
     curve_obs = None
     finals = fits.runs_beside(fits_dir)
     if command.sweep_dir:
-        results, curve_of = sweep_results(Path(command.sweep_dir))
+        results = sweep_results(Path(command.sweep_dir))
+        curve_of = sweep_curves(Path(command.sweep_dir), results)
         loss = str(fits.command.get("loss", "train"))
         kind = loss if finals.loss_kind == "unknown" else finals.loss_kind
         _refuse_other_runs(command, finals.finals(), Observations.from_results(results, kind))

@@ -1,16 +1,20 @@
-"""`chinchilla predict` and `chinchilla score`: N, D and loss at a budget, compared with measured runs."""
+"""`chinchilla predict`: N, D and loss at a budget, with the costs of other choices."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from chinchilla import config
-from chinchilla.commands.predict_text import print_answer, print_recommendation
 from chinchilla.commands.shared import print_json
-from chinchilla.commands.show import new_table, print_table
+from chinchilla.commands.show import (
+    UNKNOWN_N,
+    between,
+    bill_text,
+    print_recommendation,
+    print_records,
+)
+from chinchilla.config import RatesConfig
 from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.units import count
 from chinchilla.decide import preregister, warnings
@@ -23,26 +27,19 @@ from chinchilla.decide.decision import (
     for_unique_tokens,
 )
 from chinchilla.decide.predictions import Prediction, omitted_text, predictions
-from chinchilla.decide.preregister import Preregistration, Score
 from chinchilla.fit.results import FILE, FitResults
-from chinchilla.observations import read_table
 from chinchilla.observations.table import Observations
-from chinchilla.plan.records import RunResult
 from chinchilla.recommend import Recommendation, recommendation
 from chinchilla.recommend.evaluate import default_budget, local_law
 
-NEEDS_A_LAW = ("law", "target_loss", "inference_tokens", "unique_tokens", "preregister")
+GOOD_SHAPE = 0.05  # extra compute up to which a shape counts as near the best size
 
 
 def predict(command: config.PredictCommand) -> int:
     """Answer each budget by the fits and by published laws; optionally preregister the answer."""
     fits = FitResults.load(Path(command.frontier)) if command.frontier else None
-    if fits is not None and fits.of_minima:
-        return _predict_from_minima(command, fits)
     if not command.law:
         warnings.refuse_if_nothing_fitted(fits, command.frontier)
-
-    # The recommended answer, and the answer of every approach and published law.
     budgets = list(command.budget_flops)
     if fits is not None and not budgets and not command.target_loss:
         budgets = [default_budget(fits)]
@@ -58,82 +55,49 @@ def predict(command: config.PredictCommand) -> int:
         "recommended": recommended[0].to_dict() if recommended else None,
         "recommendations": [r.to_dict() for r in recommended],
         "predictions": [asdict(row) for row in rows],
+        **_decisions(command, model, budgets, recommended),
     }
-
-    # Costs of departures, a target loss, limited data; then warnings.
-    answer |= _decisions(command, model, _budgets_with_a_value(command, budgets, recommended))
-    all_warnings = warnings.gather(fits, recommended, answer)
-    all_warnings += [
+    found = warnings.gather(fits, recommended, answer)
+    found += [
         warnings.AnswerWarning("note", text, C) for C in budgets if (text := omitted_text(C, name))
     ]
-    answer["warnings"] = [asdict(warning) for warning in all_warnings]
+    answer["warnings"] = [asdict(warning) for warning in found]
     if command.preregister:
         answer["preregistered"] = str(_preregister(command, fits, model, rows, recommended))
     if command.format == "json":
         return print_json(answer)
-    print_answer(rows, recommended, answer, command.rates, command.detail)
+    _print_answer(budgets, rows, recommended, answer, command)
     return 0
-
-
-def _predict_from_minima(command: config.PredictCommand, fits: FitResults) -> int:
-    """The recommended loss, and N and D if N is known, from losses at minima.
-
-    Raises:
-        Refusal: a setting needs a loss law of N and D.
-    """
-    if given := [name for name in NEEDS_A_LAW if getattr(command, name)]:
-        raise Refusal(
-            f"frontier={command.frontier} was made from losses at minima alone (minima=), and "
-            f"{', '.join(given)} needs a loss law of N and D. Leave it out, or leave frontier out and give "
-            "law=NAME."
-        )
-    budgets = command.budget_flops or [default_budget(fits)]
-    recommended = [recommendation(fits, C, command.force) for C in budgets]
-    if command.format == "json":
-        rows = [r.to_dict() for r in recommended]
-        return print_json({"recommended": rows[0], "recommendations": rows, "predictions": []})
-    for r in recommended:
-        print_recommendation(r)
-    for note in fits.data["notes"]:
-        print(f"note: {note}")
-    return 0
-
-
-def _budgets_with_a_value(
-    command: config.PredictCommand, budgets: list[float], recommended: list[Recommendation]
-) -> list[float]:
-    """Budgets for which costs are computed: those whose answer is not only a range.
-
-    Raises:
-        Refusal: there are none, and a setting needs one.
-    """
-    far = set() if command.law else {r.C for r in recommended if r.range_only}
-    near = [C for C in budgets if C not in far]
-    for key in ("unique_tokens", "inference_tokens"):
-        if far and not near and getattr(command, key):
-            raise Refusal(
-                f"{key} needs a value of N and D, and beyond 1,000 times the compute of the largest run "
-                "these runs support a range only. Give a smaller budget, or law=NAME."
-            )
-    return near
 
 
 def _decisions(
-    command: config.PredictCommand, model: DecisionModel | None, budgets: list[float]
+    command: config.PredictCommand,
+    model: DecisionModel | None,
+    budgets: list[float],
+    recommended: Sequence[Recommendation],
 ) -> dict[str, Any]:
     """What the law implies for each budget, the target loss and the unique tokens, for JSON.
 
     Raises:
-        Refusal: a setting needs a law and there is none.
+        Refusal: a setting needs a law and there is none, or a budget nearer to the runs.
     """
+    need_a_value = [k for k in ("inference_tokens", "unique_tokens") if getattr(command, k)]
     if model is None:
-        for key in ("target_loss", "inference_tokens", "unique_tokens"):
-            if getattr(command, key):
-                raise Refusal(
-                    f"{key} needs a loss law, and approach 3 was not fitted here. Fit it, or give law=NAME "
-                    "of a published one."
-                )
+        if keys := ["target_loss"] * bool(command.target_loss) + need_a_value:
+            raise Refusal(
+                f"{', '.join(keys)} needs a loss law of N and D, and these fits have none: approach 3 was not "
+                "fitted, or they were made from losses at minima alone. Fit approach 3, or give law=NAME of "
+                "a published law."
+            )
         return {"law": None, "decisions": []}
+    if not command.law:
+        too_far = {r.C for r in recommended if r.range_only}
+        budgets = [C for C in budgets if C not in too_far]
+        if too_far and not budgets and need_a_value:
+            raise Refusal(
+                f"{', '.join(need_a_value)} needs a value of N and D, and beyond 1,000 times the compute of "
+                "the largest run these runs support a range only. Give a smaller budget, or law=NAME."
+            )
     shapes = available_shapes(
         command.shapes, command.vocab_size, command.seq_len, command.kv_size, command.positions
     )
@@ -146,37 +110,27 @@ def _decisions(
     if command.unique_tokens:
         runs = None
         if command.repeated_runs:
-            runs = _read_repeated_runs(Path(command.repeated_runs), model)
+            runs = _repeated_runs(Path(command.repeated_runs), model)
         answer["repeated"] = for_unique_tokens(model, budgets, command.unique_tokens, runs)
     return answer
 
 
-def _read_repeated_runs(path: Path, model: DecisionModel) -> dict[str, Any]:
-    """Columns N, D, L and unique_tokens of a CSV, under any name that a table of runs may use."""
-    required = ("N", "D", "L", "unique_tokens")
-    table = read_table.read_csv(path, "repeated_runs")
-    if missing := [name for name in required if name not in table.columns]:
-        raise InputError(
-            f"{path}: no column {', '.join(missing)} (found {', '.join(table.header) or 'none'}). "
-            "repeated_runs has the columns N,D,L,unique_tokens."
-        )
-    if not len(table):
-        raise InputError(f"{path}: no runs, only a header.")
-    for name, value in read_table.conventions_of(table, {}).items():
-        fitted = model.conventions.get(name, "unknown")
-        if name != "flop_convention" and "unknown" not in (value, fitted) and value != fitted:
+def _repeated_runs(path: Path, model: DecisionModel) -> dict[str, Any]:
+    """Columns N, D, L and unique_tokens of a table of runs that the law's conventions apply to."""
+    runs = Observations.from_csv(path, key="repeated_runs", flop_convention="six_nd").finals()
+    for name in ("n_convention", "loss_kind"):
+        own, fitted = getattr(runs, name), model.conventions.get(name, "unknown")
+        if "unknown" not in (own, fitted) and own != fitted:
             raise InputError(
-                f"{path}: {name}={value}, and the fitted law's runs have {fitted}: they are not "
-                "comparable. Give runs that are counted in the same way."
+                f"{path}: {name}={own}, and the fitted law's runs have {fitted}: they are not comparable. "
+                "Give runs that are counted in the same way."
             )
-    columns = {name: read_table.numbers(table, name) for name in required}
-    empty = np.isnan(columns["unique_tokens"])
-    if empty.any():
+    if unknown := [r for r, u in zip(runs.run_id, runs.unique_tokens, strict=True) if u != u]:
         raise InputError(
-            f"{table.at(int(np.argmax(empty)))}: unique_tokens is empty. Give the number of distinct "
-            "tokens (D if nothing is repeated), or leave the run out."
+            f"{path}: unique_tokens is missing or empty for {len(unknown)} runs ({unknown[0]}, ...). Give "
+            "the number of distinct tokens (D if nothing is repeated), or leave these runs out."
         )
-    return columns
+    return {name: getattr(runs, name) for name in ("N", "D", "L", "unique_tokens")}
 
 
 def _preregister(
@@ -187,103 +141,206 @@ def _preregister(
     recommended: list[Recommendation],
 ) -> Path:
     """Write the prediction to its file."""
-    path = Path(command.frontier)
-    file = (path / FILE if path.is_dir() else path) if command.frontier else None
     law_name = "" if model is None else model.name
-    if law_name == FITTED and fits is not None:  # the law for runs at other budgets
-        law_name = "approach 3 (parametric)"
-        if "parametric" not in fits.fitted:
-            law_name = f"{FITTED} at {default_budget(fits):.3g} FLOPs"
-    # If a published law is named, the runs are scored by it.
-    by_recommendation = [] if fits is None or command.law else recommended
-    record = preregister.preregister(
-        rows,
-        [(r, local_law(fits, r.C)) for r in by_recommendation if fits is not None],
-        model,
-        law_name,
-        asdict(command),
-        file,
-        None if fits is None else fits.runs_beside(path),
-    )
+    answers, file, runs = [], None, None
+    if fits is not None:
+        path = Path(command.frontier)
+        file, runs = (path / FILE if path.is_dir() else path), fits.runs_beside(path)
+        if law_name == FITTED:  # the law for runs at other budgets
+            law_name = "approach 3 (parametric)"
+            if "parametric" not in fits.fitted:
+                law_name = f"{FITTED} at {default_budget(fits):.3g} FLOPs"
+        if not command.law:  # runs are scored by a published law if one is named
+            answers = [(r, local_law(fits, r.C)) for r in recommended]
+    record = preregister.preregister(rows, answers, model, law_name, asdict(command), file, runs)
     to = Path(command.preregister_file) if command.preregister_file else None
     return preregister.save(record, to, Path() if file is None else file.parent)
 
 
-def score(command: config.ScoreCommand) -> int:
-    """Verify a preregistered prediction and compare it with the measured runs."""
-    record = preregister.load(Path(command.prediction))
-    loss = command.loss or (record.loss_kind if record.loss_kind != "unknown" else "train")
-    times = None
-    if command.result:
-        result = _read_result(Path(command.result))
-        obs = Observations.from_results([result], loss)
-        times = [(result.started_utc, result.finished_utc)]
-    else:
-        obs = Observations.from_csv(Path(command.observations))
-        if command.loss:
-            obs = replace(obs, loss_kind=command.loss)
-    notes = preregister.refuse_known(record, obs, times)
-    rows = preregister.score(record, obs)
-    not_compared = preregister.not_compared(record, obs)
-    if command.format == "json":
-        about = {
-            key: getattr(record, key) for key in ("made_utc", "sha256", "law_name", "loss_kind")
-        }
-        about |= {"verified": True, "not_compared": not_compared, "notes": notes}
-        return print_json({**about, "runs": [asdict(row) for row in rows]})
-    _print_scores(record, rows)
-    if not_compared:
-        notes.append(
-            f"{', '.join(not_compared)} not compared: the prediction or the result does not state it."
+# ------------------------------------------------------------------ the answer as text
+
+
+def _print_answer(
+    budgets: Sequence[float],
+    rows: Sequence[Prediction],
+    recommended: Sequence[Recommendation],
+    answer: Mapping[str, Any],
+    command: config.PredictCommand,
+) -> None:
+    """Print the recommendation of each budget, its costs and the other answers."""
+    law, decisions = answer["law"], {d["C"]: d for d in answer["decisions"]}
+    by_budget = {r.C: r for r in recommended}
+    for C in budgets:
+        r, decision = by_budget.get(C), decisions.get(C)
+        if r is not None:
+            print_recommendation(r)
+        if decision is not None and law["name"] != FITTED:
+            print(
+                f"\nC = {C:.4g} FLOPs, by {law['name']} (C = {law['flops']}): {_sizes(decision)}, "
+                f"loss {decision['L']:.4f} nats/token."
+            )
+        _print_warnings(answer, C)
+        if decision is not None:
+            _print_costs(decision, law, command.rates)
+        elif r is not None and r.range_only:
+            continue
+        _print_predictions(
+            [row for row in rows if row.C == C and not (row.own and r is not None and r.range_only)]
         )
-    for note in notes:
-        print(f"note: {note}")
-    return 0
+        if decision is not None and command.detail:
+            _print_departures(decision, law)
+    if law is None:
+        print("No loss could be forecast. Give law=NAME for the costs of departures.")
+    elif decisions and not command.detail:
+        print("detail=true also prints the cost of other sizes, shapes and over-training.")
+    if "target" in answer:
+        _print_target(answer["target"], law, command.rates)
+        _print_warnings(answer, answer["target"]["C"])
+    if "repeated" in answer:
+        _print_repeated(answer["repeated"], law)
+    _print_warnings(answer, None)
+    if "preregistered" in answer:
+        print(f"wrote {answer['preregistered']}. Commit or mail it before training.")
 
 
-def _read_result(path: Path) -> RunResult:
-    """The finished run of a result.json, or of the folder that contains it."""
-    run_dir = path if path.is_dir() else path.parent
-    if not path.is_dir() and path.name != "result.json":
-        raise InputError(
-            f"result={path}: give a run's result.json, or the folder that contains it."
-        )
-    result = RunResult.load(run_dir)
-    if result.status != "finished":
-        raise InputError(
-            f"result={path}: this run {result.status} ({result.reason}) and has no final loss."
-        )
-    return result
+def _print_warnings(answer: Mapping[str, Any], C: float | None) -> None:
+    """Print the warnings about the answer at C, or with None those about all answers."""
+    for warning in answer["warnings"]:
+        if warning["C"] == C:
+            print(f"{'note' if warning['kind'] == 'note' else 'warning'}: {warning['text']}")
 
 
-def _print_scores(record: Preregistration, rows: Sequence[Score]) -> None:
-    """Print measured and predicted losses, one table for each source of predictions."""
+def _sizes(place: Mapping[str, Any]) -> str:
+    N, D = place["N"], place["D"]
+    return f"N {count(N)}, D {count(D)} tokens, {D / N:,.3g} tokens per parameter"
+
+
+def _print_predictions(rows: Sequence[Prediction]) -> None:
+    """Print N_opt, D_opt and loss at one budget, by the approaches alone and by published laws."""
+    columns = {"by": "by", "N": "N", "D": "D", "D/N": "ratio", "loss": "L"}
+    columns["C beyond the data, x"] = "beyond"
+    bands = {"N, 80%": "N_80", "D, 80%": "D_80", "loss, 80%": "L_80"}
+    for caption, own in (
+        ("each approach of these runs by itself, with the 80% intervals of that fit alone", True),
+        ("published lines and laws (C = 6*N*D)", False),
+    ):
+        records = [
+            {
+                **asdict(row),
+                "ratio": row.D / row.N,
+                "N_80": between(row.N_p10, row.N_p90),
+                "D_80": between(row.D_p10, row.D_p90),
+                "L_80": None if row.L_p10 is None else (row.L_p10, row.L_p90),
+            }
+            for row in rows
+            if row.own == own
+        ]
+        if records:
+            print_records(caption, records, {**columns, **bands} if own else columns)
+
+
+def _print_costs(decision: Mapping[str, Any], law: Mapping[str, Any], rates: RatesConfig) -> None:
+    """Print the bill, the range of equally good sizes, the best shape, and the size for serving."""
+    low, high = decision["N_within_1_percent"]
+    print(f"Cost: {bill_text(decision['bill'], rates)}.")
     print(
-        f"prediction of {record.made_utc}, SHA-256 {record.sha256[:16]}...: unchanged. "
-        f"{record.loss_kind} loss."
+        f"By {law['name']}, sizes from {count(low)} to {count(high)} need at most 1% more compute."
     )
-    for by in dict.fromkeys(row.by for row in rows):
-        group = [row for row in rows if row.by == by]
-        table = new_table(
-            f"measured and predicted loss, by {by}",
-            ("run", "N", "D, tokens", "C, FLOPs", "N/N_opt", "predicted", _level(group[0]), "measured", "off by", "verdict"),
-            left=("run", "verdict"),
-        )  # fmt: skip
-        for row in group:
-            interval = row.interval80 or row.ci95
-            table.add_row(
-                row.run_id, count(row.N), count(row.D), f"{row.C:.3g}", f"{row.N_over_best:.2f}",
-                f"{row.predicted:.4f}",
-                "" if interval is None else f"{interval[0]:.4f}-{interval[1]:.4f}",
-                f"{row.measured:.4f}", f"{row.difference:+.4f} ({row.percent:+.2f}%)",
-                {True: "inside", False: "OUTSIDE", None: "no interval"}[row.inside],
-            )  # fmt: skip
-        print_table(table)
-    for level in ("80%", "95%"):
-        inside = [row.inside for row in rows if row.inside is not None and _level(row) == level]
-        if inside:
-            print(f"{sum(inside)} of {len(inside)} runs lie inside their {level} interval.")
+    best = next(row for row in decision["shapes"] if row["name"] == decision["best_shape"])
+    excess, gap = best["excess"], "its loss stays above that of the best size at any compute"
+    if excess is not None:
+        gap = f"{100 * excess:+.3g}% compute for the loss of the best size"
+    print(f"Best available shape: {best['name']} on {count(best['D'])} tokens ({gap}).")
+    if excess is None or excess > GOOD_SHAPE:
+        print(
+            f"note: no available shape is within {GOOD_SHAPE:.0%} of the compute of the best size. Give "
+            "others with shapes=."
+        )
+    if law["n_convention_of_runs"] == "unknown":
+        print(f"note: {UNKNOWN_N}")
+    if served := decision.get("inference"):
+        _print_serving(served)
+    elif "inference_refused" in decision:
+        print(f"No size for serving: {decision['inference_refused']}")
 
 
-def _level(row: Score) -> str:
-    return "95%" if row.interval80 is None else "80%"
+def _print_serving(served: Mapping[str, Any]) -> None:
+    best, plain = served["best"], served["trained_only"]
+    print(
+        f"Serving {count(served['inference_tokens'])} tokens at loss {best['L']:.4f} (2 N FLOPs per "
+        f"token): N {count(best['N'])} on {count(best['D'])} tokens instead of {count(plain['N'])} on "
+        f"{count(plain['D'])}; {served['total_flops']:.3g} FLOPs in total, {served['saving']:.1%} less."
+    )
+
+
+def _print_departures(decision: Mapping[str, Any], law: Mapping[str, Any]) -> None:
+    """Print the tables of other sizes, of shapes and of over-training."""
+    print_records(
+        f"another size, by {law['name']}: the loss at C in nats per token, and the compute to reach the "
+        "loss of the best size",
+        decision["misallocation"],
+        {"N / N_opt": "factor", "N": "N", "extra loss": "extra_loss", "compute wasted": "wasted",
+         "more compute": "excess"},
+    )  # fmt: skip
+    print_records(
+        f"available shapes with D re-optimised, by {law['name']} (FLOPs as {law['flop_convention_of_shapes']})",
+        [{**row, "ratio": row["D"] / row["N"]} for row in decision["shapes"]],
+        {"shape": "name", "N": "N", "D": "D", "D/N": "ratio", "loss": "L", "extra loss": "extra_loss",
+         "more compute": "excess"},
+    )  # fmt: skip
+    print_records(
+        f"over-training, by {law['name']}: a smaller model on more tokens, same FLOPs",
+        decision["overtraining"],
+        {"times D/N": "times", "N": "N", "D": "D", "loss": "L", "extra loss": "extra_loss"},
+    )
+
+
+def _print_target(target: Mapping[str, Any], law: Mapping[str, Any], rates: RatesConfig) -> None:
+    """Print the cheapest way to a loss."""
+    interval = ""
+    if target["C_interval80"]:
+        low, high = target["C_interval80"]
+        end = " FLOPs or more" if high is None else f" to {high:.3g} FLOPs"
+        interval = "not reached by the interval of the loss" if low is None else f"{low:.3g}{end}"
+    wanted = f"\nLoss {target['L']:g} nats/token by {law['name']}:"
+    if target["range_only"]:
+        print(
+            f"{wanted} {interval} (80%), over 1,000x beyond the data. The runs do not support more than "
+            "this range."
+        )
+        return
+    print(f"{wanted} at least {target['C']:.3g} FLOPs, {_sizes(target)}.")
+    if interval:
+        print(f"80% interval of the cost: {interval}.")
+    print(f"Cost: {bill_text(target['bill'], rates)}.")
+    if target.get("inference"):
+        _print_serving(target["inference"])
+
+
+def _print_repeated(answer: Mapping[str, Any], law: Mapping[str, Any]) -> None:
+    """Print the best use of each budget with limited tokens, if its epochs lie in the measured range."""
+    limit, unique = answer["epochs_measured"], answer["unique_tokens"]
+    rows = []
+    for row in answer["budgets"]:
+        best = {**row["best"], "epochs": f"{row['epochs']:.3g}"}
+        if row["epochs"] > limit:
+            best |= {"N": None, "D": None, "L": None, "epochs": f"over {limit:.3g}"}
+        rows.append(best | {"once": row["single_epoch"]["L"], "unlimited": row["unlimited_loss"]})
+    print_records(
+        f"{count(unique)} unique tokens, by {law['name']} with R_D {answer['R_D']:.3g}, R_N "
+        f"{answer['R_N']:.3g} {answer['source']} (C = 6*N*D)",
+        rows,
+        {"C": "C", "N": "N", "D": "D", "epochs": "epochs", "loss": "L", "one epoch only": "once",
+         "unlimited data": "unlimited"},
+    )  # fmt: skip
+    if certificate := answer["certificate"]:
+        (d_low, d_high), (n_low, n_high) = certificate["R_D_range"], certificate["R_N_range"]
+        print(
+            f"R_D {d_low:.3g} to {d_high:.3g} and R_N {n_low:.3g} to {n_high:.3g} fit these runs equally "
+            "well (within 1%)."
+        )
+    if any(row["epochs"] > limit for row in answer["budgets"]):
+        print(
+            f"note: the effect of repeats was not measured beyond about {limit:.3g} epochs, so no answer is "
+            f"given there. Plan for at most {count(limit * unique)} tokens ({limit:.3g} epochs), or add text."
+        )

@@ -1,9 +1,9 @@
-"""Tables, plans and costs as text for a terminal."""
+"""Tables, plans, costs and recommendations as text for a terminal."""
 
 import os
 import sys
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -11,7 +11,7 @@ from rich.measure import Measurement
 from rich.table import Table as RichTable
 
 from chinchilla.config import ClusterConfig, RatesConfig
-from chinchilla.core.table import Table
+from chinchilla.core.table import NONE, Table
 from chinchilla.core.units import count, duration, number
 from chinchilla.plan.cost import plan_cost, reused_steps
 from chinchilla.plan.memory import memory
@@ -19,8 +19,19 @@ from chinchilla.plan.records import RunSpec
 
 if TYPE_CHECKING:
     from chinchilla.fit.results import FitResults
+    from chinchilla.recommend import Recommendation
 
 UNLIMITED = 10_000  # columns, wider than any table
+UNKNOWN_N = "shapes count all their parameters, because the runs do not state how they count N."
+
+FORMATS: dict[str, Callable[[Any], str]] = {  # of numbers in records; others have three digits
+    **dict.fromkeys(("N", "D"), count),
+    **dict.fromkeys(("L", "predicted", "measured", "once", "unlimited"), "{:.4f}".format),
+    **dict.fromkeys(("L_80", "interval80", "ci95"), lambda ends: "{:.4f}-{:.4f}".format(*ends)),
+    **dict.fromkeys(("wasted", "excess", "narrows"), lambda share: f"{100 * share:+.3g}%"),
+    "extra_loss": "{:+.4f}".format,
+    "percent": "{:+.2f}%".format,
+}
 
 
 def console() -> Console:
@@ -60,6 +71,17 @@ def new_table(title: str, columns: Sequence[str], left: Sequence[str] = ()) -> T
     return Table(columns, caption=title, left=left)
 
 
+def print_records(
+    caption: str, records: Iterable[Mapping[str, Any]], columns: Mapping[str, str]
+) -> None:
+    """Print a table with a row for each record and a column (head: key) for each key."""
+    table = new_table(caption, [*columns], left=("by", "shape", "run", "verdict"))
+    for record in records:
+        cells = ((FORMATS.get(key, "{:.3g}".format), record[key]) for key in columns.values())
+        table.add_row(*(x if isinstance(x, str) else NONE if x is None else f(x) for f, x in cells))
+    print_table(table)
+
+
 def show_table2(fits: "FitResults") -> None:
     """Print Table 2, ours and the paper's, how intervals were computed, and refused approaches."""
     from chinchilla.report.tables import interval_methods, name_of, table2
@@ -69,6 +91,16 @@ def show_table2(fits: "FitResults") -> None:
     notes += [f"{name_of(a, short=True)} refused: {r.reason}" for a, r in fits.refused.items()]
     for note in notes:
         print(textwrap.fill(note, 100, subsequent_indent="  "))
+
+
+def print_recommendation(r: "Recommendation") -> None:
+    """Print a recommendation and the reasons for it."""
+    from chinchilla.recommend.evaluate import headline
+
+    print(f"\n{headline(r)}")
+    for text in r.reasons:
+        if text != r.disagreement:  # the headline begins with it
+            print(f"reason: {text}")
 
 
 def show_plan(
@@ -91,7 +123,19 @@ def show_plan(
         return
     needed = {s.run_id: memory(s, s.model.seq_len).total for s in specs}
     shared = reused_steps(specs)
-    print_table(_plan_table(specs, cluster, needed, shared))
+    table = new_table(
+        f"{specs[0].sweep}: {len(specs)} runs, C counted as {specs[0].flop_convention}",
+        ("budget", "N", "D, tokens", "D/N", "batch", "steps", "peak lr", "C, FLOPs", "memory", "time"),
+    )  # fmt: skip
+    table.grouped = True
+    for s in specs:
+        seconds = s.C / (cluster.peak_flops * cluster.mfu) * (1 - shared[s.run_id] / s.steps)
+        table.add_row(
+            "horizon" if s.budget_flops is None else f"{s.budget_flops:.3g}", count(s.N), count(s.D),
+            f"{s.D / s.N:.1f}", count(s.batch_tokens), f"{s.steps:,}", f"{s.peak_lr:.2e}",
+            f"{s.C:.4g}", _bytes(needed[s.run_id]), duration(seconds),
+        )  # fmt: skip
+    print_table(table)
     if any(shared.values()):
         cost = plan_cost(specs, cluster, 1)
         total = cost.flops + cost.shared_flops
@@ -110,29 +154,6 @@ def show_plan(
         )
 
 
-def _plan_table(
-    specs: Sequence[RunSpec],
-    cluster: ClusterConfig,
-    needed: Mapping[str, float],
-    shared: Mapping[str, int],
-) -> Table:
-    speed = cluster.peak_flops * cluster.mfu
-    batch = ("batch",) if len({s.batch_tokens for s in specs}) > 1 else ()
-    table = new_table(
-        f"{specs[0].sweep}: {len(specs)} runs, C counted as {specs[0].flop_convention}",
-        ("budget", "N", "D, tokens", "D/N", *batch, "steps", "peak lr", "C, FLOPs", "memory", "time"),
-    )  # fmt: skip
-    table.grouped = True
-    for s in specs:
-        table.add_row(
-            "horizon" if s.budget_flops is None else f"{s.budget_flops:.3g}", count(s.N), count(s.D),
-            f"{s.D / s.N:.1f}", *([count(s.batch_tokens)] if batch else []), f"{s.steps:,}",
-            f"{s.peak_lr:.2e}", f"{s.C:.4g}", _bytes(needed[s.run_id]),
-            duration(s.C / speed * (1 - shared[s.run_id] / s.steps)),
-        )  # fmt: skip
-    return table
-
-
 def _show_cost(left: Sequence[RunSpec], n: int, cluster: ClusterConfig) -> None:
     """Print the cost of the `left` runs of a plan's `n`, with its assumptions."""
     workers = cluster.n_workers or (1 if cluster.kind == "debug" else os.cpu_count() or 1)
@@ -149,31 +170,21 @@ def _show_cost(left: Sequence[RunSpec], n: int, cluster: ClusterConfig) -> None:
 
 def bill_text(cost: Mapping[str, Any], rates: RatesConfig) -> str:
     """FLOPs as device-hours, price, energy and CO2, with the rates used."""
-    text = (
-        f"{number(cost['device_hours'])} device-hours at {rates.peak_flops:.3g} FLOP/s x "
-        f"{rates.mfu:.0%} MFU"
+    parts = {
+        "device_hours": f"device-hours at {rates.peak_flops:.3g} FLOP/s x {rates.mfu:.0%} MFU",
+        "price": f"at {rates.price_per_device_hour:g} an hour",
+        "energy_kwh": f"kWh at {rates.device_watts:g} W x PUE {rates.pue:g}",
+        "co2_kg": f"kg CO2 at {rates.co2_grams_per_kwh:g} g/kWh",
+    }
+    return ", ".join(
+        f"{number(cost[key])} {text}" for key, text in parts.items() if cost[key] is not None
     )
-    if cost["price"] is not None:
-        text += f", {number(cost['price'])} at {rates.price_per_device_hour:g} an hour"
-    if cost["energy_kwh"] is not None:
-        text += (
-            f", {number(cost['energy_kwh'])} kWh at {rates.device_watts:g} W x PUE {rates.pue:g}"
-        )
-    if cost["co2_kg"] is not None:
-        text += f", {number(cost['co2_kg'])} kg CO2 at {rates.co2_grams_per_kwh:g} g/kWh"
-    return text
 
 
-def percent(x: float | None, without: str = "never") -> str:
-    """A share in percent; `without` for None."""
-    return without if x is None else f"{100 * x:+.3g}"
-
-
-def between(low: float | None, high: float | None) -> str:
-    """An interval of counts; empty without one."""
-    return "" if low is None or high is None else f"{count(low)}-{count(high)}"
+def between(low: float | None, high: float | None) -> str | None:
+    """An interval of counts; None without one."""
+    return None if low is None or high is None else f"{count(low)}-{count(high)}"
 
 
 def _bytes(n: float) -> str:
-    unit, size = next((u for u in (("TB", 1e12), ("GB", 1e9)) if n >= u[1]), ("MB", 1e6))
-    return f"{n / size:.3g} {unit}"
+    return f"{n / 1e9:.3g} GB" if n >= 1e9 else f"{n / 1e6:.3g} MB"

@@ -163,7 +163,6 @@ class DesignCommand(ShapesConfig):
         **TOKENS_PER_PARAM,
     )
     shapes: list[str] = setting([], "Shapes besides those of the runs; empty = Table A9.")
-    out_dir: str = setting("", "Folder for design.csv; empty = the folder of the frontier.")
     rates: RatesConfig = field(default_factory=RatesConfig)
     format: str = setting("text", "Output.", choices=FORMATS)
 
@@ -194,6 +193,10 @@ class ScoreCommand(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.prediction:
+            raise InputError(
+                "prediction is empty: give the file that `chinchilla predict preregister=true` wrote."
+            )
         if bool(self.result) == bool(self.observations):
             raise InputError(
                 "give one of result=FILE.json (a run) or observations=FILE.csv (a table of runs)."

@@ -16,6 +16,8 @@ from chinchilla.core.units import number
 from chinchilla.plan.lr_rules import apply_rule
 from chinchilla.plan.records import RunSpec, count_label
 
+MAX_USEFUL_EPOCHS = 40  # beyond them repeats have no measurable value (Muennighoff et al. 2023)
+
 
 def build_shape(model: ModelConfig, vocab_size: int) -> ModelShape:
     """The shape of a ModelConfig, with defaults for zeros: ffw 4*d_model, d_model/kv_size heads.
@@ -274,8 +276,12 @@ def check_tokens(
     longest = max(specs, key=lambda s: s.D)
     allowed = epochs * available
     if longest.D > allowed:
+        needed = math.ceil(longest.D / available)
+        advice = f"or allow repeats with epochs={needed}"
+        if needed > MAX_USEFUL_EPOCHS:
+            advice = f"or lower its budget: beyond {MAX_USEFUL_EPOCHS} epochs repeats have no value"
         raise DataError(
             f"run {longest.run_id} needs {longest.D:.4g} tokens = {longest.D / available:.2f} epochs of the "
             f"{available:.4g} {what}; epochs={epochs:g} allows {allowed:.4g}. Add text, "
-            f"drop small models from the largest budgets, or allow repeats with epochs={math.ceil(longest.D / available)}."
+            f"drop small models from the largest budgets, {advice}."
         )

@@ -15,8 +15,7 @@ from chinchilla.plan.records import RunSpec
 
 MEMORY_SHARE = 0.85  # share of a GPU's memory that estimates may use; the rest is what they omit
 # Bytes of fp32 logits in memory at a time. On a CPU a chunk should fit into the caches, but each chunk
-# also reads and writes the whole gradient of the embedding, so it has at least 512 rows
-# (scripts/bench/bench_loss_chunks.py).
+# also reads and writes the whole gradient of the embedding, so it has at least 512 rows.
 LOSS_CHUNK_BYTES = {"cpu": 1 << 20, "cuda": 512 << 20}
 MIN_CHUNK_ROWS = {"cpu": 512, "cuda": 1}
 

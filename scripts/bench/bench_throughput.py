@@ -2,8 +2,7 @@
 
     python scripts/bench/bench_throughput.py [--device cpu|cuda] [--nanogpt DIR] [--litgpt DIR]
         [--torchtitan DIR] [--shapes NAME,...] [--rounds 5] [--minutes M] [--out FILE]
-    python scripts/bench/bench_throughput.py --sweep [--device cpu|cuda] [--rounds 5] [--minutes M]
-        [--finished SWEEP_DIR --worker-seconds S] [--out FILE]
+    python scripts/bench/bench_throughput.py --sweep [--device cpu|cuda] [--rounds 5] [--minutes M] [--out FILE]
 
 DIR is a checkout of https://github.com/karpathy/nanoGPT, https://github.com/Lightning-AI/litgpt or
 https://github.com/pytorch/torchtitan (588fc12fd560 of 2026-06-12 is its last commit that can be imported
@@ -299,10 +298,6 @@ def run_sweep(args: argparse.Namespace) -> int:
     result = bench_worker.sweep(
         args.device, args.rounds, args.minutes, work, result, lambda r: save(args.out, r)
     )
-    if args.finished:
-        result["sweep"] = bench_worker.of_finished(
-            args.finished, args.worker_seconds, result["summary"]
-        )
     save(args.out, result)
     print(bench_worker.report(result, args.device))
     if result["summary"]["rounds"] < args.rounds:
@@ -332,15 +327,6 @@ def main() -> int:
     parser.add_argument(
         "--sweep", action="store_true", help="compare one worker with one process per run"
     )
-    parser.add_argument(
-        "--finished", type=existing_folder, help="with --sweep: a finished sweep to compare"
-    )
-    parser.add_argument(
-        "--worker-seconds",
-        type=amount,
-        default=0,
-        help="with --finished: total time of its workers",
-    )
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     shapes = SHAPES[args.device]
@@ -350,8 +336,6 @@ def main() -> int:
             f"--shapes: there is no {unknown[0]!r} for --device {args.device}. "
             f"Choose from {','.join(shapes)}."
         )
-    if args.finished and not args.worker_seconds:
-        parser.error("--finished requires the total time of the workers. Give --worker-seconds.")
     if args.device == "cuda":
         import torch
 
@@ -360,15 +344,6 @@ def main() -> int:
     kind = "sweep" if args.sweep else "steps"
     args.out = args.out or ROOT / f"docs/results/throughput_{kind}_{args.device}.json"
     sys.path.insert(0, str(ROOT))
-    if args.finished:
-        import bench_worker
-
-        from chinchilla.core.errors import InputError
-
-        try:
-            bench_worker.of_finished(args.finished, args.worker_seconds, {})
-        except (InputError, OSError) as error:
-            parser.error(f"--finished {args.finished} cannot be read: {error}")
     if args.sweep:
         return run_sweep(args)
     result = compare(args)

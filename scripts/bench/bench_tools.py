@@ -1,7 +1,4 @@
-"""Shared by the scripts: types of arguments, the record of machine, date and commit, CPU time.
-
-Standard library only: bench_programs.py imports this module under the Python of other programs.
-"""
+"""Shared by the scripts: types of arguments, the record of machine, date and commit, CPU time."""
 
 import argparse
 import datetime
@@ -11,7 +8,6 @@ import os
 import platform
 import resource
 import subprocess
-import time
 from argparse import ArgumentTypeError
 from pathlib import Path
 from typing import Any, NoReturn
@@ -119,8 +115,3 @@ def children_cpu_seconds() -> float:
     """CPU seconds of the child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
-
-
-def cpu_seconds() -> float:
-    """CPU seconds of this process and of its child processes that have ended."""
-    return time.process_time() + children_cpu_seconds()

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from command_line import Result
 
+from chinchilla import cli
 from chinchilla.fit.loss_law import named_law
 from chinchilla.fit.result import LossLaw
 from chinchilla.observations.table import Observations
@@ -72,3 +74,16 @@ def csv(tmp_path):
         return Observations.from_csv(path, **said)
 
     return read
+
+
+@pytest.fixture
+def say(capsys, monkeypatch, tmp_path):
+    """say("plan grid=paper") -> Result of a command line; in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(words: str | list[str]) -> Result:
+        capsys.readouterr()
+        code = cli.main(words.split() if isinstance(words, str) else words)
+        return Result(code, *capsys.readouterr())
+
+    return run

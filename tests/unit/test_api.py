@@ -353,7 +353,7 @@ def test_a_published_law_gives_its_optimum():
 
 def test_a_simulated_sweep_gives_its_law_back():
     law = named_law("besiroglu")
-    obs = chinchilla.simulate("besiroglu", [1e19, 1e20, 1e21], (7, 8.0), noise=0)
+    obs = chinchilla.simulate("besiroglu", [1e19, 1e20, 1e21], 7, 8.0, noise=0)
     assert len(obs) == 21
     assert obs.L == pytest.approx(law(obs.N, obs.D))
     first = obs.where(obs.budget_flops == 1e19)
@@ -366,26 +366,20 @@ def test_a_simulated_sweep_gives_its_law_back():
 
 def test_simulated_noise_has_its_size_and_its_seed():
     one, two, other = (
-        chinchilla.simulate("hoffmann", [1e20], (400, 4.0), noise=0.01, seed=s) for s in (0, 0, 1)
+        chinchilla.simulate("hoffmann", [1e20], 400, noise=0.01, seed=s) for s in (0, 0, 1)
     )
     assert one.L.tolist() == two.L.tolist() != other.L.tolist()
     law = named_law("hoffmann")
     assert np.std(np.log(one.L / law(one.N, one.D))) == pytest.approx(0.01, rel=0.15)
 
 
-def test_sizes_to_simulate_may_be_explicit():
-    explicit = chinchilla.simulate("hoffmann", [1e19, 1e20], [1e8, 3e8], noise=0)
-    assert explicit.N.tolist() == [1e8, 3e8, 1e8, 3e8]
-    rows = chinchilla.simulate("hoffmann", [1e19, 1e20], [[1e8, 2e8], [3e8, 4e8]])
-    assert rows.N.tolist() == [1e8, 2e8, 3e8, 4e8]
-    assert len(chinchilla.simulate("hoffmann", [1e19], 5)) == 5
-    for wrong in ((0, 4.0), (9, 1.0), (100_000_000, 200_000_000), [[1e8]], [], "many", [-1.0]):
-        with pytest.raises(InputError, match="sizes"):
-            chinchilla.simulate("hoffmann", [1e19, 1e20], wrong)
-    with pytest.raises(InputError, match="noise"):
-        chinchilla.simulate(noise=-1)
-    with pytest.raises(InputError, match="budgets"):
-        chinchilla.simulate(budgets=[0.0])
+def test_what_cannot_be_simulated_is_refused():
+    for wrong, part in (
+        ({"n_sizes": 0}, "n_sizes"), ({"n_sizes": (9, 4.0)}, "n_sizes"), ({"n_sizes": 10**8}, "n_sizes"),
+        ({"half_width": 1.0}, "half_width"), ({"noise": -1}, "noise"), ({"budgets": [0.0]}, "budgets"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=part):
+            chinchilla.simulate(**wrong)
 
 
 def test_curves_are_a_second_table_or_the_only_one():
@@ -397,5 +391,5 @@ def test_curves_are_a_second_table_or_the_only_one():
     assert not alone.refused
     assert alone.data["n_runs"] == 12
     assert alone.fitted["envelope"].observations().has_curves
-    with pytest.raises(InputError, match="there is no curve"):
+    with pytest.raises(InputError, match="no two rows share a run_id"):
         chinchilla.fit(curves={"N": [1e8, 2e8], "D": [1e9, 1e9], "L": [3.0, 2.9]})

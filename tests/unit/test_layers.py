@@ -104,7 +104,7 @@ def test_imports_inside_functions_are_found():
 
 MAX_FILES, MAX_LINES = 16, 400
 LARGER_FOLDERS = {"train": 18, "sweep": 17}  # do not add files to these
-LONGER_FILES = {"cli.py": 410, "train/trainer.py": 410}  # do not add lines to these
+LONGER_FILES = {"train/trainer.py": 410}  # do not add lines to these
 
 
 def test_folders_and_files_are_small():
@@ -122,13 +122,55 @@ def test_only_the_api_and_the_command_line_lie_at_the_package_root():
     assert {path.name for path in PACKAGE.glob("*.py")} == {"__init__.py", "api.py", "cli.py"}
 
 
-def test_unit_tests_lie_in_folders_of_the_package():
-    """tests/unit mirrors the package; tests/unit/scripts tests the scripts."""
-    root = Path(__file__).parent
-    folders = {path.parent.relative_to(root) for path in root.rglob("test_*.py")}
-    assert [
-        str(f) for f in folders if f.parts[:1] != ("scripts",) and not (PACKAGE / f).is_dir()
-    ] == []
+TESTS = Path(__file__).parent
+AT_THE_ROOT = ("test_api.py", "test_cli.py", "test_layers.py")
+PENDING = {  # files that are still to be renamed; add none
+    "commands/test_stage_progress.py",
+    "config/test_config.py",
+    "data/prepare/test_prepare.py",
+    "data/prepare/test_prepare_killed.py",
+    "data/prepare/test_resume.py",
+    "data/prepare/test_same_data.py",
+    "data/test_hub.py",
+    "decide/test_overtraining.py",
+    "decide/test_predict.py",
+    "fit/envelope/test_envelope_ends.py",
+    "fit/envelope/test_envelope_schedule.py",
+    "fit/isoflop/test_isoflop_intervals.py",
+    "fit/isoflop/test_isoflop_window.py",
+    "fit/test_fit_all.py",
+    "plots/test_plots.py",
+    "recommend/test_recommendation.py",
+    "report/test_cooldown_sweep.py",
+    "report/test_report_diagnostics.py",
+    "report/test_report_figures.py",
+    "report/test_report_page.py",
+    "report/test_report_tables.py",
+    "sweep/test_light.py",
+    "sweep/test_printed_commands.py",
+    "sweep/test_stable_phase_order.py",
+    "sweep/view/test_watch.py",
+    "train/test_many_ranks.py",
+    "train/test_out_of_memory.py",
+    "train/test_precision.py",
+    "train/test_recipes_trained.py",
+    "train/test_stable_phase.py",
+}
+
+
+def test_unit_tests_are_named_after_modules():
+    """tests/unit/<folder>/test_<module>.py or test_<module>_<aspect>.py; tests/unit/scripts for scripts/."""
+    others = set()
+    for path in TESTS.rglob("test_*.py"):
+        folder = path.parent.relative_to(TESTS)
+        if folder == Path("scripts"):
+            modules = (PACKAGE.parent / "scripts").rglob("*.*")
+        else:
+            modules = [p for p in (PACKAGE / folder).glob("*") if folder != Path()]
+        name = path.stem.removeprefix("test_")
+        if not any(f"{name}_".startswith(f"{module.stem}_") for module in modules):
+            others.add(str(path.relative_to(TESTS)))
+    assert sorted(others - {*AT_THE_ROOT} - PENDING) == []
 
 
 @pytest.mark.parametrize(

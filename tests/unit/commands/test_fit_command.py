@@ -1,17 +1,13 @@
-"""`chinchilla fit` of CSVs and `chinchilla diagnose`: results, and errors of one line."""
+"""`chinchilla fit` of CSVs: results, and errors of one line."""
 
 import json
 
 import numpy as np
 import pytest
+from command_line import Result, one_line
 
-from chinchilla import cli
-from chinchilla.config import GridConfig, RecipeConfig
-from chinchilla.diagnose.verdicts import ITEMS, Diagnostics
 from chinchilla.fit.loss_law import named_law
 from chinchilla.observations.table import Observations
-from chinchilla.plan.grid import plan_grid
-from chinchilla.plan.records import save_plan
 
 LAW = named_law("hoffmann")
 HEADER = "run_id,budget_flops,C,N,D,L"
@@ -29,20 +25,15 @@ def good() -> list[str]:
 
 
 @pytest.fixture
-def fit(tmp_path, monkeypatch, capsys):
-    """fit(lines or bytes, words...) -> exit code, stdout, stderr of `chinchilla fit`."""
-    monkeypatch.chdir(tmp_path)
+def fit(say, tmp_path):
+    """fit(lines or bytes, words...) -> Result of `chinchilla fit`; None keeps the file."""
 
-    def run(content, *words):
+    def run(content, *words: str) -> Result:
         if content is not None:
             raw = content if isinstance(content, bytes) else ("\n".join(content) + "\n").encode()
             (tmp_path / "runs.csv").write_bytes(raw)
-        capsys.readouterr()
-        if not any(word.startswith("n_bootstrap=") for word in words):
-            words = ("n_bootstrap=0", *words)
-        words = ["observations=runs.csv", "out_dir=fits", *words]
-        code = cli.main(["fit", *words])
-        return code, *capsys.readouterr()
+        n = [] if any("n_bootstrap=" in word for word in words) else ["n_bootstrap=0"]
+        return say(["fit", "observations=runs.csv", "out_dir=fits", *n, *words])
 
     return run
 
@@ -69,69 +60,39 @@ def scaled(**by: float) -> list[str]:
     return lines
 
 
-BAD = {  # what is wrong -> the lines or bytes, parts of the answer
-    "empty value": (with_last(N=""), ["runs.csv line 10: N='' is not a number"]),
-    "zero": (with_last(L="0"), ["line 10: L=0 is not a positive finite number"]),
-    "negative": (with_last(D="-1e9"), ["line 10: D=-1e9 is not a positive finite"]),
-    "NaN": (with_last(L="nan"), ["line 10: L=nan is not a positive finite"]),
-    "infinite": (with_last(C="inf"), ["line 10: C=inf is not a positive finite"]),
-    "1e400": (with_last(C="1e400"), ["line 10: C=1e400 is not a positive finite"]),
-    "word": (with_last(L="diverged"), ["line 10: L='diverged' is not a number"]),
-    "unit of a loss": (with_last(L="2.5B"), ["line 10: L='2.5B' is not a number"]),
-    "unknown unit": (with_last(D="1.4 zillion"), ["line 10: D='1.4 zillion' is not a number"]),
-    "one row in thousands": (
-        with_last(D="1e7"),
-        ["runs.csv line 10: 6*N*D/C is 0.001", "thousands"],
-    ),
-    "thousands": (with_last(N='"1,000"'), ["N='1,000' is not a number", "thousands separators"]),
+BAD = {  # what is wrong -> the lines or bytes, parts of the answer; more in tests/unit/observations
+    "empty value": (with_last(N=""), ["line 10: N=''"]),
+    "zero": (with_last(L="0"), ["line 10: L=0"]),
+    "1e400": (with_last(C="1e400"), ["line 10: C=1e400"]),
+    "word": (with_last(L="diverged"), ["line 10: L='diverged'"]),
+    "unknown unit": (with_last(D="1.4 zillion"), ["line 10: D='1.4 zillion'"]),
+    "one row in thousands": (with_last(D="1e7"), ["line 10: 6*N*D/C is 0.001", "thousands"]),
+    "thousands": (with_last(N='"1,000"'), ["N='1,000'", "thousands separators"]),
     "bare thousands": (with_last(N="1,000"), ["line 10: more values than the 6 columns"]),
-    "bad budget": (with_last(budget_flops="large"), ["line 10: budget_flops='large' is not a"]),
     "no name": (with_last(run_id=""), ["line 10: run_id is empty"]),
     "short row": ([*good(), "r9,,6e20"], ["line 10: 3 values for the 6 columns"]),
-    "open quote": (
-        [*good(), '"r9,,6e20,1e10,1e10,2.5'],
-        ["from line 10 on", "Check for an unclosed quote"],
-    ),
-    "no C": (without("C"), ["no column C", "With flop_convention=six_nd, C is computed"]),
+    "open quote": ([*good(), '"r9,,6e20,1e10,1e10,2.5'], ["line 10", "unclosed quote"]),
+    "no C": (without("C"), ["no column C", "flop_convention=six_nd"]),
     "no L": (without("L"), ["no column L (found run_id, budget_flops, C, N, D)"]),
-    "only N": (["N", "1e8"], ["no column C, D, L (found N)"]),
-    "column twice": (
-        [f"{HEADER},L", *(f"{x},3" for x in good()[1:])],
-        ["the column L occurs twice"],
-    ),
-    "alias beside": (
-        [f"{HEADER},loss", *(f"{x},3" for x in good()[1:])],
-        ["the columns L and loss both give L"],
-    ),
-    "seeds of one name": (
-        with_last(run_id="r0", C="6e17", N="1e8", D="1e9"),
-        ["line 10: the same run as line 2", "give each seed a run_id of its own"],
-    ),
-    "both decimal marks": (
-        [x.replace(",", ";").replace(".", ",", 1) for x in with_last(L="2.5")],
-        ["is not a number"],
-    ),
+    "column twice": ([f"{HEADER},L", *(f"{x},3" for x in good()[1:])], ["column L", "twice"]),
+    "alias beside": ([f"{HEADER},loss", *(f"{x},3" for x in good()[1:])], ["L and loss"]),
+    "one name": (with_last(run_id="r0", C="6e17", N="1e8", D="1e9"), ["line 10", "line 2", "seed"]),
     "N in millions": (scaled(N=1e-6), ["N looks like millions", "such as 70e9"]),
-    "D in billions": (scaled(D=1e-9), ["D looks like billions"]),
     "C in PFLOP/s-days": (scaled(C=1 / 8.64e19), ["C looks like PFLOP/s-days"]),
-    "perplexity": (scaled(L=10.0), ["is not a loss in nats per token", "perplexity"]),
-    "header only": ([HEADER], ["no runs, only a header"]),
+    "perplexity": (scaled(L=10.0), ["nats per token", "perplexity"]),
+    "header only": ([HEADER], ["only a header"]),
     "empty file": (b"", ["found none", "C,N,D,L"]),
-    "only comments": (["# nothing", "# here"], ["found none"]),
     "unknown convention": (
         [f"{HEADER},flop_convention", *(f"{x},6nd" for x in good()[1:])],
-        ["line 2: flop_convention='6nd': choose one of unknown, with_head"],
+        ["line 2: flop_convention='6nd'", "with_head"],
     ),
     "mixed conventions": (
         [f"{HEADER},n_convention", f"{good()[1]},total", f"{good()[2]},non_embedding"],
-        ["line 3: n_convention=non_embedding, but total in earlier rows"],
+        ["line 3: n_convention=non_embedding", "total"],
     ),
-    "JSON": (b'{"N": [1e8]}\n', ["no column C, N, D, L"]),
     "damaged UTF-16": (b"\xff\xfeC\x00,", ["not valid UTF-16"]),
-    "Latin-1": ("\n".join(good()).encode() + b"\n# caf\xe9\n", ["is not valid UTF-8"]),
-    "NUL bytes": ("\n".join(good()).encode() + b"\x00\x00", ["contains NUL bytes"]),
-    "spreadsheet": (b"PK\x03\x04\x14\x00", ["is a spreadsheet or a zip: export"]),
-    "gzip": (b"\x1f\x8b\x08\x00", ["is compressed: unpack"]),
+    "NUL bytes": ("\n".join(good()).encode() + b"\x00\x00", ["NUL bytes"]),
+    "spreadsheet": (b"PK\x03\x04\x14\x00", ["is a spreadsheet or a zip"]),
     "Parquet": (b"PAR1\x15\x04", ["is a Parquet file"]),
 }
 
@@ -139,41 +100,47 @@ BAD = {  # what is wrong -> the lines or bytes, parts of the answer
 @pytest.mark.parametrize("kind", BAD)
 def test_a_wrong_csv_is_refused_in_one_line(fit, tmp_path, kind):
     content, parts = BAD[kind]
-    code, out, err = fit(content)
-    assert (code, out) == (2, "")
-    assert err.count("\n") == 1
-    assert "runs.csv" in err
-    for part in parts:
-        assert part in err
+    result = fit(content)
+    one_line(result, 2, "runs.csv", *parts)
+    assert result.out == ""
     assert not (tmp_path / "fits").exists()
 
 
 def test_a_missing_file_and_a_folder_are_refused_in_one_line(fit, tmp_path):
-    assert (
-        fit(None)[2]
-        == "chinchilla: observations=runs.csv cannot be read (No such file or directory).\n"
-    )
+    one_line(fit(None), 2, "observations=runs.csv", "No such file")
     (tmp_path / "runs.csv").mkdir()
-    assert fit(None)[2] == "chinchilla: observations=runs.csv cannot be read (Is a directory).\n"
+    one_line(fit(None), 2, "observations=runs.csv", "Is a directory")
 
 
 @pytest.mark.parametrize(
     ("word", "part"),
     [
-        ("tokens_per_param=[200,2]", "tokens_per_param=[200.0, 2.0]: give the smallest and the"),
-        ("tokens_per_param=[2]", "give the smallest and the largest D/N"),
-        ("tokens_per_param=[1000,2000]", "leaves no run: these have 10 to 40 tokens per parameter"),
-        ("n_convention=all", "n_convention='all': choose one of unknown, total, non_embedding"),
+        ("tokens_per_param=[200,2]", "tokens_per_param=[200.0, 2.0]"),
+        ("tokens_per_param=[2]", "the smallest and the largest D/N"),
+        ("tokens_per_param=[1000,2000]", "10 to 40 tokens per parameter"),
+        ("n_convention=all", "choose one of unknown, total, non_embedding"),
         ("sweep_dir=s", "give one of sweep_dir=FOLDER"),
-        ("curves=runs.csv", "curves=runs.csv: no two rows share a run_id"),
-        ("curves=none.csv", "curves=none.csv cannot be read (No such file"),
+        ("curves=runs.csv", "no two rows share a run_id"),
+        ("curves=none.csv", "curves=none.csv cannot be read"),
+        ("out_dir=other", "out_dir is given 2 times"),
+        ("approaches=[isoflop,isoflop]", "an approach twice"),
+        ("n_bootstrap=1000000000", "n_bootstrap=1000000000"),
     ],
 )
 def test_a_setting_that_does_not_fit_the_csv_is_refused_in_one_line(fit, word, part):
-    code, _, err = fit(good(), word)
-    assert code == 2
-    assert err.count("\n") == 1
-    assert part in err
+    one_line(fit(good(), word), 2, part)
+
+
+def test_fits_of_another_version_are_not_replaced(fit, tmp_path):
+    (tmp_path / "fits").mkdir()
+    path = tmp_path / "fits" / "frontier.json"
+    for text in ('{"schema": 1, "approaches": {}}', "[]", "not JSON"):
+        path.write_text(text)
+        one_line(fit(good()), 2, "fits/frontier.json", "another out_dir")
+        assert path.read_text() == text
+    path.unlink()
+    assert fit(good(), "approaches=parametric").code == 0
+    assert fit(good(), "approaches=parametric").code == 0  # of this version: fitted again
 
 
 # ------------------------------------------------------------------ what cannot answer
@@ -315,37 +282,18 @@ def test_curves_go_to_approach_1_and_rows_of_observations_to_approach_3(fit, tmp
     assert obs.L[~own] == pytest.approx(LAW(obs.N, obs.D)[~own], rel=1e-12)
 
 
-def test_curves_alone_are_enough(fit, tmp_path, capsys):
+def test_curves_alone_are_enough(say, tmp_path):
     (tmp_path / "curves.csv").write_text("\n".join(curves()) + "\n")
-    words = [
-        "curves=curves.csv",
-        "out_dir=fits",
-        "n_bootstrap=0",
-        "approaches=[envelope,parametric]",
-    ]
-    assert cli.main(["fit", *words]) == 0
-    assert "25 runs have no row in observations" in capsys.readouterr().out
+    words = "fit curves=curves.csv out_dir=fits n_bootstrap=0 approaches=[envelope,parametric]"
+    result = say(words)
+    assert result.code == 0
+    assert "25 runs have no row in observations" in result.out
     assert len(read_back(tmp_path)) == 25
 
 
 def test_curves_of_other_runs_than_the_observations_are_refused(fit, tmp_path):
     (tmp_path / "curves.csv").write_text("\n".join(curves()) + "\n")
-    code, _, err = fit(good(), "curves=curves.csv")
-    assert code == 2
-    assert err.count("\n") == 1
-    assert "observations and curves share no run_id (r0, ... and n1.0e+08-5, ...)" in err
-
-
-def test_a_word_given_twice_or_resamples_beyond_memory_are_refused(fit):
-    rows = table(SIZES, RATIOS * SIZES, LAW(SIZES, RATIOS * SIZES))
-    for words, said in (
-        (["out_dir=other"], "out_dir is given 2 times"),
-        (["approaches=[isoflop,isoflop]"], "contains an approach twice"),
-        (["n_bootstrap=1000000000"], "n_bootstrap=1000000000: so many resamples"),
-    ):
-        code, out, err = fit(rows, *words)
-        assert (code, out, err.count("\n")) == (2, "", 1)
-        assert said in err
+    one_line(fit(good(), "curves=curves.csv"), 2, "share no run_id", "r0, ...", "n1.0e+08-5, ...")
 
 
 def test_runs_of_two_data_sets_in_one_table_are_doubted(fit):
@@ -373,140 +321,3 @@ def test_budgets_in_the_wrong_rows_and_swapped_columns_are_detected(fit):
         table(RATIOS * SIZES, SIZES, LAW(SIZES, RATIOS * SIZES)), "approaches=parametric"
     )
     assert "Check the columns N and D." in out
-
-
-# ------------------------------------------------------------------ chinchilla diagnose
-
-
-@pytest.fixture
-def say(capsys, monkeypatch, tmp_path):
-    """say("diagnose fits=fits") -> exit code, stdout, stderr; in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(words: str) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = cli.main(words.split())
-        return (code, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def fits(say, tmp_path):
-    """Fits of 28 noisy runs on Hoffmann's law, four budgets of seven sizes."""
-    law, rng = named_law("hoffmann"), np.random.default_rng(0)
-    rows = [HEADER]
-    for C in (6e18, 3e19, 1e20, 6e20):
-        for factor in np.geomspace(1 / 5, 5, 7):
-            N = 0.1 * C**0.4565 * 5 * factor
-            D = C / (6 * N)
-            L = float(law(N, D)) * np.exp(0.003 * rng.normal())
-            rows.append(f"r{len(rows)},{C},{C},{N},{D},{L}")
-    (tmp_path / "runs.csv").write_text("\n".join(rows) + "\n")
-    words = "fit observations=runs.csv out_dir=fits n_bootstrap=40 flop_convention=six_nd"
-    assert say(words)[0] == 0
-    return tmp_path / "fits"
-
-
-def test_every_item_gets_a_verdict_an_effect_and_advice(say, fits):
-    code, out, err = say("diagnose fits=fits n_bootstrap=60")
-    assert (code, err) == (0, "")
-    found = Diagnostics.load(fits / "diagnostics.json")
-    assert set(found.items) == set(ITEMS)
-    for name, item in found.items.items():
-        assert f"{item.verdict.replace('_', ' '):<12} {name.replace('_', ' ')}: " in out
-        assert bool(item.advice) == (item.verdict in ("warning", "inconclusive"))
-        assert item.message.endswith(".")
-        assert item.effect is not None
-    advised = found.count("warning") + found.count("inconclusive")
-    assert out.count("\n             -> ") == advised > 0
-    assert out.count("Do this first: ") == 1
-    assert f"\n{found.summary}\nwrote fits/diagnostics.json\n" in out
-    assert max(map(len, out.splitlines())) <= 100
-
-
-def test_json_is_the_file(say, fits):
-    code, out, _ = say("diagnose fits=fits n_bootstrap=0 budget_flops=5.76e23 format=json")
-    assert code == 0
-    assert out == (fits / "diagnostics.json").read_text()
-    value = json.loads(out)
-    assert value["C_star"] == 5.76e23
-    assert value["items"]["leave_one_out"]["values"]["runs"]["n_fitted"] == 28
-
-
-@pytest.mark.slow
-def test_the_report_shows_diagnostics_of_its_own_fits_only(say, fits):
-    page = fits / "report" / "report.html"
-    assert say("report fits=fits")[0] == 0
-    assert 'id="diagnostics"' not in page.read_text()
-    say("diagnose fits=fits n_bootstrap=0")
-    wrote, answer = say("report fits=fits")[1].splitlines()
-    assert wrote == f"wrote {page.relative_to(fits.parent)}"
-    assert answer.startswith("C = ")  # ends with the recommended answer
-    assert 'id="diagnostics"' in page.read_text()
-    say("fit observations=runs.csv out_dir=fits n_bootstrap=30 flop_convention=six_nd")
-    code, out, _ = say("report fits=fits")
-    assert code == 0
-    assert "belongs to another frontier.json and is left out" in out
-    assert 'id="diagnostics"' not in page.read_text()
-
-
-def test_a_sweep_s_shapes_make_other_counts_exact(say, tmp_path):
-    """A plan whose runs were fitted elsewhere and put in the sweep's folder: shapes by run_id."""
-    grid = GridConfig(
-        name="small", budgets=[1e13, 1e14], models=["16x2", "32x2", "48x3", "64x4", "96x4"],
-        kv_size=16, seq_len=128, vocab_size=512, min_side=0,
-    )  # fmt: skip
-    specs = plan_grid(
-        grid, RecipeConfig(batch_tokens=4096), vocab_size=0, data_id="d", precision="fp32"
-    )
-    (tmp_path / "sweep").mkdir()
-    save_plan(specs, tmp_path / "sweep" / "plan.jsonl")
-    law = named_law("hoffmann")
-    columns = {name: np.array([getattr(s, name) for s in specs], float) for name in ("N", "D", "C")}
-    Observations(
-        np.array([s.run_id for s in specs]), np.array([s.budget_flops for s in specs], float),
-        L=law(columns["N"], columns["D"]), flop_convention="with_head", n_convention="total",
-        **columns,
-    ).save(tmp_path / "runs.csv")  # fmt: skip
-    assert say("fit observations=runs.csv out_dir=sweep/fits n_bootstrap=0")[0] == 0
-    assert say("diagnose sweep_dir=sweep n_bootstrap=0")[0] == 0
-    found = Diagnostics.load(tmp_path / "sweep" / "fits" / "diagnostics.json")
-    assert found.items["conventions"].values["source"] == "the sweep's own shapes"
-    assert {r["C"] for r in found.items["conventions"].values["rows"]} == {
-        "as_recorded", "six_nd", "six_n_non_embedding_d", "paper", "appendix_f",
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("words", "part"),
-    [
-        ("diagnose", "give fits=FOLDER (of `chinchilla fit`) or sweep_dir=FOLDER (a sweep)"),
-        ("diagnose fits=nowhere", "nowhere does not exist. Make it with `chinchilla fit`"),
-        ("diagnose sweep_dir=nowhere", "nowhere/fits does not exist"),
-        ("diagnose fits=f budget_flops=-1", "budget_flops=-1.0 must not be negative"),
-        ("diagnose fits=f format=html", "choose one of text, json"),
-    ],
-)
-def test_mistakes_are_one_line(say, words, part):
-    code, out, err = say(words)
-    assert (code, out) == (2, "")
-    assert err.startswith("chinchilla: ")
-    assert err.count("\n") == 1
-    assert part in err
-
-
-def test_runs_changed_after_the_fit_are_refused(say, fits):
-    rows = (fits / "observations.csv").read_text().splitlines()
-    (fits / "observations.csv").write_text("\n".join(rows[:-1]) + "\n")
-    code, _, err = say("diagnose fits=fits")
-    assert code == 2
-    assert "observations.csv is not the table that the frontier.json beside it" in err
-
-
-def test_a_file_of_an_earlier_schema_is_refused_in_one_line(say, fits):
-    (fits / "diagnostics.json").write_text('{"schema": 1, "items": {}}')
-    code, out, err = say("report fits=fits")
-    assert (code, out) == (2, "")
-    assert err.endswith("reads schema 3. Run `chinchilla diagnose` again.\n")
-    assert err.count("\n") == 1

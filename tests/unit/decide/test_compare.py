@@ -305,12 +305,11 @@ def test_corpora_that_nothing_could_be_fitted_to_are_drawn_and_say_so(say, sides
     [
         ("sweep_dirs=[a]", "2 to 4 corpora and is given 1"),
         ("sweep_dirs=[a,b,c,d,e]", "is given 5"),
-        ("sweep_dirs=[a,./a]", "./a is the same as a: give two different folders"),
-        ("sweep_dirs=[a,a]", "a is the same as a"),
+        ("sweep_dirs=[a,./a]", "two are the same"),
         ("sweep_dirs=[a,b] names=[x]", "names=[x] has 1 names for 2 corpora"),
         ("sweep_dirs=[a,b] names=[x,x]", "has a name twice"),
-        ("sweep_dirs=[a,b]", "Make them: chinchilla fit sweep_dir=a loss=validation"),
-        ("fits=[a,b]", "Make them: chinchilla fit observations=RUNS.csv out_dir=a"),
+        ("sweep_dirs=[a,b]", "a/fits does not exist"),
+        ("fits=[a,b]", "a does not exist"),
         ("sweep_dirs=[a,b] format=xml", "format"),
     ],
 )

@@ -301,6 +301,8 @@ def test_the_epochs_suggested_by_the_refusal_suffice():
     with pytest.raises(DataError, match="epochs=5"):
         check_tokens([spec], available=1_000_000_000, epochs=1)
     check_tokens([spec], available=1_000_000_000, epochs=5)
+    with pytest.raises(DataError, match="beyond 40 epochs repeats have no value"):
+        check_tokens([spec], available=1_000_000, epochs=1)
 
 
 def test_memory_of_a_large_model_is_its_weights_and_their_optimizer():

@@ -19,7 +19,7 @@ from chinchilla.plots.style import inner_range
 
 @pytest.fixture(scope="module")
 def obs() -> Observations:
-    return chinchilla.simulate("hoffmann", [1e19, 1e20, 1e21], (9, 4.0), noise=2e-3)
+    return chinchilla.simulate("hoffmann", [1e19, 1e20, 1e21], noise=2e-3)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Every payload in every file: none is executed, each required file is refused by name.
 
 Advisory files (progress, attempts, claims, metrics) are ignored instead, because they may also be
-damaged by accident. tests/unit/test_poison.py tests each reader with payloads made for it.
+damaged by accident. tests/integration/test_poison.py tests each reader with payloads made for it.
 """
 
 import io

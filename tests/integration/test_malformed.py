@@ -1,7 +1,7 @@
 """Malformed input on the command line: exit code 2 (3 for a refusal), one line, no traceback.
 
-Settings, tables of runs, plans, results, curves, token manifests, frontiers, predictions, and the
-files of launchers and workers; chosen cases first, random ones (hypothesis) at the end.
+YAML, tables of runs, plans, results, curves, token manifests, frontiers, predictions, and the files of
+launchers and workers.
 """
 
 import copy
@@ -14,20 +14,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from test_poison import SPEC, make_data
 
 from chinchilla.cli import main
 from chinchilla.config import RuntimeConfig
-from chinchilla.core.errors import InputError, one_line
-from chinchilla.data.dataset import TokenData
-from chinchilla.observations.table import Observations
-from chinchilla.plan.records import Curve, RunResult, RunSpec, load_plan, save_plan
-from chinchilla.sweep.claims import claim_status, latest_claim
-from chinchilla.sweep.failures import read_attempts
-from chinchilla.sweep.run_files import load_runtime, read_progress, save_runtime
-from chinchilla.sweep.view.status import sweep_status
+from chinchilla.plan.records import Curve, RunResult, save_plan
+from chinchilla.sweep.run_files import save_runtime
 from chinchilla.sweep.worker import main as worker_main
 
 SPECS = [replace(SPEC, seed=seed) for seed in (0, 1)]
@@ -96,64 +88,7 @@ def test_the_unchanged_files_are_accepted(valid_files: Path, capsys):
     assert worker_main([str(valid_files / "sweep"), str(valid_files / "data")]) == 0
 
 
-# Settings
-
-CONFIG = {
-    "an unknown command": ["swep"],
-    "an unknown key": ["plan", "grid=demo", "out=", "recipe.lr=1"],
-    "an unknown choice": ["plan", "grid=nowhere", "out="],
-    "an unknown group": ["plan", "gird=demo", "out="],
-    "no value": ["plan", "grid"],
-    "an empty key": ["plan", "=3"],
-    "a quote left open": ["plan", "grid.name='x"],
-    "a bracket left open": ["plan", "grid=demo", "grid.budgets=[1e12"],
-    "text for a number": ["plan", "grid=demo", "out=", "recipe.peak_lr=fast"],
-    "a fraction for a count": ["plan", "grid=demo", "out=", "recipe.seed=1.5"],
-    "a list for a number": ["plan", "grid=demo", "out=", "recipe.peak_lr=[1,2]"],
-    "a number for a list": ["plan", "grid=demo", "out=", "grid.budgets=3"],
-    "text in a list of numbers": ["plan", "grid=demo", "out=", "grid.budgets=[1e12,many]"],
-    "null for a number": ["plan", "grid=demo", "out=", "recipe.peak_lr=null"],
-    "null for a group": ["plan", "grid=demo", "out=", "recipe=null"],
-    "NaN": ["plan", "grid=demo", "out=", "recipe.peak_lr=nan"],
-    "infinity": ["plan", "grid=demo", "out=", "grid.budgets=[inf]"],
-    "a number beyond float64": ["plan", "grid=demo", "out=", "grid.budgets=[1e999]"],
-    "a negative rate": ["plan", "grid=demo", "out=", "recipe.peak_lr=-1"],
-    "an empty batch": ["plan", "grid=demo", "out=", "recipe.batch_tokens=0"],
-    "a batch that is not a multiple of sequences": [
-        "plan",
-        "grid=demo",
-        "out=",
-        "recipe.batch_tokens=1001",
-    ],
-    "an unknown model": ["plan", "grid=demo", "out=", "grid.models=[64x]"],
-    "a model of no layers": ["plan", "grid=demo", "out=", "grid.models=[64x0,64x1,64x2,64x3,64x4]"],
-    "no models": ["plan", "grid=demo", "out=", "grid.models=[]"],
-    "an unknown FLOP convention": ["plan", "grid=demo", "out=", "grid.flop_convention=guess"],
-    "unknown positions": ["plan", "grid=demo", "out=", "grid.positions=absolute"],
-    "an unknown device": ["sweep", "grid=demo", "runtime.device=tpu", "data_dir=nowhere"],
-    "an unknown cluster": ["sweep", "grid=demo", "cluster.kind=cloud"],
-    "an unknown mode of wandb": ["sweep", "grid=demo", "runtime.wandb=maybe"],
-    "a negative time": ["sweep", "grid=demo", "runtime.checkpoint_minutes=-1"],
-    "an unknown format": ["status", "sweep_dir=x", "format=xml"],
-    "no sweep": ["status", "sweep_dir=nowhere"],
-    "no folder given": ["status"],
-    "an interpolation": ["plan", "grid=demo", "out=", "grid.name=${nothing.there}"],
-    "an addition": ["plan", "grid=demo", "+new.key=3"],
-    "a deletion": ["plan", "grid=demo", "~grid"],
-    "a control character": ["plan", "grid=demo", "grid.name=a\x00b\nc", "recipe.peak_lr=-1"],
-    "a folder for a config": ["plan", "--config-dir", "/nowhere/at/all", "grid=demo"],
-    "no data": ["sweep", "grid=demo", "data_dir=nowhere"],
-    "two budgets": ["train", "budget_flops=1e12", "tokens=1e6"],
-    "no corpus": ["data", "corpus.format=jsonl", "corpus.paths=[/nowhere]", "data_dir=out"],
-}
-
-
-@pytest.mark.parametrize("words", CONFIG.values(), ids=CONFIG)
-@pytest.mark.slow
-def test_invalid_settings(tmp_path: Path, capsys, monkeypatch, words: list[str]):
-    monkeypatch.chdir(tmp_path)
-    only_line(capsys, main(words))
-
+# Settings; tests/unit/test_cli.py has those of the command line
 
 NAMED_CHOICES = {
     "no YAML": "budgets: [1e12\nmodels: }",
@@ -457,155 +392,3 @@ def test_folders_in_place_of_files_of_workers_are_ignored(valid_files: Path, cap
         (run_dir / file).mkdir(parents=True)
     assert main(["status", f"sweep_dir={valid_files / 'sweep'}"]) == 0
     assert capsys.readouterr().err == ""
-
-
-# Random changes
-
-ANY_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
-    | st.sampled_from([10**400, -(10**30), "", "NaN", 1e308, -0.0]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=5,
-)  # fmt: skip
-QUICK = settings(
-    max_examples=60,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
-
-
-def mutate(draw: st.DrawFn, value: Any) -> Any:
-    """A copy of `value` with one item changed, added or removed."""
-    value = copy.deepcopy(value)
-    inner = value
-    while True:
-        keys = list(inner) if isinstance(inner, dict) else list(range(len(inner)))
-        if not keys:
-            return draw(ANY_JSON)
-        key = draw(st.sampled_from(keys))
-        if isinstance(inner[key], dict | list) and draw(st.booleans()):
-            inner = inner[key]
-            continue
-        what = draw(st.sampled_from(["change", "drop", "add"]))
-        if what == "change" or isinstance(inner, list):
-            inner[key] = draw(ANY_JSON)
-        elif what == "drop":
-            del inner[key]
-        else:
-            inner[draw(st.text(max_size=6))] = draw(ANY_JSON)
-        return value
-
-
-@st.composite
-def corrupted_json(draw: st.DrawFn, value: Any) -> bytes:
-    """A JSON file corrupted by a changed item, a truncation or a flipped bit."""
-    text = json.dumps(mutate(draw, value)).encode()
-    if draw(st.integers(0, 4)) == 0:
-        text = text[: draw(st.integers(0, len(text)))]
-    if text and draw(st.integers(0, 4)) == 0:
-        i = draw(st.integers(0, len(text) - 1))
-        text = text[:i] + bytes([text[i] ^ 1 << draw(st.integers(0, 7))]) + text[i + 1 :]
-    return text
-
-
-def assert_reads_or_refuses(read: Callable[[], Any], *names: str) -> None:
-    """`read` succeeds or raises InputError with one of `names` in its message."""
-    message = ""
-    try:
-        read()
-    except InputError as error:
-        message = one_line(error)
-    assert not message or any(name in message for name in names), message
-    assert "\n" not in message
-
-
-@QUICK
-@given(data=corrupted_json(SPEC.to_dict()))
-def test_mutated_plans(tmp_path: Path, data: bytes):
-    (tmp_path / "plan.jsonl").write_bytes(data)
-
-    def read() -> None:
-        for spec in load_plan(tmp_path / "plan.jsonl"):
-            assert spec.C > 0
-            assert spec.run_id
-
-    assert_reads_or_refuses(read, "plan.jsonl")
-
-
-@QUICK
-@given(data=corrupted_json(dataclasses.asdict(RESULT)))
-def test_mutated_results(tmp_path: Path, data: bytes):
-    (tmp_path / "result.json").write_bytes(data)
-
-    def read() -> None:
-        result = RunResult.load(tmp_path)
-        for loss in ("train", "validation"):
-            if result.status == "finished":
-                Observations.from_results([result], loss)
-
-    assert_reads_or_refuses(
-        read, "result.json", SPEC.run_id.partition("-")[0], "runs were evaluated", "loss="
-    )
-
-
-@QUICK
-@given(data=corrupted_json({"schema": 2, **dataclasses.asdict(RuntimeConfig())}))
-def test_mutated_runtime_settings(tmp_path: Path, data: bytes):
-    (tmp_path / "runtime.json").write_bytes(data)
-    assert_reads_or_refuses(lambda: load_runtime(tmp_path), "runtime.json")
-
-
-@QUICK
-@given(
-    claim=corrupted_json(CLAIM),
-    progress=corrupted_json({"step": 3, "loss": 2.0}),
-    attempt=corrupted_json(ATTEMPT),
-)
-def test_mutated_files_of_workers(tmp_path: Path, claim: bytes, progress: bytes, attempt: bytes):
-    run_dir = tmp_path / "runs" / SPEC.run_id
-    (run_dir / "attempts").mkdir(parents=True, exist_ok=True)
-    save_plan([SPEC], tmp_path / "plan.jsonl")
-    (run_dir / "claim-1.json").write_bytes(claim)
-    (run_dir / "progress.json").write_bytes(progress)
-    (run_dir / "attempts" / "1.json").write_bytes(attempt)
-    assert latest_claim(run_dir) is not None
-    assert claim_status(run_dir, 0.0).state in ("free", "held", "silent", "dead")
-    assert isinstance(read_progress(run_dir), dict)
-    assert len(read_attempts(run_dir)) == 1
-    assert sweep_status(tmp_path).counts["finished"] == 0
-
-
-@QUICK
-@given(data=st.data())
-def test_mutated_manifests(tmp_path: Path, data: st.DataObject):
-    path = tmp_path / "data" / "manifest.json"
-    if not path.parent.exists():
-        make_data(path.parent)
-        (tmp_path / "whole.json").write_text(path.read_text())
-    path.write_bytes(data.draw(corrupted_json(json.loads((tmp_path / "whole.json").read_text()))))
-    if data.draw(st.booleans()):
-        try:
-            update_data_id(path)
-        except Exception:
-            return  # no data_id can be computed
-
-    def read() -> None:
-        TokenData.open(tmp_path / "data").epoch_tokens(16)
-
-    assert_reads_or_refuses(read, str(tmp_path))
-
-
-@QUICK
-@given(
-    data=st.binary(max_size=200)
-    | st.text(max_size=200).map(lambda t: t.encode("utf-8", "surrogatepass"))
-)
-def test_random_tables(tmp_path: Path, data: bytes):
-    path = tmp_path / "runs.csv"
-    path.write_bytes(b"C,N,D,L\n" + data)
-    assert_reads_or_refuses(lambda: Observations.from_csv(path), "runs.csv")
-
-
-def test_a_valid_spec_is_decoded():
-    """The tests above would also pass if every file were refused."""
-    assert RunSpec.from_dict(json.loads(json.dumps(SPEC.to_dict())), "here") == SPEC

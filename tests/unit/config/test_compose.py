@@ -1,0 +1,185 @@
+"""Composition of settings: YAML options, words of the command line, options of the user."""
+
+import subprocess
+import sys
+
+import pytest
+from command_line import one_line
+from omegaconf import OmegaConf
+
+from chinchilla.config import COMMANDS, ModelConfig
+from chinchilla.config.compose import (
+    GROUPS,
+    _schemas,
+    choices,
+    compose,
+    config_dir,
+    groups_of,
+)
+from chinchilla.core import paper
+from chinchilla.core.errors import InputError
+from chinchilla.core.shapes import named_shapes, shape_named
+from chinchilla.plan.grid import build_shape
+
+MODELS = choices("model")
+
+GIVEN = {  # the values that only a person can give
+    "diagnose": ["fits=f"],
+    "status": ["sweep_dir=s"],
+    "logs": ["sweep_dir=s"],
+    "sync": ["sweep_dir=s"],
+    "retry": ["sweep_dir=s"],
+    "cancel": ["sweep_dir=s"],
+    "fit": ["sweep_dir=s"],
+    "report": ["sweep_dir=s"],
+    "fetch": ["points=hoffmann", "out=x.csv"],
+    "compare": ["sweep_dirs=[a,b]", "out_dir=c"],
+    "predict": ["budget_flops=1e20"],
+    "design": ["frontier=f", "budget_flops=1e20"],
+    "score": ["prediction=p", "result=r"],
+    "reproduce": ["table=table2", "points=x.csv"],
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_composes(command):
+    """As far as it goes without the values that only a person can give."""
+    settings = compose(command, GIVEN.get(command, []))
+    assert type(settings) is COMMANDS[command]
+
+
+def test_every_yaml_belongs_to_a_command_or_a_group():
+    names = {str(p.relative_to(config_dir()).with_suffix("")) for p in config_dir().rglob("*.yaml")}
+    groups = {f"{g}/{name}" for g in GROUPS if g != "model" for name in choices(g)}
+    with_groups = {c for c in COMMANDS if groups_of(c) != ["experiment"]}
+    assert names == with_groups | groups
+
+
+NEEDED = {"text": ["corpus.paths=[a.txt]"], "jsonl": ["corpus.paths=[a.jsonl]"],
+          "parquet": ["corpus.paths=[a.parquet]"]}  # fmt: skip
+
+
+def combinations(command: str) -> list[list[str]]:
+    """Words that between them choose every name of every group of a command, a name a group."""
+    groups = {g: choices(g) for g in GROUPS if g in COMMANDS[command].__annotations__}
+    groups = {g: names for g, names in groups.items() if g != "model" and names}
+    n = max(map(len, groups.values()), default=0)
+    return [[f"{g}={names[i % len(names)]}" for g, names in groups.items()] for i in range(n)]
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [(command, words) for command in COMMANDS for words in combinations(command)],
+)
+def test_every_named_choice_composes_with_every_command_that_has_its_group(command, words):
+    chosen = dict(word.split("=") for word in words)
+    needed = [*NEEDED.get(chosen.get("corpus"), []), *GIVEN.get(command, [])]
+    settings = compose(command, [*words, *needed])
+    for group, name in chosen.items():
+        if hasattr(getattr(settings, group), "name"):
+            assert getattr(settings, group).name == name
+
+
+def test_every_model_name_gives_its_shape():
+    assert len(MODELS) == len(set(MODELS)) == 52
+    schemas = _schemas("train")["model"]
+    for name in MODELS:
+        node = OmegaConf.merge(OmegaConf.structured(ModelConfig), schemas[f"{name}.yaml"].node)
+        model = OmegaConf.to_object(node)
+        model.positions = "relative"
+        assert build_shape(model, paper.VOCAB_SIZE) == named_shapes()[name]
+
+
+@pytest.mark.parametrize("command", ["train", "flops"])
+@pytest.mark.parametrize("name", ["57m", "2.30b", "gopher_280b"])
+def test_a_model_name_composes(command, name):
+    model = compose(command, [f"model={name}", "model.seq_len=128"]).model
+    assert (model.d_model, model.seq_len) == (named_shapes()[name].d_model, 128)
+
+
+def test_a_whole_number_may_be_written_with_an_exponent():
+    assert compose("flops", ["model.vocab_size=3.2e4"]).model.vocab_size == 32_000
+    with pytest.raises(InputError, match=r"model.vocab_size=2.5e0.*to Integer"):
+        compose("flops", ["model.vocab_size=2.5e0"])
+
+
+@pytest.mark.parametrize("named", [[], ["model=57m"]])
+def test_another_width_changes_feed_forward_and_heads(named):
+    words = [*named, "model.d_model=384", "model.n_layers=6"]
+    shape = build_shape(compose("flops", words).model, paper.VOCAB_SIZE)
+    assert shape == shape_named("384x6", paper.VOCAB_SIZE, paper.SEQ_LEN, 64, "rope")
+
+
+USES_HYDRA = """
+from hydra.core.config_store import ConfigStore
+from chinchilla import cli
+from chinchilla.core.errors import InputError
+
+cli.compose("flops", ["model=57m", "tokens=5"])  # Hydra's plugins are in the store from here on
+ConfigStore.instance().store(name="another", node={"key": 1})
+before = ConfigStore.instance().repo
+cli.compose("flops", ["model=57m", "tokens=5"])
+try:
+    cli.compose("flops", ["model=57m", "tokens=five"])
+except InputError:
+    print("refused")
+assert ConfigStore.instance().repo is before
+assert {"another.yaml", "hydra"} <= before.keys()
+assert {"config.yaml", "launcher", "sweeper"} <= before["hydra"].keys()
+assert "flops_schema.yaml" not in before
+"""
+
+
+def test_hydras_store_is_restored_for_other_users_in_the_process():
+    """In an interpreter of its own: plugins register once, whatever other tests did before."""
+    done = subprocess.run(
+        [sys.executable, "-c", USES_HYDRA], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "refused\n"), done.stderr
+
+
+def test_names_that_yaml_would_read_as_numbers_stay_names():
+    assert compose("data", ["corpus=wikipedia"]).corpus.hub_config == "20231101.en"
+
+
+def test_a_list_may_be_given_without_brackets():
+    assert compose("predict", ["budget_flops=1e20,1e21"]).budget_flops == [1e20, 1e21]
+
+
+def test_options_of_the_user_come_from_a_folder(tmp_path):
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "hot.yaml").write_text("peak_lr: 0.5\n")
+    words = ["--config-dir", str(tmp_path), "recipe=hot"]
+    assert compose("plan", words).recipe.peak_lr == 0.5
+    with pytest.raises(InputError, match="no such recipe"):
+        compose("plan", words[2:])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "parts"),
+    [
+        ("w", "weight: lots", ("corpus=w", "weight", "'lots'")),
+        ("i", "max_documents: 1e3", ("max_documents: Value '1000.0'", "converted to Integer")),
+        ("b", "gopher: 7.5", ("corpus.gopher: Value '7.5' is not a valid bool",)),
+        ("p", "paths: /x", ("corpus=p", "is not a ListConfig, list")),
+        ("n", "sources: [null]", ("corpus=n", "NoneType is not a subclass of SourceConfig")),
+        ("s", "sources: [x]", ("corpus=s", "str is not a subclass of SourceConfig")),
+        ("nan", "format: text\npaths: [/x]", ("/x does not exist",)),
+        ("y", "paths: [1\n", ("a named option is not YAML",)),
+    ],
+)
+def test_an_invalid_option_of_the_user_gives_the_reason(say, tmp_path, name, text, parts):
+    """Also one whose name Hydra would read as a number."""
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / f"{name}.yaml").write_text(text)
+    words = ["--config-dir", str(tmp_path), f"corpus={name}", f"data_dir={tmp_path / 'd'}"]
+    one_line(say(["data", *words]), 2, *parts)
+
+
+@pytest.mark.parametrize("name", ["it's", "a\\", "a\\b", "\\'\\\\", "a b=c"])
+def test_an_option_of_the_user_may_have_any_name(tmp_path, name):
+    folder = tmp_path / "peter's"
+    (folder / "corpus").mkdir(parents=True)
+    (folder / "corpus" / f"{name}.yaml").write_text("format: embedded\nmax_documents: 7")
+    settings = compose("data", ["--config-dir", str(folder), f"corpus={name}"])
+    assert settings.corpus.max_documents == 7
