@@ -160,7 +160,7 @@ def test_options_of_the_user_come_from_a_folder(tmp_path):
     [
         ("w", "weight: lots", ("corpus=w", "weight", "'lots'")),
         ("i", "max_documents: 1e3", ("max_documents: Value '1000.0'", "converted to Integer")),
-        ("b", "gopher: 7.5", ("corpus.gopher: Value '7.5' is not a valid bool",)),
+        ("b", "format: 7.5", ("corpus.format='7.5'",)),
         ("p", "paths: /x", ("corpus=p", "is not a ListConfig, list")),
         ("n", "sources: [null]", ("corpus=n", "NoneType is not a subclass of SourceConfig")),
         ("s", "sources: [x]", ("corpus=s", "str is not a subclass of SourceConfig")),
