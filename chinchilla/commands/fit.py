@@ -57,7 +57,7 @@ def _fit_minima(command: config.FitCommand) -> int:
     from chinchilla.recommend.minima import fit_minima
 
     table = read_csv(Path(command.minima), "minima", command.columns)
-    fits = fit_minima(table, asdict(command), command.duplicates)
+    fits = fit_minima(table, asdict(command))
     out_dir = writable_dir(Path(command.out_dir), "out_dir")
     fits.save(out_dir / FILE)
     if command.format == "json":
