@@ -39,17 +39,22 @@ def design(command: config.DesignCommand) -> int:
     shapes = available_shapes(
         command.shapes, command.vocab_size, command.seq_len, command.kv_size, command.positions
     )
-    law = local_law(fits, command.budget_flops)
+    answer = recommendation(fits, command.budget_flops)
+    law = local_law(fits, command.budget_flops) or parametric.law
+    assert law is not None
+    assert answer.N is not None
+    assert answer.N_interval80 is not None
     proposal = propose(
-        parametric,
+        law,
+        answer.N,
+        answer.N_interval80,
         obs,
         command.budget_flops,
-        sizes_of(obs, fits.cost, shapes),
+        sizes_of(obs, shapes),
         cost=fits.cost,
         n_runs=command.n_runs,
         spend=command.spend,
         ratios=(command.min_ratio, command.max_ratio),
-        recommended=None if law is None else (recommendation(fits, command.budget_flops), law),
     )
     folder = command.out_dir or (path if path.is_dir() else path.parent)
     file = writable_dir(Path(folder), "out_dir") / "design.csv"
@@ -79,7 +84,7 @@ def _print_design(proposal: Design, rates: RatesConfig) -> None:
     ratios, C = proposal.limits["tokens_per_param"], proposal.limits["C"]
     print(
         f"N_opt({proposal.C_star:.3g} FLOPs) = {count(proposal.N_opt)}, 80% interval "
-        f"{between(*proposal.interval80)}: a factor {proposal.width:.3g} ({proposal.source})."
+        f"{between(proposal.interval80)}: a factor {proposal.width:.3g}."
     )
     price = ("price",) if rates.price_per_device_hour else ()
     table = new_table(
@@ -94,7 +99,7 @@ def _print_design(proposal: Design, rates: RatesConfig) -> None:
         table.add_row(
             str(k), run.shape, count(run.N), count(run.D), f"{run.D / run.N:.1f}", f"{run.C:.3g}",
             f"{cost.device_hours:.3g}", *([f"{cost.price:,.4g}"] if price else []),
-            f"{step.narrows:.1%}", between(*step.interval80), f"{step.width:.3g}",
+            f"{step.narrows:.1%}", between(step.interval80), f"{step.width:.3g}",
         )  # fmt: skip
     print_table(table)
     runs = [(step.run.shape, step.run.D) for step in proposal.steps]

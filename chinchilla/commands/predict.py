@@ -15,21 +15,20 @@ from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.units import count
 from chinchilla.decide import preregister, warnings
 from chinchilla.decide.decision import (
-    FITTED,
     DecisionModel,
     available_shapes,
     for_budget,
     for_target,
     for_unique_tokens,
 )
-from chinchilla.decide.predictions import Prediction, omitted_text, predictions
+from chinchilla.decide.predictions import predictions
 from chinchilla.decide.preregister import Preregistration, Score
 from chinchilla.fit.results import FILE, FitResults
 from chinchilla.observations import read_table
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import RunResult
 from chinchilla.recommend import Recommendation, recommendation
-from chinchilla.recommend.evaluate import default_budget, local_law
+from chinchilla.recommend.evaluate import default_budget
 
 NEEDS_A_LAW = ("law", "target_loss", "inference_tokens", "unique_tokens", "preregister")
 
@@ -49,11 +48,8 @@ def predict(command: config.PredictCommand) -> int:
     recommended = []
     if fits is not None and fits.recommended is not None:
         recommended = [recommendation(fits, C, command.force) for C in budgets]
-    model = DecisionModel.of(
-        fits, command.law, command.flop_convention, repeats=bool(command.unique_tokens)
-    )
-    name = "" if model is None else model.name
-    rows = predictions(budgets, fits, named=name)
+    model = DecisionModel.of(fits, command.law, repeats=bool(command.unique_tokens))
+    rows = predictions(budgets, fits, named="" if model is None else model.name)
     answer: dict[str, Any] = {
         "recommended": recommended[0].to_dict() if recommended else None,
         "recommendations": [r.to_dict() for r in recommended],
@@ -62,13 +58,16 @@ def predict(command: config.PredictCommand) -> int:
 
     # Costs of departures, a target loss, limited data; then warnings.
     answer |= _decisions(command, model, _budgets_with_a_value(command, budgets, recommended))
-    all_warnings = warnings.gather(fits, recommended, answer)
-    all_warnings += [
-        warnings.AnswerWarning("note", text, C) for C in budgets if (text := omitted_text(C, name))
-    ]
-    answer["warnings"] = [asdict(warning) for warning in all_warnings]
+    answer["warnings"] = [asdict(one) for one in warnings.gather(fits, recommended, answer)]
     if command.preregister:
-        answer["preregistered"] = str(_preregister(command, fits, model, rows, recommended))
+        path = Path(command.frontier)
+        file = (path / FILE if path.is_dir() else path) if command.frontier else None
+        # If a published law is named, the runs are scored by it.
+        scored = [] if command.law else recommended
+        record = preregister.preregister(fits, model, rows, scored, asdict(command), file)
+        to = Path(command.preregister_file) if command.preregister_file else None
+        folder = Path() if file is None else file.parent
+        answer["preregistered"] = str(preregister.save(record, to, folder))
     if command.format == "json":
         return print_json(answer)
     print_answer(rows, recommended, answer, command.rates, command.detail)
@@ -179,36 +178,6 @@ def _read_repeated_runs(path: Path, model: DecisionModel) -> dict[str, Any]:
     return columns
 
 
-def _preregister(
-    command: config.PredictCommand,
-    fits: FitResults | None,
-    model: DecisionModel | None,
-    rows: list[Prediction],
-    recommended: list[Recommendation],
-) -> Path:
-    """Write the prediction to its file."""
-    path = Path(command.frontier)
-    file = (path / FILE if path.is_dir() else path) if command.frontier else None
-    law_name = "" if model is None else model.name
-    if law_name == FITTED and fits is not None:  # the law for runs at other budgets
-        law_name = "approach 3 (parametric)"
-        if "parametric" not in fits.fitted:
-            law_name = f"{FITTED} at {default_budget(fits):.3g} FLOPs"
-    # If a published law is named, the runs are scored by it.
-    by_recommendation = [] if fits is None or command.law else recommended
-    record = preregister.preregister(
-        rows,
-        [(r, local_law(fits, r.C)) for r in by_recommendation if fits is not None],
-        model,
-        law_name,
-        asdict(command),
-        file,
-        None if fits is None else fits.runs_beside(path),
-    )
-    to = Path(command.preregister_file) if command.preregister_file else None
-    return preregister.save(record, to, Path() if file is None else file.parent)
-
-
 def score(command: config.ScoreCommand) -> int:
     """Verify a preregistered prediction and compare it with the measured runs."""
     record = preregister.load(Path(command.prediction))
@@ -222,20 +191,13 @@ def score(command: config.ScoreCommand) -> int:
         obs = Observations.from_csv(Path(command.observations))
         if command.loss:
             obs = replace(obs, loss_kind=command.loss)
-    notes = preregister.refuse_known(record, obs, times)
-    rows = preregister.score(record, obs)
-    not_compared = preregister.not_compared(record, obs)
+    rows, notes = preregister.score(record, obs, times)
     if command.format == "json":
         about = {
             key: getattr(record, key) for key in ("made_utc", "sha256", "law_name", "loss_kind")
         }
-        about |= {"verified": True, "not_compared": not_compared, "notes": notes}
-        return print_json({**about, "runs": [asdict(row) for row in rows]})
+        return print_json({**about, "notes": notes, "runs": [asdict(row) for row in rows]})
     _print_scores(record, rows)
-    if not_compared:
-        notes.append(
-            f"{', '.join(not_compared)} not compared: the prediction or the result does not state it."
-        )
     for note in notes:
         print(f"note: {note}")
     return 0
@@ -266,24 +228,19 @@ def _print_scores(record: Preregistration, rows: Sequence[Score]) -> None:
         group = [row for row in rows if row.by == by]
         table = new_table(
             f"measured and predicted loss, by {by}",
-            ("run", "N", "D, tokens", "C, FLOPs", "N/N_opt", "predicted", _level(group[0]), "measured", "off by", "verdict"),
+            ("run", "N", "D, tokens", "C, FLOPs", "N/N_opt", "predicted", f"{group[0].level}%", "measured", "off by", "verdict"),
             left=("run", "verdict"),
         )  # fmt: skip
         for row in group:
-            interval = row.interval80 or row.ci95
             table.add_row(
                 row.run_id, count(row.N), count(row.D), f"{row.C:.3g}", f"{row.N_over_best:.2f}",
                 f"{row.predicted:.4f}",
-                "" if interval is None else f"{interval[0]:.4f}-{interval[1]:.4f}",
+                "" if row.interval is None else f"{row.interval[0]:.4f}-{row.interval[1]:.4f}",
                 f"{row.measured:.4f}", f"{row.difference:+.4f} ({row.percent:+.2f}%)",
                 {True: "inside", False: "OUTSIDE", None: "no interval"}[row.inside],
             )  # fmt: skip
         print_table(table)
-    for level in ("80%", "95%"):
-        inside = [row.inside for row in rows if row.inside is not None and _level(row) == level]
+    for level in (80, 95):
+        inside = [row.inside for row in rows if row.inside is not None and row.level == level]
         if inside:
-            print(f"{sum(inside)} of {len(inside)} runs lie inside their {level} interval.")
-
-
-def _level(row: Score) -> str:
-    return "95%" if row.interval80 is None else "80%"
+            print(f"{sum(inside)} of {len(inside)} runs lie inside their {level}% interval.")

@@ -62,10 +62,13 @@ def print_answer(
         own = [row for row in rows if row.C == C and row.own and not range_only]
         if own:
             _print_predictions("each approach of these runs by itself", own)
-            if any(row.N_p10 is not None for row in own):
+            if any(row.N_interval80 is not None for row in own):
                 print(METHODS)
         if published := [row for row in rows if row.C == C and not row.own]:
-            _print_predictions("published lines and laws (C = 6*N*D)", published)
+            _print_predictions(
+                "published lines and laws, up to 10x outside the compute of their runs (C = 6*N*D)",
+                published,
+            )
         if decision is not None and detail:
             _print_departures(decision, law)
     if decisions and not detail:
@@ -103,7 +106,7 @@ def _ratio(x: float) -> str:
 
 def _print_predictions(title: str, rows: Sequence[Prediction]) -> None:
     """N_opt, D_opt and loss at one budget by source."""
-    with_interval = any(row.N_p10 is not None for row in rows)
+    with_interval = any(row.N_interval80 is not None for row in rows)
     band = ("10-90%",) if with_interval else ()
     table = new_table(
         f"{title}: N in parameters, D in tokens, loss in nats per token",
@@ -111,8 +114,10 @@ def _print_predictions(title: str, rows: Sequence[Prediction]) -> None:
         left=("by",),
     )
     for row in rows:
-        bands = [between(row.N_p10, row.N_p90), between(row.D_p10, row.D_p90),
-                 "" if row.L_p10 is None else f"{row.L_p10:.4f}-{row.L_p90:.4f}"]  # fmt: skip
+        L_interval = (
+            "" if row.L_interval80 is None else "-".join(f"{x:.4f}" for x in row.L_interval80)
+        )
+        bands = [between(row.N_interval80), between(row.D_interval80), L_interval]
         N_band, D_band, L_band = ([text] if with_interval else [] for text in bands)
         table.add_row(
             row.by.removeprefix(OWN), count(row.N), *N_band, count(row.D), *D_band, _ratio(row.D / row.N),
@@ -129,7 +134,7 @@ def _print_costs(decision: Mapping[str, Any], law: Mapping[str, Any], rates: Rat
     print(
         f"By {law['name']}, sizes from {count(low)} to {count(high)} need at most 1% more compute."
     )
-    best = next(row for row in decision["shapes"] if row["name"] == decision["best_shape"])
+    best = decision["best_shape"]
     excess, shape = best["excess"], f"{best['name']} on {count(best['D'])} tokens"
     if excess is None:
         text = (
@@ -165,38 +170,24 @@ def _print_serving(served: Mapping[str, Any]) -> None:
 
 def _print_departures(decision: Mapping[str, Any], law: Mapping[str, Any]) -> None:
     """The long tables: other sizes, shapes, over-training."""
-    table = new_table(
-        f"another size, by {law['name']}: the loss at C, and the compute to reach the loss of the best size",
-        ("N / N_opt", "N", "extra loss, nats/token", "compute wasted, %", "more compute, %"),
-    )
-    for row in decision["misallocation"]:
-        table.add_row(
-            f"{row['factor']:.3g}", count(row["N"]), f"+{row['extra_loss']:.4f}",
-            percent(row["wasted"], "unknown"), percent(row["excess"]),
+    for key, title, name in (
+        ("misallocation", "other sizes", "N / N_opt"),
+        ("shapes", "available shapes", "shape"),
+        ("overtraining", "over-training, a smaller model on more tokens", "times D/N"),
+    ):
+        table = new_table(
+            f"{title}, by {law['name']}: the loss for the same FLOPs, and the compute to reach the loss of "
+            "the best size",
+            (name, "N", "D, tokens", "D/N", "loss, nats/token", "extra loss, nats/token", "more compute, %"),
+            left=("shape",),
         )  # fmt: skip
-    print_table(table)
-    table = new_table(
-        f"available shapes with D re-optimised, by {law['name']} (FLOPs as {law['flop_convention_of_shapes']})",
-        ("shape", "N", "D, tokens", "D/N", "loss, nats/token", "extra loss, nats/token", "more compute, %"),
-        left=("shape",),
-    )  # fmt: skip
-    for row in decision["shapes"]:
-        mark = " (best)" if row["name"] == decision["best_shape"] else ""
-        table.add_row(
-            row["name"] + mark, count(row["N"]), count(row["D"]), _ratio(row["D"] / row["N"]),
-            f"{row['L']:.4f}", f"{row['extra_loss']:+.4f}", percent(row["excess"]),
-        )  # fmt: skip
-    print_table(table)
-    table = new_table(
-        f"over-training, by {law['name']}: a smaller model on more tokens, same FLOPs",
-        ("times D/N", "N", "D, tokens", "loss, nats/token", "extra loss, nats/token"),
-    )
-    for row in decision["overtraining"]:
-        table.add_row(
-            f"{row['times']:g}", count(row["N"]), count(row["D"]), f"{row['L']:.4f}",
-            f"+{row['extra_loss']:.4f}",
-        )  # fmt: skip
-    print_table(table)
+        for row in decision[key]:
+            mark = " (best)" if row == decision["best_shape"] else ""
+            table.add_row(
+                row["name"] + mark, count(row["N"]), count(row["D"]), _ratio(row["D"] / row["N"]),
+                f"{row['L']:.4f}", f"{row['extra_loss']:+.4f}", percent(row["excess"]),
+            )  # fmt: skip
+        print_table(table)
 
 
 def _print_target(target: Mapping[str, Any], law: Mapping[str, Any], rates: RatesConfig) -> None:

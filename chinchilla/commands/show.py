@@ -148,7 +148,7 @@ def _show_cost(left: Sequence[RunSpec], n: int, cluster: ClusterConfig) -> None:
 
 
 def bill_text(cost: Mapping[str, Any], rates: RatesConfig) -> str:
-    """FLOPs as device-hours, price, energy and CO2, with the rates used."""
+    """FLOPs as device-hours, price and energy, with the rates used."""
     text = (
         f"{number(cost['device_hours'])} device-hours at {rates.peak_flops:.3g} FLOP/s x "
         f"{rates.mfu:.0%} MFU"
@@ -156,11 +156,7 @@ def bill_text(cost: Mapping[str, Any], rates: RatesConfig) -> str:
     if cost["price"] is not None:
         text += f", {number(cost['price'])} at {rates.price_per_device_hour:g} an hour"
     if cost["energy_kwh"] is not None:
-        text += (
-            f", {number(cost['energy_kwh'])} kWh at {rates.device_watts:g} W x PUE {rates.pue:g}"
-        )
-    if cost["co2_kg"] is not None:
-        text += f", {number(cost['co2_kg'])} kg CO2 at {rates.co2_grams_per_kwh:g} g/kWh"
+        text += f", {number(cost['energy_kwh'])} kWh at {rates.device_watts:g} W"
     return text
 
 
@@ -169,9 +165,9 @@ def percent(x: float | None, without: str = "never") -> str:
     return without if x is None else f"{100 * x:+.3g}"
 
 
-def between(low: float | None, high: float | None) -> str:
+def between(interval: Sequence[float] | None) -> str:
     """An interval of counts; empty without one."""
-    return "" if low is None or high is None else f"{count(low)}-{count(high)}"
+    return "" if interval is None else f"{count(interval[0])}-{count(interval[1])}"
 
 
 def _bytes(n: float) -> str:

@@ -6,7 +6,7 @@ with every resample of the other, because the runs of two sweeps are independent
 are not comparable across tokenizers, bits per byte are. NumPy only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +14,13 @@ import numpy as np
 
 from chinchilla.config.fit import APPROACHES
 from chinchilla.core.errors import InputError
-from chinchilla.fit.result import FitResult, called
+from chinchilla.fit.result import called
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend.evaluate import default_budget, headline, recommendation
 
 PREFERENCE = ("isoflop", "parametric", "envelope")  # Appendix C uses approach 2
+N_SIZES = 3  # log-spaced C over the shared range, at which sizes are compared
 MAX_RESAMPLES = 1_000  # of each corpus, so a million differences
 CONVENTIONS = ("flop_convention", "n_convention", "loss_kind")
 NOT_REQUESTED = "not requested"
@@ -128,28 +129,23 @@ def compare(sides: Sequence[Side]) -> Comparison:
     Raises:
         InputError: their runs count FLOPs or parameters in different ways, or hold different losses.
     """
-    conventions = _conventions(sides)
-    budgets = sorted(
-        set.intersection(
-            *({float(b) for b in s.finals.budget_labels if np.isfinite(b)} for s in sides)
-        )
-    )
-    places, notes = _shared_compute(sides, budgets)
-    notes += _assumed_conventions(sides, conventions) + _notes(sides)
-    fitted: Mapping[str, list[FitResult]] = {
-        a: [s.fits.fitted[a] for s in sides]
-        for a in APPROACHES
-        if all(a in s.fits.fitted for s in sides)
-    }
-    first, *others = (s.name for s in sides)
+    conventions, notes = _conventions(sides)
+    known = ({float(b) for b in s.finals.budget_labels if np.isfinite(b)} for s in sides)
+    budgets = sorted(set.intersection(*known))
+    low = max(float(s.finals.C.min()) for s in sides)
+    high = min(float(s.finals.C.max()) for s in sides)
+    places = np.geomspace(low, high, N_SIZES).tolist() if low < high else []
+    if not places:
+        notes.append("the ranges of C do not overlap: sizes are not compared.")
+    first, *others = sides
     differences, sizes = [], []
-    for approach, (fit, *other_fits) in fitted.items():
-        for name, other in zip(others, other_fits, strict=True):
-            differences.append(_exponent_difference(approach, first, name, fit, other))
+    for approach in APPROACHES:
+        if not all(approach in s.fits.fitted for s in sides):
+            continue
+        differences += [_difference(approach, first, other, None) for other in others]
         for C in places:
-            sizes += [_size(approach, s.name, s.fits.fitted[approach], C) for s in sides]
-            for name, other in zip(others, other_fits, strict=True):
-                differences.append(_size_ratio(approach, first, name, fit, other, C))
+            sizes += [_size(approach, side, C) for side in sides]
+            differences += [_difference(approach, first, other, C) for other in others]
     C = min(default_budget(s.fits) for s in sides)
     answers = {s.name: recommendation(s.fits, C) for s in sides if s.fits.recommended is not None}
     return Comparison(
@@ -160,16 +156,16 @@ def compare(sides: Sequence[Side]) -> Comparison:
         differences=differences,
         sizes=sizes,
         lowest=[_lowest(s, b) for b in budgets for s in sides],
-        notes=notes,
+        notes=notes + _notes(sides),
         recommended=[
             {"corpus": name, "answer": headline(r), **r.to_dict()} for name, r in answers.items()
         ],
     )
 
 
-def _conventions(sides: Sequence[Side]) -> dict[str, str]:
-    """The conventions of all corpora; an unknown one is assumed to be that of the others."""
-    conventions = {}
+def _conventions(sides: Sequence[Side]) -> tuple[dict[str, str], list[str]]:
+    """The conventions of all corpora, and a note where one is not stated and assumed to be the others'."""
+    conventions, notes = {}, []
     for name in CONVENTIONS:
         known = {s.name: x for s in sides if (x := getattr(s.finals, name)) != "unknown"}
         if len(set(known.values())) > 1:
@@ -177,39 +173,10 @@ def _conventions(sides: Sequence[Side]) -> dict[str, str]:
             advice = "Fit both with the same loss=" if name == "loss_kind" else "Count both alike"
             raise InputError(f"{name} differs ({listed}): they are not comparable. {advice}.")
         conventions[name] = next(iter(known.values()), "unknown")
-    return conventions
-
-
-def _assumed_conventions(sides: Sequence[Side], conventions: dict[str, str]) -> list[str]:
-    """A note for each corpus whose conventions are assumed."""
-    notes = []
-    others = "the other corpus" if len(sides) == 2 else "the other corpora"
-    for side in sides:
-        assumed = {
-            name: x
-            for name, x in conventions.items()
-            if x != "unknown" and getattr(side.finals, name) == "unknown"
-        }
-        if assumed:
-            notes.append(
-                f"{side.name} does not state its {', '.join(assumed)}: assumed to be "
-                f"{', '.join(assumed.values())}, as in {others}."
-            )
-    return notes
-
-
-def _shared_compute(sides: Sequence[Side], budgets: list[float]) -> tuple[list[float], list[str]]:
-    """C at which sizes are compared: the shared budgets, else ends and middle of the shared range."""
-    if budgets:
-        return budgets, []
-    low = max(float(s.finals.C.min()) for s in sides)
-    high = min(float(s.finals.C.max()) for s in sides)
-    if low < high:
-        places = [float(C) for C in np.geomspace(low, high, 3)]
-        return places, [
-            "no IsoFLOP budget is shared: sizes are compared over the shared range of C."
-        ]
-    return [], ["the ranges of C do not overlap: sizes are not compared."]
+        if known and len(known) < len(sides):
+            silent = ", ".join(s.name for s in sides if s.name not in known)
+            notes.append(f"{name} of {silent} is not stated: assumed to be {conventions[name]}.")
+    return conventions, notes
 
 
 def _notes(sides: Sequence[Side]) -> list[str]:
@@ -282,26 +249,24 @@ def _intervals(
     return [p10, p90], [low95, high95], verdict
 
 
-def _exponent_difference(
-    approach: str, first: str, second: str, f: FitResult, g: FitResult
-) -> Difference:
-    samples = [np.array(x.N_opt.samples[1] if x.N_opt.samples else []) for x in (f, g)]
-    value = g.N_opt.exponent - f.N_opt.exponent
-    return Difference(approach, first, second, "a", None, value, *_intervals(*samples))
+def _difference(approach: str, first: Side, second: Side, C: float | None) -> Difference:
+    """Of the exponents a, or of ln N_opt at C as a ratio."""
+    laws = [s.fits.fitted[approach].N_opt for s in (first, second)]
+    if C is None:
+        samples = [np.array(law.samples[1] if law.samples else []) for law in laws]
+        interval, ci95, verdict = _intervals(*samples)
+        value, of = laws[1].exponent - laws[0].exponent, "a"
+    else:
+        *ends, verdict = _intervals(*(np.log(law.all_at(C)) for law in laws))
+        interval, ci95 = (None if x is None else np.exp(x).tolist() for x in ends)
+        value, of = float(laws[1](C) / laws[0](C)), "N_opt"
+    return Difference(approach, first.name, second.name, of, C, value, interval, ci95, verdict)
 
 
-def _size_ratio(
-    approach: str, first: str, second: str, f: FitResult, g: FitResult, C: float
-) -> Difference:
-    *bounds, verdict = _intervals(np.log(f.N_opt.all_at(C)), np.log(g.N_opt.all_at(C)))
-    interval, ci95 = (None if x is None else np.exp(x).tolist() for x in bounds)
-    ratio = float(g.N_opt(C) / f.N_opt(C))
-    return Difference(approach, first, second, "N_opt", C, ratio, interval, ci95, verdict)
-
-
-def _size(approach: str, corpus: str, f: FitResult, C: float) -> Size:
-    low, high = (float(x) for x in f.N_opt.band(C))
-    return Size(C, approach, corpus, float(f.N_opt(C)), None if np.isnan(low) else [low, high])
+def _size(approach: str, side: Side, C: float) -> Size:
+    law = side.fits.fitted[approach].N_opt
+    low, high = (float(x) for x in law.band(C))
+    return Size(C, approach, side.name, float(law(C)), None if np.isnan(low) else [low, high])
 
 
 def _lowest(side: Side, budget: float) -> Lowest:

@@ -103,12 +103,15 @@ def recommendation(fits: FitResults, C: float, force: bool = False) -> Recommend
             )
         D = Estimate(*(float(C / flops_at(x, fits.cost)) for x in (N.value, N.high, N.low)))
         disagreement = _disagreement(fits, model, C, N)
-    estimates = {"N": N, "D": D, "L": L}
     return Recommendation(
         C=C,
         approach=model.approach,
-        **{name: None if e is None else e.value for name, e in estimates.items()},
-        **{f"{k}_interval80": None if e is None else [e.low, e.high] for k, e in estimates.items()},
+        N=N.value if N else None,
+        D=D.value if D else None,
+        L=L.value if L else None,
+        N_interval80=N.interval if N else None,
+        D_interval80=D.interval if D else None,
+        L_interval80=L.interval if L else None,
         beyond=float(C / high),
         range_only=outside > RANGE_ONLY,
         disagreement=disagreement,

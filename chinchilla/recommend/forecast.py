@@ -59,6 +59,11 @@ class Estimate:
     low: float
     high: float
 
+    @property
+    def interval(self) -> list[float]:
+        """[low, high]."""
+        return [self.low, self.high]
+
 
 @dataclass(frozen=True)
 class Forecast:

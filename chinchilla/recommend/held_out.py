@@ -18,6 +18,7 @@ NumPy only.
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -126,7 +127,7 @@ def errors_of_laws(
     x = minima.log_C
     ends = (x[:-1] + x[1:]) / 2  # between budgets, because a run's C may differ from its budget
     fits = refitted(np.array([ends[n - 1] for n, _ in splits(len(x))]))
-    return _errors_at(minima, (lambda C, theta=theta: optimum(theta, cost, C) for theta in fits))
+    return _errors_at(minima, (partial(optimum, theta, cost) for theta in fits))
 
 
 def _errors_at(

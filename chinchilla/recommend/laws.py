@@ -58,7 +58,8 @@ class CandidateLaw:
     @property
     def law(self) -> LossLaw:
         """The law with five parameters, of a window."""
-        return LossLaw(*map(float, self.theta[:5]))
+        E, A, B, alpha, beta = self.theta[:5].tolist()
+        return LossLaw(E, A, B, alpha, beta)
 
 
 def fit_windows(obs: Observations, settings: dict[str, Any]) -> list[CandidateLaw]:

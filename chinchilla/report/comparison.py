@@ -100,8 +100,7 @@ def _sizes(found: Comparison) -> Table:
     return Table(
         ["C, FLOPs", "Approach", *names, *(f"{name} / {names[0]}" for name in names[1:])],
         list(rows.values()),
-        f"N_opt at the {'shared budgets' if found.budgets else 'same C'}, with 80% intervals, and its "
-        f"ratio to that of {names[0]}.",
+        f"N_opt at C in the range of every corpus, with 80% intervals, and its ratio to that of {names[0]}.",
     )
 
 

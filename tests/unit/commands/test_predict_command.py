@@ -73,9 +73,8 @@ def test_the_text_shows_the_split_its_cost_and_the_cost_of_departures(say):
     first, rest = out.strip().split("\n", 1)
     assert "N 72.2B, D 1.33T tokens, 18.4 tokens per parameter, loss 1.9744" in first
     assert "law besiroglu" in rest
-    assert "note: not shown, over 10x outside the compute of their runs: paper approach 1, " in rest
     assert "404,449 device-hours at 9.89e+14 FLOP/s x 40% MFU, 1,011,122 at 2.5 an hour" in rest
-    for part in ("+18.6", "chinchilla_70b (best)", "over-training", "at most 1% more compute"):
+    for part in ("chinchilla_70b (best)", "over-training", "at most 1% more compute"):
         assert part in rest
     assert "kWh" not in rest
     assert max(len(line) for line in out.splitlines() if not line.startswith("note: ")) <= 150
@@ -86,18 +85,17 @@ def test_the_answer_as_json(say):
     assert told["law"]["name"] == "law hoffmann"
     (decision,) = told["decisions"]
     assert decision["N"] == pytest.approx(40.36e9, rel=2e-4)
-    assert {row["factor"] for row in decision["misallocation"]} >= {0.25, 1.1, 4.0}
-    assert decision["best_shape"] in {row["name"] for row in decision["shapes"]}
+    assert {row["name"] for row in decision["misallocation"]} >= {"0.25", "1.1", "4"}
+    assert decision["best_shape"] in decision["shapes"]
     assert decision["bill"]["energy_kwh"] is None
 
 
 def test_stated_rates_make_a_bill(say):
-    rates = "rates.device_watts=1000 rates.pue=1.2 rates.co2_grams_per_kwh=300"
+    rates = "rates.device_watts=1200"
     cost = say(f"predict budget_flops=1e21 format=json {rates}").json["decisions"][0]["bill"]
     hours = 1e21 / (989e12 * 0.4) / 3600
     assert cost["energy_kwh"] == pytest.approx(hours * 1.2)
-    assert cost["co2_kg"] == pytest.approx(hours * 0.36)
-    assert "kg CO2 at 300 g/kWh" in say(f"predict budget_flops=1e21 {rates}").out
+    assert "kWh at 1200 W" in say(f"predict budget_flops=1e21 {rates}").out
 
 
 def test_a_target_loss_needs_no_budget(say):
@@ -130,7 +128,7 @@ def test_a_fit_answers_with_intervals_of_its_loss(say, fits):
     told = say("predict budget_flops=1e21 frontier=fits format=json").json
     ours = told["predictions"][0]
     assert ours["by"] == "this data, parametric"
-    assert ours["L_ci95"][0] < ours["L_p10"] < ours["L"] < ours["L_p90"] < ours["L_ci95"][1]
+    assert ours["L_interval80"][0] < ours["L"] < ours["L_interval80"][1]
     assert told["law"]["name"] == "the recommended answer"
     (recommended,), (decision,) = told["recommendations"], told["decisions"]
     assert told["recommended"] == recommended
@@ -148,8 +146,9 @@ def test_a_fit_by_another_objective_answers_too(say, fits, objective):
     words = f"approaches=parametric n_bootstrap=40 objective={objective}"
     assert say(f"fit observations=runs.csv out_dir=other {words}").code == 0
     row = say("predict budget_flops=1e21 frontier=other format=json").json["predictions"][0]
-    assert row["N_p10"] < row["N"] < row["N_p90"]
-    assert row["L_p10"] < row["L"] < row["L_p90"]
+    for name in "NL":
+        low, high = row[f"{name}_interval80"]
+        assert low < row[name] < high
 
 
 def test_the_first_line_is_the_recommended_answer(say, fits):
@@ -164,12 +163,12 @@ def test_the_first_line_is_the_recommended_answer(say, fits):
     assert rest.startswith("reason: Approach 3 (parametric) is recommended: it uses all runs")
     assert rest.index("each approach of these runs") < rest.index("published lines and laws")
     assert "resampled laws (approach 3)" in rest
-    assert "wasted" not in rest
+    assert "more compute, %" not in rest
     said = say("fit observations=runs.csv out_dir=fits approaches=parametric n_bootstrap=100").out
     assert say("predict frontier=fits").out.strip().splitlines()[0] in said
     more = say("predict budget_flops=1e21 frontier=fits detail=true").out
-    assert "another size, by the recommended answer" in more
-    assert "compute wasted, %" in more
+    assert "other sizes, by the recommended answer" in more
+    assert "more compute, %" in more
 
 
 def test_a_named_law_is_shown_with_the_recommended_answer(say, fits):
@@ -290,13 +289,12 @@ def test_more_epochs_than_were_ever_measured_are_noted(say):
     assert "was not measured" not in say(f"{words}1e21").out
 
 
-def test_shapes_of_ones_own_and_another_flop_count(say):
+def test_shapes_of_ones_own(say):
     words = "predict budget_flops=1e19 shapes=[512x8,1024x16,2048x24] positions=rope format=json"
-    told = say(f"{words} flop_convention=with_head").json
+    told = say(words).json
     assert [row["name"] for row in told["decisions"][0]["shapes"]] == [
         "512x8", "1024x16", "2048x24",
     ]  # fmt: skip
-    assert told["law"]["flop_convention_of_shapes"] == "with_head"
 
 
 @pytest.mark.parametrize(
@@ -309,11 +307,6 @@ def test_shapes_of_ones_own_and_another_flop_count(say):
         ("predict budget_flops=1e20 kv_size=0", ["kv_size=0 must be above 0"]),
         ("predict budget_flops=1e20 inference_tokens=1e300", ["inference_tokens=1e+300"]),
         ("predict budget_flops=1e20 rates.mfu=40", ["rates.mfu=40", "0.4 for 40%"]),
-        ("predict budget_flops=1e20 rates.pue=1.2", ["rates.pue=1.2", "rates.device_watts"]),
-        (
-            "predict budget_flops=1e20 rates.co2_grams_per_kwh=300",
-            ["rates.co2_grams_per_kwh=300", "rates.device_watts"],
-        ),
         (
             "design frontier=f budget_flops=1e22 n_runs=101",
             ["n_runs=101 must be at least 1 and at most 100"],
@@ -323,7 +316,6 @@ def test_shapes_of_ones_own_and_another_flop_count(say):
             ["budget_flops=1e+50 must be at least 1000", "exponent"],
         ),
         ("predict target_loss=-1", ["target_loss=-1"]),
-        ("predict budget_flops=1e20 rates.pue=0.9", ["rates.pue=0.9 must be at least 1"]),
         ("predict budget_flops=1e20 shapes=[huge]", ["'huge' is neither a row of Table A9"]),
         ("predict budget_flops=1e20 repeated_runs=x.csv", ["needs unique_tokens"]),
         (
@@ -461,7 +453,7 @@ def test_a_design_states_its_cost_and_benefit(say, fits):
     out = say(f"{words} rates.price_per_device_hour=2.5").out
     told = say(f"{words} format=json rates.price_per_device_hour=2.5").json
     first, *_, last = told["steps"]
-    assert f"a factor {told['width']:.3g} ({told['source']})" in out
+    assert f"a factor {told['width']:.3g}." in out
     assert f"from a factor {told['width']:.3g} to {last['width']:.3g} (" in out
     assert f" {first['narrows']:.1%} " in out
     assert "at 2.5 an hour" in out
@@ -504,15 +496,11 @@ def test_one_limit_alone_is_kept(say, fits):
 
 def test_design_and_predict_name_one_size(say, fits):
     told = say("predict budget_flops=1e23 frontier=fits format=json").json
-    row, r = told["predictions"][0], told["recommended"]
+    r = told["recommended"]
     design = say("design frontier=fits budget_flops=1e23 format=json").json
     assert design["N_opt"] == pytest.approx(r["N"], rel=1e-12)
-    intervals = {
-        "the fit's bootstrap": [row["N_p10"], row["N_p90"]],
-        "the recommended answer": r["N_interval80"],
-    }
     low, high = design["interval80"]
-    assert [low, high] == pytest.approx(intervals[design["source"]], rel=1e-9)
+    assert [low, high] == pytest.approx(r["N_interval80"], rel=1e-9)
     assert design["width"] == pytest.approx(high / low, rel=1e-9)
 
 
@@ -544,9 +532,9 @@ def test_a_prediction_is_scored(say, prediction, tmp_path):
     (run,) = say(f"score prediction={prediction} observations=came.csv format=json").json["runs"]
     assert run["inside"] is True
     assert abs(run["percent"]) < 2
-    assert run["ci95"] is None
+    assert run["level"] == 80
     (r,) = json.loads((tmp_path / prediction).read_text())["recommended"]
-    low, high = (x / run["predicted"] for x in run["interval80"])
+    low, high = (x / run["predicted"] for x in run["interval"])
     assert (low, high) == pytest.approx([x / r["L"] for x in r["L_interval80"]])
     assert run["N_over_best"] == pytest.approx(2.5e9 / r["N"])
 
@@ -557,8 +545,8 @@ def test_a_run_of_another_budget_is_scored_by_the_law(say, prediction, tmp_path)
     assert "measured and predicted loss, by approach 3 (parametric)" in said.out
     assert "1 of 1 runs lie inside their 95% interval." in said.out
     (run,) = say(f"score prediction={prediction} observations=came.csv format=json").json["runs"]
-    assert run["interval80"] is None
-    assert run["ci95"][0] < run["measured"] < run["ci95"][1]
+    assert run["level"] == 95
+    assert run["interval"][0] < run["measured"] < run["interval"][1]
 
 
 def test_a_runs_own_result_is_scored(say, prediction, tmp_path):
@@ -627,9 +615,3 @@ def test_a_prediction_gets_its_own_file_and_keeps_it(say, fits):
     words = "predict budget_flops=1e21 frontier=fits preregister=true preregister_file=mine.json"
     assert say(words).code == 0
     one_line(say(words), 2, "mine.json exists", "never overwritten")
-
-
-def test_shapes_of_fitted_runs_are_counted_as_the_runs_are(say, fits):
-    said = say(f"predict frontier={fits} budget_flops=1e21 flop_convention=with_head")
-    assert said.code == 2
-    assert "flop_convention is for law=NAME" in said.err

@@ -79,23 +79,25 @@ def test_the_interval_of_a_difference_is_wider_than_either():
     assert max(widths[:2]) < widths[2] < sum(widths[:2]) * 1.05
 
 
-def test_sizes_are_compared_at_the_shared_budgets(sides):
+def test_sizes_are_compared_over_the_shared_range(sides):
     found = compare(sides)
     assert found.budgets == list(BUDGETS)
-    ratio = next(d for d in by(found, "isoflop", "N_opt") if d.C == 1e20)
-    prose, code = (s.N for s in found.sizes if (s.approach, s.C) == ("isoflop", 1e20))
+    assert sorted({s.C for s in found.sizes}) == pytest.approx([1e18, 1e18 * 1e3**0.5, 1e21])
+    largest = found.sizes[5].C
+    ratio = next(d for d in by(found, "isoflop", "N_opt") if largest == d.C)
+    prose, code = (s.N for s in found.sizes if (s.approach, s.C) == ("isoflop", largest))
     assert ratio.value == pytest.approx(code / prose)
     assert ratio.verdict in ("may differ", "differ")
     assert not ratio.interval[0] <= 1 <= ratio.interval[1]
 
 
-def test_without_shared_budgets_sizes_are_compared_where_both_have_runs():
+def test_corpora_without_shared_compute_are_compared_by_their_exponents():
     found = compare(
-        [side("one", runs(EVEN)), side("other", runs(EVEN, 1, budgets=(3e18, 3e19, 3e20)))]
+        [side("one", runs(EVEN)), side("other", runs(EVEN, 1, budgets=(3e21, 3e22, 3e23)))]
     )
-    assert found.budgets == found.lowest == []
-    assert sorted({s.C for s in found.sizes}) == pytest.approx([3e18, 3e19, 3e20])
-    assert any("no IsoFLOP budget is shared" in note for note in found.notes)
+    assert found.budgets == found.lowest == found.sizes == []
+    assert by(found, "isoflop")
+    assert any("the ranges of C do not overlap" in note for note in found.notes)
 
 
 def test_bits_per_byte_are_the_nats_of_the_best_run_times_its_corpus_factor(sides):
@@ -128,12 +130,12 @@ def test_runs_counted_in_two_ways_do_not_compare(sides, convention, value, advic
 def test_an_assumed_convention_is_noted(sides):
     """The page shows one convention for both corpora, although one does not state it."""
     quiet = replace(sides[1].finals, loss_kind="unknown", flop_convention="unknown")
-    found = compare([sides[0], replace(sides[1], finals=quiet)])
-    (note,) = (note for note in found.notes if "does not state" in note)
-    assert note == (
-        "code does not state its flop_convention, loss_kind: assumed to be six_nd, validation, as in the other corpus."
-    )
-    assert not any("does not state" in note for note in compare(sides).notes)
+    notes = compare([sides[0], replace(sides[1], finals=quiet)]).notes
+    assert [note for note in notes if "not stated" in note] == [
+        "flop_convention of code is not stated: assumed to be six_nd.",
+        "loss_kind of code is not stated: assumed to be validation.",
+    ]
+    assert not any("not stated" in note for note in compare(sides).notes)
 
 
 def test_one_vocabulary_each_and_one_corpus_twice_are_noted(sides):
