@@ -72,7 +72,7 @@ def print_answer(
         if decision is not None and detail:
             _print_departures(decision, law)
     if decisions and not detail:
-        print("detail=true also prints the cost of other sizes, shapes and over-training.")
+        print("detail=true also prints the cost of other sizes and shapes.")
     if law is None:
         print("No loss could be forecast. Give law=NAME for the costs of departures.")
     if "target" in answer:
@@ -169,11 +169,10 @@ def _print_serving(served: Mapping[str, Any]) -> None:
 
 
 def _print_departures(decision: Mapping[str, Any], law: Mapping[str, Any]) -> None:
-    """The long tables: other sizes, shapes, over-training."""
+    """The long tables: other sizes, shapes."""
     for key, title, name in (
         ("misallocation", "other sizes", "N / N_opt"),
         ("shapes", "available shapes", "shape"),
-        ("overtraining", "over-training, a smaller model on more tokens", "times D/N"),
     ):
         table = new_table(
             f"{title}, by {law['name']}: the loss for the same FLOPs, and the compute to reach the loss of "

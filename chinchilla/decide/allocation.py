@@ -1,9 +1,9 @@
 """How to split a budget between N and D by a loss law, and what each departure costs.
 
 A law L(N, D) and a count of training FLOPs per token (`cost`; None is C = 6*N*D) determine the best N
-and D for C FLOPs, the cheapest C for a loss, the loss and extra compute of another size, the cost of
-over-training, the size that is cheapest to train and serve, and the bill. Everything is solved on the law
-itself, so each result is as accurate as the law at that point. NumPy and SciPy only: this module must
+and D for C FLOPs, the cheapest C for a loss, the loss and extra compute of another size (a
+smaller one is over-trained), the size that is cheapest to train and serve, and the bill. Everything is
+solved on the law itself, so each result is as accurate as the law at that point. NumPy and SciPy only: this module must
 import without torch.
 """
 
@@ -19,8 +19,7 @@ from chinchilla.core.shapes import ModelShape, n_params, n_params_non_embedding
 from chinchilla.fit.loss_law import FlopsPerToken, flops_at, log_N_opt
 from chinchilla.fit.result import LossLaw
 
-FACTORS = (1 / 4, 1 / 2, 1 / 1.5, 1.1, 1.5, 2.0, 4.0)  # of N_opt, for the cost of a wrong size
-TIMES_RATIO = (2, 5, 10, 30)  # times the optimal tokens per parameter, for over-training
+FACTORS = (1 / 6, 1 / 4, 1 / 3, 1 / 2, 1 / 1.5, 1.1, 1.5, 2.0, 4.0)  # of N_opt, for other sizes
 LOG_N = (0.0, float(np.log(1e16)))  # smallest and largest ln N that are considered
 
 
@@ -38,7 +37,7 @@ class Allocation:
 class Departure:
     """Another size than the best one, with the tokens that the same FLOPs buy."""
 
-    name: str  # of the shape, or the factor between this size or ratio and the best one
+    name: str  # of the shape, or N / N_opt
     N: float
     D: float
     L: float
@@ -178,31 +177,6 @@ def sizes_within(
     x = float(np.log(best.N))
     low, high = (float(np.exp(brentq(beyond, x, x + far, xtol=1e-12))) for far in (-9.0, 9.0))
     return low, high
-
-
-def overtrain(
-    law: LossLaw,
-    C: float,
-    times: Sequence[float] = TIMES_RATIO,
-    cost: FlopsPerToken | None = None,
-) -> list[Departure]:
-    """Smaller models on more tokens with the same FLOPs, at D/N = times * that of the optimum."""
-    best = allocate(law, C, cost)
-    x = float(np.log(best.N))
-
-    def size(k: float) -> float:
-        """N at which C FLOPs buy k * D/N tokens per parameter; N_opt / sqrt(k) under C = 6*N*D."""
-        log_tokens = np.log(C * best.N / (k * best.D))
-        return float(
-            np.exp(
-                brentq(
-                    lambda y: y + np.log(flops_at(np.exp(y), cost)) - log_tokens,
-                    x - 10, x + 10, xtol=1e-14,
-                )
-            )
-        )  # fmt: skip
-
-    return [departure(law, best, size(k), f"{k:g}", cost) for k in times]
 
 
 def count_shapes(shapes: Mapping[str, ModelShape], n_convention: str) -> dict[str, float]:

@@ -20,7 +20,6 @@ from chinchilla.observations.table import Observations
 from chinchilla.recommend.evaluate import default_budget, headline, recommendation
 
 PREFERENCE = ("isoflop", "parametric", "envelope")  # Appendix C uses approach 2
-N_SIZES = 3  # log-spaced C over the shared range, at which sizes are compared
 MAX_RESAMPLES = 1_000  # of each corpus, so a million differences
 CONVENTIONS = ("flop_convention", "n_convention", "loss_kind")
 NOT_REQUESTED = "not requested"
@@ -61,28 +60,15 @@ class Exponents:
 
 @dataclass(frozen=True)
 class Difference:
-    """The second corpus compared with the first: a minus a, or N_opt over N_opt at C."""
+    """The exponent a of the second corpus minus that of the first, by one approach."""
 
     approach: str
     first: str
     second: str
-    of: str  # a or N_opt
-    C: float | None  # FLOPs, for N_opt
     value: float
     interval: list[float] | None  # [p10, p90]
     ci95: list[float] | None
     verdict: str  # a key of VERDICTS
-
-
-@dataclass(frozen=True)
-class Size:
-    """N_opt of one approach on one corpus at C, with [p10, p90]."""
-
-    C: float
-    approach: str
-    corpus: str
-    N: float
-    interval: list[float] | None
 
 
 @dataclass(frozen=True)
@@ -106,12 +92,11 @@ class Comparison:
     budgets: list[float]  # shared, FLOPs
     exponents: list[Exponents]
     differences: list[Difference]
-    sizes: list[Size]
     lowest: list[Lowest]
     notes: list[str]
     # The recommended answer of each corpus at one budget, ten times the smallest of their largest C.
     recommended: list[dict[str, Any]] = field(default_factory=list)
-    schema: int = 3
+    schema: int = 4
 
     @property
     def approach(self) -> str | None:
@@ -124,7 +109,7 @@ class Comparison:
 
 
 def compare(sides: Sequence[Side]) -> Comparison:
-    """Exponents, optimal sizes and losses of two or more corpora; differences are from the first.
+    """Exponents, recommended answers and losses of two or more corpora; differences are from the first.
 
     Raises:
         InputError: their runs count FLOPs or parameters in different ways, or hold different losses.
@@ -132,20 +117,13 @@ def compare(sides: Sequence[Side]) -> Comparison:
     conventions, notes = _conventions(sides)
     known = ({float(b) for b in s.finals.budget_labels if np.isfinite(b)} for s in sides)
     budgets = sorted(set.intersection(*known))
-    low = max(float(s.finals.C.min()) for s in sides)
-    high = min(float(s.finals.C.max()) for s in sides)
-    places = np.geomspace(low, high, N_SIZES).tolist() if low < high else []
-    if not places:
-        notes.append("the ranges of C do not overlap: sizes are not compared.")
     first, *others = sides
-    differences, sizes = [], []
-    for approach in APPROACHES:
-        if not all(approach in s.fits.fitted for s in sides):
-            continue
-        differences += [_difference(approach, first, other, None) for other in others]
-        for C in places:
-            sizes += [_size(approach, side, C) for side in sides]
-            differences += [_difference(approach, first, other, C) for other in others]
+    differences = [
+        _difference(approach, first, other)
+        for approach in APPROACHES
+        if all(approach in s.fits.fitted for s in sides)
+        for other in others
+    ]
     C = min(default_budget(s.fits) for s in sides)
     answers = {s.name: recommendation(s.fits, C) for s in sides if s.fits.recommended is not None}
     return Comparison(
@@ -154,7 +132,6 @@ def compare(sides: Sequence[Side]) -> Comparison:
         budgets=budgets,
         exponents=[_exponents(a, s) for a in APPROACHES for s in sides],
         differences=differences,
-        sizes=sizes,
         lowest=[_lowest(s, b) for b in budgets for s in sides],
         notes=notes + _notes(sides),
         recommended=[
@@ -180,7 +157,7 @@ def _conventions(sides: Sequence[Side]) -> tuple[dict[str, str], list[str]]:
 
 
 def _notes(sides: Sequence[Side]) -> list[str]:
-    """Notes on shared tokens or runs, repeated data, and vocabularies."""
+    """Notes on shared tokens or runs, and on vocabularies."""
     notes = []
     for i, side in enumerate(sides):
         for other in sides[:i]:
@@ -191,11 +168,6 @@ def _notes(sides: Sequence[Side]) -> list[str]:
                 notes.append(
                     f"{side.name} and {other.name} are fits of the same runs: they are not independent."
                 )
-        if len(repeating := side.finals.repeating()):
-            notes.append(
-                f"{len(repeating)} of {len(side.finals)} runs on {side.name} repeat data, up to "
-                f"{repeating.most_epochs()}: repeated tokens are counted as new ones here."
-            )
     sizes = [s.vocab_sizes for s in sides]
     if all(sizes) and len(set(sizes)) > 1:
         listed = ", ".join(f"{s.name} {max(s.vocab_sizes):,}" for s in sides)
@@ -234,39 +206,18 @@ def _exponents(approach: str, side: Side) -> Exponents:
     )  # fmt: skip
 
 
-def _intervals(
-    first: np.ndarray, second: np.ndarray
-) -> tuple[list[float] | None, list[float] | None, str]:
-    """10-90% and 95% of the second's resamples minus the first's, and the verdict."""
-    if not len(first) or not len(second):
-        return None, None, "no interval"
-    difference = second[None, :MAX_RESAMPLES] - first[:MAX_RESAMPLES, None]
-    low95, p10, p90, high95 = map(float, np.percentile(difference, (2.5, 10, 90, 97.5)))
-    if not low95 <= 0 <= high95:
-        verdict = "differ"
-    else:
-        verdict = "not distinguishable" if p10 <= 0 <= p90 else "may differ"
-    return [p10, p90], [low95, high95], verdict
-
-
-def _difference(approach: str, first: Side, second: Side, C: float | None) -> Difference:
-    """Of the exponents a, or of ln N_opt at C as a ratio."""
+def _difference(approach: str, first: Side, second: Side) -> Difference:
+    """Of the exponents a: every resample of the second corpus minus every one of the first."""
     laws = [s.fits.fitted[approach].N_opt for s in (first, second)]
-    if C is None:
-        samples = [np.array(law.samples[1] if law.samples else []) for law in laws]
-        interval, ci95, verdict = _intervals(*samples)
-        value, of = laws[1].exponent - laws[0].exponent, "a"
-    else:
-        *ends, verdict = _intervals(*(np.log(law.all_at(C)) for law in laws))
-        interval, ci95 = (None if x is None else np.exp(x).tolist() for x in ends)
-        value, of = float(laws[1](C) / laws[0](C)), "N_opt"
-    return Difference(approach, first.name, second.name, of, C, value, interval, ci95, verdict)
-
-
-def _size(approach: str, side: Side, C: float) -> Size:
-    law = side.fits.fitted[approach].N_opt
-    low, high = (float(x) for x in law.band(C))
-    return Size(C, approach, side.name, float(law(C)), None if np.isnan(low) else [low, high])
+    value, interval, ci95, verdict = laws[1].exponent - laws[0].exponent, None, None, "no interval"
+    if laws[0].samples and laws[1].samples:
+        one, two = (np.array(law.samples[1][:MAX_RESAMPLES]) for law in laws)
+        ends = np.percentile(two[None, :] - one[:, None], (2.5, 10, 90, 97.5)).tolist()
+        interval, ci95 = [ends[1], ends[2]], [ends[0], ends[3]]
+        verdict = "may differ" if ends[0] <= 0 <= ends[3] else "differ"
+        if ends[1] <= 0 <= ends[2]:
+            verdict = "not distinguishable"
+    return Difference(approach, first.name, second.name, value, interval, ci95, verdict)
 
 
 def _lowest(side: Side, budget: float) -> Lowest:
@@ -293,7 +244,7 @@ def summary(comparison: Comparison) -> str:
     ]
     sentences.append(f"By {called(approach)} N_opt grows as {' and as '.join(exponents)}.")
     for d in comparison.differences:
-        if d.approach == approach and d.of == "a":
+        if d.approach == approach:
             value = round(d.value, 2) + 0.0  # no -0.00
             sentences.append(
                 f"a({d.second}) - a({d.first}) = {value:+.2f}{_bracket(d.interval, '+.2f')}: "

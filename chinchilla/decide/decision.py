@@ -121,7 +121,6 @@ def for_budget(
         "misallocation": [asdict(row) for row in allocation.misallocation(law, C, cost=cost)],
         "best_shape": asdict(rows[0]),
         "shapes": [asdict(row) for row in allocation.neighbours(rows)],
-        "overtraining": [asdict(row) for row in allocation.overtrain(law, C, cost=cost)],
         "bill": asdict(allocation.bill(C, rates)),
     }
     if inference_tokens:

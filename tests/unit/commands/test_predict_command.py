@@ -74,7 +74,7 @@ def test_the_text_shows_the_split_its_cost_and_the_cost_of_departures(say):
     assert "N 72.2B, D 1.33T tokens, 18.4 tokens per parameter, loss 1.9744" in first
     assert "law besiroglu" in rest
     assert "404,449 device-hours at 9.89e+14 FLOP/s x 40% MFU, 1,011,122 at 2.5 an hour" in rest
-    for part in ("chinchilla_70b (best)", "over-training", "at most 1% more compute"):
+    for part in ("chinchilla_70b (best)", "other sizes, by", "at most 1% more compute"):
         assert part in rest
     assert "kWh" not in rest
     assert max(len(line) for line in out.splitlines() if not line.startswith("note: ")) <= 150

@@ -15,7 +15,6 @@ from chinchilla.decide.allocation import (
     count_shapes,
     misallocation,
     neighbours,
-    overtrain,
     serve,
     sizes_within,
     spent,
@@ -165,25 +164,13 @@ def test_sardanas_examples(N, D, served, best_N, best_D, saving):
     assert terms == pytest.approx(1 + served / (3 * found.best.D), rel=1e-6)
 
 
-@pytest.mark.parametrize("name", ["besiroglu", "hoffmann"])
-def test_over_training_keeps_the_flops_and_has_the_ratio_asked_for(name):
-    law = named_law(name)
-    best = allocate(law, 1e22)
-    rows = overtrain(law, 1e22, (1, 4, 25))
-    for row in rows:
-        assert 6 * row.N * row.D == pytest.approx(1e22, rel=1e-12)
-        assert row.D / row.N == pytest.approx(float(row.name) * best.D / best.N, rel=1e-12)
-        assert float(law(row.N, row.D)) == pytest.approx(row.L)
-    assert rows[0].extra_loss == pytest.approx(0, abs=1e-12)
-    assert rows[1].N == pytest.approx(best.N / 2)
-    assert 0 < rows[1].extra_loss < rows[2].extra_loss
-
-
-def test_over_training_under_another_flop_count_costs_the_same_flops(with_head):
-    best = allocate(LAW, 1e21, with_head)
-    for row in overtrain(LAW, 1e21, (2, 10), with_head):
+def test_other_sizes_spend_the_same_flops(with_head):
+    """Half the size has four times the tokens per parameter under C = 6*N*D."""
+    best = allocate(LAW, 1e22)
+    (half,) = misallocation(LAW, 1e22, [0.5])
+    assert half.D / half.N == pytest.approx(4 * best.D / best.N, rel=1e-12)
+    for row in misallocation(LAW, 1e21, cost=with_head):
         assert row.D * float(flops_at(row.N, with_head)) == pytest.approx(1e21, rel=1e-12)
-        assert row.D / row.N == pytest.approx(float(row.name) * best.D / best.N, rel=1e-9)
         assert row.extra_loss > 0
 
 
@@ -192,7 +179,8 @@ def test_with_equal_exponents_over_training_costs_the_same_share_of_the_reducibl
     six, eta = 6**0.1212, 0.1212
     law = LossLaw(1.508, 141.3 / six, 189.5 / six, 2 * eta, 2 * eta)
     shares = [
-        overtrain(law, C, [10])[0].extra_loss / (allocate(law, C).L - law.E) for C in (1e18, 1e24)
+        misallocation(law, C, [0.1**0.5])[0].extra_loss / (allocate(law, C).L - law.E)
+        for C in (1e18, 1e24)
     ]
     assert shares[0] == pytest.approx(shares[1], rel=1e-10)
 
