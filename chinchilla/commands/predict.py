@@ -181,21 +181,20 @@ def _read_repeated_runs(path: Path, model: DecisionModel) -> dict[str, Any]:
 def score(command: config.ScoreCommand) -> int:
     """Verify a preregistered prediction and compare it with the measured runs."""
     record = preregister.load(Path(command.prediction))
-    loss = command.loss or (record.loss_kind if record.loss_kind != "unknown" else "train")
-    times = None
+    predicted = record.conventions["loss_kind"]
+    loss = command.loss or ("train" if predicted == "unknown" else predicted)
+    finished_utc = ""
     if command.result:
         result = _read_result(Path(command.result))
         obs = Observations.from_results([result], loss)
-        times = [(result.started_utc, result.finished_utc)]
+        finished_utc = result.finished_utc
     else:
         obs = Observations.from_csv(Path(command.observations))
         if command.loss:
             obs = replace(obs, loss_kind=command.loss)
-    rows, notes = preregister.score(record, obs, times)
+    rows, notes = preregister.score(record, obs, finished_utc)
     if command.format == "json":
-        about = {
-            key: getattr(record, key) for key in ("made_utc", "sha256", "law_name", "loss_kind")
-        }
+        about = {key: getattr(record, key) for key in ("made_utc", "sha256", "law_name")}
         return print_json({**about, "notes": notes, "runs": [asdict(row) for row in rows]})
     _print_scores(record, rows)
     for note in notes:
@@ -222,7 +221,7 @@ def _print_scores(record: Preregistration, rows: Sequence[Score]) -> None:
     """Print measured and predicted losses, one table for each source of predictions."""
     print(
         f"prediction of {record.made_utc}, SHA-256 {record.sha256[:16]}...: unchanged. "
-        f"{record.loss_kind} loss."
+        f"{record.conventions['loss_kind']} loss."
     )
     for by in dict.fromkeys(row.by for row in rows):
         group = [row for row in rows if row.by == by]
@@ -236,7 +235,7 @@ def _print_scores(record: Preregistration, rows: Sequence[Score]) -> None:
                 row.run_id, count(row.N), count(row.D), f"{row.C:.3g}", f"{row.N_over_best:.2f}",
                 f"{row.predicted:.4f}",
                 "" if row.interval is None else f"{row.interval[0]:.4f}-{row.interval[1]:.4f}",
-                f"{row.measured:.4f}", f"{row.difference:+.4f} ({row.percent:+.2f}%)",
+                f"{row.measured:.4f}", f"{row.measured - row.predicted:+.4f} ({100 * (row.measured / row.predicted - 1):+.2f}%)",
                 {True: "inside", False: "OUTSIDE", None: "no interval"}[row.inside],
             )  # fmt: skip
         print_table(table)

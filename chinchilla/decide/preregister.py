@@ -36,10 +36,6 @@ SCHEMA = 5
 SAME_BUDGET = 1.1  # factor in C up to which a run belongs to a predicted budget
 FINGERPRINT = 12  # hexadecimal digits (48 bits)
 CONVENTIONS = ("flop_convention", "n_convention", "loss_kind")
-NO_TIMES = (
-    "no recorded time, so it was not checked that the runs finished after the prediction was made; none "
-    "of them was part of the fit."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +53,7 @@ class Preregistration:
     made_utc: str
     version: str  # of chinchilla
     frontier_sha256: str | None
-    flop_convention: str
-    n_convention: str
-    loss_kind: str
+    conventions: dict[str, str]  # of the fitted runs, by CONVENTIONS; unknown if not stated
     fitted_runs: list[str]  # fingerprints
     settings: dict[str, Any]  # of the command
     recommended: list[RecommendedAnswer]
@@ -82,8 +76,6 @@ class Score:
     C: float
     measured: float  # nats per token
     predicted: float
-    difference: float  # measured - predicted, nats per token
-    percent: float  # of the predicted loss
     level: int  # of the interval: 80 of the recommended loss, 95 of a new run by the law
     interval: list[float] | None
     inside: bool | None  # of the interval; None without one
@@ -123,12 +115,10 @@ def preregister(
         runs = fits.runs_beside(frontier_file).finals()
     conventions = {} if model is None else model.conventions
     record = Preregistration(
-        made_utc=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        made_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         version=__version__,
         frontier_sha256=None if frontier_file is None else sha256_file(frontier_file),
-        flop_convention=conventions.get("flop_convention", "unknown"),
-        n_convention=conventions.get("n_convention", "unknown"),
-        loss_kind=conventions.get("loss_kind", "unknown"),
+        conventions={name: conventions.get(name, "unknown") for name in CONVENTIONS},
         fitted_runs=[] if runs is None else sorted(set(fingerprints(runs))),
         settings=dict(settings),
         recommended=[
@@ -208,22 +198,11 @@ def load(path: Path) -> Preregistration:
             f"{sha256[:8]}..., but it states {str(value['sha256'])[:8]}.... Use the unchanged file."
         )
     record: Preregistration = decode(Preregistration, value, f"prediction={path}")
-    if _time(record.made_utc) is None:
-        raise InputError(f"prediction={path}: made_utc={record.made_utc!r} is not a time.")
     return record
 
 
-def _time(text: str) -> datetime | None:
-    """A time in ISO 8601, in UTC if it has no offset; None if the text is not a time."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
 def score(
-    record: Preregistration, obs: Observations, times: Sequence[tuple[str, str]] | None = None
+    record: Preregistration, obs: Observations, finished_utc: str = ""
 ) -> tuple[list[Score], list[str]]:
     """Each run's loss compared with the prediction for its own N and D.
 
@@ -235,7 +214,7 @@ def score(
     Args:
         record: from `load`.
         obs: the results; only the last points of curves are used.
-        times: started_utc and finished_utc of each row of `obs.finals()`; None if not recorded.
+        finished_utc: when the run finished, ISO 8601 in UTC; empty if not recorded.
 
     Returns:
         Scores, and notes on what could not be compared or checked.
@@ -245,7 +224,7 @@ def score(
             another count of N or C, or a run was part of the fit or finished before the prediction.
     """
     obs = obs.finals()
-    notes = _check_conventions(record, obs) + _check_known(record, obs, times)
+    notes = _check_conventions(record, obs) + _check_known(record, obs, finished_utc)
     columns = zip(obs.run_id, obs.C, obs.N, obs.D, obs.L, strict=True)
     return [_score_run(record, str(run_id), *map(float, run)) for run_id, *run in columns], notes
 
@@ -254,7 +233,7 @@ def _check_conventions(record: Preregistration, obs: Observations) -> list[str]:
     """Refuse results with other conventions; a note on those that are not stated."""
     unknown = []
     for name in CONVENTIONS:
-        predicted, measured = getattr(record, name), getattr(obs, name)
+        predicted, measured = record.conventions.get(name, "unknown"), getattr(obs, name)
         if "unknown" in (predicted, measured):
             unknown.append(name)
         elif predicted != measured:
@@ -271,10 +250,8 @@ def _check_conventions(record: Preregistration, obs: Observations) -> list[str]:
     return [f"{names} not compared: the prediction or the result does not state it."]
 
 
-def _check_known(
-    record: Preregistration, obs: Observations, times: Sequence[tuple[str, str]] | None
-) -> list[str]:
-    """Refuse runs that were fitted or finished before the prediction; notes on what is not known."""
+def _check_known(record: Preregistration, obs: Observations, finished_utc: str) -> list[str]:
+    """Refuse runs that were fitted or finished before the prediction; a note if the time is not known."""
     known = np.isin(fingerprints(obs), record.fitted_runs)
     if known.any():
         first = obs.run_id[int(np.argmax(known))]
@@ -283,23 +260,17 @@ def _check_known(
             "fit that made this prediction (same N, D and loss), so they do not test it. Score runs that "
             "were not fitted."
         )
-    if times is None:
-        return [f"these results have {NO_TIMES}"]
-    made = _time(record.made_utc)
-    assert made is not None
-    notes = []
-    for run_id, (started, finished) in zip(obs.run_id, times, strict=True):
-        begin, end = _time(started), _time(finished)
-        if end is None:
-            notes.append(f"run {run_id} has {NO_TIMES}")
-        elif end <= made:
-            raise InputError(
-                f"run {run_id} finished at {finished}, before this prediction was made "
-                f"({record.made_utc}), so it does not test it. Score a run that finished later."
-            )
-        elif begin is not None and begin < made:
-            notes.append(f"run {run_id} had started ({started}) when the prediction was made.")
-    return notes
+    if not finished_utc:
+        return [
+            "no time is recorded for these results, so it was not checked that the runs finished after the "
+            "prediction was made; none of them was part of the fit."
+        ]
+    if datetime.fromisoformat(finished_utc) <= datetime.fromisoformat(record.made_utc):
+        raise InputError(
+            f"run {obs.run_id[0]} finished at {finished_utc}, before this prediction was made "
+            f"({record.made_utc}), so it does not test it. Score a run that finished later."
+        )
+    return []
 
 
 def _score_run(
@@ -331,8 +302,6 @@ def _score_run(
         C=C,
         measured=measured,
         predicted=predicted,
-        difference=measured - predicted,
-        percent=100 * (measured / predicted - 1),
         level=level,
         interval=ends,
         inside=None if ends is None else ends[0] <= measured <= ends[1],

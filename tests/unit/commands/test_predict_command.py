@@ -528,10 +528,10 @@ def test_a_prediction_is_scored(say, prediction, tmp_path):
     assert "│ inside" in said.out
     assert "1 of 1 runs lie inside their 80% interval." in said.out
     assert "note: flop_convention, n_convention, loss_kind not compared" in said.out
-    assert said.out.count("note: these results have no recorded time") == 1
+    assert said.out.count("note: no time is recorded for these results") == 1
     (run,) = say(f"score prediction={prediction} observations=came.csv format=json").json["runs"]
     assert run["inside"] is True
-    assert abs(run["percent"]) < 2
+    assert run["measured"] == pytest.approx(run["predicted"], rel=0.02)
     assert run["level"] == 80
     (r,) = json.loads((tmp_path / prediction).read_text())["recommended"]
     low, high = (x / run["predicted"] for x in run["interval"])
