@@ -39,17 +39,22 @@ def design(command: config.DesignCommand) -> int:
     shapes = available_shapes(
         command.shapes, command.vocab_size, command.seq_len, command.kv_size, command.positions
     )
-    law = local_law(fits, command.budget_flops)
+    answer = recommendation(fits, command.budget_flops)
+    law = local_law(fits, command.budget_flops) or parametric.law
+    assert law is not None
+    assert answer.N is not None
+    assert answer.N_interval80 is not None
     proposal = propose(
-        parametric,
+        law,
+        answer.N,
+        answer.N_interval80,
         obs,
         command.budget_flops,
-        sizes_of(obs, fits.cost, shapes),
+        sizes_of(obs, shapes),
         cost=fits.cost,
         n_runs=command.n_runs,
         spend=command.spend,
         ratios=(command.min_ratio, command.max_ratio),
-        recommended=None if law is None else (recommendation(fits, command.budget_flops), law),
     )
     records = [
         {
@@ -83,12 +88,12 @@ def _print_design(proposal: Design, records: list[dict[str, Any]], rates: RatesC
     ratios, C = proposal.limits["tokens_per_param"], proposal.limits["C"]
     print(
         f"N_opt({proposal.C_star:.3g} FLOPs) = {count(proposal.N_opt)}, 80% interval "
-        f"{between(*proposal.interval80)}: a factor {proposal.width:.3g} ({proposal.source})."
+        f"{between(proposal.interval80)}: a factor {proposal.width:.3g}."
     )
     print_records(
         f"next runs, the most useful first, of {proposal.n_candidates} candidates at {ratios[0]:.3g} to "
         f"{ratios[1]:.3g} tokens per parameter and {C[0]:.3g} to {C[1]:.3g} FLOPs",
-        [{**row, "after": between(row["p10"], row["p90"])} for row in records],
+        [{**row, "after": between((row["p10"], row["p90"]))} for row in records],
         {"run": "order", "shape": "shape", "N": "N", "D": "D", "D/N": "tokens_per_param", "C": "C",
          "narrows": "narrows", "80% after": "after", "factor": "width_after"},
     )  # fmt: skip

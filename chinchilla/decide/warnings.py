@@ -40,16 +40,33 @@ def gather(
         recommended: the recommendation at each budget.
         answer: law, decisions and target, as in the JSON of `chinchilla predict`.
     """
-    warnings: list[AnswerWarning] = []
+    law, decisions = answer["law"], answer["decisions"]
+    targets = [answer["target"]] if "target" in answer else []
+    found: list[AnswerWarning] = []
+    # What has N and D, its C, and D/N.
+    ratios = [("this answer", r.C, r.ratio) for r in recommended if r.ratio is not None]
+    if law is not None and (fits is None or law["name"] != FITTED):
+        C_range = paper.LAW_C_RANGE.get(law["name"].removeprefix("law "))
+        for place in decisions:
+            found += _C_outside(place["C"], C_range, f"this answer by {law['name']}", "its runs")
+        for place in targets:
+            subject = f"loss {place['L']:g} by {law['name']}"
+            found += _C_outside(place["C"], C_range, subject, "its runs")
+    elif law is not None and fits is not None:
+        for place in targets:
+            subject = f"loss {place['L']:g}"
+            found += _C_outside(place["C"], fits.data["C"], subject, "these runs")
+            ratios.append((subject, place["C"], place["D"] / place["N"]))
+        ratios += [
+            ("the size for serving", place["C"], served["best"]["D"] / served["best"]["N"])
+            for place in (*decisions, *targets)
+            if (served := place.get("inference"))
+        ]
     if fits is not None:
-        for r in recommended:
-            if r.N is not None and r.D is not None:
-                warnings += _ratio_outside(r.C, {"N": r.N, "D": r.D}, fits, "this answer")
-    if answer["law"] is not None:
-        warnings += _of_decisions(answer, fits)
-    if fits is not None:
-        warnings += _of_fit(fits)
-    return list(dict.fromkeys(warnings))
+        for subject, C, ratio in ratios:
+            found += _ratio_outside(C, ratio, fits, subject)
+        found += _of_fit(fits)
+    return list(dict.fromkeys(found))
 
 
 def refuse_if_nothing_fitted(fits: FitResults | None, where: str) -> None:
@@ -70,29 +87,6 @@ def refuse_if_nothing_fitted(fits: FitResults | None, where: str) -> None:
     )
 
 
-def _of_decisions(answer: Mapping[str, Any], fits: FitResults | None) -> list[AnswerWarning]:
-    """Warnings about a target loss, sizes for serving, and a published law far from its runs."""
-    law, decisions = answer["law"], answer["decisions"]
-    targets = [answer["target"]] if "target" in answer else []
-    warnings: list[AnswerWarning] = []
-    if law["name"] != FITTED or fits is None:
-        C_range = paper.LAW_C_RANGE.get(law["name"].removeprefix("law "))
-        for place in decisions:
-            warnings += _C_outside(place["C"], C_range, f"this answer by {law['name']}", "its runs")
-        for place in targets:
-            subject = f"loss {place['L']:g} by {law['name']}"
-            warnings += _C_outside(place["C"], C_range, subject, "its runs")
-        return warnings
-    for place in targets:
-        subject = f"loss {place['L']:g}"
-        warnings += _C_outside(place["C"], fits.data["C"], subject, "these runs")
-        warnings += _ratio_outside(place["C"], place, fits, subject)
-    for place in (*decisions, *targets):
-        if served := place.get("inference"):
-            warnings += _ratio_outside(place["C"], served["best"], fits, "the size for serving")
-    return warnings
-
-
 def _C_outside(
     C: float, C_range: Sequence[float] | None, subject: str, runs: str
 ) -> list[AnswerWarning]:
@@ -105,14 +99,11 @@ def _C_outside(
     return [AnswerWarning("beyond_C", text, C)]
 
 
-def _ratio_outside(
-    C: float, place: Mapping[str, float], fits: FitResults, subject: str
-) -> list[AnswerWarning]:
+def _ratio_outside(C: float, ratio: float, fits: FitResults, subject: str) -> list[AnswerWarning]:
     """A warning if D/N lies outside the runs' by more than MAX_RATIO_FACTOR."""
-    if fits.data.get("tokens_per_param") is None:  # minima without sizes
+    if fits.data["tokens_per_param"] is None:  # losses at minima without sizes
         return []
     low, high = fits.data["tokens_per_param"]
-    ratio = place["D"] / place["N"]
     if low / MAX_RATIO_FACTOR <= ratio <= MAX_RATIO_FACTOR * high:
         return []
     end, name = (high, "most") if ratio > high else (low, "fewest")

@@ -7,19 +7,18 @@ import numpy as np
 
 from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.units import count, number
-from chinchilla.fit.loss_law import flops_at, log_N_opt
+from chinchilla.fit.loss_law import flops_at
 from chinchilla.fit.result import LossLaw, called
 from chinchilla.fit.results import FitResults
-from chinchilla.recommend.forecast import Estimate, Forecast, RecommendedModel
+from chinchilla.recommend.forecast import DEFAULT_SHAPE, Estimate, RecommendedModel
 from chinchilla.recommend.laws import optimum
 
 DEFAULT_FACTOR = 10.0  # times the largest C: the budget answered if none is given
-RANGE_ONLY = (
-    1.01e3  # factor outside the runs beyond which only a range is stated (1,000, rounded up)
-)
-REFUSED = 1.01e6  # factor outside the runs beyond which an answer needs force=true
+# Factors outside the runs: beyond 1,000 (rounded up) only a range is stated, and beyond a million an
+# answer needs force=true.
+RANGE_ONLY = 1.01e3
+REFUSED = 1.01e6
 MIN_SAMPLES = 10  # resamples needed for a standard deviation
-DEFAULT_SHAPE = (0.34, 0.34)  # alpha and beta for costs of departures if no law was fitted
 EDGE = 1.01  # a C outside the runs by less than this factor counts as inside
 
 
@@ -95,26 +94,24 @@ def recommendation(fits: FitResults, C: float, force: bool = False) -> Recommend
             f"C = {C:.3g} FLOPs is a factor of {number(outside)} beyond the {side} run, and the limit is a "
             "factor of a million. Give a budget nearer to the runs, or force=true."
         )
-    N = D = L = None
-    if model.N is not None:
-        N = _estimate(fits, model, model.N, C)
+    N, L = _estimate(fits, model, "N", C), _estimate(fits, model, "L", C)
+    D, disagreement = None, ""
+    if N is not None:
         if not np.isfinite(N.value):
             raise Refusal(
                 f"the recommended law has no optimum at {C:.3g} FLOPs. Give a budget nearer to the runs."
             )
         D = Estimate(*(float(C / flops_at(x, fits.cost)) for x in (N.value, N.high, N.low)))
-    if model.L is not None:
-        L = _estimate(fits, model, model.L, C)
-    disagreement = "" if N is None else _disagreement(fits, model, C, N)
+        disagreement = _disagreement(fits, model, C, N)
     return Recommendation(
-        C=float(C),
+        C=C,
         approach=model.approach,
-        N=None if N is None else N.value,
-        D=None if D is None else D.value,
-        L=None if L is None else L.value,
-        N_interval80=None if N is None else N.interval,
-        D_interval80=None if D is None else D.interval,
-        L_interval80=None if L is None else L.interval,
+        N=N.value if N else None,
+        D=D.value if D else None,
+        L=L.value if L else None,
+        N_interval80=N.interval if N else None,
+        D_interval80=D.interval if D else None,
+        L_interval80=L.interval if L else None,
         beyond=float(C / high),
         range_only=outside > RANGE_ONLY,
         disagreement=disagreement,
@@ -139,26 +136,24 @@ def _check_budget(C: Any) -> float:
     return float(C)
 
 
-def _estimate(fits: FitResults, model: RecommendedModel, f: Forecast, C: float) -> Estimate:
-    return f.at(C, model.beyond(C), fits.cost, _resampled_sd(fits, model, f, C))
-
-
-def _resampled_sd(fits: FitResults, model: RecommendedModel, f: Forecast, C: float) -> float:
-    """Standard deviation of the forecast's logarithm over resampled runs; 0 if unknown.
-
-    Forecasts through minima use the covariance of their parameters instead.
-    """
-    if f.covariances:
-        return 0.0
+def _estimate(
+    fits: FitResults, model: RecommendedModel, quantity: str, C: float
+) -> Estimate | None:
+    """The forecast of N or L at C with its interval; None without a forecast."""
+    f = model.N if quantity == "N" else model.L
+    if f is None:
+        return None
+    # The standard deviation over resampled runs; lines and curves have the covariance of their parameters.
     logs = np.empty(0)
-    if f.kind == "law":
-        samples = fits.fitted["parametric"].law_samples if "parametric" in fits.fitted else []
-        if samples:
-            logs = optimum(np.array(samples, float).T, fits.cost, C)[0 if f.quantity == "N" else 1]
-    elif f.quantity == "N" and model.approach in fits.fitted:
-        logs = np.log(fits.fitted[model.approach].N_opt.all_at(C))
+    frontier = fits.fitted.get("parametric" if f.kind == "law" else model.approach)
+    if frontier is not None and f.kind == "law" and frontier.law_samples:
+        samples = np.array(frontier.law_samples, float).T
+        logs = optimum(samples, fits.cost, C)[0 if quantity == "N" else 1]
+    elif frontier is not None and f.kind == "line" and not f.covariances:
+        logs = np.log(frontier.N_opt.all_at(C))
     logs = logs[np.isfinite(logs)]
-    return float(np.std(logs, ddof=1)) if len(logs) >= MIN_SAMPLES else 0.0
+    sd = float(np.std(logs, ddof=1)) if len(logs) >= MIN_SAMPLES else 0.0
+    return f.at(C, model.beyond(C), fits.cost, sd)
 
 
 def _disagreement(fits: FitResults, model: RecommendedModel, C: float, N: Estimate) -> str:
@@ -167,32 +162,31 @@ def _disagreement(fits: FitResults, model: RecommendedModel, C: float, N: Estima
     for name, frontier in fits.fitted.items():
         if name == model.approach:
             continue
-        if frontier.law is not None:
-            law, at = frontier.law, np.array([C])
-            theta = np.array(frontier.law_samples or np.zeros((5, 0)), float).T
-            logs = log_N_opt(theta, fits.cost, at)[:, 0]
-            row = np.array([[law.E, law.A, law.B, law.alpha, law.beta]])
-            value = float(np.exp(log_N_opt(row, fits.cost, at)[0, 0]))
+        if (law := frontier.law) is not None:
+            samples = np.array(frontier.law_samples or np.empty((5, 0)), float).T
+            laws = np.vstack([[law.E, law.A, law.B, law.alpha, law.beta], samples])
+            logs = optimum(laws, fits.cost, C)[0]
         else:
-            logs, value = np.log(frontier.N_opt.all_at(C)), float(frontier.N_opt(C))
-        logs = logs[np.isfinite(logs)]
-        if len(logs) < MIN_SAMPLES or not np.isfinite(value):
+            logs = np.log([frontier.N_opt(C), *frontier.N_opt.all_at(C)])
+        value, samples = logs[0], logs[1:][np.isfinite(logs[1:])]
+        if len(samples) < MIN_SAMPLES or not np.isfinite(value):
             continue
-        low, high = (float(x) for x in np.exp(np.percentile(logs, (10, 90))))
-        low, high = min(low, value), max(high, value)  # all resamples may lie on one side of it
-        if low > N.high or high < N.low:
-            others.append((name, value, low, high))
+        low, high = np.percentile(samples, (10, 90))
+        ends = min(low, value), max(high, value)  # all resamples may lie on one side of the value
+        e = Estimate(*np.exp([value, *ends]).tolist())
+        if e.low > N.high or e.high < N.low:
+            others.append((e, name))
     if not others:
         return ""
-    values = [N.value, *(value for _, value, _, _ in others)]
-    listed = ", ".join(
-        f"{called(name)} {count(value)} ({count(low)}-{count(high)})"
-        for name, value, low, high in others
-    )
+    values = [N.value, *(e.value for e, _ in others)]
+
+    def listed(e: Estimate, name: str) -> str:
+        return f"{called(name)} {count(e.value)} ({count(e.low)}-{count(e.high)})"
+
     return (
         f"The approaches disagree beyond their 80% intervals: N_opt from {count(min(values))} to "
-        f"{count(max(values))}; recommended {called(model.approach)} {count(N.value)} "
-        f"({count(N.low)}-{count(N.high)}), but {listed}."
+        f"{count(max(values))}; recommended {listed(N, model.approach)}, but "
+        f"{', '.join(listed(e, name) for e, name in others)}."
     )
 
 
@@ -222,9 +216,12 @@ def headline(r: Recommendation) -> str:
     """The recommendation in one line."""
     if r.range_only:
         parts = [
-            f"{name} between {_one_digit(x[0])} and {_one_digit(x[1])}{unit}"
-            for name, x, unit in (("N", r.N_interval80, ""), ("D", r.D_interval80, " tokens"))
-            if x is not None
+            f"{name} between {_one_digit(interval[0])} and {_one_digit(interval[1])}{unit}"
+            for name, interval, unit in (
+                ("N", r.N_interval80, ""),
+                ("D", r.D_interval80, " tokens"),
+            )
+            if interval is not None
         ]
         if r.L_interval80 is not None:
             parts.append(f"loss between {r.L_interval80[0]:.3g} and {r.L_interval80[1]:.3g}")
@@ -233,20 +230,16 @@ def headline(r: Recommendation) -> str:
             "The runs do not support more than this range."
         )
     parts = []
-    if r.N is not None and r.D is not None and r.ratio is not None:
+    if r.N is not None and r.D is not None and r.N_interval80 and r.D_interval80:
         parts = [
-            f"N {count(r.N)} ({_counts(r.N_interval80)})",
-            f"D {count(r.D)} tokens ({_counts(r.D_interval80)})",
+            f"N {count(r.N)} ({'-'.join(map(count, r.N_interval80))})",
+            f"D {count(r.D)} tokens ({'-'.join(map(count, r.D_interval80))})",
             f"{r.ratio:,.3g} tokens per parameter",
         ]
     if r.L is not None and r.L_interval80 is not None:
         parts.append(f"loss {r.L:.4f} ({r.L_interval80[0]:.4f}-{r.L_interval80[1]:.4f})")
     text = f"C = {r.C:.3g} FLOPs: {', '.join(parts)}; 80% intervals, by {called(r.approach)}."
     return f"{r.disagreement} {text}" if r.disagreement else text
-
-
-def _counts(interval: list[float] | None) -> str:
-    return "no interval" if interval is None else f"{count(interval[0])}-{count(interval[1])}"
 
 
 def _one_digit(x: float) -> str:
@@ -276,7 +269,7 @@ def budget_for(fits: FitResults, L: float) -> tuple[float, list[float | None]]:
         )
     low, high = model.C_range
     C = np.exp(np.linspace(np.log(low / 1e3), np.log(high * REFUSED), 600))
-    losses = [_estimate(fits, model, model.L, float(c)) for c in C]
+    losses = [e for c in C if (e := _estimate(fits, model, "L", float(c)))]
 
     def reached_at(values: list[float]) -> float | None:
         y = np.minimum.accumulate(np.array(values))

@@ -18,9 +18,8 @@ def test_a_published_law_gives_the_split_its_cost_and_the_cost_of_departures(say
     first, rest = say(words).out.strip().split("\n", 1)
     assert "N 72.2B, D 1.33T tokens, 18.4 tokens per parameter, loss 1.9744" in first
     assert "law besiroglu" in first
-    assert "note: not shown, over 10x outside the compute of their runs: paper approach 1, " in rest
     assert "404,449 device-hours at 9.89e+14 FLOP/s x 40% MFU, 1,011,122 at 2.5 an hour" in rest
-    for part in ("+18.6", "│ chinchilla_70b ", "over-training", "at most 1% more compute"):
+    for part in ("│ chinchilla_70b ", "other sizes, by", "at most 1% more compute"):
         assert part in rest
     assert "kWh" not in rest
 
@@ -30,18 +29,17 @@ def test_the_answer_as_json(say):
     assert told["law"]["name"] == "law hoffmann"
     (decision,) = told["decisions"]
     assert decision["N"] == pytest.approx(40.36e9, rel=2e-4)
-    assert {row["factor"] for row in decision["misallocation"]} >= {0.25, 1.1, 4.0}
-    assert decision["best_shape"] in {row["name"] for row in decision["shapes"]}
+    assert {row["name"] for row in decision["misallocation"]} >= {"0.25", "1.1", "4"}
+    assert decision["best_shape"] in decision["shapes"]
     assert decision["bill"]["energy_kwh"] is None
 
 
 def test_stated_rates_make_a_bill(say):
-    rates = "rates.device_watts=1000 rates.pue=1.2 rates.co2_grams_per_kwh=300"
+    rates = "rates.device_watts=1200"
     cost = say(f"predict budget_flops=1e21 format=json {rates}").json["decisions"][0]["bill"]
     hours = 1e21 / (989e12 * 0.4) / 3600
     assert cost["energy_kwh"] == pytest.approx(hours * 1.2)
-    assert cost["co2_kg"] == pytest.approx(hours * 0.36)
-    assert "kg CO2 at 300 g/kWh" in say(f"predict budget_flops=1e21 {rates}").out
+    assert "kWh at 1200 W" in say(f"predict budget_flops=1e21 {rates}").out
 
 
 def test_tokens_to_be_served_make_the_model_smaller(say):
@@ -52,12 +50,11 @@ def test_tokens_to_be_served_make_the_model_smaller(say):
     assert "Serving 10.0T tokens" in say(words).out
 
 
-def test_shapes_of_ones_own_and_another_flop_count(say):
+def test_shapes_of_ones_own(say):
     words = "predict budget_flops=1e19 shapes=[512x8,1024x16,2048x24] positions=rope format=json"
-    told = say(f"{words} flop_convention=with_head").json
+    told = say(words).json
     names = [row["name"] for row in told["decisions"][0]["shapes"]]
     assert names == ["512x8", "1024x16", "2048x24"]
-    assert told["law"]["flop_convention_of_shapes"] == "with_head"
 
 
 # ------------------------------------------------------------------ a target loss
@@ -104,7 +101,7 @@ def test_a_fit_answers_with_intervals_of_its_loss(say, fits):
     told = say("predict budget_flops=1e21 frontier=fits format=json").json
     ours = told["predictions"][0]
     assert ours["by"] == "this data, parametric"
-    assert ours["L_ci95"][0] < ours["L_p10"] < ours["L"] < ours["L_p90"] < ours["L_ci95"][1]
+    assert ours["L_interval80"][0] < ours["L"] < ours["L_interval80"][1]
     assert told["law"]["name"] == "the recommended answer"
     (recommended,), (decision,) = told["recommendations"], told["decisions"]
     assert told["recommended"] == recommended
@@ -122,8 +119,9 @@ def test_a_fit_by_another_objective_answers_too(say, fits):
         words = f"approaches=parametric n_bootstrap=40 objective={objective}"
         assert say(f"fit observations=runs.csv out_dir=other {words}").code == 0
         row = say("predict budget_flops=1e21 frontier=other format=json").json["predictions"][0]
-        assert row["N_p10"] < row["N"] < row["N_p90"]
-        assert row["L_p10"] < row["L"] < row["L_p90"]
+        for name in "NL":
+            low, high = row[f"{name}_interval80"]
+            assert low < row[name] < high
 
 
 def test_the_first_line_is_the_recommended_answer(say, fits):
@@ -136,11 +134,11 @@ def test_the_first_line_is_the_recommended_answer(say, fits):
     assert first.endswith("80% intervals, by approach 3 (parametric).")
     assert rest.startswith("reason: ")
     assert rest.index("each approach of these runs") < rest.index("published lines and laws")
-    assert "compute wasted" not in rest
+    assert "extra loss" not in rest
     said = say("fit observations=runs.csv out_dir=fits approaches=parametric n_bootstrap=100").out
     assert say("predict frontier=fits").out.strip().splitlines()[0] in said
     more = say("predict budget_flops=1e21 frontier=fits detail=true").out
-    assert "compute wasted" in more
+    assert "extra loss" in more
 
 
 def test_a_named_law_is_shown_with_the_recommended_answer(say, fits):
@@ -287,14 +285,12 @@ def test_the_value_of_repeats_is_fitted_to_the_table_of_a_fit(say, tmp_path):
         ("budget_flops=1e20 kv_size=0", ["kv_size=0"]),
         ("budget_flops=1e20 inference_tokens=1e300", ["inference_tokens=1e+300"]),
         ("budget_flops=1e20 rates.mfu=40", ["rates.mfu=40", "0.4 for 40%"]),
-        ("budget_flops=1e20 rates.pue=1.2", ["rates.pue=1.2", "rates.device_watts"]),
         ("target_loss=-1", ["target_loss=-1"]),
         ("budget_flops=1e20 shapes=[huge]", ["'huge'", "Table A9"]),
         ("budget_flops=1e20 repeated_runs=x.csv", ["needs unique_tokens"]),
         ("budget_flops=1e20 unique_tokens=1e9 repeated_runs=x.csv", ["repeated_runs=x.csv"]),
         ("budget_flops=1e20 preregister=true", ["preregister_file=FILE.json"]),
         ("budget_flops=1e20 preregister_file=a.json", ["preregister=true"]),
-        ("budget_flops=1e20 frontier=f flop_convention=with_head", ["flop_convention", "law=NAME"]),
     ],
 )
 def test_mistakes_are_refused_in_one_line(say, words, parts):

@@ -7,7 +7,6 @@ from chinchilla.recommend.held_out import (
     PRIOR,
     PRIOR_N,
     HeldOut,
-    combined,
     error_scale,
     errors_of_minima,
     forecast_weights,
@@ -25,9 +24,9 @@ def exact() -> Minima:
 def test_forecasts_of_exact_minima_are_exact_at_every_distance():
     pairs = errors_of_minima(exact())
     assert len(pairs["N"]) == len(pairs["L"]) == 4 + 3 + 2 + 1
-    assert max(p.distance for p in pairs["L"]) == pytest.approx(np.log(C[-1] / C[2]))
-    assert max(abs(e) for p in pairs["N"] for e in p.errors.values()) < 1e-9
-    assert max(abs(e) for p in pairs["L"] for e in p.errors.values()) < 1e-4
+    assert pairs["L"].distance.max() == pytest.approx(np.log(C[-1] / C[2]))
+    assert np.abs(pairs["N"].errors).max() < 1e-9
+    assert np.abs(pairs["L"].errors).max() < 1e-4
 
 
 def test_a_line_and_a_curve_recover_their_parameters_and_standard_errors():
@@ -54,11 +53,11 @@ def test_a_line_and_a_curve_recover_their_parameters_and_standard_errors():
 
 
 def test_the_forecast_with_smaller_held_out_errors_weighs_more():
-    pairs = [HeldOut(float(i), 1.0, {"good": 0.01, "bad": 0.3, "none": np.nan}) for i in range(4)]
-    found = scores(pairs)
-    assert found["good"] == pytest.approx(0.01)
-    assert found["bad"] == pytest.approx(0.3)
-    w = forecast_weights([found[n] for n in ("good", "bad", "none")], "N")
+    found = scores(
+        HeldOut.of([(float(i), 1.0, 3, np.array([0.01, 0.3, np.nan])) for i in range(4)])
+    )
+    assert found == pytest.approx([0.01, 0.3, 1.0])
+    w = forecast_weights(found, "N")
     assert w.sum() == pytest.approx(1)
     assert w[0] > 0.95
     assert w[2] < 1e-4
@@ -68,9 +67,9 @@ def test_the_forecast_with_smaller_held_out_errors_weighs_more():
 
 
 def test_the_error_scale_is_that_of_the_held_out_errors_and_the_prior_where_there_are_none():
-    none = error_scale([], "L")
+    none = error_scale(HeldOut.of(), "L")
     assert (none.scale, none.freedom) == (PRIOR["L"], PRIOR_N)
-    far = [HeldOut(float(i), 3.0, {"": 0.03 * (-1) ** i}) for i in range(200)]
+    far = HeldOut.of([(float(i), 3.0, 3, np.array([0.03 * (-1) ** i])) for i in range(200)])
     found = error_scale(far, "L")
     assert found.sd(3.0) == pytest.approx(0.03, rel=0.03)
     assert found.freedom == PRIOR_N + 200
@@ -82,9 +81,5 @@ def test_the_error_scale_is_that_of_the_held_out_errors_and_the_prior_where_ther
 
 
 def test_a_forecast_without_an_error_at_a_pair_is_left_out_there():
-    pairs = [
-        HeldOut(1.0, 1.0, {"a": 0.1, "b": np.nan}),
-        HeldOut(2.0, 1.0, {"a": np.nan, "b": np.nan}),
-    ]
-    (one,) = combined(pairs, {"a": 0.5, "b": 0.5})
-    assert one.errors[""] == pytest.approx(0.1)
+    pairs = [(1.0, 1.0, 3, np.array([0.1, np.nan])), (2.0, 1.0, 3, np.array([np.nan, np.nan]))]
+    assert HeldOut.of(pairs).weighted(np.array([0.5, 0.5])).errors.tolist() == [[0.1]]
