@@ -1,17 +1,13 @@
 """`chinchilla design`: the next runs that narrow N_opt at a larger budget."""
 
-import csv
-import io
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from chinchilla import config
 from chinchilla.commands.shared import print_json
 from chinchilla.commands.show import UNKNOWN_N, between, bill_text, print_records
 from chinchilla.config import RatesConfig
 from chinchilla.core.errors import Refusal
-from chinchilla.core.files import writable_dir, write_text
 from chinchilla.core.units import count
 from chinchilla.decide.allocation import bill
 from chinchilla.decide.decision import available_shapes
@@ -19,13 +15,9 @@ from chinchilla.decide.design import Design, propose, sizes_of
 from chinchilla.fit.results import FitResults
 from chinchilla.recommend.evaluate import local_law, recommendation
 
-COLUMNS = (
-    "order", "shape", "N", "D", "C", "tokens_per_param", "narrows", "p10", "p90", "width_after"
-)  # fmt: skip
-
 
 def design(command: config.DesignCommand) -> int:
-    """Propose the next runs, print their cost and benefit, and write design.csv."""
+    """Propose the next runs and print their cost and benefit."""
     path = Path(command.frontier)
     fits = FitResults.load(path)
     obs = fits.runs_beside(path)
@@ -56,46 +48,37 @@ def design(command: config.DesignCommand) -> int:
         spend=command.spend,
         ratios=(command.min_ratio, command.max_ratio),
     )
-    records = [
-        {
-            **asdict(step.run),
-            "order": order,
-            "tokens_per_param": step.run.D / step.run.N,
-            "narrows": step.narrows,
-            "p10": step.interval80[0],
-            "p90": step.interval80[1],
-            "width_after": step.width,
-        }
-        for order, step in enumerate(proposal.steps, 1)
-    ]
-    folder = command.out_dir or (path if path.is_dir() else path.parent)
-    file = writable_dir(Path(folder), "out_dir") / "design.csv"
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    write_text(file, out.getvalue())
     if command.format == "json":
         cost = asdict(bill(proposal.steps[-1].spent, command.rates))
-        return print_json({**asdict(proposal), "cost": cost, "file": str(file)})
-    _print_design(proposal, records, command.rates)
-    print(f"wrote {file}")
+        return print_json({**asdict(proposal), "cost": cost})
+    _print_design(proposal, command.rates)
     return 0
 
 
-def _print_design(proposal: Design, records: list[dict[str, Any]], rates: RatesConfig) -> None:
+def _print_design(proposal: Design, rates: RatesConfig) -> None:
     """Print the proposed runs in order, with the interval after each, and their cost."""
     ratios, C = proposal.limits["tokens_per_param"], proposal.limits["C"]
     print(
         f"N_opt({proposal.C_star:.3g} FLOPs) = {count(proposal.N_opt)}, 80% interval "
         f"{between(proposal.interval80)}: a factor {proposal.width:.3g}."
     )
+    records = [
+        {
+            **asdict(step.run),
+            "order": order,
+            "ratio": step.run.D / step.run.N,
+            "narrows": step.narrows,
+            "after": between(step.interval80),
+            "factor": step.width,
+        }
+        for order, step in enumerate(proposal.steps, 1)
+    ]
     print_records(
         f"next runs, the most useful first, of {proposal.n_candidates} candidates at {ratios[0]:.3g} to "
         f"{ratios[1]:.3g} tokens per parameter and {C[0]:.3g} to {C[1]:.3g} FLOPs",
-        [{**row, "after": between((row["p10"], row["p90"]))} for row in records],
-        {"run": "order", "shape": "shape", "N": "N", "D": "D", "D/N": "tokens_per_param", "C": "C",
-         "narrows": "narrows", "80% after": "after", "factor": "width_after"},
+        records,
+        {"run": "order", "shape": "shape", "N": "N", "D": "D", "D/N": "ratio", "C": "C",
+         "narrows": "narrows", "80% after": "after", "factor": "factor"},
     )  # fmt: skip
     runs = [(step.run.shape, step.run.D) for step in proposal.steps]
     if len(set(runs)) < len(runs):

@@ -134,7 +134,6 @@ class DesignCommand(ShapesConfig):
         **TOKENS_PER_PARAM,
     )
     shapes: list[str] = setting([], "Shapes besides those of the runs; empty = Table A9.")
-    out_dir: str = setting("", "Folder for design.csv; empty = the folder of the frontier.")
     rates: RatesConfig = field(default_factory=RatesConfig)
     format: str = setting("text", "Output.", choices=FORMATS)
 

@@ -1,6 +1,6 @@
 """data -> plan -> sweep -> status -> fit -> report -> predict on the command line, on the embedded corpus.
 
-One quick test runs all commands. The slow tests check each stage of the same sweep in detail.
+The quick tests run all commands on one small sweep. The slow ones train it again in other ways.
 """
 
 import json
@@ -81,40 +81,33 @@ def assert_same_losses(folder: Path, reference: Path) -> None:
         np.testing.assert_array_equal(one.validation_loss, two.validation_loss)
 
 
-@pytest.mark.slow
-def test_a_sweep_trains_its_plan(data_dir: Path, sweep_dir: Path, tmp_path: Path):
+def test_a_sweep_trains_its_plan_and_writes_its_files(
+    data_dir: Path, sweep_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """C agrees with the budget to half a step; the smallest run has 14 steps."""
     out = tmp_path / "plan.jsonl"
     assert main(["plan", *GRID, f"data_dir={data_dir}", f"out={out}"]) == 0
     planned = load_plan(out)
-    assert len(planned) == 12
     assert planned == load_plan(sweep_dir / "plan.jsonl")
-
-
-@pytest.mark.slow
-def test_every_run_writes_its_files(sweep_dir: Path):
     found = results(sweep_dir)
     assert [r.status for r in found] == ["finished"] * 12
-    for result in found:
-        folder = run_dir(sweep_dir, result.spec)
-        assert {"spec.json", "result.json", "curve.npz", "metrics.jsonl"} <= {
-            p.name for p in folder.iterdir()
-        }
-        curve = Curve.load(folder)
-        assert len(curve.loss) == result.spec.steps == result.steps_done
-        assert result.final_loss < curve.loss[0]
-
-
-@pytest.mark.slow
-def test_budgets_are_recorded_and_spent(sweep_dir: Path):
-    """C agrees to half a step; the smallest run has 14 steps."""
-    found = results(sweep_dir)
     assert [r.spec.budget_flops for r in found] == [1e9] * 5 + [2e9] * 5 + [None] * 2
-    for r in found[:10]:
-        half_step = 0.5 * r.spec.C / r.spec.steps
-        assert r.flops_spent == pytest.approx(r.spec.budget_flops, abs=half_step * 1.001)
+    for r in found:
+        folder = run_dir(sweep_dir, r.spec)
+        assert {p.name for p in folder.iterdir()} >= {"spec.json", "metrics.jsonl"}
+        curve = Curve.load(folder)
+        assert len(curve.loss) == r.spec.steps == r.steps_done
+        assert r.final_loss < curve.loss[0]
+        if r.spec.budget_flops is not None:
+            half_step = 0.5 * r.spec.C / r.spec.steps
+            assert r.flops_spent == pytest.approx(r.spec.budget_flops, abs=half_step * 1.001)
+    capsys.readouterr()
+    assert main(["status", f"sweep_dir={sweep_dir}", "format=json"]) == 0
+    status = capsys.readouterr().out
+    assert json.loads(status)["counts"]["finished"] == 12
+    assert all(s.run_id in status for s in planned)
 
 
-@pytest.mark.slow
 def test_a_second_launch_trains_nothing(
     data_dir: Path, sweep_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):  # fmt: skip
@@ -124,15 +117,6 @@ def test_a_second_launch_trains_nothing(
     assert {p: p.read_bytes() for p in sweep_dir.glob("runs/*/result.json")} == before
     assert len(before) == 12
     assert "12/12 runs" in capsys.readouterr().out
-
-
-@pytest.mark.slow
-def test_status_lists_every_run(sweep_dir: Path, capsys: pytest.CaptureFixture[str]):
-    assert main(["status", f"sweep_dir={sweep_dir}", "format=json"]) == 0
-    status = json.loads(capsys.readouterr().out)
-    assert status["counts"]["finished"] == 12
-    for name in ("finished", *(s.run_id for s in load_plan(sweep_dir / "plan.jsonl"))):
-        assert name in json.dumps(status)
 
 
 def test_fit_report_and_predict_of_the_sweep(
