@@ -38,15 +38,13 @@ def predict(command: config.PredictCommand) -> int:
     fits = FitResults.load(Path(command.frontier)) if command.frontier else None
     if fits is not None and fits.of_minima:
         return _predict_from_minima(command, fits)
-    if not command.law:
-        warnings.refuse_if_nothing_fitted(fits, command.frontier)
 
     # The recommended answer, and the answer of every approach and published law.
     budgets = list(command.budget_flops)
     if fits is not None and not budgets and not command.target_loss:
         budgets = [default_budget(fits)]
     recommended = []
-    if fits is not None and fits.recommended is not None:
+    if fits is not None and (fits.recommended is not None or not command.law):
         recommended = [recommendation(fits, C, command.force) for C in budgets]
     model = DecisionModel.of(fits, command.law, repeats=bool(command.unique_tokens))
     rows = predictions(budgets, fits, named="" if model is None else model.name)

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from chinchilla.core import paper
-from chinchilla.core.errors import Refusal
 from chinchilla.core.units import number
 from chinchilla.decide.decision import FITTED
 from chinchilla.decide.predictions import beyond
@@ -67,24 +66,6 @@ def gather(
             found += _ratio_outside(C, ratio, fits, subject)
         found += _of_fit(fits)
     return list(dict.fromkeys(found))
-
-
-def refuse_if_nothing_fitted(fits: FitResults | None, where: str) -> None:
-    """State why a fit has no answer at all.
-
-    Raises:
-        Refusal: no approach has a usable answer.
-    """
-    if fits is None or fits.recommended is not None:
-        return
-    reasons = [
-        *(f"{called(name)}: its exponent of N_opt is not between 0 and 1" for name in fits.fitted),
-        *(f"{called(name)}, {r.kind}: {r.reason.rstrip('.')}" for name, r in fits.refused.items()),
-    ]
-    raise Refusal(
-        f"frontier={where}: no approach has an answer for these runs ({'; '.join(reasons)}). Give law=NAME "
-        "to decide by a published law."
-    )
 
 
 def _C_outside(

@@ -479,12 +479,9 @@ def test_another_table_beside_the_fits_is_refused(say, fits):
     assert say("predict budget_flops=1e23 frontier=fits").code == 0
 
 
-@pytest.mark.parametrize(
-    ("limit", "given", "needed"), [("min_ratio=500", 500, "max_ratio"), ("max_ratio=1", 1, "min")]
-)
-def test_contradicting_limits_are_refused(say, fits, limit, given, needed):
-    said = say(f"design frontier=fits budget_flops=1e23 {limit}")
-    one_line(said, 2, f"={given}", f"Give {needed}")
+@pytest.mark.parametrize("limit", ["min_ratio=500", "max_ratio=1"])
+def test_contradicting_limits_are_refused(say, fits, limit):
+    one_line(say(f"design frontier=fits budget_flops=1e23 {limit}"), 2, limit, "Give both")
 
 
 def test_one_limit_alone_is_kept(say, fits):

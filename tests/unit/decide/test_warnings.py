@@ -10,7 +10,7 @@ from chinchilla.config import RatesConfig
 from chinchilla.core.errors import Refusal
 from chinchilla.core.shapes import named_shapes
 from chinchilla.decide.decision import FITTED, DecisionModel, for_budget, for_target
-from chinchilla.decide.warnings import gather, refuse_if_nothing_fitted
+from chinchilla.decide.warnings import gather
 from chinchilla.fit.loss_law import six_nd_frontier
 from chinchilla.fit.result import FitResult, LossLaw, PowerLaw
 from chinchilla.fit.results import FailedFit, FitResults
@@ -107,10 +107,8 @@ def test_an_exponent_that_cannot_be_is_not_recommended(exponent):
     two, runs = line_of("isoflop", 1e9 / 1e20**exponent, exponent), sweep(exponent)
     alone = fits_of(two, runs=runs)
     assert alone.recommended is None
-    with pytest.raises(
-        Refusal, match=r"2 \(isoflop\): its exponent of N_opt is not between 0 and 1"
-    ):
-        refuse_if_nothing_fitted(alone, "fits")
+    with pytest.raises(Refusal, match=r"2 \(isoflop\): its exponent of N_opt is not in \(0, 1\)"):
+        recommendation(alone, 1e20)
     r, _ = said(fits_of(two, line_of("envelope", 0.6, 0.46), runs=runs))
     assert r.approach == "envelope"
     assert r.reasons[0].endswith("is recommended: approaches 2 and 3 have no answer here.")
@@ -220,7 +218,4 @@ def test_a_fit_without_any_answer_refuses_with_every_reason():
     with pytest.raises(
         Refusal, match=r"2 \(isoflop\), no_budget: no budget; approach 3 .*, flat: flat"
     ):
-        refuse_if_nothing_fitted(fits_of(refused=refused, runs=no_budgets), "fits")
-    del refused["parametric"]
-    refuse_if_nothing_fitted(fits_of(parametric(), refused=refused), "fits")
-    refuse_if_nothing_fitted(None, "")
+        recommendation(fits_of(refused=refused, runs=no_budgets), 1e20)
