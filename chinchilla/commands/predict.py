@@ -14,11 +14,11 @@ from chinchilla.commands.show import new_table, print_table
 from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.units import count
 from chinchilla.decide import preregister, warnings
+from chinchilla.decide.allocation import cheapest
 from chinchilla.decide.decision import (
     DecisionModel,
     available_shapes,
     for_budget,
-    for_target,
     for_unique_tokens,
 )
 from chinchilla.decide.predictions import predictions
@@ -28,7 +28,7 @@ from chinchilla.observations import read_table
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import RunResult
 from chinchilla.recommend import Recommendation, recommendation
-from chinchilla.recommend.evaluate import default_budget
+from chinchilla.recommend.evaluate import budget_for, default_budget
 
 NEEDS_A_LAW = ("law", "target_loss", "inference_tokens", "unique_tokens", "preregister")
 
@@ -39,22 +39,31 @@ def predict(command: config.PredictCommand) -> int:
     if fits is not None and fits.of_minima:
         return _predict_from_minima(command, fits)
 
-    # The recommended answer, and the answer of every approach and published law.
-    budgets = list(command.budget_flops)
-    if fits is not None and not budgets and not command.target_loss:
+    # The budgets, the recommended answer, and the answer of every approach and published law.
+    model = DecisionModel.of(fits, command.law, repeats=bool(command.unique_tokens))
+    budgets, target = list(command.budget_flops), None
+    if loss := command.target_loss:
+        if fits is not None and not command.law:
+            C, interval = budget_for(fits, loss)
+        else:
+            assert model is not None
+            C, interval = cheapest(model.law, loss).C, None
+        target = {"L": loss, "C": C, "C_interval80": interval}
+        budgets.append(C)
+    elif fits is not None and not budgets:
         budgets = [default_budget(fits)]
     recommended = []
     if fits is not None and (fits.recommended is not None or not command.law):
         recommended = [recommendation(fits, C, command.force) for C in budgets]
-    model = DecisionModel.of(fits, command.law, repeats=bool(command.unique_tokens))
     rows = predictions(budgets, fits, named="" if model is None else model.name)
     answer: dict[str, Any] = {
+        "target": target,
         "recommended": recommended[0].to_dict() if recommended else None,
         "recommendations": [r.to_dict() for r in recommended],
         "predictions": [asdict(row) for row in rows],
     }
 
-    # Costs of departures, a target loss, limited data; then warnings.
+    # Costs of departures, limited data; then warnings.
     answer |= _decisions(command, model, _budgets_with_a_value(command, budgets, recommended))
     answer["warnings"] = [asdict(one) for one in warnings.gather(fits, recommended, answer)]
     if command.preregister:
@@ -118,13 +127,13 @@ def _budgets_with_a_value(
 def _decisions(
     command: config.PredictCommand, model: DecisionModel | None, budgets: list[float]
 ) -> dict[str, Any]:
-    """What the law implies for each budget, the target loss and the unique tokens, for JSON.
+    """What the law implies for each budget and the unique tokens, for JSON.
 
     Raises:
         Refusal: a setting needs a law and there is none.
     """
     if model is None:
-        for key in ("target_loss", "inference_tokens", "unique_tokens"):
+        for key in ("inference_tokens", "unique_tokens"):
             if getattr(command, key):
                 raise Refusal(
                     f"{key} needs a loss law, and approach 3 was not fitted here. Fit it, or give law=NAME "
@@ -137,9 +146,6 @@ def _decisions(
     rates, served = command.rates, command.inference_tokens
     decisions = [for_budget(model, C, shapes, rates, served) for C in budgets]
     answer: dict[str, Any] = {"law": model.to_dict(), "decisions": decisions}
-    if command.target_loss:
-        answer["target"] = for_target(model, command.target_loss, rates, served)
-        budgets = budgets or [answer["target"]["C"]]
     if command.unique_tokens:
         runs = None
         if command.repeated_runs:

@@ -46,6 +46,9 @@ def print_answer(
     law, decisions = answer["law"], {d["C"]: d for d in answer["decisions"]}
     by_budget = {r.C: r for r in recommended}
     general = [x for x in answer["warnings"] if x["C"] is None]  # printed once
+    if target := answer["target"]:
+        r = by_budget.get(target["C"])
+        _print_target(target, law, r is not None and r.range_only)
     for C in dict.fromkeys([*by_budget, *(row.C for row in rows)]):
         r, decision = by_budget.get(C), decisions.get(C)
         range_only = r is not None and r.range_only
@@ -75,11 +78,6 @@ def print_answer(
         print("detail=true also prints the cost of other sizes and shapes.")
     if law is None:
         print("No loss could be forecast. Give law=NAME for the costs of departures.")
-    if "target" in answer:
-        _print_target(answer["target"], law, rates)
-        _print_warnings(
-            [x for x in answer["warnings"] if x["C"] == answer["target"]["C"]] + general
-        )
     if "repeated" in answer:
         _print_repeated(answer["repeated"], law)
     if "preregistered" in answer:
@@ -189,34 +187,17 @@ def _print_departures(decision: Mapping[str, Any], law: Mapping[str, Any]) -> No
         print_table(table)
 
 
-def _print_target(target: Mapping[str, Any], law: Mapping[str, Any], rates: RatesConfig) -> None:
-    """The cheapest way to a loss."""
-    interval = ""
+def _print_target(target: Mapping[str, Any], law: Mapping[str, Any] | None, range_only: bool) -> None:
+    """The budget that reaches a loss."""
+    text = "" if range_only else f"{target['C']:.3g} FLOPs"
     if target["C_interval80"]:
-        low, high = target["C_interval80"]
-        if low is None:
-            interval = "not reached by the interval of the loss"
-        else:
-            interval = (
-                f"{low:.3g} FLOPs or more" if high is None else f"{low:.3g} to {high:.3g} FLOPs"
-            )
+        low, high = (x and f"{x:.3g}" for x in target["C_interval80"])
+        ends = f"{low} FLOPs or more" if high is None else f"{low} to {high} FLOPs"
+        interval = "not reached by the interval of the loss" if low is None else ends
+        text = ", ".join(filter(None, [text, f"80% interval {interval}"]))
     print()
-    if target["range_only"]:
-        print(
-            f"Loss {target['L']:g} nats/token by {law['name']}: {interval} (80%), over 1,000x beyond the "
-            "data. The runs do not support more than this range."
-        )
-        return
-    print(
-        f"Loss {target['L']:g} nats/token by {law['name']}: at least {target['C']:.3g} FLOPs, "
-        f"N {count(target['N'])}, D {count(target['D'])}, {_ratio(target['D'] / target['N'])} tokens per "
-        "parameter."
-    )
-    if interval:
-        print(f"80% interval of the cost: {interval}.")
-    print(f"Cost: {bill_text(target['bill'], rates)}.")
-    if target.get("inference"):
-        _print_serving(target["inference"])
+    name = FITTED if law is None else law["name"]
+    print(f"Loss {target['L']:g} nats/token by {name}: {text}.")
 
 
 def _print_repeated(answer: Mapping[str, Any], law: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Warnings that belong under an answer, one line each.
 
-They concern the requested budget (tokens per parameter or a loss beyond the runs, a published law far from
-its own runs), the fit itself, refused approaches, and how the table was read. `chinchilla.recommend`
+They concern the requested budget (tokens per parameter beyond the runs, a published law far from its own
+runs), the fit itself, refused approaches, and how the table was read. `chinchilla.recommend`
 decides which approach is recommended. NumPy only.
 """
 
@@ -37,28 +37,23 @@ def gather(
     Args:
         fits: the fits; None for published answers only.
         recommended: the recommendation at each budget.
-        answer: law, decisions and target, as in the JSON of `chinchilla predict`.
+        answer: law and decisions, as in the JSON of `chinchilla predict`.
     """
     law, decisions = answer["law"], answer["decisions"]
-    targets = [answer["target"]] if "target" in answer else []
     found: list[AnswerWarning] = []
     # What has N and D, its C, and D/N.
     ratios = [("this answer", r.C, r.ratio) for r in recommended if r.ratio is not None]
     if law is not None and (fits is None or law["name"] != FITTED):
         C_range = paper.LAW_C_RANGE.get(law["name"].removeprefix("law "))
-        for place in decisions:
-            found += _C_outside(place["C"], C_range, f"this answer by {law['name']}", "its runs")
-        for place in targets:
-            subject = f"loss {place['L']:g} by {law['name']}"
-            found += _C_outside(place["C"], C_range, subject, "its runs")
-    elif law is not None and fits is not None:
-        for place in targets:
-            subject = f"loss {place['L']:g}"
-            found += _C_outside(place["C"], fits.data["C"], subject, "these runs")
-            ratios.append((subject, place["C"], place["D"] / place["N"]))
+        for C in (place["C"] for place in decisions):
+            if factor := beyond(C, C_range):
+                end = "largest" if factor > 1 else "smallest"
+                text = f"Extrapolation, {law['name']}: {number(factor)}x the {end} C of its runs."
+                found.append(AnswerWarning("beyond_C", text, C))
+    else:
         ratios += [
             ("the size for serving", place["C"], served["best"]["D"] / served["best"]["N"])
-            for place in (*decisions, *targets)
+            for place in decisions
             if (served := place.get("inference"))
         ]
     if fits is not None:
@@ -66,18 +61,6 @@ def gather(
             found += _ratio_outside(C, ratio, fits, subject)
         found += _of_fit(fits)
     return list(dict.fromkeys(found))
-
-
-def _C_outside(
-    C: float, C_range: Sequence[float] | None, subject: str, runs: str
-) -> list[AnswerWarning]:
-    """A warning if C lies outside the range of the runs."""
-    factor = beyond(C, C_range)
-    if factor is None:
-        return []
-    end = "largest" if factor > 1 else "smallest"
-    text = f"Extrapolation, {subject}: {number(factor)}x the {end} C of {runs}."
-    return [AnswerWarning("beyond_C", text, C)]
 
 
 def _ratio_outside(C: float, ratio: float, fits: FitResults, subject: str) -> list[AnswerWarning]:

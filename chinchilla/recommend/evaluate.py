@@ -82,18 +82,7 @@ def recommendation(fits: FitResults, C: float, force: bool = False) -> Recommend
         Refusal: no approach has an answer, C lies too far beyond the data, or no optimum exists there.
     """
     C = _check_budget(C)
-    model = model_of(fits)
-    if model is None:
-        reasons = [
-            f"{called(name)}: its exponent of N_opt is not in (0, 1)" for name in fits.fitted
-        ]
-        reasons += [
-            f"{called(name)}, {r.kind}: {r.reason.rstrip('.')}" for name, r in fits.refused.items()
-        ]
-        raise Refusal(
-            f"no approach has an answer for these runs ({'; '.join(reasons)}). Correct or extend the runs, or "
-            "use a published law (law=NAME)."
-        )
+    model = _recommended(fits)
     low, high = fits.data["C"]
     outside = max(C / high, low / C)
     if outside > REFUSED and not force:
@@ -124,6 +113,24 @@ def recommendation(fits: FitResults, C: float, force: bool = False) -> Recommend
         range_only=outside > RANGE_ONLY,
         disagreement=disagreement,
         reasons=list(filter(None, [disagreement, *model.reasons, _extrapolation(C, low, high)])),
+    )
+
+
+def _recommended(fits: FitResults) -> RecommendedModel:
+    """The recommended model.
+
+    Raises:
+        Refusal: no approach has a usable answer; with the reasons.
+    """
+    if (model := model_of(fits)) is not None:
+        return model
+    reasons = [f"{called(name)}: its exponent of N_opt is not in (0, 1)" for name in fits.fitted]
+    reasons += [
+        f"{called(name)}, {r.kind}: {r.reason.rstrip('.')}" for name, r in fits.refused.items()
+    ]
+    raise Refusal(
+        f"no approach has an answer for these runs ({'; '.join(reasons)}). Correct or extend the runs, or "
+        "use a published law (law=NAME)."
     )
 
 
@@ -255,8 +262,8 @@ def budget_for(fits: FitResults, L: float) -> tuple[float, list[float | None]]:
     Raises:
         Refusal: the forecast does not reach it there.
     """
-    model = model_of(fits)
-    if model is None or model.L is None:
+    model = _recommended(fits)
+    if model.L is None:
         raise Refusal(
             "no loss could be forecast from these runs, so no budget for a loss can be stated. Give "
             "law=NAME of a published law."

@@ -100,11 +100,12 @@ def test_stated_rates_make_a_bill(say):
 
 def test_a_target_loss_needs_no_budget(say):
     told = say("predict target_loss=2.2 law=besiroglu format=json").json
-    assert told["predictions"] == []
-    target = told["target"]
-    assert float(LAW(target["N"], target["D"])) == pytest.approx(2.2, rel=1e-9)
-    assert 6 * target["N"] * target["D"] == pytest.approx(target["C"])
-    assert "at least" in say("predict target_loss=2.2").out
+    target, (decision,) = told["target"], told["decisions"]
+    assert (decision["L"], decision["C"]) == pytest.approx((2.2, target["C"]), rel=1e-9)
+    assert 6 * decision["N"] * decision["D"] == pytest.approx(target["C"])
+    assert target["C_interval80"] is None
+    out = say("predict target_loss=2.2").out
+    assert f"Loss 2.2 nats/token by law besiroglu: {target['C']:.3g} FLOPs.\n" in out
 
 
 def test_a_target_below_E_is_refused(say):
@@ -112,16 +113,16 @@ def test_a_target_below_E_is_refused(say):
 
 
 def test_a_fitted_target_has_an_interval(say, fits):
-    target = say("predict target_loss=2.5 frontier=fits format=json").json["target"]
+    told = say("predict target_loss=2.5 frontier=fits format=json").json
+    target, at = told["target"], told["recommended"]
     low, high = target["C_interval80"]
     assert low < target["C"] < high
     for C, end in ((low, 0), (high, 1)):  # where the interval of the loss ends at that loss
         r = say(f"predict budget_flops={C!r} frontier=fits format=json").json["recommended"]
         assert r["L_interval80"][end] == pytest.approx(2.5, rel=1e-4)
-    at = say(f"predict budget_flops={target['C']!r} frontier=fits format=json").json["recommended"]
-    assert (at["L"], at["N"]) == pytest.approx((2.5, target["N"]), rel=1e-4)
+    assert (at["L"], at["C"]) == pytest.approx((2.5, target["C"]), rel=1e-4)
     out = say("predict target_loss=2.5 frontier=fits").out
-    assert f"80% interval of the cost: {low:.3g} to {high:.3g} FLOPs." in out
+    assert f"{target['C']:.3g} FLOPs, 80% interval {low:.3g} to {high:.3g} FLOPs.\n" in out
 
 
 def test_a_fit_answers_with_intervals_of_its_loss(say, fits):
@@ -414,16 +415,14 @@ def test_the_best_shape_is_shown_with_its_cost(say, fits):
 
 
 def test_a_target_loss_far_beyond_the_runs_has_a_range_only(say, fits):
-    target = say("predict target_loss=1.9 frontier=fits format=json").json["target"]
-    assert target["range_only"]
-    low, high = target["C_interval80"]
+    told = say("predict target_loss=1.9 frontier=fits format=json").json
+    assert told["recommended"]["range_only"]
+    low, high = told["target"]["C_interval80"]
     assert high is None  # at the upper end of its interval the loss never gets there
     out = say("predict target_loss=1.9 frontier=fits").out
-    assert f"Loss 1.9 nats/token by the recommended answer: {low:.3g} FLOPs or more (80%)" in out
-    assert "warning: Extrapolation, loss 1.9: " in out
-    assert "x the largest C of these runs." in out
+    assert f"by the recommended answer: 80% interval {low:.3g} FLOPs or more.\n" in out
+    assert "reason: Extrapolation: " in out
     assert "Cost:" not in out
-    assert not say("predict target_loss=2.5 frontier=fits format=json").json["target"]["range_only"]
 
 
 # ------------------------------------------------------------------ design
