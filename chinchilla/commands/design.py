@@ -52,6 +52,8 @@ def design(command: config.DesignCommand) -> int:
         cost = asdict(bill(proposal.steps[-1].spent, command.rates))
         return print_json({**asdict(proposal), "cost": cost})
     _print_design(proposal, command.rates)
+    if obs.n_convention == "unknown":
+        print(f"note: {UNKNOWN_N}")
     return 0
 
 
@@ -83,8 +85,6 @@ def _print_design(proposal: Design, rates: RatesConfig) -> None:
     runs = [(step.run.shape, step.run.D) for step in proposal.steps]
     if len(set(runs)) < len(runs):
         print("note: train a run that is listed twice with another seed.")
-    if proposal.n_convention == "unknown":
-        print(f"note: {UNKNOWN_N}")
     last = proposal.steps[-1]
     print(
         f"Total: {bill_text(asdict(bill(last.spent, rates)), rates)}. The 80% interval is expected to narrow "

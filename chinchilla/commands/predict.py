@@ -17,19 +17,19 @@ from chinchilla.config import RatesConfig
 from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.units import count
 from chinchilla.decide import preregister, warnings
+from chinchilla.decide.allocation import cheapest
 from chinchilla.decide.decision import (
     FITTED,
     DecisionModel,
     available_shapes,
     for_budget,
-    for_target,
     for_unique_tokens,
 )
 from chinchilla.decide.predictions import Prediction, predictions
 from chinchilla.fit.results import FILE, FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import Recommendation, recommendation
-from chinchilla.recommend.evaluate import default_budget
+from chinchilla.recommend.evaluate import budget_for, default_budget
 
 GOOD_SHAPE = 0.05  # extra compute up to which a shape counts as near the best size
 
@@ -37,17 +37,24 @@ GOOD_SHAPE = 0.05  # extra compute up to which a shape counts as near the best s
 def predict(command: config.PredictCommand) -> int:
     """Answer each budget by the fits and by published laws; optionally preregister the answer."""
     fits = FitResults.load(Path(command.frontier)) if command.frontier else None
-    if not command.law:
-        warnings.refuse_if_nothing_fitted(fits, command.frontier)
-    budgets = list(command.budget_flops)
-    if fits is not None and not budgets and not command.target_loss:
+    model = DecisionModel.of(fits, command.law, repeats=bool(command.unique_tokens))
+    budgets, target = list(command.budget_flops), None
+    if command.target_loss and model is not None:
+        C, interval = 0.0, None
+        if fits is None or command.law:
+            C = cheapest(model.law, command.target_loss).C
+        else:
+            C, interval = budget_for(fits, command.target_loss)
+        target = {"L": command.target_loss, "C": C, "C_interval80": interval}
+        budgets.append(C)
+    elif fits is not None and not budgets:
         budgets = [default_budget(fits)]
     recommended = []
-    if fits is not None and fits.recommended is not None:
+    if fits is not None and (fits.recommended is not None or not command.law):
         recommended = [recommendation(fits, C, command.force) for C in budgets]
-    model = DecisionModel.of(fits, command.law, repeats=bool(command.unique_tokens))
     rows = predictions(budgets, fits, named="" if model is None else model.name)
     answer: dict[str, Any] = {
+        "target": target,
         "recommended": recommended[0].to_dict() if recommended else None,
         "recommendations": [r.to_dict() for r in recommended],
         "predictions": [asdict(row) for row in rows],
@@ -75,7 +82,7 @@ def _decisions(
     budgets: list[float],
     recommended: Sequence[Recommendation],
 ) -> dict[str, Any]:
-    """What the law implies for each budget, the target loss and the unique tokens, for JSON.
+    """What the law implies for each budget and the unique tokens, for JSON.
 
     Raises:
         Refusal: a setting needs a law and there is none, or a budget nearer to the runs.
@@ -103,9 +110,6 @@ def _decisions(
     rates, served = command.rates, command.inference_tokens
     decisions = [for_budget(model, C, shapes, rates, served) for C in budgets]
     answer: dict[str, Any] = {"law": model.to_dict(), "decisions": decisions}
-    if command.target_loss:
-        answer["target"] = for_target(model, command.target_loss, rates, served)
-        budgets = budgets or [answer["target"]["C"]]
     if command.unique_tokens:
         runs = None
         if command.repeated_runs:
@@ -145,6 +149,9 @@ def _print_answer(
     """Print the recommendation of each budget, its costs and the other answers."""
     law, decisions = answer["law"], {d["C"]: d for d in answer["decisions"]}
     by_budget = {r.C: r for r in recommended}
+    if target := answer["target"]:
+        r = by_budget.get(target["C"])
+        _print_target(target, law["name"], r is not None and r.range_only)
     for C in budgets:
         r, decision = by_budget.get(C), decisions.get(C)
         if r is not None:
@@ -168,9 +175,6 @@ def _print_answer(
         print("No loss could be forecast. Give law=NAME for the costs of departures.")
     elif decisions and not command.detail:
         print("detail=true also prints the cost of other sizes and of shapes.")
-    if "target" in answer:
-        _print_target(answer["target"], law, command.rates)
-        _print_warnings(answer, answer["target"]["C"])
     if "repeated" in answer:
         _print_repeated(answer["repeated"], law)
     _print_warnings(answer, None)
@@ -256,26 +260,15 @@ def _print_departures(decision: Mapping[str, Any], law: Mapping[str, Any]) -> No
         )  # fmt: skip
 
 
-def _print_target(target: Mapping[str, Any], law: Mapping[str, Any], rates: RatesConfig) -> None:
-    """Print the cheapest way to a loss."""
-    interval = ""
+def _print_target(target: Mapping[str, Any], law: str, range_only: bool) -> None:
+    """Print the budget that reaches a loss."""
+    texts = [] if range_only else [f"{target['C']:.3g} FLOPs"]
     if target["C_interval80"]:
         low, high = target["C_interval80"]
         end = " FLOPs or more" if high is None else f" to {high:.3g} FLOPs"
-        interval = "not reached by the interval of the loss" if low is None else f"{low:.3g}{end}"
-    wanted = f"\nLoss {target['L']:g} nats/token by {law['name']}:"
-    if target["range_only"]:
-        print(
-            f"{wanted} {interval} (80%), over 1,000x beyond the data. The runs do not support more than "
-            "this range."
-        )
-        return
-    print(f"{wanted} at least {target['C']:.3g} FLOPs, {_sizes(target)}.")
-    if interval:
-        print(f"80% interval of the cost: {interval}.")
-    print(f"Cost: {bill_text(target['bill'], rates)}.")
-    if target.get("inference"):
-        _print_serving(target["inference"])
+        ends = "not reached by the interval of the loss" if low is None else f"{low:.3g}{end}"
+        texts.append(f"80% interval {ends}")
+    print(f"\nLoss {target['L']:g} nats/token by {law}: {', '.join(texts)}.")
 
 
 def _print_repeated(answer: Mapping[str, Any], law: Mapping[str, Any]) -> None:

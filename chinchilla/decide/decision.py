@@ -1,7 +1,6 @@
-"""What a loss law implies for a budget, a target loss or limited data, as records for JSON.
+"""What a loss law implies for a budget or for limited data, as records for JSON.
 
-`DecisionModel` states which law decides. `for_budget`, `for_target` and `for_unique_tokens` return plain
-numbers in nested dicts: `chinchilla predict` prints them or writes them as JSON. NumPy and SciPy only.
+`DecisionModel` states which law decides. `for_budget` and `for_unique_tokens` return plain numbers in nested dicts: `chinchilla predict` prints them or writes them as JSON. NumPy and SciPy only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from chinchilla.fit.loss_law import FlopsPerToken, named_law
 from chinchilla.fit.result import LossLaw
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import SINGLE_EPOCH
-from chinchilla.recommend.evaluate import RANGE_ONLY, budget_for, default_budget, local_law
+from chinchilla.recommend.evaluate import default_budget, local_law
 
 FITTED = "the recommended answer"  # name of the law that follows from the recommendation
 DEFAULT_LAW = "besiroglu"
@@ -128,32 +127,6 @@ def for_budget(
             record["inference"] = asdict(allocation.serve(law, best.L, inference_tokens, cost))
         except Refusal as error:  # the rest of the answer holds
             record |= {"inference": None, "inference_refused": str(error)}
-    return record
-
-
-def for_target(
-    model: DecisionModel, L: float, rates: RatesConfig, inference_tokens: float = 0.0
-) -> dict[str, Any]:
-    """The cheapest way to loss L, with the 80% interval of its cost if runs were fitted.
-
-    Raises:
-        Refusal: L is not reached.
-    """
-    interval: list[float | None] | None = None
-    law, fits = model.law, model.fits
-    if fits is not None:
-        C, interval = budget_for(fits, L)
-        law = model.at(C)
-    best = allocation.cheapest(law, L, model.cost)
-    record: dict[str, Any] = {
-        **asdict(best),
-        "E": law.E,
-        "C_interval80": interval,
-        "range_only": fits is not None and best.C > RANGE_ONLY * fits.data["C"][1],
-        "bill": asdict(allocation.bill(best.C, rates)),
-    }
-    if inference_tokens:
-        record["inference"] = asdict(allocation.serve(law, L, inference_tokens, model.cost))
     return record
 
 

@@ -19,7 +19,7 @@ from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.shapes import ModelShape
 from chinchilla.decide.allocation import allocate, best_sizes, count_shapes
 from chinchilla.decide.v_optimal import LENGTH, MISFIT, Posterior, kernel
-from chinchilla.fit.loss_law import FlopsPerToken, flops_at
+from chinchilla.fit.loss_law import FlopsPerToken, flops_at, log_N_opt
 from chinchilla.fit.result import LossLaw
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import count_label
@@ -36,7 +36,7 @@ MAX_RUNS = 500  # runs that enter one by one; of more, a random sample of this s
 MIN_NOISE = 1e-4  # of ln L: the best reproducibility of a loss
 CHEAPER = 0.02  # share of the variance reduction that may be given up for a cheaper run
 MAX_WIDTH = 100.0  # largest 80% interval of N_opt(C*), as a factor, for which runs are proposed
-STEP = 1e-4  # in ln N, for the second derivative of c(N)
+STEP = 1e-4  # of the differences in `gradient`
 
 
 @dataclass(frozen=True)
@@ -71,27 +71,16 @@ class Design:
     steps: list[Step]
     n_candidates: int
     limits: dict[str, list[float]]  # of tokens per parameter and C
-    n_convention: str  # how N is counted; unknown: shapes count all parameters
 
 
 def gradient(law: LossLaw, C: float, cost: FlopsPerToken | None = None) -> np.ndarray:
-    """(5,) d ln N_opt(C) / d (ln A, ln B, ln E, alpha, beta).
-
-    N_opt solves ln C = ln c(N) + ln D_opt(N), with ln D_opt = (ln(beta B / (alpha A)) + alpha ln N +
-    ln slope) / beta and slope = dlnc/dlnN. The result is the derivatives of ln D_opt divided by the
-    slope of ln C in ln N.
-    """
-    x, slope, bend = float(np.log(allocate(law, C, cost).N)), 1.0, 0.0
-    if cost is not None:
-        before, slope, after = map(float, cost.trend_and_slope(x + np.array([-STEP, 0, STEP]))[1])
-        bend = float(np.log(after / before)) / (2 * STEP)
-    ratio = np.log(law.beta * law.B / (law.alpha * law.A))
-    log_D = (ratio + law.alpha * x + np.log(slope)) / law.beta
-    along = np.array(
-        [-1 / law.beta, 1 / law.beta, 0.0, (x - 1 / law.alpha) / law.beta,
-         (1 / law.beta - log_D) / law.beta]
-    )  # fmt: skip
-    return -along / (slope + (law.alpha + bend) / law.beta)
+    """(5,) d ln N_opt(C) / d (ln A, ln B, ln E, alpha, beta), by central differences."""
+    theta = np.array([*np.log([law.A, law.B, law.E]), law.alpha, law.beta])
+    moved = theta + STEP * np.concatenate([np.eye(5), -np.eye(5)])
+    A, B, E = np.exp(moved[:, :3]).T
+    rows = np.stack([E, A, B, *moved[:, 3:].T], axis=1)
+    up, down = log_N_opt(rows, cost, np.array([C]))[:, 0].reshape(2, 5)
+    return np.asarray((up - down) / (2 * STEP))
 
 
 def candidates(
@@ -181,7 +170,19 @@ def propose(
             f"the 80% interval of N_opt({C_star:.3g} FLOPs) spans a factor of {width:.3g}, and the limit is "
             f"{MAX_WIDTH:g}. Give a budget_flops nearer to the runs, or train a grid of sizes first."
         )
-    pool, limits = _pool(obs, sizes, spend, ratios, cost)
+    low, high = (given or own for given, own in zip(ratios, ratio_limits(obs), strict=True))
+    if low >= high:
+        raise InputError(
+            f"min_ratio={low:.4g} is not below max_ratio={high:.4g}; one that is not given follows from the "
+            "runs. Give both."
+        )
+    least = float(obs.C.min())
+    pool = candidates(sizes, (low, high), (least, spend), cost)
+    if not pool:
+        raise Refusal(
+            f"no size at {low:g} to {high:g} tokens per parameter costs between {least:.3g} FLOPs (the "
+            f"cheapest run so far) and spend={spend:.3g}. Raise spend, or widen min_ratio and max_ratio."
+        )
     posterior = _posterior(law, obs, pool, C_star, cost, MISFIT)
     by_law = _posterior(law, obs, pool, C_star, cost, 0.0)
     start = float(posterior.target[0]), float(by_law.target[0])
@@ -199,35 +200,8 @@ def propose(
         interval = (N_opt * np.exp(log_interval * now)).tolist()
         steps.append(Step(pool[i], interval, width**now, before - now, spent))
         before = now
-    return Design(C_star, N_opt, interval80, width, steps, len(pool), limits, obs.n_convention)
-
-
-def _pool(
-    obs: Observations,
-    sizes: Mapping[str, float],
-    spend: float,
-    ratios: tuple[float, float],
-    cost: FlopsPerToken | None,
-) -> tuple[list[Candidate], dict[str, list[float]]]:
-    """The candidates, and their limits of tokens per parameter and C."""
-    C_limits = (float(obs.C.min()), spend)
-    low, high = ratio_limits(obs)
-    ratios = (ratios[0] or low, ratios[1] or high)
-    if ratios[0] >= ratios[1]:
-        given = "min_ratio" if ratios[0] != low else "max_ratio"
-        other = "max_ratio" if given == "min_ratio" else "min_ratio"
-        raise InputError(
-            f"min_ratio={ratios[0]:g} is not below max_ratio={ratios[1]:.4g}; the one that is not given "
-            f"follows from the runs. Give {other} too."
-        )
-    pool = candidates(sizes, ratios, C_limits, cost)
-    if not pool:
-        raise Refusal(
-            f"no size at {ratios[0]:g} to {ratios[1]:g} tokens per parameter costs between "
-            f"{C_limits[0]:.3g} FLOPs (the cheapest run so far) and spend={spend:.3g}. Raise spend, or "
-            "widen min_ratio and max_ratio."
-        )
-    return pool, {"tokens_per_param": list(ratios), "C": list(C_limits)}
+    limits = {"tokens_per_param": [low, high], "C": [least, spend]}
+    return Design(C_star, N_opt, interval80, width, steps, len(pool), limits)
 
 
 def _posterior(

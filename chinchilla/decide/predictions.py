@@ -1,7 +1,6 @@
 """N_opt, D_opt and loss at a budget, by each fitted approach and by published laws.
 
-frontier.json keeps approach 3's law of every resample and the residuals of the runs (`ResampledLaws`).
-Each of these laws is solved in the same way as the fitted one, so that a value and its interval describe
+frontier.json keeps approach 3's law of every resample. Each of these laws is solved in the same way as the fitted one, so that a value and its interval describe
 the same quantity. NumPy only.
 """
 
@@ -13,7 +12,6 @@ import numpy as np
 from chinchilla.core import paper
 from chinchilla.decide.allocation import LOG_N, allocate
 from chinchilla.fit.loss_law import flops_at, log_N_opt, named_law
-from chinchilla.fit.result import FitResult
 from chinchilla.fit.results import FitResults
 
 _PAPER_RUNS = paper.LAW_C_RANGE["hoffmann"]
@@ -37,32 +35,12 @@ def interval(values: np.ndarray, level: float = 80.0) -> list[float] | None:
     return ends
 
 
-@dataclass(frozen=True)
-class ResampledLaws:
-    """k laws E, A, B, alpha, beta and the log-residuals of the fit."""
-
-    theta: np.ndarray  # (k, 5)
-    residuals: np.ndarray  # (n,) ln L - ln L_hat of each run, multiplied by sqrt(n/(n-5))
-
-    @classmethod
-    def of(cls, frontier: FitResult | None) -> "ResampledLaws | None":
-        """The laws that a fit of approach 3 keeps; None if there are none."""
-        if frontier is None or not frontier.law_samples:
-            return None
-        n = len(frontier.log_residuals)  # the law has five parameters
-        widened = np.array(frontier.log_residuals) * np.sqrt(n / max(n - 5, 1))
-        return cls(np.array(frontier.law_samples, float).T, widened)
-
-    def loss(self, N: float | np.ndarray, D: float | np.ndarray) -> np.ndarray:
-        """(k,) nats per token at N and D, which may be (k,) themselves."""
-        E, A, B, alpha, beta = self.theta.T
-        return E + A / N**alpha + B / D**beta
-
-    def measured(self, N: float, D: float, seed: int = 0) -> np.ndarray:
-        """(20*k,) losses that a new run may measure: each law's loss with the residual of a run."""
-        rng = np.random.default_rng(seed)
-        law = np.repeat(self.loss(N, D), 20)
-        return law * np.exp(rng.choice(self.residuals, len(law))) if len(self.residuals) else law
+def resampled_losses(
+    samples: Sequence[Sequence[float]] | np.ndarray, N: float | np.ndarray, D: float | np.ndarray
+) -> np.ndarray:
+    """(k,) nats per token at N and D by k laws, given as rows E, A, B, alpha, beta (`FitResult.law_samples`)."""
+    E, A, B, alpha, beta = np.asarray(samples, float)
+    return np.asarray(E + A / N**alpha + B / D**beta)
 
 
 @dataclass(frozen=True)
@@ -144,11 +122,12 @@ def _from_fit(C: float, name: str, fits: FitResults) -> Prediction:
     if frontier.law is not None:
         best = allocate(frontier.law, C, cost)
         N, D, L, N_samples = best.N, best.D, best.L, np.empty(0)
-        if (resampled := ResampledLaws.of(frontier)) is not None:
-            log_N = log_N_opt(resampled.theta, cost, np.array([C]))[:, 0]
+        if frontier.law_samples:
+            laws = np.array(frontier.law_samples, float)
+            log_N = log_N_opt(laws.T, cost, np.array([C]))[:, 0]
             inside = (LOG_N[0] < log_N) & (log_N < LOG_N[1])
             N_samples = np.exp(np.where(inside, log_N, np.nan))
-            L_interval = interval(resampled.loss(N_samples, C / flops_at(N_samples, cost)))
+            L_interval = interval(resampled_losses(laws, N_samples, C / flops_at(N_samples, cost)))
     else:
         N, N_samples = float(frontier.N_opt(C)), frontier.N_opt.all_at(C)
         D = float(C / flops_at(N, cost))

@@ -24,7 +24,7 @@ from chinchilla.core.files import create_once, make_dirs, pretty_json, read_json
 from chinchilla.core.json_codec import decode
 from chinchilla.decide.allocation import best_sizes
 from chinchilla.decide.decision import FITTED, DecisionModel
-from chinchilla.decide.predictions import Prediction, ResampledLaws, interval
+from chinchilla.decide.predictions import Prediction, interval, resampled_losses
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.result import LossLaw, called
 from chinchilla.fit.results import FitResults
@@ -61,8 +61,8 @@ class Preregistration:
     law_name: str  # origin of `law`
     law: LossLaw | None  # predicts the loss of runs at other budgets than `recommended`
     flops_per_token: FlopsPerToken | None  # None: C = 6*N*D
-    resampled_laws: list[list[float]]  # rows E, A, B, alpha, beta
-    log_residuals: list[float]
+    law_samples: list[list[float]]  # its resamples, five rows E, A, B, alpha, beta
+    log_residuals: list[float]  # ln L - ln L_hat of each fitted run
     sha256: str = ""
 
 
@@ -104,12 +104,13 @@ def preregister(
         settings: of the command.
         frontier_file: frontier.json of the fits, with the fitted runs beside it.
     """
-    resampled, law_name = None, "" if model is None else model.name
+    law_name, samples, residuals = "" if model is None else model.name, [], []
     if fits is not None and law_name == FITTED:  # the law for runs at other budgets
         law_name = f"{FITTED} at {default_budget(fits):.3g} FLOPs"
         if "parametric" in fits.fitted:
-            law_name = called("parametric")
-            resampled = ResampledLaws.of(fits.fitted["parametric"])
+            parametric = fits.fitted["parametric"]
+            law_name, samples = called("parametric"), parametric.law_samples
+            residuals = parametric.log_residuals
     runs = None
     if fits is not None and frontier_file is not None:
         runs = fits.runs_beside(frontier_file).finals()
@@ -130,8 +131,8 @@ def preregister(
         law_name=law_name,
         law=None if model is None else model.law,
         flops_per_token=None if model is None else model.cost,
-        resampled_laws=[] if resampled is None else resampled.theta.tolist(),
-        log_residuals=[] if resampled is None else resampled.residuals.tolist(),
+        law_samples=samples,
+        log_residuals=residuals,
     )
     return replace(record, sha256=digest(asdict(record)))
 
@@ -273,6 +274,16 @@ def _check_known(record: Preregistration, obs: Observations, finished_utc: str) 
     return []
 
 
+def losses_of_new_run(record: Preregistration, N: float, D: float) -> np.ndarray:
+    """(20*k,) losses that a run may measure: those of the k resampled laws, each with the residual of a run."""
+    losses = np.repeat(resampled_losses(record.law_samples, N, D), 20)
+    n = len(record.log_residuals)
+    residuals = np.array(record.log_residuals) * np.sqrt(
+        n / max(n - 5, 1)
+    )  # five fitted parameters
+    return np.asarray(losses * np.exp(np.random.default_rng(0).choice(residuals, len(losses))))
+
+
 def _score_run(
     record: Preregistration, run_id: str, C: float, N: float, D: float, measured: float
 ) -> Score:
@@ -286,9 +297,8 @@ def _score_run(
             ends = [float(law(N, D)) * end / nearest.L for end in nearest.L_interval80]
     elif law is not None:
         by = record.law_name
-        if record.resampled_laws:
-            laws = ResampledLaws(np.array(record.resampled_laws), np.array(record.log_residuals))
-            ends = interval(laws.measured(N, D), level)
+        if record.law_samples:
+            ends = interval(losses_of_new_run(record, N, D), level)
     else:
         raise InputError(
             f"this prediction has no law, so no loss was predicted for a run of {C:.3g} FLOPs. Score a "

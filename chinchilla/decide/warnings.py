@@ -1,7 +1,7 @@
 """Warnings that belong under an answer, one line each.
 
-They concern the requested budget (tokens per parameter or a loss beyond the runs, a published law far from
-its own runs), the fit itself, refused approaches, and how the table was read. `chinchilla.recommend`
+They concern the requested budget (tokens per parameter beyond the runs, a published law far from its own
+runs), the fit itself, refused approaches, and how the table was read. `chinchilla.recommend`
 decides which approach is recommended. NumPy only.
 """
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from chinchilla.core import paper
-from chinchilla.core.errors import Refusal
 from chinchilla.core.units import number
 from chinchilla.decide.decision import FITTED
 from chinchilla.decide.predictions import beyond
@@ -38,28 +37,23 @@ def gather(
     Args:
         fits: the fits; None for published answers only.
         recommended: the recommendation at each budget.
-        answer: law, decisions and target, as in the JSON of `chinchilla predict`.
+        answer: law and decisions, as in the JSON of `chinchilla predict`.
     """
     law, decisions = answer["law"], answer["decisions"]
-    targets = [answer["target"]] if "target" in answer else []
     found: list[AnswerWarning] = []
     # What has N and D, its C, and D/N.
     ratios = [("this answer", r.C, r.ratio) for r in recommended if r.ratio is not None]
     if law is not None and (fits is None or law["name"] != FITTED):
         C_range = paper.LAW_C_RANGE.get(law["name"].removeprefix("law "))
-        for place in decisions:
-            found += _C_outside(place["C"], C_range, f"this answer by {law['name']}", "its runs")
-        for place in targets:
-            subject = f"loss {place['L']:g} by {law['name']}"
-            found += _C_outside(place["C"], C_range, subject, "its runs")
-    elif law is not None and fits is not None:
-        for place in targets:
-            subject = f"loss {place['L']:g}"
-            found += _C_outside(place["C"], fits.data["C"], subject, "these runs")
-            ratios.append((subject, place["C"], place["D"] / place["N"]))
+        for C in (place["C"] for place in decisions):
+            if factor := beyond(C, C_range):
+                end = "largest" if factor > 1 else "smallest"
+                text = f"Extrapolation, {law['name']}: {number(factor)}x the {end} C of its runs."
+                found.append(AnswerWarning("beyond_C", text, C))
+    else:
         ratios += [
             ("the size for serving", place["C"], served["best"]["D"] / served["best"]["N"])
-            for place in (*decisions, *targets)
+            for place in decisions
             if (served := place.get("inference"))
         ]
     if fits is not None:
@@ -67,36 +61,6 @@ def gather(
             found += _ratio_outside(C, ratio, fits, subject)
         found += _of_fit(fits)
     return list(dict.fromkeys(found))
-
-
-def refuse_if_nothing_fitted(fits: FitResults | None, where: str) -> None:
-    """State why a fit has no answer at all.
-
-    Raises:
-        Refusal: no approach has a usable answer.
-    """
-    if fits is None or fits.recommended is not None:
-        return
-    reasons = [
-        *(f"{called(name)}: its exponent of N_opt is not between 0 and 1" for name in fits.fitted),
-        *(f"{called(name)}, {r.kind}: {r.reason.rstrip('.')}" for name, r in fits.refused.items()),
-    ]
-    raise Refusal(
-        f"frontier={where}: no approach has an answer for these runs ({'; '.join(reasons)}). Give law=NAME "
-        "to decide by a published law."
-    )
-
-
-def _C_outside(
-    C: float, C_range: Sequence[float] | None, subject: str, runs: str
-) -> list[AnswerWarning]:
-    """A warning if C lies outside the range of the runs."""
-    factor = beyond(C, C_range)
-    if factor is None:
-        return []
-    end = "largest" if factor > 1 else "smallest"
-    text = f"Extrapolation, {subject}: {number(factor)}x the {end} C of {runs}."
-    return [AnswerWarning("beyond_C", text, C)]
 
 
 def _ratio_outside(C: float, ratio: float, fits: FitResults, subject: str) -> list[AnswerWarning]:

@@ -10,7 +10,7 @@ from chinchilla.core.units import count, number
 from chinchilla.fit.loss_law import flops_at
 from chinchilla.fit.result import LossLaw, called
 from chinchilla.fit.results import FitResults
-from chinchilla.recommend.forecast import DEFAULT_SHAPE, Estimate, RecommendedModel
+from chinchilla.recommend.forecast import Estimate, RecommendedModel
 from chinchilla.recommend.laws import optimum
 
 DEFAULT_FACTOR = 10.0  # times the largest C: the budget answered if none is given
@@ -19,6 +19,7 @@ DEFAULT_FACTOR = 10.0  # times the largest C: the budget answered if none is giv
 RANGE_ONLY = 1.01e3
 REFUSED = 1.01e6
 MIN_SAMPLES = 10  # resamples needed for a standard deviation
+DEFAULT_SHAPE = (0.34, 0.34)  # alpha and beta for costs of departures if no law was fitted
 EDGE = 1.01  # a C outside the runs by less than this factor counts as inside
 
 
@@ -81,11 +82,7 @@ def recommendation(fits: FitResults, C: float, force: bool = False) -> Recommend
         Refusal: no approach has an answer, C lies too far beyond the data, or no optimum exists there.
     """
     C = _check_budget(C)
-    model = model_of(fits)
-    if model is None:
-        raise Refusal(
-            "no approach has an answer for these runs: see the refusals that `chinchilla fit` printed."
-        )
+    model = _recommended(fits)
     low, high = fits.data["C"]
     outside = max(C / high, low / C)
     if outside > REFUSED and not force:
@@ -115,11 +112,25 @@ def recommendation(fits: FitResults, C: float, force: bool = False) -> Recommend
         beyond=float(C / high),
         range_only=outside > RANGE_ONLY,
         disagreement=disagreement,
-        reasons=[
-            *([disagreement] if disagreement else []),
-            *model.reasons,
-            *_extrapolation(C, model, low, high),
-        ],
+        reasons=list(filter(None, [disagreement, *model.reasons, _extrapolation(C, low, high)])),
+    )
+
+
+def _recommended(fits: FitResults) -> RecommendedModel:
+    """The recommended model.
+
+    Raises:
+        Refusal: no approach has a usable answer; with the reasons.
+    """
+    if (model := model_of(fits)) is not None:
+        return model
+    reasons = [f"{called(name)}: its exponent of N_opt is not in (0, 1)" for name in fits.fitted]
+    reasons += [
+        f"{called(name)}, {r.kind}: {r.reason.rstrip('.')}" for name, r in fits.refused.items()
+    ]
+    raise Refusal(
+        f"no approach has an answer for these runs ({'; '.join(reasons)}). Correct or extend the runs, or "
+        "use a published law (law=NAME)."
     )
 
 
@@ -190,26 +201,16 @@ def _disagreement(fits: FitResults, model: RecommendedModel, C: float, N: Estima
     )
 
 
-def _extrapolation(C: float, model: RecommendedModel, low: float, high: float) -> list[str]:
-    """How far C lies outside the runs, and what follows from it."""
-    texts = []
+def _extrapolation(C: float, low: float, high: float) -> str:
+    """How far C lies outside the runs; "" inside."""
+    text = ""
     if C > EDGE * high:
-        where = f"Extrapolation: {number(C / high)}x the compute of the largest run."
+        text = f"Extrapolation: {number(C / high)}x the compute of the largest run."
     elif C < low / EDGE:
-        where = f"Extrapolation: {number(low / C)}x below the compute of the smallest run."
-    else:
-        where = ""
+        text = f"Extrapolation: {number(low / C)}x below the compute of the smallest run."
     if max(C / high, low / C) > RANGE_ONLY:
-        where += " The runs do not support an answer this far away; only the range is meaningful."
-    if where:
-        texts.append(where)
-    largest = model.C_range[1]
-    if model.approach == "isoflop" and C > 1.3 * largest and high > 1.3 * largest:
-        texts.append(
-            f"The largest budget with a minimum has {largest:.3g} FLOPs, {number(C / largest)}x less: the "
-            "intervals widen from there."
-        )
-    return texts
+        text += " The runs do not support an answer this far away; only the range is meaningful."
+    return text
 
 
 def headline(r: Recommendation) -> str:
@@ -261,8 +262,8 @@ def budget_for(fits: FitResults, L: float) -> tuple[float, list[float | None]]:
     Raises:
         Refusal: the forecast does not reach it there.
     """
-    model = model_of(fits)
-    if model is None or model.L is None:
+    model = _recommended(fits)
+    if model.L is None:
         raise Refusal(
             "no loss could be forecast from these runs, so no budget for a loss can be stated. Give "
             "law=NAME of a published law."

@@ -40,9 +40,7 @@ KINDS_OF = {  # quantity -> kinds of members that forecast it, each with its num
     "N": {"line": 2, "law": 7},
     "L": {"saturating": 3, "law": 7},
 }
-APPROACHES = ("isoflop", "parametric", "envelope", "minima")
 LEVEL = 0.8  # of intervals
-DEFAULT_SHAPE = (0.34, 0.34)  # alpha and beta for costs of departures if no law was fitted
 # Error scales for approach 1, which no held-out budget measures: on synthetic curves with a known law
 # N_opt was off by 25% and the loss by up to 2% at ten times the largest C.
 ENVELOPE_ERROR = {"N": 0.15, "L": 0.008}
@@ -142,7 +140,7 @@ class RecommendedModel:
     optimum, which determine the cost of a departure from the best size; None without approach 3.
     """
 
-    approach: str  # one of APPROACHES
+    approach: str  # isoflop, parametric, envelope or minima
     C_range: list[float]  # smallest and largest C that the forecasts are fitted to
     N: Forecast | None  # None if only losses at minima are known
     L: Forecast | None  # None if no loss curve could be fitted
@@ -174,15 +172,6 @@ class RecommendedModel:
                     f"{where}.{name} is not a forecast of {name}: its kind, its members or its error scale "
                     "are inconsistent. Run `chinchilla fit` again."
                 )
-        ends, shape = model.C_range, model.shape or DEFAULT_SHAPE
-        if not (
-            model.approach in APPROACHES
-            and (len(ends) == 2 and 0 < ends[0] <= ends[1])
-            and (len(shape) == 2 and min(shape) > 0)
-        ):
-            raise InputError(
-                f"{where}: approach, C_range or shape has an impossible value. Run `chinchilla fit` again."
-            )
         return model
 
 

@@ -52,8 +52,8 @@ def test_another_table_beside_the_fits_is_refused(say, fits):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ("budget_flops=1e23 min_ratio=500", ["=500", "Give max_ratio"]),
-        ("budget_flops=1e23 max_ratio=1", ["=1", "Give min"]),
+        ("budget_flops=1e23 min_ratio=500", ["min_ratio=500", "Give both"]),
+        ("budget_flops=1e23 max_ratio=1", ["max_ratio=1", "Give both"]),
         ("budget_flops=1e9 min_ratio=9 max_ratio=3", ["min_ratio=9"]),
         ("budget_flops=1e22 n_runs=101", ["n_runs=101", "at most 100"]),
         ("budget_flops=1e50", ["budget_flops=1e+50", "exponent"]),

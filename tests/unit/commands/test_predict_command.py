@@ -62,35 +62,35 @@ def test_shapes_of_ones_own(say):
 
 def test_a_target_loss_needs_no_budget(say):
     told = say("predict target_loss=2.2 law=besiroglu format=json").json
-    assert told["predictions"] == []
-    target = told["target"]
-    assert float(LAW(target["N"], target["D"])) == pytest.approx(2.2, rel=1e-9)
-    assert 6 * target["N"] * target["D"] == pytest.approx(target["C"])
-    assert "at least" in say("predict target_loss=2.2").out
+    target, (decision,) = told["target"], told["decisions"]
+    assert (decision["L"], decision["C"]) == pytest.approx((2.2, target["C"]), rel=1e-9)
+    assert 6 * decision["N"] * decision["D"] == pytest.approx(target["C"])
+    assert target["C_interval80"] is None
+    assert f"by law besiroglu: {target['C']:.3g} FLOPs." in say("predict target_loss=2.2").out
     one_line(say("predict target_loss=1.7 law=besiroglu"), 3, "not above E=1.817")
 
 
 def test_a_fitted_target_has_an_interval(say, fits):
-    target = say("predict target_loss=2.5 frontier=fits format=json").json["target"]
-    assert not target["range_only"]
+    told = say("predict target_loss=2.5 frontier=fits format=json").json
+    target, at = told["target"], told["recommended"]
     low, high = target["C_interval80"]
     assert low < target["C"] < high
     for C, end in ((low, 0), (high, 1)):  # where the interval of the loss ends at that loss
         r = say(f"predict budget_flops={C!r} frontier=fits format=json").json["recommended"]
         assert r["L_interval80"][end] == pytest.approx(2.5, rel=1e-4)
-    at = say(f"predict budget_flops={target['C']!r} frontier=fits format=json").json["recommended"]
-    assert (at["L"], at["N"]) == pytest.approx((2.5, target["N"]), rel=1e-4)
-    assert f"{low:.3g} to {high:.3g} FLOPs" in say("predict target_loss=2.5 frontier=fits").out
+    assert (at["L"], at["C"]) == pytest.approx((2.5, target["C"]), rel=1e-4)
+    out = say("predict target_loss=2.5 frontier=fits").out
+    assert f"{target['C']:.3g} FLOPs, 80% interval {low:.3g} to {high:.3g} FLOPs." in out
 
 
 def test_a_target_loss_far_beyond_the_runs_has_a_range_only(say, fits):
-    target = say("predict target_loss=1.9 frontier=fits format=json").json["target"]
-    assert target["range_only"]
-    low, high = target["C_interval80"]
+    told = say("predict target_loss=1.9 frontier=fits format=json").json
+    assert told["recommended"]["range_only"]
+    low, high = told["target"]["C_interval80"]
     assert high is None  # at the upper end of its interval the loss never gets there
     out = say("predict target_loss=1.9 frontier=fits").out
-    assert f"{low:.3g} FLOPs or more (80%)" in out
-    assert "warning: Extrapolation, loss 1.9: " in out
+    assert f"80% interval {low:.3g} FLOPs or more." in out
+    assert "reason: Extrapolation: " in out
     assert "Cost:" not in out
 
 

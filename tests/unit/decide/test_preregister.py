@@ -10,11 +10,12 @@ from recommended import with_recommendation
 
 from chinchilla.core.errors import InputError
 from chinchilla.decide.decision import DecisionModel
-from chinchilla.decide.predictions import predictions
+from chinchilla.decide.predictions import predictions, resampled_losses
 from chinchilla.decide.preregister import (
     Preregistration,
     digest,
     load,
+    losses_of_new_run,
     preregister,
     save,
     score,
@@ -84,7 +85,7 @@ def test_a_prediction_is_never_overwritten(record, tmp_path):
         lambda r: r["law"].update(E=r["law"]["E"] * 1.01),
         lambda r: r["predictions"][0].update(N=1e9),
         lambda r: r.update(made_utc="2020-01-01T00:00:00Z"),
-        lambda r: r["resampled_laws"].pop(),
+        lambda r: r["law_samples"].pop(),
         lambda r: r["log_residuals"].append(1.0),
         lambda r: r.update(note="added later"),
     ],
@@ -116,6 +117,19 @@ def test_new_runs_of_the_same_world_lie_inside_as_often_as_stated(record):
     rows, _ = score(record, runs(N, N * rng.uniform(8, 60, 200), seed=11))
     share = np.mean([row.inside for row in rows])
     assert 0.90 <= share <= 0.99
+
+
+def test_a_new_run_scatters_wider_than_the_law(record):
+    law, run = (
+        np.ptp(np.percentile(x, [10, 90]))
+        for x in (
+            resampled_losses(record.law_samples, 1e9, 2e10),
+            losses_of_new_run(record, 1e9, 2e10),
+        )
+    )
+    assert run > 1.5 * law
+    assert np.std(record.log_residuals) == pytest.approx(NOISE, rel=0.3)
+    assert len(record.log_residuals) == 40
 
 
 def test_a_run_that_went_wrong_lies_outside(record):
@@ -164,7 +178,7 @@ def test_what_is_not_stated_is_noted_and_does_not_prevent_a_score(record):
         ("law", {"E": 1.0}),
         ("law", [1.0]),
         ("law", {"E": "1", "A": 1.0, "B": 1.0, "alpha": 1.0, "beta": 1.0}),
-        ("resampled_laws", None),
+        ("law_samples", None),
         ("log_residuals", {"a": 1}),
         ("flops_per_token", {"log_N": []}),
         ("made_utc", 3),
@@ -248,7 +262,7 @@ def test_without_a_law_a_run_at_a_predicted_budget_is_scored_all_the_same(advise
 
 
 def test_without_resamples_there_is_no_verdict(record):
-    (row,), _ = score(replace(record, resampled_laws=[]), runs([5e8], [1e10]))
+    (row,), _ = score(replace(record, law_samples=[]), runs([5e8], [1e10]))
     assert (row.interval, row.inside) == (None, None)
 
 

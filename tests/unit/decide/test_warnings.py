@@ -9,8 +9,8 @@ from recommended import with_recommendation
 from chinchilla.config import RatesConfig
 from chinchilla.core.errors import Refusal
 from chinchilla.core.shapes import named_shapes
-from chinchilla.decide.decision import FITTED, DecisionModel, for_budget, for_target
-from chinchilla.decide.warnings import gather, refuse_if_nothing_fitted
+from chinchilla.decide.decision import DecisionModel, for_budget
+from chinchilla.decide.warnings import gather
 from chinchilla.fit.loss_law import six_nd_frontier
 from chinchilla.fit.result import FitResult, LossLaw, PowerLaw
 from chinchilla.fit.results import FailedFit, FitResults
@@ -107,10 +107,8 @@ def test_an_exponent_that_cannot_be_is_not_recommended(exponent):
     two, runs = line_of("isoflop", 1e9 / 1e20**exponent, exponent), sweep(exponent)
     alone = fits_of(two, runs=runs)
     assert alone.recommended is None
-    with pytest.raises(
-        Refusal, match=r"2 \(isoflop\): its exponent of N_opt is not between 0 and 1"
-    ):
-        refuse_if_nothing_fitted(alone, "fits")
+    with pytest.raises(Refusal, match=r"2 \(isoflop\): its exponent of N_opt is not in \(0, 1\)"):
+        recommendation(alone, 1e20)
     r, _ = said(fits_of(two, line_of("envelope", 0.6, 0.46), runs=runs))
     assert r.approach == "envelope"
     assert r.reasons[0].endswith("is recommended: approaches 2 and 3 have no answer here.")
@@ -173,42 +171,26 @@ def test_an_answer_beyond_the_runs_states_the_factor():
     )
 
 
-def law_answer(fits: FitResults | None, law: str = "", **asked) -> dict:
+def law_answer(
+    fits: FitResults | None, law: str = "", C: float = 1e20, served: float = 0.0
+) -> dict:
     model = DecisionModel.of(fits, law)
     assert model is not None
-    answer: dict = {"law": {"name": model.name}, "decisions": []}
-    if L := asked.get("target_loss"):
-        answer["target"] = for_target(model, L, RatesConfig(), asked.get("inference_tokens", 0.0))
-    if C := asked.get("C"):
-        served = asked.get("inference_tokens", 0.0)
-        answer["decisions"] = [for_budget(model, C, named_shapes(), RatesConfig(), served)]
-    return answer
+    decision = for_budget(model, C, named_shapes(), RatesConfig(), served)
+    return {"law": {"name": model.name}, "decisions": [decision]}
 
 
 def test_a_size_for_serving_beyond_the_tokens_per_parameter_of_the_runs_is_warned_of():
     fits = fits_of(parametric())
-    _, ((kind, text),) = said(fits, **law_answer(fits, C=1e20, inference_tokens=1e15))
+    _, ((kind, text),) = said(fits, **law_answer(fits, served=1e15))
     assert kind == "beyond_ratio"
     assert text.startswith("Extrapolation, the size for serving: ")
     assert text.endswith("x the most of these runs (358).")
 
 
-@pytest.mark.parametrize(("loss", "end"), [(1.95, "largest"), (6.0, "smallest")])
-def test_a_target_loss_beyond_the_runs_states_the_factor(loss, end):
-    fits = fits_of(parametric(warnings=["5 runs miss the law."]))
-    answer = law_answer(fits, target_loss=loss)
-    assert answer["law"]["name"] == FITTED
-    low, high = answer["target"]["C_interval80"]
-    assert low < answer["target"]["C"] < (high or np.inf)
-    caveats = gather(fits, [], answer)
-    assert caveats[0].text.startswith(f"Extrapolation, loss {loss:g}: ")
-    assert caveats[0].text.endswith(f"x the {end} C of these runs.")
-    assert caveats[-1].kind == "fit_warning"
-
-
 def test_a_published_law_far_from_its_runs_states_the_factor():
-    (one,) = gather(None, [], law_answer(None, "hoffmann", target_loss=1.9))
-    assert one.text == ("Extrapolation, loss 1.9 by law hoffmann: 76.9x the largest C of its runs.")
+    (one,) = gather(None, [], law_answer(None, "hoffmann", 1e24))
+    assert one.text == "Extrapolation, law hoffmann: 76.9x the largest C of its runs."
 
 
 def test_a_fit_without_any_answer_refuses_with_every_reason():
@@ -220,7 +202,4 @@ def test_a_fit_without_any_answer_refuses_with_every_reason():
     with pytest.raises(
         Refusal, match=r"2 \(isoflop\), no_budget: no budget; approach 3 .*, flat: flat"
     ):
-        refuse_if_nothing_fitted(fits_of(refused=refused, runs=no_budgets), "fits")
-    del refused["parametric"]
-    refuse_if_nothing_fitted(fits_of(parametric(), refused=refused), "fits")
-    refuse_if_nothing_fitted(None, "")
+        recommendation(fits_of(refused=refused, runs=no_budgets), 1e20)

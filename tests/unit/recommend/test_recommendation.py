@@ -210,9 +210,6 @@ def test_a_model_survives_its_file_and_an_edited_one_is_refused(isoflop_runs, tm
         (("N", "kind"), "spline"),
         (("N", "members"), [[1.0, 2.0]]),
         (("L", "error", "scale"), 0.0),
-        (("C_range",), [2.0, 1.0]),
-        (("approach",), "spline"),
-        (("shape",), [0.0, 0.3]),
         (("N", "quantity"), "L"),
         (("N", "names"), ["one"]),
     ):
