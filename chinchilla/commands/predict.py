@@ -54,7 +54,7 @@ def predict(command: config.PredictCommand) -> int:
         budgets = [default_budget(fits)]
     recommended = []
     if fits is not None and (fits.recommended is not None or not command.law):
-        recommended = [recommendation(fits, C, command.force) for C in budgets]
+        recommended = [recommendation(fits, C) for C in budgets]
     rows = predictions(budgets, fits, named="" if model is None else model.name)
     answer: dict[str, Any] = {
         "target": target,
@@ -94,7 +94,7 @@ def _predict_from_minima(command: config.PredictCommand, fits: FitResults) -> in
             "law=NAME."
         )
     budgets = command.budget_flops or [default_budget(fits)]
-    recommended = [recommendation(fits, C, command.force) for C in budgets]
+    recommended = [recommendation(fits, C) for C in budgets]
     if command.format == "json":
         rows = [r.to_dict() for r in recommended]
         return print_json({"recommended": rows[0], "recommendations": rows, "predictions": []})

@@ -187,7 +187,9 @@ def _print_departures(decision: Mapping[str, Any], law: Mapping[str, Any]) -> No
         print_table(table)
 
 
-def _print_target(target: Mapping[str, Any], law: Mapping[str, Any] | None, range_only: bool) -> None:
+def _print_target(
+    target: Mapping[str, Any], law: Mapping[str, Any] | None, range_only: bool
+) -> None:
     """The budget that reaches a loss."""
     text = "" if range_only else f"{target['C']:.3g} FLOPs"
     if target["C_interval80"]:

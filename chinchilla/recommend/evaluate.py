@@ -14,8 +14,7 @@ from chinchilla.recommend.forecast import Estimate, RecommendedModel
 from chinchilla.recommend.laws import optimum
 
 DEFAULT_FACTOR = 10.0  # times the largest C: the budget answered if none is given
-# Factors outside the runs: beyond 1,000 (rounded up) only a range is stated, and beyond a million an
-# answer needs force=true.
+# Factors outside the runs: beyond 1,000 (rounded up) only a range is stated, beyond a million nothing.
 RANGE_ONLY = 1.01e3
 REFUSED = 1.01e6
 MIN_SAMPLES = 10  # resamples needed for a standard deviation
@@ -70,13 +69,12 @@ def default_budget(fits: FitResults) -> float:
     return float(f"{DEFAULT_FACTOR * fits.data['C'][1]:.2g}")
 
 
-def recommendation(fits: FitResults, C: float, force: bool = False) -> Recommendation:
+def recommendation(fits: FitResults, C: float) -> Recommendation:
     """The recommended answer at C FLOPs.
 
     Args:
         fits: from `chinchilla fit`.
         C: training FLOPs, counted as the runs count them.
-        force: whether to answer more than a million times beyond the data.
 
     Raises:
         Refusal: no approach has an answer, C lies too far beyond the data, or no optimum exists there.
@@ -85,11 +83,11 @@ def recommendation(fits: FitResults, C: float, force: bool = False) -> Recommend
     model = _recommended(fits)
     low, high = fits.data["C"]
     outside = max(C / high, low / C)
-    if outside > REFUSED and not force:
+    if outside > REFUSED:
         side = "largest" if C > high else "smallest"
         raise Refusal(
             f"C = {C:.3g} FLOPs is a factor of {number(outside)} beyond the {side} run, and the limit is a "
-            "factor of a million. Give a budget nearer to the runs, or force=true."
+            "factor of a million. Give a budget nearer to the runs."
         )
     N, L = _estimate(fits, model, "N", C), _estimate(fits, model, "L", C)
     D, disagreement = None, ""
@@ -215,32 +213,29 @@ def _extrapolation(C: float, low: float, high: float) -> str:
 
 def headline(r: Recommendation) -> str:
     """The recommendation in one line."""
+    parts = []
+    for name, value, ends, unit in (
+        ("N", r.N, r.N_interval80, ""),
+        ("D", r.D, r.D_interval80, " tokens"),
+        ("loss", r.L, r.L_interval80, ""),
+    ):
+        if value is None or ends is None:
+            continue
+        if r.range_only:
+            low, high = (f"{x:.3g}" if name == "loss" else _one_digit(x) for x in ends)
+            parts.append(f"{name} between {low} and {high}{unit}")
+        else:
+            x, low, high = (f"{y:.4f}" if name == "loss" else count(y) for y in (value, *ends))
+            parts.append(f"{name} {x}{unit} ({low}-{high})")
     if r.range_only:
-        parts = [
-            f"{name} between {_one_digit(interval[0])} and {_one_digit(interval[1])}{unit}"
-            for name, interval, unit in (
-                ("N", r.N_interval80, ""),
-                ("D", r.D_interval80, " tokens"),
-            )
-            if interval is not None
-        ]
-        if r.L_interval80 is not None:
-            parts.append(f"loss between {r.L_interval80[0]:.3g} and {r.L_interval80[1]:.3g}")
         return (
             f"C = {r.C:.3g} FLOPs, {number(r.beyond)}x the compute of the largest run: {', '.join(parts)} (80%). "
             "The runs do not support more than this range."
         )
-    parts = []
-    if r.N is not None and r.D is not None and r.N_interval80 and r.D_interval80:
-        parts = [
-            f"N {count(r.N)} ({'-'.join(map(count, r.N_interval80))})",
-            f"D {count(r.D)} tokens ({'-'.join(map(count, r.D_interval80))})",
-            f"{r.ratio:,.3g} tokens per parameter",
-        ]
-    if r.L is not None and r.L_interval80 is not None:
-        parts.append(f"loss {r.L:.4f} ({r.L_interval80[0]:.4f}-{r.L_interval80[1]:.4f})")
+    if r.ratio is not None:
+        parts.insert(2, f"{r.ratio:,.3g} tokens per parameter")
     text = f"C = {r.C:.3g} FLOPs: {', '.join(parts)}; 80% intervals, by {called(r.approach)}."
-    return f"{r.disagreement} {text}" if r.disagreement else text
+    return f"{r.disagreement} {text}".strip()
 
 
 def _one_digit(x: float) -> str:

@@ -203,12 +203,8 @@ def test_far_beyond_the_runs_only_a_range_is_shown(say, fits):
     assert "each approach of these runs" not in named
 
 
-def test_a_million_times_beyond_the_runs_is_refused_unless_forced(say, fits):
-    words = "predict budget_flops=1e29 frontier=fits"
-    one_line(say(words), 3, "beyond the largest run", "force=true")
-    forced = say(f"{words} force=true")
-    assert forced.code == 0
-    assert "x the compute of the largest run: N between " in forced.out
+def test_a_million_times_beyond_the_runs_is_refused(say, fits):
+    one_line(say("predict budget_flops=1e29 frontier=fits"), 3, "beyond the largest run")
 
 
 def test_help_lists_rates_and_nothing_of_slurm(say):

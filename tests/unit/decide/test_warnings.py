@@ -161,9 +161,8 @@ def test_an_answer_beyond_the_runs_states_the_factor():
         "C = 1.6e+24 FLOPs, 1,600x the compute of the largest run: N between "
     )
     assert f"{r.N / 1e9:.3g}" not in headline(r)
-    with pytest.raises(Refusal, match=r"beyond the largest run.*force=true"):
+    with pytest.raises(Refusal, match="beyond the largest run"):
         recommendation(fits, 1.1e27)
-    assert recommendation(fits, 1.1e27, force=True).range_only
     _, caveats = said(fits_of(line_of("envelope", 1e6 / 1e20**0.46, 0.46)))
     (text,) = (text for kind, text in caveats if kind == "beyond_ratio")
     assert text.startswith(
