@@ -115,11 +115,7 @@ def recommendation(fits: FitResults, C: float) -> Recommendation:
 
 
 def _recommended(fits: FitResults) -> RecommendedModel:
-    """The recommended model.
-
-    Raises:
-        Refusal: no approach has a usable answer; with the reasons.
-    """
+    """The recommended model, or Refusal with the reasons why no approach has an answer."""
     if (model := model_of(fits)) is not None:
         return model
     reasons = [f"{called(name)}: its exponent of N_opt is not in (0, 1)" for name in fits.fitted]
@@ -133,15 +129,10 @@ def _recommended(fits: FitResults) -> RecommendedModel:
 
 
 def _check_budget(C: Any) -> float:
-    """C as a number of FLOPs.
-
-    Raises:
-        InputError: it is not a positive finite number.
-    """
-    if isinstance(C, bool | np.bool_) or not isinstance(C, int | float | np.integer | np.floating):
-        raise InputError(f"C={C!r} is not a number of FLOPs, such as 1e21.")
-    if not 0 < C < np.inf:
-        raise InputError(f"C={C} FLOPs is not a positive finite number.")
+    """C as a number of FLOPs, or InputError."""
+    is_number = isinstance(C, int | float | np.integer | np.floating) and not isinstance(C, bool)
+    if not is_number or not 0 < C < np.inf:
+        raise InputError(f"C={C!r} is not a positive finite number of FLOPs, such as 1e21.")
     return float(C)
 
 

@@ -1,4 +1,4 @@
-"""Predictions: what is answered costs what was asked, and says when it goes beyond the runs."""
+"""Predictions of each approach and of published laws: cost, intervals, and distance from the runs."""
 
 import numpy as np
 import pytest

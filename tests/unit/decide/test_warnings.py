@@ -1,4 +1,4 @@
-"""What is said under an answer: which approach it is by, and every caveat, on fits made by hand."""
+"""The recommended approach and the warnings under an answer, on fits made by hand."""
 
 from dataclasses import replace
 
