@@ -13,7 +13,7 @@ from chinchilla.commands.shared import print_json
 from chinchilla.commands.show import new_table, print_table
 from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.units import count
-from chinchilla.decide import preregister, warnings
+from chinchilla.decide import preregister
 from chinchilla.decide.allocation import cheapest
 from chinchilla.decide.decision import (
     DecisionModel,
@@ -23,6 +23,7 @@ from chinchilla.decide.decision import (
 )
 from chinchilla.decide.predictions import predictions
 from chinchilla.decide.preregister import Preregistration, Score
+from chinchilla.decide.warnings import fit_warnings
 from chinchilla.fit.results import FILE, FitResults
 from chinchilla.observations import read_table
 from chinchilla.observations.table import Observations
@@ -65,7 +66,7 @@ def predict(command: config.PredictCommand) -> int:
 
     # Costs of departures, limited data; then warnings.
     answer |= _decisions(command, model, _budgets_with_a_value(command, budgets, recommended))
-    answer["warnings"] = [asdict(one) for one in warnings.gather(fits, recommended, answer)]
+    answer["warnings"] = [] if fits is None else [asdict(one) for one in fit_warnings(fits)]
     if command.preregister:
         path = Path(command.frontier)
         file = (path / FILE if path.is_dir() else path) if command.frontier else None

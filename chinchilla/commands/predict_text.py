@@ -45,7 +45,7 @@ def print_answer(
     """
     law, decisions = answer["law"], {d["C"]: d for d in answer["decisions"]}
     by_budget = {r.C: r for r in recommended}
-    general = [x for x in answer["warnings"] if x["C"] is None]  # printed once
+    warnings = answer["warnings"]  # printed once
     if target := answer["target"]:
         r = by_budget.get(target["C"])
         _print_target(target, law, r is not None and r.range_only)
@@ -55,9 +55,11 @@ def print_answer(
         if r is not None:
             print_recommendation(r)
         if decision is not None and law["name"] != FITTED:
-            _print_published(decision, law)
-        _print_warnings([x for x in answer["warnings"] if x["C"] == C] + general)
-        general = []
+            beyond = next((row.beyond for row in rows if (row.C, row.by) == (C, law["name"])), None)
+            _print_published(decision, law, beyond)
+        for warning in warnings:
+            print(f"{'note' if warning['kind'] == 'note' else 'warning'}: {warning['text']}")
+        warnings = []
         if range_only and decision is None:
             continue
         if decision is not None:
@@ -84,18 +86,18 @@ def print_answer(
         print(f"wrote {answer['preregistered']}. Commit or mail it before training.")
 
 
-def _print_published(decision: Mapping[str, Any], law: Mapping[str, Any]) -> None:
+def _print_published(
+    decision: Mapping[str, Any], law: Mapping[str, Any], beyond: float | None
+) -> None:
     N, D = decision["N"], decision["D"]
     print()
     print(
         f"C = {decision['C']:.4g} FLOPs, by {law['name']} (C = {law['flops']}): N {count(N)}, D {count(D)} "
         f"tokens, {_ratio(D / N)} tokens per parameter, loss {decision['L']:.4f} nats/token."
     )
-
-
-def _print_warnings(warnings: Sequence[Mapping[str, Any]]) -> None:
-    for warning in warnings:
-        print(f"{'note' if warning['kind'] == 'note' else 'warning'}: {warning['text']}")
+    if beyond is not None:
+        end = "largest" if beyond > 1 else "smallest"
+        print(f"warning: Extrapolation, {law['name']}: {number(beyond)}x the {end} C of its runs.")
 
 
 def _ratio(x: float) -> str:

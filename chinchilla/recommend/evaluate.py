@@ -19,6 +19,7 @@ RANGE_ONLY = 1.01e3
 REFUSED = 1.01e6
 MIN_SAMPLES = 10  # resamples needed for a standard deviation
 DEFAULT_SHAPE = (0.34, 0.34)  # alpha and beta for costs of departures if no law was fitted
+MAX_RATIO_FACTOR = 2.0  # tokens per parameter this many times beyond those of the runs are reported
 EDGE = 1.01  # a C outside the runs by less than this factor counts as inside
 
 
@@ -110,7 +111,11 @@ def recommendation(fits: FitResults, C: float) -> Recommendation:
         beyond=float(C / high),
         range_only=outside > RANGE_ONLY,
         disagreement=disagreement,
-        reasons=list(filter(None, [disagreement, *model.reasons, _extrapolation(C, low, high)])),
+        reasons=[
+            *([disagreement] if disagreement else []),
+            *model.reasons,
+            *_extrapolation(C, None if N is None or D is None else D.value / N.value, fits),
+        ],
     )
 
 
@@ -190,16 +195,25 @@ def _disagreement(fits: FitResults, model: RecommendedModel, C: float, N: Estima
     )
 
 
-def _extrapolation(C: float, low: float, high: float) -> str:
-    """How far C lies outside the runs; "" inside."""
-    text = ""
+def _extrapolation(C: float, ratio: float | None, fits: FitResults) -> list[str]:
+    """How far C, or D/N of the answer, lies outside the runs; empty inside."""
+    texts, (low, high) = [], fits.data["C"]
     if C > EDGE * high:
-        text = f"Extrapolation: {number(C / high)}x the compute of the largest run."
+        texts.append(f"Extrapolation: {number(C / high)}x the compute of the largest run.")
     elif C < low / EDGE:
-        text = f"Extrapolation: {number(low / C)}x below the compute of the smallest run."
+        texts.append(f"Extrapolation: {number(low / C)}x below the compute of the smallest run.")
     if max(C / high, low / C) > RANGE_ONLY:
-        text += " The runs do not support an answer this far away; only the range is meaningful."
-    return text
+        texts[-1] += (
+            " The runs do not support an answer this far away; only the range is meaningful."
+        )
+    least, most = fits.data.get("tokens_per_param") or (0.0, np.inf)
+    if ratio is not None and not least / MAX_RATIO_FACTOR <= ratio <= MAX_RATIO_FACTOR * most:
+        end, name = (most, "most") if ratio > most else (least, "fewest")
+        texts.append(
+            f"Extrapolation: {number(ratio)} tokens per parameter, {number(ratio / end)}x the {name} of these "
+            f"runs ({number(end)})."
+        )
+    return texts
 
 
 def headline(r: Recommendation) -> str:
