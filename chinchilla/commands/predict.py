@@ -15,8 +15,8 @@ from chinchilla.commands.show import (
 )
 from chinchilla.config import RatesConfig
 from chinchilla.core.errors import InputError, Refusal
-from chinchilla.core.units import count
-from chinchilla.decide import preregister, warnings
+from chinchilla.core.units import count, number
+from chinchilla.decide import preregister
 from chinchilla.decide.allocation import cheapest
 from chinchilla.decide.decision import (
     FITTED,
@@ -26,6 +26,7 @@ from chinchilla.decide.decision import (
     for_unique_tokens,
 )
 from chinchilla.decide.predictions import Prediction, predictions
+from chinchilla.decide.warnings import fit_warnings
 from chinchilla.fit.results import FILE, FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import Recommendation, recommendation
@@ -51,7 +52,7 @@ def predict(command: config.PredictCommand) -> int:
         budgets = [default_budget(fits)]
     recommended = []
     if fits is not None and (fits.recommended is not None or not command.law):
-        recommended = [recommendation(fits, C, command.force) for C in budgets]
+        recommended = [recommendation(fits, C) for C in budgets]
     rows = predictions(budgets, fits, named="" if model is None else model.name)
     answer: dict[str, Any] = {
         "target": target,
@@ -60,8 +61,7 @@ def predict(command: config.PredictCommand) -> int:
         "predictions": [asdict(row) for row in rows],
         **_decisions(command, model, budgets, recommended),
     }
-    found = warnings.gather(fits, recommended, answer)
-    answer["warnings"] = [asdict(warning) for warning in found]
+    answer["warnings"] = [] if fits is None else [asdict(one) for one in fit_warnings(fits)]
     if command.preregister:
         path = Path(command.frontier)
         file = (path / FILE if path.is_dir() else path) if command.frontier else None
@@ -161,7 +161,10 @@ def _print_answer(
                 f"\nC = {C:.4g} FLOPs, by {law['name']} (C = {law['flops']}): {_sizes(decision)}, "
                 f"loss {decision['L']:.4f} nats/token."
             )
-        _print_warnings(answer, C)
+            beyond = next((row.beyond for row in rows if (row.C, row.by) == (C, law["name"])), None)
+            if beyond is not None:
+                end = "largest" if beyond > 1 else "smallest"
+                print(f"warning: Extrapolation: {number(beyond)}x the {end} C of that law's runs.")
         if decision is not None:
             _print_costs(decision, law, command.rates)
         elif r is not None and r.range_only:
@@ -177,16 +180,10 @@ def _print_answer(
         print("detail=true also prints the cost of other sizes and of shapes.")
     if "repeated" in answer:
         _print_repeated(answer["repeated"], law)
-    _print_warnings(answer, None)
+    for warning in answer["warnings"]:
+        print(f"{'note' if warning['kind'] == 'note' else 'warning'}: {warning['text']}")
     if "preregistered" in answer:
         print(f"wrote {answer['preregistered']}. Commit or mail it before training.")
-
-
-def _print_warnings(answer: Mapping[str, Any], C: float | None) -> None:
-    """Print the warnings about the answer at C, or with None those about all answers."""
-    for warning in answer["warnings"]:
-        if warning["C"] == C:
-            print(f"{'note' if warning['kind'] == 'note' else 'warning'}: {warning['text']}")
 
 
 def _sizes(place: Mapping[str, Any]) -> str:

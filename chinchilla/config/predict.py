@@ -86,7 +86,6 @@ class PredictCommand(ShapesConfig):
         "",
         "File of preregister=true; empty = <frontier's folder>/preregistered/<date>-<hash>.json.",
     )
-    force: bool = setting(False, "Predict even a million times beyond the runs.")
     detail: bool = setting(False, "Also print the cost of other sizes and of shapes.")
     format: str = setting("text", "Output; json always has all tables.", choices=FORMATS)
 

@@ -87,9 +87,8 @@ class Lowest:
 class Comparison:
     """The result of `chinchilla compare`."""
 
-    corpora: list[dict]
+    corpora: list[dict[str, Any]]
     conventions: dict[str, str]
-    budgets: list[float]  # shared, FLOPs
     exponents: list[Exponents]
     differences: list[Difference]
     lowest: list[Lowest]
@@ -129,7 +128,6 @@ def compare(sides: Sequence[Side]) -> Comparison:
     return Comparison(
         corpora=[_corpus(s) for s in sides],
         conventions=conventions,
-        budgets=budgets,
         exponents=[_exponents(a, s) for a in APPROACHES for s in sides],
         differences=differences,
         lowest=[_lowest(s, b) for b in budgets for s in sides],
@@ -157,17 +155,11 @@ def _conventions(sides: Sequence[Side]) -> tuple[dict[str, str], list[str]]:
 
 
 def _notes(sides: Sequence[Side]) -> list[str]:
-    """Notes on shared tokens or runs, and on vocabularies."""
+    """Notes on shared runs and on vocabularies."""
     notes = []
-    for i, side in enumerate(sides):
-        for other in sides[:i]:
-            if side.data_ids and side.data_ids == other.data_ids:
-                notes.append(f"{side.name} reads the same tokens as {other.name}.")
-            table = side.fits.data.get("observations_sha256")
-            if table and table == other.fits.data.get("observations_sha256"):
-                notes.append(
-                    f"{side.name} and {other.name} are fits of the same runs: they are not independent."
-                )
+    tables = [s.fits.data.get("observations_sha256") for s in sides]
+    if len(set(tables)) < len(sides) and all(tables):
+        notes.append("two corpora are fits of the same runs: they are not independent.")
     sizes = [s.vocab_sizes for s in sides]
     if all(sizes) and len(set(sizes)) > 1:
         listed = ", ".join(f"{s.name} {max(s.vocab_sizes):,}" for s in sides)
@@ -177,7 +169,7 @@ def _notes(sides: Sequence[Side]) -> list[str]:
     return notes
 
 
-def _corpus(side: Side) -> dict:
+def _corpus(side: Side) -> dict[str, Any]:
     factor = side.bits_per_nat
     return {
         "name": side.name,
@@ -185,9 +177,7 @@ def _corpus(side: Side) -> dict:
         "n_runs": len(side.finals),
         "data_ids": list(side.data_ids),
         "vocab_sizes": list(side.vocab_sizes),
-        "bits_per_nat": factor,
         "bytes_per_token": None if factor is None else 1 / (np.log(2) * factor),
-        "max_epochs": side.fits.data.get("max_epochs"),
     }
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from chinchilla.config import RatesConfig
 from chinchilla.core.errors import Refusal
+from chinchilla.core.paper import REPEATS_MUENNIGHOFF
 from chinchilla.core.shapes import ModelShape, named_shapes, shape_named
 from chinchilla.decide import allocation, repeated
 from chinchilla.fit.loss_law import FlopsPerToken, named_law
@@ -147,7 +148,8 @@ def for_unique_tokens(
             effect of repeats.
     """
     certificate, measured, refitted = None, REPEATS_MEASURED, False
-    law, source = repeated.named_repeats(model.law), "published (C4)"
+    # R_D* and R_N* of Muennighoff et al., from models of 7M to 9B parameters on C4.
+    law, source = repeated.RepeatedLaw(model.law, *REPEATS_MUENNIGHOFF), "published (C4)"
     if runs is not None:
         epochs = None if model.fits is None else model.fits.data.get("max_epochs")
         refitted = (epochs or 1.0) > SINGLE_EPOCH

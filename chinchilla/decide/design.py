@@ -35,7 +35,6 @@ PRIOR = (5.0, 5.0, 1.0, 0.5, 0.5)
 MAX_RUNS = 500  # runs that enter one by one; of more, a random sample of this size is used
 MIN_NOISE = 1e-4  # of ln L: the best reproducibility of a loss
 CHEAPER = 0.02  # share of the variance reduction that may be given up for a cheaper run
-MAX_WIDTH = 100.0  # largest 80% interval of N_opt(C*), as a factor, for which runs are proposed
 STEP = 1e-4  # of the differences in `gradient`
 
 
@@ -158,18 +157,12 @@ def propose(
 
     Raises:
         InputError: the limits of tokens per parameter contradict each other.
-        Refusal: no size and length fits inside the limits, or the 80% interval of N_opt(C_star) is wider
-            than a factor of MAX_WIDTH.
+        Refusal: no size and length fits inside the limits.
     """
     obs = obs.finals()
     spend = spend or n_runs * float(obs.C.max())
     log_interval = np.log(np.array(interval80) / N_opt)
     width = float(interval80[1] / interval80[0])
-    if not width <= MAX_WIDTH:
-        raise Refusal(
-            f"the 80% interval of N_opt({C_star:.3g} FLOPs) spans a factor of {width:.3g}, and the limit is "
-            f"{MAX_WIDTH:g}. Give a budget_flops nearer to the runs, or train a grid of sizes first."
-        )
     low, high = (given or own for given, own in zip(ratios, ratio_limits(obs), strict=True))
     if low >= high:
         raise InputError(

@@ -19,7 +19,6 @@ from scipy.optimize import minimize
 from scipy.special import huber
 
 from chinchilla.core.errors import FitError
-from chinchilla.core.paper import REPEATS_MUENNIGHOFF
 from chinchilla.decide.allocation import Allocation, minimum
 from chinchilla.fit.loss_law import six_nd_frontier
 from chinchilla.fit.parametric.approach3 import fit_loss_law
@@ -64,11 +63,6 @@ class RepeatedLaw:
 def _value(times: np.ndarray, R: float | np.ndarray) -> np.ndarray:
     """Number of fresh uses with the value of `times` uses: 1 + R * (1 - exp(-(times - 1) / R))."""
     return 1 - R * np.expm1(-(times - 1) / R)
-
-
-def named_repeats(law: LossLaw) -> RepeatedLaw:
-    """`law` with the published R_D* = 15.39 and R_N* = 5.31 (C4, models of 7M to 9B)."""
-    return RepeatedLaw(law, *REPEATS_MUENNIGHOFF)
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from chinchilla.recommend.forecast import Estimate, RecommendedModel
 from chinchilla.recommend.laws import optimum
 
 DEFAULT_FACTOR = 10.0  # times the largest C: the budget answered if none is given
-# Factors outside the runs: beyond 1,000 (rounded up) only a range is stated, and beyond a million an
-# answer needs force=true.
+# Factors outside the runs: beyond 1,000 (rounded up) only a range is stated, beyond a million nothing.
 RANGE_ONLY = 1.01e3
 REFUSED = 1.01e6
 MIN_SAMPLES = 10  # resamples needed for a standard deviation
 DEFAULT_SHAPE = (0.34, 0.34)  # alpha and beta for costs of departures if no law was fitted
+MAX_RATIO_FACTOR = 2.0  # tokens per parameter this many times beyond those of the runs are reported
 EDGE = 1.01  # a C outside the runs by less than this factor counts as inside
 
 
@@ -70,13 +70,12 @@ def default_budget(fits: FitResults) -> float:
     return float(f"{DEFAULT_FACTOR * fits.data['C'][1]:.2g}")
 
 
-def recommendation(fits: FitResults, C: float, force: bool = False) -> Recommendation:
+def recommendation(fits: FitResults, C: float) -> Recommendation:
     """The recommended answer at C FLOPs.
 
     Args:
         fits: from `chinchilla fit`.
         C: training FLOPs, counted as the runs count them.
-        force: whether to answer more than a million times beyond the data.
 
     Raises:
         Refusal: no approach has an answer, C lies too far beyond the data, or no optimum exists there.
@@ -85,11 +84,11 @@ def recommendation(fits: FitResults, C: float, force: bool = False) -> Recommend
     model = _recommended(fits)
     low, high = fits.data["C"]
     outside = max(C / high, low / C)
-    if outside > REFUSED and not force:
+    if outside > REFUSED:
         side = "largest" if C > high else "smallest"
         raise Refusal(
             f"C = {C:.3g} FLOPs is a factor of {number(outside)} beyond the {side} run, and the limit is a "
-            "factor of a million. Give a budget nearer to the runs, or force=true."
+            "factor of a million. Give a budget nearer to the runs."
         )
     N, L = _estimate(fits, model, "N", C), _estimate(fits, model, "L", C)
     D, disagreement = None, ""
@@ -112,16 +111,16 @@ def recommendation(fits: FitResults, C: float, force: bool = False) -> Recommend
         beyond=float(C / high),
         range_only=outside > RANGE_ONLY,
         disagreement=disagreement,
-        reasons=list(filter(None, [disagreement, *model.reasons, _extrapolation(C, low, high)])),
+        reasons=[
+            *([disagreement] if disagreement else []),
+            *model.reasons,
+            *_extrapolation(C, None if N is None or D is None else D.value / N.value, fits),
+        ],
     )
 
 
 def _recommended(fits: FitResults) -> RecommendedModel:
-    """The recommended model.
-
-    Raises:
-        Refusal: no approach has a usable answer; with the reasons.
-    """
+    """The recommended model, or Refusal with the reasons why no approach has an answer."""
     if (model := model_of(fits)) is not None:
         return model
     reasons = [f"{called(name)}: its exponent of N_opt is not in (0, 1)" for name in fits.fitted]
@@ -135,15 +134,10 @@ def _recommended(fits: FitResults) -> RecommendedModel:
 
 
 def _check_budget(C: Any) -> float:
-    """C as a number of FLOPs.
-
-    Raises:
-        InputError: it is not a positive finite number.
-    """
-    if isinstance(C, bool | np.bool_) or not isinstance(C, int | float | np.integer | np.floating):
-        raise InputError(f"C={C!r} is not a number of FLOPs, such as 1e21.")
-    if not 0 < C < np.inf:
-        raise InputError(f"C={C} FLOPs is not a positive finite number.")
+    """C as a number of FLOPs, or InputError."""
+    is_number = isinstance(C, int | float | np.integer | np.floating) and not isinstance(C, bool)
+    if not is_number or not 0 < C < np.inf:
+        raise InputError(f"C={C!r} is not a positive finite number of FLOPs, such as 1e21.")
     return float(C)
 
 
@@ -201,46 +195,52 @@ def _disagreement(fits: FitResults, model: RecommendedModel, C: float, N: Estima
     )
 
 
-def _extrapolation(C: float, low: float, high: float) -> str:
-    """How far C lies outside the runs; "" inside."""
-    text = ""
+def _extrapolation(C: float, ratio: float | None, fits: FitResults) -> list[str]:
+    """How far C, or D/N of the answer, lies outside the runs; empty inside."""
+    texts, (low, high) = [], fits.data["C"]
     if C > EDGE * high:
-        text = f"Extrapolation: {number(C / high)}x the compute of the largest run."
+        texts.append(f"Extrapolation: {number(C / high)}x the compute of the largest run.")
     elif C < low / EDGE:
-        text = f"Extrapolation: {number(low / C)}x below the compute of the smallest run."
+        texts.append(f"Extrapolation: {number(low / C)}x below the compute of the smallest run.")
     if max(C / high, low / C) > RANGE_ONLY:
-        text += " The runs do not support an answer this far away; only the range is meaningful."
-    return text
+        texts[-1] += (
+            " The runs do not support an answer this far away; only the range is meaningful."
+        )
+    least, most = fits.data.get("tokens_per_param") or (0.0, np.inf)
+    if ratio is not None and not least / MAX_RATIO_FACTOR <= ratio <= MAX_RATIO_FACTOR * most:
+        end, name = (most, "most") if ratio > most else (least, "fewest")
+        texts.append(
+            f"Extrapolation: {number(ratio)} tokens per parameter, {number(ratio / end)}x the {name} of these "
+            f"runs ({number(end)})."
+        )
+    return texts
 
 
 def headline(r: Recommendation) -> str:
     """The recommendation in one line."""
+    parts = []
+    for name, value, ends, unit in (
+        ("N", r.N, r.N_interval80, ""),
+        ("D", r.D, r.D_interval80, " tokens"),
+        ("loss", r.L, r.L_interval80, ""),
+    ):
+        if value is None or ends is None:
+            continue
+        if r.range_only:
+            low, high = (f"{x:.3g}" if name == "loss" else _one_digit(x) for x in ends)
+            parts.append(f"{name} between {low} and {high}{unit}")
+        else:
+            x, low, high = (f"{y:.4f}" if name == "loss" else count(y) for y in (value, *ends))
+            parts.append(f"{name} {x}{unit} ({low}-{high})")
     if r.range_only:
-        parts = [
-            f"{name} between {_one_digit(interval[0])} and {_one_digit(interval[1])}{unit}"
-            for name, interval, unit in (
-                ("N", r.N_interval80, ""),
-                ("D", r.D_interval80, " tokens"),
-            )
-            if interval is not None
-        ]
-        if r.L_interval80 is not None:
-            parts.append(f"loss between {r.L_interval80[0]:.3g} and {r.L_interval80[1]:.3g}")
         return (
             f"C = {r.C:.3g} FLOPs, {number(r.beyond)}x the compute of the largest run: {', '.join(parts)} (80%). "
             "The runs do not support more than this range."
         )
-    parts = []
-    if r.N is not None and r.D is not None and r.N_interval80 and r.D_interval80:
-        parts = [
-            f"N {count(r.N)} ({'-'.join(map(count, r.N_interval80))})",
-            f"D {count(r.D)} tokens ({'-'.join(map(count, r.D_interval80))})",
-            f"{r.ratio:,.3g} tokens per parameter",
-        ]
-    if r.L is not None and r.L_interval80 is not None:
-        parts.append(f"loss {r.L:.4f} ({r.L_interval80[0]:.4f}-{r.L_interval80[1]:.4f})")
+    if r.ratio is not None:
+        parts.insert(2, f"{r.ratio:,.3g} tokens per parameter")
     text = f"C = {r.C:.3g} FLOPs: {', '.join(parts)}; 80% intervals, by {called(r.approach)}."
-    return f"{r.disagreement} {text}" if r.disagreement else text
+    return f"{r.disagreement} {text}".strip()
 
 
 def _one_digit(x: float) -> str:

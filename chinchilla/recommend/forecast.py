@@ -108,27 +108,22 @@ class Forecast:
 
     def _mean_and_errors(self, C: float, cost: FlopsPerToken | None) -> tuple[float, float, float]:
         """The forecast's logarithm, the spread of its members, and their mean standard error."""
-        logs, error = self._members_at(C, cost)
+        rows, error = np.asarray(self.members, float), np.zeros(len(self.members))
+        if self.kind == "law":
+            logs = optimum(rows, cost, C)[0 if self.quantity == "N" else 1]
+        else:
+            logs, gradient = (line_at if self.kind == "line" else loss_at)(rows, float(np.log(C)))
+            if self.covariances:
+                V = np.asarray(self.covariances, float)
+                square = np.einsum("ki,kij,kj->k", gradient, V, gradient)
+                error = np.sqrt(np.maximum(square, 0.0))
         known = np.isfinite(logs)  # a law may have no optimum there
         if not known.any():
             return float("nan"), 0.0, 0.0
         logs, error = logs[known], error[known]
-        w = forecast_weights(np.array(self.scores)[known].tolist(), self.quantity, error)
+        w = forecast_weights(np.array(self.scores)[known], self.quantity, error)
         middle = float(w @ logs)
         return middle, float(np.sqrt(w @ (logs - middle) ** 2)), float(w @ error)
-
-    def _members_at(self, C: float, cost: FlopsPerToken | None) -> tuple[np.ndarray, np.ndarray]:
-        """(k,) the logarithm of each member's value at C FLOPs, and its standard error."""
-        rows = np.asarray(self.members, float)
-        if self.kind == "law":
-            logs = optimum(rows, cost, C)[0 if self.quantity == "N" else 1]
-            return logs, np.zeros(len(rows))
-        logs, gradient = (line_at if self.kind == "line" else loss_at)(rows, float(np.log(C)))
-        if not self.covariances:
-            return logs, np.zeros(len(rows))
-        V = np.asarray(self.covariances, float)
-        square = np.einsum("ki,kij,kj->k", gradient, V, gradient)
-        return logs, np.sqrt(np.maximum(square, 0.0))
 
 
 @dataclass(frozen=True)

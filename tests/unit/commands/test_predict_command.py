@@ -18,6 +18,7 @@ def test_a_published_law_gives_the_split_its_cost_and_the_cost_of_departures(say
     first, rest = say(words).out.strip().split("\n", 1)
     assert "N 72.2B, D 1.33T tokens, 18.4 tokens per parameter, loss 1.9744" in first
     assert "law besiroglu" in first
+    assert "warning: Extrapolation: 44.3x the largest C of that law's runs." in rest
     assert "404,449 device-hours at 9.89e+14 FLOP/s x 40% MFU, 1,011,122 at 2.5 an hour" in rest
     for part in ("│ chinchilla_70b ", "other sizes, by", "at most 1% more compute"):
         assert part in rest
@@ -166,28 +167,23 @@ def test_far_beyond_the_runs_only_a_range_is_shown(say, fits):
     assert "each approach of these runs" not in named
 
 
-def test_a_million_times_beyond_the_runs_is_refused_unless_forced(say, fits):
-    words = "predict budget_flops=1e29 frontier=fits"
-    one_line(say(words), 3, "beyond the largest run", "force=true")
-    forced = say(f"{words} force=true")
-    assert forced.code == 0
-    assert "x the compute of the largest run: N between " in forced.out
+def test_a_million_times_beyond_the_runs_is_refused(say, fits):
+    one_line(say("predict budget_flops=1e29 frontier=fits"), 3, "beyond the largest run")
 
 
-def test_warnings_are_printed_once_below_the_answer(say, fits):
-    words = "predict budget_flops=[1e20,1e24] frontier=fits inference_tokens=1e15"
+def test_warnings_are_printed_once(say, fits):
+    words = "predict budget_flops=[1e20,1e24] frontier=fits"
     told = say(f"{words} format=json").json
     near, far = told["recommendations"]
     assert told["recommended"] == near
-    assert "Extrapolation: 521x" in far["reasons"][-1]
+    reason = "Extrapolation: 521x the compute of the largest run."
+    assert reason in far["reasons"]
     assert not any("Extrapolation" in text for text in near["reasons"])
-    assert ("beyond_ratio", 1e20) in {(one["kind"], one["C"]) for one in told["warnings"]}
     out = say(words).out
     for one in told["warnings"]:
         assert out.count(f": {one['text']}\n") == 1
     answer = out.index("C = 1e+24 FLOPs: N ")
-    warning = out.index("warning: Extrapolation, the size for serving", answer)
-    assert out.index(f"reason: {far['reasons'][-1]}") < warning < out.index("Cost:", answer)
+    assert answer < out.index(f"reason: {reason}") < out.index("Cost:", answer)
 
 
 def test_the_best_shape_is_shown_with_its_cost(say, fits):

@@ -225,8 +225,3 @@ def test_a_shape_is_counted_as_the_runs_are(sweep):
     ):
         obs = replace(sweep, flop_convention="paper", n_convention=said)
         assert sizes_of(obs, {"44m": shape})["44m"] == N
-
-
-def test_a_target_with_a_very_wide_interval_is_refused(sweep, fitted):
-    with pytest.raises(Refusal, match=r"spans a factor of 121, and the limit is 100"):
-        propose(fitted.law, 1e10, [1e9, 1.21e11], sweep, C_STAR, sizes_of(sweep, SHAPES))

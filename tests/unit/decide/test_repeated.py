@@ -1,4 +1,4 @@
-"""Repeated data: the published law, its refit, and how little the public runs determine."""
+"""Repeated data: the published law, its refit, and the range that the public runs leave."""
 
 import csv
 
@@ -7,11 +7,12 @@ import pytest
 from public_data import public
 
 from chinchilla.core.errors import FitError
-from chinchilla.decide.repeated import RepeatedLaw, allocate_repeated, fit_repeated, named_repeats
+from chinchilla.core.paper import REPEATS_MUENNIGHOFF
+from chinchilla.decide.repeated import RepeatedLaw, allocate_repeated, fit_repeated
 from chinchilla.fit.loss_law import named_law
 
 LAW = named_law("muennighoff")
-PUBLISHED = named_repeats(LAW)
+PUBLISHED = RepeatedLaw(LAW, *REPEATS_MUENNIGHOFF)
 
 # Runs that Muennighoff et al. leave out of the fit: repeats or parameters that harmed, and others.
 # Reruns with other seeds or settings and deduplicated data are left out as well.

@@ -1,4 +1,4 @@
-"""What runs say about targets: the variance promised is that of the joint normal distribution."""
+"""V-optimal design: the variance is that of the joint normal distribution."""
 
 import numpy as np
 import pytest

@@ -12,8 +12,8 @@ from chinchilla.fit import FitResults, fit_all
 from chinchilla.fit.loss_law import log_N_opt
 from chinchilla.observations.table import Observations
 from chinchilla.recommend.choose import choose
-from chinchilla.recommend.forecast import Forecast, RecommendedModel, forecasts_of_laws
-from chinchilla.recommend.held_out import HeldOut, error_scale, errors_of_laws
+from chinchilla.recommend.forecast import RecommendedModel, forecasts_of_laws
+from chinchilla.recommend.held_out import errors_of_laws
 from chinchilla.recommend.isoflop_minima import minima_of
 from chinchilla.recommend.laws import (
     SATURATING,
@@ -128,12 +128,6 @@ def test_its_forecast_survives_its_file():
     again = RecommendedModel.from_dict(found.to_dict(), "frontier.json")
     assert again.N is not None
     assert again.N.log_at(1e21) == found.N.log_at(1e21)
-
-
-def test_a_member_without_optimum_is_ignored():
-    none = [1.7, 400.0, 1e-300, 0.34, 0.38, 1.0, 1e9]
-    forecast = Forecast("N", "law", ["a", "b"], [0.1, 0.1], [none, list(TRUE)], [], error_scale(HeldOut.of(), "N"))  # fmt: skip
-    assert forecast.log_at(1e21) == pytest.approx(optimum(TRUE, None, 1e21)[0][0])
 
 
 @pytest.mark.slow
