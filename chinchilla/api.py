@@ -20,7 +20,6 @@ from chinchilla.config import FitCommand
 from chinchilla.config.checks import require_not_negative, require_whole
 from chinchilla.config.fit import (
     Approach,
-    Approach3Law,
     EnvelopeSchedule,
     IsoflopProfile,
     IsoflopWindow,
@@ -55,7 +54,6 @@ def fit(
     huber_delta: float = 1e-3,
     resampling: Resampling = "bayesian",
     envelope_schedule: EnvelopeSchedule = "matched",
-    approach3_law: Approach3Law = "auto",
     envelope_points: int = 1_500,
     smooth_steps: float = 10.0,
 ) -> FitResults:
@@ -79,9 +77,6 @@ def fit(
         resampling: approach 3: how runs are resampled.
         envelope_schedule: approach 1: learning rates that decay to the end of each run ("matched"), or
             "constant".
-        approach3_law: of approach 3 in the recommendation: "auto" (adds a law with two
-            more parameters if the paper's misses the runs), "power" (the paper's alone) or "saturating"
-            (the other alone).
         envelope_points: approach 1: values of C.
         smooth_steps: approach 1: width of the smoothing, in points of a curve.
 
@@ -106,7 +101,6 @@ def fit(
         huber_delta=huber_delta,
         resampling=resampling,
         envelope_schedule=envelope_schedule,
-        approach3_law=approach3_law,
         envelope_points=envelope_points,
         smooth_steps=smooth_steps,
     )

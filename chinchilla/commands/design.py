@@ -31,22 +31,29 @@ def design(command: config.DesignCommand) -> int:
     shapes = available_shapes(
         command.shapes, command.vocab_size, command.seq_len, command.kv_size, command.positions
     )
-    law = local_law(fits, command.budget_flops)
+    answer = recommendation(fits, command.budget_flops)
+    law = local_law(fits, command.budget_flops) or parametric.law
+    assert law is not None
+    assert answer.N is not None
+    assert answer.N_interval80 is not None
     proposal = propose(
-        parametric,
+        law,
+        answer.N,
+        answer.N_interval80,
         obs,
         command.budget_flops,
-        sizes_of(obs, fits.cost, shapes),
+        sizes_of(obs, shapes),
         cost=fits.cost,
         n_runs=command.n_runs,
         spend=command.spend,
         ratios=(command.min_ratio, command.max_ratio),
-        recommended=None if law is None else (recommendation(fits, command.budget_flops), law),
     )
     if command.format == "json":
         cost = asdict(bill(proposal.steps[-1].spent, command.rates))
         return print_json({**asdict(proposal), "cost": cost})
     _print_design(proposal, command.rates)
+    if obs.n_convention == "unknown":
+        print(f"note: {UNKNOWN_N}")
     return 0
 
 
@@ -55,7 +62,7 @@ def _print_design(proposal: Design, rates: RatesConfig) -> None:
     ratios, C = proposal.limits["tokens_per_param"], proposal.limits["C"]
     print(
         f"N_opt({proposal.C_star:.3g} FLOPs) = {count(proposal.N_opt)}, 80% interval "
-        f"{between(*proposal.interval80)}: a factor {proposal.width:.3g} ({proposal.source})."
+        f"{between(proposal.interval80)}: a factor {proposal.width:.3g}."
     )
     records = [
         {
@@ -63,7 +70,7 @@ def _print_design(proposal: Design, rates: RatesConfig) -> None:
             "order": order,
             "ratio": step.run.D / step.run.N,
             "narrows": step.narrows,
-            "after": between(*step.interval80),
+            "after": between(step.interval80),
             "factor": step.width,
         }
         for order, step in enumerate(proposal.steps, 1)
@@ -78,8 +85,6 @@ def _print_design(proposal: Design, rates: RatesConfig) -> None:
     runs = [(step.run.shape, step.run.D) for step in proposal.steps]
     if len(set(runs)) < len(runs):
         print("note: train a run that is listed twice with another seed.")
-    if proposal.n_convention == "unknown":
-        print(f"note: {UNKNOWN_N}")
     last = proposal.steps[-1]
     print(
         f"Total: {bill_text(asdict(bill(last.spent, rates)), rates)}. The 80% interval is expected to narrow "

@@ -30,7 +30,7 @@ def fit(command: config.FitCommand) -> int:
         from chinchilla.recommend.minima import fit_minima
 
         table = read_csv(Path(command.minima), "minima", command.columns)
-        fits = fit_minima(table, asdict(command), command.duplicates)
+        fits = fit_minima(table, asdict(command))
         writable_dir(out_dir, "out_dir")
     else:
         from chinchilla.recommend import fit_table

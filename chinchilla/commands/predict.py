@@ -9,28 +9,28 @@ from chinchilla import config
 from chinchilla.commands.shared import print_json
 from chinchilla.commands.show import (
     UNKNOWN_N,
-    between,
     bill_text,
     print_recommendation,
     print_records,
 )
 from chinchilla.config import RatesConfig
 from chinchilla.core.errors import InputError, Refusal
-from chinchilla.core.units import count
-from chinchilla.decide import preregister, warnings
+from chinchilla.core.units import count, number
+from chinchilla.decide import preregister
+from chinchilla.decide.allocation import cheapest
 from chinchilla.decide.decision import (
     FITTED,
     DecisionModel,
     available_shapes,
     for_budget,
-    for_target,
     for_unique_tokens,
 )
-from chinchilla.decide.predictions import Prediction, omitted_text, predictions
+from chinchilla.decide.predictions import Prediction, predictions
+from chinchilla.decide.warnings import fit_warnings
 from chinchilla.fit.results import FILE, FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import Recommendation, recommendation
-from chinchilla.recommend.evaluate import default_budget, local_law
+from chinchilla.recommend.evaluate import budget_for, default_budget
 
 GOOD_SHAPE = 0.05  # extra compute up to which a shape counts as near the best size
 
@@ -38,32 +38,38 @@ GOOD_SHAPE = 0.05  # extra compute up to which a shape counts as near the best s
 def predict(command: config.PredictCommand) -> int:
     """Answer each budget by the fits and by published laws; optionally preregister the answer."""
     fits = FitResults.load(Path(command.frontier)) if command.frontier else None
-    if not command.law:
-        warnings.refuse_if_nothing_fitted(fits, command.frontier)
-    budgets = list(command.budget_flops)
-    if fits is not None and not budgets and not command.target_loss:
+    model = DecisionModel.of(fits, command.law, repeats=bool(command.unique_tokens))
+    budgets, target = list(command.budget_flops), None
+    if command.target_loss and model is not None:
+        C, interval = 0.0, None
+        if fits is None or command.law:
+            C = cheapest(model.law, command.target_loss).C
+        else:
+            C, interval = budget_for(fits, command.target_loss)
+        target = {"L": command.target_loss, "C": C, "C_interval80": interval}
+        budgets.append(C)
+    elif fits is not None and not budgets:
         budgets = [default_budget(fits)]
     recommended = []
-    if fits is not None and fits.recommended is not None:
-        recommended = [recommendation(fits, C, command.force) for C in budgets]
-    model = DecisionModel.of(
-        fits, command.law, command.flop_convention, repeats=bool(command.unique_tokens)
-    )
-    name = "" if model is None else model.name
-    rows = predictions(budgets, fits, named=name)
+    if fits is not None and (fits.recommended is not None or not command.law):
+        recommended = [recommendation(fits, C) for C in budgets]
+    rows = predictions(budgets, fits, named="" if model is None else model.name)
     answer: dict[str, Any] = {
+        "target": target,
         "recommended": recommended[0].to_dict() if recommended else None,
         "recommendations": [r.to_dict() for r in recommended],
         "predictions": [asdict(row) for row in rows],
         **_decisions(command, model, budgets, recommended),
     }
-    found = warnings.gather(fits, recommended, answer)
-    found += [
-        warnings.AnswerWarning("note", text, C) for C in budgets if (text := omitted_text(C, name))
-    ]
-    answer["warnings"] = [asdict(warning) for warning in found]
+    answer["warnings"] = [] if fits is None else [asdict(one) for one in fit_warnings(fits)]
     if command.preregister:
-        answer["preregistered"] = str(_preregister(command, fits, model, rows, recommended))
+        path = Path(command.frontier)
+        file = (path / FILE if path.is_dir() else path) if command.frontier else None
+        scored = [] if command.law else recommended  # a published law that is named decides alone
+        record = preregister.preregister(fits, model, rows, scored, asdict(command), file)
+        to = Path(command.preregister_file) if command.preregister_file else None
+        folder = Path() if file is None else file.parent
+        answer["preregistered"] = str(preregister.save(record, to, folder))
     if command.format == "json":
         return print_json(answer)
     _print_answer(budgets, rows, recommended, answer, command)
@@ -76,7 +82,7 @@ def _decisions(
     budgets: list[float],
     recommended: Sequence[Recommendation],
 ) -> dict[str, Any]:
-    """What the law implies for each budget, the target loss and the unique tokens, for JSON.
+    """What the law implies for each budget and the unique tokens, for JSON.
 
     Raises:
         Refusal: a setting needs a law and there is none, or a budget nearer to the runs.
@@ -104,9 +110,6 @@ def _decisions(
     rates, served = command.rates, command.inference_tokens
     decisions = [for_budget(model, C, shapes, rates, served) for C in budgets]
     answer: dict[str, Any] = {"law": model.to_dict(), "decisions": decisions}
-    if command.target_loss:
-        answer["target"] = for_target(model, command.target_loss, rates, served)
-        budgets = budgets or [answer["target"]["C"]]
     if command.unique_tokens:
         runs = None
         if command.repeated_runs:
@@ -133,30 +136,6 @@ def _repeated_runs(path: Path, model: DecisionModel) -> dict[str, Any]:
     return {name: getattr(runs, name) for name in ("N", "D", "L", "unique_tokens")}
 
 
-def _preregister(
-    command: config.PredictCommand,
-    fits: FitResults | None,
-    model: DecisionModel | None,
-    rows: list[Prediction],
-    recommended: list[Recommendation],
-) -> Path:
-    """Write the prediction to its file."""
-    law_name = "" if model is None else model.name
-    answers, file, runs = [], None, None
-    if fits is not None:
-        path = Path(command.frontier)
-        file, runs = (path / FILE if path.is_dir() else path), fits.runs_beside(path)
-        if law_name == FITTED:  # the law for runs at other budgets
-            law_name = "approach 3 (parametric)"
-            if "parametric" not in fits.fitted:
-                law_name = f"{FITTED} at {default_budget(fits):.3g} FLOPs"
-        if not command.law:  # runs are scored by a published law if one is named
-            answers = [(r, local_law(fits, r.C)) for r in recommended]
-    record = preregister.preregister(rows, answers, model, law_name, asdict(command), file, runs)
-    to = Path(command.preregister_file) if command.preregister_file else None
-    return preregister.save(record, to, Path() if file is None else file.parent)
-
-
 # ------------------------------------------------------------------ the answer as text
 
 
@@ -170,6 +149,9 @@ def _print_answer(
     """Print the recommendation of each budget, its costs and the other answers."""
     law, decisions = answer["law"], {d["C"]: d for d in answer["decisions"]}
     by_budget = {r.C: r for r in recommended}
+    if target := answer["target"]:
+        r = by_budget.get(target["C"])
+        _print_target(target, law["name"], r is not None and r.range_only)
     for C in budgets:
         r, decision = by_budget.get(C), decisions.get(C)
         if r is not None:
@@ -179,7 +161,10 @@ def _print_answer(
                 f"\nC = {C:.4g} FLOPs, by {law['name']} (C = {law['flops']}): {_sizes(decision)}, "
                 f"loss {decision['L']:.4f} nats/token."
             )
-        _print_warnings(answer, C)
+            beyond = next((row.beyond for row in rows if (row.C, row.by) == (C, law["name"])), None)
+            if beyond is not None:
+                end = "largest" if beyond > 1 else "smallest"
+                print(f"warning: Extrapolation: {number(beyond)}x the {end} C of that law's runs.")
         if decision is not None:
             _print_costs(decision, law, command.rates)
         elif r is not None and r.range_only:
@@ -192,22 +177,13 @@ def _print_answer(
     if law is None:
         print("No loss could be forecast. Give law=NAME for the costs of departures.")
     elif decisions and not command.detail:
-        print("detail=true also prints the cost of other sizes, shapes and over-training.")
-    if "target" in answer:
-        _print_target(answer["target"], law, command.rates)
-        _print_warnings(answer, answer["target"]["C"])
+        print("detail=true also prints the cost of other sizes and of shapes.")
     if "repeated" in answer:
         _print_repeated(answer["repeated"], law)
-    _print_warnings(answer, None)
+    for warning in answer["warnings"]:
+        print(f"{'note' if warning['kind'] == 'note' else 'warning'}: {warning['text']}")
     if "preregistered" in answer:
         print(f"wrote {answer['preregistered']}. Commit or mail it before training.")
-
-
-def _print_warnings(answer: Mapping[str, Any], C: float | None) -> None:
-    """Print the warnings about the answer at C, or with None those about all answers."""
-    for warning in answer["warnings"]:
-        if warning["C"] == C:
-            print(f"{'note' if warning['kind'] == 'note' else 'warning'}: {warning['text']}")
 
 
 def _sizes(place: Mapping[str, Any]) -> str:
@@ -219,24 +195,17 @@ def _print_predictions(rows: Sequence[Prediction]) -> None:
     """Print N_opt, D_opt and loss at one budget, by the approaches alone and by published laws."""
     columns = {"by": "by", "N": "N", "D": "D", "D/N": "ratio", "loss": "L"}
     columns["C beyond the data, x"] = "beyond"
-    bands = {"N, 80%": "N_80", "D, 80%": "D_80", "loss, 80%": "L_80"}
-    for caption, own in (
-        ("each approach of these runs by itself, with the 80% intervals of that fit alone", True),
-        ("published lines and laws (C = 6*N*D)", False),
+    intervals = {"N, 80%": "N_interval80", "D, 80%": "D_interval80", "loss, 80%": "L_interval80"}
+    for own, caption in (
+        (True, "each approach of these runs by itself, with the 80% intervals of that fit alone"),
+        (
+            False,
+            "published lines and laws, up to 10x outside the compute of their runs (C = 6*N*D)",
+        ),
     ):
-        records = [
-            {
-                **asdict(row),
-                "ratio": row.D / row.N,
-                "N_80": between(row.N_p10, row.N_p90),
-                "D_80": between(row.D_p10, row.D_p90),
-                "L_80": None if row.L_p10 is None else (row.L_p10, row.L_p90),
-            }
-            for row in rows
-            if row.own == own
-        ]
+        records = [{**asdict(row), "ratio": row.D / row.N} for row in rows if row.own == own]
         if records:
-            print_records(caption, records, {**columns, **bands} if own else columns)
+            print_records(caption, records, columns | intervals if own else columns)
 
 
 def _print_costs(decision: Mapping[str, Any], law: Mapping[str, Any], rates: RatesConfig) -> None:
@@ -246,7 +215,7 @@ def _print_costs(decision: Mapping[str, Any], law: Mapping[str, Any], rates: Rat
     print(
         f"By {law['name']}, sizes from {count(low)} to {count(high)} need at most 1% more compute."
     )
-    best = next(row for row in decision["shapes"] if row["name"] == decision["best_shape"])
+    best = decision["best_shape"]
     excess, gap = best["excess"], "its loss stays above that of the best size at any compute"
     if excess is not None:
         gap = f"{100 * excess:+.3g}% compute for the loss of the best size"
@@ -274,47 +243,29 @@ def _print_serving(served: Mapping[str, Any]) -> None:
 
 
 def _print_departures(decision: Mapping[str, Any], law: Mapping[str, Any]) -> None:
-    """Print the tables of other sizes, of shapes and of over-training."""
-    print_records(
-        f"another size, by {law['name']}: the loss at C in nats per token, and the compute to reach the "
-        "loss of the best size",
-        decision["misallocation"],
-        {"N / N_opt": "factor", "N": "N", "extra loss": "extra_loss", "compute wasted": "wasted",
-         "more compute": "excess"},
-    )  # fmt: skip
-    print_records(
-        f"available shapes with D re-optimised, by {law['name']} (FLOPs as {law['flop_convention_of_shapes']})",
-        [{**row, "ratio": row["D"] / row["N"]} for row in decision["shapes"]],
-        {"shape": "name", "N": "N", "D": "D", "D/N": "ratio", "loss": "L", "extra loss": "extra_loss",
-         "more compute": "excess"},
-    )  # fmt: skip
-    print_records(
-        f"over-training, by {law['name']}: a smaller model on more tokens, same FLOPs",
-        decision["overtraining"],
-        {"times D/N": "times", "N": "N", "D": "D", "loss": "L", "extra loss": "extra_loss"},
-    )
+    """Print the tables of other sizes and of shapes."""
+    for key, name, what in (
+        ("misallocation", "N / N_opt", "other sizes"),
+        ("shapes", "shape", "available shapes"),
+    ):
+        print_records(
+            f"{what}, by {law['name']}: the loss for the same FLOPs, and the compute to reach the loss of the "
+            "best size",
+            [{**row, "ratio": row["D"] / row["N"]} for row in decision[key]],
+            {name: "name", "N": "N", "D": "D", "D/N": "ratio", "loss": "L", "extra loss": "extra_loss",
+             "more compute": "excess"},
+        )  # fmt: skip
 
 
-def _print_target(target: Mapping[str, Any], law: Mapping[str, Any], rates: RatesConfig) -> None:
-    """Print the cheapest way to a loss."""
-    interval = ""
+def _print_target(target: Mapping[str, Any], law: str, range_only: bool) -> None:
+    """Print the budget that reaches a loss."""
+    texts = [] if range_only else [f"{target['C']:.3g} FLOPs"]
     if target["C_interval80"]:
         low, high = target["C_interval80"]
         end = " FLOPs or more" if high is None else f" to {high:.3g} FLOPs"
-        interval = "not reached by the interval of the loss" if low is None else f"{low:.3g}{end}"
-    wanted = f"\nLoss {target['L']:g} nats/token by {law['name']}:"
-    if target["range_only"]:
-        print(
-            f"{wanted} {interval} (80%), over 1,000x beyond the data. The runs do not support more than "
-            "this range."
-        )
-        return
-    print(f"{wanted} at least {target['C']:.3g} FLOPs, {_sizes(target)}.")
-    if interval:
-        print(f"80% interval of the cost: {interval}.")
-    print(f"Cost: {bill_text(target['bill'], rates)}.")
-    if target.get("inference"):
-        _print_serving(target["inference"])
+        ends = "not reached by the interval of the loss" if low is None else f"{low:.3g}{end}"
+        texts.append(f"80% interval {ends}")
+    print(f"\nLoss {target['L']:g} nats/token by {law}: {', '.join(texts)}.")
 
 
 def _print_repeated(answer: Mapping[str, Any], law: Mapping[str, Any]) -> None:

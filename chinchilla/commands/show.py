@@ -24,13 +24,19 @@ if TYPE_CHECKING:
 UNLIMITED = 10_000  # columns, wider than any table
 UNKNOWN_N = "shapes count all their parameters, because the runs do not state how they count N."
 
+
+def between(interval: Sequence[float] | None) -> str:
+    """An interval of counts; a dash without one."""
+    return NONE if interval is None else f"{count(interval[0])}-{count(interval[1])}"
+
+
 FORMATS: dict[str, Callable[[Any], str]] = {  # of numbers in records; others have three digits
     **dict.fromkeys(("N", "D"), count),
+    **dict.fromkeys(("N_interval80", "D_interval80", "interval80"), between),
+    **dict.fromkeys(("L_interval80", "interval"), lambda ends: "{:.4f}-{:.4f}".format(*ends)),
     **dict.fromkeys(("L", "predicted", "measured", "once", "unlimited"), "{:.4f}".format),
-    **dict.fromkeys(("L_80", "interval80", "ci95"), lambda ends: "{:.4f}-{:.4f}".format(*ends)),
-    **dict.fromkeys(("wasted", "excess", "narrows"), lambda share: f"{100 * share:+.3g}%"),
+    **dict.fromkeys(("excess", "narrows", "off"), lambda share: f"{100 * share:+.3g}%"),
     "extra_loss": "{:+.4f}".format,
-    "percent": "{:+.2f}%".format,
 }
 
 
@@ -169,21 +175,15 @@ def _show_cost(left: Sequence[RunSpec], n: int, cluster: ClusterConfig) -> None:
 
 
 def bill_text(cost: Mapping[str, Any], rates: RatesConfig) -> str:
-    """FLOPs as device-hours, price, energy and CO2, with the rates used."""
+    """FLOPs as device-hours, price and energy, with the rates used."""
     parts = {
         "device_hours": f"device-hours at {rates.peak_flops:.3g} FLOP/s x {rates.mfu:.0%} MFU",
         "price": f"at {rates.price_per_device_hour:g} an hour",
-        "energy_kwh": f"kWh at {rates.device_watts:g} W x PUE {rates.pue:g}",
-        "co2_kg": f"kg CO2 at {rates.co2_grams_per_kwh:g} g/kWh",
+        "energy_kwh": f"kWh at {rates.device_watts:g} W",
     }
     return ", ".join(
         f"{number(cost[key])} {text}" for key, text in parts.items() if cost[key] is not None
     )
-
-
-def between(low: float | None, high: float | None) -> str | None:
-    """An interval of counts; None without one."""
-    return None if low is None or high is None else f"{count(low)}-{count(high)}"
 
 
 def _bytes(n: float) -> str:

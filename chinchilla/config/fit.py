@@ -15,17 +15,15 @@ EnvelopeSchedule = Literal["matched", "constant"]  # of the learning rate, along
 IsoflopProfile = Literal["exact", "parabola"]
 IsoflopWindow = Literal["auto", "all"] | float  # a number: the width in ln N
 Duplicates = Literal["drop", "refuse"]  # treatment of exact copies of a run
-Approach3Law = Literal["auto", "power", "saturating"]  # of approach 3 in the recommendation
 Resampling = Literal["bayesian", "pairs", "by_size"]
 
 APPROACHES: tuple[str, ...] = get_args(Approach)
 N_CONVENTIONS = CONVENTIONS["n_convention"]
 LOSSES = CONVENTIONS["loss_kind"][1:]  # without "unknown"
 DUPLICATES: tuple[str, ...] = get_args(Duplicates)
-APPROACH3_LAWS: tuple[str, ...] = get_args(Approach3Law)
 RESAMPLINGS: tuple[str, ...] = get_args(Resampling)
 WITH_MINIMA = (  # settings that can be combined with minima=
-    "minima", "out_dir", "columns", "duplicates", "loss", "flop_convention", "n_convention", "format",
+    "minima", "out_dir", "columns", "loss", "flop_convention", "n_convention", "format",
 )  # fmt: skip
 
 
@@ -78,11 +76,6 @@ class FitCommand(Config):
         "huber",
         "Approach 3: huber is the paper's sum, lad least absolute deviations.",
         choices=get_args(Objective),
-    )
-    approach3_law: str = setting(
-        "auto",
-        "Approach 3 in the recommendation; auto considers both laws.",
-        choices=APPROACH3_LAWS,
     )
     resampling: str = setting("bayesian", "Approach 3: bootstrap.", choices=RESAMPLINGS)
     smooth_steps: float = setting(

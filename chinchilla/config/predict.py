@@ -8,7 +8,7 @@ from chinchilla.config.groups import MFU_HELP, POSITIONS_HELP, SHARE
 from chinchilla.config.setting import REQUIRED, Config, setting
 from chinchilla.core.errors import InputError
 from chinchilla.core.paper import LOSS_LAWS
-from chinchilla.core.shapes import FLOP_CONVENTIONS, POSITIONS
+from chinchilla.core.shapes import POSITIONS
 
 FLOPS: dict[str, Any] = {
     "unit": "FLOPs", "at_least": 1e3, "at_most": 1e40, "hint": "Check the exponent.",
@@ -35,28 +35,10 @@ class RatesConfig(Config, prefix="rates."):
     )
     device_watts: float = setting(
         0.0,
-        "Electric power of one device with its share of the host; 0 = not given.",
+        "Electric power of one device with its share of host and cooling; 0 = not given.",
         unit="W",
         at_least=0,
     )
-    pue: float = setting(
-        1.0, "Power of the site / power of its computers; needs device_watts.", at_least=1
-    )
-    co2_grams_per_kwh: float = setting(
-        0.0,
-        "CO2 of the site's electricity; needs device_watts; 0 = not given.",
-        unit="g/kWh",
-        at_least=0,
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key, default in (("pue", 1.0), ("co2_grams_per_kwh", 0.0)):
-            if not self.device_watts and getattr(self, key) != default:
-                raise InputError(
-                    f"rates.{key}={getattr(self, key):g} has no effect without the power of a device. "
-                    "Give rates.device_watts as well."
-                )
 
 
 @dataclass(kw_only=True)
@@ -96,12 +78,6 @@ class PredictCommand(ShapesConfig):
     shapes: list[str] = setting(
         [], "Shapes on offer: names or WIDTHxLAYERS; empty = Tables A9 and 4."
     )
-    flop_convention: str = setting(
-        "",
-        "With law=: how shapes count FLOPs; empty = 6*N*D.",
-        choices=tuple(FLOP_CONVENTIONS),
-        optional=True,
-    )
     rates: RatesConfig = field(default_factory=RatesConfig)
     preregister: bool = setting(
         False, "Write the prediction to a dated, hashed file before the run."
@@ -110,8 +86,7 @@ class PredictCommand(ShapesConfig):
         "",
         "File of preregister=true; empty = <frontier's folder>/preregistered/<date>-<hash>.json.",
     )
-    force: bool = setting(False, "Predict even a million times beyond the runs.")
-    detail: bool = setting(False, "Also print the tables of wrong sizes, shapes and over-training.")
+    detail: bool = setting(False, "Also print the cost of other sizes and of shapes.")
     format: str = setting("text", "Output; json always has all tables.", choices=FORMATS)
 
     def __post_init__(self) -> None:
@@ -121,11 +96,6 @@ class PredictCommand(ShapesConfig):
                 "target_loss=VALUE in nats per token. `chinchilla predict --help` lists the keys."
             )
         super().__post_init__()
-        if self.flop_convention and self.frontier and not self.law:
-            raise InputError(
-                "flop_convention is for law=NAME; with a frontier, FLOPs are counted as for its runs. "
-                "Leave it out."
-            )
         if self.repeated_runs and not self.unique_tokens:
             raise InputError(
                 "repeated_runs needs unique_tokens, the number of tokens that exist. Give "

@@ -6,7 +6,7 @@ with every resample of the other, because the runs of two sweeps are independent
 are not comparable across tokenizers, bits per byte are. NumPy only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from chinchilla.config.fit import APPROACHES
 from chinchilla.core.errors import InputError
-from chinchilla.fit.result import FitResult, called
+from chinchilla.fit.result import called
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend.evaluate import default_budget, headline, recommendation
@@ -60,28 +60,15 @@ class Exponents:
 
 @dataclass(frozen=True)
 class Difference:
-    """The second corpus compared with the first: a minus a, or N_opt over N_opt at C."""
+    """The exponent a of the second corpus minus that of the first, by one approach."""
 
     approach: str
     first: str
     second: str
-    of: str  # a or N_opt
-    C: float | None  # FLOPs, for N_opt
     value: float
     interval: list[float] | None  # [p10, p90]
     ci95: list[float] | None
     verdict: str  # a key of VERDICTS
-
-
-@dataclass(frozen=True)
-class Size:
-    """N_opt of one approach on one corpus at C, with [p10, p90]."""
-
-    C: float
-    approach: str
-    corpus: str
-    N: float
-    interval: list[float] | None
 
 
 @dataclass(frozen=True)
@@ -100,17 +87,15 @@ class Lowest:
 class Comparison:
     """The result of `chinchilla compare`."""
 
-    corpora: list[dict]
+    corpora: list[dict[str, Any]]
     conventions: dict[str, str]
-    budgets: list[float]  # shared, FLOPs
     exponents: list[Exponents]
     differences: list[Difference]
-    sizes: list[Size]
     lowest: list[Lowest]
     notes: list[str]
     # The recommended answer of each corpus at one budget, ten times the smallest of their largest C.
     recommended: list[dict[str, Any]] = field(default_factory=list)
-    schema: int = 3
+    schema: int = 4
 
     @property
     def approach(self) -> str | None:
@@ -123,53 +108,39 @@ class Comparison:
 
 
 def compare(sides: Sequence[Side]) -> Comparison:
-    """Exponents, optimal sizes and losses of two or more corpora; differences are from the first.
+    """Exponents, recommended answers and losses of two or more corpora; differences are from the first.
 
     Raises:
         InputError: their runs count FLOPs or parameters in different ways, or hold different losses.
     """
-    conventions = _conventions(sides)
-    budgets = sorted(
-        set.intersection(
-            *({float(b) for b in s.finals.budget_labels if np.isfinite(b)} for s in sides)
-        )
-    )
-    places, notes = _shared_compute(sides, budgets)
-    notes += _assumed_conventions(sides, conventions) + _notes(sides)
-    fitted: Mapping[str, list[FitResult]] = {
-        a: [s.fits.fitted[a] for s in sides]
-        for a in APPROACHES
-        if all(a in s.fits.fitted for s in sides)
-    }
-    first, *others = (s.name for s in sides)
-    differences, sizes = [], []
-    for approach, (fit, *other_fits) in fitted.items():
-        for name, other in zip(others, other_fits, strict=True):
-            differences.append(_exponent_difference(approach, first, name, fit, other))
-        for C in places:
-            sizes += [_size(approach, s.name, s.fits.fitted[approach], C) for s in sides]
-            for name, other in zip(others, other_fits, strict=True):
-                differences.append(_size_ratio(approach, first, name, fit, other, C))
+    conventions, notes = _conventions(sides)
+    known = ({float(b) for b in s.finals.budget_labels if np.isfinite(b)} for s in sides)
+    budgets = sorted(set.intersection(*known))
+    first, *others = sides
+    differences = [
+        _difference(approach, first, other)
+        for approach in APPROACHES
+        if all(approach in s.fits.fitted for s in sides)
+        for other in others
+    ]
     C = min(default_budget(s.fits) for s in sides)
     answers = {s.name: recommendation(s.fits, C) for s in sides if s.fits.recommended is not None}
     return Comparison(
         corpora=[_corpus(s) for s in sides],
         conventions=conventions,
-        budgets=budgets,
         exponents=[_exponents(a, s) for a in APPROACHES for s in sides],
         differences=differences,
-        sizes=sizes,
         lowest=[_lowest(s, b) for b in budgets for s in sides],
-        notes=notes,
+        notes=notes + _notes(sides),
         recommended=[
             {"corpus": name, "answer": headline(r), **r.to_dict()} for name, r in answers.items()
         ],
     )
 
 
-def _conventions(sides: Sequence[Side]) -> dict[str, str]:
-    """The conventions of all corpora; an unknown one is assumed to be that of the others."""
-    conventions = {}
+def _conventions(sides: Sequence[Side]) -> tuple[dict[str, str], list[str]]:
+    """The conventions of all corpora, and a note where one is not stated and assumed to be the others'."""
+    conventions, notes = {}, []
     for name in CONVENTIONS:
         known = {s.name: x for s in sides if (x := getattr(s.finals, name)) != "unknown"}
         if len(set(known.values())) > 1:
@@ -177,58 +148,18 @@ def _conventions(sides: Sequence[Side]) -> dict[str, str]:
             advice = "Fit both with the same loss=" if name == "loss_kind" else "Count both alike"
             raise InputError(f"{name} differs ({listed}): they are not comparable. {advice}.")
         conventions[name] = next(iter(known.values()), "unknown")
-    return conventions
-
-
-def _assumed_conventions(sides: Sequence[Side], conventions: dict[str, str]) -> list[str]:
-    """A note for each corpus whose conventions are assumed."""
-    notes = []
-    others = "the other corpus" if len(sides) == 2 else "the other corpora"
-    for side in sides:
-        assumed = {
-            name: x
-            for name, x in conventions.items()
-            if x != "unknown" and getattr(side.finals, name) == "unknown"
-        }
-        if assumed:
-            notes.append(
-                f"{side.name} does not state its {', '.join(assumed)}: assumed to be "
-                f"{', '.join(assumed.values())}, as in {others}."
-            )
-    return notes
-
-
-def _shared_compute(sides: Sequence[Side], budgets: list[float]) -> tuple[list[float], list[str]]:
-    """C at which sizes are compared: the shared budgets, else ends and middle of the shared range."""
-    if budgets:
-        return budgets, []
-    low = max(float(s.finals.C.min()) for s in sides)
-    high = min(float(s.finals.C.max()) for s in sides)
-    if low < high:
-        places = [float(C) for C in np.geomspace(low, high, 3)]
-        return places, [
-            "no IsoFLOP budget is shared: sizes are compared over the shared range of C."
-        ]
-    return [], ["the ranges of C do not overlap: sizes are not compared."]
+        if known and len(known) < len(sides):
+            silent = ", ".join(s.name for s in sides if s.name not in known)
+            notes.append(f"{name} of {silent} is not stated: assumed to be {conventions[name]}.")
+    return conventions, notes
 
 
 def _notes(sides: Sequence[Side]) -> list[str]:
-    """Notes on shared tokens or runs, repeated data, and vocabularies."""
+    """Notes on shared runs and on vocabularies."""
     notes = []
-    for i, side in enumerate(sides):
-        for other in sides[:i]:
-            if side.data_ids and side.data_ids == other.data_ids:
-                notes.append(f"{side.name} reads the same tokens as {other.name}.")
-            table = side.fits.data.get("observations_sha256")
-            if table and table == other.fits.data.get("observations_sha256"):
-                notes.append(
-                    f"{side.name} and {other.name} are fits of the same runs: they are not independent."
-                )
-        if len(repeating := side.finals.repeating()):
-            notes.append(
-                f"{len(repeating)} of {len(side.finals)} runs on {side.name} repeat data, up to "
-                f"{repeating.most_epochs()}: repeated tokens are counted as new ones here."
-            )
+    tables = [s.fits.data.get("observations_sha256") for s in sides]
+    if len(set(tables)) < len(sides) and all(tables):
+        notes.append("two corpora are fits of the same runs: they are not independent.")
     sizes = [s.vocab_sizes for s in sides]
     if all(sizes) and len(set(sizes)) > 1:
         listed = ", ".join(f"{s.name} {max(s.vocab_sizes):,}" for s in sides)
@@ -238,7 +169,7 @@ def _notes(sides: Sequence[Side]) -> list[str]:
     return notes
 
 
-def _corpus(side: Side) -> dict:
+def _corpus(side: Side) -> dict[str, Any]:
     factor = side.bits_per_nat
     return {
         "name": side.name,
@@ -246,9 +177,7 @@ def _corpus(side: Side) -> dict:
         "n_runs": len(side.finals),
         "data_ids": list(side.data_ids),
         "vocab_sizes": list(side.vocab_sizes),
-        "bits_per_nat": factor,
         "bytes_per_token": None if factor is None else 1 / (np.log(2) * factor),
-        "max_epochs": side.fits.data.get("max_epochs"),
     }
 
 
@@ -267,41 +196,18 @@ def _exponents(approach: str, side: Side) -> Exponents:
     )  # fmt: skip
 
 
-def _intervals(
-    first: np.ndarray, second: np.ndarray
-) -> tuple[list[float] | None, list[float] | None, str]:
-    """10-90% and 95% of the second's resamples minus the first's, and the verdict."""
-    if not len(first) or not len(second):
-        return None, None, "no interval"
-    difference = second[None, :MAX_RESAMPLES] - first[:MAX_RESAMPLES, None]
-    low95, p10, p90, high95 = map(float, np.percentile(difference, (2.5, 10, 90, 97.5)))
-    if not low95 <= 0 <= high95:
-        verdict = "differ"
-    else:
-        verdict = "not distinguishable" if p10 <= 0 <= p90 else "may differ"
-    return [p10, p90], [low95, high95], verdict
-
-
-def _exponent_difference(
-    approach: str, first: str, second: str, f: FitResult, g: FitResult
-) -> Difference:
-    samples = [np.array(x.N_opt.samples[1] if x.N_opt.samples else []) for x in (f, g)]
-    value = g.N_opt.exponent - f.N_opt.exponent
-    return Difference(approach, first, second, "a", None, value, *_intervals(*samples))
-
-
-def _size_ratio(
-    approach: str, first: str, second: str, f: FitResult, g: FitResult, C: float
-) -> Difference:
-    *bounds, verdict = _intervals(np.log(f.N_opt.all_at(C)), np.log(g.N_opt.all_at(C)))
-    interval, ci95 = (None if x is None else np.exp(x).tolist() for x in bounds)
-    ratio = float(g.N_opt(C) / f.N_opt(C))
-    return Difference(approach, first, second, "N_opt", C, ratio, interval, ci95, verdict)
-
-
-def _size(approach: str, corpus: str, f: FitResult, C: float) -> Size:
-    low, high = (float(x) for x in f.N_opt.band(C))
-    return Size(C, approach, corpus, float(f.N_opt(C)), None if np.isnan(low) else [low, high])
+def _difference(approach: str, first: Side, second: Side) -> Difference:
+    """Of the exponents a: every resample of the second corpus minus every one of the first."""
+    laws = [s.fits.fitted[approach].N_opt for s in (first, second)]
+    value, interval, ci95, verdict = laws[1].exponent - laws[0].exponent, None, None, "no interval"
+    if laws[0].samples and laws[1].samples:
+        one, two = (np.array(law.samples[1][:MAX_RESAMPLES]) for law in laws)
+        ends = np.percentile(two[None, :] - one[:, None], (2.5, 10, 90, 97.5)).tolist()
+        interval, ci95 = [ends[1], ends[2]], [ends[0], ends[3]]
+        verdict = "may differ" if ends[0] <= 0 <= ends[3] else "differ"
+        if ends[1] <= 0 <= ends[2]:
+            verdict = "not distinguishable"
+    return Difference(approach, first.name, second.name, value, interval, ci95, verdict)
 
 
 def _lowest(side: Side, budget: float) -> Lowest:
@@ -328,7 +234,7 @@ def summary(comparison: Comparison) -> str:
     ]
     sentences.append(f"By {called(approach)} N_opt grows as {' and as '.join(exponents)}.")
     for d in comparison.differences:
-        if d.approach == approach and d.of == "a":
+        if d.approach == approach:
             value = round(d.value, 2) + 0.0  # no -0.00
             sentences.append(
                 f"a({d.second}) - a({d.first}) = {value:+.2f}{_bracket(d.interval, '+.2f')}: "

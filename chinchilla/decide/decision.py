@@ -1,25 +1,24 @@
-"""What a loss law implies for a budget, a target loss or limited data, as records for JSON.
+"""What a loss law implies for a budget or for limited data, as records for JSON.
 
-`DecisionModel` states which law decides. `for_budget`, `for_target` and `for_unique_tokens` return plain
-numbers in nested dicts: `chinchilla predict` prints them or writes them as JSON. NumPy only.
+`DecisionModel` states which law decides. `for_budget` and `for_unique_tokens` return plain numbers in nested dicts: `chinchilla predict` prints them or writes them as JSON. NumPy and SciPy only.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from chinchilla.config import RatesConfig
 from chinchilla.core.errors import Refusal
+from chinchilla.core.paper import REPEATS_MUENNIGHOFF
 from chinchilla.core.shapes import ModelShape, named_shapes, shape_named
 from chinchilla.decide import allocation, repeated
-from chinchilla.decide.predictions import ResampledLaws
 from chinchilla.fit.loss_law import FlopsPerToken, named_law
 from chinchilla.fit.result import LossLaw
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import SINGLE_EPOCH
-from chinchilla.recommend.evaluate import RANGE_ONLY, budget_for, default_budget, local_law
+from chinchilla.recommend.evaluate import default_budget, local_law
 
 FITTED = "the recommended answer"  # name of the law that follows from the recommendation
 DEFAULT_LAW = "besiroglu"
@@ -30,25 +29,15 @@ CONSTANTS = ("E", "A", "B", "alpha", "beta")
 
 @dataclass(frozen=True)
 class DecisionModel:
-    """The loss law that decides, its origin, and how FLOPs are counted."""
+    """The loss law that decides, and the fits that it comes from; None for a published law, C = 6*N*D."""
 
     law: LossLaw
     name: str
-    cost: FlopsPerToken | None = None  # None: C = 6*N*D
-    flop_convention: str = ""  # how FLOPs of a shape are counted; empty = with `cost`
-    resampled: ResampledLaws | None = None
-    # flop_convention, n_convention and loss_kind of the fitted runs; empty for a published law
-    conventions: Mapping[str, str] = field(default_factory=dict)
-    single_epoch: bool = True  # False if a run behind the law is known to have repeated data
-    fits: FitResults | None = None  # fits whose recommendation decides; None: the law itself
+    fits: FitResults | None = None
 
     @classmethod
     def of(
-        cls,
-        fits: FitResults | None,
-        law: str = "",
-        flop_convention: str = "",
-        repeats: bool = False,
+        cls, fits: FitResults | None, law: str = "", repeats: bool = False
     ) -> "DecisionModel | None":
         """The published law if one is named, else the recommendation of the fits, else a default law.
 
@@ -57,62 +46,39 @@ class DecisionModel:
         Args:
             fits: the fits, if any.
             law: a key of paper.LOSS_LAWS, or empty.
-            flop_convention: how shapes count FLOPs; empty = as the law's runs do.
             repeats: whether data repeats, for which another default law was published.
         """
         if law or fits is None:
             name = law or (REPEATS_LAW if repeats else DEFAULT_LAW)
-            return cls(named_law(name), f"law {name}", None, flop_convention)
-        recommended = fits.recommended is not None
+            return cls(named_law(name), f"law {name}")
         parametric = fits.fitted.get("parametric")
-        fitted_law = None if parametric is None else parametric.law
-        if fitted_law is None and recommended:
-            fitted_law = local_law(fits, default_budget(fits))
-        if fitted_law is None:
-            return None
-        return cls(
-            law=fitted_law,
-            name=FITTED,
-            cost=fits.cost,
-            flop_convention=flop_convention,
-            resampled=ResampledLaws.of(parametric),
-            conventions=next((f.conventions for f in fits.fitted.values()), {}),
-            single_epoch=(fits.data.get("max_epochs") or 1.0) <= SINGLE_EPOCH,
-            fits=fits if recommended else None,
-        )
+        own = local_law(fits, default_budget(fits)) if parametric is None else parametric.law
+        return None if own is None else cls(own, FITTED, fits)
 
-    def at(self, C: float) -> "DecisionModel":
-        """The model that decides at C FLOPs: its law has the recommended N, D and loss there.
+    def at(self, C: float) -> LossLaw:
+        """The law that decides at C FLOPs: that of the fits has the recommended N, D and loss there.
 
         The cost of a departure is then relative to the recommended answer of any approach.
         """
-        law = None if self.fits is None else local_law(self.fits, C)
-        return self if law is None else replace(self, law=law, resampled=None)
+        return (self.fits and local_law(self.fits, C)) or self.law
 
     @property
-    def n_convention(self) -> str:
-        """How shapes count N: as the runs do, or all parameters if that is unknown."""
-        own = self.conventions.get("n_convention", "unknown")
-        return "total" if own == "unknown" else own
+    def cost(self) -> FlopsPerToken | None:
+        """FLOPs per token of the fitted runs; None is 6*N."""
+        return None if self.fits is None else self.fits.cost
 
-    def buildable(self, C: float, shapes: Mapping[str, ModelShape]) -> list[allocation.Buildable]:
-        """Shapes with D re-optimised for C FLOPs, the least extra compute first."""
-        convention = self.flop_convention
-        sizes = allocation.count_shapes(shapes, self.cost, self.n_convention, convention)
-        cost = self.cost
-        if convention:
-            cost = None if convention == "six_nd" else allocation.curve_through(sizes)
-        return allocation.snap(self.law, C, sizes, cost)
+    @property
+    def conventions(self) -> Mapping[str, str]:
+        """flop_convention, n_convention and loss_kind of the fitted runs; empty for a published law."""
+        fitted = {} if self.fits is None else self.fits.fitted
+        return next((f.conventions for f in fitted.values()), {})
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        shapes = "six_nd" if self.cost is None else "the fitted runs"
         return {
             "name": self.name,
             **constants(self.law),
             "flops": "6*N*D" if self.cost is None else "the trend of the fitted runs over sizes",
-            "flop_convention_of_shapes": self.flop_convention or shapes,
-            "n_convention_of_shapes": self.n_convention,
             "n_convention_of_runs": self.conventions.get("n_convention"),
         }
 
@@ -144,18 +110,17 @@ def for_budget(
     Raises:
         Refusal: the law has no optimum at C (`allocation.allocate`).
     """
-    model = model.at(C)
-    law, cost = model.law, model.cost
+    law, cost = model.at(C), model.cost
     best = allocation.allocate(law, C, cost)
-    buildable = model.buildable(C, shapes)
+    sizes = allocation.count_shapes(shapes, model.conventions.get("n_convention", ""))
+    rows = allocation.available(law, C, sizes, cost)
     record: dict[str, Any] = {
         **asdict(best),
         "law": constants(law),
         "N_within_1_percent": list(allocation.sizes_within(law, C, 0.01, cost)),
         "misallocation": [asdict(row) for row in allocation.misallocation(law, C, cost=cost)],
-        "best_shape": buildable[0].name,
-        "shapes": [asdict(row) for row in allocation.neighbours(buildable)],
-        "overtraining": [asdict(row) for row in allocation.overtrain(law, C, cost=cost)],
+        "best_shape": asdict(rows[0]),
+        "shapes": [asdict(row) for row in allocation.neighbours(rows)],
         "bill": asdict(allocation.bill(C, rates)),
     }
     if inference_tokens:
@@ -163,33 +128,6 @@ def for_budget(
             record["inference"] = asdict(allocation.serve(law, best.L, inference_tokens, cost))
         except Refusal as error:  # the rest of the answer holds
             record |= {"inference": None, "inference_refused": str(error)}
-    return record
-
-
-def for_target(
-    model: DecisionModel, L: float, rates: RatesConfig, inference_tokens: float = 0.0
-) -> dict[str, Any]:
-    """The cheapest way to loss L, with the 80% interval of its cost if runs were fitted.
-
-    Raises:
-        Refusal: L is not reached.
-    """
-    interval: list[float | None] | None = None
-    fits = model.fits
-    if fits is not None:
-        C, interval = budget_for(fits, L)
-        model = model.at(C)
-    best = allocation.cheapest(model.law, L, model.cost)
-    record: dict[str, Any] = {
-        **asdict(best),
-        "E": model.law.E,
-        "C_interval80": interval,
-        "range_only": fits is not None and best.C > RANGE_ONLY * fits.data["C"][1],
-        "bill": asdict(allocation.bill(best.C, rates)),
-    }
-    if inference_tokens:
-        served = allocation.serve(model.law, L, inference_tokens, model.cost)
-        record["inference"] = asdict(served)
     return record
 
 
@@ -209,21 +147,23 @@ def for_unique_tokens(
         runs: columns N, D, L and unique_tokens of runs that repeat data; None uses the published
             effect of repeats.
     """
-    certificate, measured, own_law = None, REPEATS_MEASURED, True
-    law, source = repeated.named_repeats(model.law), "published (C4)"
+    certificate, measured, refitted = None, REPEATS_MEASURED, False
+    # R_D* and R_N* of Muennighoff et al., from models of 7M to 9B parameters on C4.
+    law, source = repeated.RepeatedLaw(model.law, *REPEATS_MUENNIGHOFF), "published (C4)"
     if runs is not None:
-        own_law = model.single_epoch
+        epochs = None if model.fits is None else model.fits.data.get("max_epochs")
+        refitted = (epochs or 1.0) > SINGLE_EPOCH
         law, certificate = repeated.fit_repeated(
-            runs["N"], runs["D"], runs["unique_tokens"], runs["L"], model.law if own_law else None
+            runs["N"], runs["D"], runs["unique_tokens"], runs["L"], None if refitted else model.law
         )
         measured = certificate["max_epochs"]
         source = f"fitted to {certificate['n_runs']} runs"
-        if not own_law:
+        if refitted:
             n_single = certificate["n_runs"] - certificate["n_repeated"]
             source += f", the law itself to the {n_single} without repeated data"
     rows = []
     for C in budgets:
-        law_at_C = replace(law, law=model.at(C).law) if own_law else law
+        law_at_C = law if refitted else replace(law, law=model.at(C))
         rows.append(asdict(repeated.allocate_repeated(law_at_C, C, unique_tokens)))
     return {
         "unique_tokens": unique_tokens,

@@ -15,16 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from chinchilla.core.errors import FitError, InputError, Refusal
+from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.shapes import ModelShape
-from chinchilla.decide.allocation import allocate, count_shapes
-from chinchilla.decide.predictions import Percentiles, ResampledLaws
+from chinchilla.decide.allocation import allocate, best_sizes, count_shapes
 from chinchilla.decide.v_optimal import LENGTH, MISFIT, Posterior, kernel
-from chinchilla.fit.loss_law import FlopsPerToken, flops_at, log_N_opt, six_nd_frontier
-from chinchilla.fit.result import FitResult, LossLaw
+from chinchilla.fit.loss_law import FlopsPerToken, flops_at, log_N_opt
+from chinchilla.fit.result import LossLaw
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import count_label
-from chinchilla.recommend.evaluate import Recommendation
 
 N_RATIOS = 25  # tokens per parameter tried for a size, log-spaced between the limits
 WIDER = 2.0  # factor by which proposed tokens per parameter may lie outside those of the runs
@@ -37,9 +35,7 @@ PRIOR = (5.0, 5.0, 1.0, 0.5, 0.5)
 MAX_RUNS = 500  # runs that enter one by one; of more, a random sample of this size is used
 MIN_NOISE = 1e-4  # of ln L: the best reproducibility of a loss
 CHEAPER = 0.02  # share of the variance reduction that may be given up for a cheaper run
-MAX_WIDTH = 100.0  # largest 80% interval of N_opt(C*), as a factor, for which runs are proposed
-STEP = 1e-4  # in ln N, for the second derivative of c(N)
-Z80 = 1.2815515655446004  # 90th percentile of the normal distribution
+STEP = 1e-4  # of the differences in `gradient`
 
 
 @dataclass(frozen=True)
@@ -54,11 +50,11 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Step:
-    """A proposed run, and the 80% interval of N_opt(C*) once it is trained, as hi/lo."""
+    """A proposed run, and the 80% interval of N_opt(C*) once it is trained."""
 
     run: Candidate
-    width: float  # 90th over 10th percentile of N_opt(C*)
     interval80: list[float]  # of N_opt(C*), parameters
+    width: float  # of that interval, as a factor
     narrows: float  # reduction of ln(width) by this run, as a share of ln(width) now
     spent: float  # FLOPs of this and the earlier proposed runs
 
@@ -69,76 +65,50 @@ class Design:
 
     C_star: float
     N_opt: float
-    width: float  # 90th over 10th percentile of N_opt(C*) now
     interval80: list[float]  # of N_opt(C*) now, parameters
-    source: str  # of that width
+    width: float  # of that interval, as a factor
     steps: list[Step]
     n_candidates: int
     limits: dict[str, list[float]]  # of tokens per parameter and C
-    n_convention: str  # how N is counted; unknown: shapes count all parameters
 
 
 def gradient(law: LossLaw, C: float, cost: FlopsPerToken | None = None) -> np.ndarray:
-    """(5,) d ln N_opt(C) / d (ln A, ln B, ln E, alpha, beta).
-
-    N_opt solves ln C = ln c(N) + ln D_opt(N), with ln D_opt = (ln(beta B / (alpha A)) + alpha ln N +
-    ln slope) / beta and slope = dlnc/dlnN. The result is the derivatives of ln D_opt divided by the
-    slope of ln C in ln N.
-    """
-    if cost is None:
-        (log_k, a), _, _ = six_nd_frontier(law)
-        x, slope, bend = log_k + a * np.log(C), 1.0, 0.0
-    else:
-        x = float(np.log(allocate(law, C, cost).N))
-        before, slope, after = map(float, cost.trend_and_slope(x + np.array([-STEP, 0, STEP]))[1])
-        bend = float(np.log(after / before)) / (2 * STEP)
-    ratio = np.log(law.beta * law.B / (law.alpha * law.A))
-    log_D = (ratio + law.alpha * x + np.log(slope)) / law.beta
-    along = np.array(
-        [-1 / law.beta, 1 / law.beta, 0.0, (x - 1 / law.alpha) / law.beta,
-         (1 / law.beta - log_D) / law.beta]
-    )  # fmt: skip
-    return -along / (slope + (law.alpha + bend) / law.beta)
-
-
-def jacobian(law: LossLaw, N: np.ndarray, D: np.ndarray) -> np.ndarray:
-    """(n, 5) d ln L_hat / d (ln A, ln B, ln E, alpha, beta) at each run."""
-    return law.jacobian(np.asarray(N, float), np.asarray(D, float))
+    """(5,) d ln N_opt(C) / d (ln A, ln B, ln E, alpha, beta), by central differences."""
+    theta = np.array([*np.log([law.A, law.B, law.E]), law.alpha, law.beta])
+    moved = theta + STEP * np.concatenate([np.eye(5), -np.eye(5)])
+    A, B, E = np.exp(moved[:, :3]).T
+    rows = np.stack([E, A, B, *moved[:, 3:].T], axis=1)
+    up, down = log_N_opt(rows, cost, np.array([C]))[:, 0].reshape(2, 5)
+    return np.asarray((up - down) / (2 * STEP))
 
 
 def candidates(
-    sizes: Mapping[str, tuple[float, float]],
+    sizes: Mapping[str, float],
     ratios: tuple[float, float],
     C_limits: tuple[float, float],
+    cost: FlopsPerToken | None = None,
 ) -> list[Candidate]:
     """Every size at log-spaced tokens per parameter, inside the limits.
 
     Args:
-        sizes: name -> (N, training FLOPs per token).
+        sizes: name -> N.
         ratios: lowest and highest tokens per parameter.
         C_limits: FLOPs of the cheapest and the most expensive run.
+        cost: FLOPs per token of the runs; None is C = 6*N*D.
     """
     runs = []
-    for name, (N, per_token) in sizes.items():
+    for name, N in sizes.items():
         for ratio in np.geomspace(*ratios, N_RATIOS):
-            C = float(ratio * N * per_token)
+            C = float(ratio * N * flops_at(N, cost))
             if C_limits[0] <= C <= C_limits[1]:
                 runs.append(Candidate(name, N, float(ratio * N), C))
     return runs
 
 
-def sizes_of(
-    obs: Observations, cost: FlopsPerToken | None, shapes: Mapping[str, ModelShape]
-) -> dict[str, tuple[float, float]]:
-    """Sizes that can be built: those of the runs, then `shapes`; name -> (N, FLOPs per token).
-
-    N is counted as the runs count it, and FLOPs per token are the trend of the runs over N.
-    """
-    own = {
-        f"n{count_label(N)}": (float(N), float(flops_at(N, cost)))
-        for N in np.unique(obs.finals().N)
-    }
-    return own | count_shapes(shapes, cost, obs.n_convention)
+def sizes_of(obs: Observations, shapes: Mapping[str, ModelShape]) -> dict[str, float]:
+    """Sizes that can be built, name -> N: those of the runs, then `shapes`, counted as the runs are."""
+    own = {f"n{count_label(N)}": float(N) for N in np.unique(obs.finals().N)}
+    return own | count_shapes(shapes, obs.n_convention)
 
 
 def ratio_limits(obs: Observations) -> tuple[float, float]:
@@ -155,16 +125,17 @@ def ratio_limits(obs: Observations) -> tuple[float, float]:
 
 
 def propose(
-    frontier: FitResult,
+    law: LossLaw,
+    N_opt: float,
+    interval80: list[float],
     obs: Observations,
     C_star: float,
-    sizes: Mapping[str, tuple[float, float]],
+    sizes: Mapping[str, float],
     *,
     cost: FlopsPerToken | None = None,
     n_runs: int = 4,
     spend: float = 0.0,
     ratios: tuple[float, float] = (0.0, 0.0),
-    recommended: tuple[Recommendation, LossLaw] | None = None,
 ) -> Design:
     """Runs that narrow the interval of N_opt(C_star), chosen greedily one after another.
 
@@ -173,7 +144,9 @@ def propose(
     current one, narrowed by the law alone or by the law with misfit, whichever narrows it less.
 
     Args:
-        frontier: approach 3 on `obs`.
+        law: the loss near C_star.
+        N_opt: the recommended size at C_star, parameters.
+        interval80: its 80% interval.
         obs: the runs so far.
         C_star: the budget whose N_opt matters, FLOPs.
         sizes: what can be built (`sizes_of`).
@@ -181,44 +154,30 @@ def propose(
         n_runs: runs to propose.
         spend: FLOPs of all proposed runs; 0 = n_runs times the most expensive run so far.
         ratios: lowest and highest tokens per parameter of a proposed run; 0 = `ratio_limits`.
-        recommended: the recommended answer at C_star and the law that has its N, D and loss; None =
-            approach 3's own.
 
     Raises:
-        FitError: the runs so far do not determine the law.
         InputError: the limits of tokens per parameter contradict each other.
-        Refusal: no size and length fits inside the limits, or the 80% interval of N_opt(C_star) is wider
-            than a factor of MAX_WIDTH.
+        Refusal: no size and length fits inside the limits.
     """
-    law, obs = frontier.law, obs.finals()
-    if recommended is not None:
-        law = recommended[1]
-    assert law is not None
+    obs = obs.finals()
     spend = spend or n_runs * float(obs.C.max())
-    pool, limits = _pool(obs, sizes, spend, ratios)
-    information = jacobian(law, obs.N, obs.D)
-    information /= np.linalg.norm(information, axis=0)  # columns of equal length
-    if np.linalg.cond(information.T @ information) > 1e14:
-        raise FitError(
-            "these runs do not determine the law's five parameters, so no runs can be proposed. Train "
-            "some sizes at several tokens per parameter first."
+    log_interval = np.log(np.array(interval80) / N_opt)
+    width = float(interval80[1] / interval80[0])
+    low, high = (given or own for given, own in zip(ratios, ratio_limits(obs), strict=True))
+    if low >= high:
+        raise InputError(
+            f"min_ratio={low:.4g} is not below max_ratio={high:.4g}; one that is not given follows from the "
+            "runs. Give both."
+        )
+    least = float(obs.C.min())
+    pool = candidates(sizes, (low, high), (least, spend), cost)
+    if not pool:
+        raise Refusal(
+            f"no size at {low:g} to {high:g} tokens per parameter costs between {least:.3g} FLOPs (the "
+            f"cheapest run so far) and spend={spend:.3g}. Raise spend, or widen min_ratio and max_ratio."
         )
     posterior = _posterior(law, obs, pool, C_star, cost, MISFIT)
     by_law = _posterior(law, obs, pool, C_star, cost, 0.0)
-    if recommended is not None and recommended[0].N and recommended[0].N_interval80:
-        N_opt, source = recommended[0].N, "the recommended answer"
-        log_interval = np.log(np.array(recommended[0].N_interval80) / N_opt)
-    else:
-        N_opt = allocate(law, C_star, cost).N
-        variance = float(by_law.target[0])
-        log_interval, source = _current_interval(frontier, C_star, cost, N_opt, variance)
-    log_width = float(log_interval[1] - log_interval[0])
-    if not log_width <= np.log(MAX_WIDTH):
-        raise Refusal(
-            f"the 80% interval of N_opt({C_star:.3g} FLOPs) spans a factor of {np.exp(log_width):.3g} "
-            f"({source}), and the limit is {MAX_WIDTH:g}. Give a budget_flops nearer to the runs, or train "
-            "a grid of sizes first."
-        )
     start = float(posterior.target[0]), float(by_law.target[0])
     C = np.array([candidate.C for candidate in pool])
     steps: list[Step] = []
@@ -231,42 +190,11 @@ def propose(
         by_law.measure(np.array([i]))
         now = float(np.sqrt(max(posterior.target[0] / start[0], by_law.target[0] / start[1])))
         spent += pool[i].C
-        steps.append(
-            Step(pool[i], float(np.exp(log_width * now)), (N_opt * np.exp(log_interval * now)).tolist(),
-                 before - now, spent)
-        )  # fmt: skip
+        interval = (N_opt * np.exp(log_interval * now)).tolist()
+        steps.append(Step(pool[i], interval, width**now, before - now, spent))
         before = now
-    return Design(
-        C_star, N_opt, float(np.exp(log_width)), (N_opt * np.exp(log_interval)).tolist(), source, steps,
-        len(pool), limits, obs.n_convention,
-    )  # fmt: skip
-
-
-def _pool(
-    obs: Observations,
-    sizes: Mapping[str, tuple[float, float]],
-    spend: float,
-    ratios: tuple[float, float],
-) -> tuple[list[Candidate], dict[str, list[float]]]:
-    """The candidates, and their limits of tokens per parameter and C."""
-    C_limits = (float(obs.C.min()), spend)
-    low, high = ratio_limits(obs)
-    ratios = (ratios[0] or low, ratios[1] or high)
-    if ratios[0] >= ratios[1]:
-        given = "min_ratio" if ratios[0] != low else "max_ratio"
-        other = "max_ratio" if given == "min_ratio" else "min_ratio"
-        raise InputError(
-            f"min_ratio={ratios[0]:g} is not below max_ratio={ratios[1]:.4g}; the one that is not given "
-            f"follows from the runs. Give {other} too."
-        )
-    pool = candidates(sizes, ratios, C_limits)
-    if not pool:
-        raise Refusal(
-            f"no size at {ratios[0]:g} to {ratios[1]:g} tokens per parameter costs between "
-            f"{C_limits[0]:.3g} FLOPs (the cheapest run so far) and spend={spend:.3g}. Raise spend, or "
-            "widen min_ratio and max_ratio."
-        )
-    return pool, {"tokens_per_param": list(ratios), "C": list(C_limits)}
+    limits = {"tokens_per_param": [low, high], "C": [least, spend]}
+    return Design(C_star, N_opt, interval80, width, steps, len(pool), limits)
 
 
 def _posterior(
@@ -300,7 +228,7 @@ def _posterior(
     bend = law.alpha**2 * size + law.beta**2 * data
     at_target = growth * kernel(Z, np.zeros((1, 2)))[:, 0]
     posterior = Posterior(
-        jacobian(law, N, D) * PRIOR,
+        law.jacobian(N, D) * PRIOR,
         Z,
         (gradient(law, C_star, cost) * PRIOR)[None],
         (-off * at_target / LENGTH**2 / bend)[None],
@@ -313,27 +241,9 @@ def _posterior(
     return posterior
 
 
-def best_sizes(law: LossLaw, C: np.ndarray, cost: FlopsPerToken | None) -> np.ndarray:
-    """(n,) the law's best size at each C, parameters."""
-    theta = np.array([[law.E, law.A, law.B, law.alpha, law.beta]])
-    return np.asarray(np.exp(log_N_opt(theta, cost, C)[0]))
-
-
 def _next(gain: np.ndarray, C: np.ndarray, share: float) -> int:
     """The candidate with the largest gain within a share of the budget; the cheapest of similar ones."""
     allowed = np.flatnonzero(C <= max(share, float(C.min())))
     gain = gain[allowed]
     good = allowed[gain >= (1 - CHEAPER) * gain.max()]
     return int(good[np.argmin(C[good])])
-
-
-def _current_interval(
-    frontier: FitResult, C_star: float, cost: FlopsPerToken | None, N_opt: float, variance: float
-) -> tuple[np.ndarray, str]:
-    """ln of the 10th and 90th percentile of N_opt(C*) over N_opt, from resampled laws or residuals."""
-    resampled = ResampledLaws.of(frontier)
-    spread = None if resampled is None else Percentiles.of(resampled.optima(C_star, cost)[0])
-    if spread is not None:
-        return np.log(np.array([spread.p10, spread.p90]) / N_opt), "the fit's bootstrap"
-    half = Z80 * float(np.sqrt(variance))
-    return np.array([-half, half]), "the fit's residuals (it has no bootstrap)"

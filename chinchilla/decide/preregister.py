@@ -5,12 +5,11 @@ the law with its resamples, the residuals of the runs, and a fingerprint of ever
 holds the SHA-256 of its contents as canonical JSON (keys sorted, no spaces). The hash shows that the file
 has not changed since it was written. It does not show that the file is older than the run: for that,
 commit the file or mail it before the run starts. A run that was fitted, or that finished before the
-prediction was made, is not a test of the prediction and is refused. NumPy only.
+prediction was made, is not a test of the prediction and is refused. NumPy and SciPy only.
 """
 
 import hashlib
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -23,23 +22,20 @@ from chinchilla import __version__
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import create_once, make_dirs, pretty_json, read_json, sha256_file
 from chinchilla.core.json_codec import decode
-from chinchilla.decide.allocation import allocate
-from chinchilla.decide.decision import DecisionModel, constants
-from chinchilla.decide.predictions import Percentiles, Prediction, ResampledLaws
+from chinchilla.decide.allocation import best_sizes
+from chinchilla.decide.decision import FITTED, DecisionModel
+from chinchilla.decide.predictions import Prediction, interval, resampled_losses
 from chinchilla.fit.loss_law import FlopsPerToken
-from chinchilla.fit.result import LossLaw
-from chinchilla.fit.results import RUNS
+from chinchilla.fit.result import LossLaw, called
+from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import Recommendation
+from chinchilla.recommend.evaluate import default_budget, local_law
 
-SCHEMA = 4
+SCHEMA = 5
 SAME_BUDGET = 1.1  # factor in C up to which a run belongs to a predicted budget
 FINGERPRINT = 12  # hexadecimal digits (48 bits)
 CONVENTIONS = ("flop_convention", "n_convention", "loss_kind")
-NO_TIMES = (
-    "no recorded time, so it was not checked that the runs finished after the prediction was made; none "
-    "of them was part of the fit."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +51,9 @@ class Preregistration:
 
     schema: int = SCHEMA
     made_utc: str
-    versions: dict[str, str]
+    version: str  # of chinchilla
     frontier_sha256: str | None
-    observations_sha256: str | None
-    flop_convention: str
-    n_convention: str
-    loss_kind: str
+    conventions: dict[str, str]  # of the fitted runs, by CONVENTIONS; unknown if not stated
     fitted_runs: list[str]  # fingerprints
     settings: dict[str, Any]  # of the command
     recommended: list[RecommendedAnswer]
@@ -68,8 +61,8 @@ class Preregistration:
     law_name: str  # origin of `law`
     law: LossLaw | None  # predicts the loss of runs at other budgets than `recommended`
     flops_per_token: FlopsPerToken | None  # None: C = 6*N*D
-    resampled_laws: list[list[float]]  # rows E, A, B, alpha, beta
-    log_residuals: list[float]
+    law_samples: list[list[float]]  # its resamples, five rows E, A, B, alpha, beta
+    log_residuals: list[float]  # ln L - ln L_hat of each fitted run
     sha256: str = ""
 
 
@@ -83,73 +76,64 @@ class Score:
     C: float
     measured: float  # nats per token
     predicted: float
-    difference: float  # measured - predicted, nats per token
-    percent: float  # of the predicted loss
-    ci95: list[float] | None  # 95% interval of a new run, by the law
-    inside: bool | None  # of the interval that is given; None without an interval
+    level: int  # of the interval: 80 of the recommended loss, 95 of a new run by the law
+    interval: list[float] | None
+    inside: bool | None  # of the interval; None without one
     N_over_best: float  # N over the predicted best N at this run's C
-    by: str = ""  # source: "the recommended answer at ... FLOPs", or the law
-    interval80: list[float] | None = None  # of the recommended loss, moved to this N and D
+    by: str  # source: "the recommended answer at ... FLOPs", or the law
 
 
 # ------------------------------------------------------------------ writing
 
 
 def preregister(
-    predictions: Sequence[Prediction],
-    recommended: Sequence[tuple[Recommendation, LossLaw | None]],
+    fits: FitResults | None,
     model: DecisionModel | None,
-    law_name: str,
+    predictions: Sequence[Prediction],
+    recommended: Sequence[Recommendation],
     settings: Mapping[str, Any],
     frontier_file: Path | None = None,
-    fitted: Observations | None = None,
 ) -> Preregistration:
     """The record with its date and hash.
 
     Args:
-        predictions: by approach and published law.
-        recommended: the recommended answer at each budget, and the law that has its N, D, L there.
+        fits: the fits, if any.
         model: the law that predicts the loss of other runs; None if none was fitted or named.
-        law_name: the origin of that law.
+        predictions: by approach and published law.
+        recommended: the recommended answer at each budget; empty if a published law decides.
         settings: of the command.
-        frontier_file: frontier.json, if there is one.
-        fitted: the runs that it was fitted to.
+        frontier_file: frontier.json of the fits, with the fitted runs beside it.
     """
-    resampled = None if model is None else model.resampled
+    law_name, samples, residuals = "" if model is None else model.name, [], []
+    if fits is not None and law_name == FITTED:  # the law for runs at other budgets
+        law_name = f"{FITTED} at {default_budget(fits):.3g} FLOPs"
+        if "parametric" in fits.fitted:
+            parametric = fits.fitted["parametric"]
+            law_name, samples = called("parametric"), parametric.law_samples
+            residuals = parametric.log_residuals
+    runs = None
+    if fits is not None and frontier_file is not None:
+        runs = fits.runs_beside(frontier_file).finals()
     conventions = {} if model is None else model.conventions
-    observations_file = None
-    if frontier_file is not None and fitted is not None:
-        observations_file = frontier_file.parent / RUNS
-    values = {
-        "made_utc": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "versions": {
-            "chinchilla": __version__,
-            "python": platform.python_version(),
-            "numpy": np.__version__,
-        },
-        "frontier_sha256": None if frontier_file is None else sha256_file(frontier_file),
-        "observations_sha256": None
-        if observations_file is None
-        else sha256_file(observations_file),
-        **{name: conventions.get(name, "unknown") for name in CONVENTIONS},
-        "fitted_runs": [] if fitted is None else sorted(set(fingerprints(fitted.finals()))),
-        "settings": dict(settings),
-        "recommended": [
-            {**r.to_dict(), "law": None if law is None else constants(law)}
-            for r, law in recommended
+    record = Preregistration(
+        made_utc=datetime.now(UTC).isoformat(timespec="seconds"),
+        version=__version__,
+        frontier_sha256=None if frontier_file is None else sha256_file(frontier_file),
+        conventions={name: conventions.get(name, "unknown") for name in CONVENTIONS},
+        fitted_runs=[] if runs is None else sorted(set(fingerprints(runs))),
+        settings=dict(settings),
+        recommended=[
+            RecommendedAnswer(**vars(r), law=local_law(fits, r.C))
+            for r in recommended
+            if fits is not None
         ],
-        "predictions": [asdict(row) for row in predictions],
-        "law_name": law_name,
-        "law": None if model is None else constants(model.law),
-        "flops_per_token": None if model is None or model.cost is None else asdict(model.cost),
-        "resampled_laws": []
-        if resampled is None
-        else [[float(f"{x:.10g}") for x in row] for row in resampled.theta.tolist()],
-        "log_residuals": []
-        if resampled is None
-        else [float(f"{x:.6g}") for x in resampled.residuals],
-    }
-    record = _typed(json.loads(json.dumps(values)), "prediction")
+        predictions=list(predictions),
+        law_name=law_name,
+        law=None if model is None else model.law,
+        flops_per_token=None if model is None else model.cost,
+        law_samples=samples,
+        log_residuals=residuals,
+    )
     return replace(record, sha256=digest(asdict(record)))
 
 
@@ -189,7 +173,7 @@ def save(record: Preregistration, path: Path | None, folder: Path) -> Path:
     return path
 
 
-# ------------------------------------------------------------------ reading
+# ------------------------------------------------------------------ reading and scoring
 
 
 def load(path: Path) -> Preregistration:
@@ -214,88 +198,13 @@ def load(path: Path) -> Preregistration:
             f"prediction={path} was changed after it was written: its contents have SHA-256 "
             f"{sha256[:8]}..., but it states {str(value['sha256'])[:8]}.... Use the unchanged file."
         )
-    record = _typed(value, f"prediction={path}")
-    if _time(record.made_utc) is None:
-        raise InputError(f"prediction={path}: made_utc={record.made_utc!r} is not a time.")
-    if any(len(row) != 5 for row in record.resampled_laws):
-        raise InputError(f"prediction={path}: resampled_laws must have rows of five constants.")
-    for r in record.recommended:
-        ends = r.L_interval80
-        if not r.C > 0 or (r.law is not None and (not r.L or ends is None or len(ends) != 2)):
-            raise InputError(f"prediction={path}: recommended lacks C, L or its interval.")
+    record: Preregistration = decode(Preregistration, value, f"prediction={path}")
     return record
 
 
-def _typed(value: Any, where: str) -> Preregistration:
-    record: Preregistration = decode(Preregistration, value, where)
-    if record.flops_per_token is not None:
-        FlopsPerToken.from_dict(asdict(record.flops_per_token), f"{where}: flops_per_token")
-    return record
-
-
-def _time(text: str) -> datetime | None:
-    """A time in ISO 8601, in UTC if it has no offset; None if the text is not a time."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-# ------------------------------------------------------------------ scoring
-
-
-def refuse_known(
-    record: Preregistration, obs: Observations, times: Sequence[tuple[str, str]] | None = None
-) -> list[str]:
-    """Refuse results that could be known when the prediction was made.
-
-    Args:
-        record: from `load`.
-        obs: the results; only the last points of curves are used.
-        times: started_utc and finished_utc of each row of `obs.finals()`; None if not recorded.
-
-    Returns:
-        Notes on what could not be checked, and on runs that had started before the prediction.
-
-    Raises:
-        InputError: a run was part of the fit (same N, D and final loss), or finished before the
-            prediction was made.
-    """
-    obs = obs.finals()
-    made, fitted = _time(record.made_utc), set(record.fitted_runs)
-    assert made is not None
-    known = [fingerprint in fitted for fingerprint in fingerprints(obs)]
-    if any(known):
-        first = obs.run_id[int(np.argmax(known))]
-        raise InputError(
-            f"{sum(known)} of {len(obs)} runs ({first}{', ...' if sum(known) > 1 else ''}) were part of the "
-            "fit that made this prediction (same N, D and loss), so they do not test it. Score runs that "
-            "were not fitted."
-        )
-    if times is None:
-        return [f"these results have {NO_TIMES}"]
-    notes = []
-    for run_id, (started, finished) in zip(obs.run_id, times, strict=True):
-        begin, end = _time(started), _time(finished)
-        if end is None:
-            notes.append(f"run {run_id} has {NO_TIMES}")
-        elif end <= made:
-            raise InputError(
-                f"run {run_id} finished at {finished}, before this prediction was made "
-                f"({record.made_utc}), so it does not test it. Score a run that finished later."
-            )
-        elif begin is not None and begin < made:
-            notes.append(f"run {run_id} had started ({started}) when the prediction was made.")
-    return notes
-
-
-def not_compared(record: Preregistration, obs: Observations) -> list[str]:
-    """The conventions that the prediction or the result does not state."""
-    return [n for n in CONVENTIONS if "unknown" in (getattr(record, n), getattr(obs, n))]
-
-
-def score(record: Preregistration, obs: Observations) -> list[Score]:
+def score(
+    record: Preregistration, obs: Observations, finished_utc: str = ""
+) -> tuple[list[Score], list[str]]:
     """Each run's loss compared with the prediction for its own N and D.
 
     A run whose C is within SAME_BUDGET of a predicted budget is compared with the recommended answer
@@ -306,25 +215,73 @@ def score(record: Preregistration, obs: Observations) -> list[Score]:
     Args:
         record: from `load`.
         obs: the results; only the last points of curves are used.
+        finished_utc: when the run finished, ISO 8601 in UTC; empty if not recorded.
+
+    Returns:
+        Scores, and notes on what could not be compared or checked.
 
     Raises:
-        InputError: the record has no law for a run, or it predicts another loss (train or validation) or
-            another count of N or C.
+        InputError: the record has no law for a run, it predicts another loss (train or validation) or
+            another count of N or C, or a run was part of the fit or finished before the prediction.
     """
-    for name in CONVENTIONS:
-        predicted, measured = getattr(record, name), getattr(obs, name)
-        if "unknown" in (predicted, measured) or predicted == measured:
-            continue
-        advice = "Score a result that is counted in the same way."
-        if name == "loss_kind":
-            advice = "Give the other loss of the result, loss=train or loss=validation."
-        raise InputError(
-            f"the prediction has {name}={predicted} and the result {name}={measured}: they are not "
-            f"comparable. {advice}"
-        )
     obs = obs.finals()
+    notes = _check_conventions(record, obs) + _check_known(record, obs, finished_utc)
     columns = zip(obs.run_id, obs.C, obs.N, obs.D, obs.L, strict=True)
-    return [_score_run(record, str(run_id), *map(float, run)) for run_id, *run in columns]
+    return [_score_run(record, str(run_id), *map(float, run)) for run_id, *run in columns], notes
+
+
+def _check_conventions(record: Preregistration, obs: Observations) -> list[str]:
+    """Refuse results with other conventions; a note on those that are not stated."""
+    unknown = []
+    for name in CONVENTIONS:
+        predicted, measured = record.conventions.get(name, "unknown"), getattr(obs, name)
+        if "unknown" in (predicted, measured):
+            unknown.append(name)
+        elif predicted != measured:
+            advice = "Score a result that is counted in the same way."
+            if name == "loss_kind":
+                advice = "Give the other loss of the result, loss=train or loss=validation."
+            raise InputError(
+                f"the prediction has {name}={predicted} and the result {name}={measured}: they are not "
+                f"comparable. {advice}"
+            )
+    if not unknown:
+        return []
+    names = ", ".join(unknown)
+    return [f"{names} not compared: the prediction or the result does not state it."]
+
+
+def _check_known(record: Preregistration, obs: Observations, finished_utc: str) -> list[str]:
+    """Refuse runs that were fitted or finished before the prediction; a note if the time is not known."""
+    known = np.isin(fingerprints(obs), record.fitted_runs)
+    if known.any():
+        first = obs.run_id[int(np.argmax(known))]
+        raise InputError(
+            f"{known.sum()} of {len(obs)} runs ({first}{', ...' if known.sum() > 1 else ''}) were part of the "
+            "fit that made this prediction (same N, D and loss), so they do not test it. Score runs that "
+            "were not fitted."
+        )
+    if not finished_utc:
+        return [
+            "no time is recorded for these results, so it was not checked that the runs finished after the "
+            "prediction was made; none of them was part of the fit."
+        ]
+    if datetime.fromisoformat(finished_utc) <= datetime.fromisoformat(record.made_utc):
+        raise InputError(
+            f"run {obs.run_id[0]} finished at {finished_utc}, before this prediction was made "
+            f"({record.made_utc}), so it does not test it. Score a run that finished later."
+        )
+    return []
+
+
+def losses_of_new_run(record: Preregistration, N: float, D: float) -> np.ndarray:
+    """(20*k,) losses that a run may measure: those of the k resampled laws, each with the residual of a run."""
+    losses = np.repeat(resampled_losses(record.law_samples, N, D), 20)
+    n = len(record.log_residuals)
+    residuals = np.array(record.log_residuals) * np.sqrt(
+        n / max(n - 5, 1)
+    )  # five fitted parameters
+    return np.asarray(losses * np.exp(np.random.default_rng(0).choice(residuals, len(losses))))
 
 
 def _score_run(
@@ -332,25 +289,22 @@ def _score_run(
 ) -> Score:
     answers = [r for r in record.recommended if r.law is not None]
     nearest = min(answers, key=lambda r: abs(np.log(r.C / C)), default=None)
-    ci95 = interval80 = None
+    ends, law, level = None, record.law, 95
     if nearest is not None and abs(np.log(nearest.C / C)) <= np.log(SAME_BUDGET):
-        law, by = nearest.law, f"the recommended answer at {nearest.C:.3g} FLOPs"
+        law, level, by = nearest.law, 80, f"the recommended answer at {nearest.C:.3g} FLOPs"
         assert law is not None
-        assert nearest.L is not None
-        interval80 = [float(law(N, D)) * end / nearest.L for end in nearest.L_interval80 or []]
-    elif record.law is not None:
-        law, by = record.law, record.law_name
-        if record.resampled_laws:
-            theta, residuals = np.array(record.resampled_laws), np.array(record.log_residuals)
-            new_runs = Percentiles.of(ResampledLaws(theta, residuals).measured(N, D))
-            ci95 = None if new_runs is None else new_runs.ci95
+        if nearest.L and nearest.L_interval80:
+            ends = [float(law(N, D)) * end / nearest.L for end in nearest.L_interval80]
+    elif law is not None:
+        by = record.law_name
+        if record.law_samples:
+            ends = interval(losses_of_new_run(record, N, D), level)
     else:
         raise InputError(
             f"this prediction has no law, so no loss was predicted for a run of {C:.3g} FLOPs. Score a "
             "run at a predicted budget, or predict with approach 3 fitted or with law=NAME."
         )
     predicted = float(law(N, D))
-    interval = interval80 or ci95
     return Score(
         run_id=run_id,
         N=N,
@@ -358,11 +312,9 @@ def _score_run(
         C=C,
         measured=measured,
         predicted=predicted,
-        difference=measured - predicted,
-        percent=100 * (measured / predicted - 1),
-        ci95=ci95,
-        inside=None if interval is None else interval[0] <= measured <= interval[1],
-        N_over_best=N / allocate(law, C, record.flops_per_token).N,
+        level=level,
+        interval=ends,
+        inside=None if ends is None else ends[0] <= measured <= ends[1],
+        N_over_best=N / float(best_sizes(law, np.array([C]), record.flops_per_token)[0]),
         by=by,
-        interval80=interval80,
     )

@@ -6,7 +6,7 @@
 
 The value of a token decreases with each repeat, and so does that of parameters beyond the best size for
 U tokens. Neither is ever harmful in this law, unlike in the authors' own runs at hundreds of epochs. E, A,
-B, alpha and beta come from single-epoch runs. NumPy, and SciPy's minimiser inside the fit.
+B, alpha and beta come from single-epoch runs. NumPy and SciPy only.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy.ndimage import minimum_filter
+from scipy.optimize import minimize
+from scipy.special import huber
 
-from chinchilla.core.errors import FitError, InputError
-from chinchilla.core.paper import REPEATS_MUENNIGHOFF
-from chinchilla.decide.allocation import Allocation
+from chinchilla.core.errors import FitError
+from chinchilla.decide.allocation import Allocation, minimum
 from chinchilla.fit.loss_law import six_nd_frontier
 from chinchilla.fit.parametric.approach3 import fit_loss_law
 from chinchilla.fit.result import LossLaw
@@ -26,6 +28,7 @@ from chinchilla.observations.table import SINGLE_EPOCH
 N_GRID = 64  # grid values of each R
 R_RANGE = (0.03, 3e3)  # limits of R_D and R_N; at a limit the runs do not determine the decay
 MIN_SINGLE_EPOCH = 6  # single-epoch runs needed to fit the law with five parameters
+HUBER_DELTA = 1e-3  # of ln L, where the Huber loss turns linear
 TOLERANCE = 0.01  # relative increase of the objective that counts as an equally good fit
 
 
@@ -34,12 +37,15 @@ class RepeatedLaw:
     """A single-epoch law, and how fast repeated tokens and excess parameters lose their value."""
 
     law: LossLaw
-    R_D: float  # repeats over which the value of a token falls to 1/e
-    R_N: float  # the same for parameters beyond the best size of the unique tokens
+    # Repeats over which the value of a token falls to 1/e, and the same for parameters beyond the best
+    # size of the unique tokens. Arrays of them broadcast against the runs.
+    R_D: Any
+    R_N: Any
 
     def size_for(self, unique_tokens: float | np.ndarray) -> np.ndarray:
         """U_N: the size for which `unique_tokens` are compute-optimal (C = 6*N*D)."""
-        return _size_for(self.law, unique_tokens)
+        G = six_nd_frontier(self.law)[2]
+        return G * (G * np.asarray(unique_tokens, float)) ** (self.law.beta / self.law.alpha)
 
     def __call__(
         self,
@@ -48,37 +54,15 @@ class RepeatedLaw:
         unique_tokens: np.ndarray | float,
     ) -> np.ndarray:
         """Loss, nats per token, at N parameters and D tokens, `unique_tokens` of them distinct."""
-        return _loss(self.law, self.R_D, self.R_N, N, D, unique_tokens)
-
-
-def _size_for(law: LossLaw, tokens: float | np.ndarray) -> np.ndarray:
-    G = six_nd_frontier(law)[2]
-    return G * (G * np.asarray(tokens, float)) ** (law.beta / law.alpha)
-
-
-def _loss(
-    law: LossLaw,
-    R_D: float | np.ndarray,
-    R_N: float | np.ndarray,
-    N: float | np.ndarray,
-    D: float | np.ndarray,
-    unique_tokens: float | np.ndarray,
-) -> np.ndarray:
-    """The law at one or many R_D and R_N, broadcast against the runs."""
-    N, D = np.asarray(N, float), np.asarray(D, float)
-    U = np.minimum(unique_tokens, D)
-    U_N = np.minimum(N, _size_for(law, U))
-    return law(U_N * _value(N / U_N, R_N), U * _value(D / U, R_D))
+        N, D = np.asarray(N, float), np.asarray(D, float)
+        U = np.minimum(unique_tokens, D)
+        U_N = np.minimum(N, self.size_for(U))
+        return self.law(U_N * _value(N / U_N, self.R_N), U * _value(D / U, self.R_D))
 
 
 def _value(times: np.ndarray, R: float | np.ndarray) -> np.ndarray:
     """Number of fresh uses with the value of `times` uses: 1 + R * (1 - exp(-(times - 1) / R))."""
     return 1 - R * np.expm1(-(times - 1) / R)
-
-
-def named_repeats(law: LossLaw) -> RepeatedLaw:
-    """`law` with the published R_D* = 15.39 and R_N* = 5.31 (C4, models of 7M to 9B)."""
-    return RepeatedLaw(law, *REPEATS_MUENNIGHOFF)
 
 
 @dataclass(frozen=True)
@@ -93,35 +77,18 @@ class ConstrainedAllocation:
 
 
 def allocate_repeated(law: RepeatedLaw, C: float, unique_tokens: float) -> ConstrainedAllocation:
-    """N, D and epochs with the lowest loss for C = 6*N*D FLOPs and `unique_tokens` tokens.
-
-    Raises:
-        InputError: C or unique_tokens is not above zero.
-    """
-    for name, value in (("budget_flops", C), ("unique_tokens", unique_tokens)):
-        if not value > 0:
-            raise InputError(f"{name}={value:g} must be above 0.")
+    """N, D and epochs with the lowest loss for C = 6*N*D FLOPs and `unique_tokens` tokens."""
     (log_k, a), _, _ = six_nd_frontier(law.law)
     free = float(np.exp(log_k + a * np.log(C)))
 
-    def loss(N: np.ndarray) -> np.ndarray:
-        return law(N, C / (6 * N), unique_tokens)
+    def at(N: float) -> Allocation:
+        D = C / (6 * N)
+        return Allocation(C, N, D, float(law(N, D, unique_tokens)))
 
-    N = free * np.geomspace(1e-4, 1e4, 8_001)
-    for _ in range(4):
-        at = int(np.argmin(loss(N)))
-        N = np.geomspace(N[max(at - 1, 0)], N[min(at + 1, len(N) - 1)], 201)
-    best_N = float(N[np.argmin(loss(N))])
-    D = C / (6 * best_N)
-    once_N = max(free, C / (6 * unique_tokens))  # larger only if the tokens run out
-    once_D = C / (6 * once_N)
-    return ConstrainedAllocation(
-        Allocation(C, best_N, D, float(law(best_N, D, unique_tokens))),
-        unique_tokens,
-        D / unique_tokens,
-        Allocation(C, once_N, once_D, float(law(once_N, once_D, unique_tokens))),
-        float(law.law(free, C / (6 * free))),
-    )
+    best = at(minimum(lambda N: law(N, C / (6 * N), unique_tokens), 1e-4 * free, 1e4 * free))
+    once = at(max(free, C / (6 * unique_tokens)))  # larger only if the tokens run out
+    unlimited = float(law.law(free, C / (6 * free)))
+    return ConstrainedAllocation(best, unique_tokens, best.D / unique_tokens, once, unlimited)
 
 
 def fit_repeated(
@@ -130,7 +97,6 @@ def fit_repeated(
     U: np.ndarray,
     L: np.ndarray,
     law: LossLaw | None = None,
-    huber_delta: float = 1e-3,
     near: tuple[float, float] | None = None,
 ) -> tuple[RepeatedLaw, dict[str, Any]]:
     """R_D and R_N from runs that repeat data, with the single-epoch law fixed.
@@ -146,20 +112,16 @@ def fit_repeated(
         U: (n,) unique tokens; D where nothing is repeated.
         L: (n,) final loss, nats per token.
         law: the single-epoch law; None = fitted here to the runs without repeats.
-        huber_delta: where the Huber loss turns linear, in log-loss.
         near: start at (R_D, R_N) and return the minimum reached, instead of the lowest of all.
 
     Returns:
         The law, and its certificate: objective, n_runs, n_repeated, max_epochs (the largest D/U),
-        n_minima (distinct minima on the grid of starts), R_D_range and R_N_range (within 1% of the
-        objective).
+        R_D_range and R_N_range (within 1% of the objective).
 
     Raises:
         FitError: fewer than three runs repeat data, too few do not and no law is given, or the lowest
             objective lies at a limit of the range searched.
     """
-    from scipy.optimize import minimize
-
     N, D, U, L = (np.asarray(x, float) for x in (N, D, U, L))
     repeats = D > SINGLE_EPOCH * U
     if repeats.sum() < 3:
@@ -175,22 +137,19 @@ def fit_repeated(
                 f"{MIN_SINGLE_EPOCH} such runs. Train some sizes for one epoch, or give law=NAME of a "
                 "published one."
             )
-        law, _ = fit_loss_law(N[single], D[single], L[single], huber_delta=huber_delta)
+        law, _ = fit_loss_law(N[single], D[single], L[single], huber_delta=HUBER_DELTA)
     log_L = np.log(L)
 
     def objective(log_R: np.ndarray) -> np.ndarray:
         """Of (..., 2) ln R_D and ln R_N."""
         R = np.exp(log_R)[..., None]
-        r = np.abs(np.log(_loss(law, R[..., 0, :], R[..., 1, :], N, D, U)) - log_L)
-        huber = np.where(r <= huber_delta, r**2 / 2, huber_delta * (r - huber_delta / 2))
-        return huber.sum(-1)
+        r = np.abs(np.log(RepeatedLaw(law, R[..., 0, :], R[..., 1, :])(N, D, U)) - log_L)
+        return np.asarray(huber(HUBER_DELTA, r).sum(-1))
 
     ends = np.log(np.geomspace(R_RANGE[0], R_RANGE[1], N_GRID))
     grid = np.stack(np.meshgrid(ends, ends, indexing="ij"), axis=-1)
     surface = np.stack([objective(row) for row in grid])  # (N_GRID, N_GRID) by R_D and R_N
-    padded = np.pad(surface, 1, constant_values=np.inf)
-    shifts = [padded[i : i + N_GRID, j : j + N_GRID] for i in range(3) for j in range(3)]
-    minima = np.argwhere(surface == np.min(shifts, axis=0))
+    minima = np.argwhere(surface == minimum_filter(surface, 3))
     starts = [ends[at] for at in sorted(minima, key=lambda at: surface[tuple(at)])[:6]]
     if near is not None:
         starts = [np.log(near)]
@@ -201,9 +160,9 @@ def fit_repeated(
     for name, value in (("R_D", R_D), ("R_N", R_N)):
         if not R_RANGE[0] * 1.05 < value < R_RANGE[1] / 1.05:
             raise FitError(
-                f"{name} is {'above' if value > 1 else 'below'} {R_RANGE[1] if value > 1 else R_RANGE[0]:g}, "
-                "the limit of the range searched: these runs do not determine how fast repeats lose their "
-                "value. Add runs with more epochs, and larger models on few unique tokens.",
+                f"{name} is at a limit of the range searched, {R_RANGE[0]:g} to {R_RANGE[1]:g}: these runs do "
+                "not determine how fast repeats lose their value. Add runs with more epochs, and larger models "
+                "on few unique tokens.",
                 "at_bound",
             )
     limit = (1 + TOLERANCE) * best.fun + 1e-12 * len(N)
@@ -213,7 +172,6 @@ def fit_repeated(
         "n_runs": len(N),
         "n_repeated": int(repeats.sum()),
         "max_epochs": float((D / U).max()),
-        "n_minima": len(minima),
         "R_D_range": ranges[0],
         "R_N_range": ranges[1],
     }

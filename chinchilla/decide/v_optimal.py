@@ -11,14 +11,8 @@ everywhere. NumPy only.
 
 import numpy as np
 
-LENGTH = 1.0  # correlation length of delta, in standard deviations of ln x over all places
+LENGTH = 1.0  # correlation length of delta, in the scaled coordinates of the places
 MISFIT = 0.5  # share of the residual variance attributed to delta, the rest to noise
-
-
-def coordinates(log_x: np.ndarray) -> np.ndarray:
-    """(n, d) ln x of all places and targets, each column scaled to standard deviation 1."""
-    sd = log_x.std(axis=0)
-    return log_x / np.where(sd > 0, sd, 1.0)
 
 
 def kernel(Z: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -51,7 +45,7 @@ class Posterior:
 
         Args:
             J: (n, p) derivatives of the loss by theta, each times the prior standard deviation.
-            Z: (n, d) coordinates of the places, from `coordinates`.
+            Z: (n, d) coordinates of the places, of scale 1.
             target_J: (t, p) derivatives of the targets, scaled alike.
             target_delta: (t, n) covariance of each target's dependence on delta with delta at the places,
                 for a delta of variance 1.

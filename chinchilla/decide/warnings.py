@@ -1,138 +1,27 @@
-"""Warnings that belong under an answer, one line each.
+"""Warnings of a fit that belong under every answer from it, one line each."""
 
-They concern the requested budget (tokens per parameter or a loss beyond the runs, a published law far from
-its own runs), the fit itself, refused approaches, and how the table was read. `chinchilla.recommend`
-decides which approach is recommended. NumPy only.
-"""
-
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from chinchilla.core import paper
-from chinchilla.core.errors import Refusal
-from chinchilla.core.units import number
-from chinchilla.decide.decision import FITTED
-from chinchilla.decide.predictions import beyond
 from chinchilla.fit.result import called
 from chinchilla.fit.results import FitResults
-from chinchilla.recommend import Recommendation
-
-MAX_RATIO_FACTOR = 2.0  # tokens per parameter this many times beyond the runs' are reported
 
 
 @dataclass(frozen=True)
-class AnswerWarning:
-    """One warning or note about an answer."""
+class FitWarning:
+    """One warning or note."""
 
-    kind: str  # beyond_C, beyond_ratio, fit_warning, refused, note
+    kind: str  # fit_warning, refused, note
     text: str
-    C: float | None = None  # FLOPs of the answer it concerns; None: all answers
 
 
-def gather(
-    fits: FitResults | None, recommended: Sequence[Recommendation], answer: Mapping[str, Any]
-) -> list[AnswerWarning]:
-    """All warnings, those of single budgets first.
-
-    Args:
-        fits: the fits; None for published answers only.
-        recommended: the recommendation at each budget.
-        answer: law, decisions and target, as in the JSON of `chinchilla predict`.
-    """
-    warnings: list[AnswerWarning] = []
-    if fits is not None:
-        for r in recommended:
-            if r.N is not None and r.D is not None:
-                warnings += _ratio_outside(r.C, {"N": r.N, "D": r.D}, fits, "this answer")
-    if answer["law"] is not None:
-        warnings += _of_decisions(answer, fits)
-    if fits is not None:
-        warnings += _of_fit(fits)
-    return list(dict.fromkeys(warnings))
-
-
-def refuse_if_nothing_fitted(fits: FitResults | None, where: str) -> None:
-    """State why a fit has no answer at all.
-
-    Raises:
-        Refusal: no approach has a usable answer.
-    """
-    if fits is None or fits.recommended is not None:
-        return
-    reasons = [
-        *(f"{called(name)}: its exponent of N_opt is not between 0 and 1" for name in fits.fitted),
-        *(f"{called(name)}, {r.kind}: {r.reason.rstrip('.')}" for name, r in fits.refused.items()),
-    ]
-    raise Refusal(
-        f"frontier={where}: no approach has an answer for these runs ({'; '.join(reasons)}). Give law=NAME "
-        "to decide by a published law."
-    )
-
-
-def _of_decisions(answer: Mapping[str, Any], fits: FitResults | None) -> list[AnswerWarning]:
-    """Warnings about a target loss, sizes for serving, and a published law far from its runs."""
-    law, decisions = answer["law"], answer["decisions"]
-    targets = [answer["target"]] if "target" in answer else []
-    warnings: list[AnswerWarning] = []
-    if law["name"] != FITTED or fits is None:
-        C_range = paper.LAW_C_RANGE.get(law["name"].removeprefix("law "))
-        for place in decisions:
-            warnings += _C_outside(place["C"], C_range, f"this answer by {law['name']}", "its runs")
-        for place in targets:
-            subject = f"loss {place['L']:g} by {law['name']}"
-            warnings += _C_outside(place["C"], C_range, subject, "its runs")
-        return warnings
-    for place in targets:
-        subject = f"loss {place['L']:g}"
-        warnings += _C_outside(place["C"], fits.data["C"], subject, "these runs")
-        warnings += _ratio_outside(place["C"], place, fits, subject)
-    for place in (*decisions, *targets):
-        if served := place.get("inference"):
-            warnings += _ratio_outside(place["C"], served["best"], fits, "the size for serving")
-    return warnings
-
-
-def _C_outside(
-    C: float, C_range: Sequence[float] | None, subject: str, runs: str
-) -> list[AnswerWarning]:
-    """A warning if C lies outside the range of the runs."""
-    factor = beyond(C, C_range)
-    if factor is None:
-        return []
-    end = "largest" if factor > 1 else "smallest"
-    text = f"Extrapolation, {subject}: {number(factor)}x the {end} C of {runs}."
-    return [AnswerWarning("beyond_C", text, C)]
-
-
-def _ratio_outside(
-    C: float, place: Mapping[str, float], fits: FitResults, subject: str
-) -> list[AnswerWarning]:
-    """A warning if D/N lies outside the runs' by more than MAX_RATIO_FACTOR."""
-    if fits.data.get("tokens_per_param") is None:  # minima without sizes
-        return []
-    low, high = fits.data["tokens_per_param"]
-    ratio = place["D"] / place["N"]
-    if low / MAX_RATIO_FACTOR <= ratio <= MAX_RATIO_FACTOR * high:
-        return []
-    end, name = (high, "most") if ratio > high else (low, "fewest")
-    text = (
-        f"Extrapolation, {subject}: {number(ratio)} tokens per parameter, {number(ratio / end)}x the {name} "
-        f"of these runs ({number(end)})."
-    )
-    return [AnswerWarning("beyond_ratio", text, C)]
-
-
-def _of_fit(fits: FitResults) -> list[AnswerWarning]:
+def fit_warnings(fits: FitResults) -> list[FitWarning]:
     """Warnings of the recommended approach, refusals of the others, notes on how the runs were read."""
     warnings = []
     approach = str((fits.recommended or {}).get("approach", ""))
     if approach in fits.fitted:
         texts = fits.fitted[approach].warnings
-        warnings = [AnswerWarning("fit_warning", f"{called(approach)}: {text}") for text in texts]
+        warnings = [FitWarning("fit_warning", f"{called(approach)}: {text}") for text in texts]
     for name, r in fits.refused.items():
         first = r.reason.split(". ")[0].removesuffix(".")
-        warnings.append(
-            AnswerWarning("refused", f"{called(name)} was refused ({r.kind}): {first}.")
-        )
-    return warnings + [AnswerWarning("note", text) for text in fits.data["notes"]]
+        warnings.append(FitWarning("refused", f"{called(name)} was refused ({r.kind}): {first}."))
+    return warnings + [FitWarning("note", text) for text in fits.data["notes"]]

@@ -192,11 +192,11 @@ COLUMNS = [
 ]
 
 
-def fits_predictions(fits: FitResults, C: Any, force: bool = False) -> "DataFrame":
+def fits_predictions(fits: FitResults, C: Any) -> "DataFrame":
     """Recommended answer, one row per C."""
     rows = []
     for c in budgets(C):
-        r = recommendation(fits, c, force)
+        r = recommendation(fits, c)
         row = {"C": c, "N": r.N, "D": r.D, "D/N": r.ratio, "L": r.L}
         for key, bounds in (("N", r.N_interval80), ("D", r.D_interval80), ("L", r.L_interval80)):
             row[f"{key}_low"], row[f"{key}_high"] = bounds or (None, None)

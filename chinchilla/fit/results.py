@@ -184,7 +184,7 @@ class FitResults:
 
         return fits_frame(self)
 
-    def predict(self, C: Any, force: bool = False) -> "DataFrame":
+    def predict(self, C: Any) -> "DataFrame":
         """Recommended answer at C training FLOPs, a number or a list; one row each.
 
         Columns are C, N, D, D/N, L, the bounds of the 80% intervals (N_low, N_high, D_low, D_high, L_low,
@@ -193,7 +193,6 @@ class FitResults:
 
         Args:
             C: training FLOPs, counted as the runs count them.
-            force: whether to extrapolate by more than a factor of a million.
 
         Raises:
             Refusal: as `chinchilla.recommendation`.
@@ -201,7 +200,7 @@ class FitResults:
         """
         from chinchilla.fit.display import fits_predictions
 
-        return fits_predictions(self, C, force)
+        return fits_predictions(self, C)
 
     def plot(self, ax: "Axes | None" = None, quantity: Literal["N", "D"] = "N") -> "Axes":
         """Plot N_opt or D_opt against C: the recommended answer with its 80% band, and each approach."""

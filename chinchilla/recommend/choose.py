@@ -16,13 +16,12 @@ import numpy as np
 
 from chinchilla.config import FitCommand
 from chinchilla.fit import fit_all
-from chinchilla.fit.result import called
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
+from chinchilla.recommend import reasons
 from chinchilla.recommend.forecast import (
     Forecast,
     RecommendedModel,
-    error_text,
     forecasts_of_envelope,
     forecasts_of_laws,
     forecasts_of_minima,
@@ -35,17 +34,13 @@ from chinchilla.recommend.held_out import (
     forecast_weights,
 )
 from chinchilla.recommend.isoflop_minima import minima_of
-from chinchilla.recommend.laws import CandidateLaw, WindowFit, candidate_laws, fit_windows
-from chinchilla.recommend.reasons import condition_number, evidence, excluded_runs, saturating_law
+from chinchilla.recommend.laws import SATURATING, CandidateLaw, candidate_laws, fit_windows
 
 SWITCH = 0.8  # approach 3's held-out error over approach 2's, below which approach 3 is recommended
 MIN_HELD_OUT = 10  # held-out forecasts needed to prefer approach 3 to approach 2
 MIN_MINIMA = 3  # budgets with a minimum that make approach 2 the default
-MIN_OWN_LOSS = (
-    4  # minima from which approach 2 forecasts the loss itself; with fewer, approach 3 does
-)
-
-Forecasts = Mapping[str, Forecast]  # by quantity, N and L
+# Minima from which approach 2 forecasts the loss itself; with fewer, approach 3 does.
+MIN_OWN_LOSS = 4
 
 
 def fit_table(
@@ -65,12 +60,12 @@ def fit_table(
     fits = fit_all(finals, curves, command, stage)
     stage("fit: held-out errors of the recommendation")
     settings = {"huber_delta": command.huber_delta, "objective": command.objective}
-    model = choose(finals.finals(), fits, settings, command.approach3_law)
+    model = choose(finals.finals(), fits, settings)
     return fits if model is None else dataclasses.replace(fits, recommended=model.to_dict())
 
 
 def choose(
-    obs: Observations, fits: FitResults, settings: Mapping[str, Any], approach3_law: str = "auto"
+    obs: Observations, fits: FitResults, settings: Mapping[str, Any]
 ) -> RecommendedModel | None:
     """The recommended model of these fits; None if no approach has a usable answer.
 
@@ -78,126 +73,80 @@ def choose(
         obs: (n,) the final losses that were fitted.
         fits: the fitted approaches.
         settings: huber_delta and objective of approach 3.
-        approach3_law: auto, power or saturating, see `laws.candidate_laws`.
     """
     if not fits.fitted:
         return None
-    settings = dict(settings)
-    forecasts: dict[str, Forecasts] = {}
-    held_out: dict[str, dict[str, list[HeldOut]]] = {}
-    windows: list[WindowFit] = []
-    laws: list[CandidateLaw] = []
 
-    # Forecasts of every approach, with their errors on the sweep's own larger budgets.
+    # Candidates of each approach, their errors on the sweep's own larger budgets, and the forecasts that
+    # these errors weight.
+    forecasts: dict[str, dict[str, Forecast]] = {}
+    held_out: dict[str, dict[str, HeldOut]] = {}
+    windows: list[CandidateLaw] = []
+    laws: list[CandidateLaw] = []
     minima = minima_of(obs, fits)
-    requested = "isoflop" in fits.fitted or "isoflop" in fits.refused
-    if len(minima) >= 2 and requested:
+    isoflop_requested = "isoflop" in fits.fitted or "isoflop" in fits.refused
+    if isoflop_requested and len(minima) >= 2:
         held_out["isoflop"] = errors_of_minima(minima)
         forecasts["isoflop"] = forecasts_of_minima(minima, held_out["isoflop"])
     if "parametric" in fits.fitted:
-        windows = fit_windows(obs, settings)
-        laws = candidate_laws(obs, windows, approach3_law)
+        windows = fit_windows(obs, dict(settings))
+        laws = candidate_laws(obs, windows)
     if laws:
-        held_out["parametric"] = errors_of_laws(obs, laws, minima, fits.cost, settings)
-        forecasts["parametric"] = forecasts_of_laws(
-            laws, held_out["parametric"], condition_number(fits)
-        )
+        held_out["parametric"] = errors_of_laws(obs, laws, minima, fits.cost, dict(settings))
+        condition = reasons.condition_number(fits)
+        forecasts["parametric"] = forecasts_of_laws(laws, held_out["parametric"], condition)
     if "envelope" in fits.fitted:
         forecasts["envelope"] = forecasts_of_envelope(fits)
     errors = {name: held_out_summary(forecasts[name], held_out[name]) for name in held_out}
 
     # The decision.
-    usable = {name: f for name, f in forecasts.items() if _exponent_is_plausible(f)}
-    approach, reason = _choose_approach(
-        usable, errors, len(minima), _why_not_isoflop(requested, len(minima))
-    )
-    if not approach:
-        return None
+    usable = {name for name, f in forecasts.items() if "N" in f and _exponent_is_plausible(f["N"])}
+    if "isoflop" in usable and len(minima) >= MIN_MINIMA:
+        better = _approach_3_is_better(errors["isoflop"], errors.get("parametric"))
+        approach = "parametric" if better else "isoflop"
+        reason = reasons.by_held_out_errors(approach, errors, len(minima))
+    else:
+        order = ("parametric", "isoflop", "envelope")
+        approach = next((name for name in order if name in usable), "")
+        if not approach:
+            return None
+        reason = reasons.by_elimination(approach, isoflop_requested, len(minima) < MIN_MINIMA)
 
-    # The record.
-    chosen = dict(usable[approach])
+    # The forecasts of the recommended approach, and the reasons for it.
+    chosen = forecasts[approach]
     C_range = [float(obs.C.min()), float(obs.C.max())]
     if approach == "isoflop":
         C_range = [float(minima.C[0]), float(minima.C[-1])]
         if len(minima) < MIN_OWN_LOSS and "parametric" in forecasts:
-            chosen["L"] = forecasts["parametric"]["L"]
-    outliers = excluded_runs(obs, fits, windows)
-    reasons = [reason, *evidence(approach, fits, windows, outliers, len(obs))]
-    if approach == "parametric":
-        without = forecasts_of_laws(windows, held_out["parametric"], condition_number(fits))
-        reasons += saturating_law(obs, fits, laws, windows, forecasts["parametric"], without)
+            chosen = {**chosen, "L": forecasts["parametric"]["L"]}
+    outliers = reasons.excluded_runs(obs, fits, windows)
+    texts = [reason, *reasons.evidence(approach, fits, windows, outliers, len(obs))]
+    if approach == "parametric" and laws[-1].name == SATURATING:
+        without = forecasts_of_laws(windows, held_out["parametric"], condition)
+        texts.append(reasons.saturating_law(obs, fits, laws, forecasts["parametric"], without))
     nearest = windows[-1].law if windows else None  # the narrowest window, nearest to the optimum
     return RecommendedModel(
         approach=approach,
         C_range=C_range,
         N=chosen["N"],
         L=chosen.get("L"),
-        reasons=reasons,
+        reasons=texts,
         outliers=outliers,
         held_out=errors,
         shape=None if nearest is None else [nearest.alpha, nearest.beta],
     )
 
 
-def _exponent_is_plausible(forecasts: Forecasts) -> bool:
-    """Whether N_opt rises with C, and not faster than C."""
-    if "N" not in forecasts:
-        return False
-    f = forecasts["N"]
+def _exponent_is_plausible(f: Forecast) -> bool:
+    """Whether N_opt rises with C, and not faster than C; always true of laws, whose alpha and beta are positive."""
     if f.kind == "law":
-        return True  # alpha and beta are positive, so the exponent lies between 0 and 1
-    a = float(forecast_weights(f.scores, "N") @ np.array(f.members)[:, 1])
-    return 0 < a < 1
+        return True
+    return bool(0 < forecast_weights(f.scores, "N") @ np.array(f.members)[:, 1] < 1)
 
 
-def _why_not_isoflop(requested: bool, n_minima: int) -> str:
-    """The reason to state if approach 2 is not usable."""
-    if not requested:
-        return "approach 2 was not requested"
-    if n_minima < MIN_MINIMA:
-        return "fewer than three budgets have an IsoFLOP minimum"
-    return "the exponent of N_opt along the IsoFLOP minima is not between 0 and 1"
-
-
-def _choose_approach(
-    usable: Mapping[str, Forecasts],
-    errors: Mapping[str, dict[str, Any]],
-    n_minima: int,
-    why_not_isoflop: str,
-) -> tuple[str, str]:
-    """The recommended approach and the reason in a sentence; "" if there is none.
-
-    Args:
-        usable: forecasts by approach.
-        errors: held-out errors of approaches 2 and 3, from `held_out_summary`.
-        n_minima: budgets with an IsoFLOP minimum.
-        why_not_isoflop: the reason to state if approach 2 is not usable.
-    """
-    if "isoflop" in usable and n_minima >= MIN_MINIMA:
-        two, three = errors["isoflop"], errors.get("parametric")
-        if three is None or two["N"] is None:
-            text = f"{n_minima} IsoFLOP minima, which make the fewest assumptions"
-            return "isoflop", _recommend("isoflop", text)
-        measured = three["N"] is not None and three["L"] is not None and two["n"] >= MIN_HELD_OUT
-        if measured and all(three[q] < SWITCH * two[q] for q in ("N", "L")):
-            approach, other = "parametric", "isoflop"
-        else:
-            approach, other = "isoflop", "parametric"
-        return approach, _recommend(
-            approach,
-            f"error {error_text(errors[approach])} over {two['n']} forecast{'s' * (two['n'] > 1)} of the "
-            f"sweep's own larger budgets from its smaller ones; {called(other)}: "
-            f"{error_text(errors[other]) or 'no error could be measured'}",
-        )
-    for name, text in (
-        ("parametric", f"it uses all runs, and {why_not_isoflop}"),
-        ("isoflop", "it is the only approach with an answer here, from two minima"),
-        ("envelope", "approaches 2 and 3 have no answer here"),
-    ):
-        if name in usable:
-            return name, _recommend(name, text)
-    return "", ""
-
-
-def _recommend(approach: str, reason: str) -> str:
-    return f"{called(approach).capitalize()} is recommended: {reason}."
+def _approach_3_is_better(two: Mapping[str, Any], three: Mapping[str, Any] | None) -> bool:
+    """Whether approach 3 predicted the larger budgets clearly better, by summaries of held-out errors."""
+    if three is None or two["n"] < MIN_HELD_OUT:
+        return False
+    pairs = [(two[q], three[q]) for q in ("N", "L")]
+    return all(b is not None and b < SWITCH * a for a, b in pairs)

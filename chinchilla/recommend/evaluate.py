@@ -7,19 +7,19 @@ import numpy as np
 
 from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.units import count, number
-from chinchilla.fit.loss_law import flops_at, log_N_opt
+from chinchilla.fit.loss_law import flops_at
 from chinchilla.fit.result import LossLaw, called
 from chinchilla.fit.results import FitResults
-from chinchilla.recommend.forecast import Estimate, Forecast, RecommendedModel
+from chinchilla.recommend.forecast import Estimate, RecommendedModel
 from chinchilla.recommend.laws import optimum
 
 DEFAULT_FACTOR = 10.0  # times the largest C: the budget answered if none is given
-RANGE_ONLY = (
-    1.01e3  # factor outside the runs beyond which only a range is stated (1,000, rounded up)
-)
-REFUSED = 1.01e6  # factor outside the runs beyond which an answer needs force=true
+# Factors outside the runs: beyond 1,000 (rounded up) only a range is stated, beyond a million nothing.
+RANGE_ONLY = 1.01e3
+REFUSED = 1.01e6
 MIN_SAMPLES = 10  # resamples needed for a standard deviation
 DEFAULT_SHAPE = (0.34, 0.34)  # alpha and beta for costs of departures if no law was fitted
+MAX_RATIO_FACTOR = 2.0  # tokens per parameter this many times beyond those of the runs are reported
 EDGE = 1.01  # a C outside the runs by less than this factor counts as inside
 
 
@@ -70,95 +70,95 @@ def default_budget(fits: FitResults) -> float:
     return float(f"{DEFAULT_FACTOR * fits.data['C'][1]:.2g}")
 
 
-def recommendation(fits: FitResults, C: float, force: bool = False) -> Recommendation:
+def recommendation(fits: FitResults, C: float) -> Recommendation:
     """The recommended answer at C FLOPs.
 
     Args:
         fits: from `chinchilla fit`.
         C: training FLOPs, counted as the runs count them.
-        force: whether to answer more than a million times beyond the data.
 
     Raises:
         Refusal: no approach has an answer, C lies too far beyond the data, or no optimum exists there.
     """
     C = _check_budget(C)
-    model = model_of(fits)
-    if model is None:
-        raise Refusal(
-            "no approach has an answer for these runs: see the refusals that `chinchilla fit` printed."
-        )
+    model = _recommended(fits)
     low, high = fits.data["C"]
     outside = max(C / high, low / C)
-    if outside > REFUSED and not force:
+    if outside > REFUSED:
         side = "largest" if C > high else "smallest"
         raise Refusal(
             f"C = {C:.3g} FLOPs is a factor of {number(outside)} beyond the {side} run, and the limit is a "
-            "factor of a million. Give a budget nearer to the runs, or force=true."
+            "factor of a million. Give a budget nearer to the runs."
         )
-    N = D = L = None
-    if model.N is not None:
-        N = _estimate(fits, model, model.N, C)
+    N, L = _estimate(fits, model, "N", C), _estimate(fits, model, "L", C)
+    D, disagreement = None, ""
+    if N is not None:
         if not np.isfinite(N.value):
             raise Refusal(
                 f"the recommended law has no optimum at {C:.3g} FLOPs. Give a budget nearer to the runs."
             )
         D = Estimate(*(float(C / flops_at(x, fits.cost)) for x in (N.value, N.high, N.low)))
-    if model.L is not None:
-        L = _estimate(fits, model, model.L, C)
-    disagreement = "" if N is None else _disagreement(fits, model, C, N)
+        disagreement = _disagreement(fits, model, C, N)
     return Recommendation(
-        C=float(C),
+        C=C,
         approach=model.approach,
-        N=None if N is None else N.value,
-        D=None if D is None else D.value,
-        L=None if L is None else L.value,
-        N_interval80=None if N is None else N.interval,
-        D_interval80=None if D is None else D.interval,
-        L_interval80=None if L is None else L.interval,
+        N=N.value if N else None,
+        D=D.value if D else None,
+        L=L.value if L else None,
+        N_interval80=N.interval if N else None,
+        D_interval80=D.interval if D else None,
+        L_interval80=L.interval if L else None,
         beyond=float(C / high),
         range_only=outside > RANGE_ONLY,
         disagreement=disagreement,
         reasons=[
             *([disagreement] if disagreement else []),
             *model.reasons,
-            *_extrapolation(C, model, low, high),
+            *_extrapolation(C, None if N is None or D is None else D.value / N.value, fits),
         ],
     )
 
 
-def _check_budget(C: Any) -> float:
-    """C as a number of FLOPs.
+def _recommended(fits: FitResults) -> RecommendedModel:
+    """The recommended model, or Refusal with the reasons why no approach has an answer."""
+    if (model := model_of(fits)) is not None:
+        return model
+    reasons = [f"{called(name)}: its exponent of N_opt is not in (0, 1)" for name in fits.fitted]
+    reasons += [
+        f"{called(name)}, {r.kind}: {r.reason.rstrip('.')}" for name, r in fits.refused.items()
+    ]
+    raise Refusal(
+        f"no approach has an answer for these runs ({'; '.join(reasons)}). Correct or extend the runs, or "
+        "use a published law (law=NAME)."
+    )
 
-    Raises:
-        InputError: it is not a positive finite number.
-    """
-    if isinstance(C, bool | np.bool_) or not isinstance(C, int | float | np.integer | np.floating):
-        raise InputError(f"C={C!r} is not a number of FLOPs, such as 1e21.")
-    if not 0 < C < np.inf:
-        raise InputError(f"C={C} FLOPs is not a positive finite number.")
+
+def _check_budget(C: Any) -> float:
+    """C as a number of FLOPs, or InputError."""
+    is_number = isinstance(C, int | float | np.integer | np.floating) and not isinstance(C, bool)
+    if not is_number or not 0 < C < np.inf:
+        raise InputError(f"C={C!r} is not a positive finite number of FLOPs, such as 1e21.")
     return float(C)
 
 
-def _estimate(fits: FitResults, model: RecommendedModel, f: Forecast, C: float) -> Estimate:
-    return f.at(C, model.beyond(C), fits.cost, _resampled_sd(fits, model, f, C))
-
-
-def _resampled_sd(fits: FitResults, model: RecommendedModel, f: Forecast, C: float) -> float:
-    """Standard deviation of the forecast's logarithm over resampled runs; 0 if unknown.
-
-    Forecasts through minima use the covariance of their parameters instead.
-    """
-    if f.covariances:
-        return 0.0
+def _estimate(
+    fits: FitResults, model: RecommendedModel, quantity: str, C: float
+) -> Estimate | None:
+    """The forecast of N or L at C with its interval; None without a forecast."""
+    f = model.N if quantity == "N" else model.L
+    if f is None:
+        return None
+    # The standard deviation over resampled runs; lines and curves have the covariance of their parameters.
     logs = np.empty(0)
-    if f.kind == "law":
-        samples = fits.fitted["parametric"].law_samples if "parametric" in fits.fitted else []
-        if samples:
-            logs = optimum(np.array(samples, float).T, fits.cost, C)[0 if f.quantity == "N" else 1]
-    elif f.quantity == "N" and model.approach in fits.fitted:
-        logs = np.log(fits.fitted[model.approach].N_opt.all_at(C))
+    frontier = fits.fitted.get("parametric" if f.kind == "law" else model.approach)
+    if frontier is not None and f.kind == "law" and frontier.law_samples:
+        samples = np.array(frontier.law_samples, float).T
+        logs = optimum(samples, fits.cost, C)[0 if quantity == "N" else 1]
+    elif frontier is not None and f.kind == "line" and not f.covariances:
+        logs = np.log(frontier.N_opt.all_at(C))
     logs = logs[np.isfinite(logs)]
-    return float(np.std(logs, ddof=1)) if len(logs) >= MIN_SAMPLES else 0.0
+    sd = float(np.std(logs, ddof=1)) if len(logs) >= MIN_SAMPLES else 0.0
+    return f.at(C, model.beyond(C), fits.cost, sd)
 
 
 def _disagreement(fits: FitResults, model: RecommendedModel, C: float, N: Estimate) -> str:
@@ -167,86 +167,80 @@ def _disagreement(fits: FitResults, model: RecommendedModel, C: float, N: Estima
     for name, frontier in fits.fitted.items():
         if name == model.approach:
             continue
-        if frontier.law is not None:
-            law, at = frontier.law, np.array([C])
-            theta = np.array(frontier.law_samples or np.zeros((5, 0)), float).T
-            logs = log_N_opt(theta, fits.cost, at)[:, 0]
-            row = np.array([[law.E, law.A, law.B, law.alpha, law.beta]])
-            value = float(np.exp(log_N_opt(row, fits.cost, at)[0, 0]))
+        if (law := frontier.law) is not None:
+            samples = np.array(frontier.law_samples or np.empty((5, 0)), float).T
+            laws = np.vstack([[law.E, law.A, law.B, law.alpha, law.beta], samples])
+            logs = optimum(laws, fits.cost, C)[0]
         else:
-            logs, value = np.log(frontier.N_opt.all_at(C)), float(frontier.N_opt(C))
-        logs = logs[np.isfinite(logs)]
-        if len(logs) < MIN_SAMPLES or not np.isfinite(value):
+            logs = np.log([frontier.N_opt(C), *frontier.N_opt.all_at(C)])
+        value, samples = logs[0], logs[1:][np.isfinite(logs[1:])]
+        if len(samples) < MIN_SAMPLES or not np.isfinite(value):
             continue
-        low, high = (float(x) for x in np.exp(np.percentile(logs, (10, 90))))
-        low, high = min(low, value), max(high, value)  # all resamples may lie on one side of it
-        if low > N.high or high < N.low:
-            others.append((name, value, low, high))
+        low, high = np.percentile(samples, (10, 90))
+        ends = min(low, value), max(high, value)  # all resamples may lie on one side of the value
+        e = Estimate(*np.exp([value, *ends]).tolist())
+        if e.low > N.high or e.high < N.low:
+            others.append((e, name))
     if not others:
         return ""
-    values = [N.value, *(value for _, value, _, _ in others)]
-    listed = ", ".join(
-        f"{called(name)} {count(value)} ({count(low)}-{count(high)})"
-        for name, value, low, high in others
-    )
+    values = [N.value, *(e.value for e, _ in others)]
+
+    def listed(e: Estimate, name: str) -> str:
+        return f"{called(name)} {count(e.value)} ({count(e.low)}-{count(e.high)})"
+
     return (
         f"The approaches disagree beyond their 80% intervals: N_opt from {count(min(values))} to "
-        f"{count(max(values))}; recommended {called(model.approach)} {count(N.value)} "
-        f"({count(N.low)}-{count(N.high)}), but {listed}."
+        f"{count(max(values))}; recommended {listed(N, model.approach)}, but "
+        f"{', '.join(listed(e, name) for e, name in others)}."
     )
 
 
-def _extrapolation(C: float, model: RecommendedModel, low: float, high: float) -> list[str]:
-    """How far C lies outside the runs, and what follows from it."""
-    texts = []
+def _extrapolation(C: float, ratio: float | None, fits: FitResults) -> list[str]:
+    """How far C, or D/N of the answer, lies outside the runs; empty inside."""
+    texts, (low, high) = [], fits.data["C"]
     if C > EDGE * high:
-        where = f"Extrapolation: {number(C / high)}x the compute of the largest run."
+        texts.append(f"Extrapolation: {number(C / high)}x the compute of the largest run.")
     elif C < low / EDGE:
-        where = f"Extrapolation: {number(low / C)}x below the compute of the smallest run."
-    else:
-        where = ""
+        texts.append(f"Extrapolation: {number(low / C)}x below the compute of the smallest run.")
     if max(C / high, low / C) > RANGE_ONLY:
-        where += " The runs do not support an answer this far away; only the range is meaningful."
-    if where:
-        texts.append(where)
-    largest = model.C_range[1]
-    if model.approach == "isoflop" and C > 1.3 * largest and high > 1.3 * largest:
+        texts[-1] += (
+            " The runs do not support an answer this far away; only the range is meaningful."
+        )
+    least, most = fits.data.get("tokens_per_param") or (0.0, np.inf)
+    if ratio is not None and not least / MAX_RATIO_FACTOR <= ratio <= MAX_RATIO_FACTOR * most:
+        end, name = (most, "most") if ratio > most else (least, "fewest")
         texts.append(
-            f"The largest budget with a minimum has {largest:.3g} FLOPs, {number(C / largest)}x less: the "
-            "intervals widen from there."
+            f"Extrapolation: {number(ratio)} tokens per parameter, {number(ratio / end)}x the {name} of these "
+            f"runs ({number(end)})."
         )
     return texts
 
 
 def headline(r: Recommendation) -> str:
     """The recommendation in one line."""
+    parts = []
+    for name, value, ends, unit in (
+        ("N", r.N, r.N_interval80, ""),
+        ("D", r.D, r.D_interval80, " tokens"),
+        ("loss", r.L, r.L_interval80, ""),
+    ):
+        if value is None or ends is None:
+            continue
+        if r.range_only:
+            low, high = (f"{x:.3g}" if name == "loss" else _one_digit(x) for x in ends)
+            parts.append(f"{name} between {low} and {high}{unit}")
+        else:
+            x, low, high = (f"{y:.4f}" if name == "loss" else count(y) for y in (value, *ends))
+            parts.append(f"{name} {x}{unit} ({low}-{high})")
     if r.range_only:
-        parts = [
-            f"{name} between {_one_digit(x[0])} and {_one_digit(x[1])}{unit}"
-            for name, x, unit in (("N", r.N_interval80, ""), ("D", r.D_interval80, " tokens"))
-            if x is not None
-        ]
-        if r.L_interval80 is not None:
-            parts.append(f"loss between {r.L_interval80[0]:.3g} and {r.L_interval80[1]:.3g}")
         return (
             f"C = {r.C:.3g} FLOPs, {number(r.beyond)}x the compute of the largest run: {', '.join(parts)} (80%). "
             "The runs do not support more than this range."
         )
-    parts = []
-    if r.N is not None and r.D is not None and r.ratio is not None:
-        parts = [
-            f"N {count(r.N)} ({_counts(r.N_interval80)})",
-            f"D {count(r.D)} tokens ({_counts(r.D_interval80)})",
-            f"{r.ratio:,.3g} tokens per parameter",
-        ]
-    if r.L is not None and r.L_interval80 is not None:
-        parts.append(f"loss {r.L:.4f} ({r.L_interval80[0]:.4f}-{r.L_interval80[1]:.4f})")
+    if r.ratio is not None:
+        parts.insert(2, f"{r.ratio:,.3g} tokens per parameter")
     text = f"C = {r.C:.3g} FLOPs: {', '.join(parts)}; 80% intervals, by {called(r.approach)}."
-    return f"{r.disagreement} {text}" if r.disagreement else text
-
-
-def _counts(interval: list[float] | None) -> str:
-    return "no interval" if interval is None else f"{count(interval[0])}-{count(interval[1])}"
+    return f"{r.disagreement} {text}".strip()
 
 
 def _one_digit(x: float) -> str:
@@ -268,15 +262,15 @@ def budget_for(fits: FitResults, L: float) -> tuple[float, list[float | None]]:
     Raises:
         Refusal: the forecast does not reach it there.
     """
-    model = model_of(fits)
-    if model is None or model.L is None:
+    model = _recommended(fits)
+    if model.L is None:
         raise Refusal(
             "no loss could be forecast from these runs, so no budget for a loss can be stated. Give "
             "law=NAME of a published law."
         )
     low, high = model.C_range
     C = np.exp(np.linspace(np.log(low / 1e3), np.log(high * REFUSED), 600))
-    losses = [_estimate(fits, model, model.L, float(c)) for c in C]
+    losses = [e for c in C if (e := _estimate(fits, model, "L", float(c)))]
 
     def reached_at(values: list[float]) -> float | None:
         y = np.minimum.accumulate(np.array(values))

@@ -6,9 +6,8 @@ weight of a member falls with its held-out score and with its standard error at 
 a few large budgets predicts well nearby and badly far away. NumPy and SciPy only.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,10 +18,8 @@ from chinchilla.core.json_codec import decode
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.results import FitResults
 from chinchilla.recommend.held_out import (
-    MAX_ERROR,
     ErrorScale,
     HeldOut,
-    combined,
     error_scale,
     forecast_weights,
     scores,
@@ -39,9 +36,10 @@ from chinchilla.recommend.isoflop_minima import (
 )
 from chinchilla.recommend.laws import CandidateLaw, optimum
 
-KINDS = {"line": 2, "saturating": 3, "law": 7}  # kind of a member -> its number of parameters
-QUANTITIES = {"line": "N", "saturating": "L", "law": "NL"}  # kind -> what it may forecast
-APPROACHES = ("isoflop", "parametric", "envelope", "minima")
+KINDS_OF = {  # quantity -> kinds of members that forecast it, each with its number of parameters
+    "N": {"line": 2, "law": 7},
+    "L": {"saturating": 3, "law": 7},
+}
 LEVEL = 0.8  # of intervals
 # Error scales for approach 1, which no held-out budget measures: on synthetic curves with a known law
 # N_opt was off by 25% and the loss by up to 2% at ten times the largest C.
@@ -75,7 +73,7 @@ class Forecast:
     """
 
     quantity: str  # N (parameters) or L (nats per token)
-    kind: str  # a key of KINDS
+    kind: str  # line, saturating or law
     names: list[str]  # of the members
     scores: list[float]  # held-out errors of the logarithm; 0 where nothing was held out
     members: list[list[float]]
@@ -110,27 +108,22 @@ class Forecast:
 
     def _mean_and_errors(self, C: float, cost: FlopsPerToken | None) -> tuple[float, float, float]:
         """The forecast's logarithm, the spread of its members, and their mean standard error."""
-        logs, error = self._members_at(C, cost)
+        rows, error = np.asarray(self.members, float), np.zeros(len(self.members))
+        if self.kind == "law":
+            logs = optimum(rows, cost, C)[0 if self.quantity == "N" else 1]
+        else:
+            logs, gradient = (line_at if self.kind == "line" else loss_at)(rows, float(np.log(C)))
+            if self.covariances:
+                V = np.asarray(self.covariances, float)
+                square = np.einsum("ki,kij,kj->k", gradient, V, gradient)
+                error = np.sqrt(np.maximum(square, 0.0))
         known = np.isfinite(logs)  # a law may have no optimum there
         if not known.any():
             return float("nan"), 0.0, 0.0
         logs, error = logs[known], error[known]
-        w = forecast_weights(np.array(self.scores)[known].tolist(), self.quantity, error)
+        w = forecast_weights(np.array(self.scores)[known], self.quantity, error)
         middle = float(w @ logs)
         return middle, float(np.sqrt(w @ (logs - middle) ** 2)), float(w @ error)
-
-    def _members_at(self, C: float, cost: FlopsPerToken | None) -> tuple[np.ndarray, np.ndarray]:
-        """(k,) the logarithm of each member's value at C FLOPs, and its standard error."""
-        rows = np.asarray(self.members, float)
-        if self.kind == "law":
-            logs = optimum(rows, cost, C)[0 if self.quantity == "N" else 1]
-            return logs, np.zeros(len(rows))
-        logs, gradient = (line_at if self.kind == "line" else loss_at)(rows, float(np.log(C)))
-        if not self.covariances:
-            return logs, np.zeros(len(rows))
-        V = np.asarray(self.covariances, float)
-        square = np.einsum("ki,kij,kj->k", gradient, V, gradient)
-        return logs, np.sqrt(np.maximum(square, 0.0))
 
 
 @dataclass(frozen=True)
@@ -142,7 +135,7 @@ class RecommendedModel:
     optimum, which determine the cost of a departure from the best size; None without approach 3.
     """
 
-    approach: str  # one of APPROACHES
+    approach: str  # isoflop, parametric, envelope or minima
     C_range: list[float]  # smallest and largest C that the forecasts are fitted to
     N: Forecast | None  # None if only losses at minima are known
     L: Forecast | None  # None if no loss curve could be fitted
@@ -169,47 +162,31 @@ class RecommendedModel:
         """
         model: RecommendedModel = decode(cls, value, where)
         for name, f in (("N", model.N), ("L", model.L)):
-            if f is not None and (problem := _inconsistency(f, name)):
-                raise InputError(f"{where}.{name}: {problem}. Run `chinchilla fit` again.")
-        if model.approach not in APPROACHES:
-            raise InputError(
-                f"{where}.approach {model.approach!r} is not one of {', '.join(APPROACHES)}."
-            )
-        if model.shape is not None and (len(model.shape) != 2 or not min(model.shape) > 0):
-            raise InputError(f"{where}.shape must be two positive exponents, or null.")
-        if len(model.C_range) != 2 or not 0 < model.C_range[0] <= model.C_range[1]:
-            raise InputError(f"{where}.C_range must be the smallest and the largest C.")
+            if f is not None and not _is_consistent(f, name):
+                raise InputError(
+                    f"{where}.{name} is not a forecast of {name}: its kind, its members or its error scale "
+                    "are inconsistent. Run `chinchilla fit` again."
+                )
         return model
 
 
-def _inconsistency(f: Forecast, quantity: str) -> str:
-    """What is wrong with a forecast read from a file; "" if nothing is."""
-    if f.kind not in KINDS:
-        return f"kind {f.kind!r} is not one of {', '.join(KINDS)}"
-    n = KINDS[f.kind]
-    if f.quantity != quantity or quantity not in QUANTITIES[f.kind]:
-        return "it is a forecast of another quantity"
-    if len(f.members) != len(f.scores) or any(len(row) != n for row in f.members):
-        return "members and scores do not match"
-    if f.covariances and np.shape(f.covariances) != (len(f.members), n, n):
-        return "members and covariances do not match"
-    if len(f.names) != len(f.members):
-        return "members and names do not match"
-    if any(V[i][i] < 0 for V in f.covariances for i in range(n)):
-        return "a variance is negative"
-    if not f.scores or min(f.scores) < 0:
-        return "scores are missing or negative"
-    if not (min(f.error.scale, f.error.freedom, f.error.offset) > 0 and f.error.rate >= 0):
-        return "the error scale is not positive"
-    return ""
+def _is_consistent(f: Forecast, quantity: str) -> bool:
+    """Whether a forecast that was read from a file can be evaluated."""
+    if f.quantity != quantity or f.kind not in KINDS_OF[quantity]:
+        return False
+    k, n = len(f.names), KINDS_OF[quantity][f.kind]
+    rows = [*f.members, *(row for V in f.covariances for row in V)]
+    return (
+        k == len(f.scores) == len(f.members)
+        and all(len(row) == n for row in rows)
+        and len(rows) in (k, k + k * n)
+        and min(f.scores, default=-1) >= 0
+        and min(f.error.scale, f.error.freedom, f.error.offset) > 0
+        and f.error.rate >= 0
+    )
 
 
-# ------------------------------------------------------------------ forecasts of each approach
-
-
-def forecasts_of_minima(
-    minima: Minima, held_out: Mapping[str, list[HeldOut]]
-) -> dict[str, Forecast]:
+def forecasts_of_minima(minima: Minima, held_out: Mapping[str, HeldOut]) -> dict[str, Forecast]:
     """Forecasts of approach 2: N_opt from lines, the loss from curves E + K*C^-g."""
     forecasts = {}
     if lines := size_lines(minima):
@@ -220,15 +197,20 @@ def forecasts_of_minima(
 
 
 def forecasts_of_laws(
-    laws: Sequence[CandidateLaw], held_out: Mapping[str, list[HeldOut]], condition: float = 1.0
+    laws: Sequence[CandidateLaw], held_out: Mapping[str, HeldOut], condition: float = 1.0
 ) -> dict[str, Forecast]:
     """Approach 3, by quantity: the candidate laws, weighted by their held-out errors.
 
     If the runs hardly separate N from D, a misfit of half a percent moves a further than any resampling
     shows. The error scale of N_opt is then at least what ERROR_OF_A measured for `condition`, the
     condition number of the fit.
+
+    Args:
+        laws: candidates.
+        held_out: errors of these laws, or of more laws of which these are the first.
+        condition: of approach 3's fit.
     """
-    members = {law.name: CurveFit(law.theta, []) for law in laws}
+    members = {law.name: CurveFit(law.theta.tolist(), []) for law in laws}
     forecasts = {q: _forecast(q, "law", members, held_out[q]) for q in ("N", "L")}
     least = float(np.interp(np.log(condition), np.log(list(ERROR_OF_A)), list(ERROR_OF_A.values())))
     scale = max(forecasts["N"].error.scale, least)
@@ -238,63 +220,48 @@ def forecasts_of_laws(
 def forecasts_of_envelope(fits: FitResults) -> dict[str, Forecast]:
     """Approach 1, by quantity: its line, and E + K*C^-g through its envelope."""
     frontier = fits.fitted["envelope"]
-    row = [float(np.log(frontier.N_opt.coefficient)), frontier.N_opt.exponent]
-    forecasts = {"N": _forecast("N", "line", {"the envelope": CurveFit(row, [])}, [])}
+    line = CurveFit([float(np.log(frontier.N_opt.coefficient)), frontier.N_opt.exponent], [])
+    forecasts = {"N": _forecast("N", "line", {"the envelope": line}, HeldOut.of())}
     C, N, L = (np.array([getattr(p, name) for p in frontier.points], float) for name in "CNL")
     if len(C) >= MIN_LOSS:
         curve = saturating(Minima(C, N, L), np.inf)
-        forecasts["L"] = _forecast("L", "saturating", {"the envelope": curve}, [])
+        forecasts["L"] = _forecast("L", "saturating", {"the envelope": curve}, HeldOut.of())
     return {q: _with_scale(f, ENVELOPE_ERROR[q]) for q, f in forecasts.items()}
 
 
 def held_out_summary(
-    forecasts: Mapping[str, Forecast], held_out: Mapping[str, list[HeldOut]]
+    forecasts: Mapping[str, Forecast], held_out: Mapping[str, HeldOut]
 ) -> dict[str, Any]:
     """The number of held-out errors ("n") and the scores of the weighted forecasts ("N", "L")."""
     summary: dict[str, Any] = {"n": max(len(held_out["N"]), len(held_out["L"]))}
     for quantity in ("N", "L"):
-        score = None
-        if quantity in forecasts and held_out[quantity]:
-            f = forecasts[quantity]
-            weight = dict(zip(f.names, forecast_weights(f.scores, quantity).tolist(), strict=True))
-            score = scores(combined(held_out[quantity], weight)).get("")
-        summary[quantity] = score
+        f, summary[quantity] = forecasts.get(quantity), None
+        if f is not None:
+            pairs = held_out[quantity].weighted(forecast_weights(f.scores, quantity))
+            summary[quantity] = float(scores(pairs)[0]) if len(pairs) else None
     return summary
 
 
-def error_text(held_out: Mapping[str, Any]) -> str:
-    """A held-out summary in words; "" if no error could be measured."""
-    known = [(held_out[q], name) for q, name in (("N", "N_opt"), ("L", "the loss"))]
-    return " and ".join(
-        f"{100 * float(np.expm1(e)):.2g}% in {name}" for e, name in known if e is not None
-    )
-
-
 def _forecast(
-    quantity: str, kind: str, members: Mapping[str, CurveFit], held_out: Sequence[HeldOut]
+    quantity: str, kind: str, members: Mapping[str, CurveFit], held_out: HeldOut
 ) -> Forecast:
-    by_name = scores(held_out)
-    member_scores = [by_name.get(name, MAX_ERROR if held_out else 0.0) for name in members]
-    weight = dict(zip(members, forecast_weights(member_scores, quantity).tolist(), strict=True))
-    rate = _asymptotic_rate(kind, members) if quantity == "L" else 0.0
+    own = scores(held_out)[: len(members)] if len(held_out) else np.zeros(len(members))
+    rows = np.array([m.parameters for m in members.values()])
+    g = rows[:, -1]  # the loss at the optimum approaches its asymptote as C^-g
+    if kind == "law":
+        alpha, beta, q = rows[:, 3:6].T
+        g = q * alpha * beta / (alpha + beta)
+    rate = float(np.mean(g)) if quantity == "L" else 0.0
     return Forecast(
         quantity=quantity,
         kind=kind,
         names=list(members),
-        scores=member_scores,
-        members=[m.parameters for m in members.values()],
+        scores=own.tolist(),
+        members=rows.tolist(),
         covariances=[m.covariance for m in members.values() if m.covariance],
-        error=error_scale(combined(held_out, weight), quantity, rate),
+        error=error_scale(held_out.weighted(forecast_weights(own, quantity)), quantity, rate),
     )
 
 
-def _asymptotic_rate(kind: str, members: Mapping[str, CurveFit]) -> float:
-    """g, with which the loss at the optimum approaches its asymptote as C^-g: the mean over members."""
-    rows = [m.parameters for m in members.values()]
-    if kind == "saturating":
-        return float(np.mean([row[2] for row in rows]))
-    return float(np.mean([row[5] * row[3] * row[4] / (row[3] + row[4]) for row in rows]))
-
-
 def _with_scale(f: Forecast, scale: float) -> Forecast:
-    return dataclasses.replace(f, error=dataclasses.replace(f.error, scale=scale))
+    return replace(f, error=replace(f.error, scale=scale))

@@ -16,23 +16,17 @@ ln N_opt and one of ln L, at a distance h in ln C beyond the split. They determi
 NumPy only.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.observations.table import Observations
-from chinchilla.recommend.isoflop_minima import (
-    CurveFit,
-    Minima,
-    line_at,
-    loss_at,
-    loss_curves,
-    size_lines,
-)
-from chinchilla.recommend.laws import CandidateLaw, log_loss, optimum
+from chinchilla.recommend.isoflop_minima import Minima, line_at, loss_at, loss_curves, size_lines
+from chinchilla.recommend.laws import CandidateLaw, log_loss, optimum, refits
 
 MIN_FITTED = 3  # budgets below a split
 RECENT = 2.8  # ln C over which the weight of a held-out budget falls by a factor e
@@ -48,12 +42,38 @@ QUANTILES = (0.5, 0.6, 0.7, 0.8, 0.9)  # of ln C: splits for runs without budget
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Errors of each forecast at one held-out budget, predicted minus measured logarithm."""
+    """Errors of k forecasts at p pairs of a split and a larger budget, predicted minus measured logarithm."""
 
-    log_C: float  # of the held-out budget
-    distance: float  # in ln C beyond the largest budget fitted
-    errors: Mapping[str, float]  # by forecast; of ln N_opt or of ln L
-    n_fitted: int = MIN_FITTED  # budgets fitted
+    log_C: np.ndarray  # (p,) of the held-out budgets
+    distance: np.ndarray  # (p,) in ln C beyond the largest budget fitted
+    n_fitted: np.ndarray  # (p,) budgets fitted
+    errors: np.ndarray  # (p, k) of ln N_opt or of ln L; NaN without a forecast
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[float, float, int, np.ndarray]] = ()) -> "HeldOut":
+        """Of the four values of each pair."""
+        if not rows:
+            return cls(np.empty(0), np.empty(0), np.empty(0), np.empty((0, 0)))
+        return cls(*(np.array(column, float) for column in zip(*rows, strict=True)))
+
+    def __len__(self) -> int:
+        return len(self.log_C)
+
+    def weighted(self, weight: np.ndarray) -> "HeldOut":
+        """Errors (p, 1) of the weighted mean of the first forecasts, without pairs where none has an error."""
+        if not len(self):
+            return self
+        errors = self.errors[:, : len(weight)]
+        w = np.where(np.isfinite(errors), weight, 0.0)
+        keep = w.any(axis=1)
+        mean = (w * np.nan_to_num(errors)).sum(axis=1)[keep] / w.sum(axis=1)[keep]
+        return HeldOut(self.log_C[keep], self.distance[keep], self.n_fitted[keep], mean[:, None])
+
+    @property
+    def weights(self) -> np.ndarray:
+        """(p,) recent budgets, and splits with many budgets below, count more."""
+        recent = np.exp((self.log_C - self.log_C.max(initial=-np.inf)) / RECENT)
+        return np.asarray((self.n_fitted - MIN_FITTED + 1) * recent)
 
 
 def splits(m: int) -> list[tuple[int, list[int]]]:
@@ -61,36 +81,26 @@ def splits(m: int) -> list[tuple[int, list[int]]]:
     if m <= MIN_FITTED:
         return []
 
-    def spread(first: int, n: int) -> list[int]:
+    def spread(first: int) -> list[int]:
         """At most MAX_SPLITS indices from `first` to m - 1."""
-        return np.unique(np.linspace(first, m - 1, min(MAX_SPLITS, n)).round().astype(int)).tolist()
+        n = min(MAX_SPLITS, m - first)
+        return np.unique(np.linspace(first, m - 1, n).round().astype(int)).tolist()
 
-    return [(n, spread(n, m - n)) for n in spread(MIN_FITTED, m - MIN_FITTED)]
+    return [(n, spread(n)) for n in spread(MIN_FITTED)]
 
 
-def errors_of_minima(minima: Minima) -> dict[str, list[HeldOut]]:
+def errors_of_minima(minima: Minima) -> dict[str, HeldOut]:
     """Held-out errors of the curves through IsoFLOP minima, under "N" and "L"."""
-    x = minima.log_C
-    held_out: dict[str, list[HeldOut]] = {"N": [], "L": []}
-    for n, larger in splits(len(x)):
-        below = minima.where(np.arange(len(x)) < n)
-        lines, curves = size_lines(below), loss_curves(below)
-        for j in larger:
-            at, h = float(x[j]), float(x[j] - x[n - 1])
-            if lines:
-                errors = _curve_errors(lines, line_at, at, float(np.log(minima.N[j])))
-                held_out["N"].append(HeldOut(at, h, errors, n))
-            errors = _curve_errors(curves, loss_at, at, float(np.log(minima.L[j])))
-            held_out["L"].append(HeldOut(at, h, errors, n))
-    return held_out
 
+    def forecast_from(n: int) -> Callable[[float], tuple[np.ndarray, np.ndarray]]:
+        below = minima.where(np.arange(len(minima)) < n)
+        lines, curves = (
+            np.array([fit.parameters for fit in fits.values()]).reshape(-1, size)
+            for fits, size in ((size_lines(below), 2), (loss_curves(below), 3))
+        )
+        return lambda C: (line_at(lines, float(np.log(C)))[0], loss_at(curves, float(np.log(C)))[0])
 
-def _curve_errors(
-    curves: dict[str, CurveFit], at: Callable[..., Any], x: float, measured: float
-) -> dict[str, float]:
-    """ln predicted - ln measured of each curve at ln C = x."""
-    logs = at(np.array([c.parameters for c in curves.values()]), x)[0]
-    return dict(zip(curves, (logs - measured).tolist(), strict=True))
+    return _errors_at(minima, (forecast_from(n) for n, _ in splits(len(minima))))
 
 
 def errors_of_laws(
@@ -99,85 +109,75 @@ def errors_of_laws(
     minima: Minima,
     cost: FlopsPerToken | None,
     settings: dict[str, Any],
-) -> dict[str, list[HeldOut]]:
+) -> dict[str, HeldOut]:
     """Held-out errors of approach 3's laws, at the same splits and budgets as `errors_of_minima`.
 
     If no budget could be held out, the splits are quantiles of C, and the error of ln L is the root mean
     square over the runs between one split and the next.
     """
-    names = [law.name for law in laws]
+
+    def refitted(ends: np.ndarray) -> np.ndarray:
+        """(n_splits, n_laws, 7) each law refitted to its runs up to each ln C."""
+        below = [np.log(obs.C) <= end for end in ends]
+        return np.stack([refits(law, obs, below, settings) for law in laws], axis=1)
+
     if len(minima) <= MIN_FITTED:
-        return {"N": [], "L": _errors_between_quantiles(obs, laws, settings)}
+        edges = np.unique(np.quantile(np.log(obs.C), (*QUANTILES, 1.0)))
+        return {"N": HeldOut.of(), "L": _errors_between(obs, laws, edges, refitted(edges[:-1]))}
     x = minima.log_C
     ends = (x[:-1] + x[1:]) / 2  # between budgets, because a run's C may differ from its budget
-    below = [np.log(obs.C) <= ends[n - 1] for n, _ in splits(len(x))]
-    refits = _refits(obs, laws, below, settings)
-    held_out: dict[str, list[HeldOut]] = {"N": [], "L": []}
-    for theta, (n, larger) in zip(refits, splits(len(x)), strict=True):
+    fits = refitted(np.array([ends[n - 1] for n, _ in splits(len(x))]))
+    return _errors_at(minima, (partial(optimum, theta, cost) for theta in fits))
+
+
+def _errors_at(
+    minima: Minima, forecasts: Iterable[Callable[[float], tuple[np.ndarray, np.ndarray]]]
+) -> dict[str, HeldOut]:
+    """Errors of (k,) ln N_opt and ln L at the larger minima, with one forecast for each of `splits`."""
+    x = minima.log_C
+    rows: dict[str, list[tuple[float, float, int, np.ndarray]]] = {"N": [], "L": []}
+    for (n, larger), forecast in zip(splits(len(x)), forecasts, strict=True):
         for j in larger:
-            log_N, log_L = optimum(theta, cost, float(minima.C[j]))
+            log_N, log_L = forecast(float(minima.C[j]))
             for quantity, logs, measured in (("N", log_N, minima.N[j]), ("L", log_L, minima.L[j])):
-                errors = dict(zip(names, (logs - np.log(measured)).tolist(), strict=True))
-                held_out[quantity].append(HeldOut(float(x[j]), float(x[j] - x[n - 1]), errors, n))
-    return held_out
+                errors = logs - np.log(measured)
+                rows[quantity].append((float(x[j]), float(x[j] - x[n - 1]), n, errors))
+    return {quantity: HeldOut.of(pairs) for quantity, pairs in rows.items()}
 
 
-def _errors_between_quantiles(
-    obs: Observations, laws: Sequence[CandidateLaw], settings: dict[str, Any]
-) -> list[HeldOut]:
+def _errors_between(
+    obs: Observations, laws: Sequence[CandidateLaw], edges: np.ndarray, fits: np.ndarray
+) -> HeldOut:
+    """Errors of ln L of the laws (n_splits, n_laws, 7) fitted below an edge, between later edges of ln C."""
     log_C, log_N, log_D = np.log(obs.C), np.log(obs.N), np.log(obs.D)
-    edges = np.unique(np.quantile(log_C, (*QUANTILES, 1.0)))
-    refits = _refits(obs, laws, [log_C <= edge for edge in edges[:-1]], settings)
-    held_out = []
+    rows = []
     for i, split in enumerate(edges[:-1]):
         for j in range(i + 1, len(edges)):
             above = (log_C > edges[j - 1]) & (log_C <= edges[j])
             if not above.any():
                 continue
-            errors = {}
-            for law, theta in zip(laws, refits[i], strict=True):
-                rows = above & law.keep
-                if rows.any():
-                    r = np.log(obs.L[rows]) - log_loss(theta, log_N[rows], log_D[rows])
-                    errors[law.name] = float(np.sqrt(np.mean(r**2)))
+            errors = np.full(len(laws), np.nan)
+            for k, (law, theta) in enumerate(zip(laws, fits[i], strict=True)):
+                own = above & law.keep
+                if own.any():
+                    r = np.log(obs.L[own]) - log_loss(theta, log_N[own], log_D[own])
+                    errors[k] = np.sqrt(np.mean(r**2))
             middle = float(log_C[above].mean())
-            held_out.append(HeldOut(middle, middle - float(split), errors))
-    return held_out
+            rows.append((middle, middle - float(split), MIN_FITTED, errors))
+    return HeldOut.of(rows)
 
 
-def _refits(
-    obs: Observations,
-    laws: Sequence[CandidateLaw],
-    below: list[np.ndarray],
-    settings: dict[str, Any],
-) -> np.ndarray:
-    """(n_splits, n_laws, 7) each law refitted to its runs below each split; NaN where none converged."""
-    return np.stack([law.refits(obs, below, settings) for law in laws], axis=1)
-
-
-def _weight(pair: HeldOut, last: float) -> float:
-    """Weight in the error scale: recent budgets and splits with many budgets below count more."""
-    return float((pair.n_fitted - MIN_FITTED + 1) * np.exp(-(last - pair.log_C) / RECENT))
-
-
-def scores(held_out: Sequence[HeldOut]) -> dict[str, float]:
-    """Weighted mean absolute error of each forecast; MAX_ERROR if it has no finite error."""
-    last = max((p.log_C for p in held_out), default=0.0)
-    by_name = {}
-    for name in dict.fromkeys(name for p in held_out for name in p.errors):
-        rows = [
-            (_weight(p, last) / (NEAR + p.distance), p.errors[name])
-            for p in held_out
-            if name in p.errors
-        ]
-        known = [(w, min(abs(e), MAX_ERROR)) for w, e in rows if np.isfinite(e)]
-        total = sum(w for w, _ in known)
-        by_name[name] = float(sum(w * e for w, e in known) / total) if total else MAX_ERROR
-    return by_name
+def scores(held_out: HeldOut) -> np.ndarray:
+    """(k,) weighted mean absolute error of each forecast; MAX_ERROR if it has no finite error."""
+    known = np.isfinite(held_out.errors)
+    sizes = np.minimum(np.abs(np.where(known, held_out.errors, 0.0)), MAX_ERROR)
+    w = held_out.weights / (NEAR + held_out.distance)
+    total = w @ known
+    return np.where(total > 0, w @ sizes / np.where(total > 0, total, 1.0), MAX_ERROR)
 
 
 def forecast_weights(
-    scores: Sequence[float], quantity: str, error: np.ndarray | float = 0.0
+    scores: Sequence[float] | np.ndarray, quantity: str, error: np.ndarray | float = 0.0
 ) -> np.ndarray:
     """(k,) weights of forecasts, with sum 1.
 
@@ -191,18 +191,6 @@ def forecast_weights(
     return np.asarray(raw / raw.sum())
 
 
-def combined(held_out: Sequence[HeldOut], weight: Mapping[str, float]) -> list[HeldOut]:
-    """The errors of the weighted forecast, under the name ""."""
-    pairs = []
-    for p in held_out:
-        known = [n for n, e in p.errors.items() if np.isfinite(e) and weight.get(n, 0.0) > 0]
-        if known:
-            w = np.array([weight[n] for n in known])
-            error = float(w @ [p.errors[n] for n in known] / w.sum())
-            pairs.append(HeldOut(p.log_C, p.distance, {"": error}, p.n_fitted))
-    return pairs
-
-
 @dataclass(frozen=True)
 class ErrorScale:
     """Standard deviation of a forecast's error at a distance in ln C: scale * sqrt(offset^2 + H^2)."""
@@ -214,29 +202,24 @@ class ErrorScale:
 
     def sd(self, h: float) -> float:
         """At a distance h >= 0 beyond the budgets."""
-        return self.scale * _distance(h, self.offset, self.rate)
+        reach = h if self.rate == 0 else -float(np.expm1(-self.rate * h)) / self.rate
+        return self.scale * float(np.hypot(self.offset, reach))
 
 
-def _distance(h: float, offset: float, rate: float) -> float:
-    reach = h if rate * h < 1e-9 else -float(np.expm1(-rate * h)) / rate
-    return float(np.hypot(offset, reach))
-
-
-def error_scale(held_out: Sequence[HeldOut], quantity: str, rate: float = 0.0) -> ErrorScale:
+def error_scale(held_out: HeldOut, quantity: str, rate: float = 0.0) -> ErrorScale:
     """The error scale of the weighted forecast.
 
     Args:
-        held_out: its errors, from `combined`; without any the prior is returned.
+        held_out: its errors (p, 1), from `HeldOut.weighted`; without any the prior is returned.
         quantity: "N" or "L".
         rate: g, with which the loss approaches its asymptote; 0 for N_opt.
     """
-    offset, prior = OFFSET[quantity], PRIOR[quantity]
-    if not held_out:
-        return ErrorScale(prior, offset, PRIOR_N, rate)
-    last = max(p.log_C for p in held_out)
-    w = np.array([_weight(p, last) for p in held_out])
-    z = np.array([p.errors[""] / _distance(p.distance, offset, rate) for p in held_out])
-    n = len({p.log_C for p in held_out})
-    mean_square = float(w @ np.minimum(np.abs(z), MAX_ERROR) ** 2 / w.sum())
-    scale = np.sqrt((PRIOR_N * prior**2 + n * mean_square) / (PRIOR_N + n))
-    return ErrorScale(float(scale), offset, PRIOR_N + n, rate)
+    prior = ErrorScale(PRIOR[quantity], OFFSET[quantity], PRIOR_N, rate)
+    if not len(held_out):
+        return prior
+    w = held_out.weights
+    unit = [prior.sd(h) / prior.scale for h in held_out.distance]
+    sizes = np.minimum(np.abs(held_out.errors[:, 0] / unit), MAX_ERROR)
+    n = len(np.unique(held_out.log_C))
+    square = (PRIOR_N * prior.scale**2 + n * (w @ sizes**2 / w.sum())) / (PRIOR_N + n)
+    return replace(prior, scale=float(np.sqrt(square)), freedom=PRIOR_N + n)

@@ -130,7 +130,7 @@ def line(minima: Minima, r: float) -> CurveFit:
         minima: at least MIN_LINE.
         r: ln C over which the weight of a budget falls by a factor e; infinite for equal weights.
     """
-    x, y, w = minima.log_C, np.log(minima.N), _recency_weights(minima.log_C, r)
+    x, y, w = minima.log_C, np.log(minima.N), np.exp((minima.log_C - minima.log_C.max()) / r)
     middle = float(w @ x / w.sum())
     dx = x - middle
     a = float((w * dx) @ y / ((w * dx) @ dx))
@@ -150,7 +150,7 @@ def saturating(minima: Minima, r: float) -> CurveFit:
     """
     x, L = minima.log_C, minima.L
     u = x - x.max()  # so that K has the size of the loss
-    w = _recency_weights(x, r)
+    w = np.exp(u / r)
     grid, best = EXPONENTS, (0.0, 0.0, 0.0)
     for step in (EXPONENTS[1] - EXPONENTS[0], 1e-3, 5e-5):
         best = _best_exponent(grid, u, L, np.sqrt(w) / L)
@@ -163,10 +163,6 @@ def saturating(minima: Minima, r: float) -> CurveFit:
     V = np.array(_covariance(X, np.log(L / fitted), w, minima.sd_L, SCATTER["L"]))
     T = np.array([[1.0, 0, 0], [0, 1.0, x.max()], [0, 0, 1.0]])
     return CurveFit([E, float(np.log(max(K, 1e-300)) + g * x.max()), g], (T @ V @ T.T).tolist())
-
-
-def _recency_weights(log_C: np.ndarray, r: float) -> np.ndarray:
-    return np.exp(-(log_C.max() - log_C) / r)
 
 
 def _covariance(

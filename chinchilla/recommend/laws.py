@@ -12,7 +12,8 @@ with few tokens per parameter, or with a long warm-up, lie far below A/N^alpha +
 SciPy only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from chinchilla.fit.result import LossLaw
 from chinchilla.observations.checks import robust_sd
 from chinchilla.observations.table import Observations
 
+SATURATING = "the saturating law"
 FORMULA = "E + (A/N^alpha + B/(D + D0)^beta)^q"
 OUTLIER = 6.0  # robust standard deviations of ln L, as approach 3 reports outliers
 MAX_OUTLIERS = 0.1  # share of the runs; more are a second population, not failed runs
@@ -44,149 +46,109 @@ GRID = np.linspace(np.log(1e3), np.log(1e16), 3_000)  # of ln N, searched for th
 
 
 @dataclass(frozen=True)
-class WindowFit:
-    """Approach 3 on the runs of one window of tokens per parameter, without outliers."""
+class CandidateLaw:
+    """A law of approach 3 on a window of tokens per parameter, or the saturating law."""
 
-    ratios: tuple[float, float]
-    law: LossLaw
+    name: str  # the window in words, or SATURATING
+    theta: np.ndarray  # (7,) E, A, B, alpha, beta, q, D0; q = 1 and D0 = 0 on a window
     keep: np.ndarray  # (n,) bool: the runs it was fitted to
-    outliers: np.ndarray  # (n,) bool: runs of the window that were excluded
-
-    @property
-    def name(self) -> str:
-        """The window in words."""
-        return in_words(self.ratios)
-
-    @property
-    def theta(self) -> list[float]:
-        """E, A, B, alpha, beta, q = 1, D0 = 0."""
-        return [*(getattr(self.law, name) for name in ("E", "A", "B", "alpha", "beta")), 1.0, 0.0]
-
-    def refits(
-        self, obs: Observations, below: list[np.ndarray], settings: dict[str, Any]
-    ) -> np.ndarray:
-        """(n_splits, 7) laws of the runs below each split; NaN where none converged."""
-        if not below:
-            return np.empty((0, 7))
-        weights = np.array([self.keep & split for split in below], float)
-        return seven(refit_loss_law(obs.N, obs.D, obs.L, weights, self.law, **settings).theta)
-
-
-@dataclass(frozen=True)
-class SaturatingLaw:
-    """The seven parameters and the runs that they were fitted to."""
-
-    theta: list[float]  # E, A, B, alpha, beta, q, D0
-    keep: np.ndarray  # (n,) bool: the runs it was fitted to
+    outliers: np.ndarray  # (n,) bool: runs that were excluded as outliers
     misfit: float  # robust standard deviation of ln L about it
 
-    name = "the saturating law"
-
-    def refits(
-        self, obs: Observations, below: list[np.ndarray], settings: dict[str, Any]
-    ) -> np.ndarray:
-        """(n_splits, 7) laws of the runs below each split; NaN where there are too few.
-
-        Each refit has one start, the law of all runs; more starts did not change held-out errors.
-        """
-        theta = np.full((len(below), 7), np.nan)
-        for i, split in enumerate(below):
-            rows = self.keep & split
-            if rows.sum() >= MIN_REFIT:
-                theta[i] = _fit_seven(obs.N[rows], obs.D[rows], obs.L[rows], self.theta, ())
-        return theta
+    @property
+    def law(self) -> LossLaw:
+        """The law with five parameters, of a window."""
+        E, A, B, alpha, beta = self.theta[:5].tolist()
+        return LossLaw(E, A, B, alpha, beta)
 
 
-CandidateLaw = WindowFit | SaturatingLaw
-
-
-def fit_windows(obs: Observations, settings: dict[str, Any]) -> list[WindowFit]:
-    """Approach 3 on each window of tokens per parameter that it can be fitted to.
+def fit_windows(obs: Observations, settings: dict[str, Any]) -> list[CandidateLaw]:
+    """Approach 3 on each window of tokens per parameter that it can be fitted to, the widest first.
 
     Args:
         obs: (n,) final losses.
         settings: huber_delta and objective.
     """
-    fits: list[WindowFit] = []
+
+    def fit(keep: np.ndarray, start: np.ndarray | None) -> np.ndarray:
+        law, _ = fit_loss_law(obs.N[keep], obs.D[keep], obs.L[keep], None, **settings)
+        return np.array([law.E, law.A, law.B, law.alpha, law.beta, 1.0, 0.0])
+
+    fits: list[CandidateLaw] = []
     for ratios, inside in windows_of(obs):
-        try:
-            fits.append(_fit_window(obs, ratios, inside, settings))
-        except FitError:
-            continue
+        with suppress(FitError):
+            fits.append(_without_outliers(in_words(ratios), obs, inside, fit))
     return fits
 
 
-def _fit_window(
-    obs: Observations, ratios: tuple[float, float], inside: np.ndarray, settings: dict[str, Any]
-) -> WindowFit:
-    """The law of the runs inside, refitted without outliers."""
-
-    def fit(keep: np.ndarray) -> LossLaw:
-        return fit_loss_law(obs.N[keep], obs.D[keep], obs.L[keep], None, **settings)[0]
-
-    law = fit(inside)
-    outliers = _outliers(np.log(obs.L / law(obs.N, obs.D)), inside)
-    if not outliers.any():
-        return WindowFit(ratios, law, inside, outliers)
-    keep = inside & ~outliers
-    return WindowFit(ratios, fit(keep), keep, outliers)
+def candidate_laws(obs: Observations, windows: list[CandidateLaw]) -> list[CandidateLaw]:
+    """The windows, and the saturating law if the law of the widest window misses its runs."""
+    if not windows:
+        return []
+    widest = windows[0]
+    inside = widest.keep | widest.outliers
+    misfit = robust_sd(_residuals(widest.theta, obs)[inside])
+    if misfit <= MISFIT or inside.sum() < MIN_RUNS:
+        return windows
+    return [*windows, fit_saturating_law(obs, widest.theta, inside)]
 
 
-def _outliers(residuals: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """(n,) bool: outliers among the runs inside; none if they are more than MAX_OUTLIERS of these."""
+def fit_saturating_law(obs: Observations, start: np.ndarray, inside: np.ndarray) -> CandidateLaw:
+    """The saturating law of the runs inside.
+
+    Args:
+        obs: (n,) final losses.
+        start: (7,) the first starting point.
+        inside: (n,) bool.
+    """
+
+    def fit(keep: np.ndarray, again: np.ndarray | None) -> np.ndarray:
+        return _fit_seven(obs.N[keep], obs.D[keep], obs.L[keep], start if again is None else again)
+
+    return _without_outliers(SATURATING, obs, inside, fit)
+
+
+def _without_outliers(
+    name: str,
+    obs: Observations,
+    inside: np.ndarray,
+    fit: Callable[[np.ndarray, np.ndarray | None], np.ndarray],
+) -> CandidateLaw:
+    """Fit the runs inside, and again without outliers unless these are over MAX_OUTLIERS of them."""
+    theta = fit(inside, None)
+    residuals = _residuals(theta, obs)
     limit = max(OUTLIER * robust_sd(residuals[inside]), MISFIT)
     outliers = inside & (np.abs(residuals) > limit)
-    return outliers if outliers.sum() <= MAX_OUTLIERS * inside.sum() else np.zeros_like(inside)
-
-
-def candidate_laws(
-    obs: Observations, windows: list[WindowFit], approach3_law: str = "auto"
-) -> list[CandidateLaw]:
-    """The laws that forecast for approach 3: one per window, and the saturating law where needed.
-
-    Args:
-        obs: (n,) final losses.
-        windows: from `fit_windows`.
-        approach3_law: auto (add the saturating law if the other misses the runs), power (never add it)
-            or saturating (use it alone).
-    """
-    if approach3_law == "power" or not windows:
-        return [*windows]
-    alone = approach3_law == "saturating"
-    inside = windows[0].keep | windows[0].outliers
-    law = fit_saturating_law(obs, windows[0].law, inside, always=alone)
-    if law is None:
-        return [*windows]
-    return [law] if alone else [*windows, law]
-
-
-def fit_saturating_law(
-    obs: Observations, law: LossLaw, inside: np.ndarray, always: bool = False
-) -> SaturatingLaw | None:
-    """The saturating law of the runs inside; None if they are few or the law already describes them.
-
-    Args:
-        obs: (n,) final losses.
-        law: the law with five parameters.
-        inside: (n,) bool: the runs that it was fitted to.
-        always: whether to fit it even if the law describes the runs.
-    """
-    misfit = robust_sd(np.log(obs.L / law(obs.N, obs.D))[inside])
-    if inside.sum() < MIN_RUNS or (misfit <= MISFIT and not always):
-        return None
-    start = [law.E, law.A, law.B, law.alpha, law.beta, 1.0, 0.0]
-
-    def fit(keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        theta = _fit_seven(obs.N[keep], obs.D[keep], obs.L[keep], start)
-        return theta, np.log(obs.L) - log_loss(theta, np.log(obs.N), np.log(obs.D))
-
-    theta, residuals = fit(inside)
-    outliers = _outliers(residuals, inside)
+    if outliers.sum() > MAX_OUTLIERS * inside.sum():
+        outliers = np.zeros_like(inside)
+    keep = inside & ~outliers
     if outliers.any():
-        inside = inside & ~outliers
-        start = theta.tolist()
-        theta, residuals = fit(inside)
-    return SaturatingLaw(theta.tolist(), inside, robust_sd(residuals[inside]))
+        theta = fit(keep, theta)
+        residuals = _residuals(theta, obs)
+    return CandidateLaw(name, theta, keep, outliers, robust_sd(residuals[keep]))
+
+
+def _residuals(theta: np.ndarray, obs: Observations) -> np.ndarray:
+    return np.log(obs.L) - log_loss(theta, np.log(obs.N), np.log(obs.D))
+
+
+def refits(
+    law: CandidateLaw, obs: Observations, below: list[np.ndarray], settings: dict[str, Any]
+) -> np.ndarray:
+    """(n_splits, 7) laws of the runs below each split; NaN where none converged, or with too few runs.
+
+    The saturating law has one start, the law of all runs; more starts did not change held-out errors.
+    """
+    theta = np.full((len(below), 7), np.nan)
+    masks = [law.keep & split for split in below]
+    if law.name != SATURATING and below:
+        weights = np.array(masks, float)
+        theta = seven(refit_loss_law(obs.N, obs.D, obs.L, weights, law.law, **settings).theta)
+    elif law.name == SATURATING:
+        for i, rows in enumerate(masks):
+            if rows.sum() >= MIN_REFIT:
+                theta[i] = _fit_seven(obs.N[rows], obs.D[rows], obs.L[rows], law.theta, ())
+    return theta
 
 
 def log_loss(theta: np.ndarray, log_N: np.ndarray, log_D: np.ndarray) -> np.ndarray:
@@ -202,18 +164,10 @@ def _fit_seven(
     N: np.ndarray,
     D: np.ndarray,
     L: np.ndarray,
-    start: list[float],
+    start: np.ndarray,
     saturations: Sequence[float] = SATURATIONS,
 ) -> np.ndarray:
-    """(7,) E, A, B, alpha, beta, q, D0 with the smallest sum of Huber losses of ln L.
-
-    Args:
-        N: (n,) parameters.
-        D: (n,) tokens.
-        L: (n,) nats per token.
-        start: seven parameters, the first starting point; others use POWERS and `saturations`.
-        saturations: starting values of D0, as quantiles of D.
-    """
+    """The law with the smallest sum of Huber losses of ln L, from `start`, POWERS and `saturations`."""
     mean_x, mean_z = float(np.log(N).mean()), float(np.log(D).mean())
     x, z, y = np.log(N) - mean_x, np.log(D) - mean_z, np.log(L)
     E, A, B, alpha, beta, q, D0 = start

@@ -4,45 +4,78 @@ Many reports publish one loss per budget and no runs. No approach can be fitted 
 follows E + K*C^-g and N_opt a line, so a recommendation can be made. NumPy only.
 """
 
-import dataclasses
 from typing import Any
 
 import numpy as np
 
-from chinchilla.config.checks import require_choice
-from chinchilla.config.fit import DUPLICATES
 from chinchilla.core.errors import InputError
 from chinchilla.fit.results import MINIMA, FitResults
 from chinchilla.observations.columns import accepted_names, shortened
 from chinchilla.observations.read_table import Table, conventions_of, numbers
 from chinchilla.observations.rows import BUDGET_TOLERANCE
 from chinchilla.observations.units import TOKENS_PER_PARAM, perplexities
-from chinchilla.recommend.forecast import (
-    Forecast,
-    RecommendedModel,
-    error_text,
-    forecasts_of_minima,
-    held_out_summary,
-)
+from chinchilla.recommend.forecast import RecommendedModel, forecasts_of_minima, held_out_summary
 from chinchilla.recommend.held_out import errors_of_minima, forecast_weights
 from chinchilla.recommend.isoflop_minima import MIN_LOSS, Minima
+from chinchilla.recommend.reasons import error_text
 
 
-def minima_of_table(table: Table, duplicates: str = "drop") -> tuple[Minima, list[str]]:
-    """The minima of a table in order of C, and notes on how it was read.
-
-    C is read from budget_flops if the table has no column C.
+def fit_minima(table: Table, command: dict[str, Any] | None = None) -> FitResults:
+    """The recommendation that follows from losses at minima.
 
     Args:
-        table: columns C, L and optionally N.
-        duplicates: what to do with exact copies of a row: drop or refuse.
+        table: columns C (or budget_flops), L and optionally N.
+        command: the settings of `chinchilla fit`, for the record.
+
+    Returns:
+        Fits without approaches; `recommended` holds the forecasts.
 
     Raises:
         InputError: columns are missing, values are not numbers, there are fewer than three minima or two
-            at one C, or the loss does not fall with C.
+            at one C, the loss does not fall with C, or N_opt does not rise with C or rises faster than C.
     """
-    require_choice("duplicates", duplicates, DUPLICATES)
+    conventions_of(table, {})
+    minima = _minima_of(table)
+    errors = errors_of_minima(minima)
+    forecasts = forecasts_of_minima(minima, errors)
+    if "N" in forecasts:
+        f = forecasts["N"]
+        a = float((forecast_weights(f.scores, f.quantity) @ np.array(f.members))[1])
+        if not 0 < a < 1:
+            raise InputError(
+                f"{table.name}: N_opt grows as C^{a:.3g}, but an optimal exponent lies between 0 and 1. "
+                "Check the columns C and N, or leave N out (columns C and L alone)."
+            )
+    held_out = held_out_summary(forecasts, errors)
+    E = [row[0] for row in forecasts["L"].members]
+    reasons = [
+        f"{len(minima)} minima without runs: L = E + K*C^-g was fitted through them. E is {min(E):.3g} to "
+        f"{max(E):.3g} nats per token, depending on the weight of the larger budgets."
+    ]
+    if text := error_text(held_out):
+        reasons.append(
+            f"Forecasts of the larger minima from the smaller ones ({held_out['n']} pairs) have an error of "
+            f"{text}."
+        )
+    model = RecommendedModel(
+        approach=MINIMA,
+        C_range=[float(minima.C[0]), float(minima.C[-1])],
+        N=forecasts.get("N"),
+        L=forecasts["L"],
+        reasons=reasons,
+        held_out={MINIMA: held_out},
+    )
     notes = list(table.notes)
+    if len(rises := np.flatnonzero(np.diff(minima.L) >= 0)):
+        at = ", ".join(f"{minima.C[i]:.3g} to {minima.C[i + 1]:.3g}" for i in rises)
+        notes.append(f"The loss does not fall from C = {at}: check these minima.")
+    data = {"n_runs": len(minima), "C": model.C_range, "notes": notes}
+    data |= dict.fromkeys(("N", "D", "tokens_per_param", "max_epochs"))
+    return FitResults({}, {}, data, command=dict(command or {}), recommended=model.to_dict())
+
+
+def _minima_of(table: Table) -> Minima:
+    """The minima of a table in order of C, or InputError."""
     C_name = "C" if "C" in table.columns else "budget_flops"
     if missing := [name for name in (C_name, "L") if name not in table.columns]:
         missing = ["C" if name == "budget_flops" else name for name in missing]
@@ -60,23 +93,13 @@ def minima_of_table(table: Table, duplicates: str = "drop") -> tuple[Minima, lis
     bad, text = perplexities(L)
     if len(bad):
         raise InputError(f"{table.name} {table.rows(bad.tolist())}: {text}")
-    order = np.argsort(C, kind="stable")
-    rows, copies = _without_copies(np.stack([C, np.nan_to_num(N), L], axis=1), order)
-    if len(copies):
-        if duplicates == "refuse":
-            raise InputError(
-                f"{table.name}: exact copies of an earlier minimum in {table.rows(copies.tolist())}. Remove them, "
-                "or give duplicates=drop."
-            )
-        notes.append(
-            f"{len(copies)} exact copies of a minimum were dropped ({table.rows(copies.tolist())})."
-        )
-    if len(rows) < MIN_LOSS:
+    if len(C) < MIN_LOSS:
         raise InputError(
-            f"{table.name}: {len(rows)} minima, but E + K*C^-g has three parameters. Give at least "
+            f"{table.name}: {len(C)} minima, but E + K*C^-g has three parameters. Give at least "
             f"{MIN_LOSS} minima, or the runs as observations=FILE.csv."
         )
-    minima = Minima(C[rows], N[rows], L[rows])
+    order = np.argsort(C, kind="stable")
+    minima = Minima(C[order], N[order], L[order])
     ratio = minima.C / (6 * minima.N**2)  # tokens per parameter, NaN without sizes
     low, high = TOKENS_PER_PARAM
     if np.any((ratio < low) | (ratio > high)):
@@ -86,9 +109,9 @@ def minima_of_table(table: Table, duplicates: str = "drop") -> tuple[Minima, lis
         )
     close = np.flatnonzero(minima.C[1:] <= (1 + BUDGET_TOLERANCE) * minima.C[:-1])
     if len(close):
-        i, j = rows[close[0]], rows[close[0] + 1]
+        pair = sorted(order[close[0] : close[0] + 2].tolist())
         raise InputError(
-            f"{table.name}: {table.rows([min(i, j), max(i, j)])} are two minima at C = {C[i]:.4g} FLOPs. "
+            f"{table.name}: {table.rows(pair)} are two minima at C = {C[pair[0]]:.4g} FLOPs. "
             "Keep the one with the recipe that the forecast is for."
         )
     if minima.L[-1] >= minima.L[0]:
@@ -96,75 +119,4 @@ def minima_of_table(table: Table, duplicates: str = "drop") -> tuple[Minima, lis
             f"{table.name}: the loss does not fall with C ({minima.L[0]:.4g} nats at {minima.C[0]:.3g} FLOPs, "
             f"{minima.L[-1]:.4g} at {minima.C[-1]:.3g}). Check that C and L are in the right rows and columns."
         )
-    rises = np.flatnonzero(np.diff(minima.L) >= 0)
-    if len(rises):
-        at = ", ".join(f"{minima.C[i]:.3g} to {minima.C[i + 1]:.3g}" for i in rises)
-        notes.append(f"The loss does not fall from C = {at}: check these minima.")
-    return minima, notes
-
-
-def _without_copies(values: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows in the given order without exact copies of an earlier row, and the copies."""
-    _, first = np.unique(values, axis=0, return_index=True)
-    is_first = np.isin(order, first)
-    return order[is_first], np.sort(order[~is_first])
-
-
-def fit_minima(
-    table: Table, command: dict[str, Any] | None = None, duplicates: str = "drop"
-) -> FitResults:
-    """The recommendation that follows from losses at minima.
-
-    Args:
-        table: see `minima_of_table`.
-        command: the settings of `chinchilla fit`, for the record.
-        duplicates: what to do with exact copies: drop or refuse.
-
-    Returns:
-        Fits without approaches; `recommended` holds the forecasts.
-
-    Raises:
-        InputError: see `minima_of_table`; or N_opt does not rise with C, or rises faster than C.
-    """
-    conventions_of(table, {})
-    minima, notes = minima_of_table(table, duplicates)
-    errors = errors_of_minima(minima)
-    forecasts = forecasts_of_minima(minima, errors)
-    if "N" in forecasts:
-        f = forecasts["N"]
-        a = float((forecast_weights(f.scores, f.quantity) @ np.array(f.members))[1])
-        if not 0 < a < 1:
-            raise InputError(
-                f"{table.name}: N_opt grows as C^{a:.3g}, but an optimal exponent lies between 0 and 1. "
-                "Check the columns C and N, or leave N out (columns C and L alone)."
-            )
-    held_out = held_out_summary(forecasts, errors)
-    model = RecommendedModel(
-        approach=MINIMA,
-        C_range=[float(minima.C[0]), float(minima.C[-1])],
-        N=forecasts.get("N"),
-        L=forecasts["L"],
-        reasons=_reasons(len(minima), forecasts["L"], held_out),
-        held_out={MINIMA: held_out},
-    )
-    data: dict[str, Any] = {"n_runs": len(minima), "C": model.C_range}
-    data |= dict.fromkeys(("N", "D", "tokens_per_param", "max_epochs"))
-    data["notes"] = notes
-    return dataclasses.replace(
-        FitResults({}, {}, data, command=dict(command or {})), recommended=model.to_dict()
-    )
-
-
-def _reasons(n: int, loss: Forecast, held_out: dict[str, Any]) -> list[str]:
-    """What was fitted, the range of E, and the held-out errors."""
-    E = [row[0] for row in loss.members]
-    texts = [
-        f"{n} minima without runs: L = E + K*C^-g was fitted through them. E is {min(E):.3g} to "
-        f"{max(E):.3g} nats per token, depending on the weight of the larger budgets."
-    ]
-    if errors := error_text(held_out):
-        texts.append(
-            f"Forecasts of the larger minima from the smaller ones ({held_out['n']} pairs) have an error of "
-            f"{errors}."
-        )
-    return texts
+    return minima

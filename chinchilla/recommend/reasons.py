@@ -1,4 +1,4 @@
-"""Sentences on how a recommendation was made: windows, outliers, and what weakens it."""
+"""Sentences on how a recommendation was made: the decision, windows, outliers, and what weakens it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,16 +7,61 @@ import numpy as np
 
 from chinchilla.core.units import count
 from chinchilla.fit.parametric.approach3 import ILL_CONDITIONED
-from chinchilla.fit.result import LossLaw
+from chinchilla.fit.result import LossLaw, called
 from chinchilla.fit.results import FitResults
-from chinchilla.observations.checks import robust_sd
 from chinchilla.observations.table import Observations
 from chinchilla.recommend.forecast import Forecast
 from chinchilla.recommend.held_out import forecast_weights
-from chinchilla.recommend.laws import FORMULA, CandidateLaw, SaturatingLaw, WindowFit
+from chinchilla.recommend.laws import FORMULA, CandidateLaw
 
-MIN_WEIGHT = 0.05  # of the saturating law, below which its weight is called negligible
 MAX_NAMED = 8  # outliers that are listed by name
+
+
+def by_held_out_errors(approach: str, errors: Mapping[str, Mapping[str, Any]], n: int) -> str:
+    """The decision between approaches 2 and 3.
+
+    Args:
+        approach: the recommended one.
+        errors: held-out errors of both, from `held_out_summary`.
+        n: budgets with an IsoFLOP minimum.
+    """
+    pairs, own = errors["isoflop"]["n"], error_text(errors[approach])
+    if "parametric" not in errors or not own:
+        return _recommend(approach, f"{n} IsoFLOP minima, which make the fewest assumptions")
+    other = "isoflop" if approach == "parametric" else "parametric"
+    return _recommend(
+        approach,
+        f"error {own} over {pairs} forecast{'s' * (pairs > 1)} of the sweep's own larger budgets from its "
+        f"smaller ones; {called(other)}: {error_text(errors[other]) or 'no error could be measured'}",
+    )
+
+
+def by_elimination(approach: str, isoflop_requested: bool, few_minima: bool) -> str:
+    """The decision if approach 2 is not usable, or has two minima only."""
+    if not isoflop_requested:
+        why = "approach 2 was not requested"
+    elif few_minima:
+        why = "fewer than three budgets have an IsoFLOP minimum"
+    else:
+        why = "the exponent of N_opt along the IsoFLOP minima is not between 0 and 1"
+    texts = {
+        "parametric": f"it uses all runs, and {why}",
+        "isoflop": "it is the only approach with an answer here, from two minima",
+        "envelope": "approaches 2 and 3 have no answer here",
+    }
+    return _recommend(approach, texts[approach])
+
+
+def _recommend(approach: str, reason: str) -> str:
+    return f"{called(approach).capitalize()} is recommended: {reason}."
+
+
+def error_text(held_out: Mapping[str, Any]) -> str:
+    """A summary of held-out errors in words; "" if no error could be measured."""
+    known = [(held_out[q], name) for q, name in (("N", "N_opt"), ("L", "the loss"))]
+    return " and ".join(
+        f"{100 * float(np.expm1(e)):.2g}% in {name}" for e, name in known if e is not None
+    )
 
 
 def condition_number(fits: FitResults) -> float:
@@ -26,7 +71,7 @@ def condition_number(fits: FitResults) -> float:
 
 
 def excluded_runs(
-    obs: Observations, fits: FitResults, windows: list[WindowFit]
+    obs: Observations, fits: FitResults, windows: list[CandidateLaw]
 ) -> list[dict[str, Any]]:
     """Runs that the recommendation excludes as outliers, by approach."""
     rows: list[dict[str, Any]] = []
@@ -45,7 +90,7 @@ def excluded_runs(
 def evidence(
     approach: str,
     fits: FitResults,
-    windows: list[WindowFit],
+    windows: list[CandidateLaw],
     outliers: list[dict[str, Any]],
     n_runs: int,
 ) -> list[str]:
@@ -80,11 +125,10 @@ def evidence(
         names = list(dict.fromkeys(str(o["run_id"]) for o in outliers))
         shown = ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
         text = f"{len(names)} of {n_runs} runs are outliers and were excluded: {shown}."
-        parametric = fits.fitted.get("parametric")
-        if parametric is not None and any(o["approach"] == "parametric" for o in outliers):
+        if any(o["approach"] == "parametric" for o in outliers):
             text += (
                 f" Approach 3 gives a = {_exponent(windows[0].law):.3f} without them and "
-                f"{parametric.N_opt.exponent:.3f} with all runs."
+                f"{fits.fitted['parametric'].N_opt.exponent:.3f} with all runs."
             )
         texts.append(f"{text} Check whether they diverged.")
     return texts
@@ -98,39 +142,26 @@ def saturating_law(
     obs: Observations,
     fits: FitResults,
     laws: list[CandidateLaw],
-    windows: list[WindowFit],
     forecasts: Mapping[str, Forecast],
     without: Mapping[str, Forecast],
-) -> list[str]:
-    """How the saturating law changes approach 3's forecast; empty if it was not fitted.
+) -> str:
+    """How the saturating law, the last of `laws`, changes approach 3's forecasts.
 
     Args:
         obs: the runs.
         fits: their fits.
         laws: approach 3's candidate laws.
-        windows: those with five parameters.
         forecasts: approach 3's forecasts.
         without: the forecasts without the saturating law.
     """
-    if not laws or not isinstance(laws[-1], SaturatingLaw):
-        return []
-    law = laws[-1]
-    r = np.log(obs.L / windows[0].law(obs.N, obs.D))[windows[0].keep]
-    text = (
-        f"Approach 3's law misses its runs by {robust_sd(r):.1%} of the loss, {law.name} "
-        f"{FORMULA} by {law.misfit:.1%}"
-    )
-    if len(laws) == 1:
-        return [f"{text}; only the latter is used (approach3_law=saturating)."]
     weight = {q: float(forecast_weights(f.scores, q)[-1]) for q, f in forecasts.items()}
-    if max(weight.values()) < MIN_WEIGHT:
-        return [f"{text}; its errors on the larger budgets make its weight negligible."]
     C = float(f"{10 * obs.C.max():.2g}")
     N, old_N, L, old_L = (
         float(np.exp(f[q].log_at(C, fits.cost))) for q in ("N", "L") for f in (forecasts, without)
     )
-    return [
-        f"{text}. By its errors on the larger budgets it has {weight['N']:.0%} of approach 3's weight in "
-        f"N_opt and {weight['L']:.0%} in the loss. It changes the forecast at {C:.3g} FLOPs from N "
-        f"{count(old_N)} to {count(N)} and from loss {old_L:.4g} to {L:.4g}."
-    ]
+    return (
+        f"Approach 3's law misses its runs by {laws[0].misfit:.1%} of the loss, {laws[-1].name} "
+        f"{FORMULA} by {laws[-1].misfit:.1%}. By its errors on the larger budgets it has "
+        f"{weight['N']:.0%} of approach 3's weight in N_opt and {weight['L']:.0%} in the loss. It changes the "
+        f"forecast at {C:.3g} FLOPs from N {count(old_N)} to {count(N)} and from loss {old_L:.4g} to {L:.4g}."
+    )

@@ -26,7 +26,6 @@ from chinchilla.report.tables import (
     flops,
     loss,
     ratio,
-    with_interval,
 )
 
 SAME_TOKENIZER = "four IsoFLOP curves for each corpus, one tokenizer for both"
@@ -37,7 +36,6 @@ def tables_of(found: Comparison) -> dict[str, Table]:
     return {
         "exponents": _exponents(found),
         "differences": _differences(found),
-        "sizes": _sizes(found),
         "losses": _losses(found),
     }
 
@@ -74,35 +72,15 @@ def _differences(found: Comparison) -> Table:
         "one corpus against every one of the other.",
     )
     for d in found.differences:
-        if d.of == "a":
-            table.add_row(
-                SHORT_LABELS[d.approach],
-                d.second,
-                cell(d.value, "{:+.3f}".format, "ours"),
-                bounds(d.interval, "+"),
-                bounds(d.ci95, "+"),
-                Cell(VERDICTS[d.verdict], None, "text"),
-            )
+        table.add_row(
+            SHORT_LABELS[d.approach],
+            d.second,
+            cell(d.value, "{:+.3f}".format, "ours"),
+            bounds(d.interval, "+"),
+            bounds(d.ci95, "+"),
+            Cell(VERDICTS[d.verdict], None, "text"),
+        )
     return table
-
-
-def _sizes(found: Comparison) -> Table:
-    names = [c["name"] for c in found.corpora]
-    rows: dict[tuple[float, str], list[Cell]] = {}
-    for s in sorted(found.sizes, key=lambda s: s.C):
-        head = [cell(s.C, flops), Cell(SHORT_LABELS[s.approach])]
-        row = rows.setdefault((s.C, s.approach), head)
-        row.append(Cell(with_interval(s.N, s.interval, count), s.N))
-    for d in found.differences:
-        if d.C is not None:
-            text = with_interval(d.value, d.interval, ratio)
-            rows[d.C, d.approach].append(Cell(text, d.value))
-    return Table(
-        ["C, FLOPs", "Approach", *names, *(f"{name} / {names[0]}" for name in names[1:])],
-        list(rows.values()),
-        f"N_opt at the {'shared budgets' if found.budgets else 'same C'}, with 80% intervals, and its "
-        f"ratio to that of {names[0]}.",
-    )
 
 
 def _losses(found: Comparison) -> Table:

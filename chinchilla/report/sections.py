@@ -16,7 +16,7 @@ from chinchilla import __version__
 from chinchilla.config import APPROACHES
 from chinchilla.core.table import NONE, Cell, Table
 from chinchilla.core.units import count, duration
-from chinchilla.decide.warnings import gather
+from chinchilla.decide.warnings import fit_warnings
 from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.fit.result import FitResult
 from chinchilla.fit.results import FitResults
@@ -60,8 +60,7 @@ def answer(fits: FitResults, diagnostics: Diagnostics | None) -> dict[str, Any]:
         r = recommendation(fits, default_budget(fits))
         headline = recommended_line(r)
         reasons = [text for text in r.reasons if text != r.disagreement]
-        gathered = gather(fits, [r], {"law": None, "decisions": []})
-        warnings = [one.text for one in gathered if one.kind != "note"]
+        warnings = [one.text for one in fit_warnings(fits) if one.kind != "note"]
     if diagnostics is not None and diagnostics.count("warning"):
         warnings.append(f"Diagnostics: {diagnostics.summary} {diagnostics.first}")
     return {"headline": headline, "reasons": reasons, "warnings": warnings}

@@ -195,8 +195,8 @@ def predictions(fits: FitResults, budgets: Sequence[float]) -> Table:
         table.add_row(
             cell(p.C, flops),
             name_of(approach, fits.fitted.get(approach)),
-            Cell(with_interval(p.N, (p.N_p10, p.N_p90), count), p.N),
-            Cell(with_interval(p.D, (p.D_p10, p.D_p90), count), p.D),
+            Cell(with_interval(p.N, p.N_interval80, count), p.N),
+            Cell(with_interval(p.D, p.D_interval80, count), p.D),
             cell(p.D / p.N, ratio),
             cell(p.L, "{:.3f}".format),
             Cell("covered") if p.beyond is None else Cell("extrapolated", None, "extrapolated"),

@@ -50,7 +50,7 @@ from bench_tools import (
     save_json,
 )
 
-from chinchilla.decide.v_optimal import MISFIT, Posterior, coordinates, kernel
+from chinchilla.decide.v_optimal import MISFIT, Posterior, kernel
 
 URL = "https://github.com/PlanarG/active-sl"
 COST_POWER = (
@@ -214,6 +214,12 @@ def choose(
         if (len(chosen) - len(first)) % REFIT == 0:
             starts = np.vstack([u[:4], law.starts(rng, STARTS[1])])
             u, f = fit(law, runs.X[chosen], runs.y[chosen], starts, 25)
+
+
+def coordinates(log_x: np.ndarray) -> np.ndarray:
+    """(n, d) ln x of all places and targets, each column scaled to standard deviation 1."""
+    sd = log_x.std(axis=0)
+    return log_x / np.where(sd > 0, sd, 1.0)
 
 
 def _filled(order: np.ndarray, cost: np.ndarray, budget: float) -> np.ndarray:

@@ -3,8 +3,8 @@
     python scripts/studies/score_richer_law.py DIR [--out FILE]
 
 DIR contains porian_refinedweb_isoflop.csv, openathena_isoflop.csv and hoffmann_fig4.csv. Every sweep is fitted
-without its largest budget and without all budgets above an eighth of it, under approach3_law=power, auto and
-saturating. Approach 3's weighted forecast at the largest budget is compared with the minimum of a parabola
+without its largest budget and without all budgets above an eighth of it, with the paper's
+law alone (power) and with the saturating law where it is fitted (both). Approach 3's weighted forecast at the largest budget is compared with the minimum of a parabola
 through that budget's runs. Errors are |ln predicted - ln measured|, of N_opt and of the loss. Writes
 docs/results/richer_law.json and prints it as a Markdown table.
 """
@@ -21,7 +21,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "scripts" / "bench")]
 from bench_tools import RESULTS, Arguments, existing_folder, out_file, save_json
 from score_extrapolation import SPLITS, TABLES, observations, rows_of, sweeps_of
 
-from chinchilla.config.fit import APPROACH3_LAWS
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend.forecast import forecasts_of_laws
@@ -30,11 +29,12 @@ from chinchilla.recommend.isoflop_minima import minima_of
 from chinchilla.recommend.laws import candidate_laws, fit_windows
 
 HOW = {"huber_delta": 1e-3, "objective": "huber"}
+LAWS = ("power", "both")
 SAME = {"N": 5e-3, "L": 5e-4}  # errors that differ by less count as equal
 
 
 def errors(obs: Observations, split: float) -> dict[str, list[float]]:
-    """Errors of ln N_opt and ln L at the largest budget for each approach3_law; one sweep and split."""
+    """Errors of ln N_opt and ln L at the largest budget with each set of laws; one sweep and split."""
     largest = float(np.nanmax(obs.budget_flops))
     limit = largest / split * 1.01 if split > 1 else largest * 0.999
     smaller = obs.where(obs.budget_flops <= limit)
@@ -42,18 +42,17 @@ def errors(obs: Observations, split: float) -> dict[str, list[float]]:
     measured = np.log([truth.N[-1], truth.L[-1]])
     readings, minima = fit_windows(smaller, HOW), minima_of(smaller, fits)
     result = {}
-    for law in APPROACH3_LAWS:
-        laws = candidate_laws(smaller, readings, law)
+    for name, laws in (("power", readings), ("both", candidate_laws(smaller, readings))):
         parts = forecasts_of_laws(laws, errors_of_laws(smaller, laws, minima, fits.cost, HOW))
         logs = [parts[q].log_at(float(truth.C[-1]), fits.cost) for q in ("N", "L")]
-        result[law] = np.abs(logs - measured).tolist()
+        result[name] = np.abs(logs - measured).tolist()
     return result
 
 
 def summary(scores: list[dict[str, list[float]]]) -> dict[str, Any]:
-    """Mean and median errors of each law, and how often it is better and worse than power."""
+    """Mean and median errors of each set of laws, and how often it is better and worse than power."""
     result: dict[str, Any] = {"n": len(scores)}
-    for law in APPROACH3_LAWS:
+    for law in LAWS:
         result[law] = {}
         for i, q in enumerate("NL"):
             own = np.array([s[law][i] for s in scores])
@@ -88,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     save_json(args.out, record)
     print("| split | law | N_opt: mean, median, nearer, further | loss |\n|---|---|---|---|")
     for split, of in record["summary"].items():
-        for law in APPROACH3_LAWS:
+        for law in LAWS:
             cells = [
                 f"{x['mean']:.{d}f}, {x['median']:.{d}f}, {x['nearer']}, {x['further']}"
                 for x, d in ((of[law]["N"], 3), (of[law]["L"], 4))

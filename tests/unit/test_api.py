@@ -269,7 +269,7 @@ def test_predictions_are_a_row_per_budget_with_the_recommended_numbers(fits):
     for wrong in (0, "much", [1e21, float("nan")]):
         with pytest.raises(InputError, match="above 0"):
             fits.predict(wrong)
-    with pytest.raises(Refusal, match="force=true"):
+    with pytest.raises(Refusal, match="beyond the largest run"):
         fits.predict(1e29)
 
 

@@ -18,9 +18,9 @@ def test_a_published_law_gives_the_split_its_cost_and_the_cost_of_departures(say
     first, rest = say(words).out.strip().split("\n", 1)
     assert "N 72.2B, D 1.33T tokens, 18.4 tokens per parameter, loss 1.9744" in first
     assert "law besiroglu" in first
-    assert "note: not shown, over 10x outside the compute of their runs: paper approach 1, " in rest
+    assert "warning: Extrapolation: 44.3x the largest C of that law's runs." in rest
     assert "404,449 device-hours at 9.89e+14 FLOP/s x 40% MFU, 1,011,122 at 2.5 an hour" in rest
-    for part in ("+18.6", "│ chinchilla_70b ", "over-training", "at most 1% more compute"):
+    for part in ("│ chinchilla_70b ", "other sizes, by", "at most 1% more compute"):
         assert part in rest
     assert "kWh" not in rest
 
@@ -30,18 +30,17 @@ def test_the_answer_as_json(say):
     assert told["law"]["name"] == "law hoffmann"
     (decision,) = told["decisions"]
     assert decision["N"] == pytest.approx(40.36e9, rel=2e-4)
-    assert {row["factor"] for row in decision["misallocation"]} >= {0.25, 1.1, 4.0}
-    assert decision["best_shape"] in {row["name"] for row in decision["shapes"]}
+    assert {row["name"] for row in decision["misallocation"]} >= {"0.25", "1.1", "4"}
+    assert decision["best_shape"] in decision["shapes"]
     assert decision["bill"]["energy_kwh"] is None
 
 
 def test_stated_rates_make_a_bill(say):
-    rates = "rates.device_watts=1000 rates.pue=1.2 rates.co2_grams_per_kwh=300"
+    rates = "rates.device_watts=1200"
     cost = say(f"predict budget_flops=1e21 format=json {rates}").json["decisions"][0]["bill"]
     hours = 1e21 / (989e12 * 0.4) / 3600
     assert cost["energy_kwh"] == pytest.approx(hours * 1.2)
-    assert cost["co2_kg"] == pytest.approx(hours * 0.36)
-    assert "kg CO2 at 300 g/kWh" in say(f"predict budget_flops=1e21 {rates}").out
+    assert "kWh at 1200 W" in say(f"predict budget_flops=1e21 {rates}").out
 
 
 def test_tokens_to_be_served_make_the_model_smaller(say):
@@ -52,12 +51,11 @@ def test_tokens_to_be_served_make_the_model_smaller(say):
     assert "Serving 10.0T tokens" in say(words).out
 
 
-def test_shapes_of_ones_own_and_another_flop_count(say):
+def test_shapes_of_ones_own(say):
     words = "predict budget_flops=1e19 shapes=[512x8,1024x16,2048x24] positions=rope format=json"
-    told = say(f"{words} flop_convention=with_head").json
+    told = say(words).json
     names = [row["name"] for row in told["decisions"][0]["shapes"]]
     assert names == ["512x8", "1024x16", "2048x24"]
-    assert told["law"]["flop_convention_of_shapes"] == "with_head"
 
 
 # ------------------------------------------------------------------ a target loss
@@ -65,35 +63,35 @@ def test_shapes_of_ones_own_and_another_flop_count(say):
 
 def test_a_target_loss_needs_no_budget(say):
     told = say("predict target_loss=2.2 law=besiroglu format=json").json
-    assert told["predictions"] == []
-    target = told["target"]
-    assert float(LAW(target["N"], target["D"])) == pytest.approx(2.2, rel=1e-9)
-    assert 6 * target["N"] * target["D"] == pytest.approx(target["C"])
-    assert "at least" in say("predict target_loss=2.2").out
+    target, (decision,) = told["target"], told["decisions"]
+    assert (decision["L"], decision["C"]) == pytest.approx((2.2, target["C"]), rel=1e-9)
+    assert 6 * decision["N"] * decision["D"] == pytest.approx(target["C"])
+    assert target["C_interval80"] is None
+    assert f"by law besiroglu: {target['C']:.3g} FLOPs." in say("predict target_loss=2.2").out
     one_line(say("predict target_loss=1.7 law=besiroglu"), 3, "not above E=1.817")
 
 
 def test_a_fitted_target_has_an_interval(say, fits):
-    target = say("predict target_loss=2.5 frontier=fits format=json").json["target"]
-    assert not target["range_only"]
+    told = say("predict target_loss=2.5 frontier=fits format=json").json
+    target, at = told["target"], told["recommended"]
     low, high = target["C_interval80"]
     assert low < target["C"] < high
     for C, end in ((low, 0), (high, 1)):  # where the interval of the loss ends at that loss
         r = say(f"predict budget_flops={C!r} frontier=fits format=json").json["recommended"]
         assert r["L_interval80"][end] == pytest.approx(2.5, rel=1e-4)
-    at = say(f"predict budget_flops={target['C']!r} frontier=fits format=json").json["recommended"]
-    assert (at["L"], at["N"]) == pytest.approx((2.5, target["N"]), rel=1e-4)
-    assert f"{low:.3g} to {high:.3g} FLOPs" in say("predict target_loss=2.5 frontier=fits").out
+    assert (at["L"], at["C"]) == pytest.approx((2.5, target["C"]), rel=1e-4)
+    out = say("predict target_loss=2.5 frontier=fits").out
+    assert f"{target['C']:.3g} FLOPs, 80% interval {low:.3g} to {high:.3g} FLOPs." in out
 
 
 def test_a_target_loss_far_beyond_the_runs_has_a_range_only(say, fits):
-    target = say("predict target_loss=1.9 frontier=fits format=json").json["target"]
-    assert target["range_only"]
-    low, high = target["C_interval80"]
+    told = say("predict target_loss=1.9 frontier=fits format=json").json
+    assert told["recommended"]["range_only"]
+    low, high = told["target"]["C_interval80"]
     assert high is None  # at the upper end of its interval the loss never gets there
     out = say("predict target_loss=1.9 frontier=fits").out
-    assert f"{low:.3g} FLOPs or more (80%)" in out
-    assert "warning: Extrapolation, loss 1.9: " in out
+    assert f"80% interval {low:.3g} FLOPs or more." in out
+    assert "reason: Extrapolation: " in out
     assert "Cost:" not in out
 
 
@@ -104,7 +102,7 @@ def test_a_fit_answers_with_intervals_of_its_loss(say, fits):
     told = say("predict budget_flops=1e21 frontier=fits format=json").json
     ours = told["predictions"][0]
     assert ours["by"] == "this data, parametric"
-    assert ours["L_ci95"][0] < ours["L_p10"] < ours["L"] < ours["L_p90"] < ours["L_ci95"][1]
+    assert ours["L_interval80"][0] < ours["L"] < ours["L_interval80"][1]
     assert told["law"]["name"] == "the recommended answer"
     (recommended,), (decision,) = told["recommendations"], told["decisions"]
     assert told["recommended"] == recommended
@@ -122,8 +120,9 @@ def test_a_fit_by_another_objective_answers_too(say, fits):
         words = f"approaches=parametric n_bootstrap=40 objective={objective}"
         assert say(f"fit observations=runs.csv out_dir=other {words}").code == 0
         row = say("predict budget_flops=1e21 frontier=other format=json").json["predictions"][0]
-        assert row["N_p10"] < row["N"] < row["N_p90"]
-        assert row["L_p10"] < row["L"] < row["L_p90"]
+        for name in "NL":
+            low, high = row[f"{name}_interval80"]
+            assert low < row[name] < high
 
 
 def test_the_first_line_is_the_recommended_answer(say, fits):
@@ -136,11 +135,11 @@ def test_the_first_line_is_the_recommended_answer(say, fits):
     assert first.endswith("80% intervals, by approach 3 (parametric).")
     assert rest.startswith("reason: ")
     assert rest.index("each approach of these runs") < rest.index("published lines and laws")
-    assert "compute wasted" not in rest
+    assert "extra loss" not in rest
     said = say("fit observations=runs.csv out_dir=fits approaches=parametric n_bootstrap=100").out
     assert say("predict frontier=fits").out.strip().splitlines()[0] in said
     more = say("predict budget_flops=1e21 frontier=fits detail=true").out
-    assert "compute wasted" in more
+    assert "extra loss" in more
 
 
 def test_a_named_law_is_shown_with_the_recommended_answer(say, fits):
@@ -168,28 +167,23 @@ def test_far_beyond_the_runs_only_a_range_is_shown(say, fits):
     assert "each approach of these runs" not in named
 
 
-def test_a_million_times_beyond_the_runs_is_refused_unless_forced(say, fits):
-    words = "predict budget_flops=1e29 frontier=fits"
-    one_line(say(words), 3, "beyond the largest run", "force=true")
-    forced = say(f"{words} force=true")
-    assert forced.code == 0
-    assert "x the compute of the largest run: N between " in forced.out
+def test_a_million_times_beyond_the_runs_is_refused(say, fits):
+    one_line(say("predict budget_flops=1e29 frontier=fits"), 3, "beyond the largest run")
 
 
-def test_warnings_are_printed_once_below_the_answer(say, fits):
-    words = "predict budget_flops=[1e20,1e24] frontier=fits inference_tokens=1e15"
+def test_warnings_are_printed_once(say, fits):
+    words = "predict budget_flops=[1e20,1e24] frontier=fits"
     told = say(f"{words} format=json").json
     near, far = told["recommendations"]
     assert told["recommended"] == near
-    assert "Extrapolation: 521x" in far["reasons"][-1]
+    reason = "Extrapolation: 521x the compute of the largest run."
+    assert reason in far["reasons"]
     assert not any("Extrapolation" in text for text in near["reasons"])
-    assert ("beyond_ratio", 1e20) in {(one["kind"], one["C"]) for one in told["warnings"]}
     out = say(words).out
     for one in told["warnings"]:
         assert out.count(f": {one['text']}\n") == 1
     answer = out.index("C = 1e+24 FLOPs: N ")
-    warning = out.index("warning: Extrapolation, the size for serving", answer)
-    assert out.index(f"reason: {far['reasons'][-1]}") < warning < out.index("Cost:", answer)
+    assert answer < out.index(f"reason: {reason}") < out.index("Cost:", answer)
 
 
 def test_the_best_shape_is_shown_with_its_cost(say, fits):
@@ -287,14 +281,12 @@ def test_the_value_of_repeats_is_fitted_to_the_table_of_a_fit(say, tmp_path):
         ("budget_flops=1e20 kv_size=0", ["kv_size=0"]),
         ("budget_flops=1e20 inference_tokens=1e300", ["inference_tokens=1e+300"]),
         ("budget_flops=1e20 rates.mfu=40", ["rates.mfu=40", "0.4 for 40%"]),
-        ("budget_flops=1e20 rates.pue=1.2", ["rates.pue=1.2", "rates.device_watts"]),
         ("target_loss=-1", ["target_loss=-1"]),
         ("budget_flops=1e20 shapes=[huge]", ["'huge'", "Table A9"]),
         ("budget_flops=1e20 repeated_runs=x.csv", ["needs unique_tokens"]),
         ("budget_flops=1e20 unique_tokens=1e9 repeated_runs=x.csv", ["repeated_runs=x.csv"]),
         ("budget_flops=1e20 preregister=true", ["preregister_file=FILE.json"]),
         ("budget_flops=1e20 preregister_file=a.json", ["preregister=true"]),
-        ("budget_flops=1e20 frontier=f flop_convention=with_head", ["flop_convention", "law=NAME"]),
     ],
 )
 def test_mistakes_are_refused_in_one_line(say, words, parts):

@@ -1,13 +1,13 @@
-"""What runs say about targets: the variance promised is that of the joint normal distribution."""
+"""V-optimal design: the variance is that of the joint normal distribution."""
 
 import numpy as np
 import pytest
 
-from chinchilla.decide.v_optimal import Posterior, coordinates, kernel
+from chinchilla.decide.v_optimal import Posterior, kernel
 
 RNG = np.random.default_rng(4)
 J, TARGET_J = RNG.normal(size=(30, 4)), RNG.normal(size=(3, 4))
-Z = coordinates(RNG.normal(size=(33, 2)))
+Z = RNG.normal(size=(33, 2))
 GROWTH = RNG.uniform(1, 3, 30)
 NOISE, MISFIT = 0.3, 0.5
 

@@ -7,13 +7,12 @@ from chinchilla.recommend.held_out import (
     PRIOR,
     PRIOR_N,
     HeldOut,
-    combined,
     error_scale,
     errors_of_minima,
     forecast_weights,
     scores,
 )
-from chinchilla.recommend.isoflop_minima import Minima, line, line_at, loss_at, saturating
+from chinchilla.recommend.isoflop_minima import Minima
 
 C = np.geomspace(1e18, 1e21, 7)
 
@@ -25,40 +24,17 @@ def exact() -> Minima:
 def test_forecasts_of_exact_minima_are_exact_at_every_distance():
     pairs = errors_of_minima(exact())
     assert len(pairs["N"]) == len(pairs["L"]) == 4 + 3 + 2 + 1
-    assert max(p.distance for p in pairs["L"]) == pytest.approx(np.log(C[-1] / C[2]))
-    assert max(abs(e) for p in pairs["N"] for e in p.errors.values()) < 1e-9
-    assert max(abs(e) for p in pairs["L"] for e in p.errors.values()) < 1e-4
-
-
-def test_a_line_and_a_curve_recover_their_parameters_and_standard_errors():
-    """Noise of 2% on N_opt and of .1% on the loss: the spread of refits matches the covariance of the fits."""
-    rng = np.random.default_rng(0)
-    m = exact()
-    x = float(np.log(1e22))
-    N, L, variance_N, variance_L = [], [], [], []
-    for _ in range(300):
-        noisy = Minima(
-            C, m.N * np.exp(rng.normal(0, 0.02, 7)), m.L * np.exp(rng.normal(0, 1e-3, 7))
-        )
-        for curve, at, values, variances in (
-            (line(noisy, np.inf), line_at, N, variance_N),
-            (saturating(noisy, np.inf), loss_at, L, variance_L),
-        ):
-            logs, gradient = at(np.array([curve.parameters]), x)
-            values.append(float(logs[0]))
-            variances.append(float(gradient[0] @ np.array(curve.covariance) @ gradient[0]))
-    assert np.mean(N) == pytest.approx(np.log(0.1 * 1e22**0.5), abs=0.01)
-    assert np.mean(L) == pytest.approx(np.log(1.7 + 60 * 1e22**-0.09), abs=2e-3)
-    assert np.sqrt(np.mean(variance_N)) == pytest.approx(np.std(N), rel=0.15)
-    assert np.sqrt(np.median(variance_L)) == pytest.approx(np.std(L), rel=0.5)
+    assert pairs["L"].distance.max() == pytest.approx(np.log(C[-1] / C[2]))
+    assert np.abs(pairs["N"].errors).max() < 1e-9
+    assert np.abs(pairs["L"].errors).max() < 1e-4
 
 
 def test_the_forecast_with_smaller_held_out_errors_weighs_more():
-    pairs = [HeldOut(float(i), 1.0, {"good": 0.01, "bad": 0.3, "none": np.nan}) for i in range(4)]
-    found = scores(pairs)
-    assert found["good"] == pytest.approx(0.01)
-    assert found["bad"] == pytest.approx(0.3)
-    w = forecast_weights([found[n] for n in ("good", "bad", "none")], "N")
+    found = scores(
+        HeldOut.of([(float(i), 1.0, 3, np.array([0.01, 0.3, np.nan])) for i in range(4)])
+    )
+    assert found == pytest.approx([0.01, 0.3, 1.0])
+    w = forecast_weights(found, "N")
     assert w.sum() == pytest.approx(1)
     assert w[0] > 0.95
     assert w[2] < 1e-4
@@ -68,9 +44,9 @@ def test_the_forecast_with_smaller_held_out_errors_weighs_more():
 
 
 def test_the_error_scale_is_that_of_the_held_out_errors_and_the_prior_where_there_are_none():
-    none = error_scale([], "L")
+    none = error_scale(HeldOut.of(), "L")
     assert (none.scale, none.freedom) == (PRIOR["L"], PRIOR_N)
-    far = [HeldOut(float(i), 3.0, {"": 0.03 * (-1) ** i}) for i in range(200)]
+    far = HeldOut.of([(float(i), 3.0, 3, np.array([0.03 * (-1) ** i])) for i in range(200)])
     found = error_scale(far, "L")
     assert found.sd(3.0) == pytest.approx(0.03, rel=0.03)
     assert found.freedom == PRIOR_N + 200
@@ -82,9 +58,5 @@ def test_the_error_scale_is_that_of_the_held_out_errors_and_the_prior_where_ther
 
 
 def test_a_forecast_without_an_error_at_a_pair_is_left_out_there():
-    pairs = [
-        HeldOut(1.0, 1.0, {"a": 0.1, "b": np.nan}),
-        HeldOut(2.0, 1.0, {"a": np.nan, "b": np.nan}),
-    ]
-    (one,) = combined(pairs, {"a": 0.5, "b": 0.5})
-    assert one.errors[""] == pytest.approx(0.1)
+    pairs = [(1.0, 1.0, 3, np.array([0.1, np.nan])), (2.0, 1.0, 3, np.array([np.nan, np.nan]))]
+    assert HeldOut.of(pairs).weighted(np.array([0.5, 0.5])).errors.tolist() == [[0.1]]

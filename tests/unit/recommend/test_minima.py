@@ -8,7 +8,6 @@ import pytest
 from public_data import public
 
 from chinchilla import cli
-from chinchilla.core.errors import InputError
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.read_table import read_csv, read_frame
 from chinchilla.recommend.evaluate import recommendation
@@ -156,6 +155,7 @@ def test_minima_cannot_be_combined_with_other_inputs(say, other):
 
 BAD = {  # what is wrong -> the table, parts of the answer
     "two at one C": ("C,L\n1e18,3.5\n1e19,3.1\n1.001e19,3.0\n1e20,2.8\n", ["lines 3 and 4", "two minima"]),
+    "a copy": ("C,L\n1e18,3.5\n1e19,3.1\n1e20,2.8\n1e19,3.1\n", ["lines 3 and 5", "two minima"]),
     "too few": ("C,L\n1e18,3.5\n1e19,3.1\n", ["2 minima", "at least 3"]),
     "rising": ("C,L\n1e18,2.8\n1e19,3.1\n1e20,3.5\n", ["does not fall with C"]),
     "NaN": ("C,L\n1e18,3.5\n1e19,nan\n1e20,2.8\n", ["line 3", "L=nan"]),
@@ -180,19 +180,11 @@ def test_a_bad_table_is_refused_in_one_line(say, tmp_path, name):
 
 
 def test_names_units_and_suffixes_are_read_as_in_any_table(tmp_path):
-    """A budget column stands for C, sizes are in millions, and a copied row is dropped with a note."""
+    """A budget column stands for C, and sizes have suffixes."""
     path = tmp_path / "minima.csv"
-    path.write_text(
-        "budget,Params (M),Loss\n1e20,1B,2.85\n1e18,80,3.52\n1e19,300,3.15\n1e18,80,3.52\n"
-    )
-    with pytest.raises(InputError, match=r"exact copies .* line 5"):
-        fit_minima(read_csv(path, "minima"), duplicates="refuse")
-    path.write_text(
-        "budget,Params,Loss\n1e20,1B,2.85\n1e18,80M,3.52\n1e19,300M,3.15\n1e18,80M,3.52\n"
-    )
+    path.write_text("budget,Params,Loss\n1e20,1B,2.85\n1e18,80M,3.52\n1e19,300M,3.15\n")
     fits = fit_minima(read_csv(path, "minima"))
     assert fits.data["n_runs"] == 3
-    assert any("1 exact copies" in note for note in fits.data["notes"])
     assert recommendation(fits, 1e21).N == pytest.approx(3.6e9, rel=0.1)
 
 

@@ -1,0 +1,25 @@
+"""The reasons of a recommendation."""
+
+from dataclasses import replace
+
+import numpy as np
+from recommended import BUDGETS, best, fitted
+
+from chinchilla.recommend import recommendation
+from chinchilla.recommend.evaluate import model_of
+
+
+def test_outliers_are_excluded_listed_and_shown_with_and_without(isoflop_runs, law):
+    runs = isoflop_runs(BUDGETS, noise=1e-3)
+    L = runs.L.copy()
+    L[[4, 30]] *= 1.5
+    bad = runs.run_id[[4, 30]]
+    fits = fitted(replace(runs, L=L))
+    model = model_of(fits)
+    assert {o["run_id"] for o in model.outliers} == set(bad)
+    (said,) = [text for text in model.reasons if "outliers" in text]
+    assert f"2 of {len(runs)} runs are outliers and were excluded" in said
+    assert "without them" in said
+    assert "with all runs" in said
+    N, _ = best(law, 1e22)
+    assert abs(np.log(recommendation(fits, 1e22).N / N)) < 0.1
