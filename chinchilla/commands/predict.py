@@ -186,7 +186,7 @@ def _read_repeated_runs(path: Path, model: DecisionModel) -> dict[str, Any]:
 def score(command: config.ScoreCommand) -> int:
     """Verify a preregistered prediction and compare it with the measured runs."""
     record = preregister.load(Path(command.prediction))
-    predicted = record.conventions["loss_kind"]
+    predicted = record.conventions.get("loss_kind", "unknown")
     loss = command.loss or ("train" if predicted == "unknown" else predicted)
     finished_utc = ""
     if command.result:
@@ -226,7 +226,7 @@ def _print_scores(record: Preregistration, rows: Sequence[Score]) -> None:
     """Print measured and predicted losses, one table for each source of predictions."""
     print(
         f"prediction of {record.made_utc}, SHA-256 {record.sha256[:16]}...: unchanged. "
-        f"{record.conventions['loss_kind']} loss."
+        f"{record.conventions.get('loss_kind', 'unknown')} loss."
     )
     for by in dict.fromkeys(row.by for row in rows):
         group = [row for row in rows if row.by == by]
