@@ -17,7 +17,7 @@ VERDICTS = {True: "inside", False: "OUTSIDE", None: "no interval"}
 def score(command: config.ScoreCommand) -> int:
     """Verify a preregistered prediction and compare it with the measured runs."""
     record = preregister.load(Path(command.prediction))
-    predicted = record.conventions["loss_kind"]
+    predicted = record.conventions.get("loss_kind", "unknown")
     finished_utc = ""
     if command.result:
         path = Path(command.result)

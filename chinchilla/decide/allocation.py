@@ -1,17 +1,15 @@
 """How to split a budget between N and D by a loss law, and what each departure costs.
 
 A law L(N, D) and a count of training FLOPs per token (`cost`; None is C = 6*N*D) determine the best N
-and D for C FLOPs, the cheapest C for a loss, the loss and extra compute of another size (a
-smaller one is over-trained), the size that is cheapest to train and serve, and the bill. Everything is
-solved on the law itself, so each result is as accurate as the law at that point. NumPy and SciPy only: this module must
-import without torch.
+and D for C FLOPs, the cheapest C for a loss, the loss and extra compute of another size (a smaller one is
+over-trained), the size that is cheapest to train and serve, and the bill. Everything is solved on the law
+itself, so each result is as accurate as the law at that point. This module must import without SciPy.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import brentq
 
 from chinchilla.config import RatesConfig
 from chinchilla.core.errors import Refusal
@@ -109,6 +107,8 @@ def cheapest(law: LossLaw, L: float, cost: FlopsPerToken | None = None) -> Alloc
     Raises:
         Refusal: L is at or below E, which no N and D reach, or needs a size outside 1 to 1e16 parameters.
     """
+    from scipy.optimize import brentq
+
     if L <= law.E:
         raise Refusal(
             f"a loss of {L:.6g} nats per token is not above E={law.E:.4g}, the loss of this law at "
@@ -169,6 +169,8 @@ def sizes_within(
 
     About N_opt * exp(-+ sqrt(2 * excess / (alpha+beta))).
     """
+    from scipy.optimize import brentq
+
     best = allocate(law, C, cost)
 
     def beyond(x: float) -> float:

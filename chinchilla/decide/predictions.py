@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from chinchilla.core import paper
-from chinchilla.decide.allocation import LOG_N, allocate
+from chinchilla.decide.allocation import allocate
 from chinchilla.fit.loss_law import flops_at, log_N_opt, named_law
 from chinchilla.fit.results import FitResults
 
@@ -124,9 +124,7 @@ def _from_fit(C: float, name: str, fits: FitResults) -> Prediction:
         N, D, L, N_samples = best.N, best.D, best.L, np.empty(0)
         if frontier.law_samples:
             laws = np.array(frontier.law_samples, float)
-            log_N = log_N_opt(laws.T, cost, np.array([C]))[:, 0]
-            inside = (LOG_N[0] < log_N) & (log_N < LOG_N[1])
-            N_samples = np.exp(np.where(inside, log_N, np.nan))
+            N_samples = np.exp(log_N_opt(laws.T, cost, np.array([C]))[:, 0])
             L_interval = interval(resampled_losses(laws, N_samples, C / flops_at(N_samples, cost)))
     else:
         N, N_samples = float(frontier.N_opt(C)), frontier.N_opt.all_at(C)
