@@ -21,7 +21,7 @@ class FetchCommand(Config):
     )
     out: str = setting(REQUIRED, "CSV file to write; another file there is not overwritten.")
     url: str = setting("", "Another location of the same file; empty = where it was published.")
-    timeout_s: float = setting(30.0, "Time limit of the download.", unit="seconds", above=0)
+    timeout_s: float = setting(30.0, "Longest wait for the server.", unit="seconds", above=0)
 
 
 @dataclass(kw_only=True)

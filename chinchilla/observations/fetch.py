@@ -9,8 +9,6 @@ import csv
 import hashlib
 import http.client
 import io
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +21,7 @@ from chinchilla.core.units import CONVENTIONS
 from chinchilla.observations.columns import COLUMNS
 
 MAX_BYTES = 10_000_000  # larger than any of the files
-SAME_BUDGET = (
-    0.1  # relative distance of 6*N*D from an IsoFLOP budget up to which a point belongs to it
-)
+SAME_BUDGET = 0.1  # largest relative distance of a point's 6*N*D from its IsoFLOP budget
 N_OUTLIERS = 5  # highest losses, excluded by Besiroglu et al.
 
 
@@ -86,7 +82,7 @@ def fetch(points: str, out: Path, url: str = "", timeout_s: float = 30.0) -> Sou
         points: a key of SOURCES.
         out: the CSV to write; an existing file is never changed.
         url: URL of a copy; "" for the source's own.
-        timeout_s: time limit of the whole download, seconds.
+        timeout_s: longest wait for the server, seconds.
 
     Raises:
         InputError: no connection, another file than expected, or `out` cannot be written. No file
@@ -96,12 +92,18 @@ def fetch(points: str, out: Path, url: str = "", timeout_s: float = 30.0) -> Sou
     if out.is_dir():
         raise InputError(f"out={out} is a folder. Give a file in it: out={out / points}.csv.")
     where = url or source.url
-    raw = _download(where, timeout_s)
+    advice = "Nothing was written. Try again, or give url= of a copy."
+    try:
+        with urllib.request.urlopen(where, timeout=timeout_s) as response:
+            raw = response.read(MAX_BYTES)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error  # of a URLError
+        raise InputError(f"{where} cannot be downloaded ({reason}). {advice}") from None
     digest = hashlib.sha256(raw).hexdigest()
     if digest != source.sha256:
         raise InputError(
             f"{where} has {len(raw):,} bytes with SHA-256 {digest[:12]}..., not the points of {points} "
-            f"({source.sha256[:12]}...): it is truncated or another file. Nothing was written."
+            f"({source.sha256[:12]}...): it is truncated or another file. {advice}"
         )
     text = source.convert(raw.decode("utf-8"))
     writable_dir(out.parent, "out")
@@ -110,33 +112,3 @@ def fetch(points: str, out: Path, url: str = "", timeout_s: float = 30.0) -> Sou
     elif out.read_bytes() != text.encode("utf-8"):
         raise InputError(f"out={out} exists with other content. Choose another name.")
     return source
-
-
-def _download(url: str, timeout_s: float) -> bytes:
-    """Download a URL within the time limit."""
-    advice = "Nothing was written. Try again, or give url= of a copy."
-    deadline = time.monotonic() + timeout_s
-    raw = bytearray()
-    try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as response:
-            expected = response.headers.get("Content-Length", "")
-            while len(raw) <= MAX_BYTES and (block := response.read1(65_536)):
-                raw += block
-                if time.monotonic() > deadline:
-                    raise TimeoutError
-    except urllib.error.HTTPError as error:
-        raise InputError(f"{url}: HTTP {error.code} {error.reason}. {advice}") from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", error)  # of a URLError
-        if isinstance(reason, TimeoutError):
-            problem = f"did not arrive within {timeout_s:g} s"
-        else:
-            problem = f"cannot be reached ({getattr(reason, 'strerror', None) or reason})"
-        raise InputError(f"{url} {problem}. {advice}") from None
-    if len(raw) > MAX_BYTES:
-        raise InputError(
-            f"{url} has more than {MAX_BYTES:,} bytes, so it is another file. {advice}"
-        )
-    if expected.isdigit() and len(raw) < int(expected):
-        raise InputError(f"{url} ended after {len(raw):,} of {int(expected):,} bytes. {advice}")
-    return bytes(raw)

@@ -17,12 +17,11 @@ import numpy as np
 from chinchilla.config.fit import Duplicates
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_text
-from chinchilla.core.units import CONVENTIONS
+from chinchilla.core.units import CONVENTIONS, same_values
 from chinchilla.observations.columns import ALL_COLUMNS, COLUMNS, OPTIONAL
 from chinchilla.observations.from_runs import final_losses, loss_curves
 from chinchilla.observations.read_table import read_csv, read_frame
-from chinchilla.observations.rows import best_of_each, check_distinct, final_rows
-from chinchilla.observations.runs import BEST_ADVICE, runs_of
+from chinchilla.observations.runs import BEST_ADVICE, check_distinct, final_rows, runs_of
 from chinchilla.plan.records import Curve, RunResult, count_label
 
 SINGLE_EPOCH = 1.001  # more epochs than this count as repetition
@@ -163,7 +162,10 @@ class Observations:
     def best(self) -> "Observations":
         """The run of the lowest final loss of each (N, D), with its curve; a note counts the others."""
         finals = self.finals()
-        is_best = best_of_each(finals.N, finals.D, finals.L)
+        ids = np.stack([same_values(finals.N), same_values(finals.D)])
+        order = np.argsort(finals.L, kind="stable")  # of equal losses the first row is kept
+        first = np.unique(ids[:, order], axis=1, return_index=True)[1]
+        is_best = np.isin(np.arange(len(finals)), order[first])
         notes = tuple(note for note in self.notes if BEST_ADVICE not in note)
         return replace(self, notes=notes)._runs(
             finals, is_best, "not the lowest loss of their (N, D)"

@@ -9,7 +9,7 @@ from tables import BUDGET_RUNS, LAW, RUNS, assert_same_runs
 from chinchilla import cli
 from chinchilla.core.errors import InputError
 from chinchilla.observations import Observations
-from chinchilla.observations.columns import COLUMNS, SYNONYMS
+from chinchilla.observations.columns import COLUMNS, EXAMPLES
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_a_missing_column_is_reported_with_the_header(csv, missing):
 def test_a_missing_column_is_reported_with_accepted_names(csv):
     with pytest.raises(InputError, match="no column D ") as error:
         csv(RUNS.replace(",D,", ",corpus,"))
-    for name in ("D", *SYNONYMS["D"], 'columns.D="NAME"'):
+    for name in ("D", EXAMPLES["D"], 'columns.D="NAME"'):
         assert name in str(error.value)
 
 

@@ -33,13 +33,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/slow":
             time.sleep(1)
         self.send_response(200)
-        self.send_header("Content-Length", str(len(body) + 50 * (self.path == "/short")))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.path == "/drip":
-            for byte in body:
-                self.wfile.write(bytes([byte]))
-                time.sleep(0.05)
-            return None
         self.wfile.write(body.replace(b"3.25", b"3.26") if self.path == "/other" else body)
         return None
 
@@ -99,12 +94,10 @@ def test_the_points_are_converted_to_a_table_of_runs(get, tmp_path):
 @pytest.mark.parametrize(
     ("url", "words", "parts"),
     [
-        ("missing", (), ["/missing: HTTP 404 Not Found"]),
+        ("missing", (), ["/missing cannot be downloaded (Not Found)", "url= of a copy"]),
         ("other", (), ["SHA-256", "not the points of hoffmann", "Nothing was written"]),
-        ("short", (), ["/short ended after 149 of 199 bytes", "Try again"]),
-        ("slow", ("timeout_s=0.2",), ["/slow did not arrive within 0.2 s"]),
-        ("drip", ("timeout_s=0.3",), ["/drip did not arrive within 0.3 s"]),
-        ("nowhere://x", (), ["nowhere://x cannot be reached (unknown url type: nowhere)"]),
+        ("slow", ("timeout_s=0.2",), ["/slow cannot be downloaded (timed out)"]),
+        ("nowhere://x", (), ["nowhere://x cannot be downloaded (unknown url type: nowhere)"]),
         ("http://127.0.0.1:1/x", ("timeout_s=0",), ["timeout_s=0.0 must be above 0"]),
     ],
 )
@@ -123,7 +116,7 @@ def test_no_connection_is_one_line(get, tmp_path):
         port = s.getsockname()[1]
     code, _, err = get(f"http://127.0.0.1:{port}/x")
     assert code == 2
-    assert "cannot be reached (Connection refused)" in err
+    assert "Connection refused" in err
     assert "url= of a copy" in err
     assert list(tmp_path.iterdir()) == []
 
@@ -132,7 +125,7 @@ def test_a_large_file_is_not_read_completely(get, monkeypatch):
     monkeypatch.setattr(fetch, "MAX_BYTES", 100)
     code, _, err = get()
     assert code == 2
-    assert "more than 100 bytes" in err
+    assert "has 100 bytes with SHA-256" in err
 
 
 def test_an_existing_file_is_kept(get, tmp_path):

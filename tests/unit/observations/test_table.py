@@ -11,7 +11,7 @@ from tables import assert_identical
 
 from chinchilla.core.errors import InputError
 from chinchilla.observations import Observations
-from chinchilla.observations.columns import ALIASES
+from chinchilla.observations.columns import EXAMPLES
 
 
 def observations(run_id, D=None, **columns) -> Observations:
@@ -92,8 +92,9 @@ def test_columns_in_any_order_under_any_alias(tmp_path, rows, seed):
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(header))
     names = {name: [name] for name in header}
-    for alias, name in ALIASES.items():
-        names[name] += [alias, alias.upper(), alias.title()]
+    for name in ("C", "N", "D", "L"):
+        for alias in EXAMPLES[name].split(", "):
+            names[name] += [alias, alias.upper(), alias.title()]
     with open(tmp_path / "other.csv", "w", newline="") as f:
         writer = csv.writer(f, delimiter=str(rng.choice([",", ";", "\t"])))
         writer.writerow([rng.choice(names[header[i]]) for i in order])
