@@ -149,17 +149,17 @@ def test_help_shows_the_values_that_the_command_will_use(run):
         ("flops model=null", ["model=null: there is no such model"]),
         ("flops model=", ["model=: there is no such model"]),
         ("flops experiment=x", ["no such experiment", "Choices: none"]),
-        ("plan grid.span=wide", ["grid.span=wide", "'wide'", "could not be converted to Float"]),
+        ("plan grid.span=wide", ["grid.span=wide must be a number"]),
         ("plan cluster.mfu=7", ["cluster.mfu=7.0", "above 0 and at most 1"]),
         ("plan model=57m", ["model= is for one model. Give tokens="]),
         ("plan tokens=1e30", ["steps=", "not a whole number from 1 to 2^62"]),
-        ("plan grid.sizes_per_budget=2.5", ["grid.sizes_per_budget=2.5", "to Integer"]),
-        ("plan recipe.seed=", ["recipe.seed=", "to Integer"]),
-        ("plan grid.name=null", ["grid.name=null", "not Optional"]),
+        ("plan grid.sizes_per_budget=2.5", ["grid.sizes_per_budget=2.5 must be a whole number"]),
+        ("plan recipe.seed=", ["recipe.seed= must be a whole number"]),
+        ("plan grid.name=null", ["grid.name=null must be text"]),
         ("flops ~model.d_model=512", ["~model.d_model", "Did you mean model.d_model?"]),
-        ("predict budget_flops=a", ["budget_flops=[a]", "could not be converted to Float"]),
+        ("predict budget_flops=a", ["budget_flops=[a] must be a list such as [1.5,2]"]),
         ("flops model.d_model=[1", ["model.d_model=[1 cannot be read as key=value"]),
-        ("data corpus=text corpus.paths=[a=b]", ["cannot be read as key=value", "quotes"]),
+        ("data corpus=text corpus.paths=[a=b]", ["cannot be read as key=value", "quote the value"]),
         ("predict", ["budget_flops is missing: give budget_flops=VALUE", "predict --help"]),
         ("status", ["sweep_dir is missing"]),
         ("fit", ["sweep_dir=FOLDER", "observations=FILE.csv"]),
@@ -310,7 +310,7 @@ def test_a_model_name_composes(command, name):
 
 def test_a_whole_number_may_be_written_with_an_exponent():
     assert compose("flops", ["model.vocab_size=3.2e4"]).model.vocab_size == 32_000
-    with pytest.raises(InputError, match=r"model.vocab_size=2.5e0.*to Integer"):
+    with pytest.raises(InputError, match=r"model.vocab_size=2.5e0 must be a whole number"):
         compose("flops", ["model.vocab_size=2.5e0"])
 
 
@@ -537,7 +537,7 @@ def test_a_fit_with_all_approaches_refused_exits_3_with_the_reasons(run, tmp_pat
         ("run_id,budget_flops,C,N,D,L\na,,1,2,3,nan\n", ["line 2: L=nan"]),
         ("run_id,budget_flops,C,N,D,L\na,,1,2,x,3\n", ["line 2: D='x' is not a number"]),
         ("run_id,budget_flops,C,N,D,L\na,,1,2,3,4\na,,1,2,3,5\n", ["line 3: the same run as line 2"]),
-        ("a\nb,\x00\x01\n", ["contains NUL bytes"]),
+        ("a\nb,\x00\x01\n", ["is not a text file in UTF-8"]),
     ],
 )  # fmt: skip
 def test_a_malformed_csv_gives_one_line(run, tmp_path, text, parts):
@@ -711,8 +711,8 @@ def test_an_option_that_is_not_yaml_gives_one_line(capsys, tmp_path):
     ("name", "text", "parts"),
     [
         ("w", "weight: lots", ("corpus=w", "weight", "'lots'")),
-        ("i", "max_documents: 1e3", ("max_documents: Value '1000.0'", "converted to Integer")),
-        ("b", "gopher: 7.5", ("corpus.gopher: Value '7.5' is not a valid bool",)),
+        ("i", "max_documents: 1e3", ("corpus.max_documents must be a whole number (Value '1000.0'",)),
+        ("b", "gopher: 7.5", ("corpus.gopher must be true or false (Value '7.5'",)),
         ("p", "paths: /x", ("corpus=p", "is not a ListConfig, list")),
         ("n", "sources: [null]", ("corpus=n", "NoneType is not a subclass of SourceConfig")),
         ("s", "sources: [x]", ("corpus=s", "str is not a subclass of SourceConfig")),
