@@ -36,7 +36,7 @@ def main() -> int:
     parser.add_argument("--heads", type=int, default=16, help="kv_size")
     args = parser.parse_args()
 
-    command = compose("sweep", ["runtime=demo", "runtime.validation_evals=1"])
+    command = compose("sweep", ["recipe=demo", "runtime=demo", "runtime.validation_evals=1"])
     tokens = TokenData.open(args.data_dir)
     seeds = [int(s) for s in args.seeds.split(",")]
     groups = {}

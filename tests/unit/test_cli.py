@@ -103,7 +103,7 @@ def test_help_of_a_command_lists_the_named_options_and_the_chosen_one(run):
     out = run("plan --help").out
     grids = next(line for line in out.splitlines() if line.startswith("  grid="))
     assert grids.split() == ["grid=paper", "or", "demo", "gpu_small"]
-    assert "cluster=slurm or debug local slurm_local torchrun" in " ".join(out.split())
+    assert "cluster=slurm or debug demo local slurm_local torchrun" in " ".join(out.split())
     assert "chinchilla_70b" in run("train --help").out
 
 
@@ -115,7 +115,7 @@ def value_in_help(out: str, key: str) -> str:
 
 def test_help_shows_the_values_that_the_command_will_use(run):
     """Of the chosen YAML files and of the words beside --help, not of the dataclasses."""
-    out = run("sweep --help").out
+    out = run("sweep grid=demo recipe=demo --help").out
     assert value_in_help(out, "recipe.peak_lr") == "0.017"
     assert value_in_help(out, "recipe.batch_tokens") == "512 tokens"
     assert value_in_help(out, "recipe.schedule") == "cosine"
