@@ -50,7 +50,7 @@ def require_not_negative(key: str, value: Any) -> None:
 
 def require_whole(key: str, value: Any) -> None:
     if not isinstance(value, Integral) or value < 0:
-        raise InputError(f"{key}={value!r} must be a whole number from 0 up.")
+        raise InputError(f"{key}={value!r} must be a whole number and not negative.")
 
 
 def require_choice(key: str, value: Any, choices: Collection[str]) -> None:
@@ -63,10 +63,10 @@ def require_n_bootstrap(key: str, value: Any) -> None:
     require_whole(key, value)
     if value and value < MIN_BOOTSTRAP:
         raise InputError(
-            f"{key}={value}: percentiles of so few resamples are meaningless. Give at least "
-            f"{MIN_BOOTSTRAP}, or 0 for no intervals."
+            f"{key}={value} resamples are too few for percentiles. Give at least {MIN_BOOTSTRAP}, or 0 for no "
+            "intervals."
         )
     if value > MAX_BOOTSTRAP:
         raise InputError(
-            f"{key}={value}: so many resamples exhaust memory. Give at most {MAX_BOOTSTRAP:,}."
+            f"{key}={value} resamples need too much memory. Give at most {MAX_BOOTSTRAP:,}."
         )

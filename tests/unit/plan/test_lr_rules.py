@@ -101,8 +101,8 @@ def test_runs_outside_of_the_fitted_range_of_a_law_are_reported():
 BAD = [
     ({"lr_batch_rule": "kaplan"}, "recipe.lr_batch_rule='kaplan': choose one of none, step_law, deepseek"),
     ({"lr_batch_rule": "step_law"}, "recipe.lr_batch_rule=step_law has no effect: recipe.peak_lr=0.0002"),
-    ({"lr_batch_rule": "deepseek", "peak_lr": 0, "lr_width_exponent": 0.5}, "would scale it twice"),
-    ({"lr_batch_rule": "deepseek", "peak_lr": 0, "schedule": "cooldown"}, "Choose one of the two"),
+    ({"lr_batch_rule": "deepseek", "peak_lr": 0, "lr_width_exponent": 0.5}, "Give recipe.lr_width_exponent=0 instead of 0.5"),
+    ({"lr_batch_rule": "deepseek", "peak_lr": 0, "schedule": "cooldown"}, "Give recipe.lr_batch_rule=none or another schedule"),
     ({"lr_batch_rule": "deepseek", "peak_lr": 0, "final_lr_ratio": 0}, "final_lr_ratio=0 must be above 0 and at most 1"),
     ({"peak_lr": 0}, "recipe.peak_lr=0 must be above 0"),
     ({"batch_tokens": 0}, "recipe.batch_tokens=0 must be above 0"),

@@ -443,7 +443,7 @@ def test_alpha_and_beta_come_from_the_given_objective(isoflop_runs):
         (fit_isoflop, {"huber_delta": 0}, "huber_delta=0 must be above 0"),
         (fit_isoflop, {"n_bootstrap": 5}, "n_bootstrap=5: percentiles of so few"),
         (fit_envelope, {"schedule": "x"}, "schedule='x': choose one of matched, constant"),
-        (fit_envelope, {"seed": -1}, "seed=-1 must be a whole number from 0 up"),
+        (fit_envelope, {"seed": -1}, "seed=-1 must be a whole number and not negative"),
         (fit_envelope, {"n_bootstrap": -4}, "n_bootstrap=-4 must be a whole number"),
         (fit_envelope, {"n_bootstrap": 1e3}, "n_bootstrap=1000.0 must be a whole number"),
         (fit_parametric, {"huber_delta": -1e-3}, "huber_delta=-0.001 must be above 0"),
