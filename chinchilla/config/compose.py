@@ -18,7 +18,7 @@ from chinchilla.config.setting import Setting, settings_of
 from chinchilla.core.errors import InputError, nearest
 
 POSITIONAL = {"reproduce": "table", "data": "action"}  # key of a bare first word
-GROUPS = ("corpus", "model", "recipe", "grid", "cluster", "runtime", "experiment")
+GROUPS = ("corpus", "model", "recipe", "grid", "cluster", "runtime")
 
 
 def compose(command: str, words: Sequence[str]) -> Any:
@@ -124,7 +124,7 @@ def config_dir() -> Path:
 
 def groups_of(command: str) -> list[str]:
     """The groups of settings that have named options for a command."""
-    return [g for g in GROUPS if g in get_type_hints(COMMANDS[command])] + ["experiment"]
+    return [g for g in GROUPS if g in get_type_hints(COMMANDS[command])]
 
 
 def choices(group: str, folder: Path | None = None) -> list[str]:
@@ -170,10 +170,10 @@ def _override(command: str, word: str, folder: Path | None) -> str:
             short = names if len(names) < 12 else [*names[:5], "...", *names[-3:]]
             raise InputError(
                 f"{key}={value}: there is no such {key}.{nearest(value, names)} "
-                f"Choices: {', '.join(short) or 'none'}."
+                f"Choices: {', '.join(short)}."
             )
         # Quoted, as Hydra would read a file called nan or 7 as a number.
-        return f"{'+' if key == 'experiment' else ''}{key}={_quoted(value)}"
+        return f"{key}={_quoted(value)}"
     top = settings.get(key.partition(".")[0])
     if top and top.type is dict:  # + because its keys are not in the schema
         if key == top.key and not value.startswith("{"):

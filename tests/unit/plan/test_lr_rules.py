@@ -108,7 +108,7 @@ BAD = [
     ({"batch_tokens": 0}, "recipe.batch_tokens=0 must be above 0"),
     ({"schedule": "wsd"}, "recipe.schedule='wsd': choose one of cosine, cooldown, multistep"),
     ({"schedule": "cooldown", "cooldown_fraction": 0}, "cooldown_fraction=0 must be above 0 and below 1"),
-    ({"schedule": "cooldown", "cosine_cycle": 1.5}, "recipe.cosine_cycle=1.5 is for .*cosine, not cool"),
+    ({"schedule": "cooldown", "cosine_cycle": 1.5}, "recipe.cosine_cycle=1.5 has no effect with recipe.schedule=cooldown"),
 ]  # fmt: skip
 
 

@@ -441,7 +441,7 @@ def test_alpha_and_beta_come_from_the_given_objective(isoflop_runs):
         (fit_isoflop, {"window": "-1"}, "window=-1: give auto, all, or the distance in ln N"),
         (fit_isoflop, {"objective": "l1"}, "objective='l1': choose one of huber, lad"),
         (fit_isoflop, {"huber_delta": 0}, "huber_delta=0 must be above 0"),
-        (fit_isoflop, {"n_bootstrap": 5}, "n_bootstrap=5: percentiles of so few"),
+        (fit_isoflop, {"n_bootstrap": 5}, "n_bootstrap=5 resamples are too few"),
         (fit_envelope, {"schedule": "x"}, "schedule='x': choose one of matched, constant"),
         (fit_envelope, {"seed": -1}, "seed=-1 must be a whole number and not negative"),
         (fit_envelope, {"n_bootstrap": -4}, "n_bootstrap=-4 must be a whole number"),
