@@ -7,8 +7,6 @@ from chinchilla.config.setting import REQUIRED, Config, setting
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import FLOP_CONVENTIONS
 
-POINTS = ("hoffmann",)  # keys of observations.fetch.SOURCES
-
 
 @dataclass(kw_only=True)
 class FetchCommand(Config):
@@ -17,7 +15,7 @@ class FetchCommand(Config):
     points: str = setting(
         REQUIRED,
         "Data set; hoffmann: 245 final losses digitised from the paper's Figure 4.",
-        choices=POINTS,
+        choices=("hoffmann",),
     )
     out: str = setting(REQUIRED, "CSV file to write; another file there is not overwritten.")
     url: str = setting("", "Another location of the same file; empty = where it was published.")

@@ -5,7 +5,6 @@ keeps its line number for error messages. `runs.py` makes runs of the result.
 """
 
 import csv
-import functools
 import io
 import math
 import re
@@ -37,19 +36,10 @@ _ROW_NUMBERS = re.compile(r"(index|level_0|unnamed_\d+(_\d+)*)?")  # of pandas a
 
 _EMPTY = ("", "nan", "na", "n/a", "none", "null", "-")
 _MAX_NUMBER = 100  # characters
-_SUFFIXED = re.compile(r"([\d.,]*\d[.,]?)\s*([a-zA-Z]+)")
-_SPACES = re.compile(r"(?<=\d)[ '\u2019\u00a0\u202f](?=\d{3}(?!\d))")  # 1 000 000, 1'000'000
-_OTHER_MARK = {".": ",", ",": "."}
-_GROUPS = {  # certain thousands separators: two or more, or one and a decimal mark
-    mark: re.compile(
-        rf"[+-]?\d{{1,3}}(\{mark}\d{{3}})+\{other}\d+|[+-]?\d{{1,3}}(\{mark}\d{{3}}){{2,}}"
-    )
-    for mark, other in _OTHER_MARK.items()
-}
-_DECIMAL = {  # certain decimal marks: 3,512 could be a thousands separator
-    mark: re.compile(rf"[+-]?(?!\d{{1,3}}\{mark}\d{{3}}$)\d+\{mark}\d*([eE][+-]?\d+)?")
-    for mark in _OTHER_MARK
-}
+_SUFFIXED = re.compile(r"([\d.]*\d\.?)\s*([a-zA-Z]+)")
+# Thousands separators: 1,000,000 or 1,000.5 (1,000 may be a decimal comma); 1 000; 1'000
+_COMMAS = re.compile(r"[+-]?\d{1,3}(,\d{3})+\.\d+|[+-]?\d{1,3}(,\d{3}){2,}")
+_SPACES = re.compile(r"(?<=\d)[ '\u2019\u00a0\u202f](?=\d{3}(?!\d))")
 
 
 @dataclass(frozen=True)
@@ -64,7 +54,6 @@ class Table:
     conventions: Mapping[str, str] = field(default_factory=dict)  # stated by names of columns
     other_columns: Sequence[Sequence[Any]] = ()  # unknown columns without row numbers
     notes: tuple[str, ...] = ()
-    delimiter: str = ","
 
     def at(self, i: int) -> str:
         """Name of row i: "runs.csv line 4"."""
@@ -86,21 +75,6 @@ class Table:
         """Whether `Observations.save` wrote the table, so that copies and budgets are settled."""
         return tuple(self.header) == ALL_COLUMNS
 
-    @functools.cached_property
-    def decimal_mark(self) -> str:
-        """A comma if numbers have decimal commas and none has a decimal point, else a point."""
-        columns = (self.columns[name] for name in NUMERIC if name in self.columns)
-        cells = [x for column in columns for x in column if isinstance(x, str)]
-        if not any("," in cell for cell in cells):
-            return "."
-        digits = [_split_suffix(cell)[0] for cell in cells if len(cell) <= _MAX_NUMBER]
-        shown = [
-            mark
-            for mark, other in _OTHER_MARK.items()
-            if any(_DECIMAL[mark].fullmatch(x) or _GROUPS[other].fullmatch(x) for x in digits)
-        ]
-        return "," if shown == [","] or (not shown and self.delimiter == ";") else "."
-
     def __len__(self) -> int:
         return max((len(column) for column in self.columns.values()), default=0)
 
@@ -111,25 +85,23 @@ def numbers(table: Table, column: str) -> np.ndarray:
     Raises:
         InputError: naming the row, the column, and how to write the number.
     """
-    cells, mark = table.columns[column], table.decimal_mark
+    cells = table.columns[column]
     may_be_empty = column in MAY_BE_EMPTY
     factor = table.factors.get(column, 1.0)
-    if mark == ".":
-        try:  # fast path: plain numbers only
-            x = np.array([math.nan if may_be_empty and str(v) == "" else v for v in cells], float)
-            if np.all(np.isfinite(x) & (x > 0) | (np.isnan(x) & may_be_empty)):
-                return x * factor
-        except (ValueError, TypeError, OverflowError):
-            pass
+    try:  # fast path: plain numbers only
+        x = np.array([math.nan if may_be_empty and str(v) == "" else v for v in cells], float)
+        if np.all(np.isfinite(x) & (x > 0) | (np.isnan(x) & may_be_empty)):
+            return x * factor
+    except (ValueError, TypeError, OverflowError):
+        pass
     values: list[float] = []
     for i, cell in enumerate("" if value is None else str(value).strip() for value in cells):
-        number = _parse(cell, column in _WITH_SUFFIX, mark)
+        number = _parse(cell, column in _WITH_SUFFIX)
         if cell.lower() in _EMPTY and may_be_empty:
             number = math.nan
         elif number is None:
-            raise InputError(
-                f"{table.at(i)}: {column}={cell!r} is not a number.{_advice(cell, column)}"
-            )
+            advice = _advice(cell, column)
+            raise InputError(f"{table.at(i)}: {column}={cell!r} is not a number.{advice}")
         elif not (math.isfinite(number) and number > 0):
             advice = _advice(cell, column)
             raise InputError(
@@ -139,29 +111,18 @@ def numbers(table: Table, column: str) -> np.ndarray:
     return np.array(values) * factor
 
 
-def _split_suffix(cell: str) -> tuple[str, int]:
-    """The digits of a number without spaces, and the power of ten of its suffix."""
-    cell = _SPACES.sub("", cell.strip())
-    match = _SUFFIXED.fullmatch(cell)
-    power = SUFFIXES.get(match[2].lower(), 0) if match else 0
-    return (match[1], power) if match and power else (cell, 0)
-
-
-def _parse(cell: str, may_have_suffix: bool, mark: str) -> float | None:
+def _parse(cell: str, may_have_suffix: bool) -> float | None:
     """The number in a cell; None if it is not a number or is ambiguous."""
     if len(cell) > _MAX_NUMBER and not cell.isdigit():
         return None
-    digits, power = _split_suffix(cell)
-    if power and not may_have_suffix:
-        return None
-    separator = _OTHER_MARK[mark]
-    if _GROUPS[separator].fullmatch(digits):
-        digits = digits.replace(separator, "")
-    if separator in digits:
-        return None
-    digits = digits.replace(mark, ".")
+    digits = _SPACES.sub("", cell)
+    if _COMMAS.match(digits):
+        digits = digits.replace(",", "")
+    suffixed = _SUFFIXED.fullmatch(digits) if may_have_suffix else None
+    if suffixed and (power := SUFFIXES.get(suffixed[2].lower())):
+        digits = f"{suffixed[1]}e{power}"  # 2.4B is 2.4e9 to the last digit
     try:
-        return float(f"{digits}e{power}" if power else digits)  # 2.4B is 2.4e9 to the last digit
+        return float(digits)
     except ValueError:
         return None
 
@@ -265,7 +226,7 @@ def read_csv(path: Path, key: str, mapping: Mapping[str, str] | None = None) -> 
             f"{hashed[0]}) and were read as runs. Delete them if they are comments.",
         )
     cells = [[row[i] for row in rows] for i in range(len(header))]
-    return _make_table(str(path), header, cells, found, lambda i: f"line {at[i]}", notes, delimiter)
+    return _make_table(str(path), header, cells, found, lambda i: f"line {at[i]}", notes)
 
 
 def read_frame(frame: Any, mapping: Mapping[str, str] | None = None) -> Table:
@@ -307,7 +268,6 @@ def _make_table(
     found: FoundColumns,
     row: Callable[[int], str],
     notes: tuple[str, ...],
-    delimiter: str = ",",
 ) -> Table:
     """A table of all columns `cells`, under our names as far as they are known."""
     columns = {column: cells[i] for column, i in found.positions.items()}
@@ -320,9 +280,7 @@ def _make_table(
             columns.setdefault("run_id", values)
         if not _ROW_NUMBERS.fullmatch(title):
             others.append(values)
-    return Table(
-        name, columns, header, row, found.factors, found.conventions, others, notes, delimiter
-    )
+    return Table(name, columns, header, row, found.factors, found.conventions, others, notes)
 
 
 def _are_distinct(names: Iterable[Any]) -> bool:

@@ -710,7 +710,11 @@ def test_an_option_that_is_not_yaml_gives_one_line(capsys, tmp_path):
     ("name", "text", "parts"),
     [
         ("w", "weight: lots", ("corpus=w", "weight", "'lots'")),
-        ("i", "max_documents: 1e3", ("corpus.max_documents must be a whole number (Value '1000.0'",)),
+        (
+            "i",
+            "max_documents: 1e3",
+            ("corpus.max_documents must be a whole number (Value '1000.0'",),
+        ),
         ("b", "gopher: 7.5", ("corpus.gopher must be true or false (Value '7.5'",)),
         ("p", "paths: /x", ("corpus=p", "is not a ListConfig, list")),
         ("n", "sources: [null]", ("corpus=n", "NoneType is not a subclass of SourceConfig")),

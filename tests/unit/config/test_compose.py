@@ -71,7 +71,8 @@ def test_an_unknown_key_in_a_named_option_is_refused_with_the_nearest(tmp_path):
     (tmp_path / "recipe").mkdir()
     (tmp_path / "recipe" / "mine.yaml").write_text("peak_rl: 1e-3\n")
     with pytest.raises(
-        InputError, match=r"^recipe=mine: there is no setting recipe.peak_rl. Did you mean recipe.peak_lr"
+        InputError,
+        match=r"^recipe=mine: there is no setting recipe.peak_rl. Did you mean recipe.peak_lr",
     ):
         compose("plan", [f"--config-dir={tmp_path}", "recipe=mine"])
 

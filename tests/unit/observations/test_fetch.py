@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import dataclasses
 import hashlib
 import socket
 import threading
@@ -13,7 +12,6 @@ import pytest
 from public_data import public
 
 from chinchilla import cli
-from chinchilla.config.reproduce import POINTS
 from chinchilla.observations import fetch
 from chinchilla.observations.table import Observations
 
@@ -60,8 +58,8 @@ def server():
 def get(server, tmp_path, monkeypatch, capsys):
     """get(url) -> exit code, stdout, stderr of a download into an empty folder."""
     digest = hashlib.sha256(RAW.encode()).hexdigest()
-    source = dataclasses.replace(fetch.SOURCES["hoffmann"], sha256=digest, url=f"{server}/good")
-    monkeypatch.setitem(fetch.SOURCES, "hoffmann", source)
+    monkeypatch.setattr(fetch, "SHA256", digest)
+    monkeypatch.setattr(fetch, "URL", f"{server}/good")
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.chdir(tmp_path)
 
@@ -95,7 +93,7 @@ def test_the_points_are_converted_to_a_table_of_runs(get, tmp_path):
     ("url", "words", "parts"),
     [
         ("missing", (), ["/missing cannot be downloaded (Not Found)", "url= of a copy"]),
-        ("other", (), ["SHA-256", "not the points of hoffmann", "Nothing was written"]),
+        ("other", (), ["SHA-256", "not the points of Figure 4", "Nothing was written"]),
         ("slow", ("timeout_s=0.2",), ["/slow cannot be downloaded (timed out)"]),
         ("nowhere://x", (), ["nowhere://x cannot be downloaded (unknown url type: nowhere)"]),
         ("http://127.0.0.1:1/x", ("timeout_s=0",), ["timeout_s=0.0 must be above 0"]),
@@ -145,13 +143,6 @@ def test_an_unwritable_path_is_refused(get, tmp_path):
     (tmp_path / "file").write_text("")
     assert "is a folder. Give a file in it" in get("", f"out={tmp_path}")[2]
     assert "not a writable folder" in get("", "out=file/points.csv")[2]
-
-
-def test_every_name_of_points_has_a_source():
-    assert set(POINTS) == set(fetch.SOURCES)
-    for source in fetch.SOURCES.values():
-        assert source.url.startswith("https://")
-        assert len(source.sha256) == 64
 
 
 def test_the_conversion_agrees_with_the_published_points():

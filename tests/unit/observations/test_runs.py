@@ -226,11 +226,11 @@ def test_inferred_budgets_survive_save(tmp_path):
 
 
 def test_twenty_thousand_rows_take_at_most_a_second(csv):
-    """The slow path: suffixes, decimal commas and a copy of every row."""
+    """The slow path: suffixes and a copy of every row."""
     rng = np.random.default_rng(0)
     N, ratio = 10 ** rng.uniform(8, 10, 10_000), 10 ** rng.uniform(0, 2, 10_000)
     rows = [
-        f"r{i};{n / 1e6:.4f}M;{r * n / 1e9:.6f}B;{L:.8f}".replace(".", ",")
+        f"r{i};{n / 1e6:.4f}M;{r * n / 1e9:.6f}B;{L:.8f}"
         for i, (n, r, L) in enumerate(zip(N, ratio, LAW(N, ratio * N), strict=True))
     ]
     text = "run_id;params;tokens;loss\n" + "\n".join(rows * 2) + "\n"

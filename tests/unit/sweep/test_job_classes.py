@@ -75,7 +75,10 @@ def test_a_run_too_large_for_every_job_class_is_refused():
     ("resources", "why"),
     [
         ([{"name": "a"}, {"name": "b"}], "in ascending order of max_params"),
-        ([{"name": "a", "max_params": 2}, {"name": "b", "max_params": 1}], "in ascending order of max_params"),
+        (
+            [{"name": "a", "max_params": 2}, {"name": "b", "max_params": 1}],
+            "in ascending order of max_params",
+        ),
         ([{"name": "a", "max_params": 2}, {"name": "a"}], "must differ. Rename"),
         ([{"name": "a b"}], "one word"),
         ([{"name": "a", "max_params": -1}], "must not be negative"),
