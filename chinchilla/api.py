@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from chinchilla.config import FitCommand
-from chinchilla.config.checks import require_not_negative, require_whole
+from chinchilla.config.checks import require_number, require_whole
 from chinchilla.config.fit import (
     Approach,
     Approach3Law,
@@ -188,8 +188,9 @@ def simulate(
     C = np.atleast_1d(np.asarray(budgets, float))
     if C.ndim != 1 or not len(C) or not (np.isfinite(C) & (C > 0)).all():
         raise InputError(f"budgets={budgets}: give training FLOPs above 0, such as [1e19, 1e20].")
-    require_not_negative("noise", noise)
+    require_number("noise", noise, at_least=0)
     require_whole("seed", seed)
+    require_number("seed", seed, at_least=0)
     N = _sizes_of(law, C, sizes)
     C = np.broadcast_to(C[:, None], N.shape).ravel()
     N = N.ravel()
