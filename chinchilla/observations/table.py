@@ -195,8 +195,7 @@ class Observations:
         """These runs, and the last points of curves of runs that have no row here.
 
         Raises:
-            InputError: the two tables share no run_id, a run has different N in them, or their
-                conventions differ.
+            InputError: the two tables share no run_id, or their conventions differ.
         """
         if len(self) and not np.isin(self.run_id, curves.run_id).any():
             raise InputError(
@@ -214,13 +213,6 @@ class Observations:
                 )
             fields[name] = other if own == "unknown" else own
         finals = curves.finals()
-        N = dict(zip(self.run_id.tolist(), self.N.tolist(), strict=True))
-        for run_id, n in zip(finals.run_id.tolist(), finals.N.tolist(), strict=True):
-            if N.get(run_id, n) != n:
-                raise InputError(
-                    f"run {run_id}: N={N[run_id]:.10g} in observations and {n:.10g} in curves. Check "
-                    "whether two runs share this name."
-                )
         notes = [*self.notes, *(note for note in curves.notes if note not in self.notes)]
         new = finals.where(~np.isin(finals.run_id, self.run_id))
         if len(new):
@@ -362,6 +354,9 @@ class Observations:
         Args:
             results: runs in any state; a note counts those that did not finish.
             loss: "train" or "validation".
+
+        Raises:
+            InputError: no run has finished, or their losses are not comparable.
         """
         return cls(**final_losses(results, loss))
 
@@ -376,6 +371,9 @@ class Observations:
             curves: their curves, in the same order.
             loss: "train" for unsmoothed losses of every optimizer step, or "validation" for the
                 evaluations during the run, of which the last is the final one.
+
+        Raises:
+            InputError: as in `from_results`.
         """
         return cls(**loss_curves(results, curves, loss))
 
