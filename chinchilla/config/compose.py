@@ -76,7 +76,9 @@ def composed(command: str, words: Sequence[str]) -> tuple[Any, dict[str, str]]:
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_message(error, command)) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"a named option is not YAML: {' '.join(str(error).split())}.") from None
+        raise InputError(
+            f"a named option is not YAML: {' '.join(str(error).split())}. Correct it."
+        ) from None
     finally:
         store.repo = others
     chosen = {group: str(name) for group, name in result.hydra.runtime.choices.items()}
@@ -151,7 +153,7 @@ def _split_config_dir(words: Sequence[str]) -> tuple[list[str], Path | None]:
         folder = Path(name).resolve()
         if not name or not folder.is_dir():
             raise InputError(
-                "--config-dir needs a folder that exists, with one sub-folder per group."
+                f"--config-dir={name} is not a folder. Give a folder with sub-folders such as grid and recipe."
             )
     return rest, folder
 

@@ -45,7 +45,8 @@ def check_fields(value: Any, cls: type, where: str, schema: int | None = None) -
     known, required = field_names(cls)
     if differences := sorted(required - value.keys()) + sorted(value.keys() - known.keys()):
         raise InputError(
-            f"{where}: not a {cls.__name__}: {', '.join(differences)} missing or unknown."
+            f"{where}: not a {cls.__name__}: {', '.join(differences)} missing or unknown. Restore the file, "
+            "or create it again."
         )
     return value
 

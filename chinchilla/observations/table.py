@@ -68,12 +68,16 @@ class Observations:
         for name in ("N", "D", "C", "L"):
             values = getattr(self, name)
             if values.shape != (len(self),) or values.dtype != np.float64:
-                raise InputError(f"Observations.{name} must be {len(self)} float64 values.")
+                raise InputError(
+                    f"Observations.{name} has type {values.dtype} and shape {values.shape}. Give {len(self)} "
+                    "float64 values, or make observations of arrays with Observations.of."
+                )
             bad = ~np.isfinite(values) | (values <= 0)
             if bad.any():
                 i = int(np.argmax(bad))
                 raise InputError(
-                    f"run {self.run_id[i]}: {name}={values[i]} is not a positive finite number."
+                    f"run {self.run_id[i]}: {name}={values[i]} is not a positive finite number. Leave the "
+                    "run out, or correct the value."
                 )
 
     def __len__(self) -> int:
@@ -187,7 +191,7 @@ class Observations:
         if not inside.any():
             raise InputError(
                 f"tokens_per_param=[{low:g},{high:g}] leaves no run: these have {ratio.min():.3g} to "
-                f"{ratio.max():.3g} tokens per parameter."
+                f"{ratio.max():.3g} tokens per parameter. Give a range that contains some of them."
             )
         return self._runs(finals, inside, f"tokens per parameter outside [{low:g}, {high:g}]")
 

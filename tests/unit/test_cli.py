@@ -165,8 +165,8 @@ def test_help_shows_the_values_that_the_command_will_use(run):
         ("report", ["sweep_dir=FOLDER", "fits=FOLDER"]),
         ("fit observations=x.csv", ["out_dir is missing"]),
         ("data corpus=text", ["corpus.paths=[FILE_OR_FOLDER, ...]"]),
-        ("flops --config-dir", ["--config-dir needs a folder"]),
-        ("flops --config-dir nowhere", ["--config-dir needs a folder"]),
+        ("flops --config-dir", ["--config-dir=", "is not a folder"]),
+        ("flops --config-dir nowhere", ["--config-dir=", "is not a folder"]),
     ],
 )  # fmt: skip
 def test_a_typing_error_gives_one_line_with_advice(run, words, parts):
@@ -754,7 +754,7 @@ def test_paths_may_have_letters_of_any_alphabet(tmp_path):
     ("error", "parts"),
     [
         (OSError(28, "No space left on device"), ["No space left on device. Free space"]),
-        (OSError(21, "Is a directory", "a/runtime.json"), ["a/runtime.json", "move the folder"]),
+        (OSError(21, "Is a directory", "a/runtime.json"), ["a/runtime.json", "Check the path"]),
         (OSError("odd"), ["odd."]),
     ],
 )

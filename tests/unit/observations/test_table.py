@@ -117,7 +117,7 @@ def test_invalid_values_are_refused(name, bad):
 
 
 def test_integers_are_refused_because_6ND_overflows_them():
-    with pytest.raises(InputError, match="N must be 2 float64 values"):
+    with pytest.raises(InputError, match="N has type int64 and shape .*Give 2 float64 values"):
         observations(["a", "b"], N=np.array([10**9, 10**9]))
 
 
