@@ -8,7 +8,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,7 +59,7 @@ class Table:
         """Name of row i: "runs.csv line 4"."""
         return f"{self.name} {self.row(i)}"
 
-    def rows(self, indices: Sequence[int], max_shown: int = 5) -> str:
+    def rows(self, indices: Sequence[int] | np.ndarray, max_shown: int = 5) -> str:
         """Names of several rows: "lines 4, 7 and 12 more"."""
         first = self.row(int(indices[0]))
         if len(indices) == 1:
@@ -210,10 +210,14 @@ def read_csv(path: Path, key: str, mapping: Mapping[str, str] | None = None) -> 
             n_read = reader.line_num
             row = [value.strip() for value in values]
             if any(row):
-                line_number = body[n_read - 1][0]
-                _check_length(row, len(header), f"{path} line {line_number}")
+                at.append(body[n_read - 1][0])
                 rows.append(row)
-                at.append(line_number)
+                if len(row) < len(header) or any(row[len(header) :]):
+                    problem = "fewer" if len(row) < len(header) else "more"
+                    raise InputError(
+                        f"{path} line {at[-1]}: {problem} values than the {len(header)} columns of the header. "
+                        "Correct the line, and write numbers without thousands separators."
+                    )
     except csv.Error as error:
         raise InputError(
             f"{path} is not a valid CSV from line {body[n_read][0]} on ({error}). Check for an unclosed "
@@ -276,17 +280,11 @@ def _make_table(
     for i, (title, values) in enumerate(zip(map(normalized, header), cells, strict=True)):
         if i in found.positions.values() or np.shape(values)[:1] != (n,):
             continue
-        if title == "name" and _are_distinct(values):
+        if title == "name" and len({*map(str, values)} - {""}) == n:
             columns.setdefault("run_id", values)
         if not _ROW_NUMBERS.fullmatch(title):
             others.append(values)
     return Table(name, columns, header, row, found.factors, found.conventions, others, notes)
-
-
-def _are_distinct(names: Iterable[Any]) -> bool:
-    """Whether names are not empty and occur once."""
-    texts = [str(name).strip() for name in names]
-    return "" not in texts and len(set(texts)) == len(texts)
 
 
 def _read_text(path: Path, key: str) -> str:
@@ -334,16 +332,3 @@ def _is_row(line: str, delimiter: str, n_columns: int, found: FoundColumns) -> b
     cells = [row[i] for name, i in found.positions.items() if name in ("C", "N", "D", "L")]
     number = re.compile(r"[+-]?[.,]?\d|nan|inf", re.IGNORECASE)
     return bool(cells) and all(number.match(cell) for cell in cells)
-
-
-def _check_length(row: list[str], n_columns: int, where: str) -> None:
-    if len(row) < n_columns:
-        raise InputError(
-            f"{where}: {len(row)} values for the {n_columns} columns of the header. Complete the row, "
-            "or delete it."
-        )
-    if any(row[n_columns:]):
-        raise InputError(
-            f"{where}: more values than the {n_columns} columns of the header. Write numbers without "
-            "thousands separators."
-        )

@@ -263,15 +263,12 @@ def _equal_budgets(C: np.ndarray, N: np.ndarray) -> np.ndarray:
         after = log_C[j] - log_C[j - 1] if j < len(C) else np.inf
         clear = min(before, after) > BUDGET_GAP * spread and spread <= np.log1p(BUDGET_TOLERANCE)
         if clear and len(np.unique(sizes[i:j])) >= BUDGET_MIN_SIZES:
-            budget[order[i:j]] = _round_budget(float(C[order[i]]), float(C[order[j - 1]]))
+            budget[order[i:j]] = _rounded(C[order[i]], C[order[j - 1]])
     few = np.count_nonzero(np.isfinite(budget)) < BUDGET_MIN_SHARE * len(C)
     return np.full(len(C), np.nan) if few else budget
 
 
-def _round_budget(low: float, high: float) -> float:
-    """The number with the fewest digits within 1% of all C from `low` to `high`."""
-    if low == high:
-        return low
-    margin = 1 + BUDGET_TOLERANCE / 2
-    candidates = (float(f"{(low * high) ** 0.5:.{digits}g}") for digits in range(1, 17))
-    return next((c for c in candidates if low / margin <= c <= high * margin), low)
+def _rounded(low: float, high: float) -> float:
+    """The number with the fewest digits within 1% of all C from `low` to `high`; `low` if C is exact."""
+    digits = (float(f"{(low * high) ** 0.5:.{n}g}") for n in range(1, 17) if low < high)
+    return next((c for c in digits if low / 1.01 <= c <= high * 1.01), low)

@@ -87,7 +87,7 @@ BAD = {  # what is wrong -> the lines or bytes, parts of the answer
     "bare thousands": (with_last(N="1,000"), ["line 10: more values than the 6 columns"]),
     "bad budget": (with_last(budget_flops="large"), ["line 10: budget_flops='large' is not a"]),
     "no name": (with_last(run_id=""), ["line 10: run_id is empty"]),
-    "short row": ([*good(), "r9,,6e20"], ["line 10: 3 values for the 6 columns"]),
+    "short row": ([*good(), "r9,,6e20"], ["line 10: fewer values than the 6 columns"]),
     "open quote": (
         [*good(), '"r9,,6e20,1e10,1e10,2.5'],
         ["from line 10 on", "Check for an unclosed quote"],

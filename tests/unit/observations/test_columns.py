@@ -82,11 +82,6 @@ def test_an_alias_beside_the_column_itself_is_refused(csv, header, why):
         csv(header + "\na,,1e18,1e8,1.7e9,3.5,3.5\n")
 
 
-def test_a_repeated_column_is_refused(csv):
-    with pytest.raises(InputError, match="the column L occurs twice"):
-        csv("run_id,budget_flops,C,N,D,L,L\na,,1,2,3,4,5\n")
-
-
 def test_lower_case_letters_are_not_our_columns(csv):
     """l, d and n are layers and widths as often as losses and tokens."""
     text = BUDGET_RUNS.replace("D,L\n", "D,L,l,d,n\n").replace("3.5\n", "3.5,12,768,1\n")

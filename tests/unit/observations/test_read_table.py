@@ -115,7 +115,7 @@ def test_line_numbers_include_comments_and_empty_lines(csv):
 
 
 def test_a_short_row_is_refused(csv):
-    with pytest.raises(InputError, match="line 4: 4 values for the 6 columns"):
+    with pytest.raises(InputError, match="line 4: fewer values than the 6 columns"):
         csv(BUDGET_RUNS + "c,,3e18,1e9\n")
 
 

@@ -108,13 +108,6 @@ def test_two_losses_of_one_run_at_one_D_are_refused(csv):
         csv(BUDGET_RUNS + "a,1e18,1.1e18,1e8,1.7e9,3.4\n")
 
 
-def test_two_C_of_one_run_at_one_D_are_refused(csv):
-    with pytest.raises(
-        InputError, match=r"line 4: the same run as line 2 .*narrows every interval"
-    ):
-        csv(BUDGET_RUNS + "a,1e18,1.1e18,1e8,1.7e9,3.5\n")
-
-
 def test_points_of_one_curve_are_not_duplicates(csv):
     assert csv(BUDGET_RUNS + "a,1e18,5e17,1e8,8.5e8,3.9\n").has_curves
 

@@ -117,7 +117,7 @@ def test_invalid_values_are_refused(name, bad):
 
 
 def test_integers_are_refused_because_6ND_overflows_them():
-    with pytest.raises(InputError, match="N has type int64 and shape .*Give 2 float64 values"):
+    with pytest.raises(InputError, match=r"N has type int64 and shape .*Give 2 float64 values"):
         observations(["a", "b"], N=np.array([10**9, 10**9]))
 
 
@@ -241,6 +241,8 @@ def test_a_scalar_applies_to_every_row():
 def test_arrays_of_unequal_length_are_refused():
     with pytest.raises(InputError, match=r"equal length; the shapes are N \(2,\), D \(3,\)"):
         Observations.of(N=[1e8, 2e8], D=[1e9, 2e9, 3e9], L=3.0)
+    with pytest.raises(InputError, match="arrays must be of equal length"):  # and not stretched
+        Observations.of(N=[1e8, 2e8], D=[1e9], L=[3.0, 2.9])
     with pytest.raises(InputError, match=r"equal length; the shapes are .*N \(2,\).*D \(3,\)"):
         Observations.from_frame({"N": [1e8, 2e8], "D": [1e9] * 3, "L": [3, 3], "C": [1, 1]})
 
@@ -298,8 +300,3 @@ def test_str_shows_ranges_and_conventions():
     assert "N 100m to 100m parameters (unknown)" in text
     assert "D 2b to 40b tokens, D/N 20 to 400" in text
     assert "nats per token" in text
-
-
-def test_arrays_of_unequal_length_are_not_stretched():
-    with pytest.raises(InputError, match="arrays must be of equal length"):
-        Observations.of(N=[1e8, 2e8], D=[1e9], L=[3.0, 2.9])
