@@ -209,8 +209,8 @@ def _find_copies(
     ids = [same_values(x).tolist() for x in values]
     texts = ([str(x) for x in column] for column in others)
     rows_of: dict[str, dict[tuple[Any, ...], int]] = {}  # run -> content of a row -> row
-    for i, (run, *content) in enumerate(zip(run_id.tolist(), *ids, *texts, strict=True)):
-        first = rows_of.setdefault(run, {}).setdefault(tuple(content), i)
+    for i, (run, *cells) in enumerate(zip(run_id.tolist(), *ids, *texts, strict=True)):
+        first = rows_of.setdefault(run, {}).setdefault(tuple(cells), i)
         if first != i:
             copy_of[i] = first
     rounded = is_rounded(values[-1])

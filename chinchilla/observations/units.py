@@ -17,6 +17,7 @@ MAX_FACTOR = 100.0  # 6*N*D/C above it, or below its inverse, is an error of uni
 USUAL_FACTOR = 2.0  # ... above it is noted: the conventions of N and C should be checked
 UNUSUAL_FACTOR = 5.0  # ... of a few rows over the table's median: those rows should be checked
 MAX_UNUSUAL_ROWS = 0.1  # fraction of the rows
+MAX_BUDGET_SPREAD = 10.0  # between runs, of C / budget_flops
 MAX_LOSS = 20.0  # nats per token; a uniform guess over a million tokens has 13.8
 MIN_N = 5e3  # parameters; a smaller median is a count in thousands or more
 TOKENS_PER_PARAM = (1e-3, 1e6)  # range of D/N
@@ -56,7 +57,8 @@ def check_units(table: Table, columns: Columns, rows: np.ndarray, final: np.ndar
         return f"{'D' if ratio < 1 else 'N'} looks like millions or billions. {_ADVICE}"
 
     spent = (columns["C"] / columns["budget_flops"])[final]
-    budget_factor = float(np.median(spent[np.isfinite(spent)])) if np.isfinite(spent).any() else 1.0
+    spent = spent[np.isfinite(spent)] if np.isfinite(spent).any() else np.ones(1)
+    budget_factor = float(np.median(spent))
     if not 1 / MAX_FACTOR <= median <= MAX_FACTOR:
         cause = _cause(median_N, float(np.median(D[final])), median)
         problem = f"the median of 6*N*D/C is {median:.2g}: {cause}. {_ADVICE}"
@@ -64,6 +66,11 @@ def check_units(table: Table, columns: Columns, rows: np.ndarray, final: np.ndar
         problem = f"the median of N is {median_N:.3g}: {scaled(math.inf)}"
     elif not low <= median_ratio <= high:
         problem = f"the median of D/N is {median_ratio:.2g}: {scaled(median_ratio)}"
+    elif spent.max() > MAX_BUDGET_SPREAD * spent.min():
+        problem = (
+            f"C / budget_flops is {spent.min():.3g} in one run and {spent.max():.3g} in another. Check "
+            "that each budget is in the row of its run; a budget is the intended C in FLOPs."
+        )
     elif not 1 / MAX_FACTOR <= budget_factor <= MAX_FACTOR:
         problem = (
             f"the median of C / budget_flops is {budget_factor:.3g}. Give budgets in FLOPs, such as 6e18, "
@@ -101,6 +108,8 @@ def check_units(table: Table, columns: Columns, rows: np.ndarray, final: np.ndar
             f"The median of 6*N*D/C is {median:.2g}, further from 1 than usual conventions explain. "
             "Check how C, N and D are counted."
         )
+    elif median_ratio < 1:
+        notes.append(f"The median of D/N is {median_ratio:.2g}. Check the columns N and D.")
     unusual = np.flatnonzero(np.abs(np.log(factor[final] / median)) > np.log(UNUSUAL_FACTOR))
     if 0 < len(unusual) <= MAX_UNUSUAL_ROWS * len(ratio):
         notes.append(

@@ -338,7 +338,7 @@ def test_a_word_given_twice_or_resamples_beyond_memory_are_refused(fit):
     for words, said in (
         (["out_dir=other"], "out_dir is given 2 times"),
         (["approaches=[isoflop,isoflop]"], "contains an approach twice"),
-        (["n_bootstrap=1000000000"], "n_bootstrap=1000000000: so many resamples"),
+        (["n_bootstrap=1000000000"], "n_bootstrap=1000000000 must be at least 20 and at most"),
     ):
         code, out, err = fit(rows, *words)
         assert (code, out, err.count("\n")) == (2, "", 1)
