@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import sys
 import types
 import typing
 from typing import Any
@@ -14,7 +15,7 @@ _EXPECTED = {  # types in error messages
     list: "a list", tuple: "a list", dict: "an object", float: "a finite number",
     int: "a whole number", str: "text", bool: "true or false",
 }  # fmt: skip
-_TOO_LARGE = {int: 10**40, float: 1e300}
+_LARGEST = {int: 10**40 - 1, float: sys.float_info.max}
 
 
 @functools.cache
@@ -66,7 +67,7 @@ def decode(cls: Any, value: Any, where: str, schema: int | None = None) -> Any:
     """
     if cls is Any or (type(value) is cls and cls in (str, bool)):
         return value
-    if cls in (int, float) and type(value) in (int, cls) and abs(value) < _TOO_LARGE[cls]:
+    if cls in (int, float) and type(value) in (int, cls) and abs(value) <= _LARGEST[cls]:
         return value
     if dataclasses.is_dataclass(cls):
         check_fields(value, typing.cast(type, cls), where, schema)
