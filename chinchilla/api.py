@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from chinchilla.config import FitCommand
-from chinchilla.config.checks import require_not_negative, require_whole
+from chinchilla.config.checks import require_number, require_whole
 from chinchilla.config.fit import (
     Approach,
     EnvelopeSchedule,
@@ -201,8 +201,9 @@ def simulate(
             f"n_sizes={n_sizes}, half_width={half_width}: give a number of sizes from 1 to {MAX_SIZES} and "
             "a factor above 1."
         )
-    require_not_negative("noise", noise)
+    require_number("noise", noise, at_least=0)
     require_whole("seed", seed)
+    require_number("seed", seed, at_least=0)
     steps = np.geomspace(1 / half_width, half_width, n_sizes) if n_sizes > 1 else np.ones(1)
     N = (np.asarray(law.optimum(C).N)[:, None] * steps).ravel()
     C = np.repeat(C, n_sizes)

@@ -12,12 +12,12 @@ from chinchilla.observations.table import Observations
 
 def fetch(command: config.FetchCommand) -> int:
     """Write published measurements as a CSV of runs; print their source and licence."""
-    from chinchilla.observations.fetch import fetch as download
+    from chinchilla.observations import fetch as published
 
-    source = download(command.points, Path(command.out), command.url, command.timeout_s)
+    published.fetch(Path(command.out), command.url, command.timeout_s)
     print(Observations.from_csv(Path(command.out)))
-    print(f"source: {source.citation}")
-    print(f"licence: {source.licence}")
+    print(f"source: {published.CITATION}")
+    print(f"licence: {published.LICENCE}")
     print(
         f"wrote {command.out}; fit it with `chinchilla fit observations={command.out} out_dir=DIR`"
     )

@@ -2,6 +2,7 @@
 
 `compose` fills these dataclasses from configs/ and the command line.
 """
+# ruff: noqa: F401 (other modules import these names from here)
 
 from chinchilla.config.compare import CompareCommand
 from chinchilla.config.data import (
@@ -51,37 +52,3 @@ COMMANDS: dict[str, type] = {
     "compare": CompareCommand,
     "flops": FlopsCommand,
 }
-
-__all__ = [
-    "APPROACHES",
-    "COMMANDS",
-    "CancelCommand",
-    "ClusterConfig",
-    "CompareCommand",
-    "CorpusConfig",
-    "DataCommand",
-    "DesignCommand",
-    "DiagnoseCommand",
-    "FetchCommand",
-    "FitCommand",
-    "FlopsCommand",
-    "GridConfig",
-    "LogsCommand",
-    "ModelConfig",
-    "PlanCommand",
-    "PredictCommand",
-    "RatesConfig",
-    "RecipeConfig",
-    "ReportCommand",
-    "ReproduceCommand",
-    "ResourceConfig",
-    "RetryCommand",
-    "RuntimeConfig",
-    "ScoreCommand",
-    "SourceConfig",
-    "StatusCommand",
-    "SweepCommand",
-    "SyncCommand",
-    "TokenizerConfig",
-    "TrainCommand",
-]

@@ -7,8 +7,6 @@ from typing import Any
 
 from chinchilla.core.errors import InputError
 
-MIN_BOOTSTRAP = 20  # resamples; percentiles of fewer mean nothing
-MAX_BOOTSTRAP = 100_000  # resamples; more do not move percentiles and exhaust memory
 FORMATS = ("text", "json")  # of the output of a command
 
 
@@ -44,29 +42,11 @@ def _plain(bound: float) -> str:
     return f"{bound:,}" if isinstance(bound, int) else f"{bound:g}"
 
 
-def require_not_negative(key: str, value: Any) -> None:
-    require_number(key, value, at_least=0)
-
-
 def require_whole(key: str, value: Any) -> None:
-    if not isinstance(value, Integral) or value < 0:
-        raise InputError(f"{key}={value!r} must be a whole number from 0 up.")
+    if not isinstance(value, Integral):
+        raise InputError(f"{key}={value!r} must be a whole number.")
 
 
 def require_choice(key: str, value: Any, choices: Collection[str]) -> None:
     if value not in choices:
         raise InputError(f"{key}={value!r}: choose one of {', '.join(choices)}.")
-
-
-def require_n_bootstrap(key: str, value: Any) -> None:
-    """Refuse a number of resamples other than 0 and those that give useful percentiles."""
-    require_whole(key, value)
-    if value and value < MIN_BOOTSTRAP:
-        raise InputError(
-            f"{key}={value}: percentiles of so few resamples are meaningless. Give at least "
-            f"{MIN_BOOTSTRAP}, or 0 for no intervals."
-        )
-    if value > MAX_BOOTSTRAP:
-        raise InputError(
-            f"{key}={value}: so many resamples exhaust memory. Give at most {MAX_BOOTSTRAP:,}."
-        )

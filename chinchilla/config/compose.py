@@ -1,14 +1,14 @@
 """key=value words -> Hydra -> the dataclass of a command.
 
 Hydra composes configs/<command>.yaml (of a command with groups), the named options of the groups and
-the words; OmegaConf turns the result into the dataclass, which checks every value. Code above this module never sees a
-DictConfig. Hydra is imported only when something is composed.
+the words; OmegaConf turns the result into the dataclass, which checks every value. Named options hold
+only what differs from the defaults of the dataclasses. Hydra is imported only when something is
+composed.
 """
 
-import contextlib
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -18,7 +18,7 @@ from chinchilla.config.setting import Setting, settings_of
 from chinchilla.core.errors import InputError, nearest
 
 POSITIONAL = {"reproduce": "table", "data": "action"}  # key of a bare first word
-GROUPS = ("corpus", "model", "recipe", "grid", "cluster", "runtime", "experiment")
+GROUPS = ("corpus", "model", "recipe", "grid", "cluster", "runtime")
 
 
 def compose(command: str, words: Sequence[str]) -> Any:
@@ -56,43 +56,36 @@ def composed(command: str, words: Sequence[str]) -> tuple[Any, dict[str, str]]:
 
     import yaml
     from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     if folder:
         overrides.append(f"hydra.searchpath=[{_quoted(f'file://{folder}')}]")
+    name = command if (config_dir() / f"{command}.yaml").exists() else f"{command}_schema"
+    store = ConfigStore.instance()
+    others = store.repo  # of other users of Hydra in this process
+    GlobalHydra.instance().clear()
     try:
-        with _hydra(command):
-            name = command if (config_dir() / f"{command}.yaml").exists() else f"{command}_schema"
+        with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
+            store.repo = _schemas(command)
             result = hydra_compose(name, overrides=overrides, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_message(error, command)) from None
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError(f"a named option is not YAML: {' '.join(str(error).split())}.") from None
+        raise InputError(
+            f"a named option is not YAML: {' '.join(str(error).split())}. Correct it."
+        ) from None
+    finally:
+        store.repo = others
     chosen = {group: str(name) for group, name in result.hydra.runtime.choices.items()}
     OmegaConf.set_readonly(result, False)
     OmegaConf.set_struct(result, False)
     del result["hydra"]
     return result, chosen
-
-
-@contextlib.contextmanager
-def _hydra(command: str) -> Iterator[None]:
-    """Hydra set up for one command; its global store is restored for other users of Hydra."""
-    from hydra import initialize_config_dir
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(config_dir=str(config_dir()), version_base="1.3"):
-        store = ConfigStore.instance()
-        others = store.repo
-        try:
-            store.repo = _schemas(command)
-            yield
-        finally:
-            store.repo = others
 
 
 @functools.cache
@@ -133,7 +126,7 @@ def config_dir() -> Path:
 
 def groups_of(command: str) -> list[str]:
     """The groups of settings that have named options for a command."""
-    return [g for g in GROUPS if g in get_type_hints(COMMANDS[command])] + ["experiment"]
+    return [g for g in GROUPS if g in get_type_hints(COMMANDS[command])]
 
 
 def choices(group: str, folder: Path | None = None) -> list[str]:
@@ -160,7 +153,7 @@ def _split_config_dir(words: Sequence[str]) -> tuple[list[str], Path | None]:
         folder = Path(name).resolve()
         if not name or not folder.is_dir():
             raise InputError(
-                "--config-dir needs a folder that exists, with one sub-folder per group."
+                f"--config-dir={name} is not a folder. Give a folder with sub-folders such as grid and recipe."
             )
     return rest, folder
 
@@ -179,12 +172,14 @@ def _override(command: str, word: str, folder: Path | None) -> str:
             short = names if len(names) < 12 else [*names[:5], "...", *names[-3:]]
             raise InputError(
                 f"{key}={value}: there is no such {key}.{nearest(value, names)} "
-                f"Choices: {', '.join(short) or 'none'}."
+                f"Choices: {', '.join(short)}."
             )
         # Quoted, as Hydra would read a file called nan or 7 as a number.
-        return f"{'+' if key == 'experiment' else ''}{key}={_quoted(value)}"
+        return f"{key}={_quoted(value)}"
     top = settings.get(key.partition(".")[0])
     if top and top.type is dict:  # + because its keys are not in the schema
+        if key == top.key and not value.startswith("{"):
+            raise InputError(f"{word} must be pairs, such as {key}={{A: B}} or {key}.A=B.")
         as_is = key == top.key or value[:1] in ("'", '"')
         return f"+{key}={value if as_is else _quoted(value)}"
     if key not in settings:
@@ -198,8 +193,7 @@ def _override(command: str, word: str, folder: Path | None) -> str:
 def _hydra_value(setting: Setting, value: str) -> str:
     """The value of a setting in Hydra's grammar: 1e6 for ints, lists without brackets, any path."""
     if setting.element is str:  # the shell does not expand a ~ behind =
-        start = r"(^)~(?=/)" if setting.type is str else r"(^|[\[,]\s*)~(?=/)"
-        value = re.sub(start, lambda found: f"{found[1]}{Path.home()}", value)
+        value = re.sub(r"(^|[\[,]\s*)~(?=/)", lambda found: f"{found[1]}{Path.home()}", value)
     if setting.type is int and re.fullmatch(r"\d+(\.\d+)?[eE]\+?\d{1,2}", value):
         number = Decimal(value)
         return str(int(number)) if number == int(number) else value
@@ -216,43 +210,38 @@ def _quoted(value: str) -> str:
     return "'" + doubled.replace("'", r"\'") + "'"
 
 
+_EXPECTED = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_EXAMPLES = {str: "[a,b]", int: "[1,2]", float: "[1.5,2]"}  # of lists
+
+
 def _message(error: Exception, command: str) -> str:
     """An error of Hydra or OmegaConf as one line that names the key."""
-    message = str(error)
-    first = message.strip().partition("\n")[0].rstrip(".")
-    cause = str(error.__cause__ or "").partition("\n")[0].rstrip(".")
-    key = re.search(r"full_key: (\S+)", message)
-    if "raised while composing config" in message:
-        option = re.search(r"In '([^'/]+)/([^']+)'", message)
-        where = f"{option[1]}={option[2]}" if option else "a named option"
-        return f"{where}: {_root_cause(error)}."
-    if first.startswith("Error merging override "):
-        given = first.removeprefix("Error merging override ")
-        return f"{given}: {cause or 'cannot be used'}."
+    from omegaconf.errors import OmegaConfBaseException, ValidationError
+
     if override := getattr(error, "override", None):
-        return f"{override} cannot be read as key=value ({first}). Put the value in quotes."
-    if "mandatory value" in message:
-        name = key[1] if key else first.rpartition(": ")[2]
-        return (
-            f"{name} is missing: give {name}=VALUE. `chinchilla {command} --help` lists the keys."
-        )
-    if key:
-        return f"{key[1]}: {first}."
-    if first.startswith("Could not override") and cause:  # inside a list
-        return f"{first}: {cause}."
-    return f"{first}."
-
-
-def _root_cause(error: BaseException) -> str:
-    """The first line of the error that caused all others, with the key it is about.
-
-    Messages that are empty or have unfilled placeholders of OmegaConf are skipped.
-    """
-    found, key = type(error).__name__, None
-    cause: BaseException | None = error
-    while cause:
-        first = str(cause).partition("\n")[0].rstrip(".")
-        found = first if first and "$VALUE" not in first else found
-        key = re.search(r"full_key: (\S+)", str(cause)) or key
-        cause = cause.__cause__ or cause.__context__
-    return f"{key[1]}: {found}" if key else found
+        return f"{override} cannot be read as key=value. Check its brackets, or quote the value."
+    chain: list[BaseException] = [error]
+    while cause := chain[-1].__cause__ or chain[-1].__context__:
+        chain.append(cause)
+    text = "\n".join(str(each) for each in chain)
+    option = re.match(r"In '([^'/]+)/([^']+)'", text)
+    where = f"{option[1]}={option[2]}: " if option else ""
+    merged = re.match(r"Error merging override \+?(.*)", text)
+    given = merged[1].rstrip(".") if merged else ""
+    named = re.match(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
+    key = given.partition("=")[0] or (named[1] if named else "")
+    if "mandatory value" in text:
+        key = key or text.partition("\n")[0].rpartition(": ")[2]
+        return f"{where}{key} is missing: give {key}=VALUE. `chinchilla {command} --help` lists the keys."
+    settings = {s.key: s for s in settings_of(COMMANDS[command])}
+    setting = settings.get(key.partition("[")[0])
+    reasons = [str(e).partition("\n")[0] for e in chain if isinstance(e, OmegaConfBaseException)]
+    reason = next((r for r in reversed(reasons) if r and "$VALUE" not in r), type(error).__name__)
+    if not setting or not any(isinstance(each, ValidationError) for each in chain):
+        if option and named and not setting:
+            return f"{where}there is no setting {key}.{nearest(key, settings)}"
+        return f"{where}{given or key or 'the settings'}: {reason.rstrip('.')}."
+    example = _EXAMPLES.get(setting.element, "[{name: a}, {name: b}]")
+    expected = f"a list such as {example}" if setting.type is list else _EXPECTED[setting.type]
+    detail = "" if given and setting.element in _EXPECTED else f" ({reason.rstrip('.')})"
+    return f"{where}{given or key} must be {expected}{detail}."

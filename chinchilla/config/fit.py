@@ -3,8 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
-from chinchilla.config.checks import FORMATS, require_n_bootstrap, require_whole
-from chinchilla.config.setting import Config, check_value, setting
+from chinchilla.config.checks import FORMATS
+from chinchilla.config.setting import N_BOOTSTRAP, Config, check_value, setting
 from chinchilla.core.errors import InputError
 from chinchilla.core.units import CONVENTIONS
 
@@ -66,9 +66,9 @@ class FitCommand(Config):
     n_bootstrap: int = setting(
         1_000,
         "Bootstrap resamples of the runs for intervals; 0 = no intervals.",
-        check=require_n_bootstrap,
+        **N_BOOTSTRAP,
     )
-    seed: int = setting(0, "Seed of the bootstrap.", check=require_whole)
+    seed: int = setting(0, "Seed of the bootstrap.", at_least=0)
     huber_delta: float = setting(
         1e-3, "Approach 3: delta of the Huber loss of ln L (section 3.3).", above=0
     )
@@ -183,9 +183,9 @@ class DiagnoseCommand(Config):
     n_bootstrap: int = setting(
         400,
         "Bootstrap resamples of the runs for the IsoFLOP minima; 0 = no intervals.",
-        check=require_n_bootstrap,
+        **N_BOOTSTRAP,
     )
-    seed: int = setting(0, "Seed of the bootstrap.", check=require_whole)
+    seed: int = setting(0, "Seed of the bootstrap.", at_least=0)
     format: str = setting("text", "Output.", choices=FORMATS)
 
     def __post_init__(self) -> None:

@@ -26,13 +26,13 @@ class ModelConfig(Config, prefix="model."):
     n_heads: int = setting(0, "Attention heads; 0 = d_model / kv_size.")
     n_layers: int = setting(8, "Transformer blocks.")
     vocab_size: int = setting(0, "Tokens of the vocabulary; 0 = the tokenizer's.")
-    seq_len: int = setting(2_048, "Tokens that one row predicts.", unit="tokens")
+    seq_len: int = setting(2_048, "Tokens of one sequence.", unit="tokens")
     positions: str = setting("rope", POSITIONS_HELP, choices=POSITIONS)
 
 
 @dataclass(kw_only=True)
 class RecipeConfig(Config, prefix="recipe."):
-    """How to train, for every size; `train` and `sweep` share it. All of it enters run_id."""
+    """How to train models of every size. All of these settings are part of run_id."""
 
     lr_batch_rule: str = setting(
         "none",
@@ -45,10 +45,12 @@ class RecipeConfig(Config, prefix="recipe."):
         at_least=0,
     )
     lr_base_width: int = setting(
-        512, "d_model that peak_lr is given for; the base width of mup and completep.", above=0
+        512, "d_model that peak_lr is given for; base width of mup and completep.", above=0
     )
     lr_width_exponent: float = setting(
-        0.0, "Peak rate = peak_lr * (lr_base_width / d_model)^exponent; 0 = the same at any width."
+        0.0,
+        "Peak rate = peak_lr * (lr_base_width / d_model)^exponent; 0 = the same at any width. "
+        "recipe=paper has 0.2041.",
     )
     parametrization: str = setting(
         "standard",
@@ -65,7 +67,7 @@ class RecipeConfig(Config, prefix="recipe."):
     )
     final_lr_ratio: float = setting(
         0.1,
-        "Last learning rate / peak (section 3 of the paper: 0.1). 0 is accepted with "
+        "Last learning rate / peak (section 3 of the paper: 0.1). 0 is possible with "
         "schedule=cooldown (decay to zero) and lr_batch_rule=step_law (decay to 1e-5).",
         at_least=0,
         at_most=1,
@@ -80,12 +82,12 @@ class RecipeConfig(Config, prefix="recipe."):
     )
     warmup_steps: int = setting(
         1_500,
-        "Most optimizer steps of linear warm-up; with schedule=cooldown the exact number.",
+        "Upper limit of the optimizer steps of linear warm-up; their number with schedule=cooldown.",
         at_least=0,
     )
     warmup_fraction: float = setting(
         0.05,
-        "Most warm-up as a share of the run; unused with schedule=cooldown.",
+        "Upper limit of the warm-up as a share of the run; not used with schedule=cooldown.",
         at_least=0,
         below=1,
     )
@@ -96,7 +98,7 @@ class RecipeConfig(Config, prefix="recipe."):
         at_least=0,
     )
     batch_multiple_rows: int = setting(
-        1, "The batch of lr_batch_rule is a multiple of this many rows, e.g. the ranks.", above=0
+        1, "The batch of lr_batch_rule is a multiple of this many rows, such as the ranks.", above=0
     )
     optimizer: str = setting(
         "adamw",
@@ -107,7 +109,9 @@ class RecipeConfig(Config, prefix="recipe."):
     beta1: float = setting(0.9, "Decay rate of Adam's first moment.", at_least=0, below=1)
     beta2: float = setting(0.95, "Decay rate of Adam's second moment.", at_least=0, below=1)
     adam_eps: float = setting(1e-8, "Adam's epsilon.", above=0)
-    grad_clip: float = setting(1.0, "Largest global gradient norm; 0 = no clipping.", at_least=0)
+    grad_clip: float = setting(
+        1.0, "Global gradient norm at which gradients are clipped; 0 = no clipping.", at_least=0
+    )
     precision: str = setting(
         "auto",
         "bf16: bf16 compute, fp32 weights. bf16_weights: no fp32 weights (figure A6). "
@@ -123,7 +127,7 @@ class RecipeConfig(Config, prefix="recipe."):
             for key in ("peak_lr", "batch_tokens"):
                 if not getattr(self, key):
                     raise InputError(
-                        f"recipe.{key}={getattr(self, key)} must be above 0, unless "
+                        f"recipe.{key}={getattr(self, key)} must be above 0, because no "
                         "recipe.lr_batch_rule sets it."
                     )
         else:
@@ -133,27 +137,28 @@ class RecipeConfig(Config, prefix="recipe."):
         )
         if not self.final_lr_ratio and not decays_to_zero:
             raise InputError(
-                f"recipe.final_lr_ratio={self.final_lr_ratio} must be above 0 and at most 1, unless "
-                "recipe.schedule=cooldown or recipe.lr_batch_rule=step_law."
+                f"recipe.final_lr_ratio={self.final_lr_ratio} must be above 0 and at most 1. 0 is possible "
+                "with recipe.schedule=cooldown or recipe.lr_batch_rule=step_law."
             )
         if self.schedule == "cooldown" and self.cosine_cycle != 1:
             raise InputError(
-                f"recipe.cosine_cycle={self.cosine_cycle} is for recipe.schedule=cosine, not cooldown."
+                f"recipe.cosine_cycle={self.cosine_cycle} has no effect with recipe.schedule=cooldown. "
+                "Give recipe.cosine_cycle=1, or recipe.schedule=cosine."
             )
 
     def _check_parametrization(self) -> None:
         kind = f"recipe.parametrization={self.parametrization}"
         if (self.base_layers > 0) != (self.parametrization == "completep"):
             raise InputError(
-                f"{kind} with recipe.base_layers={self.base_layers}: completep needs the layers that "
-                "recipe.peak_lr is given for; the others take 0."
+                f"{kind} with recipe.base_layers={self.base_layers}: give the number of layers that "
+                "recipe.peak_lr is given for with completep, and 0 with the others."
             )
         if self.parametrization == "standard":
             return
         if self.lr_width_exponent:
             raise InputError(
-                f"{kind} already scales the learning rate with the width: recipe.lr_width_exponent="
-                f"{self.lr_width_exponent} would scale it twice. Give 0."
+                f"{kind} already scales the learning rate with the width. Give recipe.lr_width_exponent=0 "
+                f"instead of {self.lr_width_exponent}."
             )
         if self.lr_batch_rule != "none" and not self.peak_lr:
             raise InputError(
@@ -162,7 +167,8 @@ class RecipeConfig(Config, prefix="recipe."):
             )
         if self.parametrization == "completep" and self.optimizer != "adamw":
             raise InputError(
-                f"{kind} defines the weight decay of AdamW, not of recipe.optimizer={self.optimizer}."
+                f"{kind} is defined for the weight decay of AdamW only. Give recipe.optimizer=adamw instead "
+                f"of {self.optimizer}."
             )
 
     def _check_rule(self) -> None:
@@ -175,13 +181,14 @@ class RecipeConfig(Config, prefix="recipe."):
             )
         if not self.peak_lr and self.lr_width_exponent:
             raise InputError(
-                f"{rule} sets the peak rate of each run: recipe.lr_width_exponent="
-                f"{self.lr_width_exponent} would scale it twice. Give 0."
+                f"{rule} already sets the learning rate of each size. Give recipe.lr_width_exponent=0 "
+                f"instead of {self.lr_width_exponent}."
             )
         if self.schedule == "cooldown":
             raise InputError(
-                f"{rule} gives each horizon another rate or batch, and recipe.schedule=cooldown needs "
-                "the same for all horizons of a model. Choose one of the two."
+                f"{rule} depends on the length of a run, and with recipe.schedule=cooldown all lengths of a "
+                "model have one learning rate and batch size. Give recipe.lr_batch_rule=none or another "
+                "schedule."
             )
 
 
@@ -193,7 +200,7 @@ class GridConfig(Config, prefix="grid."):
     budgets: list[float] = setting([], "Compute of each IsoFLOP curve.", unit="FLOPs", above=0)
     models: list[str] = setting([], "Candidate sizes: names of Table A9, or WIDTHxLAYERS.")
     kv_size: int = setting(64, "Width of one attention head of WIDTHxLAYERS shapes.", above=0)
-    seq_len: int = setting(2_048, "Tokens that one row predicts.", unit="tokens")
+    seq_len: int = setting(2_048, "Tokens of one sequence.", unit="tokens")
     vocab_size: int = setting(
         0, "Tokens of the vocabulary; 0 = the tokenizer's, so needed without data.", at_least=0
     )
@@ -227,7 +234,7 @@ class GridConfig(Config, prefix="grid."):
         super().__post_init__()
         if bool(self.horizon_models) != bool(self.horizon_tokens_per_param):
             raise InputError(
-                "grid.horizon_models and grid.horizon_tokens_per_param need each other: give both."
+                "only one of grid.horizon_models and grid.horizon_tokens_per_param is given. Give both, or none."
             )
         if not self.models or not self.budgets:
             raise InputError(
@@ -262,7 +269,7 @@ class ResourceConfig(Config):
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.name):
             raise InputError(
-                f"cluster.resources: name={self.name!r} must be one word, such as small."
+                f"cluster.resources: name={self.name!r} must be one word. Give a name such as small."
             )
         self.check_values(f"cluster.resources, {self.name}: ")
 
@@ -300,7 +307,7 @@ class ClusterConfig(Config, prefix="cluster."):
     qos: str = setting("", "Slurm: QOS; empty = the default.")
     constraint: str = setting("", "Slurm: node features, such as h100.")
     max_queued_jobs: int = setting(
-        0, "Slurm: most of your jobs in the queue at once, as a QOS may limit; 0 = any.", at_least=0
+        0, "Slurm: upper limit of your queued jobs, as a QOS may have; 0 = no limit.", at_least=0
     )
     timeout_min: int = setting(240, "Slurm: time limit of one job.", unit="minutes", above=0)
     nodes: int = setting(1, f"{SLURM_OR_TORCHRUN} nodes of one job.", above=0)
@@ -322,18 +329,20 @@ class ClusterConfig(Config, prefix="cluster."):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(names := [r.name for r in self.resources]) > len(set(names)):
-            raise InputError(f"cluster.resources: names {', '.join(names)} must all differ.")
+            raise InputError(
+                f"cluster.resources: the names {', '.join(names)} must differ. Rename one of them."
+            )
         limits = [r.max_params or math.inf for r in self.resources]
         if any(a >= b for a, b in itertools.pairwise(limits)):
             raise InputError(
-                "cluster.resources must go from small to large: each max_params above the one "
-                "before, and only the last may be 0 (any size)."
+                "cluster.resources must be in ascending order of max_params; only the last may be 0 (any "
+                "size). Sort them."
             )
 
 
 @dataclass(kw_only=True)
 class RuntimeConfig(Config, prefix="runtime."):
-    """How a run is executed. None of it changes the losses, so none of it enters run_id."""
+    """How a run is executed. These settings do not change the losses and are not part of run_id."""
 
     device: str = setting("auto", "auto, cpu, cuda, or one GPU such as cuda:1.")
     micro_batch_tokens: int = setting(
@@ -357,7 +366,7 @@ class RuntimeConfig(Config, prefix="runtime."):
         False, "Write event files to <run>/tensorboard; needs the package tensorboard."
     )
     activation_checkpointing: bool = setting(
-        False, "Recompute blocks in the backward pass, to save memory."
+        False, "Recompute blocks in the backward pass to save memory."
     )
     compile_blocks: str = setting(
         "auto",

@@ -2,12 +2,10 @@
 
 from dataclasses import dataclass
 
-from chinchilla.config.checks import FORMATS, require_n_bootstrap
-from chinchilla.config.setting import REQUIRED, Config, setting
+from chinchilla.config.checks import FORMATS
+from chinchilla.config.setting import N_BOOTSTRAP, REQUIRED, Config, setting
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import FLOP_CONVENTIONS
-
-POINTS = ("hoffmann",)  # keys of observations.fetch.SOURCES
 
 
 @dataclass(kw_only=True)
@@ -17,11 +15,11 @@ class FetchCommand(Config):
     points: str = setting(
         REQUIRED,
         "Data set; hoffmann: 245 final losses digitised from the paper's Figure 4.",
-        choices=POINTS,
+        choices=("hoffmann",),
     )
     out: str = setting(REQUIRED, "CSV file to write; another file there is not overwritten.")
     url: str = setting("", "Another location of the same file; empty = where it was published.")
-    timeout_s: float = setting(30.0, "Time limit of the download.", unit="seconds", above=0)
+    timeout_s: float = setting(30.0, "Longest wait for the server.", unit="seconds", above=0)
 
 
 @dataclass(kw_only=True)
@@ -43,7 +41,7 @@ class ReproduceCommand(Config):
         unit="runs",
         at_least=0,
     )
-    n_bootstrap: int = setting(4_000, "Bootstrap resamples of the runs.", check=require_n_bootstrap)
+    n_bootstrap: int = setting(4_000, "Bootstrap resamples of the runs.", **N_BOOTSTRAP)
     seed: int = setting(0, "Seed of the bootstrap.", at_least=0)
     flop_convention: str = setting(
         "unknown", "How the points count C.", choices=("unknown", *FLOP_CONVENTIONS)

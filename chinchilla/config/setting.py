@@ -16,10 +16,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_origin, get_type_hints
 
-from chinchilla.config.checks import require_choice, require_number
+from chinchilla.config.checks import require_choice, require_number, require_whole
 from chinchilla.core.errors import InputError
 
 REQUIRED = dataclasses.MISSING  # as a default: the user has to give a value
+N_BOOTSTRAP: dict[str, Any] = {  # percentiles of fewer mean nothing, more exhaust memory
+    "at_least": 20, "at_most": 100_000, "optional": True, "hint": "Give 0 for no intervals.",
+}  # fmt: skip
 
 
 def setting(
@@ -55,6 +58,7 @@ def setting(
     metadata = {
         "hint": hint,
         "check": check,
+        "whole": type(default) is int,
         "help": help,
         "unit": unit,
         "bounds": {name: bound for name, bound in bounds.items() if bound is not None},
@@ -84,7 +88,7 @@ class Config:
             prefix: text before the names of settings in messages, such as "recipe.".
 
         Raises:
-            InputError: a value out of bounds, not among the choices, or not finite.
+            InputError: a value out of bounds, not among the choices, not finite, or not a whole number.
         """
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             given = getattr(self, field.name)
@@ -103,6 +107,8 @@ def check_value(key: str, value: Any, metadata: Mapping[str, Any]) -> None:
         return
     if choices := metadata["choices"]:
         require_choice(key, value, choices)
+    if metadata["whole"]:
+        require_whole(key, value)
     if bounds := metadata["bounds"]:
         require_number(key, value, **bounds, hint=metadata["hint"])
     if check := metadata["check"]:

@@ -58,15 +58,6 @@ def error_summary(error: BaseException) -> str:
 _OS_ADVICE = {
     errno.ENOSPC: "Free space on that disk",
     errno.EDQUOT: "Free space within the quota",
-    errno.EROFS: "Choose a writable folder",
-    errno.EACCES: "Get permission, or choose another path",
-    errno.EPERM: "Get permission, or choose another path",
-    errno.EISDIR: "A file is expected: move the folder or choose another path",
-    errno.ENOTDIR: "A folder is expected: move the file or choose another path",
-    errno.EEXIST: "Move the existing file or choose another path",
-    errno.ENOTEMPTY: "Move the existing files or choose another path",
-    errno.ENOENT: "Check the path",
-    errno.ENAMETOOLONG: "Choose a shorter path",
     errno.EMFILE: "Raise the limit on open files (ulimit -n)",
 }
 
@@ -76,5 +67,5 @@ def os_error_message(error: OSError) -> str:
     message = f"{error.strerror or error}"
     if error.filename:
         message += f": {error.filename}"
-    advice = _OS_ADVICE.get(error.errno or 0, "Resolve the problem")
+    advice = _OS_ADVICE.get(error.errno or 0, "Check the path and its permissions")
     return one_line(Exception(f"{message}. {advice}, and run the same command again."))

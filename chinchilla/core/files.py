@@ -132,16 +132,10 @@ def atomic_write(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
         os.replace(temporary, path)
         fsync_dir(path.parent)
     except OSError as error:
-        _set_filename(error, path)
+        error.filename = error.filename or str(path)  # a write to a full disk has no name
         raise
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _set_filename(error: OSError, path: Path) -> None:
-    """Add the file name to an error of a file descriptor, such as a write to a full disk."""
-    if error.errno and error.filename is None:
-        error.filename = str(path)
 
 
 def create_once(path: Path, text: str) -> bool:
@@ -173,7 +167,7 @@ def create_once(path: Path, text: str) -> bool:
                 f"{path.parent}: this file system has no hard links, which workers need to claim runs. Use "
                 "another file system (local disk, NFS, Lustre)."
             ) from None
-        _set_filename(error, path)
+        error.filename = error.filename or str(path)
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -190,20 +184,16 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, pretty_json(value) + "\n")
 
 
-def pretty_json(value: Any) -> str:
-    """JSON with one key per line; lists of numbers are on one line."""
-    return _pretty(value, "\n")
-
-
-def _pretty(value: Any, newline: str) -> str:
+def pretty_json(value: Any, newline: str = "\n") -> str:
+    """JSON with one key per line; lists of numbers are on one line. `newline` holds the indentation."""
     inner = newline + " "
     if isinstance(value, dict) and value:
-        rows = (f"{inner}{json.dumps(str(k))}: {_pretty(x, inner)}" for k, x in value.items())
+        rows = (f"{inner}{json.dumps(str(k))}: {pretty_json(x, inner)}" for k, x in value.items())
         return "{" + ",".join(rows) + newline + "}"
     if isinstance(value, list | tuple) and any(
         isinstance(x, dict | list | tuple | str) for x in value
     ):
-        return "[" + ",".join(inner + _pretty(x, inner) for x in value) + newline + "]"
+        return "[" + ",".join(inner + pretty_json(x, inner) for x in value) + newline + "]"
     return json.dumps(value, allow_nan=False)  # json encodes a long list of numbers fast
 
 
@@ -243,11 +233,8 @@ def inside(folder: Path, name: str) -> Path:
 
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, hexadecimal."""
-    digest = hashlib.sha256()
     with open(path, "rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(f, "sha256").hexdigest()
 
 
 def writable_dir(path: Path, key: str) -> Path:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import json
-import math
+import sys
 import types
 import typing
 from typing import Any
@@ -15,22 +15,15 @@ _EXPECTED = {  # types in error messages
     list: "a list", tuple: "a list", dict: "an object", float: "a finite number",
     int: "a whole number", str: "text", bool: "true or false",
 }  # fmt: skip
-
-
-def stored_fields(record: Any) -> list[dataclasses.Field[Any]]:
-    """The fields of a dataclass, or of an instance, that are saved."""
-    return [f for f in dataclasses.fields(record) if f.metadata.get("stored", True)]
+_LARGEST = {int: 10**40 - 1, float: sys.float_info.max}
 
 
 @functools.cache
 def field_names(cls: type) -> tuple[dict[str, None], frozenset[str]]:
-    """Names of the saved fields in order, and of those without a default."""
-    fields = stored_fields(cls)
-    required = (
-        f.name
-        for f in fields
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    )
+    """Names of the saved fields of a dataclass in order, and of those without a default."""
+    fields = [f for f in dataclasses.fields(cls) if f.metadata.get("stored", True)]
+    missing = dataclasses.MISSING
+    required = (f.name for f in fields if f.default is missing and f.default_factory is missing)
     return {f.name: None for f in fields}, frozenset(required)
 
 
@@ -53,7 +46,8 @@ def check_fields(value: Any, cls: type, where: str, schema: int | None = None) -
     known, required = field_names(cls)
     if differences := sorted(required - value.keys()) + sorted(value.keys() - known.keys()):
         raise InputError(
-            f"{where}: not a {cls.__name__}: {', '.join(differences)} missing or unknown."
+            f"{where}: not a {cls.__name__}: {', '.join(differences)} missing or unknown. Restore the file, "
+            "or create it again."
         )
     return value
 
@@ -71,20 +65,19 @@ def decode(cls: Any, value: Any, where: str, schema: int | None = None) -> Any:
         InputError: fields missing or unknown, values of another type, or numbers that are not
             finite.
     """
-    if _is_plain(cls, value) or cls is Any:
+    if cls is Any or (type(value) is cls and cls in (str, bool)):
+        return value
+    if cls in (int, float) and type(value) in (int, cls) and abs(value) <= _LARGEST[cls]:
         return value
     if dataclasses.is_dataclass(cls):
         check_fields(value, typing.cast(type, cls), where, schema)
         hints = _type_hints(typing.cast(type, cls))
-        fields = {
-            name: x if _is_plain(hints[name], x) else decode(hints[name], x, f"{where}: {name}")
-            for name, x in value.items()
-        }
+        fields = {name: decode(hints[name], x, f"{where}: {name}") for name, x in value.items()}
         try:
             return typing.cast(Any, cls)(**fields)
         except InputError as error:  # of the dataclass itself, without the name of the file
             raise InputError(f"{where}: {error}") from None
-    origin, args = _type_parts(cls)
+    origin, args = typing.get_origin(cls), typing.get_args(cls)
     if origin in (typing.Union, types.UnionType):  # only X | None occurs
         [inner] = (arg for arg in args if arg is not type(None))
         return None if value is None else decode(inner, value, where)
@@ -92,25 +85,9 @@ def decode(cls: Any, value: Any, where: str, schema: int | None = None) -> Any:
         return origin(decode(args[0], x, where) for x in value)
     if origin is dict and isinstance(value, dict):
         return {name: decode(args[1], x, f"{where}.{name}") for name, x in value.items()}
-    if cls is float and type(value) is int and abs(value) < 10**300:
-        return value
     raise InputError(
         f"{where} must be {_EXPECTED[origin or cls]}, and is {json.dumps(value)[:40]}."
     )
 
 
 _type_hints = functools.cache(typing.get_type_hints)
-
-
-@functools.cache
-def _type_parts(cls: Any) -> tuple[Any, tuple[Any, ...]]:
-    return typing.get_origin(cls), typing.get_args(cls)
-
-
-def _is_plain(cls: Any, value: Any) -> bool:
-    """Whether `value` is of the plain type `cls`; numbers must be finite and of reasonable size."""
-    if type(value) is not cls:
-        return False
-    if cls is float:
-        return math.isfinite(value)
-    return cls in (str, bool) or (cls is int and abs(value) < 10**40)

@@ -40,7 +40,8 @@ class ModelShape:
             )
         if self.kv_size % 2:
             raise InputError(
-                f"model.kv_size={self.kv_size} is odd, but positions pair its dimensions. Make it even."
+                f"model.kv_size={self.kv_size} must be even, because position encodings act on pairs of its "
+                "dimensions."
             )
 
     @property

@@ -1,4 +1,4 @@
-"""Download published measurements that may not be redistributed, verify and convert them.
+"""Download the published points of Figure 4, verify them and convert them to a table of runs.
 
 The final losses of Figure 4 of Hoffmann et al. (2022) were read from the vector figure by Besiroglu
 et al. (2024, arXiv 2404.10102). Their repository states no licence, so this package contains
@@ -9,11 +9,7 @@ import csv
 import hashlib
 import http.client
 import io
-import time
-import urllib.error
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from chinchilla.core.errors import InputError
@@ -22,22 +18,17 @@ from chinchilla.core.paper import ISOFLOP_BUDGETS
 from chinchilla.core.units import CONVENTIONS
 from chinchilla.observations.columns import COLUMNS
 
-MAX_BYTES = 10_000_000  # larger than any of the files
-SAME_BUDGET = (
-    0.1  # relative distance of 6*N*D from an IsoFLOP budget up to which a point belongs to it
+URL = (
+    "https://raw.githubusercontent.com/epoch-research/analyzing-chinchilla/"
+    "92258837425e1b5f2851d624287f0120583a3d0e/data/svg_extracted_data.csv"
 )
+SHA256 = "193478df4e90f040016431996c45682659306840ecdadf83cfb9cd5ca0aa1b30"
+CITATION = "Hoffmann et al. (2022), Figure 4, as read by Besiroglu et al. (2024), arXiv 2404.10102"
+LICENCE = "the repository states no licence: use the file yourself, do not redistribute it."
+
+MAX_BYTES = 10_000_000  # larger than the file
+SAME_BUDGET = 0.1  # largest relative distance of a point's 6*N*D from its IsoFLOP budget
 N_OUTLIERS = 5  # highest losses, excluded by Besiroglu et al.
-
-
-@dataclass(frozen=True)
-class Source:
-    """A published file, and its conversion to a table of runs."""
-
-    url: str
-    sha256: str  # of the published file
-    convert: Callable[[str], str]  # text of the file -> CSV of runs
-    citation: str
-    licence: str
 
 
 def figure_4(text: str) -> str:
@@ -66,77 +57,37 @@ def figure_4(text: str) -> str:
     return out.getvalue()
 
 
-SOURCES = {
-    "hoffmann": Source(
-        url="https://raw.githubusercontent.com/epoch-research/analyzing-chinchilla/"
-        "92258837425e1b5f2851d624287f0120583a3d0e/data/svg_extracted_data.csv",
-        sha256="193478df4e90f040016431996c45682659306840ecdadf83cfb9cd5ca0aa1b30",
-        convert=figure_4,
-        citation="Hoffmann et al. (2022), Figure 4, as read by Besiroglu et al. (2024), "
-        "arXiv 2404.10102",
-        licence="the repository states no licence: use the file yourself, do not redistribute it.",
-    ),
-}
-
-
-def fetch(points: str, out: Path, url: str = "", timeout_s: float = 30.0) -> Source:
-    """Download a published table, verify its SHA-256, and write it as a CSV of runs.
+def fetch(out: Path, url: str = "", timeout_s: float = 30.0) -> None:
+    """Download the points of Figure 4, verify their SHA-256, and write them as a CSV of runs.
 
     Args:
-        points: a key of SOURCES.
         out: the CSV to write; an existing file is never changed.
-        url: URL of a copy; "" for the source's own.
-        timeout_s: time limit of the whole download, seconds.
+        url: URL of a copy; "" for the place of publication.
+        timeout_s: longest wait for the server, seconds.
 
     Raises:
         InputError: no connection, another file than expected, or `out` cannot be written. No file
             is left behind.
     """
-    source = SOURCES[points]
     if out.is_dir():
-        raise InputError(f"out={out} is a folder. Give a file in it: out={out / points}.csv.")
-    where = url or source.url
-    raw = _download(where, timeout_s)
+        raise InputError(f"out={out} is a folder. Give a file in it: out={out / 'points.csv'}.")
+    where = url or URL
+    advice = "Nothing was written. Try again, or give url= of a copy."
+    try:
+        with urllib.request.urlopen(where, timeout=timeout_s) as response:
+            raw = response.read(MAX_BYTES)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error  # of a URLError
+        raise InputError(f"{where} cannot be downloaded ({reason}). {advice}") from None
     digest = hashlib.sha256(raw).hexdigest()
-    if digest != source.sha256:
+    if digest != SHA256:
         raise InputError(
-            f"{where} has {len(raw):,} bytes with SHA-256 {digest[:12]}..., not the points of {points} "
-            f"({source.sha256[:12]}...): it is truncated or another file. Nothing was written."
+            f"{where} has {len(raw):,} bytes with SHA-256 {digest[:12]}..., not the points of Figure 4 "
+            f"({SHA256[:12]}...): it is truncated or another file. {advice}"
         )
-    text = source.convert(raw.decode("utf-8"))
+    text = figure_4(raw.decode("utf-8"))
     writable_dir(out.parent, "out")
     if not out.exists():
         write_text(out, text)
     elif out.read_bytes() != text.encode("utf-8"):
         raise InputError(f"out={out} exists with other content. Choose another name.")
-    return source
-
-
-def _download(url: str, timeout_s: float) -> bytes:
-    """Download a URL within the time limit."""
-    advice = "Nothing was written. Try again, or give url= of a copy."
-    deadline = time.monotonic() + timeout_s
-    raw = bytearray()
-    try:
-        with urllib.request.urlopen(url, timeout=timeout_s) as response:
-            expected = response.headers.get("Content-Length", "")
-            while len(raw) <= MAX_BYTES and (block := response.read1(65_536)):
-                raw += block
-                if time.monotonic() > deadline:
-                    raise TimeoutError
-    except urllib.error.HTTPError as error:
-        raise InputError(f"{url}: HTTP {error.code} {error.reason}. {advice}") from None
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", error)  # of a URLError
-        if isinstance(reason, TimeoutError):
-            problem = f"did not arrive within {timeout_s:g} s"
-        else:
-            problem = f"cannot be reached ({getattr(reason, 'strerror', None) or reason})"
-        raise InputError(f"{url} {problem}. {advice}") from None
-    if len(raw) > MAX_BYTES:
-        raise InputError(
-            f"{url} has more than {MAX_BYTES:,} bytes, so it is another file. {advice}"
-        )
-    if expected.isdigit() and len(raw) < int(expected):
-        raise InputError(f"{url} ended after {len(raw):,} of {int(expected):,} bytes. {advice}")
-    return bytes(raw)

@@ -15,16 +15,7 @@ from chinchilla.plan.records import Curve, RunResult
 
 
 def final_losses(results: Sequence[RunResult], loss: str) -> dict[str, Any]:
-    """The fields of `Observations` with one row per finished run.
-
-    Args:
-        results: runs in any state; a note counts those that did not finish.
-        loss: "train" for the smoothed final training loss, "validation" for the mean validation
-            loss.
-
-    Raises:
-        InputError: no run has finished, or their losses are not comparable.
-    """
+    """The fields of `Observations.from_results`."""
     require_choice("loss", loss, LOSSES)
     finished = [r for r in results if r.status == "finished"]
     tokens = {tuple(r.validation_tokens.items()) for r in finished}
@@ -34,8 +25,13 @@ def final_losses(results: Sequence[RunResult], loss: str) -> dict[str, Any]:
             f"({', '.join(sorted(str(dict(t)) for t in tokens))}), so their losses are not comparable. "
             "Fit with loss=train, or train them again with one runtime.validation_tokens."
         )
-    losses = [r.final_loss if loss == "train" else _mean(r.validation_loss) for r in finished]
-    fields = _fields([(r, float(r.spec.D), L) for r, L in zip(finished, losses, strict=True)], loss)
+    if loss == "validation" and not all(r.validation_loss for r in finished):
+        raise InputError("these runs have no validation loss. Fit with loss=train.")
+    points = []
+    for r in finished:
+        L = r.final_loss if loss == "train" else np.mean([*r.validation_loss.values()])
+        points.append((r, float(r.spec.D), L))
+    fields = _fields(points, loss)
     if unfinished := Counter(r.status for r in results if r.status != "finished"):
         states = ", ".join(f"{n} {status}" for status, n in sorted(unfinished.items()))
         n = unfinished.total()
@@ -44,16 +40,7 @@ def final_losses(results: Sequence[RunResult], loss: str) -> dict[str, Any]:
 
 
 def loss_curves(results: Sequence[RunResult], curves: Sequence[Curve], loss: str) -> dict[str, Any]:
-    """The fields of `Observations` with one row per measured point of every finished run.
-
-    Args:
-        results: runs in any state.
-        curves: their curves, in the same order.
-        loss: "train" for a point per optimizer step, "validation" for a point per evaluation.
-
-    Raises:
-        InputError: no run has finished, or their losses are not comparable.
-    """
+    """The fields of `Observations.from_curves`."""
     require_choice("loss", loss, LOSSES)
     points: list[tuple[RunResult, float, float | None]] = []
     for r, curve in zip(results, curves, strict=True):
@@ -69,38 +56,31 @@ def loss_curves(results: Sequence[RunResult], curves: Sequence[Curve], loss: str
     return _fields(points, loss)
 
 
-def _fields(points: Sequence[tuple[RunResult, float, float | None]], loss: str) -> dict[str, Any]:
+def _fields(points: Sequence[tuple[RunResult, float, Any]], loss: str) -> dict[str, Any]:
     """The fields of `Observations` from (run, tokens seen, loss)."""
-    check_comparable([r.spec for r, _, _ in points])
+    specs = [r.spec for r, _, _ in points]
+    check_comparable(specs)
     if not points:
         raise InputError(
             "no run has finished yet, so there is nothing to fit. See `chinchilla status`."
         )
-    specs = [r.spec for r, _, _ in points]
     D = np.array([D for _, D, _ in points], float)
     per_token = np.array([flops_per_token(s.model, s.flop_convention) for s in specs], float)
-    unique = [np.nan if r.unique_tokens is None else r.unique_tokens for r, _, _ in points]
+    unique = np.array([r.unique_tokens for r, _, _ in points], float)  # None becomes NaN
     # All sources of a mixture are read at constant rates, so epochs are proportional to D.
     share = [D / (r.steps_done * r.spec.batch_tokens) if r.steps_done else 1 for r, D, _ in points]
     epochs = [max(r.epochs.values(), default=np.nan) for r, _, _ in points]
-    budgets = [np.nan if s.budget_flops is None else s.budget_flops for s in specs]
     return {
         "run_id": np.array([s.run_id for s in specs], dtype=str),
-        "budget_flops": np.array(budgets, float),
+        "budget_flops": np.array([s.budget_flops for s in specs], float),
         "C": per_token * D,
         "N": np.array([s.N for s in specs], float),
         "D": D,
-        "L": np.array([np.nan if L is None else L for _, _, L in points], float),
+        "L": np.array([L for _, _, L in points], float),
         "flop_convention": specs[0].flop_convention,
         "n_convention": "total",
         "loss_kind": loss,
         # Exact for a single source: each source is read to its end before it repeats.
-        "unique_tokens": np.minimum(np.array(unique, float), D),
+        "unique_tokens": np.minimum(unique, D),
         "max_epochs": np.maximum(np.array(epochs, float) * np.array(share, float), 1.0),
     }
-
-
-def _mean(losses: dict[str, float]) -> float:
-    if not losses:
-        raise InputError("these runs have no validation loss. Fit with loss=train.")
-    return float(np.mean(list(losses.values())))

@@ -17,12 +17,11 @@ import numpy as np
 from chinchilla.config.fit import Duplicates
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import write_text
-from chinchilla.core.units import CONVENTIONS
+from chinchilla.core.units import CONVENTIONS, same_values
 from chinchilla.observations.columns import ALL_COLUMNS, COLUMNS, OPTIONAL
 from chinchilla.observations.from_runs import final_losses, loss_curves
 from chinchilla.observations.read_table import read_csv, read_frame
-from chinchilla.observations.rows import best_of_each, check_distinct, final_rows
-from chinchilla.observations.runs import BEST_ADVICE, runs_of
+from chinchilla.observations.runs import BEST_ADVICE, check_distinct, final_rows, runs_of
 from chinchilla.plan.records import Curve, RunResult, count_label
 
 SINGLE_EPOCH = 1.001  # more epochs than this count as repetition
@@ -69,12 +68,16 @@ class Observations:
         for name in ("N", "D", "C", "L"):
             values = getattr(self, name)
             if values.shape != (len(self),) or values.dtype != np.float64:
-                raise InputError(f"Observations.{name} must be {len(self)} float64 values.")
+                raise InputError(
+                    f"Observations.{name} has type {values.dtype} and shape {values.shape}. Give {len(self)} "
+                    "float64 values, or make observations of arrays with Observations.of."
+                )
             bad = ~np.isfinite(values) | (values <= 0)
             if bad.any():
                 i = int(np.argmax(bad))
                 raise InputError(
-                    f"run {self.run_id[i]}: {name}={values[i]} is not a positive finite number."
+                    f"run {self.run_id[i]}: {name}={values[i]} is not a positive finite number. Leave the "
+                    "run out, or correct the value."
                 )
 
     def __len__(self) -> int:
@@ -163,7 +166,10 @@ class Observations:
     def best(self) -> "Observations":
         """The run of the lowest final loss of each (N, D), with its curve; a note counts the others."""
         finals = self.finals()
-        is_best = best_of_each(finals.N, finals.D, finals.L)
+        ids = np.stack([same_values(finals.N), same_values(finals.D)])
+        order = np.argsort(finals.L, kind="stable")  # of equal losses the first row is kept
+        first = np.unique(ids[:, order], axis=1, return_index=True)[1]
+        is_best = np.isin(np.arange(len(finals)), order[first])
         notes = tuple(note for note in self.notes if BEST_ADVICE not in note)
         return replace(self, notes=notes)._runs(
             finals, is_best, "not the lowest loss of their (N, D)"
@@ -185,7 +191,7 @@ class Observations:
         if not inside.any():
             raise InputError(
                 f"tokens_per_param=[{low:g},{high:g}] leaves no run: these have {ratio.min():.3g} to "
-                f"{ratio.max():.3g} tokens per parameter."
+                f"{ratio.max():.3g} tokens per parameter. Give a range that contains some of them."
             )
         return self._runs(finals, inside, f"tokens per parameter outside [{low:g}, {high:g}]")
 
@@ -193,8 +199,7 @@ class Observations:
         """These runs, and the last points of curves of runs that have no row here.
 
         Raises:
-            InputError: the two tables share no run_id, a run has different N in them, or their
-                conventions differ.
+            InputError: the two tables share no run_id, or their conventions differ.
         """
         if len(self) and not np.isin(self.run_id, curves.run_id).any():
             raise InputError(
@@ -212,13 +217,6 @@ class Observations:
                 )
             fields[name] = other if own == "unknown" else own
         finals = curves.finals()
-        N = dict(zip(self.run_id.tolist(), self.N.tolist(), strict=True))
-        for run_id, n in zip(finals.run_id.tolist(), finals.N.tolist(), strict=True):
-            if N.get(run_id, n) != n:
-                raise InputError(
-                    f"run {run_id}: N={N[run_id]:.10g} in observations and {n:.10g} in curves. Check "
-                    "whether two runs share this name."
-                )
         notes = [*self.notes, *(note for note in curves.notes if note not in self.notes)]
         new = finals.where(~np.isin(finals.run_id, self.run_id))
         if len(new):
@@ -360,6 +358,9 @@ class Observations:
         Args:
             results: runs in any state; a note counts those that did not finish.
             loss: "train" or "validation".
+
+        Raises:
+            InputError: no run has finished, or their losses are not comparable.
         """
         return cls(**final_losses(results, loss))
 
@@ -374,6 +375,9 @@ class Observations:
             curves: their curves, in the same order.
             loss: "train" for unsmoothed losses of every optimizer step, or "validation" for the
                 evaluations during the run, of which the last is the final one.
+
+        Raises:
+            InputError: as in `from_results`.
         """
         return cls(**loss_curves(results, curves, loss))
 

@@ -5,6 +5,7 @@ an error of units and not another convention.
 """
 
 import itertools
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -21,9 +22,9 @@ MAX_LOSS = 20.0  # nats per token; a uniform guess over a million tokens has 13.
 MIN_N = 5e3  # parameters; a smaller median is a count in thousands or more
 TOKENS_PER_PARAM = (1e-3, 1e6)  # range of D/N
 
-_SCALES = {1e3: "thousands", 1e6: "millions", 1e9: "billions", 1e12: "trillions"}
+_SCALES = {1.0: "", 1e3: "thousands", 1e6: "millions", 1e9: "billions", 1e12: "trillions"}
 _FLOP_SCALES = {
-    1e9: "GFLOPs", 1e12: "TFLOPs", 1e15: "PFLOPs", 1e18: "EFLOPs", 1e21: "ZFLOPs",
+    1.0: "", 1e9: "GFLOPs", 1e12: "TFLOPs", 1e15: "PFLOPs", 1e18: "EFLOPs", 1e21: "ZFLOPs",
     8.64e19: "PFLOP/s-days",
 }  # fmt: skip
 _ADVICE = "Give parameters, tokens and FLOPs as plain counts, such as 70e9."
@@ -46,35 +47,74 @@ def check_units(table: Table, columns: Columns, rows: np.ndarray, final: np.ndar
     Raises:
         InputError: naming the rows and the likely unit.
     """
-    ends = {name: x[final] for name, x in columns.items()}
-    end_rows = rows[final]
-    for problem in (_table_problem(ends), _budget_problem(ends)):
-        if problem:
-            raise InputError(f"{table.name}: {problem}")
-    for where, (bad, problem) in (
-        (rows, _row_problem(columns)),
-        (end_rows, _run_problem(ends)),
-        (end_rows, perplexities(ends["L"])),
-    ):
-        if len(bad):  # lines are named unless most rows are wrong
-            lines = f" {table.rows(where[bad])}" if 2 * len(bad) <= len(where) else ""
-            raise InputError(f"{table.name}{lines}: {problem}")
+    N, D = columns["N"], columns["D"]
+    factor, ratio = 6 * N * (D / columns["C"]), (D / N)[final]
+    median, median_N = float(np.median(factor[final])), float(np.median(N[final]))
+    median_ratio = float(np.median(ratio))
+    low, high = TOKENS_PER_PARAM
+
+    def scaled(ratio: float) -> str:
+        return f"{'D' if ratio < 1 else 'N'} looks like millions or billions. {_ADVICE}"
+
+    spent = (columns["C"] / columns["budget_flops"])[final]
+    spent = spent[np.isfinite(spent)] if np.isfinite(spent).any() else np.ones(1)
+    budget_factor = float(np.median(spent))
+    if not 1 / MAX_FACTOR <= median <= MAX_FACTOR:
+        cause = _cause(median_N, float(np.median(D[final])), median)
+        problem = f"the median of 6*N*D/C is {median:.2g}: {cause}. {_ADVICE}"
+    elif median_N < MIN_N:
+        problem = f"the median of N is {median_N:.3g}: {scaled(math.inf)}"
+    elif not low <= median_ratio <= high:
+        problem = f"the median of D/N is {median_ratio:.2g}: {scaled(median_ratio)}"
+    elif spent.max() > MAX_BUDGET_SPREAD * spent.min():
+        problem = (
+            f"C / budget_flops is {spent.min():.3g} in one run and {spent.max():.3g} in another. Check "
+            "that each budget is in the row of its run; a budget is the intended C in FLOPs."
+        )
+    elif not 1 / MAX_FACTOR <= budget_factor <= MAX_FACTOR:
+        problem = (
+            f"the median of C / budget_flops is {budget_factor:.3g}. Give budgets in FLOPs, such as 6e18, "
+            "or leave them empty."
+        )
+    else:
+        problem = ""
+    if problem:
+        raise InputError(f"{table.name}: {problem}")
+
+    off, far = (np.abs(np.log(x)) > np.log(MAX_FACTOR) for x in (factor, factor / median))
+    wrong = np.flatnonzero(off & far)
+    outside = np.flatnonzero((ratio < low) | (ratio > high))
+    too_high, perplexity = perplexities(columns["L"][final])
+    if len(wrong):
+        i = wrong[0]
+        cause = _cause(N[i], D[i], factor[i], max_errors=1)
+        problem = f"6*N*D/C is {factor[i]:.2g}, the median of the table is {median:.2g}: {cause}. {_ADVICE}"
+        bad, n = rows[wrong], len(rows)
+    elif len(outside):
+        first = ratio[outside[0]]
+        problem = (
+            f"D/N is {first:.2g}, the median of the table is {median_ratio:.2g}: {scaled(first)}"
+        )
+        bad, n = rows[final][outside], len(ratio)
+    else:
+        problem, bad, n = perplexity, rows[final][too_high], len(ratio)
+    if problem:  # lines are named unless most rows are wrong
+        lines = f" {table.rows(bad)}" if 2 * len(bad) <= n else ""
+        raise InputError(f"{table.name}{lines}: {problem}")
+
     notes = []
-    factor = _factor(ends)
-    median = float(np.median(factor))
-    ratio = float(np.median(ends["D"] / ends["N"]))
     if not 1 / USUAL_FACTOR <= median <= USUAL_FACTOR:
         notes.append(
             f"The median of 6*N*D/C is {median:.2g}, further from 1 than usual conventions explain. "
             "Check how C, N and D are counted."
         )
-    elif ratio < 1:
-        notes.append(f"The median of D/N is {ratio:.2g}. Check the columns N and D.")
-    bad = np.flatnonzero(np.abs(np.log(factor / median)) > np.log(UNUSUAL_FACTOR))
-    if 0 < len(bad) <= MAX_UNUSUAL_ROWS * len(factor):
+    elif median_ratio < 1:
+        notes.append(f"The median of D/N is {median_ratio:.2g}. Check the columns N and D.")
+    unusual = np.flatnonzero(np.abs(np.log(factor[final] / median)) > np.log(UNUSUAL_FACTOR))
+    if 0 < len(unusual) <= MAX_UNUSUAL_ROWS * len(ratio):
         notes.append(
-            f"{table.rows(end_rows[bad])}: 6*N*D/C is {factor[bad[0]]:.2g}, the median of the table is "
-            f"{median:.2g}. Check C, N and D there."
+            f"{table.rows(rows[final][unusual])}: 6*N*D/C is {factor[final][unusual[0]]:.2g}, the median of "
+            f"the table is {median:.2g}. Check C, N and D there."
         )
     return notes
 
@@ -94,86 +134,15 @@ def perplexities(L: np.ndarray) -> tuple[np.ndarray, str]:
     )
 
 
-def _factor(columns: Columns) -> np.ndarray:
-    return 6 * columns["N"] * (columns["D"] / columns["C"])
-
-
-def _table_problem(ends: Columns) -> str:
-    """What is wrong with the units of the whole table; "" if nothing is."""
-    N, ratio = float(np.median(ends["N"])), float(np.median(ends["D"] / ends["N"]))
-    factor = float(np.median(_factor(ends)))
-    if not 1 / MAX_FACTOR <= factor <= MAX_FACTOR:
-        cause = _cause(N, float(np.median(ends["D"])), factor)
-        return f"the median of 6*N*D/C is {factor:.2g}: {cause}. {_ADVICE}"
-    if N < MIN_N:
-        return f"the median of N is {N:.3g}: N looks like millions or billions. {_ADVICE}"
-    if not TOKENS_PER_PARAM[0] <= ratio <= TOKENS_PER_PARAM[1]:
-        column = "D" if ratio < 1 else "N"
-        return (
-            f"the median of D/N is {ratio:.2g}: {column} looks like millions or billions. {_ADVICE}"
-        )
-    return ""
-
-
-def _budget_problem(ends: Columns) -> str:
-    """What is wrong with the unit of budget_flops; "" if nothing is, or no budget is given."""
-    spent = ends["C"] / ends["budget_flops"]
-    spent = spent[np.isfinite(spent)]
-    if not len(spent):
-        return ""
-    if spent.max() > MAX_BUDGET_SPREAD * spent.min():
-        return (
-            f"C / budget_flops is {spent.min():.3g} in one run and {spent.max():.3g} in another. Check "
-            "that each budget is in the row of its run; a budget is the intended C in FLOPs."
-        )
-    factor = float(np.median(spent))
-    if 1 / MAX_FACTOR <= factor <= MAX_FACTOR:
-        return ""
-    return (
-        f"the median of C / budget_flops is {factor:.3g}. Give budgets in FLOPs, such as 6e18, or leave "
-        "them empty."
-    )
-
-
-def _row_problem(columns: Columns) -> tuple[np.ndarray, str]:
-    """Rows whose 6*N*D/C is impossible and far from the median of the table."""
-    factor = _factor(columns)
-    median = float(np.median(factor))
-    wrong = (factor > MAX_FACTOR) | (factor < 1 / MAX_FACTOR)
-    bad = np.flatnonzero(wrong & (np.abs(np.log(factor / median)) > np.log(MAX_FACTOR)))
-    if not len(bad):
-        return bad, ""
-    i = bad[0]
-    cause = _cause(columns["N"][i], columns["D"][i], factor[i], max_errors=1)
-    return bad, (
-        f"6*N*D/C is {factor[i]:.2g}, the median of the table is {median:.2g}: {cause}. {_ADVICE}"
-    )
-
-
-def _run_problem(ends: Columns) -> tuple[np.ndarray, str]:
-    """Runs whose D/N is impossible."""
-    ratio = ends["D"] / ends["N"]
-    bad = np.flatnonzero((ratio < TOKENS_PER_PARAM[0]) | (ratio > TOKENS_PER_PARAM[1]))
-    if not len(bad):
-        return bad, ""
-    first = ratio[bad[0]]
-    return bad, (
-        f"D/N is {first:.2g}, the median of the table is {np.median(ratio):.2g}: "
-        f"{'D' if first < 1 else 'N'} looks like millions or billions. {_ADVICE}"
-    )
-
-
 def _cause(N: float, D: float, factor: float, max_errors: int = 3) -> str:
     """The fewest unit errors that would bring 6*N*D/C close to one; the most plausible first."""
     candidates = []
-    scales = [{1.0: "", **scale} for scale in (_SCALES, _SCALES, _FLOP_SCALES)]
-    for by in itertools.product(*scales):
-        if not 1 / 3 <= factor * by[0] * by[1] / by[2] <= 3:
+    for by_N, by_D, by_C in itertools.product(_SCALES, _SCALES, _FLOP_SCALES):
+        if not 1 / 3 <= factor * by_N * by_D / by_C <= 3:
             continue
-        units = zip("NDC", (scale[f] for scale, f in zip(scales, by, strict=True)), strict=True)
-        errors = [f"{name} looks like {unit}" for name, unit in units if unit]
-        ratio = D * by[1] / (N * by[0])
-        implausible = (N * by[0] < MIN_N) + (not 1e-2 <= ratio <= 1e5)
+        units = {"N": _SCALES[by_N], "D": _SCALES[by_D], "C": _FLOP_SCALES[by_C]}
+        errors = [f"{name} looks like {unit}" for name, unit in units.items() if unit]
+        implausible = (N * by_N < MIN_N) + (not 1e-2 <= D * by_D / (N * by_N) <= 1e5)
         if len(errors) <= max_errors:
             candidates.append((implausible, len(errors), " and ".join(errors)))
     return min(candidates)[2] if candidates else "the unit of C, N or D is wrong"

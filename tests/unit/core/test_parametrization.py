@@ -17,8 +17,16 @@ from chinchilla.plan.records import RunSpec
 from chinchilla.train.optim import build_optimizer, set_learning_rate
 from chinchilla.train.schedule import learning_rate
 
-ROWS, SEQ_LEN, VOCAB = 8, 16, 64
+ROWS, SEQ_LEN, VOCAB = 8, 16, 64  # so small that one thread is fastest
 BASE_WIDTH, BASE_LAYERS = 32, 2
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
 
 
 def shape_of(width: int, layers: int = BASE_LAYERS) -> ModelShape:
@@ -127,7 +135,7 @@ def moved(spec: RunSpec, steps: int = 5) -> float:
 
 def test_updates_of_mup_and_completep_are_independent_of_width():
     """Coordinate check: with one learning rate, the updates of a standard model grow with the width."""
-    far = {kind: [moved(spec_of(kind, d)) for d in (32, 64, 128, 256)]
+    far = {kind: [moved(spec_of(kind, d)) for d in (32, 128, 256)]
            for kind in ("standard", "mup", "completep")}  # fmt: skip
     assert far["standard"][-1] > 4 * far["standard"][0]
     for kind in ("mup", "completep"):
@@ -135,9 +143,8 @@ def test_updates_of_mup_and_completep_are_independent_of_width():
         assert 0.3 < min(far[kind]) < max(far[kind]) < 3  # of order one
 
 
-@pytest.mark.slow
 def test_only_updates_of_completep_are_independent_of_depth():
-    far = {kind: [moved(spec_of(kind, 32, n)) for n in (2, 4, 8, 16)]
+    far = {kind: [moved(spec_of(kind, 32, n)) for n in (2, 4, 16)]
            for kind in ("standard", "mup", "completep")}  # fmt: skip
     assert far["standard"][-1] > 4 * far["standard"][0]
     assert far["mup"][-1] > 4 * far["mup"][0]
@@ -192,10 +199,10 @@ def test_the_best_learning_rate_transfers_over_eight_times_the_width():
 
 BAD = [
     ({"parametrization": "ntk"}, "recipe.parametrization='ntk': choose one of standard, mup, completep"),
-    ({"parametrization": "mup", "lr_width_exponent": 0.5}, "would scale it twice"),
-    ({"parametrization": "completep"}, "completep needs the layers"),
-    ({"parametrization": "mup", "base_layers": 4}, "completep needs the layers .* the others take 0"),
-    ({"base_layers": 4}, "completep needs the layers .* the others take 0"),
+    ({"parametrization": "mup", "lr_width_exponent": 0.5}, "Give recipe.lr_width_exponent=0 instead of 0.5"),
+    ({"parametrization": "completep"}, "give the number of layers"),
+    ({"parametrization": "mup", "base_layers": 4}, "give the number of layers .* with completep, and 0 with"),
+    ({"base_layers": 4}, "give the number of layers .* with completep, and 0 with"),
     ({"parametrization": "completep", "base_layers": 4, "optimizer": "adam"}, "decay of AdamW"),
     ({"parametrization": "mup", "lr_batch_rule": "deepseek", "peak_lr": 0}, "rates for the standard"),
 ]  # fmt: skip

@@ -71,7 +71,7 @@ def test_widths_must_be_positive_whole_numbers(field, value):
 
 
 def test_odd_heads_and_unknown_positions_are_refused():
-    with pytest.raises(InputError, match="kv_size=15 is odd"):
+    with pytest.raises(InputError, match="kv_size=15 must be even"):
         replace(SMALL, kv_size=15)
     with pytest.raises(InputError, match="'alibi': choose one of rope, relative"):
         replace(SMALL, positions="alibi")

@@ -81,9 +81,10 @@ def test_a_curve_is_a_copy_only_if_all_its_points_are(csv):
     shared = [f"{6e8 * D!r},1e8,{D!r},{float(LAW(1e8, D))!r}" for D in (1e9, 2e9, 3e9)]
     text = "run_id,C,N,D,L\n" + "".join(f"stable phase,{row}\n" for row in shared)
     text += "".join(f"branch,{row}\n" for row in shared[:2])
-    longer = text + "branch,2.4e18,1e8,4e9,2.9\n"
-    assert len(csv(longer)) == 6
-    obs = csv(text)  # every point of the branch is one of the stable phase
+    assert len(csv(text)) == 5
+    obs = csv(
+        text + f"branch,{shared[2]}\n"
+    )  # every point of the branch is one of the stable phase
     assert set(obs.run_id) == {"stable phase"}
 
 
@@ -105,13 +106,6 @@ def test_two_losses_of_one_run_at_one_D_are_refused(csv):
         match=r"line 4: the same run as line 2 .*narrows every.*give each seed a run_id of its own",
     ):
         csv(BUDGET_RUNS + "a,1e18,1.1e18,1e8,1.7e9,3.4\n")
-
-
-def test_two_C_of_one_run_at_one_D_are_refused(csv):
-    with pytest.raises(
-        InputError, match=r"line 4: the same run as line 2 .*narrows every interval"
-    ):
-        csv(BUDGET_RUNS + "a,1e18,1.1e18,1e8,1.7e9,3.5\n")
 
 
 def test_points_of_one_curve_are_not_duplicates(csv):
@@ -225,11 +219,11 @@ def test_inferred_budgets_survive_save(tmp_path):
 
 
 def test_twenty_thousand_rows_take_at_most_a_second(csv):
-    """The slow path: suffixes, decimal commas and a copy of every row."""
+    """The slow path: suffixes and a copy of every row."""
     rng = np.random.default_rng(0)
     N, ratio = 10 ** rng.uniform(8, 10, 10_000), 10 ** rng.uniform(0, 2, 10_000)
     rows = [
-        f"r{i};{n / 1e6:.4f}M;{r * n / 1e9:.6f}B;{L:.8f}".replace(".", ",")
+        f"r{i};{n / 1e6:.4f}M;{r * n / 1e9:.6f}B;{L:.8f}"
         for i, (n, r, L) in enumerate(zip(N, ratio, LAW(N, ratio * N), strict=True))
     ]
     text = "run_id;params;tokens;loss\n" + "\n".join(rows * 2) + "\n"

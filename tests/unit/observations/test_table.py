@@ -11,7 +11,7 @@ from tables import assert_identical
 
 from chinchilla.core.errors import InputError
 from chinchilla.observations import Observations
-from chinchilla.observations.columns import ALIASES
+from chinchilla.observations.columns import EXAMPLES
 
 
 def observations(run_id, D=None, **columns) -> Observations:
@@ -92,8 +92,9 @@ def test_columns_in_any_order_under_any_alias(tmp_path, rows, seed):
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(header))
     names = {name: [name] for name in header}
-    for alias, name in ALIASES.items():
-        names[name] += [alias, alias.upper(), alias.title()]
+    for name in ("C", "N", "D", "L"):
+        for alias in EXAMPLES[name].split(", "):
+            names[name] += [alias, alias.upper(), alias.title()]
     with open(tmp_path / "other.csv", "w", newline="") as f:
         writer = csv.writer(f, delimiter=str(rng.choice([",", ";", "\t"])))
         writer.writerow([rng.choice(names[header[i]]) for i in order])
@@ -116,7 +117,7 @@ def test_invalid_values_are_refused(name, bad):
 
 
 def test_integers_are_refused_because_6ND_overflows_them():
-    with pytest.raises(InputError, match="N must be 2 float64 values"):
+    with pytest.raises(InputError, match=r"N has type int64 and shape .*Give 2 float64 values"):
         observations(["a", "b"], N=np.array([10**9, 10**9]))
 
 
@@ -213,12 +214,8 @@ def test_curves_complete_only_runs_without_a_row():
     assert len(finals.where(np.zeros(len(finals), bool)).completed_by(others)) == 1
 
 
-def test_curves_of_other_runs_or_conventions_are_refused():
+def test_curves_of_other_conventions_are_refused():
     finals = observations(["a"], D=[2e9])
-    with pytest.raises(
-        InputError, match="run a: N=100000000 in observations and 200000000 in curves"
-    ):
-        finals.completed_by(observations(["a", "a"], D=[1e9, 2e9], N=np.full(2, 2e8)))
     paper, six = (replace(finals, flop_convention=name) for name in ("paper", "six_nd"))
     with pytest.raises(InputError, match="differ in flop_convention: paper and six_nd"):
         paper.completed_by(six)
@@ -244,6 +241,8 @@ def test_a_scalar_applies_to_every_row():
 def test_arrays_of_unequal_length_are_refused():
     with pytest.raises(InputError, match=r"equal length; the shapes are N \(2,\), D \(3,\)"):
         Observations.of(N=[1e8, 2e8], D=[1e9, 2e9, 3e9], L=3.0)
+    with pytest.raises(InputError, match="arrays must be of equal length"):  # and not stretched
+        Observations.of(N=[1e8, 2e8], D=[1e9], L=[3.0, 2.9])
     with pytest.raises(InputError, match=r"equal length; the shapes are .*N \(2,\).*D \(3,\)"):
         Observations.from_frame({"N": [1e8, 2e8], "D": [1e9] * 3, "L": [3, 3], "C": [1, 1]})
 
@@ -301,8 +300,3 @@ def test_str_shows_ranges_and_conventions():
     assert "N 100m to 100m parameters (unknown)" in text
     assert "D 2b to 40b tokens, D/N 20 to 400" in text
     assert "nats per token" in text
-
-
-def test_arrays_of_unequal_length_are_not_stretched():
-    with pytest.raises(InputError, match="arrays must be of equal length"):
-        Observations.of(N=[1e8, 2e8], D=[1e9], L=[3.0, 2.9])

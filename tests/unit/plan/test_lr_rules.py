@@ -101,14 +101,14 @@ def test_runs_outside_of_the_fitted_range_of_a_law_are_reported():
 BAD = [
     ({"lr_batch_rule": "kaplan"}, "recipe.lr_batch_rule='kaplan': choose one of none, step_law, deepseek"),
     ({"lr_batch_rule": "step_law"}, "recipe.lr_batch_rule=step_law has no effect: recipe.peak_lr=0.0002"),
-    ({"lr_batch_rule": "deepseek", "peak_lr": 0, "lr_width_exponent": 0.5}, "would scale it twice"),
-    ({"lr_batch_rule": "deepseek", "peak_lr": 0, "schedule": "cooldown"}, "Choose one of the two"),
+    ({"lr_batch_rule": "deepseek", "peak_lr": 0, "lr_width_exponent": 0.5}, "Give recipe.lr_width_exponent=0 instead of 0.5"),
+    ({"lr_batch_rule": "deepseek", "peak_lr": 0, "schedule": "cooldown"}, "Give recipe.lr_batch_rule=none or another schedule"),
     ({"lr_batch_rule": "deepseek", "peak_lr": 0, "final_lr_ratio": 0}, "final_lr_ratio=0 must be above 0 and at most 1"),
     ({"peak_lr": 0}, "recipe.peak_lr=0 must be above 0"),
     ({"batch_tokens": 0}, "recipe.batch_tokens=0 must be above 0"),
     ({"schedule": "wsd"}, "recipe.schedule='wsd': choose one of cosine, cooldown, multistep"),
     ({"schedule": "cooldown", "cooldown_fraction": 0}, "cooldown_fraction=0 must be above 0 and below 1"),
-    ({"schedule": "cooldown", "cosine_cycle": 1.5}, "recipe.cosine_cycle=1.5 is for .*cosine, not cool"),
+    ({"schedule": "cooldown", "cosine_cycle": 1.5}, "recipe.cosine_cycle=1.5 has no effect with recipe.schedule=cooldown"),
 ]  # fmt: skip
 
 

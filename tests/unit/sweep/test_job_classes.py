@@ -74,9 +74,12 @@ def test_a_run_too_large_for_every_job_class_is_refused():
 @pytest.mark.parametrize(
     ("resources", "why"),
     [
-        ([{"name": "a"}, {"name": "b"}], "from small to large"),
-        ([{"name": "a", "max_params": 2}, {"name": "b", "max_params": 1}], "small to large"),
-        ([{"name": "a", "max_params": 2}, {"name": "a"}], "must all differ"),
+        ([{"name": "a"}, {"name": "b"}], "in ascending order of max_params"),
+        (
+            [{"name": "a", "max_params": 2}, {"name": "b", "max_params": 1}],
+            "in ascending order of max_params",
+        ),
+        ([{"name": "a", "max_params": 2}, {"name": "a"}], "must differ. Rename"),
         ([{"name": "a b"}], "one word"),
         ([{"name": "a", "max_params": -1}], "must not be negative"),
         ([{"name": "a", "timeout_min": 0}], "cluster.resources, a: cluster.timeout_min=0"),

@@ -1,7 +1,7 @@
-"""Numbers with suffixes, thousands separators and decimal commas; ambiguous ones are refused."""
+"""Numbers with suffixes and thousands separators; ambiguous ones are refused."""
 
 import pytest
-from tables import BUDGET_RUNS, RUNS, SIX_ND, assert_same_runs
+from tables import BUDGET_RUNS, RUNS, SIX_ND
 
 from chinchilla.core.errors import InputError
 from chinchilla.observations.columns import COLUMNS
@@ -13,7 +13,7 @@ from chinchilla.observations.columns import COLUMNS
         ("1B", 1e9), ("20M", 2e7), ("1T", 1e12), ("1.5e9", 1.5e9), ("300000k", 3e8), ("2.4G", 2.4e9),
         ("2.4 B", 2.4e9), ("0.4bn", 4e8), ("410 million", 4.1e8), ('"1,500,000,000"', 1.5e9),
         ("1 500 000 000", 1.5e9), ("1\u202f500\u202f000\u202f000", 1.5e9), ("1'500'000'000", 1.5e9),
-        ("1.500.000.000", 1.5e9), ('"1,500,000.5"', 1500000.5), ("1_000_000_000", 1e9),
+        ('"1,500,000.5"', 1500000.5), ("1_000_000_000", 1e9),
         ('"1e9"', 1e9), ("+1E+9", 1e9),
     ],
 )  # fmt: skip
@@ -27,34 +27,18 @@ def test_a_loss_has_no_suffix(csv):
         csv(RUNS.replace("3.5", "3k"))
 
 
-def test_a_spreadsheet_with_decimal_commas(csv):
-    text = (
-        "run_id;C;N;D;L;;\n"
-        "a;1,2E+18;100.000.000;2.000.000.000;3,512;;\n"
-        "b;4,8E+18;200.000.000;4.000.000.000;3,2;;\n;;;;;;\n;;;;;;\n"
-    )
-    expected = csv(RUNS.replace("3.5\n", "3.512\n"))
-    for raw in (text, "\ufeff" + text, "sep=;\r\n" + text.replace("\n", "\r\n")):
-        assert_same_runs(csv(raw), expected)
-    assert_same_runs(csv(text.replace(";", "\t").encode("utf-16")), expected)  # "Unicode text"
-    assert_same_runs(
-        csv(text.replace("3,2;", "3,201;")),
-        csv(RUNS.replace("3.5", "3.512").replace("3.2", "3.201")),
-    )
-
-
 @pytest.mark.parametrize(
     ("text", "cell"),
     [
         (RUNS.replace("1e8", '"1,000"'), "N='1,000'"),
-        (RUNS.replace("3.5", '"3,5"'), "L='3.2'"),
-        (RUNS.replace(",", ";").replace("3.5", "3,5").replace("3.2", "3,2").replace("2e8", "900.000"),
-         "N='900.000'"),
-        (RUNS.replace("3.5", "#DIV/0!"), "L='#DIV/0!'"),
+        (RUNS.replace(",", ";").replace("3.5", "3,5"), "L='3,5'"),
+        (RUNS.replace("2e9", "2.000.000.000"), "D='2.000.000.000'"),
     ],
 )  # fmt: skip
-def test_an_ambiguous_number_is_refused(csv, text, cell):
-    with pytest.raises(InputError, match=rf"line \d: {cell} is not a number\. \w+"):
+def test_decimal_commas_and_ambiguous_numbers_are_refused(csv, text, cell):
+    with pytest.raises(
+        InputError, match=rf"line 2: {cell} is not a number\. Write .* decimal point"
+    ):
         csv(text)
 
 
@@ -78,8 +62,8 @@ def test_a_budget_may_be_empty_but_not_invalid(csv, value):
         csv(BUDGET_RUNS.replace("a,1e18,", f"a,{value},"))
 
 
-def test_runs_without_a_loss_are_counted_in_the_error(csv):
-    with pytest.raises(
-        InputError, match=r"line 2: L=NaN is .*, and it is empty in 1 more rows.*Leave out"
-    ):
-        csv(RUNS.replace("3.5", '"NaN"').replace("3.2", ""))
+def test_a_run_without_a_loss_is_refused_with_advice(csv):
+    with pytest.raises(InputError, match=r"line 2: L=NaN is not a positive finite number\. Leave"):
+        csv(RUNS.replace("3.5", '"NaN"'))
+    with pytest.raises(InputError, match=r"line 3: L='' is not a number\. Leave"):
+        csv(RUNS.replace("3.2", ""))

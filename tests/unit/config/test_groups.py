@@ -84,7 +84,7 @@ REFUSED = [
     (RecipeConfig, {"grad_clip": -1}, "recipe.grad_clip=-1 must not be negative"),
     (GridConfig, {**GRID, "budgets": [1e18, 0]}, "grid.budgets=0 must be above 0"),
     (GridConfig, {**GRID, "span": 1}, "grid.span=1 must be above 1"),
-    (GridConfig, {**GRID, "horizon_models": ["44m"]}, "give both"),
+    (GridConfig, {**GRID, "horizon_models": ["44m"]}, "Give both, or none"),
     (GridConfig, {**GRID, "horizon_models": ["44m"], "horizon_tokens_per_param": [0]}, "grid.horizon_tokens_per_param=0"),
     (GridConfig, {**GRID, "models": []}, "no models or no budgets"),
     (GridConfig, {**GRID, "budgets": []}, "no models or no budgets"),
