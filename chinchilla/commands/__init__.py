@@ -12,11 +12,12 @@ MODULES = {  # module of this package -> its commands
     "data": ("data",),
     "design": ("design",),
     "fit": ("fit", "diagnose", "report"),
+    "plan": ("plan", "flops"),
     "predict": ("predict", "score"),
     "reproduce": ("fetch", "reproduce"),
     "sweep": ("sweep", "status", "logs", "retry", "cancel"),
     "sync": ("sync",),
-    "train": ("plan", "train", "flops"),
+    "train": ("train",),
 }
 
 

@@ -1,6 +1,7 @@
 """`chinchilla plan tokens=...`: one model on many GPUs."""
 
 import json
+import re
 
 import pytest
 
@@ -10,11 +11,11 @@ from chinchilla.core.shapes import shape_named
 from chinchilla.plan.grid import plan_run
 from chinchilla.plan.memory import memory
 
-SEVENTY = ["plan", "model=chinchilla_70b", "tokens=1.4e12", "gpus=512"]
+SEVENTY = ["plan", "model=chinchilla_70b", "tokens=1.4e12", "recipe.batch_tokens=2097152"]
 
 
 def test_seventy_billion_parameters_on_512_gpus(capsys: pytest.CaptureFixture[str]):
-    options = ["model.positions=relative", "activation_checkpointing=true", "format=json"]
+    options = ["model.positions=relative", "gpus=512", "format=json"]
     assert main([*SEVENTY, *options]) == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["n_params"] == 70_061_956_352  # as tests/paper counts it
@@ -26,24 +27,34 @@ def test_seventy_billion_parameters_on_512_gpus(capsys: pytest.CaptureFixture[st
     assert parts["total"] < 80e9
 
 
-def test_a_model_that_does_not_fit_is_refused_with_a_number_of_gpus_that_does(
+def test_blocks_are_recomputed_only_where_the_model_fits_no_other_way(
     capsys: pytest.CaptureFixture[str],
 ):
-    assert main([*SEVENTY[:-1], "gpus=8"]) == 3
+    assert main([*SEVENTY, "gpus=512"]) == 0
+    assert "activation_checkpointing" not in capsys.readouterr().out
+    assert main([*SEVENTY, "gpus=32"]) == 0
+    assert "fits only with runtime.activation_checkpointing=true" in capsys.readouterr().out
+
+
+def test_a_model_that_does_not_fit_is_refused_with_its_largest_part(
+    capsys: pytest.CaptureFixture[str],
+):
+    assert main([*SEVENTY, "gpus=8"]) == 3
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "GB on each of 8 GPUs" in err
-    gpus = err.partition("Give ")[2].split()[0]
-    options = [gpus, "activation_checkpointing=true"]
-    assert main([*SEVENTY[:-1], *options]) == 0, err
+    assert "Give more gpus" in err
 
 
-def test_a_micro_batch_that_is_not_whole_rows_of_a_gpus_share_is_refused(
+def test_a_batch_that_does_not_divide_among_the_gpus_is_refused_with_the_next_that_does(
     capsys: pytest.CaptureFixture[str],
 ):
-    for tokens in (5, 2048 * 10_000):
-        assert main(["plan", "model=44m", "tokens=1e9", f"micro_batch_tokens={tokens}"]) == 2
-        assert "micro_batch_tokens=" in capsys.readouterr().err
+    """As training refuses it."""
+    assert main([*SEVENTY, "gpus=1000"]) == 2
+    err = capsys.readouterr().err
+    assert "a batch of 1,024 rows" in err
+    [following] = re.findall(r"recipe.batch_tokens=(\d+)", err)
+    assert main([*SEVENTY[:-1], f"recipe.batch_tokens={following}", "gpus=1000"]) == 0
 
 
 def test_memory_by_part_with_sharding_recomputation_and_smaller_passes():
