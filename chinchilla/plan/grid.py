@@ -7,7 +7,7 @@ numbers (steps, warm-up, learning rate) are computed only here.
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from chinchilla.config import GridConfig, ModelConfig, RecipeConfig
 from chinchilla.core.errors import DataError, InputError, Refusal
@@ -249,11 +249,9 @@ def check_same_recipe(planned: Sequence[RunSpec], new: Sequence[RunSpec]) -> Non
     for s in new:
         old = known.get(key(s), s)
         if old.run_id != s.run_id:
-            a, b = asdict(old), asdict(s)
-            differs = ", ".join(f"{k} {a[k]} -> {b[k]}" for k in a if a[k] != b[k] and k != "sweep")
             raise InputError(
-                f"the sweep's folder has run {old.run_id} by another recipe ({differs}): a fit would mix "
-                "the two. Give the new recipe its own sweep_dir."
+                f"the sweep's folder has run {old.run_id} by another recipe ({old.differences(s)}): a fit "
+                "would mix the two. Give the new recipe its own sweep_dir."
             )
 
 

@@ -165,6 +165,13 @@ class RunSpec:
         """All fields, for JSON."""
         return dataclasses.asdict(self)
 
+    def differences(self, other: "RunSpec") -> str:
+        """The fields in which `other` differs, with both values; the name of the sweep is ignored."""
+        a, b = ({**vars(s), **vars(s.model)} for s in (self, other))
+        names = [f.name for f in (*dataclasses.fields(self), *dataclasses.fields(self.model))]
+        compared = [n for n in names if n not in ("sweep", "model")]
+        return ", ".join(f"{n} {a[n]} -> {b[n]}" for n in compared if a[n] != b[n])
+
     @classmethod
     def from_dict(cls, value: dict[str, Any], where: str) -> "RunSpec":
         spec: RunSpec = decode(cls, value, where, SPEC_SCHEMA)

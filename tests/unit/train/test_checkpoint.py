@@ -144,7 +144,7 @@ def test_a_checkpoint_of_another_spec_is_refused_with_both_run_ids(tmp_path: Pat
     saved(tmp_path, 10)
     other = replace(SPEC, seed=1)
     with pytest.raises(
-        InputError, match=rf"belongs to run {SPEC.run_id}, not {other.run_id}: seed"
+        InputError, match=rf"belongs to run {SPEC.run_id}, not {other.run_id} .seed"
     ):
         load_checkpoint(tmp_path, other)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_world import make_speeches
-from test_checkpoint import FILES, SPEC, assert_is, flip, made, names, saved, update_manifest
+from test_checkpoint import SPEC, assert_is, flip, made, names, saved, update_manifest
 from train_world import EVERY_UPDATE, make_runtime, make_spec, same_bits, stop_at
 
 from chinchilla.core.errors import InputError
@@ -339,11 +339,11 @@ def test_a_checkpoint_of_another_version_is_refused_with_the_version(tmp_path: P
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"peak_lr": 0.5}, "peak_lr 0.02 there and 0.5 here"),
-        ({"data_id": "feed"}, "data_id none there and feed here"),
+        ({"peak_lr": 0.5}, "peak_lr 0.02 -> 0.5"),
+        ({"data_id": "feed"}, "data_id none -> feed"),
         (
             {"model": replace(SPEC.model, positions="relative")},
-            "model.positions rope there and rel",
+            "positions rope -> relative",
         ),
     ],
 )
@@ -364,27 +364,8 @@ def test_data_prepared_again_with_another_tokenizer_is_refused(data_dir: Path, t
     with pytest.raises(InputError, match=rf"planned on data {spec.data_id}, .* another tokenizer"):
         train_run(spec, run_dir, other, make_runtime())
     changed = replace(spec, data_id=TokenData.open(other).data_id)
-    with pytest.raises(InputError, match=f"data_id {spec.data_id} there and"):
+    with pytest.raises(InputError, match=f"data_id {spec.data_id} -> "):
         load_checkpoint(run_dir / "checkpoints", changed)
-
-
-def test_weights_of_another_shape_are_refused(data_dir: Path, tmp_path: Path):
-    spec = make_spec(data_dir)
-    save_checkpoint(tmp_path / "checkpoints", spec, made(10))
-    with pytest.raises(InputError, match=r"step-00000010 does not fit its own spec"):
-        train_run(spec, tmp_path, data_dir, make_runtime())
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_a_symbolic_link_instead_of_a_file_is_damage(tmp_path: Path, file: str):
-    """Even if its target has the right bytes: the target may change."""
-    _, newest = saved(tmp_path / "c", 10, 20)
-    os.rename(newest / file, tmp_path / file)
-    os.symlink(tmp_path / file, newest / file)
-    got, [line] = load_checkpoint(tmp_path / "c", SPEC)
-    assert_is(got, 10)
-    assert "symbolic link" in line
-    assert (tmp_path / file).exists()
 
 
 BROKEN_STATES = {

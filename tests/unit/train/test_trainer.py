@@ -23,15 +23,12 @@ from train_world import (
     train_and_save,
 )
 
-from chinchilla.core.errors import InputError
-from chinchilla.core.files import read_json
 from chinchilla.core.shapes import flops_per_token, n_params
 from chinchilla.data.dataset import TokenData
 from chinchilla.model import Transformer
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.train import fsdp, train_run, trainer
 from chinchilla.train.checkpoint import load_checkpoint
-from chinchilla.train.device import pick_device
 
 RUNTIME = make_runtime()
 
@@ -357,49 +354,6 @@ def test_a_validation_loss_that_is_not_finite_is_divergence(
     assert result.reason == "validation loss is not finite after step 24"
     assert result.final_loss is None
     result.save(tmp_path)
-
-
-# What is refused
-
-
-def test_data_of_another_id_is_refused(spec: RunSpec, data_dir: Path, tmp_path: Path):
-    other = replace(spec, data_id="0123456789abcdef")
-    with pytest.raises(
-        InputError, match=f"planned on data 0123456789abcdef, .* holds {spec.data_id}"
-    ):
-        train_run(other, tmp_path / "run", data_dir, RUNTIME)
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_model_with_too_small_a_vocabulary_is_refused(
-    spec: RunSpec, data_dir: Path, tmp_path: Path
-):
-    small = replace(spec, model=replace(spec.model, vocab_size=300))
-    with pytest.raises(InputError, match="vocab_size=300 is below the 400 tokens"):
-        train_run(small, tmp_path, data_dir, RUNTIME)
-
-
-def test_the_folder_of_another_run_is_refused(spec: RunSpec, data_dir: Path, tmp_path: Path):
-    train_run(spec, tmp_path, data_dir, RUNTIME, should_stop=lambda: True)
-    other = replace(spec, seed=5)
-    with pytest.raises(InputError, match=f"belongs to run {spec.run_id}, not {other.run_id}"):
-        train_run(other, tmp_path, data_dir, RUNTIME)
-    assert RunSpec.from_dict(read_json(tmp_path / "spec.json", "spec"), "here") == spec
-
-
-@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "meta", "mps"])
-def test_unsupported_devices_are_refused_by_name(name: str):
-    with pytest.raises(InputError, match=f"runtime.device='{name}'.*auto, cpu, cuda or cuda:1"):
-        pick_device(name)
-
-
-def test_a_missing_gpu_is_refused():
-    with pytest.raises(InputError, match=r"runtime.device=cuda:99: this machine shows \d+ CUDA"):
-        pick_device("cuda:99")
-
-
-def test_auto_is_an_available_device():
-    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 # Contents of a result
