@@ -11,7 +11,6 @@ of ranks than it was saved with.
 
 import contextlib
 import errno
-import json
 import os
 import re
 import shutil
@@ -70,9 +69,8 @@ class Checkpoint:
 
     @property
     def n_bytes(self) -> int:
-        """Upper bound of its size on disk."""
-        tensors = (*self.weights.values(), *self.optimizer.values())
-        return sum(t.nbytes + 256 for t in tensors) + len(json.dumps(self.progress)) + 8192
+        """Size of this rank's tensors."""
+        return sum(t.nbytes for t in (*self.weights.values(), *self.optimizer.values()))
 
 
 def save_checkpoint(
@@ -85,7 +83,7 @@ def save_checkpoint(
     """Write a checkpoint, then delete all but the newest two up to its step.
 
     Checkpoints of later steps are not touched: they belong to a worker that has taken over the run.
-    An intact checkpoint of the same step is kept as it is.
+    An intact checkpoint of the same step, such as a stable phase that another run has saved, is kept.
 
     Args:
         folder: the run's checkpoints; created if missing.
@@ -103,13 +101,7 @@ def save_checkpoint(
         InputError: a checkpoint of another run has the same path.
     """
     final = folder / f"step-{checkpoint.step:08d}"
-    exists = False
-    with group.raise_together():
-        if group.rank == 0:
-            make_dirs(folder)
-            exists = _already_saved(final, spec)
-    if not any(group.any_rank(exists)):
-        _write(final, spec, checkpoint, group)
+    _write(final, spec, checkpoint, group)
     if group.rank == 0:
         earlier = [path for path in newest_first(folder) if step_of(path) <= checkpoint.step]
         obsolete = [] if keep_all else earlier[KEEP:]
@@ -183,28 +175,13 @@ def _read(path: Path, spec: RunSpec, group: RankGroup) -> Checkpoint:
 # Writing
 
 
-def _already_saved(final: Path, spec: RunSpec) -> bool:
-    """Whether this checkpoint exists and is intact; a damaged one is renamed."""
-    if not os.path.lexists(final):
-        return False
-    try:
-        verify(final, SINGLE)
-        _refuse_another(final, read_state(final), spec)
-    except Damaged:
-        _set_aside(final)
-        return False
-    return True
-
-
 def _write(final: Path, spec: RunSpec, checkpoint: Checkpoint, group: RankGroup) -> None:
     temporary = Path(group.gather(str(temporary_path(final)))[0])  # rank 0's, on all ranks
-    needed = sum(group.gather(checkpoint.n_bytes))
     digests: dict[str, str] = {}
     try:
-        with group.raise_together(), _disk_errors_explained(final, needed):
+        with group.raise_together(), _disk_errors_explained(final, checkpoint):
             if group.rank == 0:
-                if shutil.disk_usage(final.parent).free < needed:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                make_dirs(final.parent)
                 temporary.mkdir()
                 state = {
                     "run_id": spec.run_id,
@@ -214,7 +191,7 @@ def _write(final: Path, spec: RunSpec, checkpoint: Checkpoint, group: RankGroup)
                 }
                 write_json(temporary / STATE, state)
                 digests[STATE] = sha256_file(temporary / STATE)
-        with group.raise_together(), _disk_errors_explained(final, needed):
+        with group.raise_together(), _disk_errors_explained(final, checkpoint):
             for name, tensors in ((WEIGHTS, checkpoint.weights), (OPTIMIZER, checkpoint.optimizer)):
                 path = temporary / shard_file(name, group.rank, group.world_size)
                 save_file(tensors, path)
@@ -225,16 +202,19 @@ def _write(final: Path, spec: RunSpec, checkpoint: Checkpoint, group: RankGroup)
                 digests[path.name] = sha256_file(path)
         for others in group.gather(digests):
             digests |= others
-        with group.raise_together(), _disk_errors_explained(final, needed):
+        with group.raise_together(), _disk_errors_explained(final, checkpoint):
             if group.rank == 0:
                 files = {name: digests[name] for name in files_of(group.world_size)}
                 body = {"schema": SCHEMA, "version": __version__, "files": files}
                 write_text(temporary / MANIFEST, manifest_text(body))  # also fsyncs the folder
                 try:
                     os.rename(temporary, final)
-                except OSError as error:  # another run has just saved the same stable phase
+                except OSError as error:
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                         raise
+                    if not _is_intact(final, spec):
+                        _set_aside(final)
+                        os.rename(temporary, final)
                 fsync_dir(final.parent)
     finally:
         if group.rank == 0:
@@ -242,7 +222,7 @@ def _write(final: Path, spec: RunSpec, checkpoint: Checkpoint, group: RankGroup)
 
 
 @contextlib.contextmanager
-def _disk_errors_explained(path: Path, needed: int) -> Iterator[None]:
+def _disk_errors_explained(path: Path, checkpoint: Checkpoint) -> Iterator[None]:
     """Add the checkpoint's path and the bytes needed and free to an error."""
     try:
         yield
@@ -252,11 +232,21 @@ def _disk_errors_explained(path: Path, needed: int) -> Iterator[None]:
         number = getattr(error, "errno", None) or (int(match[1]) if match else errno.EIO)
         free = shutil.disk_usage(path.parent).free
         message = (
-            f"{os.strerror(number)}: a checkpoint needs {needed:,} bytes and {free:,} are free. Older "
-            "checkpoints are untouched. If the disk is full, make room or ask for more quota; then "
+            f"{os.strerror(number)}: a checkpoint needs {checkpoint.n_bytes:,} bytes and {free:,} are "
+            "free. Older checkpoints are untouched. If the disk is full, make room or ask for more quota; then "
             "launch again"
         )
         raise OSError(number, message, str(path)) from error
+
+
+def _is_intact(path: Path, spec: RunSpec) -> bool:
+    """Whether a checkpoint of this run is intact, in which case it is kept as it is."""
+    try:
+        verify(path, SINGLE)
+        _refuse_another(path, read_state(path), spec)
+    except Damaged:
+        return False
+    return True
 
 
 def _delete(path: Path) -> None:

@@ -64,12 +64,6 @@ def test_the_newest_two_are_kept(tmp_path: Path):
     assert_is(load_checkpoint(tmp_path, SPEC)[0], 100_000_000)
 
 
-def test_saving_the_same_step_again_replaces_it(tmp_path: Path):
-    saved(tmp_path, 5, 5)
-    assert names(tmp_path) == ["step-00000005"]
-    assert_is(load_checkpoint(tmp_path, SPEC)[0], 5)
-
-
 def test_nothing_on_disk_is_a_pickle(tmp_path: Path):
     [path] = saved(tmp_path, 1)
     assert names(path) == sorted(FILES)

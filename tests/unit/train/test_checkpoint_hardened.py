@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from small_world import make_speeches
 from test_checkpoint import SPEC, assert_is, flip, made, names, saved, update_manifest
 from train_world import EVERY_UPDATE, make_runtime, make_spec, same_bits, stop_at
@@ -19,7 +18,7 @@ from train_world import EVERY_UPDATE, make_runtime, make_spec, same_bits, stop_a
 from chinchilla.core.errors import InputError
 from chinchilla.data.dataset import TokenData
 from chinchilla.train import checkpoint, checkpoint_files, train_run
-from chinchilla.train.checkpoint import load_checkpoint, save_checkpoint
+from chinchilla.train.checkpoint import load_checkpoint
 
 # Power cuts
 
@@ -125,22 +124,6 @@ def test_a_power_cut_at_any_moment_of_a_save_keeps_the_old_or_the_new_checkpoint
 # Full disks
 
 
-def test_a_save_without_enough_space_does_not_begin_and_reports_needed_and_free_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    saved(tmp_path, 10, 20)
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr(checkpoint, "save_file", None)
-    with pytest.raises(OSError, match="1,000 are free") as error:
-        saved(tmp_path, 30)
-    assert error.value.errno == errno.ENOSPC
-    assert error.value.filename == str(tmp_path / "step-00000030")
-    assert f"needs {made(30).n_bytes:,} bytes and 1,000 are free" in error.value.strerror
-    assert names(tmp_path) == ["step-00000010", "step-00000020"]
-    assert_is(load_checkpoint(tmp_path, SPEC)[0], 20)
-
-
 PRELUDE = f"""
 import errno, resource, shutil, sys
 sys.path[:0] = {sys.path!r}
@@ -178,11 +161,8 @@ def test_a_write_interrupted_by_a_file_size_limit_is_reported_like_a_full_disk(t
 
 FULL = """
 saved(folder, 10)
-real = shutil.disk_usage
 for left in (0, 4096, 8192, 12288):  # room for nothing, and for one to three of the four files
-    (folder / "filler").write_bytes(bytes(real(folder).free - left))
-    answers = [real(folder)._replace(free=1 << 30)] if left else []
-    shutil.disk_usage = lambda path: answers.pop() if answers else real(path)  # as under a quota
+    (folder / "filler").write_bytes(bytes(shutil.disk_usage(folder).free - left))
     try:
         saved(folder, 20)
     except OSError as error:
@@ -217,14 +197,6 @@ def test_a_real_full_disk_keeps_the_older_checkpoint(tmp_path: Path):
         assert line.startswith(str(disk / "step-00000020"))
         assert f"needs {made(20).n_bytes:,} bytes" in line
         assert "are free" in line
-
-
-def test_the_reported_size_of_a_checkpoint_is_a_tight_upper_bound(tmp_path: Path):
-    big = made(10)
-    big.weights["c"] = torch.zeros(100_000)
-    path = save_checkpoint(tmp_path, SPEC, big)
-    used = sum(p.stat().st_size for p in path.iterdir())
-    assert used <= big.n_bytes <= used + 10_000
 
 
 # What is kept and deleted
@@ -280,16 +252,15 @@ def test_an_error_of_the_file_server_is_not_damage(tmp_path: Path, monkeypatch: 
     assert_is(load_checkpoint(tmp_path, SPEC)[0], 20)
 
 
-def test_an_intact_checkpoint_of_the_same_step_is_not_written_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_intact_checkpoint_of_the_same_step_is_kept_and_a_damaged_one_replaced(tmp_path: Path):
+    [path] = saved(tmp_path, 10)
+    inode = path.stat().st_ino
     saved(tmp_path, 10)
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_write", None)
-        saved(tmp_path, 10)
-    flip(tmp_path / "step-00000010" / "state.json")
+    assert path.stat().st_ino == inode
+    flip(path / "state.json")
     saved(tmp_path, 10)
     assert_is(load_checkpoint(tmp_path, SPEC)[0], 10)
+    assert names(tmp_path) == ["step-00000010"]
 
 
 def test_a_killed_deletion_leaves_no_partial_checkpoint(

@@ -21,7 +21,7 @@ from chinchilla.plan.cost import plan_cost, reused_steps
 from chinchilla.plan.records import Curve, RunResult, RunSpec, save_plan
 from chinchilla.sweep.run_files import run_dir_of, save_runtime
 from chinchilla.sweep.worker import Worker
-from chinchilla.train import checkpoint, train_run
+from chinchilla.train import train_run
 from chinchilla.train.checkpoint import load_checkpoint
 from chinchilla.train.distributed import join
 
@@ -163,17 +163,6 @@ def test_a_shorter_run_does_not_start_past_the_start_of_its_cool_down(
     )
     same_bits(alone, tmp_path / "alone", late, tmp_path / "late")
     assert late.reused_tokens == 0
-
-
-def test_two_runs_may_save_the_same_stable_phase_at_once(
-    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    """The other run commits between the check and the rename."""
-    short, stable_phases, first = saved_by_the_shorter(data_dir, tmp_path)
-    monkeypatch.setattr(checkpoint, "_already_saved", lambda *args: False)
-    again = train_run(short, tmp_path / "again", data_dir, RUNTIME, stable_phases=stable_phases)
-    same_bits(first, tmp_path / "short", again, tmp_path / "again")
-    assert [p.name for p in (stable_phases / short.stable_phase_id).iterdir()] == ["step-00000008"]
 
 
 def test_a_full_disk_at_the_stable_phase_is_reported_and_leaves_no_partial_checkpoint(
