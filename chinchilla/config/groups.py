@@ -210,7 +210,7 @@ class GridConfig(Config, prefix="grid."):
         4.0, "Sizes lie from the expected optimum / span to the optimum * span.", above=1
     )
     expected_coefficient: float = setting(
-        0.14488, "Coefficient k of the expected N_opt = k * C^a (Table A3, approach 2)."
+        0.14488, "Coefficient k of the expected N_opt = k * C^a (Table A3, approach 2).", above=0
     )
     expected_exponent: float = setting(
         0.4899, "Exponent a of the expected N_opt = k * C^a (Table A3, approach 2)."
