@@ -17,7 +17,6 @@ from chinchilla.core.files import writable_dir
 from chinchilla.core.paper import VOCAB_SIZE
 from chinchilla.core.shapes import (
     FLOP_CONVENTIONS,
-    POSITIONS,
     flops_per_token,
     n_params,
     n_params_non_embedding,
@@ -90,12 +89,10 @@ def flops(command: config.FlopsCommand) -> int:
                 "training_flops": total,
             }
         )
-    for positions in POSITIONS:
-        s = dataclasses.replace(shape, positions=positions)
-        print(
-            f"N = {n_params(s):,} parameters with {positions} positions, "
-            f"{n_params_non_embedding(s):,} without the tied embedding; vocabulary {s.vocab_size:,}"
-        )
+    print(
+        f"N = {N:,} parameters with {shape.positions} positions, {n_params_non_embedding(shape):,} "
+        f"without the tied embedding; vocabulary {shape.vocab_size:,}"
+    )
     columns = {
         "convention": [Cell(name) for name in per_token],
         "training FLOPs per token": [cell(x, "{:.6g}".format) for x in per_token.values()],

@@ -101,6 +101,9 @@ def save_checkpoint(
         InputError: a checkpoint of another run has the same path.
     """
     final = folder / f"step-{checkpoint.step:08d}"
+    with group.raise_together():
+        if group.rank == 0:
+            make_dirs(folder)
     _write(final, spec, checkpoint, group)
     if group.rank == 0:
         earlier = [path for path in newest_first(folder) if step_of(path) <= checkpoint.step]
@@ -181,7 +184,6 @@ def _write(final: Path, spec: RunSpec, checkpoint: Checkpoint, group: RankGroup)
     try:
         with group.raise_together(), _disk_errors_explained(final, checkpoint):
             if group.rank == 0:
-                make_dirs(final.parent)
                 temporary.mkdir()
                 state = {
                     "run_id": spec.run_id,
@@ -233,8 +235,8 @@ def _disk_errors_explained(path: Path, checkpoint: Checkpoint) -> Iterator[None]
         free = shutil.disk_usage(path.parent).free
         message = (
             f"{os.strerror(number)}: a checkpoint needs {checkpoint.n_bytes:,} bytes and {free:,} are "
-            "free. Older checkpoints are untouched. If the disk is full, make room or ask for more quota; then "
-            "launch again"
+            "free. Older checkpoints are untouched. If the disk is full, make room or ask for more "
+            "quota; then launch again"
         )
         raise OSError(number, message, str(path)) from error
 

@@ -44,7 +44,6 @@ def claim_folder(run_dir: Path, spec: RunSpec) -> None:
     make_dirs(run_dir)
     if not path.exists():
         write_json(path, spec.to_dict())
-        return
     existing = RunSpec.from_dict(read_json(path, "run spec"), str(path))
     if existing.run_id != spec.run_id:
         raise InputError(

@@ -1,6 +1,5 @@
 """muP and CompleteP: factors, scale of activations, transfer of the best learning rate."""
 
-
 import numpy as np
 import pytest
 import torch

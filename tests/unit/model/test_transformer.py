@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chinchilla.core.paper import TABLE_A9
+from chinchilla.core.parametrization import multipliers
 from chinchilla.core.shapes import ModelShape, n_params, named_shapes, shape_named
 from chinchilla.model import Transformer
 from chinchilla.model.functions import rotate
@@ -138,7 +139,7 @@ def transformer_xl_attention(layer: Attention, x: Tensor) -> Tensor:
 def test_relative_attention_is_transformer_xls_formula():
     torch.manual_seed(0)
     shape = ModelShape(16, 64, 4, 3, 1, 64, 12, "relative")
-    layer = Attention(shape)
+    layer = Attention(shape, multipliers(shape))
     for p in layer.parameters():  # u, v and biases too, which start at zero
         torch.nn.init.normal_(p, std=0.4)
     x = torch.randn(2, 9, 16)  # shorter than seq_len: the farthest distances go unused

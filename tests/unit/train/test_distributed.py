@@ -148,19 +148,17 @@ def test_a_stop_on_one_rank_stops_all_at_the_same_step_and_they_resume_with_the_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "after"), [(4, 2), (4, 1), (1, 4), (2, 3)])
+@pytest.mark.parametrize(("before", "after"), [(3, 2), (2, 1), (1, 2)])
 def test_a_run_resumes_with_another_number_of_ranks(
     data_dir: Path, tmp_path: Path, before: int, after: int
 ):
     spec = make_spec(data_dir, batch_tokens=12 * 16)
     run_dir, alone = tmp_path / "run", tmp_path / "alone"
     train_run(spec, alone, data_dir, make_runtime()).save(alone)
-    stopped = {"stop_before": 13}
-    trained(before, spec, run_dir, data_dir, **stopped)
+    trained(before, spec, run_dir, data_dir, stop_before=13)
+    half, _ = load_checkpoint(run_dir / "checkpoints", spec)
     trained(after, spec, run_dir, data_dir)
     assert_near(run_dir, alone)
-    trained(before, spec, tmp_path / "same", data_dir, **stopped)
-    half, _ = load_checkpoint(tmp_path / "same" / "checkpoints", spec)
     np.testing.assert_array_equal(Curve.load(run_dir).loss[:12], half.optimizer["losses"].numpy())
 
 
