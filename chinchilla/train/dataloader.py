@@ -41,18 +41,18 @@ class BatchLoader:
         self._thread: ThreadPoolExecutor | None = None
         self._next: tuple[int, Future[Tensor]] | None = None  # step, its batch
         if self.pinned if prefetch is None else prefetch:
-            # A new thread uses GPU 0 unless it is told otherwise.
-            arguments = (torch.cuda.current_device(),) if self.pinned else ()
-            initializer = torch.cuda.set_device if self.pinned else None
-            self._thread = ThreadPoolExecutor(1, "batches", initializer, arguments)
+            self._thread = ThreadPoolExecutor(1, "batches")
+            if self.pinned:  # a new thread uses GPU 0 unless it is told otherwise
+                self._thread.submit(torch.cuda.set_device, torch.cuda.current_device()).result()
 
     def batch(self, step: int) -> Tensor:
         """(rows, seq_len + 1) int64 tokens of update number `step`, on the device."""
         if self._thread is None:
             host = self._read(step)
         else:
-            ready = self._next and self._next[0] == step
-            host = (self._next[1] if ready else self._thread.submit(self._read, step)).result()
+            if self._next is None or self._next[0] != step:
+                self._next = step, self._thread.submit(self._read, step)
+            host = self._next[1].result()
             if step + 1 < self.spec.steps:
                 self._next = step + 1, self._thread.submit(self._read, step + 1)
         # torch reuses pinned memory only when the copies from it are done.

@@ -6,10 +6,6 @@ import re
 import pytest
 
 from chinchilla.cli import main
-from chinchilla.config import RecipeConfig
-from chinchilla.core.shapes import shape_named
-from chinchilla.plan.grid import plan_run
-from chinchilla.plan.memory import memory
 
 SEVENTY = ["plan", "model=chinchilla_70b", "tokens=1.4e12", "recipe.batch_tokens=2097152"]
 
@@ -55,24 +51,6 @@ def test_a_batch_that_does_not_divide_among_the_gpus_is_refused_with_the_next_th
     assert "a batch of 1,024 rows" in err
     [following] = re.findall(r"recipe.batch_tokens=(\d+)", err)
     assert main([*SEVENTY[:-1], f"recipe.batch_tokens={following}", "gpus=1000"]) == 0
-
-
-def test_memory_by_part_with_sharding_recomputation_and_smaller_passes():
-    shape = shape_named("1.43b", 32_000, 2_048, 128, "rope")
-    spec = plan_run(
-        shape,
-        RecipeConfig(),
-        flop_convention="six_nd",
-        data_id="none",
-        precision="bf16",
-        tokens=1e9,
-    )
-    one, eight = memory(spec, 8192), memory(spec, 8192, shards=8)
-    assert one.gathered == 0
-    assert eight.weights == one.weights / 8
-    assert eight.compute_copies == 0
-    assert memory(spec, 8192, recompute=True).activations < 0.2 * one.activations
-    assert memory(spec, 4096).activations == one.activations / 2
 
 
 def test_a_small_run_on_one_gpu_reads_naturally(capsys: pytest.CaptureFixture[str]):

@@ -1,7 +1,6 @@
 """Checkpoints under power cuts, full disks, links, other runs and invalid states."""
 
 import errno
-import json
 import os
 import shutil
 import subprocess
@@ -337,39 +336,6 @@ def test_data_prepared_again_with_another_tokenizer_is_refused(data_dir: Path, t
     changed = replace(spec, data_id=TokenData.open(other).data_id)
     with pytest.raises(InputError, match=f"data_id {spec.data_id} -> "):
         load_checkpoint(run_dir / "checkpoints", changed)
-
-
-BROKEN_STATES = {
-    "no object": "[]",
-    "no step": {"step": None},
-    "another folder's step": {"step": 7},
-    "text for a number": {"step": "10"},
-    "no progress": {"progress": None},
-    "progress without seconds": {"progress": {"evaluations": []}},
-    "evaluations that are none": {"progress": {"train_seconds": 1, "evaluations": ["x"]}},
-    "no spec": {"spec": 3},
-    "a spec's half": {"spec": {"schema": 1}},
-    "another's name": {"run_id": "x"},
-    "no JSON": "{",
-    "deep JSON": "[" * 100_000,
-}
-
-
-@pytest.mark.parametrize("broken", BROKEN_STATES.values(), ids=BROKEN_STATES)
-def test_an_invalid_state_is_damage_even_with_a_matching_hash(tmp_path: Path, broken):
-    _, newest = saved(tmp_path, 5, 10)
-    path = newest / "state.json"
-    text = (
-        broken
-        if isinstance(broken, str)
-        else json.dumps({**json.loads(path.read_text()), **broken})
-    )
-    path.write_text(text)
-    update_manifest(newest)
-    got, [line] = load_checkpoint(tmp_path, SPEC)
-    assert_is(got, 5)
-    assert "state.json" in line
-    assert "\n" not in line
 
 
 def test_the_curve_of_a_run_that_another_worker_has_taken_over_is_not_overwritten(
