@@ -12,12 +12,13 @@ MODULES = {  # module of this package -> its commands
     "data": ("data",),
     "design": ("design",),
     "fit": ("fit", "diagnose", "report"),
+    "plan": ("plan", "flops"),
     "predict": ("predict",),
     "reproduce": ("fetch", "reproduce"),
     "score": ("score",),
     "sweep": ("sweep", "status", "logs", "retry", "cancel"),
     "sync": ("sync",),
-    "train": ("plan", "train", "flops"),
+    "train": ("train",),
 }
 
 

@@ -5,12 +5,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from chinchilla.core.units import clock
-
-if TYPE_CHECKING:
-    from rich.progress import TaskID
 
 FIRST_SECONDS = 2.0
 NEXT_SECONDS = 10.0
@@ -55,13 +52,10 @@ def late_lines(
 
 @contextlib.contextmanager
 def stage_progress(out: TextIO | None = None) -> Iterator[Callable[[str, float, float], None]]:
-    """Show the stages of one long command.
-
-    On a terminal each stage has a bar; elsewhere a line when it begins and every 10 seconds. Both
-    show speed and time left.
+    """Print a line when a stage of a long command begins and every 10 seconds of it.
 
     Args:
-        out: where to show it; default: standard error.
+        out: stream to print to; default: standard error.
 
     Yields:
         A function of (stage, done, total), to be called repeatedly; in bytes, unless the total is 1. A
@@ -69,36 +63,15 @@ def stage_progress(out: TextIO | None = None) -> Iterator[Callable[[str, float, 
     """
     out = sys.stderr if out is None else out
     starts: dict[str, tuple[float, float]] = {}  # stage -> time and amount done at its first call
-    if not out.isatty():
-        last: dict[str, float] = {}  # stage -> time of its last line
+    printed: dict[str, float] = {}  # stage -> time of its last line
 
-        def line(stage: str, done: float, total: float) -> None:
-            if time.monotonic() - last.get(stage, -NEXT_SECONDS) >= NEXT_SECONDS:
-                share = f" {done / total:.0%}" if total else ""
-                print(f"{stage}{share}{speed(starts, stage, done, total)}", file=out, flush=True)
-                last[stage] = time.monotonic()
+    def report(stage: str, done: float, total: float) -> None:
+        if time.monotonic() - printed.get(stage, -NEXT_SECONDS) >= NEXT_SECONDS:
+            share = f" {done / total:.0%}" if total else ""
+            print(f"{stage}{share}{speed(starts, stage, done, total)}", file=out, flush=True)
+            printed[stage] = time.monotonic()
 
-        yield line
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[note]}", markup=False),
-    )
-    with Progress(*columns, console=Console(file=out)) as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def bar(stage: str, done: float, total: float) -> None:
-            if stage not in tasks:
-                tasks[stage] = progress.add_task(stage, total=None, note="")
-            note = speed(starts, stage, done, total).lstrip(", ")
-            progress.update(tasks[stage], completed=done, total=total or None, note=note)
-
-        yield bar
+    yield report
 
 
 def speed(starts: dict[str, tuple[float, float]], stage: str, done: float, total: float) -> str:

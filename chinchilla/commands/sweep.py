@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def sweep(command: config.SweepCommand) -> int:
     """Plan a sweep, show its cost, then train every run that has no result."""
     from chinchilla.commands.data import use_record
+    from chinchilla.commands.plan import derived, planned
     from chinchilla.commands.show import show_plan
-    from chinchilla.commands.train import derived, planned
     from chinchilla.plan.grid import check_comparable, check_same_recipe
     from chinchilla.sweep.cost import check_gpu_hours, estimate
     from chinchilla.sweep.launch import launch

@@ -217,7 +217,7 @@ class GridConfig(Config, prefix="grid."):
         4.0, "Sizes lie from the expected optimum / span to the optimum * span.", above=1
     )
     expected_coefficient: float = setting(
-        0.14488, "Coefficient k of the expected N_opt = k * C^a (Table A3, approach 2)."
+        0.14488, "Coefficient k of the expected N_opt = k * C^a (Table A3, approach 2).", above=0
     )
     expected_exponent: float = setting(
         0.4899, "Exponent a of the expected N_opt = k * C^a (Table A3, approach 2)."
@@ -375,7 +375,4 @@ class RuntimeConfig(Config, prefix="runtime."):
     )
     cuda_graphs: bool = setting(
         True, "On a GPU, replay the passes of a micro-batch as one CUDA graph."
-    )
-    shard_ranks: int = setting(
-        0, "Ranks that share one copy of the weights (FSDP); 0 = all ranks of a run.", at_least=0
     )

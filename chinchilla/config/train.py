@@ -16,7 +16,6 @@ from chinchilla.core.shapes import FLOP_CONVENTIONS
 
 DATA_DIR_HELP = "Folder of tokens that `chinchilla data` wrote."
 EPOCHS_HELP = "Most passes over the training data that a run may make."
-ONE_MODEL = "With tokens=:"  # settings of `plan` for one model
 
 
 @dataclass(kw_only=True)
@@ -59,30 +58,16 @@ class PlanCommand(Config):
     tokens: float = setting(
         0.0, "Training tokens of one model, planned instead of a grid.", unit="tokens", at_least=0
     )
-    gpus: int = setting(1, f"{ONE_MODEL} GPUs that train the model together (FSDP).", above=0)
-    micro_batch_tokens: int = setting(
-        0,
-        f"{ONE_MODEL} tokens per forward pass of one GPU; 0 = the most that fit.",
-        unit="tokens",
-        at_least=0,
-    )
-    activation_checkpointing: bool = setting(
-        False, f"{ONE_MODEL} recompute blocks in the backward pass, to save memory."
-    )
+    gpus: int = setting(1, "With tokens=: GPUs that train the model together (FSDP).", above=0)
     format: str = setting("text", "Output.", choices=FORMATS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.tokens and (self.gpus > 1 or self.micro_batch_tokens):
-            raise InputError(
-                "gpus= and micro_batch_tokens= are for one model. Give tokens=VALUE above 0 as well, or "
-                "leave them out."
-            )
-        if not self.tokens and self.model != ModelConfig():
-            raise InputError(
-                "model= is for one model. Give tokens=VALUE above 0 as well, or grid.models=[...] for a "
-                "grid."
-            )
+        for name, default in (("gpus", 1), ("model", ModelConfig())):
+            if not self.tokens and getattr(self, name) != default:
+                raise InputError(
+                    f"{name}= is for one model. Give tokens=VALUE above 0 as well, or leave it out."
+                )
 
 
 @dataclass(kw_only=True)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from chinchilla.core.parametrization import Multipliers, multipliers
+from chinchilla.core.parametrization import Multipliers
 from chinchilla.core.shapes import ModelShape
 from chinchilla.model.compiling import compiled
 from chinchilla.model.functions import rms_norm, rotate
@@ -68,10 +68,10 @@ def relative_shift(x: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Causal self-attention with n_heads heads of kv_size, and rotary or relative positions."""
 
-    def __init__(self, shape: ModelShape, factors: Multipliers | None = None) -> None:
+    def __init__(self, shape: ModelShape, factors: Multipliers) -> None:
         super().__init__()
         d, q = shape.d_model, shape.inner
-        self.scale = (factors or multipliers(shape)).attention
+        self.scale = factors.attention
         self.n_heads, self.kv_size = shape.n_heads, shape.kv_size
         self.qkv = Linear(d, 3 * q)  # rows: query, key, value
         self.out = Linear(q, d, bias=True)
@@ -129,16 +129,13 @@ class Block(nn.Module):
     checkpointing).
     """
 
-    def __init__(
-        self, shape: ModelShape, recompute: bool = False, factors: Multipliers | None = None
-    ) -> None:
+    def __init__(self, shape: ModelShape, factors: Multipliers, recompute: bool) -> None:
         super().__init__()
         self.recompute = recompute
-        residual = (factors or multipliers(shape)).residual
-        self.scaled = residual != 1.0
+        self.scaled = factors.residual != 1.0
         # As a buffer it is an input of the compiled program, which all depths can thus share.
         self.residual: Tensor
-        self.register_buffer("residual", torch.tensor(residual), persistent=False)
+        self.register_buffer("residual", torch.tensor(factors.residual), persistent=False)
         self.attention_norm = RMSNorm(shape.d_model)
         self.attention = Attention(shape, factors)
         self.ffw_norm = RMSNorm(shape.d_model)

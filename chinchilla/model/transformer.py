@@ -42,7 +42,7 @@ class Transformer(nn.Module):
         self.compile_blocks = compile_blocks
         self.factors = factors = factors or multipliers(shape)
         self.embedding = nn.Parameter(torch.empty(shape.vocab_size, shape.d_model))
-        self.blocks = nn.ModuleList(Block(shape, recompute, factors) for _ in range(shape.n_layers))
+        self.blocks = nn.ModuleList(Block(shape, factors, recompute) for _ in range(shape.n_layers))
         self.norm = RMSNorm(shape.d_model)
         self.output_bias = nn.Parameter(torch.zeros(shape.vocab_size))
         self.positions: Tensor

@@ -5,9 +5,10 @@ and a cosine matched to D (approach 2), and some sizes at several lengths (appro
 numbers (steps, warm-up, learning rate) are computed only here.
 """
 
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from chinchilla.config import GridConfig, ModelConfig, RecipeConfig
 from chinchilla.core.errors import DataError, InputError, Refusal
@@ -79,11 +80,9 @@ def plan_run(
             tokens is given.
         Refusal: too few steps, or too few for warm-up and cool-down.
     """
-    if (budget_flops is None) == (tokens is None):
+    if bool(budget_flops) == bool(tokens):
         raise InputError("give one of budget_flops (training FLOPs) or tokens (training tokens).")
-    budget_flops = None if budget_flops is None else float(budget_flops)
-    per_token = flops_per_token(shape, flop_convention)
-    D = tokens if tokens is not None else (budget_flops or 0.0) / per_token
+    D = tokens or (budget_flops or 0.0) / flops_per_token(shape, flop_convention)
     recipe = apply_rule(recipe, shape, D)
     if recipe.batch_tokens % shape.seq_len:
         raise InputError(
@@ -91,12 +90,12 @@ def plan_run(
             f"The nearest is {max(1, round(recipe.batch_tokens / shape.seq_len)) * shape.seq_len}."
         )
     steps = round(D / recipe.batch_tokens)
-    if steps < max(1, min_steps):
+    if steps < min_steps:
         planned = f"budget {budget_flops:.3g} FLOPs" if budget_flops else f"{D:.3g} tokens"
         raise Refusal(
             f"{planned} gives N={count_label(n_params(shape))} only {D:.3g} tokens = "
-            f"{number(D / recipe.batch_tokens)} steps of {recipe.batch_tokens} tokens; at least "
-            f"{max(1, min_steps)} are needed. Lower recipe.batch_tokens, raise the budget, or take a smaller model."
+            f"{number(D / recipe.batch_tokens)} steps of {recipe.batch_tokens} tokens; at least {min_steps} "
+            "are needed. Lower recipe.batch_tokens, raise the budget, or take a smaller model."
         )
     warmup = min(recipe.warmup_steps, math.ceil(recipe.warmup_fraction * steps))
     cooldown = 0
@@ -111,7 +110,7 @@ def plan_run(
     lr_scale = (recipe.lr_base_width / shape.d_model) ** recipe.lr_width_exponent
     return RunSpec(
         sweep=sweep,
-        budget_flops=budget_flops,
+        budget_flops=float(budget_flops) if budget_flops else None,
         flop_convention=flop_convention,
         model=shape,
         data_id=data_id,
@@ -152,33 +151,24 @@ def plan_grid(
             "grid.vocab_size is not known: give it, or data_dir=FOLDER of `chinchilla data`."
         )
 
-    def shape(name: str) -> ModelShape:
-        return shape_named(name, vocab, grid.seq_len, grid.kv_size, grid.positions)
-
-    def run(s: ModelShape, budget: float | None, tokens: float | None, min_steps: int) -> RunSpec:
-        return plan_run(
-            s, recipe, flop_convention=grid.flop_convention, data_id=data_id, precision=precision,
-            budget_flops=budget, tokens=tokens, sweep=grid.name, min_steps=min_steps,
-        )  # fmt: skip
-
-    if grid.expected_coefficient <= 0:
-        raise InputError(
-            f"grid.expected_coefficient={grid.expected_coefficient} must be above 0: it scales a model size."
-        )
+    shape = functools.partial(
+        shape_named, vocab_size=vocab, seq_len=grid.seq_len, kv_size=grid.kv_size, positions=grid.positions
+    )  # fmt: skip
+    run = functools.partial(
+        plan_run, recipe=recipe, flop_convention=grid.flop_convention, data_id=data_id,
+        precision=precision, sweep=grid.name, min_steps=grid.min_steps,
+    )  # fmt: skip
     candidates = sorted({shape(name) for name in grid.models}, key=n_params)
     specs = []
     for budget in sorted(set(grid.budgets)):
         expected = grid.expected_coefficient * budget**grid.expected_exponent
         sizes = _around(candidates, expected, grid.sizes_per_budget, grid.span)
         _check_isoflop_sizes(sizes, budget, expected, grid)
-        specs += [run(s, budget, None, grid.min_steps) for s in sizes]
+        specs += [run(s, budget_flops=budget) for s in sizes]
     planned = {replace(spec, budget_flops=None).run_id for spec in specs}
     for name in grid.horizon_models:
         s = shape(name)
-        horizons = [
-            run(s, None, ratio * n_params(s), grid.min_steps)
-            for ratio in grid.horizon_tokens_per_param
-        ]
+        horizons = [run(s, tokens=r * n_params(s)) for r in grid.horizon_tokens_per_param]
         specs += [h for h in horizons if h.run_id not in planned]  # some are on an IsoFLOP curve
     return list({spec.run_id: spec for spec in specs}.values())
 
@@ -190,12 +180,10 @@ def _around(
     if not n or n >= len(candidates):
         return list(candidates)
     free, taken = list(candidates), []
-    steps = range(1 - n, n, 2)  # from the centre outwards: the middle gets the closest sizes
-    for k in sorted(steps, key=abs):
+    for k in sorted(range(1 - n, n, 2), key=abs):  # the middle first: it gets the closest sizes
         target = expected * span ** (k / max(1, n - 1))
-        best = min(free, key=lambda s: abs(math.log(n_params(s) / target)))
-        free.remove(best)
-        taken.append(best)
+        free.sort(key=lambda s: abs(math.log(n_params(s) / target)))
+        taken.append(free.pop(0))
     return sorted(taken, key=n_params)
 
 
@@ -210,9 +198,9 @@ def _check_isoflop_sizes(
             "estimate its error. Add sizes to grid.models."
         )
     N = [n_params(s) for s in sizes]
-    below, above = sum(n < expected for n in N), sum(n >= expected for n in N)
-    if min(below, above) < grid.min_side:
-        side, word = (below, "smaller") if below < above else (above, "larger")
+    n_smaller = sum(n < expected for n in N)
+    side, word = min((n_smaller, "smaller"), (len(N) - n_smaller, "larger"))
+    if side < grid.min_side:
         raise Refusal(
             f"{where}: the optimum is expected at N={count_label(expected)} (grid.expected_*), and only "
             f"{side} of the sizes {count_label(min(N))}..{count_label(max(N))} are {word}; "
@@ -251,11 +239,9 @@ def check_same_recipe(planned: Sequence[RunSpec], new: Sequence[RunSpec]) -> Non
     for s in new:
         old = known.get(key(s), s)
         if old.run_id != s.run_id:
-            a, b = asdict(old), asdict(s)
-            differs = ", ".join(f"{k} {a[k]} -> {b[k]}" for k in a if a[k] != b[k] and k != "sweep")
             raise InputError(
-                f"the sweep's folder has run {old.run_id} by another recipe ({differs}): a fit would mix "
-                "the two. Give the new recipe its own sweep_dir."
+                f"the sweep's folder has run {old.run_id} by another recipe ({old.differences(s)}): a fit "
+                "would mix the two. Give the new recipe its own sweep_dir."
             )
 
 

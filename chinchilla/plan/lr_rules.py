@@ -20,8 +20,8 @@ class Rule:
     source: str
     peak_lr: Callable[[ModelShape, float], float]
     batch_tokens: Callable[[ModelShape, float], float]  # before rounding
-    valid: dict[str, tuple[float, float]]  # quantity -> range of the runs it was fitted on
-    quantities: Callable[[ModelShape, float], dict[str, float]]  # the same quantities of a run
+    # Quantity -> lowest and highest value of the runs that the law was fitted on, and a run's value.
+    valid: dict[str, tuple[float, float, Callable[[ModelShape, float], float]]]
     final_lr: float = 0.0  # absolute rate at the end of a cosine; 0 = the recipe's final_lr_ratio
 
 
@@ -36,16 +36,17 @@ RULES = {
         source="Step Law, arXiv 2503.04715",
         peak_lr=lambda shape, D: 1.79 * n_params_non_embedding(shape) ** -0.713 * D**0.307,
         batch_tokens=lambda shape, D: 0.58 * D**0.571,
-        valid={"non-embedding N": (60e6, 1e9), "D": (2e9, 100e9)},
-        quantities=lambda shape, D: {"non-embedding N": n_params_non_embedding(shape), "D": D},
+        valid={
+            "non-embedding N": (60e6, 1e9, lambda shape, D: n_params_non_embedding(shape)),
+            "D": (2e9, 100e9, lambda shape, D: D),
+        },
         final_lr=1e-5,
     ),
     "deepseek": Rule(
         source="DeepSeek LLM, arXiv 2401.02954",
         peak_lr=lambda shape, D: 0.3118 * deepseek_flops(shape, D) ** -0.1250,
         batch_tokens=lambda shape, D: 0.2920 * deepseek_flops(shape, D) ** 0.3271,
-        valid={"C": (1e17, 3e20)},
-        quantities=lambda shape, D: {"C": deepseek_flops(shape, D)},
+        valid={"C": (1e17, 3e20, deepseek_flops)},
     ),
 }
 
@@ -80,8 +81,8 @@ def extrapolation_warnings(recipe: RecipeConfig, specs: Sequence[RunSpec]) -> li
         return []
     rule = RULES[recipe.lr_batch_rule]
     lines = []
-    for name, (low, high) in rule.valid.items():
-        values = [rule.quantities(s.model, s.D)[name] for s in specs]
+    for name, (low, high, value_of) in rule.valid.items():
+        values = [value_of(s.model, s.D) for s in specs]
         outside = [x for x in values if not low <= x <= high]
         if outside:
             lines.append(

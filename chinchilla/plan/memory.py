@@ -7,7 +7,6 @@ CPU: fp32, bf16 and bf16 weights, whole and in two shards. The test on a GPU (te
 run yet.
 """
 
-import math
 from dataclasses import asdict, dataclass
 
 from chinchilla.core.shapes import ModelShape
@@ -81,13 +80,17 @@ def memory(
     )
 
 
-def rows_that_fit(spec: RunSpec, shards: int, room: float, recompute: bool = False) -> int:
+def rows_that_fit(
+    spec: RunSpec, shards: int, room: float, recompute: bool = False, device: str = "cuda"
+) -> int:
     """Rows of one forward pass with which the estimate is at most `room` bytes, at least one.
 
-    The rows of a device's part of the batch are halved until they fit.
+    The rows of a device's part of the batch are halved until they fit. Other arguments are those of
+    `memory`.
     """
-    rows = math.ceil(spec.batch_tokens / spec.model.seq_len / shards)
-    while rows > 1 and memory(spec, rows * spec.model.seq_len, shards, recompute).total > room:
+    seq_len = spec.model.seq_len
+    rows = spec.batch_tokens // seq_len // shards
+    while rows > 1 and memory(spec, rows * seq_len, shards, recompute, device).total > room:
         rows = (rows + 1) // 2
     return rows
 

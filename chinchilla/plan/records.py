@@ -12,8 +12,6 @@ import functools
 import hashlib
 import json
 import math
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,27 +81,17 @@ class RunSpec:
 
     def __post_init__(self) -> None:
         for name in ("steps", "cosine_steps", "batch_tokens"):
-            if not 1 <= getattr(self, name) < 2**62:
-                raise InputError(
-                    f"{name}={getattr(self, name)} is not a whole number from 1 to 2^62."
-                )
+            if not 1 <= (value := getattr(self, name)) < 2**62:
+                raise InputError(f"{name}={value} is not a whole number from 1 to 2^62.")
         if self.budget_flops is not None and not 0 < self.budget_flops < math.inf:
             raise InputError(f"budget_flops={self.budget_flops} is not a positive number.")
         if self.schedule == "cooldown" and not 1 <= self.cooldown_steps <= self.steps:
             raise InputError(
                 f"cooldown_steps={self.cooldown_steps} is not from 1 to steps={self.steps}."
             )
-        requires_base = {"base_width": self.parametrization != "standard",
-                 "base_layers": self.parametrization == "completep"}  # fmt: skip
-        for name, needed in requires_base.items():
-            if (getattr(self, name) > 0) != needed or getattr(self, name) < 0:
-                raise InputError(
-                    f"{name}={getattr(self, name)} does not go with parametrization={self.parametrization!r}."
-                )
         for name, known in _CHOICES.items():
-            if getattr(self, name) not in known:
-                value = f"{name}={getattr(self, name)!r}"
-                raise InputError(f"{value}: choose one of {', '.join(known)}.")
+            if (value := getattr(self, name)) not in known:
+                raise InputError(f"{name}={value!r}: choose one of {', '.join(known)}.")
 
     @property
     def N(self) -> int:
@@ -154,16 +142,21 @@ class RunSpec:
         """Budget or tokens, N, seed and a hash of all fields, such as c6e18-n42m-s0-2dd5d8."""
         identity = {k: v for k, v in self.to_dict().items() if k != "sweep"}
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:6]
-        head = (
-            f"d{count_label(self.D)}"
-            if self.budget_flops is None
-            else f"c{self.budget_flops:.3g}".replace("+", "")
-        )
+        head = f"d{count_label(self.D)}"
+        if self.budget_flops is not None:
+            head = f"c{self.budget_flops:.3g}".replace("+", "")
         return f"{head}-n{count_label(self.N)}-s{self.seed}-{digest}"
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, for JSON."""
         return dataclasses.asdict(self)
+
+    def differences(self, other: "RunSpec") -> str:
+        """The fields in which `other` differs, with both values; the name of the sweep is ignored."""
+        a, b = ({**vars(s), **vars(s.model)} for s in (self, other))
+        names = [f.name for f in (*dataclasses.fields(self), *dataclasses.fields(self.model))]
+        compared = [n for n in names if n not in ("sweep", "model")]
+        return ", ".join(f"{n} {a[n]} -> {b[n]}" for n in compared if a[n] != b[n])
 
     @classmethod
     def from_dict(cls, value: dict[str, Any], where: str) -> "RunSpec":
@@ -261,20 +254,15 @@ class Curve:
         try:
             with np.load(run_dir / "curve.npz", allow_pickle=False) as z:
                 arrays = {k: z[k] for k in ("step", "loss", "validation_step", "validation_loss")}
-            # NumPy returns a member that is not an array as bytes.
-            if any(
-                getattr(a, "ndim", 0) != 1 or a.dtype.kind not in "fiu" for a in arrays.values()
-            ):
-                raise ValueError("not four arrays of numbers")
+            for a in arrays.values():  # a member that is not an array is bytes
+                if getattr(a, "ndim", 0) != 1 or a.dtype.kind not in "fiu":
+                    raise ValueError("not four arrays of numbers")
             curve = cls(**arrays)
             pairs = ((curve.step, curve.loss), (curve.validation_step, curve.validation_loss))
             if any(len(x) != len(y) or (x < 0).any() or (np.diff(x) <= 0).any() for x, y in pairs):
                 raise ValueError("steps do not increase from 0")
             return curve
-        except (
-            OSError, EOFError, ValueError, TypeError, KeyError, MemoryError,
-            zipfile.BadZipFile, zlib.error,
-        ) as error:  # fmt: skip
+        except Exception as error:  # of a damaged file NumPy, zipfile and zlib raise a dozen types
             what = "missing" if isinstance(error, FileNotFoundError) else "damaged"
             lacks = f", {error.args[0]}" if isinstance(error, KeyError) else ""
             raise InputError(
@@ -287,12 +275,6 @@ def save_plan(specs: list[RunSpec], path: Path) -> None:
     """Write plan.jsonl, one spec per line."""
     with atomic_write(path) as f:
         f.writelines(json.dumps(s.to_dict(), allow_nan=False) + "\n" for s in specs)
-
-
-_PLAN_ADVICE = (
-    "If it is damaged, move it away and give the same sweep command again: the plan is written anew, "
-    "and trained runs are kept."
-)
 
 
 def load_plan(path: Path) -> list[RunSpec]:
@@ -308,14 +290,18 @@ def load_plan(path: Path) -> list[RunSpec]:
         raise InputError(
             f"plan {path} cannot be read ({why}). Give a folder that `chinchilla sweep` made."
         ) from None
+    advice = (
+        "If it is damaged, move it away and give the same sweep command again: the plan is written "
+        "anew, and trained runs are kept."
+    )
     specs: dict[str, RunSpec] = {}  # repeated lines count once
     for i, line in enumerate(lines, 1):
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path} line {i} is not JSON ({error}). {_PLAN_ADVICE}") from None
+            raise InputError(f"{path} line {i} is not JSON ({error}). {advice}") from None
         spec = RunSpec.from_dict(value, f"{path} line {i}")
         specs[spec.run_id] = spec
     if not specs:
-        raise InputError(f"plan {path} has no runs in it. {_PLAN_ADVICE}")
+        raise InputError(f"plan {path} has no runs in it. {advice}")
     return list(specs.values())

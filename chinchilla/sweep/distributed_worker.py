@@ -222,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
     with stop_on_signals() as stop:
         try:
             runtime = load_runtime(args.sweep_dir)
-            ranks = join(runtime.device, runtime.shard_ranks)
+            ranks = join(runtime.device)
         except (InputError, PeerError) as error:
             print(f"chinchilla: {one_line(error)}", file=sys.stderr, flush=True)
             return 2 if isinstance(error, InputError) else 1

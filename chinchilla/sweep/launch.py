@@ -68,9 +68,9 @@ def launch(
     sweep_dir, data_dir = sweep_dir.resolve(), data_dir.resolve()
     kind, device = command.cluster.kind, command.runtime.device
     if kind in ("debug", "local") and device not in ("auto", "cpu"):
-        from chinchilla.train.device import check_device
+        from chinchilla.train.device import pick_device
 
-        check_device(device)
+        pick_device(device)
     if note := prepare(sweep_dir, specs, command.runtime, kind):
         print(note, file=sys.stderr)
     # A sweep trains the whole plan, `train` only its own run.

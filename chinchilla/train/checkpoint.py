@@ -10,16 +10,14 @@ of ranks than it was saved with.
 """
 
 import contextlib
-import dataclasses
 import errno
-import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -58,8 +56,6 @@ from chinchilla.train.distributed import SINGLE, RankGroup
 
 KEEP = 2  # checkpoints per run: the newest and the one before it
 DAMAGED_PREFIX = "damaged-"  # a damaged checkpoint is renamed, and deleted after the next save
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -73,9 +69,8 @@ class Checkpoint:
 
     @property
     def n_bytes(self) -> int:
-        """Upper bound of its size on disk."""
-        tensors = (*self.weights.values(), *self.optimizer.values())
-        return sum(t.nbytes + 256 for t in tensors) + len(json.dumps(self.progress)) + 8192
+        """Size of this rank's tensors."""
+        return sum(t.nbytes for t in (*self.weights.values(), *self.optimizer.values()))
 
 
 def save_checkpoint(
@@ -88,7 +83,7 @@ def save_checkpoint(
     """Write a checkpoint, then delete all but the newest two up to its step.
 
     Checkpoints of later steps are not touched: they belong to a worker that has taken over the run.
-    An intact checkpoint of the same step is kept as it is.
+    An intact checkpoint of the same step, such as a stable phase that another run has saved, is kept.
 
     Args:
         folder: the run's checkpoints; created if missing.
@@ -106,13 +101,10 @@ def save_checkpoint(
         InputError: a checkpoint of another run has the same path.
     """
     final = folder / f"step-{checkpoint.step:08d}"
-    exists = False
     with group.raise_together():
         if group.rank == 0:
             make_dirs(folder)
-            exists = _already_saved(final, spec)
-    if not any(group.any_rank(exists)):
-        _write(final, spec, checkpoint, group)
+    _write(final, spec, checkpoint, group)
     if group.rank == 0:
         earlier = [path for path in newest_first(folder) if step_of(path) <= checkpoint.step]
         obsolete = [] if keep_all else earlier[KEEP:]
@@ -149,78 +141,49 @@ def load_checkpoint(
     warnings: list[str] = []
     for name in group.gather([path.name for path in paths])[0]:  # as rank 0 lists them
         path = folder / name
-        try:
-            return _load(path, spec, group), warnings
-        except Damaged as error:
-            warnings.append(f"checkpoint {path} is damaged ({error}); trying the one before it.")
-            if group.rank == 0:
-                _set_aside(path)
-        except OSError as error:
-            warnings.append(f"checkpoint {path} cannot be read ({error}); trying an older one.")
+        checkpoint, problem = None, None
+        with group.raise_together():
+            try:
+                checkpoint = _read(path, spec, group)
+            except Damaged as error:
+                problem = (0, "is damaged", str(error))
+            except SafetensorError as error:  # possibly of a file whose hash another rank checks
+                problem = (1, "is damaged", str(error))
+            except OSError as error:  # an error of the file server does not prove damage
+                problem = (2, "cannot be read", str(error))
+        problems = sorted(p for p in group.gather(problem) if p)
+        if not problems:
+            return checkpoint, warnings
+        _, state, reason = problems[0]
+        warnings.append(f"checkpoint {path} {state} ({reason}); trying an older one.")
+        if group.rank == 0 and state == "is damaged":
+            _set_aside(path)
     if warnings:
         warnings.append(f"no checkpoint in {folder} can be used: the run starts anew.")
     return None, warnings
 
 
-def _load(path: Path, spec: RunSpec, group: RankGroup) -> Checkpoint:
-    """Verify all files, then read this rank's rows."""
-    n_shards = _on_all_ranks(group, lambda: verify(path, group))
-
-    def read() -> Checkpoint:
-        state = read_state(path)
-        weights, optimizer = (
-            read_rows([path / shard_file(name, i, n_shards) for i in range(n_shards)], group)
-            for name in (WEIGHTS, OPTIMIZER)
-        )
-        _refuse_another(path, state, spec)
-        return Checkpoint(state["step"], weights, optimizer, state["progress"])
-
-    return _on_all_ranks(group, read)
-
-
-def _on_all_ranks(group: RankGroup, read: Callable[[], T]) -> T:
-    """The result of `read`; damage or an unreadable file on any rank is raised on all."""
-    problem = ("", "")
-    with group.raise_together():
-        try:
-            result = read()
-        except (Damaged, SafetensorError) as error:
-            problem = ("damaged", str(error))
-        except OSError as error:  # an error of the file server does not prove damage
-            problem = ("unreadable", str(error))
-    problems = dict(reversed(group.gather(problem)))  # kind -> message of the lowest rank
-    if "damaged" in problems:
-        raise Damaged(problems["damaged"])
-    if "unreadable" in problems:
-        raise OSError(problems["unreadable"])
-    return result
+def _read(path: Path, spec: RunSpec, group: RankGroup) -> Checkpoint:
+    """Verify this rank's part of the files, then read this rank's rows of all of them."""
+    n_shards = verify(path, group)
+    state = read_state(path)
+    _refuse_another(path, state, spec)
+    weights, optimizer = (
+        read_rows([path / shard_file(name, i, n_shards) for i in range(n_shards)], group)
+        for name in (WEIGHTS, OPTIMIZER)
+    )
+    return Checkpoint(state["step"], weights, optimizer, state["progress"])
 
 
 # Writing
 
 
-def _already_saved(final: Path, spec: RunSpec) -> bool:
-    """Whether this checkpoint exists and is intact; a damaged one is renamed."""
-    if not os.path.lexists(final):
-        return False
-    try:
-        verify(final, SINGLE)
-        _refuse_another(final, read_state(final), spec)
-    except Damaged:
-        _set_aside(final)
-        return False
-    return True
-
-
 def _write(final: Path, spec: RunSpec, checkpoint: Checkpoint, group: RankGroup) -> None:
     temporary = Path(group.gather(str(temporary_path(final)))[0])  # rank 0's, on all ranks
-    needed = sum(group.gather(checkpoint.n_bytes if group.saves_shard else 0))
     digests: dict[str, str] = {}
     try:
-        with group.raise_together(), _disk_errors_explained(final, needed):
+        with group.raise_together(), _disk_errors_explained(final, checkpoint):
             if group.rank == 0:
-                if shutil.disk_usage(final.parent).free < needed:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 temporary.mkdir()
                 state = {
                     "run_id": spec.run_id,
@@ -230,30 +193,30 @@ def _write(final: Path, spec: RunSpec, checkpoint: Checkpoint, group: RankGroup)
                 }
                 write_json(temporary / STATE, state)
                 digests[STATE] = sha256_file(temporary / STATE)
-        with group.raise_together(), _disk_errors_explained(final, needed):
-            if group.saves_shard:
-                for name, tensors in (
-                    (WEIGHTS, checkpoint.weights),
-                    (OPTIMIZER, checkpoint.optimizer),
-                ):
-                    path = temporary / shard_file(name, group.shard, group.shards)
-                    save_file(tensors, path)
-                    # safetensors creates files of mode 600; give them the mode of the others.
-                    shutil.copymode(temporary / STATE, path)
-                    _fsync(path)
-                    digests[path.name] = sha256_file(path)
+        with group.raise_together(), _disk_errors_explained(final, checkpoint):
+            for name, tensors in ((WEIGHTS, checkpoint.weights), (OPTIMIZER, checkpoint.optimizer)):
+                path = temporary / shard_file(name, group.rank, group.world_size)
+                save_file(tensors, path)
+                # safetensors creates files of mode 600; give them the mode of the others.
+                shutil.copymode(temporary / STATE, path)
+                with open(path, "rb") as f:
+                    os.fsync(f.fileno())
+                digests[path.name] = sha256_file(path)
         for others in group.gather(digests):
             digests |= others
-        with group.raise_together(), _disk_errors_explained(final, needed):
+        with group.raise_together(), _disk_errors_explained(final, checkpoint):
             if group.rank == 0:
-                files = {name: digests[name] for name in files_of(group.shards)}
+                files = {name: digests[name] for name in files_of(group.world_size)}
                 body = {"schema": SCHEMA, "version": __version__, "files": files}
                 write_text(temporary / MANIFEST, manifest_text(body))  # also fsyncs the folder
                 try:
                     os.rename(temporary, final)
-                except OSError as error:  # another run has just saved the same stable phase
+                except OSError as error:
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                         raise
+                    if not _is_intact(final, spec):
+                        _set_aside(final)
+                        os.rename(temporary, final)
                 fsync_dir(final.parent)
     finally:
         if group.rank == 0:
@@ -261,28 +224,31 @@ def _write(final: Path, spec: RunSpec, checkpoint: Checkpoint, group: RankGroup)
 
 
 @contextlib.contextmanager
-def _disk_errors_explained(path: Path, needed: int) -> Iterator[None]:
-    """Add the checkpoint's path and, for a full disk, the bytes needed and free to an error."""
+def _disk_errors_explained(path: Path, checkpoint: Checkpoint) -> Iterator[None]:
+    """Add the checkpoint's path and the bytes needed and free to an error."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        number = getattr(error, "errno", None)
-        if isinstance(error, SafetensorError):  # not an OSError; the message holds the number
-            match = re.search(r"\(os error (\d+)\)", str(error))
-            number = int(match[1]) if match else errno.EIO
-        if number not in DISK_FULL:
-            raise OSError(number, f"a checkpoint cannot be written ({error})", str(path)) from error
+        # A SafetensorError has the number of the system's error in its message only.
+        match = re.search(r"\(os error (\d+)\)", str(error))
+        number = getattr(error, "errno", None) or (int(match[1]) if match else errno.EIO)
         free = shutil.disk_usage(path.parent).free
         message = (
-            f"{os.strerror(number)}: a checkpoint needs {needed:,} bytes and {free:,} are free. "
-            "Older checkpoints are untouched: make room (or ask for more quota) and launch again"
+            f"{os.strerror(number)}: a checkpoint needs {checkpoint.n_bytes:,} bytes and {free:,} are "
+            "free. Older checkpoints are untouched. If the disk is full, make room or ask for more "
+            "quota; then launch again"
         )
-        raise OSError(number, message, str(path)) from None
+        raise OSError(number, message, str(path)) from error
 
 
-def _fsync(path: Path) -> None:
-    with open(path, "rb") as f:
-        os.fsync(f.fileno())
+def _is_intact(path: Path, spec: RunSpec) -> bool:
+    """Whether a checkpoint of this run is intact, in which case it is kept as it is."""
+    try:
+        verify(path, SINGLE)
+        _refuse_another(path, read_state(path), spec)
+    except Damaged:
+        return False
+    return True
 
 
 def _delete(path: Path) -> None:
@@ -304,16 +270,9 @@ def _set_aside(path: Path) -> None:
 
 def _refuse_another(path: Path, state: dict[str, Any], spec: RunSpec) -> None:
     """Raise InputError if the checkpoint's spec differs from this run's."""
-    saved, own = _flat(RunSpec.from_dict(state["spec"], str(path / STATE))), _flat(spec)
-    differing = [k for k in own if own[k] != saved.get(k) and k != "sweep"]
-    if differing:
-        listed = ", ".join(f"{k} {saved.get(k)} there and {own[k]} here" for k in differing)
+    differences = RunSpec.from_dict(state["spec"], str(path / STATE)).differences(spec)
+    if differences:
         raise InputError(
-            f"checkpoint {path} belongs to run {state['run_id']}, not {spec.run_id}: {listed}. "
+            f"checkpoint {path} belongs to run {state['run_id']}, not {spec.run_id} ({differences}). "
             "Resume with what it was trained with, or use another folder."
         )
-
-
-def _flat(spec: RunSpec) -> dict[str, Any]:
-    fields = dataclasses.asdict(spec)
-    return {**fields, **{f"model.{k}": v for k, v in fields.pop("model").items()}}

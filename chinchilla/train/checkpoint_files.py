@@ -75,42 +75,38 @@ def verify(path: Path, group: RankGroup) -> int:
         The number of shards.
 
     Raises:
-        Damaged: a file is missing, is a link, or does not match.
+        Damaged: a file is missing or does not match.
         InputError: the checkpoint is of another schema.
     """
-    _require_plain_file(path, MANIFEST)
     try:
         text = (path / MANIFEST).read_bytes().decode()
         body = dict(json.loads(text))
+    except FileNotFoundError:
+        raise Damaged(f"{MANIFEST} is missing") from None
     except (ValueError, TypeError, RecursionError):
         raise Damaged(f"{MANIFEST} is not JSON") from None
     body.pop("sha256", None)
     if manifest_text(body) != text:
         raise Damaged(f"{MANIFEST} does not match its SHA-256")
-    if body.get("schema") != SCHEMA:
+    if body["schema"] != SCHEMA:
         raise InputError(
             f"checkpoint {path} was written by version {body.get('version')} (schema "
-            f"{body.get('schema')}); version {__version__} reads schema {SCHEMA}. Resume with the "
+            f"{body['schema']}); version {__version__} reads schema {SCHEMA}. Resume with the "
             "version that wrote it, or use another folder."
         )
-    digests = body.get("files")
-    n_shards = len(digests) // 2 if isinstance(digests, dict) else 0
-    files = files_of(n_shards)
-    if not isinstance(digests, dict) or not n_shards or set(digests) != set(files):
+    digests = body["files"]
+    n_shards = len(digests) // 2
+    if not n_shards or set(digests) != set(files_of(n_shards)):
         raise Damaged(f"{MANIFEST} does not list {STATE} and the tensor files of every shard")
-    for name in files:
-        _require_plain_file(path, name)
-    for name in files[group.rank :: group.world_size]:
-        if digests[name] != sha256_file(path / name):
+    own_files = files_of(n_shards)[group.rank :: group.world_size]
+    for name in {STATE, *own_files}:  # every rank reads the state
+        try:
+            digest = sha256_file(path / name)
+        except FileNotFoundError:
+            raise Damaged(f"{name} is missing") from None
+        if digests[name] != digest:
             raise Damaged(f"{name} does not match its SHA-256")
     return n_shards
-
-
-def _require_plain_file(path: Path, name: str) -> None:
-    if path.is_symlink() or (path / name).is_symlink():
-        raise Damaged(f"{name} is a symbolic link")
-    if not (path / name).is_file():
-        raise Damaged(f"{name} is missing")
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -137,13 +133,13 @@ def read_rows(files: Sequence[Path], group: RankGroup) -> dict[str, torch.Tensor
     """Read this rank's rows of every tensor; other rows are not read from disk.
 
     Args:
-        files: the files of all shards, in order. Their number may differ from `group.shards`.
+        files: the files of all shards, in order. Their number may differ from the number of ranks.
         group: the reading ranks.
 
     Raises:
         SafetensorError: not a safetensors file, or shards of different widths.
     """
-    if len(files) == group.shards == 1:
+    if len(files) == group.world_size == 1:
         return load_file(files[0])
     tensors = {}
     with contextlib.ExitStack() as stack:

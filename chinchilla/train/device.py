@@ -11,14 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import TypeVar
 
 import torch
-from torch import nn
 
 from chinchilla.core.errors import InputError
 from chinchilla.plan.memory import MEMORY_SHARE
-from chinchilla.plan.records import RunSpec
 
 # Dense bf16 FLOP/s from data sheets. The first key contained in the device's name applies.
 PEAK_FLOPS = (
@@ -26,19 +23,7 @@ PEAK_FLOPS = (
     ("B200", 2250e12), ("A100", 312e12), ("L40S", 362e12), ("A10G", 70e12), ("A10", 125e12),
     ("L4", 121e12), ("RTX 4090", 165e12), ("RTX 3090", 71e12),
 )  # fmt: skip
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
-GLIBC_DEFAULTS = {M_TRIM_THRESHOLD: 128 * 1024, M_MMAP_MAX: 65_536}
-DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "bf16_weights": torch.bfloat16}
-
-Model = TypeVar("Model", bound=nn.Module)
-
-
-def cast_weights(model: Model, spec: RunSpec) -> Model:
-    """Convert the weights to bf16 if precision is bf16_weights (no fp32 copy; figure A6)."""
-    if spec.precision == "bf16_weights":
-        for p in model.parameters():
-            p.data = p.data.to(torch.bfloat16)
-    return model
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # options of glibc's mallopt
 
 
 def pick_device(name: str) -> torch.device:
@@ -49,18 +34,6 @@ def pick_device(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = check_device(name)
-    if device.type == "cuda" and device.index is not None:
-        torch.cuda.set_device(device)  # streams, events and graphs are created on the current one
-    return device
-
-
-def check_device(name: str) -> torch.device:
-    """The device called `name`.
-
-    Raises:
-        InputError: this machine has no such device.
-    """
     try:
         device = torch.device(name)
         if device.type not in ("cpu", "cuda"):
@@ -75,15 +48,6 @@ def check_device(name: str) -> torch.device:
             "Use runtime.device=cpu."
         )
     return device
-
-
-def compiles(setting: str, device: torch.device) -> bool:
-    """Whether to compile, given runtime.compile_blocks = auto, always or never.
-
-    auto compiles on a GPU only. On a CPU compilation can take longer than a small run and saves
-    less than a tenth of each step (docs/results/throughput_steps_cpu.json).
-    """
-    return setting == "always" or (setting == "auto" and device.type == "cuda")
 
 
 def device_name(device: torch.device) -> str:
@@ -139,25 +103,19 @@ def memory_room(device: torch.device) -> float:
     return 0.5 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def keep_freed_memory(device: torch.device) -> None:
+def keep_freed_memory(device: torch.device, keep: bool = True) -> None:
     """On a CPU, make malloc reuse freed memory instead of returning it to the system.
 
     By default glibc returns large blocks at once, and each update allocates the same ones again, at
-    the cost of a page fault per 4 KiB. Applies to the main thread under glibc. `free_as_usual`
-    restores the default.
+    the cost of a page fault per 4 KiB. Applies to the main thread under glibc.
+
+    Args:
+        device: nothing is changed for a GPU.
+        keep: False restores the default, for memory allocated from now on.
     """
-    _set_malloc(device, {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: -1})
-
-
-def free_as_usual(device: torch.device) -> None:
-    """Undo `keep_freed_memory` for memory allocated from now on."""
-    _set_malloc(device, GLIBC_DEFAULTS)
-
-
-def _set_malloc(device: torch.device, settings: dict[int, int]) -> None:
     if device.type == "cpu" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        for key, value in settings.items():
-            libc.mallopt(key, value)
+        libc.mallopt(M_MMAP_MAX, 0 if keep else 65_536)
+        libc.mallopt(M_TRIM_THRESHOLD, -1 if keep else 128 * 1024)
 
 
 def give_memory_back() -> None:
@@ -166,12 +124,6 @@ def give_memory_back() -> None:
     torch.cuda.empty_cache()
     if hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
-
-
-def reset_peak_memory(device: torch.device) -> None:
-    """Reset the GPU's peak statistics; a CPU's peak is that of the process and cannot be reset."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_memory(device: torch.device) -> int:

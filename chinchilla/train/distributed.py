@@ -2,8 +2,8 @@
 
 A rank is one process with one device. torchrun or srun starts them; `join` connects them. Control
 messages use gloo on the CPU and torch's key-value store, never the GPU. Objects are pickled only
-between the connected processes of one run (`gather`). A single process has a group of size one: its
-methods return their argument, and torch.distributed is not imported.
+between the connected processes of one run (`gather`). A single process has a group of size one, whose
+methods return their argument.
 """
 
 import contextlib
@@ -17,8 +17,11 @@ from datetime import timedelta
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
 
 from chinchilla.core.errors import InputError, error_summary
+from chinchilla.train.device import pick_device
 
 JOIN_SECONDS = 300.0  # for all ranks to find each other at the start
 COLLECTIVE_SECONDS = 600.0  # timeout of a collective; then a missing rank counts as dead
@@ -44,16 +47,13 @@ class RankGroup:
 
     Args:
         rank: number of this process, from 0. Only rank 0 claims runs, logs and commits checkpoints.
-        world_size: number of processes.
+        world_size: number of processes; each holds one shard of the weights.
         device: this rank's device; None = as runtime.device.
-        shards: ranks that hold one copy of the weights together (FSDP). With fewer than
-            `world_size` there are several copies (HSDP).
         store: torch's key-value store.
-        hosts: host name of each rank, for messages.
 
     Attributes:
-        shard: which shard of the weights this rank holds.
-        mesh: device mesh, (shards,) or (copies, shards).
+        hosts: host name of each rank, for messages.
+        mesh: device mesh of all ranks, (world_size,).
         broken: True after an error that was not raised on all ranks at the same point. No
             collective can succeed then.
         on_lost: called when a rank has ended without reporting an error.
@@ -64,13 +64,10 @@ class RankGroup:
         rank: int = 0,
         world_size: int = 1,
         device: torch.device | None = None,
-        shards: int = 1,
         store: Any = None,
-        hosts: tuple[str, ...] = (),
     ) -> None:
         self.rank, self.world_size, self.device = rank, world_size, device
-        self.shards, self.shard = shards, rank % shards
-        self.hosts = hosts
+        self.hosts: tuple[str, ...] = ()
         self.mesh: Any = None
         self.broken = False
         self.on_lost: Callable[[], None] = lambda: None
@@ -78,15 +75,10 @@ class RankGroup:
         self._shared_error: Exception | None = None
         self._n_broadcasts = 0
 
-    @property
-    def saves_shard(self) -> bool:
-        """Whether this rank writes its shard into checkpoints: the ranks of the first copy do."""
-        return self.rank < self.shards
-
     def rows(self, n: int) -> slice:
         """This rank's rows of a tensor with n rows, split like `torch.chunk`."""
-        size = -(-n // self.shards)
-        begin = min(n, self.shard * size)
+        size = -(-n // self.world_size)
+        begin = min(n, self.rank * size)
         return slice(begin, min(n, begin + size))
 
     # Collectives: every rank calls them at the same point
@@ -95,8 +87,6 @@ class RankGroup:
         """For each flag, whether it is true on any rank."""
         if self.world_size == 1:
             return flags
-        import torch.distributed as dist
-
         values = torch.tensor(flags, dtype=torch.uint8)
         dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return tuple(bool(x) for x in values)
@@ -105,8 +95,6 @@ class RankGroup:
         """Sum over ranks, in float64 on the CPU: exact for a few float32 of similar size."""
         values = values.double().cpu()
         if self.world_size > 1:
-            import torch.distributed as dist
-
             dist.all_reduce(values)
         return values
 
@@ -114,8 +102,6 @@ class RankGroup:
         """The value of every rank, ordered by rank."""
         if self.world_size == 1:
             return [value]
-        import torch.distributed as dist
-
         values = [None] * self.world_size
         dist.all_gather_object(values, value)
         return values
@@ -211,8 +197,11 @@ class RankGroup:
                     if not is_peer_failure:
                         return PeerError(self._describe(i, text), text)
                 waited = time.monotonic() - start
-                if not silent or waited > REPORT_SECONDS:
-                    break
+                if not silent:
+                    return PeerError(seen)
+                if waited > REPORT_SECONDS:
+                    gone = (self._describe(i, "ended, or does not answer") for i in silent)
+                    return PeerError("; ".join(gone))
                 # A failing rank reports before it disconnects: a rank still silent here was killed.
                 if not reported_lost and waited > REPORT_SECONDS / 8:
                     reported_lost = True
@@ -220,10 +209,6 @@ class RankGroup:
                 time.sleep(0.05)
         except PeerError as error:
             return PeerError(f"{error}; {seen}")
-        if silent:
-            gone = (self._describe(i, "ended, or does not answer") for i in silent)
-            return PeerError("; ".join(gone))
-        return PeerError(seen)
 
     def close(self) -> None:
         """Leave the group. Rank 0 leaves last, because it may host the store."""
@@ -231,8 +216,6 @@ class RankGroup:
             return
         timeout = REPORT_SECONDS if self.broken else CLOSE_SECONDS
         if not self.broken:
-            import torch.distributed as dist
-
             dist.destroy_process_group()
         self.broken = True
         if self.rank:
@@ -250,7 +233,6 @@ SINGLE = RankGroup()  # one process that trains alone
 
 def join(
     device: str,
-    shard_ranks: int = 0,
     seconds: float = JOIN_SECONDS,
     settings: Mapping[str, str] = os.environ,
 ) -> RankGroup:
@@ -258,32 +240,23 @@ def join(
 
     Args:
         device: runtime.device: cpu, or auto or cuda for the GPU with this rank's local number.
-        shard_ranks: ranks that hold one copy of the weights; 0 = all.
         seconds: how long to wait for the others.
         settings: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT as set by torchrun;
             in a Slurm job `slurm_settings(os.environ)`.
 
     Raises:
-        InputError: an unknown device, or shard_ranks does not divide the number of ranks.
+        InputError: this machine has no such device.
         PeerError: a rank did not connect in time, or the address does not answer.
     """
     rank, world_size = int(settings.get("RANK", 0)), int(settings.get("WORLD_SIZE", 1))
     if world_size == 1:
         return RankGroup()
-    shards = shard_ranks or world_size
-    if world_size % shards:
-        raise InputError(
-            f"runtime.shard_ranks={shard_ranks} does not divide the {world_size} ranks of a worker. "
-            "Choose a divisor, or 0 for all."
-        )
     own_device = _device(device, int(settings.get("LOCAL_RANK", 0)))
     address = f"{settings['MASTER_ADDR']}:{settings['MASTER_PORT']}"
-    import torch.distributed as dist
-
     timeout = timedelta(seconds=seconds)
     try:
         store = dist.PrefixStore("chinchilla", _open_store(settings, rank, world_size, timeout))
-        group = RankGroup(rank, world_size, own_device, shards, store)
+        group = RankGroup(rank, world_size, own_device, store)
         group._set(f"host/{rank}", os.environ.get("SLURMD_NODENAME") or socket.gethostname())
         end = time.monotonic() + seconds
         group.hosts = tuple(
@@ -301,11 +274,7 @@ def join(
             f"rank {rank} of {world_size} did not meet the others at {address} within "
             f"{seconds:g} s: {error_summary(error)}"
         ) from None
-    from torch.distributed.device_mesh import init_device_mesh
-
-    copies = world_size // shards
-    shape, names = ((shards,), ("shard",)) if copies == 1 else ((copies, shards), ("copy", "shard"))
-    group.mesh = init_device_mesh(own_device.type, shape, mesh_dim_names=names)
+    group.mesh = init_device_mesh(own_device.type, (world_size,))
     return group
 
 
@@ -335,21 +304,14 @@ def _device(name: str, local_rank: int) -> torch.device:
             f"runtime.device={name}: with several ranks each takes the GPU with its local rank. "
             "Give auto, cuda or cpu."
         )
-    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
-        return torch.device("cpu")
-    n = torch.cuda.device_count()
-    if n == 0:
-        raise InputError(
-            "runtime.device=cuda: this machine has no CUDA device. Use runtime.device=cpu."
-        )
-    device = torch.device("cuda", local_rank % n)  # Slurm may show each task only its own GPU
-    torch.cuda.set_device(device)
+    device = pick_device(name)
+    if device.type == "cuda":  # Slurm may show each task only its own GPU
+        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
     return device
 
 
 def _open_store(settings: Mapping[str, str], rank: int, world_size: int, timeout: timedelta) -> Any:
-    import torch.distributed as dist
-
     if settings.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun hosts the store
         return next(dist.rendezvous("env://", timeout=timeout))[0]
     host, port = settings["MASTER_ADDR"], int(settings["MASTER_PORT"])

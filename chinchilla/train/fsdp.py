@@ -10,30 +10,40 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.model import Transformer
 from chinchilla.plan.records import RunSpec
-from chinchilla.train.device import DTYPES, cast_weights, compiles
 from chinchilla.train.distributed import RankGroup
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32, "bf16_weights": torch.bfloat16}
 
 
 def build_model(
     spec: RunSpec, runtime: RuntimeConfig, device: torch.device, group: RankGroup
 ) -> Transformer:
-    """The model on its device, sharded if there are several ranks, its weights uninitialized."""
-    settings = (
-        spec.model,
-        DTYPES[spec.precision],
-        runtime.activation_checkpointing,
-        spec.multipliers,
-        compiles(runtime.compile_blocks, device),
-    )
+    """The model on its device, sharded if there are several ranks, its weights uninitialized.
+
+    With runtime.compile_blocks=auto blocks are compiled on a GPU only. On a CPU compilation can take
+    longer than a small run and saves less than a tenth of each step
+    (docs/results/throughput_steps_cpu.json).
+    """
+    compiled = {"always": True, "never": False, "auto": device.type == "cuda"}
+    with torch.device("cpu" if group.world_size == 1 else "meta"):
+        model = Transformer(
+            spec.model,
+            DTYPES[spec.precision],
+            runtime.activation_checkpointing,
+            spec.multipliers,
+            compiled[runtime.compile_blocks],
+        )
+    if spec.precision == "bf16_weights":  # no fp32 copy (figure A6)
+        for p in model.parameters():
+            p.data = p.data.to(torch.bfloat16)
     if group.world_size == 1:
-        return cast_weights(Transformer(*settings), spec).to(device)
-    with torch.device("meta"):
-        model = cast_weights(Transformer(*settings), spec)
+        return model.to(device)
     shard_model(model, group)
     return model
 
@@ -81,23 +91,16 @@ def local(tensor: Any) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def reduce_copies(model: Any, enabled: bool) -> None:
-    """Set whether the next backward pass also sums gradients over copies of the weights (HSDP)."""
-    model.set_requires_all_reduce(enabled)
-
-
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, group: RankGroup) -> None:
     """Scale all gradients so that their norm over all ranks is at most `max_norm`.
 
-    Uses one all-reduce over the ranks of a copy and no synchronization with the host.
+    Uses one all-reduce and no synchronization with the host.
     """
     if group.world_size == 1:
         torch.nn.utils.clip_grad_norm_(parameters, max_norm)
         return
-    import torch.distributed as dist
-
     gradients = [local(p.grad) for p in parameters if p.grad is not None]
     square = torch.stack(torch._foreach_norm(gradients)).square().sum()
-    dist.all_reduce(square, group=group.mesh.get_group("shard"))
+    dist.all_reduce(square)
     scale = (max_norm / (square.sqrt() + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_(gradients, scale)

@@ -56,15 +56,15 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 def state_of(
-    model: nn.Module, optimizer: torch.optim.Optimizer, shard: int
+    model: nn.Module, optimizer: torch.optim.Optimizer, rank: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """This rank's rows of weights and optimizer state, on the CPU; scalars in shard 0 only."""
+    """This rank's rows of weights and optimizer state, on the CPU; scalars on rank 0 only."""
     weights = {name: local(p).cpu().contiguous() for name, p in model.named_parameters()}
     state = {
         f"{key}.{name}": local(value).cpu().contiguous()
         for name, p in model.named_parameters()
         for key, value in optimizer.state[p].items()
-        if value.dim() or shard == 0
+        if value.dim() or rank == 0
     }
     return weights, state
 
@@ -75,24 +75,14 @@ def load_state(
     weights: dict[str, Tensor],
     state: dict[str, Tensor],
 ) -> None:
-    """Copy what `state_of` returned into the model and its optimizer.
-
-    Raises:
-        KeyError: a tensor is missing, unknown or of another shape.
-    """
+    """Copy what `state_of` returned into the model and its optimizer."""
     parameters = dict(model.named_parameters())
-    if unknown := set(weights) - set(parameters):
-        raise KeyError(f"unknown weights {sorted(unknown)}")
+    assert weights.keys() == parameters.keys()
     for name, p in parameters.items():
         moments = {key: torch.zeros_like(p) for key in MOMENTS}
-        _copy(weights[name], p)
-        for key, moment in moments.items():
-            _copy(state[f"{key}.{name}"], moment)
+        pairs = [(state[f"{key}.{name}"], moment) for key, moment in moments.items()]
+        for rows, target in ((weights[name], p), *pairs):
+            assert rows.shape == local(target).shape, name
+            local(target).copy_(rows)
         step = state[f"step.{name}"].to(p.device, copy=True)
         optimizer.state[p] = {"step": step, **moments}
-
-
-def _copy(rows: Tensor, target: Tensor) -> None:
-    if rows.shape != local(target).shape:
-        raise KeyError(f"shape {tuple(rows.shape)} instead of {tuple(local(target).shape)}")
-    local(target).copy_(rows)

@@ -12,18 +12,13 @@ def open_data(spec: RunSpec, data_dir: Path) -> TokenData:
     """Open the token folder that `spec` was planned with.
 
     Raises:
-        DataError: the folder holds other data, or its vocabulary is larger than the model's.
+        DataError: the folder holds other data.
     """
     data = TokenData.open(data_dir)
     if data.data_id != spec.data_id:
         raise DataError(
             f"run {spec.run_id} was planned on data {spec.data_id}, but {data_dir} holds "
             f"{data.data_id} (other text or another tokenizer). Give the data_dir it was planned on, or plan again."
-        )
-    if data.vocab_size > spec.model.vocab_size:
-        raise DataError(
-            f"model.vocab_size={spec.model.vocab_size} is below the {data.vocab_size} tokens in the "
-            f"vocabulary of {data_dir}. Leave it 0 to use the tokenizer's."
         )
     return data
 
@@ -49,7 +44,6 @@ def claim_folder(run_dir: Path, spec: RunSpec) -> None:
     make_dirs(run_dir)
     if not path.exists():
         write_json(path, spec.to_dict())
-        return
     existing = RunSpec.from_dict(read_json(path, "run spec"), str(path))
     if existing.run_id != spec.run_id:
         raise InputError(

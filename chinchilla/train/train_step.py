@@ -12,14 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import one_line
 from chinchilla.model import Transformer
-from chinchilla.plan.memory import memory
-from chinchilla.plan.records import RunSpec
 from chinchilla.train import attention_backend
-from chinchilla.train import device as devices
-from chinchilla.train.distributed import RankGroup
 
 WARMUP_PASSES = 3  # before a CUDA graph is captured, as in torch's documentation
 log = logging.getLogger("chinchilla.train")
@@ -140,26 +135,3 @@ class ForwardBackward:
 def _side_stream(device: torch.device) -> torch.cuda.Stream:
     """One stream for all captures of a process, because each stream keeps its own workspaces."""
     return torch.cuda.Stream(device)
-
-
-def micro_batch_rows(
-    spec: RunSpec, rows: int, runtime: RuntimeConfig, device: torch.device, group: RankGroup
-) -> int:
-    """Rows of a micro-batch, equal on all ranks: runtime.micro_batch_tokens, or what memory allows.
-
-    Args:
-        spec: the run.
-        rows: this rank's part of a batch.
-        runtime: micro_batch_tokens and activation_checkpointing.
-        device: this rank's device.
-        group: the ranks.
-    """
-    seq_len = spec.model.seq_len
-    if runtime.micro_batch_tokens:
-        return max(1, min(rows, runtime.micro_batch_tokens // seq_len))
-    room, recompute = devices.memory_room(device), runtime.activation_checkpointing
-    while rows > 1:
-        if memory(spec, rows * seq_len, group.shards, recompute, device.type).total <= room:
-            break
-        rows = (rows + 1) // 2
-    return min(group.gather(rows))

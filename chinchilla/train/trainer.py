@@ -1,4 +1,4 @@
-"""Train one RunSpec to the end of its schedule. `Trainer.train` and `Trainer.train_step` are the loop.
+"""Train one RunSpec to the end of its schedule. `Trainer.train` is the loop.
 
 A run is a pure function of its spec and data: each batch follows from (seed, step), the learning
 rate from the step. On a CPU a resumed run gives the same bits as an uninterrupted one. Several ranks
@@ -12,13 +12,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from chinchilla.config import RuntimeConfig
-from chinchilla.core.errors import InputError, one_line
+from chinchilla.plan.memory import rows_that_fit
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.tracking.metrics_writer import MetricsWriter
 from chinchilla.train import device as devices
@@ -27,12 +26,12 @@ from chinchilla.train.checkpoint_files import LOSSES
 from chinchilla.train.dataloader import BatchLoader
 from chinchilla.train.distributed import SINGLE, RankGroup
 from chinchilla.train.evaluate import evaluation_steps, validation_loss
-from chinchilla.train.fsdp import build_model, clip_gradients, init_weights, reduce_copies
+from chinchilla.train.fsdp import build_model, clip_gradients, init_weights
 from chinchilla.train.optim import build_optimizer, load_state, set_learning_rate, state_of
 from chinchilla.train.preflight import claim_folder, open_data, rows_per_rank
 from chinchilla.train.result import DIVERGENCE_STEPS, build_result, divergence
 from chinchilla.train.schedule import learning_rate
-from chinchilla.train.train_step import ForwardBackward, micro_batch_rows
+from chinchilla.train.train_step import ForwardBackward
 
 # Of a shared stable phase, which must not depend on the run that trained it.
 NO_PROGRESS = {"train_seconds": 0.0, "evaluations": []}
@@ -129,11 +128,16 @@ class Trainer:
             if group.rank == 0:
                 claim_folder(run_dir, spec)
             self.device = group.device or devices.pick_device(runtime.device)
+            if self.device.index is not None:
+                torch.cuda.set_device(
+                    self.device
+                )  # streams and graphs are created on the current one
             devices.keep_freed_memory(self.device)
             self.model = build_model(spec, runtime, self.device, group)
-            devices.reset_peak_memory(self.device)
+            if self.device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self.device)
             self.optimizer = build_optimizer(self.model, spec)
-        self.micro_rows = micro_batch_rows(spec, self.rows, runtime, self.device, group)
+        self.micro_rows = self._micro_batch_rows()
         single = group.world_size == 1
         self.passes = ForwardBackward(
             self.model,
@@ -156,7 +160,6 @@ class Trainer:
         self.step = 0  # updates done
         self.summed_step = 0  # self.step when losses were last summed over ranks
         self.saved_step = 0  # self.step at the last checkpoint
-        self.logged_step = 0  # self.step at the last log point
         self.reused_steps = 0  # updates of a stable phase that another run trained
         self.evaluations: list[list[float]] = []  # [updates done, validation loss]
         self.diverged = ""  # reason, if so
@@ -181,22 +184,18 @@ class Trainer:
         Returns:
             False if stopped, or if another worker has taken over the run.
         """
-
-        def save() -> bool:
-            if self.step > self.saved_step:
-                if any(self.group.any_rank(not still_mine())):
-                    return False
-                self.save_checkpoint()
-            return True
-
-        while self.step < self.spec.steps and not self.diverged:
+        spec, log_every = self.spec, self.runtime.log_every_steps
+        while self.step < spec.steps and not self.diverged:
             # Ranks have to act together, so a signal or an elapsed interval on one counts for all.
-            stop, save_due = self.group.any_rank(should_stop(), self.checkpoint_due())
-            if (stop or save_due) and not save():
+            waited = time.perf_counter() - self.saved_at
+            stop, save_due = self.group.any_rank(
+                should_stop(), waited > 60 * self.runtime.checkpoint_minutes
+            )
+            if (stop or save_due) and not self.save_checkpoint(still_mine):
                 return False
             if stop:
                 return False
-            at_cooldown = self.step == self.spec.stable_steps
+            at_cooldown = self.step == spec.stable_steps
             if self.stable_phase_dir and at_cooldown and self.reused_steps < self.step:
                 self.save_stable_phase()  # unless this very checkpoint was reused
 
@@ -204,15 +203,15 @@ class Trainer:
 
             if self.step in self.evaluation_steps:
                 self.evaluate()
-            if self.log_due():
+            if self.step % log_every == 0 or self.step == spec.steps or self.diverged:
                 on_progress(self.step, self.log())
-        if not self.diverged and not save():  # a diverged run is never resumed
-            return False
+        if not self.diverged and not self.save_checkpoint(still_mine):
+            return False  # a diverged run is never resumed
         return not any(self.group.any_rank(not still_mine()))
 
     def train_step(self) -> None:
         """One update of the weights."""
-        spec, group = self.spec, self.group
+        spec = self.spec
 
         # The batch is a function of (seed, step): a resumed run reads the same tokens.
         tokens = self.loader.batch(self.step)  # (rows, seq_len + 1), this rank's part
@@ -222,15 +221,12 @@ class Trainer:
 
         # Forward and backward. Micro-batches bound the memory of activations: their gradients add
         # up to those of the whole batch, because each loss is divided by the batch's tokens.
-        micro_batches = tokens.split(self.micro_rows)
-        for i, micro_batch in enumerate(micro_batches, 1):
-            if group.shards < group.world_size:  # communicate between copies once per batch
-                reduce_copies(self.model, i == len(micro_batches))
+        for micro_batch in tokens.split(self.micro_rows):
             self.losses[self.step] += self.passes.forward_backward(micro_batch)
 
         # Clip the global norm, so that one bad batch cannot make a large update.
         if spec.grad_clip:
-            clip_gradients(self.model.parameters(), spec.grad_clip, group)
+            clip_gradients(self.model.parameters(), spec.grad_clip, self.group)
 
         # Update with the learning rate of this step.
         set_learning_rate(self.optimizer, learning_rate(spec, self.step))
@@ -247,30 +243,25 @@ class Trainer:
         else:  # the weights are not finite either, so all later losses would be the same
             self.diverged = f"validation loss is not finite after step {self.step}"
 
-    def log_due(self) -> bool:
-        """Whether this step is a log point: every `log_every_steps`, and the last one."""
-        last = self.step == self.spec.steps or bool(self.diverged)
-        return last or self.step % self.runtime.log_every_steps == 0
-
     def log(self) -> float:
         """Write a line of metrics and set `diverged`; returns the mean loss of the last steps."""
+        log_every = self.runtime.log_every_steps
         self._sum_losses()
-        window = self.losses[max(0, self.step - self.runtime.log_every_steps) : self.step]
+        window = self.losses[max(0, self.step - log_every) : self.step]
         loss = float(window.mean())  # waits for the device
         seconds = self.timer.read() - self.first_seconds
         tokens_done = (self.step - self.first_step) * self.spec.batch_tokens
-        line: dict[str, Any] = {
-            "step": self.step,
-            "tokens": self.step * self.spec.batch_tokens,
-            "loss": loss if np.isfinite(loss) else None,
-            "lr": learning_rate(self.spec, self.step - 1),
-            "tokens_per_second": round(tokens_done / max(1e-9, seconds), 1),
-        }
-        if self.evaluations and self.evaluations[-1][0] > self.logged_step:
-            line["validation_loss"] = self.evaluations[-1][1]
+        previous = (self.step - 1) // log_every * log_every  # log point
+        new = [loss for step, loss in self.evaluations[-1:] if step > previous]
         if self.logbook:
-            self.logbook.write(**line)
-        self.logged_step = self.step
+            self.logbook.write(
+                step=self.step,
+                tokens=self.step * self.spec.batch_tokens,
+                loss=loss if np.isfinite(loss) else None,
+                lr=learning_rate(self.spec, self.step - 1),
+                tokens_per_second=round(tokens_done / max(1e-9, seconds), 1),
+                **({"validation_loss": new[0]} if new else {}),
+            )
         # The new steps and the DIVERGENCE_STEPS - 1 before them, see `divergence`.
         begin = max(0, self.step - len(window) - DIVERGENCE_STEPS + 1)
         self.diverged = self.diverged or divergence(
@@ -281,16 +272,20 @@ class Trainer:
         )
         return loss
 
-    def checkpoint_due(self) -> bool:
-        """Whether `checkpoint_minutes` have passed since the last checkpoint."""
-        return time.perf_counter() - self.saved_at > 60 * self.runtime.checkpoint_minutes
+    def save_checkpoint(self, still_mine: Callable[[], bool]) -> bool:
+        """Save everything that the next update depends on, unless that is already saved.
 
-    def save_checkpoint(self) -> None:
-        """Save everything that the next update depends on."""
-        folder = self.run_dir / "checkpoints"
+        Returns:
+            False if another worker has taken over the run; then nothing is written.
+        """
+        if self.step == self.saved_step:
+            return True
+        if any(self.group.any_rank(not still_mine())):
+            return False
         with self.timer.paused():
-            save_checkpoint(folder, self.spec, self._state(), self.group)
+            save_checkpoint(self.run_dir / "checkpoints", self.spec, self._state(), self.group)
         self.saved_step, self.saved_at = self.step, time.perf_counter()
+        return True
 
     def save_stable_phase(self) -> None:
         """Save the state at the start of the cool-down for runs of other lengths."""
@@ -313,21 +308,29 @@ class Trainer:
 
     def close(self) -> None:
         """Stop the threads and release what the run has changed in this process."""
-        devices.free_as_usual(self.device)
+        devices.keep_freed_memory(self.device, False)
         self.loader.close()
         if self.logbook:
             self.logbook.close()
+
+    def _micro_batch_rows(self) -> int:
+        """Rows of a forward pass, equal on all ranks: as configured, or what memory allows."""
+        tokens, recompute = self.runtime.micro_batch_tokens, self.runtime.activation_checkpointing
+        if tokens:
+            return max(1, min(self.rows, tokens // self.spec.model.seq_len))
+        room, n_ranks = devices.memory_room(self.device), self.group.world_size
+        own = rows_that_fit(self.spec, n_ranks, room, recompute, self.device.type)
+        return min(self.group.gather(own))
 
     # State, for checkpoints
 
     def _start_or_resume(self) -> None:
         """Load this run's newest checkpoint, else a shared stable phase, else initial weights."""
-        spec, group, folder = self.spec, self.group, self.run_dir / "checkpoints"
-        checkpoint, warnings = load_checkpoint(folder, spec, group)
+        spec, group = self.spec, self.group
+        checkpoint, warnings = load_checkpoint(self.run_dir / "checkpoints", spec, group)
         if checkpoint is None and self.stable_phase_dir and spec.stable_phase:
-            folder = self.stable_phase_dir
             checkpoint, more_warnings = load_checkpoint(
-                folder, spec.stable_phase, group, max_step=spec.stable_steps
+                self.stable_phase_dir, spec.stable_phase, group, max_step=spec.stable_steps
             )
             warnings += more_warnings
             self.reused_steps = checkpoint.step if checkpoint else 0
@@ -337,19 +340,8 @@ class Trainer:
             if checkpoint is None:
                 init_weights(self.model, spec.seed, group)
                 return
-            try:
-                self._restore(checkpoint)
-            except (RuntimeError, KeyError) as error:
-                reason = one_line(error, 200)
-                raise InputError(
-                    f"checkpoint {folder / f'step-{checkpoint.step:08d}'} does not fit its own spec "
-                    f"({reason}). Delete it and launch again."
-                ) from None
-
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        load_state(self.model, self.optimizer, checkpoint.weights, checkpoint.optimizer)
+            load_state(self.model, self.optimizer, checkpoint.weights, checkpoint.optimizer)
         self.step = self.saved_step = self.summed_step = checkpoint.step
-        self.logged_step = self.step - self.step % self.runtime.log_every_steps
         self.losses[: self.step] = checkpoint.optimizer[LOSSES].to(self.device)
         self.evaluations = checkpoint.progress["evaluations"]
         self.timer.seconds = checkpoint.progress["train_seconds"]
@@ -361,8 +353,8 @@ class Trainer:
         if self.reused_steps:
             progress["reused_steps"] = self.reused_steps
         self._sum_losses()
-        weights, optimizer = state_of(self.model, self.optimizer, self.group.shard)
-        if self.group.shard == 0:
+        weights, optimizer = state_of(self.model, self.optimizer, self.group.rank)
+        if self.group.rank == 0:
             optimizer[LOSSES] = self.losses[: self.step].cpu().clone()
         return Checkpoint(self.step, weights, optimizer, progress)
 

@@ -117,7 +117,7 @@ def ours(folder: Path, job: dict[str, Any], device: torch.device, tokens: Path) 
     def step(number: int) -> None:
         assert run.step == number
         run.train_step()
-        if run.log_due():
+        if run.step % runtime.log_every_steps == 0:
             run.log()
         assert not run.diverged, run.diverged
 

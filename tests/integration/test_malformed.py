@@ -4,7 +4,6 @@ YAML, tables of runs, plans, results, curves, token manifests, frontiers, predic
 launchers and workers.
 """
 
-import copy
 import dataclasses
 import json
 from collections.abc import Callable

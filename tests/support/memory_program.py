@@ -11,15 +11,13 @@ from typing import Any
 
 import torch
 
-from chinchilla.config import RecipeConfig
+from chinchilla.config import RecipeConfig, RuntimeConfig
 from chinchilla.core.shapes import ModelShape
-from chinchilla.model import Transformer
 from chinchilla.plan.grid import plan_run
 from chinchilla.plan.memory import memory
 from chinchilla.plan.records import RunSpec
-from chinchilla.train.device import DTYPES, cast_weights
-from chinchilla.train.distributed import SINGLE, RankGroup, join
-from chinchilla.train.fsdp import clip_gradients, init_weights, shard_model
+from chinchilla.train.distributed import RankGroup, join
+from chinchilla.train.fsdp import build_model, clip_gradients, init_weights
 from chinchilla.train.optim import build_optimizer
 from chinchilla.train.train_step import ForwardBackward
 
@@ -41,14 +39,9 @@ def train(spec: RunSpec, micro_rows: int, recompute: bool, ranks: RankGroup, upd
     """
     shape = spec.model
     rows = spec.batch_tokens // shape.seq_len
-    settings = shape, DTYPES[spec.precision], recompute, spec.multipliers
-    if ranks.world_size == 1:
-        model = cast_weights(Transformer(*settings), spec).init_weights(0)
-    else:
-        with torch.device("meta"):
-            model = Transformer(*settings)
-        shard_model(model, ranks)
-        init_weights(model, 0, ranks)
+    runtime = RuntimeConfig(activation_checkpointing=recompute, compile_blocks="never")
+    model = build_model(spec, runtime, torch.device("cpu"), ranks)
+    init_weights(model, 0, ranks)
     optimizer = build_optimizer(model, spec)
     passes = ForwardBackward(
         model, micro_rows, 1 / spec.batch_tokens, cuda_graphs=False, may_fall_back=False
@@ -83,6 +76,6 @@ def measure(settings_given: dict[str, Any], ranks: RankGroup) -> tuple[float, fl
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    ranks = join("cpu") or SINGLE
+    ranks = join("cpu")
     print(json.dumps(measure(json.loads(sys.argv[1]), ranks)))
     ranks.close()

@@ -84,7 +84,7 @@ def _run_rank(settings: Mapping[str, Any]) -> int:
     with stop_on_signals() as stop:
         runtime = load_runtime(sweep_dir)
         slurm = distributed_worker.slurm_settings(os.environ)
-        ranks = distributed_worker.join(runtime.device, runtime.shard_ranks, settings=slurm)
+        ranks = distributed_worker.join(runtime.device, settings=slurm)
         requeued: list[bool] = []
         if ranks.rank == 0:
             # srun ends all tasks of a job soon after one was killed (KillWait): requeue first, then

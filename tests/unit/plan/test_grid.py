@@ -6,11 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from chinchilla.config import ClusterConfig, GridConfig, ModelConfig, RecipeConfig
+from chinchilla.config import GridConfig, ModelConfig, RecipeConfig
 from chinchilla.core import paper
 from chinchilla.core.errors import DataError, InputError, Refusal
 from chinchilla.core.shapes import FLOP_CONVENTIONS, flops_per_token, named_shapes
-from chinchilla.plan.cost import plan_cost
 from chinchilla.plan.grid import (
     build_shape,
     check_comparable,
@@ -19,7 +18,6 @@ from chinchilla.plan.grid import (
     plan_grid,
     plan_run,
 )
-from chinchilla.plan.memory import memory
 
 SMALL = named_shapes()["44m"]
 PAPER_MODELS = list(named_shapes())[:50]
@@ -281,7 +279,7 @@ def test_a_run_that_an_isoflop_curve_contains_is_not_planned_twice():
     assert [round(s.D / s.N) for s in added] == [7]
 
 
-# ------------------------------------------------------------------ data, memory, cost
+# ------------------------------------------------------------------ checks of a plan
 
 
 def test_a_plan_whose_longest_run_needs_too_many_tokens_is_refused():
@@ -303,63 +301,6 @@ def test_the_epochs_suggested_by_the_refusal_suffice():
     check_tokens([spec], available=1_000_000_000, epochs=5)
     with pytest.raises(DataError, match="beyond 40 epochs repeats have no value"):
         check_tokens([spec], available=1_000_000, epochs=1)
-
-
-def test_memory_of_a_large_model_is_its_weights_and_their_optimizer():
-    """70B at one row per pass: 16 bytes per parameter, 2 for the bf16 copy, plus activations."""
-    shape = replace(named_shapes()["chinchilla_70b"], positions="rope")
-    spec = one_run(shape, budget_flops=5.76e23)
-    assert 18 * spec.N < memory(spec, 2048).total < 20 * spec.N
-    each = memory(spec, 2048, shards=512)
-    assert each.weights == 4 * spec.N / 512
-    assert each.total < 70e9
-
-
-@pytest.mark.parametrize(
-    "bigger",
-    [
-        {"model": replace(SMALL, n_layers=16)},
-        {"model": replace(SMALL, d_model=1024)},
-        {"model": replace(SMALL, vocab_size=64_000)},
-        {"model": replace(SMALL, seq_len=4096)},
-        {"batch_tokens": 2**20},
-    ],
-    ids=["layers", "width", "vocabulary", "length with relative positions", "batch"],
-)
-def test_estimated_memory_grows_with_batch_and_model(bigger):
-    spec = one_run()
-    assert memory(replace(spec, **bigger)).total > memory(spec).total
-
-
-def test_a_smaller_pass_needs_less_memory_and_a_larger_one_no_more_than_the_batch():
-    spec = one_run()
-    assert memory(spec, 2048).total < memory(spec, 4096).total < memory(spec).total
-    assert memory(spec, 2**30).total == memory(spec).total
-
-
-def test_fp32_needs_no_compute_copy_but_larger_activations():
-    spec = one_run()
-    fp32 = replace(spec, precision="fp32")
-    assert memory(fp32).total > memory(spec).total
-    one_token = [memory(replace(s, batch_tokens=1)).total for s in (spec, fp32)]
-    assert one_token[0] - one_token[1] == pytest.approx(2 * spec.N, rel=0.02)
-
-
-def test_cost_is_flops_over_achieved_speed():
-    cluster = ClusterConfig(peak_flops=1e15, mfu=0.4, price_per_device_hour=2.0)
-    specs = [one_run(budget_flops=b) for b in (6e18, 6e18, 2.4e19)]
-    cost = plan_cost(specs, cluster, workers=2)
-    seconds = 3.6e19 / 4e14
-    assert cost.device_hours == pytest.approx(seconds / 3600, rel=1e-4)
-    assert cost.price == 2 * cost.device_hours
-    # Two workers would halve it, but the longest run is two thirds of everything.
-    assert cost.seconds == cost.longest_run_seconds == pytest.approx(2 / 3 * seconds, rel=1e-4)
-    assert plan_cost(specs, cluster, workers=1).seconds == pytest.approx(seconds, rel=1e-4)
-
-
-def test_an_empty_plan_costs_nothing():
-    cost = plan_cost([], ClusterConfig(), workers=4)
-    assert (cost.flops, cost.price, cost.seconds) == (0, 0, 0)
 
 
 def test_runs_that_are_not_comparable_are_refused():

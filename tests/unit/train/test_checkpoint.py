@@ -64,12 +64,6 @@ def test_the_newest_two_are_kept(tmp_path: Path):
     assert_is(load_checkpoint(tmp_path, SPEC)[0], 100_000_000)
 
 
-def test_saving_the_same_step_again_replaces_it(tmp_path: Path):
-    saved(tmp_path, 5, 5)
-    assert names(tmp_path) == ["step-00000005"]
-    assert_is(load_checkpoint(tmp_path, SPEC)[0], 5)
-
-
 def test_nothing_on_disk_is_a_pickle(tmp_path: Path):
     [path] = saved(tmp_path, 1)
     assert names(path) == sorted(FILES)
@@ -144,7 +138,7 @@ def test_a_checkpoint_of_another_spec_is_refused_with_both_run_ids(tmp_path: Pat
     saved(tmp_path, 10)
     other = replace(SPEC, seed=1)
     with pytest.raises(
-        InputError, match=rf"belongs to run {SPEC.run_id}, not {other.run_id}: seed"
+        InputError, match=rf"belongs to run {SPEC.run_id}, not {other.run_id} .seed"
     ):
         load_checkpoint(tmp_path, other)
 

@@ -1,7 +1,6 @@
 """Checkpoints under power cuts, full disks, links, other runs and invalid states."""
 
 import errno
-import json
 import os
 import shutil
 import subprocess
@@ -11,15 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from small_world import make_speeches
-from test_checkpoint import FILES, SPEC, assert_is, flip, made, names, saved, update_manifest
+from test_checkpoint import SPEC, assert_is, flip, made, names, saved, update_manifest
 from train_world import EVERY_UPDATE, make_runtime, make_spec, same_bits, stop_at
 
 from chinchilla.core.errors import InputError
 from chinchilla.data.dataset import TokenData
 from chinchilla.train import checkpoint, checkpoint_files, train_run
-from chinchilla.train.checkpoint import load_checkpoint, save_checkpoint
+from chinchilla.train.checkpoint import load_checkpoint
 
 # Power cuts
 
@@ -125,22 +123,6 @@ def test_a_power_cut_at_any_moment_of_a_save_keeps_the_old_or_the_new_checkpoint
 # Full disks
 
 
-def test_a_save_without_enough_space_does_not_begin_and_reports_needed_and_free_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    saved(tmp_path, 10, 20)
-    usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda path: usage)
-    monkeypatch.setattr(checkpoint, "save_file", None)
-    with pytest.raises(OSError, match="1,000 are free") as error:
-        saved(tmp_path, 30)
-    assert error.value.errno == errno.ENOSPC
-    assert error.value.filename == str(tmp_path / "step-00000030")
-    assert f"needs {made(30).n_bytes:,} bytes and 1,000 are free" in error.value.strerror
-    assert names(tmp_path) == ["step-00000010", "step-00000020"]
-    assert_is(load_checkpoint(tmp_path, SPEC)[0], 20)
-
-
 PRELUDE = f"""
 import errno, resource, shutil, sys
 sys.path[:0] = {sys.path!r}
@@ -178,11 +160,8 @@ def test_a_write_interrupted_by_a_file_size_limit_is_reported_like_a_full_disk(t
 
 FULL = """
 saved(folder, 10)
-real = shutil.disk_usage
 for left in (0, 4096, 8192, 12288):  # room for nothing, and for one to three of the four files
-    (folder / "filler").write_bytes(bytes(real(folder).free - left))
-    answers = [real(folder)._replace(free=1 << 30)] if left else []
-    shutil.disk_usage = lambda path: answers.pop() if answers else real(path)  # as under a quota
+    (folder / "filler").write_bytes(bytes(shutil.disk_usage(folder).free - left))
     try:
         saved(folder, 20)
     except OSError as error:
@@ -217,14 +196,6 @@ def test_a_real_full_disk_keeps_the_older_checkpoint(tmp_path: Path):
         assert line.startswith(str(disk / "step-00000020"))
         assert f"needs {made(20).n_bytes:,} bytes" in line
         assert "are free" in line
-
-
-def test_the_reported_size_of_a_checkpoint_is_a_tight_upper_bound(tmp_path: Path):
-    big = made(10)
-    big.weights["c"] = torch.zeros(100_000)
-    path = save_checkpoint(tmp_path, SPEC, big)
-    used = sum(p.stat().st_size for p in path.iterdir())
-    assert used <= big.n_bytes <= used + 10_000
 
 
 # What is kept and deleted
@@ -280,16 +251,15 @@ def test_an_error_of_the_file_server_is_not_damage(tmp_path: Path, monkeypatch: 
     assert_is(load_checkpoint(tmp_path, SPEC)[0], 20)
 
 
-def test_an_intact_checkpoint_of_the_same_step_is_not_written_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_intact_checkpoint_of_the_same_step_is_kept_and_a_damaged_one_replaced(tmp_path: Path):
+    [path] = saved(tmp_path, 10)
+    inode = path.stat().st_ino
     saved(tmp_path, 10)
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "_write", None)
-        saved(tmp_path, 10)
-    flip(tmp_path / "step-00000010" / "state.json")
+    assert path.stat().st_ino == inode
+    flip(path / "state.json")
     saved(tmp_path, 10)
     assert_is(load_checkpoint(tmp_path, SPEC)[0], 10)
+    assert names(tmp_path) == ["step-00000010"]
 
 
 def test_a_killed_deletion_leaves_no_partial_checkpoint(
@@ -339,11 +309,11 @@ def test_a_checkpoint_of_another_version_is_refused_with_the_version(tmp_path: P
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"peak_lr": 0.5}, "peak_lr 0.02 there and 0.5 here"),
-        ({"data_id": "feed"}, "data_id none there and feed here"),
+        ({"peak_lr": 0.5}, "peak_lr 0.02 -> 0.5"),
+        ({"data_id": "feed"}, "data_id none -> feed"),
         (
             {"model": replace(SPEC.model, positions="relative")},
-            "model.positions rope there and rel",
+            "positions rope -> relative",
         ),
     ],
 )
@@ -364,60 +334,8 @@ def test_data_prepared_again_with_another_tokenizer_is_refused(data_dir: Path, t
     with pytest.raises(InputError, match=rf"planned on data {spec.data_id}, .* another tokenizer"):
         train_run(spec, run_dir, other, make_runtime())
     changed = replace(spec, data_id=TokenData.open(other).data_id)
-    with pytest.raises(InputError, match=f"data_id {spec.data_id} there and"):
+    with pytest.raises(InputError, match=f"data_id {spec.data_id} -> "):
         load_checkpoint(run_dir / "checkpoints", changed)
-
-
-def test_weights_of_another_shape_are_refused(data_dir: Path, tmp_path: Path):
-    spec = make_spec(data_dir)
-    save_checkpoint(tmp_path / "checkpoints", spec, made(10))
-    with pytest.raises(InputError, match=r"step-00000010 does not fit its own spec"):
-        train_run(spec, tmp_path, data_dir, make_runtime())
-
-
-@pytest.mark.parametrize("file", FILES)
-def test_a_symbolic_link_instead_of_a_file_is_damage(tmp_path: Path, file: str):
-    """Even if its target has the right bytes: the target may change."""
-    _, newest = saved(tmp_path / "c", 10, 20)
-    os.rename(newest / file, tmp_path / file)
-    os.symlink(tmp_path / file, newest / file)
-    got, [line] = load_checkpoint(tmp_path / "c", SPEC)
-    assert_is(got, 10)
-    assert "symbolic link" in line
-    assert (tmp_path / file).exists()
-
-
-BROKEN_STATES = {
-    "no object": "[]",
-    "no step": {"step": None},
-    "another folder's step": {"step": 7},
-    "text for a number": {"step": "10"},
-    "no progress": {"progress": None},
-    "progress without seconds": {"progress": {"evaluations": []}},
-    "evaluations that are none": {"progress": {"train_seconds": 1, "evaluations": ["x"]}},
-    "no spec": {"spec": 3},
-    "a spec's half": {"spec": {"schema": 1}},
-    "another's name": {"run_id": "x"},
-    "no JSON": "{",
-    "deep JSON": "[" * 100_000,
-}
-
-
-@pytest.mark.parametrize("broken", BROKEN_STATES.values(), ids=BROKEN_STATES)
-def test_an_invalid_state_is_damage_even_with_a_matching_hash(tmp_path: Path, broken):
-    _, newest = saved(tmp_path, 5, 10)
-    path = newest / "state.json"
-    text = (
-        broken
-        if isinstance(broken, str)
-        else json.dumps({**json.loads(path.read_text()), **broken})
-    )
-    path.write_text(text)
-    update_manifest(newest)
-    got, [line] = load_checkpoint(tmp_path, SPEC)
-    assert_is(got, 5)
-    assert "state.json" in line
-    assert "\n" not in line
 
 
 def test_the_curve_of_a_run_that_another_worker_has_taken_over_is_not_overwritten(

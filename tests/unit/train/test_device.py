@@ -10,7 +10,9 @@ import pytest
 import torch
 from train_world import make_runtime, make_spec
 
+from chinchilla.core.errors import InputError
 from chinchilla.train import device, train_run
+from chinchilla.train.device import pick_device
 
 PROGRAM = """
 import ctypes, resource, sys
@@ -18,7 +20,7 @@ PR_SET_THP_DISABLE = 41
 ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)  # a fault maps a page, not 2 MiB
 
 import torch
-from chinchilla.train.device import free_as_usual, give_memory_back, keep_freed_memory
+from chinchilla.train.device import give_memory_back, keep_freed_memory
 
 PAGE = resource.getpagesize()
 
@@ -41,7 +43,7 @@ print(faults(10) * PAGE / 2**20)
 before = resident()
 give_memory_back()
 print((before - resident()) * PAGE / 2**20)
-free_as_usual(torch.device("cpu"))
+keep_freed_memory(torch.device("cpu"), False)
 before = resident()
 larger = torch.ones(128, 1 << 20)  # 512 MiB, larger than any gap between live blocks
 del larger
@@ -68,13 +70,29 @@ def test_a_run_on_a_cpu_keeps_freed_memory(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     calls = []
-    for name in ("keep_freed_memory", "free_as_usual"):
-        monkeypatch.setattr(device, name, lambda where, name=name: calls.append((name, where.type)))
+    monkeypatch.setattr(
+        device, "keep_freed_memory", lambda where, keep=True: calls.append((where.type, keep))
+    )
     assert train_run(make_spec(data_dir, steps=2), tmp_path, data_dir, make_runtime())
-    assert calls == [("keep_freed_memory", "cpu"), ("free_as_usual", "cpu")]
+    assert calls == [("cpu", True), ("cpu", False)]
 
 
 def test_a_run_on_a_gpu_does_not_change_the_host_allocator(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(device.ctypes, "CDLL", lambda name: pytest.fail("the C library was loaded"))
     device.keep_freed_memory(torch.device("cuda"))
-    device.free_as_usual(torch.device("cuda"))
+    device.keep_freed_memory(torch.device("cuda"), False)
+
+
+@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "meta", "mps"])
+def test_unsupported_devices_are_refused_by_name(name: str):
+    with pytest.raises(InputError, match=f"runtime.device='{name}'.*auto, cpu, cuda or cuda:1"):
+        pick_device(name)
+
+
+def test_a_missing_gpu_is_refused():
+    with pytest.raises(InputError, match=r"runtime.device=cuda:99: this machine shows \d+ CUDA"):
+        pick_device("cuda:99")
+
+
+def test_auto_is_an_available_device():
+    assert pick_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -17,14 +17,11 @@ import torch
 from ranks_world import end, output_of, start, trained
 from train_world import EVERY_UPDATE, make_runtime, make_spec, same_bits
 
-from chinchilla.core.errors import InputError
 from chinchilla.model import Transformer
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.train import train_run
 from chinchilla.train.checkpoint import load_checkpoint
 from chinchilla.train.distributed import join
-from chinchilla.train.fsdp import init_weights, local, shard_model
-from chinchilla.train.preflight import rows_per_rank
 
 NEAR = 1e-5  # nats; measured: 1e-6
 BATCH = 8 * 16  # tokens: eight rows
@@ -86,9 +83,8 @@ def test_four_processes_give_the_losses_of_one(four: Path, one: Path):
     [
         (2, {}),
         (2, {"micro_batch_tokens": 16}),
-        (4, {"shard_ranks": 2}),
-        (4, {"shard_ranks": 2, "micro_batch_tokens": 16, "activation_checkpointing": True}),
-        (4, {"shard_ranks": 2, "micro_batch_tokens": 16, "compile_blocks": "always"}),
+        (2, {"micro_batch_tokens": 16, "activation_checkpointing": True}),
+        (2, {"micro_batch_tokens": 16, "compile_blocks": "always"}),
         (4, {"validation_tokens": 16}),  # fewer rows than ranks
     ],
 )
@@ -128,36 +124,6 @@ def test_bf16_on_ranks_is_bf16_on_one_process(data_dir: Path, tmp_path: Path):
     assert {t.dtype for t in state} == {torch.float32}
 
 
-def weights_are_those_of_one_process(spec: RunSpec) -> None:
-    ranks = join("cpu", 0, 60)
-    with torch.device("meta"):
-        model = Transformer(spec.model)
-    shard_model(model, ranks)
-    init_weights(model, spec.seed, ranks)
-    alone = Transformer(spec.model).init_weights(spec.seed)
-    for name, p in alone.named_parameters():
-        mine = local(dict(model.named_parameters())[name])
-        assert mine.numpy().tobytes() == p[ranks.rows(len(p))].detach().numpy().tobytes(), name
-    assert torch.equal(model.positions, alone.positions)
-    ranks.close()
-
-
-@pytest.mark.slow
-def test_shards_start_with_the_weights_of_one_process(spec: RunSpec, tmp_path: Path):
-    """Three ranks: some shards are shorter than others, and some are empty."""
-    assert end(start(3, tmp_path, weights_are_those_of_one_process, spec)) == [0] * 3, output_of(
-        tmp_path
-    )
-
-
-def test_recomputing_blocks_changes_no_bit(
-    spec: RunSpec, one: Path, data_dir: Path, tmp_path: Path
-):
-    runtime = make_runtime(activation_checkpointing=True)
-    train_run(spec, tmp_path, data_dir, runtime).save(tmp_path)
-    assert_same_bits(tmp_path, one)
-
-
 # Stopping and resuming
 
 
@@ -174,19 +140,17 @@ def test_a_stop_on_one_rank_stops_all_at_the_same_step_and_they_resume_with_the_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("before", "after"), [(4, 2), (4, 1), (1, 4), (2, 3)])
+@pytest.mark.parametrize(("before", "after"), [(3, 2), (2, 1), (1, 2)])
 def test_a_run_resumes_with_another_number_of_ranks(
     data_dir: Path, tmp_path: Path, before: int, after: int
 ):
     spec = make_spec(data_dir, batch_tokens=12 * 16)
     run_dir, alone = tmp_path / "run", tmp_path / "alone"
     train_run(spec, alone, data_dir, make_runtime()).save(alone)
-    stopped = {"stop_before": 13}
-    trained(before, spec, run_dir, data_dir, **stopped)
+    trained(before, spec, run_dir, data_dir, stop_before=13)
+    half, _ = load_checkpoint(run_dir / "checkpoints", spec)
     trained(after, spec, run_dir, data_dir)
     assert_near(run_dir, alone)
-    trained(before, spec, tmp_path / "same", data_dir, **stopped)
-    half, _ = load_checkpoint(tmp_path / "same" / "checkpoints", spec)
     np.testing.assert_array_equal(Curve.load(run_dir).loss[:12], half.optimizer["losses"].numpy())
 
 
@@ -218,7 +182,7 @@ def test_a_killed_rank_ends_the_others_and_the_run_resumes_with_the_same_bits(
 
 def fail_in_an_update(spec: RunSpec, run_dir: Path, data_dir: Path) -> None:
     """Rank 1 raises an error in the middle of a step; the others do not."""
-    ranks = join("cpu", 0, 60)
+    ranks = join("cpu", 60)
     passes = 0
 
     class Failing(Transformer):
@@ -254,12 +218,3 @@ def test_an_error_on_one_rank_ends_all_ranks_with_its_message(
         last = (tmp_path / f"rank-{rank}.txt").read_text().splitlines()[-1]
         assert last.endswith("CUDA out of memory. Tried to allocate 2.00 GiB"), output_of(tmp_path)
         assert last.startswith("RuntimeError" if rank == 1 else "PeerError: rank 1 of 4 on ")
-
-
-# What is refused
-
-
-def test_a_batch_that_does_not_divide_is_refused(spec: RunSpec):
-    assert rows_per_rank(spec, 4) == 2
-    with pytest.raises(InputError, match=r"batch of 8 rows \(128 tokens\) .* among 3 ranks"):
-        rows_per_rank(spec, 3)

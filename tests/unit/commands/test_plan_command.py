@@ -1,0 +1,60 @@
+"""`chinchilla plan tokens=...`: one model on many GPUs."""
+
+import json
+import re
+
+import pytest
+
+from chinchilla.cli import main
+
+SEVENTY = ["plan", "model=chinchilla_70b", "tokens=1.4e12", "recipe.batch_tokens=2097152"]
+
+
+def test_seventy_billion_parameters_on_512_gpus(capsys: pytest.CaptureFixture[str]):
+    options = ["model.positions=relative", "gpus=512", "format=json"]
+    assert main([*SEVENTY, *options]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["n_params"] == 70_061_956_352  # as tests/paper counts it
+    assert plan["training_flops"]["six_nd"] == pytest.approx(6 * 70_061_956_352 * 1.4e12, rel=1e-6)
+    parts = plan["memory_bytes_per_gpu"]
+    assert parts["weights"] == pytest.approx(4 * plan["n_params"] / 512)
+    assert parts["moments"] == 2 * parts["weights"]
+    assert parts["total"] == pytest.approx(sum(v for k, v in parts.items() if k != "total"))
+    assert parts["total"] < 80e9
+
+
+def test_blocks_are_recomputed_only_where_the_model_fits_no_other_way(
+    capsys: pytest.CaptureFixture[str],
+):
+    assert main([*SEVENTY, "gpus=512"]) == 0
+    assert "activation_checkpointing" not in capsys.readouterr().out
+    assert main([*SEVENTY, "gpus=32"]) == 0
+    assert "fits only with runtime.activation_checkpointing=true" in capsys.readouterr().out
+
+
+def test_a_model_that_does_not_fit_is_refused_with_its_largest_part(
+    capsys: pytest.CaptureFixture[str],
+):
+    assert main([*SEVENTY, "gpus=8"]) == 3
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "GB on each of 8 GPUs" in err
+    assert "Give more gpus" in err
+
+
+def test_a_batch_that_does_not_divide_among_the_gpus_is_refused_with_the_next_that_does(
+    capsys: pytest.CaptureFixture[str],
+):
+    """As training refuses it."""
+    assert main([*SEVENTY, "gpus=1000"]) == 2
+    err = capsys.readouterr().err
+    assert "a batch of 1,024 rows" in err
+    [following] = re.findall(r"recipe.batch_tokens=(\d+)", err)
+    assert main([*SEVENTY[:-1], f"recipe.batch_tokens={following}", "gpus=1000"]) == 0
+
+
+def test_a_small_run_on_one_gpu_reads_naturally(capsys: pytest.CaptureFixture[str]):
+    assert main(["plan", "model=44m", "tokens=1e6"]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "1 GPU, passes of" in out
+    assert "D/N = 0.0252." in out  # 2 batches of 524,288 tokens, 41,615,104 parameters

@@ -1,0 +1,89 @@
+"""The estimated memory of a run, part by part."""
+
+from dataclasses import replace
+
+import pytest
+from train_world import make_spec
+
+from chinchilla.config import RecipeConfig
+from chinchilla.core.shapes import named_shapes, shape_named
+from chinchilla.plan.grid import plan_run
+from chinchilla.plan.memory import memory
+
+SMALL = named_shapes()["44m"]
+
+
+def one_run(shape=SMALL, recipe=None, **changes):
+    settings = {
+        "flop_convention": "paper",
+        "data_id": "d",
+        "precision": "bf16",
+        "budget_flops": 6e18,
+        **changes,
+    }
+    return plan_run(shape, recipe or RecipeConfig(), **settings)
+
+
+def test_memory_of_a_large_model_is_its_weights_and_their_optimizer():
+    """70B at one row per pass: 16 bytes per parameter, 2 for the bf16 copy, plus activations."""
+    shape = replace(named_shapes()["chinchilla_70b"], positions="rope")
+    spec = one_run(shape, budget_flops=5.76e23)
+    assert 18 * spec.N < memory(spec, 2048).total < 20 * spec.N
+    each = memory(spec, 2048, shards=512)
+    assert each.weights == 4 * spec.N / 512
+    assert each.total < 70e9
+
+
+@pytest.mark.parametrize(
+    "bigger",
+    [
+        {"model": replace(SMALL, n_layers=16)},
+        {"model": replace(SMALL, d_model=1024)},
+        {"model": replace(SMALL, vocab_size=64_000)},
+        {"model": replace(SMALL, seq_len=4096)},
+        {"batch_tokens": 2**20},
+    ],
+    ids=["layers", "width", "vocabulary", "length with relative positions", "batch"],
+)
+def test_estimated_memory_grows_with_batch_and_model(bigger):
+    spec = one_run()
+    assert memory(replace(spec, **bigger)).total > memory(spec).total
+
+
+def test_a_smaller_pass_needs_less_memory_and_a_larger_one_no_more_than_the_batch():
+    spec = one_run()
+    assert memory(spec, 2048).total < memory(spec, 4096).total < memory(spec).total
+    assert memory(spec, 2**30).total == memory(spec).total
+
+
+def test_fp32_needs_no_compute_copy_but_larger_activations():
+    spec = one_run()
+    fp32 = replace(spec, precision="fp32")
+    assert memory(fp32).total > memory(spec).total
+    one_token = [memory(replace(s, batch_tokens=1)).total for s in (spec, fp32)]
+    assert one_token[0] - one_token[1] == pytest.approx(2 * spec.N, rel=0.02)
+
+
+def test_memory_by_part_with_sharding_recomputation_and_smaller_passes():
+    shape = shape_named("1.43b", 32_000, 2_048, 128, "rope")
+    spec = plan_run(
+        shape,
+        RecipeConfig(),
+        flop_convention="six_nd",
+        data_id="none",
+        precision="bf16",
+        tokens=1e9,
+    )
+    one, eight = memory(spec, 8192), memory(spec, 8192, shards=8)
+    assert one.gathered == 0
+    assert eight.weights == one.weights / 8
+    assert eight.compute_copies == 0
+    assert memory(spec, 8192, recompute=True).activations < 0.2 * one.activations
+    assert memory(spec, 4096).activations == one.activations / 2
+
+
+def test_bf16_weights_halve_the_estimated_memory_of_the_state():
+    specs = {p: make_spec(precision=p) for p in ("fp32", "bf16", "bf16_weights")}
+    estimated = {p: memory(s, device="cpu").total for p, s in specs.items()}
+    N = specs["fp32"].N  # with a vocabulary of 400, which is not padded on a CPU
+    assert estimated["bf16"] - estimated["bf16_weights"] == (16 - 8 + 2) * N  # and no compute copy
