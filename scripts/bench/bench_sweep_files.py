@@ -172,7 +172,7 @@ def measure(work: Path, n_finished: int = 400, n_large: int = 10_000) -> list[di
             Command(f"status of {n_large} runs, format=text", 3.0, (*status, "format=text")),
             Command(f"status of {n_large} runs, format=json", 3.0, (*status, "format=json")),
         ])  # fmt: skip
-    again["jobs_submitted"] = len(list(finished.glob("submitit/*")))
+    again["jobs_submitted"] = len(list(finished.glob("slurm/*")))
     expected = {
         f"{n_finished}/{n_finished} runs": again["out"],
         f"{n_large * 83 // 100}/{n_large} runs": text["out"],

@@ -20,6 +20,7 @@ from chinchilla.core.files import write_json
 from chinchilla.core.provenance import code_here
 from chinchilla.plan.records import Curve, RunResult, load_plan
 from chinchilla.sweep.failures import n_attempts
+from chinchilla.sweep.slurm.queue import job_arrays
 from chinchilla.sweep.view.status import sweep_status
 from chinchilla.train.device import versions
 
@@ -66,10 +67,9 @@ class Large(Sweep):
     def jobs(self) -> dict[str, str]:
         """Shape -> number of its array."""
         found = {}
-        for path in self.folder.glob("submitit/*/job.json"):
-            shape = json.loads((path.parent / "intention.json").read_text())["job_class"]["name"]
-            assert shape not in found, "an array of this shape was submitted twice"
-            found[shape] = str(json.loads(path.read_text())["job_id"])
+        for folder, array in job_arrays(self.folder).items():
+            assert array.job_class not in found, "an array of this class was submitted twice"
+            found[array.job_class] = json.loads((folder / "answer.json").read_text())["job_id"]
         return found
 
     def trained_by(self, job: str) -> list[str]:

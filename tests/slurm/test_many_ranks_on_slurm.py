@@ -62,7 +62,7 @@ def four_here(alone: Sweep, data_dir: Path, tmp_path_factory: pytest.TempPathFac
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = [sys.executable, "-m", "chinchilla.sweep.distributed_worker", "--threads", "1"]
+    command = [sys.executable, "-m", "chinchilla.sweep.worker", "--threads", "1"]
     processes = [
         subprocess.Popen(
             [*command, str(made.folder), str(data_dir)],
@@ -159,4 +159,4 @@ def is_rank(process: Path, job: str, rank: str) -> bool:
     except OSError:
         return False
     wanted = {f"SLURM_JOB_ID={job}".encode(), f"SLURM_PROCID={rank}".encode()}
-    return wanted <= set(words) and b"submitit.core._submit" in name and b"srun" not in name
+    return wanted <= set(words) and b"chinchilla.sweep.slurm.job" in name and b"srun" not in name

@@ -7,6 +7,8 @@ from pathlib import Path
 from sweep_fakes import command
 
 from chinchilla.config import SweepCommand
+from chinchilla.sweep.job_classes import SizeRange
+from chinchilla.sweep.slurm.queue import JobArray
 
 SBATCH = """
 env > {0}/sbatch.env
@@ -19,7 +21,7 @@ n=41
 until mkdir {0}/scripts/$n 2>/dev/null; do n=$((n + 1)); done
 cp "$1" {0}/scripts/$n/script.sh
 comment=$(sed -n 's/^#SBATCH --comment=//p' "$1")
-last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$1")
+last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)/\\1/p' "$1")
 for i in $(seq 0 ${{last:-0}}); do
     echo "$n|{1}|PENDING|Resources|$comment"
 done >> {0}/queue
@@ -91,3 +93,14 @@ def on_slurm(**cluster) -> SweepCommand:
         host_memory_gb=32,
         **cluster,
     )
+
+
+def job_array(sweep_dir: Path, **changes) -> JobArray:
+    """The record of an array of one job with two workers."""
+    values = {
+        "comment": "chinchilla:sweep:0123abcd", "user": getpass.getuser(), "utc": "", "code": "",
+        "sweep_dir": str(sweep_dir), "data_dir": str(sweep_dir), "job_class": "all",
+        "sizes": SizeRange(), "n_jobs": 1, "n_ranks": 1, "n_workers": 2, "threads": 1,
+        "timeout_min": 600,
+    }  # fmt: skip
+    return JobArray(**{**values, **changes})

@@ -30,7 +30,6 @@ def test_a_run_has_one_trainer_and_one_result(
 
 @pytest.mark.slow
 def test_a_launcher_killed_anywhere_submits_each_job_once(tmp_path: Path):
-    pytest.importorskip("submitit")
     assert_all_passed(of_launchers(tmp_path / "work", 4), 4)
 
 

@@ -16,7 +16,6 @@ HEAVY = (
     "torch",
     "hydra",
     "omegaconf",
-    "submitit",
     "wandb",
     "matplotlib",
     "datasets",
