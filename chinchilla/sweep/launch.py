@@ -7,8 +7,11 @@ from a plan.
 """
 
 import contextlib
+import dataclasses
 import json
+import re
 import shlex
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -16,18 +19,19 @@ from pathlib import Path
 
 from chinchilla.config import ClusterConfig, RuntimeConfig, SweepCommand, TrainCommand
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import writable_dir
+from chinchilla.core.files import writable_dir, write_text
+from chinchilla.core.provenance import code_here
 from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec, load_plan, save_plan
 from chinchilla.sweep import local_pool
-from chinchilla.sweep.claims import Claim, acquire
+from chinchilla.sweep.claims import Claim, acquire, utc_now
 from chinchilla.sweep.job_classes import assign
 from chinchilla.sweep.preflight import limit_threads, worker_name
-from chinchilla.sweep.provenance import record_launch
-from chinchilla.sweep.retry import set_aside
+from chinchilla.sweep.retry import set_aside, state_of
 from chinchilla.sweep.run_files import missing_specs, run_dir_of, save_runtime, sweep_argument
 from chinchilla.sweep.signals import stop_on_signals
-from chinchilla.sweep.view.live import SweepProgress
+from chinchilla.sweep.slurm.queue import user_name
+from chinchilla.sweep.view.live import show_progress
 from chinchilla.sweep.view.status import SweepStatus, summary_line, sweep_status
 from chinchilla.sweep.worker import Train, Worker
 from chinchilla.tracking.mirror import wait_for_mirrors
@@ -85,7 +89,7 @@ def launch(
             left = missing_specs(sweep_dir, only)
             submission = submit(command.cluster, sweep_dir, data_dir, left, claim.still_mine)
         as_json = command.format == "json"
-        print(json.dumps(submission.to_dict()) if as_json else submission.text())
+        print(json.dumps(dataclasses.asdict(submission)) if as_json else submission.text())
         return EXIT_OK
     if missing and kind == "torchrun":
         assign(missing, command.cluster)  # checks the number of ranks
@@ -95,19 +99,14 @@ def launch(
         # With format=json standard output holds one JSON document and nothing else.
         out = sys.stderr if command.format == "json" else sys.stdout
         try:
-            with stop_on_signals() as stop, SweepProgress(sweep_dir, out, only):
+            with stop_on_signals() as stop, show_progress(sweep_dir, out, only):
                 if kind == "debug":
                     limit_threads(command.cluster.threads_per_worker)
-                    summary = Worker(
-                        sweep_dir,
-                        data_dir,
-                        command.runtime,
-                        worker_name(),
-                        train,
-                        only=only,
-                        stop=stop,
-                    ).run()
-                    errors += [summary.unfit] if summary.unfit else []
+                    worker = Worker(
+                        sweep_dir, data_dir, command.runtime, train=train, only=only, stop=stop
+                    )
+                    summary = worker.run()
+                    errors += [summary.cannot_train] if summary.cannot_train else []
                     if summary.needs_restart:
                         errors.append("this process can no longer use the GPU: launch again")
                 else:
@@ -129,32 +128,62 @@ def launch(
 
 
 def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig, kind: str) -> str:
-    """Write the plan and runtime.json, and make failed runs trainable again.
+    """Write the plan and runtime.json, make failed runs trainable again, and record the launch.
 
     Returns:
-        A note if the latest launch used other code or planned more runs; else "".
+        A note if the latest launch used other code; else "".
 
     Raises:
-        InputError: the folder holds another sweep, or files of another schema.
+        InputError: the folder holds another sweep, or files of another schema. Nothing was written.
     """
-    writable_dir(sweep_dir, "sweep_dir")
-    with launch_lock(sweep_dir):
-        plan = sweep_dir / "plan.jsonl"
-        planned = load_plan(plan) if plan.exists() else []
-        other = {s.sweep for s in planned} - {s.sweep for s in specs}
+    plan = sweep_dir / "plan.jsonl"
+
+    def planned() -> list[RunSpec]:
+        found = load_plan(plan) if plan.exists() else []
+        other = {s.sweep for s in found} - {s.sweep for s in specs}
         if specs and other:
             raise InputError(
                 f"sweep_dir={sweep_dir} holds sweep {', '.join(sorted(other))}, not "
                 f"{specs[0].sweep}. Give each sweep its own folder."
             )
-        known = {s.run_id for s in planned}
+        return found
+
+    before = planned()  # refused before the lock, which is a file in the folder
+    for spec in specs or before:
+        state_of(run_dir_of(sweep_dir, spec))
+    writable_dir(sweep_dir, "sweep_dir")
+    with launch_lock(sweep_dir):
+        before = planned()
+        known = {s.run_id for s in before}
         new = list({s.run_id: s for s in specs if s.run_id not in known}.values())
         if new or not plan.exists():
-            save_plan(planned + new, plan)
+            save_plan(before + new, plan)
         save_runtime(runtime, sweep_dir)
-        for spec in specs or planned:
+        for spec in specs or before:
             set_aside(run_dir_of(sweep_dir, spec))
-        return record_launch(sweep_dir, kind)
+        return _record_launch(sweep_dir, kind)
+
+
+def _record_launch(sweep_dir: Path, kind: str) -> str:
+    """Append a line to launches.jsonl; returns a note if the line before names other code."""
+    path, code = sweep_dir / "launches.jsonl", code_here()
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    record = {
+        "utc": utc_now(),
+        "user": user_name(),
+        "host": socket.gethostname(),
+        "kind": kind,
+        "code": dataclasses.asdict(code),
+        "label": code.label,
+    }
+    write_text(path, text + json.dumps(record) + "\n")
+    labels = re.findall(r'"label": "([^"]*)"', text)
+    if not labels or labels[-1] == code.label:
+        return ""
+    return (
+        f"note: the latest launch of this sweep used code {labels[-1]}, this one {code.label}. Its "
+        "runs may be trained by different code."
+    )
 
 
 @contextlib.contextmanager
@@ -192,7 +221,7 @@ def torchrun_command(cluster: ClusterConfig, sweep_dir: Path, data_dir: Path) ->
     threads = f" --threads {cluster.threads_per_worker}" if cluster.threads_per_worker else ""
     return (
         f"torchrun {rendezvous} --nproc-per-node {cluster.ranks_per_node} "
-        f"-m chinchilla.sweep.distributed_worker {shlex.quote(str(sweep_dir))} "
+        f"-m chinchilla.sweep.worker {shlex.quote(str(sweep_dir))} "
         f"{shlex.quote(str(data_dir))}{threads}"
     )
 

@@ -1,9 +1,11 @@
 """A worker: claims the next run of a sweep, trains it, publishes its result, and repeats.
 
 Workers communicate only through the sweep's folder, so they can run in this process, as local
-subprocesses, or on Slurm nodes:
+subprocesses, or on Slurm nodes. Started by torchrun, several processes are one worker
+(`distributed_worker`).
 
     python -m chinchilla.sweep.worker SWEEP_DIR DATA_DIR
+    torchrun --nproc-per-node 8 -m chinchilla.sweep.worker SWEEP_DIR DATA_DIR
 
 Reads plan.jsonl and runtime.json; writes runs/<run_id>/ (see `run_files`). Training itself is
 `chinchilla.train`, imported when the first run starts.
@@ -13,7 +15,6 @@ import argparse
 import contextlib
 import dataclasses
 import logging
-import math
 import os
 import sys
 import time
@@ -82,13 +83,13 @@ class WorkerSummary:
     stopped: bool = False  # by a signal
     out_of_time: bool = False  # the remaining runs do not fit into the job's time
     needs_restart: bool = False  # the GPU is unusable in this process; a new one can continue
-    unfit: str = ""  # why this machine cannot train (data not readable, disk full); "" if it can
+    cannot_train: str = ""  # why this machine cannot train (data not readable, disk full)
 
     def exit_code(self) -> int:
         """Exit code of a worker process; prints why this machine cannot train."""
-        if self.unfit:
+        if self.cannot_train:
             sys.stdout.flush()  # so that the message comes last in a log of both streams
-            print(f"chinchilla: {self.unfit}", file=sys.stderr, flush=True)
+            print(f"chinchilla: {self.cannot_train}", file=sys.stderr, flush=True)
             return 1
         return 75 if self.stopped or self.out_of_time else 0
 
@@ -101,7 +102,7 @@ class Worker:
         sweep_dir: the sweep's folder; its plan may grow meanwhile.
         data_dir: token folder.
         runtime: how to execute; not part of any run's identity.
-        name: this worker's name in claims.
+        name: this worker's name in claims; default: host and process.
         train: substitute for `chinchilla.train.train_run`.
         only: selects the runs to train; default: the whole plan.
         stop: flag that ends the worker at the next step; default: set by signals.
@@ -112,7 +113,7 @@ class Worker:
     sweep_dir: Path
     data_dir: Path
     runtime: RuntimeConfig
-    name: str
+    name: str = ""
     train: Train | None = None
     _: KW_ONLY
     only: RunFilter | None = None
@@ -121,6 +122,7 @@ class Worker:
     time_of_job: JobTime | None = None
 
     def __post_init__(self) -> None:
+        self.name = self.name or worker_name()
         self.summary = WorkerSummary(self.name)
         self.width: int | None = None  # d_model of the last run
         self.throughput = Throughput()
@@ -128,24 +130,22 @@ class Worker:
     def run(self) -> WorkerSummary:
         """Work until nothing is left to claim. Errors in a run are recorded, not raised."""
         summary = self.summary
-        with self._signals() as self.stop:
+        signals = stop_on_signals() if self.stop is None else contextlib.nullcontext(self.stop)
+        with signals as self.stop:
             try:
                 if self.train is None:
                     check_data(self.sweep_dir, self.data_dir, self.only)
-                while not (self.stop or summary.needs_restart or summary.unfit):
+                while not (self.stop or summary.needs_restart or summary.cannot_train):
                     if not self.next_run():
                         break
             except DataError as error:
-                summary.unfit = one_line(error)
+                summary.cannot_train = one_line(error)
             except OSError as error:
                 if failure_kind(error) != "disk":
                     raise
-                summary.unfit = no_space(error, self.sweep_dir)
+                summary.cannot_train = no_space(error, self.sweep_dir)
             summary.stopped = bool(self.stop)
         return summary
-
-    def _signals(self) -> contextlib.AbstractContextManager[Stop]:
-        return stop_on_signals() if self.stop is None else contextlib.nullcontext(self.stop)
 
     def next_run(self) -> bool:
         """Claim and train one run, or wait briefly; False if nothing is left to claim."""
@@ -273,7 +273,10 @@ class Worker:
             kind, reason = failure_kind(error), error_summary(error)
             # End the worker: a problem of this machine would use up the attempts of all runs.
             if kind in ("data", "disk"):
-                self.summary.unfit = no_space(error, run_dir) if kind == "disk" else one_line(error)
+                disk_full = kind == "disk"
+                self.summary.cannot_train = (
+                    no_space(error, run_dir) if disk_full else one_line(error)
+                )
             if kind in ("disk", "peer"):  # not a failure of the run
                 log.warning("%s: %s: %s", spec.run_id, kind, reason)
                 claim.release(reason, excused=kind == "disk")
@@ -322,51 +325,53 @@ class Worker:
         return True
 
 
-def parse_arguments(prog: str, argv: list[str] | None) -> argparse.Namespace:
-    """Arguments of a worker process; also sets up logging and CPU threads."""
-    parser = argparse.ArgumentParser(prog=prog)
+class StopWithParent(Stop):
+    """Also true when the process with the number `parent` (0: none) has ended."""
+
+    def __init__(self, parent: int) -> None:
+        super().__init__()
+        self.parent = parent
+
+    def __bool__(self) -> bool:
+        return self.requested or (self.parent > 0 and os.getppid() != self.parent)
+
+
+def main(argv: list[str] | None = None, train: Train | None = None) -> int:
+    """Run one worker, or one rank of a worker, as a process.
+
+    Returns:
+        0: nothing left to claim; 75: stopped, out of time, or a rank failed or died; 1: this machine
+        cannot train (data not readable, disk full), or not all ranks joined; 2: the sweep's files
+        are invalid or its folder is not writable. With 1 and 2, the reason is printed in one line.
+    """
+    parser = argparse.ArgumentParser(prog="python -m chinchilla.sweep.worker")
     parser.add_argument("sweep_dir", type=Path)
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--name", default="", help="name in claims; default: host and pid")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = torch's default")
     parser.add_argument("--parent", type=int, default=0, help="stop when this process has ended")
     parser.add_argument("--min-params", type=float, default=0, help="only runs with more")
-    parser.add_argument("--max-params", type=float, default=math.inf, help="only runs up to this")
+    parser.add_argument("--max-params", type=float, default=0, help="only runs up to this; 0 = all")
     parser.add_argument("--deadline", type=float, default=0, help="UNIX time of the job's end")
     args = parser.parse_args(argv)
-    args.only = None
-    if args.min_params > 0 or args.max_params < math.inf:
-        args.only = SizeRange(args.min_params, args.max_params)
+    only = SizeRange(args.min_params, args.max_params)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
     limit_threads(args.threads)
-    return args
-
-
-def main(argv: list[str] | None = None, train: Train | None = None) -> int:
-    """Run one worker as a process.
-
-    Returns:
-        0: nothing left to claim; 75: stopped, or out of time; 1: this machine cannot train (data
-        not readable, disk full); 2: the sweep's files are invalid or its folder is not writable.
-        With 1 and 2, the reason is printed in one line.
-    """
-    args = parse_arguments("python -m chinchilla.sweep.worker", argv)
-
-    class StopWithParent(Stop):
-        def __bool__(self) -> bool:
-            return self.requested or (args.parent > 0 and os.getppid() != args.parent)
-
     try:
         runtime = load_runtime(args.sweep_dir)
         writable_dir(args.sweep_dir / "runs", "sweep_dir")
-        with stop_on_signals(StopWithParent()) as stop:
+        with stop_on_signals(StopWithParent(args.parent)) as stop:
+            if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # set by torchrun
+                from chinchilla.sweep.distributed_worker import leave, work
+
+                leave(work(args.sweep_dir, args.data_dir, stop, only, args.deadline))
             summary = Worker(
                 args.sweep_dir,
                 args.data_dir,
                 runtime,
-                args.name or worker_name(),
+                args.name,
                 train,
-                only=args.only,
+                only=only,
                 stop=stop,
                 time_of_job=job_time(args.deadline),
             ).run()

@@ -73,7 +73,7 @@ def start(
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = [sys.executable, "-m", "chinchilla.sweep.distributed_worker", "--threads=1"]
+    command = [sys.executable, "-m", "chinchilla.sweep.worker", "--threads=1"]
     return [
         subprocess.Popen(
             [*command, str(folder), str((i == world - 1 and seen_by_last) or data_dir)],

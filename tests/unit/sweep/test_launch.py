@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -23,22 +23,20 @@ from sweep_fakes import (
     wait_until,
 )
 
+from chinchilla.cli import main
 from chinchilla.config import RuntimeConfig, TrainCommand
 from chinchilla.core.errors import InputError
+from chinchilla.core.provenance import Code
 from chinchilla.plan.records import RunResult, load_plan
+from chinchilla.sweep import launch as launch_module
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.claims import latest_claim
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.run_files import read_progress, run_dir_of
-from chinchilla.sweep.view.live import SweepProgress
+from chinchilla.sweep.view.live import show_progress
 from chinchilla.sweep.worker import Worker
 
 SUPPORT = Path(sweep_fakes.__file__).parent
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def debug(specs, sweep_dir: Path, train=fake_train, **more) -> int:
@@ -224,25 +222,12 @@ def test_the_pool_fits_the_machine(monkeypatch: pytest.MonkeyPatch):
     assert local_pool.pool_size(command().cluster, auto, 28) == local_pool.PoolSize(8, 1)
 
 
-def test_a_terminal_gets_a_live_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr("chinchilla.sweep.view.live.POLL_SECONDS", 0.05)
-    specs = make_specs(2)
-    out = Terminal()
-    make_sweep(tmp_path, specs)
-    with SweepProgress(tmp_path, out):
-        debug(specs, tmp_path)
-        time.sleep(0.1)
-    assert "\x1b" in out.getvalue()
-    assert f"finished {specs[1].run_id}" in out.getvalue()
-
-
 def test_lines_are_printed_while_a_sweep_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("chinchilla.sweep.view.live.LINE_SECONDS", 0.1)
     monkeypatch.setattr("chinchilla.sweep.view.live.POLL_SECONDS", 0.05)
     out = io.StringIO()
     make_sweep(tmp_path, make_specs(4))
-    with SweepProgress(tmp_path, out):
+    with show_progress(tmp_path, out):
         debug(make_specs(4), tmp_path)
     assert "runs, " in out.getvalue()
     assert out.getvalue().count("finished ") == 4
@@ -270,3 +255,44 @@ def test_a_result_that_is_a_broken_link_is_not_trained_repeatedly(tmp_path: Path
     assert debug([spec], tmp_path) == 0
     assert RunResult.load(run_dir).status == "finished"
     assert (run_dir / "result-failed-1.json").is_symlink()
+
+
+def test_every_launch_is_recorded_and_changed_code_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    codes = [Code("1", "a" * 40), Code("1", "a" * 40), Code("1", "a" * 40, True, "f" * 64)]
+    for n, code in enumerate(codes):
+        monkeypatch.setattr(launch_module, "code_here", lambda code=code: code)
+        launch(command(), make_specs(1), tmp_path, tmp_path, train=fake_train)
+        printed = capsys.readouterr()
+        assert ("used code" in printed.err) == (n == 2)
+        assert "used code" not in printed.out
+    lines = [json.loads(x) for x in (tmp_path / "launches.jsonl").read_text().splitlines()]
+    assert [line["code"] for line in lines] == [asdict(code) for code in codes]
+    assert {"utc", "user", "host", "kind"} < set(lines[0])
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"label": 3}', "\x00"])
+def test_an_unreadable_record_of_launches_is_kept(tmp_path: Path, text: str):
+    path = tmp_path / "launches.jsonl"
+    path.write_text(f"{text}\n")
+    assert debug(make_specs(1), tmp_path) == 0
+    assert path.read_text().startswith(f"{text}\n")
+
+
+@pytest.mark.parametrize("text", ["", "\n", '{"a'])
+def test_a_plan_without_runs_is_refused_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+):
+    specs = make_specs(1)
+    launch(command(), specs, tmp_path, tmp_path, train=fake_train)
+    plan = tmp_path / "plan.jsonl"
+    plan.write_text(text)
+    for word in ("status", "cancel", "logs", "retry"):
+        capsys.readouterr()
+        assert main([word, f"sweep_dir={tmp_path}"]) == 2
+        printed = capsys.readouterr().err
+        assert printed.count("\n") == 1
+        assert "move it away and give the same sweep command again" in printed
+    plan.unlink()
+    assert launch(command(), specs, tmp_path, tmp_path, train=fake_train) == 0

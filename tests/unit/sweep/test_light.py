@@ -24,7 +24,7 @@ AGAIN = [
     "recipe.batch_tokens=384", "recipe.precision=fp32",
 ]  # fmt: skip
 NOT_NEEDED = (
-    "torch", "scipy", "submitit", "wandb", "matplotlib", "datasets", "sentencepiece",
+    "torch", "scipy", "wandb", "matplotlib", "datasets", "sentencepiece",
     "chinchilla.fit", "chinchilla.decide", "chinchilla.diagnose", "chinchilla.report",
     "chinchilla.train",
 )  # fmt: skip

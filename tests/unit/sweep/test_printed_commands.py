@@ -36,7 +36,7 @@ def test_the_torchrun_command_has_nodes_ranks_and_threads():
     one = ClusterConfig(kind="torchrun", ranks_per_node=8, threads_per_worker=4)
     words = shlex.split(torchrun_command(one, Path("/runs/it's"), Path("/data")))
     assert words == [
-        "torchrun", "--standalone", "--nproc-per-node", "8", "-m", "chinchilla.sweep.distributed_worker",
+        "torchrun", "--standalone", "--nproc-per-node", "8", "-m", "chinchilla.sweep.worker",
         "/runs/it's", "/data", "--threads", "4",
     ]  # fmt: skip
     two = torchrun_command(ClusterConfig(kind="torchrun", nodes=2), Path("/runs"), Path("/data"))

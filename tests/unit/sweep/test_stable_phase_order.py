@@ -57,7 +57,7 @@ def test_no_more_workers_are_submitted_than_can_be_busy(tmp_path: Path, fake):
     """Those with one stable phase take turns: two stable phases and a run of its own want three jobs of eight."""
     specs = [*horizons(100, 200, 400), *horizons(50, 500, seed=1), *make_specs(1)]
     cluster = ClusterConfig(kind="slurm", n_workers=8)
-    assert estimate(specs, cluster, RUNTIME).total.n_jobs == 3
+    assert estimate(specs, cluster, RUNTIME)[-1].n_jobs == 3
     make_sweep(tmp_path / "sweep", specs)
     assert submit(cluster, tmp_path / "sweep", tmp_path, specs).n_submitted == 3
 

@@ -132,7 +132,7 @@ def test_a_run_fails_after_three_workers_could_not_read_its_data(
     bad = raising(DataError("shard x has other contents"))
     for n in range(1, MAX_ATTEMPTS + 1):
         summary = work(tmp_path, bad)
-        assert (summary.errors, summary.unfit) == (1, "shard x has other contents")
+        assert (summary.errors, summary.cannot_train) == (1, "shard x has other contents")
         assert [a.failure for a in read_attempts(run_dir)] == ["data"] * n
         assert bool(summary.failed) == (n == MAX_ATTEMPTS)
     result = RunResult.load(run_dir)
@@ -193,8 +193,8 @@ def test_a_full_disk_stops_the_worker_and_is_no_attempt(tmp_path: Path, number: 
     for _ in range(2 * MAX_STALLS):
         summary = work(tmp_path, train)
         assert summary.errors == 0
-        assert "checkpoints/step-00000001: " in summary.unfit
-        assert " bytes free" in summary.unfit
+        assert "checkpoints/step-00000001: " in summary.cannot_train
+        assert " bytes free" in summary.cannot_train
     assert len(calls) == 2 * MAX_STALLS
     assert [read_attempts(run_dir) for run_dir in run_dirs] == [[], [], []]
     assert len(work(tmp_path).finished) == 3
