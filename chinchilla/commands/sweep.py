@@ -206,12 +206,10 @@ def cancel(command: config.CancelCommand) -> int:
             f"cancelled {result['n_jobs']} job{s}: {' '.join(ids)}. Runs in training are saved; the "
             "same sweep command continues them."
         )
-    for user, ids in result["others"].items():
-        print(f"{' '.join(ids)} belong to {user}, who can cancel them.")
-    if not (result["job_ids"] or result["others"]):
+    else:
         print(
-            "no job of this sweep is in Slurm's queue: nothing to cancel. Workers outside of Slurm "
-            "end with Ctrl-C at their launcher."
+            "no job of yours for this sweep is in Slurm's queue: nothing to cancel. Workers outside "
+            "of Slurm end with Ctrl-C at their launcher."
         )
     return 0
 

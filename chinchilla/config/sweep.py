@@ -67,5 +67,4 @@ class SyncCommand(Config):
     )
     wandb_project: str = setting("chinchilla", "Project in Weights & Biases.")
     runs: list[str] = setting([], "Run ids or prefixes; empty = all.")
-    again: bool = setting(False, "Send all steps, including those sent before.")
     format: str = setting("text", "Output.", choices=FORMATS)

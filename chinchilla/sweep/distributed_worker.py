@@ -25,7 +25,6 @@ from chinchilla.core.errors import DataError, InputError, error_summary, one_lin
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.preflight import check_data
 from chinchilla.sweep.run_files import RunFilter, load_runtime
-from chinchilla.sweep.schedule import job_time
 from chinchilla.sweep.signals import Stop
 from chinchilla.sweep.worker import Worker
 from chinchilla.tracking.mirror import wait_for_mirrors
@@ -41,7 +40,6 @@ def work(
     data_dir: Path,
     stop: Stop,
     only: RunFilter | None,
-    deadline: float,
     settings: Mapping[str, str] = os.environ,
     on_lost: Callable[[], None] = lambda: None,
 ) -> int:
@@ -52,13 +50,12 @@ def work(
         data_dir: token folder.
         stop: flag that ends the worker on all ranks at the next step; any rank may set it.
         only: selects the runs to train.
-        deadline: UNIX time at which the worker will be stopped; 0: from Slurm, if it has one.
         settings: how the ranks find each other, see `join`.
         on_lost: called on rank 0 when another rank has ended without reporting an error.
 
     Returns:
-        Exit code. Rank 0: 0 if nothing was left to claim; 75 if stopped, out of time, or a rank failed
-        or died, so that another start can continue; 1 if no run can be trained here (data not readable
+        Exit code. Rank 0: 0 if nothing was left to claim; 75 if stopped, or a rank failed or died,
+        so that another start can continue; 1 if no run can be trained here (data not readable
         on some rank, disk full) or not all ranks joined; 2 if the sweep's files or settings are
         invalid. Other ranks: the same, but 0 if rank 0 ended the worker.
     """
@@ -78,7 +75,7 @@ def work(
             _run_other_rank(ranks, stop)
             return 0
         ranks.on_lost = on_lost
-        return _run_rank_zero(ranks, sweep_dir, data_dir, stop, only, deadline)
+        return _run_rank_zero(ranks, sweep_dir, data_dir, stop, only)
     except PeerError as error:
         print(f"rank {ranks.rank} of {ranks.world_size} ends: {error}", file=sys.stderr, flush=True)
         return 75 if ranks.broken else 1
@@ -95,7 +92,6 @@ def _run_rank_zero(
     data_dir: Path,
     stop: Stop,
     only: RunFilter | None,
-    deadline: float,
 ) -> int:
     def train(
         spec: RunSpec,
@@ -153,12 +149,9 @@ def _run_rank_zero(
             stop.requested = True  # another rank received the signal
         return result
 
-    time_of_job = job_time(deadline)
     runtime = load_runtime(sweep_dir)
     try:
-        summary = Worker(
-            sweep_dir, data_dir, runtime, "", train, only=only, stop=stop, time_of_job=time_of_job
-        ).run()
+        summary = Worker(sweep_dir, data_dir, runtime, "", train, only=only, stop=stop).run()
     finally:
         if not ranks.broken:
             ranks.broadcast(None)

@@ -101,7 +101,6 @@ def start(
     data_dir: Path,
     size: PoolSize,
     program: tuple[str, ...] = WORKER,
-    deadline: float = 0.0,
 ) -> Iterator[Pool]:
     """Start workers; those still running at the end of the block are ended.
 
@@ -110,7 +109,6 @@ def start(
         data_dir: token folder.
         size: number of workers and their resources.
         program: command that starts a worker.
-        deadline: UNIX time at which workers will be stopped; 0: taken from Slurm, or none.
 
     Yields:
         The pool.
@@ -125,7 +123,6 @@ def start(
                 environment["CUDA_VISIBLE_DEVICES"] = size.devices[i]
             command = [*program, str(sweep_dir), str(data_dir), "--name", name]
             command += ["--threads", str(size.threads), "--parent", str(os.getpid())]
-            command += [f"--deadline={deadline}"] if deadline else []
             log = sweep_dir / "workers" / f"{name}.log"
             with open(log, "ab") as f, block_warnings():
                 process = subprocess.Popen(

@@ -53,13 +53,12 @@ from chinchilla.sweep.run_files import (
     has_result,
     load_runtime,
     missing_specs,
-    read_progress,
     run_dir_of,
     saved_step,
     stable_phase_step,
     stable_phases_of,
 )
-from chinchilla.sweep.schedule import JobTime, Throughput, in_order, job_time, should_wait
+from chinchilla.sweep.schedule import in_order, should_wait
 from chinchilla.sweep.signals import Stop, block_warnings, stop_on_signals
 from chinchilla.tracking.mirror import wait_for_mirrors
 
@@ -81,7 +80,6 @@ class WorkerSummary:
     failed: list[str] = field(default_factory=list)
     errors: int = 0  # failed attempts
     stopped: bool = False  # by a signal
-    out_of_time: bool = False  # the remaining runs do not fit into the job's time
     needs_restart: bool = False  # the GPU is unusable in this process; a new one can continue
     cannot_train: str = ""  # why this machine cannot train (data not readable, disk full)
 
@@ -91,7 +89,7 @@ class WorkerSummary:
             sys.stdout.flush()  # so that the message comes last in a log of both streams
             print(f"chinchilla: {self.cannot_train}", file=sys.stderr, flush=True)
             return 1
-        return 75 if self.stopped or self.out_of_time else 0
+        return 75 if self.stopped else 0
 
 
 @dataclass
@@ -107,7 +105,6 @@ class Worker:
         only: selects the runs to train; default: the whole plan.
         stop: flag that ends the worker at the next step; default: set by signals.
         stale_seconds: age of the heartbeat from which a worker on another machine counts as dead.
-        time_of_job: time available to this worker; runs that do not fit are skipped (`schedule`).
     """
 
     sweep_dir: Path
@@ -119,13 +116,11 @@ class Worker:
     only: RunFilter | None = None
     stop: Stop | None = None
     stale_seconds: float = STALE_SECONDS
-    time_of_job: JobTime | None = None
 
     def __post_init__(self) -> None:
         self.name = self.name or worker_name()
         self.summary = WorkerSummary(self.name)
         self.width: int | None = None  # d_model of the last run
-        self.throughput = Throughput()
 
     def run(self) -> WorkerSummary:
         """Work until nothing is left to claim. Errors in a run are recorded, not raised."""
@@ -174,7 +169,7 @@ class Worker:
         runs.mkdir(exist_ok=True)
         now = file_system_now(runs)
         missing = missing_specs(self.sweep_dir, self.only)
-        silent = self.summary.out_of_time = False
+        silent = False
         n_failures = {s.run_id: n_attempts(run_dir_of(self.sweep_dir, s)) for s in missing}
         for spec in in_order(missing, self.width, lambda s: n_failures[s.run_id]):
             run_dir = run_dir_of(self.sweep_dir, spec)
@@ -183,17 +178,11 @@ class Worker:
                 silent = silent or status.state == "silent"
                 continue
             step = saved_step(run_dir)
-            first_step = step or stable_phase_step(self.sweep_dir, spec)
             # A run with a checkpoint of its own resumes from it and need not wait.
-            if (
-                spec.stable_phase
-                and not step
-                and should_wait(spec, first_step, self._in_training(missing, spec, now))
-            ):
-                continue
-            if not self._fits(spec, run_dir, first_step):
-                self.summary.out_of_time = True
-                continue
+            if spec.stable_phase and not step:
+                shared_step = stable_phase_step(self.sweep_dir, spec)
+                if should_wait(spec, shared_step, self._in_training(missing, spec, now)):
+                    continue
             claim = acquire(
                 run_dir,
                 self.name,
@@ -220,14 +209,6 @@ class Worker:
                 if not claim_status(run_dir, now, self.stale_seconds).available:
                     yield spec
 
-    def _fits(self, spec: RunSpec, run_dir: Path, step: int) -> bool:
-        if self.time_of_job is None:
-            return True
-        if self.width is None:  # before its first run: no later job will have more time
-            return self.time_of_job.fits(None)
-        own = read_progress(run_dir).get("tokens_per_second")
-        return self.time_of_job.fits(self.throughput.seconds(spec, step, own))
-
     def train_claimed(self, spec: RunSpec, claim: Claim) -> None:
         """Attempt a run once, and write its result, a record of the failure, or a checkpoint."""
         run_dir = claim.run_dir
@@ -250,7 +231,6 @@ class Worker:
 
                 self.train = train_run
             self.width = spec.model.d_model
-            start, step = time.monotonic(), saved_step(run_dir)
             shared: dict[str, Any] = (
                 {"stable_phases": stable_phases_of(self.sweep_dir)} if spec.stable_phase else {}
             )
@@ -289,8 +269,6 @@ class Worker:
             log.info("stopped %s", spec.run_id)
             assert self.stop or claim.lost, "train_run returned None without a stop"
             return
-        step = step or result.reused_tokens // spec.batch_tokens
-        self.throughput.add(spec, result.steps_done - step, time.monotonic() - start)
         if claim.publish("result.json", dataclasses.asdict(result)):
             getattr(self.summary, result.status).append(spec.run_id)
             log.info("%s %s", result.status, spec.run_id)
@@ -340,7 +318,7 @@ def main(argv: list[str] | None = None, train: Train | None = None) -> int:
     """Run one worker, or one rank of a worker, as a process.
 
     Returns:
-        0: nothing left to claim; 75: stopped, out of time, or a rank failed or died; 1: this machine
+        0: nothing left to claim; 75: stopped, or a rank failed or died; 1: this machine
         cannot train (data not readable, disk full), or not all ranks joined; 2: the sweep's files
         are invalid or its folder is not writable. With 1 and 2, the reason is printed in one line.
     """
@@ -352,7 +330,6 @@ def main(argv: list[str] | None = None, train: Train | None = None) -> int:
     parser.add_argument("--parent", type=int, default=0, help="stop when this process has ended")
     parser.add_argument("--min-params", type=float, default=0, help="only runs with more")
     parser.add_argument("--max-params", type=float, default=0, help="only runs up to this; 0 = all")
-    parser.add_argument("--deadline", type=float, default=0, help="UNIX time of the job's end")
     args = parser.parse_args(argv)
     only = SizeRange(args.min_params, args.max_params)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
@@ -364,7 +341,7 @@ def main(argv: list[str] | None = None, train: Train | None = None) -> int:
             if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # set by torchrun
                 from chinchilla.sweep.distributed_worker import leave, work
 
-                leave(work(args.sweep_dir, args.data_dir, stop, only, args.deadline))
+                leave(work(args.sweep_dir, args.data_dir, stop, only))
             summary = Worker(
                 args.sweep_dir,
                 args.data_dir,
@@ -373,7 +350,6 @@ def main(argv: list[str] | None = None, train: Train | None = None) -> int:
                 train,
                 only=only,
                 stop=stop,
-                time_of_job=job_time(args.deadline),
             ).run()
             wait_for_mirrors()
             with block_warnings():  # until the new program has installed its handlers

@@ -23,7 +23,7 @@ cp "$1" {0}/scripts/$n/script.sh
 comment=$(sed -n 's/^#SBATCH --comment=//p' "$1")
 last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)/\\1/p' "$1")
 for i in $(seq 0 ${{last:-0}}); do
-    echo "$n|{1}|PENDING|Resources|$comment"
+    echo "$n|PENDING|Resources|$comment"
 done >> {0}/queue
 [ -e {0}/sbatch_fails ] && exit 1
 echo "Submitted batch job $n on cluster c1"
@@ -64,7 +64,7 @@ class FakeSlurm:
             ("srun", ""),
         ):
             program = folder / "bin" / name
-            program.write_text("#!/bin/sh" + text.format(folder, getpass.getuser()))
+            program.write_text("#!/bin/sh" + text.format(folder))
             program.chmod(0o755)
         self.path = f"{folder / 'bin'}:{os.environ['PATH']}"
 
@@ -101,6 +101,5 @@ def job_array(sweep_dir: Path, **changes) -> JobArray:
         "comment": "chinchilla:sweep:0123abcd", "user": getpass.getuser(), "utc": "", "code": "",
         "sweep_dir": str(sweep_dir), "data_dir": str(sweep_dir), "job_class": "all",
         "sizes": SizeRange(), "n_jobs": 1, "n_ranks": 1, "n_workers": 2, "threads": 1,
-        "timeout_min": 600,
     }  # fmt: skip
     return JobArray(**{**values, **changes})

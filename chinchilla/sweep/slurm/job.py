@@ -3,8 +3,7 @@
     python -m chinchilla.sweep.slurm.job SWEEP_DIR/slurm/TOKEN     (from the script that `submit` writes)
 
 A job that receives its warning (USR2: time limit or preemption) saves and releases its runs, and
-requeues itself. A job whose workers find no run that fits into its remaining time also requeues
-itself. A job that is ended (TERM: scancel or a requeue) saves and exits.
+requeues itself. A job that is ended (TERM: scancel or a requeue) saves and exits.
 
 If a job class has several ranks, the job is one worker, and srun starts this program once per rank
 (`distributed_worker`). Only rank 0 requeues the job, and only its exit code counts.
@@ -22,7 +21,7 @@ from chinchilla.core.errors import InputError, one_line
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.preflight import limit_threads
 from chinchilla.sweep.run_files import missing_specs
-from chinchilla.sweep.signals import WARNINGS, Stop, stop_on_signals, warning_seconds
+from chinchilla.sweep.signals import WARNINGS, Stop, stop_on_signals
 from chinchilla.sweep.slurm.queue import JobArray, SlurmError, run_slurm
 
 
@@ -42,14 +41,12 @@ def run_job(folder: Path) -> int:
     program = (*local_pool.WORKER, *job.sizes.arguments)
     with (
         stop_on_signals() as stop,
-        local_pool.start(sweep_dir, data_dir, size, program, _deadline(job)) as workers,
+        local_pool.start(sweep_dir, data_dir, size, program) as workers,
     ):
         codes = workers.wait(stop)
         for line in workers.errors():
             print(line, file=sys.stderr, flush=True)
-        # 75 without a stop: the remaining runs did not fit into this job's time.
-        again = _should_requeue(stop) if stop else 75 in codes
-        if again and missing_specs(sweep_dir, job.sizes):
+        if stop and _should_requeue(stop) and missing_specs(sweep_dir, job.sizes):
             return requeue(stop)
     return int(any(code not in (0, 75) for code in codes))
 
@@ -68,7 +65,6 @@ def _run_rank(job: JobArray) -> int:
             Path(job.data_dir),
             stop,
             job.sizes,
-            _deadline(job),
             slurm_settings(os.environ),
             # srun ends all tasks of a job soon after one was killed (KillWait): requeue first, then
             # write files.
@@ -80,21 +76,13 @@ def _run_rank(job: JobArray) -> int:
             return 0
         if any(requeued):
             return _wait_for_end(stop)
-        # 75: out of time, warned, or a rank failed. A failed rank counts as an attempt or a stall
+        # 75: warned, or a rank failed. A failed rank counts as an attempt or a stall
         # of the run, so that the job is not requeued without end. After code 1 (no run can be
         # trained here) the job is not requeued.
         again = code == 75 and (not stop or _should_requeue(stop))
         if again and missing_specs(Path(job.sweep_dir), job.sizes):
             return requeue(stop)
     return 0 if code == 75 else code
-
-
-def _deadline(job: JobArray) -> float:
-    """UNIX time of this job's warning; 0 if Slurm tells the workers."""
-    limit = 60 * job.timeout_min
-    return (
-        0.0 if "SLURM_JOB_END_TIME" in os.environ else time.time() + limit - warning_seconds(limit)
-    )
 
 
 def job_name() -> str:

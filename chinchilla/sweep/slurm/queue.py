@@ -9,12 +9,10 @@ failed squeue must never be taken for an empty queue.
 import dataclasses
 import getpass
 import os
-import pwd
 import re
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +102,6 @@ class QueuedJob:
     """One job, or one element of an array, as shown by squeue."""
 
     job_id: str  # the array's number for an element of an array
-    user: str
     state: str  # PENDING, RUNNING, ...
     reason: str  # why it is pending
     comment: str
@@ -131,7 +128,6 @@ class JobArray:
     n_ranks: int  # above 1: a job is one worker of as many ranks
     n_workers: int  # of a job with one rank
     threads: int  # of each worker or rank
-    timeout_min: float
 
     def save(self, folder: Path) -> None:
         write_json(folder / "job.json", dataclasses.asdict(self))
@@ -164,25 +160,15 @@ def job_arrays(sweep_dir: Path) -> dict[Path, JobArray]:
     return {path.parent: JobArray.load(path.parent) for path in sweep_dir.glob("slurm/*/job.json")}
 
 
-def queued_jobs(
-    users: Collection[str], timeout: float | None = None, hint: str = NOT_SUBMITTED
-) -> list[QueuedJob]:
-    """Every job of these users in the queue, array elements separately.
+def queued_jobs(timeout: float | None = None, hint: str = NOT_SUBMITTED) -> list[QueuedJob]:
+    """Every job of this user in the queue, array elements separately.
 
     Raises:
         SlurmError: squeue failed or did not answer.
     """
-
-    def exists(user: str) -> bool:  # squeue refuses names of deleted accounts
-        try:
-            return bool(pwd.getpwnam(user))
-        except (KeyError, ValueError):
-            return user == user_name()
-
-    names = ",".join(user for user in sorted(users) if exists(user))
-    columns = "%F|%u|%T|%r|%k"
-    out = run_slurm("squeue", "-h", "-r", "-u", names, "-o", columns, timeout=timeout, hint=hint)
-    return [QueuedJob(*line.split("|", 4)) for line in out.split("\n") if line.count("|") >= 4]
+    command = ("squeue", "-h", "-r", "-u", user_name(), "-o", "%F|%T|%r|%k")
+    out = run_slurm(*command, timeout=timeout, hint=hint)
+    return [QueuedJob(*line.split("|", 3)) for line in out.split("\n") if line.count("|") >= 3]
 
 
 def sweep_jobs(
@@ -201,13 +187,13 @@ def sweep_jobs(
         hint: consequence of a failure, for the error message.
 
     Returns:
-        The jobs that run or will run with their arrays, and all jobs of these users.
+        This user's jobs of the sweep that run or will run, with their arrays; and all jobs of this user.
 
     Raises:
         SlurmError: Slurm does not answer.
     """
     while True:
-        jobs = queued_jobs({user_name(), *(a.user for a in arrays.values())}, timeout, hint)
+        jobs = queued_jobs(timeout, hint)
         by_comment = {a.comment: a for a in arrays.values()}
         own = [(job, by_comment[job.comment]) for job in jobs if job.comment in by_comment]
         found = {array.comment for _, array in own}

@@ -127,7 +127,7 @@ def submit(
                 "choose cluster=local."
             )
     earlier, jobs = queue.sweep_jobs(queue.job_arrays(sweep_dir))
-    n_queued = sum(j.live and j.user == queue.user_name() for j in jobs)
+    n_queued = sum(job.live for job in jobs)
     ids: list[str] = []
     counts: dict[str, int] = {}  # jobs submitted now, by class
     n_over_cap = 0
@@ -190,7 +190,6 @@ def _submit_array(
         n_workers=job_class.workers_per_job,
         threads=cluster.threads_per_worker
         or max(1, cluster.cpus_per_task // job_class.workers_per_job),
-        timeout_min=cluster.timeout_min,
     )
     write_text(folder / "job.sh", _script(array, cluster, folder))
     array.save(folder)

@@ -1,6 +1,7 @@
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -24,14 +25,14 @@ from sweep_fakes import (
 )
 
 from chinchilla.cli import main
-from chinchilla.config import RuntimeConfig, TrainCommand
+from chinchilla.config import ClusterConfig, RuntimeConfig, TrainCommand
 from chinchilla.core.errors import InputError
 from chinchilla.core.provenance import Code
 from chinchilla.plan.records import RunResult, load_plan
 from chinchilla.sweep import launch as launch_module
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.claims import latest_claim
-from chinchilla.sweep.launch import launch
+from chinchilla.sweep.launch import launch, torchrun_command
 from chinchilla.sweep.run_files import read_progress, run_dir_of
 from chinchilla.sweep.view.live import show_progress
 from chinchilla.sweep.worker import Worker
@@ -82,6 +83,7 @@ def test_another_sweeps_folder_is_refused(tmp_path: Path):
     make_sweep(tmp_path, make_specs(1))
     with pytest.raises(InputError, match="holds sweep toy"):
         debug(make_specs(1, sweep="other"), tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"plan.jsonl", "runtime.json"}
 
 
 @pytest.mark.parametrize("file", ["plan.jsonl", "result.json"])
@@ -91,9 +93,11 @@ def test_another_versions_folder_is_refused(tmp_path: Path, file: str):
     path = tmp_path / file if file == "plan.jsonl" else run_dir_of(tmp_path, spec) / file
     text = path.read_text().replace('"schema": 3', '"schema": 99')
     path.write_text(text)
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match="schema"):
         debug([spec], tmp_path)
     assert path.read_text() == text
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_json_is_one_document_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -157,7 +161,7 @@ sys.exit(main(train=fake_train))
 LAUNCH = """
 import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])
 from sweep_fakes import PROGRAM, SLOW, command, make_specs
-from chinchilla.sweep.launch import launch
+from chinchilla.sweep.launch import launch, torchrun_command
 sweep = Path(sys.argv[1])
 sys.exit(launch(command(kind="local", n_workers=2), make_specs(2, SLOW), sweep, sweep, program=PROGRAM))
 """
@@ -296,3 +300,14 @@ def test_a_plan_without_runs_is_refused_with_what_to_do(
         assert "move it away and give the same sweep command again" in printed
     plan.unlink()
     assert launch(command(), specs, tmp_path, tmp_path, train=fake_train) == 0
+
+
+def test_the_torchrun_command_has_nodes_ranks_and_threads():
+    one = ClusterConfig(kind="torchrun", ranks_per_node=8, threads_per_worker=4)
+    words = shlex.split(torchrun_command(one, Path("/runs/it's"), Path("/data")))
+    assert words == [
+        "torchrun", "--standalone", "--nproc-per-node", "8", "-m", "chinchilla.sweep.worker",
+        "/runs/it's", "/data", "--threads", "4",
+    ]  # fmt: skip
+    two = torchrun_command(ClusterConfig(kind="torchrun", nodes=2), Path("/runs"), Path("/data"))
+    assert "--nnodes 2 --rdzv-backend c10d --rdzv-endpoint FIRST_NODE:29500" in two

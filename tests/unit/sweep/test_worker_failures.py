@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import signal
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -26,7 +25,7 @@ from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import DataError, InputError
 from chinchilla.data.manifest import Manifest
 from chinchilla.plan.records import RunResult
-from chinchilla.sweep import claims, failures, schedule, worker
+from chinchilla.sweep import claims, failures, worker
 from chinchilla.sweep.claims import acquire, latest_claim
 from chinchilla.sweep.failures import (
     MAX_ATTEMPTS,
@@ -38,7 +37,6 @@ from chinchilla.sweep.failures import (
 )
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.run_files import run_dir_of
-from chinchilla.sweep.schedule import JobTime
 from chinchilla.sweep.worker import Worker
 
 RUNTIME = RuntimeConfig(device="cpu")
@@ -497,61 +495,7 @@ def test_launching_again_resets_the_limits_of_a_lost_run(tmp_path: Path, spec, r
     assert RunResult.load(run_dir).status == "finished"
 
 
-# Time
-
-
-def test_a_worker_skips_runs_that_do_not_fit_and_exits_when_none_does(tmp_path: Path):
-    """The longest run takes 9 s of the job's 12: of those that are left, only one fits into 3 s."""
-    specs = [
-        replace(s, steps=n, seed=n) for s, n in zip(make_specs(4), (90, 80, 25, 40), strict=True)
-    ]
-    make_sweep(tmp_path, specs)
-    clock = Clock(1_000_000.0)
-
-    def train(spec, *args, **kwargs):
-        clock.now += 0.1 * spec.steps
-        return make_result(spec)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(schedule, "time", clock)
-        patch.setattr(worker, "time", clock)
-        summary = work(tmp_path, train, time_of_job=JobTime(clock.now, clock.now + 12))
-    assert summary.finished == [specs[0].run_id, specs[2].run_id]
-    assert summary.out_of_time
-    assert not (run_dir_of(tmp_path, specs[1]) / "claim-1.json").exists()
-
-
-class Clock:
-    """Stands in for the module `time`."""
-
-    def __init__(self, now: float) -> None:
-        self.now = now
-
-    def time(self) -> float:
-        return self.now
-
-    monotonic = time
-
-
-def test_a_workers_first_run_is_never_skipped(tmp_path: Path, spec, run_dir: Path):
-    """However slow it was elsewhere: a fresh job has the most time there will ever be."""
-    run_dir.mkdir(parents=True)
-    (run_dir / "progress.json").write_text('{"step": 1, "tokens_per_second": 1e-3}')
-    now = time.time()
-    assert work(tmp_path, time_of_job=JobTime(now - 3, now + 6)).finished == [spec.run_id]
-
-
-def test_a_worker_that_runs_out_of_time_exits_with_75(tmp_path: Path):
-    specs = make_specs(2)
-    make_sweep(tmp_path, specs)
-    process = start_worker(tmp_path, "w", f"--deadline={time.time() - 1}")
-    assert process.wait(30) == 75
-    assert not list(tmp_path.glob("runs/*/claim-1.json"))
-
-
-def test_a_worker_with_enough_time_trains_everything(tmp_path: Path):
-    make_sweep(tmp_path, make_specs(2))
-    assert start_worker(tmp_path, "w", f"--deadline={time.time() + 3600}").wait(30) == 0
+# Warnings
 
 
 def test_a_warning_received_while_python_starts_stops_the_worker(

@@ -145,21 +145,3 @@ def test_a_job_that_cannot_train_here_is_not_requeued(
     calls = answers(monkeypatch, "RUNNING")
     assert rank_zero(monkeypatch, tmp_path, lambda stop, on_lost: 1) == 1
     assert calls == []
-
-
-@pytest.mark.parametrize(("timeout_min", "code"), [(1e-6, 75), (600.0, 0)])
-def test_a_job_whose_time_is_too_short_for_the_rest_is_requeued(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timeout_min: float, code: int
-):
-    make_sweep(tmp_path, make_specs(2))
-    job_array(tmp_path, timeout_min=timeout_min).save(tmp_path)
-    monkeypatch.delenv("SLURM_JOB_END_TIME", raising=False)
-    requeued = []
-    monkeypatch.setattr(job, "requeue", lambda stop: requeued.append(1) or 75)
-    real = job.local_pool.start
-    monkeypatch.setattr(
-        job.local_pool, "start", lambda *a: real(*a[:3], program=PROGRAM, deadline=a[4])
-    )
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert job.run_job(tmp_path) == code
-    assert requeued == [1] * (code == 75)

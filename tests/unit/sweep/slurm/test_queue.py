@@ -22,7 +22,7 @@ def test_jobs_in_the_queue_are_shown_with_their_reasons(tmp_path: Path, fake: Fa
     sweep = tmp_path / "sweep"
     launch(on_slurm(), make_specs(9), sweep, tmp_path)
     rows = fake.jobs()
-    fake.set_jobs([rows[0].replace("PENDING", "RUNNING"), *rows[1:], "77|ada|RUNNING|None|else"])
+    fake.set_jobs([rows[0].replace("PENDING", "RUNNING"), *rows[1:], "77|RUNNING|None|else"])
     assert "jobs in the queue: 1 RUNNING, 2 PENDING (Resources)" in status(capsys, sweep)
     output = json.loads(status(capsys, sweep, "format=json"))["queue"]
     assert output["unknown"] == ""
@@ -67,6 +67,6 @@ def test_a_comment_that_is_not_utf_8_hides_no_job(tmp_path: Path, fake: FakeSlur
     sweep = tmp_path / "sweep"
     launch(on_slurm(), make_specs(9), sweep, tmp_path)
     with open(fake.folder / "queue", "ab") as f:
-        f.write(b"77|ada|PENDING|Gr\xf6\xdfe|f\xfcr \x0b Ada|x\n")
+        f.write(b"77|PENDING|Gr\xf6\xdfe|f\xfcr \x0b Ada|x\n")
     assert main(["status", f"sweep_dir={sweep}"]) == 0
     assert "3 PENDING (Resources)" in capsys.readouterr().out
