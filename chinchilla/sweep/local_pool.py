@@ -5,7 +5,6 @@ Used by cluster=local and, inside a Slurm job, for the GPUs of that job.
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -26,7 +25,7 @@ class PoolSize:
 
     n_workers: int
     threads: int  # CPU threads per worker
-    devices: tuple[str, ...] = ()  # CUDA_VISIBLE_DEVICES of each worker; empty = inherited
+    gpus: tuple[str, ...] = ()  # assigned to the workers in turn; empty = all see every GPU
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -45,31 +44,29 @@ def pool_size(cluster: ClusterConfig, runtime: RuntimeConfig, n_at_once: int) ->
     gpus = visible_gpus() if runtime.device in ("auto", "cuda") else ()
     default = len(gpus) or (1 if ":" in runtime.device else cores)
     n = max(1, min(cluster.n_workers or default, n_at_once))
-    devices = tuple(gpus[i % len(gpus)] for i in range(n)) if gpus else ()
-    return PoolSize(n, cluster.threads_per_worker or max(1, cores // n), devices)
+    return PoolSize(n, cluster.threads_per_worker or max(1, cores // n), gpus)
 
 
 class Pool:
-    """Running workers. `with start(...) as pool: pool.wait(stop)`."""
+    """Running workers, with the log of each."""
 
-    def __init__(self, processes: list[subprocess.Popen[bytes]], logs: list[Path]) -> None:
-        self.processes = processes
-        self.logs = logs
+    def __init__(self) -> None:
+        self.logs: dict[subprocess.Popen[bytes], Path] = {}
 
     def wait(self, stop: Stop) -> list[int]:
         """Wait for all workers and return their exit codes; `stop` sends them TERM once."""
         signalled = False
-        while any(p.poll() is None for p in self.processes):
+        while any(p.poll() is None for p in self.logs):
             if stop and not signalled:
                 signalled = True
-                self._signal(signal.SIGTERM)
+                self._terminate()
             time.sleep(0.1)
-        return [p.returncode for p in self.processes]
+        return [p.returncode for p in self.logs]
 
     def errors(self) -> list[str]:
         """One line per failed worker: its name, exit code and last line of output."""
         lines = []
-        for process, log in zip(self.processes, self.logs, strict=True):
+        for process, log in self.logs.items():
             if process.returncode not in (0, 75):
                 output = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                 lines.append(
@@ -78,16 +75,16 @@ class Pool:
                 )
         return lines
 
-    def _signal(self, signum: int) -> None:
-        for process in self.processes:
+    def _terminate(self) -> None:
+        for process in self.logs:
             if process.poll() is None:
-                process.send_signal(signum)
+                process.terminate()
 
     def end(self) -> None:
         """End all workers: TERM, then KILL after ten seconds."""
-        self._signal(signal.SIGTERM)
+        self._terminate()
         deadline = time.monotonic() + 10
-        for process in self.processes:
+        for process in self.logs:
             try:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
@@ -114,13 +111,13 @@ def start(
         The pool.
     """
     (sweep_dir / "workers").mkdir(exist_ok=True)
-    pool = Pool([], [])
+    pool = Pool()
     try:
         for i in range(size.n_workers):
             name = worker_name(i)
             environment = {**os.environ, "OMP_NUM_THREADS": str(size.threads)}
-            if size.devices:
-                environment["CUDA_VISIBLE_DEVICES"] = size.devices[i]
+            if size.gpus:
+                environment["CUDA_VISIBLE_DEVICES"] = size.gpus[i % len(size.gpus)]
             command = [*program, str(sweep_dir), str(data_dir), "--name", name]
             command += ["--threads", str(size.threads), "--parent", str(os.getpid())]
             log = sweep_dir / "workers" / f"{name}.log"
@@ -133,8 +130,7 @@ def start(
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # Ctrl-C reaches only the launcher, which sends TERM
                 )
-            pool.processes.append(process)
-            pool.logs.append(log)
+            pool.logs[process] = log
         yield pool
     finally:
         pool.end()

@@ -38,8 +38,8 @@ from chinchilla.sweep.claims import (
 from chinchilla.sweep.failures import (
     breaks_the_device,
     count_stalls,
-    earlier_death,
     failure_kind,
+    lost_reason,
     micro_batch_after,
     n_attempts,
     read_attempts,
@@ -220,10 +220,9 @@ class Worker:
 
         log.info("claimed %s (claim %d)", spec.run_id, claim.record.fence)
         runtime = self._runtime(spec, run_dir)
-        if death := earlier_death(claim):
-            if self._record_failure(spec, claim, *death, "", runtime):
-                return
-            runtime = self._runtime(spec, run_dir)
+        if reason := lost_reason(claim):
+            self._record_failure(spec, claim, "lost", reason, reason, runtime)
+            return
         progress = ProgressFile(run_dir, spec)
         try:
             if self.train is None:
@@ -253,10 +252,8 @@ class Worker:
             kind, reason = failure_kind(error), error_summary(error)
             # End the worker: a problem of this machine would use up the attempts of all runs.
             if kind in ("data", "disk"):
-                disk_full = kind == "disk"
-                self.summary.cannot_train = (
-                    no_space(error, run_dir) if disk_full else one_line(error)
-                )
+                no_room = no_space(error, run_dir) if kind == "disk" else ""
+                self.summary.cannot_train = no_room or one_line(error)
             if kind in ("disk", "peer"):  # not a failure of the run
                 log.warning("%s: %s: %s", spec.run_id, kind, reason)
                 claim.release(reason, excused=kind == "disk")
@@ -290,17 +287,12 @@ class Worker:
         reason: str,
         text: str,
         runtime: RuntimeConfig,
-    ) -> bool:
-        """Record a failed attempt; returns whether this worker is done with the run."""
+    ) -> None:
         log.warning("%s: %s: %s", spec.run_id, failure, reason)
         self.summary.errors += 1
-        if not claim.still_mine():
-            return True
-        if record_attempt(spec, claim, failure, reason, text or reason, runtime) is None:
-            return claim.lost
-        log.warning("%s has failed and will not be retried", spec.run_id)
-        self.summary.failed.append(spec.run_id)
-        return True
+        if claim.still_mine() and record_attempt(spec, claim, failure, reason, text, runtime):
+            log.warning("%s has failed and will not be retried", spec.run_id)
+            self.summary.failed.append(spec.run_id)
 
 
 class StopWithParent(Stop):

@@ -35,8 +35,7 @@ def run_job(folder: Path) -> int:
     if job.n_ranks > 1:
         return _run_rank(job)
     gpus = local_pool.visible_gpus() if job.n_workers > 1 else ()
-    devices = tuple(gpus[i % len(gpus)] for i in range(job.n_workers)) if gpus else ()
-    size = local_pool.PoolSize(job.n_workers, job.threads, devices)
+    size = local_pool.PoolSize(job.n_workers, job.threads, gpus)
     sweep_dir, data_dir = Path(job.sweep_dir), Path(job.data_dir)
     program = (*local_pool.WORKER, *job.sizes.arguments)
     with (

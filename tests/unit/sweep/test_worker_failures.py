@@ -377,27 +377,6 @@ def test_halving_an_odd_number_of_sequences_rounds_down():
     assert micro_batch_after([Attempt("oom", micro_batch_tokens=ROW)], ROW) == ROW
 
 
-def test_a_worker_killed_by_the_out_of_memory_killer_is_an_oom(
-    tmp_path: Path, spec, run_dir: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(claims, "oom_kills", lambda: 7)
-    assert acquire(run_dir, "victim")
-    (run_dir / "progress.json").write_text(json.dumps({"step": 3, "micro_batch_tokens": 8 * ROW}))
-    pretend_dead(run_dir)
-    monkeypatch.setattr(claims, "oom_kills", lambda: 8)
-    used: list[int] = []
-    assert work(tmp_path, needs(16, used)).finished == [spec.run_id]
-    assert used == [4]
-    [attempt] = read_attempts(run_dir)
-    assert (attempt.failure, attempt.micro_batch_tokens) == ("oom", 8 * ROW)
-    assert "worker victim" in attempt.reason
-    assert "out-of-memory killer" in attempt.reason
-
-
-def test_this_kernel_counts_out_of_memory_kills():
-    assert claims.oom_kills() >= 0
-
-
 # Being cut off
 
 
@@ -530,7 +509,7 @@ def test_a_pool_blocks_warnings_while_its_workers_start(tmp_path: Path):
 
     make_sweep(tmp_path, make_specs(2))
     with local_pool.start(tmp_path, tmp_path, local_pool.PoolSize(2, 1), PROGRAM) as workers:
-        for process in workers.processes:
+        for process in workers.logs:
             os.kill(process.pid, signal.SIGUSR2)
         assert workers.wait(Stop()) == [75, 75]
     wait_until(lambda: not list(tmp_path.glob("runs/*/heartbeat")))
