@@ -46,7 +46,9 @@ JOBS = [
 ]  # fmt: skip
 LOCAL = ["cluster=local", "cluster.n_workers=2", "cluster.threads_per_worker=1"]
 PATIENCE = 900  # seconds, for a machine that has other things to do
-LONG_SECONDS = 40  # of the longest run, alone; with the others of its class more than a job of a minute
+LONG_SECONDS = (
+    40  # of the longest run, alone; with the others of its class more than a job of a minute
+)
 
 
 class Large(Sweep):

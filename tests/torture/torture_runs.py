@@ -34,7 +34,7 @@ from train_world import (
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.train import checkpoint, checkpoint_files, train_run, trainer
 
-STEPS = 16
+STEPS = 8
 RUNTIME = make_runtime(micro_batch_tokens=ROWS * SEQ_LEN // 2, checkpoint_minutes=EVERY_UPDATE)
 CALLS = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir", "link")
 FORKSERVER = multiprocessing.get_context("forkserver")
