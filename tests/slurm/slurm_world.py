@@ -50,7 +50,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 150) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"timed out; queue: {queue('%i %T %r')}"
-        time.sleep(0.1)
+        time.sleep(0.3)  # each query takes time from the jobs
     return value
 
 
