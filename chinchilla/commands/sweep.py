@@ -126,23 +126,21 @@ def _bytes(n: float) -> str:
 
 def status(command: config.StatusCommand) -> int:
     """Show the status of a sweep."""
-    from chinchilla.sweep.slurm.queue import jobs_in_queue
+    from chinchilla.sweep.slurm.queue import jobs_in_queue, queue_line
     from chinchilla.sweep.view.live import watch
     from chinchilla.sweep.view.status import status_table, summary_line, sweep_status
 
     sweep_dir, as_json = Path(command.sweep_dir), command.format == "json"
     current, queue = sweep_status(sweep_dir), jobs_in_queue(sweep_dir)
     if as_json and not command.watch:
-        return print_json(
-            {**current.to_dict(), "queue": dataclasses.asdict(queue) if queue else None}
-        )
+        return print_json({**current.to_dict(), "queue": queue})
     if not as_json:
         print_table(status_table(current, command.rows))
     if command.watch:
         return watch(sweep_dir, command.interval_seconds, as_json=as_json)
     print(summary_line(current))
     if queue is not None:
-        print(queue.line)
+        print(queue_line(queue))
     return 0
 
 

@@ -108,7 +108,7 @@ def _should_requeue(stop: Stop) -> bool:
 def _is_running() -> bool:
     """Whether Slurm lists this job as running, not as ending."""
     try:
-        state = run_slurm("squeue", "-h", "-j", job_name(), "-o", "%T", timeout=20)
+        state = run_slurm("squeue", "-h", "-j", job_name(), "-o", "%T")
     except SlurmError:
         return False
     return state.strip() == "RUNNING"

@@ -23,8 +23,7 @@ from chinchilla.core.json_codec import decode
 from chinchilla.sweep.claims import file_system_now
 from chinchilla.sweep.job_classes import SizeRange
 
-TIMEOUT_SECONDS = 60.0  # for an answer of Slurm's controller
-STATUS_TIMEOUT_SECONDS = 20.0  # for an answer if only a status is shown
+TIMEOUT_SECONDS = 30.0  # for an answer of Slurm's controller
 SETTLE_SECONDS = 15.0  # until the job of an sbatch that outlived its launcher appears in the queue
 UNKNOWN = "so it is not known what is queued."
 NOT_SUBMITTED = f"{UNKNOWN} Nothing was submitted; launch again when Slurm answers."
@@ -51,18 +50,16 @@ def clean_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k in _KEPT or not k.startswith(_FOREIGN)}
 
 
-def run_slurm(*command: str, timeout: float | None = None, hint: str = NOT_SUBMITTED) -> str:
+def run_slurm(*command: str, hint: str = NOT_SUBMITTED) -> str:
     """Standard output of a Slurm command.
 
     Args:
         command: program and arguments.
-        timeout: seconds; default: TIMEOUT_SECONDS.
         hint: consequence of a failure, for the error message.
 
     Raises:
         SlurmError: the command does not exist, failed, or did not answer.
     """
-    timeout = timeout or TIMEOUT_SECONDS
     try:
         done = subprocess.run(
             command,
@@ -70,10 +67,10 @@ def run_slurm(*command: str, timeout: float | None = None, hint: str = NOT_SUBMI
             capture_output=True,
             encoding="utf-8",
             errors="replace",  # comments of other users' jobs may have any encoding
-            timeout=timeout,
+            timeout=TIMEOUT_SECONDS,
         )
     except subprocess.TimeoutExpired:
-        problem = f"no answer in {timeout:.0f} s"
+        problem = f"no answer in {TIMEOUT_SECONDS:.0f} s"
     except OSError as error:
         problem = error.strerror or str(error)
     else:
@@ -160,14 +157,14 @@ def job_arrays(sweep_dir: Path) -> dict[Path, JobArray]:
     return {path.parent: JobArray.load(path.parent) for path in sweep_dir.glob("slurm/*/job.json")}
 
 
-def queued_jobs(timeout: float | None = None, hint: str = NOT_SUBMITTED) -> list[QueuedJob]:
+def queued_jobs(hint: str = NOT_SUBMITTED) -> list[QueuedJob]:
     """Every job of this user in the queue, array elements separately.
 
     Raises:
         SlurmError: squeue failed or did not answer.
     """
     command = ("squeue", "-h", "-r", "-u", user_name(), "-o", "%F|%T|%r|%k")
-    out = run_slurm(*command, timeout=timeout, hint=hint)
+    out = run_slurm(*command, hint=hint)
     return [QueuedJob(*line.split("|", 3)) for line in out.split("\n") if line.count("|") >= 3]
 
 
@@ -175,7 +172,6 @@ def sweep_jobs(
     arrays: dict[Path, JobArray],
     *,
     settle: bool = True,
-    timeout: float | None = None,
     hint: str = NOT_SUBMITTED,
 ) -> tuple[list[tuple[QueuedJob, JobArray]], list[QueuedJob]]:
     """Find a sweep's jobs in Slurm's queue.
@@ -183,7 +179,6 @@ def sweep_jobs(
     Args:
         arrays: from `job_arrays`.
         settle: wait, up to SETTLE_SECONDS after each sbatch, for jobs of arrays without an answer.
-        timeout: seconds for an answer of squeue.
         hint: consequence of a failure, for the error message.
 
     Returns:
@@ -193,7 +188,7 @@ def sweep_jobs(
         SlurmError: Slurm does not answer.
     """
     while True:
-        jobs = queued_jobs(timeout, hint)
+        jobs = queued_jobs(hint)
         by_comment = {a.comment: a for a in arrays.values()}
         own = [(job, by_comment[job.comment]) for job in jobs if job.comment in by_comment]
         found = {array.comment for _, array in own}
@@ -210,37 +205,35 @@ def _in_doubt(folder: Path) -> bool:
     return file_system_now(folder) - (folder / "job.json").stat().st_mtime < SETTLE_SECONDS
 
 
-@dataclass(frozen=True)
-class JobsInQueue:
-    """Jobs of a sweep in Slurm's queue, for display."""
+def jobs_in_queue(sweep_dir: Path) -> dict[str, Any] | None:
+    """Jobs of a sweep in Slurm's queue, for display; None if nothing was ever submitted. Never raises.
 
-    unknown: str  # why nothing is known; "" if Slurm answered
-    jobs: list[dict[str, Any]]  # job_class, state, reason, job_id, and n: the number of such jobs
-
-    @property
-    def line(self) -> str:
-        """One line of text."""
-        if self.unknown:
-            return f"queue unknown: {self.unknown}"
-        parts = []
-        for job in self.jobs:
-            name = "" if job["job_class"] == "all" else f"{job['job_class']} "
-            reason = f" ({job['reason']})" if job["state"] == "PENDING" else ""
-            parts.append(f"{job['n']} {name}{job['state']}{reason}")
-        return f"jobs in the queue: {', '.join(parts) or 'none'}"
-
-
-def jobs_in_queue(sweep_dir: Path) -> JobsInQueue | None:
-    """Jobs of a sweep in Slurm's queue; None if nothing was ever submitted. Never raises."""
+    Returns:
+        `unknown`, why nothing is known ("" if Slurm answered); and `jobs`, each with job_class, state,
+        reason, job_id, and n, the number of such jobs.
+    """
     try:
         if not (arrays := job_arrays(sweep_dir)):
             return None
-        own, _ = sweep_jobs(arrays, settle=False, timeout=STATUS_TIMEOUT_SECONDS, hint=UNKNOWN)
+        own, _ = sweep_jobs(arrays, settle=False, hint=UNKNOWN)
     except InputError as error:
-        return JobsInQueue(str(error).removesuffix(f", {UNKNOWN}"), [])
+        return {"unknown": str(error).removesuffix(f", {UNKNOWN}"), "jobs": []}
     except OSError as error:  # a folder that was removed or is not readable
-        return JobsInQueue(f"{error.strerror or error}: {error.filename or sweep_dir}", [])
+        where = error.filename or sweep_dir
+        return {"unknown": f"{error.strerror or error}: {where}", "jobs": []}
     counts = Counter((a.job_class, j.state, j.reason, j.job_id) for j, a in own)
     keys = ("job_class", "state", "reason", "job_id")
     rows = [{**dict(zip(keys, key, strict=True)), "n": n} for key, n in counts.items()]
-    return JobsInQueue("", rows)
+    return {"unknown": "", "jobs": rows}
+
+
+def queue_line(queue: dict[str, Any]) -> str:
+    """The jobs of `jobs_in_queue` in one line."""
+    if queue["unknown"]:
+        return f"queue unknown: {queue['unknown']}"
+    parts = []
+    for job in queue["jobs"]:
+        name = "" if job["job_class"] == "all" else f"{job['job_class']} "
+        reason = f" ({job['reason']})" if job["state"] == "PENDING" else ""
+        parts.append(f"{job['n']} {name}{job['state']}{reason}")
+    return f"jobs in the queue: {', '.join(parts) or 'none'}"

@@ -32,7 +32,6 @@ from chinchilla.sweep.slurm import queue
 _DOUBTFUL = re.compile(
     "timed out|no answer|make sense|contact|communicat|zero bytes|unknown reason", re.IGNORECASE
 )
-PROGRAMS = ("sbatch", "srun", "squeue", "scontrol")
 # A warning (USR2) received before Python has installed its handlers would end the job.
 SCRIPT = """#!/bin/bash
 {options}
@@ -120,12 +119,11 @@ def submit(
                 "cluster.n_workers=0: set the number of Slurm jobs that share the sweep, such as "
                 f"cluster.n_workers={min(8, len(specs))}."
             )
-    for name in PROGRAMS:
-        if shutil.which(name) is None:
-            raise InputError(
-                f"cluster.kind=slurm, but {name} is not installed here. Launch on a login node, or "
-                "choose cluster=local."
-            )
+    if shutil.which("sbatch") is None:
+        raise InputError(
+            "cluster.kind=slurm, but sbatch is not installed here. Launch on a login node, or choose "
+            "cluster=local."
+        )
     earlier, jobs = queue.sweep_jobs(queue.job_arrays(sweep_dir))
     n_queued = sum(job.live for job in jobs)
     ids: list[str] = []

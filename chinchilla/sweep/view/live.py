@@ -5,17 +5,16 @@ LINE_SECONDS.
 """
 
 import contextlib
-import dataclasses
 import json
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from chinchilla.sweep.run_files import RunFilter
-from chinchilla.sweep.slurm.queue import JobsInQueue, jobs_in_queue
+from chinchilla.sweep.slurm.queue import jobs_in_queue, queue_line
 from chinchilla.sweep.view.status import (
     ENDED,
     RunRow,
@@ -38,19 +37,19 @@ class StatusLines:
         self.counts: tuple[object, ...] = ()
         self.printed_at = 0.0
 
-    def show(self, status: SweepStatus, queue: JobsInQueue | None = None) -> None:
+    def show(self, status: SweepStatus, queue: dict[str, Any] | None = None) -> None:
         ended = {row.run_id: row for row in status.rows if row.state in ENDED}
         new = [] if self.ended is None else [r for k, r in ended.items() if k not in self.ended]
         self.ended = set(ended)
-        counts = (status.counts, queue.line if queue else "")
+        counts = (status.counts, queue_line(queue) if queue else "")
         if counts == self.counts and time.monotonic() - self.printed_at < LINE_SECONDS:
             return
         if self.as_json:
-            value = {"counts": status.counts, "fraction": status.fraction}
-            text = json.dumps({**value, "queue": dataclasses.asdict(queue) if queue else None})
+            value = {"counts": status.counts, "fraction": status.fraction, "queue": queue}
+            text = json.dumps(value)
         else:
             text = "\n".join([*map(end_line, new), summary_line(status)])
-            text += f"; {queue.line}" if queue else ""
+            text += f"; {queue_line(queue)}" if queue else ""
         print(text, file=self.out, flush=True)
         self.counts, self.printed_at = counts, time.monotonic()
 
@@ -118,7 +117,9 @@ def watch(
     while True:
         status, queue = sweep_status(sweep_dir, known), jobs_in_queue(sweep_dir)
         lines.show(status, queue)
-        idle = queue is not None and not (queue.unknown or queue.jobs or status.n_workers)
+        idle = queue is not None and not (
+            queue["unknown"] or queue["jobs"] or status.counts["running"]
+        )
         # A job that requeues itself is missing from the queue for a moment: check twice.
         n_idle = n_idle + 1 if idle else 0
         n_left = len(status.rows) - status.done

@@ -57,7 +57,6 @@ class SweepStatus:
     rows: list[RunRow]
     flops_done: float  # of finished and diverged runs in full, of failed runs none
     flops_total: float
-    n_workers: int  # live claims
     seconds_left: float | None  # None if no run is running or no speed is known yet
 
     @property
@@ -110,7 +109,6 @@ def sweep_status(
         rows=rows,
         flops_done=sum(map(_flops_spent, rows)),
         flops_total=sum(row.flops for row in rows),
-        n_workers=counts["running"],
         seconds_left=_seconds_left(rows, reused_steps(specs) if shared else {}),
     )
 
@@ -200,7 +198,7 @@ def summary_line(status: SweepStatus) -> str:
     if status.done < len(status.rows):
         left = status.seconds_left
         line += f", {clock(left)} left" if left is not None else ", time left unknown"
-        line += f", {status.n_workers} running"
+        line += f", {status.counts['running']} running"
     problems = [f"{status.counts[s]} {s}" for s in ("diverged", "failed") if status.counts[s]]
     return ", ".join([line, *problems])
 
