@@ -9,9 +9,7 @@ from a plan.
 import contextlib
 import dataclasses
 import json
-import re
 import shlex
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -19,18 +17,16 @@ from pathlib import Path
 
 from chinchilla.config import ClusterConfig, RuntimeConfig, SweepCommand, TrainCommand
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import writable_dir, write_text
-from chinchilla.core.provenance import code_here
+from chinchilla.core.files import writable_dir
 from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec, load_plan, save_plan
 from chinchilla.sweep import local_pool
-from chinchilla.sweep.claims import Claim, acquire, utc_now
+from chinchilla.sweep.claims import Claim, acquire
 from chinchilla.sweep.job_classes import assign
 from chinchilla.sweep.preflight import limit_threads, worker_name
 from chinchilla.sweep.retry import set_aside, state_of
 from chinchilla.sweep.run_files import missing_specs, run_dir_of, save_runtime, sweep_argument
 from chinchilla.sweep.signals import stop_on_signals
-from chinchilla.sweep.slurm.queue import user_name
 from chinchilla.sweep.view.live import show_progress
 from chinchilla.sweep.view.status import SweepStatus, summary_line, sweep_status
 from chinchilla.sweep.worker import Train, Worker
@@ -75,8 +71,7 @@ def launch(
         from chinchilla.train.device import check_device
 
         check_device(device)
-    if note := prepare(sweep_dir, specs, command.runtime, kind):
-        print(note, file=sys.stderr)
+    prepare(sweep_dir, specs, command.runtime)
     # A sweep trains the whole plan, `train` only its own run.
     ids = {s.run_id for s in specs}
     only = (lambda s: s.run_id in ids) if isinstance(command, TrainCommand) else None
@@ -127,11 +122,8 @@ def launch(
     return EXIT_FAILED if errors else EXIT_AGAIN
 
 
-def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig, kind: str) -> str:
-    """Write the plan and runtime.json, make failed runs trainable again, and record the launch.
-
-    Returns:
-        A note if the latest launch used other code; else "".
+def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig) -> None:
+    """Write the plan and runtime.json, and make failed runs trainable again.
 
     Raises:
         InputError: the folder holds another sweep, or files of another schema. Nothing was written.
@@ -161,29 +153,6 @@ def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig, kind:
         save_runtime(runtime, sweep_dir)
         for spec in specs or before:
             set_aside(run_dir_of(sweep_dir, spec))
-        return _record_launch(sweep_dir, kind)
-
-
-def _record_launch(sweep_dir: Path, kind: str) -> str:
-    """Append a line to launches.jsonl; returns a note if the line before names other code."""
-    path, code = sweep_dir / "launches.jsonl", code_here()
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    record = {
-        "utc": utc_now(),
-        "user": user_name(),
-        "host": socket.gethostname(),
-        "kind": kind,
-        "code": dataclasses.asdict(code),
-        "label": code.label,
-    }
-    write_text(path, text + json.dumps(record) + "\n")
-    labels = re.findall(r'"label": "([^"]*)"', text)
-    if not labels or labels[-1] == code.label:
-        return ""
-    return (
-        f"note: the latest launch of this sweep used code {labels[-1]}, this one {code.label}. Its "
-        "runs may be trained by different code."
-    )
 
 
 @contextlib.contextmanager

@@ -3,7 +3,6 @@
 sweep_dir/
     plan.jsonl        runs of the sweep
     runtime.json      how its workers execute runs
-    launches.jsonl    code and host of each launch
     launch/           claim of a launcher at work
     slurm/<token>/    a job array: its script, record and logs
     workers/          logs

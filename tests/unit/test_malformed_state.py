@@ -50,13 +50,6 @@ def test_payloads_in_a_submission(sweep_dir: Path, tmp_path: Path, payload):
     assert not list(tmp_path.rglob("executed"))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "3", '{"label": 3}', "\x00", '{"label": "a"'])
-def test_an_unreadable_record_of_launches_is_ignored(sweep_dir: Path, capsys, text: str):
-    (sweep_dir / "launches.jsonl").write_text(text + "\n")
-    assert main(["status", f"sweep_dir={sweep_dir}"]) == 0
-    assert capsys.readouterr().err == ""
-
-
 @pytest.mark.parametrize("name", ["../../secret", "/etc/secret", "a/../../../secret", "\x00"])
 def test_logs_of_a_worker_name_with_a_path_are_not_shown(
     sweep_dir: Path, tmp_path: Path, capsys, name: str

@@ -10,7 +10,6 @@ import shlex
 import shutil
 import sys
 import uuid
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +51,6 @@ class Submission:
     job_classes: dict[str, int]  # jobs submitted now, by class
     earlier_job_ids: list[str]  # arrays of this sweep that were in the queue before
     n_earlier: int  # live jobs in them
-    states: dict[str, int]  # of these jobs: RUNNING, PENDING (Resources), ...
     n_over_cap: int  # jobs not submitted because of cluster.max_queued_jobs
 
     def text(self) -> str:
@@ -62,11 +60,8 @@ class Submission:
             + (f": {by_class}" if len(self.job_classes) > 1 else "")
         ]
         if self.n_earlier:
-            states = ", ".join(f"{n} {state}" for state, n in self.states.items())
-            lines.append(
-                f"  {_n_workers(self.n_earlier)} had been submitted before"
-                f"{_as_jobs(self.earlier_job_ids)}: {states}"
-            )
+            jobs = _as_jobs(self.earlier_job_ids)
+            lines.append(f"  {_n_workers(self.n_earlier)} had been submitted before{jobs}")
         if self.n_over_cap:
             lines.append(
                 f"  {self.n_over_cap} more would exceed cluster.max_queued_jobs; launch again later"
@@ -148,7 +143,6 @@ def submit(
                 done = f" {_n_workers(n_done)} had been submitted{_as_jobs(ids)}." if ids else ""
                 raise InputError(f"{error}{done}") from None
             counts[job_class.name] += n
-    states = (j.state if j.state != "PENDING" else f"PENDING ({j.reason})" for j, _ in earlier)
     return Submission(
         sweep_dir=str(sweep_dir),
         job_ids=ids,
@@ -156,7 +150,6 @@ def submit(
         job_classes=counts,
         earlier_job_ids=sorted({j.job_id for j, _ in earlier}),
         n_earlier=len(earlier),
-        states=dict(Counter(states)),
         n_over_cap=n_over_cap,
     )
 

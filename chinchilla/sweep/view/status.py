@@ -14,7 +14,7 @@ from typing import Any
 from chinchilla.core.table import Table
 from chinchilla.core.units import clock
 from chinchilla.plan.cost import reused_steps
-from chinchilla.plan.records import RunResult, RunSpec
+from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import claim_status, file_system_now
 from chinchilla.sweep.failures import MAX_ATTEMPTS, read_attempts
 from chinchilla.sweep.run_files import (
@@ -121,52 +121,41 @@ def _flops_spent(row: RunRow) -> float:
 
 
 def _row(spec: RunSpec, run_dir: Path, now: float) -> RunRow:
-    progress = read_progress(run_dir)
-    reason = ""
+    progress, result, reason = read_progress(run_dir), None, ""
+    speed = progress.get("tokens_per_second")
+    step = min(int(progress.get("step") or 0), spec.steps)
+    state, worker, eta = "waiting", "", None
     try:
-        if (result := load_result(run_dir)) is not None:
-            return _row_of_result(spec, result, progress)
+        result = load_result(run_dir)
     except DamagedResult:
         reason = "result.json is damaged: launch the sweep again"
-    step = min(int(progress.get("step") or 0), spec.steps)
-    claim = claim_status(run_dir, now)
-    running = not claim.available
-    rate = progress.get("tokens_per_second") if running else None
-    if not reason and (attempts := read_attempts(run_dir)):
-        reason = f"attempt {len(attempts)} of {MAX_ATTEMPTS}: {attempts[-1].reason}"
+    if result is not None:
+        state, reason = result.status, result.reason
+        # The speed in progress.json includes evaluations and checkpoints, as the time left does.
+        speed = speed or result.tokens_per_second
+    else:
+        claim = claim_status(run_dir, now)
+        if not claim.available:
+            state, worker = "running", claim.record.worker if claim.record else ""
+            eta = (spec.steps - step) * spec.batch_tokens / speed if speed else None
+        else:
+            speed = None
+        if not reason and (attempts := read_attempts(run_dir)):
+            reason = f"attempt {len(attempts)} of {MAX_ATTEMPTS}: {attempts[-1].reason}"
     return RunRow(
         run_id=spec.run_id,
-        state="running" if running else "waiting",
-        step=step,
+        state=state,
+        step=result.steps_done if result else step,
         steps=spec.steps,
-        loss=progress.get("loss"),
-        tokens_per_second=rate,
-        eta_seconds=(spec.steps - step) * spec.batch_tokens / rate if rate else None,
+        loss=result.final_loss if result else progress.get("loss"),
+        tokens_per_second=(result.tokens_per_second or None) if result else speed,
+        eta_seconds=eta,
         reason=reason,
-        worker=claim.record.worker if running and claim.record else "",
+        worker=worker,
         flops=spec.C,
-        flops_done=spec.C * step / spec.steps,
-        flops_per_second=rate * spec.C / spec.D if rate else None,
-    )
-
-
-def _row_of_result(spec: RunSpec, result: RunResult, progress: dict[str, Any]) -> RunRow:
-    # The speed in progress.json includes evaluations and checkpoints, as the time left does.
-    rate = progress.get("tokens_per_second") or result.tokens_per_second
-    return RunRow(
-        run_id=spec.run_id,
-        state=result.status,
-        step=result.steps_done,
-        steps=spec.steps,
-        loss=result.final_loss,
-        tokens_per_second=result.tokens_per_second or None,
-        eta_seconds=None,
-        reason=result.reason,
-        worker="",
-        flops=spec.C,
-        flops_done=result.flops_spent,
-        flops_per_second=rate * spec.C / spec.D if rate else None,
-        failure=result.failure,
+        flops_done=result.flops_spent if result else spec.C * step / spec.steps,
+        flops_per_second=speed * spec.C / spec.D if speed else None,
+        failure=result.failure if result else "",
     )
 
 

@@ -5,7 +5,6 @@ import shlex
 import signal
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -27,9 +26,7 @@ from sweep_fakes import (
 from chinchilla.cli import main
 from chinchilla.config import ClusterConfig, RuntimeConfig, TrainCommand
 from chinchilla.core.errors import InputError
-from chinchilla.core.provenance import Code
 from chinchilla.plan.records import RunResult, load_plan
-from chinchilla.sweep import launch as launch_module
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.claims import latest_claim
 from chinchilla.sweep.launch import launch, torchrun_command
@@ -259,29 +256,6 @@ def test_a_result_that_is_a_broken_link_is_not_trained_repeatedly(tmp_path: Path
     assert debug([spec], tmp_path) == 0
     assert RunResult.load(run_dir).status == "finished"
     assert (run_dir / "result-failed-1.json").is_symlink()
-
-
-def test_every_launch_is_recorded_and_changed_code_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
-    codes = [Code("1", "a" * 40), Code("1", "a" * 40), Code("1", "a" * 40, True, "f" * 64)]
-    for n, code in enumerate(codes):
-        monkeypatch.setattr(launch_module, "code_here", lambda code=code: code)
-        launch(command(), make_specs(1), tmp_path, tmp_path, train=fake_train)
-        printed = capsys.readouterr()
-        assert ("used code" in printed.err) == (n == 2)
-        assert "used code" not in printed.out
-    lines = [json.loads(x) for x in (tmp_path / "launches.jsonl").read_text().splitlines()]
-    assert [line["code"] for line in lines] == [asdict(code) for code in codes]
-    assert {"utc", "user", "host", "kind"} < set(lines[0])
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"label": 3}', "\x00"])
-def test_an_unreadable_record_of_launches_is_kept(tmp_path: Path, text: str):
-    path = tmp_path / "launches.jsonl"
-    path.write_text(f"{text}\n")
-    assert debug(make_specs(1), tmp_path) == 0
-    assert path.read_text().startswith(f"{text}\n")
 
 
 @pytest.mark.parametrize("text", ["", "\n", '{"a'])
