@@ -183,7 +183,8 @@ def retry(command: config.RetryCommand) -> int:
     if result["again"]:
         print(
             f"Launch them with the same sweep command (chinchilla sweep ... "
-            f"{sweep_argument(sweep_dir)}). Their old results are kept as {', '.join(result['kept'])}."
+            f"{sweep_argument(sweep_dir)}). Their old files are kept under other names, such as "
+            "result-failed-1.json."
         )
     return 0
 

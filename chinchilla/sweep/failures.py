@@ -1,8 +1,8 @@
 """What to do when an attempt at a run fails: classify it, record it, decide whether to try again.
 
 An exception in a run is recorded as attempts/<n>.json with its kind. A worker that was killed records
-nothing; the next worker detects this from the claims before its own (`count_stalls`). A run that should not be tried again gets a result with status "failed" and a file
-error.txt.
+nothing; the next worker detects this from the claims before its own (`count_stalls`). A run that
+should not be tried again gets a result with status "failed" and a file error.txt.
 """
 
 import dataclasses

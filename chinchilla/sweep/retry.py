@@ -54,7 +54,7 @@ def retry(
 
     Returns:
         Run ids: `again`, trainable again; `busy`, claimed by another process at the moment;
-        `kept_diverged`, diverged and not requested. And `kept`, the new names of the old results.
+        `kept_diverged`, diverged and not requested.
 
     Raises:
         InputError: no such run, or a named run has not failed.
@@ -71,12 +71,11 @@ def retry(
             }[state]
             raise InputError(f"run {run_id} is {state or 'unfinished'}, not failed. {hint}")
     selected = [s for s in specs if states[s.run_id] in statuses]
-    names = {s.run_id: set_aside(run_dir_of(sweep_dir, s), statuses) for s in selected}
+    renamed = {s.run_id: set_aside(run_dir_of(sweep_dir, s), statuses) for s in selected}
     return {
-        "again": [run_id for run_id, name in names.items() if name],
-        "busy": [run_id for run_id, name in names.items() if not name],
+        "again": [run_id for run_id, done in renamed.items() if done],
+        "busy": [run_id for run_id, done in renamed.items() if not done],
         "kept_diverged": [] if diverged else [r for r, s in states.items() if s == "diverged"],
-        "kept": sorted({name for name in names.values() if name}),
     }
 
 
@@ -93,24 +92,24 @@ def state_of(run_dir: Path) -> str:
     return result.status if result else ""
 
 
-def set_aside(run_dir: Path, statuses: Collection[str] = ("failed", "damaged")) -> str:
-    """Rename a run's result, if it has one of `statuses`, and the files that belong to it.
+def set_aside(run_dir: Path, statuses: Collection[str] = ("failed", "damaged")) -> bool:
+    """Rename a run's result to result-failed-<n>.json, if it has one of `statuses`, and its files.
 
     Files are renamed under a claim, so that no other process writes to the folder. result.json is
     renamed last: if this process dies before that, the next call finds it and continues.
 
     Returns:
-        New name of the result; "" if it was not renamed.
+        Whether it was renamed.
     """
     if state_of(run_dir) not in statuses:
-        return ""
+        return False
     claim = acquire(run_dir, worker_name(), to_train=False)
     if claim is None:
-        return ""
+        return False
     try:
         state = state_of(run_dir)  # another process may have been faster
         if state not in statuses:
-            return ""
+            return False
         label, k = "diverged" if state == "diverged" else "failed", 1
         while (run_dir / f"result-{label}-{k}.json").exists():
             k += 1
@@ -119,6 +118,6 @@ def set_aside(run_dir: Path, statuses: Collection[str] = ("failed", "damaged")) 
             stem, dot, suffix = name.partition(".")
             if os.path.lexists(run_dir / name):
                 os.rename(run_dir / name, run_dir / f"{stem}-{label}-{k}{dot}{suffix}")
-        return f"result-{label}-{k}.json"
+        return True
     finally:
         claim.release()

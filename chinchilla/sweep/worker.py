@@ -22,7 +22,6 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import DataError, InputError, error_summary, one_line
@@ -230,9 +229,6 @@ class Worker:
 
                 self.train = train_run
             self.width = spec.model.d_model
-            shared: dict[str, Any] = (
-                {"stable_phases": stable_phases_of(self.sweep_dir)} if spec.stable_phase else {}
-            )
             result = self.train(
                 spec,
                 run_dir,
@@ -243,7 +239,7 @@ class Worker:
                 on_progress=progress,
                 should_stop=should_stop,
                 still_mine=claim.still_mine,
-                **shared,
+                stable_phases=stable_phases_of(self.sweep_dir) if spec.stable_phase else None,
             )
         except ClaimLost:
             log.warning("%s was taken over by another worker", spec.run_id)
