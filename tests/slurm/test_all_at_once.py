@@ -60,14 +60,14 @@ class Large(Sweep):
         self.words = [*GRID, horizons, *RUNTIME, f"data_dir={data_dir}", f"sweep_dir={folder}"]
 
     def say(self, *words: str) -> str:
-        """Output of a launch that ends well."""
+        """Output of a launch with exit code 0."""
         process = self.start(*words)
         out = process.communicate(timeout=PATIENCE)[0]
         assert process.returncode == 0, out
         return out
 
     def jobs(self) -> dict[str, str]:
-        """Shape -> number of its array."""
+        """Job class -> number of its array."""
         found = {}
         for folder, array in job_arrays(self.folder).items():
             assert array.job_class not in found, "an array of this class was submitted twice"
@@ -75,7 +75,7 @@ class Large(Sweep):
         return found
 
     def trained_by(self, job: str) -> list[str]:
-        """Runs that this job, or element of an array, has just got somewhere with."""
+        """Runs that this job, or element of an array, is training."""
         rows = sweep_status(self.folder).rows
         return [r.run_id for r in rows if r.step and r.worker.startswith(f"slurm{job}-")]
 
@@ -98,7 +98,7 @@ def tokens_per_param(data_dir: Path, folder: Path) -> int:
 
 
 def patiently(condition: Callable[[], Any]) -> None:
-    """Wait without taking the machine from those that are waited for."""
+    """Wait with few queries, which take time from the jobs."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain; queue: {queue('%i %T %r')}"
@@ -204,7 +204,7 @@ def test_all_failures_at_once(data_dir: Path, tmp_path: Path):
 
 
 def compare(sweep: Large, reference: Large) -> dict[str, Any]:
-    """Losses of the two, bit for bit."""
+    """Check that the losses of both sweeps are bit-identical."""
     specs = load_plan(reference.folder / "plan.jsonl")
     starts = []
     for spec in specs:

@@ -46,7 +46,7 @@ def sweep(data_dir: Path, tmp_path: Path) -> Sweep:
 
 @pytest.fixture(scope="module")
 def alone(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """The sweep as single processes of this machine measure it."""
+    """The sweep trained by single local processes."""
     made = small(tmp_path_factory.mktemp("alone"), data_dir)
     made.launch(*LOCAL)
     return made
@@ -54,7 +54,7 @@ def alone(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 
 @pytest.fixture(scope="module")
 def four_here(alone: Sweep, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """... and as four of its processes do together, started as torchrun starts them, undisturbed."""
+    """The sweep trained by four local processes together, started as by torchrun."""
     made = small(tmp_path_factory.mktemp("four"), data_dir)
     made.folder.mkdir()
     for name in ("plan.jsonl", "runtime.json"):
@@ -79,7 +79,7 @@ def four_here(alone: Sweep, data_dir: Path, tmp_path_factory: pytest.TempPathFac
 
 
 def assert_same(sweep: Sweep, reference: Sweep, n_interrupted: int = 0) -> None:
-    """The run is over and has the reference's bits, and at most so many were started anew."""
+    """Check that the run has the reference's bits and that at most n_interrupted were restarted."""
     found = sweep.results()
     assert len(found) == N_RUNS, sweep.logs()
     assert sum(r.attempts for r in found) <= N_RUNS + n_interrupted
@@ -122,7 +122,7 @@ def test_an_interrupted_job_of_several_ranks_is_requeued(
 def test_a_job_is_requeued_when_another_rank_is_killed_or_stopped(
     sweep: Sweep, four_here: Sweep, signum: int
 ):
-    """srun ends rank 0 soon after the killed one: it has asked for the requeue by then."""
+    """srun ends rank 0 soon after the killed rank; rank 0 has requested the requeue before."""
     [job] = sweep.launch_on_slurm(*TWO_BY_TWO)["job_ids"]
     wait_until(sweep.running, 100)
     [pid] = [p.name for p in Path("/proc").iterdir() if is_rank(p, job, "3")]
@@ -134,7 +134,7 @@ def test_a_job_is_requeued_when_another_rank_is_killed_or_stopped(
 
 
 def test_a_job_that_lost_a_node_is_restarted_on_others(sweep: Sweep, four_here: Sweep):
-    """Rank 0 asks for the requeue; Slurm lets the job start again once it knows the node as down."""
+    """Rank 0 requests the requeue; Slurm starts the job again when it has detected that the node is down."""
     [job] = sweep.launch_on_slurm(*TWO_BY_TWO)["job_ids"]
     wait_until(sweep.running, 100)
     lost = slurm("scontrol", "show", "hostnames", queue("%N")[0]).split()[-1]

@@ -40,7 +40,7 @@ def test_results_on_slurm_equal_local_results(sweep: Sweep, reference: Sweep):
 
 
 def test_queued_jobs_count_and_arrays_respect_the_sites_limit(sweep: Sweep):
-    """With the partition down every worker waits; arrays hold five jobs here."""
+    """The partition is down, so every job is pending; arrays hold at most five jobs."""
     slurm("scontrol", "update", "PartitionName=main", "State=DOWN")
     try:
         settings = ("cluster.n_workers=6", "cluster.max_queued_jobs=8")
@@ -59,7 +59,7 @@ def test_queued_jobs_count_and_arrays_respect_the_sites_limit(sweep: Sweep):
 
 
 def test_jobs_of_a_launcher_killed_after_sbatch_work_and_are_counted(sweep: Sweep, tmp_path: Path):
-    """It dies before it has the number; the next launch finds the jobs in the queue."""
+    """It is killed before it has recorded the number; the next launch finds the jobs in the queue."""
     deadly = tmp_path / "bin" / "sbatch"
     deadly.parent.mkdir()
     deadly.write_text(f'#!/bin/sh\n{shutil.which("sbatch")} "$@"\nkill -9 $PPID\n')
@@ -89,7 +89,7 @@ def test_runs_of_a_failed_node_are_taken_over(sweep: Sweep, reference: Sweep):
 
 
 def test_the_job_of_a_failed_node_is_restarted_elsewhere(sweep: Sweep, reference: Sweep):
-    """Launching meanwhile submits nothing: the job that Slurm will restart counts."""
+    """A launch meanwhile submits nothing, because the job that Slurm will restart is counted."""
     words = (*WHOLE_NODES, "cluster.n_workers=1")
     [job] = sweep.launch_on_slurm(*words)["job_ids"]
     wait_until(sweep.running)
@@ -143,7 +143,7 @@ def test_an_interrupted_job_is_requeued(sweep: Sweep, reference: Sweep):
 
 
 def warn(job: str) -> None:
-    """As at the time limit. An scancel that is left to itself would signal the next start too."""
+    """As at the time limit. scancel is ended after 1.5 s because it would signal the restarted job too."""
     subprocess.run(["timeout", "1.5", "scancel", "--signal=USR2", job])
 
 
@@ -152,6 +152,6 @@ def requeue(job: str) -> None:
 
 
 def preempt(job: str) -> None:
-    """A job of a partition that goes first wants the same node."""
+    """Submit a job of a partition with higher priority to the same node."""
     [node] = queue("%N")
     slurm("sbatch", "--output=/dev/null", "-w", node, "-c", "4", "--wrap", "sleep 1")

@@ -1,4 +1,4 @@
-"""Launchers of a Slurm sweep SIGKILLed at random points, then run again: each worker submitted once.
+"""Launchers of a Slurm sweep are SIGKILLed at random points and run again: each job is submitted once.
 
 Slurm is the fake of tests/support/slurm_fakes.py, whose sbatch takes 0.3 s and outlives its launcher;
 the sweep has two job classes. A point is any access to the sweep's files or start of a program.
@@ -72,7 +72,7 @@ def launch_it(sweep_dir: Path) -> None:
 
 
 def start(sweep_dir: Path, last: int) -> subprocess.Popen[str]:
-    """A launcher that dies at its `last` point."""
+    """A launcher that is killed at its `last` point."""
     here = str(Path(__file__).resolve().parent)
     command = [sys.executable, "-c", LAUNCHER, here, str(UNIT), str(sweep_dir), str(last)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -106,7 +106,7 @@ def killed_launchers(work: Path, n: int) -> dict[str, Any]:
 
 
 def _how_far(sweep_dir: Path) -> str:
-    """Where a launcher died."""
+    """The part of the launch in which the launcher was killed."""
     intended, known = (
         len(list(sweep_dir.glob(f"slurm/*/{name}.json"))) for name in ("job", "answer")
     )

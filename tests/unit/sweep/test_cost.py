@@ -1,4 +1,4 @@
-"""What `chinchilla sweep` says before it spends anything."""
+"""The cost that `chinchilla sweep` shows before it launches anything."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A worker of two ranks: orders, errors and stops reach both, and rank 0 alone writes."""
+"""A worker of two ranks: runs, errors and stops are shared, and only rank 0 writes."""
 
 import json
 import os
@@ -102,7 +102,7 @@ def ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]
 def test_two_ranks_train_a_sweep_and_a_common_error_is_a_failure_of_its_run(
     data_dir: Path, tmp_path: Path
 ):
-    """A batch of five rows does not divide: that run fails, the others are trained."""
+    """The run with a batch of five rows fails; the others finish."""
     fine, _, other = specs = make_sweep(tmp_path / "s", data_dir, (4, 12), (5, 8), (4, 8))
     codes, printed = run_ranks(tmp_path / "s", data_dir, data_dir)
     assert codes == [0, 0], printed

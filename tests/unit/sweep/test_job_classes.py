@@ -21,7 +21,7 @@ from chinchilla.sweep.slurm.queue import job_arrays
 
 
 def sizes(*layers: int) -> list[RunSpec]:
-    """Runs of growing N: some 100k and 50k more for each layer."""
+    """Runs with these numbers of layers."""
     [one] = make_specs(1)
     shapes = [ModelShape(64, 256, 32, 2, n, 512, 64) for n in layers]
     return [replace(one, model=shape, seed=i) for i, shape in enumerate(shapes)]
@@ -31,7 +31,7 @@ SMALL, MIDDLE, LARGE = (s.N for s in sizes(1, 4, 16))
 
 
 def three(**more) -> list[ResourceConfig]:
-    """A small job, one of two GPUs, and runs spread over two nodes."""
+    """Job classes of one GPU, of two GPUs, and of two nodes."""
     return [
         ResourceConfig(name="small", max_params=SMALL, host_memory_gb=4, partition="cpu"),
         ResourceConfig(name="middle", max_params=MIDDLE, gpus_per_node=2, n_workers=1),
@@ -163,7 +163,7 @@ def test_nothing_is_submitted_if_a_run_fits_no_job_class(tmp_path: Path, fake: F
 def test_a_batch_not_divisible_by_its_ranks_is_refused_before_anything_is_submitted(
     tmp_path: Path, fake: FakeSlurm
 ):
-    """16 rows a batch: 2 x 2 ranks can share them, 3 cannot, and small models have a rank alone."""
+    """16 rows per batch are divisible by 2 x 2 ranks but not by 3; small models have one rank."""
     odd = {"nodes": 1, "ranks_per_node": 3, "gpus_per_node": 3}
     resources = [
         ResourceConfig(name="small", max_params=SMALL),

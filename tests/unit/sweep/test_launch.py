@@ -246,7 +246,7 @@ def test_a_damaged_result_is_renamed_and_its_run_trained_again(tmp_path: Path):
 
 
 def test_a_result_that_is_a_broken_link_is_not_trained_repeatedly(tmp_path: Path):
-    """Nothing can be published beside it: workers leave it alone, launching puts it aside."""
+    """Workers cannot publish a result while it exists and skip the run; launching again renames it."""
     [spec] = make_specs(1)
     run_dir = run_dir_of(make_sweep(tmp_path, [spec]), spec)
     run_dir.mkdir(parents=True)

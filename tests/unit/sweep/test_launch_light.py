@@ -1,4 +1,4 @@
-"""Looking after a sweep stays quick: nothing is imported that it does not need."""
+"""Launching a finished sweep and showing its status import nothing that they do not need."""
 
 import subprocess
 import sys

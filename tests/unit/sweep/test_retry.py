@@ -1,4 +1,4 @@
-"""`chinchilla retry`: runs that failed are trainable again, and nothing they left is lost."""
+"""`chinchilla retry` makes failed runs trainable again and keeps their files."""
 
 import json
 import os
@@ -100,7 +100,7 @@ def test_a_run_may_be_named_by_a_prefix(sweep: Path, capsys):
 
 
 def test_a_crash_between_renames_loses_nothing(sweep: Path, monkeypatch: pytest.MonkeyPatch):
-    """However many moves were made: the run is over or waiting, and the next call ends it."""
+    """After any number of renames the run has ended or is waiting, and the next call completes the rest."""
     run_dir, real = run_dir_of(sweep, NAN), os.rename
     moves = 0
     for last in range(1, 4):
@@ -144,7 +144,7 @@ def test_a_crash_between_renames_loses_nothing(sweep: Path, monkeypatch: pytest.
 )
 @pytest.mark.slow
 def test_json_that_is_not_a_result_is_damaged_and_its_run_trained_again(sweep: Path, capsys, text):
-    """Every command says so, none stops at it, and launching, as they advise, helps."""
+    """Every command reports it and continues; launching again trains the run."""
     path = run_dir_of(sweep, BAD) / "result.json"
     path.write_text(text if isinstance(text, str) else text(path.read_text()))
     assert main(["status", f"sweep_dir={sweep}"]) == 0

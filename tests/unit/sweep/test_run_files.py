@@ -1,4 +1,4 @@
-"""Printed commands: the shell and the parser restore the folder, whatever its name."""
+"""Folder names in printed commands are quoted for the shell and the command line parser."""
 
 import json
 import shlex

@@ -1,4 +1,4 @@
-"""Which run comes next: the order, the reuse of widths, and runs that share a stable phase."""
+"""The order in which workers claim runs."""
 
 import heapq
 from dataclasses import replace
@@ -11,7 +11,7 @@ from chinchilla.sweep.schedule import SIMILAR_C, in_order
 
 
 def runs(*settings: tuple[int, float]) -> list[RunSpec]:
-    """Runs by width and training FLOPs, as nearly as whole steps allow."""
+    """Runs of these widths and training FLOPs, rounded to whole steps."""
     [base] = make_specs(1)
     made = []
     for i, (width, flops) in enumerate(settings):
@@ -61,7 +61,7 @@ def simulate(specs: list[RunSpec], n_workers: int, keep: bool) -> tuple[float, i
 
 @pytest.mark.parametrize("n_workers", [1, 2, 3, 4, 8, 16])
 def test_preferring_a_width_saves_changes_and_no_sweep_takes_longer(n_workers: int):
-    """A sweep of 4 budgets x 10 widths, as isoFLOP grids are: runs of a budget are equally long."""
+    """An IsoFLOP grid of 4 budgets and 10 widths; all runs of a budget have the same C."""
     specs = runs(*((w, C) for C in (1e13, 2e13, 4e13, 8e13) for w in range(64, 704, 64)))
     end, changes = simulate(specs, n_workers, keep=True)
     end_longest_first, changes_longest_first = simulate(specs, n_workers, keep=False)

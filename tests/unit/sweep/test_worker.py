@@ -186,7 +186,7 @@ def test_a_worker_that_lost_its_run_leaves_no_trace(tmp_path, monkeypatch: pytes
 
 
 def test_a_worker_waits_for_a_silent_node_and_takes_over_its_run(tmp_path: Path):
-    """As after a node failure: the job starts elsewhere before its old claim is stale."""
+    """After a node failure, the job starts on another node before its old claim is stale."""
     [spec] = make_specs(1)
     run_dir = run_dir_of(make_sweep(tmp_path, [spec]), spec)
     run_dir.mkdir(parents=True)

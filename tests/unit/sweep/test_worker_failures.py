@@ -1,4 +1,4 @@
-"""How a run ends when it does not finish: out of memory, bad data, errors, and being cut off."""
+"""Runs that do not finish: out of memory, unreadable data, errors, interruptions."""
 
 import errno
 import json
@@ -68,11 +68,11 @@ def run_dir(tmp_path: Path, spec) -> Path:
 
 
 class OutOfMemoryError(RuntimeError):
-    """Named as torch's."""
+    """Has the name of torch's class."""
 
 
 class PeerError(RuntimeError):
-    """As train.ranks has it: `reported` is what another rank says itself; empty: it is gone."""
+    """As in train.distributed: `reported` is the error of another rank; empty if that rank has ended."""
 
     def __init__(self, message: str, reported: str = "") -> None:
         super().__init__(message)
@@ -140,7 +140,7 @@ def test_a_run_fails_after_three_workers_could_not_read_its_data(
 
 @pytest.mark.slow
 def test_a_worker_that_cannot_read_the_data_exits_after_one_attempt(tmp_path: Path):
-    """As on a node with a bad copy of it: the runs are left to workers elsewhere."""
+    """The data may be readable on other nodes, whose workers train the runs."""
     specs = make_specs(3)
     make_sweep(tmp_path, specs)
     summary = work(tmp_path, raising(DataError("shard x is missing")))
@@ -150,7 +150,7 @@ def test_a_worker_that_cannot_read_the_data_exits_after_one_attempt(tmp_path: Pa
 
 @pytest.mark.parametrize("text", [None, "junk", "{}"])
 def test_a_node_that_cannot_read_the_data_claims_nothing(tmp_path: Path, capsys, text: str | None):
-    """Training is the real one here: whether a token folder can be opened is its business."""
+    """Uses the real training function, because a substitute disables the check of the data."""
     make_sweep(tmp_path / "sweep", make_specs(3))
     (tmp_path / "data").mkdir()
     if text is not None:
@@ -257,7 +257,7 @@ def test_interruptions_are_not_limited_while_checkpoints_advance(
 
 
 def once(train):
-    """Training after which nothing more can be done by this worker, as when ranks are broken."""
+    """Training after which this worker must end, as when a rank has died."""
 
     def stop_after(*args, **kwargs):
         try:
@@ -284,7 +284,7 @@ def test_a_result_written_before_there_were_kinds_is_read(tmp_path: Path, spec):
 
 
 def needs(rows: int, used: list[int]):
-    """Training that fits with so many rows in a forward pass, and not with more."""
+    """Training that runs out of memory with more than this number of rows in a forward pass."""
 
     def train(spec, run_dir, data_dir, runtime, *, on_start, **kwargs):
         tokens = runtime.micro_batch_tokens or spec.batch_tokens
@@ -310,7 +310,7 @@ def test_running_out_of_memory_halves_the_micro_batch(tmp_path: Path, spec, run_
 
 
 def test_the_micro_batch_that_was_used_is_halved(tmp_path: Path, run_dir: Path):
-    """micro_batch_tokens=0: the run chose 6 rows by its memory."""
+    """With micro_batch_tokens=0 the run has chosen 6 rows."""
     used: list[int] = []
     inner = needs(3, used)
 
@@ -388,7 +388,7 @@ def pretend_dead(run_dir: Path) -> None:
 
 
 def cut_off(run_dir: Path, released: bool, times: int, saves: bool = False) -> None:
-    """A worker claims the run as workers do and is stopped or killed, again and again."""
+    """A worker claims the run and is stopped or killed, `times` times."""
     for i in range(times):
         step = worker.saved_step(run_dir)
         stalls = failures.count_stalls(run_dir, latest_claim(run_dir), step)
@@ -443,7 +443,7 @@ def test_progress_resets_the_count_of_stalls(tmp_path: Path, spec, run_dir: Path
 
 
 def test_an_error_is_not_a_stall(tmp_path: Path, spec, run_dir: Path):
-    """Two errors between deaths: the deaths alone count."""
+    """Errors between interruptions are not counted as interruptions."""
     cut_off(run_dir, False, MAX_STALLS - 1)
     calls: list[int] = []
 
@@ -480,7 +480,7 @@ def test_launching_again_resets_the_limits_of_a_lost_run(tmp_path: Path, spec, r
 def test_a_warning_received_while_python_starts_stops_the_worker(
     tmp_path: Path,
 ):
-    """As Slurm sends it to every process of a job: also to workers that are just being loaded."""
+    """Slurm sends it to every process of a job, also to workers that are starting."""
     from chinchilla.sweep.signals import block_warnings
 
     make_sweep(tmp_path, make_specs(1))
@@ -492,7 +492,7 @@ def test_a_warning_received_while_python_starts_stops_the_worker(
 
 
 def test_without_blocking_the_same_warning_kills():
-    """Otherwise the test above would prove nothing."""
+    """Shows that the test above depends on the blocked signal."""
     import subprocess
     import sys
 

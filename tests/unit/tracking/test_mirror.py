@@ -1,4 +1,4 @@
-"""Trackers show what a run measured and can neither change nor delay it."""
+"""Mirrors to trackers: they receive every line, and cannot change or delay a run."""
 
 import dataclasses
 import json
@@ -248,7 +248,7 @@ def test_slurms_warning_does_not_end_a_mirror(tmp_path: Path, package: WandbPack
 def test_the_lines_of_a_run_reach_the_tracker_however_its_process_ends(
     tmp_path: Path, package: WandbPackage, end: str
 ):
-    """Also where it ends before the tracker has been opened."""
+    """Also if the process ends before the tracker is open."""
     program = f"""
 import os, signal, sys
 from pathlib import Path
@@ -394,7 +394,7 @@ def test_event_files_hold_every_line(swept: Path):
 
 @pytest.mark.slow
 def test_wandb_offline_stores_the_metrics_and_no_key(swept: Path, data_dir: Path):
-    """A canary for a key: in the environment of everything, and afterwards in no file."""
+    """The API key is in the environment of every process and in no file."""
     pytest.importorskip("wandb")
     canary = "c0ffee" * 6 + "cafe"
     folder = swept.parent

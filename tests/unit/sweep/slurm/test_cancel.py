@@ -1,4 +1,4 @@
-"""`chinchilla cancel`: a sweep's own jobs end, and nobody else's."""
+"""`chinchilla cancel` cancels the jobs of one sweep only."""
 
 from pathlib import Path
 

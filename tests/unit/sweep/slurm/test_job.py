@@ -78,7 +78,7 @@ def test_a_job_is_requeued_if_it_is_to_continue(
 
 
 def answers(monkeypatch: pytest.MonkeyPatch, state: str) -> list[list[str]]:
-    """Slurm's commands, answered: squeue says `state`, scontrol obeys."""
+    """Fake answers of Slurm's commands: squeue prints `state`, scontrol succeeds."""
     calls = []
 
     def run(command, **kwargs):
@@ -93,7 +93,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, state: str) -> list[list[str]]:
 
 
 def rank_zero(monkeypatch: pytest.MonkeyPatch, sweep_dir: Path, work) -> int:
-    """Rank 0's part of a job of two ranks, with `work(stop, on_lost)` for the worker's."""
+    """Exit code of rank 0 in a job of two ranks, with `work(stop, on_lost)` in place of the worker."""
     from chinchilla.sweep import distributed_worker
     from chinchilla.train import distributed
 
@@ -123,7 +123,7 @@ def test_a_job_stopped_on_another_rank_is_requeued_unless_it_is_ending(
 
 
 def test_a_job_that_lost_a_rank_is_requeued_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """srun ends rank 0 too, after Slurm's KillWait: what comes later may not come at all."""
+    """srun ends rank 0 too, after Slurm's KillWait, so the requeue cannot wait."""
     make_sweep(tmp_path, make_specs(1))
     calls = answers(monkeypatch, "RUNNING")
 
@@ -140,7 +140,7 @@ def test_a_job_that_lost_a_rank_is_requeued_first(tmp_path: Path, monkeypatch: p
 def test_a_job_that_cannot_train_here_is_not_requeued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """It would find the same disk, or the same data, again and again."""
+    """A restart would find the same full disk or unreadable data."""
     make_sweep(tmp_path, make_specs(1))
     calls = answers(monkeypatch, "RUNNING")
     assert rank_zero(monkeypatch, tmp_path, lambda stop, on_lost: 1) == 1

@@ -63,7 +63,7 @@ def test_a_local_sweep_has_no_queue(tmp_path: Path, capsys, monkeypatch: pytest.
 
 
 def test_a_comment_that_is_not_utf_8_hides_no_job(tmp_path: Path, fake: FakeSlurm, capsys):
-    """Somebody's job in an old encoding."""
+    """Another job whose reason and comment are in Latin-1."""
     sweep = tmp_path / "sweep"
     launch(on_slurm(), make_specs(9), sweep, tmp_path)
     with open(fake.folder / "queue", "ab") as f:

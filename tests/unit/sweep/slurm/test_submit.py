@@ -1,4 +1,4 @@
-"""The script and the submission, with a stand-in for Slurm; a real one is in tests/slurm."""
+"""Submission of jobs with a fake Slurm; tests/slurm uses a real one."""
 
 import json
 import os
@@ -209,7 +209,7 @@ print(f"{last - left} points")
 
 
 def start_launcher(sweep: Path, last: int = 10**9) -> subprocess.Popen[str]:
-    """A launcher that dies at its `last` touch of the sweep's files or start of a program."""
+    """A launcher that is killed at its `last` access to the sweep's files or start of a program."""
     command = [sys.executable, "-c", LAUNCH, str(SUPPORT), str(sweep), str(last)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -228,7 +228,7 @@ def test_two_launchers_at_once_submit_each_worker_once(tmp_path: Path, fake: Fak
 def test_no_job_is_submitted_twice_after_a_launcher_was_killed(
     tmp_path: Path, fake: FakeSlurm, last: int
 ):
-    """Between any two steps of a submission; sbatch takes a moment and outlives its launcher."""
+    """The kills are between the steps of a submission; sbatch takes 0.3 s and outlives its launcher."""
     assert kill_and_launch_again(tmp_path / "sweep", fake, last)
 
 

@@ -73,7 +73,7 @@ def test_watching_ends_when_no_job_is_left(tmp_path: Path, fake: FakeSlurm):
 
 
 def test_the_exit_code_of_watch(tmp_path: Path, fake: FakeSlurm, capsys):
-    """So that `status watch=true && fit` does not fit an incomplete sweep."""
+    """`status watch=true && fit` must not fit an incomplete sweep."""
     sweep, specs = tmp_path / "sweep", make_specs(2)
     launch(on_slurm(), specs, sweep, tmp_path)
     fake.set_jobs([])

@@ -1,4 +1,4 @@
-"""`chinchilla logs`: what became of a run, and the ends of the logs that tell of it."""
+"""`chinchilla logs`: attempts and claims of a run, and the ends of its logs."""
 
 import json
 from pathlib import Path
@@ -80,7 +80,7 @@ def _boom(*args, **kwargs):
 
 
 def test_the_reason_why_a_claim_ended_is_shown(tmp_path: Path, capsys):
-    """A full disk costs no attempt, and a killed worker writes nothing: the claims know."""
+    """A full disk counts as no attempt and a killed worker writes no record; the claims show both."""
     make_sweep(tmp_path, [FINE])
     claim = acquire(run_dir_of(tmp_path, FINE), "first")
     claim.release("OSError: no space left on device", excused=True)

@@ -19,7 +19,7 @@ from chinchilla.sweep.view.status import (
 
 @pytest.fixture
 def mixed(tmp_path: Path) -> Path:
-    """Six equal runs: finished, diverged, failed, running at half, stopped at half, untouched."""
+    """Six equal runs: finished, diverged, failed, running at half, stopped at half, not started."""
     [one] = make_specs(1)
     specs = [replace(one, seed=i) for i in range(6)]
     make_sweep(tmp_path, specs)
