@@ -24,7 +24,7 @@ from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import DataError, InputError, error_summary, one_line
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.preflight import check_data
-from chinchilla.sweep.run_files import RunFilter, load_runtime
+from chinchilla.sweep.run_files import RunFilter, load_runtime, run_dir_of, stable_phases_of
 from chinchilla.sweep.signals import Stop
 from chinchilla.sweep.worker import Worker
 from chinchilla.tracking.mirror import wait_for_mirrors
@@ -72,7 +72,7 @@ def work(
         except Exception as error:
             raise ranks.failure(error) from None
         if ranks.rank:
-            _run_other_rank(ranks, stop)
+            _run_other_rank(ranks, sweep_dir, data_dir, stop)
             return 0
         ranks.on_lost = on_lost
         return _run_rank_zero(ranks, sweep_dir, data_dir, stop, only)
@@ -87,11 +87,7 @@ def work(
 
 
 def _run_rank_zero(
-    ranks: RankGroup,
-    sweep_dir: Path,
-    data_dir: Path,
-    stop: Stop,
-    only: RunFilter | None,
+    ranks: RankGroup, sweep_dir: Path, data_dir: Path, stop: Stop, only: RunFilter | None
 ) -> int:
     def train(
         spec: RunSpec,
@@ -102,8 +98,7 @@ def _run_rank_zero(
         attempts: int,
         should_stop: Callable[[], bool],
         still_mine: Callable[[], bool],
-        stable_phases: Path | None = None,
-        **callbacks: Any,
+        **settings: Any,
     ) -> RunResult | None:
         """Call `train_run` on all ranks."""
         raised: Exception | None = None
@@ -116,17 +111,9 @@ def _run_rank_zero(
                 raised = error
                 return True
 
-        call = {
-            "spec": spec.to_dict(),
-            "run_dir": str(run_dir.resolve()),
-            "data_dir": str(data_dir.resolve()),
-            "runtime": dataclasses.asdict(runtime),
-            "attempts": attempts,
-            "stable_phases": str(stable_phases.resolve()) if stable_phases else "",
-        }
         try:
             try:
-                ranks.broadcast(call)
+                ranks.broadcast([spec.to_dict(), dataclasses.asdict(runtime), attempts])
             except PeerError as error:
                 raise ranks.failure(error) from None
             result = train_run(
@@ -138,8 +125,7 @@ def _run_rank_zero(
                 should_stop=stop_or_raised,
                 still_mine=still_mine,
                 group=ranks,
-                stable_phases=stable_phases,
-                **callbacks,
+                **settings,
             )
         finally:  # broken: the ranks can no longer train together
             stop.requested = stop.requested or ranks.broken
@@ -158,18 +144,19 @@ def _run_rank_zero(
     return summary.exit_code()
 
 
-def _run_other_rank(ranks: RankGroup, stop: Stop) -> None:
+def _run_other_rank(ranks: RankGroup, sweep_dir: Path, data_dir: Path, stop: Stop) -> None:
     while (call := ranks.broadcast()) is not None:
+        spec = RunSpec.from_dict(call[0], "run from rank 0")
         try:
             train_run(
-                RunSpec.from_dict(call["spec"], "run from rank 0"),
-                Path(call["run_dir"]),
-                Path(call["data_dir"]),
-                RuntimeConfig(**call["runtime"]),
-                attempts=call["attempts"],
+                spec,
+                run_dir_of(sweep_dir, spec),
+                data_dir,
+                RuntimeConfig(**call[1]),
+                attempts=call[2],
                 should_stop=lambda: bool(stop),
                 group=ranks,
-                stable_phases=Path(call["stable_phases"]) if call["stable_phases"] else None,
+                stable_phases=stable_phases_of(sweep_dir) if spec.stable_phase else None,
             )
         except Exception as error:
             log.warning("%s: %s", type(error).__name__, error)

@@ -108,7 +108,7 @@ def launch(
                     size = local_pool.pool_size(
                         command.cluster, command.runtime, n_at_once(missing)
                     )
-                    with local_pool.start(sweep_dir, data_dir, size, program) as workers:
+                    with local_pool.Pool(sweep_dir, data_dir, size, program) as workers:
                         workers.wait(stop)
                     errors += workers.errors()
         finally:

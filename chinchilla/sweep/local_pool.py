@@ -3,12 +3,10 @@
 Used by cluster=local and, inside a Slurm job, for the GPUs of that job.
 """
 
-import contextlib
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,10 +46,38 @@ def pool_size(cluster: ClusterConfig, runtime: RuntimeConfig, n_at_once: int) ->
 
 
 class Pool:
-    """Running workers, with the log of each."""
+    """Worker processes; `with Pool(...) as pool: pool.wait(stop)` ends those still running.
 
-    def __init__(self) -> None:
+    Args:
+        sweep_dir: holds plan.jsonl and runtime.json; logs are written to its folder workers/.
+        data_dir: token folder.
+        size: number of workers and their resources.
+        program: command that starts a worker.
+    """
+
+    def __init__(
+        self, sweep_dir: Path, data_dir: Path, size: PoolSize, program: tuple[str, ...] = WORKER
+    ) -> None:
         self.logs: dict[subprocess.Popen[bytes], Path] = {}
+        (sweep_dir / "workers").mkdir(exist_ok=True)
+        for i in range(size.n_workers):
+            name = worker_name(i)
+            environment = {**os.environ, "OMP_NUM_THREADS": str(size.threads)}
+            if size.gpus:
+                environment["CUDA_VISIBLE_DEVICES"] = size.gpus[i % len(size.gpus)]
+            command = [*program, str(sweep_dir), str(data_dir), "--name", name]
+            command += ["--threads", str(size.threads), "--parent", str(os.getpid())]
+            log = sweep_dir / "workers" / f"{name}.log"
+            with open(log, "ab") as f, block_warnings():
+                process = subprocess.Popen(
+                    command,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=f,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C reaches only the launcher, which sends TERM
+                )
+            self.logs[process] = log
 
     def wait(self, stop: Stop) -> list[int]:
         """Wait for all workers and return their exit codes; `stop` sends them TERM once."""
@@ -80,7 +106,10 @@ class Pool:
             if process.poll() is None:
                 process.terminate()
 
-    def end(self) -> None:
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *error: object) -> None:
         """End all workers: TERM, then KILL after ten seconds."""
         self._terminate()
         deadline = time.monotonic() + 10
@@ -90,47 +119,3 @@ class Pool:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-@contextlib.contextmanager
-def start(
-    sweep_dir: Path,
-    data_dir: Path,
-    size: PoolSize,
-    program: tuple[str, ...] = WORKER,
-) -> Iterator[Pool]:
-    """Start workers; those still running at the end of the block are ended.
-
-    Args:
-        sweep_dir: holds plan.jsonl and runtime.json; logs are written to its folder workers/.
-        data_dir: token folder.
-        size: number of workers and their resources.
-        program: command that starts a worker.
-
-    Yields:
-        The pool.
-    """
-    (sweep_dir / "workers").mkdir(exist_ok=True)
-    pool = Pool()
-    try:
-        for i in range(size.n_workers):
-            name = worker_name(i)
-            environment = {**os.environ, "OMP_NUM_THREADS": str(size.threads)}
-            if size.gpus:
-                environment["CUDA_VISIBLE_DEVICES"] = size.gpus[i % len(size.gpus)]
-            command = [*program, str(sweep_dir), str(data_dir), "--name", name]
-            command += ["--threads", str(size.threads), "--parent", str(os.getpid())]
-            log = sweep_dir / "workers" / f"{name}.log"
-            with open(log, "ab") as f, block_warnings():
-                process = subprocess.Popen(
-                    command,
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=f,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,  # Ctrl-C reaches only the launcher, which sends TERM
-                )
-            pool.logs[process] = log
-        yield pool
-    finally:
-        pool.end()

@@ -40,7 +40,7 @@ def run_job(folder: Path) -> int:
     program = (*local_pool.WORKER, *job.sizes.arguments)
     with (
         stop_on_signals() as stop,
-        local_pool.start(sweep_dir, data_dir, size, program) as workers,
+        local_pool.Pool(sweep_dir, data_dir, size, program) as workers,
     ):
         codes = workers.wait(stop)
         for line in workers.errors():

@@ -123,7 +123,7 @@ def test_a_stop_on_the_other_rank_releases_the_run_which_can_be_resumed(
     [spec] = make_sweep(tmp_path / "s", data_dir, (4, 2000))
     run_dir = run_dir_of(tmp_path / "s", spec)
     processes = start(tmp_path / "s", data_dir)
-    wait_until(lambda: (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size, 60)  # fmt: skip
+    wait_until(lambda: (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size, 180)  # fmt: skip
     processes[1].send_signal(signal.SIGTERM)
     codes, printed = ended(processes)
     assert codes == [75, 0], printed
@@ -140,7 +140,7 @@ def test_a_rank_that_is_killed_leaves_a_run_that_can_be_claimed(
     [spec] = make_sweep(tmp_path / "s", data_dir, (4, 2000))
     run_dir = run_dir_of(tmp_path / "s", spec)
     processes = start(tmp_path / "s", data_dir)
-    wait_until(lambda: (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size, 60)  # fmt: skip
+    wait_until(lambda: (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size, 180)  # fmt: skip
     processes[victim].kill()
     codes, printed = ended(processes)
     assert codes[victim] == -signal.SIGKILL

@@ -508,7 +508,7 @@ def test_a_pool_blocks_warnings_while_its_workers_start(tmp_path: Path):
     from chinchilla.sweep.signals import Stop
 
     make_sweep(tmp_path, make_specs(2))
-    with local_pool.start(tmp_path, tmp_path, local_pool.PoolSize(2, 1), PROGRAM) as workers:
+    with local_pool.Pool(tmp_path, tmp_path, local_pool.PoolSize(2, 1), PROGRAM) as workers:
         for process in workers.logs:
             os.kill(process.pid, signal.SIGUSR2)
         assert workers.wait(Stop()) == [75, 75]

@@ -63,8 +63,8 @@ def test_a_job_is_requeued_if_it_is_to_continue(
     run_dirs = [run_dir_of(tmp_path, s) for s in specs]
     requeued = []
     monkeypatch.setattr(job, "requeue", lambda stop: requeued.append(1) or 75)
-    real = job.local_pool.start
-    monkeypatch.setattr(job.local_pool, "start", lambda *a: real(*a[:3], program=PROGRAM))
+    real = job.local_pool.Pool
+    monkeypatch.setattr(job.local_pool, "Pool", lambda *a: real(*a[:3], program=PROGRAM))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
     def warn() -> None:
