@@ -169,8 +169,8 @@ def measure(work: Path, n_finished: int = 400, n_large: int = 10_000) -> list[di
         again, text, as_json = timed([
             Command(f"a finished sweep of {n_finished} runs is launched again", 2.0,
                     ("sweep", *words), {"PATH": path}),
-            Command(f"status of {n_large} runs, format=text", 3.0, (*status, "format=text")),
-            Command(f"status of {n_large} runs, format=json", 3.0, (*status, "format=json")),
+            Command(f"status of {n_large} runs, format=text", 6.0, (*status, "format=text")),
+            Command(f"status of {n_large} runs, format=json", 6.0, (*status, "format=json")),
         ])  # fmt: skip
     again["jobs_submitted"] = len(list(finished.glob("slurm/*")))
     expected = {
