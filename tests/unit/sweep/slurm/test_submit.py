@@ -223,15 +223,6 @@ def test_two_launchers_at_once_submit_each_worker_once(tmp_path: Path, fake: Fak
     assert "submitted no workers" in printed
 
 
-@pytest.mark.parametrize("last", [30, 45, 50, 55])
-@pytest.mark.slow
-def test_no_job_is_submitted_twice_after_a_launcher_was_killed(
-    tmp_path: Path, fake: FakeSlurm, last: int
-):
-    """The kills are between the steps of a submission; sbatch takes 0.3 s and outlives its launcher."""
-    assert kill_and_launch_again(tmp_path / "sweep", fake, last)
-
-
 @pytest.mark.slow
 def test_no_job_is_submitted_twice_after_a_launcher_was_killed_at_thirty_points(
     tmp_path: Path, fake: FakeSlurm
