@@ -191,7 +191,7 @@ def retry(command: config.RetryCommand) -> int:
 
 def cancel(command: config.CancelCommand) -> int:
     """Cancel the Slurm jobs of a sweep."""
-    from chinchilla.sweep.slurm.cancel import cancel as cancel_jobs
+    from chinchilla.sweep.slurm.submit import cancel as cancel_jobs
 
     sweep_dir = Path(command.sweep_dir)
     if not (sweep_dir / "slurm").is_dir():  # jobs can be cancelled even if the plan is damaged

@@ -88,7 +88,14 @@ def launch(
         return EXIT_OK
     if missing and kind == "torchrun":
         assign(missing, command.cluster)  # checks the number of ranks
-        _print_torchrun(command, missing, sweep_dir, data_dir)
+        line, n = torchrun_command(command.cluster, sweep_dir, data_dir), len(missing)
+        if command.format == "json":
+            print(json.dumps({"sweep_dir": str(sweep_dir), "n_left": n, "command": line}))
+            return EXIT_OK
+        nodes = command.cluster.nodes
+        where = "" if nodes == 1 else f" on each of {nodes} nodes (FIRST_NODE is one of them)"
+        print(f"{n} runs are left; nothing was started. Start a worker{where} with:\n  {line}")
+        print(f"  status:  chinchilla status {sweep_argument(sweep_dir)}")
         return EXIT_OK
     if missing:
         # With format=json standard output holds one JSON document and nothing else.
@@ -193,24 +200,6 @@ def torchrun_command(cluster: ClusterConfig, sweep_dir: Path, data_dir: Path) ->
         f"-m chinchilla.sweep.worker {shlex.quote(str(sweep_dir))} "
         f"{shlex.quote(str(data_dir))}{threads}"
     )
-
-
-def _print_torchrun(
-    command: SweepCommand | TrainCommand, missing: list[RunSpec], sweep_dir: Path, data_dir: Path
-) -> None:
-    line = torchrun_command(command.cluster, sweep_dir, data_dir)
-    n, nodes = len(missing), command.cluster.nodes
-    if command.format == "json":
-        print(json.dumps({"sweep_dir": str(sweep_dir), "n_left": n, "command": line}))
-        return
-    precision = ", ".join(sorted({s.precision for s in missing}))
-    where = "" if nodes == 1 else f" on each of {nodes} nodes (FIRST_NODE is one of them)"
-    print(
-        f"{n} run{'' if n == 1 else 's'} to train in {precision}; nothing was started. Start a "
-        f"worker{where} with:"
-    )
-    print(f"  {line}")
-    print(f"  status:  chinchilla status {sweep_argument(sweep_dir)}")
 
 
 def _print_status(

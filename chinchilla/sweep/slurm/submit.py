@@ -1,4 +1,4 @@
-"""Submit a sweep to Slurm: one array of detached jobs per job class.
+"""Submit a sweep to Slurm, one array of detached jobs per job class, and cancel its jobs.
 
 The state of a sweep is in its folder, so nothing here depends on Slurm's accounting. `queue` records
 and finds what has been submitted; `job` is what a job runs.
@@ -23,6 +23,7 @@ from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import utc_now
 from chinchilla.sweep.job_classes import JobClass, assign
+from chinchilla.sweep.launch import launch_lock
 from chinchilla.sweep.run_files import sweep_argument
 from chinchilla.sweep.signals import warning_seconds
 from chinchilla.sweep.slurm import queue
@@ -243,3 +244,24 @@ def _script(array: queue.JobArray, cluster: ClusterConfig, folder: Path) -> str:
 
 def _plain(name: str) -> str:
     return re.sub(r"[^\w.-]", "-", name)
+
+
+def cancel(sweep_dir: Path) -> dict[str, Any]:
+    """Cancel every job that this user has submitted for this sweep.
+
+    Launchers of the sweep are excluded meanwhile, and jobs whose launcher was killed are found too.
+
+    Returns:
+        job_ids: the cancelled arrays; n_jobs: live jobs in them.
+
+    Raises:
+        InputError: Slurm does not answer; the message says whether jobs may have been cancelled.
+    """
+    if not (sweep_dir / "slurm").is_dir():
+        return {"job_ids": [], "n_jobs": 0}
+    with launch_lock(sweep_dir):
+        hint = f"{queue.UNKNOWN} Nothing was cancelled; cancel again when Slurm answers."
+        jobs, _ = queue.sweep_jobs(queue.job_arrays(sweep_dir), hint=hint)
+        if ids := sorted({job.job_id for job, _ in jobs}):
+            queue.run_slurm("scancel", *ids, hint="some jobs may not be cancelled; cancel again.")
+    return {"job_ids": ids, "n_jobs": len(jobs)}

@@ -231,16 +231,12 @@ def test_no_job_is_submitted_twice_after_a_launcher_was_killed_at_thirty_points(
     n = int(out.split()[-2])
     points = range(1, n + 1, max(1, n // 30))
     assert len(points) >= 30
+    (fake.folder / "sbatch_sleeps").write_text("0.3")  # and sbatch outlives its launcher
     for last in points:
         fake.set_jobs([])
-        assert kill_and_launch_again(tmp_path / f"sweep{last}", fake, last)
-
-
-def kill_and_launch_again(sweep: Path, fake: FakeSlurm, last: int) -> bool:
-    (fake.folder / "sbatch_sleeps").write_text("0.3")
-    launcher = start_launcher(sweep, last)
-    launcher.communicate(timeout=60)
-    assert launcher.returncode == -9
-    launch(on_slurm(gpus_per_node=1), make_specs(9), sweep, sweep)
-    assert len(fake.jobs()) == 3
-    return True
+        sweep = tmp_path / f"sweep{last}"
+        launcher = start_launcher(sweep, last)
+        launcher.communicate(timeout=60)
+        assert launcher.returncode == -9
+        launch(on_slurm(gpus_per_node=1), make_specs(9), sweep, sweep)
+        assert len(fake.jobs()) == 3
