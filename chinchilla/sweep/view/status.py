@@ -102,14 +102,13 @@ def sweep_status(
             known[spec.run_id] = row
         rows.append(row)
     counts = Counter(row.state for row in rows)
-    shared = any(spec.schedule == "cooldown" for spec in specs)
     return SweepStatus(
         sweep=specs[0].sweep if specs else sweep_dir.name,
         counts={state: counts[state] for state in STATES},
         rows=rows,
         flops_done=sum(map(_flops_spent, rows)),
         flops_total=sum(row.flops for row in rows),
-        seconds_left=_seconds_left(rows, reused_steps(specs) if shared else {}),
+        seconds_left=_seconds_left(rows, reused_steps(specs)),
     )
 
 

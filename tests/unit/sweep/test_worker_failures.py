@@ -496,9 +496,13 @@ def test_without_blocking_the_same_warning_kills():
     import subprocess
     import sys
 
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(20)"])
-    os.kill(process.pid, signal.SIGUSR2)
-    assert process.wait(30) == -signal.SIGUSR2
+    before = signal.signal(signal.SIGUSR2, signal.SIG_DFL)  # inherited; it may be ignored here
+    try:
+        process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(20)"])
+        os.kill(process.pid, signal.SIGUSR2)
+        assert process.wait(30) == -signal.SIGUSR2
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 def test_a_pool_blocks_warnings_while_its_workers_start(tmp_path: Path):
