@@ -39,7 +39,7 @@ test-gpu: install ## run the tests that need a CUDA device
 bench-gpu: install ## on a GPU, 9 minutes per call: tests, throughput, a sweep; PEERS='--nanogpt DIR ...'
 	@PATH="$(CURDIR)/$(BIN):$$PATH" PEERS="$(PEERS)" bash scripts/gpu_session.sh || [ $$? -eq 75 ]
 
-test-slurm: install ## run the tests on a local Slurm, which they start and stop: about 10 minutes
+test-slurm: install ## run the tests on a local Slurm, which they start and stop: about 8 minutes
 	$(BIN)/python -m pytest -m slurm
 
 slurm-up: ## start a Slurm of four nodes on this machine; needs Debian's packages (slurm/README.md)

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Run a Slurm with several nodes on this machine, to try out and test sweeps.
 
-    local_slurm.py up [--accounting] [--nodes 4] ...    start it, or restart daemons that have died
+    local_slurm.py up [--nodes 4] ...                   start it, or restart daemons that have died
     local_slurm.py run chinchilla sweep ...             run a command with its address
     local_slurm.py status                               show processes and nodes
     local_slurm.py node-kill 2 | node-start 2           a node fails with its jobs | returns
@@ -12,15 +12,14 @@ No service manager is used, all daemons listen on loopback only, and all files a
 addresses of this machine, because programs connect to a node by its name. The GPUs of the nodes are
 simulated (links to /dev/null): jobs get CUDA_VISIBLE_DEVICES but no device.
 
-Without --accounting there is no slurmdbd: sacct, sacctmgr, QOS and limits per account do not
-exist (`sacct -c` lists finished jobs); queue, arrays, requeue, preemption and node loss do.
+There is no slurmdbd: sacct, sacctmgr, QOS and limits per account do not exist (`sacct -c` lists
+finished jobs); queue, arrays, requeue, preemption and node loss do.
 
 Exit status: 0 success, 1 failed, 2 wrong usage or missing packages. Errors are one line.
 """
 
 import argparse
 import contextlib
-import getpass
 import json
 import os
 import random
@@ -37,7 +36,6 @@ from pathlib import Path
 from local_slurm_conf import write_files
 
 PACKAGES = {"slurmctld": "slurmctld", "slurmd": "slurmd", "sbatch": "slurm-client", "munged": "munge"}  # fmt: skip
-ACCOUNTING_PACKAGES = {"slurmdbd": "slurmdbd", "mariadbd": "mariadb-server"}
 NODE_MARK = (
     "LOCAL_SLURM_NODE"  # in slurmd's environment; inherited by the step managers that it starts
 )
@@ -200,12 +198,11 @@ class Cluster:
 
     def up(self, options: dict) -> str:
         """Start the cluster, or restart daemons that have died."""
-        needed = PACKAGES | (ACCOUNTING_PACKAGES if options["accounting"] else {})
-        missing = [package for program, package in needed.items() if not shutil.which(program)]
+        missing = [package for program, package in PACKAGES.items() if not shutil.which(program)]
         if missing:
             raise Problem(
                 f"not installed here: {', '.join(missing)}. On Debian: apt-get install "
-                f"--no-install-recommends {' '.join(needed.values())}"
+                f"--no-install-recommends {' '.join(PACKAGES.values())}"
             )
         began = time.monotonic()
         if any(self.pid(name) for name in self.names()):
@@ -217,13 +214,11 @@ class Cluster:
                 )
         else:
             n = options["nodes"]
-            ports = free_ports(n + 3)
+            ports = free_ports(n + 1)
             now = {
                 **options,
                 "ctld_port": ports[0],
-                "dbd_port": ports[1],
-                "sql_port": ports[2],
-                "node_ports": ports[3:],
+                "node_ports": ports[1:],
                 "node_names": [f"127.0.0.{11 + i}" for i in range(n)],
                 "first_job": int(time.time()) % 60_000_000 + 1,
             }
@@ -233,18 +228,13 @@ class Cluster:
             write_files(self.folder, now)
             self.settings_file.write_text(json.dumps(now, indent=1) + "\n")
         self.start_munge()
-        if now["accounting"]:
-            self.start_accounting(now)
         self.start("slurmctld", ["slurmctld", "-D", "-f", self.conf], lambda: listens(now["ctld_port"]))  # fmt: skip
         for name in now["node_names"]:
             self.start_slurmd(name)
         self.wait_until_ready(now["node_names"])
-        without = (
-            "" if now["accounting"] else "; no accounting: sacct, sacctmgr and QOS do not work"
-        )
         return (
             f"up after {time.monotonic() - began:.1f} s in {self.folder}: {now['nodes']} nodes of "
-            f"{now['cpus']} CPUs and {now['gpus']} simulated GPUs{without}"
+            f"{now['cpus']} CPUs and {now['gpus']} simulated GPUs"
         )
 
     def start_munge(self) -> None:
@@ -254,29 +244,6 @@ class Cluster:
         words += [f"--log-file={self.folder}/log/munged.log"]
         probe = ["munge", "-n", "-S", f"{run}/munge.socket"]
         self.start("munged", words, lambda: not subprocess.run(probe, capture_output=True).returncode)  # fmt: skip
-
-    def start_accounting(self, now: dict) -> None:
-        """Start MariaDB and slurmdbd and register this cluster."""
-        data, at = self.folder / "mariadb", self.folder / "run" / "mariadb.socket"
-        user = f"--user={getpass.getuser()}"
-        if not (data / "mysql").is_dir():
-            words = ["mariadb-install-db", "--no-defaults", f"--datadir={data}", user]
-            words += ["--auth-root-authentication-method=normal", "--skip-test-db", "--skip-name-resolve"]  # fmt: skip
-            self.ask(*words, seconds=120)
-        sql = ["mariadb", "--no-defaults", f"--socket={at}", "--user=root", "--execute"]
-        words = ["mariadbd", "--no-defaults", f"--datadir={data}", f"--socket={at}", user]
-        words += [f"--port={now['sql_port']}", "--bind-address=127.0.0.1", "--skip-name-resolve"]
-        words += [f"--pid-file={at}.pid", "--innodb-buffer-pool-size=64M", "--innodb-lock-wait-timeout=900"]  # fmt: skip
-        self.start("mariadbd", words, lambda: not subprocess.run([*sql, "select 1"], capture_output=True).returncode)  # fmt: skip
-        self.ask(
-            *sql,
-            "create database if not exists accounting;"
-            "create user if not exists slurm@'127.0.0.1' identified by 'slurm';"
-            "grant all on accounting.* to slurm@'127.0.0.1'",
-        )
-        self.start("slurmdbd", ["slurmdbd", "-D"], lambda: listens(now["dbd_port"]))
-        if "local" not in self.ask("sacctmgr", "-nP", "list", "cluster", "format=cluster"):
-            self.ask("sacctmgr", "-i", "add", "cluster", "local")
 
     def start_slurmd(self, node: str) -> None:
         now = self.settings
@@ -322,14 +289,10 @@ class Cluster:
         """Stop everything. Files are kept, so that logs can be read."""
         names = self.names()
         for name in sorted(names, key=lambda n: not n.startswith("slurmd.")):
-            if name not in (
-                "munged",
-                "mariadbd",
-            ):  # the other daemons need these until they have ended
+            if name != "munged":  # the other daemons need it until they have ended
                 self.stop(name)
         self.kill_jobs()
-        for name in ("mariadbd", "munged"):
-            self.stop(name)
+        self.stop("munged")
         return f"down, {len(names)} processes; logs are in {self.folder}/log" if names else "nothing runs"  # fmt: skip
 
     def status(self) -> tuple[str, bool]:
@@ -339,7 +302,7 @@ class Cluster:
         if found.get("slurmctld"):
             rows = self.ask("sinfo", "-hN", "-p", "main", "-o", "%N  %T  CPUs %C (A/I/O/T)  %G")
             lines += ["nodes:", *(f"  {row}" for row in rows.splitlines())]
-        n = len(self.settings["node_names"]) + (4 if self.settings["accounting"] else 2)
+        n = len(self.settings["node_names"]) + 2
         up = len(found) == n and all(found.values())
         head = "up" if up else "down" if not any(found.values()) else "up in part"
         return "\n".join([f"{head}, SLURM_CONF={self.conf}", *lines]), up
@@ -353,7 +316,6 @@ def main() -> int:
     parser.add_argument("--dir", type=Path, default=place, help=f"its files; default {place}")
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="start the cluster, or restart daemons that have died")
-    up.add_argument("--accounting", action="store_true", help="slurmdbd and MariaDB too")
     for name, value, what in (
         ("nodes", 4, "how many"),
         ("cpus", 4, "of a node"),
@@ -374,7 +336,7 @@ def main() -> int:
     cluster = Cluster(args.dir)
     try:
         if args.command == "up":
-            keys = ("accounting", "nodes", "cpus", "memory_mb", "gpus", "max_array")
+            keys = ("nodes", "cpus", "memory_mb", "gpus", "max_array")
             print(cluster.up({key: getattr(args, key) for key in keys}))
         elif args.command == "status":
             text, up_now = cluster.status()

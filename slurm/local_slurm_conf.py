@@ -1,4 +1,4 @@
-"""Configuration of local_slurm.py's daemons: slurm.conf, gres.conf, slurmdbd.conf and a key.
+"""Configuration of local_slurm.py's daemons: slurm.conf, gres.conf and a key.
 
 Settings move all files into one folder, restrict traffic to loopback, or shorten delays for tests:
 jobs are requeued after 5 s and killed 5 s after TERM, and an unresponsive node is down after 15 s.
@@ -51,40 +51,13 @@ SlurmctldParameters=preempt_send_user_signal
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=100000,bf_interval=2
 PriorityType=priority/basic
-"""
-WITHOUT_ACCOUNTING = """\
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/filetxt
 JobCompLoc={dir}/log/finished_jobs.txt
 """
-WITH_ACCOUNTING = """\
-AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=127.0.0.1
-AccountingStoragePort={dbd_port}
-AccountingStoragePass={dir}/run/munge.socket
-AccountingStorageTRES=gres/gpu
-AccountingStoreFlags=job_comment
-"""
 PARTITIONS = """\
 PartitionName=main Nodes={nodes} Default=YES DefaultTime=10 DefMemPerCPU=100 PriorityTier=10 PreemptMode=OFF
 PartitionName=scavenge Nodes={nodes} DefaultTime=10 DefMemPerCPU=100 PriorityTier=1 PreemptMode=REQUEUE GraceTime=20
-"""
-SLURMDBD_CONF = """\
-AuthType=auth/munge
-AuthInfo=socket={dir}/run/munge.socket
-CommunicationParameters=NoInAddrAny
-DbdHost={host}
-DbdAddr=127.0.0.1
-DbdPort={dbd_port}
-SlurmUser={user}
-LogFile={dir}/log/slurmdbd.log
-PidFile={dir}/run/slurmdbd.service
-StorageType=accounting_storage/mysql
-StorageHost=127.0.0.1
-StoragePort={sql_port}
-StorageUser=slurm
-StoragePass=slurm
-StorageLoc=accounting
 """
 
 
@@ -93,8 +66,8 @@ def write_files(folder: Path, settings: dict) -> None:
 
     Args:
         folder: of the cluster.
-        settings: accounting, cpus, memory_mb and gpus of a node, max_array, first_job, ctld_port,
-            dbd_port, sql_port, and node_names with their node_ports.
+        settings: cpus, memory_mb and gpus of a node, max_array, first_job, ctld_port, and
+            node_names with their node_ports.
     """
     conf = folder / "conf"
     for name in ("", "conf", "run", "log", "state", "spool", "gpu"):
@@ -108,14 +81,13 @@ def write_files(folder: Path, settings: dict) -> None:
     host = socket.gethostname().split(".")[0]
     words = {**settings, "dir": folder, "host": host, "user": getpass.getuser()}
     words["nodes"] = ",".join(settings["node_names"])
-    text = SLURM_CONF + (WITH_ACCOUNTING if settings["accounting"] else WITHOUT_ACCOUNTING)
     gpus = f" Gres=gpu:{settings['gpus']}" if settings["gpus"] else ""
     nodes = "".join(
         f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
         f"CPUs={settings['cpus']} RealMemory={settings['memory_mb']}{gpus}\n"
         for name, port in zip(settings["node_names"], settings["node_ports"], strict=True)
     )
-    text = text.format(**words) + nodes + PARTITIONS.format(**words)
+    text = SLURM_CONF.format(**words) + nodes + PARTITIONS.format(**words)
     (conf / "slurm.conf").write_text(text)
     lines = ["AutoDetect=off"]
     for i in range(settings["gpus"]):
@@ -125,7 +97,3 @@ def write_files(folder: Path, settings: dict) -> None:
         lines.append(f"NodeName={words['nodes']} Name=gpu File={device}")
     (conf / "gres.conf").write_text("\n".join(lines) + "\n")
     (conf / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
-    if settings["accounting"]:
-        dbd = conf / "slurmdbd.conf"
-        dbd.touch(mode=0o600)
-        dbd.write_text(SLURMDBD_CONF.format(**words))

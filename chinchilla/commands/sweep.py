@@ -2,12 +2,13 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chinchilla import config
 from chinchilla.commands.shared import print_json
-from chinchilla.commands.show import console, new_table, print_table
+from chinchilla.commands.show import new_table, print_table
 from chinchilla.core.errors import Refusal
 from chinchilla.core.files import writable_dir
 from chinchilla.plan.records import RunSpec, load_plan
@@ -22,7 +23,7 @@ def sweep(command: config.SweepCommand) -> int:
     from chinchilla.commands.plan import derived, planned
     from chinchilla.commands.show import show_plan
     from chinchilla.plan.grid import check_comparable, check_same_recipe
-    from chinchilla.sweep.cost import check_gpu_hours, estimate
+    from chinchilla.sweep.cost import estimate
     from chinchilla.sweep.launch import launch
     from chinchilla.sweep.preflight import free_bytes
     from chinchilla.sweep.run_files import clean_sweep
@@ -36,20 +37,18 @@ def sweep(command: config.SweepCommand) -> int:
         check_comparable(all_specs)
         check_same_recipe(planned_before, specs)
     left = _left(sweep_dir, all_specs)
-    cost = estimate(left, command.cluster, command.runtime, os.cpu_count() or 1, all_specs)
-    refused: Refusal | None = None
-    try:
-        check_gpu_hours(cost, command.max_gpu_hours, command.yes)
-    except Refusal as error:
-        refused = error
+    *rows, total = estimate(left, command.cluster, command.runtime, os.cpu_count() or 1, all_specs)
+    refused = _refusal(total, command.max_gpu_hours)
     if command.dry_run and command.format == "json":
-        runs = [dataclasses.asdict(s) | derived(s) for s in specs]
         return print_json(
             {
-                "runs": runs,
+                "runs": [dataclasses.asdict(s) | derived(s) for s in specs],
                 "n_left": len(left),
-                "estimate": cost.to_dict(),
-                "refused": str(refused) if refused else None,
+                "estimate": {
+                    "job_classes": [dataclasses.asdict(row) for row in rows],
+                    "total": dataclasses.asdict(total),
+                },
+                "refused": refused or None,
                 "sources": use_record(use),
             }
         )
@@ -57,15 +56,15 @@ def sweep(command: config.SweepCommand) -> int:
         done = {s.run_id for s in specs} - {s.run_id for s in left}
         show_plan(specs, command.cluster, done, cost_line=False)
         if left:
-            _show_estimate(cost, command.cluster)
-            peak, free = cost.total.peak_disk_bytes, free_bytes(sweep_dir)
-            if peak > free:
+            _show_estimate([*rows, *([total] if len(rows) > 1 else [])], command.cluster)
+            needed, free = total.disk_bytes, free_bytes(sweep_dir)
+            if needed > free:
                 print(
-                    f"note: the sweep may need {_bytes(peak)} of disk space; sweep_dir={sweep_dir} "
+                    f"note: the sweep may need {_bytes(needed)} of disk space; sweep_dir={sweep_dir} "
                     f"has {_bytes(free)} free."
                 )
     if refused and not command.dry_run:
-        raise refused
+        raise Refusal(refused)
     if refused:
         print(f"This would be refused: {refused}")
     if command.dry_run:
@@ -85,37 +84,39 @@ def _left(sweep_dir: Path, specs: list[RunSpec]) -> list[RunSpec]:
     return [s for s in runs if state_of(run_dir_of(sweep_dir, s)) not in ("finished", "diverged")]
 
 
-def _show_estimate(cost: "Estimate", cluster: config.ClusterConfig) -> None:
+def _refusal(total: "Estimate", limit: float) -> str:
+    """Why a sweep is refused if its device-hours exceed the limit (0: none)."""
+    if not limit or total.gpu_hours <= limit:
+        return ""
+    return (
+        f"{total.n_runs} runs are expected to take {total.gpu_hours:.4g} GPU-hours, above "
+        f"max_gpu_hours={limit:g}. Raise max_gpu_hours, or plan fewer or shorter runs."
+    )
+
+
+def _show_estimate(rows: Sequence["Estimate"], cluster: config.ClusterConfig) -> None:
     """Print a row per job class, a total, and the assumptions."""
     from chinchilla.core.units import duration
 
-    priced = any(row.price for row in cost.job_classes)
+    priced = any(row.price for row in rows)
     jobs = "jobs" if cluster.kind == "slurm" else "workers"
-    prices_head = ("price", "worst case") if priced else ()
     columns = (
-        "job class", "runs", jobs, "C, FLOPs", "device-hours", "worst case", *prices_head,
-        "wall time", "disk", "peak disk",
+        "job class", "runs", jobs, "C, FLOPs", "device-hours", *(["price"] if priced else []),
+        "wall time", "disk",
     )  # fmt: skip
     table = new_table("cost of the runs left to train", columns, left=("job class",))
-    totals = [cost.total] if len(cost.job_classes) > 1 else []
-    for row in [*cost.job_classes, *totals]:
-        prices = [f"{row.price:,.2f}", _or_unbounded(row.worst_price, ",.2f")] if priced else []
+    for row in rows:
         table.add_row(
             row.name, str(row.n_runs), str(row.n_jobs), f"{row.flops:.3g}", f"{row.gpu_hours:.3g}",
-            _or_unbounded(row.worst_gpu_hours, ".3g"), *prices, duration(row.seconds),
-            _bytes(row.disk_bytes), _bytes(row.peak_disk_bytes),
+            *([f"{row.price:,.2f}"] if priced else []), duration(row.seconds), _bytes(row.disk_bytes),
         )  # fmt: skip
     print_table(table)
     print(
         f"At {cluster.peak_flops:.3g} FLOP/s x {cluster.mfu:.0%} MFU"
         + (f" and {cluster.price_per_device_hour:g} a device-hour" if priced else "")
         + (", unless a job class sets others" if cluster.resources else "")
-        + f". Worst case: {cost.worst_case}."
+        + ". Retries, interruptions and idle devices are not included."
     )
-
-
-def _or_unbounded(x: float | None, form: str) -> str:
-    return "unbounded" if x is None else format(x, form)
 
 
 def _bytes(n: float) -> str:
@@ -125,20 +126,21 @@ def _bytes(n: float) -> str:
 
 def status(command: config.StatusCommand) -> int:
     """Show the status of a sweep."""
-    from chinchilla.sweep.slurm.queue import jobs_in_queue
+    from chinchilla.sweep.slurm.queue import jobs_in_queue, queue_line
     from chinchilla.sweep.view.live import watch
-    from chinchilla.sweep.view.status import render_status, sweep_status
+    from chinchilla.sweep.view.status import status_table, summary_line, sweep_status
 
-    sweep_dir = Path(command.sweep_dir)
-    if command.watch:
-        as_json = command.format == "json"
-        return watch(sweep_dir, command.interval_seconds, limit=command.rows, as_json=as_json)
+    sweep_dir, as_json = Path(command.sweep_dir), command.format == "json"
     current, queue = sweep_status(sweep_dir), jobs_in_queue(sweep_dir)
-    if command.format == "json":
-        return print_json(
-            {**current.to_dict(), "queue": dataclasses.asdict(queue) if queue else None}
-        )
-    console().print(render_status(current, queue, command.rows))
+    if as_json and not command.watch:
+        return print_json({**current.to_dict(), "queue": queue})
+    if not as_json:
+        print_table(status_table(current, command.rows))
+    if command.watch:
+        return watch(sweep_dir, command.interval_seconds, as_json=as_json)
+    print(summary_line(current))
+    if queue is not None:
+        print(queue_line(queue))
     return 0
 
 
@@ -150,12 +152,13 @@ def logs(command: config.LogsCommand) -> int:
     sweep_dir = _sweep_dir(command.sweep_dir)
     if command.run:
         [spec] = find_runs(sweep_dir, [command.run])
-        result = run_logs(sweep_dir, spec, command.lines)
+        sections = run_logs(sweep_dir, spec, command.lines)
     else:
-        result = sweep_logs(sweep_dir, command.lines)
+        sections = sweep_logs(sweep_dir, command.lines)
     if command.format == "json":
-        return print_json(result.to_dict())
-    print(result.text())
+        return print_json(sections)
+    for heading, lines in sections.items():
+        print("\n".join([heading, *(f"  {line}" for line in lines), ""]))
     return 0
 
 
@@ -167,29 +170,46 @@ def retry(command: config.RetryCommand) -> int:
     sweep_dir = _sweep_dir(command.sweep_dir)
     result = retry_runs(sweep_dir, command.runs, command.diverged)
     if command.format == "json":
-        return print_json(dataclasses.asdict(result))
-    print(result.sentence)
-    for run_id in result.again:
+        return print_json(result)
+    n = len(result["again"])
+    text = f"{n or 'no'} run{'' if n == 1 else 's'} will be trained again"
+    if busy := result["busy"]:
+        text += f"; {len(busy)} are in use by another process: try again"
+    if diverged := result["kept_diverged"]:
+        text += f"; {len(diverged)} diverged are unchanged (diverged=true includes them)"
+    print(f"{text}.")
+    for run_id in result["again"]:
         print(f"  {run_id}")
-    if result.again:
+    if result["again"]:
         print(
             f"Launch them with the same sweep command (chinchilla sweep ... "
-            f"{sweep_argument(sweep_dir)}). Their old results are kept as {', '.join(result.kept)}."
+            f"{sweep_argument(sweep_dir)}). Their old files are kept under other names, such as "
+            "result-failed-1.json."
         )
     return 0
 
 
 def cancel(command: config.CancelCommand) -> int:
     """Cancel the Slurm jobs of a sweep."""
-    from chinchilla.sweep.slurm.cancel import cancel as cancel_jobs
+    from chinchilla.sweep.slurm.submit import cancel as cancel_jobs
 
     sweep_dir = Path(command.sweep_dir)
-    if not (sweep_dir / "submitit").is_dir():  # jobs can be cancelled even if the plan is damaged
+    if not (sweep_dir / "slurm").is_dir():  # jobs can be cancelled even if the plan is damaged
         _sweep_dir(command.sweep_dir)
     result = cancel_jobs(sweep_dir)
     if command.format == "json":
-        return print_json(result.to_dict())
-    print(result.text())
+        return print_json(result)
+    if ids := result["job_ids"]:
+        s = "" if result["n_jobs"] == 1 else "s"
+        print(
+            f"cancelled {result['n_jobs']} job{s}: {' '.join(ids)}. Runs in training are saved; the "
+            "same sweep command continues them."
+        )
+    else:
+        print(
+            "no job of yours for this sweep is in Slurm's queue: nothing to cancel. Workers outside "
+            "of Slurm end with Ctrl-C at their launcher."
+        )
     return 0
 
 

@@ -25,7 +25,7 @@ def sync(command: config.SyncCommand) -> int:
     for spec in specs:
         run_dir = run_dir_of(sweep_dir, spec)
         lines, summary = read_metrics(run_dir / "metrics.jsonl"), _summary(run_dir)
-        before = {} if command.again else synced(run_dir, target)
+        before = synced(run_dir, target)
         step = before.get("step", 0)
         new = [line for line in lines if line["step"] > step]
         if not lines:

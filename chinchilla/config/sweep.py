@@ -15,7 +15,7 @@ class StatusCommand(Config):
     sweep_dir: str = setting(REQUIRED, SWEEP_DIR_HELP)
     watch: bool = setting(
         False,
-        "Repeat until all runs ended (exit code 0, or 1 if some failed) or no job is left (75).",
+        "Print changes until all runs ended (exit code 0, or 1 if some failed) or no job is left (75).",
     )
     interval_seconds: float = setting(
         10.0, "Time between two updates with watch=true.", unit="seconds", above=0
@@ -67,5 +67,4 @@ class SyncCommand(Config):
     )
     wandb_project: str = setting("chinchilla", "Project in Weights & Biases.")
     runs: list[str] = setting([], "Run ids or prefixes; empty = all.")
-    again: bool = setting(False, "Send all steps, including those sent before.")
     format: str = setting("text", "Output.", choices=FORMATS)

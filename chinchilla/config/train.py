@@ -85,7 +85,6 @@ class SweepCommand(Config):
     max_gpu_hours: float = setting(
         0.0, "Refuse a sweep expected to take more device-hours; 0 = no limit.", at_least=0
     )
-    yes: bool = setting(False, "Launch even above max_gpu_hours.")
     format: str = setting("text", "Output.", choices=FORMATS)
 
 

@@ -58,8 +58,6 @@ class ClaimRecord:
     starts: int  # claims made for training so far, including this one
     released: bool = False
     stalls: int = 0  # consecutive claims before this one that ended without a new checkpoint
-    # Processes that the out-of-memory killer had ended on this machine; -1 = unknown.
-    oom_kills: int = -1
     ended: str = ""  # reason of the release; "" if the run or the worker ended
     excused: bool = False  # released for a reason that does not count as a stall
 
@@ -101,15 +99,6 @@ def file_system_now(folder: Path) -> float:
     finally:
         with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
-
-
-def oom_kills() -> int:
-    """Processes that the out-of-memory killer has ended since this machine started; -1 if unknown."""
-    try:
-        lines = Path("/proc/vmstat").read_text().splitlines()
-        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), -1)
-    except (OSError, ValueError, IndexError):
-        return -1
 
 
 def _modified(path: Path) -> float:
@@ -283,7 +272,6 @@ def acquire(
         step=step,
         starts=(before.starts if before else 0) + to_train,
         stalls=stalls,
-        oom_kills=oom_kills(),
     )
     if not _create(run_dir, record):
         return None

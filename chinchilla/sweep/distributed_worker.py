@@ -1,13 +1,11 @@
 """A worker of several processes (ranks), which train each run together.
 
-    torchrun --nproc-per-node 8 -m chinchilla.sweep.distributed_worker SWEEP_DIR DATA_DIR
-
-On Slurm, every task of a job with several ranks calls `work` (`slurm.job`). Rank 0 runs the loop of
-an ordinary worker (`worker.Worker`): it claims, records and publishes, and broadcasts each run to
-the other ranks. A stop requested on any rank stops all ranks at the next step. If a rank fails or
-dies, the attempt and the worker end on all ranks. Rank 0 records the cause, and the run can be
-claimed again. An exception that a rank reports counts as a failure of the run, the death of a rank
-as an interruption.
+torchrun starts each rank as `worker`; on Slurm, every task of a job with several ranks calls `work`
+(`slurm.job`). Rank 0 runs the loop of an ordinary worker (`worker.Worker`): it claims, records and
+publishes, and broadcasts each run to the other ranks. A stop requested on any rank stops all ranks at
+the next step. If a rank fails or dies, the attempt and the worker end on all ranks. Rank 0 records the
+cause, and the run can be claimed again. An exception that a rank reports counts as a failure of the
+run, the death of a rank as an interruption.
 """
 
 import dataclasses
@@ -15,7 +13,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,57 +23,59 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import DataError, InputError, error_summary, one_line
 from chinchilla.plan.records import RunResult, RunSpec
-from chinchilla.sweep.preflight import check_data, worker_name
-from chinchilla.sweep.run_files import RunFilter, load_runtime
-from chinchilla.sweep.schedule import job_time
-from chinchilla.sweep.signals import Stop, stop_on_signals
-from chinchilla.sweep.worker import Worker, parse_arguments
+from chinchilla.sweep.preflight import check_data
+from chinchilla.sweep.run_files import RunFilter, load_runtime, run_dir_of, stable_phases_of
+from chinchilla.sweep.signals import Stop
+from chinchilla.sweep.worker import Worker
 from chinchilla.tracking.mirror import wait_for_mirrors
 from chinchilla.train import train_run
 from chinchilla.train.device import give_memory_back
-from chinchilla.train.distributed import PeerError, RankGroup, join, slurm_settings
+from chinchilla.train.distributed import PeerError, RankGroup, join
 
-__all__ = ["join", "leave", "main", "slurm_settings", "work"]
 log = logging.getLogger("chinchilla.sweep")
 
 
 def work(
-    ranks: RankGroup,
     sweep_dir: Path,
     data_dir: Path,
     stop: Stop,
-    *,
-    worker: str = "",
-    only: RunFilter | None = None,
-    deadline: float = 0.0,
+    only: RunFilter | None,
+    settings: Mapping[str, str] = os.environ,
+    on_lost: Callable[[], None] = lambda: None,
 ) -> int:
-    """Run this rank's part of a worker until it ends.
+    """Join the other ranks and run this rank's part of a worker until it ends.
 
     Args:
-        ranks: from `join`; closed when this returns.
         sweep_dir: the sweep's folder, shared by all ranks.
         data_dir: token folder.
         stop: flag that ends the worker on all ranks at the next step; any rank may set it.
-        worker: name in claims; default: host and process of rank 0.
         only: selects the runs to train.
-        deadline: UNIX time at which the worker will be stopped; 0: from Slurm, if it has one.
+        settings: how the ranks find each other, see `join`.
+        on_lost: called on rank 0 when another rank has ended without reporting an error.
 
     Returns:
-        Exit code. Rank 0: 0 if nothing was left to claim; 75 if stopped, out of time, or a rank failed
-        or died, so that another start can continue; 1 if no run can be trained here (data not readable
-        on some rank, disk full); 2 if the sweep's files are invalid. Other ranks: 0, 75 or 1.
+        Exit code. Rank 0: 0 if nothing was left to claim; 75 if stopped, or a rank failed or died,
+        so that another start can continue; 1 if no run can be trained here (data not readable
+        on some rank, disk full) or not all ranks joined; 2 if the sweep's files or settings are
+        invalid. Other ranks: the same, but 0 if rank 0 ended the worker.
     """
+    try:
+        runtime = load_runtime(sweep_dir)
+        ranks = join(runtime.device, settings=settings)
+    except (InputError, PeerError) as error:
+        print(f"chinchilla: {one_line(error)}", file=sys.stderr, flush=True)
+        return 2 if isinstance(error, InputError) else 1
     try:
         try:
             with ranks.raise_together():
                 check_data(sweep_dir, data_dir, only)
         except Exception as error:
             raise ranks.failure(error) from None
-        if ranks.rank == 0:
-            name = worker or worker_name()
-            return _run_rank_zero(ranks, sweep_dir, data_dir, stop, name, only, deadline)
-        _run_other_rank(ranks, stop)
-        return 0
+        if ranks.rank:
+            _run_other_rank(ranks, sweep_dir, data_dir, stop)
+            return 0
+        ranks.on_lost = on_lost
+        return _run_rank_zero(ranks, sweep_dir, data_dir, stop, only)
     except PeerError as error:
         print(f"rank {ranks.rank} of {ranks.world_size} ends: {error}", file=sys.stderr, flush=True)
         return 75 if ranks.broken else 1
@@ -86,25 +86,8 @@ def work(
         ranks.close()
 
 
-class _StopOrBroken(Stop):
-    """`stop`, and also true when the ranks can no longer train together."""
-
-    def __init__(self, stop: Stop, ranks: RankGroup) -> None:
-        super().__init__()
-        self.stop, self.ranks = stop, ranks
-
-    def __bool__(self) -> bool:
-        return bool(self.stop) or self.ranks.broken
-
-
 def _run_rank_zero(
-    ranks: RankGroup,
-    sweep_dir: Path,
-    data_dir: Path,
-    stop: Stop,
-    worker: str,
-    only: RunFilter | None,
-    deadline: float,
+    ranks: RankGroup, sweep_dir: Path, data_dir: Path, stop: Stop, only: RunFilter | None
 ) -> int:
     def train(
         spec: RunSpec,
@@ -115,22 +98,9 @@ def _run_rank_zero(
         attempts: int,
         should_stop: Callable[[], bool],
         still_mine: Callable[[], bool],
-        stable_phases: Path | None = None,
-        **callbacks: Any,
+        **settings: Any,
     ) -> RunResult | None:
         """Call `train_run` on all ranks."""
-        call = {
-            "spec": spec.to_dict(),
-            "run_dir": str(run_dir.resolve()),
-            "data_dir": str(data_dir.resolve()),
-            "runtime": dataclasses.asdict(runtime),
-            "attempts": attempts,
-            "stable_phases": str(stable_phases.resolve()) if stable_phases else "",
-        }
-        try:
-            ranks.broadcast(call)
-        except PeerError as error:
-            raise ranks.failure(error) from None
         raised: Exception | None = None
 
         def stop_or_raised() -> bool:
@@ -141,53 +111,52 @@ def _run_rank_zero(
                 raised = error
                 return True
 
-        result = train_run(
-            spec,
-            run_dir,
-            data_dir,
-            runtime,
-            attempts=attempts,
-            should_stop=stop_or_raised,
-            still_mine=still_mine,
-            group=ranks,
-            stable_phases=stable_phases,
-            **callbacks,
-        )
+        try:
+            try:
+                ranks.broadcast([spec.to_dict(), dataclasses.asdict(runtime), attempts])
+            except PeerError as error:
+                raise ranks.failure(error) from None
+            result = train_run(
+                spec,
+                run_dir,
+                data_dir,
+                runtime,
+                attempts=attempts,
+                should_stop=stop_or_raised,
+                still_mine=still_mine,
+                group=ranks,
+                **settings,
+            )
+        finally:  # broken: the ranks can no longer train together
+            stop.requested = stop.requested or ranks.broken
         if raised:
             raise raised
         if result is None and not stop and still_mine():
             stop.requested = True  # another rank received the signal
         return result
 
+    runtime = load_runtime(sweep_dir)
     try:
-        summary = Worker(
-            sweep_dir,
-            data_dir,
-            load_runtime(sweep_dir),
-            worker,
-            train,
-            only=only,
-            stop=_StopOrBroken(stop, ranks),
-            time_of_job=job_time(deadline),
-        ).run()
+        summary = Worker(sweep_dir, data_dir, runtime, "", train, only=only, stop=stop).run()
     finally:
         if not ranks.broken:
             ranks.broadcast(None)
     return summary.exit_code()
 
 
-def _run_other_rank(ranks: RankGroup, stop: Stop) -> None:
+def _run_other_rank(ranks: RankGroup, sweep_dir: Path, data_dir: Path, stop: Stop) -> None:
     while (call := ranks.broadcast()) is not None:
+        spec = RunSpec.from_dict(call[0], "run from rank 0")
         try:
             train_run(
-                RunSpec.from_dict(call["spec"], "run from rank 0"),
-                Path(call["run_dir"]),
-                Path(call["data_dir"]),
-                RuntimeConfig(**call["runtime"]),
-                attempts=call["attempts"],
+                spec,
+                run_dir_of(sweep_dir, spec),
+                data_dir,
+                RuntimeConfig(**call[1]),
+                attempts=call[2],
                 should_stop=lambda: bool(stop),
                 group=ranks,
-                stable_phases=Path(call["stable_phases"]) if call["stable_phases"] else None,
+                stable_phases=stable_phases_of(sweep_dir) if spec.stable_phase else None,
             )
         except Exception as error:
             log.warning("%s: %s", type(error).__name__, error)
@@ -210,32 +179,3 @@ def leave(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Run one rank as a process started by torchrun.
-
-    Returns:
-        The exit code of `work`; also 2 for invalid settings and 1 if not all ranks joined.
-    """
-    args = parse_arguments("torchrun ... -m chinchilla.sweep.distributed_worker", argv)
-    with stop_on_signals() as stop:
-        try:
-            runtime = load_runtime(args.sweep_dir)
-            ranks = join(runtime.device)
-        except (InputError, PeerError) as error:
-            print(f"chinchilla: {one_line(error)}", file=sys.stderr, flush=True)
-            return 2 if isinstance(error, InputError) else 1
-        return work(
-            ranks,
-            args.sweep_dir,
-            args.data_dir,
-            stop,
-            worker=args.name,
-            only=args.only,
-            deadline=args.deadline,
-        )
-
-
-if __name__ == "__main__":
-    leave(main())

@@ -1,9 +1,8 @@
 """What to do when an attempt at a run fails: classify it, record it, decide whether to try again.
 
 An exception in a run is recorded as attempts/<n>.json with its kind. A worker that was killed records
-nothing; the next worker detects this from the claims before its own (`count_stalls`,
-`earlier_death`). A run that should not be tried again gets a result with status "failed" and a file
-error.txt.
+nothing; the next worker detects this from the claims before its own (`count_stalls`). A run that
+should not be tried again gets a result with status "failed" and a file error.txt.
 """
 
 import dataclasses
@@ -122,29 +121,24 @@ def count_stalls(run_dir: Path, before: ClaimRecord | None, step: int) -> int:
     return before.stalls + (not was_error and not before.excused)
 
 
-def earlier_death(claim: Claim) -> tuple[str, str] | None:
-    """Kind and reason, if the ends of the earlier claims count as a failure of the run."""
+def lost_reason(claim: Claim) -> str:
+    """Why the run counts as lost: its earlier claims made no progress; "" if it may be tried."""
     before, record = claim.previous, claim.record
-    if before is None:
-        return None
-    where = f"worker {before.worker} on {before.host}"
-    same_machine = before.processes == record.processes
-    if not before.released and same_machine and record.oom_kills > before.oom_kills >= 0:
-        return "oom", f"{where} was killed by the kernel's out-of-memory killer."
-    if record.stalls < MAX_STALLS:
-        return None
+    if before is None or record.stalls < MAX_STALLS:
+        return ""
     how = "was stopped" if before.released else "died without a message"
     how = f"ended ({before.ended})" if before.ended else how
-    return "lost", (
+    return (
         f"interrupted {record.stalls} times in a row at step {record.step} before a new checkpoint "
-        f"was saved; the last time {where} {how} (killed, out of memory, preempted, or node "
-        "failure). Lower runtime.checkpoint_minutes, or give more memory or time; launch again."
+        f"was saved; the last time worker {before.worker} on {before.host} {how} (killed, out of "
+        "memory, preempted, or node failure). Lower runtime.checkpoint_minutes, or give more memory "
+        "or time; launch again."
     )
 
 
 def record_attempt(
     spec: RunSpec, claim: Claim, failure: str, reason: str, text: str, runtime: RuntimeConfig
-) -> RunResult | None:
+) -> bool:
     """Record a failed attempt. If another attempt cannot help, publish a failed result.
 
     Args:
@@ -156,7 +150,7 @@ def record_attempt(
         runtime: settings of the attempt.
 
     Returns:
-        The failed result if it was published, else None.
+        Whether a failed result was published.
     """
     run_dir, progress = claim.run_dir, read_progress(claim.run_dir)
     limit = min(runtime.micro_batch_tokens or spec.batch_tokens, spec.batch_tokens)
@@ -175,12 +169,12 @@ def record_attempt(
     (run_dir / "attempts").mkdir(exist_ok=True)
     write_json(run_dir / "attempts" / f"{len(attempts)}.json", dataclasses.asdict(attempt))
     if not _is_final(attempts, spec.model.seq_len):
-        return None
+        return False
     result = _failed_result(spec, claim, failure, reason)
     if not claim.publish("result.json", dataclasses.asdict(result)):
-        return None
+        return False
     write_text(run_dir / "error.txt", text)
-    return result
+    return True
 
 
 def _is_final(attempts: Sequence[Attempt], seq_len: int) -> bool:

@@ -6,9 +6,8 @@ train no other runs, so that a large model is never trained by a small job.
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from chinchilla.config import ClusterConfig
 from chinchilla.core.errors import InputError
@@ -16,44 +15,44 @@ from chinchilla.plan.records import RunSpec, count_label
 
 
 @dataclass(frozen=True)
+class SizeRange:
+    """Selects runs with min_params < N <= max_params; max_params=0: no upper limit."""
+
+    min_params: float = 0.0
+    max_params: float = 0.0
+
+    def __call__(self, spec: RunSpec) -> bool:
+        return self.min_params < spec.N <= (self.max_params or math.inf)
+
+    @property
+    def arguments(self) -> list[str]:
+        """The same as arguments of a worker process."""
+        return [f"--min-params={self.min_params!r}", f"--max-params={self.max_params!r}"]
+
+
+@dataclass(frozen=True)
 class JobClass:
-    """Runs with min_params < N <= max_params, and the resources of their jobs."""
+    """Models of a range of sizes, and the resources of the jobs that train them."""
 
     name: str
-    min_params: float
-    max_params: float  # inf: no limit
+    sizes: SizeRange
     cluster: ClusterConfig  # with the settings of this class
+
+    @property
+    def n_ranks(self) -> int:
+        """Devices that one run is trained on."""
+        return self.cluster.nodes * self.cluster.ranks_per_node
 
     @property
     def workers_per_job(self) -> int:
         """One per GPU; one for the whole job if its ranks train a run together."""
-        c = self.cluster
-        return 1 if c.nodes * c.ranks_per_node > 1 else max(1, c.gpus_per_node)
+        return 1 if self.n_ranks > 1 else max(1, self.cluster.gpus_per_node)
 
     @property
     def devices_per_worker(self) -> int:
         """Devices allocated while one run is trained."""
         c = self.cluster
-        per_node = max(c.gpus_per_node, c.ranks_per_node)
-        return 1 if c.nodes * c.ranks_per_node == 1 else c.nodes * per_node
-
-    @property
-    def training_devices(self) -> int:
-        """Devices that one run is trained on."""
-        return self.cluster.nodes * self.cluster.ranks_per_node
-
-    def includes(self, spec: RunSpec) -> bool:
-        return self.min_params < spec.N <= self.max_params
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON for intention.json: null instead of infinity."""
-        return {
-            "name": self.name,
-            "min_params": self.min_params,
-            "max_params": None if math.isinf(self.max_params) else self.max_params,
-            "nodes": self.cluster.nodes,
-            "ranks_per_node": self.cluster.ranks_per_node,
-        }
+        return 1 if self.n_ranks == 1 else c.nodes * max(c.gpus_per_node, c.ranks_per_node)
 
 
 def job_classes(cluster: ClusterConfig) -> list[JobClass]:
@@ -68,7 +67,7 @@ def job_classes(cluster: ClusterConfig) -> list[JobClass]:
             alone = dataclasses.replace(alone, gpus_per_node=0, n_workers=cluster.n_workers or 1)
         elif cluster.kind != "slurm":
             alone = dataclasses.replace(alone, nodes=1, ranks_per_node=1)
-        return [_checked(JobClass("all", 0, math.inf, alone))]
+        return [_checked(JobClass("all", SizeRange(), alone))]
     classes, below = [], 0.0
     for resource in cluster.resources:
         own = {
@@ -77,19 +76,20 @@ def job_classes(cluster: ClusterConfig) -> list[JobClass]:
             if f.name not in ("name", "max_params")
             and (value := getattr(resource, f.name)) is not None
         }
-        limit = resource.max_params or math.inf
         try:
             merged = dataclasses.replace(cluster, resources=[], **own)
         except InputError as error:
             raise InputError(f"cluster.resources, {resource.name}: {error}") from None
-        classes.append(_checked(JobClass(resource.name, below, limit, merged)))
-        below = limit
+        classes.append(
+            _checked(JobClass(resource.name, SizeRange(below, resource.max_params), merged))
+        )
+        below = resource.max_params
     return classes
 
 
 def _checked(job_class: JobClass) -> JobClass:
     c = job_class.cluster
-    if c.nodes * c.ranks_per_node > 1 and 0 < c.gpus_per_node != c.ranks_per_node:
+    if job_class.n_ranks > 1 and 0 < c.gpus_per_node != c.ranks_per_node:
         raise InputError(
             f"cluster.ranks_per_node={c.ranks_per_node} with cluster.gpus_per_node={c.gpus_per_node} "
             f"({job_class.name}): each rank uses one GPU. Set both to the same number."
@@ -109,11 +109,11 @@ def assign(
     groups: dict[str, tuple[JobClass, list[RunSpec]]] = {}
     classes = job_classes(cluster)
     for spec in specs:
-        job_class = next((c for c in classes if c.includes(spec)), None)
+        job_class = next((c for c in classes if c.sizes(spec)), None)
         if job_class is None:
             raise InputError(
                 f"run {spec.run_id} has N={count_label(spec.N)}, above the largest max_params of "
-                f"cluster.resources ({classes[-1].max_params:g}, {classes[-1].name}). Add a larger "
+                f"cluster.resources ({classes[-1].sizes.max_params:g}, {classes[-1].name}). Add a larger "
                 f"class, or set max_params=0 for {classes[-1].name}."
             )
         _check_batch(spec, job_class)
@@ -123,7 +123,7 @@ def assign(
 
 def _check_batch(spec: RunSpec, job_class: JobClass) -> None:
     """Check what training would refuse on these ranks, before any job waits in a queue."""
-    rows, ranks = spec.batch_tokens // spec.model.seq_len, job_class.training_devices
+    rows, ranks = spec.batch_tokens // spec.model.seq_len, job_class.n_ranks
     if rows % ranks:
         c = job_class.cluster
         jobs = "" if job_class.name == "all" else f" of {job_class.name}"
@@ -133,27 +133,3 @@ def _check_batch(spec: RunSpec, job_class: JobClass) -> None:
             f"cluster.ranks_per_node={c.ranks_per_node}). Choose a divisor of {rows}, or another "
             "recipe.batch_tokens."
         )
-
-
-@dataclass(frozen=True)
-class SizeRange:
-    """Selects runs with min_params < N <= max_params."""
-
-    min_params: float
-    max_params: float
-
-    def __call__(self, spec: RunSpec) -> bool:
-        return self.min_params < spec.N <= self.max_params
-
-    @property
-    def arguments(self) -> list[str]:
-        """The same as arguments of a worker process."""
-        return [f"--min-params={self.min_params!r}", f"--max-params={self.max_params!r}"]
-
-
-def runs_of_job(job_class: Mapping[str, Any] | None) -> SizeRange | None:
-    """Runs that a job may train, from `job_class` of its intention.json; None: all."""
-    if not job_class or (not job_class["min_params"] and job_class["max_params"] is None):
-        return None
-    limit = job_class["max_params"]
-    return SizeRange(job_class["min_params"], math.inf if limit is None else limit)

@@ -7,6 +7,7 @@ from a plan.
 """
 
 import contextlib
+import dataclasses
 import json
 import shlex
 import sys
@@ -23,11 +24,10 @@ from chinchilla.sweep import local_pool
 from chinchilla.sweep.claims import Claim, acquire
 from chinchilla.sweep.job_classes import assign
 from chinchilla.sweep.preflight import limit_threads, worker_name
-from chinchilla.sweep.provenance import record_launch
-from chinchilla.sweep.retry import set_aside
+from chinchilla.sweep.retry import set_aside, state_of
 from chinchilla.sweep.run_files import missing_specs, run_dir_of, save_runtime, sweep_argument
 from chinchilla.sweep.signals import stop_on_signals
-from chinchilla.sweep.view.live import SweepProgress
+from chinchilla.sweep.view.live import show_progress
 from chinchilla.sweep.view.status import SweepStatus, summary_line, sweep_status
 from chinchilla.sweep.worker import Train, Worker
 from chinchilla.tracking.mirror import wait_for_mirrors
@@ -71,8 +71,7 @@ def launch(
         from chinchilla.train.device import pick_device
 
         pick_device(device)
-    if note := prepare(sweep_dir, specs, command.runtime, kind):
-        print(note, file=sys.stderr)
+    prepare(sweep_dir, specs, command.runtime)
     # A sweep trains the whole plan, `train` only its own run.
     ids = {s.run_id for s in specs}
     only = (lambda s: s.run_id in ids) if isinstance(command, TrainCommand) else None
@@ -85,36 +84,38 @@ def launch(
             left = missing_specs(sweep_dir, only)
             submission = submit(command.cluster, sweep_dir, data_dir, left, claim.still_mine)
         as_json = command.format == "json"
-        print(json.dumps(submission.to_dict()) if as_json else submission.text())
+        print(json.dumps(dataclasses.asdict(submission)) if as_json else submission.text())
         return EXIT_OK
     if missing and kind == "torchrun":
         assign(missing, command.cluster)  # checks the number of ranks
-        _print_torchrun(command, missing, sweep_dir, data_dir)
+        line, n = torchrun_command(command.cluster, sweep_dir, data_dir), len(missing)
+        if command.format == "json":
+            print(json.dumps({"sweep_dir": str(sweep_dir), "n_left": n, "command": line}))
+            return EXIT_OK
+        nodes = command.cluster.nodes
+        where = "" if nodes == 1 else f" on each of {nodes} nodes (FIRST_NODE is one of them)"
+        print(f"{n} runs are left; nothing was started. Start a worker{where} with:\n  {line}")
+        print(f"  status:  chinchilla status {sweep_argument(sweep_dir)}")
         return EXIT_OK
     if missing:
         # With format=json standard output holds one JSON document and nothing else.
         out = sys.stderr if command.format == "json" else sys.stdout
         try:
-            with stop_on_signals() as stop, SweepProgress(sweep_dir, out, only):
+            with stop_on_signals() as stop, show_progress(sweep_dir, out, only):
                 if kind == "debug":
                     limit_threads(command.cluster.threads_per_worker)
-                    summary = Worker(
-                        sweep_dir,
-                        data_dir,
-                        command.runtime,
-                        worker_name(),
-                        train,
-                        only=only,
-                        stop=stop,
-                    ).run()
-                    errors += [summary.unfit] if summary.unfit else []
+                    worker = Worker(
+                        sweep_dir, data_dir, command.runtime, train=train, only=only, stop=stop
+                    )
+                    summary = worker.run()
+                    errors += [summary.cannot_train] if summary.cannot_train else []
                     if summary.needs_restart:
                         errors.append("this process can no longer use the GPU: launch again")
                 else:
                     size = local_pool.pool_size(
                         command.cluster, command.runtime, n_at_once(missing)
                     )
-                    with local_pool.start(sweep_dir, data_dir, size, program) as workers:
+                    with local_pool.Pool(sweep_dir, data_dir, size, program) as workers:
                         workers.wait(stop)
                     errors += workers.errors()
         finally:
@@ -128,33 +129,37 @@ def launch(
     return EXIT_FAILED if errors else EXIT_AGAIN
 
 
-def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig, kind: str) -> str:
+def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig) -> None:
     """Write the plan and runtime.json, and make failed runs trainable again.
 
-    Returns:
-        A note if the latest launch used other code or planned more runs; else "".
-
     Raises:
-        InputError: the folder holds another sweep, or files of another schema.
+        InputError: the folder holds another sweep, or files of another schema. Nothing was written.
     """
-    writable_dir(sweep_dir, "sweep_dir")
-    with launch_lock(sweep_dir):
-        plan = sweep_dir / "plan.jsonl"
-        planned = load_plan(plan) if plan.exists() else []
-        other = {s.sweep for s in planned} - {s.sweep for s in specs}
+    plan = sweep_dir / "plan.jsonl"
+
+    def planned() -> list[RunSpec]:
+        found = load_plan(plan) if plan.exists() else []
+        other = {s.sweep for s in found} - {s.sweep for s in specs}
         if specs and other:
             raise InputError(
                 f"sweep_dir={sweep_dir} holds sweep {', '.join(sorted(other))}, not "
                 f"{specs[0].sweep}. Give each sweep its own folder."
             )
-        known = {s.run_id for s in planned}
+        return found
+
+    before = planned()  # refused before the lock, which is a file in the folder
+    for spec in specs or before:
+        state_of(run_dir_of(sweep_dir, spec))
+    writable_dir(sweep_dir, "sweep_dir")
+    with launch_lock(sweep_dir):
+        before = planned()
+        known = {s.run_id for s in before}
         new = list({s.run_id: s for s in specs if s.run_id not in known}.values())
         if new or not plan.exists():
-            save_plan(planned + new, plan)
+            save_plan(before + new, plan)
         save_runtime(runtime, sweep_dir)
-        for spec in specs or planned:
+        for spec in specs or before:
             set_aside(run_dir_of(sweep_dir, spec))
-        return record_launch(sweep_dir, kind)
 
 
 @contextlib.contextmanager
@@ -192,27 +197,9 @@ def torchrun_command(cluster: ClusterConfig, sweep_dir: Path, data_dir: Path) ->
     threads = f" --threads {cluster.threads_per_worker}" if cluster.threads_per_worker else ""
     return (
         f"torchrun {rendezvous} --nproc-per-node {cluster.ranks_per_node} "
-        f"-m chinchilla.sweep.distributed_worker {shlex.quote(str(sweep_dir))} "
+        f"-m chinchilla.sweep.worker {shlex.quote(str(sweep_dir))} "
         f"{shlex.quote(str(data_dir))}{threads}"
     )
-
-
-def _print_torchrun(
-    command: SweepCommand | TrainCommand, missing: list[RunSpec], sweep_dir: Path, data_dir: Path
-) -> None:
-    line = torchrun_command(command.cluster, sweep_dir, data_dir)
-    n, nodes = len(missing), command.cluster.nodes
-    if command.format == "json":
-        print(json.dumps({"sweep_dir": str(sweep_dir), "n_left": n, "command": line}))
-        return
-    precision = ", ".join(sorted({s.precision for s in missing}))
-    where = "" if nodes == 1 else f" on each of {nodes} nodes (FIRST_NODE is one of them)"
-    print(
-        f"{n} run{'' if n == 1 else 's'} to train in {precision}; nothing was started. Start a "
-        f"worker{where} with:"
-    )
-    print(f"  {line}")
-    print(f"  status:  chinchilla status {sweep_argument(sweep_dir)}")
 
 
 def _print_status(

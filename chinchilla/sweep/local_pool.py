@@ -3,13 +3,10 @@
 Used by cluster=local and, inside a Slurm job, for the GPUs of that job.
 """
 
-import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +23,7 @@ class PoolSize:
 
     n_workers: int
     threads: int  # CPU threads per worker
-    devices: tuple[str, ...] = ()  # CUDA_VISIBLE_DEVICES of each worker; empty = inherited
+    gpus: tuple[str, ...] = ()  # assigned to the workers in turn; empty = all see every GPU
 
 
 def visible_gpus() -> tuple[str, ...]:
@@ -45,87 +42,31 @@ def pool_size(cluster: ClusterConfig, runtime: RuntimeConfig, n_at_once: int) ->
     gpus = visible_gpus() if runtime.device in ("auto", "cuda") else ()
     default = len(gpus) or (1 if ":" in runtime.device else cores)
     n = max(1, min(cluster.n_workers or default, n_at_once))
-    devices = tuple(gpus[i % len(gpus)] for i in range(n)) if gpus else ()
-    return PoolSize(n, cluster.threads_per_worker or max(1, cores // n), devices)
+    return PoolSize(n, cluster.threads_per_worker or max(1, cores // n), gpus)
 
 
 class Pool:
-    """Running workers. `with start(...) as pool: pool.wait(stop)`."""
-
-    def __init__(self, processes: list[subprocess.Popen[bytes]], logs: list[Path]) -> None:
-        self.processes = processes
-        self.logs = logs
-
-    def wait(self, stop: Stop) -> list[int]:
-        """Wait for all workers and return their exit codes; `stop` sends them TERM once."""
-        signalled = False
-        while any(p.poll() is None for p in self.processes):
-            if stop and not signalled:
-                signalled = True
-                self._signal(signal.SIGTERM)
-            time.sleep(0.1)
-        return [p.returncode for p in self.processes]
-
-    def errors(self) -> list[str]:
-        """One line per failed worker: its name, exit code and last line of output."""
-        lines = []
-        for process, log in zip(self.processes, self.logs, strict=True):
-            if process.returncode not in (0, 75):
-                output = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-                lines.append(
-                    f"worker {log.stem} ended with code {process.returncode}: "
-                    f"{output[-1] if output else 'no output'} ({log})"
-                )
-        return lines
-
-    def _signal(self, signum: int) -> None:
-        for process in self.processes:
-            if process.poll() is None:
-                process.send_signal(signum)
-
-    def end(self) -> None:
-        """End all workers: TERM, then KILL after ten seconds."""
-        self._signal(signal.SIGTERM)
-        deadline = time.monotonic() + 10
-        for process in self.processes:
-            try:
-                process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-@contextlib.contextmanager
-def start(
-    sweep_dir: Path,
-    data_dir: Path,
-    size: PoolSize,
-    program: tuple[str, ...] = WORKER,
-    deadline: float = 0.0,
-) -> Iterator[Pool]:
-    """Start workers; those still running at the end of the block are ended.
+    """Worker processes; `with Pool(...) as pool: pool.wait(stop)` ends those still running.
 
     Args:
         sweep_dir: holds plan.jsonl and runtime.json; logs are written to its folder workers/.
         data_dir: token folder.
         size: number of workers and their resources.
         program: command that starts a worker.
-        deadline: UNIX time at which workers will be stopped; 0: taken from Slurm, or none.
-
-    Yields:
-        The pool.
     """
-    (sweep_dir / "workers").mkdir(exist_ok=True)
-    pool = Pool([], [])
-    try:
+
+    def __init__(
+        self, sweep_dir: Path, data_dir: Path, size: PoolSize, program: tuple[str, ...] = WORKER
+    ) -> None:
+        self.logs: dict[subprocess.Popen[bytes], Path] = {}
+        (sweep_dir / "workers").mkdir(exist_ok=True)
         for i in range(size.n_workers):
             name = worker_name(i)
             environment = {**os.environ, "OMP_NUM_THREADS": str(size.threads)}
-            if size.devices:
-                environment["CUDA_VISIBLE_DEVICES"] = size.devices[i]
+            if size.gpus:
+                environment["CUDA_VISIBLE_DEVICES"] = size.gpus[i % len(size.gpus)]
             command = [*program, str(sweep_dir), str(data_dir), "--name", name]
             command += ["--threads", str(size.threads), "--parent", str(os.getpid())]
-            command += [f"--deadline={deadline}"] if deadline else []
             log = sweep_dir / "workers" / f"{name}.log"
             with open(log, "ab") as f, block_warnings():
                 process = subprocess.Popen(
@@ -136,8 +77,45 @@ def start(
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # Ctrl-C reaches only the launcher, which sends TERM
                 )
-            pool.processes.append(process)
-            pool.logs.append(log)
-        yield pool
-    finally:
-        pool.end()
+            self.logs[process] = log
+
+    def wait(self, stop: Stop) -> list[int]:
+        """Wait for all workers and return their exit codes; `stop` sends them TERM once."""
+        signalled = False
+        while any(p.poll() is None for p in self.logs):
+            if stop and not signalled:
+                signalled = True
+                self._terminate()
+            time.sleep(0.1)
+        return [p.returncode for p in self.logs]
+
+    def errors(self) -> list[str]:
+        """One line per failed worker: its name, exit code and last line of output."""
+        lines = []
+        for process, log in self.logs.items():
+            if process.returncode not in (0, 75):
+                output = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+                lines.append(
+                    f"worker {log.stem} ended with code {process.returncode}: "
+                    f"{output[-1] if output else 'no output'} ({log})"
+                )
+        return lines
+
+    def _terminate(self) -> None:
+        for process in self.logs:
+            if process.poll() is None:
+                process.terminate()
+
+    def __enter__(self) -> "Pool":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """End all workers: TERM, then KILL after ten seconds."""
+        self._terminate()
+        deadline = time.monotonic() + 10
+        for process in self.logs:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

@@ -2,16 +2,15 @@
 
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from chinchilla.core.errors import InputError, nearest
-from chinchilla.plan.records import RunResult, RunSpec
+from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import acquire
 from chinchilla.sweep.preflight import worker_name
 from chinchilla.sweep.run_files import (
-    has_result,
-    is_damaged,
+    DamagedResult,
+    load_result,
     planned_specs,
     run_dir_of,
     sweep_argument,
@@ -19,28 +18,6 @@ from chinchilla.sweep.run_files import (
 
 # Also renamed for a diverged run: from its checkpoints it would diverge again.
 DIVERGED_FILES = ("checkpoints", "metrics.jsonl", "curve.npz")
-
-
-@dataclass(frozen=True)
-class Retried:
-    """What `chinchilla retry` did; lists hold run ids."""
-
-    again: list[str]  # trainable again
-    busy: list[str]  # claimed by another process at the moment
-    kept_diverged: list[str]  # diverged and not requested
-    kept: list[str]  # new names of the old results
-
-    @property
-    def sentence(self) -> str:
-        n = len(self.again)
-        text = f"{n or 'no'} run{'' if n == 1 else 's'} will be trained again"
-        if self.busy:
-            text += f"; {len(self.busy)} are in use by another process: try again"
-        if self.kept_diverged:
-            text += (
-                f"; {len(self.kept_diverged)} diverged are unchanged (diverged=true includes them)"
-            )
-        return text + "."
 
 
 def find_runs(sweep_dir: Path, names: Sequence[str]) -> list[RunSpec]:
@@ -65,13 +42,19 @@ def find_runs(sweep_dir: Path, names: Sequence[str]) -> list[RunSpec]:
     return runs
 
 
-def retry(sweep_dir: Path, runs: Sequence[str] = (), diverged: bool = False) -> Retried:
+def retry(
+    sweep_dir: Path, runs: Sequence[str] = (), diverged: bool = False
+) -> dict[str, list[str]]:
     """Make failed runs of a sweep trainable again.
 
     Args:
         sweep_dir: the sweep's folder.
         runs: ids or unique prefixes; default: every failed run.
         diverged: include diverged runs, which start from scratch.
+
+    Returns:
+        Run ids: `again`, trainable again; `busy`, claimed by another process at the moment;
+        `kept_diverged`, diverged and not requested.
 
     Raises:
         InputError: no such run, or a named run has not failed.
@@ -88,13 +71,12 @@ def retry(sweep_dir: Path, runs: Sequence[str] = (), diverged: bool = False) -> 
             }[state]
             raise InputError(f"run {run_id} is {state or 'unfinished'}, not failed. {hint}")
     selected = [s for s in specs if states[s.run_id] in statuses]
-    names = {s.run_id: set_aside(run_dir_of(sweep_dir, s), statuses) for s in selected}
-    return Retried(
-        again=[run_id for run_id, name in names.items() if name],
-        busy=[run_id for run_id, name in names.items() if not name],
-        kept_diverged=[] if diverged else [r for r, s in states.items() if s == "diverged"],
-        kept=sorted({name for name in names.values() if name}),
-    )
+    renamed = {s.run_id: set_aside(run_dir_of(sweep_dir, s), statuses) for s in selected}
+    return {
+        "again": [run_id for run_id, done in renamed.items() if done],
+        "busy": [run_id for run_id, done in renamed.items() if not done],
+        "kept_diverged": [] if diverged else [r for r, s in states.items() if s == "diverged"],
+    }
 
 
 def state_of(run_dir: Path) -> str:
@@ -103,36 +85,31 @@ def state_of(run_dir: Path) -> str:
     Raises:
         InputError: the result was written by another version.
     """
-    if not has_result(run_dir):
-        return ""
     try:
-        return RunResult.load(run_dir).status
-    except InputError:
-        if is_damaged(run_dir):
-            return "damaged"
-        if not has_result(run_dir):  # another process has just renamed it
-            return ""
-        raise
+        result = load_result(run_dir)
+    except DamagedResult:
+        return "damaged"
+    return result.status if result else ""
 
 
-def set_aside(run_dir: Path, statuses: Collection[str] = ("failed", "damaged")) -> str:
-    """Rename a run's result, if it has one of `statuses`, and the files that belong to it.
+def set_aside(run_dir: Path, statuses: Collection[str] = ("failed", "damaged")) -> bool:
+    """Rename a run's result to result-failed-<n>.json, if it has one of `statuses`, and its files.
 
     Files are renamed under a claim, so that no other process writes to the folder. result.json is
     renamed last: if this process dies before that, the next call finds it and continues.
 
     Returns:
-        New name of the result; "" if it was not renamed.
+        Whether it was renamed.
     """
     if state_of(run_dir) not in statuses:
-        return ""
+        return False
     claim = acquire(run_dir, worker_name(), to_train=False)
     if claim is None:
-        return ""
+        return False
     try:
         state = state_of(run_dir)  # another process may have been faster
         if state not in statuses:
-            return ""
+            return False
         label, k = "diverged" if state == "diverged" else "failed", 1
         while (run_dir / f"result-{label}-{k}.json").exists():
             k += 1
@@ -141,6 +118,6 @@ def set_aside(run_dir: Path, statuses: Collection[str] = ("failed", "damaged")) 
             stem, dot, suffix = name.partition(".")
             if os.path.lexists(run_dir / name):
                 os.rename(run_dir / name, run_dir / f"{stem}-{label}-{k}{dot}{suffix}")
-        return f"result-{label}-{k}.json"
+        return True
     finally:
         claim.release()

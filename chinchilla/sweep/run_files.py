@@ -3,7 +3,8 @@
 sweep_dir/
     plan.jsonl        runs of the sweep
     runtime.json      how its workers execute runs
-    launches.jsonl    code and host of each launch (`provenance`)
+    launch/           claim of a launcher at work
+    slurm/<token>/    a job array: its script, record and logs
     workers/          logs
     stable_phases/    checkpoints shared by runs with the same stable phase
     runs/<run_id>/    claim-<n>.json, heartbeat, progress.json, attempts/<n>.json, error.txt,
@@ -106,23 +107,37 @@ def has_result(run_dir: Path) -> bool:
     return os.path.lexists(run_dir / "result.json")
 
 
-def is_damaged(run_dir: Path) -> bool:
-    """Whether result.json exists but is not a run result of this or another version."""
+class DamagedResult(InputError):
+    """A result.json that is a run result of no version."""
+
+
+def load_result(run_dir: Path) -> RunResult | None:
+    """The run's result; None without one.
+
+    Raises:
+        DamagedResult: result.json is a run result of no version, or a broken link.
+        InputError: it was written by another version.
+    """
+    if not has_result(run_dir):
+        return None
     try:
-        value = json.loads((run_dir / "result.json").read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            return True
-        spec = value.get("spec")
-        schemas = value.get("schema"), spec.get("schema") if isinstance(spec, dict) else None
-        if schemas != (RESULT_SCHEMA, SPEC_SCHEMA):
-            pairs = zip(schemas, (RESULT_SCHEMA, SPEC_SCHEMA), strict=True)
-            return not any(type(x) is int and x != expected for x, expected in pairs)
-        decode(RunResult, value, "result.json")
-    except FileNotFoundError:
-        return has_result(run_dir)  # a broken link
-    except (OSError, ValueError, RecursionError):  # InputError is a ValueError
-        return True
-    return False
+        return RunResult.load(run_dir)
+    except InputError as error:
+        if not has_result(run_dir):  # another process has just renamed it
+            return None
+        if _of_another_version(run_dir / "result.json"):
+            raise
+        raise DamagedResult(str(error)) from None
+
+
+def _of_another_version(path: Path) -> bool:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+        schemas = value["schema"], value["spec"]["schema"]
+    except (OSError, ValueError, RecursionError, TypeError, KeyError):
+        return False
+    pairs = zip(schemas, (RESULT_SCHEMA, SPEC_SCHEMA), strict=True)
+    return any(type(x) is int and x != expected for x, expected in pairs)
 
 
 def saved_step(run_dir: Path) -> int:

@@ -63,7 +63,9 @@ def stop_on_signals(stop: Stop | None = None) -> Iterator[Stop]:
         yield stop
     finally:
         for signum, handler in before.items():
-            signal.signal(signum, handler)
+            # By default a warning would kill this process, which may be about to end with 0.
+            ends = signum in WARNINGS and handler == signal.SIG_DFL
+            signal.signal(signum, signal.SIG_IGN if ends else handler)
 
 
 @contextmanager

@@ -1,9 +1,11 @@
 """A worker: claims the next run of a sweep, trains it, publishes its result, and repeats.
 
 Workers communicate only through the sweep's folder, so they can run in this process, as local
-subprocesses, or on Slurm nodes:
+subprocesses, or on Slurm nodes. Started by torchrun, several processes are one worker
+(`distributed_worker`).
 
     python -m chinchilla.sweep.worker SWEEP_DIR DATA_DIR
+    torchrun --nproc-per-node 8 -m chinchilla.sweep.worker SWEEP_DIR DATA_DIR
 
 Reads plan.jsonl and runtime.json; writes runs/<run_id>/ (see `run_files`). Training itself is
 `chinchilla.train`, imported when the first run starts.
@@ -13,7 +15,6 @@ import argparse
 import contextlib
 import dataclasses
 import logging
-import math
 import os
 import sys
 import time
@@ -21,7 +22,6 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import DataError, InputError, error_summary, one_line
@@ -37,8 +37,8 @@ from chinchilla.sweep.claims import (
 from chinchilla.sweep.failures import (
     breaks_the_device,
     count_stalls,
-    earlier_death,
     failure_kind,
+    lost_reason,
     micro_batch_after,
     n_attempts,
     read_attempts,
@@ -52,13 +52,12 @@ from chinchilla.sweep.run_files import (
     has_result,
     load_runtime,
     missing_specs,
-    read_progress,
     run_dir_of,
     saved_step,
     stable_phase_step,
     stable_phases_of,
 )
-from chinchilla.sweep.schedule import JobTime, Throughput, in_order, job_time, should_wait
+from chinchilla.sweep.schedule import in_order, should_wait
 from chinchilla.sweep.signals import Stop, block_warnings, stop_on_signals
 from chinchilla.tracking.mirror import wait_for_mirrors
 
@@ -80,17 +79,16 @@ class WorkerSummary:
     failed: list[str] = field(default_factory=list)
     errors: int = 0  # failed attempts
     stopped: bool = False  # by a signal
-    out_of_time: bool = False  # the remaining runs do not fit into the job's time
     needs_restart: bool = False  # the GPU is unusable in this process; a new one can continue
-    unfit: str = ""  # why this machine cannot train (data not readable, disk full); "" if it can
+    cannot_train: str = ""  # why this machine cannot train (data not readable, disk full)
 
     def exit_code(self) -> int:
         """Exit code of a worker process; prints why this machine cannot train."""
-        if self.unfit:
+        if self.cannot_train:
             sys.stdout.flush()  # so that the message comes last in a log of both streams
-            print(f"chinchilla: {self.unfit}", file=sys.stderr, flush=True)
+            print(f"chinchilla: {self.cannot_train}", file=sys.stderr, flush=True)
             return 1
-        return 75 if self.stopped or self.out_of_time else 0
+        return 75 if self.stopped else 0
 
 
 @dataclass
@@ -101,51 +99,47 @@ class Worker:
         sweep_dir: the sweep's folder; its plan may grow meanwhile.
         data_dir: token folder.
         runtime: how to execute; not part of any run's identity.
-        name: this worker's name in claims.
+        name: this worker's name in claims; default: host and process.
         train: substitute for `chinchilla.train.train_run`.
         only: selects the runs to train; default: the whole plan.
         stop: flag that ends the worker at the next step; default: set by signals.
         stale_seconds: age of the heartbeat from which a worker on another machine counts as dead.
-        time_of_job: time available to this worker; runs that do not fit are skipped (`schedule`).
     """
 
     sweep_dir: Path
     data_dir: Path
     runtime: RuntimeConfig
-    name: str
+    name: str = ""
     train: Train | None = None
     _: KW_ONLY
     only: RunFilter | None = None
     stop: Stop | None = None
     stale_seconds: float = STALE_SECONDS
-    time_of_job: JobTime | None = None
 
     def __post_init__(self) -> None:
+        self.name = self.name or worker_name()
         self.summary = WorkerSummary(self.name)
         self.width: int | None = None  # d_model of the last run
-        self.throughput = Throughput()
 
     def run(self) -> WorkerSummary:
         """Work until nothing is left to claim. Errors in a run are recorded, not raised."""
         summary = self.summary
-        with self._signals() as self.stop:
+        signals = stop_on_signals() if self.stop is None else contextlib.nullcontext(self.stop)
+        with signals as self.stop:
             try:
                 if self.train is None:
                     check_data(self.sweep_dir, self.data_dir, self.only)
-                while not (self.stop or summary.needs_restart or summary.unfit):
+                while not (self.stop or summary.needs_restart or summary.cannot_train):
                     if not self.next_run():
                         break
             except DataError as error:
-                summary.unfit = one_line(error)
+                summary.cannot_train = one_line(error)
             except OSError as error:
                 if failure_kind(error) != "disk":
                     raise
-                summary.unfit = no_space(error, self.sweep_dir)
+                summary.cannot_train = no_space(error, self.sweep_dir)
             summary.stopped = bool(self.stop)
         return summary
-
-    def _signals(self) -> contextlib.AbstractContextManager[Stop]:
-        return stop_on_signals() if self.stop is None else contextlib.nullcontext(self.stop)
 
     def next_run(self) -> bool:
         """Claim and train one run, or wait briefly; False if nothing is left to claim."""
@@ -174,7 +168,7 @@ class Worker:
         runs.mkdir(exist_ok=True)
         now = file_system_now(runs)
         missing = missing_specs(self.sweep_dir, self.only)
-        silent = self.summary.out_of_time = False
+        silent = False
         n_failures = {s.run_id: n_attempts(run_dir_of(self.sweep_dir, s)) for s in missing}
         for spec in in_order(missing, self.width, lambda s: n_failures[s.run_id]):
             run_dir = run_dir_of(self.sweep_dir, spec)
@@ -183,17 +177,11 @@ class Worker:
                 silent = silent or status.state == "silent"
                 continue
             step = saved_step(run_dir)
-            first_step = step or stable_phase_step(self.sweep_dir, spec)
             # A run with a checkpoint of its own resumes from it and need not wait.
-            if (
-                spec.stable_phase
-                and not step
-                and should_wait(spec, first_step, self._in_training(missing, spec, now))
-            ):
-                continue
-            if not self._fits(spec, run_dir, first_step):
-                self.summary.out_of_time = True
-                continue
+            if spec.stable_phase and not step:
+                shared_step = stable_phase_step(self.sweep_dir, spec)
+                if should_wait(spec, shared_step, self._in_training(missing, spec, now)):
+                    continue
             claim = acquire(
                 run_dir,
                 self.name,
@@ -220,14 +208,6 @@ class Worker:
                 if not claim_status(run_dir, now, self.stale_seconds).available:
                     yield spec
 
-    def _fits(self, spec: RunSpec, run_dir: Path, step: int) -> bool:
-        if self.time_of_job is None:
-            return True
-        if self.width is None:  # before its first run: no later job will have more time
-            return self.time_of_job.fits(None)
-        own = read_progress(run_dir).get("tokens_per_second")
-        return self.time_of_job.fits(self.throughput.seconds(spec, step, own))
-
     def train_claimed(self, spec: RunSpec, claim: Claim) -> None:
         """Attempt a run once, and write its result, a record of the failure, or a checkpoint."""
         run_dir = claim.run_dir
@@ -239,10 +219,9 @@ class Worker:
 
         log.info("claimed %s (claim %d)", spec.run_id, claim.record.fence)
         runtime = self._runtime(spec, run_dir)
-        if death := earlier_death(claim):
-            if self._record_failure(spec, claim, *death, "", runtime):
-                return
-            runtime = self._runtime(spec, run_dir)
+        if reason := lost_reason(claim):
+            self._record_failure(spec, claim, "lost", reason, reason, runtime)
+            return
         progress = ProgressFile(run_dir, spec)
         try:
             if self.train is None:
@@ -250,10 +229,6 @@ class Worker:
 
                 self.train = train_run
             self.width = spec.model.d_model
-            start, step = time.monotonic(), saved_step(run_dir)
-            shared: dict[str, Any] = (
-                {"stable_phases": stable_phases_of(self.sweep_dir)} if spec.stable_phase else {}
-            )
             result = self.train(
                 spec,
                 run_dir,
@@ -264,7 +239,7 @@ class Worker:
                 on_progress=progress,
                 should_stop=should_stop,
                 still_mine=claim.still_mine,
-                **shared,
+                stable_phases=stable_phases_of(self.sweep_dir) if spec.stable_phase else None,
             )
         except ClaimLost:
             log.warning("%s was taken over by another worker", spec.run_id)
@@ -273,7 +248,8 @@ class Worker:
             kind, reason = failure_kind(error), error_summary(error)
             # End the worker: a problem of this machine would use up the attempts of all runs.
             if kind in ("data", "disk"):
-                self.summary.unfit = no_space(error, run_dir) if kind == "disk" else one_line(error)
+                no_room = no_space(error, run_dir) if kind == "disk" else ""
+                self.summary.cannot_train = no_room or one_line(error)
             if kind in ("disk", "peer"):  # not a failure of the run
                 log.warning("%s: %s: %s", spec.run_id, kind, reason)
                 claim.release(reason, excused=kind == "disk")
@@ -286,8 +262,6 @@ class Worker:
             log.info("stopped %s", spec.run_id)
             assert self.stop or claim.lost, "train_run returned None without a stop"
             return
-        step = step or result.reused_tokens // spec.batch_tokens
-        self.throughput.add(spec, result.steps_done - step, time.monotonic() - start)
         if claim.publish("result.json", dataclasses.asdict(result)):
             getattr(self.summary, result.status).append(spec.run_id)
             log.info("%s %s", result.status, spec.run_id)
@@ -309,66 +283,61 @@ class Worker:
         reason: str,
         text: str,
         runtime: RuntimeConfig,
-    ) -> bool:
-        """Record a failed attempt; returns whether this worker is done with the run."""
+    ) -> None:
         log.warning("%s: %s: %s", spec.run_id, failure, reason)
         self.summary.errors += 1
-        if not claim.still_mine():
-            return True
-        if record_attempt(spec, claim, failure, reason, text or reason, runtime) is None:
-            return claim.lost
-        log.warning("%s has failed and will not be retried", spec.run_id)
-        self.summary.failed.append(spec.run_id)
-        return True
+        if claim.still_mine() and record_attempt(spec, claim, failure, reason, text, runtime):
+            log.warning("%s has failed and will not be retried", spec.run_id)
+            self.summary.failed.append(spec.run_id)
 
 
-def parse_arguments(prog: str, argv: list[str] | None) -> argparse.Namespace:
-    """Arguments of a worker process; also sets up logging and CPU threads."""
-    parser = argparse.ArgumentParser(prog=prog)
+class StopWithParent(Stop):
+    """Also true when the process with the number `parent` (0: none) has ended."""
+
+    def __init__(self, parent: int) -> None:
+        super().__init__()
+        self.parent = parent
+
+    def __bool__(self) -> bool:
+        return self.requested or (self.parent > 0 and os.getppid() != self.parent)
+
+
+def main(argv: list[str] | None = None, train: Train | None = None) -> int:
+    """Run one worker, or one rank of a worker, as a process.
+
+    Returns:
+        0: nothing left to claim; 75: stopped, or a rank failed or died; 1: this machine
+        cannot train (data not readable, disk full), or not all ranks joined; 2: the sweep's files
+        are invalid or its folder is not writable. With 1 and 2, the reason is printed in one line.
+    """
+    parser = argparse.ArgumentParser(prog="python -m chinchilla.sweep.worker")
     parser.add_argument("sweep_dir", type=Path)
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--name", default="", help="name in claims; default: host and pid")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 = torch's default")
     parser.add_argument("--parent", type=int, default=0, help="stop when this process has ended")
     parser.add_argument("--min-params", type=float, default=0, help="only runs with more")
-    parser.add_argument("--max-params", type=float, default=math.inf, help="only runs up to this")
-    parser.add_argument("--deadline", type=float, default=0, help="UNIX time of the job's end")
+    parser.add_argument("--max-params", type=float, default=0, help="only runs up to this; 0 = all")
     args = parser.parse_args(argv)
-    args.only = None
-    if args.min_params > 0 or args.max_params < math.inf:
-        args.only = SizeRange(args.min_params, args.max_params)
+    only = SizeRange(args.min_params, args.max_params)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
     limit_threads(args.threads)
-    return args
-
-
-def main(argv: list[str] | None = None, train: Train | None = None) -> int:
-    """Run one worker as a process.
-
-    Returns:
-        0: nothing left to claim; 75: stopped, or out of time; 1: this machine cannot train (data
-        not readable, disk full); 2: the sweep's files are invalid or its folder is not writable.
-        With 1 and 2, the reason is printed in one line.
-    """
-    args = parse_arguments("python -m chinchilla.sweep.worker", argv)
-
-    class StopWithParent(Stop):
-        def __bool__(self) -> bool:
-            return self.requested or (args.parent > 0 and os.getppid() != args.parent)
-
     try:
         runtime = load_runtime(args.sweep_dir)
         writable_dir(args.sweep_dir / "runs", "sweep_dir")
-        with stop_on_signals(StopWithParent()) as stop:
+        with stop_on_signals(StopWithParent(args.parent)) as stop:
+            if int(os.environ.get("WORLD_SIZE", 1)) > 1:  # set by torchrun
+                from chinchilla.sweep.distributed_worker import leave, work
+
+                leave(work(args.sweep_dir, args.data_dir, stop, only))
             summary = Worker(
                 args.sweep_dir,
                 args.data_dir,
                 runtime,
-                args.name or worker_name(),
+                args.name,
                 train,
-                only=args.only,
+                only=only,
                 stop=stop,
-                time_of_job=job_time(args.deadline),
             ).run()
             wait_for_mirrors()
             with block_warnings():  # until the new program has installed its handlers

@@ -38,4 +38,5 @@ class MetricsWriter:
     def close(self) -> None:
         self._file.close()
         for mirror in self._mirrors:
-            mirror.training_ended()
+            assert mirror.stdin is not None
+            mirror.stdin.close()

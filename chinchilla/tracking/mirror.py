@@ -11,6 +11,7 @@ in the run's synced.json. Trackers read their API keys from their own environmen
 here reads or writes one.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,11 @@ from chinchilla.plan.records import RunSpec
 POLL_SECONDS = 0.5  # between two reads of metrics.jsonl
 TIMEOUT_SECONDS = 10.0  # for a tracker to finish after training has ended
 SILENT_SECONDS = 1.0  # wait after which a message names the trackers
-SYNC_HINT = "Run `chinchilla sync` to send the rest."
 
 # One line of metrics.jsonl: step (optimizer steps done), tokens, loss, lr, ...
 Line = dict[str, Any]
+# Functions of an open tracker: send one line; send the run's result and close it.
+Tracker = tuple[Callable[[Line], None], Callable[[Line], None]]
 
 
 @dataclass(frozen=True)
@@ -55,53 +57,51 @@ class Target:
         return f"wandb {self.mode} {host} {self.project}"
 
 
-class WandbTracker:
-    """Weights & Biases: each run of a sweep is one run there, also if it is resumed."""
+def _open_wandb(run_dir: Path, spec: RunSpec, target: Target) -> Tracker:
+    """Each run of a sweep is one run in Weights & Biases, also if it is resumed."""
+    import wandb
 
-    def __init__(self, run_dir: Path, spec: RunSpec, project: str, mode: str) -> None:
-        import wandb
+    run = wandb.init(
+        project=target.project,
+        mode=target.mode,  # type: ignore[arg-type]
+        dir=str(run_dir),
+        id=wandb_id(spec),
+        name=spec.run_id,
+        group=spec.sweep,
+        config=describe(spec),
+        resume="allow" if target.mode == "online" else None,
+        reinit="create_new",
+        settings=wandb.Settings(silent=True, console="off"),
+    )
 
-        self.run = wandb.init(
-            project=project,
-            mode=mode,  # type: ignore[arg-type]
-            dir=str(run_dir),
-            id=wandb_id(spec),
-            name=spec.run_id,
-            group=spec.sweep,
-            config=describe(spec),
-            resume="allow" if mode == "online" else None,
-            reinit="create_new",
-            settings=wandb.Settings(silent=True, console="off"),
-        )
+    def log(line: Line) -> None:
+        run.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
 
-    def log(self, line: Line) -> None:
-        self.run.log({k: v for k, v in line.items() if k != "step"}, step=line["step"])
-
-    def close(self, summary: Line) -> None:
+    def close(summary: Line) -> None:
         if summary:
-            self.run.summary.update(summary)
-        self.run.finish()
+            run.summary.update(summary)
+        run.finish()
+
+    return log, close
 
 
-class TensorboardTracker:
-    """TensorBoard event files in <run>/tensorboard; needs the package tensorboard."""
+def _open_tensorboard(run_dir: Path, spec: RunSpec, first_step: int) -> Tracker:
+    """Event files in <run>/tensorboard; needs the package tensorboard."""
+    from torch.utils.tensorboard.writer import SummaryWriter
 
-    def __init__(self, run_dir: Path, spec: RunSpec, first_step: int) -> None:
-        from torch.utils.tensorboard.writer import SummaryWriter
+    writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step)
+    writer.add_text("spec", json.dumps(describe(spec)))
 
-        self.writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=first_step)
-        self.writer.add_text("spec", json.dumps(describe(spec)))
-
-    def log(self, line: Line) -> None:
+    def add(line: Line, prefix: str = "", step: int | None = None) -> None:
         for key, value in line.items():
             if key != "step" and isinstance(value, int | float):
-                self.writer.add_scalar(key, value, line["step"])
+                writer.add_scalar(prefix + key, value, step)
 
-    def close(self, summary: Line) -> None:
-        for key, value in summary.items():
-            if isinstance(value, int | float):
-                self.writer.add_scalar(f"final/{key}", value)
-        self.writer.close()
+    def close(summary: Line) -> None:
+        add(summary, "final/")
+        writer.close()
+
+    return lambda line: add(line, step=line["step"]), close
 
 
 def wandb_id(spec: RunSpec) -> str:
@@ -133,16 +133,15 @@ def replay(
         after_step: last step that the tracker has; TensorBoard discards later ones.
         summary: the run's result; empty while it has none.
     """
-    tracker: WandbTracker | TensorboardTracker
     if target.tracker == "wandb":
-        tracker = WandbTracker(run_dir, spec, target.project, target.mode)
+        log, close = _open_wandb(run_dir, spec, target)
     else:
-        tracker = TensorboardTracker(run_dir, spec, after_step + 1)
+        log, close = _open_tensorboard(run_dir, spec, after_step + 1)
     step = after_step
     for line in lines:
-        tracker.log(line)
+        log(line)
         step = line["step"]
-    tracker.close(summary)
+    close(summary)
     record = {"step": step, "result": bool(summary), "id": wandb_id(spec)}
     write_json(run_dir / "synced.json", {**_read_synced(run_dir), target.key: record})
 
@@ -150,17 +149,14 @@ def replay(
 def synced(run_dir: Path, target: Target) -> dict[str, Any]:
     """The last `step` of a run that a tracker has, and whether it has the `result`; or {}."""
     record = _read_synced(run_dir).get(target.key)
-    if isinstance(record, dict) and type(record.get("step")) is int:
-        return record
-    return {}
+    return record if isinstance(record, dict) else {}
 
 
 def _read_synced(run_dir: Path) -> dict[str, Any]:
-    try:
+    with contextlib.suppress(InputError):
         value = read_json(run_dir / "synced.json", "record of synced steps")
-    except InputError:
-        return {}
-    return value if isinstance(value, dict) else {}
+        return value if isinstance(value, dict) else {}
+    return {}
 
 
 def read_metrics(path: Path) -> list[Line]:
@@ -202,11 +198,26 @@ def follow(path: Path, after_step: int, ended: threading.Event) -> Iterator[Line
             ended.wait(POLL_SECONDS)
 
 
-class MirrorProcess:
-    """A process that follows the metrics.jsonl of one run for one tracker."""
+_processes: dict[subprocess.Popen[bytes], str] = {}  # mirrors of this process, with their trackers
 
-    def __init__(self, run_dir: Path, spec: RunSpec, target: Target) -> None:
-        self.tracker = target.tracker
+
+def start_mirrors(
+    run_dir: Path, spec: RunSpec, runtime: RuntimeConfig
+) -> list[subprocess.Popen[bytes]]:
+    """Start a process for each tracker that `runtime` names. Failures are printed, not raised.
+
+    Closing the standard input of a process tells it that training has ended: it sends the remaining
+    lines and exits.
+    """
+    targets = []
+    if runtime.wandb != "disabled":
+        targets.append(Target("wandb", runtime.wandb_project, runtime.wandb))
+    if runtime.tensorboard:
+        targets.append(Target("tensorboard"))
+    for ended in [process for process in _processes if process.poll() is not None]:
+        del _processes[ended]
+    started = []
+    for target in targets:
         job = {
             "run_dir": str(run_dir.resolve()),
             "spec": spec.to_dict(),
@@ -216,46 +227,18 @@ class MirrorProcess:
         # Slurm sends its warnings to every process of a job; they must not end the mirror.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1, signal.SIGUSR2})
         try:
-            self.process = subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "chinchilla.tracking.mirror", json.dumps(job)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,  # so that Ctrl-C does not reach it
             )
+            started.append(process)
+            _processes[process] = target.tracker
+        except OSError as error:
+            _warn(target.tracker, f"did not start ({error})")
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    def training_ended(self) -> None:
-        """Let the process send the remaining lines and exit; does not wait for it."""
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-
-    def wait(self, deadline: float) -> bool:
-        """Wait until `deadline` (time.monotonic); return whether the process has ended."""
-        try:
-            self.process.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            return False
-        return True
-
-
-_processes: list[MirrorProcess] = []
-
-
-def start_mirrors(run_dir: Path, spec: RunSpec, runtime: RuntimeConfig) -> list[MirrorProcess]:
-    """Start a mirror for each tracker that `runtime` names. Failures are printed, not raised."""
-    targets = []
-    if runtime.wandb != "disabled":
-        targets.append(Target("wandb", runtime.wandb_project, runtime.wandb))
-    if runtime.tensorboard:
-        targets.append(Target("tensorboard"))
-    started = []
-    for target in targets:
-        try:
-            started.append(MirrorProcess(run_dir, spec, target))
-        except OSError as error:
-            print(_warning(target.tracker, f"did not start ({error})"), file=sys.stderr)
-    _processes[:] = [m for m in _processes if m.process.poll() is None] + started
     return started
 
 
@@ -264,23 +247,28 @@ def wait_for_mirrors() -> None:
 
     Each mirror ends by itself at most TIMEOUT_SECONDS after its run.
     """
-    for mirror in _processes:
-        mirror.training_ended()
     start = time.monotonic()
-    try:
-        late = [m for m in _processes if not m.wait(start + SILENT_SECONDS)]
-        if late:
-            names = " and ".join(sorted({m.tracker for m in late}))
-            print(f"waiting up to {TIMEOUT_SECONDS:g} s for {names}", file=sys.stderr)
-        for mirror in late:
-            mirror.wait(start + TIMEOUT_SECONDS + SILENT_SECONDS)
-    except KeyboardInterrupt:
-        pass
+
+    def running(seconds: float) -> list[str]:
+        """Wait until this long after the start; trackers of processes that have not ended."""
+        for process in _processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, start + seconds - time.monotonic()))
+        return sorted({name for p, name in _processes.items() if p.poll() is None})
+
+    for process in _processes:
+        assert process.stdin is not None
+        process.stdin.close()
+    with contextlib.suppress(KeyboardInterrupt):
+        if late := running(SILENT_SECONDS):
+            print(f"waiting up to {TIMEOUT_SECONDS:g} s for {' and '.join(late)}", file=sys.stderr)
+            running(TIMEOUT_SECONDS + SILENT_SECONDS)
     _processes.clear()
 
 
-def _warning(tracker: str, problem: str) -> str:
-    return f"warning: the {tracker} mirror {problem.rstrip(' .:')}. {SYNC_HINT}"
+def _warn(tracker: str, problem: str) -> None:
+    text = f"warning: the {tracker} mirror {problem.rstrip(' .:')}. Run `chinchilla sync` to send the rest."
+    print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -293,8 +281,7 @@ def main() -> None:
         sys.stdin.read()
         ended.set()
         time.sleep(job["timeout_seconds"])
-        text = _warning(target.tracker, f"did not finish in {job['timeout_seconds']:g} s")
-        print(text, file=sys.stderr, flush=True)
+        _warn(target.tracker, f"did not finish in {job['timeout_seconds']:g} s")
         os._exit(1)
 
     threading.Thread(target=watch_training, daemon=True).start()
@@ -304,8 +291,7 @@ def main() -> None:
         lines = follow(run_dir / "metrics.jsonl", step, ended)
         replay(run_dir, spec, target, lines, after_step=step, summary={})
     except Exception as error:
-        problem = f"stopped: {type(error).__name__}: {one_line(error)}"
-        print(_warning(target.tracker, problem), file=sys.stderr, flush=True)
+        _warn(target.tracker, f"stopped: {type(error).__name__}: {one_line(error)}")
         sys.exit(1)
 
 

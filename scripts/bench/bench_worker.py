@@ -60,7 +60,7 @@ def timed(folder: Path, specs: list[Any], data: Path, cache: Path, runtime: Any)
 
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    prepare(folder, specs, runtime, "local")
+    prepare(folder, specs, runtime)
     env = {**os.environ, "PYTHONPATH": str(ROOT), "TORCHINDUCTOR_CACHE_DIR": str(cache)}
     threads = ["--threads", "1"] if runtime.device == "cpu" else []
     command = [sys.executable, "-m", "chinchilla.sweep.worker", str(folder), str(data), *threads]

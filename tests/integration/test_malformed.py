@@ -33,7 +33,7 @@ RESULT = RunResult(
 CSV = "run_id,budget_flops,C,N,D,L\na,6e18,6e18,1e8,1e10,3.0\nb,6e18,6e18,2e8,5e9,3.1\n"
 CLAIM = {
     "fence": 1, "worker": "w", "host": "mars", "processes": "mars", "pid": 7, "pid_start": "1",
-    "claimed_utc": "", "step": 0, "starts": 1, "released": False, "stalls": 0, "oom_kills": -1,
+    "claimed_utc": "", "step": 0, "starts": 1, "released": False, "stalls": 0,
 }  # fmt: skip
 ATTEMPT = {"failure": "error", "reason": "it broke", "step": 3, "traceback": "...", "fence": 1}
 

@@ -13,13 +13,11 @@ from chinchilla.cli import main
 from chinchilla.core.errors import InputError
 from chinchilla.plan.records import save_plan
 
-INTENTION = {"user": "somebody", "n_jobs": 1, "job_class": None}
-
 
 @pytest.fixture
 def sweep_dir(tmp_path: Path) -> Path:
     folder = tmp_path / "sweep"
-    (folder / "submitit" / "0123abcd").mkdir(parents=True)
+    (folder / "slurm" / "0123abcd").mkdir(parents=True)
     (folder / "runs" / SPEC.run_id).mkdir(parents=True)
     save_plan(SPECS, folder / "plan.jsonl")
     return folder
@@ -28,16 +26,13 @@ def sweep_dir(tmp_path: Path) -> Path:
 # Files of launchers
 
 
-@pytest.mark.parametrize("file", ["intention.json", "job.json"])
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "{}", "3", "null", '"text"', '{"job_class": 3}', "NaN"]
 )
 @pytest.mark.slow
-def test_unreadable_submissions_block_cancel(sweep_dir: Path, capsys, file: str, text: str):
+def test_unreadable_submissions_block_cancel(sweep_dir: Path, capsys, text: str):
     """The state of the queue is unknown, so nothing is cancelled or submitted."""
-    folder = sweep_dir / "submitit" / "0123abcd"
-    (folder / "intention.json").write_text(json.dumps(INTENTION))
-    (folder / file).write_text(text)
+    (sweep_dir / "slurm" / "0123abcd" / "job.json").write_text(text)
     assert "0123abcd" in only_line(capsys, main(["cancel", f"sweep_dir={sweep_dir}"]))
     assert main(["status", f"sweep_dir={sweep_dir}"]) == 0
     out, err = capsys.readouterr()
@@ -49,17 +44,10 @@ def test_unreadable_submissions_block_cancel(sweep_dir: Path, capsys, file: str,
 def test_payloads_in_a_submission(sweep_dir: Path, tmp_path: Path, payload):
     from chinchilla.sweep.slurm.queue import job_arrays
 
-    (sweep_dir / "submitit" / "0123abcd" / "intention.json").write_bytes(payload(tmp_path))
+    (sweep_dir / "slurm" / "0123abcd" / "job.json").write_bytes(payload(tmp_path))
     with pytest.raises(InputError, match="0123abcd"):
         job_arrays(sweep_dir)
     assert not list(tmp_path.rglob("executed"))
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "3", '{"label": 3}', "\x00", '{"label": "a"'])
-def test_an_unreadable_record_of_launches_is_ignored(sweep_dir: Path, capsys, text: str):
-    (sweep_dir / "launches.jsonl").write_text(text + "\n")
-    assert main(["status", f"sweep_dir={sweep_dir}"]) == 0
-    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["../../secret", "/etc/secret", "a/../../../secret", "\x00"])
@@ -119,11 +107,11 @@ def test_invalid_checkpoint_states_are_skipped_with_one_line(
     assert "\n" not in lines[0]
 
 
-def test_a_pickle_as_the_intention_of_a_job(sweep_dir: Path, tmp_path: Path):
+def test_a_pickle_as_the_record_of_a_job(sweep_dir: Path, tmp_path: Path):
     from chinchilla.sweep.slurm.job import run_job
 
-    folder = sweep_dir / "submitit" / "0123abcd"
-    (folder / "intention.json").write_bytes(pickled(tmp_path))
-    with pytest.raises(InputError, match=r"intention\.json cannot be read"):
+    folder = sweep_dir / "slurm" / "0123abcd"
+    (folder / "job.json").write_bytes(pickled(tmp_path))
+    with pytest.raises(InputError, match=r"job\.json is damaged"):
         run_job(folder)
     assert not list(tmp_path.rglob("executed"))

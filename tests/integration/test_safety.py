@@ -1,7 +1,6 @@
 """Functions that the source must not call, so that no input file and no setting can run code.
 
-tests/integration/test_poison.py tests the readers with payloads. (submitit pickles the command of a job;
-only submitit reads that file.)
+tests/integration/test_poison.py tests the readers with payloads.
 """
 
 import ast

@@ -16,7 +16,7 @@ from chinchilla.cli import main
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """Four nodes, arrays of at most five jobs, no accounting."""
+    """Four nodes, arrays of at most five jobs."""
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # munge takes short paths only
     command = [sys.executable, str(SCRIPT), "--dir", str(folder), "up", "--max-array", "5"]
     up = subprocess.run(command, capture_output=True, text=True)

@@ -50,7 +50,7 @@ def wait_until(condition: Callable[[], Any], seconds: float = 150) -> Any:
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"timed out; queue: {queue('%i %T %r')}"
-        time.sleep(0.1)
+        time.sleep(0.3)  # each query takes time from the jobs
     return value
 
 
@@ -99,19 +99,19 @@ class Sweep:
         return {run_id: step for run_id, step in found.items() if step > 0}
 
     def arrays(self) -> list[str]:
-        """Numbers of its arrays."""
-        found = self.folder.glob("submitit/*/job.json")
+        """Numbers of its arrays that sbatch has answered."""
+        found = self.folder.glob("slurm/*/answer.json")
         return sorted(json.loads(p.read_text())["job_id"] for p in found)
 
     def logs(self) -> str:
         """Output of its jobs and workers."""
-        files = [*self.folder.glob("submitit/*/*_log.*"), *self.folder.glob("workers/*.log")]
+        files = [*self.folder.glob("slurm/*/*_log.out"), *self.folder.glob("workers/*.log")]
         return "\n".join(f"{p.name}: {p.read_text()}" for p in files)
 
     def wait_for_the_end(self) -> None:
         """Wait until none of its jobs is in the queue."""
-        arrays = self.arrays()
-        wait_until(lambda: not {i.split("_")[0] for i in queue()} & set(arrays), 240)
+        tokens = {p.name for p in self.folder.glob("slurm/*")}
+        wait_until(lambda: not {k.split(":")[-1] for k in queue("%k")} & tokens, 240)
 
     def assert_measured_as(self, reference: "Sweep", n_interrupted: int = 0) -> None:
         """Check that every run has the reference's bits and that at most n_interrupted were restarted."""

@@ -20,6 +20,7 @@ from chinchilla.core.files import write_json
 from chinchilla.core.provenance import code_here
 from chinchilla.plan.records import Curve, RunResult, load_plan
 from chinchilla.sweep.failures import n_attempts
+from chinchilla.sweep.slurm.queue import job_arrays
 from chinchilla.sweep.view.status import sweep_status
 from chinchilla.train.device import versions
 
@@ -45,7 +46,9 @@ JOBS = [
 ]  # fmt: skip
 LOCAL = ["cluster=local", "cluster.n_workers=2", "cluster.threads_per_worker=1"]
 PATIENCE = 900  # seconds, for a machine that has other things to do
-LONG_SECONDS = 50  # of the longest run, alone; a job of a minute is warned after some 45 s
+LONG_SECONDS = (
+    40  # of the longest run, alone; with the others of its class more than a job of a minute
+)
 
 
 class Large(Sweep):
@@ -57,23 +60,22 @@ class Large(Sweep):
         self.words = [*GRID, horizons, *RUNTIME, f"data_dir={data_dir}", f"sweep_dir={folder}"]
 
     def say(self, *words: str) -> str:
-        """Output of a launch that ends well."""
+        """Output of a launch with exit code 0."""
         process = self.start(*words)
         out = process.communicate(timeout=PATIENCE)[0]
         assert process.returncode == 0, out
         return out
 
     def jobs(self) -> dict[str, str]:
-        """Shape -> number of its array."""
+        """Job class -> number of its array."""
         found = {}
-        for path in self.folder.glob("submitit/*/job.json"):
-            shape = json.loads((path.parent / "intention.json").read_text())["job_class"]["name"]
-            assert shape not in found, "an array of this shape was submitted twice"
-            found[shape] = str(json.loads(path.read_text())["job_id"])
+        for folder, array in job_arrays(self.folder).items():
+            assert array.job_class not in found, "an array of this class was submitted twice"
+            found[array.job_class] = json.loads((folder / "answer.json").read_text())["job_id"]
         return found
 
     def trained_by(self, job: str) -> list[str]:
-        """Runs that this job, or element of an array, has just got somewhere with."""
+        """Runs that this job, or element of an array, is training."""
         rows = sweep_status(self.folder).rows
         return [r.run_id for r in rows if r.step and r.worker.startswith(f"slurm{job}-")]
 
@@ -96,7 +98,7 @@ def tokens_per_param(data_dir: Path, folder: Path) -> int:
 
 
 def patiently(condition: Callable[[], Any]) -> None:
-    """Wait without taking the machine from those that are waited for."""
+    """Wait with few queries, which take time from the jobs."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain; queue: {queue('%i %T %r')}"
@@ -202,7 +204,7 @@ def test_all_failures_at_once(data_dir: Path, tmp_path: Path):
 
 
 def compare(sweep: Large, reference: Large) -> dict[str, Any]:
-    """Losses of the two, bit for bit."""
+    """Check that the losses of both sweeps are bit-identical."""
     specs = load_plan(reference.folder / "plan.jsonl")
     starts = []
     for spec in specs:

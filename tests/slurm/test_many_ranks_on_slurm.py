@@ -46,7 +46,7 @@ def sweep(data_dir: Path, tmp_path: Path) -> Sweep:
 
 @pytest.fixture(scope="module")
 def alone(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """The sweep as single processes of this machine measure it."""
+    """The sweep trained by single local processes."""
     made = small(tmp_path_factory.mktemp("alone"), data_dir)
     made.launch(*LOCAL)
     return made
@@ -54,7 +54,7 @@ def alone(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
 
 @pytest.fixture(scope="module")
 def four_here(alone: Sweep, data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Sweep:
-    """... and as four of its processes do together, started as torchrun starts them, undisturbed."""
+    """The sweep trained by four local processes together, started as by torchrun."""
     made = small(tmp_path_factory.mktemp("four"), data_dir)
     made.folder.mkdir()
     for name in ("plan.jsonl", "runtime.json"):
@@ -62,7 +62,7 @@ def four_here(alone: Sweep, data_dir: Path, tmp_path_factory: pytest.TempPathFac
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = [sys.executable, "-m", "chinchilla.sweep.distributed_worker", "--threads", "1"]
+    command = [sys.executable, "-m", "chinchilla.sweep.worker", "--threads", "1"]
     processes = [
         subprocess.Popen(
             [*command, str(made.folder), str(data_dir)],
@@ -79,7 +79,7 @@ def four_here(alone: Sweep, data_dir: Path, tmp_path_factory: pytest.TempPathFac
 
 
 def assert_same(sweep: Sweep, reference: Sweep, n_interrupted: int = 0) -> None:
-    """The run is over and has the reference's bits, and at most so many were started anew."""
+    """Check that the run has the reference's bits and that at most n_interrupted were restarted."""
     found = sweep.results()
     assert len(found) == N_RUNS, sweep.logs()
     assert sum(r.attempts for r in found) <= N_RUNS + n_interrupted
@@ -92,41 +92,37 @@ def assert_same(sweep: Sweep, reference: Sweep, n_interrupted: int = 0) -> None:
         assert Curve.load(here).loss.tobytes() == Curve.load(there).loss.tobytes()
 
 
-def test_results_of_two_nodes_with_two_ranks_equal_those_of_four_processes(
+def test_an_interrupted_job_of_several_ranks_is_requeued(
     sweep: Sweep, four_here: Sweep, alone: Sweep
 ):
-    """And what one process does, but for the order of fp32 sums: 1e-6 nats over its 121 updates."""
-    [job] = sweep.launch_on_slurm(*TWO_BY_TWO)["job_ids"]
-    wait_until(sweep.running, 100)
-    assert queue("%D %C") == ["2 4"], "one job, two nodes, a core for each rank"
-    sweep.wait_for_the_end()
-    assert_same(sweep, four_here)
-    assert {r.device[:7] for r in sweep.results()} == {"4 x CPU"}
-    assert slurm("scontrol", "show", "job", job).count("JobState=COMPLETED") == 1
-    for result in sweep.results():
-        other = RunResult.load(alone.folder / "runs" / result.spec.run_id)
-        assert result.final_loss == pytest.approx(other.final_loss, abs=1e-4)
+    """Warned, so that rank 0 requeues its job, once; requeued by an operator; then left alone.
 
-
-def test_an_interrupted_job_of_several_ranks_is_requeued(sweep: Sweep, four_here: Sweep):
-    """Warned, so that rank 0 requeues its job, once; requeued by an operator; then left alone."""
+    Its result has the bits of four local processes, and is within 1e-4 nats of one process's: the order
+    of fp32 sums differs in each of its 121 updates.
+    """
     [job] = sweep.launch_on_slurm(*TWO_BY_TWO)["job_ids"]
     warn = ["timeout", "1.5", "scancel", "--signal=USR2", job]
     for n, interrupt in enumerate((warn, ["scontrol", "requeue", job])):
         before = sum(sweep.running().values())
         wait_until(lambda before=before: sum(sweep.running().values()) > before, 100)
+        assert queue("%D %C") == ["2 4"], "one job, two nodes, a core for each rank"
         subprocess.run(interrupt)
         wait_until(lambda n=n: restarts(job) == n + 1, 60)
     sweep.wait_for_the_end()
     assert restarts(job) == 2, "no rank but one asked for it"
+    assert slurm("scontrol", "show", "job", job).count("JobState=COMPLETED") == 1
     assert_same(sweep, four_here, n_interrupted=2)
+    for result in sweep.results():
+        assert result.device.startswith("4 x CPU")
+        other = RunResult.load(alone.folder / "runs" / result.spec.run_id)
+        assert result.final_loss == pytest.approx(other.final_loss, abs=1e-4)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_a_job_is_requeued_when_another_rank_is_killed_or_stopped(
     sweep: Sweep, four_here: Sweep, signum: int
 ):
-    """srun ends rank 0 soon after the killed one: it has asked for the requeue by then."""
+    """srun ends rank 0 soon after the killed rank; rank 0 has requested the requeue before."""
     [job] = sweep.launch_on_slurm(*TWO_BY_TWO)["job_ids"]
     wait_until(sweep.running, 100)
     [pid] = [p.name for p in Path("/proc").iterdir() if is_rank(p, job, "3")]
@@ -138,7 +134,7 @@ def test_a_job_is_requeued_when_another_rank_is_killed_or_stopped(
 
 
 def test_a_job_that_lost_a_node_is_restarted_on_others(sweep: Sweep, four_here: Sweep):
-    """Rank 0 asks for the requeue; Slurm lets the job start again once it knows the node as down."""
+    """Rank 0 requests the requeue; Slurm starts the job again when it has detected that the node is down."""
     [job] = sweep.launch_on_slurm(*TWO_BY_TWO)["job_ids"]
     wait_until(sweep.running, 100)
     lost = slurm("scontrol", "show", "hostnames", queue("%N")[0]).split()[-1]
@@ -159,4 +155,4 @@ def is_rank(process: Path, job: str, rank: str) -> bool:
     except OSError:
         return False
     wanted = {f"SLURM_JOB_ID={job}".encode(), f"SLURM_PROCID={rank}".encode()}
-    return wanted <= set(words) and b"submitit.core._submit" in name and b"srun" not in name
+    return wanted <= set(words) and b"chinchilla.sweep.slurm.job" in name and b"srun" not in name

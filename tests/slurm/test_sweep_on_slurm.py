@@ -19,24 +19,28 @@ def restarts(job: str) -> int:
 
 
 def test_results_on_slurm_equal_local_results(sweep: Sweep, reference: Sweep):
-    """Launched from inside another job, whose variables must not be passed on."""
+    """Two launchers at once, inside another job, whose variables must not be passed on."""
     began = time.monotonic()
     foreign = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "9", "SBATCH_PARTITION": "none", "SBATCH_TIMELIMIT": "1"}  # fmt: skip
-    printed = sweep.launch_on_slurm("cluster.n_workers=4", **foreign)
-    assert time.monotonic() - began < 30
-    assert (printed["n_submitted"], printed["n_earlier"]) == (4, 0)
-    assert len(queue()) == 4, "it returned while the jobs run"
+    launchers = [sweep.start(*SLURM, **foreign) for _ in range(2)]
+    printed = [p.communicate(timeout=120)[0] for p in launchers]
+    assert time.monotonic() - began < 60
+    assert [p.returncode for p in launchers] == [0, 0], printed
+    assert sum("submitted 2 workers" in out for out in printed) == 1
+    assert sum("submitted no workers" in out for out in printed) == 1
+    assert len(queue()) == 2, "they returned while the jobs run"
     assert set(queue("%P %l %k")) == {
-        f"main 30:00 chinchilla:tiny:{next(sweep.folder.glob('submitit/*')).name}"
+        f"main 30:00 chinchilla:tiny:{next(sweep.folder.glob('slurm/*')).name}"
     }
+    arrays = sweep.arrays()
     sweep.wait_for_the_end()
     sweep.assert_measured_as(reference)
     assert "6/6 runs" in sweep.launch(*SLURM)
-    assert sweep.arrays() == printed["job_ids"], "a finished sweep submits nothing"
+    assert sweep.arrays() == arrays, "a finished sweep submits nothing"
 
 
 def test_queued_jobs_count_and_arrays_respect_the_sites_limit(sweep: Sweep):
-    """With the partition down every worker waits; arrays hold five jobs here."""
+    """The partition is down, so every job is pending; arrays hold at most five jobs."""
     slurm("scontrol", "update", "PartitionName=main", "State=DOWN")
     try:
         settings = ("cluster.n_workers=6", "cluster.max_queued_jobs=8")
@@ -46,7 +50,6 @@ def test_queued_jobs_count_and_arrays_respect_the_sites_limit(sweep: Sweep):
         assert sizes == [5, 1]
         again = sweep.launch_on_slurm(*settings)
         assert (again["n_submitted"], again["n_earlier"]) == (0, 6)
-        assert again["states"] == {"PENDING (PartitionDown)": 6}
         other = Sweep(sweep.folder.with_name("other"), Path(sweep.words[-2].split("=")[1]))
         printed = other.launch_on_slurm(*settings)
         assert (printed["n_submitted"], printed["n_over_cap"]) == (2, 4)
@@ -55,20 +58,8 @@ def test_queued_jobs_count_and_arrays_respect_the_sites_limit(sweep: Sweep):
         slurm("scontrol", "update", "PartitionName=main", "State=UP")
 
 
-def test_two_launchers_at_once(sweep: Sweep, reference: Sweep):
-    launchers = [sweep.start(*SLURM) for _ in range(2)]
-    printed = [p.communicate(timeout=120)[0] for p in launchers]
-    assert [p.returncode for p in launchers] == [0, 0], printed
-    assert sum("submitted 2 workers" in out for out in printed) == 1
-    assert sum("submitted no workers" in out for out in printed) == 1
-    sweep.wait_for_the_end()
-    sweep.assert_measured_as(reference)
-
-
-def test_jobs_of_a_launcher_killed_after_sbatch_work_and_are_adopted(
-    sweep: Sweep, reference: Sweep, tmp_path: Path
-):
-    """It dies before it has the number; the next launch finds the jobs in the queue."""
+def test_jobs_of_a_launcher_killed_after_sbatch_work_and_are_counted(sweep: Sweep, tmp_path: Path):
+    """It is killed before it has recorded the number; the next launch finds the jobs in the queue."""
     deadly = tmp_path / "bin" / "sbatch"
     deadly.parent.mkdir()
     deadly.write_text(f'#!/bin/sh\n{shutil.which("sbatch")} "$@"\nkill -9 $PPID\n')
@@ -78,9 +69,8 @@ def test_jobs_of_a_launcher_killed_after_sbatch_work_and_are_adopted(
     assert launcher.returncode == -9
     assert sweep.arrays() == []
     printed = sweep.launch_on_slurm()
-    assert (printed["n_submitted"], printed["n_earlier"], len(printed["adopted"])) == (0, 2, 1)
-    sweep.wait_for_the_end()
-    sweep.assert_measured_as(reference)
+    assert (printed["n_submitted"], printed["n_earlier"]) == (0, 2)
+    wait_until(sweep.results)
 
 
 def test_runs_of_a_failed_node_are_taken_over(sweep: Sweep, reference: Sweep):
@@ -99,7 +89,7 @@ def test_runs_of_a_failed_node_are_taken_over(sweep: Sweep, reference: Sweep):
 
 
 def test_the_job_of_a_failed_node_is_restarted_elsewhere(sweep: Sweep, reference: Sweep):
-    """Launching meanwhile submits nothing: the job that Slurm will restart counts."""
+    """A launch meanwhile submits nothing, because the job that Slurm will restart is counted."""
     words = (*WHOLE_NODES, "cluster.n_workers=1")
     [job] = sweep.launch_on_slurm(*words)["job_ids"]
     wait_until(sweep.running)
@@ -118,30 +108,23 @@ def test_the_job_of_a_failed_node_is_restarted_elsewhere(sweep: Sweep, reference
     assert sweep.arrays() == [job]
 
 
-def test_a_cancelled_element_is_replaced(sweep: Sweep, reference: Sweep):
+def test_cancelled_jobs_are_replaced_and_train_the_rest(sweep: Sweep, reference: Sweep):
+    """First one element of an array, then all jobs."""
     [job] = sweep.launch_on_slurm()["job_ids"]
     wait_until(lambda: len(sweep.running()) == 2)
     slurm("scancel", f"{job}_1")
     wait_until(lambda: f"{job}_1" not in queue())
-    before = {p: p.read_bytes() for p in sweep.folder.glob("runs/*/result.json")}
     printed = sweep.launch_on_slurm()
     assert (printed["n_submitted"], printed["n_earlier"]) == (1, 1)
-    sweep.wait_for_the_end()
-    sweep.assert_measured_as(reference, n_interrupted=1)
-    assert {p: p.read_bytes() for p in before} == before
-
-
-def test_after_a_cancellation_a_launch_trains_the_rest(sweep: Sweep, reference: Sweep):
-    [job] = sweep.launch_on_slurm()["job_ids"]
     wait_until(lambda: sweep.results() and len(sweep.running()) == 2)
-    slurm("scancel", job)
+    slurm("scancel", job, *printed["job_ids"])
     sweep.wait_for_the_end()
     before = {p: p.read_bytes() for p in sweep.folder.glob("runs/*/result.json")}
     assert 0 < len(before) < N_CELLS
     printed = sweep.launch_on_slurm()
     assert (printed["n_submitted"], printed["n_earlier"]) == (2, 0)
     sweep.wait_for_the_end()
-    sweep.assert_measured_as(reference, n_interrupted=2)
+    sweep.assert_measured_as(reference, n_interrupted=3)
     assert {p: p.read_bytes() for p in before} == before
 
 
@@ -160,7 +143,7 @@ def test_an_interrupted_job_is_requeued(sweep: Sweep, reference: Sweep):
 
 
 def warn(job: str) -> None:
-    """As at the time limit. An scancel that is left to itself would signal the next start too."""
+    """As at the time limit. scancel is ended after 1.5 s because it would signal the restarted job too."""
     subprocess.run(["timeout", "1.5", "scancel", "--signal=USR2", job])
 
 
@@ -169,6 +152,6 @@ def requeue(job: str) -> None:
 
 
 def preempt(job: str) -> None:
-    """A job of a partition that goes first wants the same node."""
+    """Submit a job of a partition with higher priority to the same node."""
     [node] = queue("%N")
     slurm("sbatch", "--output=/dev/null", "-w", node, "-c", "4", "--wrap", "sleep 1")

@@ -18,7 +18,8 @@ from chinchilla.train import train_run
 from chinchilla.train.distributed import join
 
 FORKSERVER = multiprocessing.get_context("forkserver")
-FORKSERVER.set_forkserver_preload(["chinchilla.train", "torch.distributed.fsdp"])
+# torch._dynamo: the optimizer's first step would import it for seconds.
+FORKSERVER.set_forkserver_preload(["chinchilla.train", "torch.distributed.fsdp", "torch._dynamo"])
 
 
 def free_port() -> int:

@@ -7,6 +7,8 @@ from pathlib import Path
 from sweep_fakes import command
 
 from chinchilla.config import SweepCommand
+from chinchilla.sweep.job_classes import SizeRange
+from chinchilla.sweep.slurm.queue import JobArray
 
 SBATCH = """
 env > {0}/sbatch.env
@@ -19,9 +21,9 @@ n=41
 until mkdir {0}/scripts/$n 2>/dev/null; do n=$((n + 1)); done
 cp "$1" {0}/scripts/$n/script.sh
 comment=$(sed -n 's/^#SBATCH --comment=//p' "$1")
-last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\)%.*/\\1/p' "$1")
+last=$(sed -n 's/^#SBATCH --array=0-\\([0-9]*\\).*/\\1/p' "$1")
 for i in $(seq 0 ${{last:-0}}); do
-    echo "$n|{1}|PENDING|Resources|$comment"
+    echo "$n|PENDING|Resources|$comment"
 done >> {0}/queue
 [ -e {0}/sbatch_fails ] && exit 1
 echo "Submitted batch job $n on cluster c1"
@@ -62,7 +64,7 @@ class FakeSlurm:
             ("srun", ""),
         ):
             program = folder / "bin" / name
-            program.write_text("#!/bin/sh" + text.format(folder, getpass.getuser()))
+            program.write_text("#!/bin/sh" + text.format(folder))
             program.chmod(0o755)
         self.path = f"{folder / 'bin'}:{os.environ['PATH']}"
 
@@ -91,3 +93,13 @@ def on_slurm(**cluster) -> SweepCommand:
         host_memory_gb=32,
         **cluster,
     )
+
+
+def job_array(sweep_dir: Path, **changes) -> JobArray:
+    """The record of an array of one job with two workers."""
+    values = {
+        "comment": "chinchilla:sweep:0123abcd", "user": getpass.getuser(), "utc": "", "code": "",
+        "sweep_dir": str(sweep_dir), "data_dir": str(sweep_dir), "job_class": "all",
+        "sizes": SizeRange(), "n_jobs": 1, "n_ranks": 1, "n_workers": 2, "threads": 1,
+    }  # fmt: skip
+    return JobArray(**{**values, **changes})

@@ -105,6 +105,7 @@ def fake_train(
     on_progress: Callable[[int, float], None],
     should_stop: Callable[[], bool],
     still_mine: Callable[[], bool],
+    stable_phases: Path | None = None,
 ) -> RunResult | None:
     """Substitute for train_run; appends each call to starts.txt (one process writes at a time)."""
     with open(run_dir / "starts.txt", "a") as f:

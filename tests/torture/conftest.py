@@ -8,7 +8,7 @@ __all__ = ["data_dir"]
 
 @pytest.fixture(autouse=True)
 def _processes_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is started here imports from these folders; nothing started later does."""
+    """Set PYTHONPATH for the processes that these tests start, and only for them."""
     from run import ENVIRONMENT
 
     for name, value in ENVIRONMENT.items():

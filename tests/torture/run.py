@@ -39,12 +39,12 @@ OF_LAUNCHERS = (
 
 
 def of_claims(name: str, work: Path, *counts: int) -> dict[str, Any]:
-    """One torture of torture_claims.py, in a process without torch."""
+    """Run one test of torture_claims.py in a process without torch."""
     return _apart("torture_claims.py", name, str(work), *map(str, counts))
 
 
 def of_launchers(work: Path, n: int) -> dict[str, Any]:
-    """torture_launch.py, in a process of its own."""
+    """Run torture_launch.py in its own process."""
     return _apart("torture_launch.py", str(work), str(n))
 
 
@@ -59,7 +59,7 @@ def _apart(program: str, *words: str) -> dict[str, Any]:
 
 
 def of_runs(work: Path, n_kills: int, n_inside: int, n_damages: int) -> dict[str, Callable]:
-    """The tortures of torture_runs.py, by what they are called."""
+    """The tests of torture_runs.py by name."""
     import torture_runs
     from small_world import make_speeches
 

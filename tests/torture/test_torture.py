@@ -30,17 +30,16 @@ def test_a_run_has_one_trainer_and_one_result(
 
 @pytest.mark.slow
 def test_a_launcher_killed_anywhere_submits_each_job_once(tmp_path: Path):
-    pytest.importorskip("submitit")
     assert_all_passed(of_launchers(tmp_path / "work", 4), 4)
 
 
 @pytest.mark.slow
 def test_killed_runs_end_in_the_same_bits(data_dir: Path, tmp_path: Path):
-    """Eight kills at calls inside a save, four at any moment."""
+    """Six kills at calls inside a save, two at any moment."""
     from torture_runs import killed_runs
 
-    found = killed_runs(data_dir, tmp_path, n=12, n_inside=8)
-    assert_all_passed(vars(found) | {"passed": found.passed}, 12)
+    found = killed_runs(data_dir, tmp_path, n=8, n_inside=6)
+    assert_all_passed(vars(found) | {"passed": found.passed}, 8)
 
 
 @pytest.mark.slow

@@ -41,7 +41,7 @@ CALLS = ("fsync", "rename", "replace", "mkdir", "unlink", "link")
 def fake(
     name: str, before: Callable[[Path], None] = lambda run_dir: None
 ) -> Callable[..., RunResult]:
-    """A training function that notes its start and signs its result with `name`."""
+    """A training function that records its start and stores `name` in its result."""
 
     def train(spec: RunSpec, run_dir: Path, *args: Any, **kwargs: Any) -> RunResult:
         with open(run_dir / "starts.txt", "a") as f:
@@ -55,7 +55,7 @@ def fake(
 def work_as(
     name: str, sweep_dir: Path, train: Callable[..., Any], stale: float = 60.0
 ) -> list[str]:
-    """One worker to the end of the sweep; the runs that it says it finished."""
+    """Run one worker to the end of the sweep; the runs that it reports as finished."""
     summary = Worker(
         sweep_dir, sweep_dir, RUNTIME, name, train, stop=Stop(), stale_seconds=stale
     ).run()
@@ -148,7 +148,7 @@ def writers(work: Path, n_writers: int, n_runs: int) -> dict[str, Any]:
 
 
 def late(work: Path, n: int) -> dict[str, Any]:
-    """A worker on another machine falls silent; another takes over; the first one comes back.
+    """A worker on another machine stops sending heartbeats, another takes over, and the first one continues.
 
     It falls silent while it trains, just before it takes its last fence, or between that fence and
     the result; and it is stopped (and comes back) or killed (and does not).
@@ -188,7 +188,7 @@ def late(work: Path, n: int) -> dict[str, Any]:
 
 
 def original_worker(sweep_dir: Path, mark: Path, stage: str) -> None:
-    """The worker that falls silent; exits with 0 if it never says that it finished anything."""
+    """The worker that stops sending heartbeats; exits with 0 if it reports no run as finished."""
     claims.process_table = lambda: "another machine"
     claims.HEARTBEAT_SECONDS = 0.1
 
@@ -217,7 +217,7 @@ def original_worker(sweep_dir: Path, mark: Path, stage: str) -> None:
 
 
 def killed_workers(work: Path) -> dict[str, Any]:
-    """A worker SIGKILLed after each system call that it makes on the disk; another one follows."""
+    """A worker is SIGKILLed after each of its system calls on the disk; another one follows."""
     cases, call = [], 0
     while True:
         call += 1
@@ -271,7 +271,7 @@ def die_after(sweep_dir: Path, call: int) -> None:
 
 
 def damaged_claims(work: Path, n: int) -> dict[str, Any]:
-    """Each run's claim is damaged by a bit, a cut or emptiness; status and the sweep go on."""
+    """Each claim has a flipped bit, is truncated or empty; status and the sweep continue."""
     draw, specs = random.Random(0), make_specs(n)
     sweep_dir = make_sweep(work / "sweep", specs)
     for i, spec in enumerate(specs):

@@ -1,4 +1,4 @@
-"""Launchers of a Slurm sweep SIGKILLed at random points, then run again: each worker submitted once.
+"""Launchers of a Slurm sweep are SIGKILLed at random points and run again: each job is submitted once.
 
 Slurm is the fake of tests/support/slurm_fakes.py, whose sbatch takes 0.3 s and outlives its launcher;
 the sweep has two job classes. A point is any access to the sweep's files or start of a program.
@@ -33,7 +33,6 @@ LAUNCHER = """
 import os, signal, sys
 from pathlib import Path
 sys.path[:0] = sys.argv[1:3]
-import submitit
 from torture_launch import launch_it
 sweep, last = Path(sys.argv[3]), int(sys.argv[4])
 left = last
@@ -73,7 +72,7 @@ def launch_it(sweep_dir: Path) -> None:
 
 
 def start(sweep_dir: Path, last: int) -> subprocess.Popen[str]:
-    """A launcher that dies at its `last` point."""
+    """A launcher that is killed at its `last` point."""
     here = str(Path(__file__).resolve().parent)
     command = [sys.executable, "-c", LAUNCHER, here, str(UNIT), str(sweep_dir), str(last)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -107,23 +106,20 @@ def killed_launchers(work: Path, n: int) -> dict[str, Any]:
 
 
 def _how_far(sweep_dir: Path) -> str:
-    """Where a launcher died."""
-    intended, known = (len(list(sweep_dir.glob(f"submitit/*/{name}.json"))) for name in ("intention", "job"))  # fmt: skip
+    """The part of the launch in which the launcher was killed."""
+    intended, known = (
+        len(list(sweep_dir.glob(f"slurm/*/{name}.json"))) for name in ("job", "answer")
+    )
     if intended > known:
         return "between an intention and its number"
     return "after the last number" if known == len(JOBS) else "before or between submissions"
 
 
 def wrong_jobs(fake: FakeSlurm, sweep_dir: Path) -> list[str]:
-    """Differences from one undisturbed launch: jobs by class, arrays without a number."""
-    shapes = {}
-    for path in sweep_dir.glob("submitit/*/intention.json"):
-        shapes[path.parent.name] = json.loads(path.read_text())["job_class"]["name"]
-    live = [row.rpartition(":")[2] for row in fake.jobs()]
-    counts = Counter(shapes.get(token, "?") for token in live)
-    problems = [] if counts == JOBS else [f"jobs in the queue: {dict(counts)}"]
-    known = {p.parent.name for p in sweep_dir.glob("submitit/*/job.json")}
-    return problems + ([] if known == set(live) else ["not every array has its number"])
+    """Differences from the jobs of one undisturbed launch."""
+    classes = {folder.name: a.job_class for folder, a in queue.job_arrays(sweep_dir).items()}
+    counts = Counter(classes.get(row.rpartition(":")[2], "?") for row in fake.jobs())
+    return [] if counts == JOBS else [f"jobs in the queue: {dict(counts)}"]
 
 
 if __name__ == "__main__":

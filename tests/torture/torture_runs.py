@@ -34,7 +34,7 @@ from train_world import (
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.train import checkpoint, checkpoint_files, train_run, trainer
 
-STEPS = 16
+STEPS = 8
 RUNTIME = make_runtime(micro_batch_tokens=ROWS * SEQ_LEN // 2, checkpoint_minutes=EVERY_UPDATE)
 CALLS = ("fsync", "rename", "replace", "mkdir", "unlink", "rmdir", "link")
 FORKSERVER = multiprocessing.get_context("forkserver")
@@ -44,7 +44,7 @@ FORKSERVER.set_forkserver_preload(["chinchilla.train", "torch._dynamo"])
 
 @dataclass
 class Tally:
-    """How many cases there were, and what went wrong in which."""
+    """Number of cases and the problems of each failed one."""
 
     asked: int = 0
     wrong: list[str] = field(default_factory=list)
@@ -62,7 +62,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Bits:
-    """What a run ended in, to the bit."""
+    """The results of a run that must be bit-identical."""
 
     final_loss: float
     validation_loss: float
@@ -80,7 +80,7 @@ class Bits:
 
 
 def newest_step(run_dir: Path) -> int:
-    """Updates done at the newest checkpoint that stands under its name; 0 for none."""
+    """Step of the newest complete checkpoint; 0 without one."""
     return max((int(p.name[5:]) for p in (run_dir / "checkpoints").glob("step-*")), default=0)
 
 
@@ -89,7 +89,7 @@ def newest_step(run_dir: Path) -> int:
 
 @contextlib.contextmanager
 def calls_inside_saves(tell: Callable[[int, int], None]) -> Iterator[None]:
-    """`tell(save, call)` after each thing that a save does to the disk, counted from 1.
+    """Call `tell(save, call)` after each system call of a save, both counted from 1.
 
     Before an fsync counts too: what was written is in memory only.
     """
@@ -146,7 +146,7 @@ def train_and_die(spec: RunSpec, run_dir: Path, data_dir: Path, at_save: int, at
 
 
 def count_calls(spec: RunSpec, run_dir: Path, data_dir: Path, out: Path) -> None:
-    """A process that says how many calls each save makes."""
+    """A process that records how many calls each save makes."""
     counts: dict[int, int] = {}
     with calls_inside_saves(lambda save, call: counts.update({save: call})):
         train_and_save(spec, run_dir, data_dir, RUNTIME)
@@ -154,7 +154,7 @@ def count_calls(spec: RunSpec, run_dir: Path, data_dir: Path, out: Path) -> None
 
 
 def resume(spec: RunSpec, run_dir: Path, data_dir: Path) -> None:
-    """A process that goes on to the end; notes from where."""
+    """A process that resumes the run to its end and records from which step."""
     load = trainer.load_checkpoint
 
     def noted(*args: Any, **kwargs: Any) -> Any:
@@ -174,7 +174,7 @@ def start(target: Callable[..., None], *args: Any) -> BaseProcess:
 
 
 def finish(spec: RunSpec, run_dir: Path, data_dir: Path, whole: Bits) -> list[str]:
-    """Resume a killed run; what is wrong with how it went on and ended."""
+    """Resume a killed run and return the problems found."""
     stood = newest_step(run_dir)
     process = start(resume, spec, run_dir, data_dir)
     process.join(120)
@@ -270,7 +270,7 @@ FILES = (*checkpoint_files.FILES, checkpoint_files.MANIFEST)
 
 
 def damaged_checkpoints(data_dir: Path, work: Path, n: int, seed: int = 0) -> Tally:
-    """Damage the newest checkpoint `n` times: each file in turn, each kind in turn, any place."""
+    """Damage the newest checkpoint `n` times: each file and each kind in turn, at random positions."""
     torch.set_num_threads(1)
     spec, draw, tally = make_spec(data_dir, steps=STEPS), random.Random(seed), Tally()
     result = train_run(spec, work / "whole", data_dir, RUNTIME)

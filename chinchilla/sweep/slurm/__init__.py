@@ -1,1 +1,1 @@
-"""Sweeps on Slurm, through submitit: submit arrays of jobs, the job itself, the queue, cancel."""
+"""Sweeps on Slurm: submit and cancel arrays of jobs, the job itself, the queue."""

@@ -1,45 +1,40 @@
-"""Submit a sweep to Slurm: one array of detached workers per job class.
+"""Submit a sweep to Slurm, one array of detached jobs per job class, and cancel its jobs.
 
-submitit writes the sbatch script and starts our Python in the job. Its results and pickles are not
-used: the state of a sweep is in the sweep's folder, so it does not depend on Slurm's accounting.
-`queue` records and finds what has been submitted.
+The state of a sweep is in its folder, so nothing here depends on Slurm's accounting. `queue` records
+and finds what has been submitted; `job` is what a job runs.
 """
 
-import contextlib
-import dataclasses
-import io
+import os
 import re
 import shlex
 import shutil
-import signal
-import socket
 import sys
-import threading
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from chinchilla.config import ClusterConfig
 from chinchilla.core.errors import InputError
-from chinchilla.core.files import write_json
+from chinchilla.core.files import write_json, write_text
 from chinchilla.core.provenance import code_here
 from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import utc_now
-from chinchilla.sweep.job_classes import JobClass, assign, job_classes
+from chinchilla.sweep.job_classes import JobClass, assign
+from chinchilla.sweep.launch import launch_lock
 from chinchilla.sweep.run_files import sweep_argument
 from chinchilla.sweep.signals import warning_seconds
 from chinchilla.sweep.slurm import queue
-from chinchilla.sweep.slurm.job import run_job
 
 # Messages of sbatch after which the job may be in the queue nevertheless.
 _DOUBTFUL = re.compile(
     "timed out|no answer|make sense|contact|communicat|zero bytes|unknown reason", re.IGNORECASE
 )
-PROGRAMS = ("sbatch", "srun", "squeue", "scontrol")
+
+OPTIONAL = ("partition", "account", "qos", "constraint")  # settings of a cluster that may be empty
+JOB = "chinchilla.sweep.slurm.job"
 
 
 @dataclass(frozen=True)
@@ -52,13 +47,7 @@ class Submission:
     job_classes: dict[str, int]  # jobs submitted now, by class
     earlier_job_ids: list[str]  # arrays of this sweep that were in the queue before
     n_earlier: int  # live jobs in them
-    n_other_classes: int  # of these, jobs of classes that the settings no longer have
-    adopted: list[str]  # arrays found in the queue that no launcher had recorded
-    states: dict[str, int]  # of the earlier jobs: RUNNING, PENDING (Resources), ...
     n_over_cap: int  # jobs not submitted because of cluster.max_queued_jobs
-
-    def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
 
     def text(self) -> str:
         by_class = ", ".join(f"{n} {name}" for name, n in self.job_classes.items())
@@ -67,18 +56,8 @@ class Submission:
             + (f": {by_class}" if len(self.job_classes) > 1 else "")
         ]
         if self.n_earlier:
-            states = ", ".join(f"{n} {state}" for state, n in self.states.items())
-            lines.append(
-                f"  {_n_workers(self.n_earlier)} had been submitted before"
-                f"{_as_jobs(self.earlier_job_ids)}: {states}"
-            )
-        if self.n_other_classes:
-            lines.append(
-                f"  {self.n_other_classes} of them belong to job classes that cluster.resources no "
-                "longer has; they continue (chinchilla cancel ends them)"
-            )
-        if self.adopted:
-            lines.append(f"  found in the queue, not recorded before: {' '.join(self.adopted)}")
+            jobs = _as_jobs(self.earlier_job_ids)
+            lines.append(f"  {_n_workers(self.n_earlier)} had been submitted before{jobs}")
         if self.n_over_cap:
             lines.append(
                 f"  {self.n_over_cap} more would exceed cluster.max_queued_jobs; launch again later"
@@ -131,20 +110,18 @@ def submit(
                 "cluster.n_workers=0: set the number of Slurm jobs that share the sweep, such as "
                 f"cluster.n_workers={min(8, len(specs))}."
             )
-    for name in PROGRAMS:
-        if shutil.which(name) is None:
-            raise InputError(
-                f"cluster.kind=slurm, but {name} is not installed here. Launch on a login node, or "
-                "choose cluster=local."
-            )
-    jobs, arrays, adopted = queue.settle_sweep(sweep_dir)
-    earlier = [(j, a) for j in jobs if j.live for a in arrays if a.contains(j)]
-    n_queued = sum(j.live and j.user == queue.user_name() for j in jobs)
+    if shutil.which("sbatch") is None:
+        raise InputError(
+            "cluster.kind=slurm, but sbatch is not installed here. Launch on a login node, or choose "
+            "cluster=local."
+        )
+    earlier, jobs = queue.sweep_jobs(queue.job_arrays(sweep_dir))
+    n_queued = sum(job.live for job in jobs)
     ids: list[str] = []
     counts: dict[str, int] = {}  # jobs submitted now, by class
     n_over_cap = 0
     for job_class, specs in groups:
-        n_live = sum(a.trains(job_class) for _, a in earlier)
+        n_live = sum(array.sizes == job_class.sizes for _, array in earlier)
         n_needed = -(-n_at_once(specs) // job_class.workers_per_job)
         n_missing = n_new = max(0, min(job_class.cluster.n_workers, n_needed) - n_live)
         if cluster.max_queued_jobs:
@@ -162,8 +139,6 @@ def submit(
                 done = f" {_n_workers(n_done)} had been submitted{_as_jobs(ids)}." if ids else ""
                 raise InputError(f"{error}{done}") from None
             counts[job_class.name] += n
-    classes = job_classes(cluster)
-    states = (j.state if j.state != "PENDING" else f"PENDING ({j.reason})" for j, _ in earlier)
     return Submission(
         sweep_dir=str(sweep_dir),
         job_ids=ids,
@@ -171,9 +146,6 @@ def submit(
         job_classes=counts,
         earlier_job_ids=sorted({j.job_id for j, _ in earlier}),
         n_earlier=len(earlier),
-        n_other_classes=sum(not any(a.trains(c) for c in classes) for _, a in earlier),
-        adopted=[a.job_id or "" for a in adopted],
-        states=dict(Counter(states)),
         n_over_cap=n_over_cap,
     )
 
@@ -185,117 +157,104 @@ def _submit_array(
     n_jobs: int,
     still_mine: Callable[[], bool],
 ) -> str:
-    """Record the intention, call sbatch, record and return the array's number."""
-    import submitit
-
+    """Record the array, call sbatch, record its answer and return the array's number."""
     cluster = job_class.cluster
     token = uuid.uuid4().hex[:8]
     # A folder per array, because job numbers start again when a cluster is reinstalled.
-    folder = sweep_dir / "submitit" / token
+    folder = sweep_dir / "slurm" / token
     folder.mkdir(parents=True)
-    name = re.sub(r"[^\w.-]", "-", sweep_dir.name)
-    comment = f"chinchilla:{name}:{token}"
-    n_workers = job_class.workers_per_job
-    # If the launcher dies after sbatch, submitit's pickles are never written; the jobs' setup then
-    # links this copy in their place.
-    task = submitit.core.utils.DelayedSubmission(run_job, folder)
-    task.set_timeout(cluster.timeout_min, 1000)
-    task.dump(folder / "task.pkl")
-    executor = submitit.AutoExecutor(
-        folder=folder,
-        cluster="slurm",
-        slurm_max_num_timeout=1000,
-        # A warning received before Python has installed its handlers would end the job.
-        slurm_python="env --ignore-signal=USR2 " + shlex.quote(sys.executable),
+    array = queue.JobArray(
+        comment=f"chinchilla:{_plain(sweep_dir.name)}:{token}",
+        user=queue.user_name(),
+        utc=utc_now(),
+        code=code_here().label,
+        sweep_dir=str(sweep_dir),
+        data_dir=str(data_dir),
+        job_class=job_class.name,
+        sizes=job_class.sizes,
+        n_jobs=n_jobs,
+        n_ranks=job_class.n_ranks,
+        n_workers=job_class.workers_per_job,
+        threads=cluster.threads_per_worker
+        or max(1, cluster.cpus_per_task // job_class.workers_per_job),
     )
-    suffix = "" if job_class.name == "all" else f"-{job_class.name}"
-    optional = ("partition", "account", "qos", "constraint")
-    executor.update_parameters(
-        name=f"chinchilla-{name}{suffix}",
-        timeout_min=cluster.timeout_min,
-        nodes=cluster.nodes,
-        tasks_per_node=cluster.ranks_per_node,
-        cpus_per_task=cluster.cpus_per_task,
-        mem_gb=cluster.host_memory_gb,
-        slurm_comment=comment,
-        slurm_array_parallelism=n_jobs,
-        slurm_signal_delay_s=warning_seconds(60 * cluster.timeout_min),
-        slurm_srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cluster.cpus_per_task}"],
-        slurm_additional_parameters={"requeue": True},
-        slurm_setup=[_link_task(folder), *cluster.setup_lines],
-        **({"gpus_per_node": cluster.gpus_per_node} if cluster.gpus_per_node else {}),
-        **{f"slurm_{key}": value for key in optional if (value := getattr(cluster, key))},
-    )
-    intention = {
-        "comment": comment,
-        "user": queue.user_name(),
-        "host": socket.gethostname(),
-        "intended_utc": utc_now(),
-        "code": dataclasses.asdict(code_here()),
-        "n_jobs": n_jobs,
-        "sweep_dir": str(sweep_dir),
-        "data_dir": str(data_dir),
-        "job_class": job_class.to_dict(),
-        "n_workers": n_workers,  # per job
-        "timeout_min": cluster.timeout_min,
-        "threads": cluster.threads_per_worker or max(1, cluster.cpus_per_task // n_workers),
-    }
-    write_json(folder / "intention.json", intention)
+    write_text(folder / "job.sh", _script(array, cluster, folder))
+    array.save(folder)
     if not still_mine():
         raise InputError("another launcher of this sweep has taken over; nothing was submitted.")
-    array = queue.read_array(folder)
     try:
-        with (
-            queue.cleaned_environment(),
-            _time_limit(queue.TIMEOUT_SECONDS),
-            contextlib.redirect_stderr(io.StringIO()),  # submitit prints sbatch's message
-            executor.batch(),
-        ):
-            jobs = [executor.submit(run_job, folder) for _ in range(n_jobs)]
-        queue.record_job(array, str(jobs[0].job_id).split("_")[0])
-    except (
-        submitit.core.utils.FailedJobError,
-        submitit.core.utils.FailedSubmissionError,
-        TimeoutError,
-    ) as error:
-        # submitit catches the TimeoutError while sbatch is running, and ends sbatch.
-        cause = error.__cause__ if isinstance(error.__cause__, TimeoutError) else error
-        message = " ".join(str(cause).split())
-        queue.settle([array], queue.SETTLE_SECONDS if _DOUBTFUL.search(message) else 0.0)
-        if array.job_id is None:
-            write_json(folder / "refused.json", {"message": message, "refused_utc": utc_now()})
+        answer = queue.run_slurm("sbatch", str(folder / "job.sh"))
+        job_id = answer.split("batch job ")[-1].split()[0]
+    except queue.SlurmError as error:
+        doubtful = _DOUBTFUL.search(error.problem)
+        os.utime(folder / "job.json")  # from now on, the job may still appear
+        jobs = queue.sweep_jobs({folder: array})[0] if doubtful else []
+        if not jobs:
+            write_json(folder / "answer.json", {"refused": error.problem, "utc": utc_now()})
             raise InputError(
-                f"sbatch refused the sweep's jobs: {message.rstrip('.')}. Change the setting that it "
-                "names (cluster.*), and launch again."
+                f"sbatch refused the sweep's jobs: {error.problem.rstrip('.')}. Change the setting "
+                "that it names (cluster.*), and launch again."
             ) from None
-    assert array.job_id is not None
-    return array.job_id
+        job_id = jobs[0][0].job_id
+    write_json(folder / "answer.json", {"job_id": job_id, "utc": utc_now()})
+    return job_id
 
 
-@contextlib.contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError after `seconds`; submitit has no limit for sbatch.
+def _script(array: queue.JobArray, cluster: ClusterConfig, folder: Path) -> str:
+    """The batch script of an array, as submitit writes it for any command.
 
-    Signals reach the main thread only: in other threads there is no limit.
+    submitit's own submission would pickle a function call for each job, which a launcher killed just
+    after sbatch would leave unwritten. Our jobs read job.json, which is written before.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+    import submitit
 
-    def expired(signum: int, frame: Any) -> NoReturn:
-        raise TimeoutError(f"sbatch: no answer in {seconds:.0f} s")
+    suffix = "" if array.job_class == "all" else f"-{array.job_class}"
+    # sbatch and srun replace %A, %a, %j and %t in the names of log files
+    executor = submitit.SlurmExecutor(folder=str(folder).replace("%", "%%"))
+    executor.update_parameters(
+        job_name=f"chinchilla-{_plain(Path(array.sweep_dir).name)}{suffix}",
+        comment=array.comment,
+        time=cluster.timeout_min,
+        nodes=cluster.nodes,
+        ntasks_per_node=cluster.ranks_per_node,
+        cpus_per_task=cluster.cpus_per_task,
+        mem=f"{cluster.host_memory_gb}GB",
+        gpus_per_node=cluster.gpus_per_node or None,
+        **{key: getattr(cluster, key) or None for key in OPTIONAL},
+        signal_delay_s=warning_seconds(60 * cluster.timeout_min),
+        setup=list(cluster.setup_lines),
+        srun_args=["--kill-on-bad-exit=1", f"--cpus-per-task={cluster.cpus_per_task}"],
+        stderr_to_stdout=True,
+        wckey=None,
+        additional_parameters={"requeue": True},
+    )
+    if array.n_jobs > 1:
+        executor.parameters |= {"map_count": array.n_jobs, "array_parallelism": array.n_jobs}
+    # A warning (USR2) received before Python has installed its handlers would end the job.
+    command = ["env", "--ignore-signal=USR2", sys.executable, "-u", "-m", JOB, str(folder)]
+    return executor._make_submission_file_text(shlex.join(command), array.comment)
 
-    previous = signal.signal(signal.SIGALRM, expired)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^\w.-]", "-", name)
 
 
-def _link_task(folder: Path) -> str:
-    """Shell line that links task.pkl as the pickle of a job whose launcher died before writing it."""
-    job = "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
-    path = shlex.quote(str(folder))
-    return f"ln {path}/task.pkl {path}/{job}_submitted.pkl 2>/dev/null || true"
+def cancel(sweep_dir: Path) -> dict[str, Any]:
+    """Cancel every job that this user has submitted for this sweep.
+
+    Launchers of the sweep are excluded meanwhile, and jobs whose launcher was killed are found too.
+
+    Returns:
+        job_ids: the cancelled arrays; n_jobs: live jobs in them.
+
+    Raises:
+        InputError: Slurm does not answer; the message says whether jobs may have been cancelled.
+    """
+    if not (sweep_dir / "slurm").is_dir():
+        return {"job_ids": [], "n_jobs": 0}
+    with launch_lock(sweep_dir):
+        hint = f"{queue.UNKNOWN} Nothing was cancelled; cancel again when Slurm answers."
+        jobs, _ = queue.sweep_jobs(queue.job_arrays(sweep_dir), hint=hint)
+        if ids := sorted({job.job_id for job, _ in jobs}):
+            queue.run_slurm("scancel", *ids, hint="some jobs may not be cancelled; cancel again.")
+    return {"job_ids": ids, "n_jobs": len(jobs)}

@@ -5,36 +5,28 @@ No scheduler is queried, so this works on any machine that sees the folder. The 
 (`slurm.queue.jobs_in_queue`) are shown next to it.
 """
 
-import dataclasses
-import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from chinchilla.core.errors import InputError
+from chinchilla.core.table import Table
 from chinchilla.core.units import clock
 from chinchilla.plan.cost import reused_steps
-from chinchilla.plan.records import RESULT_SCHEMA, RunResult, RunSpec
+from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.claims import claim_status, file_system_now
 from chinchilla.sweep.failures import MAX_ATTEMPTS, read_attempts
-from chinchilla.sweep.provenance import fewer_runs, n_planned, read_launches
-from chinchilla.sweep.run_files import RunFilter, is_damaged, planned_specs, read_progress
-from chinchilla.sweep.slurm.queue import JobsInQueue
-
-if TYPE_CHECKING:
-    from rich.console import Group
+from chinchilla.sweep.run_files import (
+    DamagedResult,
+    RunFilter,
+    load_result,
+    planned_specs,
+    read_progress,
+)
 
 STATES = ("finished", "running", "waiting", "diverged", "failed")
 ENDED = ("finished", "diverged", "failed")
-_REQUIRED = frozenset(
-    f.name
-    for f in dataclasses.fields(RunResult)
-    if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-)
-N_SPEED_SAMPLES = 1000  # ended runs, about, whose progress.json is read to measure the speed
 
 
 @dataclass(frozen=True)
@@ -52,7 +44,7 @@ class RunRow:
     worker: str
     flops: float  # C of the whole run
     flops_done: float
-    flops_per_second: float | None  # over the run if it has ended (of a sample), otherwise recently
+    flops_per_second: float | None  # over the run if it has ended, otherwise recently
     failure: str = ""  # kind of a failed run: oom, data, error, lost
 
 
@@ -65,11 +57,7 @@ class SweepStatus:
     rows: list[RunRow]
     flops_done: float  # of finished and diverged runs in full, of failed runs none
     flops_total: float
-    n_workers: int  # live claims
     seconds_left: float | None  # None if no run is running or no speed is known yet
-    codes: list[str]  # labels of the code of all launches, the latest last
-    n_launched: int = 0  # runs in the plan at the latest launch; 0 if not recorded
-    n_planned: int = 0  # runs in the plan now
 
     @property
     def done(self) -> int:
@@ -108,26 +96,19 @@ def sweep_status(
     runs = sweep_dir / "runs"
     now = file_system_now(runs) if runs.is_dir() else 0.0
     rows = []
-    stride = -(-len(specs) // N_SPEED_SAMPLES) or 1
-    for i, spec in enumerate(specs):
-        row = known.get(spec.run_id) or _row(spec, runs / spec.run_id, now, i % stride == 0)
+    for spec in specs:
+        row = known.get(spec.run_id) or _row(spec, runs / spec.run_id, now)
         if row.state in ENDED:
             known[spec.run_id] = row
         rows.append(row)
     counts = Counter(row.state for row in rows)
-    shared = any(spec.schedule == "cooldown" for spec in specs)
-    launches = read_launches(sweep_dir)
     return SweepStatus(
         sweep=specs[0].sweep if specs else sweep_dir.name,
         counts={state: counts[state] for state in STATES},
         rows=rows,
         flops_done=sum(map(_flops_spent, rows)),
         flops_total=sum(row.flops for row in rows),
-        n_workers=counts["running"],
-        seconds_left=_seconds_left(rows, reused_steps(specs) if shared else {}),
-        codes=launches.codes,
-        n_launched=launches.n_runs,
-        n_planned=n_planned(sweep_dir),
+        seconds_left=_seconds_left(rows, reused_steps(specs)),
     )
 
 
@@ -138,100 +119,42 @@ def _flops_spent(row: RunRow) -> float:
     return row.flops_done
 
 
-def _row(spec: RunSpec, run_dir: Path, now: float, with_speed: bool) -> RunRow:
-    """Status of a run; `with_speed`: read the speed of a run that has ended."""
-    damaged = False
-    try:
-        if (result := _read_result(run_dir)) is not None:
-            return _row_of_result(spec, result, read_progress(run_dir) if with_speed else None)
-    except InputError:
-        if not (damaged := is_damaged(run_dir)):
-            raise
-    progress = read_progress(run_dir)
+def _row(spec: RunSpec, run_dir: Path, now: float) -> RunRow:
+    progress, result, reason = read_progress(run_dir), None, ""
+    speed = progress.get("tokens_per_second")
     step = min(int(progress.get("step") or 0), spec.steps)
-    claim = claim_status(run_dir, now)
-    running = not claim.available
-    rate = progress.get("tokens_per_second") if running else None
-    reason = ""
-    if damaged:
-        reason = "result.json is damaged: launch the sweep again"
-    elif attempts := read_attempts(run_dir):
-        reason = f"attempt {len(attempts)} of {MAX_ATTEMPTS}: {attempts[-1].reason}"
-    return RunRow(
-        run_id=spec.run_id,
-        state="running" if running else "waiting",
-        step=step,
-        steps=spec.steps,
-        loss=progress.get("loss"),
-        tokens_per_second=rate,
-        eta_seconds=(spec.steps - step) * spec.batch_tokens / rate if rate else None,
-        reason=reason,
-        worker=claim.record.worker if running and claim.record else "",
-        flops=spec.C,
-        flops_done=spec.C * step / spec.steps,
-        flops_per_second=rate * spec.C / spec.D if rate else None,
-    )
-
-
-def _read_result(run_dir: Path) -> dict[str, Any] | None:
-    """The values of result.json, with the types of those shown checked; None without the file.
-
-    `RunResult.load` checks every value, which takes four times as long; it is called only to raise
-    the error.
-
-    Raises:
-        InputError: not JSON, written by another version, or with values of other types.
-    """
+    state, worker, eta = "waiting", "", None
     try:
-        with open(f"{run_dir}/result.json", "rb", buffering=0) as f:
-            value = json.loads(f.read())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError):
-        value = None
-    if (
-        isinstance(value, dict)
-        and value.keys() >= _REQUIRED
-        and value.get("schema") == RESULT_SCHEMA
-        and value["status"] in ENDED
-        and all(_is_number(value[k]) for k in ("steps_done", "flops_spent"))
-        and all(
-            value[k] is None or _is_number(value[k]) for k in ("final_loss", "tokens_per_second")
-        )
-        and isinstance(value["reason"], str)
-        and isinstance(value.get("failure", ""), str)
-        and isinstance(value["spec"], dict)
-    ):
-        return value
-    RunResult.load(run_dir)
-    raise InputError(f"{run_dir}/result.json has values of the wrong type.")
-
-
-def _is_number(x: Any) -> bool:
-    return type(x) in (int, float) and abs(x) <= sys.float_info.max  # false for NaN
-
-
-def _row_of_result(
-    spec: RunSpec, result: dict[str, Any], progress: dict[str, Any] | None
-) -> RunRow:
-    # The speed in progress.json includes evaluations and checkpoints, as the time left does.
-    rate = None
-    if progress is not None:
-        rate = progress.get("tokens_per_second") or result["tokens_per_second"]
+        result = load_result(run_dir)
+    except DamagedResult:
+        reason = "result.json is damaged: launch the sweep again"
+    if result is not None:
+        state, reason = result.status, result.reason
+        # The speed in progress.json includes evaluations and checkpoints, as the time left does.
+        speed = speed or result.tokens_per_second
+    else:
+        claim = claim_status(run_dir, now)
+        if not claim.available:
+            state, worker = "running", claim.record.worker if claim.record else ""
+            eta = (spec.steps - step) * spec.batch_tokens / speed if speed else None
+        else:
+            speed = None
+        if not reason and (attempts := read_attempts(run_dir)):
+            reason = f"attempt {len(attempts)} of {MAX_ATTEMPTS}: {attempts[-1].reason}"
     return RunRow(
         run_id=spec.run_id,
-        state=result["status"],
-        step=result["steps_done"],
+        state=state,
+        step=result.steps_done if result else step,
         steps=spec.steps,
-        loss=result["final_loss"],
-        tokens_per_second=result["tokens_per_second"] or None,
-        eta_seconds=None,
-        reason=result["reason"],
-        worker="",
+        loss=result.final_loss if result else progress.get("loss"),
+        tokens_per_second=(result.tokens_per_second or None) if result else speed,
+        eta_seconds=eta,
+        reason=reason,
+        worker=worker,
         flops=spec.C,
-        flops_done=result["flops_spent"],
-        flops_per_second=rate * spec.C / spec.D if rate else None,
-        failure=result.get("failure", ""),
+        flops_done=result.flops_spent if result else spec.C * step / spec.steps,
+        flops_per_second=speed * spec.C / spec.D if speed else None,
+        failure=result.failure if result else "",
     )
 
 
@@ -263,9 +186,16 @@ def summary_line(status: SweepStatus) -> str:
     if status.done < len(status.rows):
         left = status.seconds_left
         line += f", {clock(left)} left" if left is not None else ", time left unknown"
-        line += f", {status.n_workers} running"
+        line += f", {status.counts['running']} running"
     problems = [f"{status.counts[s]} {s}" for s in ("diverged", "failed") if status.counts[s]]
     return ", ".join([line, *problems])
+
+
+def end_line(row: RunRow) -> str:
+    """How a run ended, in one line."""
+    if row.state == "finished":
+        return f"finished {row.run_id}  loss {row.loss:.4f}  {row.tokens_per_second or 0:,.0f} tokens/s"
+    return f"{row.state} {row.run_id}  {row.reason}"
 
 
 _PRIORITY = ("running", "failed", "diverged", "waiting", "finished")
@@ -279,43 +209,24 @@ def rows_to_show(rows: Sequence[RunRow], limit: int) -> list[RunRow]:
     return [rows[i] for i in sorted(order[:limit])]
 
 
-def render_status(status: SweepStatus, queue: JobsInQueue | None = None, limit: int = 0) -> "Group":
-    """The status as a table of runs with a summary below it, for `rich`.
-
-    Args:
-        status: of the sweep.
-        queue: jobs in Slurm's queue, if the sweep runs on Slurm.
-        limit: rows of the table; 0 = all.
-    """
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(title=f"sweep {status.sweep}", title_justify="left")
-    table.add_column("run", no_wrap=True)
-    table.add_column("state", no_wrap=True, min_width=max(map(len, STATES)))
-    for name in ("step", "loss", "tokens/s", "left"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("note", overflow="fold")
-    style = {"finished": "green", "running": "cyan", "diverged": "yellow", "failed": "red"}
+def status_table(status: SweepStatus, limit: int = 0) -> Table:
+    """A row per run, at most `limit` (0 = all)."""
     shown = rows_to_show(status.rows, limit)
+    table = Table(
+        ("run", "state", "step", "loss", "tokens/s", "left", "note"),
+        left=("run", "state", "note"),
+        caption=f"sweep {status.sweep}",
+    )
+    if len(shown) < len(status.rows):
+        table.caption += f": {len(shown)} of {len(status.rows)} runs; rows=0 shows all"
     for row in shown:
         table.add_row(
             row.run_id,
-            Text(row.state, style=style.get(row.state, "")),
+            row.state,
             f"{row.step}/{row.steps}",
             "" if row.loss is None else f"{row.loss:.4f}",
             "" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
             clock(row.eta_seconds) if row.state == "running" else "",
-            Text(row.reason or row.worker),
+            row.reason or row.worker,
         )
-    lines = [summary_line(status)]
-    if len(shown) < len(status.rows):
-        lines.insert(0, f"{len(shown)} of {len(status.rows)} runs shown; rows=0 shows all")
-    if queue is not None:
-        lines.append(queue.line)
-    if status.n_planned < status.n_launched:
-        lines.append(f"warning: {fewer_runs(status.n_planned, status.n_launched)}")
-    if len(status.codes) > 1:
-        lines.append(f"launched with different code: {', '.join(status.codes)} (the latest)")
-    return Group(table, *map(Text, lines))
+    return table

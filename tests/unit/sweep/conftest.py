@@ -10,7 +10,7 @@ from chinchilla.sweep.slurm import queue
 
 @pytest.fixture
 def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
-    """Its programs on PATH; doubtful submissions settle in a second."""
+    """Put its programs on PATH; wait at most one second for jobs of a doubtful submission."""
     made = FakeSlurm(tmp_path / "slurm")
     monkeypatch.setenv("PATH", made.path)
     monkeypatch.setattr(queue, "SETTLE_SECONDS", 1.0)

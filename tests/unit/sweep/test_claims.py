@@ -16,7 +16,7 @@ from chinchilla.sweep.run_files import clean_sweep
 
 
 def pretend_elsewhere(run_dir: Path, silent_seconds: float) -> None:
-    """Make the latest claim look like one of another machine, silent for so long."""
+    """Make the latest claim one of another machine whose heartbeat is this old."""
     record = latest_claim(run_dir)
     path = run_dir / f"claim-{record.fence}.json"
     path.write_text(json.dumps(dataclasses.asdict(dataclasses.replace(record, processes="mars"))))
@@ -178,7 +178,7 @@ BROKEN = {
 
 
 def broken(run_dir: Path, damage, silent_seconds: float) -> Path:
-    """A run whose second claim is damaged, and whose holder was heard so long ago."""
+    """A run whose second claim is damaged, with a heartbeat of this age."""
     acquire(run_dir, "first").release()
     second = acquire(run_dir, "second")
     assert second.record.fence == 2

@@ -1,15 +1,15 @@
-"""A worker of two ranks: orders, errors and stops reach both, and rank 0 alone writes."""
+"""A worker of two ranks: runs, errors and stops are shared, and only rank 0 writes."""
 
 import json
 import os
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import ranks_world
 from sweep_fakes import wait_until
 
 from chinchilla.config import (
@@ -32,6 +32,7 @@ from chinchilla.sweep.claims import latest_claim
 from chinchilla.sweep.failures import read_attempts
 from chinchilla.sweep.launch import launch
 from chinchilla.sweep.run_files import run_dir_of, save_runtime
+from chinchilla.sweep.worker import main
 from chinchilla.train.distributed import PeerError, join, slurm_settings
 
 
@@ -66,22 +67,29 @@ def make_sweep(folder: Path, data_dir: Path, *runs: tuple[int, int]) -> list[Run
     return specs
 
 
-def start(
-    folder: Path, data_dir: Path, world: int = 2, seen_by_last: Path | None = None
-) -> list[subprocess.Popen[str]]:
-    """Ranks as torchrun starts them; the last one may be given another token folder."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    command = [sys.executable, "-m", "chinchilla.sweep.distributed_worker", "--threads=1"]
+def as_rank(folder: Path, data_dirs: list[Path]) -> None:
+    main([str(folder), str(data_dirs[int(os.environ["RANK"])]), "--threads=1"])
+
+
+def run_ranks(folder: Path, *data_dirs: Path) -> tuple[list[int | None], list[str]]:
+    """Exit codes and outputs of ranks forked from a server that has imported torch."""
+    out = folder / "output"
+    codes = ranks_world.end(ranks_world.start(len(data_dirs), out, as_rank, folder, [*data_dirs]))
+    return codes, [(out / f"rank-{i}.txt").read_text() for i in range(len(data_dirs))]
+
+
+def start(folder: Path, data_dir: Path) -> list[subprocess.Popen[str]]:
+    """Two ranks as torchrun starts them."""
+    port = ranks_world.free_port()
+    command = [sys.executable, "-m", "chinchilla.sweep.worker", "--threads=1"]
     return [
         subprocess.Popen(
-            [*command, str(folder), str((i == world - 1 and seen_by_last) or data_dir)],
+            [*command, str(folder), str(data_dir)],
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env={**os.environ, "RANK": str(i), "WORLD_SIZE": str(world), "LOCAL_RANK": str(i),
+            env={**os.environ, "RANK": str(i), "WORLD_SIZE": "2", "LOCAL_RANK": str(i),
                  "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)},
         )
-        for i in range(world)
+        for i in range(2)
     ]  # fmt: skip
 
 
@@ -94,9 +102,9 @@ def ended(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]]
 def test_two_ranks_train_a_sweep_and_a_common_error_is_a_failure_of_its_run(
     data_dir: Path, tmp_path: Path
 ):
-    """A batch of five rows does not divide: that run fails, the others are trained."""
-    fine, _, other = specs = make_sweep(tmp_path / "s", data_dir, (4, 30), (5, 20), (4, 20))
-    codes, printed = ended(start(tmp_path / "s", data_dir))
+    """The run with a batch of five rows fails; the others finish."""
+    fine, _, other = specs = make_sweep(tmp_path / "s", data_dir, (4, 12), (5, 8), (4, 8))
+    codes, printed = run_ranks(tmp_path / "s", data_dir, data_dir)
     assert codes == [0, 0], printed
     run_dirs = [run_dir_of(tmp_path / "s", spec) for spec in specs]
     results = [RunResult.load(run_dir) for run_dir in run_dirs]
@@ -115,7 +123,7 @@ def test_a_stop_on_the_other_rank_releases_the_run_which_can_be_resumed(
     [spec] = make_sweep(tmp_path / "s", data_dir, (4, 2000))
     run_dir = run_dir_of(tmp_path / "s", spec)
     processes = start(tmp_path / "s", data_dir)
-    wait_until(lambda: (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size, 60)  # fmt: skip
+    wait_until(lambda: (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size, 180)  # fmt: skip
     processes[1].send_signal(signal.SIGTERM)
     codes, printed = ended(processes)
     assert codes == [75, 0], printed
@@ -132,7 +140,7 @@ def test_a_rank_that_is_killed_leaves_a_run_that_can_be_claimed(
     [spec] = make_sweep(tmp_path / "s", data_dir, (4, 2000))
     run_dir = run_dir_of(tmp_path / "s", spec)
     processes = start(tmp_path / "s", data_dir)
-    wait_until(lambda: (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size, 60)  # fmt: skip
+    wait_until(lambda: (run_dir / "metrics.jsonl").exists() and (run_dir / "metrics.jsonl").stat().st_size, 180)  # fmt: skip
     processes[victim].kill()
     codes, printed = ended(processes)
     assert codes[victim] == -signal.SIGKILL
@@ -151,20 +159,18 @@ def test_a_rank_that_is_killed_leaves_a_run_that_can_be_claimed(
 @pytest.mark.slow
 def test_nothing_is_claimed_if_one_rank_cannot_read_the_data(data_dir: Path, tmp_path: Path):
     [spec] = make_sweep(tmp_path / "s", data_dir, (4, 20))
-    codes, printed = ended(start(tmp_path / "s", data_dir, seen_by_last=tmp_path / "nowhere"))
+    codes, printed = run_ranks(tmp_path / "s", data_dir, tmp_path / "nowhere")
     assert codes == [1, 1], printed
     assert "rank 1 of 2" in printed[0]
     assert "holds no prepared tokens" in printed[0]
     assert "Traceback" not in "".join(printed)
     assert not list((tmp_path / "s").glob("runs/*"))
-    assert ended(start(tmp_path / "s", data_dir))[0] == [0, 0]
+    assert run_ranks(tmp_path / "s", data_dir, data_dir)[0] == [0, 0]
     assert RunResult.load(run_dir_of(tmp_path / "s", spec)).status == "finished"
 
 
 def test_a_missing_rank_is_reported_in_one_line():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = ranks_world.free_port()
     settings = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port)}  # fmt: skip
     with pytest.raises(PeerError) as error:

@@ -1,10 +1,10 @@
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,22 +23,18 @@ from sweep_fakes import (
     wait_until,
 )
 
-from chinchilla.config import RuntimeConfig, TrainCommand
+from chinchilla.cli import main
+from chinchilla.config import ClusterConfig, RuntimeConfig, TrainCommand
 from chinchilla.core.errors import InputError
 from chinchilla.plan.records import RunResult, load_plan
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.claims import latest_claim
-from chinchilla.sweep.launch import launch
+from chinchilla.sweep.launch import launch, torchrun_command
 from chinchilla.sweep.run_files import read_progress, run_dir_of
-from chinchilla.sweep.view.live import SweepProgress
+from chinchilla.sweep.view.live import show_progress
 from chinchilla.sweep.worker import Worker
 
 SUPPORT = Path(sweep_fakes.__file__).parent
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
 
 
 def debug(specs, sweep_dir: Path, train=fake_train, **more) -> int:
@@ -84,6 +80,7 @@ def test_another_sweeps_folder_is_refused(tmp_path: Path):
     make_sweep(tmp_path, make_specs(1))
     with pytest.raises(InputError, match="holds sweep toy"):
         debug(make_specs(1, sweep="other"), tmp_path)
+    assert {p.name for p in tmp_path.iterdir()} == {"plan.jsonl", "runtime.json"}
 
 
 @pytest.mark.parametrize("file", ["plan.jsonl", "result.json"])
@@ -93,9 +90,11 @@ def test_another_versions_folder_is_refused(tmp_path: Path, file: str):
     path = tmp_path / file if file == "plan.jsonl" else run_dir_of(tmp_path, spec) / file
     text = path.read_text().replace('"schema": 3', '"schema": 99')
     path.write_text(text)
+    before = sorted(tmp_path.rglob("*"))
     with pytest.raises(InputError, match="schema"):
         debug([spec], tmp_path)
     assert path.read_text() == text
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_json_is_one_document_on_stdout(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -159,7 +158,7 @@ sys.exit(main(train=fake_train))
 LAUNCH = """
 import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2])
 from sweep_fakes import PROGRAM, SLOW, command, make_specs
-from chinchilla.sweep.launch import launch
+from chinchilla.sweep.launch import launch, torchrun_command
 sweep = Path(sys.argv[1])
 sys.exit(launch(command(kind="local", n_workers=2), make_specs(2, SLOW), sweep, sweep, program=PROGRAM))
 """
@@ -224,25 +223,12 @@ def test_the_pool_fits_the_machine(monkeypatch: pytest.MonkeyPatch):
     assert local_pool.pool_size(command().cluster, auto, 28) == local_pool.PoolSize(8, 1)
 
 
-def test_a_terminal_gets_a_live_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr("chinchilla.sweep.view.live.POLL_SECONDS", 0.05)
-    specs = make_specs(2)
-    out = Terminal()
-    make_sweep(tmp_path, specs)
-    with SweepProgress(tmp_path, out):
-        debug(specs, tmp_path)
-        time.sleep(0.1)
-    assert "\x1b" in out.getvalue()
-    assert f"finished {specs[1].run_id}" in out.getvalue()
-
-
 def test_lines_are_printed_while_a_sweep_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("chinchilla.sweep.view.live.LINE_SECONDS", 0.1)
     monkeypatch.setattr("chinchilla.sweep.view.live.POLL_SECONDS", 0.05)
     out = io.StringIO()
     make_sweep(tmp_path, make_specs(4))
-    with SweepProgress(tmp_path, out):
+    with show_progress(tmp_path, out):
         debug(make_specs(4), tmp_path)
     assert "runs, " in out.getvalue()
     assert out.getvalue().count("finished ") == 4
@@ -260,7 +246,7 @@ def test_a_damaged_result_is_renamed_and_its_run_trained_again(tmp_path: Path):
 
 
 def test_a_result_that_is_a_broken_link_is_not_trained_repeatedly(tmp_path: Path):
-    """Nothing can be published beside it: workers leave it alone, launching puts it aside."""
+    """Workers cannot publish a result while it exists and skip the run; launching again renames it."""
     [spec] = make_specs(1)
     run_dir = run_dir_of(make_sweep(tmp_path, [spec]), spec)
     run_dir.mkdir(parents=True)
@@ -270,3 +256,32 @@ def test_a_result_that_is_a_broken_link_is_not_trained_repeatedly(tmp_path: Path
     assert debug([spec], tmp_path) == 0
     assert RunResult.load(run_dir).status == "finished"
     assert (run_dir / "result-failed-1.json").is_symlink()
+
+
+@pytest.mark.parametrize("text", ["", "\n", '{"a'])
+def test_a_plan_without_runs_is_refused_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+):
+    specs = make_specs(1)
+    launch(command(), specs, tmp_path, tmp_path, train=fake_train)
+    plan = tmp_path / "plan.jsonl"
+    plan.write_text(text)
+    for word in ("status", "cancel", "logs", "retry"):
+        capsys.readouterr()
+        assert main([word, f"sweep_dir={tmp_path}"]) == 2
+        printed = capsys.readouterr().err
+        assert printed.count("\n") == 1
+        assert "move it away and give the same sweep command again" in printed
+    plan.unlink()
+    assert launch(command(), specs, tmp_path, tmp_path, train=fake_train) == 0
+
+
+def test_the_torchrun_command_has_nodes_ranks_and_threads():
+    one = ClusterConfig(kind="torchrun", ranks_per_node=8, threads_per_worker=4)
+    words = shlex.split(torchrun_command(one, Path("/runs/it's"), Path("/data")))
+    assert words == [
+        "torchrun", "--standalone", "--nproc-per-node", "8", "-m", "chinchilla.sweep.worker",
+        "/runs/it's", "/data", "--threads", "4",
+    ]  # fmt: skip
+    two = torchrun_command(ClusterConfig(kind="torchrun", nodes=2), Path("/runs"), Path("/data"))
+    assert "--nnodes 2 --rdzv-backend c10d --rdzv-endpoint FIRST_NODE:29500" in two

@@ -74,5 +74,15 @@ def test_a_blocked_warning_is_delivered_later(signum: int):
         assert outer
 
 
+def test_a_warning_at_the_end_of_a_process_does_not_kill_it():
+    before = signal.signal(signal.SIGUSR2, signal.SIG_DFL)
+    try:
+        with stop_on_signals():
+            pass
+        os.kill(os.getpid(), signal.SIGUSR2)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+
+
 def test_a_job_is_warned_three_minutes_or_a_quarter_of_its_limit_before_its_end():
     assert [warning_seconds(60 * m) for m in (2, 10, 240)] == [30, 150, 180]

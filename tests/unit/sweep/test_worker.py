@@ -186,7 +186,7 @@ def test_a_worker_that_lost_its_run_leaves_no_trace(tmp_path, monkeypatch: pytes
 
 
 def test_a_worker_waits_for_a_silent_node_and_takes_over_its_run(tmp_path: Path):
-    """As after a node failure: the job starts elsewhere before its old claim is stale."""
+    """After a node failure, the job starts on another node before its old claim is stale."""
     [spec] = make_specs(1)
     run_dir = run_dir_of(make_sweep(tmp_path, [spec]), spec)
     run_dir.mkdir(parents=True)
@@ -228,6 +228,6 @@ def test_runtime_settings_survive_a_round_trip(tmp_path: Path):
 def test_importing_the_worker_does_not_import_torch():
     code = (
         "import sys, chinchilla.sweep.launch, chinchilla.sweep.slurm.submit;"
-        "sys.exit(bool({'torch', 'submitit', 'hydra', 'wandb', 'rich'} & set(sys.modules)))"
+        "sys.exit(bool({'torch', 'hydra', 'wandb', 'rich'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

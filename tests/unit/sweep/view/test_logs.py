@@ -1,4 +1,4 @@
-"""`chinchilla logs`: what became of a run, and the ends of the logs that tell of it."""
+"""`chinchilla logs`: attempts and claims of a run, and the ends of its logs."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_logs_of_a_run_have_its_errors_and_its_part_of_the_workers_log(trained: Path, capsys):
     out = say(capsys, trained, f"run={BAD.run_id}")
-    assert f"{BAD.run_id}  failed: RuntimeError: the disk said no" in out
+    assert f"{BAD.run_id}\n  failed: RuntimeError: the disk said no" in out
     for n in (1, 2, 3):
         assert f"attempt attempts/{n}.json" in out
     assert "error.txt\n" in out
@@ -43,20 +43,14 @@ def test_the_logs_of_a_run_have_its_errors_and_its_part_of_the_workers_log(train
     assert FINE.run_id not in out
     out = say(capsys, trained, f"run={FINE.run_id}")
     assert f"finished {FINE.run_id}" in out
-    first, second = (line for line in out.splitlines() if line.startswith("  claim "))
-    assert second == f"{first.replace('claim 1', 'claim 2')}, to publish the result"
+    assert out.count("  claim ") == 2  # one to train, one to publish the result
 
 
 def test_lines_limits_the_lines_of_each_log(trained: Path, capsys):
     output = json.loads(say(capsys, trained, f"run={BAD.run_id}", "lines=2", "format=json"))
-    assert [len(e["lines"]) for e in output["excerpts"]] == [2]
-    assert len(output["error"]) == 2
-    assert (
-        "has failed and will not be retried" in output["excerpts"][0]["lines"][-1]
-        or "failed" in output["state"]
-    )
-    assert [a["file"] for a in output["attempts"]] == [f"attempts/{n}.json" for n in (1, 2, 3)]
-    assert output["claims"][0]["worker"]
+    assert list(output)[:2] == [BAD.run_id, "error.txt"]
+    assert [len(lines) for lines in list(output.values())[1:]] == [2, 2]
+    assert list(output.values())[2][-1].endswith("has failed and will not be retried")
 
 
 def test_the_logs_of_a_sweep_begin_with_its_errors(trained: Path, capsys):
@@ -71,14 +65,14 @@ def test_slurms_own_logs_are_found_by_the_workers_job(tmp_path: Path, capsys):
     for path in run_dir.glob("claim-*.json"):
         value = json.loads(path.read_text())
         path.write_text(json.dumps({**value, "worker": "slurm41_2-node-7-0"}))
-    folder = tmp_path / "submitit" / "abc"
+    folder = tmp_path / "slurm" / "abc"
     folder.mkdir(parents=True)
-    for name in ("41_2_0_log.err", "41_1_0_log.err", "141_2_0_log.err", "41_2_0_log.out"):
+    for name in ("41_1_0_log.out", "141_2_0_log.out", "41_2_0_log.out"):
         (folder / name).write_text(f"this is {name}\n")
     out = say(capsys, tmp_path, f"run={FINE.run_id}")
-    assert "this is 41_2_0_log.err" in out
     assert "this is 41_2_0_log.out" in out
     assert "41_1_0" not in out
+    assert "141" not in out
 
 
 def _boom(*args, **kwargs):
@@ -86,7 +80,7 @@ def _boom(*args, **kwargs):
 
 
 def test_the_reason_why_a_claim_ended_is_shown(tmp_path: Path, capsys):
-    """A full disk costs no attempt, and a killed worker writes nothing: the claims know."""
+    """A full disk counts as no attempt and a killed worker writes no record; the claims show both."""
     make_sweep(tmp_path, [FINE])
     claim = acquire(run_dir_of(tmp_path, FINE), "first")
     claim.release("OSError: no space left on device", excused=True)
@@ -94,8 +88,6 @@ def test_the_reason_why_a_claim_ended_is_shown(tmp_path: Path, capsys):
     assert "claim 1, " in out
     assert ": first; ended: OSError: no space left on device\n" in out
     assert "not released" not in out
-    output = json.loads(say(capsys, tmp_path, f"run={FINE.run_id}", "format=json"))
-    assert output["claims"][-1]["ended"] == "OSError: no space left on device"
     killed = acquire(run_dir_of(tmp_path, FINE), "second")
     killed._stop.set()
     path = run_dir_of(tmp_path, FINE) / "claim-2.json"
@@ -114,7 +106,7 @@ def test_attempts_before_a_retry_are_shown(trained: Path, capsys):
         (run_dir / "result-failed-1.json").rename(run_dir / "result.json")
         (run_dir / "attempts-failed-1").rename(run_dir / "attempts")
         (run_dir / "error-failed-1.txt").rename(run_dir / "error.txt")
-    assert f"{BAD.run_id}  waiting" in out
+    assert f"{BAD.run_id}\n  waiting" in out
     assert "attempt attempts-failed-1/3.json" in out
 
 

@@ -22,7 +22,7 @@ RUNTIME = RuntimeConfig(device="cpu")
 
 
 def horizons(*steps: int, seed: int = 0) -> list[RunSpec]:
-    """Runs of one stable phase, with a fifth of cool-down."""
+    """Runs that share a stable phase; a fifth of their steps is cool-down."""
     [base] = make_specs(1, seed)
     return [
         replace(base, steps=n, cosine_steps=n, schedule="cooldown", cooldown_steps=n // 5)
@@ -31,7 +31,7 @@ def horizons(*steps: int, seed: int = 0) -> list[RunSpec]:
 
 
 def train(spec, run_dir, data_dir, runtime, *, stable_phases=None, **kwargs):
-    """A run that leaves its stable phase as a folder without content, and says where it started."""
+    """Fake training: creates an empty checkpoint folder of the stable phase and reports where it started."""
     started = 0
     if spec.stable_phase:
         folder = stable_phases / spec.stable_phase_id
@@ -54,10 +54,10 @@ def test_runs_of_a_stable_phase_are_ordered_from_short_to_long():
 
 
 def test_no_more_workers_are_submitted_than_can_be_busy(tmp_path: Path, fake):
-    """Those with one stable phase take turns: two stable phases and a run of its own want three jobs of eight."""
+    """Runs with one stable phase are consecutive: two stable phases and one other run need three of eight jobs."""
     specs = [*horizons(100, 200, 400), *horizons(50, 500, seed=1), *make_specs(1)]
     cluster = ClusterConfig(kind="slurm", n_workers=8)
-    assert estimate(specs, cluster, RUNTIME).total.n_jobs == 3
+    assert estimate(specs, cluster, RUNTIME)[-1].n_jobs == 3
     make_sweep(tmp_path / "sweep", specs)
     assert submit(cluster, tmp_path / "sweep", tmp_path, specs).n_submitted == 3
 
@@ -98,7 +98,7 @@ def test_another_worker_takes_another_stable_phase(tmp_path: Path):
 
 
 def test_the_time_left_counts_a_stable_phase_once(tmp_path: Path):
-    """The longest waits, and will go on from step 160 of its 400."""
+    """The longest run waits and will start from step 160 of its 400."""
     specs = horizons(100, 200, 400)
     make_sweep(tmp_path, specs)
     run_dirs = [run_dir_of(tmp_path, s) for s in specs]
@@ -128,7 +128,6 @@ def test_a_failed_run_delays_no_other_run(tmp_path: Path):
 
 
 def test_runs_without_a_stable_phase_are_not_affected(tmp_path: Path):
-    """Their trainer gets no argument stable_phases."""
     specs = make_specs(2)
     summary = work(make_sweep(tmp_path, specs), train=fake_train)
     assert summary.finished == [s.run_id for s in specs[::-1]]

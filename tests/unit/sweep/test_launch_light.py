@@ -1,4 +1,4 @@
-"""Looking after a sweep stays quick: nothing is imported that it does not need."""
+"""Launching a finished sweep and showing its status import nothing that they do not need."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ AGAIN = [
     "recipe.batch_tokens=384", "recipe.precision=fp32",
 ]  # fmt: skip
 NOT_NEEDED = (
-    "torch", "scipy", "submitit", "wandb", "matplotlib", "datasets", "sentencepiece",
+    "torch", "scipy", "wandb", "matplotlib", "datasets", "sentencepiece",
     "chinchilla.fit", "chinchilla.decide", "chinchilla.diagnose", "chinchilla.report",
     "chinchilla.train",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Printed commands: the shell and the parser restore the folder, whatever its name."""
+"""Folder names in printed commands are quoted for the shell and the command line parser."""
 
 import json
 import shlex
@@ -8,8 +8,6 @@ import pytest
 from sweep_fakes import make_specs, make_sweep
 
 from chinchilla.cli import main
-from chinchilla.config import ClusterConfig
-from chinchilla.sweep.launch import torchrun_command
 from chinchilla.sweep.run_files import sweep_argument
 
 NAMES = ["plain", "sp ace", "it's", "'quoted'", "a=b,[c]", " lead", "tail ", "$HOME", "ümlaut", "a;b&c", "{x}", 'back\\slash"']  # fmt: skip
@@ -30,14 +28,3 @@ def test_a_printed_argument_restores_the_folder(
 def test_plain_folders_are_not_quoted():
     assert sweep_argument("/tmp/a-b_c.d") == "sweep_dir=/tmp/a-b_c.d"
     assert sweep_argument("/tmp/sp ace") == "'sweep_dir=/tmp/sp ace'"
-
-
-def test_the_torchrun_command_has_nodes_ranks_and_threads():
-    one = ClusterConfig(kind="torchrun", ranks_per_node=8, threads_per_worker=4)
-    words = shlex.split(torchrun_command(one, Path("/runs/it's"), Path("/data")))
-    assert words == [
-        "torchrun", "--standalone", "--nproc-per-node", "8", "-m", "chinchilla.sweep.distributed_worker",
-        "/runs/it's", "/data", "--threads", "4",
-    ]  # fmt: skip
-    two = torchrun_command(ClusterConfig(kind="torchrun", nodes=2), Path("/runs"), Path("/data"))
-    assert "--nnodes 2 --rdzv-backend c10d --rdzv-endpoint FIRST_NODE:29500" in two

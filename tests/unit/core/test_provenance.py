@@ -1,0 +1,68 @@
+"""Which code this process runs."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from chinchilla.core.provenance import Code, code_here, code_of
+
+
+def git(folder: Path, *words: str) -> None:
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "-C", str(folder), *who, *words], check=True, capture_output=True)
+
+
+@pytest.fixture
+def package(tmp_path: Path) -> Path:
+    """A checkout with a package of one file, its configs, and notes beside them."""
+    made = tmp_path / "checkout" / "package"
+    made.mkdir(parents=True)
+    (made.parent / "configs").mkdir()
+    (made / "__init__.py").write_text("x = 1\n")
+    (made.parent / "configs" / "a.yaml").write_text("a: 1\n")
+    (made.parent / "notes.md").write_text("one\n")
+    git(made.parent, "init")
+    git(made.parent, "add", ".")
+    git(made.parent, "commit", "-m", "one")
+    return made
+
+
+def test_a_clean_checkout_is_its_commit(package: Path):
+    code = code_of(package)
+    assert (len(code.commit), code.dirty, code.diff_sha256) == (40, False, "")
+    assert code.label == code.commit[:12]
+    (package.parent / "notes.md").write_text("two\n")
+    assert code_of(package) == code, "notes are no code"
+
+
+def test_changes_since_the_commit_are_hashed(package: Path):
+    clean = code_of(package)
+    seen = {clean.label}
+    for path, text in (
+        (package / "__init__.py", "x = 2\n"),
+        (package / "__init__.py", "x = 3\n"),
+        (package / "new.py", "y = 1\n"),
+        (package / "new.py", "y = 2\n"),
+        (package.parent / "configs" / "a.yaml", "a: 2\n"),
+    ):
+        path.write_text(text)
+        code = code_of(package)
+        assert code.dirty
+        assert code.commit == clean.commit
+        seen.add(code.label)
+    assert len(seen) == 6
+    assert code_of(package) == code, "the same files, the same hash"
+
+
+def test_without_a_checkout_of_its_own_the_version_is_recorded(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    installed = package.parent / "site-packages" / "package"  # inside somebody's checkout
+    shutil.copytree(package, installed)
+    assert code_of(installed) == Code(code_here().version)
+    shutil.rmtree(package.parent / ".git")
+    assert code_of(package).label == f"v{code_here().version}"
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git at all
+    assert code_of(package).commit == ""
