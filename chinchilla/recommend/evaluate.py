@@ -114,7 +114,7 @@ def recommendation(fits: FitResults, C: float) -> Recommendation:
         reasons=[
             *([disagreement] if disagreement else []),
             *model.reasons,
-            *_extrapolation(C, None if N is None or D is None else D.value / N.value, fits),
+            *_extrapolation(C, D.value / N.value if N and D else None, fits, model),
         ],
     )
 
@@ -195,7 +195,9 @@ def _disagreement(fits: FitResults, model: RecommendedModel, C: float, N: Estima
     )
 
 
-def _extrapolation(C: float, ratio: float | None, fits: FitResults) -> list[str]:
+def _extrapolation(
+    C: float, ratio: float | None, fits: FitResults, model: RecommendedModel
+) -> list[str]:
     """How far C, or D/N of the answer, lies outside the runs; empty inside."""
     texts, (low, high) = [], fits.data["C"]
     if C > EDGE * high:
@@ -205,6 +207,12 @@ def _extrapolation(C: float, ratio: float | None, fits: FitResults) -> list[str]
     if max(C / high, low / C) > RANGE_ONLY:
         texts[-1] += (
             " The runs do not support an answer this far away; only the range is meaningful."
+        )
+    largest = model.C_range[1]
+    if model.approach == "isoflop" and min(C, high) > 1.3 * largest:
+        texts.append(
+            f"The largest budget with a minimum has {largest:.3g} FLOPs, {number(C / largest)}x less: the "
+            "intervals widen from there."
         )
     least, most = fits.data.get("tokens_per_param") or (0.0, np.inf)
     if ratio is not None and not least / MAX_RATIO_FACTOR <= ratio <= MAX_RATIO_FACTOR * most:
