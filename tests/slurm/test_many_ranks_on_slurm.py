@@ -16,7 +16,7 @@ from slurm_world import LOCAL, Sweep, queue, slurm, wait_until
 
 from chinchilla.plan.records import Curve, RunResult
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.timeout(900)]
 
 TWO_BY_TWO = [
     "cluster.n_workers=1", "cluster.gpus_per_node=0", "cluster.nodes=2", "cluster.ranks_per_node=2",
