@@ -57,8 +57,6 @@ def fit(
     resampling: Resampling = "bayesian",
     envelope_schedule: EnvelopeSchedule = "matched",
     approach3_law: Approach3Law = "auto",
-    envelope_points: int = 1_500,
-    smooth_steps: float = 10.0,
 ) -> FitResults:
     """Fit all approaches to a table of runs and recommend an answer, as `chinchilla fit`.
 
@@ -83,8 +81,6 @@ def fit(
         approach3_law: of approach 3 in the recommendation: "auto" (adds a law with two
             more parameters if the paper's misses the runs), "power" (the paper's alone) or "saturating"
             (the other alone).
-        envelope_points: approach 1: values of C.
-        smooth_steps: approach 1: width of the smoothing, in points of a curve.
 
     Returns:
         FitResults. The first line of its text is the recommended answer at ten times the largest C; `predict` gives
@@ -108,8 +104,6 @@ def fit(
         resampling=resampling,
         envelope_schedule=envelope_schedule,
         approach3_law=approach3_law,
-        envelope_points=envelope_points,
-        smooth_steps=smooth_steps,
     )
     finals, along = _tables(obs, curves)
     if best:

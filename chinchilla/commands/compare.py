@@ -82,7 +82,7 @@ def _side(name: str, folder: str, place: Path, is_sweep: bool) -> Side:
             f"{folder} has no fits ({place / FILE}). Make them: chinchilla fit {settings}"
         )
     fits = FitResults.load(place)
-    finals = fits.runs_beside(place).finals()
+    finals = fits.observations().finals()
     fitted = set(finals.run_id.tolist())
     results = finished_results(Path(folder)) if is_sweep else []
     results = [r for r in results if r.spec.run_id in fitted]

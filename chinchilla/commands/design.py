@@ -27,7 +27,7 @@ def design(command: config.DesignCommand) -> int:
     """Propose the next runs, print their cost and benefit, and write design.csv."""
     path = Path(command.frontier)
     fits = FitResults.load(path)
-    fits.need_runs(command.frontier)
+    obs = fits.observations()
     parametric = fits.fitted.get("parametric")
     if parametric is None:
         refused = fits.refused.get("parametric")
@@ -35,7 +35,6 @@ def design(command: config.DesignCommand) -> int:
         raise Refusal(
             f"design needs approach 3, and it was not fitted here ({reason.rstrip('.')})."
         )
-    obs = fits.runs_beside(path)
     shapes = available_shapes(
         command.shapes, command.vocab_size, command.seq_len, command.kv_size, command.positions
     )

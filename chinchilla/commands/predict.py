@@ -203,7 +203,7 @@ def _preregister(
         law_name,
         asdict(command),
         file,
-        None if fits is None else fits.runs_beside(path),
+        None if fits is None else fits.observations(),
     )
     to = Path(command.preregister_file) if command.preregister_file else None
     return preregister.save(record, to, Path() if file is None else file.parent)

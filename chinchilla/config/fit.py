@@ -16,7 +16,7 @@ IsoflopProfile = Literal["exact", "parabola"]
 IsoflopWindow = Literal["auto", "all"] | float  # a number: the width in ln N
 Duplicates = Literal["drop", "refuse"]  # treatment of exact copies of a run
 Approach3Law = Literal["auto", "power", "saturating"]  # of approach 3 in the recommendation
-Resampling = Literal["bayesian", "pairs", "by_size"]
+Resampling = Literal["bayesian", "pairs"]
 
 APPROACHES: tuple[str, ...] = get_args(Approach)
 N_CONVENTIONS = CONVENTIONS["n_convention"]
@@ -85,10 +85,6 @@ class FitCommand(Config):
         choices=APPROACH3_LAWS,
     )
     resampling: str = setting("bayesian", "Approach 3: bootstrap.", choices=RESAMPLINGS)
-    smooth_steps: float = setting(
-        10.0, "Approach 1: width of the Gaussian smoothing of curves.", unit="points", above=0
-    )
-    envelope_points: int = setting(1_500, "Approach 1: log-spaced values of C.", above=0)
     envelope_schedule: str = setting(
         "matched",
         "Approach 1: learning rate of the curves; matched: decays to the end of each run.",

@@ -55,11 +55,7 @@ def fit_all(
         The results, and the reasons of the approaches that cannot be fitted.
     """
     settings: dict[str, dict[str, Any]] = {
-        "envelope": {
-            "smooth_steps": command.smooth_steps,
-            "envelope_points": command.envelope_points,
-            "schedule": command.envelope_schedule,
-        },
+        "envelope": {"schedule": command.envelope_schedule},
         "isoflop": {
             "profile": command.isoflop_profile,
             "window": command.isoflop_window,

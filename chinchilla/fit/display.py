@@ -12,17 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from chinchilla.core.errors import InputError, Refusal
-from chinchilla.core.units import count
 from chinchilla.fit.result import FitResult, PowerLaw, called
 from chinchilla.fit.results import FitResults
 from chinchilla.recommend.evaluate import default_budget, headline, model_of, recommendation
-from chinchilla.recommend.isoflop_minima import MIN_LOSS, Minima, loss_at, saturating
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
 WIDTH = 100  # columns of text
-BEYOND = 10.0  # times the largest C, where the prediction of one approach is shown
 
 
 def exponent_text(law: PowerLaw) -> str:
@@ -102,28 +99,6 @@ def fits_text(fits: FitResults) -> str:
     return "\n".join(lines)
 
 
-def result_text(f: FitResult) -> str:
-    """Prediction of one approach beyond its points, its exponents, and the law."""
-    lines = [_own_answer(f)]
-    lines.append(f"  a = {exponent_text(f.N_opt)}, b = {exponent_text(f.D_opt)}, 80% intervals")
-    if f.law:
-        terms = f"{f.law.A:.4g} / N^{f.law.alpha:.4f} + {f.law.B:.4g} / D^{f.law.beta:.4f}"
-        lines.append(f"  L(N, D) = {f.law.E:.4f} + {terms}")
-    if n := len(f.warnings) + len(f.refusals):
-        lines.append(f"  print() shows {n} warnings and notes on unused data")
-    return "\n".join(lines)
-
-
-def _own_answer(f: FitResult) -> str:
-    title = f"{called(f.approach)}, {f.n_runs} runs"
-    if not f.points:
-        return title
-    C = float(f"{BEYOND * max(p.C for p in f.points):.2g}")
-    (low,), (high,) = (np.atleast_1d(x) for x in f.N_opt.band(C))
-    between = "" if np.isnan(low) else f" ({count(low)}-{count(high)})"
-    return f"{title}. C = {C:.3g} FLOPs: N {count(float(f.N_opt(C)))}{between}, D {count(float(f.D_opt(C)))} tokens"
-
-
 def fits_html(fits: FitResults) -> str:
     """Recommended answer and a table of the approaches."""
     rows = [
@@ -141,7 +116,7 @@ def _html_row(tag: str, row: Sequence[str]) -> str:
     return f"<tr>{cells}</tr>"
 
 
-def _frame(rows: Any, columns: Sequence[str]) -> "DataFrame":
+def _frame(rows: Any, columns: Sequence[str] | None = None) -> "DataFrame":
     """Data frame of rows or columns."""
     try:
         import pandas as pd
@@ -175,23 +150,6 @@ def points_frame(f: FitResult) -> "DataFrame":
     return _frame([vars(p) for p in f.points], ("C", "N", "D", "L", "budget_flops"))
 
 
-COLUMNS = [
-    "C",
-    "N",
-    "D",
-    "D/N",
-    "L",
-    "N_low",
-    "N_high",
-    "D_low",
-    "D_high",
-    "L_low",
-    "L_high",
-    "approach",
-    "beyond",
-]
-
-
 def fits_predictions(fits: FitResults, C: Any, force: bool = False) -> "DataFrame":
     """Recommended answer, one row per C."""
     rows = []
@@ -201,36 +159,21 @@ def fits_predictions(fits: FitResults, C: Any, force: bool = False) -> "DataFram
         for key, bounds in (("N", r.N_interval80), ("D", r.D_interval80), ("L", r.L_interval80)):
             row[f"{key}_low"], row[f"{key}_high"] = bounds or (None, None)
         rows.append({**row, "approach": r.approach, "beyond": r.beyond, "range_only": r.range_only})
-    return _frame(rows, (*COLUMNS, "range_only"))
+    return _frame(rows)
 
 
 def result_predictions(f: FitResult, C: Any) -> "DataFrame":
     """Prediction of one approach, one row per C."""
     c = np.array(budgets(C))
     N, D = f.N_opt(c), f.D_opt(c)
-    L, bounds = _losses(f, c, N, D)
     largest = max((p.C for p in f.points), default=np.nan)
-    columns = {"C": c, "N": N, "D": D, "D/N": D / N, "L": L}
-    for key, (low, high) in (("N", f.N_opt.band(c)), ("D", f.D_opt.band(c)), ("L", bounds)):
-        columns |= {f"{key}_low": low, f"{key}_high": high}
-    return _frame({**columns, "approach": f.approach, "beyond": c / largest}, COLUMNS)
-
-
-def _losses(
-    f: FitResult, C: np.ndarray, N: np.ndarray, D: np.ndarray
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """(n,) losses at the optimum and their 10th and 90th percentiles; NaN where unknown."""
-    none = np.full(len(C), np.nan)
+    columns = {"C": c, "N": N, "D": D, "D/N": D / N}
+    for key, law in (("N", f.N_opt), ("D", f.D_opt)):
+        columns |= dict(zip((f"{key}_low", f"{key}_high"), law.band(c), strict=True))
     if f.law is not None:
-        L = f.law(N, D)
-        if not f.law_samples:
-            return L, (none, none)
-        E, A, B, alpha, beta = np.asarray(f.law_samples, float)[:, :, None]  # each (k, 1)
-        low, high = np.percentile(E + A / N**alpha + B / D**beta, (10, 90), axis=0)
-        return L, (low, high)
-    if len(f.points) < MIN_LOSS:
-        return none, (none, none)
-    at = sorted((p.C, p.N, p.L) for p in f.points)
-    curve = saturating(Minima(*(np.array(x, float) for x in zip(*at, strict=True))), np.inf)
-    row = np.array([curve.parameters])
-    return np.exp([float(loss_at(row, x)[0][0]) for x in np.log(C)]), (none, none)
+        columns["L"] = f.law(N, D)
+        if f.law_samples:
+            E, A, B, alpha, beta = np.asarray(f.law_samples, float)[:, :, None]  # each (k, 1)
+            losses = E + A / N**alpha + B / D**beta
+            columns["L_low"], columns["L_high"] = np.percentile(losses, (10, 90), axis=0)
+    return _frame({**columns, "approach": f.approach, "beyond": c / largest})

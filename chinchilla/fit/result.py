@@ -1,18 +1,15 @@
 """The result of one approach: power laws N_opt(C) and D_opt(C), with intervals from resampled runs.
 
 `FitResults` (results.py) holds the results of one `chinchilla fit` and owns their file, frontier.json.
-NumPy only: this module must import without torch.
 """
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from chinchilla.config.fit import APPROACHES, Approach
+from chinchilla.config.fit import APPROACHES
 from chinchilla.core.errors import InputError
 from chinchilla.core.json_codec import IN_MEMORY
 from chinchilla.observations.table import Observations
@@ -222,11 +219,7 @@ class FitResult:
         ]
         return "\n".join(lines)
 
-    def __repr__(self) -> str:
-        """A short summary; `print` also shows the method of the interval, warnings and unused data."""
-        from chinchilla.fit.display import result_text
-
-        return result_text(self)
+    __repr__ = __str__
 
     @property
     def a(self) -> float:
@@ -255,9 +248,8 @@ class FitResult:
     def predict(self, C: Any) -> "DataFrame":
         """Predict by this approach alone at C training FLOPs, a number or a list; one row each.
 
-        Columns are C, N, D, D/N, L, the bounds of the 80% intervals (N_low, N_high, ...), approach, and
-        beyond, which is C over the largest C of the points. L is the law's. For approaches 1 and 2 it is
-        E + K*C^-g fitted to the losses of their points, without an interval.
+        Columns are C, N, D, D/N, the bounds of the 80% intervals (N_low, N_high, D_low, D_high), approach,
+        and beyond, which is C over the largest C of the points. Approach 3 adds L, L_low and L_high.
         """
         from chinchilla.fit.display import result_predictions
 
@@ -282,40 +274,6 @@ class FitResult:
         from chinchilla.plots.results import plot_frontier_residuals
 
         return plot_frontier_residuals(self, ax)
-
-    def save(self, path: Path | str) -> None:
-        """Write a frontier.json with this approach alone, see `FitResults.save`."""
-        from chinchilla.fit.results import FitResults
-
-        FitResults.of({self.approach: self}, {}, self.observations()).save(path)
-
-    @classmethod
-    def load(cls, path: Path | str, approach: Approach | None = None) -> "FitResult":
-        """Load the result of one approach from frontier.json or its folder.
-
-        Args:
-            path: the file or its folder.
-            approach: which approach; may be None if the file holds only one.
-
-        Raises:
-            InputError: as `FitResults.load`; or the file does not hold that approach, or several.
-        """
-        from chinchilla.fit.results import FitResults
-
-        fitted = FitResults.load(path).fitted
-        names = [approach] if approach else list(fitted)
-        if len(names) != 1 or names[0] not in fitted:
-            available = ", ".join(fitted) or "none"
-            raise InputError(
-                f"{path} holds the approaches {available}. Give one of them as approach."
-            )
-        return fitted[names[0]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to plain objects for JSON."""
-        value = dataclasses.asdict(dataclasses.replace(self, runs=None))
-        del value["runs"]
-        return value
 
 
 def observations_at(runs: RunsOf) -> Observations:

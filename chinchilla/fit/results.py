@@ -1,8 +1,7 @@
 """Results of one `chinchilla fit` by approach, and their file frontier.json.
 
 The file is sufficient for predictions. `design`, `diagnose` and `report` also read observations.csv in the same
-folder, whose SHA-256 the file holds. docs/frontier.md describes every field. NumPy only: this module must
-import without torch.
+folder, whose SHA-256 the file holds. docs/frontier.md describes every field.
 """
 
 import dataclasses
@@ -86,47 +85,18 @@ class FitResults:
         """Whether only losses at minima were given (`chinchilla fit minima=`)."""
         return self.recommended is not None and self.recommended.get("approach") == MINIMA
 
-    def need_runs(self, where: Path | str) -> None:
-        """Refuse results without runs.
-
-        Args:
-            where: the folder or file, for the message.
-
-        Raises:
-            Refusal: only losses at minima were given.
-        """
-        if self.of_minima:
-            raise Refusal(
-                f"{where} was made from losses at minima alone (minima=), and runs are needed here. Only "
-                "`chinchilla predict` can use it; for other commands fit the runs, observations=FILE.csv."
-            )
-
-    def with_runs(self, path: Path) -> "FitResults":
-        """Return a copy with the SHA-256 of the table in which the runs were saved."""
-        return dataclasses.replace(
-            self, data={**self.data, "observations_sha256": sha256_file(path)}
-        )
-
-    def runs_beside(self, frontier: Path) -> Observations:
-        """Read observations.csv in the folder of frontier.json.
-
-        Args:
-            frontier: frontier.json, or its folder.
-
-        Raises:
-            InputError: it is missing, or it has changed since the fit.
-            Refusal: only losses at minima were given.
-        """
-        self.need_runs(frontier)
-        folder = frontier if frontier.is_dir() else frontier.parent
-        return _runs_in(folder, str(self.data.get("observations_sha256", "")))
-
     def observations(self) -> Observations:
         """Return the observations that were fitted, from memory or from observations.csv.
 
         Raises:
-            InputError: they are not known, or as `runs_beside`.
+            InputError: they are not known, or their file is missing or has changed since the fit.
+            Refusal: only losses at minima were given.
         """
+        if self.of_minima:
+            raise Refusal(
+                "these fits were made from losses at minima alone (minima=), and runs are needed here. Only "
+                "`chinchilla predict` can use them; for other commands fit the runs, observations=FILE.csv."
+            )
         return observations_at(self.runs)
 
     def __str__(self) -> str:
@@ -221,22 +191,23 @@ class FitResults:
         Such a folder can be loaded, diagnosed and reported like the one that `chinchilla fit` writes. It is
         created if it does not exist.
         """
-        path = Path(path)
+        path, data = Path(path), self.data
         if path.suffix != ".json":
             path.mkdir(parents=True, exist_ok=True)
-            self.observations().save(path / RUNS)  # first, because frontier.json holds its SHA-256
-            self.with_runs(path / RUNS).save(path / FILE)
-            return
-        approaches: dict[str, Any] = {
-            name: {"status": "fitted", "reason": "", **f.to_dict()}
-            for name, f in self.fitted.items()
-        }
+            self.observations().save(path / RUNS)
+            data = {**data, "observations_sha256": sha256_file(path / RUNS)}
+            path = path / FILE
+        approaches: dict[str, Any] = {}
+        for name, f in self.fitted.items():
+            record = dataclasses.asdict(dataclasses.replace(f, runs=None))
+            del record["runs"]
+            approaches[name] = {"status": "fitted", "reason": "", **record}
         for name, r in self.refused.items():
             approaches[name] = {"status": "refused", **dataclasses.asdict(r)}
         value = {
             "schema": SCHEMA,
             "approaches": approaches,
-            "data": self.data,
+            "data": data,
             "flops_per_token": None if self.cost is None else dataclasses.asdict(self.cost),
             "command": self.command,
             "recommended": self.recommended,

@@ -10,7 +10,7 @@ mid-run; where they are constant it starts with the curves.
 The runs of one budget end at C values that differ by up to one step. Beyond the second longest end the
 longest run would be alone and have the lowest loss there, whatever its size. Each curve is therefore extended
 to the last of the ends that belong together (`common_ends`), by the slope of its loss in ln C over its last
-15%. NumPy only.
+15%.
 """
 
 from dataclasses import dataclass
@@ -21,6 +21,8 @@ from chinchilla.core.errors import FitError
 from chinchilla.fit.numerics import fit_line
 from chinchilla.observations.table import Observations
 
+N_POINTS = 1_500  # log-spaced values of C, as in the paper
+WINDOW = 10.0  # points of a curve, full width of the smoothing: the paper's 10 steps
 MIN_SIZES = 3  # distinct sizes with a curve at a C, and on the uncensored envelope
 MAX_WINDOW_SHARE = 0.05  # a smoothing window is never longer than this share of its curve
 TAIL = 0.85  # a point is in its run's tail after this share of the run's FLOPs
@@ -47,14 +49,9 @@ class Curves:
         return bool(self.D_end.max() <= SAME_END * self.D_end.min())
 
 
-def smooth(L: np.ndarray, window: float) -> np.ndarray:
-    """Smooth a curve by a Gaussian over `window` points, renormalised at its ends.
-
-    Args:
-        L: (n,) losses, evenly spaced.
-        window: full width in points; sigma is a quarter of it. At most MAX_WINDOW_SHARE of n.
-    """
-    half = int(min(window, MAX_WINDOW_SHARE * len(L)) / 2)
+def smooth(L: np.ndarray) -> np.ndarray:
+    """Smooth evenly spaced losses (n,) by a Gaussian over WINDOW points, at most MAX_WINDOW_SHARE of n."""
+    half = int(min(WINDOW, MAX_WINDOW_SHARE * len(L)) / 2)
     if half < 1:
         return L
     offsets = np.arange(-half, half + 1)
@@ -62,15 +59,11 @@ def smooth(L: np.ndarray, window: float) -> np.ndarray:
     return np.convolve(L, kernel, "same") / np.convolve(np.ones_like(L), kernel, "same")
 
 
-def read_curves(
-    obs: Observations, window: float, n_points: int, schedule: str = "matched"
-) -> tuple[Curves, list[str]]:
+def read_curves(obs: Observations, schedule: str = "matched") -> tuple[Curves, list[str]]:
     """Smooth every curve, extend it to the end of its budget and interpolate it at common values of C.
 
     Args:
-        obs: points along runs.
-        window: of `smooth`, in points.
-        n_points: log-spaced values of C.
+        obs: points along runs. Validation losses are not smoothed.
         schedule: of the learning rate, matched or constant.
 
     Returns:
@@ -92,15 +85,16 @@ def read_curves(
     shared_end = common_ends(C_end, budget)
     spans = np.stack([[run.C[0] for run in runs], shared_end], axis=1)
     low, high = _shared_span(sizes, spans, schedule)
-    C = np.geomspace(low, high, n_points)
+    C = np.geomspace(low, high, N_POINTS)
     ln_C = np.log(C)
-    L, D = np.full((len(runs), n_points), np.inf), np.ones((len(runs), n_points))
-    on = np.tile([n_points, -1], (len(runs), 1))
+    L, D = np.full((len(runs), N_POINTS), np.inf), np.ones((len(runs), N_POINTS))
+    on = np.tile([N_POINTS, -1], (len(runs), 1))
     for i, run in enumerate(runs):
         inside = (spans[i, 0] <= C) & (spans[i, 1] >= C)
         if inside.any():
             on[i] = np.flatnonzero(inside)[[0, -1]]
-        x, y, z = np.log(run.C), smooth(run.L, window), np.log(run.D)
+        x, y, z = np.log(run.C), run.L, np.log(run.D)
+        y = y if obs.loss_kind == "validation" else smooth(y)
         if shared_end[i] > C_end[i]:
             beyond = np.log(shared_end[i] / C_end[i])
             x, y, z = (

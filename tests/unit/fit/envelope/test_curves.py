@@ -1,10 +1,10 @@
-"""Approach 1 where runs end: one C for the runs of a budget, and a loss that never rises with C."""
+"""Curves of approach 1: smoothed, and extended so that the runs of a budget end at one C."""
 
 import numpy as np
 import pytest
 
 from chinchilla.fit.envelope.approach1 import fit_envelope
-from chinchilla.fit.envelope.curves import common_ends, read_curves
+from chinchilla.fit.envelope.curves import common_ends, read_curves, smooth
 from chinchilla.fit.envelope.lower_envelope import curve_envelopes
 from chinchilla.fit.loss_law import six_nd_frontier
 
@@ -74,7 +74,7 @@ def test_the_envelope_never_rises_and_lies_above_no_curve(demo_sweep, seed):
     fit = fit_envelope(obs, n_bootstrap=0)
     C, L = (np.array(fit.details["envelope"][name]) for name in ("C", "L"))
     assert np.all(np.diff(L) < 0)
-    curves, _ = read_curves(obs, 0.0, 1500)
+    curves, _ = read_curves(obs)
     lowest = np.minimum.accumulate(curves.L.min(axis=0))
     assert np.all(np.interp(np.log(C), np.log(curves.C), lowest) >= L * (1 - 1e-9))
     measured = obs.C >= curves.C[0]
@@ -91,8 +91,8 @@ def test_the_longest_run_of_a_budget_does_not_win_for_being_the_longest(demo_swe
     third = obs.run_id[last[np.argsort(obs.L[last])[2]]]
     for name in ("C", "D"):
         getattr(obs, name)[obs.run_id == third] *= 1.02
-    curves, _ = read_curves(obs, 0.0, 1500)
-    found = curve_envelopes(curves, curves.L)(np.arange(len(curves.N)))
+    curves, _ = read_curves(obs)
+    found = curve_envelopes(curves)(np.arange(len(curves.N)))
     around = (BUDGETS[2] * 0.99 < found.C) & (BUDGETS[2] * 1.03 > found.C)
     assert np.any(around)
     assert obs.N[obs.run_id == third][0] not in found.N[around]
@@ -113,8 +113,19 @@ def test_a_curve_is_extended_by_the_slope_of_its_end(observe, law):
     done = np.linspace(0.2, 1, 40)
     D = (np.array([1e19, 1.015e19, 1e19]) / (6 * N))[:, None] * done
     L = law(N[:, None], D)
-    obs = observe(np.repeat(N, 40), D.ravel(), L.ravel(), run_id=np.repeat(["a", "b", "c"], 40))
-    curves, _ = read_curves(obs, 0.0, 50, "constant")
+    run_id = np.repeat(["a", "b", "c"], 40)
+    obs = observe(np.repeat(N, 40), D.ravel(), L.ravel(), run_id=run_id, loss_kind="validation")
+    curves, _ = read_curves(obs, "constant")
     assert curves.C[-1] == pytest.approx(1.015e19, rel=1e-12)
     assert curves.D[:, -1] == pytest.approx(1.015e19 / (6 * curves.N), rel=1e-9)
     assert curves.L[:, -1] == pytest.approx(law(curves.N, curves.D[:, -1]), rel=3e-5)
+
+
+def test_smoothing_keeps_constants_shortens_noise_and_leaves_short_curves_alone():
+    assert smooth(np.full(400, 3.0)) == pytest.approx(np.full(400, 3.0))
+    noise = np.random.default_rng(0).normal(size=4000)
+    assert smooth(noise).std() < 0.4 * noise.std()
+    line = np.arange(400.0)
+    assert smooth(line)[5:-5] == pytest.approx(line[5:-5])
+    short = np.random.default_rng(0).normal(size=30)
+    assert smooth(short) is short
