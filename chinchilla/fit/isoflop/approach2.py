@@ -106,7 +106,11 @@ def fit_isoflop(
     _check_falling(used, at[:, 0])
 
     log_k, a, log_m, b = map(float, lines(at[None], cost)[0])
-    samples = resampled_lines(used, cost, n_bootstrap, seed, law, law_runs, how)
+    resampled = law_runs
+    if law is None:  # the profiles alone are resampled
+        order = np.lexsort((obs.N, obs.budget_labels))
+        resampled = obs.where(order[np.isin(obs.budget_labels[order], [p.budget for p in used])])
+    samples = resampled_lines(used, cost, n_bootstrap, seed, law, resampled, how)
     N_opt, D_opt, of_interval = bootstrap.power_laws(
         (log_k, a), (log_m, b), samples, _scatter(used)
     )

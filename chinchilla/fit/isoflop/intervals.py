@@ -38,7 +38,7 @@ def resampled_lines(
     n: int,
     seed: int,
     law: LossLaw | None,
-    law_runs: Observations,
+    runs: Observations,
     how: dict[str, Any],
 ) -> np.ndarray:
     """Compute lines through the minima of resampled profiles.
@@ -49,7 +49,7 @@ def resampled_lines(
         n: resamples.
         seed: seed of the random generator.
         law: the law whose alpha and beta the profiles have; None for parabolas.
-        law_runs: the runs that the law was fitted to, which include those of `used`.
+        runs: the runs that are resampled: those of `used`, and any others that the law was fitted to.
         how: huber_delta and objective of that fit.
 
     Returns:
@@ -59,18 +59,18 @@ def resampled_lines(
         return np.zeros((0, 4))
     rng = np.random.default_rng(seed)
     k = n if law is None else min(n, N_REDRAWN)
-    signs = rng.choice([-1.0, 1.0], size=(k, len(law_runs)))
-    labels = law_runs.budget_labels
+    signs = rng.choice([-1.0, 1.0], size=(k, len(runs)))
+    labels = runs.budget_labels
     at = np.full((k, len(used), 2), np.nan)
     for j, p in enumerate(used):
         assert p.c is not None
         of_budget = np.flatnonzero(labels == p.budget)
-        of_budget = of_budget[np.argsort(law_runs.N[of_budget], kind="stable")]  # as `fit_budget`
+        of_budget = of_budget[np.argsort(runs.N[of_budget], kind="stable")]  # as `fit_budget`
         moves = signs[:, of_budget] * (p.residuals / np.sqrt(1 - p.leverage))
         at[:, j] = p.points(p.c + moves @ p.solver.T)
     freedom = _freedom(used, at[..., 1])
     if law is not None:
-        at[..., 1] += _moved(used, _changed_exponents(law_runs, law, how, signs, rng), cost)
+        at[..., 1] += _moved(used, _changed_exponents(runs, law, how, signs, rng), cost)
     samples = lines(at, cost)[np.arange(n) % k]
     stretch = np.sqrt(freedom / np.maximum(rng.chisquare(freedom, size=(n, 1)), 1e-300))
     stretch = np.minimum(stretch, MAX_STRETCH)
@@ -79,7 +79,7 @@ def resampled_lines(
 
 
 def _changed_exponents(
-    law_runs: Observations,
+    runs: Observations,
     law: LossLaw,
     how: dict[str, Any],
     signs: np.ndarray,
@@ -89,7 +89,7 @@ def _changed_exponents(
 
     The change of a refit that does not converge is that of another refit; 0 if none converges.
     """
-    laws = refit_loss_law(law_runs.N, law_runs.D, law_runs.L, 1 + STEP * signs, law, **how)
+    laws = refit_loss_law(runs.N, runs.D, runs.L, 1 + STEP * signs, law, **how)
     changes: np.ndarray = (laws.theta[:, 3:] - (law.alpha, law.beta)) / STEP
     good = np.flatnonzero(laws.converged)
     if not len(good):
