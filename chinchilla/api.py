@@ -70,8 +70,7 @@ def fit(
         seed: of the resampling.
         tokens_per_param: the smallest and the largest D/N of the runs to keep; empty keeps all.
         best: whether to keep only the lowest loss of each (N, D).
-        isoflop_window: approach 2: sizes used, "auto", "all", or a distance in ln N from each budget's
-            lowest loss.
+        isoflop_window: approach 2: sizes used, "auto" (near each budget's lowest loss) or "all".
         isoflop_profile: approach 2: "exact", or "parabola" as the paper.
         objective: approach 3: "huber", "lad" or "least_squares", of log-residuals.
         huber_delta: approach 3: where the Huber loss turns linear.
@@ -97,7 +96,7 @@ def fit(
         seed=seed,
         tokens_per_param=[*tokens_per_param],
         best=best,
-        isoflop_window=str(isoflop_window),
+        isoflop_window=isoflop_window,
         isoflop_profile=isoflop_profile,
         objective=objective,
         huber_delta=huber_delta,

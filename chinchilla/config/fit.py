@@ -13,7 +13,7 @@ Approach = Literal["envelope", "isoflop", "parametric"]  # approaches 1, 2, 3 of
 Objective = Literal["huber", "lad", "least_squares"]  # of approach 3
 EnvelopeSchedule = Literal["matched", "constant"]  # of the learning rate, along the curves
 IsoflopProfile = Literal["exact", "parabola"]
-IsoflopWindow = Literal["auto", "all"] | float  # a number: the width in ln N
+IsoflopWindow = Literal["auto", "all"]
 Duplicates = Literal["drop", "refuse"]  # treatment of exact copies of a run
 Approach3Law = Literal["auto", "power", "saturating"]  # of approach 3 in the recommendation
 Resampling = Literal["bayesian", "pairs"]
@@ -27,21 +27,6 @@ RESAMPLINGS: tuple[str, ...] = get_args(Resampling)
 WITH_MINIMA = (  # settings that can be combined with minima=
     "minima", "out_dir", "columns", "duplicates", "loss", "flop_convention", "n_convention", "format",
 )  # fmt: skip
-
-
-def check_window(key: str, value: Any) -> None:
-    """Accept auto, all, or a positive number of ln N as text."""
-    if value in ("auto", "all"):
-        return
-    try:
-        width = float(value)
-    except (TypeError, ValueError):
-        width = 0.0
-    if not 0 < width < float("inf"):
-        raise InputError(
-            f"{key}={value}: give auto, all, or the distance in ln N on each side of a budget's lowest "
-            "loss, such as 1.6 (a factor of 5)."
-        )
 
 
 @dataclass(kw_only=True)
@@ -97,8 +82,8 @@ class FitCommand(Config):
     )
     isoflop_window: str = setting(
         "auto",
-        "Approach 2: sizes used: auto, all, or a distance in ln N from the lowest loss.",
-        check=check_window,
+        "Approach 2: sizes used; auto: near the lowest loss of each budget.",
+        choices=get_args(IsoflopWindow),
     )
     tokens_per_param: list[float] = setting([], "Use only runs with D/N in [LOW,HIGH].")
     flop_convention: str = setting(

@@ -1,7 +1,6 @@
 """Text, HTML and data frames of results, for notebooks.
 
-`FitResults` and `FitResult` use these functions for their representations. pandas is imported when a data
-frame is made. NumPy and SciPy only: this module must import without torch.
+`FitResults` and `FitResult` use these functions. pandas is imported when a data frame is made.
 """
 
 import textwrap
@@ -30,11 +29,7 @@ def exponent_text(law: PowerLaw) -> str:
 
 
 def exponents(fits: FitResults) -> tuple[float, float]:
-    """Exponents of the recommended N_opt and D_opt, at ten times the largest C.
-
-    Raises:
-        Refusal: nothing is recommended, or no sizes are known.
-    """
+    """Exponents of the recommended N_opt and D_opt, at ten times the largest C; Refusal without N_opt."""
     model = model_of(fits)
     if model is None or model.N is None:
         raise Refusal(
@@ -55,11 +50,7 @@ def sizes(fits: FitResults, C: Any) -> Any:
 
 
 def budgets(C: Any) -> list[float]:
-    """Convert FLOPs to a list of floats.
-
-    Raises:
-        InputError: a value is not a positive finite number.
-    """
+    """FLOPs as a list of floats; refuses values that are not positive and finite."""
     try:
         values = np.atleast_1d(np.asarray(C, float)).ravel()
     except (TypeError, ValueError):
@@ -116,38 +107,15 @@ def _html_row(tag: str, row: Sequence[str]) -> str:
     return f"<tr>{cells}</tr>"
 
 
-def _frame(rows: Any, columns: Sequence[str] | None = None) -> "DataFrame":
+def _frame(rows: Any) -> "DataFrame":
     """Data frame of rows or columns."""
     try:
         import pandas as pd
     except ImportError:
         raise InputError(
-            "tables of results need pandas, which is not installed. Run `pip install pandas`."
+            "predict() needs pandas, which is not installed. Run `pip install pandas`."
         ) from None
-    return pd.DataFrame(rows, columns=columns)
-
-
-def fits_frame(fits: FitResults) -> "DataFrame":
-    """One row per approach."""
-    model = model_of(fits)
-    recommended = None if model is None else model.approach
-    rows: list[dict[str, Any]] = []
-    for name, f in fits.fitted.items():
-        row: dict[str, Any] = {"approach": name, "n_runs": f.n_runs, "refused": ""}
-        for key, line in (("a", f.N_opt), ("b", f.D_opt)):
-            row |= {key: line.exponent, f"{key}_low": line.p10, f"{key}_high": line.p90}
-        law = {} if f.law is None else vars(f.law)
-        rows.append({**row, **law, "recommended": name == recommended})
-    for name, refused in fits.refused.items():
-        row = {"approach": name, "recommended": name == recommended, "refused": refused.reason}
-        rows.append(row)
-    columns = "approach recommended n_runs a a_low a_high b b_low b_high E A B alpha beta refused"
-    return _frame(rows, columns.split())
-
-
-def points_frame(f: FitResult) -> "DataFrame":
-    """Points of a result, one row each."""
-    return _frame([vars(p) for p in f.points], ("C", "N", "D", "L", "budget_flops"))
+    return pd.DataFrame(rows)
 
 
 def fits_predictions(fits: FitResults, C: Any, force: bool = False) -> "DataFrame":

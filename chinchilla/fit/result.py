@@ -239,12 +239,6 @@ class FitResult:
         """
         return observations_at(self.runs)
 
-    def to_frame(self) -> "DataFrame":
-        """Data frame of the points of the frontier: C, N, D, L and budget_flops."""
-        from chinchilla.fit.display import points_frame
-
-        return points_frame(self)
-
     def predict(self, C: Any) -> "DataFrame":
         """Predict by this approach alone at C training FLOPs, a number or a list; one row each.
 

@@ -148,12 +148,6 @@ class FitResults:
 
         return sizes(self, C)
 
-    def to_frame(self) -> "DataFrame":
-        """Data frame with one row per approach: exponents with 80% intervals, the law, or the refusal."""
-        from chinchilla.fit.display import fits_frame
-
-        return fits_frame(self)
-
     def predict(self, C: Any, force: bool = False) -> "DataFrame":
         """Recommended answer at C training FLOPs, a number or a list; one row each.
 

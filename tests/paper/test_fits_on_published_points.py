@@ -21,6 +21,7 @@ from chinchilla.fit.envelope.lower_envelope import curve_envelopes
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.fit.numerics import log_log_line
 from chinchilla.fit.parametric.approach3 import fit_loss_law, refit_loss_law
+from chinchilla.fit.parametric.newton import Problem
 from chinchilla.observations.table import Observations
 
 
@@ -59,12 +60,15 @@ def test_published_laws_at_the_gopher_budget(name, N, D, a):
 def test_approach_3_reaches_the_reference_optimum_of_240_points(figure_4_240):
     """Sum of Huber(1e-3) on log-loss; found independently from the paper's 4500 starts."""
     N, D, L = figure_4_240.N, figure_4_240.D, figure_4_240.L
-    assert fit_loss_law(N, D, L)[1]["n_starts"] == 5
-    law, certificate = fit_loss_law(N, D, L, starts="grid")
-    assert certificate["n_starts"] == 81
+    law, certificate = fit_loss_law(N, D, L)
+    assert certificate["n_starts"] == 5
     assert certificate["objective"] == pytest.approx(1.018274017801e-3, rel=1e-9)
     assert certificate["predicted_relative_decrease"] < 1e-13
     assert certificate["n_agreeing"] == certificate["n_starts"]
+    problem, w = Problem.of(N, D, L), np.ones((81, len(L)))
+    grid = problem.solve(problem.starts(w[:1], "grid")[0], w, (1e-2, 1e-3))
+    assert grid.converged.all()
+    assert grid.f == pytest.approx(np.full(81, certificate["objective"]), rel=1e-8)
     assert law.E == pytest.approx(1.817218, abs=1e-6)
     assert law.A == pytest.approx(477.826, abs=1e-3)
     assert law.B == pytest.approx(2143.417, abs=2e-3)

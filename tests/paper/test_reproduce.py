@@ -11,7 +11,7 @@ from chinchilla.cli import main
 from chinchilla.core.paper import GOPHER_BUDGET, ISOFLOP_BUDGETS
 from chinchilla.core.units import count
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
-from chinchilla.fit.parametric.paper_search import grid_starts, paths, search
+from chinchilla.fit.parametric.paper_search import grid_starts, search
 from chinchilla.fit.parametric.solver import fit_loss_law
 from chinchilla.observations.table import Observations
 from chinchilla.report.reproduce import markdown, reproduce
@@ -85,9 +85,6 @@ def test_a_tight_search_finds_the_law_and_default_tolerances_do_not(drawn):
     assert early.said_success.all()
     assert early.iterations.mean() < tight.iterations.mean() / 3
     assert early.objective > tight.objective * 1.001
-    near = paths(drawn.N, drawn.D, L, starts[:2], LAW)
-    assert 1 <= near["step"] <= near["n_steps"]
-    assert near["a"] == pytest.approx(near["beta"] / (near["alpha"] + near["beta"]))
 
 
 def test_an_approach_that_cannot_be_fitted_is_named_with_its_reason(drawn):
@@ -156,7 +153,6 @@ def test_the_reasons_why_approach_3_differs_on_the_published_points():
     assert (mean["n_starts"], mean["said_success"]) == (4500, 1.0)
     assert 5 < mean["mean_iterations"] < 12
     assert abs(mean["a"] - 0.5139) > 0.03  # the wrong result depends on rounding
-    assert reasons["early stop"]["distance"] < 1
     assert reasons["rounding"]["N_at_gopher_rounded"] == pytest.approx(32.2e9, rel=5e-3)
     assert reasons["outliers"]["a"] == pytest.approx(0.564644, abs=1e-5)
     assert found.rows[-1].approach.startswith("Kaplan")

@@ -283,20 +283,8 @@ def test_an_approach_predicts_by_its_own_lines(fits):
     assert row["L_low"] < row["L"] < row["L_high"]
 
 
-def test_frames_hold_the_approaches_and_the_points(fits, runs):
-    pytest.importorskip("pandas")
-    table = fits.to_frame().set_index("approach")
-    assert table.loc["isoflop", "a"] == fits.fitted["isoflop"].N_opt.exponent
-    assert table.loc["parametric", "alpha"] == fits.fitted["parametric"].law.alpha
-    assert table["recommended"].sum() == 1
-    points = fits.fitted["isoflop"].to_frame()
-    assert points["N"].tolist() == [p.N for p in fits.fitted["isoflop"].points]
-
-
 def test_without_pandas_a_frame_is_refused_in_one_line(fits, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(InputError, match="pip install pandas"):
-        fits.to_frame()
     with pytest.raises(InputError, match="pip install pandas"):
         fits.predict(1e22)
 

@@ -59,8 +59,8 @@ def fit_isoflop(
             to alpha and beta.
         profile: "exact", with alpha and beta of approach 3 on the same runs (refitted in each
             resample), or a parabola if approach 3 fails; "parabola" as in the paper.
-        window: sizes that a profile is fitted to: "auto", "all" (the paper's), or the distance in
-            ln N on each side of the lowest loss, see `window.py`.
+        window: sizes that a profile is fitted to: "auto" (near the lowest loss, see `window.py`) or
+            "all" (the paper's).
         huber_delta: Huber delta of the fit that gives alpha and beta (approach 3).
         objective: objective of that fit: huber, lad or least_squares.
         n_bootstrap: resamples; 0 for no interval.
@@ -84,7 +84,7 @@ def fit_isoflop(
     every = finals.where(~np.isnan(finals.budget_flops))
     _check(every)
     check_signal(every, "approach 2")
-    selection = find_window(every, str(window))
+    selection = find_window(every, window)
     obs = every.where(selection.keep)
     cost = FlopsPerToken.from_observations(obs)
     # Far from the minima the law fits no better than a profile, so that alpha and beta come from the
@@ -136,8 +136,8 @@ def fit_isoflop(
             "profile": PROFILES["parabola" if law is None else "exact"],
             "window": "all sizes"
             if selection.width is None
-            else f"sizes within a factor of {np.exp(selection.width):.3g} of each budget's lowest loss"
-            + (" (chosen from the data)" if window == "auto" else ""),
+            else f"sizes within a factor of {np.exp(selection.width):.3g} of each budget's lowest loss "
+            "(chosen from the data)",
             "exponents": "none"
             if law is None
             else f"alpha={law.alpha:.6g}, beta={law.beta:.6g}: approach 3 (objective={objective}, "

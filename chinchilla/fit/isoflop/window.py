@@ -50,14 +50,14 @@ def find_window(obs: Observations, window: str) -> Window:
 
     Args:
         obs: (n,) final losses; every run has a budget.
-        window: "auto", "all", or a width in ln N as text.
+        window: "auto" or "all".
     """
     none = np.zeros(len(obs), bool)
     if window == "all":
         return Window(None, ~none, none)
     labels = obs.budget_labels
     rows = [np.flatnonzero(labels == b) for b in np.unique(labels)]
-    width = _choose_width(obs, rows) if window == "auto" else float(window)
+    width = _choose_width(obs, rows)
     return Window(width, *_select(obs, rows, width))
 
 

@@ -21,6 +21,7 @@ __all__ = ["Laws", "fit_loss_law", "fit_parametric", "refit_loss_law"]
 OUTLIER = 6.0  # robust standard deviations of log-residuals
 MANY = 0.1  # share of outliers above which they are a second population
 SAME_A = 2e-3  # outliers that move a by less are not reported
+MAX_COST_ERROR = 5e-4  # of FLOPs per token, between runs of one size
 MIN_C_RANGE = 1.5  # the largest C over the smallest
 # Condition number above which a is typically wrong by .05 (33 on the published points). Where the law is
 # off by about .5% of the loss, the median error of a is .013 below 100, .033 at 150 to 200, .047 at 200 to
@@ -104,7 +105,11 @@ def fit_parametric(
         )
     outliers, of_outliers = _outliers(obs, law, solver, how)
     warnings += _misfit(robust_sd(residuals)) + of_outliers + repeats(obs)
-    warnings += [] if solver.cost is None else _cost_warnings(obs)
+    if solver.cost is not None and (off := solver.cost.max_error) > MAX_COST_ERROR:
+        warnings.append(
+            f"FLOPs per token are not a function of N: C/D of one size differs from its mean by up to {off:.1%}. "
+            "Check sequence lengths and how C was counted."
+        )
     return FitResult(
         approach="parametric",
         N_opt=N_opt,
@@ -173,17 +178,4 @@ def _outliers(
     return record, [
         f"{far.sum()} of {len(obs)} runs are outliers (residual over {OUTLIER:g} robust standard "
         f"deviations): {names}{compared}. {advice}",
-    ]
-
-
-def _cost_warnings(obs: Observations) -> list[str]:
-    """Warn where FLOPs per token differ between runs of one size."""
-    cost = obs.C / obs.D
-    sizes = [cost[obs.N == n] for n in np.unique(obs.N)]
-    spread = max(float(c.max() / c.min()) - 1 for c in sizes)
-    if spread <= 1e-3:
-        return []
-    return [
-        f"FLOPs per token are not a function of N: C/D differs by up to {spread:.1%} at one size. Check "
-        "sequence lengths and how C was counted."
     ]

@@ -247,11 +247,6 @@ class Problem:
             H[held, 2, 2] = np.abs(H[held]).max((-1, -2))
         return f, g, H
 
-    def predicted_decrease(self, theta: np.ndarray, w: np.ndarray, width: float) -> float:
-        """Decrease that a Newton step from one (5,) parameter vector predicts: zero at a minimum."""
-        _, g, H = self.derivatives(theta[None], w[None], width)
-        return float(newton_step(g, H)[1][0])
-
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
         """(n, 5) derivatives of ln L_hat in theta, at one (5,) parameter vector."""
         N, D = np.exp(self.u + self.centre[0]), np.exp(self.v + self.centre[1])

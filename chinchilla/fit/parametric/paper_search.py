@@ -7,7 +7,6 @@ with a mean, SciPy's default tolerance, which is absolute, stops after about eig
 """
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +20,6 @@ OFFSETS = (-1.0, -0.5, 0.0, 0.5, 1.0)  # e
 EXPONENTS = (0.0, 0.5, 1.0, 1.5, 2.0)  # alpha and beta
 HUBER_DELTA = 1e-3
 TIGHT = {"ftol": 0.0, "gtol": 1e-12, "maxiter": 5_000, "maxfun": 20_000}  # L-BFGS to convergence
-# Standard errors of ln A, ln B, ln E, alpha and beta on the published points (Besiroglu et al. 2024).
-STANDARD_ERRORS = np.array([0.26, 0.6, 0.017, 0.02, 0.02])
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,8 @@ class Searched:
     @property
     def law(self) -> LossLaw:
         """Law of the best end point."""
-        return _law(self.theta[int(self.objectives.argmin())])
+        a, b, e, alpha, beta = map(float, self.theta[int(self.objectives.argmin())])
+        return LossLaw(*map(float, np.exp((e, a, b))), alpha, beta)
 
     @property
     def objective(self) -> float:
@@ -91,51 +89,6 @@ def search(
         iterations=np.array([end.nit for end in ends]),
         said_success=np.array([bool(end.success) for end in ends]),
     )
-
-
-def paths(
-    N: np.ndarray, D: np.ndarray, L: np.ndarray, starts: Sequence[Sequence[float]], target: LossLaw
-) -> dict[str, Any]:
-    """Find the iterate of searches to convergence that is closest to `target`.
-
-    The distance is measured in ln A, ln B, ln E and the exponents, each over its standard error.
-
-    Returns:
-        E, A, B, alpha, beta and a of the closest iterate; its step, the number of steps and the start of
-        its search; distance, in standard errors; n_paths.
-    """
-    from scipy.optimize import minimize
-
-    goal = np.array(
-        [np.log(target.A), np.log(target.B), np.log(target.E), target.alpha, target.beta]
-    )
-    best: dict[str, Any] = {"distance": np.inf}
-    for start in starts:
-        iterates: list[np.ndarray] = []
-        minimize(
-            _objective(N, D, L, 1.0), start, jac=True, method="L-BFGS-B", options=TIGHT,
-            callback=lambda x, to=iterates: to.append(x.copy()),
-        )  # fmt: skip
-        x = np.array(iterates)
-        distance = np.sqrt((((x - goal) / STANDARD_ERRORS) ** 2).sum(axis=1))
-        i = int(np.argmin(distance))
-        if distance[i] < best["distance"]:
-            law = _law(x[i])
-            best = {
-                "distance": float(distance[i]),
-                **{name: getattr(law, name) for name in ("E", "A", "B", "alpha", "beta")},
-                "a": law.beta / (law.alpha + law.beta),
-                "step": i + 1,
-                "n_steps": len(x),
-                "n_paths": len(starts),
-                "start": [float(v) for v in start],
-            }
-    return best
-
-
-def _law(theta: np.ndarray) -> LossLaw:
-    A, B, E = map(float, np.exp(theta[:3]))
-    return LossLaw(E, A, B, float(theta[3]), float(theta[4]))
 
 
 def _objective(N: np.ndarray, D: np.ndarray, L: np.ndarray, scale: float) -> Any:

@@ -348,8 +348,7 @@ def test_alpha_and_beta_come_from_the_given_objective(isoflop_runs):
     ("fit", "setting", "message"),
     [
         (fit_isoflop, {"profile": "cubic"}, "profile='cubic': choose one of exact, parabola"),
-        (fit_isoflop, {"window": "near"}, "window=near: give auto, all, or the distance in ln N"),
-        (fit_isoflop, {"window": "-1"}, "window=-1: give auto, all, or the distance in ln N"),
+        (fit_isoflop, {"window": 1.6}, "window=1.6: choose one of auto, all"),
         (fit_isoflop, {"objective": "l1"}, "objective='l1': choose one of huber, lad"),
         (fit_isoflop, {"huber_delta": 0}, "huber_delta=0 must be above 0"),
         (fit_isoflop, {"n_bootstrap": 5}, "n_bootstrap=5: percentiles of so few"),
