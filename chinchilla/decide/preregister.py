@@ -228,8 +228,6 @@ def load(path: Path) -> Preregistration:
 
 def _typed(value: Any, where: str) -> Preregistration:
     record: Preregistration = decode(Preregistration, value, where)
-    if record.flops_per_token is not None:
-        FlopsPerToken.from_dict(asdict(record.flops_per_token), f"{where}: flops_per_token")
     return record
 
 

@@ -5,12 +5,10 @@ FLOPs they follow from the first-order condition. NumPy only: this module must i
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from chinchilla.core.errors import FitError, InputError
-from chinchilla.core.json_codec import decode
 from chinchilla.core.paper import LOSS_LAWS
 from chinchilla.fit.numerics import fit_line
 from chinchilla.fit.result import LossLaw, OptimalPoint
@@ -65,6 +63,10 @@ class FlopsPerToken:
     centre: float  # mean of log_N
     max_error: float  # largest |ln(C/D) - ln c(N)| over the runs
 
+    def __post_init__(self) -> None:
+        if not self.trend or not 0 < len(self.log_N) == len(self.log_ratio):
+            raise InputError("flops_per_token lacks sizes, or their ratios.")
+
     @classmethod
     def from_observations(cls, obs: Observations) -> "FlopsPerToken":
         """Estimate c(N) from the runs; the trend has at most degree 2."""
@@ -80,18 +82,6 @@ class FlopsPerToken:
         return cls(
             tuple(log_N.tolist()), tuple(log_ratio.tolist()), tuple(trend.tolist()), centre, error
         )
-
-    @classmethod
-    def from_dict(cls, value: Any, where: str) -> "FlopsPerToken":
-        """Read the result of `dataclasses.asdict` from JSON.
-
-        Raises:
-            InputError: naming `where`: missing or unknown fields, or invalid values.
-        """
-        cost: FlopsPerToken = decode(cls, value, where)
-        if not cost.trend or not 0 < len(cost.log_N) == len(cost.log_ratio):
-            raise InputError(f"{where}: flops_per_token lacks sizes, or their ratios.")
-        return cost
 
     def log_cost(self, x: np.ndarray) -> np.ndarray:
         """ln c at x = ln N, of the same shape."""

@@ -42,6 +42,18 @@ class FailedFit:
 
 
 @dataclass(frozen=True)
+class FrontierFile:
+    """The keys of frontier.json."""
+
+    schema: int
+    approaches: dict[str, dict[str, Any]]
+    data: dict[str, Any]
+    flops_per_token: FlopsPerToken | None
+    command: dict[str, Any]
+    recommended: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
 class FitResults:
     """Results and refusals by approach, and a summary of the data.
 
@@ -198,15 +210,8 @@ class FitResults:
             approaches[name] = {"status": "fitted", "reason": "", **record}
         for name, r in self.refused.items():
             approaches[name] = {"status": "refused", **dataclasses.asdict(r)}
-        value = {
-            "schema": SCHEMA,
-            "approaches": approaches,
-            "data": data,
-            "flops_per_token": None if self.cost is None else dataclasses.asdict(self.cost),
-            "command": self.command,
-            "recommended": self.recommended,
-        }
-        write_json(path, value)
+        file = FrontierFile(SCHEMA, approaches, data, self.cost, self.command, self.recommended)
+        write_json(path, dataclasses.asdict(file))
 
     @classmethod
     def load(cls, path: Path | str) -> "FitResults":
@@ -220,16 +225,8 @@ class FitResults:
             path = path / FILE
         if not path.exists():
             raise InputError(f"{path} does not exist. Make it with `chinchilla fit`.")
-        value = read_json(path, "fits")
-        if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-            raise InputError(
-                f"{path} was not written by this version's `chinchilla fit`. Fit again into another "
-                "out_dir, or use the version of chinchilla that wrote it."
-            )
-        keys = ("approaches", "data", "flops_per_token", "command", "recommended")
-        if missing := [name for name in keys if name not in value]:
-            raise InputError(f"{path}: no {', '.join(missing)}. Run `chinchilla fit` again.")
-        data = decode(dict[str, Any], value["data"], f"{path}: data")
+        file: FrontierFile = decode(FrontierFile, read_json(path, "fits"), str(path), SCHEMA)
+        data = file.data
         for name in ("C", "N", "D", "tokens_per_param"):
             ends = decode(list[float] | None, data.get(name), f"{path}: data.{name}")
             if len(ends or ()) != 2 and (name == "C" or ends is not None):
@@ -239,8 +236,7 @@ class FitResults:
         decode(list[str], data.get("notes"), f"{path}: data.notes")
         runs = partial(_runs_in, path.parent, str(data.get("observations_sha256", "")))
         fitted, refused = {}, {}
-        approaches = decode(dict[str, dict[str, Any]], value["approaches"], f"{path}: approaches")
-        for name, record in approaches.items():
+        for name, record in file.approaches.items():
             where, status = f"{path}: {name}", record.pop("status", None)
             require_choice(f"{path}: approaches", name, APPROACHES)
             require_choice(f"{where}.status", status, ("fitted", "refused"))
@@ -252,13 +248,10 @@ class FitResults:
             if reason := invalid(result):
                 raise InputError(f"{where}: {reason}. Run `chinchilla fit` again.")
             fitted[name] = dataclasses.replace(result, runs=runs)
-        cost = value["flops_per_token"]
-        if cost is not None:
-            cost = FlopsPerToken.from_dict(cost, str(path))
-        command = decode(dict[str, Any], value["command"], f"{path}: command")
-        recommended = decode(dict[str, Any] | None, value["recommended"], f"{path}: recommended")
-        results = cls(fitted, refused, data, cost, command, recommended, runs)
-        if not approaches and not results.of_minima:
+        results = cls(
+            fitted, refused, data, file.flops_per_token, file.command, file.recommended, runs
+        )
+        if not file.approaches and not results.of_minima:
             raise InputError(f"{path}: approaches is empty. Run `chinchilla fit` again.")
         return results
 
