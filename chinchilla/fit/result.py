@@ -5,22 +5,24 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chinchilla.config.fit import APPROACHES
 from chinchilla.core.errors import InputError
 from chinchilla.core.json_codec import IN_MEMORY
+from chinchilla.fit.loss_law import LossLaw
 from chinchilla.observations.table import Observations
+
+__all__ = ["FitResult", "LossLaw", "OptimalPoint", "PowerLaw"]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-RunsOf = (
-    Observations | Callable[[], Observations] | None
-)  # in memory, or a function that reads them
+# The observations in memory, or a function that reads them.
+RunsOf = Observations | Callable[[], Observations] | None
 
 
 @dataclass(frozen=True)
@@ -91,87 +93,6 @@ class OptimalPoint:
     D: float
     L: float  # nats per token
     budget_flops: float | None = None  # the isoFLOP budget it belongs to
-
-
-class Optimum(NamedTuple):
-    """Compute-optimal size, tokens and loss at C training FLOPs, each of the shape of C."""
-
-    N: Any  # parameters
-    D: Any  # tokens
-    L: Any  # nats per token
-
-
-@dataclass(frozen=True)
-class LossLaw:
-    """L(N, D) = E + A / N^alpha + B / D^beta, nats per token (section 3.3)."""
-
-    E: float
-    A: float
-    B: float
-    alpha: float
-    beta: float
-    intervals: dict[str, list[float]] = field(default_factory=dict)  # name -> [p10, p90]
-
-    def __str__(self) -> str:
-        terms = f"{self.A:.4g} / N^{self.alpha:.4f} + {self.B:.4g} / D^{self.beta:.4f}"
-        text = f"L(N, D) = {self.E:.4f} + {terms} nats per token"
-        if self.intervals:
-            bounds = (f"{k} {low:.4g} to {high:.4g}" for k, (low, high) in self.intervals.items())
-            text += f"; 10-90%: {', '.join(bounds)}"
-        return text
-
-    def __call__(self, N: np.ndarray | float, D: np.ndarray | float) -> np.ndarray:
-        """Loss at N parameters and D tokens, broadcast."""
-        N, D = np.asarray(N, float), np.asarray(D, float)
-        return self.E + self.A / N**self.alpha + self.B / D**self.beta
-
-    @classmethod
-    def published(
-        cls, name: Literal["hoffmann", "hoffmann_rounded", "besiroglu", "muennighoff"]
-    ) -> "LossLaw":
-        """Return a published law by its name.
-
-        Raises:
-            InputError: no such law.
-        """
-        from chinchilla.fit.loss_law import named_law
-
-        return named_law(name)
-
-    def optimum(self, C: np.ndarray | float) -> Optimum:
-        """Compute the size and tokens with the lowest loss where C = 6*N*D (equation 4), and that loss.
-
-        Args:
-            C: training FLOPs, a number or an array.
-
-        Returns:
-            N, D and L: numbers for a number, arrays of the shape of C for an array.
-
-        Raises:
-            InputError: C is not positive.
-        """
-        from chinchilla.fit.loss_law import six_nd_frontier
-
-        N_line, D_line, _ = six_nd_frontier(self)
-        N, D = (PowerLaw(float(np.exp(k)), e)(C) for k, e in (N_line, D_line))
-        optimum = Optimum(N, D, self(N, D))
-        return optimum if np.ndim(C) else Optimum(*map(float, optimum))
-
-    def jacobian(
-        self, N: np.ndarray, D: np.ndarray, centre: tuple[float, float] = (0.0, 0.0)
-    ) -> np.ndarray:
-        """(n, 5) derivatives of ln L in (ln A, ln B, ln E, alpha, beta) at each run.
-
-        Args:
-            N: (n,) parameters.
-            D: (n,) tokens.
-            centre: ln N and ln D at which A and B are the coefficients of the two terms; zeros as the
-                law is written.
-        """
-        u, v = np.log(N) - centre[0], np.log(D) - centre[1]
-        L = self(N, D)
-        p, q = self.A / N**self.alpha / L, self.B / D**self.beta / L
-        return np.stack([p, q, self.E / L, -p * u, -q * v], axis=1)
 
 
 def called(approach: str) -> str:

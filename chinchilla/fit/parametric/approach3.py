@@ -12,7 +12,7 @@ from chinchilla.core.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.loss_law import FrontierSolver
 from chinchilla.fit.parametric.solver import OBJECTIVES, Laws, fit_loss_law, refit_loss_law
-from chinchilla.fit.result import FitResult, LossLaw, conventions
+from chinchilla.fit.result import FitResult, LossLaw, OptimalPoint, conventions
 from chinchilla.observations.checks import MISFIT, check_falling, check_signal, repeats, robust_sd
 from chinchilla.observations.table import Observations, observations_of
 
@@ -114,7 +114,7 @@ def fit_parametric(
         approach="parametric",
         N_opt=N_opt,
         D_opt=D_opt,
-        points=solver.points(law),
+        points=[OptimalPoint(*map(float, row)) for row in solver.points(law)],
         n_runs=len(obs),
         conventions=conventions(obs),
         settings={
