@@ -73,8 +73,8 @@ def fit_isoflop(
 
     Raises:
         FitError: no run has a budget (no_budget), there is only one (one_budget), all runs have one
-            D/N (one_ray), losses at the minima rise with C (loss_rises), a budget is not finite (nan),
-            or fewer than two budgets have a minimum (the most common kind of their refusals).
+            D/N (one_ray), losses at the minima rise with C (loss_rises), or fewer than two budgets have
+            a minimum (the most common kind of their refusals).
         InputError: an invalid setting.
     """
     how: dict[str, Any] = {"huber_delta": huber_delta, "objective": objective}
@@ -82,7 +82,13 @@ def fit_isoflop(
     runs = observations_of(obs)
     finals = runs.finals()
     every = finals.where(~np.isnan(finals.budget_flops))
-    _check(every)
+    if not len(every):
+        raise FitError(
+            "approach 2 needs runs that share a budget, and no run names one. Fill the column "
+            "budget_flops, or plan with grid.budgets.",
+            "no_budget",
+        )
+    check_ratios(every.N, every.D, "approach 2")
     check_signal(every, "approach 2")
     selection = find_window(every, window)
     obs = every.where(selection.keep)
@@ -161,24 +167,6 @@ def fit_isoflop(
         warnings=warnings,
         runs=runs,
     )
-
-
-def _check(obs: Observations) -> None:
-    if not len(obs):
-        raise FitError(
-            "approach 2 needs runs that share a budget, and no run names one. Fill the column "
-            "budget_flops, or plan with grid.budgets.",
-            "no_budget",
-        )
-    check_ratios(obs.N, obs.D, "approach 2")
-    bad = ~np.isfinite(obs.budget_flops) | (obs.budget_flops <= 0)
-    if bad.any():
-        i = int(np.argmax(bad))
-        raise FitError(
-            f"run {obs.run_id[i]}: budget_flops={obs.budget_flops[i]} is not a positive finite "
-            "number. Correct it, or leave it empty.",
-            "nan",
-        )
 
 
 def _profiles(obs: Observations, law: LossLaw | None, cost: FlopsPerToken) -> list[Profile]:

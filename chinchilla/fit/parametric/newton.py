@@ -7,7 +7,7 @@ or many weightings of the same runs are minimised together, as arrays with leadi
 The start decides which minimum is found: from the paper's 4500 starts, L-BFGS with tight tolerances
 reaches the optimum of the published points in a third of the cases. Starts therefore come from
 variable projection: for each (alpha, beta) on a grid, E, A and B solve a linear least-squares problem.
-Newton's method then uses the exact Hessian, at Huber widths that decrease to the final one. NumPy only.
+Newton's method then uses the exact Hessian, at Huber widths that decrease to the final one.
 """
 
 from dataclasses import dataclass
@@ -168,11 +168,7 @@ class Problem:
         w: np.ndarray,
         width: float,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the first step length that achieves a tenth of the predicted decrease, else the best.
-
-        Returns:
-            (k, 5) parameter vectors and the (k,) objectives there.
-        """
+        """(k, 5) ends of the first steps with a tenth of the predicted decrease, else the best, and (k,) f."""
         best, f_best = theta.copy(), np.full(len(theta), np.inf)
         rows = np.arange(len(theta))
         for length in STEP_LENGTHS:
@@ -187,17 +183,11 @@ class Problem:
         return best, f_best
 
     @cached_property
-    def _log_terms(self) -> np.ndarray:
-        """(3, n, 5): each term's logarithm is linear in theta with these coefficients."""
+    def _products(self) -> np.ndarray:
+        """(3n, 25) outer products of the gradients (3, n, 5) of each term's logarithm in theta."""
         c = np.zeros((3, len(self.u), 5))
         c[[0, 1, 2], :, [0, 1, 2]] = 1
         c[0, :, 3], c[1, :, 4] = -self.u, -self.v
-        return c
-
-    @cached_property
-    def _products(self) -> np.ndarray:
-        """(3n, 25) outer products of these coefficients."""
-        c = self._log_terms
         return (c[..., :, None] * c[..., None, :]).reshape(-1, 25)
 
     def _terms(self, theta: np.ndarray) -> np.ndarray:
