@@ -14,7 +14,6 @@ from chinchilla.core.paper import LOSS_LAWS
 from chinchilla.fit.numerics import fit_line
 from chinchilla.observations.table import Observations
 
-
 SAME_SIZE = 1e-3  # relative difference of N below which two sizes count as one
 
 

@@ -49,6 +49,13 @@ class PowerLaw:
             text += f", {self.ci95[0]:.3f} to {self.ci95[1]:.3f} (95%)"
         return text
 
+    @property
+    def exponent_text(self) -> str:
+        """The exponent with its 80% interval: 0.487 [0.462, 0.534]."""
+        if self.p10 is None or self.p90 is None:
+            return f"{self.exponent:.3f} (no interval)"
+        return f"{self.exponent:.3f} [{self.p10:.3f}, {self.p90:.3f}]"
+
     def __call__(self, C: np.ndarray | float) -> np.ndarray:
         """Value at FLOPs C, same shape as C.
 
@@ -166,9 +173,19 @@ class FitResult:
         Columns are C, N, D, D/N, the bounds of the 80% intervals (N_low, N_high, D_low, D_high), approach,
         and beyond, which is C over the largest C of the points. Approach 3 adds L, L_low and L_high.
         """
-        from chinchilla.fit.display import result_predictions
-
-        return result_predictions(self, C)
+        c = np.array(budgets(C))
+        N, D = self.N_opt(c), self.D_opt(c)
+        columns = {"C": c, "N": N, "D": D, "D/N": D / N}
+        for name, line in (("N", self.N_opt), ("D", self.D_opt)):
+            columns[f"{name}_low"], columns[f"{name}_high"] = line.band(c)
+        if self.law is not None:
+            columns["L"] = self.law(N, D)
+            if self.law_samples:
+                E, A, B, alpha, beta = np.asarray(self.law_samples)[:, :, None]  # each (k, 1)
+                losses = E + A / N**alpha + B / D**beta
+                columns["L_low"], columns["L_high"] = np.percentile(losses, (10, 90), axis=0)
+        beyond = c / max((p.C for p in self.points), default=np.nan)
+        return frame({**columns, "approach": self.approach, "beyond": beyond})
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Plot the runs and the fit on `ax`, or in a new figure.
@@ -203,3 +220,25 @@ def observations_at(runs: RunsOf) -> Observations:
             "results from the folder that `chinchilla fit` or FitResults.save wrote."
         )
     return runs if isinstance(runs, Observations) else runs()
+
+
+def budgets(C: Any) -> list[float]:
+    """FLOPs as a list of floats; refuses values that are not positive and finite."""
+    try:
+        values = np.atleast_1d(np.asarray(C, float)).ravel()
+    except (TypeError, ValueError):
+        values = np.zeros(1)
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise InputError(f"C={C}: give training FLOPs above 0, a number or a list of numbers.")
+    return [float(c) for c in values]
+
+
+def frame(rows: Any) -> "DataFrame":
+    """Data frame of rows or columns."""
+    try:
+        import pandas as pd
+    except ImportError:
+        raise InputError(
+            "predict() needs pandas, which is not installed. Run `pip install pandas`."
+        ) from None
+    return pd.DataFrame(rows)

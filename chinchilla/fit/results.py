@@ -6,9 +6,11 @@ folder, whose SHA-256 the file holds. docs/frontier.md describes every field.
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,7 +22,7 @@ from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.files import read_json, sha256_file, write_json
 from chinchilla.core.json_codec import IN_MEMORY, decode
 from chinchilla.fit.loss_law import FlopsPerToken, is_six_nd
-from chinchilla.fit.result import FitResult, RunsOf, called, observations_at
+from chinchilla.fit.result import FitResult, RunsOf, budgets, called, frame, observations_at
 from chinchilla.observations.table import Observations
 
 if TYPE_CHECKING:
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 SCHEMA = 4
+WIDTH = 100  # columns of text
 FILE = "frontier.json"
 RUNS = "observations.csv"  # in the same folder
 MINIMA = "minima"  # the recommended approach where only losses at minima were given
@@ -123,14 +126,44 @@ class FitResults:
 
     def __repr__(self) -> str:
         """The recommended answer and one line for each approach; `print` shows more."""
-        from chinchilla.fit.display import fits_text
-
-        return fits_text(self)
+        lines = textwrap.wrap(self._answer(), WIDTH, subsequent_indent="  ")
+        for name, f in self.fitted.items():
+            exponents = f"a = {f.N_opt.exponent_text}, b = {f.D_opt.exponent_text}"
+            lines.append(f"  {called(name)}: {exponents}, {f.n_runs} runs")
+        for name, refused in self.refused.items():
+            reason = f"{called(name)} refused: {refused.reason}"
+            lines.append("  " + textwrap.shorten(reason, WIDTH - 2, placeholder=" ..."))
+        n = sum(len(f.warnings) + len(f.refusals) for f in self.fitted.values())
+        n += len(self.data.get("notes", ()))
+        lines.append(
+            f"  [80% intervals]; print() shows methods and {n} warnings and notes; "
+            "chinchilla.diagnose() checks them"
+        )
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        from chinchilla.fit.display import fits_html
+        """The recommended answer and a table of the approaches, for notebooks."""
+        rows = [["", "runs", "a [80%]", "b [80%]", ""]]
+        for name, f in self.fitted.items():
+            exponents = (f.N_opt.exponent_text, f.D_opt.exponent_text)
+            rows.append([called(name), str(f.n_runs), *exponents, ""])
+        for name, r in self.refused.items():
+            rows.append([called(name), "", "", "", f"refused: {r.reason}"])
+        cells = ("".join(f"<td>{escape(text)}</td>" for text in row) for row in rows)
+        table = "".join(f"<tr>{row}</tr>" for row in cells)
+        return f"<p><b>{escape(self._answer())}</b></p><table>{table}</table>"
 
-        return fits_html(self)
+    def _answer(self) -> str:
+        """Recommended answer in one line, or the reason why there is none."""
+        from chinchilla.recommend import evaluate
+
+        if self.recommended is None and self.fitted:
+            return "These fits have no recommendation. Use chinchilla.fit to get one."
+        try:
+            C = evaluate.default_budget(self)
+            return evaluate.headline(evaluate.recommendation(self, C))
+        except Refusal as refusal:
+            return f"No recommendation: {refusal}"
 
     @property
     def a(self) -> float:
@@ -139,16 +172,26 @@ class FitResults:
         Raises:
             Refusal: no approach is recommended, or no sizes are known.
         """
-        from chinchilla.fit.display import exponents
-
-        return exponents(self)[0]
+        return self._exponents()[0]
 
     @property
     def b(self) -> float:
         """Exponent of the recommended D_opt, as `a`."""
-        from chinchilla.fit.display import exponents
+        return self._exponents()[1]
 
-        return exponents(self)[1]
+    def _exponents(self) -> tuple[float, float]:
+        from chinchilla.recommend import evaluate
+
+        model = evaluate.model_of(self)
+        if model is None or model.N is None:
+            raise Refusal(
+                "these fits have no recommended N_opt. See print(fits) for the reasons, or use one approach: "
+                "fits.fitted['isoflop'].a."
+            )
+        C = evaluate.default_budget(self)
+        a, x = model.N.slope(C, self.cost), model.N.log_at(C, self.cost)
+        per_token = 1.0 if self.cost is None else float(self.cost.trend_and_slope(np.array(x))[1])
+        return a, 1 - a * per_token
 
     def N_opt(self, C: Any) -> Any:
         """Recommended parameters at C training FLOPs, of the shape of C.
@@ -156,9 +199,10 @@ class FitResults:
         Raises:
             Refusal: as `chinchilla.recommendation`.
         """
-        from chinchilla.fit.display import sizes
+        from chinchilla.recommend.evaluate import recommendation
 
-        return sizes(self, C)
+        N = np.array([recommendation(self, c).N for c in budgets(C)], float)  # None becomes NaN
+        return N.reshape(np.shape(C)) if np.ndim(C) else float(N[0])
 
     def predict(self, C: Any, force: bool = False) -> "DataFrame":
         """Recommended answer at C training FLOPs, a number or a list; one row each.
@@ -175,9 +219,18 @@ class FitResults:
             Refusal: as `chinchilla.recommendation`.
             InputError: C is not positive, or pandas is not installed.
         """
-        from chinchilla.fit.display import fits_predictions
+        from chinchilla.recommend.evaluate import recommendation
 
-        return fits_predictions(self, C, force)
+        rows = []
+        for c in budgets(C):
+            r = recommendation(self, c, force)
+            row = {"C": c, "N": r.N, "D": r.D, "D/N": r.ratio, "L": r.L}
+            for name in "NDL":
+                bounds = getattr(r, f"{name}_interval80") or (None, None)
+                row[f"{name}_low"], row[f"{name}_high"] = bounds
+            row |= {"approach": r.approach, "beyond": r.beyond, "range_only": r.range_only}
+            rows.append(row)
+        return frame(rows)
 
     def plot(self, ax: "Axes | None" = None, quantity: Literal["N", "D"] = "N") -> "Axes":
         """Plot N_opt or D_opt against C: the recommended answer with its 80% band, and each approach."""
