@@ -44,7 +44,6 @@ from chinchilla.observations.checks import check_signal, repeats
 from chinchilla.observations.table import Observations, observations_of
 
 MIN_TAIL_SHARE = 0.85  # share of envelope points in tails below which a warning is given
-FEW_SIZES = 16  # sizes on the envelope below which the width of the steps dominates the interval
 
 
 def fit_envelope(
@@ -125,11 +124,6 @@ def fit_envelope(
         warnings.append(
             f"{envelope.censored.mean():.0%} of the envelope was not fitted: a better size may lie outside "
             "the sizes tried there. Train smaller and larger sizes."
-        )
-    if (n := len(np.unique(used.N))) < FEW_SIZES:
-        warnings.append(
-            f"{n} sizes on the envelope: the interval is conservative, because resamples lose sizes (its "
-            "nominal 80% contains the truth in 89% of sweeps or more). Add sizes between."
         )
     if curves is not None and schedule == "matched":
         share = float((used.C >= TAIL * curves.C_end[used.run] * (1 - 1e-9)).mean())

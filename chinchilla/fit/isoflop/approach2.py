@@ -33,7 +33,6 @@ from chinchilla.observations.checks import check_signal, repeats
 from chinchilla.observations.table import Observations, observations_of
 
 MAX_LOG_N = 100.0  # a minimum beyond e^100 parameters is not stored
-MAX_BELOW = 0.01  # of the lowest measured loss; a warning if a fitted minimum lies further below
 
 PROFILES = {
     "exact": "E + A/N^alpha + B/D^beta through the final losses of each budget, least squares",
@@ -125,7 +124,7 @@ def fit_isoflop(
         warnings.append(
             "only two budgets have a minimum, so the curvature of the frontier is unknown. Add a budget."
         )
-    warnings += _excluded(every, selection, law, cost, a) + _below_measured(used) + repeats(obs)
+    warnings += _excluded(every, selection, law, cost, a) + repeats(obs)
     D = np.exp(at[:, 0] - cost.log_cost(at[:, 1]))
     outliers = every.where(selection.outliers)
     return FitResult(
@@ -217,22 +216,6 @@ def _excluded(
     return [
         f"{len(outliers)} runs are outliers of their IsoFLOP profile (residual over {MAX_RESIDUAL:g} "
         f"robust standard deviations) and were excluded: {names}{compared}. Check whether they diverged."
-    ]
-
-
-def _below_measured(used: list[Profile]) -> list[str]:
-    """Warn of budgets whose fitted minimum lies far below every measured loss."""
-    budgets = []
-    for p in used:
-        fitted, lowest = _loss(p), float(p.obs.L.min())
-        if lowest - fitted > MAX_BELOW * lowest:
-            budgets.append(f"{p.budget:.3g} (fitted {fitted:.3f}, lowest measured {lowest:.3f})")
-    if not budgets:
-        return []
-    return [
-        f"the fitted minimum lies more than {MAX_BELOW:.0%} below every measured loss at budget "
-        f"{', '.join(budgets)}: runs far from the minimum decide the curve. Use isoflop_window=auto, or "
-        "remove diverged runs."
     ]
 
 

@@ -19,7 +19,6 @@ from chinchilla.observations.table import Observations, observations_of
 __all__ = ["Laws", "fit_loss_law", "fit_parametric", "refit_loss_law"]
 
 OUTLIER = 6.0  # robust standard deviations of log-residuals
-MANY = 0.1  # share of outliers above which they are a second population
 SAME_A = 2e-3  # outliers that move a by less are not reported
 MAX_COST_ERROR = 5e-4  # of FLOPs per token, between runs of one size
 MIN_C_RANGE = 1.5  # the largest C over the smallest
@@ -166,16 +165,10 @@ def _outliers(
     a = solver.lines(law)[0][1]
     if without.converged[0]:
         record["a_without"] = a_without = float(solver.all_lines(without.theta)[0, 1])
-        if abs(a_without - a) < SAME_A and far.mean() < MANY:
+        if abs(a_without - a) < SAME_A:
             return record, []
         compared = f"; without them a is {a_without:.3f}, with them {a:.3f}"
-    advice = "Check whether they diverged."
-    if far.mean() >= MANY:
-        advice = (
-            "So many outliers are a second population: check that all runs share one data set, tokenizer "
-            "and recipe."
-        )
     return record, [
         f"{far.sum()} of {len(obs)} runs are outliers (residual over {OUTLIER:g} robust standard "
-        f"deviations): {names}{compared}. {advice}",
+        f"deviations): {names}{compared}. Check whether they diverged, or have another data set or recipe."
     ]

@@ -76,8 +76,8 @@ def fit_loss_law(
     Returns:
         The law, and its certificate: objective; predicted_relative_decrease (of one more Newton step,
         over the objective); converged; n_starts (5, or the whole grid of 81 where these disagree);
-        n_converged; n_agreeing (starts that end within 1e-8 of the best); n_basins (distinct minima
-        among converged starts); bound_hits; condition_number.
+        n_converged; n_agreeing (starts that end within 1e-8 of the best); bound_hits;
+        condition_number.
 
     Raises:
         FitError: too few runs or sizes, no convergence, a law without trade-off (an exponent at
@@ -120,7 +120,6 @@ def fit_loss_law(
         "n_starts": len(first),
         "n_converged": int(end.converged.sum()),
         "n_agreeing": int((f <= f[best] + tolerance).sum()),
-        "n_basins": _n_basins(f[np.isfinite(f)]),
         "bound_hits": hits,
         "condition_number": problem.condition_number(theta, w),
     }
@@ -263,9 +262,3 @@ def _identified(N: np.ndarray, D: np.ndarray, weights: np.ndarray) -> np.ndarray
         present = np.logical_or.reduceat(used[:, order], starts, axis=1)  # (k, n_levels)
         good &= present.sum(axis=1) >= 3
     return good
-
-
-def _n_basins(f: np.ndarray) -> int:
-    """Number of distinct minima: objectives that differ by more than 1e-6 relative."""
-    f = np.sort(f)
-    return 1 + int((np.diff(f) > 1e-6 * f[:-1] + 1e-20).sum())

@@ -229,7 +229,6 @@ def test_few_sizes_make_a_staircase_and_the_line_goes_through_the_mid_points_of_
     assert fit.N_opt.exponent == pytest.approx(a, abs=1e-3)
     assert fit.D_opt.exponent == pytest.approx(b, abs=1e-3)
     assert "middles of the steps" in fit.settings["line"]
-    assert any("4 sizes on the envelope" in w for w in fit.warnings)
 
 
 @pytest.mark.parametrize("n_sizes", [6, 9, 16])

@@ -71,15 +71,6 @@ def test_noise_alone_excludes_no_run(isoflop_runs):
         assert fit_isoflop(runs, n_bootstrap=0).details["window"]["outliers"] == []
 
 
-def test_a_minimum_far_below_every_measured_loss_is_reported(isoflop_runs):
-    """Two diverged runs at the large end, of a profile fitted to all sizes."""
-    runs = isoflop_runs(BUDGETS[:3], n_sizes=9)
-    L = runs.L.copy()
-    L[7:9] += 1.5
-    fit = fit_isoflop(replace(runs, L=L), profile="parabola", window="all", n_bootstrap=0)
-    assert any("below every measured loss at budget 1e+19" in text for text in fit.warnings)
-
-
 def test_a_falling_loss_is_reported_only_where_it_falls(isoflop_runs):
     """A curve without minimum although the lowest loss has worse ones on both sides."""
     runs = isoflop_runs(BUDGETS, n_sizes=9, noise=0)
