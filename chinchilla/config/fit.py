@@ -23,7 +23,6 @@ N_CONVENTIONS = CONVENTIONS["n_convention"]
 LOSSES = CONVENTIONS["loss_kind"][1:]  # without "unknown"
 DUPLICATES: tuple[str, ...] = get_args(Duplicates)
 APPROACH3_LAWS: tuple[str, ...] = get_args(Approach3Law)
-RESAMPLINGS: tuple[str, ...] = get_args(Resampling)
 WITH_MINIMA = (  # settings that can be combined with minima=
     "minima", "out_dir", "columns", "duplicates", "loss", "flop_convention", "n_convention", "format",
 )  # fmt: skip
@@ -69,7 +68,7 @@ class FitCommand(Config):
         "Approach 3 in the recommendation; auto considers both laws.",
         choices=APPROACH3_LAWS,
     )
-    resampling: str = setting("bayesian", "Approach 3: bootstrap.", choices=RESAMPLINGS)
+    resampling: str = setting("bayesian", "Approach 3: bootstrap.", choices=get_args(Resampling))
     envelope_schedule: str = setting(
         "matched",
         "Approach 1: learning rate of the curves; matched: decays to the end of each run.",
@@ -103,10 +102,6 @@ class FitCommand(Config):
         super().__post_init__()
         if not self.approaches:
             raise InputError(f"approaches=[] is empty. Choose from {', '.join(APPROACHES)}.")
-        if len(set(self.approaches)) < len(self.approaches):
-            raise InputError(
-                f"approaches=[{','.join(self.approaches)}] contains an approach twice."
-            )
         if self.minima:
             self._check_minima()
         elif bool(self.sweep_dir) == bool(self.observations or self.curves):

@@ -75,13 +75,11 @@ def fit_all(
         stage(f"fit: {called(approach)}, {len(obs)} rows, {command.n_bootstrap} resamples")
         try:
             result = FITS[approach](obs, **settings[approach], **bootstrap)
+            if reason := invalid(result):
+                raise FitError(
+                    f"{approach}: {reason}. These runs do not determine the optimum: add sizes and budgets."
+                )
+            fitted[approach] = result
         except FitError as error:
             refused[approach] = FailedFit(str(error), error.kind)
-            continue
-        if reason := invalid(result):
-            refused[approach] = FailedFit(
-                f"{approach}: {reason}. These runs do not determine the optimum: add sizes and budgets."
-            )
-        else:
-            fitted[approach] = result
     return FitResults.of(fitted, refused, finals, asdict(command))

@@ -1,14 +1,12 @@
 """Approach 1 of Hoffmann et al. (2022), section 3.1: the lower envelope of training curves.
 
-Each size is trained to several horizons with a cosine matched to each. Every curve is smoothed and read as a
-function of FLOPs (`curves.py`). At 1500 log-spaced C the lowest loss over all runs is taken, with the size N
-that reached it and the tokens D seen by then (`lower_envelope.py`). Straight lines in log-log through these
-points give N_opt and D_opt.
+Every curve is smoothed and read as a function of FLOPs (`curves.py`). At 1500 log-spaced C the lowest loss
+over all runs is taken, with the size N that reached it and the tokens D seen by then (`lower_envelope.py`).
+Straight lines in log-log through these points give N_opt and D_opt.
 
 Edges. C where the best size may lie outside the sizes tried are censored: all C below the last win of the
 smallest size and above the first win of the largest, and all up to the last win of a size while no larger
-one has a curve. They are shown but not fitted. (Dropping points by size instead would cut the steps of the
-envelope on one side and tilt the line.)
+one has a curve. They are shown but not fitted.
 
 Steps. The envelope is a staircase in N, and least squares through m whole steps gives a*(1 - 1/m^2):
 -.03 with six sizes, of which four are inside. Where the best size changes from one to the next, the optimum is

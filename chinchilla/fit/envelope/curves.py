@@ -1,11 +1,9 @@
 """Training curves as functions of FLOPs on one grid of C, from which approach 1 takes its envelope.
 
-Details that the paper leaves open: the Gaussian's window is cut at +-window/2 with sigma = window/4 and
-renormalised at the ends of a curve. Curves are linear in ln C between their points. They start after
-their last gap of more than a factor 3 in C (often after a first point in warm-up), where a straight line lies
-well above the loss. C covers the values at which at least three sizes have a curve. Where learning rates
-decay (schedule="matched") it starts at the C of the cheapest run, because below it every loss is from
-mid-run; where they are constant it starts with the curves.
+Details that the paper leaves open: the Gaussian's window is cut at +-window/2 with sigma = window/4. Curves are
+linear in ln C and start after their last gap of more than a factor 3 in C (often after a first point in
+warm-up). C covers the values at which at least three sizes have a curve. Where learning rates decay
+(schedule="matched") it starts at the C of the cheapest run, because below it every loss is from mid-run.
 
 The runs of one budget end at C values that differ by up to one step. Beyond the second longest end the
 longest run would be alone and have the lowest loss there, whatever its size. Each curve is therefore extended
@@ -117,9 +115,6 @@ def _split(obs: Observations) -> tuple[list[Observations], list[str]]:
     order = np.lexsort((obs.D, of_row))
     for rows in np.split(order, np.flatnonzero(np.diff(of_row[order])) + 1):
         run, run_id = obs.where(rows), obs.run_id[rows[0]]
-        if len(run) < 2:
-            refusals.append(f"run {run_id}: one point is no curve.")
-            continue
         if np.any(run.N != run.N[0]) or np.any(np.diff(run.C) <= 0):
             refusals.append(f"run {run_id}: N changes along the curve, or C does not rise with D.")
             continue
@@ -129,8 +124,7 @@ def _split(obs: Observations) -> tuple[list[Observations], list[str]]:
             run = run.where(np.arange(gaps[-1] + 1, len(run)))
         if len(run) < 2:
             refusals.append(
-                f"run {run_id}: its last two points lie over a factor {MAX_GAP:g} apart in C, which is "
-                "no curve."
+                f"run {run_id}: fewer than two points after its last gap of over a factor {MAX_GAP:g} in C."
             )
             continue
         runs.append(run)
@@ -176,19 +170,14 @@ def _shared_span(sizes: np.ndarray, spans: np.ndarray, schedule: str) -> tuple[f
     live = [
         len(np.unique(sizes[(spans[:, 0] <= c) & (spans[:, 1] >= c)])) >= MIN_SIZES for c in edges
     ]
-    if sum(live) < 2:
-        raise FitError(
-            f"approach 1: at no C do {MIN_SIZES} sizes have a curve, so that no size can be compared with "
-            "both its neighbours. Train neighbouring sizes over overlapping FLOPs.",
-            "no_overlap",
-        )
-    low, high = edges[live].min(), edges[live].max()
+    low, high = (edges[live][0], edges[live][-1]) if any(live) else (0.0, 0.0)
     if schedule == "matched":
         low = max(low, spans[:, 1].min())
     if low >= high:
         raise FitError(
-            f"approach 1: no run has ended where {MIN_SIZES} sizes have a curve. Train neighbouring "
-            "sizes over overlapping FLOPs.",
+            f"approach 1: at no C do {MIN_SIZES} sizes have a curve (with decaying learning rates: at no C "
+            "after the end of the cheapest run), so that no size can be compared with both its neighbours. "
+            "Train neighbouring sizes over overlapping FLOPs.",
             "no_overlap",
         )
     return float(low), float(high)

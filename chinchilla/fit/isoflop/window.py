@@ -1,16 +1,12 @@
 """Selection of the runs for an IsoFLOP profile: a window around the lowest loss, without outliers.
 
 A parabola or the shape of the loss law describes a profile near its minimum. Far from it real sweeps
-deviate from both: at .01 tokens per parameter, or with warm-up longer than the run, the loss is several
-times further from the minimum than the curve, and least squares shifts the minimum. A profile therefore uses
-the sizes within a window of the lowest measured loss.
+deviate from both, as at .01 tokens per parameter, or with warm-up longer than the run.
 
 The window is chosen from the data, once for all budgets: the widest of WIDTHS whose scatter about the
 fitted parabolas is at most GROWTH times that of the narrowest, by the median and by the root mean
-square. On sweeps that follow the law, this is the widest window in nine of ten cases; on profiles that
-reach far into the data-starved range, it is the narrowest. With this window, the exponents of all ten
-published RefinedWeb sweeps (Porian et al. 2024) are within .03 of the published values; with all sizes,
-those of five are (docs/fitting.md).
+square. With this window, the exponents of all ten published RefinedWeb sweeps (Porian et al. 2024) are
+within .03 of the published values; with all sizes, those of five are (docs/fitting.md).
 
 Outliers inside the windows are runs whose studentized residual exceeds MAX_RESIDUAL robust standard
 deviations, pooled over budgets, and MIN_MISS of the loss. They are excluded one at a time, and

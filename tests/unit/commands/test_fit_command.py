@@ -340,7 +340,6 @@ def test_a_word_given_twice_or_resamples_beyond_memory_are_refused(fit):
     rows = table(SIZES, RATIOS * SIZES, LAW(SIZES, RATIOS * SIZES))
     for words, said in (
         (["out_dir=other"], "out_dir is given 2 times"),
-        (["approaches=[isoflop,isoflop]"], "contains an approach twice"),
         (["n_bootstrap=1000000000"], "n_bootstrap=1000000000: so many resamples"),
     ):
         code, out, err = fit(rows, *words)

@@ -188,7 +188,7 @@ def test_a_run_with_one_point_or_backward_flops_is_left_out_by_name(curves):
     obs.C[np.flatnonzero(obs.run_id == "run001")[30]] *= 10
     fit = fit_envelope(obs.where(np.setdiff1d(np.arange(len(obs)), lone)), n_bootstrap=0)
     assert fit.refusals == [
-        "run run000: one point is no curve.",
+        "run run000: fewer than two points after its last gap of over a factor 3 in C.",
         "run run001: N changes along the curve, or C does not rise with D.",
     ]
     assert fit.n_runs == len(np.unique(obs.run_id)) - 2
@@ -309,7 +309,7 @@ def test_two_points_far_apart_are_no_curve(constant_rate):
     fit = fit_envelope(obs, schedule="constant", n_bootstrap=0)
     assert fit.n_runs == 21
     assert fit.refusals[0].startswith(
-        "run run03: its last two points lie over a factor 3 apart in C"
+        "run run03: fewer than two points after its last gap of over a factor 3 in C."
     )
 
 
