@@ -23,8 +23,6 @@ RESAMPLINGS = {  # -> name of the method
 N_PARAMETERS = 5  # of the loss law
 VARIANCE = 0.88  # of random weights on many runs
 MAX_VARIANCE = 5.0  # of the weights of one resample: beyond, a few runs have all the weight
-OFF_CENTRE = 0.05  # warn of an estimate in the outer twentieth of its 80% interval, or outside
-MIN_WIDTH = 1e-4  # of the interval of an exponent, for that warning
 ZERO_WIDTH = 1e-6  # of the interval of an exponent: resamples that differ by less do not vary
 MIN_SUCCESS = 0.5  # share of resamples that must be fitted for an interval
 
@@ -102,7 +100,7 @@ def power_laws(
                 "falls",
             )
     fitted = samples[np.isfinite(samples).all(axis=1)]
-    n, a = len(samples), N_line[1]
+    n = len(samples)
     warnings = []
     if n and len(fitted) < MIN_SUCCESS * n:
         warnings.append(
@@ -131,13 +129,6 @@ def power_laws(
         low95, p10, p90, high95 = map(float, np.percentile(pairs[:, 1], (2.5, 10, 90, 97.5)))
         stored = [seven_digits(row) for row in pairs.T]
         laws.append(PowerLaw(float(np.exp(log_k)), exponent, p10, p90, [low95, high95], stored))
-    p10, p90 = np.percentile(fitted[:, 1], (10, 90))
-    margin = OFF_CENTRE * (p90 - p10)
-    if p90 - p10 >= MIN_WIDTH and not p10 + margin <= a <= p90 - margin:
-        warnings.append(
-            f"a={a:.3f} lies at an end of its own interval, {p10:.3g} to {p90:.3g}, or outside: the resamples "
-            "differ from the fit to all runs, so few runs decide it. Add runs before using either."
-        )
     return laws[0], laws[1], warnings
 
 

@@ -122,7 +122,7 @@ def _fit_window(
     """The law of the runs inside, refitted without outliers."""
 
     def fit(keep: np.ndarray) -> LossLaw:
-        return fit_loss_law(obs.N[keep], obs.D[keep], obs.L[keep], None, **settings)[0]
+        return fit_loss_law(obs.N[keep], obs.D[keep], obs.L[keep], **settings)[0]
 
     law = fit(inside)
     outliers = _outliers(np.log(obs.L / law(obs.N, obs.D)), inside)

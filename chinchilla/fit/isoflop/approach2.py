@@ -191,7 +191,7 @@ def parabolas_of(obs: Observations, window: str = "auto") -> list[Profile]:
 def _law(runs: Observations, how: dict[str, Any]) -> tuple[LossLaw | None, list[str]]:
     """Approach 3's law of these runs, or a warning if it fails."""
     try:
-        return fit_loss_law(runs.N, runs.D, runs.L, None, **how)[0], []
+        return fit_loss_law(runs.N, runs.D, runs.L, **how)[0], []
     except FitError as error:
         return None, [
             "parabolas instead of the exact shape, because approach 3 gives no alpha and beta: "

@@ -73,7 +73,7 @@ def fit_parametric(
     check_falling(obs, "approach 3")
     check_signal(obs, "approach 3")
 
-    law, certificate = fit_loss_law(obs.N, obs.D, obs.L, None, **how)
+    law, certificate = fit_loss_law(obs.N, obs.D, obs.L, **how)
     residuals = np.log(obs.L / law(obs.N, obs.D))
 
     solver = FrontierSolver.of(obs)

@@ -242,9 +242,9 @@ class Problem:
         N, D = np.exp(self.u + self.centre[0]), np.exp(self.v + self.centre[1])
         return self.law(theta).jacobian(N, D, self.centre)
 
-    def condition_number(self, theta: np.ndarray, w: np.ndarray) -> float:
-        """Condition number of the weighted Jacobian of ln L_hat, columns scaled to length 1."""
-        J = self.jacobian(theta) * np.sqrt(w)[:, None]
+    def condition_number(self, theta: np.ndarray) -> float:
+        """Condition number of the Jacobian of ln L_hat, columns scaled to length 1."""
+        J = self.jacobian(theta)
         return float(np.linalg.cond(J / np.maximum(np.linalg.norm(J, axis=0), 1e-300)))
 
 

@@ -58,7 +58,6 @@ def fit_loss_law(
     N: np.ndarray,
     D: np.ndarray,
     L: np.ndarray,
-    weights: np.ndarray | None = None,
     huber_delta: float = 1e-3,
     objective: str = "huber",
 ) -> tuple[LossLaw, dict[str, Any]]:
@@ -68,7 +67,6 @@ def fit_loss_law(
         N: (n,) parameters.
         D: (n,) tokens.
         L: (n,) final loss, nats per token.
-        weights: (n,) how often each row counts; 2 equals the row twice. None = 1.
         huber_delta: where the Huber loss turns linear, in log-loss.
         objective: of log-residuals: huber (the paper's sum), lad (sum |r|), least_squares
             (sum r^2/2).
@@ -83,12 +81,11 @@ def fit_loss_law(
         FitError: too few runs or sizes, no convergence, a law without trade-off (an exponent at
             a bound), parameters that these runs cannot tell apart.
     """
-    w = np.ones(len(N)) if weights is None else np.asarray(weights, float)
-    _check_design(N[w > 0], D[w > 0], L[w > 0])
+    _check_design(N, D, L)
     problem, widths = Problem.of(N, D, L), huber_widths(objective, huber_delta)
     for which in ("sides", "grid"):
-        first = problem.starts(w[None], which)[0]  # (n_starts, 5)
-        end = problem.solve(first, np.broadcast_to(w, (len(first), len(w))), widths)
+        first = problem.starts(np.ones((1, len(L))), which)[0]  # (n_starts, 5)
+        end = problem.solve(first, np.ones((len(first), len(L))), widths)
         if end.converged.all() and np.ptp(end.f) <= 1e-8 * end.f.min() + 1e-20:
             break
     f = np.where(end.converged, end.f, np.inf)
@@ -103,7 +100,7 @@ def fit_loss_law(
         )
     theta, lowest, predicted = end.theta[best], float(f[best]), float(end.predicted[best])
     if objective == "lad":
-        exact = polish(problem, theta, w)
+        exact = polish(problem, theta)
         if not exact.converged[0]:
             raise FitError(
                 "approach 3 with objective=lad did not converge: the last linear programme predicts a "
@@ -121,7 +118,7 @@ def fit_loss_law(
         "n_converged": int(end.converged.sum()),
         "n_agreeing": int((f <= f[best] + tolerance).sum()),
         "bound_hits": hits,
-        "condition_number": problem.condition_number(theta, w),
+        "condition_number": problem.condition_number(theta),
     }
     if any(name in hit for hit in hits for name in ("alpha", "beta")):
         raise FitError(

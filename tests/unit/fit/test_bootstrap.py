@@ -55,15 +55,6 @@ def test_the_method_names_the_bootstrap_and_the_number_of_resamples():
     assert method("pairs", 4_000) == "pairs bootstrap of runs, 4,000 resamples"
 
 
-@pytest.mark.parametrize(("estimate", "reported"), [(0.5, False), (0.419, True), (0.425, True)])
-def test_an_estimate_at_an_end_of_its_own_interval_is_reported(estimate, reported):
-    samples = np.tile(np.linspace(0.4, 0.6, 101)[:, None], (1, 4))  # 10% at .42, 90% at .58
-    *_, warnings = power_laws((0.5, estimate), (0.5, 1 - estimate), samples)
-    assert len(warnings) == reported
-    text = f"a={estimate:.3f} lies at an end of its own interval, 0.42 to 0.58, or outside"
-    assert all(text in w for w in warnings)
-
-
 def test_sizes_or_tokens_that_fall_with_compute_are_refused():
     for N, D, name in ((-0.2, 1.2, "N_opt"), (1.1, -0.1, "D_opt")):
         with pytest.raises(FitError, match=f"{name} falls as C grows") as error:

@@ -251,7 +251,6 @@ def test_the_exponent_lies_inside_its_own_interval(ladders, law):
         fit = fit_envelope(ladders(12, noise=2e-3, seed=seed), n_bootstrap=100)
         assert fit.N_opt.p10 < fit.N_opt.exponent < fit.N_opt.p90
         assert fit.N_opt.ci95[0] < a < fit.N_opt.ci95[1]
-        assert not any("its own interval" in w for w in fit.warnings)
 
 
 def test_four_thousand_resamples_of_run_ends_take_a_second(isoflop_runs):

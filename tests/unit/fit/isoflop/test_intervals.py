@@ -19,7 +19,7 @@ def test_a_resample_is_what_losses_with_redrawn_signs_give(isoflop_runs, monkeyp
     """Profiles and approach 3 fitted again to losses whose residuals have other signs, small noise."""
     obs = isoflop_runs(ISOFLOP_BUDGETS[::2], half_width=16, noise=1e-4)
     cost = FlopsPerToken.from_observations(obs)
-    law, _ = fit_loss_law(obs.N, obs.D, obs.L, None, **SMOOTH)
+    law, _ = fit_loss_law(obs.N, obs.D, obs.L, **SMOOTH)
     budgets = np.unique(obs.budget_labels)
     used = [
         fit_budget(obs.where(obs.budget_labels == b), b, (law.alpha, law.beta), cost)
@@ -33,7 +33,7 @@ def test_a_resample_is_what_losses_with_redrawn_signs_give(isoflop_runs, monkeyp
     expected, apart = [], []
     for s in signs:
         fitted = law(obs.N, obs.D)
-        new, _ = fit_loss_law(obs.N, obs.D, fitted * (obs.L / fitted) ** s, None, **SMOOTH)
+        new, _ = fit_loss_law(obs.N, obs.D, fitted * (obs.L / fitted) ** s, **SMOOTH)
         for exponents, kept in (((new.alpha, new.beta), expected), ((law.alpha, law.beta), apart)):
             again = []
             for p, b in zip(used, budgets, strict=True):

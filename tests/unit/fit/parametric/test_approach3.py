@@ -41,18 +41,6 @@ def test_flops_other_than_6nd_change_the_frontier_but_not_the_law(law, observe):
     assert "own C/D" in fit.settings["frontier"]
 
 
-def test_a_weight_of_two_is_the_row_twice(scattered_runs):
-    obs = scattered_runs(noise=0.005)
-    w = np.ones(len(obs))
-    w[::3] = 2
-    twice = np.concatenate([np.arange(len(obs)), np.arange(len(obs))[::3]])
-    weighted, c1 = fit_loss_law(obs.N, obs.D, obs.L, weights=w)
-    repeated, c2 = fit_loss_law(obs.N[twice], obs.D[twice], obs.L[twice])
-    assert c1["objective"] == pytest.approx(c2["objective"], rel=1e-12)
-    assert weighted.alpha == pytest.approx(repeated.alpha, rel=1e-6)
-    assert weighted.B == pytest.approx(repeated.B, rel=1e-5)
-
-
 def test_no_neighbouring_law_has_a_lower_objective(scattered_runs):
     """The certificate against the definition: 500 random nearby laws, objective by hand."""
     obs = scattered_runs(noise=0.005)
