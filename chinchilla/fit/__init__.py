@@ -54,19 +54,12 @@ def fit_all(
     Returns:
         The results, and the reasons of the approaches that cannot be fitted.
     """
+    law = {"huber_delta": command.huber_delta, "objective": command.objective}
+    profile = {"profile": command.isoflop_profile, "window": command.isoflop_window}
     settings: dict[str, dict[str, Any]] = {
         "envelope": {"schedule": command.envelope_schedule},
-        "isoflop": {
-            "profile": command.isoflop_profile,
-            "window": command.isoflop_window,
-            "huber_delta": command.huber_delta,
-            "objective": command.objective,
-        },
-        "parametric": {
-            "huber_delta": command.huber_delta,
-            "objective": command.objective,
-            "resampling": command.resampling,
-        },
+        "isoflop": profile | law,
+        "parametric": {"resampling": command.resampling} | law,
     }
     bootstrap = {"n_bootstrap": command.n_bootstrap, "seed": command.seed}
     fitted, refused = {}, {}

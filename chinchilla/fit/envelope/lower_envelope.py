@@ -77,29 +77,24 @@ def _censored(at: np.ndarray, N: np.ndarray, curves: Curves, keep: np.ndarray) -
         curves: all runs.
         keep: indices of the runs of the envelope.
     """
-    smallest, started, largest = (sizes[at] for sizes in _size_ranges(curves, keep))
-    high = np.flatnonzero(N >= largest)
-    last = high[0] if len(high) else len(at)
-    low = np.flatnonzero((N <= smallest) | (N >= started))
-    low = low[(low < last) | (N[low] <= smallest[low])]
-    first = low[-1] + 1 if len(low) else 0
-    i = np.arange(len(at))
-    censored: np.ndarray = (i < first) | (i >= last)
-    return censored
-
-
-def _size_ranges(curves: Curves, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(g,) smallest and largest size with a curve at C or below, and largest with one at C or above."""
     first, last = curves.on[keep].T
-    some = last >= 0
-    N = curves.N[keep][some]
-    smallest, started = np.full(len(curves.C), np.inf), np.zeros(len(curves.C))
-    largest = np.zeros(len(curves.C))
-    np.minimum.at(smallest, first[some], N)
-    np.maximum.at(started, first[some], N)
-    np.maximum.at(largest, last[some], N)
-    largest = np.maximum.accumulate(largest[::-1])[::-1]
-    return np.minimum.accumulate(smallest), np.maximum.accumulate(started), largest
+    some, shape = last >= 0, len(curves.C)
+    sizes = curves.N[keep][some]
+    # (g,) smallest and largest size with a curve at C or below, and largest with one at C or above.
+    smallest, started, largest = np.full(shape, np.inf), np.zeros(shape), np.zeros(shape)
+    np.minimum.at(smallest, first[some], sizes)
+    np.maximum.at(started, first[some], sizes)
+    np.maximum.at(largest, last[some], sizes)
+    smallest, started = np.minimum.accumulate(smallest)[at], np.maximum.accumulate(started)[at]
+    largest = np.maximum.accumulate(largest[::-1])[::-1][at]
+    high = np.flatnonzero(N >= largest)
+    end = high[0] if len(high) else len(at)
+    low = np.flatnonzero((N <= smallest) | (N >= started))
+    low = low[(low < end) | (N[low] <= smallest[low])]
+    start = low[-1] + 1 if len(low) else 0
+    i = np.arange(len(at))
+    censored: np.ndarray = (i < start) | (i >= end)
+    return censored
 
 
 def check_competition(runs: Observations) -> None:

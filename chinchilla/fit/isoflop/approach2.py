@@ -4,11 +4,10 @@ For each budget C, a curve in ln N is fitted to the final losses. Its minimum is
 D_opt(C) is the number of tokens that C FLOPs allow at that size. Straight lines through the minima
 in log-log coordinates give the frontier.
 
-The curve is the paper's parabola or the exact shape of a profile under the loss law (`profile.py`).
-The minimum of a parabola is biased where alpha differs from beta: with nine sizes up to 8 times
-larger and smaller, in the default window, its N_opt at ten times the largest C is 1.9% too large, while the
-exact shape has no measurable bias (docs/results/coverage.json, scripts/studies/coverage.py). The exact shape is the
-default.
+The curve is the exact shape of a profile under the loss law (the default) or the paper's parabola
+(`profile.py`), whose minimum is biased where alpha differs from beta: with nine sizes up to 8 times larger
+and smaller, in the default window, its N_opt at ten times the largest C is 1.9% too large
+(docs/results/coverage.json).
 
 A run has a whole number of steps, so that it does not spend its budget exactly. The points are
 therefore at the C spent; `budget_flops` only groups the runs and labels the points. `intervals.py`

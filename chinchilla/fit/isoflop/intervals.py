@@ -7,11 +7,10 @@ residuals divided by sqrt(1 - leverage) (HC2, MacKinnon and White 1985). For the
 With exponents drawn independently of the residuals, nominal 80% intervals covered N_opt at ten
 times the largest C in only 71 to 83% of sweeps.
 
-The spread is widened from a normal distribution to Student's t. Its degrees of freedom are
-Satterthwaite's, from the variances within each budget (Bell and McCaffrey 2002): the smaller of
-those of a and those of N_opt at FAR times the largest C. The noise is assumed to be equal within a
-budget; if the outermost sizes are noisier, intervals are too narrow. docs/fitting.md gives the
-measured coverage.
+The spread is widened to Student's t. Its degrees of freedom are Satterthwaite's, from the variances
+within each budget (Bell and McCaffrey 2002): the smaller of those of a and those of N_opt at FAR times
+the largest C. The noise is assumed to be equal within a budget. docs/fitting.md gives the measured
+coverage.
 """
 
 from typing import Any

@@ -59,8 +59,7 @@ class Problem:
 
     def law(self, theta: np.ndarray) -> LossLaw:
         """Law of one (5,) parameter vector."""
-        E, A, B, alpha, beta = map(float, self.laws(theta[None])[0])
-        return LossLaw(E, A, B, alpha, beta)
+        return LossLaw(*map(float, self.laws(theta[None])[0]))
 
     def laws(self, theta: np.ndarray) -> np.ndarray:
         """(k, 5) E, A, B, alpha, beta of (k, 5) parameter vectors."""
@@ -80,8 +79,8 @@ class Problem:
 
         Args:
             w: (k, n) weights.
-            which: "best" for the best node; "sides" to add the best nodes whose alpha or beta is at
-                least 2.2 times smaller or larger; "grid" for all nodes.
+            which: "sides" for the best node and the best ones whose alpha or beta is at least 2.2 times
+                smaller or larger; "grid" for all nodes.
 
         Returns:
             (k, n_starts, 5) parameter vectors, best first.
@@ -102,13 +101,10 @@ class Problem:
         ridge = 1e-10 * np.trace(M, axis1=-2, axis2=-1)[..., None, None] * np.eye(3)
         coefficients = np.linalg.solve(M + ridge, q[..., None])[..., 0]  # (k, g, 3) A, B, E
         coefficients = np.maximum(coefficients, 1e-2 * np.exp(self.y.mean()))
-        misfit = ((M @ coefficients[..., None])[..., 0] * coefficients - 2 * q * coefficients).sum(
-            -1
-        )
+        fitted = (M @ coefficients[..., None])[..., 0]
+        misfit = (coefficients * (fitted - 2 * q)).sum(axis=-1)
         order = np.argsort(misfit, axis=1)
-        if which == "best":
-            order = order[:, :1]
-        elif which == "sides":
+        if which == "sides":
             di, dj = i[order] - i[order[:, :1]], j[order] - j[order[:, :1]]
             sides = (di == 0, di <= -SIDE, di >= SIDE, dj <= -SIDE, dj >= SIDE)
             order = np.take_along_axis(order, np.stack([s.argmax(1) for s in sides], 1), 1)

@@ -45,8 +45,7 @@ class Laws:
 
     def law(self, i: int) -> LossLaw:
         """The i-th law."""
-        E, A, B, alpha, beta = map(float, self.theta[i])
-        return LossLaw(E, A, B, alpha, beta)
+        return LossLaw(*map(float, self.theta[i]))
 
     @property
     def a(self) -> np.ndarray:
@@ -174,7 +173,7 @@ def refit_loss_law(
         """Refit `rows` from their own starts; returns the share with a lower minimum or first convergence."""
         if not len(rows):
             return 0.0
-        own = problem.solve(problem.starts(weights[rows], "best")[:, 0], weights[rows], widths)
+        own = problem.solve(problem.starts(weights[rows])[:, 0], weights[rows], widths)
         better = own.converged & (~converged[rows] | (own.f < f[rows] * (1 - 1e-8) - 1e-20))
         at = rows[better]
         theta[at], f[at], converged[at] = own.theta[better], own.f[better], True
