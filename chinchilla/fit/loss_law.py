@@ -4,7 +4,7 @@ N_opt(C) and D_opt(C) have a closed form where C = 6*N*D (Hoffmann et al. 2022, 
 FLOPs they follow from the first-order condition.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -34,15 +34,10 @@ class LossLaw:
     B: float
     alpha: float
     beta: float
-    intervals: dict[str, list[float]] = field(default_factory=dict)  # name -> [p10, p90]
 
     def __str__(self) -> str:
         terms = f"{self.A:.4g} / N^{self.alpha:.4f} + {self.B:.4g} / D^{self.beta:.4f}"
-        text = f"L(N, D) = {self.E:.4f} + {terms} nats per token"
-        if self.intervals:
-            bounds = (f"{k} {low:.4g} to {high:.4g}" for k, (low, high) in self.intervals.items())
-            text += f"; 10-90%: {', '.join(bounds)}"
-        return text
+        return f"L(N, D) = {self.E:.4f} + {terms} nats per token"
 
     def __call__(self, N: np.ndarray | float, D: np.ndarray | float) -> np.ndarray:
         """Loss at N parameters and D tokens, broadcast."""

@@ -135,6 +135,8 @@ class FitResult:
 
     def __str__(self) -> str:
         """Both power laws with their intervals and method, the law, warnings and unused data."""
+        samples = zip(("E", "A", "B", "alpha", "beta"), self.law_samples, strict=False)
+        bounds = ["{} {:.4g} to {:.4g}".format(k, *np.percentile(x, (10, 90))) for k, x in samples]
         counted = [f"{key.partition('_')[0]} {value}" for key, value in self.conventions.items()]
         lines = [
             f"{called(self.approach)}: {self.n_runs} runs; {', '.join(counted)}",
@@ -142,6 +144,7 @@ class FitResult:
             f"  D_opt = {self.D_opt}",
             f"  80% interval: {self.settings.get('interval', 'none')}",
             *([f"  {self.law}"] if self.law else []),
+            *([f"  10-90%: {', '.join(bounds)}"] if bounds else []),
             *(f"  warning: {text}" for text in self.warnings),
             *(f"  not used: {text}" for text in self.refusals),
         ]

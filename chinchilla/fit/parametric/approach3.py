@@ -87,11 +87,6 @@ def fit_parametric(
     if N_opt.samples:
         fitted = refits.theta[np.isfinite(samples).all(axis=1)]  # (k, 5)
         law_samples = [bootstrap.seven_digits(row) for row in fitted.T]
-        bounds = np.percentile(fitted, (10, 90), axis=0).T.tolist()
-        names = ("E", "A", "B", "alpha", "beta")
-        law = LossLaw(
-            law.E, law.A, law.B, law.alpha, law.beta, dict(zip(names, bounds, strict=True))
-        )
 
     if certificate["bound_hits"]:
         warnings.append(f"at a bound: {'; '.join(certificate['bound_hits'])}.")

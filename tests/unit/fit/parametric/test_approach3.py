@@ -62,7 +62,7 @@ def test_no_neighbouring_law_has_a_lower_objective(scattered_runs):
 def test_the_interval_covers_the_law_it_was_drawn_from(scattered_runs, law):
     fit = fit_parametric(scattered_runs(noise=0.003, seed=1), n_bootstrap=100, seed=3)
     assert fit.N_opt.p10 < law.beta / (law.alpha + law.beta) < fit.N_opt.p90
-    low, high = fit.law.intervals["alpha"]
+    low, high = np.percentile(fit.law_samples[3], (10, 90))
     assert low < law.alpha < high
     assert len(fit.N_opt.samples[0]) == 100
     again = fit_parametric(scattered_runs(noise=0.003, seed=1), n_bootstrap=100, seed=3)
