@@ -25,7 +25,6 @@ from chinchilla.config.fit import (
     IsoflopProfile,
     IsoflopWindow,
     Objective,
-    Resampling,
 )
 from chinchilla.core.errors import InputError
 from chinchilla.diagnose.verdicts import Diagnostics
@@ -54,7 +53,6 @@ def fit(
     isoflop_profile: IsoflopProfile = "exact",
     objective: Objective = "huber",
     huber_delta: float = 1e-3,
-    resampling: Resampling = "bayesian",
     envelope_schedule: EnvelopeSchedule = "matched",
     approach3_law: Approach3Law = "auto",
 ) -> FitResults:
@@ -74,7 +72,6 @@ def fit(
         isoflop_profile: approach 2: "exact", or "parabola" as the paper.
         objective: approach 3: "huber", "lad" or "least_squares", of log-residuals.
         huber_delta: approach 3: where the Huber loss turns linear.
-        resampling: approach 3: how runs are resampled.
         envelope_schedule: approach 1: learning rates that decay to the end of each run ("matched"), or
             "constant".
         approach3_law: of approach 3 in the recommendation: "auto" (adds a law with two
@@ -100,7 +97,6 @@ def fit(
         isoflop_profile=isoflop_profile,
         objective=objective,
         huber_delta=huber_delta,
-        resampling=resampling,
         envelope_schedule=envelope_schedule,
         approach3_law=approach3_law,
     )

@@ -16,7 +16,6 @@ IsoflopProfile = Literal["exact", "parabola"]
 IsoflopWindow = Literal["auto", "all"]
 Duplicates = Literal["drop", "refuse"]  # treatment of exact copies of a run
 Approach3Law = Literal["auto", "power", "saturating"]  # of approach 3 in the recommendation
-Resampling = Literal["bayesian", "pairs"]
 
 APPROACHES: tuple[str, ...] = get_args(Approach)
 N_CONVENTIONS = CONVENTIONS["n_convention"]
@@ -68,7 +67,6 @@ class FitCommand(Config):
         "Approach 3 in the recommendation; auto considers both laws.",
         choices=APPROACH3_LAWS,
     )
-    resampling: str = setting("bayesian", "Approach 3: bootstrap.", choices=get_args(Resampling))
     envelope_schedule: str = setting(
         "matched",
         "Approach 1: learning rate of the curves; matched: decays to the end of each run.",

@@ -59,7 +59,7 @@ def fit_all(
     settings: dict[str, dict[str, Any]] = {
         "envelope": {"schedule": command.envelope_schedule},
         "isoflop": profile | law,
-        "parametric": {"resampling": command.resampling} | law,
+        "parametric": law,
     }
     bootstrap = {"n_bootstrap": command.n_bootstrap, "seed": command.seed}
     fitted, refused = {}, {}

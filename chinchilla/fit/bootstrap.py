@@ -16,10 +16,6 @@ import numpy as np
 from chinchilla.core.errors import FitError
 from chinchilla.fit.result import PowerLaw
 
-RESAMPLINGS = {  # -> name of the method
-    "bayesian": "Bayesian bootstrap of runs, Student's t",
-    "pairs": "pairs bootstrap of runs",
-}
 N_PARAMETERS = 5  # of the loss law
 VARIANCE = 0.88  # of random weights on many runs
 MAX_VARIANCE = 5.0  # of the weights of one resample: beyond, a few runs have all the weight
@@ -137,8 +133,6 @@ def seven_digits(values: np.ndarray) -> list[float]:
     return [float(f"{x:.7g}") for x in values]
 
 
-def method(resampling: str, n_resamples: int) -> str:
-    """Description of an interval for FitResult.settings, by a key of RESAMPLINGS or a method's name."""
-    if n_resamples == 0:
-        return "none (n_bootstrap=0)"
-    return f"{RESAMPLINGS.get(resampling, resampling)}, {n_resamples:,} resamples"
+def method(name: str, n_resamples: int) -> str:
+    """Description of an interval for FitResult.settings."""
+    return f"{name}, {n_resamples:,} resamples" if n_resamples else "none (n_bootstrap=0)"

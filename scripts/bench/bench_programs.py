@@ -60,8 +60,7 @@ TASKS = [
     Task("vpnls", "fine", "point", "the same, grid of 0.001", LINEAR),
     Task("vpnls", "scipy", "point", "the same, method=scipy", LINEAR),
     Task("ours", "refits", "resamples", "refit_loss_law of 4000 resamples"),
-    Task("ours", "intervals", "resamples",
-         "fit_parametric(n_bootstrap=4000, resampling=pairs), whole"),
+    Task("ours", "intervals", "resamples", "fit_parametric(n_bootstrap=4000), whole"),
     Task("epoch", "resamples", "resamples", "its bootstrap cell: 4000, BFGS from one start each",
          slow=True),
     Task("vpnls", "resamples", "resamples", "README's call on 50 resamples, times 80; it has no bootstrap",
@@ -108,7 +107,7 @@ def ours(folder: Path, points: Found, name: str) -> Work:
         return {"share_certified": float(laws.converged.mean()), **_spread(laws.theta)}
 
     def intervals() -> Found:
-        fit = fit_parametric(obs, n_bootstrap=N_RESAMPLES, resampling="pairs")
+        fit = fit_parametric(obs, n_bootstrap=N_RESAMPLES)
         assert fit.N_opt.samples
         return _exponents(fit.N_opt.exponent, fit.N_opt.samples[1])
 

@@ -15,10 +15,10 @@ from scipy.spatial import ConvexHull
 from chinchilla.core.paper import GOPHER_BUDGET, ISOFLOP_BUDGETS, SEQ_LEN, TABLE_A9, VOCAB_SIZE
 from chinchilla.core.shapes import ModelShape, flops_per_token
 from chinchilla.fit import FitResult, LossLaw, fit_envelope, fit_isoflop, fit_parametric
-from chinchilla.fit.bootstrap import draw_counts
+from chinchilla.fit.bootstrap import draw_counts, power_laws
 from chinchilla.fit.envelope.curves import read_curves
 from chinchilla.fit.envelope.lower_envelope import curve_envelopes
-from chinchilla.fit.loss_law import named_law, six_nd_frontier
+from chinchilla.fit.loss_law import FrontierSolver, named_law, six_nd_frontier
 from chinchilla.fit.numerics import log_log_line
 from chinchilla.fit.parametric.approach3 import fit_loss_law, refit_loss_law
 from chinchilla.fit.parametric.newton import Problem
@@ -141,7 +141,11 @@ def resampled() -> FitResult:
     """4000 pairs resamples of the 240 points."""
     obs = Observations.from_csv(public("hoffmann_fig4.csv"), flop_convention="six_nd")
     obs = obs.where(np.sort(np.argsort(obs.L)[:-5]))
-    return fit_parametric(obs, n_bootstrap=4000, resampling="pairs")
+    fit = fit_parametric(obs, n_bootstrap=0)
+    laws = refit_loss_law(obs.N, obs.D, obs.L, draw_counts(len(obs), 4000, 0), fit.law)
+    solver = FrontierSolver.of(obs)
+    N_opt, _, _ = power_laws(*solver.lines(fit.law), solver.all_lines(laws.theta))
+    return replace(fit, N_opt=N_opt, law_samples=laws.theta.T.tolist())
 
 
 def test_approach_3_interval_is_the_one_that_besiroglu_found(resampled):

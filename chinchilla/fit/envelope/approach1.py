@@ -147,7 +147,7 @@ def fit_envelope(
             else "through the middles of the steps between sizes, evenly in ln C",
             "n_bootstrap": n_bootstrap,
             "seed": seed,
-            "interval": bootstrap.method("pairs", n_bootstrap),
+            "interval": bootstrap.method("pairs bootstrap of runs", n_bootstrap),
         },
         details=details,
         refusals=refusals,

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.config.fit import Objective, Resampling, check_settings
+from chinchilla.config.fit import Objective, check_settings
 from chinchilla.core.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.loss_law import FrontierSolver
@@ -37,7 +37,6 @@ def fit_parametric(
     objective: Objective = "huber",
     n_bootstrap: int = 1_000,
     seed: int = 0,
-    resampling: Resampling = "bayesian",
 ) -> FitResult:
     """Fit approach 3: the loss law of all final losses, and its frontier.
 
@@ -51,7 +50,6 @@ def fit_parametric(
         objective: huber, lad or least_squares, of log-residuals.
         n_bootstrap: resamples of runs; 0 for no interval.
         seed: of the resampling.
-        resampling: how runs are drawn or weighted: a key of `bootstrap.RESAMPLINGS`.
 
     Returns:
         A FitResult with law, certificate and details["outliers"]: the run_ids, and a without them.
@@ -61,7 +59,7 @@ def fit_parametric(
         InputError: an invalid setting.
     """
     how: dict[str, Any] = {"huber_delta": huber_delta, "objective": objective}
-    check_settings(resampling=resampling, n_bootstrap=n_bootstrap, seed=seed, **how)
+    check_settings(n_bootstrap=n_bootstrap, seed=seed, **how)
     runs = observations_of(obs)
     runs.check_distinct()
     obs = runs.finals()
@@ -77,8 +75,7 @@ def fit_parametric(
     residuals = np.log(obs.L / law(obs.N, obs.D))
 
     solver = FrontierSolver.of(obs)
-    draw = bootstrap.draw_counts if resampling == "pairs" else bootstrap.random_weights
-    weights = draw(len(obs), n_bootstrap, seed)
+    weights = bootstrap.random_weights(len(obs), n_bootstrap, seed)
     refits = refit_loss_law(obs.N, obs.D, obs.L, weights, law, **how)
     samples = solver.all_lines(refits.theta)
     scatter = float(np.sqrt(np.mean(residuals**2)))
@@ -120,8 +117,7 @@ def fit_parametric(
             else "line through the exact optima over the observed C, FLOPs per token from the runs' own C/D",
             "n_bootstrap": n_bootstrap,
             "seed": seed,
-            "resampling": resampling,
-            "interval": bootstrap.method(resampling, n_bootstrap),
+            "interval": bootstrap.method("Bayesian bootstrap of runs, Student's t", n_bootstrap),
         },
         law=law,
         law_samples=law_samples,

@@ -52,7 +52,7 @@ def test_some_failed_resamples_are_counted_in_a_warning():
 
 def test_the_method_names_the_bootstrap_and_the_number_of_resamples():
     assert method("pairs", 0).startswith("none")
-    assert method("pairs", 4_000) == "pairs bootstrap of runs, 4,000 resamples"
+    assert method("pairs bootstrap", 4_000) == "pairs bootstrap, 4,000 resamples"
 
 
 def test_sizes_or_tokens_that_fall_with_compute_are_refused():

@@ -115,7 +115,7 @@ def test_an_invalid_value_is_refused_in_one_line(edited, path, value, part):
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ((*FIT, "settings", "resampling"), "foo"),
+        ((*FIT, "settings", "interval"), "foo"),
         ((*FIT, "details"), {}),
         (("approaches", "isoflop", "details"), {}),
         (("approaches", "isoflop", "details", "budgets"), None),

@@ -351,7 +351,6 @@ def test_alpha_and_beta_come_from_the_given_objective(isoflop_runs):
         (fit_parametric, {"huber_delta": np.nan}, "huber_delta=nan must be above 0"),
         (fit_parametric, {"huber_delta": "x"}, "huber_delta=x must be above 0"),
         (fit_parametric, {"objective": "mean"}, "objective='mean': choose one of huber, lad"),
-        (fit_parametric, {"resampling": "jack"}, "resampling='jack': choose one of bayesian"),
     ],
     ids=lambda x: str(x) if isinstance(x, dict) else "",
 )
