@@ -29,7 +29,7 @@ import numpy as np
 from chinchilla.config.fit import EnvelopeSchedule, check_settings
 from chinchilla.core.errors import FitError
 from chinchilla.fit import bootstrap
-from chinchilla.fit.envelope.curves import MIN_SIZES, TAIL, WINDOW, Curves, read_curves
+from chinchilla.fit.envelope.curves import TAIL, WINDOW, Curves, read_curves
 from chinchilla.fit.envelope.lower_envelope import (
     Envelope,
     check_competition,
@@ -74,12 +74,6 @@ def fit_envelope(
     """
     check_settings(schedule=schedule, n_bootstrap=n_bootstrap, seed=seed)
     obs = observations_of(obs)
-    sizes = len(np.unique(obs.N))
-    if sizes < MIN_SIZES:
-        raise FitError(
-            f"approach 1 needs {MIN_SIZES} model sizes and these runs have {sizes}. Train more.",
-            "too_few_sizes",
-        )
     curves: Curves | None = None
     refusals: list[str] = []
     envelope_of: Callable[[np.ndarray], Envelope]

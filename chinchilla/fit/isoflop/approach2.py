@@ -31,8 +31,6 @@ from chinchilla.fit.result import FitResult, LossLaw, OptimalPoint, conventions
 from chinchilla.observations.checks import check_signal, repeats
 from chinchilla.observations.table import Observations, observations_of
 
-MAX_LOG_N = 100.0  # a minimum beyond e^100 parameters is not stored
-
 PROFILES = {
     "exact": "E + A/N^alpha + B/D^beta through the final losses of each budget, least squares",
     "parabola": "parabola in ln N through final losses, least squares",
@@ -256,8 +254,8 @@ def _record(p: Profile) -> dict[str, Any]:
         "N": p.obs.N.tolist(),
         "L": p.obs.L.tolist(),
         "curve": curve,
-        "N_opt": float(np.exp(p.x_opt)) if abs(p.x_opt) < MAX_LOG_N else None,
-        "L_opt": _loss(p) if np.isfinite(p.x_opt) else None,
+        "N_opt": None if p.refused else float(np.exp(p.x_opt)),
+        "L_opt": None if p.refused else _loss(p),
         "refused": p.refused or None,
         "kind": p.kind or None,
     }
