@@ -1,11 +1,10 @@
 """Bootstrap intervals, shared by the three approaches.
 
 A resample draws or weights whole runs, because the points of one curve are not independent, and the
-approach is applied again. Approach 3 weights the runs at random (Bayesian bootstrap, Rubin 1981). Every run
-keeps some weight, so that no resample loses the design; drawing pairs with replacement gives
-intervals that are too wide on small sweeps. The weights are normalised over all runs. Their variance is
-drawn for each resample, VARIANCE n/(n - 2.5) times (n - 5)/chi-square(n - 5), so that the
-spread follows Student's t instead of a normal distribution; five is the number of parameters of the law.
+approach is applied again. Approach 3 weights the runs at random (Bayesian bootstrap, Rubin 1981), because
+pairs drawn with replacement lose the design of small sweeps. The variance of the weights is drawn for each
+resample, VARIANCE n/(n - 2.5) times (n - 5)/chi-square(n - 5), so that the spread follows Student's t
+instead of a normal distribution; five is the number of parameters of the law.
 VARIANCE is below 1 because refits of the paper's objective, which is almost least absolute deviations,
 spread about 6% more than the fit itself; the factor n/(n - 2.5) corrects for residuals that are smaller
 than the errors. Both were set empirically by the coverage on the designs of scripts/studies/coverage.py.

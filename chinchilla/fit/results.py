@@ -224,7 +224,7 @@ class FitResults:
         rows = []
         for c in budgets(C):
             r = recommendation(self, c, force)
-            row = {"C": c, "N": r.N, "D": r.D, "D/N": r.ratio, "L": r.L}
+            row: dict[str, Any] = {"C": c, "N": r.N, "D": r.D, "D/N": r.ratio, "L": r.L}
             for name in "NDL":
                 bounds = getattr(r, f"{name}_interval80") or (None, None)
                 row[f"{name}_low"], row[f"{name}_high"] = bounds

@@ -29,7 +29,7 @@ import numpy as np
 from chinchilla.config.fit import EnvelopeSchedule, check_settings
 from chinchilla.core.errors import FitError
 from chinchilla.fit import bootstrap
-from chinchilla.fit.envelope.curves import TAIL, WINDOW, Curves, read_curves
+from chinchilla.fit.envelope.curves import SAME_END, TAIL, WINDOW, Curves, read_curves
 from chinchilla.fit.envelope.lower_envelope import (
     Envelope,
     check_competition,
@@ -152,7 +152,7 @@ def fit_envelope(
 
 def _in_mid_run(curves: Curves, tail_share: float) -> list[str]:
     """Warn if much of the envelope lies in the middle of runs, where learning rates have not decayed."""
-    if curves.one_horizon:
+    if curves.D_end.max() <= SAME_END * curves.D_end.min():
         return [
             f"every curve ends at D={curves.D_end.max():.3g}: if the learning rate decays to its end, all "
             "smaller C are mid-run. If it is constant, use envelope_schedule=constant, which also uses C "

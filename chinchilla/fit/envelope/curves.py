@@ -41,11 +41,6 @@ class Curves:
     D_end: np.ndarray  # (r,) tokens of the whole run, as measured
     on: np.ndarray  # (r, 2) first and last index of C on the curve; (g, -1) if none
 
-    @property
-    def one_horizon(self) -> bool:
-        """Whether all runs end after the same tokens, within SAME_END."""
-        return bool(self.D_end.max() <= SAME_END * self.D_end.min())
-
 
 def smooth(L: np.ndarray) -> np.ndarray:
     """Smooth evenly spaced losses (n,) by a Gaussian over WINDOW points, at most MAX_WINDOW_SHARE of n."""

@@ -7,7 +7,7 @@ FLOPs is left out, as just beyond the end of a budget whose runs were the best.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,7 @@ MAX_POINTS = 200  # envelope points stored for the figure
 RANKS = 12  # best runs stored at each C; a resample contains none of them once in 200,000 C
 
 
-@dataclass(frozen=True)
-class Envelope:
+class Envelope(NamedTuple):
     """Lowest losses, C ascending."""
 
     C: np.ndarray  # (m,)
@@ -40,8 +39,7 @@ class Envelope:
         return np.unique(np.linspace(0, last, MAX_POINTS).round().astype(int))
 
     def where(self, keep: np.ndarray) -> "Envelope":
-        names = ("C", "run", "N", "D", "L", "censored")
-        return Envelope(*(getattr(self, name)[keep] for name in names))
+        return Envelope(*(column[keep] for column in self))
 
 
 def curve_envelopes(curves: Curves) -> Callable[[np.ndarray], Envelope]:
@@ -66,16 +64,10 @@ def curve_envelopes(curves: Curves) -> Callable[[np.ndarray], Envelope]:
 
 
 def _censored(at: np.ndarray, N: np.ndarray, curves: Curves, keep: np.ndarray) -> np.ndarray:
-    """(m,) bool: points of an envelope where a better size may lie outside those of the runs in `keep`.
+    """(m,) bool: where a better size than N may lie outside those of the runs `keep`, at C[at].
 
     These are all points up to the last win of the smallest size, all from the first win of the largest,
     and all up to the last win of a size while no larger one has a curve yet.
-
-    Args:
-        at: (m,) indices of C.
-        N: (m,) sizes on the envelope.
-        curves: all runs.
-        keep: indices of the runs of the envelope.
     """
     first, last = curves.on[keep].T
     some, shape = last >= 0, len(curves.C)

@@ -113,9 +113,8 @@ def fit_isoflop(
         order = np.lexsort((obs.N, obs.budget_labels))
         resampled = obs.where(order[np.isin(obs.budget_labels[order], [p.budget for p in used])])
     samples = resampled_lines(used, cost, n_bootstrap, seed, law, resampled, how)
-    N_opt, D_opt, of_interval = bootstrap.power_laws(
-        (log_k, a), (log_m, b), samples, _scatter(used)
-    )
+    scatter = float(np.sqrt(np.mean(np.concatenate([p.residuals / p.obs.L for p in used]) ** 2)))
+    N_opt, D_opt, of_interval = bootstrap.power_laws((log_k, a), (log_m, b), samples, scatter)
     warnings += of_interval
     if len(used) == 2:
         warnings.append(
@@ -229,11 +228,6 @@ def _check_falling(used: list[Profile], log_C: np.ndarray) -> None:
         "data set.",
         "loss_rises",
     )
-
-
-def _scatter(used: list[Profile]) -> float:
-    """Root mean square of the residuals of all profiles over the losses."""
-    return float(np.sqrt(np.mean(np.concatenate([p.residuals / p.obs.L for p in used]) ** 2)))
 
 
 def _loss(profile: Profile) -> float:

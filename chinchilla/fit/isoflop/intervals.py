@@ -103,14 +103,13 @@ def _moved(used: list[Profile], changes: np.ndarray, cost: FlopsPerToken) -> np.
     shape = used[0].shape
     assert isinstance(shape, ExactShape)
     own = np.array([shape.alpha, shape.beta])
-    slopes = np.empty((2, len(used)))
-    for j in range(2):
-        step = 1e-3 * own[j] * np.eye(2)[j]
-        up, down = (
-            [fit_budget(p.obs, p.budget, (float(e[0]), float(e[1])), cost).x_opt for p in used]
-            for e in (own + step, own - step)
-        )
-        slopes[j] = (np.array(up) - np.array(down)) / (2 * step[j])
+
+    def minima_with(alpha: float, beta: float) -> np.ndarray:
+        return np.array([fit_budget(p.obs, p.budget, (alpha, beta), cost).x_opt for p in used])
+
+    steps = np.diag(1e-3 * own)
+    slopes = np.array([minima_with(*(own + s)) - minima_with(*(own - s)) for s in steps])
+    slopes /= 2e-3 * own[:, None]
     moved: np.ndarray = changes @ np.where(np.isfinite(slopes), slopes, 0.0)
     return moved
 

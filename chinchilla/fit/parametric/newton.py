@@ -12,6 +12,7 @@ Newton's method then uses the exact Hessian, at Huber widths that decrease to th
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,8 +28,7 @@ MAX_MOVE = np.array([2.0, 2.0, 2.0, 0.5, 0.5])  # longest step in a, b, e, alpha
 CHUNK = 24_000  # rows times runs that are processed together, so that arrays stay in the cache
 
 
-@dataclass(frozen=True)
-class Solutions:
+class Solutions(NamedTuple):
     """Results of k minimisations."""
 
     theta: np.ndarray  # (k, 5) a, b, e, alpha, beta in centred coordinates
@@ -124,12 +124,12 @@ class Problem:
         parts = []
         for first in range(0, len(start), at_once):
             rows = slice(first, first + at_once)
-            part = Solutions(start[rows], *[np.empty(0)] * 3)
+            theta = start[rows]
             for width in widths:
-                part = self._descend(part.theta, w[rows], width, width == widths[-1])
+                part = self._descend(theta, w[rows], width, width == widths[-1])
+                theta = part.theta
             parts.append(part)
-        names = ("theta", "f", "predicted", "converged")
-        return Solutions(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+        return Solutions(*map(np.concatenate, zip(*parts, strict=True)))
 
     def _descend(self, start: np.ndarray, w: np.ndarray, width: float, final: bool) -> Solutions:
         """Newton's method with a line search, at one Huber width."""

@@ -7,6 +7,7 @@ with a mean, SciPy's default tolerance, which is absolute, stops after about eig
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +38,7 @@ class Searched:
     def law(self) -> LossLaw:
         """Law of the best end point."""
         a, b, e, alpha, beta = map(float, self.theta[int(self.objectives.argmin())])
-        return LossLaw(*map(float, np.exp((e, a, b))), alpha, beta)
+        return LossLaw(math.exp(e), math.exp(a), math.exp(b), alpha, beta)
 
     @property
     def objective(self) -> float:

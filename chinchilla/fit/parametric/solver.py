@@ -72,7 +72,7 @@ def fit_loss_law(
 
     Returns:
         The law, and its certificate: objective; predicted_relative_decrease (of one more Newton step,
-        over the objective); converged; n_starts (5, or the whole grid of 81 where these disagree);
+        over the objective); n_starts (5, or the whole grid of 81 where these disagree);
         n_converged; n_agreeing (starts that end within 1e-8 of the best); bound_hits;
         condition_number.
 
@@ -112,7 +112,6 @@ def fit_loss_law(
     certificate: dict[str, Any] = {
         "objective": lowest,
         "predicted_relative_decrease": predicted / max(lowest, 1e-300),
-        "converged": True,
         "n_starts": len(first),
         "n_converged": int(end.converged.sum()),
         "n_agreeing": int((f <= f[best] + tolerance).sum()),
