@@ -245,11 +245,7 @@ class FitResults:
         return plot_fits_residuals(self, ax)
 
     def save(self, path: Path | str) -> None:
-        """Write frontier.json to a path that ends in .json, or a folder with it and observations.csv.
-
-        Such a folder can be loaded, diagnosed and reported like the one that `chinchilla fit` writes. It is
-        created if it does not exist.
-        """
+        """Write frontier.json to a path that ends in .json, or a folder with it and observations.csv."""
         path, data = Path(path), self.data
         if path.suffix != ".json":
             path.mkdir(parents=True, exist_ok=True)

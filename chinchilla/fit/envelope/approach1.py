@@ -16,9 +16,6 @@ pieces and weighted evenly in ln C.
 `tail_share` is the share of the envelope in the last 15% of a run (paper, footnote 4: all of it). On 200
 sweeps of curves that end on a known law (docs/results/coverage.json) the mean error of a is +.004 to -.018.
 Resamples of runs lose sizes, so that intervals are conservative with few sizes.
-
-Without curves an endpoint envelope is used: the best final loss among runs of about equal C
-(bins of a factor 1.25), where no cheaper bin has a better one.
 """
 
 from collections.abc import Callable
@@ -29,7 +26,7 @@ import numpy as np
 from chinchilla.config.fit import EnvelopeSchedule, check_settings
 from chinchilla.core.errors import FitError
 from chinchilla.fit import bootstrap
-from chinchilla.fit.envelope.curves import SAME_END, TAIL, WINDOW, Curves, read_curves
+from chinchilla.fit.envelope.curves import MIN_SIZES, SAME_END, TAIL, WINDOW, Curves, read_curves
 from chinchilla.fit.envelope.lower_envelope import (
     Envelope,
     check_competition,
@@ -55,7 +52,8 @@ def fit_envelope(
 
     Args:
         obs: points along curves: Observations, a pandas or polars frame, or a dict of arrays. With one
-            point per run the endpoint envelope is used, which is weaker and labelled so.
+            point per run the envelope consists of the best final losses among runs of about equal C,
+            which is weaker.
         schedule: of the learning rate: "matched" if it decays to the end of each run, or "constant",
             which uses whole curves. Without curves it has no effect.
         n_bootstrap: resamples of whole runs; 0 for no interval.
@@ -74,6 +72,11 @@ def fit_envelope(
     """
     check_settings(schedule=schedule, n_bootstrap=n_bootstrap, seed=seed)
     obs = observations_of(obs)
+    if (sizes := len(np.unique(obs.N))) < MIN_SIZES:
+        raise FitError(
+            f"approach 1 needs {MIN_SIZES} model sizes and these runs have {sizes}. Train more.",
+            "too_few_sizes",
+        )
     curves: Curves | None = None
     refusals: list[str] = []
     envelope_of: Callable[[np.ndarray], Envelope]

@@ -70,7 +70,7 @@ def read_curves(obs: Observations, schedule: str = "matched") -> tuple[Curves, l
     if len(np.unique(sizes)) < MIN_SIZES:
         raise FitError(
             f"approach 1 needs curves of {MIN_SIZES} sizes and has {len(np.unique(sizes))}. "
-            + " ".join(refusals[:3] or ["Train more."]),
+            + " ".join(refusals[:3]),
             "too_few_sizes",
         )
     C_end = np.array([run.C[-1] for run in runs])

@@ -134,7 +134,7 @@ def test_final_losses_alone_are_labelled_weaker(isoflop_runs, law):
 
 
 def test_two_sizes_are_refused(curves):
-    with pytest.raises(FitError, match=r"needs curves of 3 sizes and has 2") as error:
+    with pytest.raises(FitError, match=r"needs 3 model sizes and these runs have 2") as error:
         fit_envelope(curves(0.0, n_sizes=2))
     assert error.value.kind == "too_few_sizes"
 
