@@ -11,6 +11,7 @@ from chinchilla.cli import main
 from chinchilla.core.paper import GOPHER_BUDGET, ISOFLOP_BUDGETS
 from chinchilla.core.units import count
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
+from chinchilla.fit.parametric import paper_search
 from chinchilla.fit.parametric.paper_search import grid_starts, search
 from chinchilla.fit.parametric.solver import fit_loss_law
 from chinchilla.observations.table import Observations
@@ -139,7 +140,10 @@ def test_an_error_is_one_line(words, parts, capsys):
 
 
 @pytest.mark.slow
-def test_the_reasons_why_approach_3_differs_on_the_published_points():
+def test_the_reasons_why_approach_3_differs_on_the_published_points(monkeypatch):
+    """From every ninth of the paper's starts."""
+    starts = grid_starts()[::9]
+    monkeypatch.setattr(paper_search, "grid_starts", lambda: starts)
     points = Observations.from_csv(published_points(), flop_convention="six_nd")
     found = reproduce(points, n_bootstrap=0)
     ours = [row for row in found.rows if row.whose == "ours" and row.approach[0] == "3"]
@@ -150,7 +154,7 @@ def test_the_reasons_why_approach_3_differs_on_the_published_points():
     assert reasons["minimum"]["objective"] == pytest.approx(1.018274017801e-3, rel=1e-9)
     assert reasons["minimum"]["objective_published"] == pytest.approx(1.23116e-3, rel=1e-5)
     mean = reasons["mean instead of sum, default tolerances"]
-    assert (mean["n_starts"], mean["said_success"]) == (4500, 1.0)
+    assert (mean["n_starts"], mean["said_success"]) == (500, 1.0)
     assert 5 < mean["mean_iterations"] < 12
     assert abs(mean["a"] - 0.5139) > 0.03  # the wrong result depends on rounding
     assert reasons["rounding"]["N_at_gopher_rounded"] == pytest.approx(32.2e9, rel=5e-3)
