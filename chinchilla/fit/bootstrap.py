@@ -90,8 +90,8 @@ def power_laws(
     for name, (_, exponent) in (("N_opt", N_line), ("D_opt", D_line)):
         if exponent <= 0:
             raise FitError(
-                f"{name} falls as C grows (exponent {exponent:.3f}): noise or a single run decides it. "
-                "Check the runs, or widen the range of C.",
+                f"{name} falls as C grows (exponent {exponent:.3f}): the fit depends on noise or on a "
+                "single run. Check the runs, or widen the range of C.",
                 "falls",
             )
     fitted = samples[np.isfinite(samples).all(axis=1)]

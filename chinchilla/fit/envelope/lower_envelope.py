@@ -94,14 +94,14 @@ def check_competition(runs: Observations) -> None:
 
     On grids of sizes and D/N it is far from the line of the law (tests).
     """
-    check_ratios(runs.N, runs.D, "approach 1 has ends of runs alone, no curves, and")
+    check_ratios(runs.N, runs.D, "approach 1 without curves")
     _, index = np.unique(_bins(runs), return_inverse=True)
     sizes = np.array([len(np.unique(runs.N[index == i])) for i in range(index.max() + 1)])
     if (n := float(sizes[index].mean())) < MIN_SIZES:
         raise FitError(
-            f"approach 1 has ends of runs alone, no curves, and a run competes with {n - 1:.1f} other "
-            f"sizes within a factor {ENDPOINT_BIN} of its C on average: the line would follow the plan's "
-            f"sizes and not the optimum. Give the curves, or train {MIN_SIZES} sizes or more at each C.",
+            f"approach 1 without curves compares sizes at one C, and a run has on average {n - 1:.1f} other "
+            f"sizes within a factor {ENDPOINT_BIN} of its C: the line would follow the plan's sizes and not "
+            f"the optimum. Give the curves, or train {MIN_SIZES} sizes or more at each C.",
             "no_overlap",
         )
 

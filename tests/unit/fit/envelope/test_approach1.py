@@ -159,11 +159,11 @@ def test_curves_that_never_meet_are_refused(observe, law):
 def test_ends_of_runs_at_one_ratio_are_refused(observe, law):
     """Any line through them is D = 20*N, whatever the law: a = .500 [.500, .500]."""
     N = 1e7 * 1.5 ** np.arange(15)
-    with pytest.raises(FitError, match=r"no curves, and cannot tell N from D.*20 tokens") as error:
+    with pytest.raises(FitError, match=r"without curves cannot tell N from D.*20 tokens") as error:
         fit_envelope(observe(N, 20 * N, law(N, 20 * N)))
     assert error.value.kind == "one_ray"
     D = N * np.where(np.arange(15) % 2, 24, 20)
-    with pytest.raises(FitError, match=r"competes with 0\.0 other sizes.*the plan's") as error:
+    with pytest.raises(FitError, match=r"on average 0\.0 other sizes.*the plan's") as error:
         fit_envelope(observe(N, D, law(N, D)))
     assert error.value.kind == "no_overlap"
 
@@ -174,9 +174,7 @@ def test_ends_of_a_grid_follow_the_grid_and_not_the_law_and_are_refused(observe,
     N = np.repeat(np.geomspace(5e7, 5e9, 8), 5)
     D = N * np.tile([5.0, 10, 20, 40, 80], 8)
     obs = observe(N, D, law(N, D))
-    with pytest.raises(
-        FitError, match=r"competes with 0\.9 other sizes.*Give the curves, or train"
-    ):
+    with pytest.raises(FitError, match=r"on average 0\.9 other sizes.*Give the curves, or train"):
         fit_envelope(obs)
     monkeypatch.setattr(approach1, "check_competition", lambda runs: None)
     assert abs(fit_envelope(obs, n_bootstrap=0).N_opt.exponent - 1 / 3) > 0.07
