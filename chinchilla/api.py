@@ -24,7 +24,6 @@ from chinchilla.config.fit import (
     IsoflopProfile,
     IsoflopWindow,
     Objective,
-    Resampling,
 )
 from chinchilla.core.errors import InputError
 from chinchilla.diagnose.verdicts import Diagnostics
@@ -52,10 +51,7 @@ def fit(
     isoflop_profile: IsoflopProfile = "exact",
     objective: Objective = "huber",
     huber_delta: float = 1e-3,
-    resampling: Resampling = "bayesian",
     envelope_schedule: EnvelopeSchedule = "matched",
-    envelope_points: int = 1_500,
-    smooth_steps: float = 10.0,
 ) -> FitResults:
     """Fit all approaches to a table of runs and recommend an answer, as `chinchilla fit`.
 
@@ -69,16 +65,12 @@ def fit(
         seed: of the resampling.
         tokens_per_param: the smallest and the largest D/N of the runs to keep; empty keeps all.
         best: whether to keep only the lowest loss of each (N, D).
-        isoflop_window: approach 2: sizes used, "auto", "all", or a distance in ln N from each budget's
-            lowest loss.
+        isoflop_window: approach 2: sizes used, "auto" (near each budget's lowest loss) or "all".
         isoflop_profile: approach 2: "exact", or "parabola" as the paper.
         objective: approach 3: "huber", "lad" or "least_squares", of log-residuals.
         huber_delta: approach 3: where the Huber loss turns linear.
-        resampling: approach 3: how runs are resampled.
         envelope_schedule: approach 1: learning rates that decay to the end of each run ("matched"), or
             "constant".
-        envelope_points: approach 1: values of C.
-        smooth_steps: approach 1: width of the smoothing, in points of a curve.
 
     Returns:
         FitResults. The first line of its text is the recommended answer at ten times the largest C; `predict` gives
@@ -95,14 +87,11 @@ def fit(
         seed=seed,
         tokens_per_param=[*tokens_per_param],
         best=best,
-        isoflop_window=str(isoflop_window),
+        isoflop_window=isoflop_window,
         isoflop_profile=isoflop_profile,
         objective=objective,
         huber_delta=huber_delta,
-        resampling=resampling,
         envelope_schedule=envelope_schedule,
-        envelope_points=envelope_points,
-        smooth_steps=smooth_steps,
     )
     along = None if curves is None else observations_of(curves)
     finals = with_ends_of_curves(None if obs is None else observations_of(obs), along)

@@ -66,7 +66,7 @@ def _sides(command: config.CompareCommand) -> list[Side]:
     sides = []
     for i, (name, folder, place) in enumerate(zip(names, folders, places, strict=True)):
         fits = FitResults.load(place)
-        finals = fits.runs_beside(place).finals()
+        finals = fits.observations().finals()
         results = sweep_results(Path(folder)) if i < len(command.sweep_dirs) else []
         results = [r for r in results if r.spec.run_id in finals.run_id]
         factors = [

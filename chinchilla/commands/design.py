@@ -20,7 +20,7 @@ def design(command: config.DesignCommand) -> int:
     """Propose the next runs and print their cost and benefit."""
     path = Path(command.frontier)
     fits = FitResults.load(path)
-    obs = fits.runs_beside(path)
+    obs = fits.observations()
     parametric = fits.fitted.get("parametric")
     if parametric is None:
         refused = fits.refused.get("parametric")

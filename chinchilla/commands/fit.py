@@ -16,7 +16,7 @@ from chinchilla.decide.preregister import fingerprints
 from chinchilla.diagnose.verdicts import FILE as DIAGNOSTICS
 from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.diagnose.verdicts import diagnose as run_diagnostics
-from chinchilla.fit.results import FILE, RUNS, SCHEMA, FitResults
+from chinchilla.fit.results import FILE, SCHEMA, FitResults
 from chinchilla.observations.read_table import read_csv
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import Curve, RunResult, load_plan
@@ -39,9 +39,7 @@ def fit(command: config.FitCommand) -> int:
         writable_dir(out_dir, "out_dir")
         with late_lines() as stage:
             fits = fit_table(finals, curves, command, stage)
-        finals.save(out_dir / RUNS)  # first: frontier.json holds its SHA-256
-        fits = fits.with_runs(out_dir / RUNS)
-    fits.save(out_dir / FILE)
+    fits.save(out_dir / FILE if command.minima else out_dir)
     if command.format == "json":
         print((out_dir / FILE).read_text(encoding="utf-8"), end="")
     else:
@@ -145,7 +143,7 @@ def diagnose(command: config.DiagnoseCommand) -> int:
         specs = load_plan(Path(command.sweep_dir) / "plan.jsonl")
         shapes = {spec.run_id: spec.model for spec in specs}
     diagnostics = run_diagnostics(
-        fits.runs_beside(fits_dir),
+        fits.observations(),
         fits,
         C_star=command.budget_flops,
         n_bootstrap=command.n_bootstrap,
@@ -180,7 +178,7 @@ def report(command: config.ReportCommand) -> int:
     results: list[RunResult] = []
     curve_of: dict[str, Curve] = {}
     curve_obs = None
-    finals = fits.runs_beside(fits_dir)
+    finals = fits.observations()
     if command.sweep_dir:
         results = sweep_results(Path(command.sweep_dir))
         curve_of = sweep_curves(Path(command.sweep_dir), results)

@@ -13,33 +13,16 @@ Approach = Literal["envelope", "isoflop", "parametric"]  # approaches 1, 2, 3 of
 Objective = Literal["huber", "lad", "least_squares"]  # of approach 3
 EnvelopeSchedule = Literal["matched", "constant"]  # of the learning rate, along the curves
 IsoflopProfile = Literal["exact", "parabola"]
-IsoflopWindow = Literal["auto", "all"] | float  # a number: the width in ln N
+IsoflopWindow = Literal["auto", "all"]
 Duplicates = Literal["drop", "refuse"]  # treatment of exact copies of a run
-Resampling = Literal["bayesian", "pairs", "by_size"]
 
 APPROACHES: tuple[str, ...] = get_args(Approach)
 N_CONVENTIONS = CONVENTIONS["n_convention"]
 LOSSES = CONVENTIONS["loss_kind"][1:]  # without "unknown"
 DUPLICATES: tuple[str, ...] = get_args(Duplicates)
-RESAMPLINGS: tuple[str, ...] = get_args(Resampling)
 WITH_MINIMA = (  # settings that can be combined with minima=
     "minima", "out_dir", "columns", "loss", "flop_convention", "n_convention", "format",
 )  # fmt: skip
-
-
-def check_window(key: str, value: Any) -> None:
-    """Accept auto, all, or a positive number of ln N as text."""
-    if value in ("auto", "all"):
-        return
-    try:
-        width = float(value)
-    except (TypeError, ValueError):
-        width = 0.0
-    if not 0 < width < float("inf"):
-        raise InputError(
-            f"{key}={value}: give auto, all, or the distance in ln N on each side of a budget's lowest "
-            "loss, such as 1.6 (a factor of 5)."
-        )
 
 
 @dataclass(kw_only=True)
@@ -77,11 +60,6 @@ class FitCommand(Config):
         "Approach 3: huber is the paper's sum, lad least absolute deviations.",
         choices=get_args(Objective),
     )
-    resampling: str = setting("bayesian", "Approach 3: bootstrap.", choices=RESAMPLINGS)
-    smooth_steps: float = setting(
-        10.0, "Approach 1: width of the Gaussian smoothing of curves.", unit="points", above=0
-    )
-    envelope_points: int = setting(1_500, "Approach 1: log-spaced values of C.", above=0)
     envelope_schedule: str = setting(
         "matched",
         "Approach 1: learning rate of the curves; matched: decays to the end of each run.",
@@ -94,8 +72,8 @@ class FitCommand(Config):
     )
     isoflop_window: str = setting(
         "auto",
-        "Approach 2: sizes used: auto, all, or a distance in ln N from the lowest loss.",
-        check=check_window,
+        "Approach 2: sizes used; auto: near the lowest loss of each budget.",
+        choices=get_args(IsoflopWindow),
     )
     tokens_per_param: list[float] = setting([], "Use only runs with D/N in [LOW,HIGH].")
     flop_convention: str = setting(
@@ -115,10 +93,6 @@ class FitCommand(Config):
         super().__post_init__()
         if not self.approaches:
             raise InputError(f"approaches=[] is empty. Choose from {', '.join(APPROACHES)}.")
-        if len(set(self.approaches)) < len(self.approaches):
-            raise InputError(
-                f"approaches=[{','.join(self.approaches)}] contains an approach twice."
-            )
         if self.minima:
             self._check_minima()
         elif bool(self.sweep_dir) == bool(self.observations or self.curves):

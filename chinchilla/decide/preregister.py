@@ -113,7 +113,7 @@ def preregister(
             residuals = parametric.log_residuals
     runs = None
     if fits is not None and frontier_file is not None:
-        runs = fits.runs_beside(frontier_file).finals()
+        runs = fits.observations().finals()
     conventions = {} if model is None else model.conventions
     record = Preregistration(
         made_utc=datetime.now(UTC).isoformat(timespec="seconds"),

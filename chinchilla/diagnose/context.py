@@ -10,7 +10,7 @@ NumPy only: this module must import without torch.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -125,7 +125,7 @@ class Context:
         frontier = self.fits.fitted.get("parametric")
         if frontier is None or frontier.law is None:
             raise self.not_fitted("parametric", "approach 3", "no_law")
-        return replace(frontier.law, intervals={})
+        return frontier.law
 
     def not_fitted(self, name: str, title: str, kind: str) -> FitError:
         """The error that an approach was not fitted, with the first sentence of the reason."""

@@ -143,7 +143,7 @@ def conventions(context: Context) -> Finding:
             continue
         law = context.law
         if N_name != recorded_N:
-            law = fit_loss_law(N, obs.D, obs.L, None, **context.loss_settings)[0]
+            law = fit_loss_law(N, obs.D, obs.L, **context.loss_settings)[0]
         for C_name, cost in per_token.items():
             if C_name != "as_recorded" and np.allclose(cost * obs.D, obs.C, rtol=1e-6):
                 continue  # the same as recorded

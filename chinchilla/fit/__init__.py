@@ -54,23 +54,12 @@ def fit_all(
     Returns:
         The results, and the reasons of the approaches that cannot be fitted.
     """
+    law = {"huber_delta": command.huber_delta, "objective": command.objective}
+    profile = {"profile": command.isoflop_profile, "window": command.isoflop_window}
     settings: dict[str, dict[str, Any]] = {
-        "envelope": {
-            "smooth_steps": command.smooth_steps,
-            "envelope_points": command.envelope_points,
-            "schedule": command.envelope_schedule,
-        },
-        "isoflop": {
-            "profile": command.isoflop_profile,
-            "window": command.isoflop_window,
-            "huber_delta": command.huber_delta,
-            "objective": command.objective,
-        },
-        "parametric": {
-            "huber_delta": command.huber_delta,
-            "objective": command.objective,
-            "resampling": command.resampling,
-        },
+        "envelope": {"schedule": command.envelope_schedule},
+        "isoflop": profile | law,
+        "parametric": law,
     }
     bootstrap = {"n_bootstrap": command.n_bootstrap, "seed": command.seed}
     fitted, refused = {}, {}
@@ -79,13 +68,11 @@ def fit_all(
         stage(f"fit: {called(approach)}, {len(obs)} rows, {command.n_bootstrap} resamples")
         try:
             result = FITS[approach](obs, **settings[approach], **bootstrap)
+            if reason := invalid(result):
+                raise FitError(
+                    f"{approach}: {reason}. These runs do not determine the optimum: add sizes and budgets."
+                )
+            fitted[approach] = result
         except FitError as error:
             refused[approach] = FailedFit(str(error), error.kind)
-            continue
-        if reason := invalid(result):
-            refused[approach] = FailedFit(
-                f"{approach}: {reason}. These runs do not determine the optimum: add sizes and budgets."
-            )
-        else:
-            fitted[approach] = result
     return FitResults.of(fitted, refused, finals, asdict(command))

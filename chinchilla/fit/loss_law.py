@@ -1,32 +1,98 @@
 """The compute-optimal frontier of the loss law L(N, D) = E + A/N^alpha + B/D^beta.
 
 N_opt(C) and D_opt(C) have a closed form where C = 6*N*D (Hoffmann et al. 2022, equation 4). For other counts of
-FLOPs they follow from the first-order condition. NumPy only: this module must import without torch.
+FLOPs they follow from the first-order condition.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from chinchilla.core.errors import FitError, InputError
-from chinchilla.core.json_codec import decode
 from chinchilla.core.paper import LOSS_LAWS
 from chinchilla.fit.numerics import fit_line
-from chinchilla.fit.result import LossLaw, OptimalPoint
 from chinchilla.observations.table import Observations
 
+SAME_SIZE = 1e-3  # relative difference of N below which two sizes count as one
 
-def named_law(name: str) -> LossLaw:
-    """Return a published law, a key of `paper.LOSS_LAWS`.
 
-    Raises:
-        InputError: no such law.
-    """
-    if name not in LOSS_LAWS:
-        raise InputError(f"law={name!r}: choose one of {', '.join(LOSS_LAWS)}.")
-    c = LOSS_LAWS[name]
-    return LossLaw(c.E, c.A, c.B, c.alpha, c.beta)
+class Optimum(NamedTuple):
+    """Compute-optimal size, tokens and loss at C training FLOPs, each of the shape of C."""
+
+    N: Any  # parameters
+    D: Any  # tokens
+    L: Any  # nats per token
+
+
+@dataclass(frozen=True)
+class LossLaw:
+    """L(N, D) = E + A / N^alpha + B / D^beta, nats per token (section 3.3)."""
+
+    E: float
+    A: float
+    B: float
+    alpha: float
+    beta: float
+
+    def __str__(self) -> str:
+        terms = f"{self.A:.4g} / N^{self.alpha:.4f} + {self.B:.4g} / D^{self.beta:.4f}"
+        return f"L(N, D) = {self.E:.4f} + {terms} nats per token"
+
+    def __call__(self, N: np.ndarray | float, D: np.ndarray | float) -> np.ndarray:
+        """Loss at N parameters and D tokens, broadcast."""
+        N, D = np.asarray(N, float), np.asarray(D, float)
+        return self.E + self.A / N**self.alpha + self.B / D**self.beta
+
+    @classmethod
+    def published(cls, name: str) -> "LossLaw":
+        """Return a published law: hoffmann, hoffmann_rounded, besiroglu or muennighoff.
+
+        Raises:
+            InputError: no such law.
+        """
+        if name not in LOSS_LAWS:
+            raise InputError(f"law={name!r}: choose one of {', '.join(LOSS_LAWS)}.")
+        c = LOSS_LAWS[name]
+        return cls(c.E, c.A, c.B, c.alpha, c.beta)
+
+    def optimum(self, C: np.ndarray | float) -> Optimum:
+        """Compute the size and tokens with the lowest loss where C = 6*N*D (equation 4), and that loss.
+
+        Args:
+            C: training FLOPs, a number or an array.
+
+        Returns:
+            N, D and L: numbers for a number, arrays of the shape of C for an array.
+
+        Raises:
+            InputError: C is not positive.
+        """
+        if not np.all(np.asarray(C, float) > 0):
+            raise InputError(f"C={C} FLOPs must be above 0.")
+        N_line, D_line, _ = six_nd_frontier(self)
+        N, D = (np.exp(k) * np.asarray(C, float) ** e for k, e in (N_line, D_line))
+        optimum = Optimum(N, D, self(N, D))
+        return optimum if np.ndim(C) else Optimum(*map(float, optimum))
+
+    def jacobian(
+        self, N: np.ndarray, D: np.ndarray, centre: tuple[float, float] = (0.0, 0.0)
+    ) -> np.ndarray:
+        """(n, 5) derivatives of ln L in (ln A, ln B, ln E, alpha, beta) at each run.
+
+        Args:
+            N: (n,) parameters.
+            D: (n,) tokens.
+            centre: ln N and ln D at which A and B are the coefficients of the two terms; zeros as the
+                law is written.
+        """
+        u, v = np.log(N) - centre[0], np.log(D) - centre[1]
+        L = self(N, D)
+        p, q = self.A / N**self.alpha / L, self.B / D**self.beta / L
+        return np.stack([p, q, self.E / L, -p * u, -q * v], axis=1)
+
+
+named_law = LossLaw.published
 
 
 def six_nd_frontier(law: LossLaw) -> tuple[tuple[float, float], tuple[float, float], float]:
@@ -46,17 +112,14 @@ def six_nd_frontier(law: LossLaw) -> tuple[tuple[float, float], tuple[float, flo
     return N_line, D_line, float(np.exp(log_G))
 
 
-SAME_SIZE = 1e-3  # relative difference of N below which two sizes count as one
-
-
 @dataclass(frozen=True)
 class FlopsPerToken:
     """Training FLOPs per token c(N), estimated from C/D of the runs.
 
     At the sizes of the runs it is exact (the mean, where runs of one size differ). Between them ln(c/N) is
-    linear in ln N, and outside it continues along the tangent of the trend, a parabola through all sizes. Neighbouring shapes of Table A9 differ by a few per cent in
-    c because of their depth, and a larger one may be cheaper, so the best size is computed from the
-    trend.
+    linear in ln N, and outside it continues along the tangent of the trend, a parabola through all sizes.
+    Neighbouring shapes of Table A9 differ by a few per cent in c because of their depth, and a larger one
+    may be cheaper, so the best size is computed from the trend.
     """
 
     log_N: tuple[float, ...]  # ln of the distinct sizes, ascending
@@ -64,6 +127,10 @@ class FlopsPerToken:
     trend: tuple[float, ...]  # of log_ratio in ln N - centre, lowest power first
     centre: float  # mean of log_N
     max_error: float  # largest |ln(C/D) - ln c(N)| over the runs
+
+    def __post_init__(self) -> None:
+        if not self.trend or not 0 < len(self.log_N) == len(self.log_ratio):
+            raise InputError("flops_per_token lacks sizes, or their ratios.")
 
     @classmethod
     def from_observations(cls, obs: Observations) -> "FlopsPerToken":
@@ -80,18 +147,6 @@ class FlopsPerToken:
         return cls(
             tuple(log_N.tolist()), tuple(log_ratio.tolist()), tuple(trend.tolist()), centre, error
         )
-
-    @classmethod
-    def from_dict(cls, value: Any, where: str) -> "FlopsPerToken":
-        """Read the result of `dataclasses.asdict` from JSON.
-
-        Raises:
-            InputError: naming `where`: missing or unknown fields, or invalid values.
-        """
-        cost: FlopsPerToken = decode(cls, value, where)
-        if not cost.trend or not 0 < len(cost.log_N) == len(cost.log_ratio):
-            raise InputError(f"{where}: flops_per_token lacks sizes, or their ratios.")
-        return cost
 
     def log_cost(self, x: np.ndarray) -> np.ndarray:
         """ln c at x = ln N, of the same shape."""
@@ -166,13 +221,13 @@ def log_N_opt(laws: np.ndarray, cost: FlopsPerToken | None, C: np.ndarray) -> np
 
 
 def numeric_frontier(
-    law: LossLaw, cost: FlopsPerToken, C: np.ndarray
+    law: LossLaw, cost: FlopsPerToken | None, C: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compute N_opt and D_opt for c(N) FLOPs per token instead of 6N (see `log_N_opt`).
 
     Args:
         law: the loss.
-        cost: FLOPs per token.
+        cost: FLOPs per token; None: C = 6*N*D.
         C: (n,) FLOPs.
 
     Returns:
@@ -187,7 +242,11 @@ def numeric_frontier(
             "FLOPs per token, computed as C/D of the runs, do not rise steadily with N. Check columns "
             "C, N and D, or give C = 6*N*D with flop_convention=six_nd."
         )
-    return np.exp(best), C / np.exp(cost.log_cost(best))
+    return np.exp(best), C / np.exp(_log_cost(best, cost))
+
+
+def _log_cost(log_N: np.ndarray, cost: FlopsPerToken | None) -> np.ndarray:
+    return np.log(6) + log_N if cost is None else cost.log_cost(log_N)
 
 
 def _row(law: LossLaw) -> np.ndarray:
@@ -202,10 +261,10 @@ class FrontierSolver:
     cost: FlopsPerToken | None  # None: C = 6*N*D
 
     @classmethod
-    def of(cls, obs: Observations, n_points: int = 25) -> "FrontierSolver":
-        """Build for these observations, with `n_points` values of C."""
+    def of(cls, obs: Observations) -> "FrontierSolver":
+        """Build for these observations."""
         cost = None if is_six_nd(obs) else FlopsPerToken.from_observations(obs)
-        return cls(np.geomspace(obs.C.min(), obs.C.max(), n_points), cost)
+        return cls(np.geomspace(obs.C.min(), obs.C.max(), 25), cost)
 
     def lines(self, law: LossLaw) -> tuple[tuple[float, float], tuple[float, float]]:
         """(ln coefficient, exponent) of N_opt and D_opt: exact, or fitted over the range of C.
@@ -213,8 +272,7 @@ class FrontierSolver:
         Raises:
             FitError: FLOPs per token do not rise with N.
         """
-        if self.cost is not None:
-            numeric_frontier(law, self.cost, self.C[:1])
+        numeric_frontier(law, self.cost, self.C[:1])
         log_k, a, log_m, b = map(float, self.all_lines(_row(law))[0])
         return (log_k, a), (log_m, b)
 
@@ -222,15 +280,10 @@ class FrontierSolver:
         """(k, 4) lines of N_opt and D_opt of (k, 5) laws; NaN where a law has none."""
         x = np.log(self.C)
         log_N = log_N_opt(laws, self.cost, self.C)  # (k, n)
-        return np.stack([*fit_line(x, log_N), *fit_line(x, x - self._per_token(log_N))], axis=1)
+        log_D = x - _log_cost(log_N, self.cost)
+        return np.stack([*fit_line(x, log_N), *fit_line(x, log_D)], axis=1)
 
-    def _per_token(self, log_N: np.ndarray) -> np.ndarray:
-        """ln FLOPs per token."""
-        return np.log(6) + log_N if self.cost is None else self.cost.log_cost(log_N)
-
-    def points(self, law: LossLaw) -> list[OptimalPoint]:
-        """The optimum at each C."""
-        log_N = log_N_opt(_row(law), self.cost, self.C)[0]
-        N, D = np.exp(log_N), self.C / np.exp(self._per_token(log_N))
-        rows = zip(self.C, N, D, law(N, D), strict=True)
-        return [OptimalPoint(*map(float, row)) for row in rows]
+    def points(self, law: LossLaw) -> np.ndarray:
+        """(n, 4) C, N, D and L of the optimum at each C."""
+        N, D = numeric_frontier(law, self.cost, self.C)
+        return np.stack([self.C, N, D, law(N, D)], axis=1)

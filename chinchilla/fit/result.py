@@ -1,29 +1,28 @@
 """The result of one approach: power laws N_opt(C) and D_opt(C), with intervals from resampled runs.
 
 `FitResults` (results.py) holds the results of one `chinchilla fit` and owns their file, frontier.json.
-NumPy only: this module must import without torch.
 """
 
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chinchilla.config.fit import APPROACHES, Approach
+from chinchilla.config.fit import APPROACHES
 from chinchilla.core.errors import InputError
 from chinchilla.core.json_codec import IN_MEMORY
+from chinchilla.fit.loss_law import LossLaw
 from chinchilla.observations.table import Observations
+
+__all__ = ["FitResult", "LossLaw", "OptimalPoint", "PowerLaw"]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-RunsOf = (
-    Observations | Callable[[], Observations] | None
-)  # in memory, or a function that reads them
+# The observations in memory, or a function that reads them.
+RunsOf = Observations | Callable[[], Observations] | None
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,13 @@ class PowerLaw:
         if self.ci95:
             text += f", {self.ci95[0]:.3f} to {self.ci95[1]:.3f} (95%)"
         return text
+
+    @property
+    def exponent_text(self) -> str:
+        """The exponent with its 80% interval: 0.487 [0.462, 0.534]."""
+        if self.p10 is None or self.p90 is None:
+            return f"{self.exponent:.3f} (no interval)"
+        return f"{self.exponent:.3f} [{self.p10:.3f}, {self.p90:.3f}]"
 
     def __call__(self, C: np.ndarray | float) -> np.ndarray:
         """Value at FLOPs C, same shape as C.
@@ -96,87 +102,6 @@ class OptimalPoint:
     budget_flops: float | None = None  # the isoFLOP budget it belongs to
 
 
-class Optimum(NamedTuple):
-    """Compute-optimal size, tokens and loss at C training FLOPs, each of the shape of C."""
-
-    N: Any  # parameters
-    D: Any  # tokens
-    L: Any  # nats per token
-
-
-@dataclass(frozen=True)
-class LossLaw:
-    """L(N, D) = E + A / N^alpha + B / D^beta, nats per token (section 3.3)."""
-
-    E: float
-    A: float
-    B: float
-    alpha: float
-    beta: float
-    intervals: dict[str, list[float]] = field(default_factory=dict)  # name -> [p10, p90]
-
-    def __str__(self) -> str:
-        terms = f"{self.A:.4g} / N^{self.alpha:.4f} + {self.B:.4g} / D^{self.beta:.4f}"
-        text = f"L(N, D) = {self.E:.4f} + {terms} nats per token"
-        if self.intervals:
-            bounds = (f"{k} {low:.4g} to {high:.4g}" for k, (low, high) in self.intervals.items())
-            text += f"; 10-90%: {', '.join(bounds)}"
-        return text
-
-    def __call__(self, N: np.ndarray | float, D: np.ndarray | float) -> np.ndarray:
-        """Loss at N parameters and D tokens, broadcast."""
-        N, D = np.asarray(N, float), np.asarray(D, float)
-        return self.E + self.A / N**self.alpha + self.B / D**self.beta
-
-    @classmethod
-    def published(
-        cls, name: Literal["hoffmann", "hoffmann_rounded", "besiroglu", "muennighoff"]
-    ) -> "LossLaw":
-        """Return a published law by its name.
-
-        Raises:
-            InputError: no such law.
-        """
-        from chinchilla.fit.loss_law import named_law
-
-        return named_law(name)
-
-    def optimum(self, C: np.ndarray | float) -> Optimum:
-        """Compute the size and tokens with the lowest loss where C = 6*N*D (equation 4), and that loss.
-
-        Args:
-            C: training FLOPs, a number or an array.
-
-        Returns:
-            N, D and L: numbers for a number, arrays of the shape of C for an array.
-
-        Raises:
-            InputError: C is not positive.
-        """
-        from chinchilla.fit.loss_law import six_nd_frontier
-
-        N_line, D_line, _ = six_nd_frontier(self)
-        N, D = (PowerLaw(float(np.exp(k)), e)(C) for k, e in (N_line, D_line))
-        optimum = Optimum(N, D, self(N, D))
-        return optimum if np.ndim(C) else Optimum(*map(float, optimum))
-
-    def jacobian(
-        self, N: np.ndarray, D: np.ndarray, centre: tuple[float, float] = (0.0, 0.0)
-    ) -> np.ndarray:
-        """(n, 5) derivatives of ln L in (ln A, ln B, ln E, alpha, beta) at each run.
-
-        Args:
-            N: (n,) parameters.
-            D: (n,) tokens.
-            centre: ln N and ln D at which A and B are the coefficients of the two terms; zeros as the
-                law is written.
-        """
-        u, v = np.log(N) - centre[0], np.log(D) - centre[1]
-        L = self(N, D)
-        p, q = self.A / N**self.alpha / L, self.B / D**self.beta / L
-        return np.stack([p, q, self.E / L, -p * u, -q * v], axis=1)
-
-
 def called(approach: str) -> str:
     """Label of an approach with its number in the paper, such as "approach 2 (isoflop)"."""
     if approach == "minima":
@@ -210,6 +135,8 @@ class FitResult:
 
     def __str__(self) -> str:
         """Both power laws with their intervals and method, the law, warnings and unused data."""
+        samples = zip(("E", "A", "B", "alpha", "beta"), self.law_samples, strict=False)
+        bounds = ["{} {:.4g} to {:.4g}".format(k, *np.percentile(x, (10, 90))) for k, x in samples]
         counted = [f"{key.partition('_')[0]} {value}" for key, value in self.conventions.items()]
         lines = [
             f"{called(self.approach)}: {self.n_runs} runs; {', '.join(counted)}",
@@ -217,16 +144,13 @@ class FitResult:
             f"  D_opt = {self.D_opt}",
             f"  80% interval: {self.settings.get('interval', 'none')}",
             *([f"  {self.law}"] if self.law else []),
+            *([f"  10-90%: {', '.join(bounds)}"] if bounds else []),
             *(f"  warning: {text}" for text in self.warnings),
             *(f"  not used: {text}" for text in self.refusals),
         ]
         return "\n".join(lines)
 
-    def __repr__(self) -> str:
-        """A short summary; `print` also shows the method of the interval, warnings and unused data."""
-        from chinchilla.fit.display import result_text
-
-        return result_text(self)
+    __repr__ = __str__
 
     @property
     def a(self) -> float:
@@ -246,22 +170,25 @@ class FitResult:
         """
         return observations_at(self.runs)
 
-    def to_frame(self) -> "DataFrame":
-        """Data frame of the points of the frontier: C, N, D, L and budget_flops."""
-        from chinchilla.fit.display import points_frame
-
-        return points_frame(self)
-
     def predict(self, C: Any) -> "DataFrame":
         """Predict by this approach alone at C training FLOPs, a number or a list; one row each.
 
-        Columns are C, N, D, D/N, L, the bounds of the 80% intervals (N_low, N_high, ...), approach, and
-        beyond, which is C over the largest C of the points. L is the law's. For approaches 1 and 2 it is
-        E + K*C^-g fitted to the losses of their points, without an interval.
+        Columns are C, N, D, D/N, the bounds of the 80% intervals (N_low, N_high, D_low, D_high), approach,
+        and beyond, which is C over the largest C of the points. Approach 3 adds L, L_low and L_high.
         """
-        from chinchilla.fit.display import result_predictions
-
-        return result_predictions(self, C)
+        c = np.array(budgets(C))
+        N, D = self.N_opt(c), self.D_opt(c)
+        columns = {"C": c, "N": N, "D": D, "D/N": D / N}
+        for name, line in (("N", self.N_opt), ("D", self.D_opt)):
+            columns[f"{name}_low"], columns[f"{name}_high"] = line.band(c)
+        if self.law is not None:
+            columns["L"] = self.law(N, D)
+            if self.law_samples:
+                E, A, B, alpha, beta = np.asarray(self.law_samples)[:, :, None]  # each (k, 1)
+                losses = E + A / N**alpha + B / D**beta
+                columns["L_low"], columns["L_high"] = np.percentile(losses, (10, 90), axis=0)
+        beyond = c / max((p.C for p in self.points), default=np.nan)
+        return frame({**columns, "approach": self.approach, "beyond": beyond})
 
     def plot(self, ax: "Axes | None" = None) -> "Axes":
         """Plot the runs and the fit on `ax`, or in a new figure.
@@ -283,40 +210,6 @@ class FitResult:
 
         return plot_frontier_residuals(self, ax)
 
-    def save(self, path: Path | str) -> None:
-        """Write a frontier.json with this approach alone, see `FitResults.save`."""
-        from chinchilla.fit.results import FitResults
-
-        FitResults.of({self.approach: self}, {}, self.observations()).save(path)
-
-    @classmethod
-    def load(cls, path: Path | str, approach: Approach | None = None) -> "FitResult":
-        """Load the result of one approach from frontier.json or its folder.
-
-        Args:
-            path: the file or its folder.
-            approach: which approach; may be None if the file holds only one.
-
-        Raises:
-            InputError: as `FitResults.load`; or the file does not hold that approach, or several.
-        """
-        from chinchilla.fit.results import FitResults
-
-        fitted = FitResults.load(path).fitted
-        names = [approach] if approach else list(fitted)
-        if len(names) != 1 or names[0] not in fitted:
-            available = ", ".join(fitted) or "none"
-            raise InputError(
-                f"{path} holds the approaches {available}. Give one of them as approach."
-            )
-        return fitted[names[0]]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to plain objects for JSON."""
-        value = dataclasses.asdict(dataclasses.replace(self, runs=None))
-        del value["runs"]
-        return value
-
 
 def observations_at(runs: RunsOf) -> Observations:
     """Return the observations that a result holds or can read.
@@ -330,3 +223,25 @@ def observations_at(runs: RunsOf) -> Observations:
             "results from the folder that `chinchilla fit` or FitResults.save wrote."
         )
     return runs if isinstance(runs, Observations) else runs()
+
+
+def budgets(C: Any) -> list[float]:
+    """FLOPs as a list of floats; refuses values that are not positive and finite."""
+    try:
+        values = np.atleast_1d(np.asarray(C, float)).ravel()
+    except (TypeError, ValueError):
+        values = np.zeros(1)
+    if not (np.isfinite(values) & (values > 0)).all():
+        raise InputError(f"C={C}: give training FLOPs above 0, a number or a list of numbers.")
+    return [float(c) for c in values]
+
+
+def frame(rows: Any) -> "DataFrame":
+    """Data frame of rows or columns."""
+    try:
+        import pandas as pd
+    except ImportError:
+        raise InputError(
+            "predict() needs pandas, which is not installed. Run `pip install pandas`."
+        ) from None
+    return pd.DataFrame(rows)

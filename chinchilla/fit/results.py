@@ -1,15 +1,16 @@
 """Results of one `chinchilla fit` by approach, and their file frontier.json.
 
 The file is sufficient for predictions. `design`, `diagnose` and `report` also read observations.csv in the same
-folder, whose SHA-256 the file holds. docs/frontier.md describes every field. NumPy only: this module must
-import without torch.
+folder, whose SHA-256 the file holds. docs/frontier.md describes every field.
 """
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,14 +22,15 @@ from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.files import read_json, sha256_file, write_json
 from chinchilla.core.json_codec import IN_MEMORY, decode
 from chinchilla.fit.loss_law import FlopsPerToken, is_six_nd
-from chinchilla.fit.result import FitResult, RunsOf, called, observations_at
+from chinchilla.fit.result import FitResult, RunsOf, budgets, called, frame, observations_at
 from chinchilla.observations.table import Observations
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-SCHEMA = 4
+SCHEMA = 5
+WIDTH = 100  # columns of text
 FILE = "frontier.json"
 RUNS = "observations.csv"  # in the same folder
 MINIMA = "minima"  # the recommended approach where only losses at minima were given
@@ -40,6 +42,18 @@ class FailedFit:
 
     reason: str
     kind: str = "unidentified"
+
+
+@dataclass(frozen=True)
+class FrontierFile:
+    """The keys of frontier.json."""
+
+    schema: int
+    approaches: dict[str, dict[str, Any]]
+    data: dict[str, Any]
+    flops_per_token: FlopsPerToken | None
+    command: dict[str, Any]
+    recommended: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -86,47 +100,18 @@ class FitResults:
         """Whether only losses at minima were given (`chinchilla fit minima=`)."""
         return self.recommended is not None and self.recommended.get("approach") == MINIMA
 
-    def need_runs(self, where: Path | str) -> None:
-        """Refuse results without runs.
-
-        Args:
-            where: the folder or file, for the message.
-
-        Raises:
-            Refusal: only losses at minima were given.
-        """
-        if self.of_minima:
-            raise Refusal(
-                f"{where} was made from losses at minima alone (minima=), and runs are needed here. Only "
-                "`chinchilla predict` can use it; for other commands fit the runs, observations=FILE.csv."
-            )
-
-    def with_runs(self, path: Path) -> "FitResults":
-        """Return a copy with the SHA-256 of the table in which the runs were saved."""
-        return dataclasses.replace(
-            self, data={**self.data, "observations_sha256": sha256_file(path)}
-        )
-
-    def runs_beside(self, frontier: Path) -> Observations:
-        """Read observations.csv in the folder of frontier.json.
-
-        Args:
-            frontier: frontier.json, or its folder.
-
-        Raises:
-            InputError: it is missing, or it has changed since the fit.
-            Refusal: only losses at minima were given.
-        """
-        self.need_runs(frontier)
-        folder = frontier if frontier.is_dir() else frontier.parent
-        return _runs_in(folder, str(self.data.get("observations_sha256", "")))
-
     def observations(self) -> Observations:
         """Return the observations that were fitted, from memory or from observations.csv.
 
         Raises:
-            InputError: they are not known, or as `runs_beside`.
+            InputError: they are not known, or their file is missing or has changed since the fit.
+            Refusal: only losses at minima were given.
         """
+        if self.of_minima:
+            raise Refusal(
+                "these fits were made from losses at minima alone (minima=), and runs are needed here. Only "
+                "`chinchilla predict` can use them; for other commands fit the runs, observations=FILE.csv."
+            )
         return observations_at(self.runs)
 
     def __str__(self) -> str:
@@ -141,14 +126,44 @@ class FitResults:
 
     def __repr__(self) -> str:
         """The recommended answer and one line for each approach; `print` shows more."""
-        from chinchilla.fit.display import fits_text
-
-        return fits_text(self)
+        lines = textwrap.wrap(self._answer(), WIDTH, subsequent_indent="  ")
+        for name, f in self.fitted.items():
+            exponents = f"a = {f.N_opt.exponent_text}, b = {f.D_opt.exponent_text}"
+            lines.append(f"  {called(name)}: {exponents}, {f.n_runs} runs")
+        for name, refused in self.refused.items():
+            reason = f"{called(name)} refused: {refused.reason}"
+            lines.append("  " + textwrap.shorten(reason, WIDTH - 2, placeholder=" ..."))
+        n = sum(len(f.warnings) + len(f.refusals) for f in self.fitted.values())
+        n += len(self.data.get("notes", ()))
+        lines.append(
+            f"  [80% intervals]; print() shows methods and {n} warnings and notes; "
+            "chinchilla.diagnose() checks them"
+        )
+        return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        from chinchilla.fit.display import fits_html
+        """The recommended answer and a table of the approaches, for notebooks."""
+        rows = [["", "runs", "a [80%]", "b [80%]", ""]]
+        for name, f in self.fitted.items():
+            exponents = (f.N_opt.exponent_text, f.D_opt.exponent_text)
+            rows.append([called(name), str(f.n_runs), *exponents, ""])
+        for name, r in self.refused.items():
+            rows.append([called(name), "", "", "", f"refused: {r.reason}"])
+        cells = ("".join(f"<td>{escape(text)}</td>" for text in row) for row in rows)
+        table = "".join(f"<tr>{row}</tr>" for row in cells)
+        return f"<p><b>{escape(self._answer())}</b></p><table>{table}</table>"
 
-        return fits_html(self)
+    def _answer(self) -> str:
+        """Recommended answer in one line, or the reason why there is none."""
+        from chinchilla.recommend import evaluate
+
+        if self.recommended is None and self.fitted:
+            return "These fits have no recommendation. Use chinchilla.fit to get one."
+        try:
+            C = evaluate.default_budget(self)
+            return evaluate.headline(evaluate.recommendation(self, C))
+        except Refusal as refusal:
+            return f"No recommendation: {refusal}"
 
     @property
     def a(self) -> float:
@@ -157,16 +172,26 @@ class FitResults:
         Raises:
             Refusal: no approach is recommended, or no sizes are known.
         """
-        from chinchilla.fit.display import exponents
-
-        return exponents(self)[0]
+        return self._exponents()[0]
 
     @property
     def b(self) -> float:
         """Exponent of the recommended D_opt, as `a`."""
-        from chinchilla.fit.display import exponents
+        return self._exponents()[1]
 
-        return exponents(self)[1]
+    def _exponents(self) -> tuple[float, float]:
+        from chinchilla.recommend import evaluate
+
+        model = evaluate.model_of(self)
+        if model is None or model.N is None:
+            raise Refusal(
+                "these fits have no recommended N_opt. See print(fits) for the reasons, or use one approach: "
+                "fits.fitted['isoflop'].a."
+            )
+        C = evaluate.default_budget(self)
+        a, x = model.N.slope(C, self.cost), model.N.log_at(C, self.cost)
+        per_token = 1.0 if self.cost is None else float(self.cost.trend_and_slope(np.array(x))[1])
+        return a, 1 - a * per_token
 
     def N_opt(self, C: Any) -> Any:
         """Recommended parameters at C training FLOPs, of the shape of C.
@@ -174,15 +199,10 @@ class FitResults:
         Raises:
             Refusal: as `chinchilla.recommendation`.
         """
-        from chinchilla.fit.display import sizes
+        from chinchilla.recommend.evaluate import recommendation
 
-        return sizes(self, C)
-
-    def to_frame(self) -> "DataFrame":
-        """Data frame with one row per approach: exponents with 80% intervals, the law, or the refusal."""
-        from chinchilla.fit.display import fits_frame
-
-        return fits_frame(self)
+        N = np.array([recommendation(self, c).N for c in budgets(C)], float)  # None becomes NaN
+        return N.reshape(np.shape(C)) if np.ndim(C) else float(N[0])
 
     def predict(self, C: Any) -> "DataFrame":
         """Recommended answer at C training FLOPs, a number or a list; one row each.
@@ -198,9 +218,18 @@ class FitResults:
             Refusal: as `chinchilla.recommendation`.
             InputError: C is not positive, or pandas is not installed.
         """
-        from chinchilla.fit.display import fits_predictions
+        from chinchilla.recommend.evaluate import recommendation
 
-        return fits_predictions(self, C)
+        rows = []
+        for c in budgets(C):
+            r = recommendation(self, c)
+            row: dict[str, Any] = {"C": c, "N": r.N, "D": r.D, "D/N": r.ratio, "L": r.L}
+            for name in "NDL":
+                bounds = getattr(r, f"{name}_interval80") or (None, None)
+                row[f"{name}_low"], row[f"{name}_high"] = bounds
+            row |= {"approach": r.approach, "beyond": r.beyond, "range_only": r.range_only}
+            rows.append(row)
+        return frame(rows)
 
     def plot(self, ax: "Axes | None" = None, quantity: Literal["N", "D"] = "N") -> "Axes":
         """Plot N_opt or D_opt against C: the recommended answer with its 80% band, and each approach."""
@@ -215,32 +244,22 @@ class FitResults:
         return plot_fits_residuals(self, ax)
 
     def save(self, path: Path | str) -> None:
-        """Write frontier.json to a path that ends in .json, or a folder with it and observations.csv.
-
-        Such a folder can be loaded, diagnosed and reported like the one that `chinchilla fit` writes. It is
-        created if it does not exist.
-        """
-        path = Path(path)
+        """Write frontier.json to a path that ends in .json, or a folder with it and observations.csv."""
+        path, data = Path(path), self.data
         if path.suffix != ".json":
             path.mkdir(parents=True, exist_ok=True)
-            self.observations().save(path / RUNS)  # first, because frontier.json holds its SHA-256
-            self.with_runs(path / RUNS).save(path / FILE)
-            return
-        approaches: dict[str, Any] = {
-            name: {"status": "fitted", "reason": "", **f.to_dict()}
-            for name, f in self.fitted.items()
-        }
+            self.observations().save(path / RUNS)
+            data = {**data, "observations_sha256": sha256_file(path / RUNS)}
+            path = path / FILE
+        approaches: dict[str, Any] = {}
+        for name, f in self.fitted.items():
+            record = dataclasses.asdict(dataclasses.replace(f, runs=None))
+            del record["runs"]
+            approaches[name] = {"status": "fitted", "reason": "", **record}
         for name, r in self.refused.items():
             approaches[name] = {"status": "refused", **dataclasses.asdict(r)}
-        value = {
-            "schema": SCHEMA,
-            "approaches": approaches,
-            "data": self.data,
-            "flops_per_token": None if self.cost is None else dataclasses.asdict(self.cost),
-            "command": self.command,
-            "recommended": self.recommended,
-        }
-        write_json(path, value)
+        file = FrontierFile(SCHEMA, approaches, data, self.cost, self.command, self.recommended)
+        write_json(path, dataclasses.asdict(file))
 
     @classmethod
     def load(cls, path: Path | str) -> "FitResults":
@@ -254,16 +273,8 @@ class FitResults:
             path = path / FILE
         if not path.exists():
             raise InputError(f"{path} does not exist. Make it with `chinchilla fit`.")
-        value = read_json(path, "fits")
-        if not isinstance(value, dict) or value.get("schema") != SCHEMA:
-            raise InputError(
-                f"{path} was not written by this version's `chinchilla fit`. Fit again into another "
-                "out_dir, or use the version of chinchilla that wrote it."
-            )
-        keys = ("approaches", "data", "flops_per_token", "command", "recommended")
-        if missing := [name for name in keys if name not in value]:
-            raise InputError(f"{path}: no {', '.join(missing)}. Run `chinchilla fit` again.")
-        data = decode(dict[str, Any], value["data"], f"{path}: data")
+        file: FrontierFile = decode(FrontierFile, read_json(path, "fits"), str(path), SCHEMA)
+        data = file.data
         for name in ("C", "N", "D", "tokens_per_param"):
             ends = decode(list[float] | None, data.get(name), f"{path}: data.{name}")
             if len(ends or ()) != 2 and (name == "C" or ends is not None):
@@ -273,8 +284,7 @@ class FitResults:
         decode(list[str], data.get("notes"), f"{path}: data.notes")
         runs = partial(_runs_in, path.parent, str(data.get("observations_sha256", "")))
         fitted, refused = {}, {}
-        approaches = decode(dict[str, dict[str, Any]], value["approaches"], f"{path}: approaches")
-        for name, record in approaches.items():
+        for name, record in file.approaches.items():
             where, status = f"{path}: {name}", record.pop("status", None)
             require_choice(f"{path}: approaches", name, APPROACHES)
             require_choice(f"{where}.status", status, ("fitted", "refused"))
@@ -286,13 +296,10 @@ class FitResults:
             if reason := invalid(result):
                 raise InputError(f"{where}: {reason}. Run `chinchilla fit` again.")
             fitted[name] = dataclasses.replace(result, runs=runs)
-        cost = value["flops_per_token"]
-        if cost is not None:
-            cost = FlopsPerToken.from_dict(cost, str(path))
-        command = decode(dict[str, Any], value["command"], f"{path}: command")
-        recommended = decode(dict[str, Any] | None, value["recommended"], f"{path}: recommended")
-        results = cls(fitted, refused, data, cost, command, recommended, runs)
-        if not approaches and not results.of_minima:
+        results = cls(
+            fitted, refused, data, file.flops_per_token, file.command, file.recommended, runs
+        )
+        if not file.approaches and not results.of_minima:
             raise InputError(f"{path}: approaches is empty. Run `chinchilla fit` again.")
         return results
 

@@ -229,14 +229,9 @@ def draw_left_out(
 
 
 def fitted_loss(budget: Mapping[str, Any], N: np.ndarray) -> np.ndarray | None:
-    """The fitted shape: the stored curve, else c0 + c1 x + c2 x^2 with x = ln N; None without."""
-    x, curve = np.log(N), budget.get("curve")
-    if curve:
-        return np.interp(x, np.log(curve["N"]), curve["L"])
-    coefficients = budget.get("coefficients")
-    if coefficients is None or len(coefficients) != 3:
-        return None
-    return np.polynomial.polynomial.polyval(x, coefficients)
+    """The fitted curve at N; None without one."""
+    curve = budget.get("curve")
+    return None if not curve else np.interp(np.log(N), np.log(curve["N"]), curve["L"])
 
 
 def profile_residuals(

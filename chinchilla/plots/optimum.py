@@ -13,7 +13,6 @@ from matplotlib.lines import Line2D
 from chinchilla.config.fit import APPROACHES
 from chinchilla.core.errors import Refusal
 from chinchilla.core.units import count
-from chinchilla.fit.display import exponent_text, exponents
 from chinchilla.fit.result import FitResult, called
 from chinchilla.fit.results import FitResults
 from chinchilla.plots.style import (
@@ -100,7 +99,7 @@ def exponents_inside(ax: Axes, frontiers: Mapping[str, FitResult], quantity: str
     lines, texts = [], []
     for approach, f in frontiers.items():
         lines.append(Line2D([], [], color=COLORS[approach], linewidth=3))
-        texts.append(f"${name}$ = {exponent_text(f.N_opt if quantity == 'N' else f.D_opt)}")
+        texts.append(f"${name}$ = {(f.N_opt if quantity == 'N' else f.D_opt).exponent_text}")
     legend_inside(ax, f"exponent ${name}$ [80% interval]", (lines, texts), "upper left")
 
 
@@ -125,7 +124,7 @@ def draw_recommended(
         answers = [recommendation(fits, float(C)) for C in budgets]
         answer = recommendation(fits, default_budget(fits))
         name = "a" if quantity == "N" else "b"
-        value = exponents(fits)[0 if quantity == "N" else 1]
+        value = fits.a if quantity == "N" else fits.b
     except Refusal:
         return []
     y = np.array([getattr(r, quantity) for r in answers], float)

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 
 from chinchilla.config.checks import require_choice
 from chinchilla.core.errors import InputError
-from chinchilla.fit.display import exponent_text
 from chinchilla.fit.result import FitResult, called
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
@@ -43,7 +42,7 @@ def plot_fits(fits: FitResults, ax: Axes | None, quantity: str) -> Axes:
     labels = {n: f"{called(n)}: refused" for n in fits.refused}
     for n, f in fits.fitted.items():
         law = f.N_opt if quantity == "N" else f.D_opt
-        labels[n] = f"{called(n)}: ${name}$ = {exponent_text(law)}"
+        labels[n] = f"{called(n)}: ${name}$ = {law.exponent_text}"
     with _panel(ax) as panel:
         shown = optimum.draw_optima(panel, fits.fitted, quantity, labels)
         shown += optimum.draw_recommended(panel, fits, quantity, at[0])

@@ -71,7 +71,7 @@ def fit_windows(obs: Observations, settings: dict[str, Any]) -> list[CandidateLa
     """
 
     def fit(keep: np.ndarray, start: np.ndarray | None) -> np.ndarray:
-        law, _ = fit_loss_law(obs.N[keep], obs.D[keep], obs.L[keep], None, **settings)
+        law, _ = fit_loss_law(obs.N[keep], obs.D[keep], obs.L[keep], **settings)
         return np.array([law.E, law.A, law.B, law.alpha, law.beta, 1.0, 0.0])
 
     fits: list[CandidateLaw] = []

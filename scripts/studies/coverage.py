@@ -35,7 +35,7 @@ from chinchilla.config import FitCommand
 from chinchilla.core.errors import FitError, Refusal
 from chinchilla.core.files import read_json, write_json
 from chinchilla.fit import fit_envelope, fit_isoflop
-from chinchilla.fit.bootstrap import draw, power_laws
+from chinchilla.fit.bootstrap import draw_counts, power_laws, random_weights
 from chinchilla.fit.loss_law import FrontierSolver
 from chinchilla.fit.parametric.approach3 import fit_loss_law, refit_loss_law
 from chinchilla.fit.result import PowerLaw
@@ -53,16 +53,16 @@ Designs = Mapping[str, Callable[[], Design]]
 Study = Callable[[Design, str, int], dict[str, Any]]  # (design, noise, number of sweeps) -> record
 
 
-def parametric(resampling: str) -> Fit:
-    """Fit of N_opt as in `fit_parametric`."""
+def parametric(draw: Callable[[int, int, int], np.ndarray]) -> Fit:
+    """Fit of N_opt as in `fit_parametric`, with resamples by a function of `bootstrap`."""
 
     def fit(obs: Observations, seed: int) -> PowerLaw:
         law, _ = fit_loss_law(obs.N, obs.D, obs.L)
-        weights = draw(resampling, obs, N_BOOTSTRAP["parametric"], seed)
+        weights = draw(len(obs), N_BOOTSTRAP["parametric"], seed)
         laws = refit_loss_law(obs.N, obs.D, obs.L, weights, law)
         solver = FrontierSolver.of(obs)
         samples = solver.all_lines(laws.theta)
-        return power_laws(*solver.lines(law), samples, 10 * float(obs.C.max()))[0]
+        return power_laws(*solver.lines(law), samples)[0]
 
     return fit
 
@@ -191,10 +191,15 @@ PLAIN = dict.fromkeys(list(PROFILES)[:3], TWO)
 OF_CURVES = dict.fromkeys(LADDERS, TWO)
 DESIGNS: Designs = {**PROFILES, **MISFITS, **SPARSE, **LADDERS}
 STUDIES: list[tuple[str, Study, Mapping[str, tuple[str, ...]], int]] = [
-    ("parametric, bayesian (default)", partial(study, parametric("bayesian")), OF_LAWS, N_SWEEPS),
+    (
+        "parametric, bayesian (default)",
+        partial(study, parametric(random_weights)),
+        OF_LAWS,
+        N_SWEEPS,
+    ),
     ("isoflop, exact, wild (default)", partial(study, isoflop()), OF_PROFILES, N_SLOW),
     ("isoflop, parabola, wild", partial(study, isoflop(profile="parabola")), PLAIN, N_PARABOLA),
-    ("parametric, pairs", partial(study, parametric("pairs")), PLAIN, N_SWEEPS),
+    ("parametric, pairs", partial(study, parametric(draw_counts)), PLAIN, N_SWEEPS),
     ("envelope, all (default)", partial(study, envelope), OF_CURVES, N_SLOW),
     ("recommended", partial(recommended, 100), OF_SPARSE, N_RECOMMENDED),
     ("recommended", partial(recommended, 0), OF_PROFILES, N_RECOMMENDED),

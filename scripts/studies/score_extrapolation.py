@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.interpolate import Akima1DInterpolator
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts" / "bench")]
@@ -37,7 +38,6 @@ from chinchilla.config import FitCommand
 from chinchilla.core.errors import Refusal
 from chinchilla.fit import fit_isoflop
 from chinchilla.fit.isoflop.profile import fit_budget
-from chinchilla.fit.isoflop.sensitivity import akima_minimum
 from chinchilla.fit.isoflop.window import find_window
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.results import FitResults
@@ -71,6 +71,20 @@ def fitted(obs: Observations) -> FitResults:
     return fit_table(obs, None, FitCommand(observations="-", out_dir="-"))
 
 
+def akima_minimum(N: np.ndarray, L: np.ndarray) -> float:
+    """Size with the lowest loss on Akima's curve of ln L over ln N (Porian et al. 2024).
+
+    NaN if the smallest or the largest size has the lowest loss, or there are fewer than four sizes.
+    """
+    sizes, index = np.unique(N, return_inverse=True)
+    if len(sizes) < 4:
+        return np.nan
+    x, y = np.log(sizes), np.bincount(index, np.log(L)) / np.bincount(index)
+    at = np.linspace(x[0], x[-1], 2_000)
+    best = int(Akima1DInterpolator(x, y)(at).argmin())
+    return np.nan if best in (0, len(at) - 1) else float(np.exp(at[best]))
+
+
 def measured(obs: Observations) -> dict[str, float]:
     """N_opt by both methods and the loss at the minimum of one budget's runs; NaN if missing."""
     empty = FitResults.of({}, {}, obs)
@@ -81,10 +95,9 @@ def measured(obs: Observations) -> dict[str, float]:
     if profile.c is not None:
         square = profile.pull**2 * profile.residuals**2 / (1 - profile.leverage)
         sd = float(np.sqrt(square.sum()))
-    akima = akima_minimum(obs.N, obs.L)
     return {
         "parabola": float(minimum.N[0]) if len(minimum) else np.nan,
-        "akima": np.nan if akima is None else akima,
+        "akima": akima_minimum(obs.N, obs.L),
         "L": float(minimum.L[0]) if len(minimum) else np.nan,
         "sd": sd,
     }

@@ -11,7 +11,9 @@ from chinchilla.cli import main
 from chinchilla.core.paper import GOPHER_BUDGET, ISOFLOP_BUDGETS
 from chinchilla.core.units import count
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
-from chinchilla.fit.parametric.paper_search import grid_starts, paths, search
+from chinchilla.fit.parametric import paper_search
+from chinchilla.fit.parametric.paper_search import grid_starts, search
+from chinchilla.fit.parametric.solver import fit_loss_law
 from chinchilla.observations.table import Observations
 from chinchilla.report.reproduce import markdown, reproduce
 
@@ -78,14 +80,12 @@ def test_a_tight_search_finds_the_law_and_default_tolerances_do_not(drawn):
     rng = np.random.default_rng(0)
     L = drawn.L * np.exp(0.003 * rng.normal(size=len(drawn)))
     tight = search(drawn.N, drawn.D, L, starts=starts)
-    early = search(drawn.N, drawn.D, L, starts=starts, reduction="mean", stop="scipy")
-    assert tight.predicted_relative_decrease < 1e-9
+    early = search(drawn.N, drawn.D, L, converge=False, starts=starts)
+    lowest = fit_loss_law(drawn.N, drawn.D, L)[1]["objective"]
+    assert tight.objective == pytest.approx(lowest, rel=1e-9)
     assert early.said_success.all()
     assert early.iterations.mean() < tight.iterations.mean() / 3
     assert early.objective > tight.objective * 1.001
-    near = paths(drawn.N, drawn.D, L, starts[:2], LAW)
-    assert 1 <= near["step"] <= near["n_steps"]
-    assert near["a"] == pytest.approx(near["beta"] / (near["alpha"] + near["beta"]))
 
 
 def test_an_approach_that_cannot_be_fitted_is_named_with_its_reason(drawn):
@@ -140,9 +140,12 @@ def test_an_error_is_one_line(words, parts, capsys):
 
 
 @pytest.mark.slow
-def test_the_reasons_why_approach_3_differs_on_the_published_points():
+def test_the_reasons_why_approach_3_differs_on_the_published_points(monkeypatch):
+    """From every ninth of the paper's starts."""
+    starts = grid_starts()[::9]
+    monkeypatch.setattr(paper_search, "grid_starts", lambda: starts)
     points = Observations.from_csv(published_points(), flop_convention="six_nd")
-    found = reproduce(points, n_bootstrap=400)
+    found = reproduce(points, n_bootstrap=0)
     ours = [row for row in found.rows if row.whose == "ours" and row.approach[0] == "3"]
     assert [row.a for row in ours] == pytest.approx([0.513900, 0.564644], abs=1e-5)
     assert [row.data for row in ours] == ["240 of 240 runs", "245 of 245 runs"]
@@ -151,10 +154,9 @@ def test_the_reasons_why_approach_3_differs_on_the_published_points():
     assert reasons["minimum"]["objective"] == pytest.approx(1.018274017801e-3, rel=1e-9)
     assert reasons["minimum"]["objective_published"] == pytest.approx(1.23116e-3, rel=1e-5)
     mean = reasons["mean instead of sum, default tolerances"]
-    assert (mean["n_starts"], mean["said_success"]) == (4500, 1.0)
+    assert (mean["n_starts"], mean["said_success"]) == (500, 1.0)
     assert 5 < mean["mean_iterations"] < 12
     assert abs(mean["a"] - 0.5139) > 0.03  # the wrong result depends on rounding
-    assert reasons["early stop"]["distance"] < 1
     assert reasons["rounding"]["N_at_gopher_rounded"] == pytest.approx(32.2e9, rel=5e-3)
     assert reasons["outliers"]["a"] == pytest.approx(0.564644, abs=1e-5)
     assert found.rows[-1].approach.startswith("Kaplan")

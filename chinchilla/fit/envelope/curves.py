@@ -1,16 +1,14 @@
 """Training curves as functions of FLOPs on one grid of C, from which approach 1 takes its envelope.
 
-Details that the paper leaves open: the Gaussian's window is cut at +-window/2 with sigma = window/4 and
-renormalised at the ends of a curve. Curves are linear in ln C between their points. They start after
-their last gap of more than a factor 3 in C (often after a first point in warm-up), where a straight line lies
-well above the loss. C covers the values at which at least three sizes have a curve. Where learning rates
-decay (schedule="matched") it starts at the C of the cheapest run, because below it every loss is from
-mid-run; where they are constant it starts with the curves.
+Details that the paper leaves open: the Gaussian's window is cut at +-window/2 with sigma = window/4. Curves are
+linear in ln C and start after their last gap of more than a factor 3 in C (often after a first point in
+warm-up). C covers the values at which at least three sizes have a curve. Where learning rates decay
+(schedule="matched") it starts at the C of the cheapest run, because below it every loss is from mid-run.
 
 The runs of one budget end at C values that differ by up to one step. Beyond the second longest end the
 longest run would be alone and have the lowest loss there, whatever its size. Each curve is therefore extended
 to the last of the ends that belong together (`common_ends`), by the slope of its loss in ln C over its last
-15%. NumPy only.
+15%.
 """
 
 from dataclasses import dataclass
@@ -21,6 +19,8 @@ from chinchilla.core.errors import FitError
 from chinchilla.fit.numerics import fit_line
 from chinchilla.observations.table import Observations
 
+N_POINTS = 1_500  # log-spaced values of C, as in the paper
+WINDOW = 10.0  # points of a curve, full width of the smoothing: the paper's 10 steps
 MIN_SIZES = 3  # distinct sizes with a curve at a C, and on the uncensored envelope
 MAX_WINDOW_SHARE = 0.05  # a smoothing window is never longer than this share of its curve
 TAIL = 0.85  # a point is in its run's tail after this share of the run's FLOPs
@@ -41,20 +41,10 @@ class Curves:
     D_end: np.ndarray  # (r,) tokens of the whole run, as measured
     on: np.ndarray  # (r, 2) first and last index of C on the curve; (g, -1) if none
 
-    @property
-    def one_horizon(self) -> bool:
-        """Whether all runs end after the same tokens, within SAME_END."""
-        return bool(self.D_end.max() <= SAME_END * self.D_end.min())
 
-
-def smooth(L: np.ndarray, window: float) -> np.ndarray:
-    """Smooth a curve by a Gaussian over `window` points, renormalised at its ends.
-
-    Args:
-        L: (n,) losses, evenly spaced.
-        window: full width in points; sigma is a quarter of it. At most MAX_WINDOW_SHARE of n.
-    """
-    half = int(min(window, MAX_WINDOW_SHARE * len(L)) / 2)
+def smooth(L: np.ndarray) -> np.ndarray:
+    """Smooth evenly spaced losses (n,) by a Gaussian over WINDOW points, at most MAX_WINDOW_SHARE of n."""
+    half = int(min(WINDOW, MAX_WINDOW_SHARE * len(L)) / 2)
     if half < 1:
         return L
     offsets = np.arange(-half, half + 1)
@@ -62,15 +52,11 @@ def smooth(L: np.ndarray, window: float) -> np.ndarray:
     return np.convolve(L, kernel, "same") / np.convolve(np.ones_like(L), kernel, "same")
 
 
-def read_curves(
-    obs: Observations, window: float, n_points: int, schedule: str = "matched"
-) -> tuple[Curves, list[str]]:
+def read_curves(obs: Observations, schedule: str = "matched") -> tuple[Curves, list[str]]:
     """Smooth every curve, extend it to the end of its budget and interpolate it at common values of C.
 
     Args:
-        obs: points along runs.
-        window: of `smooth`, in points.
-        n_points: log-spaced values of C.
+        obs: points along runs. Validation losses are not smoothed.
         schedule: of the learning rate, matched or constant.
 
     Returns:
@@ -92,15 +78,16 @@ def read_curves(
     shared_end = common_ends(C_end, budget)
     spans = np.stack([[run.C[0] for run in runs], shared_end], axis=1)
     low, high = _shared_span(sizes, spans, schedule)
-    C = np.geomspace(low, high, n_points)
+    C = np.geomspace(low, high, N_POINTS)
     ln_C = np.log(C)
-    L, D = np.full((len(runs), n_points), np.inf), np.ones((len(runs), n_points))
-    on = np.tile([n_points, -1], (len(runs), 1))
+    L, D = np.full((len(runs), N_POINTS), np.inf), np.ones((len(runs), N_POINTS))
+    on = np.tile([N_POINTS, -1], (len(runs), 1))
     for i, run in enumerate(runs):
         inside = (spans[i, 0] <= C) & (spans[i, 1] >= C)
         if inside.any():
             on[i] = np.flatnonzero(inside)[[0, -1]]
-        x, y, z = np.log(run.C), smooth(run.L, window), np.log(run.D)
+        x, y, z = np.log(run.C), run.L, np.log(run.D)
+        y = y if obs.loss_kind == "validation" else smooth(y)
         if shared_end[i] > C_end[i]:
             beyond = np.log(shared_end[i] / C_end[i])
             x, y, z = (
@@ -123,9 +110,6 @@ def _split(obs: Observations) -> tuple[list[Observations], list[str]]:
     order = np.lexsort((obs.D, of_row))
     for rows in np.split(order, np.flatnonzero(np.diff(of_row[order])) + 1):
         run, run_id = obs.where(rows), obs.run_id[rows[0]]
-        if len(run) < 2:
-            refusals.append(f"run {run_id}: one point is no curve.")
-            continue
         if np.any(run.N != run.N[0]) or np.any(np.diff(run.C) <= 0):
             refusals.append(f"run {run_id}: N changes along the curve, or C does not rise with D.")
             continue
@@ -135,8 +119,7 @@ def _split(obs: Observations) -> tuple[list[Observations], list[str]]:
             run = run.where(np.arange(gaps[-1] + 1, len(run)))
         if len(run) < 2:
             refusals.append(
-                f"run {run_id}: its last two points lie over a factor {MAX_GAP:g} apart in C, which is "
-                "no curve."
+                f"run {run_id}: fewer than two points after its last gap of over a factor {MAX_GAP:g} in C."
             )
             continue
         runs.append(run)
@@ -182,19 +165,14 @@ def _shared_span(sizes: np.ndarray, spans: np.ndarray, schedule: str) -> tuple[f
     live = [
         len(np.unique(sizes[(spans[:, 0] <= c) & (spans[:, 1] >= c)])) >= MIN_SIZES for c in edges
     ]
-    if sum(live) < 2:
-        raise FitError(
-            f"approach 1: at no C do {MIN_SIZES} sizes have a curve, so that no size can be compared with "
-            "both its neighbours. Train neighbouring sizes over overlapping FLOPs.",
-            "no_overlap",
-        )
-    low, high = edges[live].min(), edges[live].max()
+    low, high = (edges[live][0], edges[live][-1]) if any(live) else (0.0, 0.0)
     if schedule == "matched":
         low = max(low, spans[:, 1].min())
     if low >= high:
         raise FitError(
-            f"approach 1: no run has ended where {MIN_SIZES} sizes have a curve. Train neighbouring "
-            "sizes over overlapping FLOPs.",
+            f"approach 1: at no C do {MIN_SIZES} sizes have a curve (with decaying learning rates: at no C "
+            "after the end of the cheapest run), so that no size can be compared with both its neighbours. "
+            "Train neighbouring sizes over overlapping FLOPs.",
             "no_overlap",
         )
     return float(low), float(high)

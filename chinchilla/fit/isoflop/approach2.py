@@ -4,17 +4,14 @@ For each budget C, a curve in ln N is fitted to the final losses. Its minimum is
 D_opt(C) is the number of tokens that C FLOPs allow at that size. Straight lines through the minima
 in log-log coordinates give the frontier.
 
-The curve is the paper's parabola or the exact shape of a profile under the loss law (`profile.py`).
-The minimum of a parabola is biased where alpha differs from beta: with nine sizes up to 8 times
-larger and smaller, in the default window, its N_opt at ten times the largest C is 1.9% too large, while the
-exact shape has no measurable bias (docs/results/coverage.json, scripts/studies/coverage.py). The exact shape is the
-default; details["parabola"] holds the parabola's lines and their shift.
+The curve is the exact shape of a profile under the loss law (the default) or the paper's parabola
+(`profile.py`), whose minimum is biased where alpha differs from beta: with nine sizes up to 8 times larger
+and smaller, in the default window, its N_opt at ten times the largest C is 1.9% too large
+(docs/results/coverage.json).
 
 A run has a whole number of steps, so that it does not spend its budget exactly. The points are
 therefore at the C spent; `budget_flops` only groups the runs and labels the points. `intervals.py`
 computes the intervals.
-
-NumPy only: this module must import without torch.
 """
 
 from typing import Any
@@ -24,27 +21,15 @@ import numpy as np
 from chinchilla.config.fit import IsoflopProfile, IsoflopWindow, Objective, check_settings
 from chinchilla.core.errors import FitError
 from chinchilla.fit import bootstrap
-from chinchilla.fit.arguments import accepts_tables
 from chinchilla.fit.isoflop.intervals import METHOD, resampled_lines
-from chinchilla.fit.isoflop.profile import (
-    ExactShape,
-    Parabola,
-    Profile,
-    fit_budget,
-    lines,
-    minima,
-)
-from chinchilla.fit.isoflop.sensitivity import akima_line, leave_out, unequal_flops, windows
+from chinchilla.fit.isoflop.profile import Profile, fit_budget, lines, minima
 from chinchilla.fit.isoflop.window import MAX_RESIDUAL, Window, find_window
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.numerics import fit_line
 from chinchilla.fit.parametric.solver import check_ratios, fit_loss_law
-from chinchilla.fit.result import FitResult, OptimalPoint, conventions
+from chinchilla.fit.result import FitResult, LossLaw, OptimalPoint, conventions
 from chinchilla.observations.checks import check_signal, repeats
-from chinchilla.observations.table import Observations
-
-MAX_LOG_N = 100.0  # a minimum beyond e^100 parameters is not stored
-MAX_BELOW = 0.01  # of the lowest measured loss; a warning if a fitted minimum lies further below
+from chinchilla.observations.table import Observations, observations_of
 
 PROFILES = {
     "exact": "E + A/N^alpha + B/D^beta through the final losses of each budget, least squares",
@@ -52,9 +37,8 @@ PROFILES = {
 }
 
 
-@accepts_tables
 def fit_isoflop(
-    obs: Observations,
+    obs: Observations | Any,
     *,
     profile: IsoflopProfile = "exact",
     window: IsoflopWindow = "auto",
@@ -66,45 +50,51 @@ def fit_isoflop(
     """Fit approach 2: the minimum of each IsoFLOP profile, and lines through the minima.
 
     Args:
-        obs: final losses; of curves only the last points are used. Runs whose budget_flops is NaN
-            have no profile, but contribute to alpha and beta.
+        obs: final losses (of curves only the last points are used): Observations, a pandas or polars
+            frame, or a dict of arrays. Runs whose budget_flops is NaN have no profile, but contribute
+            to alpha and beta.
         profile: "exact", with alpha and beta of approach 3 on the same runs (refitted in each
             resample), or a parabola if approach 3 fails; "parabola" as in the paper.
-        window: sizes that a profile is fitted to: "auto", "all" (the paper's), or the distance in
-            ln N on each side of the lowest loss, see `window.py`.
+        window: sizes that a profile is fitted to: "auto" (near the lowest loss, see `window.py`) or
+            "all" (the paper's).
         huber_delta: Huber delta of the fit that gives alpha and beta (approach 3).
         objective: objective of that fit: huber, lad or least_squares.
         n_bootstrap: resamples; 0 for no interval.
         seed: seed of the resampling.
 
     Returns:
-        A FitResult with details: budgets (each profile: budget_flops, run_ids, N, D, L, the parabola's
-        coefficients [c0, c1, c2] in powers of ln N and its vertex, the exact shape as a curve, N_opt,
-        L_opt, and refused and kind: the reason if it is not used, or None); parabola (the paper's
-        lines and their shift from the exact shape's); window; windows; akima; leave_out.
+        A FitResult with details: budgets (each profile: budget_flops, run_ids, N, L, the fitted curve,
+        N_opt, L_opt, and refused and kind: the reason if it is not used, or None) and window (the
+        width, and the runs that were excluded).
 
     Raises:
         FitError: no run has a budget (no_budget), there is only one (one_budget), all runs have one
-            D/N (one_ray), losses at the minima rise with C (loss_rises), a budget is not finite (nan),
-            or fewer than two budgets have a minimum (the most common kind of their refusals).
+            D/N (one_ray), losses at the minima rise with C (loss_rises), or fewer than two budgets have
+            a minimum (the most common kind of their refusals).
         InputError: an invalid setting.
     """
     how: dict[str, Any] = {"huber_delta": huber_delta, "objective": objective}
     check_settings(profile=profile, window=window, n_bootstrap=n_bootstrap, seed=seed, **how)
-    finals = obs.finals()
+    runs = observations_of(obs)
+    finals = runs.finals()
     every = finals.where(~np.isnan(finals.budget_flops))
-    _check(every)
+    if not len(every):
+        raise FitError(
+            "approach 2 needs runs that share a budget, and no run names one. Fill the column "
+            "budget_flops, or plan with grid.budgets.",
+            "no_budget",
+        )
+    check_ratios(every.N, every.D, "approach 2")
     check_signal(every, "approach 2")
-    selection = find_window(every, str(window))
+    selection = find_window(every, window)
     obs = every.where(selection.keep)
     cost = FlopsPerToken.from_observations(obs)
     # Far from the minima the law fits no better than a profile, so that alpha and beta come from the
     # runs that the profiles are fitted to.
     law_runs = finals if selection.width is None else obs
-    exponents, warnings = (None, []) if profile == "parabola" else _exponents(law_runs, how)
+    law, warnings = (None, []) if profile == "parabola" else _law(law_runs, how)
 
-    plain = _profiles(obs, None, cost)
-    profiles = plain if exponents is None else _profiles(obs, exponents, cost)
+    profiles = _profiles(obs, law, cost)
     used = [p for p in profiles if not p.refused]
     refusals = [f"budget {p.budget:.3g}: {p.refused}" for p in profiles if p.refused]
     if len(used) < 2:
@@ -118,20 +108,21 @@ def fit_isoflop(
     _check_falling(used, at[:, 0])
 
     log_k, a, log_m, b = map(float, lines(at[None], cost)[0])
-    resampled = None if exponents is None else law_runs
-    samples = resampled_lines(used, cost, n_bootstrap, seed, resampled, how)
-    N_opt, D_opt, counts, of_interval = bootstrap.power_laws(
-        (log_k, a), (log_m, b), samples, bootstrap.FAR * float(obs.C.max()), _scatter(used)
-    )
-    unequal, of_unequal = unequal_flops(used, cost)
-    without = leave_out(used, exponents, cost)
-    of_window = selection.record(every) | _without_window(every, selection, exponents, cost)
-    warnings += of_interval + of_unequal
+    resampled = law_runs
+    if law is None:  # the profiles alone are resampled
+        order = np.lexsort((obs.N, obs.budget_labels))
+        resampled = obs.where(order[np.isin(obs.budget_labels[order], [p.budget for p in used])])
+    samples = resampled_lines(used, cost, n_bootstrap, seed, law, resampled, how)
+    scatter = float(np.sqrt(np.mean(np.concatenate([p.residuals / p.obs.L for p in used]) ** 2)))
+    N_opt, D_opt, of_interval = bootstrap.power_laws((log_k, a), (log_m, b), samples, scatter)
+    warnings += of_interval
     if len(used) == 2:
-        warnings.append("a line through two budgets cannot be checked for curvature.")
-    warnings += _excluded(of_window, a) + _below_measured(used)
-    warnings += _influence(without["run"], a) + repeats(obs)
+        warnings.append(
+            "only two budgets have a minimum, so the curvature of the frontier is unknown. Add a budget."
+        )
+    warnings += _excluded(every, selection, law, cost, a) + repeats(obs)
     D = np.exp(at[:, 0] - cost.log_cost(at[:, 1]))
+    outliers = every.where(selection.outliers)
     return FitResult(
         approach="isoflop",
         N_opt=N_opt,
@@ -143,58 +134,39 @@ def fit_isoflop(
         n_runs=sum(len(p.obs) for p in used),
         conventions=conventions(obs),
         settings={
-            "profile": PROFILES["parabola" if exponents is None else "exact"],
+            "profile": PROFILES["parabola" if law is None else "exact"],
             "window": "all sizes"
             if selection.width is None
-            else f"sizes within a factor of {np.exp(selection.width):.3g} of each budget's lowest loss"
-            + (" (chosen from the data)" if window == "auto" else ""),
+            else f"sizes within a factor of {np.exp(selection.width):.3g} of each budget's lowest loss "
+            "(chosen from the data)",
             "exponents": "none"
-            if exponents is None
-            else f"alpha={exponents[0]:.6g}, beta={exponents[1]:.6g}: approach 3 (objective={objective}, "
+            if law is None
+            else f"alpha={law.alpha:.6g}, beta={law.beta:.6g}: approach 3 (objective={objective}, "
             f"huber_delta={huber_delta:g}) on the same {len(law_runs)} runs, refitted in each resample",
             "n_bootstrap": n_bootstrap,
             "seed": seed,
             "interval": bootstrap.method(METHOD, n_bootstrap),
         },
         details={
-            "budgets": [_record(p, q) for p, q in zip(profiles, plain, strict=True)],
-            "parabola": _parabola([p for p in plain if not p.refused], used, cost),
-            "window": of_window,
-            "windows": windows(used, exponents, cost),
-            "akima": akima_line(used),
-            "leave_out": without,
-            "bootstrap": counts,
-            "unequal_flops": unequal,
-            "runs_without_budget": int(len(finals) - len(every)),
+            "budgets": [_record(p) for p in profiles],
+            "window": {
+                "width": selection.width,
+                "n_outside": int((~selection.keep & ~selection.outliers).sum()),
+                "outliers": [
+                    {"run_id": str(run_id), "N": float(N), "L": float(L)}
+                    for run_id, N, L in zip(outliers.run_id, outliers.N, outliers.L, strict=True)
+                ],
+            },
         },
         refusals=refusals,
         warnings=warnings,
+        runs=runs,
     )
 
 
-def _check(obs: Observations) -> None:
-    if not len(obs):
-        raise FitError(
-            "approach 2 needs runs that share a budget, and no run names one. Fill the column "
-            "budget_flops, or plan with grid.budgets.",
-            "no_budget",
-        )
-    check_ratios(obs.N, obs.D, "approach 2")
-    bad = ~np.isfinite(obs.budget_flops) | (obs.budget_flops <= 0)
-    if bad.any():
-        i = int(np.argmax(bad))
-        raise FitError(
-            f"run {obs.run_id[i]}: budget_flops={obs.budget_flops[i]} is not a positive finite "
-            "number. Correct it, or leave it empty.",
-            "nan",
-        )
-
-
-def _profiles(
-    obs: Observations, exponents: tuple[float, float] | None, cost: FlopsPerToken
-) -> list[Profile]:
-    """One profile per budget, budgets ascending: parabolas, or the exact shape if exponents are given."""
-    labels = obs.budget_labels
+def _profiles(obs: Observations, law: LossLaw | None, cost: FlopsPerToken) -> list[Profile]:
+    """One profile per budget, budgets ascending: parabolas, or the exact shape if a law is given."""
+    labels, exponents = obs.budget_labels, None if law is None else (law.alpha, law.beta)
     return [fit_budget(obs.where(labels == b), b, exponents, cost) for b in np.unique(labels)]
 
 
@@ -212,52 +184,34 @@ def parabolas_of(obs: Observations, window: str = "auto") -> list[Profile]:
     return _profiles(obs, None, FlopsPerToken.from_observations(obs))
 
 
-def _without_window(
-    every: Observations,
-    selection: Window,
-    exponents: tuple[float, float] | None,
-    cost: FlopsPerToken,
-) -> dict[str, float | None]:
-    """a with the outliers, and a with all sizes; None where nothing was excluded."""
-
-    def a(keep: np.ndarray) -> float | None:
-        used = [p for p in _profiles(every.where(keep), exponents, cost) if not p.refused]
-        return None if len(used) < 2 else float(lines(minima(used)[None], cost)[0, 1])
-
-    outliers = np.isin(every.run_id, [o["run_id"] for o in selection.outliers])
-    return {
-        "a_with_outliers": a(selection.keep | outliers) if outliers.any() else None,
-        "a_all_sizes": a(np.ones(len(every), bool)) if not selection.keep.all() else None,
-    }
+def _law(runs: Observations, how: dict[str, Any]) -> tuple[LossLaw | None, list[str]]:
+    """Approach 3's law of these runs, or a warning if it fails."""
+    try:
+        return fit_loss_law(runs.N, runs.D, runs.L, **how)[0], []
+    except FitError as error:
+        return None, [
+            "parabolas instead of the exact shape, because approach 3 gives no alpha and beta: "
+            f"N_opt is biased where they differ. ({error})"
+        ]
 
 
-def _excluded(window: dict[str, Any], a: float) -> list[str]:
+def _excluded(
+    every: Observations, selection: Window, law: LossLaw | None, cost: FlopsPerToken, a: float
+) -> list[str]:
     """Warn of the outliers that were excluded, with the exponent with and without them."""
-    outliers = window["outliers"]
-    if not outliers:
+    outliers = every.run_id[selection.outliers]
+    if not len(outliers):
         return []
-    names = ", ".join(o["run_id"] for o in outliers[:8]) + (", ..." if len(outliers) > 8 else "")
-    with_them = window["a_with_outliers"]
-    compared = "" if with_them is None else f"; a = {a:.3f} without them, {with_them:.3f} with them"
+    profiles = _profiles(every.where(selection.keep | selection.outliers), law, cost)
+    used = [p for p in profiles if not p.refused]
+    compared = ""
+    if len(used) >= 2:
+        with_them = float(lines(minima(used)[None], cost)[0, 1])
+        compared = f"; a = {a:.3f} without them, {with_them:.3f} with them"
+    names = ", ".join(outliers[:8]) + (", ..." if len(outliers) > 8 else "")
     return [
         f"{len(outliers)} runs are outliers of their IsoFLOP profile (residual over {MAX_RESIDUAL:g} "
         f"robust standard deviations) and were excluded: {names}{compared}. Check whether they diverged."
-    ]
-
-
-def _below_measured(used: list[Profile]) -> list[str]:
-    """Warn of budgets whose fitted minimum lies far below every measured loss."""
-    budgets = []
-    for p in used:
-        fitted, lowest = _loss(p), float(p.obs.L.min())
-        if lowest - fitted > MAX_BELOW * lowest:
-            budgets.append(f"{p.budget:.3g} (fitted {fitted:.3f}, lowest measured {lowest:.3f})")
-    if not budgets:
-        return []
-    return [
-        f"the fitted minimum lies more than {MAX_BELOW:.0%} below every measured loss at budget "
-        f"{', '.join(budgets)}: runs far from the minimum decide the curve. Use isoflop_window=auto, or "
-        "remove diverged runs."
     ]
 
 
@@ -276,99 +230,26 @@ def _check_falling(used: list[Profile], log_C: np.ndarray) -> None:
     )
 
 
-def _exponents(
-    finals: Observations, how: dict[str, Any]
-) -> tuple[tuple[float, float] | None, list[str]]:
-    """alpha and beta of approach 3 on these runs, or a warning if it fails."""
-    try:
-        law, _ = fit_loss_law(finals.N, finals.D, finals.L, None, **how)
-    except FitError as error:
-        return None, [
-            "parabolas instead of the exact shape, because approach 3 gives no alpha and beta: "
-            f"N_opt is biased where they differ. ({error})"
-        ]
-    return (law.alpha, law.beta), []
-
-
-def _scatter(used: list[Profile]) -> float:
-    """Root mean square of the residuals of all profiles over the losses."""
-    return float(np.sqrt(np.mean(np.concatenate([p.residuals / p.obs.L for p in used]) ** 2)))
-
-
 def _loss(profile: Profile) -> float:
     """Loss at the minimum, nats per token."""
     assert profile.c is not None
     return float(profile.shape.losses(profile.c, np.array([profile.x_opt]))[0])
 
 
-def _record(p: Profile, plain: Profile) -> dict[str, Any]:
-    """Record of a profile for frontier.json; `plain` is the parabola through the same runs."""
-    record: dict[str, Any] = {
+def _record(p: Profile) -> dict[str, Any]:
+    """Record of a profile for frontier.json."""
+    curve = None
+    if p.c is not None:
+        x = np.linspace(np.log(p.obs.N[0] / 1.15), np.log(p.obs.N[-1] * 1.15), 80)
+        curve = {"N": np.exp(x).tolist(), "L": p.shape.losses(p.c, x).tolist()}
+    return {
         "budget_flops": p.budget,
         "run_ids": [str(r) for r in p.obs.run_id],
         "N": p.obs.N.tolist(),
-        "D": p.obs.D.tolist(),
         "L": p.obs.L.tolist(),
-        "coefficients": None,
-        "vertex": _size(plain.x_opt),
-        "curve": None,
-        "C": float(np.exp(np.log(p.obs.C).mean())),
-        "N_opt": _size(p.x_opt),
-        "L_opt": _loss(p) if np.isfinite(p.x_opt) else None,
+        "curve": curve,
+        "N_opt": None if p.refused else float(np.exp(p.x_opt)),
+        "L_opt": None if p.refused else _loss(p),
         "refused": p.refused or None,
         "kind": p.kind or None,
     }
-    if plain.c is not None:
-        c0, c1, c2 = map(float, plain.c)
-        m = float(np.log(p.obs.N).mean())
-        record["coefficients"] = [c0 - c1 * m + c2 * m**2, c1 - 2 * c2 * m, c2]
-    if p.c is not None and isinstance(p.shape, ExactShape):
-        x = np.linspace(np.log(p.obs.N[0] / 1.15), np.log(p.obs.N[-1] * 1.15), 80)
-        record["curve"] = {"N": np.exp(x).tolist(), "L": p.shape.losses(p.c, x).tolist()}
-    return record
-
-
-def _size(x: float) -> float | None:
-    """exp(x); None if x is NaN or beyond MAX_LOG_N."""
-    return float(np.exp(x)) if abs(x) < MAX_LOG_N else None
-
-
-def _parabola(
-    paper: list[Profile], used: list[Profile], cost: FlopsPerToken
-) -> dict[str, Any] | None:
-    """Lines through the minima of the paper's parabolas, and their shift from the exact shape's."""
-    if len(paper) < 2:
-        return None
-    log_k, a, log_m, b = map(float, lines(minima(paper)[None], cost)[0])
-    shift = None
-    if isinstance(used[0].shape, ExactShape):
-        # Relative shift of N_opt; positive: the parabola's is larger.
-        shift = {"budgets": [p.budget for p in used], "of_N_opt": [_shift(p) for p in used]}
-    return {
-        "N_opt": {"coefficient": float(np.exp(log_k)), "exponent": a},
-        "D_opt": {"coefficient": float(np.exp(log_m)), "exponent": b},
-        "budgets": [p.budget for p in paper],
-        "N": np.exp(minima(paper)[:, 1]).tolist(),
-        "shift": shift,
-    }
-
-
-def _shift(p: Profile) -> float | None:
-    """Relative error of N at the minimum of a parabola through the fitted exact shape."""
-    parabola = Parabola(float(np.log(p.obs.N).mean()))
-    c = np.linalg.pinv(parabola.columns(p.obs)) @ (p.columns @ p.c)
-    x = float(parabola.minima(c[None])[0])
-    return None if np.isnan(x) else float(np.expm1(x - p.x_opt))
-
-
-def _influence(run: dict[str, Any], a: float) -> list[str]:
-    """Warn if leaving out one run moves a outside the 95% interval of the other runs."""
-    if run["half_width"] is None:
-        return []
-    if abs(run["a_without_it"] - a) <= max(run["half_width"], bootstrap.MIN_WIDTH):
-        return []
-    return [
-        f"one run determines a: without {run['most']} a is {run['a_without_it']:.3f} instead of {a:.3f}, "
-        f"outside the 95% interval of the other runs (+-{run['half_width']:.3f}). Check its training "
-        "curve, or repeat it."
-    ]

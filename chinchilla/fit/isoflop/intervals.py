@@ -7,27 +7,27 @@ residuals divided by sqrt(1 - leverage) (HC2, MacKinnon and White 1985). For the
 With exponents drawn independently of the residuals, nominal 80% intervals covered N_opt at ten
 times the largest C in only 71 to 83% of sweeps.
 
-The spread is widened from a normal distribution to Student's t. Its degrees of freedom are
-Satterthwaite's, from the variances within each budget (Bell and McCaffrey 2002): the smaller of
-those of a and those of N_opt at FAR times the largest C. The noise is assumed to be equal within a
-budget; if the outermost sizes are noisier, intervals are too narrow. docs/fitting.md gives the
-measured coverage. This module needs only NumPy.
+The spread is widened to Student's t. Its degrees of freedom are Satterthwaite's, from the variances
+within each budget (Bell and McCaffrey 2002): the smaller of those of a and those of N_opt at FAR times
+the largest C. The noise is assumed to be equal within a budget. docs/fitting.md gives the measured
+coverage.
 """
 
 from typing import Any
 
 import numpy as np
 
-from chinchilla.fit.bootstrap import FAR
 from chinchilla.fit.isoflop.profile import ExactShape, Profile, fit_budget, lines, minima
 from chinchilla.fit.loss_law import FlopsPerToken
-from chinchilla.fit.parametric.solver import fit_loss_law, refit_loss_law
+from chinchilla.fit.parametric.solver import refit_loss_law
+from chinchilla.fit.result import LossLaw
 from chinchilla.observations.table import Observations
 
 METHOD = "wild bootstrap (HC2), Student's t"
 # Draws of signs, each with a refit of approach 3. Further resamples reuse them with new widths.
 N_REDRAWN = 200
 STEP = 0.5  # change of the weights in these refits
+FAR = 10.0  # times the largest C, where the degrees of freedom of N_opt are computed
 MAX_STRETCH = 20.0  # limit of the widening of a resample; reached only outside a 95% interval
 
 
@@ -36,8 +36,9 @@ def resampled_lines(
     cost: FlopsPerToken,
     n: int,
     seed: int,
-    law_runs: Observations | None = None,
-    how: dict[str, Any] | None = None,
+    law: LossLaw | None,
+    runs: Observations,
+    how: dict[str, Any],
 ) -> np.ndarray:
     """Compute lines through the minima of resampled profiles.
 
@@ -46,8 +47,8 @@ def resampled_lines(
         cost: FLOPs per token at a size.
         n: resamples.
         seed: seed of the random generator.
-        law_runs: the runs that alpha and beta were fitted to, which include those of `used`; None if
-            the exponents are not resampled.
+        law: the law whose alpha and beta the profiles have; None for parabolas.
+        runs: the runs that are resampled: those of `used`, and any others that the law was fitted to.
         how: huber_delta and objective of that fit.
 
     Returns:
@@ -56,18 +57,19 @@ def resampled_lines(
     if n == 0:
         return np.zeros((0, 4))
     rng = np.random.default_rng(seed)
-    k = n if law_runs is None else min(n, N_REDRAWN)
-    rows = _rows(used, law_runs)
-    n_runs = sum(len(p.obs) for p in used) if law_runs is None else len(law_runs)
-    signs = rng.choice([-1.0, 1.0], size=(k, n_runs))
+    k = n if law is None else min(n, N_REDRAWN)
+    signs = rng.choice([-1.0, 1.0], size=(k, len(runs)))
+    labels = runs.budget_labels
     at = np.full((k, len(used), 2), np.nan)
     for j, p in enumerate(used):
         assert p.c is not None
-        moves = signs[:, rows[j]] * (p.residuals / np.sqrt(1 - p.leverage))
+        of_budget = np.flatnonzero(labels == p.budget)
+        of_budget = of_budget[np.argsort(runs.N[of_budget], kind="stable")]  # as `fit_budget`
+        moves = signs[:, of_budget] * (p.residuals / np.sqrt(1 - p.leverage))
         at[:, j] = p.points(p.c + moves @ p.solver.T)
     freedom = _freedom(used, at[..., 1])
-    if law_runs is not None:
-        at[..., 1] += _moved(used, _changed_exponents(law_runs, how or {}, signs, rng), cost)
+    if law is not None:
+        at[..., 1] += _moved(used, _changed_exponents(runs, law, how, signs, rng), cost)
     samples = lines(at, cost)[np.arange(n) % k]
     stretch = np.sqrt(freedom / np.maximum(rng.chisquare(freedom, size=(n, 1)), 1e-300))
     stretch = np.minimum(stretch, MAX_STRETCH)
@@ -75,28 +77,18 @@ def resampled_lines(
     return centre + (samples - centre) * stretch
 
 
-def _rows(used: list[Profile], law_runs: Observations | None) -> list[np.ndarray]:
-    """Indices of each profile's runs among the resampled runs."""
-    if law_runs is None:
-        ends = np.cumsum([len(p.obs) for p in used])
-        return [np.arange(end - len(p.obs), end) for p, end in zip(used, ends, strict=True)]
-    labels, rows = law_runs.budget_labels, []
-    for p in used:
-        of_budget = np.flatnonzero(labels == p.budget)
-        rows.append(of_budget[np.argsort(law_runs.N[of_budget], kind="stable")])  # as `fit_budget`
-        assert np.array_equal(law_runs.L[rows[-1]], p.obs.L)
-    return rows
-
-
 def _changed_exponents(
-    law_runs: Observations, how: dict[str, Any], signs: np.ndarray, rng: np.random.Generator
+    runs: Observations,
+    law: LossLaw,
+    how: dict[str, Any],
+    signs: np.ndarray,
+    rng: np.random.Generator,
 ) -> np.ndarray:
     """(k, 2) changes of alpha and beta for signs (k, n_runs).
 
     The change of a refit that does not converge is that of another refit; 0 if none converges.
     """
-    law, _ = fit_loss_law(law_runs.N, law_runs.D, law_runs.L, None, **how)
-    laws = refit_loss_law(law_runs.N, law_runs.D, law_runs.L, 1 + STEP * signs, law, **how)
+    laws = refit_loss_law(runs.N, runs.D, runs.L, 1 + STEP * signs, law, **how)
     changes: np.ndarray = (laws.theta[:, 3:] - (law.alpha, law.beta)) / STEP
     good = np.flatnonzero(laws.converged)
     if not len(good):
@@ -111,14 +103,13 @@ def _moved(used: list[Profile], changes: np.ndarray, cost: FlopsPerToken) -> np.
     shape = used[0].shape
     assert isinstance(shape, ExactShape)
     own = np.array([shape.alpha, shape.beta])
-    slopes = np.empty((2, len(used)))
-    for j in range(2):
-        step = 1e-3 * own[j] * np.eye(2)[j]
-        up, down = (
-            [fit_budget(p.obs, p.budget, (float(e[0]), float(e[1])), cost).x_opt for p in used]
-            for e in (own + step, own - step)
-        )
-        slopes[j] = (np.array(up) - np.array(down)) / (2 * step[j])
+
+    def minima_with(alpha: float, beta: float) -> np.ndarray:
+        return np.array([fit_budget(p.obs, p.budget, (alpha, beta), cost).x_opt for p in used])
+
+    steps = np.diag(1e-3 * own)
+    slopes = np.array([minima_with(*(own + s)) - minima_with(*(own - s)) for s in steps])
+    slopes /= 2e-3 * own[:, None]
     moved: np.ndarray = changes @ np.where(np.isfinite(slopes), slopes, 0.0)
     return moved
 

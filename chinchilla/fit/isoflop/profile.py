@@ -10,8 +10,7 @@ Two curves, both linear in three coefficients for each budget:
 A parabola fitted to the exact shape has its minimum beside the optimum. For sizes centred on the
 optimum, the shift is (alpha-beta)/6 * m4/m2 in ln N (m_k = mean k-th power of w) at every budget.
 For Hoffmann et al.'s law and 15 sizes this is .33, 1.32, 2.99 and 5.37% of N_opt for grids of +-2,
-4, 8 and 16 times (Czech et al. 2026, arXiv 2603.22339). Sizes off centre increase the shift. This
-module needs only NumPy.
+4, 8 and 16 times (Czech et al. 2026, arXiv 2603.22339).
 """
 
 from dataclasses import dataclass, replace
@@ -44,11 +43,11 @@ class Parabola:
 
     def columns(self, obs: Observations) -> np.ndarray:
         """(n, 3) design matrix of the losses."""
-        return self._powers(np.log(obs.N))
+        return quadratic_columns(np.log(obs.N) - self.centre)
 
     def losses(self, c: np.ndarray, x: np.ndarray) -> np.ndarray:
         """(n,) losses of the curve with coefficients c (3,) at x = ln N."""
-        return self._powers(x) @ c
+        return quadratic_columns(x - self.centre) @ c
 
     def minima(self, c: np.ndarray) -> np.ndarray:
         """(k,) ln N at the minimum of each of the curves (k, 3); NaN, -inf or +inf without one."""
@@ -57,10 +56,7 @@ class Parabola:
 
     def log_C(self, of_log_C: np.ndarray, x: np.ndarray) -> np.ndarray:
         """(k,) ln C of minima x, from the coefficients (3,) of the same curve through the runs' ln C."""
-        return self._powers(x) @ of_log_C
-
-    def _powers(self, x: np.ndarray) -> np.ndarray:
-        return quadratic_columns(x - self.centre)
+        return self.losses(of_log_C, x)
 
 
 @dataclass(frozen=True)
@@ -160,18 +156,12 @@ class Profile:
         G = weights[:, None] * (np.eye(len(weights)) - self.columns @ self.solver)
         return float(np.trace(G) ** 2 / np.sum(G * G.T))
 
-    @cached_property
-    def of_log_C(self) -> np.ndarray:
-        return self.solver @ np.log(self.obs.C)  # (3,)
-
-    def inside(self, x: np.ndarray) -> np.ndarray:
-        """x, or NaN where it is outside the range of sizes."""
-        return np.where((np.log(self.obs.N[0]) < x) & (x < np.log(self.obs.N[-1])), x, np.nan)
-
     def points(self, c: np.ndarray) -> np.ndarray:
-        """(k, 2) ln C and ln N at the minima of curves (k, 3); NaN without one."""
-        x = self.inside(self.shape.minima(c))
-        return np.stack([np.where(np.isnan(x), np.nan, self.shape.log_C(self.of_log_C, x)), x], 1)
+        """(k, 2) ln C and ln N at the minima of curves (k, 3); NaN without one inside the sizes."""
+        x, N = self.shape.minima(c), self.obs.N
+        x = np.where((np.log(N[0]) < x) & (x < np.log(N[-1])), x, np.nan)
+        log_C = self.shape.log_C(self.solver @ np.log(self.obs.C), x)
+        return np.stack([np.where(np.isnan(x), np.nan, log_C), x], axis=1)
 
 
 def fit_budget(
@@ -194,13 +184,13 @@ def fit_budget(
     if exponents is not None:
         shape = ExactShape(shape.centre, float(np.log(obs.C).mean()), *exponents, cost)
     profile = Profile(float(budget), obs, shape)
-    if refusal := _unusable(obs):
-        return replace(profile, kind=refusal[0], refused=refusal[1])
-    c = profile.solver @ obs.L
-    profile = replace(profile, c=c, x_opt=float(shape.minima(c[None])[0]))
-    if refusal := _no_minimum(profile):
-        return replace(profile, kind=refusal[0], refused=refusal[1])
-    return profile
+    refusal = _unusable(obs)
+    if not refusal:
+        c = profile.solver @ obs.L
+        profile = replace(profile, c=c, x_opt=float(shape.minima(c[None])[0]))
+        refusal = _no_minimum(profile)
+    kind, refused = refusal or ("", "")
+    return replace(profile, kind=kind, refused=refused)
 
 
 def _unusable(obs: Observations) -> tuple[str, str] | None:
@@ -248,7 +238,7 @@ def _no_minimum(profile: Profile) -> tuple[str, str] | None:
             "smaller and larger models at this budget, and look for diverged runs.",
         )
     side = "larger" if x > np.log(sizes[0] * sizes[-1]) / 2 else "smaller"
-    if np.isnan(profile.inside(np.array(x))):
+    if not np.log(sizes[0]) < x < np.log(sizes[-1]):
         best = obs.N[obs.L == obs.L.min()]  # rounded losses may be the lowest at several sizes
         best = best[(sizes[0] < best) & (best < sizes[-1])]
         if len(best):

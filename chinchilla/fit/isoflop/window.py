@@ -1,26 +1,20 @@
 """Selection of the runs for an IsoFLOP profile: a window around the lowest loss, without outliers.
 
 A parabola or the shape of the loss law describes a profile near its minimum. Far from it real sweeps
-deviate from both: at .01 tokens per parameter, or with warm-up longer than the run, the loss is several
-times further from the minimum than the curve, and least squares shifts the minimum. A profile therefore uses
-the sizes within a window of the lowest measured loss.
+deviate from both, as at .01 tokens per parameter, or with warm-up longer than the run.
 
 The window is chosen from the data, once for all budgets: the widest of WIDTHS whose scatter about the
 fitted parabolas is at most GROWTH times that of the narrowest, by the median and by the root mean
-square (`choose_width`). On sweeps that follow the law, this is the widest window in nine of ten
-cases; on profiles that reach far into the data-starved range, it is the narrowest. With this
-window, the exponents of all ten published RefinedWeb sweeps (Porian et al. 2024) are within .03 of
-the published values; with all sizes, those of five are (docs/fitting.md).
+square. With this window, the exponents of all ten published RefinedWeb sweeps (Porian et al. 2024) are
+within .03 of the published values; with all sizes, those of five are (docs/fitting.md).
 
 Outliers inside the windows are runs whose studentized residual exceeds MAX_RESIDUAL robust standard
 deviations, pooled over budgets, and MIN_MISS of the loss. They are excluded one at a time, and
-after each the window is placed around the lowest remaining loss. NumPy only: this module must
-import without torch.
+after each the window is placed around the lowest remaining loss.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,27 +34,11 @@ MAX_EXCLUDED = 0.2  # share of a budget's runs that may be excluded as outliers
 
 @dataclass(frozen=True)
 class Window:
-    """The runs used: `width` in ln N on each side of each budget's lowest loss; None for all sizes.
-
-    `scatter` holds the robust standard deviation of the residuals over the loss for each width that was
-    tried, and `outliers` a record of each excluded run.
-    """
+    """The runs used: `width` in ln N on each side of each budget's lowest loss; None for all sizes."""
 
     width: float | None
-    keep: np.ndarray  # (n,) bool: rows of the observations that profiles are fitted to
-    scatter: dict[float, float] = field(default_factory=dict)
-    outliers: list[dict[str, Any]] = field(default_factory=list)
-
-    def record(self, obs: Observations) -> dict[str, Any]:
-        """Record for frontier.json: width in ln N and as a factor, scatter by width, excluded runs."""
-        outliers = np.isin(obs.run_id, [o["run_id"] for o in self.outliers])
-        return {
-            "width": self.width,
-            "factor": None if self.width is None else float(np.exp(self.width)),
-            "scatter": [{"width": w, "of_loss": s} for w, s in self.scatter.items()],
-            "n_outside": int((~self.keep & ~outliers).sum()),
-            "outliers": self.outliers,
-        }
+    keep: np.ndarray  # (n,) bool: runs that profiles are fitted to
+    outliers: np.ndarray  # (n,) bool: runs excluded as outliers
 
 
 def find_window(obs: Observations, window: str) -> Window:
@@ -68,19 +46,15 @@ def find_window(obs: Observations, window: str) -> Window:
 
     Args:
         obs: (n,) final losses; every run has a budget.
-        window: "auto", "all", or a width in ln N as text.
+        window: "auto" or "all".
     """
+    none = np.zeros(len(obs), bool)
     if window == "all":
-        return Window(None, np.ones(len(obs), bool))
+        return Window(None, ~none, none)
     labels = obs.budget_labels
     rows = [np.flatnonzero(labels == b) for b in np.unique(labels)]
-    scatter: dict[float, float] = {}
-    if window == "auto":
-        width, scatter = choose_width(obs, rows)
-    else:
-        width = float(window)
-    keep, outliers = _select(obs, rows, width)
-    return Window(width, keep, scatter, outliers)
+    width = _choose_width(obs, rows)
+    return Window(width, *_select(obs, rows, width))
 
 
 def near_lowest(x: np.ndarray, L: np.ndarray, width: float) -> np.ndarray:
@@ -95,40 +69,30 @@ def near_lowest(x: np.ndarray, L: np.ndarray, width: float) -> np.ndarray:
     keep = np.abs(x - at) <= width + 1e-9
     sizes = np.unique(x)
     for side in (sizes[sizes < at][::-1], sizes[sizes > at]):
-        for size in side[:MIN_SIDE]:
-            keep |= x == size
-    by_distance = sizes[np.argsort(np.abs(sizes - at), kind="stable")]
-    for size in by_distance:
+        keep |= np.isin(x, side[:MIN_SIDE])
+    for size in sizes[np.argsort(np.abs(sizes - at), kind="stable")]:
         if len(np.unique(x[keep])) >= MIN_SIZES:
             break
         keep |= x == size
     return keep
 
 
-def choose_width(
-    obs: Observations, rows: Sequence[np.ndarray], widths: Sequence[float] = WIDTHS
-) -> tuple[float, dict[float, float]]:
-    """Find the widest window in which parabolas describe the profiles, and the scatter in each.
-
-    Args:
-        obs: final losses.
-        rows: the rows of each budget.
-        widths: in ln N, ascending.
-    """
-    residuals = {w: _absolute_residuals(obs, rows, w) for w in widths}
+def _choose_width(obs: Observations, rows: Sequence[np.ndarray]) -> float:
+    """The widest of WIDTHS in which parabolas describe the profiles of the budgets at `rows`."""
+    residuals = {w: _absolute_residuals(obs, rows, w) for w in WIDTHS}
     scatter = {w: _robust(r) for w, r in residuals.items()}
-    limit = max(MAX_RESIDUAL * scatter[widths[0]], MIN_MISS)  # bounds the effect of single outliers
+    limit = max(MAX_RESIDUAL * scatter[WIDTHS[0]], MIN_MISS)  # bounds the effect of single outliers
     rms = {
         w: float(np.sqrt(np.mean(np.minimum(r, limit) ** 2))) if len(r) else 0.0
         for w, r in residuals.items()
     }
-    chosen = widths[0]
-    for width in widths[1:]:
-        growth = [x[width] / max(x[widths[0]], FLOOR / GROWTH) for x in (scatter, rms)]
+    chosen = WIDTHS[0]
+    for width in WIDTHS[1:]:
+        growth = [x[width] / max(x[WIDTHS[0]], FLOOR / GROWTH) for x in (scatter, rms)]
         if max(growth) > GROWTH:
             break
         chosen = width
-    return chosen, scatter
+    return chosen
 
 
 def _absolute_residuals(obs: Observations, rows: Sequence[np.ndarray], width: float) -> np.ndarray:
@@ -159,10 +123,9 @@ def _residuals(x: np.ndarray, L: np.ndarray) -> np.ndarray | None:
 
 def _select(
     obs: Observations, rows: Sequence[np.ndarray], width: float
-) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Mask of the rows inside the windows without outliers, and a record of each outlier."""
-    keep = np.zeros(len(obs), bool)
-    outliers: list[dict[str, Any]] = []
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) masks of the runs inside the windows without outliers, and of the outliers."""
+    keep, outliers = np.zeros(len(obs), bool), np.zeros(len(obs), bool)
     noise = max(_robust(_absolute_residuals(obs, rows, width)), 1e-12)
     for i in rows:
         # Without a single C or a lowest loss, the budget is refused as a whole later.
@@ -170,28 +133,18 @@ def _select(
             keep[i] = True
             continue
         left = i
-        allowed = int(MAX_EXCLUDED * len(i))
         while True:
             x, L = np.log(obs.N[left]), obs.L[left]
             near = near_lowest(x, L, width)
             r = _residuals(x[near], L[near])
-            if r is None or not allowed:
+            if r is None or len(i) - len(left) >= int(MAX_EXCLUDED * len(i)):
                 break
             size = np.abs(r) / float(np.median(L[near]))
             worst = int(size.argmax())
             if size[worst] <= max(MAX_RESIDUAL * noise, MIN_MISS):
                 break
-            row = int(left[np.flatnonzero(near)[worst]])
-            outliers.append(
-                {
-                    "run_id": str(obs.run_id[row]),
-                    "budget_flops": float(obs.budget_flops[row]),
-                    "N": float(obs.N[row]),
-                    "L": float(obs.L[row]),
-                    "residual_sd": float(size[worst] / noise),
-                }
-            )
+            row = left[near][worst]
+            outliers[row] = True
             left = left[left != row]
-            allowed -= 1
         keep[left[near]] = True
     return keep, outliers

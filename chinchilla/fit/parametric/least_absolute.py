@@ -16,13 +16,12 @@ TOLERANCE = (
 MAX_PROGRAMS = 60
 
 
-def polish(problem: Problem, theta: np.ndarray, w: np.ndarray) -> Solutions:
-    """Minimise sum_i w_i |ln L_hat_i - ln L_i| from a start close to the minimum.
+def polish(problem: Problem, theta: np.ndarray) -> Solutions:
+    """Minimise sum_i |ln L_hat_i - ln L_i| from a start close to the minimum.
 
     Args:
         problem: the runs.
         theta: (5,) start: Newton's result at a small Huber width.
-        w: (n,) weights.
 
     Returns:
         One solution (k = 1); its f is the sum of absolute residuals.
@@ -30,18 +29,19 @@ def polish(problem: Problem, theta: np.ndarray, w: np.ndarray) -> Solutions:
     from scipy.optimize import linprog
     from scipy.sparse import csr_array, eye_array, hstack
 
-    identity = eye_array(len(w))
+    n = len(problem.y)
+    identity = eye_array(n)
     radius = 0.1  # of the trust region, in every parameter
     r = problem.residuals(theta)
-    f, predicted = float(w @ np.abs(r)), np.inf
-    floor = 1e-11 * float(w.sum())  # for an exact fit, whose objective is rounding error
+    f, predicted = float(np.abs(r).sum()), np.inf
+    floor = 1e-11 * n  # for an exact fit, whose objective is rounding error
     for _ in range(MAX_PROGRAMS):
         J = csr_array(problem.jacobian(theta))
         program = linprog(  # r + J step = up - down, with up and down not negative
-            np.concatenate([np.zeros(5), w, w]),
+            np.append(np.zeros(5), np.ones(2 * n)),
             A_eq=hstack([J, -identity, identity]),
             b_eq=-r,
-            bounds=[(-radius, radius)] * 5 + [(0, None)] * (2 * len(w)),
+            bounds=[(-radius, radius)] * 5 + [(0, None)] * (2 * n),
             method="highs",
         )
         if program.x is None:
@@ -52,7 +52,7 @@ def polish(problem: Problem, theta: np.ndarray, w: np.ndarray) -> Solutions:
         trial = theta + program.x[:5]
         trial[2] = max(trial[2], problem.lowest_e)
         r_trial = problem.residuals(trial)
-        f_trial = float(w @ np.abs(r_trial))
+        f_trial = float(np.abs(r_trial).sum())
         if f_trial < f - 0.1 * predicted:
             theta, r, f, radius = trial, r_trial, f_trial, 2 * radius
         else:

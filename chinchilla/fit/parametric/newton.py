@@ -7,11 +7,12 @@ or many weightings of the same runs are minimised together, as arrays with leadi
 The start decides which minimum is found: from the paper's 4500 starts, L-BFGS with tight tolerances
 reaches the optimum of the published points in a third of the cases. Starts therefore come from
 variable projection: for each (alpha, beta) on a grid, E, A and B solve a linear least-squares problem.
-Newton's method then uses the exact Hessian, at Huber widths that decrease to the final one. NumPy only.
+Newton's method then uses the exact Hessian, at Huber widths that decrease to the final one.
 """
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,8 +28,7 @@ MAX_MOVE = np.array([2.0, 2.0, 2.0, 0.5, 0.5])  # longest step in a, b, e, alpha
 CHUNK = 24_000  # rows times runs that are processed together, so that arrays stay in the cache
 
 
-@dataclass(frozen=True)
-class Solutions:
+class Solutions(NamedTuple):
     """Results of k minimisations."""
 
     theta: np.ndarray  # (k, 5) a, b, e, alpha, beta in centred coordinates
@@ -59,8 +59,7 @@ class Problem:
 
     def law(self, theta: np.ndarray) -> LossLaw:
         """Law of one (5,) parameter vector."""
-        E, A, B, alpha, beta = map(float, self.laws(theta[None])[0])
-        return LossLaw(E, A, B, alpha, beta)
+        return LossLaw(*map(float, self.laws(theta[None])[0]))
 
     def laws(self, theta: np.ndarray) -> np.ndarray:
         """(k, 5) E, A, B, alpha, beta of (k, 5) parameter vectors."""
@@ -80,8 +79,8 @@ class Problem:
 
         Args:
             w: (k, n) weights.
-            which: "best" for the best node; "sides" to add the best nodes whose alpha or beta is at
-                least 2.2 times smaller or larger; "grid" for all nodes.
+            which: "sides" for the best node and the best ones whose alpha or beta is at least 2.2 times
+                smaller or larger; "grid" for all nodes.
 
         Returns:
             (k, n_starts, 5) parameter vectors, best first.
@@ -102,13 +101,10 @@ class Problem:
         ridge = 1e-10 * np.trace(M, axis1=-2, axis2=-1)[..., None, None] * np.eye(3)
         coefficients = np.linalg.solve(M + ridge, q[..., None])[..., 0]  # (k, g, 3) A, B, E
         coefficients = np.maximum(coefficients, 1e-2 * np.exp(self.y.mean()))
-        misfit = ((M @ coefficients[..., None])[..., 0] * coefficients - 2 * q * coefficients).sum(
-            -1
-        )
+        fitted = (M @ coefficients[..., None])[..., 0]
+        misfit = (coefficients * (fitted - 2 * q)).sum(axis=-1)
         order = np.argsort(misfit, axis=1)
-        if which == "best":
-            order = order[:, :1]
-        elif which == "sides":
+        if which == "sides":
             di, dj = i[order] - i[order[:, :1]], j[order] - j[order[:, :1]]
             sides = (di == 0, di <= -SIDE, di >= SIDE, dj <= -SIDE, dj >= SIDE)
             order = np.take_along_axis(order, np.stack([s.argmax(1) for s in sides], 1), 1)
@@ -128,12 +124,12 @@ class Problem:
         parts = []
         for first in range(0, len(start), at_once):
             rows = slice(first, first + at_once)
-            part = Solutions(start[rows], *[np.empty(0)] * 3)
+            theta = start[rows]
             for width in widths:
-                part = self._descend(part.theta, w[rows], width, width == widths[-1])
+                part = self._descend(theta, w[rows], width, width == widths[-1])
+                theta = part.theta
             parts.append(part)
-        names = ("theta", "f", "predicted", "converged")
-        return Solutions(*(np.concatenate([getattr(p, name) for p in parts]) for name in names))
+        return Solutions(*map(np.concatenate, zip(*parts, strict=True)))
 
     def _descend(self, start: np.ndarray, w: np.ndarray, width: float, final: bool) -> Solutions:
         """Newton's method with a line search, at one Huber width."""
@@ -168,11 +164,7 @@ class Problem:
         w: np.ndarray,
         width: float,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Find the first step length that achieves a tenth of the predicted decrease, else the best.
-
-        Returns:
-            (k, 5) parameter vectors and the (k,) objectives there.
-        """
+        """(k, 5) ends of the first steps with a tenth of the predicted decrease, else the best, and (k,) f."""
         best, f_best = theta.copy(), np.full(len(theta), np.inf)
         rows = np.arange(len(theta))
         for length in STEP_LENGTHS:
@@ -187,17 +179,11 @@ class Problem:
         return best, f_best
 
     @cached_property
-    def _log_terms(self) -> np.ndarray:
-        """(3, n, 5): each term's logarithm is linear in theta with these coefficients."""
+    def _products(self) -> np.ndarray:
+        """(3n, 25) outer products of the gradients (3, n, 5) of each term's logarithm in theta."""
         c = np.zeros((3, len(self.u), 5))
         c[[0, 1, 2], :, [0, 1, 2]] = 1
         c[0, :, 3], c[1, :, 4] = -self.u, -self.v
-        return c
-
-    @cached_property
-    def _products(self) -> np.ndarray:
-        """(3n, 25) outer products of these coefficients."""
-        c = self._log_terms
         return (c[..., :, None] * c[..., None, :]).reshape(-1, 25)
 
     def _terms(self, theta: np.ndarray) -> np.ndarray:
@@ -247,19 +233,14 @@ class Problem:
             H[held, 2, 2] = np.abs(H[held]).max((-1, -2))
         return f, g, H
 
-    def predicted_decrease(self, theta: np.ndarray, w: np.ndarray, width: float) -> float:
-        """Decrease that a Newton step from one (5,) parameter vector predicts: zero at a minimum."""
-        _, g, H = self.derivatives(theta[None], w[None], width)
-        return float(newton_step(g, H)[1][0])
-
     def jacobian(self, theta: np.ndarray) -> np.ndarray:
         """(n, 5) derivatives of ln L_hat in theta, at one (5,) parameter vector."""
         N, D = np.exp(self.u + self.centre[0]), np.exp(self.v + self.centre[1])
         return self.law(theta).jacobian(N, D, self.centre)
 
-    def condition_number(self, theta: np.ndarray, w: np.ndarray) -> float:
-        """Condition number of the weighted Jacobian of ln L_hat, columns scaled to length 1."""
-        J = self.jacobian(theta) * np.sqrt(w)[:, None]
+    def condition_number(self, theta: np.ndarray) -> float:
+        """Condition number of the Jacobian of ln L_hat, columns scaled to length 1."""
+        J = self.jacobian(theta)
         return float(np.linalg.cond(J / np.maximum(np.linalg.norm(J, axis=0), 1e-300)))
 
 

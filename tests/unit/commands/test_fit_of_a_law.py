@@ -11,6 +11,7 @@ from chinchilla.config import GridConfig, RecipeConfig
 from chinchilla.core import paper
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.fit.results import FitResults
+from chinchilla.observations.table import Observations
 from chinchilla.plan.grid import plan_grid
 from chinchilla.plan.records import Curve, RunResult, load_plan, save_plan
 
@@ -176,8 +177,8 @@ def test_a_report_refuses_fits_of_other_runs(say, sweep_dir):
     wider = rows[-1].split(",")
     wider[0], wider[3] = "wider", "1e6"  # run_id and N
     (other / "observations.csv").write_text("\n".join([*rows, ",".join(wider)]) + "\n")
-    fits = FitResults.load(sweep_dir / "fits").with_runs(other / "observations.csv")
-    fits.save(other / "frontier.json")
+    table = Observations.from_csv(other / "observations.csv")
+    replace(FitResults.load(sweep_dir / "fits"), runs=table).save(other)
     result = say("report sweep_dir=sweep fits=other out_dir=page")
     one_line(
         result, 2, "fits=other was fitted to 6 runs, and 1 of them (wider) are not runs of sweep"

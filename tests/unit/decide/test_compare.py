@@ -194,9 +194,7 @@ def say(capsys, monkeypatch, tmp_path):
 
 def keep(place: Path, fitted: Side) -> None:
     """What `chinchilla fit` leaves."""
-    place.mkdir(parents=True)
-    fitted.finals.save(place / "observations.csv")
-    fitted.fits.with_runs(place / "observations.csv").save(place / "frontier.json")
+    replace(fitted.fits, runs=fitted.finals).save(place)
 
 
 def keep_sweep(folder: Path, fitted: Side, bytes_per_token: float) -> None:

@@ -51,8 +51,7 @@ def record(tmp_path_factory) -> Preregistration:
     fit = fit_parametric(obs, n_bootstrap=300)
     fits = FitResults.of({"parametric": fit}, {}, obs)
     file = tmp_path_factory.mktemp("fits") / "frontier.json"
-    obs.save(file.parent / "observations.csv")
-    fits.with_runs(file.parent / "observations.csv").save(file)
+    fits.save(file.parent)
     model = DecisionModel.of(fits)
     return preregister(fits, model, predictions([1e21], fits), [], {"n": 1}, file)
 

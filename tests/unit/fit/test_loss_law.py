@@ -124,9 +124,10 @@ def test_runs_of_one_size_count_by_their_mean_and_the_spread_is_reported(law, ob
 def test_points_lie_on_the_lines_and_use_their_C(law, scattered_runs):
     frame = FrontierSolver.of(scattered_runs())
     (log_k, a), _ = frame.lines(law)
-    for point in frame.points(law):
-        assert pytest.approx(np.exp(log_k) * point.C**a, rel=1e-12) == point.N
-        assert pytest.approx(6 * point.N * point.D, rel=1e-12) == point.C
+    for C, N, D, L in frame.points(law):
+        assert pytest.approx(np.exp(log_k) * C**a, rel=1e-12) == N
+        assert pytest.approx(6 * N * D, rel=1e-12) == C
+        assert L == law(N, D)
 
 
 def test_flops_that_do_not_rise_with_size_are_refused(law, observe):

@@ -124,7 +124,7 @@ def test_runs_that_the_fit_left_out_are_marked():
     L = law(N, D) * np.exp(1e-3 * np.random.default_rng(0).normal(size=len(N)))
     L[7] *= 1.03  # the middle of the first budget
     obs = Observations.of(N=N, D=D, L=L, C=C, budget_flops=C)
-    f = fit_isoflop(obs, window=1.6, n_bootstrap=0)
+    f = fit_isoflop(obs, n_bootstrap=0)
     lines = {str(x.get_label()): x for x in f.plot().get_lines()}
     outliers = f.details["window"]["outliers"]
     assert [o["run_id"] for o in outliers] == [str(obs.run_id[7])]

@@ -107,7 +107,7 @@ def make_world() -> Callable[..., World]:
         curves = {result.spec.run_id: curve for result, curve in runs}
         finals = Observations.from_results(results, "train")
         curve_obs = Observations.from_curves(results, list(curves.values()), "train")
-        command = FitCommand(sweep_dir="runs/small", n_bootstrap=n_bootstrap, envelope_points=200)
+        command = FitCommand(sweep_dir="runs/small", n_bootstrap=n_bootstrap)
         fits = fit_table(finals, curve_obs, command)
         return World(results, curves, curve_obs, finals, fits)
 

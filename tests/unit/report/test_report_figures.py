@@ -67,7 +67,7 @@ def test_no_isoflop_curve_is_cut_off_by_the_frame(world):
 
 def test_a_curve_far_above_its_points_does_not_flatten_the_others(world):
     fit = world.frontiers["isoflop"]
-    wild = {**fit.details["budgets"][0], "coefficients": [1e4, -2e3, 100.0], "curve": None}
+    wild = {**fit.details["budgets"][0], "curve": {"N": [1e6, 1e12], "L": [1e4, 1e4]}}
     details = {"budgets": [wild, *fit.details["budgets"][1:]]}
     low, high = isoflop_curves(replace(fit, details=details), None).axes[0].get_ylim()
     assert high - low < 2 * np.ptp(world.finals.L)

@@ -1,5 +1,6 @@
 """Which runs approach 2 uses: sizes near each budget's lowest loss, without outliers."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -33,7 +34,6 @@ def test_profiles_that_follow_the_law_take_the_widest_window(isoflop_runs):
     window = fit_isoflop(runs, n_bootstrap=0).details["window"]
     assert window["width"] == 2.0
     assert window["n_outside"] > 0
-    assert fit_isoflop(runs, n_bootstrap=0).details["runs_without_budget"] == 0
     assert window["outliers"] == []
 
 
@@ -47,7 +47,6 @@ def test_sizes_that_leave_the_law_are_outside_the_window(isoflop_runs, law):
     assert near.details["window"]["width"] == 1.3
     assert abs(np.log(every.points[-1].N / true)) > 0.5
     assert abs(np.log(near.points[-1].N / true)) < 0.04
-    assert near.details["window"]["a_all_sizes"] == pytest.approx(every.N_opt.exponent, abs=0.02)
     assert "within a factor of 3.67" in near.settings["window"]
 
 
@@ -61,23 +60,15 @@ def test_a_diverged_run_inside_the_window_is_excluded_and_named(isoflop_runs, fa
     fit = fit_isoflop(replace(runs, L=L), n_bootstrap=0)
     assert [o["run_id"] for o in fit.details["window"]["outliers"]] == [runs.run_id[2]]
     assert fit.N_opt.exponent == pytest.approx(clean.N_opt.exponent, abs=0.01)
-    assert fit.details["window"]["a_with_outliers"] != pytest.approx(fit.N_opt.exponent, abs=1e-4)
-    assert any(runs.run_id[2] in text and "excluded" in text for text in fit.warnings)
+    (text,) = [text for text in fit.warnings if runs.run_id[2] in text and "excluded" in text]
+    with_it = float(re.search(r"a = \S+ without them, (\S+) with them", text)[1])
+    assert with_it != pytest.approx(fit.N_opt.exponent, abs=1e-3)
 
 
 def test_noise_alone_excludes_no_run(isoflop_runs):
     for seed in range(20):
         runs = isoflop_runs(BUDGETS, n_sizes=9, noise=0.01, seed=seed)
         assert fit_isoflop(runs, n_bootstrap=0).details["window"]["outliers"] == []
-
-
-def test_a_minimum_far_below_every_measured_loss_is_reported(isoflop_runs):
-    """Two diverged runs at the large end, of a profile fitted to all sizes."""
-    runs = isoflop_runs(BUDGETS[:3], n_sizes=9)
-    L = runs.L.copy()
-    L[7:9] += 1.5
-    fit = fit_isoflop(replace(runs, L=L), profile="parabola", window="all", n_bootstrap=0)
-    assert any("below every measured loss at budget 1e+19" in text for text in fit.warnings)
 
 
 def test_a_falling_loss_is_reported_only_where_it_falls(isoflop_runs):

@@ -19,7 +19,7 @@ def test_a_resample_is_what_losses_with_redrawn_signs_give(isoflop_runs, monkeyp
     """Profiles and approach 3 fitted again to losses whose residuals have other signs, small noise."""
     obs = isoflop_runs(ISOFLOP_BUDGETS[::2], half_width=16, noise=1e-4)
     cost = FlopsPerToken.from_observations(obs)
-    law, _ = fit_loss_law(obs.N, obs.D, obs.L, None, **SMOOTH)
+    law, _ = fit_loss_law(obs.N, obs.D, obs.L, **SMOOTH)
     budgets = np.unique(obs.budget_labels)
     used = [
         fit_budget(obs.where(obs.budget_labels == b), b, (law.alpha, law.beta), cost)
@@ -27,13 +27,13 @@ def test_a_resample_is_what_losses_with_redrawn_signs_give(isoflop_runs, monkeyp
     ]
     monkeypatch.setattr(intervals, "_freedom", lambda used, x: 1e15)  # no stretch
     monkeypatch.setattr(intervals, "STEP", 0.05)  # to first order
-    found = intervals.resampled_lines(used, cost, 20, 3, obs, SMOOTH)
+    found = intervals.resampled_lines(used, cost, 20, 3, law, obs, SMOOTH)
     signs = np.random.default_rng(3).choice([-1.0, 1.0], size=(20, len(obs)))
     middle = lines(minima(used)[None], cost)[0]
     expected, apart = [], []
     for s in signs:
         fitted = law(obs.N, obs.D)
-        new, _ = fit_loss_law(obs.N, obs.D, fitted * (obs.L / fitted) ** s, None, **SMOOTH)
+        new, _ = fit_loss_law(obs.N, obs.D, fitted * (obs.L / fitted) ** s, **SMOOTH)
         for exponents, kept in (((new.alpha, new.beta), expected), ((law.alpha, law.beta), apart)):
             again = []
             for p, b in zip(used, budgets, strict=True):
@@ -56,7 +56,7 @@ def test_refits_that_do_not_converge_leave_no_gaps(isoflop_runs, monkeypatch):
     monkeypatch.setattr(intervals, "refit_loss_law", one_in_ten)
     runs = isoflop_runs(ISOFLOP_BUDGETS, noise=0.002)
     fit = fit_isoflop(runs, n_bootstrap=50)
-    assert fit.details["bootstrap"] == {"n_resamples": 50, "n_fitted": 50}
+    assert len(fit.N_opt.samples[0]) == 50
 
 
 @pytest.mark.parametrize("profile", ["exact", "parabola"])
@@ -74,7 +74,7 @@ def test_runs_without_a_budget_take_part_in_the_draws(isoflop_runs, scattered_ru
     }
     both = type(grid).of(**columns, run_id=[f"r{i}" for i in range(len(grid) + len(extra))])
     fit = fit_isoflop(both, window="all", n_bootstrap=50)
-    assert fit.details["runs_without_budget"] == len(extra)
+    assert fit.n_runs == len(grid)
     assert fit.N_opt.p10 < fit.N_opt.exponent < fit.N_opt.p90
 
 

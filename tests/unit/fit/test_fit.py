@@ -9,7 +9,6 @@ import pytest
 
 from chinchilla.config import FitCommand
 from chinchilla.fit import FITS, FitResults, fit_all
-from chinchilla.fit.numerics import log_log_line
 
 
 @pytest.fixture
@@ -60,12 +59,6 @@ def test_fits_and_refusals_survive_their_file(isoflop_runs, scattered_runs, comm
         fits = fit_all(obs, None, command)
         fits.save(tmp_path / "frontier.json")
         assert FitResults.load(tmp_path) == fits
-
-
-def test_a_line_in_log_log_gives_the_power_law_back():
-    C = np.array([1e18, 3e20, 1e24])
-    log_k, exponent = log_log_line(C, 0.1 * C**0.5)
-    assert (np.exp(log_k), exponent) == pytest.approx((0.1, 0.5), rel=1e-12)
 
 
 def test_fits_import_without_torch_hydra_or_matplotlib():
