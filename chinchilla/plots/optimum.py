@@ -35,12 +35,10 @@ N_BUDGETS = 16  # budgets at which the recommended answer is evaluated for its b
 BEYOND = 15.0  # the panel ends at so many times the largest C
 
 
-def budgets_shown(frontiers: Mapping[str, FitResult]) -> tuple[np.ndarray, float, float] | None:
-    """C along the panel, and the smallest and largest C of the points; None without points."""
-    covered = np.array([p.C for f in frontiers.values() for p in f.points])
-    if not len(covered):
-        return None
-    low, high = float(covered.min()), float(covered.max())
+def budgets_shown(frontiers: Mapping[str, FitResult]) -> tuple[np.ndarray, float, float]:
+    """C along the panel, and the smallest and largest C of the points of at least one approach."""
+    covered = [p.C for f in frontiers.values() for p in f.points]
+    low, high = min(covered), max(covered)
     return np.geomspace(low / 2, high * BEYOND, 200), low, high
 
 
@@ -53,21 +51,19 @@ def draw_optima(
         ax: where to draw.
         frontiers: by approach.
         quantity: N or D.
-        labels: by approach, for the legend; an approach without one is left out.
+        labels: by approach, for the legend, which also names those without a result.
 
     Returns:
         What was drawn, for `finish`.
     """
-    at = budgets_shown(frontiers)
+    grid = budgets_shown(frontiers)[0]
     shown: list[np.ndarray] = []
     for approach in APPROACHES:
         f = frontiers.get(approach)
-        if approach not in labels:
+        if f is None:
+            if approach in labels:
+                ax.plot([], [], " ", label=f"{labels[approach]}: no answer")
             continue
-        if at is None or f is None or not f.points:
-            ax.plot([], [], " ", label=f"{labels[approach]}: no answer")
-            continue
-        grid = at[0]
         color, law = COLORS[approach], f.N_opt if quantity == "N" else f.D_opt
         (width, thin), zorder = LINES[approach], 2.1 + 0.1 * list(LINES).index(approach)
         C, y = np.array([(p.C, getattr(p, quantity)) for p in f.points]).T
@@ -139,19 +135,9 @@ def draw_recommended(
         budgets, y, color="black", linewidth=1.2, linestyle="--", zorder=3,
         label=f"recommended, {called(answer.approach)}: ${name}$ = {value:.3f}",
     )  # fmt: skip
-    reach = [[max(at - ends[0], 0.0)], [max(ends[1] - at, 0.0)]]
     label = (
         f"{quantity} = {count(at)} ({count(ends[0])}-{count(ends[1])}) at {power_of_ten(answer.C)}"
     )
-    ax.errorbar(
-        [answer.C],
-        [at],
-        reach,
-        fmt="*",
-        color="black",
-        markersize=12,
-        capsize=3,
-        zorder=6,
-        label=label,
-    )
+    ax.plot([answer.C] * 2, ends, color="black", marker="_", markersize=6, zorder=6)
+    ax.plot(answer.C, at, "*", color="black", markersize=12, zorder=6, label=label)
     return [low, high]

@@ -36,9 +36,9 @@ def _panel(ax: Axes | None) -> Iterator[Axes]:
 def plot_fits(fits: FitResults, ax: Axes | None, quantity: str) -> Axes:
     """N_opt or D_opt against C: the recommended answer and every approach."""
     require_choice("quantity", quantity, ("N", "D"))
-    at = optimum.budgets_shown(fits.fitted)
-    if at is None:
+    if not fits.fitted:
         raise InputError("there is nothing to plot: every approach was refused, see print(fits).")
+    at = optimum.budgets_shown(fits.fitted)
     name = "a" if quantity == "N" else "b"
     labels = {n: f"{called(n)}: refused" for n in fits.refused}
     for n, f in fits.fitted.items():
@@ -55,31 +55,23 @@ def plot_fits(fits: FitResults, ax: Axes | None, quantity: str) -> Axes:
 def plot_frontier(f: FitResult, ax: Axes | None) -> Axes:
     """The runs and the fit of one approach to them."""
     known = None if f.runs is None else f.observations()
-    title = exponent_note("a", f.N_opt)
+    title = exponent_note(f.N_opt)
     with _panel(ax) as panel:
         if f.approach == "isoflop":
-            isoflop.draw_on(panel, f, known, labelled=False)
-            isoflop.name_budgets(panel, isoflop.budgets_of(f, known))
+            isoflop.draw_on(panel, f, known)
         elif f.approach == "parametric":
             runs.draw_surface(panel, f, f.observations().finals())
         elif known is not None and known.has_curves:
             runs.draw_curves(panel, known)
             runs.draw_envelope(panel, f)
-        else:
-            _lone_line(panel, f)
-            title = ""
+        else:  # approach 1 without curves: N_opt against C
+            at = optimum.budgets_shown({f.approach: f})
+            shown = optimum.draw_optima(
+                panel, {f.approach: f}, "N", {f.approach: called(f.approach)}
+            )
+            optimum.finish(panel, "N", *at, shown)
         legend_inside(panel, title)
     return panel
-
-
-def _lone_line(ax: Axes, f: FitResult) -> None:
-    """N_opt against C, for approach 1 without its curves."""
-    at = optimum.budgets_shown({f.approach: f})
-    if at is None:
-        raise InputError(f"{called(f.approach)} has no points to plot.")
-    labels = {f.approach: f"{called(f.approach)}: {exponent_note('a', f.N_opt)}"}
-    shown = optimum.draw_optima(ax, {f.approach: f}, "N", labels)
-    optimum.finish(ax, "N", *at, shown)
 
 
 def plot_frontier_residuals(f: FitResult, ax: Axes | None) -> Axes:
@@ -95,7 +87,7 @@ def plot_frontier_residuals(f: FitResult, ax: Axes | None) -> Axes:
             runs.draw_profile_residuals(panel, parts)
         else:
             runs.draw_envelope_residuals(panel, f)
-        legend_inside(panel, exponent_note("a", f.N_opt))
+        legend_inside(panel, exponent_note(f.N_opt))
         panel.set_title(f"Residuals of {called(f.approach)}")
     return panel
 
