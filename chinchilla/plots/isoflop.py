@@ -68,7 +68,7 @@ def draw_on(
         label = f"{power_of_ten(b['budget_flops'])} FLOPs"
         fill = "white" if b["refused"] else color
         ax.plot(N, L, "o", color=color, markersize=size, label=label, markerfacecolor=fill)
-        curve = _fitted_loss(b, _sizes_along(b))
+        curve = fitted_loss(b, _sizes_along(b))
         if curve is not None:
             line = "--" if b["refused"] else "-"
             ax.plot(_sizes_along(b), scale * curve, color=color, linewidth=1.4, linestyle=line)
@@ -140,7 +140,7 @@ def loss_limits(budgets: Sequence[Mapping[str, Any]], scale: float) -> tuple[flo
     losses = [b["L"][(d >= low) & (d <= high)] for b, d in zip(budgets, depths, strict=True)]
     minima = [b["L_opt"] for b in budgets if b["L_opt"] and not b["refused"]]
     L = scale * np.concatenate([*losses, minima])
-    curves = [_fitted_loss(b, _sizes_along(b)) for b in budgets]
+    curves = [fitted_loss(b, _sizes_along(b)) for b in budgets]
     span = max(float(np.ptp(L)), MIN_SPAN)
     shown = np.concatenate([L, *(scale * c for c in curves if c is not None)])
     shown = shown.clip(L.min() - span / 3, L.max() + span / 3)
@@ -158,7 +158,7 @@ def shades(budgets: Iterable[float]) -> dict[float, Any]:
     return dict(zip(ordered, sequential()(np.linspace(0, 1, len(ordered))), strict=True))
 
 
-def _fitted_loss(budget: Mapping[str, Any], N: np.ndarray) -> np.ndarray | None:
+def fitted_loss(budget: Mapping[str, Any], N: np.ndarray) -> np.ndarray | None:
     """The fitted shape: the stored curve, else c0 + c1 x + c2 x^2 with x = ln N; None without."""
     x, curve = np.log(N), budget["curve"]
     if curve:
@@ -166,15 +166,3 @@ def _fitted_loss(budget: Mapping[str, Any], N: np.ndarray) -> np.ndarray | None:
     if budget["coefficients"] is None:
         return None
     return np.polynomial.polynomial.polyval(x, budget["coefficients"])
-
-
-def profile_residuals(
-    budgets: Sequence[Mapping[str, Any]],
-) -> list[tuple[float, np.ndarray, np.ndarray]]:
-    """For each budget with a minimum: its FLOPs, N / N_opt, and losses minus the fitted shape."""
-    parts = []
-    for b in budgets:
-        fitted = _fitted_loss(b, b["N"])
-        if fitted is not None and b["N_opt"] and not b["refused"]:
-            parts.append((float(b["budget_flops"]), b["N"] / b["N_opt"], b["L"] - fitted))
-    return parts

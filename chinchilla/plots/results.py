@@ -13,7 +13,6 @@ from chinchilla.core.errors import InputError
 from chinchilla.fit.display import exponent_text
 from chinchilla.fit.result import FitResult, called
 from chinchilla.fit.results import FitResults
-from chinchilla.observations.table import Observations
 from chinchilla.plots import isoflop, optimum, runs
 from chinchilla.plots.style import exponent_note, house_style, legend_inside, new_axes
 from chinchilla.recommend.evaluate import model_of
@@ -76,15 +75,12 @@ def plot_frontier(f: FitResult, ax: Axes | None) -> Axes:
 
 def plot_frontier_residuals(f: FitResult, ax: Axes | None) -> Axes:
     """The residuals of one approach."""
-    finals: Observations | None = f.observations().finals() if f.approach == "parametric" else None
-    parts = isoflop.profile_residuals(isoflop.budgets_of(f, None))
-    if f.approach == "isoflop" and not parts:
-        raise InputError("these fits have no IsoFLOP curves of approach 2. Fit the runs again.")
+    finals = f.observations().finals() if f.approach == "parametric" else None
     with _panel(ax) as panel:
         if finals is not None:
             runs.draw_law_residuals(panel, f, finals)
         elif f.approach == "isoflop":
-            runs.draw_profile_residuals(panel, parts)
+            runs.draw_profile_residuals(panel, f)
         else:
             runs.draw_envelope_residuals(panel, f)
         legend_inside(panel, exponent_note(f.N_opt))

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from chinchilla.fit.result import FitResult
 from chinchilla.observations.table import Observations
-from chinchilla.plots.isoflop import L_NAMES
+from chinchilla.plots.isoflop import L_NAMES, budgets_of, fitted_loss
 from chinchilla.plots.style import (
     C_LABEL,
     COLORS,
@@ -108,10 +108,12 @@ def draw_law_residuals(ax: Axes, frontier: FitResult, finals: Observations) -> N
     log_scale(ax, "x", power_of_ten)
 
 
-def draw_profile_residuals(ax: Axes, parts: list[tuple[float, np.ndarray, np.ndarray]]) -> None:
+def draw_profile_residuals(ax: Axes, frontier: FitResult) -> None:
     """Losses minus the fitted shape of their budget against N / N_opt, coloured by the budget."""
-    budget = np.concatenate([np.full(len(x), C) for C, x, _ in parts])
-    ratio, residual = (np.concatenate([p[i] for p in parts]) for i in (1, 2))
+    budgets = [b for b in budgets_of(frontier, None) if not b["refused"]]
+    ratio = np.concatenate([b["N"] / b["N_opt"] for b in budgets])
+    residual = np.concatenate([b["L"] - fitted_loss(b, b["N"]) for b in budgets])
+    budget = np.concatenate([np.full(len(b["N"]), b["budget_flops"]) for b in budgets])
     _draw_residuals(ax, ratio, residual, budget, "budget, FLOPs")
     ax.set(xlabel="$N\\,/\\,N_{opt}$ of the budget", ylabel="measured − profile, nats/token")
     log_scale(ax, "x", "{:.4g}".format)

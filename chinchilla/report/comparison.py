@@ -124,5 +124,6 @@ def save_figure_of(sides: Sequence[Side], folder: Path) -> Path | None:
     figure = isoflop_curves_side_by_side(panels, known if len(known) == len(sides) else None)
     if figure is None:
         return None
+    folder.mkdir(parents=True, exist_ok=True)
     save_figure(figure, folder, FIGURE)
     return folder / f"{FIGURE}.png"

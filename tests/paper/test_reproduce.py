@@ -22,6 +22,14 @@ def published_points() -> Path:
     return public("hoffmann_fig4.csv")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def few_searches():
+    """The searches show nothing on points without noise."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("chinchilla.report.reproduce.EVERY", 1_500)
+        yield
+
+
 @pytest.fixture(scope="module")
 def drawn() -> Observations:
     """Nine sizes at each of the paper's nine budgets, exactly on its approach-3 law."""
@@ -136,7 +144,8 @@ def test_an_error_is_one_line(words, parts, capsys):
         assert part in message
 
 
-def test_the_reasons_why_approach_3_differs_on_the_published_points():
+def test_the_reasons_why_approach_3_differs_on_the_published_points(monkeypatch):
+    monkeypatch.setattr("chinchilla.report.reproduce.EVERY", 43)
     points = Observations.from_csv(published_points(), flop_convention="six_nd")
     found = reproduce(points, n_bootstrap=400)
     ours = [row for row in found.rows if row.whose == "ours" and row.approach[0] == "3"]
