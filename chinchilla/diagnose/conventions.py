@@ -7,8 +7,7 @@ the two counts of N and their FLOPs are available, by the relation that Pearce a
 
 Approach 3 is refitted if N changes; C changes only the FLOPs for which its frontier is computed.
 
-An unstated count is a note, not a warning: it changes the meaning of the exponent and does not affect
-the runs. NumPy only.
+An unstated count is no warning: it changes the meaning of the exponent and does not affect the runs. NumPy only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -120,14 +119,12 @@ def conventions(context: Context) -> Finding:
         f"error of a is {context.se[0]:.3f}. Counts: {counts.source}."
     )
     unknown = [n for n in ("n_convention", "flop_convention") if getattr(obs, n) == "unknown"]
-    note = ""
     if unknown:
-        note = (
-            f"{' and '.join(unknown)} not stated. State {'it' if len(unknown) == 1 else 'them'} in "
+        message += (
+            f" {' and '.join(unknown)} not stated: state {'it' if len(unknown) == 1 else 'them'} in "
             "`chinchilla fit`, and compare this exponent only with exponents counted in the same way."
         )
-    values = {"source": counts.source, "rows": rows}
-    return Finding("passed", message, note=note, values=values)
+    return Finding("passed", message, values={"source": counts.source, "rows": rows})
 
 
 def count_of_C(name: str) -> str:

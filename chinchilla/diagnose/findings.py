@@ -50,7 +50,6 @@ class Finding:
         effect: for `warning` and `passed` the measured move of the recommended answer, for
             `inconclusive` the move that noise could hide; None if unknown.
         effect_unit: LOG_N or LOG_L.
-        note: a remark without a verdict; empty if none.
         values: the numbers, described in `verdicts.py`.
         parts: the findings that this one combines, by name.
     """
@@ -60,7 +59,6 @@ class Finding:
     advice: str = ""
     effect: float | None = 0.0
     effect_unit: str = LOG_N
-    note: str = ""
     values: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, "Finding"] = field(default_factory=dict)
 

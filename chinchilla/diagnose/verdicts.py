@@ -5,9 +5,8 @@ diagnostics.json, schema 4:
     schema            4
     frontier_sha256   of the frontier.json that it belongs to; the report shows no other
     C_star            FLOPs at which moves of N_opt are stated
-    a                 approach 3's exponent of N_opt; null without a law
     n_bootstrap, seed of the resamples for the IsoFLOP minima
-    items             name -> {verdict, message, advice, effect, effect_unit, note, values, parts}
+    items             name -> {verdict, message, advice, effect, effect_unit, values, parts}
 
 Items are ordered by verdict (warning, inconclusive, passed, unavailable), then by the size of `effect`:
 the move of the recommended answer that the finding implies, in "ln N_opt at C_star" or "ln L"
@@ -80,7 +79,6 @@ class Diagnostics:
 
     items: dict[str, Finding]
     C_star: float
-    a: float | None = None
     n_bootstrap: int = 0
     seed: int = 0
     frontier_sha256: str = ""
@@ -115,11 +113,9 @@ class Diagnostics:
             lines += textwrap.wrap(head + item.message, WIDTH, subsequent_indent=INDENT)
             if item.effect_text:
                 lines.append(f"{INDENT}{item.effect_text}")
-            for prefix, text in (("note:", item.note), ("->", item.advice)):
-                if text:
-                    lines += textwrap.wrap(
-                        f"{INDENT}{prefix} {text}", WIDTH, subsequent_indent=INDENT + "   "
-                    )
+            if item.advice:
+                text = f"{INDENT}-> {item.advice}"
+                lines += textwrap.wrap(text, WIDTH, subsequent_indent=INDENT + "   ")
         lines += textwrap.wrap(self.first, WIDTH, subsequent_indent="   ")
         return "\n".join([*lines, self.summary])
 
@@ -194,6 +190,5 @@ def diagnose(
         else:
             parts = {part: attempted(one, context) for part, one in item.items()}
             items[name] = combined(parts, one_question=name == "curvature")
-    a = context.a if "parametric" in fits.fitted else None
     ordered = dict(sorted(items.items(), key=lambda pair: pair[1].rank))
-    return Diagnostics(ordered, context.C_star, a, n_bootstrap, seed, frontier_sha256)
+    return Diagnostics(ordered, context.C_star, n_bootstrap, seed, frontier_sha256)

@@ -90,7 +90,10 @@ def draw_on(
         if out.any():
             left_out = finals.where(out)
             label = "left out of the fit"
-            ax.plot(left_out.N, scale * left_out.L, "x", color=GREY, zorder=2, label=label)
+            ax.plot(
+                left_out.N, scale * left_out.L, "x", color="#9ca3af", markersize=5, zorder=2,
+                label=label,
+            )  # fmt: skip
             N, L = np.append(N, left_out.N), np.append(L, left_out.L)
     ax.set(xlim=xlim or size_limits(N), ylim=ylim or loss_limits(budgets, scale))
     mark_outside(ax, N, scale * L)

@@ -44,20 +44,9 @@ def budgets_shown(frontiers: Mapping[str, FitResult]) -> tuple[np.ndarray, float
 
 def draw_optima(
     ax: Axes, frontiers: Mapping[str, FitResult], quantity: str, labels: Mapping[str, str]
-) -> list[np.ndarray]:
-    """Lines, bands and points of every approach.
-
-    Args:
-        ax: where to draw.
-        frontiers: by approach.
-        quantity: N or D.
-        labels: by approach, for the legend, which also names those without a result.
-
-    Returns:
-        What was drawn, for `finish`.
-    """
+) -> None:
+    """Lines, bands and points of N or D of every approach; `labels` are those of the legend."""
     grid = budgets_shown(frontiers)[0]
-    shown: list[np.ndarray] = []
     for approach in APPROACHES:
         f = frontiers.get(approach)
         if f is None:
@@ -79,15 +68,12 @@ def draw_optima(
             [], [], marker=MARKERS[approach] if own else "", linewidth=width, markersize=8,
             markeredgewidth=0.5, label=labels[approach], **style,
         )  # fmt: skip
-        shown.append(law(grid))
         if own:
             some = slice(None, None, max(1, len(C) // 40))
             ax.plot(
                 C[some], y[some], MARKERS[approach], markersize=7 if len(C) <= 20 else 4.5,
                 markeredgewidth=0.5, zorder=4, **style,
             )  # fmt: skip
-            shown.append(y)
-    return shown
 
 
 def exponents_inside(ax: Axes, frontiers: Mapping[str, FitResult], quantity: str) -> None:
@@ -100,22 +86,23 @@ def exponents_inside(ax: Axes, frontiers: Mapping[str, FitResult], quantity: str
     legend_inside(ax, f"exponent ${name}$ [80% interval]", (lines, texts), "upper left")
 
 
-def finish(ax: Axes, quantity: str, grid: np.ndarray, low: float, high: float, shown: Any) -> None:
-    """Limits, labels, and shading outside of the range of the runs."""
+def finish(ax: Axes, frontiers: Mapping[str, FitResult], quantity: str) -> None:
+    """Limits around the lines, labels, and shading outside of the range of the runs."""
+    grid, low, high = budgets_shown(frontiers)
     for beyond in ((grid[0], low), (high, grid[-1])):
         shade = ax.axvspan(*beyond, color="#f0f1f4", zorder=0, linewidth=0)
     shade.set_label("beyond the runs")
-    ax.set(xlim=(grid[0], grid[-1]), ylim=padded(np.concatenate(shown), 0.03))
+    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.get_lines()])
+    ax.set(xlim=(grid[0], grid[-1]), ylim=padded(drawn, 0.03))
     ax.set(xlabel=C_LABEL, ylabel=N_LABEL if quantity == "N" else D_LABEL)
     ax.set_title("Parameters, $N_{opt}$" if quantity == "N" else "Tokens, $D_{opt}$")
     log_scale(ax, "x", power_of_ten)
     log_scale(ax, "y")
 
 
-def draw_recommended(
-    ax: Axes, fits: FitResults, quantity: str, grid: np.ndarray
-) -> list[np.ndarray]:
+def draw_recommended(ax: Axes, fits: FitResults, quantity: str) -> None:
     """The recommended line with its 80% band, and the answer at ten times the largest C."""
+    grid = budgets_shown(fits.fitted)[0]
     budgets = np.geomspace(grid[0], grid[-1], N_BUDGETS)
     try:
         answers = [recommendation(fits, float(C)) for C in budgets]
@@ -123,7 +110,7 @@ def draw_recommended(
         name = "a" if quantity == "N" else "b"
         value = exponents(fits)[0 if quantity == "N" else 1]
     except Refusal:
-        return []
+        return
     y = np.array([getattr(r, quantity) for r in answers], float)
     low, high = np.array([getattr(r, f"{quantity}_interval80") for r in answers], float).T
     at, ends = getattr(answer, quantity), getattr(answer, f"{quantity}_interval80")
@@ -140,4 +127,3 @@ def draw_recommended(
     )
     ax.plot([answer.C] * 2, ends, color="black", marker="_", markersize=6, zorder=6)
     ax.plot(answer.C, at, "*", color="black", markersize=12, zorder=6, label=label)
-    return [low, high]

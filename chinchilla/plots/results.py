@@ -14,10 +14,8 @@ from chinchilla.fit.display import exponent_text
 from chinchilla.fit.result import FitResult, called
 from chinchilla.fit.results import FitResults
 from chinchilla.plots import isoflop, optimum, runs
-from chinchilla.plots.style import exponent_note, house_style, legend_inside, new_axes
+from chinchilla.plots.style import exponent_note, house_style, legend_inside, log_scale, new_axes
 from chinchilla.recommend.evaluate import model_of
-
-ORDER = ("isoflop", "parametric", "envelope")  # of residuals if nothing is recommended
 
 
 @contextmanager
@@ -37,16 +35,15 @@ def plot_fits(fits: FitResults, ax: Axes | None, quantity: str) -> Axes:
     require_choice("quantity", quantity, ("N", "D"))
     if not fits.fitted:
         raise InputError("there is nothing to plot: every approach was refused, see print(fits).")
-    at = optimum.budgets_shown(fits.fitted)
     name = "a" if quantity == "N" else "b"
     labels = {n: f"{called(n)}: refused" for n in fits.refused}
     for n, f in fits.fitted.items():
         law = f.N_opt if quantity == "N" else f.D_opt
         labels[n] = f"{called(n)}: ${name}$ = {exponent_text(law)}"
     with _panel(ax) as panel:
-        shown = optimum.draw_optima(panel, fits.fitted, quantity, labels)
-        shown += optimum.draw_recommended(panel, fits, quantity, at[0])
-        optimum.finish(panel, quantity, *at, shown)
+        optimum.draw_optima(panel, fits.fitted, quantity, labels)
+        optimum.draw_recommended(panel, fits, quantity)
+        optimum.finish(panel, fits.fitted, quantity)
         legend_inside(panel)
     return panel
 
@@ -54,22 +51,24 @@ def plot_fits(fits: FitResults, ax: Axes | None, quantity: str) -> Axes:
 def plot_frontier(f: FitResult, ax: Axes | None) -> Axes:
     """The runs and the fit of one approach to them."""
     known = None if f.runs is None else f.observations()
-    title = exponent_note(f.N_opt)
+    place = "best"
     with _panel(ax) as panel:
         if f.approach == "isoflop":
             isoflop.draw_on(panel, f, known)
+            left, right = panel.get_xlim()
+            panel.set_xlim(left, right * (right / left) ** 0.3)  # room for the legend
+            log_scale(panel, "x")
+            place = "upper right"
         elif f.approach == "parametric":
             runs.draw_surface(panel, f, f.observations().finals())
         elif known is not None and known.has_curves:
             runs.draw_curves(panel, known)
             runs.draw_envelope(panel, f)
         else:  # approach 1 without curves: N_opt against C
-            at = optimum.budgets_shown({f.approach: f})
-            shown = optimum.draw_optima(
-                panel, {f.approach: f}, "N", {f.approach: called(f.approach)}
-            )
-            optimum.finish(panel, "N", *at, shown)
-        legend_inside(panel, title)
+            only = {f.approach: f}
+            optimum.draw_optima(panel, only, "N", {f.approach: called(f.approach)})
+            optimum.finish(panel, only, "N")
+        legend_inside(panel, exponent_note(f.N_opt), loc=place)
     return panel
 
 
@@ -90,9 +89,8 @@ def plot_frontier_residuals(f: FitResult, ax: Axes | None) -> Axes:
 
 def plot_fits_residuals(fits: FitResults, ax: Axes | None) -> Axes:
     """The residuals of the recommended approach."""
+    if not fits.fitted:
+        raise InputError("there is nothing to plot: every approach was refused, see print(fits).")
     model = model_of(fits)
-    order = ORDER if model is None else (model.approach, *ORDER)
-    for approach in order:
-        if approach in fits.fitted:
-            return plot_frontier_residuals(fits.fitted[approach], ax)
-    raise InputError("there is nothing to plot: every approach was refused, see print(fits).")
+    approach = next(iter(fits.fitted)) if model is None else model.approach
+    return plot_frontier_residuals(fits.fitted[approach], ax)

@@ -138,37 +138,35 @@ def new_figure(height: float, n_panels: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(1, n_panels, squeeze=False)[0])
 
 
-def new_axes(width: float = 7.2, height: float = 4.8) -> Axes:
+def new_axes() -> Axes:
     """Axes of a new figure that a notebook shows at the end of its cell."""
-    with house_style():
-        size: dict[str, Any] = {"figsize": (width, height), "layout": "constrained"}
-        shell = sys.modules.get("IPython")
-        in_notebook = shell is not None and shell.get_ipython() is not None
-        if "matplotlib.pyplot" in sys.modules or in_notebook:
-            import matplotlib.pyplot as plt
+    size: dict[str, Any] = {"figsize": (7.2, 4.8), "layout": "constrained"}
+    shell = sys.modules.get("IPython")
+    in_notebook = shell is not None and shell.get_ipython() is not None
+    if "matplotlib.pyplot" in sys.modules or in_notebook:
+        import matplotlib.pyplot as plt
 
-            return plt.figure(**size).add_subplot()
-        figure = Figure(**size)
-        FigureCanvasAgg(figure)
-        return figure.add_subplot()
+        return plt.figure(**size).add_subplot()
+    figure = Figure(**size)
+    FigureCanvasAgg(figure)
+    return figure.add_subplot()
 
 
-def inner_range(values: np.ndarray, reach: float = 3.0) -> tuple[float, float]:
-    """Tukey's outer fences: quartiles -+ `reach` interquartile ranges; outliers lie outside."""
-    values = np.asarray(values, float)
+def inner_range(values: np.ndarray) -> tuple[float, float]:
+    """Tukey's outer fences: the quartiles -+ 3 interquartile ranges; outliers lie outside."""
     low, high = np.percentile(values[np.isfinite(values)], (25, 75))
-    return float(low - reach * (high - low)), float(high + reach * (high - low))
+    return float(low - 3 * (high - low)), float(high + 3 * (high - low))
 
 
 def mark_outside(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
-    """Triangles on the upper and lower edge of a panel for the points that lie beyond its y limits."""
+    """Diamonds on the upper and lower edge of a panel for the points that lie beyond its y limits."""
     low, high = ax.get_ylim()
-    for beyond, at, marker in ((y > high, 1.0, "^"), (y < low, 0.0, "v")):
-        if beyond.any():
-            ax.plot(
-                x[beyond], np.full(beyond.sum(), at), marker, color=RED, markersize=6,
-                transform=ax.get_xaxis_transform(), clip_on=False, zorder=5, label="beyond the panel",
-            )  # fmt: skip
+    outside = (y > high) | (y < low)
+    if outside.any():
+        ax.plot(
+            x[outside], (y[outside] > high).astype(float), "D", color=RED, markersize=5,
+            transform=ax.get_xaxis_transform(), clip_on=False, zorder=5, label="beyond the panel",
+        )  # fmt: skip
 
 
 def exponent_note(law: PowerLaw) -> str:

@@ -12,7 +12,7 @@ from chinchilla.fit.result import PowerLaw
 from chinchilla.plots.style import save_figure
 from chinchilla.report.figures import isoflop_curves_side_by_side
 from chinchilla.report.tables import (
-    SHORT_LABELS,
+    LABELS,
     bounds,
     exponent,
     flops,
@@ -43,7 +43,7 @@ def _exponents(found: Comparison) -> Table:
         "intervals.",
     )
     for approach in APPROACHES:
-        label = SHORT_LABELS[approach]
+        label = LABELS[approach]
         for e in found.exponents:
             if e.approach == approach:
                 missing = "not fitted" if e.refused == NOT_REQUESTED else "refused"
@@ -69,7 +69,7 @@ def _differences(found: Comparison) -> Table:
     for d in found.differences:
         if d.of == "a":
             table.add_row(
-                SHORT_LABELS[d.approach],
+                LABELS[d.approach],
                 d.second,
                 cell(d.value, "{:+.3f}".format, "ours"),
                 bounds(d.interval, "{:+.3f}".format),
@@ -83,7 +83,7 @@ def _sizes(found: Comparison) -> Table:
     names = [c["name"] for c in found.corpora]
     rows: dict[tuple[float, str], list[Cell]] = {}
     for s in sorted(found.sizes, key=lambda s: s.C):
-        head = [cell(s.C, flops), Cell(SHORT_LABELS[s.approach])]
+        head = [cell(s.C, flops), Cell(LABELS[s.approach])]
         row = rows.setdefault((s.C, s.approach), head)
         row.append(Cell(with_interval(s.N, s.interval, count), s.N))
     for d in found.differences:

@@ -77,7 +77,7 @@ def verdicts(found: Diagnostics) -> Table:
         table.add_row(
             Cell(called(name).capitalize(), None, "text"),
             Cell(item.verdict, None, f"verdict {item.verdict}"),
-            Cell(" ".join(filter(None, (item.message, item.note))), None, "text long"),
+            Cell(item.message, None, "text long"),
             Cell(item.effect_text or NONE, None, "text"),
             Cell(item.advice or NONE, None, "text"),
         )
@@ -142,7 +142,7 @@ def exponent_paths(found: Diagnostics | None, parametric: FitResult | None) -> F
         return None
     figure, axes = new_figure(4.9, len(shown))
     law = parametric.N_opt
-    known = [found.a, law.p10, law.p90, *(row["a"] for *_, rows in shown for row in rows)]
+    known = [law.exponent, law.p10, law.p90, *(row["a"] for *_, rows in shown for row in rows)]
     low, high = (f(x for x in known if x is not None) for f in (min, max))
     margin = 0.12 * max(high - low, 0.02)
     for ax, (title, label, rows) in zip(axes, shown, strict=True):

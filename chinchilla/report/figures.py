@@ -237,19 +237,17 @@ def optimal_sizes(frontiers: Mapping[str, FitResult]) -> Figure | None:
     """N_opt and D_opt against C: points, line and 80% band of each approach; the paper's lines."""
     if not frontiers:
         return None
-    grid, low, high = optimum.budgets_shown(frontiers)
+    near = published_near(optimum.budgets_shown(frontiers)[0])
     figure, panels = new_figure(5.2, 2)
     labels = {a: f"{name_of(a, frontiers.get(a))}, ours" for a in APPROACHES}
     for ax, quantity in zip(panels, ("N", "D"), strict=True):
-        shown = optimum.draw_optima(ax, frontiers, quantity, labels)
-        for approach, (near, N) in published_near(grid).items():
-            y = N if quantity == "N" else near / (6 * N)
+        optimum.draw_optima(ax, frontiers, quantity, labels)
+        for approach, (C, N) in near.items():
             ax.plot(
-                near, y, color=COLORS[approach], linewidth=1.1, linestyle=(0, (5, 3)),
+                C, N if quantity == "N" else C / (6 * N), color=COLORS[approach], linewidth=1.1, linestyle=(0, (5, 3)),
                 label=f"{LABELS[approach]}, paper",
             )  # fmt: skip
-            shown.append(y)
-        optimum.finish(ax, quantity, grid, low, high, shown)
+        optimum.finish(ax, frontiers, quantity)
         if any(f.N_opt.samples for f in frontiers.values()):
             ax.fill_between([], [], color=GREY, alpha=0.3, linewidth=0, label="80% interval")
         else:

@@ -33,7 +33,7 @@ from chinchilla.report import tables
 from chinchilla.report.figures import report_figures, saved
 from chinchilla.report.tables import exponent, flops, name_of
 
-EXPLANATIONS = {  # of conventions by which C may be counted
+EXPLANATIONS = {  # of the conventions for C, N and L
     "with_head": "layers and output logits, forward plus backward, Appendix F; the embedding look-up is "
     "not counted",
     "paper": "Appendix F without embedding and logit terms, as Table A4 and the paper's budgets",
@@ -185,13 +185,9 @@ def notes(results: Sequence[RunResult], fits: FitResults) -> list[tuple[str, str
         for text in [*f.warnings, *(f"not used: {text}" for text in f.refusals)]:
             approaches.setdefault(text[:1].upper() + text[1:], []).append(name_of(approach, f))
     notes += [("; ".join(names), text) for text, names in approaches.items()]
-    unfinished = [r for r in results if r.status != "finished"]
-    if unfinished:
-        names = ", ".join(f"{r.spec.run_id} ({r.status})" for r in unfinished[:8])
-        rest = f" and {len(unfinished) - 8} others" if len(unfinished) > 8 else ""
-        text = (
-            f"{len(unfinished)} of {len(results)} did not finish and are in no fit: {names}{rest}."
-        )
+    n_unfinished = sum(r.status != "finished" for r in results)
+    if n_unfinished:
+        text = f"{n_unfinished} of {len(results)} did not finish and are in no fit: see the table of runs."
         notes.append(("Runs", text))
     return notes
 
@@ -234,14 +230,11 @@ def environment(results: Sequence[RunResult]) -> list[tuple[str, str]]:
         f"matplotlib {metadata.version('matplotlib')}"
     )
     rows = [("report: versions", versions)]
-    seen: dict[str, Counter[str]] = {}
+    seen: dict[str, set[str]] = {}
     for r in results:
         for key, value in {"device": r.device, "git": r.git, **r.versions}.items():
-            seen.setdefault(f"runs: {key}", Counter())[value or "unknown"] += 1
-    for key, values in seen.items():
-        counted = [f"{value} ({n} runs)" for value, n in sorted(values.items())]
-        rows.append((key, ", ".join(values if len(values) == 1 else counted)))
-    return rows
+            seen.setdefault(f"runs: {key}", set()).add(value or "unknown")
+    return rows + [(key, ", ".join(sorted(values))) for key, values in seen.items()]
 
 
 def _flat(value: Mapping[str, Any], head: str = "") -> list[tuple[str, str]]:

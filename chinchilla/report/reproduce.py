@@ -21,7 +21,7 @@ from chinchilla.fit.parametric.paper_search import grid_starts, search
 from chinchilla.fit.parametric.solver import fit_loss_law
 from chinchilla.fit.result import FitResult, LossLaw, PowerLaw
 from chinchilla.observations.table import Observations
-from chinchilla.report.tables import bounds, flops, name_of, published_lines
+from chinchilla.report.tables import LABELS, bounds, flops, name_of, published_lines
 
 SIZES = tuple(row[0] for row in paper.TABLE_3)  # parameters of Tables 3 and A3
 EVERY = 43  # one in so many of the paper's 4,500 starts is searched from, spread over all five axes
@@ -145,7 +145,7 @@ def _paper_row(row: paper.Table2Row) -> Row:
     elif row.approach in published_lines():
         N = float(published_lines()[row.approach](paper.GOPHER_BUDGET))
     laws = PowerLaw(1.0, row.a, row.a_p10, row.a_p90), PowerLaw(1.0, row.b, row.b_p10, row.b_p90)
-    return _row(row.label, "paper", "", *laws, N)
+    return _row(LABELS.get(row.approach, row.label), "paper", "", *laws, N)
 
 
 def _row(approach: str, whose: str, data: str, N: PowerLaw, D: PowerLaw, at: float | None) -> Row:
@@ -226,7 +226,7 @@ def why_approach_3_differs(
 
 def _exponent(law: LossLaw) -> float:
     """a under C = 6ND."""
-    return six_nd_frontier(law)[0][1]
+    return law.beta / (law.alpha + law.beta)
 
 
 def markdown(found: Reproduced) -> str:
@@ -250,17 +250,15 @@ def _table2(rows: Sequence[Row]) -> Table:
     table = Table(
         ["approach", "", "runs", "a", "80%", "95%", "b", "80%", "95%", "N_opt at 5.76e23"]
     )
-    above = ""
     for row in rows:
         table.add_row(
-            "" if row.whose == "paper" and row.approach == above else row.approach,
+            row.approach,
             row.whose,
             row.data,
             *(f"{row.a:.3f}", bounds(row.a_80, without=""), bounds(row.a_95, without="")),
             *(f"{row.b:.3f}", bounds(row.b_80, without=""), bounds(row.b_95, without="")),
             "" if row.N_at_gopher is None else count(row.N_at_gopher),
         )
-        above = row.approach
     return table
 
 

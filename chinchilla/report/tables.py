@@ -22,24 +22,16 @@ from chinchilla.observations.table import Observations
 from chinchilla.plan.records import RunResult
 
 PAPER_ROWS = {row.approach: row for row in paper.TABLE_2}
-LABELS = {approach: PAPER_ROWS[approach].label for approach in APPROACHES}
-SHORT_LABELS = {"envelope": "1 envelope", "isoflop": "2 isoflop", "parametric": "3 parametric"}
-RUN_ENDS = "1. Minimum over final losses (no curves)"  # approach 1 without training curves
-SHORT_RUN_ENDS = "1 final losses"
+LABELS = {"envelope": "1 envelope", "isoflop": "2 isoflop", "parametric": "3 parametric"}
+RUN_ENDS = "1 final losses"  # approach 1 without training curves
 MAX_ROWS = 12  # budgets in the table of predictions
 
 
-def name_of(approach: str, fitted: FitResult | None = None, short: bool = False) -> str:
-    """The label of an approach in tables, figures and notes.
-
-    Args:
-        approach: a key of LABELS; any other name is returned unchanged.
-        fitted: the result; approach 1 without training curves has a label of its own.
-        short: the label for tables in a terminal.
-    """
+def name_of(approach: str, fitted: FitResult | None = None) -> str:
+    """The label of an approach in tables, figures and notes; any other name is returned unchanged."""
     if fitted is not None and fitted.settings.get("endpoints_only"):
-        return SHORT_RUN_ENDS if short else RUN_ENDS
-    return (SHORT_LABELS if short else LABELS).get(approach, approach)
+        return RUN_ENDS
+    return LABELS.get(approach, approach)
 
 
 def ratio(x: float) -> str:
@@ -108,13 +100,8 @@ def published_near(C: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {name: (near, line(near)) for name, line in published_lines().items() if len(near)}
 
 
-def table2(fits: FitResults, short: bool = False) -> Table:
-    """Table 2: the exponents of each approach, ours above the paper's.
-
-    Args:
-        fits: the results; a refused or missing approach has its state in place of numbers.
-        short: labels for a terminal.
-    """
+def table2(fits: FitResults) -> Table:
+    """Table 2: the exponents of each approach, ours above the paper's; the state of one without a fit."""
     table = Table(
         ["Approach", "", "a", "b", "Runs"],
         caption="Exponents of N_opt ~ C^a and D_opt ~ C^b. Brackets: 80% intervals (10th to 90th "
@@ -123,16 +110,16 @@ def table2(fits: FitResults, short: bool = False) -> Table:
     )
     for approach, published in PAPER_ROWS.items():
         fitted = fits.fitted.get(approach)
-        label = name_of(approach, fitted, short)  # Kaplan et al. have none, and no row of ours
+        label = name_of(approach, fitted)
         if fitted is not None:
             laws = [Cell(exponent(x), x.exponent, "ours") for x in (fitted.N_opt, fitted.D_opt)]
             table.add_row(label, "ours", *laws, Cell(str(fitted.n_runs), fitted.n_runs))
         elif approach in APPROACHES:
             state = Cell("refused" if approach in fits.refused else "not fitted", None, "muted")
             table.add_row(label, "ours", state, state, NONE)
-        theirs = name_of(approach, short=short) if approach in LABELS else published.label
+        theirs = LABELS.get(approach, published.label)  # Kaplan et al. have no row of ours
         table.add_row(
-            "" if short and theirs == label else theirs,
+            "" if theirs == label else theirs,
             "paper",
             *(
                 Cell(f"{x:.2f}" if low is None else f"{x:.2f} [{low:.3f}, {high:.3f}]", x)
@@ -149,7 +136,7 @@ def table2(fits: FitResults, short: bool = False) -> Table:
 def interval_methods(fits: FitResults) -> dict[str, str]:
     """How the interval of each approach was computed, by its short label."""
     return {
-        name_of(approach, f, short=True): f.settings["interval"]
+        name_of(approach, f): f.settings["interval"]
         for approach, f in fits.fitted.items()
         if f.N_opt.p10 is not None
     }
@@ -162,9 +149,8 @@ def tried_budgets(finals: Observations | None, fitted: Mapping[str, FitResult]) 
     C = [p.C for f in fitted.values() for p in f.points] or ([] if finals is None else finals.C)
     if not budgets and len(C):
         budgets = np.geomspace(min(C), max(C), 3).tolist()
-    if len(budgets) <= MAX_ROWS:
-        return budgets
-    return [budgets[i] for i in np.linspace(0, len(budgets) - 1, MAX_ROWS).round().astype(int)]
+    shown = np.unique(np.linspace(0, len(budgets) - 1, MAX_ROWS).round().astype(int))
+    return [budgets[i] for i in shown if budgets]
 
 
 def predictions(fits: FitResults, budgets: Sequence[float]) -> Table:
@@ -208,7 +194,7 @@ def runs(results: Sequence[RunResult], finals: Observations | None) -> Table:
             "State": [_state(r) for r in results],
             "Budget, FLOPs": [cell(r.spec.budget_flops, flops) for r in results],
             **_sizes([r.spec.N for r in results], D),
-            "Training loss ± SE": [_with_error(r.final_loss, r.final_loss_se) for r in results],
+            "Training loss": [cell(r.final_loss, loss) for r in results],
             "Validation loss": [_by_set(r.validation_loss) for r in results],
             "Bits/byte": [_by_set(r.bits_per_byte) for r in results],
             "C, FLOPs": [cell(r.flops_spent, flops) for r in results],
@@ -234,10 +220,6 @@ def _state(r: RunResult) -> Cell:
 def _steps(r: RunResult) -> Cell:
     done, planned = r.steps_done, r.spec.steps
     return Cell(f"{done}" if done == planned else f"{done} of {planned}", done)
-
-
-def _with_error(mean: float | None, se: float | None) -> Cell:
-    return cell(mean, lambda x: loss(x) + (f" ± {se:.4f}" if se is not None else ""))
 
 
 def _by_set(values: Mapping[str, float]) -> Cell:

@@ -508,5 +508,5 @@ def test_a_file_of_an_earlier_schema_is_refused_in_one_line(say, fits):
     (fits / "diagnostics.json").write_text('{"schema": 1, "items": {}}')
     code, out, err = say("report fits=fits")
     assert (code, out) == (2, "")
-    assert err.endswith("reads schema 3. Run `chinchilla diagnose` again.\n")
+    assert err.endswith("reads schema 4. Run `chinchilla diagnose` again.\n")
     assert err.count("\n") == 1

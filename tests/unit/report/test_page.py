@@ -142,7 +142,7 @@ def test_a_refused_approach_is_named_with_its_reason(world, tmp_path: Path):
     inputs |= {"curves": {}}
     text = Reader(write_report(tmp_path, **inputs).read_text(encoding="utf-8")).text
     assert reason in text
-    assert "Refused · 2. IsoFLOP profiles" in text
+    assert "Refused · 2 isoflop" in text
 
 
 def test_a_csv_of_curves_draws_them(world, tmp_path: Path):
