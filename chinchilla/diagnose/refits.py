@@ -25,8 +25,8 @@ WINDOWS = {  # name -> quantiles of the range
     "middle 50%": (0.25, 0.75),
     "lower half": (0, 0.5),
     "upper half": (0.5, 1),
-    "without the lowest quarter": (0.25, 1),
-    "without the highest quarter": (0, 0.75),
+    "upper 75%": (0.25, 1),
+    "lower 75%": (0, 0.75),
 }
 _RANGE_ADVICE = (
     "One law does not hold over the whole range. Fit the window of tokens per parameter and of sizes "

@@ -1,4 +1,4 @@
-"""The report's section on diagnostics.json: verdicts, influential runs, counts, and two figures.
+"""The report's section on diagnostics.json: verdicts, influential runs, counts, and a figure.
 
 `Diagnostics` in; tables and matplotlib figures out, None where there is nothing to draw. The panel
 or table of an unavailable item is left out.
@@ -31,7 +31,7 @@ OURS = COLORS["parametric"]
 PANELS: tuple[tuple[str, str, str, Callable[[Mapping[str, Any]], str]], ...] = (
     # item, its part, title, label of a refit
     ("windows", "drop_path", "Highest losses out", lambda row: str(row["k"])),
-    ("windows", "window_path", "Windows of D/N, N", lambda row: _short(row["window"])),
+    ("windows", "window_path", "Windows of D/N, N", lambda row: row["window"]),
     ("curvature", "largest_compute", "Runs up to C", lambda row: flops(row["C"])),
     ("leave_one_out", "budgets", "One budget out", lambda row: flops(row["C"])),
 )
@@ -49,20 +49,17 @@ def section(found: Diagnostics | None) -> dict[str, Any] | None:
     return {"summary": found.summary, "first": found.first, "tables": tables}
 
 
-def figures(found: Diagnostics | None, parametric: FitResult | None) -> list[Drawing]:
+def figure(found: Diagnostics | None, parametric: FitResult | None) -> Drawing:
     """The section's figure; without one where there is nothing to draw."""
-    return [
-        Drawing(
-            "exponent_paths",
-            "The exponent on parts of the runs",
-            exponent_paths(found, parametric),
-            "Approach 3's exponent a of N_opt, refitted: without the k highest losses; within a share "
-            "of the range of D/N or of N; on the runs up to C only; without one budget. Line and band: "
-            "all runs with the 80% interval. Bars: one standard deviation of the change that a law which "
-            "holds would show. Values that leave the band in one direction show that the law does not "
-            "hold over the whole range.",
-        ),
-    ]
+    return Drawing(
+        "exponent_paths",
+        "The exponent on parts of the runs",
+        exponent_paths(found, parametric),
+        "Approach 3's exponent a of N_opt, refitted: without the k highest losses; within a share of the "
+        "range of D/N or of N; on the runs up to C only; without one budget. Line and band: all runs with "
+        "the 80% interval. Bars: one standard deviation of the change that a law which holds would show. "
+        "Values that leave the band in one direction show that the law does not hold over the whole range.",
+    )
 
 
 def verdicts(found: Diagnostics) -> Table:
@@ -140,7 +137,7 @@ def exponent_paths(found: Diagnostics | None, parametric: FitResult | None) -> F
     shown = [panel for panel in shown if panel[2]]
     if not shown or parametric is None:
         return None
-    figure, axes = new_figure(4.9, len(shown))
+    drawn, axes = new_figure(4.9, len(shown))
     law = parametric.N_opt
     known = [law.exponent, law.p10, law.p90, *(row["a"] for *_, rows in shown for row in rows)]
     low, high = (f(x for x in known if x is not None) for f in (min, max))
@@ -161,9 +158,5 @@ def exponent_paths(found: Diagnostics | None, parametric: FitResult | None) -> F
         ax.grid(visible=False, axis="x")
         ax.set_title(title)
     axes[0].set_ylabel("$a$, exponent of $N_{opt}$ (approach 3)")
-    legend_below(figure, axes[:1], 3)
-    return figure
-
-
-def _short(window: str) -> str:
-    return window.replace("without the ", "no ").replace("quarter", "¼")
+    legend_below(drawn, axes[:1], 3)
+    return drawn

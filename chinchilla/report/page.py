@@ -80,7 +80,7 @@ def write_report(
         points = Observations.from_curves(done, [curves[r.spec.run_id] for r in done], kind)
     fitted = {a: fits.fitted[a] for a in APPROACHES if a in fits.fitted}
     drawings = report_figures(results, curves, points, finals, fitted)
-    drawings += checks.figures(diagnostics, fitted.get("parametric"))
+    drawings.append(checks.figure(diagnostics, fitted.get("parametric")))
     page = _render(
         title=title,
         **answer(fits, diagnostics),

@@ -16,7 +16,7 @@ from chinchilla.core.errors import FitError
 from chinchilla.core.table import Table
 from chinchilla.core.units import count
 from chinchilla.fit import fit_envelope, fit_isoflop, fit_parametric
-from chinchilla.fit.loss_law import named_law, six_nd_frontier
+from chinchilla.fit.loss_law import named_law
 from chinchilla.fit.parametric.paper_search import grid_starts, search
 from chinchilla.fit.parametric.solver import fit_loss_law
 from chinchilla.fit.result import FitResult, LossLaw, PowerLaw
@@ -153,11 +153,6 @@ def _row(approach: str, whose: str, data: str, N: PowerLaw, D: PowerLaw, at: flo
     return Row(approach, whose, data, N.exponent, a_80, N.ci95, D.exponent, b_80, D.ci95, at)
 
 
-def _at_gopher(law: str) -> float:
-    (log_k, a), _, _ = six_nd_frontier(named_law(law))
-    return float(np.exp(log_k + a * np.log(paper.GOPHER_BUDGET)))
-
-
 def _projections(
     table: str, f: FitResult, published: Sequence[tuple[float, ...]]
 ) -> Iterator[Projection]:
@@ -207,7 +202,10 @@ def why_approach_3_differs(
         n_starts=len(mean.objectives), mean_iterations=float(mean.iterations.mean()),
         said_success=float(mean.said_success.mean()), a=_exponent(mean.law),
     )  # fmt: skip
-    exact, rounded = _at_gopher("hoffmann"), _at_gopher("hoffmann_rounded")
+    exact, rounded = (
+        float(named_law(name).optimum(paper.GOPHER_BUDGET).N)
+        for name in ("hoffmann", "hoffmann_rounded")
+    )
     add(
         "rounding",
         f"rounding the exponents to two digits moves N_opt at 5.76e23 FLOPs from {count(exact)} to "

@@ -24,6 +24,7 @@ from chinchilla.plan.records import RunResult
 PAPER_ROWS = {row.approach: row for row in paper.TABLE_2}
 LABELS = {"envelope": "1 envelope", "isoflop": "2 isoflop", "parametric": "3 parametric"}
 RUN_ENDS = "1 final losses"  # approach 1 without training curves
+loss = "{:.4f}".format  # nats per token
 MAX_ROWS = 12  # budgets in the table of predictions
 
 
@@ -45,11 +46,6 @@ def flops(x: float) -> str:
         return "0"
     head, exponent = f"{x:.2e}".split("e")
     return f"{head.rstrip('0').rstrip('.')}e{int(exponent)}"
-
-
-def loss(x: float) -> str:
-    """A loss with four decimals."""
-    return f"{x:.4f}"
 
 
 def bounds(
@@ -198,7 +194,7 @@ def runs(results: Sequence[RunResult], finals: Observations | None) -> Table:
             "Validation loss": [_by_set(r.validation_loss) for r in results],
             "Bits/byte": [_by_set(r.bits_per_byte) for r in results],
             "C, FLOPs": [cell(r.flops_spent, flops) for r in results],
-            "Steps": [_steps(r) for r in results],
+            "Steps": [Cell(f"{r.steps_done} of {r.spec.steps}", r.steps_done) for r in results],
             "Peak LR": [cell(r.spec.peak_lr, "{:.3g}".format) for r in results],
         }
     elif finals is not None:
@@ -215,11 +211,6 @@ def runs(results: Sequence[RunResult], finals: Observations | None) -> Table:
 def _state(r: RunResult) -> Cell:
     reason = textwrap.shorten(r.reason, 160, placeholder=" …")
     return Cell(r.status + (f": {reason}" if reason else ""), None, f"state {r.status}")
-
-
-def _steps(r: RunResult) -> Cell:
-    done, planned = r.steps_done, r.spec.steps
-    return Cell(f"{done}" if done == planned else f"{done} of {planned}", done)
 
 
 def _by_set(values: Mapping[str, float]) -> Cell:
