@@ -61,9 +61,7 @@ def count_runs(context: Context) -> Counts:
     obs = context.obs
     shapes = [context.shapes[str(i)] for i in obs.run_id if str(i) in context.shapes]
     if len(shapes) == len(obs):
-        return _counts(
-            np.array([n_params(s) for s in shapes], float), shapes, "the sweep's own shapes"
-        )
+        return _exact(shapes)
     if obs.n_convention == "non_embedding":
         return _approximate(total_from_non_embedding(obs.N), obs.N)
     if obs.n_convention not in ("unknown", "total"):
@@ -71,8 +69,9 @@ def count_runs(context: Context) -> Counts:
     return _approximate(obs.N, non_embedding_from_total(obs.N))
 
 
-def _counts(total: np.ndarray, shapes: Sequence[ModelShape], source: str) -> Counts:
+def _exact(shapes: Sequence[ModelShape]) -> Counts:
     """The counts of known shapes."""
+    total = np.array([n_params(s) for s in shapes], float)
     embedding = np.array([n_params(s) - n_params_non_embedding(s) for s in shapes], float)
     exact = {
         name: np.array([flops_per_token(s, name) for s in shapes], float)
@@ -80,7 +79,7 @@ def _counts(total: np.ndarray, shapes: Sequence[ModelShape], source: str) -> Cou
         if name != "six_nd"
     }
     counts = _approximate(total, total - embedding)
-    return Counts(counts.N, {**counts.per_token, **exact}, source)
+    return Counts(counts.N, {**counts.per_token, **exact}, "the sweep's own shapes")
 
 
 def _approximate(total: np.ndarray, without: np.ndarray) -> Counts:

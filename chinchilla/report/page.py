@@ -22,7 +22,7 @@ from chinchilla.core.files import write_text
 from chinchilla.core.units import count, duration
 from chinchilla.decide.warnings import gather
 from chinchilla.diagnose.verdicts import Diagnostics
-from chinchilla.fit.result import FitResult
+from chinchilla.fit.result import FitResult, called
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import Curve, RunResult
@@ -146,8 +146,8 @@ def answer(fits: FitResults, diagnostics: Diagnostics | None) -> dict[str, Any]:
 def _growth(f: FitResult) -> str:
     """The exponents of the recommended approach in words."""
     return (
-        f"N_opt grows as C^{exponent(f.N_opt, 2)} and D_opt as C^{exponent(f.D_opt, 2)} by approach "
-        f"{name_of(f.approach, f)}: 10x the compute is best spent on {10**f.N_opt.exponent:.1f}x the "
+        f"N_opt grows as C^{exponent(f.N_opt, 2)} and D_opt as C^{exponent(f.D_opt, 2)} by "
+        f"{called(f.approach)}: 10x the compute is best spent on {10**f.N_opt.exponent:.1f}x the "
         f"parameters and {10**f.D_opt.exponent:.1f}x the tokens. Brackets: 80% intervals."
     )
 
@@ -217,7 +217,7 @@ def conventions(
 
 def settings(fits: FitResults) -> list[tuple[str, str]]:
     """The settings of the command and of each fit: (name, value)."""
-    rows = [(f"command: {key}", value) for key, value in _flat(fits.command)]
+    rows = [(f"command: {key}", value) for key, value in _flat(fits.command) if value]
     for approach, f in fits.fitted.items():
         rows += [(f"{name_of(approach, f)}: {key}", value) for key, value in _flat(f.settings)]
     return rows
