@@ -22,7 +22,7 @@ def main(points: Path, curves: Path | None) -> None:
     observations = Observations.from_csv(points)
     curve_points = Observations.from_csv(curves) if curves else None
     start = time.process_time()
-    result = reproduce(observations, curve_points, full_grid=True)
+    result = reproduce(observations, curve_points)
     made = {
         **provenance(),
         "version": chinchilla.__version__,

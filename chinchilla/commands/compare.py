@@ -15,15 +15,15 @@ from chinchilla.fit.results import FitResults
 
 
 def compare(command: config.CompareCommand) -> int:
-    """Write compare.json, compare.html and its figure, and print the tables."""
+    """Write compare.json and the figure, and print the tables."""
     from chinchilla.commands.show import print_table
-    from chinchilla.report.comparison import tables_of, write_comparison
+    from chinchilla.report.comparison import save_figure_of, tables_of
 
     sides = _sides(command)
     comparison = compare_sides(sides)
     out_dir = writable_dir(Path(command.out_dir), "out_dir")
     write_json(out_dir / "compare.json", asdict(comparison))
-    page = write_comparison(out_dir, sides, comparison)
+    figure = save_figure_of(sides, out_dir / "figures")
     approach = comparison.approach
     code = 0 if approach else 3
     if command.format == "json":
@@ -46,7 +46,7 @@ def compare(command: config.CompareCommand) -> int:
             ]
     for note in [*notes, *(f"note: {text}" for text in comparison.notes)]:
         print(note)
-    print(f"wrote {page}")
+    print(f"wrote {out_dir / 'compare.json'}" + (f" and {figure}" if figure else ""))
     return code
 
 

@@ -177,7 +177,6 @@ def report(command: config.ReportCommand) -> int:
         )
     results: list[RunResult] = []
     curve_of: dict[str, Curve] = {}
-    curve_obs = None
     finals = fits.observations()
     if command.sweep_dir:
         results = sweep_results(Path(command.sweep_dir))
@@ -185,17 +184,14 @@ def report(command: config.ReportCommand) -> int:
         loss = str(fits.command.get("loss", "train"))
         kind = loss if finals.loss_kind == "unknown" else finals.loss_kind
         _refuse_other_runs(command, finals.finals(), Observations.from_results(results, kind))
-        curve_obs = _points_along(results, curve_of, loss)
     out_dir = writable_dir(Path(command.out_dir or base / "report"), "out_dir")
     page = write_report(
         out_dir,
         title=base.resolve().name,
         results=results,
         curves=curve_of,
-        curve_obs=curve_obs,
         finals=finals,
         fits=fits,
-        meta={"fit settings": fits.command},
         diagnostics=diagnostics,
     )
     print(f"wrote {page}")

@@ -40,8 +40,6 @@ def reproduce(command: config.ReproduceCommand) -> int:
         drop_highest=command.drop_highest,
         n_bootstrap=command.n_bootstrap,
         seed=command.seed,
-        explain=command.explain,
-        full_grid=command.full_grid,
     )
     text = markdown(found)
     if command.out_dir:

@@ -92,9 +92,9 @@ def show_table2(fits: "FitResults") -> None:
     """Print Table 2, ours and the paper's, how intervals were computed, and refused approaches."""
     from chinchilla.report.tables import interval_methods, name_of, table2
 
-    print_table(table2(fits, short=True))
+    print_table(table2(fits))
     notes = [f"[{name}] {method}" for name, method in interval_methods(fits).items()]
-    notes += [f"{name_of(a, short=True)} refused: {r.reason}" for a, r in fits.refused.items()]
+    notes += [f"{name_of(a)} refused: {r.reason}" for a, r in fits.refused.items()]
     for note in notes:
         print(textwrap.fill(note, 100, subsequent_indent="  "))
 

@@ -16,7 +16,7 @@ class CompareCommand(Config):
     sweep_dirs: list[str] = setting([], "Folders of fitted sweeps.")
     fits: list[str] = setting([], "Folders that `chinchilla fit` wrote for CSVs.")
     names: list[str] = setting([], "Names of the corpora; empty = the names of their folders.")
-    out_dir: str = setting(REQUIRED, "Folder for compare.html, compare.json and figures.")
+    out_dir: str = setting(REQUIRED, "Folder for compare.json and the figure.")
     format: str = setting("text", "Output.", choices=FORMATS)
 
     def __post_init__(self) -> None:

@@ -46,12 +46,6 @@ class ReproduceCommand(Config):
     flop_convention: str = setting(
         "unknown", "How the points count C.", choices=("unknown", *FLOP_CONVENTIONS)
     )
-    explain: bool = setting(
-        True, "Also show why approach 3 differs from the paper's; takes half a minute."
-    )
-    full_grid: bool = setting(
-        False, "With explain: also search from all 4,500 starts to convergence; takes minutes."
-    )
     format: str = setting("text", "Output.", choices=FORMATS)
 
     def __post_init__(self) -> None:

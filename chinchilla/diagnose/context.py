@@ -2,10 +2,10 @@
 
 A fit of a part of the runs differs from the fit of all runs even if the law holds exactly. For least
 squares the size of that difference is known: Var(part - all) = Var(part) - Var(all), and the design alone
-determines how much the variance grows. `Refits.expected` and `expected_log_N` are its square root for a
-and for ln N_opt at C_star. They are scaled so that the fit of all runs has the standard error of the
-bootstrap in frontier.json, and are never smaller than after leaving out as many average runs (a robust
-fit also moves if runs without leverage are left out). `z` and `log_N_z` are the moves divided by them.
+determines how much the variance grows. `Refits.a_sd` and `log_N_sd` are its square root for a and for
+ln N_opt at C_star. They are scaled so that the fit of all runs has the standard error of the bootstrap in
+frontier.json, and are never smaller than after leaving out as many average runs (a robust fit also moves
+if runs without leverage are left out).
 NumPy only: this module must import without torch.
 """
 
@@ -18,18 +18,17 @@ import numpy as np
 
 from chinchilla.core.errors import FitError
 from chinchilla.core.shapes import ModelShape
-from chinchilla.diagnose.findings import Judgement, judge, number, sd_text
+from chinchilla.diagnose.findings import finite
 from chinchilla.fit.loss_law import FrontierSolver
-from chinchilla.fit.parametric.solver import OBJECTIVES, Laws, refit_loss_law
+from chinchilla.fit.parametric.solver import OBJECTIVES, refit_loss_law
 from chinchilla.fit.result import LossLaw
 from chinchilla.fit.results import FitResults
-from chinchilla.observations.checks import robust_sd
+from chinchilla.observations.checks import N_PARAMETERS, robust_sd
 from chinchilla.observations.table import Observations
 
 MIN_RUNS = 8  # of a part: five parameters, and residuals
 MIN_DISTINCT = 3  # sizes, and token counts, of a part
-MIN_SHARE = 3  # a growing part is judged if it holds at least one in MIN_SHARE of the runs
-N_PARAMETERS = 5  # of the loss law
+MIN_SHARE = 3  # a part that grows to all runs holds at least one in MIN_SHARE of them
 ROUNDING = 1e-5  # a smaller standard error of a is rounding, from losses exactly on a law
 SAME_SIZE = 1e-3  # sizes closer than this in ln N are one size, as when read from a figure
 
@@ -38,61 +37,28 @@ SAME_SIZE = 1e-3  # sizes closer than this in ln N are one size, as when read fr
 class Refits:
     """Approach 3 on k parts of the runs; NaN where a part could not be fitted."""
 
-    laws: Laws
     n: np.ndarray  # (k,) runs in each
+    theta: np.ndarray  # (k, 5) E, A, B, alpha, beta
     a: np.ndarray  # (k,) exponent of N_opt
-    log_N: np.ndarray  # (k,) ln N_opt(C_star)
-    expected: np.ndarray  # (k,) standard deviation of `move` if the law holds
-    expected_log_N: np.ndarray  # (k,) standard deviation of `log_N_move` if the law holds
-    move: np.ndarray  # (k,) a - a of all runs
+    a_sd: np.ndarray  # (k,) standard deviation of a - a of all runs if the law holds
     log_N_move: np.ndarray  # (k,) ln N_opt(C_star) - that of all runs
-    C_star: float
+    log_N_sd: np.ndarray  # (k,) standard deviation of `log_N_move` if the law holds
 
     @property
     def fitted(self) -> np.ndarray:
         """(k,) bool: the parts that could be fitted."""
         return np.isfinite(self.a)
 
-    @property
-    def z(self) -> np.ndarray:
-        """(k,) move of a over its expected standard deviation; 0 if no run was left out."""
-        return _ratio(self.move, self.expected)
-
-    @property
-    def log_N_z(self) -> np.ndarray:
-        """(k,) the same for ln N_opt(C_star)."""
-        return _ratio(self.log_N_move, self.expected_log_N)
-
-    def judge(self, judged: np.ndarray | bool = True, n_moves: int = 0) -> Judgement:
-        """The verdict on the moves of ln N_opt, see `findings.judge`.
-
-        Args:
-            judged: (k,) bool: the parts to judge.
-            n_moves: number of independent moves; 0 = all judged.
-        """
-        moves = np.where(judged, self.log_N_move, np.nan)
-        return judge(moves, self.expected_log_N, self.n - N_PARAMETERS, n_moves=n_moves)
-
-    def change(self, i: int) -> str:
-        """The change of N_opt by the i-th refit, for display."""
-        return (
-            f"N_opt({self.C_star:.3g}) changes by {np.expm1(self.log_N_move[i]):+.0%} "
-            f"({sd_text(self.log_N_z[i])})"
-        )
-
     def row(self, i: int) -> dict[str, Any]:
         """The i-th refit as JSON; None where it could not be made."""
         numbers = {
             "a": self.a[i],
-            "beta": self.laws.theta[i, 4],
-            "log_N_opt": self.log_N[i],
-            "expected_sd": self.expected[i],
-            "z": self.z[i],
+            "a_sd": self.a_sd[i],
+            "beta": self.theta[i, 4],
             "log_N_move": self.log_N_move[i],
-            "log_N_expected_sd": self.expected_log_N[i],
-            "log_N_z": self.log_N_z[i],
+            "log_N_sd": self.log_N_sd[i],
         }
-        return {"n": int(self.n[i]), **{k: number(x) for k, x in numbers.items()}}
+        return {"n": int(self.n[i]), **{name: finite(x) for name, x in numbers.items()}}
 
 
 @dataclass(frozen=True)
@@ -120,18 +86,19 @@ class Context:
         """Approach 3's law.
 
         Raises:
-            FitError: approach 3 was not fitted (no_law).
+            FitError: approach 3 was not fitted.
         """
-        frontier = self.fits.fitted.get("parametric")
-        if frontier is None or frontier.law is None:
-            raise self.not_fitted("parametric", "approach 3", "no_law")
-        return frontier.law
+        if "parametric" not in self.fits.fitted:
+            raise self.not_fitted("parametric", "approach 3")
+        law = self.fits.fitted["parametric"].law
+        assert law is not None
+        return law
 
-    def not_fitted(self, name: str, title: str, kind: str) -> FitError:
+    def not_fitted(self, name: str, title: str) -> FitError:
         """The error that an approach was not fitted, with the first sentence of the reason."""
         refused = self.fits.refused.get(name)
         why = f" ({refused.reason.partition('. ')[0].removesuffix('.')})" if refused else ""
-        return FitError(f"{title} was not fitted{why}.", kind)
+        return FitError(f"{title} was not fitted{why}.")
 
     @cached_property
     def loss_settings(self) -> dict[str, Any]:
@@ -139,8 +106,8 @@ class Context:
         settings = self.fits.fitted["parametric"].settings
         names = {words: name for name, words in OBJECTIVES.items()}
         return {
-            "huber_delta": settings.get("huber_delta", 1e-3),
-            "objective": names.get(str(settings.get("objective")), "huber"),
+            "huber_delta": settings["huber_delta"],
+            "objective": names[settings["objective"]],
         }
 
     @cached_property
@@ -149,11 +116,8 @@ class Context:
         return FrontierSolver.of(self.obs)
 
     def line(self, law: LossLaw, C: float | None = None) -> tuple[float, float]:
-        """a and ln N_opt(C) of a law, at C_star by default; NaN if it has no frontier."""
-        try:
-            (log_k, a), _ = self.solver.lines(law)
-        except FitError:
-            return np.nan, np.nan
+        """a and ln N_opt(C) of a law, at C_star by default."""
+        (log_k, a), _ = self.solver.lines(law)
         return a, log_k + a * float(np.log(C or self.C_star))
 
     @cached_property
@@ -173,42 +137,26 @@ class Context:
 
     # ------------------------------------------------------------------ standard errors
 
-    @property
-    def se_a(self) -> tuple[float, str]:
-        """Standard error of a, and its source."""
-        resampled = self.fits.fitted["parametric"].N_opt.samples
-        source = (
-            "bootstrap over runs" if resampled else "equal errors, no bootstrap in frontier.json"
-        )
-        return float(self._standard_errors[0]), source
-
-    @property
-    def se_log_N(self) -> float:
-        """Standard error of ln N_opt(C_star)."""
-        return float(self._standard_errors[1])
+    @cached_property
+    def se(self) -> np.ndarray:
+        """(2,) standard errors of a and of ln N_opt(C_star), from the bootstrap in frontier.json if it has one."""
+        samples = self.fits.fitted["parametric"].N_opt.samples
+        se = self._equal_errors
+        if samples:
+            log_k, a = np.asarray(samples, float)
+            se = np.std([a, log_k + a * np.log(self.C_star)], axis=1, ddof=1)
+        return np.maximum(se, ROUNDING)
 
     @property
     def inflation(self) -> float:
         """Variance of the fit over that of least squares with equal errors, at least 1."""
-        return max(1.0, (self.se_log_N / max(float(self._equal_errors[1]), ROUNDING)) ** 2)
-
-    @cached_property
-    def _standard_errors(self) -> np.ndarray:
-        """(2,) of a and of ln N_opt(C_star)."""
-        samples = self.fits.fitted["parametric"].N_opt.samples
-        if samples:
-            log_k, a = np.asarray(samples, float)
-            se = np.array([np.std(x, ddof=1) for x in (a, log_k + a * np.log(self.C_star))])
-        else:
-            se = self._equal_errors
-        return np.maximum(se, ROUNDING)
+        return max(1.0, float(self.se[1] / max(self._equal_errors[1], ROUNDING)) ** 2)
 
     @cached_property
     def _equal_errors(self) -> np.ndarray:
         """(2,) standard errors of least squares with equal errors."""
-        r = self.residuals
-        q = self._variance(np.ones((1, len(r)), bool))[:, 0]
-        return np.sqrt(r @ r / len(r) * q)
+        q = self._variance(np.ones((1, len(self.obs)), bool))[:, 0]
+        return np.sqrt(np.mean(self.residuals**2) * q)
 
     @cached_property
     def _noise(self) -> np.ndarray:
@@ -217,8 +165,7 @@ class Context:
         n = len(self.obs)
         rms = float(np.sqrt(np.mean(self.residuals**2)))
         typical = robust_sd(self.residuals) * np.sqrt(n / max(n - N_PARAMETERS, 1))
-        floor = self._equal_errors * typical / max(rms, 1e-300)
-        return np.maximum(self._standard_errors, floor)
+        return np.maximum(self.se, self._equal_errors * typical / max(rms, 1e-300))
 
     def _variance(self, keep: np.ndarray) -> np.ndarray:
         """(2, k) variance of a and of ln N_opt(C_star) on each part, per unit variance of ln L."""
@@ -255,27 +202,25 @@ class Context:
         index[order] = np.cumsum(np.append(False, np.diff(x[order]) > SAME_SIZE))
         return index
 
-    @cached_property
-    def budgets(self) -> np.ndarray:
-        """(n,) IsoFLOP budget of each run to six digits, NaN for none."""
-        return np.array([float(f"{b:.6g}") for b in self.obs.budget_flops])
-
     def named_budgets(self) -> np.ndarray:
         """Distinct budgets in ascending order; empty if no run has one."""
-        return np.unique(self.budgets[np.isfinite(self.budgets)])
+        labels = self.obs.budget_labels
+        return np.unique(labels[np.isfinite(labels)])
 
     def cuts(self) -> tuple[np.ndarray, np.ndarray]:
-        """Values of C to cut at, and the (k, n) runs up to each.
+        """Values of C to cut at, and the (k, n) runs up to each: part of the runs, at least a third.
 
-        The cuts are the budgets if there are at least three, else quantiles of C. A run belongs below
-        a budget if its C exceeds it by no more than the runs of a budget exceed their own.
+        The cuts are the budgets if there are at least three, else quantiles of C; of cuts that are equal
+        to three digits, the largest. A run belongs below a budget if its C exceeds it by no more than the
+        runs of a budget exceed their own.
         """
-        budgets, C = self.named_budgets(), self.obs.C
-        if len(budgets) >= 3:
-            slack = max(1.0, float(np.nanmax(C / self.budgets))) * (1 + 1e-9)
-            return budgets, budgets[:, None] * slack >= C
-        cuts = np.quantile(C, (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0))
-        return cuts, cuts[:, None] >= C
+        cuts, C, slack = self.named_budgets(), self.obs.C, 1.0
+        if len(cuts) >= 3:
+            slack = max(1.0, float(np.nanmax(C / self.obs.budget_labels))) * (1 + 1e-9)
+        else:
+            cuts = np.quantile(C, np.linspace(0.3, 0.9, 7))
+        cuts = np.array([*{f"{c:.3g}": c for c in cuts}.values()])
+        return growing_parts(cuts, cuts[:, None] * slack >= C)
 
     def refit(self, keep: np.ndarray) -> Refits:
         """Approach 3 on parts of the runs.
@@ -284,37 +229,31 @@ class Context:
             keep: (k, n) bool.
 
         Raises:
-            FitError: approach 3 was not fitted to all runs (no_law).
+            FitError: approach 3 was not fitted to all runs.
         """
         obs, law = self.obs, self.law
         n = keep.sum(axis=1)
         possible = np.array([self._can_fit(row) for row in keep], bool)
-        theta, objective = np.full((len(keep), 5), np.nan), np.full(len(keep), np.nan)
-        converged = np.zeros(len(keep), bool)
-        if possible.any():
-            weights = keep[possible].astype(float)
-            refits = refit_loss_law(obs.N, obs.D, obs.L, weights, law, **self.loss_settings)
-            theta[possible], objective[possible] = refits.theta, refits.objective
-            converged[possible] = refits.converged
-        laws = Laws(theta, objective, converged)
-        lines = self.solver.all_lines(theta)  # (k, 4)
-        a, log_N = lines[:, 1], lines[:, 0] + lines[:, 1] * np.log(self.C_star)
+        refits = refit_loss_law(obs.N, obs.D, obs.L, keep[possible], law, **self.loss_settings)
+        theta = np.full((len(keep), 5), np.nan)
+        theta[possible] = refits.theta
+        log_k, a = self.solver.all_lines(theta)[:, :2].T
         q = self._variance(np.vstack([np.ones((1, len(obs)), bool), keep]))  # (2, 1 + k)
         growth = np.maximum(q[:, 1:] / q[:, :1], len(obs) / np.maximum(n, 1))
-        expected = self._noise[:, None] * np.sqrt(np.maximum(growth - 1, 0))
-        return Refits(
-            laws, n, a, log_N, expected[0], expected[1], a - self.a, log_N - self.log_N, self.C_star
-        )
+        a_sd, log_N_sd = self._noise[:, None] * np.sqrt(np.maximum(growth - 1, 0))
+        log_N_move = log_k + a * np.log(self.C_star) - self.log_N
+        return Refits(n, theta, a, a_sd, log_N_move, log_N_sd)
 
     def _can_fit(self, keep: np.ndarray) -> bool:
         sizes, tokens = len(np.unique(self.size[keep])), len(np.unique(self.obs.D[keep]))
         return keep.sum() >= MIN_RUNS and min(sizes, tokens) >= MIN_DISTINCT
 
 
-def _ratio(move: np.ndarray, sd: np.ndarray) -> np.ndarray:
-    """move / sd, and 0 where sd is 0."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(sd > 0, move / sd, 0 * move)
+def growing_parts(cuts: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The cuts, and their (k, n) runs, that hold at least one in MIN_SHARE of the runs and not all."""
+    n = keep.sum(axis=1)
+    some = (n < keep.shape[1]) & (MIN_SHARE * n >= keep.shape[1])
+    return cuts[some], keep[some]
 
 
 def centre(N: np.ndarray, D: np.ndarray) -> tuple[float, float]:

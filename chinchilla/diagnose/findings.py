@@ -27,12 +27,14 @@ LOG_L = "ln L"
 RELEVANT = {LOG_N: float(np.log(1.25)), LOG_L: 0.01}  # the smallest move worth acting on
 FALSE_WARNINGS = 0.01  # probability that a family of moves causes a warning although the law holds
 VISIBLE = 2.0  # standard deviations of noise at which a relevant move can be detected
-MAX_SD = float(np.log(2.0))  # of ln N_opt; the linearised error of a refit is unreliable beyond it
 MAX_FACTOR = 100.0  # largest factor in N_opt that is printed
 MIN_FREEDOM = 3.0  # smallest degrees of freedom used in `threshold`
 MORE_RUNS = "Add runs, or repeat runs with other seeds, to reduce the noise."
-
-PART_KEYS = ("verdict", "message", "effect", "effect_unit")  # of each part of a combined finding
+EFFECTS = {  # words before the effect of each verdict
+    "warning": "effect:",
+    "inconclusive": "noise could hide up to",
+    "passed": "effect: at most",
+}
 
 _Input = TypeVar("_Input")
 
@@ -48,9 +50,8 @@ class Finding:
         effect: for `warning` and `passed` the measured move of the recommended answer, for
             `inconclusive` the move that noise could hide; None if unknown.
         effect_unit: LOG_N or LOG_L.
-        note: a remark without a verdict; empty if none.
-        kind: the reason for `unavailable` in one word, for programs; else empty.
         values: the numbers, described in `verdicts.py`.
+        parts: the findings that this one combines, by name.
     """
 
     verdict: str
@@ -58,9 +59,8 @@ class Finding:
     advice: str = ""
     effect: float | None = 0.0
     effect_unit: str = LOG_N
-    note: str = ""
-    kind: str = ""
     values: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, "Finding"] = field(default_factory=dict)
 
     @property
     def relative_effect(self) -> float:
@@ -77,6 +77,19 @@ class Finding:
         """Sort key: warnings first, then the largest effect."""
         return VERDICTS.index(self.verdict), -self.relative_effect
 
+    @property
+    def effect_text(self) -> str:
+        """The effect for display; empty if there is none to state."""
+        if self.verdict == "unavailable" or self.effect == 0:
+            return ""
+        if self.effect is None:
+            return "effect: unknown"
+        if self.effect_unit == LOG_N:
+            large = abs(self.effect) > np.log(MAX_FACTOR)
+            factor = f"over {MAX_FACTOR:g}" if large else f"{np.exp(abs(self.effect)):.3g}"
+            return f"{EFFECTS[self.verdict]} a factor {factor} in N_opt"
+        return f"{EFFECTS[self.verdict]} {abs(self.effect):.2%} of the loss"
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -85,20 +98,14 @@ class Judgement:
     verdict: str
     index: int  # of the deciding move with the largest effect
     effect: float | None
-    deciding: np.ndarray  # (k,) bool: the moves that alone would give this verdict
+    unit: str = LOG_N
 
-    def inconclusive_if(self, incomplete: bool) -> "Judgement":
-        """Replace `passed` by `inconclusive` with an unknown effect if moves are missing."""
-        if not incomplete or self.verdict != "passed":
-            return self
-        return replace(self, verdict="inconclusive", effect=None)
-
-    def at_last(self, moves: np.ndarray) -> "Judgement":
-        """For a warning, select the last deciding move: for parts that grow towards all runs."""
-        if self.verdict != "warning":
-            return self
-        index = int(np.flatnonzero(self.deciding)[-1])
-        return replace(self, index=index, effect=float(abs(moves[index])))
+    def finding(
+        self, message: str, advice: str, values: dict[str, Any], if_inconclusive: str = MORE_RUNS
+    ) -> Finding:
+        """A Finding with `advice` for a warning, and `if_inconclusive` where noise is too large."""
+        todo = {"warning": advice, "inconclusive": if_inconclusive}.get(self.verdict, "")
+        return Finding(self.verdict, message, todo, self.effect, self.unit, values=values)
 
 
 def threshold(n_moves: int, freedom: np.ndarray | float) -> np.ndarray:
@@ -121,9 +128,11 @@ def judge(
     sd: np.ndarray,
     freedom: np.ndarray | float,
     unit: str = LOG_N,
-    max_sd: float = MAX_SD,
-    typical: Callable[[np.ndarray], float] = np.median,
+    *,
+    max_sd: float = np.inf,
+    typical_sd: float | None = None,
     n_moves: int = 0,
+    nested: bool = False,
 ) -> Judgement:
     """Apply the rule in the module header to several moves of one quantity.
 
@@ -133,142 +142,79 @@ def judge(
         freedom: (k,) or scalar, degrees of freedom of the errors.
         unit: LOG_N or LOG_L.
         max_sd: a move with a larger error causes no warning.
-        typical: reduces the errors to the one that decides whether a relevant move could be detected;
-            np.min if one precise move is sufficient.
+        typical_sd: the error that decides whether a relevant move could be detected; None = median.
         n_moves: number of independent moves; 0 = all. Moves of nested parts are correlated, so that
             fewer count.
+        nested: the parts grow towards all runs; of several warnings the last one then decides.
 
     Raises:
-        FitError: no move is finite (too_few_runs).
+        FitError: no move is finite.
     """
     moves, sd = np.asarray(moves, float), np.asarray(sd, float)
     known = np.isfinite(moves) & np.isfinite(sd)
     if not known.any():
-        raise FitError("none of the refits could be made: too few runs.", "too_few_runs")
+        raise FitError("none of the refits could be made: too few runs.")
     size = np.where(known, np.abs(moves), 0.0)
     relevant = RELEVANT[unit]
     precise = known & (sd <= max_sd)
     limit = threshold(n_moves or int(precise.sum()), freedom)
     significant = precise & (size > limit * sd) & (size > relevant)
     if significant.any():
-        index = int(np.argmax(np.where(significant, size, -1)))
-        return Judgement("warning", index, float(size[index]), significant)
+        order = np.arange(len(size)) if nested else size
+        index = int(np.argmax(np.where(significant, order, -1)))
+        return Judgement("warning", index, float(size[index]), unit)
     visible = known & (VISIBLE * sd <= relevant)
-    detectable = VISIBLE * float(typical(sd[known]))
+    detectable = VISIBLE * float(np.median(sd[known]) if typical_sd is None else typical_sd)
     unclear = visible & (size > relevant)
     if detectable > relevant or unclear.any():
         deciding = unclear if unclear.any() else known
         index = int(np.argmax(np.where(deciding, size, -1)))
-        effect = max(detectable, float((unclear * size).max()))
-        return Judgement("inconclusive", index, effect, deciding)
+        return Judgement(
+            "inconclusive", index, max(detectable, float((unclear * size).max())), unit
+        )
     index = int(np.argmax(np.where(visible, size, -1)))
-    return Judgement("passed", index, float(size[index]), visible)
+    return Judgement("passed", index, float(size[index]), unit)
 
 
-def finding(
-    judgement: Judgement,
-    message: str,
-    advice: str,
-    values: dict[str, Any],
-    *,
-    unit: str = LOG_N,
-    if_inconclusive: str = MORE_RUNS,
-) -> Finding:
-    """A Finding with the advice that belongs to its verdict.
-
-    Args:
-        judgement: the verdict and its effect.
-        message: the result.
-        advice: what to do about a warning.
-        values: the numbers.
-        unit: of the effect.
-        if_inconclusive: what to do if the noise is too large.
-    """
-    todo = {"warning": advice, "inconclusive": if_inconclusive}.get(judgement.verdict, "")
-    return Finding(judgement.verdict, message, todo, judgement.effect, unit, values=values)
+def attempted(diagnostic: Callable[[_Input], Finding], context: _Input) -> Finding:
+    """The finding of a diagnostic; `unavailable` with the reason if it cannot be computed."""
+    try:
+        return diagnostic(context)
+    except FitError as error:
+        return Finding("unavailable", str(error))
 
 
-def combined(
-    parts: Mapping[str, Callable[[_Input], Finding]], context: _Input, one_question: bool = False
-) -> Finding:
-    """One Finding from several related diagnostics.
+def combined(parts: Mapping[str, Finding], one_question: bool = False) -> Finding:
+    """One Finding from several related ones.
 
     The verdict, message, advice and effect are those of the part with the highest rank. The message ends
-    with the verdicts of the others. `values` maps each part to its verdict, message, effect and values.
+    with the verdicts of the others.
 
     Args:
-        parts: the diagnostics by name.
-        context: their argument.
+        parts: the findings by name.
         one_question: whether the parts measure one thing in several ways. A part that passed then
             outranks one that is inconclusive, and of inconclusive parts the most sensitive counts.
-
-    Raises:
-        FitError: no part could be computed; the reason is that of the first.
     """
-    results: dict[str, Finding] = {}
-    errors: dict[str, FitError] = {}
-    for name, part in parts.items():
-        try:
-            results[name] = part(context)
-        except FitError as error:
-            errors[name] = error
-    if not results:
-        raise next(iter(errors.values()))
-    ranks = {name: one.rank for name, one in results.items()}
-    verdicts = {one.verdict for one in results.values()}
-    if one_question and "passed" in verdicts:
-        ranks = {n: r for n, r in ranks.items() if results[n].verdict != "inconclusive"}
-    elif one_question and "warning" not in verdicts:
-        ranks = {
-            n: (r[0], np.inf if results[n].effect is None else -r[1]) for n, r in ranks.items()
-        }
-    first = min(ranks, key=lambda name: ranks[name])
-    others = [
-        *(f"{called(n)} {called(one.verdict)}" for n, one in results.items() if n != first),
-        *(f"{called(n)} unavailable" for n in errors),
-    ]
-    message = f"{called(first)}: {results[first].message}"
-    if others:
-        message += f" Others: {', '.join(others)}."
-    values: dict[str, Any] = {
-        name: {key: getattr(one, key) for key in PART_KEYS} | one.values
-        for name, one in results.items()
-    }
-    for name, reason in errors.items():
-        values[name] = {"verdict": "unavailable", "message": str(reason), "kind": reason.kind}
-    return replace(results[first], message=message, values=values)
+
+    def rank(name: str) -> tuple[float, float]:
+        verdict, effect = parts[name].rank
+        if one_question and parts[name].verdict == "inconclusive":
+            return verdict + 1.5, np.inf if parts[name].effect is None else -effect
+        return verdict, effect
+
+    first = min(parts, key=rank)
+    if parts[first].verdict == "unavailable":
+        return next(iter(parts.values()))
+    others = [f"{called(n)} {one.verdict}" for n, one in parts.items() if n != first]
+    message = f"{called(first)}: {parts[first].message} Others: {', '.join(others)}."
+    return replace(parts[first], message=message, parts=dict(parts))
 
 
 def called(name: str) -> str:
-    """The name of a diagnostic or a verdict, for display."""
+    """The name of a diagnostic for display."""
     return name.replace("_", " ")
 
 
-def described(item: Finding) -> str:
-    """The effect of a finding for display; empty if there is none to state."""
-    if item.verdict == "unavailable" or item.effect == 0:
-        return ""
-    if item.effect is None:
-        return "effect: unknown"
-    if item.effect_unit == LOG_N:
-        large = abs(item.effect) > np.log(MAX_FACTOR)
-        factor = f"over {MAX_FACTOR:g}" if large else f"{np.exp(abs(item.effect)):.3g}"
-        size = f"a factor {factor} in N_opt"
-    else:
-        size = f"{abs(item.effect):.2%} of the loss"
-    prefix = {
-        "warning": "effect:",
-        "inconclusive": "noise could hide up to",
-        "passed": "effect: at most",
-    }
-    return f"{prefix[item.verdict]} {size}"
-
-
-def sd_text(z: float) -> str:
-    """A move over the standard deviation that noise alone would give it, for display."""
-    return f"{abs(z):.1f} SD of noise"
-
-
-def number(x: float) -> float | None:
+def finite(x: float) -> float | None:
     """A float for JSON: None for NaN and infinity."""
     return float(x) if np.isfinite(x) else None

@@ -1,43 +1,22 @@
-"""Diagnostics of fits: `chinchilla diagnose`, and its file diagnostics.json.
+"""Diagnostics of fits: `chinchilla diagnose`, and its file diagnostics.json beside frontier.json.
 
-    diagnose(finals, fits, ...) -> Diagnostics -> diagnostics.json beside frontier.json
+diagnostics.json, schema 4:
 
-diagnostics.json, schema 3:
-
-    schema            3
+    schema            4
     frontier_sha256   of the frontier.json that it belongs to; the report shows no other
     C_star            FLOPs at which moves of N_opt are stated
-    a, se_a, se_from  approach 3's exponent of N_opt, its standard error and the source of that;
-                      null without a law
     n_bootstrap, seed of the resamples for the IsoFLOP minima
-    items             name -> {verdict, message, advice, effect, effect_unit, note, kind, values}
+    items             name -> {verdict, message, advice, effect, effect_unit, values, parts}
 
 Items are ordered by verdict (warning, inconclusive, passed, unavailable), then by the size of `effect`:
 the move of the recommended answer that the finding implies, in "ln N_opt at C_star" or "ln L"
 (`findings.py` describes how a verdict is reached; the two units are compared in multiples of ln 1.25
-and .01). `effect` is null if unknown. `kind` is one word for programs if an item is unavailable (no_law,
-no_isoflop, no_budgets, too_few_runs, ...), else empty. `values` holds the numbers: N in parameters, D in
-tokens, C in FLOPs as the runs count them, losses in nats per token, null where there was no fit. Rows of
-refits hold n (runs), a, beta, log_N_opt at C_star, expected_sd (of the move of a if the law holds,
-`context.py`), z (the move over it), and log_N_move, log_N_expected_sd and log_N_z for ln N_opt. Items with
-several parts hold the verdict, message, effect and values of each part by its name:
+and .01). `effect` is null if unknown. `parts` holds the findings that an item combines, in the same form.
 
-    identifiability       condition (raw, centred, raw_scaled, centred_scaled), weakest, corr_lnN_lnD,
-                          tokens_per_parameter, n_sizes, n_token_counts, n_budgets
-    leave_one_out         runs: top, runs, largest_move_of_a, jackknife_se_of_a, n_fitted;
-                          budgets: all, top; sizes: all, top
-    windows               drop_path: highest_loss, largest_residual (rows by k);
-                          window_path: windows (rows by range of tokens per parameter, or of N)
-    curvature             quadratic_term: exponent_change_per_decade, p10, p90, ci95,
-                          exponent_at_middle, log_N_move, log_N_move_sd;
-                          largest_compute: cuts (rows by C_max), drifts;
-                          slopes_by_thirds: envelope, isoflop, parametric (three rows each)
-    extrapolation         in_C, in_N: windows (held_out, in_sample, previous_window, power_law_in_C, each
-                          mae, bias in ln L, n; bias_expected_sd), beaten_by_power_law
-    approach_2_against_3  a_isoflop, a_isoflop_of_law, a_parametric, slope_z, log_N_move, rms_z, budgets
-    residuals             sd, kurtosis, share_in_linear_zone, trend_per_decade
-    conventions           rows by N and C: parametric, isoflop_levelled, why_not; source, exact,
-                          kaplan_local_exponent
+`values` holds the numbers: N in parameters, D in tokens, C in FLOPs as the runs count them, losses in nats
+per token. The `rows` of leave_one_out, windows and curvature are refits of parts of the runs: name, what
+identifies the part, n (runs), a, beta, log_N_move (change of ln N_opt), and a_sd and log_N_sd, the
+standard deviations of the changes if the law holds (`context.py`); null where there was no fit.
 
 NumPy only: this module must import without torch.
 """
@@ -49,17 +28,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from chinchilla.core.errors import FitError, InputError
+from chinchilla.core.errors import InputError
 from chinchilla.core.files import read_json, sha256_file, write_json
 from chinchilla.core.json_codec import decode
 from chinchilla.core.shapes import ModelShape
 from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.conventions import conventions
-from chinchilla.diagnose.curvature import largest_compute, thirds
+from chinchilla.diagnose.curvature import largest_compute, quadratic
 from chinchilla.diagnose.extrapolation import extrapolation_in_C, extrapolation_in_N
-from chinchilla.diagnose.findings import VERDICTS, Finding, called, combined, described
+from chinchilla.diagnose.findings import VERDICTS, Finding, attempted, called, combined
 from chinchilla.diagnose.identifiability import identifiability
-from chinchilla.diagnose.minima import approach_2_against_3, quadratic
+from chinchilla.diagnose.minima import approach_2_against_3
 from chinchilla.diagnose.refits import (
     drop_path,
     leave_one_budget_out,
@@ -72,7 +51,7 @@ from chinchilla.fit.results import FILE as FRONTIER
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations, observations_of
 
-SCHEMA = 3
+SCHEMA = 4
 FILE = "diagnostics.json"
 WIDTH = 100  # columns of text
 INDENT = " " * 13
@@ -86,17 +65,12 @@ ITEMS: dict[str, Callable[[Context], Finding] | Parts] = {
         "sizes": leave_one_size_out,
     },
     "windows": {"drop_path": drop_path, "window_path": window_path},
-    "curvature": {
-        "quadratic_term": quadratic,
-        "largest_compute": largest_compute,
-        "slopes_by_thirds": thirds,
-    },
+    "curvature": {"quadratic_term": quadratic, "largest_compute": largest_compute},
     "extrapolation": {"in_C": extrapolation_in_C, "in_N": extrapolation_in_N},
     "approach_2_against_3": approach_2_against_3,
     "residuals": residuals,
     "conventions": conventions,
 }
-ONE_QUESTION = ("curvature",)  # items whose parts measure one thing in several ways
 
 
 @dataclass(frozen=True)
@@ -105,9 +79,6 @@ class Diagnostics:
 
     items: dict[str, Finding]
     C_star: float
-    a: float | None = None
-    se_a: float | None = None
-    se_from: str = ""
     n_bootstrap: int = 0
     seed: int = 0
     frontier_sha256: str = ""
@@ -119,15 +90,10 @@ class Diagnostics:
 
     @property
     def summary(self) -> str:
-        """For example "4 passed, 2 inconclusive, 3 warnings."."""
+        """For example "3 warnings, 2 inconclusive, 4 passed."."""
         counts = {verdict: self.count(verdict) for verdict in VERDICTS}
-        texts = [f"{counts['passed']} passed"]
-        if counts["inconclusive"]:
-            texts.append(f"{counts['inconclusive']} inconclusive")
-        texts.append(f"{counts['warning']} warning{'' if counts['warning'] == 1 else 's'}")
-        if counts["unavailable"]:
-            texts.append(f"{counts['unavailable']} unavailable")
-        return f"{', '.join(texts)}."
+        texts = [f"{n} {verdict}" for verdict, n in counts.items() if n]
+        return ", ".join(texts).replace("warning", "warning" + "s" * (counts["warning"] > 1)) + "."
 
     @property
     def first(self) -> str:
@@ -143,15 +109,13 @@ class Diagnostics:
         """One paragraph per item: verdict, message, effect and advice; then what to do first."""
         lines = []
         for name, item in self.items.items():
-            head = f"{called(item.verdict):<12} {called(name)}: "
+            head = f"{item.verdict:<12} {called(name)}: "
             lines += textwrap.wrap(head + item.message, WIDTH, subsequent_indent=INDENT)
-            if effect := described(item):
-                lines.append(f"{INDENT}{effect}")
-            for prefix, text in (("note:", item.note), ("->", item.advice)):
-                if text:
-                    lines += textwrap.wrap(
-                        f"{INDENT}{prefix} {text}", WIDTH, subsequent_indent=INDENT + "   "
-                    )
+            if item.effect_text:
+                lines.append(f"{INDENT}{item.effect_text}")
+            if item.advice:
+                text = f"{INDENT}-> {item.advice}"
+                lines += textwrap.wrap(text, WIDTH, subsequent_indent=INDENT + "   ")
         lines += textwrap.wrap(self.first, WIDTH, subsequent_indent="   ")
         return "\n".join([*lines, self.summary])
 
@@ -169,19 +133,12 @@ class Diagnostics:
             InputError: missing, unreadable, or of another schema.
         """
         value = read_json(path, "diagnostics")
-        schema = value.get("schema") if isinstance(value, dict) else None
-        if isinstance(value, dict) and schema != SCHEMA:
+        if isinstance(value, dict) and value.get("schema") != SCHEMA:
             raise InputError(
-                f"{path} has schema {schema!r} and this version reads schema {SCHEMA}. Run "
+                f"{path} has schema {value.get('schema')!r} and this version reads schema {SCHEMA}. Run "
                 "`chinchilla diagnose` again."
             )
         diagnostics: Diagnostics = decode(cls, value, str(path))
-        for name, item in diagnostics.items.items():
-            if item.verdict not in VERDICTS:
-                raise InputError(
-                    f"{path}: {name}: verdict {item.verdict!r} is not one of {', '.join(VERDICTS)}. "
-                    "Run `chinchilla diagnose` again."
-                )
         return diagnostics
 
     @classmethod
@@ -228,16 +185,10 @@ def diagnose(
     context = Context(obs, fits, C_star or 10 * float(obs.C.max()), n_bootstrap, seed, shapes or {})
     items = {}
     for name, item in ITEMS.items():
-        try:
-            if callable(item):
-                items[name] = item(context)
-            else:
-                items[name] = combined(item, context, one_question=name in ONE_QUESTION)
-        except FitError as error:
-            items[name] = Finding("unavailable", str(error), kind=error.kind)
-    a: float | None = None
-    se_a: tuple[float | None, str] = (None, "")
-    if "parametric" in fits.fitted:
-        a, se_a = context.a, context.se_a
+        if callable(item):
+            items[name] = attempted(item, context)
+        else:
+            parts = {part: attempted(one, context) for part, one in item.items()}
+            items[name] = combined(parts, one_question=name == "curvature")
     ordered = dict(sorted(items.items(), key=lambda pair: pair[1].rank))
-    return Diagnostics(ordered, context.C_star, a, *se_a, n_bootstrap, seed, frontier_sha256)
+    return Diagnostics(ordered, context.C_star, n_bootstrap, seed, frontier_sha256)

@@ -34,39 +34,24 @@ N_BUDGETS = 16  # budgets at which the recommended answer is evaluated for its b
 BEYOND = 15.0  # the panel ends at so many times the largest C
 
 
-def budgets_shown(frontiers: Mapping[str, FitResult]) -> tuple[np.ndarray, float, float] | None:
-    """C along the panel, and the smallest and largest C of the points; None without points."""
-    covered = np.array([p.C for f in frontiers.values() for p in f.points])
-    if not len(covered):
-        return None
-    low, high = float(covered.min()), float(covered.max())
+def budgets_shown(frontiers: Mapping[str, FitResult]) -> tuple[np.ndarray, float, float]:
+    """C along the panel, and the smallest and largest C of the points of at least one approach."""
+    covered = [p.C for f in frontiers.values() for p in f.points]
+    low, high = min(covered), max(covered)
     return np.geomspace(low / 2, high * BEYOND, 200), low, high
 
 
 def draw_optima(
     ax: Axes, frontiers: Mapping[str, FitResult], quantity: str, labels: Mapping[str, str]
-) -> list[np.ndarray]:
-    """Lines, bands and points of every approach.
-
-    Args:
-        ax: where to draw.
-        frontiers: by approach.
-        quantity: N or D.
-        labels: by approach, for the legend; an approach without one is left out.
-
-    Returns:
-        What was drawn, for `finish`.
-    """
-    at = budgets_shown(frontiers)
-    shown: list[np.ndarray] = []
+) -> None:
+    """Lines, bands and points of N or D of every approach; `labels` are those of the legend."""
+    grid = budgets_shown(frontiers)[0]
     for approach in APPROACHES:
         f = frontiers.get(approach)
-        if approach not in labels:
+        if f is None:
+            if approach in labels:
+                ax.plot([], [], " ", label=f"{labels[approach]}: no answer")
             continue
-        if at is None or f is None or not f.points:
-            ax.plot([], [], " ", label=f"{labels[approach]}: no answer")
-            continue
-        grid = at[0]
         color, law = COLORS[approach], f.N_opt if quantity == "N" else f.D_opt
         (width, thin), zorder = LINES[approach], 2.1 + 0.1 * list(LINES).index(approach)
         C, y = np.array([(p.C, getattr(p, quantity)) for p in f.points]).T
@@ -82,15 +67,12 @@ def draw_optima(
             [], [], marker=MARKERS[approach] if own else "", linewidth=width, markersize=8,
             markeredgewidth=0.5, label=labels[approach], **style,
         )  # fmt: skip
-        shown.append(law(grid))
         if own:
             some = slice(None, None, max(1, len(C) // 40))
             ax.plot(
                 C[some], y[some], MARKERS[approach], markersize=7 if len(C) <= 20 else 4.5,
                 markeredgewidth=0.5, zorder=4, **style,
             )  # fmt: skip
-            shown.append(y)
-    return shown
 
 
 def exponents_inside(ax: Axes, frontiers: Mapping[str, FitResult], quantity: str) -> None:
@@ -103,22 +85,23 @@ def exponents_inside(ax: Axes, frontiers: Mapping[str, FitResult], quantity: str
     legend_inside(ax, f"exponent ${name}$ [80% interval]", (lines, texts), "upper left")
 
 
-def finish(ax: Axes, quantity: str, grid: np.ndarray, low: float, high: float, shown: Any) -> None:
-    """Limits, labels, and shading outside of the range of the runs."""
+def finish(ax: Axes, frontiers: Mapping[str, FitResult], quantity: str) -> None:
+    """Limits around the lines, labels, and shading outside of the range of the runs."""
+    grid, low, high = budgets_shown(frontiers)
     for beyond in ((grid[0], low), (high, grid[-1])):
         shade = ax.axvspan(*beyond, color="#f0f1f4", zorder=0, linewidth=0)
     shade.set_label("beyond the runs")
-    ax.set(xlim=(grid[0], grid[-1]), ylim=padded(np.concatenate(shown), 0.03))
+    drawn = np.concatenate([np.asarray(line.get_ydata(), float) for line in ax.get_lines()])
+    ax.set(xlim=(grid[0], grid[-1]), ylim=padded(drawn, 0.03))
     ax.set(xlabel=C_LABEL, ylabel=N_LABEL if quantity == "N" else D_LABEL)
     ax.set_title("Parameters, $N_{opt}$" if quantity == "N" else "Tokens, $D_{opt}$")
     log_scale(ax, "x", power_of_ten)
     log_scale(ax, "y")
 
 
-def draw_recommended(
-    ax: Axes, fits: FitResults, quantity: str, grid: np.ndarray
-) -> list[np.ndarray]:
+def draw_recommended(ax: Axes, fits: FitResults, quantity: str) -> None:
     """The recommended line with its 80% band, and the answer at ten times the largest C."""
+    grid = budgets_shown(fits.fitted)[0]
     budgets = np.geomspace(grid[0], grid[-1], N_BUDGETS)
     try:
         answers = [recommendation(fits, float(C)) for C in budgets]
@@ -126,7 +109,7 @@ def draw_recommended(
         name = "a" if quantity == "N" else "b"
         value = fits.a if quantity == "N" else fits.b
     except Refusal:
-        return []
+        return
     y = np.array([getattr(r, quantity) for r in answers], float)
     low, high = np.array([getattr(r, f"{quantity}_interval80") for r in answers], float).T
     at, ends = getattr(answer, quantity), getattr(answer, f"{quantity}_interval80")
@@ -138,19 +121,8 @@ def draw_recommended(
         budgets, y, color="black", linewidth=1.2, linestyle="--", zorder=3,
         label=f"recommended, {called(answer.approach)}: ${name}$ = {value:.3f}",
     )  # fmt: skip
-    reach = [[max(at - ends[0], 0.0)], [max(ends[1] - at, 0.0)]]
     label = (
         f"{quantity} = {count(at)} ({count(ends[0])}-{count(ends[1])}) at {power_of_ten(answer.C)}"
     )
-    ax.errorbar(
-        [answer.C],
-        [at],
-        reach,
-        fmt="*",
-        color="black",
-        markersize=12,
-        capsize=3,
-        zorder=6,
-        label=label,
-    )
-    return [low, high]
+    ax.plot([answer.C] * 2, ends, color="black", marker="_", markersize=6, zorder=6)
+    ax.plot(answer.C, at, "*", color="black", markersize=12, zorder=6, label=label)

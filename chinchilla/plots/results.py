@@ -12,12 +12,9 @@ from chinchilla.config.checks import require_choice
 from chinchilla.core.errors import InputError
 from chinchilla.fit.result import FitResult, called
 from chinchilla.fit.results import FitResults
-from chinchilla.observations.table import Observations
 from chinchilla.plots import isoflop, optimum, runs
-from chinchilla.plots.style import exponent_note, house_style, legend_inside, new_axes
+from chinchilla.plots.style import exponent_note, house_style, legend_inside, log_scale, new_axes
 from chinchilla.recommend.evaluate import model_of
-
-ORDER = ("isoflop", "parametric", "envelope")  # of residuals if nothing is recommended
 
 
 @contextmanager
@@ -35,8 +32,7 @@ def _panel(ax: Axes | None) -> Iterator[Axes]:
 def plot_fits(fits: FitResults, ax: Axes | None, quantity: str) -> Axes:
     """N_opt or D_opt against C: the recommended answer and every approach."""
     require_choice("quantity", quantity, ("N", "D"))
-    at = optimum.budgets_shown(fits.fitted)
-    if at is None:
+    if not fits.fitted:
         raise InputError("there is nothing to plot: every approach was refused, see print(fits).")
     name = "a" if quantity == "N" else "b"
     labels = {n: f"{called(n)}: refused" for n in fits.refused}
@@ -44,9 +40,9 @@ def plot_fits(fits: FitResults, ax: Axes | None, quantity: str) -> Axes:
         law = f.N_opt if quantity == "N" else f.D_opt
         labels[n] = f"{called(n)}: ${name}$ = {law.exponent_text}"
     with _panel(ax) as panel:
-        shown = optimum.draw_optima(panel, fits.fitted, quantity, labels)
-        shown += optimum.draw_recommended(panel, fits, quantity, at[0])
-        optimum.finish(panel, quantity, *at, shown)
+        optimum.draw_optima(panel, fits.fitted, quantity, labels)
+        optimum.draw_recommended(panel, fits, quantity)
+        optimum.finish(panel, fits.fitted, quantity)
         legend_inside(panel)
     return panel
 
@@ -54,56 +50,46 @@ def plot_fits(fits: FitResults, ax: Axes | None, quantity: str) -> Axes:
 def plot_frontier(f: FitResult, ax: Axes | None) -> Axes:
     """The runs and the fit of one approach to them."""
     known = None if f.runs is None else f.observations()
-    title = exponent_note("a", f.N_opt)
+    place = "best"
     with _panel(ax) as panel:
         if f.approach == "isoflop":
-            isoflop.draw_on(panel, f, known, labelled=False)
-            isoflop.name_budgets(panel, isoflop.budgets_of(f, known))
+            isoflop.draw_on(panel, f, known)
+            left, right = panel.get_xlim()
+            panel.set_xlim(left, right * (right / left) ** 0.3)  # room for the legend
+            log_scale(panel, "x")
+            place = "upper right"
         elif f.approach == "parametric":
             runs.draw_surface(panel, f, f.observations().finals())
         elif known is not None and known.has_curves:
             runs.draw_curves(panel, known)
             runs.draw_envelope(panel, f)
-        else:
-            _lone_line(panel, f)
-            title = ""
-        legend_inside(panel, title)
+        else:  # approach 1 without curves: N_opt against C
+            only = {f.approach: f}
+            optimum.draw_optima(panel, only, "N", {f.approach: called(f.approach)})
+            optimum.finish(panel, only, "N")
+        legend_inside(panel, exponent_note(f.N_opt), loc=place)
     return panel
-
-
-def _lone_line(ax: Axes, f: FitResult) -> None:
-    """N_opt against C, for approach 1 without its curves."""
-    at = optimum.budgets_shown({f.approach: f})
-    if at is None:
-        raise InputError(f"{called(f.approach)} has no points to plot.")
-    labels = {f.approach: f"{called(f.approach)}: {exponent_note('a', f.N_opt)}"}
-    shown = optimum.draw_optima(ax, {f.approach: f}, "N", labels)
-    optimum.finish(ax, "N", *at, shown)
 
 
 def plot_frontier_residuals(f: FitResult, ax: Axes | None) -> Axes:
     """The residuals of one approach."""
-    finals: Observations | None = f.observations().finals() if f.approach == "parametric" else None
-    parts = isoflop.profile_residuals(isoflop.budgets_of(f, None))
-    if f.approach == "isoflop" and not parts:
-        raise InputError("these fits have no IsoFLOP curves of approach 2. Fit the runs again.")
+    finals = f.observations().finals() if f.approach == "parametric" else None
     with _panel(ax) as panel:
         if finals is not None:
             runs.draw_law_residuals(panel, f, finals)
         elif f.approach == "isoflop":
-            runs.draw_profile_residuals(panel, parts)
+            runs.draw_profile_residuals(panel, f)
         else:
             runs.draw_envelope_residuals(panel, f)
-        legend_inside(panel, exponent_note("a", f.N_opt))
+        legend_inside(panel, exponent_note(f.N_opt))
         panel.set_title(f"Residuals of {called(f.approach)}")
     return panel
 
 
 def plot_fits_residuals(fits: FitResults, ax: Axes | None) -> Axes:
     """The residuals of the recommended approach."""
+    if not fits.fitted:
+        raise InputError("there is nothing to plot: every approach was refused, see print(fits).")
     model = model_of(fits)
-    order = ORDER if model is None else (model.approach, *ORDER)
-    for approach in order:
-        if approach in fits.fitted:
-            return plot_frontier_residuals(fits.fitted[approach], ax)
-    raise InputError("there is nothing to plot: every approach was refused, see print(fits).")
+    approach = next(iter(fits.fitted)) if model is None else model.approach
+    return plot_frontier_residuals(fits.fitted[approach], ax)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from chinchilla.fit.result import FitResult
 from chinchilla.observations.table import Observations
-from chinchilla.plots.isoflop import L_NAMES
+from chinchilla.plots.isoflop import L_NAMES, budgets_of, fitted_loss
 from chinchilla.plots.style import (
     C_LABEL,
     COLORS,
@@ -21,9 +21,9 @@ from chinchilla.plots.style import (
     log_scale,
     mark_outside,
     padded,
-    plain,
     power_of_ten,
     sequential,
+    short_count,
     size_bar,
 )
 
@@ -49,8 +49,8 @@ def draw_curves(ax: Axes, points: Observations) -> None:
     ax.set(ylim=padded(L[L <= high], 0.05))
     ax.set(xlabel=C_LABEL, ylabel=L_NAMES.get(points.loss_kind, "") + L_LABEL)
     log_scale(ax, "x", power_of_ten)
-    log_scale(ax, "y", plain)
-    size_bar(ax, norm, colors)
+    log_scale(ax, "y", "{:.4g}".format)
+    size_bar(ax, points.N)
 
 
 def binned(x: np.ndarray, y: np.ndarray, n: int = 240) -> tuple[np.ndarray, np.ndarray]:
@@ -65,18 +65,10 @@ def binned(x: np.ndarray, y: np.ndarray, n: int = 240) -> tuple[np.ndarray, np.n
     return np.exp(mean_log), np.bincount(bins, y) / size
 
 
-def draw_envelope(ax: Axes, envelope: FitResult | None) -> None:
+def draw_envelope(ax: Axes, envelope: FitResult) -> None:
     """Approach 1's envelope: the lowest loss at each C."""
-    if envelope is None:
-        return
-    found = envelope.details.get("envelope") or {}
-    if "C" in found and "L" in found:
-        C, L = np.asarray(found["C"], float), np.asarray(found["L"], float)
-        censored = np.asarray(found.get("censored", np.zeros(len(C))), bool)
-    else:
-        C = np.array([p.C for p in envelope.points])
-        L = np.array([p.L for p in envelope.points])
-        censored = np.zeros(len(C), bool)
+    found = {key: np.asarray(x) for key, x in envelope.details["envelope"].items()}
+    C, L, censored = found["C"], found["L"], found["censored"]
     label = "lowest loss at each C (approach 1's envelope)"
     ax.plot(C[~censored], L[~censored], ".", color="black", markersize=3.5, label=label)
     if censored.any():
@@ -111,29 +103,37 @@ def draw_law_residuals(ax: Axes, frontier: FitResult, finals: Observations) -> N
     """Measured losses minus the law against C, coloured by N."""
     assert frontier.law is not None
     residual = finals.L - frontier.law(finals.N, finals.D)
-    _draw_residuals(ax, finals.C, residual, finals.N, 34)
+    _draw_residuals(ax, finals.C, residual, finals.N, N_LABEL)
     ax.set(xlabel=C_LABEL, ylabel="measured − law, nats/token")
     log_scale(ax, "x", power_of_ten)
-    size_bar(ax, log_norm(finals.N), sequential())
 
 
-def draw_profile_residuals(ax: Axes, parts: list[tuple[float, np.ndarray, np.ndarray]]) -> None:
+def draw_profile_residuals(ax: Axes, frontier: FitResult) -> None:
     """Losses minus the fitted shape of their budget against N / N_opt, coloured by the budget."""
-    budget = np.concatenate([np.full(len(x), C) for C, x, _ in parts])
-    ratio, residual = (np.concatenate([p[i] for p in parts]) for i in (1, 2))
-    _draw_residuals(ax, ratio, residual, budget, 30)
+    budgets = [b for b in budgets_of(frontier, None) if not b["refused"]]
+    ratio = np.concatenate([b["N"] / b["N_opt"] for b in budgets])
+    residual = np.concatenate([b["L"] - fitted_loss(b, b["N"]) for b in budgets])
+    budget = np.concatenate([np.full(len(b["N"]), b["budget_flops"]) for b in budgets])
+    _draw_residuals(ax, ratio, residual, budget, "budget, FLOPs")
     ax.set(xlabel="$N\\,/\\,N_{opt}$ of the budget", ylabel="measured − profile, nats/token")
-    log_scale(ax, "x", plain)
-    size_bar(ax, log_norm(budget), sequential(), "budget, FLOPs", power_of_ten)
+    log_scale(ax, "x", "{:.4g}".format)
+
+
+def draw_envelope_residuals(ax: Axes, frontier: FitResult) -> None:
+    """ln of the sizes on the envelope over N_opt(C), against C."""
+    C, N = np.array([[p.C, p.N] for p in frontier.points]).T
+    _draw_residuals(ax, C, np.log(N / frontier.N_opt(C)), N, N_LABEL)
+    ax.set(xlabel=C_LABEL, ylabel="$\\ln(N\\,/\\,N_{opt}(C))$ on the envelope")
+    log_scale(ax, "x", power_of_ten)
 
 
 def _draw_residuals(
-    ax: Axes, x: np.ndarray, residual: np.ndarray, shade: np.ndarray, size: float
+    ax: Axes, x: np.ndarray, residual: np.ndarray, shade: np.ndarray, label: str
 ) -> None:
-    """Residuals around zero, coloured by `shade`; the limits leave out outliers, which are marked."""
+    """Residuals against x around zero, coloured by `shade`, within a range that leaves out outliers."""
     ax.axhline(0, color=GREY, linewidth=1)
     ax.scatter(
-        x, residual, c=shade, norm=log_norm(shade), cmap=sequential(), s=size, edgecolors="white",
+        x, residual, c=shade, norm=log_norm(shade), cmap=sequential(), s=32, edgecolors="white",
         linewidths=0.5,
     )  # fmt: skip
     low, high = inner_range(residual)
@@ -142,19 +142,4 @@ def _draw_residuals(
     ax.set(xlim=padded(x), ylim=(-reach, reach))
     mark_outside(ax, x, residual)
     ax.set_title("Residuals")
-
-
-def draw_envelope_residuals(ax: Axes, frontier: FitResult) -> None:
-    """Sizes on the envelope over N_opt(C), against C."""
-    C = np.array([p.C for p in frontier.points])
-    ratio = np.array([p.N for p in frontier.points]) / frontier.N_opt(C)
-    ax.axhline(1, color=GREY, linewidth=1)
-    ax.plot(C, ratio, ".", color=COLORS["envelope"], markersize=5)
-    low, high = inner_range(np.log(ratio))
-    inside = ratio[(np.log(ratio) >= low) & (np.log(ratio) <= high)]
-    ax.set(xlim=padded(C), ylim=padded(np.append(inside, 1.0), 0.1))
-    ax.set(xlabel=C_LABEL, ylabel="$N$ on the envelope / $N_{opt}(C)$")
-    ax.set_title("Residuals")
-    log_scale(ax, "x", power_of_ten)
-    log_scale(ax, "y", plain)
-    mark_outside(ax, C, ratio)
+    size_bar(ax, shade, label, short_count if label == N_LABEL else power_of_ten)

@@ -97,10 +97,6 @@ def short_count(x: float) -> str:
     return count_label(x).translate(str.maketrans("mbt", "MBT"))
 
 
-def plain(x: float) -> str:
-    return f"{x:.4g}"
-
-
 def log_ticks(low: float, high: float, at_most: int = 7) -> list[float]:
     """Round tick values inside [low, high], at least four if allowed, even under a decade."""
     decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
@@ -142,66 +138,55 @@ def new_figure(height: float, n_panels: int = 1) -> tuple[Figure, list[Axes]]:
     return figure, list(figure.subplots(1, n_panels, squeeze=False)[0])
 
 
-def new_axes(width: float = 7.2, height: float = 4.8) -> Axes:
+def new_axes() -> Axes:
     """Axes of a new figure that a notebook shows at the end of its cell."""
-    with house_style():
-        size: dict[str, Any] = {"figsize": (width, height), "layout": "constrained"}
-        if "matplotlib.pyplot" in sys.modules or _in_notebook():
-            import matplotlib.pyplot as plt
-
-            return plt.figure(**size).add_subplot()
-        figure = Figure(**size)
-        FigureCanvasAgg(figure)
-        return figure.add_subplot()
-
-
-def _in_notebook() -> bool:
-    """Whether the session runs in IPython."""
+    size: dict[str, Any] = {"figsize": (7.2, 4.8), "layout": "constrained"}
     shell = sys.modules.get("IPython")
-    return shell is not None and shell.get_ipython() is not None
+    in_notebook = shell is not None and shell.get_ipython() is not None
+    if "matplotlib.pyplot" in sys.modules or in_notebook:
+        import matplotlib.pyplot as plt
+
+        return plt.figure(**size).add_subplot()
+    figure = Figure(**size)
+    FigureCanvasAgg(figure)
+    return figure.add_subplot()
 
 
-def inner_range(values: np.ndarray, reach: float = 3.0) -> tuple[float, float]:
-    """Tukey's outer fences: quartiles -+ `reach` interquartile ranges; outliers lie outside."""
-    values = np.asarray(values, float)
+def inner_range(values: np.ndarray) -> tuple[float, float]:
+    """Tukey's outer fences: the quartiles -+ 3 interquartile ranges; outliers lie outside."""
     low, high = np.percentile(values[np.isfinite(values)], (25, 75))
-    return float(low - reach * (high - low)), float(high + reach * (high - low))
+    return float(low - 3 * (high - low)), float(high + 3 * (high - low))
 
 
-def mark_outside(ax: Axes, x: np.ndarray, y: np.ndarray, counted: bool = True) -> None:
-    """Triangles on the upper and lower edge of a panel for the points that lie beyond its y limits."""
+def mark_outside(ax: Axes, x: np.ndarray, y: np.ndarray) -> None:
+    """Diamonds on the upper and lower edge of a panel for the points that lie beyond its y limits."""
     low, high = ax.get_ylim()
-    x, y = np.asarray(x, float), np.asarray(y, float)
-    n = int(((y > high) | (y < low)).sum())
-    label = f"{n} {'run' if n == 1 else 'runs'} beyond the panel" if counted else "beyond the panel"
-    for beyond, at, marker in ((y > high, 1.0, "^"), (y < low, 0.0, "v")):
-        if beyond.any():
-            ax.plot(
-                x[beyond], np.full(beyond.sum(), at), marker, color=RED, markersize=6,
-                transform=ax.get_xaxis_transform(), clip_on=False, zorder=5, label=label,
-            )  # fmt: skip
-            label = "_" + label
+    outside = (y > high) | (y < low)
+    if outside.any():
+        ax.plot(
+            x[outside], (y[outside] > high).astype(float), "D", color=RED, markersize=5,
+            transform=ax.get_xaxis_transform(), clip_on=False, zorder=5, label="beyond the panel",
+        )  # fmt: skip
 
 
-def exponent_note(name: str, law: PowerLaw) -> str:
-    """a = 0.487, 80% interval 0.462 to 0.534; `name` is a or b."""
+def exponent_note(law: PowerLaw) -> str:
+    """a = 0.487, 80% interval 0.462 to 0.534."""
     if law.p10 is None or law.p90 is None:
-        return f"${name}$ = {law.exponent:.3f}, no interval"
-    return f"${name}$ = {law.exponent:.3f}, 80% interval {law.p10:.3f} to {law.p90:.3f}"
+        return f"$a$ = {law.exponent:.3f}, no interval"
+    return f"$a$ = {law.exponent:.3f}, 80% interval {law.p10:.3f} to {law.p90:.3f}"
 
 
 def size_bar(
     ax: Axes,
-    norm: LogNorm,
-    colors: Colormap,
+    values: np.ndarray,
     label: str = N_LABEL,
     ticks: Callable[[float], str] = short_count,
 ) -> None:
-    """A colour bar on the right of a panel, which does not resize the panel."""
+    """A colour bar of `values` on the right of a panel, which does not resize the panel."""
     inset = ax.inset_axes((1.015, 0.0, 0.025, 1.0))
     figure = ax.get_figure()
     assert figure is not None
-    bar = figure.colorbar(ScalarMappable(norm, colors), cax=inset)
+    bar = figure.colorbar(ScalarMappable(log_norm(values), sequential()), cax=inset)
     inset.set_ylabel(label)
     log_scale(inset, "y", ticks)
     bar.outline.set_visible(False)

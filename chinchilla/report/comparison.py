@@ -1,26 +1,18 @@
-"""Corpora side by side: the tables of `chinchilla compare`, its figure and its page.
+"""Corpora side by side: the tables and the figure of `chinchilla compare`."""
 
-The input is a `Comparison` with the sides that it compares. The output is tables, compare.html, and
-figures/compare_isoflop_curves.png and .svg.
-"""
-
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 from chinchilla.config import APPROACHES
 from chinchilla.core import paper
-from chinchilla.core.files import write_text
 from chinchilla.core.table import NONE, Cell, Table, cell
 from chinchilla.core.units import count
-from chinchilla.decide.compare import NOT_REQUESTED, VERDICTS, Comparison, Side, summary
+from chinchilla.decide.compare import NOT_REQUESTED, VERDICTS, Comparison, Side
 from chinchilla.fit.result import PowerLaw
-from chinchilla.report import sections
-from chinchilla.report.figures import Drawing, isoflop_curves_side_by_side, saved
-from chinchilla.report.page import render
+from chinchilla.plots.style import save_figure
+from chinchilla.report.figures import isoflop_curves_side_by_side
 from chinchilla.report.tables import (
     LABELS,
-    SHORT_LABELS,
     bounds,
     exponent,
     flops,
@@ -28,6 +20,7 @@ from chinchilla.report.tables import (
     ratio,
 )
 
+FIGURE = "compare_isoflop_curves"
 SAME_TOKENIZER = "four IsoFLOP curves for each corpus, one tokenizer for both"
 
 
@@ -48,7 +41,7 @@ def _exponents(found: Comparison) -> Table:
         "intervals.",
     )
     for approach in APPROACHES:
-        label = SHORT_LABELS[approach]
+        label = LABELS[approach]
         for e in found.exponents:
             if e.approach == approach:
                 missing = "not fitted" if e.refused == NOT_REQUESTED else "refused"
@@ -73,11 +66,11 @@ def _differences(found: Comparison) -> Table:
     )
     for d in found.differences:
         table.add_row(
-            SHORT_LABELS[d.approach],
+            LABELS[d.approach],
             d.second,
             cell(d.value, "{:+.3f}".format, "ours"),
-            bounds(d.interval, "+"),
-            bounds(d.ci95, "+"),
+            bounds(d.interval, "{:+.3f}".format),
+            bounds(d.ci95, "{:+.3f}".format),
             Cell(VERDICTS[d.verdict], None, "text"),
         )
     return table
@@ -98,68 +91,17 @@ def _losses(found: Comparison) -> Table:
     return table
 
 
-def write_comparison(out_dir: Path, sides: Sequence[Side], found: Comparison) -> Path:
-    """Write compare.html and its figure into `out_dir`.
+def save_figure_of(sides: Sequence[Side], folder: Path) -> Path | None:
+    """Draw the IsoFLOP curves of the corpora side by side.
 
     Returns:
-        The path of compare.html.
+        The PNG, beside which there is an SVG; None if no run names a budget.
     """
     known = [s.bits_per_nat for s in sides if s.bits_per_nat is not None]
-    factors = known if len(known) == len(sides) else None
     panels = [(s.name, s.fits.fitted.get("isoflop"), s.finals) for s in sides]
-    unit = (
-        "Bits per byte, all panels to one scale: nats per token are not comparable across tokenizers."
-        if factors
-        else "Each panel has its own axis in nats per token, which are not comparable across "
-        "tokenizers; bits per byte are not known for every corpus here."
-    )
-    figure = Drawing(
-        "compare_isoflop_curves",
-        "IsoFLOP curves side by side",
-        isoflop_curves_side_by_side(panels, factors),
-        f"A panel for each corpus, with one axis of sizes and one colour for each budget. {unit} "
-        "Stars: the minima of the fitted shapes. Hollow points and a dashed line: a refused budget; it "
-        "has no star, and the dotted line through the stars skips it. Compare how fast the minima move "
-        "to the right. After figure A2 of the paper.",
-        "Final loss against parameters, one panel for each corpus, one fitted IsoFLOP curve for each "
-        "budget.",
-    )
-    figures = saved(out_dir / "figures", [figure])
-    refused = [
-        (f"{e.corpus} · {LABELS[e.approach]}", e.refused)
-        for e in found.exponents
-        if e.refused not in ("", NOT_REQUESTED)
-    ]
-    notes = [("Comparison", text) for text in found.notes]
-    for s in sides:
-        notes += [(f"{s.name} · {about}", text) for about, text in sections.notes([], s.fits)]
-    page = render(
-        "compare.html.j2",
-        title=" and ".join(s.name for s in sides),
-        headline=summary(found),
-        facts=[(s.name, _fact(s)) for s in sides],
-        figures=figures,
-        tables=tables_of(found),
-        refusals=refused,
-        notes=notes,
-        conventions=sections.conventions([], sides[0].finals, {}),
-        environment=sections.environment([], {"folders": [s.folder for s in sides]}),
-    )
-    write_text(out_dir / "compare.html", page)
-    return out_dir / "compare.html"
-
-
-def _fact(side: Side) -> str:
-    facts = [
-        f"{len(side.finals)} runs",
-        f"C {flops(float(side.finals.C.min()))} to {flops(float(side.finals.C.max()))}",
-    ]
-    if side.vocab_sizes:
-        facts.append(f"vocabulary {', '.join(f'{v:,}' for v in side.vocab_sizes)}")
-    if side.bits_per_nat is not None:
-        facts.append(f"{1 / (side.bits_per_nat * math.log(2)):.3f} bytes per token")
-    if side.data_ids:
-        facts.append(f"data_id {', '.join(side.data_ids)}")
-    if len(repeating := side.finals.repeating()):
-        facts.append(f"up to {repeating.most_epochs()}")
-    return "; ".join(facts)
+    figure = isoflop_curves_side_by_side(panels, known if len(known) == len(sides) else None)
+    if figure is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    save_figure(figure, folder, FIGURE)
+    return folder / f"{FIGURE}.png"

@@ -14,25 +14,19 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from chinchilla.config import APPROACHES
-from chinchilla.config.fit import LOSSES
 from chinchilla.core.shapes import flops_per_token
 from chinchilla.fit.result import FitResult
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import Curve, RunResult
 from chinchilla.plots import isoflop, optimum, runs
-from chinchilla.plots.isoflop import L_NAMES, loss_drawn
 from chinchilla.plots.style import (
     COLORS,
     GREY,
-    L_LABEL,
-    N_LABEL,
     exponent_note,
     house_style,
     legend_below,
-    log_scale,
     new_figure,
     note,
-    power_of_ten,
     save_figure,
 )
 from chinchilla.report.tables import LABELS, name_of, published_near
@@ -46,7 +40,6 @@ class Drawing:
     title: str
     figure: Figure | None
     caption: str
-    alt: str
     src: str = ""
 
 
@@ -66,77 +59,75 @@ def saved(folder: Path, drawings: Sequence[Drawing]) -> list[Drawing]:
 def report_figures(
     results: Sequence[RunResult],
     curves: Mapping[str, Curve],
-    curve_obs: Observations | None,
+    points: Observations | None,
     finals: Observations | None,
     fitted: Mapping[str, FitResult],
 ) -> list[Drawing]:
-    """The four figures of a report; arguments as for `write_report`."""
-    done = [r for r in results if r.spec.run_id in curves and r.status == "finished"]
-    if curve_obs is None and done:
-        kind = finals.loss_kind if finals is not None and finals.loss_kind in LOSSES else "train"
-        curve_obs = Observations.from_curves(done, [curves[r.spec.run_id] for r in done], kind)
-    envelope, iso = fitted.get("envelope"), fitted.get("isoflop")
-    loss = loss_drawn(iso, finals)
+    """The four figures of a report; `points` are points along runs, else as for `write_report`."""
+    envelope, iso, law = (fitted.get(a) for a in ("envelope", "isoflop", "parametric"))
+    loss = isoflop.loss_name(iso, finals)
     errors = {}
-    if loss == "train":
+    if loss == isoflop.L_NAMES["train"]:
         errors = {r.spec.run_id: r.final_loss_se for r in results if r.final_loss_se is not None}
     bars = "; bars are standard errors of the final training loss" if errors else ""
+    late = refused = paper = ""
+    if envelope is not None and envelope.details.get("tail_share") is not None:
+        late = (
+            f" Here {envelope.details['tail_share']:.0%} of them lie in the last 15% of their run; in the "
+            "paper all do (footnote 4)."
+        )
+    if iso is not None and any(b["refused"] for b in iso.details["budgets"]):
+        refused = (
+            " Hollow points and a dashed line: the budget was refused; it has no star, and the dotted line "
+            "through the stars skips it."
+        )
+    if fitted and published_near(optimum.budgets_shown(fitted)[0]):
+        paper = (
+            " Dashed: the paper's own lines, at budgets within a factor of 10 of the C of its runs (1.4e18 "
+            "to 1.3e22)."
+        )
+    marks = {
+        "envelope": " Triangles: sizes on approach 1's envelope.",
+        "isoflop": " Discs: minima of approach 2's IsoFLOP curves.",
+        "parametric": " Approach 3 has no points of its own and is thick over the C of all runs.",
+    }
     return [
         Drawing(
             "training_curves",
             "Training curves and the envelope",
-            training_curves(curve_obs, envelope, results, curves),
+            training_curves(points, envelope, results, curves),
             "One line per run, coloured by model size; long runs are shown as means in bins. Black "
             "dots: the lowest loss at C FLOPs among the runs that lasted so long. Larger models should "
             "take over from smaller ones as C grows, and the black dots should lie near the ends of "
             "runs: earlier, the learning rate is still high and the loss pessimistic."
-            f"{_tail_text(envelope)} After figure 2 of the paper, left.",
-            "Loss against training FLOPs for every run, with the lower envelope.",
+            f"{late} After figure 2 of the paper, left.",
         ),
         Drawing(
             "isoflop_curves",
             "IsoFLOP curves",
             isoflop_curves(iso, finals, errors),
-            f"Final {L_NAMES.get(loss, '')}losses: each colour is one budget spent on models of "
-            f"different size{bars}. A budget determines an optimum only if its losses rise on both "
-            "sides of the star, the minimum of the fitted shape. Hollow points and a dashed line: the "
-            "budget was refused; it has no star, and the dotted line through the stars skips it. After "
-            "figure 3 of the paper, left.",
-            "Final loss against parameters, one fitted IsoFLOP curve for each compute budget.",
+            f"Final {loss}losses: each colour is one budget spent on models of different size{bars}. A "
+            "budget determines an optimum only if its losses rise on both sides of the star, the minimum "
+            f"of the fitted shape.{refused} After figure 3 of the paper, left.",
         ),
         Drawing(
             "optimal_sizes",
             "Optimal size and tokens against compute",
             optimal_sizes(fitted),
-            "Line and 80% band of each approach: thick over the C of its own points, thin beyond them. "
-            "Triangles: sizes on approach 1's envelope. Discs: minima of approach 2's IsoFLOP curves. "
-            "Approach 3 has no points of its own and is thick over the C of all runs. Dashed: the "
-            "paper's own lines, left out at budgets over 10 times outside of the C of its runs (1.4e18 "
-            "to 1.3e22). Compare slopes: heights also depend on data, vocabulary and on how N and C are "
-            "counted. After figure A3 of the paper.",
-            "Optimal parameters and optimal tokens against training FLOPs, ours and the paper's.",
+            "Line and 80% band of each approach: thick over the C of its own points, thin beyond them."
+            f"{''.join(marks[approach] for approach in fitted)}{paper} Compare slopes: heights also depend "
+            "on data, vocabulary and on how N and C are counted. After figure A3 of the paper.",
         ),
         Drawing(
             "loss_surface",
             "The fitted loss surface",
-            loss_surface(fitted.get("parametric"), finals),
+            loss_surface(law, finals),
             "Left: contours of the law with the runs it was fitted to; the efficient frontier has the "
             "lowest loss at each C. Right: measured minus predicted loss. Residuals that bend with C or "
             "sort by colour mean that the form of the law does not fit; then do not trust its "
             "extrapolation. After figure 4 of the paper, left.",
-            "Contours of the fitted loss over tokens and parameters, and its residuals.",
         ),
     ]
-
-
-def _tail_text(envelope: FitResult | None) -> str:
-    share = envelope.details.get("tail_share") if envelope else None
-    if not isinstance(share, int | float):
-        return ""
-    return (
-        f" Here {share:.0%} of them lie in the last 15% of their run; in the paper all do "
-        "(footnote 4)."
-    )
 
 
 @house_style()
@@ -158,7 +149,9 @@ def training_curves(
         return None
     figure, (ax,) = new_figure(5.4)
     runs.draw_curves(ax, points)
-    runs.draw_envelope(ax, envelope)
+    if envelope is not None:
+        runs.draw_envelope(ax, envelope)
+        note(ax, exponent_note(envelope.N_opt))
     label = "did not finish"
     unfinished = [r for r in results if r.status != "finished" and r.spec.run_id in curves]
     for r in unfinished:
@@ -171,8 +164,6 @@ def training_curves(
         if len(C):
             ax.plot(C, L, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), label=label)
             label = "_" + label
-    if envelope is not None:
-        note(ax, exponent_note("a", envelope.N_opt))
     legend_below(figure, [ax], 3, markerscale=2)
     return figure
 
@@ -191,10 +182,10 @@ def isoflop_curves(
         standard_errors: run_id -> standard error of its final loss, drawn as a bar.
     """
     figure, (ax,) = new_figure(5.6)
-    if not isoflop.draw_on(ax, frontier, finals, standard_errors):
+    if not isoflop.draw_on(ax, frontier, finals, standard_errors=standard_errors):
         return None
     if frontier is not None:
-        note(ax, exponent_note("a", frontier.N_opt))
+        note(ax, exponent_note(frontier.N_opt))
     legend_below(figure, [ax], 4)
     return figure
 
@@ -215,33 +206,28 @@ def isoflop_curves_side_by_side(
     if not all(panels):
         return None
     figure, axes = new_figure(5.2, len(panels))
-    everything = sorted({b["budget_flops"] for budgets in panels for b in budgets})
-    shades = isoflop.shades(everything)
-    kinds = [L_NAMES.get(loss_drawn(frontier, finals), "") for _, frontier, finals in corpora]
+    every = [b for budgets in panels for b in budgets]
+    colors = isoflop.shades(sorted({b["budget_flops"] for b in every}))
     scales = bits_per_nat or [1.0] * len(panels)
-    N_range = isoflop.size_limits([b for budgets in panels for b in budgets])
     limits = np.array([isoflop.loss_limits(p, k) for p, k in zip(panels, scales, strict=True)])
-    spans = np.ptp(limits, axis=1)
-    for i, (ax, budgets) in enumerate(zip(axes, panels, strict=True)):
-        name, frontier, finals = corpora[i]
-        span = spans.max() if bits_per_nat else spans[i]  # one scale if the unit is the same
-        middle = limits[i].mean()
-        for C in everything if i == 0 else ():
-            ax.plot([], [], "o", color=shades[C], label=f"{power_of_ten(C)} FLOPs")
-        isoflop.draw(ax, budgets, shades, scales[i], labelled=False)
-        ax.set(xlim=N_range, ylim=(middle - span / 2, middle + span / 2), xlabel=N_LABEL)
-        out = isoflop.left_out(frontier, finals, budgets)
-        isoflop.draw_left_out(ax, out, budgets, scales[i], counted=False)
+    half = np.ptp(limits, axis=1) / 2
+    if bits_per_nat:
+        half[:] = half.max()  # one scale if the unit is the same
+    for ax, (name, frontier, finals), scale, y, reach in zip(
+        axes, corpora, scales, limits.mean(axis=1), half, strict=True
+    ):
+        isoflop.draw_on(
+            ax, frontier, finals, scale=scale, colors=colors,
+            xlim=isoflop.size_limits(np.concatenate([b["N"] for b in every])),
+            ylim=(y - reach, y + reach),
+        )  # fmt: skip
         ax.set_title(name, parse_math=False)
-        log_scale(ax, "x")
+        if bits_per_nat:
+            kinds = {isoflop.loss_name(f, o) for _, f, o in corpora}
+            kind = kinds.pop() if len(kinds) == 1 else ""
+            ax.set_ylabel(f"final {kind}loss, bits/byte" if ax is axes[0] else "")
         if frontier is not None:
-            note(ax, exponent_note("a", frontier.N_opt))
-        if i == 0 or not bits_per_nat:
-            kind = kinds[i] if kinds[i] == kinds[0] or not bits_per_nat else ""
-            ax.set_ylabel(f"final {kind}" + ("loss, bits/byte" if bits_per_nat else L_LABEL))
-    isoflop.star_entry(axes[0])
-    if any(b.get("refused") for budgets in panels for b in budgets):
-        isoflop.refused_entry(axes[0])
+            note(ax, exponent_note(frontier.N_opt))
     legend_below(figure, axes, 4)
     return figure
 
@@ -249,22 +235,19 @@ def isoflop_curves_side_by_side(
 @house_style()
 def optimal_sizes(frontiers: Mapping[str, FitResult]) -> Figure | None:
     """N_opt and D_opt against C: points, line and 80% band of each approach; the paper's lines."""
-    at = optimum.budgets_shown(frontiers)
-    if at is None:
+    if not frontiers:
         return None
-    grid, low, high = at
+    near = published_near(optimum.budgets_shown(frontiers)[0])
     figure, panels = new_figure(5.2, 2)
     labels = {a: f"{name_of(a, frontiers.get(a))}, ours" for a in APPROACHES}
     for ax, quantity in zip(panels, ("N", "D"), strict=True):
-        shown = optimum.draw_optima(ax, frontiers, quantity, labels)
-        for approach, (near, N) in published_near(grid).items():
-            y = N if quantity == "N" else near / (6 * N)
+        optimum.draw_optima(ax, frontiers, quantity, labels)
+        for approach, (C, N) in near.items():
             ax.plot(
-                near, y, color=COLORS[approach], linewidth=1.1, linestyle=(0, (5, 3)),
+                C, N if quantity == "N" else C / (6 * N), color=COLORS[approach], linewidth=1.1, linestyle=(0, (5, 3)),
                 label=f"{LABELS[approach]}, paper",
             )  # fmt: skip
-            shown.append(y)
-        optimum.finish(ax, quantity, grid, low, high, shown)
+        optimum.finish(ax, frontiers, quantity)
         if any(f.N_opt.samples for f in frontiers.values()):
             ax.fill_between([], [], color=GREY, alpha=0.3, linewidth=0, label="80% interval")
         else:
@@ -281,7 +264,7 @@ def loss_surface(frontier: FitResult | None, finals: Observations | None) -> Fig
         return None
     figure, (left, right) = new_figure(4.8, 2)
     runs.draw_surface(left, frontier, finals)
-    note(left, exponent_note("a", frontier.N_opt))
+    note(left, exponent_note(frontier.N_opt))
     runs.draw_law_residuals(right, frontier, finals)
     legend_below(figure, [left, right], 3)
     return figure

@@ -1,4 +1,4 @@
-"""The tables of the report: Table 2, intervals, predictions, points of the frontiers, runs.
+"""The tables of the report: Table 2, predictions, points of the frontiers, runs.
 
 Fits, observations and run results in, `Table` records out. NumPy only: `chinchilla fit` prints Table
 2 from here without importing matplotlib or torch.
@@ -18,28 +18,21 @@ from chinchilla.decide.predictions import predictions as predict
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
 from chinchilla.fit.result import FitResult, PowerLaw
 from chinchilla.fit.results import FitResults
-from chinchilla.observations.table import SINGLE_EPOCH, Observations
+from chinchilla.observations.table import Observations
 from chinchilla.plan.records import RunResult
 
 PAPER_ROWS = {row.approach: row for row in paper.TABLE_2}
-LABELS = {approach: PAPER_ROWS[approach].label for approach in APPROACHES}
-SHORT_LABELS = {"envelope": "1 envelope", "isoflop": "2 isoflop", "parametric": "3 parametric"}
-RUN_ENDS = "1. Minimum over final losses (no curves)"  # approach 1 without training curves
-SHORT_RUN_ENDS = "1 final losses"
-MAX_ROWS = 12  # of a long list, such as the 1,500 points of an envelope
+LABELS = {"envelope": "1 envelope", "isoflop": "2 isoflop", "parametric": "3 parametric"}
+RUN_ENDS = "1 final losses"  # approach 1 without training curves
+loss = "{:.4f}".format  # nats per token
+MAX_ROWS = 12  # budgets in the table of predictions
 
 
-def name_of(approach: str, fitted: FitResult | None = None, short: bool = False) -> str:
-    """The label of an approach in tables, figures and notes.
-
-    Args:
-        approach: a key of LABELS; any other name is returned unchanged.
-        fitted: the result; approach 1 without training curves has a label of its own.
-        short: the label for tables in a terminal.
-    """
+def name_of(approach: str, fitted: FitResult | None = None) -> str:
+    """The label of an approach in tables, figures and notes; any other name is returned unchanged."""
     if fitted is not None and fitted.settings.get("endpoints_only"):
-        return SHORT_RUN_ENDS if short else RUN_ENDS
-    return (SHORT_LABELS if short else LABELS).get(approach, approach)
+        return RUN_ENDS
+    return LABELS.get(approach, approach)
 
 
 def ratio(x: float) -> str:
@@ -55,9 +48,14 @@ def flops(x: float) -> str:
     return f"{head.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
-def loss(x: float) -> str:
-    """A loss with four decimals."""
-    return f"{x:.4f}"
+def bounds(
+    interval: Sequence[float | None] | None,
+    show: Callable[[float], str] = "{:.3f}".format,
+    without: str = NONE,
+) -> str:
+    """An interval as 0.462 to 0.534; `without` if there is none."""
+    low, high = interval or (None, None)
+    return without if low is None or high is None else f"{show(low)} to {show(high)}"
 
 
 def with_interval(
@@ -75,14 +73,6 @@ def exponent(law: PowerLaw, digits: int = 3) -> str:
     """An exponent with its 80% interval: 0.487 [0.462, 0.534]."""
     show = f"{{:.{digits}f}}".format
     return with_interval(law.exponent, (law.p10, law.p90), show, " (no interval)")
-
-
-def bounds(interval: Sequence[float | None] | None, sign: str = "") -> Cell:
-    """An interval of exponents: 0.462 to 0.534; with sign="+" of differences."""
-    low, high = interval or (None, None)
-    if low is None or high is None:
-        return Cell(NONE)
-    return Cell(f"{low:{sign}.3f} to {high:{sign}.3f}", low)
 
 
 def published_lines() -> dict[str, PowerLaw]:
@@ -106,13 +96,8 @@ def published_near(C: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return {name: (near, line(near)) for name, line in published_lines().items() if len(near)}
 
 
-def table2(fits: FitResults, short: bool = False) -> Table:
-    """Table 2: the exponents of each approach, ours above the paper's.
-
-    Args:
-        fits: the results; a refused or missing approach has its state in place of numbers.
-        short: labels for a terminal.
-    """
+def table2(fits: FitResults) -> Table:
+    """Table 2: the exponents of each approach, ours above the paper's; the state of one without a fit."""
     table = Table(
         ["Approach", "", "a", "b", "Runs"],
         caption="Exponents of N_opt ~ C^a and D_opt ~ C^b. Brackets: 80% intervals (10th to 90th "
@@ -121,49 +106,36 @@ def table2(fits: FitResults, short: bool = False) -> Table:
     )
     for approach, published in PAPER_ROWS.items():
         fitted = fits.fitted.get(approach)
-        label = name_of(approach, fitted, short)  # Kaplan et al. have none, and no row of ours
+        label = name_of(approach, fitted)
         if fitted is not None:
             laws = [Cell(exponent(x), x.exponent, "ours") for x in (fitted.N_opt, fitted.D_opt)]
             table.add_row(label, "ours", *laws, Cell(str(fitted.n_runs), fitted.n_runs))
         elif approach in APPROACHES:
             state = Cell("refused" if approach in fits.refused else "not fitted", None, "muted")
             table.add_row(label, "ours", state, state, NONE)
-        theirs = name_of(approach, short=short) if approach in LABELS else published.label
+        theirs = LABELS.get(approach, published.label)  # Kaplan et al. have no row of ours
         table.add_row(
-            "" if short and theirs == label else theirs,
+            "" if theirs == label else theirs,
             "paper",
-            _published(published.a, published.a_p10, published.a_p90),
-            _published(published.b, published.b_p10, published.b_p90),
+            *(
+                Cell(f"{x:.2f}" if low is None else f"{x:.2f} [{low:.3f}, {high:.3f}]", x)
+                for x, low, high in (
+                    (published.a, published.a_p10, published.a_p90),
+                    (published.b, published.b_p10, published.b_p90),
+                )
+            ),
             NONE,
         )
     return table
 
 
-def _published(value: float, p10: float | None, p90: float | None) -> Cell:
-    return Cell(f"{value:.2f}" if p10 is None else f"{value:.2f} [{p10:.3f}, {p90:.3f}]", value)
-
-
 def interval_methods(fits: FitResults) -> dict[str, str]:
     """How the interval of each approach was computed, by its short label."""
     return {
-        name_of(approach, f, short=True): str(f.settings.get("interval", "method not stated"))
+        name_of(approach, f): f.settings["interval"]
         for approach, f in fits.fitted.items()
         if f.N_opt.p10 is not None
     }
-
-
-def intervals(fitted: Mapping[str, FitResult]) -> Table:
-    """The interval of a of every approach and its method."""
-    table = Table(
-        ["Approach", "Method", "a, 80%", "a, 95%"],
-        caption="Intervals of a by approach, with their methods.",
-    )
-    for approach, f in fitted.items():
-        if f.N_opt.p10 is not None:
-            method = Cell(str(f.settings.get("interval", "not stated")), None, "text")
-            interval = bounds([f.N_opt.p10, f.N_opt.p90])
-            table.add_row(name_of(approach, f), method, interval, bounds(f.N_opt.ci95))
-    return table
 
 
 def tried_budgets(finals: Observations | None, fitted: Mapping[str, FitResult]) -> list[float]:
@@ -173,14 +145,8 @@ def tried_budgets(finals: Observations | None, fitted: Mapping[str, FitResult]) 
     C = [p.C for f in fitted.values() for p in f.points] or ([] if finals is None else finals.C)
     if not budgets and len(C):
         budgets = np.geomspace(min(C), max(C), 3).tolist()
-    return _thinned(budgets)
-
-
-def _thinned(items: Sequence) -> list:
-    """At most MAX_ROWS of a sequence, evenly spaced, both ends included."""
-    if len(items) <= MAX_ROWS:
-        return list(items)
-    return [items[i] for i in np.linspace(0, len(items) - 1, MAX_ROWS).round().astype(int)]
+    shown = np.unique(np.linspace(0, len(budgets) - 1, MAX_ROWS).round().astype(int))
+    return [budgets[i] for i in shown if budgets]
 
 
 def predictions(fits: FitResults, budgets: Sequence[float]) -> Table:
@@ -204,26 +170,6 @@ def predictions(fits: FitResults, budgets: Sequence[float]) -> Table:
     return table
 
 
-def frontier_points(fitted: Mapping[str, FitResult]) -> Table:
-    """The points that each line was fitted to; of a long envelope, MAX_ROWS evenly spaced."""
-    points = [
-        (name_of(approach, f), p)
-        for approach, f in fitted.items()
-        for p in _thinned(sorted(f.points, key=lambda p: p.C))
-    ]
-    return Table.of(
-        {
-            "Approach": (Cell(name) for name, _ in points),
-            "Budget, FLOPs": (cell(p.budget_flops, flops) for _, p in points),
-            "C, FLOPs": (cell(p.C, flops) for _, p in points),
-            **_sizes([p.N for _, p in points], [p.D for _, p in points]),
-            "L, nats/token": (cell(p.L, loss) for _, p in points),
-        },
-        f"Points that each line was fitted to; of a long list, {MAX_ROWS} evenly spaced. Approach 3's "
-        "points are computed from its law.",
-    )
-
-
 def _sizes(N: Iterable[float], D: Iterable[float]) -> dict[str, list[Cell]]:
     pairs = [(float(n), float(d)) for n, d in zip(N, D, strict=True)]
     return {
@@ -234,10 +180,7 @@ def _sizes(N: Iterable[float], D: Iterable[float]) -> dict[str, list[Cell]]:
 
 
 def runs(results: Sequence[RunResult], finals: Observations | None) -> Table:
-    """Every run with its state; without results, the rows of the observations.
-
-    Epochs, those of a run's most repeated source, are shown if any run repeats data.
-    """
+    """Every run with its state; without results, the rows of the observations."""
     caption = "All runs; click a column head to sort. D: tokens seen. C: FLOPs spent."
     columns: dict[str, list[Cell]] = {}
     if results:
@@ -247,57 +190,27 @@ def runs(results: Sequence[RunResult], finals: Observations | None) -> Table:
             "State": [_state(r) for r in results],
             "Budget, FLOPs": [cell(r.spec.budget_flops, flops) for r in results],
             **_sizes([r.spec.N for r in results], D),
-            **_epochs([_most_epochs(r) for r in results]),
-            "Training loss ± SE": [_with_error(r.final_loss, r.final_loss_se) for r in results],
+            "Training loss": [cell(r.final_loss, loss) for r in results],
             "Validation loss": [_by_set(r.validation_loss) for r in results],
             "Bits/byte": [_by_set(r.bits_per_byte) for r in results],
             "C, FLOPs": [cell(r.flops_spent, flops) for r in results],
-            "Steps": [_steps(r) for r in results],
+            "Steps": [Cell(f"{r.steps_done} of {r.spec.steps}", r.steps_done) for r in results],
             "Peak LR": [cell(r.spec.peak_lr, "{:.3g}".format) for r in results],
         }
     elif finals is not None:
         columns = {
             "Run": [Cell(str(run_id), None, "id") for run_id in finals.run_id],
-            "Budget, FLOPs": [cell(x, flops) for x in _known(finals.budget_flops)],
+            "Budget, FLOPs": [cell(None if np.isnan(x) else x, flops) for x in finals.budget_flops],
             **_sizes(finals.N, finals.D),
-            **_epochs(_known(finals.epochs)),
             "Loss, nats/token": [cell(float(x), loss) for x in finals.L],
             "C, FLOPs": [cell(float(x), flops) for x in finals.C],
         }
     return Table.of(columns, caption)
 
 
-def _known(values: np.ndarray) -> list[float | None]:
-    """Values with None in place of NaN."""
-    return [None if np.isnan(x) else float(x) for x in values]
-
-
-def _epochs(epochs: Sequence[float | None]) -> dict[str, list[Cell]]:
-    if not any(x is not None and x > SINGLE_EPOCH for x in epochs):
-        return {}
-    return {"Epochs": [cell(x, "{:.3g}".format) for x in epochs]}
-
-
-def _most_epochs(r: RunResult) -> float | None:
-    """Passes over the run's most repeated source; None if not recorded."""
-    known = list(r.epochs.values())
-    if r.unique_tokens:
-        known.append(r.steps_done * r.spec.batch_tokens / r.unique_tokens)
-    return max([*known, 1.0]) if known else None
-
-
 def _state(r: RunResult) -> Cell:
     reason = textwrap.shorten(r.reason, 160, placeholder=" …")
     return Cell(r.status + (f": {reason}" if reason else ""), None, f"state {r.status}")
-
-
-def _steps(r: RunResult) -> Cell:
-    done, planned = r.steps_done, r.spec.steps
-    return Cell(f"{done}" if done == planned else f"{done} of {planned}", done)
-
-
-def _with_error(mean: float | None, se: float | None) -> Cell:
-    return cell(mean, lambda x: loss(x) + (f" ± {se:.4f}" if se is not None else ""))
 
 
 def _by_set(values: Mapping[str, float]) -> Cell:

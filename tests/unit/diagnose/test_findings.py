@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from chinchilla.core.errors import FitError
-from chinchilla.diagnose.findings import LOG_L, Finding, combined, described, judge, threshold
+from chinchilla.diagnose.findings import LOG_L, Finding, attempted, combined, judge, threshold
+from chinchilla.diagnose.refits import MAX_SD
 
 
 @pytest.mark.parametrize(
@@ -27,36 +28,43 @@ def test_a_move_is_judged_by_its_size_and_by_its_error(move, sd, verdict):
 
 
 def test_a_part_that_passed_decides_for_the_same_question_only():
+    def missing(_: None) -> Finding:
+        raise FitError("no runs.")
+
     parts = {
-        "blind": lambda _: Finding("inconclusive", "b.", "add runs.", 2.0),
-        "precise": lambda _: Finding("passed", "p.", effect=0.01),
-        "missing": lambda _: (_ for _ in ()).throw(FitError("no runs.", "too_few_runs")),
+        "blind": Finding("inconclusive", "b.", "add runs.", 2.0),
+        "precise": Finding("passed", "p.", effect=0.01),
+        "missing": attempted(missing, None),
     }
-    one = combined(parts, None, one_question=True)
+    one = combined(parts, one_question=True)
     assert (one.verdict, one.effect, one.advice) == ("passed", 0.01, "")
     assert one.message == "precise: p. Others: blind inconclusive, missing unavailable."
-    assert one.values["missing"]["kind"] == "too_few_runs"
-    assert combined(parts, None).verdict == "inconclusive"
+    assert one.parts["missing"].message == "no runs."
+    assert combined(parts).verdict == "inconclusive"
     del parts["precise"]
-    parts["less_blind"] = lambda _: Finding("inconclusive", "l.", "add runs.", 0.5)
-    assert combined(parts, None, one_question=True).effect == 0.5
-    assert combined(parts, None).effect == 2.0
+    parts["less_blind"] = Finding("inconclusive", "l.", "add runs.", 0.5)
+    assert combined(parts, one_question=True).effect == 0.5
+    assert combined(parts).effect == 2.0
+    assert combined({"missing": parts["missing"]}) == parts["missing"]
 
 
 def test_effects_are_stated_with_their_unit():
     loss = Finding("warning", "x.", effect=-0.02, effect_unit=LOG_L)
-    assert described(loss) == "effect: 2.00% of the loss"
+    assert loss.effect_text == "effect: 2.00% of the loss"
     assert loss.relative_effect == pytest.approx(2)
     size = Finding("inconclusive", "x.", effect=np.log(1.25**3))
-    assert described(size) == "noise could hide up to a factor 1.95 in N_opt"
+    assert size.effect_text == "noise could hide up to a factor 1.95 in N_opt"
     assert size.relative_effect == pytest.approx(3)
-    assert described(replace(size, effect=50.0)).endswith("a factor over 100 in N_opt")
-    assert described(Finding("unavailable", "x.")) == ""
+    assert replace(size, effect=50.0).effect_text.endswith("a factor over 100 in N_opt")
+    assert Finding("unavailable", "x.").effect_text == ""
 
 
 def test_a_move_too_uncertain_for_a_linear_error_causes_no_warning():
-    assert judge(np.array([9.0]), np.array([1.0]), 50).verdict == "inconclusive"
-    assert judge(np.array([9.0, np.nan]), np.array([0.5, np.nan]), 50).verdict == "warning"
+    assert judge(np.array([9.0]), np.array([1.0]), 50, max_sd=MAX_SD).verdict == "inconclusive"
+    assert (
+        judge(np.array([9.0, np.nan]), np.array([0.5, np.nan]), 50, max_sd=MAX_SD).verdict
+        == "warning"
+    )
     with pytest.raises(FitError, match="too few runs"):
         judge(np.array([np.nan]), np.array([1.0]), 50)
 

@@ -4,52 +4,14 @@ import numpy as np
 import pytest
 
 from chinchilla.diagnose.context import Context
-from chinchilla.diagnose.identifiability import (
-    condition_numbers,
-    identifiability,
-    weakest_direction,
-)
+from chinchilla.diagnose.identifiability import identifiability
 from chinchilla.fit import FitResults, fit_parametric
-from chinchilla.fit.result import LossLaw
 from chinchilla.observations.table import Observations
 
 
 def context_of(obs: Observations, n_bootstrap: int) -> Context:
     frontier = fit_parametric(obs, n_bootstrap=n_bootstrap)
     return Context(obs, FitResults.of({"parametric": frontier}, {}, obs), 10 * float(obs.C.max()))
-
-
-def test_condition_numbers_depend_on_origin_and_units_as_documented(scattered_runs, law):
-    obs = scattered_runs()
-    here = condition_numbers(law, obs.N, obs.D)
-    thousands = LossLaw(law.E, law.A / 1e3**law.alpha, law.B, law.alpha, law.beta)
-    there = condition_numbers(thousands, obs.N / 1e3, obs.D)
-    assert there["centred_scaled"] == pytest.approx(here["centred_scaled"], rel=1e-9)
-    assert there["centred"] == pytest.approx(here["centred"], rel=1e-9)
-    assert there["raw_scaled"] < 0.95 * here["raw_scaled"]
-    assert here["raw"] > here["centred"] > 1
-
-
-def test_the_weakest_direction_moves_losses_least(scattered_runs, law):
-    """A step along it changes ln L less than the same step along any parameter alone."""
-    obs = scattered_runs()
-    v, words = weakest_direction(law, obs.N, obs.D)
-    assert words.startswith("raising ")
-    condition = condition_numbers(law, obs.N, obs.D)["centred_scaled"]
-    u, w = np.log(obs.N).mean(), np.log(obs.D).mean()
-
-    def moved(step: np.ndarray) -> float:
-        E, alpha, beta = law.E * np.exp(step[2]), law.alpha + step[3], law.beta + step[4]
-        A = law.A * np.exp(step[0] + step[3] * u)
-        B = law.B * np.exp(step[1] + step[4] * w)
-        other = LossLaw(E, A, B, alpha, beta)
-        return float(np.linalg.norm(np.log(other(obs.N, obs.D) / law(obs.N, obs.D))))
-
-    alone = np.array([moved(step) for step in 1e-6 * np.eye(5)])
-    steps = 1e-6 * np.eye(5) * (alone.min() / alone)  # every parameter alone now moves as much
-    along = moved(sum(x * step for x, step in zip(v.values(), steps, strict=True)))
-    assert along < np.sqrt(5) / condition * alone.min() * 1.01
-    assert along < 0.3 * alone.min()
 
 
 def test_runs_at_one_ratio_do_not_identify_the_law(observe, law):
@@ -82,5 +44,5 @@ def test_fit_itself_warns_of_an_ill_conditioned_design(scattered_runs):
 def test_a_wide_standard_error_is_inconclusive(scattered_runs):
     obs = scattered_runs(ratios=(2, 20, 200), noise=0.06, seed=2)
     context = context_of(obs, 200)
-    assert context.se_a[0] > 0.05
+    assert context.se[0] > 0.05
     assert identifiability(context).verdict == "inconclusive"

@@ -41,10 +41,8 @@ class World:
             "title": "small sweep",
             "results": self.results,
             "curves": self.curves,
-            "curve_obs": self.curve_obs,
             "finals": self.finals,
             "fits": self.fits,
-            "meta": {"chinchilla": "0.1.0", "command": "chinchilla report sweep_dir=runs/small"},
         }
 
 

@@ -1,16 +1,14 @@
 """Figures: the right points drawn, the right marks on them, axes a person can read."""
 
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from chinchilla.plots.style import COLORS, log_scale, log_ticks, new_figure, power_of_ten
+from chinchilla.plots.style import COLORS
 from chinchilla.report.figures import (
     isoflop_curves,
     isoflop_curves_side_by_side,
-    loss_surface,
     optimal_sizes,
     training_curves,
 )
@@ -29,7 +27,7 @@ def test_isoflop_curve_points_are_the_observed_losses_and_refused_budgets_hollow
     lines = labelled(figure.axes[0])
     first = world.finals.where(world.finals.budget_flops == 1e13)
     assert sorted(lines["$10^{13}$ FLOPs"].get_ydata()) == pytest.approx(sorted(first.L))
-    refused = lines[r"$3{\times}10^{14}$ FLOPs, refused"]
+    refused = lines[r"$3{\times}10^{14}$ FLOPs"]
     assert refused.get_markerfacecolor() == "white"
     assert len(lines["minimum, $N_{opt}$"].get_xdata()) == 3
 
@@ -78,7 +76,7 @@ def test_side_by_side_the_legend_has_refused_budgets_if_there_are_any(world):
     entry = "refused: no minimum"
     assert entry in legend_texts(isoflop_curves_side_by_side([("a", fit, world.finals)] * 2, None))
     good = [b for b in fit.details["budgets"] if not b.get("refused")]
-    fit = replace(fit, details={"budgets": good})
+    fit = replace(fit, details={**fit.details, "budgets": good})
     assert entry not in legend_texts(
         isoflop_curves_side_by_side([("a", fit, world.finals)] * 2, None)
     )
@@ -140,44 +138,8 @@ def test_what_lies_beyond_the_runs_is_shaded_on_both_sides(world):
     assert {"beyond the runs", "80% interval"} <= set(legend_texts(figure))
 
 
-def test_frontiers_without_details_still_make_figures(world):
-    """Fits written by hand or by another version may lack any key of `details`."""
-    bare = {a: replace(f, details={}, settings={}) for a, f in world.frontiers.items()}
-    envelope = labelled(training_curves(world.curve_obs, bare["envelope"]).axes[0])
-    assert "lowest loss at each C (approach 1's envelope)" in envelope
-    assert len(labelled(isoflop_curves(bare["isoflop"], world.finals).axes[0])) == 4
-    assert loss_surface(bare["parametric"], world.finals) is not None
-    assert legend_texts(optimal_sizes(bare)) == legend_texts(optimal_sizes(world.frontiers))
-
-
 def test_nothing_to_draw_gives_no_figure(world):
     assert training_curves(world.finals, None) is None  # endpoints only
     no_budget = replace(world.finals, budget_flops=np.full(len(world.finals), np.nan))
     assert isoflop_curves(None, no_budget) is None
     assert optimal_sizes({}) is None
-
-
-@pytest.mark.parametrize("span", [(1.1e4, 9e4), (2e4, 5e4), (3.31, 3.47), (1e4, 3e9), (1e13, 3e14)])
-def test_log_axes_have_ticks_even_under_a_decade(span):
-    ticks = log_ticks(*span)
-    assert 3 <= len(ticks) <= 7
-    assert min(ticks) >= 0.999 * span[0]
-    assert max(ticks) <= 1.001 * span[1]
-
-
-@pytest.mark.parametrize("span", [(5.5e10, 5.2e11), (1.1e13, 9e13), (6e18, 3e21), (1e17, 1e26)])
-@pytest.mark.parametrize("n_panels", [1, 2, 3])
-def test_labels_of_a_log_axis_never_overlap(span, n_panels):
-    figure, panels = new_figure(4.9, n_panels)
-    for ax in panels:
-        ax.set(xlim=span)
-        log_scale(ax, "x", power_of_ten)
-    figure.draw_without_rendering()
-    boxes = [text.get_window_extent() for text in panels[-1].get_xticklabels()]
-    assert 2 <= len(boxes) <= 7
-    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
-
-
-def test_powers_of_ten_read_as_such():
-    assert power_of_ten(1e18) == "$10^{18}$"
-    assert power_of_ten(3e13) == r"$3{\times}10^{13}$"

@@ -1,6 +1,7 @@
 """The page a person opens: whole, escaped, fetching nothing, the same bytes each time."""
 
 import base64
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 from recommended import with_recommendation
 
+from chinchilla.cli import main
 from chinchilla.fit import FailedFit, FitResult, FitResults
+from chinchilla.plan.records import save_plan
 from chinchilla.recommend import recommendation
 from chinchilla.recommend.evaluate import default_budget, headline
 from chinchilla.report.page import maths, write_report
@@ -90,7 +93,7 @@ def test_captions_name_the_loss_that_was_fitted(world, report: Path, tmp_path: P
     text = Reader(report.read_text(encoding="utf-8")).text
     assert "Final training losses" in text
     assert bars in text
-    inputs = world.report_inputs() | {"curves": {}, "curve_obs": None, "fits": found({}, {})}
+    inputs = world.report_inputs() | {"curves": {}, "fits": found({}, {})}
     inputs |= {"finals": replace(world.finals, loss_kind="validation")}
     text = Reader(write_report(tmp_path, **inputs).read_text(encoding="utf-8")).text
     assert "Final validation losses" in text
@@ -121,7 +124,7 @@ def test_figures_are_png_and_svg_and_the_same_bytes_again(world, report: Path, t
 
 @pytest.mark.slow
 def test_fits_of_a_csv_make_a_page_without_runs_or_curves(world, tmp_path: Path):
-    inputs = world.report_inputs() | {"results": [], "curves": {}, "curve_obs": None, "meta": {}}
+    inputs = world.report_inputs() | {"results": [], "curves": {}}
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "training_curves.png").write_bytes(b"of an earlier report")
     page = Reader(write_report(tmp_path, **inputs).read_text(encoding="utf-8"))
@@ -136,14 +139,14 @@ def test_a_refused_approach_is_named_with_its_reason(world, tmp_path: Path):
     kept = {"parametric": world.frontiers["parametric"]}
     reason = "approach 2 needs two budgets with a minimum and has 1 of 4."
     inputs = world.report_inputs() | {"fits": found(kept, {"isoflop": reason})}
-    inputs |= {"curves": {}, "curve_obs": None}
+    inputs |= {"curves": {}}
     text = Reader(write_report(tmp_path, **inputs).read_text(encoding="utf-8")).text
     assert reason in text
-    assert "Refused · 2. IsoFLOP profiles" in text
+    assert "Refused · 2 isoflop" in text
 
 
 def test_a_csv_of_curves_draws_them(world, tmp_path: Path):
-    inputs = world.report_inputs() | {"results": [], "curves": {}, "curve_obs": None}
+    inputs = world.report_inputs() | {"results": [], "curves": {}}
     inputs |= {"finals": world.curve_obs, "fits": found({}, {})}
     page = Reader(write_report(tmp_path, **inputs).read_text(encoding="utf-8"))
     assert "training_curves" in page.ids
@@ -152,7 +155,7 @@ def test_a_csv_of_curves_draws_them(world, tmp_path: Path):
 
 def test_the_page_of_refused_approaches_gives_the_reasons(world, tmp_path: Path):
     refusals = dict.fromkeys(("envelope", "isoflop", "parametric"), "too few runs.")
-    inputs = world.report_inputs() | {"fits": found({}, refusals), "curve_obs": None}
+    inputs = world.report_inputs() | {"fits": found({}, refusals)}
     inputs |= {"curves": {}, "results": [], "finals": None}
     text = Reader(write_report(tmp_path, **inputs).read_text(encoding="utf-8")).text
     assert "do not identify how a budget should be split. 3 of 3 approaches refused." in text
@@ -163,11 +166,9 @@ def test_names_with_markup_are_escaped(world, tmp_path: Path):
     evil = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
     inputs = world.report_inputs() | {
         "title": evil,
-        "fits": found({}, {"isoflop": evil}),
-        "meta": {evil: evil},
+        "fits": replace(found({}, {"isoflop": evil}), command={evil: evil}),
         "results": [replace(world.results[-1], reason=evil, device=evil)],
         "curves": {},
-        "curve_obs": None,
         "finals": None,
     }
     page = Reader(write_report(tmp_path, **inputs).read_text(encoding="utf-8"))
@@ -187,3 +188,24 @@ def test_warnings_are_below_the_headline(world, tmp_path: Path):
     }
     text = write_report(tmp_path, **inputs).read_text(encoding="utf-8")
     assert text.index('class="answer"') < text.index("so few runs.") < text.index('id="exponents"')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("schedule", ["cosine", "cooldown"])
+def test_the_envelope_reads_curves_of_cosines_and_only_final_losses_of_cooldowns(
+    make_world, tmp_path: Path, schedule: str, capsys
+):
+    world = make_world(n_bootstrap=0)
+    specs = []
+    for result in world.results:
+        more = {"schedule": "cooldown", "cooldown_steps": 80} if schedule == "cooldown" else {}
+        spec = replace(result.spec, **more)
+        (run_dir := tmp_path / "runs" / spec.run_id).mkdir(parents=True)
+        replace(result, spec=spec).save(run_dir)
+        world.curves[result.spec.run_id].save(run_dir)
+        specs.append(spec)
+    save_plan(specs, tmp_path / "plan.jsonl")
+    assert main(["fit", f"sweep_dir={tmp_path}", "n_bootstrap=0", "format=json"]) == 0
+    found = json.loads(capsys.readouterr().out)["approaches"]
+    assert found["envelope"]["settings"]["endpoints_only"] is (schedule == "cooldown")
+    assert main(["report", f"sweep_dir={tmp_path}"]) == 0
