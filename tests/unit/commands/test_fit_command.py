@@ -129,7 +129,6 @@ def test_a_missing_file_and_a_folder_are_refused_in_one_line(fit, tmp_path):
         ("curves=runs.csv", "no two rows share a run_id"),
         ("curves=none.csv", "curves=none.csv cannot be read"),
         ("out_dir=other", "out_dir is given 2 times"),
-        ("approaches=[isoflop,isoflop]", "an approach twice"),
         ("n_bootstrap=1000000000", "n_bootstrap=1000000000"),
     ],
 )
