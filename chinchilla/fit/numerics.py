@@ -29,14 +29,3 @@ def fit_line(
 def quadratic_columns(x: np.ndarray) -> np.ndarray:
     """(n, 3) design matrix of a parabola: 1, x, x^2. Centre x first."""
     return x[:, None] ** np.arange(3)
-
-
-def log_log_line(C: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Least-squares power law, as (ln coefficient, exponent) of y = k * C^e.
-
-    Args:
-        C: (n,) FLOPs, at least two distinct values.
-        y: (n,) parameters or tokens.
-    """
-    log_k, exponent = fit_line(np.log(C), np.log(y))
-    return float(log_k), float(exponent)

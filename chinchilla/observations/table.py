@@ -199,7 +199,8 @@ class Observations:
         """These runs, and the last points of curves of runs that have no row here.
 
         Raises:
-            InputError: the two tables share no run_id, or their conventions differ.
+            InputError: the two tables share no run_id, a run has different N in them, or their
+                conventions differ.
         """
         if len(self) and not np.isin(self.run_id, curves.run_id).any():
             raise InputError(
@@ -217,6 +218,13 @@ class Observations:
                 )
             fields[name] = other if own == "unknown" else own
         finals = curves.finals()
+        N = dict(zip(self.run_id.tolist(), self.N.tolist(), strict=True))
+        for run_id, n in zip(finals.run_id.tolist(), finals.N.tolist(), strict=True):
+            if N.get(run_id, n) != n:
+                raise InputError(
+                    f"run {run_id}: N={N[run_id]:.10g} in observations and {n:.10g} in curves. Check "
+                    "whether two runs share this name."
+                )
         notes = [*self.notes, *(note for note in curves.notes if note not in self.notes)]
         new = finals.where(~np.isin(finals.run_id, self.run_id))
         if len(new):

@@ -28,9 +28,7 @@ class Searched:
     """End points of the searches from every start."""
 
     theta: np.ndarray  # (n_starts, 5) a, b, e, alpha, beta of the end points
-    objectives: (
-        np.ndarray
-    )  # (n_starts,) sum of Huber losses at each, also where the mean was minimised
+    objectives: np.ndarray  # (n_starts,) sums of Huber losses there
     iterations: np.ndarray  # (n_starts,)
     said_success: np.ndarray  # (n_starts,) bool: SciPy's `success`
 
@@ -44,11 +42,6 @@ class Searched:
     def objective(self) -> float:
         """Sum of Huber losses at the best end point."""
         return float(self.objectives.min())
-
-    @property
-    def share_at_best(self) -> float:
-        """Share of starts that end within a relative 1e-6 of the best."""
-        return float((self.objectives <= self.objectives.min() * (1 + 1e-6)).mean())
 
 
 def grid_starts() -> np.ndarray:

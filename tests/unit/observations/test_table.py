@@ -216,6 +216,10 @@ def test_curves_complete_only_runs_without_a_row():
 
 def test_curves_of_other_conventions_are_refused():
     finals = observations(["a"], D=[2e9])
+    with pytest.raises(
+        InputError, match="run a: N=100000000 in observations and 200000000 in curves"
+    ):
+        finals.completed_by(observations(["a", "a"], D=[1e9, 2e9], N=np.full(2, 2e8)))
     paper, six = (replace(finals, flop_convention=name) for name in ("paper", "six_nd"))
     with pytest.raises(InputError, match="differ in flop_convention: paper and six_nd"):
         paper.completed_by(six)

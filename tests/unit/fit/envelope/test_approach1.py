@@ -10,7 +10,7 @@ from chinchilla.fit import bootstrap
 from chinchilla.fit.envelope import approach1
 from chinchilla.fit.envelope.approach1 import fit_envelope
 from chinchilla.fit.loss_law import six_nd_frontier
-from chinchilla.fit.numerics import log_log_line
+from chinchilla.fit.numerics import fit_line
 from chinchilla.fit.result import LossLaw
 
 DENSE = 2e9 * np.arange(1, 176)  # tokens
@@ -221,7 +221,7 @@ def test_few_sizes_make_a_staircase_and_the_line_goes_through_the_mid_points_of_
     """Least squares through m whole steps finds a*(1 - 1/m^2); of six sizes four are inside."""
     fit = fit_envelope(ladders(6, penalty=0.0), n_bootstrap=0)
     (_, a), (_, b), _ = six_nd_frontier(law)
-    stairs = log_log_line(*(np.array([getattr(p, x) for p in fit.points]) for x in "CN"))
+    stairs = fit_line(*(np.log([getattr(p, x) for p in fit.points]) for x in "CN"))
     assert len({p.N for p in fit.points}) == 4
     assert stairs[1] < a * (1 - 1 / 16)
     assert fit.N_opt.exponent == pytest.approx(a, abs=1e-3)
