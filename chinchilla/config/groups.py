@@ -376,3 +376,6 @@ class RuntimeConfig(Config, prefix="runtime."):
     cuda_graphs: bool = setting(
         True, "On a GPU, replay the passes of a micro-batch as one CUDA graph."
     )
+    shard_ranks: int = setting(
+        0, "Ranks that share one copy of the weights (FSDP); 0 = all ranks of a run.", at_least=0
+    )

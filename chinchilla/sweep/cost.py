@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from chinchilla.config import ClusterConfig, RuntimeConfig
+from chinchilla.core.errors import InputError
 from chinchilla.plan.cost import n_at_once, plan_cost, state_bytes
 from chinchilla.plan.records import RunSpec
 from chinchilla.sweep.job_classes import JobClass, assign
@@ -53,7 +54,8 @@ def estimate(
         One estimate per job class, then the total.
 
     Raises:
-        InputError: a run fits no job class, or the ranks do not suit its batch.
+        InputError: a run fits no job class, or the ranks do not suit its batch or
+            runtime.shard_ranks.
     """
     rows = [
         _of_class(job_class, runs, runtime, n_workers, plan)
@@ -73,6 +75,11 @@ def _of_class(
     plan: Sequence[RunSpec],
 ) -> Estimate:
     cluster, ranks = job_class.cluster, job_class.n_ranks
+    if ranks > 1 and runtime.shard_ranks and ranks % runtime.shard_ranks:
+        raise InputError(
+            f"runtime.shard_ranks={runtime.shard_ranks} does not divide the {ranks} ranks of a job "
+            f"({job_class.name}). Choose a divisor, or 0 for all."
+        )
     workers = (cluster.n_workers or n_workers or 1) * job_class.workers_per_job
     if cluster.kind == "debug":
         workers = 1

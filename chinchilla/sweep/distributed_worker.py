@@ -61,7 +61,7 @@ def work(
     """
     try:
         runtime = load_runtime(sweep_dir)
-        ranks = join(runtime.device, settings=settings)
+        ranks = join(runtime.device, runtime.shard_ranks, settings=settings)
     except (InputError, PeerError) as error:
         print(f"chinchilla: {one_line(error)}", file=sys.stderr, flush=True)
         return 2 if isinstance(error, InputError) else 1

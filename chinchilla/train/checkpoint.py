@@ -4,9 +4,9 @@ A checkpoint is written into a temporary folder, every file is fsynced and hashe
 renamed into place (`checkpoint_files` has its contents). Loading verifies all hashes and falls back
 to the previous checkpoint if the newest one is damaged. Nothing is pickled.
 
-All ranks call `save_checkpoint` and `load_checkpoint` together. Each rank writes its own shard and
-rank 0 commits; an error on one rank is raised on all. A run can be resumed with a different number
-of ranks than it was saved with.
+All ranks call `save_checkpoint` and `load_checkpoint` together. Each rank of the first copy of the
+weights writes its own shard and rank 0 commits; an error on one rank is raised on all. A run can be
+resumed with a different number of ranks or copies than it was saved with.
 """
 
 import contextlib
@@ -194,8 +194,9 @@ def _write(final: Path, spec: RunSpec, checkpoint: Checkpoint, group: RankGroup)
                 write_json(temporary / STATE, state)
                 digests[STATE] = sha256_file(temporary / STATE)
         with group.raise_together(), _disk_errors_explained(final, checkpoint):
-            for name, tensors in ((WEIGHTS, checkpoint.weights), (OPTIMIZER, checkpoint.optimizer)):
-                path = temporary / shard_file(name, group.rank, group.world_size)
+            tensor_files = ((WEIGHTS, checkpoint.weights), (OPTIMIZER, checkpoint.optimizer))
+            for name, tensors in tensor_files if group.saves_shard else ():
+                path = temporary / shard_file(name, group.shard, group.shards)
                 save_file(tensors, path)
                 # safetensors creates files of mode 600; give them the mode of the others.
                 shutil.copymode(temporary / STATE, path)
@@ -206,7 +207,7 @@ def _write(final: Path, spec: RunSpec, checkpoint: Checkpoint, group: RankGroup)
             digests |= others
         with group.raise_together(), _disk_errors_explained(final, checkpoint):
             if group.rank == 0:
-                files = {name: digests[name] for name in files_of(group.world_size)}
+                files = {name: digests[name] for name in files_of(group.shards)}
                 body = {"schema": SCHEMA, "version": __version__, "files": files}
                 write_text(temporary / MANIFEST, manifest_text(body))  # also fsyncs the folder
                 try:

@@ -47,13 +47,16 @@ class RankGroup:
 
     Args:
         rank: number of this process, from 0. Only rank 0 claims runs, logs and commits checkpoints.
-        world_size: number of processes; each holds one shard of the weights.
+        world_size: number of processes.
         device: this rank's device; None = as runtime.device.
         store: torch's key-value store.
+        shards: ranks that hold one copy of the weights together (FSDP); 0 = all. With fewer than
+            `world_size` there are several copies (HSDP): the first `shards` ranks hold one, and so on.
 
     Attributes:
+        shard: which shard of the weights this rank holds.
         hosts: host name of each rank, for messages.
-        mesh: device mesh of all ranks, (world_size,).
+        mesh: device mesh, (shards,) or (copies, shards).
         broken: True after an error that was not raised on all ranks at the same point. No
             collective can succeed then.
         on_lost: called when a rank has ended without reporting an error.
@@ -65,8 +68,11 @@ class RankGroup:
         world_size: int = 1,
         device: torch.device | None = None,
         store: Any = None,
+        shards: int = 0,
     ) -> None:
         self.rank, self.world_size, self.device = rank, world_size, device
+        self.shards = shards or world_size
+        self.shard = rank % self.shards
         self.hosts: tuple[str, ...] = ()
         self.mesh: Any = None
         self.broken = False
@@ -75,10 +81,15 @@ class RankGroup:
         self._shared_error: Exception | None = None
         self._n_broadcasts = 0
 
+    @property
+    def saves_shard(self) -> bool:
+        """Whether this rank writes its shard into checkpoints: the ranks of the first copy do."""
+        return self.rank < self.shards
+
     def rows(self, n: int) -> slice:
         """This rank's rows of a tensor with n rows, split like `torch.chunk`."""
-        size = -(-n // self.world_size)
-        begin = min(n, self.rank * size)
+        size = -(-n // self.shards)
+        begin = min(n, self.shard * size)
         return slice(begin, min(n, begin + size))
 
     # Collectives: every rank calls them at the same point
@@ -233,6 +244,7 @@ SINGLE = RankGroup()  # one process that trains alone
 
 def join(
     device: str,
+    shard_ranks: int = 0,
     seconds: float = JOIN_SECONDS,
     settings: Mapping[str, str] = os.environ,
 ) -> RankGroup:
@@ -240,23 +252,31 @@ def join(
 
     Args:
         device: runtime.device: cpu, or auto or cuda for the GPU with this rank's local number.
+        shard_ranks: ranks that hold one copy of the weights; 0 = all.
         seconds: how long to wait for the others.
         settings: RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT as set by torchrun;
             in a Slurm job `slurm_settings(os.environ)`.
 
     Raises:
-        InputError: this machine has no such device.
+        InputError: this machine has no such device, or shard_ranks does not divide the number of
+            ranks.
         PeerError: a rank did not connect in time, or the address does not answer.
     """
     rank, world_size = int(settings.get("RANK", 0)), int(settings.get("WORLD_SIZE", 1))
     if world_size == 1:
         return RankGroup()
+    shards = shard_ranks or world_size
+    if world_size % shards:
+        raise InputError(
+            f"runtime.shard_ranks={shard_ranks} does not divide the {world_size} ranks of a worker. "
+            "Choose a divisor, or 0 for all."
+        )
     own_device = _device(device, int(settings.get("LOCAL_RANK", 0)))
     address = f"{settings['MASTER_ADDR']}:{settings['MASTER_PORT']}"
     timeout = timedelta(seconds=seconds)
     try:
         store = dist.PrefixStore("chinchilla", _open_store(settings, rank, world_size, timeout))
-        group = RankGroup(rank, world_size, own_device, store)
+        group = RankGroup(rank, world_size, own_device, store, shards)
         group._set(f"host/{rank}", os.environ.get("SLURMD_NODENAME") or socket.gethostname())
         end = time.monotonic() + seconds
         group.hosts = tuple(
@@ -274,7 +294,9 @@ def join(
             f"rank {rank} of {world_size} did not meet the others at {address} within "
             f"{seconds:g} s: {error_summary(error)}"
         ) from None
-    group.mesh = init_device_mesh(own_device.type, (world_size,))
+    copies = world_size // shards
+    shape, names = ((shards,), ("shard",)) if copies == 1 else ((copies, shards), ("copy", "shard"))
+    group.mesh = init_device_mesh(own_device.type, shape, mesh_dim_names=names)
     return group
 
 

@@ -91,16 +91,21 @@ def local(tensor: Any) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
+def reduce_copies(model: Any, enabled: bool) -> None:
+    """Set whether the next backward pass also sums gradients over copies of the weights (HSDP)."""
+    model.set_requires_all_reduce(enabled)
+
+
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float, group: RankGroup) -> None:
     """Scale all gradients so that their norm over all ranks is at most `max_norm`.
 
-    Uses one all-reduce and no synchronization with the host.
+    Uses one all-reduce over the ranks of a copy and no synchronization with the host.
     """
     if group.world_size == 1:
         torch.nn.utils.clip_grad_norm_(parameters, max_norm)
         return
     gradients = [local(p.grad) for p in parameters if p.grad is not None]
     square = torch.stack(torch._foreach_norm(gradients)).square().sum()
-    dist.all_reduce(square)
+    dist.all_reduce(square, group=group.mesh.get_group("shard"))
     scale = (max_norm / (square.sqrt() + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_(gradients, scale)

@@ -26,7 +26,7 @@ from chinchilla.train.checkpoint_files import LOSSES
 from chinchilla.train.dataloader import BatchLoader
 from chinchilla.train.distributed import SINGLE, RankGroup
 from chinchilla.train.evaluate import evaluation_steps, validation_loss
-from chinchilla.train.fsdp import build_model, clip_gradients, init_weights
+from chinchilla.train.fsdp import build_model, clip_gradients, init_weights, reduce_copies
 from chinchilla.train.optim import build_optimizer, load_state, set_learning_rate, state_of
 from chinchilla.train.preflight import claim_folder, open_data, rows_per_rank
 from chinchilla.train.result import DIVERGENCE_STEPS, build_result, divergence
@@ -221,7 +221,10 @@ class Trainer:
 
         # Forward and backward. Micro-batches bound the memory of activations: their gradients add
         # up to those of the whole batch, because each loss is divided by the batch's tokens.
-        for micro_batch in tokens.split(self.micro_rows):
+        micro_batches = tokens.split(self.micro_rows)
+        for i, micro_batch in enumerate(micro_batches, 1):
+            if self.group.shards < self.group.world_size:  # sum over copies once per batch
+                reduce_copies(self.model, i == len(micro_batches))
             self.losses[self.step] += self.passes.forward_backward(micro_batch)
 
         # Clip the global norm, so that one bad batch cannot make a large update.
@@ -318,9 +321,9 @@ class Trainer:
         tokens, recompute = self.runtime.micro_batch_tokens, self.runtime.activation_checkpointing
         if tokens:
             return max(1, min(self.rows, tokens // self.spec.model.seq_len))
-        room, n_ranks = devices.memory_room(self.device), self.group.world_size
-        own = rows_that_fit(self.spec, n_ranks, room, recompute, self.device.type)
-        return min(self.group.gather(own))
+        room, shards = devices.memory_room(self.device), self.group.shards
+        own = rows_that_fit(self.spec, shards, room, recompute, self.device.type)
+        return min(self.rows, *self.group.gather(own))
 
     # State, for checkpoints
 

@@ -74,7 +74,7 @@ def train(spec: RunSpec, run_dir: Path, data_dir: Path, changes: dict[str, Any])
     """Train with runtime settings; stop_before=n: should_stop of the last rank fires before update n."""
     stop_before = changes.pop("stop_before", 0)
     settings = make_runtime(**changes)
-    ranks = join("cpu", 60)
+    ranks = join("cpu", settings.shard_ranks, 60)
     calls = 0
 
     def should_stop() -> bool:

@@ -112,15 +112,24 @@ def test_a_dry_run_shows_every_number_and_launches_nothing(data_dir: Path, tmp_p
     assert "max_params of cluster.resources (5000, small)" in err
 
 
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["cluster.ranks_per_node=5"], "12 rows (384 tokens) is not divisible by the 5"),
+        (
+            ["cluster.ranks_per_node=4", "runtime.shard_ranks=3"],
+            "shard_ranks=3 does not divide the 4",
+        ),
+    ],
+)
 def test_ranks_that_cannot_train_are_refused_before_anything_is_written(
-    data_dir: Path, tmp_path: Path, capsys
+    words: list[str], why: str, data_dir: Path, tmp_path: Path, capsys
 ):
     here = (f"data_dir={data_dir}", f"sweep_dir={tmp_path / 's'}", "cluster=slurm")
     for more in (["dry_run=true"], []):
-        ranks = ("cluster.gpus_per_node=0", "cluster.ranks_per_node=5")
-        code, _, err = say(capsys, *here, *ranks, *more)
+        code, _, err = say(capsys, *here, "cluster.gpus_per_node=0", *words, *more)
         assert (code, err.count("\n")) == (2, 1)
-        assert "a batch of 12 rows (384 tokens) is not divisible by the 5" in err
+        assert why in err
     assert not (tmp_path / "s").exists()
 
 

@@ -174,7 +174,7 @@ def test_a_missing_rank_is_reported_in_one_line():
     settings = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1",
                 "MASTER_PORT": str(port)}  # fmt: skip
     with pytest.raises(PeerError) as error:
-        join("cpu", 1.0, settings)
+        join("cpu", 0, 1.0, settings)
     assert "rank 0 of 2 did not meet the others at 127.0.0.1" in str(error.value)
     assert "rank 1 of 2: no answer within" in str(error.value)
     assert "\n" not in str(error.value)

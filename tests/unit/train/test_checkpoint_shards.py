@@ -25,8 +25,8 @@ from chinchilla.train.distributed import RankGroup
 class Threads(RankGroup):
     """One rank of several in this process."""
 
-    def __init__(self, rank: int, world: int, values: list, barrier: Any) -> None:
-        super().__init__(rank, world)
+    def __init__(self, rank: int, world: int, shards: int, values: list, barrier: Any) -> None:
+        super().__init__(rank, world, shards=shards)
         self.values, self.barrier = values, barrier
 
     def gather(self, value: Any) -> list[Any]:
@@ -40,13 +40,13 @@ class Threads(RankGroup):
         return tuple(map(any, zip(*self.gather(wishes), strict=True)))
 
 
-def on_ranks(world: int, work: Callable[[RankGroup], Any]) -> list[Any]:
+def on_ranks(world: int, work: Callable[[RankGroup], Any], shards: int = 0) -> list[Any]:
     """The result or exception of `work` on each rank."""
     values, barrier, out = [""] * world, threading.Barrier(world), [None] * world
 
     def go(rank: int) -> None:
         try:
-            out[rank] = work(Threads(rank, world, values, barrier))
+            out[rank] = work(Threads(rank, world, shards, values, barrier))
         except BaseException as error:
             out[rank] = error
             if isinstance(error, threading.BrokenBarrierError):
@@ -74,14 +74,14 @@ def cut(step: int, ranks: RankGroup) -> Checkpoint:
     return Checkpoint(step, weights, optimizer, whole.progress)
 
 
-def saved(folder: Path, world: int, *steps: int) -> list[Path]:
+def saved(folder: Path, world: int, *steps: int, shards: int = 0) -> list[Path]:
     for step in steps:
-        out = on_ranks(world, lambda r, s=step: save_checkpoint(folder, SPEC, cut(s, r), r))
+        out = on_ranks(world, lambda r, s=step: save_checkpoint(folder, SPEC, cut(s, r), r), shards)
         assert all(path == folder / f"step-{step:08d}" for path in out), out
     return [folder / f"step-{step:08d}" for step in steps]
 
 
-def loaded(folder: Path, world: int = 1) -> tuple[int, list[str]]:
+def loaded(folder: Path, world: int = 1, shards: int = 0) -> tuple[int, list[str]]:
     """Step and warnings, which are equal on all ranks; checks the rows that each rank has loaded."""
 
     def load(ranks: RankGroup) -> tuple[int, list[str]]:
@@ -100,7 +100,7 @@ def loaded(folder: Path, world: int = 1) -> tuple[int, list[str]]:
         assert found.progress == expected.progress
         return found.step, complaints
 
-    out = on_ranks(world, load)
+    out = on_ranks(world, load, shards)
     for value in out:
         if isinstance(value, BaseException):
             raise value
@@ -116,14 +116,15 @@ def test_any_number_of_ranks_reads_what_any_other_wrote(tmp_path: Path, writers:
     assert loaded(tmp_path, readers) == (10, [])
 
 
-def test_each_shard_has_its_files(tmp_path: Path):
-    [path] = saved(tmp_path, 2, 3)
+def test_each_shard_has_its_files_and_copies_write_none(tmp_path: Path):
+    [path] = saved(tmp_path, 4, 3, shards=2)
     assert names(path) == [
         "MANIFEST.json",
         "optimizer-00000-of-00002.safetensors", "optimizer-00001-of-00002.safetensors",
         "state.json",
         "weights-00000-of-00002.safetensors", "weights-00001-of-00002.safetensors",
     ]  # fmt: skip
+    assert loaded(tmp_path, 4, shards=2) == loaded(tmp_path, 3) == (3, [])
     assert {p.stat().st_mode & 0o777 for p in path.iterdir()} == {0o644}
 
 

@@ -6,6 +6,7 @@ tests allow ten times that. On the same number of ranks every bit is the same.
 """
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 from ranks_world import end, output_of, start, trained
 from train_world import EVERY_UPDATE, make_runtime, make_spec, same_bits
 
+from chinchilla.core.errors import InputError
 from chinchilla.model import Transformer
 from chinchilla.plan.records import Curve, RunResult, RunSpec
 from chinchilla.train import train_run
@@ -83,8 +85,10 @@ def test_four_processes_give_the_losses_of_one(four: Path, one: Path):
     [
         (2, {}),
         (2, {"micro_batch_tokens": 16}),
-        (2, {"micro_batch_tokens": 16, "activation_checkpointing": True}),
-        (2, {"micro_batch_tokens": 16, "compile_blocks": "always"}),
+        (2, {"shard_ranks": 1}),
+        (4, {"shard_ranks": 2}),
+        (4, {"shard_ranks": 2, "micro_batch_tokens": 16, "activation_checkpointing": True}),
+        (4, {"shard_ranks": 2, "micro_batch_tokens": 16, "compile_blocks": "always"}),
         (4, {"validation_tokens": 16}),  # fewer rows than ranks
     ],
 )
@@ -155,6 +159,21 @@ def test_a_run_resumes_with_another_number_of_ranks(
 
 
 @pytest.mark.slow
+def test_two_copies_of_two_shards_resume_with_the_same_bits_and_as_one_copy(
+    spec: RunSpec, one: Path, data_dir: Path, tmp_path: Path
+):
+    copies = {"shard_ranks": 2, "micro_batch_tokens": 16}
+    whole, resumed, other = (tmp_path / name for name in ("whole", "resumed", "other"))
+    trained(4, spec, whole, data_dir, **copies)
+    trained(4, spec, resumed, data_dir, **copies, stop_before=13)
+    shutil.copytree(resumed, other)
+    trained(4, spec, resumed, data_dir, **copies)
+    assert_same_bits(resumed, whole)
+    trained(2, spec, other, data_dir)
+    assert_near(other, one)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 2])
 def test_a_killed_rank_ends_the_others_and_the_run_resumes_with_the_same_bits(
     spec: RunSpec, four: Path, data_dir: Path, tmp_path: Path, victim: int
@@ -182,7 +201,7 @@ def test_a_killed_rank_ends_the_others_and_the_run_resumes_with_the_same_bits(
 
 def fail_in_an_update(spec: RunSpec, run_dir: Path, data_dir: Path) -> None:
     """Rank 1 raises an error in the middle of a step; the others do not."""
-    ranks = join("cpu", 60)
+    ranks = join("cpu", seconds=60)
     passes = 0
 
     class Failing(Transformer):
@@ -218,3 +237,8 @@ def test_an_error_on_one_rank_ends_all_ranks_with_its_message(
         last = (tmp_path / f"rank-{rank}.txt").read_text().splitlines()[-1]
         assert last.endswith("CUDA out of memory. Tried to allocate 2.00 GiB"), output_of(tmp_path)
         assert last.startswith("RuntimeError" if rank == 1 else "PeerError: rank 1 of 4 on ")
+
+
+def test_copies_that_do_not_divide_the_ranks_are_refused():
+    with pytest.raises(InputError, match=r"shard_ranks=3 does not divide the 4 ranks of a worker"):
+        join("cpu", 3, settings={"WORLD_SIZE": "4"})

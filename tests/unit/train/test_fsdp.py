@@ -14,7 +14,7 @@ from chinchilla.train.fsdp import init_weights, local, shard_model
 
 
 def weights_are_those_of_one_process(spec: RunSpec) -> None:
-    ranks = join("cpu", 60)
+    ranks = join("cpu", seconds=60)
     with torch.device("meta"):
         model = Transformer(spec.model)
     shard_model(model, ranks)

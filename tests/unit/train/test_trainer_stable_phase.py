@@ -212,7 +212,7 @@ def test_a_run_stopped_at_the_end_of_its_stable_phase_still_shares_it(
 def train_of_stable_phase(
     spec: RunSpec, run_dir: Path, data_dir: Path, stable_phases: Path
 ) -> None:
-    ranks = join("cpu", 60)
+    ranks = join("cpu", seconds=60)
     result = train_run(spec, run_dir, data_dir, RUNTIME, group=ranks, stable_phases=stable_phases)
     if ranks.rank == 0:
         result.save(run_dir)
