@@ -5,6 +5,7 @@ the model and the run's tokens D. Outside of the range it was fitted on it is an
 which `extrapolation_warnings` has a line. docs/recipes.md has the formulas with their sources.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,7 @@ class Rule:
     batch_tokens: Callable[[ModelShape, float], float]  # before rounding
     # Quantity -> lowest and highest value of the runs that the law was fitted on, and a run's value.
     valid: dict[str, tuple[float, float, Callable[[ModelShape, float], float]]]
+    highest_lr: float = math.inf  # extrapolated rates are limited to it
     final_lr: float = 0.0  # absolute rate at the end of a cosine; 0 = the recipe's final_lr_ratio
 
 
@@ -40,6 +42,8 @@ RULES = {
             "non-embedding N": (60e6, 1e9, lambda shape, D: n_params_non_embedding(shape)),
             "D": (2e9, 100e9, lambda shape, D: D),
         },
+        # The highest best rate of its runs; 6,000 parameters and 1e6 tokens would get .25 instead of .024.
+        highest_lr=2**-7,
         final_lr=1e-5,
     ),
     "deepseek": Rule(
@@ -66,7 +70,7 @@ def apply_rule(recipe: RecipeConfig, shape: ModelShape, D: float) -> RecipeConfi
     if recipe.lr_batch_rule == "none":
         return recipe
     rule = RULES[recipe.lr_batch_rule]
-    lr = recipe.peak_lr or rule.peak_lr(shape, D)
+    lr = recipe.peak_lr or min(rule.peak_lr(shape, D), rule.highest_lr)
     unit = recipe.batch_multiple_rows * shape.seq_len
     batch = recipe.batch_tokens or max(1, round(rule.batch_tokens(shape, D) / unit)) * unit
     ratio = recipe.final_lr_ratio or min(1.0, rule.final_lr / lr)

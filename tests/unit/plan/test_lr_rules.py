@@ -188,3 +188,10 @@ def test_a_plan_with_a_law_shows_its_batches_and_warns_on_stderr(capsys):
     assert output.err.startswith(
         "warning: recipe.lr_batch_rule=step_law (Step Law, arXiv 2503.04715) was"
     )
+
+
+def test_step_laws_rate_is_limited_to_the_highest_of_its_own_best_runs():
+    """Extrapolated to 6,000 parameters it would be 0.25; the best rate there is about 0.02."""
+    tiny = shape_named("16x2", 512, 128, 16, "rope")
+    assert RULES["step_law"].peak_lr(tiny, 1e6) > 0.2
+    assert planned(tiny, STEP_LAW, 1e6).peak_lr == 2**-7
