@@ -45,9 +45,13 @@ PARTS = {  # field of Memory -> label
 
 
 def plan(command: config.PlanCommand) -> int:
-    """Plan a grid, show its cost and write plan.jsonl; with tokens=, size one model."""
+    """Plan a grid and show its cost; with tokens= size one model, with hours= propose a grid."""
     if command.tokens:
         return _plan_one_model(command)
+    if command.proposes:
+        from chinchilla.commands.propose import propose
+
+        return propose(command)
     specs, use = planned(command)
     if command.out:
         out = Path(command.out)

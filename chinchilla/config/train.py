@@ -45,6 +45,8 @@ class TrainCommand(Config):
 class PlanCommand(Config):
     """`chinchilla plan`: list the runs of a grid and their cost, or refuse it; trains nothing.
 
+    With hours=, total_flops= or price= it proposes a grid: `chinchilla plan gpus=8 hours=12 data_dir=data`.
+
     With tokens= one model instead of a grid: `chinchilla plan model=chinchilla_70b tokens=1.4e12 gpus=512`.
     """
 
@@ -53,21 +55,56 @@ class PlanCommand(Config):
     recipe: RecipeConfig = field(default_factory=RecipeConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     data_dir: str = setting("", f"{DATA_DIR_HELP} Empty = plan without data, by grid.vocab_size.")
-    out: str = setting("plan.jsonl", "File to write; empty = only print.")
+    out: str = setting("", "File for the runs, plan.jsonl; empty = only print.")
     epochs: float = setting(1.0, EPOCHS_HELP, above=0)
     tokens: float = setting(
         0.0, "Training tokens of one model, planned instead of a grid.", unit="tokens", at_least=0
     )
-    gpus: int = setting(1, "With tokens=: GPUs that train the model together (FSDP).", above=0)
+    gpus: int = setting(
+        1,
+        "With tokens=: GPUs that train the model together (FSDP). With hours=: devices.",
+        above=0,
+    )
+    hours: float = setting(
+        0.0, "Propose a grid for this time on gpus= devices.", unit="hours", at_least=0
+    )
+    total_flops: float = setting(
+        0.0, "Propose a grid for this compute of all runs together.", unit="FLOPs", at_least=0
+    )
+    price: float = setting(
+        0.0, "Propose a grid for this price, by cluster.price_per_device_hour.", at_least=0
+    )
+    save: str = setting(
+        "", "File for the proposed grid, FOLDER/grid/NAME.yaml; empty = only print."
+    )
     format: str = setting("text", "Output.", choices=FORMATS)
+
+    @property
+    def proposes(self) -> bool:
+        """Whether a grid is to be proposed."""
+        return bool(self.hours or self.total_flops or self.price)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, default in (("gpus", 1), ("model", ModelConfig())):
-            if not self.tokens and getattr(self, name) != default:
+        given = [
+            name for name in ("tokens", "hours", "total_flops", "price") if getattr(self, name)
+        ]
+        if len(given) > 1:
+            raise InputError(f"{'= and '.join(given)}= exclude each other. Give one of them.")
+        for name, default, needs in (
+            ("gpus", 1, ("tokens", "hours")),
+            ("model", ModelConfig(), ("tokens",)),
+            ("save", "", ("hours", "total_flops", "price")),
+        ):
+            if getattr(self, name) != default and not {*given} & {*needs}:
                 raise InputError(
-                    f"{name}= is for one model. Give tokens=VALUE above 0 as well, or leave it out."
+                    f"{name}= has no effect without {' or '.join(f'{key}=' for key in needs)}. Give a value "
+                    "above 0 as well, or leave it out."
                 )
+        if self.proposes and self.out:
+            raise InputError(
+                "out= has no effect for a proposed grid. Give save=FOLDER/grid/NAME.yaml."
+            )
 
 
 @dataclass(kw_only=True)

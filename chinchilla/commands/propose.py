@@ -1,0 +1,187 @@
+"""`chinchilla plan hours=...`: propose a grid for the compute, the text and the cluster at hand."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from chinchilla import config
+from chinchilla.commands.plan import open_tokens
+from chinchilla.commands.shared import print_json
+from chinchilla.commands.show import print_table
+from chinchilla.config.compose import compose
+from chinchilla.core.errors import InputError
+from chinchilla.core.files import write_text
+from chinchilla.core.table import Table, cell
+from chinchilla.core.units import count, duration, number
+from chinchilla.decide.power import Power, expected_precision
+from chinchilla.plan.cost import plan_cost
+from chinchilla.plan.grid import plan_grid
+from chinchilla.plan.propose import propose_grid
+from chinchilla.plan.records import RunSpec
+
+RECIPE = "step_law"  # unless another is chosen: batch and rate suit budgets of any size
+SPENT = 0.8  # share of the compute below which the text, not the compute, limits the grid
+KEPT = (  # settings of a proposed grid that its YAML file contains
+    "name", "budgets", "models", "kv_size", "seq_len", "sizes_per_budget", "span", "min_sizes",
+    "min_steps", "horizon_models", "horizon_tokens_per_param",
+)  # fmt: skip
+
+
+def propose(command: config.PlanCommand) -> int:
+    """Print a grid for the given compute, its cost and its expected precision; write it if asked.
+
+    Raises:
+        InputError: settings of the grid are given, or `save` exists or is not FOLDER/grid/NAME.yaml.
+        Refusal: fewer than three budgets can be trained.
+    """
+    default, grid = _defaults(), command.grid
+    if replace(default.grid, vocab_size=grid.vocab_size) != grid:
+        raise InputError(
+            "hours=, total_flops= and price= propose a grid: grid= and grid.KEY= have no effect with them, "
+            "except grid.vocab_size. Leave them out, or edit the file of save=."
+        )
+    # That of the default grid is the paper's; with data it is the tokenizer's.
+    given = grid.vocab_size if grid.vocab_size != default.grid.vocab_size else 0
+    folder, name = _folder_and_name(command.save)
+    tokens = open_tokens(command.data_dir, "grid.vocab_size", given) if command.data_dir else None
+    vocab_size = given or (tokens.vocab_size if tokens else default.grid.vocab_size)
+    chosen = command.recipe != default.recipe
+    recipe = command.recipe if chosen else compose("plan", [f"recipe={RECIPE}"]).recipe
+    total = _total_flops(command)
+    # Rows are at most 2,048 tokens long; with shorter rows slightly more tokens can be used.
+    available = command.epochs * tokens.epoch_tokens(2048) if tokens else math.inf
+    grid = propose_grid(total, recipe, vocab_size=vocab_size, available_tokens=available, name=name)
+    specs = plan_grid(
+        grid,
+        recipe,
+        vocab_size=vocab_size,
+        data_id=tokens.data_id if tokens else "none",
+        precision="bf16",
+    )
+    power = expected_precision(specs)
+    if command.save:
+        _save(grid, Path(command.save), total)
+    if command.format == "json":
+        return print_json(
+            {
+                "total_flops": total,
+                "grid": dataclasses.asdict(grid),
+                "recipe": dataclasses.asdict(recipe),
+                "cost": dataclasses.asdict(plan_cost(specs, command.cluster, command.gpus)),
+                "expected_precision": dataclasses.asdict(power),
+                "runs": [s.run_id for s in specs],
+            }
+        )
+    _show(command, total, specs, power, available)
+    words = f"recipe={RECIPE}" if not chosen else "with the same recipe"
+    data = f" data_dir={command.data_dir}" if command.data_dir else ""
+    if command.save:
+        print(
+            f"wrote {command.save}. Next: chinchilla sweep --config-dir {folder} grid={name} {words}{data}"
+        )
+    else:
+        print("Give save=FOLDER/grid/NAME.yaml to write this grid.")
+    return 0
+
+
+@functools.cache
+def _defaults() -> config.PlanCommand:
+    default: config.PlanCommand = compose("plan", [])
+    return default
+
+
+def _total_flops(command: config.PlanCommand) -> float:
+    """Training FLOPs of all runs together, from hours, price or total_flops."""
+    cluster = command.cluster
+    hours = command.gpus * command.hours
+    if command.price:
+        if not cluster.price_per_device_hour:
+            raise InputError(
+                "price= needs the price of a device. Give cluster.price_per_device_hour=PRICE."
+            )
+        hours = command.price / cluster.price_per_device_hour
+    return command.total_flops or hours * 3600 * cluster.peak_flops * cluster.mfu
+
+
+def _folder_and_name(save: str) -> tuple[Path | None, str]:
+    """Folder for --config-dir and name of the grid, from FOLDER/grid/NAME.yaml."""
+    if not save:
+        return None, "proposed"
+    path = Path(save)
+    if path.parent.name != "grid" or path.suffix != ".yaml" or len(path.parts) < 3:
+        raise InputError(
+            f"save={save} must have the form FOLDER/grid/NAME.yaml, so that `--config-dir FOLDER grid=NAME` "
+            "finds it."
+        )
+    if path.exists():
+        raise InputError(f"save={save} exists and would be overwritten. Give another name.")
+    return path.parent.parent, path.stem
+
+
+def _save(grid: config.GridConfig, path: Path, total: float) -> None:
+    """Write the grid as a named option."""
+    import yaml
+
+    values = {key: getattr(grid, key) for key in KEPT}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, width=100)
+    write_text(path, f"# Proposed by `chinchilla plan` for {total:.3g} FLOPs.\n{text}")
+
+
+def _show(
+    command: config.PlanCommand,
+    total: float,
+    specs: Sequence[RunSpec],
+    power: Power,
+    available_tokens: float,
+) -> None:
+    cluster = command.cluster
+    rate = cluster.peak_flops * cluster.mfu
+    spent = sum(s.C for s in specs)
+    print(
+        f"Compute: {total:.3g} FLOPs ({number(total / rate / 3600)} device-hours at {cluster.mfu:.0%} of "
+        f"{cluster.peak_flops:.3g} FLOP/s). The proposed {len(specs)} runs spend {spent / total:.0%} of it."
+    )
+    if math.isfinite(available_tokens) and spent < SPENT * total:
+        print(
+            f"The text limits the largest budget: {count(available_tokens)} tokens may be read. More text, or "
+            f"epochs={2 * command.epochs:g}, allows larger ones."
+        )
+    table = Table(
+        ["budget, FLOPs", "runs", "N", "D, tokens", "steps", "device-hours"],
+        caption="Proposed grid",
+    )
+    budgets = sorted({s.budget_flops for s in specs if s.budget_flops})
+    for budget in [*budgets, None]:
+        group = [s for s in specs if s.budget_flops == budget]
+        table.add_row(
+            f"{budget:.2g}" if budget else "several lengths",
+            str(len(group)),
+            _range([s.N for s in group], count),
+            _range([s.D for s in group], count),
+            _range([s.steps for s in group], lambda x: f"{x:,.0f}"),
+            cell(sum(s.C for s in group) / rate / 3600, number),
+        )
+    print_table(table)
+    longest = max(s.C for s in specs) / rate
+    print(
+        f"Rows of {specs[0].model.seq_len:,} tokens. Batch {_range([s.batch_tokens for s in specs], count)} tokens, "
+        f"peak learning rate {_range([s.peak_lr for s in specs], lambda x: f'{x:.2g}')}. "
+        f"The longest run takes {duration(longest)} on one device."
+    )
+    N_low, _, N_high = (x / power.true_N_opt - 1 for x in power.N_opt)
+    print(
+        f"Expected precision: of {power.n_sweeps} sweeps simulated with the loss law {power.law} and noise of "
+        f"{power.noise:.1%} of the loss, 80% estimate a between {power.a[0]:.3f} and {power.a[2]:.3f} "
+        f"(true: {power.true_a:.3f}), and N_opt at {power.C:.2g} FLOPs with an error between {N_low:+.0%} and "
+        f"{N_high:+.0%}. Real runs also depart from the law, so that the reported intervals will be wider."
+    )
+
+
+def _range(values: Sequence[float], form: Any) -> str:
+    low, high = form(min(values)), form(max(values))
+    return low if low == high else f"{low}-{high}"

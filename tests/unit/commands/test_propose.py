@@ -1,0 +1,69 @@
+"""`chinchilla plan hours=...`: the grid that it writes, the limits it states, and what it refuses."""
+
+import json
+
+import pytest
+from command_line import one_line
+
+SMALL = "total_flops=3e13 grid.vocab_size=1024"
+
+
+def test_the_written_grid_plans_the_proposed_runs(say, tmp_path):
+    done = say(f"plan {SMALL} save=mine/grid/first.yaml format=json")
+    assert (done.code, done.err) == (0, "")
+    proposed = json.loads(done.out)
+    again = say(
+        "plan --config-dir mine grid=first recipe=step_law grid.vocab_size=1024 format=json"
+    )
+    assert {r["run_id"].rpartition("-")[0] for r in json.loads(again.out)["runs"]} == {
+        run_id.rpartition("-")[0] for run_id in proposed["runs"]
+    }  # the hash contains the data and the precision
+    assert sum(r["C"] for r in json.loads(again.out)["runs"]) <= 3e13
+    low, _, high = proposed["expected_precision"]["a"]
+    assert low < proposed["expected_precision"]["true_a"] < high
+
+
+def test_the_text_names_compute_recipe_precision_and_the_next_command(say, tmp_path):
+    out = say(f"plan {SMALL} save=mine/grid/first.yaml").out
+    for part in (
+        "Compute: 3e+13 FLOPs",
+        "Rows of 256 tokens",
+        "Expected precision: of 80 sweeps",
+        "Next: chinchilla sweep --config-dir mine grid=first recipe=step_law",
+    ):
+        assert part in out
+
+
+def test_hours_and_price_become_flops(say):
+    hours = say("plan gpus=2 hours=3 format=json")
+    assert json.loads(hours.out)["total_flops"] == pytest.approx(2 * 3 * 3600 * 989e12 * 0.4)
+    price = say("plan price=15 format=json")  # 6 device-hours at 2.5
+    assert json.loads(price.out)["total_flops"] == pytest.approx(2 * 3 * 3600 * 989e12 * 0.4)
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("plan hours=1 price=2", ["hours= and price="]),
+        ("plan hours=1 tokens=1e9", ["tokens= and hours="]),
+        ("plan hours=1 grid=demo", ["grid= and grid.KEY= have no effect"]),
+        ("plan hours=1 save=first.yaml", ["save=first.yaml", "FOLDER/grid/NAME.yaml"]),
+        ("plan hours=1 out=plan.jsonl", ["out= has no effect"]),
+        ("plan save=mine/grid/a.yaml", ["save= has no effect without hours="]),
+        ("plan gpus=2", ["gpus= has no effect without tokens= or hours="]),
+        ("plan price=1 cluster.price_per_device_hour=0", ["cluster.price_per_device_hour"]),
+    ],
+)
+def test_settings_without_effect_are_refused_in_one_line(say, words, parts):
+    one_line(say(words), 2, *parts)
+
+
+def test_too_little_compute_is_refused_with_a_vocabulary_that_fits(say):
+    one_line(say("plan total_flops=1e14"), 3, "3 budgets", "tokenizer.vocab_size=2000")
+
+
+def test_an_existing_grid_is_not_overwritten(say, tmp_path):
+    (tmp_path / "mine" / "grid").mkdir(parents=True)
+    (tmp_path / "mine" / "grid" / "first.yaml").write_text("name: first\n")
+    one_line(say(f"plan {SMALL} save=mine/grid/first.yaml"), 2, "exists")
+    assert (tmp_path / "mine" / "grid" / "first.yaml").read_text() == "name: first\n"
