@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(os_error_message(error), 2)
     except MemoryError as error:
-        reason = str(error).partition("\n")[0] or "the system has no more"
-        return _fail(f"out of memory ({reason}). Ask for less, or use a larger machine.", 2)
+        reason = str(error).partition("\n")[0] or "no memory is left"
+        return _fail(f"out of memory ({reason}). Use smaller settings, or a larger machine.", 2)
     except KeyboardInterrupt:
         return _fail("interrupted; run the same command again to continue.", 130)
 

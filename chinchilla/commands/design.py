@@ -1,4 +1,4 @@
-"""`chinchilla design`: the next runs that narrow N_opt at a larger budget."""
+"""`chinchilla design`: runs that reduce the uncertainty of N_opt at a larger budget."""
 
 from dataclasses import asdict
 from pathlib import Path

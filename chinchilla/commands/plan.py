@@ -214,8 +214,9 @@ def _plan_one_model(command: config.PlanCommand) -> int:
     n_rows = spec.batch_tokens // seq_len
     if n_rows % gpus:
         raise InputError(
-            f"a batch of {n_rows:,} rows ({spec.batch_tokens:,} tokens) does not divide among {gpus:,} "
-            f"GPUs. Give recipe.batch_tokens={math.ceil(n_rows / gpus) * gpus * seq_len}, or other gpus."
+            f"a batch of {n_rows:,} rows ({spec.batch_tokens:,} tokens) cannot be divided evenly "
+            f"among {gpus:,} GPUs. Give recipe.batch_tokens={math.ceil(n_rows / gpus) * gpus * seq_len}, or "
+            "another number of gpus."
         )
     micro, recompute, needed = _micro_batch(command, spec)
     C = {name: flops_per_token(spec.model, name) * spec.D for name in FLOP_CONVENTIONS}

@@ -146,8 +146,8 @@ def show_plan(
         cost = plan_cost(specs, cluster, 1)
         total = cost.flops + cost.shared_flops
         print(
-            f"Horizons of a model share their stable phase: {cost.flops:.3g} FLOPs are trained of the "
-            f"runs' {total:.3g} ({cost.flops / total:.0%})."
+            f"Horizons of a model share their stable phase: only {cost.flops:.3g} of the runs' "
+            f"{total:.3g} FLOPs ({cost.flops / total:.0%}) are computed."
         )
     if cost_line:
         _show_cost(left, len(specs), cluster)

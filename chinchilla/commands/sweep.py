@@ -207,8 +207,8 @@ def cancel(command: config.CancelCommand) -> int:
         )
     else:
         print(
-            "no job of yours for this sweep is in Slurm's queue: nothing to cancel. Workers outside "
-            "of Slurm end with Ctrl-C at their launcher."
+            "no job of yours for this sweep is in Slurm's queue: nothing to cancel. Stop workers "
+            "outside of Slurm with Ctrl-C in the terminal of their launcher."
         )
     return 0
 

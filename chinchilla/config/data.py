@@ -111,7 +111,9 @@ class TokenizerConfig(Config, prefix="tokenizer."):
     model: str = setting("", "A SentencePiece .model file to use instead of training one.")
     split_digits: bool = setting(False, "Encode each digit as a separate piece.")
     normalization: str = setting(
-        "identity", "nfkc is lossy (section 4.1).", choices=("identity", "nfkc")
+        "identity",
+        "Unicode normalization; nfkc is lossy (section 4.1).",
+        choices=("identity", "nfkc"),
     )
 
 
@@ -125,7 +127,7 @@ class DataCommand(Config):
     """
 
     corpus: CorpusConfig
-    action: str = setting("prepare", "What to do.", choices=ACTIONS)
+    action: str = setting("prepare", "Action to perform.", choices=ACTIONS)
     against: list[str] = setting([], "overlap: evaluation files, one item per line.")
     ngram: int = setting(13, "overlap: words per n-gram.", above=0)
     column: str = setting(

@@ -43,7 +43,7 @@ class FitCommand(Config):
     )
     loss: str = setting(
         "train",
-        "Which loss of a sweep; train: final training loss, smoothed.",
+        "Loss of a sweep to fit; train: final training loss, smoothed.",
         choices=LOSSES,
     )
     n_bootstrap: int = setting(
@@ -57,7 +57,7 @@ class FitCommand(Config):
     )
     objective: str = setting(
         "huber",
-        "Approach 3: huber is the paper's sum, lad least absolute deviations.",
+        "Approach 3: objective; huber: the paper's sum of Huber losses; lad: least absolute deviations.",
         choices=get_args(Objective),
     )
     envelope_schedule: str = setting(
@@ -77,12 +77,12 @@ class FitCommand(Config):
     )
     tokens_per_param: list[float] = setting([], "Use only runs with D/N in [LOW,HIGH].")
     flop_convention: str = setting(
-        "unknown", "How a CSV counts C.", choices=CONVENTIONS["flop_convention"]
+        "unknown", "How C of the CSV is counted.", choices=CONVENTIONS["flop_convention"]
     )
-    n_convention: str = setting("unknown", "How a CSV counts N.", choices=N_CONVENTIONS)
+    n_convention: str = setting("unknown", "How N of the CSV is counted.", choices=N_CONVENTIONS)
     columns: dict[str, str] = setting({}, 'Columns of a CSV, such as columns.N="Model Size (M)".')
     duplicates: str = setting(
-        "drop", "Exact copies of a run in a CSV; drop prints a note.", choices=DUPLICATES
+        "drop", "Action for exact copies of a run in a CSV; drop prints a note.", choices=DUPLICATES
     )
     best: bool = setting(
         False, "Use only the lowest loss of each (N, D), as after a search over learning rates."

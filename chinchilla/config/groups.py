@@ -54,7 +54,7 @@ class RecipeConfig(Config, prefix="recipe."):
     )
     parametrization: str = setting(
         "standard",
-        "mup transfers the rate across widths, completep across widths and depths.",
+        "mup transfers the learning rate to other widths, completep to other widths and depths.",
         choices=("standard", "mup", "completep"),
     )
     base_layers: int = setting(
@@ -67,7 +67,7 @@ class RecipeConfig(Config, prefix="recipe."):
     )
     final_lr_ratio: float = setting(
         0.1,
-        "Last learning rate / peak (section 3 of the paper: 0.1). 0 is possible with "
+        "Final learning rate / peak (section 3 of the paper: 0.1). 0 is possible with "
         "schedule=cooldown (decay to zero) and lr_batch_rule=step_law (decay to 1e-5).",
         at_least=0,
         at_most=1,
@@ -78,11 +78,14 @@ class RecipeConfig(Config, prefix="recipe."):
         at_least=1,
     )
     cooldown_fraction: float = setting(
-        0.2, "schedule=cooldown: last share of a run, in which the rate decays.", above=0, below=1
+        0.2,
+        "schedule=cooldown: share of the run, at its end, over which the rate decays.",
+        above=0,
+        below=1,
     )
     warmup_steps: int = setting(
         1_500,
-        "Upper limit of the optimizer steps of linear warm-up; their number with schedule=cooldown.",
+        "Upper limit of the steps of linear warm-up; with schedule=cooldown the exact number of steps.",
         at_least=0,
     )
     warmup_fraction: float = setting(
@@ -150,8 +153,8 @@ class RecipeConfig(Config, prefix="recipe."):
         kind = f"recipe.parametrization={self.parametrization}"
         if (self.base_layers > 0) != (self.parametrization == "completep"):
             raise InputError(
-                f"{kind} with recipe.base_layers={self.base_layers}: give the number of layers that "
-                "recipe.peak_lr is given for with completep, and 0 with the others."
+                f"{kind} does not accept recipe.base_layers={self.base_layers}. With completep, give the "
+                "number of layers for which recipe.peak_lr was tuned; otherwise give 0."
             )
         if self.parametrization == "standard":
             return
@@ -307,7 +310,9 @@ class ClusterConfig(Config, prefix="cluster."):
     qos: str = setting("", "Slurm: QOS; empty = the default.")
     constraint: str = setting("", "Slurm: node features, such as h100.")
     max_queued_jobs: int = setting(
-        0, "Slurm: upper limit of your queued jobs, as a QOS may have; 0 = no limit.", at_least=0
+        0,
+        "Slurm: most jobs of yours in the queue, for a site that limits them; 0 = no limit.",
+        at_least=0,
     )
     timeout_min: int = setting(240, "Slurm: time limit of one job.", unit="minutes", above=0)
     nodes: int = setting(1, f"{SLURM_OR_TORCHRUN} nodes of one job.", above=0)

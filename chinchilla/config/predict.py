@@ -61,7 +61,7 @@ class PredictCommand(ShapesConfig):
     frontier: str = setting("", f"{FRONTIER_HELP}; empty = published laws.")
     law: str = setting(
         "",
-        "Published law to decide by; empty = the recommendation of the fits, else besiroglu.",
+        "Published law to use; empty = the recommendation of the fits, or besiroglu without fits.",
         choices=tuple(LOSS_LAWS),
         optional=True,
     )
@@ -76,7 +76,7 @@ class PredictCommand(ShapesConfig):
     )
     repeated_runs: str = setting("", "CSV with N, D, L, unique_tokens (observations.csv).")
     shapes: list[str] = setting(
-        [], "Shapes on offer: names or WIDTHxLAYERS; empty = Tables A9 and 4."
+        [], "Available shapes: names or WIDTHxLAYERS; empty = Tables A9 and 4."
     )
     rates: RatesConfig = field(default_factory=RatesConfig)
     preregister: bool = setting(
@@ -84,7 +84,7 @@ class PredictCommand(ShapesConfig):
     )
     preregister_file: str = setting(
         "",
-        "File of preregister=true; empty = <frontier's folder>/preregistered/<date>-<hash>.json.",
+        "File that preregister=true writes; empty = <frontier's folder>/preregistered/<date>-<hash>.json.",
     )
     detail: bool = setting(False, "Also print the cost of other sizes and of shapes.")
     format: str = setting("text", "Output; json always has all tables.", choices=FORMATS)
@@ -111,10 +111,12 @@ class PredictCommand(ShapesConfig):
 
 @dataclass(kw_only=True)
 class DesignCommand(ShapesConfig):
-    """`chinchilla design`: propose the next runs, which narrow N_opt at a larger budget most."""
+    """`chinchilla design`: propose runs that reduce the uncertainty of N_opt at a larger budget."""
 
     frontier: str = setting(REQUIRED, f"{FRONTIER_HELP}, with observations.csv.")
-    budget_flops: float = setting(REQUIRED, "Budget C* whose N_opt is to be narrowed.", **FLOPS)
+    budget_flops: float = setting(
+        REQUIRED, "Budget C* at which the uncertainty of N_opt is reduced.", **FLOPS
+    )
     n_runs: int = setting(4, "Runs to propose.", at_least=1, at_most=MAX_RUNS)
     spend: float = setting(
         0.0,
@@ -124,12 +126,12 @@ class DesignCommand(ShapesConfig):
     )
     min_ratio: float = setting(
         0.0,
-        "Fewest tokens per parameter; 0 = half of the runs' fewest, at least 2.",
+        "Fewest tokens per parameter; 0 = half of the smallest D/N of the runs, at least 2.",
         **TOKENS_PER_PARAM,
     )
     max_ratio: float = setting(
         0.0,
-        "Most tokens per parameter; 0 = twice the runs' most, at most 200.",
+        "Most tokens per parameter; 0 = twice the largest D/N of the runs, at most 200.",
         **TOKENS_PER_PARAM,
     )
     shapes: list[str] = setting([], "Shapes besides those of the runs; empty = Table A9.")

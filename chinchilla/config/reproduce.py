@@ -44,7 +44,7 @@ class ReproduceCommand(Config):
     n_bootstrap: int = setting(4_000, "Bootstrap resamples of the runs.", **N_BOOTSTRAP)
     seed: int = setting(0, "Seed of the bootstrap.", at_least=0)
     flop_convention: str = setting(
-        "unknown", "How the points count C.", choices=("unknown", *FLOP_CONVENTIONS)
+        "unknown", "How C of the points is counted.", choices=("unknown", *FLOP_CONVENTIONS)
     )
     format: str = setting("text", "Output.", choices=FORMATS)
 

@@ -21,7 +21,7 @@ class StatusCommand(Config):
         10.0, "Time between two updates with watch=true.", unit="seconds", above=0
     )
     rows: int = setting(
-        100, "Runs in the table, running and failed ones preferred; 0 = all.", at_least=0
+        100, "Number of runs in the table, running and failed runs first; 0 = all.", at_least=0
     )
     format: str = setting("text", "Output.", choices=FORMATS)
 

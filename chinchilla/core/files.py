@@ -227,7 +227,7 @@ def inside(folder: Path, name: str) -> Path:
     """
     path = folder / name
     if not path.resolve().is_relative_to(folder.resolve()) or path.resolve() == folder.resolve():
-        raise InputError(f"{path} leads out of its folder. Only files in {folder} are read.")
+        raise InputError(f"{path} points outside of {folder}. Only files in this folder are read.")
     return path
 
 

@@ -144,7 +144,8 @@ def _lines(path: Path) -> Iterator[str]:
                 text = line.decode("utf-8")
                 if "\0" in text:
                     raise DataError(
-                        f"{path} line {number} has a NUL byte, so it is not a text file."
+                        f"{path} line {number} has a NUL byte, so it is not a text file. Give "
+                        "text files; decompress or convert others first."
                     )
                 yield text
     except UnicodeDecodeError as error:

@@ -181,7 +181,7 @@ class Manifest:
 
         Raises:
             DataError: a file is missing or has another size; the message names it.
-            InputError: a file name leads out of the folder.
+            InputError: a file name points outside of the folder.
         """
         sizes: dict[str, int | None] = {s.file: s.size(self.token_bytes) for s in self.shards}
         for name, expected in {**sizes, self.tokenizer.file: None}.items():

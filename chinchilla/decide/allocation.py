@@ -112,7 +112,7 @@ def cheapest(law: LossLaw, L: float, cost: FlopsPerToken | None = None) -> Alloc
     if L <= law.E:
         raise Refusal(
             f"a loss of {L:.6g} nats per token is not above E={law.E:.4g}, the loss of this law at "
-            "infinite N and D: no run reaches it."
+            "infinite N and D: no run reaches it. Give a higher loss."
         )
 
     def log_excess(x: float) -> float:

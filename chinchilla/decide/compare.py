@@ -159,7 +159,10 @@ def _notes(sides: Sequence[Side]) -> list[str]:
     notes = []
     tables = [s.fits.data.get("observations_sha256") for s in sides]
     if len(set(tables)) < len(sides) and all(tables):
-        notes.append("two corpora are fits of the same runs: they are not independent.")
+        notes.append(
+            "two corpora are fits of the same runs: they are not independent. Give the fits of "
+            "different runs."
+        )
     sizes = [s.vocab_sizes for s in sides]
     if all(sizes) and len(set(sizes)) > 1:
         listed = ", ".join(f"{s.name} {max(s.vocab_sizes):,}" for s in sides)

@@ -78,7 +78,7 @@ class DecisionModel:
         return {
             "name": self.name,
             **constants(self.law),
-            "flops": "6*N*D" if self.cost is None else "the trend of the fitted runs over sizes",
+            "flops": "6*N*D" if self.cost is None else "D times the trend of C/D over N",
             "n_convention_of_runs": self.conventions.get("n_convention"),
         }
 

@@ -222,7 +222,8 @@ def _posterior(
     variance = max(1.4826 * float(np.median(np.abs(residual))), MIN_NOISE) ** 2
     noise = np.full(len(N), (1 - misfit) * variance)
     noise[len(pool) :] *= len(used) / len(obs)
-    # The misfit, delta in ln L, moves ln N_opt by -(d delta / d ln N) / bend at fixed C.
+    # A misfit delta of ln L shifts ln N_opt by -(d delta / d ln N) / bend, where bend is the second
+    # derivative of ln L in ln N at fixed C.
     best = allocate(law, C_star, cost)
     size, data = law.A * best.N**-law.alpha / best.L, law.B * best.D**-law.beta / best.L
     bend = law.alpha**2 * size + law.beta**2 * data

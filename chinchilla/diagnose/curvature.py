@@ -20,7 +20,7 @@ MIN_POINTS = 6  # of a frontier that is split into thirds
 MIN_MINIMA = 4  # for a curve with three coefficients
 NESTED = 3  # independent moves among those of nested parts, each about half of the next
 BENDS = (
-    "The frontier bends, so one power law over all budgets misleads beyond them. Fit the largest "
+    "The frontier bends, so a single power law is unreliable beyond the budgets. Fit the largest "
     "budgets only, and add budgets above them."
 )
 BEND_INCONCLUSIVE = (

@@ -66,7 +66,7 @@ class Finding:
     def relative_effect(self) -> float:
         """`effect` in multiples of the smallest relevant move.
 
-        An unknown effect counts as infinite for a warning, and as one relevant move otherwise.
+        If the effect is unknown: infinity for a warning, otherwise 1.
         """
         if self.effect is None:
             return float("inf") if self.verdict == "warning" else 1.0
@@ -153,7 +153,7 @@ def judge(
     moves, sd = np.asarray(moves, float), np.asarray(sd, float)
     known = np.isfinite(moves) & np.isfinite(sd)
     if not known.any():
-        raise FitError("none of the refits could be made: too few runs.")
+        raise FitError("no refit was possible: too few runs. Add runs.")
     size = np.where(known, np.abs(moves), 0.0)
     relevant = RELEVANT[unit]
     precise = known & (sd <= max_sd)

@@ -47,8 +47,8 @@ def residuals(context: Context) -> Finding:
     kurtosis = float(np.mean((r - r.mean()) ** 4) / np.var(r) ** 2)
     values: dict[str, Any] = {"sd": sd, "kurtosis": kurtosis, "trend_per_decade": trends}
     message = (
-        f"standard deviation {sd:.4f} of ln L, median size {median:.4f}, kurtosis {kurtosis:.1f} (3 is "
-        "normal)."
+        f"standard deviation {sd:.4f} of ln L, median absolute value {median:.4f}, kurtosis "
+        f"{kurtosis:.1f} (normal distribution: 3)."
     )
     if delta := context.loss_settings["huber_delta"]:
         values["share_in_linear_zone"] = share = float((np.abs(r) > delta).mean())

@@ -113,7 +113,7 @@ def power_laws(
         if high - low < ZERO_WIDTH:
             warnings.append(
                 f"no interval: all {len(fitted)} resamples give a={fitted[0, 1]:.4g}, although the runs "
-                f"miss the fit by {scatter:.1e} in the logarithm (rms). Add runs."
+                f"deviate from the fit by {scatter:.1e} in the logarithm (rms). Add runs."
             )
             fitted = fitted[:0]
     if not len(fitted):

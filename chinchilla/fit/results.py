@@ -109,8 +109,9 @@ class FitResults:
         """
         if self.of_minima:
             raise Refusal(
-                "these fits were made from losses at minima alone (minima=), and runs are needed here. Only "
-                "`chinchilla predict` can use them; for other commands fit the runs, observations=FILE.csv."
+                "these fits were made from losses at minima alone (minima=), but runs are needed here. Only "
+                "`chinchilla predict` can use such fits. For other commands, fit the runs with "
+                "observations=FILE.csv."
             )
         return observations_at(self.runs)
 

@@ -220,8 +220,8 @@ def check_comparable(specs: Sequence[RunSpec]) -> None:
         values = {(vars(s) | vars(s.model))[name] for s in specs}
         if len(values) > 1:
             raise InputError(
-                f"runs with different {name} ({', '.join(sorted(map(str, values)))}) do not belong "
-                "in one sweep: their losses do not compare. Give each its own sweep_dir."
+                f"runs with different {name} ({', '.join(sorted(map(str, values)))}) cannot share "
+                "a sweep: their losses are not comparable. Give each its own sweep_dir."
             )
 
 
@@ -240,7 +240,7 @@ def check_same_recipe(planned: Sequence[RunSpec], new: Sequence[RunSpec]) -> Non
         old = known.get(key(s), s)
         if old.run_id != s.run_id:
             raise InputError(
-                f"the sweep's folder has run {old.run_id} by another recipe ({old.differences(s)}): a fit "
+                f"the sweep's folder has run {old.run_id} with another recipe ({old.differences(s)}): a fit "
                 "would mix the two. Give the new recipe its own sweep_dir."
             )
 

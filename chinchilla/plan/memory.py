@@ -115,9 +115,10 @@ def loss_chunk_rows(columns: int, device: str) -> int:
 def block_values(s: ModelShape) -> float:
     """Values per token that a block keeps for its backward pass.
 
-    Two for each norm (normalized, and times the gain), query, key and value, rotated query and key,
-    the output of attention, and the feed-forward layer before and after its GELU. With relative
-    positions, three projections instead of the rotated pair, and a score for every distance.
+    Kept are: for each norm, its normalized input and its output; query, key and value; the rotated
+    query and key; the output of attention; and the feed-forward layer before and after its GELU.
+    Relative positions keep three projections instead of the rotated pair, and a score for every
+    distance.
     """
     attention = 6 * s.inner
     if s.positions == "relative":

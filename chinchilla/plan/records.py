@@ -197,7 +197,7 @@ class RunResult:
     finished_utc: str
     attempts: int = 1
     failure: str = ""  # kind of failure: oom, data, error, lost
-    unique_tokens: int | None = None  # different tokens among those read; None if not recorded
+    unique_tokens: int | None = None  # distinct tokens among those read; None if not recorded
     epochs: dict[str, float] = field(default_factory=dict)  # source -> passes over its tokens
     reused_tokens: int = 0  # tokens of a stable phase that another run trained
     schema: int = RESULT_SCHEMA
@@ -224,7 +224,7 @@ class RunResult:
             return result
         except InputError as error:
             raise InputError(
-                f"{error} If it is damaged, launch the sweep again: the run goes on from its "
+                f"{error} If it is damaged, launch the sweep again: the run continues from its "
                 "checkpoint."
             ) from None
 
@@ -267,7 +267,7 @@ class Curve:
             lacks = f", {error.args[0]}" if isinstance(error, KeyError) else ""
             raise InputError(
                 f"training curve {run_dir / 'curve.npz'} is {what}{lacks}. Delete result.json beside it "
-                "and launch the sweep again: the run goes on from its checkpoint."
+                "and launch the sweep again: the run continues from its checkpoint."
             ) from None
 
 
@@ -292,7 +292,7 @@ def load_plan(path: Path) -> list[RunSpec]:
         ) from None
     advice = (
         "If it is damaged, move it away and give the same sweep command again: the plan is written "
-        "anew, and trained runs are kept."
+        "again, and trained runs are kept."
     )
     specs: dict[str, RunSpec] = {}  # repeated lines count once
     for i, line in enumerate(lines, 1):

@@ -1,7 +1,7 @@
 """Loss laws that approach 3 contributes to the recommendation.
 
 The law L = E + A/N^alpha + B/D^beta rarely holds over the whole range of a real sweep. It is fitted on
-windows of tokens per parameter, each without outliers (`fit_windows`). Where it misses the runs, a law
+windows of tokens per parameter, each without outliers (`fit_windows`). Where it fits badly, a law
 with two more parameters is another candidate (`candidate_laws`), the saturating law:
 
     L(N, D) = E + (A/N^alpha + B/(D + D0)^beta)^q
@@ -82,7 +82,7 @@ def fit_windows(obs: Observations, settings: dict[str, Any]) -> list[CandidateLa
 
 
 def candidate_laws(obs: Observations, windows: list[CandidateLaw]) -> list[CandidateLaw]:
-    """The windows, and the saturating law if the law of the widest window misses its runs."""
+    """The windows, and the saturating law if the law of the widest window fits badly."""
     if not windows:
         return []
     widest = windows[0]

@@ -105,8 +105,8 @@ def evidence(
         )
     if approach == "envelope":
         texts.append(
-            "No held-out budget measures the error of approach 1. Its intervals use the errors of such "
-            "fits on synthetic curves. Train IsoFLOP budgets for an answer that can be tested."
+            "The error of approach 1 cannot be measured on held-out budgets. Its intervals use the errors "
+            "of such fits on synthetic curves. Train IsoFLOP budgets for an answer that can be tested."
         )
     if approach == "parametric" and not fits.fitted["parametric"].law_samples:
         texts.append(
@@ -160,8 +160,8 @@ def saturating_law(
         float(np.exp(f[q].log_at(C, fits.cost))) for q in ("N", "L") for f in (forecasts, without)
     )
     return (
-        f"Approach 3's law misses its runs by {laws[0].misfit:.1%} of the loss, {laws[-1].name} "
-        f"{FORMULA} by {laws[-1].misfit:.1%}. By its errors on the larger budgets it has "
+        f"The residuals of approach 3's law are {laws[0].misfit:.1%} of the loss, those of {laws[-1].name} "
+        f"{FORMULA} {laws[-1].misfit:.1%}. Given its errors on the larger budgets, the latter has "
         f"{weight['N']:.0%} of approach 3's weight in N_opt and {weight['L']:.0%} in the loss. It changes the "
         f"forecast at {C:.3g} FLOPs from N {count(old_N)} to {count(N)} and from loss {old_L:.4g} to {L:.4g}."
     )

@@ -61,8 +61,8 @@ def _exponents(found: Comparison) -> Table:
 def _differences(found: Comparison) -> Table:
     table = Table(
         ["Approach", "Corpus", "Difference", "80%", "95%", "Verdict"],
-        caption=f"Exponent a minus that of {found.corpora[0]['name']}. Intervals: every resample of "
-        "one corpus against every one of the other.",
+        caption=f"Exponent a minus that of {found.corpora[0]['name']}. Intervals combine every "
+        "resample of one corpus with every resample of the other.",
     )
     for d in found.differences:
         table.add_row(
@@ -80,8 +80,8 @@ def _losses(found: Comparison) -> Table:
     table = Table(
         ["Budget, FLOPs", "Corpus", "N", "D, tokens", "D/N", "Nats/token", "Bits/byte"],
         caption="The best run of each corpus at the shared budgets. Nats per token are comparable only "
-        "with the same tokenizer; bits per byte with any lossless one, and then they also differ with "
-        "the texts.",
+        "with the same tokenizer, bits per byte with any lossless tokenizer; both also depend on the "
+        "text.",
     )
     for x in found.lowest:
         table.add_row(

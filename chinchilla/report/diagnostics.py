@@ -57,7 +57,7 @@ def figure(found: Diagnostics | None, parametric: FitResult | None) -> Drawing:
         exponent_paths(found, parametric),
         "Approach 3's exponent a of N_opt, refitted: without the k highest losses; within a share of the "
         "range of D/N or of N; on the runs up to C only; without one budget. Line and band: all runs with "
-        "the 80% interval. Bars: one standard deviation of the change that a law which holds would show. "
+        "the 80% interval. Bars: one standard deviation of the change expected if the law is correct. "
         "Values that leave the band in one direction show that the law does not hold over the whole range.",
     )
 
@@ -67,8 +67,8 @@ def verdicts(found: Diagnostics) -> Table:
     table = Table(
         ["Item", "Verdict", "Found", "Effect", "What to do"],
         caption="Diagnostics, ordered by verdict and by the effect on the answer. a is approach 3's "
-        "exponent of N_opt. Standard deviations (SD) are those of the change that a law which holds "
-        "would show when the same runs are left out.",
+        "exponent of N_opt. Standard deviations (SD) are those of the change that is expected, if "
+        "the law is correct, when the same runs are left out.",
     )
     for name, item in found.items.items():
         table.add_row(

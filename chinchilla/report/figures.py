@@ -89,7 +89,7 @@ def report_figures(
     marks = {
         "envelope": " Triangles: sizes on approach 1's envelope.",
         "isoflop": " Discs: minima of approach 2's IsoFLOP curves.",
-        "parametric": " Approach 3 has no points of its own and is thick over the C of all runs.",
+        "parametric": " Approach 3 has no points; its line is thick over the C of all runs.",
     }
     return [
         Drawing(
@@ -97,9 +97,9 @@ def report_figures(
             "Training curves and the envelope",
             training_curves(points, envelope, results, curves),
             "One line per run, coloured by model size; long runs are shown as means in bins. Black "
-            "dots: the lowest loss at C FLOPs among the runs that lasted so long. Larger models should "
-            "take over from smaller ones as C grows, and the black dots should lie near the ends of "
-            "runs: earlier, the learning rate is still high and the loss pessimistic."
+            "dots: the lowest loss at C FLOPs among the runs that reached C. As C grows, the lowest "
+            "loss should come from larger models, and the black dots should lie near the ends of runs: "
+            "earlier, the learning rate is still high, which raises the loss."
             f"{late} After figure 2 of the paper, left.",
         ),
         Drawing(
@@ -123,8 +123,8 @@ def report_figures(
             "The fitted loss surface",
             loss_surface(law, finals),
             "Left: contours of the law with the runs it was fitted to; the efficient frontier has the "
-            "lowest loss at each C. Right: measured minus predicted loss. Residuals that bend with C or "
-            "sort by colour mean that the form of the law does not fit; then do not trust its "
+            "lowest loss at each C. Right: measured minus predicted loss. Residuals that are curved in C or "
+            "depend on the colour show that the form of the law does not fit; then do not rely on its "
             "extrapolation. After figure 4 of the paper, left.",
         ),
     ]

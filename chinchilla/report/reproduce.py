@@ -199,8 +199,8 @@ def why_approach_3_differs(
         "mean instead of sum, default tolerances",
         f"with the mean in place of the sum and SciPy's default tolerances, searches from "
         f"{len(mean.objectives)} of the paper's 4,500 starts end after {mean.iterations.mean():.0f} steps on "
-        f"average, {mean.said_success.mean():.0%} of them with success=True, the ten lowest at a from "
-        f"{min(ends):.2f} to {max(ends):.2f}",
+        f"average; {mean.said_success.mean():.0%} of them report success=True, and the ten lowest objectives "
+        f"have a from {min(ends):.2f} to {max(ends):.2f}",
         n_starts=len(mean.objectives), mean_iterations=float(mean.iterations.mean()),
         said_success=float(mean.said_success.mean()), a=_exponent(mean.law), a_of_ten_lowest=ends,
     )  # fmt: skip

@@ -159,7 +159,9 @@ def load_checkpoint(
         if group.rank == 0 and state == "is damaged":
             _set_aside(path)
     if warnings:
-        warnings.append(f"no checkpoint in {folder} can be used: the run starts anew.")
+        warnings.append(
+            f"no checkpoint in {folder} can be used: the run starts from the beginning."
+        )
     return None, warnings
 
 
@@ -236,8 +238,8 @@ def _disk_errors_explained(path: Path, checkpoint: Checkpoint) -> Iterator[None]
         free = shutil.disk_usage(path.parent).free
         message = (
             f"{os.strerror(number)}: a checkpoint needs {checkpoint.n_bytes:,} bytes and {free:,} are "
-            "free. Older checkpoints are untouched. If the disk is full, make room or ask for more "
-            "quota; then launch again"
+            "free. Older checkpoints are untouched. If the disk is full, free some space or "
+            "request a larger quota; then launch again"
         )
         raise OSError(number, message, str(path)) from error
 
@@ -275,5 +277,5 @@ def _refuse_another(path: Path, state: dict[str, Any], spec: RunSpec) -> None:
     if differences:
         raise InputError(
             f"checkpoint {path} belongs to run {state['run_id']}, not {spec.run_id} ({differences}). "
-            "Resume with what it was trained with, or use another folder."
+            "Resume with the same settings and data, or use another folder."
         )

@@ -40,12 +40,12 @@ def pick_device(name: str) -> torch.device:
             raise RuntimeError("not supported for training")
     except RuntimeError:
         raise InputError(
-            f"runtime.device={name!r} is not a device that trains: auto, cpu, cuda or cuda:1."
+            f"runtime.device={name!r} cannot be used for training: give auto, cpu, cuda or cuda:1."
         ) from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InputError(
-            f"runtime.device={name}: this machine shows {torch.cuda.device_count()} CUDA devices. "
-            "Use runtime.device=cpu."
+            f"runtime.device={name}: this machine has {torch.cuda.device_count()} CUDA devices. "
+            "Use an existing device, or runtime.device=cpu."
         )
     return device
 

@@ -167,7 +167,7 @@ class RankGroup:
         start, delay = time.monotonic(), 0.0005
         while not self._has(key):
             if not self.broken and self._has("left"):
-                raise PeerError("another rank has left")
+                raise PeerError("another rank has ended")
             if timeout is not None and time.monotonic() - start > timeout:
                 raise PeerError(self._describe(rank, f"no answer within {timeout:g} s"))
             time.sleep(delay)
@@ -291,7 +291,7 @@ def join(
         )
     except (PeerError, RuntimeError) as error:
         raise PeerError(
-            f"rank {rank} of {world_size} did not meet the others at {address} within "
+            f"rank {rank} of {world_size} could not connect to the others at {address} within "
             f"{seconds:g} s: {error_summary(error)}"
         ) from None
     copies = world_size // shards
@@ -345,7 +345,7 @@ def _store_errors() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise PeerError(f"rank 0 is gone ({error_summary(error)})") from None
+        raise PeerError(f"rank 0 has ended ({error_summary(error)})") from None
 
 
 def _is_peer_failure(error: Exception) -> bool:

@@ -32,8 +32,9 @@ def rows_per_rank(spec: RunSpec, world_size: int) -> int:
     rows = spec.batch_tokens // spec.model.seq_len
     if rows % world_size:
         raise InputError(
-            f"run {spec.run_id}: a batch of {rows} rows ({spec.batch_tokens:,} tokens) does not divide "
-            f"among {world_size} ranks. Choose ranks that divide it, or another recipe.batch_tokens."
+            f"run {spec.run_id}: a batch of {rows} rows ({spec.batch_tokens:,} tokens) cannot be divided "
+            f"evenly among {world_size} ranks. Choose a number of ranks that divides "
+            f"{rows}, or another recipe.batch_tokens."
         )
     return rows // world_size
 

@@ -83,7 +83,7 @@ def test_the_unchanged_files_are_accepted(valid_files: Path, capsys):
     assert main(["status", f"sweep_dir={valid_files / 'sweep'}"]) == 0
     words = ["plan", "grid=demo", "recipe=demo", "epochs=400", "out="]
     assert main([*words, f"data_dir={valid_files / 'data'}"]) == 0
-    assert "leads out" not in capsys.readouterr().err
+    assert "points outside of" not in capsys.readouterr().err
     assert main(["fit", f"sweep_dir={valid_files / 'sweep'}", "n_bootstrap=0"]) == 3  # two runs
     assert worker_main([str(valid_files / "sweep"), str(valid_files / "data")]) == 0
 

@@ -293,7 +293,7 @@ def test_approach_1_on_public_curves_warns_of_few_horizons():
     assert fit.details["tail_share"] < 0.5
     assert fit.N_opt.exponent == pytest.approx(0.51, abs=0.01)
     assert fit.N_opt.ci95[0] < 0.5 < fit.N_opt.ci95[1]
-    assert any("in mid-run" in w for w in fit.warnings)
+    assert any("of the envelope lies in the last" in w for w in fit.warnings)
     assert any("was not fitted" in w for w in fit.warnings)
 
 

@@ -157,14 +157,14 @@ def _in_mid_run(curves: Curves, tail_share: float) -> list[str]:
     """Warn if much of the envelope lies in the middle of runs, where learning rates have not decayed."""
     if curves.D_end.max() <= SAME_END * curves.D_end.min():
         return [
-            f"every curve ends at D={curves.D_end.max():.3g}: if the learning rate decays to its end, all "
-            "smaller C are mid-run. If it is constant, use envelope_schedule=constant, which also uses C "
-            "below the end of the cheapest run."
+            f"every curve ends at D={curves.D_end.max():.3g}: if the learning rate decays until then, all "
+            "losses at smaller C are from the middle of runs. If it is constant, use "
+            "envelope_schedule=constant, which also uses C below the end of the cheapest run."
         ]
     if tail_share < MIN_TAIL_SHARE:
         return [
             f"only {tail_share:.0%} of the envelope lies in the last {1 - TAIL:.0%} of a run (the paper: "
-            "all): in mid-run the learning rate is still high and the loss pessimistic. Add horizons between "
-            "the ones trained."
+            "all): in the middle of a run the learning rate is still high, and the loss is higher than "
+            "that of a run that ends there. Train further horizons between the existing ones."
         ]
     return []

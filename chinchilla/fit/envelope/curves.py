@@ -138,8 +138,8 @@ def common_ends(C_end: np.ndarray, budget: np.ndarray) -> np.ndarray:
         budget: (r,) isoFLOP budget of each (`Observations.budget_labels`), NaN for none.
 
     Returns:
-        (r,) of the ends within a factor SAME_END, and of those of the same budget within SAME_BUDGET,
-        the largest.
+        (r,) for each run, the largest end that is within a factor SAME_END of its own, or within
+        SAME_BUDGET for a run of the same budget.
     """
     ranked = np.sort(C_end)
     last = ranked[np.searchsorted(ranked, SAME_END * C_end, "right") - 1]
@@ -170,9 +170,9 @@ def _shared_span(sizes: np.ndarray, spans: np.ndarray, schedule: str) -> tuple[f
         low = max(low, spans[:, 1].min())
     if low >= high:
         raise FitError(
-            f"approach 1: at no C do {MIN_SIZES} sizes have a curve (with decaying learning rates: at no C "
-            "after the end of the cheapest run), so that no size can be compared with both its neighbours. "
-            "Train neighbouring sizes over overlapping FLOPs.",
+            f"approach 1: there is no C at which {MIN_SIZES} sizes have a curve (with decaying learning "
+            "rates: no such C beyond the end of the cheapest run), so no size can be compared with both "
+            "of its neighbours. Train neighbouring sizes over overlapping FLOPs.",
             "no_overlap",
         )
     return float(low), float(high)

@@ -99,9 +99,10 @@ def check_competition(runs: Observations) -> None:
     sizes = np.array([len(np.unique(runs.N[index == i])) for i in range(index.max() + 1)])
     if (n := float(sizes[index].mean())) < MIN_SIZES:
         raise FitError(
-            f"approach 1 without curves compares sizes at one C, and a run has on average {n - 1:.1f} other "
-            f"sizes within a factor {ENDPOINT_BIN} of its C: the line would follow the plan's sizes and not "
-            f"the optimum. Give the curves, or train {MIN_SIZES} sizes or more at each C.",
+            "approach 1 without curves compares sizes at equal C, but on average only "
+            f"{n - 1:.1f} other sizes lie within a factor {ENDPOINT_BIN} of a run's C: the line would "
+            "follow the planned sizes and not the optimum. Give the curves, or "
+            f"train {MIN_SIZES} sizes or more at each C.",
             "no_overlap",
         )
 

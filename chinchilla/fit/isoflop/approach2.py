@@ -80,7 +80,7 @@ def fit_isoflop(
     every = finals.where(~np.isnan(finals.budget_flops))
     if not len(every):
         raise FitError(
-            "approach 2 needs runs that share a budget, and no run names one. Fill the column "
+            "approach 2 needs runs that share a budget, and no run has a budget. Fill the column "
             "budget_flops, or plan with grid.budgets.",
             "no_budget",
         )
@@ -190,8 +190,8 @@ def _law(runs: Observations, how: dict[str, Any]) -> tuple[LossLaw | None, list[
         return fit_loss_law(runs.N, runs.D, runs.L, **how)[0], []
     except FitError as error:
         return None, [
-            "parabolas instead of the exact shape, because approach 3 gives no alpha and beta: "
-            f"N_opt is biased where they differ. ({error})"
+            "parabolas were used instead of the exact shape, because approach 3 gives no alpha and "
+            f"beta: N_opt is biased if alpha and beta differ. ({error})"
         ]
 
 

@@ -130,14 +130,14 @@ def fit_parametric(
 
 
 def _misfit(sd: float) -> list[str]:
-    """Warn of a law that misses its runs by a large robust standard deviation of ln L."""
+    """Warn if the residuals of ln L have a large robust standard deviation."""
     if sd <= MISFIT:
         return []
     return [
-        f"the law misses these runs by {sd:.1%} (robust standard deviation of ln L); runs of one data set "
-        "and recipe are usually within 1%. Check that all runs share one data set, tokenizer, recipe and "
-        "loss. If they do, prefer approach 2, or fit a window of tokens per parameter, "
-        "tokens_per_param=[LOW,HIGH]."
+        f"the law fits these runs badly: its residuals have a robust standard deviation of {sd:.1%} of the "
+        "loss; for runs of one data set and recipe it is usually below 1%. Check that all runs share one "
+        "data set, tokenizer, recipe and loss. If they do, prefer approach 2, or fit a "
+        "window of tokens per parameter, tokens_per_param=[LOW,HIGH]."
     ]
 
 

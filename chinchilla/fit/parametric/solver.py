@@ -220,8 +220,8 @@ def check_ratios(N: np.ndarray, D: np.ndarray, approach: str) -> None:
     ratios = D / N
     if ratios.max() < MAX_RAY * ratios.min():
         raise FitError(
-            f"{approach} cannot tell N from D: every run has {np.median(ratios):.3g} tokens per "
-            "parameter. Train some sizes at several tokens per parameter.",
+            f"{approach} cannot separate the effects of N and D: every run has {np.median(ratios):.3g} "
+            "tokens per parameter. Train some sizes at several tokens per parameter.",
             "one_ray",
         )
 

@@ -92,8 +92,8 @@ def test_a_dry_run_shows_the_sources(world, capsys):
     ("word", "message"),
     [
         ("model.vocab_size=100", "model.vocab_size=100 is below the tokenizer's"),
-        ("runtime.device=cuda:99", "runtime.device=cuda:99: this machine shows"),
-        ("runtime.device=tpu", "runtime.device='tpu' is not a device that trains"),
+        ("runtime.device=cuda:99", "runtime.device=cuda:99: this machine has"),
+        ("runtime.device=tpu", "runtime.device='tpu' cannot be used for training"),
     ],
 )
 def test_an_invalid_run_is_refused_before_anything_is_written(world, capsys, word, message):

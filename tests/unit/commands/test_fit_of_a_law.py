@@ -96,7 +96,7 @@ def test_a_refused_approach_leaves_no_older_result(say, law_csv, tmp_path):
         "isoflop": "refused",
         "parametric": "fitted",
     }
-    assert "no run names one" in record["approaches"]["isoflop"]["reason"]
+    assert "no run has a budget" in record["approaches"]["isoflop"]["reason"]
 
 
 def test_a_fit_with_all_approaches_refused_exits_3_with_the_reasons(say, tmp_path):

@@ -199,8 +199,8 @@ BAD = [
     ({"parametrization": "ntk"}, "recipe.parametrization='ntk': choose one of standard, mup, completep"),
     ({"parametrization": "mup", "lr_width_exponent": 0.5}, "Give recipe.lr_width_exponent=0 instead of 0.5"),
     ({"parametrization": "completep"}, "give the number of layers"),
-    ({"parametrization": "mup", "base_layers": 4}, "give the number of layers .* with completep, and 0 with"),
-    ({"base_layers": 4}, "give the number of layers .* with completep, and 0 with"),
+    ({"parametrization": "mup", "base_layers": 4}, "With completep, give the number of layers"),
+    ({"base_layers": 4}, "With completep, give the number of layers"),
     ({"parametrization": "completep", "base_layers": 4, "optimizer": "adam"}, "decay of AdamW"),
     ({"parametrization": "mup", "lr_batch_rule": "deepseek", "peak_lr": 0}, "rates for the standard"),
 ]  # fmt: skip

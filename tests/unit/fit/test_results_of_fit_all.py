@@ -32,7 +32,7 @@ def test_a_refused_approach_does_not_stop_the_others(scattered_runs, command):
     assert "parametric" in fits.fitted
     assert fits.refused.keys() == {"envelope", "isoflop"}
     assert fits.refused["envelope"].kind == "no_overlap"
-    assert "no run names one" in fits.refused["isoflop"].reason
+    assert "no run has a budget" in fits.refused["isoflop"].reason
 
 
 def test_curves_go_to_the_envelope_and_their_ends_to_the_others(scattered_runs, observe, command):

@@ -165,7 +165,7 @@ def test_sharing_a_stable_phase_is_shown_and_counted(capsys):
     cooldown = ["recipe.schedule=cooldown", "recipe.warmup_steps=20"]
     assert main(["plan", *grid, *cooldown]) == 0
     output = capsys.readouterr().out
-    share = int(re.search(r"FLOPs are trained of the runs' [\d.e+]+ \((\d+)%\)", output)[1])
+    share = int(re.search(r"of the runs' [\d.e+]+ FLOPs \((\d+)%\)", output)[1])
     costs = []
     for words in (cooldown, []):
         assert main(["plan", *grid, *words, "format=json"]) == 0

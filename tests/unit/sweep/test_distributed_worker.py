@@ -109,7 +109,7 @@ def test_two_ranks_train_a_sweep_and_a_common_error_is_a_failure_of_its_run(
     run_dirs = [run_dir_of(tmp_path / "s", spec) for spec in specs]
     results = [RunResult.load(run_dir) for run_dir in run_dirs]
     assert [r.status for r in results] == ["finished", "failed", "finished"]
-    assert "does not divide among 2 ranks" in results[1].reason
+    assert "cannot be divided evenly among 2 ranks" in results[1].reason
     for spec, run_dir in ((fine, run_dirs[0]), (other, run_dirs[2])):
         lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
         assert [m["step"] for m in lines] == sorted({*range(5, spec.steps + 1, 5), spec.steps})
@@ -152,7 +152,7 @@ def test_a_rank_that_is_killed_leaves_a_run_that_can_be_claimed(
         assert "ended, or does not answer" in latest_claim(run_dir).ended
     else:
         assert "rank 1 of 2 ends: " in printed[1].splitlines()[-1]
-        assert "rank 0 is gone" in printed[1].splitlines()[-1]
+        assert "rank 0 has ended" in printed[1].splitlines()[-1]
     assert "frame #" not in printed[1 - victim]
 
 
@@ -175,7 +175,7 @@ def test_a_missing_rank_is_reported_in_one_line():
                 "MASTER_PORT": str(port)}  # fmt: skip
     with pytest.raises(PeerError) as error:
         join("cpu", 0, 1.0, settings)
-    assert "rank 0 of 2 did not meet the others at 127.0.0.1" in str(error.value)
+    assert "rank 0 of 2 could not connect to the others at 127.0.0.1" in str(error.value)
     assert "rank 1 of 2: no answer within" in str(error.value)
     assert "\n" not in str(error.value)
 

@@ -89,7 +89,7 @@ class PeerError(RuntimeError):
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 8 bytes"), "oom"),
         (OSError(12, "Cannot allocate memory"), "oom"),
         (DataError("shard x has other contents"), "data"),
-        (InputError("runtime.device=cuda:1: this machine shows 0"), "error"),
+        (InputError("runtime.device=cuda:1: this machine has 0"), "error"),
         (OSError(5, "Input/output error"), "error"),
         (RuntimeError("CUDA error: device-side assert triggered"), "error"),
         (OSError(28, "a checkpoint needs 9 bytes"), "disk"),

@@ -121,7 +121,7 @@ def test_if_no_checkpoint_can_be_read_the_run_starts_anew_with_a_warning(tmp_pat
     got, lines = load_checkpoint(tmp_path, SPEC)
     assert got is None
     assert len(lines) == 3
-    assert "starts anew" in lines[-1]
+    assert "starts from the beginning" in lines[-1]
 
 
 def test_damaged_checkpoints_do_not_take_the_place_of_good_ones(tmp_path: Path):

@@ -90,7 +90,7 @@ def test_unsupported_devices_are_refused_by_name(name: str):
 
 
 def test_a_missing_gpu_is_refused():
-    with pytest.raises(InputError, match=r"runtime.device=cuda:99: this machine shows \d+ CUDA"):
+    with pytest.raises(InputError, match=r"runtime.device=cuda:99: this machine has \d+ CUDA"):
         pick_device("cuda:99")
 
 

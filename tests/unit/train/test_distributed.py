@@ -190,7 +190,7 @@ def test_a_killed_rank_ends_the_others_and_the_run_resumes_with_the_same_bits(
     assert codes[victim] == -signal.SIGKILL
     assert set(codes) == {-signal.SIGKILL, 1}, output_of(out)
     outputs = [(out / f"rank-{i}.txt").read_text() for i in range(4) if i != victim]
-    gone = "rank 0 is gone" if victim == 0 else "rank 2 of 4 on .*: ended, or does not answer"
+    gone = "rank 0 has ended" if victim == 0 else "rank 2 of 4 on .*: ended, or does not answer"
     for text in outputs:
         assert "PeerError" in text.strip().splitlines()[-1]
     if victim:

@@ -240,6 +240,6 @@ def test_an_unfinished_installation_moves_no_file_from_outside(tmp_path, monkeyp
     manifest = tmp_path / "d" / ".chinchilla-work" / "manifest.json"
     manifest.write_text(manifest.read_text().replace("train-a-00000.bin", "../../mine.bin"))
     (tmp_path / "mine.bin").write_bytes(b"mine")
-    with pytest.raises(InputError, match=r"mine.bin leads out"):
+    with pytest.raises(InputError, match=r"mine.bin points outside of"):
         prepare(config)
     assert (tmp_path / "mine.bin").read_bytes() == b"mine"

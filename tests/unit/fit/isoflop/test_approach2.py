@@ -171,7 +171,9 @@ def test_the_spread_is_the_residuals_and_not_the_sizes(isoflop_runs):
 
 
 def test_runs_that_name_no_budget_are_refused(scattered_runs):
-    with pytest.raises(FitError, match=r"no run names one. Fill the column budget_flops") as error:
+    with pytest.raises(
+        FitError, match=r"no run has a budget. Fill the column budget_flops"
+    ) as error:
         fit_isoflop(scattered_runs())
     assert error.value.kind == "no_budget"
 

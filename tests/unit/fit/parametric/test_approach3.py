@@ -74,7 +74,7 @@ def test_a_law_that_misses_its_runs_is_reported(observe, law):
     )
     L = law(N, ratio * N) + 0.6 * (np.arange(len(N)) % 2)
     warnings = fit_parametric(observe(N, ratio * N, L), n_bootstrap=0).warnings
-    (message,) = [text for text in warnings if "the law misses these runs by" in text]
+    (message,) = [text for text in warnings if "the law fits these runs badly" in text]
     assert "share one data set, tokenizer, recipe and loss" in message
     assert "tokens_per_param=[LOW,HIGH]" in message
 

@@ -65,7 +65,7 @@ def test_a_queue_that_does_not_answer_cancels_nothing(tmp_path: Path, fake: Fake
 
 def test_a_local_sweep_has_nothing_to_cancel(tmp_path: Path, capsys):
     sweep = make_sweep(tmp_path / "sweep", make_specs(2))
-    assert "nothing to cancel. Workers outside of Slurm end with Ctrl-C" in cancel(sweep, capsys)
+    assert "nothing to cancel. Stop workers outside of Slurm with Ctrl-C" in cancel(sweep, capsys)
 
 
 def test_a_folder_without_a_sweep_is_refused(tmp_path: Path, capsys):
