@@ -117,17 +117,17 @@ def _published(C: float, named: str) -> list[Prediction]:
 
 def _from_fit(C: float, name: str, fits: FitResults) -> Prediction:
     """One approach at C; its intervals are those of its resampled lines or laws."""
-    frontier, cost = fits.fitted[name], fits.cost
+    result, cost = fits.fitted[name], fits.cost
     L, L_interval = None, None
-    if frontier.law is not None:
-        best = allocate(frontier.law, C, cost)
+    if result.law is not None:
+        best = allocate(result.law, C, cost)
         N, D, L, N_samples = best.N, best.D, best.L, np.empty(0)
-        if frontier.law_samples:
-            laws = np.array(frontier.law_samples, float)
+        if result.law_samples:
+            laws = np.array(result.law_samples, float)
             N_samples = np.exp(log_N_opt(laws.T, cost, np.array([C]))[:, 0])
             L_interval = interval(resampled_losses(laws, N_samples, C / flops_at(N_samples, cost)))
     else:
-        N, N_samples = float(frontier.N_opt(C)), frontier.N_opt.all_at(C)
+        N, N_samples = float(result.N_opt(C)), result.N_opt.all_at(C)
         D = float(C / flops_at(N, cost))
     return Prediction(
         C=C,

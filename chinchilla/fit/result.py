@@ -196,9 +196,9 @@ class FitResult:
         Approach 1: training curves and their envelope. Approach 2: IsoFLOP profiles, with excluded runs.
         Approach 3: contours of the law.
         """
-        from chinchilla.plots.results import plot_frontier
+        from chinchilla.plots.results import plot_result
 
-        return plot_frontier(self, ax)
+        return plot_result(self, ax)
 
     def plot_residuals(self, ax: "Axes | None" = None) -> "Axes":
         """Plot the residuals on `ax`, or in a new figure.
@@ -206,9 +206,9 @@ class FitResult:
         Approach 1: sizes on the envelope over N_opt(C). Approach 2: losses minus the profile of their
         budget. Approach 3: losses minus the law.
         """
-        from chinchilla.plots.results import plot_frontier_residuals
+        from chinchilla.plots.results import plot_result_residuals
 
-        return plot_frontier_residuals(self, ax)
+        return plot_result_residuals(self, ax)
 
 
 def observations_at(runs: RunsOf) -> Observations:

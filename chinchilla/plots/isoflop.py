@@ -31,7 +31,7 @@ MIN_SPAN = 0.02  # nats per token, smallest height of a panel
 
 def draw_on(
     ax: Axes,
-    frontier: FitResult | None,
+    result: FitResult | None,
     finals: Observations | None,
     *,
     standard_errors: Mapping[str, float] | None = None,
@@ -44,7 +44,7 @@ def draw_on(
 
     Args:
         ax: where to draw.
-        frontier: approach 2's result; None draws the points alone.
+        result: approach 2's result; None draws the points alone.
         finals: final losses, for budgets that the result does not describe and runs left out.
         standard_errors: run_id -> standard error of its final loss, drawn as a bar.
         scale: factor of the losses.
@@ -55,7 +55,7 @@ def draw_on(
     Returns:
         Whether there was anything to draw.
     """
-    budgets = budgets_of(frontier, finals)
+    budgets = budgets_of(result, finals)
     if not budgets:
         return False
     colors = colors or shades(b["budget_flops"] for b in budgets)
@@ -97,14 +97,14 @@ def draw_on(
             N, L = np.append(N, left_out.N), np.append(L, left_out.L)
     ax.set(xlim=xlim or size_limits(N), ylim=ylim or loss_limits(budgets, scale))
     mark_outside(ax, N, scale * L)
-    ax.set(xlabel=N_LABEL, ylabel=f"final {loss_name(frontier, finals)}{L_LABEL}")
+    ax.set(xlabel=N_LABEL, ylabel=f"final {loss_name(result, finals)}{L_LABEL}")
     log_scale(ax, "x")
     return True
 
 
-def budgets_of(frontier: FitResult | None, finals: Observations | None) -> list[dict[str, Any]]:
+def budgets_of(result: FitResult | None, finals: Observations | None) -> list[dict[str, Any]]:
     """The budgets of approach 2's details; without these, the runs that name a budget."""
-    budgets = [b for b in frontier.details["budgets"] if len(b["N"])] if frontier else []
+    budgets = [b for b in result.details["budgets"] if len(b["N"])] if result else []
     if not budgets and finals is not None:
         none = dict.fromkeys(("refused", "N_opt", "L_opt", "curve", "coefficients"))
         labels = finals.budget_labels
@@ -118,9 +118,9 @@ def budgets_of(frontier: FitResult | None, finals: Observations | None) -> list[
     return sorted(arrays, key=lambda b: b["budget_flops"])
 
 
-def loss_name(frontier: FitResult | None, finals: Observations | None) -> str:
+def loss_name(result: FitResult | None, finals: Observations | None) -> str:
     """ "training ", "validation " or "", of the fit or else of its runs."""
-    kind = frontier.conventions.get("loss_kind", "unknown") if frontier else "unknown"
+    kind = result.conventions.get("loss_kind", "unknown") if result else "unknown"
     if kind == "unknown" and finals is not None:
         kind = finals.loss_kind
     return L_NAMES.get(kind, "")

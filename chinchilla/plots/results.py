@@ -47,7 +47,7 @@ def plot_fits(fits: FitResults, ax: Axes | None, quantity: str) -> Axes:
     return panel
 
 
-def plot_frontier(f: FitResult, ax: Axes | None) -> Axes:
+def plot_result(f: FitResult, ax: Axes | None) -> Axes:
     """The runs and the fit of one approach to them."""
     known = None if f.runs is None else f.observations()
     place = "best"
@@ -71,7 +71,7 @@ def plot_frontier(f: FitResult, ax: Axes | None) -> Axes:
     return panel
 
 
-def plot_frontier_residuals(f: FitResult, ax: Axes | None) -> Axes:
+def plot_result_residuals(f: FitResult, ax: Axes | None) -> Axes:
     """The residuals of one approach."""
     finals = f.observations().finals() if f.approach == "parametric" else None
     with _panel(ax) as panel:
@@ -92,4 +92,4 @@ def plot_fits_residuals(fits: FitResults, ax: Axes | None) -> Axes:
         raise InputError("there is nothing to plot: every approach was refused, see print(fits).")
     model = model_of(fits)
     approach = next(iter(fits.fitted)) if model is None else model.approach
-    return plot_frontier_residuals(fits.fitted[approach], ax)
+    return plot_result_residuals(fits.fitted[approach], ax)

@@ -150,12 +150,12 @@ def _estimate(
         return None
     # The standard deviation over resampled runs; lines and curves have the covariance of their parameters.
     logs = np.empty(0)
-    frontier = fits.fitted.get("parametric" if f.kind == "law" else model.approach)
-    if frontier is not None and f.kind == "law" and frontier.law_samples:
-        samples = np.array(frontier.law_samples, float).T
+    result = fits.fitted.get("parametric" if f.kind == "law" else model.approach)
+    if result is not None and f.kind == "law" and result.law_samples:
+        samples = np.array(result.law_samples, float).T
         logs = optimum(samples, fits.cost, C)[0 if quantity == "N" else 1]
-    elif frontier is not None and f.kind == "line" and not f.covariances:
-        logs = np.log(frontier.N_opt.all_at(C))
+    elif result is not None and f.kind == "line" and not f.covariances:
+        logs = np.log(result.N_opt.all_at(C))
     logs = logs[np.isfinite(logs)]
     sd = float(np.std(logs, ddof=1)) if len(logs) >= MIN_SAMPLES else 0.0
     return f.at(C, model.beyond(C), fits.cost, sd)
@@ -164,15 +164,15 @@ def _estimate(
 def _disagreement(fits: FitResults, model: RecommendedModel, C: float, N: Estimate) -> str:
     """Name the approaches whose own 80% interval of N_opt does not overlap the recommended one."""
     others = []
-    for name, frontier in fits.fitted.items():
+    for name, result in fits.fitted.items():
         if name == model.approach:
             continue
-        if (law := frontier.law) is not None:
-            samples = np.array(frontier.law_samples or np.empty((5, 0)), float).T
+        if (law := result.law) is not None:
+            samples = np.array(result.law_samples or np.empty((5, 0)), float).T
             laws = np.vstack([[law.E, law.A, law.B, law.alpha, law.beta], samples])
             logs = optimum(laws, fits.cost, C)[0]
         else:
-            logs = np.log([frontier.N_opt(C), *frontier.N_opt.all_at(C)])
+            logs = np.log([result.N_opt(C), *result.N_opt.all_at(C)])
         value, samples = logs[0], logs[1:][np.isfinite(logs[1:])]
         if len(samples) < MIN_SAMPLES or not np.isfinite(value):
             continue

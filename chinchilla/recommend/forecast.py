@@ -219,10 +219,10 @@ def forecasts_of_laws(
 
 def forecasts_of_envelope(fits: FitResults) -> dict[str, Forecast]:
     """Approach 1, by quantity: its line, and E + K*C^-g through its envelope."""
-    frontier = fits.fitted["envelope"]
-    line = CurveFit([float(np.log(frontier.N_opt.coefficient)), frontier.N_opt.exponent], [])
+    result = fits.fitted["envelope"]
+    line = CurveFit([float(np.log(result.N_opt.coefficient)), result.N_opt.exponent], [])
     forecasts = {"N": _forecast("N", "line", {"the envelope": line}, HeldOut.of())}
-    C, N, L = (np.array([getattr(p, name) for p in frontier.points], float) for name in "CNL")
+    C, N, L = (np.array([getattr(p, name) for p in result.points], float) for name in "CNL")
     if len(C) >= MIN_LOSS:
         curve = saturating(Minima(C, N, L), np.inf)
         forecasts["L"] = _forecast("L", "saturating", {"the envelope": curve}, HeldOut.of())

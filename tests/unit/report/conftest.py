@@ -29,7 +29,7 @@ class World:
     fits: FitResults
 
     @property
-    def frontiers(self) -> dict[str, FitResult]:
+    def fitted(self) -> dict[str, FitResult]:
         return self.fits.fitted
 
     @property
