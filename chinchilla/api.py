@@ -19,6 +19,7 @@ import numpy as np
 from chinchilla.config import FitCommand
 from chinchilla.config.checks import require_number, require_whole
 from chinchilla.config.fit import (
+    N_BOOTSTRAP,
     Approach,
     EnvelopeSchedule,
     IsoflopProfile,
@@ -43,7 +44,7 @@ def fit(
     curves: Observations | Any = None,
     *,
     approaches: Sequence[Approach] = ("envelope", "isoflop", "parametric"),
-    n_bootstrap: int = 1_000,
+    n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
     tokens_per_param: Sequence[float] = (),
     best: bool = False,

@@ -18,7 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.config.fit import IsoflopProfile, IsoflopWindow, Objective, check_settings
+from chinchilla.config.fit import (
+    N_BOOTSTRAP,
+    IsoflopProfile,
+    IsoflopWindow,
+    Objective,
+    check_settings,
+)
 from chinchilla.core.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.isoflop.intervals import METHOD, resampled_lines
@@ -44,7 +50,7 @@ def fit_isoflop(
     window: IsoflopWindow = "auto",
     huber_delta: float = 1e-3,
     objective: Objective = "huber",
-    n_bootstrap: int = 400,
+    n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> FitResult:
     """Fit approach 2: the minimum of each IsoFLOP profile, and lines through the minima.
