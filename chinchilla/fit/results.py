@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-SCHEMA = 5
+SCHEMA = 6
 WIDTH = 100  # columns of text
 FILE = "frontier.json"
 RUNS = "observations.csv"  # in the same folder

@@ -55,7 +55,7 @@ def edited(folder, tmp_path):
 
 
 REFUSED = [  # where, the value put there, part of the answer
-    (("schema",), "2", "schema '2'; this version reads schema 5"),
+    (("schema",), "2", "schema '2'; this version reads schema 6"),
     (("approaches",), [], "approaches must be an object, and is []"),
     (("approaches",), None, "approaches must be an object, and is null"),
     (FIT, None, "approaches.parametric must be an object"),
