@@ -13,6 +13,7 @@ from chinchilla.core import paper
 from chinchilla.decide.allocation import allocate
 from chinchilla.fit.loss_law import flops_at, log_N_opt, named_law
 from chinchilla.fit.results import FitResults
+from chinchilla.recommend.evaluate import RANGE_TOLERANCE
 
 _PAPER_RUNS = paper.LAW_C_RANGE["hoffmann"]
 PUBLISHED_LINES = {  # N_opt = coefficient * C^exponent, D = C / (6 N_opt); C range of the runs
@@ -22,7 +23,6 @@ PUBLISHED_LINES = {  # N_opt = coefficient * C^exponent, D = C / (6 N_opt); C ra
 }
 MAX_FACTOR = 10.0  # outside the C of its own runs, up to which a published answer is shown
 OWN = "this data, "  # prefix of `Prediction.by` for the fits' own approaches
-EDGE = 1.01  # a C outside the runs by less than this factor counts as inside
 MIN_SAMPLES = 20  # resamples needed for an interval
 
 
@@ -146,6 +146,6 @@ def beyond(C: float, C_range: Sequence[float] | None) -> float | None:
     """C over the nearest end of the range that was fitted; None inside or if it is unknown."""
     if C_range is None:
         return None
-    if C > EDGE * C_range[1]:
+    if C > RANGE_TOLERANCE * C_range[1]:
         return C / C_range[1]
-    return C / C_range[0] if C < C_range[0] / EDGE else None
+    return C / C_range[0] if C < C_range[0] / RANGE_TOLERANCE else None

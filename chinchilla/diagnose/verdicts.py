@@ -47,6 +47,7 @@ from chinchilla.diagnose.refits import (
     window_path,
 )
 from chinchilla.diagnose.residuals import residuals
+from chinchilla.fit.result import target_budget
 from chinchilla.fit.results import FILE as FRONTIER
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations, observations_of
@@ -182,7 +183,9 @@ def diagnose(
             f"observations.csv has {len(obs)} runs, but frontier.json was fitted to {fits.data['n_runs']}. "
             "Run `chinchilla fit` again."
         )
-    context = Context(obs, fits, C_star or 10 * float(obs.C.max()), n_bootstrap, seed, shapes or {})
+    context = Context(
+        obs, fits, C_star or target_budget(obs.C.max(), exact=True), n_bootstrap, seed, shapes or {}
+    )
     items = {}
     for name, item in ITEMS.items():
         if callable(item):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
+TARGET_FACTOR = 10.0  # times the largest C: where answers are stated by default
 # The observations in memory, or a function that reads them.
 RunsOf = Observations | Callable[[], Observations] | None
 
@@ -223,6 +224,17 @@ def observations_at(runs: RunsOf) -> Observations:
             "results from the folder that `chinchilla fit` or FitResults.save wrote."
         )
     return runs if isinstance(runs, Observations) else runs()
+
+
+def target_budget(largest_C: float, exact: bool = False) -> float:
+    """The budget at which answers are stated by default: ten times the largest C of the runs.
+
+    Args:
+        largest_C: FLOPs.
+        exact: do not round to two digits.
+    """
+    C = TARGET_FACTOR * float(largest_C)
+    return C if exact else float(f"{C:.2g}")
 
 
 def budgets(C: Any) -> list[float]:

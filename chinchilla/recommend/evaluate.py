@@ -8,19 +8,18 @@ import numpy as np
 from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.units import count, number
 from chinchilla.fit.loss_law import flops_at
-from chinchilla.fit.result import LossLaw, called
+from chinchilla.fit.result import LossLaw, called, target_budget
 from chinchilla.fit.results import FitResults
-from chinchilla.recommend.forecast import Estimate, RecommendedModel
+from chinchilla.recommend.forecast import LAW, Estimate, Forecast, RecommendedModel
 from chinchilla.recommend.laws import optimum
 
-DEFAULT_FACTOR = 10.0  # times the largest C: the budget answered if none is given
 # Factors outside the runs: beyond 1,000 (rounded up) only a range is stated, beyond a million nothing.
 RANGE_ONLY = 1.01e3
 REFUSED = 1.01e6
 MIN_SAMPLES = 10  # resamples needed for a standard deviation
 DEFAULT_SHAPE = (0.34, 0.34)  # alpha and beta for costs of departures if no law was fitted
 MAX_RATIO_FACTOR = 2.0  # tokens per parameter this many times beyond those of the runs are reported
-EDGE = 1.01  # a C outside the runs by less than this factor counts as inside
+RANGE_TOLERANCE = 1.01  # a C outside the runs by less than this factor counts as inside
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,8 @@ def model_of(fits: FitResults, where: str = "recommended") -> RecommendedModel |
 
 
 def default_budget(fits: FitResults) -> float:
-    """The budget answered if none is given: ten times the largest C, to two digits."""
-    return float(f"{DEFAULT_FACTOR * fits.data['C'][1]:.2g}")
+    """The budget answered if none is given."""
+    return target_budget(fits.data["C"][1])
 
 
 def recommendation(fits: FitResults, C: float) -> Recommendation:
@@ -148,17 +147,26 @@ def _estimate(
     f = model.N if quantity == "N" else model.L
     if f is None:
         return None
-    # The standard deviation over resampled runs; lines and curves have the covariance of their parameters.
-    logs = np.empty(0)
-    result = fits.fitted.get("parametric" if f.kind == "law" else model.approach)
-    if result is not None and f.kind == "law" and result.law_samples:
-        samples = np.array(result.law_samples, float).T
-        logs = optimum(samples, fits.cost, C)[0 if quantity == "N" else 1]
-    elif result is not None and f.kind == "line" and not f.covariances:
-        logs = np.log(result.N_opt.all_at(C))
-    logs = logs[np.isfinite(logs)]
-    sd = float(np.std(logs, ddof=1)) if len(logs) >= MIN_SAMPLES else 0.0
+    sd = _resampled_sd(fits, model, f, C)
     return f.at(C, model.beyond(C), fits.cost, sd)
+
+
+def _resampled_sd(fits: FitResults, model: RecommendedModel, f: Forecast, C: float) -> float:
+    """Standard deviation of a forecast's logarithm at C over the resampled runs; 0 if unknown.
+
+    Approach 3 has a law and approach 1 a line for each resample. Other forecasts have the covariance of
+    their parameters instead.
+    """
+    logs = np.empty(0)
+    if f.kind == LAW:
+        three = fits.fitted.get("parametric")
+        if three is not None and three.law_samples:
+            log_N, log_L = optimum(np.array(three.law_samples, float).T, fits.cost, C)
+            logs = log_N if f.quantity == "N" else log_L
+    elif model.approach == "envelope" and f.quantity == "N" and "envelope" in fits.fitted:
+        logs = np.log(fits.fitted["envelope"].N_opt.all_at(C))
+    logs = logs[np.isfinite(logs)]
+    return float(np.std(logs, ddof=1)) if len(logs) >= MIN_SAMPLES else 0.0
 
 
 def _disagreement(fits: FitResults, model: RecommendedModel, C: float, N: Estimate) -> str:
@@ -200,9 +208,9 @@ def _extrapolation(
 ) -> list[str]:
     """How far C, or D/N of the answer, lies outside the runs; empty inside."""
     texts, (low, high) = [], fits.data["C"]
-    if C > EDGE * high:
+    if C > RANGE_TOLERANCE * high:
         texts.append(f"Extrapolation: {number(C / high)}x the compute of the largest run.")
-    elif C < low / EDGE:
+    elif C < low / RANGE_TOLERANCE:
         texts.append(f"Extrapolation: {number(low / C)}x below the compute of the smallest run.")
     if max(C / high, low / C) > RANGE_ONLY:
         texts[-1] += (

@@ -7,7 +7,7 @@ import numpy as np
 
 from chinchilla.core.units import count
 from chinchilla.fit.parametric.approach3 import ILL_CONDITIONED
-from chinchilla.fit.result import LossLaw, called
+from chinchilla.fit.result import LossLaw, called, target_budget
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend.forecast import Forecast
@@ -157,7 +157,7 @@ def saturating_law(
         of_windows: the forecasts without the saturating law.
     """
     weight = {q: float(forecast_weights(f.scores, q)[-1]) for q, f in forecasts.items()}
-    C = float(f"{10 * obs.C.max():.2g}")
+    C = target_budget(obs.C.max())
     N, old_N, L, old_L = (
         float(np.exp(f[q].log_at(C, fits.cost)))
         for q in ("N", "L")

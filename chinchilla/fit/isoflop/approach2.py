@@ -120,8 +120,8 @@ def fit_isoflop(
         resampled = obs.where(order[np.isin(obs.budget_labels[order], [p.budget for p in used])])
     samples = resampled_lines(used, cost, n_bootstrap, seed, law, resampled, how)
     scatter = float(np.sqrt(np.mean(np.concatenate([p.residuals / p.obs.L for p in used]) ** 2)))
-    N_opt, D_opt, of_interval = bootstrap.power_laws((log_k, a), (log_m, b), samples, scatter)
-    warnings += of_interval
+    N_opt, D_opt, interval_warnings = bootstrap.power_laws((log_k, a), (log_m, b), samples, scatter)
+    warnings += interval_warnings
     if len(used) == 2:
         warnings.append(
             "only two budgets have a minimum, so the curvature of the frontier is unknown. Add a budget."

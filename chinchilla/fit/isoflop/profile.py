@@ -150,7 +150,7 @@ class Profile:
         return (rise / (2 * np.diag(step))) @ self.solver
 
     @cached_property
-    def freedom(self) -> float:
+    def degrees_of_freedom(self) -> float:
         """Degrees of freedom of the HC2 variance of the minimum (Bell and McCaffrey 2002), at most n - 3."""
         weights = self.pull**2 / (1 - self.leverage)
         G = weights[:, None] * (np.eye(len(weights)) - self.columns @ self.solver)
