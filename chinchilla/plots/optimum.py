@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from chinchilla.config.fit import APPROACHES
 from chinchilla.core.errors import Refusal
 from chinchilla.core.units import count
-from chinchilla.fit.result import FitResult, called
+from chinchilla.fit.result import FitResult, approach_label
 from chinchilla.fit.results import FitResults
 from chinchilla.plots.style import (
     C_LABEL,
@@ -119,7 +119,7 @@ def draw_recommended(ax: Axes, fits: FitResults, quantity: str) -> None:
     )  # fmt: skip
     ax.plot(
         budgets, y, color="black", linewidth=1.2, linestyle="--", zorder=3,
-        label=f"recommended, {called(answer.approach)}: ${name}$ = {value:.3f}",
+        label=f"recommended, {approach_label(answer.approach)}: ${name}$ = {value:.3f}",
     )  # fmt: skip
     label = (
         f"{quantity} = {count(at)} ({count(ends[0])}-{count(ends[1])}) at {power_of_ten(answer.C)}"

@@ -8,7 +8,7 @@ import numpy as np
 from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.units import count, number
 from chinchilla.fit.loss_law import flops_at
-from chinchilla.fit.result import LossLaw, called, target_budget
+from chinchilla.fit.result import LossLaw, approach_label, target_budget
 from chinchilla.fit.results import FitResults
 from chinchilla.recommend.forecast import LAW, Estimate, Forecast, RecommendedModel
 from chinchilla.recommend.laws import optimum
@@ -57,11 +57,6 @@ class Recommendation:
         return f"{headline(self)}\n" + "\n".join(f"  {text}" for text in self.reasons)
 
     __repr__ = __str__
-
-
-def model_of(fits: FitResults, where: str = "recommended") -> RecommendedModel | None:
-    """The recommended model of these fits; None if no approach has a usable answer."""
-    return None if fits.recommended is None else RecommendedModel.from_dict(fits.recommended, where)
 
 
 def default_budget(fits: FitResults) -> float:
@@ -120,11 +115,14 @@ def recommendation(fits: FitResults, C: float) -> Recommendation:
 
 def _recommended(fits: FitResults) -> RecommendedModel:
     """The recommended model, or Refusal with the reasons why no approach has an answer."""
-    if (model := model_of(fits)) is not None:
+    if (model := fits.recommended_model) is not None:
         return model
-    reasons = [f"{called(name)}: its exponent of N_opt is not in (0, 1)" for name in fits.fitted]
+    reasons = [
+        f"{approach_label(name)}: its exponent of N_opt is not in (0, 1)" for name in fits.fitted
+    ]
     reasons += [
-        f"{called(name)}, {r.kind}: {r.reason.rstrip('.')}" for name, r in fits.refused.items()
+        f"{approach_label(name)}, {r.kind}: {r.reason.rstrip('.')}"
+        for name, r in fits.refused.items()
     ]
     raise Refusal(
         f"no approach has an answer for these runs ({'; '.join(reasons)}). Correct or extend the runs, or "
@@ -194,7 +192,7 @@ def _disagreement(fits: FitResults, model: RecommendedModel, C: float, N: Estima
     values = [N.value, *(e.value for e, _ in others)]
 
     def listed(e: Estimate, name: str) -> str:
-        return f"{called(name)} {count(e.value)} ({count(e.low)}-{count(e.high)})"
+        return f"{approach_label(name)} {count(e.value)} ({count(e.low)}-{count(e.high)})"
 
     return (
         f"The approaches disagree beyond their 80% intervals: N_opt from {count(min(values))} to "
@@ -255,7 +253,9 @@ def headline(r: Recommendation) -> str:
         )
     if r.ratio is not None:
         parts.insert(2, f"{r.ratio:,.3g} tokens per parameter")
-    text = f"C = {r.C:.3g} FLOPs: {', '.join(parts)}; 80% intervals, by {called(r.approach)}."
+    text = (
+        f"C = {r.C:.3g} FLOPs: {', '.join(parts)}; 80% intervals, by {approach_label(r.approach)}."
+    )
     return f"{r.disagreement} {text}".strip()
 
 
@@ -312,7 +312,7 @@ def local_law(fits: FitResults, C: float) -> LossLaw | None:
     frontier. p = dlnc/dlnN, where c is the FLOPs per token. E takes the rest of the loss. None if N or L
     is not forecast, or if no such law exists.
     """
-    model = model_of(fits)
+    model = fits.recommended_model
     if model is None or model.N is None or model.L is None:
         return None
     log_N, log_L = model.N.log_at(C, fits.cost), model.L.log_at(C, fits.cost)

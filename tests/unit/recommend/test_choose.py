@@ -9,7 +9,7 @@ from recommended import BUDGETS, best, fitted, inside, starved
 from chinchilla.core.errors import Refusal
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import recommendation
-from chinchilla.recommend.evaluate import default_budget, model_of
+from chinchilla.recommend.evaluate import default_budget
 
 
 def test_profiles_that_leave_the_law_do_not_bias_it(isoflop_runs, law):
@@ -22,7 +22,7 @@ def test_profiles_that_leave_the_law_do_not_bias_it(isoflop_runs, law):
     assert abs(np.log(r.N / N)) < 0.15
     assert abs(np.log(r.L / L)) < 0.01
     assert inside(N, r.N_interval80)
-    errors = model_of(fits).held_out
+    errors = fits.recommended_model.held_out
     assert errors["isoflop"]["N"] < errors["parametric"]["N"]
     assert "Approach 2 (isoflop) is recommended" in r.reasons[0]
     assert "forecasts of the sweep's own larger budgets" in r.reasons[0]

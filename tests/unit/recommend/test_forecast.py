@@ -6,7 +6,6 @@ from recommended import BUDGETS, best, fitted, inside
 from chinchilla.core.errors import InputError
 from chinchilla.fit.results import FitResults
 from chinchilla.recommend import recommendation
-from chinchilla.recommend.evaluate import model_of
 from chinchilla.recommend.forecast import Forecast, RecommendedModel
 from chinchilla.recommend.held_out import HeldOutErrors, error_scale
 from chinchilla.recommend.laws import optimum
@@ -39,7 +38,7 @@ def test_a_model_survives_its_file_and_an_edited_one_is_refused(isoflop_runs, tm
         (("N", "quantity"), "L"),
         (("N", "names"), ["one"]),
     ):
-        record = model_of(fits).to_dict()
+        record = fits.recommended_model.to_dict()
         place = record
         for key in path[:-1]:
             place = place[key]
