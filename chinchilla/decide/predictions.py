@@ -1,7 +1,7 @@
 """N_opt, D_opt and loss at a budget, by each fitted approach and by published laws.
 
-frontier.json keeps approach 3's law of every resample. Each of these laws is solved in the same way as the fitted one, so that a value and its interval describe
-the same quantity. NumPy only.
+frontier.json keeps approach 3's law of every resample. Each of these laws is solved in the same way as
+the fitted one, so that a value and its interval describe the same quantity.
 """
 
 from collections.abc import Sequence

@@ -18,7 +18,7 @@ per token. The `rows` of leave_one_out, windows and curvature are refits of part
 identifies the part, n (runs), a, beta, log_N_move (change of ln N_opt), and a_sd and log_N_sd, the
 standard deviations of the changes if the law holds (`context.py`); null where there was no fit.
 
-NumPy only: this module must import without torch.
+This module must import without torch.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.conventions import conventions
 from chinchilla.diagnose.curvature import largest_compute, quadratic
 from chinchilla.diagnose.extrapolation import extrapolation_in_C, extrapolation_in_N
-from chinchilla.diagnose.findings import VERDICTS, Finding, attempted, called, combined
+from chinchilla.diagnose.findings import VERDICTS, Finding, attempted, combined, diagnostic_label
 from chinchilla.diagnose.identifiability import identifiability
 from chinchilla.diagnose.minima import approach_2_against_3
 from chinchilla.diagnose.refits import (
@@ -101,7 +101,7 @@ class Diagnostics:
         """The advice of the finding with the largest effect."""
         for name, item in self.items.items():
             if item.advice:
-                return f"Do this first: {item.advice} ({called(name)})"
+                return f"Do this first: {item.advice} ({diagnostic_label(name)})"
         if self.count("passed"):
             return "No diagnostic found a relevant effect."
         return "Do this first: fit more runs. No diagnostic could be computed."
@@ -110,7 +110,7 @@ class Diagnostics:
         """One paragraph per item: verdict, message, effect and advice; then what to do first."""
         lines = []
         for name, item in self.items.items():
-            head = f"{item.verdict:<12} {called(name)}: "
+            head = f"{item.verdict:<12} {diagnostic_label(name)}: "
             lines += textwrap.wrap(head + item.message, WIDTH, subsequent_indent=INDENT)
             if item.effect_text:
                 lines.append(f"{INDENT}{item.effect_text}")

@@ -103,7 +103,7 @@ class OptimalPoint:
     budget_flops: float | None = None  # the isoFLOP budget it belongs to
 
 
-def called(approach: str) -> str:
+def approach_label(approach: str) -> str:
     """Label of an approach with its number in the paper, such as "approach 2 (isoflop)"."""
     if approach == "minima":
         return "losses at minima"
@@ -140,7 +140,7 @@ class FitResult:
         bounds = ["{} {:.4g} to {:.4g}".format(k, *np.percentile(x, (10, 90))) for k, x in samples]
         counted = [f"{key.partition('_')[0]} {value}" for key, value in self.conventions.items()]
         lines = [
-            f"{called(self.approach)}: {self.n_runs} runs; {', '.join(counted)}",
+            f"{approach_label(self.approach)}: {self.n_runs} runs; {', '.join(counted)}",
             f"  N_opt = {self.N_opt}",
             f"  D_opt = {self.D_opt}",
             f"  80% interval: {self.settings.get('interval', 'none')}",

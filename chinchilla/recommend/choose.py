@@ -38,7 +38,7 @@ MIN_OWN_LOSS = 4
 PREFERENCE = ("parametric", "isoflop", "envelope")  # with fewer than MIN_MINIMA
 
 
-def fit_table(
+def fit_and_recommend(
     finals: Observations,
     curves: Observations | None,
     command: FitCommand,

@@ -7,7 +7,7 @@ import numpy as np
 
 from chinchilla.core.units import count
 from chinchilla.fit.parametric.approach3 import ILL_CONDITIONED
-from chinchilla.fit.result import LossLaw, called, target_budget
+from chinchilla.fit.result import LossLaw, approach_label, target_budget
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend.forecast import Forecast
@@ -34,7 +34,7 @@ def by_held_out_errors(
     return _recommend(
         approach,
         f"error {own} over {pairs} forecast{'s' * (pairs > 1)} of the sweep's own larger budgets from its "
-        f"smaller ones; {called(other)}: {error_text(summaries[other]) or 'no error could be measured'}",
+        f"smaller ones; {approach_label(other)}: {error_text(summaries[other]) or 'no error could be measured'}",
     )
 
 
@@ -55,7 +55,7 @@ def by_elimination(approach: str, isoflop_requested: bool, few_minima: bool) -> 
 
 
 def _recommend(approach: str, reason: str) -> str:
-    return f"{called(approach).capitalize()} is recommended: {reason}."
+    return f"{approach_label(approach).capitalize()} is recommended: {reason}."
 
 
 def error_text(summary: Mapping[str, Any]) -> str:
