@@ -12,8 +12,8 @@ import numpy as np
 from chinchilla.core import paper
 from chinchilla.decide.allocation import allocate
 from chinchilla.fit.loss_law import flops_at, log_N_opt, named_law
+from chinchilla.fit.result import RANGE_TOLERANCE
 from chinchilla.fit.results import FitResults
-from chinchilla.recommend.evaluate import RANGE_TOLERANCE
 
 _PAPER_RUNS = paper.LAW_C_RANGE["hoffmann"]
 PUBLISHED_LINES = {  # N_opt = coefficient * C^exponent, D = C / (6 N_opt); C range of the runs

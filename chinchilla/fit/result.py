@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
+RANGE_TOLERANCE = 1.01  # a C outside the runs by less than this factor counts as inside
 TARGET_FACTOR = 10.0  # times the largest C: where answers are stated by default
 # The observations in memory, or a function that reads them.
 RunsOf = Observations | Callable[[], Observations] | None

@@ -8,7 +8,7 @@ import numpy as np
 from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.units import count, number
 from chinchilla.fit.loss_law import flops_at
-from chinchilla.fit.result import LossLaw, approach_label, target_budget
+from chinchilla.fit.result import RANGE_TOLERANCE, LossLaw, approach_label, target_budget
 from chinchilla.fit.results import FitResults
 from chinchilla.recommend.forecast import LAW, Estimate, Forecast, RecommendedModel
 from chinchilla.recommend.laws import optimum
@@ -19,7 +19,6 @@ REFUSED = 1.01e6
 MIN_SAMPLES = 10  # resamples needed for a standard deviation
 DEFAULT_SHAPE = (0.34, 0.34)  # alpha and beta for costs of departures if no law was fitted
 MAX_RATIO_FACTOR = 2.0  # tokens per parameter this many times beyond those of the runs are reported
-RANGE_TOLERANCE = 1.01  # a C outside the runs by less than this factor counts as inside
 
 
 @dataclass(frozen=True)

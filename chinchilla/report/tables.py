@@ -1,7 +1,7 @@
 """The tables of the report: Table 2, predictions, points of the frontiers, runs.
 
 Fits, observations and run results in, `Table` records out. `chinchilla fit` prints Table 2 from here,
-so this module must import without matplotlib and torch.
+so this module must import without SciPy, matplotlib and torch.
 """
 
 import textwrap
