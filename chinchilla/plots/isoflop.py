@@ -25,7 +25,7 @@ from chinchilla.plots.style import (
 )
 
 L_NAMES = {"train": "training ", "validation": "validation "}  # by loss_kind; "" for unknown
-REACH = 1.15  # factor by which a curve extends beyond its smallest and largest model
+CURVE_MARGIN = 1.15  # factor by which a curve extends beyond its smallest and largest model
 MIN_SPAN = 0.02  # nats per token, smallest height of a panel
 
 
@@ -128,7 +128,7 @@ def loss_name(result: FitResult | None, finals: Observations | None) -> str:
 
 def size_limits(N: np.ndarray) -> tuple[float, float]:
     """Limits around models of N parameters and the ends of the curves."""
-    return padded(np.array([N.min() / REACH, N.max() * REACH]), 0.02)
+    return padded(np.array([N.min() / CURVE_MARGIN, N.max() * CURVE_MARGIN]), 0.02)
 
 
 def loss_limits(budgets: Sequence[Mapping[str, Any]], scale: float) -> tuple[float, float]:
@@ -152,7 +152,7 @@ def loss_limits(budgets: Sequence[Mapping[str, Any]], scale: float) -> tuple[flo
 
 def _sizes_along(budget: Mapping[str, Any]) -> np.ndarray:
     """Sizes at which a budget's curve is drawn."""
-    return np.geomspace(budget["N"].min() / REACH, budget["N"].max() * REACH, 200)
+    return np.geomspace(budget["N"].min() / CURVE_MARGIN, budget["N"].max() * CURVE_MARGIN, 200)
 
 
 def shades(budgets: Iterable[float]) -> dict[float, Any]:

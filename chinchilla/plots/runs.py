@@ -138,8 +138,8 @@ def _draw_residuals(
     )  # fmt: skip
     low, high = inner_range(residual)
     inside = np.abs(residual[(residual >= low) & (residual <= high)])
-    reach = 1.15 * max(float(inside.max(initial=0.0)), 1e-6)
-    ax.set(xlim=padded(x), ylim=(-reach, reach))
+    half_height = 1.15 * max(float(inside.max(initial=0.0)), 1e-6)
+    ax.set(xlim=padded(x), ylim=(-half_height, half_height))
     mark_outside(ax, x, residual)
     ax.set_title("Residuals")
     size_bar(ax, shade, label, short_count if label == N_LABEL else power_of_ten)

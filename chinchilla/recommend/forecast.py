@@ -277,9 +277,9 @@ def summary_of_errors(
 
 
 def _forecast(
-    quantity: str, kind: str, members: Mapping[str, CurveFit], errors: HeldOutErrors
+    quantity: str, kind: str, members: Mapping[str, CurveFit], pairs: HeldOutErrors
 ) -> Forecast:
-    own = scores(errors)[: len(members)] if len(errors) else np.zeros(len(members))
+    own = scores(pairs)[: len(members)] if len(pairs) else np.zeros(len(members))
     rows = np.array([m.parameters for m in members.values()])
     rate = float(np.mean(_loss_exponents(kind, rows))) if quantity == "L" else 0.0
     return Forecast(
@@ -289,7 +289,7 @@ def _forecast(
         scores=own.tolist(),
         members=rows.tolist(),
         covariances=[m.covariance for m in members.values() if m.covariance],
-        error=error_scale(errors.weighted(forecast_weights(own, quantity)), quantity, rate),
+        error=error_scale(pairs.weighted(forecast_weights(own, quantity)), quantity, rate),
     )
 
 

@@ -213,13 +213,13 @@ def isoflop_curves_side_by_side(
     half = np.ptp(limits, axis=1) / 2
     if bits_per_nat:
         half[:] = half.max()  # one scale if the unit is the same
-    for ax, (name, result, finals), scale, y, reach in zip(
+    for ax, (name, result, finals), scale, y, half_height in zip(
         axes, corpora, scales, limits.mean(axis=1), half, strict=True
     ):
         isoflop.draw_on(
             ax, result, finals, scale=scale, colors=colors,
             xlim=isoflop.size_limits(np.concatenate([b["N"] for b in every])),
-            ylim=(y - reach, y + reach),
+            ylim=(y - half_height, y + half_height),
         )  # fmt: skip
         ax.set_title(name, parse_math=False)
         if bits_per_nat:
