@@ -7,7 +7,7 @@
     fits.predict([1e21, 1e22])
 
 They correspond to the commands of the same names, take settings as keyword arguments, and return records
-instead of writing files. NumPy and SciPy only: this module must import without torch.
+instead of writing files. This module must import without torch.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ import numpy as np
 from chinchilla.config import FitCommand
 from chinchilla.config.checks import require_number, require_whole
 from chinchilla.config.fit import (
+    N_BOOTSTRAP,
     Approach,
     EnvelopeSchedule,
     IsoflopProfile,
@@ -32,7 +33,7 @@ from chinchilla.fit.loss_law import named_law
 from chinchilla.fit.result import LossLaw
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations, observations_of
-from chinchilla.recommend import fit_table
+from chinchilla.recommend import fit_and_recommend
 
 MAX_SIZES = 10_000  # of a budget
 IN_MEMORY = "(in memory)"  # what frontier.json holds instead of the path of a table
@@ -43,7 +44,7 @@ def fit(
     curves: Observations | Any = None,
     *,
     approaches: Sequence[Approach] = ("envelope", "isoflop", "parametric"),
-    n_bootstrap: int = 1_000,
+    n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
     tokens_per_param: Sequence[float] = (),
     best: bool = False,
@@ -95,7 +96,7 @@ def fit(
     )
     along = None if curves is None else observations_of(curves)
     finals = with_ends_of_curves(None if obs is None else observations_of(obs), along)
-    return fit_table(*restricted(finals, along, best, tokens_per_param), command)
+    return fit_and_recommend(*restricted(finals, along, best, tokens_per_param), command)
 
 
 def with_ends_of_curves(obs: Observations | None, curves: Observations | None) -> Observations:

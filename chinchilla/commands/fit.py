@@ -33,12 +33,12 @@ def fit(command: config.FitCommand) -> int:
         fits = fit_minima(table, asdict(command))
         writable_dir(out_dir, "out_dir")
     else:
-        from chinchilla.recommend import fit_table
+        from chinchilla.recommend import fit_and_recommend
 
         finals, curves = _runs(command)
         writable_dir(out_dir, "out_dir")
         with late_lines() as stage:
-            fits = fit_table(finals, curves, command, stage)
+            fits = fit_and_recommend(finals, curves, command, stage)
     fits.save(out_dir / FILE if command.minima else out_dir)
     if command.format == "json":
         print((out_dir / FILE).read_text(encoding="utf-8"), end="")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from chinchilla.config.checks import FORMATS
-from chinchilla.config.setting import N_BOOTSTRAP, Config, check_value, setting
+from chinchilla.config.setting import BOOTSTRAP_LIMITS, Config, check_value, setting
 from chinchilla.core.errors import InputError
 from chinchilla.core.units import CONVENTIONS
 
@@ -16,6 +16,7 @@ IsoflopProfile = Literal["exact", "parabola"]
 IsoflopWindow = Literal["auto", "all"]
 Duplicates = Literal["drop", "refuse"]  # treatment of exact copies of a run
 
+N_BOOTSTRAP = 1_000  # resamples of the runs for intervals, of every approach
 APPROACHES: tuple[str, ...] = get_args(Approach)
 N_CONVENTIONS = CONVENTIONS["n_convention"]
 LOSSES = CONVENTIONS["loss_kind"][1:]  # without "unknown"
@@ -47,9 +48,9 @@ class FitCommand(Config):
         choices=LOSSES,
     )
     n_bootstrap: int = setting(
-        1_000,
+        N_BOOTSTRAP,
         "Bootstrap resamples of the runs for intervals; 0 = no intervals.",
-        **N_BOOTSTRAP,
+        **BOOTSTRAP_LIMITS,
     )
     seed: int = setting(0, "Seed of the bootstrap.", at_least=0)
     huber_delta: float = setting(
@@ -157,7 +158,7 @@ class DiagnoseCommand(Config):
     n_bootstrap: int = setting(
         400,
         "Bootstrap resamples of the runs for the IsoFLOP minima; 0 = no intervals.",
-        **N_BOOTSTRAP,
+        **BOOTSTRAP_LIMITS,
     )
     seed: int = setting(0, "Seed of the bootstrap.", at_least=0)
     format: str = setting("text", "Output.", choices=FORMATS)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from chinchilla.config.checks import FORMATS
-from chinchilla.config.setting import N_BOOTSTRAP, REQUIRED, Config, setting
+from chinchilla.config.setting import BOOTSTRAP_LIMITS, REQUIRED, Config, setting
 from chinchilla.core.errors import InputError
 from chinchilla.core.shapes import FLOP_CONVENTIONS
 
@@ -41,7 +41,7 @@ class ReproduceCommand(Config):
         unit="runs",
         at_least=0,
     )
-    n_bootstrap: int = setting(4_000, "Bootstrap resamples of the runs.", **N_BOOTSTRAP)
+    n_bootstrap: int = setting(4_000, "Bootstrap resamples of the runs.", **BOOTSTRAP_LIMITS)
     seed: int = setting(0, "Seed of the bootstrap.", at_least=0)
     flop_convention: str = setting(
         "unknown", "How C of the points is counted.", choices=("unknown", *FLOP_CONVENTIONS)

@@ -20,7 +20,7 @@ from chinchilla.config.checks import require_choice, require_number, require_who
 from chinchilla.core.errors import InputError
 
 REQUIRED = dataclasses.MISSING  # as a default: the user has to give a value
-N_BOOTSTRAP: dict[str, Any] = {  # percentiles of fewer mean nothing, more exhaust memory
+BOOTSTRAP_LIMITS: dict[str, Any] = {  # percentiles of fewer mean nothing, more exhaust memory
     "at_least": 20, "at_most": 100_000, "optional": True, "hint": "Give 0 for no intervals.",
 }  # fmt: skip
 

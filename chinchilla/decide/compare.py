@@ -3,7 +3,7 @@
 The input is fits with the runs they were made from, the output a record of plain values: `compare.json`.
 Intervals of differences use the resamples stored in the fits: every resample of one corpus is combined
 with every resample of the other, because the runs of two sweeps are independent. Losses in nats per token
-are not comparable across tokenizers, bits per byte are. NumPy only.
+are not comparable across tokenizers, bits per byte are.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ import numpy as np
 
 from chinchilla.config.fit import APPROACHES
 from chinchilla.core.errors import InputError
-from chinchilla.fit.result import called
+from chinchilla.fit.result import approach_label
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend.evaluate import default_budget, headline, recommendation
@@ -235,7 +235,7 @@ def summary(comparison: Comparison) -> str:
         for e in comparison.exponents
         if e.approach == approach
     ]
-    sentences.append(f"By {called(approach)} N_opt grows as {' and as '.join(exponents)}.")
+    sentences.append(f"By {approach_label(approach)} N_opt grows as {' and as '.join(exponents)}.")
     for d in comparison.differences:
         if d.approach == approach:
             value = round(d.value, 2) + 0.0  # no -0.00

@@ -1,6 +1,7 @@
 """What a loss law implies for a budget or for limited data, as records for JSON.
 
-`DecisionModel` states which law decides. `for_budget` and `for_unique_tokens` return plain numbers in nested dicts: `chinchilla predict` prints them or writes them as JSON. NumPy and SciPy only.
+`DecisionModel` states which law decides. `for_budget` and `for_unique_tokens` return plain numbers in
+nested dicts: `chinchilla predict` prints them or writes them as JSON.
 """
 
 from collections.abc import Mapping, Sequence

@@ -7,7 +7,6 @@ leads to extreme runs (half a token per parameter, or the cheapest of all), wher
 fail. Half of the variance of the residuals is therefore modelled as misfit of the law: a smooth function
 of C and of the distance from the best size at that C, which grows with this distance (`v_optimal`) and
 also moves the best size itself. Runs are chosen greedily by the remaining variance of ln N_opt(C*).
-NumPy only.
 """
 
 from collections.abc import Mapping

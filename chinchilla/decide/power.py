@@ -1,6 +1,6 @@
 """What a planned grid can determine: the fit of its runs, simulated under a known law with noise.
 
-NumPy only: this module must import without torch.
+This module must import without torch.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """N_opt, D_opt and loss at a budget, by each fitted approach and by published laws.
 
-frontier.json keeps approach 3's law of every resample. Each of these laws is solved in the same way as the fitted one, so that a value and its interval describe
-the same quantity. NumPy only.
+frontier.json keeps approach 3's law of every resample. Each of these laws is solved in the same way as
+the fitted one, so that a value and its interval describe the same quantity.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ import numpy as np
 from chinchilla.core import paper
 from chinchilla.decide.allocation import allocate
 from chinchilla.fit.loss_law import flops_at, log_N_opt, named_law
+from chinchilla.fit.result import RANGE_TOLERANCE
 from chinchilla.fit.results import FitResults
 
 _PAPER_RUNS = paper.LAW_C_RANGE["hoffmann"]
@@ -22,7 +23,6 @@ PUBLISHED_LINES = {  # N_opt = coefficient * C^exponent, D = C / (6 N_opt); C ra
 }
 MAX_FACTOR = 10.0  # outside the C of its own runs, up to which a published answer is shown
 OWN = "this data, "  # prefix of `Prediction.by` for the fits' own approaches
-EDGE = 1.01  # a C outside the runs by less than this factor counts as inside
 MIN_SAMPLES = 20  # resamples needed for an interval
 
 
@@ -117,17 +117,17 @@ def _published(C: float, named: str) -> list[Prediction]:
 
 def _from_fit(C: float, name: str, fits: FitResults) -> Prediction:
     """One approach at C; its intervals are those of its resampled lines or laws."""
-    frontier, cost = fits.fitted[name], fits.cost
+    result, cost = fits.fitted[name], fits.cost
     L, L_interval = None, None
-    if frontier.law is not None:
-        best = allocate(frontier.law, C, cost)
+    if result.law is not None:
+        best = allocate(result.law, C, cost)
         N, D, L, N_samples = best.N, best.D, best.L, np.empty(0)
-        if frontier.law_samples:
-            laws = np.array(frontier.law_samples, float)
+        if result.law_samples:
+            laws = np.array(result.law_samples, float)
             N_samples = np.exp(log_N_opt(laws.T, cost, np.array([C]))[:, 0])
             L_interval = interval(resampled_losses(laws, N_samples, C / flops_at(N_samples, cost)))
     else:
-        N, N_samples = float(frontier.N_opt(C)), frontier.N_opt.all_at(C)
+        N, N_samples = float(result.N_opt(C)), result.N_opt.all_at(C)
         D = float(C / flops_at(N, cost))
     return Prediction(
         C=C,
@@ -146,6 +146,6 @@ def beyond(C: float, C_range: Sequence[float] | None) -> float | None:
     """C over the nearest end of the range that was fitted; None inside or if it is unknown."""
     if C_range is None:
         return None
-    if C > EDGE * C_range[1]:
+    if C > RANGE_TOLERANCE * C_range[1]:
         return C / C_range[1]
-    return C / C_range[0] if C < C_range[0] / EDGE else None
+    return C / C_range[0] if C < C_range[0] / RANGE_TOLERANCE else None

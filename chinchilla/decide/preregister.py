@@ -5,7 +5,7 @@ the law with its resamples, the residuals of the runs, and a fingerprint of ever
 holds the SHA-256 of its contents as canonical JSON (keys sorted, no spaces). The hash shows that the file
 has not changed since it was written. It does not show that the file is older than the run: for that,
 commit the file or mail it before the run starts. A run that was fitted, or that finished before the
-prediction was made, is not a test of the prediction and is refused. NumPy and SciPy only.
+prediction was made, is not a test of the prediction and is refused.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ from chinchilla.decide.allocation import best_sizes
 from chinchilla.decide.decision import FITTED, DecisionModel
 from chinchilla.decide.predictions import Prediction, interval, resampled_losses
 from chinchilla.fit.loss_law import FlopsPerToken
-from chinchilla.fit.result import LossLaw, called
+from chinchilla.fit.result import LossLaw, approach_label
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import Recommendation
@@ -109,7 +109,7 @@ def preregister(
         law_name = f"{FITTED} at {default_budget(fits):.3g} FLOPs"
         if "parametric" in fits.fitted:
             parametric = fits.fitted["parametric"]
-            law_name, samples = called("parametric"), parametric.law_samples
+            law_name, samples = approach_label("parametric"), parametric.law_samples
             residuals = parametric.log_residuals
     runs = None
     if fits is not None and frontier_file is not None:

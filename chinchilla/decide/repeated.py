@@ -6,7 +6,7 @@
 
 The value of a token decreases with each repeat, and so does that of parameters beyond the best size for
 U tokens. Neither is ever harmful in this law, unlike in the authors' own runs at hundreds of epochs. E, A,
-B, alpha and beta come from single-epoch runs. NumPy and SciPy only.
+B, alpha and beta come from single-epoch runs.
 """
 
 from collections.abc import Callable

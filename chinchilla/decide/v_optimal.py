@@ -6,7 +6,7 @@ target carry less information and neighbouring runs share their error (universal
 1989); and independent noise. Everything is normal, so the variance of a target after one more run does
 not depend on its loss. The best next run reduces the summed variance of the targets most (V-optimal).
 With delta = 0 this is the usual V-optimal design, which prefers extreme runs because it trusts the law
-everywhere. NumPy only.
+everywhere.
 """
 
 import numpy as np

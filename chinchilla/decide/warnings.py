@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from chinchilla.fit.result import called
+from chinchilla.fit.result import approach_label
 from chinchilla.fit.results import FitResults
 
 
@@ -20,8 +20,12 @@ def fit_warnings(fits: FitResults) -> list[FitWarning]:
     approach = str((fits.recommended or {}).get("approach", ""))
     if approach in fits.fitted:
         texts = fits.fitted[approach].warnings
-        warnings = [FitWarning("fit_warning", f"{called(approach)}: {text}") for text in texts]
+        warnings = [
+            FitWarning("fit_warning", f"{approach_label(approach)}: {text}") for text in texts
+        ]
     for name, r in fits.refused.items():
         first = r.reason.split(". ")[0].removesuffix(".")
-        warnings.append(FitWarning("refused", f"{called(name)} was refused ({r.kind}): {first}."))
+        warnings.append(
+            FitWarning("refused", f"{approach_label(name)} was refused ({r.kind}): {first}.")
+        )
     return warnings + [FitWarning("note", text) for text in fits.data["notes"]]

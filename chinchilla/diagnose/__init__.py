@@ -1,4 +1,4 @@
-"""Diagnostics of fits: verdicts with a message, an effect and advice. NumPy only."""
+"""Diagnostics of fits: verdicts with a message, an effect and advice."""
 
 from chinchilla.core.callable_module import make_callable
 

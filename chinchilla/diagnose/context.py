@@ -6,7 +6,7 @@ determines how much the variance grows. `Refits.a_sd` and `log_N_sd` are its squ
 ln N_opt at C_star. They are scaled so that the fit of all runs has the standard error of the bootstrap in
 frontier.json, and are never smaller than after leaving out as many average runs (a robust fit also moves
 if runs without leverage are left out).
-NumPy only: this module must import without torch.
+This module must import without torch.
 """
 
 from collections.abc import Mapping

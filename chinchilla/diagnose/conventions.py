@@ -6,7 +6,7 @@ the two counts of N and their FLOPs are available, by the relation that Pearce a
 2406.12907) fitted to Table A9, N_total = n + 47491 n^(1/3): an approximation.
 
 Approach 3 is refitted if N changes; C changes only the FLOPs for which its frontier is computed.
-An unstated count is no warning: it changes the meaning of the exponent and does not affect the runs. NumPy only.
+An unstated count is no warning: it changes the meaning of the exponent and does not affect the runs.
 """
 
 from collections.abc import Mapping, Sequence

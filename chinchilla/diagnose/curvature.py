@@ -3,7 +3,7 @@
 The paper fits lines through the first, middle and last third of its frontier points, and the slope of
 N_opt falls with scale. Two views: the quadratic term of ln N_opt in ln C through the minima of approach 2,
 with an interval from resampled runs and those slopes; and approach 3 on the runs up to each C. A law with
-fixed exponents shows no bend in either. NumPy only.
+fixed exponents shows no bend in either.
 """
 
 from typing import Any

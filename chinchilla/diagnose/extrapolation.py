@@ -5,7 +5,7 @@ ln(predicted / measured loss): mean absolute error, and bias (above zero if pred
 
 The bias of each window is judged. Its standard deviation if the law holds follows from the residuals
 inside the window and from the design: the scatter of the held-out losses plus the error of the fitted
-law at their N and D. NumPy only.
+law at their N and D.
 """
 
 from collections.abc import Callable

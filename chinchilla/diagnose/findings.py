@@ -9,7 +9,7 @@ error: the standard deviation that noise alone would give it if the law held exa
     passed        neither: a relevant move would have been detected and was not
     unavailable   the diagnostic needs runs or a fit that are missing
 
-NumPy only: this module must import without torch.
+This module must import without torch.
 """
 
 from collections.abc import Callable, Mapping
@@ -205,12 +205,12 @@ def combined(parts: Mapping[str, Finding], one_question: bool = False) -> Findin
     first = min(parts, key=rank)
     if parts[first].verdict == "unavailable":
         return next(iter(parts.values()))
-    others = [f"{called(n)} {one.verdict}" for n, one in parts.items() if n != first]
-    message = f"{called(first)}: {parts[first].message} Others: {', '.join(others)}."
+    others = [f"{diagnostic_label(n)} {one.verdict}" for n, one in parts.items() if n != first]
+    message = f"{diagnostic_label(first)}: {parts[first].message} Others: {', '.join(others)}."
     return replace(parts[first], message=message, parts=dict(parts))
 
 
-def called(name: str) -> str:
+def diagnostic_label(name: str) -> str:
     """The name of a diagnostic for display."""
     return name.replace("_", " ")
 

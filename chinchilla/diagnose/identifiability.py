@@ -2,7 +2,7 @@
 
 Judged is the condition number of the Jacobian d ln L_hat / d theta in (ln A, ln B, ln E, alpha, beta), with A
 and B at the mean ln N and ln D and each column scaled to length one: the ratio between the best and the
-worst determined direction of the parameters, independent of origin and units. NumPy only.
+worst determined direction of the parameters, independent of origin and units.
 """
 
 from typing import Any

@@ -7,7 +7,7 @@ approach 2 was fitted with another profile, because a parabola does not depend o
 The exponents of approaches 2 and 3 differ for two reasons. The minimum of a parabola is not the optimum
 of the law if alpha differs from beta or a grid is off centre: an expected bias. Or the law does not
 describe the losses. What remains between the two sets of minima is misfit alone.
-NumPy only: this module must import without torch.
+This module must import without torch.
 """
 
 from dataclasses import dataclass

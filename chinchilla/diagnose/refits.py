@@ -2,7 +2,7 @@
 
 A law that holds gives the same answer on each part, up to noise. The fit itself always uses all runs.
 The moves are judged as `findings.py` describes, against the moves that noise alone would cause
-(`context.py`). NumPy only.
+(`context.py`).
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Whether the law leaves systematic residuals: spread, tails and trends of ln L - ln L_hat. NumPy only."""
+"""Whether the law leaves systematic residuals: spread, tails and trends of ln L - ln L_hat."""
 
 from dataclasses import replace
 from typing import Any

@@ -18,7 +18,7 @@ per token. The `rows` of leave_one_out, windows and curvature are refits of part
 identifies the part, n (runs), a, beta, log_N_move (change of ln N_opt), and a_sd and log_N_sd, the
 standard deviations of the changes if the law holds (`context.py`); null where there was no fit.
 
-NumPy only: this module must import without torch.
+This module must import without torch.
 """
 
 import dataclasses
@@ -36,7 +36,7 @@ from chinchilla.diagnose.context import Context
 from chinchilla.diagnose.conventions import conventions
 from chinchilla.diagnose.curvature import largest_compute, quadratic
 from chinchilla.diagnose.extrapolation import extrapolation_in_C, extrapolation_in_N
-from chinchilla.diagnose.findings import VERDICTS, Finding, attempted, called, combined
+from chinchilla.diagnose.findings import VERDICTS, Finding, attempted, combined, diagnostic_label
 from chinchilla.diagnose.identifiability import identifiability
 from chinchilla.diagnose.minima import approach_2_against_3
 from chinchilla.diagnose.refits import (
@@ -47,6 +47,7 @@ from chinchilla.diagnose.refits import (
     window_path,
 )
 from chinchilla.diagnose.residuals import residuals
+from chinchilla.fit.result import target_budget
 from chinchilla.fit.results import FILE as FRONTIER
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations, observations_of
@@ -100,7 +101,7 @@ class Diagnostics:
         """The advice of the finding with the largest effect."""
         for name, item in self.items.items():
             if item.advice:
-                return f"Do this first: {item.advice} ({called(name)})"
+                return f"Do this first: {item.advice} ({diagnostic_label(name)})"
         if self.count("passed"):
             return "No diagnostic found a relevant effect."
         return "Do this first: fit more runs. No diagnostic could be computed."
@@ -109,7 +110,7 @@ class Diagnostics:
         """One paragraph per item: verdict, message, effect and advice; then what to do first."""
         lines = []
         for name, item in self.items.items():
-            head = f"{item.verdict:<12} {called(name)}: "
+            head = f"{item.verdict:<12} {diagnostic_label(name)}: "
             lines += textwrap.wrap(head + item.message, WIDTH, subsequent_indent=INDENT)
             if item.effect_text:
                 lines.append(f"{INDENT}{item.effect_text}")
@@ -182,7 +183,9 @@ def diagnose(
             f"observations.csv has {len(obs)} runs, but frontier.json was fitted to {fits.data['n_runs']}. "
             "Run `chinchilla fit` again."
         )
-    context = Context(obs, fits, C_star or 10 * float(obs.C.max()), n_bootstrap, seed, shapes or {})
+    context = Context(
+        obs, fits, C_star or target_budget(obs.C.max(), exact=True), n_bootstrap, seed, shapes or {}
+    )
     items = {}
     for name, item in ITEMS.items():
         if callable(item):

@@ -1,4 +1,4 @@
-"""Fits of the paper's three approaches: Observations in, a FitResult out. NumPy only, no torch."""
+"""Fits of the paper's three approaches: Observations in, a FitResult out. Must import without torch."""
 
 from collections.abc import Callable
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from chinchilla.core.errors import FitError
 from chinchilla.fit.envelope.approach1 import fit_envelope
 from chinchilla.fit.isoflop.approach2 import fit_isoflop
 from chinchilla.fit.parametric.approach3 import fit_parametric
-from chinchilla.fit.result import FitResult, LossLaw, OptimalPoint, PowerLaw, called
+from chinchilla.fit.result import FitResult, LossLaw, OptimalPoint, PowerLaw, approach_label
 from chinchilla.fit.results import FailedFit, FitResults, invalid
 from chinchilla.observations.table import Observations
 
@@ -65,7 +65,7 @@ def fit_all(
     fitted, refused = {}, {}
     for approach in command.approaches:
         obs = curves if approach == "envelope" and curves is not None else finals
-        stage(f"fit: {called(approach)}, {len(obs)} rows, {command.n_bootstrap} resamples")
+        stage(f"fit: {approach_label(approach)}, {len(obs)} rows, {command.n_bootstrap} resamples")
         try:
             result = FITS[approach](obs, **settings[approach], **bootstrap)
             if reason := invalid(result):

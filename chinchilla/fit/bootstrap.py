@@ -34,9 +34,9 @@ def random_weights(n_runs: int, n_resamples: int, seed: int) -> np.ndarray:
         (n_resamples, n_runs) weights above 0 with mean 1 in each resample.
     """
     rng = np.random.default_rng(seed)
-    freedom = max(n_runs - N_PARAMETERS, 1)
+    degrees_of_freedom = max(n_runs - N_PARAMETERS, 1)
     mean = VARIANCE * n_runs / max(n_runs - N_PARAMETERS / 2, 1)
-    variance = mean * freedom / rng.chisquare(freedom, size=(n_resamples, 1))
+    variance = mean * degrees_of_freedom / rng.chisquare(degrees_of_freedom, size=(n_resamples, 1))
     w = rng.gamma(1 / np.minimum(variance, MAX_VARIANCE), size=(n_resamples, n_runs))
     return w * (n_runs / w.sum(axis=1, keepdims=True))
 

@@ -1,4 +1,4 @@
-"""Numerical helpers shared by the fits. NumPy only."""
+"""Numerical helpers shared by the fits."""
 
 import numpy as np
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
+RANGE_TOLERANCE = 1.01  # a C outside the runs by less than this factor counts as inside
+TARGET_FACTOR = 10.0  # times the largest C: where answers are stated by default
 # The observations in memory, or a function that reads them.
 RunsOf = Observations | Callable[[], Observations] | None
 
@@ -102,7 +104,7 @@ class OptimalPoint:
     budget_flops: float | None = None  # the isoFLOP budget it belongs to
 
 
-def called(approach: str) -> str:
+def approach_label(approach: str) -> str:
     """Label of an approach with its number in the paper, such as "approach 2 (isoflop)"."""
     if approach == "minima":
         return "losses at minima"
@@ -139,7 +141,7 @@ class FitResult:
         bounds = ["{} {:.4g} to {:.4g}".format(k, *np.percentile(x, (10, 90))) for k, x in samples]
         counted = [f"{key.partition('_')[0]} {value}" for key, value in self.conventions.items()]
         lines = [
-            f"{called(self.approach)}: {self.n_runs} runs; {', '.join(counted)}",
+            f"{approach_label(self.approach)}: {self.n_runs} runs; {', '.join(counted)}",
             f"  N_opt = {self.N_opt}",
             f"  D_opt = {self.D_opt}",
             f"  80% interval: {self.settings.get('interval', 'none')}",
@@ -196,9 +198,9 @@ class FitResult:
         Approach 1: training curves and their envelope. Approach 2: IsoFLOP profiles, with excluded runs.
         Approach 3: contours of the law.
         """
-        from chinchilla.plots.results import plot_frontier
+        from chinchilla.plots.results import plot_result
 
-        return plot_frontier(self, ax)
+        return plot_result(self, ax)
 
     def plot_residuals(self, ax: "Axes | None" = None) -> "Axes":
         """Plot the residuals on `ax`, or in a new figure.
@@ -206,9 +208,9 @@ class FitResult:
         Approach 1: sizes on the envelope over N_opt(C). Approach 2: losses minus the profile of their
         budget. Approach 3: losses minus the law.
         """
-        from chinchilla.plots.results import plot_frontier_residuals
+        from chinchilla.plots.results import plot_result_residuals
 
-        return plot_frontier_residuals(self, ax)
+        return plot_result_residuals(self, ax)
 
 
 def observations_at(runs: RunsOf) -> Observations:
@@ -223,6 +225,17 @@ def observations_at(runs: RunsOf) -> Observations:
             "results from the folder that `chinchilla fit` or FitResults.save wrote."
         )
     return runs if isinstance(runs, Observations) else runs()
+
+
+def target_budget(largest_C: float, exact: bool = False) -> float:
+    """The budget at which answers are stated by default: ten times the largest C of the runs.
+
+    Args:
+        largest_C: FLOPs.
+        exact: do not round to two digits.
+    """
+    C = TARGET_FACTOR * float(largest_C)
+    return C if exact else float(f"{C:.2g}")
 
 
 def budgets(C: Any) -> list[float]:

@@ -9,7 +9,7 @@ import math
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,14 +22,16 @@ from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.files import read_json, sha256_file, write_json
 from chinchilla.core.json_codec import IN_MEMORY, decode
 from chinchilla.fit.loss_law import FlopsPerToken, is_six_nd
-from chinchilla.fit.result import FitResult, RunsOf, budgets, called, frame, observations_at
+from chinchilla.fit.result import FitResult, RunsOf, approach_label, budgets, frame, observations_at
 from chinchilla.observations.table import Observations
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from pandas import DataFrame
 
-SCHEMA = 5
+    from chinchilla.recommend.forecast import RecommendedModel
+
+SCHEMA = 6
 WIDTH = 100  # columns of text
 FILE = "frontier.json"
 RUNS = "observations.csv"  # in the same folder
@@ -100,6 +102,19 @@ class FitResults:
         """Whether only losses at minima were given (`chinchilla fit minima=`)."""
         return self.recommended is not None and self.recommended.get("approach") == MINIMA
 
+    @cached_property
+    def recommended_model(self) -> "RecommendedModel | None":
+        """`recommended`, decoded; None if no approach has a usable answer.
+
+        Raises:
+            InputError: its values are inconsistent.
+        """
+        from chinchilla.recommend.forecast import RecommendedModel
+
+        if self.recommended is None:
+            return None
+        return RecommendedModel.from_dict(self.recommended, "recommended")
+
     def observations(self) -> Observations:
         """Return the observations that were fitted, from memory or from observations.csv.
 
@@ -120,7 +135,10 @@ class FitResults:
         return "\n".join(
             [
                 *map(str, self.fitted.values()),
-                *(f"{called(name)} refused: {r.reason}" for name, r in self.refused.items()),
+                *(
+                    f"{approach_label(name)} refused: {r.reason}"
+                    for name, r in self.refused.items()
+                ),
                 *(f"note: {text}" for text in self.data.get("notes", ())),
             ]
         )
@@ -130,9 +148,9 @@ class FitResults:
         lines = textwrap.wrap(self._answer(), WIDTH, subsequent_indent="  ")
         for name, f in self.fitted.items():
             exponents = f"a = {f.N_opt.exponent_text}, b = {f.D_opt.exponent_text}"
-            lines.append(f"  {called(name)}: {exponents}, {f.n_runs} runs")
+            lines.append(f"  {approach_label(name)}: {exponents}, {f.n_runs} runs")
         for name, refused in self.refused.items():
-            reason = f"{called(name)} refused: {refused.reason}"
+            reason = f"{approach_label(name)} refused: {refused.reason}"
             lines.append("  " + textwrap.shorten(reason, WIDTH - 2, placeholder=" ..."))
         n = sum(len(f.warnings) + len(f.refusals) for f in self.fitted.values())
         n += len(self.data.get("notes", ()))
@@ -147,9 +165,9 @@ class FitResults:
         rows = [["", "runs", "a [80%]", "b [80%]", ""]]
         for name, f in self.fitted.items():
             exponents = (f.N_opt.exponent_text, f.D_opt.exponent_text)
-            rows.append([called(name), str(f.n_runs), *exponents, ""])
+            rows.append([approach_label(name), str(f.n_runs), *exponents, ""])
         for name, r in self.refused.items():
-            rows.append([called(name), "", "", "", f"refused: {r.reason}"])
+            rows.append([approach_label(name), "", "", "", f"refused: {r.reason}"])
         cells = ("".join(f"<td>{escape(text)}</td>" for text in row) for row in rows)
         table = "".join(f"<tr>{row}</tr>" for row in cells)
         return f"<p><b>{escape(self._answer())}</b></p><table>{table}</table>"
@@ -183,7 +201,7 @@ class FitResults:
     def _exponents(self) -> tuple[float, float]:
         from chinchilla.recommend import evaluate
 
-        model = evaluate.model_of(self)
+        model = self.recommended_model
         if model is None or model.N is None:
             raise Refusal(
                 "these fits have no recommended N_opt. See print(fits) for the reasons, or use one approach: "

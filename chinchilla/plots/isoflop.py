@@ -25,13 +25,13 @@ from chinchilla.plots.style import (
 )
 
 L_NAMES = {"train": "training ", "validation": "validation "}  # by loss_kind; "" for unknown
-REACH = 1.15  # factor by which a curve extends beyond its smallest and largest model
+CURVE_MARGIN = 1.15  # factor by which a curve extends beyond its smallest and largest model
 MIN_SPAN = 0.02  # nats per token, smallest height of a panel
 
 
 def draw_on(
     ax: Axes,
-    frontier: FitResult | None,
+    result: FitResult | None,
     finals: Observations | None,
     *,
     standard_errors: Mapping[str, float] | None = None,
@@ -44,7 +44,7 @@ def draw_on(
 
     Args:
         ax: where to draw.
-        frontier: approach 2's result; None draws the points alone.
+        result: approach 2's result; None draws the points alone.
         finals: final losses, for budgets that the result does not describe and runs left out.
         standard_errors: run_id -> standard error of its final loss, drawn as a bar.
         scale: factor of the losses.
@@ -55,7 +55,7 @@ def draw_on(
     Returns:
         Whether there was anything to draw.
     """
-    budgets = budgets_of(frontier, finals)
+    budgets = budgets_of(result, finals)
     if not budgets:
         return False
     colors = colors or shades(b["budget_flops"] for b in budgets)
@@ -97,14 +97,15 @@ def draw_on(
             N, L = np.append(N, left_out.N), np.append(L, left_out.L)
     ax.set(xlim=xlim or size_limits(N), ylim=ylim or loss_limits(budgets, scale))
     mark_outside(ax, N, scale * L)
-    ax.set(xlabel=N_LABEL, ylabel=f"final {loss_name(frontier, finals)}{L_LABEL}")
+    ax.set(xlabel=N_LABEL, ylabel=f"final {loss_name(result, finals)}{L_LABEL}")
     log_scale(ax, "x")
     return True
 
 
-def budgets_of(frontier: FitResult | None, finals: Observations | None) -> list[dict[str, Any]]:
+def budgets_of(result: FitResult | None, finals: Observations | None) -> list[dict[str, Any]]:
     """The budgets of approach 2's details; without these, the runs that name a budget."""
-    budgets = [b for b in frontier.details["budgets"] if len(b["N"])] if frontier else []
+    stored = (result.details.get("budgets") or []) if result else []
+    budgets = [b for b in stored if len(b["N"])]
     if not budgets and finals is not None:
         none = dict.fromkeys(("refused", "N_opt", "L_opt", "curve", "coefficients"))
         labels = finals.budget_labels
@@ -118,9 +119,9 @@ def budgets_of(frontier: FitResult | None, finals: Observations | None) -> list[
     return sorted(arrays, key=lambda b: b["budget_flops"])
 
 
-def loss_name(frontier: FitResult | None, finals: Observations | None) -> str:
+def loss_name(result: FitResult | None, finals: Observations | None) -> str:
     """ "training ", "validation " or "", of the fit or else of its runs."""
-    kind = frontier.conventions.get("loss_kind", "unknown") if frontier else "unknown"
+    kind = result.conventions.get("loss_kind", "unknown") if result else "unknown"
     if kind == "unknown" and finals is not None:
         kind = finals.loss_kind
     return L_NAMES.get(kind, "")
@@ -128,7 +129,7 @@ def loss_name(frontier: FitResult | None, finals: Observations | None) -> str:
 
 def size_limits(N: np.ndarray) -> tuple[float, float]:
     """Limits around models of N parameters and the ends of the curves."""
-    return padded(np.array([N.min() / REACH, N.max() * REACH]), 0.02)
+    return padded(np.array([N.min() / CURVE_MARGIN, N.max() * CURVE_MARGIN]), 0.02)
 
 
 def loss_limits(budgets: Sequence[Mapping[str, Any]], scale: float) -> tuple[float, float]:
@@ -152,7 +153,7 @@ def loss_limits(budgets: Sequence[Mapping[str, Any]], scale: float) -> tuple[flo
 
 def _sizes_along(budget: Mapping[str, Any]) -> np.ndarray:
     """Sizes at which a budget's curve is drawn."""
-    return np.geomspace(budget["N"].min() / REACH, budget["N"].max() * REACH, 200)
+    return np.geomspace(budget["N"].min() / CURVE_MARGIN, budget["N"].max() * CURVE_MARGIN, 200)
 
 
 def shades(budgets: Iterable[float]) -> dict[float, Any]:

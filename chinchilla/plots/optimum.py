@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from chinchilla.config.fit import APPROACHES
 from chinchilla.core.errors import Refusal
 from chinchilla.core.units import count
-from chinchilla.fit.result import FitResult, called
+from chinchilla.fit.result import FitResult, approach_label
 from chinchilla.fit.results import FitResults
 from chinchilla.plots.style import (
     C_LABEL,
@@ -34,20 +34,20 @@ N_BUDGETS = 16  # budgets at which the recommended answer is evaluated for its b
 BEYOND = 15.0  # the panel ends at so many times the largest C
 
 
-def budgets_shown(frontiers: Mapping[str, FitResult]) -> tuple[np.ndarray, float, float]:
+def budgets_shown(fitted: Mapping[str, FitResult]) -> tuple[np.ndarray, float, float]:
     """C along the panel, and the smallest and largest C of the points of at least one approach."""
-    covered = [p.C for f in frontiers.values() for p in f.points]
+    covered = [p.C for f in fitted.values() for p in f.points]
     low, high = min(covered), max(covered)
     return np.geomspace(low / 2, high * BEYOND, 200), low, high
 
 
 def draw_optima(
-    ax: Axes, frontiers: Mapping[str, FitResult], quantity: str, labels: Mapping[str, str]
+    ax: Axes, fitted: Mapping[str, FitResult], quantity: str, labels: Mapping[str, str]
 ) -> None:
     """Lines, bands and points of N or D of every approach; `labels` are those of the legend."""
-    grid = budgets_shown(frontiers)[0]
+    grid = budgets_shown(fitted)[0]
     for approach in APPROACHES:
-        f = frontiers.get(approach)
+        f = fitted.get(approach)
         if f is None:
             if approach in labels:
                 ax.plot([], [], " ", label=f"{labels[approach]}: no answer")
@@ -75,19 +75,19 @@ def draw_optima(
             )  # fmt: skip
 
 
-def exponents_inside(ax: Axes, frontiers: Mapping[str, FitResult], quantity: str) -> None:
+def exponents_inside(ax: Axes, fitted: Mapping[str, FitResult], quantity: str) -> None:
     """The exponent and its 80% interval of each approach, inside the panel."""
     name = "a" if quantity == "N" else "b"
     lines, texts = [], []
-    for approach, f in frontiers.items():
+    for approach, f in fitted.items():
         lines.append(Line2D([], [], color=COLORS[approach], linewidth=3))
         texts.append(f"${name}$ = {(f.N_opt if quantity == 'N' else f.D_opt).exponent_text}")
     legend_inside(ax, f"exponent ${name}$ [80% interval]", (lines, texts), "upper left")
 
 
-def finish(ax: Axes, frontiers: Mapping[str, FitResult], quantity: str) -> None:
+def finish(ax: Axes, fitted: Mapping[str, FitResult], quantity: str) -> None:
     """Limits around the lines, labels, and shading outside of the range of the runs."""
-    grid, low, high = budgets_shown(frontiers)
+    grid, low, high = budgets_shown(fitted)
     for beyond in ((grid[0], low), (high, grid[-1])):
         shade = ax.axvspan(*beyond, color="#f0f1f4", zorder=0, linewidth=0)
     shade.set_label("beyond the runs")
@@ -119,7 +119,7 @@ def draw_recommended(ax: Axes, fits: FitResults, quantity: str) -> None:
     )  # fmt: skip
     ax.plot(
         budgets, y, color="black", linewidth=1.2, linestyle="--", zorder=3,
-        label=f"recommended, {called(answer.approach)}: ${name}$ = {value:.3f}",
+        label=f"recommended, {approach_label(answer.approach)}: ${name}$ = {value:.3f}",
     )  # fmt: skip
     label = (
         f"{quantity} = {count(at)} ({count(ends[0])}-{count(ends[1])}) at {power_of_ten(answer.C)}"

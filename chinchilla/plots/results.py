@@ -10,11 +10,10 @@ from matplotlib.axes import Axes
 
 from chinchilla.config.checks import require_choice
 from chinchilla.core.errors import InputError
-from chinchilla.fit.result import FitResult, called
+from chinchilla.fit.result import FitResult, approach_label
 from chinchilla.fit.results import FitResults
 from chinchilla.plots import isoflop, optimum, runs
 from chinchilla.plots.style import exponent_note, house_style, legend_inside, log_scale, new_axes
-from chinchilla.recommend.evaluate import model_of
 
 
 @contextmanager
@@ -35,10 +34,10 @@ def plot_fits(fits: FitResults, ax: Axes | None, quantity: str) -> Axes:
     if not fits.fitted:
         raise InputError("there is nothing to plot: every approach was refused, see print(fits).")
     name = "a" if quantity == "N" else "b"
-    labels = {n: f"{called(n)}: refused" for n in fits.refused}
+    labels = {n: f"{approach_label(n)}: refused" for n in fits.refused}
     for n, f in fits.fitted.items():
         law = f.N_opt if quantity == "N" else f.D_opt
-        labels[n] = f"{called(n)}: ${name}$ = {law.exponent_text}"
+        labels[n] = f"{approach_label(n)}: ${name}$ = {law.exponent_text}"
     with _panel(ax) as panel:
         optimum.draw_optima(panel, fits.fitted, quantity, labels)
         optimum.draw_recommended(panel, fits, quantity)
@@ -47,7 +46,7 @@ def plot_fits(fits: FitResults, ax: Axes | None, quantity: str) -> Axes:
     return panel
 
 
-def plot_frontier(f: FitResult, ax: Axes | None) -> Axes:
+def plot_result(f: FitResult, ax: Axes | None) -> Axes:
     """The runs and the fit of one approach to them."""
     known = None if f.runs is None else f.observations()
     place = "best"
@@ -65,13 +64,13 @@ def plot_frontier(f: FitResult, ax: Axes | None) -> Axes:
             runs.draw_envelope(panel, f)
         else:  # approach 1 without curves: N_opt against C
             only = {f.approach: f}
-            optimum.draw_optima(panel, only, "N", {f.approach: called(f.approach)})
+            optimum.draw_optima(panel, only, "N", {f.approach: approach_label(f.approach)})
             optimum.finish(panel, only, "N")
         legend_inside(panel, exponent_note(f.N_opt), loc=place)
     return panel
 
 
-def plot_frontier_residuals(f: FitResult, ax: Axes | None) -> Axes:
+def plot_result_residuals(f: FitResult, ax: Axes | None) -> Axes:
     """The residuals of one approach."""
     finals = f.observations().finals() if f.approach == "parametric" else None
     with _panel(ax) as panel:
@@ -82,7 +81,7 @@ def plot_frontier_residuals(f: FitResult, ax: Axes | None) -> Axes:
         else:
             runs.draw_envelope_residuals(panel, f)
         legend_inside(panel, exponent_note(f.N_opt))
-        panel.set_title(f"Residuals of {called(f.approach)}")
+        panel.set_title(f"Residuals of {approach_label(f.approach)}")
     return panel
 
 
@@ -90,6 +89,6 @@ def plot_fits_residuals(fits: FitResults, ax: Axes | None) -> Axes:
     """The residuals of the recommended approach."""
     if not fits.fitted:
         raise InputError("there is nothing to plot: every approach was refused, see print(fits).")
-    model = model_of(fits)
+    model = fits.recommended_model
     approach = next(iter(fits.fitted)) if model is None else model.approach
-    return plot_frontier_residuals(fits.fitted[approach], ax)
+    return plot_result_residuals(fits.fitted[approach], ax)

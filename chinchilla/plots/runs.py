@@ -76,9 +76,9 @@ def draw_envelope(ax: Axes, envelope: FitResult) -> None:
         ax.plot(C[censored], L[censored], ".", color="#9ca3af", markersize=3.5, label=label)
 
 
-def draw_surface(ax: Axes, frontier: FitResult, finals: Observations) -> None:
+def draw_surface(ax: Axes, result: FitResult, finals: Observations) -> None:
     """Contours of the law L(N, D) with the runs, and the efficient frontier."""
-    law = frontier.law
+    law = result.law
     assert law is not None
     D_range, N_range = padded(finals.D, 0.12), padded(finals.N, 0.12)
     D, N = np.meshgrid(np.geomspace(*D_range, 120), np.geomspace(*N_range, 120))
@@ -89,7 +89,7 @@ def draw_surface(ax: Axes, frontier: FitResult, finals: Observations) -> None:
     contours = ax.contour(D, N, L, levels=levels, colors=shades, linewidths=1.1)
     for beyond, width, label in ((10, 0.9, None), (1, 2.2, "efficient frontier")):
         C = np.array([finals.C.min() / beyond, finals.C.max() * beyond])
-        line = (frontier.D_opt(C), frontier.N_opt(C))
+        line = (result.D_opt(C), result.N_opt(C))
         ax.plot(*line, color=COLORS["parametric"], linewidth=width, label=label)
     ax.plot(finals.D, finals.N, "o", color="black", markersize=4, label="runs")
     ax.set(xlim=D_range, ylim=N_range, xlabel=D_LABEL, ylabel=N_LABEL)
@@ -99,18 +99,18 @@ def draw_surface(ax: Axes, frontier: FitResult, finals: Observations) -> None:
     ax.clabel(contours, fontsize=8, fmt="%.2f", inline_spacing=3)
 
 
-def draw_law_residuals(ax: Axes, frontier: FitResult, finals: Observations) -> None:
+def draw_law_residuals(ax: Axes, result: FitResult, finals: Observations) -> None:
     """Measured losses minus the law against C, coloured by N."""
-    assert frontier.law is not None
-    residual = finals.L - frontier.law(finals.N, finals.D)
+    assert result.law is not None
+    residual = finals.L - result.law(finals.N, finals.D)
     _draw_residuals(ax, finals.C, residual, finals.N, N_LABEL)
     ax.set(xlabel=C_LABEL, ylabel="measured − law, nats/token")
     log_scale(ax, "x", power_of_ten)
 
 
-def draw_profile_residuals(ax: Axes, frontier: FitResult) -> None:
+def draw_profile_residuals(ax: Axes, result: FitResult) -> None:
     """Losses minus the fitted shape of their budget against N / N_opt, coloured by the budget."""
-    budgets = [b for b in budgets_of(frontier, None) if not b["refused"]]
+    budgets = [b for b in budgets_of(result, None) if not b["refused"]]
     ratio = np.concatenate([b["N"] / b["N_opt"] for b in budgets])
     residual = np.concatenate([b["L"] - fitted_loss(b, b["N"]) for b in budgets])
     budget = np.concatenate([np.full(len(b["N"]), b["budget_flops"]) for b in budgets])
@@ -119,10 +119,10 @@ def draw_profile_residuals(ax: Axes, frontier: FitResult) -> None:
     log_scale(ax, "x", "{:.4g}".format)
 
 
-def draw_envelope_residuals(ax: Axes, frontier: FitResult) -> None:
+def draw_envelope_residuals(ax: Axes, result: FitResult) -> None:
     """ln of the sizes on the envelope over N_opt(C), against C."""
-    C, N = np.array([[p.C, p.N] for p in frontier.points]).T
-    _draw_residuals(ax, C, np.log(N / frontier.N_opt(C)), N, N_LABEL)
+    C, N = np.array([[p.C, p.N] for p in result.points]).T
+    _draw_residuals(ax, C, np.log(N / result.N_opt(C)), N, N_LABEL)
     ax.set(xlabel=C_LABEL, ylabel="$\\ln(N\\,/\\,N_{opt}(C))$ on the envelope")
     log_scale(ax, "x", power_of_ten)
 
@@ -138,8 +138,8 @@ def _draw_residuals(
     )  # fmt: skip
     low, high = inner_range(residual)
     inside = np.abs(residual[(residual >= low) & (residual <= high)])
-    reach = 1.15 * max(float(inside.max(initial=0.0)), 1e-6)
-    ax.set(xlim=padded(x), ylim=(-reach, reach))
+    half_height = 1.15 * max(float(inside.max(initial=0.0)), 1e-6)
+    ax.set(xlim=padded(x), ylim=(-half_height, half_height))
     mark_outside(ax, x, residual)
     ax.set_title("Residuals")
     size_bar(ax, shade, label, short_count if label == N_LABEL else power_of_ten)

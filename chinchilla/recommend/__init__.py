@@ -1,7 +1,7 @@
 """The recommended answer: N, D and loss at a budget with 80% intervals.
 
-    fit_table(finals, curves, command) -> FitResults with `recommended` set
-    recommendation(fits, C)            -> Recommendation: N, D, L, intervals, reasons
+    fit_and_recommend(finals, curves, command) -> FitResults with `recommended` set
+    recommendation(fits, C)                    -> Recommendation: N, D, L, intervals, reasons
 
 `choose` decides which approach is recommended; `fit`, `predict`, the report, `compare` and the notebook
 API all show its decision. The modules, in order of use:
@@ -15,10 +15,10 @@ API all show its decision. The modules, in order of use:
     evaluate        the recommendation at a budget
     minima          a table of losses at minima, without runs
 
-NumPy and SciPy only: this package must import without torch.
+This package must import without torch.
 """
 
-from chinchilla.recommend.choose import fit_table
+from chinchilla.recommend.choose import fit_and_recommend
 from chinchilla.recommend.evaluate import Recommendation, recommendation
 
-__all__ = ["Recommendation", "fit_table", "recommendation"]
+__all__ = ["Recommendation", "fit_and_recommend", "recommendation"]

@@ -10,9 +10,8 @@ showed it (docs/fitting.md).
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from chinchilla.config import FitCommand
 from chinchilla.fit import fit_all
@@ -25,25 +24,21 @@ from chinchilla.recommend.forecast import (
     forecasts_of_envelope,
     forecasts_of_laws,
     forecasts_of_minima,
-    held_out_summary,
+    summary_of_errors,
 )
-from chinchilla.recommend.held_out import (
-    HeldOut,
-    errors_of_laws,
-    errors_of_minima,
-    forecast_weights,
-)
-from chinchilla.recommend.isoflop_minima import minima_of
-from chinchilla.recommend.laws import SATURATING, CandidateLaw, candidate_laws, fit_windows
+from chinchilla.recommend.held_out import errors_of_laws, errors_of_minima
+from chinchilla.recommend.isoflop_minima import Minima, minima_of
+from chinchilla.recommend.laws import CandidateLaw, candidate_laws, fit_windows
 
 SWITCH = 0.8  # approach 3's held-out error over approach 2's, below which approach 3 is recommended
 MIN_HELD_OUT = 10  # held-out forecasts needed to prefer approach 3 to approach 2
 MIN_MINIMA = 3  # budgets with a minimum that make approach 2 the default
 # Minima from which approach 2 forecasts the loss itself; with fewer, approach 3 does.
 MIN_OWN_LOSS = 4
+PREFERENCE = ("parametric", "isoflop", "envelope")  # with fewer than MIN_MINIMA
 
 
-def fit_table(
+def fit_and_recommend(
     finals: Observations,
     curves: Observations | None,
     command: FitCommand,
@@ -64,6 +59,18 @@ def fit_table(
     return fits if model is None else dataclasses.replace(fits, recommended=model.to_dict())
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """What each approach could recommend, and how well it predicted the sweep's own larger budgets."""
+
+    minima: Minima
+    windows: list[CandidateLaw]  # approach 3's law on each window; empty without approach 3
+    laws: list[CandidateLaw]  # the windows and, last, the saturating law if it is needed
+    forecasts: dict[str, dict[str, Forecast]]  # by approach and quantity
+    summaries: dict[str, dict[str, Any]]  # by approach: `summary_of_errors`; not of approach 1
+    of_windows: dict[str, Forecast]  # approach 3's forecasts without the saturating law
+
+
 def choose(
     obs: Observations, fits: FitResults, settings: Mapping[str, Any]
 ) -> RecommendedModel | None:
@@ -76,76 +83,103 @@ def choose(
     """
     if not fits.fitted:
         return None
+    candidates = candidates_of(obs, fits, dict(settings))
+    decision = decide(
+        candidates.forecasts, candidates.summaries, len(candidates.minima), _isoflop_requested(fits)
+    )
+    if decision is None:
+        return None
+    approach, reason = decision
+    return _explained(approach, reason, candidates, obs, fits)
 
-    # Candidates of each approach, their errors on the sweep's own larger budgets, and the forecasts that
-    # these errors weight.
+
+def candidates_of(obs: Observations, fits: FitResults, settings: dict[str, Any]) -> Candidates:
+    """Forecasts of each fitted approach, weighted by their errors on the sweep's own larger budgets."""
     forecasts: dict[str, dict[str, Forecast]] = {}
-    held_out: dict[str, dict[str, HeldOut]] = {}
-    windows: list[CandidateLaw] = []
-    laws: list[CandidateLaw] = []
+    summaries: dict[str, dict[str, Any]] = {}
     minima = minima_of(obs, fits)
-    isoflop_requested = "isoflop" in fits.fitted or "isoflop" in fits.refused
-    if isoflop_requested and len(minima) >= 2:
-        held_out["isoflop"] = errors_of_minima(minima)
-        forecasts["isoflop"] = forecasts_of_minima(minima, held_out["isoflop"])
-    if "parametric" in fits.fitted:
-        windows = fit_windows(obs, dict(settings))
-        laws = candidate_laws(obs, windows)
+    if _isoflop_requested(fits) and len(minima) >= 2:
+        errors = errors_of_minima(minima)
+        forecasts["isoflop"] = forecasts_of_minima(minima, errors)
+        summaries["isoflop"] = summary_of_errors(forecasts["isoflop"], errors)
+    windows = fit_windows(obs, settings) if "parametric" in fits.fitted else []
+    laws = candidate_laws(obs, windows)
+    of_windows: dict[str, Forecast] = {}
     if laws:
-        held_out["parametric"] = errors_of_laws(obs, laws, minima, fits.cost, dict(settings))
+        errors = errors_of_laws(obs, laws, minima, fits.cost, settings)
         condition = reasons.condition_number(fits)
-        forecasts["parametric"] = forecasts_of_laws(laws, held_out["parametric"], condition)
+        forecasts["parametric"] = forecasts_of_laws(laws, errors, condition)
+        summaries["parametric"] = summary_of_errors(forecasts["parametric"], errors)
+        of_windows = forecasts_of_laws(windows, errors, condition)
     if "envelope" in fits.fitted:
         forecasts["envelope"] = forecasts_of_envelope(fits)
-    errors = {name: held_out_summary(forecasts[name], held_out[name]) for name in held_out}
+    return Candidates(minima, windows, laws, forecasts, summaries, of_windows)
 
-    # The decision.
-    usable = {name for name, f in forecasts.items() if "N" in f and _exponent_is_plausible(f["N"])}
-    if "isoflop" in usable and len(minima) >= MIN_MINIMA:
-        better = _approach_3_is_better(errors["isoflop"], errors.get("parametric"))
+
+def decide(
+    forecasts: Mapping[str, Mapping[str, Forecast]],
+    summaries: Mapping[str, Mapping[str, Any]],
+    n_minima: int,
+    isoflop_requested: bool,
+) -> tuple[str, str] | None:
+    """The recommended approach and the sentence that gives the reason; None if none is usable.
+
+    Args:
+        forecasts: by approach and quantity.
+        summaries: held-out errors by approach.
+        n_minima: budgets with an IsoFLOP minimum.
+        isoflop_requested: whether approach 2 was asked for.
+    """
+    usable = [name for name in PREFERENCE if _is_usable(forecasts.get(name, {}))]
+    if "isoflop" in usable and n_minima >= MIN_MINIMA:
+        better = _approach_3_is_better(summaries["isoflop"], summaries.get("parametric"))
         approach = "parametric" if better else "isoflop"
-        reason = reasons.by_held_out_errors(approach, errors, len(minima))
-    else:
-        order = ("parametric", "isoflop", "envelope")
-        approach = next((name for name in order if name in usable), "")
-        if not approach:
-            return None
-        reason = reasons.by_elimination(approach, isoflop_requested, len(minima) < MIN_MINIMA)
+        return approach, reasons.by_held_out_errors(approach, summaries, n_minima)
+    if not usable:
+        return None
+    few_minima = n_minima < MIN_MINIMA
+    return usable[0], reasons.by_elimination(usable[0], isoflop_requested, few_minima)
 
-    # The forecasts of the recommended approach, and the reasons for it.
-    chosen = forecasts[approach]
+
+def _explained(
+    approach: str, reason: str, candidates: Candidates, obs: Observations, fits: FitResults
+) -> RecommendedModel:
+    """The model of the approach that was decided for, with all its reasons."""
+    minima, windows, laws = candidates.minima, candidates.windows, candidates.laws
+    forecasts = candidates.forecasts[approach]
     C_range = [float(obs.C.min()), float(obs.C.max())]
     if approach == "isoflop":
         C_range = [float(minima.C[0]), float(minima.C[-1])]
-        if len(minima) < MIN_OWN_LOSS and "parametric" in forecasts:
-            chosen = {**chosen, "L": forecasts["parametric"]["L"]}
+        if len(minima) < MIN_OWN_LOSS and "parametric" in candidates.forecasts:
+            forecasts = {**forecasts, "L": candidates.forecasts["parametric"]["L"]}
     outliers = reasons.excluded_runs(obs, fits, windows)
     texts = [reason, *reasons.evidence(approach, fits, windows, outliers, len(obs))]
-    if approach == "parametric" and laws[-1].name == SATURATING:
-        without = forecasts_of_laws(windows, held_out["parametric"], condition)
-        texts.append(reasons.saturating_law(obs, fits, laws, forecasts["parametric"], without))
+    if approach == "parametric" and laws[-1].is_saturating:
+        texts.append(reasons.saturating_law(obs, fits, laws, forecasts, candidates.of_windows))
     nearest = windows[-1].law if windows else None  # the narrowest window, nearest to the optimum
     return RecommendedModel(
         approach=approach,
         C_range=C_range,
-        N=chosen["N"],
-        L=chosen.get("L"),
+        N=forecasts["N"],
+        L=forecasts.get("L"),
         reasons=texts,
         outliers=outliers,
-        held_out=errors,
+        held_out=candidates.summaries,
         shape=None if nearest is None else [nearest.alpha, nearest.beta],
     )
 
 
-def _exponent_is_plausible(f: Forecast) -> bool:
-    """Whether N_opt rises with C, and not faster than C; always true of laws, whose alpha and beta are positive."""
-    if f.kind == "law":
-        return True
-    return bool(0 < forecast_weights(f.scores, "N") @ np.array(f.members)[:, 1] < 1)
+def _isoflop_requested(fits: FitResults) -> bool:
+    return "isoflop" in fits.fitted or "isoflop" in fits.refused
+
+
+def _is_usable(forecasts: Mapping[str, Forecast]) -> bool:
+    """Whether N_opt is forecast with an exponent in (0, 1)."""
+    return "N" in forecasts and forecasts["N"].implausible_exponent() is None
 
 
 def _approach_3_is_better(two: Mapping[str, Any], three: Mapping[str, Any] | None) -> bool:
-    """Whether approach 3 predicted the larger budgets clearly better, by summaries of held-out errors."""
+    """Whether approach 3 predicted the larger budgets clearly better, by `summary_of_errors`."""
     if three is None or two["n"] < MIN_HELD_OUT:
         return False
     pairs = [(two[q], three[q]) for q in ("N", "L")]

@@ -8,19 +8,17 @@ import numpy as np
 from chinchilla.core.errors import InputError, Refusal
 from chinchilla.core.units import count, number
 from chinchilla.fit.loss_law import flops_at
-from chinchilla.fit.result import LossLaw, called
+from chinchilla.fit.result import RANGE_TOLERANCE, LossLaw, approach_label, target_budget
 from chinchilla.fit.results import FitResults
-from chinchilla.recommend.forecast import Estimate, RecommendedModel
+from chinchilla.recommend.forecast import LAW, Estimate, Forecast, RecommendedModel
 from chinchilla.recommend.laws import optimum
 
-DEFAULT_FACTOR = 10.0  # times the largest C: the budget answered if none is given
 # Factors outside the runs: beyond 1,000 (rounded up) only a range is stated, beyond a million nothing.
 RANGE_ONLY = 1.01e3
 REFUSED = 1.01e6
 MIN_SAMPLES = 10  # resamples needed for a standard deviation
 DEFAULT_SHAPE = (0.34, 0.34)  # alpha and beta for costs of departures if no law was fitted
 MAX_RATIO_FACTOR = 2.0  # tokens per parameter this many times beyond those of the runs are reported
-EDGE = 1.01  # a C outside the runs by less than this factor counts as inside
 
 
 @dataclass(frozen=True)
@@ -60,14 +58,9 @@ class Recommendation:
     __repr__ = __str__
 
 
-def model_of(fits: FitResults, where: str = "recommended") -> RecommendedModel | None:
-    """The recommended model of these fits; None if no approach has a usable answer."""
-    return None if fits.recommended is None else RecommendedModel.from_dict(fits.recommended, where)
-
-
 def default_budget(fits: FitResults) -> float:
-    """The budget answered if none is given: ten times the largest C, to two digits."""
-    return float(f"{DEFAULT_FACTOR * fits.data['C'][1]:.2g}")
+    """The budget answered if none is given."""
+    return target_budget(fits.data["C"][1])
 
 
 def recommendation(fits: FitResults, C: float) -> Recommendation:
@@ -121,11 +114,14 @@ def recommendation(fits: FitResults, C: float) -> Recommendation:
 
 def _recommended(fits: FitResults) -> RecommendedModel:
     """The recommended model, or Refusal with the reasons why no approach has an answer."""
-    if (model := model_of(fits)) is not None:
+    if (model := fits.recommended_model) is not None:
         return model
-    reasons = [f"{called(name)}: its exponent of N_opt is not in (0, 1)" for name in fits.fitted]
+    reasons = [
+        f"{approach_label(name)}: its exponent of N_opt is not in (0, 1)" for name in fits.fitted
+    ]
     reasons += [
-        f"{called(name)}, {r.kind}: {r.reason.rstrip('.')}" for name, r in fits.refused.items()
+        f"{approach_label(name)}, {r.kind}: {r.reason.rstrip('.')}"
+        for name, r in fits.refused.items()
     ]
     raise Refusal(
         f"no approach has an answer for these runs ({'; '.join(reasons)}). Correct or extend the runs, or "
@@ -148,31 +144,40 @@ def _estimate(
     f = model.N if quantity == "N" else model.L
     if f is None:
         return None
-    # The standard deviation over resampled runs; lines and curves have the covariance of their parameters.
-    logs = np.empty(0)
-    frontier = fits.fitted.get("parametric" if f.kind == "law" else model.approach)
-    if frontier is not None and f.kind == "law" and frontier.law_samples:
-        samples = np.array(frontier.law_samples, float).T
-        logs = optimum(samples, fits.cost, C)[0 if quantity == "N" else 1]
-    elif frontier is not None and f.kind == "line" and not f.covariances:
-        logs = np.log(frontier.N_opt.all_at(C))
-    logs = logs[np.isfinite(logs)]
-    sd = float(np.std(logs, ddof=1)) if len(logs) >= MIN_SAMPLES else 0.0
+    sd = _resampled_sd(fits, model, f, C)
     return f.at(C, model.beyond(C), fits.cost, sd)
+
+
+def _resampled_sd(fits: FitResults, model: RecommendedModel, f: Forecast, C: float) -> float:
+    """Standard deviation of a forecast's logarithm at C over the resampled runs; 0 if unknown.
+
+    Approach 3 has a law and approach 1 a line for each resample. Other forecasts have the covariance of
+    their parameters instead.
+    """
+    logs = np.empty(0)
+    if f.kind == LAW:
+        three = fits.fitted.get("parametric")
+        if three is not None and three.law_samples:
+            log_N, log_L = optimum(np.array(three.law_samples, float).T, fits.cost, C)
+            logs = log_N if f.quantity == "N" else log_L
+    elif model.approach == "envelope" and f.quantity == "N" and "envelope" in fits.fitted:
+        logs = np.log(fits.fitted["envelope"].N_opt.all_at(C))
+    logs = logs[np.isfinite(logs)]
+    return float(np.std(logs, ddof=1)) if len(logs) >= MIN_SAMPLES else 0.0
 
 
 def _disagreement(fits: FitResults, model: RecommendedModel, C: float, N: Estimate) -> str:
     """Name the approaches whose own 80% interval of N_opt does not overlap the recommended one."""
     others = []
-    for name, frontier in fits.fitted.items():
+    for name, result in fits.fitted.items():
         if name == model.approach:
             continue
-        if (law := frontier.law) is not None:
-            samples = np.array(frontier.law_samples or np.empty((5, 0)), float).T
+        if (law := result.law) is not None:
+            samples = np.array(result.law_samples or np.empty((5, 0)), float).T
             laws = np.vstack([[law.E, law.A, law.B, law.alpha, law.beta], samples])
             logs = optimum(laws, fits.cost, C)[0]
         else:
-            logs = np.log([frontier.N_opt(C), *frontier.N_opt.all_at(C)])
+            logs = np.log([result.N_opt(C), *result.N_opt.all_at(C)])
         value, samples = logs[0], logs[1:][np.isfinite(logs[1:])]
         if len(samples) < MIN_SAMPLES or not np.isfinite(value):
             continue
@@ -186,7 +191,7 @@ def _disagreement(fits: FitResults, model: RecommendedModel, C: float, N: Estima
     values = [N.value, *(e.value for e, _ in others)]
 
     def listed(e: Estimate, name: str) -> str:
-        return f"{called(name)} {count(e.value)} ({count(e.low)}-{count(e.high)})"
+        return f"{approach_label(name)} {count(e.value)} ({count(e.low)}-{count(e.high)})"
 
     return (
         f"The approaches disagree beyond their 80% intervals: N_opt from {count(min(values))} to "
@@ -200,9 +205,9 @@ def _extrapolation(
 ) -> list[str]:
     """How far C, or D/N of the answer, lies outside the runs; empty inside."""
     texts, (low, high) = [], fits.data["C"]
-    if C > EDGE * high:
+    if C > RANGE_TOLERANCE * high:
         texts.append(f"Extrapolation: {number(C / high)}x the compute of the largest run.")
-    elif C < low / EDGE:
+    elif C < low / RANGE_TOLERANCE:
         texts.append(f"Extrapolation: {number(low / C)}x below the compute of the smallest run.")
     if max(C / high, low / C) > RANGE_ONLY:
         texts[-1] += (
@@ -247,7 +252,9 @@ def headline(r: Recommendation) -> str:
         )
     if r.ratio is not None:
         parts.insert(2, f"{r.ratio:,.3g} tokens per parameter")
-    text = f"C = {r.C:.3g} FLOPs: {', '.join(parts)}; 80% intervals, by {called(r.approach)}."
+    text = (
+        f"C = {r.C:.3g} FLOPs: {', '.join(parts)}; 80% intervals, by {approach_label(r.approach)}."
+    )
     return f"{r.disagreement} {text}".strip()
 
 
@@ -304,7 +311,7 @@ def local_law(fits: FitResults, C: float) -> LossLaw | None:
     frontier. p = dlnc/dlnN, where c is the FLOPs per token. E takes the rest of the loss. None if N or L
     is not forecast, or if no such law exists.
     """
-    model = model_of(fits)
+    model = fits.recommended_model
     if model is None or model.N is None or model.L is None:
         return None
     log_N, log_L = model.N.log_at(C, fits.cost), model.L.log_at(C, fits.cost)

@@ -3,10 +3,10 @@
 A forecast is a weighted mean, in the logarithm, of a few members. Its interval combines the spread of
 the members, their standard error (delta method), and the error scale measured on held-out budgets. The
 weight of a member falls with its held-out score and with its standard error at the budget: the slope of
-a few large budgets predicts well nearby and badly far away. NumPy and SciPy only.
+a few large budgets predicts well nearby and badly far away.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.results import FitResults
 from chinchilla.recommend.held_out import (
     ErrorScale,
-    HeldOut,
+    HeldOutErrors,
     error_scale,
     forecast_weights,
     scores,
@@ -31,15 +31,11 @@ from chinchilla.recommend.isoflop_minima import (
     line_at,
     loss_at,
     loss_curves,
-    saturating,
+    power_law_with_offset,
     size_lines,
 )
 from chinchilla.recommend.laws import CandidateLaw, optimum
 
-KINDS_OF = {  # quantity -> kinds of members that forecast it, each with its number of parameters
-    "N": {"line": 2, "law": 7},
-    "L": {"saturating": 3, "law": 7},
-}
 LEVEL = 0.8  # of intervals
 # Error scales for approach 1, which no held-out budget measures: on synthetic curves with a known law
 # N_opt was off by 25% and the loss by up to 2% at ten times the largest C.
@@ -47,6 +43,36 @@ ENVELOPE_ERROR = {"N": 0.15, "L": 0.008}
 # Condition number of approach 3 -> standard deviation of a if the law is off by half a percent: the
 # median errors measured by scripts/studies/condition_number.py, divided by .6745.
 ERROR_OF_A = {100.0: 0.02, 175.0: 0.05, 250.0: 0.07, 400.0: 0.09, 750.0: 0.16, 2000.0: 0.27}
+
+
+# ln values at C of members given as rows, and the gradients in their parameters (None: not known). The
+# arguments are rows, C, FLOPs per token, and the quantity N or L.
+Evaluate = Callable[
+    [np.ndarray, float, FlopsPerToken | None, str], tuple[np.ndarray, np.ndarray | None]
+]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of members: the function of C that their parameters stand for."""
+
+    quantities: str  # that it forecasts
+    parameters: tuple[str, ...]
+    evaluate: Evaluate
+
+
+LINE, OFFSET_LAW, LAW = "line", "power_law_with_offset", "law"
+KINDS = {
+    LINE: Kind("N", ("ln k", "a"), lambda rows, C, cost, q: line_at(rows, float(np.log(C)))),
+    OFFSET_LAW: Kind(
+        "L", ("E", "ln K", "g"), lambda rows, C, cost, q: loss_at(rows, float(np.log(C)))
+    ),
+    LAW: Kind(
+        "NL",
+        ("E", "A", "B", "alpha", "beta", "q", "D0"),
+        lambda rows, C, cost, q: (optimum(rows, cost, C)[0 if q == "N" else 1], None),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -67,13 +93,13 @@ class Estimate:
 class Forecast:
     """N_opt or the loss at the optimum as a function of C.
 
-    Members are rows of parameters: ln k and a of a line (N = k*C^a); E, ln K and g of a saturating power
-    law (L = E + K*C^-g); or E, A, B, alpha, beta, q and D0 of a loss law (`laws`), solved at C.
+    Members are rows of parameters (KINDS): ln k and a of a line (N = k*C^a); E, ln K and g of a power law
+    with offset (L = E + K*C^-g); or E, A, B, alpha, beta, q and D0 of a loss law (`laws`), solved at C.
     `covariances` belong to the members. Laws have none: their standard error comes from resampled runs.
     """
 
     quantity: str  # N (parameters) or L (nats per token)
-    kind: str  # line, saturating or law
+    kind: str  # a key of KINDS
     names: list[str]  # of the members
     scores: list[float]  # held-out errors of the logarithm; 0 where nothing was held out
     members: list[list[float]]
@@ -97,7 +123,7 @@ class Forecast:
         """
         middle, spread, standard_error = self._mean_and_errors(C, cost)
         sd = max(self.error.sd(h), spread, standard_error, resampled)
-        half = float(stdtrit(self.error.freedom, (1 + LEVEL) / 2)) * sd
+        half = float(stdtrit(self.error.degrees_of_freedom, (1 + LEVEL) / 2)) * sd
         return Estimate(*(float(np.exp(middle + x)) for x in (0.0, -half, half)))
 
     def slope(self, C: float, cost: FlopsPerToken | None = None) -> float:
@@ -106,17 +132,24 @@ class Forecast:
         up, down = (self.log_at(float(C * np.exp(x)), cost) for x in (step, -step))
         return (up - down) / (2 * step)
 
+    def implausible_exponent(self) -> float | None:
+        """Mean exponent of lines if N_opt falls with C or rises faster than C; None otherwise.
+
+        Laws always give None: their alpha and beta are positive.
+        """
+        if self.kind != LINE:
+            return None
+        a = float(forecast_weights(self.scores, self.quantity) @ np.array(self.members)[:, 1])
+        return None if 0 < a < 1 else a
+
     def _mean_and_errors(self, C: float, cost: FlopsPerToken | None) -> tuple[float, float, float]:
         """The forecast's logarithm, the spread of its members, and their mean standard error."""
         rows, error = np.asarray(self.members, float), np.zeros(len(self.members))
-        if self.kind == "law":
-            logs = optimum(rows, cost, C)[0 if self.quantity == "N" else 1]
-        else:
-            logs, gradient = (line_at if self.kind == "line" else loss_at)(rows, float(np.log(C)))
-            if self.covariances:
-                V = np.asarray(self.covariances, float)
-                square = np.einsum("ki,kij,kj->k", gradient, V, gradient)
-                error = np.sqrt(np.maximum(square, 0.0))
+        logs, gradients = KINDS[self.kind].evaluate(rows, C, cost, self.quantity)
+        if gradients is not None and self.covariances:
+            V = np.asarray(self.covariances, float)
+            variance = np.einsum("ki,kij,kj->k", gradients, V, gradients)
+            error = np.sqrt(np.maximum(variance, 0.0))
         known = np.isfinite(logs)  # a law may have no optimum there
         if not known.any():
             return float("nan"), 0.0, 0.0
@@ -172,46 +205,46 @@ class RecommendedModel:
 
 def _is_consistent(f: Forecast, quantity: str) -> bool:
     """Whether a forecast that was read from a file can be evaluated."""
-    if f.quantity != quantity or f.kind not in KINDS_OF[quantity]:
+    if f.quantity != quantity or f.kind not in KINDS or quantity not in KINDS[f.kind].quantities:
         return False
-    k, n = len(f.names), KINDS_OF[quantity][f.kind]
+    k, n = len(f.names), len(KINDS[f.kind].parameters)
     rows = [*f.members, *(row for V in f.covariances for row in V)]
     return (
         k == len(f.scores) == len(f.members)
         and all(len(row) == n for row in rows)
         and len(rows) in (k, k + k * n)
         and min(f.scores, default=-1) >= 0
-        and min(f.error.scale, f.error.freedom, f.error.offset) > 0
+        and min(f.error.scale, f.error.degrees_of_freedom, f.error.offset) > 0
         and f.error.rate >= 0
     )
 
 
-def forecasts_of_minima(minima: Minima, held_out: Mapping[str, HeldOut]) -> dict[str, Forecast]:
-    """Forecasts of approach 2: N_opt from lines, the loss from curves E + K*C^-g."""
+def forecasts_of_minima(minima: Minima, errors: Mapping[str, HeldOutErrors]) -> dict[str, Forecast]:
+    """Approach 2, by quantity: N_opt from lines, the loss from curves E + K*C^-g."""
     forecasts = {}
     if lines := size_lines(minima):
-        forecasts["N"] = _forecast("N", "line", lines, held_out["N"])
+        forecasts["N"] = _forecast("N", LINE, lines, errors["N"])
     if curves := loss_curves(minima):
-        forecasts["L"] = _forecast("L", "saturating", curves, held_out["L"])
+        forecasts["L"] = _forecast("L", OFFSET_LAW, curves, errors["L"])
     return forecasts
 
 
 def forecasts_of_laws(
-    laws: Sequence[CandidateLaw], held_out: Mapping[str, HeldOut], condition: float = 1.0
+    laws: Sequence[CandidateLaw], errors: Mapping[str, HeldOutErrors], condition: float = 1.0
 ) -> dict[str, Forecast]:
     """Approach 3, by quantity: the candidate laws, weighted by their held-out errors.
 
-    If the runs hardly separate N from D, a misfit of half a percent moves a further than any resampling
-    shows. The error scale of N_opt is then at least what ERROR_OF_A measured for `condition`, the
-    condition number of the fit.
+    If the runs hardly separate the effect of N from that of D, the fit is ill-conditioned: a law that is
+    off by half a percent of the loss then has a wrong exponent a, and resampled runs do not show it. The
+    error scale of N_opt is therefore at least the error of a that ERROR_OF_A gives for `condition`.
 
     Args:
         laws: candidates.
-        held_out: errors of these laws, or of more laws of which these are the first.
-        condition: of approach 3's fit.
+        errors: by quantity, held-out errors of these laws, or of more laws of which these are the first.
+        condition: condition number of approach 3's fit.
     """
     members = {law.name: CurveFit(law.theta.tolist(), []) for law in laws}
-    forecasts = {q: _forecast(q, "law", members, held_out[q]) for q in ("N", "L")}
+    forecasts = {q: _forecast(q, LAW, members, errors[q]) for q in ("N", "L")}
     least = float(np.interp(np.log(condition), np.log(list(ERROR_OF_A)), list(ERROR_OF_A.values())))
     scale = max(forecasts["N"].error.scale, least)
     return forecasts | {"N": _with_scale(forecasts["N"], scale)}
@@ -219,39 +252,36 @@ def forecasts_of_laws(
 
 def forecasts_of_envelope(fits: FitResults) -> dict[str, Forecast]:
     """Approach 1, by quantity: its line, and E + K*C^-g through its envelope."""
-    frontier = fits.fitted["envelope"]
-    line = CurveFit([float(np.log(frontier.N_opt.coefficient)), frontier.N_opt.exponent], [])
-    forecasts = {"N": _forecast("N", "line", {"the envelope": line}, HeldOut.of())}
-    C, N, L = (np.array([getattr(p, name) for p in frontier.points], float) for name in "CNL")
+    result = fits.fitted["envelope"]
+    line = CurveFit([float(np.log(result.N_opt.coefficient)), result.N_opt.exponent], [])
+    forecasts = {"N": _forecast("N", LINE, {"the envelope": line}, HeldOutErrors.of())}
+    C, N, L = (np.array([getattr(p, name) for p in result.points], float) for name in "CNL")
     if len(C) >= MIN_LOSS:
-        curve = saturating(Minima(C, N, L), np.inf)
-        forecasts["L"] = _forecast("L", "saturating", {"the envelope": curve}, HeldOut.of())
+        curve = power_law_with_offset(Minima(C, N, L), np.inf)
+        members = {"the envelope": curve}
+        forecasts["L"] = _forecast("L", OFFSET_LAW, members, HeldOutErrors.of())
     return {q: _with_scale(f, ENVELOPE_ERROR[q]) for q, f in forecasts.items()}
 
 
-def held_out_summary(
-    forecasts: Mapping[str, Forecast], held_out: Mapping[str, HeldOut]
+def summary_of_errors(
+    forecasts: Mapping[str, Forecast], errors: Mapping[str, HeldOutErrors]
 ) -> dict[str, Any]:
     """The number of held-out errors ("n") and the scores of the weighted forecasts ("N", "L")."""
-    summary: dict[str, Any] = {"n": max(len(held_out["N"]), len(held_out["L"]))}
+    summary: dict[str, Any] = {"n": max(len(errors["N"]), len(errors["L"]))}
     for quantity in ("N", "L"):
         f, summary[quantity] = forecasts.get(quantity), None
         if f is not None:
-            pairs = held_out[quantity].weighted(forecast_weights(f.scores, quantity))
+            pairs = errors[quantity].weighted(forecast_weights(f.scores, quantity))
             summary[quantity] = float(scores(pairs)[0]) if len(pairs) else None
     return summary
 
 
 def _forecast(
-    quantity: str, kind: str, members: Mapping[str, CurveFit], held_out: HeldOut
+    quantity: str, kind: str, members: Mapping[str, CurveFit], pairs: HeldOutErrors
 ) -> Forecast:
-    own = scores(held_out)[: len(members)] if len(held_out) else np.zeros(len(members))
+    own = scores(pairs)[: len(members)] if len(pairs) else np.zeros(len(members))
     rows = np.array([m.parameters for m in members.values()])
-    g = rows[:, -1]  # the loss at the optimum approaches its asymptote as C^-g
-    if kind == "law":
-        alpha, beta, q = rows[:, 3:6].T
-        g = q * alpha * beta / (alpha + beta)
-    rate = float(np.mean(g)) if quantity == "L" else 0.0
+    rate = float(np.mean(_loss_exponents(kind, rows))) if quantity == "L" else 0.0
     return Forecast(
         quantity=quantity,
         kind=kind,
@@ -259,8 +289,17 @@ def _forecast(
         scores=own.tolist(),
         members=rows.tolist(),
         covariances=[m.covariance for m in members.values() if m.covariance],
-        error=error_scale(held_out.weighted(forecast_weights(own, quantity)), quantity, rate),
+        error=error_scale(pairs.weighted(forecast_weights(own, quantity)), quantity, rate),
     )
+
+
+def _loss_exponents(kind: str, rows: np.ndarray) -> np.ndarray:
+    """(k,) g of each member: its loss at the optimum approaches its asymptote as C^-g."""
+    value = dict(zip(KINDS[kind].parameters, rows.T, strict=True))
+    if kind == OFFSET_LAW:
+        return value["g"]
+    alpha, beta = value["alpha"], value["beta"]
+    return np.asarray(value["q"] * alpha * beta / (alpha + beta))
 
 
 def _with_scale(f: Forecast, scale: float) -> Forecast:

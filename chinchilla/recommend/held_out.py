@@ -12,8 +12,6 @@ ln N_opt and one of ln L, at a distance h in ln C beyond the split. They determi
   H = (1 - e^(-g*h))/g, because an error of the slope stops growing there. s^2 is shrunk towards
   PRIOR^2, which counts as PRIOR_N held-out budgets. The prior is estimated from public
   sweeps (docs/fitting.md); it limits the effect of few or accidentally small errors.
-
-NumPy only.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -29,8 +27,8 @@ from chinchilla.recommend.isoflop_minima import Minima, line_at, loss_at, loss_c
 from chinchilla.recommend.laws import CandidateLaw, log_loss, optimum, refits
 
 MIN_FITTED = 3  # budgets below a split
-RECENT = 2.8  # ln C over which the weight of a held-out budget falls by a factor e
-NEAR = 0.3  # a pair at distance h weighs 1 / (NEAR + h)
+RECENCY_SCALE = 2.8  # ln C over which the weight of a held-out budget falls by a factor e
+DISTANCE_OFFSET = 0.3  # a pair at distance h weighs 1 / (DISTANCE_OFFSET + h)
 MAX_SPLITS = 12  # splits, and held-out budgets of each; more are redundant
 FLOOR = {"N": 0.05, "L": 0.002}  # score differences below this are chance
 PRIOR = {"N": 0.08, "L": 0.0015}  # error per unit of ln C on sweeps in general
@@ -41,7 +39,7 @@ QUANTILES = (0.5, 0.6, 0.7, 0.8, 0.9)  # of ln C: splits for runs without budget
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOutErrors:
     """Errors of k forecasts at p pairs of a split and a larger budget, predicted minus measured logarithm."""
 
     log_C: np.ndarray  # (p,) of the held-out budgets
@@ -50,7 +48,7 @@ class HeldOut:
     errors: np.ndarray  # (p, k) of ln N_opt or of ln L; NaN without a forecast
 
     @classmethod
-    def of(cls, rows: Sequence[tuple[float, float, int, np.ndarray]] = ()) -> "HeldOut":
+    def of(cls, rows: Sequence[tuple[float, float, int, np.ndarray]] = ()) -> "HeldOutErrors":
         """Of the four values of each pair."""
         if not rows:
             return cls(np.empty(0), np.empty(0), np.empty(0), np.empty((0, 0)))
@@ -59,7 +57,7 @@ class HeldOut:
     def __len__(self) -> int:
         return len(self.log_C)
 
-    def weighted(self, weight: np.ndarray) -> "HeldOut":
+    def weighted(self, weight: np.ndarray) -> "HeldOutErrors":
         """Errors (p, 1) of the weighted mean of the first forecasts, without pairs where none has an error."""
         if not len(self):
             return self
@@ -67,12 +65,14 @@ class HeldOut:
         w = np.where(np.isfinite(errors), weight, 0.0)
         keep = w.any(axis=1)
         mean = (w * np.nan_to_num(errors)).sum(axis=1)[keep] / w.sum(axis=1)[keep]
-        return HeldOut(self.log_C[keep], self.distance[keep], self.n_fitted[keep], mean[:, None])
+        return HeldOutErrors(
+            self.log_C[keep], self.distance[keep], self.n_fitted[keep], mean[:, None]
+        )
 
     @property
     def weights(self) -> np.ndarray:
         """(p,) recent budgets, and splits with many budgets below, count more."""
-        recent = np.exp((self.log_C - self.log_C.max(initial=-np.inf)) / RECENT)
+        recent = np.exp((self.log_C - self.log_C.max(initial=-np.inf)) / RECENCY_SCALE)
         return np.asarray((self.n_fitted - MIN_FITTED + 1) * recent)
 
 
@@ -89,7 +89,7 @@ def splits(m: int) -> list[tuple[int, list[int]]]:
     return [(n, spread(n)) for n in spread(MIN_FITTED)]
 
 
-def errors_of_minima(minima: Minima) -> dict[str, HeldOut]:
+def errors_of_minima(minima: Minima) -> dict[str, HeldOutErrors]:
     """Held-out errors of the curves through IsoFLOP minima, under "N" and "L"."""
 
     def forecast_from(n: int) -> Callable[[float], tuple[np.ndarray, np.ndarray]]:
@@ -109,7 +109,7 @@ def errors_of_laws(
     minima: Minima,
     cost: FlopsPerToken | None,
     settings: dict[str, Any],
-) -> dict[str, HeldOut]:
+) -> dict[str, HeldOutErrors]:
     """Held-out errors of approach 3's laws, at the same splits and budgets as `errors_of_minima`.
 
     If no budget could be held out, the splits are quantiles of C, and the error of ln L is the root mean
@@ -123,7 +123,10 @@ def errors_of_laws(
 
     if len(minima) <= MIN_FITTED:
         edges = np.unique(np.quantile(np.log(obs.C), (*QUANTILES, 1.0)))
-        return {"N": HeldOut.of(), "L": _errors_between(obs, laws, edges, refitted(edges[:-1]))}
+        return {
+            "N": HeldOutErrors.of(),
+            "L": _errors_between(obs, laws, edges, refitted(edges[:-1])),
+        }
     x = minima.log_C
     ends = (x[:-1] + x[1:]) / 2  # between budgets, because a run's C may differ from its budget
     fits = refitted(np.array([ends[n - 1] for n, _ in splits(len(x))]))
@@ -132,7 +135,7 @@ def errors_of_laws(
 
 def _errors_at(
     minima: Minima, forecasts: Iterable[Callable[[float], tuple[np.ndarray, np.ndarray]]]
-) -> dict[str, HeldOut]:
+) -> dict[str, HeldOutErrors]:
     """Errors of (k,) ln N_opt and ln L at the larger minima, with one forecast for each of `splits`."""
     x = minima.log_C
     rows: dict[str, list[tuple[float, float, int, np.ndarray]]] = {"N": [], "L": []}
@@ -142,12 +145,12 @@ def _errors_at(
             for quantity, logs, measured in (("N", log_N, minima.N[j]), ("L", log_L, minima.L[j])):
                 errors = logs - np.log(measured)
                 rows[quantity].append((float(x[j]), float(x[j] - x[n - 1]), n, errors))
-    return {quantity: HeldOut.of(pairs) for quantity, pairs in rows.items()}
+    return {quantity: HeldOutErrors.of(pairs) for quantity, pairs in rows.items()}
 
 
 def _errors_between(
     obs: Observations, laws: Sequence[CandidateLaw], edges: np.ndarray, fits: np.ndarray
-) -> HeldOut:
+) -> HeldOutErrors:
     """Errors of ln L of the laws (n_splits, n_laws, 7) fitted below an edge, between later edges of ln C."""
     log_C, log_N, log_D = np.log(obs.C), np.log(obs.N), np.log(obs.D)
     rows = []
@@ -164,14 +167,14 @@ def _errors_between(
                     errors[k] = np.sqrt(np.mean(r**2))
             middle = float(log_C[above].mean())
             rows.append((middle, middle - float(split), MIN_FITTED, errors))
-    return HeldOut.of(rows)
+    return HeldOutErrors.of(rows)
 
 
-def scores(held_out: HeldOut) -> np.ndarray:
+def scores(pairs: HeldOutErrors) -> np.ndarray:
     """(k,) weighted mean absolute error of each forecast; MAX_ERROR if it has no finite error."""
-    known = np.isfinite(held_out.errors)
-    sizes = np.minimum(np.abs(np.where(known, held_out.errors, 0.0)), MAX_ERROR)
-    w = held_out.weights / (NEAR + held_out.distance)
+    known = np.isfinite(pairs.errors)
+    sizes = np.minimum(np.abs(np.where(known, pairs.errors, 0.0)), MAX_ERROR)
+    w = pairs.weights / (DISTANCE_OFFSET + pairs.distance)
     total = w @ known
     return np.where(total > 0, w @ sizes / np.where(total > 0, total, 1.0), MAX_ERROR)
 
@@ -197,29 +200,29 @@ class ErrorScale:
 
     scale: float
     offset: float
-    freedom: float  # degrees of freedom of Student's t for intervals
+    degrees_of_freedom: float  # of Student's t for intervals
     rate: float = 0.0  # g of H = (1 - e^(-g*h))/g; 0 for H = h
 
     def sd(self, h: float) -> float:
         """At a distance h >= 0 beyond the budgets."""
-        reach = h if self.rate == 0 else -float(np.expm1(-self.rate * h)) / self.rate
-        return self.scale * float(np.hypot(self.offset, reach))
+        H = h if self.rate == 0 else -float(np.expm1(-self.rate * h)) / self.rate
+        return self.scale * float(np.hypot(self.offset, H))
 
 
-def error_scale(held_out: HeldOut, quantity: str, rate: float = 0.0) -> ErrorScale:
+def error_scale(pairs: HeldOutErrors, quantity: str, rate: float = 0.0) -> ErrorScale:
     """The error scale of the weighted forecast.
 
     Args:
-        held_out: its errors (p, 1), from `HeldOut.weighted`; without any the prior is returned.
+        pairs: its errors (p, 1), from `HeldOutErrors.weighted`; without any the prior is returned.
         quantity: "N" or "L".
         rate: g, with which the loss approaches its asymptote; 0 for N_opt.
     """
     prior = ErrorScale(PRIOR[quantity], OFFSET[quantity], PRIOR_N, rate)
-    if not len(held_out):
+    if not len(pairs):
         return prior
-    w = held_out.weights
-    unit = [prior.sd(h) / prior.scale for h in held_out.distance]
-    sizes = np.minimum(np.abs(held_out.errors[:, 0] / unit), MAX_ERROR)
-    n = len(np.unique(held_out.log_C))
+    w = pairs.weights
+    unit = [prior.sd(h) / prior.scale for h in pairs.distance]
+    sizes = np.minimum(np.abs(pairs.errors[:, 0] / unit), MAX_ERROR)
+    n = len(np.unique(pairs.log_C))
     square = (PRIOR_N * prior.scale**2 + n * (w @ sizes**2 / w.sum())) / (PRIOR_N + n)
-    return replace(prior, scale=float(np.sqrt(square)), freedom=PRIOR_N + n)
+    return replace(prior, scale=float(np.sqrt(square)), degrees_of_freedom=PRIOR_N + n)

@@ -3,7 +3,7 @@
 Neither curve holds exactly over three decades of C: a recipe that suits large budgets is often poor for
 small ones, so the smallest budgets bend both curves. Each curve is therefore fitted with several
 weightings of the budgets, exp(-(ln C_max - ln C) / r) with r from RECENCY. `held_out` weights the
-resulting forecasts by how well each predicts the sweep's own larger budgets. NumPy only.
+resulting forecasts by how well each predicts the sweep's own larger budgets.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ EXPONENTS = np.arange(0.02, 0.601, 0.02)  # grid of g; refined twice around the 
 SCATTER = {"N": 0.05, "L": 0.002}
 MIN_LINE = 2  # budgets needed to fit N_opt
 MIN_LOSS = 3  # budgets needed to fit the loss
-REACH = 0.35  # distance in ln N outside the sizes tried at which a minimum is still accepted
+MAX_OUTSIDE = 0.35  # distance in ln N outside the sizes tried at which a minimum is still accepted
 # A refusal of approach 2 with one of these kinds still leaves parabolas with usable minima.
 MINIMUM_AT_EDGE = ("vertex_at_edge", "vertex_outside")
 
@@ -64,7 +64,7 @@ class Minima:
 def minima_of(obs: Observations, fits: FitResults) -> Minima:
     """Minima of the parabolas through the IsoFLOP budgets of `obs`, within approach 2's window.
 
-    Parabolas assume no law. A minimum counts if it lies within REACH of the sizes tried. Approach 2
+    Parabolas assume no law. A minimum counts if it lies within MAX_OUTSIDE of the sizes tried. Approach 2
     itself requires two sizes on each side, but such a minimum still measures N_opt and the loss, and the
     held-out errors show how well. Empty if approach 2 was refused for another reason (no signal, flat
     profiles, losses that rise).
@@ -78,7 +78,7 @@ def minima_of(obs: Observations, fits: FitResults) -> Minima:
     rows = []
     for p in profiles:
         x = np.log(p.obs.N)
-        if p.c is None or not x.min() - REACH < p.x_opt < x.max() + REACH:
+        if p.c is None or not x.min() - MAX_OUTSIDE < p.x_opt < x.max() + MAX_OUTSIDE:
             continue
         powers = np.array([1.0, u := p.x_opt - float(x.mean()), u * u])
         loss = float(powers @ p.c)
@@ -93,12 +93,12 @@ def minima_of(obs: Observations, fits: FitResults) -> Minima:
 
 def _relative_noise(profiles: Sequence[Profile]) -> float:
     """Standard deviation of (loss - parabola) / loss, pooled over budgets."""
-    square, freedom = 0.0, 0
+    square, degrees_of_freedom = 0.0, 0
     for p in profiles:
         if p.c is not None and len(p.obs) > 3:
             square += float(((p.residuals / p.obs.L) ** 2).sum())
-            freedom += len(p.obs) - 3
-    return float(np.sqrt(square / freedom)) if freedom else 0.0
+            degrees_of_freedom += len(p.obs) - 3
+    return float(np.sqrt(square / degrees_of_freedom)) if degrees_of_freedom else 0.0
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def loss_curves(minima: Minima) -> dict[str, CurveFit]:
     """E, ln K and g of L = E + K*C^-g for each weighting of the budgets; empty below MIN_LOSS minima."""
     if len(minima) < MIN_LOSS:
         return {}
-    return {name: saturating(minima, r) for name, r in RECENCY.items()}
+    return {name: power_law_with_offset(minima, r) for name, r in RECENCY.items()}
 
 
 def line(minima: Minima, r: float) -> CurveFit:
@@ -139,7 +139,7 @@ def line(minima: Minima, r: float) -> CurveFit:
     return CurveFit([log_k, a], _covariance(X, y - log_k - a * x, w, minima.sd_N, SCATTER["N"]))
 
 
-def saturating(minima: Minima, r: float) -> CurveFit:
+def power_law_with_offset(minima: Minima, r: float) -> CurveFit:
     """E, ln K and g of L = E + K * C^-g with E, K >= 0, by weighted least squares of relative residuals.
 
     E and K are linear for a given g, which is found on a grid that is refined twice.
@@ -176,12 +176,12 @@ def _covariance(
     """
     m, p = X.shape
     inverse = np.linalg.pinv(X.T @ (w[:, None] * X), hermitian=True)
-    meat = X.T @ (w[:, None] ** 2 * X)
+    squared = X.T @ (w[:, None] ** 2 * X)
     square = scatter**2
     if m > p:
-        square = float(w @ residuals**2 / max(w.sum() - np.trace(inverse @ meat), 1e-12))
+        square = float(w @ residuals**2 / max(w.sum() - np.trace(inverse @ squared), 1e-12))
     square = max(square, float(w @ sd**2 / w.sum()))
-    V: list[list[float]] = (square * inverse @ meat @ inverse).tolist()
+    V: list[list[float]] = (square * inverse @ squared @ inverse).tolist()
     return V
 
 

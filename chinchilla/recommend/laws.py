@@ -8,11 +8,10 @@ with two more parameters is another candidate (`candidate_laws`), the saturating
 
 q = 1 and D0 = 0 give the law of Hoffmann et al. (2022); E = 0 and D0 = 0 that of Kaplan et al. (2020,
 equation 1.5), whose terms are also inside one power. D0 keeps the loss finite as D goes to zero: runs
-with few tokens per parameter, or with a long warm-up, lie far below A/N^alpha + B/D^beta. NumPy and
-SciPy only.
+with few tokens per parameter, or with a long warm-up, lie far below A/N^alpha + B/D^beta.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -56,8 +55,14 @@ class CandidateLaw:
     misfit: float  # robust standard deviation of ln L about it
 
     @property
+    def is_saturating(self) -> bool:
+        """Whether it is the saturating law, with q and D0."""
+        return not np.array_equal(self.theta[5:], (1.0, 0.0))
+
+    @property
     def law(self) -> LossLaw:
         """The law with five parameters, of a window."""
+        assert not self.is_saturating, f"{self.name} has q and D0, which LossLaw cannot hold"
         E, A, B, alpha, beta = self.theta[:5].tolist()
         return LossLaw(E, A, B, alpha, beta)
 
@@ -70,14 +75,18 @@ def fit_windows(obs: Observations, settings: dict[str, Any]) -> list[CandidateLa
         settings: huber_delta and objective.
     """
 
-    def fit(keep: np.ndarray, start: np.ndarray | None) -> np.ndarray:
+    def fit(keep: np.ndarray) -> np.ndarray:
         law, _ = fit_loss_law(obs.N[keep], obs.D[keep], obs.L[keep], **settings)
         return np.array([law.E, law.A, law.B, law.alpha, law.beta, 1.0, 0.0])
 
     fits: list[CandidateLaw] = []
     for ratios, inside in windows_of(obs):
         with suppress(FitError):
-            fits.append(_without_outliers(in_words(ratios), obs, inside, fit))
+            theta = fit(inside)
+            outliers = _outliers(theta, obs, inside)
+            if outliers.any():
+                theta = fit(inside & ~outliers)
+            fits.append(_candidate(in_words(ratios), theta, obs, inside, outliers))
     return fits
 
 
@@ -101,31 +110,27 @@ def fit_saturating_law(obs: Observations, start: np.ndarray, inside: np.ndarray)
         start: (7,) the first starting point.
         inside: (n,) bool.
     """
+    theta = _saturating_theta(obs.where(inside), start)
+    outliers = _outliers(theta, obs, inside)
+    if outliers.any():
+        theta = _saturating_theta(obs.where(inside & ~outliers), theta)
+    return _candidate(SATURATING, theta, obs, inside, outliers)
 
-    def fit(keep: np.ndarray, again: np.ndarray | None) -> np.ndarray:
-        return _fit_seven(obs.N[keep], obs.D[keep], obs.L[keep], start if again is None else again)
 
-    return _without_outliers(SATURATING, obs, inside, fit)
-
-
-def _without_outliers(
-    name: str,
-    obs: Observations,
-    inside: np.ndarray,
-    fit: Callable[[np.ndarray, np.ndarray | None], np.ndarray],
-) -> CandidateLaw:
-    """Fit the runs inside, and again without outliers unless these are over MAX_OUTLIERS of them."""
-    theta = fit(inside, None)
+def _outliers(theta: np.ndarray, obs: Observations, inside: np.ndarray) -> np.ndarray:
+    """(n,) bool: runs inside that the law misses by far; none if these are over MAX_OUTLIERS of them."""
     residuals = _residuals(theta, obs)
     limit = max(OUTLIER * robust_sd(residuals[inside]), MISFIT)
-    outliers = inside & (np.abs(residuals) > limit)
-    if outliers.sum() > MAX_OUTLIERS * inside.sum():
-        outliers = np.zeros_like(inside)
+    outliers: np.ndarray = inside & (np.abs(residuals) > limit)
+    few = outliers.sum() <= MAX_OUTLIERS * inside.sum()
+    return outliers if few else np.zeros_like(inside)
+
+
+def _candidate(
+    name: str, theta: np.ndarray, obs: Observations, inside: np.ndarray, outliers: np.ndarray
+) -> CandidateLaw:
     keep = inside & ~outliers
-    if outliers.any():
-        theta = fit(keep, theta)
-        residuals = _residuals(theta, obs)
-    return CandidateLaw(name, theta, keep, outliers, robust_sd(residuals[keep]))
+    return CandidateLaw(name, theta, keep, outliers, robust_sd(_residuals(theta, obs)[keep]))
 
 
 def _residuals(theta: np.ndarray, obs: Observations) -> np.ndarray:
@@ -139,15 +144,15 @@ def refits(
 
     The saturating law has one start, the law of all runs; more starts did not change held-out errors.
     """
-    theta = np.full((len(below), 7), np.nan)
     masks = [law.keep & split for split in below]
-    if law.name != SATURATING and below:
+    if not law.is_saturating and masks:
         weights = np.array(masks, float)
-        theta = seven(refit_loss_law(obs.N, obs.D, obs.L, weights, law.law, **settings).theta)
-    elif law.name == SATURATING:
-        for i, rows in enumerate(masks):
-            if rows.sum() >= MIN_REFIT:
-                theta[i] = _fit_seven(obs.N[rows], obs.D[rows], obs.L[rows], law.theta, ())
+        refitted = refit_loss_law(obs.N, obs.D, obs.L, weights, law.law, **settings)
+        return with_q_and_D0(refitted.theta)
+    theta = np.full((len(masks), 7), np.nan)
+    for i, rows in enumerate(masks):
+        if rows.sum() >= MIN_REFIT:
+            theta[i] = _saturating_theta(obs.where(rows), law.theta, ())
     return theta
 
 
@@ -160,16 +165,12 @@ def log_loss(theta: np.ndarray, log_N: np.ndarray, log_D: np.ndarray) -> np.ndar
         return np.asarray(np.logaddexp(np.log(E), q * both))
 
 
-def _fit_seven(
-    N: np.ndarray,
-    D: np.ndarray,
-    L: np.ndarray,
-    start: np.ndarray,
-    saturations: Sequence[float] = SATURATIONS,
+def _saturating_theta(
+    obs: Observations, start: np.ndarray, saturations: Sequence[float] = SATURATIONS
 ) -> np.ndarray:
-    """The law with the smallest sum of Huber losses of ln L, from `start`, POWERS and `saturations`."""
-    mean_x, mean_z = float(np.log(N).mean()), float(np.log(D).mean())
-    x, z, y = np.log(N) - mean_x, np.log(D) - mean_z, np.log(L)
+    """(7,) the law with the smallest sum of Huber losses of ln L, from `start`, POWERS and `saturations`."""
+    mean_x, mean_z = float(np.log(obs.N).mean()), float(np.log(obs.D).mean())
+    x, z, y = np.log(obs.N) - mean_x, np.log(obs.D) - mean_z, np.log(obs.L)
     E, A, B, alpha, beta, q, D0 = start
     log_D0 = np.log(D0) - mean_z if D0 > 0 else float(z.min()) - 5.0
     first = np.array(
@@ -222,7 +223,7 @@ def _local_minimum(
     return float(end.cost), end.x
 
 
-def seven(theta: Any) -> np.ndarray:
+def with_q_and_D0(theta: Any) -> np.ndarray:
     """(k, 7) laws of (k, 5) or (k, 7): five parameters have q = 1 and D0 = 0."""
     rows = np.atleast_2d(np.asarray(theta, float))
     if rows.shape[1] == 7:
@@ -236,7 +237,7 @@ def optimum(theta: Any, cost: FlopsPerToken | None, C: float) -> tuple[np.ndarra
     The power q does not move the optimum if D0 = 0, so `log_N_opt` applies. Otherwise the optimum is the
     lowest loss on a grid of ln N, refined by a parabola.
     """
-    rows = seven(theta)
+    rows = with_q_and_D0(theta)
     log_N = np.full(len(rows), np.nan)
     plain = rows[:, 6] == 0
     if plain.any():

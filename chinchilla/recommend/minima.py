@@ -1,7 +1,7 @@
 """A table of losses at the minima of IsoFLOP profiles, without runs: C, L and optionally N.
 
 Many reports publish one loss per budget and no runs. No approach can be fitted to them, but the loss
-follows E + K*C^-g and N_opt a line, so a recommendation can be made. NumPy only.
+follows E + K*C^-g and N_opt a line, so a recommendation can be made.
 """
 
 from typing import Any
@@ -14,8 +14,8 @@ from chinchilla.observations.columns import accepted_names, shortened
 from chinchilla.observations.read_table import Table, conventions_of, numbers
 from chinchilla.observations.runs import BUDGET_TOLERANCE
 from chinchilla.observations.units import TOKENS_PER_PARAM, perplexities
-from chinchilla.recommend.forecast import RecommendedModel, forecasts_of_minima, held_out_summary
-from chinchilla.recommend.held_out import errors_of_minima, forecast_weights
+from chinchilla.recommend.forecast import RecommendedModel, forecasts_of_minima, summary_of_errors
+from chinchilla.recommend.held_out import errors_of_minima
 from chinchilla.recommend.isoflop_minima import MIN_LOSS, Minima
 from chinchilla.recommend.reasons import error_text
 
@@ -38,23 +38,20 @@ def fit_minima(table: Table, command: dict[str, Any] | None = None) -> FitResult
     minima = _minima_of(table)
     errors = errors_of_minima(minima)
     forecasts = forecasts_of_minima(minima, errors)
-    if "N" in forecasts:
-        f = forecasts["N"]
-        a = float((forecast_weights(f.scores, f.quantity) @ np.array(f.members))[1])
-        if not 0 < a < 1:
-            raise InputError(
-                f"{table.name}: N_opt grows as C^{a:.3g}, but an optimal exponent lies between 0 and 1. "
-                "Check the columns C and N, or leave N out (columns C and L alone)."
-            )
-    held_out = held_out_summary(forecasts, errors)
+    if "N" in forecasts and (a := forecasts["N"].implausible_exponent()) is not None:
+        raise InputError(
+            f"{table.name}: N_opt grows as C^{a:.3g}, but an optimal exponent lies between 0 and 1. "
+            "Check the columns C and N, or leave N out (columns C and L alone)."
+        )
+    summary = summary_of_errors(forecasts, errors)
     E = [row[0] for row in forecasts["L"].members]
     reasons = [
         f"{len(minima)} minima without runs: L = E + K*C^-g was fitted through them. E is {min(E):.3g} to "
         f"{max(E):.3g} nats per token, depending on the weight of the larger budgets."
     ]
-    if text := error_text(held_out):
+    if text := error_text(summary):
         reasons.append(
-            f"Forecasts of the larger minima from the smaller ones ({held_out['n']} pairs) have an error of "
+            f"Forecasts of the larger minima from the smaller ones ({summary['n']} pairs) have an error of "
             f"{text}."
         )
     model = RecommendedModel(
@@ -63,7 +60,7 @@ def fit_minima(table: Table, command: dict[str, Any] | None = None) -> FitResult
         N=forecasts.get("N"),
         L=forecasts["L"],
         reasons=reasons,
-        held_out={MINIMA: held_out},
+        held_out={MINIMA: summary},
     )
     notes = list(table.notes)
     if len(rises := np.flatnonzero(np.diff(minima.L) >= 0)):

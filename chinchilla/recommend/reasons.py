@@ -7,7 +7,7 @@ import numpy as np
 
 from chinchilla.core.units import count
 from chinchilla.fit.parametric.approach3 import ILL_CONDITIONED
-from chinchilla.fit.result import LossLaw, called
+from chinchilla.fit.result import LossLaw, approach_label, target_budget
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.recommend.forecast import Forecast
@@ -17,22 +17,24 @@ from chinchilla.recommend.laws import FORMULA, CandidateLaw
 MAX_NAMED = 8  # outliers that are listed by name
 
 
-def by_held_out_errors(approach: str, errors: Mapping[str, Mapping[str, Any]], n: int) -> str:
+def by_held_out_errors(
+    approach: str, summaries: Mapping[str, Mapping[str, Any]], n_minima: int
+) -> str:
     """The decision between approaches 2 and 3.
 
     Args:
         approach: the recommended one.
-        errors: held-out errors of both, from `held_out_summary`.
-        n: budgets with an IsoFLOP minimum.
+        summaries: held-out errors of both, from `summary_of_errors`.
+        n_minima: budgets with an IsoFLOP minimum.
     """
-    pairs, own = errors["isoflop"]["n"], error_text(errors[approach])
-    if "parametric" not in errors or not own:
-        return _recommend(approach, f"{n} IsoFLOP minima, which make the fewest assumptions")
+    pairs, own = summaries["isoflop"]["n"], error_text(summaries[approach])
+    if "parametric" not in summaries or not own:
+        return _recommend(approach, f"{n_minima} IsoFLOP minima, which make the fewest assumptions")
     other = "isoflop" if approach == "parametric" else "parametric"
     return _recommend(
         approach,
         f"error {own} over {pairs} forecast{'s' * (pairs > 1)} of the sweep's own larger budgets from its "
-        f"smaller ones; {called(other)}: {error_text(errors[other]) or 'no error could be measured'}",
+        f"smaller ones; {approach_label(other)}: {error_text(summaries[other]) or 'no error could be measured'}",
     )
 
 
@@ -53,12 +55,12 @@ def by_elimination(approach: str, isoflop_requested: bool, few_minima: bool) -> 
 
 
 def _recommend(approach: str, reason: str) -> str:
-    return f"{called(approach).capitalize()} is recommended: {reason}."
+    return f"{approach_label(approach).capitalize()} is recommended: {reason}."
 
 
-def error_text(held_out: Mapping[str, Any]) -> str:
+def error_text(summary: Mapping[str, Any]) -> str:
     """A summary of held-out errors in words; "" if no error could be measured."""
-    known = [(held_out[q], name) for q, name in (("N", "N_opt"), ("L", "the loss"))]
+    known = [(summary[q], name) for q, name in (("N", "N_opt"), ("L", "the loss"))]
     return " and ".join(
         f"{100 * float(np.expm1(e)):.2g}% in {name}" for e, name in known if e is not None
     )
@@ -143,7 +145,7 @@ def saturating_law(
     fits: FitResults,
     laws: list[CandidateLaw],
     forecasts: Mapping[str, Forecast],
-    without: Mapping[str, Forecast],
+    of_windows: Mapping[str, Forecast],
 ) -> str:
     """How the saturating law, the last of `laws`, changes approach 3's forecasts.
 
@@ -152,12 +154,14 @@ def saturating_law(
         fits: their fits.
         laws: approach 3's candidate laws.
         forecasts: approach 3's forecasts.
-        without: the forecasts without the saturating law.
+        of_windows: the forecasts without the saturating law.
     """
     weight = {q: float(forecast_weights(f.scores, q)[-1]) for q, f in forecasts.items()}
-    C = float(f"{10 * obs.C.max():.2g}")
+    C = target_budget(obs.C.max())
     N, old_N, L, old_L = (
-        float(np.exp(f[q].log_at(C, fits.cost))) for q in ("N", "L") for f in (forecasts, without)
+        float(np.exp(f[q].log_at(C, fits.cost)))
+        for q in ("N", "L")
+        for f in (forecasts, of_windows)
     )
     return (
         f"The residuals of approach 3's law are {laws[0].misfit:.1%} of the loss, those of {laws[-1].name} "

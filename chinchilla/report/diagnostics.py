@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from chinchilla.core.table import NONE, Cell, Table, cell
 from chinchilla.core.units import count
 from chinchilla.diagnose.conventions import count_of_C
-from chinchilla.diagnose.findings import called
+from chinchilla.diagnose.findings import diagnostic_label
 from chinchilla.diagnose.verdicts import Diagnostics
 from chinchilla.fit.result import FitResult
 from chinchilla.plots.style import (
@@ -72,7 +72,7 @@ def verdicts(found: Diagnostics) -> Table:
     )
     for name, item in found.items.items():
         table.add_row(
-            Cell(called(name).capitalize(), None, "text"),
+            Cell(diagnostic_label(name).capitalize(), None, "text"),
             Cell(item.verdict, None, f"verdict {item.verdict}"),
             Cell(item.message, None, "text long"),
             Cell(item.effect_text or NONE, None, "text"),

@@ -76,7 +76,7 @@ def report_figures(
             f" Here {envelope.details['tail_share']:.0%} of them lie in the last 15% of their run; in the "
             "paper all do (footnote 4)."
         )
-    if iso is not None and any(b["refused"] for b in iso.details["budgets"]):
+    if iso is not None and any(b["refused"] for b in iso.details.get("budgets") or ()):
         refused = (
             " Hollow points and a dashed line: the budget was refused; it has no star, and the dotted line "
             "through the stars skips it."
@@ -170,22 +170,22 @@ def training_curves(
 
 @house_style()
 def isoflop_curves(
-    frontier: FitResult | None,
+    result: FitResult | None,
     finals: Observations | None,
     standard_errors: Mapping[str, float] | None = None,
 ) -> Figure | None:
     """Final loss against N at each budget, the shape fitted to it, and the minimum (approach 2).
 
     Args:
-        frontier: approach 2's result; None draws the points alone.
+        result: approach 2's result; None draws the points alone.
         finals: final losses, for budgets that the result does not describe and runs left out.
         standard_errors: run_id -> standard error of its final loss, drawn as a bar.
     """
     figure, (ax,) = new_figure(5.6)
-    if not isoflop.draw_on(ax, frontier, finals, standard_errors=standard_errors):
+    if not isoflop.draw_on(ax, result, finals, standard_errors=standard_errors):
         return None
-    if frontier is not None:
-        note(ax, exponent_note(frontier.N_opt))
+    if result is not None:
+        note(ax, exponent_note(result.N_opt))
     legend_below(figure, [ax], 4)
     return figure
 
@@ -202,7 +202,7 @@ def isoflop_curves_side_by_side(
         bits_per_nat: bits per byte in a nat per token of each corpus; all panels are then in bits
             per byte, to one scale. None: each panel in its own nats per token.
     """
-    panels = [isoflop.budgets_of(frontier, finals) for _, frontier, finals in corpora]
+    panels = [isoflop.budgets_of(result, finals) for _, result, finals in corpora]
     if not all(panels):
         return None
     figure, axes = new_figure(5.2, len(panels))
@@ -213,58 +213,58 @@ def isoflop_curves_side_by_side(
     half = np.ptp(limits, axis=1) / 2
     if bits_per_nat:
         half[:] = half.max()  # one scale if the unit is the same
-    for ax, (name, frontier, finals), scale, y, reach in zip(
+    for ax, (name, result, finals), scale, y, half_height in zip(
         axes, corpora, scales, limits.mean(axis=1), half, strict=True
     ):
         isoflop.draw_on(
-            ax, frontier, finals, scale=scale, colors=colors,
+            ax, result, finals, scale=scale, colors=colors,
             xlim=isoflop.size_limits(np.concatenate([b["N"] for b in every])),
-            ylim=(y - reach, y + reach),
+            ylim=(y - half_height, y + half_height),
         )  # fmt: skip
         ax.set_title(name, parse_math=False)
         if bits_per_nat:
             kinds = {isoflop.loss_name(f, o) for _, f, o in corpora}
             kind = kinds.pop() if len(kinds) == 1 else ""
             ax.set_ylabel(f"final {kind}loss, bits/byte" if ax is axes[0] else "")
-        if frontier is not None:
-            note(ax, exponent_note(frontier.N_opt))
+        if result is not None:
+            note(ax, exponent_note(result.N_opt))
     legend_below(figure, axes, 4)
     return figure
 
 
 @house_style()
-def optimal_sizes(frontiers: Mapping[str, FitResult]) -> Figure | None:
+def optimal_sizes(fitted: Mapping[str, FitResult]) -> Figure | None:
     """N_opt and D_opt against C: points, line and 80% band of each approach; the paper's lines."""
-    if not frontiers:
+    if not fitted:
         return None
-    near = published_near(optimum.budgets_shown(frontiers)[0])
+    near = published_near(optimum.budgets_shown(fitted)[0])
     figure, panels = new_figure(5.2, 2)
-    labels = {a: f"{name_of(a, frontiers.get(a))}, ours" for a in APPROACHES}
+    labels = {a: f"{name_of(a, fitted.get(a))}, ours" for a in APPROACHES}
     for ax, quantity in zip(panels, ("N", "D"), strict=True):
-        optimum.draw_optima(ax, frontiers, quantity, labels)
+        optimum.draw_optima(ax, fitted, quantity, labels)
         for approach, (C, N) in near.items():
             ax.plot(
                 C, N if quantity == "N" else C / (6 * N), color=COLORS[approach], linewidth=1.1, linestyle=(0, (5, 3)),
                 label=f"{LABELS[approach]}, paper",
             )  # fmt: skip
-        optimum.finish(ax, frontiers, quantity)
-        if any(f.N_opt.samples for f in frontiers.values()):
+        optimum.finish(ax, fitted, quantity)
+        if any(f.N_opt.samples for f in fitted.values()):
             ax.fill_between([], [], color=GREY, alpha=0.3, linewidth=0, label="80% interval")
         else:
             ax.plot([], [], " ", label="no 80% interval")
-        optimum.exponents_inside(ax, frontiers, quantity)
+        optimum.exponents_inside(ax, fitted, quantity)
     legend_below(figure, panels[:1], 3)
     return figure
 
 
 @house_style()
-def loss_surface(frontier: FitResult | None, finals: Observations | None) -> Figure | None:
+def loss_surface(result: FitResult | None, finals: Observations | None) -> Figure | None:
     """Approach 3: contours of L(N, D) with the runs, and the residuals of the law."""
-    if frontier is None or frontier.law is None or finals is None or len(finals) == 0:
+    if result is None or result.law is None or finals is None or len(finals) == 0:
         return None
     figure, (left, right) = new_figure(4.8, 2)
-    runs.draw_surface(left, frontier, finals)
-    note(left, exponent_note(frontier.N_opt))
-    runs.draw_law_residuals(right, frontier, finals)
+    runs.draw_surface(left, result, finals)
+    note(left, exponent_note(result.N_opt))
+    runs.draw_law_residuals(right, result, finals)
     legend_below(figure, [left, right], 3)
     return figure

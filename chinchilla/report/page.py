@@ -22,7 +22,7 @@ from chinchilla.core.files import write_text
 from chinchilla.core.units import count, duration
 from chinchilla.decide.warnings import fit_warnings
 from chinchilla.diagnose.verdicts import Diagnostics
-from chinchilla.fit.result import FitResult, called
+from chinchilla.fit.result import FitResult, approach_label
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import Curve, RunResult
@@ -146,7 +146,7 @@ def _growth(f: FitResult) -> str:
     """The exponents of the recommended approach in words."""
     return (
         f"N_opt grows as C^{exponent(f.N_opt, 2)} and D_opt as C^{exponent(f.D_opt, 2)} by "
-        f"{called(f.approach)}: 10x the compute is best spent on {10**f.N_opt.exponent:.1f}x the "
+        f"{approach_label(f.approach)}: 10x the compute is best spent on {10**f.N_opt.exponent:.1f}x the "
         f"parameters and {10**f.D_opt.exponent:.1f}x the tokens. Brackets: 80% intervals."
     )
 

@@ -106,10 +106,10 @@ def reproduce(
             refusals[name] = str(error)
     rows = []
     for published in paper.TABLE_2:
-        for name, frontier in fits.items():
+        for name, result in fits.items():
             if name.partition(",")[0] == published.approach:
-                label = name_of(published.approach, frontier)
-                rows.append(_our_row(label, frontier, len(jobs[name][1].finals())))
+                label = name_of(published.approach, result)
+                rows.append(_our_row(label, result, len(jobs[name][1].finals())))
         rows.append(_paper_row(published))
     projections: list[Projection] = []
     for table, name, values in (  # values: the paper's C and D of each size

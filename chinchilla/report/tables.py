@@ -1,7 +1,7 @@
 """The tables of the report: Table 2, predictions, points of the frontiers, runs.
 
-Fits, observations and run results in, `Table` records out. NumPy only: `chinchilla fit` prints Table
-2 from here without importing matplotlib or torch.
+Fits, observations and run results in, `Table` records out. `chinchilla fit` prints Table 2 from here,
+so this module must import without SciPy, matplotlib and torch.
 """
 
 import textwrap
@@ -16,7 +16,7 @@ from chinchilla.core.units import count
 from chinchilla.decide.predictions import MAX_FACTOR
 from chinchilla.decide.predictions import predictions as predict
 from chinchilla.fit.loss_law import named_law, six_nd_frontier
-from chinchilla.fit.result import FitResult, PowerLaw
+from chinchilla.fit.result import FitResult, PowerLaw, target_budget
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import RunResult
@@ -156,7 +156,8 @@ def predictions(fits: FitResults, budgets: Sequence[float]) -> Table:
         caption="Predictions at the budgets of the runs and at ten times the largest, with 80% "
         "intervals. L by approach 3's law.",
     )
-    for p in predict([*budgets, 10 * max(budgets)] if budgets else [], fits, published=False):
+    shown = [*budgets, target_budget(max(budgets), exact=True)] if budgets else []
+    for p in predict(shown, fits, published=False):
         approach = p.by.removeprefix("this data, ")
         table.add_row(
             cell(p.C, flops),

@@ -40,7 +40,7 @@ from chinchilla.fit.loss_law import FrontierSolver
 from chinchilla.fit.parametric.approach3 import fit_loss_law, refit_loss_law
 from chinchilla.fit.result import PowerLaw
 from chinchilla.observations.table import Observations
-from chinchilla.recommend import fit_table, recommendation
+from chinchilla.recommend import fit_and_recommend, recommendation
 
 N_SWEEPS = 300  # binomial standard error 1.3% at 95%, 2.3% at 80%
 N_SLOW = 200  # for approaches 1 and 2, which are slower: 1.5% and 2.8%
@@ -136,7 +136,7 @@ def recommended(n_bootstrap: int, design: Design, noise: str, n_sweeps: int) -> 
         obs = design.build(noise, seed)
         C = 10 * float(obs.C.max())
         truth = {"N": design.log_N_opt(C), "L": design.log_L_opt(C)}
-        fits = fit_table(obs, None, command)
+        fits = fit_and_recommend(obs, None, command)
         try:
             result = recommendation(fits, C)
         except Refusal:

@@ -43,7 +43,7 @@ from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.results import FitResults
 from chinchilla.observations.read_table import read_frame
 from chinchilla.observations.table import Observations
-from chinchilla.recommend import fit_table, recommendation
+from chinchilla.recommend import fit_and_recommend, recommendation
 from chinchilla.recommend.isoflop_minima import minima_of
 from chinchilla.recommend.minima import fit_minima
 
@@ -68,7 +68,7 @@ def observations(rows: Sequence[dict[str, str]]) -> Observations:
 
 def fitted(obs: Observations) -> FitResults:
     """Fits with the defaults of `chinchilla fit`."""
-    return fit_table(obs, None, FitCommand(observations="-", out_dir="-"))
+    return fit_and_recommend(obs, None, FitCommand(observations="-", out_dir="-"))
 
 
 def akima_minimum(N: np.ndarray, L: np.ndarray) -> float:

@@ -3,10 +3,10 @@
     python scripts/studies/score_richer_law.py DIR [--out FILE]
 
 DIR contains porian_refinedweb_isoflop.csv, openathena_isoflop.csv and hoffmann_fig4.csv. Every sweep is fitted
-without its largest budget and without all budgets above an eighth of it, with the paper's
-law alone (power) and with the saturating law where it is fitted (both). Approach 3's weighted forecast at the largest budget is compared with the minimum of a parabola
-through that budget's runs. Errors are |ln predicted - ln measured|, of N_opt and of the loss. Writes
-docs/results/richer_law.json and prints it as a Markdown table.
+without its largest budget and without all budgets above an eighth of it, with the paper's law alone (power)
+and with the saturating law where it is fitted (both). Approach 3's weighted forecast at the largest budget is
+compared with the minimum of a parabola through that budget's runs. Errors are |ln predicted - ln measured|, of
+N_opt and of the loss. Writes docs/results/richer_law.json and prints it as a Markdown table.
 """
 
 import sys
@@ -40,9 +40,9 @@ def errors(obs: Observations, split: float) -> dict[str, list[float]]:
     smaller = obs.where(obs.budget_flops <= limit)
     truth, fits = minima_of(obs, FitResults.of({}, {}, obs)), FitResults.of({}, {}, smaller)
     measured = np.log([truth.N[-1], truth.L[-1]])
-    readings, minima = fit_windows(smaller, HOW), minima_of(smaller, fits)
+    windows, minima = fit_windows(smaller, HOW), minima_of(smaller, fits)
     result = {}
-    for name, laws in (("power", readings), ("both", candidate_laws(smaller, readings))):
+    for name, laws in (("power", windows), ("both", candidate_laws(smaller, windows))):
         parts = forecasts_of_laws(laws, errors_of_laws(smaller, laws, minima, fits.cost, HOW))
         logs = [parts[q].log_at(float(truth.C[-1]), fits.cost) for q in ("N", "L")]
         result[name] = np.abs(logs - measured).tolist()

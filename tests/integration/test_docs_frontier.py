@@ -14,7 +14,7 @@ from chinchilla.core.json_codec import IN_MEMORY
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.result import FitResult, LossLaw, OptimalPoint, PowerLaw
 from chinchilla.fit.results import FailedFit
-from chinchilla.recommend import fit_table
+from chinchilla.recommend import fit_and_recommend
 from chinchilla.recommend.forecast import Forecast, RecommendedModel
 from chinchilla.recommend.held_out import ErrorScale
 
@@ -41,7 +41,7 @@ def written(tmp_path_factory) -> dict:
     lone = obs.where(np.arange(2))
     folder = tmp_path_factory.mktemp("fits")
     command = FitCommand(observations="runs.csv", out_dir=str(folder), n_bootstrap=25)
-    fit_table(obs, lone, command).save(folder)
+    fit_and_recommend(obs, lone, command).save(folder)
     return json.loads((folder / "frontier.json").read_text())
 
 

@@ -8,7 +8,7 @@ from chinchilla.config import FitCommand
 from chinchilla.fit import FitResult, FitResults
 from chinchilla.fit.loss_law import six_nd_frontier
 from chinchilla.observations.table import Observations
-from chinchilla.recommend import fit_table
+from chinchilla.recommend import fit_and_recommend
 from chinchilla.recommend.choose import choose
 
 HOW = {"huber_delta": 1e-3, "objective": "huber"}  # the defaults of `chinchilla fit`
@@ -29,7 +29,7 @@ def together(obs: Observations, *approaches: FitResult) -> FitResults:
 def fitted(obs: Observations, **settings) -> FitResults:
     """Fits of the runs without resamples, with their recommendation."""
     told = {"n_bootstrap": 0, **settings}
-    return fit_table(obs, None, FitCommand(observations="-", out_dir="-", **told))
+    return fit_and_recommend(obs, None, FitCommand(observations="-", out_dir="-", **told))
 
 
 def best(law, C: float) -> tuple[float, float]:

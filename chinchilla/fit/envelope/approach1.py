@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.config.fit import EnvelopeSchedule, check_settings
+from chinchilla.config.fit import N_BOOTSTRAP, EnvelopeSchedule, check_settings
 from chinchilla.core.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.envelope.curves import MIN_SIZES, SAME_END, TAIL, WINDOW, Curves, read_curves
@@ -45,7 +45,7 @@ def fit_envelope(
     obs: Observations | Any,
     *,
     schedule: EnvelopeSchedule = "matched",
-    n_bootstrap: int = 400,
+    n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> FitResult:
     """Fit approach 1: lines through the lower envelope of the training curves.

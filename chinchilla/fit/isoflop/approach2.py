@@ -18,7 +18,13 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.config.fit import IsoflopProfile, IsoflopWindow, Objective, check_settings
+from chinchilla.config.fit import (
+    N_BOOTSTRAP,
+    IsoflopProfile,
+    IsoflopWindow,
+    Objective,
+    check_settings,
+)
 from chinchilla.core.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.isoflop.intervals import METHOD, resampled_lines
@@ -44,7 +50,7 @@ def fit_isoflop(
     window: IsoflopWindow = "auto",
     huber_delta: float = 1e-3,
     objective: Objective = "huber",
-    n_bootstrap: int = 400,
+    n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> FitResult:
     """Fit approach 2: the minimum of each IsoFLOP profile, and lines through the minima.
@@ -114,8 +120,8 @@ def fit_isoflop(
         resampled = obs.where(order[np.isin(obs.budget_labels[order], [p.budget for p in used])])
     samples = resampled_lines(used, cost, n_bootstrap, seed, law, resampled, how)
     scatter = float(np.sqrt(np.mean(np.concatenate([p.residuals / p.obs.L for p in used]) ** 2)))
-    N_opt, D_opt, of_interval = bootstrap.power_laws((log_k, a), (log_m, b), samples, scatter)
-    warnings += of_interval
+    N_opt, D_opt, interval_warnings = bootstrap.power_laws((log_k, a), (log_m, b), samples, scatter)
+    warnings += interval_warnings
     if len(used) == 2:
         warnings.append(
             "only two budgets have a minimum, so the curvature of the frontier is unknown. Add a budget."

@@ -8,7 +8,7 @@ With exponents drawn independently of the residuals, nominal 80% intervals cover
 times the largest C in only 71 to 83% of sweeps.
 
 The spread is widened to Student's t. Its degrees of freedom are Satterthwaite's, from the variances
-within each budget (Bell and McCaffrey 2002): the smaller of those of a and those of N_opt at FAR times
+within each budget (Bell and McCaffrey 2002): the smaller of those of a and those of N_opt at ten times
 the largest C. The noise is assumed to be equal within a budget. docs/fitting.md gives the measured
 coverage.
 """
@@ -20,15 +20,14 @@ import numpy as np
 from chinchilla.fit.isoflop.profile import ExactShape, Profile, fit_budget, lines, minima
 from chinchilla.fit.loss_law import FlopsPerToken
 from chinchilla.fit.parametric.solver import refit_loss_law
-from chinchilla.fit.result import LossLaw
+from chinchilla.fit.result import LossLaw, target_budget
 from chinchilla.observations.table import Observations
 
 METHOD = "wild bootstrap (HC2), Student's t"
 # Draws of signs, each with a refit of approach 3. Further resamples reuse them with new widths.
 N_REDRAWN = 200
 STEP = 0.5  # change of the weights in these refits
-FAR = 10.0  # times the largest C, where the degrees of freedom of N_opt are computed
-MAX_STRETCH = 20.0  # limit of the widening of a resample; reached only outside a 95% interval
+MAX_WIDENING = 20.0  # limit of the widening of a resample; reached only outside a 95% interval
 
 
 def resampled_lines(
@@ -65,16 +64,16 @@ def resampled_lines(
         assert p.c is not None
         of_budget = np.flatnonzero(labels == p.budget)
         of_budget = of_budget[np.argsort(runs.N[of_budget], kind="stable")]  # as `fit_budget`
-        moves = signs[:, of_budget] * (p.residuals / np.sqrt(1 - p.leverage))
-        at[:, j] = p.points(p.c + moves @ p.solver.T)
-    freedom = _freedom(used, at[..., 1])
+        noise = signs[:, of_budget] * (p.residuals / np.sqrt(1 - p.leverage))
+        at[:, j] = p.points(p.c + noise @ p.solver.T)
+    degrees_of_freedom = _degrees_of_freedom(used, at[..., 1])
     if law is not None:
-        at[..., 1] += _moved(used, _changed_exponents(runs, law, how, signs, rng), cost)
+        at[..., 1] += _shifts_of_minima(used, _changed_exponents(runs, law, how, signs, rng), cost)
     samples = lines(at, cost)[np.arange(n) % k]
-    stretch = np.sqrt(freedom / np.maximum(rng.chisquare(freedom, size=(n, 1)), 1e-300))
-    stretch = np.minimum(stretch, MAX_STRETCH)
+    chi_square = np.maximum(rng.chisquare(degrees_of_freedom, size=(n, 1)), 1e-300)
+    widening = np.minimum(np.sqrt(degrees_of_freedom / chi_square), MAX_WIDENING)
     centre = lines(minima(used)[None], cost)
-    return centre + (samples - centre) * stretch
+    return centre + (samples - centre) * widening
 
 
 def _changed_exponents(
@@ -98,7 +97,7 @@ def _changed_exponents(
     return changes
 
 
-def _moved(used: list[Profile], changes: np.ndarray, cost: FlopsPerToken) -> np.ndarray:
+def _shifts_of_minima(used: list[Profile], changes: np.ndarray, cost: FlopsPerToken) -> np.ndarray:
     """(k, m) shifts of the minima in ln N by changes (k, 2) of alpha and beta, to first order."""
     shape = used[0].shape
     assert isinstance(shape, ExactShape)
@@ -110,17 +109,17 @@ def _moved(used: list[Profile], changes: np.ndarray, cost: FlopsPerToken) -> np.
     steps = np.diag(1e-3 * own)
     slopes = np.array([minima_with(*(own + s)) - minima_with(*(own - s)) for s in steps])
     slopes /= 2e-3 * own[:, None]
-    moved: np.ndarray = changes @ np.where(np.isfinite(slopes), slopes, 0.0)
-    return moved
+    shifts: np.ndarray = changes @ np.where(np.isfinite(slopes), slopes, 0.0)
+    return shifts
 
 
-def _freedom(used: list[Profile], x: np.ndarray) -> float:
+def _degrees_of_freedom(used: list[Profile], x: np.ndarray) -> float:
     """Satterthwaite's degrees of freedom of a or N_opt, the smaller, from resampled minima x."""
     log_C = minima(used)[:, 0]
-    far = np.log(FAR * max(float(p.obs.C.max()) for p in used))
+    target = np.log(target_budget(max(p.obs.C.max() for p in used), exact=True))
     of_a = log_C - log_C.mean()
-    of_N = 1 / len(log_C) + of_a * (far - log_C.mean()) / (of_a @ of_a)
-    own = np.array([p.freedom for p in used])
+    of_N = 1 / len(log_C) + of_a * (target - log_C.mean()) / (of_a @ of_a)
+    own = np.array([p.degrees_of_freedom for p in used])
     spread = np.array(
         [np.var(column[np.isfinite(column)]) if np.isfinite(column).any() else 0 for column in x.T]
     )

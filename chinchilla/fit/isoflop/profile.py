@@ -28,7 +28,7 @@ MIN_SIZES = 4  # distinct sizes at a budget
 MIN_SPREAD = 1e-6  # of the losses of a budget, relative
 MIN_CURVATURE = 1.0  # standard errors
 MIN_SIDE = 2  # distinct sizes on each side of the minimum
-REACH = 12.0  # distance from the mean size within which a minimum is searched, in ln N
+SEARCH_RADIUS = 12.0  # distance from the mean size within which a minimum is searched, in ln N
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class ExactShape:
     @cached_property
     def _balance(self) -> tuple[np.ndarray, np.ndarray]:
         """ln N, and the ln(alpha*A/(beta*B)) for which it is optimal: a straight line at C = 6*N*D."""
-        x = np.linspace(self.centre - REACH, self.centre + REACH, 601)
+        x = np.linspace(self.centre - SEARCH_RADIUS, self.centre + SEARCH_RADIUS, 601)
         q, slope = self.cost.trend_and_slope(x)
         rising = self.alpha * (x - self.centre) + self.beta * (q - self._central_cost)
         rising += np.log(np.maximum(slope, 1e-12))
@@ -150,7 +150,7 @@ class Profile:
         return (rise / (2 * np.diag(step))) @ self.solver
 
     @cached_property
-    def freedom(self) -> float:
+    def degrees_of_freedom(self) -> float:
         """Degrees of freedom of the HC2 variance of the minimum (Bell and McCaffrey 2002), at most n - 3."""
         weights = self.pull**2 / (1 - self.leverage)
         G = weights[:, None] * (np.eye(len(weights)) - self.columns @ self.solver)

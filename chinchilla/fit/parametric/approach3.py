@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from chinchilla.config.fit import Objective, check_settings
+from chinchilla.config.fit import N_BOOTSTRAP, Objective, check_settings
 from chinchilla.core.errors import FitError
 from chinchilla.fit import bootstrap
 from chinchilla.fit.loss_law import FrontierSolver
@@ -35,7 +35,7 @@ def fit_parametric(
     *,
     huber_delta: float = 1e-3,
     objective: Objective = "huber",
-    n_bootstrap: int = 1_000,
+    n_bootstrap: int = N_BOOTSTRAP,
     seed: int = 0,
 ) -> FitResult:
     """Fit approach 3: the loss law of all final losses, and its frontier.

@@ -148,9 +148,9 @@ class Problem:
                 break
             step /= np.maximum(1, (np.abs(step) / MAX_MOVE).max(-1, keepdims=True))
             best, f_best = self._line_search(theta[live], f[live], step, predicted[live], w, width)
-            moved = f_best <= f[live]  # the others cannot decrease further than rounding
-            theta[live[moved]] = best[moved]
-            live, w = live[moved], w[moved]
+            improved = f_best <= f[live]  # the others cannot decrease further than rounding
+            theta[live[improved]] = best[improved]
+            live, w = live[improved], w[improved]
             if not len(live):
                 break
         return Solutions(theta, f, predicted, converged)

@@ -15,7 +15,7 @@ from chinchilla.decide.compare import Side, compare, summary
 from chinchilla.fit import FitResults, LossLaw, fit_all
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import RunResult, RunSpec, save_plan
-from chinchilla.recommend import fit_table
+from chinchilla.recommend import fit_and_recommend
 from chinchilla.report.comparison import save_figure_of, tables_of
 from chinchilla.report.figures import isoflop_curves_side_by_side
 
@@ -85,7 +85,9 @@ def test_recommended_answers_are_given_at_one_budget():
     sides = []
     for name, law, budgets in (("one", EVEN, BUDGETS), ("other", CODE, BUDGETS[:3])):
         obs = runs(law, budgets=budgets)
-        sides.append(Side(name, name, fit_table(obs, None, replace(SETTINGS, n_bootstrap=0)), obs))
+        sides.append(
+            Side(name, name, fit_and_recommend(obs, None, replace(SETTINGS, n_bootstrap=0)), obs)
+        )
     found = compare(sides)
     assert [(r["corpus"], r["C"]) for r in found.recommended] == [("one", 1e21), ("other", 1e21)]
     assert summary(found).startswith(

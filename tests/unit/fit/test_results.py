@@ -13,7 +13,7 @@ from chinchilla.core.errors import InputError
 from chinchilla.fit import FITS, FitResults, fit_all
 from chinchilla.fit.loss_law import named_law
 from chinchilla.observations.table import Observations
-from chinchilla.recommend import fit_table
+from chinchilla.recommend import fit_and_recommend
 
 LAW = ("approaches", "parametric", "law")
 FIT = ("approaches", "parametric")
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
     noise = np.exp(3e-3 * np.random.default_rng(0).normal(size=len(N)))
     obs = Observations.of(N=N, D=D, C=C, L=named_law("hoffmann")(N, D) * noise, budget_flops=C)
     command = FitCommand(observations="x.csv", out_dir="x", n_bootstrap=20)
-    fits = fit_table(obs, None, command)
+    fits = fit_and_recommend(obs, None, command)
     assert not fits.refused
     fits.save(folder)
     return folder
@@ -55,7 +55,7 @@ def edited(folder, tmp_path):
 
 
 REFUSED = [  # where, the value put there, part of the answer
-    (("schema",), "2", "schema '2'; this version reads schema 5"),
+    (("schema",), "2", "schema '2'; this version reads schema 6"),
     (("approaches",), [], "approaches must be an object, and is []"),
     (("approaches",), None, "approaches must be an object, and is null"),
     (FIT, None, "approaches.parametric must be an object"),

@@ -9,7 +9,10 @@ from recommended import BUDGETS, best, fitted, inside, starved
 from chinchilla.core.errors import Refusal
 from chinchilla.observations.table import Observations
 from chinchilla.recommend import recommendation
-from chinchilla.recommend.evaluate import default_budget, model_of
+from chinchilla.recommend.choose import decide
+from chinchilla.recommend.evaluate import default_budget
+from chinchilla.recommend.forecast import LINE, Forecast
+from chinchilla.recommend.held_out import HeldOutErrors, error_scale
 
 
 def test_profiles_that_leave_the_law_do_not_bias_it(isoflop_runs, law):
@@ -22,7 +25,7 @@ def test_profiles_that_leave_the_law_do_not_bias_it(isoflop_runs, law):
     assert abs(np.log(r.N / N)) < 0.15
     assert abs(np.log(r.L / L)) < 0.01
     assert inside(N, r.N_interval80)
-    errors = model_of(fits).held_out
+    errors = fits.recommended_model.held_out
     assert errors["isoflop"]["N"] < errors["parametric"]["N"]
     assert "Approach 2 (isoflop) is recommended" in r.reasons[0]
     assert "forecasts of the sweep's own larger budgets" in r.reasons[0]
@@ -102,3 +105,27 @@ def absurd(obs: Observations, i: int, factor: float) -> Observations:
 )  # fmt: skip
 def test_what_must_not_matter_moves_it_by_less_than_its_interval(isoflop_runs, how, most):
     assert moved(isoflop_runs(BUDGETS, noise=3e-3), how) < most
+
+
+@pytest.mark.parametrize(
+    ("two", "three", "n_minima", "approach"),
+    [
+        ((20, 0.1, 0.01), (20, 0.07, 0.007), 5, "parametric"),
+        ((20, 0.1, 0.01), (20, 0.07, 0.009), 5, "isoflop"),  # the loss is not clearly better
+        ((20, 0.1, 0.01), (20, None, 0.001), 5, "isoflop"),
+        ((9, 0.1, 0.01), (9, 0.01, 0.001), 5, "isoflop"),  # too few forecasts
+        ((20, 0.1, 0.01), None, 5, "isoflop"),
+        ((0, None, None), (5, None, 0.01), 2, "parametric"),  # too few minima
+    ],
+)
+def test_the_decision_follows_from_held_out_errors_and_the_number_of_minima(
+    two, three, n_minima, approach
+):
+    line = Forecast("N", LINE, ["all"], [0.0], [[0.0, 0.5]], [], error_scale(HeldOutErrors.of(), "N"))  # fmt: skip
+    known = {"isoflop": two, "parametric": three}
+    summaries = {k: dict(zip(("n", "N", "L"), v, strict=True)) for k, v in known.items() if v}
+    decision = decide({name: {"N": line} for name in summaries}, summaries, n_minima, True)
+    assert decision is not None
+    assert decision[0] == approach
+    steep = {"isoflop": {"N": replace(line, members=[[0.0, 1.1]])}}
+    assert decide(steep, summaries, n_minima, True) is None

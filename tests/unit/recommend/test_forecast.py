@@ -6,9 +6,8 @@ from recommended import BUDGETS, best, fitted, inside
 from chinchilla.core.errors import InputError
 from chinchilla.fit.results import FitResults
 from chinchilla.recommend import recommendation
-from chinchilla.recommend.evaluate import model_of
 from chinchilla.recommend.forecast import Forecast, RecommendedModel
-from chinchilla.recommend.held_out import HeldOut, error_scale
+from chinchilla.recommend.held_out import HeldOutErrors, error_scale
 from chinchilla.recommend.laws import optimum
 
 
@@ -39,7 +38,7 @@ def test_a_model_survives_its_file_and_an_edited_one_is_refused(isoflop_runs, tm
         (("N", "quantity"), "L"),
         (("N", "names"), ["one"]),
     ):
-        record = model_of(fits).to_dict()
+        record = fits.recommended_model.to_dict()
         place = record
         for key in path[:-1]:
             place = place[key]
@@ -51,5 +50,5 @@ def test_a_model_survives_its_file_and_an_edited_one_is_refused(isoflop_runs, tm
 def test_a_member_without_optimum_is_ignored():
     none = [1.7, 400.0, 1e-300, 0.34, 0.38, 1.0, 1e9]
     law = [1.8, 4e4, 4e6, 0.62, 0.72, 0.6, 2e8]
-    forecast = Forecast("N", "law", ["a", "b"], [0.1, 0.1], [none, law], [], error_scale(HeldOut.of(), "N"))  # fmt: skip
+    forecast = Forecast("N", "law", ["a", "b"], [0.1, 0.1], [none, law], [], error_scale(HeldOutErrors.of(), "N"))  # fmt: skip
     assert forecast.log_at(1e21) == pytest.approx(optimum(law, None, 1e21)[0][0])

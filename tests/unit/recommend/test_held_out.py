@@ -6,7 +6,7 @@ import pytest
 from chinchilla.recommend.held_out import (
     PRIOR,
     PRIOR_N,
-    HeldOut,
+    HeldOutErrors,
     error_scale,
     errors_of_minima,
     forecast_weights,
@@ -31,7 +31,7 @@ def test_forecasts_of_exact_minima_are_exact_at_every_distance():
 
 def test_the_forecast_with_smaller_held_out_errors_weighs_more():
     found = scores(
-        HeldOut.of([(float(i), 1.0, 3, np.array([0.01, 0.3, np.nan])) for i in range(4)])
+        HeldOutErrors.of([(float(i), 1.0, 3, np.array([0.01, 0.3, np.nan])) for i in range(4)])
     )
     assert found == pytest.approx([0.01, 0.3, 1.0])
     w = forecast_weights(found, "N")
@@ -44,19 +44,19 @@ def test_the_forecast_with_smaller_held_out_errors_weighs_more():
 
 
 def test_the_error_scale_is_that_of_the_held_out_errors_and_the_prior_where_there_are_none():
-    none = error_scale(HeldOut.of(), "L")
-    assert (none.scale, none.freedom) == (PRIOR["L"], PRIOR_N)
-    far = HeldOut.of([(float(i), 3.0, 3, np.array([0.03 * (-1) ** i])) for i in range(200)])
+    none = error_scale(HeldOutErrors.of(), "L")
+    assert (none.scale, none.degrees_of_freedom) == (PRIOR["L"], PRIOR_N)
+    far = HeldOutErrors.of([(float(i), 3.0, 3, np.array([0.03 * (-1) ** i])) for i in range(200)])
     found = error_scale(far, "L")
     assert found.sd(3.0) == pytest.approx(0.03, rel=0.03)
-    assert found.freedom == PRIOR_N + 200
+    assert found.degrees_of_freedom == PRIOR_N + 200
     assert found.sd(6.0) > 1.8 * found.sd(3.0)
     # A loss that approaches an asymptote cannot be missed by ever more.
-    saturating_scale = error_scale(far, "L", rate=0.1)
-    assert saturating_scale.sd(3.0) == pytest.approx(0.03, rel=0.03)
-    assert saturating_scale.sd(6.0) < 1.8 * saturating_scale.sd(3.0)
+    bounded_scale = error_scale(far, "L", rate=0.1)
+    assert bounded_scale.sd(3.0) == pytest.approx(0.03, rel=0.03)
+    assert bounded_scale.sd(6.0) < 1.8 * bounded_scale.sd(3.0)
 
 
 def test_a_forecast_without_an_error_at_a_pair_is_left_out_there():
     pairs = [(1.0, 1.0, 3, np.array([0.1, np.nan])), (2.0, 1.0, 3, np.array([np.nan, np.nan]))]
-    assert HeldOut.of(pairs).weighted(np.array([0.5, 0.5])).errors.tolist() == [[0.1]]
+    assert HeldOutErrors.of(pairs).weighted(np.array([0.5, 0.5])).errors.tolist() == [[0.1]]

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from chinchilla.recommend.isoflop_minima import Minima, line, line_at, loss_at, saturating
+from chinchilla.recommend.isoflop_minima import (
+    Minima,
+    line,
+    line_at,
+    loss_at,
+    power_law_with_offset,
+)
 
 C = np.geomspace(1e18, 1e21, 7)
 
@@ -20,7 +26,7 @@ def test_a_line_and_a_curve_recover_their_parameters_and_standard_errors():
         )
         for curve, at, values, variances in (
             (line(noisy, np.inf), line_at, N, variance_N),
-            (saturating(noisy, np.inf), loss_at, L, variance_L),
+            (power_law_with_offset(noisy, np.inf), loss_at, L, variance_L),
         ):
             logs, gradient = at(np.array([curve.parameters]), x)
             values.append(float(logs[0]))

@@ -59,6 +59,8 @@ def test_runs_on_the_law_give_it_back():
     """Noise of .1%: losses within .2% at the optima of 10 and 100 times the largest C, N_opt within 10%."""
     found = saturating_law_of(sweep(noise=1e-3))
     assert found.misfit < 1.5e-3
+    with pytest.raises(AssertionError, match="q and D0"):
+        _ = found.law
     for times in (10, 100):
         (x,), (y,) = optimum(found.theta, None, times * BUDGETS[-1])
         (x_true,), (y_true,) = optimum(TRUE, None, times * BUDGETS[-1])

@@ -6,7 +6,6 @@ import numpy as np
 from recommended import BUDGETS, best, fitted
 
 from chinchilla.recommend import recommendation
-from chinchilla.recommend.evaluate import model_of
 
 
 def test_outliers_are_excluded_listed_and_shown_with_and_without(isoflop_runs, law):
@@ -15,7 +14,7 @@ def test_outliers_are_excluded_listed_and_shown_with_and_without(isoflop_runs, l
     L[[4, 30]] *= 1.5
     bad = runs.run_id[[4, 30]]
     fits = fitted(replace(runs, L=L))
-    model = model_of(fits)
+    model = fits.recommended_model
     assert {o["run_id"] for o in model.outliers} == set(bad)
     (said,) = [text for text in model.reasons if "outliers" in text]
     assert f"2 of {len(runs)} runs are outliers and were excluded" in said

@@ -11,7 +11,7 @@ from chinchilla.core.shapes import flops_per_token, shape_named
 from chinchilla.fit import FitResult, FitResults, LossLaw
 from chinchilla.observations.table import Observations
 from chinchilla.plan.records import Curve, RunResult, RunSpec
-from chinchilla.recommend import fit_table
+from chinchilla.recommend import fit_and_recommend
 
 LAW = LossLaw(E=1.7, A=40.0, B=170.0, alpha=0.34, beta=0.32)
 BUDGETS = (1e13, 3e13, 1e14, 3e14)
@@ -29,7 +29,7 @@ class World:
     fits: FitResults
 
     @property
-    def frontiers(self) -> dict[str, FitResult]:
+    def fitted(self) -> dict[str, FitResult]:
         return self.fits.fitted
 
     @property
@@ -106,7 +106,7 @@ def make_world() -> Callable[..., World]:
         finals = Observations.from_results(results, "train")
         curve_obs = Observations.from_curves(results, list(curves.values()), "train")
         command = FitCommand(sweep_dir="runs/small", n_bootstrap=n_bootstrap)
-        fits = fit_table(finals, curve_obs, command)
+        fits = fit_and_recommend(finals, curve_obs, command)
         return World(results, curves, curve_obs, finals, fits)
 
     return build

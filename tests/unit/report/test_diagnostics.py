@@ -56,13 +56,13 @@ def test_tables_hold_the_verdicts_and_the_numbers(diagnostics):
 
 
 def test_paths_are_drawn_from_the_rows(world, diagnostics):
-    paths = exponent_paths(diagnostics, world.frontiers["parametric"])
+    paths = exponent_paths(diagnostics, world.fitted["parametric"])
     titles = [ax.get_title(loc="left") for ax in paths.axes]
     assert titles == ["Highest losses out", "Windows of D/N, N", "Runs up to C", "One budget out"]
     rows = diagnostics.items["windows"].parts["drop_path"].values["rows"]
     drawn = paths.axes[0].containers[0].lines[0].get_ydata()
     assert drawn.tolist() == [row["a"] for row in rows if row["a"] is not None]
-    law = world.frontiers["parametric"].N_opt
+    law = world.fitted["parametric"].N_opt
     for ax in paths.axes:
         low, high = ax.get_ylim()
         assert low < law.p10 < law.p90 < high
@@ -71,7 +71,7 @@ def test_paths_are_drawn_from_the_rows(world, diagnostics):
 def test_without_numbers_there_is_no_figure_and_no_error(world, diagnostics):
     gone = {name: Finding("unavailable", "too few runs.") for name in diagnostics.items}
     empty = replace(diagnostics, items=gone)
-    for found, fit in ((empty, world.frontiers["parametric"]), (empty, None), (None, None)):
+    for found, fit in ((empty, world.fitted["parametric"]), (empty, None), (None, None)):
         assert figure(found, fit).figure is None
     shown = section(empty)["tables"]
     assert shown["influential-table"].rows == shown["counted-table"].rows == []

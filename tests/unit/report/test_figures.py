@@ -23,7 +23,7 @@ def legend_texts(figure) -> list[str]:
 
 
 def test_isoflop_curve_points_are_the_observed_losses_and_refused_budgets_hollow(world):
-    figure = isoflop_curves(world.frontiers["isoflop"], world.finals)
+    figure = isoflop_curves(world.fitted["isoflop"], world.finals)
     lines = labelled(figure.axes[0])
     first = world.finals.where(world.finals.budget_flops == 1e13)
     assert sorted(lines["$10^{13}$ FLOPs"].get_ydata()) == pytest.approx(sorted(first.L))
@@ -33,8 +33,8 @@ def test_isoflop_curve_points_are_the_observed_losses_and_refused_budgets_hollow
 
 
 def test_the_isoflop_curve_has_its_minimum_at_n_opt(world):
-    figure = isoflop_curves(world.frontiers["isoflop"], world.finals)
-    profile = world.frontiers["isoflop"].details["budgets"][0]
+    figure = isoflop_curves(world.fitted["isoflop"], world.finals)
+    profile = world.fitted["isoflop"].details["budgets"][0]
     curves = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 200]
     lowest = min(curves[0].get_ydata())
     assert lowest == pytest.approx(profile["L_opt"], abs=1e-4)
@@ -48,14 +48,14 @@ def test_the_isoflop_curve_has_its_minimum_at_n_opt(world):
 )
 def test_the_loss_axes_name_the_loss_that_was_fitted(world, kind, label):
     runs, points = (replace(o, loss_kind=kind) for o in (world.finals, world.curve_obs))
-    fit = replace(world.frontiers["isoflop"], conventions={"loss_kind": kind})
+    fit = replace(world.fitted["isoflop"], conventions={"loss_kind": kind})
     for figure in (isoflop_curves(fit, None), isoflop_curves(None, runs)):
         assert figure.axes[0].get_ylabel() == f"final {label}, nats/token"
     assert training_curves(points, None).axes[0].get_ylabel() == f"{label}, nats/token"
 
 
 def test_no_isoflop_curve_is_cut_off_by_the_frame(world):
-    ax = isoflop_curves(world.frontiers["isoflop"], world.finals).axes[0]
+    ax = isoflop_curves(world.fitted["isoflop"], world.finals).axes[0]
     curves = [line for line in ax.get_lines() if len(line.get_xdata()) == 200]
     assert len(curves) == 4
     for data, (low, high) in (("get_xdata", ax.get_xlim()), ("get_ydata", ax.get_ylim())):
@@ -64,7 +64,7 @@ def test_no_isoflop_curve_is_cut_off_by_the_frame(world):
 
 
 def test_a_curve_far_above_its_points_does_not_flatten_the_others(world):
-    fit = world.frontiers["isoflop"]
+    fit = world.fitted["isoflop"]
     wild = {**fit.details["budgets"][0], "curve": {"N": [1e6, 1e12], "L": [1e4, 1e4]}}
     details = {"budgets": [wild, *fit.details["budgets"][1:]]}
     low, high = isoflop_curves(replace(fit, details=details), None).axes[0].get_ylim()
@@ -72,7 +72,7 @@ def test_a_curve_far_above_its_points_does_not_flatten_the_others(world):
 
 
 def test_side_by_side_the_legend_has_refused_budgets_if_there_are_any(world):
-    fit = world.frontiers["isoflop"]
+    fit = world.fitted["isoflop"]
     entry = "refused: no minimum"
     assert entry in legend_texts(isoflop_curves_side_by_side([("a", fit, world.finals)] * 2, None))
     good = [b for b in fit.details["budgets"] if not b.get("refused")]
@@ -83,24 +83,22 @@ def test_side_by_side_the_legend_has_refused_budgets_if_there_are_any(world):
 
 
 def test_unfinished_runs_have_their_own_style(world):
-    figure = training_curves(
-        world.curve_obs, world.frontiers["envelope"], world.results, world.curves
-    )
+    figure = training_curves(world.curve_obs, world.fitted["envelope"], world.results, world.curves)
     dashed = labelled(figure.axes[0])["did not finish"]
     assert dashed.get_linestyle() == "--"
     assert np.isfinite(dashed.get_ydata()).all()
-    envelope = 1 + any(world.frontiers["envelope"].details["envelope"]["censored"])
+    envelope = 1 + any(world.fitted["envelope"].details["envelope"]["censored"])
     assert len(figure.axes[0].get_lines()) == 21 + 1 + envelope  # runs, the diverged one
 
 
 def test_every_approach_is_in_the_legend_and_the_papers_lines_near_its_own_runs(world):
     """Runs at 1e13 to 3e14 FLOPs, and the same points at 1e18 to 3e19: the paper's are 1.4e18 and up."""
-    texts = legend_texts(optimal_sizes(world.frontiers))
+    texts = legend_texts(optimal_sizes(world.fitted))
     assert sum("ours" in t for t in texts) == 3
     assert sum("paper" in t for t in texts) == 0
     larger = {
         name: replace(f, points=[replace(p, C=1e5 * p.C) for p in f.points])
-        for name, f in world.frontiers.items()
+        for name, f in world.fitted.items()
     }
     figure = optimal_sizes(larger)
     assert sum("paper" in t for t in legend_texts(figure)) == 3
@@ -110,8 +108,8 @@ def test_every_approach_is_in_the_legend_and_the_papers_lines_near_its_own_runs(
 
 
 def test_lines_are_thick_over_their_points_and_thin_beyond(world):
-    figure = optimal_sizes(world.frontiers)
-    for approach, f in world.frontiers.items():
+    figure = optimal_sizes(world.fitted)
+    for approach, f in world.fitted.items():
         C = [p.C for p in f.points]
         lines = [x for x in figure.axes[0].get_lines() if x.get_color() == COLORS[approach]]
         thin = next(x for x in lines if len(x.get_xdata()) == 200)
@@ -122,15 +120,15 @@ def test_lines_are_thick_over_their_points_and_thin_beyond(world):
 
 
 def test_the_legend_shows_the_markers_of_each_approach(world):
-    legend = optimal_sizes(world.frontiers).legends[0]
+    legend = optimal_sizes(world.fitted).legends[0]
     marks = [handle.get_marker() for handle in legend.legend_handles[:3]]
     assert [t.get_text()[0] for t in legend.get_texts()[:3]] == ["1", "2", "3"]
     assert marks == ["^", "o", ""]
 
 
 def test_what_lies_beyond_the_runs_is_shaded_on_both_sides(world):
-    figure = optimal_sizes(world.frontiers)
-    C = [p.C for f in world.frontiers.values() for p in f.points]
+    figure = optimal_sizes(world.fitted)
+    C = [p.C for f in world.fitted.values() for p in f.points]
     left, right = sorted((p.get_x(), p.get_x() + p.get_width()) for p in figure.axes[0].patches)
     assert left[1] == pytest.approx(min(C))
     assert right[0] == pytest.approx(max(C))

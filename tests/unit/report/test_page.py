@@ -74,7 +74,7 @@ def test_the_answer_with_its_interval_comes_first(world, report: Path):
     answer = headline(r).replace("N_opt", "Nopt")
     places = [text.index(part) for part in (answer, r.reasons[-1], "Exponents beside Table 2")]
     assert places == sorted(places)
-    law = world.frontiers[r.approach].N_opt
+    law = world.fitted[r.approach].N_opt
     assert f"Nopt grows as C{law.exponent:.2f} [{law.p10:.2f}, {law.p90:.2f}]" in text
 
 
@@ -82,8 +82,8 @@ def test_page_shows_states_reasons_and_refused_budgets(world, report: Path):
     text = Reader(report.read_text(encoding="utf-8")).text
     assert "21 finished, 1 diverged" in text
     assert "diverged: loss is NaN at step 133" in text
-    assert world.frontiers["isoflop"].refusals
-    for frontier in world.frontiers.values():
+    assert world.fitted["isoflop"].refusals
+    for frontier in world.fitted.values():
         for said in (*frontier.refusals, *frontier.warnings):
             assert said[1:] in text
 
@@ -136,7 +136,7 @@ def test_fits_of_a_csv_make_a_page_without_runs_or_curves(world, tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_refused_approach_is_named_with_its_reason(world, tmp_path: Path):
-    kept = {"parametric": world.frontiers["parametric"]}
+    kept = {"parametric": world.fitted["parametric"]}
     reason = "approach 2 needs two budgets with a minimum and has 1 of 4."
     inputs = world.report_inputs() | {"fits": found(kept, {"isoflop": reason})}
     inputs |= {"curves": {}}
@@ -180,7 +180,7 @@ def test_names_with_markup_are_escaped(world, tmp_path: Path):
 
 def test_warnings_are_below_the_headline(world, tmp_path: Path):
     """Before the figures, and as the terminal says them."""
-    law = world.frontiers["parametric"]
+    law = world.fitted["parametric"]
     inputs = world.report_inputs() | {
         "fits": with_recommendation(
             found({"parametric": replace(law, warnings=["so few runs."])}, {}), world.finals

@@ -25,7 +25,7 @@ def test_a_resample_is_what_losses_with_redrawn_signs_give(isoflop_runs, monkeyp
         fit_budget(obs.where(obs.budget_labels == b), b, (law.alpha, law.beta), cost)
         for b in budgets
     ]
-    monkeypatch.setattr(intervals, "_freedom", lambda used, x: 1e15)  # no stretch
+    monkeypatch.setattr(intervals, "_degrees_of_freedom", lambda used, x: 1e15)  # no widening
     monkeypatch.setattr(intervals, "STEP", 0.05)  # to first order
     found = intervals.resampled_lines(used, cost, 20, 3, law, obs, SMOOTH)
     signs = np.random.default_rng(3).choice([-1.0, 1.0], size=(20, len(obs)))
@@ -94,7 +94,7 @@ def test_resamples_that_do_not_vary_are_no_interval_where_runs_scatter(
 
 def test_one_degree_of_freedom_gives_wide_intervals_and_finite_resamples(isoflop_runs, monkeypatch):
     """Student's t with one degree of freedom has no variance; N_opt of a resample stays a number."""
-    monkeypatch.setattr(intervals, "_freedom", lambda used, x: 1.0)
+    monkeypatch.setattr(intervals, "_degrees_of_freedom", lambda used, x: 1.0)
     runs = isoflop_runs(ISOFLOP_BUDGETS, noise=0.002)
     N_opt = fit_isoflop(runs, n_bootstrap=1000).N_opt
     assert np.isfinite(N_opt.all_at(3e22)).all()
