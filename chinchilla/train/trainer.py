@@ -318,12 +318,18 @@ class Trainer:
 
     def _micro_batch_rows(self) -> int:
         """Rows of a forward pass, equal on all ranks: as configured, or what memory allows."""
-        tokens, recompute = self.runtime.micro_batch_tokens, self.runtime.activation_checkpointing
-        if tokens:
+        if tokens := self.runtime.micro_batch_tokens:
             return max(1, min(self.rows, tokens // self.spec.model.seq_len))
-        room, shards = devices.memory_room(self.device), self.group.shards
-        own = rows_that_fit(self.spec, shards, room, recompute, self.device.type)
-        return min(self.rows, *self.group.gather(own))
+        own = rows_that_fit(
+            self.spec,
+            self.rows,
+            devices.memory_room(self.device),
+            self.group.shards,
+            self.runtime.activation_checkpointing,
+            self.device.type,
+            fsdp=self.group.world_size > 1,
+        )
+        return min(self.group.gather(own))
 
     # State, for checkpoints
 
