@@ -24,10 +24,26 @@ class SizeRange:
     def __call__(self, spec: RunSpec) -> bool:
         return self.min_params < spec.N <= (self.max_params or math.inf)
 
+
+@dataclass(frozen=True)
+class Selection:
+    """Selects the runs of a plan that a worker trains: those of a range of sizes, or one of them."""
+
+    sizes: SizeRange = SizeRange()
+    run_id: str = ""  # "" = every run of these sizes
+
+    def __call__(self, spec: RunSpec) -> bool:
+        return self.sizes(spec) and self.run_id in ("", spec.run_id)
+
     @property
     def arguments(self) -> list[str]:
         """The same as arguments of a worker process."""
-        return [f"--min-params={self.min_params!r}", f"--max-params={self.max_params!r}"]
+        low, high = self.sizes.min_params, self.sizes.max_params
+        return [
+            *([f"--min-params={low!r}"] if low else []),
+            *([f"--max-params={high!r}"] if high else []),
+            *([f"--run={self.run_id}"] if self.run_id else []),
+        ]
 
 
 @dataclass(frozen=True)

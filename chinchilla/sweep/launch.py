@@ -22,7 +22,7 @@ from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec, load_plan, save_plan
 from chinchilla.sweep import local_pool
 from chinchilla.sweep.claims import Claim, acquire
-from chinchilla.sweep.job_classes import assign
+from chinchilla.sweep.job_classes import Selection, assign
 from chinchilla.sweep.preflight import limit_threads, worker_name
 from chinchilla.sweep.retry import set_aside, state_of
 from chinchilla.sweep.run_files import missing_specs, run_dir_of, save_runtime, sweep_argument
@@ -48,9 +48,9 @@ def launch(
     """Train the runs of a sweep that have no result.
 
     Args:
-        command: cluster, runtime and output format. A `train` command trains only `specs`, even if
-            the folder's plan has other runs, and prints its own JSON.
-        specs: runs to add to the folder's plan.
+        command: cluster, runtime and output format. A `train` command trains only its run, even if
+            the folder's plan has others, and prints its own JSON.
+        specs: runs to add to the folder's plan; one for `train`.
         sweep_dir: the sweep's folder, created if needed.
         data_dir: token folder.
         train: substitute for `chinchilla.train.train_run`; used if cluster.kind is debug.
@@ -73,8 +73,10 @@ def launch(
         pick_device(device)
     prepare(sweep_dir, specs, command.runtime)
     # A sweep trains the whole plan, `train` only its own run.
-    ids = {s.run_id for s in specs}
-    only = (lambda s: s.run_id in ids) if isinstance(command, TrainCommand) else None
+    only = Selection()
+    if isinstance(command, TrainCommand):
+        [spec] = specs
+        only = Selection(run_id=spec.run_id)
     missing = missing_specs(sweep_dir, only)
     errors: list[str] = []
     if missing and kind == "slurm":
@@ -82,13 +84,15 @@ def launch(
 
         with launch_lock(sweep_dir) as claim:
             left = missing_specs(sweep_dir, only)
-            submission = submit(command.cluster, sweep_dir, data_dir, left, claim.still_mine)
+            submission = submit(
+                command.cluster, sweep_dir, data_dir, left, claim.still_mine, only.run_id
+            )
         as_json = command.format == "json"
         print(json.dumps(dataclasses.asdict(submission)) if as_json else submission.text())
         return EXIT_OK
     if missing and kind == "torchrun":
         assign(missing, command.cluster)  # checks the number of ranks
-        line, n = torchrun_command(command.cluster, sweep_dir, data_dir), len(missing)
+        line, n = torchrun_command(command.cluster, sweep_dir, data_dir, only), len(missing)
         if command.format == "json":
             print(json.dumps({"sweep_dir": str(sweep_dir), "n_left": n, "command": line}))
             return EXIT_OK
@@ -115,7 +119,8 @@ def launch(
                     size = local_pool.pool_size(
                         command.cluster, command.runtime, n_at_once(missing)
                     )
-                    with local_pool.Pool(sweep_dir, data_dir, size, program) as workers:
+                    words = (*program, *only.arguments)
+                    with local_pool.Pool(sweep_dir, data_dir, size, words) as workers:
                         workers.wait(stop)
                     errors += workers.errors()
         finally:
@@ -184,8 +189,10 @@ def launch_lock(sweep_dir: Path) -> Iterator[Claim]:
         claim.release()
 
 
-def torchrun_command(cluster: ClusterConfig, sweep_dir: Path, data_dir: Path) -> str:
-    """Command that starts a worker of several ranks, to be run on each node.
+def torchrun_command(
+    cluster: ClusterConfig, sweep_dir: Path, data_dir: Path, only: Selection
+) -> str:
+    """Command that starts a worker of several ranks for the runs of `only`, to be run on each node.
 
     With several nodes it contains FIRST_NODE, to be replaced by the name of one of them.
     """
@@ -195,10 +202,11 @@ def torchrun_command(cluster: ClusterConfig, sweep_dir: Path, data_dir: Path) ->
             f"--nnodes {cluster.nodes} --rdzv-backend c10d --rdzv-endpoint FIRST_NODE:29500"
         )
     threads = f" --threads {cluster.threads_per_worker}" if cluster.threads_per_worker else ""
+    runs = "".join(f" {shlex.quote(word)}" for word in only.arguments)
     return (
         f"torchrun {rendezvous} --nproc-per-node {cluster.ranks_per_node} "
         f"-m chinchilla.sweep.worker {shlex.quote(str(sweep_dir))} "
-        f"{shlex.quote(str(data_dir))}{threads}"
+        f"{shlex.quote(str(data_dir))}{threads}{runs}"
     )
 
 

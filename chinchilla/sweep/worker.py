@@ -44,7 +44,7 @@ from chinchilla.sweep.failures import (
     read_attempts,
     record_attempt,
 )
-from chinchilla.sweep.job_classes import SizeRange
+from chinchilla.sweep.job_classes import Selection, SizeRange
 from chinchilla.sweep.preflight import check_data, limit_threads, no_space, worker_name
 from chinchilla.sweep.run_files import (
     ProgressFile,
@@ -318,8 +318,9 @@ def main(argv: list[str] | None = None, train: Train | None = None) -> int:
     parser.add_argument("--parent", type=int, default=0, help="stop when this process has ended")
     parser.add_argument("--min-params", type=float, default=0, help="only runs with more")
     parser.add_argument("--max-params", type=float, default=0, help="only runs up to this; 0 = all")
+    parser.add_argument("--run", default="", help="only the run with this id; default: all")
     args = parser.parse_args(argv)
-    only = SizeRange(args.min_params, args.max_params)
+    only = Selection(SizeRange(args.min_params, args.max_params), args.run)
     logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
     limit_threads(args.threads)
     try:

@@ -37,7 +37,7 @@ def run_job(folder: Path) -> int:
     gpus = local_pool.visible_gpus() if job.n_workers > 1 else ()
     size = local_pool.PoolSize(job.n_workers, job.threads, gpus)
     sweep_dir, data_dir = Path(job.sweep_dir), Path(job.data_dir)
-    program = (*local_pool.WORKER, *job.sizes.arguments)
+    program = (*local_pool.WORKER, *job.selection.arguments)
     with (
         stop_on_signals() as stop,
         local_pool.Pool(sweep_dir, data_dir, size, program) as workers,
@@ -45,7 +45,7 @@ def run_job(folder: Path) -> int:
         codes = workers.wait(stop)
         for line in workers.errors():
             print(line, file=sys.stderr, flush=True)
-        if stop and _should_requeue(stop) and missing_specs(sweep_dir, job.sizes):
+        if stop and _should_requeue(stop) and missing_specs(sweep_dir, job.selection):
             return requeue(stop)
     return int(any(code not in (0, 75) for code in codes))
 
@@ -63,7 +63,7 @@ def _run_rank(job: JobArray) -> int:
             Path(job.sweep_dir),
             Path(job.data_dir),
             stop,
-            job.sizes,
+            job.selection,
             slurm_settings(os.environ),
             # srun ends all tasks of a job soon after one was killed (KillWait): requeue first, then
             # write files.
@@ -79,7 +79,7 @@ def _run_rank(job: JobArray) -> int:
         # of the run, so that the job is not requeued without end. After code 1 (no run can be
         # trained here) the job is not requeued.
         again = code == 75 and (not stop or _should_requeue(stop))
-        if again and missing_specs(Path(job.sweep_dir), job.sizes):
+        if again and missing_specs(Path(job.sweep_dir), job.selection):
             return requeue(stop)
     return 0 if code == 75 else code
 
@@ -117,7 +117,7 @@ def _is_running() -> bool:
 def _requeue_now(job: JobArray) -> bool:
     """Requeue this job at once if it is running and runs are left; return whether it did."""
     try:
-        left = missing_specs(Path(job.sweep_dir), job.sizes)
+        left = missing_specs(Path(job.sweep_dir), job.selection)
         return _is_running() and bool(left) and _call_requeue()
     except (OSError, InputError, subprocess.TimeoutExpired):
         return False
