@@ -342,7 +342,11 @@ class ClusterConfig(Config, prefix="cluster."):
 
 @dataclass(kw_only=True)
 class RuntimeConfig(Config, prefix="runtime."):
-    """How a run is executed. These settings do not change the losses and are not part of run_id."""
+    """How a run is executed. These settings are not part of run_id.
+
+    They change a training loss by rounding at most. validation_tokens selects the tokens of the
+    validation loss and is the same for all runs of a sweep (`sweep.launch`).
+    """
 
     device: str = setting("auto", "auto, cpu, cuda, or one GPU such as cuda:1.")
     micro_batch_tokens: int = setting(

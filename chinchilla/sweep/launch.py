@@ -25,7 +25,13 @@ from chinchilla.sweep.claims import Claim, acquire
 from chinchilla.sweep.job_classes import Selection, assign
 from chinchilla.sweep.preflight import limit_threads, worker_name
 from chinchilla.sweep.retry import set_aside, state_of
-from chinchilla.sweep.run_files import missing_specs, run_dir_of, save_runtime, sweep_argument
+from chinchilla.sweep.run_files import (
+    load_runtime,
+    missing_specs,
+    run_dir_of,
+    save_runtime,
+    sweep_argument,
+)
 from chinchilla.sweep.signals import stop_on_signals
 from chinchilla.sweep.view.live import show_progress
 from chinchilla.sweep.view.status import SweepStatus, summary_line, sweep_status
@@ -138,7 +144,8 @@ def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig) -> No
     """Write the plan and runtime.json, and make failed runs trainable again.
 
     Raises:
-        InputError: the folder holds another sweep, or files of another schema. Nothing was written.
+        InputError: the folder holds another sweep, files of another schema, or results measured on
+            other validation tokens. Nothing was written.
     """
     plan = sweep_dir / "plan.jsonl"
 
@@ -150,6 +157,7 @@ def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig) -> No
                 f"sweep_dir={sweep_dir} holds sweep {', '.join(sorted(other))}, not "
                 f"{specs[0].sweep}. Give each sweep its own folder."
             )
+        _refuse_other_validation_tokens(sweep_dir, found, runtime)
         return found
 
     before = planned()  # refused before the lock, which is a file in the folder
@@ -165,6 +173,27 @@ def prepare(sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig) -> No
         save_runtime(runtime, sweep_dir)
         for spec in specs or before:
             set_aside(run_dir_of(sweep_dir, spec))
+
+
+def _refuse_other_validation_tokens(
+    sweep_dir: Path, specs: list[RunSpec], runtime: RuntimeConfig
+) -> None:
+    """Raise InputError if these runs have results measured on another number of validation tokens.
+
+    A fit of validation losses compares runs with each other, and run_id does not contain the number.
+    """
+    try:
+        earlier = load_runtime(sweep_dir).validation_tokens
+    except InputError:  # none, damaged or of another version: it is written anew
+        return
+    given = runtime.validation_tokens
+    finished = (s.run_id for s in specs if state_of(run_dir_of(sweep_dir, s)) == "finished")
+    if earlier != given and (run_id := next(finished, None)):
+        raise InputError(
+            f"runtime.validation_tokens={given}, but {sweep_dir} has validation losses on {earlier} tokens, "
+            f"such as that of {run_id}, and losses on other tokens cannot be compared. Give "
+            f"runtime.validation_tokens={earlier}, or another folder."
+        )
 
 
 @contextlib.contextmanager

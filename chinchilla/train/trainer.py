@@ -61,7 +61,8 @@ def train_run(
         spec: what to train.
         run_dir: receives spec.json, metrics.jsonl, curve.npz and checkpoints/.
         data_dir: folder of `chinchilla data`; its data_id must be the spec's.
-        runtime: device, logging, checkpoint intervals; none of it changes a loss.
+        runtime: device, logging, checkpoint intervals. Nothing in it changes a training loss beyond
+            rounding; validation_tokens are those of the validation loss.
         attempts: how often this run was started, for the result.
         on_start: called with the tokens of a micro-batch before the first update.
         on_progress: called with (updates done, mean loss since the last call) at log points.

@@ -84,6 +84,27 @@ def test_another_sweeps_folder_is_refused(tmp_path: Path):
     assert {p.name for p in tmp_path.iterdir()} == {"plan.jsonl", "runtime.json"}
 
 
+def test_other_validation_tokens_are_refused_once_there_are_results(tmp_path: Path):
+    specs = make_specs(2)
+    settings = command()
+
+    def launched(tokens: int, train=fake_train) -> int:
+        settings.runtime = RuntimeConfig(device="cpu", validation_tokens=tokens)
+        return launch(settings, specs, tmp_path, tmp_path, train=train)
+
+    def fails(spec, *args, attempts: int, **kwargs):
+        raise OSError("away")
+
+    assert launched(64, fails) == 1
+    assert launched(128, lambda s, *a, attempts, **k: make_result(s)) == 0
+    before = (tmp_path / "runtime.json").read_text()
+    words = r"validation_tokens=64, but .* on 128 tokens, such as that of \S+, .* Give runtime\.validation_tokens=128, or"
+    with pytest.raises(InputError, match=words):
+        launched(64)
+    assert (tmp_path / "runtime.json").read_text() == before
+    assert launched(128) == 0
+
+
 @pytest.mark.parametrize("file", ["plan.jsonl", "result.json"])
 def test_another_versions_folder_is_refused(tmp_path: Path, file: str):
     [spec] = make_specs(1)
