@@ -95,7 +95,7 @@ def _run_rank_zero(
         data_dir: Path,
         runtime: RuntimeConfig,
         *,
-        attempts: int,
+        starts: int,
         should_stop: Callable[[], bool],
         still_mine: Callable[[], bool],
         **settings: Any,
@@ -113,7 +113,7 @@ def _run_rank_zero(
 
         try:
             try:
-                ranks.broadcast([spec.to_dict(), dataclasses.asdict(runtime), attempts])
+                ranks.broadcast([spec.to_dict(), dataclasses.asdict(runtime), starts])
             except PeerError as error:
                 raise ranks.failure(error) from None
             result = train_run(
@@ -121,7 +121,7 @@ def _run_rank_zero(
                 run_dir,
                 data_dir,
                 runtime,
-                attempts=attempts,
+                starts=starts,
                 should_stop=stop_or_raised,
                 still_mine=still_mine,
                 group=ranks,
@@ -153,7 +153,7 @@ def _run_other_rank(ranks: RankGroup, sweep_dir: Path, data_dir: Path, stop: Sto
                 run_dir_of(sweep_dir, spec),
                 data_dir,
                 RuntimeConfig(**call[1]),
-                attempts=call[2],
+                starts=call[2],
                 should_stop=lambda: bool(stop),
                 group=ranks,
                 stable_phases=stable_phases_of(sweep_dir) if spec.stable_phase else None,

@@ -57,7 +57,7 @@ from chinchilla.sweep.run_files import (
     stable_phase_step,
     stable_phases_of,
 )
-from chinchilla.sweep.schedule import in_order, should_wait
+from chinchilla.sweep.run_order import in_order, should_wait
 from chinchilla.sweep.signals import Stop, block_warnings, stop_on_signals
 from chinchilla.tracking.mirror import wait_for_mirrors
 
@@ -159,7 +159,7 @@ class Worker:
         return claimed is not None or wait
 
     def claim_next(self) -> tuple[tuple[RunSpec, Claim] | None, bool]:
-        """Claim the next run in the order of `schedule`.
+        """Claim the next run in the order of `run_order`.
 
         Returns:
             The run and its claim, or None; and, without a run, whether a holder is silent.
@@ -234,7 +234,7 @@ class Worker:
                 run_dir,
                 self.data_dir,
                 runtime,
-                attempts=claim.record.starts,
+                starts=claim.record.starts,
                 on_start=progress.start,
                 on_progress=progress,
                 should_stop=should_stop,

@@ -38,7 +38,7 @@ def rows_per_rank(spec: RunSpec, world_size: int) -> int:
     return rows // world_size
 
 
-def claim_folder(run_dir: Path, spec: RunSpec) -> None:
+def check_run_folder(run_dir: Path, spec: RunSpec) -> None:
     """Write spec.json, or check that the existing one is of this run."""
     path = run_dir / "spec.json"
     make_dirs(run_dir)

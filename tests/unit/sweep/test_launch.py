@@ -64,8 +64,8 @@ def test_failed_runs_are_retried_and_diverged_runs_are_not(tmp_path: Path, capsy
     assert debug([bad, nan], tmp_path) == 1
     assert "disk said no" in capsys.readouterr().out
 
-    def fixed(spec, *args, attempts: int, **kwargs):
-        return make_result(spec, attempts=attempts)
+    def fixed(spec, *args, starts: int, **kwargs):
+        return make_result(spec, attempts=starts)
 
     assert debug([bad, nan], tmp_path, fixed) == 0
     run_dir = run_dir_of(tmp_path, bad)
@@ -92,11 +92,11 @@ def test_other_validation_tokens_are_refused_once_there_are_results(tmp_path: Pa
         settings.runtime = RuntimeConfig(device="cpu", validation_tokens=tokens)
         return launch(settings, specs, tmp_path, tmp_path, train=train)
 
-    def fails(spec, *args, attempts: int, **kwargs):
+    def fails(spec, *args, starts: int, **kwargs):
         raise OSError("away")
 
     assert launched(64, fails) == 1
-    assert launched(128, lambda s, *a, attempts, **k: make_result(s)) == 0
+    assert launched(128, lambda s, *a, starts, **k: make_result(s)) == 0
     before = (tmp_path / "runtime.json").read_text()
     words = r"validation_tokens=64, but .* on 128 tokens, such as that of \S+, .* Give runtime\.validation_tokens=128, or"
     with pytest.raises(InputError, match=words):

@@ -121,7 +121,7 @@ def test_a_stopped_run_resumes_with_the_same_bits(
         assert train_run(spec, run_dir, data_dir, RUNTIME, should_stop=should_stop) is None
         assert not (run_dir / "curve.npz").exists()
         done = stop
-    result = train_run(spec, run_dir, data_dir, RUNTIME, attempts=3)
+    result = train_run(spec, run_dir, data_dir, RUNTIME, starts=3)
     same_bits(*whole, result, run_dir)
     assert result.attempts == 3
     timing = {"tokens_per_second"}
