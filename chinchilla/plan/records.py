@@ -18,15 +18,13 @@ from typing import Any
 
 import numpy as np
 
+from chinchilla.config.groups import OPTIMIZERS, PRECISIONS, SCHEDULES
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import atomic_write, read_json, write_json
 from chinchilla.core.json_codec import check_fields, decode
 from chinchilla.core.parametrization import PARAMETRIZATIONS, Multipliers, multipliers
 from chinchilla.core.shapes import FLOP_CONVENTIONS, ModelShape, flops_per_token, n_params
 
-PRECISIONS = ("bf16", "fp32", "bf16_weights")
-OPTIMIZERS = ("adamw", "adam")
-SCHEDULES = ("cosine", "cooldown", "multistep")
 STATES = ("finished", "diverged", "failed")
 SPEC_SCHEMA = 3
 RESULT_SCHEMA = 2
