@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from chinchilla.config import ClusterConfig, RuntimeConfig, SweepCommand, TrainCommand
-from chinchilla.core.errors import InputError
+from chinchilla.core.errors import EXIT_AGAIN, EXIT_FAILED, EXIT_OK, InputError
 from chinchilla.core.files import writable_dir
 from chinchilla.plan.cost import n_at_once
 from chinchilla.plan.records import RunSpec, load_plan, save_plan
@@ -38,7 +38,6 @@ from chinchilla.sweep.view.status import SweepStatus, summary_line, sweep_status
 from chinchilla.sweep.worker import Train, Worker
 from chinchilla.tracking.mirror import wait_for_mirrors
 
-EXIT_OK, EXIT_FAILED, EXIT_AGAIN = 0, 1, 75
 LAUNCH_WAIT_SECONDS = 90.0  # longest wait for another launcher of the same sweep
 
 

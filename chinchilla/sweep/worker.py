@@ -24,7 +24,15 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 
 from chinchilla.config import RuntimeConfig
-from chinchilla.core.errors import DataError, InputError, error_summary, one_line
+from chinchilla.core.errors import (
+    EXIT_AGAIN,
+    EXIT_FAILED,
+    EXIT_OK,
+    DataError,
+    InputError,
+    error_summary,
+    one_line,
+)
 from chinchilla.core.files import writable_dir
 from chinchilla.plan.records import RunResult, RunSpec
 from chinchilla.sweep.claims import (
@@ -87,8 +95,8 @@ class WorkerSummary:
         if self.cannot_train:
             sys.stdout.flush()  # so that the message comes last in a log of both streams
             print(f"chinchilla: {self.cannot_train}", file=sys.stderr, flush=True)
-            return 1
-        return 75 if self.stopped else 0
+            return EXIT_FAILED
+        return EXIT_AGAIN if self.stopped else EXIT_OK
 
 
 @dataclass

@@ -18,7 +18,7 @@ def test_usage_lists_every_command_and_exit_code(say, words):
     assert result.code == 0
     for command in COMMANDS:
         assert f"\n  {command} " in result.out
-    for code in ("0 ok", "1 a run failed", "2 bad input", "3 refused", "75 requeue"):
+    for code in ("0 ok", "1 a run failed", "2 bad input", "3 refused", "75 stopped or unfinished"):
         assert code in result.out
 
 
