@@ -27,12 +27,12 @@ from chinchilla.config import RuntimeConfig
 from chinchilla.core.errors import InputError
 from chinchilla.core.files import clean_leftovers, read_json, temporary_path, write_json
 from chinchilla.core.json_codec import decode
+from chinchilla.plan.checkpoint_names import checkpoint_step
 from chinchilla.plan.records import RESULT_SCHEMA, SPEC_SCHEMA, RunResult, RunSpec, load_plan
 from chinchilla.sweep.claims import utc_now
 
 RUNTIME_SCHEMA = 2
 RunFilter = Callable[[RunSpec], bool]  # selects runs of a plan
-_CHECKPOINT = re.compile(r"step-(\d{8,18})")
 
 
 def run_dir_of(sweep_dir: Path, spec: RunSpec) -> Path:
@@ -158,7 +158,7 @@ def _checkpoint_steps(folder: Path) -> list[int]:
         names = os.listdir(folder)
     except OSError:
         return []
-    return [int(m[1]) for name in names if (m := _CHECKPOINT.fullmatch(name))]
+    return [step for name in names if (step := checkpoint_step(name)) is not None]
 
 
 def read_progress(run_dir: Path) -> dict[str, Any]:
