@@ -238,6 +238,7 @@ def _script(array: queue.JobArray, cluster: ClusterConfig, folder: Path) -> str:
         executor.parameters |= {"map_count": array.n_jobs, "array_parallelism": array.n_jobs}
     # A warning (USR2) received before Python has installed its handlers would end the job.
     command = ["env", "--ignore-signal=USR2", sys.executable, "-u", "-m", JOB, str(folder)]
+    # A private method: pyproject.toml therefore admits submitit 1.5 only.
     return executor._make_submission_file_text(shlex.join(command), array.comment)
 
 
